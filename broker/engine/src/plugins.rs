@@ -2,7 +2,6 @@
 //! clients, timers, mail, replays.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use grapnel_plugin_abi::raw::Ticket;
@@ -16,45 +15,14 @@ use crate::session::fetch::{PageUnderWay, PagesUnderWay};
 use crate::timer::Timer;
 
 mod answers;
+mod codes;
+mod kept;
 pub(crate) mod lines;
 
 use answers::Answers;
+use codes::Codes;
+pub(crate) use kept::{KeptMail, PageAbout};
 use lines::Lines;
-
-/// Mail for a plugin that is not in the chains yet, or is not to be called for now.
-#[derive(Debug)]
-pub(crate) struct KeptMail {
-    pub(crate) plugin: PluginHandle,
-    pub(crate) from: u32,
-    pub(crate) number: u64,
-    pub(crate) bytes: Bytes,
-    /// What is read, where it is a page of retained messages: any other answer is a code.
-    pub(crate) page: Option<Box<PageAbout>>,
-    /// Until then one that is in no chain table is waited for.
-    pub(crate) until_ms: u64,
-}
-
-/// What a page of retained messages is about, for the log.
-#[derive(Debug)]
-pub(crate) struct PageAbout {
-    /// For whom it is read.
-    pub(crate) client_id: Arc<str>,
-    /// Of which topics.
-    pub(crate) filter: Arc<str>,
-}
-
-impl KeptMail {
-    /// Bytes that are kept for it.
-    fn charge(&self) -> usize {
-        let about = |page: &PageAbout| size_of::<PageAbout>() + page.client_id.len() + page.filter.len();
-        self.bytes.len() + self.page.as_deref().map_or(0, about)
-    }
-
-    /// Bytes that a page has more than a code.
-    fn page_bytes(&self) -> usize {
-        if self.from == FROM_THE_BROKER { self.charge() - 1 } else { 0 }
-    }
-}
 
 /// Where a page of retained messages is that a plugin has asked for.
 #[derive(Clone, Copy, Debug)]
@@ -80,9 +48,13 @@ pub(crate) struct PluginDesk {
     held_count: u64,
     mails: VecDeque<KeptMail>,
     mails_bytes: usize,
-    /// How many of them are answers of the broker, in all and by the number of the plugin.
+    /// How many of them are answers of the broker, in all and by the version they are for.
     answers_kept: usize,
-    answers_kept_for: HashMap<u64, usize>,
+    answers_kept_for: HashMap<PluginHandle, usize>,
+    /// Mail that was kept and is looked at again in slices, in order, and what has come since. Nobody is charged for it meanwhile.
+    settling: VecDeque<KeptMail>,
+    /// Answers beyond those that are kept as mail.
+    codes: Codes,
     /// Bytes of pages among them.
     pages_kept_bytes: usize,
     /// Bytes of each of these pages, with its place.
@@ -125,6 +97,8 @@ pub(crate) struct Forgotten {
     pub(crate) timers: Vec<Timer>,
     /// Tickets for which nobody waits any more.
     pub(crate) tickets: Vec<Ticket>,
+    /// How many codes nobody is told any more.
+    pub(crate) codes: u64,
 }
 
 /// Mails that are kept for plugins that are not in the chains yet, and for those that are disabled or tripped.
@@ -324,7 +298,7 @@ impl PluginDesk {
         let has_room = if is_answer {
             // A page of retained messages has more than a code.
             let pages_bytes = self.pages_kept_bytes + mail.page_bytes();
-            let kept = self.answers_kept_for.entry(mail.plugin.number()).or_default();
+            let kept = self.answers_kept_for.entry(mail.plugin).or_default();
             let fits = (*kept as u64) < answers_max(limits)
                 && pages_bytes as u64 <= KEPT_PAGES * limits.behalf_page_bytes_max;
             if fits {
@@ -348,17 +322,49 @@ impl PluginDesk {
         Ok(())
     }
 
-    /// Takes all mail, in order.
-    pub(crate) fn take_mails(&mut self) -> VecDeque<KeptMail> {
+    /// All mail that is kept is looked at again, in order.
+    pub(crate) fn settle_mails(&mut self) {
         (self.mails_bytes, self.answers_kept, self.pages_kept_bytes) = (0, 0, 0);
         self.answers_kept_for = HashMap::new();
         self.pages_kept = BTreeSet::new();
-        std::mem::take(&mut self.mails)
+        // What still waits to be looked at has come after what is kept.
+        let behind = std::mem::take(&mut self.settling);
+        self.settling = std::mem::take(&mut self.mails);
+        self.settling.extend(behind);
     }
 
-    /// Whether one more answer may be owed to a plugin. None is refused to one that is called: nothing is kept for it.
+    /// Mail that is to be looked at again; what comes meanwhile waits behind it.
+    pub(crate) fn settling(&mut self) -> &mut VecDeque<KeptMail> {
+        &mut self.settling
+    }
+
+    /// Whether mail is to be looked at again.
+    pub(crate) fn is_settling(&self) -> bool {
+        !self.settling.is_empty()
+    }
+
+    /// Whether mail is kept for some version of the same plugin.
+    pub(crate) fn has_mail_of(&self, plugin: PluginHandle) -> bool {
+        self.mails.iter().any(|mail| mail.plugin.number() == plugin.number())
+    }
+
+    /// Answers beyond those that are kept as mail.
+    pub(crate) fn codes(&mut self) -> &mut Codes {
+        &mut self.codes
+    }
+
+    /// A version that such answers are for, and who is told them, if that is called.
+    pub(crate) fn codes_for(
+        &self,
+        is_called: impl Fn(PluginHandle) -> bool,
+    ) -> Option<(PluginHandle, PluginHandle)> {
+        let told = self.codes.plugins().map(|asker| (asker, self.answers.of(asker)));
+        told.into_iter().find(|(_, plugin)| is_called(*plugin))
+    }
+
+    /// Whether one more answer may be owed to a plugin that is not called.
     pub(crate) fn may_owe(&self, plugin: PluginHandle, limits: &Limits) -> bool {
-        let kept = self.answers_kept_for.get(&plugin.number()).copied().unwrap_or(0);
+        let kept = self.answers_kept_for.get(&plugin).copied().unwrap_or(0);
         kept == 0 || ((kept + self.lines.under_way(plugin.number())) as u64) < answers_max(limits)
     }
 
@@ -432,13 +438,15 @@ impl PluginDesk {
         self.take_timers(&back)
     }
 
-    /// Forgets the timers, replays and pages of a version that is gone for good; `is_there` says of one whether it is in the chains.
+    /// Forgets the timers, replays, pages and codes of a version that is gone for good, whether it has been in the chains or not;
+    /// `is_there` says of one whether it is in them.
     pub(crate) fn forget(
         &mut self,
         gone: PluginHandle,
         is_there: impl Fn(PluginHandle) -> bool,
     ) -> Forgotten {
         self.detached.remove(&gone.0);
+        self.answers.gone(gone);
         self.refusals.remove(&gone.number());
         let (answers, detached) = (&self.answers, &self.detached);
         let wanted = |asker| {
@@ -446,13 +454,14 @@ impl PluginDesk {
             is_there(plugin) || detached.contains(&plugin.0) || !answers.was_there(plugin)
         };
         let mut tickets = Vec::new();
-        for page in self.pages.take_unwanted(wanted) {
+        for page in self.pages.take_unwanted(&wanted) {
             self.lines.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
             tickets.extend(page.ticket());
         }
+        let codes = self.codes.forget_unwanted(wanted);
         self.replays.retain(|replay| replay.plugin != gone);
         self.replays_detached.retain(|replay| replay.plugin != gone);
-        Forgotten { timers: self.take_timers(&[gone]), tickets }
+        Forgotten { timers: self.take_timers(&[gone]), tickets, codes }
     }
 
     fn take_timers(&mut self, of: &[PluginHandle]) -> Vec<Timer> {

@@ -136,7 +136,10 @@ pub(crate) fn forget_plugin(parts: &mut Parts, gone: PluginHandle) {
     for ticket in forgotten.tickets {
         hooks::close_ticket(parts, ticket);
     }
-    settle_mails(parts);
+    parts.counters.plugin_mail_stale += forgotten.codes;
+    if parts.hooks.kept().has_mail_of(gone) {
+        mail::settle_mails(parts);
+    }
     parts.hooks.publish_timers();
 }
 
@@ -160,23 +163,8 @@ fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
             None => {}
         }
     }
-    settle_mails(parts);
+    mail::settle_mails(parts);
     parts.hooks.publish_timers();
-}
-
-/// Hands over mail that was kept for plugins which are called now, and lets go of what nobody waits for any more.
-fn settle_mails(parts: &mut Parts) {
-    for mut kept in parts.hooks.desk().take_mails() {
-        kept.plugin = parts.hooks.desk().answers().of(kept.plugin);
-        let is_late = kept.until_ms <= parts.clock.now().mono_ms && !parts.hooks.is_waited_for(kept.plugin);
-        if parts.hooks.chains().instance_awake(kept.plugin).is_some() {
-            mail::bring(parts, kept);
-        } else if is_late || parts.hooks.is_gone(kept.plugin) {
-            parts.counters.plugin_mail_stale += 1;
-        } else {
-            mail::keep_mail(parts, kept);
-        }
-    }
 }
 
 /// Swaps the chain table; the old one comes back.

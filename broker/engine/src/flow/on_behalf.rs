@@ -36,11 +36,14 @@ type Asked = (Source, Message);
 pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     let OnBehalf { plugin, whom, answer, wish } = request;
     let (deed, mut asked) = asked_for(wish, matches!(whom, Whom::Client(_)));
-    if answer.is_some() && !parts.hooks.kept().may_owe(plugin, &parts.setup.limits) {
-        // The plugin is not called, and goes on asking: nothing is done of which it could not be told.
+    if let Some(number) = answer
+        && !parts.hooks.may_owe(plugin, &parts.setup.limits)
+    {
+        // The plugin is not called, and goes on asking: nothing is done, and that it was refused takes no room from what is.
         parts.counters.behalf_no_room += 1;
         let (client_id, about) = (whom.client_id().into(), about(&deed, asked));
-        return refuse(parts, (plugin, None), client_id, about, ReasonCode::QUOTA_EXCEEDED);
+        refuse(parts, (plugin, None), client_id, about, ReasonCode::QUOTA_EXCEEDED);
+        return mail::keep_code(parts, (plugin, number), ReasonCode::QUOTA_EXCEEDED);
     }
     let identity = match whom {
         Whom::Identity(kept) => known(parts, Rc::new(*kept)),

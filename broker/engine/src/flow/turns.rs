@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    admission, authority, commands, deliver, ending, filters, memory, pages, reading, settle, subscriptions,
-    tell, timers, wake,
+    admission, authority, commands, deliver, ending, filters, mail, memory, pages, reading, settle,
+    subscriptions, tell, timers, wake,
 };
 use crate::hook::told::RetainedChange;
 use crate::message::MessageView;
@@ -35,6 +35,7 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     pages::scan_pages(parts);
     ending::end_sessions(parts);
     subscriptions::go_on_telling(parts);
+    mail::go_on_with_mails(parts);
     commands::replay(parts);
     authority::review(parts);
     authority::authorize_deliveries(parts);
@@ -57,6 +58,7 @@ pub(crate) fn has_work(parts: &Parts) -> bool {
     parts.work.is_left()
         || parts.clock.has_due()
         || settle::has_ready(parts)
+        || mail::has_mails(parts)
         || commands::has_replays(parts)
         || parts.hooks.has_pages()
         || authority::has_reviews(parts)

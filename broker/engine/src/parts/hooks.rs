@@ -9,6 +9,7 @@ use crate::hook::tickets::{OpenTicket, Tickets};
 use crate::hook::{CallCell, Chain, ChainTable, HookPoint, LinkIdentity, PluginHandle};
 use crate::id::ShardId;
 use crate::interface::Scope;
+use crate::limits::Limits;
 use crate::log_rate::LogRate;
 use crate::plugins::{Forgotten, PluginDesk};
 use crate::reviews::Reviews;
@@ -192,6 +193,17 @@ impl Hooks {
     pub(crate) fn is_gone(&mut self, plugin: PluginHandle) -> bool {
         let is_there = self.chains.instance(plugin).is_some() || self.desk.is_detached(plugin);
         !is_there && self.desk.answers().was_there(plugin)
+    }
+
+    /// Whether one more answer may be owed to whoever is told what this version asks for. One that is called is told at once.
+    pub(crate) fn may_owe(&mut self, asker: PluginHandle, limits: &Limits) -> bool {
+        let plugin = self.desk.answers().of(asker);
+        self.chains.instance_awake(plugin).is_some() || self.desk.may_owe(plugin, limits)
+    }
+
+    /// A version for which codes are kept, and who is told them now.
+    pub(crate) fn codes_to_tell(&self) -> Option<(PluginHandle, PluginHandle)> {
+        self.desk.codes_for(|plugin| self.chains.instance_awake(plugin).is_some())
     }
 
     /// Whether a version is not called for now: it is disabled or tripped, or has left the chains and may come back.

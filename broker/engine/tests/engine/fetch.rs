@@ -584,6 +584,27 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
     }
 }
 
+/// What a version has asked for whose load has failed, so that it was never in the chains, goes with it.
+#[test]
+fn pages_of_a_version_that_was_never_called_go_with_it() {
+    for fails in [false, true] {
+        let taken = Taken::default();
+        let mut scene = Scene::with(1, Vec::new(), |_| {});
+        scene.retain("r", 1);
+        let next = PluginHandle(1 << 32 | READER.0);
+        let links = || vec![deliveries_later(&taken)];
+        scene.mount_versions(links(), &[READER], Vec::new());
+        scene.ask_by(next, Whom::Client("c".into()), 1, fetch("r/#"));
+        assert_eq!(taken.about().len(), 1);
+        if fails {
+            scene.world.shards[0].forget_plugin(next);
+        }
+        scene.complete(taken.ticket(0), Flow::STOP, allow());
+        scene.mount_versions(links(), &[next], Vec::new());
+        assert_eq!(scene.mails().len(), usize::from(!fails));
+    }
+}
+
 /// Pages that wait for another shard: so many of a client and of a plugin, and one more is refused. Each makes room as it ends,
 /// whether the plugin is there to get it or not.
 #[test]

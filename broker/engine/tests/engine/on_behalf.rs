@@ -692,12 +692,18 @@ fn answers_wait_for_a_plugin_that_rests() {
     let (told, entry) = instance();
     scene.world.shards[0].hand_answers_over(MAKER, next);
     drop(scene.world.shards[0].swap_chains(table(next, entry)));
-    assert_eq!(told.0.take(), (0..2_000).map(|number| (number, 0)).collect::<Vec<_>>());
+    assert_eq!(told.0.borrow().len(), 1_024, "a slice in one job");
+    // What is asked meanwhile is answered behind what waits.
+    let whom = scene.whom("c");
+    let asked = OnBehalf { plugin: next, whom, answer: Some(2_000), wish: publish("open/y") };
+    scene.world.shards[0].command(Command::As(Box::new(asked)));
+    scene.world.drive();
+    assert_eq!(told.0.take(), (0..=2_000).map(|number| (number, 0)).collect::<Vec<_>>());
     assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, 0);
 }
 
 /// A plugin that is not called and goes on asking is told of all that was done. Beyond that nothing is done: it is refused, counted and
-/// logged.
+/// logged, and the plugin is told that too.
 #[test]
 fn a_plugin_that_rests_is_told_of_all_that_was_done() {
     let mut scene = Scene::with(Vec::new(), |limits| {
@@ -715,10 +721,75 @@ fn a_plugin_that_rests_is_told_of_all_that_was_done() {
     let counters = scene.world.shards[0].counters();
     assert_eq!((counters.behalf_refused, counters.behalf_no_room), (24, 24));
     drop(scene.world.shards[0].swap_chains(awake));
-    assert_eq!(scene.told(), (0..16).map(|number| (number, 0)).collect::<Vec<_>>());
+    scene.world.drive();
+    let code = |number| if number < 16 { 0 } else { ReasonCode::QUOTA_EXCEEDED.0 };
+    assert_eq!(scene.told(), (0..40).map(|number| (number, code(number))).collect::<Vec<_>>());
     assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, 0);
     scene.publish_as("c", 50, "open/y");
     assert_eq!(scene.told(), [(50, 0)], "there is room again");
+}
+
+/// However much a plugin has asked for that is not called, and however often its state goes over meanwhile, it is told of each request
+/// once. What nobody is told goes with its version.
+#[test]
+fn each_request_of_a_plugin_that_rests_is_answered() {
+    for handed in [true, false] {
+        let mut scene = Scene::with(Vec::new(), |limits| {
+            (limits.behalf_requests_max, limits.behalf_pages_max) = (4, 4);
+        });
+        scene.client("c", &named(None));
+        let version = |generation: u64| PluginHandle(generation << 32 | MAKER.0);
+        let table = |plugin| ChainTable::compile(1, []).with_instances(vec![(plugin, scene.maker)]);
+        let tables: Vec<_> = (0..4).map(|number| table(version(number))).collect();
+        let mut number = 0;
+        for (generation, table) in tables.into_iter().enumerate() {
+            let plugin = version(generation as u64);
+            let before = PluginHandle(plugin.0.saturating_sub(1 << 32));
+            if handed && before != plugin {
+                scene.world.shards[0].hand_answers_over(before, plugin);
+            }
+            drop(scene.world.shards[0].swap_chains(table.with_resting(vec![plugin])));
+            if before != plugin {
+                scene.world.shards[0].forget_plugin(before);
+            }
+            for _ in 0..1_000 {
+                let (whom, wish) = (scene.whom("c"), publish("open/y"));
+                let asked = OnBehalf { plugin, whom, answer: Some(number), wish };
+                scene.world.shards[0].command(Command::As(Box::new(asked)));
+                number += 1;
+            }
+            scene.world.drive();
+        }
+        let last = ChainTable::compile(1, []).with_instances(vec![(version(3), scene.maker)]);
+        drop(scene.world.shards[0].swap_chains(last));
+        scene.world.drive();
+        let mut told: Vec<u64> = scene.told().into_iter().map(|(number, _)| number).collect();
+        told.sort_unstable();
+        let from = if handed { 0 } else { 3_000 };
+        assert_eq!(told, (from..4_000).collect::<Vec<_>>(), "handed over: {handed}");
+        assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, from);
+    }
+}
+
+/// What is kept for a version that has left the chains takes no room from the one that is called.
+#[test]
+fn a_plugin_that_is_called_is_not_refused_for_another_version() {
+    let mut scene = Scene::with(Vec::new(), |limits| {
+        (limits.behalf_requests_max, limits.behalf_pages_max) = (4, 4);
+    });
+    scene.client("c", &named(None));
+    let next = PluginHandle(1 << 32 | MAKER.0);
+    let (told, entry) = instance();
+    let table = ChainTable::compile(1, []).with_instances(vec![(next, entry)]);
+    drop(scene.world.shards[0].swap_chains(table));
+    // Its threads still ask.
+    (0..40).for_each(|number| scene.publish_as("c", number, "open/y"));
+    assert_eq!(scene.got().len(), 16);
+    let (whom, wish) = (scene.whom("c"), publish("open/y"));
+    let asked = OnBehalf { plugin: next, whom, answer: Some(50), wish };
+    scene.world.shards[0].command(Command::As(Box::new(asked)));
+    scene.world.drive();
+    assert_eq!((told.0.take(), scene.got().len()), (vec![(50, 0)], 1));
 }
 
 /// Where nobody asks to be asked about deliveries, a question about one says what the broker itself does: it delivers.
