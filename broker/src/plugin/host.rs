@@ -13,6 +13,7 @@ pub(super) mod ancestry;
 mod answers;
 mod behalf;
 mod commands;
+mod flows;
 pub(super) mod generations;
 pub(super) mod jobs;
 pub(super) mod leaked;

@@ -25,6 +25,7 @@ use grapnel_plugin_abi::host::{self, Behalf, PageWanted, PluginMessage};
 use grapnel_plugin_abi::raw::{ALL_SHARDS, Action as RawAction, Status};
 
 use super::HostSettings;
+use super::flows::Flows;
 use super::resting::Resting;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
@@ -42,31 +43,8 @@ struct Account {
     flows: Mutex<Flows>,
     /// Commands about clients of which nothing has come.
     missed: AtomicU64,
-    resting: Resting,
-}
-
-/// How many messages of each flow of a generation are still held.
-#[derive(Default)]
-struct Flows {
-    counts: HashMap<u32, Arc<AtomicU64>>,
-    /// At how many flows those that hold nothing are taken out again.
-    sweep_at: usize,
-}
-
-impl Flows {
-    /// The count of a flow. There are at most twice as many as hold something, and some.
-    fn count(&mut self, flow: u32) -> &Arc<AtomicU64> {
-        if self.counts.len() >= self.sweep_at.max(64) {
-            self.counts.retain(|_, count| count.load(Ordering::Relaxed) > 0);
-            self.counts.shrink_to(2 * self.counts.len());
-            self.sweep_at = 2 * self.counts.len();
-        }
-        self.counts.entry(flow).or_default()
-    }
-
-    fn held(&self, flow: u32) -> u64 {
-        self.counts.get(&flow).map_or(0, |count| count.load(Ordering::Relaxed))
-    }
+    /// Shared with the version before whose state it has: what is asked by either one waits for the same plugin.
+    resting: RwLock<Arc<Resting>>,
 }
 
 struct Bounds {
@@ -126,7 +104,7 @@ impl Desk {
             replayed: AtomicBool::new(false),
             flows: Mutex::default(),
             missed: AtomicU64::new(0),
-            resting: Resting::default(),
+            resting: RwLock::default(),
         };
         write(&self.accounts).insert(plugin.0, Arc::new(account));
     }
@@ -140,7 +118,15 @@ impl Desk {
     /// It is not called from now on, since it is disabled or tripped, or it is.
     pub(in crate::plugin) fn set_resting(&self, plugin: PluginHandle, is_resting: bool) {
         if let Ok(account) = self.account(plugin.0) {
-            account.resting.set(is_resting);
+            read(&account.resting).set(is_resting);
+        }
+    }
+
+    /// The state of one generation goes over to another, and so does how much was asked while it was not called.
+    pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
+        if let (Ok(from), Ok(to)) = (self.account(from.0), self.account(to.0)) {
+            let shared = Arc::clone(&read(&from.resting));
+            *write(&to.resting) = shared;
         }
     }
 
@@ -329,13 +315,16 @@ impl Desk {
         let home = home_among(shards.len(), *read(&self.home_keys), behalf.whom.client_id());
         let shard = shards.get(home.index()).ok_or(Status::WRONG_MOMENT)?;
         let (account, asked_max) = (self.account(plugin)?, self.bounds().limits.behalf_requests_max);
-        if behalf.answer.is_some() && !account.resting.ask(&account.name, behalf.whom.client_id(), asked_max)
+        let resting = behalf.answer.map(|_| Arc::clone(&read(&account.resting)));
+        if let Some(resting) = &resting
+            && !resting.ask(&account.name, behalf.whom.client_id(), asked_max)
         {
             shard.refuse_question();
             return Err(Status::FULL);
         }
         let (plugin, answer) = (PluginHandle(plugin), behalf.answer);
-        self.hand(shard, Command::As(Box::new(OnBehalf { plugin, whom, answer, wish })))
+        let handed = self.hand(shard, Command::As(Box::new(OnBehalf { plugin, whom, answer, wish })));
+        handed.inspect_err(|_| resting.iter().for_each(|resting| resting.give_back()))
     }
 
     /// Options of a subscription that may be.
@@ -658,8 +647,24 @@ mod tests {
             13,
             "nothing is done of the others"
         );
-        desk.set_resting(PluginHandle(5), false);
+        // Another version that has its state has no room of its own, and is there for both.
+        let next = PluginHandle(1 << 32 | 5);
+        desk.admit(next, &"five".into(), 9, false);
+        desk.share_resting(PluginHandle(5), next);
+        desk.set_resting(next, true);
+        let behalf = Behalf { whom: host::Whom::Client("c"), answer: Some(1) };
+        assert_eq!(desk.unsubscribe_as(next.0, &behalf, "a"), Err(Status::FULL));
+        desk.set_resting(next, false);
         assert_eq!(asks(Some(1)), [true; 5]);
+        while home.next_plugin_command().is_some() {}
+        // What finds no room in the shard takes none here.
+        desk.set_resting(PluginHandle(5), true);
+        let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
+        let shell = ShellLimits { plugin_commands_max: 0, ..ShellLimits::default() };
+        *write(&desk.bounds) = Arc::new(Bounds { limits: Arc::clone(&limits), shell });
+        assert_eq!(asks(Some(1)), [false; 5]);
+        *write(&desk.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
+        assert_eq!(asks(Some(1)), [true, true, true, false, false]);
     }
 
     #[test]

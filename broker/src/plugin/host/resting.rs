@@ -17,6 +17,12 @@ impl Resting {
         }
     }
 
+    /// One that was counted has not been handed on after all.
+    pub(super) fn give_back(&self) {
+        let less = |asked: u64| (asked > 1).then(|| asked - 1);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Whether a plugin may ask something whose answer comes to it: `max` times while it is not called. What is refused the first,
     /// second, fourth, eighth … time is logged.
     pub(super) fn ask(&self, plugin: &str, client_id: &str, max: u64) -> bool {
@@ -54,5 +60,20 @@ mod tests {
         assert_eq!(ask(4), [true; 4]);
         resting.set(true);
         assert_eq!(ask(3), [true, true, false]);
+    }
+
+    #[test]
+    fn what_is_not_handed_on_does_not_count() {
+        let resting = Resting::default();
+        resting.give_back();
+        assert!(resting.ask("p", "c", 0), "it is called");
+        resting.set(true);
+        resting.give_back();
+        for _ in 0..10 {
+            assert!(resting.ask("p", "c", 1));
+            resting.give_back();
+        }
+        assert!(resting.ask("p", "c", 1));
+        assert!(!resting.ask("p", "c", 1), "it is not called all the same");
     }
 }

@@ -169,6 +169,11 @@ impl Services {
         self.desk.set_resting(handle, is_resting);
     }
 
+    /// The state of one generation goes over to another, which is told what either asks for.
+    pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
+        self.desk.share_resting(from, to);
+    }
+
     /// What a generation has mounted at run time, in order.
     pub(in crate::plugin) fn mounts(&self, handle: PluginHandle) -> Vec<Mounted> {
         self.generations.of(handle.0).map(|life| life.mounts.taken()).unwrap_or_default()

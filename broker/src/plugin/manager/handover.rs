@@ -53,6 +53,11 @@ impl Handover {
         self.shards.iter().find(|(of, _)| *of == shard).map(|(_, passing)| *passing)
     }
 
+    /// The version whose state goes over on some shard, and the one that gets it.
+    pub(in crate::plugin) fn handles(&self) -> Option<(PluginHandle, PluginHandle)> {
+        self.shards.first().map(|(_, passing)| passing.handles)
+    }
+
     /// What the shard does in the step in which it swaps back; `None` where nothing comes back.
     pub(in crate::plugin) fn back_on(&self, shard: ShardId) -> Option<Passing> {
         self.on(shard).map(|passing| Passing {

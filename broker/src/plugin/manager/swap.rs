@@ -112,6 +112,7 @@ impl LoaderState {
             let overrides = self.overrides.of(&plugin.name);
             plugin.refresh(overrides, |hook| self.identify(&plugin.name, hook));
         }
+        self.note_leaving((before, after), handover);
         self.note_resting(after);
         self.table_generation += 1;
         let (mut pending, mut swapped, mut lost) = (self.shards.clone(), Vec::new(), Vec::new());
@@ -152,6 +153,23 @@ impl LoaderState {
             tracing::warn!(plugin = name, "{}", not_back(shard, &said));
         }
         Err(failure)
+    }
+
+    /// Has questions of versions that leave the chains be bounded too, for as long as a change may be taken back. Those of one whose
+    /// state goes over are answered to the one that has it.
+    fn note_leaving(&self, (before, after): (&[PluginSlot], &[PluginSlot]), handover: &Handover) {
+        let handed = handover.handles();
+        if let Some((from, to)) = handed {
+            self.services.share_resting(from, to);
+        }
+        let stays = |slot: &PluginSlot| {
+            let plugin = slot.plugin.handle();
+            let is_handed = handed.is_some_and(|(from, _)| from == plugin);
+            is_handed || after.iter().any(|slot| slot.plugin.handle() == plugin)
+        };
+        for slot in before.iter().filter(|slot| !stays(slot)) {
+            self.services.set_resting(slot.plugin.handle(), true);
+        }
     }
 
     /// Has questions of those that are not called be bounded: their answers wait for them.
