@@ -419,6 +419,10 @@ unsafe extern "C" fn configured<P: Exported>(instance: *mut c_void) {
     }
 }
 
+/// What a hook returns that has panicked: no flow that there is. The broker takes it for a fault that counts towards the breaker, also
+/// where something that the hook set was refused before: a FAULT does not count then, since a client may have chosen what it was.
+const PANICKED: raw::Flow = raw::Flow(u32::MAX);
+
 /// Runs one hook: the body of the function that `plugin!` makes for each. The hook is bound for every lifetime, so that what it keeps
 /// of an event is what it has copied.
 ///
@@ -439,13 +443,13 @@ pub unsafe fn run_hook<S: 'static, E: HookEvent>(
     let Some(context) = (unsafe { Context::new(event, instance.host) }) else { return raw::Flow::FAULT };
     let shard = &mut instance.shard;
     let outcome = catch_unwind(AssertUnwindSafe(|| hook(shard, &mut E::over(context))));
-    let problem = match outcome {
+    let (problem, flow) = match outcome {
         Ok(Ok(Flow::Continue)) => return raw::Flow::CONTINUE,
         Ok(Ok(Flow::Stop)) => return raw::Flow::STOP,
         Ok(Ok(Flow::Defer)) => return raw::Flow::DEFER,
         Ok(Ok(Flow::Unanswered)) => return raw::Flow::UNANSWERED,
-        Ok(Err(text)) => format!("failed: {text}"),
-        Err(payload) => format!("panicked: {}", panic_text(payload)),
+        Ok(Err(text)) => (format!("failed: {text}"), raw::Flow::FAULT),
+        Err(payload) => (format!("panicked: {}", panic_text(payload)), PANICKED),
     };
     instance.faults += 1;
     // Nothing logs per packet: the first, second, fourth, eighth … fault do.
@@ -456,5 +460,5 @@ pub unsafe fn run_hook<S: 'static, E: HookEvent>(
             instance.faults
         ));
     }
-    raw::Flow::FAULT
+    flow
 }

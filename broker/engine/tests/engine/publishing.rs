@@ -654,6 +654,25 @@ fn each_refused_change_stays_refused_until_it_is_set_right() {
     assert_eq!(world.shards[0].outbox().tripped, []);
 }
 
+/// What a hook returns that has panicked counts, also where something that it set was refused: a client may have seen to that.
+#[test]
+fn a_panic_trips_a_plugin_whose_change_was_refused() {
+    for (flow, is_tripped) in [(Flow::FAULT, false), (Flow(u32::MAX), true)] {
+        let mut world = World::with(1, |limits| limits.breaker_faults_max = 2);
+        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let hook = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            assert_eq!(call.set(Field::TOPIC, 0, "t/#", ""), Status::INVALID);
+            flow
+        });
+        mount(&mut world, vec![(HookPoint::MessagePublish, hook)]);
+        for _ in 0..2 {
+            world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+        }
+        assert_eq!(world.shards[0].outbox().tripped.len(), usize::from(is_tripped), "{flow:?}");
+        assert_eq!(world.shards[0].counters().hook_faults, 2, "{flow:?}");
+    }
+}
+
 /// A message that a hook adds is checked likewise, and one that cannot be takes what else the hook did along.
 #[test]
 fn an_impossible_message_that_a_hook_adds_is_refused_with_everything_it_did() {
