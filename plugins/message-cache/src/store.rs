@@ -158,15 +158,16 @@ impl Store {
         let kept =
             Kept { at_ms: self.last_ms, topic: Arc::clone(&topic), payload: payload.into(), lost: false };
         let steps = (self.held.bytes_of(&kept) + allocated(client.len())) / self.least_bytes + 1;
-        let (topics, journal) = (&mut self.topics, &mut self.journal);
-        let mut gone = |id: EntryId, kept: Kept| {
+        let (mut gone, journal) = (Vec::new(), &mut self.journal);
+        let mut note = |id: EntryId, kept: Kept| {
             journal.note(&id.0);
-            forget(topics, id, &kept.topic);
+            gone.push((kept.topic, id));
         };
-        let kept = self.held.insert_over_oldest(client, kept, &mut gone).or_else(|rejected| {
+        let kept = self.held.insert_over_oldest(client, kept, &mut note).or_else(|rejected| {
             let stub = Kept { payload: Box::default(), lost: true, ..rejected.value };
-            self.held.insert_over_oldest(client, stub, &mut gone)
+            self.held.insert_over_oldest(client, stub, &mut note)
         });
+        forget(&mut self.topics, gone);
         let Ok(id) = kept else { return };
         self.journal.note(&id.0);
         let list = self.topics.entry(topic).or_default();
@@ -299,7 +300,7 @@ impl Store {
         let id = EntryId(number);
         if let Some(kept) = self.held.remove(id) {
             self.journal.note(&number);
-            forget(&mut self.topics, id, &kept.topic);
+            forget_of(&mut self.topics, &kept.topic, &[(Arc::clone(&kept.topic), id)]);
         }
     }
 
@@ -339,11 +340,12 @@ impl Store {
                 None => Some(Bound::Excluded(name)),
             };
         }
-        let (topics, journal) = (&mut self.topics, &mut self.journal);
+        let (mut gone, journal) = (Vec::new(), &mut self.journal);
         self.held.evict_beyond(left, |id, kept| {
             journal.note(&id.0);
-            forget(topics, id, &kept.topic);
+            gone.push((kept.topic, id));
         });
+        forget(&mut self.topics, gone);
         self.is_beyond()
     }
 }
@@ -353,14 +355,46 @@ fn read_kept<'a>(reader: &mut Reader<'a>) -> Option<(u64, &'a str, &'a str, &'a 
     Some((reader.number()?, reader.text()?, reader.text()?, reader.part()?))
 }
 
-/// Takes a message that has gone out of its topic's list.
-fn forget(topics: &mut BTreeMap<Arc<str>, VecDeque<EntryId>>, id: EntryId, topic: &Arc<str>) {
-    let Some(list) = topics.get_mut(topic) else { return };
-    if let Ok(at) = list.binary_search(&id) {
-        list.remove(at);
-        if list.len() < list.capacity() / 4 {
-            list.shrink_to(2 * list.len());
+/// How many messages are taken out of a list one by one, which moves what is beside each; more go in one walk along it.
+const ONE_BY_ONE: usize = 64;
+
+/// Takes messages that have gone out of the lists of their topics.
+fn forget(topics: &mut BTreeMap<Arc<str>, VecDeque<EntryId>>, mut gone: Vec<(Arc<str>, EntryId)>) {
+    // All messages of a topic have its name in common.
+    let name = |topic: &Arc<str>| Arc::as_ptr(topic).cast::<u8>();
+    gone.sort_unstable_by_key(|(topic, id)| (name(topic), *id));
+    for of_topic in gone.chunk_by(|(one, _), (other, _)| name(one) == name(other)) {
+        if let Some((topic, _)) = of_topic.first() {
+            forget_of(topics, topic, of_topic);
         }
+    }
+}
+
+/// The same of one topic; they are in order.
+fn forget_of(
+    topics: &mut BTreeMap<Arc<str>, VecDeque<EntryId>>,
+    topic: &Arc<str>,
+    mut gone: &[(Arc<str>, EntryId)],
+) {
+    let Some(list) = topics.get_mut(topic) else { return };
+    // Most are the oldest of their topic.
+    while let Some(((_, id), others)) = gone.split_first()
+        && list.front() == Some(id)
+    {
+        list.pop_front();
+        gone = others;
+    }
+    if gone.len() > ONE_BY_ONE {
+        list.retain(|id| gone.binary_search_by_key(id, |(_, gone)| *gone).is_err());
+    } else {
+        for (_, id) in gone {
+            if let Ok(at) = list.binary_search(id) {
+                list.remove(at);
+            }
+        }
+    }
+    if list.len() < list.capacity() / 4 {
+        list.shrink_to(2 * list.len());
     }
     if list.is_empty() {
         topics.remove(topic);

@@ -102,6 +102,30 @@ fn a_client_drives_out_its_own_and_leaves_no_list_behind() {
 }
 
 /// A page looks at so many and no more, however many there are, and all of them together are complete.
+/// One large message of a client drives out many of its small ones, which lie between those of others in the list of their topic.
+#[test]
+fn many_go_from_the_middle_of_a_topic_at_once() {
+    for small in [10, 200, 1_000] {
+        let mut store = Store::new(100_000, ShareLimits { owner_bytes_max: 1 << 20, ..LIMITS });
+        for n in 0..small {
+            store.keep(1, "other", "t", format!("other {n}").as_bytes());
+            store.keep(1, "me", "t", format!("me {n}").as_bytes());
+        }
+        store.keep(1, "me", "t", &vec![b'x'; 900_000]);
+        store.keep(1, "me", "large", &vec![b'x'; 900_000]);
+        let list: Vec<EntryId> = store.topics.get("t").unwrap().iter().copied().collect();
+        let held: Vec<EntryId> = store
+            .held
+            .iter_behind(EntryId(0))
+            .filter(|(.., kept)| &*kept.topic == "t")
+            .map(|(id, ..)| id)
+            .collect();
+        assert_eq!(list, held, "{small}");
+        let of_others = list.iter().filter(|id| store.held.owner_of(**id) == Some("other")).count();
+        assert_eq!((of_others, list.len() < 2 * small), (small, true));
+    }
+}
+
 #[test]
 fn pages_are_bounded_and_complete() {
     let mut store = Store::new(9, LIMITS);
