@@ -10,7 +10,6 @@ mod secret;
 pub(super) use print::of_file;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use grapnel_plugin_abi::verb::{Form, Kind, Wrong};
@@ -32,8 +31,6 @@ const ALIASES: [(&str, &str, &str); 1] = [("passwd", "auth-file", "passwd")];
 struct Found {
     /// The plugins that are loaded and go by the word, or give themselves that name.
     loaded: Vec<PluginVerbs>,
-    /// The file of one, for verbs that work without a broker.
-    file: Option<PathBuf>,
     /// The verbs.
     forms: Vec<Form>,
     /// Why nothing is loaded, where nothing is.
@@ -90,10 +87,17 @@ pub(super) fn run(
     let Some((form, given)) = line::parse(&word, &shown, &found.forms, &words, output)? else {
         return Ok(());
     };
-    let typed = Typed { word, form, given };
-    if typed.form.local {
-        return local::run(&typed, found.file, timeout, output);
+    if form.local {
+        // What a broker says decides no more than that a file is looked up here: neither which file, nor what is called in it.
+        let Some((file, forms)) = local::file(&word, environment, timeout)? else {
+            return Err(missing(&first, &word, environment));
+        };
+        let Some((form, given)) = line::parse(&word, &shown, &forms, &words, output)? else {
+            return Ok(());
+        };
+        return local::run(&Typed { word, form, given }, &file, timeout, output);
     }
+    let typed = Typed { word, form, given };
     if found.loaded.is_empty() {
         let word = &typed.word;
         return Err(found.why_not.unwrap_or_else(|| {
@@ -123,13 +127,7 @@ async fn loaded(broker: &Broker, word: &str) -> Result<Found, CtlError> {
         _ => own.into_iter().chain(kind.into_iter().filter(|plugin| same(&plugin.kind))).collect(),
     };
     let forms = loaded.first().map(|plugin| plugin.verbs.clone()).unwrap_or_default();
-    let mut file = None;
-    if let Some(plugin) = loaded.first().filter(|_| forms.iter().any(|form| form.local)) {
-        let path = format!("/api/v1/plugins/{}", encoded(&plugin.plugin));
-        let info: crate::plugin::PluginInfo = broker.get(&path).await?;
-        file = info.file;
-    }
-    Ok(Found { loaded, file, forms, why_not: None })
+    Ok(Found { loaded, forms, why_not: None })
 }
 
 /// Calls the verb of each plugin that is meant.
@@ -265,7 +263,7 @@ fn request(plugin: &str, form: &Form, given: &[(String, String)]) -> (Method, St
     (Method::POST, path, Some(Value::Object(body)))
 }
 
-/// What to say of an alias whose plugin is not installed.
+/// What to say of an alias, or of a verb that works without a broker, whose plugin is not installed here.
 fn missing(word: &str, plugin: &str, environment: &Environment) -> CtlError {
     CtlError::Refused(format!(
         "{word} is a command of the plugin {plugin}, whose file is not in {}; name the folder that has it in \

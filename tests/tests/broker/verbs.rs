@@ -2,7 +2,7 @@
 //! answers too much, never answers, or goes away meanwhile.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 
 use grapnel_tests::broker::Builder;
@@ -403,6 +403,59 @@ fn local_verbs_work_without_a_broker() {
     std::fs::write(home.path().join("libgrapnel_verbs.so"), "nothing").unwrap();
     let (code, said) = in_folder("verbs");
     assert!(code == Some(1) && said.contains("libgrapnel_verbs.so"), "{code:?} {said}");
+}
+
+/// A broker that lies about where a plugin's file is chooses nothing that `grapnel-ctl` runs with the rights of its caller.
+#[test]
+fn a_broker_does_not_choose_the_file_of_a_local_verb() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("liar.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let file = plugin::library("verbs");
+    let verb = |name: &str| json!({"name": name, "help": "", "local": true});
+    let verbs = json!([verb("crash"), verb("other")]);
+    let says = json!({
+        "plugins": [{"plugin": "evil", "kind": "evil", "verbs": verbs}, {"plugin": "verbs", "kind": "verbs", "verbs": verbs}],
+        "file": file,
+    });
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut asked = Vec::new();
+            let mut some = [0_u8; 1024];
+            while !asked.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut some) {
+                    Ok(bytes @ 1..) => asked.extend_from_slice(&some[..bytes]),
+                    _ => break,
+                }
+            }
+            let body = says.to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            // A client that has gone needs no answer.
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    let call = |words: &[&str], folder: Option<&std::path::Path>| {
+        let mut command = command(plugin::built("grapnel-ctl"));
+        command.arg("--socket").arg(&socket).args(words);
+        if let Some(folder) = folder {
+            command.env("GRAPNEL_PLUGINS_DIR", folder);
+        }
+        ended(&words.join(" "), command, None)
+    };
+    let (code, said) = call(&["evil", "crash"], Some(home.path()));
+    let says = format!("whose file is not in {}", home.path().display());
+    assert!(code == Some(1) && said.contains(&says) && !said.contains("SIGABRT"), "{code:?} {said}");
+    // What the file itself does not declare is not called in it, either.
+    let (code, said) = call(&["verbs", "other"], None);
+    assert!(code == Some(2) && said.contains("unrecognized subcommand 'other'"), "{code:?} {said}");
+    let (code, said) = call(&["verbs", "crash"], None);
+    assert!(
+        code == Some(1) && said.contains("the process that was answering crash crashed"),
+        "{code:?} {said}"
+    );
 }
 
 scenario! {

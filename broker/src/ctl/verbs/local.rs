@@ -1,9 +1,9 @@
 //! Verbs that work without a broker: a plugin's file is found and called in a process of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use grapnel_plugin_abi::verb::{Answer, Wrong};
+use grapnel_plugin_abi::verb::{Answer, Form, Wrong};
 
 use super::super::CtlError;
 use super::super::output::Output;
@@ -18,40 +18,57 @@ pub(super) fn folder(environment: &Environment) -> PathBuf {
     named.unwrap_or_else(|| environment.default_plugins_dir())
 }
 
-/// The plugin's file in that folder, with its verbs; `None` where there is none that has any.
+/// The verbs of the plugin's file in that folder; `None` where there is none that has any.
 ///
 /// # Errors
-/// A file that the broker would not load.
+/// As [`file`].
 pub(super) fn find(
     word: &str,
     environment: &Environment,
     timeout: Duration,
 ) -> Result<Option<Found>, CtlError> {
+    let found = file(word, environment, timeout)?;
+    Ok(found.map(|(_, forms)| Found { loaded: Vec::new(), forms, why_not: None }))
+}
+
+/// The plugin's file in that folder, with the verbs that it has itself; `None` where there is none that has any. Its code runs with
+/// the rights of whoever calls `grapnel-ctl`, so nobody else says where it is.
+///
+/// # Errors
+/// A file that the broker would not load.
+pub(super) fn file(
+    word: &str,
+    environment: &Environment,
+    timeout: Duration,
+) -> Result<Option<(PathBuf, Vec<Form>)>, CtlError> {
     let Some(file) = check::find(word, &folder(environment)) else { return Ok(None) };
     let checked = check::check(&file, None, None, timeout)
         .map_err(|error| CtlError::Refused(format!("cannot open {}: {error}", file.display())))?;
     if let Some(error) = checked.error {
         return Err(CtlError::Refused(error));
     }
-    let forms = checked.verbs;
-    let found = Found { loaded: Vec::new(), file: Some(file), forms, why_not: None };
-    Ok((!found.forms.is_empty()).then_some(found))
+    Ok((!checked.verbs.is_empty()).then_some((file, checked.verbs)))
 }
 
 /// Calls a local verb.
 pub(super) fn run(
     typed: &Typed,
-    file: Option<PathBuf>,
+    file: &Path,
     timeout: Duration,
     output: &mut Output,
 ) -> Result<(), CtlError> {
     let Typed { word, form, given } = typed;
-    let file =
-        file.ok_or_else(|| CtlError::Refused(format!("where the file of plugin {word} is, is not known")))?;
+    if !form.local {
+        let name = &form.name;
+        return Err(CtlError::Refused(format!(
+            "{name} of plugin {word} is not declared in {} to work without a broker",
+            file.display()
+        )));
+    }
     let given = secret::with_secrets(form, given.clone())?;
     let arguments = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
     let timeout = timeout + Duration::from_millis(form.deadline_ms(&arguments, 0));
-    let outcome = check::call_local(&file, &form.name, arguments, timeout)
+    let outcome = check::call_local(file, &form.name, arguments, timeout)
         .map_err(|error| CtlError::Refused(format!("cannot call {}: {error}", file.display())))?;
     match outcome {
         LocalOutcome::Done(Answer { text, columns, rows, value, exit_code, then: _ }) => {
