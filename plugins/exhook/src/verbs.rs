@@ -2,7 +2,7 @@
 //! Called by the broker on threads of the calls.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::verb::{Answer, Then};
 use grapnel_plugin_abi::{AboutPlugin, HookAbout, VerbCall, VerbError, Verbs};
@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use crate::Exhook;
 use crate::figures::Totals;
+
+/// How long a call sleeps before it asks whether somebody still waits for it.
+const WAIT_SLICE: Duration = Duration::from_millis(250);
 
 grapnel_plugin_abi::arguments! {
     /// What `drivers list` is given.
@@ -153,26 +156,58 @@ fn list(rows: &[DriverRow]) -> Result<Answer, VerbError> {
     Ok(Answer::rows(rows)?)
 }
 
-fn stats(plugin: &Arc<Exhook>, given: Stats, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
+fn stats(plugin: &Arc<Exhook>, given: Stats, call: &VerbCall<'_>) -> Result<Answer, VerbError> {
     let Stats { interval, about } = given;
     let totals = || -> Vec<Vec<Totals>> {
         let of_pool = |pool: &Arc<crate::Pool>| pool.lines.iter().map(|line| line.figures.totals()).collect();
         plugin.pools.iter().map(of_pool).collect()
     };
     let before = totals();
-    if plugin.host.wait_stop(interval) {
-        return Err(VerbError::new("the plugin was unloaded or reloaded meanwhile; ask again"));
-    }
+    let passed = slept(
+        interval,
+        |slice| {
+            plugin.host.wait_stop(slice).then_some("the plugin was unloaded or reloaded meanwhile; ask again")
+        },
+        || call.is_awaited(),
+    )?;
     let mut workers = Vec::new();
     for ((pool, before), after) in plugin.pools.iter().zip(before).zip(totals()) {
         for (worker, (before, after)) in before.into_iter().zip(after).enumerate() {
-            let seconds = i64::try_from(interval.as_secs()).unwrap_or(1).max(1);
-            let rate = (after.calls - before.calls).max(0) / seconds;
+            let rate = per_second(after.calls - before.calls, passed);
             workers.push(row(&about.name, pool.config.driver.name(), worker, rate, after));
         }
     }
     workers.sort_by_key(|row| (row.driver, row.worker));
     Ok(table(&workers).value(&workers)?)
+}
+
+/// Sleeps for so long, in slices, and ends before it where nobody waits for the answer any more; the time that has really passed.
+fn slept(
+    interval: Duration,
+    sleep: impl Fn(Duration) -> Option<&'static str>,
+    is_awaited: impl Fn() -> bool,
+) -> Result<Duration, VerbError> {
+    let begun = Instant::now();
+    loop {
+        let passed = begun.elapsed();
+        let left = interval.saturating_sub(passed);
+        if left.is_zero() {
+            return Ok(passed);
+        }
+        // Not less than what the broker counts in, so that the last slice is none of no length.
+        if let Some(said) = sleep(left.clamp(Duration::from_millis(1), WAIT_SLICE)) {
+            return Err(VerbError::new(said));
+        }
+        if !is_awaited() {
+            return Err(VerbError::new("nobody waits for the answer any more"));
+        }
+    }
+}
+
+/// To the nearest whole number.
+fn per_second(calls: i64, passed: Duration) -> i64 {
+    let ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX).max(1);
+    calls.max(0).saturating_mul(1_000).saturating_add(ms / 2) / ms
 }
 
 fn row(plugin: &str, driver: &'static str, worker: usize, rate: i64, totals: Totals) -> WorkerRow {
@@ -387,6 +422,30 @@ mod tests {
         assert_eq!(enable(&rows, &about, "java").unwrap().then, [mount.clone()]);
         assert_eq!(enable(&rows, &about, "hooks").unwrap().then, [mount, Then::Enable]);
         assert!(enable(&rows, &about, "python3").unwrap().then.is_empty());
+    }
+
+    #[test]
+    fn a_rate_is_of_the_time_that_has_passed() {
+        let rates = [(3, 1_500), (10, 1_001), (7, 1_000), (-1, 1_000), (1, 0), (0, 250)];
+        let rates = rates.map(|(calls, ms)| per_second(calls, Duration::from_millis(ms)));
+        assert_eq!(rates, [2, 10, 7, 0, 1_000, 0]);
+        assert_eq!(per_second(i64::MAX, Duration::MAX), 1);
+    }
+
+    #[test]
+    fn a_call_that_nobody_waits_for_ends_within_a_slice() {
+        let slices = std::cell::RefCell::new(Vec::new());
+        let sleep = |slice: Duration| {
+            slices.borrow_mut().push(slice);
+            None
+        };
+        let left = slept(Duration::from_secs(3_600), sleep, || slices.borrow().len() < 3);
+        assert_eq!(left.unwrap_err().to_string(), "nobody waits for the answer any more");
+        assert_eq!(*slices.borrow(), [WAIT_SLICE; 3]);
+        let ends = slept(Duration::from_secs(3_600), |_| Some("it ends"), || true);
+        assert_eq!(ends.unwrap_err().to_string(), "it ends");
+        let interval = Duration::from_millis(5);
+        assert!(slept(interval, |_| None, || true).unwrap() >= interval);
     }
 
     #[test]
