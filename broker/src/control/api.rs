@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -99,19 +99,30 @@ async fn no_method(method: Method, uri: Uri) -> ApiError {
 }
 
 /// For TCP: a web page that a user of this machine looks at must not control the broker. Browsers name the page's origin
-/// with everything that changes something, and the name they believe to be talking to as host.
+/// with everything that changes something, the name they believe to be talking to as host, and with what a page embeds, such as an
+/// image, in which relation the page is to it.
 pub(super) async fn refuse_browsers(request: Request, next: Next) -> Result<Response, ApiError> {
-    if request.headers().contains_key(header::ORIGIN) {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "requests of web pages are refused (they carry an Origin header)",
-        ));
+    match of_web_page(request.headers()) {
+        Some(sentence) => Err(ApiError::new(StatusCode::FORBIDDEN, sentence)),
+        None => Ok(next.run(request).await),
     }
-    if !names_loopback(request.headers()) {
-        let sentence = "the Host header must name localhost or a loopback address, as whoever asks from this machine does";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, sentence));
+}
+
+/// Why a request is refused as one that a web page has made.
+fn of_web_page(headers: &HeaderMap) -> Option<&'static str> {
+    if headers.contains_key(header::ORIGIN) {
+        return Some("requests of web pages are refused (they carry an Origin header)");
     }
-    Ok(next.run(request).await)
+    // What is typed into the address bar has `none`.
+    let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"none" | b"same-origin");
+    if !headers.get_all("sec-fetch-site").iter().all(is_own) {
+        return Some(
+            "requests of web pages are refused (they carry a Sec-Fetch-Site header that names another site)",
+        );
+    }
+    let loopback =
+        "the Host header must name localhost or a loopback address, as whoever asks from this machine does";
+    (!names_loopback(headers)).then_some(loopback)
 }
 
 fn names_loopback(headers: &HeaderMap) -> bool {
@@ -126,8 +137,6 @@ fn names_loopback(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -140,6 +149,24 @@ mod tests {
             })
         };
         assert_eq!((long(64, 8), long(5, 4), long(5, 5), long(1, 1023)), (56, 1, 1, 1));
+    }
+
+    #[test]
+    fn what_a_page_of_another_site_embeds_is_refused() {
+        let refused = |site: &[&'static str], host: &'static str| {
+            let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
+            for site in site {
+                headers.append("sec-fetch-site", HeaderValue::from_static(site));
+            }
+            of_web_page(&headers).is_some()
+        };
+        for site in [&[][..], &["none"], &["same-origin"]] {
+            assert!(!refused(site, "127.0.0.1:8083"), "{site:?}");
+            assert!(refused(site, "example.org"), "{site:?}");
+        }
+        for site in [&["cross-site"][..], &["same-site"], &[""], &["none", "cross-site"]] {
+            assert!(refused(site, "127.0.0.1:8083"), "{site:?}");
+        }
     }
 
     #[test]
