@@ -79,6 +79,15 @@ impl Form {
                 return Err(format!("have {one:?} and {two:?}, of which one is or begins with the other"));
             }
         }
+        for form in &forms {
+            if let Some(argument) = form.arguments.iter().find(|argument| !is_listed(argument, &forms)) {
+                return Err(format!(
+                    "have {:?} with the argument {}, which names in listed_in what is no VERB/FIELD of a verb that only looks \
+                     and needs no argument",
+                    form.name, argument.name
+                ));
+            }
+        }
         Ok(forms)
     }
 
@@ -187,6 +196,18 @@ impl Form {
             None => format!("{verb} has no argument {name}"),
         }
     }
+}
+
+/// Whether what an argument names is listed by a verb, where it says that one does.
+fn is_listed(argument: &Argument, forms: &[Form]) -> bool {
+    let Some(listed_in) = &argument.listed_in else { return true };
+    let Some((verb, field)) = listed_in.split_once('/') else { return false };
+    let lists = |form: &Form| {
+        let mut arguments = form.arguments.iter();
+        let needs_none = arguments.all(|argument| !argument.required || argument.is_filled_in());
+        form.name == verb && !form.changes && !form.local && needs_none
+    };
+    !field.is_empty() && forms.iter().any(lists)
 }
 
 /// Whether a verb is another one, or has all of its words in front.

@@ -196,6 +196,7 @@ async fn having(
     let (mut having, mut others) = (Vec::new(), Vec::new());
     for plugin in loaded {
         let Some(list) = plugin.verbs.iter().find(|form| form.name == verb && !form.changes) else {
+            others.push(plugin);
             continue;
         };
         let (method, path, _) = request(&plugin.plugin, list, &[]);
@@ -287,5 +288,33 @@ fn unknown(word: &str, why_not: Option<CtlError>) -> CtlError {
             "there is no command {word}, and whether a plugin adds it cannot be looked up: {why}"
         )),
         (None, Some(other)) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use grapnel_plugin_abi::verb::Argument;
+
+    use super::*;
+
+    #[test]
+    fn where_no_plugin_has_the_list_that_is_named_all_are_meant() {
+        let driver = Argument::named("driver", "").listed_in("none/driver");
+        let form =
+            Form { name: "stop".to_owned(), changes: true, arguments: vec![driver], ..Form::default() };
+        let plugin = |name: &str| PluginVerbs {
+            plugin: name.to_owned(),
+            kind: "k".to_owned(),
+            verbs: vec![form.clone()],
+        };
+        let given = vec![("driver".to_owned(), "java".to_owned())];
+        let typed = Typed { word: "k".to_owned(), form: form.clone(), given };
+        let broker = Broker::new(Some("/none".into()), &Environment::default(), 1);
+        let loaded = vec![plugin("a"), plugin("b")];
+        let runtime = super::super::runtime().unwrap();
+        let found = runtime.block_on(having(&broker, &typed, loaded, Duration::from_secs(1))).unwrap();
+        let said = meant(&typed, found).unwrap_err().to_string();
+        assert!(said.starts_with("the plugins a, b are all meant by k; name one of them"), "{said}");
     }
 }

@@ -147,6 +147,35 @@ fn a_declaration_that_cannot_be_is_refused_with_its_place() {
 }
 
 #[test]
+fn what_an_argument_names_is_listed_by_a_verb_that_needs_nothing() {
+    let list = |listed_in: &str| {
+        let about = json!({"name": "about", "type": "plugin", "required": true});
+        let list = json!([
+            {"name": "disable", "help": "", "changes": true, "arguments": [{"name": "driver", "listed_in": listed_in}]},
+            {"name": "drivers list", "help": "", "arguments": [about, {"name": "all", "type": "flag"}]},
+            {"name": "drivers of", "help": "", "arguments": [{"name": "whom", "required": true}]},
+            {"name": "drivers stop", "help": "", "changes": true},
+        ]);
+        Form::list(&list.to_string())
+    };
+    assert!(list("drivers list/driver").is_ok());
+    for listed_in in [
+        "drivers list",
+        "drivers list/",
+        "",
+        "/driver",
+        "none/driver",
+        "drivers of/driver",
+        "drivers stop/driver",
+    ] {
+        let said = list(listed_in).unwrap_err();
+        let says =
+            "have \"disable\" with the argument driver, which names in listed_in what is no VERB/FIELD";
+        assert!(said.starts_with(says), "{listed_in}: {said}");
+    }
+}
+
+#[test]
 fn rows_become_a_table_with_a_column_for_each_field_in_its_order() {
     #[derive(Serialize)]
     struct Row {
