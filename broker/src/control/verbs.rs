@@ -105,6 +105,7 @@ async fn run(
     form: &Form,
     given: Vec<(String, String)>,
 ) -> Result<VerbAnswer, ApiError> {
+    let is_forced = is_forced(form, &given);
     let answer = {
         let _long = api.begin_long()?;
         let (done, answered) = oneshot::channel();
@@ -124,7 +125,7 @@ async fn run(
     }
     let (mut revoked, mut follows) = (None, Vec::new());
     for step in then {
-        let done = change(api, plugin, step).await.map_err(|error| {
+        let done = change(api, plugin, step, is_forced).await.map_err(|error| {
             let all = [std::mem::take(&mut follows), error.follows].concat();
             ApiError { follows: all, ..error }
         })?;
@@ -138,16 +139,23 @@ async fn run(
     Ok(VerbAnswer { text, columns, rows, value, exit_code, revoked, follows })
 }
 
-/// What an answer wants next, as the operator asks for it.
-async fn change(api: &Api, plugin: &str, step: Then) -> Result<Changed<()>, ApiError> {
+/// Whether the operator has given the flag `force`. A plugin alone does not open what the last hook that decides keeps shut.
+fn is_forced(form: &Form, given: &[(String, String)]) -> bool {
+    let is_flag = form.argument("force").is_some_and(|argument| argument.kind == Kind::Flag);
+    is_flag && given.iter().any(|(name, value)| name == "force" && matches!(value.as_str(), "true" | "1"))
+}
+
+/// What an answer wants next, as the operator asks for it; by force only where the operator has said so.
+async fn change(api: &Api, plugin: &str, step: Then, is_forced: bool) -> Result<Changed<()>, ApiError> {
     let name = plugin.to_owned();
     match step {
         Then::Enable => change_after(api, None, move |api| api.plugins.enable(&name).map(drop)).await,
         Then::Disable { force } => {
+            let force = force && is_forced;
             let leaving = Some(Leaving::plugin(plugin));
             change_after(api, leaving, move |api| api.plugins.disable_with(&name, force).map(drop)).await
         }
-        Then::Unmount { hooks, force } => mount(api, plugin, hooks, (false, force)).await,
+        Then::Unmount { hooks, force } => mount(api, plugin, hooks, (false, force && is_forced)).await,
         Then::Mount { hooks } => mount(api, plugin, hooks, (true, false)).await,
     }
 }
@@ -176,9 +184,25 @@ async fn mount(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use grapnel_plugin_abi::verb::Argument;
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_a_declared_flag_that_was_given_forces_a_change() {
+        let given = |value: &str| vec![("force".to_owned(), value.to_owned())];
+        let form = |kind| Form {
+            arguments: vec![Argument { kind, ..Argument::named("force", "") }],
+            ..Form::default()
+        };
+        let flag = form(Kind::Flag);
+        assert!(is_forced(&flag, &given("true")) && is_forced(&flag, &given("1")));
+        assert!(!is_forced(&flag, &given("false")) && !is_forced(&flag, &[]));
+        assert!(
+            !is_forced(&form(Kind::Text), &given("true")) && !is_forced(&Form::default(), &given("true"))
+        );
+    }
 
     #[test]
     fn a_body_gives_arguments_as_texts_and_a_list_gives_each() {

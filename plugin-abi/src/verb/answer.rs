@@ -55,7 +55,8 @@ pub enum Then {
     Unmount {
         /// As `POINT/HOOK`.
         hooks: Vec<String>,
-        /// Also where nobody decides any more who may connect or what clients may do.
+        /// Also where nobody decides any more who may connect or what clients may do; the broker honours it only
+        /// where the verb declares a flag `force` and the call has it.
         #[serde(default)]
         force: bool,
     },
@@ -66,7 +67,8 @@ pub enum Then {
     },
     /// As `plugins disable`.
     Disable {
-        /// Also where nobody decides any more who may connect or what clients may do.
+        /// Also where nobody decides any more who may connect or what clients may do; the broker honours it only
+        /// where the verb declares a flag `force` and the call has it.
         #[serde(default)]
         force: bool,
     },
