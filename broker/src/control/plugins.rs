@@ -205,7 +205,17 @@ pub(super) async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + '
     leaving: Option<Leaving>,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
 ) -> Result<Changed<R>, ApiError> {
-    let long = api.begin_long()?;
+    let place = api.begin_long()?;
+    change_in_place(api, place, leaving, work).await
+}
+
+/// The same for whoever has a place of a request that may take long; the change holds it, too.
+pub(super) async fn change_in_place<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
+    api: &Api,
+    place: impl Send + 'static,
+    leaving: Option<Leaving>,
+    work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
+) -> Result<Changed<R>, ApiError> {
     let turn = api.plugin_turn.clone().lock_owned().await;
     let follows = match leaving {
         Some(leaving) => follows::of(api, &leaving).await?,
@@ -215,7 +225,7 @@ pub(super) async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + '
     let result = blocking(api, move |api| {
         let result = work(api);
         // The turn ends with the work, not with whoever asked for it.
-        drop((turn, long));
+        drop((turn, place));
         result
     });
     let now = match result.await?.map_err(Into::into) {

@@ -1,16 +1,18 @@
 //! The requests about verbs of plugins. A verb runs on a thread of its own; a request waits for it
 //! until its deadline, and then makes the changes of the plugin's hooks that the answer names.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use grapnel_plugin_abi::verb::{Answer, Form, Kind, Then};
 use serde_json::{Map, Value};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::answer::{ApiError, Json, Name, Payload};
 use super::api::Api;
 use super::follows::Leaving;
-use super::plugins::change_after;
+use super::plugins::change_in_place;
 use super::wire::{Changed, PluginsVerbs, Revoked, VerbAnswer};
 use crate::config::HookOverride;
 use crate::plugin::{HookChange, PluginVerbs, VerbError};
@@ -99,15 +101,36 @@ fn given(body: &Map<String, Value>) -> Result<Vec<(String, String)>, String> {
     Ok(given)
 }
 
+/// The place of a call, which the changes that its answer names keep.
+type Place = Arc<OwnedSemaphorePermit>;
+
 async fn run(
     api: &Api,
     plugin: &str,
     form: &Form,
     given: Vec<(String, String)>,
 ) -> Result<VerbAnswer, ApiError> {
+    if !form.changes {
+        return run_whole(api, plugin, form, given).await;
+    }
+    // In a task of its own: whoever has asked for a change and goes away leaves none that is half done.
+    let (api, plugin, form) = (api.clone(), plugin.to_owned(), form.clone());
+    let whole = tokio::spawn(async move { run_whole(&api, &plugin, &form, given).await });
+    whole.await.unwrap_or_else(|_| {
+        let sentence = "the broker failed at this (see its log); please report it";
+        Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, sentence))
+    })
+}
+
+async fn run_whole(
+    api: &Api,
+    plugin: &str,
+    form: &Form,
+    given: Vec<(String, String)>,
+) -> Result<VerbAnswer, ApiError> {
     let is_forced = is_forced(form, &given);
+    let place = Arc::new(api.begin_long()?);
     let answer = {
-        let _long = api.begin_long()?;
         let (done, answered) = oneshot::channel();
         // Whoever has gone wants no answer.
         let done = Box::new(move |answer| drop(done.send(answer)));
@@ -123,12 +146,15 @@ async fn run(
         let what = "wants a change, and is declared to change nothing".to_owned();
         return Err(VerbError::Nonsense { plugin: plugin.to_owned(), verb: form.name.clone(), what }.into());
     }
-    let (mut revoked, mut follows) = (None, Vec::new());
+    let (mut revoked, mut follows, mut steps) = (None, Vec::new(), vec![format!("{} has run", form.name)]);
     for step in then {
-        let done = change(api, plugin, step, is_forced).await.map_err(|error| {
+        let what = shown(&step);
+        let done = change(api, plugin, step, (is_forced, &place)).await.map_err(|error| {
             let all = [std::mem::take(&mut follows), error.follows].concat();
-            ApiError { follows: all, ..error }
+            let sentence = format!("{}; before that, {}", error.sentence, steps.join(", "));
+            ApiError { follows: all, sentence, ..error }
         })?;
+        steps.push(what);
         follows.extend(done.follows);
         let before = revoked.take().unwrap_or(Revoked { subscriptions: 0, complete: true });
         revoked = Some(Revoked {
@@ -139,6 +165,16 @@ async fn run(
     Ok(VerbAnswer { text, columns, rows, value, exit_code, revoked, follows })
 }
 
+/// A step that was done, for the refusal of a later one.
+fn shown(step: &Then) -> String {
+    match step {
+        Then::Unmount { hooks, .. } => format!("the hooks {} were unmounted", hooks.join(", ")),
+        Then::Mount { hooks } => format!("the hooks {} were mounted", hooks.join(", ")),
+        Then::Disable { .. } => "the plugin was disabled".to_owned(),
+        Then::Enable => "the plugin was enabled".to_owned(),
+    }
+}
+
 /// Whether the operator has given the flag `force`. A plugin alone does not open what the last hook that decides keeps shut.
 fn is_forced(form: &Form, given: &[(String, String)]) -> bool {
     let is_flag = form.argument("force").is_some_and(|argument| argument.kind == Kind::Flag);
@@ -146,17 +182,25 @@ fn is_forced(form: &Form, given: &[(String, String)]) -> bool {
 }
 
 /// What an answer wants next, as the operator asks for it; by force only where the operator has said so.
-async fn change(api: &Api, plugin: &str, step: Then, is_forced: bool) -> Result<Changed<()>, ApiError> {
-    let name = plugin.to_owned();
+async fn change(
+    api: &Api,
+    plugin: &str,
+    step: Then,
+    (is_forced, place): (bool, &Place),
+) -> Result<Changed<()>, ApiError> {
+    let (name, held) = (plugin.to_owned(), Arc::clone(place));
     match step {
-        Then::Enable => change_after(api, None, move |api| api.plugins.enable(&name).map(drop)).await,
+        Then::Enable => {
+            change_in_place(api, held, None, move |api| api.plugins.enable(&name).map(drop)).await
+        }
         Then::Disable { force } => {
             let force = force && is_forced;
             let leaving = Some(Leaving::plugin(plugin));
-            change_after(api, leaving, move |api| api.plugins.disable_with(&name, force).map(drop)).await
+            change_in_place(api, held, leaving, move |api| api.plugins.disable_with(&name, force).map(drop))
+                .await
         }
-        Then::Unmount { hooks, force } => mount(api, plugin, hooks, (false, force && is_forced)).await,
-        Then::Mount { hooks } => mount(api, plugin, hooks, (true, false)).await,
+        Then::Unmount { hooks, force } => mount(api, plugin, hooks, (false, force && is_forced, place)).await,
+        Then::Mount { hooks } => mount(api, plugin, hooks, (true, false, place)).await,
     }
 }
 
@@ -164,7 +208,7 @@ async fn mount(
     api: &Api,
     plugin: &str,
     hooks: Vec<String>,
-    (mounted, force): (bool, bool),
+    (mounted, force, place): (bool, bool, &Place),
 ) -> Result<Changed<()>, ApiError> {
     let Some((first, also)) = hooks.split_first() else { return Ok(Changed::default()) };
     let (point, hook) = first.split_once('/').unwrap_or((first, ""));
@@ -178,7 +222,8 @@ async fn mount(
         force,
     };
     let leaving = Leaving::hook(&wanted);
-    change_after(api, leaving, move |api| api.plugins.override_hook(&wanted).map(drop)).await
+    change_in_place(api, Arc::clone(place), leaving, move |api| api.plugins.override_hook(&wanted).map(drop))
+        .await
 }
 
 #[cfg(test)]

@@ -228,6 +228,26 @@ scenario! {
     }
 }
 
+scenario! {
+    /// A change goes on to its end after whoever asked for it has gone, and a refusal says what had been done before it.
+    fn a_change_is_not_left_half_done_in_silence(broker in builder()) {
+        load(broker);
+        let file = broker.home().join("there");
+        let calling = Process::start("halves", ctl(broker, &["verbs", "halves", plugin::argument(&file)]), None);
+        let waits = |line: &str| line.contains("it hangs").then_some(());
+        broker.process().wait_for_lines("the call", 1, PATIENCE, waits);
+        drop(calling);
+        std::fs::write(&file, "").unwrap();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while broker.ctl_json(&["plugins", "show", "verbs"])["hooks"][0]["unmounted"] != true {
+            assert!(std::time::Instant::now() < deadline, "its hook was taken out");
+        }
+        let (code, said) = run(broker, &["verbs", "halves", plugin::argument(&file)]);
+        let says = "; before that, halves has run, the hooks message.publish/publish were unmounted";
+        assert!(code == Some(1) && said.contains(says), "{code:?} {said}");
+    }
+}
+
 /// A plugin that panics in a verb, or answers with more than is taken, fails that call and goes on.
 #[test]
 fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {

@@ -86,6 +86,14 @@ grapnel_plugin_abi::arguments! {
 }
 
 grapnel_plugin_abi::arguments! {
+    struct Halves {
+        /// The file that it waits for
+        file: PathBuf,
+        about: AboutPlugin,
+    }
+}
+
+grapnel_plugin_abi::arguments! {
     struct Count {
         /// The file whose bytes are counted
         file: PathBuf,
@@ -136,6 +144,11 @@ impl Plugin for Speaker {
             })
             .read("login", "Shows how long a password is", Speaker::login)
             .change("mark", "Switches the hook or the plugin", Speaker::mark)
+            .change(
+                "halves",
+                "Takes its hooks out and then wants one changed that there is not",
+                Speaker::halves,
+            )
             .local("count", "Counts the bytes of a file, without a broker", Speaker::count)
             .local("crash", "Ends its process", |NoArguments, _| std::process::abort())
     }
@@ -201,6 +214,14 @@ impl Speaker {
             _ => Then::Enable,
         };
         Ok(Answer::text(format!("{} is {}", about.name, about.state)).then(then))
+    }
+
+    fn halves(self: &Arc<Self>, given: Halves, call: &VerbCall<'_>) -> Result<Answer, VerbError> {
+        let Halves { file, about } = given;
+        self.hang(Until { file }, call)?;
+        let hooks = about.hooks.iter().map(|hook| hook.key()).collect();
+        let wrong = Then::Mount { hooks: vec!["message.publish/none".to_owned()] };
+        Ok(Answer::text("half").then(Then::Unmount { hooks, force: false }).then(wrong))
     }
 
     fn count(Count { file }: Count, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
