@@ -1,5 +1,6 @@
 //! From the declarations of verbs to a command line: its help, its checks, and what was typed.
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 use grapnel_plugin_abi::verb::{Argument, Form, Kind};
 
@@ -21,7 +22,7 @@ pub(super) fn global(words: &[String], outer: Global) -> Result<Global, CtlError
     let matches = Global::augment_args(Command::new("grapnel-ctl")).try_get_matches_from(typed);
     let matches = matches.map_err(|error| CtlError::Usage(sentence(&error)))?;
     let inner = Global::from_arg_matches(&matches).map_err(|error| CtlError::Usage(sentence(&error)))?;
-    let is_typed = matches.value_source("timeout") == Some(clap::parser::ValueSource::CommandLine);
+    let is_typed = matches.value_source("timeout") == Some(ValueSource::CommandLine);
     Ok(Global {
         socket: inner.socket.or(outer.socket),
         json: inner.json || outer.json,
@@ -63,6 +64,8 @@ fn given(form: &Form, matches: &ArgMatches) -> Vec<(String, String)> {
     let mut given = Vec::new();
     for argument in &form.arguments {
         let name = &argument.name;
+        // A default is the declaration's to fill in: beside the flag in `unless` it would seem to be given.
+        let is_typed = || matches.value_source(name) == Some(ValueSource::CommandLine);
         let values: Vec<String> = match argument.kind {
             Kind::Plugin => Vec::new(),
             Kind::Flag => Vec::from_iter(matches.get_flag(name).then(|| "true".to_owned())),
@@ -73,6 +76,7 @@ fn given(form: &Form, matches: &ArgMatches) -> Vec<(String, String)> {
                 let how = if from_stdin { Some("stdin") } else { asked.then_some("terminal") };
                 Vec::from_iter(how.map(str::to_owned))
             }
+            _ if !is_typed() => Vec::new(),
             _ => matches.get_many::<String>(name).map(|values| values.cloned().collect()).unwrap_or_default(),
         };
         given.extend(values.into_iter().map(|value| (name.clone(), value)));
@@ -201,6 +205,8 @@ mod tests {
                 {"name": "level", "type": "integer", "min": -5, "max": 5},
                 {"name": "tag", "repeated": true},
                 {"name": "key", "type": "secret", "required": true},
+                {"name": "mode", "default": "slow", "unless": "never"},
+                {"name": "never", "type": "flag"},
             ]},
         ]);
         Form::list(&list.to_string()).unwrap()
@@ -250,11 +256,16 @@ mod tests {
             Ok(("drivers disable".to_owned(), driver))
         );
         let all = ["wait", "--tag", "a", "--level", "-2", "--tag", "b", "--key-stdin", "--json"];
-        let given = pairs(&[("for", "1s"), ("level", "-2"), ("tag", "a"), ("tag", "b"), ("key", "stdin")]);
+        let given = pairs(&[("level", "-2"), ("tag", "a"), ("tag", "b"), ("key", "stdin")]);
         assert_eq!(typed(&all), Ok(("wait".to_owned(), given)));
+        // A default is not passed on as if it had been typed, which beside --never could not be.
+        assert_eq!(typed(&["wait", "--never"]), Ok(("wait".to_owned(), pairs(&[("never", "true")]))));
+        let mode = pairs(&[("for", "1s"), ("mode", "fast")]);
+        assert_eq!(typed(&["wait", "--mode", "fast", "--for", "1s"]), Ok(("wait".to_owned(), mode)));
         for (words, says) in [
             (&["wait", "--for", "2m"][..], "out of range; it may be 1m or less"),
             (&["wait", "--level", "6"], "out of range; it may be -5 to 5"),
+            (&["wait", "--mode", "fast", "--never"], "cannot be used with"),
             (&["wait", "--key", "secret"], "unexpected argument"),
             (&["drivers", "disable"], "required arguments were not provided"),
             (&["drivers", "lst"], "unrecognized subcommand 'lst'"),
