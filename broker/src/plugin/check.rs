@@ -118,17 +118,18 @@ pub fn find(name: &str, folder: &Path) -> Option<PathBuf> {
     lookup::find(name, folder).ok().filter(|file| file.is_file())
 }
 
-/// Calls a local verb of a plugin's file with checked arguments. Its process is ended after `timeout`.
+/// Calls a local verb of a plugin's file with what was given, which is checked there against what that file declares: it may have
+/// been replaced since. Its process is ended after `timeout`.
 ///
 /// # Errors
 /// Where the child cannot be had.
 pub fn call_local(
     file: &Path,
     verb: &str,
-    arguments: Vec<(String, String)>,
+    given: Vec<(String, String)>,
     timeout: Duration,
 ) -> io::Result<LocalOutcome> {
-    let verb = Some((verb.to_owned(), arguments));
+    let verb = Some((verb.to_owned(), given));
     let question = Question { file: file.to_owned(), name: None, config: None, verb };
     let Answer { checked, outcome, .. } = ask(&question, timeout)?;
     Ok(match (checked.error, outcome) {
@@ -289,8 +290,8 @@ impl Examination<'_> {
         checked.depends.clone_from(&about.depends);
         checked.verbs.clone_from(&about.verbs);
         checked.config_schema = about.schema.as_ref().map(|schema| schema.value().clone());
-        if let Some((verb, arguments)) = &question.verb {
-            return self.call(&library, verb, arguments);
+        if let Some((verb, given)) = &question.verb {
+            return self.call(&library, verb, given);
         }
         self.write(Some("listing its hooks"))?;
         let hooks = library.hooks(&name)?;
@@ -305,17 +306,30 @@ impl Examination<'_> {
     }
 
     /// Calls a local verb, and no other one: those expect what `load` has made.
-    fn call(&mut self, library: &Library, verb: &str, arguments: &[(String, String)]) -> Result<(), Failure> {
+    fn call(&mut self, library: &Library, verb: &str, given: &[(String, String)]) -> Result<(), Failure> {
         let (name, is_it) = (self.checked.name.clone(), |form: &&Form| form.name == verb && form.local);
-        let entry = self.checked.verbs.iter().find(is_it).and_then(|_| VerbEntry::local(library));
-        let Some(entry) = entry else {
+        let form = self.checked.verbs.iter().find(is_it);
+        let Some((form, entry)) = form.zip(VerbEntry::local(library)) else {
             let said = format!("plugin {name} has no verb {verb:?} that works without a broker");
             self.outcome = Some(LocalOutcome::Refused(said));
             return Ok(());
         };
+        let arguments = match form.arguments(given) {
+            Ok(arguments) => arguments,
+            Err(verb::Wrong(said)) => {
+                self.outcome = Some(LocalOutcome::Usage(said));
+                return Ok(());
+            }
+        };
         self.write(Some(&format!("answering {verb}")))?;
-        let written = entry.call(verb, arguments, VERB_BYTES_MAX, &AtomicBool::new(false));
-        self.outcome = Some(match outcome(written, (name, verb.to_owned()), VERB_BYTES_MAX) {
+        let written = entry.call(verb, &arguments, VERB_BYTES_MAX, &AtomicBool::new(false));
+        let answer = outcome(written, (name.clone(), verb.to_owned()), VERB_BYTES_MAX);
+        self.outcome = Some(match answer {
+            Ok(answer) if !answer.then.is_empty() => {
+                let what = "wants a change of hooks, and works without a broker".to_owned();
+                let error = VerbError::Nonsense { plugin: name, verb: verb.to_owned(), what };
+                LocalOutcome::Refused(error.to_string())
+            }
             Ok(answer) => LocalOutcome::Done(answer),
             Err(VerbError::Arguments(said)) => LocalOutcome::Usage(said),
             Err(error) => LocalOutcome::Refused(error.to_string()),

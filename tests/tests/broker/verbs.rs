@@ -393,6 +393,9 @@ fn local_verbs_work_without_a_broker() {
         code == Some(1) && said.contains("the process that was answering crash crashed (signal 6, SIGABRT)"),
         "{said}"
     );
+    let (code, said) = local(&["verbs", "reach"]);
+    let says = "reach of plugin verbs wants a change of hooks, and works without a broker; this is an error of the plugin";
+    assert!(code == Some(1) && said.contains(says), "{said}");
     // The others want a broker, and say so.
     let (code, said) = local(&["verbs", "greet", "ann"]);
     assert!(code == Some(3) && said.contains("cannot reach the broker at"), "{said}");

@@ -68,7 +68,7 @@ pub(super) fn run(
     let given = secret::with_secrets(form, given.clone())?;
     let arguments = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
     let timeout = timeout + Duration::from_millis(form.deadline_ms(&arguments, 0));
-    let outcome = check::call_local(file, &form.name, arguments, timeout)
+    let outcome = check::call_local(file, &form.name, given, timeout)
         .map_err(|error| CtlError::Refused(format!("cannot call {}: {error}", file.display())))?;
     match outcome {
         LocalOutcome::Done(Answer { text, columns, rows, value, exit_code, then: _ }) => {

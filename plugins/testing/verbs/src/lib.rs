@@ -150,6 +150,9 @@ impl Plugin for Speaker {
                 Speaker::halves,
             )
             .local("count", "Counts the bytes of a file, without a broker", Speaker::count)
+            .local("reach", "Wants a change where there is no broker", |NoArguments, _| {
+                Ok(Answer::text("done").then(Then::Enable))
+            })
             .local("crash", "Ends its process", |NoArguments, _| std::process::abort())
     }
 }
