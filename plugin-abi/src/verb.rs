@@ -10,6 +10,7 @@ pub use answer::{Answer, Column, Then};
 pub use argument::{Argument, Kind};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Most verbs of one plugin.
 const VERBS_MAX: usize = 64;
@@ -24,9 +25,32 @@ const DEADLINE_MS_MAX: u64 = 3_600_000;
 /// Most values of a repeated argument.
 const VALUES_MAX: usize = 1024;
 
+/// The fields of a declaration in a manifest, and those of an argument. Who reads declarations that a broker has taken passes over
+/// others, which a newer one may have.
+const FORM_FIELDS: [&str; 6] = ["name", "help", "changes", "local", "deadline_ms", "arguments"];
+const ARGUMENT_FIELDS: [&str; 15] = [
+    "name",
+    "help",
+    "type",
+    "positional",
+    "required",
+    "repeated",
+    "default",
+    "min",
+    "max",
+    "one_of",
+    "extends_deadline",
+    "prompt",
+    "twice",
+    "listed_in",
+    "unless",
+];
+
+/// Most bytes of a line of help, and of what is asked.
+const LINE_BYTES_MAX: usize = 1024;
+
 /// The declaration of a verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Form {
     /// One to four words of lower case letters, digits and `-`, with a space between two: `drivers list`.
     pub name: String,
@@ -67,6 +91,9 @@ impl Form {
         }
         let forms: Vec<Form> = serde_json::from_str(json)
             .map_err(|error| format!("are not declared as they must be: {error}"))?;
+        if let Some(field) = unknown_field(json) {
+            return Err(format!("are not declared as they must be: unknown field `{field}`"));
+        }
         if forms.len() > VERBS_MAX {
             return Err(format!("are {}; at most {VERBS_MAX} can be", forms.len()));
         }
@@ -99,6 +126,7 @@ impl Form {
                 "is not one to {WORDS_MAX} words of lower case letters, digits and -, or has the word help"
             ));
         }
+        fits("a help", &self.help, LINE_BYTES_MAX)?;
         if self.deadline_ms > DEADLINE_MS_MAX {
             return Err(format!("has a deadline above {DEADLINE_MS_MAX} ms"));
         }
@@ -178,12 +206,12 @@ impl Form {
     }
 
     /// How long a call with these checked arguments may take, milliseconds: `otherwise` where the declaration says nothing, and what
-    /// arguments add to it.
+    /// arguments add to it, all together at most an hour.
     pub fn deadline_ms(&self, arguments: &[(String, String)], otherwise: u64) -> u64 {
         let own = if self.deadline_ms == 0 { otherwise } else { self.deadline_ms };
         let adds = |name: &str| self.argument(name).is_some_and(|argument| argument.extends_deadline);
         let more = arguments.iter().filter(|(name, _)| adds(name)).filter_map(|(_, ms)| ms.parse().ok());
-        more.fold(own, u64::saturating_add)
+        own.saturating_add(more.fold(0, u64::saturating_add).min(DEADLINE_MS_MAX))
     }
 
     fn unknown(&self, name: &str) -> String {
@@ -196,6 +224,30 @@ impl Form {
             None => format!("{verb} has no argument {name}"),
         }
     }
+}
+
+/// A field of declarations, which are known to be sound otherwise, that no declaration has.
+fn unknown_field(json: &str) -> Option<String> {
+    let forms: Vec<Map<String, Value>> = serde_json::from_str(json).ok()?;
+    let other = |object: &Map<String, Value>, known: &[&str]| {
+        object.keys().find(|key| !known.contains(&key.as_str())).cloned()
+    };
+    forms.iter().find_map(|form| {
+        let arguments = form.get("arguments").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let mut arguments = arguments.iter().filter_map(Value::as_object);
+        other(form, &FORM_FIELDS).or_else(|| arguments.find_map(|argument| other(argument, &ARGUMENT_FIELDS)))
+    })
+}
+
+/// Whether a text of a declaration, which people see, is a line of bounded length.
+fn fits(what: &str, text: &str, bytes_max: usize) -> Result<(), String> {
+    if text.len() > bytes_max {
+        return Err(format!("has {what} of {} bytes; at most {bytes_max} can be", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(format!("has {what} with a control character or more than one line"));
+    }
+    Ok(())
 }
 
 /// Whether what an argument names is listed by a verb, where it says that one does.

@@ -9,6 +9,8 @@ use serde_json::Value;
 const EXIT_CODE_MAX: u8 = 125;
 /// Most columns of a table.
 const COLUMNS_MAX: usize = 64;
+/// Most levels of lists and objects in a value: some less than JSON is read with, because it is passed on within others.
+const VALUE_LEVELS_MAX: usize = 100;
 /// Most changes of one answer.
 const THEN_MAX: usize = 16;
 
@@ -38,7 +40,6 @@ pub struct Answer {
 
 /// A column of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Column {
     /// What stands above it.
     pub title: String,
@@ -76,6 +77,15 @@ pub enum Then {
     Enable,
 }
 
+/// Lists and objects within each other; no more than JSON is read with.
+fn levels(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(levels).max().unwrap_or(0),
+        Value::Object(values) => 1 + values.values().map(levels).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 impl Answer {
     /// Reads what a plugin has written: JSON where it begins with `{`, else text.
     ///
@@ -88,7 +98,12 @@ impl Answer {
         }
         let answer: Answer = serde_json::from_str(text)
             .map_err(|error| format!("is not what an answer looks like: {error}"))?;
-        let Answer { columns, rows, exit_code, then, .. } = &answer;
+        let Answer { columns, rows, value, exit_code, then, .. } = &answer;
+        if value.as_ref().is_some_and(|value| levels(value) > VALUE_LEVELS_MAX) {
+            return Err(format!(
+                "has a value of more than {VALUE_LEVELS_MAX} lists and objects within each other"
+            ));
+        }
         if columns.len() > COLUMNS_MAX {
             return Err(format!("has {} columns; at most {COLUMNS_MAX} can be", columns.len()));
         }

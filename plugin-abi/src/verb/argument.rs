@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Form, is_word, span};
+use super::{Form, LINE_BYTES_MAX, fits, is_word, span};
 
 /// Longest text where the declaration says nothing, bytes.
 const TEXT_BYTES_MAX: i64 = 65_536;
+
+/// Most texts that one argument may be one of.
+const ONE_OF_MAX: usize = 256;
 
 /// Names that `grapnel-ctl` has for itself.
 const TAKEN: [&str; 5] = ["help", "json", "socket", "timeout", "version"];
@@ -35,7 +38,6 @@ pub enum Kind {
 
 /// The declaration of an argument.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Argument {
     /// Lower case letters, digits and `-`.
     pub name: String,
@@ -194,10 +196,38 @@ impl Argument {
         if self.unless.as_ref().is_some_and(|name| *name == self.name || !is_flag(name)) {
             return Err("names in unless what is no other flag of the verb".to_owned());
         }
+        self.check_texts()?;
         match self.default.as_ref().map(|default| self.parse(default)) {
             Some(Err(what)) => Err(format!("has a default that cannot be: {what}")),
+            Some(Ok(Some(path))) if self.kind == Kind::Path && !form.local && !is_absolute(&path) => {
+                Err("has a default that is no absolute path, and runs in the broker".to_owned())
+            }
             _ => Ok(()),
         }
+    }
+
+    /// What people see of it.
+    fn check_texts(&self) -> Result<(), String> {
+        if self.one_of.len() > ONE_OF_MAX {
+            return Err(format!("is one of {} texts; at most {ONE_OF_MAX} can be", self.one_of.len()));
+        }
+        fits("a help", &self.help, LINE_BYTES_MAX)?;
+        for (what, text) in [("a prompt", &self.prompt), ("a default", &self.default)] {
+            text.iter().try_for_each(|text| fits(what, text, LINE_BYTES_MAX))?;
+        }
+        self.one_of.iter().try_for_each(|text| fits("a choice", text, LINE_BYTES_MAX))
+    }
+
+    /// Whether a text that was given can be for a call in the broker, to which a relative path means another file than to whoever
+    /// gives it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn fits_broker(&self, text: &str) -> Result<(), String> {
+        if self.kind == Kind::Path && !is_absolute(text) {
+            return Err(format!("{text:?} is no absolute path"));
+        }
+        Ok(())
     }
 
     /// What the plugin gets for a text; `None` for a flag that is not set.
@@ -278,6 +308,10 @@ impl Argument {
             _ => String::new(),
         }
     }
+}
+
+fn is_absolute(path: &str) -> bool {
+    std::path::Path::new(path).is_absolute()
 }
 
 fn number_shown(number: i64) -> String {

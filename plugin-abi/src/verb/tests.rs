@@ -45,6 +45,8 @@ fn arguments_are_checked_by_type_and_come_in_the_order_of_their_declaration() {
     ];
     assert_eq!(checked(&all), Ok(given(&ordered)));
     assert_eq!(form.deadline_ms(&given(&ordered), 10_000), 11_500);
+    let many = given(&[("for", "3000000"), ("for", "3000000"), ("for", "9223372036854775807")]);
+    assert_eq!(form.deadline_ms(&many, 10_000), 3_610_000);
     assert_eq!(checked(&[("who", "x"), ("force", "false")]), Ok(given(&[("who", "x"), ("times", "2")])));
     for (pairs, says) in [
         (&[][..], "the argument who is missing: "),
@@ -111,6 +113,20 @@ fn a_declaration_that_cannot_be_is_refused_with_its_place() {
         (json!({"name": "a", "unless": "b"}), "names in unless what is no other flag"),
         (json!({"name": "a", "type": "flag", "unless": "a"}), "names in unless what is no other flag"),
         (json!({"name": "a", "sort": 1}), "unknown field `sort`"),
+        (json!({"name": "a", "type": "path", "default": "x"}), "has a default that is no absolute path"),
+        (json!({"name": "a", "help": "two\nlines"}), "has a help with a control character"),
+        (json!({"name": "a", "help": "x".repeat(LINE_BYTES_MAX + 1)}), "has a help of 1025 bytes"),
+        (json!({"name": "a", "default": "\u{1b}"}), "has a default with a control character"),
+        (json!({"name": "a", "default": "x".repeat(LINE_BYTES_MAX + 1)}), "has a default of 1025 bytes"),
+        (json!({"name": "a", "type": "secret", "prompt": "?\r"}), "has a prompt with a control character"),
+        (
+            json!({"name": "a", "type": "one_of", "one_of": ["\u{7}"]}),
+            "has a choice with a control character",
+        ),
+        (
+            json!({"name": "a", "type": "one_of", "one_of": vec!["x"; 257]}),
+            "is one of 257 texts; at most 256",
+        ),
     ] {
         let said = form(json!([argument.clone()])).unwrap_err();
         assert!(said.contains(says), "{argument}: {said}");
@@ -173,6 +189,75 @@ fn what_an_argument_names_is_listed_by_a_verb_that_needs_nothing() {
             "have \"disable\" with the argument driver, which names in listed_in what is no VERB/FIELD";
         assert!(said.starts_with(says), "{listed_in}: {said}");
     }
+}
+
+#[test]
+fn a_manifest_is_read_strictly_and_what_a_newer_broker_says_is_not() {
+    let argument = Argument {
+        kind: Kind::OneOf,
+        positional: true,
+        required: true,
+        repeated: true,
+        min: Some(1),
+        max: Some(2),
+        extends_deadline: true,
+        twice: true,
+        ..Argument::named("a", "what").defaults_to("x").one_of(["x"]).prompt("?").listed_in("v/f").unless("b")
+    };
+    let full = Form {
+        name: "v".to_owned(),
+        help: "what".to_owned(),
+        changes: true,
+        local: true,
+        deadline_ms: 1,
+        arguments: vec![argument],
+    };
+    // Each field stands in its list, or a manifest could not have it.
+    let json = serde_json::to_value(&full).unwrap();
+    let keys = |value: &serde_json::Value| {
+        let mut keys: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+        keys.sort();
+        keys
+    };
+    let sorted = |fields: &[&str]| {
+        let mut fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
+        fields.sort();
+        fields
+    };
+    assert_eq!(keys(&json), sorted(&FORM_FIELDS));
+    assert_eq!(keys(&json["arguments"][0]), sorted(&ARGUMENT_FIELDS));
+    let newer = json!({"name": "v", "help": "", "sort": 1, "arguments": [{"name": "a", "colour": "red"}]});
+    let read: Form = serde_json::from_value(newer.clone()).unwrap();
+    assert_eq!((read.name.as_str(), read.arguments[0].name.as_str()), ("v", "a"));
+    let said = Form::list(&json!([newer]).to_string()).unwrap_err();
+    assert_eq!(said, "are not declared as they must be: unknown field `sort`");
+    assert!(serde_json::from_value::<Column>(json!({"title": "A", "width": 3})).is_ok());
+    let long = json!([{"name": "v", "help": "a\nb"}]).to_string();
+    assert_eq!(
+        Form::list(&long).unwrap_err(),
+        "have \"v\", which has a help with a control character or more than one line"
+    );
+}
+
+#[test]
+fn a_relative_path_does_not_fit_a_broker() {
+    let path = Argument { kind: Kind::Path, ..Argument::named("file", "") };
+    assert_eq!(path.fits_broker("/a/b"), Ok(()));
+    for wrong in ["a", "./a", ""] {
+        assert_eq!(path.fits_broker(wrong), Err(format!("{wrong:?} is no absolute path")));
+    }
+    assert_eq!(Argument::named("text", "").fits_broker("a"), Ok(()));
+}
+
+#[test]
+fn a_value_may_have_so_many_levels() {
+    let read = |levels: usize| {
+        let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+        Answer::read(format!("{{\"value\": {open}{close}}}").as_bytes())
+    };
+    assert!(read(100).is_ok());
+    let says = "has a value of more than 100 lists and objects within each other";
+    assert_eq!(read(101).unwrap_err(), says);
 }
 
 #[test]
