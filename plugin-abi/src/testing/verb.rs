@@ -26,6 +26,14 @@ pub(super) fn call(
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let (filled, given): (Vec<_>, Vec<_>) = given.iter().map(owned).partition(|(name, _)| is_filled_in(name));
     let mut arguments = form.arguments(&given).map_err(|wrong| wrong.to_string())?;
+    if !form.local {
+        for (name, value) in &given {
+            let declared = form.argument(name);
+            declared
+                .map_or(Ok(()), |declared| declared.fits_broker(value))
+                .map_err(|what| format!("{name}: {what}"))?;
+        }
+    }
     arguments.extend(filled);
     let pair = |(key, value): &(String, String)| Pair {
         key: Slice::of(key.as_bytes()),

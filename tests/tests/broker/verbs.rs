@@ -89,6 +89,15 @@ scenario! {
         ] {
             assert_eq!(http(broker, "GET", &format!("{path}{query}"), ""), (400, json!({"error": says})), "{query}");
         }
+        let relative = http(broker, "GET", "/api/v1/plugins/verbs/commands/hang?file=there", "");
+        assert_eq!(relative, (400, json!({"error": "hang: file: \"there\" is no absolute path"})));
+        // The deadline in force is what callers are told, so that none gives up before it.
+        let verbs = http(broker, "GET", "/api/v1/plugins/verbs/commands", "").1;
+        let deadline = |name: &str| {
+            let verbs = verbs["verbs"].as_array().unwrap();
+            verbs.iter().find(|verb| verb["name"] == name).unwrap()["deadline_ms"].clone()
+        };
+        assert_eq!((deadline("greet"), deadline("hang"), deadline("count")), (json!(600_000), json!(200), Value::Null));
     }
 }
 
@@ -207,6 +216,8 @@ scenario! {
         };
         assert!(is_marked());
         let said = broker.ctl_ok(&["verbs", "mark", "off"]);
+        let is_it = |line: &str| line.contains("the verb mark, which changes something, has begun").then_some(());
+        broker.process().wait_for_lines("what was called", 1, PATIENCE, is_it);
         assert!(said.contains("verbs is loaded"), "{said}");
         assert!(said.contains("grapnel-ctl: message.publish loses verbs/publish and has no hook left"), "{said}");
         assert!(!is_marked());
@@ -285,6 +296,7 @@ fn a_verb_that_never_answers_is_left_behind_and_counted() {
         broker.process().wait_for_lines(part, 2, PATIENCE, is_it);
     };
     lines("nobody waits for it");
+    lines("the verb hang has not answered within 200 ms");
     // Both places are taken until they return, for verbs of this plugin alone.
     let (code, said) = run(&broker, &["verbs", "greet", "ann"]);
     let says = "2 calls of verbs of plugin verbs have not returned, as many as there may be (limits.plugin_verbs_max)";

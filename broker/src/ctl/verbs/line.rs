@@ -5,6 +5,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMat
 use grapnel_plugin_abi::verb::{Argument, Form, Kind};
 
 use super::super::output::Output;
+use super::super::table::printable;
 use super::super::{Ctl, CtlError, Global};
 
 /// The options of every command, wherever they stand: those behind the word count before those in front of it.
@@ -124,7 +125,7 @@ fn group(command: Command, verbs: &Below<'_>) -> Command {
 }
 
 fn leaf(command: Command, form: &Form) -> Command {
-    let command = command.about(form.help.clone());
+    let command = command.about(printable(&form.help));
     form.arguments.iter().filter(|argument| !argument.is_filled_in()).fold(command, |command, argument| {
         if argument.kind == Kind::Secret { secret(command, argument) } else { command.arg(plain(argument)) }
     })
@@ -135,6 +136,7 @@ fn plain(argument: &Argument) -> Arg {
     let bounds = argument.bounds_shown();
     let help =
         if bounds.is_empty() { argument.help.clone() } else { format!("{} ({bounds})", argument.help) };
+    let help = printable(&help);
     let mut arg = Arg::new(name.clone()).help(help).value_name(name.to_uppercase().replace('-', "_"));
     if let Some(flag) = &argument.unless {
         arg = arg.conflicts_with(flag.clone());
@@ -160,7 +162,7 @@ fn plain(argument: &Argument) -> Arg {
 
 fn secret(command: Command, argument: &Argument) -> Command {
     let Argument { name, help, unless, required, .. } = argument;
-    let what = if help.is_empty() { name } else { help };
+    let what = printable(if help.is_empty() { name } else { help });
     let option = |long: String, help: String| {
         let arg = Arg::new(long.clone()).long(long).help(help).action(ArgAction::SetTrue);
         unless.iter().fold(arg, |arg, flag| arg.conflicts_with(flag.clone()))
@@ -242,6 +244,9 @@ mod tests {
             one.contains("<DRIVER>  Its name") && one.contains("--force") && !one.contains("self"),
             "{one}"
         );
+        let raw = Form { name: "v".to_owned(), help: "a\u{1b}b".to_owned(), ..Form::default() };
+        let shown = command("exhook", "grapnel-ctl exhook", &[raw]).render_help().to_string();
+        assert!(shown.contains("a\\u{1b}b") && !shown.contains('\u{1b}'), "{shown:?}");
         let wait = help(&["wait", "--help"]);
         for part in ["How long (1m or less) [default: 1s]", "(-5 to 5)", "--key-stdin"] {
             assert!(wait.contains(part), "{part}: {wait}");

@@ -5,6 +5,7 @@ use std::io::{BufRead, Read};
 use grapnel_plugin_abi::verb::{Argument, Form, Kind};
 
 use super::super::CtlError;
+use super::super::table::printable;
 
 /// Longest secret where the declaration says nothing, bytes.
 const SECRET_BYTES_MAX: i64 = 65_536;
@@ -36,10 +37,12 @@ pub(super) fn with_secrets(
 /// What is asked: the declaration's words, with what other arguments are in the place of `{NAME}`.
 fn prompt(argument: &Argument, given: &[(String, String)]) -> String {
     let text = argument.prompt.clone().unwrap_or_else(|| argument.name.clone());
-    given.iter().fold(text, |text, (name, value)| {
+    let text = given.iter().fold(text, |text, (name, value)| {
         let shown: String = value.chars().filter(|c| !c.is_control()).collect();
         text.replace(&format!("{{{name}}}"), &shown)
-    })
+    });
+    // The declaration may be the word of a broker.
+    printable(&text)
 }
 
 /// The next line.
@@ -105,6 +108,8 @@ mod tests {
     fn what_is_asked_names_other_arguments_without_control_characters() {
         let given = [("user".to_owned(), "an\u{1b}n".to_owned())];
         assert_eq!(prompt(&secret(), &given), "Password of ann");
+        let declared = secret().prompt("\u{1b}[2J{user}");
+        assert_eq!(prompt(&declared, &given), "\\u{1b}[2Jann");
     }
 
     #[test]

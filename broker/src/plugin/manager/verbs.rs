@@ -80,7 +80,7 @@ pub enum VerbError {
     },
     /// It did not answer in time.
     #[error(
-        "plugin {plugin} has not answered {verb} within {deadline_ms} ms; what it was to do may still happen (its log says more)"
+        "plugin {plugin} has not answered {verb} within {deadline_ms} ms; what it was to do may still happen (the broker's log says when it has returned)"
     )]
     Late {
         /// The plugin.
@@ -142,7 +142,9 @@ impl Begun {
     pub fn is_late(&self) -> VerbError {
         self.abandoned.store(true, Ordering::Relaxed);
         let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
-        VerbError::Late { plugin: self.plugin.clone(), verb: self.verb.clone(), deadline_ms }
+        let Begun { plugin, verb, .. } = self;
+        tracing::warn!(plugin, "the verb {verb} has not answered within {deadline_ms} ms");
+        VerbError::Late { plugin: plugin.clone(), verb: verb.clone(), deadline_ms }
     }
 
     /// The thread of the call has ended and said nothing.
@@ -162,22 +164,32 @@ impl Drop for Begun {
 pub type Answered = Box<dyn FnOnce(Result<Answer, VerbError>) + Send>;
 
 impl PluginManager {
-    /// The verbs of all plugins that are loaded, those without any left out.
+    /// The verbs of all plugins that are loaded, with the deadlines in force; those without any left out.
     pub fn all_verbs(&self) -> Vec<PluginVerbs> {
         self.view()
             .active
             .iter()
             .filter(|plugin| !plugin.about.verbs.is_empty())
-            .map(|plugin| of(plugin))
+            .map(|plugin| self.in_force(plugin))
             .collect()
     }
 
-    /// The verbs of a plugin.
+    /// The verbs of a plugin, with the deadlines in force.
     ///
     /// # Errors
     /// [`LoadError::NotLoaded`].
     pub fn verbs(&self, name: &str) -> Result<PluginVerbs, LoadError> {
-        find(&self.view(), name).map(of)
+        find(&self.view(), name).map(|plugin| self.in_force(plugin))
+    }
+
+    /// The declarations, and for the deadline of the operator what that is: whoever calls must not give up before it.
+    fn in_force(&self, plugin: &Active) -> PluginVerbs {
+        let about = &plugin.about;
+        let mut verbs = about.verbs.clone();
+        for form in verbs.iter_mut().filter(|form| form.deadline_ms == 0 && !form.local) {
+            form.deadline_ms = self.settings.limits.plugin_verb_timeout_ms;
+        }
+        PluginVerbs { plugin: plugin.name.to_string(), kind: about.name.clone(), verbs }
     }
 
     /// The declaration of a verb.
@@ -208,6 +220,11 @@ impl PluginManager {
         }
         let mut arguments =
             form.arguments(given).map_err(|Wrong(said)| VerbError::Arguments(format!("{verb}: {said}")))?;
+        for (argument, value) in given {
+            form.argument(argument)
+                .map_or(Ok(()), |declared| declared.fits_broker(value))
+                .map_err(|what| VerbError::Arguments(format!("{verb}: {argument}: {what}")))?;
+        }
         let limits = &self.settings.limits;
         let deadline = Duration::from_millis(form.deadline_ms(&arguments, limits.plugin_verb_timeout_ms));
         arguments.extend(filled_in(form, plugin));
@@ -226,16 +243,18 @@ impl PluginManager {
             abandoned: Arc::clone(&abandoned),
         };
         let (max, thread) = (limits.plugin_verbs_max, format!("verb {verb}"));
-        self.services
-            .begin_verb(plugin.handle(), &thread, max, move || call.run(), done)
-            .map_err(|status| refused(status, name, verb, max))?;
+        self.services.begin_verb(plugin.handle(), &thread, max, move || call.run(), done).map_err(
+            |status| {
+                let error = refused(status, name, verb, max);
+                tracing::info!(plugin = name, "the verb {verb} was refused: {error}");
+                error
+            },
+        )?;
+        if form.changes {
+            tracing::info!(plugin = name, "the verb {verb}, which changes something, has begun");
+        }
         Ok(Begun { plugin: name.to_owned(), verb: verb.to_owned(), deadline, abandoned })
     }
-}
-
-fn of(plugin: &Active) -> PluginVerbs {
-    let about = &plugin.about;
-    PluginVerbs { plugin: plugin.name.to_string(), kind: about.name.clone(), verbs: about.verbs.clone() }
 }
 
 fn find<'a>(view: &'a View, name: &str) -> Result<&'a Active, LoadError> {
