@@ -16,10 +16,11 @@ use super::prometheus::{self, Text};
 use super::wire;
 use crate::log;
 use crate::net;
-use crate::plugin::{MetricReading, MetricValue, PluginInfo, PluginState};
+use crate::plugin::{MetricReading, MetricValue, PluginInfo, PluginState, verbs_counted};
 
 /// What the process counts, beside what shards do: name, meaning and value.
-fn of_process() -> [(&'static str, &'static str, u64); 3] {
+fn of_process() -> [(&'static str, &'static str, u64); 6] {
+    let [begun, late, refused] = verbs_counted();
     [
         ("log_lines_lost", "lines of the log that could not be written", log::lines_lost()),
         (
@@ -31,6 +32,13 @@ fn of_process() -> [(&'static str, &'static str, u64); 3] {
             "control_connections_stalled",
             "connections to the API closed because their end did not take the answer",
             place::stalled(),
+        ),
+        ("verbs_begun", "calls of verbs of plugins that were begun", begun),
+        ("verbs_late", "calls of verbs of plugins that had no answer in time", late),
+        (
+            "verbs_refused",
+            "calls of verbs of plugins refused because too many of the plugin run, or it ends",
+            refused,
         ),
     ]
 }

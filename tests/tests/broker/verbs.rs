@@ -302,6 +302,13 @@ fn a_verb_that_never_answers_is_left_behind_and_counted() {
     let says = "2 calls of verbs of plugin verbs have not returned, as many as there may be (limits.plugin_verbs_max)";
     assert!(code == Some(1) && said.contains(says), "{said}");
     assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/greet?name=a", "").0, 503);
+    let metrics = broker.ctl_json(&["metrics"]);
+    let counted = |name: &str| {
+        let row = metrics["metrics"].as_array().unwrap().iter().find(|row| row["name"] == name);
+        row.unwrap_or_else(|| panic!("{name}"))["value"].as_i64()
+    };
+    let counted = ["verbs_begun", "verbs_late", "verbs_refused"].map(counted);
+    assert_eq!(counted, [Some(2), Some(2), Some(2)]);
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.ping();
     std::fs::write(&file, "").unwrap();

@@ -3,7 +3,7 @@
 //! shared part stays until the call has returned; nobody waits for it beyond its deadline.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use grapnel_plugin_abi::raw::Status;
@@ -15,6 +15,15 @@ use super::loaded::{VerbEntry, VerbFailure};
 use super::view::View;
 use super::{PluginManager, names};
 use crate::plugin::error::LoadError;
+
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+static LATE: AtomicU64 = AtomicU64::new(0);
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+
+/// Calls of verbs since the start that were begun, that had no answer in time, and that had no thread or no place. Any thread.
+pub fn verbs_counted() -> [u64; 3] {
+    [&BEGUN, &LATE, &REFUSED].map(|count| count.load(Ordering::Relaxed))
+}
 
 /// The verbs of a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +151,7 @@ impl Begun {
     pub fn is_late(&self) -> VerbError {
         self.abandoned.store(true, Ordering::Relaxed);
         let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
+        LATE.fetch_add(1, Ordering::Relaxed);
         let Begun { plugin, verb, .. } = self;
         tracing::warn!(plugin, "the verb {verb} has not answered within {deadline_ms} ms");
         VerbError::Late { plugin: plugin.clone(), verb: verb.clone(), deadline_ms }
@@ -245,11 +255,13 @@ impl PluginManager {
         let (max, thread) = (limits.plugin_verbs_max, format!("verb {verb}"));
         self.services.begin_verb(plugin.handle(), &thread, max, move || call.run(), done).map_err(
             |status| {
+                REFUSED.fetch_add(1, Ordering::Relaxed);
                 let error = refused(status, name, verb, max);
                 tracing::info!(plugin = name, "the verb {verb} was refused: {error}");
                 error
             },
         )?;
+        BEGUN.fetch_add(1, Ordering::Relaxed);
         if form.changes {
             tracing::info!(plugin = name, "the verb {verb}, which changes something, has begun");
         }
