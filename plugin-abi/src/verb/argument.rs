@@ -77,7 +77,8 @@ pub struct Argument {
     /// Of a secret: whether it is asked for twice.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub twice: bool,
-    /// Where what it names is listed: a verb that only looks and needs no argument, `/`, and a field of the rows that are its value. Where several plugins are meant by one name, `grapnel-ctl` calls the one whose list has it.
+    /// Where what it names is listed: a verb that only looks and needs no argument, `/`, and a field of the rows that are its value.
+    /// Where several plugins are meant by one name, `grapnel-ctl` calls the one whose list has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listed_in: Option<String>,
     /// The flag beside which it can neither be given nor is asked for.

@@ -89,7 +89,8 @@ pub enum VerbError {
     },
     /// It did not answer in time.
     #[error(
-        "plugin {plugin} has not answered {verb} within {deadline_ms} ms; what it was to do may still happen (the broker's log says when it has returned)"
+        "plugin {plugin} has not answered {verb} within {deadline_ms} ms; what it was to do may still happen (the broker's log \
+         says when it has returned)"
     )]
     Late {
         /// The plugin.
