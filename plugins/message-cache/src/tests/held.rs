@@ -38,12 +38,12 @@ fn limits_that_were_lowered_are_kept_soon() {
 /// Where no timer is to be had, the limits are come nearer to by mail, one at a time however many messages come.
 #[test]
 fn a_timer_that_is_refused_is_made_up_for() {
-    let mut plugin = load(1, r#", "client_bytes_max": 2000000"#);
-    for n in 0..4_000 {
+    let mut plugin = load(1, r#", "client_bytes_max": 4000000"#);
+    for n in 0..10_000 {
         plugin.run(&mut FakeEvent::publish(&format!("x/{n}"), b"").with_client_id("maker"));
     }
     plugin.refuse_timers(true);
-    plugin.run(&mut FakeEvent::publish("large", &[1; 1_000_000]).with_client_id("maker"));
+    plugin.run(&mut FakeEvent::publish("large", &[1; 3_000_000]).with_client_id("maker"));
     plugin.refuse_timers(false);
     assert_eq!(plugin.deliver_mail(), 1);
     let timers = |plugin: &mut TestPlugin<Cache>| plugin.advance(Duration::from_secs(1));
