@@ -190,7 +190,11 @@ fn what_a_worker_says_at_its_last_moment_is_shown_to_the_next() {
     });
     client.disconnect();
     Client::connect(&broker, &connect);
-    let shown = |line: &str| line.split_once("stored: ").map(|(_, shown)| shown.to_owned());
+    // The plugin's name stands behind the text.
+    let shown = |line: &str| {
+        let (_, shown) = line.split_once("stored: ")?;
+        Some(shown.strip_suffix(" plugin=\"exhook\"").unwrap_or(shown).to_owned())
+    };
     let shown = broker.process().wait_for_lines("two logins", 2, PATIENCE, shown);
     assert_eq!(shown[0], "None");
     assert!(shown[1].contains("at the last moment"), "{shown:?}");

@@ -209,16 +209,18 @@ async fn having(
     Ok(if having.is_empty() { others } else { having })
 }
 
-/// The plugins that a call is for: all of the kind for one that only looks, and one for one that changes something, which a first
-/// argument NAME or NAME/… may choose.
+/// The plugins that a call is for. A verb that only looks is for all of the kind. One that changes something is for one plugin: the
+/// one that a first argument NAME or NAME/… chooses, or else the one that has the typed word as its name.
 fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlError> {
     let Typed { word, form, given } = typed;
-    let names: Vec<String> = loaded.into_iter().map(|plugin| plugin.plugin).collect();
+    let mut names: Vec<String> = loaded.into_iter().map(|plugin| plugin.plugin).collect();
+    names.sort();
     if !form.changes || names.len() == 1 {
         return Ok(names);
     }
     let first = given.first().map(|(_, value)| value.split('/').next().unwrap_or(value));
-    if let Some(name) = first.and_then(|first| names.iter().find(|name| *name == first)) {
+    let named = |wanted: &str| names.iter().find(|name| *name == wanted);
+    if let Some(name) = first.and_then(named).or_else(|| named(word)) {
         return Ok(vec![name.clone()]);
     }
     Err(CtlError::Usage(format!(

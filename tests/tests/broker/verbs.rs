@@ -163,9 +163,16 @@ scenario! {
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
         assert_eq!(broker.ctl_ok(&["speaker", "table", "rows"]).lines().count(), 3);
         assert_eq!(broker.ctl_ok(&["verbs", "table", "rows"]).lines().count(), 5);
+        // What changes something is for one of them: the one of that name, if there is one.
+        broker.ctl_ok(&["plugins", "unload", "verbs"]);
+        broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "other", "--once"]);
         let (code, said) = run(broker, &["verbs", "mark", "off"]);
-        let says = "the plugins speaker, verbs are all meant by verbs; name one of them, as in grapnel-ctl speaker mark";
+        let says = "the plugins other, speaker are all meant by verbs; name one of them, as in grapnel-ctl other mark";
         assert!(code == Some(2) && said.contains(says), "{code:?} {said}");
+        broker.ctl_ok(&["plugins", "unload", "other"]);
+        broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
+        let (code, said) = run(broker, &["verbs", "mark", "off"]);
+        assert_eq!(code, Some(0), "{said}");
         // A command of grapnel-ctl goes before a plugin of that name, and the list says what to call then.
         broker.ctl_ok(&["plugins", "unload", "verbs"]);
         broker.ctl_ok(&["plugins", "unload", "speaker"]);
