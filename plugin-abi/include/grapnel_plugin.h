@@ -941,7 +941,8 @@ struct grapnel_plugin_module {
     grapnel_status (*import_state)(void *instance, grapnel_slice state, grapnel_error_text *error);
     /** Takes a new configuration into the running plugin; GRAPNEL_STATUS_UNSUPPORTED asks for a reload instead. */
     grapnel_status (*configure)(void *plugin, grapnel_slice config, grapnel_error_text *error);
-    /** After `configure`: the instance looks at the shared part again. */
+    /** After `configure`, and where other hooks about the life of connections and sessions are called than before,
+     *  so that events were or will be missed: the instance looks at the shared part again. */
     void (*configured)(void *instance);
     /** Writes a piece of the instance's state, at most `bytes_max` bytes, while the instance goes on serving between
      *  two pieces. GRAPNEL_STATUS_OK where more is to come, GRAPNEL_STATUS_ABSENT where what was written (nothing,

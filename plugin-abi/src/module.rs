@@ -210,7 +210,8 @@ pub struct PluginModule {
         unsafe extern "C" fn(instance: *mut c_void, state: Slice, error: *mut ErrorText) -> Status,
     /// Takes a new configuration into the running plugin; [`Status::UNSUPPORTED`] asks for a reload instead.
     pub configure: unsafe extern "C" fn(plugin: *mut c_void, config: Slice, error: *mut ErrorText) -> Status,
-    /// After `configure`: the instance looks at the shared part again.
+    /// After `configure`, and where other hooks about the life of connections and sessions are called than before, so that events were
+    /// or will be missed: the instance looks at the shared part again.
     pub configured: unsafe extern "C" fn(instance: *mut c_void),
     /// Writes a piece of the instance's state, at most `bytes_max` bytes, while the instance goes on serving between two pieces.
     /// [`Status::OK`] where more is to come, [`Status::ABSENT`] where what was written (nothing, it may be) was the rest for now,

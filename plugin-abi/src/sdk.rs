@@ -190,8 +190,11 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     }
 
     /// After [`Plugin::configure`], on each shard: the instance looks at the shared part again. Also where other hooks of the plugin
-    /// are called than before, because the operator has taken some out or put them back, or the plugin was disabled or tripped: it
-    /// misses events, or has missed some. It is called before the hooks are.
+    /// about the life of connections and sessions are called than before (`client.connack`, `client.connected`,
+    /// `client.disconnected`, and `session.` created, resumed, discarded, takenover and terminated), because the operator has taken
+    /// some out or put them back, or the plugin was disabled or tripped: it misses events, or has missed some. What the plugin mounts
+    /// or unmounts itself is not told. It is called before the hooks are; after a reload of a plugin that was tripped, for the new
+    /// instance, behind the state that it takes over.
     fn configured(self: &Arc<Self>, shard: &mut Self::Shard) {
         let _ = shard;
     }

@@ -5,8 +5,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use grapnel::plugin::MetricValue;
-use grapnel_engine::hook::HookPoint;
+use grapnel::config::HookOverride;
+use grapnel::plugin::{HookChange, MetricValue};
+use grapnel_engine::hook::{ChainTable, HookPoint};
+use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::Shard;
 use grapnel_plugin_abi::testing::FakeEvent;
 use serde_json::{Value, json};
@@ -197,4 +199,87 @@ fn a_version_without_pieces_gives_and_takes_the_whole() {
         broker.manager.reload("stateful", Some(json!({"pieces": after}))).unwrap();
         assert_eq!(publish().unwrap(), "2");
     }
+}
+
+/// How often instances of the plugin have been told to look again, of all its versions.
+fn told(broker: &Fixture) -> i64 {
+    let metrics = broker.manager.metrics();
+    match metrics.iter().find(|metric| metric.name == "plugin_stateful_told").map(|metric| &metric.value) {
+        Some(MetricValue::Counter(count)) => *count,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The operator puts a hook of the plugin in, or takes it out.
+fn switch(broker: &Fixture, (point, hook): (&str, &str), mounted: bool) {
+    let (plugin, point, hook) = ("stateful".to_owned(), point.to_owned(), hook.to_owned());
+    let mounted = HookOverride { mounted: Some(mounted), ..HookOverride::default() };
+    let change =
+        HookChange { plugin, point, hook, also: Vec::new(), clear: false, change: mounted, force: true };
+    broker.manager.override_hook(&change).unwrap();
+}
+
+/// An instance is told where it has missed how sessions begin and end, also where the one before it has; and of nothing else. In one
+/// test, because metrics belong to the process.
+#[test]
+fn who_has_missed_sessions_is_told_and_who_takes_over_from_it() {
+    const ENDED: (&str, &str) = ("session.terminated", "ended");
+    let broker = broker(2, json!({"pieces": true}), |_| {});
+    let mut before = told(&broker);
+    let mut come = || {
+        let now = told(&broker);
+        now - std::mem::replace(&mut before, now)
+    };
+    switch(&broker, ("message.publish", "publish"), false);
+    switch(&broker, ("message.publish", "publish"), true);
+    broker.manager.reload("stateful", None).unwrap();
+    assert_eq!(come(), 0, "no session began or ended unseen");
+    switch(&broker, ENDED, false);
+    assert_eq!(come(), 2, "on both shards");
+    switch(&broker, ENDED, true);
+    assert_eq!(come(), 2);
+    broker.manager.disable("stateful").unwrap();
+    assert_eq!(come(), 0, "none of its hooks is called");
+    broker.manager.enable("stateful").unwrap();
+    assert_eq!(come(), 2);
+
+    let link = || broker.shards.links(0, HookPoint::SessionTerminated).remove(0);
+    let trip = || {
+        grapnel::plugin::tripped(link().plugin, ShardId(0));
+        let deadline = Instant::now() + LONG;
+        while !link().entry.is_tripped() {
+            assert!(Instant::now() < deadline, "it is tripped");
+            std::thread::yield_now();
+        }
+    };
+    trip();
+    broker.manager.reload("stateful", None).unwrap();
+    assert_eq!(come(), 2, "the version before was not called at the end");
+    // A shard trips it, and nobody has heard of that yet.
+    let plugin = link().plugin;
+    let trips = broker.shards.handles[0].call(LONG, move |engine| {
+        let mut table = engine.swap_chains(ChainTable::compile(0, []));
+        table.trip(plugin);
+        drop(engine.swap_chains(table));
+    });
+    trips.unwrap();
+    assert!(link().entry.is_tripped());
+    broker.manager.reload("stateful", None).unwrap();
+    assert_eq!(come(), 1, "on that shard alone");
+    broker.manager.reload("stateful", Some(json!({"pieces": true, "fail_activate": true}))).unwrap_err();
+    assert_eq!(come(), 0, "all that came between has come back");
+    trip();
+    broker.manager.rearm("stateful").unwrap();
+    assert_eq!(come(), 2);
+
+    // What it mounts itself is no news to it: otherwise this had no end.
+    broker.manager.reload("stateful", Some(json!({"restless": true}))).unwrap();
+    assert_eq!(come(), 0);
+    switch(&broker, ENDED, false);
+    let deadline = Instant::now() + LONG;
+    while broker.shards.links(0, HookPoint::SessionCreated).is_empty() {
+        assert!(Instant::now() < deadline, "it has mounted a hook");
+        std::thread::yield_now();
+    }
+    assert_eq!(come(), 2, "of what the operator did");
 }

@@ -116,6 +116,16 @@ impl Passing {
         self.in_pieces
     }
 
+    /// The version that hands its state over, and the one that takes it.
+    pub(in crate::plugin) fn handles(&self) -> (PluginHandle, PluginHandle) {
+        self.handles
+    }
+
+    /// The instance that takes it.
+    pub(in crate::plugin) fn receiver(&self) -> (PluginHandle, Callee) {
+        (self.handles.1, self.to)
+    }
+
     /// The state has gone over: answers of the broker go to the instance that has it, from the swap on that follows in this step.
     pub(in crate::plugin) fn hand_answers_over(&self, engine: &mut Shard) {
         engine.hand_answers_over(self.handles.0, self.handles.1);

@@ -33,36 +33,73 @@ enum Swap {
     Failed(String),
 }
 
-/// The instances of a shard whose plugins were loaded before a swap.
-struct Callees(Vec<(PluginHandle, Callee)>);
+/// The instances of a shard that may have to be told of a swap, and the hooks that are their plugins' own word before and after it:
+/// what a plugin has mounted or unmounted itself is no news to it, and told of that in `configured` it could do so for ever.
+struct Callees {
+    of: Vec<(PluginHandle, Callee)>,
+    lasting: Arc<HashSet<LinkIdentity>>,
+}
 
 impl Callees {
-    fn of(slots: &[PluginSlot], shard: ShardId) -> Callees {
+    fn of(slots: &[PluginSlot], shard: ShardId, lasting: &Arc<HashSet<LinkIdentity>>) -> Callees {
         let callee = |slot: &PluginSlot| Some((slot.plugin.handle(), slot.plugin.instances.callee(shard)?));
-        Callees(slots.iter().filter_map(callee).collect())
+        Callees { of: slots.iter().filter_map(callee).collect(), lasting: Arc::clone(lasting) }
     }
 
-    /// Notifies each plugin of which other hooks are called with `table` than now, if any are: the operator has taken some out or put
-    /// them back, or the plugin was disabled or tripped. It misses events, or has missed some. In the step of the swap and before it,
-    /// so that the plugin knows this when it is called next. One of which no hook is called any more is told otherwise, or at its
-    /// return.
-    fn look_again(&self, engine: &Shard, table: &ChainTable) {
-        let (before, after) = (called(engine.chains()), called(table));
+    /// Notifies each plugin of which other hooks about the life of connections and sessions are called with `table` than now, if any
+    /// are: the operator has taken some out or put them back, or the plugin was disabled or tripped. It misses events, or has missed
+    /// some. In the step of the swap and before it, so that the plugin knows this when it is called next. One of which no hook is
+    /// called any more is told otherwise, or at its return. An instance that has taken over has seen what the one before it saw, and
+    /// has missed what that missed.
+    fn look_again(&self, engine: &Shard, table: &ChainTable, passing: Option<(Passing, bool)>) {
+        let (mut before, after) = (self.called(engine.chains()), self.called(table));
+        if let Some((passing, true)) = passing {
+            let (from, to) = passing.handles();
+            let over = |(plugin, point, link)| (if plugin == from { to } else { plugin }, point, link);
+            before = before.into_iter().map(over).collect();
+        }
         let changed: HashSet<PluginHandle> =
             after.symmetric_difference(&before).map(|(plugin, ..)| *plugin).collect();
-        let called: HashSet<PluginHandle> = after.iter().map(|(plugin, ..)| *plugin).collect();
-        let callees = self.0.iter().filter(|(plugin, _)| changed.contains(plugin) && called.contains(plugin));
+        let called: HashSet<PluginHandle> = HookPoint::ALL
+            .iter()
+            .flat_map(|point| table.chain(*point).links())
+            .filter(|(link, _)| !link.entry.is_tripped())
+            .map(|(link, _)| link.plugin)
+            .collect();
+        let receiver = passing.map(|(passing, _)| passing.receiver());
+        let others = self.of.iter().copied().filter(|(of, _)| receiver.is_none_or(|(to, _)| *of != to));
+        let callees = others.chain(receiver).filter(|(of, _)| changed.contains(of) && called.contains(of));
         callees.for_each(|(_, callee)| callee.configured());
+    }
+
+    /// The hooks that a table calls of those that are looked at.
+    fn called(&self, table: &ChainTable) -> HashSet<(PluginHandle, HookPoint, LinkIdentity)> {
+        let links =
+            LIFE.iter().flat_map(|point| table.chain(*point).links().map(move |(link, _)| (point, link)));
+        let links = links
+            .filter(|(_, link)| !link.entry.is_tripped() && self.lasting.contains(&link.identity))
+            .map(|(point, link)| (link.plugin, *point, link.identity));
+        links.collect()
     }
 }
 
-/// The hooks that a table calls.
-fn called(table: &ChainTable) -> HashSet<(PluginHandle, HookPoint, LinkIdentity)> {
-    let links = HookPoint::ALL
-        .iter()
-        .flat_map(|point| table.chain(*point).links().map(move |(link, _)| (point, link)));
-    let links = links.filter(|(_, link)| !link.entry.is_tripped());
-    links.map(|(point, link)| (link.plugin, *point, link.identity)).collect()
+/// The points that say which connections and sessions begin and end.
+const LIFE: [HookPoint; 8] = [
+    HookPoint::ClientConnack,
+    HookPoint::ClientConnected,
+    HookPoint::ClientDisconnected,
+    HookPoint::SessionCreated,
+    HookPoint::SessionResumed,
+    HookPoint::SessionDiscarded,
+    HookPoint::SessionTakenover,
+    HookPoint::SessionTerminated,
+];
+
+/// The hooks that plugins have by their own word, as it was taken last.
+fn own_hooks(slots: &[PluginSlot]) -> HashSet<LinkIdentity> {
+    let mut hooks = HashSet::new();
+    slots.iter().for_each(|slot| slot.plugin.each_hook(|hook| hooks.extend([hook.identity])));
+    hooks
 }
 
 /// On the shard's thread.
@@ -83,7 +120,7 @@ fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>, ca
     if let (Some(passing), None) = (passing, &lost) {
         passing.hand_answers_over(engine);
     }
-    callees.look_again(engine, &table);
+    callees.look_again(engine, &table, passing.map(|passing| (passing, lost.is_none())));
     Swap::Done { old: Box::new(engine.swap_chains(table)), lost, moved, callees }
 }
 
@@ -108,18 +145,22 @@ impl LoaderState {
         after: &[PluginSlot],
         handover: &mut Handover,
     ) -> Result<Vec<(ShardId, String)>, LoadError> {
+        let mut lasting = own_hooks(before);
         for PluginSlot { plugin, .. } in after {
             let overrides = self.overrides.of(&plugin.name);
             plugin.refresh(overrides, |hook| self.identify(&plugin.name, hook));
         }
         self.note_leaving((before, after), handover);
+        let own = own_hooks(after);
+        lasting.retain(|hook| own.contains(hook));
+        let lasting = Arc::new(lasting);
         self.note_resting(after);
         self.table_generation += 1;
         let (mut pending, mut swapped, mut lost) = (self.shards.clone(), Vec::new(), Vec::new());
         let mut failure = None;
         while !pending.is_empty() && failure.is_none() {
             let mut again = Vec::new();
-            let answers = self.ask_to_swap(&pending, (before, after), handover);
+            let answers = self.ask_to_swap(&pending, (before, after), (handover, &lasting));
             for (handle, answer) in pending.into_iter().zip(answers) {
                 let (shard, name) = (handle.id(), name.to_owned());
                 match answer {
@@ -183,19 +224,19 @@ impl LoaderState {
         &self,
         shards: &[ShardHandle],
         (before, after): (&[PluginSlot], &[PluginSlot]),
-        handover: &Handover,
+        (handover, lasting): (&Handover, &Arc<HashSet<LinkIdentity>>),
     ) -> Vec<Result<Swap, crate::shard::handle::Unanswered>> {
         broadcast::ask(
             shards,
             self.answer_timeout,
             |shard| {
                 let table = compile(self.table_generation, after, shard, self.defaults);
-                let (passing, callees) = (handover.on(shard), Callees::of(before, shard));
+                let (passing, callees) = (handover.on(shard), Callees::of(before, shard, lasting));
                 Box::new(move |engine: &mut Shard| swap_here(engine, table, passing, callees))
             },
             |engine, late| {
                 if let Swap::Done { old, callees, .. } = late {
-                    callees.look_again(engine, &old);
+                    callees.look_again(engine, &old, None);
                     drop(engine.swap_chains(*old));
                 }
             },
@@ -217,17 +258,17 @@ impl LoaderState {
         self.table_generation += 1;
         let (generation, defaults) = (self.table_generation, self.defaults);
         let lost = Arc::new(Mutex::new(lost));
+        let own = Arc::new(own_hooks(before));
         broadcast::tell(shards, self.answer_timeout, |shard| {
             let table = compile(generation, before, shard, defaults);
             let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
-            let callees = Callees::of(before, shard);
+            let callees = Callees::of(before, shard, &own);
             Box::new(move |engine: &mut Shard| {
-                // Before a state that goes over whole comes back, which makes up for what was missed.
-                callees.look_again(engine, &table);
                 let said = passing.and_then(|passing| passing.come_back());
                 if let (Some(passing), None) = (passing, &said) {
                     passing.hand_answers_over(engine);
                 }
+                callees.look_again(engine, &table, passing.map(|passing| (passing, said.is_none())));
                 let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
                 lost.extend(said.map(|said| (shard, said)));
                 drop(engine.swap_chains(table));

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use grapnel_plugin_abi::{Configured, Error, Flow, Host, Pieces, Plugin, Publish};
+use grapnel_plugin_abi::{
+    Configured, Counter as Count, Error, Flow, HookId, Host, Mounting, Pieces, Plugin, Publish, Session,
+};
 use pieces::Held;
 
 /// How long `activate` waits at most.
@@ -40,6 +42,8 @@ struct Config {
     entry_bytes: usize,
     /// Whether the entries have no end when they are to go over.
     endless: bool,
+    /// Whether it mounts a hook, or takes it out again, whenever the instance of shard 0 is told to look again.
+    restless: bool,
     /// Let `activate` fail.
     fail_activate: bool,
     /// Let `activate` wait until this version has counted so often, and fail then.
@@ -60,6 +64,9 @@ struct Stateful {
     calls: AtomicU64,
     /// Publishes that its instances have counted themselves.
     counted: AtomicU64,
+    /// How often its instances were told to look again.
+    told: Count,
+    mounted: Mutex<Option<HookId>>,
     host: Host,
 }
 
@@ -106,7 +113,9 @@ impl Plugin for Stateful {
 
     fn load(config: Config, host: &Host) -> Result<Stateful, Error> {
         let (calls, counted) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Stateful { config: Mutex::new(config), calls, counted, host: *host })
+        let told = host.counter("told", "times that an instance was told to look again")?;
+        let (config, mounted) = (Mutex::new(config), Mutex::default());
+        Ok(Stateful { config, calls, counted, told, mounted, host: *host })
     }
 
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<Counter, Error> {
@@ -165,6 +174,14 @@ impl Plugin for Stateful {
 
     fn configured(self: &Arc<Self>, counter: &mut Counter) {
         counter.step = self.config().step.max(1);
+        self.told.add_one();
+        if self.config().restless && counter.shard == 0 {
+            let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+            *mounted = match mounted.take() {
+                Some(hook) => self.host.unmount(hook).err().and(Some(hook)),
+                None => self.host.mount::<Stateful>("began", &Mounting::new()).ok(),
+            };
+        }
     }
 }
 
@@ -179,6 +196,14 @@ impl Counter {
         }
         Ok(Flow::Continue)
     }
+
+    fn began(&mut self, _session: &mut Session<'_>) {}
+
+    fn ended(&mut self, _session: &mut Session<'_>) {}
 }
 
-grapnel_plugin_abi::plugin!(Stateful { message.publish => Counter::publish });
+grapnel_plugin_abi::plugin!(Stateful {
+    message.publish => Counter::publish,
+    session.created(manual = true) => Counter::began,
+    session.terminated => Counter::ended,
+});
