@@ -197,5 +197,37 @@ impl ExhookShard {
     }
 }
 
+impl PoolShard {
+    /// A connection gets its CONNACK, which goes on with a session that is `present`. Who is let in is noted here and not with
+    /// client.connected, which is next and which the operator may have taken out: what is kept would be of the login before this one.
+    pub(crate) fn is_answered(&mut self, who: &Who<'_>, is_let_in: bool, present: bool) {
+        if is_let_in {
+            if self.pool.keeps {
+                self.clients_of(who.client_id).enter(who, present);
+                self.goes_on = Some((who.client_id.into(), present));
+            }
+            return;
+        }
+        // With a CONNACK that came out too large it had been let in just before.
+        let was_in = self.goes_on.take().is_some_and(|(client_id, _)| *client_id == *who.client_id);
+        let clients = self.clients_of(who.client_id);
+        clients.refused(who);
+        if was_in {
+            clients.forget_login(who);
+        }
+    }
+
+    /// A connection is in.
+    pub(crate) fn is_connected(&mut self, who: &Who<'_>) {
+        let said = self.goes_on.take().filter(|(client_id, _)| **client_id == *who.client_id);
+        if self.pool.keeps && said.is_none() {
+            // The operator has taken the hook at client.connack out: whose session it is, nobody has said.
+            let clients = self.clients_of(who.client_id);
+            clients.refused(who);
+            clients.enter(who, false);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

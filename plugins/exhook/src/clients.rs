@@ -185,7 +185,7 @@ impl Clients {
     ) -> Named {
         self.before = None;
         if seat == Seat::Client {
-            self.kept.confirm(who.connection(), self.shard, || who.owner());
+            self.confirm(who);
         }
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
         let known = self.at(who, seat).filter(|known| known.said.origin == origin);
@@ -239,6 +239,15 @@ impl Clients {
         named
     }
 
+    /// A connection is in. What is kept of it is its own then, whatever was missed; and of one that was known before a gap, what it
+    /// gives from now on. Of another, this may be the last that is heard of a session that is over.
+    fn confirm(&mut self, who: &Who<'_>) {
+        let (gaps, origin) = (self.kept.gaps(), self.origin(who));
+        let known = self.known.get_mut(who.client_id).filter(|known| known.said.origin == origin);
+        let is_first = known.is_some_and(|known| std::mem::replace(&mut known.gaps, gaps) != gaps);
+        self.kept.confirm_once(who.connection(), self.shard, is_first, || who.owner());
+    }
+
     fn at(&self, who: &Who<'_>, seat: Seat) -> Option<&Known> {
         match seat {
             Seat::Client => self.known.get(who.client_id),
@@ -261,6 +270,7 @@ impl Clients {
             kept: None,
             about: None,
             since: 0,
+            gaps: self.kept.gaps(),
         };
         self.next += 1;
         match seat {
@@ -418,9 +428,9 @@ impl Clients {
         self.kept.refused(who.connection(), self.shard);
     }
 
-    /// A client has begun a session.
-    pub fn begins_anew(&self, client_id: &str) {
-        self.kept.begins_anew(client_id, self.shard);
+    /// A client has not come in after all.
+    pub fn forget_login(&self, who: &Who<'_>) {
+        let _ = self.kept.forget(who.connection(), self.shard);
     }
 
     /// The session of a client has ended: what was kept of it leaves with it, whether the worker is told or not.

@@ -214,15 +214,7 @@ impl PoolShard {
     fn client_connack(&mut self, event: &mut Connack<'_>) {
         let (who, reason, present) = (who!(event), event.reason().0, event.session_present());
         let moment = if reason == Reason::SUCCESS.0 { Moment::LetIn } else { Moment::IsRefused };
-        if moment == Moment::IsRefused {
-            self.clients_of(who.client_id).refused(&who);
-        } else if self.pool.keeps {
-            // client.connected of the same connection is next.
-            self.goes_on = Some((who.client_id.into(), present));
-            if !present {
-                self.clients_of(who.client_id).begins_anew(who.client_id);
-            }
-        }
+        self.is_answered(&who, moment == Moment::LetIn, present);
         self.tell(HookPoint::ClientConnack, (&who, moment), None, |out| {
             out.list(2).number(reason).flag(present);
         });
@@ -232,15 +224,7 @@ impl PoolShard {
     fn client_connected(&mut self, event: &mut Connected<'_>) {
         let is_asked = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
         let who = who!(event);
-        if self.pool.keeps {
-            let said = self.goes_on.take().filter(|(client_id, _)| **client_id == *who.client_id);
-            let clients = self.clients_of(who.client_id);
-            if said.is_none() {
-                // The operator has taken the hook at client.connack out: whose session it is, nobody has said.
-                clients.refused(&who);
-            }
-            clients.enter(&who, said.is_some_and(|(_, present)| present));
-        }
+        self.is_connected(&who);
         self.tell(
             HookPoint::ClientConnected,
             (&who, Moment::LetIn),

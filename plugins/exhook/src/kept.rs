@@ -10,7 +10,7 @@ mod unkept;
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -32,6 +32,8 @@ pub struct Kept {
     has_doubted: AtomicBool,
     /// Whether nobody says which sessions end: all is doubted then.
     away: AtomicBool,
+    /// How many gaps there were.
+    gaps: AtomicU64,
     bounds: Bounds,
     /// Of what found no room.
     counter: Option<Counter>,
@@ -77,16 +79,16 @@ pub struct HandedOver<'a> {
     pub is_coming: bool,
     /// Whether its session may have ended unseen.
     pub is_doubted: bool,
-    /// As [`Gave::number`]; 0 where that is not known.
+    /// As [`Gave::number`]; 0 where that is not known. Without a client identifier the address of one in `lost.rs`.
     pub number: u64,
 }
 
 impl HandedOver<'_> {
-    /// Of a connection in `lost.rs`.
-    fn lost(owner: u64) -> HandedOver<'static> {
+    /// Of a connection in `lost.rs`, and its address.
+    fn lost((owner, number): (u64, u64)) -> HandedOver<'static> {
         let whose = Connection { client_id: OF_NOBODY, host: "", port: 0 };
         let (bytes, anew, is_coming, is_doubted) = (None, None, true, false);
-        HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number: 0 }
+        HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number }
     }
 }
 
@@ -96,7 +98,8 @@ impl Kept {
     pub fn new((one_max, all_max): (usize, usize), coming_max: usize, counter: Option<Counter>) -> Kept {
         let bounds = Bounds { one_max, all_max, coming_max };
         let [has_doubted, away] = [const { AtomicBool::new(false) }; 2];
-        Kept { state: Mutex::default(), count: AtomicUsize::new(0), has_doubted, away, bounds, counter }
+        let (count, gaps) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Kept { state: Mutex::default(), count, has_doubted, away, gaps, bounds, counter }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -186,13 +189,6 @@ impl Kept {
         });
     }
 
-    /// A session of this client begins: what is kept is of one before it.
-    pub fn begins_anew(&self, client_id: &str, shard: u32) {
-        if self.count.load(Ordering::Relaxed) > 0 {
-            self.change(|state| state.remove(shard, client_id));
-        }
-    }
-
     /// Lets go of what is on its way in for too long, and of what is no longer asked for. Called now and then.
     pub fn expire(&self, now: Instant) {
         self.change(|state| state.expire(now));
@@ -213,6 +209,7 @@ impl Kept {
             let shards: Vec<u32> = state.shards.keys().copied().collect();
             shards.into_iter().for_each(|shard| state.begin_doubt(shard));
         });
+        self.gaps.fetch_add(1, Ordering::Relaxed);
         self.away.store(false, Ordering::Release);
     }
 
@@ -220,13 +217,32 @@ impl Kept {
     /// and makes room for others.
     pub fn doubt(&self, shard: u32) {
         self.change(|state| state.begin_doubt(shard));
+        self.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An event of a connection has come that is in.
+    /// How many gaps there were, of all shards.
+    pub fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Relaxed)
+    }
+
+    /// The same where it is not the first one after a gap.
+    #[cfg(test)]
     pub fn confirm(&self, whose: Connection<'_>, shard: u32, owner: impl FnOnce() -> u64) {
-        if self.has_doubted.load(Ordering::Relaxed) {
+        self.confirm_once(whose, shard, false, owner);
+    }
+
+    /// An event of a connection has come that is in; whether it is the first one after a gap of one that was known before, so that it is
+    /// noted again that it is in.
+    pub fn confirm_once(
+        &self,
+        whose: Connection<'_>,
+        shard: u32,
+        is_first: bool,
+        owner: impl FnOnce() -> u64,
+    ) {
+        if is_first || self.has_doubted.load(Ordering::Relaxed) {
             let owner = owner();
-            self.change(|state| state.confirm(whose, shard, owner));
+            self.change(|state| state.confirm(whose, shard, owner, is_first));
         }
     }
 
@@ -321,7 +337,7 @@ impl Kept {
         let state = self.lock();
         let is_away = self.away.load(Ordering::Acquire);
         if client_id == OF_NOBODY {
-            state.lost.of_shard(shard).for_each(|number| call(HandedOver::lost(number)));
+            state.lost.of_shard(shard).for_each(|of| call(HandedOver::lost(of)));
         } else if let Some(logins) = state.shards.get(&shard) {
             logins.each_of(client_id, &mut |over| {
                 let is_doubted = over.is_doubted || is_away && !over.is_coming;

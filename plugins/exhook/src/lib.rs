@@ -87,7 +87,7 @@ pub(crate) struct PoolShard {
     pool: Arc<Pool>,
     /// Whom each worker was told of.
     clients: Vec<Clients>,
-    /// The client that was let in last, and whether it goes on with a session.
+    /// The client that CONNACK let in last, until its client.connected, and whether it goes on with a session.
     goes_on: Option<(Box<str>, bool)>,
 }
 
@@ -162,10 +162,12 @@ impl Plugin for Exhook {
         verbs::verbs()
     }
 
-    /// Hooks are no longer called on this shard, or are called again, before the first of them is: the operator has taken them out, or
-    /// this was disabled or tripped. Which sessions have ended meanwhile, or will, nobody says, neither to the workers.
+    /// Hooks that say which sessions begin and end are no longer called on this shard, or are called again, before the first of them is:
+    /// the operator has taken them out, or this was disabled or tripped, or the version before was when it handed over. Which sessions
+    /// have ended meanwhile, or will, nobody says, neither to the workers.
     fn configured(self: &Arc<Self>, shard: &mut ExhookShard) {
-        for PoolShard { pool, .. } in shard.pools.iter().flatten().filter(|of| of.pool.keeps) {
+        for PoolShard { pool, goes_on, .. } in shard.pools.iter_mut().flatten().filter(|of| of.pool.keeps) {
+            *goes_on = None;
             pool.kept.iter().for_each(|kept| kept.doubt(shard.shard));
             pool.lines.iter().for_each(|line| line.outdate());
         }

@@ -11,13 +11,18 @@ use super::*;
 use crate::clients::Places;
 use crate::config::Written;
 use crate::figures::Figures;
-use crate::kept::Kept;
+use crate::kept::{Connection, Gave, Kept};
 use crate::line::Line;
 use crate::wire::Wanted;
 use crate::{PLACES, Pool};
 
 /// A shard whose worker is told of client.connect and asked what clients may. What has not come in is forgotten at once.
 fn shard() -> ExhookShard {
+    shard_that(false)
+}
+
+/// The same where its worker may keep what logins give.
+fn shard_that(keeps: bool) -> ExhookShard {
     let written = json!({"driver": "python3", "path": "/tmp", "client_queue_max": 2, "address_queue_max": 2});
     let written: Written = serde_json::from_value(written).unwrap();
     let config = Arc::new(written.read(None).unwrap().remove(0));
@@ -32,7 +37,7 @@ fn shard() -> ExhookShard {
     let lines = vec![Arc::new(Line::new(config.queue, Figures::none()).unwrap())];
     let points = [HookPoint::ClientConnect, HookPoint::ClientConnected, HookPoint::ClientAuthorize];
     let wanted: BTreeMap<_, _> = points.into_iter().map(|point| (point, Wanted::default())).collect();
-    let pool = Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted, keeps: false });
+    let pool = Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted, keeps });
     let mut pools = [const { None }; PLACES];
     pools[0] = Some(PoolShard { pool, clients, goes_on: None });
     let journal = Journal::default();
@@ -122,4 +127,48 @@ fn who_comes_in_is_seen_where_rights_are_asked_for() {
         pool.wanted = [(point, Wanted::default())].into();
         assert_eq!(pool.own_points().collect::<Vec<_>>(), expected);
     }
+}
+
+/// What a session has is of the login that goes on with it, whichever of the two hooks about that the operator has taken out.
+#[test]
+fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
+    let old = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
+    let new = Connection { port: 2, ..old };
+    let gave = |whose, bytes| Gave { whose, bytes, anew: None, epoch: 1, number: 0 };
+    for (connack, connected, expected) in [
+        (true, true, Some("new")),
+        (true, false, Some("new")),
+        (false, true, None),
+        (false, false, Some("old")),
+    ] {
+        let mut shard = shard_that(true);
+        let of = shard.pools[0].as_mut().unwrap();
+        let kept = Arc::clone(&of.pool.kept[0]);
+        of.is_answered(&who(1), true, false);
+        of.is_connected(&who(1));
+        kept.keep(gave(old, b"old"), 0);
+        kept.keep_coming(gave(new, b"new"), 0, Instant::now());
+        if connack {
+            of.is_answered(&who(2), true, true);
+        }
+        if connected {
+            of.is_connected(&who(2));
+        }
+        let stored = kept.stored("c", 0, 2);
+        assert_eq!(stored.as_deref(), expected.map(str::as_bytes), "{connack}, {connected}");
+    }
+}
+
+/// Whose CONNACK came out too large is told twice of, and has left nothing.
+#[test]
+fn who_is_refused_after_it_was_let_in_leaves_nothing() {
+    let mut shard = shard_that(true);
+    let of = shard.pools[0].as_mut().unwrap();
+    let kept = Arc::clone(&of.pool.kept[0]);
+    let whose = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
+    kept.keep_coming(Gave { whose, bytes: b"c", anew: None, epoch: 1, number: 0 }, 0, Instant::now());
+    of.is_answered(&who(1), true, true);
+    assert!(kept.stored("c", 0, 2).is_some());
+    of.is_answered(&who(1), false, false);
+    assert!(kept.stored("c", 0, 2).is_none());
 }

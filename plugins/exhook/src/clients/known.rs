@@ -38,6 +38,8 @@ pub(super) struct Known {
     pub(super) about: Option<Arc<About>>,
     /// Since when it is the client, as a number that grows; 0 for one that was not seen to come in.
     pub(super) since: u64,
+    /// How many gaps there had been when it was heard of last, or first.
+    pub(super) gaps: u64,
 }
 
 /// What a worker knew of a client before a call was put together.

@@ -422,3 +422,45 @@ fn a_late_login_from_the_same_port_is_taken() {
     to.late(&first);
     assert_eq!(enter().as_deref(), Some(&b"second"[..]), "what has been there");
 }
+
+/// What a version has taken over goes on without a number: those of another load are not compared with its own.
+#[test]
+fn numbers_go_over_once() {
+    let pools = [(); 3].map(|()| pool("amqtt", 1));
+    keep(&pools[0], 0, "before", b"x");
+    let whose = whose("coming");
+    let gave = |whose| Gave { whose, bytes: b"x", anew: None, epoch: 5, number: CLIENT };
+    pools[0].kept[0].keep(gave(super::Connection { client_id: "before", ..whose }), 0);
+    pools[0].kept[0].keep_coming(gave(whose), 0, Instant::now());
+    let numbers = |pool: &Pool| {
+        let mut numbers = Vec::new();
+        for name in ["before", "coming"] {
+            pool.kept[0].each_of(0, name, |over| numbers.push(over.number));
+        }
+        numbers
+    };
+    assert_eq!(numbers(&pools[0]), [CLIENT; 2]);
+    hand_over(&pools[0], &pools[1]);
+    assert_eq!(numbers(&pools[1]), [0; 2]);
+    pools[1].kept[0].enter(whose, 0, owner("coming"), true);
+    assert_eq!(numbers(&pools[1]), [0; 2]);
+    hand_over(&pools[1], &pools[2]);
+    assert_eq!(numbers(&pools[2]), [0; 2]);
+}
+
+/// Of which address more logins were lost than are told apart goes over, too.
+#[test]
+fn addresses_with_many_lost_logins_go_over() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
+    keep(&old, 0, "c", b"ann");
+    keep(&old, 0, "d", b"bob");
+    for port in 100..1000 {
+        old.kept[0].none_coming(Connection { port, ..whose("other") }, 0, Instant::now());
+    }
+    hand_over(&old, &new);
+    assert_eq!(new.kept[0].take_unkept().untold, 0, "the version before has said so");
+    new.kept[0].enter(Connection { host: "10.0.0.2", ..whose("c") }, 0, owner("c"), true);
+    assert!(new.kept[0].stored("c", 0, 1).is_some());
+    new.kept[0].enter(Connection { port: 8, ..whose("d") }, 0, owner("d"), true);
+    assert!(new.kept[0].stored("d", 0, 1).is_none(), "it may be one of them");
+}

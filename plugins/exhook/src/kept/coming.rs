@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::lost::number_of;
+use super::lost::{number_of, share_of};
 use super::state::{Bounds, Full, Login, SLICE, State, client_of, key_of};
 use super::{Connection, Gave};
 
@@ -127,12 +127,13 @@ impl State {
 
     /// Nothing is kept of a connection that may still come in.
     fn lose(&mut self, shard: u32, key: &str, now: Instant) {
-        self.note_lost(shard, number_of(key), now);
+        let host = key.split('\0').nth(1).unwrap_or("");
+        self.note_lost(shard, (number_of(key), share_of(host)), now);
     }
 
-    /// The same by its number.
-    pub(super) fn note_lost(&mut self, shard: u32, number: u64, now: Instant) {
-        self.lost.note(shard, number, now);
+    /// The same by its number and its address.
+    pub(super) fn note_lost(&mut self, shard: u32, of: (u64, u64), now: Instant) {
+        self.unkept.untold += u64::from(self.lost.note(shard, of, now));
         self.of(shard).note(OF_NOBODY);
     }
 

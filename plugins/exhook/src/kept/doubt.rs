@@ -70,8 +70,12 @@ impl State {
     }
 
     /// This connection of this owner is there: what its login gave is its session's.
-    pub fn confirm(&mut self, whose: Connection<'_>, shard: u32, owner: u64) {
+    pub fn confirm(&mut self, whose: Connection<'_>, shard: u32, owner: u64, is_first: bool) {
         let logins = self.of(shard);
+        if is_first && logins.live(whose.client_id).is_none() {
+            // What it gives from now on is kept, also where there was nothing of it, or something of a connection before it.
+            logins.is_live(whose.client_id, Live { owner, goes_on: true });
+        }
         let Some(login) = logins.by_client.get_mut(whose.client_id) else { return };
         if login.gap == logins.gap || login.owner != owner || !login.is_of(whose) {
             return;

@@ -159,7 +159,8 @@ impl Login {
     ) -> HandedOver<'a> {
         let Login { host, port, bytes, owner, number, .. } = self;
         let whose = Connection { client_id, host, port: *port };
-        let (owner, number) = (*owner, *number);
+        // The numbers of a version are compared with its own alone.
+        let (owner, number) = (*owner, if self.is_handed_over { 0 } else { *number });
         HandedOver { whose, bytes: Some(&**bytes), anew, owner, is_coming, is_doubted: false, number }
     }
 }
@@ -307,6 +308,7 @@ impl State {
             let first = own.or_else(|| self.doubted.first()).cloned();
             let Some((_, shard, client_id)) = first else { return Err(Full::OfAll) };
             self.remove(shard, &client_id);
+            self.unkept.of_doubted += 1;
         }
         self.bytes += cost;
         self.count += 1;
@@ -382,6 +384,9 @@ impl State {
             let bytes = anew.as_deref().filter(|_| !live.goes_on).unwrap_or(&login.bytes);
             let gave = Gave { whose, bytes, anew: None, epoch: login.epoch, number: login.number };
             self.put(bounds, gave, shard, live.owner);
+            if login.is_handed_over {
+                self.is_handed_over(shard, whose.client_id);
+            }
         }
     }
 
@@ -390,9 +395,12 @@ impl State {
         let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number } = over;
         let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: 0, number });
         match gave {
-            _ if whose.client_id == OF_NOBODY => self.note_lost(shard, owner, now),
+            _ if whose.client_id == OF_NOBODY => self.note_lost(shard, (owner, number), now),
             gave if is_coming => {
                 self.put_coming(bounds, (whose, shard), gave, (owner, Some(usize::MAX), now));
+                if let Some(coming) = self.of(shard).coming.get_mut(&key_of(whose)) {
+                    coming.login.is_handed_over = true;
+                }
             }
             Some(gave) => {
                 self.put_granted(bounds, Gave { anew: None, ..gave }, shard, (owner, usize::MAX));

@@ -402,24 +402,77 @@ fn logins_without_room_take_little_of_it() {
     assert_eq!((count(&kept), bytes(&kept)), (0, 0));
 }
 
-/// Of those without room as many are told apart as there is room for; of more than that, whoever comes in without a login of its own may
-/// be one: its session keeps nothing. Not so of one that has a login, nor when their time is over.
+/// Of those without room as many are told apart as there is room for; of more than that, whoever comes in from their address without a
+/// login of its own may be one: its session keeps nothing. Not so of one from elsewhere, nor when their time is over.
 #[test]
 fn who_may_be_one_without_room_has_nothing_of_the_login_before() {
-    let others = |count: usize| (0..count).map(|n| (n % 65_536, n / 65_536));
-    for (count, is_told_apart) in [(lost::LOST_MAX, true), (lost::LOST_MAX + 1, false)] {
+    for (count, is_told_apart) in [(lost::SHARE_MAX, true), (lost::SHARE_MAX + 1, false)] {
         let (kept, now) = (kept(), Instant::now());
-        assert!(keep(&kept, ANN, b"old", OWNER) && keep(&kept, of("d"), b"old", OWNER));
-        for (port, n) in others(count) {
-            let client_id = format!("other{n}");
-            kept.none_coming(Connection { port: port as u16, ..of(&client_id) }, 0, now);
+        assert!(["c", "d", "e"].into_iter().all(|name| keep(&kept, of(name), b"old", OWNER)));
+        for port in 0..count {
+            kept.none_coming(Connection { port: port as u16, ..of("other") }, 0, now);
         }
         kept.enter(EVE, 0, OWNER, true);
         assert_eq!(kept.stored("c", 0, 2).is_some(), is_told_apart, "{count}");
+        assert_eq!(kept.take_unkept(), Unkept { untold: u64::from(!is_told_apart), ..Unkept::default() });
+        kept.enter(Connection { host: "10.0.0.2", ..of("d") }, 0, OWNER, true);
+        assert!(kept.stored("d", 0, 2).is_some(), "another address");
         kept.expire(now + coming::ON_THE_WAY_MAX);
-        kept.enter(Connection { port: 9, ..of("d") }, 0, OWNER, true);
-        assert!(kept.stored("d", 0, 2).is_some(), "{count}");
+        kept.enter(Connection { port: 9, ..of("e") }, 0, OWNER, true);
+        assert!(kept.stored("e", 0, 2).is_some(), "{count}");
+        kept.clear(0);
+        assert_eq!(count_of_lost(&kept), 0);
     }
+}
+
+/// What is noted of logins without room, whose time may be over.
+fn count_of_lost(kept: &Kept) -> usize {
+    kept.lock().lost.len()
+}
+
+/// Where there is no room for more addresses either, anybody may be one.
+#[test]
+fn too_many_addresses_without_room_are_anybody() {
+    let (kept, now) = (kept(), Instant::now());
+    assert!(keep(&kept, ANN, b"old", OWNER) && keep(&kept, of("d"), b"old", OWNER));
+    let host = |n: usize| format!("10.{}.{}.2", n / 200, n % 200);
+    let lose = |n: usize, port: u16| {
+        let host = host(n);
+        kept.none_coming(Connection { client_id: "other", host: &host, port }, 0, now);
+    };
+    // As many as are told apart, and one more of each of as many addresses as are noted.
+    (0..8).for_each(|n| (0..lost::SHARE_MAX).for_each(|port| lose(n, port as u16)));
+    (0..lost::SHARE_MAX).for_each(|n| lose(n, 1000));
+    kept.enter(EVE, 0, OWNER, true);
+    assert!(kept.stored("c", 0, 2).is_some(), "it comes from elsewhere");
+    lose(lost::SHARE_MAX, 1000);
+    kept.enter(Connection { port: 9, ..of("d") }, 0, OWNER, true);
+    assert_eq!(kept.stored("d", 0, 2), None);
+    assert_eq!(count_of_lost(&kept), lost::LOST_MAX + lost::SHARE_MAX + 1);
+    assert_eq!(kept.take_unkept().untold, lost::SHARE_MAX as u64 + 1);
+}
+
+/// Who is in after a gap has kept what it gives from then on, also where nothing was kept of it before.
+#[test]
+fn who_is_in_after_a_gap_keeps_what_it_gives() {
+    let kept = kept();
+    kept.enter(ANN, 0, OWNER, false);
+    kept.doubt(0);
+    kept.expire(Instant::now());
+    kept.keep(gave(ANN, b"ann", 1), 0);
+    assert!(kept.shows_nothing(), "nobody has seen it since");
+    kept.confirm_once(ANN, 0, true, || OWNER);
+    kept.keep(gave(ANN, b"ann", 1), 0);
+    assert_eq!(kept.of(ANN, 0, OWNER).as_deref(), Some(&b"ann"[..]));
+    // Where what is kept is of a connection before it, too.
+    kept.doubt(0);
+    kept.confirm(EVE, 0, || OWNER);
+    kept.keep(gave(EVE, b"eve", 1), 0);
+    assert_eq!((kept.of(EVE, 0, OWNER), kept.stored("c", 0, 2)), (None, None), "it may have been over");
+    kept.confirm_once(EVE, 0, true, || OWNER);
+    assert_eq!(kept.stored("c", 0, 2), None);
+    kept.keep(gave(EVE, b"eve", 1), 0);
+    assert_eq!(kept.of(EVE, 0, OWNER).as_deref(), Some(&b"eve"[..]));
 }
 
 /// Where more clients are on their way in than may be, a session does not keep what the login before had.
@@ -501,12 +554,14 @@ fn what_is_doubted_makes_room() {
     assert_eq!(doubted(&kept), 70, "there was room for these");
     assert!(names[111..119].iter().all(|name| keep(&kept, of(name), &[0; 10], 62)), "an eighth of 70");
     assert_eq!(doubted(&kept), 62);
+    assert_eq!(kept.take_unkept(), Unkept { of_doubted: 8, ..Unkept::default() });
     // What was granted stays so, beside what has come since.
     kept.confirm(of("1069"), 0, || 61);
     assert!(kept.of(of("1069"), 0, 61).is_some());
     let others = names[120..181].iter().zip(100..);
     assert!(others.into_iter().all(|(name, owner)| keep(&kept, of(name), &[0; 10], owner)));
-    assert_eq!((doubted(&kept), kept.take_unkept().count()), (0, 0));
+    assert_eq!(doubted(&kept), 0);
+    assert_eq!(kept.take_unkept(), Unkept { of_doubted: 61, ..Unkept::default() });
     assert!(!keep(&kept, of("1199"), &[0; 10], 9999));
     assert!(kept.of(of("1069"), 0, 61).is_some() && kept.of(of("1100"), 0, 1).is_some());
     names.iter().for_each(|name| kept.over(name, 0));
@@ -550,8 +605,6 @@ fn a_session_that_begins_has_nothing_of_the_one_before() {
     let kept = kept();
     assert!(keep(&kept, ANN, b"ann", OWNER));
     kept.keep_coming(gave(EVE, b"eve", 1), 0, Instant::now());
-    kept.begins_anew("c", 0);
-    assert_eq!(kept.stored("c", 0, 2), None);
     kept.enter(EVE, 0, OWNER, false);
     assert!(kept.of(EVE, 0, OWNER).is_some());
 }

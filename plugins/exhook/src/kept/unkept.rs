@@ -13,14 +13,19 @@ pub struct Unkept {
     pub of_all: u64,
     /// Of clients that have not come in, for others that have not: too many, or too much at their address.
     pub of_coming: u64,
+    /// Doubted, and in the way of others: their connections may be there still.
+    pub of_doubted: u64,
     /// What the worker of a version before, or of this one, said in a reload, and the broker did not take.
     pub handed_over: u64,
+    /// Logins without room that were not told apart from others of their addresses; they are counted above, or were not kept by the
+    /// worker.
+    pub untold: u64,
 }
 
 impl Unkept {
     /// All of them.
     pub fn count(&self) -> u64 {
-        self.too_long + self.of_user + self.of_all + self.of_coming + self.handed_over
+        self.too_long + self.of_user + self.of_all + self.of_coming + self.of_doubted + self.handed_over
     }
 
     /// Adds what has been lost since.
@@ -29,7 +34,9 @@ impl Unkept {
         self.of_user += more.of_user;
         self.of_all += more.of_all;
         self.of_coming += more.of_coming;
+        self.of_doubted += more.of_doubted;
         self.handed_over += more.handed_over;
+        self.untold += more.untold;
     }
 }
 
@@ -43,7 +50,15 @@ impl fmt::Display for Unkept {
                 self.of_coming,
                 "of clients on their way in, of which there are too many (clients_max, logins_bytes_max)",
             ),
+            (
+                self.of_doubted,
+                "of sessions of which it was not known whether they are there, as the room was needed (logins_bytes_max)",
+            ),
             (self.handed_over, "lost in a reload"),
+            (
+                self.untold,
+                "of addresses with so many of them that for 10 minutes whoever goes on with a session from there may be one",
+            ),
         ]
         .into_iter()
         .filter(|(count, _)| *count > 0)
@@ -52,7 +67,7 @@ impl fmt::Display for Unkept {
         write!(
             f,
             "what {} logins gave is not kept for the next worker, where hooks that look for it fail: {}",
-            self.count(),
+            self.count().max(self.untold),
             parts.join(", ")
         )
     }

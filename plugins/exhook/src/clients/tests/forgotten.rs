@@ -107,3 +107,26 @@ fn a_login_that_comes_late_is_told() {
     assert_eq!(tell(&mut clients, &who(1)), [true]);
     assert_eq!(tell(&mut clients, &who(1)), [false; 0], "once");
 }
+
+/// Who was known before a gap and is heard of after it has kept what it gives. Who was not may have gone with its session: of that
+/// nothing is noted, which nobody would take out again.
+#[test]
+fn who_was_known_before_a_gap_is_in_after_it() {
+    let (line, kept) = (line(), none());
+    let mut clients = Clients::new(3, PLACES, Arc::clone(&kept));
+    let give = |who: &Who<'_>| {
+        kept.keep(Gave { whose: who.connection(), bytes: b"x", anew: None, epoch: 1, number: 0 }, 3);
+        kept.of(who.connection(), 3, who.owner()).is_some()
+    };
+    let other = Who { client_id: "d", ..who(2) };
+    clients.enter(&who(1), false);
+    number(&line, &mut clients, &who(1), None);
+    kept.doubt(3);
+    assert!(!give(&who(1)), "nobody has heard of it since");
+    for _ in 0..2 {
+        number(&line, &mut clients, &who(1), None);
+        number(&line, &mut clients, &other, None);
+        assert!(give(&who(1)) && !give(&other));
+        kept.expire(Instant::now());
+    }
+}
