@@ -24,6 +24,8 @@ use crate::wire::Ready;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// A worker that has run for so long begins with the shortest pause again.
 const SETTLED: Duration = Duration::from_secs(10);
+/// The least time between two renewals.
+const RENEWAL: Duration = Duration::from_secs(1);
 /// How much longer its thread may take than calls and farewell: to kill what has not ended, and to read the last of it.
 const SPARE: Duration = Duration::from_secs(2);
 
@@ -86,8 +88,10 @@ impl Worker {
                 End::Renewed => {
                     let name = self.name();
                     self.host.info(format_args!(
-                        "{name} is started anew, since sessions may have ended while exhook was disabled"
+                        "{name} is started anew, since hooks of exhook were not called for a time, or are not, and sessions may \
+                         have ended unseen"
                     ));
+                    self.rest_before_renewal(began.elapsed());
                     self.line.figures.restarted();
                     continue;
                 }
@@ -118,6 +122,19 @@ impl Worker {
             }
             pause = (pause * 2).min(BACKOFF.1);
             self.line.figures.restarted();
+        }
+    }
+
+    /// Waits until another process may take the place of one that has run for so long, or the plugin is to end; what comes meanwhile
+    /// waits on the line.
+    fn rest_before_renewal(&mut self, ran: Duration) {
+        let until = Instant::now() + renewal_pause(ran, self.config.call_timeout);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.host.wait_stop(left.min(LINE_LOOK)) {
+                return;
+            }
+            self.look(Instant::now());
         }
     }
 
@@ -230,7 +247,7 @@ impl Worker {
     fn say_unkept(&mut self, at_the_end: bool) {
         let (unkept, pace) = &mut self.unkept;
         unkept.add(self.kept.take_unkept());
-        if unkept.count() == 0 || !pace.may_say(Instant::now()) && !at_the_end {
+        if unkept.count() + unkept.untold == 0 || !pace.may_say(Instant::now()) && !at_the_end {
             return;
         }
         let unkept = std::mem::take(unkept);
@@ -285,8 +302,27 @@ impl Worker {
     }
 }
 
+/// How long a renewal waits: whoever takes hooks out and puts them back all the time starts no process each time. What is asked
+/// meanwhile has half of its time left.
+fn renewal_pause(ran: Duration, call_timeout: Duration) -> Duration {
+    RENEWAL.min(call_timeout / 2).saturating_sub(ran)
+}
+
 /// A call that got no answer, or a wrong one.
 pub fn fail(figures: &Figures, ticket: Ticket) {
     figures.failed();
     ticket.fail();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_waits_where_there_was_one_just_before() {
+        let (zero, ms) = (Duration::ZERO, Duration::from_millis);
+        assert_eq!(renewal_pause(RENEWAL, ms(60_000)), zero);
+        assert_eq!(renewal_pause(ms(10), ms(60_000)), RENEWAL - ms(10));
+        assert_eq!((renewal_pause(zero, ms(10)), renewal_pause(ms(6), ms(10))), (ms(5), zero));
+    }
 }
