@@ -34,7 +34,7 @@ pub enum Command {
     #[command(disable_help_flag = true, args_override_self = false)]
     Compare(Box<CompareArgs>),
     /// Relay messages with the least MQTT possible, as a floor to compare brokers with; stays until SIGINT or SIGTERM
-    Floor(FloorArgs),
+    Floor(BaselineArgs),
 }
 
 /// Each becomes one `Load`, see `check`.
@@ -122,7 +122,7 @@ pub struct ConnArgs {
 
 /// `grapnel-bench floor`
 #[derive(Debug, Args)]
-pub struct FloorArgs {
+pub struct BaselineArgs {
     /// Address to listen on; port 0 for any that is free
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:1883")]
     pub listen: SocketAddr,

@@ -4,9 +4,9 @@
 
 pub mod args;
 mod case;
-mod figures;
 mod machine;
 mod markdown;
+mod results;
 
 use crate::engine::Progress;
 use crate::options::Usage;
@@ -15,8 +15,8 @@ use crate::scenario::{self, Report, Target};
 use anyhow::{Context, Result};
 use args::{CompareArgs, Contestant, Settled};
 use case::Case;
-use figures::{Row, rows};
 use machine::Machine;
+use results::{Row, rows};
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
@@ -67,7 +67,7 @@ pub fn command(args: &CompareArgs, stop: &AtomicBool) -> Result<bool> {
             rows: &rows,
             runs: &runs,
         };
-        let json = serde_json::to_string_pretty(&comparison).context("cannot write the figures as JSON")?;
+        let json = serde_json::to_string_pretty(&comparison).context("cannot write the results as JSON")?;
         write(path, &(json + "\n"))?;
     }
     Ok(runs.iter().all(|run| run.fault.is_none()) && !stop.load(Ordering::Relaxed))

@@ -186,7 +186,7 @@ impl<'s> Engine<'s> {
         {
             return Err(error).context("epoll failed");
         }
-        self.tell_time();
+        self.update_clock();
         if !patience.is_zero() || (!has_work && self.events.is_empty()) {
             self.idle_ns += self.shared.now_ns - before_ns;
         }
@@ -194,7 +194,7 @@ impl<'s> Engine<'s> {
     }
 
     /// Reads the clock for the clients.
-    pub fn tell_time(&mut self) {
+    pub fn update_clock(&mut self) {
         self.shared.now_ns = self.clock.now_ns();
     }
 
@@ -218,7 +218,7 @@ impl<'s> Engine<'s> {
     }
 
     fn open_connection(&mut self) {
-        self.tell_time();
+        self.update_clock();
         let Shared { setup, counts, now_ns, .. } = &mut self.shared;
         let (index, now_ns) = (self.conns.len(), *now_ns);
         counts.started += 1;
@@ -314,7 +314,7 @@ impl<'s> Engine<'s> {
         }
         let mut ready = std::mem::take(&mut self.ready);
         for publisher in ready.drain(..) {
-            self.tell_time();
+            self.update_clock();
             if let Err(error) = self.produce_and_send(publisher, false) {
                 self.fail(publisher, &error.into());
             }

@@ -135,7 +135,7 @@ impl Names {
 }
 
 /// In place of a rank: not for this subscriber.
-pub const NOT_HEARD: u32 = u32::MAX;
+pub const NOT_RECEIVED: u32 = u32::MAX;
 
 /// All clients: publishers first, then subscribers, then those that only connect.
 #[derive(Debug, Default)]
@@ -172,13 +172,13 @@ pub struct SubscriberShape {
     /// Number of the first publisher that it hears; the others follow.
     pub first_publisher: usize,
     /// What it hears of each; empty where the load does not know.
-    pub heard: Vec<Heard>,
+    pub received: Vec<ReceivedFrom>,
 }
 
 /// Which messages of one publisher a subscriber receives.
 #[derive(Debug, Default, Clone)]
-pub struct Heard {
-    /// For each topic of the publisher its place among those that are heard, or [`NOT_HEARD`]; empty: all are.
+pub struct ReceivedFrom {
+    /// For each topic of the publisher its place among those that are heard, or [`NOT_RECEIVED`]; empty: all are.
     pub ranks: Vec<u32>,
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grapnel_engine::hook::HookPoint;
-use grapnel_engine::hook::told::BrokerView;
+use grapnel_engine::hook::notification::BrokerView;
 
 use crate::shard::handle::ShardHandle;
-use crate::shard::pulse::Clock;
+use crate::shard::heartbeat::Clock;
 
 /// Longest wait for the hooks of one point.
 const HOOKS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,13 +28,13 @@ impl Announcer {
     }
 
     /// Tells of one of the points named `broker.…`. Blocks until the hooks have run: never from a shard.
-    pub fn tell(&self, point: HookPoint) {
+    pub fn notify(&self, point: HookPoint) {
         let Some(shard) = &self.shard else { return };
         let uptime_ms = self.clock.mono_ms();
         let listeners = Arc::clone(&self.listeners);
         let told = shard.call(HOOKS_TIMEOUT, move |shard| {
             let version = env!("CARGO_PKG_VERSION");
-            shard.tell_broker(point, BrokerView { version, uptime_ms, listeners: &listeners });
+            shard.notify_broker(point, BrokerView { version, uptime_ms, listeners: &listeners });
         });
         if let Err(error) = told {
             tracing::warn!("{error}; goes on without the hooks of {}", point.name());

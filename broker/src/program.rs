@@ -21,7 +21,7 @@ use crate::log;
 use crate::net::{self, Bound, Listen, ListenError};
 use crate::plugin::{self, OpenListener, PluginManager, Settings};
 use crate::preflight;
-use crate::shard::pulse::Clock;
+use crate::shard::heartbeat::Clock;
 use crate::shard::supervise::{End, Shards, Signals};
 
 /// An MQTT broker that people extend with hooks
@@ -111,7 +111,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     let plugins = start_plugins(&config, &bound, &shards, home_keys)?;
     let listeners = bound.iter().map(|bound| bound.local.to_string()).collect();
     let announcer = Announcer::new(shards.handles(), clock, listeners);
-    announcer.tell(HookPoint::BrokerStarting);
+    announcer.notify(HookPoint::BrokerStarting);
     let info = info(&bound, clock, allocations);
     let context = ControlContext {
         shards: shards.handles().to_vec(),
@@ -124,19 +124,19 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     for listener in bound {
         shards.listen(listener);
     }
-    announcer.tell(HookPoint::BrokerStarted);
+    announcer.notify(HookPoint::BrokerStarted);
     say(&ready);
 
     let end = match shards.wait() {
-        End::Asked(signal) => {
+        End::Signal(signal) => {
             tracing::info!("stops: signal {signal}");
-            announcer.tell(HookPoint::BrokerStopping);
+            announcer.notify(HookPoint::BrokerStopping);
             let stopping = std::thread::spawn(move || control.stop());
             let timeout = Duration::from_millis(config.limits.drain_timeout_ms);
             // What plugins have begun, and the farewell of processes of theirs.
             let patience = plugins.patience();
             let last = move || {
-                announcer.tell(HookPoint::BrokerStopped);
+                announcer.notify(HookPoint::BrokerStopped);
                 plugins.shutdown();
             };
             let end = shards.drain(signal, timeout, patience, last);

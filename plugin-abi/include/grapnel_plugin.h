@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0x1fb2cdc4e1c2a551)
+#define GRAPNEL_ABI_HASH UINT64_C(0xaad9440962ff316d)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -404,17 +404,18 @@ typedef uint32_t grapnel_export_step;
  *  host table, its configuration and its threads are reached from what `load` and `init_shard` gave. */
 #define GRAPNEL_MANIFEST_IN_PLACE UINT32_C(2)
 
-/** Every shard, as the addressee of mail. */
+/** Every shard, as the addressee of instance messages. */
 #define GRAPNEL_ALL_SHARDS UINT32_MAX
 
-/** The broker, as the sender of mail: what became of a request on behalf of a client. The mail's number is the
- *  request's, its one byte a reason code; a page of retained messages has more bytes, of which the first is 0. */
+/** The broker, as the sender of instance messages: what became of a request on behalf of a client. The message's
+ *  number is the request's, its one byte a reason code; a page of retained messages has more bytes, of which the
+ *  first is 0. */
 #define GRAPNEL_FROM_BROKER UINT32_C(4294967294)
 
 /** Bytes that a client's identity has at most. */
 #define GRAPNEL_IDENTITY_BYTES_MAX UINT32_C(65536)
 
-/** Bit of grapnel_on_behalf.flags: the plugin is told by mail what became of it. */
+/** Bit of grapnel_on_behalf.flags: the plugin is notified by an instance message what became of it. */
 #define GRAPNEL_BEHALF_ANSWER UINT32_C(1)
 
 /** In grapnel_new_message.flags: the message has a content type, though it is empty. */
@@ -550,7 +551,7 @@ struct grapnel_on_behalf {
     grapnel_slice identity;
     /** Client identifier, where there is no identity; refused with 0x85 where no session has it. */
     grapnel_slice client_id;
-    /** Comes back as the number of the mail that tells what became of it. */
+    /** Comes back as the number of the message that tells what became of it. */
     uint64_t number;
 };
 
@@ -603,8 +604,8 @@ typedef grapnel_flow (*grapnel_hook_fn)(void *instance, const grapnel_event *eve
  *
  *  `get`, `set`, `defer`, `add_message` and `identity` are for the running hook, on its thread, with its `ctx`. All
  *  others may be called from any thread from `load` on until the plugin's end and later, when they answer
- *  GRAPNEL_STATUS_STALE; those that act (`publish`, `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`, and
- *  those whose names end in `_as`) are copied and run after the current event has ended. */
+ *  GRAPNEL_STATUS_STALE; those that act (`publish`, `kick`, `subscribe`, `unsubscribe`, `invalidate`,
+ *  `instance_message`, and those whose names end in `_as`) are copied and run after the current event has ended. */
 struct grapnel_host_api {
     /** Bytes of this struct as the host built it. */
     uint32_t size;
@@ -653,9 +654,9 @@ struct grapnel_host_api {
     grapnel_status (*unsubscribe)(uint64_t plugin, grapnel_slice client_id, grapnel_slice filter);
     /** Forgets remembered verdicts of client.authorize and asks again for the subscriptions in force. Any thread. */
     grapnel_status (*invalidate)(uint64_t plugin, grapnel_scope scope, grapnel_slice what);
-    /** Sends bytes to the plugin's instance on a shard, or with GRAPNEL_ALL_SHARDS to all: its `on_mail`. Any
-     *  thread; GRAPNEL_STATUS_FULL beyond `mail_bytes_max`. */
-    grapnel_status (*mail)(uint64_t plugin, uint32_t to_shard, uint64_t number, grapnel_slice bytes);
+    /** Sends bytes to the plugin's instance on a shard, or with GRAPNEL_ALL_SHARDS to all: its
+     *  `on_instance_message`. Any thread; GRAPNEL_STATUS_FULL beyond `mail_bytes_max`. */
+    grapnel_status (*instance_message)(uint64_t plugin, uint32_t to_shard, uint64_t number, grapnel_slice bytes);
     /** Calls `on_timer` of the shard's instance once, after at least this time. On a shard's thread alone. */
     grapnel_status (*timer)(uint64_t plugin, uint64_t after_ms, uint64_t number, uint64_t *out);
     /** Cancels a timer of this shard. On a shard's thread alone. */
@@ -702,8 +703,8 @@ struct grapnel_host_api {
      *  thread. */
     grapnel_status (*unsubscribe_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_slice filter);
     /** Asks client.authorize whether a client may publish to a topic, subscribe to a filter or get a message of a
-     *  topic, for what the plugin keeps itself; the answer comes as mail from GRAPNEL_FROM_BROKER, whatever the
-     *  flags say. `qos` is 0 to 2. Any thread. */
+     *  topic, for what the plugin keeps itself; the answer comes as an instance message from GRAPNEL_FROM_BROKER,
+     *  whatever the flags say. `qos` is 0 to 2. Any thread. */
     grapnel_status (*authorize_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_action action, grapnel_slice topic, uint32_t qos, uint32_t retain);
     /** Reads a page of the retained messages that a client would get with a subscription to a filter with this
      *  `qos`, 0 to 2, if client.authorize lets it subscribe; where hooks are mounted for deliveries, each message is
@@ -711,8 +712,8 @@ struct grapnel_host_api {
      *  message.delivered are not called. `place` is empty for the first page, and else what the page before has
      *  said. The page has at most `messages_max` messages and `bytes_max` bytes of them, both from 1 and no more
      *  than the broker's `behalf_page_messages_max` and `behalf_page_bytes_max`; its first message may have more
-     *  where nothing else waits for the client. It comes as mail from GRAPNEL_FROM_BROKER, whatever the flags say;
-     *  its bytes are described in ABI.md, and a refusal is the one byte of its code. Any thread;
+     *  where nothing else waits for the client. It comes as an instance message from GRAPNEL_FROM_BROKER, whatever
+     *  the flags say; its bytes are described in ABI.md, and a refusal is the one byte of its code. Any thread;
      *  GRAPNEL_STATUS_INVALID for a filter that cannot be or is a shared subscription's, for numbers out of their
      *  range, and for bytes that are no place. */
     grapnel_status (*fetch_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_slice filter, uint32_t qos, grapnel_slice place, uint32_t messages_max, uint32_t bytes_max);
@@ -930,9 +931,9 @@ struct grapnel_plugin_module {
     void (*unload)(void *plugin);
     /** A timer that the instance armed is due. */
     void (*on_timer)(void *instance, uint64_t timer, uint64_t number);
-    /** Mail from a shard of the plugin, from one of its threads (GRAPNEL_ALL_SHARDS), or from the broker
-     *  (GRAPNEL_FROM_BROKER): what became of a request on behalf of a client. */
-    void (*on_mail)(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes);
+    /** An instance message from a shard of the plugin, from one of its threads (GRAPNEL_ALL_SHARDS), or from the
+     *  broker (GRAPNEL_FROM_BROKER): what became of a request on behalf of a client. */
+    void (*on_instance_message)(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes);
     /** Writes the instance's state for the version that replaces it, and goes on as before.
      *  GRAPNEL_STATUS_UNSUPPORTED where there is none. */
     grapnel_status (*export_state)(void *instance, const grapnel_state_sink *out, grapnel_error_text *error);
@@ -1080,7 +1081,7 @@ GRAPNEL_CHECK_FIELD(grapnel_host_api, kick, 96, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, subscribe, 104, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, unsubscribe, 112, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, invalidate, 120, 8);
-GRAPNEL_CHECK_FIELD(grapnel_host_api, mail, 128, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, instance_message, 128, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, timer, 136, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, cancel_timer, 144, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, spawn, 152, 8);
@@ -1147,7 +1148,7 @@ GRAPNEL_CHECK_FIELD(grapnel_plugin_module, activate, 64, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, deactivate, 72, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, unload, 80, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, on_timer, 88, 8);
-GRAPNEL_CHECK_FIELD(grapnel_plugin_module, on_mail, 96, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, on_instance_message, 96, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, export_state, 104, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, import_state, 112, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, configure, 120, 8);
@@ -1306,7 +1307,7 @@ static inline void grapnel_default_on_timer(void *instance, uint64_t timer, uint
     (void)instance, (void)timer, (void)number;
 }
 
-static inline void grapnel_default_on_mail(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes) {
+static inline void grapnel_default_on_instance_message(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes) {
     (void)instance, (void)from_shard, (void)number, (void)bytes;
 }
 
@@ -1343,7 +1344,7 @@ static inline grapnel_plugin_module grapnel_module(void) {
     module.deactivate = grapnel_default_nothing;
     module.unload = grapnel_default_nothing;
     module.on_timer = grapnel_default_on_timer;
-    module.on_mail = grapnel_default_on_mail;
+    module.on_instance_message = grapnel_default_on_instance_message;
     module.export_state = grapnel_default_export_state;
     module.import_state = grapnel_default_import_state;
     module.configure = grapnel_default_configure;

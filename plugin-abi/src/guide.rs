@@ -8,7 +8,7 @@
 //! 5. [Deferring a verdict](deferring): tickets
 //! 6. [Acting on the broker](commands): publish, kick, subscribe, invalidate
 //! 7. [On behalf of a client](behalf): what is authorized as the client's own packet
-//! 8. [Timers and mail](timers)
+//! 8. [Timers and instance messages](timers)
 //! 9. [State over a reload](reload): a new version without losing a client or a count
 //! 10. [Configuration, metrics and the log](operation): what the operator sees
 //! 11. [Verbs for grapnel-ctl](verbs): commands that the plugin adds
@@ -75,8 +75,8 @@ pub mod behalf {}
 
 #[doc = include_str!("guide/timers.md")]
 ///
-/// In this crate: [`Host::timer`](crate::Host::timer), [`Timer`](crate::Timer), [`Host::mail`](crate::Host::mail),
-/// [`Mail`](crate::Mail).
+/// In this crate: [`Host::timer`](crate::Host::timer), [`Timer`](crate::Timer), [`Host::instance_message`](crate::Host::instance_message),
+/// [`InstanceMessage`](crate::InstanceMessage).
 pub mod timers {}
 
 #[doc = include_str!("guide/reload.md")]

@@ -114,7 +114,8 @@ impl std::fmt::Debug for Entry {
 pub struct InstanceEntry {
     instance: *mut c_void,
     on_timer: unsafe extern "C" fn(instance: *mut c_void, timer: u64, number: u64),
-    on_mail: unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
+    on_instance_message:
+        unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
 }
 
 // SAFETY: as for `Entry`: it only carries the pointers; that it is used on its shard's thread is what `new` is promised.
@@ -128,10 +129,15 @@ impl InstanceEntry {
     /// this is in a chain table, and the methods must only be called on that shard's thread, while no hook of it is running.
     pub const unsafe fn new(
         on_timer: unsafe extern "C" fn(instance: *mut c_void, timer: u64, number: u64),
-        on_mail: unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
+        on_instance_message: unsafe extern "C" fn(
+            instance: *mut c_void,
+            from_shard: u32,
+            number: u64,
+            bytes: Slice,
+        ),
         instance: *mut c_void,
     ) -> InstanceEntry {
-        InstanceEntry { instance, on_timer, on_mail }
+        InstanceEntry { instance, on_timer, on_instance_message: on_instance_message }
     }
 
     /// Calls `on_timer`.
@@ -140,10 +146,10 @@ impl InstanceEntry {
         unsafe { (self.on_timer)(self.instance, timer, number) }
     }
 
-    /// Calls `on_mail`.
-    pub fn mail(&self, from_shard: u32, number: u64, bytes: &[u8]) {
+    /// Calls `on_instance_message`.
+    pub fn instance_message(&self, from_shard: u32, number: u64, bytes: &[u8]) {
         // SAFETY: as in `timer`, and the bytes are alive during the call.
-        unsafe { (self.on_mail)(self.instance, from_shard, number, Slice::of(bytes)) }
+        unsafe { (self.on_instance_message)(self.instance, from_shard, number, Slice::of(bytes)) }
     }
 }
 

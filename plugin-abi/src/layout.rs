@@ -136,7 +136,7 @@ tables! {
     StateSink { ctx, write }
     HostApi {
         size, abi_major, abi_minor, plugin, shards, flags, log, get, set, defer, complete, add_message, hook, unhook,
-        publish, kick, subscribe, unsubscribe, invalidate, mail, timer, cancel_timer, spawn, wait_stop, metric, measure,
+        publish, kick, subscribe, unsubscribe, invalidate, instance_message, timer, cancel_timer, spawn, wait_stop, metric, measure,
         adjust, replay, file, in_flight, identity, publish_as, subscribe_as, unsubscribe_as, authorize_as, fetch_as,
         reading,
         #[cfg(feature = "abi-test-grown")] grown,
@@ -151,7 +151,7 @@ tables! {
     }
     PluginModule {
         size, abi_major, abi_minor, abi_hash, manifest, mount, check_config, load, init_shard, drop_shard, activate,
-        deactivate, unload, on_timer, on_mail, export_state, import_state, configure, configured,
+        deactivate, unload, on_timer, on_instance_message, export_state, import_state, configure, configured,
         export_piece, import_piece, verb,
         #[cfg(feature = "abi-test-grown")] grown,
     }

@@ -70,9 +70,9 @@ pub use sdk::{
     AuthorizeTicket, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered,
     Disconnected, Disposition, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage,
     Filter, FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookAbout, HookId, Host, Identity,
-    IntoFlow, Journal, Leftovers, Level, Mail, Mounting, NoArguments, NoConfig, OnBehalf, Outgoing, Pieces,
-    Plugin, Publish, PublishTicket, Reason, Refused, Rejected, Secret, ShareLimits, Shares, StateKey,
-    Subscribe, Timer, Unsubscribe, VerbCall, VerbError, Verbs, Verdict, Weigh, Whose, Will, Wish,
+    InstanceMessage, IntoFlow, Journal, Leftovers, Level, Mounting, NoArguments, NoConfig, OnBehalf,
+    Outgoing, Pieces, Plugin, Publish, PublishTicket, Reason, Refused, Rejected, Secret, ShareLimits, Shares,
+    StateKey, Subscribe, Timer, Unsubscribe, VerbCall, VerbError, Verbs, Verdict, Weigh, Whose, Will, Wish,
     address_share, allocated, tree_entry_bytes,
 };
 

@@ -10,7 +10,7 @@
 macro_rules! program {
     ($group:ident.$event:ident $type:ident, $($hook:expr),+) => {
         concat!(
-            "use grapnel_plugin_abi::{Error, Host, Mail, NoConfig, Plugin, ",
+            "use grapnel_plugin_abi::{Error, Host, InstanceMessage, NoConfig, Plugin, ",
             stringify!($type),
             "};\n",
             "use std::sync::Arc;\n",
@@ -25,7 +25,7 @@ macro_rules! program {
             "    fn init_shard(self: &Arc<Self>, _: u32) -> Result<Keeps, Error> {\n",
             "        Ok(Keeps { text: None, copy: String::new(), host: self.host })\n",
             "    }\n",
-            "    fn on_mail(shard: &mut Keeps, mail: &Mail<'_>) { shard.copy = format!(\"{:?}\", mail.bytes); }\n",
+            "    fn on_instance_message(shard: &mut Keeps, message: &InstanceMessage<'_>) { shard.copy = format!(\"{:?}\", message.bytes); }\n",
             "}\n",
             "impl Keeps {\n",
             $($hook,)+
@@ -160,10 +160,10 @@ ways! {
         "fn hook<'a>(&mut self, event: &mut Publish<'a>) -> Result<(), &'a str> { Err(event.topic()) }";
 }
 
-/// Mail.
+/// Instance messages.
 ///
 /// ```compile_fail,E0308
-/// use grapnel_plugin_abi::{Error, Host, Mail, NoConfig, Plugin};
+/// use grapnel_plugin_abi::{Error, Host, InstanceMessage, NoConfig, Plugin};
 /// use std::sync::Arc;
 /// struct Keeps(Vec<u8>, &'static [u8]);
 /// impl Plugin for Keeps {
@@ -171,12 +171,12 @@ ways! {
 ///     type Shard = Keeps;
 ///     fn load(_: NoConfig, _: &Host) -> Result<Keeps, Error> { Ok(Keeps(Vec::new(), &[])) }
 ///     fn init_shard(self: &Arc<Self>, _: u32) -> Result<Keeps, Error> { Ok(Keeps(Vec::new(), &[])) }
-///     fn on_mail(shard: &mut Keeps, mail: &Mail<'static>) { shard.1 = mail.bytes; }
+///     fn on_instance_message(shard: &mut Keeps, message: &InstanceMessage<'static>) { shard.1 = message.bytes; }
 /// }
 /// ```
 ///
 /// ```
-/// use grapnel_plugin_abi::{Error, Host, Mail, NoConfig, Plugin};
+/// use grapnel_plugin_abi::{Error, Host, InstanceMessage, NoConfig, Plugin};
 /// use std::sync::Arc;
 /// struct Keeps(Vec<u8>, &'static [u8]);
 /// impl Plugin for Keeps {
@@ -184,8 +184,8 @@ ways! {
 ///     type Shard = Keeps;
 ///     fn load(_: NoConfig, _: &Host) -> Result<Keeps, Error> { Ok(Keeps(Vec::new(), &[])) }
 ///     fn init_shard(self: &Arc<Self>, _: u32) -> Result<Keeps, Error> { Ok(Keeps(Vec::new(), &[])) }
-///     fn on_mail(shard: &mut Keeps, mail: &Mail<'_>) { shard.0 = mail.bytes.to_vec(); }
+///     fn on_instance_message(shard: &mut Keeps, message: &InstanceMessage<'_>) { shard.0 = message.bytes.to_vec(); }
 /// }
 /// ```
 #[cfg(doctest)]
-pub struct OfMail;
+pub struct OfInstanceMessage;

@@ -197,9 +197,10 @@ pub struct PluginModule {
     pub unload: unsafe extern "C" fn(plugin: *mut c_void),
     /// A timer that the instance armed is due.
     pub on_timer: unsafe extern "C" fn(instance: *mut c_void, timer: u64, number: u64),
-    /// Mail from a shard of the plugin, from one of its threads ([`crate::raw::ALL_SHARDS`]), or from the broker
+    /// An instance message from a shard of the plugin, from one of its threads ([`crate::raw::ALL_SHARDS`]), or from the broker
     /// ([`crate::raw::FROM_BROKER`]): what became of a request on behalf of a client.
-    pub on_mail: unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
+    pub on_instance_message:
+        unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
     /// Writes the instance's state for the version that replaces it, and goes on as before. [`Status::UNSUPPORTED`] where there is
     /// none.
     pub export_state:

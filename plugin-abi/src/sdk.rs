@@ -131,11 +131,11 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         let _ = (shard, timer, number);
     }
 
-    /// Mail from another instance of this plugin, or from a thread of it ([`Host::mail`]). What is sent while the plugin is disabled or
+    /// An instance message from another instance of this plugin, or from a thread of it ([`Host::instance_message`]). What is sent while the plugin is disabled or
     /// tripped comes when it is called again. What threads of the version before still send comes to this one where it has taken over
     /// its state; else nobody gets it.
-    fn on_mail(shard: &mut Self::Shard, mail: &Mail<'_>) {
-        let _ = (shard, mail);
+    fn on_instance_message(shard: &mut Self::Shard, message: &InstanceMessage<'_>) {
+        let _ = (shard, message);
     }
 
     /// What became of something that the plugin asked for on behalf of a client and wanted to be told of
@@ -225,7 +225,7 @@ impl Timer {
 
 /// Bytes from another instance of the plugin, or from one of its threads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Mail<'a> {
+pub struct InstanceMessage<'a> {
     /// The shard it comes from; `None` for a thread of the plugin's.
     pub from_shard: Option<u32>,
     /// What the sender gave with it.

@@ -4,8 +4,8 @@
 //!
 //! The example in the documentation of the crate shows both.
 
-mod desk;
 mod event;
+mod fake_host;
 mod points;
 mod reload;
 mod verb;
@@ -18,10 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use desk::{Asked, AskedFor, Published};
 pub use event::FakeEvent;
+pub use fake_host::{BehalfAction, BehalfRequest, Published};
 
-use desk::Desk;
+use fake_host::FakeCommands;
 
 use crate::host::{self, Entry};
 use crate::module::{ErrorText, PluginModuleRef};
@@ -55,28 +55,28 @@ pub fn load<P: Exported>(config: &str) -> Result<TestPlugin<P>, String> {
 /// # Errors
 /// The sentence that the operator would read.
 pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, String> {
-    load_at(Desk::of(shards), shards, config)
+    load_at(FakeCommands::of(shards), shards, config)
 }
 
 /// The same with a desk of its own, at which it is from its first call.
-fn load_at<P: Exported>(desk: Desk, shards: u32, config: &str) -> Result<TestPlugin<P>, String> {
+fn load_at<P: Exported>(fake: FakeCommands, shards: u32, config: &str) -> Result<TestPlugin<P>, String> {
     let handle = NEXT.fetch_add(1, Ordering::Relaxed);
     let api: &'static HostApi = Box::leak(Box::new(HostApi {
         log: fake_log,
         complete: fake_complete,
-        publish: desk::publish,
-        publish_as: desk::publish_as,
-        subscribe_as: desk::subscribe_as,
-        unsubscribe_as: desk::unsubscribe_as,
-        authorize_as: desk::authorize_as,
-        fetch_as: desk::fetch_as,
-        mail: desk::mail,
-        timer: desk::timer,
-        cancel_timer: desk::cancel_timer,
-        in_flight: desk::in_flight,
+        publish: fake_host::publish,
+        publish_as: fake_host::publish_as,
+        subscribe_as: fake_host::subscribe_as,
+        unsubscribe_as: fake_host::unsubscribe_as,
+        authorize_as: fake_host::authorize_as,
+        fetch_as: fake_host::fetch_as,
+        instance_message: fake_host::instance_message,
+        timer: fake_host::timer,
+        cancel_timer: fake_host::cancel_timer,
+        in_flight: fake_host::in_flight,
         ..host::host_api(handle, shards)
     }));
-    registry().desks.insert(handle, desk);
+    registry().desks.insert(handle, fake);
     let table = module::<P>();
     let mut plugin = TestPlugin {
         table,
@@ -97,7 +97,7 @@ fn load_at<P: Exported>(desk: Desk, shards: u32, config: &str) -> Result<TestPlu
         // SAFETY: `shared` is what `load` gave; this thread plays the part of every shard.
         let made = with_error(|error| {
             // SAFETY: as above.
-            desk::on_shard(shard, || unsafe {
+            fake_host::on_shard(shard, || unsafe {
                 table.init_shard()(plugin.shared, shard, &raw mut instance, error)
             })
         });
@@ -151,8 +151,8 @@ impl<P: Exported> TestPlugin<P> {
         let mut hooks: Vec<_> =
             P::MOUNTS.iter().filter(|mount| mount.point() == event.point() && !mount.is_manual()).collect();
         hooks.sort_by_key(|mount| std::cmp::Reverse(mount.order()));
-        event.rest = None;
-        Rest {
+        event.remaining = None;
+        RemainingHooks {
             hooks: hooks.into(),
             instance: self.shards[shard as usize],
             shard,
@@ -178,7 +178,7 @@ impl<P: Exported> TestPlugin<P> {
 
 /// The hooks of a chain that have not been called yet.
 #[derive(Debug)]
-struct Rest {
+struct RemainingHooks {
     hooks: VecDeque<&'static MountSpec>,
     instance: *mut c_void,
     shard: u32,
@@ -186,7 +186,7 @@ struct Rest {
     alive: Weak<()>,
 }
 
-impl Rest {
+impl RemainingHooks {
     fn run(mut self, event: &mut FakeEvent) -> Outcome {
         while let Some(mount) = self.hooks.pop_front() {
             if !event.is_for(mount) {
@@ -199,11 +199,11 @@ impl Rest {
             // SAFETY: the code is this test's own. The instance lives as long as its plugin does, which is neither sent to another
             // thread nor dropped while this runs, and no other call of it is going on.
             let entry = unsafe { Entry::new(mount.hook(), self.instance) };
-            match desk::on_shard(self.shard, || event.call(entry, self.shard)) {
+            match fake_host::on_shard(self.shard, || event.call(entry, self.shard)) {
                 raw::Flow::CONTINUE => {}
                 raw::Flow::STOP => return Outcome::Stop,
                 raw::Flow::DEFER => {
-                    event.rest = Some(self);
+                    event.remaining = Some(self);
                     return Outcome::Deferred;
                 }
                 _ => return Outcome::Fault,
@@ -253,7 +253,7 @@ struct CompletedChange {
 struct Registry {
     logs: HashMap<u64, Vec<(Level, String)>>,
     tickets: HashMap<u64, Sender<Completed>>,
-    desks: HashMap<u64, Desk>,
+    desks: HashMap<u64, FakeCommands>,
 }
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);

@@ -73,7 +73,7 @@ fn what_broker_and_plugin_call_lies_where_it_always_lay() {
             ("deactivate", 72),
             ("unload", 80),
             ("on_timer", 88),
-            ("on_mail", 96),
+            ("on_instance_message", 96),
             ("export_state", 104),
             ("import_state", 112),
             ("configure", 120),

@@ -120,8 +120,8 @@ impl HostServices for Asked {
 
 #[test]
 fn a_manual_hook_is_mounted_with_what_it_is_given_or_else_with_its_own() {
-    let asked: &'static Asked = Box::leak(Box::default());
-    assert!(install_services(asked));
+    let request: &'static Asked = Box::leak(Box::default());
+    assert!(install_services(request));
     assert_eq!(host_api(1, 1).plugin, 1);
     let mut plugin = testing::load::<Late>("").unwrap();
     let expected = [
@@ -129,7 +129,7 @@ fn a_manual_hook_is_mounted_with_what_it_is_given_or_else_with_its_own() {
         "unmount 1",
         "mount late at message.publish: -3 [\"own/#\"] 0 0 ms None false",
     ];
-    assert_eq!(*asked.0.lock().unwrap(), expected);
+    assert_eq!(*request.0.lock().unwrap(), expected);
     // Only what is listed runs.
     assert_eq!(plugin.run(&mut FakeEvent::publish("own/x", b"")), Outcome::Continue);
 }

@@ -92,7 +92,7 @@ fn each_limit_holds_at_nothing_at_the_limit_and_one_beyond() {
     let mut measured = shares(UNLIMITED);
     measured.insert("a", value(100)).unwrap();
     let exactly = measured.bytes();
-    assert_eq!(measured.held_by("a"), (1, exactly));
+    assert_eq!(measured.used_by("a"), (1, exactly));
     for (bytes_max, expected) in [(0, false), (exactly - 1, false), (exactly, true)] {
         let mut of_owner = shares(ShareLimits { owner_bytes_max: bytes_max, ..UNLIMITED });
         let refused = (!expected).then_some(Full::OwnerBytes(bytes_max));
@@ -149,7 +149,7 @@ fn room_is_made_by_the_owners_oldest_and_by_the_oldest_of_all_where_the_total_is
     assert_eq!(gone, [(ids[1], 2), (ids[0], 1), (ids[2], 3)]);
     let left: Vec<_> = shares.iter().map(|(_, owner, value)| (owner, value.len())).collect();
     assert_eq!(left, [("b", 4), ("c", 5), ("c", 6)]);
-    let after: Vec<_> = shares.iter_behind(ids[2]).map(|(_, _, value)| value.len()).collect();
+    let after: Vec<_> = shares.iter_after(ids[2]).map(|(_, _, value)| value.len()).collect();
     assert_eq!(after, [4, 5, 6], "the entry that is gone is no obstacle");
 
     // What can never fit drives nothing out.
@@ -191,7 +191,7 @@ fn lowered_limits_are_worked_off_in_slices() {
             steps += 1;
         }
         assert!((15..60).contains(&steps), "{steps}");
-        assert!(["", "a", "b"].iter().all(|owner| shares.held_by(owner).0 <= 10));
+        assert!(["", "a", "b"].iter().all(|owner| shares.used_by(owner).0 <= 10));
         assert_eq!((shares.len(), shares.is_beyond()), (150, false));
     }
 }
@@ -235,14 +235,14 @@ fn raised_limits_let_go_of_nothing_that_is_within_them() {
     shares.set_limits(ShareLimits { owner_entries_max: 10, ..UNLIMITED });
     // Each is known to hold too much once it has been looked at.
     assert!(shares.evict_beyond(1, |_, _| panic!("it has only been looked at")));
-    while shares.held_by("b").0 == 20 {
+    while shares.used_by("b").0 == 20 {
         assert!(shares.evict_beyond(1, |_, _| ()));
     }
-    let held = ["a", "b", "c"].map(|owner| shares.held_by(owner).0);
+    let held = ["a", "b", "c"].map(|owner| shares.used_by(owner).0);
     assert_eq!(held, [10, 19, 20]);
     shares.set_limits(ShareLimits { owner_entries_max: 19, ..UNLIMITED });
     while shares.evict_beyond(7, |_, _| ()) {}
-    assert_eq!(["a", "b", "c"].map(|owner| shares.held_by(owner).0), [10, 19, 19]);
+    assert_eq!(["a", "b", "c"].map(|owner| shares.used_by(owner).0), [10, 19, 19]);
     assert!(!shares.is_beyond());
 }
 
@@ -281,10 +281,10 @@ fn an_entry_is_charged_with_what_is_held_for_it() {
     let limits = ShareLimits { owner_bytes_max: 10_000, bytes_max: 15_000, ..UNLIMITED };
     let mut shares = shares(limits);
     let (a, b) = (shares.insert("a", value(0)).unwrap(), shares.insert("b", value(0)).unwrap());
-    let (all, of_a) = (shares.bytes(), shares.held_by("a").1);
+    let (all, of_a) = (shares.bytes(), shares.used_by("a").1);
     assert_eq!(shares.free_bytes("a"), 10_000 - of_a);
     assert!(shares.charge(a, 9_000) && shares.charge(a, 9_500));
-    assert_eq!((shares.bytes(), shares.held_by("a").1), (all + 9_500, of_a + 9_500));
+    assert_eq!((shares.bytes(), shares.used_by("a").1), (all + 9_500, of_a + 9_500));
     assert_eq!(full(&mut shares, "a", 1_000), Some(Full::OwnerBytes(10_000)));
     assert_eq!(shares.free_bytes("b"), 15_000 - shares.bytes(), "of all there is less");
     assert!(shares.charge(b, 9_000), "it is held, whatever the limits are");
@@ -319,12 +319,12 @@ fn it_counts_as_a_list_would() {
         let oldest = model.iter().find(|(_, of, _)| *of == owner).map(|(id, ..)| *id);
         assert_eq!(shares.oldest_of(&owner), oldest);
         let entries = model.iter().filter(|(_, of, _)| *of == owner).count();
-        assert_eq!(shares.held_by(&owner).0, entries as u64);
+        assert_eq!(shares.used_by(&owner).0, entries as u64);
         assert_eq!(shares.oldest(), model.first().map(|(id, ..)| *id));
     }
     let owners: std::collections::BTreeSet<&str> = model.iter().map(|(_, owner, _)| owner.as_str()).collect();
     assert_eq!((shares.len(), shares.owners()), (model.len(), owners.len()));
-    let by_owner: u64 = owners.iter().map(|owner| shares.held_by(owner).1).sum();
+    let by_owner: u64 = owners.iter().map(|owner| shares.used_by(owner).1).sum();
     assert_eq!(by_owner, shares.bytes());
 }
 
@@ -354,9 +354,9 @@ fn twice_as_many_that_go_for_a_value_are_twice_the_work() {
             let owner = if n < count { "a".to_owned() } else { format!("b{n}") };
             shares.insert(&owner, value(1_000)).unwrap();
         }
-        let of_other = shares.held_by(&format!("b{count}")).1;
+        let of_other = shares.used_by(&format!("b{count}")).1;
         shares.set_limits(ShareLimits {
-            owner_bytes_max: shares.held_by("a").1,
+            owner_bytes_max: shares.used_by("a").1,
             bytes_max: shares.bytes() - count as u64 * of_other,
             ..UNLIMITED
         });

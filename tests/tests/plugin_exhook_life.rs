@@ -114,7 +114,7 @@ fn a_farewell_in_python_arrives() {
 fn a_farewell_in_java_arrives() {
     let path = format!("path={:?}", folder().join("java"));
     let settings = ["driver=java", &path, "init_module=Farewell", "environment=[\"FAREWELLS\"]"];
-    let failed = "the farewell failed: java.lang.IllegalStateException: failed on purpose";
+    let failed = "the shutdown failed: java.lang.IllegalStateException: failed on purpose";
     farewells(&settings.map(String::from), failed, false);
 }
 
@@ -135,7 +135,7 @@ fn a_second_signal_ends_the_wait_for_farewells() {
     await_lines(&broker, "farewell: begins", 1);
     broker.process().signal(Signal::TERM);
     assert!(broker.wait().unwrap().success());
-    assert_eq!(count(&broker, "asked again to stop: leaves without waiting for plugins"), 1);
+    assert_eq!(count(&broker, "second signal: stops without waiting for plugins"), 1);
 }
 
 /// Nor does it matter whether clients have gone by then.
@@ -153,7 +153,7 @@ fn a_second_signal_while_clients_go_ends_the_wait_for_farewells_too() {
     });
     broker.process().signal(Signal::TERM);
     assert!(broker.wait().unwrap().success());
-    assert_eq!(count(&broker, "asked again to stop: leaves without waiting for clients and plugins"), 1);
+    assert_eq!(count(&broker, "second signal: stops without waiting for clients and plugins"), 1);
 }
 
 /// A worker is in a group of its own, so that a signal to the broker's is none for it; and one that does not end when it is told to is
@@ -170,7 +170,7 @@ fn a_worker_that_does_not_end_is_killed_in_its_time() {
     broker.ctl_ok(&["plugins", "unload", "exhook"]);
     await_lines(
         &broker,
-        "python3/0 has not ended within 300 ms of its farewell (farewell_timeout) and is killed",
+        "python3/0 has not ended within 300 ms of the shutdown (farewell_timeout) and is killed",
         1,
     );
     assert_eq!(count(&broker, "started anew"), 0);

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use grapnel_engine::hook::chain::Course;
+use grapnel_engine::hook::chain::DispatchScope;
 use grapnel_engine::hook::draft::Draft;
 use grapnel_engine::hook::message::{MessageFold, Rules};
 use grapnel_engine::hook::view::ClientView;
@@ -194,7 +194,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
         let point = HookPoint::MessagePublish;
         let mut fold = MessageFold::new(point, client, view, Draft::default(), rules, None);
         let mut event = fold.event(ShardId(0), 1, false);
-        let exit = table.chain_mut(point).run((point, &calls), Course::WHOLE, &mut event, &mut fold);
+        let exit = table.chain_mut(point).run((point, &calls), DispatchScope::WHOLE, &mut event, &mut fold);
         black_box(exit);
         let topic = fold.draft.topic_text().unwrap_or("sensors/17/temperature");
         assert_eq!(topic.len(), expected.len());

@@ -16,7 +16,7 @@ const OWN_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct Flow {
     /// Connections that are not read.
-    pub held: Vec<u32>,
+    pub paused: Vec<u32>,
     /// Bytes that sockets have not taken, over all connections.
     left_over: usize,
     appended: usize,
@@ -43,12 +43,12 @@ impl Flow {
 
     /// Whether a connection for which `own` bytes are kept is to be held now that it could be read.
     #[inline]
-    pub fn must_hold(&self, own: usize, relay: &mut Relay, index: u32) -> bool {
+    pub fn must_pause(&self, own: usize, relay: &mut Relay, index: u32) -> bool {
         own > OWN_BYTES_MAX || self.holds_publisher(KEPT_BYTES_MAX, relay, index)
     }
 
     /// Whether a connection that is held stays so.
-    pub fn must_stay_held(&self, own: usize, relay: &mut Relay, index: u32) -> bool {
+    pub fn must_stay_paused(&self, own: usize, relay: &mut Relay, index: u32) -> bool {
         own > OWN_BYTES_MAX / 2 || self.holds_publisher(KEPT_BYTES_MAX / 2, relay, index)
     }
 

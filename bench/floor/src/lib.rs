@@ -55,7 +55,7 @@ pub fn serve(listen: SocketAddr) -> Result<()> {
         signal_hook::low_level::pipe::register(signal, on_signal)
             .context("cannot install a signal handler")?;
     }
-    let mut floor = Floor::open(listen)?;
+    let mut floor = Baseline::open(listen)?;
     epoll::add(&floor.epoll, &signals, EventData::new_u64(SIGNAL), EventFlags::IN)
         .context("cannot watch for signals")?;
     let local = floor.listener.local_addr().context("cannot tell the address of the listening socket")?;
@@ -96,7 +96,7 @@ struct Counts {
 }
 
 #[derive(Debug)]
-struct Floor {
+struct Baseline {
     epoll: OwnedFd,
     listener: TcpListener,
     accepting: bool,
@@ -107,7 +107,7 @@ struct Floor {
     counts: Counts,
 }
 
-impl Floor {
+impl Baseline {
     fn open(listen: SocketAddr) -> Result<Self> {
         let listener = listen_on(listen).with_context(|| {
             format!("cannot listen on {listen}; is something else using it? choose another with --listen")
@@ -210,12 +210,12 @@ impl Floor {
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return;
         }
-        if self.flow.must_hold(link.left_over, &mut self.relay, index) {
+        if self.flow.must_pause(link.left_over, &mut self.relay, index) {
             if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
                 return self.close(index, None);
             }
             link.held = true;
-            self.flow.held.push(index);
+            self.flow.paused.push(index);
             return self.watch(index);
         }
         self.read(index);
@@ -243,19 +243,19 @@ impl Floor {
         while let Some(index) = self.relay.out.pop_dirty() {
             self.send(index);
         }
-        if self.flow.held.is_empty() {
+        if self.flow.paused.is_empty() {
             return;
         }
-        let mut held = std::mem::take(&mut self.flow.held);
+        let mut held = std::mem::take(&mut self.flow.paused);
         held.retain(|index| {
             let Some(link) = &mut self.links[*index as usize] else { return false };
             // The place may belong to another connection by now.
-            link.held = link.held && self.flow.must_stay_held(link.left_over, &mut self.relay, *index);
+            link.held = link.held && self.flow.must_stay_paused(link.left_over, &mut self.relay, *index);
             let stays = link.held;
             self.watch(*index);
             stays
         });
-        self.flow.held = held;
+        self.flow.paused = held;
     }
 
     fn send(&mut self, index: u32) {
@@ -343,7 +343,7 @@ mod socket_tests {
 
     #[test]
     fn what_is_accepted_does_not_wait_to_fill_segments() {
-        let mut floor = Floor::open(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let mut floor = Baseline::open(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let client = std::net::TcpStream::connect(floor.listener.local_addr().unwrap()).unwrap();
         floor.accept().unwrap();
         let link = floor.links[0].as_ref().unwrap();

@@ -7,7 +7,7 @@ use super::group::Grant;
 use super::outbox::Outbox;
 use super::peer::Peer;
 use super::routes::Routes;
-use super::wire::{self, Fields, Head, Malformed};
+use super::wire::{self, Fields, Malformed, PublishMetadata};
 
 /// Largest packet that is taken, in bytes. CONNACK says so to MQTT 5.
 pub const PACKET_BYTES_MAX: u32 = 64 * 1024 * 1024;
@@ -128,7 +128,7 @@ impl Relay {
     #[inline(never)]
     fn publish(&mut self, from: u32, v5: bool, packet: &[u8], body_at: usize) -> Result<(), Malformed> {
         let (first, body) = (packet[0], &packet[body_at..]);
-        let Head { topic, packet_id, .. } = wire::head(v5, first, body)?;
+        let PublishMetadata { topic, packet_id, .. } = wire::publish_metadata(v5, first, body)?;
         let Some(groups) = self.routes.find(topic) else {
             self.routes.learn(topic)?;
             return self.publish(from, v5, packet, body_at);

@@ -227,18 +227,18 @@ fn is_text(bytes: &[u8]) -> bool {
 
 /// What routing needs to know of a PUBLISH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head<'a> {
+pub struct PublishMetadata<'a> {
     /// As it came: not looked at.
     pub topic: &'a [u8],
     /// 0 with QoS 0.
     pub packet_id: u16,
     /// Properties and payload.
-    pub rest: &'a [u8],
+    pub tail: &'a [u8],
 }
 
 /// Reads a PUBLISH, whose first byte is `first`, as far as routing needs it, and checks the rest of it.
 #[inline]
-pub fn head(v5: bool, first: u8, body: &[u8]) -> Result<Head<'_>, Malformed> {
+pub fn publish_metadata(v5: bool, first: u8, body: &[u8]) -> Result<PublishMetadata<'_>, Malformed> {
     let mut fields = Fields(body);
     let topic = fields.prefixed()?;
     let packet_id = match first & 0x0E {
@@ -250,7 +250,7 @@ pub fn head(v5: bool, first: u8, body: &[u8]) -> Result<Head<'_>, Malformed> {
     if v5 && rest.first() != Some(&0) {
         after_properties(rest)?;
     }
-    Ok(Head { topic, packet_id, rest })
+    Ok(PublishMetadata { topic, packet_id, tail: rest })
 }
 
 #[cold]
@@ -281,7 +281,7 @@ pub struct Parts<'a> {
 /// Reads all of a PUBLISH.
 #[inline(never)]
 pub fn publish(v5: bool, first: u8, body: &[u8]) -> Result<Parts<'_>, Malformed> {
-    let Head { topic, packet_id, rest } = head(v5, first, body)?;
+    let PublishMetadata { topic, packet_id, tail: rest } = publish_metadata(v5, first, body)?;
     let (properties, payload) = if v5 { after_properties(rest)? } else { (&[][..], rest) };
     Ok(Parts { qos: first >> 1 & 3, topic, packet_id, properties, payload })
 }

@@ -77,7 +77,7 @@ fn subscribe(args: SubArgs) -> Result<Load> {
     let Setup { names, shape, .. } = &mut load.setup;
     let filters = |index| args.topic.iter().map(|filter| names.topic(filter, index)).collect();
     shape.subscribers = (0..std::mem::take(&mut shape.idle) as usize)
-        .map(|index| SubscriberShape { filters: filters(index), first_publisher: 0, heard: Vec::new() })
+        .map(|index| SubscriberShape { filters: filters(index), first_publisher: 0, received: Vec::new() })
         .collect();
     Ok(load)
 }

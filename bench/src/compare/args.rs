@@ -75,7 +75,7 @@ impl Contestant {
         Ok(Contestant { name: name.to_owned(), command: command.to_owned() })
     }
 
-    fn floor() -> Result<Contestant> {
+    fn baseline() -> Result<Contestant> {
         let program = std::env::current_exe().context("cannot find this program to start its floor")?;
         Ok(Contestant {
             name: "floor".to_owned(),
@@ -89,7 +89,7 @@ impl CompareArgs {
     pub fn settle(&self) -> Result<Settled> {
         let reference = match &self.reference {
             Some(text) => Contestant::parse("--reference", text)?,
-            None => Contestant::floor()?,
+            None => Contestant::baseline()?,
         };
         let mut contestants = vec![reference];
         for text in &self.brokers {

@@ -2,8 +2,8 @@
 
 use super::Run;
 use super::args::{CompareArgs, Settled};
-use super::figures::{Cell, Row, Spread};
 use super::machine::Machine;
+use super::results::{Cell, Row, Spread};
 use std::fmt::Write;
 
 /// Everything, as Markdown.
@@ -86,7 +86,7 @@ fn faults(text: &mut String, runs: &[Run]) {
     }
     let _ = writeln!(
         text,
-        "\n{} of {} runs were not clean; the figures above leave them out:\n",
+        "\n{} of {} runs were not clean; the results above leave them out:\n",
         faults.len(),
         runs.len()
     );

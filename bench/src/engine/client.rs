@@ -168,7 +168,7 @@ impl Client {
             return Err(Failure::Malformed("SUBACK with another number of codes than filters"));
         }
         if codes.iter().any(|granted| *granted < setup.messages.qos) {
-            shared.counts.error("SUBACK grants a lower QoS than asked for");
+            shared.counts.error("SUBACK grants a lower QoS than requested");
         }
         self.ready(shared);
         Ok(())

@@ -1,7 +1,7 @@
 //! The books of a run: which messages are under way, who still has to receive them, what was lost or came twice, and so
 //! how many each publisher may send. Called for every message sent and received; knows neither packets nor time.
 
-use crate::plan::{NOT_HEARD, Shape};
+use crate::plan::{NOT_RECEIVED, Shape};
 use crate::sequence::{Seen, Stream, Tally};
 
 /// Gaps that one receiver remembers of one publisher.
@@ -37,7 +37,7 @@ struct Account {
 #[derive(Debug)]
 struct Listener {
     first_publisher: usize,
-    heard: Vec<Hearing>,
+    received_by: Vec<Hearing>,
 }
 
 /// What one subscriber has to hear, and has heard, of one publisher.
@@ -70,7 +70,7 @@ impl Ledger {
         };
         let hearing = |ranks: &Vec<u32>| Hearing {
             ranks: ranks.clone(),
-            matched: ranks.iter().filter(|rank| **rank != NOT_HEARD).count() as u64,
+            matched: ranks.iter().filter(|rank| **rank != NOT_RECEIVED).count() as u64,
             stream: Stream::from_the_start(),
         };
         Self {
@@ -80,7 +80,7 @@ impl Ledger {
                 .iter()
                 .map(|subscriber| Listener {
                     first_publisher: subscriber.first_publisher,
-                    heard: subscriber.heard.iter().map(|heard| hearing(&heard.ranks)).collect(),
+                    received_by: subscriber.received.iter().map(|heard| hearing(&heard.ranks)).collect(),
                 })
                 .collect(),
             expected: 0,
@@ -116,7 +116,7 @@ impl Ledger {
         let listener = &mut self.listeners[listener];
         let publisher = publisher as usize;
         let hearing =
-            publisher.checked_sub(listener.first_publisher).and_then(|at| listener.heard.get_mut(at));
+            publisher.checked_sub(listener.first_publisher).and_then(|at| listener.received_by.get_mut(at));
         let (Some(hearing), Some(account)) = (hearing, self.accounts.get_mut(publisher)) else {
             self.stray += 1;
             return false;
@@ -168,7 +168,7 @@ impl Ledger {
     /// publishers have `due` messages to send until now, sent or not. Linear in what is awaited, and in the topics.
     pub fn awaited(&self, due: impl Fn(usize) -> u64, mut each: impl FnMut(usize, u64)) {
         for listener in &self.listeners {
-            for (publisher, hearing) in (listener.first_publisher..).zip(&listener.heard) {
+            for (publisher, hearing) in (listener.first_publisher..).zip(&listener.received_by) {
                 let newest_first = (1..=due(publisher)).rev();
                 for sequence in newest_first.take_while(|sequence| hearing.awaits(*sequence)) {
                     if hearing.ordinal(sequence).is_some() {
@@ -182,7 +182,7 @@ impl Ledger {
     /// What was amiss so far at all subscribers. Its `lost` knows no message behind the last received one.
     pub fn tally(&self) -> Tally {
         let mut sum = Tally::default();
-        for hearing in self.listeners.iter().flat_map(|listener| &listener.heard) {
+        for hearing in self.listeners.iter().flat_map(|listener| &listener.received_by) {
             sum.add(hearing.stream.tally());
         }
         sum
@@ -206,7 +206,7 @@ impl Hearing {
         let topics = self.ranks.len() as u64;
         let (round, turn) = (sequence.checked_sub(1)? / topics, (sequence - 1) % topics);
         let rank = *self.ranks.get(usize::try_from(turn).ok()?)?;
-        (rank != NOT_HEARD).then(|| round * self.matched + u64::from(rank) + 1)
+        (rank != NOT_RECEIVED).then(|| round * self.matched + u64::from(rank) + 1)
     }
 
     /// Whether a message lies behind the last one received; one that is not for this subscriber may lie anywhere.
@@ -401,7 +401,7 @@ mod tests {
         for _ in 0..rounds {
             let entry = books.send(0);
             for (number, subscriber) in shape.subscribers.iter().enumerate() {
-                if subscriber.heard[0].ranks[entry.topic] != NOT_HEARD {
+                if subscriber.received[0].ranks[entry.topic] != NOT_RECEIVED {
                     assert!(books.receive(number, 0, entry.sequence));
                 }
             }

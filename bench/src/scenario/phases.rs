@@ -239,7 +239,7 @@ impl<'s> Run<'s> {
 
     fn begin_measuring(&mut self) {
         self.engine.shared.counts.measure(true);
-        self.engine.tell_time();
+        self.engine.update_clock();
         self.measured.start = Some(self.reading());
         self.next_sample_ns = self.engine.shared.now_ns + SAMPLE_NS;
         self.phase = Phase::Measuring(self.engine.shared.now_ns + nanos(self.scenario.options.duration));

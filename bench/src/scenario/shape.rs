@@ -2,7 +2,7 @@
 //! what. Computed once, before the first connect. Knows no packets.
 
 use super::{Kind, Scenario};
-use crate::plan::{Heard, NOT_HEARD, PublisherShape, Shape, SubscriberShape};
+use crate::plan::{NOT_RECEIVED, PublisherShape, ReceivedFrom, Shape, SubscriberShape};
 
 /// Topics of one load at most; a larger tree is sampled.
 const TOPICS_MAX: usize = 4096;
@@ -14,7 +14,7 @@ pub fn shape_of(scenario: &Scenario, run: u32) -> Shape {
     let hears = |filter: String, first_publisher, count: u32| SubscriberShape {
         filters: vec![filter],
         first_publisher,
-        heard: vec![Heard::default(); count as usize],
+        received: vec![ReceivedFrom::default(); count as usize],
     };
     let (publishers, subscribers) = (scenario.publishers, scenario.subscribers);
     match scenario.kind {
@@ -107,15 +107,15 @@ fn tree(scenario: &Scenario, root: &str) -> Shape {
         .map(|group| SubscriberShape {
             filters: group.iter().map(|pattern| pattern.text(root)).collect(),
             first_publisher: 0,
-            heard: (0..publishers)
+            received: (0..publishers)
                 .map(|publisher| {
                     let mut heard = 0..;
                     let mut rank = |turn| {
                         let topic = topic_of(publisher, turn);
                         let matched = group.iter().any(|pattern| pattern.matches(topic));
-                        matched.then(|| heard.next()).flatten().unwrap_or(NOT_HEARD)
+                        matched.then(|| heard.next()).flatten().unwrap_or(NOT_RECEIVED)
                     };
-                    Heard { ranks: (0..topics_each).map(&mut rank).collect() }
+                    ReceivedFrom { ranks: (0..topics_each).map(&mut rank).collect() }
                 })
                 .collect(),
         })
@@ -129,8 +129,9 @@ fn tree(scenario: &Scenario, root: &str) -> Shape {
             .collect(),
         receivers: (0..topics_each)
             .map(|turn| {
-                let hears =
-                    |subscriber: &&SubscriberShape| subscriber.heard[publisher].ranks[turn] != NOT_HEARD;
+                let hears = |subscriber: &&SubscriberShape| {
+                    subscriber.received[publisher].ranks[turn] != NOT_RECEIVED
+                };
                 u32::try_from(subscribers.iter().filter(hears).count()).unwrap_or(u32::MAX)
             })
             .collect(),
@@ -191,10 +192,10 @@ mod tests {
                         let matching = u32::try_from(matching.count()).expect("few filters");
                         assert!(matching < 2, "{:?} overlap at {topic}", subscriber.filters);
                         receivers += matching;
-                        let ranks = &subscriber.heard[number].ranks;
-                        let before = ranks[..turn].iter().filter(|rank| **rank != NOT_HEARD).count();
+                        let ranks = &subscriber.received[number].ranks;
+                        let before = ranks[..turn].iter().filter(|rank| **rank != NOT_RECEIVED).count();
                         let rank =
-                            if matching == 1 { u32::try_from(before).expect("few") } else { NOT_HEARD };
+                            if matching == 1 { u32::try_from(before).expect("few") } else { NOT_RECEIVED };
                         assert_eq!(ranks[turn], rank, "{topic} for {:?}", subscriber.filters);
                     }
                     assert_eq!(publisher.receivers[turn], receivers, "{topic}");

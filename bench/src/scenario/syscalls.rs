@@ -61,7 +61,7 @@ impl Counter {
     /// Ends it and reads the count.
     pub fn finish(mut self) -> Result<u64> {
         let said = self.end();
-        parse(&said).with_context(|| format!("perf stat did not tell a count: {}", cause(&said)))
+        parse(&said).with_context(|| format!("perf stat printed no count: {}", cause(&said)))
     }
 
     fn complaint(&mut self) -> String {

@@ -95,7 +95,7 @@ impl Sampler {
     pub fn memory(&self) -> Result<Memory> {
         let path = format!("/proc/{}/status", self.pid);
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        parse_status(&status).with_context(|| format!("{path} does not tell the resident memory"))
+        parse_status(&status).with_context(|| format!("{path} has no resident memory"))
     }
 }
 

@@ -32,8 +32,8 @@ fn every_round_measures_every_broker_and_each_is_a_multiple_of_the_reference() {
     ] {
         assert!(ended.stdout.contains(part), "{part:?} is not in {}", ended.stdout);
     }
-    let figures: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
-    let order: Vec<(u64, &str)> = figures["runs"]
+    let results: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    let order: Vec<(u64, &str)> = results["runs"]
         .as_array()
         .unwrap()
         .iter()
@@ -42,7 +42,7 @@ fn every_round_measures_every_broker_and_each_is_a_multiple_of_the_reference() {
     // Who comes first changes with the round.
     assert_eq!(order[0].1, order[2].1);
     assert_ne!(order[0].1, order[4].1, "{order:?}");
-    for row in figures["rows"].as_array().unwrap() {
+    for row in results["rows"].as_array().unwrap() {
         assert_eq!(row["cells"][0]["multiple"]["median"], 1.0, "the floor is once itself: {row}");
         let cell = &row["cells"][1];
         let (cost, multiple) =

@@ -159,7 +159,7 @@ impl Sessions {
     /// A session that was just made is a plugin's: it is none of those that clients have.
     pub(crate) fn give_to_plugin(&mut self, key: SessionKey) {
         if let Some(session) = self.table.get_mut(key) {
-            session.orphan = true;
+            session.detached = true;
             self.plugins += 1;
         }
     }

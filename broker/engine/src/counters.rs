@@ -79,13 +79,13 @@ counters! {
     messages_fetched: "retained messages that plugins have read on behalf of clients";
     behalf_refused: "requests of plugins on behalf of clients that were refused";
     behalf_no_room: "requests of plugins on behalf of clients that were refused because too much waited for the client or the plugin";
-    plugin_commands_refused: "publishes, kicks, mails and the like of plugins that were refused because too many or too much waited";
-    plugin_mail_stale: "mail for plugins that had gone";
-    client_connect: "connections that asked to come in";
-    client_connected: "connections that came in";
-    client_disconnected: "connections that ended after they had come in";
+    plugin_commands_refused: "commands of plugins that were refused because too many or too many bytes waited";
+    plugin_mail_stale: "messages between instances of a plugin that had been unloaded";
+    client_connect: "connections that sent CONNECT";
+    client_connected: "connections that were accepted with CONNACK";
+    client_disconnected: "accepted connections that ended";
     client_auth_denied: "connections that authentication refused";
-    client_auth_anonymous: "connections let in without an answer of a plugin";
+    client_auth_anonymous: "connections accepted without an answer of a plugin";
     client_keepalive_timeout: "connections ended for silence";
     session_created: "sessions created";
     session_resumed: "sessions resumed";
@@ -97,8 +97,8 @@ counters! {
     session_owner_refused: "connections refused because their client identifier is another principal's";
     session_owner_inherited: "sessions that another principal went on with";
     connections_refused: "connections closed because a limit of connections was reached";
-    connects_pending_refused: "connections refused because as many waited to be let in as may";
-    connects_pending_address_refused: "connections refused because as many of their address waited to be let in as may";
+    connects_pending_refused: "connections refused because connects_pending_max was reached";
+    connects_pending_address_refused: "connections refused because connects_pending_per_address_max was reached";
     sessions_refused: "connections refused because a limit of sessions was reached";
     connections_count: "connections now";
     sessions_count: "sessions now";
@@ -111,8 +111,8 @@ counters! {
     pauses_slots: "times a connection was not read because as many of its packets waited as may";
     pauses_outbound: "times a connection was not read because it did not take what was sent to it";
     pauses_memory: "times a connection was not read because the shard was near its limit of memory";
-    connections_evicted: "connections ended because they held most where a limit of memory was passed";
-    sessions_evicted: "sessions ended because they held most where a limit of memory was passed";
+    connections_evicted: "connections ended because they used most memory when a limit was reached";
+    sessions_evicted: "sessions ended because they used most memory when a limit was reached";
     memory_bytes: "bytes that clients make the shard hold now";
     subscribe_barrier_timeouts: "subscriptions refused because another shard did not answer";
     hook_changes_refused: "changes of hooks that no message may have";
@@ -125,7 +125,7 @@ counters! {
 
 /// Why a message was dropped. Each is a counter, and the word that message.dropped has for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Loss {
+pub(crate) enum DropReason {
     NoSubscribers,
     QueueFull,
     Expired,
@@ -136,17 +136,17 @@ pub(crate) enum Loss {
     NotAuthorized,
 }
 
-impl Loss {
+impl DropReason {
     pub(crate) const fn word(self) -> &'static str {
         match self {
-            Loss::NoSubscribers => "no_subscribers",
-            Loss::QueueFull => "queue_full",
-            Loss::Expired => "expired",
-            Loss::TooLarge => "too_large",
-            Loss::Hook => "hook",
-            Loss::LaneFull => "lane_full",
-            Loss::NoMember => "no_member",
-            Loss::NotAuthorized => "not_authorized",
+            DropReason::NoSubscribers => "no_subscribers",
+            DropReason::QueueFull => "queue_full",
+            DropReason::Expired => "expired",
+            DropReason::TooLarge => "too_large",
+            DropReason::Hook => "hook",
+            DropReason::LaneFull => "lane_full",
+            DropReason::NoMember => "no_member",
+            DropReason::NotAuthorized => "not_authorized",
         }
     }
 }

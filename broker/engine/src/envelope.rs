@@ -8,7 +8,7 @@ use crate::id::SessionKey;
 use crate::message::Message;
 use crate::route::retained::Cursor;
 use crate::route::{GroupId, InterestBatch};
-use crate::session::readers::{PageAsk, PageFor, Wanted};
+use crate::session::readers::{PageFor, PageRequest, Wanted};
 
 /// Which of the two lanes to a shard an envelope takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +60,7 @@ pub(crate) enum EnvelopeBody {
     /// That, and for which of them it may have any.
     Marked { session: SessionKey, batch: u64, mark: u64, found: Vec<u32> },
     /// A session has room for some of them, or a plugin for a page.
-    Page { whose: PageFor, ask: PageAsk },
+    Page { whose: PageFor, ask: PageRequest },
     /// Those.
     Paged { whose: PageFor, page: u64, body: PageBody },
 }

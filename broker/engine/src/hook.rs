@@ -14,17 +14,17 @@ pub mod draft;
 pub mod filter;
 pub mod latency;
 pub mod message;
+pub mod notification;
 pub mod outgoing;
 pub mod requested;
 pub mod section;
 pub mod subscribe;
 pub mod suspended;
 pub mod tickets;
-pub mod told;
 pub mod verdict;
 pub mod view;
 
-pub use call::{CallCell, Called, Untimely};
+pub use call::{CallCell, Callback, Called};
 pub use grapnel_plugin_abi::host::{Entry, InstanceEntry};
 pub use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind, POINTS};
 
@@ -205,7 +205,7 @@ pub struct ChainTable {
     /// The plugins that are in it, for what is called outside of events.
     instances: Vec<(PluginHandle, InstanceEntry)>,
     /// Those of them that are disabled or tripped: what is called outside of events waits for them.
-    resting: Vec<PluginHandle>,
+    suspended_plugins: Vec<PluginHandle>,
 }
 
 impl ChainTable {
@@ -215,7 +215,7 @@ impl ChainTable {
             generation: 0,
             chains: std::array::from_fn(|_| Chain::default()),
             instances: Vec::new(),
-            resting: Vec::new(),
+            suspended_plugins: Vec::new(),
         }
     }
 
@@ -236,10 +236,10 @@ impl ChainTable {
             let links = list.into_boxed_slice();
             Chain { links, counts, filters, runs: 0, straight_runs: 0, straight, delivers }
         });
-        ChainTable { generation, chains, instances: Vec::new(), resting: Vec::new() }
+        ChainTable { generation, chains, instances: Vec::new(), suspended_plugins: Vec::new() }
     }
 
-    /// With the plugins' instances, for timers and mail.
+    /// With the plugins' instances, for timers and instance messages.
     #[must_use]
     pub fn with_instances(self, instances: Vec<(PluginHandle, InstanceEntry)>) -> ChainTable {
         ChainTable { instances, ..self }
@@ -247,18 +247,18 @@ impl ChainTable {
 
     /// With those plugins of [`ChainTable::with_instances`] that are disabled or tripped.
     #[must_use]
-    pub fn with_resting(self, resting: Vec<PluginHandle>) -> ChainTable {
-        ChainTable { resting, ..self }
+    pub fn with_suspended_plugins(self, suspended: Vec<PluginHandle>) -> ChainTable {
+        ChainTable { suspended_plugins: suspended, ..self }
     }
 
-    /// Whether a plugin is disabled or tripped: its timers and mail wait.
-    pub fn is_resting(&self, plugin: PluginHandle) -> bool {
-        self.resting.contains(&plugin)
+    /// Whether a plugin is disabled or tripped: its timers and instance messages wait.
+    pub fn is_plugin_suspended(&self, plugin: PluginHandle) -> bool {
+        self.suspended_plugins.contains(&plugin)
     }
 
     /// The instance of a plugin, if it is in the table and may be called.
     pub fn instance_awake(&self, plugin: PluginHandle) -> Option<InstanceEntry> {
-        self.instance(plugin).filter(|_| !self.is_resting(plugin))
+        self.instance(plugin).filter(|_| !self.is_plugin_suspended(plugin))
     }
 
     /// The instance of a plugin, if it is in the table.
@@ -283,7 +283,7 @@ impl ChainTable {
     }
 
     /// The plugins that have an instance here and none in the other table.
-    pub fn plugins_gone(&self, after: &ChainTable) -> Vec<PluginHandle> {
+    pub fn plugins_removed(&self, after: &ChainTable) -> Vec<PluginHandle> {
         let gone = self.instances.iter().filter(|(handle, _)| after.instance(*handle).is_none());
         gone.map(|(handle, _)| *handle).collect()
     }

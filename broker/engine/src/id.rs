@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::places::Places;
+use crate::chunk_table::ChunkTable;
 
 /// Most shards a broker may have: what a [`ShardSet`] can name.
 pub const SHARDS_MAX: usize = 64;
@@ -118,13 +118,13 @@ keys! {
 /// A table whose keys carry a generation, so that a late one finds nothing instead of a stranger.
 #[derive(Debug)]
 pub struct Table<T> {
-    slots: Places<(u32, T)>,
+    slots: ChunkTable<(u32, T)>,
     next_generation: u32,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table { slots: Places::default(), next_generation: 1 }
+        Table { slots: ChunkTable::default(), next_generation: 1 }
     }
 }
 

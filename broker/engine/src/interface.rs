@@ -233,7 +233,7 @@ pub enum Wish {
     /// Read a page of the retained messages that the client could get with a subscription.
     Fetch(Fetch),
     /// Say whether the client may.
-    Ask {
+    Authorize {
         /// Do what: not a will.
         action: Action,
         /// Valid topic name, or topic filter where it is to subscribe.
@@ -299,7 +299,7 @@ pub enum Command {
         filter: Box<str>,
     },
     /// Bytes for the plugin's instance on this shard.
-    Mail {
+    InstanceMessage {
         /// Whose.
         plugin: PluginHandle,
         /// Sending shard, [`ALL_SHARDS`] for a thread.
@@ -347,7 +347,7 @@ impl Command {
             Command::Subscribe { client_id, filter, .. } | Command::Unsubscribe { client_id, filter } => {
                 client_id.len() + filter.len()
             }
-            Command::Mail { bytes, .. } => bytes.len(),
+            Command::InstanceMessage { bytes, .. } => bytes.len(),
             Command::Invalidate(Scope::Client(what) | Scope::User(what) | Scope::Topics(what)) => what.len(),
             Command::Invalidate(Scope::All)
             | Command::Timer { .. }
@@ -381,14 +381,14 @@ impl Wish {
             Wish::Publish(message) => message.bytes(),
             Wish::Subscribe { filter, .. } | Wish::Unsubscribe { filter } => filter.len(),
             Wish::Fetch(fetch) => fetch.bytes(),
-            Wish::Ask { topic, .. } => topic.len(),
+            Wish::Authorize { topic, .. } => topic.len(),
         }
     }
 }
 
-/// The sender of mail that comes from no shard.
+/// The sender of an instance message that comes from no shard.
 pub const FROM_A_THREAD: u32 = ALL_SHARDS;
-/// The sender of mail that tells what became of a request on behalf of a client.
+/// The sender of an instance message that tells what became of a request on behalf of a client.
 pub const FROM_THE_BROKER: u32 = FROM_BROKER;
 
 /// A client or stored session in a list.

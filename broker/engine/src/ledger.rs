@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::held::Pool;
 use crate::id::{ConnKey, Key, Table};
 use crate::limits::Limits;
+use crate::shared_message::Pool;
 
 /// Bytes that clients make a shard hold, by what they are held for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -340,7 +340,7 @@ impl Memory {
     }
 
     /// Bytes of connections that have ended, which the shell still has.
-    pub(crate) fn hold_closing(&mut self, bytes: usize) {
+    pub(crate) fn charge_closing(&mut self, bytes: usize) {
         self.closing = bytes;
     }
 

@@ -4,6 +4,7 @@
 //! outbox. Nothing here opens a socket, reads a clock, starts a thread or awaits.
 #![forbid(unsafe_code)]
 
+pub mod chunk_table;
 mod clients;
 mod clock;
 pub mod codec;
@@ -11,7 +12,6 @@ mod counters;
 pub mod delivery;
 mod envelope;
 mod flow;
-mod held;
 pub mod hook;
 pub mod id;
 mod interface;
@@ -22,15 +22,15 @@ pub mod message;
 mod outbox;
 pub mod packet;
 mod parts;
-pub mod places;
 mod plugins;
 pub mod reason;
-mod reviews;
+mod recheck_queue;
 pub mod route;
 mod rules;
 mod run_queue;
 pub mod session;
 pub mod shard;
+mod shared_message;
 pub mod time;
 pub mod timer;
 pub mod topic;

@@ -180,7 +180,7 @@ bounds! {
     connections_total_max = 1000000, 1..=640000000, "connections of all shards together";
     connect_timeout_ms = 10000, 100..=600000, "time from accept to a whole CONNECT; slow links need seconds, idle probes should not hold a socket";
     packet_bytes_max = 1048576, 128..=268435460, "largest packet taken from a client, announced as Maximum Packet Size; 1 MiB as EMQX has it";
-    partial_bytes_max = 67108864, 65536..=17179869184, "bytes of unfinished packets a shard holds for all its connections; beyond it those who have not been let in and then those who hold most of them are disconnected";
+    partial_bytes_max = 67108864, 65536..=17179869184, "bytes of unfinished packets a shard holds for all its connections; beyond it connections without CONNACK and then those who hold most of them are disconnected";
     connects_pending_max = 16384, 1..=16777215, "clients per shard whose CONNECT waits for a plugin or for their own next AUTH; beyond it a new one is refused with 0x89, server busy, before any plugin is asked";
     connects_pending_per_address_max = 8192, 1..=16777215, "those of them that have one peer address, or one network of 64 bits of IPv6; beyond it a new one of that address is refused likewise. Half of connects_pending_max, so that no address takes all places and a fleet behind one router or proxy still comes in; from connects_pending_max on it refuses nobody";
     client_id_bytes_max = 1024, 23..=65535, "MQTT 3.1 promises 23, MQTT 5 allows 65535; 1 KiB keeps tables small";
@@ -225,8 +225,8 @@ bounds! {
     turn_budget_deliveries = 4096, 64..=1000000, "deliveries made before other work of the shard gets a turn; and units of work for subscriptions and retained messages";
     user_properties_max = 64, 0..=65535, "user properties of one packet; more is a protocol abuse answered with 0x97, and hooks can add no more";
     extra_messages_max = 16, 0..=1024, "messages one hook call may add";
-    deliver_verdicts_max = 1024, 0..=16777216, "verdicts on deliveries remembered for one session, one for each topic; 0 asks each time";
-    behalf_requests_max = 8192, 1..=16777216, "what one plugin asks for on behalf of clients and waits on a shard, for all clients together; one client may hold an eighth of what is free, so that others find room. Beyond it the plugin is told 0x97 and may ask again";
+    deliver_verdicts_max = 1024, 0..=16777216, "verdicts on deliveries that are cached for a session, one per topic; 0 authorizes each delivery";
+    behalf_requests_max = 8192, 1..=16777216, "what one plugin asks for on behalf of clients and waits on a shard, for all clients together; one client may hold an eighth of what is free, so that others find room. Beyond it the request is refused with 0x97 and may be repeated";
     behalf_bytes_max = 67108864, 65536..=17179869184, "bytes of those requests, with what pages of retained messages may come to; a client may hold an eighth of what is free";
     behalf_client_requests_max = 128, 1..=65535, "of them for one client, in order; one that waits for its verdict holds up those behind it, and no other client's";
     behalf_pages_max = 64, 1..=65535, "pages of retained messages that a plugin has read on behalf of clients at a time per shard; beyond it one is refused with 0x97";
@@ -240,10 +240,10 @@ bounds! {
     trace_lines_max = 1000, 1..=100000, "packets remembered for one traced client";
     payload_bytes_max = 268435455, 0..=268435455, "largest payload of a message, of clients, wills and plugins; packet_bytes_max is met first unless this is smaller";
     connect_bytes_max = 131072, 128..=268435460, "largest CONNECT; a will of 64 KiB, a name and a password fit. A longer one is refused when its header is read, also below packet_bytes_max";
-    connects_pending_bytes_max = 33554432, 65536..=17179869184, "bytes that connections of a shard hold before they are let in; beyond it those that hold most of them are closed";
+    connects_pending_bytes_max = 33554432, 65536..=17179869184, "bytes that connections of a shard hold before CONNACK; beyond it those that hold most of them are closed";
     outbound_burst_bytes_max = 268435456, 0..=17179869184, "QoS 0 that a shard may have queued beyond outbound_bytes_max, one connection at most half of what is left, for sockets that keep taking bytes; 0 is none";
     outbound_burst_ms = 2000, 0..=600000, "time since a socket last took bytes within which it counts as one that keeps taking them";
-    shard_bytes_max = 4294967296, 1048576..=1099511627776, "bytes that clients make one shard hold, retained messages apart; beyond it those who have not been let in and then those who hold most are ended; the machine's memory, shared by the shards, is a good value";
+    shard_bytes_max = 4294967296, 1048576..=1099511627776, "bytes that clients make one shard hold, retained messages apart; beyond it connections without CONNACK and then those who hold most are ended; the machine's memory, shared by the shards, is a good value";
     drain_timeout_ms = 5000, 100..=600000, "time between SIGTERM and the end of the process";
 }
 

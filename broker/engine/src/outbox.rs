@@ -47,7 +47,7 @@ impl Outbound {
     }
 
     /// Bytes of memory held: what has not left, what has left of the first piece, and the pieces themselves.
-    pub fn held(&self) -> usize {
+    pub fn memory_bytes(&self) -> usize {
         self.bytes + self.sent + self.segments.len() * size_of::<Segment>()
     }
 
@@ -211,7 +211,7 @@ pub struct Outbox {
     /// Connections to offer the rest again and read on; may name a connection that has ended meanwhile.
     pub resume: Vec<ConnKey>,
     /// Connections that should have sent something by now, as far as the engine has seen: offer it what their sockets hold at
-    /// this moment, then call [`Shard::heard_out`](crate::shard::Shard::heard_out). May name a connection that has ended meanwhile.
+    /// this moment, then call [`Shard::deadline_checked`](crate::shard::Shard::deadline_checked). May name a connection that has ended meanwhile.
     pub overdue: Vec<ConnKey>,
     /// Connections that have ended.
     pub closing: Vec<Closing>,
@@ -309,8 +309,8 @@ mod tests {
             let (mut out, mut sent) = (three(), Vec::<u8>::new());
             while !out.is_empty() {
                 assert_eq!(out.len(), 10 - sent.len());
-                assert_eq!(out.held(), out.recount());
-                assert!(out.held() >= out.len());
+                assert_eq!(out.memory_bytes(), out.recount());
+                assert!(out.memory_bytes() >= out.len());
                 let pieces = out.pieces::<2>().concat();
                 assert!(pieces.starts_with(out.front()));
                 let whole = out.pieces::<8>().concat();
@@ -322,7 +322,7 @@ mod tests {
             }
             assert_eq!(sent, b"abcdefghij");
             assert_eq!(out.front(), b"");
-            assert_eq!(out.held(), out.recount());
+            assert_eq!(out.memory_bytes(), out.recount());
             // The last copied piece keeps its memory for what comes next; that is let go of too.
             out.append(|buffer| buffer.extend(b"k"));
             assert_eq!((out.front(), out.len()), (&b"k"[..], 1));
@@ -330,7 +330,7 @@ mod tests {
             assert_eq!(out.front(), b"k", "it has not left yet");
             out.advance(1);
             out.release();
-            assert_eq!((out.len(), out.held()), (0, 0));
+            assert_eq!((out.len(), out.memory_bytes()), (0, 0));
         }
     }
 

@@ -1,5 +1,5 @@
 //! What a shard keeps for plugins beside their links: sessions for what they publish, lines for what they ask for on behalf of
-//! clients, timers, mail, replays.
+//! clients, timers, instance messages, replays.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -17,12 +17,12 @@ use crate::timer::Timer;
 mod answers;
 mod codes;
 mod kept;
-pub(crate) mod lines;
+pub(crate) mod request_queues;
 
 use answers::Answers;
 use codes::Codes;
-pub(crate) use kept::{KeptMail, PageAbout};
-use lines::Lines;
+pub(crate) use kept::{PageAbout, StoredInstanceMessage};
+use request_queues::RequestQueues;
 
 /// Where a page of retained messages is that a plugin has asked for.
 #[derive(Clone, Copy, Debug)]
@@ -35,28 +35,28 @@ pub(crate) enum PagePlace {
 
 /// What a shard keeps for plugins beside their links.
 #[derive(Debug, Default)]
-pub(crate) struct PluginDesk {
+pub(crate) struct PluginStore {
     /// Sessions that no client has: what a plugin publishes waits in order in the slots of its own.
     sessions: HashMap<u64, SessionKey>,
-    lines: Lines,
+    request_queues: RequestQueues,
     answers: Answers,
     /// Timers that are armed.
     timers: HashMap<u64, PluginTimer>,
     /// Timers that fell due while their plugin was disabled or tripped, in this order, each with the plugin's number.
-    held: BTreeMap<u64, (u64, u64)>,
+    suspended_timers: BTreeMap<u64, (u64, u64)>,
     /// How many have been held so far.
-    held_count: u64,
-    mails: VecDeque<KeptMail>,
-    mails_bytes: usize,
+    suspended_timers_count: u64,
+    messages: VecDeque<StoredInstanceMessage>,
+    messages_bytes: usize,
     /// How many of them are answers of the broker, in all and by the version they are for.
-    answers_kept: usize,
-    answers_kept_for: HashMap<PluginHandle, usize>,
-    /// Mail that was kept and is looked at again in slices, in order, and what has come since. Nobody is charged for it meanwhile.
-    settling: VecDeque<KeptMail>,
-    /// Answers beyond those that are kept as mail.
+    answers_stored: usize,
+    answers_stored_for: HashMap<PluginHandle, usize>,
+    /// Instance messages that was kept and is looked at again in slices, in order, and what has come since. Nobody is charged for it meanwhile.
+    settling: VecDeque<StoredInstanceMessage>,
+    /// Answers beyond those that are kept as an instance message.
     codes: Codes,
     /// Bytes of pages among them.
-    pages_kept_bytes: usize,
+    pages_stored_bytes: usize,
     /// Bytes of each of these pages, with its place.
     pages_kept: BTreeSet<(usize, usize)>,
     /// Versions that have left the chains and whose instances are there still: where a change of the plugins is taken back, they are
@@ -79,7 +79,7 @@ struct PluginTimer {
     until_ms: u64,
     armed: Timer,
     /// Its place among those that are held.
-    held: Option<u64>,
+    suspended: Option<u64>,
 }
 
 /// A plugin that is being told of what was there before it.
@@ -101,14 +101,14 @@ pub(crate) struct Forgotten {
     pub(crate) codes: u64,
 }
 
-/// Mails that are kept for plugins that are not in the chains yet, and for those that are disabled or tripped.
-const KEPT_MAILS_MAX: usize = 1024;
+/// Instance messages that are stored for plugins that are not in the chains yet, and for those that are disabled or tripped.
+const STORED_MESSAGES_MAX: usize = 1024;
 /// Pages of retained messages that are kept likewise, of the largest size; one that finds no room is refused instead.
-const KEPT_PAGES: u64 = 4;
-/// Bytes of mail.
-const KEPT_MAIL_BYTES_MAX: usize = 16 << 20;
+const STORED_PAGES: u64 = 4;
+/// Bytes of instance messages.
+const STORED_MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-impl PluginDesk {
+impl PluginStore {
     /// The session of a plugin, by the number of the plugin's name.
     pub(crate) fn session(&self, number: u64) -> Option<SessionKey> {
         self.sessions.get(&number).copied()
@@ -120,8 +120,8 @@ impl PluginDesk {
     }
 
     /// Where waits what plugins ask for on behalf of clients.
-    pub(crate) fn lines(&mut self) -> &mut Lines {
-        &mut self.lines
+    pub(crate) fn request_queues(&mut self) -> &mut RequestQueues {
+        &mut self.request_queues
     }
 
     /// Something was refused to a plugin on behalf of a client: whether that is logged, and how many before it were not.
@@ -143,7 +143,7 @@ impl PluginDesk {
 
     /// A page is begun.
     pub(crate) fn begin_page(&mut self, number: u64, page: PageUnderWay) {
-        self.lines.begin_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+        self.request_queues.begin_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
         self.pages.begin(number, page);
     }
 
@@ -158,11 +158,11 @@ impl PluginDesk {
         number: u64,
         change: impl FnOnce(&mut PageUnderWay) -> R,
     ) -> Option<R> {
-        let lines = &mut self.lines;
+        let queues = &mut self.request_queues;
         self.pages.change(number, |page| {
             let before = page.reserved_bytes();
             let done = change(page);
-            lines.count_page(page.plugin.number(), &page.identity.client_id, before, page.reserved_bytes());
+            queues.count_page(page.plugin.number(), &page.identity.client_id, before, page.reserved_bytes());
             done
         })
     }
@@ -171,29 +171,29 @@ impl PluginDesk {
     pub(crate) fn has_room_for_found(&self, number: u64, limits: &Limits) -> bool {
         let Some(page) = self.pages.get(number).filter(|page| page.is_beyond()) else { return true };
         let (plugin, client_id) = (page.plugin.number(), &page.identity.client_id);
-        self.lines.has_room_for_grown_page(plugin, client_id, page.reserved_bytes(), limits)
+        self.request_queues.has_room_for_grown_page(plugin, client_id, page.reserved_bytes(), limits)
     }
 
     /// A page is at its end.
     pub(crate) fn end_page(&mut self, number: u64) -> Option<PageUnderWay> {
         let page = self.pages.end(number)?;
-        self.lines.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+        self.request_queues.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
         Some(page)
     }
 
     /// Bytes of pages that are under way, and of those that are kept for plugins.
     pub(crate) fn pages_bytes(&self) -> usize {
-        self.pages.held_bytes(None) + self.pages_kept_bytes
+        self.pages.charged_bytes(None) + self.pages_stored_bytes
     }
 
     /// The same counted anew.
     pub(crate) fn recount_pages(&self) -> usize {
-        self.pages.recount() + self.mails.iter().map(KeptMail::page_bytes).sum::<usize>()
+        self.pages.recount() + self.messages.iter().map(StoredInstanceMessage::page_bytes).sum::<usize>()
     }
 
     /// Bytes of pages that are under way for a client.
     pub(crate) fn pages_bytes_of(&self, client_id: &str) -> usize {
-        self.pages.held_bytes(Some(client_id))
+        self.pages.charged_bytes(Some(client_id))
     }
 
     /// The page that holds most, with its bytes.
@@ -209,27 +209,27 @@ impl PluginDesk {
         index: usize,
         code: Bytes,
     ) -> Option<(PluginHandle, Box<PageAbout>)> {
-        let mail = self.mails.get_mut(index)?;
-        let before = mail.charge();
-        let page = mail.page.take()?;
-        mail.bytes = code;
-        let less = before - mail.charge();
+        let message = self.messages.get_mut(index)?;
+        let before = message.charge();
+        let page = message.page.take()?;
+        message.bytes = code;
+        let less = before - message.charge();
         self.pages_kept.remove(&(before, index));
-        self.mails_bytes -= less;
-        self.pages_kept_bytes -= less;
-        Some((mail.plugin, page))
+        self.messages_bytes -= less;
+        self.pages_stored_bytes -= less;
+        Some((message.plugin, page))
     }
 
     /// The sessions in whose slots waits what is asked for on behalf of a client.
-    pub(crate) fn lines_of(&self, client_id: &str) -> impl Iterator<Item = SessionKey> {
-        self.lines.sessions_of(client_id)
+    pub(crate) fn request_queues_of(&self, client_id: &str) -> impl Iterator<Item = SessionKey> {
+        self.request_queues.sessions_of(client_id)
     }
 
     // --- timers
 
     /// A plugin has armed a timer. Until `until_ms` it is waited for if it is in no chain table.
     pub(crate) fn arm_timer(&mut self, timer: u64, plugin: PluginHandle, until_ms: u64, armed: Timer) {
-        self.timers.insert(timer, PluginTimer { plugin, until_ms, armed, held: None });
+        self.timers.insert(timer, PluginTimer { plugin, until_ms, armed, suspended: None });
     }
 
     /// A timer is looked at once more.
@@ -243,7 +243,7 @@ impl PluginDesk {
     pub(crate) fn cancel_timer(&mut self, timer: u64, plugin: PluginHandle) -> Option<Timer> {
         self.timers.get(&timer).filter(|known| known.plugin == plugin)?;
         let gone = self.timers.remove(&timer)?;
-        gone.held.map(|place| self.held.remove(&place));
+        gone.suspended.map(|place| self.suspended_timers.remove(&place));
         Some(gone.armed)
     }
 
@@ -273,82 +273,86 @@ impl PluginDesk {
     }
 
     /// A timer is due while its plugin is not called.
-    pub(crate) fn hold_timer(&mut self, timer: u64, number: u64) {
+    pub(crate) fn suspend_timer(&mut self, timer: u64, number: u64) {
         if let Some(known) = self.timers.get_mut(&timer) {
-            self.held_count += 1;
-            known.held = Some(self.held_count);
-            self.held.insert(self.held_count, (timer, number));
+            self.suspended_timers_count += 1;
+            known.suspended = Some(self.suspended_timers_count);
+            self.suspended_timers.insert(self.suspended_timers_count, (timer, number));
         }
     }
 
     /// Takes the timers that have fallen due meanwhile, in this order, each with the plugin's number.
-    pub(crate) fn take_held_timers(&mut self) -> Vec<(u64, u64)> {
-        std::mem::take(&mut self.held).into_values().collect()
+    pub(crate) fn take_suspended_timers(&mut self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.suspended_timers).into_values().collect()
     }
 
-    // --- mail
+    // --- instance messages
 
-    /// Keeps mail.
+    /// Keeps instance messages.
     ///
     /// # Errors
-    /// The mail, if too much is kept.
-    pub(crate) fn keep_mail(&mut self, mail: KeptMail, limits: &Limits) -> Result<(), KeptMail> {
-        let bytes = self.mails_bytes + mail.charge();
-        let is_answer = mail.from == FROM_THE_BROKER;
+    /// The instance messages, if too much is kept.
+    pub(crate) fn store_instance_message(
+        &mut self,
+        message: StoredInstanceMessage,
+        limits: &Limits,
+    ) -> Result<(), StoredInstanceMessage> {
+        let bytes = self.messages_bytes + message.charge();
+        let is_answer = message.from == FROM_THE_BROKER;
         let has_room = if is_answer {
             // A page of retained messages has more than a code.
-            let pages_bytes = self.pages_kept_bytes + mail.page_bytes();
-            let kept = self.answers_kept_for.entry(mail.plugin).or_default();
+            let pages_bytes = self.pages_stored_bytes + message.page_bytes();
+            let kept = self.answers_stored_for.entry(message.plugin).or_default();
             let fits = (*kept as u64) < answers_max(limits)
-                && pages_bytes as u64 <= KEPT_PAGES * limits.behalf_page_bytes_max;
+                && pages_bytes as u64 <= STORED_PAGES * limits.behalf_page_bytes_max;
             if fits {
                 *kept += 1;
-                self.pages_kept_bytes = pages_bytes;
+                self.pages_stored_bytes = pages_bytes;
             }
             fits
         } else {
-            self.mails.len() - self.answers_kept < KEPT_MAILS_MAX
-                && bytes - self.pages_kept_bytes <= KEPT_MAIL_BYTES_MAX
+            self.messages.len() - self.answers_stored < STORED_MESSAGES_MAX
+                && bytes - self.pages_stored_bytes <= STORED_MESSAGE_BYTES_MAX
         };
         if !has_room {
-            return Err(mail);
+            return Err(message);
         }
-        self.answers_kept += usize::from(is_answer);
-        self.mails_bytes = bytes;
-        if mail.page.is_some() {
-            self.pages_kept.insert((mail.charge(), self.mails.len()));
+        self.answers_stored += usize::from(is_answer);
+        self.messages_bytes = bytes;
+        if message.page.is_some() {
+            self.pages_kept.insert((message.charge(), self.messages.len()));
         }
-        self.mails.push_back(mail);
+        self.messages.push_back(message);
         Ok(())
     }
 
-    /// All mail that is kept is looked at again, in order.
+    /// All instance messages that is kept is looked at again, in order.
     pub(crate) fn settle_mails(&mut self) {
-        (self.mails_bytes, self.answers_kept, self.pages_kept_bytes) = (0, 0, 0);
-        self.answers_kept_for = HashMap::new();
+        (self.messages_bytes, self.answers_stored, self.pages_stored_bytes) = (0, 0, 0);
+        self.answers_stored_for = HashMap::new();
         self.pages_kept = BTreeSet::new();
         // What still waits to be looked at has come after what is kept.
         let behind = std::mem::take(&mut self.settling);
-        self.settling = std::mem::take(&mut self.mails);
+        self.settling = std::mem::take(&mut self.messages);
         self.settling.extend(behind);
     }
 
-    /// Mail that is to be looked at again; what comes meanwhile waits behind it.
-    pub(crate) fn settling(&mut self) -> &mut VecDeque<KeptMail> {
+    /// Instance messages that is to be looked at again; what comes meanwhile waits behind it.
+    pub(crate) fn settling(&mut self) -> &mut VecDeque<StoredInstanceMessage> {
         &mut self.settling
     }
 
-    /// Whether mail is to be looked at again.
+    /// Whether instance messages is to be looked at again.
     pub(crate) fn is_settling(&self) -> bool {
         !self.settling.is_empty()
     }
 
-    /// Whether mail is kept for some version of the same plugin.
+    /// Whether instance messages is kept for some version of the same plugin.
     pub(crate) fn has_mail_of(&self, plugin: PluginHandle) -> bool {
-        self.mails.iter().any(|mail| mail.plugin.number() == plugin.number())
+        self.messages.iter().any(|message| message.plugin.number() == plugin.number())
     }
 
-    /// Answers beyond those that are kept as mail.
+    /// Answers beyond those that are kept as an instance message.
     pub(crate) fn codes(&mut self) -> &mut Codes {
         &mut self.codes
     }
@@ -364,8 +368,8 @@ impl PluginDesk {
 
     /// Whether one more answer may be owed to a plugin that is not called.
     pub(crate) fn may_owe(&self, plugin: PluginHandle, limits: &Limits) -> bool {
-        let kept = self.answers_kept_for.get(&plugin).copied().unwrap_or(0);
-        kept == 0 || ((kept + self.lines.under_way(plugin.number())) as u64) < answers_max(limits)
+        let kept = self.answers_stored_for.get(&plugin).copied().unwrap_or(0);
+        kept == 0 || ((kept + self.request_queues.under_way(plugin.number())) as u64) < answers_max(limits)
     }
 
     // --- replays
@@ -407,7 +411,7 @@ impl PluginDesk {
     /// These have left the chains: what is kept for them waits until they are in them again, or are forgotten.
     pub(crate) fn detach(&mut self, gone: &[PluginHandle]) {
         for plugin in gone {
-            self.answers.gone(*plugin);
+            self.answers.remove(*plugin);
             self.detached.insert(plugin.0);
         }
         for replay in std::mem::take(&mut self.replays) {
@@ -446,7 +450,7 @@ impl PluginDesk {
         is_there: impl Fn(PluginHandle) -> bool,
     ) -> Forgotten {
         self.detached.remove(&gone.0);
-        self.answers.gone(gone);
+        self.answers.remove(gone);
         self.refusals.remove(&gone.number());
         let (answers, detached) = (&self.answers, &self.detached);
         let wanted = |asker| {
@@ -455,7 +459,11 @@ impl PluginDesk {
         };
         let mut tickets = Vec::new();
         for page in self.pages.take_unwanted(&wanted) {
-            self.lines.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+            self.request_queues.end_page(
+                page.plugin.number(),
+                &page.identity.client_id,
+                page.reserved_bytes(),
+            );
             tickets.extend(page.ticket());
         }
         let codes = self.codes.forget_unwanted(wanted);
@@ -468,10 +476,10 @@ impl PluginDesk {
         if of.is_empty() {
             return Vec::new();
         }
-        let held = &mut self.held;
+        let held = &mut self.suspended_timers;
         let timers = self.timers.extract_if(|_, timer| of.contains(&timer.plugin));
         let timers = timers.map(|(_, timer)| {
-            timer.held.map(|place| held.remove(&place));
+            timer.suspended.map(|place| held.remove(&place));
             timer.armed
         });
         timers.collect()

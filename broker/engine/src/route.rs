@@ -9,7 +9,6 @@
 
 mod apply;
 mod cache;
-mod crowd;
 mod filters;
 mod group;
 mod hash;
@@ -17,6 +16,7 @@ mod interest;
 mod matched;
 pub mod retained;
 mod set;
+mod subscriber_set;
 mod trie;
 
 #[cfg(test)]
@@ -33,11 +33,11 @@ pub use set::FilterSet;
 
 use crate::id::{SessionKey, ShardId, ShardSet};
 use cache::TopicCache;
-use crowd::Subscriber;
 use filters::{Filters, is_wildcard};
 use group::{Group, Groups};
 use hash::{HashedMap, Hashes};
 use interest::Outbox;
+use subscriber_set::Subscriber;
 
 /// The options of a subscription (MQTT 5.0 section 3.8.3.1) that count when a message is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -175,15 +175,15 @@ impl Routes {
         let is_new = self.filters.get_mut(at).subscribers.insert(Subscriber { session, options });
         self.subscriptions += usize::from(is_new);
         self.outdate(at);
-        if self.filters.get(at).told == 0 && self.shards > 1 {
-            self.filters.get_mut(at).told = self.outbox.next_seq();
+        if self.filters.get(at).announced_seq == 0 && self.shards > 1 {
+            self.filters.get_mut(at).announced_seq = self.outbox.next_seq();
             let change = match is_wildcard(filter) {
                 true => Change::AddWildcard(filter.into()),
                 false => Change::AddLiteral(self.hashes.fingerprint(filter)),
             };
             self.outbox.push(change);
         }
-        let (interest, barrier_seq) = self.outbox.wait_for(self.filters.get(at).told);
+        let (interest, barrier_seq) = self.outbox.wait_for(self.filters.get(at).announced_seq);
         Subscribed { is_new, interest, barrier_seq, filter: at }
     }
 
@@ -198,7 +198,7 @@ impl Routes {
         self.subscriptions -= 1;
         self.outdate(at);
         let filter = self.filters.get_mut(at);
-        if filter.subscribers.is_empty() && filter.told != 0 && !filter.idle {
+        if filter.subscribers.is_empty() && filter.announced_seq != 0 && !filter.idle {
             filter.idle = true;
             self.idle.push_back(at);
             if self.idle.len() > self.limits.idle_filters_max {
@@ -226,17 +226,17 @@ impl Routes {
     ) -> Subscribed {
         let key = self.obtain_group(self.hashes.group_id(group, filter), group, filter);
         let Some(group) = self.groups.get_mut(key) else {
-            return Subscribed { is_new: false, interest: Interest::Known, barrier_seq: 0, filter: 0 };
+            return Subscribed { is_new: false, interest: Interest::Acknowledged, barrier_seq: 0, filter: 0 };
         };
         let filter = group.filter;
         let before = group.local();
         let is_new = group.insert(Subscriber { session, options }, connected);
-        if group.told == 0 && self.shards > 1 {
-            group.told = self.outbox.next_seq();
+        if group.announced_seq == 0 && self.shards > 1 {
+            group.announced_seq = self.outbox.next_seq();
         }
-        let told = group.told;
+        let told = group.announced_seq;
         if group.local() != before {
-            self.tell_counts(key);
+            self.announce_counts(key);
         }
         self.subscriptions += usize::from(is_new);
         let (interest, barrier_seq) = self.outbox.wait_for(told);
@@ -250,7 +250,7 @@ impl Routes {
             return false;
         }
         self.subscriptions -= 1;
-        self.tell_counts(key);
+        self.announce_counts(key);
         self.settle_group(key);
         true
     }
@@ -259,7 +259,7 @@ impl Routes {
     pub fn set_connected(&mut self, group: &str, filter: &str, session: SessionKey, connected: bool) {
         let Some(key) = self.group_by_name(group, filter) else { return };
         if self.groups.get_mut(key).is_some_and(|group| group.set_connected(session, connected)) {
-            self.tell_counts(key);
+            self.announce_counts(key);
         }
     }
 
@@ -278,7 +278,7 @@ impl Routes {
             group.dirty = false;
             let count = group.local();
             if count.total == 0 {
-                group.told = 0;
+                group.announced_seq = 0;
             }
             self.outbox.push(Change::Group(GroupChange {
                 id: group.id,
@@ -324,12 +324,12 @@ impl Routes {
             if !filter.subscribers.is_empty() {
                 continue;
             }
-            filter.told = 0;
+            filter.announced_seq = 0;
             if filter.is_wildcard() {
                 self.outbox.push(Change::RemoveWildcard(filter.name.clone()));
             } else {
                 let fingerprint = self.hashes.fingerprint(&filter.name);
-                if !self.filters.twin_told(fingerprint, at) {
+                if !self.filters.twin_announced(fingerprint, at) {
                     self.outbox.push(Change::RemoveLiteral(fingerprint));
                 }
             }
@@ -358,7 +358,7 @@ impl Routes {
 
     /// Whether a session has a plain subscription of the filter with this number, and that one matches the topic.
     pub fn is_subscribed(&self, session: SessionKey, filter: u32, topic: &str) -> bool {
-        self.filters.known(filter).is_some_and(|filter| {
+        self.filters.get_live(filter).is_some_and(|filter| {
             filter.subscribers.has(session) && crate::topic::matches(&filter.name, topic)
         })
     }
@@ -402,7 +402,7 @@ impl Routes {
     /// message that has come here stays here, since on a way round it could come behind a later one.
     pub fn set_group_full(&mut self, group: GroupRef, full: bool) {
         if self.groups.get_mut(group).is_some_and(|group| group.set_full(full)) {
-            self.tell_counts(group);
+            self.announce_counts(group);
         }
     }
 
@@ -485,7 +485,7 @@ impl Routes {
     }
 
     /// Has the next batch tell the counts of a group.
-    fn tell_counts(&mut self, key: GroupRef) {
+    fn announce_counts(&mut self, key: GroupRef) {
         if self.shards == 1 {
             return;
         }

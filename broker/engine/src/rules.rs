@@ -80,7 +80,7 @@ impl Rules {
     /// Whether what was allowed to this client under a version would be decided by the same rules now. `topic` is the topic name or
     /// filter that it is about; `None` where it may be about any.
     #[inline]
-    pub(crate) fn hold(
+    pub(crate) fn are_current(
         &self,
         version: u64,
         client_id: &str,
@@ -142,11 +142,18 @@ mod tests {
             // A name of the other kind.
             ("ann", Some("c"), true),
         ] {
-            assert_eq!(rules.hold(before, client_id, username, None), holds, "{client_id} {username:?}");
-            assert!(rules.hold(now, client_id, username, None));
+            assert_eq!(
+                rules.are_current(before, client_id, username, None),
+                holds,
+                "{client_id} {username:?}"
+            );
+            assert!(rules.are_current(now, client_id, username, None));
         }
         // Between the two.
-        assert!(rules.hold(before + 1, "c", None, None) && !rules.hold(before + 1, "d", Some("ann"), None));
+        assert!(
+            rules.are_current(before + 1, "c", None, None)
+                && !rules.are_current(before + 1, "d", Some("ann"), None)
+        );
     }
 
     #[test]
@@ -156,8 +163,10 @@ mod tests {
         rules.change(&Scope::Topics("a".into()));
         let before = rules.version();
         rules.change(&Scope::All);
-        assert!(!rules.hold(before, "c", None, None) && !rules.hold(before, "d", None, Some("b")));
-        assert!(rules.hold(rules.version(), "c", None, None));
+        assert!(
+            !rules.are_current(before, "c", None, None) && !rules.are_current(before, "d", None, Some("b"))
+        );
+        assert!(rules.are_current(rules.version(), "c", None, None));
         let known = (rules.single.len(), rules.by_change.len(), rules.topics.len());
         assert_eq!(known, (0, 0, 0), "nothing else is to be known");
     }
@@ -168,10 +177,10 @@ mod tests {
         let before = rules.version();
         rules.change(&Scope::Topics("a/+".into()));
         for (topic, holds) in [("a/b", false), ("a/#", false), ("#", false), ("a/b/c", true), ("b", true)] {
-            assert_eq!(rules.hold(before, "c", None, Some(topic)), holds, "{topic}");
-            assert!(rules.hold(rules.version(), "c", None, Some(topic)));
+            assert_eq!(rules.are_current(before, "c", None, Some(topic)), holds, "{topic}");
+            assert!(rules.are_current(rules.version(), "c", None, Some(topic)));
         }
-        assert!(!rules.hold(before, "c", None, None), "what may be about any topic");
+        assert!(!rules.are_current(before, "c", None, None), "what may be about any topic");
         // The first change of those that are remembered is forgotten, and whatever was allowed before it is asked again.
         let changes: Vec<u64> = (0..TOPICS_MAX)
             .map(|number| {
@@ -179,13 +188,17 @@ mod tests {
                 rules.version()
             })
             .collect();
-        assert!(!rules.hold(before, "c", None, Some("b")) && rules.hold(changes[0], "c", None, Some("b")));
         assert!(
-            !rules.hold(changes[0], "c", None, Some("t/9")) && rules.hold(changes[9], "c", None, Some("t/9"))
+            !rules.are_current(before, "c", None, Some("b"))
+                && rules.are_current(changes[0], "c", None, Some("b"))
+        );
+        assert!(
+            !rules.are_current(changes[0], "c", None, Some("t/9"))
+                && rules.are_current(changes[9], "c", None, Some("t/9"))
         );
         // One of those that are known already makes none forgotten.
         (0..10 * TOPICS_MAX).for_each(|_| rules.change(&Scope::Topics("t/9".into())));
-        assert!(rules.hold(changes[0], "c", None, Some("b")) && rules.topics.len() == TOPICS_MAX);
+        assert!(rules.are_current(changes[0], "c", None, Some("b")) && rules.topics.len() == TOPICS_MAX);
     }
 
     /// However many are changed, what is kept is bounded, and what is forgotten is asked again rather than taken to hold.
@@ -198,16 +211,22 @@ mod tests {
             rules.change(&client(&number.to_string()));
         }
         assert!(
-            rules.hold(before, "other", None, None) && !rules.hold(before, "first", None, None),
+            rules.are_current(before, "other", None, None) && !rules.are_current(before, "first", None, None),
             "at the bound"
         );
         // One of those that are known already changes nothing for the others.
         (0..10 * SINGLE_MAX).for_each(|_| rules.change(&client("1")));
-        assert!(rules.hold(before, "other", None, None));
+        assert!(rules.are_current(before, "other", None, None));
         rules.change(&client("one more"));
         assert_eq!((rules.single.len(), rules.by_change.len()), (SINGLE_MAX, SINGLE_MAX));
-        assert!(!rules.hold(before, "other", None, None) && !rules.hold(before, "first", None, None));
-        assert!(rules.hold(after_first, "other", None, None) && rules.hold(after_first, "first", None, None));
-        assert!(!rules.hold(after_first, "2", None, None));
+        assert!(
+            !rules.are_current(before, "other", None, None)
+                && !rules.are_current(before, "first", None, None)
+        );
+        assert!(
+            rules.are_current(after_first, "other", None, None)
+                && rules.are_current(after_first, "first", None, None)
+        );
+        assert!(!rules.are_current(after_first, "2", None, None));
     }
 }

@@ -7,10 +7,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use crate::held::Pool;
-use crate::hook::told::SessionView;
+use crate::hook::notification::SessionView;
 use crate::id::{ConnKey, SessionKey, ShardSet};
 use crate::packet::{QoS, SubscriptionOptions};
+use crate::shared_message::Pool;
 use crate::time::Now;
 use crate::timer::Timer;
 
@@ -30,7 +30,7 @@ pub mod subscriptions;
 
 pub use behalf::{Behalf, Deed};
 pub use delivery::Delivery;
-pub use ending::{End, EndCause, Fate, Last, Will};
+pub use ending::{End, EndCause, EndReason, LifecycleState, Will};
 pub use identity::{Host, Identity, Principal, host_of};
 pub use inflight::{Inflight, Outgoing, Phase};
 pub use publish::{PublishSlot, Source, Stage, Storage};
@@ -118,13 +118,13 @@ pub struct Session {
     /// When a SUBSCRIBE waits for other shards no longer.
     pub barrier_timer: Option<Timer>,
     /// Why it ends, if that is known before its connection's end decides it.
-    pub last: Option<Last>,
-    /// Whether `Fate::Ends` was decided; it lives until its slots have drained.
-    pub fate: Fate,
+    pub end_reason: Option<EndReason>,
+    /// Whether `LifecycleState::Ends` was decided; it lives until its slots have drained.
+    pub lifecycle: LifecycleState,
     /// Whether the client id no longer leads here: it drains its slots and is taken down.
-    pub orphan: bool,
+    pub detached: bool,
     /// Whether it stands in the row of those being taken down.
-    pub takedown: bool,
+    pub in_teardown: bool,
     /// What of it may go on, for which it stands in the run queue.
     pub ready: Ready,
     /// Lanes to other shards that it stands in a row for.
@@ -164,7 +164,7 @@ pub struct Session {
     /// Where messages that it holds are counted for the shard.
     pub pool: Pool,
     /// The number of the plugin that asks for what waits here on behalf of the client, where the session is a line for that.
-    pub line: Option<u32>,
+    pub request_queue: Option<u32>,
 }
 
 impl Session {
@@ -181,10 +181,10 @@ impl Session {
             expiry_timer: None,
             will_timer: None,
             barrier_timer: None,
-            last: None,
-            fate: Fate::Stays,
-            orphan: false,
-            takedown: false,
+            end_reason: None,
+            lifecycle: LifecycleState::Stays,
+            detached: false,
+            in_teardown: false,
             ready: Ready::default(),
             lanes_waited: ShardSet::EMPTY,
             in_full_group: false,
@@ -204,7 +204,7 @@ impl Session {
             dropped: 0,
             heir: None,
             pool,
-            line: None,
+            request_queue: None,
         }
     }
 
@@ -244,7 +244,7 @@ impl Session {
             SlotBody::Publish(publish) => {
                 matches!(publish.stage, Stage::Unstarted)
                     && publish.source == Source::Client
-                    && publish.head.packet_qos == QoS::ExactlyOnce
+                    && publish.metadata.packet_qos == QoS::ExactlyOnce
                     && slot.conn == self.conn
                     && !self.may_await_release(awaiting_rel_max)
                     && !self.slots.has_disconnect()
@@ -294,12 +294,12 @@ impl Session {
 
     /// Whether it outlives its connection and nothing has ended it.
     pub fn goes_on(&self) -> bool {
-        self.is_persistent() && self.fate != Fate::Ends
+        self.is_persistent() && self.lifecycle != LifecycleState::Ends
     }
 
     /// Whether it is there for its client: connected, or to be resumed.
     pub fn is_there(&self) -> bool {
-        self.goes_on() || self.conn.is_some() && self.fate != Fate::Ends
+        self.goes_on() || self.conn.is_some() && self.lifecycle != LifecycleState::Ends
     }
 
     /// Puts a delivery at the end of the queue. False, and nothing done, when a limit is reached.

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use crate::flow::{
-    admin, authority, commands, connect, ending, hooks, memory, packets, reading, route, send, settle, tell,
-    timers, trace, turns, wake,
+    admin, authority, commands, connect, ending, hooks, memory, notify, packets, reading, route, send,
+    settle, timers, trace, turns, wake,
 };
-use crate::hook::told::BrokerView;
+use crate::hook::notification::BrokerView;
 use crate::hook::{CallCell, ChainTable, HookPoint, PluginHandle};
 use crate::id::{ConnKey, ShardId};
 use crate::parts::Parts;
@@ -72,7 +72,7 @@ impl Shard {
     /// What the last calls left to be done.
     pub fn outbox(&mut self) -> &mut Outbox {
         if self.parts.router.has_changes() {
-            route::tell_interest(&mut self.parts);
+            route::announce_interest(&mut self.parts);
         }
         if self.parts.hooks.calls().faults().is_waiting() {
             hooks::judge_faults(&mut self.parts);
@@ -119,13 +119,13 @@ impl Shard {
     }
 
     /// How many bytes the shell has received from a connection that the engine has not taken: their memory, as it was asked for.
-    pub fn hold_read_buffer(&mut self, conn: ConnKey, bytes: usize) {
-        memory::hold_read_buffer(&mut self.parts, conn, bytes);
+    pub fn charge_read_buffer(&mut self, conn: ConnKey, bytes: usize) {
+        memory::charge_read_buffer(&mut self.parts, conn, bytes);
     }
 
     /// How many bytes the shell has of connections that have ended.
-    pub fn hold_closing(&mut self, bytes: usize) {
-        memory::hold_closing(&mut self.parts, bytes);
+    pub fn charge_closing(&mut self, bytes: usize) {
+        memory::charge_closing(&mut self.parts, bytes);
     }
 
     /// Brings the ledger up to date, and ends who holds most where a limit is passed. [`Shard::advance`] does it too.
@@ -152,7 +152,7 @@ impl Shard {
     /// The state of a plugin has gone over to the version that takes its place: what the one before is owed is answered to the other.
     /// Before the swap, in the same step.
     pub fn hand_answers_over(&mut self, from: PluginHandle, to: PluginHandle) {
-        self.parts.hooks.desk().answers().hand_over(from, to);
+        self.parts.hooks.plugins_mut().answers().hand_over(from, to);
     }
 
     /// The chains in force.
@@ -269,8 +269,8 @@ impl Shard {
     }
 
     /// Tells of the broker itself: one of the points named `broker.…`. The shell calls it on one shard alone.
-    pub fn tell_broker(&mut self, point: HookPoint, broker: BrokerView<'_>) {
-        tell::tell_broker(&mut self.parts, point, broker)
+    pub fn notify_broker(&mut self, point: HookPoint, broker: BrokerView<'_>) {
+        notify::notify_broker(&mut self.parts, point, broker)
     }
 
     /// When `advance` has something to do at the latest, in monotonic milliseconds; `None` while nothing is armed.
@@ -280,8 +280,8 @@ impl Shard {
 
     /// Everything that the socket of a connection in `overdue` held when it was listed has been offered: one that is still
     /// silent ends, whatever came later. A stale key is ignored, and so is one that is not overdue.
-    pub fn heard_out(&mut self, key: ConnKey) {
-        self.step(|parts| timers::heard_out(parts, key))
+    pub fn deadline_checked(&mut self, key: ConnKey) {
+        self.step(|parts| timers::deadline_checked(parts, key))
     }
 
     /// A deferred verdict. Late or doubled ones are counted and ignored.

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::places::Places;
+use crate::chunk_table::ChunkTable;
 
 /// Places of a wheel. A power of two.
 const PLACES: usize = 512;
@@ -28,7 +28,7 @@ pub struct Timer {
 #[derive(Debug)]
 pub struct Wheel<T> {
     granularity_ms: u64,
-    entries: Places<Entry<T>, SPARE_CHUNKS>,
+    entries: ChunkTable<Entry<T>, SPARE_CHUNKS>,
     /// The last entry armed of each place; [`NONE`] where there is none.
     places: Box<[u32; PLACES]>,
     /// What is due, before it is in order; empty between two looks.
@@ -65,7 +65,7 @@ impl<T> Wheel<T> {
     pub fn new(granularity_ms: u64) -> Wheel<T> {
         Wheel {
             granularity_ms: granularity_ms.max(1),
-            entries: Places::default(),
+            entries: ChunkTable::default(),
             places: Box::new([NONE; PLACES]),
             due: Vec::new(),
             armed: 0,

@@ -3,18 +3,18 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
-use crate::held::Held;
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::log_rate::LogRate;
 use crate::route::Matched;
 use crate::run_queue::{LaneWaiters, RunQueue};
-use crate::session::readers::{PageAsk, PageFor};
+use crate::session::readers::{PageFor, PageRequest};
+use crate::shared_message::SharedMessage;
 use crate::timer::Timer;
 
 /// A message on its way to more sessions than one turn serves.
 #[derive(Debug)]
 pub(crate) struct FanOut {
-    pub(crate) message: Held,
+    pub(crate) message: SharedMessage,
     /// See [`MessageView::stored`](crate::message::MessageView::stored).
     pub(crate) stored: u64,
     pub(crate) matched: Rc<Matched>,
@@ -26,9 +26,9 @@ pub(crate) struct FanOut {
 #[derive(Debug)]
 pub(crate) struct Scan {
     /// Who asks.
-    pub(crate) asker: ShardId,
+    pub(crate) requester: ShardId,
     pub(crate) whose: PageFor,
-    pub(crate) ask: PageAsk,
+    pub(crate) request: PageRequest,
 }
 
 /// Sessions whose readers settle, with the time of the first of their batches, monotonic milliseconds: one entry for each.
@@ -116,7 +116,7 @@ impl Work {
     }
 
     /// Messages of the fan-outs that are under way.
-    pub(crate) fn fanout_messages(&self) -> impl Iterator<Item = &Held> {
+    pub(crate) fn fanout_messages(&self) -> impl Iterator<Item = &SharedMessage> {
         self.fanouts.iter().map(|fanout| &fanout.message)
     }
 

@@ -90,7 +90,7 @@ pub(super) const TABLES: [(&str, &str); 8] = [
     ("plugins", "Plugins to load at start. Those that were loaded with grapnel-ctl come back by themselves."),
     ("control", "Where grapnel-ctl and programs reach the broker."),
     ("state", "What the broker remembers between two starts."),
-    ("log", "What the broker tells on standard error."),
+    ("log", "What the broker logs on standard error."),
 ];
 
 /// Keys that later versions will have: path (also as a prefix before `.` or `_`) and what to call it.
@@ -230,7 +230,7 @@ pub(super) fn listener_keys() -> Vec<Key<ListenerDraft>> {
         Key::new(
             "allow_anonymous",
             "true or false",
-            "whether a client comes in that no plugin answers for: one without a user name, and one with a name where no authentication plugin is mounted; false lets in only whom a plugin lets in, whether one is loaded or not; true on loopback, false beyond it",
+            "whether a client is accepted that no plugin has authenticated: one without a user name, and one with a name where no authentication plugin is mounted; false accepts only clients that a plugin accepts, whether one is loaded or not; true on loopback, false beyond it",
             Printed::Default("true".to_owned()),
             |listener: &mut ListenerDraft, value| {
                 listener.allow_anonymous = Some(value.flag()?);

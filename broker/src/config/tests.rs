@@ -259,7 +259,7 @@ fn each_mistake_in_a_file_has_its_sentence() {
         ("[plugins.tap]\nconfig = 3", "grapnel.toml:2: plugins.tap.config must be a table, not 3"),
         (
             "[plugins.tap]\nconfig = { x = nan }",
-            "grapnel.toml:2: plugins.tap.config holds NaN, which no plugin can be told",
+            "grapnel.toml:2: plugins.tap.config holds NaN, which cannot be passed to a plugin",
         ),
         ("shards = 2\nshards = 3", "grapnel.toml:2: duplicate key"),
     ];

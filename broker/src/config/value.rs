@@ -148,7 +148,7 @@ pub fn to_json(value: &toml::Value) -> Result<serde_json::Value, String> {
         toml::Value::Integer(number) => (*number).into(),
         toml::Value::Float(number) => serde_json::Number::from_f64(*number)
             .map(serde_json::Value::Number)
-            .ok_or_else(|| format!("holds {number}, which no plugin can be told"))?,
+            .ok_or_else(|| format!("holds {number}, which cannot be passed to a plugin"))?,
         toml::Value::Boolean(flag) => (*flag).into(),
         toml::Value::Datetime(when) => when.to_string().into(),
         toml::Value::Array(items) => {

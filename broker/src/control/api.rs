@@ -121,7 +121,7 @@ fn of_web_page(headers: &HeaderMap) -> Option<&'static str> {
         );
     }
     let loopback =
-        "the Host header must name localhost or a loopback address, as whoever asks from this machine does";
+        "the Host header must name localhost or a loopback address, as requests from this machine have";
     (!names_loopback(headers)).then_some(loopback)
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn invalidate(
         }
     };
     let before = Revocations::before(&api.shards).await;
-    let gathered = api.shards.ask_all(move |shard| shard.invalidate(scope)).await;
+    let gathered = api.shards.call_all(move |shard| shard.invalidate(scope)).await;
     let now = wire::Invalidated { shards: gathered.answers.len(), unanswered: gathered.unanswered_rows() };
     let revoked = before.await_end(&api.shards).await;
     Ok(Json(wire::Changed { now, revoked, follows: Vec::new() }))

@@ -40,7 +40,7 @@ pub(super) async fn show(
     Name(id): Name,
 ) -> Result<Json<wire::ClientDetails>, ApiError> {
     let wanted = id.clone();
-    let gathered = api.shards.ask_all(move |shard| shard.client(&wanted)).await;
+    let gathered = api.shards.call_all(move |shard| shard.client(&wanted)).await;
     let found = gathered.answers.into_iter().find_map(|(_, found)| found);
     match (found, gathered.unanswered.first()) {
         (Some(found), _) => Ok(Json(found.into())),
@@ -80,7 +80,7 @@ pub(super) async fn kick(
         false if shard.client(&client_id).is_some() => Found::Stored,
         false => Found::Nothing,
     };
-    let gathered = api.shards.ask_all(kick).await;
+    let gathered = api.shards.call_all(kick).await;
     let is = |wanted: Found| gathered.answers.iter().any(|(_, found)| *found == wanted);
     if is(Found::Kicked) {
         return Ok(Json(wire::Kicked { client_id: id, discarded: discard }));

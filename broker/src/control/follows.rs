@@ -70,7 +70,7 @@ pub(super) async fn of(api: &Api, leaving: &Leaving) -> Result<Vec<String>, ApiE
     if sentences.is_empty() {
         return Ok(sentences);
     }
-    let gathered = api.shards.ask_all(|shard| *shard.counters()).await;
+    let gathered = api.shards.call_all(|shard| *shard.counters()).await;
     let counted = |of: fn(&grapnel_engine::shard::Counters) -> u64| -> u64 {
         gathered.answers.iter().map(|(_, counters)| of(counters)).sum()
     };

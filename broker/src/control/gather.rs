@@ -38,14 +38,14 @@ pub(super) fn unanswered_row(unanswered: &Unanswered) -> UnansweredShard {
 
 impl Shards {
     /// The same question to every shard, at the same time.
-    pub async fn ask_all<R: Send + 'static>(
+    pub async fn call_all<R: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Shard) -> R + Clone + Send + 'static,
     ) -> Gathered<R> {
         let mut asked = JoinSet::new();
         for handle in &self.handles {
             let (handle, timeout, question) = (handle.clone(), self.timeout, question.clone());
-            asked.spawn(async move { (handle.id(), handle.ask(timeout, question).await) });
+            asked.spawn(async move { (handle.id(), handle.call_async(timeout, question).await) });
         }
         let mut gathered = Gathered { answers: Vec::new(), unanswered: Vec::new() };
         while let Some(joined) = asked.join_next().await {
@@ -78,7 +78,7 @@ impl Shards {
                 break;
             }
             let (question, place) = (question.clone(), at.place);
-            match handle.ask(self.timeout, move |shard| question(shard, place, room)).await {
+            match handle.call_async(self.timeout, move |shard| question(shard, place, room)).await {
                 Ok((rows, next)) => {
                     page.rows.extend(rows);
                     at = match next {

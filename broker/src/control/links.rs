@@ -32,7 +32,7 @@ pub(super) fn counted(chains: &ChainTable) -> Vec<LinkRow> {
 
 type Figure = (&'static str, &'static str, fn(&LinkStats) -> u64);
 
-const FIGURES: [Figure; 4] = [
+const LINK_METRICS: [Figure; 4] = [
     ("link_calls", "calls of a plugin's link since this version of the plugin was loaded", |stats| {
         stats.calls
     }),
@@ -53,7 +53,7 @@ pub(super) fn write(text: &mut Text, rows: Vec<(ShardId, Vec<LinkRow>)>, per_sha
             sum.faults += row.stats.faults;
         }
     }
-    for (name, help, figure) in FIGURES {
+    for (name, help, figure) in LINK_METRICS {
         text.family(name, help, false);
         for ((point, link, shard), stats) in &sums {
             let shard = shard.map(|shard| shard.to_string());

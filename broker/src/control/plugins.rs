@@ -25,7 +25,7 @@ impl From<LoadError> for ApiError {
             LoadError::AlreadyLoaded { .. }
             | LoadError::RetiredFull { .. }
             | LoadError::NeededBy { .. }
-            | LoadError::LastGuard { .. } => StatusCode::CONFLICT,
+            | LoadError::LastDecider { .. } => StatusCode::CONFLICT,
             LoadError::Shard { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };

@@ -23,7 +23,7 @@ pub(super) struct Revocations {
 impl Revocations {
     /// Before the change.
     pub(super) async fn before(shards: &Shards) -> Revocations {
-        let gathered = shards.ask_all(Shard::rechecks).await;
+        let gathered = shards.call_all(Shard::rechecks).await;
         let before = gathered.answers.iter().map(|(_, rechecks)| rechecks.revoked).sum();
         Revocations { before, whole: gathered.unanswered.is_empty() }
     }
@@ -33,7 +33,7 @@ impl Revocations {
         let deadline = tokio::time::Instant::now() + shards.timeout;
         let mut pause = PAUSE_MIN;
         loop {
-            let gathered = shards.ask_all(Shard::rechecks).await;
+            let gathered = shards.call_all(Shard::rechecks).await;
             let rechecks = || gathered.answers.iter().map(|(_, rechecks)| rechecks);
             let revoked: u64 = rechecks().map(|rechecks| rechecks.revoked).sum();
             let whole = self.whole && gathered.unanswered.is_empty();

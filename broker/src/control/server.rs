@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
-use super::place::{Answer, Desk, Places, Taken};
+use super::slots::{Activity, Answer, ConnectionSlots, Taken};
 
 /// What a connection may take.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ pub(super) async fn serve(
     bounds: Bounds,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let places = Places::new(bounds.connections_max);
+    let slots = ConnectionSlots::new(bounds.connections_max);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -84,12 +84,12 @@ pub(super) async fn serve(
             }
         };
         let taken = tokio::select! {
-            taken = places.take() => taken,
+            taken = slots.take() => taken,
             () = stopped(&mut stopping) => break,
         };
         tokio::spawn(connection(stream, taken, router.clone(), bounds, stopping.clone()));
     }
-    places.all_free().await;
+    slots.all_free().await;
 }
 
 async fn connection(
@@ -99,7 +99,7 @@ async fn connection(
     bounds: Bounds,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let service = Service { router: TowerToHyperService::new(router), desk: taken.desk() };
+    let service = Service { router: TowerToHyperService::new(router), activity: taken.activity() };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.request)
@@ -137,7 +137,7 @@ fn is_stall(error: &hyper::Error) -> bool {
 /// The routes, with a note of what is in hand.
 struct Service {
     router: TowerToHyperService<Router>,
-    desk: Desk,
+    activity: Activity,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -146,7 +146,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let busy = self.desk.begin();
+        let busy = self.activity.begin();
         let answer = hyper::service::Service::call(&self.router, request);
         Box::pin(async move {
             let answer: Response<Body> = answer.await?;

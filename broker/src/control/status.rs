@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::answer::{ApiError, Json, Parameters};
 use super::api::Api;
 use super::links;
-use super::place;
 use super::prometheus::{self, Text};
+use super::slots;
 use super::wire;
 use crate::log;
 use crate::net;
@@ -31,7 +31,7 @@ fn of_process() -> [(&'static str, &'static str, u64); 6] {
         (
             "control_connections_stalled",
             "connections to the API closed because their end did not take the answer",
-            place::stalled(),
+            slots::stalled(),
         ),
         ("verbs_begun", "calls of verbs of plugins that were begun", begun),
         ("verbs_late", "calls of verbs of plugins that had no answer in time", late),
@@ -44,7 +44,7 @@ fn of_process() -> [(&'static str, &'static str, u64); 6] {
 }
 
 pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
-    let gathered = api.shards.ask_all(at_a_glance).await;
+    let gathered = api.shards.call_all(at_a_glance).await;
     let (mut all, mut memory) = (Counters::default(), Ledger::default());
     let mut shards = Vec::new();
     for (id, (counters, ledger, generation)) in &gathered.answers {
@@ -105,7 +105,7 @@ fn uptime_s(started_at_ms: u64) -> u64 {
 }
 
 pub(super) async fn metrics(State(api): State<Api>) -> Json<wire::Metrics> {
-    let gathered = api.shards.ask_all(|shard| *shard.counters()).await;
+    let gathered = api.shards.call_all(|shard| *shard.counters()).await;
     let mut all = Counters::default();
     gathered.answers.iter().for_each(|(_, counters)| all.add(counters));
     let by_shard: Vec<_> = gathered.answers.iter().map(|(_, counters)| counters.rows()).collect();
@@ -168,7 +168,7 @@ pub(super) async fn prometheus(
     State(api): State<Api>,
     Parameters(wanted): Parameters<PrometheusParameters>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let gathered = api.shards.ask_all(|shard| (*shard.counters(), links::counted(shard.chains()))).await;
+    let gathered = api.shards.call_all(|shard| (*shard.counters(), links::counted(shard.chains()))).await;
     let mut text = Text::default();
     text.family("broker_info", "the broker's version, as a label", true);
     text.sample("broker_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);

@@ -237,8 +237,8 @@ fn an_answer_that_is_not_taken_is_given_up_and_counted() {
     let before = count();
     let mut deaf = plane.connect();
     // Many answers, until the socket holds no more of them and no question is taken any longer.
-    let ask = b"GET /api/v1/metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
-    let closed = (0..1000).find_map(|_| deaf.write_all(&ask).err()).expect("it is closed");
+    let request = b"GET /api/v1/metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    let closed = (0..1000).find_map(|_| deaf.write_all(&request).err()).expect("it is closed");
     assert!(
         matches!(closed.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset),
         "{closed}"
@@ -274,18 +274,18 @@ fn the_same_api_is_on_tcp_but_not_for_web_pages() {
         config.control.http_bind = Some("127.0.0.1:0".parse().unwrap());
     });
     let address = plane.server.as_ref().unwrap().http_address().unwrap();
-    let ask = |headers: &str| {
+    let request = |headers: &str| {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         write!(stream, "GET /api/v1/status HTTP/1.1\r\n{headers}connection: close\r\n\r\n").unwrap();
         json_answer(&mut stream)
     };
-    let (status, body) = ask(&format!("host: {address}\r\n"));
+    let (status, body) = request(&format!("host: {address}\r\n"));
     assert_eq!((status, &body["control_http"]), (200, &json!(address.to_string())));
-    let (status, body) = ask("host: localhost\r\norigin: http://localhost\r\n");
+    let (status, body) = request("host: localhost\r\norigin: http://localhost\r\n");
     assert_eq!(status, 403);
     assert_eq!(body, json!({"error": "requests of web pages are refused (they carry an Origin header)"}));
-    assert_eq!(ask("host: rebound.example.org\r\n").0, 403);
+    assert_eq!(request("host: rebound.example.org\r\n").0, 403);
 }
 
 impl Plane {

@@ -107,7 +107,7 @@ pub(super) async fn trace(
     let control = &api.config.control;
     let tracing = api.traces.begin(&client_id, control.traces_max, &api.shards, api.begin_long()?)?;
     // Every shard: the client may be yet to connect, and only the shards know which of them is its home.
-    let started = api.shards.ask_all(move |shard| shard.trace_start(&client_id)).await;
+    let started = api.shards.call_all(move |shard| shard.trace_start(&client_id)).await;
     if let Some(unanswered) = started.unanswered.first() {
         return Err(ApiError::from(*unanswered));
     }
@@ -152,7 +152,7 @@ async fn run(
             () = stopped(&mut stopping) => true,
         };
         let client_id = tracing.client_id.clone();
-        let taken = tracing.shards.ask_all(move |shard| shard.trace_take(&client_id)).await;
+        let taken = tracing.shards.call_all(move |shard| shard.trace_take(&client_id)).await;
         let unanswered = taken.unanswered.first().map(ToString::to_string);
         let mut batch = Vec::new();
         for line in lines(taken).take_while(|line| within_count(line, &mut left)) {

@@ -41,7 +41,7 @@ pub(super) async fn run(broker: &Broker, command: AuthzCommand, output: &mut Out
     if output.json {
         output.value(&done)?;
     } else {
-        output.line(&format!("asked again on {} shards", done.now.shards))?;
+        output.line(&format!("rechecks subscriptions on {} shards", done.now.shards))?;
         print_revoked(done.revoked, output)?;
     }
     complete(&done.now.unanswered)
@@ -52,15 +52,14 @@ pub(super) fn print_revoked(revoked: Revoked, output: &mut Output) -> Result<(),
     match (revoked.subscriptions, revoked.complete) {
         (0, true) => Ok(()),
         (0, false) => output.line(
-            "no subscription was taken back so far, but not all have been looked at yet; the log tells of more",
+            "no subscription was taken back so far; the recheck goes on, and the log names the rest",
         ),
         (1, true) => output.line("1 subscription was taken back, as it is not allowed any more"),
         (count, true) => {
             output.line(&format!("{count} subscriptions were taken back, as they are not allowed any more"))
         }
         (count, false) => output.line(&format!(
-            "at least {count} so far: subscriptions that were taken back, as they are not allowed any more; not all have been \
-             looked at yet, and the log tells of more"
+            "at least {count} so far: subscriptions that were taken back, as they are not allowed any more; the recheck goes on, and the log names the rest"
         )),
     }
 }

@@ -121,7 +121,7 @@ impl Broker {
             .header(header::HOST, "localhost")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default()))
-            .map_err(|error| CtlError::Usage(format!("this cannot be asked for: {error}")))?;
+            .map_err(|error| CtlError::Usage(format!("this request cannot be made: {error}")))?;
         sender.send_request(request).await.map_err(lost)
     }
 

@@ -182,7 +182,7 @@ pub(super) async fn run(
                 (0, _) => Ok(()),
                 (_, Some(left_ms)) => output.line(&format!("{name} {}", ends(left_ms))),
                 (left, None) => {
-                    output.complain(&format!("{left} of its threads did not end when they were asked to"));
+                    output.complain(&format!("{left} of its threads did not end when requested"));
                     Ok(())
                 }
             }
@@ -432,7 +432,7 @@ fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError>
             if hook.deadline_ms == 0 { "-".to_owned() } else { format!("{} ms", hook.deadline_ms) },
             match hook {
                 HookInfo { unmounted: true, .. } => "unmounted by the operator".to_owned(),
-                HookInfo { deliver: true, .. } => format!("{}, asked for deliveries", hook.policy),
+                HookInfo { deliver: true, .. } => format!("{}, also for deliveries", hook.policy),
                 _ => hook.policy.clone(),
             },
             if hook.topics.is_empty() { "all".to_owned() } else { hook.topics.join(" ") },

@@ -56,7 +56,7 @@ pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError
     ]);
     let wire::Memory { total, outbound, read_buffers, slots, messages, .. } = status.memory;
     let text = format!(
-        "{total} bytes held for clients: {outbound} to be sent, {read_buffers} received in part, {slots} waiting, {messages} queued"
+        "{total} bytes in use for clients: {outbound} to be sent, {read_buffers} received in part, {slots} waiting, {messages} queued"
     );
     pairs.push(("memory", text));
     if status.log_lines_lost > 0 {

@@ -236,7 +236,7 @@ fn an_incomplete_answer_is_a_failure_that_names_the_shard() {
 
 /// Every command that only looks, for people and for programs, against a broker with a client `c1` that subscribed to `x`.
 pub(super) fn check_against(socket: &std::path::Path) {
-    let ask = |arguments: &[&str]| {
+    let request = |arguments: &[&str]| {
         let shared = Shared::default();
         let json = arguments.contains(&"--json");
         let ctl =
@@ -258,12 +258,12 @@ pub(super) fn check_against(socket: &std::path::Path) {
         (&["trace", "client", "c1", "--for", "1"], "1 s are over"),
     ];
     for (command, part) in commands {
-        let text = ask(command).unwrap();
+        let text = request(command).unwrap();
         assert!(text.contains(part), "{command:?}: {text}");
-        let text = ask(&[command, &["--json"]].concat()).unwrap();
+        let text = request(&[command, &["--json"]].concat()).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert!(value.is_object(), "{command:?}: {text}");
     }
-    let error = ask(&["clients", "show", "nobody"]).unwrap_err();
+    let error = request(&["clients", "show", "nobody"]).unwrap_err();
     assert_eq!((error.exit_code(), error.to_string().contains("no client \"nobody\"")), (1, true), "{error}");
 }

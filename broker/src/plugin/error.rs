@@ -263,7 +263,7 @@ pub enum LoadError {
          say --force (force=true in the API)",
         follows.join("; ")
     )]
-    LastGuard {
+    LastDecider {
         /// What was asked for: unload, disable, reload or configure a plugin, or change a hook of it.
         doing: &'static str,
         /// The plugin.

@@ -19,9 +19,9 @@ pub(super) mod jobs;
 pub(super) mod leaked;
 pub(super) mod metrics;
 pub(super) mod mounts;
-mod resting;
 pub(super) mod revocations;
 pub(super) mod services;
+mod suspended;
 mod threads;
 
 /// Whom requests of plugins go to, and within which bounds.

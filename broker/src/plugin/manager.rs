@@ -160,7 +160,7 @@ impl PluginManager {
     /// configuration comes back with the next start.
     ///
     /// # Errors
-    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastGuard`] or [`LoadError::Shard`], after which it is still
+    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastDecider`] or [`LoadError::Shard`], after which it is still
     /// loaded.
     pub fn unload(&self, name: &str) -> Result<Unloaded, LoadError> {
         self.unload_with(name, false)
@@ -338,7 +338,7 @@ impl PluginManager {
         while let Some(plugin) = active.pop() {
             let before: Vec<_> = active.iter().chain([&plugin]).cloned().collect();
             if let Err(error) = loader.swap(&plugin.name, &slots(&before), &slots(&active)) {
-                tracing::warn!("{error}; it is not told that the broker ends");
+                tracing::warn!("{error}; its `deactivate` is not called");
                 continue;
             }
             if plugin.is_enabled() {
@@ -402,7 +402,7 @@ impl PluginManager {
         }
         self.commit(loader, after, |view| view.failed.retain(|failed| failed.name() != &*new.name));
         tracing::info!(plugin = &*new.name, version = new.about.version, file = %new.file.display(), "loaded");
-        new.tell_unmounted();
+        new.log_unmounted();
         Ok(new.info())
     }
 
@@ -440,7 +440,7 @@ impl PluginManager {
     fn end(&self, mut loader: MutexGuard<'_, LoaderState>) {
         self.commit_counts(&mut loader);
         let slots = slots(&self.view().active);
-        loader.tell_access(&slots);
+        loader.log_access(&slots);
         loader.reap();
     }
 

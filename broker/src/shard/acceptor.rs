@@ -42,7 +42,7 @@ impl Acceptor {
     pub fn new(shared: Rc<Shared>, listening: Listening) -> Acceptor {
         let Listening { info, local, socket } = listening;
         let incoming = Incoming::new(socket);
-        let end = descriptors_for_clients(shared.state.borrow().fittings.limits.descriptors_free_min);
+        let end = descriptors_for_clients(shared.state.borrow().config.limits.descriptors_free_min);
         Acceptor {
             shared,
             incoming,
@@ -57,7 +57,7 @@ impl Acceptor {
 
     /// Accepts who is waiting. Ready when others are to have a turn first.
     fn burst(&mut self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
-        for _ in 0..state.fittings.limits.accept_burst_max {
+        for _ in 0..state.config.limits.accept_burst_max {
             match accept(self.incoming.as_fd(), &self.info, self.local, self.end) {
                 Accepted::Connection(socket, peer) => {
                     let now_ms = state.now.mono_ms;
@@ -94,7 +94,7 @@ impl Acceptor {
     /// Accepts nobody for a while, and says why, once. The connection that waited longest is closed at that, which would otherwise
     /// only time out.
     fn pause(&mut self, state: &mut State, errno: Option<rustix::io::Errno>) {
-        let limits = &state.fittings.limits;
+        let limits = &state.config.limits;
         if self.exhausted_ms.replace(state.now.mono_ms).is_none() {
             let why = errno.map_or_else(
                 || {

@@ -59,8 +59,10 @@ impl State {
             let token = (data & u64::from(u32::MAX)) as Token;
             let Some(conn) = self.conns.get(token).filter(|conn| conn.mark(token) == *data) else { continue };
             let serving = matches!(conn.phase, Phase::Serving) && matches!(conn.reading, Reading::Paused(_));
-            if serving && (*broken || (conn.rest.is_empty() && net::unread_bytes(conn.stream.as_fd()) == 0)) {
-                self.gone(token, Ended::ByPeer);
+            if serving
+                && (*broken || (conn.read_buffer.is_empty() && net::unread_bytes(conn.stream.as_fd()) == 0))
+            {
+                self.connection_closed(token, Ended::ByPeer);
             }
         }
         !closed.is_empty()

@@ -7,7 +7,7 @@ use grapnel_engine::id::ConnKey;
 use grapnel_engine::shard::{Outbound, Peer, Reading};
 
 use super::alarm::{Alarm, Alarms};
-use super::rest::Rest;
+use super::read_buffer::ReadBuffer;
 use crate::net::{self, Sent};
 use crate::rt::Stream;
 use std::os::fd::AsFd;
@@ -43,7 +43,7 @@ pub(crate) struct Linger {
     /// What that was at first, bytes.
     bytes: usize,
     /// The peer has been told that nothing more comes.
-    pub told: bool,
+    pub write_closed: bool,
     /// Bytes that came meanwhile and were thrown away.
     pub read_bytes: u64,
 }
@@ -57,7 +57,7 @@ pub(crate) struct Conn {
     pub phase: Phase,
     /// The task's; kept even where nothing needs it, since a task that nobody can wake is lost with its memory.
     pub waker: Option<Waker>,
-    pub rest: Rest,
+    pub read_buffer: ReadBuffer,
     /// Where it comes from, as long as it may have to move.
     pub peer: Option<Box<Peer>>,
     /// As the engine has it: not read until it says so.
@@ -67,7 +67,7 @@ pub(crate) struct Conn {
     /// Whether its end is told of while it is not read.
     pub watched: bool,
     /// The engine finds it silent, and so many bytes that had come by then are still to be read.
-    pub unheard_bytes: Option<u64>,
+    pub deadline_bytes: Option<u64>,
     /// Bytes that its socket has taken so far.
     sent_bytes: u64,
     /// Its socket is full.
@@ -77,7 +77,7 @@ pub(crate) struct Conn {
 
 impl Conn {
     /// A connection that has just been opened, with what is to be offered before anything is read.
-    pub fn new(stream: Stream, key: ConnKey, serial: u32, rest: Rest, peer: Option<Box<Peer>>) -> Conn {
+    pub fn new(stream: Stream, key: ConnKey, serial: u32, rest: ReadBuffer, peer: Option<Box<Peer>>) -> Conn {
         let resumed = !rest.is_empty();
         Conn {
             stream,
@@ -85,12 +85,12 @@ impl Conn {
             serial,
             phase: Phase::Serving,
             waker: None,
-            rest,
+            read_buffer: rest,
             peer,
             reading: Reading::Reading,
             resumed,
             watched: false,
-            unheard_bytes: None,
+            deadline_bytes: None,
             sent_bytes: 0,
             full: None,
             alarm_ms: None,
@@ -156,7 +156,7 @@ impl Phase {
 impl Linger {
     /// With these bytes to be sent.
     pub fn new(outbound: Outbound) -> Linger {
-        Linger { bytes: outbound.held(), outbound, ..Linger::default() }
+        Linger { bytes: outbound.memory_bytes(), outbound, ..Linger::default() }
     }
 }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use grapnel_engine::shard::{Ended, Outbound, Reading};
 
 use super::conn::{Flushed, Phase, Token, flush};
-use super::rest::Step;
+use super::read_buffer::Step;
 use super::state::{Shared, State};
 use crate::net;
 use crate::rt;
@@ -90,7 +90,7 @@ impl State {
             match self.conns[token].stream.poll_read(cx, &mut self.scratch) {
                 Poll::Pending => return Driven::Waiting,
                 Poll::Ready(Ok(0) | Err(_)) => {
-                    self.gone(token, Ended::ByPeer);
+                    self.connection_closed(token, Ended::ByPeer);
                     return Driven::Done;
                 }
                 Poll::Ready(Ok(count)) => {
@@ -100,7 +100,7 @@ impl State {
                     read_bytes += count as u64;
                 }
             }
-            if read_bytes >= self.fittings.limits.read_turn_bytes_max || rt::should_yield() {
+            if read_bytes >= self.config.limits.read_turn_bytes_max || rt::should_yield() {
                 return Driven::Again;
             }
         }
@@ -111,30 +111,30 @@ impl State {
         let State { engine, conns, scratch, .. } = self;
         let conn = &mut *conns[token];
         let key = conn.key;
-        let before = conn.rest.memory();
+        let before = conn.read_buffer.memory();
         let mut taken = 0;
-        let step = conn.rest.offer(&scratch[..count], |input| {
+        let step = conn.read_buffer.offer(&scratch[..count], |input| {
             let received = engine.receive(key, input);
             taken += received.consumed;
             received
         });
-        let after = conn.rest.memory();
+        let after = conn.read_buffer.memory();
         if taken > 0 && !matches!(step, Step::Handoff(..)) {
             conn.peer = None;
         }
         if after != before {
-            engine.hold_read_buffer(key, after);
+            engine.charge_read_buffer(key, after);
         }
         match step {
             Step::Read => {
-                self.heard(token, count as u64);
+                self.count_offered(token, count as u64);
                 None
             }
             Step::Pause => {
                 self.conns[token].reading = self.engine.reading(key).unwrap_or_default();
                 self.watch_end(token);
                 // It has sent something, and the engine does not count while it refuses to read.
-                self.heard(token, u64::MAX);
+                self.count_offered(token, u64::MAX);
                 Some(Driven::Waiting)
             }
             Step::Handoff(shard, unread) => {
@@ -152,13 +152,13 @@ impl State {
 
     /// So many bytes of a connection have been offered: the engine judges an overdue one when there are no more of those that
     /// it had sent in time.
-    pub(super) fn heard(&mut self, token: Token, count: u64) {
+    pub(super) fn count_offered(&mut self, token: Token, count: u64) {
         let conn = &mut *self.conns[token];
-        let Some(unheard) = conn.unheard_bytes else { return };
+        let Some(unheard) = conn.deadline_bytes else { return };
         let left = unheard.saturating_sub(count);
-        conn.unheard_bytes = (left > 0).then_some(left);
+        conn.deadline_bytes = (left > 0).then_some(left);
         if left == 0 {
-            self.engine.heard_out(conn.key);
+            self.engine.deadline_checked(conn.key);
         }
     }
 
@@ -183,7 +183,7 @@ impl State {
                     break;
                 }
                 Poll::Ready(Err(_)) => {
-                    self.gone(token, Ended::ByPeer);
+                    self.connection_closed(token, Ended::ByPeer);
                     return false;
                 }
                 Poll::Ready(Ok(count)) => {
@@ -195,7 +195,7 @@ impl State {
             let (flushed, count) = flush(&conn.stream, outbound);
             left += count;
             if flushed == Flushed::Gone {
-                self.gone(token, Ended::ByPeer);
+                self.connection_closed(token, Ended::ByPeer);
                 return false;
             }
         }
@@ -212,7 +212,7 @@ impl State {
     /// Sends the last bytes, tells the peer that nothing more comes, and waits until it has closed its end, so that it can read
     /// them: a socket closed with unread bytes is reset, and the peer loses what it has not read.
     fn linger(&mut self, token: Token, cx: &mut Context<'_>) -> Driven {
-        let read_max = self.fittings.limits.linger_read_bytes_max;
+        let read_max = self.config.limits.linger_read_bytes_max;
         let conn = &mut *self.conns[token];
         let Phase::Lingering(linger) = &mut conn.phase else { return Driven::Done };
         while !linger.outbound.is_empty() {
@@ -227,9 +227,9 @@ impl State {
                 Poll::Ready(Ok(count)) => linger.outbound.advance(count),
             }
         }
-        if !linger.told {
+        if !linger.write_closed {
             net::end_sending(conn.stream.as_fd());
-            linger.told = true;
+            linger.write_closed = true;
         }
         loop {
             match conn.stream.poll_read(cx, &mut self.scratch) {

@@ -13,7 +13,7 @@ use crossbeam::queue::SegQueue;
 use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::{Command as PluginCommand, Completion, Scope, Shard};
 
-use super::pulse::Pulse;
+use super::heartbeat::Heartbeat;
 use crate::net::Listening;
 
 /// Work for a shard, run between two steps of its loop with its engine.
@@ -137,7 +137,7 @@ struct Inner {
     questions_refused: AtomicU64,
     invalidations: Mutex<Invalidations>,
     signal: Signal,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 }
 
 thread_local! {
@@ -195,7 +195,7 @@ impl ShardHandle {
     ///
     /// # Errors
     /// [`Unanswered`] after `timeout`; the work may still run later.
-    pub async fn ask<R: Send + 'static>(
+    pub async fn call_async<R: Send + 'static>(
         &self,
         timeout: Duration,
         work: impl FnOnce(&mut Shard) -> R + Send + 'static,
@@ -253,7 +253,7 @@ impl ShardHandle {
 
     /// Hands over what a plugin asks for; false, and nothing done but counted, where `max` wait already, or where it makes more than
     /// `bytes_max` bytes with those that wait. Any thread.
-    pub fn ask_for_plugin(&self, command: PluginCommand, max: usize, bytes_max: usize) -> bool {
+    pub fn push_plugin_command(&self, command: PluginCommand, max: usize, bytes_max: usize) -> bool {
         let (inner, bytes) = (&*self.inner, command.bytes());
         // Several threads may pass the test at once: the bounds are kept up to their number.
         let (count, waiting) = (
@@ -330,8 +330,8 @@ impl ShardHandle {
     }
 
     /// What the shard is doing at this moment. Any thread.
-    pub fn pulse(&self) -> &Pulse {
-        &self.inner.pulse
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.inner.heartbeat
     }
 
     /// Asks something of the shell's part of the shard. Any thread.

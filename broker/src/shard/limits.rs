@@ -22,11 +22,11 @@ grapnel_engine::bounds! {
     turn_envelopes_max = 1024, 64..=1000000, "envelopes taken from other shards before a shard's own connections get a turn";
     turn_jobs_max = 64, 1..=65536, "requests of the control plane and the plugin loader served before connections get a turn";
     turn_completions_max = 1024, 1..=1000000, "deferred verdicts taken before connections get a turn";
-    turn_plugin_commands_max = 1024, 1..=1000000, "publishes, kicks, mails and the like of plugins done before connections get a turn";
-    plugin_commands_max = 65536, 64..=16777216, "publishes, kicks, mails and the like of plugins that wait for one shard; beyond it they are refused";
-    plugin_commands_bytes_max = 67108864, 65536..=17179869184, "bytes of what waits there, messages and mail above all; beyond it they are refused, but for one that waits alone";
+    turn_plugin_commands_max = 1024, 1..=1000000, "commands of plugins done before connections get a turn";
+    plugin_commands_max = 65536, 64..=16777216, "commands of plugins that wait for one shard; beyond it they are refused";
+    plugin_commands_bytes_max = 67108864, 65536..=17179869184, "bytes of what waits there, messages above all; beyond it they are refused, but for one that waits alone";
     plugin_publishes_per_second_max = 100000, 1..=1000000000, "messages one plugin may publish in a second, those that hooks add not counted; ends loops through a plugin's own thread";
-    plugin_mail_bytes_max = 1048576, 64..=1073741824, "bytes of one mail between a plugin's instances";
+    plugin_mail_bytes_max = 1048576, 64..=1073741824, "bytes of one message between a plugin's instances";
     plugin_timers_max = 100000, 1..=16777216, "timers of all plugins that are armed on one shard";
     plugin_answer_timeout_ms = 5000, 10..=600000, "time all shards together may take for one step of loading, reloading or unloading a plugin; then nothing changes";
     state_bytes_max = 16777216, 0..=4294967296, "bytes of state that a plugin's instance on one shard may hand to the version that replaces it in one step, for which the shard stands still: the whole state where the plugin does not hand it over in pieces";
@@ -43,7 +43,7 @@ grapnel_engine::bounds! {
     plugin_hooks_max = 256, 0..=4096, "hooks that one plugin may have mounted at run time";
     breaker_rearm_ms = 0, 0..=86400000, "time after which a plugin that was tripped is called again by itself; 0 waits for grapnel-ctl plugins rearm";
     slow_call_ms = 5, 0..=600000, "time after which a call of a plugin is named in the log when it has ended, at most once a second and shard; 0 names none";
-    stall_warning_ms = 200, 10..=600000, "time a shard may be held by one step before the log names it and what it is calling";
+    stall_warning_ms = 200, 10..=600000, "time that one step may take before the log names the shard and what it calls";
 }
 
 #[cfg(test)]

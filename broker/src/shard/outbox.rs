@@ -7,7 +7,7 @@ use grapnel_engine::shard::{Closing, ConnectRefused, Ended, Envelope, Lane, Outb
 
 use super::conn::{Conn, Flushed, Full, Linger, Phase, Token, flush};
 use super::mesh::{BATCH_ENVELOPES, Control, DataBatch};
-use super::rest::Rest;
+use super::read_buffer::ReadBuffer;
 use super::state::{Handoff, State};
 use crate::net;
 use std::os::fd::AsFd;
@@ -24,11 +24,10 @@ fn log_refused(refused: &ConnectRefused, shard: ShardId) {
     };
     match refused.address {
         Some(address) => tracing::warn!(
-            "a client from {address} was refused on shard {shard}: as many of its address wait to be let in as \
-             limits.connects_pending_per_address_max allows{more}"
+            "a client from {address} was refused on shard {shard}: limits.connects_pending_per_address_max is reached: so many CONNECTs are pending from its address{more}"
         ),
         None => tracing::warn!(
-            "a client was refused on shard {shard}: as many wait to be let in as limits.connects_pending_max allows{more}"
+            "a client was refused on shard {shard}: limits.connects_pending_max is reached: so many CONNECTs are pending{more}"
         ),
     }
 }
@@ -40,16 +39,16 @@ impl State {
             let sent = self.send_envelopes();
             let outbox = self.engine.outbox();
             for plugin in outbox.tripped.drain(..) {
-                crate::plugin::tripped(plugin, self.fittings.handle.id());
+                crate::plugin::tripped(plugin, self.config.handle.id());
             }
             outbox.refused.drain(..).for_each(|refused| crate::plugin::answer_refused(&refused));
             outbox.revoked.drain(..).for_each(crate::plugin::revoked);
             outbox.behalf_refused.drain(..).for_each(|refused| crate::plugin::behalf_refused(&refused));
             if let Some(refused) = outbox.connect_refused.take() {
-                log_refused(&refused, self.fittings.handle.id());
+                log_refused(&refused, self.config.handle.id());
             }
             if let Some(full) = outbox.retained_full.take() {
-                let shard = self.fittings.handle.id();
+                let shard = self.config.handle.id();
                 tracing::warn!("a retained message was delivered and not stored on shard {shard}: {full}");
             }
             let nobody = outbox.dirty.is_empty() && outbox.resume.is_empty() && outbox.overdue.is_empty();
@@ -62,7 +61,7 @@ impl State {
             }
             self.flush_dirty();
             self.wake_resumed();
-            self.hear_overdue();
+            self.check_overdue();
             self.begin_closing();
         }
         self.wake_turn();
@@ -96,19 +95,19 @@ impl State {
 
     /// Lets those who are overdue be heard: what is in their sockets now came before the deadline was judged, however late that
     /// was. Their tasks read it and tell the engine.
-    fn hear_overdue(&mut self) {
+    fn check_overdue(&mut self) {
         let mut keys = std::mem::take(&mut self.spare_keys);
         std::mem::swap(&mut keys, &mut self.engine.outbox().overdue);
         for key in keys.drain(..) {
             let Some(token) = self.token(key) else { continue };
             let conn = &mut *self.conns[token];
-            conn.unheard_bytes = Some(net::unread_bytes(conn.stream.as_fd()));
+            conn.deadline_bytes = Some(net::unread_bytes(conn.stream.as_fd()));
             if conn.reading == Reading::Reading && !conn.resumed {
-                self.heard(token, 0);
+                self.count_offered(token, 0);
             }
             // Otherwise what is held back is offered first.
             let conn = &self.conns[token];
-            if conn.unheard_bytes.is_some() {
+            if conn.deadline_bytes.is_some() {
                 conn.wake();
             }
         }
@@ -135,9 +134,9 @@ impl State {
     pub(super) fn linger_with(&mut self, token: Token, outbound: Outbound) {
         self.enter(token, Phase::Lingering(Box::new(Linger::new(outbound))));
         let conn = &mut *self.conns[token];
-        conn.rest = Rest::default();
+        conn.read_buffer = ReadBuffer::default();
         conn.peer = None;
-        let until_ms = self.now.mono_ms + self.fittings.limits.linger_ms;
+        let until_ms = self.now.mono_ms + self.config.limits.linger_ms;
         conn.set_alarm(token, until_ms, &mut self.alarms);
         conn.wake();
     }
@@ -157,7 +156,7 @@ impl State {
                 conn.wake();
                 self.is_full(token);
             }
-            Flushed::Gone => return self.gone(token, Ended::ByPeer),
+            Flushed::Gone => return self.connection_closed(token, Ended::ByPeer),
         }
         if left > 0 {
             self.engine.written(key);
@@ -169,13 +168,13 @@ impl State {
         let conn = &mut *self.conns[token];
         conn.full = Some(Full { since_ms: self.now.mono_ms, taken_bytes: conn.taken_bytes() });
         if !conn.has_alarm() {
-            let at_ms = self.now.mono_ms + self.fittings.limits.write_stall_timeout_ms;
+            let at_ms = self.now.mono_ms + self.config.limits.write_stall_timeout_ms;
             conn.set_alarm(token, at_ms, &mut self.alarms);
         }
     }
 
     /// The connection's socket has ended, or is to be: tells the engine.
-    pub(super) fn gone(&mut self, token: Token, why: Ended) {
+    pub(super) fn connection_closed(&mut self, token: Token, why: Ended) {
         let key = self.conns[token].key;
         self.end(token);
         self.engine.closed(key, why);
@@ -199,7 +198,7 @@ impl State {
 
     /// A client that takes too few bytes in the time it has is gone; one that takes more has as much time again.
     fn judge_stall(&mut self, token: Token, full: Full) {
-        let limits = &self.fittings.limits;
+        let limits = &self.config.limits;
         let (timeout_ms, bytes_min) = (limits.write_stall_timeout_ms, limits.write_stall_bytes_min);
         let now_ms = self.now.mono_ms;
         let conn = &mut *self.conns[token];
@@ -207,7 +206,7 @@ impl State {
         if since_ms + timeout_ms <= now_ms {
             let taken_bytes = conn.taken_bytes();
             if taken_bytes.saturating_sub(full.taken_bytes) < bytes_min {
-                return self.gone(token, Ended::Stuck);
+                return self.connection_closed(token, Ended::Stuck);
             }
             since_ms = now_ms;
             conn.full = Some(Full { since_ms, taken_bytes });
@@ -231,7 +230,7 @@ impl State {
                 reached.insert(to);
             }
         }
-        self.fittings.mesh.announce(self.id(), reached);
+        self.config.mesh.announce(self.id(), reached);
         if data_moved {
             self.engine.lanes_moved();
         }
@@ -240,7 +239,7 @@ impl State {
 
     fn send_staged_control(&mut self, to: ShardId) -> bool {
         let from = self.id();
-        let mesh = &self.fittings.mesh;
+        let mesh = &self.config.mesh;
         let outbox = self.engine.outbox();
         let mut moved = false;
         while !outbox.control[to.index()].is_empty() {
@@ -254,7 +253,7 @@ impl State {
 
     fn send_staged_data(&mut self, to: ShardId) -> bool {
         let from = self.id();
-        let mesh = &self.fittings.mesh;
+        let mesh = &self.config.mesh;
         let outbox = self.engine.outbox();
         let mut moved = false;
         while !outbox.data[to.index()].is_empty() {
@@ -291,16 +290,16 @@ impl State {
         // What the engine told that shard before must arrive before.
         self.send_staged_control(to);
         let handoff = Box::new(Handoff { socket, unread, peer: *peer });
-        self.fittings.mesh.send_control(self.id(), to, Control::Own(handoff));
+        self.config.mesh.send_control(self.id(), to, Control::Own(handoff));
         let mut reached = ShardSet::EMPTY;
         reached.insert(to);
-        self.fittings.mesh.announce(self.id(), reached);
+        self.config.mesh.announce(self.id(), reached);
     }
 
     /// Takes what has come from other shards, about `budget` envelopes. Whether something is left.
     pub(super) fn take_arrivals(&mut self, mut budget: usize) -> bool {
         let to = self.id();
-        let mut arrived = self.fittings.mesh.arrivals(to);
+        let mut arrived = self.config.mesh.arrivals(to);
         let mut control_left = ShardSet::EMPTY;
         for from in arrived.iter() {
             if !self.take_control(from, &mut budget) {
@@ -313,10 +312,10 @@ impl State {
         while budget > 0 && self.engine.takes_messages() {
             let Some(from) = data_left.next_from(self.next_lane) else { break };
             self.next_lane = ShardId(from.0.wrapping_add(1));
-            match self.fittings.mesh.next_data(from, to) {
+            match self.config.mesh.next_data(from, to) {
                 Some(batch) => {
                     self.take_envelopes(from, batch.envelopes, &mut budget);
-                    self.fittings.mesh.taken(from, to, batch.bytes);
+                    self.config.mesh.taken(from, to, batch.bytes);
                 }
                 None => data_left.remove(from),
             }
@@ -327,7 +326,7 @@ impl State {
             }
         }
         if !arrived.is_empty() {
-            self.fittings.mesh.not_done(to, arrived);
+            self.config.mesh.not_done(to, arrived);
         }
         !arrived.is_empty()
     }
@@ -336,7 +335,7 @@ impl State {
     fn take_control(&mut self, from: ShardId, budget: &mut usize) -> bool {
         let to = self.id();
         while *budget > 0 {
-            match self.fittings.mesh.next_control(from, to) {
+            match self.config.mesh.next_control(from, to) {
                 None => return true,
                 Some(Control::Own(handoff)) => {
                     *budget -= 1;
@@ -354,6 +353,6 @@ impl State {
         for envelope in envelopes.drain(..) {
             self.engine.envelope(from, envelope);
         }
-        self.fittings.mesh.recycle(from, self.id(), envelopes);
+        self.config.mesh.recycle(from, self.id(), envelopes);
     }
 }

@@ -12,11 +12,11 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::closings::Closings;
 use super::handle::ShardHandle;
+use super::heartbeat::Clock;
 use super::limits::ShellLimits;
 use super::mesh::Mesh;
-use super::pulse::Clock;
-use super::state::{EngineMesh, Fittings, share};
-use super::turn::{Bell, Turn};
+use super::state::{EngineMesh, ShardConfig, share};
+use super::turn::{Turn, WakerTask};
 use crate::{fatal, rt};
 
 /// What a shard, or the process, has to tell `main`.
@@ -61,7 +61,7 @@ pub fn start(
     for (place, (setup, handle)) in setups.into_iter().zip(handles).enumerate() {
         let shard = setup.id;
         debug_assert_eq!(shard, handle.id(), "setups and handles are in one order");
-        let fittings = Fittings {
+        let config = ShardConfig {
             limits: Arc::clone(limits),
             handle: handle.clone(),
             mesh: Arc::clone(&mesh),
@@ -73,7 +73,7 @@ pub fn start(
         std::thread::Builder::new()
             .name(format!("shard-{shard}"))
             .spawn(move || {
-                let cause = run((setup, totals), fittings, core, &events).err();
+                let cause = run((setup, totals), config, core, &events).err();
                 // Without a listener the process is ending already.
                 let _ = events.send(Event::Ended(shard, cause));
             })
@@ -84,7 +84,7 @@ pub fn start(
 
 fn run(
     (setup, totals): (Setup, Arc<Totals>),
-    fittings: Fittings,
+    config: ShardConfig,
     core: Option<usize>,
     events: &Sender<Event>,
 ) -> Result<(), String> {
@@ -96,17 +96,17 @@ fn run(
             tracing::debug!("shard {} is not pinned to core {core}: {errno}", setup.id);
         }
     }
-    fittings.handle.enter();
-    let _stack = fatal::enter_shard(setup.id, Arc::clone(fittings.handle.pulse().call()));
+    config.handle.enter();
+    let _stack = fatal::enter_shard(setup.id, Arc::clone(config.handle.heartbeat().call()));
     let executor = rt::Executor::new().map_err(|error| error.to_string())?;
-    let (handle, events) = (fittings.handle.clone(), events.clone());
+    let (handle, events) = (config.handle.clone(), events.clone());
     let life = async move {
         let no_watch = |error: std::io::Error| format!("cannot watch connections that are not read: {error}");
         let mut engine = Shard::new(setup);
         engine.share_totals(totals);
-        let shared = share(engine, fittings).map_err(no_watch)?;
+        let shared = share(engine, config).map_err(no_watch)?;
         rt::spawn(Closings::new(Rc::clone(&shared)).map_err(no_watch)?);
-        rt::spawn(Bell::new(Rc::clone(&shared)));
+        rt::spawn(WakerTask::new(Rc::clone(&shared)));
         rt::spawn(guard(handle));
         Turn::new(shared, events).await;
         Ok(())
@@ -121,9 +121,9 @@ fn run(
 fn guard(handle: ShardHandle) -> rt::Guard<impl FnMut() -> bool + Unpin> {
     let mut last = 0;
     rt::Guard::new(move || {
-        let pulse = handle.pulse();
-        pulse.beat();
-        std::mem::replace(&mut last, pulse.steps()) != pulse.steps()
+        let heartbeat = handle.heartbeat();
+        heartbeat.beat();
+        std::mem::replace(&mut last, heartbeat.steps()) != heartbeat.steps()
     })
 }
 

@@ -17,10 +17,10 @@ use slab::Slab;
 use super::alarm::Alarms;
 use super::conn::{Conn, Linger, Phase, Token};
 use super::handle::ShardHandle;
+use super::heartbeat::Clock;
 use super::limits::ShellLimits;
 use super::mesh::Mesh;
-use super::pulse::Clock;
-use super::rest::Rest;
+use super::read_buffer::ReadBuffer;
 use crate::net::Watch;
 use crate::rt::Stream;
 
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
 }
 
 /// What a shard is made with, beside its engine.
-pub(crate) struct Fittings {
+pub(crate) struct ShardConfig {
     /// Bounds of the sockets and lanes.
     pub limits: Arc<ShellLimits>,
     /// How others reach the shard.
@@ -66,7 +66,7 @@ pub(crate) struct Fittings {
 /// One shard's engine and connections.
 pub(crate) struct State {
     pub(super) engine: Shard,
-    pub(super) fittings: Fittings,
+    pub(super) config: ShardConfig,
     pub(super) now: Now,
     pub(super) conns: Slab<Box<Conn>>,
     /// For each place of the engine's connection table: whose connection it is now.
@@ -101,13 +101,13 @@ impl State {
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn new(mut engine: Shard, fittings: Fittings) -> std::io::Result<State> {
+    pub fn new(mut engine: Shard, config: ShardConfig) -> std::io::Result<State> {
         let watch = Watch::new()?;
-        engine.set_call_cell(std::sync::Arc::clone(fittings.handle.pulse().call()));
-        let scratch = vec![0; fittings.limits.read_scratch_bytes_max as usize].into_boxed_slice();
+        engine.set_call_cell(std::sync::Arc::clone(config.handle.heartbeat().call()));
+        let scratch = vec![0; config.limits.read_scratch_bytes_max as usize].into_boxed_slice();
         Ok(State {
             engine,
-            now: fittings.clock.now(),
+            now: config.clock.now(),
             conns: Slab::new(),
             by_key: Vec::new(),
             next_serial: 0,
@@ -124,18 +124,18 @@ impl State {
             commands_refused: LogRate::default(),
             spare_keys: Vec::new(),
             spare_closing: Vec::new(),
-            fittings,
+            config,
         })
     }
 
     pub(super) fn id(&self) -> ShardId {
-        self.fittings.handle.id()
+        self.config.handle.id()
     }
 
     /// A step begins: tells the watchdog and gives the engine the time.
     pub fn begin(&mut self) {
-        let now = self.fittings.clock.now();
-        self.fittings.handle.pulse().begin(now.mono_ms);
+        let now = self.config.clock.now();
+        self.config.handle.heartbeat().begin(now.mono_ms);
         if now.mono_ms != self.now.mono_ms && self.advance(now) {
             self.wake_turn();
         }
@@ -151,15 +151,15 @@ impl State {
     /// does not keep them waiting, sends what is to be sent, and sees to it that the turn wakes in time. `spawns` where the
     /// caller starts the tasks of new connections itself.
     pub fn finish(&mut self, spawns: bool) {
-        let budget = self.fittings.limits.turn_envelopes_max as usize / STEPS_OF_A_TURN;
-        let behind = self.fittings.mesh.has_arrivals(self.id()) && self.take_arrivals(budget);
+        let budget = self.config.limits.turn_envelopes_max as usize / STEPS_OF_A_TURN;
+        let behind = self.config.mesh.has_arrivals(self.id()) && self.take_arrivals(budget);
         self.empty_outbox();
         let due = self.next_due_ms();
         let late = due.is_some_and(|due| self.armed_ms.is_none_or(|armed| due < armed));
         if behind || late || self.draining || (!spawns && !self.opened.is_empty()) {
             self.wake_turn();
         }
-        self.fittings.handle.pulse().end();
+        self.config.handle.heartbeat().end();
     }
 
     /// When something of the shard is due at the latest.
@@ -173,13 +173,13 @@ impl State {
     /// `brought` is what another shard has read of it.
     pub fn open(&mut self, socket: OwnedFd, peer: Peer, brought: Option<Vec<u8>>) {
         // Only the shard that accepted a connection hands it on, and only before the engine has taken anything of it.
-        let kept = (self.fittings.shards > 1 && brought.is_none()).then(|| Box::new(peer.clone()));
+        let kept = (self.config.shards > 1 && brought.is_none()).then(|| Box::new(peer.clone()));
         // The engine may give the place of a connection that has just ended to this one; that one is found by it until then.
         self.begin_closing();
         let Some(key) = self.engine.open(peer) else { return };
         self.next_serial = self.next_serial.wrapping_add(1);
-        let rest = Rest::brought(brought.unwrap_or_default());
-        self.engine.hold_read_buffer(key, rest.memory());
+        let rest = ReadBuffer::brought(brought.unwrap_or_default());
+        self.engine.charge_read_buffer(key, rest.memory());
         let conn = Conn::new(Stream::new(socket), key, self.next_serial, rest, kept);
         let token = self.conns.insert(Box::new(conn));
         let place = key.index as usize;
@@ -243,7 +243,7 @@ impl State {
     pub(super) fn enter(&mut self, token: Token, mut phase: Phase) {
         let conn = &mut *self.conns[token];
         let mut closing_bytes = self.closing_bytes - conn.phase.bytes();
-        if (closing_bytes + phase.bytes()) as u64 > self.fittings.limits.closing_bytes_max
+        if (closing_bytes + phase.bytes()) as u64 > self.config.limits.closing_bytes_max
             && let Phase::Lingering(linger) = &mut phase
         {
             **linger = Linger::default();
@@ -252,7 +252,7 @@ impl State {
         conn.phase = phase;
         if closing_bytes != self.closing_bytes {
             self.closing_bytes = closing_bytes;
-            self.engine.hold_closing(closing_bytes);
+            self.engine.charge_closing(closing_bytes);
         }
     }
 
@@ -275,6 +275,6 @@ impl State {
 ///
 /// # Errors
 /// When the process has no descriptor left.
-pub(crate) fn share(engine: Shard, fittings: Fittings) -> std::io::Result<Rc<Shared>> {
-    Ok(Rc::new(Shared { state: RefCell::new(State::new(engine, fittings)?) }))
+pub(crate) fn share(engine: Shard, config: ShardConfig) -> std::io::Result<Rc<Shared>> {
+    Ok(Rc::new(Shared { state: RefCell::new(State::new(engine, config)?) }))
 }

@@ -12,8 +12,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator;
 
 use super::handle::{Command, ShardHandle};
+use super::heartbeat::Clock;
 use super::limits::ShellLimits;
-use super::pulse::Clock;
 use super::start::{Event, StartError, start};
 use super::watchdog::{NamePlugin, Thresholds, Watchdog};
 use crate::net::Bound;
@@ -59,7 +59,7 @@ pub enum ShardsError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// It was asked to, with this signal.
-    Asked(i32),
+    Signal(i32),
     /// A shard died: there is no half broker.
     Died {
         /// Which.
@@ -73,7 +73,7 @@ impl End {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            End::Asked(_) => 0,
+            End::Signal(_) => 0,
             End::Died { .. } => EXIT_CODE_DIED,
         }
     }
@@ -201,7 +201,7 @@ impl Shards {
     pub fn wait(&self) -> End {
         loop {
             match self.events.recv() {
-                Ok(Event::Signal(signal)) => return End::Asked(signal),
+                Ok(Event::Signal(signal)) => return End::Signal(signal),
                 Ok(Event::Ended(shard, cause)) => return died(shard, cause),
                 Ok(Event::Running(_) | Event::Drained(_)) => {}
                 // We hold a sender ourselves, so the channel is never closed.
@@ -221,7 +221,7 @@ impl Shards {
         last: impl FnOnce() + Send + 'static,
     ) -> End {
         let until = Instant::now() + timeout;
-        self.tell_all(|| Command::Drain);
+        self.command_all(|| Command::Drain);
         let mut missing = ShardSet::all(self.handles.len());
         let mut asked_again = false;
         while !missing.is_empty() {
@@ -230,7 +230,7 @@ impl Shards {
                 Ok(Event::Ended(shard, cause)) => return died(shard, cause),
                 Ok(Event::Running(_)) => {}
                 Ok(Event::Signal(_)) => {
-                    tracing::warn!("asked again to stop: leaves without waiting for clients and plugins");
+                    tracing::warn!("second signal: stops without waiting for clients and plugins");
                     asked_again = true;
                     break;
                 }
@@ -244,7 +244,7 @@ impl Shards {
         let least = Instant::now() + LAST_TIMEOUT;
         self.do_within(if asked_again { least } else { until.max(least) + patience }, last);
         self.stop(until.max(Instant::now() + STOP_TIMEOUT));
-        End::Asked(asked)
+        End::Signal(asked)
     }
 
     /// Does something on a thread of its own and waits for it until then, or until the broker is asked again to stop.
@@ -267,14 +267,14 @@ impl Shards {
             }
             let asked = |event| matches!(event, Event::Signal(_));
             if self.events.try_iter().any(asked) {
-                tracing::warn!("asked again to stop: leaves without waiting for plugins");
+                tracing::warn!("second signal: stops without waiting for plugins");
                 return;
             }
         }
     }
 
     fn stop(&self, until: Instant) {
-        self.tell_all(|| Command::Stop);
+        self.command_all(|| Command::Stop);
         let mut missing = ShardSet::all(self.handles.len());
         while !missing.is_empty() {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -286,7 +286,7 @@ impl Shards {
         }
     }
 
-    fn tell_all(&self, command: impl Fn() -> Command) {
+    fn command_all(&self, command: impl Fn() -> Command) {
         for handle in &self.handles {
             handle.command(command());
         }

@@ -16,8 +16,8 @@ use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
 use grapnel_engine::shard::{ListenerInfo, Setup};
 
+use super::heartbeat::Clock;
 use super::limits::ShellLimits;
-use super::pulse::Clock;
 use super::supervise::{End, Shards};
 use crate::net::{Listen, bind};
 use client::Client;

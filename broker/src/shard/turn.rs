@@ -44,7 +44,7 @@ impl Turn {
     }
 
     /// Tells `main` what it waits for. Nobody listens any more when the process is on its way out by another road.
-    fn tell(&mut self, state: &State) {
+    fn report(&mut self, state: &State) {
         if !self.running {
             self.running = true;
             let _ = self.events.send(Event::Running(state.id()));
@@ -63,7 +63,7 @@ impl Turn {
         // What is due now and was not done in this turn must not keep the shard from everything else.
         let due_ms = due_ms.max(state.now.mono_ms + 1);
         state.armed_ms = Some(due_ms);
-        if timer.poll_after(state.fittings.clock.until(due_ms), cx).is_ready() {
+        if timer.poll_after(state.config.clock.until(due_ms), cx).is_ready() {
             cx.waker().wake_by_ref();
         }
     }
@@ -78,9 +78,9 @@ impl Future for Turn {
         let mut state = shared.state.borrow_mut();
         state.set_turn(cx.waker());
         let left = state.turn();
-        this.tell(&state);
+        this.report(&state);
         Turn::arm(&mut this.timer, &mut state, cx);
-        state.fittings.handle.pulse().end();
+        state.config.handle.heartbeat().end();
         drop(state);
         if left.stop {
             return Poll::Ready(());
@@ -98,14 +98,14 @@ impl Future for Turn {
 
 impl State {
     fn turn(&mut self) -> Left {
-        let now = self.fittings.clock.now();
-        self.fittings.handle.pulse().begin(now.mono_ms);
+        let now = self.config.clock.now();
+        self.config.handle.heartbeat().begin(now.mono_ms);
         if self.armed_ms.is_some_and(|armed_ms| armed_ms <= now.mono_ms) {
             self.armed_ms = None;
         }
         let mut left = Left { again: self.advance(now), ..Left::default() };
         self.take_commands(&mut left);
-        left.again |= self.take_arrivals(self.fittings.limits.turn_envelopes_max as usize);
+        left.again |= self.take_arrivals(self.config.limits.turn_envelopes_max as usize);
         left.again |= self.take_completions();
         left.again |= self.take_plugin_commands();
         left.again |= self.run_jobs();
@@ -116,7 +116,7 @@ impl State {
     }
 
     fn take_commands(&mut self, left: &mut Left) {
-        while let Some(command) = self.fittings.handle.next_command() {
+        while let Some(command) = self.config.handle.next_command() {
             match command {
                 Command::Listen(listening) => left.listen.extend(listening),
                 Command::Drain => {
@@ -130,11 +130,11 @@ impl State {
 
     /// Whether some are left.
     fn take_completions(&mut self) -> bool {
-        while let Some((ticket, reason)) = self.fittings.handle.next_refused() {
+        while let Some((ticket, reason)) = self.config.handle.next_refused() {
             self.engine.refuse_answer(ticket, &reason);
         }
-        for _ in 0..self.fittings.limits.turn_completions_max {
-            let Some(completion) = self.fittings.handle.next_completion() else { return false };
+        for _ in 0..self.config.limits.turn_completions_max {
+            let Some(completion) = self.config.handle.next_completion() else { return false };
             self.engine.complete(completion);
         }
         true
@@ -145,7 +145,7 @@ impl State {
     fn note_commands_refused(&mut self, refused: u64) {
         self.engine.note_commands_refused(refused);
         if let Some(refused) = self.commands_refused.say_many(refused, EVERY_MS, self.now.mono_ms) {
-            let shard = self.fittings.handle.id();
+            let shard = self.config.handle.id();
             tracing::warn!(
                 "{refused} commands of plugins were refused on shard {shard}, because too many wait there \
                  (limits.plugin_commands_max) or too much (limits.plugin_commands_bytes_max)"
@@ -155,17 +155,17 @@ impl State {
 
     /// Whether some are left.
     fn take_plugin_commands(&mut self) -> bool {
-        for scope in self.fittings.handle.take_invalidations() {
+        for scope in self.config.handle.take_invalidations() {
             self.engine.invalidate(scope);
         }
-        let refused = self.fittings.handle.take_refused_questions();
+        let refused = self.config.handle.take_refused_questions();
         self.engine.note_questions_refused(refused);
-        let refused = self.fittings.handle.take_refused_plugin_commands();
+        let refused = self.config.handle.take_refused_plugin_commands();
         if refused > 0 {
             self.note_commands_refused(refused);
         }
-        for _ in 0..self.fittings.limits.turn_plugin_commands_max {
-            let Some(command) = self.fittings.handle.next_plugin_command() else { return false };
+        for _ in 0..self.config.limits.turn_plugin_commands_max {
+            let Some(command) = self.config.handle.next_plugin_command() else { return false };
             self.engine.command(command);
         }
         true
@@ -173,8 +173,8 @@ impl State {
 
     /// Whether some are left.
     fn run_jobs(&mut self) -> bool {
-        for _ in 0..self.fittings.limits.turn_jobs_max {
-            let Some(job) = self.fittings.handle.next_job() else { return false };
+        for _ in 0..self.config.limits.turn_jobs_max {
+            let Some(job) = self.config.handle.next_job() else { return false };
             job(&mut self.engine);
         }
         true
@@ -201,23 +201,23 @@ pub(crate) fn spawn_opened(shared: &Rc<Shared>) {
 }
 
 /// The task that other threads wake, and nothing else: see [`Signal`](super::handle::Signal).
-pub(crate) struct Bell {
+pub(crate) struct WakerTask {
     shared: Rc<Shared>,
 }
 
-impl Bell {
+impl WakerTask {
     /// Inside a task of the shard only.
-    pub fn new(shared: Rc<Shared>) -> Bell {
-        Bell { shared }
+    pub fn new(shared: Rc<Shared>) -> WakerTask {
+        WakerTask { shared }
     }
 }
 
-impl Future for Bell {
+impl Future for WakerTask {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let state = self.shared.state.borrow();
-        let signal = state.fittings.handle.signal();
+        let signal = state.config.handle.signal();
         signal.register(cx.waker());
         // Whatever was pushed before this is found by the turn; whatever comes later rings again.
         if signal.lower() {
@@ -242,10 +242,10 @@ mod tests {
     use super::*;
     use crate::shard::conn::Phase;
     use crate::shard::handle::ShardHandle;
+    use crate::shard::heartbeat::Clock;
     use crate::shard::limits::ShellLimits;
     use crate::shard::mesh::Mesh;
-    use crate::shard::pulse::Clock;
-    use crate::shard::state::{Fittings, share};
+    use crate::shard::state::{ShardConfig, share};
 
     fn shared(handle: &ShardHandle) -> Rc<Shared> {
         let limits = Arc::new(ShellLimits::default());
@@ -258,8 +258,8 @@ mod tests {
             seed: 5,
         };
         let mesh = Arc::new(Mesh::new(std::slice::from_ref(handle), &limits));
-        let fittings = Fittings { limits, handle: handle.clone(), mesh, clock: Clock::start(), shards: 1 };
-        share(Shard::new(setup), fittings).unwrap()
+        let config = ShardConfig { limits, handle: handle.clone(), mesh, clock: Clock::start(), shards: 1 };
+        share(Shard::new(setup), config).unwrap()
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
             .collect();
         rt::Executor::new().unwrap().run(async move {
             let shared = shared(&handle);
-            rt::spawn(Bell::new(Rc::clone(&shared)));
+            rt::spawn(WakerTask::new(Rc::clone(&shared)));
             // As every executor has one: without it, it may sleep on ready tasks.
             rt::spawn(rt::Guard::new(|| true));
             // Busy without a look at the rings, as a shard with a slow hook is, and then polled often.
@@ -346,7 +346,7 @@ mod tests {
         };
         rt::Executor::new().unwrap().run(async move {
             let shared = shared(&handle);
-            rt::spawn(Bell::new(Rc::clone(&shared)));
+            rt::spawn(WakerTask::new(Rc::clone(&shared)));
             // As every executor has one: without it, it may sleep on ready tasks.
             rt::spawn(rt::Guard::new(|| true));
             let mut polls = 0;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use grapnel_engine::hook::Called;
 
 use super::handle::ShardHandle;
+use super::heartbeat::Clock;
 use super::limits::ShellLimits;
-use super::pulse::Clock;
 use super::slow::SlowCalls;
 
 /// Longest time between two looks, milliseconds; longer than a shard's guard is away at its longest.
@@ -60,7 +60,7 @@ impl Watchdog {
         let mut watched: Vec<Watched> = shards.into_iter().map(Watched::new).collect();
         let Thresholds { stall_ms: warning_ms, slow_call_ms } = thresholds;
         let from_ns = if slow_call_ms == 0 { u64::MAX } else { slow_call_ms.saturating_mul(1_000_000) };
-        watched.iter().for_each(|shard| shard.handle.pulse().call().set_slow_from_ns(from_ns));
+        watched.iter().for_each(|shard| shard.handle.heartbeat().call().set_slow_from_ns(from_ns));
         let idle_ms = (warning_ms / 4).clamp(LOOK_EVERY_MS_MIN, LOOK_EVERY_MS);
         let busy_ms =
             if slow_call_ms == 0 { idle_ms } else { slow_call_ms.clamp(LOOK_EVERY_MS_MIN, idle_ms) };
@@ -73,7 +73,7 @@ impl Watchdog {
                 period = Duration::from_millis(if busy { busy_ms } else { idle_ms });
                 for shard in &mut watched {
                     shard.wake_if_asleep();
-                    if let Some(slow) = shard.slow.look(shard.handle.pulse().call(), now, slow_call_ms) {
+                    if let Some(slow) = shard.slow.look(shard.handle.heartbeat().call(), now, slow_call_ms) {
                         let plugin = name(slow.called).unwrap_or_else(|| unnamed(slow.called));
                         tracing::warn!("{}", slow.sentence(&plugin, shard.handle.id()));
                     }
@@ -81,7 +81,7 @@ impl Watchdog {
                         Some(Finding::Stalled { ms }) => {
                             let what = describe(&shard.handle, &name);
                             tracing::warn!(
-                                "shard {} is held by one step for {ms} ms: {what}",
+                                "shard {} has been in one step for {ms} ms: {what}",
                                 shard.handle.id()
                             );
                         }
@@ -115,7 +115,7 @@ fn unnamed(called: Called) -> String {
 }
 
 fn describe(handle: &ShardHandle, name: &NamePlugin) -> String {
-    match handle.pulse().call().current_name() {
+    match handle.heartbeat().call().current_name() {
         Some((called, function)) => {
             let plugin = name(called).unwrap_or_else(|| unnamed(called));
             format!("{plugin} has not returned from {function}")
@@ -137,7 +137,7 @@ enum Finding {
 struct Watched {
     handle: ShardHandle,
     /// The step that was told of, and how long it had lasted when it was last seen.
-    told: Option<(u64, u64)>,
+    logged: Option<(u64, u64)>,
     /// The guard's last round that was seen.
     beats: u64,
     /// The last step that was seen.
@@ -147,41 +147,41 @@ struct Watched {
 
 impl Watched {
     fn new(handle: ShardHandle) -> Watched {
-        Watched { handle, told: None, beats: 0, steps: 0, slow: SlowCalls::default() }
+        Watched { handle, logged: None, beats: 0, steps: 0, slow: SlowCalls::default() }
     }
 
     /// Whether it has done something since the last look, or is about it.
     fn has_moved(&mut self) -> bool {
-        let pulse = self.handle.pulse();
-        let before = std::mem::replace(&mut self.steps, pulse.steps());
-        before != self.steps || pulse.step_ms(0).is_some()
+        let heartbeat = self.handle.heartbeat();
+        let before = std::mem::replace(&mut self.steps, heartbeat.steps());
+        before != self.steps || heartbeat.step_ms(0).is_some()
     }
 
     /// Wakes a shard whose guard has not come round since the last look, although no step holds it.
     fn wake_if_asleep(&mut self) {
-        let pulse = self.handle.pulse();
-        let beats = pulse.beats();
+        let heartbeat = self.handle.heartbeat();
+        let beats = heartbeat.beats();
         let asleep = beats == self.beats && beats > 0;
         self.beats = beats;
-        if asleep && pulse.step_ms(0).is_none() {
+        if asleep && heartbeat.step_ms(0).is_none() {
             self.handle.signal().kick();
         }
     }
 
     fn look(&mut self, now_ms: u64, warning_ms: u64) -> Option<Finding> {
-        let pulse = self.handle.pulse();
-        let step = pulse.steps();
-        let lasting = pulse.step_ms(now_ms);
-        if let Some((told, last_ms)) = self.told {
+        let heartbeat = self.handle.heartbeat();
+        let step = heartbeat.steps();
+        let lasting = heartbeat.step_ms(now_ms);
+        if let Some((told, last_ms)) = self.logged {
             if told == step && lasting.is_some() {
-                self.told = Some((told, lasting.unwrap_or(last_ms)));
+                self.logged = Some((told, lasting.unwrap_or(last_ms)));
                 return None;
             }
-            self.told = None;
+            self.logged = None;
             return Some(Finding::Recovered { ms: last_ms });
         }
         let ms = lasting.filter(|ms| *ms > warning_ms)?;
-        self.told = Some((step, ms));
+        self.logged = Some((step, ms));
         Some(Finding::Stalled { ms })
     }
 }
@@ -204,19 +204,19 @@ mod tests {
     #[test]
     fn an_idle_shard_is_no_stall_however_long() {
         let mut shard = watched();
-        shard.handle.pulse().begin(0);
-        shard.handle.pulse().end();
+        shard.handle.heartbeat().begin(0);
+        shard.handle.heartbeat().end();
         assert_eq!(shard.look(1_000_000, 200), None);
     }
 
     #[test]
     fn a_long_step_is_told_once_and_its_end_too() {
         let mut shard = watched();
-        shard.handle.pulse().begin(1000);
+        shard.handle.heartbeat().begin(1000);
         assert_eq!(shard.look(1200, 200), None);
         assert_eq!(shard.look(1201, 200), Some(Finding::Stalled { ms: 201 }));
         assert_eq!(shard.look(1900, 200), None);
-        shard.handle.pulse().end();
+        shard.handle.heartbeat().end();
         assert_eq!(shard.look(2000, 200), Some(Finding::Recovered { ms: 900 }));
         assert_eq!(shard.look(2100, 200), None);
     }
@@ -224,10 +224,10 @@ mod tests {
     #[test]
     fn another_long_step_is_told_again() {
         let mut shard = watched();
-        shard.handle.pulse().begin(0);
+        shard.handle.heartbeat().begin(0);
         assert_eq!(shard.look(300, 200), Some(Finding::Stalled { ms: 300 }));
-        shard.handle.pulse().end();
-        shard.handle.pulse().begin(310);
+        shard.handle.heartbeat().end();
+        shard.handle.heartbeat().begin(310);
         assert_eq!(shard.look(600, 200), Some(Finding::Recovered { ms: 300 }));
         assert_eq!(shard.look(601, 200), Some(Finding::Stalled { ms: 291 }));
     }
@@ -250,12 +250,12 @@ mod tests {
             wakes.0.load(Ordering::SeqCst)
         };
         assert_eq!(look(|_| {}), 0, "it has not started");
-        assert_eq!(look(|shard| shard.pulse().beat()), 0);
-        assert_eq!(look(|shard| shard.pulse().beat()), 0);
+        assert_eq!(look(|shard| shard.heartbeat().beat()), 0);
+        assert_eq!(look(|shard| shard.heartbeat().beat()), 0);
         assert_eq!(look(|_| {}), 1, "asleep");
-        assert_eq!(look(|shard| shard.pulse().begin(5)), 1, "held by a step");
-        assert_eq!(look(|shard| shard.pulse().end()), 2);
-        assert_eq!(look(|shard| shard.pulse().beat()), 2);
+        assert_eq!(look(|shard| shard.heartbeat().begin(5)), 1, "held by a step");
+        assert_eq!(look(|shard| shard.heartbeat().end()), 2);
+        assert_eq!(look(|shard| shard.heartbeat().beat()), 2);
     }
 
     #[test]
@@ -264,11 +264,11 @@ mod tests {
         let name: NamePlugin =
             Box::new(|called| (called == Called::Hook(LinkIdentity(3))).then(|| "tap".to_owned()));
         assert_eq!(describe(&shard.handle, &name), "it is calling no plugin");
-        shard.handle.pulse().call().enter(HookPoint::MessagePublish, 0);
-        shard.handle.pulse().call().turn_of(LinkIdentity(3));
+        shard.handle.heartbeat().call().enter(HookPoint::MessagePublish, 0);
+        shard.handle.heartbeat().call().turn_of(LinkIdentity(3));
         assert_eq!(describe(&shard.handle, &name), "tap has not returned from message.publish");
-        shard.handle.pulse().call().enter(HookPoint::MessagePublish, 0);
-        shard.handle.pulse().call().turn_of(LinkIdentity(4));
+        shard.handle.heartbeat().call().enter(HookPoint::MessagePublish, 0);
+        shard.handle.heartbeat().call().turn_of(LinkIdentity(4));
         assert_eq!(describe(&shard.handle, &name), "hook 4 has not returned from message.publish");
     }
 }

@@ -130,7 +130,7 @@ fn a_piece_that_cannot_be_written_is_a_sentence() {
 
     broker.load("c-entry", json!({"huge_pieces": true})).unwrap();
     let error = broker.manager.reload("c-entry", None).unwrap_err().to_string();
-    let expected = "export_piece: a piece of its state has more than the 65536 bytes that it was asked for; this is an error of the \
+    let expected = "export_piece: a piece of its state has more than the 65536 bytes that were requested; this is an error of the \
                     plugin; nothing has changed; plugin c-entry 0.1.0 goes on";
     assert!(error.ends_with(expected), "{error}");
 }

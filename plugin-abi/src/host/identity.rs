@@ -120,7 +120,7 @@ fn put_address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
 }
 
 fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
-    let mut rest = Rest(bytes);
+    let mut rest = Unread(bytes);
     let [layout, flags, proto_ver] = rest.array()?;
     if layout != LAYOUT || flags & !KNOWN_FLAGS != 0 || !(3..=5).contains(&proto_ver) {
         return None;
@@ -156,9 +156,9 @@ fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
     })
 }
 
-struct Rest<'a>(&'a [u8]);
+struct Unread<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> Unread<'a> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;

@@ -142,8 +142,8 @@ module! {
     unload: unsafe extern "C" fn(plugin: *mut c_void),
     /// See [`PluginModule::on_timer`].
     on_timer: unsafe extern "C" fn(instance: *mut c_void, timer: u64, number: u64),
-    /// See [`PluginModule::on_mail`].
-    on_mail: unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
+    /// See [`PluginModule::on_instance_message`].
+    on_instance_message: unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
     /// See [`PluginModule::export_state`].
     export_state:
         unsafe extern "C" fn(instance: *mut c_void, out: *const StateSink, error: *mut ErrorText) -> Status,

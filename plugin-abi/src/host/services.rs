@@ -84,8 +84,8 @@ pub trait HostServices: BehalfServices {
         let _ = (plugin, scope, what);
         Err(Status::UNSUPPORTED)
     }
-    /// As [`HostApi::mail`].
-    fn mail(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
+    /// As [`HostApi::instance_message`].
+    fn instance_message(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
         let _ = (plugin, to_shard, number, bytes);
         Err(Status::UNSUPPORTED)
     }
@@ -170,7 +170,7 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         subscribe: host_subscribe,
         unsubscribe: host_unsubscribe,
         invalidate: host_invalidate,
-        mail: host_mail,
+        instance_message: host_instance_message,
         timer: host_timer,
         cancel_timer: host_cancel_timer,
         spawn: host_spawn,
@@ -309,9 +309,9 @@ unsafe extern "C" fn host_invalidate(plugin: u64, scope: Scope, what: Slice) -> 
     serve(|services| services.invalidate(plugin, scope, unsafe { text(what) }?))
 }
 
-unsafe extern "C" fn host_mail(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status {
+unsafe extern "C" fn host_instance_message(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status {
     // SAFETY: the plugin lends the bytes for the call.
-    serve(|services| services.mail(plugin, to_shard, number, unsafe { bytes.bytes() }))
+    serve(|services| services.instance_message(plugin, to_shard, number, unsafe { bytes.bytes() }))
 }
 
 unsafe extern "C" fn host_timer(plugin: u64, after_ms: u64, number: u64, out: *mut u64) -> Status {

@@ -21,7 +21,7 @@ pub type HookFn = unsafe extern "C" fn(instance: *mut c_void, event: *const Even
 ///
 /// `get`, `set`, `defer`, `add_message` and `identity` are for the running hook, on its thread, with its `ctx`. All others may be
 /// called from any thread from `load` on until the plugin's end and later, when they answer [`Status::STALE`]; those that act
-/// (`publish`, `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`, and those whose names end in `_as`) are copied and run
+/// (`publish`, `kick`, `subscribe`, `unsubscribe`, `invalidate`, `instance_message`, and those whose names end in `_as`) are copied and run
 /// after the current event has ended.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -78,9 +78,10 @@ pub struct HostApi {
     pub unsubscribe: unsafe extern "C" fn(plugin: u64, client_id: Slice, filter: Slice) -> Status,
     /// Forgets remembered verdicts of client.authorize and asks again for the subscriptions in force. Any thread.
     pub invalidate: unsafe extern "C" fn(plugin: u64, scope: Scope, what: Slice) -> Status,
-    /// Sends bytes to the plugin's instance on a shard, or with [`ALL_SHARDS`] to all: its `on_mail`. Any thread; [`Status::FULL`]
+    /// Sends bytes to the plugin's instance on a shard, or with [`ALL_SHARDS`] to all: its `on_instance_message`. Any thread; [`Status::FULL`]
     /// beyond `mail_bytes_max`.
-    pub mail: unsafe extern "C" fn(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status,
+    pub instance_message:
+        unsafe extern "C" fn(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status,
     /// Calls `on_timer` of the shard's instance once, after at least this time. On a shard's thread alone.
     pub timer: unsafe extern "C" fn(plugin: u64, after_ms: u64, number: u64, out: *mut u64) -> Status,
     /// Cancels a timer of this shard. On a shard's thread alone.
@@ -131,7 +132,7 @@ pub struct HostApi {
     /// Takes a subscription from a client, if the session under its identifier is still of the same user name. Any thread.
     pub unsubscribe_as: unsafe extern "C" fn(plugin: u64, behalf: *const OnBehalf, filter: Slice) -> Status,
     /// Asks client.authorize whether a client may publish to a topic, subscribe to a filter or get a message of a topic, for what the
-    /// plugin keeps itself; the answer comes as mail from [`FROM_BROKER`], whatever the flags say. `qos` is 0 to 2. Any thread.
+    /// plugin keeps itself; the answer comes as an instance message from [`FROM_BROKER`], whatever the flags say. `qos` is 0 to 2. Any thread.
     pub authorize_as: unsafe extern "C" fn(
         plugin: u64,
         behalf: *const OnBehalf,
@@ -146,7 +147,7 @@ pub struct HostApi {
     /// and else what the page before has said. The page has at most `messages_max` messages and `bytes_max` bytes of them, both from 1
     /// and no more than the broker's `behalf_page_messages_max` and `behalf_page_bytes_max`; its first message may have more where
     /// nothing else waits for the client. It comes as
-    /// mail from [`FROM_BROKER`], whatever the flags say; its bytes are described in ABI.md, and a refusal is the one byte of its code.
+    /// an instance message from [`FROM_BROKER`], whatever the flags say; its bytes are described in ABI.md, and a refusal is the one byte of its code.
     /// Any thread; [`Status::INVALID`] for a filter that cannot be or is a shared subscription's, for numbers out of their range, and
     /// for bytes that are no place.
     pub fetch_as: unsafe extern "C" fn(

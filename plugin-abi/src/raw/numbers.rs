@@ -380,17 +380,17 @@ pub const MANIFEST_CLOSABLE: u32 = 1;
 /// configuration and its threads are reached from what `load` and `init_shard` gave.
 pub const MANIFEST_IN_PLACE: u32 = 2;
 
-/// Every shard, as the addressee of mail.
+/// Every shard, as the addressee of instance messages.
 pub const ALL_SHARDS: u32 = u32::MAX;
 
-/// The broker, as the sender of mail: what became of a request on behalf of a client. The mail's number is the request's, its
+/// The broker, as the sender of instance messages: what became of a request on behalf of a client. The message's number is the request's, its
 /// one byte a reason code; a page of retained messages has more bytes, of which the first is 0.
 pub const FROM_BROKER: u32 = 4_294_967_294;
 
 /// Bytes that a client's identity has at most.
 pub const IDENTITY_BYTES_MAX: u32 = 65_536;
 
-/// Bit of [`crate::raw::OnBehalf::flags`]: the plugin is told by mail what became of it.
+/// Bit of [`crate::raw::OnBehalf::flags`]: the plugin is notified by an instance message what became of it.
 pub const BEHALF_ANSWER: u32 = 1;
 
 /// In [`crate::raw::NewMessage::flags`]: the message has a content type, though it is empty.

@@ -73,7 +73,7 @@ pub struct OnBehalf {
     pub identity: Slice,
     /// Client identifier, where there is no identity; refused with 0x85 where no session has it.
     pub client_id: Slice,
-    /// Comes back as the number of the mail that tells what became of it.
+    /// Comes back as the number of the message that tells what became of it.
     pub number: u64,
 }
 

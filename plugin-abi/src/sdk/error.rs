@@ -59,7 +59,7 @@ impl fmt::Display for Refused {
             }
             Status::STALE => "what it belongs to is gone",
             Status::FULL => "a limit is reached",
-            Status::WRONG_MOMENT => "it was asked outside of the hook",
+            Status::WRONG_MOMENT => "it was called outside of the hook",
             _ => "it gave no reason",
         };
         match self.field {

@@ -20,7 +20,7 @@ use super::event::Context;
 use super::fetched::Fetched;
 use super::host::Host;
 use super::reason::Reason;
-use super::{Configured, Flow, Mail, Plugin, Timer};
+use super::{Configured, Flow, InstanceMessage, Plugin, Timer};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
 use crate::point::HookPoint;
 use crate::raw::{self, Event, HostApi, Slice, Status};
@@ -98,7 +98,7 @@ pub fn module<P: Exported>() -> PluginModuleRef {
         deactivate: deactivate::<P>,
         unload: unload::<P>,
         on_timer: on_timer::<P>,
-        on_mail: on_mail::<P>,
+        on_instance_message: on_instance_message::<P>,
         export_state: state::export_state::<P>,
         import_state: state::import_state::<P>,
         configure: configure::<P>,
@@ -345,7 +345,7 @@ unsafe fn instance_of<'a, S>(instance: *mut c_void) -> Option<&'a mut Instance<S
 ///
 /// # Safety
 /// As for [`instance_of`].
-unsafe fn told<S>(what: &str, instance: *mut c_void, function: impl FnOnce(&mut Instance<S>)) {
+unsafe fn notify<S>(what: &str, instance: *mut c_void, function: impl FnOnce(&mut Instance<S>)) {
     // SAFETY: the caller vouches for it.
     let Some(instance) = (unsafe { instance_of::<S>(instance) }) else { return };
     let host = instance.host;
@@ -357,23 +357,28 @@ unsafe fn told<S>(what: &str, instance: *mut c_void, function: impl FnOnce(&mut 
 unsafe extern "C" fn on_timer<P: Exported>(instance: *mut c_void, timer: u64, number: u64) {
     // SAFETY: the host passes an instance of this plugin's on its thread, and no hook of it is running.
     unsafe {
-        told::<P::Shard>("on_timer", instance, |instance| {
+        notify::<P::Shard>("on_timer", instance, |instance| {
             P::on_timer(&mut instance.shard, Timer::new(timer), number);
         });
     }
 }
 
-unsafe extern "C" fn on_mail<P: Exported>(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice) {
+unsafe extern "C" fn on_instance_message<P: Exported>(
+    instance: *mut c_void,
+    from_shard: u32,
+    number: u64,
+    bytes: Slice,
+) {
     let from = (from_shard != raw::ALL_SHARDS).then_some(from_shard);
     if from_shard == raw::FROM_BROKER {
         // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
         unsafe {
             if let Some(page) = Fetched::read(number, bytes.bytes()) {
-                return told::<P::Shard>("on_fetched", instance, |instance| {
+                return notify::<P::Shard>("on_fetched", instance, |instance| {
                     P::on_fetched(&mut instance.shard, &page);
                 });
             }
-            told::<P::Shard>("on_answer", instance, |instance| {
+            notify::<P::Shard>("on_answer", instance, |instance| {
                 // Without a code nothing is known to have been done.
                 let code = bytes.bytes().first().copied().unwrap_or(Reason::UNSPECIFIED.0);
                 P::on_answer(&mut instance.shard, Answer { number, reason: Reason(code) });
@@ -383,8 +388,11 @@ unsafe extern "C" fn on_mail<P: Exported>(instance: *mut c_void, from_shard: u32
     }
     // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
     unsafe {
-        told::<P::Shard>("on_mail", instance, |instance| {
-            P::on_mail(&mut instance.shard, &Mail { from_shard: from, number, bytes: bytes.bytes() });
+        notify::<P::Shard>("on_instance_message", instance, |instance| {
+            P::on_instance_message(
+                &mut instance.shard,
+                &InstanceMessage { from_shard: from, number, bytes: bytes.bytes() },
+            );
         });
     }
 }
@@ -411,7 +419,7 @@ unsafe extern "C" fn configure<P: Exported>(
 unsafe extern "C" fn configured<P: Exported>(instance: *mut c_void) {
     // SAFETY: as in `on_timer`.
     unsafe {
-        told::<P::Shard>("configured", instance, |instance| {
+        notify::<P::Shard>("configured", instance, |instance| {
             if let Ok(plugin) = Arc::clone(&instance.plugin).downcast::<P>() {
                 plugin.configured(&mut instance.shard);
             }

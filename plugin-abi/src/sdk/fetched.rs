@@ -61,7 +61,7 @@ pub struct Fetched<'a> {
 }
 
 impl<'a> Fetched<'a> {
-    /// From the bytes of a mail of the broker's; `None` where they are none of a page.
+    /// From the bytes of an instance message of the broker's; `None` where they are none of a page.
     pub(crate) fn read(number: u64, bytes: &'a [u8]) -> Option<Fetched<'a>> {
         let (0, rest) = bytes.split_first()? else { return None };
         let mut parts = Parts(rest);

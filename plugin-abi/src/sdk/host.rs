@@ -190,18 +190,18 @@ impl Host {
         Host::done(unsafe { (self.api.invalidate)(self.api.plugin, scope, Slice::of(what.as_bytes())) })
     }
 
-    /// Sends bytes to this plugin's instance on a shard, or with `None` to those of all: [`super::Plugin::on_mail`]. Any thread.
+    /// Sends bytes to this plugin's instance on a shard, or with `None` to those of all: [`super::Plugin::on_instance_message`]. Any thread.
     ///
     /// # Errors
     /// [`Refused`] for a shard that is not there, and beyond `plugin_mail_bytes_max`.
-    pub fn mail(self, to_shard: Option<u32>, number: u64, bytes: &[u8]) -> Result<(), Refused> {
+    pub fn instance_message(self, to_shard: Option<u32>, number: u64, bytes: &[u8]) -> Result<(), Refused> {
         let to = to_shard.unwrap_or(ALL_SHARDS);
-        // SAFETY: `mail` may be called from any thread, and the bytes are alive during the call.
-        Host::done(unsafe { (self.api.mail)(self.api.plugin, to, number, Slice::of(bytes)) })
+        // SAFETY: `instance_message` may be called from any thread, and the bytes are alive during the call.
+        Host::done(unsafe { (self.api.instance_message)(self.api.plugin, to, number, Slice::of(bytes)) })
     }
 
     /// Calls [`super::Plugin::on_timer`] of this shard's instance once, after at least `after` (to the next 10 ms), with `number`.
-    /// In `init_shard`, a hook, `on_timer`, `on_mail`, `import_state` or `configured` alone.
+    /// In `init_shard`, a hook, `on_timer`, `on_instance_message`, `import_state` or `configured` alone.
     ///
     /// # Errors
     /// [`Refused`] on any other thread, and beyond `plugin_timers_max`.

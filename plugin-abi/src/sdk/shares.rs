@@ -94,7 +94,7 @@ struct Owner {
     bytes: u64,
     /// Its oldest and newest entry.
     first: u64,
-    last: u64,
+    last_entry: u64,
     /// Its place in `turns`.
     turn: u64,
 }
@@ -251,7 +251,7 @@ impl<V: Weigh> Shares<V> {
         };
         let mut older = 0;
         if let Some(known) = self.owners.get_mut(&name) {
-            older = std::mem::replace(&mut known.last, number);
+            older = std::mem::replace(&mut known.last_entry, number);
             if known.entries == 0 {
                 known.first = number;
             }
@@ -273,7 +273,7 @@ impl<V: Weigh> Shares<V> {
         let (name, bytes) = (Arc::<str>::from(owner), self.owner_bytes(owner));
         self.last_turn += 1;
         self.turns.insert(self.last_turn, Arc::clone(&name));
-        let known = Owner { entries: 0, bytes, first: 0, last: 0, turn: self.last_turn };
+        let known = Owner { entries: 0, bytes, first: 0, last_entry: 0, turn: self.last_turn };
         self.owners.insert(Arc::clone(&name), known);
         self.bytes += bytes;
         self.metrics.moved(0, bytes as i64, 1);
@@ -299,8 +299,8 @@ impl<V> Shares<V> {
             if owner.first == id.0 {
                 owner.first = entry.newer;
             }
-            if owner.last == id.0 {
-                owner.last = entry.older;
+            if owner.last_entry == id.0 {
+                owner.last_entry = entry.older;
             }
             gone = (owner.entries == 0).then_some((owner.turn, owner.bytes));
         }
@@ -371,7 +371,7 @@ impl<V> Shares<V> {
 
     /// How many bytes more an owner that has entries may hold: what its share has left, or all together where that is less.
     pub fn free_bytes(&self, owner: &str) -> u64 {
-        let of_owner = self.limits.owner_bytes_max.saturating_sub(self.held_by(owner).1);
+        let of_owner = self.limits.owner_bytes_max.saturating_sub(self.used_by(owner).1);
         of_owner.min(self.limits.bytes_max.saturating_sub(self.bytes))
     }
 
@@ -407,11 +407,11 @@ impl<V> Shares<V> {
 
     /// All entries with their owners, the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (EntryId, &str, &V)> {
-        self.iter_behind(EntryId(0))
+        self.iter_after(EntryId(0))
     }
 
     /// The entries that came after this one, which may have gone: for going on where one has stopped.
-    pub fn iter_behind(&self, id: EntryId) -> impl Iterator<Item = (EntryId, &str, &V)> {
+    pub fn iter_after(&self, id: EntryId) -> impl Iterator<Item = (EntryId, &str, &V)> {
         let behind = self.entries.range((Bound::Excluded(id.0), Bound::Unbounded));
         behind.map(|(number, entry)| (EntryId(*number), &*entry.owner, &entry.value))
     }
@@ -437,7 +437,7 @@ impl<V> Shares<V> {
     }
 
     /// How many entries an owner has, and how many bytes.
-    pub fn held_by(&self, owner: &str) -> (u64, u64) {
+    pub fn used_by(&self, owner: &str) -> (u64, u64) {
         self.owners.get(owner).map_or((0, 0), |owner| (owner.entries, owner.bytes))
     }
 

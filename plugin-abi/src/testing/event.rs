@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use super::{Completed, CompletedChange, Outcome, Rest};
+use super::{Completed, CompletedChange, Outcome, RemainingHooks};
 use crate::host::{Entry, EventAccess, FieldChange};
 use crate::point::HookPoint;
 use crate::raw::{self, Event, Field, Flow, Slice};
@@ -46,7 +46,7 @@ pub struct FakeEvent {
     /// Topic name and payload of the messages that hooks have added.
     added: Vec<(String, Vec<u8>)>,
     /// The hooks behind the one that defers.
-    pub(super) rest: Option<Rest>,
+    pub(super) remaining: Option<RemainingHooks>,
 }
 
 impl FakeEvent {
@@ -62,7 +62,7 @@ impl FakeEvent {
             before: Before::default(),
             refused: Vec::new(),
             added: Vec::new(),
-            rest: None,
+            remaining: None,
         };
         event
             .with_text(Field::CLIENT_ID, "client")
@@ -286,7 +286,7 @@ impl FakeEvent {
             if outcome == Outcome::Deferred {
                 return outcome;
             }
-            match self.rest.take().filter(|_| outcome == Outcome::Continue).map(|rest| rest.run(self)) {
+            match self.remaining.take().filter(|_| outcome == Outcome::Continue).map(|rest| rest.run(self)) {
                 Some(Outcome::Deferred) => {}
                 Some(outcome) => return outcome,
                 None => return outcome,

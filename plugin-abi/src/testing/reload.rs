@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 
-use super::{TestPlugin, desk, load_at, with_error};
+use super::{TestPlugin, fake_host, load_at, with_error};
 use crate::raw::{ExportStep, Slice, StateSink, Status};
 use crate::sdk::Exported;
 
@@ -40,7 +40,7 @@ impl<P: Exported> TestPlugin<P> {
         } else {
             self.move_whole(&mut new)?;
         }
-        desk::pass_answers(self.handle, new.handle);
+        fake_host::pass_answers(self.handle, new.handle);
         Ok(new)
     }
 
@@ -66,16 +66,16 @@ impl<P: Exported> TestPlugin<P> {
             let differs = old.iter().chain(&new).find(|(key, _)| old.get(*key) != new.get(*key));
             if let Some((key, _)) = differs {
                 return Err(format!(
-                    "on shard {shard} the entry with the key {key:?} is not the same in both: tell the journal of each change"
+                    "on shard {shard} the entry with the key {key:?} is not the same in both: record each change in the journal"
                 ));
             }
         }
-        desk::pass_answers(self.handle, new.handle);
+        fake_host::pass_answers(self.handle, new.handle);
         Ok(new)
     }
 
     fn beside(&self, config: &str) -> Result<TestPlugin<P>, String> {
-        load_at::<P>(desk::Desk::beside(self.handle), self.shards.len() as u32, config)
+        load_at::<P>(fake_host::FakeCommands::beside(self.handle), self.shards.len() as u32, config)
     }
 
     /// Whether the state goes over in pieces. The first one has gone over then.
@@ -117,7 +117,7 @@ impl<P: Exported> TestPlugin<P> {
         let sink = StateSink { ctx: (&raw mut piece).cast(), write: take_state };
         with_error(|error| {
             // SAFETY: the instance lives as long as `self`; the rest lives through the call.
-            let status = desk::on_shard(shard as u32, || unsafe {
+            let status = fake_host::on_shard(shard as u32, || unsafe {
                 export(instance, step, PIECE_BYTES, &raw const sink, error)
             });
             end = match status {
@@ -136,7 +136,7 @@ impl<P: Exported> TestPlugin<P> {
         let (instance, mut wanted) = (self.shards[shard], true);
         with_error(|error| {
             // SAFETY: as in `export_piece`.
-            let status = desk::on_shard(shard as u32, || unsafe {
+            let status = fake_host::on_shard(shard as u32, || unsafe {
                 import(instance, last.into(), Slice::of(piece), error)
             });
             wanted = status != Status::UNSUPPORTED;
@@ -177,7 +177,7 @@ impl<P: Exported> TestPlugin<P> {
                 }
                 let import = with_error(|error| {
                     // SAFETY: the instance lives as long as `new`; the rest lives through the call.
-                    let status = desk::on_shard(shard as u32, || unsafe {
+                    let status = fake_host::on_shard(shard as u32, || unsafe {
                         new.table.import_state()(*to, Slice::of(&state), error)
                     });
                     if status == Status::UNSUPPORTED { Status::OK } else { status }

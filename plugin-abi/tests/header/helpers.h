@@ -148,7 +148,7 @@ static inline void grapnel_default_on_timer(void *instance, uint64_t timer, uint
     (void)instance, (void)timer, (void)number;
 }
 
-static inline void grapnel_default_on_mail(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes) {
+static inline void grapnel_default_on_instance_message(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes) {
     (void)instance, (void)from_shard, (void)number, (void)bytes;
 }
 
@@ -185,7 +185,7 @@ static inline grapnel_plugin_module grapnel_module(void) {
     module.deactivate = grapnel_default_nothing;
     module.unload = grapnel_default_nothing;
     module.on_timer = grapnel_default_on_timer;
-    module.on_mail = grapnel_default_on_mail;
+    module.on_instance_message = grapnel_default_on_instance_message;
     module.export_state = grapnel_default_export_state;
     module.import_state = grapnel_default_import_state;
     module.configure = grapnel_default_configure;

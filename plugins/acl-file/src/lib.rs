@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Action, Authorize, Error, Flow, Host, Mail, Plugin, Reason, Refused, Whose};
+use grapnel_plugin_abi::{
+    Action, Authorize, Error, Flow, Host, InstanceMessage, Plugin, Reason, Refused, Whose,
+};
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
 use acl::{Access, Acl, Answer, Client};
@@ -56,7 +58,7 @@ impl News {
         if let Err(refused) = host.invalidate(Whose::Everybody) {
             host.warn(format_args!("subscriptions granted before stay: {refused}"));
         }
-        if let Err(refused) = host.mail(None, number, &[]) {
+        if let Err(refused) = host.instance_message(None, number, &[]) {
             host.info(format_args!("{said}, if not yet on every shard: {refused}"));
         }
     }
@@ -117,9 +119,9 @@ impl Plugin for AclFile {
     }
 
     /// A change of the file has come round: what the broker remembered of the old lines on this shard has been forgotten before.
-    fn on_mail(shard: &mut AclShard, mail: &Mail<'_>) {
+    fn on_instance_message(shard: &mut AclShard, message: &InstanceMessage<'_>) {
         shard.acl.get();
-        shard.shared.news.arrived(shard.shared.host, mail.number);
+        shard.shared.news.arrived(shard.shared.host, message.number);
     }
 }
 

@@ -121,7 +121,7 @@ fn a_change_is_announced_when_all_shards_judge_by_it() {
         std::thread::yield_now();
     }
     assert_eq!(announced(&plugin), 1, "no shard has been told yet");
-    while plugin.deliver_mail() == 0 {
+    while plugin.deliver_messages() == 0 {
         assert!(Instant::now() < until, "{:?}", plugin.logs());
         std::thread::yield_now();
     }

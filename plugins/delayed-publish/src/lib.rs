@@ -4,7 +4,7 @@
 
 mod clock;
 mod config;
-mod held;
+mod delayed;
 mod queues;
 mod store;
 
@@ -12,15 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Answer, Counter, Entries, EntryId, Error, Flow, Host, Journal, Leftovers, Mail, Pieces, Plugin, Publish,
-    Reason, Refused, Timer, topic,
+    Answer, Counter, Entries, EntryId, Error, Flow, Host, InstanceMessage, Journal, Leftovers, Pieces,
+    Plugin, Publish, Reason, Refused, Timer, topic,
 };
 
 use grapnel_plugin_abi::raw::Status;
 
 use clock::now_ms;
 use config::Config;
-use held::Held;
+use delayed::DelayedMessage;
 use store::{Due, Store};
 
 /// What is in front of the seconds.
@@ -54,7 +54,7 @@ const SHARD_BITS_AT: u32 = 58;
 /// Numbers that a version may give in a millisecond: with them begin those of the version behind it.
 const NUMBERS_IN_MS: u64 = 1 << 12;
 
-/// A mail to itself where there is no timer.
+/// An instance message to itself where there is no timer.
 const WAKE: u64 = u64::MAX;
 
 /// How often the log names a message that has gone unpublished, at most, milliseconds.
@@ -80,11 +80,11 @@ struct DelayedShard {
     left: Leftovers,
     /// The timer for the message that is due next, and when that is.
     armed: Option<(u64, Timer)>,
-    /// Whether a mail to itself is on its way, since there was no timer.
+    /// Whether an instance message to itself is on its way, since there was no timer.
     wakes: bool,
     /// Until then the broker is not asked, since it takes nothing from the plugin.
     full_until_ms: u64,
-    gone: Gone,
+    unpublished: Unpublished,
     /// When it is logged again that there is no timer.
     no_timer_logged_ms: u64,
     metrics: Metrics,
@@ -112,7 +112,7 @@ impl Metrics {
 
 /// Messages that went unpublished: a line of the log once in a while.
 #[derive(Default)]
-struct Gone {
+struct Unpublished {
     next_ms: u64,
     unlogged: u64,
 }
@@ -152,7 +152,7 @@ impl Plugin for Delayed {
             armed: None,
             wakes: false,
             full_until_ms: 0,
-            gone: Gone::default(),
+            unpublished: Unpublished::default(),
             no_timer_logged_ms: 0,
             metrics: Metrics::of(self.host),
         })
@@ -169,11 +169,11 @@ impl Plugin for Delayed {
         shard.take_answer(answer.number, answer.reason);
     }
 
-    fn on_mail(shard: &mut DelayedShard, mail: &Mail<'_>) {
-        match (mail.from_shard, mail.bytes) {
+    fn on_instance_message(shard: &mut DelayedShard, message: &InstanceMessage<'_>) {
+        match (message.from_shard, message.bytes) {
             // An answer that came to another shard.
-            (Some(_), [code]) => shard.take_answer(mail.number, Reason(*code)),
-            (Some(_), _) if mail.number == WAKE => {
+            (Some(_), [code]) => shard.take_answer(message.number, Reason(*code)),
+            (Some(_), _) if message.number == WAKE => {
                 shard.wakes = false;
                 shard.release(now_ms(), PUBLISHED_AT_ONCE);
             }
@@ -226,7 +226,7 @@ impl Entries for DelayedShard {
     }
 
     fn completed(&mut self) -> Result<(), Error> {
-        // One that was armed before the instance was replaced is gone, and so is mail.
+        // One that was armed before the instance was replaced is gone, and so are instance messages.
         self.wakes = false;
         if let Some((_, timer)) = self.armed.take() {
             let _ = self.shared.host.cancel_timer(timer);
@@ -256,7 +256,7 @@ impl DelayedShard {
             message.reject(Reason::QUOTA_EXCEEDED, "the texts of its client's CONNECT are too long")?;
             return Ok(Flow::Stop);
         };
-        let held = Held {
+        let held = DelayedMessage {
             from: message.client_id().to_owned(),
             identity: Some(identity),
             topic: to.to_owned(),
@@ -277,7 +277,7 @@ impl DelayedShard {
         let now_ms = now_ms();
         self.left.free(FREED_AT_ONCE);
         let due_ms = now_ms.saturating_add(delay_s.saturating_mul(1000));
-        if let Err(full) = self.store.hold(due_ms, &held) {
+        if let Err(full) = self.store.store(due_ms, &held) {
             message
                 .reject(Reason::QUOTA_EXCEEDED, &format!("too many messages are delayed already: {full}"))?;
             return Ok(Flow::Stop);
@@ -294,13 +294,13 @@ impl DelayedShard {
             if now_ms < self.full_until_ms || bytes >= BYTES_AT_ONCE {
                 break;
             }
-            let Some((id, held)) = self.store.next(now_ms) else { break };
-            bytes += held.payload.len();
+            let Some((id, delayed)) = self.store.next(now_ms) else { break };
+            bytes += delayed.payload.len();
             let Some(number) = self.store.number_of(id) else { break };
-            let message = held.outgoing().flow(self.flow_of(number));
+            let message = delayed.outgoing().flow(self.flow_of(number));
             let number = u64::from(self.shard) << SHARD_BITS_AT | number;
             self.store.published(id, now_ms, now_ms + PATIENCE_MS);
-            match self.shared.host.publish_as(held.client().answered(number), &message) {
+            match self.shared.host.publish_as(delayed.client().answered(number), &message) {
                 Ok(()) => {}
                 Err(refused) if refused.status == Status::INVALID => {
                     self.end(id, &refused, self.metrics.refused, now_ms);
@@ -324,7 +324,7 @@ impl DelayedShard {
         let shard = (number >> SHARD_BITS_AT) as u32;
         if shard != self.shard {
             // One that is lost is missed when it is late.
-            let _ = self.shared.host.mail(Some(shard), number, &[reason.0]);
+            let _ = self.shared.host.instance_message(Some(shard), number, &[reason.0]);
             return;
         }
         let Some(id) = self.store.of_number(number & ((1 << SHARD_BITS_AT) - 1)) else { return };
@@ -376,16 +376,16 @@ impl DelayedShard {
         let Some(held) = self.store.read(id) else { return };
         self.store.end(id);
         count(counter);
-        if now_ms < self.gone.next_ms {
-            self.gone.unlogged += 1;
+        if now_ms < self.unpublished.next_ms {
+            self.unpublished.unlogged += 1;
             return;
         }
-        let Held { from, topic, .. } = held;
-        let others = match std::mem::take(&mut self.gone.unlogged) {
+        let DelayedMessage { from, topic, .. } = held;
+        let others = match std::mem::take(&mut self.unpublished.unlogged) {
             0 => String::new(),
             count => format!(", and {count} other messages since the last such line"),
         };
-        self.gone.next_ms = now_ms + LOGGED_EVERY_MS;
+        self.unpublished.next_ms = now_ms + LOGGED_EVERY_MS;
         self.shared
             .host
             .warn(format_args!("the delayed message of client {from:?} to {topic:?} is gone: {why}{others}"));
@@ -415,7 +415,7 @@ impl DelayedShard {
                     host.error(format_args!("{} messages have no timer: {refused}", self.store.len()));
                 }
                 // Tried again in the next turn of the shard; where that cannot be either, with the next message or answer.
-                self.wakes = self.wakes || host.mail(Some(self.shard), WAKE, &[]).is_ok();
+                self.wakes = self.wakes || host.instance_message(Some(self.shard), WAKE, &[]).is_ok();
             }
         }
     }

@@ -10,7 +10,7 @@ use grapnel_plugin_abi::{
     EntryId, Error, Full, Host, Journal, Leftovers, ShareLimits, Shares, Weigh, allocated, tree_entry_bytes,
 };
 
-use crate::held::Held;
+use crate::delayed::DelayedMessage;
 use crate::queues::{BYTES_OF_CLIENT, BYTES_OF_EACH, Queues};
 
 /// When a message is due, milliseconds of a clock that is never set, and its number, which it keeps in the version that takes over.
@@ -21,7 +21,7 @@ const QUEUED_AT_ONCE: usize = 256;
 
 /// A message: as the bytes that it is handed over in, which are one piece of memory.
 #[derive(Debug)]
-struct Kept {
+struct StoredMessage {
     due: Due,
     bytes: Box<[u8]>,
     /// When it was published first; 0 for never.
@@ -31,7 +31,7 @@ struct Kept {
 /// Bytes that a message takes from when it was published first until it has gone.
 const BYTES_OF_PUBLISHED: u64 = tree_entry_bytes(size_of::<(u64, EntryId)>());
 
-impl Weigh for Kept {
+impl Weigh for StoredMessage {
     fn heap_bytes(&self) -> u64 {
         allocated(self.bytes.len())
     }
@@ -40,7 +40,7 @@ impl Weigh for Kept {
 /// The messages of a shard: those of a client that are due at the same time in the order in which they came.
 #[derive(Debug)]
 pub struct Store {
-    held: Shares<Kept>,
+    stored: Shares<StoredMessage>,
     due: BTreeMap<Due, EntryId>,
     /// Those up to this one are in their clients' queues.
     queued: Due,
@@ -61,28 +61,28 @@ impl Store {
             .beside_owner(BYTES_OF_CLIENT);
         let (queues, journal) = (Queues::default(), Journal::default());
         let (due, published) = (BTreeMap::new(), BTreeMap::new());
-        Store { held, due, queued: (0, 0), queues, published, last, journal }
+        Store { stored: held, due, queued: (0, 0), queues, published, last, journal }
     }
 
     /// Shown in `/metrics`.
     #[must_use]
     pub fn with_metrics(self, host: &Host) -> Store {
-        Store { held: self.held.with_metrics(host, "waiting_messages"), ..self }
+        Store { stored: self.stored.with_metrics(host, "waiting_messages"), ..self }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.held.len()
+        self.stored.len()
     }
 
     /// Keeps a message until then, for the client that it is from.
     ///
     /// # Errors
     /// The limit that it would pass, the client's or that of all.
-    pub fn hold(&mut self, due_ms: u64, held: &Held) -> Result<(), Full> {
+    pub fn store(&mut self, due_ms: u64, delayed: &DelayedMessage) -> Result<(), Full> {
         let due = (due_ms, self.last + 1);
-        let kept = Kept { due, bytes: held.bytes(), tried_ms: Cell::new(0) };
-        let id = self.held.insert(&held.from, kept).map_err(|rejected| rejected.full)?;
+        let stored = StoredMessage { due, bytes: delayed.bytes(), tried_ms: Cell::new(0) };
+        let id = self.stored.insert(&delayed.from, stored).map_err(|rejected| rejected.full)?;
         self.last += 1;
         self.journal.note(&due);
         self.add(due, id);
@@ -99,14 +99,14 @@ impl Store {
     fn queue(&mut self, due: Due, id: EntryId) {
         // What the version before has published waits for its answer.
         if let Some(client) =
-            self.held.owner_name(id).filter(|client| !self.queues.is_unanswered(client, due))
+            self.stored.owner_name(id).filter(|client| !self.queues.is_unanswered(client, due))
         {
             self.queues.push(client, due);
         }
     }
 
     /// The message that may be published next; it stays. `None` where there is none now.
-    pub fn next(&mut self, now_ms: u64) -> Option<(EntryId, Held)> {
+    pub fn next(&mut self, now_ms: u64) -> Option<(EntryId, DelayedMessage)> {
         self.queues.wake(now_ms);
         for _ in 0..QUEUED_AT_ONCE {
             // What is in the queues was due before what is not.
@@ -119,7 +119,7 @@ impl Store {
         }
         let id = *self.due.get(&self.queues.first()?)?;
         match self.read(id) {
-            Some(held) => Some((id, held)),
+            Some(delayed) => Some((id, delayed)),
             // What was kept can be read; if it ever cannot, it is in nobody's way.
             None => {
                 self.end(id);
@@ -133,8 +133,8 @@ impl Store {
     }
 
     /// A message.
-    pub fn read(&self, id: EntryId) -> Option<Held> {
-        Held::of(&self.held.get(id)?.bytes)
+    pub fn read(&self, id: EntryId) -> Option<DelayedMessage> {
+        DelayedMessage::of(&self.stored.get(id)?.bytes)
     }
 
     /// When the next one may be published or looked at, if nothing comes of what is on its way.
@@ -146,8 +146,8 @@ impl Store {
 
     /// A message has been published, and what became of it is waited for until then.
     pub fn published(&mut self, id: EntryId, now_ms: u64, until_ms: u64) {
-        if let Some(kept) = self.held.get(id).filter(|kept| kept.tried_ms.get() == 0) {
-            kept.tried_ms.set(now_ms);
+        if let Some(stored) = self.stored.get(id).filter(|stored| stored.tried_ms.get() == 0) {
+            stored.tried_ms.set(now_ms);
         }
         if let Some((client, due)) = self.place_of(id) {
             self.queues.published(&client, due, until_ms);
@@ -158,12 +158,12 @@ impl Store {
 
     fn note_published(&mut self, due: Due, id: EntryId) {
         self.published.insert(due.1, id);
-        self.held.charge(id, BYTES_OF_PUBLISHED);
+        self.stored.charge(id, BYTES_OF_PUBLISHED);
     }
 
     /// The number that the answer to a message has: no other message of this or an earlier version has it.
     pub fn number_of(&self, id: EntryId) -> Option<u64> {
-        self.held.get(id).map(|kept| kept.due.1)
+        self.stored.get(id).map(|stored| stored.due.1)
     }
 
     /// The message that was published and has this number.
@@ -197,7 +197,7 @@ impl Store {
 
     /// How long ago a message was published first.
     pub fn tried_for_ms(&self, id: EntryId, now_ms: u64) -> Option<u64> {
-        let tried_ms = self.held.get(id)?.tried_ms.get();
+        let tried_ms = self.stored.get(id)?.tried_ms.get();
         (tried_ms > 0).then(|| now_ms.saturating_sub(tried_ms))
     }
 
@@ -218,7 +218,7 @@ impl Store {
     }
 
     fn place_of(&self, id: EntryId) -> Option<(Arc<str>, Due)> {
-        Some((Arc::clone(self.held.owner_name(id)?), self.held.get(id)?.due))
+        Some((Arc::clone(self.stored.owner_name(id)?), self.stored.get(id)?.due))
     }
 
     /// What has changed since it went over.
@@ -235,10 +235,12 @@ impl Store {
     /// Appends a message as it goes over; false where there is none.
     pub fn write(&self, due: &Due, out: &mut Vec<u8>) -> bool {
         let Some(id) = self.due.get(due).copied() else { return false };
-        let (Some(kept), Some(client)) = (self.held.get(id), self.held.owner_name(id)) else { return false };
+        let (Some(stored), Some(client)) = (self.stored.get(id), self.stored.owner_name(id)) else {
+            return false;
+        };
         out.push(u8::from(self.queues.is_unanswered(client, *due)));
-        out.extend(kept.tried_ms.get().to_le_bytes());
-        out.extend_from_slice(&kept.bytes);
+        out.extend(stored.tried_ms.get().to_le_bytes());
+        out.extend_from_slice(&stored.bytes);
         true
     }
 
@@ -248,18 +250,18 @@ impl Store {
         let read = || {
             let (unanswered, value) = value.split_first()?;
             let (tried_ms, bytes) = value.split_first_chunk()?;
-            Some((*unanswered != 0, u64::from_le_bytes(*tried_ms), bytes, Held::of(bytes)?))
+            Some((*unanswered != 0, u64::from_le_bytes(*tried_ms), bytes, DelayedMessage::of(bytes)?))
         };
         let read = read().ok_or_else(|| Error::new("a message of the version before cannot be read"))?;
-        let (unanswered, tried_ms, bytes, held) = read;
+        let (unanswered, tried_ms, bytes, delayed) = read;
         self.remove(&due);
         self.last = self.last.max(due.1);
-        let kept = Kept { due, bytes: bytes.into(), tried_ms: Cell::new(tried_ms) };
-        let id = self.held.restore(&held.from, kept);
+        let stored = StoredMessage { due, bytes: bytes.into(), tried_ms: Cell::new(tried_ms) };
+        let id = self.stored.restore(&delayed.from, stored);
         if tried_ms > 0 {
             self.note_published(due, id);
         }
-        if let Some(client) = self.held.owner_name(id).filter(|_| unanswered) {
+        if let Some(client) = self.stored.owner_name(id).filter(|_| unanswered) {
             self.queues.take_over_published(client, due, until_ms);
         }
         self.add(due, id);
@@ -269,7 +271,7 @@ impl Store {
     /// Lets go of a message.
     pub fn remove(&mut self, due: &Due) {
         if let Some(id) = self.due.remove(due) {
-            if let Some(client) = self.held.owner_name(id) {
+            if let Some(client) = self.stored.owner_name(id) {
                 self.queues.remove(client, *due);
             }
             self.published.remove(&due.1);
@@ -277,13 +279,13 @@ impl Store {
                 // An empty tree keeps a node.
                 self.published = BTreeMap::new();
             }
-            self.held.remove(id);
+            self.stored.remove(id);
         }
     }
 
     /// Lets go of all; `left` frees it.
     pub fn clear_into(&mut self, left: &mut Leftovers) {
-        self.held.clear_into(left);
+        self.stored.clear_into(left);
         left.add(std::mem::take(&mut self.due));
         left.add(std::mem::take(&mut self.published));
         std::mem::take(&mut self.queues).clear_into(left);
@@ -304,8 +306,8 @@ mod tests {
         owner_bytes_max: 1 << 20,
     };
 
-    fn held(topic: &str) -> Held {
-        Held {
+    fn held(topic: &str) -> DelayedMessage {
+        DelayedMessage {
             from: "me".to_owned(),
             identity: None,
             topic: topic.to_owned(),
@@ -322,12 +324,12 @@ mod tests {
     }
 
     /// The topics of what may be published now. The broker takes it at once, in this order.
-    fn take(store: &mut Store, now_ms: u64) -> Vec<Held> {
+    fn take(store: &mut Store, now_ms: u64) -> Vec<DelayedMessage> {
         let mut came = Vec::new();
-        while let Some((id, held)) = store.next(now_ms) {
+        while let Some((id, delayed)) = store.next(now_ms) {
             store.published(id, now_ms, now_ms + 1);
             store.taken(id);
-            came.push(held);
+            came.push(delayed);
         }
         came
     }
@@ -336,21 +338,21 @@ mod tests {
     fn messages_leave_when_they_are_due_and_in_order() {
         let mut store = Store::new(LIMITS, 0);
         for (due_ms, topic) in [(20, "b"), (10, "a"), (20, "c"), (30, "d")] {
-            store.hold(due_ms, &held(topic)).unwrap();
+            store.store(due_ms, &held(topic)).unwrap();
         }
         assert_eq!((store.len(), store.next_ms(0)), (4, Some(10)));
         assert_eq!(take(&mut store, 9), []);
         assert_eq!(take(&mut store, 29), ["a", "b", "c"].map(held));
         assert_eq!((store.len(), store.next_ms(29)), (1, Some(30)));
         assert_eq!(take(&mut store, 30), [held("d")]);
-        assert_eq!((store.len(), store.held.bytes(), store.next_ms(99)), (0, 0, None));
+        assert_eq!((store.len(), store.stored.bytes(), store.next_ms(99)), (0, 0, None));
     }
 
     /// It is held until the broker has taken it, and leaves nothing behind.
     #[test]
     fn a_message_stays_until_it_has_been_taken() {
         let mut store = Store::new(LIMITS, 0);
-        store.hold(10, &held("a")).unwrap();
+        store.store(10, &held("a")).unwrap();
         let (id, _) = store.next(10).unwrap();
         store.published(id, 10, 500);
         assert_eq!((store.next(10), store.len(), store.late(499)), (None, 1, None));
@@ -363,7 +365,7 @@ mod tests {
         // What came too late has come all the same.
         assert_eq!(store.next(700).unwrap().0, id);
         store.taken(id);
-        assert_eq!((store.len(), store.held.bytes(), store.next_ms(700)), (0, 0, None));
+        assert_eq!((store.len(), store.stored.bytes(), store.next_ms(700)), (0, 0, None));
     }
 
     /// However many a client has that cannot be published, one that comes behind them is found by a bounded amount of work.
@@ -371,8 +373,8 @@ mod tests {
     fn a_client_that_waits_is_passed_by_in_slices() {
         let mut store = Store::new(ShareLimits { bytes_max: 1 << 30, owner_bytes_max: 1 << 30, ..LIMITS }, 0);
         let count = 3 * QUEUED_AT_ONCE;
-        (0..count).for_each(|_| store.hold(10, &Held::default()).unwrap());
-        store.hold(11, &held("of another client")).unwrap();
+        (0..count).for_each(|_| store.store(10, &DelayedMessage::default()).unwrap());
+        store.store(11, &held("of another client")).unwrap();
         let (first, _) = store.next(20).unwrap();
         store.published(first, 20, 99);
         store.put_off(first, 20);
@@ -390,8 +392,8 @@ mod tests {
     #[test]
     fn what_is_handed_over_is_read_whole_or_refused() {
         let mut store = Store::new(LIMITS, 0);
-        store.hold(20, &held("b")).unwrap();
-        store.hold(10, &Held::default()).unwrap();
+        store.store(20, &held("b")).unwrap();
+        store.store(10, &DelayedMessage::default()).unwrap();
         // The limits are lower by now.
         let mut read = Store::new(ShareLimits { entries_max: 1, ..LIMITS }, 0);
         let mut due = None;
@@ -405,27 +407,27 @@ mod tests {
             due = Some(next);
         }
         assert!(!store.write(&(20, 2), &mut Vec::new()), "no such message");
-        assert_eq!((read.held.bytes(), read.len()), (store.held.bytes(), 2));
-        assert_eq!(take(&mut read, 99), [Held::default(), held("b")]);
+        assert_eq!((read.stored.bytes(), read.len()), (store.stored.bytes(), 2));
+        assert_eq!(take(&mut read, 99), [DelayedMessage::default(), held("b")]);
         // What comes back unpublished after it was published is published again.
-        let unpublished = [&[0; 9][..], &Held::default().bytes()].concat();
+        let unpublished = [&[0; 9][..], &DelayedMessage::default().bytes()].concat();
         read.put((10, 2), &unpublished, 0).unwrap();
-        assert_eq!((read.len(), take(&mut read, 99)), (1, vec![Held::default()]));
+        assert_eq!((read.len(), take(&mut read, 99)), (1, vec![DelayedMessage::default()]));
         read.put((10, 2), &unpublished, 0).unwrap();
         let mut left = Leftovers::default();
         read.clear_into(&mut left);
-        assert_eq!((read.len(), read.held.bytes(), read.next_ms(99)), (0, 0, None));
+        assert_eq!((read.len(), read.stored.bytes(), read.next_ms(99)), (0, 0, None));
         while left.free(1) {}
     }
 
     /// 64 empty user properties are some 500 bytes, and a client has the memory of its share and no more.
     #[test]
     fn a_client_is_charged_with_what_is_really_held() {
-        let heavy = Held { user_properties: vec![Default::default(); 64], ..held("a") };
+        let heavy = DelayedMessage { user_properties: vec![Default::default(); 64], ..held("a") };
         assert!(heavy.bytes().len() > 64 * 8);
         let mut store = Store::new(ShareLimits { owner_bytes_max: 3000, ..LIMITS }, 0);
-        assert_eq!([store.hold(1, &heavy), store.hold(1, &heavy)], [Ok(()); 2]);
-        assert_eq!(store.hold(1, &heavy), Err(Full::OwnerBytes(3000)));
-        assert_eq!(store.hold(1, &Held { from: "you".to_owned(), ..heavy }), Ok(()));
+        assert_eq!([store.store(1, &heavy), store.store(1, &heavy)], [Ok(()); 2]);
+        assert_eq!(store.store(1, &heavy), Err(Full::OwnerBytes(3000)));
+        assert_eq!(store.store(1, &DelayedMessage { from: "you".to_owned(), ..heavy }), Ok(()));
     }
 }

@@ -278,7 +278,7 @@ fn a_timer_that_is_refused_is_tried_again() {
     plugin.refuse_timers(true);
     plugin.run(&mut sent("$delayed/1/a"));
     plugin.refuse_timers(false);
-    assert_eq!(plugin.deliver_mail(), 1);
+    assert_eq!(plugin.deliver_messages(), 1);
     let said = (
         grapnel_plugin_abi::Level::Error,
         "1 messages have no timer: the broker refused it: a limit is reached".to_owned(),
@@ -299,16 +299,16 @@ fn a_timer_that_is_refused_in_a_reload_is_tried_again() {
     let mut plugin = plugin.reloaded("").unwrap();
     assert_eq!(plugin.logs().len(), 1, "it says that there is none");
     plugin.refuse_timers(false);
-    assert_eq!(plugin.deliver_mail(), 1);
+    assert_eq!(plugin.deliver_messages(), 1);
     pass(&mut plugin, 990);
     assert_eq!(topics(&plugin), Vec::<String>::new());
     pass(&mut plugin, 20);
     assert_eq!(topics(&plugin), ["a"]);
 }
 
-/// While there is none, one mail is on its way and no more, however many messages come.
+/// While there is none, one message is on its way and no more, however many messages come.
 #[test]
-fn timers_that_are_refused_for_long_cost_one_mail_at_a_time() {
+fn timers_that_are_refused_for_long_cost_one_message_at_a_time() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.refuse_timers(true);
     for _ in 0..10 {
@@ -316,7 +316,7 @@ fn timers_that_are_refused_for_long_cost_one_mail_at_a_time() {
     }
     // The test bed delivers what is sent meanwhile too: there must be an end.
     plugin.refuse_timers(false);
-    assert_eq!(plugin.deliver_mail(), 1);
+    assert_eq!(plugin.deliver_messages(), 1);
     pass(&mut plugin, 1_010);
     assert_eq!(topics(&plugin).len(), 10);
 }
@@ -328,7 +328,7 @@ fn a_timer_that_is_there_goes_on_where_a_nearer_one_is_refused() {
     plugin.run(&mut sent("$delayed/2/later"));
     plugin.refuse_timers(true);
     plugin.run(&mut sent("$delayed/1/sooner"));
-    assert_eq!((plugin.deliver_mail(), plugin.logs()), (0, Vec::new()));
+    assert_eq!((plugin.deliver_messages(), plugin.logs()), (0, Vec::new()));
     pass(&mut plugin, 2_010);
     assert_eq!(topics(&plugin), ["sooner", "later"]);
 }
@@ -375,7 +375,7 @@ fn an_answer_on_another_shard_finds_its_message() {
     assert_eq!(plugin.published().len(), 2);
     // Both shards' messages are answered on the first one.
     assert_eq!(plugin.answer_published_on(0, |_| Reason::SUCCESS), 2);
-    assert_eq!(plugin.deliver_mail(), 1);
+    assert_eq!(plugin.deliver_messages(), 1);
     pass(&mut plugin, PATIENCE_MS + 200);
     assert_eq!(topics(&plugin), Vec::<String>::new(), "nothing is missed");
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{Flow, HookPoint, Refused, address_share};
 
+use crate::call_queue::Writing;
 use crate::clients::{Clients, Entering, Moment, Who};
-use crate::line::Writing;
 use crate::queue::{Kind, Named, Owner};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
@@ -25,7 +25,7 @@ fn owner(share: &str, is_in: bool) -> Owner<'_> {
 
 impl PoolShard {
     /// Tells the worker of a client what has happened to it.
-    pub(crate) fn tell(
+    pub(crate) fn notify(
         &mut self,
         point: HookPoint,
         (who, moment): (&Who<'_>, Moment),
@@ -37,22 +37,22 @@ impl PoolShard {
             return;
         }
         let worker = self.pool.worker_of(who.client_id);
-        let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
-        let place = clients.place(who, moment);
+        let (queue, clients) = (&self.pool.queues[worker], &mut self.clients[worker]);
+        let place = clients.locate(who, moment);
         let share = share_of(who, place.is_in);
         let owner = owner(&share, place.is_in);
         let writing = if is_told {
-            line.write((owner, owner), Kind::Notification, point)
+            queue.write((owner, owner), Kind::Notification, point)
         } else {
-            line.write_forgotten(owner)
+            queue.write_forgotten(owner)
         };
         if is_last {
-            let Some(mut writing) = writing else { return clients.is_gone(None, who) };
+            let Some(mut writing) = writing else { return clients.connection_ended(None, who) };
             if is_told {
                 let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
                 clients.last_call(&mut writing, who, (place, point), call);
             } else {
-                clients.is_gone(Some((&mut writing, place)), who);
+                clients.connection_ended(Some((&mut writing, place)), who);
             }
             return writing.done();
         }
@@ -69,7 +69,7 @@ impl PoolShard {
             let client = clients.number(&mut writing, who, entering, place);
             writing.call(0, point as i64, client, data);
             if !writing.is_taken(point) {
-                clients.not_told(who);
+                clients.describe_again(who);
             }
             writing.done();
         }
@@ -88,8 +88,8 @@ impl PoolShard {
     /// Forgets those who wanted in and of whom nothing has been heard for too long. Whether there are more of them.
     pub(crate) fn expire(&mut self, now: Instant) -> bool {
         let mut more = false;
-        for (line, clients) in self.pool.lines.iter().zip(&mut self.clients) {
-            let mut writing = line.write_forgotten(Owner::Address(""));
+        for (queue, clients) in self.pool.queues.iter().zip(&mut self.clients) {
+            let mut writing = queue.write_forgotten(Owner::Address(""));
             more |= clients.expire(writing.as_mut(), now);
             writing.into_iter().for_each(Writing::done);
         }
@@ -103,7 +103,7 @@ impl PoolShard {
 
     /// Tells what no client is there for: the worker `of` somebody, in the order of what that one does, or all of them. `owner` is
     /// charged for it.
-    pub(crate) fn tell_of_nobody(
+    pub(crate) fn notify_without_client(
         &self,
         point: HookPoint,
         (of, owner): (Option<&str>, &str),
@@ -111,11 +111,11 @@ impl PoolShard {
     ) {
         let worker = of.map(|name| self.pool.worker_of(name));
         let whose = (Owner::Client(of.unwrap_or("")), Owner::Client(owner));
-        for (index, line) in self.pool.lines.iter().enumerate() {
+        for (index, queue) in self.pool.queues.iter().enumerate() {
             if worker.is_some_and(|worker| worker != index) {
                 continue;
             }
-            let Some(mut writing) = line.write(whose, Kind::Notification, point) else { continue };
+            let Some(mut writing) = queue.write(whose, Kind::Notification, point) else { continue };
             if writing.has_room(point) {
                 writing.call(0, point as i64, Named::default(), &data);
                 writing.is_taken(point);
@@ -126,7 +126,7 @@ impl PoolShard {
 
     /// Asks the worker of a client, or tells it where no worker answers; `defer` takes the ticket, which lasts so long. Where nobody
     /// takes the question it is unanswered.
-    pub(crate) fn ask(
+    pub(crate) fn request(
         &mut self,
         point: HookPoint,
         (who, moment): (&Who<'_>, Moment),
@@ -135,15 +135,15 @@ impl PoolShard {
         data: impl FnOnce(&mut Writer<'_>),
     ) -> Flow {
         if !self.pool.answers(point) {
-            self.tell(point, (who, moment), entering, data);
+            self.notify(point, (who, moment), entering, data);
             return Flow::Continue;
         }
         let worker = self.pool.worker_of(who.client_id);
-        let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
-        let place = clients.place(who, moment);
+        let (queue, clients) = (&self.pool.queues[worker], &mut self.clients[worker]);
+        let place = clients.locate(who, moment);
         let share = share_of(who, place.is_in);
         let owner = owner(&share, place.is_in);
-        let Some(mut writing) = line.write((owner, owner), Kind::Question, point) else {
+        let Some(mut writing) = queue.write((owner, owner), Kind::Question, point) else {
             return Flow::Unanswered;
         };
         if !writing.has_room(point) {
@@ -153,18 +153,18 @@ impl PoolShard {
         let (id, number) = (writing.next_id(), client.number);
         writing.call(id, point as i64, client, data);
         if !writing.is_taken(point) {
-            clients.not_told(who);
+            clients.describe_again(who);
             writing.done();
             return Flow::Unanswered;
         }
         // The broker may have no ticket left; what nobody waits for is then not sent.
         let flow = match defer(self.pool.deadline()) {
             Ok(ticket) => {
-                writing.asked(id, number, ticket);
+                writing.wait_for(id, number, ticket);
                 Flow::Defer
             }
             Err(_) => {
-                line.figures.failed();
+                queue.stats.failed();
                 Flow::Unanswered
             }
         };

@@ -4,9 +4,9 @@
 //! has come in, its number is the client's.
 
 mod described;
-mod known;
+mod described_clients;
+mod pending_logins;
 mod table;
-mod visitors;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{HookPoint, address_share};
 
-use crate::kept::{Connection, Kept};
-use crate::line::Writing;
+use crate::call_queue::Writing;
+use crate::logins::{Connection, LoginStore};
 use crate::queue::{About, Named};
 pub use described::{Entering, Who};
 use described::{Given, More, described_as};
-use known::{Before, Known, Said};
+use described_clients::{Before, DescribedClient, Said};
+use pending_logins::{PendingLogin, PendingLogins};
 use table::Table;
-use visitors::{Visitor, Visitors};
 
 /// Most visitors that are forgotten at once because nothing was heard of them.
 const EXPIRE_MAX: usize = 256;
@@ -46,9 +46,9 @@ pub enum Moment {
     /// A packet of a login, or of its end.
     Packet,
     /// A packet that is none of a login has come from it, which may be the last one.
-    Heard,
+    PacketSeen,
     /// It is asked what it may, which is asked before it is in where it goes on with the session of another user.
-    Asked,
+    Authorizing,
     /// It has just come in: it is the client from here on.
     LetIn,
     /// It has come in, and may have gone.
@@ -57,16 +57,16 @@ pub enum Moment {
 
 /// Where a connection is noted, and whether it has come in, so that it is in the queue of its client and charged to that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
-    seat: Seat,
+pub struct ClientRef {
+    slot: ClientSlot,
     moment: Moment,
-    /// See [`Place`].
+    /// See [`ClientRef`].
     pub is_in: bool,
 }
 
 /// Where a connection is noted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Seat {
+enum ClientSlot {
     /// As its client.
     Client,
     /// As a visitor, by what makes it one.
@@ -90,26 +90,26 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Clients {
     /// By identifier.
-    known: Table<Box<str>>,
+    described: Table<Box<str>>,
     /// Those that have not come in.
-    visitors: Visitors,
+    pending_logins: PendingLogins,
     shard: u32,
     /// What their logins gave, of all shards.
-    kept: Arc<Kept>,
+    logins: Arc<LoginStore>,
     next: u64,
     hasher: RandomState,
-    /// Of the client that was described last, for [`Clients::not_told`].
+    /// Of the client that was described last, for [`Clients::describe_again`].
     before: Option<Before>,
 }
 
 impl Clients {
     /// None yet, and no more on this shard than there are places.
-    pub fn new(shard: u32, places: Places, kept: Arc<Kept>) -> Clients {
+    pub fn new(shard: u32, places: Places, logins: Arc<LoginStore>) -> Clients {
         Clients {
-            known: Table::new(places.clients_max),
-            visitors: Visitors::new(places),
+            described: Table::new(places.clients_max),
+            pending_logins: PendingLogins::new(places),
             shard,
-            kept,
+            logins,
             next: (u64::from(shard) + 1) << SHARD_BITS,
             hasher: RandomState::new(),
             before: None,
@@ -117,34 +117,34 @@ impl Clients {
     }
 
     /// Where the connection is noted that an event is about.
-    pub fn place(&mut self, who: &Who<'_>, moment: Moment) -> Place {
+    pub fn locate(&mut self, who: &Who<'_>, moment: Moment) -> ClientRef {
         let visit = self.visit(who);
-        let (is_client, is_named) = (self.is_client(who), self.known.get(who.client_id).is_some());
-        let is_in = match (moment, self.visitors.hear(visit, Instant::now())) {
+        let (is_client, is_named) = (self.is_client(who), self.described.get(who.client_id).is_some());
+        let is_in = match (moment, self.pending_logins.hear(visit, Instant::now())) {
             (Moment::ComesIn, _) => false,
             (Moment::LetIn | Moment::IsIn, _) => true,
-            (Moment::Heard, Some(visitor)) => std::mem::replace(&mut visitor.heard, true),
+            (Moment::PacketSeen, Some(login)) => std::mem::replace(&mut login.packet_seen, true),
             // Where a worker is asked what clients may, it is seen which of them come in (`Pool::own_points`).
-            (Moment::Asked | Moment::Unsaid | Moment::Packet | Moment::IsRefused, Some(_)) => false,
+            (Moment::Authorizing | Moment::Unsaid | Moment::Packet | Moment::IsRefused, Some(_)) => false,
             // What was let in and is refused all the same is behind what was said of it. A will is that of a client that is known here,
             // or of somebody who has just come, or has gone.
-            (Moment::Heard | Moment::Packet | Moment::IsRefused | Moment::Unsaid, None) => is_client,
+            (Moment::PacketSeen | Moment::Packet | Moment::IsRefused | Moment::Unsaid, None) => is_client,
             // It may have been in before this version; but where another connection is the client here, it goes on with the session of
             // that one.
-            (Moment::Asked, None) => is_client || !is_named,
+            (Moment::Authorizing, None) => is_client || !is_named,
         };
-        let seat = match (is_in, self.visitors.get(visit)) {
-            (true, None) => Seat::Client,
-            (true, Some(visitor)) if self.comes_after_the_client(who, visitor, moment) => Seat::Client,
-            _ => Seat::Visitor(visit),
+        let slot = match (is_in, self.pending_logins.get(visit)) {
+            (true, None) => ClientSlot::Client,
+            (true, Some(login)) if self.comes_after_the_client(who, login, moment) => ClientSlot::Client,
+            _ => ClientSlot::Visitor(visit),
         };
-        Place { seat, moment, is_in }
+        ClientRef { slot, moment, is_in }
     }
 
     /// Whether a visitor that is in is the client from now on: the broker has let it in just now, or it came after the one that is.
-    fn comes_after_the_client(&self, who: &Who<'_>, visitor: &Visitor, moment: Moment) -> bool {
-        let client = self.known.get(who.client_id);
-        moment == Moment::LetIn || client.is_none_or(|client| client.since < visitor.came)
+    fn comes_after_the_client(&self, who: &Who<'_>, login: &PendingLogin, moment: Moment) -> bool {
+        let client = self.described.get(who.client_id);
+        moment == Moment::LetIn || client.is_none_or(|client| client.since < login.came)
     }
 
     /// A client as calls name it, which is described first where that is needed.
@@ -153,23 +153,23 @@ impl Clients {
         line: &mut Writing<'_>,
         who: &Who<'_>,
         entering: Option<&Entering<'_>>,
-        place: Place,
+        place: ClientRef,
     ) -> Named {
-        if place.seat == Seat::Client {
+        if place.slot == ClientSlot::Client {
             self.let_in(Some(line), who);
         }
-        let is_new = self.at(who, place.seat).is_none();
-        let named = self.number_at(line, who, entering, place.seat);
-        if let Seat::Visitor(visit) = place.seat
-            && let Some(visitor) = self.visitors.get_mut(visit)
+        let is_new = self.at(who, place.slot).is_none();
+        let named = self.number_at(line, who, entering, place.slot);
+        if let ClientSlot::Visitor(visit) = place.slot
+            && let Some(login) = self.pending_logins.get_mut(visit)
         {
-            visitor.heard |= place.moment == Moment::Heard;
+            login.packet_seen |= place.moment == Moment::PacketSeen;
             if is_new && place.moment != Moment::ComesIn {
                 // It may have been in and have gone since: it takes nobody's place.
-                visitor.came = 0;
+                login.came = 0;
             }
-            if place.is_in && visitor.client.is_none() {
-                visitor.client = Some(who.client_id.into());
+            if place.is_in && login.client.is_none() {
+                login.client = Some(who.client_id.into());
             }
             self.make_room(line, visit);
         }
@@ -181,16 +181,16 @@ impl Clients {
         line: &mut Writing<'_>,
         who: &Who<'_>,
         entering: Option<&Entering<'_>>,
-        seat: Seat,
+        slot: ClientSlot,
     ) -> Named {
         self.before = None;
-        if seat == Seat::Client {
+        if slot == ClientSlot::Client {
             self.confirm(who);
         }
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
-        let known = self.at(who, seat).filter(|known| known.said.origin == origin);
+        let known = self.at(who, slot).filter(|known| known.said.origin == origin);
         // What its CONNECT said need not be said a second time, and a process after that one is told of it as of something earlier.
-        let before = known.and_then(|known| known.kept.as_ref());
+        let before = known.and_then(|known| known.connect_data.as_ref());
         let entering = entering.filter(|entering| !entering.late || before.is_none());
         let is_told = known.is_some_and(|known| known.said.epoch == epoch);
         // What entered with more is described once more when it is in, then without the password.
@@ -207,7 +207,7 @@ impl Clients {
         let written = entering.map(Entering::written);
         let more = match (entering, &written, before) {
             // Its login was answered by another process, or before this version of the plugin: what came of it is not known here.
-            (Some(entering), Some(written), _) if entering.late && entering.is_asked && !saw => {
+            (Some(entering), Some(written), _) if entering.late && entering.is_login_call && !saw => {
                 More::Earlier(written)
             }
             (Some(entering), Some(written), _) => More::Entering(entering.password, written),
@@ -216,25 +216,25 @@ impl Clients {
         };
         let is_entering = entering.is_some_and(|entering| !entering.late);
         let stored = entering.filter(|entering| entering.has_session);
-        let stored = stored.and_then(|_| self.kept.stored(who.client_id, self.shard, epoch));
+        let stored = stored.and_then(|_| self.logins.stored(who.client_id, self.shard, epoch));
         // Who comes in has a login of its own; who was in before there was this process had one.
         let is_late = known.is_some_and(|known| known.said.late);
         let has_login = (!is_told || is_late) && !is_entering;
         let login = has_login.then(|| self.login(who)).flatten();
         let described = described_as(who, more, &Given { login, stored });
         let bytes = described.len();
-        if self.at(who, seat).is_none() {
-            self.add(line, who, seat);
+        if self.at(who, slot).is_none() {
+            self.add(line, who, slot);
         }
-        let Some(known) = self.at_mut(who, seat) else { return Named::default() };
-        let before = known.before(seat, origin);
+        let Some(known) = self.at_mut(who, slot) else { return Named::default() };
+        let before = known.before(slot, origin);
         known.keep(written);
         let saw = saw || is_entering;
         known.said = Said { print, origin, epoch, entering: is_entering, saw, late: false };
         let named = known.describe(line, who, described);
         self.before = Some(before);
-        if let Seat::Visitor(visit) = seat {
-            self.visitors.weigh(visit, bytes);
+        if let ClientSlot::Visitor(visit) = slot {
+            self.pending_logins.weigh(visit, bytes);
         }
         named
     }
@@ -242,43 +242,46 @@ impl Clients {
     /// A connection is in. What is kept of it is its own then, whatever was missed; and of one that was known before a gap, what it
     /// gives from now on. Of another, this may be the last that is heard of a session that is over.
     fn confirm(&mut self, who: &Who<'_>) {
-        let (gaps, origin) = (self.kept.gaps(), self.origin(who));
-        let known = self.known.get_mut(who.client_id).filter(|known| known.said.origin == origin);
+        let (gaps, origin) = (self.logins.gaps(), self.origin(who));
+        let known = self.described.get_mut(who.client_id).filter(|known| known.said.origin == origin);
         let is_first = known.is_some_and(|known| std::mem::replace(&mut known.gaps, gaps) != gaps);
-        self.kept.confirm_once(who.connection(), self.shard, is_first, || who.owner());
+        self.logins.confirm_once(who.connection(), self.shard, is_first, || who.owner());
     }
 
-    fn at(&self, who: &Who<'_>, seat: Seat) -> Option<&Known> {
-        match seat {
-            Seat::Client => self.known.get(who.client_id),
-            Seat::Visitor(visit) => self.visitors.get(visit).map(|visitor| &visitor.known),
+    fn at(&self, who: &Who<'_>, slot: ClientSlot) -> Option<&DescribedClient> {
+        match slot {
+            ClientSlot::Client => self.described.get(who.client_id),
+            ClientSlot::Visitor(visit) => self.pending_logins.get(visit).map(|login| &login.described),
         }
     }
 
-    fn at_mut(&mut self, who: &Who<'_>, seat: Seat) -> Option<&mut Known> {
-        match seat {
-            Seat::Client => self.known.get_mut(who.client_id),
-            Seat::Visitor(visit) => self.visitors.get_mut(visit).map(|visitor| &mut visitor.known),
+    fn at_mut(&mut self, who: &Who<'_>, slot: ClientSlot) -> Option<&mut DescribedClient> {
+        match slot {
+            ClientSlot::Client => self.described.get_mut(who.client_id),
+            ClientSlot::Visitor(visit) => {
+                self.pending_logins.get_mut(visit).map(|login| &mut login.described)
+            }
         }
     }
 
     /// Notes somebody, of whom nobody has been told.
-    fn add(&mut self, line: &mut Writing<'_>, who: &Who<'_>, seat: Seat) {
-        let known = Known {
+    fn add(&mut self, line: &mut Writing<'_>, who: &Who<'_>, slot: ClientSlot) {
+        let known = DescribedClient {
             number: self.next,
             said: Said { origin: self.origin(who), ..Said::default() },
-            kept: None,
+            connect_data: None,
             about: None,
             since: 0,
-            gaps: self.kept.gaps(),
+            gaps: self.logins.gaps(),
         };
         self.next += 1;
-        match seat {
-            Seat::Client => self.insert(line, who, known),
-            Seat::Visitor(visit) => {
+        match slot {
+            ClientSlot::Client => self.insert(line, who, known),
+            ClientSlot::Visitor(visit) => {
                 let address = self.hasher.hash_one(address_share(who.peer_host.unwrap_or("")));
                 let came = known.number;
-                if let Some(gone) = self.visitors.insert(visit, Visitor::new(known, address, came)) {
+                if let Some(gone) = self.pending_logins.insert(visit, PendingLogin::new(known, address, came))
+                {
                     gone.is_forgotten(line);
                 }
             }
@@ -287,7 +290,7 @@ impl Clients {
 
     /// Visitors make room for what one of them takes.
     fn make_room(&mut self, line: &mut Writing<'_>, visit: u64) {
-        while let Some(gone) = self.visitors.too_many_bytes(visit) {
+        while let Some(gone) = self.pending_logins.too_many_bytes(visit) {
             gone.is_forgotten(line);
         }
     }
@@ -296,7 +299,7 @@ impl Clients {
     /// there are more of them.
     pub fn expire(&mut self, mut line: Option<&mut Writing<'_>>, now: Instant) -> bool {
         for _ in 0..EXPIRE_MAX {
-            let Some(gone) = self.visitors.expired(now) else { return false };
+            let Some(gone) = self.pending_logins.expired(now) else { return false };
             if let Some(line) = &mut line {
                 gone.is_forgotten(line);
             }
@@ -304,8 +307,8 @@ impl Clients {
         true
     }
 
-    fn insert(&mut self, line: &mut Writing<'_>, who: &Who<'_>, known: Known) {
-        if let Some((client_id, gone)) = self.known.insert(who.client_id.into(), known) {
+    fn insert(&mut self, line: &mut Writing<'_>, who: &Who<'_>, known: DescribedClient) {
+        if let Some((client_id, gone)) = self.described.insert(who.client_id.into(), known) {
             line.forget(Some(&client_id), gone.number, gone.said.epoch);
         }
     }
@@ -314,27 +317,30 @@ impl Clients {
     pub fn just_let_in(&mut self, mut line: Option<&mut Writing<'_>>, who: &Who<'_>) {
         self.let_in(line.as_deref_mut(), who);
         if !self.is_client(who)
-            && let Some(gone) = self.known.remove(who.client_id)
+            && let Some(gone) = self.described.remove(who.client_id)
             && let Some(line) = line
         {
             line.forget(Some(who.client_id), gone.number, gone.said.epoch);
         }
     }
 
-    /// A visitor that has come in is the client from here on, and not who was that before it. There is no `line` where no process is
+    /// A visitor that has come in is the client from here on, and not who was that before it. There is no `call_queue` where no process is
     /// told.
     pub fn let_in(&mut self, mut line: Option<&mut Writing<'_>>, who: &Who<'_>) {
-        let Some(Visitor { mut known, .. }) = self.visitors.remove(self.visit(who)) else { return };
-        let mut forget = |client_id: &str, gone: Known| {
+        let Some(PendingLogin { described: mut known, .. }) = self.pending_logins.remove(self.visit(who))
+        else {
+            return;
+        };
+        let mut forget = |client_id: &str, gone: DescribedClient| {
             if let Some(line) = &mut line {
                 line.forget(Some(client_id), gone.number, gone.said.epoch);
             }
         };
-        if let Some(gone) = self.known.remove(who.client_id) {
+        if let Some(gone) = self.described.remove(who.client_id) {
             forget(who.client_id, gone);
         }
         (known.since, self.next) = (self.next, self.next + 1);
-        if let Some((client_id, gone)) = self.known.insert(who.client_id.into(), known) {
+        if let Some((client_id, gone)) = self.described.insert(who.client_id.into(), known) {
             forget(&client_id, gone);
         }
     }
@@ -348,12 +354,12 @@ impl Clients {
     }
 
     /// The call that [`Clients::number`] was for has found no room: what it described is described again with the next one.
-    pub fn not_told(&mut self, who: &Who<'_>) {
+    pub fn describe_again(&mut self, who: &Who<'_>) {
         let Some(before) = self.before.take() else { return };
-        if let Some(known) = self.at_mut(who, before.seat) {
+        if let Some(known) = self.at_mut(who, before.slot) {
             (known.said, known.about) = (before.said, before.about);
-            if let Some(kept) = before.kept {
-                known.kept = kept;
+            if let Some(kept) = before.connect_data {
+                known.connect_data = kept;
             }
         }
     }
@@ -364,19 +370,19 @@ impl Clients {
         &mut self,
         line: &mut Writing<'_>,
         who: &Who<'_>,
-        (place, point): (Place, HookPoint),
+        (place, point): (ClientRef, HookPoint),
         call: impl FnOnce(&mut Writing<'_>, Named),
     ) {
         let visit = self.visit(who);
-        let seat = match self.visitors.get(visit) {
-            Some(_) => Some(Seat::Visitor(visit)),
-            None => self.is_client(who).then_some(Seat::Client),
+        let slot = match self.pending_logins.get(visit) {
+            Some(_) => Some(ClientSlot::Visitor(visit)),
+            None => self.is_client(who).then_some(ClientSlot::Client),
         };
         // Where the call finds no room, whoever was told before forgets all the same: also a process that was told with a call which
         // was put together for one before it.
-        let told = seat.and_then(|seat| self.at(who, seat)).map_or(0, |known| known.said.epoch);
-        let named = match seat {
-            Some(seat) => self.number_at(line, who, None, seat),
+        let told = slot.and_then(|slot| self.at(who, slot)).map_or(0, |known| known.said.epoch);
+        let named = match slot {
+            Some(slot) => self.number_at(line, who, None, slot),
             None => self.stranger(line, who),
         };
         let number = named.number;
@@ -400,12 +406,12 @@ impl Clients {
         named
     }
 
-    /// The end of a connection of which the worker is told nothing: because it has not asked for that, or, without `line`, because the
+    /// The end of a connection of which the worker is told nothing: because it has not asked for that, or, without `call_queue`, because the
     /// process that knew the client has gone.
-    pub fn is_gone(&mut self, line: Option<(&mut Writing<'_>, Place)>, who: &Who<'_>) {
-        let [visitor, client] = self.let_go(who);
+    pub fn connection_ended(&mut self, line: Option<(&mut Writing<'_>, ClientRef)>, who: &Who<'_>) {
+        let [login, client] = self.let_go(who);
         let Some((line, place)) = line else { return };
-        if let Some(gone) = visitor {
+        if let Some(gone) = login {
             line.forget(place.is_in.then_some(who.client_id), gone.number, gone.said.epoch);
         }
         if let Some(gone) = client {
@@ -415,34 +421,34 @@ impl Clients {
 
     /// A client has come in, with a session that was there before or a new one.
     pub fn enter(&self, who: &Who<'_>, goes_on: bool) {
-        self.kept.enter(who.connection(), self.shard, who.owner(), goes_on);
+        self.logins.enter(who.connection(), self.shard, who.owner(), goes_on);
     }
 
     /// What the login of a connection gave.
     fn login(&self, who: &Who<'_>) -> Option<Box<[u8]>> {
-        self.kept.of(who.connection(), self.shard, who.owner())
+        self.logins.of(who.connection(), self.shard, who.owner())
     }
 
     /// A client was not let in.
     pub fn refused(&self, who: &Who<'_>) {
-        self.kept.refused(who.connection(), self.shard);
+        self.logins.refused(who.connection(), self.shard);
     }
 
     /// A client has not come in after all.
     pub fn forget_login(&self, who: &Who<'_>) {
-        let _ = self.kept.forget(who.connection(), self.shard);
+        let _ = self.logins.forget(who.connection(), self.shard);
     }
 
     /// The session of a client has ended: what was kept of it leaves with it, whether the worker is told or not.
     pub fn session_over(&self, client_id: &str) {
-        self.kept.over(client_id, self.shard);
+        self.logins.over(client_id, self.shard);
     }
 
     /// What the login of a connection gave has come late, from the version before: it is described with that once more. Whether that
     /// client has come in already.
     pub fn login_came(&mut self, whose: Connection<'_>) -> bool {
         let origin = self.hasher.hash_one((Some(whose.host), Some(whose.port)));
-        let known = self.known.get_mut(whose.client_id).filter(|known| known.said.origin == origin);
+        let known = self.described.get_mut(whose.client_id).filter(|known| known.said.origin == origin);
         let Some(known) = known.filter(|known| !known.said.entering) else { return false };
         known.said.late = true;
         true
@@ -451,20 +457,20 @@ impl Clients {
     /// How many have come in, and how many have not.
     #[cfg(test)]
     pub fn counts(&self) -> (usize, usize) {
-        (self.known.len(), self.visitors.len())
+        (self.described.len(), self.pending_logins.len())
     }
 
     /// Whether it is the connection that is known under its identifier.
     fn is_client(&self, who: &Who<'_>) -> bool {
-        self.known.get(who.client_id).is_some_and(|known| known.said.origin == self.origin(who))
+        self.described.get(who.client_id).is_some_and(|known| known.said.origin == self.origin(who))
     }
 
     /// Forgets a connection: what was known of it as a visitor, and as a client. It was both where it comes from where a client came
     /// from before, of whose end nobody has heard.
-    fn let_go(&mut self, who: &Who<'_>) -> [Option<Known>; 2] {
-        let visitor = self.visitors.remove(self.visit(who)).map(|visitor| visitor.known);
-        let client = if self.is_client(who) { self.known.remove(who.client_id) } else { None };
-        [visitor, client]
+    fn let_go(&mut self, who: &Who<'_>) -> [Option<DescribedClient>; 2] {
+        let login = self.pending_logins.remove(self.visit(who)).map(|login| login.described);
+        let client = if self.is_client(who) { self.described.remove(who.client_id) } else { None };
+        [login, client]
     }
 }
 

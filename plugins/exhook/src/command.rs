@@ -5,7 +5,7 @@ use grapnel_plugin_abi::{Host, OnBehalf, Outgoing, Reason, Whose};
 use rmpv::ValueRef;
 
 use crate::handover::{Keeping, Said};
-use crate::kept::Connection;
+use crate::logins::Connection;
 use crate::wire::{bytes_ref, flag_of, get, number_of, or_nil, pairs_of, text_ref};
 
 /// What a client is kicked with where the worker says nothing else.
@@ -30,7 +30,7 @@ enum Command<'a> {
     },
     Invalidate(Option<&'a str>),
     /// Whose login, of which shard, and what it gave; nothing where its session is over.
-    Keep {
+    StoreLogin {
         client: u64,
         client_id: &'a str,
         host: &'a str,
@@ -83,7 +83,7 @@ pub fn run(host: Host, keeping: Option<Keeping<'_>>, command: &ValueRef<'_>) -> 
         }
         Command::Invalidate(None) => ("invalidate", host.invalidate(Whose::Everybody)),
         Command::Invalidate(Some(client)) => ("invalidate", host.invalidate(Whose::Client(client))),
-        Command::Keep { client, client_id, host: address, port, bytes, coming, anew } => {
+        Command::StoreLogin { client, client_id, host: address, port, bytes, coming, anew } => {
             let Some(keeping) = keeping else {
                 let why = "keep: the worker, or its first process, has not said in `ready` that it `keeps`";
                 return Err(NotDone { kind: "keep", why: why.to_owned() });
@@ -154,7 +154,7 @@ fn keep<'a>(parts: &[ValueRef<'a>]) -> Option<Command<'a>> {
         [coming, anew] => (flag_of(coming)?, or_nil(Some(anew), bytes_ref).ok()?),
         _ => return None,
     };
-    Some(Command::Keep {
+    Some(Command::StoreLogin {
         client: client.as_u64()?,
         client_id: text_ref(client_id)?,
         host: text_ref(host)?,

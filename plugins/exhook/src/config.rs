@@ -125,7 +125,7 @@ pub struct Config {
     /// How long a worker may take until it is ready.
     pub start_timeout: Duration,
     /// How long a worker may take to end by itself, its hooks' own farewell included.
-    pub farewell_timeout: Duration,
+    pub shutdown_timeout: Duration,
     /// What becomes of calls while a worker is started anew.
     pub while_down: WhileDown,
     /// How many workers run; one client always meets the same one.
@@ -282,7 +282,7 @@ impl Written {
                 .unwrap_or_else(|| driver.init_module().to_owned()),
             call_timeout: time(&lines.call_timeout.or_else(|| self.call_timeout.clone()), "call_timeout", 5)?,
             start_timeout: time(&self.start_timeout, "start_timeout", 30)?,
-            farewell_timeout: time(&self.farewell_timeout, "farewell_timeout", 10)?,
+            shutdown_timeout: time(&self.farewell_timeout, "farewell_timeout", 10)?,
             while_down: self.while_down.unwrap_or_default(),
             pool_size,
             failed_action: self.failed_action,
@@ -344,7 +344,7 @@ impl Config {
         for (key, value) in [
             ("call_timeout", self.call_timeout),
             ("start_timeout", self.start_timeout),
-            ("farewell_timeout", self.farewell_timeout),
+            ("farewell_timeout", self.shutdown_timeout),
         ] {
             if value.is_zero() || value > Duration::from_secs(3600) {
                 return wrong(format!("{key}: must be 1 ms to 60 minutes"));

@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
+use crate::call_queue::{CallQueue, DESCRIBED, FORGOTTEN, PendingCalls, write_call};
 use crate::clients::shard_of;
-use crate::kept::Kept;
-use crate::line::{AllAsked, DESCRIBED, FORGOTTEN, Line, write_call};
+use crate::logins::LoginStore;
 use crate::queue::Call;
 
 /// Most calls of one frame.
@@ -33,14 +33,19 @@ impl Frame {
     }
 
     /// Takes calls from the line, and what is waited for of them into `asked`; how many there are to send, and their bytes.
-    pub fn fill(&mut self, line: &Line, kept: &Kept, asked: &mut AllAsked) -> (usize, &[u8]) {
-        line.take(CALLS_MAX, BYTES_MAX, &mut self.calls, asked);
+    pub fn fill(
+        &mut self,
+        queue: &CallQueue,
+        logins: &LoginStore,
+        asked: &mut PendingCalls,
+    ) -> (usize, &[u8]) {
+        queue.take(CALLS_MAX, BYTES_MAX, &mut self.calls, asked);
         self.bytes.clear();
         self.bytes.shrink_to(BYTES_MAX);
         let mut count = 0;
         for call in &self.calls {
             let (bytes, told) = (&mut self.bytes, &mut self.carried);
-            if call.epoch == self.epoch || carry(call, (kept, self.epoch), told, (bytes, &mut count)) {
+            if call.epoch == self.epoch || carry(call, (logins, self.epoch), told, (bytes, &mut count)) {
                 bytes.extend_from_slice(&call.bytes);
                 count += 1;
             }
@@ -49,7 +54,7 @@ impl Frame {
             }
         }
         if count == 0 {
-            line.release(&mut self.calls);
+            queue.release(&mut self.calls);
         }
         (count, &self.bytes)
     }
@@ -59,7 +64,7 @@ impl Frame {
 /// Whether the call is still to be sent.
 fn carry(
     call: &Call,
-    kept: (&Kept, u64),
+    logins: (&LoginStore, u64),
     told: &mut HashSet<u64>,
     (bytes, count): (&mut Vec<u8>, &mut usize),
 ) -> bool {
@@ -67,25 +72,25 @@ fn carry(
     match (call.point, &call.client.about) {
         (FORGOTTEN, _) => told.contains(&number),
         (point, Some(about)) if told.insert(number) => {
-            *count += describe(number, about.bytes(), kept, bytes);
+            *count += describe(number, about.bytes(), logins, bytes);
             point != DESCRIBED
         }
         (DESCRIBED, None) => {
             told.insert(number);
             let Some(about) = described(&call.bytes) else { return true };
-            *count += describe(number, about, kept, bytes);
+            *count += describe(number, about, logins, bytes);
             false
         }
         _ => true,
     }
 }
 
-/// Writes a description that was put together for another process, with what this one, `kept.1`, must know besides. How many calls
+/// Writes a description that was put together for another process, with what this one, `logins.1`, must know besides. How many calls
 /// that takes.
-fn describe(number: u64, about: &[u8], (kept, epoch): (&Kept, u64), bytes: &mut Vec<u8>) -> usize {
+fn describe(number: u64, about: &[u8], (logins, epoch): (&LoginStore, u64), bytes: &mut Vec<u8>) -> usize {
     let shard = shard_of(number);
-    let entering = kept.entering(about, shard, epoch);
-    let login = kept.described(about, shard).filter(|_| entering.is_none());
+    let entering = logins.entering(about, shard, epoch);
+    let login = logins.described(about, shard).filter(|_| entering.is_none());
     let first = entering.as_deref().unwrap_or(about);
     for about in [Some(first), login.as_deref()].into_iter().flatten() {
         write_call(bytes, 0, DESCRIBED, number, |data| data.0.extend_from_slice(about));

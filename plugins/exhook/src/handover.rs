@@ -8,7 +8,7 @@ use grapnel_plugin_abi::{Entries, Error, Host, Journal};
 use rmpv::ValueRef;
 
 use crate::clients::shard_of;
-use crate::kept::{Connection, Gave, HandedOver, Kept, OF_NOBODY, owner_of};
+use crate::logins::{Connection, Gave, HandedOver, LoginStore, OF_NOBODY, owner_of};
 use crate::wire::{Writer, bytes_ref, flag_of, text_ref};
 use crate::worker::Worker;
 use crate::{ExhookShard, LOOK, Pool, PoolShard};
@@ -29,26 +29,28 @@ impl ExhookShard {
     }
 
     /// What has a client's entry: that of its worker, and what is of no client's all of the driver's workers.
-    fn kept(&self, (driver, client_id): &Key) -> impl Iterator<Item = &Kept> {
-        let pool = self.pool(driver).filter(|pool| !pool.kept.is_empty());
+    fn login_store(&self, (driver, client_id): &Key) -> impl Iterator<Item = &LoginStore> {
+        let pool = self.pool(driver).filter(|pool| !pool.logins.is_empty());
         let which = pool.map_or(0..0, |pool| match (client_id.as_str(), pool.worker_of(client_id)) {
-            (OF_NOBODY, _) => 0..pool.kept.len(),
+            (OF_NOBODY, _) => 0..pool.logins.len(),
             (_, worker) => worker..worker + 1,
         });
-        pool.into_iter().flat_map(move |pool| pool.kept[which.clone()].iter().map(|kept| &**kept))
+        pool.into_iter().flat_map(move |pool| pool.logins[which.clone()].iter().map(|logins| &**logins))
     }
 
     /// The same, unless the workers of now keep nothing: nobody would see sessions end, and what is kept of them would outlive them.
-    fn kept_on(&self, key: &Key) -> impl Iterator<Item = &Kept> {
+    fn kept_on(&self, key: &Key) -> impl Iterator<Item = &LoginStore> {
         let keeps = self.pool(&key.0).is_some_and(|pool| pool.keeps);
-        self.kept(key).filter(move |_| keeps)
+        self.login_store(key).filter(move |_| keeps)
     }
 
     /// Nobody wants to know any more what changes: a reload has come to its end, or was called off.
     pub(crate) fn end_of_handover(&mut self) {
         if self.hands_over && !self.journal.is_under_way() {
             self.hands_over = false;
-            self.all().flat_map(|pool| &pool.kept).for_each(|kept| kept.note_changes(self.shard, false));
+            self.all()
+                .flat_map(|pool| &pool.logins)
+                .for_each(|logins| logins.note_changes(self.shard, false));
         }
     }
 }
@@ -62,12 +64,12 @@ impl Entries for ExhookShard {
         self.hands_over = true;
         let mut changed = Vec::new();
         for pool in self.all() {
-            for kept in &pool.kept {
-                kept.note_changes(self.shard, true);
+            for logins in &pool.logins {
+                logins.note_changes(self.shard, true);
                 // Otherwise this is asked for to begin, or to end.
                 if self.journal.is_under_way() {
                     let driver = pool.config.driver.name();
-                    let names = kept.take_changes(self.shard).into_iter();
+                    let names = logins.take_changes(self.shard).into_iter();
                     changed.extend(names.map(|name| (driver.to_owned(), name.into_string())));
                 }
             }
@@ -83,15 +85,15 @@ impl Entries for ExhookShard {
             pools.into_iter().filter(|(driver, _)| after.is_none_or(|after| *driver >= after.0.as_str()));
         behind.into_iter().find_map(|(driver, pool)| {
             let from = after.filter(|after| after.0 == driver).map(|after| after.1.as_str());
-            let next = pool.kept.iter().filter_map(|kept| kept.next(self.shard, from)).min()?;
+            let next = pool.logins.iter().filter_map(|logins| logins.next(self.shard, from)).min()?;
             Some((driver.to_owned(), next))
         })
     }
 
     fn write(&self, key: &Key, out: &mut Vec<u8>) -> bool {
         let (mut bytes, mut count) = (Vec::new(), 0);
-        for kept in self.kept(key) {
-            kept.each_of(self.shard, &key.1, |over| {
+        for logins in self.login_store(key) {
+            logins.each_of(self.shard, &key.1, |over| {
                 count += 1;
                 write_one(&mut Writer(&mut bytes), &over);
             });
@@ -114,20 +116,20 @@ impl Entries for ExhookShard {
         };
         let all = all.filter(|all| !all.is_empty()).ok_or_else(wrong)?;
         let now = Instant::now();
-        for kept in self.kept_on(&key) {
-            kept.forget_client(&key.1, self.shard);
+        for logins in self.kept_on(&key) {
+            logins.forget_client(&key.1, self.shard);
             // What finds no room is counted, and hooks fail where they look for it.
-            all.iter().for_each(|over| kept.take_over(self.shard, *over, now));
+            all.iter().for_each(|over| logins.take_over(self.shard, *over, now));
         }
         Ok(())
     }
 
     fn remove(&mut self, key: &Key) {
-        self.kept(key).for_each(|kept| kept.forget_client(&key.1, self.shard));
+        self.login_store(key).for_each(|logins| logins.forget_client(&key.1, self.shard));
     }
 
     fn clear(&mut self) {
-        self.all().flat_map(|pool| &pool.kept).for_each(|kept| kept.clear(self.shard));
+        self.all().flat_map(|pool| &pool.logins).for_each(|logins| logins.clear(self.shard));
     }
 
     fn takes(version: u32) -> bool {
@@ -139,7 +141,7 @@ impl Entries for ExhookShard {
         let now = Instant::now();
         for pool in self.all().filter(|pool| pool.keeps) {
             let until = now + Worker::patience(&pool.config);
-            pool.kept.iter().for_each(|kept| kept.expect_more(self.shard, until));
+            pool.logins.iter().for_each(|logins| logins.expect_more(self.shard, until));
         }
         self.look_later(LOOK);
         Ok(())
@@ -191,7 +193,7 @@ fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOve
 /// Where what the workers of a driver say of logins is kept.
 #[derive(Clone, Copy)]
 pub(crate) struct Keeping<'a> {
-    pub kept: &'a Kept,
+    pub logins: &'a LoginStore,
     /// The process that says it.
     pub epoch: u64,
     pub driver: &'static str,
@@ -216,10 +218,10 @@ impl Keeping<'_> {
     /// Keeps what a login gave, or forgets it; and while this version is being replaced, and afterwards, the one that replaces it hears of
     /// it, too.
     pub(crate) fn keep(self, host: Host, whose: Connection<'_>, said: Said<'_>) {
-        if let Some(mail) = self.note(host.handle(), whose, said)
-            && host.mail(Some(shard_of(said.client)), 0, &mail).is_err()
+        if let Some(message) = self.note(host.handle(), whose, said)
+            && host.instance_message(Some(shard_of(said.client)), 0, &message).is_err()
         {
-            self.kept.lost_on_the_way();
+            self.logins.lost_on_the_way();
         }
     }
 
@@ -241,25 +243,25 @@ impl Keeping<'_> {
         }
         let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: self.epoch, number: client });
         let noted = match gave {
-            Some(gave) if is_coming => self.kept.keep_coming(gave, shard, now),
-            Some(gave) => self.kept.keep(gave, shard),
-            None if is_coming => self.kept.none_coming(whose, shard, now),
-            None => self.kept.forget(whose, shard),
+            Some(gave) if is_coming => self.logins.store_of_login(gave, shard, now),
+            Some(gave) => self.logins.store(gave, shard),
+            None if is_coming => self.logins.none_coming(whose, shard, now),
+            None => self.logins.forget(whose, shard),
         };
         let owner = noted?;
-        let mut mail = Vec::new();
-        let mut out = Writer(&mut mail);
+        let mut message = Vec::new();
+        let mut out = Writer(&mut message);
         out.list(4).number(load).text(self.driver).text(whose.client_id);
         let (is_doubted, number) = (false, client);
         write_one(&mut out, &HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number });
-        Some(mail)
+        Some(message)
     }
 }
 
 impl ExhookShard {
     /// What a worker of the version before has said after all has gone over. What is ours is known.
-    pub(crate) fn late(&mut self, mail: &[u8]) {
-        let mut rest = mail;
+    pub(crate) fn late(&mut self, message: &[u8]) {
+        let mut rest = message;
         let Ok(read) = rmpv::decode::read_value_ref_with_max_depth(&mut rest, DEPTH_MAX) else { return };
         let ValueRef::Array(parts) = &read else { return };
         let [load, driver, client_id, over] = parts.as_slice() else { return };
@@ -276,13 +278,13 @@ impl ExhookShard {
         let of_driver = |of: &&mut PoolShard| of.pool.config.driver.name() == driver && of.pool.keeps;
         let Some(of) = self.pools.iter_mut().flatten().find(of_driver) else { return };
         let worker = of.pool.worker_of(client_id);
-        let (kept, clients) = (&of.pool.kept[worker], &mut of.clients[worker]);
-        if !kept.take_late(shard, over, Instant::now()) || over.bytes.is_none() && !over.is_coming {
+        let (logins, clients) = (&of.pool.logins[worker], &mut of.clients[worker]);
+        if !logins.take_late(shard, over, Instant::now()) || over.bytes.is_none() && !over.is_coming {
             return;
         }
         if clients.login_came(over.whose) && over.is_coming {
             // It was let in before this came.
-            kept.enter_again(over.whose, shard);
+            logins.enter_again(over.whose, shard);
         }
     }
 }

@@ -45,10 +45,10 @@ macro_rules! entering {
             ..entering!($event, false)
         }
     };
-    ($event:expr, $is_asked:expr) => {
+    ($event:expr, $is_login_call:expr) => {
         Entering {
             late: true,
-            is_asked: $is_asked,
+            is_login_call: $is_login_call,
             has_session: false,
             password: None,
             will: None,
@@ -122,7 +122,7 @@ impl PoolShard {
             out.list(0);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Connect);
-        Ok(self.ask(HookPoint::ClientConnect, (&who, Moment::ComesIn), Some(&entering), defer, data))
+        Ok(self.request(HookPoint::ClientConnect, (&who, Moment::ComesIn), Some(&entering), defer, data))
     }
 
     /// `[verdict, method, auth_data, session]`: verdict so far 0 none, 1 allow, 2 deny; whether a session
@@ -136,7 +136,7 @@ impl PoolShard {
             out.list(4).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data).flag(there);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authenticate);
-        Ok(self.ask(HookPoint::ClientAuthenticate, (&who, moment), Some(&entering), defer, data))
+        Ok(self.request(HookPoint::ClientAuthenticate, (&who, moment), Some(&entering), defer, data))
     }
 
     /// `[action, topic, qos, retain, verdict]`: action 1 publish, 2 subscribe, 3 will, 4 deliver. Python:
@@ -147,7 +147,7 @@ impl PoolShard {
         let moment = match event.action() {
             Action::Publish => Moment::IsIn,
             Action::Will => Moment::Unsaid,
-            Action::Subscribe | Action::Deliver => Moment::Asked,
+            Action::Subscribe | Action::Deliver => Moment::Authorizing,
         };
         let action = match event.action() {
             Action::Publish => 1_u64,
@@ -160,7 +160,7 @@ impl PoolShard {
             out.list(5).number(action).text(topic).number(qos).flag(retain).number(verdict_number(verdict));
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authorize);
-        Ok(self.ask(HookPoint::ClientAuthorize, (&who, moment), None, defer, data))
+        Ok(self.request(HookPoint::ClientAuthorize, (&who, moment), None, defer, data))
     }
 
     /// `[[[filter, options], …], subscription_id, properties]`; nil for no subscription identifier; options
@@ -179,7 +179,7 @@ impl PoolShard {
             pairs(out, &users);
         };
         let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
-        Ok(self.ask(HookPoint::ClientSubscribe, (&who, Moment::IsIn), None, defer, data))
+        Ok(self.request(HookPoint::ClientSubscribe, (&who, Moment::IsIn), None, defer, data))
     }
 
     /// `[[filter, …], properties]`. Python: `UnsubscribeEvent`.
@@ -196,7 +196,7 @@ impl PoolShard {
             pairs(out, &users);
         };
         let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
-        Ok(self.ask(HookPoint::ClientUnsubscribe, (&who, Moment::IsIn), None, defer, data))
+        Ok(self.request(HookPoint::ClientUnsubscribe, (&who, Moment::IsIn), None, defer, data))
     }
 
     /// `message`. Python: `MessageEvent`.
@@ -207,7 +207,7 @@ impl PoolShard {
         message!(event, &mut Writer(&mut bytes), event.is_will());
         let defer = |deadline| event.defer(deadline).map(Ticket::Publish);
         let data = |out: &mut Writer<'_>| out.0.extend_from_slice(&bytes);
-        Ok(self.ask(HookPoint::MessagePublish, (&who, Moment::IsIn), None, defer, data))
+        Ok(self.request(HookPoint::MessagePublish, (&who, Moment::IsIn), None, defer, data))
     }
 
     /// `[reason, session_present]`. Python: `ConnackEvent`.
@@ -215,20 +215,20 @@ impl PoolShard {
         let (who, reason, present) = (who!(event), event.reason().0, event.session_present());
         let moment = if reason == Reason::SUCCESS.0 { Moment::LetIn } else { Moment::IsRefused };
         self.is_answered(&who, moment == Moment::LetIn, present);
-        self.tell(HookPoint::ClientConnack, (&who, moment), None, |out| {
+        self.notify(HookPoint::ClientConnack, (&who, moment), None, |out| {
             out.list(2).number(reason).flag(present);
         });
     }
 
     /// `[]`. Python: `ConnectedEvent`.
     fn client_connected(&mut self, event: &mut Connected<'_>) {
-        let is_asked = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
+        let is_login_call = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
         let who = who!(event);
         self.is_connected(&who);
-        self.tell(
+        self.notify(
             HookPoint::ClientConnected,
             (&who, Moment::LetIn),
-            Some(&entering!(event, is_asked)),
+            Some(&entering!(event, is_login_call)),
             |out| {
                 out.list(0);
             },
@@ -238,7 +238,7 @@ impl PoolShard {
     /// `[reason, name]`. Python: `DisconnectedEvent`.
     fn client_disconnected(&mut self, event: &mut Disconnected<'_>) {
         let reason = event.reason();
-        self.tell(HookPoint::ClientDisconnected, (&who!(event), Moment::IsIn), None, |out| {
+        self.notify(HookPoint::ClientDisconnected, (&who!(event), Moment::IsIn), None, |out| {
             out.list(2).number(reason.0).text(ended(reason));
         });
     }
@@ -253,7 +253,7 @@ impl PoolShard {
         let who = who!(event);
         let comes = matches!(point, HookPoint::SessionCreated | HookPoint::SessionResumed);
         let moment = if comes { Moment::LetIn } else { Moment::IsIn };
-        self.tell(point, (&who, moment), None, |out| {
+        self.notify(point, (&who, moment), None, |out| {
             out.list(4).flag(event.is_persistent()).number(event.expiry_s());
             out.text_or_nil(cause).number_or_nil(reason.map(|reason| u64::from(reason.0)));
         });
@@ -293,7 +293,7 @@ impl PoolShard {
     /// subscription, otherwise nil. Python: `SubscribedEvent`.
     fn session_subscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
-        self.tell(HookPoint::SessionSubscribed, (&who!(event), Moment::IsIn), None, |out| {
+        self.notify(HookPoint::SessionSubscribed, (&who!(event), Moment::IsIn), None, |out| {
             out.list(5).text(filter.filter).number(filter.options).flag(event.is_new());
             out.number_or_nil(event.subscription_id().map(u64::from)).text_or_nil(event.cause());
         });
@@ -302,21 +302,21 @@ impl PoolShard {
     /// `[filter, cause]`. Python: `UnsubscribedEvent`.
     fn session_unsubscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
-        self.tell(HookPoint::SessionUnsubscribed, (&who!(event), Moment::IsIn), None, |out| {
+        self.notify(HookPoint::SessionUnsubscribed, (&who!(event), Moment::IsIn), None, |out| {
             out.list(2).text(filter.filter).text_or_nil(event.cause());
         });
     }
 
     /// As `message_publish`.
     fn message_delivered(&mut self, event: &mut Delivered<'_>) {
-        self.tell(HookPoint::MessageDelivered, (&who!(event), Moment::IsIn), None, |out| {
+        self.notify(HookPoint::MessageDelivered, (&who!(event), Moment::IsIn), None, |out| {
             message!(event, out)
         });
     }
 
     /// As `message_publish`.
     fn message_acked(&mut self, event: &mut Acked<'_>) {
-        self.tell(HookPoint::MessageAcked, (&who!(event), Moment::IsIn), None, |out| message!(event, out));
+        self.notify(HookPoint::MessageAcked, (&who!(event), Moment::IsIn), None, |out| message!(event, out));
     }
 
     /// `[message, by, cause]`. Python: `DroppedEvent`.
@@ -328,9 +328,9 @@ impl PoolShard {
         };
         if event.client_id().is_empty() {
             let from = event.from().unwrap_or("");
-            self.tell_of_nobody(HookPoint::MessageDropped, (Some(from), from), data);
+            self.notify_without_client(HookPoint::MessageDropped, (Some(from), from), data);
         } else {
-            self.tell(HookPoint::MessageDropped, (&who!(event), Moment::IsIn), None, data);
+            self.notify(HookPoint::MessageDropped, (&who!(event), Moment::IsIn), None, data);
         }
     }
 
@@ -339,7 +339,7 @@ impl PoolShard {
     fn message_retained(&mut self, event: &mut Retained<'_>) {
         // All of them in one order: what a topic holds is what came last, whoever it came from.
         let from = event.from().unwrap_or("");
-        self.tell_of_nobody(HookPoint::MessageRetained, (None, from), |out| {
+        self.notify_without_client(HookPoint::MessageRetained, (None, from), |out| {
             out.list(2);
             message!(event, out);
             out.number(match event.change() {
@@ -361,10 +361,10 @@ impl PoolShard {
                 None => Moment::Packet,
             },
             (_, CONNACK | DISCONNECT | AUTH) => Moment::Packet,
-            (HookPoint::PacketReceived, _) if who.anonymous => Moment::Heard,
+            (HookPoint::PacketReceived, _) if who.anonymous => Moment::PacketSeen,
             _ => Moment::IsIn,
         };
-        self.tell(point, (&who, moment), None, |out| {
+        self.notify(point, (&who, moment), None, |out| {
             out.list(2).number(event.packet_type()).bytes(event.bytes());
         });
     }
@@ -380,7 +380,7 @@ impl PoolShard {
     }
 
     fn broker(&self, point: HookPoint, event: &Broker<'_>) {
-        self.tell_of_nobody(point, (None, ""), |out| {
+        self.notify_without_client(point, (None, ""), |out| {
             out.list(2).text(event.version()).number(event.uptime_ms());
         });
     }

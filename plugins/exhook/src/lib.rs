@@ -1,24 +1,24 @@
 //! exhook: hooks that run in processes of their own. Each worker has a thread here; the shards put what happens on its line and go
 //! on. What waits for an answer waits in a ticket (PROTOCOL.md has the frames).
 
-mod asked;
+mod call_queue;
 mod calls;
 mod clients;
 mod command;
 mod config;
-mod farewell;
-mod figures;
 mod frame;
 mod handover;
 mod hooks;
-mod kept;
-mod line;
+mod logins;
 mod notices;
+mod pending_calls;
 mod printed;
 mod process;
 mod queue;
 mod serving;
 mod shrink;
+mod shutdown;
+mod stats;
 mod verbs;
 mod verdict;
 mod wire;
@@ -33,14 +33,14 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Error, FaultPolicy, HookPoint, Host, Journal, Mail, Mounting, Pieces, Plugin, Timer, Verbs,
+    Error, FaultPolicy, HookPoint, Host, InstanceMessage, Journal, Mounting, Pieces, Plugin, Timer, Verbs,
 };
 
+use call_queue::CallQueue;
 use clients::{Clients, Places};
 use config::{Config, PLACES, Written};
-use figures::{Figures, Kinds};
-use kept::{Kept, ON_THE_WAY_MAX};
-use line::Line;
+use logins::{LoginStore, ON_THE_WAY_MAX};
+use stats::{Kinds, WorkerStats};
 use wire::{Ready, Wanted};
 use worker::Worker;
 
@@ -56,9 +56,9 @@ pub(crate) struct Exhook {
 /// The workers of one driver.
 pub(crate) struct Pool {
     config: Arc<Config>,
-    lines: Vec<Arc<Line>>,
+    queues: Vec<Arc<CallQueue>>,
     /// What logins gave to the hooks of each worker.
-    kept: Vec<Arc<Kept>>,
+    logins: Vec<Arc<LoginStore>>,
     /// Whether the broker has started.
     started: Arc<AtomicBool>,
     /// What the workers asked for, by hook point.
@@ -93,9 +93,9 @@ pub(crate) struct PoolShard {
 
 /// Connections that a shard keeps described to one worker although they have not come in: one in so many of `clients_max`, but as many as
 /// the broker has wait by default (`limits.connects_pending_max`).
-const VISITORS_SHARE: usize = 8;
-/// See [`VISITORS_SHARE`].
-const VISITORS_LEAST: usize = 16_384;
+const PENDING_LOGINS_SHARE: usize = 8;
+/// See [`PENDING_LOGINS_SHARE`].
+const PENDING_LOGINS_MIN: usize = 16_384;
 
 /// How often a shard looks for connections of which nothing has been heard for too long, and how soon where it has found many.
 const LOOK: Duration = Duration::from_secs(10);
@@ -122,12 +122,12 @@ impl Plugin for Exhook {
             let clients_max = pool.config.clients_max as usize;
             let places = Places {
                 clients_max,
-                visitors_max: VISITORS_LEAST.max(clients_max / VISITORS_SHARE),
+                visitors_max: PENDING_LOGINS_MIN.max(clients_max / PENDING_LOGINS_SHARE),
                 visitors_bytes_max: usize::try_from(pool.config.queue.bytes_max).unwrap_or(usize::MAX),
                 visit_max: pool.config.call_timeout + ON_THE_WAY_MAX,
             };
             let clients =
-                pool.kept.iter().map(|kept| Clients::new(shard, places, Arc::clone(kept))).collect();
+                pool.logins.iter().map(|logins| Clients::new(shard, places, Arc::clone(logins))).collect();
             pools[pool.config.driver.place()] =
                 Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: None });
         }
@@ -145,7 +145,7 @@ impl Plugin for Exhook {
     }
 
     fn activate(self: &Arc<Self>) -> Result<(), Error> {
-        self.pools.iter().flat_map(|pool| &pool.kept).for_each(|kept| kept.is_back());
+        self.pools.iter().flat_map(|pool| &pool.logins).for_each(|logins| logins.is_back());
         Ok(())
     }
 
@@ -153,8 +153,8 @@ impl Plugin for Exhook {
     /// this is enabled again. In a reload nothing is called here any more.
     fn deactivate(self: &Arc<Self>) {
         for pool in self.pools.iter().filter(|pool| pool.keeps) {
-            pool.kept.iter().for_each(|kept| kept.is_away());
-            pool.lines.iter().for_each(|line| line.outdate());
+            pool.logins.iter().for_each(|logins| logins.is_away());
+            pool.queues.iter().for_each(|queue| queue.outdate());
         }
     }
 
@@ -168,14 +168,14 @@ impl Plugin for Exhook {
     fn configured(self: &Arc<Self>, shard: &mut ExhookShard) {
         for PoolShard { pool, goes_on, .. } in shard.pools.iter_mut().flatten().filter(|of| of.pool.keeps) {
             *goes_on = None;
-            pool.kept.iter().for_each(|kept| kept.doubt(shard.shard));
-            pool.lines.iter().for_each(|line| line.outdate());
+            pool.logins.iter().for_each(|logins| logins.doubt(shard.shard));
+            pool.queues.iter().for_each(|queue| queue.outdate());
         }
     }
 
     /// What a worker of the version before says of a login after all has gone over.
-    fn on_mail(shard: &mut ExhookShard, mail: &Mail<'_>) {
-        shard.late(mail.bytes);
+    fn on_instance_message(shard: &mut ExhookShard, message: &InstanceMessage<'_>) {
+        shard.late(message.bytes);
     }
 
     /// What logins gave goes over: a client does not come in anew for a reload.
@@ -187,8 +187,8 @@ impl Plugin for Exhook {
 /// A pool whose workers are on their way.
 struct Starting {
     config: Arc<Config>,
-    lines: Vec<Arc<Line>>,
-    kept: Vec<Arc<Kept>>,
+    queues: Vec<Arc<CallQueue>>,
+    logins: Vec<Arc<LoginStore>>,
     started: Arc<AtomicBool>,
     ready: Vec<Receiver<Result<Ready, String>>>,
 }
@@ -207,18 +207,18 @@ impl Starting {
         let kinds = Arc::new(Kinds::new(host, config.driver.name()));
         let (mut lines, mut ready, mut all_kept) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..config.pool_size {
-            let figures = Figures::new(host, config.driver.name(), index, Arc::clone(&kinds));
-            let line = Arc::new(Line::new(config.queue, figures)?);
+            let stats = WorkerStats::new(host, config.driver.name(), index, Arc::clone(&kinds));
+            let queue = Arc::new(CallQueue::new(config.queue, stats)?);
             let name = format!("worker_{}_{index}_logins_lost", config.driver.name());
             let lost =
                 host.counter(&name, "Logins that hooks have kept something of, for which there was no room");
             let bytes_max = (config.login_bytes_max, config.logins_bytes_max);
-            let kept = Arc::new(Kept::new(bytes_max, config.clients_max as usize, lost.ok()));
+            let logins = Arc::new(LoginStore::new(bytes_max, config.clients_max as usize, lost.ok()));
             let (first, answer) = sync_channel(1);
             let worker = Worker {
                 config: Arc::clone(&config),
-                line: Arc::clone(&line),
-                kept: Arc::clone(&kept),
+                queue: Arc::clone(&queue),
+                logins: Arc::clone(&logins),
                 host,
                 index,
                 first: Some(first),
@@ -227,20 +227,20 @@ impl Starting {
                 wrong: 0,
                 late: 0,
                 lost: Default::default(),
-                unkept: Default::default(),
+                not_stored: Default::default(),
                 not_done: Default::default(),
             };
             host.spawn_for(&worker.name(), Worker::patience(&config), move |_host| worker.run())?;
-            lines.push(line);
-            all_kept.push(kept);
+            lines.push(queue);
+            all_kept.push(logins);
             ready.push(answer);
         }
-        Ok(Starting { config, lines, kept: all_kept, started, ready })
+        Ok(Starting { config, queues: lines, logins: all_kept, started, ready })
     }
 
     /// Waits until they run, and hears what they want.
     fn ready(self) -> Result<Arc<Pool>, Error> {
-        let Starting { config, lines, kept, started, ready } = self;
+        let Starting { config, queues: lines, logins: kept, started, ready } = self;
         let (mut wanted, mut keeps) = (BTreeMap::new(), false);
         for answer in ready {
             let ready = answer.recv().map_err(|_| Error::new("a worker's thread has ended"))?;
@@ -251,7 +251,7 @@ impl Starting {
             }
         }
         apply_topics(&config, &mut wanted)?;
-        Ok(Arc::new(Pool { config, lines, kept, started, wanted, keeps }))
+        Ok(Arc::new(Pool { config, queues: lines, logins: kept, started, wanted, keeps }))
     }
 }
 
@@ -259,7 +259,7 @@ impl Starting {
 fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Error> {
     let Some(point) = HookPoint::ALL.iter().copied().find(|point| point.name() == hook.point) else {
         return Err(Error::new(format!(
-            "a worker asks for the hook point {:?}, which does not exist",
+            "a worker requests the hook point {:?}, which does not exist",
             hook.point
         )));
     };
@@ -357,6 +357,6 @@ impl Pool {
     /// The worker of a client: always the same one, also after a restart of the broker.
     pub(crate) fn worker_of(&self, client_id: &str) -> usize {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(client_id);
-        usize::try_from(hash % self.lines.len().max(1) as u64).unwrap_or(0)
+        usize::try_from(hash % self.queues.len().max(1) as u64).unwrap_or(0)
     }
 }

@@ -31,7 +31,7 @@ impl Lines {
 
     /// From now on lines wait until the log can take them: they are the last ones, and nobody else has them. As long as some wait, nothing
     /// more should be read.
-    pub fn begin_farewell(&mut self) {
+    pub fn begin_shutdown(&mut self) {
         self.new_second();
         self.paced = Some((VecDeque::new(), Instant::now()));
     }
@@ -49,7 +49,7 @@ impl Lines {
     }
 
     /// The farewell is over: the log is given what is left, as much as it takes in a second.
-    pub fn end_farewell(&mut self) {
+    pub fn end_shutdown(&mut self) {
         for (level, text) in self.paced.take().into_iter().flat_map(|(waiting, _)| waiting) {
             self.say(level, &text);
         }
@@ -126,7 +126,7 @@ impl Printed {
     }
 
     /// What has no end of line.
-    pub fn rest(&mut self, mut line: impl FnMut(&str)) {
+    pub fn unterminated(&mut self, mut line: impl FnMut(&str)) {
         if !self.bytes.is_empty() {
             line(String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).trim_end());
         }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(lines(&mut printed, b"in\n"), ["begin"]);
         assert!(lines(&mut printed, b"no end").is_empty());
         let mut rest = Vec::new();
-        printed.rest(|line| rest.push(line.to_owned()));
+        printed.unterminated(|line| rest.push(line.to_owned()));
         assert_eq!(rest, ["no end"]);
     }
 

@@ -2,7 +2,7 @@
 //! a queue keeps its order, and calls go in the order in which they came as long as no queue has many; those that have take turns with
 //! the others. Who has come in is in the queue of its client, behind what waits of it in that of its address. What is held is
 //! counted as memory, for each owner and in all; notifications have at most half of either, so that questions find room beside them.
-//! Used under the lock of `line.rs`; it knows of no process and no ticket.
+//! Used under the lock of `call_queue.rs`; it knows of no process and no ticket.
 
 mod call;
 mod room;
@@ -17,7 +17,7 @@ pub use call::{About, Call, Kind, Named, Owner};
 use call::{Charge, Name};
 
 use crate::shrink;
-pub use room::{Full, Held, Limits};
+pub use room::{Full, Limits, Usage};
 
 /// How many calls of an owner go in the order in which they came, beside those of others. Those behind them wait until one of these
 /// has gone: whoever comes waits for so many of each owner, and not for all that it has left.
@@ -31,8 +31,8 @@ struct Entry {
     turns: usize,
     /// Connections that have come in and of which something waits in the queue of their address: until that has gone, no more of its
     /// calls get a turn.
-    behind: usize,
-    held: Held,
+    waiting_connections: usize,
+    usage: Usage,
     /// How many calls are charged to it, waiting or on their way.
     charged: usize,
     /// What this entry itself costs, and for a call of which kind it was made.
@@ -95,7 +95,7 @@ pub struct Queue {
     /// Of whom nothing waits, and who will not be named again. It goes first: one such call follows two others at least, the one that
     /// describes and the one that is told, so that there are never more of them than were described before.
     forgotten: VecDeque<Call>,
-    held: Held,
+    usage: Usage,
     waiting: usize,
     #[cfg(test)]
     work: u64,
@@ -110,7 +110,7 @@ impl Queue {
             entering: HashMap::new(),
             turns: VecDeque::new(),
             forgotten: VecDeque::new(),
-            held: Held::default(),
+            usage: Usage::default(),
             waiting: 0,
             #[cfg(test)]
             work: 0,
@@ -141,8 +141,8 @@ impl Queue {
     }
 
     /// How much is held, what is on its way to the worker included.
-    pub fn held(&self) -> Held {
-        self.held
+    pub fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// Whether no call waits to be taken.
@@ -155,11 +155,11 @@ impl Queue {
     /// # Errors
     /// What is full.
     pub fn has_room(&self, owner: Owner<'_>, kind: Kind) -> Result<(), Full> {
-        let held = self.entries.get(owner).map_or_else(Held::default, |entry| entry.held);
-        self.fits((owner, held), kind, (1, size_of::<Call>() as u64))
+        let usage = self.entries.get(owner).map_or_else(Usage::default, |entry| entry.usage);
+        self.fits((owner, usage), kind, (1, size_of::<Call>() as u64))
     }
 
-    fn fits(&self, (owner, held): (Owner<'_>, Held), kind: Kind, more: (u64, u64)) -> Result<(), Full> {
+    fn fits(&self, (owner, usage): (Owner<'_>, Usage), kind: Kind, more: (u64, u64)) -> Result<(), Full> {
         let limits = &self.limits;
         let (full, owner_max) = match owner {
             Owner::Client(_) => (Full::Client, (limits.client_calls_max, limits.client_bytes_max)),
@@ -167,9 +167,9 @@ impl Queue {
         };
         if kind == Kind::Forgotten {
             Ok(())
-        } else if !held.fits(kind, more, owner_max) {
+        } else if !usage.fits(kind, more, owner_max) {
             Err(full)
-        } else if !self.held.fits(kind, more, (limits.calls_max, limits.bytes_max)) {
+        } else if !self.usage.fits(kind, more, (limits.calls_max, limits.bytes_max)) {
             Err(Full::All)
         } else {
             Ok(())
@@ -195,14 +195,14 @@ impl Queue {
                 more.1 += about.cost();
             }
         }
-        let held = match self.entries.get(owner) {
-            Some(entry) => entry.held,
+        let usage = match self.entries.get(owner) {
+            Some(entry) => entry.usage,
             None => {
                 more.1 += Entry::cost(owner.name());
-                Held::default()
+                Usage::default()
             }
         };
-        if let Err(full) = self.fits((owner, held), kind, more) {
+        if let Err(full) = self.fits((owner, usage), kind, more) {
             calls.clear();
             return Err(full);
         }
@@ -247,11 +247,12 @@ impl Queue {
             return Name { is_address, text: Arc::clone(text) };
         }
         let (text, bytes) = (Arc::<str>::from(owner.name()), Entry::cost(owner.name()));
-        let mut held = Held::default();
-        held.add(kind, 0, bytes);
-        self.held.add(kind, 0, bytes);
+        let mut usage = Usage::default();
+        usage.add(kind, 0, bytes);
+        self.usage.add(kind, 0, bytes);
         let own = (kind, bytes);
-        let entry = Entry { calls: VecDeque::new(), turns: 0, behind: 0, held, charged: 0, own };
+        let entry =
+            Entry { calls: VecDeque::new(), turns: 0, waiting_connections: 0, usage, charged: 0, own };
         entries.insert(Arc::clone(&text), entry);
         Name { is_address, text }
     }
@@ -270,14 +271,14 @@ impl Queue {
         {
             // It has come in.
             entering.next = Some(queue.clone());
-            entry.behind += usize::from(entering.waiting > 0);
+            entry.waiting_connections += usize::from(entering.waiting > 0);
         }
         if first {
             self.turns.push_front(queue.clone());
             entry.turns += 1;
             entry.calls.push_front(call);
         } else {
-            if entry.behind == 0 && entry.turns < IN_ORDER {
+            if entry.waiting_connections == 0 && entry.turns < IN_ORDER {
                 self.turns.push_back(queue.clone());
                 entry.turns += 1;
             }
@@ -296,7 +297,7 @@ impl Queue {
             return;
         }
         match entering.next.as_ref().and_then(|next| self.entries.get_mut(next)) {
-            Some(next) => next.behind += 1,
+            Some(next) => next.waiting_connections += 1,
             None => entering.next = None,
         }
     }
@@ -321,36 +322,36 @@ impl Queue {
         }
         let Some(next) = entering.next.clone() else { return };
         let Some(entry) = self.entries.get_mut(&next) else { return };
-        entry.behind = entry.behind.saturating_sub(1);
-        while entry.behind == 0 && entry.turns < entry.calls.len().min(IN_ORDER) {
+        entry.waiting_connections = entry.waiting_connections.saturating_sub(1);
+        while entry.waiting_connections == 0 && entry.turns < entry.calls.len().min(IN_ORDER) {
             entry.turns += 1;
             self.turns.push_back(next.clone());
         }
     }
 
     fn charge(&mut self, call: &Call) {
-        self.hold(&call.owner, call.kind, call.count(), call.cost());
+        self.count_in(&call.owner, call.kind, call.count(), call.cost());
         if let Some(about) = &call.client.about
             && about.waiting.fetch_add(1, Relaxed) == 0
         {
             let (kind, bytes) = (call.kind, about.cost());
-            self.hold(&call.owner, kind, 0, bytes);
+            self.count_in(&call.owner, kind, 0, bytes);
             *about.charge() = Some(Charge { kind, bytes, owner: call.owner.clone() });
         }
     }
 
-    fn hold(&mut self, owner: &Name, kind: Kind, calls: u64, bytes: u64) {
-        self.held.add(kind, calls, bytes);
+    fn count_in(&mut self, owner: &Name, kind: Kind, calls: u64, bytes: u64) {
+        self.usage.add(kind, calls, bytes);
         if let Some(owner) = self.entries.get_mut(owner) {
-            owner.held.add(kind, calls, bytes);
+            owner.usage.add(kind, calls, bytes);
             owner.charged += 1;
         }
     }
 
-    fn hold_no_longer(&mut self, owner: &Name, kind: Kind, calls: u64, bytes: u64) {
-        self.held.take(kind, calls, bytes);
+    fn count_out(&mut self, owner: &Name, kind: Kind, calls: u64, bytes: u64) {
+        self.usage.take(kind, calls, bytes);
         if let Some(owner) = self.entries.get_mut(owner) {
-            owner.held.take(kind, calls, bytes);
+            owner.usage.take(kind, calls, bytes);
             owner.charged = owner.charged.saturating_sub(1);
         }
         self.let_go(owner);
@@ -369,9 +370,9 @@ impl Queue {
             && about.waiting.fetch_sub(1, Relaxed) == 1
             && let Some(Charge { kind, bytes, owner }) = about.charge().take()
         {
-            self.hold_no_longer(&owner, kind, 0, bytes);
+            self.count_out(&owner, kind, 0, bytes);
         }
-        self.hold_no_longer(&call.owner, call.kind, call.count(), call.cost());
+        self.count_out(&call.owner, call.kind, call.count(), call.cost());
         if call.queue != call.owner {
             self.let_go(&call.queue);
         }
@@ -386,7 +387,7 @@ impl Queue {
         }
         let (kind, bytes) = entry.own;
         entries.remove(&name.text);
-        self.held.take(kind, 0, bytes);
+        self.usage.take(kind, 0, bytes);
         // What a storm has taken is given back.
         if shrink::table(entries, shrink::TABLE_MIN) {
             self.turns.shrink_to(self.turns.len() * 2);
@@ -415,7 +416,7 @@ impl Queue {
             self.waiting -= 1;
             shrink::list(&mut entry.calls);
             let len = entry.calls.len();
-            if entry.behind == 0 && len > entry.turns && entry.turns < IN_ORDER {
+            if entry.waiting_connections == 0 && len > entry.turns && entry.turns < IN_ORDER {
                 entry.turns += 1;
                 self.turns.push_back(name);
             }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use grapnel_plugin_abi::{HookPoint, Level};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::call_queue::{PendingCall, PendingCalls};
 use crate::command;
 use crate::frame::Frame;
 use crate::handover::Keeping;
-use crate::line::{AllAsked, Asked};
 use crate::printed::{Lines, Printed};
 use crate::process::Process;
 use crate::wire::{self, Answer, HEAD, Said};
@@ -22,7 +22,7 @@ const SENT_MAX: u64 = 4096;
 /// How often the thread looks whether the plugin is to end.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often it looks whether something has waited on the line for too long, where the worker takes nothing.
-pub const LINE_LOOK: Duration = Duration::from_millis(20);
+pub const QUEUE_LOOK: Duration = Duration::from_millis(20);
 /// How long a process that has closed its socket may take to end, and the last of what one has said to be read.
 const LAST: Duration = Duration::from_millis(200);
 /// Most lines of what a worker printed that are given as the reason why it was never ready.
@@ -65,14 +65,14 @@ pub struct Serving<'w> {
     /// Calls it was sent and is not done with.
     open: u64,
     /// When it was last done with something, or was given the first of what it has.
-    heard: Instant,
-    asked: AllAsked,
+    last_progress: Instant,
+    pending: PendingCalls,
     /// Since when the plugin is to end.
     stopping: Option<Instant>,
     /// Whether the worker may still write into its socket.
     pub(crate) is_open: bool,
     /// When the line is looked at next.
-    line_look: Instant,
+    queue_look: Instant,
     ready: bool,
     /// The number of this process. That of the line is the next one's as soon as this one has ended.
     epoch: u64,
@@ -88,7 +88,7 @@ pub struct Serving<'w> {
 impl<'w> Serving<'w> {
     /// A process that has just been started.
     pub fn new(worker: &'w mut Worker, process: Process) -> Serving<'w> {
-        let (lines, epoch) = (Lines::new(worker.host, worker.name()), worker.line.epoch());
+        let (lines, epoch) = (Lines::new(worker.host, worker.name()), worker.queue.epoch());
         Serving {
             worker,
             lines,
@@ -98,11 +98,11 @@ impl<'w> Serving<'w> {
             input: Vec::new(),
             frame: Frame::new(epoch),
             open: 0,
-            heard: Instant::now(),
-            asked: AllAsked::new(),
+            last_progress: Instant::now(),
+            pending: PendingCalls::new(),
             stopping: None,
             is_open: true,
-            line_look: Instant::now(),
+            queue_look: Instant::now(),
             ready: false,
             epoch,
             keeps: false,
@@ -132,7 +132,7 @@ impl<'w> Serving<'w> {
             out.text("pool_size").number(config.pool_size);
             out.text("frame_bytes_max").number(config.frame_bytes_max as u64);
             out.text("call_timeout_ms").number(config.call_timeout.as_millis() as u64);
-            out.text("farewell_timeout_ms").number(config.farewell_timeout.as_millis() as u64);
+            out.text("farewell_timeout_ms").number(config.shutdown_timeout.as_millis() as u64);
             out.text("node").text(&config.node);
             out.text("version").text(env!("CARGO_PKG_VERSION"));
             out.text("running").flag(self.worker.has_started());
@@ -160,14 +160,14 @@ impl<'w> Serving<'w> {
                 return End::Lost("was not ready in time".to_owned());
             }
             self.time_out(now);
-            if self.worker.line.renews() {
+            if self.worker.queue.renews() {
                 if !self.ready {
-                    self.worker.line.goes_on();
+                    self.worker.queue.goes_on();
                 } else if self.has_nothing() {
                     return End::Renewed;
                 }
             }
-            if self.open > 0 && now - self.heard > self.worker.config.call_timeout {
+            if self.open > 0 && now - self.last_progress > self.worker.config.call_timeout {
                 return End::Lost(format!(
                     "has not done anything for {} ms and is killed",
                     self.worker.config.call_timeout.as_millis()
@@ -176,12 +176,12 @@ impl<'w> Serving<'w> {
             self.fill();
             if !self.send() {
                 // Why it has gone stands in what it says last.
-                return End::Lost(self.receive_all().err().unwrap_or_else(|| self.gone()));
+                return End::Lost(self.receive_all().err().unwrap_or_else(|| self.exit_reason()));
             }
             self.wait(now);
             match self.receive() {
                 Ok(Came::Nothing | Came::Something) => {}
-                Ok(Came::End) => return End::Lost(self.gone()),
+                Ok(Came::End) => return End::Lost(self.exit_reason()),
                 Err(error) => return End::Lost(error),
             }
             self.print(PRINT_READS);
@@ -191,15 +191,15 @@ impl<'w> Serving<'w> {
     /// Whether nothing is under way, neither here nor at the worker.
     fn is_idle(&self) -> bool {
         if !self.ready {
-            return !self.worker.line.is_asked();
+            return !self.worker.queue.has_pending();
         }
         // What waits for something else counts as done before its answer comes.
-        self.has_nothing() && self.worker.line.sleeps()
+        self.has_nothing() && self.worker.queue.sleeps()
     }
 
     /// Whether the worker has done and answered all that it was given.
     fn has_nothing(&self) -> bool {
-        self.out.is_empty() && self.open == 0 && self.asked.is_empty()
+        self.out.is_empty() && self.open == 0 && self.pending.is_empty()
     }
 
     /// Puts the next frame together, once the one before is on its way.
@@ -207,8 +207,8 @@ impl<'w> Serving<'w> {
         if !self.ready || !self.out.is_empty() || self.open >= SENT_MAX {
             return;
         }
-        let Worker { line, kept, .. } = &*self.worker;
-        let (calls, bytes) = self.frame.fill(line, kept, &mut self.asked);
+        let Worker { queue: line, logins: kept, .. } = &*self.worker;
+        let (calls, bytes) = self.frame.fill(line, kept, &mut self.pending);
         if calls == 0 {
             return;
         }
@@ -217,10 +217,10 @@ impl<'w> Serving<'w> {
             out.0.extend_from_slice(bytes);
         });
         if self.open == 0 {
-            self.heard = Instant::now();
+            self.last_progress = Instant::now();
         }
         self.open += calls as u64;
-        self.worker.line.figures.called(calls);
+        self.worker.queue.stats.called(calls);
     }
 
     /// Sends as much as the socket takes. False where the worker takes no more.
@@ -235,11 +235,11 @@ impl<'w> Serving<'w> {
         }
         self.out.clear();
         self.sent = 0;
-        self.worker.line.release(&mut self.frame.calls);
+        self.worker.queue.release(&mut self.frame.calls);
         true
     }
 
-    fn gone(&mut self) -> String {
+    fn exit_reason(&mut self) -> String {
         match self.process.end(LAST) {
             Some(status) => format!("has ended ({status})"),
             None => "has ended".to_owned(),
@@ -249,13 +249,13 @@ impl<'w> Serving<'w> {
     /// Sleeps until there is something to do.
     fn wait(&mut self, now: Instant) {
         // From here on a call wakes this thread, unless one has come meanwhile or there is no room for it.
-        let is_given = self.ready && !self.worker.line.renews();
+        let is_given = self.ready && !self.worker.queue.renews();
         let could = is_given && self.out.is_empty() && self.open < SENT_MAX;
-        let mut until = now + if could && self.stopping.is_none() { LOOK } else { LINE_LOOK };
-        if let Some(first) = self.asked.first() {
+        let mut until = now + if could && self.stopping.is_none() { LOOK } else { QUEUE_LOOK };
+        if let Some(first) = self.pending.first() {
             until = until.min(first.since + self.worker.config.call_timeout);
         }
-        let more = could && !self.worker.line.sleeps();
+        let more = could && !self.worker.queue.sleeps();
         let left = if more { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
         self.poll(left);
     }
@@ -264,7 +264,7 @@ impl<'w> Serving<'w> {
     pub(crate) fn poll(&self, left: Duration) {
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let socket = if self.out.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
-        let wake = self.worker.line.wake_fd();
+        let wake = self.worker.queue.wake_fd();
         let pipes = [self.process.stdout.as_fd(), self.process.stderr.as_fd()];
         let mut fds = [wake; 4].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let mut open = 1;
@@ -345,7 +345,7 @@ impl<'w> Serving<'w> {
                 self.ready = true;
                 self.keeps = self.worker.keeps(ready.keeps);
                 self.first_words = None;
-                self.worker.line.open();
+                self.worker.queue.open();
                 let (name, hooks) = (self.worker.name(), ready.hooks.len());
                 host.info(format_args!(
                     "{name} is ready: {}, {hooks} hooks, process {}",
@@ -363,7 +363,7 @@ impl<'w> Serving<'w> {
             Said::Answers(answers, done) if self.ready => {
                 // What it logs meanwhile is no sign that it does what it was asked.
                 if done > 0 || !answers.is_empty() {
-                    self.heard = Instant::now();
+                    self.last_progress = Instant::now();
                 }
                 self.open = self.open.saturating_sub(done);
                 for answer in answers {
@@ -382,10 +382,11 @@ impl<'w> Serving<'w> {
             Said::Commands(commands) if self.ready => {
                 let driver = self.worker.config.driver.name();
                 for command in commands {
-                    let Worker { kept, .. } = &*self.worker;
-                    let (epoch, is_asked) = (self.epoch, &|client| self.asked.is_about(client));
+                    let Worker { logins: kept, .. } = &*self.worker;
+                    let (epoch, is_asked) = (self.epoch, &|client| self.pending.is_about(client));
                     let shards = host.shards();
-                    let keeping = self.keeps.then_some(Keeping { kept, epoch, driver, is_asked, shards });
+                    let keeping =
+                        self.keeps.then_some(Keeping { logins: kept, epoch, driver, is_asked, shards });
                     if let Err(not_done) = command::run(host, keeping, &command) {
                         self.worker.command_failed(not_done);
                     }
@@ -399,8 +400,8 @@ impl<'w> Serving<'w> {
 
     fn answer(&mut self, answer: &Answer<'_>) {
         // It may have timed out.
-        let Some(Asked { ticket, since, .. }) = self.asked.remove(answer.id) else { return };
-        self.worker.line.figures.answered(since.elapsed());
+        let Some(PendingCall { ticket, since, .. }) = self.pending.remove(answer.id) else { return };
+        self.worker.queue.stats.answered(since.elapsed());
         let wrong = match answer.code {
             0 | 1 => ticket.answer(&answer.value, answer.code == 1),
             2 => Err((ticket, format!("failed: {}", wire::text_of(&answer.value).unwrap_or_default()))),
@@ -413,18 +414,18 @@ impl<'w> Serving<'w> {
                 let (host, name) = (self.worker.host, self.worker.name());
                 host.warn(format_args!("{name} {text} (failure {})", self.worker.wrong));
             }
-            fail(&self.worker.line.figures, ticket);
+            fail(&self.worker.queue.stats, ticket);
         }
     }
 
     fn time_out(&mut self, now: Instant) {
-        if now >= self.line_look {
-            self.line_look = now + LINE_LOOK;
+        if now >= self.queue_look {
+            self.queue_look = now + QUEUE_LOOK;
             self.worker.look(now);
         }
         let Some(before) = now.checked_sub(self.worker.config.call_timeout) else { return };
         // They are in the order of their numbers, which is that of time.
-        while let Some(first) = self.asked.pop_overdue(before) {
+        while let Some(first) = self.pending.pop_overdue(before) {
             self.worker.fail_late(first.ticket);
         }
     }
@@ -449,9 +450,9 @@ impl<'w> Serving<'w> {
     pub(crate) fn say_what_is_printed(&mut self) {
         self.print(PRINT_READS);
         let ([out, err], lines) = (&mut self.printed, &mut self.lines);
-        out.rest(|line| lines.say(Level::Info, line));
-        err.rest(|line| lines.say(Level::Warn, line));
-        lines.end_farewell();
+        out.unterminated(|line| lines.say(Level::Info, line));
+        err.unterminated(|line| lines.say(Level::Warn, line));
+        lines.end_shutdown();
     }
 
     /// Ends the process, and what it was asked by policy. The line is cut before anybody hears of that: what a client does next is
@@ -462,23 +463,23 @@ impl<'w> Serving<'w> {
         if waits && self.ready {
             // A frame that is not whole has told it nothing.
             let rest = std::mem::take(&mut self.frame.calls);
-            let mut asked = AllAsked::new();
+            let mut asked = PendingCalls::new();
             for call in &rest {
-                self.asked.remove(call.id).map(|waits| asked.insert(call.id, waits));
+                self.pending.remove(call.id).map(|waits| asked.insert(call.id, waits));
             }
-            self.worker.line.put_back(rest, asked);
+            self.worker.queue.put_back(rest, asked);
         } else if !waits {
             // At a farewell a frame that is on its way goes on; otherwise nobody is told of what is in it.
             let here = if stops { Vec::new() } else { std::mem::take(&mut self.frame.calls) };
-            let told = self.worker.fail_the_rest(here);
+            let told = self.worker.fail_remaining(here);
             if stops && told > 0 {
                 let name = self.worker.name();
-                self.worker.host.warn(format_args!("{name} is not told of {told} events at its end"));
+                self.worker.host.warn(format_args!("{name} has not been sent {told} events at its end"));
             }
         }
-        self.worker.fail_all(std::mem::take(&mut self.asked));
+        self.worker.fail_all(std::mem::take(&mut self.pending));
         if (stops || is_renewed) && self.ready {
-            self.farewell();
+            self.shut_down();
         } else {
             self.process.end(Duration::ZERO);
         }

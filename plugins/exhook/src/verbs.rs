@@ -9,7 +9,7 @@ use grapnel_plugin_abi::{AboutPlugin, HookAbout, VerbCall, VerbError, Verbs};
 use serde::Serialize;
 
 use crate::Exhook;
-use crate::figures::Totals;
+use crate::stats::Totals;
 
 /// How long a call sleeps before it asks whether somebody still waits for it.
 const WAIT_SLICE: Duration = Duration::from_millis(250);
@@ -124,8 +124,8 @@ fn rows(plugin: &Arc<Exhook>, about: &AboutPlugin) -> Vec<DriverRow> {
             driver,
             plugin: about.name.clone(),
             state: state(about, driver, alone),
-            workers: pool.lines.len(),
-            calls: pool.lines.iter().map(|line| line.figures.totals().calls).sum(),
+            workers: pool.queues.len(),
+            calls: pool.queues.iter().map(|queue| queue.stats.totals().calls).sum(),
         }
     };
     let mut rows: Vec<DriverRow> = plugin.pools.iter().map(row).collect();
@@ -159,7 +159,8 @@ fn list(rows: &[DriverRow]) -> Result<Answer, VerbError> {
 fn stats(plugin: &Arc<Exhook>, given: Stats, call: &VerbCall<'_>) -> Result<Answer, VerbError> {
     let Stats { interval, about } = given;
     let totals = || -> Vec<Vec<Totals>> {
-        let of_pool = |pool: &Arc<crate::Pool>| pool.lines.iter().map(|line| line.figures.totals()).collect();
+        let of_pool =
+            |pool: &Arc<crate::Pool>| pool.queues.iter().map(|queue| queue.stats.totals()).collect();
         plugin.pools.iter().map(of_pool).collect()
     };
     let before = totals();

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::Host;
 
+use crate::call_queue::{CallQueue, PendingCalls};
 use crate::command::NotDone;
 use crate::config::{Config, WhileDown};
-use crate::figures::{Figures, Lost};
-use crate::kept::{Kept, Unkept};
-use crate::line::{AllAsked, Line};
+use crate::logins::{LoginStore, NotStored};
 use crate::notices::{Notices, Pace};
 use crate::process::Process;
 use crate::queue::Call;
-use crate::serving::{End, LINE_LOOK, Serving};
+use crate::serving::{End, QUEUE_LOOK, Serving};
+use crate::stats::{Lost, WorkerStats};
 use crate::verdict::Ticket;
 use crate::wire::Ready;
 
@@ -34,9 +34,9 @@ pub struct Worker {
     /// What the operator configured.
     pub config: Arc<Config>,
     /// Where the calls come from.
-    pub line: Arc<Line>,
+    pub queue: Arc<CallQueue>,
     /// What its hooks know of logins.
-    pub kept: Arc<Kept>,
+    pub logins: Arc<LoginStore>,
     /// The broker.
     pub host: Host,
     /// Which of the pool.
@@ -54,7 +54,7 @@ pub struct Worker {
     /// What has found no room and is yet to be said, and when something was said last.
     pub lost: (Lost, Pace),
     /// The same of what logins gave.
-    pub unkept: (Unkept, Pace),
+    pub not_stored: (NotStored, Pace),
     /// Commands that were not done.
     pub not_done: Notices,
 }
@@ -67,12 +67,12 @@ impl Worker {
 
     /// How long its thread may take from when the plugin is to end: what has been asked is answered, and the process says farewell.
     pub fn patience(config: &Config) -> Duration {
-        config.call_timeout + config.farewell_timeout + SPARE
+        config.call_timeout + config.shutdown_timeout + SPARE
     }
 
     /// Until the plugin ends.
     pub fn run(mut self) {
-        let _loaded = self.line.figures.loaded();
+        let _loaded = self.queue.stats.loaded();
         self.go_on();
         self.say_lost(true);
         self.say_not_done(true);
@@ -92,7 +92,7 @@ impl Worker {
                          have ended unseen"
                     ));
                     self.rest_before_renewal(began.elapsed());
-                    self.line.figures.restarted();
+                    self.queue.stats.restarted();
                     continue;
                 }
             };
@@ -103,9 +103,9 @@ impl Worker {
                 return;
             }
             let name = self.name();
-            if self.is_stopping() && !self.line.is_asked() {
+            if self.is_stopping() && !self.queue.has_pending() {
                 self.host.error(format_args!("{name} {lost}; it was about to end"));
-                self.fail_the_rest(Vec::new());
+                self.fail_remaining(Vec::new());
                 return;
             }
             if !again {
@@ -116,12 +116,12 @@ impl Worker {
                 pause = BACKOFF.0;
             }
             self.host.error(format_args!("{name} {lost}; it is started anew in {} ms", pause.as_millis()));
-            if self.rest(pause) {
-                self.fail_the_rest(Vec::new());
+            if self.wait_for_restart(pause) {
+                self.fail_remaining(Vec::new());
                 return;
             }
             pause = (pause * 2).min(BACKOFF.1);
-            self.line.figures.restarted();
+            self.queue.stats.restarted();
         }
     }
 
@@ -131,7 +131,7 @@ impl Worker {
         let until = Instant::now() + renewal_pause(ran, self.config.call_timeout);
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.host.wait_stop(left.min(LINE_LOOK)) {
+            if left.is_zero() || self.host.wait_stop(left.min(QUEUE_LOOK)) {
                 return;
             }
             self.look(Instant::now());
@@ -149,13 +149,13 @@ impl Worker {
     }
 
     /// Waits without a process; whether the plugin is to end, and nobody waits for an answer of the next one.
-    fn rest(&mut self, pause: Duration) -> bool {
+    fn wait_for_restart(&mut self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let stops = self.host.wait_stop(left.min(LINE_LOOK));
+            let stops = self.host.wait_stop(left.min(QUEUE_LOOK));
             self.look(Instant::now());
-            if stops && !self.line.is_asked() {
+            if stops && !self.queue.has_pending() {
                 return true;
             }
             if left.is_zero() {
@@ -163,7 +163,7 @@ impl Worker {
             }
             if stops {
                 // That has waited for nothing.
-                std::thread::park_timeout(left.min(LINE_LOOK));
+                std::thread::park_timeout(left.min(QUEUE_LOOK));
             }
         }
     }
@@ -171,7 +171,7 @@ impl Worker {
     /// What is to be done now and then.
     pub fn look(&mut self, now: Instant) {
         self.fail_overdue();
-        self.kept.expire(now);
+        self.logins.expire(now);
         self.say_lost(false);
         self.say_not_done(false);
     }
@@ -186,11 +186,11 @@ impl Worker {
     pub fn fail_overdue(&mut self) {
         let Some(before) = Instant::now().checked_sub(self.config.call_timeout) else { return };
         loop {
-            let overdue = self.line.overdue(before);
+            let overdue = self.queue.overdue(before);
             if overdue.is_empty() {
                 return;
             }
-            overdue.into_iter().for_each(|asked| self.fail_late(asked.ticket));
+            overdue.into_iter().for_each(|pending| self.fail_late(pending.ticket));
         }
     }
 
@@ -203,8 +203,8 @@ impl Worker {
             self.host
                 .warn(format_args!("{name} did not answer within {timeout} ms (the {}. time)", self.late));
         }
-        self.line.figures.timed_out();
-        fail(&self.line.figures, ticket);
+        self.queue.stats.timed_out();
+        fail(&self.queue.stats, ticket);
     }
 
     /// Whether another process follows the one that ends.
@@ -219,24 +219,24 @@ impl Worker {
 
     /// Nobody takes calls any more: what is waited for on the line ends by policy. How many notifications are lost.
     /// `here` was taken from it, and has not been given to a process.
-    pub fn fail_the_rest(&self, here: Vec<Call>) -> usize {
-        let (asked, told) = self.line.cut(here);
+    pub fn fail_remaining(&self, here: Vec<Call>) -> usize {
+        let (asked, told) = self.queue.cut(here);
         self.fail_all(asked);
         told
     }
 
     /// These end by policy.
-    pub fn fail_all(&self, asked: AllAsked) {
-        for asked in asked.into_values() {
-            fail(&self.line.figures, asked.ticket);
+    pub fn fail_all(&self, asked: PendingCalls) {
+        for pending in asked.into_values() {
+            fail(&self.queue.stats, pending.ticket);
         }
     }
 
     /// Says what has found no room, now and then, or at the end.
     pub fn say_lost(&mut self, at_the_end: bool) {
-        self.say_unkept(at_the_end);
+        self.log_not_stored(at_the_end);
         let (lost, pace) = &mut self.lost;
-        lost.add(self.line.take_lost());
+        lost.add(self.queue.take_lost());
         if lost.is_empty() || !pace.may_say(Instant::now()) && !at_the_end {
             return;
         }
@@ -244,9 +244,9 @@ impl Worker {
         self.host.warn(format_args!("{}: {lost}", self.name()));
     }
 
-    fn say_unkept(&mut self, at_the_end: bool) {
-        let (unkept, pace) = &mut self.unkept;
-        unkept.add(self.kept.take_unkept());
+    fn log_not_stored(&mut self, at_the_end: bool) {
+        let (unkept, pace) = &mut self.not_stored;
+        unkept.add(self.logins.take_not_stored());
         if unkept.count() + unkept.untold == 0 || !pace.may_say(Instant::now()) && !at_the_end {
             return;
         }
@@ -256,7 +256,7 @@ impl Worker {
 
     /// A command was not done.
     pub fn command_failed(&mut self, NotDone { kind, why }: NotDone) {
-        self.line.figures.command_failed();
+        self.queue.stats.command_failed();
         if let Some(line) = self.not_done.note(kind, why, Instant::now()) {
             self.host.warn(format_args!("{}: {line}", self.name()));
         }
@@ -274,7 +274,7 @@ impl Worker {
             Ok(process) => process,
             Err(error) => {
                 if !self.waits_for_the_next() {
-                    self.fail_the_rest(Vec::new());
+                    self.fail_remaining(Vec::new());
                 }
                 return End::Lost(error);
             }
@@ -309,8 +309,8 @@ fn renewal_pause(ran: Duration, call_timeout: Duration) -> Duration {
 }
 
 /// A call that got no answer, or a wrong one.
-pub fn fail(figures: &Figures, ticket: Ticket) {
-    figures.failed();
+pub fn fail(stats: &WorkerStats, ticket: Ticket) {
+    stats.failed();
     ticket.fail();
 }
 

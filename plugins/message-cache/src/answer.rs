@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 
 use grapnel_plugin_abi::allocated;
 
-use crate::store::{Item, Page, Place, bytes_in_page};
+use crate::store::{Item, Page, Position, bytes_in_page};
 use crate::wire::read_items;
 
 /// What is to be asked of a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ask {
+pub enum ShardRequest {
     /// The next page of its messages: [`Answer::page`].
     Page {
         /// The shard.
@@ -44,7 +44,7 @@ pub enum Next {
     /// The first message of this shard's page.
     Message(u32),
     /// These are to be asked, if any; and answers are to come in.
-    Wait(Vec<Ask>),
+    Wait(Vec<ShardRequest>),
     /// That was all.
     End,
 }
@@ -52,7 +52,7 @@ pub enum Next {
 #[derive(Debug)]
 enum State {
     /// A page has been asked for, and these bytes of it have come.
-    Asked(Vec<u8>),
+    Requested(Vec<u8>),
     /// It has come; that of some other shard has not, so that nobody knows up to where it belongs to the answer.
     Fetched(Vec<Item>, Option<u64>),
     /// These shards have not said how many newer ones they have.
@@ -96,7 +96,7 @@ impl Answer {
     /// From so many shards, so many messages of each topic.
     pub fn new(shards: u32, per_topic: usize) -> Answer {
         let source = || Source {
-            state: State::Asked(Vec::new()),
+            state: State::Requested(Vec::new()),
             after: 0,
             upto: None,
             room: 0,
@@ -109,8 +109,8 @@ impl Answer {
     }
 
     /// What is to be asked at the beginning.
-    pub fn begin(&mut self) -> Vec<Ask> {
-        (0..).zip(&mut self.sources).map(|(of, source)| source.ask(of)).collect()
+    pub fn begin(&mut self) -> Vec<ShardRequest> {
+        (0..).zip(&mut self.sources).map(|(of, source)| source.request(of)).collect()
     }
 
     /// Bytes of memory that it holds, or that what has been asked for may take.
@@ -127,12 +127,12 @@ impl Answer {
     }
 
     /// Has the payload fetched that the first message of a shard's page has been left without. `None` where it is there.
-    pub fn want(&mut self, of: u32) -> Option<Ask> {
+    pub fn want(&mut self, of: u32) -> Option<ShardRequest> {
         let source = self.sources.get_mut(of as usize)?;
         let State::Ready(items, next) = &mut source.state else { return None };
         items.front().filter(|item| item.absent > 0)?;
         source.state = State::Wanted(std::mem::take(items), *next, Vec::new());
-        Some(source.ask(of))
+        Some(source.request(of))
     }
 
     /// Shards that have not answered and are left out.
@@ -151,13 +151,13 @@ impl Answer {
     fn parts_of(&mut self, from: u32, serial: u32) -> Option<&mut Vec<u8>> {
         let source = self.sources.get_mut(from as usize).filter(|source| source.serial == serial)?;
         match &mut source.state {
-            State::Asked(parts) | State::Wanted(_, _, parts) => Some(parts),
+            State::Requested(parts) | State::Wanted(_, _, parts) => Some(parts),
             _ => None,
         }
     }
 
     /// The end of a page that came in parts of so many bytes together. One that is not whole is asked for again in time.
-    pub fn end_of_page(&mut self, from: u32, serial: u32, page: Page, bytes: u64) -> Vec<Ask> {
+    pub fn end_of_page(&mut self, from: u32, serial: u32, page: Page, bytes: u64) -> Vec<ShardRequest> {
         let Some(parts) = self.parts_of(from, serial).map(std::mem::take) else { return Vec::new() };
         match read_items(&parts).filter(|_| parts.len() as u64 == bytes) {
             Some(items) => self.page(from, serial, Page { items, ..page }),
@@ -167,11 +167,11 @@ impl Answer {
 
     /// The page that was asked for with this number; another one, which was asked for before, is passed over. Gives what is to be
     /// asked now.
-    pub fn page(&mut self, from: u32, serial: u32, page: Page) -> Vec<Ask> {
+    pub fn page(&mut self, from: u32, serial: u32, page: Page) -> Vec<ShardRequest> {
         let source = self.sources.get_mut(from as usize).filter(|source| source.serial == serial);
         let Some(source) = source else { return Vec::new() };
         match &mut source.state {
-            State::Asked(_) => {
+            State::Requested(_) => {
                 source.upto.get_or_insert(page.upto);
                 source.state = State::Fetched(page.items, page.next);
             }
@@ -195,7 +195,7 @@ impl Answer {
     }
 
     /// Once it is known of each shard up to where it goes, the others are asked about the pages that have come.
-    fn count_fetched(&mut self) -> Vec<Ask> {
+    fn count_fetched(&mut self) -> Vec<ShardRequest> {
         let known = |source: &Source| source.upto.is_some() || source.given_up;
         if !self.sources.iter().all(known) {
             return Vec::new();
@@ -210,7 +210,7 @@ impl Answer {
             let missing: Vec<u32> = others.map(|(of, _)| of).filter(|_| !items.is_empty()).collect();
             asks.extend(missing.iter().map(|of| {
                 let upto = uptos.get(*of as usize).copied().flatten().unwrap_or(0);
-                Ask::Counts { of: *of, source: at, upto, serial: source.serial }
+                ShardRequest::Counts { of: *of, source: at, upto, serial: source.serial }
             }));
             source.state = State::Counted(items, next, missing);
             source.take_counted(self.per_topic);
@@ -243,20 +243,20 @@ impl Answer {
 
     /// What comes next; asked for again, it is the same until [`Answer::take`].
     pub fn next(&mut self) -> Next {
-        let (mut asks, mut waits, mut first) = (Vec::new(), false, None::<(Place, u32)>);
+        let (mut asks, mut waits, mut first) = (Vec::new(), false, None::<(Position, u32)>);
         for (of, source) in (0..).zip(&mut self.sources) {
             match &source.state {
                 State::Over => {}
                 State::Ready(items, next) => match (items.front(), next) {
                     (Some(item), _) => {
-                        let place = Place { at_ms: item.at_ms, shard: of, number: item.number };
+                        let place = Position { at_ms: item.at_ms, shard: of, number: item.number };
                         first = Some(first.map_or((place, of), |first| first.min((place, of))));
                     }
                     (None, Some(after)) => {
                         (waits, source.after) = (true, *after);
-                        source.state = State::Asked(Vec::new());
+                        source.state = State::Requested(Vec::new());
                         source.heap = 0;
-                        asks.push(source.ask(of));
+                        asks.push(source.request(of));
                     }
                     (None, None) => source.state = State::Over,
                 },
@@ -291,17 +291,17 @@ impl Answer {
     }
 
     /// Nothing has come for too long: what is to be asked again. A shard that does not answer is left out in the end.
-    pub fn ask_again(&mut self) -> Vec<Ask> {
+    pub fn request_again(&mut self) -> Vec<ShardRequest> {
         let mut asks = Vec::new();
         for (of, source) in (0..).zip(&mut self.sources) {
             match &mut source.state {
-                State::Asked(parts) | State::Wanted(_, _, parts) => {
+                State::Requested(parts) | State::Wanted(_, _, parts) => {
                     parts.clear();
                     source.tries += 1;
                     if source.tries > TRIES {
                         (source.state, source.given_up) = (State::Over, true);
                     } else {
-                        asks.push(source.ask(of));
+                        asks.push(source.request(of));
                     }
                 }
                 // Without their counts there may be more messages of a topic than there should be, but none is missing.
@@ -319,30 +319,30 @@ impl Answer {
 
 impl Source {
     /// What is asked for now: the payload that is wanted, or the next page.
-    fn ask(&mut self, of: u32) -> Ask {
+    fn request(&mut self, of: u32) -> ShardRequest {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
         if let State::Wanted(items, ..) = &self.state
             && let Some(first) = items.front()
         {
             let room = Some(bytes_in_page(&first.topic, first.absent as usize));
-            return Ask::Page { of, after: first.number - 1, upto: first.number, room, serial };
+            return ShardRequest::Page { of, after: first.number - 1, upto: first.number, room, serial };
         }
-        Ask::Page { of, after: self.after, upto: self.upto.unwrap_or(u64::MAX), room: None, serial }
+        ShardRequest::Page { of, after: self.after, upto: self.upto.unwrap_or(u64::MAX), room: None, serial }
     }
 
     fn weigh(&mut self) {
         self.heap = match &self.state {
             State::Fetched(items, _) | State::Counted(items, ..) => items.iter().map(Item::heap_bytes).sum(),
             State::Ready(items, _) | State::Wanted(items, ..) => items.iter().map(Item::heap_bytes).sum(),
-            State::Asked(_) | State::Over => 0,
+            State::Requested(_) | State::Over => 0,
         };
     }
 
     fn held_bytes(&self) -> u64 {
         let list = |capacity: usize| allocated(capacity * size_of::<Item>()) + self.heap;
         match &self.state {
-            State::Asked(parts) => self.room.max(allocated(parts.capacity())),
+            State::Requested(parts) => self.room.max(allocated(parts.capacity())),
             State::Fetched(items, _) => list(items.capacity()),
             State::Counted(items, _, missing) => list(items.capacity()) + allocated(4 * missing.capacity()),
             State::Ready(items, _) => list(items.capacity()),
@@ -386,12 +386,12 @@ mod tests {
     const ROOM: u64 = 10_000;
 
     /// Carries out what is asked, on the stores of all shards, but for those that do not answer.
-    fn carry_out(answer: &mut Answer, stores: &[Store], deaf: Option<u32>, asks: Vec<Ask>) {
+    fn carry_out(answer: &mut Answer, stores: &[Store], deaf: Option<u32>, asks: Vec<ShardRequest>) {
         let mut asks = VecDeque::from(asks);
-        while let Some(ask) = asks.pop_front() {
-            match ask {
-                Ask::Page { of, .. } | Ask::Counts { of, .. } if Some(of) == deaf => {}
-                Ask::Page { of, after, upto, room, serial } => {
+        while let Some(request) = asks.pop_front() {
+            match request {
+                ShardRequest::Page { of, .. } | ShardRequest::Counts { of, .. } if Some(of) == deaf => {}
+                ShardRequest::Page { of, after, upto, room, serial } => {
                     let room = room.unwrap_or(ROOM);
                     answer.reserve(of, room);
                     let page = stores[of as usize].page(Span { filter: "#", after, upto, room });
@@ -399,7 +399,7 @@ mod tests {
                     bytes.chunks(100).for_each(|part| answer.part(of, serial, part));
                     asks.extend(answer.end_of_page(of, serial, page, bytes.len() as u64));
                 }
-                Ask::Counts { of, source, upto, serial } => {
+                ShardRequest::Counts { of, source, upto, serial } => {
                     let bytes = write_places(source, answer.items_of(source));
                     let mut reader = Reader(&bytes);
                     let places = std::iter::from_fn(|| read_place(&mut reader));
@@ -418,8 +418,8 @@ mod tests {
         for _ in 0..100_000 {
             match answer.next() {
                 Next::Message(of) => {
-                    if let Some(ask) = answer.want(of) {
-                        carry_out(&mut answer, stores, deaf, vec![ask]);
+                    if let Some(request) = answer.want(of) {
+                        carry_out(&mut answer, stores, deaf, vec![request]);
                         continue;
                     }
                     assert!(answer.first_of(of).is_some());
@@ -427,7 +427,7 @@ mod tests {
                     came.push(format!("{}={}", item.topic, String::from_utf8_lossy(&item.payload)));
                 }
                 Next::Wait(asks) if asks.is_empty() => {
-                    let asks = answer.ask_again();
+                    let asks = answer.request_again();
                     carry_out(&mut answer, stores, deaf, asks);
                 }
                 Next::Wait(asks) => carry_out(&mut answer, stores, deaf, asks),
@@ -476,8 +476,8 @@ mod tests {
     fn a_page_that_is_not_whole_is_asked_for_again() {
         let stores = stores(1, 3, 3);
         let mut answer = Answer::new(1, 3);
-        let serial_of = |asks: Vec<Ask>| match asks[..] {
-            [Ask::Page { of: 0, after: 0, serial, .. }] => serial,
+        let serial_of = |asks: Vec<ShardRequest>| match asks[..] {
+            [ShardRequest::Page { of: 0, after: 0, serial, .. }] => serial,
             _ => panic!("{asks:?}"),
         };
         let first = serial_of(answer.begin());
@@ -487,7 +487,7 @@ mod tests {
         let end = || Page { items: Vec::new(), upto: 3, next: None };
         assert_eq!(answer.end_of_page(0, first, end(), bytes.len() as u64), []);
         assert_eq!(answer.next(), Next::Wait(Vec::new()));
-        let second = serial_of(answer.ask_again());
+        let second = serial_of(answer.request_again());
         // What was asked for before comes too late, and changes nothing.
         answer.part(0, first, &bytes);
         answer.end_of_page(0, first, end(), bytes.len() as u64);
@@ -509,9 +509,11 @@ mod tests {
         store.keep(2, "me", "small", b"");
         let page = |room| store.page(Span { filter: "#", after: 0, upto: u64::MAX, room });
         let mut answer = Answer::new(1, 3);
-        let serial_of = |ask: &Ask| if let Ask::Page { serial, .. } = ask { *serial } else { 0 };
+        let serial_of = |request: &ShardRequest| {
+            if let ShardRequest::Page { serial, .. } = request { *serial } else { 0 }
+        };
         let first = serial_of(&answer.begin()[0]);
-        let again = serial_of(&answer.ask_again()[0]);
+        let again = serial_of(&answer.request_again()[0]);
         answer.page(0, again, page(ROOM));
         assert_eq!(answer.next(), Next::Message(0));
         let wanted = serial_of(&answer.want(0).unwrap());

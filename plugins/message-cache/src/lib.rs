@@ -4,7 +4,7 @@
 
 mod answer;
 mod config;
-mod line;
+mod in_flight;
 mod pool;
 mod publish;
 mod store;
@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Answer, Entries, Error, Flow, Host, Identity, Journal, Leftovers, Mail, Pieces, Plugin, Publish, Reason,
-    Refused, Rejected, Shares, Timer, Weigh, allocated, topic,
+    Answer, Entries, Error, Flow, Host, Identity, InstanceMessage, Journal, Leftovers, Pieces, Plugin,
+    Publish, Reason, Refused, Rejected, Shares, Timer, Weigh, allocated, topic,
 };
 
 use config::Config;
@@ -84,14 +84,14 @@ struct CacheShard {
     pool: Pool,
     /// What a state that began anew held.
     left: Leftovers,
-    /// By the number of the request in mails, which is that of its flow too.
+    /// By the number of the request in instance messages, which is that of its flow too.
     answers: BTreeMap<u32, UnderWay>,
     last_number: u32,
     tick: Option<Timer>,
     /// Comes nearer to the limits, which were lowered by a reload, or passed by one large message.
     nearer: Option<Timer>,
-    /// Whether a mail to itself is on its way instead, since there was no timer.
-    nearer_by_mail: bool,
+    /// Whether an instance message to itself is on its way instead, since there was no timer.
+    nearer_by_message: bool,
     /// Answers that were not complete.
     troubles: u64,
 }
@@ -128,14 +128,14 @@ impl Plugin for Cache {
             last_number: first_number(self.host),
             tick: None,
             nearer: None,
-            nearer_by_mail: false,
+            nearer_by_message: false,
             troubles: 0,
         })
     }
 
-    fn on_mail(shard: &mut CacheShard, mail: &Mail<'_>) {
-        let Some(from) = mail.from_shard else { return };
-        shard.take_mail(from, mail.number, mail.bytes);
+    fn on_instance_message(shard: &mut CacheShard, message: &InstanceMessage<'_>) {
+        let Some(from) = message.from_shard else { return };
+        shard.take_message(from, message.number, message.bytes);
     }
 
     fn on_answer(shard: &mut CacheShard, answer: Answer) {
@@ -199,7 +199,7 @@ impl Entries for CacheShard {
 
     fn completed(&mut self) -> Result<(), Error> {
         // Timers that were armed before the instance was replaced are gone.
-        (self.tick, self.nearer, self.nearer_by_mail) = (None, None, false);
+        (self.tick, self.nearer, self.nearer_by_message) = (None, None, false);
         self.store.look_at_topics();
         self.come_nearer();
         self.arm();
@@ -280,21 +280,21 @@ impl CacheShard {
         self.come_nearer_soon();
     }
 
-    pub(crate) fn come_nearer_by_mail(&mut self) {
-        self.nearer_by_mail = false;
+    pub(crate) fn come_nearer_by_message(&mut self) {
+        self.nearer_by_message = false;
         self.come_nearer();
     }
 
     fn come_nearer_soon(&mut self) {
-        if self.nearer.is_some() || self.nearer_by_mail || !self.store.is_beyond() {
+        if self.nearer.is_some() || self.nearer_by_message || !self.store.is_beyond() {
             return;
         }
         match self.shared.host.timer(TICK, 0) {
             Ok(timer) => self.nearer = Some(timer),
             // In the next turn of the shard; where that cannot be either, the next message that is kept tries again.
             Err(_) => {
-                let sent = self.shared.host.mail(Some(self.shard), under_way::COME_NEARER, &[]);
-                self.nearer_by_mail = sent.is_ok();
+                let sent = self.shared.host.instance_message(Some(self.shard), under_way::COME_NEARER, &[]);
+                self.nearer_by_message = sent.is_ok();
             }
         }
     }

@@ -2,7 +2,7 @@
 //! most half of what the others leave of the rest. So an answer whose subscriber takes nothing
 //! delays no other, and all together keep to the limit.
 
-use crate::line::Room;
+use crate::in_flight::Room;
 
 /// What the answers of a shard have on their way.
 #[derive(Debug)]

@@ -40,7 +40,7 @@ const NO_ROOM: &str = "there is no room for its next message";
 
 /// Why a message is left out.
 const TOO_LARGE: &str = "too large for client_requests_bytes_max or requests_bytes_max";
-const NOT_KEPT: &str = "too large to be kept";
+const NOT_STORED: &str = "too large to be kept";
 
 fn number_of(kind: u64, place: u32, number: u32) -> u64 {
     kind | (u64::from(place) & PLACE) << 32 | u64::from(number)
@@ -64,7 +64,7 @@ impl UnderWay {
     fn tries_again(&mut self, refused: Refused) -> bool {
         let again = refused.status != Status::INVALID && *self.not_taken_ms.get_or_insert(0) < RETRY_MS;
         if again {
-            self.line.pause();
+            self.in_flight.pause();
         } else {
             self.not_taken_ms = None;
         }
@@ -72,7 +72,7 @@ impl UnderWay {
     }
 
     fn note_refused(&mut self, place: u32, why: String) {
-        if self.line.refused(place) {
+        if self.in_flight.refused(place) {
             self.refused += 1;
             self.last_refusal = Some(why);
         }
@@ -90,9 +90,9 @@ impl UnderWay {
 
     /// What is said of such a message.
     fn answer_large(&mut self, reason: Reason, said: &dyn Fn() -> String) {
-        let Large::Asked(of, tries) = self.large else { return };
+        let Large::Requested(of, tries) = self.large else { return };
         if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
-            self.line.pause();
+            self.in_flight.pause();
             self.large = Large::Unasked(tries + 1);
             if tries == LARGE_PUT_OFF_MAX {
                 self.leave_out_large(of, Some(said()));
@@ -114,7 +114,7 @@ impl UnderWay {
     }
 
     fn put_off(&mut self, place: u32, why: &str) {
-        if !self.line.put_off(place) {
+        if !self.in_flight.put_off(place) {
             self.note_refused(place, why.to_owned());
         }
     }
@@ -147,7 +147,7 @@ impl CacheShard {
         let (host, config) = (self.shared.host, &self.shared.config);
         let under_way = self.answers.get_mut(&number)?;
         let in_flight = host.in_flight(number);
-        if under_way.line.note_in_flight(in_flight) {
+        if under_way.in_flight.note_in_flight(in_flight) {
             under_way.moved();
         }
         let stopped = if under_way.stalled_ms >= config.answer_stall_ms {
@@ -161,24 +161,26 @@ impl CacheShard {
                 if under_way.filter_age_ms >= FILTER_MS || under_way.since_filter >= FILTER_MESSAGES =>
             {
                 under_way.stage = Stage::Filter { asked: false };
-                return self.ask_filter(number);
+                return self.authorize_filter(number);
             }
             Stage::Messages => {}
             Stage::Taken => {
                 return Some(if in_flight == 0 || stopped.is_some() { Step::Over } else { Step::Waits });
             }
             Stage::Filter { .. } if stopped.is_some() => return Some(Step::Ends(stopped)),
-            Stage::Filter { asked: false } if !under_way.line.is_paused() => return self.ask_filter(number),
+            Stage::Filter { asked: false } if !under_way.in_flight.is_paused() => {
+                return self.authorize_filter(number);
+            }
             Stage::End { .. } if under_way.stalled_ms >= config.answer_stall_ms => {
                 self.trouble(format_args!("an answer stays without its end: nothing has come of it"));
                 return Some(Step::Over);
             }
-            Stage::End { asked: false, .. } if !under_way.line.is_paused() => {
+            Stage::End { asked: false, .. } if !under_way.in_flight.is_paused() => {
                 return self.publish_end(number);
             }
             Stage::Filter { .. } | Stage::End { .. } => return Some(Step::Waits),
         }
-        let mut did_something = self.ask_and_publish(number)?;
+        let mut did_something = self.authorize_and_publish(number)?;
         let room = self.pool.room(before);
         loop {
             let under_way = self.answers.get_mut(&number)?;
@@ -186,7 +188,7 @@ impl CacheShard {
             match under_way.answer.next() {
                 Next::Message(of) => {
                     let item = under_way.answer.first_of(of)?;
-                    if item.absent > 0 && under_way.line.has_room(item, room) {
+                    if item.absent > 0 && under_way.in_flight.has_room(item, room) {
                         let fetches = self.step_large(number, of)?;
                         return Some(match (fetches, stopped) {
                             (true, _) => Step::GoesOn,
@@ -194,27 +196,29 @@ impl CacheShard {
                             (false, None) => waits,
                         });
                     }
-                    if under_way.line.has_room(item, room) {
-                        under_way.line.push(under_way.answer.take(of)?);
+                    if under_way.in_flight.has_room(item, room) {
+                        under_way.in_flight.push(under_way.answer.take(of)?);
                         under_way.since_filter += 1;
-                        self.ask_and_publish(number)?;
+                        self.authorize_and_publish(number)?;
                         did_something = true;
                     } else {
                         return Some(if stopped.is_some() { Step::Ends(stopped) } else { waits });
                     }
                 }
                 // The last message takes a place too.
-                Next::End if under_way.line.is_empty() && under_way.line.messages() < room.messages => {
+                Next::End
+                    if under_way.in_flight.is_empty() && under_way.in_flight.messages() < room.messages =>
+                {
                     return Some(Step::Ends(None));
                 }
                 Next::End => {
-                    let left = stopped.filter(|_| !under_way.line.is_empty());
+                    let left = stopped.filter(|_| !under_way.in_flight.is_empty());
                     return Some(if stopped.is_some() { Step::Ends(left) } else { waits });
                 }
                 Next::Wait(asks) if asks.is_empty() => {
                     if under_way.silent_ms >= PATIENCE_MS {
                         under_way.silent_ms = 0;
-                        let asks = under_way.answer.ask_again();
+                        let asks = under_way.answer.request_again();
                         self.carry_out(number, asks);
                         return Some(Step::GoesOn);
                     }
@@ -236,7 +240,7 @@ impl CacheShard {
         let under_way = self.answers.get_mut(&number)?;
         let tries = match under_way.large {
             Large::Unasked(tries) => tries,
-            Large::Asked(..) => return Some(false),
+            Large::Requested(..) => return Some(false),
             Large::Allowed => return self.fetch_large(number, of),
         };
         let item = under_way.answer.first_of(of)?;
@@ -244,7 +248,7 @@ impl CacheShard {
         let wish = Wish::Deliver(&item.topic, 1);
         let asked = number_of(DELIVER, PLACE_OF_LARGE, number);
         match self.shared.host.authorize_as(&request.client, wish, asked) {
-            Ok(()) => under_way.large = Large::Asked(of, tries),
+            Ok(()) => under_way.large = Large::Requested(of, tries),
             Err(refused) if under_way.tries_again(refused) => {}
             Err(refused) => {
                 under_way.leave_out_large(of, Some(refused.to_string()));
@@ -260,7 +264,7 @@ impl CacheShard {
         let item = under_way.answer.first_of(of)?;
         let limits = self.requests.limits();
         if item.absent == LOST {
-            under_way.leave_out_large(of, Some(NOT_KEPT.to_owned()));
+            under_way.leave_out_large(of, Some(NOT_STORED.to_owned()));
             return Some(true);
         }
         let needed = bytes_in_page(&item.topic, item.absent as usize);
@@ -273,14 +277,14 @@ impl CacheShard {
         if under_way.lacks_room {
             return Some(false);
         }
-        let ask = under_way.answer.want(of);
+        let request = under_way.answer.want(of);
         under_way.large = Large::Unasked(0);
         (under_way.silent_ms, under_way.stalled_ms) = (0, 0);
-        self.carry_out(number, ask.into_iter().collect());
+        self.carry_out(number, request.into_iter().collect());
         Some(true)
     }
 
-    fn ask_filter(&mut self, number: u32) -> Option<Step> {
+    fn authorize_filter(&mut self, number: u32) -> Option<Step> {
         let under_way = self.answers.get_mut(&number)?;
         let request = self.requests.get(under_way.request)?;
         let wish = Wish::Subscribe(&request.filter, 1);
@@ -291,34 +295,34 @@ impl CacheShard {
                     Stage::End { asked: false, problem: Some(format!("its filter is {refused}")) };
                 return Some(Step::GoesOn);
             }
-            Err(_) => under_way.line.pause(),
+            Err(_) => under_way.in_flight.pause(),
         }
         Some(Step::Waits)
     }
 
     /// Asks for what is on its way whether the client may have it, and publishes what it may have; whether that was anything.
-    fn ask_and_publish(&mut self, number: u32) -> Option<bool> {
+    fn authorize_and_publish(&mut self, number: u32) -> Option<bool> {
         let host = self.shared.host;
         let under_way = self.answers.get_mut(&number)?;
         let request = self.requests.get(under_way.request)?;
         let client = OnBehalf::of(&request.client);
         let mut did_something = false;
-        while let Some((place, item)) = under_way.line.next_to_ask() {
+        while let Some((place, item)) = under_way.in_flight.next_to_authorize() {
             let wish = Wish::Deliver(&item.topic, 1);
             match host.authorize_as(client, wish, number_of(DELIVER, place, number)) {
-                Ok(()) => under_way.line.asked(place),
+                Ok(()) => under_way.in_flight.requested(place),
                 Err(refused) if under_way.tries_again(refused) => return Some(did_something),
                 Err(refused) => under_way.note_refused(place, refused.to_string()),
             }
             did_something = true;
         }
-        while let Some((place, item)) = under_way.line.next_to_publish() {
+        while let Some((place, item)) = under_way.in_flight.next_to_publish() {
             let message = request
                 .message(number, item.payload.as_slice())
                 .user_property("topic", item.topic.as_str())
                 .user_property("timestamp_ms", item.at_ms.to_string());
             match host.publish_as(client.answered(number_of(PUBLISH, place, number)), &message) {
-                Ok(()) => under_way.line.published(place),
+                Ok(()) => under_way.in_flight.published(place),
                 Err(refused) if under_way.tries_again(refused) => return Some(did_something),
                 Err(refused) => under_way.note_refused(place, refused.to_string()),
             }
@@ -343,7 +347,7 @@ impl CacheShard {
         let (mut over, mut ends) = (None, None);
         match full & !(PLACE << 32 | u64::from(u32::MAX)) {
             FILTER if again => {
-                under_way.line.pause();
+                under_way.in_flight.pause();
                 under_way.stage = Stage::Filter { asked: false };
             }
             FILTER if under_way.stage == (Stage::Filter { asked: true }) => {
@@ -363,12 +367,12 @@ impl CacheShard {
             DELIVER if place == PLACE_OF_LARGE => under_way.answer_large(reason, &said),
             DELIVER | PUBLISH if again => under_way.put_off(place, &said()),
             DELIVER => {
-                let known =
-                    if taken { under_way.line.allowed(place) } else { under_way.line.left_out(place) };
+                let in_flight = &mut under_way.in_flight;
+                let known = if taken { in_flight.allowed(place) } else { in_flight.left_out(place) };
                 under_way.moved_if(known);
             }
             PUBLISH if taken => {
-                let known = under_way.line.taken(place);
+                let known = under_way.in_flight.taken(place);
                 under_way.sent += u64::from(known);
                 under_way.moved_if(known);
             }
@@ -405,7 +409,7 @@ impl CacheShard {
     fn end_answered(&mut self, number: u32, reason: Reason) -> Option<bool> {
         let under_way = self.answers.get_mut(&number)?;
         if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
-            under_way.line.pause();
+            under_way.in_flight.pause();
             if let Stage::End { asked, .. } = &mut under_way.stage {
                 *asked = false;
             }

@@ -15,7 +15,7 @@ use crate::wire::{Reader, put};
 const BESIDE_EACH: u64 = tree_entry_bytes(size_of::<(Arc<str>, VecDeque<EntryId>)>()) + allocated(32);
 
 /// Most messages that go for one that comes while more is held than may be, beside those that `Shares` lets go of for it.
-pub const GONE_FOR_ONE: usize = 512;
+pub const EVICTED_FOR_ONE: usize = 512;
 
 /// Most messages that go for one large one that comes, in place of its bytes. Of the smallest ones these are more than 1 MiB.
 pub const GONE_FOR_LARGE: usize = 4096;
@@ -31,7 +31,7 @@ pub const PAGE_BYTES: u64 = 128 << 10;
 
 /// A message that is kept.
 #[derive(Debug)]
-struct Kept {
+struct StoredMessage {
     /// When it came in, milliseconds since 1970; never before the one in front of it.
     at_ms: u64,
     topic: Arc<str>,
@@ -43,7 +43,7 @@ struct Kept {
 /// What [`Item::absent`] is where the payload has not been kept.
 pub const LOST: u64 = u64::MAX;
 
-impl Weigh for Kept {
+impl Weigh for StoredMessage {
     fn heap_bytes(&self) -> u64 {
         self.topic.heap_bytes() + self.payload.heap_bytes()
     }
@@ -51,7 +51,7 @@ impl Weigh for Kept {
 
 /// Where a message stands among those of all shards: what is compared when they are put in order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Place {
+pub struct Position {
     /// When it came in, milliseconds since 1970.
     pub at_ms: u64,
     /// On which shard.
@@ -118,7 +118,7 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Store {
     per_topic: usize,
-    held: Shares<Kept>,
+    stored: Shares<StoredMessage>,
     /// Bytes that the smallest message takes: each that goes makes room for so many.
     least_bytes: u64,
     topics: BTreeMap<Arc<str>, VecDeque<EntryId>>,
@@ -132,43 +132,47 @@ impl Store {
     /// Keeps so many of each topic within these limits.
     pub fn new(per_topic: usize, limits: ShareLimits) -> Store {
         let held = Shares::new(limits).beside_each(BESIDE_EACH);
-        let smallest = Kept { at_ms: 0, topic: "".into(), payload: Box::default(), lost: false };
+        let smallest = StoredMessage { at_ms: 0, topic: "".into(), payload: Box::default(), lost: false };
         let least_bytes = held.bytes_of(&smallest);
         let (topics, journal) = (BTreeMap::new(), Journal::default());
-        Store { per_topic, held, least_bytes, topics, last_ms: 0, looked_upto: None, journal }
+        Store { per_topic, stored: held, least_bytes, topics, last_ms: 0, looked_upto: None, journal }
     }
 
     /// Shown in `/metrics`.
     #[must_use]
     pub fn with_metrics(self, host: &Host) -> Store {
-        Store { held: self.held.with_metrics(host, "kept_messages"), ..self }
+        Store { stored: self.stored.with_metrics(host, "kept_messages"), ..self }
     }
 
     /// Keeps a message of a client; the oldest go where there is no room, its own where its share is full: as many as its bytes need,
-    /// at most [`GONE_FOR_LARGE`] and those of [`GONE_FOR_ONE`], and the rest in [`Store::come_nearer`]. Of one that is too large for
+    /// at most [`GONE_FOR_LARGE`] and those of [`EVICTED_FOR_ONE`], and the rest in [`Store::come_nearer`]. Of one that is too large for
     /// any of it, or for which there is no room while more is held than may be, only that it came.
     pub fn keep(&mut self, at_ms: u64, client: &str, name: &str, payload: &[u8]) {
         if self.is_beyond() {
             // Room for the newest one, as far as it can be made at once.
-            self.come_nearer(GONE_FOR_ONE);
+            self.come_nearer(EVICTED_FOR_ONE);
         }
         self.last_ms = self.last_ms.max(at_ms);
         let topic =
             self.topics.get_key_value(name).map_or_else(|| name.into(), |(topic, _)| Arc::clone(topic));
-        let kept =
-            Kept { at_ms: self.last_ms, topic: Arc::clone(&topic), payload: payload.into(), lost: false };
-        let steps = (self.held.bytes_of(&kept) + allocated(client.len())) / self.least_bytes + 1;
-        let (mut gone, journal) = (Vec::new(), &mut self.journal);
-        let mut note = |id: EntryId, kept: Kept| {
-            journal.note(&id.0);
-            gone.push((kept.topic, id));
+        let stored = StoredMessage {
+            at_ms: self.last_ms,
+            topic: Arc::clone(&topic),
+            payload: payload.into(),
+            lost: false,
         };
-        let kept = self.held.insert_over_oldest(client, kept, &mut note).or_else(|rejected| {
-            let stub = Kept { payload: Box::default(), lost: true, ..rejected.value };
-            self.held.insert_over_oldest(client, stub, &mut note)
+        let steps = (self.stored.bytes_of(&stored) + allocated(client.len())) / self.least_bytes + 1;
+        let (mut gone, journal) = (Vec::new(), &mut self.journal);
+        let mut note = |id: EntryId, stored: StoredMessage| {
+            journal.note(&id.0);
+            gone.push((stored.topic, id));
+        };
+        let stored = self.stored.insert_over_oldest(client, stored, &mut note).or_else(|rejected| {
+            let stub = StoredMessage { payload: Box::default(), lost: true, ..rejected.value };
+            self.stored.insert_over_oldest(client, stub, &mut note)
         });
         forget(&mut self.topics, gone);
-        let Ok(id) = kept else { return };
+        let Ok(id) = stored else { return };
         self.journal.note(&id.0);
         let list = self.topics.entry(topic).or_default();
         list.push_back(id);
@@ -191,48 +195,48 @@ impl Store {
 
     /// The next page of what is asked. It looks at a bounded number of messages, and may be empty though others follow.
     pub fn page(&self, span: Span<'_>) -> Page {
-        let newest = self.held.newest().map_or(0, |id| id.0);
+        let newest = self.stored.newest().map_or(0, |id| id.0);
         let upto = span.upto.min(newest);
         let mut page = Page { items: Vec::new(), upto, next: None };
         let mut bytes = 0;
         // Whether there is room for it.
-        let mut add = |id: EntryId, kept: &Kept, list: &VecDeque<EntryId>| {
-            let whole = bytes_in_page(&kept.topic, kept.payload.len());
-            let (payload, absent) = match (kept.lost, whole <= span.room) {
+        let mut add = |id: EntryId, stored: &StoredMessage, list: &VecDeque<EntryId>| {
+            let whole = bytes_in_page(&stored.topic, stored.payload.len());
+            let (payload, absent) = match (stored.lost, whole <= span.room) {
                 (true, _) => (&[][..], LOST),
-                (false, true) => (&*kept.payload, 0),
-                (false, false) => (&[][..], kept.payload.len() as u64),
+                (false, true) => (&*stored.payload, 0),
+                (false, false) => (&[][..], stored.payload.len() as u64),
             };
-            bytes += bytes_in_page(&kept.topic, payload.len());
+            bytes += bytes_in_page(&stored.topic, payload.len());
             if !page.items.is_empty() && (page.items.len() >= PAGE_MESSAGES || bytes > span.room) {
                 return false;
             }
             let seen = list.partition_point(|other| other.0 <= id.0);
             let newer = list.partition_point(|other| other.0 <= upto).saturating_sub(seen) as u32;
-            let (topic, payload) = ((*kept.topic).to_owned(), payload.to_vec());
-            page.items.push(Item { at_ms: kept.at_ms, number: id.0, newer, topic, payload, absent });
+            let (topic, payload) = ((*stored.topic).to_owned(), payload.to_vec());
+            page.items.push(Item { at_ms: stored.at_ms, number: id.0, newer, topic, payload, absent });
             true
         };
         if !span.filter.contains(['+', '#']) {
             // One topic: nothing else need be looked at.
             let Some(list) = self.topics.get(span.filter) else { return page };
             for id in list.iter().skip(list.partition_point(|id| id.0 <= span.after)) {
-                let Some(kept) = self.held.get(*id).filter(|_| id.0 <= upto) else { break };
-                if !add(*id, kept, list) {
+                let Some(stored) = self.stored.get(*id).filter(|_| id.0 <= upto) else { break };
+                if !add(*id, stored, list) {
                     page.next = Some(id.0 - 1);
                     break;
                 }
             }
             return page;
         }
-        let behind = self.held.iter_behind(EntryId(span.after));
-        for (looked_at, (id, _, kept)) in behind.take_while(|(id, ..)| id.0 <= upto).enumerate() {
+        let behind = self.stored.iter_after(EntryId(span.after));
+        for (looked_at, (id, _, stored)) in behind.take_while(|(id, ..)| id.0 <= upto).enumerate() {
             if looked_at == PAGE_LOOKED_AT {
                 page.next = Some(id.0 - 1);
                 break;
             }
-            let list = self.topics.get(&kept.topic).filter(|_| topic::matches(span.filter, &kept.topic));
-            if list.is_some_and(|list| !add(id, kept, list)) {
+            let list = self.topics.get(&stored.topic).filter(|_| topic::matches(span.filter, &stored.topic));
+            if list.is_some_and(|list| !add(id, stored, list)) {
                 page.next = Some(id.0 - 1);
                 break;
             }
@@ -241,11 +245,11 @@ impl Store {
     }
 
     /// How many messages of a topic, up to the one of this number, stand behind a place on another shard.
-    pub fn newer(&self, shard: u32, upto: u64, name: &str, place: Place) -> u32 {
+    pub fn newer(&self, shard: u32, upto: u64, name: &str, place: Position) -> u32 {
         let Some(list) = self.topics.get(name) else { return 0 };
         let before = |id: &EntryId| {
-            let at_ms = self.held.get(*id).map_or(0, |kept| kept.at_ms);
-            Place { at_ms, shard, number: id.0 } <= place
+            let at_ms = self.stored.get(*id).map_or(0, |stored| stored.at_ms);
+            Position { at_ms, shard, number: id.0 } <= place
         };
         let end = list.partition_point(|id| id.0 <= upto);
         end.saturating_sub(list.partition_point(before)) as u32
@@ -258,36 +262,39 @@ impl Store {
 
     /// The number of the message behind this one.
     pub fn next_number(&self, after: Option<&u64>) -> Option<u64> {
-        self.held.iter_behind(EntryId(after.copied().unwrap_or(0))).next().map(|(id, ..)| id.0)
+        self.stored.iter_after(EntryId(after.copied().unwrap_or(0))).next().map(|(id, ..)| id.0)
     }
 
     /// Appends a message as it goes over; false where there is none.
     pub fn write(&self, number: u64, out: &mut Vec<u8>) -> bool {
         let id = EntryId(number);
-        let (Some(client), Some(kept)) = (self.held.owner_of(id), self.held.get(id)) else { return false };
-        out.push(u8::from(kept.lost));
-        out.extend(kept.at_ms.to_le_bytes());
+        let (Some(client), Some(stored)) = (self.stored.owner_of(id), self.stored.get(id)) else {
+            return false;
+        };
+        out.push(u8::from(stored.lost));
+        out.extend(stored.at_ms.to_le_bytes());
         put(out, client.as_bytes());
-        put(out, kept.topic.as_bytes());
-        put(out, &kept.payload);
+        put(out, stored.topic.as_bytes());
+        put(out, &stored.payload);
         true
     }
 
     /// Takes a message over, whatever the limits are; they come in the order in which they were kept.
     pub fn put(&mut self, number: u64, value: &[u8]) -> Result<(), Error> {
         let id = EntryId(number);
-        if self.held.get(id).is_some() {
+        if self.stored.get(id).is_some() {
             // A message does not change.
             return Ok(());
         }
         let wrong = || Error::new("a message of the version before cannot be read");
         let (lost, value) = value.split_first().ok_or_else(wrong)?;
         let mut reader = Reader(value);
-        let (at_ms, client, name, payload) = read_kept(&mut reader).ok_or_else(wrong)?;
+        let (at_ms, client, name, payload) = read_stored(&mut reader).ok_or_else(wrong)?;
         let topic: Arc<str> =
             self.topics.get_key_value(name).map_or_else(|| name.into(), |(topic, _)| Arc::clone(topic));
-        let kept = Kept { at_ms, topic: Arc::clone(&topic), payload: payload.into(), lost: *lost != 0 };
-        if !reader.is_empty() || !self.held.restore_as(id, client, kept) {
+        let stored =
+            StoredMessage { at_ms, topic: Arc::clone(&topic), payload: payload.into(), lost: *lost != 0 };
+        if !reader.is_empty() || !self.stored.restore_as(id, client, stored) {
             return Err(wrong());
         }
         self.last_ms = self.last_ms.max(at_ms);
@@ -298,15 +305,15 @@ impl Store {
     /// Lets go of a message.
     pub fn remove(&mut self, number: u64) {
         let id = EntryId(number);
-        if let Some(kept) = self.held.remove(id) {
+        if let Some(stored) = self.stored.remove(id) {
             self.journal.note(&number);
-            forget_of(&mut self.topics, &kept.topic, &[(Arc::clone(&kept.topic), id)]);
+            forget_of(&mut self.topics, &stored.topic, &[(Arc::clone(&stored.topic), id)]);
         }
     }
 
     /// Lets go of all; `left` frees it.
     pub fn clear_into(&mut self, left: &mut Leftovers) {
-        self.held.clear_into(left);
+        self.stored.clear_into(left);
         left.add(std::mem::take(&mut self.topics));
         self.looked_upto = None;
     }
@@ -318,7 +325,7 @@ impl Store {
 
     /// Whether more is held than the limits allow.
     pub fn is_beyond(&self) -> bool {
-        self.looked_upto.is_some() || self.held.is_beyond()
+        self.looked_upto.is_some() || self.stored.is_beyond()
     }
 
     /// Comes nearer to the limits, in so many steps at most: of a topic, a client or all the oldest message goes, or a topic is looked
@@ -341,9 +348,9 @@ impl Store {
             };
         }
         let (mut gone, journal) = (Vec::new(), &mut self.journal);
-        self.held.evict_beyond(left, |id, kept| {
+        self.stored.evict_beyond(left, |id, stored| {
             journal.note(&id.0);
-            gone.push((kept.topic, id));
+            gone.push((stored.topic, id));
         });
         forget(&mut self.topics, gone);
         self.is_beyond()
@@ -351,7 +358,7 @@ impl Store {
 }
 
 /// A message that `write` has written: when it came in, its client, topic and payload.
-fn read_kept<'a>(reader: &mut Reader<'a>) -> Option<(u64, &'a str, &'a str, &'a [u8])> {
+fn read_stored<'a>(reader: &mut Reader<'a>) -> Option<(u64, &'a str, &'a str, &'a [u8])> {
     Some((reader.number()?, reader.text()?, reader.text()?, reader.part()?))
 }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::raw::Action;
 use grapnel_plugin_abi::raw::Field;
-use grapnel_plugin_abi::testing::{self, AskedFor, FakeEvent, Outcome, Published, TestPlugin};
+use grapnel_plugin_abi::testing::{self, BehalfAction, FakeEvent, Outcome, Published, TestPlugin};
 use grapnel_plugin_abi::{Level, Reason};
 
 use super::{Cache, TICK};
 
-mod held;
+mod stored;
 
 fn load(shards: u32, more: &str) -> TestPlugin<Cache> {
     testing::load_on(shards, &format!(r##"{{"filters": ["#"]{more}}}"##)).unwrap()
@@ -37,17 +37,17 @@ fn value<'a>(message: &'a Published, key: &str) -> Option<&'a str> {
 }
 
 /// What the broker says to what is asked of it.
-type Says<'a> = &'a mut dyn FnMut(&AskedFor) -> Reason;
+type Says<'a> = &'a mut dyn FnMut(&BehalfAction) -> Reason;
 
-fn yes(_: &AskedFor) -> Reason {
+fn yes(_: &BehalfAction) -> Reason {
     Reason::SUCCESS
 }
 
 /// Lets the broker answer until nothing more comes of it. It publishes all that it is to.
 fn answer(plugin: &mut TestPlugin<Cache>, says: Says<'_>) {
     loop {
-        let asked = plugin.asked();
-        let mut count = plugin.deliver_mail() + asked.len();
+        let asked = plugin.take_requests();
+        let mut count = plugin.deliver_messages() + asked.len();
         for asked in asked {
             plugin.answer_on(0, asked.number.unwrap(), says(&asked.what));
         }
@@ -130,7 +130,7 @@ fn what_may_not_be_had_is_left_out() {
     let came = take_with(&mut plugin, 100, &mut |what| {
         asked.push(what.clone());
         match what {
-            AskedFor::Authorize(Action::DELIVER, topic) if topic.ends_with('7') => Reason::NOT_AUTHORIZED,
+            BehalfAction::Authorize(Action::DELIVER, topic) if topic.ends_with('7') => Reason::NOT_AUTHORIZED,
             _ => Reason::SUCCESS,
         }
     });
@@ -139,7 +139,7 @@ fn what_may_not_be_had_is_left_out() {
     assert_eq!(topics, expected);
     assert_eq!((value(&came[90], "messages"), value(&came[90], "refused")), (Some("90"), None));
     assert_eq!(value(&came[90], "incomplete"), None);
-    assert_eq!(asked[0], AskedFor::Authorize(Action::SUBSCRIBE, "#".to_owned()));
+    assert_eq!(asked[0], BehalfAction::Authorize(Action::SUBSCRIBE, "#".to_owned()));
     assert_eq!(asked.len(), 101, "once for each message");
     assert_eq!(plugin.logs(), []);
 }
@@ -167,14 +167,14 @@ fn the_end_tells_what_was_refused() {
     ask(&mut plugin, "c", "**");
     let (mut came, mut answered) = (Vec::new(), 0);
     while came.last().is_none_or(|last| value(last, "messages").is_none()) {
-        for asked in plugin.asked() {
+        for asked in plugin.take_requests() {
             plugin.answer_on(0, asked.number.unwrap(), Reason::SUCCESS);
         }
         plugin.answer_published_with(|_| {
             answered += 1;
             if (11..=13).contains(&answered) { Reason::IMPLEMENTATION_SPECIFIC } else { Reason::SUCCESS }
         });
-        plugin.deliver_mail();
+        plugin.deliver_messages();
         came.extend(plugin.published());
         plugin.advance(TICK);
     }
@@ -195,7 +195,7 @@ fn what_finds_no_room_is_tried_again() {
             turn += 1;
             if turn % 5 == 0 { Reason::QUOTA_EXCEEDED } else { Reason::SUCCESS }
         };
-        for asked in plugin.asked() {
+        for asked in plugin.take_requests() {
             plugin.answer_on(0, asked.number.unwrap(), room());
         }
         // A message that found no room has not been published.
@@ -210,7 +210,7 @@ fn what_finds_no_room_is_tried_again() {
         });
         assert_eq!(at, published.len());
         came.extend(published.into_iter().zip(refused).filter(|(_, refused)| !refused).map(|(it, _)| it));
-        plugin.deliver_mail();
+        plugin.deliver_messages();
         if came.last().is_some_and(|last| value(last, "messages").is_some()) {
             break;
         }
@@ -231,7 +231,7 @@ fn a_message_that_never_finds_room_is_counted_as_refused() {
     fill(&mut plugin, 1, 20);
     ask(&mut plugin, "c", "**");
     let came = take_with(&mut plugin, 100, &mut |what| match what {
-        AskedFor::Authorize(Action::DELIVER, topic) if topic == "x/7" => Reason::SERVER_UNAVAILABLE,
+        BehalfAction::Authorize(Action::DELIVER, topic) if topic == "x/7" => Reason::SERVER_UNAVAILABLE,
         _ => Reason::SUCCESS,
     });
     let end = came.last().unwrap();
@@ -247,7 +247,7 @@ fn a_right_that_is_lost_ends_the_answer() {
     ask(&mut plugin, "c", "**");
     let mut asked = 0;
     let came = take_with(&mut plugin, 100, &mut |what| match what {
-        AskedFor::Authorize(Action::SUBSCRIBE, _) => {
+        BehalfAction::Authorize(Action::SUBSCRIBE, _) => {
             asked += 1;
             if asked > 2 { Reason::NOT_AUTHORIZED } else { Reason::SUCCESS }
         }

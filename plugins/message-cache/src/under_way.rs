@@ -1,19 +1,19 @@
-//! The pages of answers in progress: requests to other shards by mail, and their answers.
+//! The pages of answers in progress: requests to other shards by instance messages, and their answers.
 
 use grapnel_plugin_abi::{EntryId, Reason, Weigh, tree_entry_bytes};
 
 use super::{CacheShard, TICK};
-use crate::answer::{Answer, Ask};
-use crate::line::Line;
+use crate::answer::{Answer, ShardRequest};
+use crate::in_flight::InFlight;
 use crate::pool::Share;
 use crate::store::{PAGE_BYTES, Page, Span};
 use crate::wire::{Reader, put, read_place, write_items, write_places};
 
-/// What a mail is; in the upper half of its number. The lower half is the number of the request.
-const ASK_PAGE: u64 = 1 << 32;
+/// What an instance message is; in the upper half of its number. The lower half is the number of the request.
+const REQUEST_PAGE: u64 = 1 << 32;
 const PART: u64 = 2 << 32;
 const END_OF_PAGE: u64 = 3 << 32;
-const ASK_COUNTS: u64 = 4 << 32;
+const REQUEST_COUNTS: u64 = 4 << 32;
 const COUNTS: u64 = 5 << 32;
 /// To itself: what was asked for before it has been carried out.
 const GO_ON: u64 = 6 << 32;
@@ -22,8 +22,8 @@ const ANSWERED: u64 = 7 << 32;
 /// To itself, where there was no timer: more is kept than may be.
 pub(crate) const COME_NEARER: u64 = 8 << 32;
 
-/// A page goes in mails of so many bytes.
-const MAIL_BYTES: usize = 64 << 10;
+/// A page goes in instance messages of so many bytes.
+const MESSAGE_BYTES: usize = 64 << 10;
 
 /// Bytes of memory that a page may take however little is free. A larger message waits for room.
 const PAGE_BYTES_MIN: u64 = 4 << 10;
@@ -50,7 +50,7 @@ pub(crate) enum Large {
     /// To be asked whether the client may have it, after so many times that nothing was said.
     Unasked(u32),
     /// The same has been asked, of the first message of this shard's page.
-    Asked(u32, u32),
+    Requested(u32, u32),
     /// The client may have it.
     Allowed,
 }
@@ -69,7 +69,7 @@ pub(crate) struct UnderWay {
     pub(crate) request: EntryId,
     pub(crate) answer: Answer,
     pub(crate) stage: Stage,
-    pub(crate) line: Line,
+    pub(crate) in_flight: InFlight,
     /// Messages that the broker has taken.
     pub(crate) sent: u64,
     /// Messages that it does not take, and what was said about the last one.
@@ -91,7 +91,7 @@ pub(crate) struct UnderWay {
     /// Whether there is no room for its next message in what its client, or all, may hold.
     pub(crate) lacks_room: bool,
     pub(crate) large: Large,
-    /// Whether a mail to go on is on its way.
+    /// Whether an instance message to go on is on its way.
     goes_on: bool,
 }
 
@@ -102,7 +102,7 @@ impl UnderWay {
             request,
             answer: Answer::new(shards, per_topic),
             stage: Stage::Filter { asked: false },
-            line: Line::default(),
+            in_flight: InFlight::default(),
             sent: 0,
             refused: 0,
             last_refusal: None,
@@ -128,12 +128,12 @@ impl UnderWay {
         self.age_ms += ms;
         self.filter_age_ms += ms;
         self.not_taken_ms = self.not_taken_ms.map(|waited_ms| waited_ms + ms);
-        self.line.tick();
+        self.in_flight.tick();
     }
 
     /// What it has on its way.
     pub(crate) fn share(&self) -> Share {
-        (self.line.messages(), self.line.bytes())
+        (self.in_flight.messages(), self.in_flight.bytes())
     }
 
     /// Bytes of memory that it holds: its client is charged with them.
@@ -141,7 +141,7 @@ impl UnderWay {
         let refusal = self.last_refusal.as_ref().map_or(0, String::heap_bytes);
         tree_entry_bytes(size_of::<(u32, UnderWay)>())
             + self.answer.held_bytes()
-            + self.line.held_bytes()
+            + self.in_flight.held_bytes()
             + refusal
     }
 
@@ -159,19 +159,19 @@ impl UnderWay {
 }
 
 impl CacheShard {
-    pub(crate) fn take_mail(&mut self, from: u32, mail_number: u64, bytes: &[u8]) {
-        let number = mail_number as u32;
+    pub(crate) fn take_message(&mut self, from: u32, message_number: u64, bytes: &[u8]) {
+        let number = message_number as u32;
         let mut reader = Reader(bytes);
-        let asks = match mail_number & !u64::from(u32::MAX) {
-            ASK_PAGE => return self.send_page(from, number, &mut reader).unwrap_or_default(),
-            ASK_COUNTS => return self.send_counts(from, number, &mut reader).unwrap_or_default(),
+        let asks = match message_number & !u64::from(u32::MAX) {
+            REQUEST_PAGE => return self.send_page(from, number, &mut reader).unwrap_or_default(),
+            REQUEST_COUNTS => return self.send_counts(from, number, &mut reader).unwrap_or_default(),
             ANSWERED => {
                 if let (Some(full), Some(code)) = (reader.number(), reader.small()) {
                     self.take_answer(full, Reason(code as u8));
                 }
                 return;
             }
-            COME_NEARER => return self.come_nearer_by_mail(),
+            COME_NEARER => return self.come_nearer_by_message(),
             kind => {
                 let Some(under_way) = self.answers.get_mut(&number) else { return };
                 let answer = &mut under_way.answer;
@@ -209,16 +209,19 @@ impl CacheShard {
         let (serial, filter) = (reader.small()?, reader.text()?);
         let page = self.store.page(Span { filter, after, upto, room });
         let items = write_items(&page.items);
-        let mail = |kind: u64, bytes: &[u8]| self.shared.host.mail(Some(to), kind | u64::from(number), bytes);
+        let message = |kind: u64, bytes: &[u8]| {
+            self.shared.host.instance_message(Some(to), kind | u64::from(number), bytes)
+        };
         // Where one does not go, the end shows that the page is not whole, and it is asked for again.
         let serial = serial.to_le_bytes();
-        let sent =
-            items.chunks(MAIL_BYTES).try_for_each(|part| mail(PART, &[serial.as_slice(), part].concat()));
+        let sent = items
+            .chunks(MESSAGE_BYTES)
+            .try_for_each(|part| message(PART, &[serial.as_slice(), part].concat()));
         let mut end = serial.to_vec();
         end.extend(page.upto.to_le_bytes());
         end.extend(page.next.unwrap_or(u64::MAX).to_le_bytes());
         end.extend((items.len() as u64).to_le_bytes());
-        sent.and_then(|()| mail(END_OF_PAGE, &end)).ok()
+        sent.and_then(|()| message(END_OF_PAGE, &end)).ok()
     }
 
     /// Says how many newer messages this shard has for each message of another shard's page.
@@ -229,21 +232,21 @@ impl CacheShard {
         while let Some((place, name)) = read_place(reader) {
             counts.extend(self.store.newer(self.shard, upto, name, place).to_le_bytes());
         }
-        self.shared.host.mail(Some(to), COUNTS | u64::from(number), &counts).ok()
+        self.shared.host.instance_message(Some(to), COUNTS | u64::from(number), &counts).ok()
     }
 
-    /// Has what is asked done: by mail on other shards, and here at once. What cannot be sent is asked again in time.
-    pub(crate) fn carry_out(&mut self, number: u32, asks: Vec<Ask>) {
+    /// Has what is asked done: by instance messages on other shards, and here at once. What cannot be sent is asked again in time.
+    pub(crate) fn carry_out(&mut self, number: u32, asks: Vec<ShardRequest>) {
         let page_bytes = self.page_bytes(number, &asks);
         let mut asks = asks;
-        while let Some(ask) = asks.pop() {
-            match ask {
-                Ask::Page { of, after, upto, room, serial } => {
+        while let Some(request) = asks.pop() {
+            match request {
+                ShardRequest::Page { of, after, upto, room, serial } => {
                     let wanted = Wanted { after, upto, room: room.unwrap_or(page_bytes), serial };
-                    asks.extend(self.ask_page(number, of, wanted).unwrap_or_default());
+                    asks.extend(self.request_page(number, of, wanted).unwrap_or_default());
                 }
-                Ask::Counts { of, source, upto, serial } => {
-                    self.ask_counts(number, of, (source, serial), upto);
+                ShardRequest::Counts { of, source, upto, serial } => {
+                    self.request_counts(number, of, (source, serial), upto);
                 }
             }
         }
@@ -252,11 +255,12 @@ impl CacheShard {
 
     /// How much memory each of the pages that are to be asked for may take: together half of what is free of one half of the client's
     /// share, and at least some, so that everybody goes on. The other half is for what is fetched alone.
-    fn page_bytes(&self, number: u32, asks: &[Ask]) -> u64 {
-        let count = asks.iter().filter(|ask| matches!(ask, Ask::Page { room: None, .. })).count() as u64;
+    fn page_bytes(&self, number: u32, asks: &[ShardRequest]) -> u64 {
+        let count =
+            asks.iter().filter(|ask| matches!(ask, ShardRequest::Page { room: None, .. })).count() as u64;
         let request = self.answers.get(&number).map(|under_way| under_way.request);
         let client = request.and_then(|request| self.requests.owner_of(request)).unwrap_or_default();
-        let (limits, (_, held)) = (self.requests.limits(), self.requests.held_by(client));
+        let (limits, (_, held)) = (self.requests.limits(), self.requests.used_by(client));
         let of_client = (limits.owner_bytes_max / 2).saturating_sub(held);
         let free = of_client.min((limits.bytes_max / 2).saturating_sub(self.requests.bytes()));
         (free / 2 / count.max(1)).clamp(PAGE_BYTES_MIN, PAGE_BYTES)
@@ -269,7 +273,7 @@ impl CacheShard {
         }
     }
 
-    fn ask_page(&mut self, number: u32, of: u32, wanted: Wanted) -> Option<Vec<Ask>> {
+    fn request_page(&mut self, number: u32, of: u32, wanted: Wanted) -> Option<Vec<ShardRequest>> {
         let (host, Wanted { after, upto, room, serial }) = (self.shared.host, wanted);
         let under_way = self.answers.get_mut(&number)?;
         let filter = self.requests.get(under_way.request)?.filter.as_str();
@@ -278,28 +282,28 @@ impl CacheShard {
             return Some(under_way.answer.page(of, serial, page));
         }
         under_way.answer.reserve(of, room);
-        let mut mail = Vec::new();
-        [after, upto, room].iter().for_each(|number| mail.extend(number.to_le_bytes()));
-        mail.extend(serial.to_le_bytes());
-        put(&mut mail, filter.as_bytes());
-        let _ = host.mail(Some(of), ASK_PAGE | u64::from(number), &mail);
+        let mut message = Vec::new();
+        [after, upto, room].iter().for_each(|number| message.extend(number.to_le_bytes()));
+        message.extend(serial.to_le_bytes());
+        put(&mut message, filter.as_bytes());
+        let _ = host.instance_message(Some(of), REQUEST_PAGE | u64::from(number), &message);
         None
     }
 
-    fn ask_counts(&mut self, number: u32, of: u32, page: (u32, u32), upto: u64) {
+    fn request_counts(&mut self, number: u32, of: u32, page: (u32, u32), upto: u64) {
         let Some(under_way) = self.answers.get_mut(&number) else { return };
         let (source, serial) = page;
-        let mut mail = source.to_le_bytes().to_vec();
-        mail.extend(upto.to_le_bytes());
-        mail.extend(serial.to_le_bytes());
-        mail.extend(write_places(source, under_way.answer.items_of(source)));
+        let mut message = source.to_le_bytes().to_vec();
+        message.extend(upto.to_le_bytes());
+        message.extend(serial.to_le_bytes());
+        message.extend(write_places(source, under_way.answer.items_of(source)));
         if of == self.shard {
-            let mut reader = Reader(mail.get(16..).unwrap_or_default());
+            let mut reader = Reader(message.get(16..).unwrap_or_default());
             let places = std::iter::from_fn(|| read_place(&mut reader));
             let counts = places.map(|(place, name)| self.store.newer(of, upto, name, place));
             under_way.answer.counts(of, page, counts);
         } else {
-            let _ = self.shared.host.mail(Some(of), ASK_COUNTS | u64::from(number), &mail);
+            let _ = self.shared.host.instance_message(Some(of), REQUEST_COUNTS | u64::from(number), &message);
         }
     }
 
@@ -308,20 +312,20 @@ impl CacheShard {
         let (host, shard) = (self.shared.host, self.shard);
         if let Some(under_way) = self.answers.get_mut(&number).filter(|under_way| !under_way.goes_on) {
             // Otherwise the next tick has it go on.
-            under_way.goes_on = host.mail(Some(shard), GO_ON | u64::from(number), &[]).is_ok();
+            under_way.goes_on = host.instance_message(Some(shard), GO_ON | u64::from(number), &[]).is_ok();
         }
     }
 
     /// Brings what the broker has said to the shard that wants to know it.
     pub(crate) fn pass_on(&self, to: u32, full: u64, reason: Reason) {
-        let mut mail = full.to_le_bytes().to_vec();
-        mail.extend(u32::from(reason.0).to_le_bytes());
+        let mut message = full.to_le_bytes().to_vec();
+        message.extend(u32::from(reason.0).to_le_bytes());
         // Where it is lost, the answer ends when nothing has come of it for too long.
-        let _ = self.shared.host.mail(Some(to), ANSWERED | u64::from(full as u32), &mail);
+        let _ = self.shared.host.instance_message(Some(to), ANSWERED | u64::from(full as u32), &message);
     }
 }
 
-fn end_of_page(answer: &mut Answer, from: u32, reader: &mut Reader<'_>) -> Option<Vec<Ask>> {
+fn end_of_page(answer: &mut Answer, from: u32, reader: &mut Reader<'_>) -> Option<Vec<ShardRequest>> {
     let (serial, upto, next, len) = (reader.small()?, reader.number()?, reader.number()?, reader.number()?);
     let page = Page { items: Vec::new(), upto, next: (next != u64::MAX).then_some(next) };
     Some(answer.end_of_page(from, serial, page, len))

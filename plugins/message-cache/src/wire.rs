@@ -1,8 +1,8 @@
-//! The formats of mail between instances and of state for the next generation: numbers
+//! The formats of instance messages between instances and of state for the next generation: numbers
 //! little-endian, texts with their length in front. Reading takes any bytes and returns `None` for
 //! what is cut short.
 
-use crate::store::{Item, Place};
+use crate::store::{Item, Position};
 
 /// Appends a text or bytes.
 pub fn put(out: &mut Vec<u8>, part: &[u8]) {
@@ -91,7 +91,7 @@ pub fn write_places(shard: u32, items: &[Item]) -> Vec<u8> {
 }
 
 /// What [`write_places`] has written, one by one.
-pub fn read_place<'a>(reader: &mut Reader<'a>) -> Option<(Place, &'a str)> {
-    let place = Place { at_ms: reader.number()?, shard: reader.small()?, number: reader.number()? };
+pub fn read_place<'a>(reader: &mut Reader<'a>) -> Option<(Position, &'a str)> {
+    let place = Position { at_ms: reader.number()?, shard: reader.small()?, number: reader.number()? };
     Some((place, reader.text()?))
 }

@@ -109,7 +109,7 @@ struct Latest<T> {
 
 #[derive(Default, Debug)]
 struct Stop {
-    asked: Mutex<bool>,
+    requested: Mutex<bool>,
     wake: Condvar,
 }
 
@@ -122,7 +122,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
     /// Reads and parses the file, and starts to watch it.
     ///
     /// A change is taken once the file has stayed the same from one look to the next, so that a file that is being written
-    /// in place is not read halfway. `told` runs on the watching thread.
+    /// in place is not read halfway. `on_change` runs on the watching thread.
     ///
     /// # Errors
     /// The file cannot be read, is too large or not UTF-8, has a line that `parse` refuses, or no thread can be started.
@@ -142,14 +142,14 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
             let mut watcher = Watcher {
                 watch,
                 parse,
-                told,
+                on_change: told,
                 latest,
                 seen: seen.clone(),
                 pending: seen,
                 retired: Vec::new(),
             };
             let run = move || {
-                while !stop.asked_within(every) {
+                while !stop.requested_within(every) {
                     watcher.look();
                 }
             };
@@ -180,7 +180,7 @@ impl<T> Latest<T> {
 
 impl<T> Drop for WatchedFile<T> {
     fn drop(&mut self) {
-        *lock(&self.stop.asked) = true;
+        *lock(&self.stop.requested) = true;
         self.stop.wake.notify_all();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been reported by the panic hook; there is nothing left to undo here.
@@ -191,8 +191,8 @@ impl<T> Drop for WatchedFile<T> {
 
 impl Stop {
     /// Waits for at most this long; true once the end was asked for.
-    fn asked_within(&self, wait: Duration) -> bool {
-        let asked = lock(&self.asked);
+    fn requested_within(&self, wait: Duration) -> bool {
+        let asked = lock(&self.requested);
         let (asked, _) = self
             .wake
             .wait_timeout_while(asked, wait, |asked| !*asked)
@@ -244,7 +244,7 @@ impl Look {
 struct Watcher<T, P, R> {
     watch: Watch,
     parse: P,
-    told: R,
+    on_change: R,
     latest: Arc<Latest<T>>,
     /// The state that was read last, or refused last.
     seen: Look,
@@ -270,7 +270,7 @@ where
         self.seen = self.pending.clone();
         match read(&self.watch, &self.parse) {
             Ok(value) => self.take(Arc::new(value)),
-            Err(error) => (self.told)(Change::Refused(error)),
+            Err(error) => (self.on_change)(Change::Refused(error)),
         }
     }
 
@@ -281,7 +281,7 @@ where
         };
         self.latest.version.fetch_add(1, Ordering::Release);
         self.retired.push(old);
-        (self.told)(Change::Taken(&value));
+        (self.on_change)(Change::Taken(&value));
     }
 }
 
@@ -394,7 +394,7 @@ mod tests {
             let mut watcher = Watcher {
                 watch: watch(&path),
                 parse: number,
-                told: |change: Change<'_, u32>| {
+                on_change: |change: Change<'_, u32>| {
                     if let Change::Taken(value) = change {
                         announced.store(u64::from(*value), Ordering::Release);
                     }
@@ -416,7 +416,7 @@ mod tests {
         let mut watcher = Watcher {
             watch: watch(&path),
             parse: number,
-            told: |_: Change<'_, u32>| (),
+            on_change: |_: Change<'_, u32>| (),
             latest: Arc::clone(&file.latest),
             seen: seen.clone(),
             pending: seen,
@@ -440,7 +440,7 @@ mod tests {
         let mut watcher = Watcher {
             watch: watch(&path),
             parse: number,
-            told: |_: Change<'_, u32>| (),
+            on_change: |_: Change<'_, u32>| (),
             latest: Arc::clone(&file.latest),
             seen: seen.clone(),
             pending: seen,

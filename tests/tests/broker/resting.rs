@@ -1,9 +1,9 @@
 //! A plugin that is not called for now, because the operator has disabled it or because it has
-//! failed too often: its timers and mail wait for it.
+//! failed too often: its timers and instance messages wait for it.
 
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version};
 
-/// A timer and a mail that fall due while the plugin rests come when it is called again, once, and not before.
+/// A timer and an instance message that fall due while the plugin rests come when it is called again, once, and not before.
 fn rests(rest: fn(&Broker, &mut Client), wake: &str) {
     // One shard, so that what was due earlier there has come earlier.
     let broker =
@@ -17,7 +17,7 @@ fn rests(rest: fn(&Broker, &mut Client), wake: &str) {
     client.publish(&Publish::new("host-calls/later", "10").qos(1));
     let mut came = [next(&mut client), next(&mut client)];
     came.sort();
-    assert_eq!(came, ["came/mail", "came/timer"], "that is what it does");
+    assert_eq!(came, ["came/message", "came/timer"], "that is what it does");
 
     client.publish(&Publish::new("host-calls/later", "1500").qos(1));
     rest(&broker, &mut client);
@@ -25,17 +25,17 @@ fn rests(rest: fn(&Broker, &mut Client), wake: &str) {
     client.publish(&Publish::new("$delayed/3/came/clock", "x").qos(1));
     assert_eq!(next(&mut client), "came/clock");
     broker.ctl_ok(&["plugins", wake, "host-calls"]);
-    assert_eq!([next(&mut client), next(&mut client)], ["came/mail", "came/timer"]);
+    assert_eq!([next(&mut client), next(&mut client)], ["came/message", "came/timer"]);
     client.expect_no_message();
 }
 
 #[test]
-fn a_disabled_plugin_gets_its_timers_and_mail_when_it_is_enabled() {
+fn a_disabled_plugin_gets_its_timers_and_messages_when_it_is_enabled() {
     rests(|broker, _| drop(broker.ctl_ok(&["plugins", "disable", "host-calls"])), "enable");
 }
 
 #[test]
-fn a_tripped_plugin_gets_its_timers_and_mail_when_it_is_armed_again() {
+fn a_tripped_plugin_gets_its_timers_and_messages_when_it_is_armed_again() {
     let trip = |broker: &Broker, client: &mut Client| {
         for _ in 0..3 {
             assert!(client.publish(&Publish::new("host-calls/fail", "x").qos(1)) < 0x80);

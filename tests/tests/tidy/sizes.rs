@@ -17,7 +17,7 @@ const LONG_FILES: [(&str, usize, &str); 10] = [
     ("broker/engine/src/flow/publish.rs", 650, "one flow; the fast path and slots share its steps"),
     ("broker/engine/src/route.rs", 525, "the face of routing; each method calls a part"),
     ("broker/engine/src/session/readers.rs", 550, "one state machine with the proof that it is right"),
-    ("broker/src/plugin/host/commands.rs", 550, "one function for each command of a plugin"),
+    ("broker/src/plugin/host/commands.rs", 575, "one function for each command of a plugin"),
     ("plugin-abi/include/grapnel_plugin.h", 1400, "generated from the ABI's source; one file for authors"),
     ("plugins/exhook/sdk/python/src/grapnel_exhook/drivers/amqtt/driver.py", 625, "one class, the driver"),
     ("plugins/exhook/sdk/python/src/grapnel_exhook/events.py", 625, "one small class for each hook point"),

@@ -81,7 +81,7 @@ fn a_subscriber_is_ready_with_its_suback() {
     assert!(matches!(bed.hears(&[0x90, 3, 0, 1, 1]), Err(Failure::Malformed(_))), "one code for two filters");
     bed.hears(&[0x90, 4, 0, 1, 1, 0]).unwrap();
     assert_eq!((bed.client.state, bed.shared.counts.ready), (State::Ready, 1));
-    assert_eq!(bed.shared.counts.errors["SUBACK grants a lower QoS than asked for"], 1);
+    assert_eq!(bed.shared.counts.errors["SUBACK grants a lower QoS than requested"], 1);
 }
 
 #[test]

@@ -93,7 +93,7 @@ impl Report {
 
 impl fmt::Display for Bench {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let limit = if self.busy > BUSY_MAX { "; it may be what limits the figures" } else { "" };
+        let limit = if self.busy > BUSY_MAX { "; it may limit the results" } else { "" };
         write!(f, "busy {:.0} % of the time{limit}", self.busy * 100.0)
     }
 }

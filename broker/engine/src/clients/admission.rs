@@ -54,7 +54,7 @@ pub(crate) struct Admission {
     /// Data of the client's last AUTH.
     pub(crate) data: Option<Bytes>,
     /// Data of the broker's for CONNACK.
-    pub(crate) farewell: Option<Bytes>,
+    pub(crate) final_auth_data: Option<Bytes>,
     pub(crate) will: Option<Box<Will>>,
     /// The session of another principal that it is to go on with.
     pub(crate) inheritance: Option<Box<Inheritance>>,
@@ -127,7 +127,7 @@ impl Renewal {
         let data = match self {
             Renewal::Client => 0,
             Renewal::Suspended { data, suspended } => {
-                data.len() + suspended.accumulator.bytes() + suspended.kept_bytes()
+                data.len() + suspended.accumulator.bytes() + suspended.before_bytes()
             }
         };
         size_of::<Renewal>() + data
@@ -137,13 +137,13 @@ impl Renewal {
 impl Admission {
     /// Bytes that it is charged for.
     pub(crate) fn bytes(&self) -> usize {
-        let data = [&self.data, &self.farewell].into_iter().flatten().map(Bytes::len);
+        let data = [&self.data, &self.final_auth_data].into_iter().flatten().map(Bytes::len);
         let will = self.will.as_ref().map_or(0, |will| will.bytes());
         let inheritance = self.inheritance.as_ref().map_or(0, |inheritance| inheritance.bytes());
         size_of::<Admission>()
             + self.packet.as_ref().map_or(0, |packet| size_of::<OwnedConnect>() + packet.bytes())
             + self.suspended.accumulator.bytes()
-            + self.suspended.kept_bytes()
+            + self.suspended.before_bytes()
             + data.sum::<usize>()
             + will
             + inheritance

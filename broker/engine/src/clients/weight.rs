@@ -11,7 +11,7 @@ impl Holder for Connection {
 
     fn weight(&self, limits: &Limits) -> Weight {
         let chosen = self.own_bytes();
-        let parts = [self.read_bytes, self.out.held(), 0, self.fixed_bytes() + chosen];
+        let parts = [self.read_bytes, self.out.memory_bytes(), 0, self.fixed_bytes() + chosen];
         let chosen = chosen + parts[READ] + parts[OUTBOUND];
         let pending = self.session.is_none();
         Weight {
@@ -80,8 +80,8 @@ impl Holder for Session {
             parts,
             chosen: parts[SLOTS] + parts[QUEUE] + parts[IN_FLIGHT] + chosen,
             // Neither one that ends already, nor one of a plugin's, but for what it asks for on behalf of a client.
-            yields: self.line.is_some(),
-            ends: !self.orphan || self.line.is_some() && self.slots.may_be_refused(),
+            yields: self.request_queue.is_some(),
+            ends: !self.detached || self.request_queue.is_some() && self.slots.may_be_refused(),
             ..Weight::default()
         }
     }
@@ -104,11 +104,11 @@ impl Session {
     }
 
     /// All messages that are on their way to its client.
-    pub(crate) fn held(&self) -> impl Iterator<Item = &crate::held::Held> {
+    pub(crate) fn shared_messages(&self) -> impl Iterator<Item = &crate::shared_message::SharedMessage> {
         let sent = self.inflight.iter().map(|outgoing| match &outgoing.phase {
             Phase::Published(delivery) | Phase::Released(delivery) => &delivery.message,
         });
-        let asked = self.deliveries.iter().flat_map(|deliveries| deliveries.held());
+        let asked = self.deliveries.iter().flat_map(|deliveries| deliveries.shared_messages());
         self.queue.iter().map(|delivery| &delivery.message).chain(sent).chain(asked)
     }
 

@@ -33,7 +33,7 @@ pub(crate) fn clients(parts: &Parts, cursor: usize, limit: usize) -> (Vec<Client
             return (rows, Some(place));
         }
         let session = parts.sessions.key_at(place).and_then(|key: SessionKey| parts.sessions.get(key));
-        rows.extend(session.filter(|session| !session.orphan).map(|session| summary(parts, session)));
+        rows.extend(session.filter(|session| !session.detached).map(|session| summary(parts, session)));
     }
     (rows, None)
 }
@@ -45,8 +45,8 @@ pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
     let aliases = conn.and_then(|conn| conn.aliases.as_ref());
     let packet_bytes_max = conn.map_or(0, |conn| conn.packet_bytes_max);
     // Of what plugins have asked for on its behalf, it is charged for all.
-    let behalf = parts.hooks.kept();
-    let lines: usize = behalf.lines_of(client_id).map(|line| parts.sessions.charged(line)).sum();
+    let behalf = parts.hooks.plugins();
+    let lines: usize = behalf.request_queues_of(client_id).map(|line| parts.sessions.charged(line)).sum();
     Some(ClientDetails {
         summary: summary(parts, session),
         listener: conn.map(|conn| conn.peer.listener.name.to_string()),
@@ -88,7 +88,7 @@ pub(crate) fn subscriptions(
             return (rows, Some(place));
         }
         let session = parts.sessions.key_at(place).and_then(|key: SessionKey| parts.sessions.get(key));
-        rows.extend(session.filter(|session| !session.orphan).into_iter().flat_map(|s| rows_of(parts, s)));
+        rows.extend(session.filter(|session| !session.detached).into_iter().flat_map(|s| rows_of(parts, s)));
     }
     (rows, None)
 }

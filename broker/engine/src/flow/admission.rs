@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::connect::kept_properties;
 use super::hooks::{Answer, Walked};
 use super::reading::Handled;
-use super::{authority, authorize, connack, connect, ending, hooks, inherit, reading, send, tell, wake};
+use super::{authority, authorize, connack, connect, ending, hooks, inherit, notify, reading, send, wake};
 use crate::clients::admission::{Admission, Renewal, Step};
 use crate::clients::connection::State;
 use crate::clients::reading::Pause;
@@ -42,7 +42,7 @@ pub(crate) fn admit(
     let Some(identity) = connect::identity_of(parts, key, connect, assigned) else { return Handled::Closed };
     let identity = Rc::new(identity);
     reading::set_identity(parts, key, Rc::clone(&identity));
-    tell::tell_received(parts, key, PacketType::Connect, whole);
+    notify::notify_received(parts, key, PacketType::Connect, whole);
     if parts.connections.is_draining() {
         // CONNACK has no 0x8B (table 3-1).
         return connack::refuse(parts, key, ReasonCode::SERVER_UNAVAILABLE, None);
@@ -69,7 +69,7 @@ pub(crate) fn admit(
         step: Step::Connect,
         suspended,
         data: None,
-        farewell: None,
+        final_auth_data: None,
         will: None,
         inheritance: None,
         queued: false,
@@ -82,11 +82,11 @@ fn refuse_busy(parts: &mut Parts, key: ConnKey, address: IpAddr, busy: Busy) -> 
     let text: &[u8] = match busy {
         Busy::All => {
             parts.counters.connects_pending_refused += 1;
-            b"too many clients wait to be let in"
+            b"too many CONNECTs are pending"
         }
         Busy::Address => {
             parts.counters.connects_pending_address_refused += 1;
-            b"too many clients of this address wait to be let in"
+            b"too many CONNECTs are pending from this address"
         }
     };
     let now_ms = parts.clock.now().mono_ms;
@@ -266,7 +266,7 @@ pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenT
         Step::Will => {
             let identity = Rc::clone(&admission.identity);
             let topic = admission.will.as_ref().map_or("", |will| &will.message.topic);
-            authorize::ask_answered(parts, (&identity, topic), &mut admission.suspended, ticket, answer)
+            authorize::request_answered(parts, (&identity, topic), &mut admission.suspended, ticket, answer)
         }
         // What a session holds is asked about anew as a whole where the rules have changed.
         _ => hooks::resume(parts, &mut admission.suspended, ticket, answer, rules) == Some(true),
@@ -371,14 +371,14 @@ fn authenticated(
             return Err(verdict.login_refusal());
         }
     }
-    admission.farewell = verdict.auth_data.take().filter(|_| method.is_some());
+    admission.final_auth_data = verdict.auth_data.take().filter(|_| method.is_some());
     let (superuser, anonymous) = (verdict.superuser, verdict.verdict == UNANSWERED);
     reading::take_identity(parts, key);
     let identity = Rc::make_mut(&mut admission.identity);
     (identity.superuser, identity.anonymous) = (superuser, anonymous);
     reading::set_identity(parts, key, Rc::clone(&admission.identity));
     if parts.connections.get(key).is_some_and(|conn| conn.packet_bytes_max != u32::MAX) {
-        let farewell = admission.farewell.as_deref();
+        let farewell = admission.final_auth_data.as_deref();
         let section =
             connack::welcome_section(parts, connect, &admission.identity, admission.assigned, farewell);
         if !connack::connack_fits(parts, key, &section) {

@@ -20,9 +20,9 @@ use crate::interface::{Rechecks, Scope};
 use crate::limits::Revoke;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::reviews::{OpenRecheck, Whose};
+use crate::recheck_queue::{OpenRecheck, Whose};
 use crate::session::deliveries::Deliveries;
-use crate::session::delivery::manner_of;
+use crate::session::delivery::options_of;
 use crate::session::{Delivery, EndCause, Recheck, Session, Subscription};
 use crate::topic;
 
@@ -34,20 +34,20 @@ pub(crate) fn invalidate(parts: &mut Parts, scope: Scope) {
     parts.hooks.rules_changed(&scope);
     let (sessions, hasher) = (&parts.sessions, parts.numbers.hasher());
     let session_of = |client_id: &str| sessions.by_client_id(client_id);
-    parts.hooks.reviews().begin_walk(&scope, sessions.places(), hasher, session_of);
+    parts.hooks.rechecks().begin_walk(&scope, sessions.places(), hasher, session_of);
 }
 
 /// How far the rechecks of subscriptions in force have come.
 pub(crate) fn rechecks(parts: &mut Parts) -> Rechecks {
     let revoked = parts.counters.subscriptions_revoked;
-    let reviews = parts.hooks.reviews();
-    Rechecks { revoked, under_way: reviews.is_under_way(), unanswered: reviews.timer().is_some() }
+    let rechecks = parts.hooks.rechecks();
+    Rechecks { revoked, under_way: rechecks.is_under_way(), unanswered: rechecks.timer().is_some() }
 }
 
 /// Whether the next turn can go on with rechecks or deliveries.
-pub(crate) fn has_reviews(parts: &Parts) -> bool {
+pub(crate) fn has_rechecks(parts: &Parts) -> bool {
     let limits = &parts.setup.limits;
-    parts.hooks.has_reviews(limits.rechecks_max, limits.deliver_requests_max)
+    parts.hooks.has_rechecks(limits.rechecks_max, limits.deliver_requests_max)
 }
 
 fn may_recheck(parts: &Parts) -> bool {
@@ -55,14 +55,14 @@ fn may_recheck(parts: &Parts) -> bool {
 }
 
 /// Rechecks a slice of the subscriptions in force, as far as the window has room.
-pub(crate) fn review(parts: &mut Parts) {
+pub(crate) fn recheck(parts: &mut Parts) {
     let mut left = SLICE;
     while may_recheck(parts) {
         let Some((key, filter)) = next_to_recheck(parts, &mut left) else { return };
         if let Some(session) = parts.sessions.get(key) {
             let client = Rc::clone(&session.identity);
-            let ask = authorize::new_ask(parts, &client);
-            begin_recheck(parts, OpenRecheck { session: key, filter, client, ask });
+            let request = authorize::new_request(parts, &client);
+            begin_recheck(parts, OpenRecheck { session: key, filter, client, request });
         }
     }
 }
@@ -72,7 +72,7 @@ pub(crate) fn review(parts: &mut Parts) {
 fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, Box<str>)> {
     while *left > 0 {
         *left -= 1;
-        let walk = parts.hooks.reviews().first_walk()?;
+        let walk = parts.hooks.rechecks().first_walk()?;
         if let Some((key, after)) = &mut walk.session {
             let next =
                 parts.sessions.get(*key).and_then(|session| filters_after(session, after.as_deref()).next());
@@ -87,7 +87,7 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
             continue;
         }
         if walk.is_over() {
-            parts.hooks.reviews().end_walk();
+            parts.hooks.rechecks().end_walk();
             continue;
         }
         let sessions = &parts.sessions;
@@ -100,7 +100,7 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
 
 /// Authorizes a subscription in force again, from where the request stands.
 fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
-    let OpenRecheck { session: key, filter, client, mut ask } = recheck;
+    let OpenRecheck { session: key, filter, client, request: mut ask } = recheck;
     let Some(session) = parts.sessions.get(key) else { return };
     let Some(subscription) = session.subscriptions.get(&filter) else { return };
     if matches!(subscription.recheck, Recheck::Open(_)) {
@@ -114,48 +114,48 @@ fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
         qos: subscription.options.qos,
         retain: false,
     };
-    let number = parts.hooks.reviews().next_number();
+    let number = parts.hooks.rechecks().next_number();
     let waiter = Waiter::Recheck(number);
     if let Walked::Through = hooks::go_on(parts, &mut ask, client.view(), Some(request), None, waiter) {
         rechecked(parts, key, &filter, &ask);
         return;
     }
     mark(parts, key, &filter, Recheck::Open(number));
-    parts.hooks.reviews().open(number, OpenRecheck { session: key, filter, client, ask });
+    parts.hooks.rechecks().open(number, OpenRecheck { session: key, filter, client, request: ask });
 }
 
 /// A deferred verdict about a subscription in force.
 pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTicket, answer: Answer<'_>) {
-    let Some(mut recheck) = parts.hooks.reviews().close(number) else { return };
+    let Some(mut recheck) = parts.hooks.rechecks().close(number) else { return };
     let Some(session) = parts.sessions.get(recheck.session) else { return };
     let client = Rc::clone(&session.identity);
     mark(parts, recheck.session, &recheck.filter, Recheck::None);
     let filter = topic::parse_filter(&recheck.filter).map_or("", |parsed| parsed.filter);
-    let ends = authorize::ask_answered(parts, (&client, filter), &mut recheck.ask, ticket, answer);
+    let ends = authorize::request_answered(parts, (&client, filter), &mut recheck.request, ticket, answer);
     if !Rc::ptr_eq(&client, &recheck.client) {
         // The session has another connection by now: what was said is about the one before.
-        recheck.ask = authorize::new_ask(parts, &client);
+        recheck.request = authorize::new_request(parts, &client);
         recheck.client = client;
         begin_recheck(parts, recheck);
     } else if ends {
-        rechecked(parts, recheck.session, &recheck.filter, &recheck.ask);
+        rechecked(parts, recheck.session, &recheck.filter, &recheck.request);
     } else {
         begin_recheck(parts, recheck);
     }
 }
 
 /// The chain is through: the subscription stays, goes, or is authorized again later.
-fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, ask: &AuthorizationRequest) {
+fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, request: &AuthorizationRequest) {
     let superuser = parts.sessions.get(key).is_some_and(|session| session.identity.superuser);
-    match ask.accumulator.rechecked(parts.setup.no_match_allow) {
+    match request.accumulator.rechecked(parts.setup.no_match_allow) {
         _ if superuser => mark(parts, key, filter, Recheck::None),
-        Rechecked::AskAgain => {
+        Rechecked::Repeat => {
             parts.counters.rechecks_unanswered += 1;
             mark(parts, key, filter, Recheck::Again);
             recheck_later(parts);
         }
         Rechecked::Stays => mark(parts, key, filter, Recheck::None),
-        Rechecked::Revoked(_) => revoke(parts, key, filter, ask.accumulator.refused_by),
+        Rechecked::Revoked(_) => revoke(parts, key, filter, request.accumulator.refused_by),
     }
 }
 
@@ -191,29 +191,29 @@ fn mark(parts: &mut Parts, key: SessionKey, filter: &str, recheck: Recheck) {
 /// What nobody has answered is asked again when the pause is over.
 fn recheck_later(parts: &mut Parts) {
     let now_ms = parts.clock.now().mono_ms;
-    if let Some(due_ms) = parts.hooks.reviews().pause_from(now_ms) {
+    if let Some(due_ms) = parts.hooks.rechecks().pause_from(now_ms) {
         let timer = parts.clock.arm_deadline(due_ms, Deadline::Recheck);
-        parts.hooks.reviews().begin_pause(timer);
+        parts.hooks.rechecks().begin_pause(timer);
     }
 }
 
 /// Asks again now about what nobody has answered: the links may be others.
 pub(crate) fn recheck_now(parts: &mut Parts) {
-    if let Some(timer) = parts.hooks.reviews().end_pause() {
+    if let Some(timer) = parts.hooks.rechecks().end_pause() {
         parts.clock.cancel_deadline(Some(timer));
-        parts.hooks.reviews().walk_unanswered(parts.sessions.places());
+        parts.hooks.rechecks().walk_unanswered(parts.sessions.places());
     }
 }
 
 /// Authorizes deliveries that wait, a slice a turn, as far as the window has room.
 pub(crate) fn authorize_deliveries(parts: &mut Parts) {
     let mut left = parts.setup.limits.turn_budget_deliveries;
-    while left > 0 && deliver_rights::may_ask_for_deliveries(parts) {
-        let Some(key) = parts.hooks.reviews().pop_session() else { return };
+    while left > 0 && deliver_rights::may_authorize_delivery(parts) {
+        let Some(key) = parts.hooks.rechecks().pop_session() else { return };
         if let Some(deliveries) = deliver_rights::deliveries_of(parts, key) {
             deliveries.in_row = false;
         }
-        while left > 0 && deliver_rights::may_ask_for_deliveries(parts) {
+        while left > 0 && deliver_rights::may_authorize_delivery(parts) {
             let Some(next) = deliver_rights::deliveries_of(parts, key).and_then(Deliveries::pop_front) else {
                 break;
             };
@@ -226,10 +226,10 @@ pub(crate) fn authorize_deliveries(parts: &mut Parts) {
 
 fn authorize_next(parts: &mut Parts, key: SessionKey, next: &Delivery) {
     let view = next.message.view();
-    let mut held = Some(Rc::clone(&next.message));
-    let manner = manner_of(next);
-    if deliver_rights::may_deliver_now(parts, key, &manner, &view, &mut held) {
-        deliver::deliver_checked(parts, key, manner, &view, &mut held);
+    let mut shared = Some(Rc::clone(&next.message));
+    let options = options_of(next);
+    if deliver_rights::may_deliver_now(parts, key, &options, &view, &mut shared) {
+        deliver::deliver_checked(parts, key, options, &view, &mut shared);
     }
 }
 
@@ -240,7 +240,7 @@ impl Whose {
             Whose::Everybody | Whose::Topics(_) | Whose::Clients(_) | Whose::Unanswered => true,
             Whose::Users(users) => Whose::has_user(users, session.identity.username.as_deref()),
         };
-        theirs && !session.orphan && !session.identity.superuser
+        theirs && !session.detached && !session.identity.superuser
     }
 
     /// Whether a subscription of such a session is.

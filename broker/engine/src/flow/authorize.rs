@@ -12,75 +12,75 @@ use crate::reason::ReasonCode;
 use crate::session::Identity;
 
 /// A request that nobody has been asked about yet.
-pub(crate) fn new_ask(parts: &Parts, identity: &Identity) -> AuthorizationRequest {
+pub(crate) fn new_request(parts: &Parts, identity: &Identity) -> AuthorizationRequest {
     let nobody = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
     AuthorizationRequest::new(HookPoint::ClientAuthorize, nobody, parts.hooks.authz_epoch())
 }
 
 /// Runs client.authorize for what a client asks for now, from where the request stands. Superusers may do
 /// everything, as in EMQX, and where no link asks about deliveries, they pass as the broker's own do.
-pub(crate) fn ask_authorize(
+pub(crate) fn authorize(
     parts: &mut Parts,
     identity: &Identity,
     request: Request<'_>,
     mut ask: AuthorizationRequest,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
-) -> Asked {
+) -> RequestOutcome {
     let asks_nobody =
         request.action == Action::Deliver && !parts.hooks.chain(HookPoint::ClientAuthorize).delivers();
     if identity.superuser || asks_nobody {
-        return Asked::Answered(Ok(()));
+        return RequestOutcome::Answered(Ok(()));
     }
     match hooks::go_on(parts, &mut ask, identity.view(), Some(request), behind, waiter) {
         Walked::Through => outcome(parts, &ask),
-        Walked::Waits => Asked::Waits(ask),
+        Walked::Waits => RequestOutcome::Waits(ask),
     }
 }
 
 /// How a question ended whose chain is through.
-pub(crate) fn outcome(parts: &Parts, ask: &AuthorizationRequest) -> Asked {
-    let is_unanswered = ask.accumulator.rechecked(parts.setup.no_match_allow) == Rechecked::AskAgain;
-    match verdict_of(parts, ask) {
-        Err(reason) if is_unanswered => Asked::Unanswered(reason),
-        verdict => Asked::Answered(verdict),
+pub(crate) fn outcome(parts: &Parts, request: &AuthorizationRequest) -> RequestOutcome {
+    let is_unanswered = request.accumulator.rechecked(parts.setup.no_match_allow) == Rechecked::Repeat;
+    match verdict_of(parts, request) {
+        Err(reason) if is_unanswered => RequestOutcome::Unanswered(reason),
+        verdict => RequestOutcome::Answered(verdict),
     }
 }
 
 /// What the chain's answer means for what is asked for now.
-pub(crate) fn verdict_of(parts: &Parts, ask: &AuthorizationRequest) -> Result<(), ReasonCode> {
-    super::hooks::may(&ask.accumulator, parts.setup.no_match_allow)
+pub(crate) fn verdict_of(parts: &Parts, request: &AuthorizationRequest) -> Result<(), ReasonCode> {
+    super::hooks::may(&request.accumulator, parts.setup.no_match_allow)
 }
 
 /// Whether what was said about a client and a topic under this version of the rules would be decided by the same ones now; without a
 /// topic, about any.
 pub(crate) fn is_current(parts: &Parts, epoch: u64, identity: &Identity, topic: Option<&str>) -> bool {
-    parts.hooks.rules_hold(epoch, &identity.client_id, identity.username.as_deref(), topic)
+    parts.hooks.are_rules_current(epoch, &identity.client_id, identity.username.as_deref(), topic)
 }
 
 /// An answer to a request about a topic: true if it ends the chain. One that was begun before the rules changed for its client and
 /// topic begins anew.
-pub(crate) fn ask_answered(
+pub(crate) fn request_answered(
     parts: &mut Parts,
     (identity, topic): (&Identity, &str),
-    ask: &mut AuthorizationRequest,
+    request: &mut AuthorizationRequest,
     ticket: &OpenTicket,
     answer: Answer<'_>,
 ) -> bool {
     let rules = parts.setup.limits.user_properties_max as usize;
-    let ends = hooks::resume(parts, ask, ticket, answer, rules);
+    let ends = hooks::resume(parts, request, ticket, answer, rules);
     if let Some(ends) = ends
-        && is_current(parts, ask.epoch(), identity, Some(topic))
+        && is_current(parts, request.epoch(), identity, Some(topic))
     {
         return ends;
     }
     // The links are asked again, a few times at most.
-    ask.begin_anew(parts.hooks.authz_epoch());
+    request.begin_anew(parts.hooks.authz_epoch());
     false
 }
 
 /// How a question ended, or where it waits.
-pub(crate) enum Asked {
+pub(crate) enum RequestOutcome {
     /// The client may, or may not for this reason.
     Answered(Result<(), ReasonCode>),
     /// The client may not, for this reason, because a link that was asked has given no answer.

@@ -1,10 +1,10 @@
-//! What plugins ask for outside of an answer: publish, kick, subscribe, mail, timers. A command runs between two events, never
+//! What plugins ask for outside of an answer: publish, kick, subscribe, instance messages, timers. A command runs between two events, never
 //! inside one, so that no plugin is called while a call of it is going on. Its messages know which plugins led to them.
 
-use super::mail::{self, EARLY_MS};
-use super::{authority, ending, filters, hooks, on_behalf, plugin_publish, subscriptions, tell};
+use super::instance_message::{self, EARLY_MS};
+use super::{authority, ending, filters, hooks, notify, on_behalf, plugin_publish, subscriptions};
 use crate::clock::Deadline;
-use crate::hook::{ChainTable, PluginHandle, Untimely};
+use crate::hook::{Callback, ChainTable, PluginHandle};
 use crate::interface::{Command, Outcome, Scope};
 use crate::parts::Parts;
 use crate::plugins::Replay;
@@ -29,23 +29,23 @@ pub(crate) fn command(parts: &mut Parts, command: Command) {
         about @ (Command::Kick { .. } | Command::Subscribe { .. } | Command::Unsubscribe { .. }) => {
             about_client(parts, about);
         }
-        Command::Mail { plugin, from, number, bytes } => {
+        Command::InstanceMessage { plugin, from, number, bytes } => {
             // What threads of a version that has been replaced still send is for the one that has its state.
-            let plugin = parts.hooks.desk().answers().of(plugin);
-            mail::bring_mail(parts, plugin, from, number, bytes);
+            let plugin = parts.hooks.plugins_mut().answers().of(plugin);
+            instance_message::deliver_instance_message(parts, plugin, from, number, bytes);
         }
         Command::Timer { plugin, timer, after_ms, number } => {
             let due_ms = parts.clock.now().mono_ms.saturating_add(after_ms);
             let armed = parts.clock.arm_deadline(due_ms, Deadline::Plugin { timer, number });
-            parts.hooks.desk().arm_timer(timer, plugin, due_ms.saturating_add(EARLY_MS), armed);
+            parts.hooks.plugins_mut().arm_timer(timer, plugin, due_ms.saturating_add(EARLY_MS), armed);
         }
         Command::CancelTimer { plugin, timer } => {
-            let armed = parts.hooks.desk().cancel_timer(timer, plugin);
+            let armed = parts.hooks.plugins_mut().cancel_timer(timer, plugin);
             parts.clock.cancel_deadline(armed);
         }
         Command::Invalidate(scope) => authority::invalidate(parts, scope),
         Command::Replay { plugin } => {
-            parts.hooks.desk().begin_replay(plugin, parts.clock.now().mono_ms + EARLY_MS);
+            parts.hooks.plugins_mut().begin_replay(plugin, parts.clock.now().mono_ms + EARLY_MS);
         }
     }
     parts.hooks.publish_timers();
@@ -83,45 +83,47 @@ pub(crate) fn has_replays(parts: &Parts) -> bool {
 
 /// Tells of a slice of the sessions.
 pub(crate) fn replay(parts: &mut Parts) {
-    let Some(&Replay { plugin, place: from, until_ms }) = parts.hooks.desk().first_replay() else { return };
+    let Some(&Replay { plugin, place: from, until_ms }) = parts.hooks.plugins_mut().first_replay() else {
+        return;
+    };
     if parts.hooks.chains().instance(plugin).is_none() {
         // It may be on its way into the chains; other work goes on meanwhile.
         if parts.clock.now().mono_ms >= until_ms {
-            parts.hooks.desk().end_replay();
+            parts.hooks.plugins_mut().end_replay();
         }
         return;
     }
     let end = (from + REPLAY_SLICE).min(parts.sessions.places());
-    parts.hooks.desk().move_replay(end);
+    parts.hooks.plugins_mut().move_replay(end);
     if end == parts.sessions.places() {
-        parts.hooks.desk().end_replay();
+        parts.hooks.plugins_mut().end_replay();
     }
     for place in from..end {
         if let Some(key) = parts.sessions.key_at(place) {
-            tell::replay_session(parts, plugin, key);
+            notify::replay_session(parts, plugin, key);
         }
     }
 }
 
 pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
-    let Some((plugin, until_ms)) = parts.hooks.desk().timer(timer) else { return };
+    let Some((plugin, until_ms)) = parts.hooks.plugins_mut().timer(timer) else { return };
     match parts.hooks.chains().instance_awake(plugin) {
         Some(instance) => {
-            parts.hooks.desk().end_timer(timer);
-            parts.hooks.calls().enter_untimely(plugin, Untimely::Timer);
+            parts.hooks.plugins_mut().end_timer(timer);
+            parts.hooks.calls().enter_callback(plugin, Callback::Timer);
             instance.timer(timer, number);
             parts.hooks.calls().leave();
         }
         // It is brought when its plugin is called again.
-        None if parts.hooks.is_waited_for(plugin) => parts.hooks.desk().hold_timer(timer, number),
+        None if parts.hooks.is_waited_for(plugin) => parts.hooks.plugins_mut().suspend_timer(timer, number),
         // Armed while it was loaded: it may still come into the chains.
         None if parts.clock.now().mono_ms < until_ms => {
             let again_ms = parts.clock.now().mono_ms + EARLY_STEP_MS;
             let armed = parts.clock.arm_deadline(again_ms, Deadline::Plugin { timer, number });
-            parts.hooks.desk().rearm_timer(timer, armed);
+            parts.hooks.plugins_mut().rearm_timer(timer, armed);
         }
         None => {
-            parts.hooks.desk().end_timer(timer);
+            parts.hooks.plugins_mut().end_timer(timer);
         }
     }
     parts.hooks.publish_timers();
@@ -137,8 +139,8 @@ pub(crate) fn forget_plugin(parts: &mut Parts, gone: PluginHandle) {
         hooks::close_ticket(parts, ticket);
     }
     parts.counters.plugin_mail_stale += forgotten.codes;
-    if parts.hooks.kept().has_mail_of(gone) {
-        mail::settle_mails(parts);
+    if parts.hooks.plugins().has_mail_of(gone) {
+        instance_message::settle_mails(parts);
     }
     parts.hooks.publish_timers();
 }
@@ -149,21 +151,21 @@ fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
     for timer in parts.hooks.detach(gone) {
         parts.clock.cancel_deadline(Some(timer));
     }
-    for (timer, number) in parts.hooks.desk().take_held_timers() {
-        match parts.hooks.desk().timer(timer) {
+    for (timer, number) in parts.hooks.plugins_mut().take_suspended_timers() {
+        match parts.hooks.plugins_mut().timer(timer) {
             Some((plugin, _)) if parts.hooks.is_waited_for(plugin) => {
-                parts.hooks.desk().hold_timer(timer, number)
+                parts.hooks.plugins_mut().suspend_timer(timer, number)
             }
             Some(_) => {
                 let now_ms = parts.clock.now().mono_ms;
                 let armed = parts.clock.arm_deadline(now_ms, Deadline::Plugin { timer, number });
-                parts.hooks.desk().rearm_timer(timer, armed);
+                parts.hooks.plugins_mut().rearm_timer(timer, armed);
             }
             // Cancelled, or its plugin has gone.
             None => {}
         }
     }
-    mail::settle_mails(parts);
+    instance_message::settle_mails(parts);
     parts.hooks.publish_timers();
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::reading::Handled;
-use super::{ending, send, tell};
+use super::{ending, notify, send};
 use crate::hook::HookPoint;
-use crate::hook::chain::Course;
+use crate::hook::chain::DispatchScope;
 use crate::hook::connack::{ConnackFold, Grants};
 use crate::id::ConnKey;
 use crate::packet::{
@@ -44,8 +44,8 @@ pub(crate) fn welcome_section(
     }
     let mut section = Vec::new();
     let grants = grants(parts);
-    let asked_expiry_s = connect.properties.session_expiry_s().unwrap_or(0);
-    if identity.expiry_s != asked_expiry_s {
+    let requested_expiry_s = connect.properties.session_expiry_s().unwrap_or(0);
+    if identity.expiry_s != requested_expiry_s {
         push_property(&mut section, Property::SessionExpiry(identity.expiry_s));
     }
     push_property(&mut section, Property::ReceiveMaximum(grants.receive_maximum));
@@ -96,7 +96,7 @@ pub(crate) fn run_connack(
     let before = Bytes::clone(&section);
     let mut fold = ConnackFold::new(identity.view(), reason, session_present, section, grants);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
-    chain.run((point, calls), Course::WHOLE, &mut event, &mut fold);
+    chain.run((point, calls), DispatchScope::WHOLE, &mut event, &mut fold);
     if identity.version.is_v5() { fold.section.into_bytes() } else { before }
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn send_connack(parts: &mut Parts, key: ConnKey, session_present: boo
     let Some(conn) = parts.connections.get_mut(key) else { return };
     if !conn.version.is_v5() && !conn.traced {
         let sent = conn.send_connack_v3(session_present, code, &mut parts.out, &mut parts.counters);
-        tell::tell_sent(parts, key, PacketType::ConnAck, sent, sent);
+        notify::notify_sent(parts, key, PacketType::ConnAck, sent, sent);
         return;
     }
     let mut properties = Properties::from_encoded(section);
@@ -188,7 +188,7 @@ impl crate::clients::connection::Connection {
             clean_start: true,
             keep_alive_s: 0,
             expiry_s: 0,
-            asked_expiry_s: 0,
+            requested_expiry_s: 0,
             receive_maximum: u16::MAX,
             connected_at_ms: wall_ms,
             connection: 0,

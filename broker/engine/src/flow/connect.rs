@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::reading::Handled;
 use super::{
-    connack, ending, home, hooks, inherit, new_session, reading, subscriptions, takeover, tell, wake,
+    connack, ending, home, hooks, inherit, new_session, notify, reading, subscriptions, takeover, wake,
 };
 use crate::clients::Connection;
 use crate::clients::admission::Admission;
@@ -21,7 +21,7 @@ use crate::message::{Message, Origin};
 use crate::packet::{Connect, PACKET_BYTES_MAX, Properties, Property, PropertyId, Version, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{Fate, Identity, Last, Session, Will, host_of};
+use crate::session::{EndReason, Identity, LifecycleState, Session, Will, host_of};
 use crate::{codec, topic};
 
 /// The properties of CONNECT that are kept for hooks: not what the client authenticates with.
@@ -94,7 +94,7 @@ pub(crate) fn identity_of(
         clean_start: connect.clean_start,
         keep_alive_s,
         expiry_s,
-        asked_expiry_s: connect.properties.session_expiry_s().unwrap_or(0),
+        requested_expiry_s: connect.properties.session_expiry_s().unwrap_or(0),
         receive_maximum: connect.properties.receive_maximum().unwrap_or(u16::MAX),
         connected_at_ms: now.wall_ms,
         connection: u64::from(parts.setup.id.0) << 56
@@ -166,7 +166,7 @@ pub(crate) fn establish(
     admission: Admission,
     discards: bool,
 ) -> Handled {
-    let Admission { identity, assigned, will, farewell, inheritance, .. } = admission;
+    let Admission { identity, assigned, will, final_auth_data: farewell, inheritance, .. } = admission;
     let section = connack::welcome_section(parts, connect, &identity, assigned, farewell.as_deref());
     let clean = connect.clean_start || discards;
     let existing = parts.sessions.by_client_id(&identity.client_id);
@@ -254,8 +254,8 @@ pub(crate) fn establish(
         Some(_) => HookPoint::SessionResumed,
         None => HookPoint::SessionCreated,
     };
-    tell::tell_session(parts, point, session_key, None);
-    subscriptions::tell_groups(parts, session_key);
+    notify::notify_session(parts, point, session_key, None);
+    subscriptions::update_groups(parts, session_key);
     wake::wake_queue(parts, session_key);
     Handled::Next
 }
@@ -288,23 +288,23 @@ fn make_way(parts: &mut Parts, session_key: SessionKey, clean_start: bool) -> Op
     let persistent = session.is_persistent();
     let old = session.conn;
     if clean_start {
-        session.last = Some(Last::Discarded);
-        let end = Some((Last::Discarded.word(), ReasonCode::SESSION_TAKEN_OVER));
-        tell::tell_session(parts, HookPoint::SessionDiscarded, session_key, end);
+        session.end_reason = Some(EndReason::Discarded);
+        let end = Some((EndReason::Discarded.word(), ReasonCode::SESSION_TAKEN_OVER));
+        notify::notify_session(parts, HookPoint::SessionDiscarded, session_key, end);
         if let Some(session) = parts.sessions.get_mut(session_key).filter(|_| old.is_some()) {
             // It ends with its connection, and its will with it [MQTT-3.1.4-3] [MQTT-3.1.4-4].
             session.expiry_s = 0;
         }
     } else if !persistent {
-        session.last = Some(Last::Takenover);
+        session.end_reason = Some(EndReason::Takenover);
     }
     if let Some(old) = old {
         takeover::take_over(parts, session_key, old);
     }
     let session = parts.sessions.get_mut(session_key)?;
-    if clean_start || !persistent || session.fate == Fate::Ends {
+    if clean_start || !persistent || session.lifecycle == LifecycleState::Ends {
         parts.counters.session_discarded += 1;
-        ending::retire(parts, session_key, Last::Takenover);
+        ending::retire(parts, session_key, EndReason::Takenover);
         return None;
     }
     Some(session_key)

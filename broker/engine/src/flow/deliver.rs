@@ -7,11 +7,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::hooks::Answer;
-use super::{authorize, deliver_rights, hooks, live, send, subscriptions, tell, wake};
+use super::{authorize, deliver_rights, hooks, live, notify, send, subscriptions, wake};
 use crate::clients::connection::count_sent;
-use crate::counters::Loss;
+use crate::counters::DropReason;
 use crate::delivery::{SHARED_PAYLOAD_BYTES, Shape};
-use crate::held::{Held, hold};
 use crate::hook::HookPoint;
 use crate::hook::draft::Disposition;
 use crate::hook::tickets::OpenTicket;
@@ -22,8 +21,9 @@ use crate::packet::{PacketType, QoS};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::route::{GroupId, SubOptions, Target};
-use crate::session::delivery::{Manner, delivery_of, lower, manner_of};
-use crate::session::{Delivery, Fate, Phase, Session};
+use crate::session::delivery::{DeliveryOptions, delivery_of, lower, options_of};
+use crate::session::{Delivery, LifecycleState, Phase, Session};
+use crate::shared_message::{SharedMessage, shared_message};
 
 enum Sent {
     Yes,
@@ -39,7 +39,7 @@ pub(crate) fn serve_target(
     parts: &mut Parts,
     target: &Target,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
 ) {
     let own = view.origin == Some(Origin { shard: parts.setup.id, session: target.session });
     let mut qos = None;
@@ -66,8 +66,8 @@ pub(crate) fn serve_target(
         live::note_live(parts, target.session, view);
     }
     let qos = lower(view.qos, qos);
-    let manner = Manner { qos, retain, subscription_ids, group: None, reader: 0, cached: true };
-    deliver(parts, target.session, manner, view, held);
+    let manner = DeliveryOptions { qos, retain, subscription_ids, group: None, reader: 0, cached: true };
+    deliver(parts, target.session, manner, view, shared);
 }
 
 /// The member of a shared subscription whose turn it is.
@@ -77,13 +77,13 @@ pub(crate) fn serve_member(
     options: SubOptions,
     group: Option<GroupId>,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
 ) {
     let mut subscription_ids = SmallVec::new();
     if options.subscription_id != 0 {
         subscription_ids.push(options.subscription_id);
     }
-    let manner = Manner {
+    let manner = DeliveryOptions {
         qos: lower(view.qos, options.qos),
         retain: options.retain_as_published && view.retain,
         subscription_ids,
@@ -91,90 +91,90 @@ pub(crate) fn serve_member(
         reader: 0,
         cached: true,
     };
-    deliver(parts, session, manner, view, held);
+    deliver(parts, session, manner, view, shared);
 }
 
 /// Queues a message for a session, or drops it and counts why.
 pub(crate) fn deliver(
     parts: &mut Parts,
     key: SessionKey,
-    manner: Manner,
+    options: DeliveryOptions,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
 ) {
     let Some(session) = parts.sessions.get(key) else { return };
-    if session.fate == Fate::Ends {
+    if session.lifecycle == LifecycleState::Ends {
         return;
     }
-    if session.conn.is_none() && manner.qos == QoS::AtMostOnce {
+    if session.conn.is_none() && options.qos == QoS::AtMostOnce {
         // Nothing is promised for QoS 0 to who is away (section 4.1).
         return;
     }
-    let one_by_one = session.deliveries.is_some() || deliver_rights::asks_for_deliveries(parts);
+    let one_by_one = session.deliveries.is_some() || deliver_rights::authorizes_deliveries(parts);
     if !one_by_one && parts.hooks.chain(HookPoint::MessageDelivered).is_empty() {
-        deliver_as(parts, key, &manner, view, held);
+        deliver_as(parts, key, &options, view, shared);
         return;
     }
-    if one_by_one && !deliver_rights::may_deliver(parts, key, &manner, view, held) {
+    if one_by_one && !deliver_rights::may_deliver(parts, key, &options, view, shared) {
         return;
     }
-    deliver_checked(parts, key, manner, view, held);
+    deliver_checked(parts, key, options, view, shared);
 }
 
 /// As `deliver`, for what client.authorize has let pass.
 pub(crate) fn deliver_checked(
     parts: &mut Parts,
     key: SessionKey,
-    mut manner: Manner,
+    mut options: DeliveryOptions,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
 ) {
     let Some(session) = parts.sessions.get(key) else { return };
-    if session.conn.is_none() && manner.qos == QoS::AtMostOnce {
+    if session.conn.is_none() && options.qos == QoS::AtMostOnce {
         // It has left while its delivery was asked about.
         return;
     }
     if parts.hooks.chain(HookPoint::MessageDelivered).is_empty() {
-        deliver_as(parts, key, &manner, view, held);
+        deliver_as(parts, key, &options, view, shared);
         return;
     }
     let identity = Rc::clone(&session.identity);
     let draft = hooks::run_delivered(parts, &identity, *view);
     if draft.disposition != Disposition::Pass {
-        tell::count_drop(parts, Loss::Hook, view, Some(key));
+        notify::count_drop(parts, DropReason::Hook, view, Some(key));
         return;
     }
     if draft.leaves_message() {
-        deliver_as(parts, key, &manner, view, held);
+        deliver_as(parts, key, &options, view, shared);
         return;
     }
-    manner.cached = false;
+    options.cached = false;
     if let Some(qos) = draft.qos {
-        manner.qos = lower(manner.qos, qos.as_u8());
+        options.qos = lower(options.qos, qos.as_u8());
     }
     let changed = draft.view(*view, parts.clock.now().mono_ms);
-    deliver_as(parts, key, &manner, &changed, &mut None);
+    deliver_as(parts, key, &options, &changed, &mut None);
 }
 
 fn deliver_as(
     parts: &mut Parts,
     key: SessionKey,
-    manner: &Manner,
+    options: &DeliveryOptions,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
 ) {
     let now_ms = parts.clock.now().mono_ms;
     if view.is_expired(now_ms) {
-        tell::count_drop(parts, Loss::Expired, view, Some(key));
+        notify::count_drop(parts, DropReason::Expired, view, Some(key));
         return;
     }
-    if manner.qos == QoS::AtMostOnce {
+    if options.qos == QoS::AtMostOnce {
         let conn = parts.sessions.get(key).and_then(|session| session.conn);
-        match write_publish(parts, conn, manner, view, None, false, held) {
+        match write_publish(parts, conn, options, view, None, false, shared) {
             Sent::Yes => {}
-            Sent::NoRoom => tell::count_drop(parts, Loss::QueueFull, view, Some(key)),
+            Sent::NoRoom => notify::count_drop(parts, DropReason::QueueFull, view, Some(key)),
             // Discarded as if it had been delivered [MQTT-3.1.2-25].
-            Sent::TooLarge => tell::count_drop(parts, Loss::TooLarge, view, Some(key)),
+            Sent::TooLarge => notify::count_drop(parts, DropReason::TooLarge, view, Some(key)),
         }
         return;
     }
@@ -182,9 +182,9 @@ fn deliver_as(
     let at_once = session.queue.is_empty()
         && session.inflight.has_room()
         && session.conn.is_some_and(|conn| conn_has_room(parts, conn));
-    let delivery = delivery_of(manner, view, held);
+    let delivery = delivery_of(options, view, shared);
     if at_once {
-        publish_now(parts, key, manner, delivery, view, held);
+        publish_now(parts, key, options, delivery, view, shared);
         return;
     }
     enqueue(parts, key, delivery, view);
@@ -200,33 +200,33 @@ fn enqueue(parts: &mut Parts, key: SessionKey, delivery: Delivery, view: &Messag
             && !session.has_queue_room(&delivery, messages_max, bytes_max)
             && let Some(oldest) = session.dequeue()
         {
-            tell::count_drop(parts, Loss::QueueFull, &oldest.message.view(), Some(key));
+            notify::count_drop(parts, DropReason::QueueFull, &oldest.message.view(), Some(key));
         }
     }
     if let Some(session) = parts.sessions.get_mut(key)
         && !session.enqueue(delivery, messages_max, bytes_max)
     {
-        tell::count_drop(parts, Loss::QueueFull, view, Some(key));
+        notify::count_drop(parts, DropReason::QueueFull, view, Some(key));
     }
 }
 
 fn publish_now(
     parts: &mut Parts,
     key: SessionKey,
-    manner: &Manner,
+    options: &DeliveryOptions,
     delivery: Delivery,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
 ) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     let (conn, packet_id) = (session.conn, session.inflight.next_packet_id());
-    match write_publish(parts, conn, manner, view, Some(packet_id), false, held) {
+    match write_publish(parts, conn, options, view, Some(packet_id), false, shared) {
         Sent::Yes | Sent::NoRoom => {
             if let Some(session) = parts.sessions.get_mut(key) {
                 session.in_flight(packet_id, delivery);
             }
         }
-        Sent::TooLarge => tell::count_drop(parts, Loss::TooLarge, view, Some(key)),
+        Sent::TooLarge => notify::count_drop(parts, DropReason::TooLarge, view, Some(key)),
     }
 }
 
@@ -241,11 +241,11 @@ fn conn_has_room(parts: &Parts, conn: ConnKey) -> bool {
 fn write_publish(
     parts: &mut Parts,
     conn: Option<ConnKey>,
-    manner: &Manner,
+    options: &DeliveryOptions,
     view: &MessageView<'_>,
     packet_id: Option<std::num::NonZeroU16>,
     dup: bool,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
 ) -> Sent {
     let now_ms = parts.clock.now().mono_ms;
     let Some(conn_key) = conn else { return Sent::NoRoom };
@@ -266,19 +266,19 @@ fn write_publish(
     };
     let shape = Shape {
         version: conn.version,
-        qos: manner.qos,
-        retain: manner.retain,
+        qos: options.qos,
+        retain: options.retain,
         dup,
-        subscription_ids: &manner.subscription_ids,
+        subscription_ids: &options.subscription_ids,
         topic_alias: alias.map(|(alias, _)| alias),
         topic_known: alias.is_some_and(|(_, known)| known),
     };
     let mut alias = alias;
-    let mut frame = parts.encoder.frame(view, &shape, manner.cached, now_ms);
+    let mut frame = parts.encoder.frame(view, &shape, options.cached, now_ms);
     if frame.packet_len() > conn.packet_bytes_max as usize && alias.is_some_and(|(_, known)| !known) {
         // An alias that would be set gives way to the client's Maximum Packet Size [MQTT-3.1.2-25].
         alias = None;
-        frame = parts.encoder.frame(view, &Shape { topic_alias: None, ..shape }, manner.cached, now_ms);
+        frame = parts.encoder.frame(view, &Shape { topic_alias: None, ..shape }, options.cached, now_ms);
     }
     if frame.packet_len() == 0 || frame.packet_len() > conn.packet_bytes_max as usize {
         return Sent::TooLarge;
@@ -289,7 +289,7 @@ fn write_publish(
     if payload.len() >= SHARED_PAYLOAD_BYTES {
         let payload: Bytes = match view.payload {
             Payload::Shared(bytes) => bytes.clone(),
-            Payload::Borrowed(_) => hold(view, held).payload.clone(),
+            Payload::Borrowed(_) => shared_message(view, shared).payload.clone(),
         };
         conn.out.append_shared(payload);
     }
@@ -302,16 +302,16 @@ fn write_publish(
     parts.counters.bytes_sent += sent_bytes as u64;
     count_sent(PacketType::Publish, &mut parts.counters);
     parts.counters.messages_sent += 1;
-    match manner.qos {
+    match options.qos {
         QoS::AtMostOnce => parts.counters.messages_qos0_sent += 1,
         QoS::AtLeastOnce => parts.counters.messages_qos1_sent += 1,
         QoS::ExactlyOnce => parts.counters.messages_qos2_sent += 1,
     }
     if conn.traced {
-        let text = crate::traces::describe_publish(view, manner.qos, manner.retain, dup, packet_id);
+        let text = crate::traces::describe_publish(view, options.qos, options.retain, dup, packet_id);
         send::trace(parts, conn_key, false, || text);
     }
-    tell::tell_sent(parts, conn_key, PacketType::Publish, copied_bytes, sent_bytes);
+    notify::notify_sent(parts, conn_key, PacketType::Publish, copied_bytes, sent_bytes);
     Sent::Yes
 }
 
@@ -367,17 +367,18 @@ fn resend(
     packet_id: std::num::NonZeroU16,
     delivery: &Delivery,
 ) {
-    let manner = manner_of(delivery);
+    let options = options_of(delivery);
     let view = delivery.message.view();
-    let mut held = Some(Rc::clone(&delivery.message));
-    if let Sent::TooLarge = write_publish(parts, Some(conn), &manner, &view, Some(packet_id), true, &mut held)
+    let mut shared = Some(Rc::clone(&delivery.message));
+    if let Sent::TooLarge =
+        write_publish(parts, Some(conn), &options, &view, Some(packet_id), true, &mut shared)
     {
         if let Some(session) = parts.sessions.get_mut(key) {
             // This connection's client takes no such packet: as if it had been delivered.
             let _ = session.inflight.puback(packet_id).is_err()
                 && session.inflight.pubrec_failed(packet_id).is_err();
         }
-        tell::count_drop(parts, Loss::TooLarge, &view, Some(key));
+        notify::count_drop(parts, DropReason::TooLarge, &view, Some(key));
     }
 }
 
@@ -385,12 +386,12 @@ fn send_queued(parts: &mut Parts, key: SessionKey, delivery: Delivery) {
     let message = Rc::clone(&delivery.message);
     let view = message.view();
     if view.is_expired(parts.clock.now().mono_ms) {
-        tell::count_drop(parts, Loss::Expired, &view, Some(key));
+        notify::count_drop(parts, DropReason::Expired, &view, Some(key));
         return;
     }
-    let manner = manner_of(&delivery);
-    let mut held = Some(Rc::clone(&message));
-    publish_now(parts, key, &manner, delivery, &view, &mut held);
+    let options = options_of(&delivery);
+    let mut shared = Some(Rc::clone(&message));
+    publish_now(parts, key, &options, delivery, &view, &mut shared);
 }
 
 /// The alias to write for a topic, and whether the client knows it; `None` when all are taken.
@@ -405,37 +406,39 @@ fn alias_for(aliases: &crate::clients::connection::Aliases, topic: &str) -> Opti
 /// A deferred verdict about a delivery: it goes, or not; what waits behind it is next.
 pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &OpenTicket, answer: Answer<'_>) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    let (client, ends) = (Rc::clone(&session.identity), session.fate == Fate::Ends);
+    let (client, ends) = (Rc::clone(&session.identity), session.lifecycle == LifecycleState::Ends);
     let Some(deliveries) = session.deliveries.as_deref_mut() else { return };
-    let Some((mut ask, delivery)) = deliveries.asked.take_if(|(ask, _)| ask.waits_for(ticket.number)) else {
+    let Some((mut request, delivery)) =
+        deliveries.pending.take_if(|(request, _)| request.waits_for(ticket.number))
+    else {
         return;
     };
-    parts.hooks.reviews().delivery_goes_on();
+    parts.hooks.rechecks().delivery_goes_on();
     if ends {
         // What was drawn for a shared subscription goes to another member when the session is taken down.
-        deliveries.behind.push_front(delivery);
+        deliveries.waiting.push_front(delivery);
         return;
     }
     deliveries.bytes -= delivery.message.bytes();
     let same_client = Rc::ptr_eq(&deliveries.client, &client);
     deliveries.belong_to(&client);
     let mut decided =
-        authorize::ask_answered(parts, (&client, &delivery.message.topic), &mut ask, ticket, answer);
+        authorize::request_answered(parts, (&client, &delivery.message.topic), &mut request, ticket, answer);
     if !same_client {
         // The session has another connection by now: what was said is about the one before.
-        ask = authorize::new_ask(parts, &client);
+        request = authorize::new_request(parts, &client);
         decided = false;
     }
-    let manner = manner_of(&delivery);
+    let options = options_of(&delivery);
     let message = Rc::clone(&delivery.message);
     let view = message.view();
     let mut held = Some(Rc::clone(&message));
     let may = match decided {
-        true => deliver_rights::delivery_decided(parts, key, &view, &ask),
-        false => deliver_rights::ask_delivery(parts, key, ask, &manner, &view, &mut held),
+        true => deliver_rights::delivery_decided(parts, key, &view, &request),
+        false => deliver_rights::authorize_delivery(parts, key, request, &options, &view, &mut held),
     };
     if may {
-        deliver_checked(parts, key, manner, &view, &mut held);
+        deliver_checked(parts, key, options, &view, &mut held);
     }
     deliver_rights::put_in_row(parts, key);
     wake::wake_queue(parts, key);

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{deliver_rights, hooks, reading, retained, route, send, subscriptions, tell, wake};
+use super::{deliver_rights, hooks, notify, reading, retained, route, send, subscriptions, wake};
 use crate::clients::connection::State;
 use crate::clock::{Clock, Overdue};
 use crate::codec::DecodeError;
@@ -15,9 +15,10 @@ use crate::outbox::Closing;
 use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::publish::Head;
+use crate::session::publish::PublishMetadata;
 use crate::session::{
-    Delivery, End, EndCause, Fate, Last, Phase, PublishSlot, Session, Slot, SlotBody, Source, Stage, Will,
+    Delivery, End, EndCause, EndReason, LifecycleState, Phase, PublishSlot, Session, Slot, SlotBody, Source,
+    Stage, Will,
 };
 
 /// Subscriptions taken down in one slice of work.
@@ -31,7 +32,7 @@ pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, 
     session.epoch = session.epoch.wrapping_add(1);
     parts.clock.cancel_deadline(session.end_release_wait());
     let will = session.will.take();
-    subscriptions::tell_groups(parts, session_key);
+    subscriptions::update_groups(parts, session_key);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     let end = End { cause, will, ended_ms: parts.clock.now().mono_ms, returned_ms: None };
     if session.slots.is_empty() {
@@ -51,7 +52,7 @@ pub(crate) fn connection_over(parts: &mut Parts, session_key: SessionKey, end: E
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     // Another connection of it is there, or has come and gone meanwhile: that one decides of the session.
     let resumed = end.returned_ms.is_some();
-    let ends = session.fate == Fate::Ends || (!resumed && session.expiry_s == 0);
+    let ends = session.lifecycle == LifecycleState::Ends || (!resumed && session.expiry_s == 0);
     if let Some(will) = end.will.filter(|_| end.cause.sends_will()) {
         // The will is due when its delay is over or the session ends, whichever is first [MQTT-3.1.3-9]; a client that
         // was back by then has cancelled it.
@@ -69,7 +70,7 @@ pub(crate) fn connection_over(parts: &mut Parts, session_key: SessionKey, end: E
         return;
     }
     if ends {
-        retire(parts, session_key, Last::Closed(end.cause.reason()));
+        retire(parts, session_key, EndReason::Closed(end.cause.reason()));
     } else if let Some(session) = parts.sessions.get_mut(session_key)
         && session.expiry_s != u32::MAX
     {
@@ -93,7 +94,7 @@ pub(crate) fn expiry_due(parts: &mut Parts, session_key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     session.expiry_timer = None;
     parts.counters.session_expired += 1;
-    retire(parts, session_key, Last::Expired);
+    retire(parts, session_key, EndReason::Expired);
 }
 
 /// A session neither expires nor sends a delayed will: its client is back, or it ends for another reason.
@@ -113,9 +114,9 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     message.id = id;
     message.wall_ms = now.wall_ms;
     message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
-    let head = Head::of_message(&message);
+    let metadata = PublishMetadata::of_message(&message);
     // What was allowed at CONNECT is asked again in its turn if the rules have changed since.
-    let publish = PublishSlot::new(Arc::new(message), head, Source::Will, Stage::Unstarted);
+    let publish = PublishSlot::new(Arc::new(message), metadata, Source::Will, Stage::Unstarted);
     let publish = PublishSlot { epoch: will.epoch, ..publish };
     let slot = Slot::new(None, SlotBody::Publish(Box::new(publish)));
     if before {
@@ -127,21 +128,21 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
 }
 
 /// Ends a session: its client identifier is free at once; it is taken down in slices once its slots have drained.
-pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: Last) {
+pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: EndReason) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    if !session.orphan {
-        session.orphan = true;
-        let last = session.last.unwrap_or(last);
+    if !session.detached {
+        session.detached = true;
+        let last = session.end_reason.unwrap_or(last);
         let identity = Rc::clone(&session.identity);
         parts.sessions.free_client_id(&identity.client_id, session_key);
         parts.counters.session_terminated += 1;
-        if last != Last::Discarded {
+        if last != EndReason::Discarded {
             let end = Some((last.word(), last.reason()));
-            tell::tell_session(parts, HookPoint::SessionTerminated, session_key, end);
+            notify::notify_session(parts, HookPoint::SessionTerminated, session_key, end);
         }
     }
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    session.fate = Fate::Ends;
+    session.lifecycle = LifecycleState::Ends;
     cancel_end(&mut parts.clock, session);
     // A session that ends does not wait for the delay [MQTT-3.1.3-9].
     if let Some(will) = session.delayed_will.take() {
@@ -151,18 +152,18 @@ pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: Last) {
         // A SUBSCRIBE that waits for another shard waits for nothing now.
         wake::wake_slots(parts, session_key);
     }
-    queue_takedown(parts, session_key);
+    queue_teardown(parts, session_key);
 }
 
 /// A session that ends and has nothing waiting any more is taken down from the next turn on.
-pub(crate) fn queue_takedown(parts: &mut Parts, session_key: SessionKey) {
+pub(crate) fn queue_teardown(parts: &mut Parts, session_key: SessionKey) {
     wake::wake_heir(parts, session_key);
     if let Some(session) = parts.sessions.get_mut(session_key)
-        && session.fate == Fate::Ends
+        && session.lifecycle == LifecycleState::Ends
         && session.slots.is_empty()
-        && !session.takedown
+        && !session.in_teardown
     {
-        session.takedown = true;
+        session.in_teardown = true;
         parts.work.push_ending(session_key);
     }
 }
@@ -222,7 +223,7 @@ fn give_away_shared(parts: &mut Parts, key: SessionKey) {
     for delivery in in_flight.into_iter().chain(waiting).chain(unanswered) {
         if let Some(group) = delivery.group {
             // The leaving member's fate keeps it from drawing it again.
-            route::redraw(parts, group, &delivery.message);
+            route::pick_again(parts, group, &delivery.message);
         }
     }
 }
@@ -235,13 +236,13 @@ pub(crate) fn kick(parts: &mut Parts, client_id: &str, reason: ReasonCode, disca
     let conn = session.conn;
     if discard {
         session.expiry_s = 0;
-        session.last = Some(Last::Kicked);
+        session.end_reason = Some(EndReason::Kicked);
     }
     match conn {
         Some(conn) => end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, None))),
         None if discard => {
             parts.counters.session_discarded += 1;
-            retire(parts, session_key, Last::Kicked);
+            retire(parts, session_key, EndReason::Kicked);
         }
         None => return false,
     }

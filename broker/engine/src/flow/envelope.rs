@@ -1,13 +1,13 @@
 //! What shards tell each other, and what each does with it: it queues or drops, and never waits. A receiver always takes what the
 //! control lanes bring, and puts off messages only for fan-outs of its own, which is why no circle of full lanes can stop the mesh.
 
-use super::{filters, pages, pump, retain, retained, route, send, tell};
-use crate::counters::Loss;
+use super::{filters, notify, pages, pump, retain, retained, route, send};
+use crate::counters::DropReason;
 use crate::envelope::{Envelope, EnvelopeBody, Lane};
-use crate::held::Held;
 use crate::id::ShardId;
 use crate::message::MessageView;
 use crate::parts::Parts;
+use crate::shared_message::SharedMessage;
 use crate::work::Scan;
 
 /// An envelope from another shard. Always taken, never refused.
@@ -25,9 +25,9 @@ pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
             }
         }
         EnvelopeBody::Message { message, plain, groups, forwarded, stored } => {
-            let held = Held::new(message.into());
-            let mut kept = Some(Held::clone(&held));
-            let view = MessageView { stored, ..held.view() };
+            let shared = SharedMessage::new(message.into());
+            let mut kept = Some(SharedMessage::clone(&shared));
+            let view = MessageView { stored, ..shared.view() };
             if plain {
                 let matched = parts.router.matches_local(view.topic);
                 route::serve_local(parts, &view, &mut kept, &matched);
@@ -35,7 +35,7 @@ pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
             for id in groups {
                 match parts.router.group_by_id(id) {
                     Some(group) => route::serve_group(parts, group, &view, &mut kept, forwarded),
-                    None => tell::count_drop(parts, Loss::NoMember, &view, None),
+                    None => notify::count_drop(parts, DropReason::NoMember, &view, None),
                 }
             }
         }
@@ -47,7 +47,9 @@ pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
         EnvelopeBody::Marked { session, batch, mark, found } => {
             retained::marked(parts, from, session, batch, mark, &found);
         }
-        EnvelopeBody::Page { whose, ask } => parts.work.push_scan(Scan { asker: from, whose, ask }),
+        EnvelopeBody::Page { whose, ask } => {
+            parts.work.push_scan(Scan { requester: from, whose, request: ask })
+        }
         EnvelopeBody::Paged { whose, page, body } => pages::page_came(parts, from, whose, page, body),
     }
 }

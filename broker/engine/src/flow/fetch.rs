@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::authorize::{self, Asked};
+use super::authorize::{self, RequestOutcome};
 use super::hooks::Answer;
 use super::{deliver_rights, retained, send, wake};
 use crate::envelope::{EnvelopeBody, Lane, PageBody};
@@ -16,7 +16,7 @@ use crate::id::ShardId;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::fetch::PageUnderWay;
-use crate::session::readers::{PageAsk, PageFor, ReaderAsk, Room};
+use crate::session::readers::{PageFor, PageRequest, ReaderRequest, Room};
 use crate::topic;
 use crate::work::Scan;
 
@@ -28,14 +28,14 @@ pub(crate) fn only_owner(parts: &Parts, filter: &str) -> Option<ShardId> {
 /// Begins a page; it comes back where it is at its end already.
 pub(crate) fn begin(parts: &mut Parts, page: PageUnderWay) -> Option<PageUnderWay> {
     let number = wake::next_reader(parts);
-    parts.hooks.desk().begin_page(number, page);
+    parts.hooks.plugins_mut().begin_page(number, page);
     go_on(parts, number, None)
 }
 
 /// A shard has found what a page asked it for: that is judged in the page's turn.
 pub(crate) fn page_came(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
     take(parts, number, owner, body);
-    parts.hooks.desk().pages().push(number);
+    parts.hooks.plugins_mut().pages().push(number);
 }
 
 /// A plugin has answered whether the client may have the first message that was found.
@@ -46,16 +46,18 @@ pub(crate) fn answered(
     answer: Answer<'_>,
 ) -> Option<PageUnderWay> {
     let asked = |page: &mut PageUnderWay| {
-        let ask = page.ask.take_if(|ask| ask.waits_for(ticket.number))?;
-        Some((ask, Rc::clone(&page.identity), Arc::clone(page.found.front()?)))
+        let request = page.request.take_if(|request| request.waits_for(ticket.number))?;
+        Some((request, Rc::clone(&page.identity), Arc::clone(page.found.front()?)))
     };
-    let (mut ask, identity, message) = parts.hooks.desk().change_page(number, asked)??;
-    if !authorize::ask_answered(parts, (&identity, &message.topic), &mut ask, ticket, answer) {
-        return go_on(parts, number, Some(ask));
+    let (mut request, identity, message) = parts.hooks.plugins_mut().change_page(number, asked)??;
+    if !authorize::request_answered(parts, (&identity, &message.topic), &mut request, ticket, answer) {
+        return go_on(parts, number, Some(request));
     }
-    match authorize::outcome(parts, &ask) {
-        Asked::Answered(verdict) => decided(parts, number, verdict.is_ok()),
-        Asked::Unanswered(_) | Asked::Waits(_) => fail(parts, number, ReasonCode::SERVER_UNAVAILABLE),
+    match authorize::outcome(parts, &request) {
+        RequestOutcome::Answered(verdict) => decided(parts, number, verdict.is_ok()),
+        RequestOutcome::Unanswered(_) | RequestOutcome::Waits(_) => {
+            fail(parts, number, ReasonCode::SERVER_UNAVAILABLE)
+        }
     }
     go_on(parts, number, None)
 }
@@ -65,20 +67,21 @@ pub(crate) fn in_turn(parts: &mut Parts, number: u64) -> Option<PageUnderWay> {
     go_on(parts, number, None)
 }
 
-/// Reads and authorizes until something must be waited for. `ask` is how the question about the first message stands.
-fn go_on(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) -> Option<PageUnderWay> {
+/// Reads and authorizes until something must be waited for. `request` is how the question about the first message stands.
+fn go_on(parts: &mut Parts, number: u64, mut request: Option<AuthorizationRequest>) -> Option<PageUnderWay> {
     loop {
-        if !authorize_found(parts, number, ask.take()) {
+        if !authorize_found(parts, number, request.take()) {
             return None;
         }
-        let page = parts.hooks.kept().page(number)?;
+        let page = parts.hooks.plugins().page(number)?;
         let Some((owner, cursor, messages, bytes)) = page.next() else {
-            return parts.hooks.desk().end_page(number);
+            return parts.hooks.plugins_mut().end_page(number);
         };
         let (filter, qos) = (Arc::clone(&page.fetch.filter), page.fetch.qos);
-        let reader = ReaderAsk { reader: 0, filter, qos, cursor };
+        let reader = ReaderRequest { reader: 0, filter, qos, cursor };
         let room = Room { window: messages, bytes };
-        let page_ask = PageAsk { owner, page: number, room, messages_max: messages, readers: vec![reader] };
+        let page_ask =
+            PageRequest { owner, page: number, room, messages_max: messages, readers: vec![reader] };
         wake::spend(parts, 1);
         if owner != parts.setup.id {
             let body = EnvelopeBody::Page { whose: PageFor::Plugin, ask: page_ask };
@@ -86,7 +89,7 @@ fn go_on(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) 
             return None;
         }
         if parts.work.is_turn_spent() || parts.work.scans_len() > 0 {
-            parts.work.push_scan(Scan { asker: owner, whose: PageFor::Plugin, ask: page_ask });
+            parts.work.push_scan(Scan { requester: owner, whose: PageFor::Plugin, request: page_ask });
             return None;
         }
         let body = retained::scan_page(parts, &page_ask);
@@ -99,12 +102,12 @@ fn take(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
     let shards = parts.setup.shards;
     let next = body.ends.into_iter().next().and_then(|(_, next)| next);
     let found = body.items.into_iter().map(|item| item.message);
-    parts.hooks.desk().change_page(number, |page| {
+    parts.hooks.plugins_mut().change_page(number, |page| {
         let goes_on = topic::has_wildcard(&page.fetch.filter) && owner.index() + 1 < shards;
         page.read(found, next, goes_on.then(|| ShardId(owner.0 + 1)));
     });
     let limits = Arc::clone(&parts.setup.limits);
-    if !parts.hooks.desk().has_room_for_found(number, &limits) {
+    if !parts.hooks.plugins_mut().has_room_for_found(number, &limits) {
         // Like anything else of that size that is asked for the client: who asks again finds room once nothing else waits.
         parts.counters.behalf_no_room += 1;
         fail(parts, number, ReasonCode::QUOTA_EXCEEDED);
@@ -114,31 +117,31 @@ fn take(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
 /// Authorizes what was found, one after the other; false if it waits for a plugin.
 fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) -> bool {
     loop {
-        let Some(page) = parts.hooks.kept().page(number) else { return false };
+        let Some(page) = parts.hooks.plugins().page(number) else { return false };
         let Some(message) = page.found.front().map(Arc::clone) else { return true };
         let (identity, qos) = (Rc::clone(&page.identity), page.fetch.qos.min(message.qos));
         if ask.is_none() && parts.work.is_turn_spent() {
-            parts.hooks.desk().pages().push(number);
+            parts.hooks.plugins_mut().pages().push(number);
             return false;
         }
         wake::spend(parts, 1);
-        if !deliver_rights::asks_for_deliveries(parts) {
+        if !deliver_rights::authorizes_deliveries(parts) {
             decided(parts, number, true);
             continue;
         }
         let request = Request { action: Action::Deliver, topic: &message.topic, qos, retain: true };
-        if ask.is_none() && !identity.superuser && !deliver_rights::may_ask_for_deliveries(parts) {
+        if ask.is_none() && !identity.superuser && !deliver_rights::may_authorize_delivery(parts) {
             // As many deliveries wait for plugins as may; who asks again finds room.
             fail(parts, number, ReasonCode::SERVER_UNAVAILABLE);
             continue;
         }
-        let begun = ask.take().unwrap_or_else(|| authorize::new_ask(parts, &identity));
+        let begun = ask.take().unwrap_or_else(|| authorize::new_request(parts, &identity));
         let waiter = Waiter::Fetch(number);
-        match authorize::ask_authorize(parts, &identity, request, begun, None, waiter) {
-            Asked::Answered(answer) => decided(parts, number, answer.is_ok()),
-            Asked::Unanswered(_) => fail(parts, number, ReasonCode::SERVER_UNAVAILABLE),
-            Asked::Waits(waiting) => {
-                parts.hooks.desk().change_page(number, |page| page.ask = Some(waiting));
+        match authorize::authorize(parts, &identity, request, begun, None, waiter) {
+            RequestOutcome::Answered(answer) => decided(parts, number, answer.is_ok()),
+            RequestOutcome::Unanswered(_) => fail(parts, number, ReasonCode::SERVER_UNAVAILABLE),
+            RequestOutcome::Waits(waiting) => {
+                parts.hooks.plugins_mut().change_page(number, |page| page.request = Some(waiting));
                 return false;
             }
         }
@@ -147,12 +150,12 @@ fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<Authorization
 
 fn decided(parts: &mut Parts, number: u64, may: bool) {
     let now_ms = parts.clock.now().mono_ms;
-    parts.hooks.desk().change_page(number, |page| {
+    parts.hooks.plugins_mut().change_page(number, |page| {
         page.decided(may);
         page.end_if_late(now_ms);
     });
 }
 
 fn fail(parts: &mut Parts, number: u64, reason: ReasonCode) {
-    parts.hooks.desk().change_page(number, |page| page.fail(reason));
+    parts.hooks.plugins_mut().change_page(number, |page| page.fail(reason));
 }

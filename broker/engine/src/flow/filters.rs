@@ -5,22 +5,22 @@
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use super::authorize::Asked;
+use super::authorize::RequestOutcome;
 use super::hooks::{Answer, Walked};
-use super::{authorize, ending, hooks, retained, send, subscriptions, tell, wake};
+use super::{authorize, ending, hooks, notify, retained, send, subscriptions, wake};
 use crate::clock::Deadline;
 use crate::hook::HookPoint;
-use crate::hook::chain::Course;
+use crate::hook::chain::DispatchScope;
 use crate::hook::requested::Requested;
 use crate::hook::subscribe::SubscribeFold;
 use crate::hook::suspended::AuthorizationRequest;
-use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
+use crate::hook::tickets::{OpenTicket, TicketIssuer, Waiter};
 use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
 use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
-use crate::session::filters::{Answered, FilterPacket, FilterStep, Granted, Permit};
+use crate::session::filters::{Answered, FilterDecision, FilterPacket, FilterStep, Granted};
 use crate::session::{EndCause, Identity, Slot, SlotBody};
 use crate::topic;
 
@@ -30,7 +30,7 @@ const QUESTION: u64 = 32;
 
 /// Where a packet waits.
 #[derive(Clone, Copy)]
-struct Place {
+struct SlotId {
     session: SessionKey,
     number: u64,
     conn: Option<ConnKey>,
@@ -38,7 +38,7 @@ struct Place {
 
 /// What has become of the client that a packet is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asker {
+enum ClientState {
     /// It is connected as it was when it sent the packet.
     Connected,
     /// That connection has ended and its session goes on, with another connection or without.
@@ -60,8 +60,8 @@ enum Step {
 }
 
 /// A SUBSCRIBE or UNSUBSCRIBE has become the packet in front: it begins, unless it cannot be answered.
-fn start_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
-    let Some(conn) = place.conn else { return Step::Over };
+fn start_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> Step {
+    let Some(conn) = slot.conn else { return Step::Over };
     if packet.subscribe {
         parts.counters.packets_subscribe_received += 1;
         packet.batch = wake::next_reader(parts);
@@ -115,7 +115,7 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let number = session.slots.front_number();
     let Some(mut slot) = session.slots.pop() else { return true };
-    let place = Place { session: session_key, number, conn: slot.conn };
+    let place = SlotId { session: session_key, number, conn: slot.conn };
     let SlotBody::Filters(packet) = &mut slot.body else { return true };
     let at_hooks = matches!(packet.step, FilterStep::Unstarted | FilterStep::Chain(_));
     let later = loop {
@@ -140,9 +140,9 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
     false
 }
 
-fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
-    let asker = asker(parts, place, packet);
-    let alive = asker == Asker::Connected;
+fn step_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> Step {
+    let state = client_state(parts, slot, packet);
+    let alive = state == ClientState::Connected;
     match packet.step {
         // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
         FilterStep::Unstarted | FilterStep::Chain(_) | FilterStep::Authorize(_) if !alive => {
@@ -154,16 +154,16 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
             packet.step = FilterStep::Apply;
             Step::Goes
         }
-        FilterStep::Unstarted => start_filters(parts, place, packet),
+        FilterStep::Unstarted => start_filters(parts, slot, packet),
         FilterStep::Chain(ref chain) if chain.ticket().is_some() => Step::Waits,
-        FilterStep::Chain(_) => run_filters(parts, place, packet),
-        FilterStep::Authorize(open) => authorize_filters(parts, place, packet, open),
-        FilterStep::Apply if packet.subscribe => grant_filters(parts, place, packet, alive),
-        FilterStep::Apply => end_filters(parts, place, packet, alive),
+        FilterStep::Chain(_) => run_filters(parts, slot, packet),
+        FilterStep::Authorize(open) => authorize_filters(parts, slot, packet, open),
+        FilterStep::Apply if packet.subscribe => grant_filters(parts, slot, packet, alive),
+        FilterStep::Apply => end_filters(parts, slot, packet, alive),
         // What is in force by now stays in force where its session goes on, and its retained messages are still to come.
-        FilterStep::Barrier(seq, until_ms) => await_barrier(parts, place, packet, (seq, until_ms), asker),
-        FilterStep::Marks(until_ms) => await_marks(parts, place, packet, until_ms, asker),
-        FilterStep::Tell(told) => tell_filters(parts, place, packet, told),
+        FilterStep::Barrier(seq, until_ms) => await_barrier(parts, slot, packet, (seq, until_ms), state),
+        FilterStep::Marks(until_ms) => await_marks(parts, slot, packet, until_ms, state),
+        FilterStep::Notify(told) => notify_filters(parts, slot, packet, told),
     }
 }
 
@@ -174,24 +174,24 @@ fn close_tickets(parts: &mut Parts, packet: &FilterPacket) {
     }
 }
 
-fn asker(parts: &Parts, place: Place, packet: &FilterPacket) -> Asker {
-    let Some(session) = parts.sessions.get(place.session) else { return Asker::Gone };
+fn client_state(parts: &Parts, slot: SlotId, packet: &FilterPacket) -> ClientState {
+    let Some(session) = parts.sessions.get(slot.session) else { return ClientState::Gone };
     // What a plugin subscribes to is nobody's packet.
-    if session.conn.is_some() && (packet.packet_id.is_none() || session.conn == place.conn) {
-        Asker::Connected
+    if session.conn.is_some() && (packet.packet_id.is_none() || session.conn == slot.conn) {
+        ClientState::Connected
     } else if session.is_there() {
-        Asker::Away
+        ClientState::Away
     } else {
-        Asker::Gone
+        ClientState::Gone
     }
 }
 
 /// Runs client.subscribe or client.unsubscribe from where it stands.
-fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
+fn run_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> Step {
     let FilterStep::Chain(suspended) = &mut packet.step else { return Step::Goes };
     let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
     let point = suspended.point();
-    let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
+    let Some(session) = parts.sessions.get(slot.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
     let requested = std::mem::take(&mut suspended.accumulator);
     let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
@@ -199,14 +199,14 @@ fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> St
         packet.end_chain(requested);
         return Step::Goes;
     }
-    let waiter = Waiter::Filters(place.session, place.number, point);
-    let desk = TicketDesk::new(tickets, waiter, parts.clock.now().mono_ms);
+    let waiter = Waiter::Filters(slot.session, slot.number, point);
+    let issuer = TicketIssuer::new(tickets, waiter, parts.clock.now().mono_ms);
     let properties = packet.properties.view();
     let mut fold =
-        SubscribeFold::new(point, identity.view(), properties, requested, topic_bytes_max, Some(desk));
+        SubscribeFold::new(point, identity.view(), properties, requested, topic_bytes_max, Some(issuer));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
-    let course = Course { visited: suspended.visited(), ..Course::WHOLE };
-    let exit = chain.run((point, calls), course, &mut event, &mut fold);
+    let scope = DispatchScope { visited: suspended.visited(), ..DispatchScope::WHOLE };
+    let exit = chain.run((point, calls), scope, &mut event, &mut fold);
     let requested = std::mem::take(&mut fold.filters);
     drop(fold);
     wake::spend(parts, parts.hooks.chain(point).links.len() as u64);
@@ -219,8 +219,8 @@ fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> St
 }
 
 /// Asks client.authorize for each filter; those that are answered later hold up none of the others.
-fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, mut open: usize) -> Step {
-    let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
+fn authorize_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, mut open: usize) -> Step {
+    let Some(session) = parts.sessions.get(slot.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
     let window = filters_window(parts);
     while let Some(request) = packet.requested.get(packet.permits.len()) {
@@ -231,15 +231,15 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
             return Step::Later;
         }
         wake::spend(parts, 1);
-        let permit = match (request.refused, subscriptions::filter_of(parts, request)) {
+        let decision = match (request.refused, subscriptions::filter_of(parts, request)) {
             (Some(reason), _) | (None, Err(reason)) => done(parts, Err(reason), 0),
             (None, Ok(_)) => {
-                let ask = authorize::new_ask(parts, &identity);
-                ask_permit(parts, &identity, place, packet.permits.len(), request, ask)
+                let ask = authorize::new_request(parts, &identity);
+                decide(parts, &identity, slot, packet.permits.len(), request, ask)
             }
         };
-        open += usize::from(matches!(permit, Permit::Open(_)));
-        packet.permits.push(permit);
+        open += usize::from(matches!(decision, FilterDecision::Open(_)));
+        packet.permits.push(decision);
         packet.step = FilterStep::Authorize(open);
     }
     if open > 0 {
@@ -248,7 +248,8 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
     // What was allowed under older rules, while others of the packet still waited, is authorized again: a recheck has not seen
     // it, since it is not in force yet.
     for index in packet.codes.len()..packet.permits.len() {
-        let Permit::Done(Answered { answer: Ok(()), epoch, rounds }) = &mut packet.permits[index] else {
+        let FilterDecision::Done(Answered { answer: Ok(()), epoch, rounds }) = &mut packet.permits[index]
+        else {
             continue;
         };
         let filter = packet.requested[index].topics();
@@ -262,11 +263,11 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
         if parts.work.is_turn_spent() {
             return Step::Later;
         }
-        let ask = authorize::new_ask(parts, &identity).after_rounds(rounds.saturating_add(1));
+        let ask = authorize::new_request(parts, &identity).after_rounds(rounds.saturating_add(1));
         wake::spend(parts, 1);
-        let permit = ask_permit(parts, &identity, place, index, &packet.requested[index], ask);
-        open += usize::from(matches!(permit, Permit::Open(_)));
-        packet.permits[index] = permit;
+        let decision = decide(parts, &identity, slot, index, &packet.requested[index], ask);
+        open += usize::from(matches!(decision, FilterDecision::Open(_)));
+        packet.permits[index] = decision;
         packet.step = FilterStep::Authorize(open);
     }
     if open > 0 {
@@ -281,14 +282,14 @@ fn filters_window(parts: &Parts) -> usize {
     usize::try_from(parts.setup.limits.defer_window).unwrap_or(usize::MAX).max(1)
 }
 
-fn ask_permit(
+fn decide(
     parts: &mut Parts,
     identity: &Identity,
-    place: Place,
+    slot: SlotId,
     index: usize,
     request: &Requested,
     ask: AuthorizationRequest,
-) -> Permit {
+) -> FilterDecision {
     let links = parts.hooks.chain(HookPoint::ClientAuthorize).links.len() as u64;
     wake::spend(parts, links);
     parts.work.spend_turn(if links > 0 { QUESTION } else { 0 });
@@ -298,24 +299,24 @@ fn ask_permit(
         qos: request.options.qos,
         retain: false,
     };
-    let waiter = Waiter::Filter(place.session, place.number, index as u32);
+    let waiter = Waiter::Filter(slot.session, slot.number, index as u32);
     let rounds = ask.rounds();
-    match authorize::ask_authorize(parts, identity, asked, ask, None, waiter) {
-        Asked::Answered(answer) => done(parts, answer, rounds),
-        Asked::Unanswered(reason) => done(parts, Err(reason), rounds),
-        Asked::Waits(ask) => Permit::Open(Box::new(ask)),
+    match authorize::authorize(parts, identity, asked, ask, None, waiter) {
+        RequestOutcome::Answered(answer) => done(parts, answer, rounds),
+        RequestOutcome::Unanswered(reason) => done(parts, Err(reason), rounds),
+        RequestOutcome::Waits(ask) => FilterDecision::Open(Box::new(ask)),
     }
 }
 
 /// What has been answered by the rules of now.
-fn done(parts: &Parts, answer: Result<(), ReasonCode>, rounds: u8) -> Permit {
-    Permit::Done(Answered { answer, epoch: parts.hooks.authz_epoch(), rounds })
+fn done(parts: &Parts, answer: Result<(), ReasonCode>, rounds: u8) -> FilterDecision {
+    FilterDecision::Done(Answered { answer, epoch: parts.hooks.authz_epoch(), rounds })
 }
 
 /// Puts what may be into force.
-fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive: bool) -> Step {
+fn grant_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, alive: bool) -> Step {
     let id = packet.properties.view().subscription_id().unwrap_or(0);
-    let identity = parts.sessions.get(place.session).map(|session| Rc::clone(&session.identity));
+    let identity = parts.sessions.get(slot.session).map(|session| Rc::clone(&session.identity));
     while alive && packet.codes.len() < packet.requested.len() {
         if parts.work.is_turn_spent() {
             return Step::Later;
@@ -325,7 +326,7 @@ fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, ali
         let request = &packet.requested[index];
         let answer = match &packet.permits[index] {
             // The rules have changed between two turns.
-            Permit::Done(Answered { answer: Ok(()), epoch, .. })
+            FilterDecision::Done(Answered { answer: Ok(()), epoch, .. })
                 if identity.as_deref().is_some_and(|client| {
                     !authorize::is_current(parts, *epoch, client, Some(request.topics()))
                 }) =>
@@ -333,14 +334,14 @@ fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, ali
                 packet.step = FilterStep::Authorize(0);
                 return Step::Goes;
             }
-            Permit::Done(answered) => answered.answer,
-            Permit::Open(_) => Err(ReasonCode::NOT_AUTHORIZED),
+            FilterDecision::Done(answered) => answered.answer,
+            FilterDecision::Open(_) => Err(ReasonCode::NOT_AUTHORIZED),
         };
         if answer.is_err() && request.refused.is_none() {
             parts.counters.packets_subscribe_auth_error += 1;
         }
         let granted = match answer {
-            Ok(()) => grant(parts, place.session, request, id),
+            Ok(()) => grant(parts, slot.session, request, id),
             Err(reason) => Err(reason),
         };
         match granted {
@@ -354,7 +355,7 @@ fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, ali
         }
     }
     packet.codes.extend(std::iter::repeat_n(ReasonCode::QUOTA_EXCEEDED.0, packet.beyond));
-    make_known(parts, packet)
+    announce_filters(parts, packet)
 }
 
 fn grant(
@@ -378,12 +379,12 @@ pub(crate) fn subscribe_for(
     let parsed = topic::parse_filter(filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
     let request = Requested::new(filter, options);
     let granted = subscriptions::put_subscription(parts, session_key, parsed, &request, id)?;
-    tell::tell_subscribed(parts, session_key, &granted, Some("plugin"));
+    notify::notify_subscribed(parts, session_key, &granted, Some("plugin"));
     if granted.reader == 0 {
         return Ok(());
     }
     let mut packet = FilterPacket::of_plugin(granted, wake::next_reader(parts));
-    make_known(parts, &mut packet);
+    announce_filters(parts, &mut packet);
     retained::put_in_batch(parts, session_key, &mut packet);
     if let Some(session) = parts.sessions.get_mut(session_key) {
         session.slots.push(Slot::new(None, SlotBody::Filters(Box::new(packet))));
@@ -393,7 +394,7 @@ pub(crate) fn subscribe_for(
 }
 
 /// What is in force is to be known to the other shards, and its retained messages told from its live ones.
-fn make_known(parts: &mut Parts, packet: &mut FilterPacket) -> Step {
+fn announce_filters(parts: &mut Parts, packet: &mut FilterPacket) -> Step {
     let seq = packet.granted.iter().map(|granted| granted.barrier_seq).max().unwrap_or(0);
     let until_ms = parts.clock.now().mono_ms + parts.setup.limits.subscribe_barrier_ms;
     packet.step = FilterStep::Barrier(seq, until_ms);
@@ -402,20 +403,20 @@ fn make_known(parts: &mut Parts, packet: &mut FilterPacket) -> Step {
 
 fn await_barrier(
     parts: &mut Parts,
-    place: Place,
+    slot: SlotId,
     packet: &mut FilterPacket,
     (seq, until_ms): (u64, u64),
-    asker: Asker,
+    state: ClientState,
 ) -> Step {
     let barrier = parts.router.barrier();
-    let is_there = asker != Asker::Gone;
+    let is_there = state != ClientState::Gone;
     if is_there && seq > barrier && parts.clock.now().mono_ms < until_ms {
-        parts.work.await_barrier(seq, place.session);
-        watch(parts, place.session, until_ms);
+        parts.work.await_barrier(seq, slot.session);
+        watch(parts, slot.session, until_ms);
         return Step::Waits;
     }
     if seq > barrier {
-        parts.work.forget_barrier(seq, place.session);
+        parts.work.forget_barrier(seq, slot.session);
     }
     if is_there && packet.packet_id.is_some() {
         // Some shard has not answered: what it does not know is no promise.
@@ -423,15 +424,15 @@ fn await_barrier(
         for granted in unknown.collect::<Vec<_>>() {
             parts.counters.subscribe_barrier_timeouts += 1;
             packet.codes[granted.place] = ReasonCode::UNSPECIFIED_ERROR.0;
-            subscriptions::withdraw(parts, place.session, &granted);
+            subscriptions::withdraw(parts, slot.session, &granted);
             packet.in_batch = packet.in_batch.min(packet.granted.len());
         }
     }
     if is_there && packet.granted.iter().any(|granted| granted.reader != 0) {
         packet.step = FilterStep::Marks(until_ms);
-        retained::ask_marks(parts, place.session, packet);
+        retained::request_marks(parts, slot.session, packet);
     } else {
-        retained::forget_batch(parts, place.session, packet);
+        retained::forget_batch(parts, slot.session, packet);
         packet.step = FilterStep::Marks(0);
     }
     Step::Goes
@@ -456,25 +457,25 @@ pub(crate) fn barrier_due(parts: &mut Parts, key: SessionKey) {
 
 fn await_marks(
     parts: &mut Parts,
-    place: Place,
+    slot: SlotId,
     packet: &mut FilterPacket,
     until_ms: u64,
-    asker: Asker,
+    state: ClientState,
 ) -> Step {
     // An owner that does not answer in time costs the wait for its retained messages, not the subscription.
-    if asker != Asker::Gone
+    if state != ClientState::Gone
         && parts.clock.now().mono_ms < until_ms
-        && !retained::is_marked(parts, place.session, packet.batch)
+        && !retained::is_marked(parts, slot.session, packet.batch)
     {
-        watch(parts, place.session, until_ms);
+        watch(parts, slot.session, until_ms);
         return Step::Waits;
     }
     // A SUBACK dies with its connection.
-    if let (Some(packet_id), Some(conn), Asker::Connected) = (packet.packet_id, place.conn, asker) {
+    if let (Some(packet_id), Some(conn), ClientState::Connected) = (packet.packet_id, slot.conn, state) {
         send_suback(parts, conn, packet_id, &packet.codes);
     }
-    retained::begin_batch(parts, place.session, packet.batch);
-    packet.step = FilterStep::Tell(0);
+    retained::begin_batch(parts, slot.session, packet.batch);
+    packet.step = FilterStep::Notify(0);
     Step::Goes
 }
 
@@ -482,25 +483,25 @@ fn send_suback(parts: &mut Parts, conn: ConnKey, packet_id: NonZeroU16, codes: &
     send::send(parts, conn, &Packet::SubAck(SubAck { packet_id, properties: Properties::default(), codes }));
 }
 
-fn tell_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, mut told: usize) -> Step {
+fn notify_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, mut told: usize) -> Step {
     // Where a plugin subscribes, that was told at once.
-    if packet.packet_id.is_some() && tell::is_heard(parts, HookPoint::SessionSubscribed) {
+    if packet.packet_id.is_some() && notify::has_links(parts, HookPoint::SessionSubscribed) {
         while let Some(granted) = packet.granted.get(told) {
             if parts.work.is_turn_spent() {
                 return Step::Later;
             }
             wake::spend(parts, 1);
-            tell::tell_subscribed(parts, place.session, granted, None);
+            notify::notify_subscribed(parts, slot.session, granted, None);
             told += 1;
-            packet.step = FilterStep::Tell(told);
+            packet.step = FilterStep::Notify(told);
         }
     }
-    retained::pull_retained(parts, place.session);
+    retained::pull_retained(parts, slot.session);
     Step::Over
 }
 
 /// Ends the subscriptions that the chain leaves, and answers.
-fn end_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive: bool) -> Step {
+fn end_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, alive: bool) -> Step {
     if !alive {
         return Step::Over;
     }
@@ -511,14 +512,14 @@ fn end_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive
         wake::spend(parts, 1);
         let code = match request.refused {
             Some(reason) => reason,
-            None => subscriptions::unsubscribe(parts, place.session, request.filter_text(), "unsubscribe"),
+            None => subscriptions::unsubscribe(parts, slot.session, request.filter_text(), "unsubscribe"),
         };
         packet.codes.push(code.0);
     }
     // 0x97 is none of the codes of UNSUBACK [MQTT-3.11.3-2].
     let beyond = ReasonCode::QUOTA_EXCEEDED.fitted(ReasonCode::refuses_unsubscription);
     packet.codes.extend(std::iter::repeat_n(beyond.0, packet.beyond));
-    if let (Some(packet_id), Some(conn)) = (packet.packet_id, place.conn) {
+    if let (Some(packet_id), Some(conn)) = (packet.packet_id, slot.conn) {
         // Waits for nobody: too much interest costs an envelope, never a wrong delivery.
         let codes = &packet.codes;
         send::send(
@@ -581,22 +582,23 @@ pub(crate) fn filter_answered(
     };
     let index = index as usize;
     let Some(packet) = filters_at(parts, session_key, number) else { return };
-    let (Some(Permit::Open(ask)), Some(request)) = (packet.permits.get(index), packet.requested.get(index))
+    let (Some(FilterDecision::Open(ask)), Some(request)) =
+        (packet.permits.get(index), packet.requested.get(index))
     else {
         return;
     };
     let (mut ask, request) = (AuthorizationRequest::clone(ask), request.clone());
     let about = (&*identity, request.topics());
-    let permit = if authorize::ask_answered(parts, about, &mut ask, ticket, answer) {
+    let decision = if authorize::request_answered(parts, about, &mut ask, ticket, answer) {
         done(parts, authorize::verdict_of(parts, &ask), ask.rounds())
     } else {
-        let place = Place { session: session_key, number, conn: None };
-        ask_permit(parts, &identity, place, index, &request, ask)
+        let slot = SlotId { session: session_key, number, conn: None };
+        decide(parts, &identity, slot, index, &request, ask)
     };
-    let is_done = matches!(permit, Permit::Done(_));
+    let is_done = matches!(decision, FilterDecision::Done(_));
     let window = filters_window(parts);
     let Some(packet) = filters_at(parts, session_key, number) else { return };
-    packet.permits[index] = permit;
+    packet.permits[index] = decision;
     if let (FilterStep::Authorize(open), true) = (&mut packet.step, is_done) {
         *open -= 1;
         if *open == 0 || *open + 1 == window {

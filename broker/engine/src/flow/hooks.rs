@@ -6,12 +6,12 @@ use std::rc::Rc;
 use grapnel_plugin_abi::raw::{FLAG_WILL, Flow, Ticket};
 
 use crate::clock::Deadline;
-use crate::hook::chain::{Audience, Course, Exit, visited_until};
+use crate::hook::chain::{DispatchScope, Exit, LinkFilter, visited_until};
 use crate::hook::client::ClientFold;
 use crate::hook::draft::Draft;
 use crate::hook::message::{MessageFold, Rules};
 use crate::hook::suspended::{Accumulator, RefusedChange, Resumed, Suspended};
-use crate::hook::tickets::{OpenTicket, OwnedChange, TicketDesk, Waiter};
+use crate::hook::tickets::{OpenTicket, OwnedChange, TicketIssuer, Waiter};
 use crate::hook::verdict::{ClientVerdict, Why};
 use crate::hook::view::{Action, ClientView, Request};
 use crate::hook::{CannotTake, FaultPolicy, HookPoint, LinkIdentity, LinkStats, Refusal};
@@ -39,13 +39,13 @@ pub(crate) fn go_on(
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
 ) -> Walked {
-    let audience = match request {
-        Some(Request { action: Action::Deliver, .. }) => Audience::Deliver,
-        _ => Audience::All,
+    let filter = match request {
+        Some(Request { action: Action::Deliver, .. }) => LinkFilter::Deliver,
+        _ => LinkFilter::All,
     };
     let point = suspended.point();
     if point == HookPoint::ClientAuthorize
-        && !parts.hooks.rules_hold(
+        && !parts.hooks.are_rules_current(
             suspended.epoch(),
             client.client_id,
             client.username,
@@ -55,14 +55,14 @@ pub(crate) fn go_on(
         // The rules have changed while it waited for another one at a link: what links have said so far counts no more.
         suspended.begin_anew(parts.hooks.authz_epoch());
     }
-    if suspended.is_restless() {
+    if suspended.has_used_up_rounds() {
         // Nobody has an answer that holds.
         suspended.accumulator.fail(Why::Deadline, FaultPolicy::Deny);
         return Walked::Through;
     }
     let (verdict, visited) = suspended.split();
-    let course = Course { visited, behind, ancestry: 0, audience };
-    let exit = run_client(parts, point, (client, request), verdict, course, Some(waiter));
+    let scope = DispatchScope { visited, ordering_limit: behind, ancestry: 0, filter };
+    let exit = run_client(parts, point, (client, request), verdict, scope, Some(waiter));
     note_exit(parts, suspended, exit)
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit
             (place + 1, Some(ticket))
         }
     };
-    let kept = ticket.map_or(0, |ticket| parts.hooks.tickets().kept_bytes(ticket));
+    let kept = ticket.map_or(0, |ticket| parts.hooks.tickets().before_bytes(ticket));
     suspended.suspend(visited_until(parts.hooks.chain(suspended.point()), until), ticket, kept);
     Walked::Waits
 }
@@ -87,7 +87,7 @@ fn run_client(
     point: HookPoint,
     (client, request): (ClientView<'_>, Option<Request<'_>>),
     verdict: &mut ClientVerdict,
-    course: Course<'_>,
+    scope: DispatchScope<'_>,
     waiter: Option<Waiter>,
 ) -> Exit {
     let user_properties_max = parts.setup.limits.user_properties_max;
@@ -95,12 +95,12 @@ fn run_client(
     if chain.is_empty() {
         return Exit::Done;
     }
-    let desk = waiter.map(|waiter| TicketDesk::new(tickets, waiter, parts.clock.now().mono_ms));
+    let issuer = waiter.map(|waiter| TicketIssuer::new(tickets, waiter, parts.clock.now().mono_ms));
     // As the links before have left it: a chain that goes on after a deferred verdict begins with a new event.
     let client = ClientView { superuser: verdict.superuser, ..client };
-    let mut fold = ClientFold::new(point, client, request, verdict, desk, user_properties_max);
+    let mut fold = ClientFold::new(point, client, request, verdict, issuer, user_properties_max);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
-    let exit = chain.run((point, calls), course, &mut event, &mut fold);
+    let exit = chain.run((point, calls), scope, &mut event, &mut fold);
     let called = fold.was_called();
     drop(fold);
     verdict.called |= called;
@@ -133,7 +133,7 @@ pub(crate) fn notify_client(
     }
     let client = identity.view();
     let mut verdict = ClientVerdict::unanswered(&client, reason);
-    run_client(parts, point, (client, None), &mut verdict, Course::WHOLE, None);
+    run_client(parts, point, (client, None), &mut verdict, DispatchScope::WHOLE, None);
 }
 
 /// What links of message.publish are shown.
@@ -158,15 +158,19 @@ pub(crate) fn run_publish(
     let rules = Rules { limits: &parts.setup.limits, now: parts.clock.now() };
     let point = HookPoint::MessagePublish;
     let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
-    let desk = TicketDesk::new(tickets, waiter, parts.clock.now().mono_ms);
+    let issuer = TicketIssuer::new(tickets, waiter, parts.clock.now().mono_ms);
     let draft = std::mem::take(&mut suspended.accumulator);
-    let mut fold = MessageFold::new(point, identity.view(), view, draft, rules, Some(desk));
+    let mut fold = MessageFold::new(point, identity.view(), view, draft, rules, Some(issuer));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, dup);
     if will {
         event.flags |= FLAG_WILL;
     }
-    let course = Course { visited: suspended.visited(), behind, ..Course::of_message(view.ancestry) };
-    let exit = chain.run((point, calls), course, &mut event, &mut fold);
+    let scope = DispatchScope {
+        visited: suspended.visited(),
+        ordering_limit: behind,
+        ..DispatchScope::of_message(view.ancestry)
+    };
+    let exit = chain.run((point, calls), scope, &mut event, &mut fold);
     suspended.accumulator = std::mem::take(&mut fold.draft);
     let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
     drop(fold);
@@ -183,7 +187,7 @@ pub(crate) fn run_delivered(parts: &mut Parts, identity: &Identity, view: Messag
     let AtPoint { chain, calls, .. } = parts.hooks.at(point);
     let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), rules, None);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, false);
-    chain.run((point, calls), Course::of_message(view.ancestry), &mut event, &mut fold);
+    chain.run((point, calls), DispatchScope::of_message(view.ancestry), &mut event, &mut fold);
     let draft = std::mem::take(&mut fold.draft);
     let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
     if !refusals.is_empty() {

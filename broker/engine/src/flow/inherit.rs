@@ -5,9 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{authorize, deliver_rights, ending, route, subscriptions, takeover, tell, wake};
+use super::{authorize, deliver_rights, ending, notify, route, subscriptions, takeover, wake};
 use crate::clients::admission::{Admission, Inheritance, Item};
-use crate::counters::Loss;
+use crate::counters::DropReason;
 use crate::hook::verdict::{ALLOW, ClientVerdict, UNANSWERED};
 use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
@@ -134,7 +134,7 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
     if let Claim::Waits = detach_for(parts, key, session_key) {
         return Claim::Waits;
     }
-    let (rules, deliveries) = (parts.hooks.authz_epoch(), deliver_rights::asks_for_deliveries(parts));
+    let (rules, deliveries) = (parts.hooks.authz_epoch(), deliver_rights::authorizes_deliveries(parts));
     let hasher = parts.numbers.hasher();
     let Some(session) = parts.sessions.get(session_key) else { return Claim::Free };
     let begun = admission.inheritance.take();
@@ -182,7 +182,7 @@ pub(crate) fn hand_over(parts: &mut Parts, key: SessionKey, inheritance: Option<
         parts.counters.subscriptions_revoked += 1;
         subscriptions::unsubscribe(parts, key, filter, "owner");
     }
-    let deliveries = deliver_rights::asks_for_deliveries(parts);
+    let deliveries = deliver_rights::authorizes_deliveries(parts);
     let mut kept = parts.router.filter_set();
     let Some(session) = parts.sessions.get_mut(key) else { return };
     let all = refused.is_empty();
@@ -203,12 +203,12 @@ pub(crate) fn hand_over(parts: &mut Parts, key: SessionKey, inheritance: Option<
     let (movable, fixed): (Vec<Delivery>, Vec<Delivery>) =
         in_flight.into_iter().partition(|delivery| delivery.qos == QoS::AtLeastOnce);
     for delivery in fixed {
-        tell::count_drop(parts, Loss::NotAuthorized, &delivery.message.view(), Some(key));
+        notify::count_drop(parts, DropReason::NotAuthorized, &delivery.message.view(), Some(key));
     }
     for delivery in movable.into_iter().chain(waiting) {
         match delivery.group {
-            Some(group) => route::redraw(parts, group, &delivery.message),
-            None => tell::count_drop(parts, Loss::NotAuthorized, &delivery.message.view(), Some(key)),
+            Some(group) => route::pick_again(parts, group, &delivery.message),
+            None => notify::count_drop(parts, DropReason::NotAuthorized, &delivery.message.view(), Some(key)),
         }
     }
 }

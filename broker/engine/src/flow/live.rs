@@ -1,7 +1,7 @@
 //! Whether a message that its owner has stored comes to a session live or from the store: never both, never an older one behind a
 //! newer one. Called for each delivery of a stored message.
 
-use super::tell;
+use super::notify;
 use crate::id::SessionKey;
 use crate::message::MessageView;
 use crate::parts::Parts;
@@ -22,7 +22,7 @@ pub(crate) fn comes_stored(
         Comes::Live => false,
         Comes::Stored => true,
         Comes::TooMany => {
-            tell::count_drop(parts, crate::counters::Loss::QueueFull, view, Some(session_key));
+            notify::count_drop(parts, crate::counters::DropReason::QueueFull, view, Some(session_key));
             true
         }
     }

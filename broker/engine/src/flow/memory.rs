@@ -16,7 +16,7 @@ use crate::outbox::Outbound;
 use crate::parts::Parts;
 use crate::plugins::PagePlace;
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Last};
+use crate::session::{EndCause, EndReason};
 use crate::timer::Timer;
 
 /// Connections and sessions that one step may end for memory.
@@ -33,7 +33,7 @@ enum Heaviest {
 /// What clients make this shard hold, as of the last [`Shard::settle_memory`](crate::shard::Shard::settle_memory) or [`Shard::advance`](crate::shard::Shard::advance).
 pub(crate) fn ledger(parts: &Parts) -> Ledger {
     let (conns, sessions) = (parts.connections.bytes_by_part(), parts.sessions.bytes_by_part());
-    ledger_of(parts, conns, sessions, (parts.memory.message_bytes(), parts.hooks.kept().pages_bytes()))
+    ledger_of(parts, conns, sessions, (parts.memory.message_bytes(), parts.hooks.plugins().pages_bytes()))
 }
 
 /// The same counted anew from every packet and message: linear in what is held, for tests.
@@ -46,11 +46,11 @@ pub(crate) fn recount(parts: &Parts) -> Ledger {
     let mut messages = HashMap::new();
     for (_, session) in parts.sessions.iter() {
         add(&mut sums.1, session.recount());
-        messages.extend(session.held().map(|message| (Rc::as_ptr(message), message.bytes())));
+        messages.extend(session.shared_messages().map(|message| (Rc::as_ptr(message), message.bytes())));
     }
     let under_way = parts.work.fanout_messages();
     messages.extend(under_way.map(|message| (Rc::as_ptr(message), message.bytes())));
-    ledger_of(parts, sums.0, sums.1, (messages.values().sum(), parts.hooks.kept().recount_pages()))
+    ledger_of(parts, sums.0, sums.1, (messages.values().sum(), parts.hooks.plugins().recount_pages()))
 }
 
 /// Timers that are armed, and of these those that somebody holds, those of a ticket if somebody waits for it: the same, or one has been
@@ -62,8 +62,8 @@ pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
     let mut seconds: Vec<Timer> = others.iter().map(|watch| watch.timer).collect();
     deadlines
         .extend(waited_for(parts).into_iter().filter_map(|ticket| parts.hooks.open_ticket(ticket)?.timer));
-    deadlines.extend(parts.hooks.desk().timers());
-    deadlines.extend(parts.hooks.reviews().timer());
+    deadlines.extend(parts.hooks.plugins_mut().timers());
+    deadlines.extend(parts.hooks.rechecks().timer());
     seconds.extend(parts.work.settling().timer());
     for (_, session) in parts.sessions.iter() {
         let (ends, packets) = session.timers();
@@ -81,8 +81,8 @@ fn waited_for(parts: &mut Parts) -> Vec<Ticket> {
         tickets.extend(session.slots.open_tickets());
         tickets.extend(session.deliveries.as_ref().and_then(|deliveries| deliveries.ticket()));
     }
-    tickets.extend(parts.hooks.reviews().tickets());
-    tickets.extend(parts.hooks.desk().pages().tickets());
+    tickets.extend(parts.hooks.rechecks().tickets());
+    tickets.extend(parts.hooks.plugins_mut().pages().tickets());
     tickets
 }
 
@@ -107,15 +107,15 @@ fn ledger_of(
 }
 
 /// How many bytes the shell has received from a connection that the engine has not taken: their memory, as it was asked for.
-pub(crate) fn hold_read_buffer(parts: &mut Parts, conn: ConnKey, bytes: usize) {
+pub(crate) fn charge_read_buffer(parts: &mut Parts, conn: ConnKey, bytes: usize) {
     if let Some(conn) = parts.connections.get_mut(conn) {
         conn.read_bytes = bytes;
     }
 }
 
 /// How many bytes the shell has of connections that have ended.
-pub(crate) fn hold_closing(parts: &mut Parts, bytes: usize) {
-    parts.memory.hold_closing(bytes);
+pub(crate) fn charge_closing(parts: &mut Parts, bytes: usize) {
+    parts.memory.charge_closing(bytes);
 }
 
 /// Brings the ledger up to date, and ends who holds most where a limit is passed. [`Shard::advance`](crate::shard::Shard::advance) does it too.
@@ -157,7 +157,7 @@ fn to_be_ended(parts: &Parts) -> Option<Heaviest> {
     if ledger(parts).total() <= limits.shard_bytes_max {
         return None;
     }
-    let page = parts.hooks.kept().heaviest_page();
+    let page = parts.hooks.plugins().heaviest_page();
     let page = page.map(|(bytes, place)| (ledger::class(bytes, false, true), Heaviest::Page(place)));
     let page = page.filter(|(class, _)| *class > 0);
     let session = parts.sessions.heaviest().map(|(class, key)| (class, Heaviest::Session(key)));
@@ -173,27 +173,27 @@ fn evict_connection(parts: &mut Parts, key: ConnKey) {
     // What it would not take is let go of; a DISCONNECT after half a packet would be nonsense.
     let owing = !conn.out.is_empty();
     conn.out = Outbound::default();
-    let told = (!owing).then_some((reason, Some("more memory held than the broker has for its clients")));
+    let told = (!owing).then_some((reason, Some("the broker has no memory left for clients")));
     ending::end_connection(parts, key, EndCause::ByBroker(reason), told);
 }
 
 fn evict_session(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    if session.line.is_some() {
+    if session.request_queue.is_some() {
         return on_behalf::refuse_line(parts, key);
     }
     parts.counters.sessions_evicted += 1;
     let Some(session) = parts.sessions.get_mut(key) else { return };
     let lost = session.queue.len() as u64;
     session.expiry_s = 0;
-    session.last = Some(Last::Kicked);
+    session.end_reason = Some(EndReason::Kicked);
     let conn = session.conn;
     parts.counters.messages_dropped += lost;
     parts.counters.messages_dropped_queue_full += lost;
     if let Some(conn) = conn {
         let reason = ReasonCode::QUOTA_EXCEEDED;
-        let detail = "more memory held than the broker has for its clients";
+        let detail = "the broker has no memory left for clients";
         ending::end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, Some(detail))));
     }
-    ending::retire(parts, key, Last::Kicked);
+    ending::retire(parts, key, EndReason::Kicked);
 }

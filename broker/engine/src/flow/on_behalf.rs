@@ -10,7 +10,7 @@ use grapnel_plugin_abi::host::FetchedWriter;
 
 use super::hooks::Answer;
 use super::refusals::{self, note_refused};
-use super::{authorize, fetch, filters, hooks, mail, new_session, subscriptions, wake};
+use super::{authorize, fetch, filters, hooks, instance_message, new_session, subscriptions, wake};
 use crate::envelope::PageBody;
 use crate::hook::PluginHandle;
 use crate::hook::tickets::OpenTicket;
@@ -21,21 +21,21 @@ use crate::message::Message;
 use crate::outbox::BehalfRefused;
 use crate::packet::QoS;
 use crate::parts::Parts;
-use crate::plugins::lines::{self, Waiting};
+use crate::plugins::request_queues::{self, Waiting};
 use crate::plugins::{PageAbout, PagePlace};
 use crate::reason::ReasonCode;
 use crate::session::fetch::{PageUnderWay, ROUNDS_MAX};
-use crate::session::publish::{Authorization, Head, Refused, Verdict};
+use crate::session::publish::{Authorization, PublishMetadata, Refused, Verdict};
 use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::topic;
 
 /// What goes through client.authorize: whose word, and the message, or what stands for it where the question is about none.
-type Asked = (Source, Message);
+type AuthorizationSubject = (Source, Message);
 
 /// Does what a plugin asks for. Between two events.
 pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     let OnBehalf { plugin, whom, answer, wish } = request;
-    let (deed, mut asked) = asked_for(wish, matches!(whom, Whom::Client(_)));
+    let (deed, mut asked) = plan_of(wish, matches!(whom, Whom::Client(_)));
     if let Some(number) = answer
         && !parts.hooks.may_owe(plugin, &parts.setup.limits)
     {
@@ -43,10 +43,10 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
         parts.counters.behalf_no_room += 1;
         let (client_id, about) = (whom.client_id().into(), about(&deed, asked));
         refuse(parts, (plugin, None), client_id, about, ReasonCode::QUOTA_EXCEEDED);
-        return mail::keep_code(parts, (plugin, number), ReasonCode::QUOTA_EXCEEDED);
+        return instance_message::keep_code(parts, (plugin, number), ReasonCode::QUOTA_EXCEEDED);
     }
     let identity = match whom {
-        Whom::Identity(kept) => known(parts, Rc::new(*kept)),
+        Whom::Identity(kept) => current_identity(parts, Rc::new(*kept)),
         Whom::Client(client_id) => match client(parts, &client_id) {
             Some(identity) => identity,
             None => {
@@ -75,7 +75,7 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
 }
 
 /// What is to be done, and what client.authorize is asked for it. `by_id` says that the plugin has named whoever is there.
-fn asked_for(wish: Wish, by_id: bool) -> (Deed, Option<Asked>) {
+fn plan_of(wish: Wish, by_id: bool) -> (Deed, Option<AuthorizationSubject>) {
     match wish {
         Wish::Publish(message) => (Deed::Publish, Some((Source::Behalf, message))),
         Wish::Subscribe { filter, options, id } => {
@@ -87,19 +87,19 @@ fn asked_for(wish: Wish, by_id: bool) -> (Deed, Option<Asked>) {
             let asked = about_filter(&fetch.filter, fetch.qos);
             (Deed::Fetch { fetch, by_id }, Some(asked))
         }
-        Wish::Ask { action: Action::Subscribe, topic, qos, .. } => {
-            (Deed::Ask, Some(about_filter(&topic, qos)))
+        Wish::Authorize { action: Action::Subscribe, topic, qos, .. } => {
+            (Deed::Authorize, Some(about_filter(&topic, qos)))
         }
-        Wish::Ask { action, topic, qos, retain } => {
-            (Deed::Ask, Some((Source::Ask(action), no_message(&topic, qos, retain))))
+        Wish::Authorize { action, topic, qos, retain } => {
+            (Deed::Authorize, Some((Source::AuthorizationRequest(action), no_message(&topic, qos, retain))))
         }
     }
 }
 
 /// What is authorised is the filter itself, as where the client subscribes.
-fn about_filter(filter: &str, qos: QoS) -> Asked {
+fn about_filter(filter: &str, qos: QoS) -> AuthorizationSubject {
     let filter = topic::parse_filter(filter).map_or("", |parsed| parsed.filter);
-    (Source::Ask(Action::Subscribe), no_message(filter, qos, false))
+    (Source::AuthorizationRequest(Action::Subscribe), no_message(filter, qos, false))
 }
 
 /// What stands for a question that is about no message.
@@ -121,7 +121,7 @@ fn no_message(topic: &str, qos: QoS, retain: bool) -> Message {
 }
 
 /// What it is about, for the log.
-fn about(deed: &Deed, asked: Option<Asked>) -> (&'static str, Box<str>) {
+fn about(deed: &Deed, asked: Option<AuthorizationSubject>) -> (&'static str, Box<str>) {
     let topic = asked.map_or_else(|| deed.filter().into(), |(_, message)| message.topic);
     (deed.words(), topic)
 }
@@ -133,7 +133,7 @@ fn client(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
 }
 
 /// A client that a plugin has kept, as its session knows it by now, if that is there and of the same principal.
-pub(crate) fn known(parts: &Parts, kept: Rc<Identity>) -> Rc<Identity> {
+pub(crate) fn current_identity(parts: &Parts, kept: Rc<Identity>) -> Rc<Identity> {
     let session = session_of(parts, &kept).and_then(|key| parts.sessions.get(key));
     session.map_or(kept, |session| Rc::clone(&session.identity))
 }
@@ -149,63 +149,63 @@ fn session_of(parts: &Parts, identity: &Identity) -> Option<SessionKey> {
 }
 
 /// Puts it behind what the plugin has asked for before on behalf of the same client. What is `asked` goes through client.authorize.
-fn put(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) {
+fn put(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) {
     let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
     let bytes = behalf.bytes() + asked.as_ref().map_or(0, |(_, message)| message.bytes());
     let limits = Arc::clone(&parts.setup.limits);
-    if !parts.hooks.desk().lines().has_room(plugin.number(), &client_id, bytes, &limits) {
+    if !parts.hooks.plugins_mut().request_queues().has_room(plugin.number(), &client_id, bytes, &limits) {
         parts.counters.behalf_no_room += 1;
         let (about, reason) = (about(&behalf.deed, asked), ReasonCode::QUOTA_EXCEEDED);
         return refuse(parts, (plugin, behalf.answer), client_id, about, reason);
     }
-    let line = line_of(parts, &behalf);
+    let line = request_queue_of(parts, &behalf);
     let slot = slot(parts, behalf, asked);
     if let Some(session) = parts.sessions.get_mut(line) {
         session.slots.push(slot);
         wake::wake_slots(parts, line);
-        settle_line(parts, line);
+        settle_request_queue(parts, line);
     }
 }
 
 /// The session in whose slots waits what a plugin asks for on behalf of a client. No list shows it and no client can have it.
-fn line_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
+fn request_queue_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
     let (number, client_id) = (behalf.plugin.number(), &behalf.identity.client_id);
-    if let Some(line) = parts.hooks.desk().lines().session(number, client_id) {
+    if let Some(line) = parts.hooks.plugins_mut().request_queues().session(number, client_id) {
         return line;
     }
     let line = new_session::of_plugin(parts, &behalf.identity);
     if let Some(session) = parts.sessions.get_mut(line) {
-        session.line = Some(number as u32);
+        session.request_queue = Some(number as u32);
     }
-    parts.hooks.desk().lines().open(number, Arc::clone(client_id), line);
+    parts.hooks.plugins_mut().request_queues().open(number, Arc::clone(client_id), line);
     line
 }
 
 /// Notes how much waits in a line now. One in which nothing waits is gone.
-pub(crate) fn settle_line(parts: &mut Parts, key: SessionKey) {
+pub(crate) fn settle_request_queue(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get(key) else { return };
-    let Some(number) = session.line.map(u64::from) else { return };
+    let Some(number) = session.request_queue.map(u64::from) else { return };
     if !session.slots.is_empty() {
-        return count_line(parts, key);
+        return count_request(parts, key);
     }
     let client_id = Arc::clone(&session.identity.client_id);
-    parts.hooks.desk().lines().close(number, &client_id);
+    parts.hooks.plugins_mut().request_queues().close(number, &client_id);
     parts.sessions.discard_of_plugin(key);
 }
 
-fn count_line(parts: &mut Parts, key: SessionKey) {
+fn count_request(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get(key) else { return };
-    let Some(number) = session.line.map(u64::from) else { return };
+    let Some(number) = session.request_queue.map(u64::from) else { return };
     let now = Waiting { requests: session.slots.len(), bytes: session.slots.bytes() };
-    parts.hooks.desk().lines().count(number, &session.identity.client_id, now);
+    parts.hooks.plugins_mut().request_queues().count(number, &session.identity.client_id, now);
 }
 
 /// A request that begins to wait.
-fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
+fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) -> Slot {
     let Some((source, mut message)) = asked else {
-        let head = Head { packet_id: None, packet_qos: QoS::AtMostOnce, dup: false };
+        let metadata = PublishMetadata { packet_id: None, packet_qos: QoS::AtMostOnce, dup: false };
         let verdict = Verdict::code(ReasonCode::SUCCESS);
-        let waits = Refused { head, verdict, behalf: Some(Box::new(behalf)) };
+        let waits = Refused { head: metadata, verdict, behalf: Some(Box::new(behalf)) };
         return Slot::new(None, SlotBody::Refused(Box::new(waits)));
     };
     let now = parts.clock.now();
@@ -213,13 +213,13 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
     message.wall_ms = now.wall_ms;
     message.expires_at_ms = message.expires_at_ms.map(|after_ms| now.mono_ms + after_ms);
     parts.counters.messages_plugins += u64::from(source == Source::Behalf);
-    let head = Head::of_message(&message);
+    let metadata = PublishMetadata::of_message(&message);
     // Where nothing forbids it, it is asked about beside those in front.
     let rounds = behalf.rounds;
-    let ask = authorize::new_ask(parts, &behalf.identity).after_rounds(rounds);
-    let stage = Stage::Authorize(Box::new(Authorization { ask, after: None, first: None }));
+    let request = authorize::new_request(parts, &behalf.identity).after_rounds(rounds);
+    let stage = Stage::Authorize(Box::new(Authorization { request, after: None, first: None }));
     let (message, behalf) = (Arc::new(message), Some(Box::new(behalf)));
-    let publish = PublishSlot { behalf, rounds, ..PublishSlot::new(message, head, source, stage) };
+    let publish = PublishSlot { behalf, rounds, ..PublishSlot::new(message, metadata, source, stage) };
     Slot::new(None, SlotBody::Publish(Box::new(publish)))
 }
 
@@ -228,11 +228,11 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
 pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: ReasonCode) {
     let publish = parts.sessions.get_mut(line).and_then(|session| session.slots.publish_mut(number));
     let Some(PublishSlot { message, source, behalf: Some(behalf), .. }) = publish else { return };
-    if let (Source::Ask(action), false) = (*source, code.is_error()) {
+    if let (Source::AuthorizationRequest(action), false) = (*source, code.is_error()) {
         behalf.question = Some((action, Arc::clone(message)));
     }
     // What is only asked has no effect that could be refused.
-    if code.is_error() && !matches!(behalf.deed, Deed::Ask) {
+    if code.is_error() && !matches!(behalf.deed, Deed::Authorize) {
         let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
         let (what, topic) = (behalf.deed.words(), message.topic.clone());
         note_refused(parts, BehalfRefused { plugin, client_id, what, topic, reason: code, unlogged: 0 });
@@ -246,12 +246,12 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
     let code = match &behalf.deed {
         _ if said.is_error() => said,
         // The rules have changed since: a recheck has not seen it, since it is not in force yet.
-        Deed::Subscribe { .. } | Deed::Fetch { .. } | Deed::Ask if is_old => {
-            return ask_again(parts, line, behalf);
+        Deed::Subscribe { .. } | Deed::Fetch { .. } | Deed::Authorize if is_old => {
+            return authorize_again(parts, line, behalf);
         }
         Deed::Fetch { .. } => {
             // It waits no more.
-            count_line(parts, line);
+            count_request(parts, line);
             return fetch(parts, behalf);
         }
         Deed::Subscribe { filter, options, id } => {
@@ -263,15 +263,15 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
             Some(session) => subscriptions::unsubscribe(parts, session, filter, "plugin"),
             None => ReasonCode::CLIENT_ID_NOT_VALID,
         },
-        Deed::Publish | Deed::Ask => said,
+        Deed::Publish | Deed::Authorize => said,
     };
     let Behalf { plugin, identity, deed, answer, .. } = behalf;
     if code.is_error() && !said.is_error() {
         let about = (deed.words(), deed.filter().into());
         return refuse(parts, (plugin, answer), Arc::clone(&identity.client_id), about, code);
     }
-    parts.counters.behalf_refused += u64::from(code.is_error() && !matches!(deed, Deed::Ask));
-    tell(parts, plugin, answer, code);
+    parts.counters.behalf_refused += u64::from(code.is_error() && !matches!(deed, Deed::Authorize));
+    notify_plugin(parts, plugin, answer, code);
 }
 
 /// What is to be read waits for other shards and for plugins from here on, and holds up nothing that is behind it.
@@ -282,10 +282,10 @@ fn fetch(parts: &mut Parts, behalf: Behalf) {
     let limits = Arc::clone(&parts.setup.limits);
     let owners = (parts.setup.shards, fetch::only_owner(parts, &fetch.filter));
     let now = (epoch, rounds, parts.clock.now().mono_ms);
-    let fetch = fetch.within(limits.behalf_page_messages_max, lines::page_bytes_max(&limits));
+    let fetch = fetch.within(limits.behalf_page_messages_max, request_queues::page_bytes_max(&limits));
     let page = PageUnderWay::new(plugin, (identity, by_id), answer, fetch, now, owners);
-    let lines = parts.hooks.desk().lines();
-    if !lines.has_room_for_page(plugin.number(), &client_id, page.reserved_bytes(), &limits) {
+    let queues = parts.hooks.plugins_mut().request_queues();
+    if !queues.has_room_for_page(plugin.number(), &client_id, page.reserved_bytes(), &limits) {
         parts.counters.behalf_no_room += 1;
         let deed = Deed::Fetch { fetch: page.fetch, by_id };
         let about = (deed.words(), deed.filter().into());
@@ -302,11 +302,11 @@ pub(crate) fn page_came(parts: &mut Parts, number: u64, owner: ShardId, body: Pa
 
 /// Goes on with the pages that wait for a turn.
 pub(crate) fn go_on_with_pages(parts: &mut Parts) {
-    for _ in 0..parts.hooks.desk().pages().row_len() {
+    for _ in 0..parts.hooks.plugins_mut().pages().row_len() {
         if parts.work.is_turn_spent() {
             return;
         }
-        let Some(number) = parts.hooks.desk().pages().pop() else { return };
+        let Some(number) = parts.hooks.plugins_mut().pages().pop() else { return };
         let done = fetch::in_turn(parts, number);
         fetched(parts, done);
     }
@@ -331,7 +331,7 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
         ReasonCode::QUOTA_EXCEEDED
     } else if is_old && rounds < ROUNDS_MAX {
         // The rules have changed since: whether it may subscribe is asked again, and so is all that was read.
-        let identity = known(parts, page.identity);
+        let identity = current_identity(parts, page.identity);
         let (source, message) = about_filter(&page.fetch.filter, page.fetch.qos);
         let asked = (source, Message { from: Arc::clone(&identity.client_id), ..message });
         let deed = Deed::Fetch { fetch: page.fetch, by_id };
@@ -360,7 +360,7 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
         message.view().write_to_page(&mut bytes, message.qos.min(page.fetch.qos), now_ms);
     }
     let about = PageAbout { client_id: Arc::clone(&page.identity.client_id), filter: page.fetch.filter };
-    mail::bring_answer(parts, (plugin, number), bytes.finish().into(), Some(Box::new(about)));
+    instance_message::bring_answer(parts, (plugin, number), bytes.finish().into(), Some(Box::new(about)));
 }
 
 /// A shard holds more than it may, and no client holds more than this page: the plugin is told that there is no room for it.
@@ -368,14 +368,14 @@ pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
     parts.counters.behalf_no_room += 1;
     match place {
         PagePlace::UnderWay(number) => {
-            let Some(mut page) = parts.hooks.desk().end_page(number) else { return };
+            let Some(mut page) = parts.hooks.plugins_mut().end_page(number) else { return };
             page.ticket().map(|ticket| hooks::close_ticket(parts, ticket));
             page.fail(ReasonCode::QUOTA_EXCEEDED);
             fetched(parts, Some(page));
         }
         PagePlace::Kept(index) => {
             let answer = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
-            if let Some((plugin, page)) = parts.hooks.desk().replace_kept_page(index, answer) {
+            if let Some((plugin, page)) = parts.hooks.plugins_mut().replace_kept_page(index, answer) {
                 refusals::page_refused(parts, plugin, *page);
             }
         }
@@ -397,15 +397,15 @@ pub(crate) fn refuse_line(parts: &mut Parts, line: SessionKey) {
             session.slots.refuse(number, Verdict::code(ReasonCode::QUOTA_EXCEEDED));
         }
     }
-    count_line(parts, line);
+    count_request(parts, line);
     wake::wake_slots(parts, line);
 }
 
 /// What was allowed under rules which have changed since is authorized anew, before what is behind it.
-fn ask_again(parts: &mut Parts, line: SessionKey, behalf: Behalf) {
-    let identity = known(parts, Rc::clone(&behalf.identity));
+fn authorize_again(parts: &mut Parts, line: SessionKey, behalf: Behalf) {
+    let identity = current_identity(parts, Rc::clone(&behalf.identity));
     let Some((action, message)) = &behalf.question else { return };
-    let asked = (Source::Ask(*action), Message::clone(message));
+    let asked = (Source::AuthorizationRequest(*action), Message::clone(message));
     let rounds = behalf.rounds.saturating_add(1);
     let slot = slot(parts, Behalf { identity, rounds, question: None, ..behalf }, Some(asked));
     if let Some(session) = parts.sessions.get_mut(line) {
@@ -423,12 +423,12 @@ fn refuse(
 ) {
     note_refused(parts, BehalfRefused { plugin, client_id, what, topic, reason, unlogged: 0 });
     parts.counters.behalf_refused += 1;
-    tell(parts, plugin, answer, reason);
+    notify_plugin(parts, plugin, answer, reason);
 }
 
 /// Tells the plugin what became of it, if it wants to know.
-fn tell(parts: &mut Parts, plugin: PluginHandle, answer: Option<u64>, code: ReasonCode) {
+fn notify_plugin(parts: &mut Parts, plugin: PluginHandle, answer: Option<u64>, code: ReasonCode) {
     if let Some(number) = answer {
-        mail::bring_answer(parts, (plugin, number), Bytes::copy_from_slice(&[code.0]), None);
+        instance_message::bring_answer(parts, (plugin, number), Bytes::copy_from_slice(&[code.0]), None);
     }
 }

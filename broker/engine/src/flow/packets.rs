@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::reading::Handled;
 use super::{
-    admission, connack, ending, first_packet, publish, pump, reading, send, settle, tell, user_properties,
+    admission, connack, ending, first_packet, notify, publish, pump, reading, send, settle, user_properties,
     wake,
 };
 use crate::clients::connection::State;
@@ -111,7 +111,7 @@ fn handle_frame(
     }
     parts.counters.packets_received += 1;
     if let Some(kind) = frame.packet_type() {
-        tell::tell_received(parts, key, kind, whole);
+        notify::notify_received(parts, key, kind, whole);
     }
     match codec::decode(frame, version) {
         Ok(Packet::Disconnect(_)) if admitting => {
@@ -165,12 +165,12 @@ fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Op
         }
         Packet::Subscribe(subscribe) => {
             let most = parts.setup.limits.filters_per_subscribe_max as usize;
-            put_in_line(parts, key, FilterPacket::of_subscribe(subscribe, most));
+            enqueue(parts, key, FilterPacket::of_subscribe(subscribe, most));
             Ok(())
         }
         Packet::Unsubscribe(unsubscribe) => {
             let most = parts.setup.limits.filters_per_unsubscribe_max as usize;
-            put_in_line(parts, key, FilterPacket::of_unsubscribe(unsubscribe, most));
+            enqueue(parts, key, FilterPacket::of_unsubscribe(unsubscribe, most));
             Ok(())
         }
         Packet::Disconnect(disconnect) => on_disconnect(parts, key, disconnect),
@@ -186,7 +186,7 @@ fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Op
 }
 
 /// SUBSCRIBE and UNSUBSCRIBE act when nothing is in front of them.
-fn put_in_line(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
+fn enqueue(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
     let Some(session_key) = reading::session_of(parts, key) else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     let is_first = session.slots.is_empty();
@@ -200,7 +200,7 @@ fn put_in_line(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
 fn on_disconnect(parts: &mut Parts, key: ConnKey, disconnect: &Disconnect<'_>) -> Result<(), DecodeError> {
     let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
     let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
-    let leave = Leave::of(disconnect, session.identity.asked_expiry_s);
+    let leave = Leave::of(disconnect, session.identity.requested_expiry_s);
     if session.slots.is_empty() {
         return pump::leave(parts, key, leave);
     }
@@ -281,7 +281,7 @@ fn acked(
     match outcome {
         Ok(delivery) => {
             parts.counters.messages_acked += 1;
-            tell::tell_acked(parts, session_key, &delivery);
+            notify::notify_acked(parts, session_key, &delivery);
         }
         // A late or repeated one: nothing waits for it any more.
         Err(AckError::Unknown) => {}

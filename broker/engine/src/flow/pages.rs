@@ -20,12 +20,17 @@ pub(crate) fn scan_pages(parts: &mut Parts) {
             return;
         }
         let Some(scan) = parts.work.pop_scan() else { return };
-        let body = retained::scan_page(parts, &scan.ask);
-        let (whose, page) = (scan.whose, scan.ask.page);
-        if scan.asker == parts.setup.id {
-            page_came(parts, scan.asker, whose, page, body);
+        let body = retained::scan_page(parts, &scan.request);
+        let (whose, page) = (scan.whose, scan.request.page);
+        if scan.requester == parts.setup.id {
+            page_came(parts, scan.requester, whose, page, body);
         } else {
-            send::push_envelope(parts, scan.asker, Lane::Control, EnvelopeBody::Paged { whose, page, body });
+            send::push_envelope(
+                parts,
+                scan.requester,
+                Lane::Control,
+                EnvelopeBody::Paged { whose, page, body },
+            );
         }
     }
 }

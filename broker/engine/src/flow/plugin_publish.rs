@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{new_session, tell, wake};
+use super::{new_session, notify, wake};
 use crate::hook::PluginHandle;
 use crate::hook::draft::{Extra, Extras};
 use crate::id::SessionKey;
 use crate::message::Message;
 use crate::packet::Version;
 use crate::parts::Parts;
-use crate::session::publish::Head;
+use crate::session::publish::PublishMetadata;
 use crate::session::{Host, Identity, PublishSlot, Session, Slot, SlotBody, Source, Stage};
 
 /// A message of a plugin's own, behind what the plugin has published before.
@@ -27,12 +27,12 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if !has_room(session, message.bytes(), (slots_max, bytes_max)) {
         // It cannot be paused; beyond its reserve there is a counted drop.
-        tell::count_drop(parts, crate::counters::Loss::QueueFull, &message.view(), None);
+        notify::count_drop(parts, crate::counters::DropReason::QueueFull, &message.view(), None);
         return;
     }
     parts.counters.messages_plugins += 1;
-    let head = Head::of_message(&message);
-    let publish = PublishSlot::new(Arc::new(message), head, source, Stage::Unstarted);
+    let metadata = PublishMetadata::of_message(&message);
+    let publish = PublishSlot::new(Arc::new(message), metadata, source, Stage::Unstarted);
     session.slots.push(Slot::new(None, SlotBody::Publish(Box::new(publish))));
     wake::wake_slots(parts, session_key);
 }
@@ -61,7 +61,7 @@ fn publish_added(parts: &mut Parts, extra: Vec<Extra>) {
 
 /// The session of a plugin, if it has one by now. Later versions of the plugin go on in the same order.
 fn known_session(parts: &mut Parts, plugin: PluginHandle) -> Option<SessionKey> {
-    parts.hooks.desk().session(plugin.number())
+    parts.hooks.plugins_mut().session(plugin.number())
 }
 
 /// Makes it. No list shows it and no client can have it.
@@ -79,7 +79,7 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         clean_start: true,
         keep_alive_s: 0,
         expiry_s: u32::MAX,
-        asked_expiry_s: u32::MAX,
+        requested_expiry_s: u32::MAX,
         receive_maximum: u16::MAX,
         connected_at_ms: parts.clock.now().wall_ms,
         connection: 0,
@@ -88,6 +88,6 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         properties: Box::default(),
     });
     let key = new_session::of_plugin(parts, &identity);
-    parts.hooks.desk().add_session(plugin.number(), key);
+    parts.hooks.plugins_mut().add_session(plugin.number(), key);
     key
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::authorize::Asked;
+use super::authorize::RequestOutcome;
 use super::hooks::Walked;
-use super::{authorize, ending, hooks, plugin_publish, reading, route, send, tell, user_properties, wake};
+use super::{authorize, ending, hooks, notify, plugin_publish, reading, route, send, user_properties, wake};
 use crate::codec::DecodeError;
-use crate::counters::Loss;
+use crate::counters::DropReason;
 use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::flow::route::Effect;
 use crate::hook::HookPoint;
@@ -24,7 +24,7 @@ use crate::message::{Message, MessageView, Origin, Payload};
 use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::publish::{AsSent, Authorization, Behind, Head, Refused, Verdict};
+use crate::session::publish::{AsSent, Authorization, OrderingLimit, PublishMetadata, Refused, Verdict};
 use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::{codec, topic};
 
@@ -48,9 +48,10 @@ pub(crate) fn on_publish(
             return Ok(());
         }
     }
-    let head = Head { packet_id: publish.packet_id, packet_qos: publish.qos, dup: publish.dup };
+    let metadata =
+        PublishMetadata { packet_id: publish.packet_id, packet_qos: publish.qos, dup: publish.dup };
     if let Err(beyond) = check_limits(parts, publish, topic) {
-        return refuse_publish(parts, key, session_key, head, beyond);
+        return refuse_publish(parts, key, session_key, metadata, beyond);
     }
     count_message(parts, publish.qos);
     let mut forwarded = parts.encoder.take_scratch();
@@ -82,11 +83,11 @@ pub(crate) fn on_publish(
         flow: None,
     };
     if admission == Admission::AwaitsRelease {
-        let slot = slot_of(parts, &view, head, Stage::Unstarted);
+        let slot = slot_of(parts, &view, metadata, Stage::Unstarted);
         push_publish(parts, session_key, key, slot);
         wake::wake_slots(parts, session_key);
     } else {
-        take_publish(parts, key, session_key, &identity, view, head);
+        take_publish(parts, key, session_key, &identity, view, metadata);
     }
     parts.encoder.give_back_scratch(forwarded);
     Ok(())
@@ -221,18 +222,18 @@ fn refuse_publish(
     parts: &mut Parts,
     key: ConnKey,
     session_key: SessionKey,
-    head: Head,
+    metadata: PublishMetadata,
     beyond: DecodeError,
 ) -> Result<(), DecodeError> {
     let v5 = parts.connections.get(key).is_some_and(|conn| conn.version.is_v5());
-    let Some(session) = parts.sessions.get(session_key).filter(|_| v5 && head.packet_id.is_some()) else {
+    let Some(session) = parts.sessions.get(session_key).filter(|_| v5 && metadata.packet_id.is_some()) else {
         return Err(beyond);
     };
     let verdict = Verdict::code(beyond.reason);
     if session.slots.is_empty() {
-        conclude(parts, session_key, Some(key), head, &verdict);
+        conclude(parts, session_key, Some(key), metadata, &verdict);
     } else {
-        push_publish(parts, session_key, key, refused(head, verdict));
+        push_publish(parts, session_key, key, refused(metadata, verdict));
     }
     Ok(())
 }
@@ -244,33 +245,33 @@ fn take_publish(
     session_key: SessionKey,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
-    head: Head,
+    metadata: PublishMetadata,
 ) {
     let Some(session) = parts.sessions.get(session_key) else { return };
     let number = session.slots.next_number();
-    let (alone, behind) = if session.slots.is_empty() {
-        (true, Behind::default())
+    let (alone, limit) = if session.slots.is_empty() {
+        (true, OrderingLimit::default())
     } else if session.slots.only_publishes() {
         (false, session.slots.in_front(number))
     } else {
-        let slot = slot_of(parts, &view, head, Stage::Unstarted);
+        let slot = slot_of(parts, &view, metadata, Stage::Unstarted);
         push_publish(parts, session_key, key, slot);
         return;
     };
-    let at = Place { session: session_key, number, source: Source::Client, head, rounds: 0 };
+    let at = SlotId { session: session_key, number, source: Source::Client, metadata, rounds: 0 };
     if alone && is_everybody_silent(parts, identity) && !is_reserved(parts, view.topic) {
         take_effect(parts, key, at, (&view, &view), None);
         return;
     }
-    match decide(parts, identity, view, at, &behind) {
-        Err(verdict) if alone => conclude(parts, session_key, Some(key), head, &verdict),
+    match decide(parts, identity, view, at, &limit) {
+        Err(verdict) if alone => conclude(parts, session_key, Some(key), metadata, &verdict),
         Ok(Progress::Pass(mut draft)) if alone => {
             let extra = draft.extra.take();
             let changed = draft.view(view, parts.clock.now().mono_ms);
             take_effect(parts, key, at, (&view, &changed), extra);
         }
         decision => {
-            let slot = slot_from(parts, decision, &view, head);
+            let slot = slot_from(parts, decision, &view, metadata);
             push_publish(parts, session_key, key, slot);
         }
     }
@@ -294,20 +295,20 @@ fn is_reserved(parts: &Parts, topic: &str) -> bool {
 fn take_effect(
     parts: &mut Parts,
     key: ConnKey,
-    at: Place,
+    at: SlotId,
     (sent, view): (&MessageView<'_>, &MessageView<'_>),
     extra: Extras,
 ) {
-    let mut held = None;
-    match route::effect(parts, at.session, (at.number, at.source), view, &mut held, None) {
+    let mut shared = None;
+    match route::effect(parts, at.session, (at.number, at.source), view, &mut shared, None) {
         Effect::Done(code) => {
             plugin_publish::publish_extra(parts, extra);
-            conclude(parts, at.session, Some(key), at.head, &Verdict::code(code));
+            conclude(parts, at.session, Some(key), at.metadata, &Verdict::code(code));
         }
         Effect::Waits(storage) => {
             let (message, as_sent) = (Arc::new(view.to_message()), AsSent::of_moved(sent, view.topic));
             let stage = Stage::Decided { storage, extra };
-            let slot = clients_publish(parts, (message, as_sent), at.head, stage);
+            let slot = clients_publish(parts, (message, as_sent), at.metadata, stage);
             push_publish(parts, at.session, key, slot);
         }
     }
@@ -324,21 +325,21 @@ pub(crate) fn decide(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
-    at: Place,
-    behind: &Behind,
+    at: SlotId,
+    limit: &OrderingLimit,
 ) -> Decision {
     // What waits in front waits at client.authorize first.
-    if parts.hooks.chain(HookPoint::ClientAuthorize).is_empty() && behind.authorize.is_none() {
+    if parts.hooks.chain(HookPoint::ClientAuthorize).is_empty() && limit.authorize.is_none() {
         let answer = if parts.setup.no_match_allow || identity.superuser {
             Ok(())
         } else {
             Err(ReasonCode::NOT_AUTHORIZED)
         };
-        return authorized(parts, identity, view, at, (Asked::Answered(answer), None, None), behind);
+        return authorized(parts, identity, view, at, (RequestOutcome::Answered(answer), None, None), limit);
     }
-    let ask = authorize::new_ask(parts, identity);
-    let authorization = Authorization { ask, after: None, first: None };
-    authorize_on(parts, identity, view, at, authorization, behind)
+    let request = authorize::new_request(parts, identity);
+    let authorization = Authorization { request, after: None, first: None };
+    authorize_on(parts, identity, view, at, authorization, limit)
 }
 
 /// Goes on with client.authorize.
@@ -346,9 +347,9 @@ pub(crate) fn authorize_on(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
-    at: Place,
-    Authorization { ask, after, first }: Authorization,
-    behind: &Behind,
+    at: SlotId,
+    Authorization { request: ask, after, first }: Authorization,
+    behind: &OrderingLimit,
 ) -> Decision {
     let now_ms = parts.clock.now().mono_ms;
     let changed = after.as_ref().map_or(view, |draft| draft.view(view, now_ms));
@@ -359,9 +360,9 @@ pub(crate) fn authorize_on(
     let request = Request { action: at.source.action(), topic, qos, retain };
     let limit = behind.authorize.as_deref().filter(|_| after.is_none());
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::ClientAuthorize);
-    let at = Place { rounds: at.rounds.max(ask.rounds()), ..at };
-    let asked = authorize::ask_authorize(parts, identity, request, ask, limit, waiter);
-    authorized(parts, identity, view, at, (asked, after, first), behind)
+    let at = SlotId { rounds: at.rounds.max(ask.rounds()), ..at };
+    let outcome = authorize::authorize(parts, identity, request, ask, limit, waiter);
+    authorized(parts, identity, view, at, (outcome, after, first), behind)
 }
 
 /// What the answer of client.authorize means for a publish.
@@ -369,19 +370,19 @@ pub(crate) fn authorized(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
-    at: Place,
-    (asked, after, first): (Asked, Option<Draft>, Option<Box<AsSent>>),
-    behind: &Behind,
+    at: SlotId,
+    (outcome, after, first): (RequestOutcome, Option<Draft>, Option<Box<AsSent>>),
+    limit: &OrderingLimit,
 ) -> Decision {
-    let asked = match asked {
+    let outcome = match outcome {
         // A plugin is told that it may try again.
-        Asked::Unanswered(_) if at.source.is_on_behalf() => {
-            Asked::Answered(Err(ReasonCode::SERVER_UNAVAILABLE))
+        RequestOutcome::Unanswered(_) if at.source.is_on_behalf() => {
+            RequestOutcome::Answered(Err(ReasonCode::SERVER_UNAVAILABLE))
         }
-        asked => asked,
+        outcome => outcome,
     };
-    match (asked, after) {
-        (Asked::Answered(Err(reason)) | Asked::Unanswered(reason), _) => {
+    match (outcome, after) {
+        (RequestOutcome::Answered(Err(reason)) | RequestOutcome::Unanswered(reason), _) => {
             // What a plugin asks for is no packet, and counted where it ends.
             if matches!(at.source, Source::Client | Source::Will) {
                 parts.counters.packets_publish_auth_error += 1;
@@ -389,18 +390,20 @@ pub(crate) fn authorized(
             Err(Verdict::code(reason))
         }
         // That is all that was asked.
-        (Asked::Answered(Ok(())), _) if matches!(at.source, Source::Ask(_)) => {
+        (RequestOutcome::Answered(Ok(())), _) if matches!(at.source, Source::AuthorizationRequest(_)) => {
             Err(Verdict::code(ReasonCode::SUCCESS))
         }
-        (Asked::Answered(Ok(())), after @ Some(_)) if first.is_some() => {
+        (RequestOutcome::Answered(Ok(())), after @ Some(_)) if first.is_some() => {
             // What it was is allowed: the next question is about what it is by now.
-            let ask = authorize::new_ask(parts, identity).after_rounds(at.rounds);
-            let authorization = Authorization { ask, after, first: None };
-            authorize_on(parts, identity, view, at, authorization, behind)
+            let request = authorize::new_request(parts, identity).after_rounds(at.rounds);
+            let authorization = Authorization { request, after, first: None };
+            authorize_on(parts, identity, view, at, authorization, limit)
         }
-        (Asked::Answered(Ok(())), Some(draft)) => Ok(Progress::Pass(draft)),
-        (Asked::Answered(Ok(())), None) => begin_walk(parts, identity, view, at, behind),
-        (Asked::Waits(ask), after) => Ok(Progress::Authorize(Box::new(Authorization { ask, after, first }))),
+        (RequestOutcome::Answered(Ok(())), Some(draft)) => Ok(Progress::Pass(draft)),
+        (RequestOutcome::Answered(Ok(())), None) => begin_walk(parts, identity, view, at, limit),
+        (RequestOutcome::Waits(request), after) => {
+            Ok(Progress::Authorize(Box::new(Authorization { request, after, first })))
+        }
     }
 }
 
@@ -409,11 +412,11 @@ pub(crate) fn begin_walk(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
-    at: Place,
-    behind: &Behind,
+    at: SlotId,
+    limit: &OrderingLimit,
 ) -> Decision {
     let chain = Suspended::new(HookPoint::MessagePublish, Draft::default(), parts.hooks.authz_epoch());
-    walk(parts, identity, view, at, chain, behind)
+    walk(parts, identity, view, at, chain, limit)
 }
 
 /// Goes along the publish chain as far as it can.
@@ -421,16 +424,16 @@ pub(crate) fn walk(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
-    at: Place,
+    at: SlotId,
     mut chain: Suspended<Draft>,
-    behind: &Behind,
+    limit: &OrderingLimit,
 ) -> Decision {
     if parts.hooks.chain(HookPoint::MessagePublish).is_empty() {
         return judge(parts, identity, view, at, chain.accumulator);
     }
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::MessagePublish);
-    let shown = hooks::Shown { view, dup: at.head.dup, will: at.source == Source::Will };
-    let behind = behind.publish.as_deref();
+    let shown = hooks::Shown { view, dup: at.metadata.dup, will: at.source == Source::Will };
+    let behind = limit.publish.as_deref();
     match hooks::run_publish(parts, &mut chain, identity, shown, behind, waiter) {
         Walked::Through => judge(parts, identity, view, at, chain.accumulator),
         Walked::Waits => Ok(Progress::Chain(chain)),
@@ -442,7 +445,7 @@ pub(crate) fn judge(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
-    at: Place,
+    at: SlotId,
     draft: Draft,
 ) -> Decision {
     let reason = match draft.reason {
@@ -452,7 +455,7 @@ pub(crate) fn judge(
     match draft.disposition {
         Disposition::Pass => {}
         Disposition::Drop => {
-            tell::count_drop(parts, Loss::Hook, &draft.view(view, parts.clock.now().mono_ms), None);
+            notify::count_drop(parts, DropReason::Hook, &draft.view(view, parts.clock.now().mono_ms), None);
             return Err(Verdict::code(ReasonCode::SUCCESS));
         }
         Disposition::Reject => {
@@ -467,9 +470,9 @@ pub(crate) fn judge(
     let is_clients = at.source.is_clients();
     if moved && is_clients {
         // A new topic is a new question.
-        let ask = authorize::new_ask(parts, identity).after_rounds(at.rounds);
-        let authorization = Authorization { ask, after: Some(draft), first: None };
-        return authorize_on(parts, identity, view, at, authorization, &Behind::default());
+        let request = authorize::new_request(parts, identity).after_rounds(at.rounds);
+        let authorization = Authorization { request, after: Some(draft), first: None };
+        return authorize_on(parts, identity, view, at, authorization, &OrderingLimit::default());
     }
     // Only here: what plugins take for themselves, such as `$delayed/…`, has not come so far.
     if !moved && is_clients && is_reserved(parts, view.topic) {
@@ -485,7 +488,7 @@ pub(crate) fn conclude(
     parts: &mut Parts,
     session_key: SessionKey,
     from: Option<ConnKey>,
-    head: Head,
+    metadata: PublishMetadata,
     verdict: &Verdict,
 ) {
     if verdict.disconnect
@@ -499,15 +502,15 @@ pub(crate) fn conclude(
     if verdict.code.is_error() {
         parts.counters.packets_publish_error += 1;
     }
-    acknowledge(parts, session_key, head, verdict);
+    acknowledge(parts, session_key, metadata, verdict);
 }
 
 /// PUBACK or PUBREC [MQTT-4.3.2-4] [MQTT-4.3.3-8]. In 3.x a refused message is acknowledged like any other
 /// [MQTT-3.3.5-2 of 3.1.1].
-fn acknowledge(parts: &mut Parts, session_key: SessionKey, head: Head, verdict: &Verdict) {
-    let Some(packet_id) = head.packet_id else { return };
+fn acknowledge(parts: &mut Parts, session_key: SessionKey, metadata: PublishMetadata, verdict: &Verdict) {
+    let Some(packet_id) = metadata.packet_id else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let kind = match head.packet_qos {
+    let kind = match metadata.packet_qos {
         QoS::AtMostOnce => return,
         QoS::AtLeastOnce => PacketType::PubAck,
         QoS::ExactlyOnce => PacketType::PubRec,
@@ -586,42 +589,47 @@ impl Progress {
 
 /// Which publish is meant: the slot it is in, or would be, and where it comes from.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct SlotId {
     pub(crate) session: SessionKey,
     pub(crate) number: u64,
     pub(crate) source: Source,
-    pub(crate) head: Head,
+    pub(crate) metadata: PublishMetadata,
     /// How often a question about it has begun anew: the next question goes on counting.
     pub(crate) rounds: u8,
 }
 
-fn slot_of(parts: &Parts, view: &MessageView<'_>, head: Head, stage: Stage) -> SlotBody {
-    clients_publish(parts, (Arc::new(view.to_message()), None), head, stage)
+fn slot_of(parts: &Parts, view: &MessageView<'_>, metadata: PublishMetadata, stage: Stage) -> SlotBody {
+    clients_publish(parts, (Arc::new(view.to_message()), None), metadata, stage)
 }
 
 /// A publish of a client that has come as far by the rules of now.
 fn clients_publish(
     parts: &Parts,
     (message, as_sent): (Arc<Message>, Option<Box<AsSent>>),
-    head: Head,
+    metadata: PublishMetadata,
     stage: Stage,
 ) -> SlotBody {
     let (source, epoch) = (Source::Client, parts.hooks.authz_epoch());
-    let publish = PublishSlot { epoch, as_sent, ..PublishSlot::new(message, head, source, stage) };
+    let publish = PublishSlot { epoch, as_sent, ..PublishSlot::new(message, metadata, source, stage) };
     SlotBody::Publish(Box::new(publish))
 }
 
-fn refused(head: Head, verdict: Verdict) -> SlotBody {
-    SlotBody::Refused(Box::new(Refused { head, verdict, behalf: None }))
+fn refused(metadata: PublishMetadata, verdict: Verdict) -> SlotBody {
+    SlotBody::Refused(Box::new(Refused { head: metadata, verdict, behalf: None }))
 }
 
-fn slot_from(parts: &Parts, decision: Decision, view: &MessageView<'_>, head: Head) -> SlotBody {
+fn slot_from(
+    parts: &Parts,
+    decision: Decision,
+    view: &MessageView<'_>,
+    metadata: PublishMetadata,
+) -> SlotBody {
     match decision {
         Ok(progress) => {
             let (mut message, mut as_sent) = (Arc::new(view.to_message()), None);
             let stage = progress.stage(&mut message, &mut as_sent, parts.clock.now().mono_ms);
-            clients_publish(parts, (message, as_sent), head, stage)
+            clients_publish(parts, (message, as_sent), metadata, stage)
         }
-        Err(verdict) => refused(head, verdict),
+        Err(verdict) => refused(metadata, verdict),
     }
 }

@@ -13,9 +13,8 @@ use super::{authorize, ending, filters, hooks, on_behalf, plugin_publish, publis
 use crate::clients::reading::{Pause, Reading};
 use crate::clock::Deadline;
 use crate::codec::DecodeError;
-use crate::flow::publish::{Decision, Place};
+use crate::flow::publish::{Decision, SlotId};
 use crate::flow::route::Effect;
-use crate::held::Held;
 use crate::hook::draft::{Draft, DraftRules};
 use crate::hook::tickets::OpenTicket;
 use crate::id::{ConnKey, SessionKey};
@@ -23,8 +22,9 @@ use crate::message::Message;
 use crate::packet::Leave;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::publish::{Authorization, Behind, Verdict};
+use crate::session::publish::{Authorization, OrderingLimit, Verdict};
 use crate::session::{EndCause, Identity, ReleaseWait, Slot, SlotBody, Source, Stage, Storage};
+use crate::shared_message::SharedMessage;
 
 /// Moves on whatever of a session's slots can move.
 pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
@@ -37,8 +37,8 @@ pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
     }
     unblock(parts, session_key);
     reading::resume_if_room(parts, session_key);
-    ending::queue_takedown(parts, session_key);
-    on_behalf::settle_line(parts, session_key);
+    ending::queue_teardown(parts, session_key);
+    on_behalf::settle_request_queue(parts, session_key);
 }
 
 /// Deals with the packet in front; whether there may be more to do.
@@ -50,7 +50,7 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     match &front.body {
         SlotBody::Publish(publish) => match &publish.stage {
             stage if stage.ticket().is_some() => false,
-            Stage::Decided { storage: Storage::Asked(_), .. } => false,
+            Stage::Decided { storage: Storage::Requested(_), .. } => false,
             Stage::Unstarted if session.waits_for_release(parts.setup.limits.awaiting_rel_max) => {
                 watch_release(parts, session_key);
                 false
@@ -166,13 +166,13 @@ fn unblock(parts: &mut Parts, session_key: SessionKey) {
 struct Step {
     identity: Rc<Identity>,
     message: Arc<Message>,
-    at: Place,
+    at: SlotId,
     /// Version of the rules under which it was allowed.
     epoch: u64,
     /// Whether hooks have moved it to another topic.
     is_moved: bool,
     stage: Stage,
-    behind: Behind,
+    limit: OrderingLimit,
 }
 
 /// Begins a step of a publish that has not been through the chains, and waits for this ticket or for none. Its slot has its
@@ -184,34 +184,34 @@ fn begin_step(
     ticket: Option<Ticket>,
 ) -> Option<Step> {
     let session = parts.sessions.get_mut(session_key)?;
-    let behind = session.slots.in_front(number);
+    let limit = session.slots.in_front(number);
     let publish = session.slots.publish_mut(number)?;
     if matches!(publish.stage, Stage::Decided { .. }) || publish.stage.ticket() != ticket {
         return None;
     }
-    let (source, head, rounds) = (publish.source, publish.head, publish.rounds);
-    let at = Place { session: session_key, number, source, head, rounds };
+    let (source, metadata, rounds) = (publish.source, publish.metadata, publish.rounds);
+    let at = SlotId { session: session_key, number, source, metadata, rounds };
     let (epoch, is_moved) = (publish.epoch, publish.as_sent.is_some());
     let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
     let message = Arc::clone(&publish.message);
     let kept = publish.behalf.as_ref().map(|behalf| Rc::clone(&behalf.identity));
     let identity = match kept {
-        Some(kept) => on_behalf::known(parts, kept),
+        Some(kept) => on_behalf::current_identity(parts, kept),
         None => Rc::clone(&session.identity),
     };
-    Some(Step { identity, message, at, epoch, is_moved, stage, behind })
+    Some(Step { identity, message, at, epoch, is_moved, stage, limit })
 }
 
 /// Goes on with a publish that has not been through the chains and waits for no ticket.
 fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     let Some(step) = begin_step(parts, session_key, number, None) else { return };
-    let Step { identity, message, at, epoch, is_moved, stage, behind } = step;
+    let Step { identity, message, at, epoch, is_moved, stage, limit: behind } = step;
     let view = message.view();
     // A will was authorised at CONNECT, and nobody authorises a plugin.
     let needs_nobody = match at.source {
         Source::Will => authorize::is_current(parts, epoch, &identity, Some(view.topic)),
         Source::Plugin | Source::Store => true,
-        Source::Client | Source::Behalf | Source::Ask(_) => false,
+        Source::Client | Source::Behalf | Source::AuthorizationRequest(_) => false,
     };
     let asked = match &stage {
         Stage::Unstarted if needs_nobody => None,
@@ -246,7 +246,7 @@ impl Question {
         match stage {
             Stage::Unstarted => Some(Question { rounds: 0, was_open: false, is_whole: true }),
             Stage::Authorize(authorization) => {
-                let Authorization { ask, after, first } = &**authorization;
+                let Authorization { request: ask, after, first } = &**authorization;
                 let moved = after.as_ref().filter(|draft| is_moved || draft.topic_text().is_some());
                 let (rounds, was_open) = (ask.rounds(), ask.ticket().is_some());
                 Some(Question { rounds, was_open, is_whole: moved.is_none() || first.is_some() })
@@ -297,7 +297,7 @@ fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     let number = session.slots.front_number();
     let Some(Slot { body: SlotBody::Publish(publish), .. }) = session.slots.front() else { return false };
     // What was stored has begun to have its effect.
-    let is_decided = matches!(publish.stage, Stage::Decided { storage: Storage::NotAsked, .. });
+    let is_decided = matches!(publish.stage, Stage::Decided { storage: Storage::NotRequested, .. });
     let identity = publish.behalf.as_ref().map_or(&session.identity, |behalf| &behalf.identity);
     let is_current = |topic: &str| authorize::is_current(parts, publish.epoch, identity, Some(topic));
     let first = publish.as_sent.clone();
@@ -306,15 +306,15 @@ fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     if !is_decided || !publish.source.is_clients() || holds {
         return false;
     }
-    let ask = authorize::new_ask(parts, identity);
+    let request = authorize::new_request(parts, identity);
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let Some(publish) = session.slots.publish_mut(number) else { return false };
     // However often its lane is full meanwhile, it is the same question. One that was answered at once has kept nobody waiting.
     publish.rounds = publish.rounds.saturating_add(std::mem::take(&mut publish.was_open).into());
-    let ask = ask.after_rounds(publish.rounds);
+    let request = request.after_rounds(publish.rounds);
     if let Stage::Decided { extra, .. } = &mut publish.stage {
         let after = Some(Draft { extra: extra.take(), ..Draft::default() });
-        publish.stage = Stage::Authorize(Box::new(Authorization { ask, after, first }));
+        publish.stage = Stage::Authorize(Box::new(Authorization { request, after, first }));
         session.slots.recharge(number);
     }
     true
@@ -326,15 +326,15 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     let number = session.slots.front_number();
     let conn = session.slots.front().and_then(|slot| slot.conn);
     let Some(publish) = session.slots.publish_mut(number) else { return false };
-    let head = publish.head;
+    let metadata = publish.metadata;
     let slot = (number, publish.source);
     let stored = match publish.stage {
         Stage::Decided { storage: Storage::Answered(number), .. } => Some(number),
         _ => None,
     };
     let message = Arc::clone(&publish.message);
-    let mut held = Some(Held::new(Arc::clone(&message).into()));
-    match route::effect(parts, session_key, slot, &message.view(), &mut held, stored) {
+    let mut shared = Some(SharedMessage::new(Arc::clone(&message).into()));
+    match route::effect(parts, session_key, slot, &message.view(), &mut shared, stored) {
         Effect::Done(code) => {
             let session = parts.sessions.get_mut(session_key);
             let mut behalf = None;
@@ -347,7 +347,7 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
             }
             match behalf {
                 Some(behalf) => on_behalf::ended(parts, session_key, *behalf, code),
-                None => publish::conclude(parts, session_key, conn, head, &Verdict::code(code)),
+                None => publish::conclude(parts, session_key, conn, metadata, &Verdict::code(code)),
             }
             true
         }
@@ -369,7 +369,7 @@ pub(crate) fn stored(parts: &mut Parts, id: u64, number: u64) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if let Some(publish) = session.slots.publish_mut(slot)
         && let Stage::Decided { storage, .. } = &mut publish.stage
-        && *storage == Storage::Asked(id)
+        && *storage == Storage::Requested(id)
     {
         *storage = Storage::Answered(number);
     }
@@ -385,21 +385,21 @@ pub(crate) fn publish_answered(
     answer: Answer<'_>,
 ) {
     let Some(step) = begin_step(parts, session_key, number, Some(ticket.number)) else { return };
-    let Step { identity, message, at, epoch: _, is_moved, stage, behind } = step;
+    let Step { identity, message, at, epoch: _, is_moved, stage, limit: behind } = step;
     let view = message.view();
     let mut asked = Question::of(&stage, is_moved);
     let decision = match stage {
         Stage::Authorize(mut authorization) => {
-            let Authorization { ask, after, first } = &mut *authorization;
+            let Authorization { request: ask, after, first } = &mut *authorization;
             let moved = after.as_ref().and_then(Draft::topic_text);
             let topic = first.as_ref().map_or(moved.unwrap_or(view.topic), |sent| &*sent.topic);
-            let ends = authorize::ask_answered(parts, (&identity, topic), ask, ticket, answer);
+            let ends = authorize::request_answered(parts, (&identity, topic), ask, ticket, answer);
             asked.iter_mut().for_each(|asked| asked.rounds = ask.rounds());
-            let at = Place { rounds: at.rounds.max(ask.rounds()), ..at };
+            let at = SlotId { rounds: at.rounds.max(ask.rounds()), ..at };
             if ends {
-                let asked = authorize::outcome(parts, ask);
-                let asked = (asked, after.take(), first.take());
-                publish::authorized(parts, &identity, view, at, asked, &behind)
+                let outcome = authorize::outcome(parts, ask);
+                let outcome = (outcome, after.take(), first.take());
+                publish::authorized(parts, &identity, view, at, outcome, &behind)
             } else {
                 publish::authorize_on(parts, &identity, view, at, *authorization, &behind)
             }

@@ -1,5 +1,5 @@
 //! What is refused to plugins on behalf of clients, counted and told to the log: once in a while, since who is refused once is
-//! refused again. Called by `on_behalf` and by `mail`.
+//! refused again. Called by `on_behalf` and by `instance_message`.
 
 use crate::hook::PluginHandle;
 use crate::outbox::BehalfRefused;
@@ -11,7 +11,7 @@ use crate::reason::ReasonCode;
 #[cold]
 pub(crate) fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
     let now_ms = parts.clock.now().mono_ms;
-    if let Some(unlogged) = parts.hooks.desk().refused(refused.plugin, now_ms) {
+    if let Some(unlogged) = parts.hooks.plugins_mut().refused(refused.plugin, now_ms) {
         parts.out.behalf_refused.push(BehalfRefused { unlogged, ..refused });
     }
 }

@@ -2,43 +2,43 @@
 
 use std::sync::Arc;
 
-use super::{send, tell};
+use super::{notify, send};
 use crate::envelope::{EnvelopeBody, Lane};
-use crate::held::{Held, hold};
-use crate::hook::told::RetainedChange;
+use crate::hook::notification::RetainedChange;
 use crate::id::ShardId;
 use crate::message::{Message, MessageView};
 use crate::parts::Parts;
 use crate::route::retained::Full;
+use crate::shared_message::{SharedMessage, shared_message};
 
 /// Stores or clears the message of a topic that this shard owns; the number it is stored under.
 pub(crate) fn store_retained(
     parts: &mut Parts,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
 ) -> Result<u64, Full> {
     if view.payload.as_slice().is_empty() {
         // An empty payload clears [MQTT-3.3.1-6] [MQTT-3.3.1-7].
         if let Some(cleared) = parts.retained.clear(view.topic) {
-            tell::tell_retained(parts, &cleared.view(), RetainedChange::Cleared);
+            notify::notify_retained(parts, &cleared.view(), RetainedChange::Cleared);
         }
         return Ok(parts.retained.mark());
     }
-    let message: Arc<Message> = Arc::clone(hold(view, held));
+    let message: Arc<Message> = Arc::clone(shared_message(view, shared));
     let bytes = message.bytes();
     if let Err(full) = parts.retained.set(view.topic, message, bytes, view.expires_at_ms, view.from) {
         parts.counters.messages_retained_refused += 1;
         note_full(parts, full);
         return Err(full);
     }
-    tell::tell_retained(parts, view, RetainedChange::Set);
+    notify::notify_retained(parts, view, RetainedChange::Set);
     Ok(parts.retained.mark())
 }
 
 /// Another shard's publish to a topic that this shard owns.
 pub(crate) fn store_for(parts: &mut Parts, from: ShardId, id: u64, message: &Arc<Message>) {
-    let mut held = Some(Held::new(Arc::clone(message).into()));
-    let number = store_retained(parts, &message.view(), &mut held).unwrap_or(0);
+    let mut shared = Some(SharedMessage::new(Arc::clone(message).into()));
+    let number = store_retained(parts, &message.view(), &mut shared).unwrap_or(0);
     send::push_envelope(parts, from, Lane::Control, EnvelopeBody::Stored { id, number });
 }
 

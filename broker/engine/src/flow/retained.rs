@@ -10,14 +10,14 @@ use smallvec::SmallVec;
 use super::{deliver, send, wake};
 use crate::clock::Overdue;
 use crate::envelope::{EnvelopeBody, Lane, PageBody, PageItem};
-use crate::held::Held;
 use crate::id::{SessionKey, ShardId, ShardSet};
 use crate::packet::QoS;
 use crate::parts::Parts;
-use crate::session::delivery::{Manner, lower};
+use crate::session::delivery::{DeliveryOptions, lower};
 use crate::session::filters::{FilterPacket, FilterStep, Granted};
-use crate::session::readers::{Page, PageAsk, PageFor, Room, Wanted};
+use crate::session::readers::{Page, PageFor, PageRequest, Room, Wanted};
 use crate::session::{Session, SlotBody, Subscription, readers};
+use crate::shared_message::SharedMessage;
 use crate::topic;
 use crate::work::Scan;
 
@@ -32,7 +32,7 @@ const QUEUED_PAGE: usize = 8;
 
 /// Has the batch of a packet tell live from stored messages of what is in force so far.
 pub(crate) fn put_in_batch(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
-    if matches!(packet.step, FilterStep::Chain(..) | FilterStep::Authorize(_) | FilterStep::Tell(_)) {
+    if matches!(packet.step, FilterStep::Chain(..) | FilterStep::Authorize(_) | FilterStep::Notify(_)) {
         return;
     }
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
@@ -45,7 +45,7 @@ pub(crate) fn put_in_batch(parts: &mut Parts, session_key: SessionKey, packet: &
 }
 
 /// Asks the owners of retained messages for their marks.
-pub(crate) fn ask_marks(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
+pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
     let wanted: Arc<[Wanted]> =
         packet.granted.iter().filter(|granted| granted.reader != 0).map(wanted_of).collect();
     let me = parts.setup.id;
@@ -72,7 +72,7 @@ pub(crate) fn ask_marks(parts: &mut Parts, session_key: SessionKey, packet: &mut
         asked.insert(me);
     }
     let readers = session.readers.get_or_insert_default();
-    readers.ask_marks(batch, asked.iter(), Arc::clone(&wanted));
+    readers.request_marks(batch, asked.iter(), Arc::clone(&wanted));
     if let Some((mark, found)) = mine {
         readers.mark(batch, me, mark, &found, |_| true);
     }
@@ -222,21 +222,21 @@ pub(crate) fn pull_retained(parts: &mut Parts, session_key: SessionKey) {
         let Some(room) = reader_room(parts, session) else { return };
         let page = wake::next_reader(parts);
         let readers = parts.sessions.get_mut(session_key).and_then(|session| session.readers.as_mut());
-        let Some(ask) = readers.and_then(|readers| readers.next_page(page, room)) else { return };
-        wake::spend(parts, 1 + ask.readers.len() as u64);
-        let owner = ask.owner;
+        let Some(request) = readers.and_then(|readers| readers.next_page(page, room)) else { return };
+        wake::spend(parts, 1 + request.readers.len() as u64);
+        let owner = request.owner;
         if owner != parts.setup.id {
             send::push_envelope(
                 parts,
                 owner,
                 Lane::Control,
-                EnvelopeBody::Page { whose: PageFor::Session(session_key), ask },
+                EnvelopeBody::Page { whose: PageFor::Session(session_key), ask: request },
             );
         } else if !parts.work.is_turn_spent() && parts.work.scans_len() == 0 {
-            let body = scan_page(parts, &ask);
+            let body = scan_page(parts, &request);
             take_page(parts, owner, session_key, page, body);
         } else {
-            parts.work.push_scan(Scan { asker: owner, whose: PageFor::Session(session_key), ask });
+            parts.work.push_scan(Scan { requester: owner, whose: PageFor::Session(session_key), request });
         }
     }
 }
@@ -293,11 +293,11 @@ fn has_room_for(parts: &Parts, session: &Session, qos: QoS, bytes: usize) -> boo
 }
 
 /// A page of this shard's store, within the room of who asks.
-pub(crate) fn scan_page(parts: &mut Parts, ask: &PageAsk) -> PageBody {
+pub(crate) fn scan_page(parts: &mut Parts, request: &PageRequest) -> PageBody {
     let mut budget = parts.setup.limits.retained_page_messages_max as usize;
-    let Room { mut window, mut bytes } = ask.room;
-    let mut body = PageBody { items: Vec::new(), ends: Vec::with_capacity(ask.readers.len()) };
-    for reader in &ask.readers {
+    let Room { mut window, mut bytes } = request.room;
+    let mut body = PageBody { items: Vec::new(), ends: Vec::with_capacity(request.readers.len()) };
+    for reader in &request.readers {
         let items = &mut body.items;
         let scanned = parts.retained.scan(
             &reader.filter,
@@ -307,7 +307,7 @@ pub(crate) fn scan_page(parts: &mut Parts, ask: &PageAsk) -> PageBody {
             |number, message| {
                 let windowed = message.qos.min(reader.qos) != QoS::AtMostOnce;
                 let size = message.bytes();
-                let is_full = items.len() >= ask.messages_max || size > bytes && !items.is_empty();
+                let is_full = items.len() >= request.messages_max || size > bytes && !items.is_empty();
                 if windowed && window == 0 || is_full {
                     return false;
                 }
@@ -388,7 +388,7 @@ fn take_item(
     if subscription_id != 0 {
         subscription_ids.push(subscription_id);
     }
-    let manner = Manner {
+    let options = DeliveryOptions {
         qos,
         // [MQTT-3.3.1-8]
         retain: true,
@@ -397,8 +397,8 @@ fn take_item(
         reader: item.reader,
         cached: false,
     };
-    let mut held = Some(Held::new(Arc::clone(&item.message).into()));
-    deliver::deliver(parts, session_key, manner, &item.message.view(), &mut held);
+    let mut shared = Some(SharedMessage::new(Arc::clone(&item.message).into()));
+    deliver::deliver(parts, session_key, options, &item.message.view(), &mut shared);
     true
 }
 

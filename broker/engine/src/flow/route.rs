@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{deliver, retain, send, tell, wake};
-use crate::counters::Loss;
+use super::{deliver, notify, retain, send, wake};
+use crate::counters::DropReason;
 use crate::envelope::{EnvelopeBody, Lane};
-use crate::held::{Held, hold};
 use crate::id::{SessionKey, ShardId, ShardSet};
 use crate::message::MessageView;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::route::{GroupId, GroupRef, Matched};
 use crate::session::{Source, Storage};
+use crate::shared_message::{SharedMessage, shared_message};
 use crate::work::FanOut;
 
 /// What became of a message.
@@ -27,7 +27,7 @@ pub(crate) enum Effect {
 }
 
 /// Where the deliveries of matching shared subscriptions go.
-type Draws = SmallVec<[(GroupRef, ShardId); 2]>;
+type PickedShards = SmallVec<[(GroupRef, ShardId); 2]>;
 
 /// Has a message take effect for the publish that is, or would be, slot `number` of the session. `stored` is what the owner
 /// of its topic has answered, if it was asked: the number under which it is stored, 0 for no room.
@@ -36,35 +36,35 @@ pub(crate) fn effect(
     session: SessionKey,
     (number, source): (u64, Source),
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
     mut stored: Option<u64>,
 ) -> Effect {
     if view.retain && stored.is_none() && parts.setup.limits.choices.retain_available {
         let owner = parts.router.owner_of(view.topic);
         if owner == parts.setup.id {
-            stored = Some(retain::store_retained(parts, view, held).unwrap_or(0));
+            stored = Some(retain::store_retained(parts, view, shared).unwrap_or(0));
         } else if must_wait_for_lane(parts, session, owner) {
             wake::wait_for_lane(parts, session, owner);
-            return Effect::Waits(Storage::NotAsked);
+            return Effect::Waits(Storage::NotRequested);
         } else {
             parts.work.lanes().passed();
             // The owner first: whoever is not routed to now will find it there.
             let id = parts.work.begin_store(session, number);
-            let message = Arc::clone(hold(view, held));
+            let message = Arc::clone(shared_message(view, shared));
             send::push_envelope(parts, owner, Lane::Data, EnvelopeBody::Store { id, message });
-            return Effect::Waits(Storage::Asked(id));
+            return Effect::Waits(Storage::Requested(id));
         }
     }
     if source == Source::Store {
         return Effect::Done(ReasonCode::SUCCESS);
     }
     let matched = parts.router.matches(view.topic);
-    let draws = draw(parts, &matched);
-    let destinations = destinations(parts, &matched, &draws);
+    let picked = pick_shards(parts, &matched);
+    let destinations = destinations(parts, &matched, &picked);
     if let Some(lane) = destinations.iter().find(|lane| must_wait_for_lane(parts, session, *lane)) {
         wake::wait_for_lane(parts, session, lane);
         // What is stored stays stored; only the routing is still to come.
-        return Effect::Waits(stored.map_or(Storage::NotAsked, Storage::Answered));
+        return Effect::Waits(stored.map_or(Storage::NotRequested, Storage::Answered));
     }
     parts.work.lanes().passed();
     // A store without room refuses to store; the message goes on.
@@ -73,7 +73,7 @@ pub(crate) fn effect(
     let full = stored == Some(0) && !is_behalf && is_v5(parts, session);
     let view = &MessageView { stored: stored.unwrap_or(0), ..*view };
     if matched.is_empty() {
-        tell::count_drop(parts, Loss::NoSubscribers, view, None);
+        notify::count_drop(parts, DropReason::NoSubscribers, view, None);
         let quiet = !is_behalf && !is_v5(parts, session);
         return Effect::Done(if full {
             ReasonCode::QUOTA_EXCEEDED
@@ -83,11 +83,11 @@ pub(crate) fn effect(
             ReasonCode::NO_MATCHING_SUBSCRIBERS
         });
     }
-    forward(parts, view, held, &matched, &draws, destinations);
-    serve_local(parts, view, held, &matched);
-    for (group, shard) in draws {
+    forward(parts, view, shared, &matched, &picked, destinations);
+    serve_local(parts, view, shared, &matched);
+    for (group, shard) in picked {
         if shard == parts.setup.id {
-            serve_group(parts, group, view, held, false);
+            serve_group(parts, group, view, shared, false);
         }
     }
     Effect::Done(if full { ReasonCode::QUOTA_EXCEEDED } else { ReasonCode::SUCCESS })
@@ -110,20 +110,20 @@ pub(crate) fn lane_is_full(parts: &Parts, shard: ShardId) -> bool {
 }
 
 /// The shard whose member gets the message, for each matching shared subscription.
-fn draw(parts: &mut Parts, matched: &Matched) -> Draws {
-    let mut draws = Draws::new();
+fn pick_shards(parts: &mut Parts, matched: &Matched) -> PickedShards {
+    let mut picked = PickedShards::new();
     for &group in &matched.groups {
         let random = parts.numbers.random();
         if let Some(shard) = parts.router.pick_shared(group, random) {
-            draws.push((group, shard));
+            picked.push((group, shard));
         }
     }
-    draws
+    picked
 }
 
-fn destinations(parts: &Parts, matched: &Matched, draws: &Draws) -> ShardSet {
+fn destinations(parts: &Parts, matched: &Matched, picked: &PickedShards) -> ShardSet {
     let mut set = matched.shards;
-    for (_, shard) in draws {
+    for (_, shard) in picked {
         set.insert(*shard);
     }
     set.remove(parts.setup.id);
@@ -134,19 +134,19 @@ fn destinations(parts: &Parts, matched: &Matched, draws: &Draws) -> ShardSet {
 fn forward(
     parts: &mut Parts,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
     matched: &Matched,
-    draws: &Draws,
+    picked: &PickedShards,
     destinations: ShardSet,
 ) {
     for shard in destinations.iter() {
-        let groups: SmallVec<[GroupId; 1]> = draws
+        let groups: SmallVec<[GroupId; 1]> = picked
             .iter()
             .filter(|(_, drawn)| *drawn == shard)
             .filter_map(|(group, _)| parts.router.group_id(*group))
             .collect();
         let plain = matched.shards.contains(shard);
-        let message = Arc::clone(hold(view, held));
+        let message = Arc::clone(shared_message(view, shared));
         parts.counters.messages_forwarded += 1;
         let body = EnvelopeBody::Message { message, plain, groups, forwarded: false, stored: view.stored };
         send::push_envelope(parts, shard, Lane::Data, body);
@@ -157,7 +157,7 @@ fn forward(
 pub(crate) fn serve_local(
     parts: &mut Parts,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
     matched: &Rc<Matched>,
 ) {
     if matched.local.is_empty() {
@@ -165,7 +165,7 @@ pub(crate) fn serve_local(
     }
     // Nothing overtakes a sliced fan-out to the same sessions.
     if parts.work.has_fanouts() || matched.local.len() as u64 > parts.setup.limits.turn_budget_deliveries {
-        let message = Rc::clone(hold(view, held));
+        let message = Rc::clone(shared_message(view, shared));
         parts.memory.pool().count(&message);
         parts.work.push_fanout(FanOut { message, stored: view.stored, matched: Rc::clone(matched), next: 0 });
         return;
@@ -174,7 +174,7 @@ pub(crate) fn serve_local(
     parts.counters.work_units += matched.local.len() as u64;
     parts.encoder.begin();
     for target in &matched.local {
-        deliver::serve_target(parts, target, view, held);
+        deliver::serve_target(parts, target, view, shared);
     }
 }
 
@@ -185,7 +185,7 @@ pub(crate) fn serve_group(
     parts: &mut Parts,
     group: GroupRef,
     view: &MessageView<'_>,
-    held: &mut Option<Held>,
+    shared: &mut Option<SharedMessage>,
     forwarded: bool,
 ) {
     let id = parts.router.group_id(group);
@@ -195,7 +195,7 @@ pub(crate) fn serve_group(
     let member = parts.router.pick_member(group, |key| {
         asked += 1;
         sessions.get(key).is_some_and(|session| {
-            let remains = session.fate == crate::session::Fate::Stays;
+            let remains = session.lifecycle == crate::session::LifecycleState::Stays;
             stays |= remains;
             remains && (session.queue.len() as u64) < queue_max
         })
@@ -204,7 +204,7 @@ pub(crate) fn serve_group(
     parts.counters.work_units += asked;
     if let Some((session, options)) = member {
         parts.encoder.begin();
-        deliver::serve_member(parts, session, options, id, view, held);
+        deliver::serve_member(parts, session, options, id, view, shared);
         let waiting = parts.sessions.get(session).map_or(0, |session| session.queue.len() as u64);
         if parts.router.note_pick(group, waiting * 4 >= queue_max * 3) {
             note_full_group(parts, group);
@@ -215,7 +215,7 @@ pub(crate) fn serve_group(
         if !parts.router.is_group_full(group) {
             note_full_group(parts, group);
         }
-        tell::count_drop(parts, Loss::NoMember, view, None);
+        notify::count_drop(parts, DropReason::NoMember, view, None);
         return;
     }
     let mut others = ShardSet::all(parts.setup.shards);
@@ -224,12 +224,12 @@ pub(crate) fn serve_group(
     let elsewhere = parts.router.pick_shared_among(group, others, random).filter(|_| !forwarded);
     match (elsewhere, id) {
         (Some(shard), Some(id)) => {
-            let message = Arc::clone(hold(view, held));
+            let message = Arc::clone(shared_message(view, shared));
             let groups = SmallVec::from_elem(id, 1);
             let body = EnvelopeBody::Message { message, plain: false, groups, forwarded: true, stored: 0 };
             push_reserved(parts, shard, body);
         }
-        _ => tell::count_drop(parts, Loss::NoMember, view, None),
+        _ => notify::count_drop(parts, DropReason::NoMember, view, None),
     }
 }
 
@@ -256,13 +256,13 @@ fn note_full_group(parts: &mut Parts, group: GroupRef) {
 }
 
 /// A message that was drawn for a member that has left.
-pub(crate) fn redraw(parts: &mut Parts, group: GroupId, message: &Held) {
+pub(crate) fn pick_again(parts: &mut Parts, group: GroupId, message: &SharedMessage) {
     let Some(group) = parts.router.group_by_id(group) else { return };
     let random = parts.numbers.random();
     let view = message.view();
-    let mut held = Some(Rc::clone(message));
+    let mut shared = Some(Rc::clone(message));
     match parts.router.pick_shared(group, random) {
-        Some(shard) if shard == parts.setup.id => serve_group(parts, group, &view, &mut held, false),
+        Some(shard) if shard == parts.setup.id => serve_group(parts, group, &view, &mut shared, false),
         Some(shard) => {
             let Some(id) = parts.router.group_id(group) else { return };
             let message = Arc::clone(message);
@@ -283,7 +283,7 @@ pub(crate) fn push_reserved(parts: &mut Parts, shard: ShardId, body: EnvelopeBod
     let most = limits.lane_envelopes_max + limits.lane_reserve_envelopes_max;
     if parts.out.data[shard.index()].len() as u64 >= most {
         if let EnvelopeBody::Message { message, .. } = &body {
-            tell::count_drop(parts, Loss::LaneFull, &message.view(), None);
+            notify::count_drop(parts, DropReason::LaneFull, &message.view(), None);
         }
         return;
     }
@@ -291,7 +291,7 @@ pub(crate) fn push_reserved(parts: &mut Parts, shard: ShardId, body: EnvelopeBod
 }
 
 /// Tells every other shard what has changed in this one's interest.
-pub(crate) fn tell_interest(parts: &mut Parts) {
+pub(crate) fn announce_interest(parts: &mut Parts) {
     let Some(batch) = parts.router.take_changes() else { return };
     let batch = Arc::new(batch);
     for index in 0..parts.setup.shards {

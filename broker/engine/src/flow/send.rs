@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 
-use super::tell;
+use super::notify;
 use crate::clients::connection::State;
 use crate::envelope::{Envelope, EnvelopeBody, Lane};
 use crate::id::{ConnKey, ShardId};
@@ -22,7 +22,7 @@ pub(crate) fn send(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>) {
     if conn.traced {
         trace(parts, key, false, || crate::traces::describe(packet));
     }
-    tell::tell_sent(parts, key, packet.packet_type(), sent, sent);
+    notify::notify_sent(parts, key, packet.packet_type(), sent, sent);
 }
 
 /// Queues an acknowledgement for a connection, if it is still there.
@@ -39,7 +39,7 @@ pub(crate) fn send_ack(
     if conn.traced {
         trace(parts, key, false, || format!("{} m{packet_id} rc{:02x}", kind.name(), reason.0));
     }
-    tell::tell_sent(parts, key, kind, sent, sent);
+    notify::notify_sent(parts, key, kind, sent, sent);
 }
 
 /// What is to be sent on a connection, to be written from the front and `advance`d.

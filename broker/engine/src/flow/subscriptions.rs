@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{hooks, tell, wake};
+use super::{hooks, notify, wake};
 use crate::hook::requested::Requested;
 use crate::id::SessionKey;
 use crate::interface::Outcome;
@@ -29,7 +29,7 @@ const GROUPS_SLICE: usize = 64;
 
 /// The client of a session has come or gone: its shared subscriptions are told, those beyond a slice in the next turns.
 #[inline]
-pub(crate) fn tell_groups(parts: &mut Parts, key: SessionKey) {
+pub(crate) fn update_groups(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     // A session without any pays nothing for its other subscriptions.
     if session.subscriptions.shared_after(None).next().is_some() {
@@ -54,7 +54,7 @@ fn begin_telling(parts: &mut Parts, key: SessionKey, drained: bool) {
         telling.drained |= drained;
         return;
     }
-    tell_some(parts, key, Telling { after: None, drained });
+    update_some_groups(parts, key, Telling { after: None, drained });
 }
 
 /// Tells the shared subscriptions of sessions that have more than a slice, as far as the turn's budget goes.
@@ -64,13 +64,13 @@ pub(crate) fn go_on_telling(parts: &mut Parts) {
         let Some(telling) = parts.sessions.get_mut(key).and_then(|session| session.telling.take()) else {
             continue;
         };
-        tell_some(parts, key, *telling);
+        update_some_groups(parts, key, *telling);
     }
 }
 
 /// Tells a slice of them; the rest, if there is any, in the next turn.
-fn tell_some(parts: &mut Parts, key: SessionKey, telling: Telling) {
-    if let Some(rest) = tell_slice(parts, key, telling)
+fn update_some_groups(parts: &mut Parts, key: SessionKey, telling: Telling) {
+    if let Some(rest) = update_group_slice(parts, key, telling)
         && let Some(session) = parts.sessions.get_mut(key)
     {
         session.telling = Some(Box::new(rest));
@@ -79,7 +79,7 @@ fn tell_some(parts: &mut Parts, key: SessionKey, telling: Telling) {
 }
 
 /// Tells a slice of them; what is left.
-fn tell_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> Option<Telling> {
+fn update_group_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> Option<Telling> {
     let session = parts.sessions.get(key)?;
     let connected = session.conn.is_some();
     // One that comes with little waiting has room, whatever was said of the others while it was away.
@@ -192,7 +192,7 @@ pub(crate) fn unsubscribe(
     };
     forget_recheck(parts, Some(gone));
     unroute(parts, session_key, filter);
-    tell::tell_unsubscribed(parts, session_key, filter, gone, cause);
+    notify::notify_unsubscribed(parts, session_key, filter, gone, cause);
     ReasonCode::SUCCESS
 }
 
@@ -210,7 +210,7 @@ pub(crate) fn withdraw(parts: &mut Parts, session_key: SessionKey, grant: &Grant
     let gone = take_subscription(parts, session_key, &grant.filter);
     // One that is new has never been told of.
     if let Some(gone) = gone.filter(|_| !grant.is_new) {
-        tell::tell_unsubscribed(parts, session_key, &grant.filter, gone, "barrier");
+        notify::notify_unsubscribed(parts, session_key, &grant.filter, gone, "barrier");
     }
 }
 
@@ -245,8 +245,8 @@ pub(crate) fn take_subscription(
 /// more.
 pub(crate) fn forget_recheck(parts: &mut Parts, gone: Option<Subscription>) {
     if let Some(Subscription { recheck: Recheck::Open(number), .. }) = gone
-        && let Some(recheck) = parts.hooks.reviews().close(number)
-        && let Some(ticket) = recheck.ask.ticket()
+        && let Some(recheck) = parts.hooks.rechecks().close(number)
+        && let Some(ticket) = recheck.request.ticket()
     {
         hooks::close_ticket(parts, ticket);
     }

@@ -1,18 +1,18 @@
 //! A connection that another one takes the place of, and whose session it is. Called by a CONNECT that is decided.
 
-use super::{ending, tell};
+use super::{ending, notify};
 use crate::hook::HookPoint;
 use crate::id::{ConnKey, SessionKey};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Identity, Last, Session};
+use crate::session::{EndCause, EndReason, Identity, Session};
 
 /// Ends the connection of a session that another one takes over.
 pub(crate) fn take_over(parts: &mut Parts, session_key: SessionKey, old: ConnKey) {
     let reason = ReasonCode::SESSION_TAKEN_OVER;
     if parts.sessions.get(session_key).is_some_and(Session::is_persistent) {
-        let end = Some((Last::Takenover.word(), reason));
-        tell::tell_session(parts, HookPoint::SessionTakenover, session_key, end);
+        let end = Some((EndReason::Takenover.word(), reason));
+        notify::notify_session(parts, HookPoint::SessionTakenover, session_key, end);
     }
     parts.counters.session_takenover += 1;
     ending::end_connection(parts, old, EndCause::ByBroker(reason), Some((reason, None)));

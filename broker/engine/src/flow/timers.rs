@@ -45,8 +45,8 @@ fn holds_deadline(parts: &mut Parts, timer: Timer, deadline: Deadline) -> bool {
         Deadline::Connection(conn) => watch_of(parts, conn, true),
         Deadline::Barrier(key) => parts.sessions.get(key).and_then(|session| session.barrier_timer),
         Deadline::Release(key) => parts.sessions.get(key).and_then(|session| session.release_wait.timer()),
-        Deadline::Recheck => parts.hooks.reviews().timer(),
-        Deadline::Plugin { timer, .. } => parts.hooks.desk().armed(timer),
+        Deadline::Recheck => parts.hooks.rechecks().timer(),
+        Deadline::Plugin { timer, .. } => parts.hooks.plugins_mut().armed(timer),
     };
     held == Some(timer)
 }
@@ -114,7 +114,7 @@ fn connection_due(parts: &mut Parts, key: ConnKey) {
 
 /// Everything that the socket of a connection in `overdue` held when it was listed has been offered: one that is still
 /// silent ends, whatever came later. A stale key is ignored, and so is one that is not overdue.
-pub(crate) fn heard_out(parts: &mut Parts, key: ConnKey) {
+pub(crate) fn deadline_checked(parts: &mut Parts, key: ConnKey) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(conn) = parts.connections.get_mut(key) else { return };
     if !std::mem::take(&mut conn.overdue) {

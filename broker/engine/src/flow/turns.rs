@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use super::{
-    admission, authority, commands, deliver, ending, filters, mail, memory, pages, reading, settle,
-    subscriptions, tell, timers, wake,
+    admission, authority, commands, deliver, ending, filters, instance_message, memory, notify, pages,
+    reading, settle, subscriptions, timers, wake,
 };
-use crate::hook::told::RetainedChange;
+use crate::hook::notification::RetainedChange;
 use crate::message::MessageView;
 use crate::parts::Parts;
 use crate::time::Now;
@@ -35,9 +35,9 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     pages::scan_pages(parts);
     ending::end_sessions(parts);
     subscriptions::go_on_telling(parts);
-    mail::go_on_with_mails(parts);
+    instance_message::go_on_with_mails(parts);
     commands::replay(parts);
-    authority::review(parts);
+    authority::recheck(parts);
     authority::authorize_deliveries(parts);
     admission::serve_heirs(parts);
     settle::settle(parts);
@@ -47,7 +47,7 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
         let mut gone = Vec::new();
         parts.retained.expire(now.mono_ms, EXPIRE, |_, message| gone.push(message));
         for message in gone {
-            tell::tell_retained(parts, &message.view(), RetainedChange::Expired);
+            notify::notify_retained(parts, &message.view(), RetainedChange::Expired);
         }
     }
     has_work(parts)
@@ -58,10 +58,10 @@ pub(crate) fn has_work(parts: &Parts) -> bool {
     parts.work.is_left()
         || parts.clock.has_due()
         || settle::has_ready(parts)
-        || mail::has_mails(parts)
+        || instance_message::has_mails(parts)
         || commands::has_replays(parts)
         || parts.hooks.has_pages()
-        || authority::has_reviews(parts)
+        || authority::has_rechecks(parts)
 }
 
 fn fan_out(parts: &mut Parts) {
@@ -69,7 +69,7 @@ fn fan_out(parts: &mut Parts) {
     while left > 0 {
         let Some(mut fanout) = parts.work.pop_fanout() else { return };
         let end = fanout.matched.local.len().min(fanout.next + left);
-        let mut held = Some(Rc::clone(&fanout.message));
+        let mut shared = Some(Rc::clone(&fanout.message));
         let view = MessageView { stored: fanout.stored, ..fanout.message.view() };
         parts.encoder.begin();
         // Whoever has ended a subscription meanwhile, or has lost it, gets nothing for it any more [MQTT-3.10.4-2].
@@ -79,9 +79,9 @@ fn fan_out(parts: &mut Parts) {
                 let mut target = target.clone();
                 let session = target.session;
                 target.subs.retain(|sub| parts.router.is_subscribed(session, sub.filter, view.topic));
-                deliver::serve_target(parts, &target, &view, &mut held);
+                deliver::serve_target(parts, &target, &view, &mut shared);
             } else {
-                deliver::serve_target(parts, target, &view, &mut held);
+                deliver::serve_target(parts, target, &view, &mut shared);
             }
         }
         parts.counters.work_units += (end - fanout.next) as u64;

@@ -97,14 +97,14 @@ impl Breaker {
 }
 
 impl ChainTable {
-    /// Lets the links of a plugin act by their fault policies instead of being called, in this table, and its timers and mail wait.
+    /// Lets the links of a plugin act by their fault policies instead of being called, in this table, and its timers and instance messages wait.
     pub fn trip(&mut self, plugin: PluginHandle) {
         let links = self.chains.iter_mut().flat_map(|chain| chain.links.iter_mut());
         for link in links.filter(|link| link.plugin == plugin) {
             link.entry = Entry::tripped();
         }
-        if !self.resting.contains(&plugin) {
-            self.resting.push(plugin);
+        if !self.suspended_plugins.contains(&plugin) {
+            self.suspended_plugins.push(plugin);
         }
     }
 }

@@ -7,11 +7,11 @@ use super::{HookPoint, LinkIdentity, PluginHandle};
 
 /// What is called of a plugin outside of events; the numbers are none of a hook point's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Untimely {
+pub enum Callback {
     /// A timer is due.
     Timer = 0x1_0000,
-    /// Mail has come.
-    Mail = 0x1_0001,
+    /// An instance message has come.
+    InstanceMessage = 0x1_0001,
 }
 
 /// Who is called.
@@ -29,8 +29,8 @@ const NUMBER: u64 = u32::MAX as u64;
 /// What is called, by the number in the word.
 fn name_of(number: u64) -> Option<&'static str> {
     match number {
-        number if number == Untimely::Timer as u64 => Some("on_timer"),
-        number if number == Untimely::Mail as u64 => Some("on_mail"),
+        number if number == Callback::Timer as u64 => Some("on_timer"),
+        number if number == Callback::InstanceMessage as u64 => Some("on_instance_message"),
         number => {
             let point = u16::try_from(number.checked_sub(1)?).ok()?;
             HookPoint::from_number(point).map(HookPoint::name)
@@ -149,7 +149,7 @@ impl CallCell {
     }
 
     /// A call outside of an event begins.
-    pub fn enter_untimely(&self, plugin: PluginHandle, what: Untimely) {
+    pub fn enter_callback(&self, plugin: PluginHandle, what: Callback) {
         self.whose.store(plugin.0, Ordering::Relaxed);
         self.begin(what as u64);
     }
@@ -173,7 +173,7 @@ impl CallCell {
     pub fn current_name(&self) -> Option<(Called, &'static str)> {
         let number = self.word.load(Ordering::Relaxed) & NUMBER;
         let whose = self.whose.load(Ordering::Relaxed);
-        let untimely = number >= Untimely::Timer as u64;
+        let untimely = number >= Callback::Timer as u64;
         Some((if untimely { Called::Plugin(PluginHandle(whose)) } else { hook(whose) }, name_of(number)?))
     }
 
@@ -215,8 +215,8 @@ mod tests {
         assert_eq!((cell.number(), cell.current(), cell.is_calling()), (None, None, false));
         cell.enter(HookPoint::ClientConnect, 0);
         assert!(cell.number().is_some() && cell.number() != first);
-        cell.enter_untimely(PluginHandle(8), Untimely::Mail);
-        assert_eq!(cell.current_name(), Some((Called::Plugin(PluginHandle(8)), "on_mail")));
+        cell.enter_callback(PluginHandle(8), Callback::InstanceMessage);
+        assert_eq!(cell.current_name(), Some((Called::Plugin(PluginHandle(8)), "on_instance_message")));
         cell.leave();
     }
 

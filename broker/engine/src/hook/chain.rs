@@ -38,7 +38,7 @@ pub trait Fold<'l>: EventAccess {
 
 /// Which links an event is for, apart from their topic filters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Audience {
+pub enum LinkFilter {
     /// All.
     All,
     /// Those that have asked for deliveries (client.authorize).
@@ -49,34 +49,34 @@ pub enum Audience {
 
 /// Which links of a chain an event may still visit.
 #[derive(Clone, Copy, Debug)]
-pub struct Course<'a> {
+pub struct DispatchScope<'a> {
     /// Links it has been to, by identity; they are skipped.
     pub visited: &'a [LinkIdentity],
     /// Where an earlier event of the same connection waits: only links it has been to may be visited. `None` is no limit.
-    pub behind: Option<&'a [LinkIdentity]>,
+    pub ordering_limit: Option<&'a [LinkIdentity]>,
     /// Plugins that led to the message; they do not see it.
     pub ancestry: u64,
     /// For whom it is.
-    pub audience: Audience,
+    pub filter: LinkFilter,
 }
 
-impl Course<'_> {
+impl DispatchScope<'_> {
     /// From the first link to the last.
-    pub const WHOLE: Course<'static> =
-        Course { visited: &[], behind: None, ancestry: 0, audience: Audience::All };
+    pub const WHOLE: DispatchScope<'static> =
+        DispatchScope { visited: &[], ordering_limit: None, ancestry: 0, filter: LinkFilter::All };
 
     /// Whether no link is left out.
     #[inline]
     fn is_whole(&self) -> bool {
         self.visited.is_empty()
-            && self.behind.is_none()
+            && self.ordering_limit.is_none()
             && self.ancestry == 0
-            && self.audience == Audience::All
+            && self.filter == LinkFilter::All
     }
 
     /// From the first link to the last, for a message that these plugins led to.
-    pub const fn of_message(ancestry: u64) -> Course<'static> {
-        Course { ancestry, ..Course::WHOLE }
+    pub const fn of_message(ancestry: u64) -> DispatchScope<'static> {
+        DispatchScope { ancestry, ..DispatchScope::WHOLE }
     }
 }
 
@@ -106,19 +106,19 @@ impl Chain {
     pub fn run<'l, F: Fold<'l>>(
         &'l mut self,
         (point, calls): (HookPoint, &CallCell),
-        course: Course<'_>,
+        scope: DispatchScope<'_>,
         event: &mut Event,
         fold: &mut F,
     ) -> Exit {
         self.runs += 1;
         let timed = self.runs <= SAMPLED_FIRST || self.runs.is_multiple_of(SAMPLE_EVERY);
-        let straight = self.straight && !timed && course.is_whole();
-        calls.enter(point, course.ancestry);
+        let straight = self.straight && !timed && scope.is_whole();
+        calls.enter(point, scope.ancestry);
         let exit = visit(event, fold, |visit| {
             if straight {
                 self.go_straight(calls, visit)
             } else {
-                self.walk((point, calls), course, timed, visit)
+                self.walk((point, calls), scope, timed, visit)
             }
         });
         calls.leave();
@@ -149,25 +149,25 @@ impl Chain {
     fn walk<'l, F: Fold<'l>>(
         &'l mut self,
         (point, calls): (HookPoint, &CallCell),
-        course: Course<'_>,
+        scope: DispatchScope<'_>,
         timed: bool,
         mut visit: Visit<'_, '_, F>,
     ) -> Exit {
         let Chain { links, counts, filters, .. } = self;
         let filters = filters.as_deref();
-        let everyone = filters.is_none() && course.ancestry == 0 && course.audience == Audience::All;
+        let everyone = filters.is_none() && scope.ancestry == 0 && scope.filter == LinkFilter::All;
         let eligible = if everyone {
             LinkSet::first(links.len())
         } else {
-            eligible_among(links, filters, &course, visit.access().topic())
+            eligible_among(links, filters, &scope, visit.access().topic())
         };
-        let mut places = eligible.places();
-        while let Some(place) = places.next() {
+        let mut table = eligible.places();
+        while let Some(place) = table.next() {
             let (Some(link), Some(count)) = (links.get(place), counts.get_mut(place)) else { break };
-            if !course.visited.is_empty() && course.visited.contains(&link.identity) {
+            if !scope.visited.is_empty() && scope.visited.contains(&link.identity) {
                 continue;
             }
-            if course.behind.is_some_and(|before| !before.contains(&link.identity)) {
+            if scope.ordering_limit.is_some_and(|before| !before.contains(&link.identity)) {
                 return Exit::Blocked(place);
             }
             visit.access().begin(link);
@@ -184,7 +184,7 @@ impl Chain {
             match settle((place, link), count, flow, calls, visit.lend()) {
                 Settled::End(exit) => return exit,
                 Settled::Moved if filters.is_some() => {
-                    places.go_on_in(eligible_among(links, filters, &course, visit.access().topic()), place);
+                    table.go_on_in(eligible_among(links, filters, &scope, visit.access().topic()), place);
                 }
                 Settled::Moved | Settled::GoOn => {}
             }
@@ -302,18 +302,23 @@ fn undo<'l, F: Fold<'l>>(link: &Link, fold: &mut F) -> Settled {
     Settled::GoOn
 }
 
-fn eligible_among(links: &[Link], filters: Option<&Filters>, course: &Course<'_>, topic: &str) -> LinkSet {
+fn eligible_among(
+    links: &[Link],
+    filters: Option<&Filters>,
+    scope: &DispatchScope<'_>,
+    topic: &str,
+) -> LinkSet {
     let mut set = filters.map_or_else(|| LinkSet::first(links.len()), |filters| filters.matching(topic));
-    if course.ancestry == 0 && course.audience == Audience::All {
+    if scope.ancestry == 0 && scope.filter == LinkFilter::All {
         return set;
     }
     for (place, link) in links.iter().enumerate() {
-        let welcome = match course.audience {
-            Audience::All => true,
-            Audience::Deliver => link.deliver,
-            Audience::Plugin(plugin) => link.plugin == plugin,
+        let welcome = match scope.filter {
+            LinkFilter::All => true,
+            LinkFilter::Deliver => link.deliver,
+            LinkFilter::Plugin(plugin) => link.plugin == plugin,
         };
-        if !welcome || course.ancestry & link.ancestry_bit() != 0 {
+        if !welcome || scope.ancestry & link.ancestry_bit() != 0 {
             set.remove(place);
         }
     }

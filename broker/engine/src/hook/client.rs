@@ -7,7 +7,7 @@ use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SUPERUSER, Fiel
 
 use super::chain::Fold;
 use super::section::change_over;
-use super::tickets::{Before, TicketDesk};
+use super::tickets::{Before, TicketIssuer};
 use super::verdict::ClientVerdict;
 use super::verdict::Why;
 use super::view::{ClientView, Request};
@@ -26,7 +26,7 @@ pub struct ClientFold<'a> {
     overlay: Option<ClientVerdict>,
     /// Reason strings that were replaced during the event: a view a hook took of one stays valid.
     replaced: Vec<Bytes>,
-    desk: Option<TicketDesk<'a>>,
+    issuer: Option<TicketIssuer<'a>>,
     /// The running link.
     running: Option<&'a Link>,
     user_properties_max: usize,
@@ -39,7 +39,7 @@ impl<'a> ClientFold<'a> {
         client: ClientView<'a>,
         request: Option<Request<'a>>,
         verdict: &'a mut ClientVerdict,
-        desk: Option<TicketDesk<'a>>,
+        issuer: Option<TicketIssuer<'a>>,
         user_properties_max: u64,
     ) -> ClientFold<'a> {
         ClientFold {
@@ -49,7 +49,7 @@ impl<'a> ClientFold<'a> {
             verdict,
             overlay: None,
             replaced: Vec::new(),
-            desk,
+            issuer,
             running: None,
             user_properties_max: user_properties_max as usize,
         }
@@ -139,8 +139,8 @@ impl EventAccess for ClientFold<'_> {
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
-        let desk = self.desk.as_mut().ok_or(Status::UNSUPPORTED)?;
-        desk.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
+        let issuer = self.issuer.as_mut().ok_or(Status::UNSUPPORTED)?;
+        issuer.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
     }
 }
 
@@ -165,36 +165,36 @@ impl<'a> Fold<'a> for ClientFold<'a> {
             event.reason_code = next.reason.0;
             *self.verdict = next;
         }
-        if let Some(desk) = &mut self.desk {
-            desk.answered();
+        if let Some(issuer) = &mut self.issuer {
+            issuer.answered();
         }
         false
     }
 
     fn park(&mut self) {
-        if let (Some(mut next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
+        if let (Some(mut next), Some(issuer)) = (self.overlay.take(), &mut self.issuer) {
             next.sign(self.verdict, self.running.map(|link| link.plugin));
-            desk.keep(Before::Client(std::mem::replace(self.verdict, next)));
+            issuer.keep(Before::Client(std::mem::replace(self.verdict, next)));
         }
     }
 
     fn rollback(&mut self) {
         self.overlay = None;
-        if let Some(desk) = &mut self.desk {
-            desk.rollback();
+        if let Some(issuer) = &mut self.issuer {
+            issuer.rollback();
         }
     }
 
     fn ticket(&self) -> Option<Ticket> {
-        self.desk.as_ref().and_then(|desk| desk.taken)
+        self.issuer.as_ref().and_then(|issuer| issuer.taken)
     }
 
     fn finds_no_room(&self) -> bool {
-        self.desk.as_ref().is_some_and(TicketDesk::is_full)
+        self.issuer.as_ref().is_some_and(TicketIssuer::is_full)
     }
 
     fn fail(&mut self, policy: FaultPolicy) {
-        let why = self.desk.as_mut().map_or(Why::Fault, TicketDesk::why);
+        let why = self.issuer.as_mut().map_or(Why::Fault, TicketIssuer::why);
         self.verdict.fail(why, policy);
     }
 }

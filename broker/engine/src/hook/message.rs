@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::chain::Fold;
 use super::draft::{Draft, DraftRules, Extra};
 use super::section::{Section, change_over};
-use super::tickets::{Before, TicketDesk};
+use super::tickets::{Before, TicketIssuer};
 use super::view::{ClientView, user_property};
 use super::{CannotTake, FaultPolicy, HookPoint, Link, Refusal};
 use crate::id::ShardId;
@@ -130,7 +130,7 @@ pub struct MessageFold<'a> {
     pub refused_faults: u64,
     /// What was replaced during the event: a view a hook took of it stays valid.
     replaced: SmallVec<[Bytes; 2]>,
-    desk: Option<TicketDesk<'a>>,
+    issuer: Option<TicketIssuer<'a>>,
 }
 
 impl<'a> MessageFold<'a> {
@@ -142,7 +142,7 @@ impl<'a> MessageFold<'a> {
         base: MessageView<'a>,
         draft: Draft,
         rules: Rules<'a>,
-        desk: Option<TicketDesk<'a>>,
+        issuer: Option<TicketIssuer<'a>>,
     ) -> MessageFold<'a> {
         MessageFold {
             point,
@@ -156,7 +156,7 @@ impl<'a> MessageFold<'a> {
             refusals: Vec::new(),
             refused_faults: 0,
             replaced: SmallVec::new(),
-            desk,
+            issuer,
         }
     }
 
@@ -282,8 +282,8 @@ impl EventAccess for MessageFold<'_> {
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
-        let desk = self.desk.as_mut().ok_or(Status::UNSUPPORTED)?;
-        desk.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
+        let issuer = self.issuer.as_mut().ok_or(Status::UNSUPPORTED)?;
+        issuer.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
     }
 }
 
@@ -299,8 +299,8 @@ impl<'a> Fold<'a> for MessageFold<'a> {
 
     #[inline]
     fn commit(&mut self, event: &mut Event) -> bool {
-        if let Some(desk) = &mut self.desk {
-            desk.answered();
+        if let Some(issuer) = &mut self.issuer {
+            issuer.answered();
         }
         let Some(overlay) = &self.overlay else { return false };
         let moved = overlay.topic != self.draft.topic;
@@ -310,8 +310,8 @@ impl<'a> Fold<'a> for MessageFold<'a> {
     }
 
     fn park(&mut self) {
-        if let (Some(next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
-            desk.keep(Before::Message(std::mem::replace(&mut self.draft, next)));
+        if let (Some(next), Some(issuer)) = (self.overlay.take(), &mut self.issuer) {
+            issuer.keep(Before::Message(std::mem::replace(&mut self.draft, next)));
         }
     }
 
@@ -331,23 +331,23 @@ impl<'a> Fold<'a> for MessageFold<'a> {
             self.refusals.push(Refusal { plugin, link: link.identity, name, reason });
         }
         self.overlay = None;
-        if let Some(desk) = &mut self.desk {
-            desk.rollback();
+        if let Some(issuer) = &mut self.issuer {
+            issuer.rollback();
         }
     }
 
     #[inline]
     fn ticket(&self) -> Option<Ticket> {
-        self.desk.as_ref().and_then(|desk| desk.taken)
+        self.issuer.as_ref().and_then(|issuer| issuer.taken)
     }
 
     fn finds_no_room(&self) -> bool {
-        self.desk.as_ref().is_some_and(TicketDesk::is_full)
+        self.issuer.as_ref().is_some_and(TicketIssuer::is_full)
     }
 
     fn fail(&mut self, policy: FaultPolicy) {
-        if let Some(desk) = &mut self.desk {
-            desk.answered();
+        if let Some(issuer) = &mut self.issuer {
+            issuer.answered();
         }
         self.draft.fail(policy);
     }

@@ -6,9 +6,9 @@ use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldVa
 use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 
 use super::chain::Fold;
+use super::notification::share_group;
 use super::requested::{Requested, refuse_all};
-use super::tickets::{Before, TicketDesk};
-use super::told::share_group;
+use super::tickets::{Before, TicketIssuer};
 use super::verdict::{ALLOW, DENY};
 use super::view::{ClientView, user_property};
 use super::{FaultPolicy, HookPoint, Link};
@@ -27,7 +27,7 @@ pub struct SubscribeFold<'a> {
     overlay: Option<Vec<Requested>>,
     /// What was replaced during the event: a view a hook took of it stays valid.
     replaced: Vec<Bytes>,
-    desk: Option<TicketDesk<'a>>,
+    issuer: Option<TicketIssuer<'a>>,
     /// The running link.
     running: Option<&'a Link>,
 }
@@ -40,7 +40,7 @@ impl<'a> SubscribeFold<'a> {
         properties: Properties<'a>,
         filters: Vec<Requested>,
         topic_bytes_max: usize,
-        desk: Option<TicketDesk<'a>>,
+        issuer: Option<TicketIssuer<'a>>,
     ) -> SubscribeFold<'a> {
         SubscribeFold {
             point,
@@ -50,7 +50,7 @@ impl<'a> SubscribeFold<'a> {
             filters,
             overlay: None,
             replaced: Vec::new(),
-            desk,
+            issuer,
             running: None,
         }
     }
@@ -119,8 +119,8 @@ impl EventAccess for SubscribeFold<'_> {
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
-        let desk = self.desk.as_mut().ok_or(Status::UNSUPPORTED)?;
-        desk.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
+        let issuer = self.issuer.as_mut().ok_or(Status::UNSUPPORTED)?;
+        issuer.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
     }
 }
 
@@ -135,8 +135,8 @@ impl<'a> Fold<'a> for SubscribeFold<'a> {
     }
 
     fn commit(&mut self, _event: &mut Event) -> bool {
-        if let Some(desk) = &mut self.desk {
-            desk.answered();
+        if let Some(issuer) = &mut self.issuer {
+            issuer.answered();
         }
         if let Some(next) = self.overlay.take() {
             let before = std::mem::replace(&mut self.filters, next);
@@ -146,29 +146,29 @@ impl<'a> Fold<'a> for SubscribeFold<'a> {
     }
 
     fn park(&mut self) {
-        if let (Some(next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
-            desk.keep(Before::Filters(std::mem::replace(&mut self.filters, next)));
+        if let (Some(next), Some(issuer)) = (self.overlay.take(), &mut self.issuer) {
+            issuer.keep(Before::Filters(std::mem::replace(&mut self.filters, next)));
         }
     }
 
     fn rollback(&mut self) {
         self.overlay = None;
-        if let Some(desk) = &mut self.desk {
-            desk.rollback();
+        if let Some(issuer) = &mut self.issuer {
+            issuer.rollback();
         }
     }
 
     fn ticket(&self) -> Option<Ticket> {
-        self.desk.as_ref().and_then(|desk| desk.taken)
+        self.issuer.as_ref().and_then(|issuer| issuer.taken)
     }
 
     fn finds_no_room(&self) -> bool {
-        self.desk.as_ref().is_some_and(TicketDesk::is_full)
+        self.issuer.as_ref().is_some_and(TicketIssuer::is_full)
     }
 
     fn fail(&mut self, policy: FaultPolicy) {
-        if let Some(desk) = &mut self.desk {
-            desk.answered();
+        if let Some(issuer) = &mut self.issuer {
+            issuer.answered();
         }
         if policy == FaultPolicy::Deny {
             refuse_all(&mut self.filters);

@@ -26,7 +26,7 @@ pub struct Suspended<A> {
     point: HookPoint,
     ticket: Option<Ticket>,
     /// Bytes that the ticket keeps of what was there before its link.
-    kept: usize,
+    before_bytes: usize,
 }
 
 /// What an answer that came later has led to.
@@ -96,14 +96,22 @@ pub trait Accumulator: Clone {
 impl<A> Suspended<A> {
     /// An event that no link has seen yet.
     pub fn new(point: HookPoint, accumulator: A, epoch: u64) -> Suspended<A> {
-        Suspended { accumulator, visited: SmallVec::new(), epoch, rounds: 0, point, ticket: None, kept: 0 }
+        Suspended {
+            accumulator,
+            visited: SmallVec::new(),
+            epoch,
+            rounds: 0,
+            point,
+            ticket: None,
+            before_bytes: 0,
+        }
     }
 
     /// Begins another event with what the accumulator has become: no link has seen that one.
     pub fn next_event(&mut self, point: HookPoint) {
         self.point = point;
         self.visited.clear();
-        (self.ticket, self.kept) = (None, 0);
+        (self.ticket, self.before_bytes) = (None, 0);
     }
 
     /// Where it is.
@@ -127,8 +135,8 @@ impl<A> Suspended<A> {
     }
 
     /// Bytes that its ticket keeps of what was there before the link that answers later.
-    pub fn kept_bytes(&self) -> usize {
-        self.kept
+    pub fn before_bytes(&self) -> usize {
+        self.before_bytes
     }
 
     /// The ticket it waits for; `None` while it does not wait for a link.
@@ -148,7 +156,7 @@ impl<A> Suspended<A> {
         ticket: Option<Ticket>,
         kept: usize,
     ) {
-        (self.ticket, self.kept) = (ticket, kept);
+        (self.ticket, self.before_bytes) = (ticket, kept);
         for link in links {
             if !self.visited.contains(&link) {
                 self.visited.push(link);
@@ -169,7 +177,7 @@ impl<A: Accumulator> Suspended<A> {
         if !self.waits_for(open.number) {
             return None;
         }
-        (self.ticket, self.kept) = (None, 0);
+        (self.ticket, self.before_bytes) = (None, 0);
         Some(resume(&mut self.accumulator, self.point, open, answer, rules))
     }
 }
@@ -311,7 +319,7 @@ impl AuthorizationRequest {
         self.epoch = epoch;
         self.rounds = self.rounds.saturating_add(1);
         self.visited.clear();
-        (self.ticket, self.kept) = (None, 0);
+        (self.ticket, self.before_bytes) = (None, 0);
         self.accumulator.begin_anew(ReasonCode::NOT_AUTHORIZED);
     }
 
@@ -326,7 +334,7 @@ impl AuthorizationRequest {
     }
 
     /// Whether it has begun anew as often as it may: whoever changes the rules all the time keeps nobody waiting for ever.
-    pub fn is_restless(&self) -> bool {
+    pub fn has_used_up_rounds(&self) -> bool {
         self.rounds > ROUNDS_MAX
     }
 }

@@ -154,7 +154,7 @@ impl Tickets {
     }
 
     /// Bytes that a ticket keeps of what was there before its link.
-    pub fn kept_bytes(&self, ticket: Ticket) -> usize {
+    pub fn before_bytes(&self, ticket: Ticket) -> usize {
         self.get(ticket).and_then(|open| open.before.as_ref()).map_or(0, |before| before.bytes())
     }
 
@@ -212,7 +212,7 @@ impl Tickets {
 
 /// What a fold needs to hand out a ticket to the running link.
 #[derive(Debug)]
-pub struct TicketDesk<'a> {
+pub struct TicketIssuer<'a> {
     /// The shard's tickets.
     pub tickets: &'a mut Tickets,
     /// Who will wait.
@@ -225,10 +225,10 @@ pub struct TicketDesk<'a> {
     full: bool,
 }
 
-impl<'a> TicketDesk<'a> {
+impl<'a> TicketIssuer<'a> {
     /// A desk for one event.
-    pub fn new(tickets: &'a mut Tickets, waiter: Waiter, now_ms: u64) -> TicketDesk<'a> {
-        TicketDesk { tickets, waiter, now_ms, taken: None, full: false }
+    pub fn new(tickets: &'a mut Tickets, waiter: Waiter, now_ms: u64) -> TicketIssuer<'a> {
+        TicketIssuer { tickets, waiter, now_ms, taken: None, full: false }
     }
 
     /// One ticket per call of a link; the deadline is the plugin's wish, at most what the operator allows the link.

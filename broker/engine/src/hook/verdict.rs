@@ -27,7 +27,7 @@ pub const ANOTHER_ROUND: u8 = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
     /// No link was there for this request.
-    NotAsked,
+    NotCalled,
     /// A link failed, or gave an answer that could not be taken.
     Fault,
     /// A link's deferred answer missed its deadline.
@@ -64,7 +64,7 @@ pub enum Rechecked {
     /// It is taken back for this reason.
     Revoked(ReasonCode),
     /// It stays, and is authorized again later: nobody has answered.
-    AskAgain,
+    Repeat,
 }
 
 /// The accumulator of the points that decide about a client.
@@ -242,7 +242,7 @@ impl ClientVerdict {
             (_, ALLOW) => Verdict::Allow,
             (_, DENY) => Verdict::Deny(self.reason),
             (Some(silence), _) => Verdict::Unanswered(silence.why),
-            (None, _) if !self.called => Verdict::Unanswered(Why::NotAsked),
+            (None, _) if !self.called => Verdict::Unanswered(Why::NotCalled),
             (None, _) if no_match_allow => Verdict::Allow,
             (None, _) => Verdict::Deny(ReasonCode::NOT_AUTHORIZED),
         }
@@ -287,9 +287,9 @@ impl ClientVerdict {
     /// The policy of client.authorize for what was granted before: only an answer takes it away.
     pub fn rechecked(&self, no_match_allow: bool) -> Rechecked {
         match self.said(no_match_allow) {
-            Verdict::Allow | Verdict::Unanswered(Why::NotAsked) => Rechecked::Stays,
+            Verdict::Allow | Verdict::Unanswered(Why::NotCalled) => Rechecked::Stays,
             Verdict::Deny(reason) => Rechecked::Revoked(reason),
-            Verdict::Unanswered(_) => Rechecked::AskAgain,
+            Verdict::Unanswered(_) => Rechecked::Repeat,
         }
     }
 }
@@ -343,7 +343,7 @@ mod tests {
     fn no_answer_grants_nothing_new_and_takes_nothing_away() {
         for no_match_allow in [false, true] {
             let nobody = verdict(UNANSWERED, false);
-            assert_eq!(nobody.said(no_match_allow), Verdict::Unanswered(Why::NotAsked));
+            assert_eq!(nobody.said(no_match_allow), Verdict::Unanswered(Why::NotCalled));
             assert_eq!(nobody.granted(no_match_allow).is_ok(), no_match_allow);
             assert_eq!(nobody.rechecked(no_match_allow), Rechecked::Stays);
             for why in [Why::Fault, Why::Deadline, Why::NoRoom] {
@@ -352,7 +352,7 @@ mod tests {
                     failed.fail(why, FaultPolicy::Deny);
                     assert_eq!(failed.said(no_match_allow), Verdict::Unanswered(why));
                     assert_eq!(failed.granted(no_match_allow), NOBODY, "it fails closed");
-                    assert_eq!(failed.rechecked(no_match_allow), Rechecked::AskAgain);
+                    assert_eq!(failed.rechecked(no_match_allow), Rechecked::Repeat);
                 }
                 let mut ignored = verdict(UNANSWERED, true);
                 ignored.fail(why, FaultPolicy::Ignore);
@@ -361,7 +361,7 @@ mod tests {
                     no_match_allow,
                     "as if it had not been there"
                 );
-                assert_eq!(ignored.rechecked(no_match_allow), Rechecked::AskAgain);
+                assert_eq!(ignored.rechecked(no_match_allow), Rechecked::Repeat);
                 ignored.verdict = ALLOW;
                 assert_eq!(ignored.granted(false), Ok(()), "another link has answered");
             }

@@ -125,9 +125,9 @@ pub struct Leave {
 
 impl Leave {
     /// Of a DISCONNECT, whose client had said this at CONNECT: what was 0 stays 0, whatever was granted [MQTT-3.14.2-2].
-    pub fn of(disconnect: &Disconnect<'_>, asked_expiry_s: u32) -> Leave {
+    pub fn of(disconnect: &Disconnect<'_>, requested_expiry_s: u32) -> Leave {
         let expiry_s = disconnect.properties.session_expiry_s();
-        let forbidden = asked_expiry_s == 0 && expiry_s.is_some_and(|expiry_s| expiry_s > 0);
+        let forbidden = requested_expiry_s == 0 && expiry_s.is_some_and(|expiry_s| expiry_s > 0);
         Leave { reason: disconnect.reason, expiry_s, forbidden }
     }
 }

@@ -11,8 +11,8 @@ use crate::id::ShardId;
 use crate::interface::Scope;
 use crate::limits::Limits;
 use crate::log_rate::LogRate;
-use crate::plugins::{Forgotten, PluginDesk};
-use crate::reviews::Reviews;
+use crate::plugins::{Forgotten, PluginStore};
+use crate::recheck_queue::RecheckQueue;
 use crate::rules::Rules;
 use crate::timer::Timer;
 
@@ -25,9 +25,9 @@ pub(crate) struct Hooks {
     calls: Arc<CallCell>,
     breaker: Breaker,
     tickets: Tickets,
-    desk: PluginDesk,
+    plugins: PluginStore,
     rules: Rules,
-    reviews: Reviews,
+    rechecks: RecheckQueue,
     refusals: Refusals,
 }
 
@@ -57,9 +57,9 @@ impl Hooks {
             calls: Arc::default(),
             breaker: Breaker::default(),
             tickets: Tickets::new(shard, tickets_max),
-            desk: PluginDesk::default(),
+            plugins: PluginStore::default(),
             rules: Rules::new(hasher.clone()),
-            reviews: Reviews::default(),
+            rechecks: RecheckQueue::default(),
             refusals: Refusals { links: HashMap::with_hasher(hasher) },
         }
     }
@@ -88,7 +88,7 @@ impl Hooks {
     pub(crate) fn swap_chains(&mut self, table: ChainTable) -> (ChainTable, Vec<PluginHandle>) {
         let old = std::mem::replace(&mut self.chains, table);
         self.calls_before += old.calls();
-        let gone = old.plugins_gone(&self.chains);
+        let gone = old.plugins_removed(&self.chains);
         gone.iter().for_each(|plugin| self.breaker.forget(*plugin));
         let chains = &self.chains;
         self.refusals.links.retain(|link, _| chains.has_link(*link));
@@ -136,86 +136,86 @@ impl Hooks {
     /// Whether the rules that a client was judged by under a version are still in force for it and this topic, any where there is none:
     /// if not, it is asked again.
     #[inline]
-    pub(crate) fn rules_hold(
+    pub(crate) fn are_rules_current(
         &self,
         epoch: u64,
         client_id: &str,
         username: Option<&str>,
         topic: Option<&str>,
     ) -> bool {
-        self.rules.hold(epoch, client_id, username, topic)
+        self.rules.are_current(epoch, client_id, username, topic)
     }
 
     /// The rules have changed for these.
     pub(crate) fn rules_changed(&mut self, scope: &Scope) {
         self.rules.change(scope);
-        self.reviews.shorten_pause();
+        self.rechecks.shorten_pause();
     }
 
     /// What the shard authorizes by itself.
     #[inline]
-    pub(crate) fn reviews(&mut self) -> &mut Reviews {
-        &mut self.reviews
+    pub(crate) fn rechecks(&mut self) -> &mut RecheckQueue {
+        &mut self.rechecks
     }
 
     /// Whether another recheck may begin: at most `max` wait for a plugin, and each may need a ticket.
     pub(crate) fn may_recheck(&self, max: u64) -> bool {
-        self.reviews.may_recheck(max) && self.tickets.has_room()
+        self.rechecks.may_recheck(max) && self.tickets.has_room()
     }
 
     /// Whether another delivery may be authorized: at most `max` wait for a plugin, and each may need a ticket.
     #[inline]
-    pub(crate) fn may_ask_for_deliveries(&self, max: u64) -> bool {
-        self.reviews.may_ask(max) && self.tickets.has_room()
+    pub(crate) fn may_authorize_delivery(&self, max: u64) -> bool {
+        self.rechecks.may_authorize_delivery(max) && self.tickets.has_room()
     }
 
     /// Whether walks or deliveries are left that have room within these bounds.
-    pub(crate) fn has_reviews(&self, rechecks_max: u64, deliveries_max: u64) -> bool {
-        self.reviews.has_walks() && self.may_recheck(rechecks_max)
-            || self.reviews.has_sessions() && self.may_ask_for_deliveries(deliveries_max)
+    pub(crate) fn has_rechecks(&self, rechecks_max: u64, deliveries_max: u64) -> bool {
+        self.rechecks.has_walks() && self.may_recheck(rechecks_max)
+            || self.rechecks.has_sessions() && self.may_authorize_delivery(deliveries_max)
     }
 
     // --- what is kept for plugins
 
-    /// Sessions, timers, mail and replays of plugins.
+    /// Sessions, timers, instance messages and replays of plugins.
     #[inline]
-    pub(crate) fn desk(&mut self) -> &mut PluginDesk {
-        &mut self.desk
+    pub(crate) fn plugins_mut(&mut self) -> &mut PluginStore {
+        &mut self.plugins
     }
 
     /// The same, to be looked at.
     #[inline]
-    pub(crate) fn kept(&self) -> &PluginDesk {
-        &self.desk
+    pub(crate) fn plugins(&self) -> &PluginStore {
+        &self.plugins
     }
 
     /// Whether a version of a plugin is neither in the chains nor on its way into them, nor may it come back into them.
     pub(crate) fn is_gone(&mut self, plugin: PluginHandle) -> bool {
-        let is_there = self.chains.instance(plugin).is_some() || self.desk.is_detached(plugin);
-        !is_there && self.desk.answers().was_there(plugin)
+        let is_there = self.chains.instance(plugin).is_some() || self.plugins.is_detached(plugin);
+        !is_there && self.plugins.answers().was_there(plugin)
     }
 
     /// Whether one more answer may be owed to whoever is told what this version asks for. One that is called is told at once.
     pub(crate) fn may_owe(&mut self, asker: PluginHandle, limits: &Limits) -> bool {
-        let plugin = self.desk.answers().of(asker);
-        self.chains.instance_awake(plugin).is_some() || self.desk.may_owe(plugin, limits)
+        let plugin = self.plugins.answers().of(asker);
+        self.chains.instance_awake(plugin).is_some() || self.plugins.may_owe(plugin, limits)
     }
 
     /// A version for which codes are kept, and who is told them now.
     pub(crate) fn codes_to_tell(&self) -> Option<(PluginHandle, PluginHandle)> {
-        self.desk.codes_for(|plugin| self.chains.instance_awake(plugin).is_some())
+        self.plugins.codes_for(|plugin| self.chains.instance_awake(plugin).is_some())
     }
 
     /// Whether a version is not called for now: it is disabled or tripped, or has left the chains and may come back.
     pub(crate) fn is_waited_for(&self, plugin: PluginHandle) -> bool {
-        self.chains.is_resting(plugin) || self.desk.is_detached(plugin)
+        self.chains.is_plugin_suspended(plugin) || self.plugins.is_detached(plugin)
     }
 
     /// These have left the chains. Hands over timers for the clock to forget, of those that have come back with another's state.
     pub(crate) fn detach(&mut self, gone: &[PluginHandle]) -> Vec<Timer> {
         let chains = &self.chains;
-        let timers = self.desk.attach_again(|plugin| chains.instance(plugin).is_some());
-        self.desk.detach(gone);
+        let timers = self.plugins.attach_again(|plugin| chains.instance(plugin).is_some());
+        self.plugins.detach(gone);
         timers
     }
 
@@ -223,23 +223,23 @@ impl Hooks {
     pub(crate) fn forget(&mut self, gone: PluginHandle) -> Option<Forgotten> {
         let chains = &self.chains;
         let is_there = |plugin| chains.instance(plugin).is_some();
-        (!is_there(gone)).then(|| self.desk.forget(gone, is_there))
+        (!is_there(gone)).then(|| self.plugins.forget(gone, is_there))
     }
 
     /// Whether pages of retained messages wait for a turn.
     pub(crate) fn has_pages(&self) -> bool {
-        self.desk.has_pages()
+        self.plugins.has_pages()
     }
 
     /// Whether a plugin has not been told of everything yet.
     pub(crate) fn has_replays(&self) -> bool {
-        self.desk.has_replays()
+        self.plugins.has_replays()
     }
 
     /// Has the watchdog know how many timers are armed.
     #[inline]
     pub(crate) fn publish_timers(&self) {
-        self.calls.set_timers(self.desk.timers_len() as u64);
+        self.calls.set_timers(self.plugins.timers_len() as u64);
     }
 
     // --- faults

@@ -10,7 +10,7 @@ use crate::hook::PluginHandle;
 pub(crate) struct Answers {
     plugins: HashMap<u64, Heir>,
     /// The latest version of each that was in the chains and has gone. One before it may be in them again.
-    gone: HashMap<u64, PluginHandle>,
+    removed: HashMap<u64, PluginHandle>,
 }
 
 /// The version that has the state of those from `since` to `until`.
@@ -49,17 +49,17 @@ impl Answers {
     }
 
     /// A version is in the chains no more.
-    pub(crate) fn gone(&mut self, plugin: PluginHandle) {
+    pub(crate) fn remove(&mut self, plugin: PluginHandle) {
         if self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin) {
             self.plugins.remove(&plugin.number());
         }
-        let latest = self.gone.entry(plugin.number()).or_insert(plugin);
+        let latest = self.removed.entry(plugin.number()).or_insert(plugin);
         latest.0 = latest.0.max(plugin.0);
     }
 
     /// Whether a version was there before, as far as numbers say. Where a reload was taken back, one that is in the chains was, too.
     pub(crate) fn was_there(&self, plugin: PluginHandle) -> bool {
-        self.gone.get(&plugin.number()).is_some_and(|last| plugin.0 <= last.0)
+        self.removed.get(&plugin.number()).is_some_and(|last| plugin.0 <= last.0)
     }
 }
 
@@ -75,14 +75,14 @@ mod tests {
     fn answers_follow_the_state() {
         let mut answers = Answers::default();
         answers.hand_over(version(1), version(2));
-        answers.gone(version(1));
+        answers.remove(version(1));
         answers.hand_over(version(2), version(3));
-        answers.gone(version(2));
+        answers.remove(version(2));
         assert_eq!([1, 2, 3].map(|asker| answers.of(version(asker))), [version(3); 3]);
         assert!(answers.was_there(version(2)) && !answers.was_there(version(3)));
         assert_eq!(answers.of(PluginHandle(1 << 32 | 6)), PluginHandle(1 << 32 | 6), "another plugin");
         // A version that took nothing over: its numbers are its own.
-        answers.gone(version(3));
+        answers.remove(version(3));
         assert_eq!([1, 3, 4].map(|asker| answers.of(version(asker))), [1, 3, 4].map(version));
     }
 
@@ -90,17 +90,17 @@ mod tests {
     fn a_reload_that_is_taken_back_takes_them_back() {
         let mut answers = Answers::default();
         answers.hand_over(version(1), version(2));
-        answers.gone(version(1));
+        answers.remove(version(1));
         answers.hand_over(version(2), version(1));
-        answers.gone(version(2));
+        answers.remove(version(2));
         assert_eq!([1, 2].map(|asker| answers.of(version(asker))), [version(1); 2]);
         // What went over to a version did not come back: that one is owed nothing, and the next one takes over from the first.
         answers.hand_over(version(1), version(3));
-        answers.gone(version(3));
+        answers.remove(version(3));
         answers.hand_over(version(1), version(4));
         assert_eq!([1, 3].map(|asker| answers.of(version(asker))), [version(4), version(3)]);
         // The first goes after the later one that it had come back from: that one stays gone.
-        answers.gone(version(1));
+        answers.remove(version(1));
         assert!(answers.was_there(version(1)) && answers.was_there(version(3)));
     }
 
@@ -109,9 +109,9 @@ mod tests {
         let mut answers = Answers::default();
         for generation in 1..1_000 {
             answers.hand_over(version(generation), version(generation + 1));
-            answers.gone(version(generation));
+            answers.remove(version(generation));
         }
         assert_eq!([1, 500, 999].map(|asker| answers.of(version(asker))), [version(1_000); 3]);
-        assert_eq!(answers.gone.len(), 1);
+        assert_eq!(answers.removed.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Mail that is kept for a plugin, and what it takes.
+//! Instance messages that is kept for a plugin, and what it takes.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use bytes::Bytes;
 use crate::hook::PluginHandle;
 use crate::interface::FROM_THE_BROKER;
 
-/// Mail for a plugin that is not in the chains yet, or is not to be called for now.
+/// An instance message for a plugin that is not in the chains yet, or is not to be called for now.
 #[derive(Debug)]
-pub(crate) struct KeptMail {
+pub(crate) struct StoredInstanceMessage {
     pub(crate) plugin: PluginHandle,
     pub(crate) from: u32,
     pub(crate) number: u64,
@@ -29,7 +29,7 @@ pub(crate) struct PageAbout {
     pub(crate) filter: Arc<str>,
 }
 
-impl KeptMail {
+impl StoredInstanceMessage {
     /// Bytes that are kept for it.
     pub(super) fn charge(&self) -> usize {
         let about = |page: &PageAbout| size_of::<PageAbout>() + page.client_id.len() + page.filter.len();

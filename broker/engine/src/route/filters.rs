@@ -4,8 +4,8 @@
 use slab::Slab;
 
 use super::GroupRef;
-use super::crowd::Subscribers;
 use super::hash::{HashedMap, Hashes};
+use super::subscriber_set::Subscribers;
 use super::trie::Trie;
 use crate::id::ShardSet;
 
@@ -26,7 +26,7 @@ pub(super) struct Filter {
     /// Other shards with plain subscriptions; of wildcard filters only, the flat table has those of literal ones.
     pub(super) shards: ShardSet,
     /// The sequence number with which the others are, or will be, told of this shard's interest; 0 = not told.
-    pub(super) told: u64,
+    pub(super) announced_seq: u64,
     /// Next literal filter with the same fingerprint.
     next: u32,
     /// Whether it waits for the sweep.
@@ -89,7 +89,7 @@ impl Filters {
     }
 
     /// The filter with a number that may have been given up.
-    pub(super) fn known(&self, at: u32) -> Option<&Filter> {
+    pub(super) fn get_live(&self, at: u32) -> Option<&Filter> {
         self.slots.get(at as usize)
     }
 
@@ -117,7 +117,7 @@ impl Filters {
             subscribers: Subscribers::None,
             groups: None,
             shards: ShardSet::EMPTY,
-            told: 0,
+            announced_seq: 0,
             next: NONE,
             idle: false,
             wildcard,
@@ -137,7 +137,7 @@ impl Filters {
         let needed = !filter.subscribers.is_empty()
             || filter.groups.is_some()
             || !filter.shards.is_empty()
-            || filter.told != 0
+            || filter.announced_seq != 0
             || filter.idle;
         if needed {
             return;
@@ -151,8 +151,8 @@ impl Filters {
     }
 
     /// Whether a literal filter other than `at` has told its fingerprint, which is `at`'s too.
-    pub(super) fn twin_told(&self, fingerprint: u64, at: u32) -> bool {
-        self.chain(fingerprint).any(|other| other != at && self.get(other).told != 0)
+    pub(super) fn twin_announced(&self, fingerprint: u64, at: u32) -> bool {
+        self.chain(fingerprint).any(|other| other != at && self.get(other).announced_seq != 0)
     }
 
     /// Appends the numbers of all filters that match a topic name.

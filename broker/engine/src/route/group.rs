@@ -3,8 +3,8 @@
 
 use smallvec::SmallVec;
 
-use super::crowd::{Crowd, Subscriber};
 use super::hash::HashedMap;
+use super::subscriber_set::{Subscriber, SubscriberSet};
 use crate::id::{Key, SessionKey, ShardId, ShardSet, Table};
 
 /// The name of a shared subscription across shards: a keyed fingerprint of group name and filter.
@@ -42,7 +42,7 @@ pub struct MemberCount {
 /// The members on this shard, the connected ones first.
 #[derive(Default)]
 struct Members {
-    crowd: Crowd,
+    set: SubscriberSet,
     connected: usize,
     /// Whose turn it is among the connected, as a place.
     turn: usize,
@@ -52,16 +52,16 @@ struct Members {
 
 impl Members {
     fn count(&self) -> MemberCount {
-        MemberCount { connected: self.connected as u32, total: self.crowd.len() as u32 }
+        MemberCount { connected: self.connected as u32, total: self.set.len() as u32 }
     }
 
     /// Adds a member or changes one; returns whether it is new.
     fn insert(&mut self, member: Subscriber, connected: bool) -> bool {
-        let known = self.crowd.position(member.session);
+        let known = self.set.position(member.session);
         match known {
-            Some(at) => self.crowd.set_options(at, member.options),
+            Some(at) => self.set.set_options(at, member.options),
             None => {
-                self.crowd.push(member);
+                self.set.push(member);
             }
         }
         self.set_connected(member.session, connected);
@@ -70,30 +70,30 @@ impl Members {
 
     /// Returns whether that changed anything.
     fn set_connected(&mut self, session: SessionKey, connected: bool) -> bool {
-        let Some(at) = self.crowd.position(session) else { return false };
+        let Some(at) = self.set.position(session) else { return false };
         if (at < self.connected) == connected {
             return false;
         }
         if connected {
-            self.crowd.swap(at, self.connected);
+            self.set.swap(at, self.connected);
             self.connected += 1;
         } else {
             self.connected -= 1;
-            self.crowd.swap(at, self.connected);
+            self.set.swap(at, self.connected);
         }
         true
     }
 
     fn remove(&mut self, session: SessionKey) -> bool {
         self.set_connected(session, false);
-        let Some(at) = self.crowd.position(session) else { return false };
-        self.crowd.swap_remove(at);
+        let Some(at) = self.set.position(session) else { return false };
+        self.set.swap_remove(at);
         true
     }
 
     /// The next one in turn who may have it; the connected before the others.
     fn pick(&mut self, mut eligible: impl FnMut(SessionKey) -> bool) -> Option<Subscriber> {
-        let (connected, others) = self.crowd.list().split_at(self.connected);
+        let (connected, others) = self.set.list().split_at(self.connected);
         next_in_turn(connected, &mut self.turn, &mut eligible)
             .or_else(|| next_in_turn(others, &mut self.idle_turn, &mut eligible))
     }
@@ -124,7 +124,7 @@ pub(super) struct Group {
     /// The other shards that have members.
     others: SmallVec<[(ShardId, MemberCount); 2]>,
     /// The sequence number with which the others were, or will be, told that there is a member here; 0 = not told.
-    pub(super) told: u64,
+    pub(super) announced_seq: u64,
     /// Whether its count waits for the next batch.
     pub(super) dirty: bool,
     /// Whether its members on this shard have much waiting: they count as not connected, so that others are chosen.
@@ -141,7 +141,7 @@ impl Group {
             filter,
             members: Members::default(),
             others: SmallVec::new(),
-            told: 0,
+            announced_seq: 0,
             dirty: false,
             full: false,
             busy_picks: 0,
@@ -190,7 +190,7 @@ impl Group {
     }
 
     pub(super) fn members(&self) -> &[Subscriber] {
-        self.members.crowd.list()
+        self.members.set.list()
     }
 
     /// The members on this shard.

@@ -47,7 +47,7 @@ pub struct GroupChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Every other shard has acknowledged it, or there is none: SUBACK need not wait.
-    Known,
+    Acknowledged,
     /// It is on its way or will leave with the next batch: SUBACK waits for the sequence number beside this.
     Pending,
 }
@@ -126,6 +126,6 @@ impl Outbox {
 
     /// What a SUBACK waits for that needs batch `seq` to have been heard.
     pub(super) fn wait_for(&self, seq: u64) -> (Interest, u64) {
-        if seq <= self.barrier { (Interest::Known, 0) } else { (Interest::Pending, seq) }
+        if seq <= self.barrier { (Interest::Acknowledged, 0) } else { (Interest::Pending, seq) }
     }
 }

@@ -3,9 +3,9 @@
 
 use smallvec::{SmallVec, smallvec};
 
-use super::crowd::Subscriber;
 use super::filters::{Filter, Filters};
 use super::hash::{Hashes, KeyedMap};
+use super::subscriber_set::Subscriber;
 use super::{GroupRef, SubOptions};
 use crate::id::{SessionKey, ShardSet};
 

@@ -173,8 +173,8 @@ fn a_single_shard_never_waits_and_tells_nobody() {
     let mut routes = one_shard();
     let plain = routes.subscribe("a/b", session(1), qos(0));
     let shared = routes.subscribe_shared("g", "a/#", session(1), qos(0), true);
-    assert_eq!((plain.interest, plain.barrier_seq), (Interest::Known, 0));
-    assert_eq!((shared.interest, shared.barrier_seq), (Interest::Known, 0));
+    assert_eq!((plain.interest, plain.barrier_seq), (Interest::Acknowledged, 0));
+    assert_eq!((shared.interest, shared.barrier_seq), (Interest::Acknowledged, 0));
     assert!(routes.unsubscribe("a/b", session(1)));
     assert!(routes.unsubscribe_shared("g", "a/#", session(1)));
     routes.sweep(10);
@@ -204,7 +204,7 @@ fn every_suback_on_a_filter_waits_for_its_add() {
     assert_eq!(routes.subscribe("a/b", session(3), qos(0)).barrier_seq, 0);
     assert_eq!(routes.subscribe("a/#", session(3), qos(0)).barrier_seq, 2);
     routes.acked(ShardId(2), 2);
-    assert_eq!(routes.subscribe("a/#", session(4), qos(0)).interest, Interest::Known);
+    assert_eq!(routes.subscribe("a/#", session(4), qos(0)).interest, Interest::Acknowledged);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub enum Deed {
     /// A message is published.
     Publish,
     /// Nothing but whether the client may.
-    Ask,
+    Authorize,
     /// Retained messages are read.
     Fetch {
         /// Which.
@@ -66,7 +66,7 @@ impl Deed {
         match self {
             Deed::Subscribe { filter, .. } | Deed::Unsubscribe { filter } => filter,
             Deed::Fetch { fetch, .. } => &fetch.filter,
-            Deed::Publish | Deed::Ask => "",
+            Deed::Publish | Deed::Authorize => "",
         }
     }
 
@@ -74,7 +74,7 @@ impl Deed {
     pub fn words(&self) -> &'static str {
         match self {
             Deed::Publish => "a publish to",
-            Deed::Ask => "a question about",
+            Deed::Authorize => "a question about",
             Deed::Fetch { .. } => "a page of",
             Deed::Subscribe { .. } => "a subscription to",
             Deed::Unsubscribe { .. } => "an unsubscription from",

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use grapnel_plugin_abi::raw::Ticket;
 
-use crate::held::Held;
 use crate::hook::suspended::AuthorizationRequest;
 use crate::session::delivery::Delivery;
 use crate::session::identity::Identity;
+use crate::shared_message::SharedMessage;
 
 /// Deliveries of a session that are authorized one by one.
 #[derive(Debug)]
@@ -21,10 +21,10 @@ pub struct Deliveries {
     /// Bytes of those topics.
     pub(crate) said_bytes: usize,
     /// The request that waits for a plugin, with the delivery it is about.
-    pub(crate) asked: Option<(AuthorizationRequest, Delivery)>,
+    pub(crate) pending: Option<(AuthorizationRequest, Delivery)>,
     /// What comes behind it, or waits for room in the window, in order.
-    pub(crate) behind: VecDeque<Delivery>,
-    /// Bytes of `asked` and `behind`.
+    pub(crate) waiting: VecDeque<Delivery>,
+    /// Bytes of `pending` and `waiting`.
     pub(crate) bytes: usize,
     /// Whether the session stands in the row of those whose first delivery is to be authorized.
     pub(crate) in_row: bool,
@@ -37,8 +37,8 @@ impl Deliveries {
             client,
             said,
             said_bytes: 0,
-            asked: None,
-            behind: VecDeque::new(),
+            pending: None,
+            waiting: VecDeque::new(),
             bytes: 0,
             in_row: false,
         }
@@ -55,24 +55,24 @@ impl Deliveries {
 
     /// The ticket that one of them waits for.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        self.asked.as_ref()?.0.ticket()
+        self.pending.as_ref()?.0.ticket()
     }
 
     /// All messages that wait.
-    pub(crate) fn held(&self) -> impl Iterator<Item = &Held> {
-        let asked = self.asked.as_ref().map(|(_, delivery)| delivery);
-        asked.into_iter().chain(&self.behind).map(|delivery| &delivery.message)
+    pub(crate) fn shared_messages(&self) -> impl Iterator<Item = &SharedMessage> {
+        let asked = self.pending.as_ref().map(|(_, delivery)| delivery);
+        asked.into_iter().chain(&self.waiting).map(|delivery| &delivery.message)
     }
 
     /// Bytes that they are charged for, with the verdicts that are remembered.
     pub(crate) fn charge(&self) -> usize {
         let said = self.said.len() * size_of::<(Box<str>, (bool, u64))>() + self.said_bytes;
-        self.bytes + said + self.behind.len() * size_of::<Delivery>()
+        self.bytes + said + self.waiting.len() * size_of::<Delivery>()
     }
 
     /// How many deliveries wait.
     pub fn len(&self) -> usize {
-        usize::from(self.asked.is_some()) + self.behind.len()
+        usize::from(self.pending.is_some()) + self.waiting.len()
     }
 
     /// Whether none waits.
@@ -87,18 +87,18 @@ impl Deliveries {
 
     pub(crate) fn push_back(&mut self, delivery: Delivery) {
         self.bytes += delivery.message.bytes();
-        self.behind.push_back(delivery);
+        self.waiting.push_back(delivery);
     }
 
     /// The first delivery, unless the one before it waits for a plugin.
     pub(crate) fn pop_front(&mut self) -> Option<Delivery> {
-        if self.asked.is_some() {
+        if self.pending.is_some() {
             return None;
         }
-        let delivery = self.behind.pop_front()?;
+        let delivery = self.waiting.pop_front()?;
         self.bytes -= delivery.message.bytes();
-        if self.behind.is_empty() {
-            self.behind = VecDeque::new();
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
         }
         Some(delivery)
     }

@@ -4,16 +4,16 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use crate::held::{Held, hold};
 use crate::message::MessageView;
 use crate::packet::QoS;
 use crate::route::GroupId;
+use crate::shared_message::{SharedMessage, shared_message};
 
 /// A message on its way to this session.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// The message.
-    pub message: Held,
+    pub message: SharedMessage,
     /// QoS of the delivery.
     pub qos: QoS,
     /// RETAIN of the delivery.
@@ -27,7 +27,7 @@ pub struct Delivery {
 }
 
 /// How a message goes to one session.
-pub(crate) struct Manner {
+pub(crate) struct DeliveryOptions {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) subscription_ids: SmallVec<[u32; 2]>,
@@ -38,8 +38,8 @@ pub(crate) struct Manner {
     pub(crate) cached: bool,
 }
 
-pub(crate) fn manner_of(delivery: &Delivery) -> Manner {
-    Manner {
+pub(crate) fn options_of(delivery: &Delivery) -> DeliveryOptions {
+    DeliveryOptions {
         qos: delivery.qos,
         retain: delivery.retain,
         subscription_ids: delivery.subscription_ids.iter().copied().collect(),
@@ -50,14 +50,18 @@ pub(crate) fn manner_of(delivery: &Delivery) -> Manner {
 }
 
 /// The delivery to keep.
-pub(crate) fn delivery_of(manner: &Manner, view: &MessageView<'_>, held: &mut Option<Held>) -> Delivery {
+pub(crate) fn delivery_of(
+    options: &DeliveryOptions,
+    view: &MessageView<'_>,
+    shared: &mut Option<SharedMessage>,
+) -> Delivery {
     Delivery {
-        message: Rc::clone(hold(view, held)),
-        qos: manner.qos,
-        retain: manner.retain,
-        subscription_ids: manner.subscription_ids.as_slice().into(),
-        group: manner.group,
-        reader: manner.reader,
+        message: Rc::clone(shared_message(view, shared)),
+        qos: options.qos,
+        retain: options.retain,
+        subscription_ids: options.subscription_ids.as_slice().into(),
+        group: options.group,
+        reader: options.reader,
     }
 }
 

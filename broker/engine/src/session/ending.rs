@@ -51,7 +51,7 @@ impl Will {
 
 /// Why a session ends, where its end is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Last {
+pub enum EndReason {
     /// Its connection has ended, in this way, and it does not outlive it.
     Closed(ReasonCode),
     /// It has been without a connection for its expiry interval.
@@ -64,25 +64,25 @@ pub enum Last {
     Discarded,
 }
 
-impl Last {
+impl EndReason {
     /// The word for hooks.
     pub fn word(self) -> &'static str {
         match self {
-            Last::Closed(_) => "closed",
-            Last::Expired => "expired",
-            Last::Kicked => "kicked",
-            Last::Takenover => "takenover",
-            Last::Discarded => "discarded",
+            EndReason::Closed(_) => "closed",
+            EndReason::Expired => "expired",
+            EndReason::Kicked => "kicked",
+            EndReason::Takenover => "takenover",
+            EndReason::Discarded => "discarded",
         }
     }
 
     /// The reason code that goes with it.
     pub fn reason(self) -> ReasonCode {
         match self {
-            Last::Closed(reason) => reason,
-            Last::Expired | Last::Discarded => ReasonCode::SUCCESS,
-            Last::Kicked => ReasonCode::ADMINISTRATIVE_ACTION,
-            Last::Takenover => ReasonCode::SESSION_TAKEN_OVER,
+            EndReason::Closed(reason) => reason,
+            EndReason::Expired | EndReason::Discarded => ReasonCode::SUCCESS,
+            EndReason::Kicked => ReasonCode::ADMINISTRATIVE_ACTION,
+            EndReason::Takenover => ReasonCode::SESSION_TAKEN_OVER,
         }
     }
 }
@@ -102,7 +102,7 @@ pub struct End {
 
 /// What is to happen once the slots of a session without a connection have drained.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum LifecycleState {
     /// It stays for its expiry interval.
     Stays,
     /// It ends: nobody can reach it any more.

@@ -118,14 +118,14 @@ pub(crate) struct PageUnderWay {
     /// Messages that are found, and not authorized yet. The first may be waiting for a plugin.
     pub(crate) found: VecDeque<Arc<Message>>,
     /// How the question about the first of them stands.
-    pub(crate) ask: Option<AuthorizationRequest>,
+    pub(crate) request: Option<AuthorizationRequest>,
     /// Messages that the client may have.
     pub(crate) messages: Vec<Arc<Message>>,
     /// Messages that were found, whether the client may have them or not, and bytes of them.
     seen: usize,
     bytes: usize,
     /// Bytes of `found` and `messages`.
-    held: usize,
+    charged_bytes: usize,
     /// Pieces of stores that were looked through.
     pieces: u32,
     /// The shard whose messages were found last.
@@ -162,11 +162,11 @@ impl PageUnderWay {
             epoch,
             at,
             found: VecDeque::new(),
-            ask: None,
+            request: None,
             messages: Vec::new(),
             seen: 0,
             bytes: 0,
-            held: 0,
+            charged_bytes: 0,
             pieces: 0,
             last_read: shard,
             full: false,
@@ -207,7 +207,7 @@ impl PageUnderWay {
             }
             self.seen += 1;
             self.bytes += size;
-            self.held += size;
+            self.charged_bytes += size;
             self.found.push_back(message);
         }
         self.at = match next {
@@ -222,25 +222,25 @@ impl PageUnderWay {
         if may {
             self.messages.push(message);
         } else {
-            self.held -= message.bytes();
+            self.charged_bytes -= message.bytes();
         }
     }
 
     /// There is no page, for this reason: it lets go of all that it has.
     pub(crate) fn fail(&mut self, reason: ReasonCode) {
         self.let_go();
-        self.held -= self.messages.drain(..).map(|message| message.bytes()).sum::<usize>();
+        self.charged_bytes -= self.messages.drain(..).map(|message| message.bytes()).sum::<usize>();
         self.failed = Some(reason);
     }
 
     /// Lets go of what is found and not authorized.
     fn let_go(&mut self) {
-        self.held -= self.found.drain(..).map(|message| message.bytes()).sum::<usize>();
+        self.charged_bytes -= self.found.drain(..).map(|message| message.bytes()).sum::<usize>();
     }
 
     /// Bytes that it is charged for, its identity and its messages as if nobody shared them.
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.fixed_bytes() + self.held
+    pub(crate) fn charged_bytes(&self) -> usize {
+        self.fixed_bytes() + self.charged_bytes
     }
 
     /// The same counted anew, message by message.
@@ -251,12 +251,12 @@ impl PageUnderWay {
 
     /// Whether its first message has more bytes than the page was to have.
     pub(crate) fn is_beyond(&self) -> bool {
-        self.held > self.fetch.bytes_max as usize
+        self.charged_bytes > self.fetch.bytes_max as usize
     }
 
     /// Bytes that it may come to: more only where its first message has more.
     pub(crate) fn reserved_bytes(&self) -> usize {
-        self.fixed_bytes() + self.held.max(self.fetch.bytes_max as usize)
+        self.fixed_bytes() + self.charged_bytes.max(self.fetch.bytes_max as usize)
     }
 
     fn fixed_bytes(&self) -> usize {
@@ -278,7 +278,7 @@ impl PageUnderWay {
 
     /// The ticket that it waits for.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        self.ask.as_ref()?.ticket()
+        self.request.as_ref()?.ticket()
     }
 
     /// Where the next page begins; `None` where there is no more.
@@ -295,7 +295,7 @@ pub(crate) struct PagesUnderWay {
     /// Those that go on in a next turn.
     row: VecDeque<u64>,
     /// Bytes that all of them are charged for.
-    held: usize,
+    charged_bytes: usize,
     /// Bytes that each is charged for, with its number.
     by_weight: BTreeSet<(usize, u64)>,
 }
@@ -303,8 +303,8 @@ pub(crate) struct PagesUnderWay {
 impl PagesUnderWay {
     /// A page is begun.
     pub(crate) fn begin(&mut self, number: u64, page: PageUnderWay) {
-        self.held += page.held_bytes();
-        self.by_weight.insert((page.held_bytes(), number));
+        self.charged_bytes += page.charged_bytes();
+        self.by_weight.insert((page.charged_bytes(), number));
         self.pages.insert(number, page);
     }
 
@@ -325,11 +325,11 @@ impl PagesUnderWay {
         change: impl FnOnce(&mut PageUnderWay) -> R,
     ) -> Option<R> {
         let page = self.pages.get_mut(&number)?;
-        let before = page.held_bytes();
+        let before = page.charged_bytes();
         let done = change(page);
-        let now = page.held_bytes();
+        let now = page.charged_bytes();
         if before != now {
-            self.held = self.held - before + now;
+            self.charged_bytes = self.charged_bytes - before + now;
             self.by_weight.remove(&(before, number));
             self.by_weight.insert((now, number));
         }
@@ -337,12 +337,12 @@ impl PagesUnderWay {
     }
 
     /// Bytes that they are charged for: of all, or of those of one client. The latter looks at all of them.
-    pub(crate) fn held_bytes(&self, client_id: Option<&str>) -> usize {
+    pub(crate) fn charged_bytes(&self, client_id: Option<&str>) -> usize {
         match client_id {
-            None => self.held,
+            None => self.charged_bytes,
             Some(client_id) => {
                 let own = self.pages.values().filter(|page| &*page.identity.client_id == client_id);
-                own.map(PageUnderWay::held_bytes).sum()
+                own.map(PageUnderWay::charged_bytes).sum()
             }
         }
     }
@@ -384,8 +384,8 @@ impl PagesUnderWay {
     pub(crate) fn take_unwanted(&mut self, wanted: impl Fn(PluginHandle) -> bool) -> Vec<PageUnderWay> {
         let unwanted = self.pages.extract_if(.., |_, page| !wanted(page.plugin));
         let let_go = |(number, page): (u64, PageUnderWay)| {
-            self.held -= page.held_bytes();
-            self.by_weight.remove(&(page.held_bytes(), number));
+            self.charged_bytes -= page.charged_bytes();
+            self.by_weight.remove(&(page.charged_bytes(), number));
             page
         };
         unwanted.map(let_go).collect()
@@ -394,8 +394,8 @@ impl PagesUnderWay {
     /// A page is at its end.
     pub(crate) fn end(&mut self, number: u64) -> Option<PageUnderWay> {
         let page = self.pages.remove(&number)?;
-        self.held -= page.held_bytes();
-        self.by_weight.remove(&(page.held_bytes(), number));
+        self.charged_bytes -= page.charged_bytes();
+        self.by_weight.remove(&(page.charged_bytes(), number));
         Some(page)
     }
 }

@@ -41,7 +41,7 @@ impl Granted {
 
 /// Whether a filter may be subscribed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Permit {
+pub enum FilterDecision {
     /// That is still asked.
     Open(Box<AuthorizationRequest>),
     /// It has been asked.
@@ -61,7 +61,7 @@ pub struct Answered {
 
 /// What a filter is charged for beside its text: the question whether it may be subscribed to, its code, and what is granted.
 const FILTER_BYTES: usize = size_of::<Requested>()
-    + size_of::<Permit>()
+    + size_of::<FilterDecision>()
     + size_of::<AuthorizationRequest>()
     + size_of::<Granted>()
     + 1;
@@ -80,7 +80,7 @@ pub struct FilterPacket {
     /// Filters of the packet beyond those, which are refused.
     pub beyond: usize,
     /// One for each filter that has been put to client.authorize.
-    pub permits: Vec<Permit>,
+    pub permits: Vec<FilterDecision>,
     /// Reason codes so far.
     pub codes: Vec<u8>,
     /// What was granted.
@@ -112,7 +112,7 @@ pub enum FilterStep {
     /// Until the owners of retained messages have set their marks, or until this time.
     Marks(u64),
     /// SUBACK is out; so many of what was granted have been told of.
-    Tell(usize),
+    Notify(usize),
 }
 
 impl FilterPacket {
@@ -122,9 +122,9 @@ impl FilterPacket {
             FilterStep::Chain(chain) => chain.ticket(),
             _ => None,
         };
-        let of_filters = self.permits.iter().filter_map(|permit| match permit {
-            Permit::Open(ask) => ask.ticket(),
-            Permit::Done(_) => None,
+        let of_filters = self.permits.iter().filter_map(|decision| match decision {
+            FilterDecision::Open(request) => request.ticket(),
+            FilterDecision::Done(_) => None,
         });
         of_chain.into_iter().chain(of_filters)
     }
@@ -181,7 +181,7 @@ impl FilterPacket {
     /// Bytes that it is charged for: each filter with all that there will be of it.
     pub fn bytes(&self) -> usize {
         let (on_its_way, kept) = match &self.step {
-            FilterStep::Chain(chain) => (&chain.accumulator[..], chain.kept_bytes()),
+            FilterStep::Chain(chain) => (&chain.accumulator[..], chain.before_bytes()),
             _ => (&[][..], 0),
         };
         let filters = self.requested.iter().chain(on_its_way);

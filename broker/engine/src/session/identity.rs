@@ -79,7 +79,7 @@ pub struct Identity {
     /// Session expiry interval granted, seconds.
     pub expiry_s: u32,
     /// The one that CONNECT said, seconds; what DISCONNECT may say goes by it.
-    pub asked_expiry_s: u32,
+    pub requested_expiry_s: u32,
     /// Its Receive Maximum.
     pub receive_maximum: u16,
     /// Connected, milliseconds since 1970.
@@ -114,7 +114,7 @@ impl Identity {
     }
 
     /// A client as a plugin has kept it. `None` for what no client can have been.
-    pub fn kept(kept: &ClientIdentity<'_>) -> Option<Identity> {
+    pub fn from_stored(kept: &ClientIdentity<'_>) -> Option<Identity> {
         let versions = [Version::V31, Version::V311, Version::V5];
         let version = versions.into_iter().find(|version| version.level() == kept.proto_ver)?;
         Properties::check(kept.properties, PropertyOwner::Packet(PacketType::Connect)).ok()?;
@@ -133,7 +133,7 @@ impl Identity {
             clean_start: kept.clean_start,
             keep_alive_s: kept.keep_alive_s,
             expiry_s: kept.expiry_s,
-            asked_expiry_s: kept.expiry_s,
+            requested_expiry_s: kept.expiry_s,
             receive_maximum: kept.receive_maximum,
             connected_at_ms: kept.connected_at_ms,
             connection: kept.connection,

@@ -18,7 +18,7 @@ use crate::reason::ReasonCode;
 
 /// What is known of a publish apart from its message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Head {
+pub struct PublishMetadata {
     /// Packet identifier of QoS 1 and 2; none for a will.
     pub packet_id: Option<NonZeroU16>,
     /// QoS of the packet, which the acknowledgement goes by whatever hooks make of the message.
@@ -27,10 +27,10 @@ pub struct Head {
     pub dup: bool,
 }
 
-impl Head {
+impl PublishMetadata {
     /// Of a message that came in no packet.
-    pub fn of_message(message: &Message) -> Head {
-        Head { packet_id: None, packet_qos: message.qos, dup: false }
+    pub fn of_message(message: &Message) -> PublishMetadata {
+        PublishMetadata { packet_id: None, packet_qos: message.qos, dup: false }
     }
 }
 
@@ -74,7 +74,7 @@ pub enum Stage {
 #[derive(Debug)]
 pub struct Authorization {
     /// The question.
-    pub ask: AuthorizationRequest,
+    pub request: AuthorizationRequest,
     /// What message.publish has left of it, where it has been there first: it has another topic since, or the rules have changed.
     pub after: Option<Draft>,
     /// What the question is about where that is not what hooks have made of the publish, about which is asked next.
@@ -111,9 +111,9 @@ impl AsSent {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Storage {
     /// It has not been asked, or need not be.
-    NotAsked,
+    NotRequested,
     /// It is storing the message, under this number of the request.
-    Asked(u64),
+    Requested(u64),
     /// It has stored it under this number, or has no room for it (0).
     Answered(u64),
 }
@@ -132,7 +132,7 @@ pub enum Source {
     /// A plugin on behalf of a client, which is authorised as if the client had sent it.
     Behalf,
     /// Nobody: a plugin asks whether a client may do this with a message of this topic.
-    Ask(Action),
+    AuthorizationRequest(Action),
 }
 
 impl Source {
@@ -140,20 +140,20 @@ impl Source {
     pub fn action(self) -> Action {
         match self {
             Source::Will => Action::Will,
-            Source::Ask(action) => action,
+            Source::AuthorizationRequest(action) => action,
             Source::Client | Source::Plugin | Source::Store | Source::Behalf => Action::Publish,
         }
     }
 
     /// Whether a plugin asks for it on behalf of a client.
     pub fn is_on_behalf(self) -> bool {
-        matches!(self, Source::Behalf | Source::Ask(_))
+        matches!(self, Source::Behalf | Source::AuthorizationRequest(_))
     }
 
     /// Whether a client has said it, by itself or through a plugin: what clients must obey holds for it.
     pub fn is_clients(self) -> bool {
         match self {
-            Source::Client | Source::Will | Source::Behalf | Source::Ask(_) => true,
+            Source::Client | Source::Will | Source::Behalf | Source::AuthorizationRequest(_) => true,
             Source::Plugin | Source::Store => false,
         }
     }
@@ -166,7 +166,7 @@ pub struct PublishSlot {
     /// its effect copies it.
     pub message: Arc<Message>,
     /// What else is known of it.
-    pub head: Head,
+    pub metadata: PublishMetadata,
     /// Where it comes from.
     pub source: Source,
     /// For whom a plugin asks for it, if for anybody.
@@ -188,7 +188,7 @@ pub struct PublishSlot {
 #[derive(Debug)]
 pub struct Refused {
     /// Which it was.
-    pub head: Head,
+    pub head: PublishMetadata,
     /// What its client is told.
     pub verdict: Verdict,
     /// For whom a plugin had asked for it, if for anybody.
@@ -198,7 +198,7 @@ pub struct Refused {
 /// Where a publish may not go because one in front has not been there: links of each chain that the one in front has been to;
 /// `None` is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Behind {
+pub struct OrderingLimit {
     /// At client.authorize.
     pub authorize: Option<SmallVec<[LinkIdentity; 4]>>,
     /// At message.publish.
@@ -208,7 +208,7 @@ pub struct Behind {
 impl Stage {
     /// Its chains are through, and have added these messages.
     pub fn decided(extra: Extras) -> Stage {
-        Stage::Decided { storage: Storage::NotAsked, extra }
+        Stage::Decided { storage: Storage::NotRequested, extra }
     }
 
     /// Bytes of what plugins have said of it, and of what they have made of its message.
@@ -219,12 +219,12 @@ impl Stage {
                 let after = authorization.after.as_ref().map_or(0, Draft::bytes);
                 let first = authorization.first.as_ref().map_or(0, |first| first.bytes());
                 size_of::<Authorization>()
-                    + authorization.ask.accumulator.bytes()
-                    + authorization.ask.kept_bytes()
+                    + authorization.request.accumulator.bytes()
+                    + authorization.request.before_bytes()
                     + after
                     + first
             }
-            Stage::Chain(suspended) => suspended.accumulator.bytes() + suspended.kept_bytes(),
+            Stage::Chain(suspended) => suspended.accumulator.bytes() + suspended.before_bytes(),
             Stage::Decided { extra, .. } => draft::extra_bytes(extra),
         }
     }
@@ -232,7 +232,7 @@ impl Stage {
     /// The ticket it waits for.
     pub fn ticket(&self) -> Option<Ticket> {
         match self {
-            Stage::Authorize(authorization) => authorization.ask.ticket(),
+            Stage::Authorize(authorization) => authorization.request.ticket(),
             Stage::Chain(suspended) => suspended.ticket(),
             Stage::Unstarted | Stage::Decided { .. } => None,
         }
@@ -246,14 +246,29 @@ impl Stage {
 
 impl PublishSlot {
     /// One about which nothing has been said yet.
-    pub fn new(message: Arc<Message>, head: Head, source: Source, stage: Stage) -> PublishSlot {
+    pub fn new(
+        message: Arc<Message>,
+        metadata: PublishMetadata,
+        source: Source,
+        stage: Stage,
+    ) -> PublishSlot {
         let (behalf, as_sent) = (None, None);
-        PublishSlot { message, head, source, behalf, epoch: 0, rounds: 0, was_open: false, as_sent, stage }
+        PublishSlot {
+            message,
+            metadata,
+            source,
+            behalf,
+            epoch: 0,
+            rounds: 0,
+            was_open: false,
+            as_sent,
+            stage,
+        }
     }
 
     /// Whether it has not begun to have its effect.
     pub fn may_be_refused(&self) -> bool {
-        !matches!(self.stage, Stage::Decided { storage: Storage::Asked(_) | Storage::Answered(_), .. })
+        !matches!(self.stage, Stage::Decided { storage: Storage::Requested(_) | Storage::Answered(_), .. })
     }
 
     /// Whether it waits for a plugin, or behind a publish that does.
@@ -266,14 +281,14 @@ impl PublishSlot {
     }
 
     /// How far it is on its way along the chains, for those behind it; `None` where it is through.
-    pub(super) fn position(&self) -> Option<Behind> {
+    pub(super) fn position(&self) -> Option<OrderingLimit> {
         match &self.stage {
-            Stage::Authorize(authorization) if authorization.after.is_none() => Some(Behind {
-                authorize: Some(authorization.ask.visited().into()),
+            Stage::Authorize(authorization) if authorization.after.is_none() => Some(OrderingLimit {
+                authorize: Some(authorization.request.visited().into()),
                 publish: Some(SmallVec::new()),
             }),
             Stage::Chain(suspended) => {
-                Some(Behind { authorize: None, publish: Some(suspended.visited().into()) })
+                Some(OrderingLimit { authorize: None, publish: Some(suspended.visited().into()) })
             }
             _ => None,
         }

@@ -43,7 +43,7 @@ pub struct Reader {
 
 /// What a shard is asked for one reader.
 #[derive(Debug)]
-pub struct ReaderAsk {
+pub struct ReaderRequest {
     /// Which reader.
     pub reader: u64,
     /// Its filter.
@@ -74,7 +74,7 @@ pub enum PageFor {
 
 /// A page to ask for.
 #[derive(Debug)]
-pub struct PageAsk {
+pub struct PageRequest {
     /// Whom to ask.
     pub owner: ShardId,
     /// Number of the page, which its answer names.
@@ -84,12 +84,12 @@ pub struct PageAsk {
     /// Messages that it has at most, whatever their QoS.
     pub messages_max: usize,
     /// For which readers, in order.
-    pub readers: Vec<ReaderAsk>,
+    pub readers: Vec<ReaderRequest>,
 }
 
 /// A page that is on its way.
 #[derive(Debug)]
-struct Asked {
+struct PageInFlight {
     page: u64,
     room: Room,
     /// Fingerprints of the topics that came live meanwhile, with the highest number: a lower one is older.
@@ -105,7 +105,7 @@ struct Owner {
     windowed: BTreeMap<u64, Reader>,
     /// Those that deliver with QoS 0.
     plain: BTreeMap<u64, Reader>,
-    asked: Option<Asked>,
+    in_flight: Option<PageInFlight>,
 }
 
 /// The new subscriptions of one SUBSCRIBE.
@@ -163,7 +163,7 @@ impl Readers {
             .values()
             .map(|owner| {
                 let readers = owner.windowed.values().chain(owner.plain.values());
-                let live = owner.asked.as_ref().map_or(0, |asked| asked.live.len());
+                let live = owner.in_flight.as_ref().map_or(0, |in_flight| in_flight.live.len());
                 readers.map(|reader| size_of::<Reader>() + reader.wanted.filter.len()).sum::<usize>()
                     + live * 16
             })
@@ -192,7 +192,12 @@ impl Readers {
     }
 
     /// Marks are asked for: of these owners, for these subscriptions. None of them is answered yet.
-    pub fn ask_marks(&mut self, batch: u64, owners: impl Iterator<Item = ShardId>, wanted: Arc<[Wanted]>) {
+    pub fn request_marks(
+        &mut self,
+        batch: u64,
+        owners: impl Iterator<Item = ShardId>,
+        wanted: Arc<[Wanted]>,
+    ) {
         let batch = self.batches.entry(batch).or_default();
         batch.marks = owners.map(|owner| (owner, None)).collect();
         batch.wanted = wanted;
@@ -299,7 +304,7 @@ impl Readers {
 
     /// Whether a page may be asked for, if there is room.
     pub fn has_work(&self) -> bool {
-        self.owners.values().any(|owner| owner.asked.is_none())
+        self.owners.values().any(|owner| owner.in_flight.is_none())
     }
 
     /// A subscription has ended, or begins anew: what its reader has not delivered does not come any more [MQTT-3.10.4-2].
@@ -344,8 +349,9 @@ impl Readers {
     }
 
     /// The next page to ask for, if some owner can be asked within this room. What other pages may bring is taken off.
-    pub fn next_page(&mut self, page: u64, room: Room) -> Option<PageAsk> {
-        let reserved = self.owners.values().filter_map(|owner| owner.asked.as_ref().map(|asked| asked.room));
+    pub fn next_page(&mut self, page: u64, room: Room) -> Option<PageRequest> {
+        let reserved =
+            self.owners.values().filter_map(|owner| owner.in_flight.as_ref().map(|in_flight| in_flight.room));
         let (window, bytes) =
             reserved.fold((0, 0), |(window, bytes), room| (window + room.window, bytes + room.bytes));
         let left =
@@ -354,7 +360,7 @@ impl Readers {
             return None;
         }
         let waiting = |owner: &Owner| {
-            owner.asked.is_none()
+            owner.in_flight.is_none()
                 && (!owner.plain.is_empty() || left.window > 0 && !owner.windowed.is_empty())
         };
         // Each owner that waits gets an equal part, so that one that does not answer holds no more than its own.
@@ -365,15 +371,16 @@ impl Readers {
             bytes: left.bytes.div_ceil(parts).min(left.bytes),
         };
         let windowed = owner.windowed.values().take(if room.window > 0 { READERS_PER_PAGE } else { 0 });
-        let readers = windowed.chain(owner.plain.values()).take(READERS_PER_PAGE).map(|reader| ReaderAsk {
-            reader: reader.wanted.reader,
-            filter: Arc::clone(&reader.wanted.filter),
-            qos: reader.wanted.qos,
-            cursor: reader.cursor.clone(),
-        });
+        let readers =
+            windowed.chain(owner.plain.values()).take(READERS_PER_PAGE).map(|reader| ReaderRequest {
+                reader: reader.wanted.reader,
+                filter: Arc::clone(&reader.wanted.filter),
+                qos: reader.wanted.qos,
+                cursor: reader.cursor.clone(),
+            });
         let readers = readers.collect();
-        owner.asked = Some(Asked { page, room, live: BTreeMap::new(), stale: false });
-        Some(PageAsk { owner: *id, page, room, messages_max: usize::MAX, readers })
+        owner.in_flight = Some(PageInFlight { page, room, live: BTreeMap::new(), stale: false });
+        Some(PageRequest { owner: *id, page, room, messages_max: usize::MAX, readers })
     }
 
     /// The session's queue of so many messages and bytes has no room for the first message of a page. To ask again before that
@@ -390,11 +397,11 @@ impl Readers {
     /// A page has come: what came live meanwhile; `None` if nobody waits for it.
     pub fn page_came(&mut self, owner: ShardId, page: u64) -> Option<Page> {
         let entry = self.owners.get_mut(&owner)?;
-        let asked = entry.asked.take_if(|asked| asked.page == page)?;
+        let in_flight = entry.in_flight.take_if(|in_flight| in_flight.page == page)?;
         if entry.is_done() {
             self.owners.remove(&owner);
         }
-        Some(Page { live: asked.live, stale: asked.stale })
+        Some(Page { live: in_flight.live, stale: in_flight.stale })
     }
 
     /// How a message of a page is to be delivered; `None` if it is not, because its subscription has gone, it came live before,
@@ -467,12 +474,14 @@ impl Readers {
 
     /// Notes a live message whose owner is being read: what a page brings of its topic with a lower number is older.
     pub fn note_live(&mut self, owner: ShardId, topic: u64, number: u64) {
-        let Some(asked) = self.owners.get_mut(&owner).and_then(|owner| owner.asked.as_mut()) else { return };
-        if asked.live.len() >= LIVE_PER_PAGE_MAX {
-            asked.stale = true;
+        let Some(in_flight) = self.owners.get_mut(&owner).and_then(|owner| owner.in_flight.as_mut()) else {
+            return;
+        };
+        if in_flight.live.len() >= LIVE_PER_PAGE_MAX {
+            in_flight.stale = true;
             return;
         }
-        let known = asked.live.entry(topic).or_default();
+        let known = in_flight.live.entry(topic).or_default();
         *known = number.max(*known);
     }
 
@@ -493,7 +502,7 @@ impl Readers {
 
     /// Whether a delivery of a reader stands in the session's queue, or may soon.
     pub fn has_queued(&self) -> bool {
-        !self.queued.is_empty() || self.owners.values().any(|owner| owner.asked.is_some())
+        !self.queued.is_empty() || self.owners.values().any(|owner| owner.in_flight.is_some())
     }
 }
 
@@ -534,7 +543,7 @@ impl Owner {
     }
 
     fn is_done(&self) -> bool {
-        self.windowed.is_empty() && self.plain.is_empty() && self.asked.is_none()
+        self.windowed.is_empty() && self.plain.is_empty() && self.in_flight.is_none()
     }
 }
 
@@ -557,7 +566,7 @@ mod tests {
         let mut readers = Readers::default();
         readers.put_in_force(7, 40);
         let wanted = [wanted(1, QoS::AtLeastOnce), wanted(2, QoS::AtMostOnce)];
-        readers.ask_marks(7, [ONE, TWO].into_iter(), wanted.into());
+        readers.request_marks(7, [ONE, TWO].into_iter(), wanted.into());
         readers
     }
 
@@ -581,7 +590,7 @@ mod tests {
         readers.begin(7, |_| true);
         let first = readers.next_page(10, ROOM).unwrap();
         assert_eq!((first.owner, first.page, first.room), (ONE, 10, Room { window: 5, bytes: 500 }));
-        assert_eq!(first.readers.iter().map(|ask| ask.reader).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(first.readers.iter().map(|request| request.reader).collect::<Vec<_>>(), [1, 2]);
         let second = readers.next_page(11, ROOM).unwrap();
         assert_eq!((second.owner, second.room), (TWO, Room { window: 5, bytes: 500 }), "what is left");
         assert!(!readers.has_work() && readers.next_page(12, ROOM).is_none());
@@ -593,8 +602,8 @@ mod tests {
     #[test]
     fn without_a_window_only_qos_0_is_read() {
         let mut readers = begun();
-        let ask = readers.next_page(10, Room { window: 0, bytes: 10 }).unwrap();
-        assert_eq!((ask.owner, ask.readers.len(), ask.readers[0].reader), (ONE, 1, 2));
+        let request = readers.next_page(10, Room { window: 0, bytes: 10 }).unwrap();
+        assert_eq!((request.owner, request.readers.len(), request.readers[0].reader), (ONE, 1, 2));
         assert!(readers.next_page(11, Room { window: 0, bytes: 1000 }).is_none(), "TWO has QoS 1 alone");
         assert!(readers.next_page(11, Room { window: 5, bytes: 10 }).is_none(), "the bytes are given away");
     }
@@ -657,7 +666,7 @@ mod tests {
         let mut readers = Readers::default();
         for batch in 1..=3 {
             readers.put_in_force(batch, batch as u32);
-            readers.ask_marks(batch, std::iter::empty(), Arc::default());
+            readers.request_marks(batch, std::iter::empty(), Arc::default());
             readers.begin(batch, |_| true);
             readers.settle_at(batch, 1000 * batch);
         }
@@ -676,8 +685,8 @@ mod tests {
         readers.queued(2);
         readers.remove(1, Some(40));
         assert!(!readers.dequeued(1) && readers.dequeued(2) && !readers.dequeued(2));
-        let ask = readers.next_page(10, ROOM).unwrap();
-        assert_eq!((ask.owner, ask.readers.len()), (ONE, 1));
+        let request = readers.next_page(10, ROOM).unwrap();
+        assert_eq!((request.owner, request.readers.len()), (ONE, 1));
         readers.page_came(ONE, 10).unwrap();
         readers.advance(ONE, 2, Next::Done);
         assert!(readers.is_empty());
@@ -689,11 +698,11 @@ mod tests {
         readers.mark(7, ONE, 100, &[0, 1], |_| true);
         readers.mark(7, TWO, 200, &[0, 9], |_| false);
         readers.begin(7, |one| one.reader != 1);
-        let ask = readers.next_page(10, ROOM).unwrap();
-        assert_eq!((ask.owner, ask.readers.len(), ask.readers[0].reader), (ONE, 1, 2));
+        let request = readers.next_page(10, ROOM).unwrap();
+        assert_eq!((request.owner, request.readers.len(), request.readers[0].reader), (ONE, 1, 2));
         readers.page_came(ONE, 10);
         readers.grant_anew(2, SubscriptionOptions::of_qos(QoS::ExactlyOnce), 5);
-        let ask = readers.next_page(11, ROOM).unwrap();
-        assert_eq!((ask.readers[0].reader, ask.readers[0].qos), (2, QoS::ExactlyOnce));
+        let request = readers.next_page(11, ROOM).unwrap();
+        assert_eq!((request.readers[0].reader, request.readers[0].qos), (2, QoS::ExactlyOnce));
     }
 }

@@ -10,7 +10,7 @@ use grapnel_plugin_abi::raw::Ticket;
 use super::behalf::Behalf;
 use super::ending::{End, EndCause};
 use super::filters::FilterPacket;
-use super::publish::{Behind, Head, PublishSlot, Refused, Stage, Verdict};
+use super::publish::{OrderingLimit, PublishMetadata, PublishSlot, Refused, Stage, Verdict};
 use crate::id::ConnKey;
 use crate::packet::{Leave, QoS};
 
@@ -210,7 +210,7 @@ impl Slots {
     pub fn refuse(&mut self, number: u64, verdict: Verdict) {
         let Some(slot) = self.get_mut(number) else { return };
         let SlotBody::Publish(publish) = &mut slot.body else { return };
-        let refused = Refused { head: publish.head, verdict, behalf: publish.behalf.take() };
+        let refused = Refused { head: publish.metadata, verdict, behalf: publish.behalf.take() };
         let refused = Slot::new(slot.conn, SlotBody::Refused(Box::new(refused)));
         let (before, after) = (slot.bytes, refused.bytes);
         *slot = refused;
@@ -223,8 +223,10 @@ impl Slots {
     }
 
     /// Where the nearest publish in front of `number` waits that is still on its way along the chains.
-    pub fn in_front(&self, number: u64) -> Behind {
-        let Ok(before) = usize::try_from(number.saturating_sub(self.first)) else { return Behind::default() };
+    pub fn in_front(&self, number: u64) -> OrderingLimit {
+        let Ok(before) = usize::try_from(number.saturating_sub(self.first)) else {
+            return OrderingLimit::default();
+        };
         let ahead = self.queue.iter().take(before).rev().find_map(|slot| match &slot.body {
             SlotBody::Publish(publish) => publish.position(),
             _ => None,
@@ -256,7 +258,7 @@ impl Slots {
 
     /// Whether a publish with this identifier waits for its acknowledgement: a resend joins it.
     pub fn has_publish(&self, packet_id: NonZeroU16) -> bool {
-        self.owed().any(|head| head.packet_id == Some(packet_id))
+        self.owed().any(|metadata| metadata.packet_id == Some(packet_id))
     }
 
     /// Publishes that we owe an acknowledgement for.
@@ -269,18 +271,18 @@ impl Slots {
         if self.queue.is_empty() {
             0
         } else {
-            self.owed().filter(|head| head.packet_qos == QoS::ExactlyOnce).count()
+            self.owed().filter(|metadata| metadata.packet_qos == QoS::ExactlyOnce).count()
         }
     }
 
     /// What is known of the publishes that we owe an acknowledgement for.
-    fn owed(&self) -> impl Iterator<Item = &Head> {
+    fn owed(&self) -> impl Iterator<Item = &PublishMetadata> {
         let heads = self.queue.iter().filter_map(|slot| match &slot.body {
-            SlotBody::Publish(publish) => Some(&publish.head),
+            SlotBody::Publish(publish) => Some(&publish.metadata),
             SlotBody::Refused(refused) => Some(&refused.head),
             _ => None,
         });
-        heads.filter(|head| head.packet_id.is_some())
+        heads.filter(|metadata| metadata.packet_id.is_some())
     }
 
     /// All waiting publishes in order.

@@ -175,8 +175,8 @@ fn a_will_is_authorised_again_when_the_rules_have_moved() {
         let mut world = World::new(1);
         let watcher = world.connect("watcher", &Ask::v(Version::V5));
         world.subscribe(watcher, "will", QoS::AtMostOnce);
-        let ask = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
-        let client = world.connect("c", &ask);
+        let request = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let client = world.connect("c", &request);
         if moved {
             let denies = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
                 call.set(Field::VERDICT, if call.action() == 4 { 2 } else { 1 }, "", "");
@@ -226,8 +226,8 @@ fn a_client_that_loses_a_subscription_stays_or_is_disconnected() {
     for version in [Version::V31, Version::V311, Version::V5] {
         for revoke in [Revoke::Remove, Revoke::Disconnect] {
             let mut world = World::with(1, |limits| limits.choices.revoke = revoke);
-            let ask = || Ask { clean: false, ..Ask::v(version) };
-            let clients = ["loses", "keeps", "away"].map(|name| world.connect(name, &ask()));
+            let request = || Ask { clean: false, ..Ask::v(version) };
+            let clients = ["loses", "keeps", "away"].map(|name| world.connect(name, &request()));
             for (client, filter) in [(0, "t/a"), (0, "t/b"), (1, "kept"), (2, "t/c")] {
                 world.subscribe(clients[client], filter, QoS::AtLeastOnce);
             }

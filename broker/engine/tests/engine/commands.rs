@@ -1,4 +1,4 @@
-//! What plugins ask for outside of answers: publishes with their ancestry, messages that hooks add, subscriptions, timers, mail
+//! What plugins ask for outside of answers: publishes with their ancestry, messages that hooks add, subscriptions, timers, instance messages
 //! and replay (the design's section on host functions).
 
 use std::cell::RefCell;
@@ -264,7 +264,7 @@ fn a_plugin_subscribes_a_client_and_takes_it_back() {
     assert!(world.is_closed(client));
 }
 
-/// An instance outside of events: it notes timers and mail.
+/// An instance outside of events: it notes timers and instance messages.
 struct Instance(RefCell<Vec<String>>);
 
 thread_local! {
@@ -285,37 +285,42 @@ unsafe extern "C" fn on_timer(instance: *mut c_void, _timer: u64, number: u64) {
     unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(format!("timer {number}"));
 }
 
-unsafe extern "C" fn on_mail(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
+unsafe extern "C" fn on_instance_message(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
     // SAFETY: as above, and the bytes are alive during the call.
     let (instance, text) = unsafe { (&*instance.cast::<Instance>(), bytes.text()) };
-    instance.0.borrow_mut().push(format!("mail {number} from {from}: {text}"));
+    instance.0.borrow_mut().push(format!("message {number} from {from}: {text}"));
 }
 
 fn instance() -> (&'static Instance, InstanceEntry) {
     let instance: &'static Instance = Box::leak(Box::new(Instance(RefCell::default())));
     let pointer = std::ptr::from_ref(instance).cast_mut().cast();
     // SAFETY: never freed, and the test has one thread.
-    (instance, unsafe { InstanceEntry::new(on_timer, on_mail, pointer) })
+    (instance, unsafe { InstanceEntry::new(on_timer, on_instance_message, pointer) })
 }
 
 fn table(entry: InstanceEntry) -> ChainTable {
     ChainTable::compile(1, []).with_instances(vec![(PluginHandle(9), entry)])
 }
 
-/// A timer fires once after its time, unless it is cancelled or its plugin has gone; mail comes at once.
+/// A timer fires once after its time, unless it is cancelled or its plugin has gone; instance messages come at once.
 #[test]
-fn timers_and_mail_reach_the_instance() {
+fn timers_and_messages_reach_the_instance() {
     let mut world = World::new(1);
     let (noted, entry) = instance();
     let plugin = PluginHandle(9);
     let timer = |timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer * 10 };
     // Armed while the plugin is loaded: it is not in the chains yet.
     world.shards[0].command(timer(1, 0));
-    world.shards[0].command(Command::Mail { plugin, from: 3, number: 4, bytes: Bytes::from("early") });
+    world.shards[0].command(Command::InstanceMessage {
+        plugin,
+        from: 3,
+        number: 4,
+        bytes: Bytes::from("early"),
+    });
     world.pass_ms(100);
     assert_eq!(noted.0.take(), Vec::<String>::new());
     world.shards[0].swap_chains(table(entry));
-    assert_eq!(noted.0.take(), ["mail 4 from 3: early"]);
+    assert_eq!(noted.0.take(), ["message 4 from 3: early"]);
     world.pass_ms(100);
     assert_eq!(noted.0.take(), ["timer 10"]);
 
@@ -337,27 +342,28 @@ fn timers_and_mail_reach_the_instance() {
 
 /// What a thread of a version that has been replaced sends comes to the one that has taken its state over, and to nobody where none has.
 #[test]
-fn mail_follows_the_state() {
+fn messages_follow_the_state() {
     for is_handed_over in [true, false] {
         let mut world = World::new(1);
         let ((old_noted, old_entry), (new_noted, new_entry)) = (instance(), instance());
         let (old, new) = (PluginHandle(1 << 32 | 9), PluginHandle(2 << 32 | 9));
         let table = |plugin, entry| ChainTable::compile(1, []).with_instances(vec![(plugin, entry)]);
-        let mail = |number| Command::Mail { plugin: old, from: 3, number, bytes: Bytes::from("late") };
+        let message =
+            |number| Command::InstanceMessage { plugin: old, from: 3, number, bytes: Bytes::from("late") };
         world.shards[0].swap_chains(table(old, old_entry));
-        world.shards[0].command(mail(1));
+        world.shards[0].command(message(1));
         if is_handed_over {
             world.shards[0].hand_answers_over(old, new);
         }
         world.shards[0].swap_chains(table(new, new_entry));
-        world.shards[0].command(mail(2));
-        assert_eq!(old_noted.0.take(), ["mail 1 from 3: late"]);
-        let expected = if is_handed_over { vec!["mail 2 from 3: late"] } else { Vec::new() };
+        world.shards[0].command(message(2));
+        assert_eq!(old_noted.0.take(), ["message 1 from 3: late"]);
+        let expected = if is_handed_over { vec!["message 2 from 3: late"] } else { Vec::new() };
         assert_eq!(new_noted.0.take(), expected);
     }
 }
 
-/// A version that a reload was taken back to has its timers, mail and replay as if nothing had been, also what fell due meanwhile. Where
+/// A version that a reload was taken back to has its timers, instance messages and replay as if nothing had been, also what fell due meanwhile. Where
 /// state has gone over and has come back, it has armed its timers itself by then.
 #[test]
 fn a_reload_that_is_taken_back_leaves_timers_mail_and_replay() {
@@ -390,7 +396,12 @@ fn a_reload_that_is_taken_back_leaves_timers_mail_and_replay() {
         world.shards[0].swap_chains(table(new, new_entry));
         world.shards[0].command(timer(new, 9, 10));
         if !goes_over {
-            world.shards[0].command(Command::Mail { plugin: old, from: 3, number: 4, bytes: Bytes::new() });
+            world.shards[0].command(Command::InstanceMessage {
+                plugin: old,
+                from: 3,
+                number: 4,
+                bytes: Bytes::new(),
+            });
         }
         world.pass_ms(100);
         assert_eq!((noted.0.take(), new_noted.0.take()), (vec![], vec!["timer 9".to_owned()]));
@@ -405,7 +416,7 @@ fn a_reload_that_is_taken_back_leaves_timers_mail_and_replay() {
         assert_eq!(calls.timers(), if comes_back { 0 } else { 2 });
         world.pass_ms(1_000);
         let expected = match (goes_over, comes_back) {
-            (false, _) => vec!["mail 4 from 3: ", "timer 1", "timer 2"],
+            (false, _) => vec!["message 4 from 3: ", "timer 1", "timer 2"],
             (true, false) => vec!["timer 1", "timer 2"],
             (true, true) => vec![],
         };
@@ -422,25 +433,33 @@ unsafe extern "C" fn on_timer_called(instance: *mut c_void, _timer: u64, _number
     unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(is_called());
 }
 
-unsafe extern "C" fn on_mail_called(instance: *mut c_void, _from: u32, _number: u64, _bytes: Slice) {
+unsafe extern "C" fn on_instance_message_called(
+    instance: *mut c_void,
+    _from: u32,
+    _number: u64,
+    _bytes: Slice,
+) {
     // SAFETY: as above.
     unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(is_called());
 }
 
-/// Who watches a shard is told of the call of a timer or of mail while it lasts, and no longer.
+/// Who watches a shard is told of the call of a timer or of an instance message while it lasts, and no longer.
 #[test]
-fn a_timer_and_mail_are_calls_while_they_last() {
+fn a_timer_and_a_message_are_calls_while_they_last() {
     let mut world = World::new(1);
     world.shards[0].set_call_cell(CALLS.with_borrow(Arc::clone));
     let (noted, _) = instance();
     let pointer = std::ptr::from_ref(noted).cast_mut().cast();
     // SAFETY: never freed, and the test has one thread.
-    let entry = unsafe { InstanceEntry::new(on_timer_called, on_mail_called, pointer) };
+    let entry = unsafe { InstanceEntry::new(on_timer_called, on_instance_message_called, pointer) };
     world.shards[0].swap_chains(table(entry));
     let plugin = PluginHandle(9);
     for (command, called) in [
         (Command::Timer { plugin, timer: 1, after_ms: 10, number: 1 }, "9 on_timer"),
-        (Command::Mail { plugin, from: 0, number: 1, bytes: Bytes::new() }, "9 on_mail"),
+        (
+            Command::InstanceMessage { plugin, from: 0, number: 1, bytes: Bytes::new() },
+            "9 on_instance_message",
+        ),
     ] {
         world.shards[0].command(command);
         world.pass_ms(100);
@@ -477,13 +496,13 @@ fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
     assert_eq!(calls.timers(), 0, "it has gone");
 }
 
-/// A plugin that is disabled or tripped gets neither timers nor mail. When it is called again it gets what came meanwhile, once; what
+/// A plugin that is disabled or tripped gets neither timers nor instance messages. When it is called again it gets what came meanwhile, once; what
 /// was cancelled, or belongs to a plugin that has gone, comes to nobody.
 #[test]
-fn timers_and_mail_wait_for_a_plugin_that_rests() {
+fn timers_and_messages_wait_for_a_plugin_that_rests() {
     type Rest = fn(&mut World, InstanceEntry);
     let disable: Rest = |world, entry| {
-        drop(world.shards[0].swap_chains(table(entry).with_resting(vec![PluginHandle(9)])));
+        drop(world.shards[0].swap_chains(table(entry).with_suspended_plugins(vec![PluginHandle(9)])));
     };
     let trip: Rest = |world, entry| {
         let fails = of_plugin(9, link(9, 0, FaultPolicy::Ignore, |_| Flow::FAULT));
@@ -498,14 +517,14 @@ fn timers_and_mail_wait_for_a_plugin_that_rests() {
         let (noted, entry) = instance();
         let plugin = PluginHandle(9);
         let timer = |timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer * 10 };
-        let mail = |number| Command::Mail { plugin, from: 3, number, bytes: Bytes::from("x") };
+        let message = |number| Command::InstanceMessage { plugin, from: 3, number, bytes: Bytes::from("x") };
         world.shards[0].swap_chains(table(entry));
         for (number, after_ms) in [(1, 70), (2, 50), (3, 60), (4, 200_000)] {
             world.shards[0].command(timer(number, after_ms));
         }
         rest(&mut world, entry);
-        world.shards[0].command(mail(1));
-        world.shards[0].command(mail(2));
+        world.shards[0].command(message(1));
+        world.shards[0].command(message(2));
         // Longer than one that is being loaded is waited for, and over another swap.
         world.pass_ms(100_000);
         world.shards[0].command(Command::CancelTimer { plugin, timer: 3 });
@@ -514,14 +533,14 @@ fn timers_and_mail_wait_for_a_plugin_that_rests() {
 
         world.shards[0].swap_chains(table(entry));
         world.pass_ms(20);
-        assert_eq!(noted.0.take(), ["mail 1 from 3: x", "mail 2 from 3: x", "timer 20", "timer 10"]);
-        world.shards[0].command(mail(5));
+        assert_eq!(noted.0.take(), ["message 1 from 3: x", "message 2 from 3: x", "timer 20", "timer 10"]);
+        world.shards[0].command(message(5));
         world.pass_ms(100_000);
-        assert_eq!(noted.0.take(), ["mail 5 from 3: x", "timer 40"], "everything else goes on as before");
+        assert_eq!(noted.0.take(), ["message 5 from 3: x", "timer 40"], "everything else goes on as before");
 
         world.shards[0].command(timer(6, 50));
         disable(&mut world, entry);
-        world.shards[0].command(mail(6));
+        world.shards[0].command(message(6));
         world.pass_ms(100);
         let stale = world.shards[0].counters().plugin_mail_stale;
         world.shards[0].swap_chains(ChainTable::empty());
@@ -533,17 +552,17 @@ fn timers_and_mail_wait_for_a_plugin_that_rests() {
     }
 }
 
-/// Mail that is kept is bounded, in pieces and in bytes; what is beyond is counted.
+/// Instance messages that are stored are bounded, in pieces and in bytes; what is beyond is counted.
 #[test]
-fn mail_for_a_plugin_that_rests_is_bounded() {
+fn messages_for_a_plugin_that_rests_is_bounded() {
     for (bytes, kept) in [(1, 1024), (1 << 20, 16)] {
         let mut world = World::new(1);
         let (noted, entry) = instance();
-        world.shards[0].swap_chains(table(entry).with_resting(vec![PluginHandle(9)]));
+        world.shards[0].swap_chains(table(entry).with_suspended_plugins(vec![PluginHandle(9)]));
         for number in 0..1_100 {
             let bytes = Bytes::from(vec![b'x'; bytes]);
             let plugin = PluginHandle(9);
-            world.shards[0].command(Command::Mail { plugin, from: 3, number, bytes });
+            world.shards[0].command(Command::InstanceMessage { plugin, from: 3, number, bytes });
         }
         world.shards[0].swap_chains(table(entry));
         assert_eq!(noted.0.take().len(), kept);
@@ -684,14 +703,18 @@ fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
     }
 }
 
-/// Mail for a plugin that does not come is given up after its time, at the next change of the chains, and counted.
+/// An instance message for a plugin that does not come is given up after its time, at the next change of the chains, and counted.
 #[test]
-fn mail_for_a_plugin_that_never_comes_is_counted_as_lost() {
+fn a_message_for_a_plugin_that_never_comes_is_counted_as_lost() {
     let mut world = World::new(1);
     for number in 0..3 {
-        let mail =
-            Command::Mail { plugin: PluginHandle(9), from: 3, number, bytes: Bytes::from_static(b"x") };
-        world.shards[0].command(mail);
+        let message = Command::InstanceMessage {
+            plugin: PluginHandle(9),
+            from: 3,
+            number,
+            bytes: Bytes::from_static(b"x"),
+        };
+        world.shards[0].command(message);
     }
     world.shards[0].swap_chains(ChainTable::empty());
     assert_eq!(world.shards[0].counters().plugin_mail_stale, 0, "it may still come");
@@ -705,7 +728,7 @@ fn mail_for_a_plugin_that_never_comes_is_counted_as_lost() {
 fn timers_that_are_held_for_a_plugin_can_be_taken_back() {
     let mut world = World::new(1);
     let (noted, entry) = instance();
-    world.shards[0].swap_chains(table(entry).with_resting(vec![PluginHandle(9)]));
+    world.shards[0].swap_chains(table(entry).with_suspended_plugins(vec![PluginHandle(9)]));
     for timer in 0..100 {
         let plugin = PluginHandle(9);
         world.shards[0].command(Command::Timer { plugin, timer, after_ms: 0, number: timer });

@@ -387,10 +387,10 @@ fn a_verdict_to_disconnect_is_for_the_connection_it_was_asked_about() {
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
         let properties = if version.is_v5() { vec![Property::SessionExpiry(100)] } else { Vec::new() };
-        let ask = Ask { clean: false, properties, ..Ask::v(version) };
-        let first = world.connect("c", &ask);
+        let request = Ask { clean: false, properties, ..Ask::v(version) };
+        let first = world.connect("c", &request);
         world.publish(first, "t", "x", QoS::AtLeastOnce, 7);
-        let second = world.connect("c", &ask);
+        let second = world.connect("c", &request);
         assert!(world.is_closed(first));
         let disconnect = vec![number(Field::DISPOSITION, 3), number(Field::REASON_CODE, 0x97)];
         complete(&mut world, taken.ticket(0), Flow::STOP, disconnect.clone());
@@ -466,8 +466,8 @@ fn an_expiry_of_a_disconnect_that_waits_is_judged_by_what_connect_said() {
         });
         let publish = later(1, 0, FaultPolicy::Ignore, &taken);
         mount(&mut world, vec![(HookPoint::ClientConnect, connect), (HookPoint::MessagePublish, publish)]);
-        let ask = Ask { properties: vec![Property::SessionExpiry(asked_s)], ..Ask::v(Version::V5) };
-        let client = world.connect("c", &ask);
+        let request = Ask { properties: vec![Property::SessionExpiry(asked_s)], ..Ask::v(Version::V5) };
+        let client = world.connect("c", &request);
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         disconnect_with_expiry(&mut world, client, 50);
         world.lose(client);
@@ -618,11 +618,12 @@ fn who_is_refused_takes_nothing_over() {
     );
     for clean in [false, true] {
         let properties = vec![Property::SessionExpiry(100)];
-        let ask = |username| Ask { clean, username, properties: properties.clone(), ..Ask::v(Version::V5) };
-        let ann = world.connect("dashboard", &ask(Some("ann")));
+        let request =
+            |username| Ask { clean, username, properties: properties.clone(), ..Ask::v(Version::V5) };
+        let ann = world.connect("dashboard", &request(Some("ann")));
         log.take();
         for username in [None, Some("bob")] {
-            let (_, got) = world.try_connect("dashboard", &ask(username));
+            let (_, got) = world.try_connect("dashboard", &request(username));
             assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x86 }));
         }
         assert!(!world.is_closed(ann));

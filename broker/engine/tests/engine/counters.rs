@@ -313,8 +313,8 @@ const DROPS: [Drop; 4] = [
     Drop {
         limits: |_| {},
         prepare: |world| {
-            let ask = Ask { properties: vec![Property::MaximumPacketSize(20)], ..Ask::v(V5) };
-            let subscriber = world.connect("subscriber", &ask);
+            let request = Ask { properties: vec![Property::MaximumPacketSize(20)], ..Ask::v(V5) };
+            let subscriber = world.connect("subscriber", &request);
             world.subscribe(subscriber, "t", QoS::AtMostOnce);
             world.connect("publisher", &Ask::v(V5))
         },
@@ -465,9 +465,9 @@ fn gauges_say_what_there_is_now() {
     let memory = world.shards[0].ledger().total();
     assert!(memory > 0);
     assert_eq!(world.shards[0].counters().memory_bytes, memory);
-    world.shards[0].hold_closing(1000);
+    world.shards[0].charge_closing(1000);
     assert_eq!(world.shards[0].ledger().total(), memory + 1000);
-    world.shards[0].hold_closing(0);
+    world.shards[0].charge_closing(0);
 }
 
 #[test]

@@ -137,19 +137,19 @@ fn so_many_clients_may_wait_and_no_more() {
         let mut world = World::with(1, |limits| limits.connects_pending_max = 2);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &taken))]);
-        let ask = Ask::v(version);
-        let (first, _) = world.try_connect("first", &ask);
-        let (second, _) = world.try_connect("second", &ask);
+        let request = Ask::v(version);
+        let (first, _) = world.try_connect("first", &request);
+        let (second, _) = world.try_connect("second", &request);
         let refused = Some(Got::ConnAck { present: false, code: busy });
-        assert_eq!(world.try_connect("third", &ask).1, refused);
+        assert_eq!(world.try_connect("third", &request).1, refused);
         assert_eq!(taken.about(), ["first", "second"], "nobody was asked about the third");
         complete(&mut world, taken.ticket(0), Flow::STOP, allow());
         assert_eq!(world.take(first), [Got::ConnAck { present: false, code: 0 }]);
-        assert_eq!(world.try_connect("fourth", &ask).1, None);
-        assert_eq!(world.try_connect("fifth", &ask).1, refused);
+        assert_eq!(world.try_connect("fourth", &request).1, None);
+        assert_eq!(world.try_connect("fifth", &request).1, refused);
         world.lose(second);
-        assert_eq!(world.try_connect("sixth", &ask).1, None);
-        assert_eq!(world.try_connect("seventh", &ask).1, refused);
+        assert_eq!(world.try_connect("sixth", &request).1, None);
+        assert_eq!(world.try_connect("seventh", &request).1, refused);
     }
 }
 
@@ -169,22 +169,22 @@ fn so_many_clients_of_one_address_may_wait_and_no_more() {
             let mut world = World::with(1, |limits| limits.connects_pending_per_address_max = 2);
             let taken = Taken::default();
             mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &taken))]);
-            let ask = Ask::v(version);
+            let request = Ask::v(version);
             let refused = Some(Got::ConnAck { present: false, code: busy });
             let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|host| host.parse().expect("an address"));
             world.host = one;
-            let (first, _) = world.try_connect("first", &ask);
-            world.try_connect("second", &ask);
-            assert_eq!(world.try_connect("third", &ask).1, refused);
+            let (first, _) = world.try_connect("first", &request);
+            world.try_connect("second", &request);
+            assert_eq!(world.try_connect("third", &request).1, refused);
             assert_eq!(world.shards[0].counters().connects_pending_address_refused, 1);
             let logged = world.shards[0].outbox().connect_refused.take();
             assert_eq!(logged, Some(ConnectRefused { address: Some(one), unlogged: 0 }));
             world.host = other;
-            assert_eq!(world.try_connect("other", &ask).1, None);
+            assert_eq!(world.try_connect("other", &request).1, None);
             assert_eq!(taken.about(), ["first", "second", "other"], "nobody was asked about the third");
             end(&mut world, first, taken.ticket(0));
             world.host = one;
-            assert_eq!(world.try_connect("fourth", &ask).1, None, "end {number}");
+            assert_eq!(world.try_connect("fourth", &request).1, None, "end {number}");
         }
     }
 }
@@ -207,8 +207,9 @@ fn the_will_is_authorised_later() {
         let mut world = World::new(1);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
-        let ask = Ask { will: Some(("will/topic", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
-        let (client, connack) = world.try_connect("c", &ask);
+        let request =
+            Ask { will: Some(("will/topic", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let (client, connack) = world.try_connect("c", &request);
         assert_eq!((connack, taken.about()), (None, vec!["will/topic".to_owned()]));
         complete(&mut world, taken.ticket(0), Flow::STOP, answer);
         assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
@@ -356,13 +357,13 @@ fn filters_wait_for_authorisation_together() {
 #[test]
 fn a_subscribe_that_waits_dies_with_its_connection() {
     let mut world = World::new(1);
-    let ask = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
-    let client = world.connect("c", &ask);
+    let request = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    let client = world.connect("c", &request);
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &taken))]);
     send_filters(&mut world, client, &[("a", QoS::AtMostOnce)], 7);
     world.lose(client);
-    let again = world.connect("c", &ask);
+    let again = world.connect("c", &request);
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
     world.publish(again, "a", "x", QoS::AtLeastOnce, 1);
     assert_eq!(world.take(again), [Got::Ack("PUBACK", 1, 0x10)], "nobody has subscribed");

@@ -78,8 +78,8 @@ fn no_subscriber_is_told_in_mqtt_5() {
 fn the_receive_maximum_of_the_client_bounds_what_is_in_flight() {
     // [MQTT-3.3.4-9]
     let mut world = World::new(1);
-    let ask = Ask { properties: vec![Property::ReceiveMaximum(2)], ..Ask::v(Version::V5) };
-    let sub = world.connect("sub", &ask);
+    let request = Ask { properties: vec![Property::ReceiveMaximum(2)], ..Ask::v(Version::V5) };
+    let sub = world.connect("sub", &request);
     let publisher = world.connect("pub", &Ask::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtLeastOnce);
     for n in 1..=5 {
@@ -123,8 +123,8 @@ fn a_topic_alias_stands_for_its_topic_and_an_unknown_one_breaks_the_rule() {
 #[test]
 fn we_set_an_alias_where_the_client_allows_one() {
     let mut world = World::new(1);
-    let ask = Ask { properties: vec![Property::TopicAliasMaximum(1)], ..Ask::v(Version::V5) };
-    let sub = world.connect("sub", &ask);
+    let request = Ask { properties: vec![Property::TopicAliasMaximum(1)], ..Ask::v(Version::V5) };
+    let sub = world.connect("sub", &request);
     let publisher = world.connect("pub", &Ask::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
     for topic in ["a", "a", "b"] {
@@ -145,15 +145,15 @@ fn we_set_an_alias_where_the_client_allows_one() {
 fn a_message_expires_on_its_way_and_what_is_left_is_told() {
     // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
     let mut world = World::new(1);
-    let ask = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
-    let sub = world.connect("sub", &ask);
+    let request = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    let sub = world.connect("sub", &request);
     world.subscribe(sub, "t", QoS::AtLeastOnce);
     world.lose(sub);
     let publisher = world.connect("pub", &Ask::v(Version::V5));
     world.publish_with(publisher, "t", "short", QoS::AtLeastOnce, 1, false, &[Property::MessageExpiry(5)]);
     world.publish_with(publisher, "t", "long", QoS::AtLeastOnce, 2, false, &[Property::MessageExpiry(50)]);
     world.pass_ms(10_000);
-    let sub = world.connect("sub", &ask);
+    let sub = world.connect("sub", &request);
     assert_eq!(world.take_plain(sub), [message("t", "long", 1)]);
 }
 
@@ -161,8 +161,8 @@ fn a_message_expires_on_its_way_and_what_is_left_is_told() {
 fn a_packet_beyond_the_clients_maximum_is_never_sent() {
     // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
     let mut world = World::new(1);
-    let ask = Ask { properties: vec![Property::MaximumPacketSize(30)], ..Ask::v(Version::V5) };
-    let sub = world.connect("sub", &ask);
+    let request = Ask { properties: vec![Property::MaximumPacketSize(30)], ..Ask::v(Version::V5) };
+    let sub = world.connect("sub", &request);
     let publisher = world.connect("pub", &Ask::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtLeastOnce);
     world.publish(publisher, "t", &"x".repeat(100), QoS::AtLeastOnce, 1);

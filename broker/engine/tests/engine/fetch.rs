@@ -25,17 +25,17 @@ const PAGES_OF_CLIENT_MAX: usize = 8;
 pub(crate) const READER: PluginHandle = PluginHandle(9);
 const AUTHORIZE: HookPoint = HookPoint::ClientAuthorize;
 
-/// Numbers and bytes of the mails that an instance has got.
+/// Numbers and bytes of the instance messages that an instance has got.
 #[derive(Default)]
-struct Mails(RefCell<Vec<(u64, Vec<u8>)>>);
+struct InstanceMessages(RefCell<Vec<(u64, Vec<u8>)>>);
 
 unsafe extern "C" fn on_timer(_instance: *mut c_void, _timer: u64, _number: u64) {}
 
-unsafe extern "C" fn on_mail(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
-    // SAFETY: the instance is a leaked `Mails` of this thread, and the bytes are alive during the call.
-    let (mails, bytes) = unsafe { (&*instance.cast::<Mails>(), bytes.bytes()) };
+unsafe extern "C" fn on_instance_message(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
+    // SAFETY: the instance is a leaked `InstanceMessages` of this thread, and the bytes are alive during the call.
+    let (messages, bytes) = unsafe { (&*instance.cast::<InstanceMessages>(), bytes.bytes()) };
     assert_eq!(from, FROM_BROKER);
-    mails.0.borrow_mut().push((number, bytes.to_vec()));
+    messages.0.borrow_mut().push((number, bytes.to_vec()));
 }
 
 /// A page as ABI.md describes its bytes.
@@ -85,7 +85,7 @@ pub(crate) struct Scene {
     pub(crate) client: ClientId,
     /// The client's shard.
     pub(crate) home: usize,
-    mails: &'static Mails,
+    messages: &'static InstanceMessages,
     /// The client as a hook has kept it, when it published to `keep`.
     kept: Rc<RefCell<Vec<u8>>>,
 }
@@ -96,8 +96,8 @@ impl Scene {
         let mut world = World::with(shards, limits);
         let client = world.connect("c", &Ask::v(Version::V5));
         let home = world.shard_of(client);
-        let mails: &'static Mails = Box::leak(Box::default());
-        let mut scene = Scene { world, client, home, mails, kept: Rc::default() };
+        let messages: &'static InstanceMessages = Box::leak(Box::default());
+        let mut scene = Scene { world, client, home, messages, kept: Rc::default() };
         scene.mount(links);
         scene
     }
@@ -111,8 +111,8 @@ impl Scene {
         self.mount_with(Vec::new(), vec![READER]);
     }
 
-    fn mount_with(&mut self, links: Vec<Link>, resting: Vec<PluginHandle>) {
-        self.mount_versions(links, &[READER], resting);
+    fn mount_with(&mut self, links: Vec<Link>, suspended: Vec<PluginHandle>) {
+        self.mount_versions(links, &[READER], suspended);
     }
 
     /// The same with these versions of the reader, or other plugins, all with one instance.
@@ -120,11 +120,11 @@ impl Scene {
         &mut self,
         links: Vec<Link>,
         versions: &[PluginHandle],
-        resting: Vec<PluginHandle>,
+        suspended: Vec<PluginHandle>,
     ) {
-        let pointer = std::ptr::from_ref(self.mails).cast_mut().cast();
+        let pointer = std::ptr::from_ref(self.messages).cast_mut().cast();
         // SAFETY: never freed, and the test has one thread.
-        let entry = unsafe { InstanceEntry::new(on_timer, on_mail, pointer) };
+        let entry = unsafe { InstanceEntry::new(on_timer, on_instance_message, pointer) };
         let kept = Rc::clone(&self.kept);
         let keeps = link(9, 100, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
             if call.topic() == "keep" {
@@ -135,7 +135,7 @@ impl Scene {
         let mut links: Vec<_> = links.into_iter().map(|link| (AUTHORIZE, link)).collect();
         links.push((HookPoint::MessagePublish, keeps));
         let instances = versions.iter().map(|version| (*version, entry)).collect();
-        let table = ChainTable::compile(1, links).with_instances(instances).with_resting(resting);
+        let table = ChainTable::compile(1, links).with_instances(instances).with_suspended_plugins(suspended);
         self.world.shards[self.home].swap_chains(table);
         self.world.drive();
     }
@@ -144,7 +144,7 @@ impl Scene {
         self.world.publish(self.client, "keep", "", QoS::AtMostOnce, 0);
         let kept = self.kept.borrow();
         let kept = ClientIdentity::decode(&kept).expect("an identity");
-        Whom::Identity(Box::new(Identity::kept(&kept).expect("a client's")))
+        Whom::Identity(Box::new(Identity::from_stored(&kept).expect("a client's")))
     }
 
     /// Topics `PREFIX/0` and so on, each with a retained message.
@@ -171,13 +171,13 @@ impl Scene {
     }
 
     /// What the plugin has got since it was last asked.
-    pub(crate) fn mails(&self) -> Vec<(u64, Vec<u8>)> {
-        self.mails.0.take()
+    pub(crate) fn messages(&self) -> Vec<(u64, Vec<u8>)> {
+        self.messages.0.take()
     }
 
     pub(crate) fn page(&self) -> Page {
-        let mails = self.mails();
-        let [(_, bytes)] = &mails[..] else { panic!("one page, not {mails:?}") };
+        let messages = self.messages();
+        let [(_, bytes)] = &messages[..] else { panic!("one page, not {messages:?}") };
         page(bytes)
     }
 
@@ -330,7 +330,7 @@ fn the_filter_is_authorized_and_so_is_each_message_where_somebody_asks_about_del
     scene.retain("open", 10);
     log.take();
     scene.ask(5, fetch("secret/#"));
-    assert_eq!(scene.mails(), [(5, vec![0x87])]);
+    assert_eq!(scene.messages(), [(5, vec![0x87])]);
     assert_eq!(log.take(), ["2 secret/#"]);
     assert_eq!(scene.counter("behalf_refused"), 1);
     let refused = scene.world.shards[scene.home].outbox().behalf_refused.pop().expect("it is logged");
@@ -359,7 +359,7 @@ fn messages_are_authorized_later_and_silence_opens_nothing() {
     scene.complete(taken.ticket(1), Flow::STOP, deny(0x87));
     scene.complete(taken.ticket(1), Flow::STOP, allow());
     assert_eq!(taken.about(), ["r/0", "r/1", "r/2"], "one after the other");
-    assert_eq!(scene.mails(), []);
+    assert_eq!(scene.messages(), []);
     scene.complete(taken.ticket(2), Flow::STOP, deny(0x87));
     scene.complete(taken.ticket(3), Flow::STOP, allow());
     assert_eq!(scene.page().topics(), ["r/0", "r/3"]);
@@ -367,7 +367,7 @@ fn messages_are_authorized_later_and_silence_opens_nothing() {
     scene.ask(2, fetch("r/#"));
     scene.complete(taken.ticket(4), Flow::STOP, allow());
     scene.world.pass_ms(1_100);
-    assert_eq!((scene.mails(), taken.about().len()), (vec![(2, vec![0x88])], 6));
+    assert_eq!((scene.messages(), taken.about().len()), (vec![(2, vec![0x88])], 6));
 }
 
 /// A client that may have next to nothing of much does not have it all looked through at once, and slow plugins end a page.
@@ -413,7 +413,7 @@ fn a_page_of_one_principal_is_not_another_s() {
         scene.complete(taken.ticket(number), Flow::STOP, allow());
         number += 1;
     }
-    assert_eq!(scene.mails(), [(1, vec![0x85])]);
+    assert_eq!(scene.messages(), [(1, vec![0x85])]);
 }
 
 /// Rules that change without end end a page.
@@ -433,12 +433,12 @@ fn a_page_begins_anew_so_often_and_no_more() {
             scene.complete(taken.ticket(number), Flow::STOP, allow());
             number += 1;
         }
-        if !scene.mails.0.borrow().is_empty() {
+        if !scene.messages.0.borrow().is_empty() {
             break;
         }
     }
-    let mails = scene.mails();
-    assert_eq!(mails.len(), 1);
+    let messages = scene.messages();
+    assert_eq!(messages.len(), 1);
 }
 
 /// A plugin that is not called for now gets its page later, or that there was no room for it: nothing that is owed is lost.
@@ -456,12 +456,12 @@ fn a_page_that_finds_no_room_is_answered_all_the_same() {
     scene.rest();
     scene.world.lanes_open = true;
     scene.world.drive();
-    assert_eq!(scene.mails(), [], "it rests");
+    assert_eq!(scene.messages(), [], "it rests");
     scene.mount(Vec::new());
-    let mut mails = scene.mails();
-    mails.sort();
-    assert_eq!(mails.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
-    let refused = mails.iter().filter(|(_, bytes)| *bytes == [0x97]).count();
+    let mut messages = scene.messages();
+    messages.sort();
+    assert_eq!(messages.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+    let refused = messages.iter().filter(|(_, bytes)| *bytes == [0x97]).count();
     assert!((1..8).contains(&refused), "{refused}");
     let counted = ["behalf_refused", "behalf_no_room"].map(|name| scene.counter(name) as usize);
     assert_eq!(counted, [refused; 2]);
@@ -488,8 +488,8 @@ fn a_client_that_has_gone_gets_no_page_unless_the_plugin_has_kept_it() {
             _ => {}
         }
         scene.complete(taken.ticket(1), Flow::STOP, allow());
-        let mails = scene.mails();
-        let [(1, bytes)] = &mails[..] else { panic!("{end}: {mails:?}") };
+        let messages = scene.messages();
+        let [(1, bytes)] = &messages[..] else { panic!("{end}: {messages:?}") };
         if kept || end == "stays" {
             assert_eq!(page(bytes).topics(), ["r/0", "r/1"], "{end}");
         } else {
@@ -502,7 +502,7 @@ fn a_client_that_has_gone_gets_no_page_unless_the_plugin_has_kept_it() {
 fn nobody_is_read_for_who_is_not_there() {
     let mut scene = Scene::with(1, Vec::new(), |_| {});
     scene.ask_for(Whom::Client("nobody".into()), 3, fetch("#"));
-    assert_eq!(scene.mails(), [(3, vec![0x85])]);
+    assert_eq!(scene.messages(), [(3, vec![0x85])]);
 }
 
 /// A reload that was taken back leaves the version before as it was: what it reads comes, whatever other plugin is unloaded, and so
@@ -515,27 +515,27 @@ fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
         let mut scene = Scene::with(1, Vec::new(), |_| {});
         scene.retain("r", 1);
         let links = || vec![deliveries_later(&taken)];
-        let ask = |scene: &mut Scene, plugin, number| {
+        let request = |scene: &mut Scene, plugin, number| {
             scene.ask_by(plugin, Whom::Client("c".into()), number, fetch("r/#"));
         };
         scene.mount_versions(links(), &[first, other], Vec::new());
-        ask(&mut scene, first, 1);
+        request(&mut scene, first, 1);
         scene.world.shards[0].hand_answers_over(first, second);
         scene.mount_versions(links(), &[second, other], Vec::new());
-        ask(&mut scene, second, 2);
+        request(&mut scene, second, 2);
         if comes_back {
             scene.world.shards[0].hand_answers_over(second, first);
         }
         scene.mount_versions(links(), &[first, other], Vec::new());
         scene.world.shards[0].forget_plugin(second);
-        ask(&mut scene, first, 3);
+        request(&mut scene, first, 3);
         scene.mount_versions(links(), &[first], Vec::new());
         let mut number = 0;
         while number < taken.about().len() {
             scene.complete(taken.ticket(number), Flow::STOP, allow());
             number += 1;
         }
-        let mut came: Vec<u64> = scene.mails().into_iter().map(|(number, _)| number).collect();
+        let mut came: Vec<u64> = scene.messages().into_iter().map(|(number, _)| number).collect();
         came.sort_unstable();
         // What the second one had asked for is owed to nobody where its state did not come back.
         assert_eq!(came, if comes_back { &[1, 2, 3][..] } else { &[1, 3] }, "{comes_back}");
@@ -568,7 +568,7 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
         };
         scene.mount_versions(links(), &[second], Vec::new());
         allow_all(&mut scene, "r/");
-        assert_eq!(scene.mails(), []);
+        assert_eq!(scene.messages(), []);
         if is_taken_back {
             scene.mount_versions(links(), &[first], Vec::new());
             scene.world.shards[0].forget_plugin(second);
@@ -577,7 +577,7 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
             scene.world.shards[0].forget_plugin(first);
             assert_eq!(scene.counter("plugin_mail_stale"), 1);
         }
-        let came: Vec<u64> = scene.mails().into_iter().map(|(number, _)| number).collect();
+        let came: Vec<u64> = scene.messages().into_iter().map(|(number, _)| number).collect();
         assert_eq!(came, if is_taken_back { &[0, 1][..] } else { &[] });
         let (armed, held) = scene.world.shards[0].timers();
         assert_eq!(armed, held);
@@ -601,7 +601,7 @@ fn pages_of_a_version_that_was_never_called_go_with_it() {
         }
         scene.complete(taken.ticket(0), Flow::STOP, allow());
         scene.mount_versions(links(), &[next], Vec::new());
-        assert_eq!(scene.mails().len(), usize::from(!fails));
+        assert_eq!(scene.messages().len(), usize::from(!fails));
     }
 }
 
@@ -631,22 +631,22 @@ fn so_many_pages_are_under_way_and_no_more() {
                 scene.ask_for(Whom::Client(name.as_str().into()), number as u64, fetch("r/#"));
             }
         }
-        assert_eq!(scene.mails(), []);
+        assert_eq!(scene.messages(), []);
         for (name, number) in [(&clients[0], 100), (&clients[most], 101)] {
             scene.ask_for(Whom::Client(name.as_str().into()), number, fetch("r/#"));
-            assert_eq!(scene.mails(), [(number, vec![0x97])]);
+            assert_eq!(scene.messages(), [(number, vec![0x97])]);
         }
         if !is_there {
             scene.world.shards[scene.home].swap_chains(ChainTable::compile(1, Vec::new()));
         }
         scene.world.lanes_open = true;
         scene.world.drive();
-        let mails = scene.mails();
-        assert_eq!(mails.len(), if is_there { PAGES_OF_PLUGIN_MAX } else { 0 });
-        assert!(mails.iter().all(|(_, bytes)| page(bytes).messages.len() == 6));
+        let messages = scene.messages();
+        assert_eq!(messages.len(), if is_there { PAGES_OF_PLUGIN_MAX } else { 0 });
+        assert!(messages.iter().all(|(_, bytes)| page(bytes).messages.len() == 6));
         scene.world.pass_ms(61_000);
         scene.mount(Vec::new());
-        scene.mails();
+        scene.messages();
     }
 }
 
@@ -657,16 +657,16 @@ fn one_client_leaves_places_for_others() {
     scene.retain("r", 1);
     scene.world.connect("other", &Ask::v(Version::V5));
     (0..=PAGES_OF_CLIENT_MAX as u64).for_each(|number| scene.ask(number, fetch("r/#")));
-    assert_eq!(scene.mails(), [(PAGES_OF_CLIENT_MAX as u64, vec![0x97])]);
+    assert_eq!(scene.messages(), [(PAGES_OF_CLIENT_MAX as u64, vec![0x97])]);
     scene.ask_for(Whom::Client("other".into()), 50, fetch("r/#"));
     assert_eq!(taken.about().len(), PAGES_OF_CLIENT_MAX + 1);
     scene.complete(taken.ticket(PAGES_OF_CLIENT_MAX), Flow::STOP, allow());
-    assert_eq!(scene.mails().len(), 1);
+    assert_eq!(scene.messages().len(), 1);
     // Nobody answers the others.
     scene.world.pass_ms(6_000);
-    let mails = scene.mails();
-    assert_eq!(mails.len(), PAGES_OF_CLIENT_MAX);
-    assert!(mails.iter().all(|(_, bytes)| *bytes == [0x88]));
+    let messages = scene.messages();
+    assert_eq!(messages.len(), PAGES_OF_CLIENT_MAX);
+    assert!(messages.iter().all(|(_, bytes)| *bytes == [0x88]));
     scene.ask(7, fetch("none"));
     assert_eq!(scene.page().messages.len(), 0, "there is room again");
 }
@@ -732,10 +732,10 @@ fn a_long_search_leaves_turns_to_others() {
         }))
     };
     scene.world.shards[scene.home].command(request(1, "r/+/none"));
-    assert_eq!(scene.mails().len(), 0, "it goes on in the next turn");
+    assert_eq!(scene.messages().len(), 0, "it goes on in the next turn");
     scene.world.shards[scene.home].command(request(2, "r/7"));
     scene.world.drive();
-    let numbers: Vec<u64> = scene.mails().into_iter().map(|(number, _)| number).collect();
+    let numbers: Vec<u64> = scene.messages().into_iter().map(|(number, _)| number).collect();
     assert_eq!(numbers.len(), 2, "{numbers:?}");
 }
 

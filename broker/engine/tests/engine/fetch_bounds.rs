@@ -72,7 +72,7 @@ fn a_page_is_charged_while_it_is_under_way() {
             }
         }
         assert_eq!(scene.charged(), (0, before), "{end}");
-        assert_eq!(scene.mails().len(), usize::from(end != "nobody gets it"), "{end}");
+        assert_eq!(scene.messages().len(), usize::from(end != "nobody gets it"), "{end}");
     }
 }
 
@@ -134,7 +134,7 @@ fn pages_are_ended_where_pages_hold_too_much() {
         if kept {
             scene.mount(links());
         }
-        let refused = scene.mails().into_iter().filter(|(_, bytes)| *bytes == [0x97]).count();
+        let refused = scene.messages().into_iter().filter(|(_, bytes)| *bytes == [0x97]).count();
         let counted = ["behalf_no_room", "behalf_refused"].map(|name| scene.counter(name));
         assert_eq!((refused, counted), (3, [3, 3]), "kept: {kept}");
         let logged = scene.logged();
@@ -215,12 +215,12 @@ fn one_page_leaves_room_for_others() {
         let whom = Whom::Client(name.into());
         scene.ask_for(whom, number as u64, Fetch { bytes_max: u32::MAX, ..fetch("r/#") });
     }
-    assert_eq!((scene.mails(), taken.about().len()), (vec![], 4), "all four are under way");
+    assert_eq!((scene.messages(), taken.about().len()), (vec![], 4), "all four are under way");
     for number in 0..4 {
         scene.complete(taken.ticket(number), Flow::STOP, allow());
     }
     // Two messages are more than an eighth of a MiB.
-    assert!(scene.mails().iter().all(|(_, bytes)| (100_000..110_000).contains(&bytes.len())));
+    assert!(scene.messages().iter().all(|(_, bytes)| (100_000..110_000).contains(&bytes.len())));
 }
 
 /// A message that is larger than a client may have waiting comes where nothing else waits for the client, and is refused until then,
@@ -242,7 +242,7 @@ fn a_large_first_message_comes_alone() {
         scene.ask(1, small());
         for topic in &large {
             scene.ask(2, Fetch { bytes_max: 10_000, ..fetch(topic) });
-            assert_eq!(scene.mails(), [(2, vec![0x97])], "{topic} of {shards} shards");
+            assert_eq!(scene.messages(), [(2, vec![0x97])], "{topic} of {shards} shards");
         }
         assert_eq!((scene.counter("behalf_no_room"), taken.about().len()), (4, 1));
         let (held, _) = scene.charged();
@@ -253,7 +253,7 @@ fn a_large_first_message_comes_alone() {
             scene.ask(3, Fetch { bytes_max: 10_000, ..fetch(topic) });
             // Nothing else has room beside it.
             scene.ask(4, small());
-            assert_eq!(scene.mails(), [(4, vec![0x97])]);
+            assert_eq!(scene.messages(), [(4, vec![0x97])]);
             scene.complete(taken.ticket(taken.about().len() - 1), Flow::STOP, allow());
             assert_eq!(scene.page().topics(), [topic.as_str()]);
         }
@@ -289,9 +289,9 @@ fn pages_that_are_judged_leave_turns_to_scans() {
         turns += 1;
         got += scene.world.take(subscriber).len();
     }
-    assert_eq!(scene.mails().len(), 0, "the pages go on after {turns} turns");
+    assert_eq!(scene.messages().len(), 0, "the pages go on after {turns} turns");
     scene.world.drive();
-    assert_eq!(scene.mails().len(), 8);
+    assert_eq!(scene.messages().len(), 8);
 }
 
 /// Pages count by what they may come to against the bytes that a client may have waiting; who has nothing gets a page of any size.
@@ -307,16 +307,16 @@ fn pages_of_a_client_share_its_bytes() {
     let page = |bytes_max| Fetch { bytes_max, ..fetch("r/#") };
     scene.ask(1, page(60_000));
     scene.ask(2, page(60_000));
-    assert_eq!((scene.mails(), scene.counter("behalf_no_room")), (vec![(2, vec![0x97])], 1));
+    assert_eq!((scene.messages(), scene.counter("behalf_no_room")), (vec![(2, vec![0x97])], 1));
     scene.ask(3, page(30_000));
     scene.ask_for(Whom::Client("other".into()), 4, page(200_000));
-    assert_eq!((scene.mails(), taken.about().len()), (vec![], 3), "each within its own");
+    assert_eq!((scene.messages(), taken.about().len()), (vec![], 3), "each within its own");
     for number in 0..3 {
         scene.complete(taken.ticket(number), Flow::STOP, allow());
     }
-    assert_eq!(scene.mails().len(), 3);
+    assert_eq!(scene.messages().len(), 3);
     scene.ask(5, page(60_000));
-    assert_eq!(scene.mails(), [], "there is room again");
+    assert_eq!(scene.messages(), [], "there is room again");
 }
 
 /// A plugin that asks for more than the settings allow gets as many, and the rest with the next pages.
@@ -358,7 +358,7 @@ fn what_another_shard_has_found_waits_for_its_turn() {
     scene.ask(1, Fetch { place, ..fetch("r/#") });
     log.take();
     let (mut turns, mut batch) = (0, Vec::new());
-    while scene.mails().is_empty() {
+    while scene.messages().is_empty() {
         for (from, to) in [(home, other), (other, home)] {
             scene.world.shards[from].outbox().take_batch(ShardId(to as u8), Lane::Control, 64, &mut batch);
             for envelope in batch.drain(..) {

@@ -1,7 +1,7 @@
 //! What a link may read, at points of each kind: every field of the ABI is asked for, and those that have a value are listed. What
 //! is not listed is not there, or is not of this point.
 
-use grapnel_engine::hook::told::BrokerView;
+use grapnel_engine::hook::notification::BrokerView;
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
 use grapnel_plugin_abi::raw::{Field, Flow, Status};
@@ -40,7 +40,7 @@ fn everything(call: &Call<'_>) -> String {
 
 /// A client with something in every field, that gets less than it asks for.
 fn client(world: &mut World) -> ClientId {
-    let ask = Ask {
+    let request = Ask {
         clean: false,
         keep_alive_s: 60,
         username: Some("ann"),
@@ -56,7 +56,7 @@ fn client(world: &mut World) -> ClientId {
         ],
         ..Ask::v(Version::V5)
     };
-    world.try_connect("c", &ask).0
+    world.try_connect("c", &request).0
 }
 
 fn world() -> World {
@@ -325,7 +325,7 @@ fn the_broker_shows_itself() {
     let listeners = ["127.0.0.1:1883".to_owned()];
     let shown = at(&mut world, HookPoint::BrokerStarted, |world| {
         let view = BrokerView { version: "1.2.3", uptime_ms: 45, listeners: &listeners };
-        world.shards[0].tell_broker(HookPoint::BrokerStarted, view);
+        world.shards[0].notify_broker(HookPoint::BrokerStarted, view);
     });
     let expected = ["BROKER_VERSION '1.2.3'", "BROKER_UPTIME_MS 45", "BROKER_LISTENER '127.0.0.1:1883'"];
     assert_eq!(shown, sorted(expected));

@@ -102,9 +102,9 @@ fn connack(world: &mut World, client: usize) -> (u8, Vec<String>) {
     (connack.code, connack.properties.iter().map(|property| format!("{property:?}")).collect())
 }
 
-fn ask_connack(world: &mut World, client_id: &str, ask: &Ask<'_>) -> (usize, u8, Vec<String>) {
-    let client = world.open(ask.version);
-    world.send_connect(client, client_id, ask);
+fn ask_connack(world: &mut World, client_id: &str, request: &Ask<'_>) -> (usize, u8, Vec<String>) {
+    let client = world.open(request.version);
+    world.send_connect(client, client_id, request);
     let (code, properties) = connack(world, client);
     (client, code, properties)
 }
@@ -166,12 +166,12 @@ fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
             (HookPoint::ClientConnack, link(2, 0, FaultPolicy::Ignore, silent)),
         ],
     );
-    let ask = Ask {
+    let request = Ask {
         keep_alive_s: 60,
         properties: vec![Property::SessionExpiry(60), Property::RequestResponseInfo(true)],
         ..Ask::v(Version::V5)
     };
-    let (client, code, properties) = ask_connack(&mut world, "", &ask);
+    let (client, code, properties) = ask_connack(&mut world, "", &request);
     let first = "present 0 code 0 assigned true keep alive 60 expiry 60 receive 64 aliases 64";
     assert_eq!((code, log.take()), (0, vec![first.to_owned()]));
     for expected in [
@@ -255,8 +255,8 @@ fn a_connack_that_would_be_too_large_loses_its_texts() {
         Flow::CONTINUE
     };
     mount(&mut world, vec![(HookPoint::ClientConnack, link(1, 0, FaultPolicy::Ignore, fill))]);
-    let ask = Ask { properties: vec![Property::MaximumPacketSize(100)], ..Ask::v(Version::V5) };
-    let (_, code, properties) = ask_connack(&mut world, "c", &ask);
+    let request = Ask { properties: vec![Property::MaximumPacketSize(100)], ..Ask::v(Version::V5) };
+    let (_, code, properties) = ask_connack(&mut world, "c", &request);
     assert_eq!(code, 0);
     assert!(properties.iter().all(|p| !p.starts_with("User") && !p.starts_with("Reason")), "{properties:?}");
 }
@@ -292,7 +292,7 @@ fn conn_info_is_what_connect_said() {
             .join(" ")
         }),
     );
-    let ask = Ask {
+    let request = Ask {
         will: Some(("bye", "x", QoS::AtLeastOnce, true)),
         properties: vec![
             Property::MaximumPacketSize(5000),
@@ -303,7 +303,7 @@ fn conn_info_is_what_connect_said() {
         ],
         ..Ask::v(Version::V5)
     };
-    let client = world.connect("c", &ask);
+    let client = world.connect("c", &request);
     world.lose(client);
     let info = "MQTT 5 127.0.0.1 1883 test 5000 3 0 0 2 1 ABSENT ABSENT";
     let later = format!("{info} - ABSENT");
@@ -384,8 +384,8 @@ fn the_properties_of_connect_can_be_changed() {
         links.push((point, link(52 + point as u32, -1, FaultPolicy::Ignore, see)));
     }
     mount(&mut world, links);
-    let ask = Ask { properties: vec![Property::User("a", "1")], ..Ask::v(Version::V5) };
-    let client = world.connect("c", &ask);
+    let request = Ask { properties: vec![Property::User("a", "1")], ..Ask::v(Version::V5) };
+    let client = world.connect("c", &request);
     let changed = ["client.connect", "client.authenticate", "client.connected"];
     assert_eq!(log.take(), changed.map(|point| format!("{point} 1 60 2 1 2")));
     world.subscribe(client, "t", QoS::AtLeastOnce);

@@ -120,8 +120,9 @@ fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
         let mut world = World::new(1);
         let sub = world.connect("sub", &Ask::v(Version::V5));
         world.subscribe(sub, "#", QoS::AtMostOnce);
-        let ask = Ask { will: Some(("will", "w", QoS::AtMostOnce, false)), will_delay_s: 10, ..stored(&[]) };
-        let client = world.connect("c", &ask);
+        let request =
+            Ask { will: Some(("will", "w", QoS::AtMostOnce, false)), will_delay_s: 10, ..stored(&[]) };
+        let client = world.connect("c", &request);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
         world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
@@ -150,8 +151,8 @@ fn a_disconnect_waits_for_the_publishes_in_front() {
             let mut world = World::new(1);
             let sub = world.connect("sub", &Ask::v(Version::V5));
             world.subscribe(sub, "#", QoS::AtMostOnce);
-            let ask = Ask { will: Some(("will", "w", QoS::AtMostOnce, false)), ..stored(&[]) };
-            let client = world.connect("c", &ask);
+            let request = Ask { will: Some(("will", "w", QoS::AtMostOnce, false)), ..stored(&[]) };
+            let client = world.connect("c", &request);
             let taken = Taken::default();
             mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
             world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
@@ -300,8 +301,8 @@ fn the_expiry_interval_is_counted_down_and_rounded_up() {
         (10_001, None),
     ] {
         let mut world = World::new(1);
-        let ask = stored(&[Property::ReceiveMaximum(1)]);
-        let sub = world.connect("sub", &ask);
+        let request = stored(&[Property::ReceiveMaximum(1)]);
+        let sub = world.connect("sub", &request);
         world.subscribe(sub, "t", QoS::AtLeastOnce);
         let publisher = world.connect("pub", &Ask::v(Version::V5));
         world.publish(publisher, "t", "first", QoS::AtLeastOnce, 1);
@@ -316,7 +317,7 @@ fn the_expiry_interval_is_counted_down_and_rounded_up() {
             // Sent again, it has less left; and once sent it is sent again whatever the time.
             world.lose(sub);
             world.pass_ms(2_500);
-            let sub = world.connect("sub", &ask);
+            let sub = world.connect("sub", &request);
             assert_eq!(expiry_of_first(&mut world, sub), Some(7));
         }
     }

@@ -535,8 +535,8 @@ fn the_will_comes_after_the_publishes_that_wait_and_not_after_a_disconnect_that_
             if std::mem::take(&mut first) { deferring(call) } else { Flow::CONTINUE }
         };
         mount(&mut world, vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, act))]);
-        let ask = Ask { will: Some(("will", "bye", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
-        let client = world.connect("c", &ask);
+        let request = Ask { will: Some(("will", "bye", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let client = world.connect("c", &request);
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         if clean_end {
             world.disconnect(client, grapnel_engine::reason::ReasonCode::SUCCESS);
@@ -733,8 +733,9 @@ fn a_message_lives_as_long_as_a_link_says() {
         [(Field::MESSAGE_EXPIRY_S, "", Some(5)), (Field::CONTENT_TYPE, "text", Some(60))]
     {
         let mut world = World::new(1);
-        let ask = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
-        let sub = world.connect("sub", &ask);
+        let request =
+            Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+        let sub = world.connect("sub", &request);
         world.subscribe(sub, "t", QoS::AtLeastOnce);
         let publisher = world.connect("p", &Ask::v(Version::V5));
         let act = move |call: &mut Call<'_>| {
@@ -745,7 +746,7 @@ fn a_message_lives_as_long_as_a_link_says() {
         world.lose(sub);
         world.publish_with(publisher, "t", "x", QoS::AtLeastOnce, 1, false, &[Property::MessageExpiry(60)]);
         world.pass_ms(20_000);
-        let sub = world.connect("sub", &ask);
+        let sub = world.connect("sub", &request);
         let lives = seconds > Some(20);
         assert_eq!(world.take(sub).len(), usize::from(lives), "{field:?}");
     }

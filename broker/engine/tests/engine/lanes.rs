@@ -9,9 +9,9 @@ use crate::hooks::{Call, Log, link};
 use crate::world::{Ask, ClientId, Got, World, message};
 
 /// A client whose home is this shard.
-pub(crate) fn on_shard(world: &mut World, shard: usize, name: &str, ask: &Ask<'_>) -> ClientId {
+pub(crate) fn on_shard(world: &mut World, shard: usize, name: &str, request: &Ask<'_>) -> ClientId {
     for n in 0..200 {
-        let client = world.connect(&format!("{name}{n}"), ask);
+        let client = world.connect(&format!("{name}{n}"), request);
         if world.shard_of(client) == shard {
             return client;
         }
@@ -208,9 +208,9 @@ fn a_shared_member_gets_each_publishers_messages_in_order() {
             limits.session_queue_messages_max = 2;
             limits.inflight_max = 2;
         });
-        let ask = Ask { properties: vec![Property::ReceiveMaximum(2)], ..Ask::v(Version::V5) };
+        let request = Ask { properties: vec![Property::ReceiveMaximum(2)], ..Ask::v(Version::V5) };
         let members: Vec<ClientId> =
-            (0..3).map(|shard| on_shard(&mut world, shard, &format!("m{seed}-{shard}-"), &ask)).collect();
+            (0..3).map(|shard| on_shard(&mut world, shard, &format!("m{seed}-{shard}-"), &request)).collect();
         for member in &members {
             world.subscribe(*member, "$share/g/t", QoS::AtLeastOnce);
         }
@@ -322,11 +322,11 @@ fn a_member_that_comes_back_with_room_gets_its_share() {
         limits.inflight_max = 1;
         limits.session_queue_messages_max = 8;
     });
-    let ask = || Ask { clean: false, ..Ask::v(Version::V311) };
+    let request = || Ask { clean: false, ..Ask::v(Version::V311) };
     let (slow, back) = (0..)
         .map(|n| format!("away{n}"))
         .find_map(|name| {
-            let client = world.connect(&name, &ask());
+            let client = world.connect(&name, &request());
             let here = world.shard_of(client) == 1;
             if here {
                 world.subscribe(client, "$share/g/t", QoS::AtLeastOnce);
@@ -343,7 +343,7 @@ fn a_member_that_comes_back_with_room_gets_its_share() {
     }
     // The slow member has much waiting, and leaves.
     world.unsubscribe(slow, "$share/g/t");
-    let back = world.connect(&back, &ask());
+    let back = world.connect(&back, &request());
     let other = world.connect_at(0, "other", &Ask::v(Version::V5));
     world.subscribe(other, "$share/g/t", QoS::AtMostOnce);
     let mut got = 0;

@@ -47,12 +47,12 @@ fn subscribes(world: &mut World, filter: &str) -> bool {
 
 /// Whether CONNECT with such a will comes in.
 fn leaves_will(world: &mut World, topic: &str, payload: &str) -> bool {
-    let ask = Ask { will: Some((topic, payload, QoS::AtMostOnce, false)), ..Ask::v(V5) };
-    comes_in(world, "c", &ask)
+    let request = Ask { will: Some((topic, payload, QoS::AtMostOnce, false)), ..Ask::v(V5) };
+    comes_in(world, "c", &request)
 }
 
-fn comes_in(world: &mut World, client_id: &str, ask: &Ask<'_>) -> bool {
-    match world.try_connect(client_id, ask).1 {
+fn comes_in(world: &mut World, client_id: &str, request: &Ask<'_>) -> bool {
+    match world.try_connect(client_id, request).1 {
         Some(Got::ConnAck { code, .. }) => code == 0,
         other => panic!("{other:?}"),
     }
@@ -437,14 +437,14 @@ fn a_resumed_session_is_not_disturbed_by_timers_of_its_earlier_life() {
     let watcher = world.connect("watcher", &Ask::v(V5));
     world.subscribe(watcher, "will", QoS::AtMostOnce);
     let will = Some(("will", "gone", QoS::AtMostOnce, false));
-    let ask =
+    let request =
         || Ask { will, will_delay_s: 10, properties: vec![Property::SessionExpiry(10)], ..persistent() };
     for _ in 0..3 {
-        let client = world.connect("c", &ask());
+        let client = world.connect("c", &request());
         world.lose(client);
         world.pass_ms(7_000);
     }
-    let client = world.connect("c", &ask());
+    let client = world.connect("c", &request());
     world.pass_ms(20_000);
     assert!(!world.is_closed(client));
     assert_eq!(world.take(watcher), [], "no will of an earlier life");

@@ -107,8 +107,8 @@ fn keep_alive_does_not_run_while_a_client_is_not_read_and_begins_anew_after() {
 #[test]
 fn an_end_is_seen_while_a_connection_is_not_read() {
     let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
-    let ask = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(V5) };
-    let client = world.connect("leaves", &ask);
+    let request = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(V5) };
+    let client = world.connect("leaves", &request);
     let watcher = world.connect("watcher", &Ask::v(V5));
     world.subscribe(watcher, "will", QoS::AtMostOnce);
     world.takes(client, Some(0));
@@ -285,13 +285,13 @@ fn the_parts_of_a_ledger_name_what_a_client_holds() {
     let mut world = World::with(1, |limits| limits.inflight_max = 1);
     let nobody = ledger(&mut world, 0);
     assert_eq!(nobody.total(), 0);
-    let ask = Ask {
+    let request = Ask {
         clean: false,
         properties: vec![Property::SessionExpiry(1000), Property::TopicAliasMaximum(10)],
         will: Some(("will", "message", QoS::AtMostOnce, false)),
         ..Ask::v(V5)
     };
-    let client = world.connect("client", &ask);
+    let client = world.connect("client", &request);
     let connected = ledger(&mut world, 0);
     assert!(connected.connections > 0 && connected.sessions > 0);
     world.subscribe(client, &"filter/".repeat(10), QoS::AtLeastOnce);
@@ -449,7 +449,7 @@ fn as_much_memory_is_held_as_a_limit_says() {
     let room = (1 << 20) - ledger(&mut world, 0).total() as usize;
     for (bytes, evicted) in [(room, 0), (room + 1, 1)] {
         // What the shell still has of connections that have ended counts as well.
-        world.shards[0].hold_closing(bytes);
+        world.shards[0].charge_closing(bytes);
         world.pass_ms(1);
         assert_eq!(counter(&mut world, "sessions_evicted"), evicted, "shard_bytes_max");
     }
@@ -640,8 +640,8 @@ fn a_connect_that_waits_is_charged_for_all_that_it_says() {
     let before = ledger(&mut world, 0).connections;
     let client = world.open(V5);
     let password = vec![b'x'; 40_000];
-    let ask = Ask { username: Some("ann"), password: Some(&password), ..Ask::v(V5) };
-    world.send_connect(client, "c", &ask);
+    let request = Ask { username: Some("ann"), password: Some(&password), ..Ask::v(V5) };
+    world.send_connect(client, "c", &request);
     let waits = ledger(&mut world, 0).connections;
     assert!(waits - before > 40_000, "{} bytes for a CONNECT of 40,000", waits - before);
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());

@@ -11,9 +11,9 @@ use crate::hooks::{Call, link, mount};
 use crate::world::{Ask, ClientId, Got, World, message};
 
 /// The properties of the CONNACK that a client gets.
-fn connack_has(world: &mut World, ask: &Ask<'_>, id: PropertyId) -> Option<String> {
-    let client = world.open(ask.version);
-    world.send_connect(client, &format!("c{client}"), ask);
+fn connack_has(world: &mut World, request: &Ask<'_>, id: PropertyId) -> Option<String> {
+    let client = world.open(request.version);
+    world.send_connect(client, &format!("c{client}"), request);
     first_has(world, client, id)
 }
 
@@ -50,8 +50,9 @@ fn a_full_queue_drops_the_newest_or_the_oldest() {
                 limits.session_queue_messages_max = 3;
             }
         });
-        let ask = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
-        let sub = world.connect("sub", &ask);
+        let request =
+            Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+        let sub = world.connect("sub", &request);
         world.subscribe(sub, "t", QoS::AtLeastOnce);
         world.lose(sub);
         let publisher = world.connect("pub", &Ask::v(Version::V311));
@@ -64,7 +65,7 @@ fn a_full_queue_drops_the_newest_or_the_oldest() {
             world.publish(publisher, "t", &large, QoS::AtLeastOnce, 7);
             assert_eq!(world.shards[0].counters().messages_dropped_queue_full, 4);
         }
-        let sub = world.connect("sub", &ask);
+        let sub = world.connect("sub", &request);
         assert_eq!(world.take_plain(sub), kept.map(|payload| message("t", payload, 1)), "{choice:?}");
     }
 }

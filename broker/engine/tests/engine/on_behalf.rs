@@ -32,7 +32,7 @@ struct Answers(RefCell<Vec<(u64, u8)>>);
 
 unsafe extern "C" fn on_timer(_instance: *mut c_void, _timer: u64, _number: u64) {}
 
-unsafe extern "C" fn on_mail(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
+unsafe extern "C" fn on_instance_message(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
     // SAFETY: the instance is a leaked `Answers` of this thread, and the bytes are alive during the call.
     let (answers, bytes) = unsafe { (&*instance.cast::<Answers>(), bytes.bytes()) };
     assert_eq!((from, bytes.len()), (FROM_BROKER, 1));
@@ -43,7 +43,7 @@ fn instance() -> (&'static Answers, InstanceEntry) {
     let answers: &'static Answers = Box::leak(Box::default());
     let pointer = std::ptr::from_ref(answers).cast_mut().cast();
     // SAFETY: never freed, and the test has one thread.
-    (answers, unsafe { InstanceEntry::new(on_timer, on_mail, pointer) })
+    (answers, unsafe { InstanceEntry::new(on_timer, on_instance_message, pointer) })
 }
 
 struct Scene {
@@ -94,8 +94,8 @@ impl Scene {
     }
 
     /// A client that has come, and whose identity has been kept.
-    fn client(&mut self, client_id: &str, ask: &Ask<'_>) -> ClientId {
-        let client = self.world.connect(client_id, ask);
+    fn client(&mut self, client_id: &str, request: &Ask<'_>) -> ClientId {
+        let client = self.world.connect(client_id, request);
         self.world.publish(client, "keep", "", QoS::AtMostOnce, 0);
         client
     }
@@ -104,7 +104,7 @@ impl Scene {
         let kept = self.kept.borrow();
         let (_, bytes) = kept.iter().find(|(id, _)| id == client_id).expect("it has been kept");
         let kept = ClientIdentity::decode(bytes).expect("an identity");
-        Whom::Identity(Box::new(Identity::kept(&kept).expect("a client's")))
+        Whom::Identity(Box::new(Identity::from_stored(&kept).expect("a client's")))
     }
 
     fn wish(&mut self, whom: Whom, answer: u64, wish: Wish) {
@@ -195,12 +195,12 @@ fn a_publish_is_authorised_for_the_client_it_is_made_for() {
             let stays = after == "stored" || after == "back";
             let properties = if version.is_v5() && stays { expiry.to_vec() } else { Vec::new() };
             let clean = !stays;
-            let ask = Ask { version, clean, properties, username: Some("ann"), ..Ask::v(version) };
-            let client = scene.client("c", &ask);
+            let request = Ask { version, clean, properties, username: Some("ann"), ..Ask::v(version) };
+            let client = scene.client("c", &request);
             match after {
                 "gone" | "stored" => scene.world.disconnect(client, ReasonCode::SUCCESS),
                 "replaced" => drop(scene.world.connect("c", &named(Some("bob")))),
-                "back" => drop(scene.world.connect("c", &ask)),
+                "back" => drop(scene.world.connect("c", &request)),
                 _ => {}
             }
             log.take();
@@ -521,7 +521,7 @@ fn nobodys_answer_is_told_apart_from_a_refusal() {
         scene.mount(vec![(HookPoint::ClientAuthorize, judge)]);
         let (action, topic) = (Action::Publish, "open/y".into());
         let whom = scene.whom("c");
-        scene.wish(whom, 1, Wish::Ask { action, topic, qos: QoS::AtMostOnce, retain: false });
+        scene.wish(whom, 1, Wish::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false });
         assert_eq!(scene.told(), [(1, code)]);
     }
 }
@@ -675,7 +675,7 @@ fn an_answer_that_is_owed_goes_where_the_state_went() {
     }
 }
 
-/// No answer is lost that waits for a plugin which is disabled, also where it has more than mail may wait; and it goes over with the
+/// No answer is lost that waits for a plugin which is disabled, also where it has more than instance messages may wait; and it goes over with the
 /// state.
 #[test]
 fn answers_wait_for_a_plugin_that_rests() {
@@ -684,7 +684,7 @@ fn answers_wait_for_a_plugin_that_rests() {
     let table =
         |plugin: PluginHandle, entry| ChainTable::compile(1, []).with_instances(vec![(plugin, entry)]);
     let maker = scene.maker;
-    drop(scene.world.shards[0].swap_chains(table(MAKER, maker).with_resting(vec![MAKER])));
+    drop(scene.world.shards[0].swap_chains(table(MAKER, maker).with_suspended_plugins(vec![MAKER])));
     for number in 0..2_000 {
         scene.publish_as("c", number, "open/y");
     }
@@ -711,8 +711,8 @@ fn a_plugin_that_rests_is_told_of_all_that_was_done() {
     });
     scene.client("c", &named(None));
     let table = || ChainTable::compile(1, []).with_instances(vec![(MAKER, scene.maker)]);
-    let (resting, awake) = (table().with_resting(vec![MAKER]), table());
-    drop(scene.world.shards[0].swap_chains(resting));
+    let (suspended, awake) = (table().with_suspended_plugins(vec![MAKER]), table());
+    drop(scene.world.shards[0].swap_chains(suspended));
     (0..40).for_each(|number| scene.publish_as("c", number, "open/y"));
     assert_eq!(scene.got().len(), 16);
     let logged = std::mem::take(&mut scene.world.shards[0].outbox().behalf_refused);
@@ -748,7 +748,7 @@ fn each_request_of_a_plugin_that_rests_is_answered() {
             if handed && before != plugin {
                 scene.world.shards[0].hand_answers_over(before, plugin);
             }
-            drop(scene.world.shards[0].swap_chains(table.with_resting(vec![plugin])));
+            drop(scene.world.shards[0].swap_chains(table.with_suspended_plugins(vec![plugin])));
             if before != plugin {
                 scene.world.shards[0].forget_plugin(before);
             }
@@ -803,7 +803,7 @@ fn a_delivery_that_nobody_asks_about_is_allowed() {
         world.connect("c", &named(None));
         let table = ChainTable::compile(1, vec![silent]).with_instances(vec![(MAKER, maker)]);
         world.shards[0].swap_chains(table);
-        let wish = Wish::Ask {
+        let wish = Wish::Authorize {
             action: Action::Deliver,
             topic: "open/y".into(),
             qos: QoS::AtMostOnce,
@@ -905,7 +905,7 @@ fn what_was_allowed_before_its_turn_is_judged_by_the_new_rules() {
     for topic in ["open/b", "open/c"] {
         scene.publish_as("c", 2, topic);
         let (action, topic, whom) = (Action::Publish, topic.into(), scene.whom("c"));
-        scene.wish(whom, 3, Wish::Ask { action, topic, qos: QoS::AtMostOnce, retain: false });
+        scene.wish(whom, 3, Wish::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false });
     }
     strict.set(true);
     scene.world.shards[0].invalidate(Scope::All);
@@ -949,7 +949,7 @@ fn a_question_is_answered_and_nothing_else() {
         scene.wish(
             whom,
             number,
-            Wish::Ask { action, topic: topic.into(), qos: QoS::AtMostOnce, retain: false },
+            Wish::Authorize { action, topic: topic.into(), qos: QoS::AtMostOnce, retain: false },
         );
         assert_eq!(scene.told(), [(number, expected)]);
     }

@@ -1,6 +1,6 @@
 //! When each hook point is called, in which order, and what it says (the design's table of hook points).
 
-use grapnel_engine::hook::told::BrokerView;
+use grapnel_engine::hook::notification::BrokerView;
 use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, Link};
 use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;
@@ -539,7 +539,7 @@ fn the_broker_tells_of_itself() {
     );
     let listeners = ["127.0.0.1:1883".to_owned(), "[::1]:1883".to_owned()];
     let broker = BrokerView { version: "1.2.3", uptime_ms: 42, listeners: &listeners };
-    world.shards[0].tell_broker(HookPoint::BrokerStarted, broker);
+    world.shards[0].notify_broker(HookPoint::BrokerStarted, broker);
     assert_eq!(log.take(), ["1.2.3 42 127.0.0.1:1883 [::1]:1883 -"]);
 }
 

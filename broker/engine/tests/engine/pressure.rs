@@ -118,8 +118,8 @@ fn a_subscribe_that_is_cut_off_while_it_is_authorized_again_leaves_its_filters_a
         limits.turn_budget_deliveries = 64;
         limits.session_queue_messages_max = 4;
     });
-    let ask = Ask { clean: false, ..Ask::v(Version::V311) };
-    let sub = world.connect("sub", &ask);
+    let request = Ask { clean: false, ..Ask::v(Version::V311) };
+    let sub = world.connect("sub", &request);
     let publisher = world.connect("p", &Ask::v(Version::V311));
     world.offer_bytes(sub, &subscribe_bytes((0..100).map(|n| format!("f/{n:03}"))));
     let now = world.now;
@@ -133,7 +133,7 @@ fn a_subscribe_that_is_cut_off_while_it_is_authorized_again_leaves_its_filters_a
     world.shards[0].command(Command::Invalidate(Scope::All));
     world.shards[0].advance(now);
     world.lose(sub);
-    let sub = world.connect("sub", &ask);
+    let sub = world.connect("sub", &request);
     world.forget(sub);
     world.pass_ms(60_000);
     for n in 0..10 {
@@ -258,8 +258,8 @@ fn a_refused_connack_is_traced() {
 #[test]
 fn a_session_with_many_shared_subscriptions_tells_them_in_slices() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
-    let ask = Ask { clean: false, ..Ask::v(Version::V311) };
-    let many = world.connect("many", &ask);
+    let request = Ask { clean: false, ..Ask::v(Version::V311) };
+    let many = world.connect("many", &request);
     let other = world.connect("other", &Ask::v(Version::V311));
     for client in [many, other] {
         world.send_bytes(client, &subscribe_bytes((0..1000).map(|n| format!("$share/g/f/{n}"))));
@@ -282,9 +282,9 @@ fn a_session_with_many_shared_subscriptions_tells_them_in_slices() {
     to_all(&mut world);
     assert_eq!(world.take_plain(other).len(), 1000, "the one that is there gets all");
     // One that is back before all have been told that it has gone.
-    let again = world.connect("many", &ask);
+    let again = world.connect("many", &request);
     world.offer_bytes(again, &encoded(&leave, Version::V311));
-    let again = world.connect("many", &ask);
+    let again = world.connect("many", &request);
     to_all(&mut world);
     to_all(&mut world);
     assert_eq!((world.take_plain(again).len(), world.take_plain(other).len()), (1000, 1000), "each in turn");

@@ -95,16 +95,16 @@ fn thousands_of_wills_behind_a_waiting_publish_come_one_after_the_other() {
 #[test]
 fn takeovers_while_a_retained_message_is_being_stored_are_bounded() {
     let mut world = World::new(2);
-    let ask =
+    let request =
         |_| Ask { clean: false, will: Some(("w", "", QoS::AtMostOnce, false)), ..Ask::v(Version::V311) };
-    let client = world.connect("c", &ask(0));
+    let client = world.connect("c", &request(0));
     world.lanes_open = false;
     // One of these is owned by the other shard.
     for n in 0..8 {
         world.publish_with(client, &format!("t{n}"), "x", QoS::AtMostOnce, 0, true, &[]);
     }
     let codes: Vec<u8> = (0..3000)
-        .map(|n| match world.try_connect("c", &ask(n)).1 {
+        .map(|n| match world.try_connect("c", &request(n)).1 {
             Some(Got::ConnAck { code, .. }) => code,
             other => panic!("{other:?}"),
         })
@@ -242,10 +242,10 @@ fn user_properties_of_other_packets_are_bounded() {
         assert!(world.is_closed(client));
     }
     let mut world = World::new(1);
-    let ask = Ask { properties: vec![Property::User("k", "v"); 65], ..Ask::v(Version::V5) };
-    assert_eq!(world.try_connect("c", &ask).1, Some(Got::ConnAck { present: false, code: 0x97 }));
-    let ask = Ask { properties: vec![Property::User("k", "v"); 64], ..Ask::v(Version::V5) };
-    world.connect("c", &ask);
+    let request = Ask { properties: vec![Property::User("k", "v"); 65], ..Ask::v(Version::V5) };
+    assert_eq!(world.try_connect("c", &request).1, Some(Got::ConnAck { present: false, code: 0x97 }));
+    let request = Ask { properties: vec![Property::User("k", "v"); 64], ..Ask::v(Version::V5) };
+    world.connect("c", &request);
 }
 
 /// A message of exactly the client's Maximum Packet Size without an alias is delivered without one [MQTT-3.1.2-24]
@@ -338,8 +338,8 @@ fn what_waits_for_pubrel_does_not_keep_a_session_alive() {
         let mut world = World::with(1, |limits| limits.awaiting_rel_max = 1);
         let sub = world.connect("sub", &Ask::v(Version::V5));
         world.subscribe(sub, "#", QoS::AtMostOnce);
-        let ask = Ask { clean, ..Ask::v(Version::V311) };
-        let publisher = world.connect("pub", &ask);
+        let request = Ask { clean, ..Ask::v(Version::V311) };
+        let publisher = world.connect("pub", &request);
         for n in 1..=3 {
             world.publish(publisher, "t", &n.to_string(), QoS::ExactlyOnce, n);
         }
@@ -347,7 +347,7 @@ fn what_waits_for_pubrel_does_not_keep_a_session_alive() {
         let expected: Vec<Got> = ["1", "2", "3"].iter().map(|p| message("t", p, 0)).collect();
         assert_eq!(world.take_plain(sub), expected);
         assert_eq!(world.shards[0].counters().sessions_count, if clean { 1 } else { 2 });
-        let publisher = world.connect("pub", &ask);
+        let publisher = world.connect("pub", &request);
         for n in 1..=3 {
             world.publish(publisher, "t", &n.to_string(), QoS::ExactlyOnce, n);
         }
@@ -419,13 +419,13 @@ fn the_next_connection_waits_for_pubrel_as_the_first_did() {
         limits.awaiting_rel_max = 1;
         limits.slots_max = 2;
     });
-    let ask = Ask { clean: false, ..Ask::v(Version::V311) };
-    let publisher = world.connect("pub", &ask);
+    let request = Ask { clean: false, ..Ask::v(Version::V311) };
+    let publisher = world.connect("pub", &request);
     (1..=4).for_each(|n| world.publish(publisher, "t", "x", QoS::ExactlyOnce, n));
     world.pass_ms(5_100);
     assert_eq!(world.take(publisher).len(), 4);
     world.lose(publisher);
-    let publisher = world.connect("pub", &ask);
+    let publisher = world.connect("pub", &request);
     world.publish(publisher, "t", "x", QoS::ExactlyOnce, 9);
     assert_eq!(world.take(publisher), []);
     (1..=4).for_each(|n| world.ack(publisher, Packet::PubRel, n));
@@ -438,10 +438,10 @@ fn a_disconnect_verdict_never_meets_the_next_connection() {
     let (mut world, subscriber, _) = pair();
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
-    let ask = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
-    let first = world.connect("c", &ask);
+    let request = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    let first = world.connect("c", &request);
     world.publish(first, "t", "x", QoS::AtLeastOnce, 1);
-    let second = world.connect("c", &ask);
+    let second = world.connect("c", &request);
     let mut changes = deny(0x87);
     changes.pop();
     changes.push(crate::hooks::number(Field::DISPOSITION, 3));

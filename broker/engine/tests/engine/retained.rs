@@ -353,8 +353,8 @@ fn retained_messages_go_on_where_a_session_is_resumed() {
             for n in 0..900 {
                 world.publish_with(publisher, &format!("r/{n}"), &"v".repeat(4000), qos, 1, true, &[]);
             }
-            let ask = Ask { clean: false, ..Ask::v(Version::V311) };
-            let sub = world.connect("sub", &ask);
+            let request = Ask { clean: false, ..Ask::v(Version::V311) };
+            let sub = world.connect("sub", &request);
             subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
             let mut got = std::collections::HashSet::new();
             for _ in 0..10 {
@@ -369,7 +369,7 @@ fn retained_messages_go_on_where_a_session_is_resumed() {
             }
             world.lose(sub);
             world.pass_ms(5_000);
-            let sub = world.connect("sub", &ask);
+            let sub = world.connect("sub", &request);
             got.extend(topics(&read_all(&mut world, sub)));
             assert_eq!(got.len(), 900, "{shards} shards, QoS {}", qos.as_u8());
         }
@@ -387,8 +387,8 @@ fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
         for n in 0..40 {
             world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
         }
-        let ask = Ask { clean: false, ..Ask::v(Version::V311) };
-        let mut sub = world.connect("sub", &ask);
+        let request = Ask { clean: false, ..Ask::v(Version::V311) };
+        let mut sub = world.connect("sub", &request);
         if known {
             // Its barrier is behind it: it waits for the marks alone.
             let first = world.connect_at(world.shard_of(sub), "f", &Ask::v(Version::V311));
@@ -424,14 +424,14 @@ fn what_is_retained_behind_a_subscribe_that_was_cut_off_comes_once() {
             world.publish_with(publisher, &format!("r/{n}"), payload, QoS::AtLeastOnce, 1, true, &[]);
         };
         (0..20).for_each(|n| put(&mut world, n, "old"));
-        let ask = Ask { clean: false, ..Ask::v(Version::V311) };
-        let sub = world.connect("sub", &ask);
+        let request = Ask { clean: false, ..Ask::v(Version::V311) };
+        let sub = world.connect("sub", &request);
         world.lanes_open = false;
         world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
         world.lose(sub);
         world.lanes_open = true;
         (10..30).for_each(|n| put(&mut world, n, "new"));
-        let sub = world.connect("sub", &ask);
+        let sub = world.connect("sub", &request);
         let got = read_all(&mut world, sub);
         let of = |n: usize| {
             let topic = format!("r/{n}");
@@ -455,8 +455,8 @@ fn what_is_retained_behind_a_subscribe_that_was_cut_off_comes_once() {
 fn a_subscribe_that_was_cut_off_does_not_wait_without_end() {
     for (clean, again) in [(false, false), (false, true), (true, false)] {
         let mut world = World::new(2);
-        let ask = Ask { clean, ..Ask::v(Version::V311) };
-        let sub = world.connect("sub", &ask);
+        let request = Ask { clean, ..Ask::v(Version::V311) };
+        let sub = world.connect("sub", &request);
         let home = world.shard_of(sub);
         world.lanes_open = false;
         world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
@@ -621,8 +621,8 @@ fn life(seed: u64) {
         limits.turn_budget_deliveries = 64;
     });
     let publishers: Vec<_> = (0..6).map(|n| world.connect(&format!("p{n}"), &Ask::v(Version::V5))).collect();
-    let ask = Ask { clean: false, ..Ask::v(Version::V311) };
-    let mut sub = world.connect("sub", &ask);
+    let request = Ask { clean: false, ..Ask::v(Version::V311) };
+    let mut sub = world.connect("sub", &request);
     let (mut value, mut published) = (0, [0_u32; 6]);
     let mut subscribed = false;
     let mut seen = Seen::default();
@@ -664,7 +664,7 @@ fn life(seed: u64) {
                 for _ in 0..draw(40) {
                     world.step_shuffled(&mut order);
                 }
-                sub = world.connect("sub", &ask);
+                sub = world.connect("sub", &request);
                 if !seen.answered {
                     // It died with its connection, or is in force already: then what came live may come again, as it is retained.
                     subscribe_all(&mut world, sub, &["r/#"], qos);
@@ -770,8 +770,8 @@ fn readers_end_with_their_subscription_and_their_session() {
         world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
     }
     let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(1)];
-    let ask = Ask { properties, ..Ask::v(Version::V5) };
-    let sub = world.connect("sub", &ask);
+    let request = Ask { properties, ..Ask::v(Version::V5) };
+    let sub = world.connect("sub", &request);
     subscribe_all(&mut world, sub, &["r/#", "r/+"], QoS::AtLeastOnce);
     let [Got::SubAck(..), Got::Publish { id: packet_id, .. }] = &world.take(sub)[..] else {
         panic!("SUBACK and one message")
@@ -785,7 +785,7 @@ fn readers_end_with_their_subscription_and_their_session() {
     world.lose(sub);
     world.pass_ms(40_000);
     assert!(world.shards.iter().all(|shard| !shard.has_work()));
-    let again = world.connect("sub", &ask);
+    let again = world.connect("sub", &request);
     assert_eq!(world.take(again), []);
 }
 
@@ -866,10 +866,10 @@ fn a_page_that_finds_no_room_any_more_is_asked_for_again() {
             for n in 0..20 {
                 world.publish_with(publisher, &format!("r/{n}"), "v", qos, 1, true, &[]);
             }
-            let mut ask = Ask { clean: false, ..Ask::v(Version::V5) };
-            ask.properties.push(grapnel_engine::packet::Property::ReceiveMaximum(1));
-            ask.properties.push(grapnel_engine::packet::Property::SessionExpiry(1000));
-            let mut sub = world.connect("sub", &ask);
+            let mut request = Ask { clean: false, ..Ask::v(Version::V5) };
+            request.properties.push(grapnel_engine::packet::Property::ReceiveMaximum(1));
+            request.properties.push(grapnel_engine::packet::Property::SessionExpiry(1000));
+            let mut sub = world.connect("sub", &request);
             let live = world.connect_at(world.shard_of(sub), "live", &Ask::v(Version::V311));
             world.subscribe(sub, "live", QoS::AtLeastOnce);
             world.lanes_open = false;
@@ -888,7 +888,7 @@ fn a_page_that_finds_no_room_any_more_is_asked_for_again() {
                 world.lose(sub);
                 world.lanes_open = true;
                 world.drive();
-                sub = world.connect("sub", &ask);
+                sub = world.connect("sub", &request);
             } else {
                 let free = 3 - got.iter().filter(|got| matches!(got, Got::Publish { .. })).count();
                 for n in 0..free {

@@ -94,7 +94,7 @@ fn a_publish_that_waits_behind_another_is_judged_by_the_new_rules_alone() {
 #[test]
 fn a_subscription_on_behalf_of_a_client_is_judged_by_the_new_rules_alone() {
     let mut scene = Scene::new();
-    let topic = |topic: &str| Wish::Ask {
+    let topic = |topic: &str| Wish::Authorize {
         action: Action::Publish,
         topic: topic.into(),
         qos: QoS::AtMostOnce,
@@ -130,8 +130,8 @@ fn a_will_that_waits_is_judged_by_the_new_rules_alone() {
     });
     mount(&mut scene.world, vec![(HookPoint::ClientAuthorize, rules), (HookPoint::ClientAuthorize, slow)]);
     scene.world.pass_ms(10);
-    let ask = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
-    let (client, connack) = scene.world.try_connect("w", &ask);
+    let request = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+    let (client, connack) = scene.world.try_connect("w", &request);
     assert_eq!((connack, taken.about()), (None, vec!["will".to_owned()]));
     scene.strict.set(true);
     scene.world.shards[0].invalidate(Scope::All);
@@ -199,12 +199,12 @@ impl Turn {
         all.extend(links);
         mount(&mut world, all);
         world.pass_ms(10);
-        let ask = Ask {
+        let request = Ask {
             username: Some("ann"),
             will: Some(("b/later", "gone", QoS::AtMostOnce, false)),
             ..Ask::v(Version::V5)
         };
-        let client = world.connect("c", &ask);
+        let client = world.connect("c", &request);
         asked.take();
         Turn { world, client, subscriber, asked, taken, strict }
     }
@@ -364,9 +364,9 @@ fn a_publish_that_was_moved_is_judged_by_both_of_its_topics() {
 fn a_publish_that_was_moved_and_waits_for_a_lane_is_judged_by_both_of_its_topics() {
     for (topics, asked) in [("b/#", &["b/move"][..]), ("moved", &["b/move", "moved"]), ("other", &[])] {
         let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
-        let ask = Ask::v(Version::V5);
+        let request = Ask::v(Version::V5);
         let [subscriber, client, filler] = [(1, "subscriber"), (0, "c"), (0, "filler")]
-            .map(|(shard, name)| on_shard(&mut world, shard, name, &ask));
+            .map(|(shard, name)| on_shard(&mut world, shard, name, &request));
         world.subscribe(subscriber, "#", QoS::AtMostOnce);
         let (log, strict) = (Log::default(), Rc::<Cell<bool>>::default());
         let (noted, is_strict) = (log.clone(), Rc::clone(&strict));
@@ -527,8 +527,8 @@ fn changes_for_many_clients_and_users_ask_about_them_alone() {
     let mut world = World::new(1);
     for n in 0..100 {
         for (name, username) in [("c", None), ("u", Some(format!("user{n}"))), ("other", None)] {
-            let ask = Ask { username: username.as_deref(), ..Ask::v(Version::V5) };
-            let client = world.connect(&format!("{name}{n}"), &ask);
+            let request = Ask { username: username.as_deref(), ..Ask::v(Version::V5) };
+            let client = world.connect(&format!("{name}{n}"), &request);
             world.subscribe(client, "t", QoS::AtMostOnce);
         }
     }

@@ -356,9 +356,9 @@ fn the_limits_and_what_we_chose_stand_in_connack() {
         limits.session_expiry_max_s = 100;
     });
     let client = world.open(Version::V5);
-    let ask =
+    let request =
         Ask { keep_alive_s: 600, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(Version::V5) };
-    world.send_connect(client, "", &ask);
+    world.send_connect(client, "", &request);
     let bytes = world.take_raw(client);
     let frame = grapnel_engine::codec::frame(&bytes, u32::MAX).unwrap().unwrap();
     let Ok(Packet::ConnAck(connack)) = grapnel_engine::codec::decode(&frame, Version::V5) else {

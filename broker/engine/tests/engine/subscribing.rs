@@ -240,8 +240,8 @@ fn a_turn_puts_few_questions_to_client_authorize() {
 fn a_connection_that_ends_in_the_middle_of_a_long_subscribe_leaves_nothing_behind() {
     for clean in [true, false] {
         let mut world = World::with(2, |limits| limits.turn_budget_deliveries = 64);
-        let ask = Ask { clean, ..Ask::v(Version::V311) };
-        let sub = world.connect("sub", &ask);
+        let request = Ask { clean, ..Ask::v(Version::V311) };
+        let sub = world.connect("sub", &request);
         let home = world.shard_of(sub);
         world.offer_bytes(sub, &subscribe_bytes(Version::V311, 1000, "/+"));
         while world.shards[home].counters().subscriptions_count == 0 {
@@ -255,7 +255,7 @@ fn a_connection_that_ends_in_the_middle_of_a_long_subscribe_leaves_nothing_behin
             continue;
         }
         assert!(count > 0 && count < 1000, "{count}");
-        let sub = world.connect("sub", &ask);
+        let sub = world.connect("sub", &request);
         assert_eq!(world.subscribe(sub, "f/0/+", QoS::AtMostOnce), [0]);
         world.send(sub, &Packet::PingReq);
         assert_eq!(world.take(sub), [Got::PingResp]);

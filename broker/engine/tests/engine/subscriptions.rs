@@ -262,9 +262,9 @@ fn a_connection_that_ends_while_suback_waits_takes_its_will_along() {
     let mut world = World::new(2);
     let watcher = world.connect("watcher", &Ask::v(Version::V311));
     world.subscribe(watcher, "will", QoS::AtMostOnce);
-    let ask = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V311) };
+    let request = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V311) };
     for n in 0..8 {
-        let sub = world.connect(&format!("s{n}"), &ask);
+        let sub = world.connect(&format!("s{n}"), &request);
         let on_the_watchers_shard = world.shard_of(sub) == world.shard_of(watcher);
         world.subscribe(sub, &format!("known/{n}"), QoS::AtMostOnce);
         world.lanes_open = false;

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use grapnel_engine::hook::told::BrokerView;
+use grapnel_engine::hook::notification::BrokerView;
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Kind, Link};
 use grapnel_engine::packet::{Ack, Packet, Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::shard::OwnedChange;
@@ -141,10 +141,10 @@ fn filters(world: &World) -> Vec<String> {
     rows.into_iter().map(|row| row.filter).collect()
 }
 
-fn tell_broker(point: HookPoint) -> impl Fn(&mut World) {
+fn notify_broker(point: HookPoint) -> impl Fn(&mut World) {
     move |world| {
         let broker = BrokerView { version: "1", uptime_ms: 1, listeners: &[] };
-        world.shards[0].tell_broker(point, broker);
+        world.shards[0].notify_broker(point, broker);
     }
 }
 
@@ -282,10 +282,14 @@ fn row(point: HookPoint) -> Row {
         HookPoint::PacketReceived | HookPoint::PacketSent => {
             told(connected, |world, _| world.send(CLIENT, &Packet::PingReq))
         }
-        HookPoint::BrokerStarting => told(nothing, |world, _| tell_broker(HookPoint::BrokerStarting)(world)),
-        HookPoint::BrokerStarted => told(nothing, |world, _| tell_broker(HookPoint::BrokerStarted)(world)),
-        HookPoint::BrokerStopping => told(nothing, |world, _| tell_broker(HookPoint::BrokerStopping)(world)),
-        HookPoint::BrokerStopped => told(nothing, |world, _| tell_broker(HookPoint::BrokerStopped)(world)),
+        HookPoint::BrokerStarting => {
+            told(nothing, |world, _| notify_broker(HookPoint::BrokerStarting)(world))
+        }
+        HookPoint::BrokerStarted => told(nothing, |world, _| notify_broker(HookPoint::BrokerStarted)(world)),
+        HookPoint::BrokerStopping => {
+            told(nothing, |world, _| notify_broker(HookPoint::BrokerStopping)(world))
+        }
+        HookPoint::BrokerStopped => told(nothing, |world, _| notify_broker(HookPoint::BrokerStopped)(world)),
     }
 }
 

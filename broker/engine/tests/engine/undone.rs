@@ -134,8 +134,8 @@ fn a_renewal_that_fails_half_way_is_none() {
         Flow::DEFER
     });
     mount(&mut world, vec![(HookPoint::ClientAuthenticate, guard)]);
-    let ask = Ask { properties: vec![Property::AuthMethod("M")], ..Ask::v(Version::V5) };
-    let client = world.connect("c", &ask);
+    let request = Ask { properties: vec![Property::AuthMethod("M")], ..Ask::v(Version::V5) };
+    let client = world.connect("c", &request);
     send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "x");
     end(&mut world, &taken, End::Completed);
     assert_eq!(world.take(client), [Got::Disconnect(0x87)]);

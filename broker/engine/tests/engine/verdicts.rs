@@ -907,12 +907,12 @@ fn a_superuser_may_do_everything_and_nobody_is_asked() {
     mount(&mut world, links);
     let watch = world.connect("watch", &Ask::v(Version::V5));
     world.subscribe(watch, "#", QoS::AtMostOnce);
-    let ask = Ask {
+    let request = Ask {
         will: Some(("will", "bye", QoS::AtMostOnce, false)),
         properties: vec![Property::AuthMethod("M"), Property::AuthData(b"up")],
         ..Ask::v(Version::V5)
     };
-    let root = world.connect("root", &ask);
+    let root = world.connect("root", &request);
     world.take(root);
     assert_eq!(world.subscribe(root, "t", QoS::AtMostOnce), [0]);
     world.publish(root, "t", "x", QoS::AtLeastOnce, 1);
@@ -949,8 +949,8 @@ fn a_superuser_leaves_its_will() {
     });
     mount(&mut world, vec![(AUTHORIZE, refuses), (HookPoint::ClientAuthenticate, vouches)]);
     world.drive();
-    let ask = Ask { will: Some(("will", "bye", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
-    let root = world.connect("root", &ask);
+    let request = Ask { will: Some(("will", "bye", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+    let root = world.connect("root", &request);
     world.shards[0].invalidate(Scope::All);
     world.drive();
     world.lose(root);

@@ -19,7 +19,7 @@ fn a_client_is_shown_as_it_is() {
     let first = world.connect("c", &persistent());
     world.lose(first);
     world.pass_ms(5_000);
-    let ask = Ask {
+    let request = Ask {
         keep_alive_s: 60,
         username: Some("ann"),
         properties: vec![
@@ -31,7 +31,7 @@ fn a_client_is_shown_as_it_is() {
         will: Some(("will", "gone", QoS::AtMostOnce, false)),
         ..persistent()
     };
-    let client = world.connect("c", &Ask { clean: true, ..ask });
+    let client = world.connect("c", &Ask { clean: true, ..request });
     world.pass_ms(1_000);
     world.subscribe(client, "a", QoS::AtLeastOnce);
     world.subscribe(client, "b", QoS::AtLeastOnce);

@@ -185,27 +185,27 @@ impl World {
     }
 
     /// Connects and expects to come in; what came behind CONNACK is left to be taken.
-    pub fn connect(&mut self, client_id: &str, ask: &Ask<'_>) -> ClientId {
-        let (client, connack) = self.try_connect(client_id, ask);
+    pub fn connect(&mut self, client_id: &str, request: &Ask<'_>) -> ClientId {
+        let (client, connack) = self.try_connect(client_id, request);
         assert!(matches!(connack, Some(Got::ConnAck { code: 0, .. })), "{client_id}: {connack:?}");
         client
     }
 
-    pub fn try_connect(&mut self, client_id: &str, ask: &Ask<'_>) -> (ClientId, Option<Got>) {
-        let client = self.open(ask.version);
-        self.send_connect(client, client_id, ask);
+    pub fn try_connect(&mut self, client_id: &str, request: &Ask<'_>) -> (ClientId, Option<Got>) {
+        let client = self.open(request.version);
+        self.send_connect(client, client_id, request);
         let connack = self.take_first(client);
         (client, connack)
     }
 
-    pub fn send_connect(&mut self, client: ClientId, client_id: &str, ask: &Ask<'_>) {
+    pub fn send_connect(&mut self, client: ClientId, client_id: &str, request: &Ask<'_>) {
         let mut section = Vec::new();
-        ask.properties.iter().for_each(|property| push_property(&mut section, *property));
+        request.properties.iter().for_each(|property| push_property(&mut section, *property));
         let mut will_section = Vec::new();
-        if ask.will_delay_s > 0 {
-            push_property(&mut will_section, Property::WillDelay(ask.will_delay_s));
+        if request.will_delay_s > 0 {
+            push_property(&mut will_section, Property::WillDelay(request.will_delay_s));
         }
-        let will = ask.will.map(|(topic, payload, qos, retain)| Will {
+        let will = request.will.map(|(topic, payload, qos, retain)| Will {
             topic,
             payload: payload.as_bytes(),
             qos,
@@ -215,12 +215,12 @@ impl World {
         self.send(
             client,
             &Packet::Connect(Connect {
-                version: ask.version,
-                clean_start: ask.clean,
-                keep_alive_s: ask.keep_alive_s,
+                version: request.version,
+                clean_start: request.clean,
+                keep_alive_s: request.keep_alive_s,
                 client_id,
-                username: ask.username,
-                password: ask.password,
+                username: request.username,
+                password: request.password,
                 will,
                 properties: Properties::from_encoded(&section),
             }),
@@ -434,7 +434,7 @@ impl World {
             let input = if client.is_multiple_of(2) { Input::Scratch(&bytes) } else { Input::Owned(&bytes) };
             let received = self.shards[shard].receive(key, input);
             let _ = self.clients[client].rest.split_to(received.consumed);
-            self.shards[shard].hold_read_buffer(key, self.clients[client].rest.len());
+            self.shards[shard].charge_read_buffer(key, self.clients[client].rest.len());
             match received.next {
                 Next::Read => return,
                 Next::Pause => {
@@ -518,7 +518,7 @@ impl World {
                 self.clients[client].rest.extend_from_slice(&unread);
                 self.offer(client);
             }
-            self.shards[shard].heard_out(key);
+            self.shards[shard].deadline_checked(key);
         }
         for key in resume {
             moved = true;
@@ -632,9 +632,9 @@ impl World {
     }
 
     /// Connects a client whose home is this shard, under a name that begins with `name`.
-    pub fn connect_at(&mut self, home: usize, name: &str, ask: &Ask<'_>) -> ClientId {
+    pub fn connect_at(&mut self, home: usize, name: &str, request: &Ask<'_>) -> ClientId {
         for n in 0.. {
-            let client = self.connect(&format!("{name}{n}"), ask);
+            let client = self.connect(&format!("{name}{n}"), request);
             if self.shard_of(client) == home {
                 return client;
             }

@@ -106,9 +106,9 @@ impl World {
     /// A connection that can be sent nothing: it must be closed, unless a plugin looks at it first.
     fn tiny(&mut self, shard: usize, bytes: u32) {
         let Some(mut place) = self.engine.open(shard % self.engine.shards()) else { return };
-        let ask = Connect { packet_bytes_max: Some(bytes), ..self.plain(0, 0) };
-        let ask = Connect { version: Version::V5, clean: true, expiry_s: None, ..ask };
-        let connect = Bytes::from(wire::connect("tiny", &ask, 0));
+        let request = Connect { packet_bytes_max: Some(bytes), ..self.plain(0, 0) };
+        let request = Connect { version: Version::V5, clean: true, expiry_s: None, ..request };
+        let connect = Bytes::from(wire::connect("tiny", &request, 0));
         loop {
             match self.engine.offer(place, &connect, false) {
                 Offered::Moved(Some(home)) => place = home,

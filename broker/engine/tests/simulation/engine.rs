@@ -116,8 +116,8 @@ impl Engine {
         self.shards[shard].closed(key, if stuck { Ended::Stuck } else { Ended::ByPeer });
     }
 
-    pub fn heard_out(&mut self, (shard, key): Place) {
-        self.shards[shard].heard_out(key);
+    pub fn deadline_checked(&mut self, (shard, key): Place) {
+        self.shards[shard].deadline_checked(key);
     }
 
     /// Takes at most `most` of the bytes for a connection.
@@ -219,12 +219,14 @@ impl Engine {
         &mut self,
         links: &[(HookPoint, Link)],
         instances: &[(PluginHandle, InstanceEntry)],
-        resting: &[PluginHandle],
+        suspended: &[PluginHandle],
     ) {
         self.tables += 1;
         for shard in &mut self.shards {
             let table = ChainTable::compile(self.tables, links.iter().cloned());
-            shard.swap_chains(table.with_instances(instances.to_vec()).with_resting(resting.to_vec()));
+            shard.swap_chains(
+                table.with_instances(instances.to_vec()).with_suspended_plugins(suspended.to_vec()),
+            );
         }
     }
 

@@ -112,7 +112,7 @@ struct Mailbox {
 
 unsafe extern "C" fn on_timer(_instance: *mut c_void, _timer: u64, _number: u64) {}
 
-unsafe extern "C" fn on_mail(instance: *mut c_void, _from: u32, number: u64, _bytes: Slice) {
+unsafe extern "C" fn on_instance_message(instance: *mut c_void, _from: u32, number: u64, _bytes: Slice) {
     // SAFETY: see `Plugins::instance`.
     let Mailbox { state, plugin, generation } = unsafe { &*instance.cast::<Mailbox>() };
     let state = &mut *state.borrow_mut();
@@ -238,7 +238,7 @@ impl Plugins {
     /// plugin are kept while it rests, so that one whose threads go on asking may lose some.
     pub fn wish(&mut self, plugin: usize) -> Option<(PluginHandle, u64)> {
         let (handle, owed) = (self.handle(plugin)?, self.loaded[plugin]);
-        if self.resting().contains(&handle) {
+        if self.suspended().contains(&handle) {
             return None;
         }
         let mut state = self.state.borrow_mut();
@@ -258,11 +258,11 @@ impl Plugins {
         let mailbox = self.mailboxes.iter().map(AsRef::as_ref).find(is_its)?;
         let instance = std::ptr::from_ref(mailbox).cast_mut().cast();
         // SAFETY: the functions take a `Mailbox`. It is boxed and lives as long as the world, whose shards call it on one thread.
-        Some(unsafe { InstanceEntry::new(on_timer, on_mail, instance) })
+        Some(unsafe { InstanceEntry::new(on_timer, on_instance_message, instance) })
     }
 
     /// Those of them that are disabled or tripped.
-    pub fn resting(&self) -> Vec<PluginHandle> {
+    pub fn suspended(&self) -> Vec<PluginHandle> {
         let rests = |plugin: &usize| !self.all_awake && (!self.enabled[*plugin] || self.tripped[*plugin]);
         (0..PLUGINS).filter(rests).filter_map(|plugin| self.handle(plugin)).collect()
     }

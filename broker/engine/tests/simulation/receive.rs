@@ -106,17 +106,17 @@ impl World {
         let certain =
             certain.filter(|present| self.model.sessions.present(client, opened_ms) == Some(*present));
         let socket = &mut self.sockets[number];
-        let ask = socket.connect.clone();
+        let request = socket.connect.clone();
         // MQTT 3.1 has no such flag: a session that is not of this moment is an older one.
         let details = self.engine.details(&self.clients[client].id);
         let older = details.as_ref().is_some_and(|details| details.created_at_ms < wall_ms);
-        let unclear = ask.version == Version::V31 && !ask.clean && !older;
-        let present = match ask.version {
+        let unclear = request.version == Version::V31 && !request.clean && !older;
+        let present = match request.version {
             // Of another principal it is certain only what the engine shows.
             Version::V31 => {
-                let named = USERS[usize::from(ask.user) % USERS.len()].is_some();
-                let same = named && self.model.sessions.user(client) == ask.user;
-                !ask.clean && certain.filter(|_| same).unwrap_or(older)
+                let named = USERS[usize::from(request.user) % USERS.len()].is_some();
+                let same = named && self.model.sessions.user(client) == request.user;
+                !request.clean && certain.filter(|_| same).unwrap_or(older)
             }
             _ => connack.session_present,
         };
@@ -126,13 +126,13 @@ impl World {
         socket.resumed_unclear = unclear && !present;
         let properties = &connack.properties;
         let limits = &self.settings.limits;
-        let asked_expiry_s = match (ask.version, ask.clean) {
-            (Version::V5, _) => ask.expiry_s.unwrap_or(0),
+        let requested_expiry_s = match (request.version, request.clean) {
+            (Version::V5, _) => request.expiry_s.unwrap_or(0),
             (_, true) => 0,
             _ => limits.session_expiry_v3_s as u32,
         };
-        socket.expiry_s = properties.session_expiry_s().unwrap_or(asked_expiry_s);
-        socket.receive_maximum = match ask.version {
+        socket.expiry_s = properties.session_expiry_s().unwrap_or(requested_expiry_s);
+        socket.receive_maximum = match request.version {
             Version::V5 => properties.receive_maximum().map_or(usize::from(u16::MAX), usize::from),
             _ => limits.awaiting_rel_max as usize,
         };
@@ -147,15 +147,15 @@ impl World {
         let rule =
             if self.model.sessions.is_discarded(client) { Rule::KickUndone } else { Rule::SessionPresent };
         let expiry_s = self.sockets[number].expiry_s;
-        self.model.sessions.connected(client, ask.user, expiry_s);
-        self.judge.check(!(ask.clean && present), Rule::SessionPresent, || {
+        self.model.sessions.connected(client, request.user, expiry_s);
+        self.judge.check(!(request.clean && present), Rule::SessionPresent, || {
             format!("{} asked for a clean start", client_id(client))
         });
-        let other = present && owner != ask.user;
+        let other = present && owner != request.user;
         self.judge.check(!other, Rule::SessionOwner, || format!("{} has another user", client_id(client)));
         // Who has no name is another principal whenever a plugin vouches for him and whenever none does.
-        let same = owner == ask.user && USERS[usize::from(ask.user) % USERS.len()].is_some();
-        if let (Some(certain), false, true) = (certain, ask.clean, same) {
+        let same = owner == request.user && USERS[usize::from(request.user) % USERS.len()].is_some();
+        if let (Some(certain), false, true) = (certain, request.clean, same) {
             self.judge
                 .check(certain == present, rule, || format!("{}: present is {present}", client_id(client)));
         }
@@ -165,17 +165,17 @@ impl World {
             self.clients[client].outgoing.clear();
             self.clients[client].given_up.clear();
             self.clients[client].incoming.clear();
-            self.model.begin(client, ask.version);
+            self.model.begin(client, request.version);
         }
-        let inherited = present && owner != ask.user;
+        let inherited = present && owner != request.user;
         let life = &mut self.model.lives[client];
         life.inherited |= inherited;
-        let theirs = if ask.version.is_v5() { ask.packet_bytes_max } else { None };
+        let theirs = if request.version.is_v5() { request.packet_bytes_max } else { None };
         life.packet_bytes_max = match (life.packet_bytes_max, theirs) {
             (Some(before), Some(now)) => Some(before.min(now)),
             (before, now) => before.or(now),
         };
-        self.model.users[client] = ask.user % 3;
+        self.model.users[client] = request.user % 3;
         self.send_again(client, number);
     }
 

@@ -106,7 +106,7 @@ impl World {
             self.model.denied = Default::default();
         }
         let links = self.plugins.links();
-        self.engine.mount(&links, &self.plugins.instances(), &self.plugins.resting());
+        self.engine.mount(&links, &self.plugins.instances(), &self.plugins.suspended());
         self.take_notes();
     }
 
@@ -124,7 +124,7 @@ impl World {
         let plain = |filter: u8| Some(FILTERS[usize::from(filter)]).filter(|text| !text.starts_with('$'));
         let asks = |action, topic: &str| {
             let topic = topic.into();
-            EngineWish::Ask { action, topic, qos: QoS::AtMostOnce, retain: false }
+            EngineWish::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false }
         };
         let wish = match wish {
             Wish::Fetch(filter) => EngineWish::Fetch(Fetch {

@@ -53,24 +53,24 @@ fn nonzero(id: u16) -> NonZeroU16 {
     NonZeroU16::new(id).unwrap_or(NonZeroU16::MIN)
 }
 
-pub fn connect(client_id: &str, ask: &op::Connect, will_number: u32) -> Vec<u8> {
+pub fn connect(client_id: &str, request: &op::Connect, will_number: u32) -> Vec<u8> {
     let mut properties = Vec::new();
-    properties.extend(ask.expiry_s.map(Property::SessionExpiry));
-    properties.extend(ask.receive_maximum.map(Property::ReceiveMaximum));
-    properties.extend(ask.packet_bytes_max.map(Property::MaximumPacketSize));
-    if ask.alias_max > 0 {
-        properties.push(Property::TopicAliasMaximum(ask.alias_max));
+    properties.extend(request.expiry_s.map(Property::SessionExpiry));
+    properties.extend(request.receive_maximum.map(Property::ReceiveMaximum));
+    properties.extend(request.packet_bytes_max.map(Property::MaximumPacketSize));
+    if request.alias_max > 0 {
+        properties.push(Property::TopicAliasMaximum(request.alias_max));
     }
-    if ask.auth {
+    if request.auth {
         properties.push(Property::AuthMethod(METHOD));
         properties.push(Property::AuthData(b"0"));
     }
-    let properties = section(&properties, ask.version);
-    let delay = ask.will.as_ref().map_or(0, |will| will.delay_s);
+    let properties = section(&properties, request.version);
+    let delay = request.will.as_ref().map_or(0, |will| will.delay_s);
     let will_properties =
-        if delay > 0 { section(&[Property::WillDelay(delay)], ask.version) } else { Vec::new() };
+        if delay > 0 { section(&[Property::WillDelay(delay)], request.version) } else { Vec::new() };
     let will_payload = payload(will_number, 4);
-    let will = ask.will.as_ref().map(|will| Will {
+    let will = request.will.as_ref().map(|will| Will {
         topic: WILL_TOPICS[usize::from(will.retain)],
         payload: &will_payload,
         qos: qos(will.qos),
@@ -78,16 +78,16 @@ pub fn connect(client_id: &str, ask: &op::Connect, will_number: u32) -> Vec<u8> 
         properties: Properties::from_encoded(&will_properties),
     });
     let packet = Packet::Connect(Connect {
-        version: ask.version,
-        clean_start: ask.clean,
-        keep_alive_s: ask.keep_alive_s,
+        version: request.version,
+        clean_start: request.clean,
+        keep_alive_s: request.keep_alive_s,
         client_id,
-        username: USERS[usize::from(ask.user) % USERS.len()],
+        username: USERS[usize::from(request.user) % USERS.len()],
         password: None,
         will,
         properties: Properties::from_encoded(&properties),
     });
-    encoded(&packet, ask.version)
+    encoded(&packet, request.version)
 }
 
 /// The parts of a PUBLISH.

@@ -71,18 +71,18 @@ impl World {
     }
 
     /// A CONNECT on a new socket.
-    pub fn connect(&mut self, ask: &Connect) {
-        let client = usize::from(ask.client) % self.clients.len();
-        let shard = usize::from(ask.shard) % self.engine.shards();
+    pub fn connect(&mut self, request: &Connect) {
+        let client = usize::from(request.client) % self.clients.len();
+        let shard = usize::from(request.shard) % self.engine.shards();
         let Some(place) = self.engine.open(shard) else { return };
-        let mut socket = Socket::new(client, place, ask.clone());
-        let will = ask.will.as_ref().map(|will| {
+        let mut socket = Socket::new(client, place, request.clone());
+        let will = request.will.as_ref().map(|will| {
             let topic = crate::model::WILLS_FROM + u8::from(will.retain);
             self.model.push(client, topic, will.qos, will.retain, false, true)
         });
         socket.will = will;
         socket.opened_ms = self.engine.now_ms();
-        let bytes = wire::connect(&self.clients[client].id, ask, will.unwrap_or(0));
+        let bytes = wire::connect(&self.clients[client].id, request, will.unwrap_or(0));
         socket.push(&Piece { bytes, sent: Sent::Connect });
         self.sockets.push(socket);
         let number = self.sockets.len() - 1;
@@ -249,7 +249,7 @@ impl World {
                     // Only who has nothing to say, or is not read, gets here.
                     self.sockets[number].may_end = true;
                 }
-                self.engine.heard_out(place);
+                self.engine.deadline_checked(place);
             }
             Event::Tripped(plugin) => self.tripped(plugin),
         }

@@ -66,7 +66,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.connections_free_min",
             "0 to 1023",
-            "those of the connections that traces, changes and verbs of plugins leave to others, so that whoever asks for the status or ends a client finds a place; one trace or change is always possible",
+            "those of the connections that traces, changes and verbs of plugins leave to others, so that a request for the status or the end of a client finds a place; one trace or change is always possible",
             Printed::Default(defaults.connections_free_min.to_string()),
             |config: &mut Config, value| {
                 config.control.connections_free_min = value.number(0, 1023)? as usize;
@@ -106,7 +106,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.stall_timeout_ms",
             "10 to 600000",
-            "how long whoever asked may take less than 4096 bytes of an answer that waits for him, before his connection is closed; a trace ends then, too",
+            "how long a client may take to read less than 4096 bytes of an answer that waits, before its connection is closed; a trace ends then, too",
             Printed::Default(defaults.stall_timeout.as_millis().to_string()),
             |config: &mut Config, value| {
                 config.control.stall_timeout = Duration::from_millis(value.number(10, 600_000)? as u64);

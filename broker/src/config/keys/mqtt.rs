@@ -36,7 +36,7 @@ fn client_keys() -> [Key<Config>; 4] {
         Key::new(
             "mqtt.revoke",
             "\"remove\" or \"disconnect\"",
-            "what becomes of a client whose subscription is taken back because the rules of client.authorize have changed: it stays connected, and is not told, since MQTT has no packet for it; or it is disconnected with 0x87, not authorized (MQTT 3: the connection closes), so that it notices",
+            "what becomes of a client whose subscription is taken back because the rules of client.authorize have changed: it stays connected without notice, since MQTT has no packet for it; or it is disconnected with 0x87, not authorized (MQTT 3: the connection closes), so that it notices",
             Printed::Default("\"remove\"".to_owned()),
             |config: &mut Config, value| {
                 config.limits.choices.revoke =
@@ -94,7 +94,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.maximum_qos",
             "0 to 2",
-            "highest QoS that clients may publish with, told in CONNACK; all of MQTT by default. Whoever publishes with a higher one is disconnected with 0x9B",
+            "highest QoS that clients may publish with, announced in CONNACK; all of MQTT by default. Whoever publishes with a higher one is disconnected with 0x9B",
             Printed::Default(defaults.maximum_qos.as_u8().to_string()),
             |config: &mut Config, value| {
                 let qos = value.number(0, 2)?;
@@ -105,7 +105,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.retain_available",
             "true or false",
-            "whether messages may be retained, told in CONNACK; all of MQTT by default. Where it is false, whoever publishes one is disconnected with 0x9A, and what plugins publish is not stored",
+            "whether messages may be retained, announced in CONNACK; all of MQTT by default. Where it is false, whoever publishes one is disconnected with 0x9A, and what plugins publish is not stored",
             Printed::Default(defaults.retain_available.to_string()),
             |config: &mut Config, value| {
                 config.limits.choices.retain_available = value.flag()?;
@@ -136,7 +136,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.reason_strings",
             "true or false",
-            "whether clients of MQTT 5 are told in words why something was refused, which helps who writes them; false where they should learn nothing of the broker's configuration",
+            "whether clients of MQTT 5 get a reason string where something was refused, which helps who writes them; false where they should learn nothing of the broker's configuration",
             Printed::Default(defaults.reason_strings.to_string()),
             |config: &mut Config, value| {
                 config.limits.choices.reason_strings = value.flag()?;

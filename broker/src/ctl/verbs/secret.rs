@@ -61,13 +61,13 @@ fn read(argument: &Argument, input: &mut dyn BufRead) -> Result<String, CtlError
 
 fn asked(argument: &Argument, prompt: &str) -> Result<String, CtlError> {
     let name = &argument.name;
-    let ask = |prompt: &str| {
+    let request = |prompt: &str| {
         rpassword::prompt_password(prompt).map_err(|error| {
             CtlError::Refused(format!("cannot ask for the {name}: {error}; give it with --{name}-stdin"))
         })
     };
-    let value = checked(argument, ask(&format!("{prompt}: "))?)?;
-    if argument.twice && ask("Again: ")? != value {
+    let value = checked(argument, request(&format!("{prompt}: "))?)?;
+    if argument.twice && request("Again: ")? != value {
         return Err(CtlError::Refused(format!("the two {name}s differ; nothing was changed")));
     }
     Ok(value)

@@ -94,7 +94,7 @@ impl Hook {
             *request;
         if deliver && point != HookPoint::ClientAuthorize {
             return Err(format!(
-                "mounts {name}, which asks for deliveries, but {} does not decide on them",
+                "mounts {name} for deliveries, but {} does not authorize them",
                 point.name()
             ));
         }

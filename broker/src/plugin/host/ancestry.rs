@@ -10,7 +10,7 @@ pub(in crate::plugin) const PLACES: usize = 64;
 struct Place {
     name: Arc<str>,
     /// Generations that may lead to messages.
-    living: u32,
+    live: u32,
     /// Whether one may have done so.
     led: bool,
 }
@@ -27,23 +27,23 @@ impl Places {
         let place = match known {
             Some(known) => known,
             None if self.0.len() < PLACES => {
-                self.0.push(Place { name: Arc::clone(name), living: 0, led: false });
+                self.0.push(Place { name: Arc::clone(name), live: 0, led: false });
                 self.0.len() - 1
             }
             None => {
-                let free = self.0.iter().position(|place| place.living == 0 && !place.led)?;
+                let free = self.0.iter().position(|place| place.live == 0 && !place.led)?;
                 self.0[free].name = Arc::clone(name);
                 free
             }
         };
-        self.0[place].living += 1;
+        self.0[place].live += 1;
         u8::try_from(place).ok()
     }
 
     /// A generation has ended; `led` says whether it may have led to a message.
     pub(in crate::plugin) fn leave(&mut self, bit: u8, led: bool) {
         if let Some(place) = self.0.get_mut(usize::from(bit)) {
-            place.living = place.living.saturating_sub(1);
+            place.live = place.live.saturating_sub(1);
             place.led |= led;
         }
     }
@@ -59,19 +59,19 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_bit_and_no_two_share_one() {
-        let mut places = Places::default();
-        let bits: Vec<_> = (0..PLACES).map(|number| places.take(&named(number))).collect();
+        let mut slots = Places::default();
+        let bits: Vec<_> = (0..PLACES).map(|number| slots.take(&named(number))).collect();
         assert_eq!(bits, (0..64).map(Some).collect::<Vec<_>>());
-        assert_eq!(places.take(&named(7)), Some(7), "another generation of it");
-        assert_eq!(places.take(&named(64)), None);
-        places.leave(7, false);
-        assert_eq!(places.take(&named(64)), None, "the other one lives");
-        places.leave(9, true);
-        assert_eq!(places.take(&named(64)), None, "what it led to may be kept");
-        assert_eq!(places.take(&named(9)), Some(9));
-        places.leave(9, false);
-        assert_eq!(places.take(&named(64)), None, "also what an earlier one led to");
-        places.leave(7, false);
-        assert_eq!((places.take(&named(64)), places.take(&named(7))), (Some(7), None));
+        assert_eq!(slots.take(&named(7)), Some(7), "another generation of it");
+        assert_eq!(slots.take(&named(64)), None);
+        slots.leave(7, false);
+        assert_eq!(slots.take(&named(64)), None, "the other one lives");
+        slots.leave(9, true);
+        assert_eq!(slots.take(&named(64)), None, "what it led to may be kept");
+        assert_eq!(slots.take(&named(9)), Some(9));
+        slots.leave(9, false);
+        assert_eq!(slots.take(&named(64)), None, "also what an earlier one led to");
+        slots.leave(7, false);
+        assert_eq!((slots.take(&named(64)), slots.take(&named(7))), (Some(7), None));
     }
 }

@@ -14,7 +14,7 @@ impl BehalfServices for Services {
         behalf: &Behalf<'_>,
         message: &PluginMessage<'_>,
     ) -> Result<(), Status> {
-        self.desk.publish_as(plugin, behalf, message)
+        self.commands.publish_as(plugin, behalf, message)
     }
 
     fn subscribe_as(
@@ -25,11 +25,11 @@ impl BehalfServices for Services {
         options: u8,
         subscription_id: u32,
     ) -> Result<(), Status> {
-        self.desk.subscribe_as(plugin, behalf, filter, options, subscription_id)
+        self.commands.subscribe_as(plugin, behalf, filter, options, subscription_id)
     }
 
     fn unsubscribe_as(&self, plugin: u64, behalf: &Behalf<'_>, filter: &str) -> Result<(), Status> {
-        self.desk.unsubscribe_as(plugin, behalf, filter)
+        self.commands.unsubscribe_as(plugin, behalf, filter)
     }
 
     fn authorize_as(
@@ -41,7 +41,7 @@ impl BehalfServices for Services {
         qos: u8,
         retain: bool,
     ) -> Result<(), Status> {
-        self.desk.authorize_as(plugin, behalf, action, topic, (qos, retain))
+        self.commands.authorize_as(plugin, behalf, action, topic, (qos, retain))
     }
 
     fn fetch_as(
@@ -51,7 +51,7 @@ impl BehalfServices for Services {
         filter: &str,
         page: PageWanted<'_>,
     ) -> Result<(), Status> {
-        self.desk.fetch_as(plugin, behalf, filter, page)
+        self.commands.fetch_as(plugin, behalf, filter, page)
     }
 }
 

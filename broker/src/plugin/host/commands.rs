@@ -1,4 +1,4 @@
-//! Commands of plugins (publish, kick, subscribe, timers, mail and more): checked here, on the
+//! Commands of plugins (publish, kick, subscribe, timers, instance messages and more): checked here, on the
 //! plugin's thread, and passed to the shard, which runs them between two events. Called by
 //! `services` alone.
 
@@ -26,7 +26,7 @@ use grapnel_plugin_abi::raw::{ALL_SHARDS, Action as RawAction, Status};
 
 use super::HostSettings;
 use super::flows::Flows;
-use super::resting::Resting;
+use super::suspended::SuspendedRequests;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
@@ -44,7 +44,7 @@ struct Account {
     /// Commands about clients of which nothing has come.
     missed: AtomicU64,
     /// Shared with the version before whose state it has: what is asked by either one waits for the same plugin.
-    resting: RwLock<Arc<Resting>>,
+    suspended: RwLock<Arc<SuspendedRequests>>,
 }
 
 struct Bounds {
@@ -53,7 +53,7 @@ struct Bounds {
 }
 
 /// Everything plugins may ask for; one per process.
-pub(in crate::plugin) struct Desk {
+pub(in crate::plugin) struct CommandQueue {
     accounts: RwLock<HashMap<u64, Arc<Account>>>,
     shards: RwLock<Vec<ShardHandle>>,
     bounds: RwLock<Arc<Bounds>>,
@@ -63,10 +63,10 @@ pub(in crate::plugin) struct Desk {
     begin: Instant,
 }
 
-impl Default for Desk {
-    fn default() -> Desk {
+impl Default for CommandQueue {
+    fn default() -> CommandQueue {
         let bounds = Bounds { limits: Arc::default(), shell: ShellLimits::default() };
-        Desk {
+        CommandQueue {
             accounts: RwLock::default(),
             shards: RwLock::default(),
             bounds: RwLock::new(Arc::new(bounds)),
@@ -85,7 +85,7 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Desk {
+impl CommandQueue {
     /// Says who does it, within which bounds.
     pub(in crate::plugin) fn attach(&self, settings: &HostSettings) {
         (*write(&self.shards)).clone_from(&settings.shards);
@@ -104,7 +104,7 @@ impl Desk {
             replayed: AtomicBool::new(false),
             flows: Mutex::default(),
             missed: AtomicU64::new(0),
-            resting: RwLock::default(),
+            suspended: RwLock::default(),
         };
         write(&self.accounts).insert(plugin.0, Arc::new(account));
     }
@@ -116,17 +116,17 @@ impl Desk {
     }
 
     /// It is not called from now on, since it is disabled or tripped, or it is.
-    pub(in crate::plugin) fn set_resting(&self, plugin: PluginHandle, is_resting: bool) {
+    pub(in crate::plugin) fn set_suspended(&self, plugin: PluginHandle, is_suspended: bool) {
         if let Ok(account) = self.account(plugin.0) {
-            read(&account.resting).set(is_resting);
+            read(&account.suspended).set(is_suspended);
         }
     }
 
     /// The state of one generation goes over to another, and so does how much was asked while it was not called.
     pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
         if let (Ok(from), Ok(to)) = (self.account(from.0), self.account(to.0)) {
-            let shared = Arc::clone(&read(&from.resting));
-            *write(&to.resting) = shared;
+            let shared = Arc::clone(&read(&from.suspended));
+            *write(&to.suspended) = shared;
         }
     }
 
@@ -156,7 +156,7 @@ impl Desk {
         let bounds = self.bounds();
         let (max, bytes_max) =
             (size(bounds.shell.plugin_commands_max), size(bounds.shell.plugin_commands_bytes_max));
-        if shard.ask_for_plugin(command, max, bytes_max) { Ok(()) } else { Err(Status::FULL) }
+        if shard.push_plugin_command(command, max, bytes_max) { Ok(()) } else { Err(Status::FULL) }
     }
 
     /// Whichever shard the client lives on does it.
@@ -212,7 +212,7 @@ impl Desk {
     }
 
     pub(in crate::plugin) fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
-        Ok(self.account(plugin)?.flows().held(flow))
+        Ok(self.account(plugin)?.flows().in_flight(flow))
     }
 
     pub(in crate::plugin) fn publish_as(
@@ -287,7 +287,12 @@ impl Desk {
             }
         }
         let qos = QoS::from_u8(qos).ok_or(Status::INVALID)?;
-        self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Ask { action, topic: topic.into(), qos, retain })
+        self.hand_as(
+            plugin,
+            behalf,
+            whom_of(behalf)?,
+            Wish::Authorize { action, topic: topic.into(), qos, retain },
+        )
     }
 
     pub(in crate::plugin) fn fetch_as(
@@ -315,16 +320,16 @@ impl Desk {
         let home = home_among(shards.len(), *read(&self.home_keys), behalf.whom.client_id());
         let shard = shards.get(home.index()).ok_or(Status::WRONG_MOMENT)?;
         let (account, asked_max) = (self.account(plugin)?, self.bounds().limits.behalf_requests_max);
-        let resting = behalf.answer.map(|_| Arc::clone(&read(&account.resting)));
-        if let Some(resting) = &resting
-            && !resting.ask(&account.name, behalf.whom.client_id(), asked_max)
+        let suspended = behalf.answer.map(|_| Arc::clone(&read(&account.suspended)));
+        if let Some(suspended) = &suspended
+            && !suspended.may_request(&account.name, behalf.whom.client_id(), asked_max)
         {
             shard.refuse_question();
             return Err(Status::FULL);
         }
         let (plugin, answer) = (PluginHandle(plugin), behalf.answer);
         let handed = self.hand(shard, Command::As(Box::new(OnBehalf { plugin, whom, answer, wish })));
-        handed.inspect_err(|_| resting.iter().for_each(|resting| resting.give_back()))
+        handed.inspect_err(|_| suspended.iter().for_each(|suspended| suspended.give_back()))
     }
 
     /// Options of a subscription that may be.
@@ -400,7 +405,7 @@ impl Desk {
         })
     }
 
-    pub(in crate::plugin) fn mail(
+    pub(in crate::plugin) fn instance_message(
         &self,
         plugin: u64,
         to_shard: u32,
@@ -413,18 +418,19 @@ impl Desk {
         }
         let from = ShardHandle::here().map_or(FROM_A_THREAD, |here| u32::from(here.id().0));
         let bytes = Bytes::copy_from_slice(bytes);
-        let mail = || Command::Mail { plugin: PluginHandle(plugin), from, number, bytes: bytes.clone() };
+        let message =
+            || Command::InstanceMessage { plugin: PluginHandle(plugin), from, number, bytes: bytes.clone() };
         if to_shard == ALL_SHARDS {
-            return self.hand_to_all(mail);
+            return self.hand_to_all(message);
         }
         let shards = read(&self.shards);
-        self.hand(shards.get(to_shard as usize).ok_or(Status::INVALID)?, mail())
+        self.hand(shards.get(to_shard as usize).ok_or(Status::INVALID)?, message())
     }
 
     pub(in crate::plugin) fn timer(&self, plugin: u64, after_ms: u64, number: u64) -> Result<u64, Status> {
         self.account(plugin)?;
         let here = ShardHandle::here().ok_or(Status::WRONG_MOMENT)?;
-        if here.pulse().call().timers() >= self.bounds().shell.plugin_timers_max {
+        if here.heartbeat().call().timers() >= self.bounds().shell.plugin_timers_max {
             return Err(Status::FULL);
         }
         let timer = self.timers.fetch_add(1, Ordering::Relaxed);
@@ -479,7 +485,9 @@ impl Desk {
 fn whom_of(behalf: &Behalf<'_>) -> Result<Whom, Status> {
     Ok(match behalf.whom {
         host::Whom::Client(client_id) => Whom::Client(client_id.into()),
-        host::Whom::Identity(kept) => Whom::Identity(Box::new(Identity::kept(&kept).ok_or(Status::INVALID)?)),
+        host::Whom::Identity(kept) => {
+            Whom::Identity(Box::new(Identity::from_stored(&kept).ok_or(Status::INVALID)?))
+        }
     })
 }
 
@@ -511,8 +519,8 @@ impl Account {
 
     /// The shard whose hook asks, if one does, and the ancestry of what it leads to: a command inherits that of its event.
     fn led_here(&self) -> (Option<ShardHandle>, u64) {
-        let here = ShardHandle::here().filter(|here| here.pulse().call().is_calling());
-        let ancestry = here.as_ref().map_or(0, |here| here.pulse().call().ancestry()) | self.bit;
+        let here = ShardHandle::here().filter(|here| here.heartbeat().call().is_calling());
+        let ancestry = here.as_ref().map_or(0, |here| here.heartbeat().call().ancestry()) | self.bit;
         (here, ancestry)
     }
 
@@ -541,12 +549,12 @@ mod tests {
 
     use super::*;
 
-    fn desk() -> (Desk, [ShardHandle; 2]) {
+    fn command_queue() -> (CommandQueue, [ShardHandle; 2]) {
         let shards = [ShardHandle::new(ShardId(0)), ShardHandle::new(ShardId(1))];
-        let desk = Desk::default();
-        *write(&desk.shards) = shards.to_vec();
-        desk.admit(PluginHandle(5), &"five".into(), 9, false);
-        (desk, shards)
+        let commands = CommandQueue::default();
+        *write(&commands.shards) = shards.to_vec();
+        commands.admit(PluginHandle(5), &"five".into(), 9, false);
+        (commands, shards)
     }
 
     fn message(topic: &[u8]) -> PluginMessage<'_> {
@@ -569,9 +577,9 @@ mod tests {
 
     #[test]
     fn a_publish_of_a_thread_enters_the_shard_of_its_topic_and_names_its_maker() {
-        let (desk, shards) = desk();
-        desk.publish(5, &message(b"a/b")).unwrap();
-        desk.publish(5, &message(b"a/b")).unwrap();
+        let (commands, shards) = command_queue();
+        commands.publish(5, &message(b"a/b")).unwrap();
+        commands.publish(5, &message(b"a/b")).unwrap();
         let home = &shards[shard_of("a/b", 2)];
         for _ in 0..2 {
             let Some(Command::Publish { message, .. }) = home.next_plugin_command() else {
@@ -579,9 +587,9 @@ mod tests {
             };
             assert_eq!((&*message.from, message.ancestry), ("five", 1 << 9));
         }
-        assert_eq!(desk.publish(5, &message(b"a/+")), Err(Status::INVALID));
-        assert!(desk.dismiss(PluginHandle(5)), "it has led to messages");
-        assert_eq!(desk.publish(5, &message(b"a/b")), Err(Status::STALE));
+        assert_eq!(commands.publish(5, &message(b"a/+")), Err(Status::INVALID));
+        assert!(commands.dismiss(PluginHandle(5)), "it has led to messages");
+        assert_eq!(commands.publish(5, &message(b"a/b")), Err(Status::STALE));
     }
 
     fn somebody(client_id: &str) -> ClientIdentity<'_> {
@@ -606,14 +614,14 @@ mod tests {
 
     #[test]
     fn what_is_asked_on_behalf_of_a_client_goes_to_its_shard_and_in_its_name() {
-        let (desk, shards) = desk();
+        let (commands, shards) = command_queue();
         for number in 0..20 {
             let name = format!("c{number}");
             let home = home_among(2, [0; 4], &name).index();
             let identity = host::Whom::Identity(somebody(&name));
             for whom in [identity, host::Whom::Client(&name)] {
                 let behalf = Behalf { whom, answer: Some(number) };
-                desk.publish_as(5, &behalf, &message(b"a/b")).unwrap();
+                commands.publish_as(5, &behalf, &message(b"a/b")).unwrap();
                 let Some(Command::As(request)) = shards[home].next_plugin_command() else {
                     panic!("{name} went to the other shard")
                 };
@@ -624,21 +632,21 @@ mod tests {
                 assert_eq!((&*message.from, message.ancestry), (&*name, 1 << 9));
             }
         }
-        assert!(desk.dismiss(PluginHandle(5)), "it has led to messages");
+        assert!(commands.dismiss(PluginHandle(5)), "it has led to messages");
     }
 
     #[test]
     fn a_plugin_that_is_not_called_asks_so_much_and_is_refused_then() {
-        let (desk, shards) = desk();
+        let (commands, shards) = command_queue();
         let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
-        *write(&desk.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
+        *write(&commands.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
         let home = &shards[home_among(2, [0; 4], "c").index()];
         let asks = |answer| {
             let behalf = Behalf { whom: host::Whom::Client("c"), answer };
-            (0..5).map(|_| desk.unsubscribe_as(5, &behalf, "a").is_ok()).collect::<Vec<_>>()
+            (0..5).map(|_| commands.unsubscribe_as(5, &behalf, "a").is_ok()).collect::<Vec<_>>()
         };
         assert_eq!(asks(Some(1)), [true; 5]);
-        desk.set_resting(PluginHandle(5), true);
+        commands.set_suspended(PluginHandle(5), true);
         assert_eq!(asks(None), [true; 5], "it is told nothing");
         assert_eq!(asks(Some(1)), [true, true, true, false, false]);
         assert_eq!((home.take_refused_questions(), home.take_refused_questions()), (2, 0));
@@ -649,38 +657,38 @@ mod tests {
         );
         // Another version that has its state has no room of its own, and is there for both.
         let next = PluginHandle(1 << 32 | 5);
-        desk.admit(next, &"five".into(), 9, false);
-        desk.share_resting(PluginHandle(5), next);
-        desk.set_resting(next, true);
+        commands.admit(next, &"five".into(), 9, false);
+        commands.share_resting(PluginHandle(5), next);
+        commands.set_suspended(next, true);
         let behalf = Behalf { whom: host::Whom::Client("c"), answer: Some(1) };
-        assert_eq!(desk.unsubscribe_as(next.0, &behalf, "a"), Err(Status::FULL));
-        desk.set_resting(next, false);
+        assert_eq!(commands.unsubscribe_as(next.0, &behalf, "a"), Err(Status::FULL));
+        commands.set_suspended(next, false);
         assert_eq!(asks(Some(1)), [true; 5]);
         while home.next_plugin_command().is_some() {}
         // What finds no room in the shard takes none here.
-        desk.set_resting(PluginHandle(5), true);
+        commands.set_suspended(PluginHandle(5), true);
         let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
         let shell = ShellLimits { plugin_commands_max: 0, ..ShellLimits::default() };
-        *write(&desk.bounds) = Arc::new(Bounds { limits: Arc::clone(&limits), shell });
+        *write(&commands.bounds) = Arc::new(Bounds { limits: Arc::clone(&limits), shell });
         assert_eq!(asks(Some(1)), [false; 5]);
-        *write(&desk.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
+        *write(&commands.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
         assert_eq!(asks(Some(1)), [true, true, true, false, false]);
     }
 
     #[test]
     fn what_cannot_be_asked_on_behalf_of_a_client_is_refused() {
-        let (desk, shards) = desk();
+        let (commands, shards) = command_queue();
         let good = Behalf { whom: host::Whom::Client("c"), answer: None };
         // Properties that no CONNECT may have.
         let wrong = ClientIdentity { properties: b"\x01\x00", ..somebody("c") };
         let wrong = Behalf { whom: host::Whom::Identity(wrong), answer: None };
-        let publish = |behalf, topic| desk.publish_as(5, behalf, &message(topic));
+        let publish = |behalf, topic| commands.publish_as(5, behalf, &message(topic));
         assert_eq!(publish(&wrong, b"a/b"), Err(Status::INVALID));
         assert_eq!(publish(&good, b"a/+"), Err(Status::INVALID));
-        assert_eq!(desk.subscribe_as(5, &good, "a/#/b", 0, 0), Err(Status::INVALID));
-        assert_eq!(desk.subscribe_as(5, &good, "a", 3, 0), Err(Status::INVALID));
-        assert_eq!(desk.subscribe_as(5, &good, "a", 0, 268_435_456), Err(Status::INVALID));
-        assert_eq!(desk.unsubscribe_as(5, &good, ""), Err(Status::INVALID));
+        assert_eq!(commands.subscribe_as(5, &good, "a/#/b", 0, 0), Err(Status::INVALID));
+        assert_eq!(commands.subscribe_as(5, &good, "a", 3, 0), Err(Status::INVALID));
+        assert_eq!(commands.subscribe_as(5, &good, "a", 0, 268_435_456), Err(Status::INVALID));
+        assert_eq!(commands.unsubscribe_as(5, &good, ""), Err(Status::INVALID));
         for (action, topic) in [
             (RawAction::WILL, "a"),
             (RawAction(9), "a"),
@@ -688,12 +696,15 @@ mod tests {
             (RawAction::SUBSCRIBE, "a#"),
         ] {
             assert_eq!(
-                desk.authorize_as(5, &good, action, topic, (0, false)),
+                commands.authorize_as(5, &good, action, topic, (0, false)),
                 Err(Status::INVALID),
                 "{topic}"
             );
         }
-        assert_eq!(desk.authorize_as(5, &good, RawAction::PUBLISH, "a", (3, false)), Err(Status::INVALID));
+        assert_eq!(
+            commands.authorize_as(5, &good, RawAction::PUBLISH, "a", (3, false)),
+            Err(Status::INVALID)
+        );
         let page = PageWanted { qos: 1, place: &[], messages_max: 256, bytes_max: 1 << 20 };
         for (filter, wrong) in [
             ("a/#/b", page),
@@ -708,23 +719,27 @@ mod tests {
             ("a", PageWanted { place: b"\x01\x02a", ..page }),
             ("a", PageWanted { place: b"\x01\x00\xff", ..page }),
         ] {
-            assert_eq!(desk.fetch_as(5, &good, filter, wrong), Err(Status::INVALID), "{filter} {wrong:?}");
+            assert_eq!(
+                commands.fetch_as(5, &good, filter, wrong),
+                Err(Status::INVALID),
+                "{filter} {wrong:?}"
+            );
         }
         assert!(shards.iter().all(|shard| shard.next_plugin_command().is_none()));
-        desk.fetch_as(5, &good, "a/#", PageWanted { place: b"\x01\x01a", ..page }).unwrap();
-        desk.fetch_as(5, &good, "a/#", PageWanted { messages_max: 1, bytes_max: 1, ..page }).unwrap();
+        commands.fetch_as(5, &good, "a/#", PageWanted { place: b"\x01\x01a", ..page }).unwrap();
+        commands.fetch_as(5, &good, "a/#", PageWanted { messages_max: 1, bytes_max: 1, ..page }).unwrap();
         // A page has no more than the settings say.
         let all = PageWanted { messages_max: u32::MAX, bytes_max: u32::MAX, ..page };
-        desk.fetch_as(5, &good, "a/#", all).unwrap();
-        assert_eq!(desk.publish_as(6, &good, &message(b"a/b")), Err(Status::STALE));
-        desk.subscribe_as(5, &good, "$share/g/a/#", 1, 7).unwrap();
-        desk.authorize_as(5, &good, RawAction::SUBSCRIBE, "$share/g/a/#", (0, false)).unwrap();
+        commands.fetch_as(5, &good, "a/#", all).unwrap();
+        assert_eq!(commands.publish_as(6, &good, &message(b"a/b")), Err(Status::STALE));
+        commands.subscribe_as(5, &good, "$share/g/a/#", 1, 7).unwrap();
+        commands.authorize_as(5, &good, RawAction::SUBSCRIBE, "$share/g/a/#", (0, false)).unwrap();
     }
 
     #[test]
     fn publishes_are_bounded_in_each_second() {
-        let (desk, _shards) = desk();
-        let account = desk.account(5).unwrap();
+        let (commands, _shards) = command_queue();
+        let account = commands.account(5).unwrap();
         assert!((0..3).all(|_| account.may_publish(7, 3)));
         assert!(!account.may_publish(7, 3));
         assert!(account.may_publish(8, 3));
@@ -732,63 +747,64 @@ mod tests {
 
     #[test]
     fn messages_of_a_flow_are_counted_until_nobody_holds_them() {
-        let (desk, shards) = desk();
+        let (commands, shards) = command_queue();
         let home = &shards[shard_of("a/b", 2)];
         let of = |flow| PluginMessage { flow, ..message(b"a/b") };
-        assert_eq!(desk.in_flight(5, 1), Ok(0), "not known");
+        assert_eq!(commands.in_flight(5, 1), Ok(0), "not known");
         for flow in [1, 1, 2, 0] {
-            desk.publish(5, &of(flow)).unwrap();
+            commands.publish(5, &of(flow)).unwrap();
         }
-        assert_eq!(desk.publish(5, &PluginMessage { topic: b"a/+", ..of(1) }), Err(Status::INVALID));
-        assert_eq!([0, 1, 2].map(|flow| desk.in_flight(5, flow)), [Ok(0), Ok(2), Ok(1)]);
+        assert_eq!(commands.publish(5, &PluginMessage { topic: b"a/+", ..of(1) }), Err(Status::INVALID));
+        assert_eq!([0, 1, 2].map(|flow| commands.in_flight(5, flow)), [Ok(0), Ok(2), Ok(1)]);
         let Some(Command::Publish { message, .. }) = home.next_plugin_command() else {
             panic!("it is there")
         };
         let copy = message.view().to_message();
         drop(message);
-        assert_eq!(desk.in_flight(5, 1), Ok(2), "a copy is held");
+        assert_eq!(commands.in_flight(5, 1), Ok(2), "a copy is held");
         drop(copy);
-        assert_eq!(desk.in_flight(5, 1), Ok(1));
+        assert_eq!(commands.in_flight(5, 1), Ok(1));
         while home.next_plugin_command().is_some() {}
-        assert_eq!([1, 2].map(|flow| desk.in_flight(5, flow)), [Ok(0); 2]);
+        assert_eq!([1, 2].map(|flow| commands.in_flight(5, flow)), [Ok(0); 2]);
         // Flows that hold nothing are forgotten.
         for flow in 1..10_000 {
-            desk.publish(5, &of(flow)).unwrap();
+            commands.publish(5, &of(flow)).unwrap();
             home.next_plugin_command().unwrap();
         }
-        let account = desk.account(5).unwrap();
+        let account = commands.account(5).unwrap();
         assert!(account.flows().counts.len() <= 64);
-        desk.dismiss(PluginHandle(5));
-        assert_eq!(desk.in_flight(5, 1), Err(Status::STALE));
+        commands.dismiss(PluginHandle(5));
+        assert_eq!(commands.in_flight(5, 1), Err(Status::STALE));
     }
 
     #[test]
     fn what_waits_for_a_shard_is_bounded() {
         let shard = ShardHandle::new(ShardId(0));
-        let mail = || Command::Mail { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
-        assert!(shard.ask_for_plugin(mail(), 1, usize::MAX));
-        assert!(!shard.ask_for_plugin(mail(), 1, usize::MAX));
+        let message =
+            || Command::InstanceMessage { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
+        assert!(shard.push_plugin_command(message(), 1, usize::MAX));
+        assert!(!shard.push_plugin_command(message(), 1, usize::MAX));
         shard.next_plugin_command().unwrap();
-        assert!(shard.ask_for_plugin(mail(), 1, usize::MAX));
+        assert!(shard.push_plugin_command(message(), 1, usize::MAX));
         assert_eq!([shard.take_refused_plugin_commands(), shard.take_refused_plugin_commands()], [1, 0]);
     }
 
     #[test]
     fn an_invalidation_is_never_refused_and_waits_once() {
         use grapnel_plugin_abi::raw::Scope as Raw;
-        let (desk, shards) = desk();
+        let (commands, shards) = command_queue();
         for _ in 0..10 {
-            desk.invalidate(5, Raw::CLIENT, "c").unwrap();
-            desk.invalidate(5, Raw::USER, "ann").unwrap();
+            commands.invalidate(5, Raw::CLIENT, "c").unwrap();
+            commands.invalidate(5, Raw::USER, "ann").unwrap();
         }
         let (client, user) = (Scope::Client("c".into()), Scope::User("ann".into()));
         let home = home_among(2, [0; 4], "c").index();
         assert!(shards[home].take_invalidations().into_iter().eq([client, user.clone()]));
         assert!(shards[1 - home].take_invalidations().into_iter().eq([user]), "nobody called c is there");
         assert!(shards.iter().all(|shard| shard.take_invalidations().is_empty()));
-        desk.invalidate(5, Raw::CLIENT, "c").unwrap();
-        desk.invalidate(5, Raw::ALL, "").unwrap();
-        desk.invalidate(5, Raw::CLIENT, "c").unwrap();
+        commands.invalidate(5, Raw::CLIENT, "c").unwrap();
+        commands.invalidate(5, Raw::ALL, "").unwrap();
+        commands.invalidate(5, Raw::CLIENT, "c").unwrap();
         assert!(shards.iter().all(|shard| shard.take_invalidations().into_iter().eq([Scope::All])));
     }
 
@@ -808,41 +824,42 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_without_room_keeps_mail_from_no_other() {
-        let (desk, shards) = desk();
-        let mail = || Command::Mail { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
-        while shards[0].ask_for_plugin(mail(), 65_536, usize::MAX) {}
-        assert_eq!(desk.mail(5, ALL_SHARDS, 1, b"x"), Err(Status::FULL));
+    fn a_shard_without_room_keeps_messages_from_no_other() {
+        let (commands, shards) = command_queue();
+        let message =
+            || Command::InstanceMessage { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
+        while shards[0].push_plugin_command(message(), 65_536, usize::MAX) {}
+        assert_eq!(commands.instance_message(5, ALL_SHARDS, 1, b"x"), Err(Status::FULL));
         assert!(shards[1].next_plugin_command().is_some());
     }
 
     #[test]
     fn bytes_that_wait_for_a_shard_are_bounded() {
         let shard = ShardHandle::new(ShardId(0));
-        let mail = |len: usize| {
+        let message = |len: usize| {
             let bytes = Bytes::from(vec![0; len]);
-            Command::Mail { plugin: PluginHandle(1), from: 0, number: 0, bytes }
+            Command::InstanceMessage { plugin: PluginHandle(1), from: 0, number: 0, bytes }
         };
-        let one = mail(1_000).bytes();
+        let one = message(1_000).bytes();
         assert!(one >= 1_000);
-        assert!(shard.ask_for_plugin(mail(1_000), 10, 2 * one));
-        assert!(!shard.ask_for_plugin(mail(1_001), 10, 2 * one), "one byte beyond");
-        assert!(shard.ask_for_plugin(mail(1_000), 10, 2 * one));
-        assert!(!shard.ask_for_plugin(mail(0), 10, 2 * one));
+        assert!(shard.push_plugin_command(message(1_000), 10, 2 * one));
+        assert!(!shard.push_plugin_command(message(1_001), 10, 2 * one), "one byte beyond");
+        assert!(shard.push_plugin_command(message(1_000), 10, 2 * one));
+        assert!(!shard.push_plugin_command(message(0), 10, 2 * one));
         while shard.next_plugin_command().is_some() {}
         // Alone, a larger one passes too; nothing comes behind it.
-        assert!(shard.ask_for_plugin(mail(10_000), 10, 2 * one));
-        assert!(!shard.ask_for_plugin(mail(0), 10, 2 * one));
+        assert!(shard.push_plugin_command(message(10_000), 10, 2 * one));
+        assert!(!shard.push_plugin_command(message(0), 10, 2 * one));
         shard.next_plugin_command().unwrap();
-        assert!(shard.ask_for_plugin(mail(0), 10, 2 * one));
+        assert!(shard.push_plugin_command(message(0), 10, 2 * one));
     }
 
     #[test]
     fn timers_belong_to_the_threads_of_shards() {
-        let (desk, shards) = desk();
-        assert_eq!(desk.timer(5, 10, 1), Err(Status::WRONG_MOMENT));
+        let (commands, shards) = command_queue();
+        assert_eq!(commands.timer(5, 10, 1), Err(Status::WRONG_MOMENT));
         shards[1].enter();
-        let timer = desk.timer(5, 10, 1).unwrap();
+        let timer = commands.timer(5, 10, 1).unwrap();
         assert!(
             matches!(shards[1].next_plugin_command(), Some(Command::Timer { timer: t, .. }) if t == timer)
         );

@@ -1,10 +1,10 @@
-//! How many messages of the flows of a plugin are still held. Kept by the accounts of `commands`.
+//! How many messages of the flows of a plugin are in flight. Used by `commands`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many messages of each flow of a generation are still held.
+/// How many messages of each flow of a generation are in flight.
 #[derive(Default)]
 pub(super) struct Flows {
     pub(super) counts: HashMap<u32, Arc<AtomicU64>>,
@@ -23,7 +23,7 @@ impl Flows {
         self.counts.entry(flow).or_default()
     }
 
-    pub(super) fn held(&self, flow: u32) -> u64 {
+    pub(super) fn in_flight(&self, flow: u32) -> u64 {
         self.counts.get(&flow).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }

@@ -14,7 +14,7 @@ use super::threads::Threads;
 use crate::plugin::file::manifest::Hook;
 
 /// What a generation has of the broker.
-pub(in crate::plugin) struct Life {
+pub(in crate::plugin) struct LiveGeneration {
     pub handle: PluginHandle,
     pub name: Arc<str>,
     pub threads: Threads,
@@ -24,54 +24,60 @@ pub(in crate::plugin) struct Life {
 /// All that live, and those that have ended but for a thread.
 #[derive(Default)]
 pub(in crate::plugin) struct LiveGenerations {
-    living: RwLock<HashMap<u64, Arc<Life>>>,
-    left: Mutex<Vec<Arc<Life>>>,
+    generations: RwLock<HashMap<u64, Arc<LiveGeneration>>>,
+    left: Mutex<Vec<Arc<LiveGeneration>>>,
 }
 
 impl LiveGenerations {
     /// A generation comes to life; its `load` is next.
     pub(in crate::plugin) fn begin(&self, handle: PluginHandle, name: Arc<str>, hooks: &[Hook]) {
-        let life = Life { handle, name, threads: Threads::default(), mounts: Mounts::beside(hooks) };
-        let life = Arc::new(life);
-        self.living.write().unwrap_or_else(PoisonError::into_inner).insert(handle.0, life);
+        let generation =
+            LiveGeneration { handle, name, threads: Threads::default(), mounts: Mounts::beside(hooks) };
+        let generation = Arc::new(generation);
+        self.generations.write().unwrap_or_else(PoisonError::into_inner).insert(handle.0, generation);
     }
 
     /// The generation of a handle.
     ///
     /// # Errors
     /// STALE where it has ended.
-    pub(in crate::plugin) fn of(&self, handle: u64) -> Result<Arc<Life>, Status> {
-        self.living.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned().ok_or(Status::STALE)
+    pub(in crate::plugin) fn of(&self, handle: u64) -> Result<Arc<LiveGeneration>, Status> {
+        self.generations
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&handle)
+            .cloned()
+            .ok_or(Status::STALE)
     }
 
     /// The threads of a generation are asked to end, and it goes on living. When they were first asked, and how long they may take
     /// by what they were started with. `None` where it has ended.
     pub(in crate::plugin) fn begin_end(&self, handle: PluginHandle) -> Option<(Instant, Duration)> {
-        self.of(handle.0).ok().map(|life| life.threads.ask_to_end())
+        self.of(handle.0).ok().map(|generation| generation.threads.request_end())
     }
 
     /// Waits until the threads of a generation have ended, at most until then; whether they have.
     pub(in crate::plugin) fn wait_ended(&self, handle: PluginHandle, until: Instant) -> bool {
-        self.of(handle.0).map_or(true, |life| life.threads.wait_ended(until))
+        self.of(handle.0).map_or(true, |generation| generation.threads.wait_ended(until))
     }
 
     /// How long the threads of all that live may take to end.
     pub(in crate::plugin) fn patience(&self) -> Duration {
-        let living = self.living.read().unwrap_or_else(PoisonError::into_inner);
-        living.values().map(|life| life.threads.patience()).max().unwrap_or_default()
+        let living = self.generations.read().unwrap_or_else(PoisonError::into_inner);
+        living.values().map(|generation| generation.threads.patience()).max().unwrap_or_default()
     }
 
     /// How much longer the threads of a generation that is to end may take; `None` where it lives on, or has ended.
     pub(in crate::plugin) fn ends_within(&self, handle: PluginHandle) -> Option<Duration> {
-        let life = self.of(handle.0).ok()?;
-        let until = life.threads.ending_since()? + life.threads.patience();
+        let generation = self.of(handle.0).ok()?;
+        let until = generation.threads.ending_since()? + generation.threads.patience();
         Some(until.saturating_duration_since(Instant::now()))
     }
 
     /// The generation is none of them any more, and its threads are asked to end and joined; how many have not ended within the
     /// time. May be asked again.
     pub(in crate::plugin) fn end(&self, handle: PluginHandle, join: Duration) -> usize {
-        let life = self.living.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
+        let life = self.generations.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
         let Some(life) = life else { return self.threads_left(handle) };
         let left = life.threads.stop(join);
         if left.is_empty() {
@@ -93,13 +99,13 @@ impl LiveGenerations {
     /// How many threads still run of a generation that has ended or is to end.
     pub(in crate::plugin) fn threads_left(&self, handle: PluginHandle) -> usize {
         let mut left = self.left();
-        left.retain(|life| life.threads.running() > 0);
-        let left = left.iter().find(|life| life.handle == handle).map(Arc::clone);
-        let ending = self.of(handle.0).ok().filter(|life| life.threads.ending_since().is_some());
-        left.or(ending).map_or(0, |life| life.threads.running())
+        left.retain(|generation| generation.threads.running() > 0);
+        let left = left.iter().find(|generation| generation.handle == handle).map(Arc::clone);
+        let ending = self.of(handle.0).ok().filter(|generation| generation.threads.ending_since().is_some());
+        left.or(ending).map_or(0, |generation| generation.threads.running())
     }
 
-    fn left(&self) -> MutexGuard<'_, Vec<Arc<Life>>> {
+    fn left(&self) -> MutexGuard<'_, Vec<Arc<LiveGeneration>>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

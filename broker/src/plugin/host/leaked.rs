@@ -22,7 +22,7 @@ impl<T> Forever<T> {
     }
 
     /// Gives a value its place.
-    pub(in crate::plugin) fn keep(&mut self, value: T) -> &'static T {
+    pub(in crate::plugin) fn leak(&mut self, value: T) -> &'static T {
         let mut free = std::mem::take(&mut self.free);
         if free.is_empty() {
             free = Box::leak(Box::new_uninit_slice(CHUNK));
@@ -35,22 +35,22 @@ impl<T> Forever<T> {
 
 /// Paths that stay for ever, each of them once.
 pub(in crate::plugin) struct Paths {
-    kept: BTreeSet<&'static Path>,
+    leaked: BTreeSet<&'static Path>,
 }
 
 impl Paths {
     /// None yet.
     pub(in crate::plugin) const fn new() -> Paths {
-        Paths { kept: BTreeSet::new() }
+        Paths { leaked: BTreeSet::new() }
     }
 
     /// The one copy of a path.
-    pub(in crate::plugin) fn keep(&mut self, path: &Path) -> &'static Path {
-        if let Some(kept) = self.kept.get(path) {
+    pub(in crate::plugin) fn leak(&mut self, path: &Path) -> &'static Path {
+        if let Some(kept) = self.leaked.get(path) {
             return kept;
         }
         let kept: &'static Path = Box::leak(path.into());
-        self.kept.insert(kept);
+        self.leaked.insert(kept);
         kept
     }
 }
@@ -81,7 +81,7 @@ impl Texts {
     }
 
     /// The one copy of a text.
-    pub(in crate::plugin) fn keep(&mut self, text: &str) -> Arc<str> {
+    pub(in crate::plugin) fn intern(&mut self, text: &str) -> Arc<str> {
         let number = self.number(text);
         Arc::clone(&self.in_order[number as usize - 1])
     }
@@ -95,15 +95,15 @@ mod tests {
     #[test]
     fn a_path_is_kept_once() {
         let mut paths = Paths::new();
-        let first = paths.keep(Path::new("/p/a.so"));
-        assert_eq!(paths.keep(Path::new("/p/b.so")), Path::new("/p/b.so"));
-        assert!(std::ptr::eq(paths.keep(&Path::new("/p").join("a.so")), first));
+        let first = paths.leak(Path::new("/p/a.so"));
+        assert_eq!(paths.leak(Path::new("/p/b.so")), Path::new("/p/b.so"));
+        assert!(std::ptr::eq(paths.leak(&Path::new("/p").join("a.so")), first));
     }
 
     #[test]
     fn values_stay_where_they_are_across_chunks() {
         let mut kept = Forever::new();
-        let values: Vec<&'static usize> = (0..3 * CHUNK + 1).map(|value| kept.keep(value)).collect();
+        let values: Vec<&'static usize> = (0..3 * CHUNK + 1).map(|value| kept.leak(value)).collect();
         assert!(values.iter().enumerate().all(|(at, value)| at == **value));
         let address = |value: &&usize| std::ptr::from_ref(*value) as usize;
         let apart = |pair: &&[&usize]| address(&pair[1]) != address(&pair[0]) + size_of::<usize>();
@@ -114,9 +114,9 @@ mod tests {
     fn a_text_is_kept_once_and_has_one_number() {
         let mut texts = Texts::default();
         assert_eq!((texts.text(0), texts.text(1)), (None, None));
-        let first = texts.keep("tap");
+        let first = texts.intern("tap");
         assert_eq!((texts.number("guard"), texts.number("tap"), texts.number("")), (2, 1, 3));
-        assert!(Arc::ptr_eq(&first, &texts.keep("tap")) && Arc::ptr_eq(&first, texts.text(1).unwrap()));
+        assert!(Arc::ptr_eq(&first, &texts.intern("tap")) && Arc::ptr_eq(&first, texts.text(1).unwrap()));
         assert_eq!((&**texts.text(2).unwrap(), texts.text(4)), ("guard", None));
     }
 }

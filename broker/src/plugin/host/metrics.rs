@@ -82,7 +82,7 @@ impl Metrics {
             let known = self.get(number).filter(|known| known.shown == shown && &*known.plugin == plugin);
             match known {
                 Some(known) if known.kind != wanted.kind => {
-                    let what = format!("asks for the metric {name} as another kind than it had before");
+                    let what = format!("requests the metric {name} with another kind than before");
                     return Err((Status::INVALID, what));
                 }
                 Some(known) if known.bounds == bounds => return Ok(number),

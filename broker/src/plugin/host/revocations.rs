@@ -39,7 +39,7 @@ impl Revocations {
     }
 
     /// Tells the log, and forgets it.
-    pub(in crate::plugin) fn tell(&mut self) {
+    pub(in crate::plugin) fn log(&mut self) {
         if let Some(line) = self.take_line() {
             tracing::warn!("{line}");
         }

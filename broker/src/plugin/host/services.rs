@@ -21,7 +21,7 @@ use grapnel_plugin_abi::raw::{Flow, HOST_STARTING, HostApi, Scope, Slice, Status
 use super::HostSettings;
 use super::ancestry::Places;
 use super::answers::AnswerBounds;
-use super::commands::Desk;
+use super::commands::CommandQueue;
 use super::generations::LiveGenerations;
 use super::jobs::Jobs;
 use super::leaked::{Forever, Paths, Texts};
@@ -41,7 +41,7 @@ pub(in crate::plugin) struct Services {
     /// By the low half of a handle.
     names: RwLock<Texts>,
     metrics: Metrics,
-    pub(super) desk: Desk,
+    pub(super) commands: CommandQueue,
     generations: LiveGenerations,
     ancestry: Mutex<Places>,
     limits: RwLock<ShellLimits>,
@@ -78,7 +78,7 @@ impl Services {
         *self.shards.write().unwrap_or_else(PoisonError::into_inner) = settings.shards.clone();
         *self.answer_bounds.write().unwrap_or_else(PoisonError::into_inner) =
             AnswerBounds::of(&settings.message_limits);
-        self.desk.attach(settings);
+        self.commands.attach(settings);
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = settings.limits.clone();
         // It has been said before where there was another manager in this process: the services are the same.
         let _ = host::install_services(self);
@@ -152,41 +152,41 @@ impl Services {
         hooks: &[Hook],
     ) -> Option<u8> {
         let bit = self.ancestry.lock().unwrap_or_else(PoisonError::into_inner).take(name)?;
-        self.desk.admit(handle, name, bit, hooks.iter().any(|hook| may_add_messages(hook.point)));
+        self.commands.admit(handle, name, bit, hooks.iter().any(|hook| may_add_messages(hook.point)));
         self.generations.begin(handle, Arc::clone(name), hooks);
         Some(bit)
     }
 
     /// A generation has ended: whatever it asks for is refused.
     pub(in crate::plugin) fn dismiss(&self, handle: PluginHandle, bit: u8) {
-        let led = self.desk.dismiss(handle);
+        let led = self.commands.dismiss(handle);
         self.ancestry.lock().unwrap_or_else(PoisonError::into_inner).leave(bit, led);
         self.end(handle);
     }
 
     /// A generation is not called from now on, since it is disabled or tripped, or it is.
-    pub(in crate::plugin) fn set_resting(&self, handle: PluginHandle, is_resting: bool) {
-        self.desk.set_resting(handle, is_resting);
+    pub(in crate::plugin) fn set_suspended(&self, handle: PluginHandle, is_suspended: bool) {
+        self.commands.set_suspended(handle, is_suspended);
     }
 
     /// The state of one generation goes over to another, which is told what either asks for.
     pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
-        self.desk.share_resting(from, to);
+        self.commands.share_resting(from, to);
     }
 
     /// What a generation has mounted at run time, in order.
     pub(in crate::plugin) fn mounts(&self, handle: PluginHandle) -> Vec<Mounted> {
-        self.generations.of(handle.0).map(|life| life.mounts.taken()).unwrap_or_default()
+        self.generations.of(handle.0).map(|generation| generation.mounts.taken()).unwrap_or_default()
     }
 
     /// What a generation has mounted at run time, without taking note of it.
     pub(in crate::plugin) fn mounted_by(&self, handle: PluginHandle) -> Vec<Mounted> {
-        self.generations.of(handle.0).map(|life| life.mounts.all()).unwrap_or_default()
+        self.generations.of(handle.0).map(|generation| generation.mounts.all()).unwrap_or_default()
     }
 
     /// Whether a generation has mounted or unmounted something since it was last asked for its mounts.
     pub(in crate::plugin) fn mounts_changed(&self, handle: PluginHandle) -> bool {
-        self.generations.of(handle.0).is_ok_and(|life| life.mounts.changed())
+        self.generations.of(handle.0).is_ok_and(|generation| generation.mounts.changed())
     }
 
     /// Time that threads have to end which were started without one of their own.
@@ -226,9 +226,9 @@ impl Services {
         call: impl FnOnce() -> T + Send + 'static,
         done: impl FnOnce(T) + Send + 'static,
     ) -> Result<(), Status> {
-        let life = self.generations.of(handle.0)?;
+        let generation = self.generations.of(handle.0)?;
         let enter = move || fatal::enter_plugin_thread(handle);
-        life.threads.spawn(thread, (For::Verb, max), Duration::ZERO, enter, call, done)
+        generation.threads.spawn(thread, (For::Verb, max), Duration::ZERO, enter, call, done)
     }
 
     /// Somebody is to end in the background.
@@ -272,14 +272,14 @@ impl Services {
         shards: u32,
         file: &Path,
     ) -> &'static HostApi {
-        let file = FILES.lock().unwrap_or_else(PoisonError::into_inner).keep(file);
+        let file = FILES.lock().unwrap_or_else(PoisonError::into_inner).leak(file);
         let flags = if self.starting.load(Ordering::Relaxed) > 0 { HOST_STARTING } else { 0 };
         let file = Slice::of(file.as_os_str().as_bytes());
         let table = HostApi { file, flags, ..host::host_api(handle.0, shards) };
         match HOSTS.get(HOSTS_TAKEN.fetch_add(1, Ordering::Relaxed)) {
             // Each place is given once, so that it is this table that it gets.
             Some(place) => place.get_or_init(|| table),
-            None => MORE_HOSTS.lock().unwrap_or_else(PoisonError::into_inner).keep(table),
+            None => MORE_HOSTS.lock().unwrap_or_else(PoisonError::into_inner).leak(table),
         }
     }
 }
@@ -343,8 +343,9 @@ impl HostServices for Services {
     }
 
     fn metric(&self, plugin: u64, metric: &MetricRequest<'_>) -> Result<u64, Status> {
-        let life = self.generations.of(plugin)?;
-        let made = self.metrics.make(&life.name, metric, self.limit(|limits| limits.plugin_metrics_max));
+        let generation = self.generations.of(plugin)?;
+        let made =
+            self.metrics.make(&generation.name, metric, self.limit(|limits| limits.plugin_metrics_max));
         made.map_err(|refusal| self.refused(plugin, refusal))
     }
 
@@ -361,15 +362,15 @@ impl HostServices for Services {
     }
 
     fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
-        self.desk.publish(plugin, message)
+        self.commands.publish(plugin, message)
     }
 
     fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
-        self.desk.in_flight(plugin, flow)
+        self.commands.in_flight(plugin, flow)
     }
 
     fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
-        self.desk.kick(plugin, client_id, reason, discard)
+        self.commands.kick(plugin, client_id, reason, discard)
     }
 
     fn subscribe(
@@ -380,59 +381,59 @@ impl HostServices for Services {
         options: u8,
         subscription_id: u32,
     ) -> Result<(), Status> {
-        self.desk.subscribe(plugin, client_id, filter, options, subscription_id)
+        self.commands.subscribe(plugin, client_id, filter, options, subscription_id)
     }
 
     fn unsubscribe(&self, plugin: u64, client_id: &str, filter: &str) -> Result<(), Status> {
-        self.desk.unsubscribe(plugin, client_id, filter)
+        self.commands.unsubscribe(plugin, client_id, filter)
     }
 
     fn invalidate(&self, plugin: u64, scope: Scope, what: &str) -> Result<(), Status> {
-        self.desk.invalidate(plugin, scope, what)
+        self.commands.invalidate(plugin, scope, what)
     }
 
-    fn mail(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
-        self.desk.mail(plugin, to_shard, number, bytes)
+    fn instance_message(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
+        self.commands.instance_message(plugin, to_shard, number, bytes)
     }
 
     fn timer(&self, plugin: u64, after_ms: u64, number: u64) -> Result<u64, Status> {
-        self.desk.timer(plugin, after_ms, number)
+        self.commands.timer(plugin, after_ms, number)
     }
 
     fn cancel_timer(&self, plugin: u64, timer: u64) -> Result<(), Status> {
-        self.desk.cancel_timer(plugin, timer)
+        self.commands.cancel_timer(plugin, timer)
     }
 
     fn replay(&self, plugin: u64) -> Result<(), Status> {
-        self.desk.replay(plugin)
+        self.commands.replay(plugin)
     }
 
     fn spawn(&self, plugin: u64, name: &str, thread: PluginThread, join_ms: u64) -> Result<(), Status> {
-        let life = self.generations.of(plugin)?;
+        let generation = self.generations.of(plugin)?;
         let max = self.limit(|limits| limits.plugin_threads_max);
         let patience = Duration::from_millis(join_ms.min(self.limit(|limits| limits.plugin_retire_ms_max)));
         let enter = move || fatal::enter_plugin_thread(PluginHandle(plugin));
-        life.threads.spawn(name, (For::Itself, max), patience, enter, move || thread.run(), drop)
+        generation.threads.spawn(name, (For::Itself, max), patience, enter, move || thread.run(), drop)
     }
 
     fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {
-        let Ok(life) = self.generations.of(plugin) else { return true };
+        let Ok(generation) = self.generations.of(plugin) else { return true };
         // A shard waits for nothing.
         let timeout_ms = if ShardHandle::here().is_some() { 0 } else { timeout_ms };
-        life.threads.wait_stop(Duration::from_millis(u64::from(timeout_ms)))
+        generation.threads.wait_stop(Duration::from_millis(u64::from(timeout_ms)))
     }
 
     fn hook(&self, plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
-        let life = self.generations.of(plugin)?;
-        if life.threads.ending_since().is_some() {
+        let generation = self.generations.of(plugin)?;
+        if generation.threads.ending_since().is_some() {
             return Err(Status::STALE);
         }
         if may_add_messages(mount.point) {
-            self.desk.will_lead(plugin)?;
+            self.commands.will_lead(plugin)?;
         }
         let max = self.limit(|limits| limits.plugin_hooks_max);
         let number = self.next_mount();
-        life.mounts.add(number, mount, max).map_err(|refusal| self.refused(plugin, refusal))?;
+        generation.mounts.add(number, mount, max).map_err(|refusal| self.refused(plugin, refusal))?;
         self.remount();
         Ok(number)
     }

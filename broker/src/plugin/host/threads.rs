@@ -141,7 +141,7 @@ impl Threads {
     }
 
     /// Asks all threads to end. When they were first asked, and how long the last of them may take from then on.
-    pub(in crate::plugin) fn ask_to_end(&self) -> (Instant, Duration) {
+    pub(in crate::plugin) fn request_end(&self) -> (Instant, Duration) {
         let mut state = self.shared.state();
         let now = Instant::now();
         let first = *state.stopping.get_or_insert(now);
@@ -175,7 +175,7 @@ impl Threads {
     /// Asks all threads to end and joins those that do within the time, which began when they were first asked. The names of the
     /// others.
     pub(in crate::plugin) fn stop(&self, timeout: Duration) -> Vec<String> {
-        let (asked, _) = self.ask_to_end();
+        let (asked, _) = self.request_end();
         self.wait_ended(asked + timeout);
         let mut state = self.shared.state();
         let (ended, left): (Vec<_>, Vec<_>) =

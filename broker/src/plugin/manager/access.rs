@@ -35,20 +35,20 @@ pub(in crate::plugin) struct Access {
     listeners: Vec<OpenListener>,
     no_match_allow: bool,
     /// By point.
-    told: [String; POINTS.len()],
+    logged: [String; POINTS.len()],
 }
 
 impl Access {
     pub(in crate::plugin) fn new(listeners: Vec<OpenListener>, no_match_allow: bool) -> Access {
-        Access { listeners, no_match_allow, told: Default::default() }
+        Access { listeners, no_match_allow, logged: Default::default() }
     }
 
     /// Says in the log who decides from now on, a line for each point where that is not what was said before.
-    pub(in crate::plugin) fn tell(&mut self, table: &ChainTable) {
+    pub(in crate::plugin) fn log(&mut self, table: &ChainTable) {
         for (at, (point, what)) in POINTS.into_iter().enumerate() {
             let chain = table.chain(point);
             let sentence = self.sentence(point, what, chain);
-            if sentence == self.told[at] {
+            if sentence == self.logged[at] {
                 continue;
             }
             let exposed = chain.is_empty() && self.listeners.iter().any(OpenListener::is_beyond_loopback);
@@ -57,7 +57,7 @@ impl Access {
             } else {
                 tracing::info!("access: {sentence}");
             }
-            self.told[at] = sentence;
+            self.logged[at] = sentence;
         }
     }
 
@@ -114,7 +114,7 @@ impl Access {
     /// `doing` and `name` say what was asked for.
     ///
     /// # Errors
-    /// [`LoadError::LastGuard`].
+    /// [`LoadError::LastDecider`].
     pub(in crate::plugin) fn check(
         &self,
         (doing, name): (&'static str, &str),
@@ -136,7 +136,7 @@ impl Access {
         if follows.is_empty() {
             return Ok(());
         }
-        Err(LoadError::LastGuard { doing, name: name.to_owned(), follows })
+        Err(LoadError::LastDecider { doing, name: name.to_owned(), follows })
     }
 }
 

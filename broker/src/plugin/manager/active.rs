@@ -156,9 +156,9 @@ impl Instances {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn untimely(&self, shard: ShardId, plugin: PluginHandle) -> Option<(PluginHandle, InstanceEntry)> {
+    fn callbacks(&self, shard: ShardId, plugin: PluginHandle) -> Option<(PluginHandle, InstanceEntry)> {
         let instances = self.lock();
-        instances.get(shard.index())?.as_ref()?.untimely().map(|entry| (plugin, entry))
+        instances.get(shard.index())?.as_ref()?.callbacks().map(|entry| (plugin, entry))
     }
 
     /// Takes the instance of a shard out; no chain may name it any more.
@@ -419,7 +419,7 @@ impl Active {
 
     /// Says in the log which of its hooks the operator keeps out of their chains, if there are any: a plugin that is loaded or enabled
     /// and does not do what it is for is told of at that moment.
-    pub(in crate::plugin) fn tell_unmounted(&self) {
+    pub(in crate::plugin) fn log_unmounted(&self) {
         let hooks = self.info().hooks;
         let out: Vec<String> = hooks.iter().filter(|hook| hook.unmounted).map(HookInfo::key).collect();
         if !out.is_empty() {
@@ -441,13 +441,13 @@ impl Active {
 #[derive(Clone)]
 pub(in crate::plugin) struct PluginSlot {
     pub plugin: Arc<Active>,
-    /// Whether its hooks are in the chains. Its timers and its mail come to it either way.
+    /// Whether its hooks are in the chains. Its timers and its instance messages come to it either way.
     pub enabled: bool,
 }
 
 impl PluginSlot {
-    /// Whether it is disabled or tripped: its timers, mail and answers wait.
-    pub(in crate::plugin) fn is_resting(&self) -> bool {
+    /// Whether it is disabled or tripped: its timers, instance messages and answers wait.
+    pub(in crate::plugin) fn is_suspended(&self) -> bool {
         !self.enabled || self.plugin.tripped().is_some()
     }
 
@@ -472,13 +472,13 @@ pub(in crate::plugin) fn compile(
 ) -> ChainTable {
     let instances = slots
         .iter()
-        .filter_map(|PluginSlot { plugin, .. }| plugin.instances.untimely(shard, plugin.handle()));
-    let resting = slots.iter().filter(|slot| slot.is_resting());
-    let resting = resting.map(|slot| slot.plugin.handle());
+        .filter_map(|PluginSlot { plugin, .. }| plugin.instances.callbacks(shard, plugin.handle()));
+    let suspended = slots.iter().filter(|slot| slot.is_suspended());
+    let suspended = suspended.map(|slot| slot.plugin.handle());
     let enabled = slots.iter().filter(|slot| slot.enabled);
     let mut links: Vec<_> = enabled.flat_map(|slot| slot.plugin.links(shard, defaults)).collect();
     links.sort_by_key(|(order, ..)| *order);
     ChainTable::compile(generation, links.into_iter().map(|(_, point, link)| (point, link)))
         .with_instances(instances.collect())
-        .with_resting(resting.collect())
+        .with_suspended_plugins(suspended.collect())
 }

@@ -26,7 +26,7 @@ fn lock<R>(cell: &Cell<R>) -> MutexGuard<'_, Progress<R>> {
 
 /// Runs `work` on every shard at a time. A shard that has not answered by then gives [`Unanswered`]; if it comes to the work
 /// later it leaves it, and if it is in the midst of it, `undo` gets the answer there.
-pub(in crate::plugin) fn ask<R: Send + 'static>(
+pub(in crate::plugin) fn call<R: Send + 'static>(
     shards: &[ShardHandle],
     timeout: Duration,
     work: impl Fn(ShardId) -> Box<dyn FnOnce(&mut Shard) -> R + Send>,
@@ -68,7 +68,7 @@ pub(in crate::plugin) fn ask<R: Send + 'static>(
 }
 
 /// Runs `work` on every shard, whenever it comes to it; waits for the answers, at most for the timeout. True if all have come.
-pub(in crate::plugin) fn tell(
+pub(in crate::plugin) fn send(
     shards: &[ShardHandle],
     timeout: Duration,
     mut work: impl FnMut(ShardId) -> Box<dyn FnOnce(&mut Shard) + Send>,

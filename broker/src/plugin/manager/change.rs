@@ -32,7 +32,7 @@ impl PluginManager {
     /// The same; with `force` also where the new version leaves nobody to decide who may connect or what clients may do.
     ///
     /// # Errors
-    /// As [`PluginManager::reload`]; [`LoadError::LastGuard`].
+    /// As [`PluginManager::reload`]; [`LoadError::LastDecider`].
     pub fn reload_with(
         &self,
         name: &str,
@@ -138,7 +138,7 @@ impl PluginManager {
             longest_piece_us = handed.moved.longest.as_micros() as u64,
             "reloaded"
         );
-        new.tell_unmounted();
+        new.log_unmounted();
         Ok(new.info())
     }
 
@@ -155,7 +155,7 @@ impl PluginManager {
     /// clients may do.
     ///
     /// # Errors
-    /// As [`PluginManager::configure`]; [`LoadError::LastGuard`].
+    /// As [`PluginManager::configure`]; [`LoadError::LastDecider`].
     pub fn configure_with(
         &self,
         name: &str,
@@ -192,7 +192,7 @@ impl PluginManager {
             return Ok(Configured { reloaded: true, plugin });
         }
         plugin.set_config(config);
-        if !loader.tell_configured(&plugin) {
+        if !loader.notify_configured(&plugin) {
             plugin.warn(
                 "a shard has not looked at its new configuration yet; it will when it answers again"
                     .to_owned(),
@@ -258,7 +258,7 @@ impl PluginManager {
     /// too.
     ///
     /// # Errors
-    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastGuard`] or [`LoadError::Shard`], after which it is as it
+    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastDecider`] or [`LoadError::Shard`], after which it is as it
     /// was.
     pub fn disable(&self, name: &str) -> Result<PluginInfo, LoadError> {
         self.disable_with(name, false)
@@ -307,7 +307,7 @@ impl PluginManager {
             }
             self.enable_in(&mut loader, &active, &plugin)?;
             tracing::info!(plugin = name, "enabled");
-            plugin.tell_unmounted();
+            plugin.log_unmounted();
         }
         self.end(loader);
         Ok(self.recorded(name).unwrap_or_else(|| plugin.info()))

@@ -154,7 +154,7 @@ impl Passing {
 
     /// The next piece. Where it is the last one, both instances hold the same now, and the one that takes over notes from now on
     /// what changes.
-    pub(in crate::plugin) fn last(&self) -> Result<(More, Moved), String> {
+    pub(in crate::plugin) fn last_piece(&self) -> Result<(More, Moved), String> {
         let moved = self.piece(ExportStep::NEXT, true)?.ok_or_else(no_pieces)?;
         if moved.0 == More::No {
             self.from.end_pieces();
@@ -165,7 +165,7 @@ impl Passing {
     }
 
     /// All pieces that are left, in one step: for the way back, which is not put off.
-    fn rest(&self) -> Result<(), String> {
+    fn finish(&self) -> Result<(), String> {
         let mut bytes = 0;
         loop {
             let (more, moved) = self.piece(ExportStep::NEXT, true)?.ok_or_else(no_pieces)?;
@@ -185,7 +185,7 @@ impl Passing {
     /// What comes back in the step in which a shard swaps back; why it does not, where that is so.
     pub(in crate::plugin) fn come_back(&self) -> Option<String> {
         if self.in_pieces {
-            return self.rest().err();
+            return self.finish().err();
         }
         match self.pass() {
             Ok(true) => None,
@@ -225,7 +225,7 @@ impl LoaderState {
             let (from, to) = (old.instances.callee(shard)?, new.instances.callee(shard)?);
             Some(Passing { from, to, in_pieces: false, bounds, handles: (old.handle(), new.handle()) })
         };
-        let answers = broadcast::ask(
+        let answers = broadcast::call(
             &self.shards,
             self.answer_timeout,
             |shard| {
@@ -268,7 +268,7 @@ impl LoaderState {
             if let Some(said) = self.must_end(handover) {
                 return Err(LoadError::Handover { name: name.to_owned(), shard: first.id(), said });
             }
-            let answers = self.ask_for_pieces(&pending, |shard| handover.on(shard));
+            let answers = self.request_pieces(&pending, |shard| handover.on(shard));
             let mut again = Vec::new();
             for (handle, answer) in pending.into_iter().zip(answers) {
                 let (shard, name) = (handle.id(), name.to_owned());
@@ -286,12 +286,12 @@ impl LoaderState {
         Ok(())
     }
 
-    fn ask_for_pieces(
+    fn request_pieces(
         &self,
         shards: &[ShardHandle],
         passing: impl Fn(ShardId) -> Option<Passing>,
     ) -> Vec<Result<NextPiece, Unanswered>> {
-        broadcast::ask(
+        broadcast::call(
             shards,
             self.answer_timeout,
             |shard| {
@@ -328,7 +328,7 @@ impl LoaderState {
             .cloned()
             .collect();
         while !pending.is_empty() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            let answers = self.ask_for_pieces(&pending, |shard| handed.back_on(shard));
+            let answers = self.request_pieces(&pending, |shard| handed.back_on(shard));
             let mut again = Vec::new();
             for (handle, answer) in pending.into_iter().zip(answers) {
                 match answer {
@@ -346,7 +346,7 @@ impl LoaderState {
     /// Tells the instances of a plugin that no piece of their state is asked for any more.
     pub(in crate::plugin) fn end_pieces(&self, plugin: &Staged) {
         // A shard that does not answer is told when it does.
-        broadcast::tell(&self.shards, self.answer_timeout, |shard| {
+        broadcast::send(&self.shards, self.answer_timeout, |shard| {
             let callee = plugin.instances.callee(shard);
             Box::new(move |_: &mut Shard| {
                 if let Some(callee) = callee {
@@ -357,8 +357,8 @@ impl LoaderState {
     }
 
     /// Tells every instance of a plugin that its shared part has a new configuration. False if a shard has yet to come to it.
-    pub(in crate::plugin) fn tell_configured(&self, plugin: &Staged) -> bool {
-        broadcast::tell(&self.shards, self.answer_timeout, |shard| {
+    pub(in crate::plugin) fn notify_configured(&self, plugin: &Staged) -> bool {
+        broadcast::send(&self.shards, self.answer_timeout, |shard| {
             let callee = plugin.instances.callee(shard);
             Box::new(move |_: &mut Shard| {
                 if let Some(callee) = callee {

@@ -222,10 +222,10 @@ impl Instance {
     }
 
     /// What is called outside of events, for the chain table of the shard it was made on.
-    pub(in crate::plugin) fn untimely(&self) -> Option<InstanceEntry> {
+    pub(in crate::plugin) fn callbacks(&self) -> Option<InstanceEntry> {
         let module = &self.owner.as_ref()?.library.module;
         // SAFETY: as in `entry`.
-        Some(unsafe { InstanceEntry::new(module.on_timer, module.on_mail, self.instance) })
+        Some(unsafe { InstanceEntry::new(module.on_timer, module.on_instance_message, self.instance) })
     }
 
     /// Calls `drop_shard`. On the shard's thread, when no chain of it names the instance any more. Gives back the shared part,
@@ -284,7 +284,7 @@ impl Callee {
         });
         match exported {
             _ if state.is_full => Err(format!(
-                "a piece of its state has more than the {bytes_max} bytes that it was asked for; this is an error of the plugin"
+                "a piece of its state has more than the {bytes_max} bytes that were requested; this is an error of the plugin"
             )),
             Ok(()) => Ok(Some((state.bytes, More::Yes))),
             Err((Status::ABSENT, _)) => Ok(Some((state.bytes, More::No))),

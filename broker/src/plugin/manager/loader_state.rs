@@ -79,7 +79,7 @@ pub(in crate::plugin) type Staged = Arc<Active>;
 pub(in crate::plugin) struct Retiring {
     pub plugin: Staged,
     /// Since when its threads are to end, and how long they may take from then on.
-    pub asked: Instant,
+    pub end_requested_at: Instant,
     pub patience: Duration,
 }
 
@@ -137,7 +137,7 @@ impl LoaderState {
             }
             Err(refused) => {
                 if refused.bytes > 0 {
-                    self.gone(&file.display().to_string(), "", 0, refused.bytes);
+                    self.note_retired(&file.display().to_string(), "", 0, refused.bytes);
                 }
                 return Err(refused.error);
             }
@@ -234,16 +234,17 @@ impl LoaderState {
     /// One instance per shard, or none at all.
     fn init_shards(&self, name: &str, loaded: &Arc<Loaded>) -> Result<Vec<Option<Instance>>, LoadError> {
         let reclaim = Arc::clone(&self.reclaim);
-        let answers = broadcast::ask(
+        let answers = broadcast::call(
             &self.shards,
             self.answer_timeout,
             |shard| {
-                let held = Held { loaded: Some(Arc::clone(loaded)), reclaim: Arc::clone(&self.reclaim) };
+                let held =
+                    SharedPartGuard { loaded: Some(Arc::clone(loaded)), reclaim: Arc::clone(&self.reclaim) };
                 Box::new(move |_: &mut Shard| held.init_shard(shard))
             },
             move |engine, late: Result<Instance, String>| {
                 if let Ok(instance) = late {
-                    bury(engine, &reclaim, instance);
+                    destroy_and_reclaim(engine, &reclaim, instance);
                 }
             },
         );
@@ -273,12 +274,12 @@ impl LoaderState {
 
     /// Lets every shard destroy its instance, behind whatever it has been asked before.
     fn destroy(&self, mut take: impl FnMut(ShardId) -> Option<Instance>) {
-        let all = broadcast::tell(&self.shards, self.answer_timeout, |shard| {
+        let all = broadcast::send(&self.shards, self.answer_timeout, |shard| {
             let instance = take(shard);
             let reclaim = Arc::clone(&self.reclaim);
             Box::new(move |engine: &mut Shard| {
                 if let Some(instance) = instance {
-                    bury(engine, &reclaim, instance);
+                    destroy_and_reclaim(engine, &reclaim, instance);
                 }
             })
         });
@@ -290,16 +291,16 @@ impl LoaderState {
     }
 
     /// Says in the log who decides about logins and rights from now on, where that has changed.
-    pub(in crate::plugin) fn tell_access(&mut self, slots: &[PluginSlot]) {
+    pub(in crate::plugin) fn log_access(&mut self, slots: &[PluginSlot]) {
         let table = compile(self.table_generation, slots, ShardId(0), self.defaults);
-        self.access.tell(&table);
+        self.access.log(&table);
     }
 
     /// Refuses a change of the plugins that takes the last hook from a point that decides about logins or rights, unless the
     /// operator insists.
     ///
     /// # Errors
-    /// [`LoadError::LastGuard`].
+    /// [`LoadError::LastDecider`].
     pub(in crate::plugin) fn check_access(
         &self,
         (doing, name): (&'static str, &str),
@@ -323,7 +324,7 @@ impl LoaderState {
         let version = &plugin.about.version;
         if !self.retire(&plugin.name, version, generation, library) && threads_left > 0 {
             // Its code is that of the next generation; what is shown of it is its threads.
-            self.gone(&plugin.name, version, generation, 0);
+            self.note_retired(&plugin.name, version, generation, 0);
         }
     }
 
@@ -331,12 +332,12 @@ impl LoaderState {
     fn retire(&mut self, name: &str, version: &str, generation: u32, library: Library) -> bool {
         let Some(pages) = self.mapped.leave(library) else { return false };
         self.unused.push(pages);
-        self.gone(name, version, generation, library.bytes);
+        self.note_retired(name, version, generation, library.bytes);
         true
     }
 
-    fn gone(&mut self, name: &str, version: &str, generation: u32, mapped_bytes: u64) {
-        let (name, version) = (self.texts.keep(name), self.texts.keep(version));
+    fn note_retired(&mut self, name: &str, version: &str, generation: u32, mapped_bytes: u64) {
+        let (name, version) = (self.texts.intern(name), self.texts.intern(version));
         self.retired.push(RetiredCode { name, version, generation, mapped_bytes });
     }
 
@@ -370,12 +371,12 @@ fn find_needed(opened: &Opened, beside: &[Staged]) -> Result<(), LoadError> {
 }
 
 /// A shared part on its way through a shard, which must not be the last to hold it.
-struct Held {
+struct SharedPartGuard {
     loaded: Option<Arc<Loaded>>,
     reclaim: ReclaimList,
 }
 
-impl Held {
+impl SharedPartGuard {
     fn init_shard(self, shard: ShardId) -> Result<Instance, String> {
         match &self.loaded {
             Some(loaded) => loaded.init_shard(shard),
@@ -384,7 +385,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for SharedPartGuard {
     fn drop(&mut self) {
         if let Some(loaded) = self.loaded.take() {
             self.reclaim.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
@@ -392,7 +393,7 @@ impl Drop for Held {
     }
 }
 
-fn bury(engine: &mut Shard, reclaim: &ReclaimList, instance: Instance) {
+fn destroy_and_reclaim(engine: &mut Shard, reclaim: &ReclaimList, instance: Instance) {
     if let Some(loaded) = instance.destroy() {
         // No change that is taken back has it called again.
         engine.forget_plugin(loaded.handle);

@@ -89,13 +89,13 @@ fn serve(
             }
             Ok(Job::Revoked | Job::Retiring) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                revocations().tell();
+                revocations().log();
                 return;
             }
         }
         let now = Instant::now();
         if revocations().due().is_some_and(|at| at <= now) {
-            revocations().tell();
+            revocations().log();
         }
         for (_, plugin) in rearm.extract_if(.., |(at, _)| *at <= now) {
             arm(view, plugin);
@@ -157,6 +157,6 @@ fn compile(loader: &Mutex<LoaderState>, view: &RwLock<View>) -> bool {
         return false;
     }
     drop(view);
-    loader.tell_access(&slots);
+    loader.log_access(&slots);
     true
 }

@@ -26,7 +26,7 @@ impl LoaderState {
             self.services.threads_left(&plugin.name, plugin.generation),
             patience.saturating_sub(asked.elapsed()).as_millis()
         );
-        self.retiring.push(Retiring { plugin: Arc::clone(plugin), asked, patience });
+        self.retiring.push(Retiring { plugin: Arc::clone(plugin), end_requested_at: asked, patience });
         self.services.retiring();
     }
 
@@ -35,7 +35,8 @@ impl LoaderState {
     pub(in crate::plugin) fn end_retiring(&mut self) -> bool {
         let (now, services) = (Instant::now(), self.services);
         let ends = |retiring: &mut Retiring| {
-            retiring.asked + retiring.patience <= now || services.wait_ended(retiring.plugin.handle(), now)
+            retiring.end_requested_at + retiring.patience <= now
+                || services.wait_ended(retiring.plugin.handle(), now)
         };
         for retiring in self.retiring.extract_if(.., ends) {
             services.end_within(retiring.plugin.handle(), retiring.patience);
@@ -46,7 +47,7 @@ impl LoaderState {
     /// Waits for all of them, each as long as it may take.
     pub(in crate::plugin) fn wait_retiring(&mut self) {
         for retiring in std::mem::take(&mut self.retiring) {
-            self.services.wait_ended(retiring.plugin.handle(), retiring.asked + retiring.patience);
+            self.services.wait_ended(retiring.plugin.handle(), retiring.end_requested_at + retiring.patience);
             self.services.end_within(retiring.plugin.handle(), retiring.patience);
         }
     }

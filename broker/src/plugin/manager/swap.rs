@@ -106,7 +106,7 @@ fn own_hooks(slots: &[PluginSlot]) -> HashSet<LinkIdentity> {
 fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>, callees: Callees) -> Swap {
     let (lost, moved) = match passing {
         None => (None, Moved::default()),
-        Some(passing) if passing.in_pieces() => match passing.last() {
+        Some(passing) if passing.in_pieces() => match passing.last_piece() {
             Ok((More::No, moved)) => (None, moved),
             Ok((More::Yes, moved)) => return Swap::NotYet(moved),
             Err(said) => return Swap::Failed(said),
@@ -154,13 +154,13 @@ impl LoaderState {
         let own = own_hooks(after);
         lasting.retain(|hook| own.contains(hook));
         let lasting = Arc::new(lasting);
-        self.note_resting(after);
+        self.note_suspended(after);
         self.table_generation += 1;
         let (mut pending, mut swapped, mut lost) = (self.shards.clone(), Vec::new(), Vec::new());
         let mut failure = None;
         while !pending.is_empty() && failure.is_none() {
             let mut again = Vec::new();
-            let answers = self.ask_to_swap(&pending, (before, after), (handover, &lasting));
+            let answers = self.request_swap(&pending, (before, after), (handover, &lasting));
             for (handle, answer) in pending.into_iter().zip(answers) {
                 let (shard, name) = (handle.id(), name.to_owned());
                 match answer {
@@ -209,24 +209,24 @@ impl LoaderState {
             is_handed || after.iter().any(|slot| slot.plugin.handle() == plugin)
         };
         for slot in before.iter().filter(|slot| !stays(slot)) {
-            self.services.set_resting(slot.plugin.handle(), true);
+            self.services.set_suspended(slot.plugin.handle(), true);
         }
     }
 
     /// Has questions of those that are not called be bounded: their answers wait for them.
-    fn note_resting(&self, slots: &[PluginSlot]) {
+    fn note_suspended(&self, slots: &[PluginSlot]) {
         for slot in slots {
-            self.services.set_resting(slot.plugin.handle(), slot.is_resting());
+            self.services.set_suspended(slot.plugin.handle(), slot.is_suspended());
         }
     }
 
-    fn ask_to_swap(
+    fn request_swap(
         &self,
         shards: &[ShardHandle],
         (before, after): (&[PluginSlot], &[PluginSlot]),
         (handover, lasting): (&Handover, &Arc<HashSet<LinkIdentity>>),
     ) -> Vec<Result<Swap, crate::shard::handle::Unanswered>> {
-        broadcast::ask(
+        broadcast::call(
             shards,
             self.answer_timeout,
             |shard| {
@@ -252,14 +252,14 @@ impl LoaderState {
         before: &[PluginSlot],
         handed: &Handover,
     ) -> Vec<(ShardId, String)> {
-        self.note_resting(before);
+        self.note_suspended(before);
         let lost = self.pieces_back(shards, handed);
         let handed = handed.clone().without(&lost);
         self.table_generation += 1;
         let (generation, defaults) = (self.table_generation, self.defaults);
         let lost = Arc::new(Mutex::new(lost));
         let own = Arc::new(own_hooks(before));
-        broadcast::tell(shards, self.answer_timeout, |shard| {
+        broadcast::send(shards, self.answer_timeout, |shard| {
             let table = compile(generation, before, shard, defaults);
             let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
             let callees = Callees::of(before, shard, &own);

@@ -42,7 +42,7 @@ fn a_subscriber_that_reads_nothing_is_closed_and_holds_up_nobody() {
     assert_eq!(reader.packet().publish().0, "end");
     broker.wait_for_count("connections_count", 2);
     assert!(began.elapsed() >= Duration::from_millis(300));
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_subscriber_that_reads_late_gets_everything_in_order_and_is_not_closed() {
         assert_eq!((&payload[..4], payload.len()), (&n.to_be_bytes()[..], 60_000));
     }
     late.ping();
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn unfinished_packets_beyond_their_bound_end_one_sender_alone() {
     fourth.send(beginning);
     fourth.send(end);
     fourth.ping();
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn sockets_that_send_much_before_connect_pay_for_it_themselves() {
     known.send(end);
     known.ping();
     assert_eq!(broker.count("connections_count"), 2);
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 /// PINGREQ without end, by a thread of its own, until the broker closes.
@@ -133,7 +133,7 @@ fn a_client_that_pings_and_never_reads_is_not_read_and_is_closed() {
     broker.wait_for_count("connections_count", 1);
     pings.join().unwrap();
     bystander.ping();
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 /// A client that reads so many bytes 20 times a second, and pings faster, is closed where that is too little.
@@ -155,7 +155,7 @@ fn is_closed_for_reading_slowly(bytes: usize, change: impl Fn(&mut crate::shard:
         }
     }
     pings.join().unwrap();
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn the_end_of_a_client_is_seen_while_it_is_not_read() {
     // With all that was sent to it unread, its end of the connection is a reset.
     drop(deaf);
     broker.wait_for_count("connections_count", 0);
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 /// Changes the limit of the whole process: for a runner that gives each test its own.
@@ -210,7 +210,7 @@ fn without_descriptors_newcomers_are_closed_and_the_connected_go_on() {
     later.send(&connect("later"));
     assert_eq!(later.packet(), super::client::CONNACK, "accepts again by itself");
     first.ping();
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_drain_does_not_wait_longer_than_it_may_for_a_client_that_does_not_read() {
     let broker = Broker::with(2, |_, shell| shell.linger_ms = 600_000);
     let _deaf = broker.connect("deaf");
     let began = Instant::now();
-    assert_eq!(broker.shards.drain(15, Duration::from_millis(300), Duration::ZERO, || {}), End::Asked(15));
+    assert_eq!(broker.shards.drain(15, Duration::from_millis(300), Duration::ZERO, || {}), End::Signal(15));
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(300) && took < PATIENCE, "{took:?}");
 }
@@ -239,7 +239,7 @@ fn a_drain_waits_for_what_is_done_at_last_as_long_as_that_may_take() {
             last.store(true, Ordering::Relaxed);
         };
         let end = broker.shards.drain(15, Duration::from_millis(100), patience, work);
-        assert_eq!((end, done.load(Ordering::Relaxed)), (End::Asked(15), waits), "{patience:?}");
+        assert_eq!((end, done.load(Ordering::Relaxed)), (End::Signal(15), waits), "{patience:?}");
     }
 }
 
@@ -254,7 +254,7 @@ fn a_client_that_does_not_close_its_end_is_closed_after_the_linger() {
     assert_eq!(client.next(), None, "told that nothing more comes");
     // Our end stays open; the broker's is closed all the same.
     wait_for("the broker's end to be closed", || (open_descriptors() <= before + 1).then_some(()));
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_held_shard_delays_only_its_own_clients() {
     }
     drop(release);
     by_shard[0][0].ping();
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 /// A shard that somebody holds uses up the time that clients have to go; plugins have theirs all the same.
@@ -309,5 +309,5 @@ fn plugins_have_time_to_end_where_clients_used_up_theirs() {
     };
     // Longer than the least time of plugins.
     let end = broker.shards.drain(15, Duration::from_millis(1_100), Duration::ZERO, last);
-    assert!(end == End::Asked(15) && ended.load(Ordering::Relaxed));
+    assert!(end == End::Signal(15) && ended.load(Ordering::Relaxed));
 }

@@ -33,7 +33,7 @@ fn everybody_reaches_everybody(shards: usize, count: usize) {
     }
     drop(clients);
     broker.wait_for_count("connections_count", 0);
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_connection_is_handed_over_with_every_byte_however_it_was_cut() {
         client.send(second);
         assert_eq!(watcher.packet().publish(), (format!("cut/{cut}"), b"after the handoff".to_vec()));
     }
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn publish_and_disconnect_in_one_segment_arrive_although_the_client_has_gone() {
         drop(client);
         assert_eq!(watcher.packet().publish().0, "gone");
     }
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_client_that_closes_its_end_first_still_reads_what_was_sent_to_it() {
     assert_eq!(client.packet(), super::client::CONNACK);
     assert_eq!(client.packet(), Packet { first: 0xD0, body: Vec::new() });
     assert_eq!(client.next(), None);
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_megabyte_crosses_shards_whole_and_in_order_with_what_is_around_it() {
         assert_eq!((topic.as_str(), payload == large), ("large/2", true));
         assert_eq!(reader.packet().publish(), ("large/3".to_owned(), b"after".to_vec()));
     }
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn narrow_lanes_hold_publishers_back_and_lose_nothing() {
     for thread in writers.into_iter().chain(readers) {
         thread.join().unwrap();
     }
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_drain_tells_everybody_why_and_closes_what_it_has_opened() {
         assert_eq!(client.next(), None);
     }
     drop(clients);
-    assert_eq!(ending.join().unwrap(), End::Asked(15));
+    assert_eq!(ending.join().unwrap(), End::Signal(15));
     assert!(std::net::TcpStream::connect(address).is_err(), "somebody still listens");
     // The executors keep theirs; sockets and listeners are closed.
     let after = open_descriptors();
@@ -236,7 +236,7 @@ fn connections_leave_no_descriptor_behind_however_they_end() {
     }
     broker.wait_for_count("connections_count", 0);
     wait_for("every descriptor to be closed", || (open_descriptors() <= before).then_some(()));
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
 }
 
 /// One shard that sends more large fan-outs than another can work off keeps no other's messages out.
@@ -278,6 +278,6 @@ fn lanes_are_taken_in_turn() {
     }
     stop.store(true, Ordering::Relaxed);
     drop(crowd);
-    assert_eq!(broker.drain(), End::Asked(15));
+    assert_eq!(broker.drain(), End::Signal(15));
     sender.join().unwrap();
 }

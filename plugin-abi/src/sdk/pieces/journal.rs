@@ -27,7 +27,7 @@ pub struct Journal<K> {
 #[derive(Debug)]
 enum Phase<K> {
     /// No reload is under way.
-    Rest,
+    Idle,
     /// Entries up to this one have gone over.
     Copy(Option<K>),
     /// All have.
@@ -37,7 +37,7 @@ enum Phase<K> {
 impl<K> Default for Journal<K> {
     fn default() -> Journal<K> {
         Journal {
-            phase: Phase::Rest,
+            phase: Phase::Idle,
             noted: BTreeSet::new(),
             version: 0,
             out: Vec::new(),
@@ -53,7 +53,7 @@ impl<K: StateKey> Journal<K> {
     #[inline]
     pub fn note(&mut self, key: &K) {
         match &self.phase {
-            Phase::Rest => {}
+            Phase::Idle => {}
             // What comes later in the order of keys has yet to go over, and goes over as it is then.
             Phase::Copy(upto) if upto.as_ref().is_none_or(|upto| key > upto) => {}
             Phase::Copy(_) | Phase::Follow => self.keep(key),
@@ -63,7 +63,7 @@ impl<K: StateKey> Journal<K> {
     /// Whether an export is under way, so that changes are noted.
     #[inline]
     pub fn is_under_way(&self) -> bool {
-        !matches!(self.phase, Phase::Rest)
+        !matches!(self.phase, Phase::Idle)
     }
 
     #[cold]
@@ -98,9 +98,9 @@ impl<K: StateKey> Journal<K> {
         bytes_max: usize,
         write: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<bool, Error> {
-        if matches!(self.phase, Phase::Rest) {
+        if matches!(self.phase, Phase::Idle) {
             return Err(Error::new(
-                "a piece of its state is asked for, and no export has begun or the last one failed",
+                "a piece of its state is requested, but no export has begun or the last one failed",
             ));
         }
         let mut end = self.sent.saturating_add(bytes_max);

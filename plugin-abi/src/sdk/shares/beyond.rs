@@ -74,7 +74,7 @@ impl<V> Shares<V> {
 
     /// Notes whether an owner holds more than its share.
     pub(super) fn look_at_owner(&mut self, owner: &Arc<str>) {
-        let (entries, bytes) = self.held_by(owner);
+        let (entries, bytes) = self.used_by(owner);
         if entries > 0 && self.limits.is_owner_beyond(entries, bytes) {
             self.work += 1;
             self.beyond.owners.insert(Arc::clone(owner));

@@ -20,9 +20,9 @@ impl Metrics {
         let counter = |what: &str, help: &str| host.counter(&format!("{name}_{what}"), help).ok();
         let part = |name: &str, help: &str| GaugePart::of(host.gauge(name, help).ok());
         Metrics {
-            entries: part(name, "Entries that are held"),
+            entries: part(name, "Entries in use"),
             bytes: part(&format!("{name}_bytes"), "Bytes of memory that they take"),
-            owners: part(&format!("{name}_owners"), "Clients or addresses that they are held for"),
+            owners: part(&format!("{name}_owners"), "Clients or addresses with entries"),
             refused_owner: counter("refused_owner", "Entries refused because their owner's share was full"),
             refused_total: counter("refused_total", "Entries refused because the limit of all was reached"),
             evicted: counter("evicted", "Entries that went to make room for newer ones"),

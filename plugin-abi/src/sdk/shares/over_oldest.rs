@@ -57,7 +57,7 @@ impl<V: Weigh> Shares<V> {
         if let Some(full) = self.limits.find_full(alone, alone) {
             return (Err(full), 0);
         }
-        let (entries, held) = self.held_by(owner);
+        let (entries, held) = self.used_by(owner);
         let new_owner = if entries == 0 { name_bytes } else { 0 };
         let mut plan = Plan {
             numbers: Vec::new(),

@@ -8,11 +8,11 @@ use grapnel_plugin_abi::Journal;
 use serde_json::json;
 
 use super::*;
+use crate::call_queue::CallQueue;
 use crate::clients::Places;
 use crate::config::Written;
-use crate::figures::Figures;
-use crate::kept::{Connection, Gave, Kept};
-use crate::line::Line;
+use crate::logins::{Connection, Gave, LoginStore};
+use crate::stats::WorkerStats;
 use crate::wire::Wanted;
 use crate::{PLACES, Pool};
 
@@ -26,18 +26,18 @@ fn shard_that(keeps: bool) -> ExhookShard {
     let written = json!({"driver": "python3", "path": "/tmp", "client_queue_max": 2, "address_queue_max": 2});
     let written: Written = serde_json::from_value(written).unwrap();
     let config = Arc::new(written.read(None).unwrap().remove(0));
-    let kept = vec![Arc::new(Kept::new((1024, 1 << 20), 100, None))];
+    let logins = vec![Arc::new(LoginStore::new((1024, 1 << 20), 100, None))];
     let places = Places {
         clients_max: 100,
         visitors_max: 100,
         visitors_bytes_max: 1 << 20,
         visit_max: Duration::ZERO,
     };
-    let clients = vec![Clients::new(0, places, Arc::clone(&kept[0]))];
-    let lines = vec![Arc::new(Line::new(config.queue, Figures::none()).unwrap())];
+    let clients = vec![Clients::new(0, places, Arc::clone(&logins[0]))];
+    let lines = vec![Arc::new(CallQueue::new(config.queue, WorkerStats::none()).unwrap())];
     let points = [HookPoint::ClientConnect, HookPoint::ClientConnected, HookPoint::ClientAuthorize];
     let wanted: BTreeMap<_, _> = points.into_iter().map(|point| (point, Wanted::default())).collect();
-    let pool = Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted, keeps });
+    let pool = Arc::new(Pool { config, queues: lines, logins, started: Arc::default(), wanted, keeps });
     let mut pools = [const { None }; PLACES];
     pools[0] = Some(PoolShard { pool, clients, goes_on: None });
     let journal = Journal::default();
@@ -59,7 +59,7 @@ fn who(port: u16) -> Who<'static> {
 }
 
 fn tell(shard: &mut ExhookShard, point: HookPoint, port: u16, moment: Moment) {
-    shard.pools[0].as_mut().unwrap().tell(point, (&who(port), moment), None, |out| {
+    shard.pools[0].as_mut().unwrap().notify(point, (&who(port), moment), None, |out| {
         out.list(0);
     });
 }
@@ -77,7 +77,7 @@ fn who_is_let_in_is_the_client_whoever_hears_of_it() {
         tell(&mut shard, HookPoint::ClientConnect, 1, Moment::ComesIn);
         assert_eq!(counts(&shard), (0, 1));
         if is_away {
-            shard.pools[0].as_ref().unwrap().pool.lines[0].cut(Vec::new());
+            shard.pools[0].as_ref().unwrap().pool.queues[0].cut(Vec::new());
         } else {
             // Its client has as much waiting as one may have.
             tell(&mut shard, HookPoint::ClientAuthorize, 9, Moment::IsIn);
@@ -93,7 +93,7 @@ fn who_comes_anew_is_the_client_when_it_is_asked() {
     let mut shard = shard();
     tell(&mut shard, HookPoint::ClientAuthorize, 1, Moment::IsIn);
     let asked = |shard: &mut ExhookShard, port| {
-        shard.pools[0].as_mut().unwrap().clients[0].place(&who(port), Moment::Asked).is_in
+        shard.pools[0].as_mut().unwrap().clients[0].locate(&who(port), Moment::Authorizing).is_in
     };
     assert!(asked(&mut shard, 1) && !asked(&mut shard, 2));
     tell(&mut shard, HookPoint::ClientConnack, 2, Moment::LetIn);
@@ -143,18 +143,18 @@ fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
     ] {
         let mut shard = shard_that(true);
         let of = shard.pools[0].as_mut().unwrap();
-        let kept = Arc::clone(&of.pool.kept[0]);
+        let logins = Arc::clone(&of.pool.logins[0]);
         of.is_answered(&who(1), true, false);
         of.is_connected(&who(1));
-        kept.keep(gave(old, b"old"), 0);
-        kept.keep_coming(gave(new, b"new"), 0, Instant::now());
+        logins.store(gave(old, b"old"), 0);
+        logins.store_of_login(gave(new, b"new"), 0, Instant::now());
         if connack {
             of.is_answered(&who(2), true, true);
         }
         if connected {
             of.is_connected(&who(2));
         }
-        let stored = kept.stored("c", 0, 2);
+        let stored = logins.stored("c", 0, 2);
         assert_eq!(stored.as_deref(), expected.map(str::as_bytes), "{connack}, {connected}");
     }
 }
@@ -164,11 +164,11 @@ fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
 fn who_is_refused_after_it_was_let_in_leaves_nothing() {
     let mut shard = shard_that(true);
     let of = shard.pools[0].as_mut().unwrap();
-    let kept = Arc::clone(&of.pool.kept[0]);
+    let logins = Arc::clone(&of.pool.logins[0]);
     let whose = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
-    kept.keep_coming(Gave { whose, bytes: b"c", anew: None, epoch: 1, number: 0 }, 0, Instant::now());
+    logins.store_of_login(Gave { whose, bytes: b"c", anew: None, epoch: 1, number: 0 }, 0, Instant::now());
     of.is_answered(&who(1), true, true);
-    assert!(kept.stored("c", 0, 2).is_some());
+    assert!(logins.stored("c", 0, 2).is_some());
     of.is_answered(&who(1), false, false);
-    assert!(kept.stored("c", 0, 2).is_none());
+    assert!(logins.stored("c", 0, 2).is_none());
 }

@@ -1,6 +1,6 @@
 //! How a worker is told of a client: what events show of it, and the map that says so.
 
-use crate::kept::{Connection, owner_of};
+use crate::logins::{Connection, owner_of};
 use crate::wire::Writer;
 
 /// A client as an event shows it.
@@ -32,7 +32,7 @@ pub struct Entering<'a> {
     /// Whether it is in already, so that there is no password, and nothing is known of a will.
     pub late: bool,
     /// Whether the worker is asked about logins, so that a process that has not heard of this one has missed it.
-    pub is_asked: bool,
+    pub is_login_call: bool,
     /// Whether there is a session under its identifier.
     pub has_session: bool,
     /// Any bytes.

@@ -5,13 +5,13 @@
 mod forgotten;
 mod visitors;
 
-use super::known::KEPT_MAX;
+use super::described_clients::KEPT_MAX;
 use super::*;
-use crate::figures::Figures;
+use crate::call_queue::{CallQueue, DESCRIBED, FORGOTTEN, PendingCalls};
 use crate::frame::Frame;
-use crate::kept::Gave;
-use crate::line::{AllAsked, DESCRIBED, FORGOTTEN, Line};
+use crate::logins::Gave;
 use crate::queue::{Kind, Limits, Owner};
+use crate::stats::WorkerStats;
 
 const MAX: usize = 1000;
 const VISITORS: usize = 100;
@@ -21,15 +21,15 @@ const fn places(clients_max: usize, visitors_max: usize) -> Places {
     Places { clients_max, visitors_max, visitors_bytes_max: 1 << 20, visit_max: Duration::from_secs(600) }
 }
 
-fn none() -> Arc<Kept> {
-    Arc::new(Kept::new((1024, 1 << 20), MAX, None))
+fn none() -> Arc<LoginStore> {
+    Arc::new(LoginStore::new((1024, 1 << 20), MAX, None))
 }
 
-fn clients_of(kept: &Arc<Kept>, shard: u32) -> Clients {
-    Clients::new(shard, PLACES, Arc::clone(kept))
+fn clients_of(logins: &Arc<LoginStore>, shard: u32) -> Clients {
+    Clients::new(shard, PLACES, Arc::clone(logins))
 }
 
-fn line_of(client_bytes_max: u64) -> Line {
+fn line_of(client_bytes_max: u64) -> CallQueue {
     let limits = Limits {
         calls_max: 1 << 20,
         bytes_max: 1 << 30,
@@ -38,62 +38,62 @@ fn line_of(client_bytes_max: u64) -> Line {
         address_calls_max: 1 << 20,
         address_bytes_max: client_bytes_max,
     };
-    Line::new(limits, Figures::none()).unwrap()
+    CallQueue::new(limits, WorkerStats::none()).unwrap()
 }
 
-fn line() -> Line {
+fn line() -> CallQueue {
     line_of(1 << 30)
 }
 
 const POINT: HookPoint = HookPoint::ClientConnected;
 
-fn write<'a>(line: &'a Line, who: &Who<'a>) -> Writing<'a> {
-    write_for(line, Owner::Client(who.client_id))
+fn write<'a>(queue: &'a CallQueue, who: &Who<'a>) -> Writing<'a> {
+    write_for(queue, Owner::Client(who.client_id))
 }
 
-fn write_for<'a>(line: &'a Line, owner: Owner<'a>) -> Writing<'a> {
-    line.write((owner, owner), Kind::Notification, POINT).unwrap()
+fn write_for<'a>(queue: &'a CallQueue, owner: Owner<'a>) -> Writing<'a> {
+    queue.write((owner, owner), Kind::Notification, POINT).unwrap()
 }
 
 /// Where a connection is, of which there is this to say.
-fn place(clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>) -> Place {
+fn place(clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>) -> ClientRef {
     let moment = match entering {
         None => Moment::IsIn,
         Some(entering) if entering.late => Moment::LetIn,
         Some(_) => Moment::ComesIn,
     };
-    clients.place(who, moment)
+    clients.locate(who, moment)
 }
 
-fn owner<'a>(who: &Who<'a>, place: Place) -> Owner<'a> {
+fn owner<'a>(who: &Who<'a>, place: ClientRef) -> Owner<'a> {
     if place.is_in { Owner::Client(who.client_id) } else { Owner::Address(who.peer_host.unwrap()) }
 }
 
 /// A client as a call names it, with its description in the line.
 fn number<'a>(
-    line: &'a Line,
+    queue: &'a CallQueue,
     clients: &mut Clients,
     who: &Who<'a>,
     entering: Option<&Entering<'_>>,
 ) -> Named {
     let place = place(clients, who, entering);
-    let mut writing = write_for(line, owner(who, place));
+    let mut writing = write_for(queue, owner(who, place));
     let named = clients.number(&mut writing, who, entering, place);
     assert!(writing.is_taken(POINT));
     named
 }
 
-fn call(line: &Line, who: &Who<'_>, client: Named, point: i64) {
-    let mut writing = write(line, who);
+fn call(queue: &CallQueue, who: &Who<'_>, client: Named, point: i64) {
+    let mut writing = write(queue, who);
     writing.call(0, point, client, |data| {
         data.nil();
     });
     assert!(writing.is_taken(POINT));
 }
 
-fn leave(line: &Line, clients: &mut Clients, who: &Who<'_>, point: i64) {
-    let place = clients.place(who, Moment::IsIn);
-    clients.last_call(&mut write(line, who), who, (place, POINT), |line, client| {
+fn leave(queue: &CallQueue, clients: &mut Clients, who: &Who<'_>, point: i64) {
+    let place = clients.locate(who, Moment::IsIn);
+    clients.last_call(&mut write(queue, who), who, (place, POINT), |line, client| {
         line.call(0, point, client, |data| {
             data.nil();
         });
@@ -101,13 +101,13 @@ fn leave(line: &Line, clients: &mut Clients, who: &Who<'_>, point: i64) {
 }
 
 /// The calls that a frame for the process of now has, which is sent then.
-fn sent(line: &Line, kept: &Kept) -> Vec<rmpv::Value> {
-    let mut frame = Frame::new(line.epoch());
-    let (count, bytes) = frame.fill(line, kept, &mut AllAsked::new());
+fn sent(queue: &CallQueue, logins: &LoginStore) -> Vec<rmpv::Value> {
+    let mut frame = Frame::new(queue.epoch());
+    let (count, bytes) = frame.fill(queue, logins, &mut PendingCalls::new());
     let mut rest = bytes;
     let calls = (0..count).map(|_| rmpv::decode::read_value(&mut rest).unwrap()).collect();
     assert!(rest.is_empty());
-    line.release(&mut frame.calls);
+    queue.release(&mut frame.calls);
     calls
 }
 
@@ -120,8 +120,8 @@ fn has(call: &rmpv::Value, key: &str) -> bool {
     pairs.is_some_and(|pairs| pairs.iter().any(|(found, _)| found.as_str() == Some(key)))
 }
 
-fn next_process(line: &Line) {
-    line.put_back(Vec::new(), AllAsked::new());
+fn next_process(queue: &CallQueue) {
+    queue.put_back(Vec::new(), PendingCalls::new());
 }
 
 fn who(peer_port: u16) -> Who<'static> {
@@ -140,159 +140,159 @@ fn who(peer_port: u16) -> Who<'static> {
 
 #[test]
 fn a_process_that_is_started_anew_hears_what_logins_gave() {
-    let (line, kept) = (line(), none());
-    let mut clients = Clients::new(3, PLACES, Arc::clone(&kept));
+    let (queue, logins) = (line(), none());
+    let mut clients = Clients::new(3, PLACES, Arc::clone(&logins));
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        number(&line, &mut clients, who, entering);
-        let calls = sent(&line, &kept);
+        number(&queue, &mut clients, who, entering);
+        let calls = sent(&queue, &logins);
         ["login", "stored"].map(|key| calls.iter().any(|call| has(call, key)))
     };
     let with_session = Entering { has_session: true, ..Entering::default() };
     assert_eq!(tell(&who(1), Some(&Entering::default())), [false, false]);
-    keeps(&kept, &clients_of(&kept, 3), &who(1), b"login", line.epoch());
+    keeps(&logins, &clients_of(&logins, 3), &who(1), b"login", queue.epoch());
     assert_eq!(tell(&who(1), None), [false, false], "the process has it itself");
     assert_eq!(tell(&who(2), Some(&with_session)), [false, false], "and that of the session too");
-    next_process(&line);
+    next_process(&queue);
     assert_eq!(tell(&who(2), Some(&with_session)), [false, true], "another one that wants the session");
     assert_eq!(tell(&who(1), None), [true, false]);
     assert_eq!(tell(&who(3), Some(&Entering::default())), [false, false], "the broker has no session");
-    assert_eq!(shard_of(number(&line, &mut clients, &who(1), None).number), 3);
+    assert_eq!(shard_of(number(&queue, &mut clients, &who(1), None).number), 3);
 }
 
 /// Points and numbers of the clients of all calls that wait.
-fn waiting(line: &Line) -> Vec<(i64, u64)> {
-    sent(line, &none()).iter().map(|call| (part(call, 1), part(call, 2) as u64)).collect()
+fn waiting(queue: &CallQueue) -> Vec<(i64, u64)> {
+    sent(queue, &none()).iter().map(|call| (part(call, 1), part(call, 2) as u64)).collect()
 }
 
 #[test]
 fn a_client_is_described_once_and_again_when_it_has_changed() {
-    let line = line();
+    let queue = line();
     let mut clients = Clients::new(0, PLACES, none());
-    let first = number(&line, &mut clients, &who(1), Some(&Entering::default())).number;
-    assert_eq!(waiting(&line), [(DESCRIBED, first)]);
+    let first = number(&queue, &mut clients, &who(1), Some(&Entering::default())).number;
+    assert_eq!(waiting(&queue), [(DESCRIBED, first)]);
     for expected in [&[(DESCRIBED, first)][..], &[]] {
-        assert_eq!(number(&line, &mut clients, &who(1), None).number, first);
-        assert_eq!(waiting(&line), expected, "without the password, and then as it is");
+        assert_eq!(number(&queue, &mut clients, &who(1), None).number, first);
+        assert_eq!(waiting(&queue), expected, "without the password, and then as it is");
     }
     let changed = Who { superuser: true, ..who(1) };
-    assert_eq!(number(&line, &mut clients, &changed, None).number, first);
-    assert_eq!(waiting(&line), [(DESCRIBED, first)]);
-    next_process(&line);
-    let again = number(&line, &mut clients, &changed, None).number;
-    assert_eq!(waiting(&line), [(DESCRIBED, again)], "another process knows nobody");
+    assert_eq!(number(&queue, &mut clients, &changed, None).number, first);
+    assert_eq!(waiting(&queue), [(DESCRIBED, first)]);
+    next_process(&queue);
+    let again = number(&queue, &mut clients, &changed, None).number;
+    assert_eq!(waiting(&queue), [(DESCRIBED, again)], "another process knows nobody");
 }
 
 /// What finds no room tells nobody of its client either, who is then described with the next call; and a last call is the last one
 /// whether there is room for it or not.
 #[test]
 fn what_finds_no_room_has_told_nobody_of_its_client() {
-    let (line, kept) = (line_of(64 << 10), none());
-    let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
+    let (queue, logins) = (line_of(64 << 10), none());
+    let mut clients = Clients::new(0, PLACES, Arc::clone(&logins));
     let mut tell = |name: &str, entering: Option<&Entering<'_>>, bytes: usize| {
         let who = Who { client_id: name, ..who(1) };
         let place = place(&mut clients, &who, entering);
-        let mut writing = write_for(&line, owner(&who, place));
+        let mut writing = write_for(&queue, owner(&who, place));
         let client = clients.number(&mut writing, &who, entering, place);
         writing.call(0, 7, client.clone(), |data| {
             data.bytes(&vec![0; bytes]);
         });
         let taken = writing.is_taken(POINT);
         if !taken {
-            clients.not_told(&who);
+            clients.describe_again(&who);
         }
         (taken, client.number)
     };
     let entering = Entering { keep_alive_s: 7, ..Entering::default() };
     let (taken, first) = tell("c", Some(&entering), 40_000);
-    assert!(!taken && waiting(&line).is_empty());
+    assert!(!taken && waiting(&queue).is_empty());
     let (taken, again) = tell("c", None, 10);
     assert!(taken && again == first);
-    let calls = sent(&line, &kept);
+    let calls = sent(&queue, &logins);
     assert_eq!(calls.iter().map(|call| part(call, 1)).collect::<Vec<_>>(), [DESCRIBED, 7]);
     assert!(has(&calls[0], "keep_alive_s"), "what CONNECT said is not lost");
     // Who was told of is described anew only where something has changed, also after a call that found no room.
     assert_eq!((tell("c", None, 40_000).0, tell("c", None, 10)), (false, (true, first)));
-    assert_eq!(waiting(&line), [(7, first)]);
+    assert_eq!(waiting(&queue), [(7, first)]);
     let mut last = |name: &str, bytes: usize| {
         let who = Who { client_id: name, ..who(1) };
-        keeps(&kept, &clients, &who, b"login", 1);
-        let place = clients.place(&who, Moment::IsIn);
-        clients.last_call(&mut write(&line, &who), &who, (place, POINT), |line, client| {
+        keeps(&logins, &clients, &who, b"login", 1);
+        let place = clients.locate(&who, Moment::IsIn);
+        clients.last_call(&mut write(&queue, &who), &who, (place, POINT), |line, client| {
             line.call(0, 8, client, |data| {
                 data.bytes(&vec![0; bytes]);
             });
         });
         clients.session_over(name);
-        assert!(kept.of(who.connection(), 0, who.owner()).is_none(), "the session is over");
-        waiting(&line)
+        assert!(logins.of(who.connection(), 0, who.owner()).is_none(), "the session is over");
+        waiting(&queue)
     };
     assert_eq!(last("c", 40_000), [(FORGOTTEN, first)]);
     assert_eq!(last("d", 40_000), [], "nobody was told of it");
-    assert!(clients.known.len() == 0);
+    assert!(clients.described.len() == 0);
 }
 
 /// Somebody has come in, and the worker has had kept what the login gave.
-fn keeps(kept: &Kept, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
+fn keeps(logins: &LoginStore, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
     clients.enter(who, false);
-    kept.keep(Gave { whose: who.connection(), bytes, anew: None, epoch, number: 0 }, clients.shard);
-    assert!(kept.of(who.connection(), clients.shard, who.owner()).is_some());
+    logins.store(Gave { whose: who.connection(), bytes, anew: None, epoch, number: 0 }, clients.shard);
+    assert!(logins.of(who.connection(), clients.shard, who.owner()).is_some());
 }
 
 /// What was kept of a session leaves with it, whichever of its connections it was of and whatever the worker is told.
 #[test]
 fn what_was_kept_leaves_with_the_session() {
-    let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
-    keeps(&kept, &clients, &who(1), b"login", 1);
-    number(&line, &mut clients, &who(2), None);
-    leave(&line, &mut clients, &who(1), 7);
-    assert!(kept.of(who(1).connection(), 0, who(1).owner()).is_some(), "its connection has ended");
+    let (queue, logins) = (line(), none());
+    let mut clients = Clients::new(0, PLACES, Arc::clone(&logins));
+    keeps(&logins, &clients, &who(1), b"login", 1);
+    number(&queue, &mut clients, &who(2), None);
+    leave(&queue, &mut clients, &who(1), 7);
+    assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_some(), "its connection has ended");
     clients.session_over("c");
-    assert!(kept.of(who(1).connection(), 0, who(1).owner()).is_none());
+    assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_none());
     // What the worker says of it after that is of nobody.
-    kept.keep(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1, number: 0 }, 0);
-    assert!(kept.of(who(1).connection(), 0, who(1).owner()).is_none());
-    keeps(&kept, &clients, &who(2), b"login", 1);
-    clients.is_gone(None, &who(2));
-    assert!(kept.of(who(2).connection(), 0, who(2).owner()).is_some());
+    logins.store(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1, number: 0 }, 0);
+    assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_none());
+    keeps(&logins, &clients, &who(2), b"login", 1);
+    clients.connection_ended(None, &who(2));
+    assert!(logins.of(who(2).connection(), 0, who(2).owner()).is_some());
     clients.session_over("c");
-    assert!(kept.of(who(2).connection(), 0, who(2).owner()).is_none());
+    assert!(logins.of(who(2).connection(), 0, who(2).owner()).is_none());
 }
 
 #[test]
 fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password() {
-    let line = line();
+    let queue = line();
     let mut clients = Clients::new(0, PLACES, none());
-    let mut tell = |line: &Line, who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        number(line, &mut clients, who, entering);
-        let calls = sent(line, &none());
+    let mut tell = |queue: &CallQueue, who: &Who<'_>, entering: Option<&Entering<'_>>| {
+        number(queue, &mut clients, who, entering);
+        let calls = sent(queue, &none());
         ["password", "keep_alive_s", "earlier"].map(|key| has(&calls[0], key))
     };
     let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
-    assert_eq!(tell(&line, &who(1), Some(&entering)), [true, true, false]);
-    assert_eq!(tell(&line, &who(1), None), [false; 3], "it has heard of that");
-    next_process(&line);
-    assert_eq!(tell(&line, &who(1), None), [false, true, true]);
-    next_process(&line);
+    assert_eq!(tell(&queue, &who(1), Some(&entering)), [true, true, false]);
+    assert_eq!(tell(&queue, &who(1), None), [false; 3], "it has heard of that");
+    next_process(&queue);
+    assert_eq!(tell(&queue, &who(1), None), [false, true, true]);
+    next_process(&queue);
     assert_eq!(
-        tell(&line, &who(2), None),
+        tell(&queue, &who(2), None),
         [false; 3],
         "that is another connection, whose CONNECT nobody saw"
     );
     let long = "x".repeat(KEPT_MAX);
     let entering = Entering { properties: vec![("k", &long)], ..Entering::default() };
-    assert_eq!(tell(&line, &who(3), Some(&entering)), [false, true, false]);
-    next_process(&line);
-    assert_eq!(tell(&line, &who(3), None), [false; 3], "too long to be kept");
+    assert_eq!(tell(&queue, &who(3), Some(&entering)), [false, true, false]);
+    next_process(&queue);
+    assert_eq!(tell(&queue, &who(3), None), [false; 3], "too long to be kept");
 }
 
 #[test]
 fn what_connect_said_comes_late_where_nobody_asked_before() {
-    let line = line();
+    let queue = line();
     let mut clients = Clients::new(0, PLACES, none());
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        number(&line, &mut clients, who, entering);
-        let calls = sent(&line, &none());
+        number(&queue, &mut clients, who, entering);
+        let calls = sent(&queue, &none());
         calls.first().map(|call| ["keep_alive_s", "will"].map(|key| has(call, key)))
     };
     let late = Entering { late: true, keep_alive_s: 7, ..Entering::default() };
@@ -307,26 +307,26 @@ fn what_connect_said_comes_late_where_nobody_asked_before() {
 /// not to take nothing for what there was.
 #[test]
 fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
-    let (line, kept) = (line(), none());
+    let (queue, kept) = (line(), none());
     let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
-    let late = Entering { late: true, is_asked: true, keep_alive_s: 7, ..Entering::default() };
+    let late = Entering { late: true, is_login_call: true, keep_alive_s: 7, ..Entering::default() };
     let tell = |clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        number(&line, clients, who, entering);
-        let calls = sent(&line, &kept);
+        number(&queue, clients, who, entering);
+        let calls = sent(&queue, &kept);
         // Behind the word that who was there before it is not named again.
         let described = calls.iter().find(|call| part(call, 1) == DESCRIBED);
         described.map(|call| ["keep_alive_s", "earlier"].map(|key| has(call, key)))
     };
     // The version before this one was asked.
     assert_eq!(tell(&mut clients, &who(1), Some(&late)), Some([true, true]));
-    next_process(&line);
+    next_process(&queue);
     assert_eq!(tell(&mut clients, &who(1), None), Some([true, true]), "and it stays so");
     // A worker that is not asked about logins has missed nothing.
-    let not_asked = Entering { is_asked: false, ..late.clone() };
+    let not_asked = Entering { is_login_call: false, ..late.clone() };
     assert_eq!(tell(&mut clients, &who(2), Some(&not_asked)), Some([true, false]));
     // The process that was asked has ended between its answer and client.connected.
     assert_eq!(tell(&mut clients, &who(3), Some(&Entering::default())), Some([true, false]));
-    next_process(&line);
+    next_process(&queue);
     assert_eq!(tell(&mut clients, &who(3), Some(&late)), Some([true, true]));
     // The one that was asked hears of it as of its own, also where that is too long to be kept.
     let text = "x".repeat(KEPT_MAX);
@@ -336,7 +336,7 @@ fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
     let long = Entering { properties, ..late.clone() };
     assert_eq!(tell(&mut clients, &who(4), Some(&long)), Some([true, false]));
     assert_eq!(tell(&mut clients, &who(5), Some(&Entering::default())), Some([true, false]));
-    next_process(&line);
+    next_process(&queue);
     assert_eq!(tell(&mut clients, &who(5), None), Some([true, true]));
     assert_eq!(tell(&mut clients, &who(5), Some(&late)), None, "it was told so");
     // Somebody else has been let in under the identifier meanwhile.
@@ -348,24 +348,24 @@ fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
 fn a_login_that_goes_over_shows_whose_session_it_wants() {
     let entering = Entering { password: Some(b"x"), has_session: true, ..Entering::default() };
     for is_described in [false, true] {
-        let (line, kept) = (line(), none());
-        let mut clients = Clients::new(3, PLACES, Arc::clone(&kept));
-        keeps(&kept, &clients, &who(1), b"ann", line.epoch());
-        let named = number(&line, &mut clients, &who(2), Some(&entering));
+        let (queue, logins) = (line(), none());
+        let mut clients = Clients::new(3, PLACES, Arc::clone(&logins));
+        keeps(&logins, &clients, &who(1), b"ann", queue.epoch());
+        let named = number(&queue, &mut clients, &who(2), Some(&entering));
         if is_described {
-            assert!(!has(&sent(&line, &kept)[0], "stored"), "that process has it itself");
+            assert!(!has(&sent(&queue, &logins)[0], "stored"), "that process has it itself");
         }
-        call(&line, &who(2), named, 1);
-        next_process(&line);
-        let calls = sent(&line, &kept);
+        call(&queue, &who(2), named, 1);
+        next_process(&queue);
+        let calls = sent(&queue, &logins);
         assert_eq!(calls.iter().map(|call| part(call, 1)).collect::<Vec<_>>(), [DESCRIBED, 1]);
         assert_eq!(["stored", "password", "client_id"].map(|key| has(&calls[0], key)), [true; 3]);
         // What was written for a process before is not what the last one has kept.
-        let named = number(&line, &mut clients, &who(4), Some(&entering));
-        keeps(&kept, &clients, &who(1), b"ann, changed", line.epoch());
-        call(&line, &who(4), named, 1);
-        next_process(&line);
-        let calls = sent(&line, &kept);
+        let named = number(&queue, &mut clients, &who(4), Some(&entering));
+        keeps(&logins, &clients, &who(1), b"ann, changed", queue.epoch());
+        call(&queue, &who(4), named, 1);
+        next_process(&queue);
+        let calls = sent(&queue, &logins);
         let pairs = calls[0].as_array().unwrap()[3].as_map().unwrap();
         let stored: Vec<_> = pairs.iter().filter(|(key, _)| key.as_str() == Some("stored")).collect();
         assert_eq!(stored.len(), 1);
@@ -376,48 +376,49 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
 /// Nothing of a call that has found no room is taken for another connection's.
 #[test]
 fn what_finds_no_room_leaves_a_connection_as_it_was() {
-    let line = line_of(64 << 10);
+    let queue = line_of(64 << 10);
     let mut clients = Clients::new(0, PLACES, none());
     let ann = Entering { keep_alive_s: 7, ..Entering::default() };
-    number(&line, &mut clients, &who(1), Some(&ann));
-    number(&line, &mut clients, &who(1), None);
+    number(&queue, &mut clients, &who(1), Some(&ann));
+    number(&queue, &mut clients, &who(1), None);
     let about = |clients: &Clients| {
-        clients.known.get("c").unwrap().about.as_ref().map(|about| about.bytes().to_vec())
+        clients.described.get("c").unwrap().about.as_ref().map(|about| about.bytes().to_vec())
     };
-    let kept =
-        |clients: &Clients| clients.known.get("c").unwrap().kept.as_ref().map(|kept| kept.bytes.to_vec());
+    let kept = |clients: &Clients| {
+        clients.described.get("c").unwrap().connect_data.as_ref().map(|kept| kept.bytes.to_vec())
+    };
     let before = (about(&clients), kept(&clients));
     assert!(before.0.is_some() && before.1.is_some());
     let eve = who(2);
-    let mut writing = write(&line, &eve);
+    let mut writing = write(&queue, &eve);
     let entering = Entering { keep_alive_s: 8, ..Entering::default() };
-    let place = clients.place(&eve, Moment::IsIn);
+    let place = clients.locate(&eve, Moment::IsIn);
     let client = clients.number(&mut writing, &eve, Some(&entering), place);
     writing.call(0, 7, client, |data| {
         data.bytes(&vec![0; 100_000]);
     });
     assert!(!writing.is_taken(POINT));
-    clients.not_told(&eve);
+    clients.describe_again(&eve);
     assert_eq!((about(&clients), kept(&clients)), before);
 }
 
 #[test]
 fn who_has_been_taken_over_goes_without_the_one_who_came() {
-    let line = line();
+    let queue = line();
     let mut clients = Clients::new(0, PLACES, none());
-    let first = number(&line, &mut clients, &who(1), None).number;
-    assert_eq!(number(&line, &mut clients, &who(2), None).number, first);
-    waiting(&line);
+    let first = number(&queue, &mut clients, &who(1), None).number;
+    assert_eq!(number(&queue, &mut clients, &who(2), None).number, first);
+    waiting(&queue);
     let other = first + 1;
-    leave(&line, &mut clients, &who(1), 7);
-    assert_eq!(waiting(&line), [(DESCRIBED, other), (7, other), (FORGOTTEN, other)]);
-    leave(&line, &mut clients, &who(2), 7);
-    assert_eq!(waiting(&line), [(7, first), (FORGOTTEN, first)]);
+    leave(&queue, &mut clients, &who(1), 7);
+    assert_eq!(waiting(&queue), [(DESCRIBED, other), (7, other), (FORGOTTEN, other)]);
+    leave(&queue, &mut clients, &who(2), 7);
+    assert_eq!(waiting(&queue), [(7, first), (FORGOTTEN, first)]);
 }
 
 /// Points, numbers and what a description has of the password and of before, of all calls that wait.
-fn carried(line: &Line) -> Vec<(i64, u64, bool, bool)> {
-    let calls = sent(line, &none());
+fn carried(queue: &CallQueue) -> Vec<(i64, u64, bool, bool)> {
+    let calls = sent(queue, &none());
     calls
         .iter()
         .map(|call| (part(call, 1), part(call, 2) as u64, has(call, "password"), has(call, "earlier")))
@@ -427,29 +428,29 @@ fn carried(line: &Line) -> Vec<(i64, u64, bool, bool)> {
 /// What a process was not given is for the next one: whom it is about is described there first, once, and as that call needs it.
 #[test]
 fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
-    let line = line();
+    let queue = line();
     let mut clients = Clients::new(0, PLACES, none());
     let other = Who { client_id: "d", ..who(2) };
     let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
-    let in_already = number(&line, &mut clients, &who(1), Some(&entering)).number;
-    let told = number(&line, &mut clients, &who(1), None);
+    let in_already = number(&queue, &mut clients, &who(1), Some(&entering)).number;
+    let told = number(&queue, &mut clients, &who(1), None);
     assert_eq!(told.number, in_already);
-    call(&line, &who(1), told, 5);
-    let late = number(&line, &mut clients, &other, Some(&entering));
+    call(&queue, &who(1), told, 5);
+    let late = number(&queue, &mut clients, &other, Some(&entering));
     let second = late.number;
     // All of that was given to the first process; the next is not.
-    waiting(&line);
-    call(&line, &other, late, 1);
+    waiting(&queue);
+    call(&queue, &other, late, 1);
     for point in [6, 7] {
-        let client = number(&line, &mut clients, &who(1), None);
-        call(&line, &who(1), client, point);
+        let client = number(&queue, &mut clients, &who(1), None);
+        call(&queue, &who(1), client, point);
     }
-    leave(&line, &mut clients, &who(1), 8);
-    next_process(&line);
-    let new = number(&line, &mut clients, &who(1), None);
-    call(&line, &who(1), new.clone(), 9);
+    leave(&queue, &mut clients, &who(1), 8);
+    next_process(&queue);
+    let new = number(&queue, &mut clients, &who(1), None);
+    call(&queue, &who(1), new.clone(), 9);
     // The two take turns; each has its own in order.
-    let calls = carried(&line);
+    let calls = carried(&queue);
     let of = |number: &[u64]| -> Vec<_> {
         calls.iter().filter(|call| number.contains(&call.1)).copied().collect()
     };
@@ -469,30 +470,30 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
     assert_eq!(calls.len(), 9);
     // What was taken and not given, too, in its place.
     for point in [3, 4] {
-        let again = number(&line, &mut clients, &who(1), None);
-        call(&line, &who(1), again, point);
+        let again = number(&queue, &mut clients, &who(1), None);
+        call(&queue, &who(1), again, point);
     }
-    let mut frame = Frame::new(line.epoch());
-    assert_eq!(frame.fill(&line, &none(), &mut AllAsked::new()).0, 2);
-    let client = number(&line, &mut clients, &who(1), None);
-    call(&line, &who(1), client, 5);
-    line.put_back(frame.calls, AllAsked::new());
-    assert_eq!(waiting(&line), [(DESCRIBED, new.number), (3, new.number), (4, new.number), (5, new.number)]);
-    assert_eq!(line.held(), Default::default(), "all of it has been let go");
+    let mut frame = Frame::new(queue.epoch());
+    assert_eq!(frame.fill(&queue, &none(), &mut PendingCalls::new()).0, 2);
+    let client = number(&queue, &mut clients, &who(1), None);
+    call(&queue, &who(1), client, 5);
+    queue.put_back(frame.calls, PendingCalls::new());
+    assert_eq!(waiting(&queue), [(DESCRIBED, new.number), (3, new.number), (4, new.number), (5, new.number)]);
+    assert_eq!(queue.usage(), Default::default(), "all of it has been let go");
 }
 
 #[test]
 fn no_more_clients_are_kept_than_there_are_places() {
-    let line = line();
+    let queue = line();
     let mut clients = Clients::new(0, PLACES, none());
     for n in 0..MAX + 10 {
         let name = format!("c{n}");
-        number(&line, &mut clients, &Who { client_id: &name, ..who(1) }, None);
+        number(&queue, &mut clients, &Who { client_id: &name, ..who(1) }, None);
     }
-    assert_eq!(clients.known.len(), MAX);
+    assert_eq!(clients.described.len(), MAX);
     let mut forgotten = 0;
     loop {
-        let calls = waiting(&line);
+        let calls = waiting(&queue);
         if calls.is_empty() {
             break;
         }

@@ -20,7 +20,7 @@ fn what_is_not_said_is_as_the_documentation_has_it() {
     let config = read(json!({"driver": "python3", "path": "/tmp"})).unwrap();
     assert_eq!((config.driver, config.pool_size, config.auto_reconnect), (Driver::Python3, 1, true));
     assert_eq!((config.init_module.as_str(), config.call_timeout), ("main", Duration::from_secs(5)));
-    assert_eq!((config.while_down, config.farewell_timeout), (WhileDown::Wait, Duration::from_secs(10)));
+    assert_eq!((config.while_down, config.shutdown_timeout), (WhileDown::Wait, Duration::from_secs(10)));
     let queue = config.queue;
     assert_eq!((queue.client_calls_max, queue.client_bytes_max), (10_000, 16 << 20));
     assert_eq!((queue.address_calls_max, queue.address_bytes_max), (10_000, 16 << 20));

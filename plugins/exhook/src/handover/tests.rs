@@ -24,10 +24,11 @@ fn pool(driver: &str, workers: usize) -> Arc<Pool> {
 fn pool_that(keeps: bool, driver: &str, workers: usize) -> Arc<Pool> {
     let written: Written = serde_json::from_value(json!({"driver": driver, "path": "/tmp"})).unwrap();
     let config = Arc::new(written.read(None).unwrap().remove(0));
-    let kept: Vec<_> = (0..workers).map(|_| Arc::new(Kept::new((1 << 20, 64 << 20), 100, None))).collect();
-    let line = || crate::Line::new(config.queue, crate::Figures::none()).unwrap();
-    let lines = (0..workers).map(|_| Arc::new(line())).collect();
-    Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted: BTreeMap::new(), keeps })
+    let logins: Vec<_> =
+        (0..workers).map(|_| Arc::new(LoginStore::new((1 << 20, 64 << 20), 100, None))).collect();
+    let queue = || crate::CallQueue::new(config.queue, crate::WorkerStats::none()).unwrap();
+    let lines = (0..workers).map(|_| Arc::new(queue())).collect();
+    Arc::new(Pool { config, queues: lines, logins, started: Arc::default(), wanted: BTreeMap::new(), keeps })
 }
 
 fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
@@ -38,7 +39,7 @@ fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
         visitors_bytes_max: 1 << 20,
         visit_max: Duration::from_secs(600),
     };
-    let clients = pool.kept.iter().map(|kept| Clients::new(number, places, Arc::clone(kept))).collect();
+    let clients = pool.logins.iter().map(|logins| Clients::new(number, places, Arc::clone(logins))).collect();
     pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: None });
     // Each pool is that of another load.
     let load = Arc::as_ptr(pool) as u64;
@@ -55,14 +56,14 @@ fn owner(client_id: &str) -> u64 {
 }
 
 fn keep(pool: &Pool, number: u32, client_id: &str, bytes: &[u8]) {
-    let kept = &pool.kept[pool.worker_of(client_id)];
-    kept.enter(whose(client_id), number, owner(client_id), false);
-    kept.keep(Gave { whose: whose(client_id), bytes, anew: None, epoch: 5, number: 0 }, number);
-    assert!(kept.of(whose(client_id), number, owner(client_id)).is_some());
+    let logins = &pool.logins[pool.worker_of(client_id)];
+    logins.enter(whose(client_id), number, owner(client_id), false);
+    logins.store(Gave { whose: whose(client_id), bytes, anew: None, epoch: 5, number: 0 }, number);
+    assert!(logins.of(whose(client_id), number, owner(client_id)).is_some());
 }
 
 fn kept(pool: &Pool, number: u32, client_id: &str) -> Option<Vec<u8>> {
-    pool.kept[pool.worker_of(client_id)].of(whose(client_id), number, owner(client_id)).map(Into::into)
+    pool.logins[pool.worker_of(client_id)].of(whose(client_id), number, owner(client_id)).map(Into::into)
 }
 
 /// One piece; whether more is to come.
@@ -96,7 +97,7 @@ fn logins_go_to_the_workers_of_the_next_version() {
     for (n, name) in names.iter().enumerate() {
         let number = (n % 2) as u32;
         assert_eq!(kept(&new, number, name).as_deref(), Some(name.as_bytes()));
-        let stored = new.kept[new.worker_of(name)].stored(name, number, 1);
+        let stored = new.logins[new.worker_of(name)].stored(name, number, 1);
         assert_eq!(stored.as_deref(), Some(name.as_bytes()), "no process has it yet");
     }
     assert_eq!(kept(&new, 0, "gone"), None, "what came before is replaced");
@@ -118,7 +119,7 @@ fn what_workers_say_meanwhile_goes_over_and_no_step_is_large() {
         if steps == 100 {
             keep(&old, 0, "c0000", b"new");
             keep(&old, 0, "zzz", b"new");
-            let gone = &old.kept[old.worker_of("c0001")];
+            let gone = &old.logins[old.worker_of("c0001")];
             gone.forget(whose("c0001"), 0);
         }
     }
@@ -130,7 +131,7 @@ fn what_workers_say_meanwhile_goes_over_and_no_step_is_large() {
     assert!(!from.export(ExportStep::END, 0, &mut |_| Ok(())).unwrap());
     from.end_of_handover();
     keep(&old, 0, "later", b"x");
-    assert!(old.kept.iter().all(|kept| kept.take_changes(0).is_empty()));
+    assert!(old.logins.iter().all(|logins| logins.take_changes(0).is_empty()));
 }
 
 #[test]
@@ -163,9 +164,9 @@ fn hand_over(old: &Arc<Pool>, new: &Arc<Pool>) -> (ExhookShard, ExhookShard) {
 
 /// What a worker of this version says; what the next one is sent of it.
 fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> Option<Vec<u8>> {
-    let kept = &pool.kept[pool.worker_of(client_id)];
+    let logins = &pool.logins[pool.worker_of(client_id)];
     let keeping =
-        Keeping { kept, epoch: 5, driver: "amqtt", is_asked: &|client| client == CLIENT, shards: 2 };
+        Keeping { logins, epoch: 5, driver: "amqtt", is_asked: &|client| client == CLIENT, shards: 2 };
     let load = std::ptr::from_ref(pool) as u64;
     keeping.note(load, whose(client_id), Said { client: CLIENT, anew: None, bytes, is_coming })
 }
@@ -174,7 +175,8 @@ fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> 
 #[test]
 fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 3));
-    let enter = |pool: &Pool, name| pool.kept[pool.worker_of(name)].enter(whose(name), 0, owner(name), false);
+    let enter =
+        |pool: &Pool, name| pool.logins[pool.worker_of(name)].enter(whose(name), 0, owner(name), false);
     keep(&old, 0, "gone", b"x");
     keep(&old, 0, "ended", b"x");
     enter(&old, "late");
@@ -193,7 +195,7 @@ fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     assert_eq!(kept(&new, 0, "gone"), None);
     // A session that has ended since.
     let ended = says(&old, "ended", Some(b"y"), false).unwrap();
-    new.kept[new.worker_of("ended")].over("ended", 0);
+    new.logins[new.worker_of("ended")].over("ended", 0);
     to.late(&ended);
     assert_eq!(kept(&new, 0, "ended"), None);
     // What is its own it has.
@@ -213,12 +215,13 @@ fn what_is_kept_with_an_answer_goes_over() {
     keep(&old, 0, "c", b"before");
     assert_eq!(says(&old, "c", Some(b"c"), true), None);
     let other = Connection { port: 8, ..whose("d") };
-    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    let keeping =
+        Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
     keeping.note(1, other, Said { client: CLIENT, anew: None, bytes: Some(b"d"), is_coming: true });
     hand_over(&old, &new);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"before"[..]));
-    new.kept[0].enter(other, 0, 1, false);
-    assert_eq!(new.kept[0].of(other, 0, 1).as_deref(), Some(&b"d"[..]));
+    new.logins[0].enter(other, 0, 1, false);
+    assert_eq!(new.logins[0].of(other, 0, 1).as_deref(), Some(&b"d"[..]));
 }
 
 /// What finds no room when it goes over is counted, and known to nobody.
@@ -228,10 +231,10 @@ fn logins_without_room_are_counted_when_they_go_over() {
     for n in 0..10 {
         keep(&old, 0, &format!("c{n}"), &[0; 100]);
     }
-    let small = Arc::new(Kept::new((1000, 800), 100, None));
-    Arc::get_mut(&mut new).unwrap().kept = vec![Arc::clone(&small)];
+    let small = Arc::new(LoginStore::new((1000, 800), 100, None));
+    Arc::get_mut(&mut new).unwrap().logins = vec![Arc::clone(&small)];
     hand_over(&old, &new);
-    let unkept = small.take_unkept();
+    let unkept = small.take_not_stored();
     assert!(unkept.of_all >= 7 && unkept.count() == unkept.of_all, "{unkept:?}");
     assert_eq!(kept(&new, 0, "c9"), None);
 }
@@ -245,7 +248,7 @@ fn nothing_goes_over_to_code_that_keeps_nothing() {
     to.late(&says(&first, "c", Some(b"ann, late"), false).unwrap());
     // Her session ends, which nobody sees.
     hand_over(&second, &third);
-    assert_eq!(third.kept[0].stored("c", 0, 1), None, "nobody else is shown what she had");
+    assert_eq!(third.logins[0].stored("c", 0, 1), None, "nobody else is shown what she had");
 }
 
 /// What may be of a session that has ended unseen does not become certain by a reload.
@@ -253,10 +256,10 @@ fn nothing_goes_over_to_code_that_keeps_nothing() {
 fn what_is_doubted_goes_over_so() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
     keep(&old, 0, "c", b"ann");
-    old.kept[0].is_away();
+    old.logins[0].is_away();
     hand_over(&old, &new);
-    assert_eq!((kept(&new, 0, "c"), new.kept[0].stored("c", 0, 1)), (None, None));
-    new.kept[0].confirm(whose("c"), 0, || owner("c"));
+    assert_eq!((kept(&new, 0, "c"), new.logins[0].stored("c", 0, 1)), (None, None));
+    new.logins[0].confirm(whose("c"), 0, || owner("c"));
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann"[..]));
 }
 
@@ -266,9 +269,9 @@ fn what_comes_with_a_late_answer_is_not_kept() {
     let old = pool("amqtt", 1);
     for (is_asked, expected) in [(false, None), (true, Some(b"c".to_vec()))] {
         let keeping =
-            Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| is_asked, shards: 2 };
+            Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| is_asked, shards: 2 };
         keeping.note(1, whose("c"), Said { client: CLIENT, anew: None, bytes: Some(b"c"), is_coming: true });
-        old.kept[0].enter(whose("c"), 0, owner("c"), false);
+        old.logins[0].enter(whose("c"), 0, owner("c"), false);
         assert_eq!(kept(&old, 0, "c"), expected);
     }
 }
@@ -277,15 +280,16 @@ fn what_comes_with_a_late_answer_is_not_kept() {
 #[test]
 fn what_a_worker_says_of_no_shard_is_not_kept() {
     let old = pool("amqtt", 1);
-    old.kept[0].note_changes(1, true);
-    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    old.logins[0].note_changes(1, true);
+    let keeping =
+        Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
     for (shard, is_kept) in [(0, true), (1, true), (2, false), (1 << 20, false)] {
         for (bytes, is_coming) in [(Some(&b"x"[..]), false), (Some(b"x"), true), (None, true), (None, false)]
         {
             let said = Said { client: (shard + 1) << 40, anew: None, bytes, is_coming };
             keeping.note(1, whose("c"), said);
         }
-        assert_eq!(old.kept[0].has_shard(shard as u32), is_kept, "{shard}");
+        assert_eq!(old.logins[0].has_shard(shard as u32), is_kept, "{shard}");
     }
 }
 
@@ -293,15 +297,16 @@ fn what_a_worker_says_of_no_shard_is_not_kept() {
 #[test]
 fn what_comes_late_of_who_had_been_let_in_is_not_for_either_end() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
-    old.kept[0].note_changes(0, true);
-    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    old.logins[0].note_changes(0, true);
+    let keeping =
+        Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
     let said = Said { client: CLIENT, bytes: Some(b"both"), anew: Some(b"own"), is_coming: true };
     let late = keeping.note(Arc::as_ptr(&old) as u64, whose("c"), said).unwrap();
-    old.kept[0].enter(whose("c"), 0, owner("c"), false);
+    old.logins[0].enter(whose("c"), 0, owner("c"), false);
     let (_from, mut to) = hand_over(&old, &new);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"own"[..]));
     to.late(&late);
-    new.kept[0].enter_again(whose("c"), 0);
+    new.logins[0].enter_again(whose("c"), 0);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"own"[..]));
 }
 
@@ -311,17 +316,17 @@ fn what_is_doubted_stays_so_whatever_comes_late() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
     keep(&old, 0, "c", b"ann");
     keep(&old, 0, "d", b"bob");
-    old.kept[0].is_away();
-    old.kept[0].is_back();
+    old.logins[0].is_away();
+    old.logins[0].is_back();
     let (_from, mut to) = hand_over(&old, &new);
-    old.kept[0].confirm(whose("c"), 0, || owner("c"));
+    old.logins[0].confirm(whose("c"), 0, || owner("c"));
     to.late(&says(&old, "c", Some(b"ann, late"), false).unwrap());
-    assert_eq!((kept(&new, 0, "c"), new.kept[0].stored("c", 0, 1)), (None, None));
-    new.kept[0].confirm(whose("c"), 0, || owner("c"));
+    assert_eq!((kept(&new, 0, "c"), new.logins[0].stored("c", 0, 1)), (None, None));
+    new.logins[0].confirm(whose("c"), 0, || owner("c"));
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann, late"[..]));
     // What is no longer true is gone, and nothing confirms it.
     to.late(&says(&old, "d", None, false).unwrap());
-    new.kept[0].confirm(whose("d"), 0, || owner("d"));
+    new.logins[0].confirm(whose("d"), 0, || owner("d"));
     assert_eq!(kept(&new, 0, "d"), None);
 }
 
@@ -333,7 +338,7 @@ fn what_a_login_gives_for_either_end_goes_over() {
         let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
         let says = |client_id| {
             let keeping =
-                Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+                Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
             let said = Said { client: CLIENT, bytes: Some(b"both"), anew: Some(b"own"), is_coming: true };
             keeping.note(1, whose(client_id), said)
         };
@@ -341,7 +346,7 @@ fn what_a_login_gives_for_either_end_goes_over() {
         let (_from, mut to) = hand_over(&old, &new);
         to.late(&says("late").unwrap());
         for name in ["before", "late"] {
-            new.kept[0].enter(whose(name), 0, owner(name), goes_on);
+            new.logins[0].enter(whose(name), 0, owner(name), goes_on);
             let expected = if goes_on { &b"both"[..] } else { b"own" };
             assert_eq!(kept(&new, 0, name).as_deref(), Some(expected), "{name}");
         }
@@ -355,7 +360,8 @@ fn a_login_without_room_goes_over() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
     let eve = |client_id| Connection { port: 8, ..whose(client_id) };
     let more = pool("amqtt", 3);
-    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    let keeping =
+        Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
     let none = Said { client: CLIENT, anew: None, bytes: None, is_coming: true };
     for name in ["before", "late", "later", "other"] {
         keep(&old, 0, name, b"ann");
@@ -363,19 +369,19 @@ fn a_login_without_room_goes_over() {
     keeping.note(1, eve("before"), none);
     // Whichever worker it is of by then.
     hand_over(&old, &more);
-    let worker = &more.kept[more.worker_of("before")];
+    let worker = &more.logins[more.worker_of("before")];
     worker.enter(eve("before"), 0, owner("before"), true);
     assert_eq!(worker.stored("before", 0, 1), None);
     let (_from, mut to) = hand_over(&old, &new);
     let note = |name| keeping.note(Arc::as_ptr(&old) as u64, eve(name), none).unwrap();
     to.late(&note("late"));
-    let stored = |name| new.kept[0].stored(name, 0, 1).is_some();
+    let stored = |name| new.logins[0].stored(name, 0, 1).is_some();
     for (name, is_there) in [("before", false), ("late", false), ("later", true), ("other", true)] {
         assert!(stored(name));
-        new.kept[0].enter(eve(name), 0, owner(name), true);
+        new.logins[0].enter(eve(name), 0, owner(name), true);
         assert_eq!(stored(name), is_there, "{name}");
     }
-    let line = Arc::clone(&new.lines[0]);
+    let queue = Arc::clone(&new.queues[0]);
     let who = Who {
         client_id: "later",
         username: Some("later"),
@@ -388,8 +394,8 @@ fn a_login_without_room_goes_over() {
         listener: None,
     };
     let clients = &mut to.pools[0].as_mut().unwrap().clients[0];
-    let mut writing = line.write_forgotten(Owner::Client("later")).unwrap();
-    let place = clients.place(&who, Moment::LetIn);
+    let mut writing = queue.write_forgotten(Owner::Client("later")).unwrap();
+    let place = clients.locate(&who, Moment::LetIn);
     clients.number(&mut writing, &who, None, place);
     writing.done();
     to.late(&note("later"));
@@ -401,17 +407,18 @@ fn a_login_without_room_goes_over() {
 #[test]
 fn a_late_login_from_the_same_port_is_taken() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
-    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    let keeping =
+        Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
     let said =
         |client, bytes: &'static [u8]| Said { client, bytes: Some(bytes), anew: None, is_coming: true };
-    old.kept[0].note_changes(0, true);
+    old.logins[0].note_changes(0, true);
     let note = |said| keeping.note(Arc::as_ptr(&old) as u64, whose("c"), said).unwrap();
     let first = note(said(CLIENT, b"first"));
-    old.kept[0].enter(whose("c"), 0, owner("c"), false);
+    old.logins[0].enter(whose("c"), 0, owner("c"), false);
     let (_from, mut to) = hand_over(&old, &new);
     let second = note(said(CLIENT + 1, b"second"));
     let enter = || {
-        new.kept[0].enter(whose("c"), 0, owner("c"), true);
+        new.logins[0].enter(whose("c"), 0, owner("c"), true);
         kept(&new, 0, "c")
     };
     to.late(&first);
@@ -430,19 +437,19 @@ fn numbers_go_over_once() {
     keep(&pools[0], 0, "before", b"x");
     let whose = whose("coming");
     let gave = |whose| Gave { whose, bytes: b"x", anew: None, epoch: 5, number: CLIENT };
-    pools[0].kept[0].keep(gave(super::Connection { client_id: "before", ..whose }), 0);
-    pools[0].kept[0].keep_coming(gave(whose), 0, Instant::now());
+    pools[0].logins[0].store(gave(super::Connection { client_id: "before", ..whose }), 0);
+    pools[0].logins[0].store_of_login(gave(whose), 0, Instant::now());
     let numbers = |pool: &Pool| {
         let mut numbers = Vec::new();
         for name in ["before", "coming"] {
-            pool.kept[0].each_of(0, name, |over| numbers.push(over.number));
+            pool.logins[0].each_of(0, name, |over| numbers.push(over.number));
         }
         numbers
     };
     assert_eq!(numbers(&pools[0]), [CLIENT; 2]);
     hand_over(&pools[0], &pools[1]);
     assert_eq!(numbers(&pools[1]), [0; 2]);
-    pools[1].kept[0].enter(whose, 0, owner("coming"), true);
+    pools[1].logins[0].enter(whose, 0, owner("coming"), true);
     assert_eq!(numbers(&pools[1]), [0; 2]);
     hand_over(&pools[1], &pools[2]);
     assert_eq!(numbers(&pools[2]), [0; 2]);
@@ -455,12 +462,12 @@ fn addresses_with_many_lost_logins_go_over() {
     keep(&old, 0, "c", b"ann");
     keep(&old, 0, "d", b"bob");
     for port in 100..1000 {
-        old.kept[0].none_coming(Connection { port, ..whose("other") }, 0, Instant::now());
+        old.logins[0].none_coming(Connection { port, ..whose("other") }, 0, Instant::now());
     }
     hand_over(&old, &new);
-    assert_eq!(new.kept[0].take_unkept().untold, 0, "the version before has said so");
-    new.kept[0].enter(Connection { host: "10.0.0.2", ..whose("c") }, 0, owner("c"), true);
-    assert!(new.kept[0].stored("c", 0, 1).is_some());
-    new.kept[0].enter(Connection { port: 8, ..whose("d") }, 0, owner("d"), true);
-    assert!(new.kept[0].stored("d", 0, 1).is_none(), "it may be one of them");
+    assert_eq!(new.logins[0].take_not_stored().untold, 0, "the version before has said so");
+    new.logins[0].enter(Connection { host: "10.0.0.2", ..whose("c") }, 0, owner("c"), true);
+    assert!(new.logins[0].stored("c", 0, 1).is_some());
+    new.logins[0].enter(Connection { port: 8, ..whose("d") }, 0, owner("d"), true);
+    assert!(new.logins[0].stored("d", 0, 1).is_none(), "it may be one of them");
 }

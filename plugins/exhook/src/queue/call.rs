@@ -107,7 +107,7 @@ pub struct Call {
     pub bytes: Box<[u8]>,
     /// What an answer to it names; 0 where nobody waits.
     pub id: u64,
-    /// The hook point, or one of the numbers of `line.rs`.
+    /// The hook point, or one of the numbers of `call_queue.rs`.
     pub point: i64,
     /// Whom it is about.
     pub client: Named,

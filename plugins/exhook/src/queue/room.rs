@@ -32,7 +32,7 @@ pub enum Full {
 
 /// How much somebody holds, or all do.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Held {
+pub struct Usage {
     /// Calls; what only describes a client is none.
     pub calls: u64,
     /// Bytes of memory, descriptions included.
@@ -43,7 +43,7 @@ pub struct Held {
     pub notification_bytes: u64,
 }
 
-impl Held {
+impl Usage {
     pub(super) fn add(&mut self, kind: Kind, calls: u64, bytes: u64) {
         match kind {
             Kind::Forgotten => return,

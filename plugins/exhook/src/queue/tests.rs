@@ -73,7 +73,7 @@ fn clients_with_many_calls_take_turns_and_keep_their_order() {
     assert_eq!(taken(&mut queue, IN_ORDER + 1), next, "behind as many of the other's");
     assert_eq!(taken(&mut queue, 1000), (2 * n + 2..=200).collect::<Vec<_>>());
     assert!(queue.is_empty());
-    assert_eq!(queue.held(), Held::default());
+    assert_eq!(queue.usage(), Usage::default());
     assert!(queue.entries.clients.is_empty() && queue.turns.is_empty());
 }
 
@@ -98,7 +98,7 @@ fn questions_find_room_beside_notifications() {
     }
     assert_eq!(push(&mut queue, "a", Kind::Question, 1, 10), Err(Full::Client));
     assert_eq!(push(&mut queue, "d", Kind::Question, 1, 10), Err(Full::All));
-    assert_eq!((queue.held().calls, queue.held().notifications), (10, 5));
+    assert_eq!((queue.usage().calls, queue.usage().notifications), (10, 5));
     // What is on its way holds its place until it is there.
     let mut calls = Vec::new();
     queue.take(1, usize::MAX, &mut calls);
@@ -112,7 +112,7 @@ fn questions_find_room_beside_notifications() {
 fn bytes_are_counted_as_memory_to_the_last_one() {
     let mut queue = Queue::new(ROOMY);
     push(&mut queue, "a", Kind::Question, 1, 1000).unwrap();
-    let one = queue.held().bytes;
+    let one = queue.usage().bytes;
     assert!(one > 1000 + size_of::<Call>() as u64, "{one}");
     for (kind, max) in [(Kind::Question, one), (Kind::Notification, 2 * (one - WAITED_FOR))] {
         for (bytes_max, client_bytes_max) in [(max, 1 << 20), (1 << 20, max)] {
@@ -126,8 +126,8 @@ fn bytes_are_counted_as_memory_to_the_last_one() {
             let full = push(&mut queue, "a", kind, 1, 1000).unwrap_err();
             assert_eq!(full, if bytes_max == 1 << 20 { Full::Client } else { Full::All });
             assert_eq!(
-                (queue.held(), queue.entries.clients.len()),
-                (Held::default(), 0),
+                (queue.usage(), queue.entries.clients.len()),
+                (Usage::default(), 0),
                 "nothing of it is left"
             );
         }
@@ -140,22 +140,22 @@ fn descriptions_are_charged_while_a_call_has_them() {
     let mut queue = Queue::new(ROOMY);
     push(&mut queue, "c", Kind::Question, 9, 1).unwrap();
     const C: Owner<'_> = Owner::Client("c");
-    let before = queue.held();
+    let before = queue.usage();
     let about = About::new(vec![0; 5000]);
     let named = || Named { number: 1, about: Some(Arc::clone(&about)) };
     let described = Call::new(&[0; 10], 0, -1, named(), 1);
     let with = |id| Call::new(&[0; 10], id, 3, named(), 1);
     queue.push((C, C), Kind::Notification, &mut vec![described, with(0)]).unwrap();
     queue.push((C, C), Kind::Question, &mut vec![with(5)]).unwrap();
-    let held = queue.held();
-    let more = held.bytes - before.bytes;
+    let usage = queue.usage();
+    let more = usage.bytes - before.bytes;
     assert!((5000..10_000).contains(&more), "{more}");
-    assert_eq!((held.calls - before.calls, held.notifications), (2, 1), "to describe is no call");
+    assert_eq!((usage.calls - before.calls, usage.notifications), (2, 1), "to describe is no call");
     assert_eq!(taken(&mut queue, 3), [9, 0, 0]);
-    assert!(queue.held().bytes > 5000, "the question has it still");
-    assert!(queue.held().notification_bytes > 5000);
+    assert!(queue.usage().bytes > 5000, "the question has it still");
+    assert!(queue.usage().notification_bytes > 5000);
     assert_eq!(taken(&mut queue, 1), [5]);
-    assert_eq!(queue.held(), Held::default());
+    assert_eq!(queue.usage(), Usage::default());
 }
 
 /// What only says that a client is gone is taken whatever waits, behind what waits of that client.
@@ -167,7 +167,7 @@ fn what_is_forgotten_takes_no_room() {
     let forgotten = |number| Call::new(&[0; 4], 0, -2, Named { number, about: None }, 1);
     queue.push_forgotten(Some(Owner::Client("a")), forgotten(7));
     queue.push_forgotten(None, forgotten(8));
-    assert_eq!(queue.held().calls, 2);
+    assert_eq!(queue.usage().calls, 2);
     let calls = queue.drain();
     let seen: Vec<_> = calls.iter().map(|call| (call.id, call.client.number)).collect();
     assert_eq!(seen, [(0, 8), (1, 0), (2, 0), (0, 7)], "first of all of whom nothing waits");
@@ -199,7 +199,7 @@ fn who_is_gone_is_forgotten_after_what_was_put_back() {
         }
         let expected: &[u64] = if is_let_in { &[1, 2, 0] } else { &[1, 0] };
         assert_eq!(taken(&mut queue, 10), expected, "{is_let_in} {before}");
-        assert_eq!(queue.held(), Held::default());
+        assert_eq!(queue.usage(), Usage::default());
         assert!(queue.is_empty() && queue.entering.is_empty() && queue.entries.clients.is_empty());
     }
 }
@@ -216,7 +216,7 @@ fn an_event_of_nobody_is_charged_to_who_caused_it() {
     assert_eq!(retain("a", 2), Err(Full::Client));
     retain("b", 3).unwrap();
     assert_eq!(taken(&mut queue, 10), [1, 3], "in the order in which it happened");
-    assert_eq!((queue.held(), queue.entries.clients.len()), (Held::default(), 0));
+    assert_eq!((queue.usage(), queue.entries.clients.len()), (Usage::default(), 0));
 }
 
 /// The work for a call does not grow with what waits; nor is memory of a storm kept.
@@ -230,7 +230,7 @@ fn memory_of_a_storm_is_given_back() {
     for id in 0..900 {
         push(&mut queue, "flood", Kind::Question, id, 10).unwrap();
     }
-    let per_client = queue.held().bytes / 20_000;
+    let per_client = queue.usage().bytes / 20_000;
     assert!(per_client < 2048, "{per_client}");
     taken(&mut queue, usize::MAX);
     assert!(queue.entries.clients.capacity() < 128 && queue.turns.capacity() < 128);
@@ -242,7 +242,7 @@ fn memory_of_a_storm_is_given_back() {
     }
     taken(&mut queue, usize::MAX);
     assert!(queue.entering.capacity() < 128);
-    assert_eq!(queue.held(), Held::default());
+    assert_eq!(queue.usage(), Usage::default());
 }
 
 /// Whoever has not come in has the share of its address, and nothing of the client's whose identifier it names; addresses take turns.
@@ -265,7 +265,7 @@ fn who_has_not_come_in_takes_the_share_of_its_address() {
     let n = IN_ORDER as u64;
     let next: Vec<_> = (1..=n).chain(201..=204).chain([301]).chain(n + 1..=100).collect();
     assert_eq!(taken(&mut queue, 1000), next);
-    assert_eq!(queue.held(), Held::default());
+    assert_eq!(queue.usage(), Usage::default());
     assert!(queue.entries.addresses.is_empty() && queue.entering.is_empty());
 }
 
@@ -306,20 +306,20 @@ fn a_description_is_released_from_who_was_charged_for_it() {
     let call = |id| Call::new(&[0; 10], id, 3, Named { number: 7, about: Some(Arc::clone(&about)) }, 1);
     let other = |id| Call::new(&[0; 10], id, 3, Named::default(), 1);
     queue.push((c, c), Kind::Question, &mut vec![other(1)]).unwrap();
-    let before = queue.entries.get(c).unwrap().held;
+    let before = queue.entries.get(c).unwrap().usage;
     queue.push((here, here), Kind::Question, &mut vec![call(2)]).unwrap();
     queue.push((c, c), Kind::Question, &mut vec![call(3)]).unwrap();
     let mut calls = Vec::new();
     queue.take(2, usize::MAX, &mut calls);
     assert_eq!(calls.iter().map(|call| call.id).collect::<Vec<_>>(), [1, 2]);
     queue.release(calls.pop().unwrap());
-    assert!(queue.entries.get(here).unwrap().held.bytes > 5000, "the client's call has it still");
+    assert!(queue.entries.get(here).unwrap().usage.bytes > 5000, "the client's call has it still");
     queue.take(2, usize::MAX, &mut calls);
     queue.release(calls.pop().unwrap());
-    assert_eq!(queue.entries.get(c).unwrap().held, before);
+    assert_eq!(queue.entries.get(c).unwrap().usage, before);
     assert!(queue.entries.get(here).is_none());
     queue.release(calls.pop().unwrap());
-    assert_eq!(queue.held(), Held::default());
+    assert_eq!(queue.usage(), Usage::default());
 }
 
 /// Notifications have half of what an address may have, in calls and in bytes.
@@ -403,7 +403,7 @@ proptest::proptest! {
             proptest::prop_assert!(ids.is_sorted(), "{}: {:?}", number, ids);
         }
         sent.into_iter().for_each(|call| queue.release(call));
-        proptest::prop_assert_eq!(queue.held(), Held::default());
+        proptest::prop_assert_eq!(queue.usage(), Usage::default());
         proptest::prop_assert!(queue.entering.is_empty() && queue.entries.clients.is_empty() && queue.entries.addresses.is_empty());
     }
 }

@@ -46,7 +46,7 @@ fn the_last_of_each_topic_are_kept() {
     other.keep(1, "me", "trial", b"gone");
     let mut left = Leftovers::default();
     other.clear_into(&mut left);
-    assert_eq!((other.held.len(), other.held.bytes(), other.topics.len()), (0, 0, 0));
+    assert_eq!((other.stored.len(), other.stored.bytes(), other.topics.len()), (0, 0, 0));
     while left.free(1) {}
     let mut last = None;
     while let Some(number) = store.next_number(last.as_ref()) {
@@ -61,7 +61,7 @@ fn the_last_of_each_topic_are_kept() {
     assert!(!store.write(1000, &mut Vec::new()), "no such message");
     store.keep(2, "me", "a", b"6");
     other.keep(2, "me", "a", b"6");
-    assert_eq!(other.held.newest(), store.held.newest(), "numbers go on");
+    assert_eq!(other.stored.newest(), store.stored.newest(), "numbers go on");
 }
 
 /// 1.2 million empty messages took 40 times the memory that they were counted with.
@@ -71,9 +71,9 @@ fn empty_messages_are_not_free() {
     for n in 0..10_000 {
         store.keep(1, "me", &format!("{n}"), b"");
     }
-    assert!(store.held.bytes() <= 100_000);
-    assert!((200..500).contains(&store.held.len()), "{}", store.held.len());
-    assert_eq!(store.topics.len(), store.held.len());
+    assert!(store.stored.bytes() <= 100_000);
+    assert!((200..500).contains(&store.stored.len()), "{}", store.stored.len());
+    assert_eq!(store.topics.len(), store.stored.len());
     assert_eq!(texts(&store, "#").last().map(String::as_str), Some("9999="));
 }
 
@@ -82,7 +82,7 @@ fn a_client_drives_out_its_own_and_leaves_no_list_behind() {
     let one = |payload: usize| {
         let mut store = Store::new(9, LIMITS);
         store.keep(1, "c", "a", &vec![0; payload]);
-        store.held.bytes()
+        store.stored.bytes()
     };
     let limits = ShareLimits { owner_entries_max: 2, bytes_max: 4 * one(5), ..LIMITS };
     let mut store = Store::new(9, limits);
@@ -91,14 +91,14 @@ fn a_client_drives_out_its_own_and_leaves_no_list_behind() {
     }
     assert_eq!(texts(&store, "#"), ["a=2", "b=3", "c=4"]);
     store.keep(1, "e", "x", &vec![0; 1 << 20]);
-    assert_eq!(store.held.len(), 4, "of what can never be kept it is known that it came");
+    assert_eq!(store.stored.len(), 4, "of what can never be kept it is known that it came");
     assert_eq!(
         store.page(Span { filter: "x", after: 0, upto: u64::MAX, room: PAGE_BYTES }).items[0].absent,
         LOST
     );
     store.keep(1, "e", "x", &[b'y'; 100]);
     assert_eq!(store.topics.keys().map(|name| &**name).collect::<Vec<_>>().last(), Some(&"x"));
-    assert!(store.held.bytes() <= limits.bytes_max);
+    assert!(store.stored.bytes() <= limits.bytes_max);
 }
 
 /// A page looks at so many and no more, however many there are, and all of them together are complete.
@@ -115,13 +115,13 @@ fn many_go_from_the_middle_of_a_topic_at_once() {
         store.keep(1, "me", "large", &vec![b'x'; 900_000]);
         let list: Vec<EntryId> = store.topics.get("t").unwrap().iter().copied().collect();
         let held: Vec<EntryId> = store
-            .held
-            .iter_behind(EntryId(0))
-            .filter(|(.., kept)| &*kept.topic == "t")
+            .stored
+            .iter_after(EntryId(0))
+            .filter(|(.., stored)| &*stored.topic == "t")
             .map(|(id, ..)| id)
             .collect();
         assert_eq!(list, held, "{small}");
-        let of_others = list.iter().filter(|id| store.held.owner_of(**id) == Some("other")).count();
+        let of_others = list.iter().filter(|id| store.stored.owner_of(**id) == Some("other")).count();
         assert_eq!((of_others, list.len() < 2 * small), (small, true));
     }
 }
@@ -145,9 +145,9 @@ fn pages_are_bounded_and_complete() {
     let first = store.page(Span { filter: "x/#", after: 0, upto: u64::MAX, room: PAGE_BYTES });
     store.keep(1, "me", "x/new", b"");
     let next = first.next.unwrap();
-    let (oldest, second) = (store.held.oldest().unwrap(), EntryId(next));
-    store.held.remove(second);
-    store.held.remove(oldest);
+    let (oldest, second) = (store.stored.oldest().unwrap(), EntryId(next));
+    store.stored.remove(second);
+    store.stored.remove(oldest);
     let rest = store.page(Span { filter: "x/#", after: next, upto: first.upto, room: PAGE_BYTES });
     assert!(rest.items[0].number > next && rest.upto == first.upto);
 }
@@ -169,20 +169,21 @@ fn no_call_lets_go_of_more_than_so_many() {
     }
     store.look_at_topics();
     let count = |store: &mut Store, call: &mut dyn FnMut(&mut Store)| {
-        let before = store.held.len();
+        let before = store.stored.len();
         call(store);
-        before.saturating_sub(store.held.len())
+        before.saturating_sub(store.stored.len())
     };
     assert!(
-        count(&mut store, &mut |store| store.keep(1, "me", "0", b"")) <= GONE_FOR_ONE + EVICTED_AT_ONCE + 3
+        count(&mut store, &mut |store| store.keep(1, "me", "0", b""))
+            <= EVICTED_FOR_ONE + EVICTED_AT_ONCE + 3
     );
     let mut more = true;
     while more {
         assert!(count(&mut store, &mut |store| more = store.come_nearer(20)) <= 20);
     }
     assert!(store.topics.values().all(|list| list.len() <= 10 && list.capacity() < 100));
-    assert!(["me", "you"].iter().all(|client| store.held.held_by(client).1 <= 5_000));
-    assert!(store.held.len() > 10 && texts(&store, "#").len() == store.held.len());
+    assert!(["me", "you"].iter().all(|client| store.stored.used_by(client).1 <= 5_000));
+    assert!(store.stored.len() > 10 && texts(&store, "#").len() == store.stored.len());
 }
 
 /// A page takes no more memory than it may; what is larger alone comes without its payload, and comes whole where there is room.
@@ -217,13 +218,13 @@ fn what_is_newer_on_this_shard_is_counted_by_place() {
     for at_ms in [10, 20, 15] {
         store.keep(at_ms, "me", "a", b"");
     }
-    let newer = |shard, number, at_ms| store.newer(1, u64::MAX, "a", Place { at_ms, shard, number });
+    let newer = |shard, number, at_ms| store.newer(1, u64::MAX, "a", Position { at_ms, shard, number });
     assert_eq!(
         [newer(0, 1, 9), newer(0, 1, 10), newer(2, 1, 10), newer(0, 9, 20), newer(2, 9, 20)],
         [3, 3, 2, 2, 0]
     );
-    assert_eq!(store.newer(1, 2, "a", Place { at_ms: 9, shard: 0, number: 1 }), 2, "up to the second");
-    assert_eq!(store.newer(1, 2, "b", Place { at_ms: 9, shard: 0, number: 1 }), 0);
+    assert_eq!(store.newer(1, 2, "a", Position { at_ms: 9, shard: 0, number: 1 }), 2, "up to the second");
+    assert_eq!(store.newer(1, 2, "b", Position { at_ms: 9, shard: 0, number: 1 }), 0);
 }
 
 /// Large messages that come one behind the other in place of many small ones are all kept: each makes the room that it takes.
@@ -245,16 +246,16 @@ fn the_newest_wins_where_room_is_short() {
             });
             let [item] = &page.items[..] else { panic!("{} of {topic}", page.items.len()) };
             assert_eq!((item.at_ms, item.payload.len(), item.absent), (2, 500_000, 0), "{topic}");
-            assert!(store.held.bytes() <= (8 << 20) + 1_000, "{}", store.held.bytes());
+            assert!(store.stored.bytes() <= (8 << 20) + 1_000, "{}", store.stored.bytes());
         }
     }
     let kept = |store: &Store| {
-        let large = store.held.iter().filter(|(_, _, kept)| kept.payload.len() == 500_000);
+        let large = store.stored.iter().filter(|(_, _, stored)| stored.payload.len() == 500_000);
         large.count()
     };
     assert_eq!(kept(&store), 16, "as many as there is room for");
     while store.come_nearer(100) {}
-    assert!(store.held.bytes() <= 8 << 20);
+    assert!(store.stored.bytes() <= 8 << 20);
     store.keep(3, "me", "large/0", &vec![2; 500_000]);
     assert_eq!(
         store.page(Span { filter: "large/0", after: 0, upto: u64::MAX, room: u64::MAX / 2 }).items[0].absent,
@@ -262,7 +263,7 @@ fn the_newest_wins_where_room_is_short() {
     );
     // It goes over as it is.
     store.keep(4, "me", "lost", &vec![2; 9 << 20]);
-    let (number, mut value) = (store.held.newest().unwrap().0, Vec::new());
+    let (number, mut value) = (store.stored.newest().unwrap().0, Vec::new());
     assert!(store.write(number, &mut value));
     let mut other = Store::new(1, limits);
     other.put(number, &value).unwrap();
@@ -281,12 +282,12 @@ fn what_goes_for_the_largest_messages_is_bounded() {
     let large = vec![1; 4 << 20];
     let mut seen = Vec::new();
     for n in 0..60 {
-        let before = store.held.len();
+        let before = store.stored.len();
         store.keep(2, "me", "large", &large);
-        let gone = before + 1 - store.held.len();
-        assert!(gone <= GONE_FOR_ONE + EVICTED_AT_ONCE + GONE_FOR_LARGE + 1, "{gone} for one");
+        let gone = before + 1 - store.stored.len();
+        assert!(gone <= EVICTED_FOR_ONE + EVICTED_AT_ONCE + GONE_FOR_LARGE + 1, "{gone} for one");
         assert!(
-            store.held.bytes() <= (48 << 20) + large.len() as u64 + 1_000,
+            store.stored.bytes() <= (48 << 20) + large.len() as u64 + 1_000,
             "the limit is passed by one alone"
         );
         let span = Span { filter: "large", after: 0, upto: u64::MAX, room: u64::MAX / 2 };

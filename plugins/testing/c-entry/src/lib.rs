@@ -107,7 +107,7 @@ static TABLE: LazyLock<PluginModule> = LazyLock::new(|| {
         deactivate: ours.deactivate(),
         unload: ours.unload(),
         on_timer: ours.on_timer(),
-        on_mail: ours.on_mail(),
+        on_instance_message: ours.on_instance_message(),
         export_state: ours.export_state(),
         import_state: ours.import_state(),
         configure: ours.configure(),

@@ -1,4 +1,4 @@
-//! A plugin for the tests of the host functions: metrics of each kind, threads, timers and mail,
+//! A plugin for the tests of the host functions: metrics of each kind, threads, timers and instance messages,
 //! and hooks that are mounted at run time. Its configuration and messages under `host-calls/` say
 //! what it does beside counting.
 
@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{
-    Answer, Counter, Error, Fetch, Fetched, Gauge, Histogram, HookId, Host, Identity, Mail, Mounting,
-    Outgoing, Plugin, Publish, Timer,
+    Answer, Counter, Error, Fetch, Fetched, Gauge, Histogram, HookId, Host, Identity, InstanceMessage,
+    Mounting, Outgoing, Plugin, Publish, Timer,
 };
 
 #[derive(serde::Deserialize)]
@@ -112,8 +112,8 @@ impl Plugin for HostCalls {
         instance.came("timer", number);
     }
 
-    fn on_mail(instance: &mut Instance, mail: &Mail<'_>) {
-        instance.came("mail", mail.number);
+    fn on_instance_message(instance: &mut Instance, message: &InstanceMessage<'_>) {
+        instance.came("message", message.number);
     }
 
     fn on_answer(instance: &mut Instance, answer: Answer) {
@@ -175,13 +175,13 @@ impl Instance {
         }
     }
 
-    /// After so many milliseconds: a timer, and mail from a thread.
+    /// After so many milliseconds: a timer, and instance messages from a thread.
     fn later(&self, number: u64) -> Result<(), Error> {
         let (host, after) = (self.shared.host, Duration::from_millis(number));
         host.timer(after, number)?;
-        host.spawn("mails", move |host| {
-            if !host.wait_stop(after) && host.mail(None, number, b"").is_err() {
-                host.error("no mail");
+        host.spawn("messages", move |host| {
+            if !host.wait_stop(after) && host.instance_message(None, number, b"").is_err() {
+                host.error("no message");
             }
         })?;
         Ok(())

@@ -80,7 +80,7 @@ impl Table {
     fn play<'a>(&self, point: &str, scene: &mut impl Scene<'a>) -> Result<Flow, Error> {
         let Some(script) = self.script_of(point, scene) else { return Ok(Flow::Continue) };
         if script.point != point {
-            if let Some(told) = scene.told().filter(|_| self.config.place == 0) {
+            if let Some(told) = scene.notified().filter(|_| self.config.place == 0) {
                 self.write(&script, point, &told)?;
             }
             return Ok(Flow::Continue);

@@ -35,7 +35,7 @@ pub trait Scene<'a> {
     }
 
     /// What the event says of decisions that were made before it.
-    fn told(&self) -> Option<String> {
+    fn notified(&self) -> Option<String> {
         None
     }
 
@@ -187,7 +187,7 @@ impl<'a> Scene<'a> for Connected<'a> {
         vec![self.client_id()]
     }
 
-    fn told(&self) -> Option<String> {
+    fn notified(&self) -> Option<String> {
         Some(format!("{},{}", self.keep_alive_s(), u8::from(self.is_superuser())))
     }
 }

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use grapnel_plugin_abi::{Error, HookPoint, Host, NoConfig, Plugin};
 
-struct Witness;
+struct Recorder;
 
-impl Plugin for Witness {
+impl Plugin for Recorder {
     type Config = NoConfig;
-    type Shard = Witness;
+    type Shard = Recorder;
 
-    fn load(_config: NoConfig, _host: &Host) -> Result<Witness, Error> {
-        Ok(Witness)
+    fn load(_config: NoConfig, _host: &Host) -> Result<Recorder, Error> {
+        Ok(Recorder)
     }
 
-    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Witness, Error> {
-        Ok(Witness)
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Recorder, Error> {
+        Ok(Recorder)
     }
 }
 
@@ -35,14 +35,14 @@ macro_rules! parts {
 /// A hook for each point.
 macro_rules! witnesses {
     ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident $about:tt)*) => {
-        impl Witness {
+        impl Recorder {
             $(fn $hook(&mut self, event: &mut grapnel_plugin_abi::$type<'_>) {
                 let (who, what) = parts!(event $type);
                 event.host().info(format_args!("saw {} {who} {what}", HookPoint::$point.name()));
             })*
         }
 
-        grapnel_plugin_abi::plugin!(Witness { $($group.$event => Witness::$hook,)* });
+        grapnel_plugin_abi::plugin!(Recorder { $($group.$event => Recorder::$hook,)* });
     };
 }
 

@@ -130,7 +130,7 @@ fn only_the_first_member_on_a_shard_is_waited_for() {
     assert_eq!(here.subscribe_shared("g", "a", session(3), qos(0), true).barrier_seq, 0);
     // The same once more changes no count, so there may be no batch to wait for.
     let again = here.subscribe_shared("g", "a", session(3), qos(1), true);
-    assert_eq!((again.is_new, again.interest, again.barrier_seq), (false, Interest::Known, 0));
+    assert_eq!((again.is_new, again.interest, again.barrier_seq), (false, Interest::Acknowledged, 0));
 }
 
 #[test]

@@ -41,14 +41,14 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     prop::collection::vec(act, 1..250)
 }
 
-enum Mail {
+enum LaneMessage {
     Batch(Arc<InterestBatch>),
     Ack(u64),
 }
 
 struct Mesh {
     shards: Vec<Routes>,
-    lanes: BTreeMap<(usize, usize), VecDeque<Mail>>,
+    lanes: BTreeMap<(usize, usize), VecDeque<LaneMessage>>,
     /// (shard, filter) → session → what its SUBACK waits for
     plain: BTreeMap<(usize, String), BTreeMap<u32, u64>>,
     /// (shard, filter) → member → (what its SUBACK waits for, connected), all in group `g`
@@ -110,19 +110,21 @@ impl Mesh {
         let Some(batch) = self.shards[at].take_changes() else { return };
         let batch = Arc::new(batch);
         for to in (0..SHARDS).filter(|to| *to != at) {
-            self.lanes.entry((at, to)).or_default().push_back(Mail::Batch(Arc::clone(&batch)));
+            self.lanes.entry((at, to)).or_default().push_back(LaneMessage::Batch(Arc::clone(&batch)));
         }
     }
 
     fn deliver(&mut self, from: usize, to: usize) -> bool {
-        let Some(mail) = self.lanes.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return false };
-        match mail {
-            Mail::Batch(batch) => {
+        let Some(message) = self.lanes.get_mut(&(from, to)).and_then(VecDeque::pop_front) else {
+            return false;
+        };
+        match message {
+            LaneMessage::Batch(batch) => {
                 let seq = self.shards[to].apply(ShardId(from as u8), &batch);
                 assert_eq!(seq, batch.seq);
-                self.lanes.entry((to, from)).or_default().push_back(Mail::Ack(seq));
+                self.lanes.entry((to, from)).or_default().push_back(LaneMessage::Ack(seq));
             }
-            Mail::Ack(seq) => self.shards[to].acked(ShardId(from as u8), seq),
+            LaneMessage::Ack(seq) => self.shards[to].acked(ShardId(from as u8), seq),
         }
         true
     }

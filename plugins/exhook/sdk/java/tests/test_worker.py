@@ -295,7 +295,7 @@ def test_stop_finishes_what_has_begun_runs_deinit_and_exits_with_0(start: Start)
 def test_deinit_may_be_missing_and_may_fail(start: Start) -> None:
     assert start(ECHO).stop() == 0
     broker = start(ECHO + 'public static void deinit() { throw new IllegalStateException("still open"); }')
-    assert broker.stop() == 0 and "the farewell failed: java.lang.IllegalStateException: still open" in broker.lines()
+    assert broker.stop() == 0 and "the shutdown failed: java.lang.IllegalStateException: still open" in broker.lines()
 
 
 FOREVER = "while (true) try { Thread.sleep(100_000); } catch (InterruptedException e) {}"

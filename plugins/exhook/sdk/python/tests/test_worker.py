@@ -606,7 +606,7 @@ def test_stop_ends_in_its_time_whatever_user_code_does_and_says_what_was_cut(sta
     begin = time.monotonic()
     assert broker.stop() == 1 and time.monotonic() - begin < 1.2 + 1.0
     assert "1 calls had not ended when the worker did" in broker.lines()
-    assert "the hooks' farewell has not come to its end within 1.2 s and is cut" in broker.lines()
+    assert "the hooks' shutdown was cut after 1.2 s" in broker.lines()
     assert "threads (sleeper) did not come to an end within 1.2 s and is cut" in broker.lines()
 
 

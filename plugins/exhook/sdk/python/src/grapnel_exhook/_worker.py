@@ -162,7 +162,7 @@ class Worker:
         try:
             self._driver.stop()
         except BaseException as error:
-            logger.error("the farewell failed", exc_info=error)
+            logger.error("the shutdown failed", exc_info=error)
         self._last_words()
         return 0
 
@@ -196,11 +196,11 @@ class Worker:
                 await asyncio.wait_for(stopping, self._driver.farewell_s)
         except asyncio.TimeoutError as error:
             if stopping is not None and stopping.cancelled():
-                logger.error("the hooks' farewell has not come to its end within %s s and is cut", self._farewell_s)
+                logger.error("the hooks' shutdown was cut after %s s", self._farewell_s)
             else:
-                logger.error("the farewell failed", exc_info=error)
+                logger.error("the shutdown failed", exc_info=error)
         except BaseException as error:
-            logger.error("the farewell failed", exc_info=error)
+            logger.error("the shutdown failed", exc_info=error)
         self.flush()
         return self._exit_code
 

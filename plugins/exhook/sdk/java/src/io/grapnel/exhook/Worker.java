@@ -339,7 +339,7 @@ public final class Worker {
         try {
             hooks.stop();
         } catch (Throwable error) {
-            log(1, "the farewell failed: " + Failures.tail(error));
+            log(1, "the shutdown failed: " + Failures.tail(error));
         }
     }
 

@@ -4,7 +4,7 @@
 use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
 
-use super::chain::{Course, Fold};
+use super::chain::{DispatchScope, Fold};
 use super::view::ClientView;
 use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
@@ -105,17 +105,22 @@ pub enum About<'a> {
 
 /// An event that only tells, on its way along a chain.
 #[derive(Debug)]
-pub struct Told<'a> {
+pub struct Notification<'a> {
     point: HookPoint,
     client: Option<ClientView<'a>>,
     about: About<'a>,
     now_ms: u64,
 }
 
-impl<'a> Told<'a> {
+impl<'a> Notification<'a> {
     /// An event at `point`, of a client where it is about one; `now_ms` is the monotonic time.
-    pub fn new(point: HookPoint, client: Option<ClientView<'a>>, about: About<'a>, now_ms: u64) -> Told<'a> {
-        Told { point, client, about, now_ms }
+    pub fn new(
+        point: HookPoint,
+        client: Option<ClientView<'a>>,
+        about: About<'a>,
+        now_ms: u64,
+    ) -> Notification<'a> {
+        Notification { point, client, about, now_ms }
     }
 
     fn message(&self) -> Option<&MessageView<'a>> {
@@ -126,8 +131,8 @@ impl<'a> Told<'a> {
     }
 
     /// For whom it is: not for plugins that led to the message.
-    pub fn course(&self) -> Course<'static> {
-        Course::of_message(self.message().map_or(0, |view| view.ancestry))
+    pub fn scope(&self) -> DispatchScope<'static> {
+        DispatchScope::of_message(self.message().map_or(0, |view| view.ancestry))
     }
 
     /// The event that goes with it.
@@ -217,7 +222,7 @@ pub(super) fn share_group(filter: &str) -> Option<&str> {
     topic::parse_filter(filter).ok().and_then(|parsed| parsed.share)
 }
 
-impl EventAccess for Told<'_> {
+impl EventAccess for Notification<'_> {
     fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
         if let Some(own) = self.own(field, index) {
             return own;
@@ -242,7 +247,7 @@ impl EventAccess for Told<'_> {
     }
 }
 
-impl<'a> Fold<'a> for Told<'a> {
+impl<'a> Fold<'a> for Notification<'a> {
     #[inline]
     fn begin(&mut self, _link: &'a Link) {}
 

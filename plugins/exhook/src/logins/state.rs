@@ -1,4 +1,4 @@
-//! The tables behind `Kept`: those of sessions and those of clients on their way in, of each shard, and who is charged for them. Under
+//! The tables behind `LoginStore`: those of sessions and those of clients on their way in, of each shard, and who is charged for them. Under
 //! its lock; each step is a few look-ups, or [`SLICE`] of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -10,7 +10,7 @@ use grapnel_plugin_abi::address_share;
 
 use super::coming::{Coming, OF_NOBODY, Order};
 use super::lost::Lost;
-use super::{Connection, Gave, HandedOver, Unkept};
+use super::{Connection, Gave, HandedOver, NotStored};
 use crate::shrink;
 
 /// What an entry costs besides its bytes.
@@ -110,7 +110,7 @@ pub(super) struct State {
     /// more than are listed.
     pub(super) doubted: BTreeSet<(u64, u32, Box<str>)>,
     pub(super) unlisted: usize,
-    pub unkept: Unkept,
+    pub not_stored: NotStored,
 }
 
 /// Who is charged for a login: its user, or where nobody has vouched for one, its address, as it is charged for what waits. The
@@ -308,7 +308,7 @@ impl State {
             let first = own.or_else(|| self.doubted.first()).cloned();
             let Some((_, shard, client_id)) = first else { return Err(Full::OfAll) };
             self.remove(shard, &client_id);
-            self.unkept.of_doubted += 1;
+            self.not_stored.of_doubted += 1;
         }
         self.bytes += cost;
         self.count += 1;
@@ -320,9 +320,9 @@ impl State {
 
     pub(super) fn count_unkept(&mut self, full: Full) {
         let count = match full {
-            Full::TooLong => &mut self.unkept.too_long,
-            Full::OfUser => &mut self.unkept.of_user,
-            Full::OfAll => &mut self.unkept.of_all,
+            Full::TooLong => &mut self.not_stored.too_long,
+            Full::OfUser => &mut self.not_stored.of_user,
+            Full::OfAll => &mut self.not_stored.of_all,
         };
         *count += 1;
     }

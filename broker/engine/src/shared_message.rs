@@ -19,7 +19,7 @@ impl Pool {
     }
 
     /// Counts a message until its last holder lets it go; once, however often it is queued.
-    pub fn count(&self, message: &HeldMessage) {
+    pub fn count(&self, message: &SharedMessageInner) {
         if message.pool.get().is_none() {
             self.0.set(self.0.get() + message.bytes());
             // It was empty one line above.
@@ -30,19 +30,19 @@ impl Pool {
 
 /// A message that several sessions of a shard hold: one count for the shard (no atomic per holder), one for all shards.
 #[derive(Debug)]
-pub struct HeldMessage {
+pub struct SharedMessageInner {
     message: Arc<Message>,
     /// Where it is counted, once a session has queued it.
     pool: OnceCell<Pool>,
 }
 
-impl From<Arc<Message>> for HeldMessage {
-    fn from(message: Arc<Message>) -> HeldMessage {
-        HeldMessage { message, pool: OnceCell::new() }
+impl From<Arc<Message>> for SharedMessageInner {
+    fn from(message: Arc<Message>) -> SharedMessageInner {
+        SharedMessageInner { message, pool: OnceCell::new() }
     }
 }
 
-impl Deref for HeldMessage {
+impl Deref for SharedMessageInner {
     type Target = Arc<Message>;
 
     fn deref(&self) -> &Arc<Message> {
@@ -50,7 +50,7 @@ impl Deref for HeldMessage {
     }
 }
 
-impl Drop for HeldMessage {
+impl Drop for SharedMessageInner {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.get() {
             pool.0.set(pool.0.get() - self.message.bytes());
@@ -59,9 +59,12 @@ impl Drop for HeldMessage {
 }
 
 /// A message that several sessions of a shard hold.
-pub type Held = Rc<HeldMessage>;
+pub type SharedMessage = Rc<SharedMessageInner>;
 
 /// The message to keep, made once.
-pub(crate) fn hold<'a>(view: &MessageView<'_>, held: &'a mut Option<Held>) -> &'a Held {
-    held.get_or_insert_with(|| Rc::new(Arc::new(view.to_message()).into()))
+pub(crate) fn shared_message<'a>(
+    view: &MessageView<'_>,
+    shared: &'a mut Option<SharedMessage>,
+) -> &'a SharedMessage {
+    shared.get_or_insert_with(|| Rc::new(Arc::new(view.to_message()).into()))
 }

@@ -4,7 +4,7 @@ use grapnel_plugin_abi::{Identity, OnBehalf, Outgoing};
 
 /// A message that waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct DelayedMessage {
     /// Client identifier of whose message it is.
     pub from: String,
     /// Who that is, for whom it is authorised when it is due; `None` of one that an older version has held.
@@ -24,7 +24,7 @@ pub struct Held {
     pub user_properties: Vec<(String, String)>,
 }
 
-impl Held {
+impl DelayedMessage {
     /// What it is kept and handed over as.
     pub fn bytes(&self) -> Box<[u8]> {
         let mut out = Vec::new();
@@ -77,15 +77,15 @@ impl Held {
         put(out, self.identity.as_ref().map_or(&[], Identity::as_bytes));
     }
 
-    /// What [`Held::bytes`] gave; `None` for anything else.
-    pub fn of(bytes: &[u8]) -> Option<Held> {
+    /// What [`DelayedMessage::bytes`] gave; `None` for anything else.
+    pub fn of(bytes: &[u8]) -> Option<DelayedMessage> {
         let mut reader = Reader(bytes);
-        Held::read(&mut reader).filter(|_| reader.0.is_empty())
+        DelayedMessage::read(&mut reader).filter(|_| reader.0.is_empty())
     }
 
-    fn read(reader: &mut Reader<'_>) -> Option<Held> {
+    fn read(reader: &mut Reader<'_>) -> Option<DelayedMessage> {
         let [qos, retain, format] = reader.array()?;
-        let mut held = Held {
+        let mut delayed = DelayedMessage {
             qos,
             retain: retain != 0,
             payload_format: (format != NO_FORMAT).then_some(format),
@@ -100,13 +100,13 @@ impl Held {
             user_properties: Vec::new(),
         };
         for _ in 0..u32::from_le_bytes(reader.array()?) {
-            held.user_properties.push((reader.text()?, reader.text()?));
+            delayed.user_properties.push((reader.text()?, reader.text()?));
         }
-        held.identity = match reader.part()? {
+        delayed.identity = match reader.part()? {
             [] => None,
             bytes => Some(Identity::from_bytes(bytes).ok()?),
         };
-        Some(held)
+        Some(delayed)
     }
 }
 

@@ -1,10 +1,10 @@
-//! What was not kept of logins for want of room, for the log. `Kept` counts it, the worker's thread says it now and then.
+//! What was not kept of logins for want of room, for the log. `LoginStore` counts it, the worker's thread says it now and then.
 
 use std::fmt;
 
 /// So many logins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unkept {
+pub struct NotStored {
     /// Longer than one may be.
     pub too_long: u64,
     /// Of a user who has as much as one may have.
@@ -22,14 +22,14 @@ pub struct Unkept {
     pub untold: u64,
 }
 
-impl Unkept {
+impl NotStored {
     /// All of them.
     pub fn count(&self) -> u64 {
         self.too_long + self.of_user + self.of_all + self.of_coming + self.of_doubted + self.handed_over
     }
 
     /// Adds what has been lost since.
-    pub fn add(&mut self, more: Unkept) {
+    pub fn add(&mut self, more: NotStored) {
         self.too_long += more.too_long;
         self.of_user += more.of_user;
         self.of_all += more.of_all;
@@ -40,7 +40,7 @@ impl Unkept {
     }
 }
 
-impl fmt::Display for Unkept {
+impl fmt::Display for NotStored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<_> = [
             (self.too_long, "longer than login_bytes_max"),

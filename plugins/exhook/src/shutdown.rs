@@ -3,18 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use crate::serving::{Came, LINE_LOOK, Serving};
+use crate::serving::{Came, QUEUE_LOOK, Serving};
 use crate::wire;
 
 /// How soon it goes on where the log has to be waited for.
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Serving<'_> {
-    /// Asks the process to end, and reads it until it has, at most for `farewell_timeout`; then it is killed.
-    pub(crate) fn farewell(&mut self) {
-        let timeout = self.worker.config.farewell_timeout;
+    /// Asks the process to end, and reads it until it has, at most for `shutdown_timeout`; then it is killed.
+    pub(crate) fn shut_down(&mut self) {
+        let timeout = self.worker.config.shutdown_timeout;
         let until = Instant::now() + timeout;
-        self.lines.begin_farewell();
+        self.lines.begin_shutdown();
         // Behind what is left of a frame that is on its way.
         wire::frame(&mut self.out, |out| {
             out.list(1).number(2_u64);
@@ -44,19 +44,19 @@ impl Serving<'_> {
                 // It has more than the log takes.
                 std::thread::park_timeout(left.min(PAUSE));
             } else {
-                self.poll(left.min(LINE_LOOK));
+                self.poll(left.min(QUEUE_LOOK));
             }
         }
         self.process.end(Duration::ZERO);
         let (host, name) = (self.worker.host, self.worker.name());
         if let Some(wrong) = wrong {
-            host.warn(format_args!("{name} {wrong} at its farewell; what it says after that is not read"));
+            host.warn(format_args!("{name} {wrong} during shutdown; what it says after that is not read"));
         }
         match status {
             Some(status) if status.success() => {}
-            Some(status) => host.warn(format_args!("{name} has ended at its farewell ({status})")),
+            Some(status) => host.warn(format_args!("{name} has ended during shutdown ({status})")),
             None => host.warn(format_args!(
-                "{name} has not ended within {} ms of its farewell (farewell_timeout) and is killed; what it had yet to do is lost",
+                "{name} has not ended within {} ms of the shutdown (farewell_timeout) and is killed; what it had yet to do is lost",
                 timeout.as_millis()
             )),
         }

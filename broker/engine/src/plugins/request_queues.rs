@@ -16,20 +16,20 @@ const SPARE: usize = 32;
 
 /// All lines of a shard.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+pub(crate) struct RequestQueues {
     plugins: HashMap<u64, OfPlugin>,
 }
 
 /// Those of a plugin, by client identifier.
 #[derive(Debug, Default)]
 struct OfPlugin {
-    lines: HashMap<Arc<str>, Line>,
+    queues: HashMap<Arc<str>, RequestQueue>,
     /// Of all of them.
     sums: Sums,
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct RequestQueue {
     /// In whose slots the requests wait; `None` where pages alone are under way.
     session: Option<SessionKey>,
     sums: Sums,
@@ -62,21 +62,21 @@ pub(crate) struct Waiting {
     pub(crate) bytes: usize,
 }
 
-impl Lines {
+impl RequestQueues {
     /// The session that has the line of a client, if there is one. Plugins are named by the number of their name.
     pub(crate) fn session(&self, plugin: u64, client_id: &str) -> Option<SessionKey> {
-        self.plugins.get(&plugin)?.lines.get(client_id)?.session
+        self.plugins.get(&plugin)?.queues.get(client_id)?.session
     }
 
     /// The sessions with the lines of a client, of all plugins.
     pub(crate) fn sessions_of(&self, client_id: &str) -> impl Iterator<Item = SessionKey> {
-        self.plugins.values().filter_map(move |known| known.lines.get(client_id)?.session)
+        self.plugins.values().filter_map(move |known| known.queues.get(client_id)?.session)
     }
 
     /// What a plugin has asked for on behalf of all clients, and of this one.
     fn sums(&self, plugin: u64, client_id: &str) -> (Sums, Sums) {
         let known = self.plugins.get(&plugin);
-        let own = known.and_then(|known| known.lines.get(client_id)).map(|line| line.sums);
+        let own = known.and_then(|known| known.queues.get(client_id)).map(|queue| queue.sums);
         (known.map(|known| known.sums).unwrap_or_default(), own.unwrap_or_default())
     }
 
@@ -127,7 +127,7 @@ impl Lines {
 
     /// The requests for a client wait in the slots of this session from now on. Nothing waits there yet.
     pub(crate) fn open(&mut self, plugin: u64, client_id: Arc<str>, session: SessionKey) {
-        let lines = &mut self.plugins.entry(plugin).or_default().lines;
+        let lines = &mut self.plugins.entry(plugin).or_default().queues;
         lines.entry(client_id).or_default().session = Some(session);
     }
 
@@ -138,9 +138,9 @@ impl Lines {
 
     /// Nothing waits in the slots of a line any more, and its session is gone.
     pub(crate) fn close(&mut self, plugin: u64, client_id: &str) {
-        let line = self.plugins.get_mut(&plugin).and_then(|known| known.lines.get_mut(client_id));
-        if let Some(line) = line {
-            line.session = None;
+        let queue = self.plugins.get_mut(&plugin).and_then(|known| known.queues.get_mut(client_id));
+        if let Some(queue) = queue {
+            queue.session = None;
         }
         self.count(plugin, client_id, Waiting::default());
         self.forget_if_empty(plugin, client_id);
@@ -148,7 +148,7 @@ impl Lines {
 
     /// A page that may come to so many bytes is under way.
     pub(crate) fn begin_page(&mut self, plugin: u64, client_id: &Arc<str>, bytes: usize) {
-        self.plugins.entry(plugin).or_default().lines.entry(Arc::clone(client_id)).or_default();
+        self.plugins.entry(plugin).or_default().queues.entry(Arc::clone(client_id)).or_default();
         self.change(plugin, client_id, |sums| {
             sums.pages += 1;
             sums.pages_bytes += bytes;
@@ -173,10 +173,10 @@ impl Lines {
 
     fn change(&mut self, plugin: u64, client_id: &str, change: impl FnOnce(&mut Sums)) {
         let Some(known) = self.plugins.get_mut(&plugin) else { return };
-        let Some(line) = known.lines.get_mut(client_id) else { return };
-        let before = line.sums;
-        change(&mut line.sums);
-        let (all, now) = (&mut known.sums, line.sums);
+        let Some(queue) = known.queues.get_mut(client_id) else { return };
+        let before = queue.sums;
+        change(&mut queue.sums);
+        let (all, now) = (&mut known.sums, queue.sums);
         all.waiting.requests = all.waiting.requests - before.waiting.requests + now.waiting.requests;
         all.waiting.bytes = all.waiting.bytes - before.waiting.bytes + now.waiting.bytes;
         all.pages = all.pages - before.pages + now.pages;
@@ -185,16 +185,17 @@ impl Lines {
 
     fn forget_if_empty(&mut self, plugin: u64, client_id: &str) {
         let Some(known) = self.plugins.get_mut(&plugin) else { return };
-        if !known.lines.get(client_id).is_some_and(|line| line.session.is_none() && line.sums.is_empty()) {
+        if !known.queues.get(client_id).is_some_and(|queue| queue.session.is_none() && queue.sums.is_empty())
+        {
             return;
         }
-        known.lines.remove(client_id);
-        if known.lines.is_empty() {
+        known.queues.remove(client_id);
+        if known.queues.is_empty() {
             self.plugins.remove(&plugin);
             self.plugins.shrink_to(SPARE);
-        } else if known.lines.capacity() > SPARE.max(4 * known.lines.len()) {
+        } else if known.queues.capacity() > SPARE.max(4 * known.queues.len()) {
             // A quarter, so that as many must come again before it grows.
-            known.lines.shrink_to(2 * known.lines.len());
+            known.queues.shrink_to(2 * known.queues.len());
         }
     }
 }
@@ -233,19 +234,19 @@ mod tests {
         Limits { behalf_requests_max: requests, behalf_bytes_max: bytes, ..Limits::default() }
     }
 
-    fn wait(lines: &mut Lines, client_id: &str, requests: usize, bytes: usize) {
-        if lines.session(1, client_id).is_none() {
-            lines.open(1, client_id.into(), key(7));
+    fn wait(queues: &mut RequestQueues, client_id: &str, requests: usize, bytes: usize) {
+        if queues.session(1, client_id).is_none() {
+            queues.open(1, client_id.into(), key(7));
         }
-        lines.count(1, client_id, Waiting { requests, bytes });
+        queues.count(1, client_id, Waiting { requests, bytes });
     }
 
     /// Puts requests of so many bytes into the line of a client until it has no room; how many that were.
-    fn fill(lines: &mut Lines, client_id: &str, bytes: usize, limits: &Limits) -> usize {
+    fn fill(queues: &mut RequestQueues, client_id: &str, bytes: usize, limits: &Limits) -> usize {
         let mut requests = 0;
-        while lines.has_room(1, client_id, bytes, limits) {
+        while queues.has_room(1, client_id, bytes, limits) {
             requests += 1;
-            wait(lines, client_id, requests, requests * bytes);
+            wait(queues, client_id, requests, requests * bytes);
         }
         requests
     }
@@ -253,67 +254,67 @@ mod tests {
     #[test]
     fn a_client_that_asks_for_little_finds_room_beside_greedy_ones() {
         let limits = limits(1_024, 1 << 20);
-        let mut lines = Lines::default();
-        assert_eq!(fill(&mut lines, "first", 1, &limits), 113, "an eighth of what it leaves free");
+        let mut queues = RequestQueues::default();
+        assert_eq!(fill(&mut queues, "first", 1, &limits), 113, "an eighth of what it leaves free");
         let others: Vec<usize> =
-            (0..40).map(|number| fill(&mut lines, &format!("greedy {number}"), 1, &limits)).collect();
+            (0..40).map(|number| fill(&mut queues, &format!("greedy {number}"), 1, &limits)).collect();
         assert!(others.is_sorted_by(|a, b| a >= b), "who comes later finds less: {others:?}");
-        assert!(lines.has_room(1, "modest", 1, &limits));
+        assert!(queues.has_room(1, "modest", 1, &limits));
         // Another plugin has room of its own.
-        assert!(lines.has_room(2, "first", 1, &limits));
+        assert!(queues.has_room(2, "first", 1, &limits));
     }
 
     #[test]
     fn bytes_are_shared_like_requests() {
         let limits = limits(1 << 20, 1 << 20);
-        let mut lines = Lines::default();
+        let mut queues = RequestQueues::default();
         for number in 0..30 {
-            fill(&mut lines, &format!("greedy {number}"), 4_096, &limits);
+            fill(&mut queues, &format!("greedy {number}"), 4_096, &limits);
         }
-        assert!(lines.has_room(1, "modest", 512, &limits));
-        assert!(!lines.has_room(1, "modest", 1 << 20, &limits), "no client takes all that is left");
+        assert!(queues.has_room(1, "modest", 512, &limits));
+        assert!(!queues.has_room(1, "modest", 1 << 20, &limits), "no client takes all that is left");
     }
 
     #[test]
     fn the_bounds_of_a_client_and_of_a_plugin_hold() {
         let client =
             Limits { behalf_client_requests_max: 2, behalf_client_bytes_max: 100, ..limits(1_000, 1 << 20) };
-        let mut lines = Lines::default();
-        assert_eq!(fill(&mut lines, "c", 50, &client), 2);
-        assert!(lines.has_room(1, "other", 101, &client), "alone it passes, whatever its size");
-        wait(&mut lines, "other", 1, 51);
-        assert!(lines.has_room(1, "other", 49, &client) && !lines.has_room(1, "other", 50, &client));
+        let mut queues = RequestQueues::default();
+        assert_eq!(fill(&mut queues, "c", 50, &client), 2);
+        assert!(queues.has_room(1, "other", 101, &client), "alone it passes, whatever its size");
+        wait(&mut queues, "other", 1, 51);
+        assert!(queues.has_room(1, "other", 49, &client) && !queues.has_room(1, "other", 50, &client));
         // A large one takes all that is left, and the next waits until it has gone.
         let least = limits(1, 65_536);
-        let mut lines = Lines::default();
-        assert!(lines.has_room(1, "c", 1 << 30, &least));
-        wait(&mut lines, "c", 1, 1 << 30);
-        assert!(!lines.has_room(1, "other", 1, &least));
-        lines.close(1, "c");
-        assert!(lines.has_room(1, "other", 1 << 30, &least));
+        let mut queues = RequestQueues::default();
+        assert!(queues.has_room(1, "c", 1 << 30, &least));
+        wait(&mut queues, "c", 1, 1 << 30);
+        assert!(!queues.has_room(1, "other", 1, &least));
+        queues.close(1, "c");
+        assert!(queues.has_room(1, "other", 1 << 30, &least));
         // One each, and none beyond.
         let plugin = limits(3, 1 << 20);
-        let mut lines = Lines::default();
+        let mut queues = RequestQueues::default();
         let filled: Vec<usize> =
-            ["a", "b", "c", "d"].map(|client_id| fill(&mut lines, client_id, 1, &plugin)).into();
+            ["a", "b", "c", "d"].map(|client_id| fill(&mut queues, client_id, 1, &plugin)).into();
         assert_eq!(filled, [1, 1, 1, 0]);
-        lines.close(1, "b");
-        assert!(lines.has_room(1, "d", 1, &plugin));
+        queues.close(1, "b");
+        assert!(queues.has_room(1, "d", 1, &plugin));
     }
 
     #[test]
     fn lines_that_close_leave_nothing() {
-        let mut lines = Lines::default();
+        let mut queues = RequestQueues::default();
         let name = |number: usize| format!("client {number}");
-        (0..10_000).for_each(|number| wait(&mut lines, &name(number), 1, 10));
-        assert_eq!(lines.plugins[&1].sums.waiting, Waiting { requests: 10_000, bytes: 100_000 });
-        (1..10_000).for_each(|number| lines.close(1, &name(number)));
-        let left = &lines.plugins[&1];
+        (0..10_000).for_each(|number| wait(&mut queues, &name(number), 1, 10));
+        assert_eq!(queues.plugins[&1].sums.waiting, Waiting { requests: 10_000, bytes: 100_000 });
+        (1..10_000).for_each(|number| queues.close(1, &name(number)));
+        let left = &queues.plugins[&1];
         assert_eq!(left.sums.waiting, Waiting { requests: 1, bytes: 10 });
-        assert!(left.lines.capacity() <= 2 * SPARE, "room for {}", left.lines.capacity());
-        lines.close(1, &name(0));
-        assert!(lines.plugins.is_empty());
-        lines.close(1, &name(0));
+        assert!(left.queues.capacity() <= 2 * SPARE, "room for {}", left.queues.capacity());
+        queues.close(1, &name(0));
+        assert!(queues.plugins.is_empty());
+        queues.close(1, &name(0));
     }
 
     #[test]
@@ -324,31 +325,34 @@ mod tests {
             behalf_client_bytes_max: 100,
             ..limits(1_000, 1 << 20)
         };
-        let mut lines = Lines::default();
+        let mut queues = RequestQueues::default();
         let client: Arc<str> = "c".into();
-        assert!(lines.has_room_for_page(1, "c", 101, &limits), "alone it passes, whatever its size");
-        lines.begin_page(1, &client, 60);
+        assert!(queues.has_room_for_page(1, "c", 101, &limits), "alone it passes, whatever its size");
+        queues.begin_page(1, &client, 60);
         assert!(
-            lines.has_room_for_page(1, "c", 40, &limits) && !lines.has_room_for_page(1, "c", 41, &limits)
+            queues.has_room_for_page(1, "c", 40, &limits) && !queues.has_room_for_page(1, "c", 41, &limits)
         );
-        assert!(lines.has_room(1, "c", 40, &limits) && !lines.has_room(1, "c", 41, &limits), "a request too");
-        wait(&mut lines, "c", 1, 30);
         assert!(
-            lines.has_room_for_page(1, "c", 10, &limits) && !lines.has_room_for_page(1, "c", 11, &limits)
+            queues.has_room(1, "c", 40, &limits) && !queues.has_room(1, "c", 41, &limits),
+            "a request too"
         );
-        lines.count_page(1, "c", 60, 70);
-        assert!(!lines.has_room_for_page(1, "c", 1, &limits), "it has become more");
-        lines.close(1, "c");
-        assert!(lines.session(1, "c").is_none() && lines.has_room_for_page(1, "c", 30, &limits));
-        lines.begin_page(1, &client, 30);
-        assert!(!lines.has_room_for_page(1, "c", 0, &limits), "as many as a client may have");
-        lines.begin_page(1, &"d".into(), 0);
-        assert!(!lines.has_room_for_page(1, "e", 0, &limits), "as many as a plugin may have");
-        assert!(lines.has_room_for_page(2, "e", 0, &limits), "another plugin");
-        lines.end_page(1, "d", 0);
-        assert!(lines.has_room_for_page(1, "e", 0, &limits));
-        lines.end_page(1, "c", 70);
-        lines.end_page(1, "c", 30);
-        assert!(lines.plugins.is_empty());
+        wait(&mut queues, "c", 1, 30);
+        assert!(
+            queues.has_room_for_page(1, "c", 10, &limits) && !queues.has_room_for_page(1, "c", 11, &limits)
+        );
+        queues.count_page(1, "c", 60, 70);
+        assert!(!queues.has_room_for_page(1, "c", 1, &limits), "it has become more");
+        queues.close(1, "c");
+        assert!(queues.session(1, "c").is_none() && queues.has_room_for_page(1, "c", 30, &limits));
+        queues.begin_page(1, &client, 30);
+        assert!(!queues.has_room_for_page(1, "c", 0, &limits), "as many as a client may have");
+        queues.begin_page(1, &"d".into(), 0);
+        assert!(!queues.has_room_for_page(1, "e", 0, &limits), "as many as a plugin may have");
+        assert!(queues.has_room_for_page(2, "e", 0, &limits), "another plugin");
+        queues.end_page(1, "d", 0);
+        assert!(queues.has_room_for_page(1, "e", 0, &limits));
+        queues.end_page(1, "c", 70);
+        queues.end_page(1, "c", 30);
+        assert!(queues.plugins.is_empty());
     }
 }

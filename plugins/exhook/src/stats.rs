@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::{Counter, Gauge, GaugePart, Histogram, HookPoint, Host};
 
-use crate::queue::{Full, Held, Kind};
+use crate::queue::{Full, Kind, Usage};
 
 /// Upper bounds of the times of answers, microseconds.
 const ANSWER_US: [i64; 25] = [
@@ -17,7 +17,7 @@ const ANSWER_US: [i64; 25] = [
 
 /// The metrics of one worker. One that the broker has no room for is not counted.
 #[derive(Clone, Debug)]
-pub struct Figures {
+pub struct WorkerStats {
     calls: Option<Counter>,
     dropped: Option<Counter>,
     dropped_client: Option<Counter>,
@@ -35,12 +35,12 @@ pub struct Figures {
     answer_us: Option<Histogram>,
 }
 
-impl Figures {
+impl WorkerStats {
     /// Those of a worker, by driver and number; `kinds` is that of its driver.
-    pub fn new(host: Host, driver: &str, index: u32, kinds: Arc<Kinds>) -> Figures {
+    pub fn new(host: Host, driver: &str, index: u32, kinds: Arc<Kinds>) -> WorkerStats {
         let name = |what: &str| format!("worker_{driver}_{index}_{what}");
         let counter = |what: &str, help: &str| host.counter(&name(what), help).ok();
-        let figures = Figures {
+        let stats = WorkerStats {
             calls: counter("calls", "Calls handed over to the worker"),
             dropped: counter("dropped", "Notifications that were dropped"),
             dropped_client: counter("dropped_client", "Of them, those whose client had no room left"),
@@ -58,18 +58,18 @@ impl Figures {
                 .histogram(&name("answer_us"), "Microseconds until an answer was there", &ANSWER_US)
                 .ok(),
         };
-        if figures.answer_us.is_none() {
+        if stats.answer_us.is_none() {
             host.warn(format_args!(
-                "not all figures of worker {driver}/{index} are counted; limits.plugin_metrics_max is too small"
+                "not all metrics of worker {driver}/{index} are counted; limits.plugin_metrics_max is too small"
             ));
         }
-        figures
+        stats
     }
 
     /// Those of a worker that nobody counts.
     #[cfg(test)]
-    pub fn none() -> Figures {
-        Figures {
+    pub fn none() -> WorkerStats {
+        WorkerStats {
             calls: None,
             dropped: None,
             dropped_client: None,
@@ -282,8 +282,8 @@ pub struct Waiting {
 
 impl Waiting {
     /// So much does now.
-    pub fn set(&mut self, held: Held) {
-        for (part, value) in [(&mut self.calls, held.calls), (&mut self.bytes, held.bytes)] {
+    pub fn set(&mut self, usage: Usage) {
+        for (part, value) in [(&mut self.calls, usage.calls), (&mut self.bytes, usage.bytes)] {
             part.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
     }

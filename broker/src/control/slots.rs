@@ -27,18 +27,18 @@ pub(super) fn stalled() -> u64 {
 
 /// All places of one listening socket.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct ConnectionSlots {
     room: Arc<Semaphore>,
     max: u32,
     /// Those that are taken; the longer idle, the further in front.
-    taken: Mutex<VecDeque<Arc<Place>>>,
+    taken: Mutex<VecDeque<Arc<ConnectionSlot>>>,
     /// A connection has become idle.
     idle: Notify,
 }
 
-impl Places {
-    pub(super) fn new(max: usize) -> Arc<Places> {
-        Arc::new(Places {
+impl ConnectionSlots {
+    pub(super) fn new(max: usize) -> Arc<ConnectionSlots> {
+        Arc::new(ConnectionSlots {
             room: Arc::new(Semaphore::new(max)),
             max: u32::try_from(max).unwrap_or(u32::MAX),
             taken: Mutex::default(),
@@ -46,13 +46,13 @@ impl Places {
         })
     }
 
-    fn taken(&self) -> MutexGuard<'_, VecDeque<Arc<Place>>> {
+    fn taken(&self) -> MutexGuard<'_, VecDeque<Arc<ConnectionSlot>>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for a connection that is there; where all are taken, that of the one that has been idle longest. Waits while none
     /// is idle.
-    pub(super) async fn take(self: &Arc<Places>) -> Taken {
+    pub(super) async fn take(self: &Arc<ConnectionSlots>) -> Taken {
         let permit = loop {
             let became_idle = self.idle.notified();
             if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
@@ -65,7 +65,7 @@ impl Places {
                 () = became_idle => {}
             }
         };
-        let place = Arc::<Place>::default();
+        let place = Arc::<ConnectionSlot>::default();
         self.taken().push_back(Arc::clone(&place));
         Taken { places: Arc::clone(self), place, _permit: permit }
     }
@@ -88,7 +88,7 @@ impl Places {
     }
 
     /// Puts a place behind those that have been idle longer.
-    fn became_idle(&self, place: &Arc<Place>) {
+    fn became_idle(&self, place: &Arc<ConnectionSlot>) {
         let mut taken = self.taken();
         if let Some(at) = taken.iter().position(|other| Arc::ptr_eq(other, place)) {
             taken.remove(at);
@@ -101,7 +101,7 @@ impl Places {
 
 /// What is known of a connection.
 #[derive(Debug, Default)]
-struct Place {
+struct ConnectionSlot {
     /// A request is in hand, or its answer is being made.
     busy: AtomicBool,
     /// A part of an answer waits to be taken.
@@ -111,7 +111,7 @@ struct Place {
     leave: Notify,
 }
 
-impl Place {
+impl ConnectionSlot {
     fn is_idle(&self) -> bool {
         !self.busy.load(Ordering::Relaxed) && !self.unsent.load(Ordering::Relaxed)
     }
@@ -120,8 +120,8 @@ impl Place {
 /// The place of one connection, free again with this value.
 #[derive(Debug)]
 pub(super) struct Taken {
-    places: Arc<Places>,
-    place: Arc<Place>,
+    places: Arc<ConnectionSlots>,
+    place: Arc<ConnectionSlot>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -139,8 +139,8 @@ impl Taken {
     }
 
     /// For the connection's services, one at a time.
-    pub(super) fn desk(&self) -> Desk {
-        Desk { places: Arc::clone(&self.places), place: Arc::clone(&self.place) }
+    pub(super) fn activity(&self) -> Activity {
+        Activity { places: Arc::clone(&self.places), place: Arc::clone(&self.place) }
     }
 
     /// The connection's stream, which fails with `TimedOut` once its end has taken too little for too long.
@@ -157,12 +157,12 @@ impl Drop for Taken {
 
 /// Where a connection's requests are noted.
 #[derive(Clone, Debug)]
-pub(super) struct Desk {
-    places: Arc<Places>,
-    place: Arc<Place>,
+pub(super) struct Activity {
+    places: Arc<ConnectionSlots>,
+    place: Arc<ConnectionSlot>,
 }
 
-impl Desk {
+impl Activity {
     /// A request has come.
     pub(super) fn begin(&self) -> Busy {
         self.place.busy.store(true, Ordering::Relaxed);
@@ -172,11 +172,11 @@ impl Desk {
 
 /// A request in hand, until its answer has been handed over.
 #[derive(Debug)]
-pub(super) struct Busy(Desk);
+pub(super) struct Busy(Activity);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let Desk { places, place } = &self.0;
+        let Activity { places, place } = &self.0;
         place.busy.store(false, Ordering::Relaxed);
         places.became_idle(place);
     }
@@ -213,7 +213,7 @@ impl hyper::body::Body for Answer {
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     inner: S,
-    place: Arc<Place>,
+    place: Arc<ConnectionSlot>,
     patience: Duration,
     /// Runs while something waits to be taken.
     window: Option<Pin<Box<Sleep>>>,
@@ -305,23 +305,23 @@ mod tests {
     #[test]
     fn a_newcomer_gets_the_place_of_the_one_that_has_been_idle_longest() {
         run(async {
-            let places = Places::new(3);
-            let (a, b, c) = (places.take().await, places.take().await, places.take().await);
+            let slots = ConnectionSlots::new(3);
+            let (a, b, c) = (slots.take().await, slots.take().await, slots.take().await);
             // `a` asks and has been answered, so that `b` has been idle longest; `c` is asking.
-            drop(a.desk().begin());
-            let asking = c.desk().begin();
+            drop(a.activity().begin());
+            let asking = c.activity().begin();
             let newcomer = tokio::spawn({
-                let places = Arc::clone(&places);
-                async move { places.take().await }
+                let slots = Arc::clone(&slots);
+                async move { slots.take().await }
             });
             tokio::time::timeout(LONG, b.is_needed()).await.expect("b is to go");
             drop(b);
             let d = newcomer.await.unwrap();
             // Nobody is idle: who comes now waits until somebody is.
-            let (asking_too, asking_as_well) = (a.desk().begin(), d.desk().begin());
+            let (asking_too, asking_as_well) = (a.activity().begin(), d.activity().begin());
             let waiting = tokio::spawn({
-                let places = Arc::clone(&places);
-                async move { places.take().await }
+                let slots = Arc::clone(&slots);
+                async move { slots.take().await }
             });
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished());
@@ -330,15 +330,15 @@ mod tests {
             drop(c);
             let e = waiting.await.unwrap();
             drop((a, d, e, asking_too, asking_as_well));
-            tokio::time::timeout(LONG, places.all_free()).await.expect("all are free");
-            assert!(places.taken().is_empty());
+            tokio::time::timeout(LONG, slots.all_free()).await.expect("all are free");
+            assert!(slots.taken().is_empty());
         });
     }
 
     #[test]
     fn an_end_that_takes_nothing_is_given_up_and_one_that_takes_enough_is_not() {
         run(async {
-            let taken = Places::new(1).take().await;
+            let taken = ConnectionSlots::new(1).take().await;
             let (ours, _deaf) = duplex(1000);
             let mut ours = taken.watch(ours, PATIENCE);
             let before = stalled();
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn an_end_that_takes_a_byte_now_and_then_is_given_up_too() {
         run(async {
-            let taken = Places::new(1).take().await;
+            let taken = ConnectionSlots::new(1).take().await;
             let (ours, mut slow) = duplex(100);
             let mut ours = taken.watch(ours, PATIENCE);
             let reading = tokio::spawn(async move {

@@ -9,7 +9,7 @@ use crate::verdict::Ticket;
 
 /// A call that the broker waits for.
 #[derive(Debug)]
-pub struct Asked<T = Ticket> {
+pub struct PendingCall<T = Ticket> {
     /// Who waits.
     pub ticket: T,
     /// Since when.
@@ -20,28 +20,28 @@ pub struct Asked<T = Ticket> {
 
 /// Calls that are waited for, by the number that an answer names, which is their order in time.
 #[derive(Debug)]
-pub struct AllAsked<T = Ticket> {
-    all: BTreeMap<u64, Asked<T>>,
+pub struct PendingCalls<T = Ticket> {
+    all: BTreeMap<u64, PendingCall<T>>,
     /// How many there are about each client.
     of_client: HashMap<u64, usize>,
 }
 
-impl<T> Default for AllAsked<T> {
-    fn default() -> AllAsked<T> {
-        AllAsked { all: BTreeMap::new(), of_client: HashMap::new() }
+impl<T> Default for PendingCalls<T> {
+    fn default() -> PendingCalls<T> {
+        PendingCalls { all: BTreeMap::new(), of_client: HashMap::new() }
     }
 }
 
-impl<T> AllAsked<T> {
+impl<T> PendingCalls<T> {
     /// None yet.
-    pub fn new() -> AllAsked<T> {
-        AllAsked::default()
+    pub fn new() -> PendingCalls<T> {
+        PendingCalls::default()
     }
 
     /// One more; the one that has had this number.
-    pub fn insert(&mut self, id: u64, asked: Asked<T>) -> Option<Asked<T>> {
-        *self.of_client.entry(asked.client).or_default() += 1;
-        let before = self.all.insert(id, asked);
+    pub fn insert(&mut self, id: u64, pending: PendingCall<T>) -> Option<PendingCall<T>> {
+        *self.of_client.entry(pending.client).or_default() += 1;
+        let before = self.all.insert(id, pending);
         if let Some(before) = &before {
             self.count_off(before.client);
         }
@@ -49,10 +49,10 @@ impl<T> AllAsked<T> {
     }
 
     /// Nobody waits for this one any more.
-    pub fn remove(&mut self, id: u64) -> Option<Asked<T>> {
-        let asked = self.all.remove(&id)?;
-        self.count_off(asked.client);
-        Some(asked)
+    pub fn remove(&mut self, id: u64) -> Option<PendingCall<T>> {
+        let pending = self.all.remove(&id)?;
+        self.count_off(pending.client);
+        Some(pending)
     }
 
     fn count_off(&mut self, client: u64) {
@@ -66,19 +66,19 @@ impl<T> AllAsked<T> {
     }
 
     /// The one that has waited longest.
-    pub fn first(&self) -> Option<&Asked<T>> {
+    pub fn first(&self) -> Option<&PendingCall<T>> {
         self.all.first_key_value().map(|(_, first)| first)
     }
 
     /// Takes that out if it has waited since `before` or longer.
-    pub fn pop_overdue(&mut self, before: Instant) -> Option<Asked<T>> {
+    pub fn pop_overdue(&mut self, before: Instant) -> Option<PendingCall<T>> {
         let (id, _) = self.all.first_key_value().filter(|(_, first)| first.since <= before)?;
         self.remove(*id)
     }
 
     /// Takes over others.
-    pub fn extend(&mut self, others: AllAsked<T>) {
-        others.all.into_iter().for_each(|(id, asked)| drop(self.insert(id, asked)));
+    pub fn extend(&mut self, others: PendingCalls<T>) {
+        others.all.into_iter().for_each(|(id, pending)| drop(self.insert(id, pending)));
     }
 
     /// Whether somebody waits for an answer about this client.
@@ -99,7 +99,7 @@ impl<T> AllAsked<T> {
     }
 
     /// All of them.
-    pub fn into_values(self) -> IntoValues<u64, Asked<T>> {
+    pub fn into_values(self) -> IntoValues<u64, PendingCall<T>> {
         self.all.into_values()
     }
 }

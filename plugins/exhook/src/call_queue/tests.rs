@@ -10,7 +10,7 @@ const MANY: u64 = 100_000;
 /// As many as a frame has.
 const AT_ONCE: u64 = 512;
 
-fn line() -> Line {
+fn line() -> CallQueue {
     let (calls, bytes) = (2 * MANY, 1 << 30);
     let limits = Limits {
         calls_max: calls,
@@ -20,12 +20,12 @@ fn line() -> Line {
         address_calls_max: calls,
         address_bytes_max: bytes,
     };
-    Line::new(limits, Figures::none()).unwrap()
+    CallQueue::new(limits, WorkerStats::none()).unwrap()
 }
 
-fn tell(line: &Line, who: &str) {
+fn tell(queue: &CallQueue, who: &str) {
     let (who, point) = (Owner::Client(who), HookPoint::MessageDelivered);
-    let mut writing = line.write((who, who), Kind::Notification, point).unwrap();
+    let mut writing = queue.write((who, who), Kind::Notification, point).unwrap();
     writing.call(0, point as i64, Named::default(), |data| {
         data.nil();
     });
@@ -34,32 +34,33 @@ fn tell(line: &Line, who: &str) {
 }
 
 /// What is done to calls while the lock is held.
-fn work(line: &Line) -> u64 {
-    line.lock().queue.work()
+fn work(queue: &CallQueue) -> u64 {
+    queue.lock().queue.work()
 }
 
 /// A worker that ends leaves all that waits: shards do not wait until all of that has been gone through.
 #[test]
 fn no_lock_is_held_for_all_that_waits() {
-    let line = line();
+    let queue = line();
     for n in 0..MANY {
-        tell(&line, &format!("c{}", n % 10_000));
+        tell(&queue, &format!("c{}", n % 10_000));
     }
     let mut here = Vec::new();
-    line.take(AT_ONCE as usize, usize::MAX, &mut here, &mut AllAsked::new());
-    let before = work(&line);
-    let (_, lost) = line.cut(here);
+    queue.take(AT_ONCE as usize, usize::MAX, &mut here, &mut PendingCalls::new());
+    let before = work(&queue);
+    let (_, lost) = queue.cut(here);
     assert_eq!(lost as u64, MANY);
-    assert!(work(&line) - before <= AT_ONCE, "{}", work(&line) - before);
+    assert!(work(&queue) - before <= AT_ONCE, "{}", work(&queue) - before);
     assert!(
-        line.write((Owner::Client("c"), Owner::Client("c")), Kind::Question, HookPoint::ClientConnect)
+        queue
+            .write((Owner::Client("c"), Owner::Client("c")), Kind::Question, HookPoint::ClientConnect)
             .is_none()
     );
-    assert_eq!(line.held(), Default::default());
-    let said = line.take_lost().to_string();
+    assert_eq!(queue.usage(), Default::default());
+    let said = queue.take_lost().to_string();
     assert_eq!(said, "", "nobody has found no room");
-    line.open();
-    tell(&line, "c");
+    queue.open();
+    tell(&queue, "c");
 }
 
 /// Who has waited for too long leaves in slices, and nobody else is looked at.
@@ -67,9 +68,9 @@ fn no_lock_is_held_for_all_that_waits() {
 fn the_overdue_leave_in_slices() {
     let now = Instant::now();
     let at = |n: u64| now + Duration::from_millis(n);
-    let mut asked = AllAsked::new();
+    let mut asked = PendingCalls::new();
     for n in 0..MANY {
-        asked.insert(n, Asked { ticket: (), since: at(n), client: n % 100 });
+        asked.insert(n, PendingCall { ticket: (), since: at(n), client: n % 100 });
     }
     let (mut count, mut slices) = (0, 0);
     loop {

@@ -41,7 +41,7 @@ impl Clock {
 
 /// A shard's sign of life.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Heartbeat {
     /// Steps begun since the start.
     steps: AtomicU64,
     /// Rounds of the guard since the start.
@@ -57,9 +57,9 @@ fn ticks_ns() -> u64 {
     BEGIN.elapsed().as_nanos() as u64
 }
 
-impl Default for Pulse {
-    fn default() -> Pulse {
-        Pulse {
+impl Default for Heartbeat {
+    fn default() -> Heartbeat {
+        Heartbeat {
             steps: AtomicU64::new(0),
             beats: AtomicU64::new(0),
             began: AtomicU64::new(0),
@@ -68,7 +68,7 @@ impl Default for Pulse {
     }
 }
 
-impl Pulse {
+impl Heartbeat {
     /// The shard begins a step at this millisecond.
     pub(crate) fn begin(&self, mono_ms: u64) {
         // One writer: a load and a store are enough.
@@ -116,13 +116,13 @@ mod tests {
 
     #[test]
     fn a_step_lasts_from_its_begin_to_its_end() {
-        let pulse = Pulse::default();
-        assert_eq!(pulse.step_ms(5), None);
-        pulse.begin(0);
-        assert_eq!((pulse.step_ms(0), pulse.step_ms(300)), (Some(0), Some(300)));
-        pulse.end();
-        assert_eq!(pulse.step_ms(300), None);
-        assert_eq!(pulse.steps(), 1);
+        let heartbeat = Heartbeat::default();
+        assert_eq!(heartbeat.step_ms(5), None);
+        heartbeat.begin(0);
+        assert_eq!((heartbeat.step_ms(0), heartbeat.step_ms(300)), (Some(0), Some(300)));
+        heartbeat.end();
+        assert_eq!(heartbeat.step_ms(300), None);
+        assert_eq!(heartbeat.steps(), 1);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::described::{Given, More, Written, described_as};
-use super::{Seat, Who};
-use crate::line::Writing;
+use super::{ClientSlot, Who};
+use crate::call_queue::Writing;
 use crate::queue::{About, Named};
 
 /// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
@@ -29,11 +29,11 @@ pub(super) struct Said {
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct DescribedClient {
     pub(super) number: u64,
     pub(super) said: Said,
     /// What its CONNECT said, as it is written into a description, but for the password.
-    pub(super) kept: Option<Written>,
+    pub(super) connect_data: Option<Written>,
     /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
     pub(super) about: Option<Arc<About>>,
     /// Since when it is the client, as a number that grows; 0 for one that was not seen to come in.
@@ -45,20 +45,20 @@ pub(super) struct Known {
 /// What a worker knew of a client before a call was put together.
 #[derive(Debug)]
 pub(super) struct Before {
-    pub(super) seat: Seat,
+    pub(super) slot: ClientSlot,
     pub(super) said: Said,
     /// Of another connection than the call was about.
-    pub(super) kept: Option<Option<Written>>,
+    pub(super) connect_data: Option<Option<Written>>,
     pub(super) about: Option<Arc<About>>,
 }
 
-impl Known {
+impl DescribedClient {
     /// What is known of it before it is described as a connection from `origin`.
-    pub(super) fn before(&mut self, seat: Seat, origin: u64) -> Before {
+    pub(super) fn before(&mut self, slot: ClientSlot, origin: u64) -> Before {
         Before {
-            seat,
+            slot,
             said: self.said,
-            kept: (self.said.origin != origin).then(|| self.kept.take()),
+            connect_data: (self.said.origin != origin).then(|| self.connect_data.take()),
             about: self.about.clone(),
         }
     }
@@ -66,7 +66,7 @@ impl Known {
     /// Keeps what a CONNECT said, if there was one.
     pub(super) fn keep(&mut self, written: Option<Written>) {
         if let Some(written) = written {
-            self.kept = Some(written).filter(|written| written.bytes.len() <= KEPT_MAX);
+            self.connect_data = Some(written).filter(|written| written.bytes.len() <= KEPT_MAX);
         }
     }
 
@@ -81,7 +81,7 @@ impl Known {
         }
         // What its login gave is added when another process is given a call: it may have changed by then.
         let earlier =
-            self.kept.as_ref().map(|kept| described_as(who, More::Earlier(kept), &Given::default()));
+            self.connect_data.as_ref().map(|kept| described_as(who, More::Earlier(kept), &Given::default()));
         let named = Named { number, about: None };
         line.describe(named, &described);
         self.about = Some(About::new(earlier.unwrap_or(described)));

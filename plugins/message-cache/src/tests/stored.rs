@@ -35,7 +35,7 @@ fn limits_that_were_lowered_are_kept_soon() {
     assert!((2..8).contains(&left.len()) && left.contains(&"x1999".to_owned()), "{left:?}");
 }
 
-/// Where no timer is to be had, the limits are come nearer to by mail, one at a time however many messages come.
+/// Where no timer is to be had, the limits are come nearer to by instance messages, one at a time however many messages come.
 #[test]
 fn a_timer_that_is_refused_is_made_up_for() {
     let mut plugin = load(1, r#", "client_bytes_max": 4000000"#);
@@ -45,7 +45,7 @@ fn a_timer_that_is_refused_is_made_up_for() {
     plugin.refuse_timers(true);
     plugin.run(&mut FakeEvent::publish("large", &[1; 3_000_000]).with_client_id("maker"));
     plugin.refuse_timers(false);
-    assert_eq!(plugin.deliver_mail(), 1);
+    assert_eq!(plugin.deliver_messages(), 1);
     let timers = |plugin: &mut TestPlugin<Cache>| plugin.advance(Duration::from_secs(1));
     timers(&mut plugin);
     let kept = payloads(&mut plugin).len();
@@ -63,7 +63,7 @@ fn a_timer_that_is_refused_in_a_reload_is_made_up_for() {
     plugin.refuse_timers(true);
     let mut plugin = plugin.reloaded(r##"{"filters": ["#"], "messages_per_topic_max": 5}"##).unwrap();
     plugin.refuse_timers(false);
-    assert!(plugin.deliver_mail() > 0);
+    assert!(plugin.deliver_messages() > 0);
     plugin.advance(Duration::from_secs(1));
     assert_eq!(payloads(&mut plugin), ["1995", "1996", "1997", "1998", "1999"]);
 }
@@ -78,10 +78,10 @@ fn pages_are_charged_to_who_asks() {
     }
     ask(&mut plugin, "c", "**");
     // It may have the filter, and its pages come; nobody says whether it may have the messages.
-    plugin.deliver_mail();
-    let asked = plugin.asked();
+    plugin.deliver_messages();
+    let asked = plugin.take_requests();
     plugin.answer_on(0, asked[0].number.unwrap(), Reason::SUCCESS);
-    plugin.deliver_mail();
+    plugin.deliver_messages();
     plugin.advance(TICK);
     let correlation = [b'x'; 55_000];
     let second = |client: &str| {
@@ -136,10 +136,10 @@ fn a_large_message_that_goes_meanwhile_is_left_out() {
         plugin.run_on(1, &mut FakeEvent::publish(topic, &vec![1; size]).with_client_id("maker"));
     }
     ask(&mut plugin, "c", "**");
-    plugin.deliver_mail();
-    let asked = plugin.asked();
+    plugin.deliver_messages();
+    let asked = plugin.take_requests();
     plugin.answer_on(0, asked[0].number.unwrap(), Reason::SUCCESS);
-    plugin.deliver_mail();
+    plugin.deliver_messages();
     // The pages have come by now, and another message takes its place.
     plugin.run_on(1, &mut FakeEvent::publish("x/2", b"new").with_client_id("maker"));
     let topics: Vec<_> = take(&mut plugin, 100);
@@ -173,7 +173,7 @@ fn a_large_message_that_may_not_be_had_is_not_there() {
     }
     ask(&mut plugin, "c", "**");
     let came = take_with(&mut plugin, 100, &mut |what| match what {
-        AskedFor::Authorize(Action::DELIVER, topic) if topic.starts_with("x/secret") => {
+        BehalfAction::Authorize(Action::DELIVER, topic) if topic.starts_with("x/secret") => {
             Reason::NOT_AUTHORIZED
         }
         _ => Reason::SUCCESS,
@@ -195,7 +195,7 @@ fn a_large_message_waits_for_its_verdict() {
     ask(&mut plugin, "c", "**");
     let mut silences = 0;
     let came = take_with(&mut plugin, 100, &mut |what| match what {
-        AskedFor::Authorize(Action::DELIVER, topic) if topic == "x/2" && silences < 3 => {
+        BehalfAction::Authorize(Action::DELIVER, topic) if topic == "x/2" && silences < 3 => {
             silences += 1;
             Reason::SERVER_UNAVAILABLE
         }

@@ -12,7 +12,7 @@ const WORD: usize = u64::BITS as usize;
 /// Values by place. `SPARE` chunks without a value keep their memory, so that one value more or less does not ask for memory
 /// again and again.
 #[derive(Debug)]
-pub struct Places<T, const SPARE: usize = 1> {
+pub struct ChunkTable<T, const SPARE: usize = 1> {
     chunks: Vec<Chunk<T>>,
     /// A bit for each chunk that has a free place.
     room: Vec<u64>,
@@ -31,13 +31,13 @@ struct Chunk<T> {
     slots: Vec<Option<T>>,
 }
 
-impl<T, const SPARE: usize> Default for Places<T, SPARE> {
+impl<T, const SPARE: usize> Default for ChunkTable<T, SPARE> {
     fn default() -> Self {
-        Places { chunks: Vec::new(), room: Vec::new(), first_room: 0, empty: 0, len: 0 }
+        ChunkTable { chunks: Vec::new(), room: Vec::new(), first_room: 0, empty: 0, len: 0 }
     }
 }
 
-impl<T, const SPARE: usize> Places<T, SPARE> {
+impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
     /// Puts a value in, made from the place it will have.
     pub fn insert_with(&mut self, make: impl FnOnce(usize) -> T) -> usize {
         while self.room.get(self.first_room) == Some(&0) {
@@ -147,7 +147,7 @@ impl<T, const SPARE: usize> Places<T, SPARE> {
     }
 }
 
-impl<T, const SPARE: usize> Index<usize> for Places<T, SPARE> {
+impl<T, const SPARE: usize> Index<usize> for ChunkTable<T, SPARE> {
     type Output = T;
 
     fn index(&self, place: usize) -> &T {
@@ -155,7 +155,7 @@ impl<T, const SPARE: usize> Index<usize> for Places<T, SPARE> {
     }
 }
 
-impl<T, const SPARE: usize> IndexMut<usize> for Places<T, SPARE> {
+impl<T, const SPARE: usize> IndexMut<usize> for ChunkTable<T, SPARE> {
     fn index_mut(&mut self, place: usize) -> &mut T {
         self.get_mut(place).expect("the place has a value")
     }
@@ -168,65 +168,65 @@ mod tests {
 
     #[test]
     fn the_lowest_free_place_is_given_away_first() {
-        let mut places: Places<usize> = Places::default();
+        let mut table: ChunkTable<usize> = ChunkTable::default();
         for place in 0..5_000 {
-            assert_eq!(places.insert_with(|at| at), place);
+            assert_eq!(table.insert_with(|at| at), place);
         }
         for gone in [4_999, 70, 33, 64, 2_500] {
-            assert_eq!(places.take(gone), Some(gone));
-            assert_eq!((places.take(gone), places.get(gone), places.len()), (None, None, 4_999));
-            assert_eq!(places.insert(gone), gone);
+            assert_eq!(table.take(gone), Some(gone));
+            assert_eq!((table.take(gone), table.get(gone), table.len()), (None, None, 4_999));
+            assert_eq!(table.insert(gone), gone);
         }
-        assert_eq!((places.get(5_000), places.get(usize::MAX), places.len()), (None, None, 5_000));
-        assert!(places.iter().enumerate().all(|(at, (place, value))| at == place && at == *value));
+        assert_eq!((table.get(5_000), table.get(usize::MAX), table.len()), (None, None, 5_000));
+        assert!(table.iter().enumerate().all(|(at, (place, value))| at == place && at == *value));
     }
 
     /// 10,000 values come and all but three go: no more than their chunks and the spare one keep memory.
     #[test]
     fn a_storm_leaves_no_capacity_behind() {
-        let mut places: Places<usize> = Places::default();
+        let mut table: ChunkTable<usize> = ChunkTable::default();
         for value in 0..10_000 {
-            places.insert(value);
+            table.insert(value);
         }
         let stay = [5, 4_000, 9_999];
         for place in (0..10_000).filter(|place| !stay.contains(place)) {
-            places.take(place);
+            table.take(place);
         }
-        assert_eq!((places.len(), places.capacity()), (3, 4 * CHUNK));
-        assert_eq!(places.places(), 10_016, "whoever goes along them counts on it");
-        assert_eq!(stay.map(|place| places[place]), stay);
+        assert_eq!((table.len(), table.capacity()), (3, 4 * CHUNK));
+        assert_eq!(table.places(), 10_016, "whoever goes along them counts on it");
+        assert_eq!(stay.map(|place| table[place]), stay);
         // What comes next lies low, so that chunks get empty when it goes.
-        assert_eq!((0..64).map(|value| places.insert(value)).max(), Some(64));
+        assert_eq!((0..64).map(|value| table.insert(value)).max(), Some(64));
         for place in stay {
-            places.take(place);
+            table.take(place);
         }
-        assert!(places.capacity() <= 4 * CHUNK);
+        assert!(table.capacity() <= 4 * CHUNK);
     }
 
     /// One value that comes and goes at the edge of a chunk finds the memory that was there.
     #[test]
     fn the_edge_of_a_chunk_asks_for_no_memory_again() {
-        let mut places: Places<usize> = Places::default();
+        let mut table: ChunkTable<usize> = ChunkTable::default();
         for value in 0..CHUNK {
-            places.insert(value);
+            table.insert(value);
         }
         for _ in 0..10 {
-            let place = places.insert(7);
-            let memory = places.chunks[1].slots.as_ptr();
-            places.take(place);
-            assert_eq!((places.capacity(), places.chunks[1].slots.as_ptr()), (2 * CHUNK, memory));
+            let place = table.insert(7);
+            let memory = table.chunks[1].slots.as_ptr();
+            table.take(place);
+            assert_eq!((table.capacity(), table.chunks[1].slots.as_ptr()), (2 * CHUNK, memory));
         }
     }
 
     /// Twice as many values take twice as many looks for room, none of which begins at the beginning.
     #[test]
     fn room_is_found_where_it_was_last() {
-        let mut places: Places<u32> = Places::default();
+        let mut table: ChunkTable<u32> = ChunkTable::default();
         for value in 0..100_000 {
-            places.insert(value);
-            assert_eq!(places.first_room, value as usize / CHUNK / WORD);
+            table.insert(value);
+            assert_eq!(table.first_room, value as usize / CHUNK / WORD);
         }
-        places.take(40);
-        assert_eq!((places.first_room, places.insert(40)), (0, 40));
+        table.take(40);
+        assert_eq!((table.first_room, table.insert(40)), (0, 40));
     }
 }

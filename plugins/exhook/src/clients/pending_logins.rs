@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::{Known, Places};
-use crate::line::Writing;
+use super::{DescribedClient, Places};
+use crate::call_queue::Writing;
 use crate::shrink;
 
 /// What a visitor takes besides its description, bytes.
@@ -15,14 +15,14 @@ const ENTRY: usize = 512;
 
 /// A visitor.
 #[derive(Debug)]
-pub(super) struct Visitor {
-    pub(super) known: Known,
+pub(super) struct PendingLogin {
+    pub(super) described: DescribedClient,
     /// Of the address that it comes from.
     address: u64,
     /// When it was seen to come, as a number that grows; 0 where it was not.
     pub(super) came: u64,
     /// Whether a packet has come from it that is none of a login: with a second one it is in.
-    pub(super) heard: bool,
+    pub(super) packet_seen: bool,
     /// The client in whose queue calls of it are, once it is in.
     pub(super) client: Option<Box<str>>,
     /// What it takes.
@@ -31,15 +31,23 @@ pub(super) struct Visitor {
     since: Instant,
 }
 
-impl Visitor {
+impl PendingLogin {
     /// Of this address.
-    pub(super) fn new(known: Known, address: u64, came: u64) -> Visitor {
-        Visitor { known, address, came, heard: false, client: None, bytes: ENTRY, since: Instant::now() }
+    pub(super) fn new(known: DescribedClient, address: u64, came: u64) -> PendingLogin {
+        PendingLogin {
+            described: known,
+            address,
+            came,
+            packet_seen: false,
+            client: None,
+            bytes: ENTRY,
+            since: Instant::now(),
+        }
     }
 
     /// It will not be named again.
     pub(super) fn is_forgotten(&self, line: &mut Writing<'_>) {
-        line.forget(self.client.as_deref(), self.known.number, self.known.said.epoch);
+        line.forget(self.client.as_deref(), self.described.number, self.described.said.epoch);
     }
 }
 
@@ -52,9 +60,9 @@ struct Address {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Visitors {
+pub(super) struct PendingLogins {
     /// By what makes them one: identifier and where they come from.
-    all: HashMap<u64, Visitor>,
+    all: HashMap<u64, PendingLogin>,
     of_address: HashMap<u64, Address>,
     /// Addresses by how many they have, and by what those take.
     counts: BTreeSet<(usize, u64)>,
@@ -67,10 +75,10 @@ pub(super) struct Visitors {
     visit_max: Duration,
 }
 
-impl Visitors {
+impl PendingLogins {
     /// None, with room for at least one.
-    pub(super) fn new(places: Places) -> Visitors {
-        Visitors {
+    pub(super) fn new(places: Places) -> PendingLogins {
+        PendingLogins {
             all: HashMap::new(),
             of_address: HashMap::new(),
             counts: BTreeSet::new(),
@@ -83,61 +91,61 @@ impl Visitors {
         }
     }
 
-    pub(super) fn get(&self, visit: u64) -> Option<&Visitor> {
+    pub(super) fn get(&self, visit: u64) -> Option<&PendingLogin> {
         self.all.get(&visit)
     }
 
-    pub(super) fn get_mut(&mut self, visit: u64) -> Option<&mut Visitor> {
+    pub(super) fn get_mut(&mut self, visit: u64) -> Option<&mut PendingLogin> {
         self.all.get_mut(&visit)
     }
 
     /// The same where an event of it has come.
-    pub(super) fn hear(&mut self, visit: u64, now: Instant) -> Option<&mut Visitor> {
-        let visitor = self.all.get_mut(&visit)?;
-        self.order.remove(&(visitor.since, visit));
+    pub(super) fn hear(&mut self, visit: u64, now: Instant) -> Option<&mut PendingLogin> {
+        let login = self.all.get_mut(&visit)?;
+        self.order.remove(&(login.since, visit));
         self.order.insert((now, visit));
-        visitor.since = now;
-        Some(visitor)
+        login.since = now;
+        Some(login)
     }
 
     /// Puts one in that is not there. Gives the one that had to make room.
-    pub(super) fn insert(&mut self, visit: u64, visitor: Visitor) -> Option<Visitor> {
+    pub(super) fn insert(&mut self, visit: u64, login: PendingLogin) -> Option<PendingLogin> {
         let fullest = if self.all.len() < self.max { None } else { self.counts.last().copied() };
         let gone = fullest.and_then(|(_, address)| self.first_of(address, None));
         let gone = gone.and_then(|visit| self.remove(visit));
-        let number = visitor.known.number;
-        self.change(visitor.address, visitor.bytes as isize, |numbers| {
+        let number = login.described.number;
+        self.change(login.address, login.bytes as isize, |numbers| {
             numbers.insert(number, visit);
         });
-        self.order.insert((visitor.since, visit));
-        self.all.insert(visit, visitor);
+        self.order.insert((login.since, visit));
+        self.all.insert(visit, login);
         gone
     }
 
-    pub(super) fn remove(&mut self, visit: u64) -> Option<Visitor> {
-        let visitor = self.all.remove(&visit)?;
-        self.order.remove(&(visitor.since, visit));
-        self.change(visitor.address, -(visitor.bytes as isize), |numbers| {
-            numbers.remove(&visitor.known.number);
+    pub(super) fn remove(&mut self, visit: u64) -> Option<PendingLogin> {
+        let login = self.all.remove(&visit)?;
+        self.order.remove(&(login.since, visit));
+        self.change(login.address, -(login.bytes as isize), |numbers| {
+            numbers.remove(&login.described.number);
         });
         if shrink::table(&mut self.all, shrink::TABLE_MIN) {
             self.of_address.shrink_to(self.of_address.len() * 2);
         }
-        Some(visitor)
+        Some(login)
     }
 
     /// It was described with so many bytes.
     pub(super) fn weigh(&mut self, visit: u64, described: usize) {
-        let Some(visitor) = self.all.get_mut(&visit) else { return };
+        let Some(login) = self.all.get_mut(&visit) else { return };
         // What was said once, and not again, the worker still knows.
-        let more = (ENTRY + described).saturating_sub(visitor.bytes);
-        visitor.bytes += more;
-        let address = visitor.address;
+        let more = (ENTRY + described).saturating_sub(login.bytes);
+        login.bytes += more;
+        let address = login.address;
         self.change(address, more as isize, |_| {});
     }
 
     /// Takes out one where all of them take too much, but for this one.
-    pub(super) fn too_many_bytes(&mut self, but: u64) -> Option<Visitor> {
+    pub(super) fn too_many_bytes(&mut self, but: u64) -> Option<PendingLogin> {
         if self.bytes <= self.bytes_max {
             return None;
         }
@@ -147,7 +155,7 @@ impl Visitors {
     }
 
     /// Takes out one of which nothing has been heard for too long.
-    pub(super) fn expired(&mut self, now: Instant) -> Option<Visitor> {
+    pub(super) fn expired(&mut self, now: Instant) -> Option<PendingLogin> {
         let (since, visit) = *self.order.first()?;
         if now.saturating_duration_since(since) <= self.visit_max {
             return None;
@@ -181,7 +189,7 @@ impl Visitors {
         let of_address = || self.of_address.values();
         assert_eq!(of_address().map(|of| of.numbers.len()).sum::<usize>(), self.all.len());
         assert_eq!(of_address().map(|of| of.bytes).sum::<usize>(), self.bytes);
-        assert_eq!(self.all.values().map(|visitor| visitor.bytes).sum::<usize>(), self.bytes);
+        assert_eq!(self.all.values().map(|login| login.bytes).sum::<usize>(), self.bytes);
         assert_eq!([self.counts.len(), self.weights.len()], [self.of_address.len(); 2]);
         assert_eq!(self.order.len(), self.all.len());
         self.all.len()

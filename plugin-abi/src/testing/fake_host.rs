@@ -1,5 +1,5 @@
 //! What a plugin requests from the broker outside of an answer, in a test: its publishes are
-//! recorded, its timers follow a clock that the test moves, and its mail waits until the test
+//! recorded, its timers follow a clock that the test moves, and its instance messages wait until the test
 //! delivers it.
 
 use std::cell::Cell;
@@ -57,18 +57,18 @@ pub struct Published {
 
 /// What a plugin has asked for on behalf of a client, beside publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct BehalfRequest {
     /// For whom.
     pub client_id: String,
     /// What.
-    pub what: AskedFor,
+    pub what: BehalfAction,
     /// The number that the answer is to have; `None` where none is wanted.
     pub number: Option<u64>,
 }
 
 /// What a plugin has asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AskedFor {
+pub enum BehalfAction {
     /// A subscription to this topic filter, with this options byte.
     Subscribe(String, u8),
     /// The end of the subscription to this topic filter.
@@ -87,7 +87,7 @@ struct FakeTimer {
 }
 
 #[derive(Clone, Debug)]
-struct FakeMail {
+struct FakeInstanceMessage {
     to: u32,
     from: u32,
     number: u64,
@@ -104,30 +104,30 @@ struct Unanswered {
 
 /// What one plugin has asked for.
 #[derive(Debug, Default)]
-pub(super) struct Desk {
+pub(super) struct FakeCommands {
     shards: u32,
     now_ms: u64,
     published: Vec<Published>,
     /// The answers that publishes are to have.
     unanswered: Vec<Unanswered>,
-    asked: Vec<Asked>,
+    requests: Vec<BehalfRequest>,
     timers: BTreeMap<u64, FakeTimer>,
     refuses_timers: bool,
-    mail: Vec<FakeMail>,
+    messages: Vec<FakeInstanceMessage>,
 }
 
-impl Desk {
-    pub(super) fn of(shards: u32) -> Desk {
-        Desk { shards, ..Desk::default() }
+impl FakeCommands {
+    pub(super) fn of(shards: u32) -> FakeCommands {
+        FakeCommands { shards, ..FakeCommands::default() }
     }
 
     /// For a plugin that is loaded beside this one, from its first call: the same clock, and timers are refused to both or to none.
-    pub(super) fn beside(plugin: u64) -> Desk {
-        let beside = |desk: &mut Desk| Desk {
-            shards: desk.shards,
-            now_ms: desk.now_ms,
-            refuses_timers: desk.refuses_timers,
-            ..Desk::default()
+    pub(super) fn beside(plugin: u64) -> FakeCommands {
+        let beside = |fake: &mut FakeCommands| FakeCommands {
+            shards: fake.shards,
+            now_ms: fake.now_ms,
+            refuses_timers: fake.refuses_timers,
+            ..FakeCommands::default()
         };
         with(plugin, beside).unwrap_or_default()
     }
@@ -135,11 +135,11 @@ impl Desk {
 
 /// What one plugin is owed is answered to the one that has its state.
 pub(super) fn pass_answers(from: u64, to: u64) {
-    let unanswered = with(from, |desk| std::mem::take(&mut desk.unanswered)).unwrap_or_default();
-    with(to, |desk| desk.unanswered.splice(0..0, unanswered).for_each(drop));
+    let unanswered = with(from, |fake| std::mem::take(&mut fake.unanswered)).unwrap_or_default();
+    with(to, |fake| fake.unanswered.splice(0..0, unanswered).for_each(drop));
 }
 
-fn with<R>(plugin: u64, call: impl FnOnce(&mut Desk) -> R) -> Option<R> {
+fn with<R>(plugin: u64, call: impl FnOnce(&mut FakeCommands) -> R) -> Option<R> {
     let mut registry: Registered = registry();
     registry.desks.get_mut(&plugin).map(call)
 }
@@ -173,8 +173,8 @@ fn noted(message: &PluginMessage<'_>) -> Result<Published, Status> {
 pub(super) unsafe extern "C" fn in_flight(plugin: u64, flow: u32, out: *mut u64) -> Status {
     // SAFETY: the contract of `in_flight`: null or writable.
     let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
-    let count = with(plugin, |desk| {
-        desk.published.iter().filter(|message| message.flow == flow && flow != 0).count()
+    let count = with(plugin, |fake| {
+        fake.published.iter().filter(|message| message.flow == flow && flow != 0).count()
     });
     count.map_or(Status::STALE, |count| {
         *out = count as u64;
@@ -186,7 +186,7 @@ pub(super) unsafe extern "C" fn publish(plugin: u64, message: *const NewMessage)
     // SAFETY: the contract of `publish`: null or a table that lives through the call, as what it points to does.
     match unsafe { PluginMessage::of(message) }.and_then(|message| noted(&message)) {
         Ok(message) => {
-            with(plugin, |desk| desk.published.push(message)).map_or(Status::STALE, |()| Status::OK)
+            with(plugin, |fake| fake.published.push(message)).map_or(Status::STALE, |()| Status::OK)
         }
         Err(status) => status,
     }
@@ -207,19 +207,29 @@ pub(super) unsafe extern "C" fn publish_as(
     let client_id = behalf.whom.client_id().to_owned();
     let message = Published { from: client_id.clone(), on_behalf_of: Some(client_id.clone()), ..message };
     let shard = SHARD.get().unwrap_or(0);
-    let done = with(plugin, |desk| {
-        desk.published.push(message);
-        desk.unanswered.extend(behalf.answer.map(|number| Unanswered { shard, number, client_id }));
+    let done = with(plugin, |fake| {
+        fake.published.push(message);
+        fake.unanswered.extend(behalf.answer.map(|number| Unanswered { shard, number, client_id }));
     });
     done.map_or(Status::STALE, |()| Status::OK)
 }
 
-fn ask(plugin: u64, behalf: Result<Behalf<'_>, Status>, what: Result<AskedFor, Status>) -> Status {
-    let asked = behalf.and_then(|behalf| {
-        Ok(Asked { client_id: behalf.whom.client_id().to_owned(), what: what?, number: behalf.answer })
+fn note_request(
+    plugin: u64,
+    behalf: Result<Behalf<'_>, Status>,
+    what: Result<BehalfAction, Status>,
+) -> Status {
+    let request = behalf.and_then(|behalf| {
+        Ok(BehalfRequest {
+            client_id: behalf.whom.client_id().to_owned(),
+            what: what?,
+            number: behalf.answer,
+        })
     });
-    match asked {
-        Ok(asked) => with(plugin, |desk| desk.asked.push(asked)).map_or(Status::STALE, |()| Status::OK),
+    match request {
+        Ok(request) => {
+            with(plugin, |fake| fake.requests.push(request)).map_or(Status::STALE, |()| Status::OK)
+        }
         Err(status) => status,
     }
 }
@@ -233,7 +243,7 @@ pub(super) unsafe extern "C" fn subscribe_as(
 ) -> Status {
     // SAFETY: the plugin lends the table, what it points to and the text for the call.
     let (behalf, filter) = unsafe { (Behalf::of(behalf), text(filter.bytes())) };
-    ask(plugin, behalf, filter.map(|filter| AskedFor::Subscribe(filter, options as u8)))
+    note_request(plugin, behalf, filter.map(|filter| BehalfAction::Subscribe(filter, options as u8)))
 }
 
 pub(super) unsafe extern "C" fn unsubscribe_as(
@@ -243,7 +253,7 @@ pub(super) unsafe extern "C" fn unsubscribe_as(
 ) -> Status {
     // SAFETY: the plugin lends the table, what it points to and the text for the call.
     let (behalf, filter) = unsafe { (Behalf::of(behalf), text(filter.bytes())) };
-    ask(plugin, behalf, filter.map(AskedFor::Unsubscribe))
+    note_request(plugin, behalf, filter.map(BehalfAction::Unsubscribe))
 }
 
 pub(super) unsafe extern "C" fn authorize_as(
@@ -256,7 +266,7 @@ pub(super) unsafe extern "C" fn authorize_as(
 ) -> Status {
     // SAFETY: the plugin lends the table, what it points to and the text for the call.
     let (behalf, topic) = unsafe { (Behalf::of_answered(behalf), text(topic.bytes())) };
-    ask(plugin, behalf, topic.map(|topic| AskedFor::Authorize(action, topic)))
+    note_request(plugin, behalf, topic.map(|topic| BehalfAction::Authorize(action, topic)))
 }
 
 pub(super) unsafe extern "C" fn fetch_as(
@@ -271,19 +281,24 @@ pub(super) unsafe extern "C" fn fetch_as(
     // SAFETY: the plugin lends the table, what it points to, the text and the bytes for the call.
     let (behalf, filter, place) =
         unsafe { (Behalf::of_answered(behalf), text(filter.bytes()), place.bytes()) };
-    ask(plugin, behalf, filter.map(|filter| AskedFor::Fetch(filter, place.to_vec())))
+    note_request(plugin, behalf, filter.map(|filter| BehalfAction::Fetch(filter, place.to_vec())))
 }
 
-pub(super) unsafe extern "C" fn mail(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status {
+pub(super) unsafe extern "C" fn instance_message(
+    plugin: u64,
+    to_shard: u32,
+    number: u64,
+    bytes: Slice,
+) -> Status {
     // SAFETY: the plugin lends the bytes for the call.
     let bytes = unsafe { bytes.bytes() }.to_vec();
     let from = SHARD.get().unwrap_or(ALL_SHARDS);
-    let sent = with(plugin, |desk| {
-        let to = if to_shard == ALL_SHARDS { 0..desk.shards } else { to_shard..to_shard.saturating_add(1) };
-        if to.end > desk.shards {
+    let sent = with(plugin, |fake| {
+        let to = if to_shard == ALL_SHARDS { 0..fake.shards } else { to_shard..to_shard.saturating_add(1) };
+        if to.end > fake.shards {
             return Status::INVALID;
         }
-        desk.mail.extend(to.map(|to| FakeMail { to, from, number, bytes: bytes.clone() }));
+        fake.messages.extend(to.map(|to| FakeInstanceMessage { to, from, number, bytes: bytes.clone() }));
         Status::OK
     });
     sent.unwrap_or(Status::STALE)
@@ -294,12 +309,12 @@ pub(super) unsafe extern "C" fn timer(plugin: u64, after_ms: u64, number: u64, o
     // SAFETY: the contract of `timer`: null or writable.
     let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
     *out = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let armed = with(plugin, |desk| {
-        if desk.refuses_timers {
+    let armed = with(plugin, |fake| {
+        if fake.refuses_timers {
             return Status::FULL;
         }
-        let due_ms = desk.now_ms.saturating_add(after_ms);
-        desk.timers.insert(*out, FakeTimer { shard, due_ms, number });
+        let due_ms = fake.now_ms.saturating_add(after_ms);
+        fake.timers.insert(*out, FakeTimer { shard, due_ms, number });
         Status::OK
     });
     armed.unwrap_or(Status::STALE)
@@ -307,9 +322,9 @@ pub(super) unsafe extern "C" fn timer(plugin: u64, after_ms: u64, number: u64, o
 
 pub(super) unsafe extern "C" fn cancel_timer(plugin: u64, timer: u64) -> Status {
     let Some(shard) = SHARD.get() else { return Status::WRONG_MOMENT };
-    let cancelled = with(plugin, |desk| {
-        let own = desk.timers.get(&timer).is_some_and(|timer| timer.shard == shard);
-        own && desk.timers.remove(&timer).is_some()
+    let cancelled = with(plugin, |fake| {
+        let own = fake.timers.get(&timer).is_some_and(|timer| timer.shard == shard);
+        own && fake.timers.remove(&timer).is_some()
     });
     if cancelled == Some(true) { Status::OK } else { Status::STALE }
 }
@@ -317,12 +332,12 @@ pub(super) unsafe extern "C" fn cancel_timer(plugin: u64, timer: u64) -> Status 
 impl<P: Exported> TestPlugin<P> {
     /// What the plugin has published since the last time that this was asked.
     pub fn published(&self) -> Vec<Published> {
-        with(self.handle, |desk| std::mem::take(&mut desk.published)).unwrap_or_default()
+        with(self.handle, |fake| std::mem::take(&mut fake.published)).unwrap_or_default()
     }
 
     /// What the plugin has asked for on behalf of clients since the last time that this was asked, beside publishes.
-    pub fn asked(&self) -> Vec<Asked> {
-        with(self.handle, |desk| std::mem::take(&mut desk.asked)).unwrap_or_default()
+    pub fn take_requests(&self) -> Vec<BehalfRequest> {
+        with(self.handle, |fake| std::mem::take(&mut fake.requests)).unwrap_or_default()
     }
 
     /// Answers something that the plugin asked for on behalf of a client: calls `on_answer` of the shard's instance.
@@ -331,7 +346,7 @@ impl<P: Exported> TestPlugin<P> {
         let code = [reason.0];
         // SAFETY: the instance lives as long as `self`, which stays on its thread; the byte lives through the call.
         on_shard(shard, || unsafe {
-            self.table.on_mail()(instance, FROM_BROKER, number, Slice::of(&code));
+            self.table.on_instance_message()(instance, FROM_BROKER, number, Slice::of(&code));
         });
     }
 
@@ -344,7 +359,7 @@ impl<P: Exported> TestPlugin<P> {
         let bytes = page.finish();
         // SAFETY: the instance lives as long as `self`, which stays on its thread; the bytes live through the call.
         on_shard(shard, || unsafe {
-            self.table.on_mail()(instance, FROM_BROKER, number, Slice::of(&bytes));
+            self.table.on_instance_message()(instance, FROM_BROKER, number, Slice::of(&bytes));
         });
     }
 
@@ -373,7 +388,7 @@ impl<P: Exported> TestPlugin<P> {
     }
 
     fn answer_all(&mut self, on: Option<u32>, mut reason: impl FnMut(&str) -> Reason) -> usize {
-        let unanswered = with(self.handle, |desk| std::mem::take(&mut desk.unanswered)).unwrap_or_default();
+        let unanswered = with(self.handle, |fake| std::mem::take(&mut fake.unanswered)).unwrap_or_default();
         for Unanswered { shard, number, client_id } in &unanswered {
             self.answer_on(on.unwrap_or(*shard), *number, reason(client_id));
         }
@@ -383,37 +398,37 @@ impl<P: Exported> TestPlugin<P> {
     /// From now on no timer is armed, or they are again: a broker refuses them where there are too many. Those that are armed go on. A
     /// version that takes over gets none either.
     pub fn refuse_timers(&mut self, refuse: bool) {
-        with(self.handle, |desk| desk.refuses_timers = refuse);
+        with(self.handle, |fake| fake.refuses_timers = refuse);
     }
 
     /// Lets time pass: calls `on_timer` for what comes due, in order, timers that are armed meanwhile among them.
     pub fn advance(&mut self, time: Duration) {
-        let until_ms = with(self.handle, |desk| desk.now_ms).unwrap_or(0) + time.as_millis() as u64;
-        while let Some((number, timer)) = with(self.handle, |desk| desk.take_due(until_ms)).flatten() {
+        let until_ms = with(self.handle, |fake| fake.now_ms).unwrap_or(0) + time.as_millis() as u64;
+        while let Some((number, timer)) = with(self.handle, |fake| fake.take_due(until_ms)).flatten() {
             let instance = self.shards[timer.shard as usize];
             // SAFETY: the instance lives as long as `self`, which stays on its thread.
             on_shard(timer.shard, || unsafe { self.table.on_timer()(instance, number, timer.number) });
         }
-        with(self.handle, |desk| desk.now_ms = until_ms);
+        with(self.handle, |fake| fake.now_ms = until_ms);
     }
 
-    /// Delivers all mail, what is sent meanwhile too; how many there were.
+    /// Delivers all instance messages, what is sent meanwhile too; how many there were.
     ///
     /// # Panics
     /// If there is no end of it.
-    pub fn deliver_mail(&mut self) -> usize {
+    pub fn deliver_messages(&mut self) -> usize {
         let mut delivered = 0;
         loop {
-            let mail = with(self.handle, |desk| std::mem::take(&mut desk.mail)).unwrap_or_default();
-            if mail.is_empty() {
+            let message = with(self.handle, |fake| std::mem::take(&mut fake.messages)).unwrap_or_default();
+            if message.is_empty() {
                 return delivered;
             }
-            for mail in mail {
-                let instance = self.shards[mail.to as usize];
-                let bytes = Slice::of(&mail.bytes);
+            for message in message {
+                let instance = self.shards[message.to as usize];
+                let bytes = Slice::of(&message.bytes);
                 // SAFETY: the instance lives as long as `self`, which stays on its thread; the bytes live through the call.
-                on_shard(mail.to, || unsafe {
-                    self.table.on_mail()(instance, mail.from, mail.number, bytes)
+                on_shard(message.to, || unsafe {
+                    self.table.on_instance_message()(instance, message.from, message.number, bytes)
                 });
                 delivered += 1;
             }
@@ -422,7 +437,7 @@ impl<P: Exported> TestPlugin<P> {
     }
 }
 
-impl Desk {
+impl FakeCommands {
     fn take_due(&mut self, until_ms: u64) -> Option<(u64, FakeTimer)> {
         let (timer, due_ms) = self
             .timers

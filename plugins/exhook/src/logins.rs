@@ -5,8 +5,8 @@
 mod coming;
 mod doubt;
 mod lost;
+mod not_stored;
 mod state;
-mod unkept;
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -19,13 +19,13 @@ use rmpv::ValueRef;
 
 use crate::wire::{Writer, flag_of, get, text_ref};
 pub use coming::{OF_NOBODY, ON_THE_WAY_MAX};
+pub use not_stored::NotStored;
 pub use state::owner_of;
 use state::{Bounds, Live, Login, Logins, State, TakesLate};
-pub use unkept::Unkept;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Kept {
+pub struct LoginStore {
     state: Mutex<State>,
     /// How many there are, so that who looks for none takes no lock; and whether some of them are doubted.
     count: AtomicUsize,
@@ -92,14 +92,18 @@ impl HandedOver<'_> {
     }
 }
 
-impl Kept {
+impl LoginStore {
     /// None yet: at most so many bytes of one login, and of all, and of so many clients that are on their way in. `counter` counts
     /// what finds no room.
-    pub fn new((one_max, all_max): (usize, usize), coming_max: usize, counter: Option<Counter>) -> Kept {
+    pub fn new(
+        (one_max, all_max): (usize, usize),
+        coming_max: usize,
+        counter: Option<Counter>,
+    ) -> LoginStore {
         let bounds = Bounds { one_max, all_max, coming_max };
         let [has_doubted, away] = [const { AtomicBool::new(false) }; 2];
         let (count, gaps) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Kept { state: Mutex::default(), count, has_doubted, away, gaps, bounds, counter }
+        LoginStore { state: Mutex::default(), count, has_doubted, away, gaps, bounds, counter }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -109,11 +113,11 @@ impl Kept {
     /// Does something with the state, after which it is known how much there is; what found no room is counted.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
-        let before = state.unkept.count();
+        let before = state.not_stored.count();
         let result = change(&mut state);
         self.count.store(state.count + state.lost.len(), Ordering::Relaxed);
         self.has_doubted.store(state.has_doubted(), Ordering::Relaxed);
-        let lost = state.unkept.count() - before;
+        let lost = state.not_stored.count() - before;
         if let Some(counter) = self.counter.filter(|_| lost > 0) {
             counter.add(u32::try_from(lost).unwrap_or(u32::MAX));
         }
@@ -123,7 +127,7 @@ impl Kept {
     /// Keeps what a login gave, in the place of what there was of that client, so that no client has more than one. Where there is no
     /// room that is counted, and what there was is gone, too, since it is no longer true. Of a client that has no session (any more)
     /// nothing is kept. Whether a version that takes over is to hear of it, and who is charged.
-    pub fn keep(&self, gave: Gave<'_>, shard: u32) -> Option<u64> {
+    pub fn store(&self, gave: Gave<'_>, shard: u32) -> Option<u64> {
         self.change(|state| {
             let owner = state.of(shard).owner(gave.whose.client_id)?;
             state.put(&self.bounds, gave, shard, owner);
@@ -131,10 +135,10 @@ impl Kept {
         })
     }
 
-    /// Keeps what a login gave whose client has not come in yet: until [`Kept::enter`], [`Kept::refused`], or others of its address
+    /// Keeps what a login gave whose client has not come in yet: until [`LoginStore::enter`], [`LoginStore::refused`], or others of its address
     /// need the room. Only of a connection about whose login the worker is still asked: of one that has closed nobody would ever say
-    /// what became of it. As [`Kept::keep`].
-    pub fn keep_coming(&self, gave: Gave<'_>, shard: u32, now: Instant) -> Option<u64> {
+    /// what became of it. As [`LoginStore::store`].
+    pub fn store_of_login(&self, gave: Gave<'_>, shard: u32, now: Instant) -> Option<u64> {
         self.put_coming((gave.whose, shard), Some(gave), now)
     }
 
@@ -173,7 +177,7 @@ impl Kept {
         }
     }
 
-    /// The worker says that what that connection's login gave is no longer true. As [`Kept::keep`].
+    /// The worker says that what that connection's login gave is no longer true. As [`LoginStore::store`].
     pub fn forget(&self, whose: Connection<'_>, shard: u32) -> Option<u64> {
         self.change(|state| {
             state.forget(whose, shard);
@@ -313,8 +317,8 @@ impl Kept {
     }
 
     /// What has found no room since this was asked last.
-    pub fn take_unkept(&self) -> Unkept {
-        std::mem::take(&mut self.lock().unkept)
+    pub fn take_not_stored(&self) -> NotStored {
+        std::mem::take(&mut self.lock().not_stored)
     }
 
     // What goes over to the next version, and comes from the one before
@@ -346,7 +350,7 @@ impl Kept {
         }
     }
 
-    /// Takes over what the version before has kept, and may do so for as long as it lasts, until [`Kept::over`].
+    /// Takes over what the version before has kept, and may do so for as long as it lasts, until [`LoginStore::over`].
     pub fn take_over(&self, shard: u32, over: HandedOver<'_>, now: Instant) {
         self.change(|state| state.take_over(&self.bounds, shard, over, now));
     }
@@ -360,7 +364,7 @@ impl Kept {
             let takes = state.of(shard).takes_late(over.whose.client_id, now);
             if !over.is_coming && takes != TakesLate::Yes {
                 let is_lost = takes == TakesLate::NoLonger && over.bytes.is_some();
-                state.unkept.handed_over += u64::from(is_lost);
+                state.not_stored.handed_over += u64::from(is_lost);
                 return false;
             }
             let is_in = |login: &Login| login.is_of(over.whose) && !login.is_before(over.number);
@@ -387,7 +391,7 @@ impl Kept {
 
     /// What could not be given to the version that takes over is counted as well.
     pub fn lost_on_the_way(&self) {
-        self.change(|state| state.unkept.handed_over += 1);
+        self.change(|state| state.not_stored.handed_over += 1);
     }
 
     /// Forgets what was kept of a client, all of it.
@@ -405,7 +409,7 @@ impl Kept {
         });
     }
 
-    /// From now on, or no longer, [`Kept::take_changes`] is asked for whose of a shard have changed.
+    /// From now on, or no longer, [`LoginStore::take_changes`] is asked for whose of a shard have changed.
     pub fn note_changes(&self, shard: u32, noted: bool) {
         let mut state = self.lock();
         let Logins { changed, .. } = state.of(shard);

@@ -29,7 +29,7 @@ enum State {
     /// It is to be asked whether the client may have it.
     Waiting,
     /// It has been asked.
-    Asked,
+    Requested,
     /// The client may have it.
     Allowed,
     /// It is published, and what became of it is not known.
@@ -45,7 +45,7 @@ struct Entry {
 
 /// What an answer has on its way.
 #[derive(Debug)]
-pub struct Line {
+pub struct InFlight {
     entries: BTreeMap<u32, Entry>,
     /// The place of the next message.
     next: u32,
@@ -75,9 +75,9 @@ fn bytes_of(item: &Item) -> u64 {
     ((item.topic.len() + item.payload.len()) as u64).saturating_add(item.absent)
 }
 
-impl Default for Line {
-    fn default() -> Line {
-        Line {
+impl Default for InFlight {
+    fn default() -> InFlight {
+        InFlight {
             entries: BTreeMap::new(),
             next: 0,
             unasked: 0,
@@ -97,7 +97,7 @@ impl Default for Line {
     }
 }
 
-impl Line {
+impl InFlight {
     /// Whether nothing is on its way that the broker has not answered for.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -147,21 +147,21 @@ impl Line {
         self.next += 1;
     }
 
-    fn may_ask_broker(&self) -> bool {
+    fn may_request(&self) -> bool {
         self.pause_ticks == 0 && self.unanswered < self.window
     }
 
     /// The message that is to be asked about next.
-    pub fn next_to_ask(&mut self) -> Option<(u32, &Item)> {
+    pub fn next_to_authorize(&mut self) -> Option<(u32, &Item)> {
         let mut others = self.entries.range(self.unasked..);
         let found = others.find(|(_, entry)| entry.state == State::Waiting);
         self.unasked = found.map_or(self.next, |(place, _)| *place);
-        found.filter(|_| self.may_ask_broker()).map(|(place, entry)| (*place, &entry.item))
+        found.filter(|_| self.may_request()).map(|(place, entry)| (*place, &entry.item))
     }
 
     /// It has been asked about.
-    pub fn asked(&mut self, place: u32) {
-        self.move_on(place, State::Waiting, State::Asked);
+    pub fn requested(&mut self, place: u32) {
+        self.move_on(place, State::Waiting, State::Requested);
     }
 
     /// The message that is to be published next: none overtakes another.
@@ -170,7 +170,7 @@ impl Line {
         let found = others.find(|(_, entry)| entry.state != State::Published);
         self.unpublished = found.map_or(self.next, |(place, _)| *place);
         let (place, entry) = found.filter(|(_, entry)| entry.state == State::Allowed)?;
-        self.may_ask_broker().then_some((*place, &entry.item))
+        self.may_request().then_some((*place, &entry.item))
     }
 
     /// It has been published.
@@ -190,7 +190,7 @@ impl Line {
             return false;
         };
         entry.state = to;
-        let is_unanswered = |state| u64::from(matches!(state, State::Asked | State::Published));
+        let is_unanswered = |state| u64::from(matches!(state, State::Requested | State::Published));
         self.unanswered = self.unanswered + is_unanswered(to) - is_unanswered(from);
         true
     }
@@ -207,12 +207,12 @@ impl Line {
 
     /// The client may have it.
     pub fn allowed(&mut self, place: u32) -> bool {
-        self.move_on(place, State::Asked, State::Allowed)
+        self.move_on(place, State::Requested, State::Allowed)
     }
 
     /// The client may not have it: as if it were not there.
     pub fn left_out(&mut self, place: u32) -> bool {
-        let moved = self.move_on(place, State::Asked, State::Waiting);
+        let moved = self.move_on(place, State::Requested, State::Waiting);
         if moved {
             self.widen();
             self.end(place);
@@ -248,7 +248,7 @@ impl Line {
         if self.move_on(place, State::Published, State::Waiting) {
             self.unpublished = self.unpublished.min(place);
             self.land(place);
-        } else if !self.move_on(place, State::Asked, State::Waiting) {
+        } else if !self.move_on(place, State::Requested, State::Waiting) {
             return true;
         }
         self.unasked = self.unasked.min(place);
@@ -325,130 +325,134 @@ mod tests {
     }
 
     /// Lets as many messages begin as may; how many.
-    fn fill(line: &mut Line, bytes: usize, room: Room) -> usize {
+    fn fill(in_flight: &mut InFlight, bytes: usize, room: Room) -> usize {
         let mut count = 0;
-        while line.has_room(&item(bytes), room) {
-            line.push(item(bytes));
+        while in_flight.has_room(&item(bytes), room) {
+            in_flight.push(item(bytes));
             count += 1;
         }
         count
     }
 
     /// All that wait are asked about and allowed, and published; the places of these.
-    fn publish(line: &mut Line) -> Vec<u32> {
+    fn publish(in_flight: &mut InFlight) -> Vec<u32> {
         let mut came = Vec::new();
-        while let Some((place, _)) = line.next_to_ask() {
-            line.asked(place);
-            assert!(line.allowed(place));
+        while let Some((place, _)) = in_flight.next_to_authorize() {
+            in_flight.requested(place);
+            assert!(in_flight.allowed(place));
         }
-        while let Some((place, _)) = line.next_to_publish() {
-            line.published(place);
+        while let Some((place, _)) = in_flight.next_to_publish() {
+            in_flight.published(place);
             came.push(place);
         }
         came
     }
 
     /// An answer whose messages are all taken at once, until its window is wide.
-    fn wide() -> Line {
-        let mut line = Line::default();
+    fn wide() -> InFlight {
+        let mut in_flight = InFlight::default();
         for _ in 0..10 {
-            fill(&mut line, 0, ROOM);
-            publish(&mut line).into_iter().for_each(|place| assert!(line.taken(place)));
-            line.note_in_flight(0);
+            fill(&mut in_flight, 0, ROOM);
+            publish(&mut in_flight).into_iter().for_each(|place| assert!(in_flight.taken(place)));
+            in_flight.note_in_flight(0);
         }
-        line
+        in_flight
     }
 
     #[test]
     fn it_begins_with_one_and_takes_the_room_there_is() {
-        let mut line = Line::default();
-        assert_eq!((fill(&mut line, 1, ROOM), publish(&mut line)), (1, vec![0]));
-        assert_eq!(fill(&mut line, 1, ROOM), 0);
-        assert!(line.taken(0) && !line.taken(0));
-        assert!(line.is_empty() && line.messages() == 1, "its subscriber has not taken it");
-        let mut line = wide();
-        assert_eq!(fill(&mut line, 1, ROOM), 8);
-        publish(&mut line).into_iter().for_each(|place| assert!(line.taken(place)));
-        assert_eq!((line.messages(), line.bytes(), fill(&mut line, 1, ROOM)), (8, 8, 0));
-        assert!(line.note_in_flight(6) && !line.note_in_flight(6));
-        assert_eq!((line.bytes(), fill(&mut line, 1, ROOM)), (6, 2));
-        assert_eq!(fill(&mut Line::default(), 1, Room { messages: 0, bytes: 0 }), 1, "one always may");
+        let mut in_flight = InFlight::default();
+        assert_eq!((fill(&mut in_flight, 1, ROOM), publish(&mut in_flight)), (1, vec![0]));
+        assert_eq!(fill(&mut in_flight, 1, ROOM), 0);
+        assert!(in_flight.taken(0) && !in_flight.taken(0));
+        assert!(in_flight.is_empty() && in_flight.messages() == 1, "its subscriber has not taken it");
+        let mut in_flight = wide();
+        assert_eq!(fill(&mut in_flight, 1, ROOM), 8);
+        publish(&mut in_flight).into_iter().for_each(|place| assert!(in_flight.taken(place)));
+        assert_eq!((in_flight.messages(), in_flight.bytes(), fill(&mut in_flight, 1, ROOM)), (8, 8, 0));
+        assert!(in_flight.note_in_flight(6) && !in_flight.note_in_flight(6));
+        assert_eq!((in_flight.bytes(), fill(&mut in_flight, 1, ROOM)), (6, 2));
+        assert_eq!(fill(&mut InFlight::default(), 1, Room { messages: 0, bytes: 0 }), 1, "one always may");
     }
 
     #[test]
     fn bytes_have_their_bound_and_one_message_is_always_let_in() {
-        let mut line = wide();
-        assert_eq!(fill(&mut line, 333, ROOM), 3);
-        let places = publish(&mut line);
-        assert_eq!(line.bytes(), 999);
-        assert!(line.has_room(&item(1), ROOM) && !line.has_room(&item(2), ROOM));
-        places.into_iter().for_each(|place| assert!(line.taken(place)));
-        line.note_in_flight(0);
-        assert_eq!((line.bytes(), fill(&mut line, 5_000, ROOM)), (0, 1));
+        let mut in_flight = wide();
+        assert_eq!(fill(&mut in_flight, 333, ROOM), 3);
+        let places = publish(&mut in_flight);
+        assert_eq!(in_flight.bytes(), 999);
+        assert!(in_flight.has_room(&item(1), ROOM) && !in_flight.has_room(&item(2), ROOM));
+        places.into_iter().for_each(|place| assert!(in_flight.taken(place)));
+        in_flight.note_in_flight(0);
+        assert_eq!((in_flight.bytes(), fill(&mut in_flight, 5_000, ROOM)), (0, 1));
     }
 
     #[test]
     fn what_may_not_be_had_is_left_out_and_nothing_overtakes() {
-        let mut line = wide();
-        assert_eq!(fill(&mut line, 1, ROOM), 8);
-        let first = line.next_to_ask().map(|(place, _)| place).unwrap_or_default();
+        let mut in_flight = wide();
+        assert_eq!(fill(&mut in_flight, 1, ROOM), 8);
+        let first = in_flight.next_to_authorize().map(|(place, _)| place).unwrap_or_default();
         for place in first..first + 8 {
-            assert_eq!(line.next_to_ask().map(|(place, _)| place), Some(place));
-            line.asked(place);
+            assert_eq!(in_flight.next_to_authorize().map(|(place, _)| place), Some(place));
+            in_flight.requested(place);
         }
-        assert!(line.allowed(first + 1) && line.allowed(first + 2));
-        assert_eq!(line.next_to_publish().map(|(place, _)| place), None, "the first one is not known yet");
-        assert!(line.left_out(first) && !line.left_out(first));
-        assert_eq!(publish(&mut line), [first + 1, first + 2]);
-        assert_eq!(line.messages(), 7);
+        assert!(in_flight.allowed(first + 1) && in_flight.allowed(first + 2));
+        assert_eq!(
+            in_flight.next_to_publish().map(|(place, _)| place),
+            None,
+            "the first one is not known yet"
+        );
+        assert!(in_flight.left_out(first) && !in_flight.left_out(first));
+        assert_eq!(publish(&mut in_flight), [first + 1, first + 2]);
+        assert_eq!(in_flight.messages(), 7);
     }
 
     #[test]
     fn what_finds_no_room_is_tried_again_in_order_one_at_a_time() {
-        let mut line = wide();
-        fill(&mut line, 1, ROOM);
-        let places = publish(&mut line);
-        places[..4].iter().for_each(|place| assert!(line.taken(*place)));
-        places[4..].iter().for_each(|place| assert!(line.put_off(*place)));
-        assert_eq!((line.messages(), line.bytes()), (8, 8));
+        let mut in_flight = wide();
+        fill(&mut in_flight, 1, ROOM);
+        let places = publish(&mut in_flight);
+        places[..4].iter().for_each(|place| assert!(in_flight.taken(*place)));
+        places[4..].iter().for_each(|place| assert!(in_flight.put_off(*place)));
+        assert_eq!((in_flight.messages(), in_flight.bytes()), (8, 8));
         for pause in [10, 20, 40, 80, 160, 160] {
-            (1..pause).for_each(|_| line.tick());
-            assert_eq!((line.is_paused(), publish(&mut line)), (true, vec![]));
-            line.tick();
-            assert_eq!(publish(&mut line), places[4..5]);
-            assert!(line.put_off(places[4]));
+            (1..pause).for_each(|_| in_flight.tick());
+            assert_eq!((in_flight.is_paused(), publish(&mut in_flight)), (true, vec![]));
+            in_flight.tick();
+            assert_eq!(publish(&mut in_flight), places[4..5]);
+            assert!(in_flight.put_off(places[4]));
         }
-        (0..PAUSE_TICKS_MAX).for_each(|_| line.tick());
-        assert_eq!(publish(&mut line), places[4..5]);
+        (0..PAUSE_TICKS_MAX).for_each(|_| in_flight.tick());
+        assert_eq!(publish(&mut in_flight), places[4..5]);
         let rest: Vec<u32> = places[4..].to_vec();
         let mut came = vec![places[4]];
         for place in &rest {
-            line.taken(*place);
-            came.extend(publish(&mut line));
+            in_flight.taken(*place);
+            came.extend(publish(&mut in_flight));
         }
         assert_eq!(came, rest);
-        assert!(line.is_empty());
-        line.note_in_flight(0);
-        assert_eq!((line.messages(), line.bytes(), line.unanswered), (0, 0, 0));
+        assert!(in_flight.is_empty());
+        in_flight.note_in_flight(0);
+        assert_eq!((in_flight.messages(), in_flight.bytes(), in_flight.unanswered), (0, 0, 0));
 
-        fill(&mut line, 1, ROOM);
-        let (place, _) = line.next_to_ask().expect("it waits");
-        line.asked(place);
+        fill(&mut in_flight, 1, ROOM);
+        let (place, _) = in_flight.next_to_authorize().expect("it waits");
+        in_flight.requested(place);
         for time in 1..=PUT_OFF_MAX + 1 {
-            assert_eq!(line.put_off(place), time <= PUT_OFF_MAX);
-            assert_eq!(line.next_to_ask(), None);
-            (0..PAUSE_TICKS_MAX).for_each(|_| line.tick());
-            line.asked(place);
+            assert_eq!(in_flight.put_off(place), time <= PUT_OFF_MAX);
+            assert_eq!(in_flight.next_to_authorize(), None);
+            (0..PAUSE_TICKS_MAX).for_each(|_| in_flight.tick());
+            in_flight.requested(place);
         }
-        assert!(line.put_off(place + 1), "nothing is there");
-        line.left_out(place);
-        fill(&mut line, 1, ROOM);
-        let (place, _) = line.next_to_ask().expect("it waits");
-        line.asked(place);
-        line.put_off(place);
-        (0..PAUSE_TICKS_MAX).for_each(|_| line.tick());
-        assert_eq!(line.next_to_ask().map(|(place, _)| place), Some(place));
-        assert!(line.refused(place) && !line.refused(place));
-        assert_eq!(line.messages() as usize, line.entries.len());
+        assert!(in_flight.put_off(place + 1), "nothing is there");
+        in_flight.left_out(place);
+        fill(&mut in_flight, 1, ROOM);
+        let (place, _) = in_flight.next_to_authorize().expect("it waits");
+        in_flight.requested(place);
+        in_flight.put_off(place);
+        (0..PAUSE_TICKS_MAX).for_each(|_| in_flight.tick());
+        assert_eq!(in_flight.next_to_authorize().map(|(place, _)| place), Some(place));
+        assert!(in_flight.refused(place) && !in_flight.refused(place));
+        assert_eq!(in_flight.messages() as usize, in_flight.entries.len());
     }
 }

@@ -19,14 +19,14 @@ pub(super) struct Subscriber {
     pub(super) options: SubOptions,
 }
 
-/// An unordered list of subscriptions, each session at most once; a place moves only by [`Crowd::swap`] and removal.
+/// An unordered list of subscriptions, each session at most once; a place moves only by [`SubscriberSet::swap`] and removal.
 #[derive(Default)]
-pub(super) struct Crowd {
+pub(super) struct SubscriberSet {
     list: Vec<Subscriber>,
     index: Option<HashMap<SessionKey, u32, RandomState>>,
 }
 
-impl Crowd {
+impl SubscriberSet {
     pub(super) fn list(&self) -> &[Subscriber] {
         &self.list
     }
@@ -110,7 +110,7 @@ pub(super) enum Subscribers {
     #[default]
     None,
     One(Subscriber),
-    Many(Box<Crowd>),
+    Many(Box<SubscriberSet>),
 }
 
 impl Subscribers {
@@ -118,7 +118,7 @@ impl Subscribers {
         match self {
             Subscribers::None => &[],
             Subscribers::One(one) => std::slice::from_ref(one),
-            Subscribers::Many(crowd) => crowd.list(),
+            Subscribers::Many(set) => set.list(),
         }
     }
 
@@ -131,7 +131,7 @@ impl Subscribers {
         match self {
             Subscribers::None => false,
             Subscribers::One(one) => one.session == session,
-            Subscribers::Many(crowd) => crowd.position(session).is_some(),
+            Subscribers::Many(set) => set.position(session).is_some(),
         }
     }
 
@@ -144,18 +144,18 @@ impl Subscribers {
                 return false;
             }
             Subscribers::One(one) => {
-                let mut crowd = Box::<Crowd>::default();
-                crowd.push(*one);
-                crowd.push(new);
-                *self = Subscribers::Many(crowd);
+                let mut set = Box::<SubscriberSet>::default();
+                set.push(*one);
+                set.push(new);
+                *self = Subscribers::Many(set);
             }
-            Subscribers::Many(crowd) => match crowd.position(new.session) {
+            Subscribers::Many(set) => match set.position(new.session) {
                 Some(at) => {
-                    crowd.set_options(at, new.options);
+                    set.set_options(at, new.options);
                     return false;
                 }
                 None => {
-                    crowd.push(new);
+                    set.push(new);
                 }
             },
         }
@@ -167,10 +167,10 @@ impl Subscribers {
         match self {
             Subscribers::One(one) if one.session == session => *self = Subscribers::None,
             Subscribers::None | Subscribers::One(_) => return false,
-            Subscribers::Many(crowd) => {
-                let Some(at) = crowd.position(session) else { return false };
-                crowd.swap_remove(at);
-                if let [last] = crowd.list() {
+            Subscribers::Many(set) => {
+                let Some(at) = set.position(session) else { return false };
+                set.swap_remove(at);
+                if let [last] = set.list() {
                     *self = Subscribers::One(*last);
                 }
             }

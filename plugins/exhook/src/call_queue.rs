@@ -10,9 +10,9 @@ use std::time::Instant;
 use grapnel_plugin_abi::{Error, HookPoint};
 use rustix::event::EventfdFlags;
 
-pub use crate::asked::{AllAsked, Asked};
-use crate::figures::{Figures, Lost, Waiting};
+pub use crate::pending_calls::{PendingCall, PendingCalls};
 use crate::queue::{Call, Kind, Limits, Named, Owner, Queue};
+use crate::stats::{Lost, Waiting, WorkerStats};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 
@@ -35,7 +35,7 @@ pub fn write_call(bytes: &mut Vec<u8>, id: u64, point: i64, client: u64, data: i
 struct State {
     queue: Queue,
     /// Those in the queue that are waited for.
-    asked: AllAsked,
+    pending: PendingCalls,
     /// Goes up with each process: what a client's number means is forgotten with it.
     epoch: u64,
     /// Whether somebody takes calls, now or after a pause.
@@ -74,41 +74,41 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        let held = self.0.queue.held();
-        self.0.shown.set(held);
+        let usage = self.0.queue.usage();
+        self.0.shown.set(usage);
     }
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Line {
+pub struct CallQueue {
     state: Mutex<State>,
     wake: OwnedFd,
     /// Whether what waits here is for another process than the one that runs. Changes under the lock.
     renews: AtomicBool,
     /// What has happened on it.
-    pub figures: Figures,
+    pub stats: WorkerStats,
 }
 
 /// A line that is being written to, for one event.
 pub struct Writing<'a> {
-    line: &'a Line,
+    call_queue: &'a CallQueue,
     state: Locked<'a>,
     /// Whose queue it goes to, and who is charged.
     whose: (Owner<'a>, Owner<'a>),
     kind: Kind,
 }
 
-impl Line {
+impl CallQueue {
     /// With room for so much.
     ///
     /// # Errors
     /// Where the system gives no descriptor.
-    pub fn new(limits: Limits, figures: Figures) -> Result<Line, Error> {
+    pub fn new(limits: Limits, stats: WorkerStats) -> Result<CallQueue, Error> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let state = State {
             queue: Queue::new(limits),
-            asked: AllAsked::new(),
+            pending: PendingCalls::new(),
             epoch: 1,
             open: true,
             outdated: false,
@@ -117,9 +117,9 @@ impl Line {
             staged: Vec::new(),
             written: Vec::new(),
             lost: Lost::default(),
-            shown: figures.waiting(),
+            shown: stats.waiting(),
         };
-        Ok(Line { state: Mutex::new(state), wake, renews: AtomicBool::new(false), figures })
+        Ok(CallQueue { state: Mutex::new(state), wake, renews: AtomicBool::new(false), stats })
     }
 
     fn lock(&self) -> Locked<'_> {
@@ -140,23 +140,23 @@ impl Line {
     ) -> Option<Writing<'a>> {
         let mut state = self.lock_to_write();
         if !state.open {
-            self.figures.lost(&mut state.lost, kind, point, None);
+            self.stats.lost(&mut state.lost, kind, point, None);
             return None;
         }
-        Some(Writing { line: self, state, whose, kind })
+        Some(Writing { call_queue: self, state, whose, kind })
     }
 
     /// Begins to write that a client will not be named again. `None` where nobody takes calls.
     pub fn write_forgotten<'a>(&'a self, owner: Owner<'a>) -> Option<Writing<'a>> {
         let state = self.lock_to_write();
-        state.open.then(|| Writing { line: self, state, whose: (owner, owner), kind: Kind::Forgotten })
+        state.open.then(|| Writing { call_queue: self, state, whose: (owner, owner), kind: Kind::Forgotten })
     }
 
     /// Takes what fits into a frame, into `frame`, which is empty, and what is waited for of that into `asked`. What somebody had
-    /// waited for and does not any more is left out. All of it is held until it is given to [`Line::release`] or
-    /// [`Line::put_back`].
-    pub fn take(&self, calls_max: usize, bytes_max: usize, frame: &mut Vec<Call>, asked: &mut AllAsked) {
-        let State { queue, asked: waiting, .. } = &mut *self.lock();
+    /// waited for and does not any more is left out. All of it is held until it is given to [`CallQueue::release`] or
+    /// [`CallQueue::put_back`].
+    pub fn take(&self, calls_max: usize, bytes_max: usize, frame: &mut Vec<Call>, asked: &mut PendingCalls) {
+        let State { queue, pending: waiting, .. } = &mut *self.lock();
         if self.renews() {
             return;
         }
@@ -213,20 +213,20 @@ impl Line {
     }
 
     /// Whether somebody waits here for an answer.
-    pub fn is_asked(&self) -> bool {
-        !self.lock().asked.is_empty()
+    pub fn has_pending(&self) -> bool {
+        !self.lock().pending.is_empty()
     }
 
     /// The process has ended, and there is none to wait for: what waits is for nobody, and nothing is taken any more. Gives what was
     /// waited for, and how many notifications have been lost with it. `here` was taken, and has not been given to the process. However
     /// much it is, shards wait for no more of it than that it is taken out.
-    pub fn cut(&self, here: Vec<Call>) -> (AllAsked, usize) {
+    pub fn cut(&self, here: Vec<Call>) -> (PendingCalls, usize) {
         let (mut queue, asked) = {
             let mut state = self.lock();
             state.epoch += 1;
             state.open = false;
             self.renews.store(false, Ordering::Relaxed);
-            (state.queue.take_all(), std::mem::take(&mut state.asked))
+            (state.queue.take_all(), std::mem::take(&mut state.pending))
         };
         queue.put_back(here);
         let (mut count, mut lost) = (0, Lost::default());
@@ -234,7 +234,7 @@ impl Line {
             if call.id == 0
                 && let Some(point) = point_of(&call)
             {
-                self.figures.lost(&mut lost, Kind::Notification, point, None);
+                self.stats.lost(&mut lost, Kind::Notification, point, None);
                 count += 1;
             }
             queue.release(call);
@@ -244,18 +244,18 @@ impl Line {
     }
 
     /// The process has ended, and was not given these calls: they, and what waits here, are for the next one.
-    pub fn put_back(&self, calls: Vec<Call>, asked: AllAsked) {
+    pub fn put_back(&self, calls: Vec<Call>, asked: PendingCalls) {
         let mut state = self.lock();
         state.epoch += 1;
         state.open = true;
         self.renews.store(false, Ordering::Relaxed);
         state.queue.put_back(calls);
-        state.asked.extend(asked);
+        state.pending.extend(asked);
     }
 
     /// Those who have waited here since `before` or longer, and will not any more: some of them, none where there are no others.
-    pub fn overdue(&self, before: Instant) -> Vec<Asked> {
-        take_overdue(&mut self.lock().asked, before)
+    pub fn overdue(&self, before: Instant) -> Vec<PendingCall> {
+        take_overdue(&mut self.lock().pending, before)
     }
 
     /// The process that takes calls now, or will.
@@ -271,8 +271,8 @@ impl Line {
 
     /// How much is held.
     #[cfg(test)]
-    pub fn held(&self) -> crate::queue::Held {
-        self.lock().queue.held()
+    pub fn usage(&self) -> crate::queue::Usage {
+        self.lock().queue.usage()
     }
 
     /// What has been lost since this was asked last.
@@ -283,7 +283,7 @@ impl Line {
 
 /// The first of those who have waited since `before` or longer, [`OVERDUE_MAX`] at most. They are in the order of their numbers, which
 /// is that of time: nobody else is looked at.
-fn take_overdue<T>(asked: &mut AllAsked<T>, before: Instant) -> Vec<Asked<T>> {
+fn take_overdue<T>(asked: &mut PendingCalls<T>, before: Instant) -> Vec<PendingCall<T>> {
     std::iter::from_fn(|| asked.pop_overdue(before)).take(OVERDUE_MAX).collect()
 }
 
@@ -302,7 +302,7 @@ impl Writing<'_> {
     pub fn has_room(&mut self, point: HookPoint) -> bool {
         let room = self.state.queue.has_room(self.whose.1, self.kind);
         if let Err(full) = room {
-            self.line.figures.lost(&mut self.state.lost, self.kind, point, Some(full));
+            self.call_queue.stats.lost(&mut self.state.lost, self.kind, point, Some(full));
         }
         room.is_ok()
     }
@@ -360,20 +360,20 @@ impl Writing<'_> {
         let State { queue, staged, lost, .. } = &mut *self.state;
         let taken = queue.push(self.whose, self.kind, staged);
         if let Err(full) = taken {
-            self.line.figures.lost(lost, self.kind, point, Some(full));
+            self.call_queue.stats.lost(lost, self.kind, point, Some(full));
         }
         taken.is_ok()
     }
 
     /// Who waits for a call about this client that was taken.
-    pub fn asked(&mut self, id: u64, client: u64, ticket: Ticket) {
-        self.state.asked.insert(id, Asked { ticket, since: Instant::now(), client });
+    pub fn wait_for(&mut self, id: u64, client: u64, ticket: Ticket) {
+        self.state.pending.insert(id, PendingCall { ticket, since: Instant::now(), client });
     }
 
     /// The end: the thread hears of it.
     pub fn done(mut self) {
         if !self.state.queue.is_empty() && std::mem::take(&mut self.state.asleep) {
-            self.line.wake();
+            self.call_queue.wake();
         }
     }
 }

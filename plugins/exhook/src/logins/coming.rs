@@ -120,7 +120,7 @@ impl State {
 
     /// Lets one on its way in go that may still come in.
     fn lose_coming(&mut self, shard: u32, key: &str, now: Instant) {
-        self.unkept.of_coming += 1;
+        self.not_stored.of_coming += 1;
         self.drop_coming(shard, key);
         self.lose(shard, key, now);
     }
@@ -133,7 +133,7 @@ impl State {
 
     /// The same by its number and its address.
     pub(super) fn note_lost(&mut self, shard: u32, of: (u64, u64), now: Instant) {
-        self.unkept.untold += u64::from(self.lost.note(shard, of, now));
+        self.not_stored.untold += u64::from(self.lost.note(shard, of, now));
         self.of(shard).note(OF_NOBODY);
     }
 

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use grapnel_plugin_abi::raw::FLAG_REPLAY;
 
-use crate::counters::Loss;
-use crate::hook::chain::{Audience, Course};
-use crate::hook::told::{About, BrokerView, RetainedChange, SubscriptionView, Told};
+use crate::counters::DropReason;
+use crate::hook::chain::{DispatchScope, LinkFilter};
+use crate::hook::notification::{About, BrokerView, Notification, RetainedChange, SubscriptionView};
 use crate::hook::view::ClientView;
 use crate::hook::{HookPoint, PluginHandle};
 use crate::id::{ConnKey, SessionKey};
@@ -23,39 +23,39 @@ const NODE: &str = "node";
 
 /// Whether anybody listens at a point.
 #[inline]
-pub(crate) fn is_heard(parts: &Parts, point: HookPoint) -> bool {
+pub(crate) fn has_links(parts: &Parts, point: HookPoint) -> bool {
     !parts.hooks.chain(point).is_empty()
 }
 
-/// Tells of something at a point. A flow whose view of it costs something asks [`is_heard`] first.
-pub(crate) fn tell(parts: &mut Parts, point: HookPoint, client: Option<ClientView<'_>>, about: About<'_>) {
+/// Tells of something at a point. A flow whose view of it costs something asks [`has_links`] first.
+pub(crate) fn notify(parts: &mut Parts, point: HookPoint, client: Option<ClientView<'_>>, about: About<'_>) {
     let AtPoint { chain, calls, .. } = parts.hooks.at(point);
     if chain.is_empty() {
         return;
     }
-    let mut told = Told::new(point, client, about, parts.clock.now().mono_ms);
-    let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
-    chain.run((point, calls), told.course(), &mut event, &mut told);
+    let mut notification = Notification::new(point, client, about, parts.clock.now().mono_ms);
+    let mut event = notification.event(parts.setup.id, parts.clock.now().wall_ms);
+    chain.run((point, calls), notification.scope(), &mut event, &mut notification);
 }
 
 /// Tells of a session; `end` where it ends.
-pub(crate) fn tell_session(
+pub(crate) fn notify_session(
     parts: &mut Parts,
     point: HookPoint,
     key: SessionKey,
     end: Option<(&'static str, ReasonCode)>,
 ) {
-    if !is_heard(parts, point) {
+    if !has_links(parts, point) {
         return;
     }
     let Some(session) = parts.sessions.get(key) else { return };
     let (identity, view) = (Rc::clone(&session.identity), session.view());
-    tell(parts, point, Some(identity.view()), About::Session(view, end));
+    notify(parts, point, Some(identity.view()), About::Session(view, end));
 }
 
 /// Tells of a subscription that is in force from now on.
 /// `cause` is the word for who has made it, where that is not its client.
-pub(crate) fn tell_subscribed(
+pub(crate) fn notify_subscribed(
     parts: &mut Parts,
     key: SessionKey,
     granted: &Granted,
@@ -68,11 +68,11 @@ pub(crate) fn tell_subscribed(
         is_new: Some(granted.is_new),
         cause,
     };
-    tell_subscription(parts, HookPoint::SessionSubscribed, key, view);
+    notify_subscription(parts, HookPoint::SessionSubscribed, key, view);
 }
 
 /// Tells of a subscription that is gone: `cause` says by whom or why, in one word.
-pub(crate) fn tell_unsubscribed(
+pub(crate) fn notify_unsubscribed(
     parts: &mut Parts,
     key: SessionKey,
     filter: &str,
@@ -81,34 +81,34 @@ pub(crate) fn tell_unsubscribed(
 ) {
     let cause = Some(cause);
     let view = SubscriptionView { filter, options: gone.options, id: gone.id, is_new: None, cause };
-    tell_subscription(parts, HookPoint::SessionUnsubscribed, key, view);
+    notify_subscription(parts, HookPoint::SessionUnsubscribed, key, view);
 }
 
-fn tell_subscription(
+fn notify_subscription(
     parts: &mut Parts,
     point: HookPoint,
     key: SessionKey,
     subscription: SubscriptionView<'_>,
 ) {
-    if !is_heard(parts, point) {
+    if !has_links(parts, point) {
         return;
     }
     let Some(session) = parts.sessions.get(key) else { return };
     let (identity, view) = (Rc::clone(&session.identity), session.view());
-    tell(parts, point, Some(identity.view()), About::Subscription(view, subscription));
+    notify(parts, point, Some(identity.view()), About::Subscription(view, subscription));
 }
 
 /// Tells one plugin of a session that is there already, with its subscriptions.
 pub(crate) fn replay_session(parts: &mut Parts, plugin: PluginHandle, key: SessionKey) {
-    let Some(session) = parts.sessions.get(key).filter(|session| !session.orphan) else { return };
+    let Some(session) = parts.sessions.get(key).filter(|session| !session.detached) else { return };
     let (identity, view, connected) = (Rc::clone(&session.identity), session.view(), session.conn.is_some());
     let client = Some(identity.view());
     let about = About::Session(view, None);
     if connected {
-        tell_one(parts, plugin, HookPoint::ClientConnected, client, about);
+        notify_one(parts, plugin, HookPoint::ClientConnected, client, about);
     }
-    tell_one(parts, plugin, HookPoint::SessionCreated, client, about);
-    if !is_heard(parts, HookPoint::SessionSubscribed) {
+    notify_one(parts, plugin, HookPoint::SessionCreated, client, about);
+    if !has_links(parts, HookPoint::SessionSubscribed) {
         return;
     }
     let Some(session) = parts.sessions.get(key) else { return };
@@ -123,114 +123,114 @@ pub(crate) fn replay_session(parts: &mut Parts, plugin: PluginHandle, key: Sessi
             cause: None,
         };
         let about = About::Subscription(view, subscription);
-        tell_one(parts, plugin, HookPoint::SessionSubscribed, client, about);
+        notify_one(parts, plugin, HookPoint::SessionSubscribed, client, about);
     }
 }
 
-fn tell_one(
+fn notify_one(
     parts: &mut Parts,
     plugin: PluginHandle,
     point: HookPoint,
     client: Option<ClientView<'_>>,
     about: About<'_>,
 ) {
-    let mut told = Told::new(point, client, about, parts.clock.now().mono_ms);
-    let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
+    let mut notification = Notification::new(point, client, about, parts.clock.now().mono_ms);
+    let mut event = notification.event(parts.setup.id, parts.clock.now().wall_ms);
     event.flags |= FLAG_REPLAY;
-    let course = Course { audience: Audience::Plugin(plugin), ..Course::WHOLE };
+    let scope = DispatchScope { filter: LinkFilter::Plugin(plugin), ..DispatchScope::WHOLE };
     let AtPoint { chain, calls, .. } = parts.hooks.at(point);
-    chain.run((point, calls), course, &mut event, &mut told);
+    chain.run((point, calls), scope, &mut event, &mut notification);
 }
 
 /// Tells of a message that a subscriber has acknowledged for good.
 #[inline]
-pub(crate) fn tell_acked(parts: &mut Parts, key: SessionKey, delivery: &Delivery) {
-    if is_heard(parts, HookPoint::MessageAcked) {
-        tell_acked_to(parts, key, delivery);
+pub(crate) fn notify_acked(parts: &mut Parts, key: SessionKey, delivery: &Delivery) {
+    if has_links(parts, HookPoint::MessageAcked) {
+        notify_acked_cold(parts, key, delivery);
     }
 }
 
 #[cold]
-fn tell_acked_to(parts: &mut Parts, key: SessionKey, delivery: &Delivery) {
+fn notify_acked_cold(parts: &mut Parts, key: SessionKey, delivery: &Delivery) {
     let Some(session) = parts.sessions.get(key) else { return };
     let identity = Rc::clone(&session.identity);
     let view = MessageView { qos: delivery.qos, retain: delivery.retain, ..delivery.message.view() };
-    tell(parts, HookPoint::MessageAcked, Some(identity.view()), About::Acked(view));
+    notify(parts, HookPoint::MessageAcked, Some(identity.view()), About::Acked(view));
 }
 
 /// Counts a message that is dropped and tells of it: for the client of a session, or for nobody in particular.
-pub(crate) fn count_drop(parts: &mut Parts, why: Loss, view: &MessageView<'_>, of: Option<SessionKey>) {
+pub(crate) fn count_drop(parts: &mut Parts, why: DropReason, view: &MessageView<'_>, of: Option<SessionKey>) {
     let counters = &mut parts.counters;
     counters.messages_dropped += 1;
     match why {
-        Loss::NoSubscribers => counters.messages_dropped_no_subscribers += 1,
-        Loss::QueueFull => counters.messages_dropped_queue_full += 1,
-        Loss::Expired => counters.messages_dropped_expired += 1,
-        Loss::TooLarge => counters.messages_dropped_too_large += 1,
-        Loss::Hook => counters.messages_dropped_hook += 1,
-        Loss::LaneFull => counters.messages_dropped_lane_full += 1,
-        Loss::NoMember => counters.messages_dropped_no_member += 1,
-        Loss::NotAuthorized => counters.messages_dropped_not_authorized += 1,
+        DropReason::NoSubscribers => counters.messages_dropped_no_subscribers += 1,
+        DropReason::QueueFull => counters.messages_dropped_queue_full += 1,
+        DropReason::Expired => counters.messages_dropped_expired += 1,
+        DropReason::TooLarge => counters.messages_dropped_too_large += 1,
+        DropReason::Hook => counters.messages_dropped_hook += 1,
+        DropReason::LaneFull => counters.messages_dropped_lane_full += 1,
+        DropReason::NoMember => counters.messages_dropped_no_member += 1,
+        DropReason::NotAuthorized => counters.messages_dropped_not_authorized += 1,
     }
-    if let (Loss::QueueFull | Loss::TooLarge, Some(session)) =
+    if let (DropReason::QueueFull | DropReason::TooLarge, Some(session)) =
         (why, of.and_then(|key| parts.sessions.get_mut(key)))
     {
         session.dropped += 1;
     }
-    if is_heard(parts, HookPoint::MessageDropped) {
-        tell_dropped(parts, why, view, of);
+    if has_links(parts, HookPoint::MessageDropped) {
+        notify_dropped(parts, why, view, of);
     }
 }
 
 #[cold]
-fn tell_dropped(parts: &mut Parts, why: Loss, view: &MessageView<'_>, of: Option<SessionKey>) {
+fn notify_dropped(parts: &mut Parts, why: DropReason, view: &MessageView<'_>, of: Option<SessionKey>) {
     let session = of.and_then(|key| parts.sessions.get(key));
     let identity = session.map(|session| Rc::clone(&session.identity));
     let client = identity.as_deref().map(crate::session::Identity::view);
     let by = client.map_or(NODE, |client| client.client_id);
-    tell(parts, HookPoint::MessageDropped, client, About::Dropped(*view, by, why.word()));
+    notify(parts, HookPoint::MessageDropped, client, About::Dropped(*view, by, why.word()));
 }
 
 /// Tells what became of a retained message of a topic that this shard owns.
-pub(crate) fn tell_retained(parts: &mut Parts, view: &MessageView<'_>, change: RetainedChange) {
-    tell(parts, HookPoint::MessageRetained, None, About::Retained(*view, change));
+pub(crate) fn notify_retained(parts: &mut Parts, view: &MessageView<'_>, change: RetainedChange) {
+    notify(parts, HookPoint::MessageRetained, None, About::Retained(*view, change));
 }
 
 /// Tells of a packet that was read.
 #[inline]
-pub(crate) fn tell_received(parts: &mut Parts, key: ConnKey, kind: PacketType, whole: &[u8]) {
-    if is_heard(parts, HookPoint::PacketReceived) {
-        tell_received_from(parts, key, kind, whole);
+pub(crate) fn notify_received(parts: &mut Parts, key: ConnKey, kind: PacketType, whole: &[u8]) {
+    if has_links(parts, HookPoint::PacketReceived) {
+        notify_received_cold(parts, key, kind, whole);
     }
 }
 
 #[cold]
-fn tell_received_from(parts: &mut Parts, key: ConnKey, kind: PacketType, whole: &[u8]) {
+fn notify_received_cold(parts: &mut Parts, key: ConnKey, kind: PacketType, whole: &[u8]) {
     let Some(identity) = parts.connections.get(key).and_then(|conn| conn.identity.clone()) else { return };
-    tell(parts, HookPoint::PacketReceived, Some(identity.view()), About::Packet(kind, whole, whole.len()));
+    notify(parts, HookPoint::PacketReceived, Some(identity.view()), About::Packet(kind, whole, whole.len()));
 }
 
 /// Tells of a packet of `len` bytes that was queued, the last `copied` of what was copied into the connection's queue.
 #[inline]
-pub(crate) fn tell_sent(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: usize, len: usize) {
-    if is_heard(parts, HookPoint::PacketSent) {
-        tell_sent_to(parts, key, kind, copied, len);
+pub(crate) fn notify_sent(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: usize, len: usize) {
+    if has_links(parts, HookPoint::PacketSent) {
+        notify_sent_cold(parts, key, kind, copied, len);
     }
 }
 
 #[cold]
-fn tell_sent_to(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: usize, len: usize) {
+fn notify_sent_cold(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: usize, len: usize) {
     let Some(conn) = parts.connections.get(key) else { return };
     let Some(identity) = conn.identity.clone() else { return };
     let point = HookPoint::PacketSent;
     let about = About::Packet(kind, conn.out.copied_tail(copied), len);
-    let mut told = Told::new(point, Some(identity.view()), about, parts.clock.now().mono_ms);
-    let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
+    let mut notification = Notification::new(point, Some(identity.view()), about, parts.clock.now().mono_ms);
+    let mut event = notification.event(parts.setup.id, parts.clock.now().wall_ms);
     let AtPoint { chain, calls, .. } = parts.hooks.at(point);
-    chain.run((point, calls), told.course(), &mut event, &mut told);
+    chain.run((point, calls), notification.scope(), &mut event, &mut notification);
 }
 
 /// Tells of the broker itself: one of the points named `broker.…`. The shell calls it on one shard alone.
-pub(crate) fn tell_broker(parts: &mut Parts, point: HookPoint, broker: BrokerView<'_>) {
-    tell(parts, point, None, About::Broker(broker));
+pub(crate) fn notify_broker(parts: &mut Parts, point: HookPoint, broker: BrokerView<'_>) {
+    notify(parts, point, None, About::Broker(broker));
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// While the generation is not called: its questions since then, and 1. Otherwise 0.
 #[derive(Default)]
-pub(super) struct Resting(AtomicU64);
+pub(super) struct SuspendedRequests(AtomicU64);
 
-impl Resting {
+impl SuspendedRequests {
     /// It is not called from now on, or it is. What has been asked goes on counting until it is called.
-    pub(super) fn set(&self, is_resting: bool) {
-        if is_resting {
+    pub(super) fn set(&self, is_suspended: bool) {
+        if is_suspended {
             self.0.fetch_max(1, Ordering::Relaxed);
         } else {
             self.0.store(0, Ordering::Relaxed);
@@ -25,7 +25,7 @@ impl Resting {
 
     /// Whether a plugin may ask something whose answer comes to it: `max` times while it is not called. What is refused the first,
     /// second, fourth, eighth … time is logged.
-    pub(super) fn ask(&self, plugin: &str, client_id: &str, max: u64) -> bool {
+    pub(super) fn may_request(&self, plugin: &str, client_id: &str, max: u64) -> bool {
         let count = |asked: u64| (asked > 0).then(|| asked.saturating_add(1));
         let Ok(asked) = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) else {
             // It is called, and told at once.
@@ -49,31 +49,32 @@ mod tests {
 
     #[test]
     fn whoever_is_not_called_has_so_many_questions() {
-        let resting = Resting::default();
-        let ask = |times: usize| (0..times).map(|_| resting.ask("p", "c", 2)).collect::<Vec<_>>();
-        assert_eq!(ask(4), [true; 4], "it is called");
-        resting.set(true);
-        assert_eq!(ask(4), [true, true, false, false]);
-        resting.set(true);
-        assert_eq!(ask(1), [false], "it was not called in between");
-        resting.set(false);
-        assert_eq!(ask(4), [true; 4]);
-        resting.set(true);
-        assert_eq!(ask(3), [true, true, false]);
+        let suspended = SuspendedRequests::default();
+        let request =
+            |times: usize| (0..times).map(|_| suspended.may_request("p", "c", 2)).collect::<Vec<_>>();
+        assert_eq!(request(4), [true; 4], "it is called");
+        suspended.set(true);
+        assert_eq!(request(4), [true, true, false, false]);
+        suspended.set(true);
+        assert_eq!(request(1), [false], "it was not called in between");
+        suspended.set(false);
+        assert_eq!(request(4), [true; 4]);
+        suspended.set(true);
+        assert_eq!(request(3), [true, true, false]);
     }
 
     #[test]
     fn what_is_not_handed_on_does_not_count() {
-        let resting = Resting::default();
-        resting.give_back();
-        assert!(resting.ask("p", "c", 0), "it is called");
-        resting.set(true);
-        resting.give_back();
+        let suspended = SuspendedRequests::default();
+        suspended.give_back();
+        assert!(suspended.may_request("p", "c", 0), "it is called");
+        suspended.set(true);
+        suspended.give_back();
         for _ in 0..10 {
-            assert!(resting.ask("p", "c", 1));
-            resting.give_back();
+            assert!(suspended.may_request("p", "c", 1));
+            suspended.give_back();
         }
-        assert!(resting.ask("p", "c", 1));
-        assert!(!resting.ask("p", "c", 1), "it is not called all the same");
+        assert!(suspended.may_request("p", "c", 1));
+        assert!(!suspended.may_request("p", "c", 1), "it is not called all the same");
     }
 }

@@ -16,7 +16,7 @@ const FIXED_HEADER_BYTES_MAX: usize = 5;
 
 /// What a connection holds back. An idle one holds nothing and owns no memory.
 #[derive(Debug, Default)]
-pub(crate) struct Rest {
+pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     /// Bytes at the front that have been taken.
     start: usize,
@@ -35,10 +35,10 @@ pub(crate) enum Step {
     Closed,
 }
 
-impl Rest {
+impl ReadBuffer {
     /// What a connection brings from the shard that accepted it.
-    pub fn brought(bytes: Vec<u8>) -> Rest {
-        Rest { bytes, start: 0 }
+    pub fn brought(bytes: Vec<u8>) -> ReadBuffer {
+        ReadBuffer { bytes, start: 0 }
     }
 
     /// Bytes of memory held, which count against `partial_bytes_max`.
@@ -51,7 +51,7 @@ impl Rest {
         self.start == self.bytes.len()
     }
 
-    fn held(&self) -> &[u8] {
+    fn unread(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 
@@ -59,7 +59,7 @@ impl Rest {
     pub fn offer(&mut self, mut incoming: &[u8], mut receive: impl FnMut(Input<'_>) -> Received) -> Step {
         while !self.is_empty() {
             let taken = self.complete_packet(&mut incoming);
-            let received = self.offer_held(&mut receive);
+            let received = self.offer_unread(&mut receive);
             match received.next {
                 Next::Read if received.consumed == 0 && (incoming.is_empty() || !taken) => {
                     // A packet is still on its way. (Bytes behind a whole packet that the engine does not take cannot be: it
@@ -93,7 +93,7 @@ impl Rest {
         let before = incoming.len();
         loop {
             let held = self.bytes.len() - self.start;
-            let whole = frame_len(self.held());
+            let whole = frame_len(self.unread());
             let wanted = match whole {
                 Some(length) => length.saturating_sub(held),
                 // A longer header than five bytes cannot be: the engine will say so when it sees them.
@@ -119,14 +119,14 @@ impl Rest {
         self.bytes.extend_from_slice(more);
     }
 
-    fn offer_held(&mut self, receive: &mut impl FnMut(Input<'_>) -> Received) -> Received {
+    fn offer_unread(&mut self, receive: &mut impl FnMut(Input<'_>) -> Received) -> Received {
         let held = self.bytes.len();
         let one_packet = self.start == 0 && held >= OWNED_BYTES_MIN && frame_len(&self.bytes) == Some(held);
         if !one_packet {
-            let received = receive(Input::Scratch(self.held()));
+            let received = receive(Input::Scratch(self.unread()));
             self.start = (self.start + received.consumed).min(held);
             if self.is_empty() {
-                *self = Rest::default();
+                *self = ReadBuffer::default();
             }
             return received;
         }
@@ -152,7 +152,7 @@ impl Rest {
                 Step::Handoff(shard, unread.bytes)
             }
             Next::Closed => {
-                *self = Rest::default();
+                *self = ReadBuffer::default();
                 Step::Closed
             }
         }
@@ -221,13 +221,13 @@ mod tests {
         bytes
     }
 
-    fn feed(rest: &mut Rest, taker: &mut Taker, bytes: &[u8]) -> Step {
+    fn feed(rest: &mut ReadBuffer, taker: &mut Taker, bytes: &[u8]) -> Step {
         rest.offer(bytes, |input| taker.take(input))
     }
 
     #[test]
     fn whole_packets_leave_nothing_and_no_memory() {
-        let (mut rest, mut taker) = (Rest::default(), Taker::default());
+        let (mut rest, mut taker) = (ReadBuffer::default(), Taker::default());
         let bytes = [packet(2), packet(300)].concat();
         assert_eq!(feed(&mut rest, &mut taker, &bytes), Step::Read);
         assert_eq!((taker.packets.len(), taker.calls), (2, 1));
@@ -238,9 +238,9 @@ mod tests {
     fn packets_cut_at_every_place_arrive_as_they_were_sent() {
         let stream = [packet(2), packet(0), packet(200), packet(9000), packet(5), packet(4100)].concat();
         let mut whole = Taker::default();
-        feed(&mut Rest::default(), &mut whole, &stream);
+        feed(&mut ReadBuffer::default(), &mut whole, &stream);
         for step in [1, 2, 3, 7, 64, 1000, 4096, 8191] {
-            let (mut rest, mut taker) = (Rest::default(), Taker::default());
+            let (mut rest, mut taker) = (ReadBuffer::default(), Taker::default());
             for piece in stream.chunks(step) {
                 assert_eq!(feed(&mut rest, &mut taker, piece), Step::Read);
             }
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_large_packet_is_handed_over_in_its_own_buffer_and_nothing_else_is_in_it() {
-        let (mut rest, mut taker) = (Rest::default(), Taker::default());
+        let (mut rest, mut taker) = (ReadBuffer::default(), Taker::default());
         let stream = [packet(100_000), packet(3)].concat();
         let (first, second) = stream.split_at(65_536);
         feed(&mut rest, &mut taker, first);
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn memory_follows_what_arrived_not_what_was_announced() {
-        let (mut rest, mut taker) = (Rest::default(), Taker::default());
+        let (mut rest, mut taker) = (ReadBuffer::default(), Taker::default());
         let stream = packet(1_000_000);
         feed(&mut rest, &mut taker, &stream[..100]);
         assert!(rest.memory() <= 200, "{} bytes held for 100", rest.memory());
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn a_pause_keeps_everything_and_goes_on_where_it_stopped() {
         let (mut rest, mut taker) =
-            (Rest::default(), Taker { then: Some((1, Next::Pause)), ..Taker::default() });
+            (ReadBuffer::default(), Taker { then: Some((1, Next::Pause)), ..Taker::default() });
         let stream: Vec<Vec<u8>> = vec![packet(3), packet(4), packet(5000), packet(6)];
         assert_eq!(feed(&mut rest, &mut taker, &stream.concat()), Step::Pause);
         assert_eq!(taker.packets.len(), 1);
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn a_pause_within_a_packet_that_is_not_whole_keeps_its_beginning() {
         let (mut rest, mut taker) =
-            (Rest::default(), Taker { then: Some((0, Next::Pause)), ..Taker::default() });
+            (ReadBuffer::default(), Taker { then: Some((0, Next::Pause)), ..Taker::default() });
         let stream = [packet(10), packet(20)].concat();
         assert_eq!(feed(&mut rest, &mut taker, &stream[..15]), Step::Pause);
         taker.then = None;
@@ -307,8 +307,10 @@ mod tests {
     #[test]
     fn a_handoff_takes_every_unread_byte_along() {
         for cut in [1, 5, 12, 20] {
-            let (mut rest, mut taker) =
-                (Rest::default(), Taker { then: Some((0, Next::Handoff(ShardId(3)))), ..Taker::default() });
+            let (mut rest, mut taker) = (
+                ReadBuffer::default(),
+                Taker { then: Some((0, Next::Handoff(ShardId(3)))), ..Taker::default() },
+            );
             let stream = [packet(10), packet(20)].concat();
             let mut handed = feed(&mut rest, &mut taker, &stream[..cut]);
             if handed == Step::Read {
@@ -324,7 +326,7 @@ mod tests {
     #[test]
     fn an_end_forgets_what_was_held() {
         let (mut rest, mut taker) =
-            (Rest::default(), Taker { then: Some((0, Next::Closed)), ..Taker::default() });
+            (ReadBuffer::default(), Taker { then: Some((0, Next::Closed)), ..Taker::default() });
         assert_eq!(feed(&mut rest, &mut taker, &packet(10)[..5]), Step::Read);
         assert_eq!(feed(&mut rest, &mut taker, &packet(10)[5..]), Step::Closed);
         assert_eq!(rest.memory(), 0);
@@ -333,7 +335,7 @@ mod tests {
     #[test]
     fn a_header_that_never_ends_reaches_the_engine_and_ends_there() {
         // Type 0 has no length the shell could read; an engine that wanted more of it must not be asked forever.
-        let (mut rest, mut taker) = (Rest::default(), Taker::default());
+        let (mut rest, mut taker) = (ReadBuffer::default(), Taker::default());
         assert_eq!(feed(&mut rest, &mut taker, &[0x30, 0xff]), Step::Read);
         assert_eq!(feed(&mut rest, &mut taker, &[0xff, 0xff, 0xff, 0xff, 0xff]), Step::Read);
         assert_eq!(taker.packets.len(), 0);

@@ -77,12 +77,12 @@ pub(crate) struct OpenRecheck {
     pub(crate) filter: Box<str>,
     /// The client as it was when it was asked about.
     pub(crate) client: Rc<Identity>,
-    pub(crate) ask: AuthorizationRequest,
+    pub(crate) request: AuthorizationRequest,
 }
 
 /// What the shard authorizes by itself: rechecks of subscriptions in force, and deliveries.
 #[derive(Debug, Default)]
-pub(crate) struct Reviews {
+pub(crate) struct RecheckQueue {
     walks: VecDeque<Walk>,
     /// Rechecks that wait for a plugin, by number.
     open: HashMap<u64, OpenRecheck>,
@@ -94,7 +94,7 @@ pub(crate) struct Reviews {
     /// Sessions whose first delivery is to be authorized; each at most once.
     row: VecDeque<SessionKey>,
     /// How many deliveries wait for a plugin.
-    asked: u64,
+    deliveries_waiting: u64,
 }
 
 /// Topic filters that walks are under way for; one along everybody's subscriptions takes the place of more.
@@ -105,7 +105,7 @@ const USERS_MAX: usize = 16_384;
 const PAUSE_MIN_MS: u64 = 1_000;
 const PAUSE_MAX_MS: u64 = 60_000;
 
-impl Reviews {
+impl RecheckQueue {
     // --- walks
 
     /// Begins to recheck whom a change of the rules concerns, of sessions at so many `places`; `session_of` is that of a client. A walk
@@ -246,7 +246,7 @@ impl Reviews {
 
     /// The tickets that rechecks wait for.
     pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
-        self.open.values().filter_map(|recheck| recheck.ask.ticket())
+        self.open.values().filter_map(|recheck| recheck.request.ticket())
     }
 
     /// A recheck has been answered, or is nobody's any more.
@@ -305,20 +305,20 @@ impl Reviews {
 
     /// Whether another delivery may wait for a plugin, at most `max` at a time.
     #[inline]
-    pub(crate) fn may_ask(&self, max: u64) -> bool {
-        self.asked < max
+    pub(crate) fn may_authorize_delivery(&self, max: u64) -> bool {
+        self.deliveries_waiting < max
     }
 
     /// A delivery waits for a plugin.
     #[inline]
     pub(crate) fn delivery_waits(&mut self) {
-        self.asked += 1;
+        self.deliveries_waiting += 1;
     }
 
     /// A delivery waits no more: it was answered, or its session is taken down.
     #[inline]
     pub(crate) fn delivery_goes_on(&mut self) {
-        self.asked -= 1;
+        self.deliveries_waiting -= 1;
     }
 }
 
@@ -338,9 +338,9 @@ impl Whose {
 mod tests {
     use super::*;
 
-    fn begin(reviews: &mut Reviews, scope: &Scope) {
+    fn begin(rechecks: &mut RecheckQueue, scope: &Scope) {
         let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
-        reviews.begin_walk(scope, 100, hasher, |client_id| {
+        rechecks.begin_walk(scope, 100, hasher, |client_id| {
             let index = client_id.parse().ok()?;
             Some(SessionKey { index, generation: 1 })
         });
@@ -353,48 +353,49 @@ mod tests {
     /// Topic filters and users have a bound, beyond which everybody is asked about; clients have none but that of sessions.
     #[test]
     fn walks_are_bounded_and_few() {
-        let mut reviews = Reviews::default();
-        (0..50_000).for_each(|number: u32| begin(&mut reviews, &Scope::Client(number.to_string().into())));
-        begin(&mut reviews, &Scope::Client("absent".into()));
-        (0..USERS_MAX).for_each(|number| begin(&mut reviews, &user(number)));
-        (0..TOPICS_MAX).for_each(|number| begin(&mut reviews, &Scope::Topics(number.to_string().into())));
-        begin(&mut reviews, &Scope::Topics("0".into()));
-        assert_eq!(reviews.walks.len(), 2 + TOPICS_MAX);
+        let mut rechecks = RecheckQueue::default();
+        (0..50_000).for_each(|number: u32| begin(&mut rechecks, &Scope::Client(number.to_string().into())));
+        begin(&mut rechecks, &Scope::Client("absent".into()));
+        (0..USERS_MAX).for_each(|number| begin(&mut rechecks, &user(number)));
+        (0..TOPICS_MAX).for_each(|number| begin(&mut rechecks, &Scope::Topics(number.to_string().into())));
+        begin(&mut rechecks, &Scope::Topics("0".into()));
+        assert_eq!(rechecks.walks.len(), 2 + TOPICS_MAX);
         for scope in [user(USERS_MAX), Scope::Topics("more".into())] {
-            let mut reviews = Reviews::default();
-            (0..USERS_MAX).for_each(|number| begin(&mut reviews, &user(number)));
-            (0..TOPICS_MAX).for_each(|number| begin(&mut reviews, &Scope::Topics(number.to_string().into())));
-            begin(&mut reviews, &scope);
-            assert!(matches!(reviews.walks.make_contiguous(), [Walk { whose: Whose::Everybody, .. }]));
+            let mut rechecks = RecheckQueue::default();
+            (0..USERS_MAX).for_each(|number| begin(&mut rechecks, &user(number)));
+            (0..TOPICS_MAX)
+                .for_each(|number| begin(&mut rechecks, &Scope::Topics(number.to_string().into())));
+            begin(&mut rechecks, &scope);
+            assert!(matches!(rechecks.walks.make_contiguous(), [Walk { whose: Whose::Everybody, .. }]));
         }
     }
 
     /// Whoever names clients and users all the time lengthens no walk that is under way, and nobody is passed over.
     #[test]
     fn a_walk_that_is_under_way_gets_no_longer() {
-        let mut reviews = Reviews::default();
-        begin(&mut reviews, &Scope::Client("1".into()));
-        begin(&mut reviews, &Scope::Client("2".into()));
-        let first = reviews.first_walk().and_then(|walk| walk.next(100, |_| None));
+        let mut rechecks = RecheckQueue::default();
+        begin(&mut rechecks, &Scope::Client("1".into()));
+        begin(&mut rechecks, &Scope::Client("2".into()));
+        let first = rechecks.first_walk().and_then(|walk| walk.next(100, |_| None));
         assert_eq!(first, Some(SessionKey { index: 1, generation: 1 }));
         // The first one has been looked at before this, the second one not yet.
         for client in ["1", "2", "3"] {
-            begin(&mut reviews, &Scope::Client(client.into()));
+            begin(&mut rechecks, &Scope::Client(client.into()));
         }
         let places = |walk: &Walk| match &walk.whose {
             Whose::Clients(keys) => keys.keys().copied().collect::<Vec<_>>(),
             _ => panic!("{walk:?}"),
         };
-        assert_eq!(reviews.walks.iter().map(places).collect::<Vec<_>>(), [vec![2], vec![1, 3]]);
-        let mut reviews = Reviews::default();
-        begin(&mut reviews, &user(1));
-        reviews.first_walk();
-        begin(&mut reviews, &user(1));
-        begin(&mut reviews, &user(2));
+        assert_eq!(rechecks.walks.iter().map(places).collect::<Vec<_>>(), [vec![2], vec![1, 3]]);
+        let mut rechecks = RecheckQueue::default();
+        begin(&mut rechecks, &user(1));
+        rechecks.first_walk();
+        begin(&mut rechecks, &user(1));
+        begin(&mut rechecks, &user(2));
         let names = |walk: &Walk| match &walk.whose {
             Whose::Users(users) => [1, 2].map(|number| Whose::has_user(users, Some(&number.to_string()))),
             _ => panic!("{walk:?}"),
         };
-        assert_eq!(reviews.walks.iter().map(names).collect::<Vec<_>>(), [[true, false], [true, true]]);
+        assert_eq!(rechecks.walks.iter().map(names).collect::<Vec<_>>(), [[true, false], [true, true]]);
     }
 }
