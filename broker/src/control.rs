@@ -24,12 +24,15 @@ mod links;
 mod plugins;
 mod prometheus;
 mod revoked;
+mod routes;
 mod server;
 mod slots;
 mod socket;
 mod status;
 mod trace;
+mod traces;
 mod verbs;
+mod web_page;
 pub mod wire;
 
 pub use socket::SocketError;
@@ -123,12 +126,12 @@ pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
         config: context.config.clone(),
         info: Arc::new(context.info),
         http_address,
-        traces: trace::Traces::default(),
+        traces: traces::Traces::default(),
         long: Arc::new(Semaphore::new(api::long_requests_max(control))),
         stopping: stopping.clone(),
     };
     let serve = async move {
-        let router = api::router(api);
+        let router = routes::router(api);
         let on_unix = async {
             match tokio::net::UnixListener::from_std(unix) {
                 Ok(unix) => server::serve(unix, router.clone(), bounds, stopping.clone()).await,
@@ -137,7 +140,7 @@ pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
         };
         let on_tcp = async {
             let Some(http) = http else { return };
-            let router = router.clone().layer(axum::middleware::from_fn(api::refuse_browsers));
+            let router = router.clone().layer(axum::middleware::from_fn(web_page::refuse_browsers));
             match tokio::net::TcpListener::from_std(http) {
                 Ok(http) => server::serve(http, router, bounds, stopping.clone()).await,
                 Err(error) => tracing::error!("control.http_bind cannot be served: {error}"),

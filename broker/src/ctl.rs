@@ -18,6 +18,7 @@ mod metrics;
 mod output;
 mod plugin_config;
 mod plugins;
+mod printable;
 mod status;
 mod table;
 mod trace;

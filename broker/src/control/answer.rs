@@ -1,15 +1,16 @@
 //! Answers of the API: JSON, and for an error `{"error": "sentence"}` with the matching status.
 //! Used by every handler.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::api::Api;
 use super::wire::Refusal;
 use crate::shard::handle::Unanswered;
 
@@ -66,15 +67,24 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
+/// Time in which a request's body must arrive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestTimeout(pub Duration);
+
 /// A JSON request body of bounded size, which arrives within a bounded time; an empty one is `{}`.
 #[derive(Debug)]
 pub(super) struct Payload<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<Api> for Payload<T> {
+impl<S, T> FromRequest<S> for Payload<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+    RequestTimeout: FromRef<S>,
+{
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &Api) -> Result<Self, ApiError> {
-        let timeout = state.config.control.request_timeout;
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let RequestTimeout(timeout) = RequestTimeout::from_ref(state);
         let body = tokio::time::timeout(timeout, Bytes::from_request(request, state))
             .await
             .map_err(|_| {

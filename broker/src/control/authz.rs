@@ -1,7 +1,9 @@
 //! `authz invalidate`: remembered verdicts of client.authorize are dropped, and subscriptions in
 //! force are rechecked.
 
+use axum::Router;
 use axum::extract::State;
+use axum::routing::post;
 use grapnel_engine::shard::Scope;
 use grapnel_engine::topic;
 use serde::Deserialize;
@@ -10,6 +12,11 @@ use super::answer::{ApiError, Json, Parameters};
 use super::api::Api;
 use super::revoked::Revocations;
 use super::wire;
+
+/// Its routes.
+pub(super) fn routes() -> Router<Api> {
+    Router::new().route("/api/v1/authz/invalidate", post(invalidate))
+}
 
 /// Whose; at most one of them, and none for everybody's.
 #[derive(Debug, Deserialize)]
@@ -20,7 +27,7 @@ pub(super) struct InvalidateParameters {
     topic: Option<String>,
 }
 
-pub(super) async fn invalidate(
+async fn invalidate(
     State(api): State<Api>,
     Parameters(wanted): Parameters<InvalidateParameters>,
 ) -> Result<Json<wire::Changed<wire::Invalidated>>, ApiError> {

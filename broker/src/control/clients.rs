@@ -1,7 +1,9 @@
 //! Clients and their subscriptions: paged lists, the details of one client, and its disconnection.
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::routing::get;
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::Shard;
 use serde::Deserialize;
@@ -11,6 +13,14 @@ use super::api::Api;
 use super::gather::{Cursor, page_limit};
 use super::wire;
 
+/// Its routes.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/clients", get(list))
+        .route("/api/v1/clients/{id}", get(show).delete(kick))
+        .route("/api/v1/subscriptions", get(subscriptions))
+}
+
 /// `limit` and `cursor` of a list.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,7 +29,7 @@ pub(super) struct ListParameters {
     cursor: Option<String>,
 }
 
-pub(super) async fn list(
+async fn list(
     State(api): State<Api>,
     Parameters(wanted): Parameters<ListParameters>,
 ) -> Result<Json<wire::Clients>, ApiError> {
@@ -35,10 +45,7 @@ pub(super) async fn list(
     }))
 }
 
-pub(super) async fn show(
-    State(api): State<Api>,
-    Name(id): Name,
-) -> Result<Json<wire::ClientDetails>, ApiError> {
+async fn show(State(api): State<Api>, Name(id): Name) -> Result<Json<wire::ClientDetails>, ApiError> {
     let wanted = id.clone();
     let gathered = api.shards.call_all(move |shard| shard.client(&wanted)).await;
     let found = gathered.answers.into_iter().find_map(|(_, found)| found);
@@ -58,7 +65,7 @@ pub(super) struct KickParameters {
     reason: Option<u8>,
 }
 
-pub(super) async fn kick(
+async fn kick(
     State(api): State<Api>,
     Name(id): Name,
     Parameters(wanted): Parameters<KickParameters>,
@@ -119,7 +126,7 @@ pub(super) struct SubscriptionParameters {
     cursor: Option<String>,
 }
 
-pub(super) async fn subscriptions(
+async fn subscriptions(
     State(api): State<Api>,
     Parameters(wanted): Parameters<SubscriptionParameters>,
 ) -> Result<Json<wire::Subscriptions>, ApiError> {

@@ -2,7 +2,9 @@
 //! hook is unmounted: which hook points lose which hooks, which rule applies if none is left, and
 //! how many clients this concerns. Changes nothing.
 
+use axum::Router;
 use axum::extract::State;
+use axum::routing::get;
 use serde::Deserialize;
 
 use super::answer::{ApiError, Json, Parameters};
@@ -11,6 +13,11 @@ use super::plugins::blocking;
 use super::wire::{Follows, Listener};
 use crate::config::NoMatch;
 use crate::plugin::{HookChange, HookRow};
+
+/// Its routes.
+pub(super) fn routes() -> Router<Api> {
+    Router::new().route("/api/v1/follows", get(follows))
+}
 
 /// What is to leave the chains.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -55,7 +62,7 @@ impl Leaving {
 }
 
 /// `GET /api/v1/follows`.
-pub(super) async fn follows(
+async fn follows(
     State(api): State<Api>,
     Parameters(leaving): Parameters<Leaving>,
 ) -> Result<Json<Follows>, ApiError> {

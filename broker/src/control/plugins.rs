@@ -1,8 +1,10 @@
 //! The requests about plugins and chains. The plugin manager blocks while shards answer, so it is
 //! called on threads that may block, one change at a time.
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,6 +18,20 @@ use crate::plugin::{
     ByHand, Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest,
     PluginInfo, PluginList, Unloaded,
 };
+
+/// Its routes.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/plugins", get(list).post(load))
+        .route("/api/v1/plugins/{name}", get(show).delete(unload))
+        .route("/api/v1/plugins/{name}/reload", post(reload))
+        .route("/api/v1/plugins/{name}/rearm", post(rearm))
+        .route("/api/v1/plugins/{name}/configure", post(configure))
+        .route("/api/v1/plugins/{name}/enable", post(enable))
+        .route("/api/v1/plugins/{name}/disable", post(disable))
+        .route("/api/v1/hooks", get(hooks).post(override_hook))
+        .route("/api/v1/hooks/stats", get(hook_stats))
+}
 
 impl From<LoadError> for ApiError {
     fn from(error: LoadError) -> ApiError {
@@ -33,11 +49,11 @@ impl From<LoadError> for ApiError {
     }
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Json<PluginList> {
+async fn list(State(api): State<Api>) -> Json<PluginList> {
     Json(api.plugins.list())
 }
 
-pub(super) async fn show(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
+async fn show(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
     let found = api.plugins.show(&name);
     found.map(Json).ok_or_else(|| {
         let loaded = api.plugins.list().plugins.into_iter().map(|plugin| plugin.name).collect();
@@ -63,7 +79,7 @@ pub(super) struct LoadBody {
     once: bool,
 }
 
-pub(super) async fn load(
+async fn load(
     State(api): State<Api>,
     Payload(body): Payload<LoadBody>,
 ) -> Result<Json<Changed<ByHand>>, ApiError> {
@@ -82,7 +98,7 @@ pub(super) struct ForceParameters {
     force: bool,
 }
 
-pub(super) async fn unload(
+async fn unload(
     State(api): State<Api>,
     Name(name): Name,
     Parameters(ForceParameters { force }): Parameters<ForceParameters>,
@@ -100,7 +116,7 @@ pub(super) struct ReloadBody {
     config: Option<Value>,
 }
 
-pub(super) async fn reload(
+async fn reload(
     State(api): State<Api>,
     Name(name): Name,
     Parameters(ForceParameters { force }): Parameters<ForceParameters>,
@@ -109,10 +125,7 @@ pub(super) async fn reload(
     change(&api, move |api| api.plugins.reload_with(&name, body.config, force)).await.map(Json)
 }
 
-pub(super) async fn rearm(
-    State(api): State<Api>,
-    Name(name): Name,
-) -> Result<Json<Changed<PluginInfo>>, ApiError> {
+async fn rearm(State(api): State<Api>, Name(name): Name) -> Result<Json<Changed<PluginInfo>>, ApiError> {
     change(&api, move |api| api.plugins.rearm(&name)).await.map(Json)
 }
 
@@ -126,7 +139,7 @@ pub(super) struct ConfigureBody {
     merge: bool,
 }
 
-pub(super) async fn configure(
+async fn configure(
     State(api): State<Api>,
     Name(name): Name,
     Parameters(ForceParameters { force }): Parameters<ForceParameters>,
@@ -135,14 +148,11 @@ pub(super) async fn configure(
     change(&api, move |api| api.plugins.configure_with(&name, config, merge, force)).await.map(Json)
 }
 
-pub(super) async fn enable(
-    State(api): State<Api>,
-    Name(name): Name,
-) -> Result<Json<Changed<PluginInfo>>, ApiError> {
+async fn enable(State(api): State<Api>, Name(name): Name) -> Result<Json<Changed<PluginInfo>>, ApiError> {
     change(&api, move |api| api.plugins.enable(&name)).await.map(Json)
 }
 
-pub(super) async fn disable(
+async fn disable(
     State(api): State<Api>,
     Name(name): Name,
     Parameters(ForceParameters { force }): Parameters<ForceParameters>,
@@ -160,18 +170,18 @@ pub(super) struct HooksParameters {
     all: bool,
 }
 
-pub(super) async fn hooks(
+async fn hooks(
     State(api): State<Api>,
     Parameters(wanted): Parameters<HooksParameters>,
 ) -> Result<Json<HookReport>, ApiError> {
     blocking(&api, move |api| api.plugins.hooks(wanted.all)).await.map(Json)
 }
 
-pub(super) async fn hook_stats(State(api): State<Api>) -> Result<Json<HookStats>, ApiError> {
+async fn hook_stats(State(api): State<Api>) -> Result<Json<HookStats>, ApiError> {
     blocking(&api, |api| api.plugins.hook_stats()).await.map(Json)
 }
 
-pub(super) async fn override_hook(
+async fn override_hook(
     State(api): State<Api>,
     Payload(wanted): Payload<HookChange>,
 ) -> Result<Json<Changed<HookRow>>, ApiError> {

@@ -2,9 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
+use axum::routing::get;
 use grapnel_engine::shard::{Counters, Ledger, Shard};
 use serde::Deserialize;
 
@@ -17,6 +19,14 @@ use super::wire;
 use crate::log;
 use crate::net;
 use crate::plugin::{MetricReading, MetricValue, PluginInfo, PluginState, verbs_counted};
+
+/// Its routes.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/metrics", get(prometheus))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/metrics", get(metrics))
+}
 
 /// What the process counts, beside what shards do: name, meaning and value.
 fn of_process() -> [(&'static str, &'static str, u64); 6] {
@@ -43,7 +53,7 @@ fn of_process() -> [(&'static str, &'static str, u64); 6] {
     ]
 }
 
-pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
+async fn status(State(api): State<Api>) -> Json<wire::Status> {
     let gathered = api.shards.call_all(at_a_glance).await;
     let (mut all, mut memory) = (Counters::default(), Ledger::default());
     let mut shards = Vec::new();
@@ -104,7 +114,7 @@ fn uptime_s(started_at_ms: u64) -> u64 {
     now_ms.saturating_sub(started_at_ms) / 1000
 }
 
-pub(super) async fn metrics(State(api): State<Api>) -> Json<wire::Metrics> {
+async fn metrics(State(api): State<Api>) -> Json<wire::Metrics> {
     let gathered = api.shards.call_all(|shard| *shard.counters()).await;
     let mut all = Counters::default();
     gathered.answers.iter().for_each(|(_, counters)| all.add(counters));
@@ -164,7 +174,7 @@ pub(super) struct PrometheusParameters {
     per_shard: bool,
 }
 
-pub(super) async fn prometheus(
+async fn prometheus(
     State(api): State<Api>,
     Parameters(wanted): Parameters<PrometheusParameters>,
 ) -> Result<impl IntoResponse, ApiError> {

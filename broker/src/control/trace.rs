@@ -2,28 +2,34 @@
 //! bounded number of lines; this file collects them a few times a second, and ends the trace when
 //! the reader has gone.
 
-use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use grapnel_engine::shard;
 use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::sync::mpsc::error::SendTimeoutError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::answer::{ApiError, Name, Parameters};
 use super::api::Api;
-use super::gather::{Gathered, Shards};
+use super::gather::Gathered;
 use super::server::stopped;
+use super::traces::Tracing;
 use super::wire::{Direction, TraceLine};
+
+/// Its routes.
+pub(super) fn routes() -> Router<Api> {
+    Router::new().route("/api/v1/trace/{id}", get(trace))
+}
 
 /// How often the shards are asked.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -34,54 +40,6 @@ const COUNT: (u64, u64) = (10_000, 1_000_000);
 /// Seconds after which a trace ends where nobody says otherwise, and at most.
 const SECONDS: (u64, u64) = (600, 86_400);
 
-/// Who is being traced: a client at most once, because taking the lines empties them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Traces(Arc<Mutex<HashSet<String>>>);
-
-impl Traces {
-    fn begin(
-        &self,
-        client_id: &str,
-        max: usize,
-        shards: &Shards,
-        long: OwnedSemaphorePermit,
-    ) -> Result<Tracing, ApiError> {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.contains(client_id) {
-            let sentence =
-                format_args!("client \"{client_id}\" is being traced already; end that trace first");
-            return Err(ApiError::new(StatusCode::CONFLICT, sentence));
-        }
-        if running.len() >= max {
-            let sentence =
-                format_args!("{max} clients are being traced, as many as control.traces_max allows");
-            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, sentence));
-        }
-        running.insert(client_id.to_owned());
-        let (client_id, shards) = (client_id.to_owned(), shards.clone());
-        Ok(Tracing { traces: self.clone(), client_id, shards, _long: long })
-    }
-}
-
-/// A trace that runs; its end tells the shards to forget.
-struct Tracing {
-    traces: Traces,
-    client_id: String,
-    shards: Shards,
-    _long: OwnedSemaphorePermit,
-}
-
-impl Drop for Tracing {
-    fn drop(&mut self) {
-        for handle in &self.shards.handles {
-            let client_id = self.client_id.clone();
-            handle.submit(Box::new(move |shard| shard.trace_stop(&client_id)));
-        }
-        // After the shards were told: a trace that begins now is told to them later.
-        self.traces.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.client_id);
-    }
-}
-
 /// When a trace ends by itself.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,7 +48,7 @@ pub(super) struct TraceParameters {
     for_s: Option<u64>,
 }
 
-pub(super) async fn trace(
+async fn trace(
     State(api): State<Api>,
     Name(client_id): Name,
     Parameters(wanted): Parameters<TraceParameters>,

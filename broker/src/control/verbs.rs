@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::routing::get;
 use grapnel_plugin_abi::verb::{Answer, Form, Kind, Then};
 use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -16,6 +18,14 @@ use super::plugins::change_in_place;
 use super::wire::{Changed, PluginsVerbs, Revoked, VerbAnswer};
 use crate::config::HookOverride;
 use crate::plugin::{HookChange, PluginVerbs, VerbError};
+
+/// Its routes.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/plugins/{name}/commands", get(of))
+        .route("/api/v1/plugins/{name}/commands/{*verb}", get(look).post(call))
+        .route("/api/v1/commands", get(all))
+}
 
 impl From<VerbError> for ApiError {
     fn from(error: VerbError) -> ApiError {
@@ -33,17 +43,17 @@ impl From<VerbError> for ApiError {
 }
 
 /// `GET /api/v1/commands`.
-pub(super) async fn all(State(api): State<Api>) -> Json<PluginsVerbs> {
+async fn all(State(api): State<Api>) -> Json<PluginsVerbs> {
     Json(PluginsVerbs { plugins: api.plugins.all_verbs() })
 }
 
 /// `GET /api/v1/plugins/NAME/commands`.
-pub(super) async fn of(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginVerbs>, ApiError> {
+async fn of(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginVerbs>, ApiError> {
     Ok(Json(api.plugins.verbs(&name)?))
 }
 
 /// `GET /api/v1/plugins/NAME/commands/VERB`: for verbs that change nothing.
-pub(super) async fn look(
+async fn look(
     State(api): State<Api>,
     Path((plugin, verb)): Path<(String, String)>,
     Query(given): Query<Vec<(String, String)>>,
@@ -61,7 +71,7 @@ pub(super) async fn look(
 }
 
 /// `POST /api/v1/plugins/NAME/commands/VERB`, with the arguments as a JSON object.
-pub(super) async fn call(
+async fn call(
     State(api): State<Api>,
     Path((plugin, verb)): Path<(String, String)>,
     Payload(body): Payload<Map<String, Value>>,

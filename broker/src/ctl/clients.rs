@@ -8,6 +8,7 @@ use hyper::Method;
 use super::CtlError;
 use super::connection::{Broker, complete, encoded};
 use super::output::Output;
+use super::printable::printable;
 use super::table::{self, Column, or_dash, since, yes};
 use crate::control::wire::{Client, ClientDetails, Clients, Kicked, Subscription, Subscriptions};
 
@@ -88,7 +89,7 @@ pub(super) async fn run(
                 return output.value(&kicked);
             }
             let session = if kicked.discarded { " and its session ended" } else { "" };
-            output.line(&format!("client {} was disconnected{session}", table::printable(&kicked.client_id)))
+            output.line(&format!("client {} was disconnected{session}", printable(&kicked.client_id)))
         }
     }
 }

@@ -69,7 +69,7 @@ impl Output {
         // Standard output may be what is broken, and standard error may be closed: then nobody is to be told.
         let _ = self.writer.flush();
         // What is wrong may have several lines: the place in a file, a plugin's traceback.
-        let lines: Vec<String> = sentence.lines().map(super::table::printable).collect();
+        let lines: Vec<String> = sentence.lines().map(super::printable::printable).collect();
         let _ = writeln!(std::io::stderr(), "grapnel-ctl: {}", lines.join("\n  "));
     }
 }

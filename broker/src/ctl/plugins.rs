@@ -13,7 +13,8 @@ use super::connection::{Broker, encoded};
 use super::follows;
 use super::output::Output;
 use super::plugin_config;
-use super::table::{self, Column, or_dash, printable, since};
+use super::printable::printable;
+use super::table::{self, Column, or_dash, since};
 use crate::control::wire::Changed;
 use crate::plugin::check::{self, Checked};
 use crate::plugin::{

@@ -8,6 +8,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 
 use super::CtlError;
 use super::output::Output;
+use super::printable::printable;
 
 /// Which way a column is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,20 +71,6 @@ pub(super) fn print_pairs<'a>(
         output.line(&format!("{name:width$}  {}", printable(&value)))?;
     }
     Ok(())
-}
-
-/// Text without what a terminal would obey: an MQTT client id may hold an escape sequence.
-pub(super) fn printable(text: &str) -> String {
-    let obeyed = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(obeyed) {
-        return text.to_owned();
-    }
-    text.chars()
-        .flat_map(|c| if obeyed(c) { c.escape_unicode().collect::<Vec<char>>() } else { vec![c] })
-        .collect()
 }
 
 /// Seconds as people say them: the two largest units.

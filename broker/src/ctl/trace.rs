@@ -6,7 +6,8 @@ use http_body_util::BodyExt;
 use super::CtlError;
 use super::connection::{Broker, encoded};
 use super::output::Output;
-use super::table::{printable, time_of_day};
+use super::printable::printable;
+use super::table::time_of_day;
 use crate::control::wire::{Direction, TraceLine};
 
 /// Longest line taken, bytes: a packet's summary holds one topic.

@@ -91,9 +91,10 @@ fn every_part_of_the_memory_has_its_row() {
 
 /// Routes of the source, such as `GET /api/v1/status`.
 fn routes() -> BTreeSet<String> {
-    let source = text("broker/src/control/api.rs");
+    let handlers: String =
+        files_with(&["rs"]).iter().filter(|file| file.starts_with("broker/src/control")).map(text).collect();
     let mut routes = BTreeSet::new();
-    for route in source.split(".route(\"").skip(1) {
+    for route in handlers.split(".route(\"").skip(1) {
         let (path, rest) = route.split_once("\", ").expect("a path and its methods");
         let methods = rest.split('\n').next().unwrap_or_default();
         for method in ["get", "post", "delete", "put", "patch"] {

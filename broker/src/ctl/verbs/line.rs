@@ -5,7 +5,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMat
 use grapnel_plugin_abi::verb::{Argument, Form, Kind};
 
 use super::super::output::Output;
-use super::super::table::printable;
+use super::super::printable::printable;
 use super::super::{Ctl, CtlError, Global};
 
 /// The options of every command, wherever they stand: those behind the word count before those in front of it.

@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use super::super::CtlError;
 use super::super::authz::print_revoked;
 use super::super::output::Output;
-use super::super::table::{self, Column, printable, yes};
+use super::super::printable::printable;
+use super::super::table::{self, Column, yes};
 use super::line;
 use crate::control::wire::{PluginsVerbs, VerbAnswer};
 

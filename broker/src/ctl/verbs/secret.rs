@@ -5,7 +5,7 @@ use std::io::{BufRead, Read};
 use grapnel_plugin_abi::verb::{Argument, Form, Kind};
 
 use super::super::CtlError;
-use super::super::table::printable;
+use super::super::printable::printable;
 
 /// Longest secret where the declaration says nothing, bytes.
 const SECRET_BYTES_MAX: i64 = 65_536;

@@ -1,0 +1,58 @@
+//! Who is being traced. `trace` begins and ends traces.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::http::StatusCode;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::answer::ApiError;
+use super::gather::Shards;
+
+/// Who is being traced: a client at most once, because taking the lines empties them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Traces(Arc<Mutex<HashSet<String>>>);
+
+impl Traces {
+    pub fn begin(
+        &self,
+        client_id: &str,
+        max: usize,
+        shards: &Shards,
+        long: OwnedSemaphorePermit,
+    ) -> Result<Tracing, ApiError> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.contains(client_id) {
+            let sentence =
+                format_args!("client \"{client_id}\" is being traced already; end that trace first");
+            return Err(ApiError::new(StatusCode::CONFLICT, sentence));
+        }
+        if running.len() >= max {
+            let sentence =
+                format_args!("{max} clients are being traced, as many as control.traces_max allows");
+            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, sentence));
+        }
+        running.insert(client_id.to_owned());
+        let (client_id, shards) = (client_id.to_owned(), shards.clone());
+        Ok(Tracing { traces: self.clone(), client_id, shards, _long: long })
+    }
+}
+
+/// A trace that runs; its end tells the shards to forget.
+pub(super) struct Tracing {
+    traces: Traces,
+    pub client_id: String,
+    pub shards: Shards,
+    _long: OwnedSemaphorePermit,
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        for handle in &self.shards.handles {
+            let client_id = self.client_id.clone();
+            handle.submit(Box::new(move |shard| shard.trace_stop(&client_id)));
+        }
+        // After the shards were told: a trace that begins now is told to them later.
+        self.traces.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.client_id);
+    }
+}
