@@ -1,4 +1,5 @@
-//! What happens to a client, one subject a room: functions over the parts of a shard. The face (`shard.rs`) calls them.
+//! What happens to a client. Each module has one subject and holds functions over the parts of a
+//! shard. `shard.rs` calls them.
 
 pub(crate) mod admin;
 pub(crate) mod admission;

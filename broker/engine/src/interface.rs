@@ -1,5 +1,5 @@
-//! What crosses the boundary between a shard's engine and the shell, as plain data: what a shard is made with, what it is fed with,
-//! and what it answers. The outbox has a room of its own.
+//! Data that crosses the boundary between a shard's engine and the shell: setup, inputs and
+//! results. The outbox has its own module.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use crate::reason::ReasonCode;
 use crate::session::Identity;
 use crate::session::fetch::Fetch;
 
-/// What a shard is made with; the same for all shards but for `id` and `seed`.
+/// Setup of a shard. All shards have the same, except for `id` and `seed`.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// This shard.
     pub id: ShardId,
-    /// How many there are, 1 to 64.
+    /// Number of shards, 1 to 64.
     pub shards: usize,
     /// All bounds.
     pub limits: Arc<Limits>,
-    /// `authorization.no_match`: whether what no link answers is allowed.
+    /// `authorization.no_match`: whether to allow what no link has decided.
     pub no_match_allow: bool,
     /// Keys of the hashes that shards must agree on; random per process.
     pub keys: [u64; 4],
@@ -36,42 +36,42 @@ pub struct Setup {
     pub seed: u64,
 }
 
-/// What the engine knows of a listener.
+/// Properties of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerInfo {
     /// Its name, for conn info.
     pub name: Arc<str>,
-    /// Whether a client may come in that no link of client.authenticate has answered for: one without a user name, and where no
-    /// link is mounted one with a name, too.
+    /// Whether to admit a client that no link of client.authenticate has decided on: one without a
+    /// user name, and, where no link is mounted, also one with a user name.
     pub allow_anonymous: bool,
 }
 
-/// Where a connection comes from.
+/// Addresses of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Through which listener.
+    /// Its listener.
     pub listener: Arc<ListenerInfo>,
     /// The client's address.
     pub peer: SocketAddr,
-    /// Our address.
+    /// The local address.
     pub local: SocketAddr,
 }
 
 /// Bytes read from a connection, beginning at a packet's first byte.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// In the shard's scratch buffer: whatever outlives the call is copied.
+    /// In the shard's scratch buffer. The engine copies what it stores.
     Scratch(&'a [u8]),
-    /// In a buffer of their own, from which a large payload is taken without a copy.
+    /// In a buffer of their own. The engine stores a large payload without a copy.
     Owned(&'a Bytes),
 }
 
-/// What became of the bytes.
+/// Result of [`Shard::receive`](crate::shard::Shard::receive).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Received {
-    /// Bytes that were taken; the rest must be offered again, with more behind it.
+    /// Bytes consumed. The shell must offer the rest again, with more behind it.
     pub consumed: usize,
-    /// What the shell does next.
+    /// The next action of the shell.
     pub next: Next,
 }
 
@@ -80,12 +80,14 @@ pub struct Received {
 pub enum Next {
     /// Read on. The rest, if any, is the beginning of a packet.
     Read,
-    /// Read nothing until the outbox lists the connection in `resume`; then offer the rest again before reading.
+    /// Read nothing until the outbox lists the connection in `resume`. Then offer the rest again
+    /// before reading.
     Pause,
-    /// The client's home is another shard: move the socket there with all bytes from `consumed` on, `open` and offer them
-    /// there. This engine has forgotten the connection.
+    /// The client's home is another shard. Move the socket there with all bytes from `consumed` on,
+    /// then `open` and offer them there. The key is stale.
     Handoff(ShardId),
-    /// The connection has ended; what is still to be sent is in the outbox under `closing`. The engine has forgotten it.
+    /// The connection has ended and the key is stale. What is still to be sent is in the outbox
+    /// under `closing`.
     Closed,
 }
 
@@ -100,7 +102,7 @@ pub enum Ended {
     Overload,
 }
 
-/// A deferred verdict on its way back to its shard, made by the shell's ticket office from any thread.
+/// A deferred verdict on its way to its shard. The shell's ticket issuer makes it on any thread.
 #[derive(Debug)]
 pub struct Completion {
     /// The ticket's number as its shard gave it out; see [`ticket_shard`].
@@ -111,60 +113,61 @@ pub struct Completion {
     pub changes: Vec<OwnedChange>,
 }
 
-/// The shard that gave a ticket out: its highest byte.
+/// The shard that issued a ticket: its highest byte.
 pub const fn ticket_shard(ticket: u64) -> ShardId {
     ShardId((ticket >> 56) as u8)
 }
 
-/// How far the rechecks of subscriptions in force have come, after the rules of client.authorize have changed.
+/// Progress of the rechecks of subscriptions in force, after the rules of client.authorize have
+/// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rechecks {
-    /// Subscriptions that were taken back since the shard started.
+    /// Subscriptions revoked since the shard started.
     pub revoked: u64,
     /// Whether some are still to be rechecked, or wait for a plugin.
     pub under_way: bool,
-    /// Whether some were not answered: they stay, and are rechecked after a pause.
+    /// Whether some were not answered: they stay in force, and are rechecked after a pause.
     pub unanswered: bool,
 }
 
-/// Whose authorisation is asked again.
+/// Whose authorization is checked again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// Everybody's.
+    /// All clients.
     All,
-    /// That of a client identifier.
+    /// The client with this identifier.
     Client(Box<str>),
-    /// That of a user name.
+    /// Clients with this user name.
     User(Box<str>),
-    /// That of subscriptions which could bring a topic of this filter.
+    /// Subscriptions that overlap this topic filter.
     Topics(Box<str>),
 }
 
-/// What came of a command about a client.
+/// Outcome of a command about a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// It is done.
     Done,
     /// No shard has that client.
     Absent,
-    /// The client is there, and it cannot be done.
+    /// The client exists, but the command is not possible.
     Refused,
 }
 
-/// One command about a client that all shards have been given, because nobody knows whose client it is. When the last of them has let
-/// go of it, what came of it is told, unless one has done it.
+/// A command about a client that all shards get, because the client's shard is not known. After the
+/// last shard has dropped it, the outcome is reported, unless a shard has executed it.
 pub struct Search {
     outcome: std::sync::atomic::AtomicU8,
     over: Box<dyn Fn(Outcome) + Send + Sync>,
 }
 
 impl Search {
-    /// `over` is told of it once, on the last shard's thread, where no shard has done it.
+    /// `over` is called once, on the last shard's thread, if no shard has executed the command.
     pub fn new(over: impl Fn(Outcome) + Send + Sync + 'static) -> Search {
         Search { outcome: (Outcome::Absent as u8).into(), over: Box::new(over) }
     }
 
-    /// A shard has looked; or it is said otherwise why it is not done.
+    /// Notes the outcome on one shard, or why the command is not executed.
     pub fn note(&self, outcome: Outcome) {
         if outcome != Outcome::Absent {
             self.outcome.store(outcome as u8, std::sync::atomic::Ordering::Relaxed);
@@ -189,32 +192,33 @@ impl std::fmt::Debug for Search {
     }
 }
 
-/// What a plugin asks for on behalf of a client: client.authorize is asked as if the client had sent it.
+/// A request of a plugin on behalf of a client. It goes through client.authorize as if the client
+/// had sent it.
 #[derive(Debug)]
 pub struct OnBehalf {
-    /// Who asks.
+    /// The plugin.
     pub plugin: PluginHandle,
-    /// For whom.
+    /// The client.
     pub whom: Whom,
-    /// The number under which the plugin is told what became of it, if it wants to know.
+    /// The number for the answer, if the plugin wants one.
     pub answer: Option<u64>,
-    /// For what.
+    /// The requested action.
     pub wish: Wish,
 }
 
-/// For whom a plugin asks for something.
+/// The client of a request on behalf of a client.
 #[derive(Debug)]
 pub enum Whom {
-    /// A client as the plugin has kept it.
+    /// An identity that the plugin has stored.
     Identity(Box<Identity>),
-    /// Whoever has this client identifier.
+    /// The current client with this identifier.
     Client(Box<str>),
 }
 
-/// What a plugin asks for on behalf of a client.
+/// The action of a request on behalf of a client.
 #[derive(Debug)]
 pub enum Wish {
-    /// Publish a message, which is checked already. Its ancestry names its maker.
+    /// Publish a message that is checked already. Its ancestry names the plugin.
     Publish(Message),
     /// Subscribe the client; the filter is valid.
     Subscribe {
@@ -225,18 +229,18 @@ pub enum Wish {
         /// Subscription identifier, 0 for none.
         id: u32,
     },
-    /// Take a subscription from the client.
+    /// Unsubscribe the client.
     Unsubscribe {
         /// Topic filter, `$share` prefix included.
         filter: Box<str>,
     },
     /// Read a page of the retained messages that the client could get with a subscription.
     Fetch(Fetch),
-    /// Say whether the client may.
+    /// Return whether the client may do something.
     Authorize {
-        /// Do what: not a will.
+        /// The action: not a will.
         action: Action,
-        /// Valid topic name, or topic filter where it is to subscribe.
+        /// Valid topic name, or valid topic filter for subscribe.
         topic: Box<str>,
         /// QoS of message or subscription.
         qos: QoS,
@@ -245,26 +249,27 @@ pub enum Wish {
     },
 }
 
-/// What a plugin asks of a shard.
+/// A command of a plugin to a shard.
 #[derive(Debug)]
 pub enum Command {
-    /// A command about a client, which all shards are given.
+    /// A command about a client, sent to all shards.
     Sought {
-        /// Where is noted what came of it.
+        /// Collects the outcome.
         search: Arc<Search>,
         /// Kick, subscribe or unsubscribe.
         command: Box<Command>,
     },
-    /// Store a message, or clear its topic, without routing it; it is checked already. Its ancestry names its maker.
+    /// Store a message that is checked already, or clear its topic, without routing it. Its
+    /// ancestry names the plugin.
     Store {
-        /// Whose it is: it keeps its place among its publishes.
+        /// The plugin: the command keeps its order among the plugin's publishes.
         plugin: PluginHandle,
         /// The message; its retain flag is set.
         message: Message,
     },
-    /// Publish a message, which is checked already. Its ancestry names its maker.
+    /// Publish a message that is checked already. Its ancestry names the plugin.
     Publish {
-        /// Whose it is: publishes of one plugin keep their order.
+        /// The plugin: its publishes keep their order.
         plugin: PluginHandle,
         /// The message.
         message: Message,
@@ -275,7 +280,7 @@ pub enum Command {
     Kick {
         /// Client identifier.
         client_id: Box<str>,
-        /// With this reason.
+        /// Reason.
         reason: ReasonCode,
         /// Whether its session ends too.
         discard: bool,
@@ -291,7 +296,7 @@ pub enum Command {
         /// Subscription identifier, 0 for none.
         id: u32,
     },
-    /// Take a subscription from a client of this shard.
+    /// Unsubscribe a client of this shard.
     Unsubscribe {
         /// Client identifier.
         client_id: Box<str>,
@@ -300,7 +305,7 @@ pub enum Command {
     },
     /// Bytes for the plugin's instance on this shard.
     InstanceMessage {
-        /// Whose.
+        /// The plugin.
         plugin: PluginHandle,
         /// Sending shard, [`ALL_SHARDS`] for a thread.
         from: u32,
@@ -311,7 +316,7 @@ pub enum Command {
     },
     /// Call the instance after a time.
     Timer {
-        /// Whose.
+        /// The plugin.
         plugin: PluginHandle,
         /// Its number, unique in the process.
         timer: u64,
@@ -320,16 +325,16 @@ pub enum Command {
         /// The plugin's number.
         number: u64,
     },
-    /// Tell a plugin, and nobody else, of the sessions and subscriptions that are there.
+    /// Notify only this plugin of the existing sessions and subscriptions.
     Replay {
-        /// Which.
+        /// The plugin.
         plugin: PluginHandle,
     },
-    /// Ask client.authorize again.
+    /// Authorize again.
     Invalidate(Scope),
     /// Forget a timer.
     CancelTimer {
-        /// Whose.
+        /// The plugin.
         plugin: PluginHandle,
         /// Its number.
         timer: u64,
@@ -337,7 +342,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Bytes that it is charged for while it waits. The same from when it is made until it is done.
+    /// Bytes charged for the command while it waits. Constant over its lifetime.
     pub fn bytes(&self) -> usize {
         let more = match self {
             Command::Sought { command, .. } => command.bytes(),
@@ -386,9 +391,9 @@ impl Wish {
     }
 }
 
-/// The sender of an instance message that comes from no shard.
+/// The sender of an instance message from a thread that is no shard.
 pub const FROM_A_THREAD: u32 = ALL_SHARDS;
-/// The sender of an instance message that tells what became of a request on behalf of a client.
+/// The sender of an instance message that answers a request on behalf of a client.
 pub const FROM_THE_BROKER: u32 = FROM_BROKER;
 
 /// A client or stored session in a list.
@@ -398,9 +403,9 @@ pub struct ClientSummary {
     pub client_id: String,
     /// User name, if any.
     pub username: Option<String>,
-    /// Whether a connection is there now.
+    /// Whether it is connected now.
     pub connected: bool,
-    /// Address and port it came from, while connected.
+    /// Remote address and port, while connected.
     pub peer: Option<std::net::SocketAddr>,
     /// 3, 4 or 5.
     pub protocol: u8,
@@ -408,44 +413,44 @@ pub struct ClientSummary {
     pub keep_alive_s: u16,
     /// Session expiry in force, seconds; 4294967295 is never.
     pub expiry_s: u32,
-    /// Connected (or disconnected) since, milliseconds since 1970.
+    /// Time of connection (or disconnection), milliseconds since 1970.
     pub since_ms: u64,
     /// Number of subscriptions.
     pub subscriptions: usize,
     /// QoS 1 and 2 messages sent and not acknowledged.
     pub inflight: usize,
-    /// Messages waiting.
+    /// Messages in its queue.
     pub queued: usize,
     /// Home shard.
     pub shard: u8,
 }
 
-/// All about one client.
+/// Details of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientDetails {
     /// As in lists.
     pub summary: ClientSummary,
-    /// Through which listener.
+    /// Name of its listener.
     pub listener: Option<String>,
-    /// Whether it asked for a clean start.
+    /// Whether CONNECT requested a clean start.
     pub clean_start: bool,
     /// Its Receive Maximum.
     pub receive_maximum: u16,
     /// Its Maximum Packet Size; 0 where it set none.
     pub packet_bytes_max: u32,
-    /// Topic aliases it lets us set.
+    /// Topic aliases that the broker may set for it.
     pub topic_alias_max: u16,
     /// Whether client.authenticate made it a superuser.
     pub superuser: bool,
-    /// Whether it left a will.
+    /// Whether it has a will.
     pub has_will: bool,
     /// QoS 2 publishes of it that wait for PUBREL.
     pub awaiting_rel: usize,
-    /// Packets of it that wait for their turn.
+    /// Packets of it that wait in slots.
     pub slots: usize,
     /// Bytes queued for its socket.
     pub outbound_bytes: usize,
-    /// Bytes that its connection and session are charged for, and what plugins have asked for on its behalf.
+    /// Bytes charged for its connection, its session, and requests of plugins on its behalf.
     pub memory_bytes: usize,
     /// Whether its connection is read, if there is one.
     pub reading: Option<Reading>,
@@ -458,7 +463,7 @@ pub struct ClientDetails {
 /// A subscription in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionRow {
-    /// Whose.
+    /// The client.
     pub client_id: String,
     /// Topic filter, with $share prefix where it has one.
     pub filter: String,
@@ -481,7 +486,7 @@ pub struct SubscriptionRow {
 pub struct TraceLine {
     /// Milliseconds since 1970.
     pub wall_ms: u64,
-    /// From the client, or to it.
+    /// Whether the client sent it.
     pub inbound: bool,
     /// Packet, its identifiers, flags, topic and sizes, such as `PUBLISH q1 r0 d0 m12 'a/b' (5 bytes)`.
     pub text: String,

@@ -1,4 +1,5 @@
-//! What a shard authorizes by itself: subscriptions in force, since the rules of client.authorize have changed, and deliveries.
+//! What a shard authorizes without a request of a client: subscriptions in force after a change of
+//! the client.authorize rules, and deliveries.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -14,30 +15,30 @@ use crate::timer::Timer;
 /// Which subscriptions are rechecked.
 #[derive(Debug)]
 pub(crate) enum Whose {
-    /// Everybody's.
+    /// All subscriptions.
     Everybody,
     /// Those that could bring a topic of this filter.
     Topics(Box<str>),
-    /// Those of these sessions, by their places: at most one for each.
+    /// Those of these sessions, by position in the table: at most one session for each position.
     Clients(BTreeMap<u32, SessionKey>),
-    /// Those of these users, by fingerprint: two with the same one are rechecked together.
+    /// Those of these users, by hash of the name. Users with the same hash are rechecked together.
     Users(HashSet<u64, ahash::RandomState>),
-    /// Those whose last recheck nobody has answered.
+    /// Those whose last recheck was not answered.
     Unanswered,
 }
 
-/// A walk along the sessions of a shard, whose subscriptions are rechecked, a slice a turn. What it has found
-/// is not kept: of a session it remembers the last filter alone.
+/// A walk over the sessions of a shard that rechecks their subscriptions, a slice a turn. It
+/// collects no list: of the current session it stores only the last filter.
 #[derive(Debug)]
 pub(crate) struct Walk {
     pub(crate) whose: Whose,
-    /// The next place in the table of sessions.
+    /// The next position in the session table.
     place: usize,
-    /// How many places are still to be visited; behind the last one comes the first.
+    /// Number of positions still to be visited. After the last position comes the first.
     left: usize,
-    /// The session that is looked at, and the last filter of it that was.
+    /// The current session and the last filter that was checked.
     pub(crate) session: Option<(SessionKey, Option<Box<str>>)>,
-    /// Whether it has come to its turn: whom it concerns is settled then, so that none goes on for ever.
+    /// Whether it has begun. Then its set of subscriptions is fixed, so that it ends.
     begun: bool,
 }
 
@@ -46,7 +47,7 @@ impl Walk {
         Walk { whose, place: 0, left: places, session: None, begun: false }
     }
 
-    /// Whether it has been everywhere.
+    /// Whether it has visited everything.
     pub(crate) fn is_over(&self) -> bool {
         match &self.whose {
             Whose::Clients(keys) => keys.is_empty(),
@@ -54,7 +55,7 @@ impl Walk {
         }
     }
 
-    /// The next session, if there is one at its next place.
+    /// The session at the next position, if there is one.
     pub(crate) fn next(
         &mut self,
         places: usize,
@@ -75,42 +76,46 @@ impl Walk {
 pub(crate) struct OpenRecheck {
     pub(crate) session: SessionKey,
     pub(crate) filter: Box<str>,
-    /// The client as it was when it was asked about.
+    /// The client's identity when its authorization was requested.
     pub(crate) client: Rc<Identity>,
     pub(crate) request: AuthorizationRequest,
 }
 
-/// What the shard authorizes by itself: rechecks of subscriptions in force, and deliveries.
+/// What the shard authorizes without a request of a client: rechecks of subscriptions in force, and
+/// deliveries.
 #[derive(Debug, Default)]
 pub(crate) struct RecheckQueue {
     walks: VecDeque<Walk>,
     /// Rechecks that wait for a plugin, by number.
     open: HashMap<u64, OpenRecheck>,
     last_number: u64,
-    /// When those that nobody has answered are asked about again.
+    /// The timer after which unanswered rechecks are repeated.
     again: Option<Timer>,
-    /// How long that pause is.
+    /// Length of that pause in milliseconds.
     pause_ms: u64,
     /// Sessions whose first delivery is to be authorized; each at most once.
     row: VecDeque<SessionKey>,
-    /// How many deliveries wait for a plugin.
+    /// Number of deliveries that wait for a plugin.
     deliveries_waiting: u64,
 }
 
-/// Topic filters that walks are under way for; one along everybody's subscriptions takes the place of more.
+/// Topic filters that have walks under way at most. With more, one walk over all subscriptions
+/// replaces them.
 const TOPICS_MAX: usize = 32;
-/// Users that one walk is for; the same.
+/// Users of one walk at most. With more, a walk over all subscriptions replaces it.
 const USERS_MAX: usize = 16_384;
-/// Time after which what nobody has answered is asked again: twice as long each time, until an answer comes.
+/// Pause before unanswered rechecks are repeated. It doubles each time, until an answer comes.
 const PAUSE_MIN_MS: u64 = 1_000;
 const PAUSE_MAX_MS: u64 = 60_000;
 
 impl RecheckQueue {
     // --- walks
 
-    /// Begins to recheck whom a change of the rules concerns, of sessions at so many `places`; `session_of` is that of a client. A walk
-    /// along everybody's subscriptions takes the place of all others but of those that nobody has answered, and one that is under
-    /// way goes on to where it stands now: whoever changes the rules often does not keep it from the last session.
+    /// Begins to recheck the subscriptions that a change of the rules concerns, in a table of
+    /// `places` positions; `session_of` finds the session of a client. A walk over all
+    /// subscriptions replaces all other walks, except for those of unanswered rechecks. A walk that
+    /// is under way is extended to end where it stands now, so frequent changes do not keep it from
+    /// the last session.
     pub(crate) fn begin_walk(
         &mut self,
         scope: &Scope,
@@ -130,7 +135,7 @@ impl RecheckQueue {
         }
     }
 
-    /// Begins to recheck what nobody has answered.
+    /// Begins a walk over unanswered rechecks.
     pub(crate) fn walk_unanswered(&mut self, places: usize) {
         let known = self.walks.iter_mut().find(|walk| matches!(walk.whose, Whose::Unanswered));
         match known {
@@ -147,7 +152,8 @@ impl RecheckQueue {
         }
     }
 
-    /// Of clients there are as many as sessions at most, in two walks: one under way, and one behind it.
+    /// There are at most as many clients as sessions, in two walks: one under way, and one behind
+    /// it.
     fn walk_client(&mut self, key: SessionKey) {
         let mut waiting = None;
         for walk in &mut self.walks {
@@ -169,7 +175,7 @@ impl RecheckQueue {
         }
     }
 
-    /// Of users likewise.
+    /// The same for users.
     fn walk_user(&mut self, username: &str, places: usize, hasher: ahash::RandomState) {
         let waiting = self.walks.iter_mut().filter(|walk| !walk.begun).find_map(|walk| {
             let Whose::Users(users) = &mut walk.whose else { return None };
@@ -211,57 +217,58 @@ impl RecheckQueue {
         Some(walk)
     }
 
-    /// The walk in front is over.
+    /// Removes the first walk, which is over.
     pub(crate) fn end_walk(&mut self) {
         self.walks.pop_front();
     }
 
-    /// Whether some walk is not over.
+    /// Whether a walk is left.
     pub(crate) fn has_walks(&self) -> bool {
         !self.walks.is_empty()
     }
 
-    /// Whether some subscription is still to be rechecked, or its recheck waits for a plugin.
+    /// Whether a subscription is still to be rechecked, or its recheck waits for a plugin.
     pub(crate) fn is_under_way(&self) -> bool {
         self.has_walks() || !self.open.is_empty()
     }
 
     // --- rechecks that wait for a plugin
 
-    /// Whether another may wait, at most `max` at a time.
+    /// Whether another recheck may wait for a plugin; at most `max` may.
     pub(crate) fn may_recheck(&self, max: u64) -> bool {
         (self.open.len() as u64) < max
     }
 
-    /// A number for a recheck.
+    /// Returns a new number for a recheck.
     pub(crate) fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
     }
 
-    /// A recheck waits for a plugin.
+    /// Stores a recheck that waits for a plugin.
     pub(crate) fn open(&mut self, number: u64, recheck: OpenRecheck) {
         self.open.insert(number, recheck);
     }
 
-    /// The tickets that rechecks wait for.
+    /// The tickets of rechecks that wait.
     pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
         self.open.values().filter_map(|recheck| recheck.request.ticket())
     }
 
-    /// A recheck has been answered, or is nobody's any more.
+    /// Removes a recheck that was answered or is no longer needed.
     pub(crate) fn close(&mut self, number: u64) -> Option<OpenRecheck> {
         self.open.remove(&number)
     }
 
-    // --- the pause before what nobody has answered is asked again
+    // --- the pause before unanswered rechecks are repeated
 
-    /// The pauses are short again, since the rules have changed.
+    /// Resets the pause to its shortest length, since the rules have changed.
     pub(crate) fn shorten_pause(&mut self) {
         self.pause_ms = 0;
     }
 
-    /// Something was not answered: when the pause ends that begins with it, monotonic milliseconds; `None` within a pause.
+    /// Notes an unanswered recheck. Returns when the new pause ends, in monotonic milliseconds;
+    /// `None` within a pause.
     pub(crate) fn pause_from(&mut self, now_ms: u64) -> Option<u64> {
         if self.again.is_some() {
             return None;
@@ -270,12 +277,12 @@ impl RecheckQueue {
         Some(now_ms + self.pause_ms)
     }
 
-    /// It begins, and this ends it.
+    /// Stores the timer of the pause that begins.
     pub(crate) fn begin_pause(&mut self, timer: Timer) {
         self.again = Some(timer);
     }
 
-    /// Ends the pause; `None` where there was none.
+    /// Ends the pause. Returns its timer, `None` if there was no pause.
     pub(crate) fn end_pause(&mut self) -> Option<Timer> {
         self.again.take()
     }
@@ -287,48 +294,49 @@ impl RecheckQueue {
 
     // --- deliveries
 
-    /// The first delivery of a session is to be authorized. The caller sees to it that the session is here once.
+    /// Adds a session whose first delivery is to be authorized. The caller adds each session only
+    /// once.
     #[inline]
     pub(crate) fn push_session(&mut self, session: SessionKey) {
         self.row.push_back(session);
     }
 
-    /// The session whose deliveries are authorized next.
+    /// Removes the next session whose delivery is authorized.
     pub(crate) fn pop_session(&mut self) -> Option<SessionKey> {
         self.row.pop_front()
     }
 
-    /// Whether some session waits for that.
+    /// Whether a session waits for that.
     pub(crate) fn has_sessions(&self) -> bool {
         !self.row.is_empty()
     }
 
-    /// Whether another delivery may wait for a plugin, at most `max` at a time.
+    /// Whether another delivery may wait for a plugin; at most `max` may.
     #[inline]
     pub(crate) fn may_authorize_delivery(&self, max: u64) -> bool {
         self.deliveries_waiting < max
     }
 
-    /// A delivery waits for a plugin.
+    /// Counts a delivery that waits for a plugin.
     #[inline]
     pub(crate) fn delivery_waits(&mut self) {
         self.deliveries_waiting += 1;
     }
 
-    /// A delivery waits no more: it was answered, or its session is taken down.
+    /// Counts a delivery that no longer waits: it was answered, or its session is taken down.
     #[inline]
     pub(crate) fn delivery_goes_on(&mut self) {
         self.deliveries_waiting -= 1;
     }
 }
 
-/// What is kept of the name of a user.
+/// The hash that is stored instead of a user name.
 fn fingerprint(users: &HashSet<u64, ahash::RandomState>, username: &str) -> u64 {
     users.hasher().hash_one(username)
 }
 
 impl Whose {
-    /// Whether a user is among these.
+    /// Whether a user is in the set.
     pub(crate) fn has_user(users: &HashSet<u64, ahash::RandomState>, username: Option<&str>) -> bool {
         username.is_some_and(|username| users.contains(&fingerprint(users, username)))
     }
@@ -350,7 +358,8 @@ mod tests {
         Scope::User(number.to_string().into())
     }
 
-    /// Topic filters and users have a bound, beyond which everybody is asked about; clients have none but that of sessions.
+    /// Topic filters and users have a limit, beyond which all subscriptions are rechecked. Clients
+    /// are only limited by the number of sessions.
     #[test]
     fn walks_are_bounded_and_few() {
         let mut rechecks = RecheckQueue::default();
@@ -370,7 +379,8 @@ mod tests {
         }
     }
 
-    /// Whoever names clients and users all the time lengthens no walk that is under way, and nobody is passed over.
+    /// Repeated changes for clients and users do not lengthen a walk that is under way, and every
+    /// one of them is rechecked.
     #[test]
     fn a_walk_that_is_under_way_gets_no_longer() {
         let mut rechecks = RecheckQueue::default();
@@ -378,7 +388,7 @@ mod tests {
         begin(&mut rechecks, &Scope::Client("2".into()));
         let first = rechecks.first_walk().and_then(|walk| walk.next(100, |_| None));
         assert_eq!(first, Some(SessionKey { index: 1, generation: 1 }));
-        // The first one has been looked at before this, the second one not yet.
+        // The first one was checked before this, the second one was not.
         for client in ["1", "2", "3"] {
             begin(&mut rechecks, &Scope::Client(client.into()));
         }

@@ -1,4 +1,5 @@
-//! Work that one turn does not finish, and who waits for what of it: fan-outs, scans, sessions that end, lanes, the barrier.
+//! Work that one turn does not finish, and who waits for it: fan-outs, scans, sessions that end,
+//! lanes, the barrier.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use crate::session::readers::{PageFor, PageRequest};
 use crate::shared_message::SharedMessage;
 use crate::timer::Timer;
 
-/// A message on its way to more sessions than one turn serves.
+/// A message for more sessions than one turn serves.
 #[derive(Debug)]
 pub(crate) struct FanOut {
     pub(crate) message: SharedMessage,
@@ -22,59 +23,63 @@ pub(crate) struct FanOut {
     pub(crate) next: usize,
 }
 
-/// A page of this shard's own store that is to be looked through.
+/// A page of retained messages of this shard that is still to be read.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    /// Who asks.
+    /// The shard that requested the page.
     pub(crate) requester: ShardId,
     pub(crate) whose: PageFor,
     pub(crate) request: PageRequest,
 }
 
-/// Sessions whose readers settle, with the time of the first of their batches, monotonic milliseconds: one entry for each.
+/// Sessions whose readers settle: one entry for each, with the time of its first batch in monotonic
+/// milliseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
     sessions: BTreeSet<(u64, SessionKey)>,
-    /// When the clock looks after them.
+    /// The timer of the first entry.
     watch: Option<Timer>,
 }
 
-/// What a shard has begun and not finished.
+/// Work that a shard has begun and not finished.
 #[derive(Debug)]
 pub(crate) struct Work {
-    /// Deliveries of messages with more recipients than a turn takes, in order.
+    /// Fan-outs with more recipients than a turn serves, in order.
     fanouts: VecDeque<FanOut>,
-    /// Sessions whose subscriptions are being taken down, a slice at a time.
+    /// Sessions that are taken down, a slice of their subscriptions at a time.
     ending: VecDeque<SessionKey>,
-    /// Sessions whose shared subscriptions are being told, a slice at a time, that their clients have come or gone.
+    /// Sessions whose clients have connected or disconnected and whose shared subscriptions are
+    /// still to be updated, a slice at a time.
     telling: VecDeque<SessionKey>,
-    /// Sessions that may go on.
+    /// Sessions that are ready to go on.
     run: RunQueue,
-    /// Sessions whose publish in front waits for a lane.
+    /// Sessions whose front publish waits for a lane.
     lanes: LaneWaiters,
-    /// Sessions whose SUBACK waits for the other shards, by the number of the change that these must acknowledge.
+    /// Sessions whose SUBACK waits for the other shards, by the number of the change that they must
+    /// acknowledge.
     barrier_waiters: BTreeSet<(u64, SessionKey)>,
     /// Sessions whose SUBSCRIBE or UNSUBSCRIBE goes on in the next turn.
     subscribing: VecDeque<SessionKey>,
-    /// Units of work that this turn may still do for them, and for retained messages.
+    /// Units of work that are left in this turn for packets with filters and for retained messages.
     turn_left: u64,
-    /// Retained publishes that their owner is storing: which slot waits.
+    /// Retained publishes whose owner has not answered yet: the slot that waits, by request number.
     stores: HashMap<u64, (SessionKey, u64), ahash::RandomState>,
     next_store: u64,
-    /// The last number of a batch, reader or page of retained messages.
+    /// The last number given to a batch, reader or page of retained messages.
     last_reader: u64,
-    /// Connections whose CONNECT goes on with the session of another principal, or with its authorization, in the next turn.
+    /// Connections whose CONNECT takes over the session of another principal and goes on in the
+    /// next turn.
     heirs: VecDeque<ConnKey>,
-    /// Of the line about a full retained store.
+    /// Limits how often a full retained store is logged.
     full_notes: LogRate,
-    /// Pages of retained messages to be looked for.
+    /// Pages of retained messages that are still to be read.
     scans: VecDeque<Scan>,
     settling: Settling,
-    /// Connections that are not read because there is too much to do for what they have sent.
+    /// Connections that are not read while there are too many fan-outs.
     unread: Vec<ConnKey>,
 }
 
-/// Fan-outs under way from which on clients of the shard are not read.
+/// With this many fan-outs under way, the shard stops reading its clients.
 const FANOUTS_MAX: usize = 16;
 
 impl Work {
@@ -99,34 +104,35 @@ impl Work {
         }
     }
 
-    /// A connection is not read until a turn has done its part. The caller sees to it that it is here once.
+    /// Notes a connection that is not read until the next turn. The caller adds each connection
+    /// only once.
     pub(crate) fn push_unread(&mut self, conn: ConnKey) {
         self.unread.push(conn);
     }
 
-    /// Those connections; none is left.
+    /// Removes and returns these connections.
     pub(crate) fn take_unread(&mut self) -> Vec<ConnKey> {
         std::mem::take(&mut self.unread)
     }
 
-    /// Whether so many fan-outs are under way that nothing more is read.
+    /// Whether too many fan-outs are under way to read more packets.
     #[inline]
     pub(crate) fn has_many_fanouts(&self) -> bool {
         self.fanouts.len() >= FANOUTS_MAX
     }
 
-    /// Messages of the fan-outs that are under way.
+    /// Messages of the fan-outs under way.
     pub(crate) fn fanout_messages(&self) -> impl Iterator<Item = &SharedMessage> {
         self.fanouts.iter().map(|fanout| &fanout.message)
     }
 
-    /// Sessions that may go on, and what is left of this step for them.
+    /// Sessions that are ready to go on, with the remaining budget of this step.
     #[inline]
     pub(crate) fn run(&mut self) -> &mut RunQueue {
         &mut self.run
     }
 
-    /// Sessions whose publish in front waits for a lane.
+    /// Sessions whose front publish waits for a lane.
     #[inline]
     pub(crate) fn lanes(&mut self) -> &mut LaneWaiters {
         &mut self.lanes
@@ -137,19 +143,19 @@ impl Work {
         &mut self.settling
     }
 
-    /// Whether some session may go on at this moment.
+    /// Whether a session is ready to go on.
     #[inline]
     pub(crate) fn has_ready(&self) -> bool {
         !self.run.is_empty() || self.lanes.has_open()
     }
 
-    /// Whether others wait for a lane before this session.
+    /// Whether other sessions wait for this lane ahead of this session.
     #[inline]
     pub(crate) fn are_before(&self, session: SessionKey, lane: ShardId) -> bool {
         self.lanes.are_before(session, lane)
     }
 
-    /// Whether the next turn has something to go on with, beside sessions that are ready, replays and rechecks.
+    /// Whether the next turn has work left, besides ready sessions, replays and rechecks.
     pub(crate) fn is_left(&self) -> bool {
         !self.fanouts.is_empty()
             || !self.scans.is_empty()
@@ -162,23 +168,23 @@ impl Work {
 
     // --- the budget of a turn
 
-    /// A turn begins, with so many units for packets with filters and for retained messages.
+    /// Begins a turn with a budget of `units` for packets with filters and for retained messages.
     pub(crate) fn begin_turn(&mut self, units: u64) {
         self.turn_left = units;
     }
 
-    /// The turn gets more.
+    /// Adds to the budget of the turn.
     pub(crate) fn add_to_turn(&mut self, units: u64) {
         self.turn_left += units;
     }
 
-    /// Takes from what is left of the turn.
+    /// Takes from the budget of the turn.
     #[inline]
     pub(crate) fn spend_turn(&mut self, units: u64) {
         self.turn_left = self.turn_left.saturating_sub(units);
     }
 
-    /// Whether nothing is left of the turn.
+    /// Whether the budget of the turn is used up.
     #[inline]
     pub(crate) fn is_turn_spent(&self) -> bool {
         self.turn_left == 0
@@ -186,84 +192,88 @@ impl Work {
 
     // --- deliveries of large fan-outs
 
-    /// Whether some fan-out is under way: what comes later goes behind it.
+    /// Whether a fan-out is under way. Later messages must queue behind it.
     #[inline]
     pub(crate) fn has_fanouts(&self) -> bool {
         !self.fanouts.is_empty()
     }
 
-    /// A fan-out begins behind those that are under way.
+    /// Adds a fan-out behind those under way.
     pub(crate) fn push_fanout(&mut self, fanout: FanOut) {
         self.fanouts.push_back(fanout);
     }
 
-    /// The fan-out that is in front. What a slice leaves of it is [put back](Work::put_back_fanout).
+    /// Removes the first fan-out. The caller [puts back](Work::put_back_fanout) what is left after
+    /// a slice.
     pub(crate) fn pop_fanout(&mut self) -> Option<FanOut> {
         self.fanouts.pop_front()
     }
 
-    /// A fan-out has more recipients than a slice: it goes on before the others.
+    /// Puts a fan-out back in front: it has more recipients than one slice.
     pub(crate) fn put_back_fanout(&mut self, fanout: FanOut) {
         self.fanouts.push_front(fanout);
     }
 
     // --- sessions that end
 
-    /// A session is taken down from the next turn on. The caller sees to it that it is here once.
+    /// Has a session taken down from the next turn on. The caller adds each session only once.
     pub(crate) fn push_ending(&mut self, session: SessionKey) {
         self.ending.push_back(session);
     }
 
-    /// The session that is taken down next. One with more than a slice is [put back](Work::put_back_ending).
+    /// Removes the next session to take down. The caller [puts back](Work::put_back_ending) one
+    /// with more than a slice.
     pub(crate) fn pop_ending(&mut self) -> Option<SessionKey> {
         self.ending.pop_front()
     }
 
-    /// A session has more subscriptions than a slice: it goes on before the others.
+    /// Puts a session back in front: it has more subscriptions than one slice.
     pub(crate) fn put_back_ending(&mut self, session: SessionKey) {
         self.ending.push_front(session);
     }
 
     // --- sessions with many shared subscriptions
 
-    /// More shared subscriptions of a session are to be told. The caller sees to it that it is here once.
+    /// Notes that more shared subscriptions of a session are to be updated. The caller adds each
+    /// session only once.
     pub(crate) fn push_telling(&mut self, session: SessionKey) {
         self.telling.push_back(session);
     }
 
-    /// The session that goes on with that next.
+    /// Removes the next session whose shared subscriptions are updated.
     pub(crate) fn pop_telling(&mut self) -> Option<SessionKey> {
         self.telling.pop_front()
     }
 
     // --- packets with filters
 
-    /// The SUBSCRIBE or UNSUBSCRIBE of a session goes on in the next turn. The caller sees to it that it is here once.
+    /// Has the SUBSCRIBE or UNSUBSCRIBE of a session go on in the next turn. The caller adds each
+    /// session only once.
     pub(crate) fn push_subscribing(&mut self, session: SessionKey) {
         self.subscribing.push_back(session);
     }
 
-    /// How many such packets wait for their turn.
+    /// Number of such packets that wait for their turn.
     pub(crate) fn subscribing_len(&self) -> usize {
         self.subscribing.len()
     }
 
-    /// The session whose packet with filters goes on next.
+    /// Removes the next session whose packet with filters goes on.
     pub(crate) fn pop_subscribing(&mut self) -> Option<SessionKey> {
         self.subscribing.pop_front()
     }
 
-    /// The SUBACK of a session waits until the other shards have acknowledged change `seq`.
+    /// Has the SUBACK of a session wait until the other shards have acknowledged change `seq`.
     pub(crate) fn await_barrier(&mut self, seq: u64, session: SessionKey) {
         self.barrier_waiters.insert((seq, session));
     }
 
-    /// A SUBACK waits no longer for change `seq`.
+    /// Removes a SUBACK that waits for change `seq`.
     pub(crate) fn forget_barrier(&mut self, seq: u64, session: SessionKey) {
         self.barrier_waiters.remove(&(seq, session));
     }
 
-    /// The next session whose SUBACK waits for a change that all shards have acknowledged: `barrier` or an earlier one.
+    /// Removes the next session whose SUBACK waits for change `barrier` or an earlier one.
     pub(crate) fn pop_past_barrier(&mut self, barrier: u64) -> Option<SessionKey> {
         let (seq, _) = *self.barrier_waiters.first()?;
         if seq > barrier {
@@ -274,19 +284,20 @@ impl Work {
 
     // --- CONNECT for the session of another principal
 
-    /// A CONNECT goes on in the next turn. The caller sees to it that it is here once.
+    /// Has a CONNECT go on in the next turn. The caller adds each connection only once.
     pub(crate) fn push_heir(&mut self, conn: ConnKey) {
         self.heirs.push_back(conn);
     }
 
-    /// The CONNECT that goes on next.
+    /// Removes the next CONNECT that goes on.
     pub(crate) fn pop_heir(&mut self) -> Option<ConnKey> {
         self.heirs.pop_front()
     }
 
     // --- retained messages
 
-    /// Another shard is asked to store the message of a slot: the number of the request.
+    /// Notes that another shard is requested to store the message of a slot. Returns the number of
+    /// the request.
     #[inline]
     pub(crate) fn begin_store(&mut self, session: SessionKey, slot: u64) -> u64 {
         let id = self.next_store;
@@ -295,52 +306,54 @@ impl Work {
         id
     }
 
-    /// The owner has answered: session and slot that wait for it.
+    /// Takes the session and slot that wait for request `id`, which the owner has answered.
     pub(crate) fn end_store(&mut self, id: u64) -> Option<(SessionKey, u64)> {
         self.stores.remove(&id)
     }
 
-    /// A number for a batch, a reader or a page of retained messages.
+    /// Returns a new number for a batch, a reader or a page of retained messages.
     #[inline]
     pub(crate) fn next_reader(&mut self) -> u64 {
         self.last_reader += 1;
         self.last_reader
     }
 
-    /// Whether the shell is to hear at this time, monotonic milliseconds, that the retained store is full: once in a while.
+    /// Whether to log now (monotonic milliseconds) that the retained store is full. The rate is
+    /// limited.
     pub(crate) fn begin_full_note(&mut self, now_ms: u64) -> bool {
         self.full_notes.say(now_ms).is_some()
     }
 
-    /// A page is to be looked through.
+    /// Adds a page to read.
     pub(crate) fn push_scan(&mut self, scan: Scan) {
         self.scans.push_back(scan);
     }
 
-    /// How many pages are to be looked through.
+    /// Number of pages to read.
     pub(crate) fn scans_len(&self) -> usize {
         self.scans.len()
     }
 
-    /// The page that is looked through next.
+    /// Removes the next page to read.
     pub(crate) fn pop_scan(&mut self) -> Option<Scan> {
         self.scans.pop_front()
     }
 }
 
 impl Settling {
-    /// A session has something to settle at that time. The caller sees to it that it is here once.
+    /// Adds a session that has something to settle at `due_ms`. The caller adds each session only
+    /// once.
     pub(crate) fn insert(&mut self, due_ms: u64, session: SessionKey) {
         self.sessions.insert((due_ms, session));
     }
 
-    /// A session has nothing to settle any more. Where no other has, the clock need not look: its timer.
+    /// Removes a session. When none is left, returns the timer, which the caller cancels.
     pub(crate) fn remove(&mut self, due_ms: u64, session: SessionKey) -> Option<Timer> {
         self.sessions.remove(&(due_ms, session));
         if self.sessions.is_empty() { self.watch.take() } else { None }
     }
 
-    /// The next session with something to settle by now.
+    /// Removes the next session that is due.
     pub(crate) fn pop_due(&mut self, now_ms: u64) -> Option<SessionKey> {
         let (due_ms, _) = *self.sessions.first()?;
         if due_ms > now_ms {
@@ -349,27 +362,27 @@ impl Settling {
         self.sessions.pop_first().map(|(_, session)| session)
     }
 
-    /// When the first of those that are left is due.
+    /// When the first of the remaining sessions is due, in monotonic milliseconds.
     pub(crate) fn next_due_ms(&self) -> Option<u64> {
         self.sessions.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// The timer with which the clock looks after them.
+    /// The timer of the first session.
     pub(crate) fn timer(&self) -> Option<Timer> {
         self.watch
     }
 
-    /// Whether the clock will look after them.
+    /// Whether the timer is armed.
     pub(crate) fn is_watched(&self) -> bool {
         self.watch.is_some()
     }
 
-    /// This has the clock look after them.
+    /// Stores the armed timer.
     pub(crate) fn begin_watch(&mut self, timer: Timer) {
         self.watch = Some(timer);
     }
 
-    /// The clock has looked after them.
+    /// Forgets the timer, which has expired.
     pub(crate) fn end_watch(&mut self) {
         self.watch = None;
     }

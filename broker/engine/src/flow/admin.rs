@@ -1,4 +1,4 @@
-//! What the control plane sees of a shard: plain owned rows, never a borrow.
+//! Data of a shard for the control plane: owned rows that borrow nothing.
 
 use super::memory;
 use crate::id::SessionKey;
@@ -24,8 +24,8 @@ fn summary(parts: &Parts, session: &Session) -> ClientSummary {
     }
 }
 
-/// Connected clients and stored sessions, in no particular order, `limit` from the `cursor`-th place on, with the next
-/// cursor if there may be more.
+/// Connected clients and stored sessions in no particular order: up to `limit`, beginning at
+/// position `cursor`. Also returns the next cursor if there may be more.
 pub(crate) fn clients(parts: &Parts, cursor: usize, limit: usize) -> (Vec<ClientSummary>, Option<usize>) {
     let mut rows = Vec::new();
     for place in cursor..parts.sessions.places() {
@@ -38,13 +38,13 @@ pub(crate) fn clients(parts: &Parts, cursor: usize, limit: usize) -> (Vec<Client
     (rows, None)
 }
 
-/// All about one client, if this shard has it.
+/// Details of one client, if this shard has it.
 pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
     let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
     let conn = session.conn.and_then(|key| parts.connections.get(key));
     let aliases = conn.and_then(|conn| conn.aliases.as_ref());
     let packet_bytes_max = conn.map_or(0, |conn| conn.packet_bytes_max);
-    // Of what plugins have asked for on its behalf, it is charged for all.
+    // Requests of plugins on its behalf are charged to it too.
     let behalf = parts.hooks.plugins();
     let lines: usize = behalf.request_queues_of(client_id).map(|line| parts.sessions.charged(line)).sum();
     Some(ClientDetails {
@@ -69,8 +69,8 @@ pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
     })
 }
 
-/// Subscriptions of one client or of all, at least `limit` of them from the `cursor`-th session on if there are that
-/// many, with the next cursor if there may be more.
+/// Subscriptions of one client or of all, beginning at session `cursor`: at least `limit` if there
+/// are that many. Also returns the next cursor if there may be more.
 pub(crate) fn subscriptions(
     parts: &Parts,
     client_id: Option<&str>,

@@ -1,6 +1,7 @@
-//! A CONNECT on its way in: client.connect, client.authenticate with as many AUTH rounds as it takes, client.authorize for the
-//! will. Each may be answered later; nothing is read meanwhile, except while the client is asked for its next AUTH. Also
-//! re-authentication, which goes the second part of this way while the connection lives (MQTT 5.0 section 4.12).
+//! Admission of a CONNECT: client.connect, client.authenticate with any number of AUTH rounds,
+//! client.authorize for the will. Each may be deferred; meanwhile the connection is read only to
+//! receive the client's AUTH. Also re-authentication, which runs client.authenticate while the
+//! connection lives (MQTT 5.0 section 4.12).
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -31,7 +32,7 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Identity};
 
-/// Client.connect, then client.authenticate, then the will.
+/// Runs client.connect, then client.authenticate, then the authorization of the will.
 pub(crate) fn admit(
     parts: &mut Parts,
     key: ConnKey,
@@ -55,7 +56,7 @@ pub(crate) fn admit(
     if connect.properties.auth_method().is_some()
         && parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty()
     {
-        // Nobody here speaks any method [section 4.12].
+        // No plugin could handle the method [section 4.12].
         return connack::refuse(parts, key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
     }
     let properties = Section::of(Bytes::copy_from_slice(connect.properties.as_bytes()));
@@ -77,7 +78,7 @@ pub(crate) fn admit(
     go_on(parts, key, connect, admission, false)
 }
 
-/// As many wait as may, and no plugin is asked about one more.
+/// Refuses a CONNECT without a call of a plugin, because the maximum number waits already.
 fn refuse_busy(parts: &mut Parts, key: ConnKey, address: IpAddr, busy: Busy) -> Handled {
     let text: &[u8] = match busy {
         Busy::All => {
@@ -97,7 +98,7 @@ fn refuse_busy(parts: &mut Parts, key: ConnKey, address: IpAddr, busy: Busy) -> 
     connack::refuse(parts, key, ReasonCode::SERVER_BUSY, Some(text))
 }
 
-/// Goes on with a CONNECT; `answered` says that the chain of its step has ended already.
+/// Continues a CONNECT; `answered` says that the chain of its step has ended.
 fn go_on(
     parts: &mut Parts,
     key: ConnKey,
@@ -139,7 +140,7 @@ fn go_on(
                     admission.suspended.accumulator.begin_anew(ReasonCode::NOT_AUTHORIZED);
                     left -= 1;
                     if matches!(claim, Claim::Waits) {
-                        // Until the session has come to rest, or this is over.
+                        // Until the session is idle, or this wait times out.
                         let handled = park_admission(parts, key, connect, admission);
                         reading::expect_packet(parts, key);
                         return handled;
@@ -207,7 +208,7 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
     hooks::go_on(parts, &mut admission.suspended, client, request, None, waiter)
 }
 
-/// Whose session there is under a client identifier, if anybody is mounted who could look.
+/// The identity of the session under a client identifier, if a link is mounted that could use it.
 fn holder_of(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
     if parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty() {
         return None;
@@ -216,7 +217,8 @@ fn holder_of(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
     Some(Rc::clone(&session.identity))
 }
 
-/// Keeps a CONNECT until its answer comes: from the client, which is read meanwhile, or from a plugin.
+/// Stores a CONNECT until the next AUTH of the client or the verdict of a plugin arrives. Only in
+/// the first case the client is read.
 fn park_admission(
     parts: &mut Parts,
     key: ConnKey,
@@ -233,7 +235,7 @@ fn park_admission(
     let peer = conn.peer.peer.ip();
     parts.connections.waiting().begins(peer);
     if by_client {
-        // It has as long for each round as it had for CONNECT.
+        // Each round has the same timeout as CONNECT.
         reading::expect_packet(parts, key);
         return Handled::Next;
     }
@@ -252,7 +254,7 @@ fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
     Some(*admission)
 }
 
-/// A deferred verdict about a CONNECT has come, or its deadline has passed (`None`).
+/// Takes a deferred verdict on a CONNECT; `None` if its deadline has passed.
 pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
     let Some(State::Admitting(admission)) = parts.connections.get(key).map(|conn| &conn.state) else {
         return;
@@ -268,13 +270,13 @@ pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenT
             let topic = admission.will.as_ref().map_or("", |will| &will.message.topic);
             authorize::request_answered(parts, (&identity, topic), &mut admission.suspended, ticket, answer)
         }
-        // What a session holds is asked about anew as a whole where the rules have changed.
+        // If the rules have changed, the whole session is authorized again.
         _ => hooks::resume(parts, &mut admission.suspended, ticket, answer, rules) == Some(true),
     };
     admission_goes_on(parts, key, admission, ends);
 }
 
-/// What client.authorize has said of something that a session of another principal holds.
+/// Takes the client.authorize verdict on an item of a session of another principal.
 fn inherit_answered(
     parts: &Parts,
     admission: &mut Admission,
@@ -287,7 +289,7 @@ fn inherit_answered(
     Ok(None)
 }
 
-/// Goes on with the first of those. One that has gone is passed over.
+/// Continues with the first waiting takeover. One that has ended is skipped.
 pub(crate) fn serve_heirs(parts: &mut Parts) {
     let Some(key) = parts.work.pop_heir() else { return };
     if let Some(mut admission) = take_admission(parts, key) {
@@ -304,7 +306,7 @@ fn admission_goes_on(parts: &mut Parts, key: ConnKey, admission: Admission, answ
     }
 }
 
-/// The end of client.connect.
+/// Handles the end of client.connect.
 fn connect_allowed(
     parts: &mut Parts,
     key: ConnKey,
@@ -332,7 +334,7 @@ fn connect_allowed(
         conn.packet_bytes_max = properties.maximum_packet_size().unwrap_or(u32::MAX);
         conn.traced = traced;
     }
-    // By its name: the connection has neither a session nor an authentication yet.
+    // By client identifier: the connection has no session and no authenticated identity yet.
     send::trace_client(parts, &identity.client_id, true, || {
         crate::traces::describe(&Packet::Connect(*connect))
     });
@@ -341,7 +343,7 @@ fn connect_allowed(
     Ok(Some(Step::Authenticate))
 }
 
-/// The end of client.authenticate: another round, a refusal, or the will.
+/// Handles the end of client.authenticate: another round, a refusal, or the will.
 fn authenticated(
     parts: &mut Parts,
     key: ConnKey,
@@ -351,7 +353,8 @@ fn authenticated(
     let guarded = !parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty();
     let nameless = admission.identity.username.is_none();
     let conn = parts.connections.get(key).ok_or((ReasonCode::UNSPECIFIED_ERROR, None))?;
-    // Nobody answered: the listener decides, and a name that somebody could have known is one that nobody knows.
+    // No link has decided: the listener decides. With links mounted, a user name that none accepts
+    // is unknown.
     let welcome = conn.peer.listener.allow_anonymous && (nameless || !guarded);
     let verdict = &mut admission.suspended.accumulator;
     let method = connect.properties.auth_method();
@@ -382,7 +385,7 @@ fn authenticated(
         let section =
             connack::welcome_section(parts, connect, &admission.identity, admission.assigned, farewell);
         if !connack::connack_fits(parts, key, &section) {
-            // Before anybody is put out of a session for it [MQTT-3.2.0-1].
+            // Checked before another connection is ended for it [MQTT-3.2.0-1].
             return Err((ReasonCode::PACKET_TOO_LARGE, None));
         }
     }
@@ -396,7 +399,8 @@ fn authenticated(
     Ok(Some(Step::Will))
 }
 
-/// Sends AUTH; false if the client takes none that large [MQTT-3.1.2-24]: no part of it may be left out.
+/// Sends AUTH; false if the client does not accept one that large [MQTT-3.1.2-24]: no part may be
+/// omitted.
 fn send_auth(
     parts: &mut Parts,
     key: ConnKey,
@@ -418,7 +422,7 @@ fn send_auth(
     fits
 }
 
-/// AUTH (MQTT 5.0 section 3.15): the next round of a CONNECT, or of a re-authentication.
+/// Handles AUTH (MQTT 5.0 section 3.15): the next round of a CONNECT, or of a re-authentication.
 pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), DecodeError> {
     parts.counters.packets_auth_received += 1;
     let broken = |detail| DecodeError { reason: ReasonCode::PROTOCOL_ERROR, detail };
@@ -454,7 +458,7 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
     Ok(())
 }
 
-/// The client's AUTH while its CONNECT is not decided.
+/// Handles AUTH of a client whose CONNECT is not decided.
 fn next_round(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), DecodeError> {
     let Some(mut admission) = take_admission(parts, key) else { return Ok(()) };
     let method = admission
@@ -472,8 +476,8 @@ fn next_round(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), De
     Ok(())
 }
 
-/// Goes on with a re-authentication; everything else of the connection goes on beside it (section 4.12.1). `ended` says that
-/// the chain has ended already.
+/// Continues a re-authentication; the connection works as usual meanwhile (section 4.12.1). `ended`
+/// says that the chain has ended.
 fn renew(parts: &mut Parts, key: ConnKey, data: Bytes, mut suspended: Suspended<ClientVerdict>, ended: bool) {
     let Some(conn) = parts.connections.get(key) else { return };
     let (Some(identity), Some(method)) = (conn.identity.clone(), conn.auth_method.clone()) else {
@@ -499,7 +503,7 @@ fn keep_renewal(parts: &mut Parts, key: ConnKey, renewal: Renewal) {
     }
 }
 
-/// A deferred verdict about a re-authentication.
+/// Takes a deferred verdict on a re-authentication.
 pub(crate) fn renewal_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
     let Some(conn) = parts.connections.get_mut(key) else { return };
     let waits = |renewal: &mut Box<Renewal>| renewal.ticket() == Some(ticket.number);
@@ -519,7 +523,7 @@ fn renewed(parts: &mut Parts, key: ConnKey, method: &str, verdict: ClientVerdict
         ANOTHER_ROUND => ReasonCode::CONTINUE_AUTHENTICATION,
         _ => {
             parts.counters.client_auth_denied += 1;
-            // DISCONNECT has no 0x88 (section 3.14.2.1), and one that says as much.
+            // DISCONNECT has no 0x88 (section 3.14.2.1); 0x89 says much the same.
             let reason =
                 if verdict.is_unanswered_denial() { ReasonCode::SERVER_BUSY } else { verdict.reason };
             return end_renewal(parts, key, reason);
@@ -536,7 +540,7 @@ fn renewed(parts: &mut Parts, key: ConnKey, method: &str, verdict: ClientVerdict
     reading::expect_packet(parts, key);
 }
 
-/// A re-authentication has failed, and the connection with it [MQTT-4.12.1-2].
+/// Ends the connection after a failed re-authentication [MQTT-4.12.1-2].
 pub(crate) fn end_renewal(parts: &mut Parts, key: ConnKey, reason: ReasonCode) {
     ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
 }
@@ -551,7 +555,7 @@ fn set_superuser(parts: &mut Parts, key: ConnKey, superuser: bool) {
             session.identity = Rc::clone(&changed);
         }
         if !superuser {
-            // What it has by that alone is asked about.
+            // Rights that it has by this value alone are authorized again.
             authority::invalidate(parts, Scope::Client((&*changed.client_id).into()));
         }
     }

@@ -1,7 +1,7 @@
-//! What client.authorize has said and what becomes of it when the rules change: deliveries that are
-//! authorized one by one with their verdicts remembered, and rechecks of subscriptions in force. Both ask by
-//! themselves, so both keep to a window: what finds no room waits. What was granted stays until an answer
-//! takes it away.
+//! Verdicts of client.authorize and changes of the rules: deliveries that are authorized one by one
+//! with cached verdicts, and rechecks of subscriptions in force. The number of requests of each
+//! kind that wait for plugins is limited; the others wait. A granted subscription stays until a
+//! verdict revokes it.
 
 use std::collections::btree_map;
 use std::ops::Bound;
@@ -26,10 +26,11 @@ use crate::session::delivery::options_of;
 use crate::session::{Delivery, EndCause, Recheck, Session, Subscription};
 use crate::topic;
 
-/// Subscriptions and sessions that are looked at in one turn.
+/// Subscriptions and sessions that one turn checks.
 const SLICE: usize = 128;
 
-/// The rules of client.authorize have changed for these: what was remembered is asked again, and so are subscriptions in force.
+/// Handles a change of the client.authorize rules: cached verdicts and subscriptions in force of
+/// `scope` are authorized again.
 pub(crate) fn invalidate(parts: &mut Parts, scope: Scope) {
     parts.hooks.rules_changed(&scope);
     let (sessions, hasher) = (&parts.sessions, parts.numbers.hasher());
@@ -37,7 +38,7 @@ pub(crate) fn invalidate(parts: &mut Parts, scope: Scope) {
     parts.hooks.rechecks().begin_walk(&scope, sessions.places(), hasher, session_of);
 }
 
-/// How far the rechecks of subscriptions in force have come.
+/// Progress of the rechecks of subscriptions in force.
 pub(crate) fn rechecks(parts: &mut Parts) -> Rechecks {
     let revoked = parts.counters.subscriptions_revoked;
     let rechecks = parts.hooks.rechecks();
@@ -54,7 +55,7 @@ fn may_recheck(parts: &Parts) -> bool {
     parts.hooks.may_recheck(parts.setup.limits.rechecks_max)
 }
 
-/// Rechecks a slice of the subscriptions in force, as far as the window has room.
+/// Rechecks a slice of the subscriptions in force, while the window has room.
 pub(crate) fn recheck(parts: &mut Parts) {
     let mut left = SLICE;
     while may_recheck(parts) {
@@ -67,8 +68,7 @@ pub(crate) fn recheck(parts: &mut Parts) {
     }
 }
 
-/// The next subscription that is to be rechecked; `None` where there is none, or `left` more have been
-/// looked at.
+/// The next subscription to recheck. `None` if there is none, or after `left` more were visited.
 fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, Box<str>)> {
     while *left > 0 {
         *left -= 1;
@@ -98,13 +98,13 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
     None
 }
 
-/// Authorizes a subscription in force again, from where the request stands.
+/// Rechecks a subscription in force, from where the request stands.
 fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
     let OpenRecheck { session: key, filter, client, request: mut ask } = recheck;
     let Some(session) = parts.sessions.get(key) else { return };
     let Some(subscription) = session.subscriptions.get(&filter) else { return };
     if matches!(subscription.recheck, Recheck::Open(_)) {
-        // One that is under way is asked again by itself where the rules have moved.
+        // A recheck under way restarts by itself if the rules have changed.
         return;
     }
     let Ok(parsed) = topic::parse_filter(&filter) else { return };
@@ -124,7 +124,7 @@ fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
     parts.hooks.rechecks().open(number, OpenRecheck { session: key, filter, client, request: ask });
 }
 
-/// A deferred verdict about a subscription in force.
+/// Takes a deferred verdict on a subscription in force.
 pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTicket, answer: Answer<'_>) {
     let Some(mut recheck) = parts.hooks.rechecks().close(number) else { return };
     let Some(session) = parts.sessions.get(recheck.session) else { return };
@@ -133,7 +133,7 @@ pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTick
     let filter = topic::parse_filter(&recheck.filter).map_or("", |parsed| parsed.filter);
     let ends = authorize::request_answered(parts, (&client, filter), &mut recheck.request, ticket, answer);
     if !Rc::ptr_eq(&client, &recheck.client) {
-        // The session has another connection by now: what was said is about the one before.
+        // The session has another connection by now. The verdict was about the earlier one.
         recheck.request = authorize::new_request(parts, &client);
         recheck.client = client;
         begin_recheck(parts, recheck);
@@ -144,7 +144,7 @@ pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTick
     }
 }
 
-/// The chain is through: the subscription stays, goes, or is authorized again later.
+/// Applies the verdict of the chain: the subscription stays, is revoked, or is rechecked later.
 fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, request: &AuthorizationRequest) {
     let superuser = parts.sessions.get(key).is_some_and(|session| session.identity.superuser);
     match request.accumulator.rechecked(parts.setup.no_match_allow) {
@@ -159,16 +159,17 @@ fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, request: &Authori
     }
 }
 
-/// Takes a subscription back that its client may not have any more. The client stays, or is disconnected, as the operator wants it.
+/// Revokes a subscription that its client may no longer have. The configuration says whether the
+/// client is disconnected.
 fn revoke(parts: &mut Parts, key: SessionKey, filter: &str, by: Option<PluginHandle>) {
     subscriptions::unsubscribe(parts, key, filter, "revoked");
     let Some(session) = parts.sessions.get(key) else { return };
     let (conn, rest, stays) = (session.conn, session.subscriptions.len(), session.is_persistent());
     let disconnects = parts.setup.limits.choices.revoke == Revoke::Disconnect;
     let count = match conn {
-        // The whole session goes with its connection.
+        // The whole session ends with its connection.
         Some(_) if disconnects && !stays => 1 + rest as u64,
-        // It is on its way: all of it was counted when its client was disconnected.
+        // The session is being taken down: all of it was counted when its client was disconnected.
         None if disconnects && !stays => return,
         _ => 1,
     };
@@ -188,7 +189,7 @@ fn mark(parts: &mut Parts, key: SessionKey, filter: &str, recheck: Recheck) {
     }
 }
 
-/// What nobody has answered is asked again when the pause is over.
+/// Arms the pause after which unanswered rechecks are repeated.
 fn recheck_later(parts: &mut Parts) {
     let now_ms = parts.clock.now().mono_ms;
     if let Some(due_ms) = parts.hooks.rechecks().pause_from(now_ms) {
@@ -197,7 +198,7 @@ fn recheck_later(parts: &mut Parts) {
     }
 }
 
-/// Asks again now about what nobody has answered: the links may be others.
+/// Repeats unanswered rechecks now, since the links may have changed.
 pub(crate) fn recheck_now(parts: &mut Parts) {
     if let Some(timer) = parts.hooks.rechecks().end_pause() {
         parts.clock.cancel_deadline(Some(timer));
@@ -205,7 +206,7 @@ pub(crate) fn recheck_now(parts: &mut Parts) {
     }
 }
 
-/// Authorizes deliveries that wait, a slice a turn, as far as the window has room.
+/// Authorizes deliveries that wait, a slice a turn, while the window has room.
 pub(crate) fn authorize_deliveries(parts: &mut Parts) {
     let mut left = parts.setup.limits.turn_budget_deliveries;
     while left > 0 && deliver_rights::may_authorize_delivery(parts) {
@@ -234,7 +235,7 @@ fn authorize_next(parts: &mut Parts, key: SessionKey, next: &Delivery) {
 }
 
 impl Whose {
-    /// Whether subscriptions of a session may be among them. What a superuser has, nobody is asked about.
+    /// Whether subscriptions of a session may be in the set. A superuser needs no authorization.
     fn may_concern(&self, session: &Session) -> bool {
         let theirs = match self {
             Whose::Everybody | Whose::Topics(_) | Whose::Clients(_) | Whose::Unanswered => true,
@@ -243,7 +244,7 @@ impl Whose {
         theirs && !session.detached && !session.identity.superuser
     }
 
-    /// Whether a subscription of such a session is.
+    /// Whether a subscription of such a session is in the set.
     fn concerns(&self, filter: &str, subscription: &Subscription) -> bool {
         match self {
             Whose::Topics(topics) => {

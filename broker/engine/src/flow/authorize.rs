@@ -1,4 +1,5 @@
-//! client.authorize: a request on its way along the chain, whoever asks, and what its answer means.
+//! client.authorize: an authorization request on its way along the chain, whatever its source, and
+//! the meaning of the verdict.
 
 use super::hooks;
 use super::hooks::{Answer, Walked};
@@ -11,14 +12,14 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::Identity;
 
-/// A request that nobody has been asked about yet.
+/// A request that no link has seen yet.
 pub(crate) fn new_request(parts: &Parts, identity: &Identity) -> AuthorizationRequest {
     let nobody = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
     AuthorizationRequest::new(HookPoint::ClientAuthorize, nobody, parts.hooks.authz_epoch())
 }
 
-/// Runs client.authorize for what a client asks for now, from where the request stands. Superusers may do
-/// everything, as in EMQX, and where no link asks about deliveries, they pass as the broker's own do.
+/// Runs client.authorize from where the request stands. Superusers may do everything, as in EMQX.
+/// Deliveries pass if no link authorizes deliveries.
 pub(crate) fn authorize(
     parts: &mut Parts,
     identity: &Identity,
@@ -38,7 +39,7 @@ pub(crate) fn authorize(
     }
 }
 
-/// How a question ended whose chain is through.
+/// The outcome of a request whose chain has ended.
 pub(crate) fn outcome(parts: &Parts, request: &AuthorizationRequest) -> RequestOutcome {
     let is_unanswered = request.accumulator.rechecked(parts.setup.no_match_allow) == Rechecked::Repeat;
     match verdict_of(parts, request) {
@@ -47,19 +48,19 @@ pub(crate) fn outcome(parts: &Parts, request: &AuthorizationRequest) -> RequestO
     }
 }
 
-/// What the chain's answer means for what is asked for now.
+/// What the chain's verdict means for the current request.
 pub(crate) fn verdict_of(parts: &Parts, request: &AuthorizationRequest) -> Result<(), ReasonCode> {
     super::hooks::may(&request.accumulator, parts.setup.no_match_allow)
 }
 
-/// Whether what was said about a client and a topic under this version of the rules would be decided by the same ones now; without a
-/// topic, about any.
+/// Whether a verdict under rules version `epoch` on a client and a topic would come from the same
+/// rules now. Without a topic: on any topic.
 pub(crate) fn is_current(parts: &Parts, epoch: u64, identity: &Identity, topic: Option<&str>) -> bool {
     parts.hooks.are_rules_current(epoch, &identity.client_id, identity.username.as_deref(), topic)
 }
 
-/// An answer to a request about a topic: true if it ends the chain. One that was begun before the rules changed for its client and
-/// topic begins anew.
+/// Takes a verdict on a request about a topic; true if it ends the chain. The request restarts if
+/// the rules have changed for its client and topic.
 pub(crate) fn request_answered(
     parts: &mut Parts,
     (identity, topic): (&Identity, &str),
@@ -74,17 +75,17 @@ pub(crate) fn request_answered(
     {
         return ends;
     }
-    // The links are asked again, a few times at most.
+    // The links are called again, a limited number of times.
     request.begin_anew(parts.hooks.authz_epoch());
     false
 }
 
-/// How a question ended, or where it waits.
+/// Outcome of a request, or where it waits.
 pub(crate) enum RequestOutcome {
-    /// The client may, or may not for this reason.
+    /// The verdict: allowed, or refused with this reason.
     Answered(Result<(), ReasonCode>),
-    /// The client may not, for this reason, because a link that was asked has given no answer.
+    /// Refused with this reason, because a link has given no verdict.
     Unanswered(ReasonCode),
-    /// A link answers later, or the next one must wait for the publish in front.
+    /// A link has deferred, or the next link must wait for the publish in front.
     Waits(AuthorizationRequest),
 }

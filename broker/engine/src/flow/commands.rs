@@ -1,5 +1,6 @@
-//! What plugins ask for outside of an answer: publish, kick, subscribe, instance messages, timers. A command runs between two events, never
-//! inside one, so that no plugin is called while a call of it is going on. Its messages know which plugins led to them.
+//! Commands of plugins outside of a hook call: publish, kick, subscribe, instance messages, timers.
+//! A command runs between two events, so that a plugin is never called during another call of it.
+//! The ancestry of its messages names the plugins that caused them.
 
 use super::instance_message::{self, EARLY_MS};
 use super::{authority, ending, filters, hooks, notify, on_behalf, plugin_publish, subscriptions};
@@ -10,12 +11,12 @@ use crate::parts::Parts;
 use crate::plugins::Replay;
 use crate::session::Source;
 
-/// How often a timer of such a plugin is looked at again, milliseconds.
+/// How often the timer of a plugin that is not in the chains yet is checked again. Milliseconds.
 const EARLY_STEP_MS: u64 = 50;
-/// Sessions that a plugin is told of in one turn.
+/// Session table positions that a replay covers in one turn.
 const REPLAY_SLICE: usize = 256;
 
-/// Does what a plugin has asked for. Between two events.
+/// Executes a command of a plugin. Called between two events.
 pub(crate) fn command(parts: &mut Parts, command: Command) {
     match command {
         Command::As(request) => on_behalf::request(parts, *request),
@@ -30,7 +31,7 @@ pub(crate) fn command(parts: &mut Parts, command: Command) {
             about_client(parts, about);
         }
         Command::InstanceMessage { plugin, from, number, bytes } => {
-            // What threads of a version that has been replaced still send is for the one that has its state.
+            // Messages from threads of a replaced version go to the version that has its state.
             let plugin = parts.hooks.plugins_mut().answers().of(plugin);
             instance_message::deliver_instance_message(parts, plugin, from, number, bytes);
         }
@@ -51,7 +52,7 @@ pub(crate) fn command(parts: &mut Parts, command: Command) {
     parts.hooks.publish_timers();
 }
 
-/// Does a command about a client, if it is this shard's; what came of it.
+/// Executes a command about a client, if the client is on this shard. Returns the outcome.
 fn about_client(parts: &mut Parts, about: Command) -> Outcome {
     match about {
         Command::Kick { client_id, reason, discard } => {
@@ -76,18 +77,18 @@ fn about_client(parts: &mut Parts, about: Command) -> Outcome {
     }
 }
 
-/// Whether a plugin has not been told of everything yet.
+/// Whether a replay is under way.
 pub(crate) fn has_replays(parts: &Parts) -> bool {
     parts.hooks.has_replays()
 }
 
-/// Tells of a slice of the sessions.
+/// Replays a slice of the sessions.
 pub(crate) fn replay(parts: &mut Parts) {
     let Some(&Replay { plugin, place: from, until_ms }) = parts.hooks.plugins_mut().first_replay() else {
         return;
     };
     if parts.hooks.chains().instance(plugin).is_none() {
-        // It may be on its way into the chains; other work goes on meanwhile.
+        // The plugin may enter the chains soon; other work continues meanwhile.
         if parts.clock.now().mono_ms >= until_ms {
             parts.hooks.plugins_mut().end_replay();
         }
@@ -114,9 +115,9 @@ pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
             instance.timer(timer, number);
             parts.hooks.calls().leave();
         }
-        // It is brought when its plugin is called again.
+        // It is called when its plugin is called again.
         None if parts.hooks.is_waited_for(plugin) => parts.hooks.plugins_mut().suspend_timer(timer, number),
-        // Armed while it was loaded: it may still come into the chains.
+        // Armed while the plugin was loaded: the plugin may still enter the chains.
         None if parts.clock.now().mono_ms < until_ms => {
             let again_ms = parts.clock.now().mono_ms + EARLY_STEP_MS;
             let armed = parts.clock.arm_deadline(again_ms, Deadline::Plugin { timer, number });
@@ -129,7 +130,7 @@ pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
     parts.hooks.publish_timers();
 }
 
-/// A version of a plugin that has left the chains is there no more: what it had armed and asked for is forgotten.
+/// Forgets the timers and requests of a plugin version that has left the chains for good.
 pub(crate) fn forget_plugin(parts: &mut Parts, gone: PluginHandle) {
     let Some(forgotten) = parts.hooks.forget(gone) else { return };
     for timer in forgotten.timers {
@@ -145,8 +146,9 @@ pub(crate) fn forget_plugin(parts: &mut Parts, gone: PluginHandle) {
     parts.hooks.publish_timers();
 }
 
-/// The chains have been swapped: what waited for plugins that are in the chains now, or are called again, is handed over. What is
-/// kept for those that are gone waits: a change that is taken back has them called again.
+/// After a swap of the chains, hands stored messages and timers to plugins that are in the chains
+/// now or are called again. Those of plugins that have left stay stored, because the change may be
+/// taken back.
 fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
     for timer in parts.hooks.detach(gone) {
         parts.clock.cancel_deadline(Some(timer));
@@ -161,7 +163,7 @@ fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
                 let armed = parts.clock.arm_deadline(now_ms, Deadline::Plugin { timer, number });
                 parts.hooks.plugins_mut().rearm_timer(timer, armed);
             }
-            // Cancelled, or its plugin has gone.
+            // Cancelled, or its plugin has left.
             None => {}
         }
     }
@@ -169,7 +171,7 @@ fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
     parts.hooks.publish_timers();
 }
 
-/// Swaps the chain table; the old one comes back.
+/// Swaps the chain table. Returns the old one.
 pub(crate) fn swap_chains(parts: &mut Parts, table: ChainTable) -> ChainTable {
     let (old, gone) = parts.hooks.swap_chains(table);
     if !old.authorizes_like(parts.hooks.chains()) {

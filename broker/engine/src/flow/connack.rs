@@ -1,5 +1,5 @@
-//! CONNACK (MQTT 5.0 section 3.2): what the broker grants, what client.connack makes of it, and refusals. Called by the CONNECT that
-//! is decided, and by whatever refuses one.
+//! CONNACK (MQTT 5.0 section 3.2): the values that the broker grants, client.connack, and refusals.
+//! Called by a CONNECT that is decided, and by all code that refuses one.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn grants(parts: &Parts) -> Grants {
     }
 }
 
-/// The properties of the CONNACK that lets a client in, before client.connack.
+/// The properties of a successful CONNACK, before client.connack.
 pub(crate) fn welcome_section(
     parts: &Parts,
     connect: &Connect<'_>,
@@ -79,7 +79,8 @@ pub(crate) fn welcome_section(
     section.into()
 }
 
-/// Runs client.connack. What links change of a CONNACK for an older client than MQTT 5 has no effect.
+/// Runs client.connack. Changes by links have no effect on the CONNACK of a client older than MQTT
+/// 5.
 pub(crate) fn run_connack(
     parts: &mut Parts,
     identity: &Identity,
@@ -100,7 +101,7 @@ pub(crate) fn run_connack(
     if identity.version.is_v5() { fold.section.into_bytes() } else { before }
 }
 
-/// Sends a CONNACK; `code` is as it stands on the wire.
+/// Sends a CONNACK; `code` is the value on the wire.
 pub(crate) fn send_connack(parts: &mut Parts, key: ConnKey, session_present: bool, code: u8, section: &[u8]) {
     let Some(conn) = parts.connections.get_mut(key) else { return };
     if !conn.version.is_v5() && !conn.traced {
@@ -111,7 +112,7 @@ pub(crate) fn send_connack(parts: &mut Parts, key: ConnKey, session_present: boo
     let mut properties = Properties::from_encoded(section);
     let mut silent = Vec::new();
     if !conn.reason_strings && properties.has(PropertyId::ReasonString) {
-        // A plugin's, which is no other than ours.
+        // A reason string of a plugin is omitted like one of the broker.
         let stays = |property: &Property<'_>| property.id() != PropertyId::ReasonString;
         properties.iter().filter(stays).for_each(|property| push_property(&mut silent, property));
         properties = Properties::from_encoded(&silent);
@@ -127,7 +128,7 @@ pub(crate) fn send_connack(parts: &mut Parts, key: ConnKey, session_present: boo
     send::send(parts, key, &Packet::ConnAck(ConnAck { properties, ..connack }));
 }
 
-/// Whether the client takes the CONNACK that lets it in, without what may be left out.
+/// Whether the client accepts the size of a successful CONNACK without its optional properties.
 pub(crate) fn connack_fits(parts: &Parts, key: ConnKey, section: &[u8]) -> bool {
     let Some(conn) = parts.connections.get(key) else { return false };
     if conn.packet_bytes_max == u32::MAX {
@@ -141,7 +142,7 @@ pub(crate) fn connack_fits(parts: &Parts, key: ConnKey, section: &[u8]) -> bool 
 /// Answers CONNECT with a refusal and ends the connection [MQTT-3.1.4-2].
 pub(crate) fn refuse(parts: &mut Parts, key: ConnKey, reason: ReasonCode, text: Option<&[u8]>) -> Handled {
     parts.counters.packets_connack_error += 1;
-    // A plugin may have named any [MQTT-3.2.2-8].
+    // A plugin may have set any reason code [MQTT-3.2.2-8].
     let reason = reason.fitted(ReasonCode::refuses_connect);
     if let Some(conn) = parts.connections.get(key) {
         let v5 = conn.version.is_v5();
@@ -161,8 +162,8 @@ pub(crate) fn refuse(parts: &mut Parts, key: ConnKey, reason: ReasonCode, text: 
     Handled::Closed
 }
 
-/// The properties of a CONNACK that may not be left out: these two give way to the client's Maximum Packet Size [MQTT-3.2.2-19]
-/// [MQTT-3.2.2-20].
+/// The properties of a CONNACK without the two that may be omitted to keep the client's Maximum
+/// Packet Size [MQTT-3.2.2-19] [MQTT-3.2.2-20].
 fn without_extras(properties: &Properties<'_>) -> Vec<u8> {
     let mut short = Vec::new();
     let stays =
@@ -172,7 +173,7 @@ fn without_extras(properties: &Properties<'_>) -> Vec<u8> {
 }
 
 impl crate::clients::connection::Connection {
-    /// All that is known of a client whose CONNECT could not be taken.
+    /// The identity of a client whose CONNECT could not be decoded.
     fn stranger(&self, wall_ms: u64) -> Identity {
         Identity {
             client_id: Arc::from(""),

@@ -1,5 +1,5 @@
-//! CONNECT (MQTT 5.0 section 3.1): the home shard, client.connect, client.authenticate, and the session that is created,
-//! resumed, taken over or discarded.
+//! CONNECT (MQTT 5.0 section 3.1): the home shard, client.connect, client.authenticate, and the
+//! session that is created, resumed, taken over or discarded.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use crate::reason::ReasonCode;
 use crate::session::{EndReason, Identity, LifecycleState, Session, Will, host_of};
 use crate::{codec, topic};
 
-/// The properties of CONNECT that are kept for hooks: not what the client authenticates with.
+/// The properties of CONNECT that are stored for hooks, without the authentication properties.
 pub(crate) fn kept_properties(properties: &Properties<'_>) -> Box<[u8]> {
     if properties.is_empty() {
         return Box::default();
@@ -39,7 +39,7 @@ pub(crate) fn kept_properties(properties: &Properties<'_>) -> Box<[u8]> {
     kept.into()
 }
 
-/// Who it is with what CONNACK grants it.
+/// The identity with the values that CONNACK grants.
 fn granted_identity(identity: Rc<Identity>, granted: &Properties<'_>) -> Rc<Identity> {
     let keep_alive_s = granted.server_keep_alive_s().unwrap_or(identity.keep_alive_s);
     let expiry_s = granted.session_expiry_s().unwrap_or(identity.expiry_s);
@@ -70,7 +70,7 @@ pub(crate) fn identity_of(
         _ if connect.clean_start => 0,
         _ => granted_expiry(limits.session_expiry_v3_s as u32, u64::from(u32::MAX)),
     };
-    // Only MQTT 5 can be told of a shorter one [MQTT-3.1.2-21].
+    // Only MQTT 5 can receive a shorter one [MQTT-3.1.2-21].
     let keep_alive_max_s = limits.keep_alive_max_s as u16;
     let keep_alive_s = match (connect.version, connect.keep_alive_s) {
         (Version::V5, 0) if keep_alive_max_s < u16::MAX => keep_alive_max_s,
@@ -105,7 +105,7 @@ pub(crate) fn identity_of(
     })
 }
 
-/// The will, if there can be such a one; whether the client may leave it is another question.
+/// The will of a CONNECT, if it is valid. Its authorization follows separately.
 pub(crate) fn will_of(
     parts: &Parts,
     connect: &Connect<'_>,
@@ -157,7 +157,8 @@ pub(crate) fn will_of(
     })))
 }
 
-/// Lets the client in: takeover, resume or a new session, CONNACK, and what waited for it.
+/// Admits the client: takeover, resumption or a new session, CONNACK, then the messages that
+/// waited.
 #[allow(clippy::too_many_lines, reason = "the steps of a CONNECT in their order")]
 pub(crate) fn establish(
     parts: &mut Parts,
@@ -174,14 +175,15 @@ pub(crate) fn establish(
         && !clean
         && is_too_busy(parts, session)
     {
-        // Its client has as many packets waiting as it may. It can come back when some of them have had their effect, and
-        // the connection there is goes on meanwhile; letting the will go instead would break a promise.
+        // The old connection has as many packets waiting as allowed. The client can reconnect when
+        // some of them have taken effect, and the old connection continues meanwhile. Dropping the
+        // will instead would break MQTT.
         let text = b"packets of this session wait, and their number is at its limit";
         return connack::refuse(parts, key, ReasonCode::SERVER_BUSY, Some(text));
     }
     let goes_on = existing.is_some_and(|session| !clean && can_go_on(parts, session));
     if !goes_on && !reserve_session(parts, existing.is_some()) {
-        // Before anybody is put out of a session for it.
+        // Checked before a session is ended for it.
         parts.counters.sessions_refused += 1;
         return connack::refuse(parts, key, ReasonCode::SERVER_BUSY, None);
     }
@@ -193,7 +195,7 @@ pub(crate) fn establish(
         if present.is_none() {
             parts.sessions.give_back();
         }
-        // Links have added what may not be left out [MQTT-3.2.0-1].
+        // Links have added properties that may not be omitted [MQTT-3.2.0-1].
         return connack::refuse(parts, key, ReasonCode::PACKET_TOO_LARGE, None);
     }
     if let Some(session) = present
@@ -207,7 +209,7 @@ pub(crate) fn establish(
     let Some(session) = parts.sessions.get_mut(session_key) else { return Handled::Closed };
     session.conn = Some(key);
     session.slots.note_return(parts.clock.now().mono_ms);
-    // The session continues, so the will of its last connection is no longer due [MQTT-3.1.3-9].
+    // The session continues, so the will of its last connection is cancelled [MQTT-3.1.3-9].
     session.delayed_will = None;
     ending::cancel_end(&mut parts.clock, session);
     session.expiry_s = identity.expiry_s;
@@ -227,9 +229,9 @@ pub(crate) fn establish(
     conn.state = State::Live;
     conn.identity = Some(Rc::clone(&identity));
     conn.auth_method = connect.properties.auth_method().map(Box::from);
-    // If it was overdue with its CONNECT, that is answered.
+    // An overdue CONNECT has been answered.
     conn.overdue = false;
-    // From here on any packet is welcome.
+    // From here on any packet is accepted.
     conn.receive_bytes_max = parts.setup.limits.packet_bytes_max as u32;
     conn.session = Some(session_key);
     conn.last_received_ms = parts.clock.now().mono_ms;
@@ -260,7 +262,7 @@ pub(crate) fn establish(
     Handled::Next
 }
 
-/// Whether a session that goes on would have more waiting than it may once its connection has ended.
+/// Whether a session would exceed its limit of waiting packets once its connection has ended.
 fn is_too_busy(parts: &Parts, session: SessionKey) -> bool {
     let (slots_max, bytes_max) = (parts.setup.limits.slots_max, parts.setup.limits.slot_bytes_max);
     parts
@@ -269,20 +271,21 @@ fn is_too_busy(parts: &Parts, session: SessionKey) -> bool {
         .is_some_and(|session| session.is_persistent() && !session.has_room_for_end(slots_max, bytes_max))
 }
 
-/// Whether a session goes on with another connection, which has no clean start.
+/// Whether a session can continue with another connection without clean start.
 fn can_go_on(parts: &Parts, session: SessionKey) -> bool {
     parts.sessions.get(session).is_some_and(Session::goes_on)
 }
 
-/// Room for a new session, which the caller makes or gives back. One that takes the place of another has room already: that one
-/// is taken down a little later.
+/// Reserves a new session, which the caller creates or gives back. A session that replaces another
+/// one may exceed the limit, because the other one is taken down a little later.
 fn reserve_session(parts: &Parts, replaces: bool) -> bool {
     let (limits, more) = (&parts.setup.limits, u64::from(replaces));
     let (max, total_max) = (limits.sessions_max, limits.sessions_total_max);
     parts.sessions.reserve(max.saturating_add(more), total_max.saturating_add(more))
 }
 
-/// An older connection or session under the same client identifier: whether it goes on as this session.
+/// Ends an older connection or session under the same client identifier. Returns the session if it
+/// continues.
 fn make_way(parts: &mut Parts, session_key: SessionKey, clean_start: bool) -> Option<SessionKey> {
     let session = parts.sessions.get_mut(session_key)?;
     let persistent = session.is_persistent();
@@ -292,7 +295,8 @@ fn make_way(parts: &mut Parts, session_key: SessionKey, clean_start: bool) -> Op
         let end = Some((EndReason::Discarded.word(), ReasonCode::SESSION_TAKEN_OVER));
         notify::notify_session(parts, HookPoint::SessionDiscarded, session_key, end);
         if let Some(session) = parts.sessions.get_mut(session_key).filter(|_| old.is_some()) {
-            // It ends with its connection, and its will with it [MQTT-3.1.4-3] [MQTT-3.1.4-4].
+            // The session ends with its connection, and so does its will [MQTT-3.1.4-3]
+            // [MQTT-3.1.4-4].
             session.expiry_s = 0;
         }
     } else if !persistent {
@@ -317,8 +321,8 @@ fn create_session(parts: &mut Parts, identity: &Rc<Identity>) -> SessionKey {
     key
 }
 
-/// A new connection, before its first byte. `None` when `connections_max` or `connections_total_max` is reached or the broker
-/// drains: close the socket.
+/// Opens a connection, before its first byte. `None` when `connections_max` or
+/// `connections_total_max` is reached or the broker drains: close the socket.
 pub(crate) fn open(parts: &mut Parts, peer: Peer) -> Option<ConnKey> {
     if parts.connections.is_draining() {
         return None;
@@ -329,7 +333,7 @@ pub(crate) fn open(parts: &mut Parts, peer: Peer) -> Option<ConnKey> {
         return None;
     }
     let now_ms = parts.clock.now().mono_ms;
-    // Until it has been let in, its first packet is all that it may send.
+    // Before it is admitted, its packets are limited to the size of a CONNECT.
     let bytes_max = parts.setup.limits.packet_bytes_max.min(parts.setup.limits.connect_bytes_max) as u32;
     let reason_strings = parts.setup.limits.choices.reason_strings;
     let key = parts

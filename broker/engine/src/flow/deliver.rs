@@ -1,5 +1,5 @@
-//! Delivery of a message to a session: message.delivered, window, queue, encoding. A delivery queues or drops; it never waits
-//! and never blocks its publisher.
+//! Delivery of a message to a session: message.delivered, window, queue, encoding. A delivery is
+//! sent, queued or dropped, and never blocks the publisher.
 
 use std::rc::Rc;
 
@@ -29,12 +29,12 @@ enum Sent {
     Yes,
     /// The outbound queue is full.
     NoRoom,
-    /// It can never be sent to this client.
+    /// It exceeds the client's Maximum Packet Size.
     TooLarge,
 }
 
-/// A plain subscriber: its matching subscriptions are one delivery with the highest QoS and all identifiers
-/// [MQTT-3.3.4-2] [MQTT-3.3.4-4].
+/// Delivers to a plain subscriber: its matching subscriptions are one delivery with the highest QoS
+/// and all identifiers [MQTT-3.3.4-2] [MQTT-3.3.4-4].
 pub(crate) fn serve_target(
     parts: &mut Parts,
     target: &Target,
@@ -70,7 +70,7 @@ pub(crate) fn serve_target(
     deliver(parts, target.session, manner, view, shared);
 }
 
-/// The member of a shared subscription whose turn it is.
+/// Delivers to the picked member of a shared subscription.
 pub(crate) fn serve_member(
     parts: &mut Parts,
     session: SessionKey,
@@ -94,7 +94,7 @@ pub(crate) fn serve_member(
     deliver(parts, session, manner, view, shared);
 }
 
-/// Queues a message for a session, or drops it and counts why.
+/// Delivers a message to a session, or drops it and counts why.
 pub(crate) fn deliver(
     parts: &mut Parts,
     key: SessionKey,
@@ -107,7 +107,7 @@ pub(crate) fn deliver(
         return;
     }
     if session.conn.is_none() && options.qos == QoS::AtMostOnce {
-        // Nothing is promised for QoS 0 to who is away (section 4.1).
+        // QoS 0 gives no guarantee to a disconnected client (section 4.1).
         return;
     }
     let one_by_one = session.deliveries.is_some() || deliver_rights::authorizes_deliveries(parts);
@@ -121,7 +121,7 @@ pub(crate) fn deliver(
     deliver_checked(parts, key, options, view, shared);
 }
 
-/// As `deliver`, for what client.authorize has let pass.
+/// As `deliver`, for a message that client.authorize has allowed.
 pub(crate) fn deliver_checked(
     parts: &mut Parts,
     key: SessionKey,
@@ -131,7 +131,7 @@ pub(crate) fn deliver_checked(
 ) {
     let Some(session) = parts.sessions.get(key) else { return };
     if session.conn.is_none() && options.qos == QoS::AtMostOnce {
-        // It has left while its delivery was asked about.
+        // The session has ended while its delivery was authorized.
         return;
     }
     if parts.hooks.chain(HookPoint::MessageDelivered).is_empty() {
@@ -190,7 +190,8 @@ fn deliver_as(
     enqueue(parts, key, delivery, view);
 }
 
-/// Puts a delivery at the end of a session's queue. Where that is full, it is dropped, or those that have waited longest.
+/// Appends a delivery to a session's queue. If the queue is full, drops this delivery or the oldest
+/// ones.
 fn enqueue(parts: &mut Parts, key: SessionKey, delivery: Delivery, view: &MessageView<'_>) {
     let limits = std::sync::Arc::clone(&parts.setup.limits);
     let (messages_max, bytes_max) = (limits.session_queue_messages_max, limits.session_queue_bytes_max);
@@ -230,7 +231,7 @@ fn publish_now(
     }
 }
 
-/// Whether a socket's queue takes more.
+/// Whether a connection's outbound queue has room.
 #[inline]
 fn conn_has_room(parts: &Parts, conn: ConnKey) -> bool {
     let conn = parts.connections.get(conn);
@@ -250,7 +251,7 @@ fn write_publish(
     let now_ms = parts.clock.now().mono_ms;
     let Some(conn_key) = conn else { return Sent::NoRoom };
     let Some(conn) = parts.connections.get_mut(conn_key) else { return Sent::NoRoom };
-    // A packet with an identifier has its place in the window, so it must be sent.
+    // A packet with an identifier already occupies the window, so it must be sent.
     if packet_id.is_none()
         && conn.out.len() as u64 >= parts.setup.limits.outbound_bytes_max
         && !conn.may_burst(now_ms, &parts.setup.limits, parts.memory.burst_room())
@@ -276,7 +277,8 @@ fn write_publish(
     let mut alias = alias;
     let mut frame = parts.encoder.frame(view, &shape, options.cached, now_ms);
     if frame.packet_len() > conn.packet_bytes_max as usize && alias.is_some_and(|(_, known)| !known) {
-        // An alias that would be set gives way to the client's Maximum Packet Size [MQTT-3.1.2-25].
+        // A new alias is omitted where the packet would exceed the client's Maximum Packet Size
+        // [MQTT-3.1.2-25].
         alias = None;
         frame = parts.encoder.frame(view, &Shape { topic_alias: None, ..shape }, options.cached, now_ms);
     }
@@ -293,7 +295,7 @@ fn write_publish(
         };
         conn.out.append_shared(payload);
     }
-    // The client knows the alias only once a packet with it is on its way.
+    // The alias is established only when the packet that sets it is queued.
     if let (Some((alias, false)), Some(aliases)) = (alias, &mut conn.aliases) {
         aliases.bytes += view.topic.len();
         aliases.outbound.insert(view.topic.into(), alias);
@@ -315,8 +317,8 @@ fn write_publish(
     Sent::Yes
 }
 
-/// Sends what may be sent: first what an earlier connection left unacknowledged, with DUP and in order
-/// [MQTT-4.4.0-1], then the queue, then what is retained.
+/// Sends what may be sent: first what an earlier connection left unacknowledged, with DUP and in
+/// order [MQTT-4.4.0-1], then the queue, then retained messages.
 pub(crate) fn pump_queue(parts: &mut Parts, key: SessionKey) {
     send_waiting(parts, key);
     let queue_max = parts.setup.limits.session_queue_messages_max;
@@ -374,7 +376,7 @@ fn resend(
         write_publish(parts, Some(conn), &options, &view, Some(packet_id), true, &mut shared)
     {
         if let Some(session) = parts.sessions.get_mut(key) {
-            // This connection's client takes no such packet: as if it had been delivered.
+            // This connection's client does not accept so large a packet: treated as delivered.
             let _ = session.inflight.puback(packet_id).is_err()
                 && session.inflight.pubrec_failed(packet_id).is_err();
         }
@@ -394,7 +396,7 @@ fn send_queued(parts: &mut Parts, key: SessionKey, delivery: Delivery) {
     publish_now(parts, key, &options, delivery, &view, &mut shared);
 }
 
-/// The alias to write for a topic, and whether the client knows it; `None` when all are taken.
+/// The alias for a topic, and whether the client has it already; `None` when all are taken.
 fn alias_for(aliases: &crate::clients::connection::Aliases, topic: &str) -> Option<(u16, bool)> {
     if let Some(alias) = aliases.outbound.get(topic) {
         return Some((*alias, true));
@@ -403,7 +405,8 @@ fn alias_for(aliases: &crate::clients::connection::Aliases, topic: &str) -> Opti
     (next <= aliases.outbound_max).then_some((next, false))
 }
 
-/// A deferred verdict about a delivery: it goes, or not; what waits behind it is next.
+/// Takes a deferred verdict on a delivery: sends or drops it, then continues with the next one that
+/// waits.
 pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &OpenTicket, answer: Answer<'_>) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     let (client, ends) = (Rc::clone(&session.identity), session.lifecycle == LifecycleState::Ends);
@@ -415,7 +418,8 @@ pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &Ope
     };
     parts.hooks.rechecks().delivery_goes_on();
     if ends {
-        // What was drawn for a shared subscription goes to another member when the session is taken down.
+        // A delivery for a shared subscription goes to another member when the session is taken
+        // down.
         deliveries.waiting.push_front(delivery);
         return;
     }
@@ -425,7 +429,7 @@ pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &Ope
     let mut decided =
         authorize::request_answered(parts, (&client, &delivery.message.topic), &mut request, ticket, answer);
     if !same_client {
-        // The session has another connection by now: what was said is about the one before.
+        // The session has another connection by now. The verdict was about the earlier one.
         request = authorize::new_request(parts, &client);
         decided = false;
     }

@@ -1,4 +1,5 @@
-//! Deliveries that are authorized one by one: what is remembered, what waits for an answer, and in which order it goes on.
+//! Deliveries that are authorized one by one: cached verdicts, deliveries that wait, and their
+//! order.
 
 use std::rc::Rc;
 
@@ -17,8 +18,9 @@ use crate::session::deliveries::Deliveries;
 use crate::session::delivery::{DeliveryOptions, delivery_of};
 use crate::shared_message::SharedMessage;
 
-/// Whether a session may get a message now. What must wait for the answer, or may not come, is dealt with
-/// here. The caller has seen that somebody asks for deliveries, or that the session has had such.
+/// Whether a session may get a message now. If the delivery must wait or is refused, it is queued
+/// or dropped here. The caller has checked that a link authorizes deliveries, or that the session
+/// has such deliveries.
 pub(crate) fn may_deliver(
     parts: &mut Parts,
     key: SessionKey,
@@ -29,7 +31,7 @@ pub(crate) fn may_deliver(
     let Some(session) = parts.sessions.get(key) else { return false };
     let waits = session.deliveries.as_ref().is_some_and(|deliveries| !deliveries.is_empty());
     if waits {
-        // Nothing may pass a delivery that waits.
+        // No delivery may overtake one that waits.
         enqueue(parts, key, options, view, shared);
         return false;
     }
@@ -44,7 +46,7 @@ pub(crate) fn may_deliver(
     false
 }
 
-/// A delivery that waited has its turn; true if the message may go.
+/// Authorizes a delivery that has waited for its turn; true if the message may go.
 pub(crate) fn may_deliver_now(
     parts: &mut Parts,
     key: SessionKey,
@@ -55,7 +57,7 @@ pub(crate) fn may_deliver_now(
     cached_right(parts, key, view).unwrap_or_else(|| authorize_anew(parts, key, options, view, shared))
 }
 
-/// Whether a message may go, as far as nobody need be asked. One that may not is counted.
+/// The cached verdict; `None` if links must be called. A refused message is dropped and counted.
 fn cached_right(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Option<bool> {
     let may = remembered(parts, key, view)?;
     if !may {
@@ -116,7 +118,8 @@ pub(crate) fn authorizes_deliveries(parts: &Parts) -> bool {
     parts.hooks.chain(HookPoint::ClientAuthorize).delivers()
 }
 
-/// Remembers what was said, if somebody has said something, and drops what may not come.
+/// Caches the verdict, if a link has given one. Drops and counts a refused message. Returns whether
+/// it may go.
 pub(crate) fn delivery_decided(
     parts: &mut Parts,
     key: SessionKey,
@@ -141,7 +144,7 @@ pub(crate) fn delivery_decided(
     may
 }
 
-/// Has the first delivery of a session authorized in its turn, if one waits for that.
+/// Queues a session for authorization of its first delivery, if that waits for it.
 pub(crate) fn put_in_row(parts: &mut Parts, key: SessionKey) {
     if let Some(deliveries) = deliveries_of(parts, key)
         && deliveries.pending.is_none()
@@ -152,7 +155,8 @@ pub(crate) fn put_in_row(parts: &mut Parts, key: SessionKey) {
     }
 }
 
-/// Puts a delivery behind those that wait, or drops it: it counts like what waits in the session's queue.
+/// Queues a delivery behind those that wait, or drops it. It counts like the messages in the
+/// session's queue.
 pub(crate) fn enqueue(
     parts: &mut Parts,
     key: SessionKey,
@@ -178,7 +182,8 @@ pub(crate) fn enqueue(
     deliveries.push_back(delivery);
 }
 
-/// What is known of a session's right to a topic without asking; superusers have every right.
+/// The verdict on a session's right to a topic, without a call of a link. Superusers have every
+/// right.
 fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Option<bool> {
     if !authorizes_deliveries(parts) {
         return Some(true);
@@ -195,7 +200,7 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
     let (may, when) = deliveries.said.get_mut(view.topic)?;
     let (client_id, username) = (&client.client_id, client.username.as_deref());
     let holds = parts.hooks.are_rules_current(*when, client_id, username, Some(view.topic));
-    // The next time it is known at once.
+    // The next check is faster.
     *when = if holds { parts.hooks.authz_epoch() } else { *when };
     holds.then_some(*may)
 }
@@ -204,8 +209,8 @@ pub(crate) fn may_authorize_delivery(parts: &Parts) -> bool {
     parts.hooks.may_authorize_delivery(parts.setup.limits.deliver_requests_max)
 }
 
-/// Takes the deliveries from a session that is taken down, and closes the ticket that one of them waits
-/// for.
+/// Takes the deliveries out of a session that is taken down, and closes the ticket that one of them
+/// waits for.
 pub(crate) fn take_unanswered(parts: &mut Parts, key: SessionKey) -> Vec<Delivery> {
     let deliveries = parts.sessions.get_mut(key).and_then(|session| session.deliveries.take());
     let Some(deliveries) = deliveries else { return Vec::new() };

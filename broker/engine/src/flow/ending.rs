@@ -1,5 +1,5 @@
-//! The end of a connection for its session: the will and its delay, expiry, the slices in which a session is taken down, and
-//! what of its messages moves to other members of a shared subscription.
+//! The end of a connection for its session: the will and its delay, expiry, teardown in slices, and
+//! the messages that move to other members of a shared subscription.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ use crate::session::{
 /// Subscriptions taken down in one slice of work.
 const SLICE: usize = 512;
 
-/// The connection of a session has ended. The will and the rest come after the publishes that still wait.
+/// Detaches an ended connection from its session. The will and the rest follow behind the publishes
+/// that still wait.
 pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, cause: EndCause) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     session.conn = None;
@@ -39,23 +40,24 @@ pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, 
         connection_over(parts, session_key, end, false);
     } else {
         session.slots.push(Slot::new(Some(conn), SlotBody::End(Box::new(end))));
-        // What waits for the connection itself waits for nothing now: marks of retained messages, a plugin's answer to a
-        // SUBSCRIBE, a PUBREL.
+        // Nothing waits for the connection itself any more: marks of retained messages, a plugin's
+        // verdict on a SUBSCRIBE, a PUBREL.
         wake::wake_slots(parts, session_key);
     }
 }
 
-/// Everything a connection sent has taken effect: now its will, before what a later connection has `behind` it, and its
-/// session's expiry.
+/// Ends a connection whose packets have all taken effect: publishes its will and arms the session's
+/// expiry. With `behind` the will goes before the packets of a later connection.
 pub(crate) fn connection_over(parts: &mut Parts, session_key: SessionKey, end: End, behind: bool) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    // Another connection of it is there, or has come and gone meanwhile: that one decides of the session.
+    // Another connection of the session is there, or has come and gone meanwhile: that one decides
+    // about the session.
     let resumed = end.returned_ms.is_some();
     let ends = session.lifecycle == LifecycleState::Ends || (!resumed && session.expiry_s == 0);
     if let Some(will) = end.will.filter(|_| end.cause.sends_will()) {
-        // The will is due when its delay is over or the session ends, whichever is first [MQTT-3.1.3-9]; a client that
-        // was back by then has cancelled it.
+        // The will is due when its delay is over or the session ends, whichever is first
+        // [MQTT-3.1.3-9]. A client that was back by then has cancelled it.
         let due_ms = end.ended_ms + u64::from(will.delay_s) * 1000;
         let is_due = due_ms <= end.returned_ms.unwrap_or(now_ms);
         if is_due || ends {
@@ -89,7 +91,7 @@ pub(crate) fn will_due(parts: &mut Parts, session_key: SessionKey) {
     }
 }
 
-/// A session has been without a connection for its expiry interval [MQTT-3.1.2-23].
+/// Ends a session that has had no connection for its expiry interval [MQTT-3.1.2-23].
 pub(crate) fn expiry_due(parts: &mut Parts, session_key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     session.expiry_timer = None;
@@ -97,14 +99,14 @@ pub(crate) fn expiry_due(parts: &mut Parts, session_key: SessionKey) {
     retire(parts, session_key, EndReason::Expired);
 }
 
-/// A session neither expires nor sends a delayed will: its client is back, or it ends for another reason.
+/// Cancels expiry and delayed will of a session: its client is back, or it ends for another reason.
 pub(crate) fn cancel_end(clock: &mut Clock, session: &mut Session) {
     clock.cancel_overdue(session.will_timer.take());
     clock.cancel_overdue(session.expiry_timer.take());
 }
 
-/// A will goes the way of a publish: behind what the session still has waiting, or, where it has waited for its turn itself,
-/// `before` it.
+/// Publishes a will in a slot: behind the waiting packets of the session, or in front of them with
+/// `before`, if the will has waited for its turn already.
 fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: bool) {
     let now = parts.clock.now();
     let id = parts.numbers.message_id();
@@ -115,7 +117,8 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     message.wall_ms = now.wall_ms;
     message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
     let metadata = PublishMetadata::of_message(&message);
-    // What was allowed at CONNECT is asked again in its turn if the rules have changed since.
+    // It was allowed at CONNECT. In its turn it is authorized again if the rules have changed
+    // since.
     let publish = PublishSlot::new(Arc::new(message), metadata, Source::Will, Stage::Unstarted);
     let publish = PublishSlot { epoch: will.epoch, ..publish };
     let slot = Slot::new(None, SlotBody::Publish(Box::new(publish)));
@@ -127,7 +130,8 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     wake::wake_slots(parts, session_key);
 }
 
-/// Ends a session: its client identifier is free at once; it is taken down in slices once its slots have drained.
+/// Ends a session. Its client identifier is free at once; it is taken down in slices once its slots
+/// have drained.
 pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: EndReason) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if !session.detached {
@@ -144,18 +148,18 @@ pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: EndReason
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     session.lifecycle = LifecycleState::Ends;
     cancel_end(&mut parts.clock, session);
-    // A session that ends does not wait for the delay [MQTT-3.1.3-9].
+    // The end of a session does not wait for the delay [MQTT-3.1.3-9].
     if let Some(will) = session.delayed_will.take() {
         publish_will(parts, session_key, *will, false);
     }
     if parts.sessions.get(session_key).is_some_and(|session| !session.slots.is_empty()) {
-        // A SUBSCRIBE that waits for another shard waits for nothing now.
+        // A SUBSCRIBE no longer waits for another shard.
         wake::wake_slots(parts, session_key);
     }
     queue_teardown(parts, session_key);
 }
 
-/// A session that ends and has nothing waiting any more is taken down from the next turn on.
+/// Has a session that ends and has nothing waiting taken down from the next turn on.
 pub(crate) fn queue_teardown(parts: &mut Parts, session_key: SessionKey) {
     wake::wake_heir(parts, session_key);
     if let Some(session) = parts.sessions.get_mut(session_key)
@@ -168,7 +172,7 @@ pub(crate) fn queue_teardown(parts: &mut Parts, session_key: SessionKey) {
     }
 }
 
-/// Takes a slice of the sessions that end down.
+/// Takes down a slice of the sessions that end.
 pub(crate) fn end_sessions(parts: &mut Parts) {
     let mut left = SLICE;
     while left > 0 {
@@ -179,7 +183,7 @@ pub(crate) fn end_sessions(parts: &mut Parts) {
     }
 }
 
-/// Whether it is gone.
+/// Takes down a slice of a session. Returns whether it is finished.
 fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
     give_away_shared(parts, key);
     while let Some(session) = parts.sessions.get_mut(key) {
@@ -202,8 +206,8 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
     true
 }
 
-/// What was drawn for this session of shared subscriptions goes to other members: everything that waits, and QoS 1 in
-/// flight; QoS 2 in flight never moves (section 4.8.2).
+/// Gives deliveries for shared subscriptions of this session to other members: all that wait, and
+/// QoS 1 in flight. QoS 2 in flight never moves (section 4.8.2).
 fn give_away_shared(parts: &mut Parts, key: SessionKey) {
     let unanswered = deliver_rights::take_unanswered(parts, key);
     let Some(session) = parts.sessions.get_mut(key) else { return };
@@ -222,14 +226,14 @@ fn give_away_shared(parts: &mut Parts, key: SessionKey) {
     let waiting = std::mem::take(&mut session.queue);
     for delivery in in_flight.into_iter().chain(waiting).chain(unanswered) {
         if let Some(group) = delivery.group {
-            // The leaving member's fate keeps it from drawing it again.
+            // The lifecycle state of the leaving member excludes it from the pick.
             route::pick_again(parts, group, &delivery.message);
         }
     }
 }
 
-/// Disconnects a client with a reason (MQTT 5: DISCONNECT; 3.x: the socket closes). The session stays if it is persistent,
-/// unless `discard`. False if it is not here.
+/// Disconnects a client with a reason (MQTT 5: DISCONNECT; 3.x: the socket closes). A persistent
+/// session stays, unless `discard`. Returns false if the client is not here.
 pub(crate) fn kick(parts: &mut Parts, client_id: &str, reason: ReasonCode, discard: bool) -> bool {
     let Some(session_key) = parts.sessions.by_client_id(client_id) else { return false };
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
@@ -249,7 +253,8 @@ pub(crate) fn kick(parts: &mut Parts, client_id: &str, reason: ReasonCode, disca
     true
 }
 
-/// Disconnects everybody with 0x8B and takes no new connection; the shell goes on until `drained`.
+/// Disconnects all clients with 0x8B and accepts no new connections. The shell continues until
+/// `drained`.
 pub(crate) fn drain(parts: &mut Parts) {
     parts.connections.drain();
     let keys: Vec<ConnKey> = parts.connections.iter().map(|(key, _)| key).collect();
@@ -264,7 +269,7 @@ pub(crate) fn drained(parts: &Parts) -> bool {
     parts.connections.is_draining() && parts.connections.is_empty()
 }
 
-/// The client broke a rule: MQTT 5 is told which, the connection ends [MQTT-4.13.1-1].
+/// Ends the connection of a client that broke a rule. MQTT 5 gets the reason [MQTT-4.13.1-1].
 pub(crate) fn broken_rule(parts: &mut Parts, key: ConnKey, error: DecodeError) {
     parts.counters.packets_malformed += 1;
     let Some(conn) = parts.connections.get(key) else { return };
@@ -274,7 +279,7 @@ pub(crate) fn broken_rule(parts: &mut Parts, key: ConnKey, error: DecodeError) {
     end_connection(parts, key, EndCause::ByBroker(error.reason), Some((error.reason, Some(error.detail))));
 }
 
-/// Ends a connection: the last packet is queued, hooks are told, the session goes on without it.
+/// Ends a connection: queues the last packet, notifies hooks, and detaches its session.
 pub(crate) fn end_connection(
     parts: &mut Parts,
     key: ConnKey,
@@ -286,7 +291,7 @@ pub(crate) fn end_connection(
     }
     let Some(conn) = parts.connections.get_mut(key) else { return };
     parts.out.closing.push(Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
-    // Its ticket dies with it: the completion is stale, and the place of the ticket is free.
+    // Its ticket is closed too: a later verdict is stale.
     let (is_admitting, ticket) = (matches!(conn.state, State::Admitting(_)), conn.ticket());
     let (session, peer) = (conn.session, conn.peer.peer.ip());
     reading::remove_connection(parts, key);
@@ -297,10 +302,11 @@ pub(crate) fn end_connection(
     }
     let Some(session_key) = session else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    // A client whose DISCONNECT waits behind what it had sent before is not one that was lost [MQTT-3.14.4-3].
+    // A client whose DISCONNECT waits behind earlier packets has left in order [MQTT-3.14.4-3].
     let parked = session.slots.disconnect_of(key).map(|leave| EndCause::ByClient(leave.reason));
     if parked.is_some_and(|parked| !parked.sends_will()) {
-        // It has been received, whatever else has ended the connection meanwhile [MQTT-3.14.4-3].
+        // The DISCONNECT was received, whatever else has ended the connection meanwhile
+        // [MQTT-3.14.4-3].
         session.will = None;
     }
     let cause = match cause {
@@ -317,7 +323,8 @@ pub(crate) fn end_connection(
     detach(parts, session_key, key, cause);
 }
 
-/// The connection's socket has ended; the key is stale afterwards. A stale key is ignored.
+/// Notes that the socket of a connection has ended. The key is stale afterwards; a stale key is
+/// ignored.
 pub(crate) fn closed(parts: &mut Parts, key: ConnKey, why: Ended) {
     let cause = match why {
         Ended::ByPeer => EndCause::Lost,
@@ -325,7 +332,7 @@ pub(crate) fn closed(parts: &mut Parts, key: ConnKey, why: Ended) {
         Ended::Overload => EndCause::ByBroker(ReasonCode::SERVER_BUSY),
     };
     end_connection(parts, key, cause, None);
-    // The shell has the socket already: nothing is left to be sent.
+    // The shell has closed the socket: nothing is left to send.
     if parts.out.closing.last().is_some_and(|closing| closing.conn == key) {
         parts.out.closing.pop();
     } else {

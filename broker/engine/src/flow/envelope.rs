@@ -1,5 +1,6 @@
-//! What shards tell each other, and what each does with it: it queues or drops, and never waits. A receiver always takes what the
-//! control lanes bring, and puts off messages only for fan-outs of its own, which is why no circle of full lanes can stop the mesh.
+//! Envelopes between shards. The receiver queues or drops the content and never waits. It always
+//! accepts the control lanes, and delays messages only for fan-outs of its own. So shards with full
+//! lanes cannot deadlock.
 
 use super::{filters, notify, pages, pump, retain, retained, route, send};
 use crate::counters::DropReason;
@@ -10,7 +11,7 @@ use crate::parts::Parts;
 use crate::shared_message::SharedMessage;
 use crate::work::Scan;
 
-/// An envelope from another shard. Always taken, never refused.
+/// Handles an envelope from another shard. It is always accepted.
 pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
     match envelope.body {
         EnvelopeBody::Interest(batch) => {

@@ -1,6 +1,7 @@
-//! A page of retained messages for a plugin, on behalf of a client that may subscribe to the filter: read from one shard after the
-//! other as far as there is room, each message authorized as its delivery to the client would be. Called by `on_behalf`, which
-//! hands the page to the plugin. Each page ends by itself: shards answer, and so do tickets.
+//! Reads a page of retained messages for a plugin, on behalf of a client that may subscribe to the
+//! filter. It reads one shard after the other while there is room, and authorizes each message like
+//! a delivery to the client. Called by `on_behalf`, which passes the page to the plugin. Each page
+//! ends, because shards answer and tickets have deadlines.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,25 +21,25 @@ use crate::session::readers::{PageFor, PageRequest, ReaderRequest, Room};
 use crate::topic;
 use crate::work::Scan;
 
-/// The only shard that has topics of a filter; `None` where any may.
+/// The only shard with topics of a filter; `None` where any shard may have some.
 pub(crate) fn only_owner(parts: &Parts, filter: &str) -> Option<ShardId> {
     (!topic::has_wildcard(filter)).then(|| parts.router.owner_of(filter))
 }
 
-/// Begins a page; it comes back where it is at its end already.
+/// Begins a page. Returns it if it is complete already.
 pub(crate) fn begin(parts: &mut Parts, page: PageUnderWay) -> Option<PageUnderWay> {
     let number = wake::next_reader(parts);
     parts.hooks.plugins_mut().begin_page(number, page);
     go_on(parts, number, None)
 }
 
-/// A shard has found what a page asked it for: that is judged in the page's turn.
+/// Takes what a shard has found for a page. It is authorized in the page's turn.
 pub(crate) fn page_came(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
     take(parts, number, owner, body);
     parts.hooks.plugins_mut().pages().push(number);
 }
 
-/// A plugin has answered whether the client may have the first message that was found.
+/// Takes the verdict on whether the client may have the first message that was found.
 pub(crate) fn answered(
     parts: &mut Parts,
     number: u64,
@@ -62,12 +63,13 @@ pub(crate) fn answered(
     go_on(parts, number, None)
 }
 
-/// A page whose turn has come.
+/// Continues a page whose turn has come.
 pub(crate) fn in_turn(parts: &mut Parts, number: u64) -> Option<PageUnderWay> {
     go_on(parts, number, None)
 }
 
-/// Reads and authorizes until something must be waited for. `request` is how the question about the first message stands.
+/// Reads and authorizes until it must wait. `request` is the state of the authorization of the
+/// first message.
 fn go_on(parts: &mut Parts, number: u64, mut request: Option<AuthorizationRequest>) -> Option<PageUnderWay> {
     loop {
         if !authorize_found(parts, number, request.take()) {
@@ -97,7 +99,7 @@ fn go_on(parts: &mut Parts, number: u64, mut request: Option<AuthorizationReques
     }
 }
 
-/// Takes what a shard has found into a page.
+/// Adds what a shard has found to a page.
 fn take(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
     let shards = parts.setup.shards;
     let next = body.ends.into_iter().next().and_then(|(_, next)| next);
@@ -108,13 +110,15 @@ fn take(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
     });
     let limits = Arc::clone(&parts.setup.limits);
     if !parts.hooks.plugins_mut().has_room_for_found(number, &limits) {
-        // Like anything else of that size that is asked for the client: who asks again finds room once nothing else waits.
+        // Treated like other large requests on behalf of the client: a retry finds room when
+        // nothing else waits.
         parts.counters.behalf_no_room += 1;
         fail(parts, number, ReasonCode::QUOTA_EXCEEDED);
     }
 }
 
-/// Authorizes what was found, one after the other; false if it waits for a plugin.
+/// Authorizes the messages that were found, one after the other. Returns false if it waits for a
+/// plugin.
 fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) -> bool {
     loop {
         let Some(page) = parts.hooks.plugins().page(number) else { return false };
@@ -131,7 +135,7 @@ fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<Authorization
         }
         let request = Request { action: Action::Deliver, topic: &message.topic, qos, retain: true };
         if ask.is_none() && !identity.superuser && !deliver_rights::may_authorize_delivery(parts) {
-            // As many deliveries wait for plugins as may; who asks again finds room.
+            // The maximum number of deliveries waits for plugins; a retry finds room.
             fail(parts, number, ReasonCode::SERVER_UNAVAILABLE);
             continue;
         }

@@ -1,6 +1,6 @@
-//! The way of a SUBSCRIBE or UNSUBSCRIBE: its own hook point, client.authorize for each filter, the routes, the barrier and the
-//! marks that make SUBACK a promise, the acknowledgement. Called by `packets.rs` and `pump.rs`. A turn does a bounded part of it;
-//! what is left goes on in the next.
+//! Handles SUBSCRIBE and UNSUBSCRIBE: hook point, client.authorize for each filter, routes, barrier
+//! and marks, acknowledgement. After SUBACK no shard misses a message for the subscription. Called
+//! by `packets.rs` and `pump.rs`. Each turn does a limited part of the work.
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -24,11 +24,11 @@ use crate::session::filters::{Answered, FilterDecision, FilterPacket, FilterStep
 use crate::session::{EndCause, Identity, Slot, SlotBody};
 use crate::topic;
 
-/// What a question to client.authorize costs of a turn's budget: a plugin may take as long over it as the engine over so many
-/// filters.
+/// Cost of an authorization request in units of a turn's budget: a plugin may need as much time for
+/// it as the engine needs for this many filters.
 const QUESTION: u64 = 32;
 
-/// Where a packet waits.
+/// The slot of a packet.
 #[derive(Clone, Copy)]
 struct SlotId {
     session: SessionKey,
@@ -36,30 +36,30 @@ struct SlotId {
     conn: Option<ConnKey>,
 }
 
-/// What has become of the client that a packet is for.
+/// State of the client that a packet belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ClientState {
-    /// It is connected as it was when it sent the packet.
+    /// The connection of the packet is still there.
     Connected,
-    /// That connection has ended and its session goes on, with another connection or without.
+    /// That connection has ended. The session continues, with another connection or without.
     Away,
-    /// Its session has ended too.
+    /// The session has ended too.
     Gone,
 }
 
-/// What a step of a packet comes to.
+/// Result of a step of a packet.
 enum Step {
-    /// The next step may follow.
+    /// The next step can follow.
     Goes,
-    /// Something must come first, which will wake it.
+    /// It waits for something that will wake the session.
     Waits,
     /// The turn's budget is used up.
     Later,
-    /// It is over.
+    /// The packet is finished.
     Over,
 }
 
-/// A SUBSCRIBE or UNSUBSCRIBE has become the packet in front: it begins, unless it cannot be answered.
+/// Begins a SUBSCRIBE or UNSUBSCRIBE that has reached the front, unless it cannot be answered.
 fn start_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> Step {
     let Some(conn) = slot.conn else { return Step::Over };
     if packet.subscribe {
@@ -69,7 +69,7 @@ fn start_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> 
         parts.counters.packets_unsubscribe_received += 1;
     }
     if let Some(reason) = unanswerable(parts, conn, packet) {
-        // What the client could not be told must not happen.
+        // Nothing may take effect that cannot be acknowledged to the client.
         ending::end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, None)));
         return Step::Over;
     }
@@ -77,24 +77,24 @@ fn start_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> 
     Step::Goes
 }
 
-/// Why the client cannot be told of every filter what has become of it.
+/// Why a complete acknowledgement cannot be sent to the client; `None` if it can.
 fn unanswerable(parts: &Parts, conn: ConnKey, packet: &FilterPacket) -> Option<ReasonCode> {
     let conn = parts.connections.get(conn)?;
     if !packet.subscribe && packet.beyond > 0 && !conn.version.is_v5() {
-        // Its UNSUBACK has no codes: it would say that all of them have ended.
+        // A 3.x UNSUBACK has no codes: it would confirm all filters.
         return Some(ReasonCode::QUOTA_EXCEEDED);
     }
     if conn.packet_bytes_max == u32::MAX {
         return None;
     }
-    // As large as UNSUBACK [MQTT-3.1.2-24].
+    // SUBACK and UNSUBACK have the same size [MQTT-3.1.2-24].
     let codes = vec![0; packet.requested.len() + packet.beyond];
     let (packet_id, properties) = (NonZeroU16::MIN, Properties::default());
     let fits = conn.takes(&Packet::SubAck(SubAck { packet_id, properties, codes: &codes }));
     (!fits).then_some(ReasonCode::PACKET_TOO_LARGE)
 }
 
-/// The work that is left of packets with filters, as far as the turn's budget goes.
+/// Continues with packets whose turn was over, as far as the turn's budget goes.
 pub(crate) fn go_on_with_filters(parts: &mut Parts) {
     for _ in 0..parts.work.subscribing_len() {
         if parts.work.is_turn_spent() {
@@ -109,7 +109,7 @@ pub(crate) fn go_on_with_filters(parts: &mut Parts) {
     }
 }
 
-/// Moves the packet in front on as far as it can go; whether it is over.
+/// Advances the front packet as far as possible. Returns whether it is finished.
 pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
     wake::spend(parts, 1);
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
@@ -144,13 +144,14 @@ fn step_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> S
     let state = client_state(parts, slot, packet);
     let alive = state == ClientState::Connected;
     match packet.step {
-        // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
+        // SUBSCRIBE and UNSUBSCRIBE end with their connection, and so do their tickets.
         FilterStep::Unstarted | FilterStep::Chain(_) | FilterStep::Authorize(_) if !alive => {
             close_tickets(parts, packet);
             if packet.codes.is_empty() {
                 return Step::Over;
             }
-            // Some filters are in force by now, and the others were authorized again: those that are in force go on.
+            // Some filters are in force already, while others were authorized again: continue for
+            // those in force.
             packet.step = FilterStep::Apply;
             Step::Goes
         }
@@ -160,14 +161,15 @@ fn step_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> S
         FilterStep::Authorize(open) => authorize_filters(parts, slot, packet, open),
         FilterStep::Apply if packet.subscribe => grant_filters(parts, slot, packet, alive),
         FilterStep::Apply => end_filters(parts, slot, packet, alive),
-        // What is in force by now stays in force where its session goes on, and its retained messages are still to come.
+        // Filters that are in force stay so if the session continues, and their retained messages
+        // follow.
         FilterStep::Barrier(seq, until_ms) => await_barrier(parts, slot, packet, (seq, until_ms), state),
         FilterStep::Marks(until_ms) => await_marks(parts, slot, packet, until_ms, state),
         FilterStep::Notify(told) => notify_filters(parts, slot, packet, told),
     }
 }
 
-/// Nobody waits for what plugins still think about: the places of the tickets are free, and what comes for them is stale.
+/// Closes the tickets of a packet: their verdicts are no longer needed.
 fn close_tickets(parts: &mut Parts, packet: &FilterPacket) {
     for ticket in packet.tickets() {
         hooks::close_ticket(parts, ticket);
@@ -176,7 +178,7 @@ fn close_tickets(parts: &mut Parts, packet: &FilterPacket) {
 
 fn client_state(parts: &Parts, slot: SlotId, packet: &FilterPacket) -> ClientState {
     let Some(session) = parts.sessions.get(slot.session) else { return ClientState::Gone };
-    // What a plugin subscribes to is nobody's packet.
+    // A plugin's subscription has no packet.
     if session.conn.is_some() && (packet.packet_id.is_none() || session.conn == slot.conn) {
         ClientState::Connected
     } else if session.is_there() {
@@ -186,7 +188,7 @@ fn client_state(parts: &Parts, slot: SlotId, packet: &FilterPacket) -> ClientSta
     }
 }
 
-/// Runs client.subscribe or client.unsubscribe from where it stands.
+/// Runs client.subscribe or client.unsubscribe from where the chain stands.
 fn run_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> Step {
     let FilterStep::Chain(suspended) = &mut packet.step else { return Step::Goes };
     let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
@@ -218,7 +220,7 @@ fn run_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> St
     Step::Waits
 }
 
-/// Asks client.authorize for each filter; those that are answered later hold up none of the others.
+/// Authorizes each filter. A deferred verdict does not block the other filters.
 fn authorize_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, mut open: usize) -> Step {
     let Some(session) = parts.sessions.get(slot.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
@@ -245,8 +247,8 @@ fn authorize_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket,
     if open > 0 {
         return Step::Waits;
     }
-    // What was allowed under older rules, while others of the packet still waited, is authorized again: a recheck has not seen
-    // it, since it is not in force yet.
+    // Filters that older rules allowed, while others of the packet waited, are authorized again:
+    // they are not in force yet, so a recheck did not cover them.
     for index in packet.codes.len()..packet.permits.len() {
         let FilterDecision::Done(Answered { answer: Ok(()), epoch, rounds }) = &mut packet.permits[index]
         else {
@@ -277,7 +279,7 @@ fn authorize_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket,
     Step::Goes
 }
 
-/// Filters of a packet that may wait for plugins at a time, as many as publishes of a session may.
+/// Filters of a packet that may wait for plugins at a time: as many as publishes of a session.
 fn filters_window(parts: &Parts) -> usize {
     usize::try_from(parts.setup.limits.defer_window).unwrap_or(usize::MAX).max(1)
 }
@@ -308,12 +310,12 @@ fn decide(
     }
 }
 
-/// What has been answered by the rules of now.
+/// A verdict under the current rules.
 fn done(parts: &Parts, answer: Result<(), ReasonCode>, rounds: u8) -> FilterDecision {
     FilterDecision::Done(Answered { answer, epoch: parts.hooks.authz_epoch(), rounds })
 }
 
-/// Puts what may be into force.
+/// Puts the allowed filters into force.
 fn grant_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, alive: bool) -> Step {
     let id = packet.properties.view().subscription_id().unwrap_or(0);
     let identity = parts.sessions.get(slot.session).map(|session| Rc::clone(&session.identity));
@@ -350,7 +352,7 @@ fn grant_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, ali
                 packet.codes.push(granted.options.qos.as_u8());
                 packet.granted.push(granted);
             }
-            // A plugin may have named any [MQTT-3.9.3-2].
+            // A plugin may have set any reason code [MQTT-3.9.3-2].
             Err(reason) => packet.codes.push(reason.fitted(ReasonCode::refuses_subscription).0),
         }
     }
@@ -368,7 +370,7 @@ fn grant(
     subscriptions::put_subscription(parts, session_key, parsed, request, id)
 }
 
-/// Subscribes a client without asking anybody, if that can be. Retained messages follow.
+/// Subscribes a client without authorization, if possible. Retained messages follow.
 pub(crate) fn subscribe_for(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -393,7 +395,7 @@ pub(crate) fn subscribe_for(
     Ok(())
 }
 
-/// What is in force is to be known to the other shards, and its retained messages told from its live ones.
+/// Begins the wait for the other shards to acknowledge what is in force.
 fn announce_filters(parts: &mut Parts, packet: &mut FilterPacket) -> Step {
     let seq = packet.granted.iter().map(|granted| granted.barrier_seq).max().unwrap_or(0);
     let until_ms = parts.clock.now().mono_ms + parts.setup.limits.subscribe_barrier_ms;
@@ -419,7 +421,7 @@ fn await_barrier(
         parts.work.forget_barrier(seq, slot.session);
     }
     if is_there && packet.packet_id.is_some() {
-        // Some shard has not answered: what it does not know is no promise.
+        // A shard has not answered: it may miss messages, so these subscriptions are refused.
         let unknown = packet.granted.extract_if(.., |granted| granted.barrier_seq > barrier);
         for granted in unknown.collect::<Vec<_>>() {
             parts.counters.subscribe_barrier_timeouts += 1;
@@ -438,7 +440,8 @@ fn await_barrier(
     Step::Goes
 }
 
-/// Has a session look at that time, or before, whether what it waits for has come: one timer for each session.
+/// Has a session check at `until_ms` or earlier whether its wait is over. A session has one such
+/// timer.
 fn watch(parts: &mut Parts, key: SessionKey, until_ms: u64) {
     if let Some(session) = parts.sessions.get_mut(key)
         && session.barrier_timer.is_none()
@@ -447,7 +450,7 @@ fn watch(parts: &mut Parts, key: SessionKey, until_ms: u64) {
     }
 }
 
-/// That time has come.
+/// The timer has expired.
 pub(crate) fn barrier_due(parts: &mut Parts, key: SessionKey) {
     if let Some(session) = parts.sessions.get_mut(key) {
         session.barrier_timer = None;
@@ -462,7 +465,8 @@ fn await_marks(
     until_ms: u64,
     state: ClientState,
 ) -> Step {
-    // An owner that does not answer in time costs the wait for its retained messages, not the subscription.
+    // If an owner does not answer in time, only the wait for its retained messages ends. The
+    // subscription stays.
     if state != ClientState::Gone
         && parts.clock.now().mono_ms < until_ms
         && !retained::is_marked(parts, slot.session, packet.batch)
@@ -470,7 +474,7 @@ fn await_marks(
         watch(parts, slot.session, until_ms);
         return Step::Waits;
     }
-    // A SUBACK dies with its connection.
+    // A SUBACK is not sent on another connection.
     if let (Some(packet_id), Some(conn), ClientState::Connected) = (packet.packet_id, slot.conn, state) {
         send_suback(parts, conn, packet_id, &packet.codes);
     }
@@ -484,7 +488,7 @@ fn send_suback(parts: &mut Parts, conn: ConnKey, packet_id: NonZeroU16, codes: &
 }
 
 fn notify_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, mut told: usize) -> Step {
-    // Where a plugin subscribes, that was told at once.
+    // A plugin's subscription was notified at once.
     if packet.packet_id.is_some() && notify::has_links(parts, HookPoint::SessionSubscribed) {
         while let Some(granted) = packet.granted.get(told) {
             if parts.work.is_turn_spent() {
@@ -500,7 +504,7 @@ fn notify_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, mu
     Step::Over
 }
 
-/// Ends the subscriptions that the chain leaves, and answers.
+/// Ends the subscriptions that the chain has left in the packet, and answers.
 fn end_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, alive: bool) -> Step {
     if !alive {
         return Step::Over;
@@ -520,7 +524,8 @@ fn end_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, alive
     let beyond = ReasonCode::QUOTA_EXCEEDED.fitted(ReasonCode::refuses_unsubscription);
     packet.codes.extend(std::iter::repeat_n(beyond.0, packet.beyond));
     if let (Some(packet_id), Some(conn)) = (packet.packet_id, slot.conn) {
-        // Waits for nobody: too much interest costs an envelope, never a wrong delivery.
+        // It waits for no other shard: outdated interest costs an envelope, but causes no wrong
+        // delivery.
         let codes = &packet.codes;
         send::send(
             parts,
@@ -531,7 +536,7 @@ fn end_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, alive
     Step::Over
 }
 
-/// Other shards have caught up: wakes those whose condition has come, and nobody else.
+/// Wakes the sessions whose change all other shards have acknowledged.
 pub(crate) fn barrier_moved(parts: &mut Parts) {
     let barrier = parts.router.barrier();
     while let Some(session) = parts.work.pop_past_barrier(barrier) {
@@ -539,7 +544,8 @@ pub(crate) fn barrier_moved(parts: &mut Parts) {
     }
 }
 
-/// A deferred client.subscribe or client.unsubscribe has been answered, or has missed its deadline (`None`).
+/// Takes the verdict of a deferred client.subscribe or client.unsubscribe; `None` if its deadline
+/// has passed.
 pub(crate) fn filters_answered(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -570,7 +576,7 @@ fn filters_at(parts: &mut Parts, session_key: SessionKey, number: u64) -> Option
     }
 }
 
-/// A deferred client.authorize for one filter of a SUBSCRIBE.
+/// Takes a deferred client.authorize verdict on one filter of a SUBSCRIBE.
 pub(crate) fn filter_answered(
     parts: &mut Parts,
     (session_key, number, index): (SessionKey, u64, u32),

@@ -1,4 +1,4 @@
-//! The first packet of a connection: its version, its client identifier, and the shard that is its home.
+//! The first packet of a connection: its version, its client identifier, and its home shard.
 
 use super::reading::Handled;
 use super::{admission, connack, ending, home, user_properties};
@@ -10,7 +10,7 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::EndCause;
 
-/// The first packet of a connection.
+/// Handles the first packet of a connection.
 pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, whole: &[u8]) -> Handled {
     let version = codec::connect_version(frame);
     if let Some(conn) = parts.connections.get_mut(key) {
@@ -33,8 +33,9 @@ pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, w
         }
         Err(error) => {
             parts.counters.packets_malformed += 1;
-            // MQTT 5 and an unknown level are told [MQTT-3.1.2-2] [MQTT-3.1.4-1]; a broken CONNECT of 3.x, and what is no
-            // MQTT at all [MQTT-3.1.2-1], just ends.
+            // MQTT 5 and an unknown level get an answer [MQTT-3.1.2-2] [MQTT-3.1.4-1]. After a
+            // malformed CONNECT of 3.x, or bytes that are not MQTT [MQTT-3.1.2-1], the connection
+            // just ends.
             let unsupported = error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION;
             if version == Some(Version::V5) || (version.is_some() && unsupported) {
                 return connack::refuse(parts, key, error.reason, None);
@@ -44,7 +45,7 @@ pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, w
         }
     };
     if let Some(conn) = parts.connections.get_mut(key) {
-        // Refusals keep to it, too.
+        // Needed for refusals too.
         conn.problem_info = connect.properties.request_problem_info().unwrap_or(true);
         conn.packet_bytes_max = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
     }
@@ -59,7 +60,8 @@ pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, w
     }
     let assigned = connect.client_id.is_empty();
     if assigned {
-        // 3.1 wants an identifier; 3.1.1 gives one only to clean sessions [MQTT-3.1.3-8]; 5 always may [MQTT-3.1.3-6].
+        // 3.1 requires an identifier. 3.1.1 may omit it with a clean session only [MQTT-3.1.3-8], 5
+        // always [MQTT-3.1.3-6].
         let refused = match connect.version {
             Version::V31 => true,
             Version::V311 => !connect.clean_start,

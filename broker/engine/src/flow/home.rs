@@ -1,23 +1,25 @@
-//! Which shard is a client's home, and identifiers that the broker chooses so that their home is here.
+//! The home shard of a client, and client identifiers that the broker assigns so that this shard is
+//! their home.
 
 use std::hash::Hasher;
 
 use crate::id::ShardId;
 use crate::parts::Parts;
 
-/// The home shard of a client identifier: a keyed hash, so that nobody can aim at one shard.
+/// The home shard of a client identifier: a keyed hash, so that clients cannot overload one shard
+/// on purpose.
 pub(crate) fn home_of(parts: &Parts, client_id: &str) -> ShardId {
     home_among(parts.setup.shards, parts.setup.keys, client_id)
 }
 
-/// The same for whoever knows the keys of the shards (of their [`Setup`](crate::shard::Setup)) and how many there are.
+/// The same, from the keys of the shards (see [`Setup`](crate::shard::Setup)) and their number.
 pub fn home_among(shards: usize, keys: [u64; 4], client_id: &str) -> ShardId {
     let mut hasher = siphasher::sip::SipHasher13::new_with_keys(keys[0], keys[1]);
     hasher.write(client_id.as_bytes());
     ShardId((hasher.finish() % shards.max(1) as u64) as u8)
 }
 
-/// A client identifier whose home is this shard [MQTT-3.1.3-6].
+/// Makes a client identifier whose home is this shard [MQTT-3.1.3-6].
 pub(crate) fn assign_client_id(parts: &mut Parts) -> String {
     loop {
         let (head, tail) = (parts.numbers.random(), parts.numbers.random() as u32);

@@ -1,5 +1,5 @@
-//! Running chains: which accumulator a point has, and what its end means. The other flows ask questions here and
-//! gets verdicts.
+//! Runs chains: which accumulator a hook point has, and what the end of a chain means. The other
+//! flows call this module and get verdicts.
 
 use std::rc::Rc;
 
@@ -21,12 +21,13 @@ use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
 use crate::session::Identity;
 
-/// How a walk along a chain ended, which is noted in what walked.
+/// How a run of a chain ended. The suspended state holds the details.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Walked {
     /// All links have run, or one has ended the chain.
     Through,
-    /// It waits for its ticket, or without one until the event in front has been at the next link.
+    /// It waits for its ticket. Without a ticket it waits until the event in front has passed the
+    /// next link.
     Waits,
 }
 
@@ -52,11 +53,12 @@ pub(crate) fn go_on(
             request.map(|request| request.topic),
         )
     {
-        // The rules have changed while it waited for another one at a link: what links have said so far counts no more.
+        // The rules have changed while the request waited for a link: the verdicts of links so far
+        // are void.
         suspended.begin_anew(parts.hooks.authz_epoch());
     }
     if suspended.has_used_up_rounds() {
-        // Nobody has an answer that holds.
+        // No link has given a verdict that is still current.
         suspended.accumulator.fail(Why::Deadline, FaultPolicy::Deny);
         return Walked::Through;
     }
@@ -66,7 +68,7 @@ pub(crate) fn go_on(
     note_exit(parts, suspended, exit)
 }
 
-/// Notes in what has walked along its chain how far it has come.
+/// Stores how far a run has come along its chain.
 pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit: Exit) -> Walked {
     debug_assert!(suspended.ticket().is_none(), "what waits for a link does not walk");
     let (until, ticket) = match exit {
@@ -96,7 +98,8 @@ fn run_client(
         return Exit::Done;
     }
     let issuer = waiter.map(|waiter| TicketIssuer::new(tickets, waiter, parts.clock.now().mono_ms));
-    // As the links before have left it: a chain that goes on after a deferred verdict begins with a new event.
+    // With the changes by earlier links: a chain that continues after a deferred verdict starts
+    // with a new event.
     let client = ClientView { superuser: verdict.superuser, ..client };
     let mut fold = ClientFold::new(point, client, request, verdict, issuer, user_properties_max);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
@@ -114,14 +117,14 @@ fn arm_ticket(parts: &mut Parts, ticket: Ticket) {
     }
 }
 
-/// Closes a ticket, and says what waited for it; `None` for one that is closed already.
+/// Closes a ticket. Returns what waited for it; `None` if it is closed already.
 pub(crate) fn close_ticket(parts: &mut Parts, ticket: Ticket) -> Option<OpenTicket> {
     let open = parts.hooks.tickets().close(ticket)?;
     parts.clock.cancel_deadline(open.timer);
     Some(open)
 }
 
-/// Runs a point that only tells of a client.
+/// Runs a notification point about a client.
 pub(crate) fn notify_client(
     parts: &mut Parts,
     point: HookPoint,
@@ -136,17 +139,17 @@ pub(crate) fn notify_client(
     run_client(parts, point, (client, None), &mut verdict, DispatchScope::WHOLE, None);
 }
 
-/// What links of message.publish are shown.
+/// What links of message.publish see.
 #[derive(Clone, Copy)]
 pub(crate) struct Shown<'a> {
     pub(crate) view: MessageView<'a>,
-    /// DUP of its packet.
+    /// DUP flag of the packet.
     pub(crate) dup: bool,
-    /// Whether it is a client's will.
+    /// Whether it is a will.
     pub(crate) will: bool,
 }
 
-/// Runs message.publish for a message from where it stands; the draft is the accumulator.
+/// Runs message.publish for a message from where the chain stands. The draft is the accumulator.
 pub(crate) fn run_publish(
     parts: &mut Parts,
     suspended: &mut Suspended<Draft>,
@@ -180,7 +183,7 @@ pub(crate) fn run_publish(
     note_exit(parts, suspended, exit)
 }
 
-/// Runs message.delivered for one subscriber. The caller has seen that somebody is mounted.
+/// Runs message.delivered for one subscriber. The caller has checked that a link is mounted.
 pub(crate) fn run_delivered(parts: &mut Parts, identity: &Identity, view: MessageView<'_>) -> Draft {
     let rules = Rules { limits: &parts.setup.limits, now: parts.clock.now() };
     let point = HookPoint::MessageDelivered;
@@ -196,7 +199,7 @@ pub(crate) fn run_delivered(parts: &mut Parts, identity: &Identity, view: Messag
     draft
 }
 
-/// Has the log told of changes that were refused; `faults` of them were no fault otherwise.
+/// Reports refused changes for the log. Counts `faults` further faults.
 #[cold]
 pub(crate) fn note_refusals(parts: &mut Parts, point: HookPoint, refusals: Vec<Refusal>, faults: u64) {
     parts.counters.hook_faults += faults;
@@ -212,15 +215,15 @@ pub(crate) fn note_refusals(parts: &mut Parts, point: HookPoint, refusals: Vec<R
     }
 }
 
-/// The figures of a link that had deferred, if it is still there.
+/// The stats of a link that had deferred, if it is still mounted.
 fn stats_of<'a>(parts: &'a mut Parts, ticket: &OpenTicket, point: HookPoint) -> Option<&'a mut LinkStats> {
     let chain = parts.hooks.at(point).chain;
     let place = chain.links.iter().position(|link| link.identity == ticket.link)?;
     chain.stats_mut(place)
 }
 
-/// Takes an answer that came later, and counts what it has led to: whether the chain ends with it. `None`, and
-/// nothing done, where it is for another ticket.
+/// Applies a deferred verdict and counts its result. Returns whether the chain ends; `None`,
+/// without effect, if the verdict is for another ticket.
 pub(crate) fn resume<A: Accumulator>(
     parts: &mut Parts,
     suspended: &mut Suspended<A>,
@@ -232,7 +235,7 @@ pub(crate) fn resume<A: Accumulator>(
     Some(count_resumed(parts, ticket, suspended.point(), resumed))
 }
 
-/// Counts what an answer that came later has led to; whether the chain ends with it.
+/// Counts the result of a deferred verdict. Returns whether the chain ends.
 pub(crate) fn count_resumed(
     parts: &mut Parts,
     ticket: &OpenTicket,
@@ -254,7 +257,7 @@ pub(crate) fn count_resumed(
     }
 }
 
-/// Counts the fault of a link that had deferred, and has the log told of a change of it that could not be taken.
+/// Counts a fault of a link that had deferred, and reports a change that could not be applied.
 #[cold]
 fn count_failed(
     parts: &mut Parts,
@@ -266,7 +269,7 @@ fn count_failed(
     let chain = parts.hooks.at(point).chain;
     let place = chain.links.iter().position(|link| link.identity == ticket.link);
     if let Some(RefusedChange { why: CannotTake { reason: Some(reason), .. }, .. }) = refused {
-        // None that trips its plugin: a client may have chosen what it was made of.
+        // This fault does not trip the plugin: its cause may be data of a client.
         let Some(place) = place else { return };
         if let Some(stats) = chain.stats_mut(place) {
             stats.faults += 1;
@@ -287,15 +290,14 @@ fn count_failed(
     }
 }
 
-/// The shell has not taken what a plugin has answered, for this reason: too much of it. Nothing of it
-/// counts, and the ticket stays open. Nothing happens for a ticket that is closed.
+/// Notes that the shell refused a plugin's answer for `reason`, because it was too large. The
+/// answer is ignored and the ticket stays open. A closed ticket is ignored.
 pub(crate) fn refuse_answer(parts: &mut Parts, ticket: u64, reason: &str) {
     let Some(open) = parts.hooks.open_ticket(Ticket(ticket)).cloned() else { return };
     note_refused(parts, &open, open.waiter.point(), reason.to_owned());
 }
 
-/// An answer of a plugin was refused as a whole: it is counted, and the outbox says so to the operator's
-/// log.
+/// Counts an answer of a plugin that was refused as a whole, and reports it for the log.
 fn note_refused(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, reason: String) {
     parts.counters.hook_answers_refused += 1;
     if parts.out.refused.len() >= REFUSED_MAX {
@@ -307,15 +309,15 @@ fn note_refused(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, reason
     parts.out.refused.push(RefusedAnswer { plugin: ticket.plugin, link, point, reason });
 }
 
-/// What a verdict of client.authorize means for what is asked for now.
+/// What a verdict of client.authorize means for the current request.
 pub(crate) fn may(verdict: &ClientVerdict, no_match_allow: bool) -> Result<(), ReasonCode> {
     verdict.granted(no_match_allow)
 }
 
-/// Refused answers that one step tells the shell of; those beyond are only counted.
+/// Refused answers that one step reports to the shell. Those beyond are only counted.
 const REFUSED_MAX: usize = 16;
 
-/// Trips the plugins that have failed too often, on this shard; the outbox names them.
+/// Trips the plugins with too many faults, on this shard. The outbox names them.
 #[cold]
 pub(crate) fn judge_faults(parts: &mut Parts) {
     let limits = &parts.setup.limits;
@@ -323,5 +325,5 @@ pub(crate) fn judge_faults(parts: &mut Parts) {
     parts.counters.hook_faults += parts.hooks.judge_faults(now_ms, bounds, &mut parts.out.tripped);
 }
 
-/// A verdict with what came for it later.
+/// A deferred verdict with its changes; `None` if the deadline has passed.
 pub(crate) type Answer<'a> = Option<(Flow, &'a [OwnedChange])>;

@@ -1,7 +1,8 @@
-//! A CONNECT for the session of another principal, and what `session_owner` makes of it. With `inherit` the session changes hands
-//! once client.authorize has allowed the new principal every subscription and, where plugins authorize deliveries, every
-//! message that waits or is in flight. Called by the CONNECT that is through with all else; it must not change the session
-//! before everything has been answered.
+//! A CONNECT for the session of another principal, and the effect of `session_owner`. With
+//! `inherit` the new principal gets the session once client.authorize has allowed all subscriptions
+//! and, where plugins authorize deliveries, all messages that wait or are in flight. Called by a
+//! CONNECT that has passed everything else. The session does not change before all requests have a
+//! verdict.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,29 +21,31 @@ use crate::topic;
 
 /// Requests that one turn authorizes.
 pub(crate) const SLICE: usize = 32;
-/// Times that a session may change while it is authorized, before the client is told to come back.
+/// Times that a session may change while it is authorized. After that the client is refused and
+/// must retry.
 const ROUNDS_MAX: u32 = 8;
 
-/// What becomes of a CONNECT, as far as the session under its client identifier is concerned.
+/// Result for a CONNECT, from the session under its client identifier.
 pub(crate) enum Claim {
-    /// It comes in: there is no session, or its own, or it may go on with the one there is.
+    /// Admit it: there is no session, or the session is its own or may be taken over.
     Free,
-    /// It comes in, and the session of another principal ends.
+    /// Admit it and end the session of another principal.
     Discards,
     /// It is refused for this reason.
     Refused(ReasonCode),
-    /// The next request of its [`Inheritance`] is to be authorized.
+    /// Authorize the next request of its [`Inheritance`].
     Authorizes,
-    /// Packets or deliveries of the session still wait for plugins, and belong to its old principal.
+    /// Wait: packets or deliveries of the session still wait for plugins on behalf of the old
+    /// principal.
     Waits,
 }
 
 impl Inheritance {
-    /// The request that is next.
+    /// The next request.
     pub(crate) fn request(&self) -> Option<Request<'_>> {
         match self.open.last()? {
             Item::Filter(filter, qos) => {
-                // What is authorized is the filter itself, as at SUBSCRIBE.
+                // The subject is the filter itself, as for SUBSCRIBE.
                 let topic = topic::parse_filter(filter).map_or("", |parsed| parsed.filter);
                 Some(Request { action: Action::Subscribe, topic, qos: *qos, retain: false })
             }
@@ -52,10 +55,10 @@ impl Inheritance {
         }
     }
 
-    /// Notes the answer to that request.
+    /// Notes the verdict on that request.
     ///
     /// # Errors
-    /// 0x88 where a link has failed: nobody knows what it would have said, so nothing changes hands and nothing is lost.
+    /// 0x88 if a link has failed. Its verdict is unknown, so the session does not change.
     pub(crate) fn answered(
         &mut self,
         verdict: &ClientVerdict,
@@ -73,7 +76,8 @@ impl Inheritance {
         Ok(())
     }
 
-    /// Puts what of the session has not been authorized among the open requests; whether there is any.
+    /// Adds what has not been authorized yet to the open requests. Returns whether a request is
+    /// open.
     fn look_for_more(&mut self, session: &Session, deliveries: bool) -> bool {
         let filters = &self.filters;
         let new = session.subscriptions.iter().filter(|(filter, _)| !filters.contains_key(*filter));
@@ -91,8 +95,9 @@ impl Inheritance {
     }
 }
 
-/// Whether a CONNECT that is through with all else may have the session under its client identifier. Ends the connection that
-/// the session has where it is to change hands, so that nothing of it moves meanwhile.
+/// Decides whether a CONNECT that has passed everything else may have the session under its client
+/// identifier. Before a takeover it ends the session's connection, so that the session does not
+/// change meanwhile.
 pub(crate) fn claim(
     parts: &mut Parts,
     key: ConnKey,
@@ -107,7 +112,7 @@ pub(crate) fn claim(
     }
     match parts.setup.limits.choices.session_owner {
         SessionOwner::Refuse => Claim::Refused(ReasonCode::NOT_AUTHORIZED),
-        // A clean start ends it, and so does the end of its connection, whoever comes.
+        // The session ends anyway: by a clean start, or with its connection.
         _ if connect.clean_start || !session.is_persistent() => Claim::Free,
         SessionOwner::Discard => Claim::Discards,
         SessionOwner::Inherit if identity.superuser => detach_for(parts, key, session_key),
@@ -115,7 +120,7 @@ pub(crate) fn claim(
     }
 }
 
-/// Ends the connection of a session that is to change hands; whether packets of it wait.
+/// Ends the connection of a session before a takeover. Returns whether packets of the session wait.
 fn detach_for(parts: &mut Parts, key: ConnKey, session_key: SessionKey) -> Claim {
     if let Some(old) = parts.sessions.get(session_key).and_then(|session| session.conn) {
         takeover::take_over(parts, session_key, old);
@@ -123,7 +128,7 @@ fn detach_for(parts: &mut Parts, key: ConnKey, session_key: SessionKey) -> Claim
     let Some(session) = parts.sessions.get_mut(session_key) else { return Claim::Free };
     let before = session.heir.replace(key).filter(|heir| *heir != key);
     let waits = session.is_busy();
-    // One at a time waits for a session: the last that came.
+    // Only one connection waits for a session: the latest.
     if let Some(heir) = before {
         ending::end_connection(parts, heir, EndCause::ByBroker(ReasonCode::SESSION_TAKEN_OVER), None);
     }
@@ -167,12 +172,13 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
     }
 }
 
-/// A session changes hands: what its new principal may not have leaves it. Without an inheritance it may have everything.
+/// Gives a session to its new principal and removes what the principal may not have. Without an
+/// inheritance it keeps everything.
 pub(crate) fn hand_over(parts: &mut Parts, key: SessionKey, inheritance: Option<&Inheritance>) {
     parts.counters.session_owner_inherited += 1;
     let Some(session) = parts.sessions.get_mut(key) else { return };
     session.heir = None;
-    // What was remembered was said about the old principal.
+    // Cached verdicts are about the old principal.
     session.deliveries = None;
     let Some(inheritance) = inheritance else { return };
     let may_stay = |filter: &str| inheritance.filters.get(filter) == Some(&true);

@@ -1,5 +1,6 @@
-//! Messages to an instance of a plugin on this shard, from its other instances and from the broker. Called between two events, so that
-//! no plugin is called while a call of it is going on. An instance that is not in the chains finds its instance messages later, within bounds.
+//! Messages to an instance of a plugin on this shard, from its other instances and from the broker.
+//! Called between two events, so that a plugin is never called during another call of it. Messages
+//! for an instance that is not in the chains are stored, within limits.
 
 use std::sync::Arc;
 
@@ -12,9 +13,10 @@ use crate::parts::Parts;
 use crate::plugins::{PageAbout, StoredInstanceMessage};
 use crate::reason::ReasonCode;
 
-/// How long instance messages and timers of a plugin that is not in the chains yet wait for it, milliseconds.
+/// How long instance messages and timers wait for a plugin that is not in the chains yet.
+/// Milliseconds.
 pub(crate) const EARLY_MS: u64 = 60_000;
-/// Instance messages that were kept which are looked at in one turn.
+/// Stored instance messages that one turn processes.
 const SLICE: usize = 1024;
 
 /// Calls the instance, or stores the message for it.
@@ -29,7 +31,8 @@ pub(crate) fn deliver_instance_message(
     bring(parts, StoredInstanceMessage { plugin, from, number, bytes, page: None, until_ms });
 }
 
-/// The same of instance messages in full. While kept instance messages is looked at again it waits behind that, which then gets shorter with each one.
+/// As `deliver_instance_message`, with a complete message. While stored messages are processed
+/// again, the message goes behind them. Each new message processes two, so the queue gets shorter.
 fn bring(parts: &mut Parts, message: StoredInstanceMessage) {
     if !parts.hooks.plugins().is_settling() {
         return hand(parts, message);
@@ -49,8 +52,8 @@ fn hand(parts: &mut Parts, message: StoredInstanceMessage) {
     }
 }
 
-/// Hands over instance messages that was kept for plugins which are called now, and lets go of what nobody waits for any more: a slice at once, the
-/// others turn by turn.
+/// Hands over stored messages to plugins that are called now, and drops messages whose plugin has
+/// gone or is too late. One slice runs at once, the rest in later turns.
 pub(crate) fn settle_mails(parts: &mut Parts) {
     parts.hooks.plugins_mut().settle_mails();
     settle_some(parts, SLICE);
@@ -72,7 +75,8 @@ fn settle_some(parts: &mut Parts, slice: usize) {
     }
 }
 
-/// Goes on with instance messages that is looked at again, and then with answers beyond what was kept.
+/// Continues with stored messages, and after them with answer codes that did not fit among the
+/// stored messages.
 pub(crate) fn go_on_with_mails(parts: &mut Parts) {
     if parts.hooks.plugins().is_settling() {
         return settle_some(parts, SLICE);
@@ -88,13 +92,14 @@ pub(crate) fn go_on_with_mails(parts: &mut Parts) {
     }
 }
 
-/// Whether instance messages is left for a next turn.
+/// Whether instance messages are left for the next turn.
 pub(crate) fn has_mails(parts: &Parts) -> bool {
     parts.hooks.plugins().is_settling() || parts.hooks.codes_to_tell().is_some()
 }
 
-/// Brings what became of a request to the version that has the state of the one which asked. Where there is none, nobody is told.
-/// `page` says what it is about where it is a page, and no code.
+/// Delivers the answer to a request to the version that has the state of the requesting one.
+/// Without such a version the answer is dropped and counted. `page` describes the page where the
+/// answer is a page and not a code.
 pub(crate) fn bring_answer(
     parts: &mut Parts,
     (asker, number): (PluginHandle, u64),
@@ -110,8 +115,8 @@ pub(crate) fn bring_answer(
     bring(parts, StoredInstanceMessage { plugin, from: FROM_THE_BROKER, number, bytes, page, until_ms });
 }
 
-/// Keeps it, or counts that there is no room. What is owed comes all the same: a code behind everything else, and instead of a page,
-/// that there was no room for it.
+/// Stores the message, or counts that there is no room. An answer is never lost: without room a
+/// code is stored behind everything else, and a page is replaced by the code for "no room".
 fn store_instance_message(parts: &mut Parts, message: StoredInstanceMessage) {
     let limits = Arc::clone(&parts.setup.limits);
     let plugins = parts.hooks.plugins_mut();
@@ -136,7 +141,7 @@ fn store_instance_message(parts: &mut Parts, message: StoredInstanceMessage) {
     }
 }
 
-/// Keeps what became of a request for whoever is told it, which is not called.
+/// Stores the code that answers a request of a plugin that is not called now.
 pub(crate) fn keep_code(parts: &mut Parts, (asker, number): (PluginHandle, u64), code: ReasonCode) {
     let plugin = parts.hooks.plugins_mut().answers().of(asker);
     let is_kept =

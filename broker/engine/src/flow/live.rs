@@ -1,5 +1,5 @@
-//! Whether a message that its owner has stored comes to a session live or from the store: never both, never an older one behind a
-//! newer one. Called for each delivery of a stored message.
+//! Decides whether a session gets a stored message live or from the store: never both, and never an
+//! older message behind a newer one. Called for each delivery of a stored message.
 
 use super::notify;
 use crate::id::SessionKey;
@@ -7,8 +7,8 @@ use crate::message::MessageView;
 use crate::parts::Parts;
 use crate::session::readers::Comes;
 
-/// Whether a live message for one subscription of a session comes from the store instead, as a retained one. Called for
-/// messages that their owner has stored, of whatever shard.
+/// Whether the store delivers a message for one subscription of a session instead, as a retained
+/// one. Called for messages that their owner has stored, on any shard.
 pub(crate) fn comes_stored(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -28,7 +28,8 @@ pub(crate) fn comes_stored(
     }
 }
 
-/// A stored message is delivered live: what a page on its way brings of its topic is older.
+/// Notes that a stored message was delivered live. A message of its topic in a page that is under
+/// way is older.
 pub(crate) fn note_live(parts: &mut Parts, session_key: SessionKey, view: &MessageView<'_>) {
     let topic = parts.numbers.hash_of(view.topic);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };

@@ -1,6 +1,7 @@
-//! Who holds how much of a shard's memory. Connections and sessions live in tables that note whatever was changed; once a
-//! millisecond the changed ones are weighed anew, and where a limit is passed, those who hold most are ended: first who has not
-//! been let in yet, then whoever it is. Nobody else pays for them.
+//! Memory that the clients of a shard use. The tables of connections and sessions note each change.
+//! Once a millisecond the changed entries are measured again. Where a limit is exceeded, the
+//! largest holders are ended: first connections that are not admitted yet, then any. Other clients
+//! are not affected.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -19,24 +20,26 @@ use crate::reason::ReasonCode;
 use crate::session::{EndCause, EndReason};
 use crate::timer::Timer;
 
-/// Connections and sessions that one step may end for memory.
+/// Connections, sessions and pages that one step may end for memory.
 const EVICTIONS: usize = 64;
 
-/// Who is to be ended.
+/// The next holder of memory to end.
 enum Heaviest {
     Connection(ConnKey),
     Session(SessionKey),
-    /// A page of retained messages that a plugin reads, or that waits for it.
+    /// A page of retained messages that a plugin reads, or that is stored for a plugin.
     Page(PagePlace),
 }
 
-/// What clients make this shard hold, as of the last [`Shard::settle_memory`](crate::shard::Shard::settle_memory) or [`Shard::advance`](crate::shard::Shard::advance).
+/// Memory of this shard that clients cause, as of the last
+/// [`Shard::settle_memory`](crate::shard::Shard::settle_memory) or
+/// [`Shard::advance`](crate::shard::Shard::advance).
 pub(crate) fn ledger(parts: &Parts) -> Ledger {
     let (conns, sessions) = (parts.connections.bytes_by_part(), parts.sessions.bytes_by_part());
     ledger_of(parts, conns, sessions, (parts.memory.message_bytes(), parts.hooks.plugins().pages_bytes()))
 }
 
-/// The same counted anew from every packet and message: linear in what is held, for tests.
+/// The same, counted anew from every packet and message. Linear in the amount of data; for tests.
 pub(crate) fn recount(parts: &Parts) -> Ledger {
     let mut sums = ([0; 4], [0; 4]);
     let add = |sums: &mut [usize; 4], more: [usize; 4]| {
@@ -53,8 +56,8 @@ pub(crate) fn recount(parts: &Parts) -> Ledger {
     ledger_of(parts, sums.0, sums.1, (messages.values().sum(), parts.hooks.plugins().recount_pages()))
 }
 
-/// Timers that are armed, and of these those that somebody holds, those of a ticket if somebody waits for it: the same, or one has been
-/// left behind. Linear, for tests.
+/// Number of armed timers, and how many of them have an owner. The timer of a ticket has one if
+/// something waits for the ticket. Unequal numbers mean a leaked timer. Linear; for tests.
 pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
     let (exact, others): (Vec<Watch>, Vec<Watch>) =
         parts.connections.iter().filter_map(|(_, conn)| conn.watch).partition(|watch| watch.is_exact);
@@ -74,7 +77,7 @@ pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
     (parts.clock.armed(), held)
 }
 
-/// The tickets that somebody waits for.
+/// The tickets that something waits for.
 fn waited_for(parts: &mut Parts) -> Vec<Ticket> {
     let mut tickets: Vec<Ticket> = parts.connections.iter().filter_map(|(_, conn)| conn.ticket()).collect();
     for (_, session) in parts.sessions.iter() {
@@ -106,19 +109,21 @@ fn ledger_of(
     }
 }
 
-/// How many bytes the shell has received from a connection that the engine has not taken: their memory, as it was asked for.
+/// Sets the allocated size of the shell's buffer with bytes of a connection that the engine has not
+/// consumed.
 pub(crate) fn charge_read_buffer(parts: &mut Parts, conn: ConnKey, bytes: usize) {
     if let Some(conn) = parts.connections.get_mut(conn) {
         conn.read_bytes = bytes;
     }
 }
 
-/// How many bytes the shell has of connections that have ended.
+/// Sets how many bytes the shell holds for connections that have ended.
 pub(crate) fn charge_closing(parts: &mut Parts, bytes: usize) {
     parts.memory.charge_closing(bytes);
 }
 
-/// Brings the ledger up to date, and ends who holds most where a limit is passed. [`Shard::advance`](crate::shard::Shard::advance) does it too.
+/// Updates the ledger. Where a limit is exceeded, ends the largest holders.
+/// [`Shard::advance`](crate::shard::Shard::advance) does the same.
 pub(crate) fn settle_memory(parts: &mut Parts) {
     weigh(parts);
     for _ in 0..EVICTIONS {
@@ -170,7 +175,8 @@ fn evict_connection(parts: &mut Parts, key: ConnKey) {
     parts.counters.connections_evicted += 1;
     let Some(conn) = parts.connections.get_mut(key) else { return };
     let reason = ReasonCode::QUOTA_EXCEEDED;
-    // What it would not take is let go of; a DISCONNECT after half a packet would be nonsense.
+    // The outbound queue is dropped. If it was not empty, a packet may be half sent, and a
+    // DISCONNECT behind that would be malformed.
     let owing = !conn.out.is_empty();
     conn.out = Outbound::default();
     let told = (!owing).then_some((reason, Some("the broker has no memory left for clients")));

@@ -1,5 +1,5 @@
-//! The points that only tell: each method asks first whether anybody listens, so that where nobody does it costs one length
-//! test. Called wherever something of the kind happens; decides nothing.
+//! The notification points. Each function checks first whether a link is mounted, so that without
+//! one the cost is one length check. They decide nothing.
 
 use std::rc::Rc;
 
@@ -18,16 +18,16 @@ use crate::reason::ReasonCode;
 use crate::session::Delivery;
 use crate::session::filters::Granted;
 
-/// Whom message.dropped names where a message was dropped for nobody in particular.
+/// The client that message.dropped names for a message without a target session.
 const NODE: &str = "node";
 
-/// Whether anybody listens at a point.
+/// Whether a link is mounted at a point.
 #[inline]
 pub(crate) fn has_links(parts: &Parts, point: HookPoint) -> bool {
     !parts.hooks.chain(point).is_empty()
 }
 
-/// Tells of something at a point. A flow whose view of it costs something asks [`has_links`] first.
+/// Notifies a point. A flow whose event is expensive to build checks [`has_links`] first.
 pub(crate) fn notify(parts: &mut Parts, point: HookPoint, client: Option<ClientView<'_>>, about: About<'_>) {
     let AtPoint { chain, calls, .. } = parts.hooks.at(point);
     if chain.is_empty() {
@@ -38,7 +38,7 @@ pub(crate) fn notify(parts: &mut Parts, point: HookPoint, client: Option<ClientV
     chain.run((point, calls), notification.scope(), &mut event, &mut notification);
 }
 
-/// Tells of a session; `end` where it ends.
+/// Notifies about a session; `end` if it ends.
 pub(crate) fn notify_session(
     parts: &mut Parts,
     point: HookPoint,
@@ -53,8 +53,8 @@ pub(crate) fn notify_session(
     notify(parts, point, Some(identity.view()), About::Session(view, end));
 }
 
-/// Tells of a subscription that is in force from now on.
-/// `cause` is the word for who has made it, where that is not its client.
+/// Notifies about a subscription that is now in force. `cause` is one word for who made it, if that
+/// is not the client.
 pub(crate) fn notify_subscribed(
     parts: &mut Parts,
     key: SessionKey,
@@ -71,7 +71,7 @@ pub(crate) fn notify_subscribed(
     notify_subscription(parts, HookPoint::SessionSubscribed, key, view);
 }
 
-/// Tells of a subscription that is gone: `cause` says by whom or why, in one word.
+/// Notifies about a subscription that has ended; `cause` is one word for who did it or why.
 pub(crate) fn notify_unsubscribed(
     parts: &mut Parts,
     key: SessionKey,
@@ -98,7 +98,7 @@ fn notify_subscription(
     notify(parts, point, Some(identity.view()), About::Subscription(view, subscription));
 }
 
-/// Tells one plugin of a session that is there already, with its subscriptions.
+/// Notifies one plugin of an existing session and its subscriptions.
 pub(crate) fn replay_session(parts: &mut Parts, plugin: PluginHandle, key: SessionKey) {
     let Some(session) = parts.sessions.get(key).filter(|session| !session.detached) else { return };
     let (identity, view, connected) = (Rc::clone(&session.identity), session.view(), session.conn.is_some());
@@ -142,7 +142,7 @@ fn notify_one(
     chain.run((point, calls), scope, &mut event, &mut notification);
 }
 
-/// Tells of a message that a subscriber has acknowledged for good.
+/// Notifies about a message whose delivery a subscriber has fully acknowledged.
 #[inline]
 pub(crate) fn notify_acked(parts: &mut Parts, key: SessionKey, delivery: &Delivery) {
     if has_links(parts, HookPoint::MessageAcked) {
@@ -158,7 +158,7 @@ fn notify_acked_cold(parts: &mut Parts, key: SessionKey, delivery: &Delivery) {
     notify(parts, HookPoint::MessageAcked, Some(identity.view()), About::Acked(view));
 }
 
-/// Counts a message that is dropped and tells of it: for the client of a session, or for nobody in particular.
+/// Counts and notifies a dropped message, for the client of session `of` if there is one.
 pub(crate) fn count_drop(parts: &mut Parts, why: DropReason, view: &MessageView<'_>, of: Option<SessionKey>) {
     let counters = &mut parts.counters;
     counters.messages_dropped += 1;
@@ -191,12 +191,12 @@ fn notify_dropped(parts: &mut Parts, why: DropReason, view: &MessageView<'_>, of
     notify(parts, HookPoint::MessageDropped, client, About::Dropped(*view, by, why.word()));
 }
 
-/// Tells what became of a retained message of a topic that this shard owns.
+/// Notifies about a change of a retained message of a topic that this shard owns.
 pub(crate) fn notify_retained(parts: &mut Parts, view: &MessageView<'_>, change: RetainedChange) {
     notify(parts, HookPoint::MessageRetained, None, About::Retained(*view, change));
 }
 
-/// Tells of a packet that was read.
+/// Notifies about a packet that was read.
 #[inline]
 pub(crate) fn notify_received(parts: &mut Parts, key: ConnKey, kind: PacketType, whole: &[u8]) {
     if has_links(parts, HookPoint::PacketReceived) {
@@ -210,7 +210,8 @@ fn notify_received_cold(parts: &mut Parts, key: ConnKey, kind: PacketType, whole
     notify(parts, HookPoint::PacketReceived, Some(identity.view()), About::Packet(kind, whole, whole.len()));
 }
 
-/// Tells of a packet of `len` bytes that was queued, the last `copied` of what was copied into the connection's queue.
+/// Notifies about a queued packet of `len` bytes. `copied` of them are the last bytes copied into
+/// the connection's queue; the rest is a shared payload.
 #[inline]
 pub(crate) fn notify_sent(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: usize, len: usize) {
     if has_links(parts, HookPoint::PacketSent) {
@@ -230,7 +231,7 @@ fn notify_sent_cold(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: u
     chain.run((point, calls), notification.scope(), &mut event, &mut notification);
 }
 
-/// Tells of the broker itself: one of the points named `broker.…`. The shell calls it on one shard alone.
+/// Notifies one of the points named `broker.…`. The shell calls it on one shard only.
 pub(crate) fn notify_broker(parts: &mut Parts, point: HookPoint, broker: BrokerView<'_>) {
     notify(parts, point, None, About::Broker(broker));
 }

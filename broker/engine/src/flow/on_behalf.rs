@@ -1,6 +1,8 @@
-//! What plugins ask for on behalf of clients. It waits in a line of the client's own, in order, and goes through client.authorize as
-//! if the client had sent it: with the client as its session knows it, or, where that has gone or is another principal's, as
-//! the plugin has kept it. Nobody's silence opens anything: what is not answered in time is refused.
+//! Requests of plugins on behalf of clients. They wait in order in a request queue for each plugin
+//! and client, and go through client.authorize as if the client had sent them. The identity is that
+//! of the client's session. Without a session, or where the session belongs to another principal,
+//! it is the identity that the plugin has stored. A request that is not answered in time is
+//! refused.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,17 +31,19 @@ use crate::session::publish::{Authorization, PublishMetadata, Refused, Verdict};
 use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::topic;
 
-/// What goes through client.authorize: whose word, and the message, or what stands for it where the question is about none.
+/// What client.authorize decides about: the source, and the message or, where there is none, a
+/// placeholder.
 type AuthorizationSubject = (Source, Message);
 
-/// Does what a plugin asks for. Between two events.
+/// Handles a request of a plugin on behalf of a client. Called between two events.
 pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     let OnBehalf { plugin, whom, answer, wish } = request;
     let (deed, mut asked) = plan_of(wish, matches!(whom, Whom::Client(_)));
     if let Some(number) = answer
         && !parts.hooks.may_owe(plugin, &parts.setup.limits)
     {
-        // The plugin is not called, and goes on asking: nothing is done, and that it was refused takes no room from what is.
+        // The plugin is not called and goes on sending requests. The request is refused, and its
+        // refusal is stored as a code, which takes no space from other answers.
         parts.counters.behalf_no_room += 1;
         let (client_id, about) = (whom.client_id().into(), about(&deed, asked));
         refuse(parts, (plugin, None), client_id, about, ReasonCode::QUOTA_EXCEEDED);
@@ -58,15 +62,15 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     if let Some((source, message)) = &mut asked {
         let choices = &parts.setup.limits.choices;
         if *source == Source::Behalf && message.retain && !choices.retain_available {
-            // As the client's own would be [MQTT-3.2.2-14].
+            // The client's own publish would be refused too [MQTT-3.2.2-14].
             let (about, reason) = (about(&deed, asked), ReasonCode::RETAIN_NOT_SUPPORTED);
             return refuse(parts, (plugin, answer), Arc::clone(&identity.client_id), about, reason);
         }
         if *source == Source::Behalf {
-            // The plugin has chosen it, and nobody can have it with more.
+            // The plugin chose the QoS; the broker offers no more than this maximum.
             message.qos = message.qos.min(choices.maximum_qos);
         }
-        // What a plugin has said itself has no client.
+        // A request of the plugin itself has no client.
         if *source != Source::Behalf || identity.connection != 0 {
             message.from = Arc::clone(&identity.client_id);
         }
@@ -74,7 +78,8 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     put(parts, Behalf { plugin, identity, deed, answer, epoch: 0, rounds: 0, question: None }, asked);
 }
 
-/// What is to be done, and what client.authorize is asked for it. `by_id` says that the plugin has named whoever is there.
+/// The action of a request, and what client.authorize decides about it. `by_id` says that the
+/// plugin named a client identifier and not an identity.
 fn plan_of(wish: Wish, by_id: bool) -> (Deed, Option<AuthorizationSubject>) {
     match wish {
         Wish::Publish(message) => (Deed::Publish, Some((Source::Behalf, message))),
@@ -96,13 +101,13 @@ fn plan_of(wish: Wish, by_id: bool) -> (Deed, Option<AuthorizationSubject>) {
     }
 }
 
-/// What is authorised is the filter itself, as where the client subscribes.
+/// The subject is the filter itself, as for a SUBSCRIBE of the client.
 fn about_filter(filter: &str, qos: QoS) -> AuthorizationSubject {
     let filter = topic::parse_filter(filter).map_or("", |parsed| parsed.filter);
     (Source::AuthorizationRequest(Action::Subscribe), no_message(filter, qos, false))
 }
 
-/// What stands for a question that is about no message.
+/// A placeholder for an authorization request without a message.
 fn no_message(topic: &str, qos: QoS, retain: bool) -> Message {
     Message {
         id: 0,
@@ -120,35 +125,37 @@ fn no_message(topic: &str, qos: QoS, retain: bool) -> Message {
     }
 }
 
-/// What it is about, for the log.
+/// Kind and topic of a request, for the log.
 fn about(deed: &Deed, asked: Option<AuthorizationSubject>) -> (&'static str, Box<str>) {
     let topic = asked.map_or_else(|| deed.filter().into(), |(_, message)| message.topic);
     (deed.words(), topic)
 }
 
-/// Whoever has a client identifier, as the session knows it.
+/// The identity of the client with this identifier, from its session.
 fn client(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
     let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
     session.is_there().then(|| Rc::clone(&session.identity))
 }
 
-/// A client that a plugin has kept, as its session knows it by now, if that is there and of the same principal.
+/// The current identity of a client from its session, or `kept` if there is no session of the same
+/// principal.
 pub(crate) fn current_identity(parts: &Parts, kept: Rc<Identity>) -> Rc<Identity> {
     let session = session_of(parts, &kept).and_then(|key| parts.sessions.get(key));
     session.map_or(kept, |session| Rc::clone(&session.identity))
 }
 
-/// The session of a client, if one under its identifier is there and is of the same principal.
+/// The session of a client, if there is one of the same principal under its identifier.
 fn session_of(parts: &Parts, identity: &Identity) -> Option<SessionKey> {
     let key = parts.sessions.by_client_id(&identity.client_id)?;
     let session = parts.sessions.get(key)?;
-    // A plugin that has spoken for itself is nobody's client, whoever is called like it.
+    // A request of the plugin itself has no client, even if a client has the same identifier.
     let is_a_client = identity.connection != 0;
     let same = session.identity.principal() == identity.principal();
     (is_a_client && same && session.is_there()).then_some(key)
 }
 
-/// Puts it behind what the plugin has asked for before on behalf of the same client. What is `asked` goes through client.authorize.
+/// Queues a request behind earlier requests of the plugin on behalf of the same client. `asked`
+/// goes through client.authorize.
 fn put(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) {
     let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
     let bytes = behalf.bytes() + asked.as_ref().map_or(0, |(_, message)| message.bytes());
@@ -167,7 +174,8 @@ fn put(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) {
     }
 }
 
-/// The session in whose slots waits what a plugin asks for on behalf of a client. No list shows it and no client can have it.
+/// The session whose slots are the request queue of a plugin and client. Lists do not show it, and
+/// no client can resume it.
 fn request_queue_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
     let (number, client_id) = (behalf.plugin.number(), &behalf.identity.client_id);
     if let Some(line) = parts.hooks.plugins_mut().request_queues().session(number, client_id) {
@@ -181,7 +189,7 @@ fn request_queue_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
     line
 }
 
-/// Notes how much waits in a line now. One in which nothing waits is gone.
+/// Updates the count of what waits in a request queue, and closes the queue when it is empty.
 pub(crate) fn settle_request_queue(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get(key) else { return };
     let Some(number) = session.request_queue.map(u64::from) else { return };
@@ -200,7 +208,7 @@ fn count_request(parts: &mut Parts, key: SessionKey) {
     parts.hooks.plugins_mut().request_queues().count(number, &session.identity.client_id, now);
 }
 
-/// A request that begins to wait.
+/// The slot of a request that begins to wait.
 fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) -> Slot {
     let Some((source, mut message)) = asked else {
         let metadata = PublishMetadata { packet_id: None, packet_qos: QoS::AtMostOnce, dup: false };
@@ -214,7 +222,7 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) 
     message.expires_at_ms = message.expires_at_ms.map(|after_ms| now.mono_ms + after_ms);
     parts.counters.messages_plugins += u64::from(source == Source::Behalf);
     let metadata = PublishMetadata::of_message(&message);
-    // Where nothing forbids it, it is asked about beside those in front.
+    // Authorized in parallel with the requests in front, where nothing forbids it.
     let rounds = behalf.rounds;
     let request = authorize::new_request(parts, &behalf.identity).after_rounds(rounds);
     let stage = Stage::Authorize(Box::new(Authorization { request, after: None, first: None }));
@@ -223,15 +231,15 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) 
     Slot::new(None, SlotBody::Publish(Box::new(publish)))
 }
 
-/// Client.authorize or message.publish has said that of what waits under this number, which has no effect or needs none: what is
-/// refused is logged while its topic is known.
+/// Notes the verdict of client.authorize or message.publish on the request in slot `number`. A
+/// refusal is logged here, while its topic is known.
 pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: ReasonCode) {
     let publish = parts.sessions.get_mut(line).and_then(|session| session.slots.publish_mut(number));
     let Some(PublishSlot { message, source, behalf: Some(behalf), .. }) = publish else { return };
     if let (Source::AuthorizationRequest(action), false) = (*source, code.is_error()) {
         behalf.question = Some((action, Arc::clone(message)));
     }
-    // What is only asked has no effect that could be refused.
+    // A pure authorization request has no effect that could be refused.
     if code.is_error() && !matches!(behalf.deed, Deed::Authorize) {
         let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
         let (what, topic) = (behalf.deed.words(), message.topic.clone());
@@ -239,18 +247,20 @@ pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: Re
     }
 }
 
-/// It has its turn, and its end with this code.
+/// Ends a request that has reached the front: applies its effect and notifies the plugin of the
+/// code.
 pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: ReasonCode) {
     let topic = behalf.question.as_ref().map(|(_, message)| &*message.topic);
     let is_old = !authorize::is_current(parts, behalf.epoch, &behalf.identity, topic);
     let code = match &behalf.deed {
         _ if said.is_error() => said,
-        // The rules have changed since: a recheck has not seen it, since it is not in force yet.
+        // The rules have changed since. A recheck did not cover this request, because it is not in
+        // force yet.
         Deed::Subscribe { .. } | Deed::Fetch { .. } | Deed::Authorize if is_old => {
             return authorize_again(parts, line, behalf);
         }
         Deed::Fetch { .. } => {
-            // It waits no more.
+            // It no longer waits.
             count_request(parts, line);
             return fetch(parts, behalf);
         }
@@ -274,7 +284,8 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
     notify_plugin(parts, plugin, answer, code);
 }
 
-/// What is to be read waits for other shards and for plugins from here on, and holds up nothing that is behind it.
+/// Begins to read a page of retained messages. From here on the page waits for other shards and
+/// plugins, and blocks no request behind it.
 fn fetch(parts: &mut Parts, behalf: Behalf) {
     let Behalf { plugin, identity, deed, answer, epoch, rounds, .. } = behalf;
     let Deed::Fetch { fetch, by_id } = deed else { return };
@@ -295,12 +306,12 @@ fn fetch(parts: &mut Parts, behalf: Behalf) {
     fetched(parts, done);
 }
 
-/// A shard has found what a page of retained messages asked it for.
+/// Takes the retained messages that a shard has found for a page.
 pub(crate) fn page_came(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
     fetch::page_came(parts, number, owner, body);
 }
 
-/// Goes on with the pages that wait for a turn.
+/// Continues with the pages that wait for a turn.
 pub(crate) fn go_on_with_pages(parts: &mut Parts) {
     for _ in 0..parts.hooks.plugins_mut().pages().row_len() {
         if parts.work.is_turn_spent() {
@@ -312,25 +323,26 @@ pub(crate) fn go_on_with_pages(parts: &mut Parts) {
     }
 }
 
-/// A plugin has answered whether a client may have a message of a page.
+/// Takes a plugin's verdict on whether a client may have a message of a page.
 pub(crate) fn fetch_answered(parts: &mut Parts, number: u64, ticket: &OpenTicket, answer: Answer<'_>) {
     let done = fetch::answered(parts, number, ticket, answer);
     fetched(parts, done);
 }
 
-/// Brings a page that is at its end to the plugin.
+/// Delivers a finished page to the plugin.
 fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
     let Some(page) = page else { return };
     let PageUnderWay { plugin, answer, by_id, rounds, .. } = page;
     let is_there = !by_id || session_of(parts, &page.identity).is_some();
     let is_old = !authorize::is_current(parts, page.epoch, &page.identity, Some(&page.fetch.filter));
     let reason = if !is_there {
-        // It has gone, or is another principal's by now.
+        // The session has ended or belongs to another principal.
         ReasonCode::CLIENT_ID_NOT_VALID
     } else if page.failed == Some(ReasonCode::QUOTA_EXCEEDED) {
         ReasonCode::QUOTA_EXCEEDED
     } else if is_old && rounds < ROUNDS_MAX {
-        // The rules have changed since: whether it may subscribe is asked again, and so is all that was read.
+        // The rules have changed since: the right to subscribe and every message are authorized
+        // again.
         let identity = current_identity(parts, page.identity);
         let (source, message) = about_filter(&page.fetch.filter, page.fetch.qos);
         let asked = (source, Message { from: Arc::clone(&identity.client_id), ..message });
@@ -363,7 +375,8 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
     instance_message::bring_answer(parts, (plugin, number), bytes.finish().into(), Some(Box::new(about)));
 }
 
-/// A shard holds more than it may, and no client holds more than this page: the plugin is told that there is no room for it.
+/// Drops a page because the shard is over its memory limit and this page is the largest item. The
+/// plugin is notified that there was no room.
 pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
     parts.counters.behalf_no_room += 1;
     match place {
@@ -382,8 +395,8 @@ pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
     }
 }
 
-/// A shard holds more than it may, and no client holds more than waits in this line: it is refused, apart from what has begun to have
-/// its effect.
+/// Refuses the requests in a queue because the shard is over its memory limit and this queue is the
+/// largest item. Requests whose effect has begun stay.
 pub(crate) fn refuse_line(parts: &mut Parts, line: SessionKey) {
     let Some(session) = parts.sessions.get(line) else { return };
     for number in session.slots.front_number()..session.slots.next_number() {
@@ -401,7 +414,7 @@ pub(crate) fn refuse_line(parts: &mut Parts, line: SessionKey) {
     wake::wake_slots(parts, line);
 }
 
-/// What was allowed under rules which have changed since is authorized anew, before what is behind it.
+/// Authorizes a request again that older rules had allowed, before the requests behind it.
 fn authorize_again(parts: &mut Parts, line: SessionKey, behalf: Behalf) {
     let identity = current_identity(parts, Rc::clone(&behalf.identity));
     let Some((action, message)) = &behalf.question else { return };
@@ -413,7 +426,7 @@ fn authorize_again(parts: &mut Parts, line: SessionKey, behalf: Behalf) {
     }
 }
 
-/// It is refused at once.
+/// Refuses a request at once.
 fn refuse(
     parts: &mut Parts,
     (plugin, answer): (PluginHandle, Option<u64>),
@@ -426,7 +439,7 @@ fn refuse(
     notify_plugin(parts, plugin, answer, reason);
 }
 
-/// Tells the plugin what became of it, if it wants to know.
+/// Notifies the plugin of the code, if it requested an answer.
 fn notify_plugin(parts: &mut Parts, plugin: PluginHandle, answer: Option<u64>, code: ReasonCode) {
     if let Some(number) = answer {
         instance_message::bring_answer(parts, (plugin, number), Bytes::copy_from_slice(&[code.0]), None);

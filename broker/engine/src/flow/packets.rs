@@ -1,4 +1,5 @@
-//! Bytes from a connection: frames are cut, packets handed to what handles them, and broken rules answered.
+//! Bytes from a connection: splits them into frames, dispatches the packets, and answers protocol
+//! errors.
 
 use bytes::Bytes;
 
@@ -20,7 +21,7 @@ use crate::session::filters::FilterPacket;
 use crate::session::inflight::AckError;
 use crate::session::{Delivery, EndCause, Slot, SlotBody};
 
-/// Bytes from a connection. A stale key answers `Closed`.
+/// Handles bytes from a connection. Returns `Closed` for a stale key.
 pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Received {
     let (buffer, owner) = match input {
         Input::Scratch(bytes) => (bytes, None),
@@ -29,9 +30,9 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
     let (mut consumed, mut published) = (0, false);
     wake::begin_step(parts);
     let next = loop {
-        // What the packet before has made possible comes before the next one.
+        // Work that the previous packet has made ready comes before the next packet.
         settle::settle(parts);
-        // It is a client's own packets that are too much for one step.
+        // The client's own packets are too much for one step.
         let stops = consumed > 0
             && (consumed < buffer.len() && parts.work.run().is_spent()
                 || published && parts.work.has_many_fanouts());
@@ -89,7 +90,7 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
     Received { consumed, next }
 }
 
-/// What of a connection decides how its next frame is read.
+/// State of a connection that decides how its next frame is read.
 #[derive(Clone, Copy)]
 struct Reader {
     version: Version,
@@ -118,7 +119,7 @@ fn handle_frame(
             ending::end_connection(parts, key, EndCause::ByClient(ReasonCode::SUCCESS), None);
             Handled::Closed
         }
-        // Before CONNACK a client that was asked for AUTH may send nothing else (section 4.12).
+        // Before CONNACK a client in an AUTH exchange may send nothing else (section 4.12).
         Ok(packet) if admitting && packet.packet_type() != PacketType::Auth => connack::refuse(
             parts,
             key,
@@ -136,7 +137,7 @@ fn handle_frame(
             handle_packet(parts, key, &packet, owner)
         }
         Err(error) => {
-            // What a client must not send at all is wrong for that, before anything that is in it.
+            // A packet that clients must not send is an error, whatever its content.
             let error = match frame.packet_type() {
                 Some(kind) if kind.is_servers() => not_a_clients(),
                 _ => error,
@@ -159,7 +160,7 @@ fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Op
         Packet::PubComp(ack) => on_pubcomp(parts, key, ack),
         Packet::PingReq => {
             parts.counters.packets_pingreq_received += 1;
-            // At once, whatever waits [MQTT-3.12.4-1].
+            // At once, even if other packets wait [MQTT-3.12.4-1].
             send::send(parts, key, &Packet::PingResp);
             Ok(())
         }
@@ -185,7 +186,7 @@ fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Op
     reading::pause_if_full(parts, key)
 }
 
-/// SUBSCRIBE and UNSUBSCRIBE act when nothing is in front of them.
+/// Queues SUBSCRIBE or UNSUBSCRIBE, which starts when nothing is in front of it.
 fn enqueue(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
     let Some(session_key) = reading::session_of(parts, key) else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
@@ -196,7 +197,7 @@ fn enqueue(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
     }
 }
 
-/// A DISCONNECT that comes behind what still waits, waits.
+/// Handles DISCONNECT. It waits behind packets that still wait.
 fn on_disconnect(parts: &mut Parts, key: ConnKey, disconnect: &Disconnect<'_>) -> Result<(), DecodeError> {
     let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
     let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
@@ -252,13 +253,13 @@ fn on_pubrel(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Decod
         }
         ReasonCode::SUCCESS
     } else {
-        // PUBCOMP is due all the same [MQTT-4.3.3-11].
+        // PUBCOMP must be sent anyway [MQTT-4.3.3-11].
         ReasonCode::PACKET_ID_NOT_FOUND
     };
     let session = (!session.slots.is_empty()).then_some(session.key);
     send::send_ack(parts, key, PacketType::PubComp, ack.packet_id, reason);
     if let Some(session) = session {
-        // A publish may have waited for this.
+        // A publish may have waited for this PUBREL.
         wake::wake_slots(parts, session);
     }
     Ok(())
@@ -272,7 +273,8 @@ fn on_pubcomp(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Deco
     acked(parts, session_key, outcome)
 }
 
-/// The last acknowledgement of a message that was sent: its place in the window is free.
+/// Handles the last acknowledgement of a message that was sent. Its place in the window is free
+/// again.
 fn acked(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -283,9 +285,9 @@ fn acked(
             parts.counters.messages_acked += 1;
             notify::notify_acked(parts, session_key, &delivery);
         }
-        // A late or repeated one: nothing waits for it any more.
+        // A late or repeated one: ignored.
         Err(AckError::Unknown) => {}
-        // One for a message of another QoS breaks the exchange.
+        // One for a message of another QoS is a protocol error.
         Err(AckError::Unexpected) => return Err(unexpected_ack()),
     }
     wake::wake_queue(parts, session_key);
@@ -303,7 +305,8 @@ fn unexpected_ack() -> DecodeError {
     }
 }
 
-/// Tells that bytes of a connection's outbound queue have left, so that waiting messages may move up.
+/// Notes that bytes of a connection's outbound queue were written, so that waiting messages move
+/// up.
 pub(crate) fn written(parts: &mut Parts, conn: ConnKey) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(found) = parts.connections.get_mut(conn) else { return };

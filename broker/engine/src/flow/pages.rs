@@ -1,5 +1,5 @@
-//! Pages of retained messages: this shard's, for whoever has asked for them, and what other shards have sent, to whom it belongs.
-//! Called by the turn and where an envelope comes.
+//! Pages of retained messages: reads those of this shard for their requesters, and passes those of
+//! other shards on. Called by the turn and for an envelope.
 
 use super::{on_behalf, retained, send};
 use crate::envelope::{EnvelopeBody, Lane, PageBody};
@@ -7,14 +7,14 @@ use crate::id::ShardId;
 use crate::parts::Parts;
 use crate::session::readers::PageFor;
 
-/// Goes on with what plugins read: authorizes what was found for it.
+/// Continues with pages that plugins read: authorizes the messages that were found.
 pub(crate) fn judge_pages(parts: &mut Parts) {
     on_behalf::go_on_with_pages(parts);
 }
 
-/// Looks through one page each for those who asked.
+/// Reads one page for each request.
 pub(crate) fn scan_pages(parts: &mut Parts) {
-    // Only those that wait now: a small one leads to the next of its own at once.
+    // Only the requests that wait now: a short page may cause the next request at once.
     for _ in 0..parts.work.scans_len() {
         if parts.work.is_turn_spent() {
             return;
@@ -35,7 +35,7 @@ pub(crate) fn scan_pages(parts: &mut Parts) {
     }
 }
 
-/// A page has come.
+/// Takes a page from its owner.
 pub(crate) fn page_came(parts: &mut Parts, owner: ShardId, whose: PageFor, page: u64, body: PageBody) {
     match whose {
         PageFor::Session(session_key) => {

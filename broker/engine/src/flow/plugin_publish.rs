@@ -1,4 +1,5 @@
-//! Messages that plugins publish, or add to a publish that has taken effect. They wait in slots of a session that no client has.
+//! Messages that plugins publish, or add to a publish that has taken effect. They wait in the slots
+//! of a session without a client.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use crate::parts::Parts;
 use crate::session::publish::PublishMetadata;
 use crate::session::{Host, Identity, PublishSlot, Session, Slot, SlotBody, Source, Stage};
 
-/// A message of a plugin's own, behind what the plugin has published before.
+/// Publishes a plugin's own message, behind its earlier publishes.
 pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: Message, source: Source) {
     message.id = parts.numbers.message_id();
     message.wall_ms = parts.clock.now().wall_ms;
@@ -26,7 +27,7 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
     let (slots_max, bytes_max) = (parts.setup.limits.slots_max, parts.setup.limits.slot_bytes_max);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if !has_room(session, message.bytes(), (slots_max, bytes_max)) {
-        // It cannot be paused; beyond its reserve there is a counted drop.
+        // A plugin cannot be paused. Beyond its reserve the message is dropped and counted.
         notify::count_drop(parts, crate::counters::DropReason::QueueFull, &message.view(), None);
         return;
     }
@@ -37,12 +38,13 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
     wake::wake_slots(parts, session_key);
 }
 
-/// Whether the session of a plugin has room for so many bytes more, within so many slots and bytes.
+/// Whether the session of a plugin has room for `bytes` more, within the given number of slots and
+/// bytes.
 fn has_room(session: &Session, bytes: usize, (slots_max, bytes_max): (u64, u64)) -> bool {
     (session.slots.len() as u64) < slots_max && (session.slots.bytes() + bytes) as u64 <= bytes_max
 }
 
-/// What links have added to a publish that has taken effect.
+/// Publishes messages that links have added to a publish that has taken effect.
 #[inline]
 pub(crate) fn publish_extra(parts: &mut Parts, extra: Extras) {
     if let Some(extra) = extra {
@@ -59,12 +61,13 @@ fn publish_added(parts: &mut Parts, extra: Vec<Extra>) {
     }
 }
 
-/// The session of a plugin, if it has one by now. Later versions of the plugin go on in the same order.
+/// The session of a plugin, if it exists. Later versions of the plugin use the same one and so keep
+/// the order.
 fn known_session(parts: &mut Parts, plugin: PluginHandle) -> Option<SessionKey> {
     parts.hooks.plugins_mut().session(plugin.number())
 }
 
-/// Makes it. No list shows it and no client can have it.
+/// Creates the session of a plugin. Lists do not show it, and no client can resume it.
 fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -> SessionKey {
     let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     let identity = Rc::new(Identity {

@@ -1,5 +1,6 @@
-//! PUBLISH (MQTT 5.0 section 3.3): alias, authorisation, message.publish, effect and acknowledgement. A publish that can pass
-//! at once is never copied; one that must wait becomes a slot, and goes on from there in order of arrival.
+//! PUBLISH (MQTT 5.0 section 3.3): alias, authorization, message.publish, effect and
+//! acknowledgement. A publish that can pass at once is not copied. One that must wait becomes a
+//! slot and continues from there in order of arrival.
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -60,7 +61,7 @@ pub(crate) fn on_publish(
         false => &forwarded,
     };
     let id = parts.numbers.message_id();
-    // A large payload in a buffer of its own is kept without a copy.
+    // A large payload in a buffer of its own is stored without a copy.
     let shared = owner
         .filter(|_| publish.payload.len() >= SHARED_PAYLOAD_BYTES)
         .map(|owner| owner.slice_ref(publish.payload));
@@ -102,7 +103,8 @@ fn count_message(parts: &mut Parts, qos: QoS) {
     }
 }
 
-/// The topic that an alias stands for, or the alias that a topic sets (section 3.3.2.3.4). `None`: the packet's own topic.
+/// Resolves the alias of a packet, or sets it (section 3.3.2.3.4). `None`: use the topic in the
+/// packet.
 fn resolve_alias(
     parts: &mut Parts,
     key: ConnKey,
@@ -146,7 +148,7 @@ fn resolve_alias(
     Ok(None)
 }
 
-/// Whether a publish begins a new exchange, as far as the windows of its client go.
+/// Checks a publish against the windows of its client, and whether it begins a new exchange.
 fn admit_publish(
     parts: &mut Parts,
     key: ConnKey,
@@ -162,13 +164,13 @@ fn admit_publish(
         return Ok(Admission::Repeated);
     }
     if qos == QoS::ExactlyOnce && session.awaiting_rel.contains(&packet_id) {
-        // Taken, and PUBREC got lost [MQTT-4.3.3-10].
+        // It was taken, and PUBREC got lost [MQTT-4.3.3-10].
         send::send_ack(parts, key, PacketType::PubRec, packet_id, ReasonCode::SUCCESS);
         return Ok(Admission::Repeated);
     }
     let v5 = session.identity.version.is_v5();
     let owed = session.unacknowledged_publishes() as u64;
-    // [MQTT-3.3.4-7]; a 3.x client knows no such maximum.
+    // [MQTT-3.3.4-7]; a 3.x client has no such maximum.
     if v5 && owed >= receive_max {
         return Err(DecodeError {
             reason: ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
@@ -184,7 +186,7 @@ fn admit_publish(
     Ok(Admission::New)
 }
 
-/// Whether a publish asks for no more than CONNACK has offered; otherwise the connection ends.
+/// Checks that a publish uses only what CONNACK has offered. On an error the connection ends.
 fn check_offers(parts: &Parts, publish: &Publish<'_>) -> Result<(), DecodeError> {
     let choices = &parts.setup.limits.choices;
     if publish.qos > choices.maximum_qos {
@@ -199,7 +201,7 @@ fn check_offers(parts: &Parts, publish: &Publish<'_>) -> Result<(), DecodeError>
     Ok(())
 }
 
-/// Whether a publish is within what the operator allows.
+/// Checks a publish against the configured limits.
 fn check_limits(parts: &Parts, publish: &Publish<'_>, topic: &str) -> Result<(), DecodeError> {
     let limits = &parts.setup.limits;
     if topic.len() as u64 > limits.topic_bytes_max
@@ -217,7 +219,8 @@ fn check_limits(parts: &Parts, publish: &Publish<'_>, topic: &str) -> Result<(),
     user_properties::check_user_properties(&publish.properties, limits)
 }
 
-/// A publish beyond the limits: refused in its turn where the version can say so, otherwise the connection ends.
+/// Refuses a publish beyond the limits: in order where the version has a reason code for it,
+/// otherwise the connection ends.
 fn refuse_publish(
     parts: &mut Parts,
     key: ConnKey,
@@ -238,7 +241,7 @@ fn refuse_publish(
     Ok(())
 }
 
-/// A publish whose packet is in order. It passes at once if nothing is in front and nothing makes it wait.
+/// Takes a valid publish. It passes at once if nothing is in front of it and nothing makes it wait.
 fn take_publish(
     parts: &mut Parts,
     key: ConnKey,
@@ -277,7 +280,8 @@ fn take_publish(
     }
 }
 
-/// Whether nobody is mounted who could decide about a publish, or change it, and it may pass for that.
+/// Whether a publish may pass without hooks: no link of client.authorize or message.publish is
+/// mounted, and the default allows it.
 #[inline]
 fn is_everybody_silent(parts: &Parts, identity: &Identity) -> bool {
     (parts.setup.no_match_allow || identity.superuser)
@@ -285,13 +289,14 @@ fn is_everybody_silent(parts: &Parts, identity: &Identity) -> bool {
         && parts.hooks.chain(HookPoint::MessagePublish).is_empty()
 }
 
-/// Whether a topic is the server's own, which clients cannot use for an exchange of their own [MQTT-4.7.2-1].
+/// Whether clients may not publish to a topic because it is reserved for the server [MQTT-4.7.2-1].
 #[inline]
 fn is_reserved(parts: &Parts, topic: &str) -> bool {
     topic.as_bytes().first() == Some(&b'$') && !parts.setup.limits.choices.allow_dollar_topics
 }
 
-/// A publish with nothing in front has its effect as hooks have made it, or waits for that in a slot.
+/// Applies the effect of a publish with nothing in front, with the changes by hooks, or puts it
+/// into a slot to wait.
 fn take_effect(
     parts: &mut Parts,
     key: ConnKey,
@@ -320,7 +325,7 @@ fn push_publish(parts: &mut Parts, session_key: SessionKey, key: ConnKey, body: 
     }
 }
 
-/// Authorisation and the chain, for a publish that begins.
+/// Authorization and the chain of a new publish.
 pub(crate) fn decide(
     parts: &mut Parts,
     identity: &Rc<Identity>,
@@ -328,7 +333,7 @@ pub(crate) fn decide(
     at: SlotId,
     limit: &OrderingLimit,
 ) -> Decision {
-    // What waits in front waits at client.authorize first.
+    // A publish in front waits at client.authorize first.
     if parts.hooks.chain(HookPoint::ClientAuthorize).is_empty() && limit.authorize.is_none() {
         let answer = if parts.setup.no_match_allow || identity.superuser {
             Ok(())
@@ -342,7 +347,7 @@ pub(crate) fn decide(
     authorize_on(parts, identity, view, at, authorization, limit)
 }
 
-/// Goes on with client.authorize.
+/// Continues with client.authorize.
 pub(crate) fn authorize_on(
     parts: &mut Parts,
     identity: &Rc<Identity>,
@@ -365,7 +370,7 @@ pub(crate) fn authorize_on(
     authorized(parts, identity, view, at, (outcome, after, first), behind)
 }
 
-/// What the answer of client.authorize means for a publish.
+/// Applies the client.authorize verdict on a publish.
 pub(crate) fn authorized(
     parts: &mut Parts,
     identity: &Rc<Identity>,
@@ -375,7 +380,7 @@ pub(crate) fn authorized(
     limit: &OrderingLimit,
 ) -> Decision {
     let outcome = match outcome {
-        // A plugin is told that it may try again.
+        // A plugin gets the code for "try again".
         RequestOutcome::Unanswered(_) if at.source.is_on_behalf() => {
             RequestOutcome::Answered(Err(ReasonCode::SERVER_UNAVAILABLE))
         }
@@ -383,18 +388,18 @@ pub(crate) fn authorized(
     };
     match (outcome, after) {
         (RequestOutcome::Answered(Err(reason)) | RequestOutcome::Unanswered(reason), _) => {
-            // What a plugin asks for is no packet, and counted where it ends.
+            // A request of a plugin is no packet. It is counted where it ends.
             if matches!(at.source, Source::Client | Source::Will) {
                 parts.counters.packets_publish_auth_error += 1;
             }
             Err(Verdict::code(reason))
         }
-        // That is all that was asked.
+        // The request was only for authorization.
         (RequestOutcome::Answered(Ok(())), _) if matches!(at.source, Source::AuthorizationRequest(_)) => {
             Err(Verdict::code(ReasonCode::SUCCESS))
         }
         (RequestOutcome::Answered(Ok(())), after @ Some(_)) if first.is_some() => {
-            // What it was is allowed: the next question is about what it is by now.
+            // The topic as sent is allowed. Next is the topic that hooks have set.
             let request = authorize::new_request(parts, identity).after_rounds(at.rounds);
             let authorization = Authorization { request, after, first: None };
             authorize_on(parts, identity, view, at, authorization, limit)
@@ -419,7 +424,7 @@ pub(crate) fn begin_walk(
     walk(parts, identity, view, at, chain, limit)
 }
 
-/// Goes along the publish chain as far as it can.
+/// Runs message.publish as far as possible.
 pub(crate) fn walk(
     parts: &mut Parts,
     identity: &Rc<Identity>,
@@ -440,7 +445,7 @@ pub(crate) fn walk(
     }
 }
 
-/// What the chain's answer means.
+/// Applies the result of message.publish.
 pub(crate) fn judge(
     parts: &mut Parts,
     identity: &Rc<Identity>,
@@ -466,15 +471,15 @@ pub(crate) fn judge(
         }
     }
     let moved = draft.topic_text().is_some_and(|topic| topic != view.topic);
-    // What a plugin publishes, or stores, is its own word.
+    // A plugin's own publish needs no authorization.
     let is_clients = at.source.is_clients();
     if moved && is_clients {
-        // A new topic is a new question.
+        // The new topic is authorized too.
         let request = authorize::new_request(parts, identity).after_rounds(at.rounds);
         let authorization = Authorization { request, after: Some(draft), first: None };
         return authorize_on(parts, identity, view, at, authorization, &OrderingLimit::default());
     }
-    // Only here: what plugins take for themselves, such as `$delayed/…`, has not come so far.
+    // Checked after the chain, because a plugin may consume such topics, for example `$delayed/…`.
     if !moved && is_clients && is_reserved(parts, view.topic) {
         parts.counters.packets_publish_dollar_error += u64::from(at.source != Source::Behalf);
         return Err(Verdict::code(ReasonCode::NOT_AUTHORIZED));
@@ -482,8 +487,9 @@ pub(crate) fn judge(
     Ok(Progress::Pass(draft))
 }
 
-/// The publish has its end: it is acknowledged, or its sender disconnected. `from` is the connection it came on: a later one of
-/// the same session is not disconnected for it, and is told like of any other refusal, since it may have sent it again.
+/// Ends a publish: acknowledges it, or disconnects its sender. `from` is the connection it came on.
+/// A later connection of the session is not disconnected but gets the reason code, since it may
+/// have sent the publish again.
 pub(crate) fn conclude(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -505,8 +511,8 @@ pub(crate) fn conclude(
     acknowledge(parts, session_key, metadata, verdict);
 }
 
-/// PUBACK or PUBREC [MQTT-4.3.2-4] [MQTT-4.3.3-8]. In 3.x a refused message is acknowledged like any other
-/// [MQTT-3.3.5-2 of 3.1.1].
+/// Sends PUBACK or PUBREC [MQTT-4.3.2-4] [MQTT-4.3.3-8]. In 3.x a refused message is acknowledged
+/// like any other [MQTT-3.3.5-2 of 3.1.1].
 fn acknowledge(parts: &mut Parts, session_key: SessionKey, metadata: PublishMetadata, verdict: &Verdict) {
     let Some(packet_id) = metadata.packet_id else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
@@ -516,12 +522,12 @@ fn acknowledge(parts: &mut Parts, session_key: SessionKey, metadata: PublishMeta
         QoS::ExactlyOnce => PacketType::PubRec,
     };
     let v5 = session.identity.version.is_v5();
-    // After a refusing PUBREC the exchange is over; 3.x cannot refuse, so PUBREL will come.
+    // A PUBREC with an error ends the exchange. 3.x has no such code, so PUBREL will come.
     if kind == PacketType::PubRec && !(v5 && verdict.code.is_error()) {
         session.awaiting_rel.insert(packet_id);
     }
     let Some(conn) = session.conn else { return };
-    // A plugin may have named any [MQTT-3.4.2-1] [MQTT-3.5.2-1].
+    // A plugin may have set any reason code [MQTT-3.4.2-1] [MQTT-3.5.2-1].
     let code = verdict.code.fitted(ReasonCode::refuses_publish);
     let text = verdict.text.as_deref().filter(|_| v5).and_then(|text| std::str::from_utf8(text).ok());
     if let (Some(text), Some(open)) = (text, parts.connections.get(conn).filter(|conn| conn.takes_reasons()))
@@ -530,7 +536,8 @@ fn acknowledge(parts: &mut Parts, session_key: SessionKey, metadata: PublishMeta
         push_property(&mut section, Property::ReasonString(text));
         let ack = Ack { packet_id, reason: code, properties: Properties::from_encoded(&section) };
         let packet = if kind == PacketType::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) };
-        // It gives way to the client's Maximum Packet Size [MQTT-3.4.2-2] [MQTT-3.5.2-2].
+        // Omitted where the packet would exceed the client's Maximum Packet Size [MQTT-3.4.2-2]
+        // [MQTT-3.5.2-2].
         if codec::encoded_len(&packet, open.version) <= open.packet_bytes_max as usize {
             send::send(parts, conn, &packet);
             return;
@@ -539,21 +546,21 @@ fn acknowledge(parts: &mut Parts, session_key: SessionKey, metadata: PublishMeta
     send::send_ack(parts, conn, kind, packet_id, code);
 }
 
-/// What a publish is for the windows of its client.
+/// How a publish relates to the windows of its client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Admission {
-    /// A new one.
+    /// A new exchange.
     New,
-    /// A resend of one that was taken already.
+    /// A resend of a publish that was taken already.
     Repeated,
-    /// A new one, beyond the QoS 2 publishes that may be without PUBREL: it waits for one.
+    /// A new exchange beyond the limit of QoS 2 exchanges without PUBREL: it waits for a PUBREL.
     AwaitsRelease,
 }
 
-/// How far a publish came; an error where it has no effect.
+/// How far a publish has come, or the verdict that refuses it.
 pub(crate) type Decision = Result<Progress, Verdict>;
 
-/// How far a publish came that is not refused.
+/// How far a publish has come that is not refused.
 pub(crate) enum Progress {
     /// It takes effect, with these changes.
     Pass(Draft),
@@ -564,8 +571,8 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
-    /// The stage at which it waits with its message, which takes its changes once they are all made; what it was is noted where they
-    /// have moved it.
+    /// The stage of a publish that waits in a slot. Once all changes are made, they are applied to
+    /// `message`; if they change the topic, `as_sent` gets the original.
     pub(crate) fn stage(
         self,
         message: &mut Arc<Message>,
@@ -587,14 +594,14 @@ impl Progress {
     }
 }
 
-/// Which publish is meant: the slot it is in, or would be, and where it comes from.
+/// Identifies a publish: its source, and the slot that it has or would get.
 #[derive(Clone, Copy)]
 pub(crate) struct SlotId {
     pub(crate) session: SessionKey,
     pub(crate) number: u64,
     pub(crate) source: Source,
     pub(crate) metadata: PublishMetadata,
-    /// How often a question about it has begun anew: the next question goes on counting.
+    /// How often its authorization request was restarted. The next request continues this count.
     pub(crate) rounds: u8,
 }
 
@@ -602,7 +609,7 @@ fn slot_of(parts: &Parts, view: &MessageView<'_>, metadata: PublishMetadata, sta
     clients_publish(parts, (Arc::new(view.to_message()), None), metadata, stage)
 }
 
-/// A publish of a client that has come as far by the rules of now.
+/// The slot of a client's publish that has come so far under the current rules.
 fn clients_publish(
     parts: &Parts,
     (message, as_sent): (Arc<Message>, Option<Box<AsSent>>),

@@ -1,5 +1,6 @@
-//! The slots of a session at work: whatever can move moves, in order of arrival. Called by `settle` alone, for sessions for which
-//! something has come: a verdict, the owner of a retained topic, room in a lane, the barrier of a SUBACK, the end of a connection.
+//! Moves the slots of a session, in order of arrival. Only `settle` calls it, for sessions with
+//! something new: a verdict, the answer of a retained topic's owner, room in a lane, the barrier of
+//! a SUBACK, the end of a connection.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,11 +27,11 @@ use crate::session::publish::{Authorization, OrderingLimit, Verdict};
 use crate::session::{EndCause, Identity, ReleaseWait, Slot, SlotBody, Source, Stage, Storage};
 use crate::shared_message::SharedMessage;
 
-/// Moves on whatever of a session's slots can move.
+/// Moves all slots of a session that can move.
 pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
     while pump_front(parts, session_key) {
         if parts.work.run().is_spent() {
-            // Behind those that wait already.
+            // Behind the sessions that wait already.
             wake::wake_slots(parts, session_key);
             break;
         }
@@ -41,7 +42,7 @@ pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
     on_behalf::settle_request_queue(parts, session_key);
 }
 
-/// Deals with the packet in front; whether there may be more to do.
+/// Moves the front slot. Returns whether there may be more to do.
 fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let Some(front) = session.slots.front() else { return false };
@@ -89,7 +90,8 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     }
 }
 
-/// Sees to it that a client which is not read, because a publish of its waits for a PUBREL, is read again in time.
+/// Arms the timer that ends the front publish's wait for a PUBREL: its client may be paused
+/// meanwhile.
 fn watch_release(parts: &mut Parts, session_key: SessionKey) {
     let due_ms = parts.clock.now().mono_ms + parts.setup.limits.awaiting_rel_timeout_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
@@ -99,9 +101,9 @@ fn watch_release(parts: &mut Parts, session_key: SessionKey) {
     }
 }
 
-/// Has the publish in front wait for no PUBREL, if nothing has been read of its client for too long because as many packets wait
-/// as may: the PUBREL may be behind what is not read. What its client may then have open beyond `awaiting_rel_max` is bounded by
-/// its packet identifiers, and charged to its session.
+/// Ends the front publish's wait for a PUBREL if its client was paused for too long because of full
+/// slots or memory: the PUBREL may be among the bytes that are not read. Exchanges beyond
+/// `awaiting_rel_max` are limited by the packet identifiers and charged to the session.
 pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
     let (rel_max, timeout_ms) =
         (parts.setup.limits.awaiting_rel_max, parts.setup.limits.awaiting_rel_timeout_ms);
@@ -122,7 +124,7 @@ pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
     }
 }
 
-/// A DISCONNECT that has waited for its turn.
+/// Executes a DISCONNECT that waited in a slot.
 fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, leave: Leave) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if session.conn == Some(conn) {
@@ -137,7 +139,7 @@ fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, le
     }
 }
 
-/// Lets the publishes behind a waiting one go as far as it has come.
+/// Lets the publishes behind a waiting one advance as far as the ordering limit allows.
 fn unblock(parts: &mut Parts, session_key: SessionKey) {
     let Some(session) = parts.sessions.get(session_key) else { return };
     let first = session.slots.front_number();
@@ -146,7 +148,8 @@ fn unblock(parts: &mut Parts, session_key: SessionKey) {
         .filter(|(_, slot)| matches!(&slot.body, SlotBody::Publish(publish) if publish.stage.is_blocked()))
         .map(|(number, _)| number)
         .collect();
-    // The client of such a session is not read beyond that; what a plugin asks for is not read, and waits here.
+    // A client that has so many tickets open is paused. Requests of plugins are not read from a
+    // socket, so they wait here.
     let window = usize::try_from(parts.setup.limits.defer_window).unwrap_or(usize::MAX);
     let mut open = if blocked.is_empty() { 0 } else { session.slots.tickets() };
     for number in blocked {
@@ -162,21 +165,21 @@ fn unblock(parts: &mut Parts, session_key: SessionKey) {
     }
 }
 
-/// What a step of a waiting publish takes: while hooks look at it, nothing of its session is borrowed.
+/// The state for a step of a waiting publish. It borrows nothing of the session while hooks run.
 struct Step {
     identity: Rc<Identity>,
     message: Arc<Message>,
     at: SlotId,
-    /// Version of the rules under which it was allowed.
+    /// Version of the rules that allowed it.
     epoch: u64,
-    /// Whether hooks have moved it to another topic.
+    /// Whether hooks have changed its topic.
     is_moved: bool,
     stage: Stage,
     limit: OrderingLimit,
 }
 
-/// Begins a step of a publish that has not been through the chains, and waits for this ticket or for none. Its slot has its
-/// stage again when the step has been settled.
+/// Takes the state of a publish that has not been through the chains and waits for `ticket`
+/// (`None`: for no ticket). The slot gets its stage back when the step is settled.
 fn begin_step(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -202,12 +205,12 @@ fn begin_step(
     Some(Step { identity, message, at, epoch, is_moved, stage, limit })
 }
 
-/// Goes on with a publish that has not been through the chains and waits for no ticket.
+/// Advances a publish that has not been through the chains and waits for no ticket.
 fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     let Some(step) = begin_step(parts, session_key, number, None) else { return };
     let Step { identity, message, at, epoch, is_moved, stage, limit: behind } = step;
     let view = message.view();
-    // A will was authorised at CONNECT, and nobody authorises a plugin.
+    // A will was authorized at CONNECT, and a plugin's own publish needs no authorization.
     let needs_nobody = match at.source {
         Source::Will => authorize::is_current(parts, epoch, &identity, Some(view.topic)),
         Source::Plugin | Source::Store => true,
@@ -229,19 +232,20 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     settle_publish(parts, session_key, number, (decision, asked));
 }
 
-/// A question that client.authorize has been asked, by the rules of now.
+/// An authorization request under the current rules.
 struct Question {
-    /// How often it has begun anew.
+    /// How often it was restarted.
     rounds: u8,
-    /// Whether it has been open, and is answered later.
+    /// Whether it has been deferred.
     was_open: bool,
-    /// Whether all that was said about the publish is said by the rules of now. Of one that hooks have moved to another topic, what was
-    /// said about the first one may be older.
+    /// Whether all verdicts on the publish come from the current rules. If hooks have changed the
+    /// topic, the verdict on the first topic may be older.
     is_whole: bool,
 }
 
 impl Question {
-    /// What is asked at a stage of a publish that hooks have moved already, or not yet.
+    /// The request at a stage of a publish. `is_moved` says that hooks have changed its topic
+    /// already.
     fn of(stage: &Stage, is_moved: bool) -> Option<Question> {
         match stage {
             Stage::Unstarted => Some(Question { rounds: 0, was_open: false, is_whole: true }),
@@ -256,7 +260,7 @@ impl Question {
     }
 }
 
-/// `asked` is the question that has led to the decision.
+/// Settles a step of a publish; `asked` is the authorization request that led to the decision.
 fn settle_publish(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -290,13 +294,14 @@ fn settle_publish(
     }
 }
 
-/// Has the publish in front authorized anew, where it was allowed by rules that have changed since for its client and its topic, or the
-/// one that it had before hooks moved it: only that, what hooks have made of it stays. Whether that is so.
+/// Has the front publish authorized again if the rules have changed for its client and its topic,
+/// or for the topic that it had before hooks changed it. The changes by hooks stay. Returns whether
+/// it is authorized again.
 fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get(session_key) else { return false };
     let number = session.slots.front_number();
     let Some(Slot { body: SlotBody::Publish(publish), .. }) = session.slots.front() else { return false };
-    // What was stored has begun to have its effect.
+    // A message that its owner has stored has begun to take effect.
     let is_decided = matches!(publish.stage, Stage::Decided { storage: Storage::NotRequested, .. });
     let identity = publish.behalf.as_ref().map_or(&session.identity, |behalf| &behalf.identity);
     let is_current = |topic: &str| authorize::is_current(parts, publish.epoch, identity, Some(topic));
@@ -309,7 +314,8 @@ fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     let request = authorize::new_request(parts, identity);
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let Some(publish) = session.slots.publish_mut(number) else { return false };
-    // However often its lane is full meanwhile, it is the same question. One that was answered at once has kept nobody waiting.
+    // It counts as the same request, however often the lane is full meanwhile. A request that was
+    // answered at once counts no round.
     publish.rounds = publish.rounds.saturating_add(std::mem::take(&mut publish.was_open).into());
     let request = request.after_rounds(publish.rounds);
     if let Stage::Decided { extra, .. } = &mut publish.stage {
@@ -320,7 +326,8 @@ fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     true
 }
 
-/// The publish in front has passed: its effect; whether it has left.
+/// Applies the effect of the front publish, which has passed. Returns whether it has left the
+/// slots.
 fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let number = session.slots.front_number();
@@ -363,7 +370,7 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     }
 }
 
-/// The owner of a retained topic has answered.
+/// Takes the answer of the owner of a retained topic.
 pub(crate) fn stored(parts: &mut Parts, id: u64, number: u64) {
     let Some((session_key, slot)) = parts.work.end_store(id) else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
@@ -376,7 +383,8 @@ pub(crate) fn stored(parts: &mut Parts, id: u64, number: u64) {
     wake::wake_slots(parts, session_key);
 }
 
-/// A deferred message.publish or client.authorize of a publish has been answered, or has missed its deadline (`None`).
+/// Takes the verdict of a deferred message.publish or client.authorize on a publish; `None` if its
+/// deadline has passed.
 pub(crate) fn publish_answered(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -412,7 +420,7 @@ pub(crate) fn publish_answered(
                 _ => publish::walk(parts, &identity, view, at, chain, &behind),
             }
         }
-        // They wait for no ticket.
+        // These wait for no ticket.
         Stage::Unstarted | Stage::Decided { .. } => return,
     };
     drop(message);
@@ -420,8 +428,9 @@ pub(crate) fn publish_answered(
     wake::wake_slots(parts, session_key);
 }
 
-/// A DISCONNECT waits for its turn. The session expiry that it names holds from now on, whatever ends the connection meanwhile.
-/// What CONNECT said to be 0 stays 0 [MQTT-3.14.2-2]; that is answered in its turn.
+/// Queues a DISCONNECT behind the slots. Its session expiry applies from now on, however the
+/// connection ends. An expiry of 0 in CONNECT stays 0 [MQTT-3.14.2-2]; that error is answered when
+/// the DISCONNECT is executed.
 pub(crate) fn disconnect_waits(parts: &mut Parts, session_key: SessionKey, leave: Leave) {
     let expiry_max_s = parts.setup.limits.session_expiry_max_s;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
@@ -430,11 +439,11 @@ pub(crate) fn disconnect_waits(parts: &mut Parts, session_key: SessionKey, leave
     {
         session.expiry_s = granted_expiry(expiry_s, expiry_max_s);
     }
-    // Nothing in front of it waits for a PUBREL any more.
+    // The publishes in front no longer wait for a PUBREL.
     wake::wake_slots(parts, session_key);
 }
 
-/// A DISCONNECT with nothing in front.
+/// Executes a DISCONNECT with nothing in front of it.
 pub(crate) fn leave(parts: &mut Parts, key: ConnKey, leave: Leave) -> Result<(), DecodeError> {
     parts.counters.packets_disconnect_received += 1;
     let expiry_max_s = parts.setup.limits.session_expiry_max_s;

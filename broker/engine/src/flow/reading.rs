@@ -1,6 +1,6 @@
-//! Whether a connection is read, and why it is not. One state, of which the shell sees `Next::Pause` and the outbox's `resume`.
-//! Each reason ends by itself: with a verdict or its deadline, with slots that drain, with bytes that leave or the stall of
-//! their socket, with memory that is let go of.
+//! Whether a connection is read, and why not. The shell sees this state as `Next::Pause` and the
+//! outbox's `resume`. Each reason for a pause ends: with a verdict or its deadline, when slots
+//! drain, when bytes are written or the stalled socket is closed, when memory is released.
 
 use std::rc::Rc;
 
@@ -13,11 +13,11 @@ use crate::limits::Limits;
 use crate::parts::Parts;
 use crate::session::{Identity, Session};
 
-/// Slots of a session that are many enough to stop its client when the shard has little memory left, as a part of what it may
-/// have otherwise.
+/// When memory is tight, a client is paused at this fraction of its slot limit.
 const SHARE: u64 = 16;
 
-/// Why a connection should not be read; `part` of each limit, so that one that is paused does not flutter at it.
+/// Why to pause a connection. `part` divides each limit: a paused connection resumes only well
+/// below the limit.
 #[inline]
 fn too_much(
     conn: &Connection,
@@ -48,8 +48,8 @@ pub(crate) fn reading(parts: &Parts, conn: ConnKey) -> Option<Reading> {
     parts.connections.get(conn).map(|conn| conn.reading)
 }
 
-/// Stops reading a connection that holds as much as it may: packets of its session that wait, or bytes that its socket does
-/// not take, acknowledgements and PINGRESP among them.
+/// Pauses a connection at its limits: packets of its session that wait, or bytes that its socket
+/// does not accept, including acknowledgements and PINGRESP.
 pub(crate) fn pause_if_full(parts: &mut Parts, key: ConnKey) -> Handled {
     let Some(conn) = parts.connections.get(key) else { return Handled::Closed };
     if conn.is_paused() {
@@ -80,18 +80,18 @@ fn note_pause(parts: &mut Parts, key: ConnKey, why: Pause) {
     }
 }
 
-/// Reads a connection on whose session has room again.
+/// Resumes the connection of a session that has room again.
 pub(crate) fn resume_if_room(parts: &mut Parts, session: SessionKey) {
     if let Some(conn) = parts.sessions.get(session).and_then(|session| session.conn) {
         resume_if_free(parts, conn);
     }
 }
 
-/// Reads a connection on that is not read for that reason, if no other holds.
+/// Resumes a connection that was paused for this reason, if no other reason applies.
 pub(crate) fn resume_from(parts: &mut Parts, key: ConnKey, why: Pause) {
     if parts.connections.get(key).is_some_and(|conn| conn.reading == Reading::Paused(why)) {
         if why == Pause::Admission {
-            // It ends with the verdict, whatever is queued for the socket.
+            // An admission pause ends with the verdict, however much is queued for the socket.
             read_on(parts, key);
         } else {
             resume_if_free(parts, key);
@@ -99,7 +99,8 @@ pub(crate) fn resume_from(parts: &mut Parts, key: ConnKey, why: Pause) {
     }
 }
 
-/// Reads a connection on that nothing holds any more; one that a plugin decides about waits for that.
+/// Resumes a connection if no reason for a pause is left. One that waits for a plugin's verdict
+/// stays paused.
 pub(crate) fn resume_if_free(parts: &mut Parts, key: ConnKey) {
     let Some(conn) = parts.connections.get(key) else { return };
     let Reading::Paused(before) = conn.reading else { return };
@@ -107,7 +108,7 @@ pub(crate) fn resume_if_free(parts: &mut Parts, key: ConnKey) {
         return;
     }
     let session = conn.session.and_then(|session| parts.sessions.get(session));
-    // Half, so that a connection does not flutter at the limit.
+    // Half of the limit, so that a connection does not pause and resume all the time.
     match too_much(conn, session, &parts.setup.limits, parts.memory.is_tight(), 2) {
         None => read_on(parts, key),
         Some(why) if why != before => {
@@ -120,7 +121,7 @@ pub(crate) fn resume_if_free(parts: &mut Parts, key: ConnKey) {
     }
 }
 
-/// Stops reading a connection until the next turn.
+/// Pauses a connection until the next turn.
 pub(crate) fn pause_for_work(parts: &mut Parts, key: ConnKey) {
     if let Some(conn) = parts.connections.get_mut(key) {
         conn.pause(Pause::Work);
@@ -128,7 +129,8 @@ pub(crate) fn pause_for_work(parts: &mut Parts, key: ConnKey) {
     }
 }
 
-/// A turn has done its part: those that were stopped for too much work are read on, or stay stopped for what they hold by now.
+/// At the end of a turn, resumes connections that were paused for too much work, unless they have
+/// reached a limit meanwhile.
 pub(crate) fn read_on_after_work(parts: &mut Parts) {
     if parts.work.has_many_fanouts() {
         return;
@@ -148,12 +150,13 @@ fn read_on(parts: &mut Parts, key: ConnKey) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(conn) = parts.connections.get_mut(key) else { return };
     conn.reading = Reading::Reading;
-    // Keep alive does not run while we refuse to read [MQTT-3.1.2-22].
+    // Keep alive does not run while the broker does not read [MQTT-3.1.2-22].
     conn.last_received_ms = now_ms;
     parts.out.resume.push(key);
 }
 
-/// Takes from a connection who it is, so that it can be changed without a copy; to be given back by `set_identity`.
+/// Takes the identity out of a connection, so that it can be changed without a copy. The caller
+/// puts it back with `set_identity`.
 pub(crate) fn take_identity(parts: &mut Parts, key: ConnKey) {
     if let Some(conn) = parts.connections.get_mut(key) {
         conn.identity = None;
@@ -171,19 +174,19 @@ pub(crate) fn session_of(parts: &Parts, key: ConnKey) -> Option<crate::id::Sessi
     parts.connections.get(key).and_then(|conn| conn.session)
 }
 
-/// What became of one packet.
+/// Result of one packet.
 pub(crate) enum Handled {
     /// Go on with the next.
     Next,
-    /// Nothing more is taken for now.
+    /// Stop taking packets for now.
     Pause,
-    /// The connection goes to another shard with this packet.
+    /// The connection moves to another shard with this packet.
     Handoff(crate::id::ShardId),
     /// The connection has ended.
     Closed,
 }
 
-/// Forgets a connection.
+/// Removes a connection.
 pub(crate) fn remove_connection(parts: &mut Parts, key: ConnKey) {
     let watch = parts.connections.get(key).and_then(|conn| conn.watch);
     cancel(&mut parts.clock, watch);
@@ -199,7 +202,8 @@ pub(crate) fn expect_packet(parts: &mut Parts, key: ConnKey) {
     }
 }
 
-/// Sees to it that a connection is looked at when its client may be late or silent, or before: it has one timer for all that.
+/// Arms the only timer of a connection, for the time when its client may be late or silent, or
+/// earlier.
 pub(crate) fn watch(clock: &mut Clock, conn: &mut Connection) {
     let Some(due_ms) = conn.next_look_ms(clock.now().mono_ms) else { return };
     if conn.watch.is_some_and(|watch| watch.due_ms <= due_ms) {

@@ -1,5 +1,5 @@
-//! What is refused to plugins on behalf of clients, counted and told to the log: once in a while, since who is refused once is
-//! refused again. Called by `on_behalf` and by `instance_message`.
+//! Refused requests of plugins on behalf of clients, for the log. The rate is limited, since one
+//! refusal is often followed by more. Called by `on_behalf` and by `instance_message`.
 
 use crate::hook::PluginHandle;
 use crate::outbox::BehalfRefused;
@@ -7,7 +7,7 @@ use crate::parts::Parts;
 use crate::plugins::PageAbout;
 use crate::reason::ReasonCode;
 
-/// Has the shell log that.
+/// Reports a refusal for the log.
 #[cold]
 pub(crate) fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
     let now_ms = parts.clock.now().mono_ms;
@@ -16,7 +16,7 @@ pub(crate) fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
     }
 }
 
-/// There is no room for a page that waits for its plugin.
+/// Reports and counts a page for which there is no room while it waits for its plugin.
 #[cold]
 pub(crate) fn page_refused(
     parts: &mut Parts,

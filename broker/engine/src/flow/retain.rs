@@ -1,4 +1,5 @@
-//! A retained message at the owner of its topic: stored, cleared, or refused by a full store.
+//! A retained message at the owner of its topic: it is stored or cleared, or a full store refuses
+//! it.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use crate::parts::Parts;
 use crate::route::retained::Full;
 use crate::shared_message::{SharedMessage, shared_message};
 
-/// Stores or clears the message of a topic that this shard owns; the number it is stored under.
+/// Stores or clears the message of a topic that this shard owns. Returns the number of the stored
+/// message.
 pub(crate) fn store_retained(
     parts: &mut Parts,
     view: &MessageView<'_>,
@@ -35,14 +37,14 @@ pub(crate) fn store_retained(
     Ok(parts.retained.mark())
 }
 
-/// Another shard's publish to a topic that this shard owns.
+/// Stores the message of another shard's publish to a topic that this shard owns.
 pub(crate) fn store_for(parts: &mut Parts, from: ShardId, id: u64, message: &Arc<Message>) {
     let mut shared = Some(SharedMessage::new(Arc::clone(message).into()));
     let number = store_retained(parts, &message.view(), &mut shared).unwrap_or(0);
     send::push_envelope(parts, from, Lane::Control, EnvelopeBody::Stored { id, number });
 }
 
-/// Has the shell log that a retained message was not stored: once in a while, since whoever publishes one publishes more.
+/// Has the shell log that a retained message was not stored. The rate is limited.
 #[cold]
 pub(crate) fn note_full(parts: &mut Parts, full: Full) {
     if parts.work.begin_full_note(parts.clock.now().mono_ms) {

@@ -1,6 +1,8 @@
-//! Retained messages (MQTT 5.0 section 3.3.1.3). A topic's message belongs to one shard. A subscriber asks the owner twice: behind
-//! the barrier for a mark, so that what is stored after it comes live and only live [MQTT-3.3.1-9 of 3.1.1], and then for pages
-//! of what is older, one at a time and never more than its session has room for.
+//! Retained messages (MQTT 5.0 section 3.3.1.3). The message of a topic belongs to one shard, its
+//! owner. The shard of a subscriber sends two kinds of requests to the owner. Behind the barrier it
+//! requests a mark: what is stored after the mark is delivered live and only live [MQTT-3.3.1-9 of
+//! 3.1.1]. Then it requests pages of what is older, one at a time and never more than the session
+//! has room for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,16 +23,19 @@ use crate::shared_message::SharedMessage;
 use crate::topic;
 use crate::work::Scan;
 
-/// Topics that an owner looks at to find out whether it has any for a filter: with more, it may have.
+/// Topics that an owner checks to find out whether it has messages for a filter. With more topics
+/// it answers that it may have some.
 const MATCH_BUDGET: usize = 8;
-/// How long what was stored before a mark may still come live, because a shard was held up, milliseconds.
+/// How long a message that was stored before a mark may still arrive live, because a shard was
+/// late. Milliseconds.
 const SETTLE_MS: u64 = 30_000;
-/// Retained messages of a session that may wait in its queue, behind live ones.
+/// Retained messages of a session that may wait in its queue behind live ones.
 const QUEUED_PAGE: usize = 8;
 
 // --- marks
 
-/// Has the batch of a packet tell live from stored messages of what is in force so far.
+/// Adds the subscriptions of a packet that are in force so far to its batch, which separates live
+/// messages from stored ones.
 pub(crate) fn put_in_batch(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
     if matches!(packet.step, FilterStep::Chain(..) | FilterStep::Authorize(_) | FilterStep::Notify(_)) {
         return;
@@ -44,7 +49,7 @@ pub(crate) fn put_in_batch(parts: &mut Parts, session_key: SessionKey, packet: &
     packet.in_batch = packet.granted.len();
 }
 
-/// Asks the owners of retained messages for their marks.
+/// Requests marks from the owners of retained messages.
 pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
     let wanted: Arc<[Wanted]> =
         packet.granted.iter().filter(|granted| granted.reader != 0).map(wanted_of).collect();
@@ -61,7 +66,7 @@ pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: 
     owners.remove(me);
     let nothing = mine.as_ref().is_some_and(|(_, found)| found.is_empty());
     if owners.is_empty() && packet.in_batch == 0 && nothing {
-        // Nothing was in force before this step, and nothing is stored: there is nothing to be told apart.
+        // Nothing was in force before this step and nothing is stored: no separation is needed.
         return;
     }
     put_in_batch(parts, session_key, packet);
@@ -77,7 +82,7 @@ pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: 
         readers.mark(batch, me, mark, &found, |_| true);
     }
     if parts.setup.shards == 1 && !parts.work.has_fanouts() {
-        // No message that was stored before is on its way.
+        // No message that was stored before the mark is under way.
         readers.settle(batch);
         return;
     }
@@ -98,13 +103,14 @@ pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: 
     }
 }
 
-/// Another shard's new subscriptions ask for a mark.
+/// Sets a mark for new subscriptions of another shard.
 pub(crate) fn mark_for(parts: &mut Parts, from: ShardId, session: SessionKey, batch: u64, wanted: &[Wanted]) {
     let (mark, found) = set_mark(parts, wanted);
     send::push_envelope(parts, from, Lane::Control, EnvelopeBody::Marked { session, batch, mark, found });
 }
 
-/// A mark, and the places of those filters that may have messages here. A store without any costs nothing.
+/// Sets a mark and returns the indexes of the filters that may have messages here. An empty store
+/// costs nothing.
 fn set_mark(parts: &mut Parts, wanted: &[Wanted]) -> (u64, Vec<u32>) {
     let mark = parts.retained.mark();
     let mut found = Vec::new();
@@ -149,7 +155,7 @@ pub(crate) fn marked(
     if waits {
         wake::wake_slots(parts, session_key);
     } else {
-        // It came too late for SUBACK, which waits no longer.
+        // The mark came after the deadline of SUBACK, which has been sent.
         pull_retained(parts, session_key);
     }
 }
@@ -159,7 +165,7 @@ pub(crate) fn is_marked(parts: &Parts, session_key: SessionKey, batch: u64) -> b
     readers.is_none_or(|readers| readers.is_marked(batch))
 }
 
-/// SUBACK is out: pages of this batch may come.
+/// SUBACK has been sent: pages of this batch may be requested.
 pub(crate) fn begin_batch(parts: &mut Parts, session_key: SessionKey, batch: u64) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     let Some(readers) = &mut session.readers else { return };
@@ -168,7 +174,7 @@ pub(crate) fn begin_batch(parts: &mut Parts, session_key: SessionKey, batch: u64
     session.tidy_readers();
 }
 
-/// No marks are asked for after all.
+/// Removes a batch whose marks are not requested.
 pub(crate) fn forget_batch(parts: &mut Parts, session_key: SessionKey, packet: &FilterPacket) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if let Some(readers) = &mut session.readers {
@@ -177,7 +183,7 @@ pub(crate) fn forget_batch(parts: &mut Parts, session_key: SessionKey, packet: &
     }
 }
 
-/// Has the clock look after the sessions that settle, if it does not yet.
+/// Arms the timer for sessions that settle, if it is not armed.
 fn watch_settling(parts: &mut Parts, due_ms: u64) {
     if !parts.work.settling().is_watched() {
         let timer = parts.clock.arm_overdue(due_ms, Overdue::Settled);
@@ -185,7 +191,7 @@ fn watch_settling(parts: &mut Parts, due_ms: u64) {
     }
 }
 
-/// What was stored before the marks of some batches has come, if it was to come live.
+/// Settles the batches that are due: all live messages from before their marks have arrived.
 pub(crate) fn settle_due(parts: &mut Parts) {
     let now_ms = parts.clock.now().mono_ms;
     parts.work.settling().end_watch();
@@ -202,7 +208,7 @@ pub(crate) fn settle_due(parts: &mut Parts) {
     }
 }
 
-/// A session that ends has nothing to settle any more.
+/// Removes a session that ends from those that settle.
 pub(crate) fn forget_settling(parts: &mut Parts, session_key: SessionKey, settles_ms: Option<u64>) {
     if let Some(settles_ms) = settles_ms {
         let nobody_left = parts.work.settling().remove(settles_ms, session_key);
@@ -212,7 +218,7 @@ pub(crate) fn forget_settling(parts: &mut Parts, session_key: SessionKey, settle
 
 // --- pages
 
-/// Asks for the next pages of a session that has room for them.
+/// Requests the next pages of a session that has room for them.
 pub(crate) fn pull_retained(parts: &mut Parts, session_key: SessionKey) {
     loop {
         let Some(session) = parts.sessions.get(session_key) else { return };
@@ -241,14 +247,14 @@ pub(crate) fn pull_retained(parts: &mut Parts, session_key: SessionKey) {
     }
 }
 
-/// What a session has room for; `None` for nothing.
+/// How much a session has room for; `None` for nothing.
 fn reader_room(parts: &Parts, session: &Session) -> Option<Room> {
     let limits = &parts.setup.limits;
     let conn = session.conn.and_then(|conn| parts.connections.get(conn))?;
     if session.deliveries.as_ref().is_some_and(|deliveries| !deliveries.is_empty()) {
         return None;
     }
-    // Half of what there is, so that live messages find room beside them.
+    // Half of the space, so that live messages have the other half.
     let bytes = (limits.outbound_bytes_max as usize / 2).saturating_sub(conn.out.len());
     let window = if session.queue.is_empty() {
         session.inflight.room()
@@ -259,7 +265,7 @@ fn reader_room(parts: &Parts, session: &Session) -> Option<Room> {
     {
         0
     } else if queue_has_room(parts, session, 0) {
-        // A queue that never empties does not keep them away for ever.
+        // A queue that is never empty must not block retained messages for ever.
         QUEUED_PAGE
     } else {
         0
@@ -267,7 +273,7 @@ fn reader_room(parts: &Parts, session: &Session) -> Option<Room> {
     (bytes > 0).then_some(Room { window, bytes })
 }
 
-/// A session's queue as it stands, in messages and bytes.
+/// Length of a session's queue, in messages and bytes.
 fn queue_of(session: &Session) -> (usize, usize) {
     (session.queue.len(), session.queue_bytes)
 }
@@ -278,7 +284,7 @@ fn queue_has_room(parts: &Parts, session: &Session, bytes: usize) -> bool {
         && (session.queue_bytes + bytes) as u64 <= limits.session_queue_bytes_max
 }
 
-/// Whether a retained message that has come can be delivered now.
+/// Whether a retained message that has arrived can be delivered now.
 fn has_room_for(parts: &Parts, session: &Session, qos: QoS, bytes: usize) -> bool {
     let limits = &parts.setup.limits;
     let Some(conn) = session.conn.and_then(|conn| parts.connections.get(conn)) else { return false };
@@ -292,7 +298,7 @@ fn has_room_for(parts: &Parts, session: &Session, qos: QoS, bytes: usize) -> boo
         || queue_has_room(parts, session, bytes)
 }
 
-/// A page of this shard's store, within the room of who asks.
+/// Reads a page from this shard's store, within the room that the requester has.
 pub(crate) fn scan_page(parts: &mut Parts, request: &PageRequest) -> PageBody {
     let mut budget = parts.setup.limits.retained_page_messages_max as usize;
     let Room { mut window, mut bytes } = request.room;
@@ -329,7 +335,7 @@ pub(crate) fn scan_page(parts: &mut Parts, request: &PageRequest) -> PageBody {
     body
 }
 
-/// A page has come: what there is still room for is delivered, the rest is asked for again.
+/// Delivers the messages of a page for which there is room, and requests the rest again.
 pub(crate) fn take_page(
     parts: &mut Parts,
     owner: ShardId,
@@ -361,7 +367,8 @@ pub(crate) fn take_page(
     session.tidy_readers();
 }
 
-/// Delivers a message of a page, unless it is not wanted any more; false if there is no room for it.
+/// Delivers a message of a page, unless no subscription needs it any more. Returns false if there
+/// is no room for it.
 fn take_item(
     parts: &mut Parts,
     owner: ShardId,
@@ -376,7 +383,8 @@ fn take_item(
     let Some((granted, subscription_id)) = readers.judge(page, owner, item.reader, item.number, topic) else {
         return true;
     };
-    // [MQTT-3.8.3-3]: whose message it is, its client identifier says, on whatever shard it is stored.
+    // [MQTT-3.8.3-3]: the client identifier says whose message it is, on whatever shard it is
+    // stored.
     if readers.no_local(owner, item.reader) && item.message.from == session.identity.client_id {
         return true;
     }
@@ -412,7 +420,7 @@ fn wanted_of(granted: &Granted) -> Wanted {
     }
 }
 
-/// Whether the subscription that wants its retained messages is still there, and is the same.
+/// Whether the subscription that requested these retained messages still exists unchanged.
 fn is_current(subscriptions: &BTreeMap<Box<str>, Subscription>, wanted: &Wanted) -> bool {
     subscriptions.get(&*wanted.filter).is_some_and(|subscription| subscription.reader == wanted.reader)
 }

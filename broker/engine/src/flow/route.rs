@@ -1,5 +1,5 @@
-//! The effect of a message: the retained store, this shard's subscribers, the other shards. What cannot go now says what it
-//! waits for, and nothing of it has happened yet.
+//! The effect of a message: the retained store, this shard's subscribers, the other shards. A
+//! message that must wait has not taken effect yet, and returns what it waits for.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,19 +18,20 @@ use crate::session::{Source, Storage};
 use crate::shared_message::{SharedMessage, shared_message};
 use crate::work::FanOut;
 
-/// What became of a message.
+/// Result of a message.
 pub(crate) enum Effect {
     /// It took effect; the code for the acknowledgement.
     Done(ReasonCode),
-    /// It waits in a slot; so far it stands with the owner of its topic.
+    /// It waits in a slot; the value is its state at the owner of its topic.
     Waits(Storage),
 }
 
-/// Where the deliveries of matching shared subscriptions go.
+/// The picked shard of each matching shared subscription.
 type PickedShards = SmallVec<[(GroupRef, ShardId); 2]>;
 
-/// Has a message take effect for the publish that is, or would be, slot `number` of the session. `stored` is what the owner
-/// of its topic has answered, if it was asked: the number under which it is stored, 0 for no room.
+/// Applies the effect of a message for the publish in slot `number` of the session, or for a
+/// publish that would get this slot. `stored` is the answer of the topic's owner, if there was a
+/// request: the number of the stored message, 0 if there was no room.
 pub(crate) fn effect(
     parts: &mut Parts,
     session: SessionKey,
@@ -48,7 +49,8 @@ pub(crate) fn effect(
             return Effect::Waits(Storage::NotRequested);
         } else {
             parts.work.lanes().passed();
-            // The owner first: whoever is not routed to now will find it there.
+            // The owner stores it first: a subscriber that the routes do not include yet finds it
+            // there.
             let id = parts.work.begin_store(session, number);
             let message = Arc::clone(shared_message(view, shared));
             send::push_envelope(parts, owner, Lane::Data, EnvelopeBody::Store { id, message });
@@ -63,13 +65,13 @@ pub(crate) fn effect(
     let destinations = destinations(parts, &matched, &picked);
     if let Some(lane) = destinations.iter().find(|lane| must_wait_for_lane(parts, session, *lane)) {
         wake::wait_for_lane(parts, session, lane);
-        // What is stored stays stored; only the routing is still to come.
+        // A stored message stays stored; only the routing is left.
         return Effect::Waits(stored.map_or(Storage::NotRequested, Storage::Answered));
     }
     parts.work.lanes().passed();
-    // A store without room refuses to store; the message goes on.
+    // A full store does not store the message; the routing continues.
     let is_behalf = source == Source::Behalf;
-    // A plugin that is told 0x97 would try again, and the message has been delivered.
+    // A plugin that receives 0x97 would retry, although the message was delivered.
     let full = stored == Some(0) && !is_behalf && is_v5(parts, session);
     let view = &MessageView { stored: stored.unwrap_or(0), ..*view };
     if matched.is_empty() {
@@ -97,19 +99,19 @@ fn is_v5(parts: &Parts, session: SessionKey) -> bool {
     parts.sessions.get(session).is_some_and(|session| session.identity.version.is_v5())
 }
 
-/// Whether a publisher has to wait before its message may take that lane: for room, or for those who came before.
+/// Whether a publisher must wait for a lane: the lane is full, or others wait for it already.
 fn must_wait_for_lane(parts: &Parts, session: SessionKey, lane: ShardId) -> bool {
     lane_is_full(parts, lane) || parts.work.are_before(session, lane)
 }
 
-/// Whether there is no room in the lane to that shard.
+/// Whether the lane to a shard is full.
 pub(crate) fn lane_is_full(parts: &Parts, shard: ShardId) -> bool {
     let index = shard.index();
     parts.out.data[index].len() as u64 >= parts.setup.limits.lane_envelopes_max
         || parts.out.data_bytes[index] as u64 >= parts.setup.limits.lane_bytes_max
 }
 
-/// The shard whose member gets the message, for each matching shared subscription.
+/// Picks the shard whose member gets the message, for each matching shared subscription.
 fn pick_shards(parts: &mut Parts, matched: &Matched) -> PickedShards {
     let mut picked = PickedShards::new();
     for &group in &matched.groups {
@@ -130,7 +132,7 @@ fn destinations(parts: &Parts, matched: &Matched, picked: &PickedShards) -> Shar
     set
 }
 
-/// One envelope for each shard that wants it, whatever the number of its subscribers.
+/// Sends one envelope to each interested shard, however many subscribers it has.
 fn forward(
     parts: &mut Parts,
     view: &MessageView<'_>,
@@ -153,7 +155,8 @@ fn forward(
     }
 }
 
-/// This shard's plain subscribers, at once or, where they are more than a turn takes, in slices.
+/// Delivers to this shard's plain subscribers: at once, or in slices if they exceed the turn's
+/// budget.
 pub(crate) fn serve_local(
     parts: &mut Parts,
     view: &MessageView<'_>,
@@ -163,7 +166,7 @@ pub(crate) fn serve_local(
     if matched.local.is_empty() {
         return;
     }
-    // Nothing overtakes a sliced fan-out to the same sessions.
+    // A message must not overtake a sliced fan-out to the same sessions.
     if parts.work.has_fanouts() || matched.local.len() as u64 > parts.setup.limits.turn_budget_deliveries {
         let message = Rc::clone(shared_message(view, shared));
         parts.memory.pool().count(&message);
@@ -178,9 +181,9 @@ pub(crate) fn serve_local(
     }
 }
 
-/// One member of a shared subscription on this shard. Where all have as many messages waiting as they may, it is dropped: on its
-/// way to another shard it could come behind a later one of its publisher [MQTT-4.6.0-5]. Where there is no member any more,
-/// it goes to another shard, once.
+/// Delivers to one member of a shared subscription on this shard. If the queues of all members are
+/// full, the message is dropped: on another shard it could arrive behind a later message of its
+/// publisher [MQTT-4.6.0-5]. If there is no member any more, it goes to another shard, once.
 pub(crate) fn serve_group(
     parts: &mut Parts,
     group: GroupRef,
@@ -233,8 +236,8 @@ pub(crate) fn serve_group(
     }
 }
 
-/// Has other shards chosen for a shared subscription, if all its members here have much waiting. Each of them ends that when
-/// its queue has drained.
+/// If the queues of all members of a shared subscription on this shard are long, has other shards
+/// picked. Each of these members ends that when its queue has drained.
 fn note_full_group(parts: &mut Parts, group: GroupRef) {
     let queue_max = parts.setup.limits.session_queue_messages_max;
     let members: Vec<SessionKey> = parts.router.group_members(group).map(|(session, _)| session).collect();
@@ -255,7 +258,7 @@ fn note_full_group(parts: &mut Parts, group: GroupRef) {
     }
 }
 
-/// A message that was drawn for a member that has left.
+/// Delivers a message to another member, after the picked one has left.
 pub(crate) fn pick_again(parts: &mut Parts, group: GroupId, message: &SharedMessage) {
     let Some(group) = parts.router.group_by_id(group) else { return };
     let random = parts.numbers.random();
@@ -277,7 +280,8 @@ pub(crate) fn pick_again(parts: &mut Parts, group: GroupId, message: &SharedMess
     }
 }
 
-/// An envelope of what cannot be paused: beyond the lane's limit there is a reserve, beyond that a counted drop.
+/// Sends an envelope that cannot wait. Beyond the lane's limit it uses a reserve; beyond that it is
+/// dropped and counted.
 pub(crate) fn push_reserved(parts: &mut Parts, shard: ShardId, body: EnvelopeBody) {
     let limits = &parts.setup.limits;
     let most = limits.lane_envelopes_max + limits.lane_reserve_envelopes_max;
@@ -290,7 +294,7 @@ pub(crate) fn push_reserved(parts: &mut Parts, shard: ShardId, body: EnvelopeBod
     send::push_envelope(parts, shard, Lane::Data, body);
 }
 
-/// Tells every other shard what has changed in this one's interest.
+/// Sends the changes of this shard's interest to all other shards.
 pub(crate) fn announce_interest(parts: &mut Parts) {
     let Some(batch) = parts.router.take_changes() else { return };
     let batch = Arc::new(batch);

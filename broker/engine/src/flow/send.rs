@@ -1,4 +1,4 @@
-//! What leaves a flow: packets for a connection, envelopes for a shard, lines for a trace.
+//! Output of the flows: packets for a connection, envelopes for a shard, lines for a trace.
 
 use std::num::NonZeroU16;
 
@@ -12,7 +12,7 @@ use crate::packet::{Disconnect, Packet, PacketType, Properties, Property, Versio
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 
-/// Queues a packet for a connection, if it is still there.
+/// Queues a packet for a connection, if it still exists.
 pub(crate) fn send(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>) {
     let Some(conn) = parts.connections.get_mut(key) else { return };
     let sent = conn.send(packet, &mut parts.out, &mut parts.counters);
@@ -25,7 +25,7 @@ pub(crate) fn send(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>) {
     notify::notify_sent(parts, key, packet.packet_type(), sent, sent);
 }
 
-/// Queues an acknowledgement for a connection, if it is still there.
+/// Queues an acknowledgement for a connection, if it still exists.
 #[inline]
 pub(crate) fn send_ack(
     parts: &mut Parts,
@@ -42,7 +42,7 @@ pub(crate) fn send_ack(
     notify::notify_sent(parts, key, kind, sent, sent);
 }
 
-/// What is to be sent on a connection, to be written from the front and `advance`d.
+/// The outbound queue of a connection, to be written from the front and `advance`d.
 pub(crate) fn outbound(parts: &mut Parts, conn: ConnKey) -> Option<&mut Outbound> {
     let conn = parts.connections.get_mut(conn)?;
     conn.dirty = false;
@@ -53,7 +53,7 @@ pub(crate) fn push_envelope(parts: &mut Parts, to: ShardId, lane: Lane, body: En
     parts.out.push(to, lane, Envelope { body });
 }
 
-/// Remembers a packet of a traced connection.
+/// Records a packet of a traced connection.
 #[cold]
 pub(crate) fn trace(parts: &mut Parts, key: ConnKey, inbound: bool, text: impl FnOnce() -> String) {
     let Some(conn) = parts.connections.get(key) else { return };
@@ -62,7 +62,7 @@ pub(crate) fn trace(parts: &mut Parts, key: ConnKey, inbound: bool, text: impl F
     trace_client(parts, &client_id, inbound, text);
 }
 
-/// Remembers a packet of a client, if it is traced.
+/// Records a packet of a client, if it is traced.
 pub(crate) fn trace_client(parts: &mut Parts, client_id: &str, inbound: bool, text: impl FnOnce() -> String) {
     let wall_ms = parts.clock.now().wall_ms;
     let max = parts.setup.limits.trace_lines_max as usize;
@@ -70,8 +70,8 @@ pub(crate) fn trace_client(parts: &mut Parts, client_id: &str, inbound: bool, te
     parts.connections.traces().add(client_id, max, line);
 }
 
-/// The last packet of a live connection of MQTT 5; its reason string gives way to the client's Maximum Packet Size
-/// [MQTT-3.14.2-3].
+/// Sends DISCONNECT on a live connection of MQTT 5. The reason string is omitted where it would
+/// exceed the client's Maximum Packet Size [MQTT-3.14.2-3].
 pub(crate) fn send_disconnect(
     parts: &mut Parts,
     key: ConnKey,
@@ -82,7 +82,7 @@ pub(crate) fn send_disconnect(
     if conn.version != Version::V5 || !matches!(conn.state, State::Live) {
         return;
     }
-    // A plugin may have named one that only other packets have.
+    // A plugin may have set a reason code of other packets.
     let reason = reason.fitted(ReasonCode::ends_connection);
     let mut section = Vec::new();
     if let (Some(text), true) = (detail, conn.takes_reasons()) {

@@ -1,7 +1,7 @@
-//! The run queue: sessions that have become able to go on, each in it once, and the one loop that moves them. Whatever makes
-//! something possible (a verdict, an answer of another shard, room in a lane, an acknowledgement, the end of a connection) says
-//! so here and moves nothing itself, so that nothing that a client does can nest. Each public input of the shard begins with
-//! `begin_step` and ends with `settle`.
+//! The run queue: sessions that are ready to go on, each at most once, and the only loop that moves
+//! them. Code that makes a session ready (a verdict, an answer of another shard, room in a lane, an
+//! acknowledgement, the end of a connection) adds it here and moves nothing itself, so that calls
+//! never nest. Each public input of the shard begins with `begin_step` and ends with `settle`.
 
 use super::{deliver, pump, retained, route};
 use crate::id::{SessionKey, ShardId};
@@ -9,7 +9,7 @@ use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::parts::Parts;
 
-/// Moves whatever has become able to move, as far as this step's budget goes.
+/// Moves the sessions that are ready, as far as this step's budget goes.
 #[inline]
 pub(crate) fn settle(parts: &mut Parts) {
     if has_ready(parts) {
@@ -27,7 +27,7 @@ fn settle_ready(parts: &mut Parts) {
             continue;
         }
         let Some(key) = parts.work.run().pop() else { return };
-        // A session that has been taken down meanwhile.
+        // The session has been taken down meanwhile.
         let Some(session) = parts.sessions.get_mut(key) else { continue };
         let ready = std::mem::take(&mut session.ready);
         if ready.slots {
@@ -40,7 +40,7 @@ fn settle_ready(parts: &mut Parts) {
     }
 }
 
-/// Whether something could go on at this moment.
+/// Whether a session is ready to go on.
 #[inline]
 pub(crate) fn has_ready(parts: &Parts) -> bool {
     parts.work.has_ready()
@@ -62,8 +62,8 @@ fn next_lane_turn(parts: &mut Parts) -> Option<SessionKey> {
     None
 }
 
-/// Envelopes have left the staging of some lane: publishers that waited for room in it go on, first come first served, as
-/// many as there is room for. Once a turn.
+/// Lets publishers continue that waited for room in a lane, first come first served, as many as
+/// there is room for. Called once a turn, after envelopes have left the staging of a lane.
 pub(crate) fn lanes_moved(parts: &mut Parts) {
     let (limits, out) = (&parts.setup.limits, &parts.out);
     parts.work.lanes().open_lanes(|lane| lane_is_low(limits, out, lane));

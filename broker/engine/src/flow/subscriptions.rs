@@ -1,4 +1,5 @@
-//! Subscriptions as they come and go: in the session, in the routes, and in what shared subscriptions know of their members.
+//! Adds and removes subscriptions: in the session, in the routes, and in the shared subscriptions,
+//! which track the state of their members.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::session::filters::Granted;
 use crate::session::{Recheck, Subscription, Telling};
 use crate::topic;
 
-/// Takes a filter out of the routes.
+/// Removes a filter from the routes.
 pub(crate) fn unroute(parts: &mut Parts, key: SessionKey, filter: &str) {
     if let Ok(parsed) = topic::parse_filter(filter) {
         match parsed.share {
@@ -24,32 +25,33 @@ pub(crate) fn unroute(parts: &mut Parts, key: SessionKey, filter: &str) {
     }
 }
 
-/// Shared subscriptions of a session that are told in one slice of work.
+/// Shared subscriptions of a session that one slice of work updates.
 const GROUPS_SLICE: usize = 64;
 
-/// The client of a session has come or gone: its shared subscriptions are told, those beyond a slice in the next turns.
+/// Updates the shared subscriptions of a session whose client has connected or disconnected. Those
+/// beyond a slice follow in the next turns.
 #[inline]
 pub(crate) fn update_groups(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    // A session without any pays nothing for its other subscriptions.
+    // A session without shared subscriptions pays nothing for its others.
     if session.subscriptions.shared_after(None).next().is_some() {
         begin_telling(parts, key, false);
     }
 }
 
-/// The queue of a session has drained: it may be chosen for its shared subscriptions again.
+/// Marks a session, whose queue has drained, as able to receive for its shared subscriptions again.
 pub(crate) fn end_full_groups(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     session.in_full_group = false;
     begin_telling(parts, key, true);
 }
 
-/// Tells the shared subscriptions of a session from the first one on, whether its client is there, and that its queue has
-/// `drained`.
+/// Begins to update the shared subscriptions of a session: whether its client is connected, and
+/// whether its queue has `drained`.
 fn begin_telling(parts: &mut Parts, key: SessionKey, drained: bool) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     if let Some(telling) = &mut session.telling {
-        // It stands in the row already, and begins anew.
+        // It is in the work queue already, and restarts.
         telling.after = None;
         telling.drained |= drained;
         return;
@@ -57,7 +59,7 @@ fn begin_telling(parts: &mut Parts, key: SessionKey, drained: bool) {
     update_some_groups(parts, key, Telling { after: None, drained });
 }
 
-/// Tells the shared subscriptions of sessions that have more than a slice, as far as the turn's budget goes.
+/// Continues with sessions that have more than a slice, as far as the turn's budget goes.
 pub(crate) fn go_on_telling(parts: &mut Parts) {
     while !parts.work.is_turn_spent() {
         let Some(key) = parts.work.pop_telling() else { return };
@@ -68,7 +70,7 @@ pub(crate) fn go_on_telling(parts: &mut Parts) {
     }
 }
 
-/// Tells a slice of them; the rest, if there is any, in the next turn.
+/// Updates a slice of them, and queues the session for the next turn if some are left.
 fn update_some_groups(parts: &mut Parts, key: SessionKey, telling: Telling) {
     if let Some(rest) = update_group_slice(parts, key, telling)
         && let Some(session) = parts.sessions.get_mut(key)
@@ -78,11 +80,12 @@ fn update_some_groups(parts: &mut Parts, key: SessionKey, telling: Telling) {
     }
 }
 
-/// Tells a slice of them; what is left.
+/// Updates a slice of them. Returns what is left.
 fn update_group_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> Option<Telling> {
     let session = parts.sessions.get(key)?;
     let connected = session.conn.is_some();
-    // One that comes with little waiting has room, whatever was said of the others while it was away.
+    // A client that connects with a short queue has room, even if its groups were marked full
+    // meanwhile.
     let queue_max = parts.setup.limits.session_queue_messages_max;
     let has_room = telling.drained || connected && session.queue.len() as u64 * 2 <= queue_max;
     let mut told = 0;
@@ -105,7 +108,7 @@ fn update_group_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> O
     rest
 }
 
-/// A filter that a subscription may have.
+/// Checks that a subscription may have this filter, and parses it.
 pub(crate) fn filter_of<'a>(
     parts: &Parts,
     request: &'a Requested,
@@ -121,7 +124,7 @@ pub(crate) fn filter_of<'a>(
     Ok(parsed)
 }
 
-/// Puts a subscription that is allowed into the session and the routes.
+/// Adds an allowed subscription to the session and the routes.
 pub(crate) fn put_subscription(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -153,7 +156,8 @@ pub(crate) fn put_subscription(
         if wants_retained {
             readers.remove(known.reader, None);
         } else {
-            // What its reader has not delivered yet is still due, as it is granted now.
+            // Retained messages that its reader has not delivered yet are delivered with the new
+            // options.
             readers.grant_anew(known.reader, options, id);
             reader = known.reader;
         }
@@ -179,8 +183,8 @@ pub(crate) fn put_subscription(
     })
 }
 
-/// Takes a subscription from a session and tells of it; `cause` is one word for who wanted it or why. The code for UNSUBACK
-/// [MQTT-3.11.3-2].
+/// Removes a subscription from a session and notifies plugins; `cause` is one word for who did it
+/// or why. Returns the code for UNSUBACK [MQTT-3.11.3-2].
 pub(crate) fn unsubscribe(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -205,16 +209,16 @@ pub(crate) fn sub_options(options: SubscriptionOptions, id: u32) -> SubOptions {
     }
 }
 
-/// Takes back a subscription that could not be made known in time.
+/// Takes back a subscription that some shard has not acknowledged in time.
 pub(crate) fn withdraw(parts: &mut Parts, session_key: SessionKey, grant: &Granted) {
     let gone = take_subscription(parts, session_key, &grant.filter);
-    // One that is new has never been told of.
+    // No notification was sent for a new one.
     if let Some(gone) = gone.filter(|_| !grant.is_new) {
         notify::notify_unsubscribed(parts, session_key, &grant.filter, gone, "barrier");
     }
 }
 
-/// Takes a subscription from a client, if it is here and has it. What came of it.
+/// Unsubscribes a client, if it is here and has the subscription. Returns the outcome.
 pub(crate) fn unsubscribe_for(parts: &mut Parts, client_id: &str, filter: &str) -> Outcome {
     let Some(session_key) = parts.sessions.by_client_id(client_id) else { return Outcome::Absent };
     let session = parts.sessions.get(session_key);
@@ -225,7 +229,8 @@ pub(crate) fn unsubscribe_for(parts: &mut Parts, client_id: &str, filter: &str) 
     Outcome::Done
 }
 
-/// Takes a subscription out of the session and the routes, and its retained messages off their way [MQTT-3.10.4-2].
+/// Removes a subscription from the session and the routes, and stops its retained messages
+/// [MQTT-3.10.4-2].
 pub(crate) fn take_subscription(
     parts: &mut Parts,
     session_key: SessionKey,
@@ -241,8 +246,7 @@ pub(crate) fn take_subscription(
     Some(gone)
 }
 
-/// A subscription is gone, or another has taken its place: a recheck of it that is open is nobody's any
-/// more.
+/// Closes an open recheck of a subscription that has ended or was replaced.
 pub(crate) fn forget_recheck(parts: &mut Parts, gone: Option<Subscription>) {
     if let Some(Subscription { recheck: Recheck::Open(number), .. }) = gone
         && let Some(recheck) = parts.hooks.rechecks().close(number)

@@ -1,4 +1,4 @@
-//! A connection that another one takes the place of, and whose session it is. Called by a CONNECT that is decided.
+//! Session takeover by a new connection. Called by a CONNECT that is decided.
 
 use super::{ending, notify};
 use crate::hook::HookPoint;
@@ -7,7 +7,7 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, EndReason, Identity, Session};
 
-/// Ends the connection of a session that another one takes over.
+/// Ends the connection of a session that another connection takes over.
 pub(crate) fn take_over(parts: &mut Parts, session_key: SessionKey, old: ConnKey) {
     let reason = ReasonCode::SESSION_TAKEN_OVER;
     if parts.sessions.get(session_key).is_some_and(Session::is_persistent) {
@@ -18,7 +18,7 @@ pub(crate) fn take_over(parts: &mut Parts, session_key: SessionKey, old: ConnKey
     ending::end_connection(parts, old, EndCause::ByBroker(reason), Some((reason, None)));
 }
 
-/// Whether a session is another principal's.
+/// Whether a session belongs to another principal.
 pub(crate) fn is_foreign(parts: &Parts, session: SessionKey, identity: &Identity) -> bool {
     parts.sessions.get(session).is_some_and(|session| session.identity.principal() != identity.principal())
 }

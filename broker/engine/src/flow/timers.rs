@@ -1,6 +1,6 @@
-//! What happens when time passes: missed deadlines, silent clients, delayed wills, expired sessions. A deadline of a client is
-//! judged when what its socket holds has been read: a shard that was held for longer than a keep alive must not take its own
-//! absence for the client's.
+//! Handles deadlines: tickets, silent clients, delayed wills, expired sessions. The deadline of a
+//! client is checked only after the bytes in its socket have been read: a shard that was blocked
+//! for longer than a keep alive must not take its own delay for silence of the client.
 
 use grapnel_plugin_abi::raw::Ticket;
 
@@ -18,7 +18,7 @@ use crate::reason::ReasonCode;
 use crate::session::EndCause;
 use crate::timer::Timer;
 
-/// Does what is due, as far as the turn's budget goes: half of it for each wheel.
+/// Runs what is due, as far as the turn's budget goes: half of it for each wheel.
 pub(crate) fn run_timers(parts: &mut Parts) {
     parts.clock.look();
     let most = (parts.setup.limits.turn_budget_deliveries / 2).max(1);
@@ -38,7 +38,8 @@ pub(crate) fn run_timers(parts: &mut Parts) {
     }
 }
 
-/// Whether what armed a timer still holds it: what has gone since it was due, or has armed another, is not meant.
+/// Whether the timer is still current. Its owner may have ended or armed another one since it
+/// became due.
 fn holds_deadline(parts: &mut Parts, timer: Timer, deadline: Deadline) -> bool {
     let held = match deadline {
         Deadline::Ticket(ticket) => parts.hooks.open_ticket(ticket).and_then(|open| open.timer),
@@ -86,22 +87,23 @@ fn run_overdue(parts: &mut Parts, entry: Overdue) {
     }
 }
 
-/// When `advance` has something to do at the latest, in monotonic milliseconds; `None` while nothing is armed.
+/// The latest time of the next `advance`, in monotonic milliseconds; `None` while no timer is
+/// armed.
 pub(crate) fn next_deadline_ms(parts: &Parts) -> Option<u64> {
     parts.clock.next_due_ms()
 }
 
-/// A client may be late with its CONNECT or AUTH, or silent for too long.
+/// Checks a connection whose client may be late with CONNECT or AUTH, or silent for too long.
 fn connection_due(parts: &mut Parts, key: ConnKey) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(conn) = parts.connections.get_mut(key) else { return };
     conn.watch = None;
     match (conn.is_late(now_ms), &conn.state, conn.is_paused()) {
-        // It is not the client that is waited for, but the session of another principal.
+        // It does not wait for the client but for the session of another principal.
         (true, State::Admitting(_), true) => {
             connack::refuse(parts, key, ReasonCode::SERVER_BUSY, None);
         }
-        // Its time does not run while we refuse to read.
+        // The deadline is extended, because the broker is not reading.
         (true, _, true) => reading::expect_packet(parts, key),
         (false, ..) if !conn.is_silent(now_ms) => reading::watch(&mut parts.clock, conn),
         (is_late, ..) => {
@@ -112,8 +114,9 @@ fn connection_due(parts: &mut Parts, key: ConnKey) {
     }
 }
 
-/// Everything that the socket of a connection in `overdue` held when it was listed has been offered: one that is still
-/// silent ends, whatever came later. A stale key is ignored, and so is one that is not overdue.
+/// Checks the deadline of a connection in `overdue`, after all bytes that its socket held when it
+/// was listed have been offered. Ends it if it is still silent. A key that is stale or not overdue
+/// is ignored.
 pub(crate) fn deadline_checked(parts: &mut Parts, key: ConnKey) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(conn) = parts.connections.get_mut(key) else { return };
@@ -123,7 +126,8 @@ pub(crate) fn deadline_checked(parts: &mut Parts, key: ConnKey) {
     let (late, live) = (conn.is_late(now_ms) && !conn.is_paused(), matches!(conn.state, State::Live));
     let silent = std::mem::take(&mut conn.silent);
     if late && live {
-        // It has begun to re-authenticate, and has not gone on: that has failed [MQTT-4.12.1-2].
+        // The client has begun a re-authentication and not continued it: it has failed
+        // [MQTT-4.12.1-2].
         parts.counters.client_auth_denied += 1;
         admission::end_renewal(parts, key, ReasonCode::NOT_AUTHORIZED);
     } else if late {
@@ -145,7 +149,7 @@ fn ticket_due(parts: &mut Parts, ticket: Ticket) {
     }
 }
 
-/// A deferred verdict. Late or doubled ones are counted and ignored.
+/// Handles a deferred verdict. A late or repeated one is counted and ignored.
 pub(crate) fn complete(parts: &mut Parts, completion: Completion) {
     match hooks::close_ticket(parts, Ticket(completion.ticket)) {
         Some(open) => answer(parts, &open, Some(completion)),

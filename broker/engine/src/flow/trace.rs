@@ -1,20 +1,21 @@
-//! `trace client ID`, as the shell asks for it.
+//! The command `trace client ID`, for the shell.
 
 use crate::interface::TraceLine;
 use crate::parts::Parts;
 
-/// Begins to remember the packets of a client, also of one that is yet to connect; `trace_lines_max` bounds them.
+/// Begins to record the packets of a client, which may connect later. At most `trace_lines_max`
+/// lines are stored.
 pub(crate) fn trace_start(parts: &mut Parts, client_id: &str) {
     parts.connections.traces().start(client_id);
     set_traced(parts, client_id, true);
 }
 
-/// Takes what was remembered since the last call, with the number of lines lost to the bound.
+/// Takes what was recorded since the last call, and the number of lines lost to the limit.
 pub(crate) fn trace_take(parts: &mut Parts, client_id: &str) -> (Vec<TraceLine>, u64) {
     parts.connections.traces().take(client_id)
 }
 
-/// Forgets a trace.
+/// Ends a trace and drops its lines.
 pub(crate) fn trace_stop(parts: &mut Parts, client_id: &str) {
     parts.connections.traces().stop(client_id);
     set_traced(parts, client_id, false);

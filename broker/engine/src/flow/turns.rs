@@ -1,4 +1,5 @@
-//! Work that one turn does not finish: large fan-outs, scans, sessions being taken down. Each turn does a slice.
+//! Work that one turn does not finish: large fan-outs, scans, sessions that are taken down. Each
+//! turn does a slice.
 
 use std::rc::Rc;
 
@@ -11,13 +12,14 @@ use crate::message::MessageView;
 use crate::parts::Parts;
 use crate::time::Now;
 
-/// Filters whose interest is taken back in one turn.
+/// Filters whose interest is withdrawn in one turn.
 const SWEEP: usize = 256;
-/// Retained messages that are expired in one turn.
+/// Retained messages that expire in one turn.
 const EXPIRE: usize = 256;
 
-/// Sets the time of the step and runs what is due: keep alive, deadlines, expiry, delayed wills, sliced work. Returns
-/// whether sliced work is left, so that the shell calls again after it has let others run.
+/// Sets the time of the step and runs what is due: keep alive, deadlines, expiry, delayed wills,
+/// sliced work. Returns whether sliced work is left; the shell then calls again after other tasks
+/// have run.
 pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     parts.clock.set(now);
     wake::begin_step(parts);
@@ -27,8 +29,8 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     settle::settle(parts);
     fan_out(parts);
     filters::go_on_with_filters(parts);
-    // Half of the budget for subscriptions, half for retained messages, of which a half is for pages that plugins read: none keeps
-    // the others waiting.
+    // Subscriptions get half of the budget, pages that plugins read a quarter, other retained
+    // messages a quarter, so that none of them blocks the others.
     parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 4);
     pages::judge_pages(parts);
     parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 4);
@@ -53,7 +55,8 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     has_work(parts)
 }
 
-/// Whether the last step left sliced work: the shell then calls [`Shard::advance`] once more, after others have run.
+/// Whether the last step left sliced work. The shell then calls [`Shard::advance`] again after
+/// other tasks have run.
 pub(crate) fn has_work(parts: &Parts) -> bool {
     parts.work.is_left()
         || parts.clock.has_due()
@@ -72,7 +75,7 @@ fn fan_out(parts: &mut Parts) {
         let mut shared = Some(Rc::clone(&fanout.message));
         let view = MessageView { stored: fanout.stored, ..fanout.message.view() };
         parts.encoder.begin();
-        // Whoever has ended a subscription meanwhile, or has lost it, gets nothing for it any more [MQTT-3.10.4-2].
+        // A session gets nothing for a subscription that has ended meanwhile [MQTT-3.10.4-2].
         let is_old = !Rc::ptr_eq(&parts.router.matches(view.topic), &fanout.matched);
         for target in &fanout.matched.local[fanout.next..end] {
             if is_old {

@@ -1,4 +1,5 @@
-//! What a packet may not have although the codec takes it: too many user properties, and strings that the operator refuses.
+//! Configured limits on packets that the codec accepts: the number of user properties, and control
+//! characters in strings.
 
 use crate::codec::DecodeError;
 use crate::limits::Limits;
@@ -6,7 +7,7 @@ use crate::packet::{Packet, Properties, PropertyId, has_control_characters};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 
-/// Whether a packet has no more user properties than one may.
+/// Checks the number of user properties of a packet.
 #[inline]
 pub(crate) fn check_user_properties(properties: &Properties<'_>, limits: &Limits) -> Result<(), DecodeError> {
     if properties.is_empty() || !properties.has(PropertyId::User) {
@@ -37,7 +38,7 @@ pub(crate) fn too_many_user_properties() -> DecodeError {
     }
 }
 
-/// Whether a packet has a character in a string that the operator does not take [MQTT-1.5.4-2].
+/// Whether a string of a packet has a character that the configuration refuses [MQTT-1.5.4-2].
 #[inline]
 pub(crate) fn refuses_controls(parts: &Parts, packet: &Packet<'_>) -> bool {
     parts.setup.limits.choices.refuses_control_characters && has_control_characters(packet)

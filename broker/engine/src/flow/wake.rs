@@ -1,17 +1,17 @@
-//! What becomes possible goes into the run queue here, once; and what was done is counted here. Nothing is moved.
+//! Adds ready sessions to the run queue, each once, and counts work. Moves nothing itself.
 
 use crate::clients::admission::Step;
 use crate::clients::connection::State;
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::parts::Parts;
 
-/// A public input begins: it may do so much work beside its own.
+/// Begins a step for a public input and sets its work budget.
 #[inline]
 pub(crate) fn begin_step(parts: &mut Parts) {
     parts.work.run().begin_step(parts.setup.limits.turn_budget_deliveries);
 }
 
-/// The packets that wait in a session's slots may go on.
+/// Marks the slots of a session as ready to go on.
 pub(crate) fn wake_slots(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     if !session.ready.is_queued() {
@@ -20,7 +20,7 @@ pub(crate) fn wake_slots(parts: &mut Parts, key: SessionKey) {
     session.ready.slots = true;
 }
 
-/// More may be sent to a session's client. Where nothing waits for that, this is nothing.
+/// Marks the outbound queue of a session as ready to send. No effect if nothing waits there.
 #[inline]
 pub(crate) fn wake_queue(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
@@ -33,7 +33,8 @@ pub(crate) fn wake_queue(parts: &mut Parts, key: SessionKey) {
     session.ready.queue = true;
 }
 
-/// Has a session wait for a lane, behind those that wait already. One that waits for it keeps its place.
+/// Has a session wait for a lane, behind those that wait already. A session that waits for the lane
+/// keeps its place.
 pub(crate) fn wait_for_lane(parts: &mut Parts, key: SessionKey, lane: ShardId) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     if session.lanes_waited.contains(lane) {
@@ -43,18 +44,18 @@ pub(crate) fn wait_for_lane(parts: &mut Parts, key: SessionKey, lane: ShardId) {
     parts.work.lanes().wait(key, lane);
 }
 
-/// Notes work that was done, in units: links called, nodes visited, entries moved.
+/// Counts work in units: links called, nodes visited, entries moved.
 pub(crate) fn spend(parts: &mut Parts, units: u64) {
     parts.counters.work_units += units;
     parts.work.spend_turn(units);
 }
 
-/// A number for a batch or a reader of retained messages.
+/// Returns a new number for a batch or a reader of retained messages.
 pub(crate) fn next_reader(parts: &mut Parts) -> u64 {
     parts.work.next_reader()
 }
 
-/// A session may have come to rest that somebody waits for.
+/// Queues the CONNECT that waits for a session, if the session is idle now.
 pub(crate) fn wake_heir(parts: &mut Parts, session_key: SessionKey) {
     if let Some(session) = parts.sessions.get(session_key)
         && let Some(heir) = session.heir
@@ -64,7 +65,8 @@ pub(crate) fn wake_heir(parts: &mut Parts, session_key: SessionKey) {
     }
 }
 
-/// Has a CONNECT that waits for the session of another principal, and not for a plugin, go on in a next turn.
+/// Has a CONNECT that waits for the session of another principal, and not for a plugin, go on in
+/// the next turn.
 pub(crate) fn queue_heir(parts: &mut Parts, key: ConnKey) {
     if let Some(State::Admitting(admission)) = parts.connections.get_mut(key).map(|conn| &mut conn.state)
         && admission.step == Step::Inherit
