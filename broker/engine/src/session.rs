@@ -1,7 +1,7 @@
-//! An MQTT session (MQTT 5.0 section 4.1): what outlives the network connection. It holds
-//! subscriptions, the packets in flight both ways, queued messages, and the slots of received packets
-//! that wait. It decides packet identifiers and windows. It keeps types of hooks and routes for what
-//! waits for them; it calls no hook, looks up no route, and knows no socket.
+//! An MQTT session (MQTT 5.0 section 4.1), which outlives the network connection. It holds the
+//! subscriptions, the packets in flight in both directions, the queued messages, and the slots of
+//! received packets that wait. It decides packet identifiers and windows. It stores hook and route
+//! types for the packets that wait. It calls no hook, looks up no route and uses no socket.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
@@ -39,44 +39,46 @@ pub use ready::Ready;
 pub use slots::{Slot, SlotBody, Slots};
 pub use subscriptions::Subscriptions;
 
-/// A subscription of a session, under its full filter.
+/// A subscription of a session, stored under its full filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// As granted.
+    /// The options as granted.
     pub options: SubscriptionOptions,
-    /// Subscription identifier, 0 where there is none.
+    /// Subscription identifier; 0 if there is none.
     pub id: u32,
-    /// Number of the reader of its retained messages, 0 where there never was one.
+    /// Number of the reader of its retained messages; 0 if there was never one.
     pub reader: u64,
-    /// Whether it is being authorized again.
+    /// The state of its recheck.
     pub recheck: Recheck,
 }
 
-/// How it stands with the recheck of a subscription in force.
+/// State of the recheck of a subscription in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recheck {
-    /// None is under way.
+    /// No recheck is under way.
     #[default]
     None,
-    /// One waits for a plugin, under this number.
+    /// A recheck with this number waits for a plugin.
     Open(u64),
-    /// Nobody has answered the last one: another follows.
+    /// The last recheck got no answer; it is repeated.
     Again,
 }
 
-/// How long a packet in front still waits until its client has released another one with PUBREL.
+/// How long the packet in front waits for a PUBREL that completes another QoS 2 exchange of its
+/// client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReleaseWait {
-    /// Until the PUBREL comes.
+    /// Without a deadline, until the PUBREL comes.
     NotTimed,
-    /// A deadline is armed, in case the PUBREL is behind what is not read.
+    /// With a deadline: the connection is not read, so the PUBREL may be among the unread bytes.
     Timed(Timer),
-    /// No longer: its connection was left unread too long. So it is until as many are released that another may wait.
+    /// The deadline has passed. The state stays until so many exchanges are complete that another
+    /// publish may wait.
     Over,
 }
 
 impl ReleaseWait {
-    /// The timer of its deadline.
+    /// The timer of the deadline.
     pub(crate) fn timer(self) -> Option<Timer> {
         match self {
             ReleaseWait::Timed(timer) => Some(timer),
@@ -85,12 +87,13 @@ impl ReleaseWait {
     }
 }
 
-/// What the shared subscriptions of a session are told, a slice at a time.
+/// Progress of the notifications to the shared subscriptions of a session, which are sent in
+/// slices.
 #[derive(Debug)]
 pub struct Telling {
-    /// The last one that has been told, by its full filter; `None` before the first.
+    /// Full filter of the last shared subscription that was notified; `None` before the first.
     pub after: Option<Box<str>>,
-    /// Whether they are also told that the session's queue has drained.
+    /// Whether they are also notified that the queue of the session has drained.
     pub drained: bool,
 }
 
@@ -99,9 +102,9 @@ pub struct Telling {
 pub struct Session {
     /// Its key.
     pub key: SessionKey,
-    /// Who it is, as of the last CONNECT.
+    /// Identity of the client, as of the last CONNECT.
     pub identity: Rc<Identity>,
-    /// The connection, if there is one.
+    /// The connection; `None` if there is none.
     pub conn: Option<ConnKey>,
     /// Session expiry interval in force, seconds; `u32::MAX` is never.
     pub expiry_s: u32,
@@ -109,41 +112,45 @@ pub struct Session {
     pub created_wall_ms: u64,
     /// Connected or disconnected since, milliseconds since 1970.
     pub since_wall_ms: u64,
-    /// How often it has been connected and disconnected.
+    /// Number of connects and disconnects so far.
     pub epoch: u32,
-    /// When its expiry interval is over, while it has no connection.
+    /// Timer of the session expiry interval while there is no connection.
     pub expiry_timer: Option<Timer>,
-    /// When the delay of its will is over.
+    /// Timer of the will delay.
     pub will_timer: Option<Timer>,
-    /// When a SUBSCRIBE waits for other shards no longer.
+    /// Timer that ends the wait of a SUBSCRIBE for other shards.
     pub barrier_timer: Option<Timer>,
-    /// Why it ends, if that is known before its connection's end decides it.
+    /// The end reason, if it is decided before the connection ends.
     pub end_reason: Option<EndReason>,
-    /// Whether `LifecycleState::Ends` was decided; it lives until its slots have drained.
+    /// The lifecycle state. A session with `LifecycleState::Ends` lives until its slots have
+    /// drained.
     pub lifecycle: LifecycleState,
-    /// Whether the client id no longer leads here: it drains its slots and is taken down.
+    /// Whether the session is detached: the client id leads to another session. This one drains its
+    /// slots and is then removed.
     pub detached: bool,
-    /// Whether it stands in the row of those being taken down.
+    /// Whether it is in the queue of sessions that are being removed.
     pub in_teardown: bool,
-    /// What of it may go on, for which it stands in the run queue.
+    /// Parts of the session that can continue; for these it is in the run queue.
     pub ready: Ready,
-    /// Lanes to other shards that it stands in a row for.
+    /// Shards to which it waits for room in the lane.
     pub lanes_waited: ShardSet,
-    /// Whether a shared subscription of it has been called full on this shard, which ends when its queue has drained.
+    /// Whether one of its shared subscriptions was marked full on this shard. The mark is removed
+    /// when the queue has drained.
     pub in_full_group: bool,
-    /// What its shared subscriptions are still to be told, for which it stands in the row of those that go on in the next turn.
+    /// Notifications that its shared subscriptions are still to get. While it is set, the session
+    /// is in the queue for the next turn.
     pub telling: Option<Box<Telling>>,
-    /// How long a packet in front still waits for a PUBREL.
+    /// How long the packet in front waits for a PUBREL.
     pub release_wait: ReleaseWait,
     /// Subscriptions by full filter.
     pub subscriptions: Subscriptions,
-    /// Packets sent and not acknowledged.
+    /// Packets that were sent and are not acknowledged.
     pub inflight: Inflight,
     /// Messages that wait for the window or the connection.
     pub queue: VecDeque<Delivery>,
-    /// Their bytes.
+    /// Bytes of `queue`.
     pub queue_bytes: usize,
-    /// Packet identifiers of QoS 2 publishes that wait for PUBREL.
+    /// Packet identifiers of received QoS 2 publishes that wait for PUBREL.
     pub awaiting_rel: BTreeSet<NonZeroU16>,
     /// Received packets that wait for their turn.
     pub slots: Slots,
@@ -151,24 +158,25 @@ pub struct Session {
     pub will: Option<Box<Will>>,
     /// The will of a connection that has ended, until its delay is over.
     pub delayed_will: Option<Box<Will>>,
-    /// Retained messages that it is still to get; `None` if there are none.
+    /// Retained messages that are still to be delivered; `None` if there are none.
     pub readers: Option<Box<Readers>>,
-    /// Under which time it stands among those whose readers settle, monotonic milliseconds; `None` if it does not.
+    /// The time at which its readers settle, monotonic milliseconds; `None` if no time is set.
     pub settles_ms: Option<u64>,
-    /// Deliveries that are authorised one by one, where a plugin asks for that.
+    /// Deliveries that are authorized one by one, if a plugin requests that.
     pub deliveries: Option<Box<crate::session::deliveries::Deliveries>>,
-    /// Messages dropped for it.
+    /// Messages dropped for this session.
     pub dropped: u64,
-    /// The connection of another principal that is to go on with it, and waits for that.
+    /// A connection of another principal that waits to take over this session.
     pub heir: Option<ConnKey>,
-    /// Where messages that it holds are counted for the shard.
+    /// The pool of the shard in which its messages are counted.
     pub pool: Pool,
-    /// The number of the plugin that asks for what waits here on behalf of the client, where the session is a line for that.
+    /// Number of the plugin, if this session is a request queue: it holds requests of that plugin
+    /// on behalf of a client.
     pub request_queue: Option<u32>,
 }
 
 impl Session {
-    /// A session without a connection, created now. `window` is how many packets may be in flight.
+    /// Creates a session without a connection. `window` is the maximum number of packets in flight.
     pub fn new(key: SessionKey, identity: &Rc<Identity>, now: Now, window: usize, pool: Pool) -> Session {
         Session {
             key,
@@ -208,37 +216,39 @@ impl Session {
         }
     }
 
-    /// Notes a PUBLISH that is being sent under an identifier of [`Inflight::next_packet_id`].
+    /// Records a PUBLISH that is being sent with an identifier from [`Inflight::next_packet_id`].
     pub fn in_flight(&mut self, packet_id: NonZeroU16, delivery: Delivery) {
         self.pool.count(&delivery.message);
         self.inflight.publish(packet_id, delivery);
     }
 
-    /// Whether the client's acknowledgements of these publishes are still owed by us: what counts against Receive Maximum.
+    /// Number of received publishes that the broker has not acknowledged yet; they count against
+    /// its Receive Maximum.
     pub fn unacknowledged_publishes(&self) -> usize {
         self.awaiting_rel.len() + self.slots.acknowledgements_owed()
     }
 
-    /// Whether something is to be sent to its client as soon as there is room.
+    /// Whether something can be sent to the client as soon as there is room.
     #[inline]
     pub fn has_outgoing(&self) -> bool {
         !self.queue.is_empty() || self.inflight.has_resends() || self.readers.is_some()
     }
 
-    /// Whether its client may begin another QoS 2 exchange. Clients of MQTT 5 keep to the Receive Maximum that they were given.
+    /// Whether the client may begin another QoS 2 exchange. Only MQTT 3 needs the limit: MQTT 5
+    /// clients obey the Receive Maximum.
     pub fn may_await_release(&self, awaiting_rel_max: u64) -> bool {
         self.identity.version.is_v5()
             || self.release_wait == ReleaseWait::Over
             || (self.awaiting_rel.len() as u64) < awaiting_rel_max
     }
 
-    /// Publishes beyond `awaiting_rel_max` wait for a PUBREL again, from now on; the deadline there was means nothing any more.
+    /// Ends the wait for a PUBREL. Returns the timer of the deadline, which no longer applies.
     pub fn end_release_wait(&mut self) -> Option<Timer> {
         std::mem::replace(&mut self.release_wait, ReleaseWait::NotTimed).timer()
     }
 
-    /// Whether the publish in front waits until its client has released another one with PUBREL. Nobody will where the
-    /// connection has gone.
+    /// Whether the publish in front waits for a PUBREL of its client. False without a connection,
+    /// because no PUBREL can come.
     pub fn waits_for_release(&self, awaiting_rel_max: u64) -> bool {
         self.slots.front().is_some_and(|slot| match &slot.body {
             SlotBody::Publish(publish) => {
@@ -253,22 +263,22 @@ impl Session {
         })
     }
 
-    /// Whether another connection may come while packets of this one's wait: the end of the connection there is, with its will,
-    /// will wait behind them.
+    /// Whether there is room for another connection while packets of the present one wait. The end
+    /// of the present connection, with its will, takes a slot behind them.
     pub fn has_room_for_end(&self, slots_max: u64, bytes_max: u64) -> bool {
         let will_bytes = self.will.as_ref().map_or(0, |will| will.message.bytes());
         self.slots.is_empty()
             || (self.slots.len() as u64) < slots_max && (self.slots.bytes() + will_bytes) as u64 <= bytes_max
     }
 
-    /// Forgets its readers if they have nothing to remember.
+    /// Drops the readers if they hold nothing.
     pub fn tidy_readers(&mut self) {
         if self.readers.as_ref().is_some_and(|readers| readers.is_empty()) {
             self.readers = None;
         }
     }
 
-    /// What hooks see of it.
+    /// The view of the session for hooks.
     pub fn view(&self) -> SessionView {
         SessionView {
             created_at_ms: self.created_wall_ms,
@@ -281,28 +291,30 @@ impl Session {
         }
     }
 
-    /// The timers that it holds: for its end, on the 1 s wheel, and for packets of its client that wait, on the 10 ms wheel.
+    /// Its timers: first those for its end, on the 1 s wheel, then those for waiting packets, on
+    /// the 10 ms wheel.
     #[inline]
     pub(crate) fn timers(&self) -> ([Option<Timer>; 2], [Option<Timer>; 2]) {
         ([self.expiry_timer, self.will_timer], [self.barrier_timer, self.release_wait.timer()])
     }
 
-    /// Whether it outlives its connection.
+    /// Whether the session outlives its connection.
     pub fn is_persistent(&self) -> bool {
         self.expiry_s > 0
     }
 
-    /// Whether it outlives its connection and nothing has ended it.
+    /// Whether the session outlives its connection and has not been ended.
     pub fn goes_on(&self) -> bool {
         self.is_persistent() && self.lifecycle != LifecycleState::Ends
     }
 
-    /// Whether it is there for its client: connected, or to be resumed.
+    /// Whether the client can use the session: it is connected or can resume it.
     pub fn is_there(&self) -> bool {
         self.goes_on() || self.conn.is_some() && self.lifecycle != LifecycleState::Ends
     }
 
-    /// Puts a delivery at the end of the queue. False, and nothing done, when a limit is reached.
+    /// Puts a delivery at the end of the queue. Returns false and changes nothing if a limit is
+    /// reached.
     pub fn enqueue(&mut self, delivery: Delivery, messages_max: u64, bytes_max: u64) -> bool {
         let room = self.has_queue_room(&delivery, messages_max, bytes_max);
         if room {
@@ -322,7 +334,7 @@ impl Session {
             && (self.queue_bytes + delivery.message.bytes()) as u64 <= bytes_max
     }
 
-    /// Takes out of the queue what may not stay.
+    /// Removes from the queue the deliveries for which `stays` returns false, and returns them.
     pub fn withdraw_queued(&mut self, mut stays: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
         let (kept, gone): (VecDeque<Delivery>, VecDeque<Delivery>) =
             std::mem::take(&mut self.queue).into_iter().partition(|delivery| stays(delivery));
@@ -336,13 +348,13 @@ impl Session {
         gone.into()
     }
 
-    /// Whether something that it has received, or is to be sent, waits for a plugin, a lane or another shard.
+    /// Whether a received packet or a delivery waits for a plugin, a lane or another shard.
     pub fn is_busy(&self) -> bool {
         !self.slots.is_empty() || self.deliveries.as_ref().is_some_and(|deliveries| !deliveries.is_empty())
     }
 
-    /// Takes the first delivery of the queue.
-    /// Takes the first delivery of the queue. A retained message whose subscription has ended meanwhile is passed over.
+    /// Takes the first delivery of the queue. Skips a retained message whose subscription has
+    /// ended.
     pub fn dequeue(&mut self) -> Option<Delivery> {
         loop {
             let delivery = self.queue.pop_front()?;

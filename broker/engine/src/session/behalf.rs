@@ -1,5 +1,5 @@
-//! What a plugin asks for on behalf of a client, while it waits in the line of the client: for whom, what, and who is told what
-//! became of it. `flow/on_behalf.rs` does it.
+//! Requests of a plugin on behalf of a client, while they wait in the request queue of the client.
+//! `flow/on_behalf.rs` carries them out.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,46 +14,48 @@ use crate::packet::SubscriptionOptions;
 /// A request on behalf of a client.
 #[derive(Debug)]
 pub struct Behalf {
-    /// Who asks.
+    /// The plugin that made the request.
     pub plugin: PluginHandle,
-    /// The client, as its session knows it, or as the plugin has kept it where that has gone.
+    /// The client: from its session, or from the identity that the plugin stored if the session is
+    /// gone.
     pub identity: Rc<Identity>,
-    /// What.
+    /// What is requested.
     pub deed: Deed,
-    /// The number under which the plugin is told what became of it, if it wants to know.
+    /// The number under which the plugin gets the result; `None` if it gets none.
     pub answer: Option<u64>,
-    /// Version of the rules under which it was authorized.
+    /// Version of the rules under which the request was authorized.
     pub epoch: u64,
-    /// How often it has been asked about anew because they had changed.
+    /// How often it was authorized again because the rules changed.
     pub rounds: u8,
-    /// What was asked, once it was allowed: it is asked again where the rules change before its turn.
+    /// The authorization request, once it was allowed. It is repeated if the rules change before
+    /// the request's turn.
     pub question: Option<(Action, Arc<Message>)>,
 }
 
-/// What is asked for.
+/// What a plugin requests.
 #[derive(Debug)]
 pub enum Deed {
-    /// A message is published.
+    /// Publish a message.
     Publish,
-    /// Nothing but whether the client may.
+    /// Only check whether the client is authorized.
     Authorize,
-    /// Retained messages are read.
+    /// Read retained messages.
     Fetch {
-        /// Which.
+        /// What to read.
         fetch: Fetch,
-        /// Whether the plugin has named whoever is there, and not a client that it has kept.
+        /// Whether the plugin named the client by its id, and not by a stored identity.
         by_id: bool,
     },
-    /// The client is subscribed.
+    /// Subscribe the client.
     Subscribe {
         /// Topic filter, `$share` prefix included.
         filter: Box<str>,
-        /// Options.
+        /// Subscription options.
         options: SubscriptionOptions,
         /// Subscription identifier, 0 for none.
         id: u32,
     },
-    /// A subscription is taken from the client.
+    /// Remove a subscription of the client.
     Unsubscribe {
         /// Topic filter, `$share` prefix included.
         filter: Box<str>,
@@ -61,7 +63,7 @@ pub enum Deed {
 }
 
 impl Deed {
-    /// The filter of what a client is subscribed to, or of what is read; empty for all else.
+    /// The filter of a subscription or a fetch; empty for all else.
     pub fn filter(&self) -> &str {
         match self {
             Deed::Subscribe { filter, .. } | Deed::Unsubscribe { filter } => filter,
@@ -70,7 +72,7 @@ impl Deed {
         }
     }
 
-    /// What it is, for the log: topic or filter follows.
+    /// What the request is, for the log; the topic or filter follows.
     pub fn words(&self) -> &'static str {
         match self {
             Deed::Publish => "a publish to",
@@ -83,7 +85,7 @@ impl Deed {
 }
 
 impl Behalf {
-    /// Bytes that it is charged for, its identity as if nobody shared it.
+    /// Bytes that it is charged for. Its identity counts in full even if it is shared.
     pub fn bytes(&self) -> usize {
         let question = self.question.as_ref().map_or(0, |(_, message)| message.bytes());
         size_of::<Behalf>() + self.identity.bytes() + self.deed.filter().len() + question

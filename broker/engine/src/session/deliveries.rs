@@ -1,4 +1,5 @@
-//! Deliveries of a session that client.authorize decides one by one: verdicts that are remembered, and what waits for one.
+//! Deliveries of a session that client.authorize decides one by one: cached verdicts, and the
+//! deliveries that wait for one.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -13,20 +14,20 @@ use crate::shared_message::SharedMessage;
 /// Deliveries of a session that are authorized one by one.
 #[derive(Debug)]
 pub struct Deliveries {
-    /// The client as it was when the verdicts were given: they are not another's, nor those of its next
+    /// The client for which the verdicts were given. They do not apply to another client or another
     /// connection.
     pub(crate) client: Rc<Identity>,
-    /// What was said for a topic, and under which rules.
+    /// The verdict for each topic, with the version of the rules under which it was given.
     pub(crate) said: HashMap<Box<str>, (bool, u64), ahash::RandomState>,
-    /// Bytes of those topics.
+    /// Bytes of these topics.
     pub(crate) said_bytes: usize,
-    /// The request that waits for a plugin, with the delivery it is about.
+    /// The request that waits for a plugin, and its delivery.
     pub(crate) pending: Option<(AuthorizationRequest, Delivery)>,
-    /// What comes behind it, or waits for room in the window, in order.
+    /// Deliveries behind `pending`, or without room in the window, in order.
     pub(crate) waiting: VecDeque<Delivery>,
     /// Bytes of `pending` and `waiting`.
     pub(crate) bytes: usize,
-    /// Whether the session stands in the row of those whose first delivery is to be authorized.
+    /// Whether the session is in the queue of those whose first delivery is to be authorized.
     pub(crate) in_row: bool,
 }
 
@@ -44,7 +45,7 @@ impl Deliveries {
         }
     }
 
-    /// Forgets what was said about another client, or about an earlier connection of this one.
+    /// Drops the verdicts of another client, or of an earlier connection of this one.
     pub(crate) fn belong_to(&mut self, client: &Rc<Identity>) {
         if !Rc::ptr_eq(&self.client, client) {
             self.client = Rc::clone(client);
@@ -53,7 +54,7 @@ impl Deliveries {
         }
     }
 
-    /// The ticket that one of them waits for.
+    /// The ticket for which the pending delivery waits.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         self.pending.as_ref()?.0.ticket()
     }
@@ -64,23 +65,23 @@ impl Deliveries {
         asked.into_iter().chain(&self.waiting).map(|delivery| &delivery.message)
     }
 
-    /// Bytes that they are charged for, with the verdicts that are remembered.
+    /// Bytes that the deliveries and the cached verdicts are charged for.
     pub(crate) fn charge(&self) -> usize {
         let said = self.said.len() * size_of::<(Box<str>, (bool, u64))>() + self.said_bytes;
         self.bytes + said + self.waiting.len() * size_of::<Delivery>()
     }
 
-    /// How many deliveries wait.
+    /// Number of deliveries that wait.
     pub fn len(&self) -> usize {
         usize::from(self.pending.is_some()) + self.waiting.len()
     }
 
-    /// Whether none waits.
+    /// Whether no delivery waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Their bytes.
+    /// Bytes of the deliveries that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -90,7 +91,7 @@ impl Deliveries {
         self.waiting.push_back(delivery);
     }
 
-    /// The first delivery, unless the one before it waits for a plugin.
+    /// Takes the first waiting delivery; `None` while `pending` is set.
     pub(crate) fn pop_front(&mut self) -> Option<Delivery> {
         if self.pending.is_some() {
             return None;

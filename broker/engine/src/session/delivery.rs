@@ -20,9 +20,9 @@ pub struct Delivery {
     pub retain: bool,
     /// Identifiers of the matching subscriptions.
     pub subscription_ids: Box<[u32]>,
-    /// The shared subscription it was drawn for.
+    /// The shared subscription that picked this session.
     pub group: Option<GroupId>,
-    /// The reader of retained messages that it comes from, 0 for a live one.
+    /// The reader of retained messages it comes from; 0 for a live message.
     pub reader: u64,
 }
 
@@ -32,9 +32,9 @@ pub(crate) struct DeliveryOptions {
     pub(crate) retain: bool,
     pub(crate) subscription_ids: SmallVec<[u32; 2]>,
     pub(crate) group: Option<GroupId>,
-    /// The reader of retained messages that it comes from, 0 for a live one.
+    /// The reader of retained messages it comes from; 0 for a live message.
     pub(crate) reader: u64,
-    /// Whether the view is the message that the frame cache was begun with.
+    /// Whether the view is the message for which the frame cache was made.
     pub(crate) cached: bool,
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn options_of(delivery: &Delivery) -> DeliveryOptions {
     }
 }
 
-/// The delivery to keep.
+/// Makes the delivery that is stored.
 pub(crate) fn delivery_of(
     options: &DeliveryOptions,
     view: &MessageView<'_>,

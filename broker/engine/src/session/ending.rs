@@ -15,12 +15,13 @@ pub enum EndCause {
 }
 
 impl EndCause {
-    /// Whether the will is due: only a normal DISCONNECT deletes it [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT-3.14.4-3].
+    /// Whether the will is to be published: only a normal DISCONNECT deletes it [MQTT-3.1.2-8]
+    /// [MQTT-3.1.2-10] [MQTT-3.14.4-3].
     pub fn sends_will(self) -> bool {
         self != EndCause::ByClient(ReasonCode::SUCCESS)
     }
 
-    /// The reason that client.disconnected is told.
+    /// The reason code for client.disconnected.
     pub fn reason(self) -> ReasonCode {
         match self {
             EndCause::ByClient(reason) | EndCause::ByBroker(reason) => reason,
@@ -32,13 +33,13 @@ impl EndCause {
 /// The will message (section 3.1.2.5), authorised at CONNECT.
 #[derive(Debug)]
 pub struct Will {
-    /// What to publish; its expiry begins when it is published.
+    /// The message to publish; its expiry interval begins when it is published.
     pub message: Message,
     /// Message expiry interval, seconds.
     pub expiry_s: Option<u32>,
     /// Will delay interval, seconds.
     pub delay_s: u32,
-    /// Version of the rules it was authorised under.
+    /// Version of the rules under which it was authorized.
     pub epoch: u64,
 }
 
@@ -49,23 +50,23 @@ impl Will {
     }
 }
 
-/// Why a session ends, where its end is told.
+/// The end reason of a session, for notifications.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndReason {
-    /// Its connection has ended, in this way, and it does not outlive it.
+    /// Its connection ended with this reason, and the session does not outlive it.
     Closed(ReasonCode),
-    /// It has been without a connection for its expiry interval.
+    /// Its session expiry interval is over.
     Expired,
     /// The operator or a plugin ended it.
     Kicked,
-    /// Another connection came, and it does not outlive its own.
+    /// Another connection took over, and the session does not outlive its own.
     Takenover,
-    /// A clean start threw it away, which has been told already.
+    /// A clean start discarded it; that notification has already been sent.
     Discarded,
 }
 
 impl EndReason {
-    /// The word for hooks.
+    /// The name for hooks.
     pub fn word(self) -> &'static str {
         match self {
             EndReason::Closed(_) => "closed",
@@ -76,7 +77,7 @@ impl EndReason {
         }
     }
 
-    /// The reason code that goes with it.
+    /// The reason code that belongs to it.
     pub fn reason(self) -> ReasonCode {
         match self {
             EndReason::Closed(reason) => reason,
@@ -87,24 +88,24 @@ impl EndReason {
     }
 }
 
-/// The end of a connection, behind what its client had sent.
+/// The end of a connection; it is processed after the packets of its client.
 #[derive(Debug)]
 pub struct End {
-    /// How it has ended.
+    /// How the connection ended.
     pub cause: EndCause,
     /// The will of the connection.
     pub will: Option<Box<Will>>,
-    /// When, monotonic milliseconds: delays and expiry count from then.
+    /// When it ended, monotonic milliseconds: delays and expiry count from here.
     pub ended_ms: u64,
-    /// When the next connection of the session came, monotonic milliseconds; `None` while there is none.
+    /// When the session got its next connection, monotonic milliseconds; `None` if it has none.
     pub returned_ms: Option<u64>,
 }
 
-/// What is to happen once the slots of a session without a connection have drained.
+/// What happens once the slots of a session without a connection have drained.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LifecycleState {
-    /// It stays for its expiry interval.
+    /// The session stays for its expiry interval.
     Stays,
-    /// It ends: nobody can reach it any more.
+    /// The session ends; it can no longer be resumed.
     Ends,
 }

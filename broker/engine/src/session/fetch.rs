@@ -1,6 +1,6 @@
-//! A plugin reads retained messages on behalf of a client, a page at a time: what it asks for, how far a page has come, and the
-//! pages of a shard that are under way. `flow/fetch.rs` does it. Between two pages nothing is kept here: the plugin says where the
-//! next one begins.
+//! Pages of retained messages that a plugin reads on behalf of a client: the request, the progress
+//! of a page, and all open pages of a shard. `flow/fetch.rs` processes them. Nothing is stored
+//! between two pages: the plugin passes the position at which the next page begins.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -17,16 +17,18 @@ use crate::packet::QoS;
 use crate::reason::ReasonCode;
 use crate::route::retained::Cursor;
 
-/// Pieces of a store that are looked through for one page: it comes short, or empty, where they have no more for it.
+/// Maximum number of store slices that are searched for one page. After these the page is complete,
+/// even if it is short or empty.
 const PIECES_MAX: u32 = 16;
-/// How long a page may wait for plugins, milliseconds: then it comes with what has been authorized.
+/// How long a page may wait for plugins, milliseconds. After this time it contains what has been
+/// authorized.
 const AUTHORIZED_FOR_MS: u64 = 5_000;
-/// How often a page begins anew because the rules have changed.
+/// How often a page is restarted because the rules changed.
 pub(crate) const ROUNDS_MAX: u8 = 8;
-/// What the first byte of a place says: another layout has another number.
+/// The first byte of an encoded position: the version of its layout.
 const LAYOUT: u8 = 1;
 
-/// Where a page begins: with which shard's messages, and where among them.
+/// Where a page begins: the shard, and the position in its store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchPlace {
     shard: u8,
@@ -34,13 +36,13 @@ pub struct FetchPlace {
 }
 
 impl FetchPlace {
-    /// Before the first message.
+    /// The position before the first message.
     pub fn first() -> FetchPlace {
         FetchPlace { shard: 0, key: "".into() }
     }
 
-    /// From bytes that a page had, or from none for the first page; `None` for anything else. They mean as much as the broker that
-    /// wrote them runs.
+    /// Decodes the bytes from an earlier page; no bytes mean the first page. `None` if they are
+    /// invalid. They are valid only in the run of the broker that wrote them.
     pub fn decode(bytes: &[u8]) -> Option<FetchPlace> {
         match bytes {
             [] => Some(FetchPlace::first()),
@@ -51,12 +53,12 @@ impl FetchPlace {
         }
     }
 
-    /// Whether a broker of so many shards can have written it.
+    /// Whether a broker with this number of shards can have written it.
     pub fn is_within(&self, shards: usize) -> bool {
         usize::from(self.shard) < shards
     }
 
-    /// Its bytes, for the plugin.
+    /// Encodes the position for the plugin.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(2 + self.key.len());
         bytes.extend([LAYOUT, self.shard]);
@@ -65,19 +67,20 @@ impl FetchPlace {
     }
 }
 
-/// What is asked for.
+/// A request for a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
-    /// Valid topic filter, of no shared subscription.
+    /// A valid topic filter, not of a shared subscription.
     pub filter: Arc<str>,
-    /// What the client would subscribe with: a message has no higher QoS.
+    /// Maximum QoS of the messages, as for a subscription of the client.
     pub qos: QoS,
     /// Where the page begins.
     pub place: FetchPlace,
-    /// Messages, from 1; a page has no more than `behalf_page_messages_max` whatever is asked for.
+    /// Maximum number of messages, at least 1. `behalf_page_messages_max` limits it.
     pub messages_max: u32,
-    /// Bytes of them, from 1, and no more than `behalf_page_bytes_max` and what a client may have waiting; the first message may have
-    /// more where nothing else waits for the client.
+    /// Maximum number of bytes, at least 1. `behalf_page_bytes_max` and the client's limit for
+    /// waiting bytes apply too. The first message may be larger if nothing else waits for the
+    /// client.
     pub bytes_max: u32,
 }
 
@@ -87,7 +90,7 @@ impl Fetch {
         size_of::<Fetch>() + self.filter.len() + self.place.key.len()
     }
 
-    /// Asks for no more messages and bytes than a page may have.
+    /// Reduces the request to the limits of a page.
     pub(crate) fn within(self, messages_max: u64, bytes_max: u64) -> Fetch {
         let least = |asked: u32, max: u64| asked.min(u32::try_from(max).unwrap_or(u32::MAX)).max(1);
         Fetch {
@@ -98,50 +101,51 @@ impl Fetch {
     }
 }
 
-/// A page on its way.
+/// A page that is being filled.
 #[derive(Debug)]
 pub(crate) struct PageUnderWay {
     pub(crate) plugin: PluginHandle,
     /// The client, as it was when the page was begun.
     pub(crate) identity: Rc<Identity>,
-    /// Whether the plugin has named whoever is there, and not a client that it has kept.
+    /// Whether the plugin named the client by its id, and not by a stored identity.
     pub(crate) by_id: bool,
-    /// How often the rules have changed meanwhile.
+    /// How often the rules have changed since the page was begun.
     pub(crate) rounds: u8,
-    /// The number that comes back with the page.
+    /// The number that is returned with the page.
     pub(crate) answer: Option<u64>,
     pub(crate) fetch: Fetch,
-    /// Version of the rules when it was begun.
+    /// Version of the rules when the page was begun.
     pub(crate) epoch: u64,
-    /// The shard that is read, and where; `None` when there is no more.
+    /// The shard that is read, and the position there; `None` at the end.
     at: Option<(ShardId, Cursor)>,
-    /// Messages that are found, and not authorized yet. The first may be waiting for a plugin.
+    /// Messages that were found and are not authorized yet. The first one may wait for a plugin.
     pub(crate) found: VecDeque<Arc<Message>>,
-    /// How the question about the first of them stands.
+    /// The authorization request for the first of them.
     pub(crate) request: Option<AuthorizationRequest>,
-    /// Messages that the client may have.
+    /// Messages that the client is allowed to get.
     pub(crate) messages: Vec<Arc<Message>>,
-    /// Messages that were found, whether the client may have them or not, and bytes of them.
+    /// Number of messages found, allowed or not, and their bytes.
     seen: usize,
     bytes: usize,
     /// Bytes of `found` and `messages`.
     charged_bytes: usize,
-    /// Pieces of stores that were looked through.
+    /// Number of store slices searched.
     pieces: u32,
-    /// The shard whose messages were found last.
+    /// The shard from which the last messages came.
     last_read: ShardId,
-    /// Whether what comes next has no room.
+    /// Whether the next message does not fit.
     full: bool,
-    /// Until when it waits for plugins, monotonic milliseconds.
+    /// The deadline for plugins, monotonic milliseconds.
     until_ms: u64,
-    /// Why there is no page: a question about one of its messages has found no answer, or it has no room.
+    /// Why the page failed: an authorization request got no answer, or there was no room.
     pub(crate) failed: Option<ReasonCode>,
-    /// Whether it stands in the row of those that go on in a next turn.
+    /// Whether it is in the queue for the next turn.
     in_row: bool,
 }
 
 impl PageUnderWay {
-    /// A page that nothing has been read for, of what one of `shards` shards has, or `only` this one.
+    /// A page for which nothing has been read yet: from all `shards` shards, or from `only` this
+    /// one.
     pub(crate) fn new(
         plugin: PluginHandle,
         (identity, by_id): (Rc<Identity>, bool),
@@ -176,8 +180,8 @@ impl PageUnderWay {
         }
     }
 
-    /// What is read next: of which shard, from where, and the messages and bytes that there is room for. `None` when the page is at
-    /// its end.
+    /// The next read: shard, position, and room in messages and bytes. `None` when the page is
+    /// complete.
     pub(crate) fn next(&self) -> Option<(ShardId, Cursor, usize, usize)> {
         let messages = (self.fetch.messages_max as usize).saturating_sub(self.seen);
         let bytes = (self.fetch.bytes_max as usize).saturating_sub(self.bytes);
@@ -186,7 +190,8 @@ impl PageUnderWay {
         Some((*shard, cursor.clone(), messages, bytes))
     }
 
-    /// That shard has found these, and goes on there; `None` is its end. `following` is read after it.
+    /// Adds the messages found on that shard, and its next position; `None` is its end. `following`
+    /// is the shard read after it.
     pub(crate) fn read(
         &mut self,
         found: impl Iterator<Item = Arc<Message>>,
@@ -216,7 +221,7 @@ impl PageUnderWay {
         };
     }
 
-    /// The client may have the first that is found, or not.
+    /// Records whether the client may get the first message found.
     pub(crate) fn decided(&mut self, may: bool) {
         let Some(message) = self.found.pop_front() else { return };
         if may {
@@ -226,35 +231,36 @@ impl PageUnderWay {
         }
     }
 
-    /// There is no page, for this reason: it lets go of all that it has.
+    /// Fails the page with this reason and drops its messages.
     pub(crate) fn fail(&mut self, reason: ReasonCode) {
         self.let_go();
         self.charged_bytes -= self.messages.drain(..).map(|message| message.bytes()).sum::<usize>();
         self.failed = Some(reason);
     }
 
-    /// Lets go of what is found and not authorized.
+    /// Drops the messages that are found and not authorized.
     fn let_go(&mut self) {
         self.charged_bytes -= self.found.drain(..).map(|message| message.bytes()).sum::<usize>();
     }
 
-    /// Bytes that it is charged for, its identity and its messages as if nobody shared them.
+    /// Bytes that it is charged for. Its identity and its messages count in full even if they are
+    /// shared.
     pub(crate) fn charged_bytes(&self) -> usize {
         self.fixed_bytes() + self.charged_bytes
     }
 
-    /// The same counted anew, message by message.
+    /// Recomputes `charged_bytes` message by message.
     fn recount(&self) -> usize {
         let messages = self.found.iter().chain(&self.messages);
         self.fixed_bytes() + messages.map(|message| message.bytes()).sum::<usize>()
     }
 
-    /// Whether its first message has more bytes than the page was to have.
+    /// Whether the first message is larger than the page was to be.
     pub(crate) fn is_beyond(&self) -> bool {
         self.charged_bytes > self.fetch.bytes_max as usize
     }
 
-    /// Bytes that it may come to: more only where its first message has more.
+    /// Maximum bytes of the page; more only if the first message is larger.
     pub(crate) fn reserved_bytes(&self) -> usize {
         self.fixed_bytes() + self.charged_bytes.max(self.fetch.bytes_max as usize)
     }
@@ -263,7 +269,7 @@ impl PageUnderWay {
         size_of::<PageUnderWay>() + self.identity.bytes() + self.fetch.bytes()
     }
 
-    /// Ends it before the first that is found, if plugins have taken too long over those in front.
+    /// Ends the page before the first message found if plugins have used up the time.
     pub(crate) fn end_if_late(&mut self, now_ms: u64) {
         let owner = self.last_read;
         if now_ms >= self.until_ms
@@ -276,49 +282,49 @@ impl PageUnderWay {
         }
     }
 
-    /// The ticket that it waits for.
+    /// The ticket for which it waits.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         self.request.as_ref()?.ticket()
     }
 
-    /// Where the next page begins; `None` where there is no more.
+    /// Where the next page begins; `None` at the end.
     pub(crate) fn following(&self) -> Option<FetchPlace> {
         let (shard, cursor) = self.at.as_ref()?;
         Some(FetchPlace { shard: shard.0, key: cursor.key().into() })
     }
 }
 
-/// The pages of a shard that are under way, by number.
+/// The open pages of a shard, by number.
 #[derive(Debug, Default)]
 pub(crate) struct PagesUnderWay {
     pages: BTreeMap<u64, PageUnderWay>,
-    /// Those that go on in a next turn.
+    /// Pages that continue in the next turn.
     row: VecDeque<u64>,
-    /// Bytes that all of them are charged for.
+    /// Bytes that all pages are charged for.
     charged_bytes: usize,
-    /// Bytes that each is charged for, with its number.
+    /// Bytes that each page is charged for, and its number.
     by_weight: BTreeSet<(usize, u64)>,
 }
 
 impl PagesUnderWay {
-    /// A page is begun.
+    /// Adds a new page.
     pub(crate) fn begin(&mut self, number: u64, page: PageUnderWay) {
         self.charged_bytes += page.charged_bytes();
         self.by_weight.insert((page.charged_bytes(), number));
         self.pages.insert(number, page);
     }
 
-    /// A page that is under way.
+    /// An open page.
     pub(crate) fn get(&self, number: u64) -> Option<&PageUnderWay> {
         self.pages.get(&number)
     }
 
-    /// The tickets that they wait for.
+    /// The tickets for which pages wait.
     pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
         self.pages.values().filter_map(PageUnderWay::ticket)
     }
 
-    /// Changes a page, if it is under way.
+    /// Changes a page if it is open.
     pub(crate) fn change<R>(
         &mut self,
         number: u64,
@@ -336,7 +342,8 @@ impl PagesUnderWay {
         Some(done)
     }
 
-    /// Bytes that they are charged for: of all, or of those of one client. The latter looks at all of them.
+    /// Bytes that all pages, or those of one client, are charged for. For one client this looks at
+    /// every page.
     pub(crate) fn charged_bytes(&self, client_id: Option<&str>) -> usize {
         match client_id {
             None => self.charged_bytes,
@@ -347,17 +354,17 @@ impl PagesUnderWay {
         }
     }
 
-    /// The page that is charged for most bytes, and its number.
+    /// The page with the largest charge, as bytes and number.
     pub(crate) fn heaviest(&self) -> Option<(usize, u64)> {
         self.by_weight.last().copied()
     }
 
-    /// Bytes of all, counted anew, message by message.
+    /// Recomputes the bytes of all pages, message by message.
     pub(crate) fn recount(&self) -> usize {
         self.pages.values().map(PageUnderWay::recount).sum()
     }
 
-    /// A page goes on in a next turn.
+    /// Puts a page into the queue for the next turn.
     pub(crate) fn push(&mut self, number: u64) {
         if let Some(page) = self.pages.get_mut(&number)
             && !std::mem::replace(&mut page.in_row, true)
@@ -366,7 +373,7 @@ impl PagesUnderWay {
         }
     }
 
-    /// The page that goes on next, of those that wait for a turn.
+    /// Takes the next page from the queue.
     pub(crate) fn pop(&mut self) -> Option<u64> {
         let number = self.row.pop_front()?;
         if let Some(page) = self.pages.get_mut(&number) {
@@ -375,12 +382,12 @@ impl PagesUnderWay {
         Some(number)
     }
 
-    /// How many wait for a turn.
+    /// Length of the queue.
     pub(crate) fn row_len(&self) -> usize {
         self.row.len()
     }
 
-    /// Takes those that nobody will get.
+    /// Takes out the pages whose plugin no longer wants them.
     pub(crate) fn take_unwanted(&mut self, wanted: impl Fn(PluginHandle) -> bool) -> Vec<PageUnderWay> {
         let unwanted = self.pages.extract_if(.., |_, page| !wanted(page.plugin));
         let let_go = |(number, page): (u64, PageUnderWay)| {
@@ -391,7 +398,7 @@ impl PagesUnderWay {
         unwanted.map(let_go).collect()
     }
 
-    /// A page is at its end.
+    /// Takes out a page that is complete.
     pub(crate) fn end(&mut self, number: u64) -> Option<PageUnderWay> {
         let page = self.pages.remove(&number)?;
         self.charged_bytes -= page.charged_bytes();

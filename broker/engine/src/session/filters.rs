@@ -1,4 +1,5 @@
-//! A SUBSCRIBE or UNSUBSCRIBE on its way: what of it is kept at each step. `flow/filters.rs` moves it.
+//! The stored state of a SUBSCRIBE or UNSUBSCRIBE at each of its steps. `flow/filters.rs` moves it
+//! on.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -11,20 +12,20 @@ use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::packet::{OwnedProperties, Subscribe, SubscriptionOptions, Unsubscribe};
 use crate::reason::ReasonCode;
 
-/// A subscription that waits for the barrier, to be followed by retained messages.
+/// A granted subscription that waits for the barrier; its retained messages come after that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
-    /// Place in the SUBSCRIBE packet.
+    /// Index in the SUBSCRIBE packet.
     pub place: usize,
     /// Full filter.
     pub filter: Arc<str>,
-    /// Sequence number it waits for, 0 for none.
+    /// Sequence number for which it waits; 0 for none.
     pub barrier_seq: u64,
-    /// Whether the subscription was not there before.
+    /// Whether the subscription is new.
     pub is_new: bool,
-    /// Number of the reader of its retained messages; 0 where none are wanted.
+    /// Number of the reader of its retained messages; 0 if none are to be sent.
     pub reader: u64,
-    /// Number of its filter in the routes.
+    /// Number of its filter in the routing tables.
     pub number: u32,
     /// Options.
     pub options: SubscriptionOptions,
@@ -39,84 +40,88 @@ impl Granted {
     }
 }
 
-/// Whether a filter may be subscribed to.
+/// The decision on a filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FilterDecision {
-    /// That is still asked.
+    /// The authorization request is open.
     Open(Box<AuthorizationRequest>),
-    /// It has been asked.
+    /// The request has its answer.
     Done(Answered),
 }
 
-/// What client.authorize has said of a filter.
+/// The answer of client.authorize for a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// It may be subscribed to, or not for this reason.
+    /// Allowed, or refused with this reason.
     pub answer: Result<(), ReasonCode>,
-    /// Version of the rules by which that is so.
+    /// Version of the rules behind this answer.
     pub epoch: u64,
-    /// How often it has been asked anew because they had changed.
+    /// How often the filter was authorized again because the rules changed.
     pub rounds: u8,
 }
 
-/// What a filter is charged for beside its text: the question whether it may be subscribed to, its code, and what is granted.
+/// What a filter is charged for beside its text: its authorization request, its decision, its
+/// reason code and its grant.
 const FILTER_BYTES: usize = size_of::<Requested>()
     + size_of::<FilterDecision>()
     + size_of::<AuthorizationRequest>()
     + size_of::<Granted>()
     + 1;
 
-/// A SUBSCRIBE or UNSUBSCRIBE. It begins when it is in front.
+/// A SUBSCRIBE or UNSUBSCRIBE. It starts when it is the first in the queue.
 #[derive(Debug)]
 pub struct FilterPacket {
-    /// Its packet identifier; `None` where a plugin subscribes for the client, which gets no SUBACK.
+    /// Its packet identifier; `None` if a plugin subscribes for the client, which then gets no
+    /// SUBACK.
     pub packet_id: Option<NonZeroU16>,
-    /// Which of the two it is.
+    /// Whether it is a SUBSCRIBE.
     pub subscribe: bool,
-    /// Its properties as they came, for hooks.
+    /// Its properties as received, for hooks.
     pub properties: OwnedProperties,
-    /// The filters as they came, or as the chain has left them; none while it is on its way there.
+    /// The filters as received, or as changed by the chain; empty while the chain has them.
     pub requested: Vec<Requested>,
-    /// Filters of the packet beyond those, which are refused.
+    /// Number of further filters in the packet, which are refused.
     pub beyond: usize,
-    /// One for each filter that has been put to client.authorize.
+    /// One decision for each filter that was passed to client.authorize.
     pub permits: Vec<FilterDecision>,
     /// Reason codes so far.
     pub codes: Vec<u8>,
-    /// What was granted.
+    /// The subscriptions that were granted.
     pub granted: Vec<Granted>,
-    /// Number of the batch of its retained messages.
+    /// Number of the batch of retained messages.
     pub batch: u64,
-    /// How many of those granted are known to that batch.
+    /// How many of those granted are in that batch.
     pub in_batch: usize,
-    /// How far it has come.
+    /// The current step.
     pub step: FilterStep,
-    /// Whether it stands in the row of those that go on in the next turn.
+    /// Whether it is in the queue for the next turn.
     pub is_queued: bool,
 }
 
-/// How far a SUBSCRIBE or UNSUBSCRIBE has come.
+/// The step of a SUBSCRIBE or UNSUBSCRIBE.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FilterStep {
-    /// Something is in front.
+    /// It waits for packets in front.
     Unstarted,
-    /// At the packet's own hook point, with the filters as its links have left them so far.
+    /// In the chain of the packet's own hook point, with the filters as changed by the links so
+    /// far.
     Chain(Suspended<Vec<Requested>>),
-    /// At client.authorize: so many filters wait for an answer.
+    /// At client.authorize; this number of filters waits for an answer.
     Authorize(usize),
-    /// Its filters are being put into force, or taken out of it.
+    /// Its filters are being added or removed.
     Apply,
-    /// Until the other shards have acknowledged the changes of interest up to this number, or until this time, monotonic
-    /// milliseconds.
+    /// Waits until the other shards have acknowledged the interest changes up to this number, or
+    /// until this time, monotonic milliseconds.
     Barrier(u64, u64),
-    /// Until the owners of retained messages have set their marks, or until this time.
+    /// Waits until the owners of retained messages have set their marks, or until this time,
+    /// monotonic milliseconds.
     Marks(u64),
-    /// SUBACK is out; so many of what was granted have been told of.
+    /// SUBACK is sent; this many of the granted subscriptions have been notified.
     Notify(usize),
 }
 
 impl FilterPacket {
-    /// The tickets that it waits for.
+    /// The tickets for which it waits.
     pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
         let of_chain = match &self.step {
             FilterStep::Chain(chain) => chain.ticket(),
@@ -129,7 +134,7 @@ impl FilterPacket {
         of_chain.into_iter().chain(of_filters)
     }
 
-    /// Of a SUBSCRIBE, of which at most so many filters are kept.
+    /// From a SUBSCRIBE; at most `most` filters are stored.
     pub fn of_subscribe(subscribe: &Subscribe<'_>, most: usize) -> FilterPacket {
         let mut filters = subscribe.filters;
         let kept = filters.by_ref().take(most).map(|(filter, options)| Requested::new(filter, options));
@@ -142,7 +147,7 @@ impl FilterPacket {
         }
     }
 
-    /// Of an UNSUBSCRIBE, of which at most so many filters are kept.
+    /// From an UNSUBSCRIBE; at most `most` filters are stored.
     pub fn of_unsubscribe(unsubscribe: &Unsubscribe<'_>, most: usize) -> FilterPacket {
         let mut filters = unsubscribe.filters;
         let kept = filters.by_ref().take(most);
@@ -156,7 +161,8 @@ impl FilterPacket {
         }
     }
 
-    /// What a plugin has put into force for a client, so that its retained messages follow.
+    /// From a subscription that a plugin has put into force for a client, so that its retained
+    /// messages follow.
     pub fn of_plugin(granted: Granted, batch: u64) -> FilterPacket {
         FilterPacket { granted: vec![granted], batch, ..FilterPacket::at(FilterStep::Apply, true) }
     }
@@ -178,7 +184,7 @@ impl FilterPacket {
         }
     }
 
-    /// Bytes that it is charged for: each filter with all that there will be of it.
+    /// Bytes that it is charged for: for each filter all that will be stored for it.
     pub fn bytes(&self) -> usize {
         let (on_its_way, kept) = match &self.step {
             FilterStep::Chain(chain) => (&chain.accumulator[..], chain.before_bytes()),
@@ -186,18 +192,18 @@ impl FilterPacket {
         };
         let filters = self.requested.iter().chain(on_its_way);
         let filters: usize = filters.map(|one| FILTER_BYTES + 2 * one.filter.len()).sum();
-        // A plugin asks for one filter, which is in force from the beginning.
+        // A request of a plugin has one filter, which is in force from the start.
         let granted = self.granted.iter().filter(|_| self.packet_id.is_none());
         self.properties.len() + kept + filters + self.beyond + granted.map(Granted::bytes).sum::<usize>()
     }
 
-    /// Begins its own chain.
+    /// Starts the chain of its own hook point.
     pub fn begin_chain(&mut self, epoch: u64) {
         let point = if self.subscribe { HookPoint::ClientSubscribe } else { HookPoint::ClientUnsubscribe };
         self.step = FilterStep::Chain(Suspended::new(point, std::mem::take(&mut self.requested), epoch));
     }
 
-    /// Its own chain is through, and has left these filters.
+    /// Ends that chain, with these filters.
     pub fn end_chain(&mut self, requested: Vec<Requested>) {
         self.requested = requested;
         self.step = if self.subscribe { FilterStep::Authorize(0) } else { FilterStep::Apply };

@@ -1,4 +1,4 @@
-//! Who a client is and how it came in.
+//! The identity of a client and the way it connected.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,19 +9,20 @@ use grapnel_plugin_abi::host::ClientIdentity;
 use crate::hook::view::ClientView;
 use crate::packet::{PacketType, Properties, PropertyOwner, Version};
 
-/// The longest text of an address without its port, bytes: IPv6 with IPv4 at its end.
+/// The longest text of an address without its port, bytes: IPv6 that ends with an IPv4 address.
 const HOST_BYTES_MAX: usize = 45;
 
 /// An address without its port, as text.
 pub type Host = arrayvec::ArrayString<HOST_BYTES_MAX>;
 
-/// The host of an address as text. Every connection has two, so the usual kind goes without the formatter.
+/// The host of an address as text. IPv4 skips the formatter, because every connection needs two of
+/// these texts.
 pub fn host_of(address: &SocketAddr) -> Host {
     let mut text = Host::new();
     match address.ip() {
         IpAddr::V4(ip) => text.push_str(dotted(ip.octets(), &mut [0; 15])),
         ip => {
-            // It has room for the longest address there is.
+            // Cannot fail: the text has room for the longest address.
             let _ = write!(text, "{ip}");
         }
     }
@@ -50,8 +51,8 @@ fn dotted(octets: [u8; 4], room: &mut [u8; 15]) -> &str {
     str::from_utf8(&room[..len]).unwrap_or_default()
 }
 
-/// Who a client is and how it came in; fixed for the life of a connection. Shared by connection and session, so that a hook's
-/// view of the client borrows neither.
+/// The identity of a client and the way it connected. Fixed for the life of a connection.
+/// Connection and session share it, so that the view of a hook borrows from neither.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Client identifier.
@@ -60,13 +61,13 @@ pub struct Identity {
     pub username: Option<Box<str>>,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
-    /// Where it comes from.
+    /// The address of the client.
     pub peer: SocketAddr,
-    /// The host part of it as text.
+    /// The host part of `peer` as text.
     pub peer_host: Host,
-    /// Our end.
+    /// The address of the broker on this connection.
     pub local: SocketAddr,
-    /// The host part of it as text.
+    /// The host part of `local` as text.
     pub local_host: Host,
     /// Name of the listener.
     pub listener: Arc<str>,
@@ -78,33 +79,35 @@ pub struct Identity {
     pub keep_alive_s: u16,
     /// Session expiry interval granted, seconds.
     pub expiry_s: u32,
-    /// The one that CONNECT said, seconds; what DISCONNECT may say goes by it.
+    /// The session expiry interval in CONNECT, seconds; it limits the one that DISCONNECT may set.
     pub requested_expiry_s: u32,
-    /// Its Receive Maximum.
+    /// Receive Maximum of the client.
     pub receive_maximum: u16,
     /// Connected, milliseconds since 1970.
     pub connected_at_ms: u64,
-    /// Number of the network connection in this run; 0 for none.
+    /// Number of the network connection in this run of the broker; 0 for none.
     pub connection: u64,
-    /// Whether it came in without anybody vouching for it.
+    /// Whether it was accepted without an answer of client.authenticate.
     pub anonymous: bool,
     /// Encoded properties of CONNECT, without those of authentication.
     pub properties: Box<[u8]>,
 }
 
-/// Whom a session belongs to. There is no TLS yet; what it says of a client will come before the user name.
+/// The principal to which a session belongs. With TLS, an identity from the certificate will come
+/// before the user name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Principal<'a> {
-    /// Who gave this user name.
+    /// A client with this user name.
     User(&'a str),
-    /// A client without a user name that a plugin let in.
+    /// A client without a user name that a plugin authenticated.
     Nameless,
-    /// A client without a user name that nobody vouched for.
+    /// A client without a user name that no plugin authenticated.
     Anonymous,
 }
 
 impl Identity {
-    /// Whom it logs in. The one place that decides it: plugins have no way to name another principal yet.
+    /// The principal that this client logs in as. The only place that decides it: plugins cannot
+    /// name another principal yet.
     pub fn principal(&self) -> Principal<'_> {
         match &self.username {
             Some(name) => Principal::User(name),
@@ -113,7 +116,7 @@ impl Identity {
         }
     }
 
-    /// A client as a plugin has kept it. `None` for what no client can have been.
+    /// A client as stored by a plugin. `None` if no client can have this identity.
     pub fn from_stored(kept: &ClientIdentity<'_>) -> Option<Identity> {
         let versions = [Version::V31, Version::V311, Version::V5];
         let version = versions.into_iter().find(|version| version.level() == kept.proto_ver)?;
@@ -148,7 +151,7 @@ impl Identity {
         size_of::<Identity>() + self.client_id.len() + username + self.properties.len()
     }
 
-    /// What hooks see.
+    /// The view for hooks.
     pub fn view(&self) -> ClientView<'_> {
         ClientView {
             client_id: &self.client_id,

@@ -1,5 +1,5 @@
-//! QoS 1 and 2 packets on their way to the client: packet identifiers, the window, and where each stands in its exchange
-//! (MQTT 5.0 sections 4.3 and 4.4).
+//! QoS 1 and 2 packets on their way to the client: packet identifiers, the window, and the phase of
+//! each exchange (MQTT 5.0 sections 4.3 and 4.4).
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -7,12 +7,13 @@ use std::num::NonZeroU16;
 use super::Delivery;
 use crate::packet::QoS;
 
-/// Where a packet sent to the client stands.
+/// The phase of a packet sent to the client.
 #[derive(Clone, Debug)]
 pub enum Phase {
     /// PUBLISH sent; waits for PUBACK or PUBREC.
     Published(Delivery),
-    /// PUBREC came, PUBREL sent; waits for PUBCOMP. The message is not sent again [MQTT-4.3.3-8]; it is kept to be told of.
+    /// PUBREC came and PUBREL was sent; waits for PUBCOMP. The message is not sent again
+    /// [MQTT-4.3.3-8]; it is stored for later notifications.
     Released(Delivery),
 }
 
@@ -21,12 +22,12 @@ pub enum Phase {
 pub struct Outgoing {
     /// Its identifier.
     pub packet_id: NonZeroU16,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
 }
 
 impl Outgoing {
-    /// What it counts in a ledger.
+    /// Bytes that it adds to a ledger.
     pub fn bytes(&self) -> usize {
         let (Phase::Published(delivery) | Phase::Released(delivery)) = &self.phase;
         size_of::<Outgoing>() + delivery.message.bytes()
@@ -37,7 +38,7 @@ impl Outgoing {
 #[derive(Debug)]
 pub struct Inflight {
     entries: VecDeque<Outgoing>,
-    /// How many of them, from the oldest on, have been sent on the present connection.
+    /// How many of the oldest entries have been sent on the present connection.
     sent: usize,
     /// Bytes of the messages.
     bytes: usize,
@@ -45,10 +46,10 @@ pub struct Inflight {
     window: usize,
 }
 
-/// Why an acknowledgement fits nothing.
+/// Why an acknowledgement is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AckError {
-    /// No packet with that identifier waits.
+    /// No packet with that identifier is in flight.
     Unknown,
     /// The packet waits for another acknowledgement.
     Unexpected,
@@ -60,13 +61,15 @@ impl Inflight {
         Inflight { entries: VecDeque::new(), sent: 0, bytes: 0, next_id: NonZeroU16::MIN, window }
     }
 
-    /// Another connection with another Receive Maximum [MQTT-3.3.4-9]: everything is to be sent again.
+    /// Starts another connection with its own Receive Maximum [MQTT-3.3.4-9]: all packets are to be
+    /// sent again.
     pub fn restart(&mut self, window: usize) {
         self.window = window;
         self.sent = 0;
     }
 
-    /// The next packet of an earlier connection to send again, in order, once there is room [MQTT-4.4.0-1].
+    /// The next packet of an earlier connection to send again, in order; `None` if the window is
+    /// full [MQTT-4.4.0-1].
     pub fn next_resend(&mut self) -> Option<Outgoing> {
         if self.sent >= self.window {
             return None;
@@ -96,7 +99,7 @@ impl Inflight {
         self.bytes
     }
 
-    /// The messages that may have to be sent again, in order.
+    /// The messages that may be sent again, in order.
     pub fn published(&self) -> impl Iterator<Item = &Delivery> {
         self.entries.iter().filter_map(|entry| match &entry.phase {
             Phase::Published(delivery) => Some(delivery),
@@ -104,7 +107,8 @@ impl Inflight {
         })
     }
 
-    /// Takes out those of them that may not stay. The client has no connection, or has not been sent anything on it.
+    /// Removes the messages for which `stays` returns false. To be called only while the client has
+    /// no connection or was sent nothing on it.
     pub fn withdraw(&mut self, mut stays: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
         let mut gone = Vec::new();
         self.sent = 0;
@@ -120,39 +124,40 @@ impl Inflight {
         gone
     }
 
-    /// Packets in flight.
+    /// Number of packets in flight.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether none is.
+    /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether another may be sent.
+    /// Whether another packet may be sent.
     pub fn has_room(&self) -> bool {
         self.sent == self.entries.len() && self.sent < self.window
     }
 
-    /// How many more may be sent.
+    /// How many more packets may be sent.
     pub fn room(&self) -> usize {
         if self.sent == self.entries.len() { self.window.saturating_sub(self.sent) } else { 0 }
     }
 
-    /// The next identifier that is not in use [MQTT-2.2.1-3]. The window is below 65,535, so there is one.
+    /// The next unused identifier [MQTT-2.2.1-3]. The window is below 65,535, so there is one.
     pub fn next_packet_id(&mut self) -> NonZeroU16 {
         loop {
             let id = self.next_id;
             self.next_id = self.next_id.checked_add(1).unwrap_or(NonZeroU16::MIN);
-            // The oldest entry is the likeliest to stand in the way, after 65,535 others.
+            // A collision needs an entry that is 65,535 identifiers old, so the search begins with
+            // the oldest.
             if !self.entries.iter().any(|entry| entry.packet_id == id) {
                 return id;
             }
         }
     }
 
-    /// Notes a PUBLISH that is being sent under an identifier of [`Inflight::next_packet_id`].
+    /// Records a PUBLISH that is being sent with an identifier from [`Inflight::next_packet_id`].
     pub fn publish(&mut self, packet_id: NonZeroU16, delivery: Delivery) {
         debug_assert!(self.entries.len() < usize::from(u16::MAX), "every identifier would be in use");
         let entry = Outgoing { packet_id, phase: Phase::Published(delivery) };
@@ -330,7 +335,7 @@ mod tests {
         inflight.puback(ids[0]).unwrap();
         assert_eq!(inflight.next_resend().map(|outgoing| outgoing.packet_id), Some(ids[2]));
         assert!(inflight.next_resend().is_none());
-        // An acknowledgement of what has not been sent on this connection makes no room.
+        // An acknowledgement of a packet that was not sent on this connection makes no room.
         inflight.puback(ids[3]).unwrap();
         assert!(!inflight.has_resends() && inflight.next_resend().is_none());
         assert_eq!((inflight.has_room(), inflight.room()), (false, 0));

@@ -1,4 +1,4 @@
-//! A publish that waits: what of it is kept at each stage. `flow/pump.rs` moves it.
+//! The stored state of a waiting publish at each of its stages. `flow/pump.rs` moves it on.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -16,56 +16,58 @@ use crate::message::{Message, MessageView};
 use crate::packet::QoS;
 use crate::reason::ReasonCode;
 
-/// What is known of a publish apart from its message.
+/// What is stored of a publish beside its message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PublishMetadata {
-    /// Packet identifier of QoS 1 and 2; none for a will.
+    /// Packet identifier with QoS 1 and 2; none for a will.
     pub packet_id: Option<NonZeroU16>,
-    /// QoS of the packet, which the acknowledgement goes by whatever hooks make of the message.
+    /// QoS of the packet. The acknowledgement follows it even if hooks change the message.
     pub packet_qos: QoS,
     /// DUP of the packet.
     pub dup: bool,
 }
 
 impl PublishMetadata {
-    /// Of a message that came in no packet.
+    /// For a message that did not come in a packet.
     pub fn of_message(message: &Message) -> PublishMetadata {
         PublishMetadata { packet_id: None, packet_qos: message.qos, dup: false }
     }
 }
 
-/// The end of a publish, for its client.
+/// The result of a publish for its client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
-    /// What its acknowledgement says.
+    /// Reason code of the acknowledgement.
     pub code: ReasonCode,
-    /// The same in words.
+    /// Reason string of the acknowledgement.
     pub text: Option<Bytes>,
-    /// Whether the client is disconnected for it instead.
+    /// Whether the client is disconnected instead.
     pub disconnect: bool,
 }
 
 impl Verdict {
-    /// An acknowledgement without words.
+    /// An acknowledgement without a reason string.
     pub fn code(code: ReasonCode) -> Verdict {
         Verdict { code, text: None, disconnect: false }
     }
 }
 
-/// How far a publish has come, with what it needs to go on from there.
+/// The stage of a publish, with the state that the next stage needs.
 #[derive(Debug)]
 pub enum Stage {
-    /// Neither authorised nor shown to a hook: something in front forbids it.
+    /// Not authorized and not passed to a hook, because a packet in front prevents that.
     Unstarted,
-    /// At client.authorize: it waits for a ticket, or without one until the publish in front has been there.
+    /// At client.authorize. It waits for a ticket; without a ticket it waits until the publish in
+    /// front has been there.
     Authorize(Box<Authorization>),
-    /// At message.publish: it waits for a ticket, or without one until the publish in front has been there.
+    /// At message.publish. It waits for a ticket; without a ticket it waits until the publish in
+    /// front has been there.
     Chain(Suspended<Draft>),
-    /// The chains are through: it waits for its turn, or for lanes.
+    /// The chains are complete. It waits for its turn, or for lanes.
     Decided {
-        /// Whether its message is stored, where it is to be retained.
+        /// Whether its message is stored, if it is to be retained.
         storage: Storage,
-        /// Messages that links have added, to be published after this one.
+        /// Messages that links have added; they are published after this one.
         extra: Extras,
     },
 }
@@ -73,15 +75,17 @@ pub enum Stage {
 /// A publish at client.authorize.
 #[derive(Debug)]
 pub struct Authorization {
-    /// The question.
+    /// The authorization request.
     pub request: AuthorizationRequest,
-    /// What message.publish has left of it, where it has been there first: it has another topic since, or the rules have changed.
+    /// The draft from message.publish, if that came first: hooks changed the topic, or the rules
+    /// changed.
     pub after: Option<Draft>,
-    /// What the question is about where that is not what hooks have made of the publish, about which is asked next.
+    /// The publish as sent, if the request is about that form and the changed form is authorized
+    /// next.
     pub first: Option<Box<AsSent>>,
 }
 
-/// A publish as it was before hooks moved it to another topic: it must be allowed both.
+/// A publish as sent, before hooks changed its topic. Both topics must be allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AsSent {
     /// Topic name.
@@ -93,7 +97,7 @@ pub struct AsSent {
 }
 
 impl AsSent {
-    /// What a message was, if hooks make it one of this topic and that is another one.
+    /// The publish as sent, if `topic` is another topic than that of the message.
     pub fn of_moved(message: &MessageView<'_>, topic: &str) -> Option<Box<AsSent>> {
         let moved = topic != message.topic;
         moved.then(|| {
@@ -107,36 +111,36 @@ impl AsSent {
     }
 }
 
-/// How a publish stands with the owner of its retained topic.
+/// State of the request to the owner of the retained topic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Storage {
-    /// It has not been asked, or need not be.
+    /// No request was sent, or none is needed.
     NotRequested,
-    /// It is storing the message, under this number of the request.
+    /// The owner is storing the message; this is the number of the request.
     Requested(u64),
-    /// It has stored it under this number, or has no room for it (0).
+    /// The owner has stored it under this number; 0 if it had no room.
     Answered(u64),
 }
 
-/// Where a publish comes from.
+/// The source of a publish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     /// A PUBLISH of the session's client.
     Client,
-    /// Its will, which was authorised at CONNECT.
+    /// The will of a session, which was authorized at CONNECT.
     Will,
-    /// A plugin, which nobody authorises.
+    /// A plugin; such a publish is not authorized.
     Plugin,
-    /// A plugin that has it stored, and not routed.
+    /// A plugin; the message is stored and not routed.
     Store,
-    /// A plugin on behalf of a client, which is authorised as if the client had sent it.
+    /// A plugin on behalf of a client; authorized as if the client had sent it.
     Behalf,
-    /// Nobody: a plugin asks whether a client may do this with a message of this topic.
+    /// No source: a plugin checks whether a client may do this with a message of this topic.
     AuthorizationRequest(Action),
 }
 
 impl Source {
-    /// What client.authorize is asked about it.
+    /// The action for client.authorize.
     pub fn action(self) -> Action {
         match self {
             Source::Will => Action::Will,
@@ -145,12 +149,13 @@ impl Source {
         }
     }
 
-    /// Whether a plugin asks for it on behalf of a client.
+    /// Whether a plugin requests it on behalf of a client.
     pub fn is_on_behalf(self) -> bool {
         matches!(self, Source::Behalf | Source::AuthorizationRequest(_))
     }
 
-    /// Whether a client has said it, by itself or through a plugin: what clients must obey holds for it.
+    /// Whether it is from a client, directly or through a plugin, so that the rules for clients
+    /// apply.
     pub fn is_clients(self) -> bool {
         match self {
             Source::Client | Source::Will | Source::Behalf | Source::AuthorizationRequest(_) => true,
@@ -162,41 +167,42 @@ impl Source {
 /// A publish that waits.
 #[derive(Debug)]
 pub struct PublishSlot {
-    /// The message, with the changes of the chain once that is through. Shared, so that neither a hook's look at it nor
-    /// its effect copies it.
+    /// The message, with the changes of the chain once the chain is complete. It is shared, so that
+    /// neither hooks nor routing copy it.
     pub message: Arc<Message>,
-    /// What else is known of it.
+    /// The rest of the publish.
     pub metadata: PublishMetadata,
-    /// Where it comes from.
+    /// Its source.
     pub source: Source,
-    /// For whom a plugin asks for it, if for anybody.
+    /// The request of a plugin on behalf of a client, if it comes from one.
     pub behalf: Option<Box<Behalf>>,
     /// Version of the rules under which client.authorize allowed it.
     pub epoch: u64,
-    /// How often it has been asked about anew because they had changed, after a question that was open.
+    /// How often it was authorized again because the rules changed, after a request that was open.
     pub rounds: u8,
-    /// Whether a question about it has been open, which was answered later, since it was asked about anew last.
+    /// Whether a request about it was open, and answered later, since it was last authorized again.
     pub was_open: bool,
-    /// What it was before hooks moved it to another topic, if they have.
+    /// The publish as sent, if hooks changed its topic.
     pub as_sent: Option<Box<AsSent>>,
-    /// How far it has come.
+    /// Its stage.
     pub stage: Stage,
 }
 
-/// A publish that is refused, and waits for those in front to be acknowledged [MQTT-4.6.0-2] [MQTT-4.6.0-3]. Of the message
-/// nothing is kept. What a plugin asks for and need not be authorized waits in the same way.
+/// A refused publish that waits for the acknowledgements in front of it [MQTT-4.6.0-2]
+/// [MQTT-4.6.0-3]. Its message is not stored. A request of a plugin that needs no authorization
+/// waits in the same way.
 #[derive(Debug)]
 pub struct Refused {
-    /// Which it was.
+    /// Metadata of the publish.
     pub head: PublishMetadata,
-    /// What its client is told.
+    /// The result for its client.
     pub verdict: Verdict,
-    /// For whom a plugin had asked for it, if for anybody.
+    /// The request of a plugin on behalf of a client, if it came from one.
     pub behalf: Option<Box<Behalf>>,
 }
 
-/// Where a publish may not go because one in front has not been there: links of each chain that the one in front has been to;
-/// `None` is no limit.
+/// The ordering limit of a publish: the links of each chain that the publish in front has
+/// completed. This one may not go further; `None` is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrderingLimit {
     /// At client.authorize.
@@ -206,12 +212,12 @@ pub struct OrderingLimit {
 }
 
 impl Stage {
-    /// Its chains are through, and have added these messages.
+    /// The stage of a publish whose chains are complete and have added these messages.
     pub fn decided(extra: Extras) -> Stage {
         Stage::Decided { storage: Storage::NotRequested, extra }
     }
 
-    /// Bytes of what plugins have said of it, and of what they have made of its message.
+    /// Bytes of the results of plugins and of their changes to the message.
     pub fn bytes(&self) -> usize {
         match self {
             Stage::Unstarted => 0,
@@ -229,7 +235,7 @@ impl Stage {
         }
     }
 
-    /// The ticket it waits for.
+    /// The ticket for which it waits.
     pub fn ticket(&self) -> Option<Ticket> {
         match self {
             Stage::Authorize(authorization) => authorization.request.ticket(),
@@ -245,7 +251,7 @@ impl Stage {
 }
 
 impl PublishSlot {
-    /// One about which nothing has been said yet.
+    /// A publish for which no plugin has answered yet.
     pub fn new(
         message: Arc<Message>,
         metadata: PublishMetadata,
@@ -266,7 +272,7 @@ impl PublishSlot {
         }
     }
 
-    /// Whether it has not begun to have its effect.
+    /// Whether it can still be refused: it has had no effect yet.
     pub fn may_be_refused(&self) -> bool {
         !matches!(self.stage, Stage::Decided { storage: Storage::Requested(_) | Storage::Answered(_), .. })
     }
@@ -280,7 +286,7 @@ impl PublishSlot {
         }
     }
 
-    /// How far it is on its way along the chains, for those behind it; `None` where it is through.
+    /// Its position in the chains, for the publishes behind it; `None` if its chains are complete.
     pub(super) fn position(&self) -> Option<OrderingLimit> {
         match &self.stage {
             Stage::Authorize(authorization) if authorization.after.is_none() => Some(OrderingLimit {

@@ -1,8 +1,9 @@
-//! The retained messages that a session is still to get: one reader for each new subscription and each shard that owns matching
-//! topics, and what tells those messages from the ones that come live. Called by the flows. Asks nobody and delivers nothing.
+//! The retained messages that a session is still to get, separated from live ones: a reader for
+//! each new subscription and each shard that owns matching topics. The flows call it; it delivers
+//! nothing.
 //!
-//! Owners number what they store. A batch, which is the new subscriptions of one SUBSCRIBE, has a *mark* for each owner: what was
-//! stored up to it comes from the store, what is stored later comes live, and neither comes twice.
+//! Owners number the messages they store. A batch is the new subscriptions of one SUBSCRIBE. It has
+//! a *mark* for each owner. Messages up to the mark come from the store, later ones come live.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use crate::route::retained::Cursor;
 
 /// Readers that one page may serve.
 const READERS_PER_PAGE: usize = 64;
-/// Live messages noted while a page is on its way; with more, the page is asked for again.
+/// Live messages recorded while a page is on its way; with more, it is requested again.
 const LIVE_PER_PAGE_MAX: usize = 1024;
 
-/// A subscription that wants its retained messages.
+/// A subscription that is to get its retained messages.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Number of the reader, unique on the subscriber's shard.
@@ -29,7 +30,7 @@ pub struct Wanted {
     pub qos: QoS,
     /// Subscription identifier, 0 for none.
     pub subscription_id: u32,
-    /// Whether the client's own messages are kept from it [MQTT-3.8.3-3].
+    /// Whether the client's own messages are excluded [MQTT-3.8.3-3].
     pub no_local: bool,
 }
 
@@ -41,7 +42,7 @@ pub struct Reader {
     cursor: Cursor,
 }
 
-/// What a shard is asked for one reader.
+/// The request to a shard for one reader.
 #[derive(Debug)]
 pub struct ReaderRequest {
     /// Which reader.
@@ -50,40 +51,40 @@ pub struct ReaderRequest {
     pub filter: Arc<str>,
     /// QoS that was granted.
     pub qos: QoS,
-    /// Where to go on.
+    /// Where to continue.
     pub cursor: Cursor,
 }
 
-/// What a session has room for.
+/// Free room of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
-    /// Deliveries with QoS 1 or 2.
+    /// Number of deliveries with QoS 1 or 2.
     pub window: usize,
     /// Bytes; the first message of a page may be larger.
     pub bytes: usize,
 }
 
-/// For whom a page is read.
+/// The receiver of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageFor {
-    /// A session, whose subscriptions are new.
+    /// A session with new subscriptions.
     Session(SessionKey),
     /// A plugin, on behalf of a client.
     Plugin,
 }
 
-/// A page to ask for.
+/// A request for a page.
 #[derive(Debug)]
 pub struct PageRequest {
-    /// Whom to ask.
+    /// The shard that gets the request.
     pub owner: ShardId,
     /// Number of the page, which its answer names.
     pub page: u64,
-    /// What the answer must fit in.
+    /// The limit for the answer.
     pub room: Room,
-    /// Messages that it has at most, whatever their QoS.
+    /// Maximum number of messages, whatever their QoS.
     pub messages_max: usize,
-    /// For which readers, in order.
+    /// The readers, in order.
     pub readers: Vec<ReaderRequest>,
 }
 
@@ -92,18 +93,19 @@ pub struct PageRequest {
 struct PageInFlight {
     page: u64,
     room: Room,
-    /// Fingerprints of the topics that came live meanwhile, with the highest number: a lower one is older.
+    /// Fingerprints of the topics that came live meanwhile, with their highest number: a lower one
+    /// is older.
     live: BTreeMap<u64, u64>,
-    /// Whether there were too many of them: then the page is worth nothing.
+    /// Whether too many came: then the page is useless.
     stale: bool,
 }
 
 /// The readers of one owner.
 #[derive(Debug, Default)]
 struct Owner {
-    /// Those that deliver with QoS 1 or 2 as far as the window goes, by number.
+    /// Readers that deliver with QoS 1 or 2 and use the window, by number.
     windowed: BTreeMap<u64, Reader>,
-    /// Those that deliver with QoS 0.
+    /// Readers that deliver with QoS 0.
     plain: BTreeMap<u64, Reader>,
     in_flight: Option<PageInFlight>,
 }
@@ -111,32 +113,32 @@ struct Owner {
 /// The new subscriptions of one SUBSCRIBE.
 #[derive(Debug, Default)]
 struct Batch {
-    /// Numbers of the filters of subscriptions that were not there before.
+    /// Numbers of the filters of its new subscriptions.
     filters: Vec<u32>,
-    /// The mark of each owner that was asked; `None` until it has answered.
+    /// The mark of each owner that got a request; `None` until the answer.
     marks: SmallVec<[(ShardId, Option<u64>); 2]>,
-    /// What came live before its owner's mark was known, by owner and number.
+    /// Live messages that came before their owner's mark, by owner and number.
     seen: BTreeSet<(ShardId, u64)>,
     /// Subscriptions that wait for marks.
     wanted: Arc<[Wanted]>,
     /// Readers that wait for SUBACK.
     ready: Vec<(ShardId, Reader)>,
-    /// Whether SUBACK is out.
+    /// Whether SUBACK is sent.
     begun: bool,
-    /// Readers that have not come to their end.
+    /// Number of readers that are not at their end.
     open: usize,
-    /// Whether nothing stored before the marks can come live any more.
+    /// Whether a message from before the marks can no longer come live.
     settled: bool,
 }
 
-/// Where a live message of the retained store's belongs.
+/// How a live message that is also stored is delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Comes {
-    /// It is delivered as it comes.
+    /// It is delivered live.
     Live,
-    /// It comes from the store, as a retained message.
+    /// It is delivered from the store, as a retained message.
     Stored,
-    /// More came live before the marks than can be kept apart.
+    /// More live messages came before the marks than can be recorded.
     TooMany,
 }
 
@@ -145,18 +147,18 @@ pub enum Comes {
 pub struct Readers {
     owners: BTreeMap<ShardId, Owner>,
     batches: BTreeMap<u64, Batch>,
-    /// When which batch settles, in order of time.
+    /// When each batch settles, in order of time.
     settling: VecDeque<(u64, u64)>,
-    /// Number of a filter → its batch, while its live messages must be told from its stored ones.
+    /// Number of a filter → its batch, while live and stored messages are separated.
     fresh: BTreeMap<u32, u64>,
-    /// Deliveries of each reader that stand in the session's queue.
+    /// Deliveries of each reader in the queue of the session.
     queued: BTreeMap<u64, u32>,
-    /// The session's queue, in messages and bytes, that had no room for the first message of a page.
+    /// Messages and bytes of the session's queue when the first message of a page did not fit.
     refused_at: Option<(usize, usize)>,
 }
 
 impl Readers {
-    /// Bytes that they are charged for: one entry for each thing that is remembered, with the filters of its readers.
+    /// Bytes that they are charged for: all entries and the filters of the readers.
     pub fn bytes(&self) -> usize {
         let owners: usize = self
             .owners
@@ -184,14 +186,13 @@ impl Readers {
         owners + batches + (self.fresh.len() + self.queued.len() + self.settling.len()) * 16
     }
 
-    /// A subscription that was not there before, and that gets its retained messages, is in force: from now on its live messages
-    /// are told from its stored ones.
+    /// A new subscription with retained messages is in force: separates its live messages.
     pub fn put_in_force(&mut self, batch: u64, filter: u32) {
         self.batches.entry(batch).or_default().filters.push(filter);
         self.fresh.insert(filter, batch);
     }
 
-    /// Marks are asked for: of these owners, for these subscriptions. None of them is answered yet.
+    /// Records that marks were requested from these owners for these subscriptions.
     pub fn request_marks(
         &mut self,
         batch: u64,
@@ -203,8 +204,8 @@ impl Readers {
         batch.wanted = wanted;
     }
 
-    /// An owner's mark, and the places of those `wanted` that may have messages there. False if it was not asked, or is known.
-    /// `is_current` says whether a reader's subscription is still there.
+    /// Sets an owner's mark, with the indexes of the `wanted` that may have messages there. False
+    /// if it awaits none. `is_current` says whether the subscription of a reader is in force.
     pub fn mark(
         &mut self,
         batch: u64,
@@ -232,12 +233,12 @@ impl Readers {
         true
     }
 
-    /// Whether every owner that was asked for a mark has answered.
+    /// Whether every owner has answered the request for a mark.
     pub fn is_marked(&self, batch: u64) -> bool {
         self.batches.get(&batch).is_none_or(|batch| batch.marks.iter().all(|(_, mark)| mark.is_some()))
     }
 
-    /// SUBACK is out: pages may be asked for. An owner whose mark is still to come is read when it has.
+    /// SUBACK is sent: pages may be requested. An owner is read once its mark has come.
     pub fn begin(&mut self, batch: u64, is_current: impl Fn(&Wanted) -> bool) {
         let Some(entry) = self.batches.get_mut(&batch) else { return };
         entry.begun = true;
@@ -251,7 +252,7 @@ impl Readers {
         self.forget(batch);
     }
 
-    /// Nothing that was stored before the marks of a batch can come live any more.
+    /// A message stored before the marks of this batch can no longer come live.
     pub fn settle(&mut self, batch: u64) {
         if let Some(entry) = self.batches.get_mut(&batch) {
             entry.settled = true;
@@ -259,12 +260,12 @@ impl Readers {
         self.forget(batch);
     }
 
-    /// That will be so from this time on, monotonic milliseconds; not before that of another batch.
+    /// The batch settles at this time, monotonic milliseconds; no earlier than the one before.
     pub fn settle_at(&mut self, batch: u64, settles_ms: u64) {
         self.settling.push_back((settles_ms, batch));
     }
 
-    /// Settles those batches whose time has come; when the next one's will, monotonic milliseconds.
+    /// Settles the batches that are due. Returns when the next one does, monotonic ms.
     pub fn settle_due(&mut self, now_ms: u64) -> Option<u64> {
         while let Some(&(due_ms, batch)) = self.settling.front() {
             if due_ms > now_ms {
@@ -276,7 +277,7 @@ impl Readers {
         None
     }
 
-    /// Forgets a batch that nobody needs any more.
+    /// Removes a batch that is no longer needed.
     fn forget(&mut self, number: u64) {
         let Some(batch) = self.batches.get(&number) else { return };
         let settled = batch.settled || batch.filters.is_empty();
@@ -286,7 +287,7 @@ impl Readers {
         }
     }
 
-    /// Forgets a batch whose marks were not asked for.
+    /// Removes a batch whose marks were not requested.
     pub fn abandon(&mut self, number: u64) {
         if let Some(batch) = self.batches.remove(&number) {
             for filter in batch.filters {
@@ -297,18 +298,18 @@ impl Readers {
         }
     }
 
-    /// Whether there is nothing to remember.
+    /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.batches.is_empty() && self.owners.is_empty() && self.queued.is_empty()
     }
 
-    /// Whether a page may be asked for, if there is room.
+    /// Whether a page may be requested, if there is room.
     pub fn has_work(&self) -> bool {
         self.owners.values().any(|owner| owner.in_flight.is_none())
     }
 
-    /// A subscription has ended, or begins anew: what its reader has not delivered does not come any more [MQTT-3.10.4-2].
-    /// `filter` is the number of its filter, if that is known.
+    /// Ends or restarts a subscription: what its reader has not delivered is dropped
+    /// [MQTT-3.10.4-2]. `filter` is the number of its filter, if known.
     pub fn remove(&mut self, reader: u64, filter: Option<u32>) {
         if let Some(filter) = filter {
             self.fresh.remove(&filter);
@@ -328,7 +329,7 @@ impl Readers {
         }
     }
 
-    /// A subscription is granted anew, and its reader goes on as it is granted now.
+    /// A subscription was granted again; its reader uses the new options.
     pub fn grant_anew(&mut self, reader: u64, options: SubscriptionOptions, subscription_id: u32) {
         for owner in self.owners.values_mut() {
             let found = owner.windowed.remove(&reader).or_else(|| owner.plain.remove(&reader));
@@ -348,7 +349,7 @@ impl Readers {
         self.forget(batch);
     }
 
-    /// The next page to ask for, if some owner can be asked within this room. What other pages may bring is taken off.
+    /// The next page to request within this room, less the room of the open pages.
     pub fn next_page(&mut self, page: u64, room: Room) -> Option<PageRequest> {
         let reserved =
             self.owners.values().filter_map(|owner| owner.in_flight.as_ref().map(|in_flight| in_flight.room));
@@ -363,7 +364,7 @@ impl Readers {
             owner.in_flight.is_none()
                 && (!owner.plain.is_empty() || left.window > 0 && !owner.windowed.is_empty())
         };
-        // Each owner that waits gets an equal part, so that one that does not answer holds no more than its own.
+        // Each waiting owner gets an equal part: one that does not answer blocks only its own.
         let parts = self.owners.values().filter(|owner| waiting(owner)).count();
         let (id, owner) = self.owners.iter_mut().find(|(_, owner)| waiting(owner))?;
         let room = Room {
@@ -383,18 +384,18 @@ impl Readers {
         Some(PageRequest { owner: *id, page, room, messages_max: usize::MAX, readers })
     }
 
-    /// The session's queue of so many messages and bytes has no room for the first message of a page. To ask again before that
-    /// queue is another one would bring the same message.
+    /// The session's queue, of this length and size, has no room for the first message of a page.
+    /// Until the queue changes, a request would return the same message.
     pub fn refused(&mut self, queue: (usize, usize)) {
         self.refused_at = Some(queue);
     }
 
-    /// Whether this queue has refused a message.
+    /// Whether the queue had no room when it was in this state.
     pub fn is_refused(&self, queue: (usize, usize)) -> bool {
         self.refused_at == Some(queue)
     }
 
-    /// A page has come: what came live meanwhile; `None` if nobody waits for it.
+    /// A page has come: returns the live messages meanwhile; `None` if the page is not expected.
     pub fn page_came(&mut self, owner: ShardId, page: u64) -> Option<Page> {
         let entry = self.owners.get_mut(&owner)?;
         let in_flight = entry.in_flight.take_if(|in_flight| in_flight.page == page)?;
@@ -404,8 +405,8 @@ impl Readers {
         Some(Page { live: in_flight.live, stale: in_flight.stale })
     }
 
-    /// How a message of a page is to be delivered; `None` if it is not, because its subscription has gone, it came live before,
-    /// or a newer one did. `topic` is the fingerprint of its topic.
+    /// How to deliver a page message; `None` if its subscription is gone, or it or a newer one came
+    /// live. `topic` is the fingerprint of its topic.
     pub fn judge(
         &self,
         page: &Page,
@@ -420,7 +421,7 @@ impl Readers {
         (!came && !is_older).then_some((found.wanted.qos, found.wanted.subscription_id))
     }
 
-    /// Whether the client's own messages are kept from a reader [MQTT-3.8.3-3].
+    /// Whether a reader excludes the client's own messages [MQTT-3.8.3-3].
     pub fn no_local(&self, owner: ShardId, reader: u64) -> bool {
         self.owners
             .get(&owner)
@@ -428,7 +429,7 @@ impl Readers {
             .is_some_and(|found| found.wanted.no_local)
     }
 
-    /// How far a reader has come: the topic it goes on with, or the cursor that the page named; `None` = it is done.
+    /// Moves a reader on: to a topic, to a cursor, or to its end.
     pub fn advance(&mut self, owner: ShardId, reader: u64, next: Next<'_>) {
         let Some(entry) = self.owners.get_mut(&owner) else { return };
         match next {
@@ -454,8 +455,8 @@ impl Readers {
         }
     }
 
-    /// Whether a live message for the filter of this number is delivered, which its topic's owner has stored under `number`; one
-    /// that is delivered before the mark is known is remembered, `seen_max` of them at most.
+    /// How to deliver a live message for this filter, stored by its topic's owner under `number`.
+    /// One delivered before the mark is recorded, at most `seen_max` of them.
     pub fn comes(&mut self, filter: u32, owner: ShardId, number: u64, seen_max: usize) -> Comes {
         let Some(batch) = self.fresh.get(&filter).and_then(|batch| self.batches.get_mut(batch)) else {
             return Comes::Live;
@@ -472,7 +473,7 @@ impl Readers {
         }
     }
 
-    /// Notes a live message whose owner is being read: what a page brings of its topic with a lower number is older.
+    /// Records a live message while its owner is read: page messages with a lower number are older.
     pub fn note_live(&mut self, owner: ShardId, topic: u64, number: u64) {
         let Some(in_flight) = self.owners.get_mut(&owner).and_then(|owner| owner.in_flight.as_mut()) else {
             return;
@@ -485,12 +486,12 @@ impl Readers {
         *known = number.max(*known);
     }
 
-    /// A delivery of a reader has been put into the session's queue.
+    /// A delivery of a reader was put into the session's queue.
     pub fn queued(&mut self, reader: u64) {
         *self.queued.entry(reader).or_default() += 1;
     }
 
-    /// A delivery of a reader leaves the session's queue: whether its subscription is still there.
+    /// A delivery of a reader leaves the session's queue. Whether its subscription is in force.
     pub fn dequeued(&mut self, reader: u64) -> bool {
         let Some(count) = self.queued.get_mut(&reader) else { return false };
         *count -= 1;
@@ -500,7 +501,7 @@ impl Readers {
         true
     }
 
-    /// Whether a delivery of a reader stands in the session's queue, or may soon.
+    /// Whether a delivery of a reader is in the session's queue, or may be soon.
     pub fn has_queued(&self) -> bool {
         !self.queued.is_empty() || self.owners.values().any(|owner| owner.in_flight.is_some())
     }
@@ -510,18 +511,18 @@ impl Readers {
 #[derive(Debug)]
 pub struct Page {
     live: BTreeMap<u64, u64>,
-    /// Whether it must be asked for again.
+    /// Whether it must be requested again.
     pub stale: bool,
 }
 
-/// Where a reader goes on.
+/// Where a reader continues.
 #[derive(Debug)]
 pub enum Next<'a> {
-    /// With this topic, which found no room.
+    /// At this topic, for which there was no room.
     At(&'a str),
-    /// Here.
+    /// At this cursor.
     Cursor(Cursor),
-    /// Nowhere.
+    /// It is done.
     Done,
 }
 

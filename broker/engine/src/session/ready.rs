@@ -1,6 +1,7 @@
-//! What of a session may go on.
+//! The parts of a session that can continue.
 
-/// What of a session may go on; while something may, the session stands in the run queue once.
+/// The parts of a session that can continue. While one is set, the session is in the run queue
+/// once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
     /// Received packets that wait in its slots.

@@ -1,5 +1,6 @@
-//! The ordered queue of received packets that wait: for a deferred verdict, the owner of a retained message, a full lane, the
-//! SUBACK barrier, or simply for those in front. They take effect and are acknowledged in order of arrival.
+//! The ordered queue of received packets that wait: for a deferred verdict, the owner of a retained
+//! message, a full lane, the SUBACK barrier, or the packets in front. They take effect and are
+//! acknowledged in order of arrival.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -14,18 +15,18 @@ use super::publish::{OrderingLimit, PublishMetadata, PublishSlot, Refused, Stage
 use crate::id::ConnKey;
 use crate::packet::{Leave, QoS};
 
-/// What waits.
+/// A packet that waits.
 #[derive(Debug)]
 pub enum SlotBody {
     /// A PUBLISH, or the will.
     Publish(Box<PublishSlot>),
-    /// A PUBLISH that has no effect, or something that a plugin asks for and that is none.
+    /// A PUBLISH that has no effect, or a request of a plugin that is not a publish.
     Refused(Box<Refused>),
     /// A SUBSCRIBE or UNSUBSCRIBE.
     Filters(Box<FilterPacket>),
     /// A DISCONNECT.
     Disconnect(Leave),
-    /// The connection has ended; whatever it sent is in front.
+    /// The end of the connection; the packets it sent are in front.
     End(Box<End>),
 }
 
@@ -34,26 +35,26 @@ pub enum SlotBody {
 pub struct Slot {
     /// The connection it came from.
     pub conn: Option<ConnKey>,
-    /// What it counts against `slot_bytes_max`.
+    /// Bytes that it counts against `slot_bytes_max`.
     bytes: usize,
-    /// What it is.
+    /// The packet.
     pub body: SlotBody,
 }
 
 impl Slot {
-    /// A packet that begins to wait.
+    /// A new slot.
     pub fn new(conn: Option<ConnKey>, body: SlotBody) -> Slot {
         Slot { conn, bytes: body.bytes(), body }
     }
 
-    /// What it counts in a ledger, counted anew.
+    /// Recomputes the bytes that it adds to a ledger.
     pub fn recount(&self) -> usize {
         SLOT_BYTES + self.body.bytes()
     }
 }
 
 impl SlotBody {
-    /// What it counts against `slot_bytes_max`.
+    /// Bytes that it counts against `slot_bytes_max`.
     fn bytes(&self) -> usize {
         match self {
             SlotBody::Publish(publish) => {
@@ -102,7 +103,7 @@ impl Slots {
         self.bytes
     }
 
-    /// What the waiting packets count in a ledger.
+    /// Bytes that the waiting packets add to a ledger.
     pub fn charge(&self) -> usize {
         self.queue.len() * SLOT_BYTES + self.bytes
     }
@@ -116,14 +117,14 @@ impl Slots {
         })
     }
 
-    /// Puts a packet at the end; its number names it until it leaves.
+    /// Puts a packet at the end. Returns the slot id, which names it until it leaves.
     pub fn push(&mut self, slot: Slot) -> u64 {
         self.bytes += slot.bytes;
         self.queue.push_back(slot);
         self.first + self.queue.len() as u64 - 1
     }
 
-    /// Puts a packet before all others, in the place of the one that was just taken.
+    /// Puts a packet in front, in the place of the one that was just taken.
     pub fn push_front(&mut self, slot: Slot) {
         self.bytes += slot.bytes;
         self.queue.push_front(slot);
@@ -140,7 +141,7 @@ impl Slots {
         self.queue.front_mut()
     }
 
-    /// The client is back while the end of its last connection waits, if that does.
+    /// If the end of the last connection waits, records that the client is connected again.
     pub fn note_return(&mut self, now_ms: u64) {
         let last = self.queue.iter_mut().rev().find_map(|slot| match &mut slot.body {
             SlotBody::End(end) => Some(end),
@@ -151,12 +152,12 @@ impl Slots {
         }
     }
 
-    /// Whether a DISCONNECT waits: its client sends nothing more.
+    /// Whether a DISCONNECT waits; then its client sends nothing more.
     pub fn has_disconnect(&self) -> bool {
         self.queue.iter().any(|slot| matches!(slot.body, SlotBody::Disconnect(_)))
     }
 
-    /// How the client of a connection has taken its leave, where its DISCONNECT waits.
+    /// The waiting DISCONNECT of a connection.
     pub fn disconnect_of(&self, conn: ConnKey) -> Option<Leave> {
         self.queue.iter().filter(|slot| slot.conn == Some(conn)).find_map(|slot| match slot.body {
             SlotBody::Disconnect(leave) if !leave.forbidden => Some(leave),
@@ -185,12 +186,12 @@ impl Slots {
         Some(slot)
     }
 
-    /// A packet by its number.
+    /// A packet by its slot id.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Slot> {
         self.queue.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
-    /// A waiting publish by its number.
+    /// A waiting publish by its slot id.
     pub fn publish_mut(&mut self, number: u64) -> Option<&mut PublishSlot> {
         match &mut self.get_mut(number)?.body {
             SlotBody::Publish(publish) => Some(publish),
@@ -198,7 +199,7 @@ impl Slots {
         }
     }
 
-    /// Hooks have changed what waits there: it counts as what it is now.
+    /// Updates the bytes of a packet that hooks have changed.
     pub fn recharge(&mut self, number: u64) {
         let Some(slot) = self.get_mut(number) else { return };
         let before = std::mem::replace(&mut slot.bytes, slot.body.bytes());
@@ -206,7 +207,7 @@ impl Slots {
         self.bytes = self.bytes - before + after;
     }
 
-    /// A waiting publish is refused: its message is let go of, and its place kept.
+    /// Refuses a waiting publish: its message is dropped and its slot stays.
     pub fn refuse(&mut self, number: u64, verdict: Verdict) {
         let Some(slot) = self.get_mut(number) else { return };
         let SlotBody::Publish(publish) = &mut slot.body else { return };
@@ -217,12 +218,13 @@ impl Slots {
         self.bytes = self.bytes - before + after;
     }
 
-    /// Whether some publish waits that has not begun to have its effect.
+    /// Whether a publish waits that has had no effect yet.
     pub fn may_be_refused(&self) -> bool {
         self.publishes().any(PublishSlot::may_be_refused)
     }
 
-    /// Where the nearest publish in front of `number` waits that is still on its way along the chains.
+    /// The ordering limit for the publish with this slot id, from the nearest one in front that is
+    /// still in its chains.
     pub fn in_front(&self, number: u64) -> OrderingLimit {
         let Ok(before) = usize::try_from(number.saturating_sub(self.first)) else {
             return OrderingLimit::default();
@@ -256,17 +258,18 @@ impl Slots {
         })
     }
 
-    /// Whether a publish with this identifier waits for its acknowledgement: a resend joins it.
+    /// Whether a publish with this identifier waits for its acknowledgement; a resend is joined
+    /// with it.
     pub fn has_publish(&self, packet_id: NonZeroU16) -> bool {
         self.owed().any(|metadata| metadata.packet_id == Some(packet_id))
     }
 
-    /// Publishes that we owe an acknowledgement for.
+    /// Number of publishes that the broker has not acknowledged yet.
     pub fn acknowledgements_owed(&self) -> usize {
         if self.queue.is_empty() { 0 } else { self.owed().count() }
     }
 
-    /// Publishes of clients that begin a QoS 2 exchange when they are acknowledged.
+    /// Number of publishes of clients that begin a QoS 2 exchange when they are acknowledged.
     pub fn exactly_once(&self) -> usize {
         if self.queue.is_empty() {
             0
@@ -275,7 +278,7 @@ impl Slots {
         }
     }
 
-    /// What is known of the publishes that we owe an acknowledgement for.
+    /// Metadata of the publishes that the broker has not acknowledged yet.
     fn owed(&self) -> impl Iterator<Item = &PublishMetadata> {
         let heads = self.queue.iter().filter_map(|slot| match &slot.body {
             SlotBody::Publish(publish) => Some(&publish.metadata),
@@ -293,7 +296,7 @@ impl Slots {
         })
     }
 
-    /// A parked DISCONNECT of a connection that is gone: the end of that connection becomes the client's own.
+    /// Sets the end cause of a waiting DISCONNECT whose connection is gone: the client ended it.
     pub fn mark_end(&mut self, conn: ConnKey, cause: EndCause) {
         for slot in &mut self.queue {
             if let SlotBody::End(end) = &mut slot.body

@@ -1,5 +1,5 @@
-//! The subscriptions of a session by their full filter, with the bytes that they are charged for. Read as the map that they
-//! are; changed only here, so that the count is right.
+//! The subscriptions of a session by their full filter, with the bytes that they are charged for.
+//! All changes go through this type, so that the count is right. Reads go to the map.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
@@ -7,7 +7,7 @@ use std::ops::{Bound, Deref};
 use super::Subscription;
 use crate::topic;
 
-/// In order, so that work on them can be done in slices.
+/// Ordered, so that it can be processed in slices.
 type Map = BTreeMap<Box<str>, Subscription>;
 
 /// What a subscription is charged for beside its filter, in the session and in the shard's tries.
@@ -23,14 +23,14 @@ pub struct Subscriptions {
 /// What a level of a filter with wildcards is charged for: a node of the trie.
 const LEVEL_BYTES: usize = 56;
 
-/// What one is charged for: its filter is in the session and in a trie.
+/// Bytes that one is charged for: its filter is stored in the session and in a trie.
 fn charge(filter: &str) -> usize {
     let levels = if topic::has_wildcard(filter) { topic::levels(filter).count() } else { 0 };
     SUBSCRIPTION_BYTES + 2 * filter.len() + LEVEL_BYTES * levels
 }
 
 impl Subscriptions {
-    /// Puts one in, in the place of one with the same filter.
+    /// Inserts one; returns the earlier one with the same filter.
     pub fn insert(&mut self, filter: Box<str>, subscription: Subscription) -> Option<Subscription> {
         let bytes = charge(&filter);
         let before = self.map.insert(filter, subscription);
@@ -40,7 +40,7 @@ impl Subscriptions {
         before
     }
 
-    /// One of them, to be changed.
+    /// One of them, to change.
     pub fn get_mut(&mut self, filter: &str) -> Option<&mut Subscription> {
         self.map.get_mut(filter)
     }
@@ -59,7 +59,7 @@ impl Subscriptions {
         Some((filter, gone))
     }
 
-    /// Full filters of shared subscriptions in order, behind this one.
+    /// Full filters of the shared subscriptions in order, after this one.
     pub(crate) fn shared_after(&self, filter: Option<&str>) -> impl Iterator<Item = &str> {
         let from = filter.map_or(Bound::Included(topic::SHARE_PREFIX), Bound::Excluded);
         let rest = self.map.range::<str, _>((from, Bound::Unbounded)).map(|(filter, _)| &**filter);
@@ -71,7 +71,7 @@ impl Subscriptions {
         self.bytes
     }
 
-    /// The same, counted anew.
+    /// Recomputes `bytes`.
     pub fn recount(&self) -> usize {
         self.map.keys().map(|filter| charge(filter)).sum()
     }
