@@ -1,5 +1,5 @@
-//! Hook chains: links sorted once, called in one loop. A flow runs a chain and turns what it ends with into a verdict;
-//! nothing here knows what a session or a route is.
+//! Hook chains: links sorted once and called in one loop. A flow runs a chain and turns its result
+//! into a verdict. This module has no access to sessions and routes.
 
 use std::sync::Arc;
 
@@ -28,81 +28,83 @@ pub use call::{CallCell, Callback, Called};
 pub use grapnel_plugin_abi::host::{Entry, InstanceEntry};
 pub use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind, POINTS};
 
-/// A plugin on this broker, as index and generation: each load or reload has another one. It is what
-/// [`grapnel_plugin_abi::raw::HostApi::plugin`] holds, and it names the plugin in logs and statistics.
+/// A loaded plugin, as index and generation: each load or reload gets another handle. It is the
+/// value of [`grapnel_plugin_abi::raw::HostApi::plugin`], and logs and statistics show it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PluginHandle(pub u64);
 
 impl PluginHandle {
-    /// The number of the plugin's name: the same for every version of it.
+    /// The number of the plugin's name, the same for every version.
     pub fn number(self) -> u64 {
         self.0 & u64::from(u32::MAX)
     }
 }
 
-/// Plugin name and hook name as one number, the same for every version of the plugin: an event that waited through a reload
-/// skips the links it has visited by it.
+/// Plugin name and hook name as one number, the same for every version of the plugin. After a
+/// reload, an event that waited skips the links whose identity it has visited.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct LinkIdentity(pub u32);
 
-/// A function of a plugin with its instance on this shard, as the loader mounts it.
+/// A function of a plugin with its instance on this shard, as mounted by the loader.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// What is called.
+    /// The function to call.
     pub entry: Entry,
-    /// Whose it is.
+    /// The plugin of the link.
     pub plugin: PluginHandle,
-    /// Stays through reloads.
+    /// The identity, which stays the same through reloads.
     pub identity: LinkIdentity,
-    /// Name of plugin and hook, for people.
+    /// Name of plugin and hook, for logs.
     pub name: Arc<str>,
-    /// Higher runs earlier; equal ones in order of mounting.
+    /// Links with a higher priority run earlier; equal ones run in order of mounting.
     pub priority: i32,
     /// How long a deferred verdict may take, milliseconds.
     pub deadline_ms: u32,
-    /// What a fault or a missed deadline means.
+    /// What happens after a fault or a missed deadline.
     pub policy: FaultPolicy,
-    /// Only topics that match one of these filters, which are valid; `None` for all.
+    /// Valid topic filters: the link is called only for topics that match one; `None` for all
+    /// topics.
     pub topics: Option<Arc<[Box<str>]>>,
-    /// Whether it is asked for deliveries at client.authorize.
+    /// Whether client.authorize calls it for deliveries too.
     pub deliver: bool,
-    /// Which bit of a message's ancestry stands for its plugin, 0 to 63; the same for every version of the plugin.
+    /// Bit of its plugin in the ancestry of a message, 0 to 63; the same for every version of the
+    /// plugin.
     pub bit: u8,
 }
 
 impl Link {
-    /// Its plugin in the ancestry of a message.
+    /// The bit of its plugin in the ancestry of a message.
     #[inline]
     pub fn ancestry_bit(&self) -> u64 {
         1 << (self.bit & 63)
     }
 }
 
-/// Something that a hook wanted to make of a message and that no message may be. What the hook did in that call is undone, and
-/// its fault policy holds.
+/// An invalid change of a message by a hook. All changes of that call are undone, and the fault
+/// policy of the link applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Whose hook.
+    /// The plugin of the hook.
     pub plugin: PluginHandle,
-    /// Which.
+    /// The link.
     pub link: LinkIdentity,
-    /// Name of plugin and hook, for people.
+    /// Name of plugin and hook, for logs.
     pub name: Arc<str>,
-    /// What is wrong with it.
+    /// Why the change is invalid.
     pub reason: &'static str,
 }
 
-/// Why an accumulator cannot take a change.
+/// Why an accumulator rejects a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CannotTake {
-    /// What the hook is answered.
+    /// The status that the hook gets.
     pub status: Status,
-    /// The reason in words, where it is something that no message may be.
+    /// The reason as text, if no message may have this value.
     pub reason: Option<&'static str>,
 }
 
 impl CannotTake {
-    /// INVALID, for this reason.
+    /// INVALID, with this reason.
     fn because(reason: &'static str) -> CannotTake {
         CannotTake { status: Status::INVALID, reason: Some(reason) }
     }
@@ -114,23 +116,23 @@ impl From<Status> for CannotTake {
     }
 }
 
-/// What one link did since its chain was compiled.
+/// Counts of one link since its chain was compiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkStats {
-    /// Times it was called.
+    /// Number of calls.
     pub calls: u64,
-    /// Times it ended the chain.
+    /// How often it ended the chain.
     pub stops: u64,
-    /// Times it answered later.
+    /// How often it deferred.
     pub deferrals: u64,
-    /// Panics, nonsense and missed deadlines.
+    /// Panics, invalid answers and missed deadlines.
     pub faults: u64,
-    /// How long its calls took, of which some are timed.
+    /// Durations of the calls that were timed, which is a sample.
     pub latency: latency::Latency,
 }
 
 impl LinkStats {
-    /// Adds what the same link has counted elsewhere.
+    /// Adds the counts of the same link on another shard or in an earlier chain.
     pub fn merge(&mut self, other: &LinkStats) {
         self.calls += other.calls;
         self.stops += other.stops;
@@ -140,14 +142,14 @@ impl LinkStats {
     }
 }
 
-/// What a chain counts of one link.
+/// Counts of one link in its chain.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LinkCounts {
-    /// All but the calls of straight walks.
+    /// All counts, without the calls of straight walks.
     stats: LinkStats,
-    /// Straight walks that it ended.
+    /// Straight walks that this link ended.
     straight_ends: u64,
-    /// Of its calls, those that acted for a tripped plugin.
+    /// Calls that only applied the fault policy of a tripped plugin.
     tripped: u64,
 }
 
@@ -157,19 +159,19 @@ pub struct Chain {
     pub(crate) links: Box<[Link]>,
     counts: Box<[LinkCounts]>,
     filters: Option<Box<filter::Filters>>,
-    /// Times it was run, for the sample of what is timed.
+    /// Number of runs, for the choice of the runs that are timed.
     runs: u64,
-    /// Times it was run without a look at each link. Each was a call of the first link, and of each further one where no link
-    /// before had ended it.
+    /// Straight walks: runs that do not check each link. A straight walk calls all links up to the
+    /// one that ends it.
     straight_runs: u64,
-    /// Whether that can be done: no link has filters or arguments.
+    /// Whether straight walks are possible: no link has filters or arguments.
     straight: bool,
-    /// Whether a link asks for deliveries.
+    /// Whether a link wants deliveries.
     delivers: bool,
 }
 
 impl Chain {
-    /// The links with what they did, in order.
+    /// The links with their counts, in order.
     pub fn links(&self) -> impl Iterator<Item = (&Link, LinkStats)> {
         let mut straight_calls = self.straight_runs;
         self.links.iter().zip(&self.counts).map(move |(link, count)| {
@@ -179,32 +181,33 @@ impl Chain {
         })
     }
 
-    /// What a link at this place has done, to be counted further.
+    /// The counts of the link at this index, to change.
     pub(crate) fn stats_mut(&mut self, place: usize) -> Option<&mut LinkStats> {
         self.counts.get_mut(place).map(|count| &mut count.stats)
     }
 
-    /// Whether nobody is mounted.
+    /// Whether it has no link.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
 
-    /// Whether a link asks for deliveries at client.authorize.
+    /// Whether client.authorize calls a link of this chain for deliveries.
     #[inline]
     pub fn delivers(&self) -> bool {
         self.delivers
     }
 }
 
-/// All chains of a shard. Swapped whole between two steps of the shard, never inside one.
+/// All chains of a shard. It is replaced as a whole between two steps of the shard, never within
+/// one.
 #[derive(Debug)]
 pub struct ChainTable {
     generation: u64,
     chains: [Chain; POINTS],
-    /// The plugins that are in it, for what is called outside of events.
+    /// The plugins in the table, for calls outside of events.
     instances: Vec<(PluginHandle, InstanceEntry)>,
-    /// Those of them that are disabled or tripped: what is called outside of events waits for them.
+    /// The plugins that are disabled or tripped: their calls outside of events wait.
     suspended_plugins: Vec<PluginHandle>,
 }
 
@@ -219,8 +222,9 @@ impl ChainTable {
         }
     }
 
-    /// Compiles links, given in order of mounting, into chains: higher priority first, equal priority as mounted. A chain has at
-    /// most [`filter::LINKS_MAX`] links, which the loader sees to; more are left out.
+    /// Compiles links, given in order of mounting, into chains: higher priority first, equal
+    /// priority in order of mounting. A chain takes at most [`filter::LINKS_MAX`] links; the loader
+    /// ensures that there are no more.
     pub fn compile(generation: u64, links: impl IntoIterator<Item = (HookPoint, Link)>) -> ChainTable {
         let mut lists: [Vec<Link>; POINTS] = std::array::from_fn(|_| Vec::new());
         for (point, link) in links {
@@ -239,13 +243,13 @@ impl ChainTable {
         ChainTable { generation, chains, instances: Vec::new(), suspended_plugins: Vec::new() }
     }
 
-    /// With the plugins' instances, for timers and instance messages.
+    /// Adds the instances of the plugins, for timers and instance messages.
     #[must_use]
     pub fn with_instances(self, instances: Vec<(PluginHandle, InstanceEntry)>) -> ChainTable {
         ChainTable { instances, ..self }
     }
 
-    /// With those plugins of [`ChainTable::with_instances`] that are disabled or tripped.
+    /// Sets which plugins of [`ChainTable::with_instances`] are disabled or tripped.
     #[must_use]
     pub fn with_suspended_plugins(self, suspended: Vec<PluginHandle>) -> ChainTable {
         ChainTable { suspended_plugins: suspended, ..self }
@@ -256,7 +260,7 @@ impl ChainTable {
         self.suspended_plugins.contains(&plugin)
     }
 
-    /// The instance of a plugin, if it is in the table and may be called.
+    /// The instance of a plugin, if it is in the table and not suspended.
     pub fn instance_awake(&self, plugin: PluginHandle) -> Option<InstanceEntry> {
         self.instance(plugin).filter(|_| !self.is_plugin_suspended(plugin))
     }
@@ -273,8 +277,8 @@ impl ChainTable {
         link.name.split('/').next()
     }
 
-    /// Whether client.authorize would say the same in both tables, so that what was said under one counts
-    /// under the other: the same links in the same order, for the same topics, with the same policies.
+    /// Whether client.authorize gives the same answers with both tables, so that cached verdicts
+    /// stay valid: the same links in the same order, with the same topics and policies.
     pub fn authorizes_like(&self, other: &ChainTable) -> bool {
         let (mine, theirs) =
             (self.chain(HookPoint::ClientAuthorize), other.chain(HookPoint::ClientAuthorize));
@@ -282,7 +286,7 @@ impl ChainTable {
             && mine.links.iter().zip(&theirs.links).all(|(a, b)| verdict::answers_alike(a, b))
     }
 
-    /// The plugins that have an instance here and none in the other table.
+    /// The plugins that have an instance in this table and none in the other one.
     pub fn plugins_removed(&self, after: &ChainTable) -> Vec<PluginHandle> {
         let gone = self.instances.iter().filter(|(handle, _)| after.instance(*handle).is_none());
         gone.map(|(handle, _)| *handle).collect()
@@ -293,35 +297,35 @@ impl ChainTable {
         self.chains.iter().flat_map(|chain| &chain.links).any(|one| one.identity == link)
     }
 
-    /// How many calls its links have had.
+    /// Number of calls of all its links.
     pub fn calls(&self) -> u64 {
         self.chains.iter().flat_map(Chain::links).map(|(_, stats)| stats.calls).sum()
     }
 
-    /// The version of the table, as the loader counted it.
+    /// The generation of the table, counted by the loader.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The chain of a point.
+    /// The chain of a hook point.
     #[inline]
     pub fn chain(&self, point: HookPoint) -> &Chain {
         &self.chains[point as usize]
     }
 
-    /// The chain of a point, to be run.
+    /// The chain of a hook point, to run it.
     #[inline]
     pub fn chain_mut(&mut self, point: HookPoint) -> &mut Chain {
         &mut self.chains[point as usize]
     }
 }
 
-/// Text that a plugin gave.
+/// Text from a plugin.
 fn text(bytes: &[u8]) -> Result<&str, Status> {
     std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).ok_or(Status::INVALID)
 }
 
-/// Text that fits a string of MQTT (section 1.5.4).
+/// Text that fits an MQTT string (section 1.5.4).
 fn short_text(bytes: &[u8]) -> Result<&str, Status> {
     if bytes.len() > usize::from(u16::MAX) {
         return Err(Status::INVALID);

@@ -1,17 +1,19 @@
-//! The breaker of each plugin: faults are counted where they happen, and one that has too many within its window is tripped. Its
-//! links then act by their fault policies, without being called, until the loader compiles them anew. A chain counts; the shard
-//! judges when a step has ended; other threads only hear of it.
+//! The breaker of each plugin: it trips a plugin that has too many faults within a window. Links of
+//! a tripped plugin are not called and apply their fault policy, until the loader compiles them
+//! again. A chain counts the faults. The shard decides at the end of a step; other threads are only
+//! notified.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{CallCell, ChainTable, Entry, Link, LinkCounts, PluginHandle};
 
-/// Plugins whose faults of one step are told apart; those of more count for the last of them.
+/// Number of plugins whose faults in one step are counted separately; further ones are added to the
+/// last.
 const PLACES: usize = 8;
 
-/// Faults that have happened in the running step. Written and taken on the shard's thread alone; atomics only because it lies
-/// in the call cell, which other threads read.
+/// Faults in the running step. Only the thread of the shard writes and takes them. They are atomics
+/// because the call cell is shared with other threads.
 #[derive(Debug, Default)]
 pub struct FaultTally {
     waiting: AtomicU64,
@@ -19,7 +21,7 @@ pub struct FaultTally {
 }
 
 impl FaultTally {
-    /// A plugin has failed.
+    /// Counts a fault of a plugin.
     #[cold]
     pub fn count(&self, plugin: PluginHandle) {
         let mine = |place: &&(AtomicU64, AtomicU64)| {
@@ -32,13 +34,13 @@ impl FaultTally {
         }
     }
 
-    /// Whether something was counted since it was last taken.
+    /// Whether a fault was counted since the last take.
     #[inline]
     pub fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) != 0
     }
 
-    /// What was counted, which begins anew.
+    /// Takes the counts and resets them.
     pub fn take(&self) -> impl Iterator<Item = (PluginHandle, u64)> {
         self.waiting.store(0, Ordering::Relaxed);
         let taken = self.places.iter().map(|(plugin, count)| {
@@ -48,7 +50,7 @@ impl FaultTally {
     }
 }
 
-/// Counts the fault of a link that was called, unless what was called stands for a tripped plugin, which was not.
+/// Counts the fault of a link, unless its plugin is tripped and was not called.
 #[cold]
 pub(super) fn count(link: &Link, count: &mut LinkCounts, calls: &CallCell) {
     if link.entry.is_tripped() {
@@ -62,12 +64,13 @@ pub(super) fn count(link: &Link, count: &mut LinkCounts, calls: &CallCell) {
 /// The faults of a shard's plugins within their windows.
 #[derive(Debug, Default)]
 pub struct Breaker {
-    /// When each of the last faults was, monotonic milliseconds.
+    /// Times of the latest faults, monotonic milliseconds.
     recent: HashMap<PluginHandle, VecDeque<u64>>,
 }
 
 impl Breaker {
-    /// Counts faults of a plugin; whether it is to be tripped: `faults_max` of them within `window_ms`. 0 trips nobody.
+    /// Counts faults of a plugin. Returns whether it must be tripped: `faults_max` of them within
+    /// `window_ms`. 0 never trips.
     pub fn note(
         &mut self,
         plugin: PluginHandle,
@@ -90,14 +93,15 @@ impl Breaker {
         tripped
     }
 
-    /// Forgets a plugin that is gone.
+    /// Removes the counts of a plugin.
     pub fn forget(&mut self, plugin: PluginHandle) {
         self.recent.remove(&plugin);
     }
 }
 
 impl ChainTable {
-    /// Lets the links of a plugin act by their fault policies instead of being called, in this table, and its timers and instance messages wait.
+    /// Suspends a plugin in this table: its links apply their fault policies without a call, and
+    /// its timers and instance messages wait.
     pub fn trip(&mut self, plugin: PluginHandle) {
         let links = self.chains.iter_mut().flat_map(|chain| chain.links.iter_mut());
         for link in links.filter(|link| link.plugin == plugin) {

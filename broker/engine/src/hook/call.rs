@@ -1,11 +1,12 @@
-//! Which hook a shard is calling at this moment, for who watches it from another thread. One plain store a link.
+//! The hook that a shard is calling at this moment, for the watchdog on another thread. It costs
+//! one plain store for each link.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::breaker::FaultTally;
 use super::{HookPoint, LinkIdentity, PluginHandle};
 
-/// What is called of a plugin outside of events; the numbers are none of a hook point's.
+/// A call of a plugin outside of events. The numbers differ from those of hook points.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Callback {
     /// A timer is due.
@@ -14,19 +15,19 @@ pub enum Callback {
     InstanceMessage = 0x1_0001,
 }
 
-/// Who is called.
+/// What is being called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Called {
-    /// A hook, of any version of its plugin.
+    /// A hook, in any version of its plugin.
     Hook(LinkIdentity),
     /// A plugin, outside of events.
     Plugin(PluginHandle),
 }
 
-/// The half of the word that says what is called.
+/// The half of the word that names the call.
 const NUMBER: u64 = u32::MAX as u64;
 
-/// What is called, by the number in the word.
+/// The name of what is called, from its number in the word.
 fn name_of(number: u64) -> Option<&'static str> {
     match number {
         number if number == Callback::Timer as u64 => Some("on_timer"),
@@ -38,37 +39,39 @@ fn name_of(number: u64) -> Option<&'static str> {
     }
 }
 
-/// Set around the links of a chain on the shard's thread; a reader may see the two stores in part, which is good enough for a
-/// log line and for nothing else.
+/// Set around the calls of a chain on the shard's thread. A reader may see only one of the two
+/// stores, so the value is good for a log line only.
 #[derive(Debug)]
 pub struct CallCell {
-    /// Identity of the link; outside of events the plugin's handle.
+    /// Identity of the link; outside of events the handle of the plugin.
     whose: AtomicU64,
-    /// The low half is the point's number plus one, or 0 while none is called; the high one counts the runs.
+    /// Low half: number of the hook point plus one, 0 while nothing is called. High half: count of
+    /// the runs.
     word: AtomicU64,
-    /// Ancestry of the event that runs.
+    /// Ancestry of the running event.
     ancestry: AtomicU64,
-    /// Timers of plugins that are armed on the shard.
+    /// Number of plugin timers armed on the shard.
     timers: AtomicU64,
-    /// Faults of the running step.
+    /// Faults in the running step.
     faults: FaultTally,
-    /// From how many nanoseconds on a call that was timed is noted as slow.
+    /// Duration from which a timed call counts as slow, nanoseconds.
     slow_from_ns: AtomicU64,
-    /// How many were, and the last of them: identity of the link, number of the point plus one, nanoseconds.
+    /// Number of slow calls, and the last of them: identity of the link, number of the hook point
+    /// plus one, nanoseconds.
     slow: [AtomicU64; 4],
-    /// A monotonic clock, nanoseconds: what calls are timed with.
+    /// A monotonic clock, nanoseconds, for the duration of calls.
     ticks_ns: fn() -> u64,
 }
 
 impl Default for CallCell {
-    /// With a clock that stands still.
+    /// With a clock that never advances.
     fn default() -> CallCell {
         CallCell::new(|| 0)
     }
 }
 
 impl CallCell {
-    /// With this monotonic clock, nanoseconds, which the engine has none of.
+    /// With this monotonic clock, nanoseconds; the engine itself has no clock.
     pub fn new(ticks_ns: fn() -> u64) -> CallCell {
         CallCell {
             whose: AtomicU64::new(0),
@@ -82,25 +85,26 @@ impl CallCell {
         }
     }
 
-    /// Faults of the running step. On the shard's own thread.
+    /// Faults in the running step. Only for the shard's own thread.
     pub fn faults(&self) -> &FaultTally {
         &self.faults
     }
 
-    /// The time that calls are measured with, nanoseconds.
+    /// Monotonic time for the duration of calls, nanoseconds.
     #[inline]
     pub fn ticks_ns(&self) -> u64 {
         (self.ticks_ns)()
     }
 
-    /// The links of a chain are about to be called, for an event that these plugins led to, a bit for each.
+    /// Before the links of a chain are called. `ancestry` has a bit for each plugin that led to the
+    /// event.
     #[inline]
     pub fn enter(&self, point: HookPoint, ancestry: u64) {
         self.ancestry.store(ancestry, Ordering::Relaxed);
         self.begin(point as u64 + 1);
     }
 
-    /// This link is called next.
+    /// Sets the link that is called next.
     #[inline]
     pub fn turn_of(&self, link: LinkIdentity) {
         self.whose.store(u64::from(link.0), Ordering::Relaxed);
@@ -112,17 +116,18 @@ impl CallCell {
         self.word.store(count | number, Ordering::Relaxed);
     }
 
-    /// The run of a chain that is going on, as a number that no other one of some four thousand million has; `None` while none is.
+    /// The number of the current run of a chain, unique among about four billion runs; `None` while
+    /// none runs.
     pub fn number(&self) -> Option<u64> {
         Some(self.word.load(Ordering::Relaxed)).filter(|word| word & NUMBER != 0)
     }
 
-    /// From how many nanoseconds on a call is slow.
+    /// Sets the duration from which a call counts as slow, nanoseconds.
     pub fn set_slow_from_ns(&self, ns: u64) {
         self.slow_from_ns.store(ns, Ordering::Relaxed);
     }
 
-    /// A call was timed.
+    /// Records the duration of a timed call.
     #[inline]
     pub fn timed(&self, link: LinkIdentity, point: HookPoint, ns: u64) {
         if ns >= self.slow_from_ns.load(Ordering::Relaxed) {
@@ -139,7 +144,7 @@ impl CallCell {
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
-    /// How many calls were noted as slow, and the last of them: whose, where, nanoseconds.
+    /// The number of slow calls, and the last of them: what was called, where, and nanoseconds.
     pub fn slow(&self) -> (u64, Option<(Called, &'static str, u64)>) {
         let [count, of, at, took] = &self.slow;
         let count = count.load(Ordering::Acquire);
@@ -148,28 +153,28 @@ impl CallCell {
         (count, last)
     }
 
-    /// A call outside of an event begins.
+    /// Before a call outside of events.
     pub fn enter_callback(&self, plugin: PluginHandle, what: Callback) {
         self.whose.store(plugin.0, Ordering::Relaxed);
         self.begin(what as u64);
     }
 
-    /// The plugins that led to the event that runs. On the shard's own thread, inside a call.
+    /// Ancestry of the running event. Only for the shard's own thread, during a call.
     pub fn ancestry(&self) -> u64 {
         self.ancestry.load(Ordering::Relaxed)
     }
 
-    /// Notes how many timers of plugins are armed.
+    /// Sets the number of plugin timers armed.
     pub fn set_timers(&self, timers: u64) {
         self.timers.store(timers, Ordering::Relaxed);
     }
 
-    /// How many timers of plugins are armed.
+    /// Number of plugin timers armed.
     pub fn timers(&self) -> u64 {
         self.timers.load(Ordering::Relaxed)
     }
 
-    /// Who runs where, for people: at a hook point, or in a function outside of events.
+    /// What is called and where, for logs: at a hook point, or in a function outside of events.
     pub fn current_name(&self) -> Option<(Called, &'static str)> {
         let number = self.word.load(Ordering::Relaxed) & NUMBER;
         let whose = self.whose.load(Ordering::Relaxed);
@@ -177,18 +182,18 @@ impl CallCell {
         Some((if untimely { Called::Plugin(PluginHandle(whose)) } else { hook(whose) }, name_of(number)?))
     }
 
-    /// Whether a plugin's function runs. On the shard's own thread it is exact.
+    /// Whether a function of a plugin runs. Exact on the shard's own thread.
     pub fn is_calling(&self) -> bool {
         self.word.load(Ordering::Relaxed) & NUMBER != 0
     }
 
-    /// The calls are over.
+    /// After the calls.
     #[inline]
     pub fn leave(&self) {
         self.word.store(self.word.load(Ordering::Relaxed) & !NUMBER, Ordering::Relaxed);
     }
 
-    /// The call that is going on, if one is.
+    /// The current call, if there is one.
     pub fn current(&self) -> Option<(Called, HookPoint)> {
         let number = (self.word.load(Ordering::Relaxed) & NUMBER).checked_sub(1)?;
         let point = HookPoint::from_number(u16::try_from(number).ok()?)?;

@@ -6,66 +6,71 @@ use grapnel_plugin_abi::raw::{Event, Flow, Ticket};
 use super::filter::{Filters, LinkSet};
 use super::{CallCell, Chain, FaultPolicy, HookPoint, Link, LinkCounts, LinkIdentity, PluginHandle};
 
-/// An accumulator with an overlay for the running link: kept on Continue and Stop, thrown away on Fault, and kept until further
-/// notice on Defer. Between two links there is no overlay and no ticket. `'l` is how long the links live.
+/// An accumulator with an overlay for the running link. The overlay is committed on Continue and
+/// Stop, dropped on Fault, and committed on Defer with the option to undo. Between two links there
+/// is no overlay and no ticket. `'l` is the lifetime of the links.
 pub trait Fold<'l>: EventAccess {
-    /// A link is about to run: its deadline is for the ticket it may take.
+    /// Before a link runs. The deadline of the link applies to a ticket that it takes.
     fn begin(&mut self, link: &'l Link);
-    /// The link's changes become the accumulator, and the event shows them to the next link. Whether the topic is another one.
+    /// Commits the link's changes, so that the next link sees them in the event. Returns whether
+    /// the topic changed.
     fn commit(&mut self, event: &mut Event) -> bool;
-    /// The topic that filters are compared with; empty where there is none.
+    /// The topic for the comparison with filters; empty if there is none.
     fn topic(&self) -> &str;
-    /// The link answers later. Its changes become the accumulator too, and where there are any, the ticket keeps what was before
-    /// them: they are gone if it ends by a fault. Nothing comes where no ticket is given.
+    /// The link deferred. Its changes are committed too; the ticket stores the earlier state, which
+    /// is restored if the ticket ends with a fault. Never called where no ticket is given.
     fn park(&mut self) {}
-    /// The link's changes are thrown away.
+    /// Drops the link's changes.
     fn rollback(&mut self);
     /// The ticket that the running link took, if any.
     fn ticket(&self) -> Option<Ticket>;
-    /// Whether no ticket was left for the running link.
+    /// Whether no ticket was free for the running link.
     fn finds_no_room(&self) -> bool {
         false
     }
-    /// Whether the running link has set what cannot be, and left it at that: nothing of what it did counts.
+    /// Whether the running link made an invalid change and did not replace it: then all its changes
+    /// are dropped.
     fn is_refused(&self) -> bool {
         false
     }
-    /// That is being counted as its fault.
+    /// Called when that is counted as a fault of the link.
     fn note_refused(&mut self) {}
-    /// The running link has given no answer. Where its policy is to deny, the accumulator becomes a refusal.
+    /// The running link gave no answer. If its policy is to deny, the accumulator becomes a
+    /// refusal.
     fn fail(&mut self, policy: FaultPolicy);
 }
 
-/// Which links an event is for, apart from their topic filters.
+/// Links that an event is for, apart from their topic filters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkFilter {
     /// All.
     All,
-    /// Those that have asked for deliveries (client.authorize).
+    /// Links that want deliveries (client.authorize).
     Deliver,
-    /// Those of one plugin, which is told of what was there before it.
+    /// Links of one plugin, in a replay of the state from before it was loaded.
     Plugin(PluginHandle),
 }
 
 /// Which links of a chain an event may still visit.
 #[derive(Clone, Copy, Debug)]
 pub struct DispatchScope<'a> {
-    /// Links it has been to, by identity; they are skipped.
+    /// Identities of the links that were visited; they are skipped.
     pub visited: &'a [LinkIdentity],
-    /// Where an earlier event of the same connection waits: only links it has been to may be visited. `None` is no limit.
+    /// The ordering limit: only links that an earlier event of the same connection has visited may
+    /// be called. `None` is no limit.
     pub ordering_limit: Option<&'a [LinkIdentity]>,
-    /// Plugins that led to the message; they do not see it.
+    /// Plugins that led to the message; their links are skipped.
     pub ancestry: u64,
-    /// For whom it is.
+    /// The links that the event is for.
     pub filter: LinkFilter,
 }
 
 impl DispatchScope<'_> {
-    /// From the first link to the last.
+    /// All links.
     pub const WHOLE: DispatchScope<'static> =
         DispatchScope { visited: &[], ordering_limit: None, ancestry: 0, filter: LinkFilter::All };
 
-    /// Whether no link is left out.
+    /// Whether all links are called.
     #[inline]
     fn is_whole(&self) -> bool {
         self.visited.is_empty()
@@ -74,34 +79,35 @@ impl DispatchScope<'_> {
             && self.filter == LinkFilter::All
     }
 
-    /// From the first link to the last, for a message that these plugins led to.
+    /// All links, except those of the plugins that led to the message.
     pub const fn of_message(ancestry: u64) -> DispatchScope<'static> {
         DispatchScope { ancestry, ..DispatchScope::WHOLE }
     }
 }
 
-/// How a walk along a chain ended.
+/// How a run of a chain ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// All links have run, or one stopped the chain: the accumulator is the chain's answer.
+    /// All links have run, or one stopped the chain: the accumulator is the result.
     Done,
-    /// The link at this place answers later through the ticket.
+    /// The link at this index deferred with this ticket.
     Deferred(usize, Ticket),
-    /// The link at this place must wait until the event in front has been there.
+    /// The link at this index must wait until the event in front has visited it.
     Blocked(usize),
 }
 
-/// Whether the links before the walk's end count as visited: all of them, in every case.
+/// The links before the end of a run; all of them count as visited.
 pub fn visited_until(chain: &Chain, end: usize) -> impl Iterator<Item = LinkIdentity> {
     chain.links[..end.min(chain.links.len())].iter().map(|link| link.identity)
 }
 
-/// Every so many runs of a chain its calls are timed; the first ones always, so that a rare point has figures too.
+/// One run of a chain in this many is timed. The first runs are always timed, so that a rare hook
+/// point has data too.
 const SAMPLE_EVERY: u64 = 64;
 const SAMPLED_FIRST: u64 = 256;
 
 impl Chain {
-    /// Runs the links that the course leaves, in order; `calls` says meanwhile whose turn it is.
+    /// Runs the links in the dispatch scope, in order. `calls` shows the running link meanwhile.
     #[inline]
     pub fn run<'l, F: Fold<'l>>(
         &'l mut self,
@@ -125,8 +131,8 @@ impl Chain {
         exit
     }
 
-    /// The walk of an event that is for all links. What it costs is what a hook costs: a few instructions a link, none of them to
-    /// count the call, which follows from the runs and from where they ended.
+    /// The run of an event for all links. It needs a few instructions for each link and does not
+    /// count calls: their number follows from the runs and where they ended.
     #[inline]
     fn go_straight<'l, F: Fold<'l>>(&'l mut self, calls: &CallCell, mut visit: Visit<'_, '_, F>) -> Exit {
         let Chain { links, counts, straight_runs, .. } = self;
@@ -145,7 +151,7 @@ impl Chain {
         Exit::Done
     }
 
-    /// The walk of an event that some links are not for, or whose calls are timed, or whose hooks have arguments.
+    /// The run of an event that skips links, whose calls are timed, or whose hooks have arguments.
     fn walk<'l, F: Fold<'l>>(
         &'l mut self,
         (point, calls): (HookPoint, &CallCell),
@@ -193,7 +199,7 @@ impl Chain {
     }
 }
 
-/// Not inlined, so that the loop keeps nothing for it.
+/// Not inlined, to keep registers free in the loop.
 #[inline(never)]
 fn settle_straight<'l, F: Fold<'l>>(
     (links, link): (&[Link], &Link),
@@ -213,7 +219,7 @@ fn settle_straight<'l, F: Fold<'l>>(
     }
 }
 
-/// Not inlined, so that calls that are not timed do not pay for it.
+/// Not inlined, so that calls that are not timed pay nothing.
 #[inline(never)]
 fn call_timed<'l, F: Fold<'l>>(
     link: &Link,
@@ -229,13 +235,13 @@ fn call_timed<'l, F: Fold<'l>>(
     flow
 }
 
-/// What a link that did more than let the event go on has led to.
+/// What follows after a link that returned anything but a plain Continue.
 enum Settled {
     /// The next link.
     GoOn,
     /// The next link, with another topic.
     Moved,
-    /// None.
+    /// No further link.
     End(Exit),
 }
 
@@ -250,8 +256,8 @@ fn settle<'l, F: Fold<'l>>(
     let stats = &mut count.stats;
     let (fold, event) = visit.parts();
     if fold.is_refused() && matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::DEFER | Flow::FAULT) {
-        // Its fault, though none that trips its plugin, whether it ignores what it was answered or fails with it: a client may have
-        // chosen what it was made of.
+        // A fault that does not trip its plugin, because a client may have chosen the invalid
+        // value. It makes no difference whether the link ignored the error or returned it.
         stats.faults += 1;
         fold.note_refused();
         return undo(link, fold);
@@ -275,16 +281,17 @@ fn settle<'l, F: Fold<'l>>(
             Settled::End(Exit::Deferred(place, ticket))
         }
         (Flow::DEFER | Flow::FAULT, None) if fold.finds_no_room() => {
-            // All tickets are taken: that is no fault that trips its plugin, whether it answers with a Defer or with the error.
+            // All tickets are taken: a fault that does not trip the plugin, whether the link
+            // returns Defer or the error.
             stats.faults += 1;
             undo(link, fold)
         }
         (Flow::UNANSWERED, None) => {
-            // What the plugin asks is away; the plugin is not.
+            // The service behind the plugin is not available; the plugin itself has no fault.
             stats.faults += 1;
             undo(link, fold)
         }
-        // A fault, an unknown flow, a Defer without a ticket, a ticket without a Defer.
+        // A fault, an unknown flow, a Defer without a ticket, or a ticket without a Defer.
         _ => {
             super::breaker::count(link, count, calls);
             undo(link, fold)
@@ -292,7 +299,7 @@ fn settle<'l, F: Fold<'l>>(
     }
 }
 
-/// What a link did is thrown away, and its fault policy says what follows.
+/// Drops the link's changes and applies its fault policy.
 fn undo<'l, F: Fold<'l>>(link: &Link, fold: &mut F) -> Settled {
     fold.rollback();
     fold.fail(link.policy);

@@ -1,5 +1,5 @@
-//! Events about a client: connect, authenticate, authorize, connected, disconnected. What hooks read of the client, and
-//! the accumulator of the points that decide whether it may do something.
+//! Events about a client: connect, authenticate, authorize, connected, disconnected. Contains what
+//! hooks read of the client, and the accumulator of the hook points that decide on its requests.
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
@@ -15,16 +15,16 @@ use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
 use crate::packet::Properties;
 
-/// A client's event on its way along a chain.
+/// An event about a client in its chain.
 #[derive(Debug)]
 pub struct ClientFold<'a> {
     point: HookPoint,
     client: ClientView<'a>,
     request: Option<Request<'a>>,
-    /// What the links before have left; the chain's answer at the end.
+    /// The verdict of the links so far; at the end the result of the chain.
     verdict: &'a mut ClientVerdict,
     overlay: Option<ClientVerdict>,
-    /// Reason strings that were replaced during the event: a view a hook took of one stays valid.
+    /// Reason strings that were replaced during the event: a view that a hook holds stays valid.
     replaced: Vec<Bytes>,
     issuer: Option<TicketIssuer<'a>>,
     /// The running link.
@@ -33,7 +33,7 @@ pub struct ClientFold<'a> {
 }
 
 impl<'a> ClientFold<'a> {
-    /// An event at `point`; a desk lets links defer.
+    /// An event at `point`; links may defer only with a ticket issuer.
     pub fn new(
         point: HookPoint,
         client: ClientView<'a>,
@@ -55,7 +55,7 @@ impl<'a> ClientFold<'a> {
         }
     }
 
-    /// The event that goes with it.
+    /// The event for this fold.
     pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
         let mut event = self.client.event(self.point, shard, wall_ms);
         event.reason_code = self.verdict.reason.0;
@@ -76,7 +76,7 @@ impl<'a> ClientFold<'a> {
         self.running.is_some()
     }
 
-    /// The client as far as it matters for a field; at client.connect with its properties as they are now.
+    /// The client, as a field shows it; at client.connect with its changed properties.
     fn client(&self, field: Field, index: u32) -> (ClientView<'_>, u32) {
         if self.point != HookPoint::ClientConnect {
             return (self.client, index);
@@ -128,7 +128,7 @@ impl EventAccess for ClientFold<'_> {
 
     fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
         match self.point {
-            // Nobody has said yet who it is.
+            // The client is not authenticated yet.
             HookPoint::ClientConnect | HookPoint::ClientAuthenticate => Err(Status::UNSUPPORTED),
             _ => Ok(self.client.identity()),
         }

@@ -1,5 +1,5 @@
-//! The event client.connack: the properties of the CONNACK that is about to be sent, with success or with a refusal. What is decided
-//! is decided; links change what the client is told and given.
+//! The event client.connack: the properties of a CONNACK, with success or refusal, before it is
+//! sent. Links cannot change the decision, only its text and what is granted.
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
@@ -14,7 +14,7 @@ use crate::id::ShardId;
 use crate::packet::{PACKET_BYTES_MAX, Properties, Property};
 use crate::reason::ReasonCode;
 
-/// What the broker grants at most, whatever a link wishes.
+/// The upper limits of what is granted, whatever a link sets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Grants {
     /// `receive_max`.
@@ -29,22 +29,22 @@ pub struct Grants {
     pub user_properties: usize,
 }
 
-/// A CONNACK on its way along the chain.
+/// A CONNACK in its chain.
 #[derive(Debug)]
 pub struct ConnackFold<'a> {
     client: ClientView<'a>,
     reason: ReasonCode,
     session_present: bool,
     grants: Grants,
-    /// The property section as the links before have left it; the chain's answer at the end.
+    /// The property section as changed by the links so far; at the end the result of the chain.
     pub section: Section,
     overlay: Option<Section>,
-    /// Sections that were replaced during the event: a view a hook took of one stays valid.
+    /// Sections that were replaced during the event: a view that a hook holds stays valid.
     replaced: SmallVec<[Bytes; 2]>,
 }
 
 impl<'a> ConnackFold<'a> {
-    /// The event of one CONNACK; `reason` is that of MQTT 5, also for older clients.
+    /// The event of one CONNACK; `reason` is the code of MQTT 5, also for older clients.
     pub fn new(
         client: ClientView<'a>,
         reason: ReasonCode,
@@ -63,7 +63,7 @@ impl<'a> ConnackFold<'a> {
         }
     }
 
-    /// The event that goes with it.
+    /// The event for this fold.
     pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
         let mut event = self.client.event(HookPoint::ClientConnack, shard, wall_ms);
         event.reason_code = self.reason.0;
@@ -74,13 +74,14 @@ impl<'a> ConnackFold<'a> {
         self.overlay.as_ref().unwrap_or(&self.section)
     }
 
-    /// The properties as far as they matter for a field, and at which place it is there.
+    /// The property section, as a field shows it, and the index of the field there.
     fn properties(&self, field: Field, index: u32) -> (Properties<'_>, u32) {
         let (properties, index) = self.current().shown(field, index);
         (Properties::from_encoded(properties), index)
     }
 
-    /// What success grants, beside the properties: each has a value where CONNACK does not name it.
+    /// What success grants beside the properties: the value that applies if CONNACK does not name
+    /// it.
     fn granted(&self, field: Field) -> Option<u64> {
         if self.reason.is_error() {
             return None;
@@ -98,7 +99,7 @@ impl<'a> ConnackFold<'a> {
         })
     }
 
-    /// A number that success grants, as a property; never more than the broker has.
+    /// A granted number as a property; at most the limit of the broker.
     fn grant(&self, field: Field, number: u64) -> Result<Property<'static>, Status> {
         let up_to = |min: u64, max: u64| (min..=max).contains(&number).then_some(()).ok_or(Status::INVALID);
         let grants = &self.grants;
@@ -159,11 +160,11 @@ impl EventAccess for ConnackFold<'_> {
         let elsewhere = matches!(self.reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
         let granted = match change.field {
             Field::USER_PROPERTY | Field::REASON_STRING => None,
-            // It goes with these two reasons alone [section 3.2.2.3.16].
+            // Allowed only with these two reasons [section 3.2.2.3.16].
             Field::SERVER_REFERENCE if elsewhere => None,
             Field::SERVER_REFERENCE => return Err(Status::INVALID),
             _ if self.reason.is_error() => return Err(Status::UNSUPPORTED),
-            // Only who asked for it may get it [MQTT-3.1.2-28].
+            // Only for a client that requested it [MQTT-3.1.2-28].
             Field::RESPONSE_INFO if !self.client.wants_response_info() => return Err(Status::INVALID),
             Field::RESPONSE_INFO => None,
             field => Some(self.grant(field, change.number)?),

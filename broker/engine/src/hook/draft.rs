@@ -1,5 +1,5 @@
-//! What links have made of a message so far: the accumulator of the points where a message passes, and what may be made of
-//! one.
+//! The changes of links to a message so far: the accumulator of the hook points for messages, and
+//! the checks of a change.
 
 use std::num::NonZeroU32;
 
@@ -15,13 +15,13 @@ use crate::packet::{Property, PropertyId, QoS};
 use crate::reason::ReasonCode;
 use crate::topic;
 
-/// What is to become of a message.
+/// What happens to a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Disposition {
     /// Route it; deliver it.
     #[default]
     Pass,
-    /// Drop it and acknowledge; veto the delivery.
+    /// Drop it and acknowledge it; at a delivery, do not deliver it.
     Drop,
     /// Reject it with the reason.
     Reject,
@@ -29,7 +29,7 @@ pub enum Disposition {
     Disconnect,
 }
 
-/// Changes of a message; what is `None` is as it was.
+/// Changes of a message; `None` means unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draft {
     /// New topic name.
@@ -42,27 +42,27 @@ pub struct Draft {
     pub retain: Option<bool>,
     /// New properties.
     pub properties: Option<Section>,
-    /// New message expiry interval, seconds; it is in `properties` too.
+    /// New message expiry interval, seconds; also in `properties`.
     pub expiry_s: Option<NonZeroU32>,
-    /// What becomes of the message.
+    /// What happens to the message.
     pub disposition: Disposition,
-    /// With which reason.
+    /// Reason code of that.
     pub reason: Option<ReasonCode>,
-    /// And text.
+    /// Reason string of that.
     pub reason_string: Option<Bytes>,
-    /// Whether it is refused because a link has given no answer.
+    /// Whether it is refused because a link gave no answer.
     pub is_unanswered: bool,
-    /// Messages that links have added, to be published after this one.
+    /// Messages that links have added; they are published after this one.
     pub extra: Extras,
 }
 
-/// Messages that links have added; in a box, so that a draft without any is small.
+/// Messages that links have added; boxed, so that a draft without any is small.
 pub type Extras = Option<Box<Vec<Extra>>>;
 
 /// A message that a link has added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extra {
-    /// Whose it is.
+    /// The plugin that added it.
     pub plugin: PluginHandle,
     /// The message; its ancestry names the plugin.
     pub message: Message,
@@ -75,7 +75,7 @@ pub fn extra_bytes(extra: &Extras) -> usize {
 }
 
 impl Draft {
-    /// What a fault makes of a message where it denies.
+    /// The draft after a fault whose policy is to deny.
     pub fn denied() -> Draft {
         Draft {
             disposition: Disposition::Reject,
@@ -92,14 +92,14 @@ impl Draft {
         parts.into_iter().flatten().map(Bytes::len).sum::<usize>() + properties + extra_bytes(&self.extra)
     }
 
-    /// A link has given no answer. Where its policy is to deny, the message is refused.
+    /// A link gave no answer. If its policy is to deny, the message is refused.
     pub fn fail(&mut self, policy: FaultPolicy) {
         if policy == FaultPolicy::Deny {
             *self = Draft::denied();
         }
     }
 
-    /// Whether the message itself is as it was.
+    /// Whether the message itself is unchanged.
     pub fn leaves_message(&self) -> bool {
         self.topic.is_none()
             && self.payload.is_none()
@@ -120,7 +120,7 @@ impl Draft {
         MessageView { properties, ..self.view_beside(base, now_ms) }
     }
 
-    /// The same but for its properties.
+    /// The message with the changes, except for its properties.
     pub(super) fn view_beside<'a>(&'a self, base: MessageView<'a>, now_ms: u64) -> MessageView<'a> {
         MessageView {
             topic: self.topic_text().unwrap_or(base.topic),
@@ -134,7 +134,7 @@ impl Draft {
         }
     }
 
-    /// Makes the changes part of an owned message, and leaves only what becomes of it.
+    /// Applies the changes to an owned message. Only the disposition stays in the draft.
     pub fn apply(&mut self, message: &mut Message, now_ms: u64) {
         if let Some(topic) = self.topic_text() {
             message.topic = topic.into();
@@ -154,20 +154,21 @@ impl Draft {
     }
 }
 
-/// What it takes to judge a change of a message.
+/// What is needed to check a change of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct DraftRules<'a> {
-    /// The bounds of the shard.
+    /// The limits of the shard.
     pub limits: &'a Limits,
-    /// The encoded properties that the message had when its event began.
+    /// The encoded properties of the message when its event began.
     pub properties: &'a [u8],
 }
 
 impl Draft {
-    /// Takes one change, or none of it. What was there before, for views of it.
+    /// Applies one change, or nothing. Returns the replaced value, for views of it.
     ///
     /// # Errors
-    /// UNSUPPORTED for what cannot be changed at this point, INVALID for a value that no message may have.
+    /// UNSUPPORTED for a field that cannot be changed at this point, INVALID for a value that no
+    /// message may have.
     pub(super) fn change(
         &mut self,
         point: HookPoint,
@@ -235,7 +236,7 @@ const TOO_MUCH: CannotTake = CannotTake {
 };
 
 fn check_topic(bytes: &[u8], limits: &Limits) -> Result<(), CannotTake> {
-    // Before anything looks at all of it.
+    // Checked first, because the other checks read all bytes.
     if bytes.len() > usize::from(u16::MAX) {
         return Err(CannotTake::because("the topic is longer than 65,535 bytes [MQTT-4.7.3-3]"));
     }
@@ -275,7 +276,7 @@ fn disposition(number: u64, publish: bool) -> Result<Disposition, Status> {
     }
 }
 
-/// Changes, adds or takes out a property. What was there before, for views of it.
+/// Changes, adds or removes a property. Returns the replaced value, for views of it.
 fn change_section(
     section: &mut Section,
     change: &FieldChange<'_>,

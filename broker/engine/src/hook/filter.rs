@@ -1,22 +1,23 @@
-//! The topic filters of a chain: all filters of all links in one trie, so that an event walks it once, whatever the number of
-//! links. Built when a chain is compiled; the dispatch loop asks it which links a topic is for.
+//! The topic filters of a chain: all filters of all links in one trie, so that an event walks it
+//! once, whatever the number of links. Built when a chain is compiled. The dispatch loop gets the
+//! links for a topic from it.
 
 use std::collections::BTreeMap;
 
 use crate::topic;
 
-/// Most links a chain may have.
+/// Maximum number of links in a chain.
 pub const LINKS_MAX: usize = 256;
 
-/// A set of places in a chain.
+/// A set of link indexes in a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkSet([u64; LINKS_MAX / 64]);
 
 impl LinkSet {
-    /// No place.
+    /// The empty set.
     pub const NONE: LinkSet = LinkSet([0; LINKS_MAX / 64]);
 
-    /// The first so many places, at most [`LINKS_MAX`].
+    /// The first `count` indexes, at most [`LINKS_MAX`].
     pub fn first(count: usize) -> LinkSet {
         LinkSet(std::array::from_fn(|word| match count.saturating_sub(word * 64) {
             0 => 0,
@@ -25,27 +26,27 @@ impl LinkSet {
         }))
     }
 
-    /// Its places, the lowest first.
+    /// Its indexes, lowest first.
     #[inline]
     pub fn places(self) -> Places {
         Places { bits: self.0[0], word: 0, set: self }
     }
 
-    /// Puts a place in; one beyond [`LINKS_MAX`] is left out.
+    /// Adds an index; one beyond [`LINKS_MAX`] is ignored.
     pub fn insert(&mut self, place: usize) {
         if let Some(word) = self.0.get_mut(place / 64) {
             *word |= 1 << (place % 64);
         }
     }
 
-    /// Takes a place out.
+    /// Removes an index.
     pub fn remove(&mut self, place: usize) {
         if let Some(word) = self.0.get_mut(place / 64) {
             *word &= !(1 << (place % 64));
         }
     }
 
-    /// Whether a place is in it.
+    /// Whether it contains an index.
     #[inline]
     pub fn contains(&self, place: usize) -> bool {
         self.0.get(place / 64).is_some_and(|word| word & (1 << (place % 64)) != 0)
@@ -64,17 +65,17 @@ impl LinkSet {
     }
 }
 
-/// The places of a set, in order.
+/// The indexes of a set, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Places {
-    /// Those of the word that are left.
+    /// The remaining bits of the word.
     bits: u64,
     word: usize,
     set: LinkSet,
 }
 
 impl Places {
-    /// Goes on with those of another set, behind this place.
+    /// Continues with the indexes of another set after this index.
     pub fn go_on_in(&mut self, set: LinkSet, behind: usize) {
         let next = behind + 1;
         let bits = set.0.get(next / 64).map_or(0, |bits| bits & u64::MAX << (next % 64));
@@ -103,23 +104,24 @@ const ROOT: usize = 0;
 struct Node {
     children: BTreeMap<Box<str>, usize>,
     plus: Option<usize>,
-    /// Links with a filter that ends here.
+    /// Links with a filter that ends at this node.
     here: LinkSet,
-    /// Links with a filter that goes on from here with `#`; it matches this level too (section 4.7.1.2).
+    /// Links with a filter that continues here with `#`; it matches this level too (section
+    /// 4.7.1.2).
     multi: LinkSet,
 }
 
-/// The filters of a chain's links. Filters come from plugins, not from clients: their number is bounded, and so is the depth
-/// of a walk by the levels of the longest filter.
+/// The filters of a chain's links. They come from plugins and not from clients, so their number is
+/// bounded. The longest filter bounds the depth of a walk.
 #[derive(Debug)]
 pub struct Filters {
     nodes: Vec<Node>,
-    /// Links without a filter: every topic is theirs.
+    /// Links without a filter, which match every topic.
     always: LinkSet,
 }
 
 impl Filters {
-    /// The filters of the links, in their order; `None` where no link has any.
+    /// The filters of the links, in their order; `None` if no link has one.
     pub fn of<'a>(links: impl Iterator<Item = Option<&'a [Box<str>]>> + Clone) -> Option<Box<Filters>> {
         if links.clone().all(|topics| topics.is_none()) {
             return None;
@@ -166,7 +168,7 @@ impl Filters {
         known
     }
 
-    /// The links that a topic is for.
+    /// The links that match a topic.
     pub fn matching(&self, topic: &str) -> LinkSet {
         let mut set = self.always;
         // A wildcard at the first level does not match a topic that begins with `$` [MQTT-4.7.2-1].
@@ -174,7 +176,8 @@ impl Filters {
         set
     }
 
-    /// Goes down one level for each call; a plugin's own filters bound the depth, since the walk only follows what they have.
+    /// Recurses once for each level. The filters of the plugins bound the depth, because the walk
+    /// follows only their nodes.
     fn walk(&self, at: usize, rest: Option<&str>, wild: bool, set: &mut LinkSet) {
         let node = &self.nodes[at];
         if wild {

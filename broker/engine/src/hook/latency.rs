@@ -1,16 +1,17 @@
-//! How long a link's calls took: a histogram of the calls that were timed, small enough to lie beside the link's counts.
+//! Durations of a link's calls: a histogram of the timed calls, small enough to be stored beside
+//! the link's counts.
 
 /// Buckets: two for each power of two, from 64 ns to about 51 s; longer ones are in the last.
 const BUCKETS: usize = 60;
-/// Everything up to here is in the first bucket, nanoseconds.
+/// Upper bound of the first bucket, nanoseconds.
 const FIRST_NS: u64 = 64;
 
-/// Times of calls, of which only a sample is taken.
+/// Durations of calls; only a sample of the calls is timed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Latency {
-    /// How many were timed.
+    /// Number of timed calls.
     pub samples: u64,
-    /// The longest of them, nanoseconds.
+    /// The longest duration, nanoseconds.
     pub max_ns: u64,
     buckets: [u32; BUCKETS],
 }
@@ -29,7 +30,7 @@ impl std::fmt::Debug for Latency {
 }
 
 impl Latency {
-    /// Counts one call.
+    /// Records one call.
     pub fn record(&mut self, ns: u64) {
         self.samples += 1;
         self.max_ns = self.max_ns.max(ns);
@@ -37,7 +38,7 @@ impl Latency {
         *bucket = bucket.saturating_add(1);
     }
 
-    /// Adds what another one has counted.
+    /// Adds the records of another histogram.
     pub fn merge(&mut self, other: &Latency) {
         self.samples += other.samples;
         self.max_ns = self.max_ns.max(other.max_ns);
@@ -46,8 +47,8 @@ impl Latency {
         }
     }
 
-    /// The time that this part (0 to 1) of the timed calls did not exceed, nanoseconds, up to 42 % too high; `None` without a
-    /// sample.
+    /// The duration that this part (0 to 1) of the timed calls did not exceed, nanoseconds, up to
+    /// 42 % too high; `None` without a sample.
     pub fn quantile_ns(&self, part: f64) -> Option<u64> {
         let wanted = ((self.samples as f64 * part).ceil() as u64).max(1);
         let mut seen = 0;
@@ -65,7 +66,7 @@ fn bucket_of(ns: u64) -> usize {
     if ns <= FIRST_NS {
         return 0;
     }
-    // Which power of two, and whether in its upper half.
+    // The power of two, and whether the duration is in its upper half.
     let above = ns - 1;
     let power = 63 - above.leading_zeros();
     let upper = (above >> (power - 1)) & 1;
@@ -73,7 +74,7 @@ fn bucket_of(ns: u64) -> usize {
     index.min(BUCKETS - 1)
 }
 
-/// The largest time of a bucket.
+/// The longest duration of a bucket.
 fn upper_ns(index: usize) -> u64 {
     if index == 0 {
         return FIRST_NS;

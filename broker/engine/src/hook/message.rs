@@ -1,5 +1,5 @@
-//! Events about a message: publish and delivered. The accumulator is the message; what a link changes lies in a draft over
-//! it, so that a message nobody changes is never copied.
+//! Events about a message: publish and delivered. The accumulator is a draft over the message, so
+//! that a message without changes is never copied.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::packet::{Properties, QoS};
 use crate::time::Now;
 
 impl<'a> MessageView<'a> {
-    /// One of the fields that every message has for hooks; `None` for a field that is none of a message's.
+    /// One of the fields that every message has for hooks; `None` for another field.
     pub(super) fn field(
         &self,
         field: Field,
@@ -55,9 +55,9 @@ impl<'a> MessageView<'a> {
 }
 
 impl MessageView<'_> {
-    /// Writes it into a page of retained messages for a plugin, with this QoS.
+    /// Writes the message into a page of retained messages for a plugin, with this QoS.
     pub(crate) fn write_to_page(&self, page: &mut FetchedWriter, qos: QoS, now_ms: u64) {
-        // All that a message has by name, so that what is new is not forgotten here.
+        // Names all fields, so that the compiler reports a new one that is missing here.
         let &MessageView {
             topic,
             payload,
@@ -67,7 +67,7 @@ impl MessageView<'_> {
             expires_at_ms: _,
             qos: _,
             retain: _,
-            // The broker's own matter.
+            // Internal to the broker.
             id: _,
             origin: _,
             ancestry: _,
@@ -101,16 +101,16 @@ impl MessageView<'_> {
     }
 }
 
-/// What a fold needs to know of the shard.
+/// What a fold needs from the shard.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
-    /// Its bounds.
+    /// Its limits.
     pub limits: &'a Limits,
     /// The time of the step.
     pub now: Now,
 }
 
-/// A message's event on its way along a chain.
+/// An event about a message in its chain.
 #[derive(Debug)]
 pub struct MessageFold<'a> {
     point: HookPoint,
@@ -119,22 +119,24 @@ pub struct MessageFold<'a> {
     rules: Rules<'a>,
     /// The running link.
     running: Option<&'a Link>,
-    /// What the links before have left; the chain's answer at the end.
+    /// The draft of the links so far; at the end the result of the chain.
     pub draft: Draft,
     overlay: Option<Draft>,
-    /// What the running link has set that cannot be, and has not set to something else since; each field once.
+    /// Fields for which the running link set an invalid value and no other value since; each field
+    /// once.
     refused: Vec<(Field, &'static str)>,
-    /// What of that has undone a call of a link, for the log.
+    /// Refused changes for which a call was undone, for the log.
     pub refusals: Vec<Refusal>,
-    /// How many of them are faults that nobody else has counted.
+    /// How many of them are faults that are not counted elsewhere.
     pub refused_faults: u64,
-    /// What was replaced during the event: a view a hook took of it stays valid.
+    /// Values that were replaced during the event: a view that a hook holds stays valid.
     replaced: SmallVec<[Bytes; 2]>,
     issuer: Option<TicketIssuer<'a>>,
 }
 
 impl<'a> MessageFold<'a> {
-    /// An event at `point` about a message of, or for, a client; a desk lets links defer.
+    /// An event at `point` about a message from or to a client; links may defer only with a ticket
+    /// issuer.
     #[inline]
     pub fn new(
         point: HookPoint,
@@ -160,7 +162,7 @@ impl<'a> MessageFold<'a> {
         }
     }
 
-    /// The event that goes with it.
+    /// The event for this fold.
     #[inline]
     pub fn event(&self, shard: ShardId, wall_ms: u64, dup: bool) -> Event {
         let mut event = self.client.event(self.point, shard, wall_ms);
@@ -187,14 +189,14 @@ impl<'a> MessageFold<'a> {
         self.overlay.as_ref().unwrap_or(&self.draft)
     }
 
-    /// Takes one change into the overlay.
+    /// Applies one change to the overlay.
     fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
         let rules = DraftRules { limits: self.rules.limits, properties: self.base.properties };
         let changed = change_over(&mut self.overlay, &self.draft, &mut self.replaced, |next| {
             next.change(self.point, change, rules)
         });
         match changed {
-            // A hook may set something else instead of what was refused.
+            // A hook may set another value after one that was refused.
             Ok(()) => self.refused.retain(|(field, _)| *field != change.field),
             Err(CannotTake { reason, .. }) => {
                 reason.into_iter().for_each(|reason| self.refuse(change.field, reason))
@@ -208,7 +210,7 @@ impl<'a> MessageFold<'a> {
         self.refused.push((field, reason));
     }
 
-    /// The overlay becomes what the links have left.
+    /// Commits the overlay.
     fn keep(&mut self) {
         if let Some(next) = self.overlay.take() {
             let before = std::mem::replace(&mut self.draft, next);
@@ -263,10 +265,10 @@ impl EventAccess for MessageFold<'_> {
         }
         let ancestry = self.base.ancestry | link.ancestry_bit();
         if message.store_only {
-            // What is added goes out behind the message that it is added to.
+            // Added messages are always published, so a message that is only stored is invalid.
             return Err(Status::INVALID);
         }
-        // Whose it is, where it does not say, is filled in when it is published.
+        // A missing sender is filled in when the message is published.
         let message =
             super::outgoing::message_of(message, "", ancestry, self.rules.limits).inspect_err(|_| {
                 self.refuse(Field::MESSAGE_ID, "a message it adds is none that a client may publish");

@@ -1,5 +1,5 @@
-//! Events that tell and change nothing: of a session, a subscription, a message, a packet, or the broker. A flow makes one
-//! where something has happened; links may end the chain, and that is all.
+//! Events that only notify: about a session, a subscription, a message, a packet, or the broker. A
+//! flow creates one after the fact. A link may end the chain and can change nothing.
 
 use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
@@ -13,16 +13,16 @@ use crate::packet::{PacketType, SubscriptionOptions};
 use crate::reason::ReasonCode;
 use crate::topic;
 
-/// What hooks may read of a session.
+/// Fields of a session for hooks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionView {
-    /// Made, milliseconds since 1970.
+    /// Creation time, milliseconds since 1970.
     pub created_at_ms: u64,
     /// Whether it outlives its connection.
     pub persistent: bool,
     /// Expiry interval in force, seconds.
     pub expiry_s: u32,
-    /// Subscriptions.
+    /// Number of subscriptions.
     pub subscriptions: usize,
     /// QoS 1 and 2 messages sent and not acknowledged.
     pub inflight: usize,
@@ -50,30 +50,30 @@ impl SessionView {
 /// A subscription that begins or ends.
 #[derive(Clone, Copy, Debug)]
 pub struct SubscriptionView<'a> {
-    /// The topic filter, $share prefix included.
+    /// The topic filter, `$share` prefix included.
     pub filter: &'a str,
-    /// As granted.
+    /// The options as granted.
     pub options: SubscriptionOptions,
-    /// Subscription identifier, 0 where there is none.
+    /// Subscription identifier; 0 if there is none.
     pub id: u32,
-    /// Whether it was not there before; `None` where it ends.
+    /// Whether it is new; `None` if it ends.
     pub is_new: Option<bool>,
     /// Why it ends.
     pub cause: Option<&'a str>,
 }
 
-/// What became of a retained message.
+/// The change of a retained message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RetainedChange {
     /// It was stored.
     Set = 1,
-    /// It was taken out by an empty one.
+    /// It was removed by an empty message.
     Cleared = 2,
-    /// Its time had run out.
+    /// It expired.
     Expired = 3,
 }
 
-/// What the broker says of itself.
+/// Fields of the broker for hooks.
 #[derive(Clone, Copy, Debug)]
 pub struct BrokerView<'a> {
     /// Its version.
@@ -84,26 +84,26 @@ pub struct BrokerView<'a> {
     pub listeners: &'a [String],
 }
 
-/// What is told, beside the client.
+/// The subject of a notification, beside the client.
 #[derive(Clone, Copy, Debug)]
 pub enum About<'a> {
-    /// A session, and why it ends where it does.
+    /// A session; if it ends, the cause and the reason code.
     Session(SessionView, Option<(&'a str, ReasonCode)>),
     /// A subscription of a session.
     Subscription(SessionView, SubscriptionView<'a>),
-    /// A message that a subscriber acknowledged.
+    /// A message that a subscriber has acknowledged.
     Acked(MessageView<'a>),
-    /// A message that was dropped, for whom, and why.
+    /// A message that was dropped, the client it was for, and the drop reason.
     Dropped(MessageView<'a>, &'a str, &'a str),
     /// A retained message.
     Retained(MessageView<'a>, RetainedChange),
-    /// A packet: its type, those bytes that lie together, and how many it has in all.
+    /// A packet: its type, its first contiguous bytes, and its total length in bytes.
     Packet(PacketType, &'a [u8], usize),
     /// The broker.
     Broker(BrokerView<'a>),
 }
 
-/// An event that only tells, on its way along a chain.
+/// A notification in its chain.
 #[derive(Debug)]
 pub struct Notification<'a> {
     point: HookPoint,
@@ -113,7 +113,7 @@ pub struct Notification<'a> {
 }
 
 impl<'a> Notification<'a> {
-    /// An event at `point`, of a client where it is about one; `now_ms` is the monotonic time.
+    /// An event at `point`, about a client if there is one; `now_ms` is the monotonic time.
     pub fn new(
         point: HookPoint,
         client: Option<ClientView<'a>>,
@@ -130,12 +130,12 @@ impl<'a> Notification<'a> {
         }
     }
 
-    /// For whom it is: not for plugins that led to the message.
+    /// The dispatch scope: without the plugins that led to the message.
     pub fn scope(&self) -> DispatchScope<'static> {
         DispatchScope::of_message(self.message().map_or(0, |view| view.ancestry))
     }
 
-    /// The event that goes with it.
+    /// The event for this notification.
     pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
         let mut event = match &self.client {
             Some(client) => client.event(self.point, shard, wall_ms),
@@ -179,7 +179,7 @@ impl<'a> Notification<'a> {
                 _ => session.get(field).and_then(number),
             },
             (About::Subscription(session, subscription), _) => match field {
-                // The one filter there is.
+                // There is only one filter.
                 Field::FILTER | Field::FILTER_OPTIONS | Field::SHARE_GROUP if index > 0 => {
                     Some(Err(Status::ABSENT))
                 }

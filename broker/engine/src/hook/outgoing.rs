@@ -1,5 +1,5 @@
-//! A message of a plugin's, checked and made one of ours: for what a hook adds to a publish, and for what a plugin publishes of
-//! its own accord.
+//! Checks a message from a plugin and converts it to a message of the broker. Used for messages
+//! that a hook adds to a publish and for those that a plugin publishes itself.
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use crate::message::Message;
 use crate::packet::{Property, QoS, push_property};
 use crate::topic;
 
-/// The message, if a client could have published it; `from` is who it comes from where it names nobody. It gets its number, and
-/// its times count, when it is published.
+/// The message, if a client could publish it; `from` is the sender if it names none. Its id and its
+/// times are set when it is published.
 ///
 /// # Errors
-/// INVALID for a topic or property that no message may have, FULL for one beyond the limits of a packet.
+/// INVALID for a topic or property that no message may have, FULL for a message beyond the packet
+/// size limit.
 pub fn message_of(
     message: &PluginMessage<'_>,
     from: &str,
@@ -68,7 +69,7 @@ pub fn message_of(
         return Err(Status::FULL);
     }
     Ok(Message {
-        // Given when it is published, like the time.
+        // Set when it is published, like the time.
         id: 0,
         topic: topic.into(),
         payload: Bytes::copy_from_slice(message.payload),
@@ -144,7 +145,7 @@ mod tests {
         assert_eq!((made.expires_at_ms, made.ancestry), (Some(7_000), 5));
     }
 
-    /// A property that is there and empty is another thing than none [MQTT-3.3.2-16, MQTT-3.3.2-20].
+    /// An empty property is different from a missing one [MQTT-3.3.2-16, MQTT-3.3.2-20].
     #[test]
     fn what_is_there_and_empty_stays_there() {
         let none = made(&message()).expect("it is in order");

@@ -1,4 +1,4 @@
-//! The filters of a SUBSCRIBE or UNSUBSCRIBE as links have left them so far.
+//! The filters of a SUBSCRIBE or UNSUBSCRIBE as changed by the links so far.
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::FieldChange;
@@ -10,19 +10,19 @@ use crate::packet::SubscriptionOptions;
 use crate::reason::ReasonCode;
 use crate::topic;
 
-/// A topic filter of a SUBSCRIBE or UNSUBSCRIBE as the chain leaves it.
+/// A topic filter of a SUBSCRIBE or UNSUBSCRIBE, as changed by the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requested {
-    /// The filter, $share prefix included.
+    /// The filter, `$share` prefix included.
     pub filter: Bytes,
-    /// Its options; the default at UNSUBSCRIBE, which has none.
+    /// Its options; the default for UNSUBSCRIBE, which has none.
     pub options: SubscriptionOptions,
-    /// Whether a link refused it, and why.
+    /// The reason, if a link refused it.
     pub refused: Option<ReasonCode>,
 }
 
 impl Requested {
-    /// As it stands in the packet.
+    /// A filter as it is in the packet.
     pub fn new(filter: &str, options: SubscriptionOptions) -> Requested {
         Requested { filter: Bytes::copy_from_slice(filter.as_bytes()), options, refused: None }
     }
@@ -32,18 +32,19 @@ impl Requested {
         std::str::from_utf8(&self.filter).unwrap_or("")
     }
 
-    /// What client.authorize is asked about: of a shared subscription the filter itself, as EMQX and Mosquitto do.
+    /// The filter for client.authorize; of a shared subscription the part after the share group, as
+    /// in EMQX and Mosquitto.
     pub fn topics(&self) -> &str {
         topic::parse_filter(self.filter_text()).map_or("", |parsed| parsed.filter)
     }
 }
 
-/// Changes one of the filters; also for changes that come with an answer later. What it has replaced, if that
-/// was a filter.
+/// Changes one of the filters; also for changes that come with a deferred answer. Returns the
+/// replaced filter, if it replaced one.
 ///
 /// # Errors
-/// UNSUPPORTED for what cannot be changed at this point, INVALID for a value that cannot be taken, ABSENT for
-/// a filter that is not there.
+/// UNSUPPORTED for a field that cannot be changed at this point, INVALID for an invalid value,
+/// ABSENT for a filter that does not exist.
 pub(super) fn change(
     filters: &mut [Requested],
     point: HookPoint,
@@ -81,7 +82,7 @@ pub(super) fn change(
     Ok(None)
 }
 
-/// What a link that has failed makes of the filters where its policy is to deny: none of them passes.
+/// Refuses all filters: the effect of a failed link whose policy is to deny.
 pub(super) fn refuse_all(filters: &mut [Requested]) {
     for requested in filters {
         requested.refused.get_or_insert(ReasonCode::NOT_AUTHORIZED);

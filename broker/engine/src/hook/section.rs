@@ -1,4 +1,5 @@
-//! An encoded property section that links change: what the accumulators of messages, CONNECT and CONNACK have in common.
+//! An encoded property section that links can change; the accumulators of messages, CONNECT and
+//! CONNACK use it.
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
@@ -10,14 +11,15 @@ use smallvec::SmallVec;
 
 use crate::packet::{Properties, Property, PropertyId, push_property};
 
-/// Bytes of properties a plugin may give a packet.
+/// Maximum bytes of properties that a plugin may give a packet.
 const PROPERTIES_BYTES_MAX: usize = 1 << 20;
 
-/// What a change has taken the place of, where a hook may still have a view of it: all of the section, and the one property.
+/// The bytes that a change replaced and a hook may still view: the whole section, and the one
+/// property.
 pub type Replaced = [Option<Bytes>; 2];
 
-/// Has a link change what lies over an accumulator, which begins as that is and is there from the first change on that was taken.
-/// What that has taken the place of goes to `replaced`.
+/// Applies a link's change to the overlay of an accumulator. The first change that succeeds creates
+/// the overlay as a copy of the accumulator. Replaced bytes are moved to `replaced`.
 ///
 /// # Errors
 /// As `change`; nothing has changed then.
@@ -43,14 +45,15 @@ pub(super) fn change_over<T: Clone, E>(
     }
 }
 
-/// A property section on its way along a chain. The first change takes it apart, so that many changes cost no more than each by
-/// itself; whoever looks at it has it put together again. User properties keep their order, and stand behind the others.
+/// A property section in its chain. The first change splits it into properties, so that further
+/// changes are cheap. It is encoded again when it is read. User properties keep their order and
+/// come after the others.
 #[derive(Clone, Debug)]
 pub struct Section(Form);
 
 #[derive(Clone, Debug)]
 enum Form {
-    /// As it stands in a packet.
+    /// As encoded in a packet.
     Encoded(Bytes),
     Apart(Box<Apart>),
 }
@@ -61,7 +64,7 @@ struct Apart {
     others: SmallVec<[(PropertyId, Bytes); 4]>,
     users: VecDeque<Bytes>,
     bytes: usize,
-    /// All of it as it stands in a packet; missing from a change on until somebody looks.
+    /// The whole section as encoded in a packet; empty from a change until the next read.
     encoded: OnceCell<Bytes>,
 }
 
@@ -80,13 +83,13 @@ impl PartialEq for Section {
 impl Eq for Section {}
 
 impl Section {
-    /// A section as it stands in a packet.
+    /// A section from its encoded bytes.
     #[inline]
     pub fn of(encoded: Bytes) -> Section {
         Section(Form::Encoded(encoded))
     }
 
-    /// The section as it stands in a packet.
+    /// The encoded section.
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Form::Encoded(encoded) => encoded,
@@ -94,7 +97,7 @@ impl Section {
         }
     }
 
-    /// The same, and the end of it here.
+    /// The encoded section; consumes it.
     pub fn into_bytes(self) -> Bytes {
         match self.0 {
             Form::Encoded(encoded) => encoded,
@@ -102,7 +105,7 @@ impl Section {
         }
     }
 
-    /// The same where somebody has looked at it: a view of that may still be in use.
+    /// The encoded section if it was read: a view of it may still be in use.
     pub(super) fn seen(self) -> Option<Bytes> {
         match self.0 {
             Form::Encoded(encoded) => Some(encoded),
@@ -118,13 +121,13 @@ impl Section {
         }
     }
 
-    /// Whether there is no property in it.
+    /// Whether it has no property.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What of it says what a field is, encoded, and at which place among user properties: of one that has been taken apart only that
-    /// property, so that a look costs no more than it.
+    /// The encoded bytes that contain a field, and its index among the user properties. In a split
+    /// section this is only one property, so that a read is cheap.
     pub(super) fn shown(&self, field: Field, index: u32) -> (&[u8], u32) {
         let apart = match &self.0 {
             Form::Encoded(encoded) => return (encoded, index),
@@ -140,7 +143,7 @@ impl Section {
         }
     }
 
-    /// What a field is that says how many user properties there are, where it has been taken apart.
+    /// The number of user properties in a split section, if the field asks for it.
     pub(super) fn user_count(&self, field: Field) -> Option<FieldValue<'_>> {
         match &self.0 {
             Form::Apart(apart) if field == Field::USER_PROPERTIES => {
@@ -160,10 +163,10 @@ impl Section {
         }
     }
 
-    /// Puts a property in the place of the one there was, or, for `None`, takes that out. What was there before, for views of it.
+    /// Replaces a property; `None` removes it. Returns the replaced bytes, for views of them.
     ///
     /// # Errors
-    /// ABSENT for one that is not there, FULL for a section that grows too long.
+    /// ABSENT for a property that does not exist, FULL for a section that becomes too long.
     pub(super) fn put(&mut self, id: PropertyId, property: Option<Property<'_>>) -> Result<Replaced, Status> {
         debug_assert_ne!(id, PropertyId::User);
         let apart = self.apart();
@@ -189,11 +192,12 @@ impl Section {
         Ok([apart.encoded.take(), piece])
     }
 
-    /// Sets, adds ([`APPEND`], or the place behind the last) or takes out a user property. What was there before, for views of it.
+    /// Sets, adds ([`APPEND`], or the index after the last) or removes a user property. Returns the
+    /// replaced bytes, for views of them.
     ///
     /// # Errors
-    /// INVALID for what is no string of MQTT, ABSENT for a place that is not there, FULL for a section that grows too long, or for
-    /// more than `most` user properties.
+    /// INVALID for an invalid MQTT string, ABSENT for an index that does not exist, FULL for a
+    /// section that becomes too long, or for more than `most` user properties.
     pub(super) fn put_user(&mut self, change: &FieldChange<'_>, most: usize) -> Result<Replaced, Status> {
         debug_assert_eq!(change.field, Field::USER_PROPERTY);
         let property = Property::User(super::short_text(change.key)?, super::short_text(change.bytes)?);
@@ -225,10 +229,10 @@ impl Section {
         Ok([apart.encoded.take(), piece])
     }
 
-    /// Sets a string or takes it out.
+    /// Sets or removes a string.
     ///
     /// # Errors
-    /// INVALID for what is no string of MQTT, and as [`Section::put`].
+    /// INVALID for an invalid MQTT string, and as [`Section::put`].
     pub(super) fn put_text<'a>(
         &mut self,
         change: &FieldChange<'a>,
@@ -256,7 +260,7 @@ impl Apart {
         self.encoded.get_or_init(|| self.encode())
     }
 
-    /// A part becomes longer, or shorter.
+    /// Updates the length after a part was replaced.
     fn grow(&mut self, before: usize, after: usize) -> Result<(), Status> {
         let bytes = self.bytes - before + after;
         if bytes > PROPERTIES_BYTES_MAX && after > before {
@@ -280,7 +284,7 @@ fn encoded(property: Property<'_>) -> Bytes {
     Bytes::from(out)
 }
 
-/// The property that a field shows; `None` where it is none of a section's.
+/// The property behind a field; `None` if a section has no such property.
 fn property_of(field: Field) -> Option<PropertyId> {
     Some(match field {
         Field::USER_PROPERTY => PropertyId::User,
@@ -306,7 +310,7 @@ fn property_of(field: Field) -> Option<PropertyId> {
     })
 }
 
-/// Whether a change takes text or bytes out instead of setting them.
+/// Whether a change removes text or bytes instead of setting them.
 pub(super) fn takes_out(change: &FieldChange<'_>) -> bool {
     change.number == 1 && change.bytes.is_empty() && change.key.is_empty()
 }
@@ -328,7 +332,7 @@ mod tests {
         Property::User("a", "3"),
     ];
 
-    /// As many as there are of it may be.
+    /// Maximum number of user properties in these tests.
     const MOST: usize = 4;
 
     fn change(index: u32, number: u64, key: &'static str, bytes: &'static str) -> FieldChange<'static> {
@@ -340,7 +344,7 @@ mod tests {
         Section::of(section(properties).into())
     }
 
-    /// What one change makes of a section; where it fails, the section is as before.
+    /// The section after one change; after an error it must be unchanged.
     fn made(
         before: &[Property<'_>],
         change: impl FnOnce(&mut Section) -> Result<Replaced, Status>,
@@ -360,12 +364,12 @@ mod tests {
         }
     }
 
-    /// What a change of the user properties makes of `BEFORE`.
+    /// `BEFORE` after a change of the user properties.
     fn user(change: FieldChange<'_>) -> Result<Vec<u8>, Status> {
         made(&BEFORE, |section| section.put_user(&change, MOST))
     }
 
-    /// What a change of the content type makes of a section.
+    /// A section after a change of the content type.
     fn content(before: &[Property<'_>], change: FieldChange<'_>) -> Result<Vec<u8>, Status> {
         made(before, |section| section.put_text(&change, Property::ContentType))
     }
@@ -392,7 +396,7 @@ mod tests {
         assert!(full.put_user(&change(APPEND, 0, "k", "v"), MOST).is_ok());
         assert_eq!(full.put_user(&change(APPEND, 0, "k", "v"), MOST), Err(Status::FULL));
         assert_eq!(full.put_user(&change(4, 0, "k", "v"), MOST), Err(Status::FULL));
-        // One may take the place of another, and where one is taken out there is room for one.
+        // A full section allows a replacement, and one more after a removal.
         assert!(full.put_user(&change(3, 0, "other", "v"), MOST).is_ok());
         assert!(full.put_user(&change(0, 1, "", ""), MOST).is_ok());
         assert!(full.put_user(&change(APPEND, 0, "last", "v"), MOST).is_ok());
@@ -459,14 +463,14 @@ mod tests {
         );
         assert_eq!(put(b"", b"\xFF", b""), Err(Status::INVALID));
         assert!(put(b"", &long[1..], b"").is_ok());
-        // As many bytes as a packet may be given, and one more.
+        // The maximum number of bytes, and one more.
         let one = [Property::User("", "x".repeat(65_531).leak())];
         let nearly = section(&one).repeat(15);
         let room = PROPERTIES_BYTES_MAX - nearly.len() - 5;
         let text = vec![b'x'; room + 1];
         assert_eq!(put(&nearly, b"", &text[1..]), Ok(PROPERTIES_BYTES_MAX));
         assert_eq!(put(&nearly, b"", &text), Err(Status::FULL));
-        // What a client has sent may be longer than that, and may be made shorter.
+        // The section from a client may be longer than that, and may be shortened.
         let beyond = section(&one).repeat(17);
         let shorter = FieldChange { field: Field::USER_PROPERTY, index: 0, number: 0, bytes: b"", key: b"k" };
         let mut section = Section::of(beyond.into());

@@ -1,5 +1,5 @@
-//! The events client.subscribe and client.unsubscribe: the topic filters, with their options, which links rewrite or refuse one by
-//! one.
+//! The events client.subscribe and client.unsubscribe: links change or refuse each topic filter
+//! with its options.
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
@@ -15,17 +15,17 @@ use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
 use crate::packet::Properties;
 
-/// A SUBSCRIBE or UNSUBSCRIBE on its way along its chain.
+/// A SUBSCRIBE or UNSUBSCRIBE in its chain.
 #[derive(Debug)]
 pub struct SubscribeFold<'a> {
     point: HookPoint,
     client: ClientView<'a>,
     properties: Properties<'a>,
     topic_bytes_max: usize,
-    /// What the links before have left; the chain's answer at the end.
+    /// The filters as changed by the links so far; at the end the result of the chain.
     pub filters: Vec<Requested>,
     overlay: Option<Vec<Requested>>,
-    /// What was replaced during the event: a view a hook took of it stays valid.
+    /// Values that were replaced during the event: a view that a hook holds stays valid.
     replaced: Vec<Bytes>,
     issuer: Option<TicketIssuer<'a>>,
     /// The running link.
@@ -33,7 +33,8 @@ pub struct SubscribeFold<'a> {
 }
 
 impl<'a> SubscribeFold<'a> {
-    /// The event of one packet, at client.subscribe or client.unsubscribe; a desk lets links defer.
+    /// The event of one packet, at client.subscribe or client.unsubscribe; links may defer only
+    /// with a ticket issuer.
     pub fn new(
         point: HookPoint,
         client: ClientView<'a>,
@@ -55,7 +56,7 @@ impl<'a> SubscribeFold<'a> {
         }
     }
 
-    /// The event that goes with it.
+    /// The event for this fold.
     pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
         self.client.event(self.point, shard, wall_ms)
     }
@@ -64,7 +65,7 @@ impl<'a> SubscribeFold<'a> {
         self.point == HookPoint::ClientSubscribe
     }
 
-    /// Takes one change into the overlay.
+    /// Applies one change to the overlay.
     ///
     /// # Errors
     /// As [`change`].

@@ -1,6 +1,6 @@
-//! What is suspended at a hook point while a link answers later, and how it goes on when the answer comes:
-//! the same for every point. A flow keeps it with the packet that waits and calls `resume`; nothing
-//! here runs a chain.
+//! The state of an event that is suspended at a hook point until a link answers, and its
+//! continuation after the answer; the same for every hook point. A flow stores it with the waiting
+//! packet and calls `resume`. This module runs no chain.
 
 use grapnel_plugin_abi::raw::{Flow, Ticket};
 use smallvec::SmallVec;
@@ -13,64 +13,67 @@ use super::verdict::Why;
 use super::{CannotTake, FaultPolicy, HookPoint, LinkIdentity, PluginHandle};
 use crate::reason::ReasonCode;
 
-/// An event that waits at a hook point, or is about to be shown to one.
+/// An event that is suspended at a hook point, or that starts there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suspended<A> {
-    /// The accumulator as the links so far have left it.
+    /// The accumulator as changed by the links so far.
     pub accumulator: A,
-    /// By identity, so that it goes on behind them in whatever table is in force then.
+    /// Visited links by identity, so that the event continues after them even if the chain table
+    /// changes.
     visited: SmallVec<[LinkIdentity; 4]>,
     epoch: u64,
-    /// How often it has begun anew.
+    /// How often it was restarted.
     rounds: u8,
     point: HookPoint,
     ticket: Option<Ticket>,
-    /// Bytes that the ticket keeps of what was there before its link.
+    /// Bytes of the earlier state that the ticket stores.
     before_bytes: usize,
 }
 
-/// What an answer that came later has led to.
+/// The effect of a deferred answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Resumed {
-    /// The chain goes on behind the link that has answered.
+    /// The chain continues after the link that answered.
     GoesOn,
-    /// The link has ended the chain.
+    /// The link ended the chain.
     Ends,
-    /// The link has failed. By its policy the chain `ends`, or goes on as if it had not been there.
+    /// The link failed. By its policy the chain `ends`, or it continues as if the link did not
+    /// exist.
     Failed {
         /// Whether the chain ends.
         ends: bool,
-        /// The change that could not be taken, if it failed by that.
+        /// The invalid change, if it failed because of one.
         refused: Option<RefusedChange>,
-        /// Whether it counts towards the breaker of its plugin, which it does not where what the plugin asks is away.
+        /// Whether the fault counts for the breaker of its plugin. It does not if the service
+        /// behind the plugin is not available.
         blamed: bool,
     },
 }
 
 impl Resumed {
-    /// Whether the chain ends with it.
+    /// Whether the chain ends.
     pub fn ends(&self) -> bool {
         matches!(self, Resumed::Ends | Resumed::Failed { ends: true, .. })
     }
 }
 
-/// A change that the accumulator cannot take. None of those that came with it was taken either.
+/// A change that the accumulator rejects. All changes of the same answer are rejected with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RefusedChange {
-    /// Which of the changes, from 0.
+    /// Index of the change, from 0.
     pub place: usize,
-    /// Which field it would have changed.
+    /// The field of the change.
     pub field: grapnel_plugin_abi::raw::Field,
-    /// Why it cannot be taken.
+    /// Why it is rejected.
     pub why: CannotTake,
 }
 
-/// What a chain carries from link to link where links may answer later.
+/// The state that a chain passes from link to link, where links may defer.
 pub trait Accumulator: Clone {
-    /// What it takes to judge a change.
+    /// What is needed to check a change.
     type Rules<'a>: Copy;
 
-    /// Takes one change that came with an answer.
+    /// Applies one change of a deferred answer.
     ///
     /// # Errors
     /// As for the setter of the same field in a hook.
@@ -81,20 +84,20 @@ pub trait Accumulator: Clone {
         rules: Self::Rules<'_>,
     ) -> Result<(), CannotTake>;
 
-    /// Its changes since `before` were made by a link of this plugin.
+    /// Records that a link of this plugin made the changes since `before`.
     fn sign(&mut self, before: &Self, plugin: PluginHandle) {
         let _ = (before, plugin);
     }
 
-    /// Becomes again what it was before the link that has failed.
+    /// Restores the state from before the failed link.
     fn restore(&mut self, before: &Before);
 
-    /// A link has given no answer.
+    /// A link gave no answer.
     fn fail(&mut self, why: Why, policy: FaultPolicy);
 }
 
 impl<A> Suspended<A> {
-    /// An event that no link has seen yet.
+    /// An event that no link has seen.
     pub fn new(point: HookPoint, accumulator: A, epoch: u64) -> Suspended<A> {
         Suspended {
             accumulator,
@@ -107,39 +110,39 @@ impl<A> Suspended<A> {
         }
     }
 
-    /// Begins another event with what the accumulator has become: no link has seen that one.
+    /// Starts another event with the present accumulator; no link has seen that event.
     pub fn next_event(&mut self, point: HookPoint) {
         self.point = point;
         self.visited.clear();
         (self.ticket, self.before_bytes) = (None, 0);
     }
 
-    /// Where it is.
+    /// Its hook point.
     pub fn point(&self) -> HookPoint {
         self.point
     }
 
-    /// Version of the rules when it began.
+    /// Version of the rules when it started.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Links that it has been to.
+    /// Links it has visited.
     pub fn visited(&self) -> &[LinkIdentity] {
         &self.visited
     }
 
-    /// The accumulator to be changed, and the links that it has been to.
+    /// The accumulator to change, and the visited links.
     pub fn split(&mut self) -> (&mut A, &[LinkIdentity]) {
         (&mut self.accumulator, &self.visited)
     }
 
-    /// Bytes that its ticket keeps of what was there before the link that answers later.
+    /// Bytes of the earlier state that its ticket stores.
     pub fn before_bytes(&self) -> usize {
         self.before_bytes
     }
 
-    /// The ticket it waits for; `None` while it does not wait for a link.
+    /// The ticket for which it waits; `None` if it waits for none.
     pub fn ticket(&self) -> Option<Ticket> {
         self.ticket
     }
@@ -149,7 +152,7 @@ impl<A> Suspended<A> {
         self.ticket == Some(ticket)
     }
 
-    /// It has been to these links, and waits for this ticket, which keeps so many bytes, or for none.
+    /// Adds visited links, and sets the ticket, if any, with the bytes that the ticket stores.
     pub fn suspend(
         &mut self,
         links: impl Iterator<Item = LinkIdentity>,
@@ -166,8 +169,8 @@ impl<A> Suspended<A> {
 }
 
 impl<A: Accumulator> Suspended<A> {
-    /// Takes the answer for the ticket it waits for. `None`, and nothing done, where it waits for another one
-    /// or for none: such an answer is about something else.
+    /// Applies the answer to the ticket for which it waits. `None`, without an effect, if it waits
+    /// for another ticket or none.
     pub fn resume(
         &mut self,
         open: &OpenTicket,
@@ -182,7 +185,7 @@ impl<A: Accumulator> Suspended<A> {
     }
 }
 
-/// What an answer makes of an accumulator: all its changes are taken, or the link has failed. `None` is a
+/// Applies an answer to an accumulator: all its changes, or the failure of the link. `None` is a
 /// missed deadline.
 fn resume<A: Accumulator>(
     accumulator: &mut A,
@@ -307,14 +310,14 @@ impl Accumulator for Draft {
     }
 }
 
-/// How often a request to client.authorize begins anew because the rules have changed.
+/// How often a request to client.authorize is restarted because the rules changed.
 const ROUNDS_MAX: u8 = 8;
 
 /// A request to client.authorize.
 pub type AuthorizationRequest = Suspended<ClientVerdict>;
 
 impl AuthorizationRequest {
-    /// Begins anew under rules of another version: nobody has been asked yet.
+    /// Restarts it under rules of another version: no link has seen it.
     pub fn begin_anew(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.rounds = self.rounds.saturating_add(1);
@@ -323,17 +326,18 @@ impl AuthorizationRequest {
         self.accumulator.begin_anew(ReasonCode::NOT_AUTHORIZED);
     }
 
-    /// How often it has begun anew.
+    /// How often it was restarted.
     pub fn rounds(&self) -> u8 {
         self.rounds
     }
 
-    /// Asks what has been asked before, and has begun anew so often by now.
+    /// Sets how often the same request was restarted before.
     pub fn after_rounds(self, rounds: u8) -> AuthorizationRequest {
         Suspended { rounds, ..self }
     }
 
-    /// Whether it has begun anew as often as it may: whoever changes the rules all the time keeps nobody waiting for ever.
+    /// Whether it was restarted as often as allowed. Without this limit, constant rule changes
+    /// would delay it for ever.
     pub fn has_used_up_rounds(&self) -> bool {
         self.rounds > ROUNDS_MAX
     }

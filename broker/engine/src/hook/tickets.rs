@@ -1,5 +1,6 @@
-//! Tickets of deferred verdicts: a fixed table per shard, so that completing one never allocates and a late or doubled
-//! completion meets another generation. A ticket's number is shard (8 bits), generation (32), place (24).
+//! Tickets of deferred verdicts: a fixed table for each shard, so that a completion never
+//! allocates. A late or repeated completion fails because the generation differs. A ticket number
+//! has shard (8 bits), generation (32 bits) and index (24 bits).
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::FieldChange;
@@ -33,7 +34,8 @@ pub enum Waiter {
     Recheck(u64),
     /// One filter of it at client.authorize.
     Filter(SessionKey, u64, u32),
-    /// A retained message that a plugin reads on behalf of a client, at client.authorize, in the page with this number.
+    /// A retained message that a plugin reads on behalf of a client, at client.authorize, in the
+    /// page with this number.
     Fetch(u64),
 }
 
@@ -53,19 +55,19 @@ impl Waiter {
     }
 }
 
-/// An accumulator as the links before the one that deferred had left it.
+/// The accumulator from before the link that deferred.
 #[derive(Clone, Debug)]
 pub enum Before {
-    /// Of a point that decides about a client.
+    /// At a hook point that decides on a client.
     Client(ClientVerdict),
-    /// Of message.publish.
+    /// At message.publish.
     Message(Draft),
-    /// Of client.subscribe and client.unsubscribe.
+    /// At client.subscribe and client.unsubscribe.
     Filters(Vec<Requested>),
 }
 
 impl Before {
-    /// Bytes of it.
+    /// Its bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Before::Client(verdict) => size_of::<ClientVerdict>() + verdict.bytes(),
@@ -77,12 +79,12 @@ impl Before {
     }
 }
 
-/// A change that outlives the call it was made in.
+/// A change that outlives the call in which it was made.
 #[derive(Clone, Debug)]
 pub struct OwnedChange {
     /// Which field.
     pub field: Field,
-    /// Which of several.
+    /// Index, if there are several.
     pub index: u32,
     /// The new number.
     pub number: u64,
@@ -93,7 +95,7 @@ pub struct OwnedChange {
 }
 
 impl OwnedChange {
-    /// The change as the accumulators take it.
+    /// The change in the form that accumulators take.
     pub fn borrow(&self) -> FieldChange<'_> {
         FieldChange {
             field: self.field,
@@ -108,21 +110,22 @@ impl OwnedChange {
 /// An open ticket.
 #[derive(Clone, Debug)]
 pub struct OpenTicket {
-    /// Its number, which [`Tickets::take`] gives it.
+    /// Its number, set by [`Tickets::take`].
     pub number: Ticket,
-    /// Who waits.
+    /// What waits for it.
     pub waiter: Waiter,
-    /// Which link deferred.
+    /// The link that deferred.
     pub link: LinkIdentity,
-    /// Whose link it is.
+    /// The plugin of the link.
     pub plugin: PluginHandle,
-    /// What a missed deadline means.
+    /// What happens after a missed deadline.
     pub policy: FaultPolicy,
-    /// Monotonic milliseconds.
+    /// The deadline, monotonic milliseconds.
     pub deadline_ms: u64,
-    /// What watches over that, once the link has returned.
+    /// The timer of the deadline; set once the link has returned.
     pub timer: Option<Timer>,
-    /// What the accumulator becomes again if the ticket ends by a fault; `None` where the link had changed nothing.
+    /// The accumulator to restore if the ticket ends with a fault; `None` if the link had changed
+    /// nothing.
     pub before: Option<Box<Before>>,
 }
 
@@ -137,28 +140,28 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    /// At most `max` open at a time.
+    /// At most `max` are open at a time.
     pub fn new(shard: ShardId, max: u64) -> Tickets {
         let max = usize::try_from(max).unwrap_or(usize::MAX).min((1 << 24) - 1);
         Tickets { shard, places: Vec::new(), free: Vec::new(), max, open: 0 }
     }
 
-    /// Whether another can be opened.
+    /// Whether another ticket is free.
     pub fn has_room(&self) -> bool {
         self.open < self.max
     }
 
-    /// How many are open.
+    /// Number of open tickets.
     pub fn open(&self) -> usize {
         self.open
     }
 
-    /// Bytes that a ticket keeps of what was there before its link.
+    /// Bytes of the earlier accumulator in a ticket.
     pub fn before_bytes(&self, ticket: Ticket) -> usize {
         self.get(ticket).and_then(|open| open.before.as_ref()).map_or(0, |before| before.bytes())
     }
 
-    /// Opens one.
+    /// Opens a ticket.
     ///
     /// # Errors
     /// [`Status::FULL`] when `tickets_max` are open.
@@ -179,7 +182,7 @@ impl Tickets {
         Ok(number)
     }
 
-    /// Closes one and says what waited for it; `None` for a ticket that is closed already.
+    /// Closes a ticket and returns it; `None` if it is closed already.
     pub fn close(&mut self, ticket: Ticket) -> Option<OpenTicket> {
         let place = (ticket.0 & 0x00FF_FFFF) as usize;
         let generation = (ticket.0 >> 24) as u32;
@@ -193,13 +196,13 @@ impl Tickets {
         Some(open)
     }
 
-    /// Looks at one without closing it.
+    /// An open ticket.
     pub fn get(&self, ticket: Ticket) -> Option<&OpenTicket> {
         let entry = self.places.get((ticket.0 & 0x00FF_FFFF) as usize)?;
         (entry.0 == (ticket.0 >> 24) as u32).then_some(entry.1.as_ref()).flatten()
     }
 
-    /// The same, to be changed.
+    /// An open ticket, to change.
     pub fn get_mut(&mut self, ticket: Ticket) -> Option<&mut OpenTicket> {
         let entry = self.places.get_mut((ticket.0 & 0x00FF_FFFF) as usize)?;
         (entry.0 == (ticket.0 >> 24) as u32).then_some(entry.1.as_mut()).flatten()
@@ -210,31 +213,32 @@ impl Tickets {
     }
 }
 
-/// What a fold needs to hand out a ticket to the running link.
+/// What a fold needs to give a ticket to the running link.
 #[derive(Debug)]
 pub struct TicketIssuer<'a> {
     /// The shard's tickets.
     pub tickets: &'a mut Tickets,
-    /// Who will wait.
+    /// What will wait for the ticket.
     pub waiter: Waiter,
     /// Monotonic time of the event.
     pub now_ms: u64,
-    /// What it has taken.
+    /// The ticket that was taken.
     pub taken: Option<Ticket>,
-    /// The running link wanted one, and none was left.
+    /// Whether the running link requested a ticket and none was free.
     full: bool,
 }
 
 impl<'a> TicketIssuer<'a> {
-    /// A desk for one event.
+    /// A ticket issuer for one event.
     pub fn new(tickets: &'a mut Tickets, waiter: Waiter, now_ms: u64) -> TicketIssuer<'a> {
         TicketIssuer { tickets, waiter, now_ms, taken: None, full: false }
     }
 
-    /// One ticket per call of a link; the deadline is the plugin's wish, at most what the operator allows the link.
+    /// Takes a ticket, one for each call of a link. The deadline is what the plugin requests, at
+    /// most what the operator allows the link.
     ///
     /// # Errors
-    /// [`Status::WRONG_MOMENT`] for a second ticket, [`Status::FULL`] when none is left.
+    /// [`Status::WRONG_MOMENT`] for a second ticket, [`Status::FULL`] when none is free.
     pub fn take(&mut self, link: &Link, deadline_ms: u32) -> Result<Ticket, Status> {
         if self.taken.is_some() {
             return Err(Status::WRONG_MOMENT);
@@ -256,29 +260,29 @@ impl<'a> TicketIssuer<'a> {
         Ok(ticket)
     }
 
-    /// The running link answers later, and has changed what was `before`.
+    /// The running link deferred after it changed `before`.
     pub fn keep(&mut self, before: Before) {
         if let Some(open) = self.taken.and_then(|ticket| self.tickets.get_mut(ticket)) {
             open.before = Some(Box::new(before));
         }
     }
 
-    /// The running link has answered, whether it wanted a ticket or not.
+    /// The running link has answered, with or without a ticket.
     pub fn answered(&mut self) {
         self.full = false;
     }
 
-    /// Whether the running link wanted a ticket, and none was left.
+    /// Whether the running link requested a ticket and none was free.
     pub fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Why the link that ran last has given no answer.
+    /// Why the link that ran last gave no answer.
     pub fn why(&mut self) -> Why {
         if std::mem::take(&mut self.full) { Why::NoRoom } else { Why::Fault }
     }
 
-    /// The running link failed: what it took is closed.
+    /// The running link failed: closes its ticket.
     pub fn rollback(&mut self) {
         if let Some(ticket) = self.taken.take() {
             self.tickets.close(ticket);

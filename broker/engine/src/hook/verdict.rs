@@ -1,5 +1,5 @@
-//! What a hook point has said about a client's request, and the one place that decides what becomes of a verdict that nobody
-//! gave. Asked when a chain has ended; nothing here knows a session, a ticket or a packet.
+//! The verdict of a hook point on a client's request, and the policy for a missing answer. Used
+//! when a chain has ended. This module has no access to sessions, tickets and packets.
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::FieldChange;
@@ -11,7 +11,7 @@ use super::{FaultPolicy, HookPoint, Link, PluginHandle};
 use crate::packet::Property;
 use crate::reason::ReasonCode;
 
-/// Nobody has answered.
+/// There is no answer.
 pub const UNANSWERED: u8 = 0;
 
 /// Allowed.
@@ -20,54 +20,54 @@ pub const ALLOW: u8 = 1;
 /// Refused.
 pub const DENY: u8 = 2;
 
-/// At client.authenticate: the client is asked for another AUTH.
+/// At client.authenticate: the client must send another AUTH.
 pub const ANOTHER_ROUND: u8 = 3;
 
-/// Why nobody has answered.
+/// Why there is no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
-    /// No link was there for this request.
+    /// No link was called for this request.
     NotCalled,
-    /// A link failed, or gave an answer that could not be taken.
+    /// A link failed, or its answer was invalid.
     Fault,
-    /// A link's deferred answer missed its deadline.
+    /// A deferred answer missed its deadline.
     Deadline,
-    /// A link wanted to answer later, and no ticket was left for it.
+    /// A link tried to defer, and no ticket was free.
     NoRoom,
 }
 
 /// The verdict of a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// A link, or the operator for what every link has passed, allows it.
+    /// Allowed by a link, or by the operator if every link passed.
     Allow,
-    /// A link, or the operator likewise, refuses it for this reason.
+    /// Refused for this reason by a link, or by the operator if every link passed.
     Deny(ReasonCode),
-    /// There is no answer. That is neither of the two.
+    /// There is no answer, which is neither of the two.
     Unanswered(Why),
 }
 
-/// That a link gave no answer, and what its fault policy makes of that.
+/// A link's missing answer, with the fault policy that applies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Silence {
-    /// Why there is none.
+    /// Why there is no answer.
     pub why: Why,
-    /// Deny ends the chain; Ignore is as if the link had not been there.
+    /// Deny ends the chain; Ignore continues as if the link did not exist.
     pub policy: FaultPolicy,
 }
 
-/// What becomes of something that was granted before and is authorized again.
+/// The result of a recheck of something that was granted before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rechecked {
-    /// It stays.
+    /// It stays in force.
     Stays,
-    /// It is taken back for this reason.
+    /// It is revoked for this reason.
     Revoked(ReasonCode),
-    /// It stays, and is authorized again later: nobody has answered.
+    /// It stays in force and is rechecked later, because there was no answer.
     Repeat,
 }
 
-/// The accumulator of the points that decide about a client.
+/// The accumulator of the hook points that decide on a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientVerdict {
     /// [`UNANSWERED`], [`ALLOW`], [`DENY`] or [`ANOTHER_ROUND`].
@@ -78,26 +78,26 @@ pub struct ClientVerdict {
     pub reason_string: Option<Bytes>,
     /// Whether the client is a superuser.
     pub superuser: bool,
-    /// Keep alive, seconds (connect alone).
+    /// Keep alive, seconds (only at connect).
     pub keep_alive_s: u16,
-    /// Session expiry, seconds (connect alone).
+    /// Session expiry, seconds (only at connect).
     pub expiry_s: u32,
-    /// Properties of CONNECT (connect alone).
+    /// Properties of CONNECT (only at connect).
     pub properties: Section,
-    /// Data for the client's next AUTH, or for CONNACK (authenticate alone).
+    /// Data for the client's next AUTH, or for CONNACK (only at authenticate).
     pub auth_data: Option<Bytes>,
-    /// Whether the verdict may be remembered (authorize alone).
+    /// Whether the verdict may be cached (only at authorize).
     pub cacheable: bool,
     /// Whether a link was called.
     pub called: bool,
-    /// That a link gave no answer; the one that ended the chain by its policy, else the first.
+    /// A missing answer: that of the link that ended the chain by its policy, else the first.
     pub silence: Option<Silence>,
-    /// Whose link has refused, where one has.
+    /// The plugin whose link refused, if one did.
     pub refused_by: Option<PluginHandle>,
 }
 
 impl ClientVerdict {
-    /// Unanswered; `refusal` is the reason a refusal has that names none.
+    /// Unanswered; `refusal` is the reason code for a refusal that names none.
     pub fn unanswered(client: &ClientView<'_>, refusal: ReasonCode) -> ClientVerdict {
         ClientVerdict {
             verdict: UNANSWERED,
@@ -115,7 +115,8 @@ impl ClientVerdict {
         }
     }
 
-    /// A link of this plugin has made of `before` what this is: a refusal is that of the first one that refused.
+    /// Records the plugin whose link changed `before` to this. For a refusal the first plugin that
+    /// refused stays recorded.
     pub fn sign(&mut self, before: &ClientVerdict, plugin: Option<PluginHandle>) {
         self.refused_by = match (self.verdict, before.verdict) {
             (DENY, DENY) => before.refused_by,
@@ -130,7 +131,7 @@ impl ClientVerdict {
         text + self.properties.len() + self.auth_data.as_ref().map_or(0, Bytes::len)
     }
 
-    /// Forgets what was said to a question of client.authorize; `refusal` as in [`ClientVerdict::unanswered`].
+    /// Drops the answer of client.authorize; `refusal` as in [`ClientVerdict::unanswered`].
     pub fn begin_anew(&mut self, refusal: ReasonCode) {
         self.verdict = UNANSWERED;
         self.reason = refusal;
@@ -141,10 +142,11 @@ impl ClientVerdict {
         self.refused_by = None;
     }
 
-    /// Takes one change, or none of it. What was there before, for views of it.
+    /// Applies one change, or nothing. Returns the replaced value, for views of it.
     ///
     /// # Errors
-    /// UNSUPPORTED for what cannot be changed at this point, INVALID for a value out of its range.
+    /// UNSUPPORTED for a field that cannot be changed at this point, INVALID for a value out of its
+    /// range.
     pub fn set(
         &mut self,
         point: HookPoint,
@@ -163,7 +165,8 @@ impl ClientVerdict {
             }
             (Field::REASON_CODE, _) if decides => {
                 let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
-                // A refused request has an answer of another kind each: the code is checked where that is known.
+                // Valid codes depend on the kind of the refused request, so the rest is checked
+                // where that is known.
                 let fits = match point {
                     HookPoint::ClientAuthorize => code.is_defined() && code.is_error(),
                     _ => code.refuses_connect(),
@@ -197,7 +200,7 @@ impl ClientVerdict {
         Ok([None, None])
     }
 
-    /// Changes, adds or takes out a property of CONNECT.
+    /// Changes, adds or removes a property of CONNECT.
     fn change_properties(
         &mut self,
         change: &FieldChange<'_>,
@@ -221,7 +224,7 @@ impl ClientVerdict {
 }
 
 impl ClientVerdict {
-    /// A link has given no answer. Where its policy is to deny, the chain ends with this.
+    /// A link gave no answer. If its policy is to deny, the chain ends with this.
     pub fn fail(&mut self, why: Why, policy: FaultPolicy) {
         match policy {
             FaultPolicy::Deny => {
@@ -234,8 +237,8 @@ impl ClientVerdict {
         }
     }
 
-    /// What client.authorize has said. Where every link that was called has passed, the answer is the
-    /// operator's: that is what `authorization.no_match` is.
+    /// The verdict of client.authorize. If every link that was called has passed, the operator's
+    /// setting `authorization.no_match` decides.
     pub fn said(&self, no_match_allow: bool) -> Verdict {
         match (self.silence, self.verdict) {
             (Some(Silence { why, policy: FaultPolicy::Deny }), _) => Verdict::Unanswered(why),
@@ -248,8 +251,8 @@ impl ClientVerdict {
         }
     }
 
-    /// The policy of client.authorize for what a client asks for now: it fails closed. A link whose failure
-    /// is to be ignored leaves the request to `authorization.no_match`, as if it had not been there.
+    /// The policy of client.authorize for new requests: it fails closed. If a failed link is to be
+    /// ignored, `authorization.no_match` decides, as if the link did not exist.
     ///
     /// # Errors
     /// The reason of the refusal.
@@ -263,13 +266,14 @@ impl ClientVerdict {
         }
     }
 
-    /// Whether it is a refusal because a link failed, and nobody's answer.
+    /// Whether it is a refusal only because a link failed.
     pub fn is_unanswered_denial(&self) -> bool {
         self.silence.is_some_and(|silence| silence.policy == FaultPolicy::Deny)
     }
 
-    /// The policy of client.authenticate for a login that no link has allowed: where a link failed or was too late that must not be
-    /// left out, nobody knows what it would have said, and the client is told so by a reason that is not that of a bad password.
+    /// The policy of client.authenticate for a login that no link allowed. If a link that must not
+    /// be ignored failed or was late, its answer is unknown. The client then gets a reason code
+    /// other than that of a bad password.
     pub fn login_refusal(&self) -> (ReasonCode, Option<Bytes>) {
         match (self.silence, self.verdict) {
             (Some(Silence { policy: FaultPolicy::Deny, .. }), _) => (ReasonCode::SERVER_UNAVAILABLE, None),
@@ -278,13 +282,13 @@ impl ClientVerdict {
         }
     }
 
-    /// Whether what was said may be remembered for requests to come: an answer that a link was missing from
-    /// may not.
+    /// Whether the verdict may be cached for later requests. It may not if a link's answer is
+    /// missing.
     pub fn may_be_remembered(&self) -> bool {
         self.cacheable && self.silence.is_none()
     }
 
-    /// The policy of client.authorize for what was granted before: only an answer takes it away.
+    /// The policy of client.authorize for what was granted before: only an answer can revoke it.
     pub fn rechecked(&self, no_match_allow: bool) -> Rechecked {
         match self.said(no_match_allow) {
             Verdict::Allow | Verdict::Unanswered(Why::NotCalled) => Rechecked::Stays,
@@ -294,10 +298,10 @@ impl ClientVerdict {
     }
 }
 
-/// Whether a link says the same of every request in both chains, as far as a chain can tell: what has a part
-/// in it is the same.
+/// Whether a link answers every request alike in both chains, as far as a chain can tell:
+/// everything that affects the answer is the same.
 pub(super) fn answers_alike(a: &Link, b: &Link) -> bool {
-    // A plugin that is tripped or armed again is the same plugin, and what it has said before stays said.
+    // Tripping or re-arming a plugin does not change it, so its earlier answers stay valid.
     let same_call = a.entry.is_tripped() || b.entry.is_tripped() || a.entry.calls_like(&b.entry);
     same_call
         && (a.plugin, a.identity, a.policy, a.deliver) == (b.plugin, b.identity, b.policy, b.deliver)
@@ -332,7 +336,7 @@ mod tests {
             let revoked = Rechecked::Revoked(ReasonCode::NOT_AUTHORIZED);
             assert_eq!((deny.granted(no_match_allow), deny.rechecked(no_match_allow)), (NOBODY, revoked));
         }
-        // Every link has passed: the operator's word, which counts for both.
+        // Every link has passed: the operator's setting decides both.
         let passed = verdict(UNANSWERED, true);
         assert_eq!((passed.granted(true), passed.rechecked(true)), (Ok(()), Rechecked::Stays));
         let revoked = Rechecked::Revoked(ReasonCode::NOT_AUTHORIZED);

@@ -1,4 +1,4 @@
-//! What hooks read of a client and of what it wants to do. Views: nothing here decides or changes anything.
+//! Views of a client and of its requests for hooks. They decide and change nothing.
 
 use std::net::SocketAddr;
 
@@ -11,20 +11,20 @@ use super::HookPoint;
 use crate::id::ShardId;
 use crate::packet::{Properties, QoS, Version, Will};
 
-/// What hooks may read of a client.
+/// Fields of a client for hooks.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientView<'a> {
     /// Client identifier.
     pub client_id: &'a str,
     /// User name.
     pub username: Option<&'a str>,
-    /// Password, at authenticate alone.
+    /// Password, only at authenticate.
     pub password: Option<&'a [u8]>,
-    /// Where it comes from.
+    /// The address of the client.
     pub peer: Option<SocketAddr>,
     /// The host part of `peer` as text.
     pub peer_host: &'a str,
-    /// Our end.
+    /// The address of the broker on this connection.
     pub local: Option<SocketAddr>,
     /// The host part of `local` as text.
     pub local_host: &'a str,
@@ -42,13 +42,13 @@ pub struct ClientView<'a> {
     pub receive_maximum: u16,
     /// When the connection was made, milliseconds since 1970.
     pub connected_at_ms: u64,
-    /// Number of the network connection in this run; 0 for none.
+    /// Number of the network connection in this run of the broker; 0 for none.
     pub connection: u64,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
-    /// Whether nobody vouched for it.
+    /// Whether it was accepted without an answer of client.authenticate.
     pub anonymous: bool,
-    /// Encoded properties of CONNECT; those of authentication at connect and authenticate alone.
+    /// Encoded properties of CONNECT; those of authentication only at connect and authenticate.
     pub properties: &'a [u8],
     /// The will in CONNECT, at connect and authenticate.
     pub will: Option<Will<'a>>,
@@ -56,18 +56,18 @@ pub struct ClientView<'a> {
     pub stored: Option<StoredSession<'a>>,
 }
 
-/// What client.authenticate is shown of the session under a client identifier, connected or not.
+/// The session under a client identifier as client.authenticate sees it, connected or not.
 #[derive(Clone, Copy, Debug)]
 pub enum StoredSession<'a> {
     /// There is none.
     Absent,
-    /// The session of this user name, or of a client without one.
+    /// A session with this user name, or with none.
     Of(Option<&'a str>),
 }
 
 #[cfg(test)]
 impl ClientView<'static> {
-    /// Nobody in particular, for tests.
+    /// A placeholder client for tests.
     pub(crate) const NOBODY: ClientView<'static> = ClientView {
         client_id: "",
         username: None,
@@ -96,7 +96,7 @@ impl<'a> ClientView<'a> {
     /// Reads one of the client's fields.
     ///
     /// # Errors
-    /// UNSUPPORTED where the field is not one of the client's, ABSENT where it has none.
+    /// UNSUPPORTED for a field that a client does not have, ABSENT for one without a value.
     pub fn get(&self, field: Field, index: u32) -> Result<FieldValue<'a>, Status> {
         let text = |value: Option<&'a str>| {
             value.map(|text| FieldValue::Bytes(text.as_bytes())).ok_or(Status::ABSENT)
@@ -124,7 +124,7 @@ impl<'a> ClientView<'a> {
             Field::CONNECTED_AT_MS => Ok(FieldValue::Number(self.connected_at_ms)),
             Field::IS_SUPERUSER => Ok(FieldValue::Number(u64::from(self.superuser))),
             Field::ANONYMOUS => Ok(FieldValue::Number(u64::from(self.anonymous))),
-            // There is no TLS yet, and no listener puts anything in front of topics.
+            // There is no TLS yet, and no listener adds a prefix to topics.
             Field::TLS_SUBJECT | Field::MOUNTPOINT => Err(Status::ABSENT),
             Field::WILL_TOPIC => text(self.will.map(|will| will.topic)),
             Field::WILL_PAYLOAD => {
@@ -135,7 +135,8 @@ impl<'a> ClientView<'a> {
             Field::AUTH_METHOD => text(self.properties().auth_method()),
             Field::AUTH_DATA => self.properties().auth_data().map(FieldValue::Bytes).ok_or(Status::ABSENT),
             Field::MAXIMUM_PACKET_SIZE => number(self.properties().maximum_packet_size().map(u64::from)),
-            // What CONNECT leaves out has a value of its own [sections 3.1.2.11.5 to 3.1.2.11.7].
+            // A property that CONNECT omits has a default value [sections 3.1.2.11.5 to
+            // 3.1.2.11.7].
             Field::TOPIC_ALIAS_MAXIMUM => {
                 number(Some(self.properties().topic_alias_maximum().unwrap_or(0).into()))
             }
@@ -149,7 +150,7 @@ impl<'a> ClientView<'a> {
         }
     }
 
-    /// Who it is, for a plugin to keep.
+    /// Its identity, for a plugin to store.
     pub fn identity(&self) -> ClientIdentity<'a> {
         ClientIdentity {
             client_id: self.client_id,
@@ -205,7 +206,7 @@ impl<'a> ClientView<'a> {
         flags
     }
 
-    /// An event about this client, with nothing in it but the client.
+    /// An event with no data but the client.
     pub fn event(&self, point: HookPoint, shard: ShardId, wall_ms: u64) -> Event {
         Event {
             proto_ver: self.version.level(),
@@ -230,12 +231,12 @@ pub(super) fn user_property(
     pair.map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes())).ok_or(Status::ABSENT)
 }
 
-/// An event that is about no client.
+/// An event without a client.
 pub(super) fn nobodys_event(point: HookPoint, shard: ShardId, wall_ms: u64) -> Event {
     Event::at(point, u32::from(shard.0), wall_ms)
 }
 
-/// What a client wants to do.
+/// What a client requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Publish to a topic.
@@ -244,14 +245,14 @@ pub enum Action {
     Subscribe = 2,
     /// Get a message.
     Deliver = 3,
-    /// Leave a will.
+    /// Set a will.
     Will = 4,
 }
 
 /// A request at client.authorize.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// What.
+    /// The action.
     pub action: Action,
     /// Topic name or filter.
     pub topic: &'a str,
