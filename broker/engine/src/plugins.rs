@@ -1,5 +1,5 @@
-//! What a shard keeps for plugins beside their links: sessions for what they publish, lines for what they ask for on behalf of
-//! clients, timers, instance messages, replays.
+//! What a shard stores for plugins beside their links: sessions for their publishes, request
+//! queues, timers, instance messages, replays.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -24,88 +24,88 @@ use codes::Codes;
 pub(crate) use kept::{PageAbout, StoredInstanceMessage};
 use request_queues::RequestQueues;
 
-/// Where a page of retained messages is that a plugin has asked for.
+/// Where a page of retained messages for a plugin is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PagePlace {
-    /// Under way, with this number.
+    /// Being filled, with this number.
     UnderWay(u64),
-    /// Kept for its plugin, at this place.
+    /// Stored for its plugin, at this index.
     Kept(usize),
 }
 
-/// What a shard keeps for plugins beside their links.
+/// What a shard stores for plugins beside their links.
 #[derive(Debug, Default)]
 pub(crate) struct PluginStore {
-    /// Sessions that no client has: what a plugin publishes waits in order in the slots of its own.
+    /// Sessions without a client: publishes of a plugin wait in order in the slots of its session.
     sessions: HashMap<u64, SessionKey>,
     request_queues: RequestQueues,
     answers: Answers,
     /// Timers that are armed.
     timers: HashMap<u64, PluginTimer>,
-    /// Timers that fell due while their plugin was disabled or tripped, in this order, each with the plugin's number.
+    /// Timers that fell due while their plugin was suspended, in order, with the number of the
+    /// plugin.
     suspended_timers: BTreeMap<u64, (u64, u64)>,
-    /// How many have been held so far.
+    /// Number of such timers so far.
     suspended_timers_count: u64,
     messages: VecDeque<StoredInstanceMessage>,
     messages_bytes: usize,
-    /// How many of them are answers of the broker, in all and by the version they are for.
+    /// Number of stored answers of the broker, in total and for each version of a plugin.
     answers_stored: usize,
     answers_stored_for: HashMap<PluginHandle, usize>,
-    /// Instance messages that was kept and is looked at again in slices, in order, and what has come since. Nobody is charged for it meanwhile.
+    /// Stored instance messages that are processed again in slices. They are not charged meanwhile.
     settling: VecDeque<StoredInstanceMessage>,
-    /// Answers beyond those that are kept as an instance message.
+    /// Answers beyond those that are stored as instance messages.
     codes: Codes,
-    /// Bytes of pages among them.
+    /// Bytes of the stored pages.
     pages_stored_bytes: usize,
-    /// Bytes of each of these pages, with its place.
+    /// Bytes of each stored page, with its index.
     pages_kept: BTreeSet<(usize, usize)>,
-    /// Versions that have left the chains and whose instances are there still: where a change of the plugins is taken back, they are
-    /// called again.
+    /// Versions that are no longer in the chains but may come back, with their instances.
     detached: BTreeSet<u64>,
     replays: VecDeque<Replay>,
-    /// Those of versions that have left the chains and may come back.
+    /// Replays of these versions.
     replays_detached: Vec<Replay>,
     /// Pages of retained messages that plugins read on behalf of clients.
     pages: PagesUnderWay,
-    /// By the number of a plugin: of the line about what was refused to it on behalf of clients.
+    /// Rate limit, by number of a plugin, for the log line about its refused requests.
     refusals: HashMap<u64, LogRate>,
 }
 
-/// A timer of a plugin's.
+/// A timer of a plugin.
 #[derive(Debug)]
 struct PluginTimer {
     plugin: PluginHandle,
-    /// Until then a plugin that is in no chain table is waited for.
+    /// How long to wait for a plugin that is in no chain table.
     until_ms: u64,
     armed: Timer,
-    /// Its place among those that are held.
+    /// Its key among the suspended timers.
     suspended: Option<u64>,
 }
 
-/// A plugin that is being told of what was there before it.
+/// A plugin that is being notified of the state from before it was loaded.
 #[derive(Debug)]
 pub(crate) struct Replay {
     pub(crate) plugin: PluginHandle,
-    /// The next place in the table of sessions.
+    /// The next index in the table of sessions.
     pub(crate) place: usize,
     pub(crate) until_ms: u64,
 }
 
-/// What is to be undone elsewhere where something of a plugin is forgotten.
+/// What the caller must clean up after something of a plugin was removed.
 pub(crate) struct Forgotten {
-    /// Timers, which the clock forgets too.
+    /// Timers to cancel in the clock.
     pub(crate) timers: Vec<Timer>,
-    /// Tickets for which nobody waits any more.
+    /// Tickets that are no longer needed.
     pub(crate) tickets: Vec<Ticket>,
-    /// How many codes nobody is told any more.
+    /// Number of codes that are no longer delivered.
     pub(crate) codes: u64,
 }
 
-/// Instance messages that are stored for plugins that are not in the chains yet, and for those that are disabled or tripped.
+/// Maximum number of instance messages stored for plugins that cannot be called yet.
 const STORED_MESSAGES_MAX: usize = 1024;
-/// Pages of retained messages that are kept likewise, of the largest size; one that finds no room is refused instead.
+/// Room for stored pages, in pages of the largest size; a page beyond it is refused.
 const STORED_PAGES: u64 = 4;
-/// Bytes of instance messages.
+/// Maximum bytes of instance messages.
 const STORED_MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 impl PluginStore {
@@ -114,45 +114,46 @@ impl PluginStore {
         self.sessions.get(&number).copied()
     }
 
-    /// A plugin has got a session.
+    /// Adds the session of a plugin.
     pub(crate) fn add_session(&mut self, number: u64, session: SessionKey) {
         self.sessions.insert(number, session);
     }
 
-    /// Where waits what plugins ask for on behalf of clients.
+    /// The queues of requests on behalf of clients.
     pub(crate) fn request_queues(&mut self) -> &mut RequestQueues {
         &mut self.request_queues
     }
 
-    /// Something was refused to a plugin on behalf of a client: whether that is logged, and how many before it were not.
+    /// A request on behalf of a client was refused. If that is to be logged, returns the number of
+    /// earlier refusals that were not.
     pub(crate) fn refused(&mut self, plugin: PluginHandle, now_ms: u64) -> Option<u64> {
         self.refusals.entry(plugin.number()).or_default().say(now_ms)
     }
 
-    /// Who is told what was answered to which generation.
+    /// Which version of a plugin gets the answers to requests of which version.
     pub(crate) fn answers(&mut self) -> &mut Answers {
         &mut self.answers
     }
 
     // --- pages of retained messages that plugins read on behalf of clients
 
-    /// Which go on in a next turn.
+    /// The pages that are being filled.
     pub(crate) fn pages(&mut self) -> &mut PagesUnderWay {
         &mut self.pages
     }
 
-    /// A page is begun.
+    /// Adds a page.
     pub(crate) fn begin_page(&mut self, number: u64, page: PageUnderWay) {
         self.request_queues.begin_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
         self.pages.begin(number, page);
     }
 
-    /// A page that is under way.
+    /// A page that is being filled.
     pub(crate) fn page(&self, number: u64) -> Option<&PageUnderWay> {
         self.pages.get(number)
     }
 
-    /// Changes a page, if it is under way.
+    /// Changes a page if it is being filled.
     pub(crate) fn change_page<R>(
         &mut self,
         number: u64,
@@ -167,43 +168,44 @@ impl PluginStore {
         })
     }
 
-    /// Whether there is room for what a page has found: for its first message, where that has more bytes than the page was to have.
+    /// Whether there is room for what a page has found. Its first message may be larger than the
+    /// page was to be.
     pub(crate) fn has_room_for_found(&self, number: u64, limits: &Limits) -> bool {
         let Some(page) = self.pages.get(number).filter(|page| page.is_beyond()) else { return true };
         let (plugin, client_id) = (page.plugin.number(), &page.identity.client_id);
         self.request_queues.has_room_for_grown_page(plugin, client_id, page.reserved_bytes(), limits)
     }
 
-    /// A page is at its end.
+    /// Removes a page that is complete.
     pub(crate) fn end_page(&mut self, number: u64) -> Option<PageUnderWay> {
         let page = self.pages.end(number)?;
         self.request_queues.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
         Some(page)
     }
 
-    /// Bytes of pages that are under way, and of those that are kept for plugins.
+    /// Bytes of the pages that are being filled or stored.
     pub(crate) fn pages_bytes(&self) -> usize {
         self.pages.charged_bytes(None) + self.pages_stored_bytes
     }
 
-    /// The same counted anew.
+    /// Recomputes `pages_bytes`.
     pub(crate) fn recount_pages(&self) -> usize {
         self.pages.recount() + self.messages.iter().map(StoredInstanceMessage::page_bytes).sum::<usize>()
     }
 
-    /// Bytes of pages that are under way for a client.
+    /// Bytes of the pages that are being filled for a client.
     pub(crate) fn pages_bytes_of(&self, client_id: &str) -> usize {
         self.pages.charged_bytes(Some(client_id))
     }
 
-    /// The page that holds most, with its bytes.
+    /// The page with the most bytes.
     pub(crate) fn heaviest_page(&self) -> Option<(usize, PagePlace)> {
         let under_way = self.pages.heaviest().map(|(bytes, number)| (bytes, PagePlace::UnderWay(number)));
         let kept = self.pages_kept.last().map(|(bytes, index)| (*bytes, PagePlace::Kept(*index)));
         under_way.into_iter().chain(kept).max_by_key(|(bytes, _)| *bytes)
     }
 
-    /// A page that is kept for a plugin becomes this code; for whom it is, and what it was.
+    /// Replaces a stored page by this code. Returns its plugin and its description.
     pub(crate) fn replace_kept_page(
         &mut self,
         index: usize,
@@ -220,26 +222,27 @@ impl PluginStore {
         Some((message.plugin, page))
     }
 
-    /// The sessions in whose slots waits what is asked for on behalf of a client.
+    /// The sessions whose slots hold requests on behalf of a client.
     pub(crate) fn request_queues_of(&self, client_id: &str) -> impl Iterator<Item = SessionKey> {
         self.request_queues.sessions_of(client_id)
     }
 
     // --- timers
 
-    /// A plugin has armed a timer. Until `until_ms` it is waited for if it is in no chain table.
+    /// Stores an armed timer. If its plugin is in no chain table, the timer waits for it until
+    /// `until_ms`.
     pub(crate) fn arm_timer(&mut self, timer: u64, plugin: PluginHandle, until_ms: u64, armed: Timer) {
         self.timers.insert(timer, PluginTimer { plugin, until_ms, armed, suspended: None });
     }
 
-    /// A timer is looked at once more.
+    /// Arms a timer again.
     pub(crate) fn rearm_timer(&mut self, timer: u64, armed: Timer) {
         if let Some(known) = self.timers.get_mut(&timer) {
             known.armed = armed;
         }
     }
 
-    /// Forgets a timer, if it is this plugin's, for the clock to forget it too.
+    /// Removes a timer of this plugin; the caller cancels the returned timer in the clock.
     pub(crate) fn cancel_timer(&mut self, timer: u64, plugin: PluginHandle) -> Option<Timer> {
         self.timers.get(&timer).filter(|known| known.plugin == plugin)?;
         let gone = self.timers.remove(&timer)?;
@@ -247,32 +250,32 @@ impl PluginStore {
         Some(gone.armed)
     }
 
-    /// Whose timer that is, and until when its plugin is waited for; `None` if it is not armed any more.
+    /// The plugin of a timer, and how long to wait for it; `None` if the timer is not armed.
     pub(crate) fn timer(&self, timer: u64) -> Option<(PluginHandle, u64)> {
         self.timers.get(&timer).map(|known| (known.plugin, known.until_ms))
     }
 
-    /// A timer has run, or nobody is there for it.
+    /// Removes a timer that has run, or whose plugin is gone.
     pub(crate) fn end_timer(&mut self, timer: u64) {
         self.timers.remove(&timer);
     }
 
-    /// The same in the clock, of one.
+    /// The clock's timer for a timer of a plugin.
     pub(crate) fn armed(&self, timer: u64) -> Option<Timer> {
         self.timers.get(&timer).map(|known| known.armed)
     }
 
-    /// The same in the clock.
+    /// The clock's timers for all of them.
     pub(crate) fn timers(&self) -> impl Iterator<Item = Timer> {
         self.timers.values().map(|timer| timer.armed)
     }
 
-    /// How many timers are armed.
+    /// Number of armed timers.
     pub(crate) fn timers_len(&self) -> usize {
         self.timers.len()
     }
 
-    /// A timer is due while its plugin is not called.
+    /// A timer is due while its plugin is suspended.
     pub(crate) fn suspend_timer(&mut self, timer: u64, number: u64) {
         if let Some(known) = self.timers.get_mut(&timer) {
             self.suspended_timers_count += 1;
@@ -281,17 +284,17 @@ impl PluginStore {
         }
     }
 
-    /// Takes the timers that have fallen due meanwhile, in this order, each with the plugin's number.
+    /// Takes the suspended timers in order, each with the number of its plugin.
     pub(crate) fn take_suspended_timers(&mut self) -> Vec<(u64, u64)> {
         std::mem::take(&mut self.suspended_timers).into_values().collect()
     }
 
     // --- instance messages
 
-    /// Keeps instance messages.
+    /// Stores an instance message.
     ///
     /// # Errors
-    /// The instance messages, if too much is kept.
+    /// The instance message, if there is no room.
     pub(crate) fn store_instance_message(
         &mut self,
         message: StoredInstanceMessage,
@@ -300,7 +303,7 @@ impl PluginStore {
         let bytes = self.messages_bytes + message.charge();
         let is_answer = message.from == FROM_THE_BROKER;
         let has_room = if is_answer {
-            // A page of retained messages has more than a code.
+            // A page of retained messages is larger than a code.
             let pages_bytes = self.pages_stored_bytes + message.page_bytes();
             let kept = self.answers_stored_for.entry(message.plugin).or_default();
             let fits = (*kept as u64) < answers_max(limits)
@@ -326,38 +329,38 @@ impl PluginStore {
         Ok(())
     }
 
-    /// All instance messages that is kept is looked at again, in order.
+    /// Puts all stored instance messages into the queue for processing, in order.
     pub(crate) fn settle_mails(&mut self) {
         (self.messages_bytes, self.answers_stored, self.pages_stored_bytes) = (0, 0, 0);
         self.answers_stored_for = HashMap::new();
         self.pages_kept = BTreeSet::new();
-        // What still waits to be looked at has come after what is kept.
+        // Messages still in that queue came after the stored ones.
         let behind = std::mem::take(&mut self.settling);
         self.settling = std::mem::take(&mut self.messages);
         self.settling.extend(behind);
     }
 
-    /// Instance messages that is to be looked at again; what comes meanwhile waits behind it.
+    /// The instance messages to process again; new ones are added behind them.
     pub(crate) fn settling(&mut self) -> &mut VecDeque<StoredInstanceMessage> {
         &mut self.settling
     }
 
-    /// Whether instance messages is to be looked at again.
+    /// Whether instance messages are to be processed again.
     pub(crate) fn is_settling(&self) -> bool {
         !self.settling.is_empty()
     }
 
-    /// Whether instance messages is kept for some version of the same plugin.
+    /// Whether instance messages are stored for a version of the same plugin.
     pub(crate) fn has_mail_of(&self, plugin: PluginHandle) -> bool {
         self.messages.iter().any(|message| message.plugin.number() == plugin.number())
     }
 
-    /// Answers beyond those that are kept as an instance message.
+    /// Answers beyond those that are stored as instance messages.
     pub(crate) fn codes(&mut self) -> &mut Codes {
         &mut self.codes
     }
 
-    /// A version that such answers are for, and who is told them, if that is called.
+    /// A version with such answers, and the version that gets them, if it can be called.
     pub(crate) fn codes_for(
         &self,
         is_called: impl Fn(PluginHandle) -> bool,
@@ -366,7 +369,7 @@ impl PluginStore {
         told.into_iter().find(|(_, plugin)| is_called(*plugin))
     }
 
-    /// Whether one more answer may be owed to a plugin that is not called.
+    /// Whether one more answer may be stored for a plugin that is suspended.
     pub(crate) fn may_owe(&self, plugin: PluginHandle, limits: &Limits) -> bool {
         let kept = self.answers_stored_for.get(&plugin).copied().unwrap_or(0);
         kept == 0 || ((kept + self.request_queues.under_way(plugin.number())) as u64) < answers_max(limits)
@@ -374,7 +377,7 @@ impl PluginStore {
 
     // --- replays
 
-    /// A plugin is to be told of all that was there before it.
+    /// Starts a replay: the plugin is notified of the state from before it was loaded.
     pub(crate) fn begin_replay(&mut self, plugin: PluginHandle, until_ms: u64) {
         self.replays.push_back(Replay { plugin, place: 0, until_ms });
     }
@@ -384,31 +387,32 @@ impl PluginStore {
         self.pages.row_len() > 0
     }
 
-    /// Whether some plugin has not been told of everything yet.
+    /// Whether a replay is not complete.
     pub(crate) fn has_replays(&self) -> bool {
         !self.replays.is_empty()
     }
 
-    /// The replay that goes on next.
+    /// The replay that continues next.
     pub(crate) fn first_replay(&self) -> Option<&Replay> {
         self.replays.front()
     }
 
-    /// The replay in front has come to this place.
+    /// Moves the first replay to this index.
     pub(crate) fn move_replay(&mut self, place: usize) {
         if let Some(replay) = self.replays.front_mut() {
             replay.place = place;
         }
     }
 
-    /// The replay in front is over.
+    /// Ends the first replay.
     pub(crate) fn end_replay(&mut self) {
         self.replays.pop_front();
     }
 
     // --- versions that have left the chains
 
-    /// These have left the chains: what is kept for them waits until they are in them again, or are forgotten.
+    /// These versions have left the chains: what is stored for them waits until they return or are
+    /// removed.
     pub(crate) fn detach(&mut self, gone: &[PluginHandle]) {
         for plugin in gone {
             self.answers.remove(*plugin);
@@ -423,13 +427,13 @@ impl PluginStore {
         }
     }
 
-    /// Whether a version has left the chains, and may come back.
+    /// Whether a version has left the chains and may come back.
     pub(crate) fn is_detached(&self, plugin: PluginHandle) -> bool {
         self.detached.contains(&plugin.0)
     }
 
-    /// Of those the ones that are in the chains again. Where the state of the version in between has come back with one, it arms its
-    /// timers itself, and those of before are handed over for the clock to forget.
+    /// Attaches detached versions that are in the chains again. If one got the state of the version
+    /// in between, it arms its timers itself; its earlier timers are returned, to be cancelled.
     pub(crate) fn attach_again(&mut self, is_there: impl Fn(PluginHandle) -> bool) -> Vec<Timer> {
         let back = self.detached.extract_if(.., |plugin| is_there(PluginHandle(*plugin)));
         let mut back: Vec<PluginHandle> = back.map(PluginHandle).collect();
@@ -442,8 +446,8 @@ impl PluginStore {
         self.take_timers(&back)
     }
 
-    /// Forgets the timers, replays, pages and codes of a version that is gone for good, whether it has been in the chains or not;
-    /// `is_there` says of one whether it is in them.
+    /// Removes the timers, replays, pages and codes of a version for good. `is_there` says whether
+    /// a version is in the chains.
     pub(crate) fn forget(
         &mut self,
         gone: PluginHandle,
@@ -486,8 +490,8 @@ impl PluginStore {
     }
 }
 
-/// Answers that may be kept for a plugin: as many as may be owed to it when it is disabled or tripped, and as many again that it asks
-/// for until it is called.
+/// Maximum number of answers stored for a plugin: those that may be due when it is suspended, and
+/// as many again for requests made before it is called.
 fn answers_max(limits: &Limits) -> u64 {
     2 * (limits.behalf_requests_max + limits.behalf_pages_max)
 }

@@ -1,19 +1,21 @@
-//! Who is told what has become of a request on behalf of a client that a version of a plugin made which has been replaced since. Where
-//! the state went over, the new version knows what it was about; where it did not, the numbers are another's, and nobody is told.
+//! Finds the receiver of an answer to a request on behalf of a client, if the version of the plugin
+//! that made the request was replaced. If its state was handed over, the new version gets the
+//! answer. If not, the request number means nothing to the new version, and nobody gets it.
 
 use std::collections::HashMap;
 
 use crate::hook::PluginHandle;
 
-/// By the number of a plugin.
+/// Receivers, by number of a plugin.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     plugins: HashMap<u64, Heir>,
-    /// The latest version of each that was in the chains and has gone. One before it may be in them again.
+    /// The latest version of each plugin that has left the chains. An earlier one may be in them
+    /// again.
     removed: HashMap<u64, PluginHandle>,
 }
 
-/// The version that has the state of those from `since` to `until`.
+/// The version that has the state of the versions from `since` to `until`.
 #[derive(Debug)]
 struct Heir {
     now: PluginHandle,
@@ -22,19 +24,19 @@ struct Heir {
 }
 
 impl Answers {
-    /// The state of one version goes over to another one, which takes its place.
+    /// The state of one version is handed over to another one, which replaces it.
     pub(crate) fn hand_over(&mut self, from: PluginHandle, to: PluginHandle) {
         let heir = self.plugins.entry(from.number());
         let heir = heir.or_insert(Heir { now: from, since: from, until: from });
         if heir.now != from {
-            // Of those before, nothing has come to this one.
+            // It has no state of the versions before.
             (heir.since, heir.until) = (from, from);
         }
         heir.now = to;
         heir.until = PluginHandle(heir.until.0.max(from.0));
     }
 
-    /// Who is told what this version has asked for.
+    /// The version that gets the answers to requests of this version.
     pub(crate) fn of(&self, asker: PluginHandle) -> PluginHandle {
         let heir = self
             .plugins
@@ -43,12 +45,12 @@ impl Answers {
         heir.map_or(asker, |heir| heir.now)
     }
 
-    /// Whether the state of another version has gone over to this one since it was in the chains last.
+    /// Whether it got the state of another version since it was last in the chains.
     pub(crate) fn has_state(&self, plugin: PluginHandle) -> bool {
         self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin)
     }
 
-    /// A version is in the chains no more.
+    /// A version has left the chains.
     pub(crate) fn remove(&mut self, plugin: PluginHandle) {
         if self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin) {
             self.plugins.remove(&plugin.number());
@@ -57,7 +59,8 @@ impl Answers {
         latest.0 = latest.0.max(plugin.0);
     }
 
-    /// Whether a version was there before, as far as numbers say. Where a reload was taken back, one that is in the chains was, too.
+    /// Whether a version was in the chains before, judged by the numbers. After an undone reload
+    /// this includes one that is in them.
     pub(crate) fn was_there(&self, plugin: PluginHandle) -> bool {
         self.removed.get(&plugin.number()).is_some_and(|last| plugin.0 <= last.0)
     }
@@ -81,7 +84,7 @@ mod tests {
         assert_eq!([1, 2, 3].map(|asker| answers.of(version(asker))), [version(3); 3]);
         assert!(answers.was_there(version(2)) && !answers.was_there(version(3)));
         assert_eq!(answers.of(PluginHandle(1 << 32 | 6)), PluginHandle(1 << 32 | 6), "another plugin");
-        // A version that took nothing over: its numbers are its own.
+        // A version that got no state: its request numbers are its own.
         answers.remove(version(3));
         assert_eq!([1, 3, 4].map(|asker| answers.of(version(asker))), [1, 3, 4].map(version));
     }
@@ -94,12 +97,14 @@ mod tests {
         answers.hand_over(version(2), version(1));
         answers.remove(version(2));
         assert_eq!([1, 2].map(|asker| answers.of(version(asker))), [version(1); 2]);
-        // What went over to a version did not come back: that one is owed nothing, and the next one takes over from the first.
+        // State that went to a version did not come back: it gets no answers, and the next one
+        // takes over from the first.
         answers.hand_over(version(1), version(3));
         answers.remove(version(3));
         answers.hand_over(version(1), version(4));
         assert_eq!([1, 3].map(|asker| answers.of(version(asker))), [version(4), version(3)]);
-        // The first goes after the later one that it had come back from: that one stays gone.
+        // The first version leaves after the later one that it had replaced again: the later one
+        // stays removed.
         answers.remove(version(1));
         assert!(answers.was_there(version(1)) && answers.was_there(version(3)));
     }

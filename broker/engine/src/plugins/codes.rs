@@ -1,16 +1,18 @@
-//! Answers that find no room among what is kept for a plugin which is not called: the number of each request with its code, and no
-//! more. Whoever has asked and was not refused at once is told what became of it, however much it has asked for.
+//! Answers without room among the stored instance messages of a suspended plugin: only the number
+//! of each request and its code. So every request that was not refused at once gets an answer,
+//! whatever the number of requests.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::hook::PluginHandle;
 use crate::reason::ReasonCode;
 
-/// Codes that are kept at most. What may be asked bounds them before: the requests that wait for a shard when a plugin is disabled
-/// (`limits.plugin_commands_max`, which is at most this), and `limits.behalf_requests_max` after that.
+/// Maximum number of stored codes. Other limits apply earlier: the requests that wait for a shard
+/// when a plugin is disabled (`limits.plugin_commands_max`, at most this), and then
+/// `limits.behalf_requests_max`.
 const CODES_MAX: usize = 1 << 24;
 
-/// By the version that they are for.
+/// Codes by the version that gets them.
 #[derive(Debug, Default)]
 pub(crate) struct Codes {
     plugins: HashMap<PluginHandle, VecDeque<(u64, ReasonCode)>>,
@@ -18,7 +20,7 @@ pub(crate) struct Codes {
 }
 
 impl Codes {
-    /// Keeps what became of a request; false where there is no room.
+    /// Stores the code of a request; false if there is no room.
     pub(crate) fn keep(&mut self, plugin: PluginHandle, number: u64, code: ReasonCode) -> bool {
         if self.len >= CODES_MAX {
             return false;
@@ -28,12 +30,12 @@ impl Codes {
         true
     }
 
-    /// For which versions there are some.
+    /// The versions with codes.
     pub(super) fn plugins(&self) -> impl Iterator<Item = PluginHandle> {
         self.plugins.keys().copied()
     }
 
-    /// Takes the first ones of a version, at most so many.
+    /// Takes the first codes of a version, at most `max`.
     pub(crate) fn take(&mut self, plugin: PluginHandle, max: usize) -> Vec<(u64, ReasonCode)> {
         let Some(codes) = self.plugins.get_mut(&plugin) else { return Vec::new() };
         let taken: Vec<_> = codes.drain(..codes.len().min(max)).collect();
@@ -44,7 +46,7 @@ impl Codes {
         taken
     }
 
-    /// Forgets those of versions that are not wanted; how many those were.
+    /// Removes the codes of versions that are not wanted; returns their number.
     pub(super) fn forget_unwanted(&mut self, is_wanted: impl Fn(PluginHandle) -> bool) -> u64 {
         let before = self.len;
         self.plugins.retain(|plugin, _| is_wanted(*plugin));

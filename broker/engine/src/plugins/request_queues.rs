@@ -1,6 +1,7 @@
-//! The lines in which waits what plugins ask for on behalf of clients: one for each plugin and client, in the slots of a session
-//! that no client has. Here stand which session that is, how much waits, which pages of retained messages are under way, and whether
-//! there is room for more; `flow/on_behalf.rs` opens and closes them.
+//! The queues of requests of plugins on behalf of clients: one for each plugin and client, in the
+//! slots of a session without a client. This module stores the session, the amount that waits and
+//! the open pages of retained messages, and checks whether there is room for more.
+//! `flow/on_behalf.rs` opens and closes the queues.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,40 +9,40 @@ use std::sync::Arc;
 use crate::id::SessionKey;
 use crate::limits::Limits;
 
-/// A client may hold one part in so many of what is free: however many others take as much as they may, something is left for
-/// one that asks for little.
+/// One client may use this fraction of the free room: so some room stays free for clients with
+/// small needs.
 const SHARE: usize = 8;
-/// The lines of a plugin keep room for so many.
+/// Minimum capacity of the map of a plugin.
 const SPARE: usize = 32;
 
-/// All lines of a shard.
+/// All request queues of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct RequestQueues {
     plugins: HashMap<u64, OfPlugin>,
 }
 
-/// Those of a plugin, by client identifier.
+/// The queues of a plugin, by client identifier.
 #[derive(Debug, Default)]
 struct OfPlugin {
     queues: HashMap<Arc<str>, RequestQueue>,
-    /// Of all of them.
+    /// The sums over all of them.
     sums: Sums,
 }
 
 #[derive(Debug, Default)]
 struct RequestQueue {
-    /// In whose slots the requests wait; `None` where pages alone are under way.
+    /// The session in whose slots the requests wait; `None` if only pages are open.
     session: Option<SessionKey>,
     sums: Sums,
 }
 
-/// What a plugin has asked for on behalf of one client, or of all.
+/// What a plugin has requested on behalf of one client, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sums {
     waiting: Waiting,
-    /// Pages under way.
+    /// Open pages.
     pages: usize,
-    /// Bytes that they may come to.
+    /// Their maximum bytes.
     pages_bytes: usize,
 }
 
@@ -55,7 +56,7 @@ impl Sums {
     }
 }
 
-/// What waits in a line, or in all lines of a plugin.
+/// What waits in one queue, or in all queues of a plugin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) requests: usize,
@@ -63,29 +64,30 @@ pub(crate) struct Waiting {
 }
 
 impl RequestQueues {
-    /// The session that has the line of a client, if there is one. Plugins are named by the number of their name.
+    /// The session with the queue of a client, if there is one. `plugin` is the number of the
+    /// plugin's name.
     pub(crate) fn session(&self, plugin: u64, client_id: &str) -> Option<SessionKey> {
         self.plugins.get(&plugin)?.queues.get(client_id)?.session
     }
 
-    /// The sessions with the lines of a client, of all plugins.
+    /// The sessions with the queues of a client, for all plugins.
     pub(crate) fn sessions_of(&self, client_id: &str) -> impl Iterator<Item = SessionKey> {
         self.plugins.values().filter_map(move |known| known.queues.get(client_id)?.session)
     }
 
-    /// What a plugin has asked for on behalf of all clients, and of this one.
+    /// What a plugin has requested for all clients, and for this one.
     fn sums(&self, plugin: u64, client_id: &str) -> (Sums, Sums) {
         let known = self.plugins.get(&plugin);
         let own = known.and_then(|known| known.queues.get(client_id)).map(|queue| queue.sums);
         (known.map(|known| known.sums).unwrap_or_default(), own.unwrap_or_default())
     }
 
-    /// How many requests and pages of a plugin are under way.
+    /// Number of open requests and pages of a plugin.
     pub(crate) fn under_way(&self, plugin: u64) -> usize {
         self.plugins.get(&plugin).map_or(0, |known| known.sums.waiting.requests + known.sums.pages)
     }
 
-    /// Whether a request of so many bytes may wait behind what waits already.
+    /// Whether there is room for a request of this many bytes.
     pub(crate) fn has_room(&self, plugin: u64, client_id: &str, bytes: usize, limits: &Limits) -> bool {
         let (all, own) = self.sums(plugin, client_id);
         let requests = free(limits.behalf_requests_max, all.waiting.requests);
@@ -95,7 +97,7 @@ impl RequestQueues {
             && has_room_for_bytes((all, own), bytes, limits)
     }
 
-    /// Whether a page that may come to so many bytes may be under way beside what is already.
+    /// Whether there is room for a page of up to this many bytes.
     pub(crate) fn has_room_for_page(
         &self,
         plugin: u64,
@@ -109,7 +111,7 @@ impl RequestQueues {
             && has_room_for_bytes((all, own), bytes, limits)
     }
 
-    /// Whether a page that is under way may hold so many bytes, which it is counted with already, beside all else.
+    /// Whether an open page, which is counted already, may grow to this many bytes.
     pub(crate) fn has_room_for_grown_page(
         &self,
         plugin: u64,
@@ -125,18 +127,18 @@ impl RequestQueues {
         has_room_for_bytes((all, own), bytes, limits)
     }
 
-    /// The requests for a client wait in the slots of this session from now on. Nothing waits there yet.
+    /// Requests for a client wait in the slots of this session from now on. The slots are empty.
     pub(crate) fn open(&mut self, plugin: u64, client_id: Arc<str>, session: SessionKey) {
         let lines = &mut self.plugins.entry(plugin).or_default().queues;
         lines.entry(client_id).or_default().session = Some(session);
     }
 
-    /// So much waits in a line now.
+    /// Sets the amount that waits in a queue.
     pub(crate) fn count(&mut self, plugin: u64, client_id: &str, now: Waiting) {
         self.change(plugin, client_id, |sums| sums.waiting = now);
     }
 
-    /// Nothing waits in the slots of a line any more, and its session is gone.
+    /// Closes a queue: its slots are empty and its session is gone.
     pub(crate) fn close(&mut self, plugin: u64, client_id: &str) {
         let queue = self.plugins.get_mut(&plugin).and_then(|known| known.queues.get_mut(client_id));
         if let Some(queue) = queue {
@@ -146,7 +148,7 @@ impl RequestQueues {
         self.forget_if_empty(plugin, client_id);
     }
 
-    /// A page that may come to so many bytes is under way.
+    /// Adds an open page of up to this many bytes.
     pub(crate) fn begin_page(&mut self, plugin: u64, client_id: &Arc<str>, bytes: usize) {
         self.plugins.entry(plugin).or_default().queues.entry(Arc::clone(client_id)).or_default();
         self.change(plugin, client_id, |sums| {
@@ -155,14 +157,14 @@ impl RequestQueues {
         });
     }
 
-    /// A page comes to more than it was to come to, or to less.
+    /// Changes the bytes of an open page.
     pub(crate) fn count_page(&mut self, plugin: u64, client_id: &str, before: usize, now: usize) {
         if before != now {
             self.change(plugin, client_id, |sums| sums.pages_bytes = sums.pages_bytes - before + now);
         }
     }
 
-    /// A page that might have come to so many bytes is under way no more.
+    /// Removes an open page of up to this many bytes.
     pub(crate) fn end_page(&mut self, plugin: u64, client_id: &str, bytes: usize) {
         self.change(plugin, client_id, |sums| {
             sums.pages -= 1;
@@ -194,13 +196,14 @@ impl RequestQueues {
             self.plugins.remove(&plugin);
             self.plugins.shrink_to(SPARE);
         } else if known.queues.capacity() > SPARE.max(4 * known.queues.len()) {
-            // A quarter, so that as many must come again before it grows.
+            // Only at a quarter, so that the map does not grow again soon.
             known.queues.shrink_to(2 * known.queues.len());
         }
     }
 }
 
-/// Bytes that a page may have at most: what a client may hold where nothing else is held, so that no page takes all that there is.
+/// Maximum bytes of a page: the limit of one client while nothing else is stored, so that one page
+/// cannot use all the room.
 pub(crate) fn page_bytes_max(limits: &Limits) -> u64 {
     limits
         .behalf_page_bytes_max
@@ -212,12 +215,14 @@ fn free(max: u64, taken: usize) -> usize {
     usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(taken)
 }
 
-/// Whether so many bytes more may be held for a client, beside what is held for all clients and for that one.
+/// Whether this many more bytes may be stored for a client, beside those of all clients and of this
+/// one.
 fn has_room_for_bytes((all, own): (Sums, Sums), bytes: usize, limits: &Limits) -> bool {
     let then = own.bytes().saturating_add(bytes);
     let room = free(limits.behalf_bytes_max, all.bytes());
     let fits = then as u64 <= limits.behalf_client_bytes_max && then <= room / SHARE;
-    // One of any size passes where the client has no other and half of the room is free: it would be refused for ever.
+    // A request of any size is allowed if the client has no other one and half of the room is free;
+    // otherwise it would be refused for ever.
     let passes = own.is_empty() && all.bytes() as u64 <= limits.behalf_bytes_max / 2;
     fits || passes
 }
@@ -241,7 +246,7 @@ mod tests {
         queues.count(1, client_id, Waiting { requests, bytes });
     }
 
-    /// Puts requests of so many bytes into the line of a client until it has no room; how many that were.
+    /// Adds requests of this many bytes for a client until there is no room; returns their number.
     fn fill(queues: &mut RequestQueues, client_id: &str, bytes: usize, limits: &Limits) -> usize {
         let mut requests = 0;
         while queues.has_room(1, client_id, bytes, limits) {
@@ -260,7 +265,7 @@ mod tests {
             (0..40).map(|number| fill(&mut queues, &format!("greedy {number}"), 1, &limits)).collect();
         assert!(others.is_sorted_by(|a, b| a >= b), "who comes later finds less: {others:?}");
         assert!(queues.has_room(1, "modest", 1, &limits));
-        // Another plugin has room of its own.
+        // Another plugin has its own room.
         assert!(queues.has_room(2, "first", 1, &limits));
     }
 
@@ -284,7 +289,7 @@ mod tests {
         assert!(queues.has_room(1, "other", 101, &client), "alone it passes, whatever its size");
         wait(&mut queues, "other", 1, 51);
         assert!(queues.has_room(1, "other", 49, &client) && !queues.has_room(1, "other", 50, &client));
-        // A large one takes all that is left, and the next waits until it has gone.
+        // A large one takes all that is left; the next waits until it is gone.
         let least = limits(1, 65_536);
         let mut queues = RequestQueues::default();
         assert!(queues.has_room(1, "c", 1 << 30, &least));
@@ -292,7 +297,7 @@ mod tests {
         assert!(!queues.has_room(1, "other", 1, &least));
         queues.close(1, "c");
         assert!(queues.has_room(1, "other", 1 << 30, &least));
-        // One each, and none beyond.
+        // One for each client, and no more.
         let plugin = limits(3, 1 << 20);
         let mut queues = RequestQueues::default();
         let filled: Vec<usize> =
