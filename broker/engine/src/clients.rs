@@ -1,4 +1,4 @@
-//! Who is here: network connections, and sessions by key and by client identifier.
+//! The clients of a shard: network connections, and sessions by key and by client identifier.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
@@ -22,18 +22,18 @@ mod weight;
 pub(crate) use connection::Connection;
 use waiting::Waiting;
 
-/// The network connections of a shard, and what is remembered of the packets of traced clients.
+/// The network connections of a shard, and the recorded packets of traced clients.
 #[derive(Debug)]
 pub(crate) struct Connections {
     table: Holders<ConnKey, Connection>,
-    /// Those that have a CONNECT which waits for an answer.
+    /// Connections whose CONNECT waits for an answer.
     waiting: Waiting,
-    /// What all shards of the process hold together.
+    /// The counts of all shards of the process.
     totals: Arc<Totals>,
-    /// Whether no new one is taken.
+    /// Whether new connections are refused.
     draining: bool,
     traces: Traces,
-    /// Our end of the last connection as text: most have the same.
+    /// The broker's address of the last connection as text, because most connections have the same.
     local: Option<(IpAddr, Host)>,
 }
 
@@ -49,7 +49,7 @@ impl Connections {
         }
     }
 
-    /// The host of our end of a connection as text.
+    /// The host of the broker's address on a connection as text.
     #[inline]
     pub(crate) fn local_host(&mut self, address: &SocketAddr) -> Host {
         match &self.local {
@@ -58,18 +58,19 @@ impl Connections {
         }
     }
 
-    /// Counts with all shards of the process from now on. Before the first connection.
+    /// Shares the counts with all shards of the process. To be called before the first connection.
     pub(crate) fn share_totals(&mut self, totals: Arc<Totals>) {
         self.totals = totals;
     }
 
-    /// Counts one more in advance, if this shard has fewer than `max` and all shards together fewer than `total_max`.
+    /// Reserves a connection, if this shard has fewer than `max` and all shards together have fewer
+    /// than `total_max`.
     #[inline]
     pub(crate) fn reserve(&self, max: u64, total_max: u64) -> bool {
         (self.table.len() as u64) < max && self.totals.connections().take(total_max)
     }
 
-    /// Drops a connection, and counts one less.
+    /// Removes a connection and its count.
     #[inline]
     pub(crate) fn discard(&mut self, key: ConnKey) {
         if self.table.discard(key) {
@@ -77,24 +78,24 @@ impl Connections {
         }
     }
 
-    /// Those that have a CONNECT which waits for an answer, from when it does until it goes on or its connection has ended.
+    /// Connections whose CONNECT waits for an answer, until it goes on or the connection ends.
     #[inline]
     pub(crate) fn waiting(&mut self) -> &mut Waiting {
         &mut self.waiting
     }
 
-    /// Takes no new connection any more.
+    /// Refuses new connections from now on.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// Whether no new connection is taken.
+    /// Whether new connections are refused.
     #[inline]
     pub(crate) fn is_draining(&self) -> bool {
         self.draining
     }
 
-    /// What is remembered of traced clients.
+    /// The records of traced clients.
     #[inline]
     pub(crate) fn traces(&mut self) -> &mut Traces {
         &mut self.traces
@@ -118,11 +119,11 @@ impl DerefMut for Connections {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     table: Holders<SessionKey, Session>,
-    /// By client identifier.
+    /// Keys by client identifier.
     by_client: ClientIds,
-    /// How many of them no client has: what plugins ask for waits in them.
+    /// Number of sessions without a client, for requests of plugins.
     plugins: usize,
-    /// What all shards of the process hold together.
+    /// The counts of all shards of the process.
     totals: Arc<Totals>,
 }
 
@@ -131,24 +132,25 @@ impl Sessions {
         Sessions { table: Holders::default(), by_client: ClientIds::new(hasher), plugins: 0, totals }
     }
 
-    /// Counts with all shards of the process from now on. Before the first session.
+    /// Shares the counts with all shards of the process. To be called before the first session.
     pub(crate) fn share_totals(&mut self, totals: Arc<Totals>) {
         self.totals = totals;
     }
 
-    /// Counts one more in advance, if this shard has fewer than `max` and all shards together fewer than `total_max`.
+    /// Reserves a session, if this shard has fewer than `max` and all shards together have fewer
+    /// than `total_max`.
     #[inline]
     pub(crate) fn reserve(&self, max: u64, total_max: u64) -> bool {
         (self.clients_len() as u64) < max && self.totals.sessions().take(total_max)
     }
 
-    /// What was reserved is not used.
+    /// Releases a reservation that is not used.
     #[inline]
     pub(crate) fn give_back(&self) {
         self.totals.sessions().give_back();
     }
 
-    /// Drops a session, and counts one less.
+    /// Removes a session and its count.
     #[inline]
     pub(crate) fn discard(&mut self, key: SessionKey) {
         if self.table.discard(key) {
@@ -156,7 +158,7 @@ impl Sessions {
         }
     }
 
-    /// A session that was just made is a plugin's: it is none of those that clients have.
+    /// Gives a new session to a plugin; it does not count as a session of a client.
     pub(crate) fn give_to_plugin(&mut self, key: SessionKey) {
         if let Some(session) = self.table.get_mut(key) {
             session.detached = true;
@@ -164,27 +166,27 @@ impl Sessions {
         }
     }
 
-    /// Drops a session that a plugin has.
+    /// Removes a session of a plugin.
     pub(crate) fn discard_of_plugin(&mut self, key: SessionKey) {
         self.plugins -= usize::from(self.table.discard(key));
     }
 
-    /// How many of them clients have.
+    /// Number of sessions of clients.
     pub(crate) fn clients_len(&self) -> usize {
         self.table.len() - self.plugins
     }
 
-    /// The session that a client identifier leads to.
+    /// The session of a client identifier.
     pub(crate) fn by_client_id(&self, client_id: &str) -> Option<SessionKey> {
         self.by_client.get(client_id)
     }
 
-    /// A client identifier leads to this session from now on.
+    /// Sets the session of a client identifier.
     pub(crate) fn name(&mut self, client_id: Arc<str>, key: SessionKey) {
         self.by_client.insert(client_id, key);
     }
 
-    /// A client identifier leads nowhere any more, if it led to this session.
+    /// Removes a client identifier, if it leads to this session.
     pub(crate) fn free_client_id(&mut self, client_id: &str, key: SessionKey) {
         self.by_client.remove(client_id, key);
     }

@@ -1,4 +1,4 @@
-//! A CONNECT that is not decided yet, and a re-authentication that is going on: what of them is kept while they wait.
+//! The stored state of a CONNECT that is not decided yet, and of a re-authentication.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,23 +13,23 @@ use crate::id::SessionKey;
 use crate::packet::{OwnedConnect, QoS};
 use crate::session::{Identity, Will};
 
-/// How far a CONNECT has come.
+/// The step of a CONNECT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
     /// At client.connect.
     Connect,
     /// At client.authenticate.
     Authenticate,
-    /// The client has been asked for its next AUTH.
+    /// The broker waits for the next AUTH of the client.
     Client,
     /// At client.authorize, for the will.
     Will,
-    /// At client.authorize, for what a session of another principal holds.
+    /// At client.authorize, for the contents of a session of another principal.
     Inherit,
 }
 
 impl Step {
-    /// The hook point at which it is, or will be when its client has answered.
+    /// The hook point of the step; for `Client` the one after the client's answer.
     pub(crate) const fn point(self) -> HookPoint {
         match self {
             Step::Connect => HookPoint::ClientConnect,
@@ -42,79 +42,79 @@ impl Step {
 /// A CONNECT that is not decided yet.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// The CONNECT packet, from when it first has to wait.
+    /// The CONNECT packet; set when it first has to wait.
     pub(crate) packet: Option<Rc<OwnedConnect>>,
-    /// Who asks, as client.connect left it.
+    /// The client, as client.connect left it.
     pub(crate) identity: Rc<Identity>,
     /// Whether the broker chose the client id.
     pub(crate) assigned: bool,
     pub(crate) step: Step,
-    /// How far it is along the chain of its step, with the verdict so far.
+    /// Progress in the chain of its step, with the verdict so far.
     pub(crate) suspended: Suspended<ClientVerdict>,
     /// Data of the client's last AUTH.
     pub(crate) data: Option<Bytes>,
-    /// Data of the broker's for CONNACK.
+    /// Data for CONNACK.
     pub(crate) final_auth_data: Option<Bytes>,
     pub(crate) will: Option<Box<Will>>,
-    /// The session of another principal that it is to go on with.
+    /// The session of another principal that it is to take over.
     pub(crate) inheritance: Option<Box<Inheritance>>,
-    /// Whether it stands in the row of those that go on in a next turn.
+    /// Whether it is in the queue for the next turn.
     pub(crate) queued: bool,
 }
 
-/// A re-authentication that is going on.
+/// A re-authentication.
 #[derive(Debug)]
 pub(crate) enum Renewal {
-    /// The client has been asked for its next AUTH.
+    /// The broker waits for the next AUTH of the client.
     Client,
-    /// A link of client.authenticate answers later.
+    /// A link of client.authenticate has deferred.
     Suspended {
         /// Data of the client's last AUTH.
         data: Bytes,
-        /// How far it is along the chain.
+        /// Progress in the chain.
         suspended: Box<Suspended<ClientVerdict>>,
     },
 }
 
 impl Admission {
-    /// Goes to another step, which no link has seen yet.
+    /// Starts another step, which no link has seen.
     pub(crate) fn go_to(&mut self, step: Step) {
         self.step = step;
         self.suspended.next_event(step.point());
     }
 
-    /// The ticket it waits for.
+    /// The ticket for which it waits.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         self.suspended.ticket()
     }
 }
 
-/// A session that is to change hands.
+/// A session that is to be taken over by another principal.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
     pub(crate) session: SessionKey,
-    /// The life of the session that it is about.
+    /// Epoch of the session, to detect that it has changed.
     pub(crate) epoch: u32,
-    /// Version of the rules that it is authorized under.
+    /// Version of the rules under which it is authorized.
     pub(crate) rules: u64,
-    /// Those that are still to be authorized; the last is next.
+    /// Items that are still to be authorized; the last is next.
     pub(crate) open: Vec<Item>,
     pub(crate) filters: HashMap<Box<str>, bool, ahash::RandomState>,
     pub(crate) topics: HashMap<Box<str>, bool, ahash::RandomState>,
     pub(crate) rounds: u32,
 }
 
-/// What is authorized for the new principal of a session.
+/// An item to be authorized for the new principal of a session.
 #[derive(Debug)]
 pub(crate) enum Item {
     /// A subscription, by its full filter.
     Filter(Box<str>, QoS),
-    /// Messages of a topic that wait or are in flight.
+    /// Messages of a topic that are queued or in flight.
     Topic(Box<str>, QoS, bool),
 }
 
 impl Renewal {
-    /// The ticket it waits for.
+    /// The ticket for which it waits.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         match self {
             Renewal::Client => None,
@@ -151,7 +151,7 @@ impl Admission {
 }
 
 impl Inheritance {
-    /// Bytes that it is charged for: at most what the session that it is about is charged for itself.
+    /// Bytes that it is charged for; no more than the session itself is charged for.
     pub(crate) fn bytes(&self) -> usize {
         let open: usize = self.open.iter().map(|item| size_of::<Item>() + item.text().len()).sum();
         let decided = self.filters.keys().chain(self.topics.keys());

@@ -1,4 +1,4 @@
-//! A network connection as the engine sees it, and the one place where packets are put on its outbound queue.
+//! A network connection in the engine, and the only place that puts packets on its outbound queue.
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;
@@ -19,40 +19,40 @@ use crate::reason::ReasonCode;
 use crate::session::Identity;
 use crate::timer::Timer;
 
-/// How far a connection has come.
+/// The state of a connection.
 #[derive(Debug)]
 pub(crate) enum State {
-    /// Nothing but CONNECT is welcome [MQTT-3.1.0-1].
+    /// Only CONNECT is valid [MQTT-3.1.0-1].
     New,
     /// Its CONNECT is not decided yet.
     Admitting(Box<Admission>),
-    /// In.
+    /// CONNECT was accepted.
     Live,
 }
 
-/// Topic aliases of an MQTT 5 connection, both ways (section 3.3.2.3.4).
+/// Topic aliases of an MQTT 5 connection in both directions (section 3.3.2.3.4).
 #[derive(Debug)]
 pub(crate) struct Aliases {
-    /// How many the client may set.
+    /// Maximum number that the client may set.
     pub(crate) inbound_max: u16,
     /// Set by the client: alias − 1 → topic.
     pub(crate) inbound: Vec<Option<Rc<str>>>,
-    /// Set by us: topic → alias.
+    /// Set by the broker: topic → alias.
     pub(crate) outbound: HashMap<Box<str>, u16, ahash::RandomState>,
-    /// How many we may set.
+    /// Maximum number that the broker may set.
     pub(crate) outbound_max: u16,
     /// Bytes of all these topics.
     pub(crate) bytes: usize,
 }
 
 impl Aliases {
-    /// Bytes that they are charged for: the topics, and a place for each.
+    /// Bytes that they are charged for: the topics, and an entry for each.
     pub(crate) fn charge(&self) -> usize {
         let inbound = self.inbound.len() * size_of::<Option<Rc<str>>>();
         self.bytes + inbound + self.outbound.len() * size_of::<(Box<str>, u16)>()
     }
 
-    /// `bytes`, counted anew.
+    /// Recomputes `bytes`.
     pub(crate) fn recount(&self) -> usize {
         let inbound = self.inbound.iter().flatten().map(|topic| topic.len());
         inbound.chain(self.outbound.keys().map(|topic| topic.len())).sum()
@@ -62,10 +62,10 @@ impl Aliases {
 /// The timer of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Watch {
-    /// Monotonic milliseconds.
+    /// When it is due, monotonic milliseconds.
     pub(crate) due_ms: u64,
     pub(crate) timer: Timer,
-    /// Whether it is on the 10 ms wheel, as CONNECT and AUTH want it.
+    /// Whether it is on the 10 ms wheel, which CONNECT and AUTH need.
     pub(crate) is_exact: bool,
 }
 
@@ -77,49 +77,50 @@ pub(crate) struct Connection {
     pub(crate) state: State,
     pub(crate) version: Version,
     pub(crate) session: Option<SessionKey>,
-    /// Who it is, once CONNECT was read.
+    /// Identity of the client, once CONNECT was read.
     pub(crate) identity: Option<Rc<Identity>>,
     pub(crate) out: Outbound,
-    /// Whether the outbox lists it.
+    /// Whether it is in the list of the outbox.
     pub(crate) dirty: bool,
-    /// Whether it is read; the shell is told when that changes.
+    /// Whether it is read; the shell is notified of each change.
     pub(crate) reading: Reading,
-    /// Memory of what the shell has read of it and the engine has not taken.
+    /// Bytes that the shell has read and the engine has not taken.
     pub(crate) read_bytes: usize,
-    /// When its socket last took bytes, or had nothing to take: monotonic milliseconds.
+    /// When its socket last accepted bytes or had none to send, monotonic milliseconds.
     pub(crate) taken_ms: u64,
-    /// Whether the outbox has listed it as overdue, and the shell has not answered yet.
+    /// Whether the outbox has listed it as overdue and the shell has not answered yet.
     pub(crate) overdue: bool,
-    /// Whether its keep alive is over, so that the timer is not armed.
+    /// Whether its keep alive is over; then the timer is not armed.
     pub(crate) silent: bool,
-    /// By when the client must have sent CONNECT or its next AUTH, monotonic milliseconds; `None` while it owes neither.
+    /// Deadline for the CONNECT or the next AUTH of the client, monotonic milliseconds; `None` if
+    /// none is due.
     pub(crate) packet_due_ms: Option<u64>,
-    /// When it is looked at whether its client is late or silent.
+    /// The timer that checks whether the client is late or silent.
     pub(crate) watch: Option<Watch>,
-    /// Monotonic milliseconds.
+    /// When a packet was last received, monotonic milliseconds.
     pub(crate) last_received_ms: u64,
-    /// One and a half times the keep alive, 0 for none [MQTT-3.1.2-22].
+    /// One and a half times the keep alive, milliseconds; 0 for none [MQTT-3.1.2-22].
     pub(crate) silence_max_ms: u64,
-    /// The largest packet it may send, bytes.
+    /// Maximum packet size that the client may send, bytes.
     pub(crate) receive_bytes_max: u32,
-    /// The Receive Maximum it was given.
+    /// The Receive Maximum that the broker granted.
     pub(crate) receive_maximum: u16,
-    /// The client's Maximum Packet Size [MQTT-3.1.2-24].
+    /// Maximum Packet Size of the client [MQTT-3.1.2-24].
     pub(crate) packet_bytes_max: u32,
     /// Whether failures may carry reason strings [MQTT-3.1.2-29].
     pub(crate) problem_info: bool,
-    /// Whether the operator lets clients be told reasons in words.
+    /// Whether the operator allows reason strings.
     pub(crate) reason_strings: bool,
     pub(crate) aliases: Option<Box<Aliases>>,
     pub(crate) traced: bool,
     /// Authentication method of CONNECT.
     pub(crate) auth_method: Option<Box<str>>,
-    /// A re-authentication that is going on.
+    /// A re-authentication, if one is going on.
     pub(crate) renewal: Option<Box<Renewal>>,
 }
 
 impl Connection {
-    /// The ticket that its CONNECT or its re-authentication waits for.
+    /// The ticket for which its CONNECT or its re-authentication waits.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         match &self.state {
             State::Admitting(admission) => admission.ticket(),
@@ -164,13 +165,13 @@ impl Connection {
         self.reading != Reading::Reading
     }
 
-    /// Has the shell read nothing more.
+    /// Stops reading from it.
     pub(crate) fn pause(&mut self, why: Pause) {
         self.reading = Reading::Paused(why);
     }
 
-    /// Whether QoS 0 may be queued although the socket has `outbound_bytes_max` to take: its reader keeps up, and the shard has
-    /// room.
+    /// Whether QoS 0 may be queued beyond `outbound_bytes_max`: its client reads fast enough, and
+    /// the shard has room.
     pub(crate) fn may_burst(&self, now_ms: u64, limits: &Limits, room: usize) -> bool {
         let beyond = self.out.len() as u64 - limits.outbound_bytes_max;
         now_ms.saturating_sub(self.taken_ms) <= limits.outbound_burst_ms && beyond < room as u64
@@ -181,12 +182,14 @@ impl Connection {
         self.packet_due_ms.is_some_and(|due_ms| now_ms >= due_ms)
     }
 
-    /// Whether the client has sent nothing for too long. That does not run while we refuse to read [MQTT-3.1.2-22].
+    /// Whether the client has sent nothing for too long. The time does not count while the broker
+    /// does not read [MQTT-3.1.2-22].
     pub(crate) fn is_silent(&self, now_ms: u64) -> bool {
         self.silence_max_ms > 0 && now_ms >= self.last_received_ms + self.silence_max_ms && !self.is_paused()
     }
 
-    /// When its client may be late or silent at the earliest, monotonic milliseconds; `None` for never.
+    /// The earliest time at which its client may be late or silent, monotonic milliseconds; `None`
+    /// for never.
     pub(crate) fn next_look_ms(&self, now_ms: u64) -> Option<u64> {
         let since_ms = if self.is_paused() { now_ms } else { self.last_received_ms };
         let silent_ms = (self.silence_max_ms > 0).then_some(since_ms + self.silence_max_ms);
@@ -196,7 +199,7 @@ impl Connection {
         }
     }
 
-    /// Whether it may be told in words why something was refused.
+    /// Whether it may get reason strings.
     pub(crate) fn takes_reasons(&self) -> bool {
         self.problem_info && self.reason_strings
     }
@@ -207,7 +210,7 @@ impl Connection {
             || codec::encoded_len(packet, self.version) <= self.packet_bytes_max as usize
     }
 
-    /// Has the shell send what is queued.
+    /// Lists it in the outbox, so that the shell sends what is queued.
     #[inline]
     pub(crate) fn touch(&mut self, out: &mut Outbox) {
         if !self.dirty {
@@ -216,7 +219,8 @@ impl Connection {
         }
     }
 
-    /// Queues a packet; its bytes. One beyond the client's Maximum Packet Size is left out [MQTT-3.1.2-24], which are 0.
+    /// Queues a packet and returns its bytes. A packet beyond the client's Maximum Packet Size is
+    /// not sent [MQTT-3.1.2-24]; the result is 0.
     pub(crate) fn send(&mut self, packet: &Packet<'_>, out: &mut Outbox, counters: &mut Counters) -> usize {
         if !self.takes(packet) {
             return 0;
@@ -231,7 +235,7 @@ impl Connection {
         sent
     }
 
-    /// Queues an acknowledgement; its bytes.
+    /// Queues an acknowledgement and returns its bytes.
     #[inline]
     pub(crate) fn send_ack(
         &mut self,
@@ -245,7 +249,8 @@ impl Connection {
         self.queue(kind, out, counters, |buffer| codec::encode_ack(kind, packet_id, reason, version, buffer))
     }
 
-    /// Queues a CONNACK of 3.x, which has no properties and is too large for nobody; its bytes.
+    /// Queues a CONNACK of 3.x and returns its bytes. It has no properties, so no size limit
+    /// applies.
     #[inline]
     pub(crate) fn send_connack_v3(
         &mut self,
@@ -261,7 +266,7 @@ impl Connection {
         })
     }
 
-    /// Queues a packet of this type, as `encode` writes it; its bytes.
+    /// Queues a packet of this type, written by `encode`, and returns its bytes.
     #[inline]
     fn queue(
         &mut self,

@@ -1,14 +1,14 @@
-//! Which session a client identifier leads to. In many small maps, each of which grows and gives capacity back for itself: none of
-//! them has so much to move that a client would notice. Asked at CONNECT and by the operator.
+//! The session of each client identifier. Many small maps grow and shrink separately, so that no
+//! single rehash takes long enough for a client to notice. Used at CONNECT and by the operator.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::id::SessionKey;
 
-/// So many maps: a million identifiers are some sixteen thousand in each.
+/// Number of maps: with a million identifiers each has about sixteen thousand.
 const MAPS: usize = 64;
-/// A map keeps room for so many.
+/// Minimum capacity of a map.
 const SPARE: usize = 32;
 
 type Map = HashMap<Arc<str>, SessionKey, ahash::RandomState>;
@@ -25,7 +25,7 @@ impl ClientIds {
         ClientIds { hasher: hasher.clone(), maps: std::iter::repeat_with(map).take(MAPS).collect() }
     }
 
-    // By bits that the maps themselves look at last.
+    // Uses bits of the hash that the maps themselves use last.
     fn at(&self, client_id: &str) -> usize {
         (self.hasher.hash_one(client_id) >> 40) as usize % MAPS
     }
@@ -39,7 +39,7 @@ impl ClientIds {
         self.maps[at].insert(client_id, key);
     }
 
-    /// An identifier leads nowhere any more, if it led to this session.
+    /// Removes an identifier, if it leads to this session.
     pub(super) fn remove(&mut self, client_id: &str, key: SessionKey) {
         let at = self.at(client_id);
         let map = &mut self.maps[at];
@@ -47,7 +47,7 @@ impl ClientIds {
             return;
         }
         map.remove(client_id);
-        // A quarter, so that as many must come again before it grows.
+        // Only at a quarter, so that the map does not grow again soon.
         if map.capacity() > SPARE.max(4 * map.len()) {
             map.shrink_to(2 * map.len());
         }
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(ids.get(&name(8)), None);
     }
 
-    /// No map has much more than its share, so that none has much to move.
+    /// No map has much more than its share, so that no rehash is long.
     #[test]
     fn identifiers_are_spread_over_the_maps() {
         let mut ids = ClientIds::new(&ahash::RandomState::with_seeds(5, 6, 7, 8));

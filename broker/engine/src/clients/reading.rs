@@ -1,17 +1,17 @@
-//! Whether a connection is read, and why it is not: one state with one reason, for the engine and the shell.
+//! Whether a connection is read, and if not, why: one state with one reason, for engine and shell.
 
 /// Whether a connection is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Reading {
-    /// As bytes come.
+    /// It is read.
     #[default]
     Reading,
-    /// Not for now, for this reason.
+    /// It is not read, for this reason.
     Paused(Pause),
 }
 
 impl Reading {
-    /// The reason in one word; nothing for a connection that is read.
+    /// The reason in one word; `None` for a connection that is read.
     pub fn why(self) -> Option<&'static str> {
         match self {
             Reading::Reading => None,
@@ -27,14 +27,17 @@ impl Reading {
 /// Why a connection is not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pause {
-    /// A plugin decides about its CONNECT. The ticket has a deadline.
+    /// A plugin decides on its CONNECT. The ticket has a deadline.
     Admission,
-    /// As many packets of its session wait as may. They drain as their tickets, owners and lanes answer.
+    /// The maximum number of packets of its session waits. They drain as tickets, owners and lanes
+    /// answer.
     Slots,
-    /// As many bytes wait for its socket as may. They leave, or the shell ends it for its stall.
+    /// The maximum number of bytes waits for its socket. They are sent, or the shell ends the
+    /// connection as stalled.
     Outbound,
-    /// What it has sent is more work than one step does. It is read on in the next turn.
+    /// The client has sent more than one step may process. Reading continues in the next turn.
     Work,
-    /// The shard is near its limit of memory, and much of its session waits. It drains, or the shard finds room.
+    /// The shard is near its memory limit, and much of this session waits. It drains, or the shard
+    /// frees memory.
     Memory,
 }

@@ -1,15 +1,16 @@
-//! How many clients wait to be let in, in all and from one network, so that whoever has one address does not take every place. Held by
-//! `Connections`; asked where a CONNECT comes. Knows nothing of connections but where they come from.
+//! Number of clients whose CONNECT waits, in total and for each network, so that one address cannot
+//! use all places. `Connections` owns it; it is checked at CONNECT. It stores addresses only.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::log_rate::LogRate;
 
-/// A map keeps room for so many.
+/// Minimum capacity of the map.
 const SPARE: usize = 64;
 
-/// What counts as one address: one of IPv4, and 64 bits of IPv6, since that is what one customer has of it.
+/// What counts as one address: an IPv4 address, or the first 64 bits of an IPv6 address, because
+/// one customer gets all addresses with these bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Network {
     V4(u32),
@@ -18,7 +19,7 @@ enum Network {
 
 impl Network {
     fn of(address: IpAddr) -> Network {
-        // A client of IPv4 at a listener of both has one of IPv6 that says so.
+        // A listener for both families gives IPv4 clients an IPv4-mapped IPv6 address.
         match address.to_canonical() {
             IpAddr::V4(address) => Network::V4(address.to_bits()),
             IpAddr::V6(address) => Network::V6((address.to_bits() >> 64) as u64),
@@ -26,22 +27,22 @@ impl Network {
     }
 }
 
-/// Which bound keeps a client out.
+/// The limit that keeps a client out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Busy {
-    /// So many wait as may.
+    /// The limit for all clients.
     All,
-    /// So many of its address.
+    /// The limit for its address.
     Address,
 }
 
-/// The clients of a shard that wait to be let in.
+/// The clients of a shard whose CONNECT waits.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     count: u64,
-    /// Of each network from which one waits.
+    /// Number of waiting clients by network.
     networks: HashMap<Network, u64, ahash::RandomState>,
-    /// Of the line about those that were refused.
+    /// Rate limit of the log line about refused clients.
     refusals: LogRate,
 }
 
@@ -50,13 +51,14 @@ impl Waiting {
         Waiting { count: 0, networks: HashMap::with_hasher(hasher), refusals: LogRate::default() }
     }
 
-    /// Whether another one of this address may wait: fewer than `max` do, and fewer than `address_max` of its network.
+    /// Whether one more of this address may wait: fewer than `max` wait, and fewer than
+    /// `address_max` of its network.
     #[inline]
     pub(crate) fn has_room(&self, address: IpAddr, max: u64, address_max: u64) -> Result<(), Busy> {
         if self.count >= max {
             return Err(Busy::All);
         }
-        // Mostly nobody waits.
+        // Usually nobody waits, so the cheap check comes first.
         if self.count >= address_max
             && self.networks.get(&Network::of(address)).is_some_and(|count| *count >= address_max)
         {
@@ -65,13 +67,13 @@ impl Waiting {
         Ok(())
     }
 
-    /// One of this address waits.
+    /// A client of this address starts to wait.
     pub(crate) fn begins(&mut self, address: IpAddr) {
         self.count += 1;
         *self.networks.entry(Network::of(address)).or_default() += 1;
     }
 
-    /// One of this address waits no more.
+    /// A client of this address no longer waits.
     pub(crate) fn ends(&mut self, address: IpAddr) {
         self.count -= 1;
         let network = Network::of(address);
@@ -85,7 +87,8 @@ impl Waiting {
         }
     }
 
-    /// One was refused: whether that is logged, and how many before it were not.
+    /// A client was refused. If that is to be logged, returns the number of earlier refusals that
+    /// were not.
     pub(crate) fn refused(&mut self, now_ms: u64) -> Option<u64> {
         self.refusals.say(now_ms)
     }

@@ -1,4 +1,4 @@
-//! What a connection and a session are charged for.
+//! Bytes that a connection and a session are charged for.
 
 use crate::clients::connection::{Connection, State};
 use crate::clock::TIMER_BYTES;
@@ -31,12 +31,12 @@ impl Holder for Connection {
 }
 
 impl Connection {
-    /// What it is charged for whatever its client does.
+    /// Bytes that do not depend on the client.
     fn fixed_bytes(&self) -> usize {
         size_of::<Connection>() + if self.watch.is_some() { TIMER_BYTES } else { 0 }
     }
 
-    /// Bytes of a CONNECT that is not decided, of a re-authentication, and of topic aliases.
+    /// Bytes of an undecided CONNECT, of a re-authentication, and of topic aliases.
     fn own_bytes(&self) -> usize {
         self.own_bytes_but_aliases() + self.aliases.as_ref().map_or(0, |aliases| aliases.charge())
     }
@@ -52,17 +52,17 @@ impl Connection {
             State::New | State::Live => 0,
         };
         let renewal = self.renewal.as_ref().map_or(0, |renewal| renewal.bytes());
-        // Once there is a session, it is charged for who its client is.
+        // With a session, the session is charged for the identity of the client.
         let identity = self.identity.as_ref().filter(|_| self.session.is_none());
         let method = self.auth_method.as_ref().map_or(0, |method| method.len());
         admission + renewal + method + identity.map_or(0, |identity| identity.bytes())
     }
 }
 
-/// What a packet identifier that waits for PUBREL is charged for: a place in a set.
+/// Charge for a packet identifier that waits for PUBREL: an entry of a set.
 const AWAITING_REL_BYTES: usize = 8;
 
-/// What an entry of a queue is charged for beside its message.
+/// Charge for a queue entry beside its message.
 const DELIVERY_BYTES: usize = size_of::<crate::session::Delivery>();
 
 impl Holder for Session {
@@ -79,7 +79,7 @@ impl Holder for Session {
         Weight {
             parts,
             chosen: parts[SLOTS] + parts[QUEUE] + parts[IN_FLIGHT] + chosen,
-            // Neither one that ends already, nor one of a plugin's, but for what it asks for on behalf of a client.
+            // Excludes sessions that are ending, and sessions of plugins other than request queues.
             yields: self.request_queue.is_some(),
             ends: !self.detached || self.request_queue.is_some() && self.slots.may_be_refused(),
             ..Weight::default()
@@ -97,7 +97,7 @@ impl Holder for Session {
 }
 
 impl Session {
-    /// What it is charged for whatever its client does.
+    /// Bytes that do not depend on the client.
     fn fixed_bytes(&self) -> usize {
         let (ends, packets) = self.timers();
         size_of::<Session>() + ends.iter().chain(&packets).flatten().count() * TIMER_BYTES
