@@ -68,8 +68,8 @@ impl Inflight {
         self.sent = 0;
     }
 
-    /// The next packet of an earlier connection to send again, in order; `None` if the window is
-    /// full [MQTT-4.4.0-1].
+    /// The next packet of an earlier connection to send again, in order [MQTT-4.4.0-1]. `None` if
+    /// the window is full or none is left.
     pub fn next_resend(&mut self) -> Option<Outgoing> {
         if self.sent >= self.window {
             return None;
@@ -186,7 +186,8 @@ impl Inflight {
         }
     }
 
-    /// PUBREC with success: PUBREL is to be sent; the message is not sent again. Also for a repeated PUBREC.
+    /// PUBREC with success: PUBREL is to be sent; the message is not sent again. Also for a
+    /// repeated PUBREC.
     ///
     /// # Errors
     /// No such packet, or one of QoS 1.

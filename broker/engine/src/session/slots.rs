@@ -296,7 +296,8 @@ impl Slots {
         })
     }
 
-    /// Sets the end cause of a waiting DISCONNECT whose connection is gone: the client ended it.
+    /// Sets the cause of the waiting end of a connection. Used when the DISCONNECT of its client is
+    /// processed after the connection is gone.
     pub fn mark_end(&mut self, conn: ConnKey, cause: EndCause) {
         for slot in &mut self.queue {
             if let SlotBody::End(end) = &mut slot.body
