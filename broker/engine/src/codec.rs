@@ -1,7 +1,8 @@
-//! The wire codec of MQTT 3.1, 3.1.1 and 5.0: bytes to borrowed packets and back, in both directions.
-//! Called by the shell for every frame and by the session for every packet it sends. Decoding copies and allocates nothing; encoding
-//! appends to a `Vec`. It checks every rule that one packet alone can break. What depends on the direction or on state (second CONNECT, limits
-//! of topic aliases, who may send a subscription identifier or an AUTH) is the session's to check.
+//! The wire codec of MQTT 3.1, 3.1.1 and 5.0: bytes to borrowed packets and back, in both
+//! directions. The shell calls it for every frame and the session for every packet it sends.
+//! Decoding copies and allocates nothing; encoding appends to a `Vec`. It checks every rule that
+//! one packet alone can break. The session checks rules that depend on the direction or on state
+//! (second CONNECT, limits of topic aliases, who may send a subscription identifier or an AUTH).
 
 mod ack;
 mod connect;
@@ -20,14 +21,14 @@ use crate::packet::wire::{Reader, VARINT_MAX, put_varint, varint, varint_len};
 use crate::packet::{Packet, PacketType, Properties, PropertyOwner, Version};
 use crate::reason::ReasonCode;
 
-/// One packet as it stands in the read buffer: complete, its type known, its content unread.
+/// A packet in the read buffer: complete and with a known type; its content is not decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame<'a> {
     /// The first byte: type and flags.
     pub first: u8,
-    /// Everything behind the fixed header.
+    /// The bytes after the fixed header.
     pub body: &'a [u8],
-    /// The bytes of the whole frame, to be taken from the buffer once it is dealt with.
+    /// The bytes of the whole frame, to remove from the buffer after processing.
     pub len: usize,
 }
 
@@ -38,10 +39,11 @@ impl Frame<'_> {
     }
 }
 
-/// Finds the first frame of `buf`; `Ok(None)` means that more bytes are needed. Only the fixed header is read.
+/// Finds the first frame of `buf`; `Ok(None)` means that more bytes are needed. Reads only the
+/// fixed header.
 ///
-/// `max_bytes` is the limit of the whole frame, checked as soon as the header is complete, so that nobody buffers what will be
-/// refused. `u32::MAX` is no limit.
+/// `max_bytes` limits the whole frame. It is checked as soon as the header is complete, so that a
+/// frame that will be refused is not buffered. `u32::MAX` is no limit.
 ///
 /// # Errors
 /// 0x81 for packet type 0 or a bad remaining length, 0x95 for a frame beyond `max_bytes`.
@@ -57,7 +59,8 @@ pub fn frame(buf: &[u8], max_bytes: u32) -> Result<Option<Frame<'_>>, DecodeErro
     Ok(buf.get(header_len..len).map(|body| Frame { first, body, len }))
 }
 
-/// The bytes of the first frame of `buf`, once its fixed header is complete and well-formed; the rest may still be missing.
+/// The bytes of the first frame of `buf`, once its fixed header is complete and well-formed; the
+/// rest may still be missing.
 pub fn frame_len(buf: &[u8]) -> Option<usize> {
     let (_, header_len, remaining) = fixed_header(buf).ok()??;
     Some(header_len + remaining as usize)
@@ -72,7 +75,8 @@ fn fixed_header(buf: &[u8]) -> Result<Option<(u8, usize, u32)>, DecodeError> {
     Ok(varint(rest)?.map(|(remaining, len)| (first, 1 + len, remaining)))
 }
 
-/// Reads the packet in a frame. CONNECT decides its own version; every other packet is read as `version`.
+/// Decodes the packet in a frame. CONNECT names its own version; every other packet is read as
+/// `version`.
 ///
 /// # Errors
 /// The first rule that the packet breaks: see [`DecodeError`].
@@ -83,7 +87,7 @@ pub fn decode<'a>(frame: &Frame<'a>, version: Version) -> Result<Packet<'a>, Dec
     if kind == PacketType::Publish {
         return decode_publish(frame, version).map(Packet::Publish);
     }
-    // CONNECT checks its flags itself, once it knows its version.
+    // CONNECT checks its flags itself after it has read its version.
     if kind != PacketType::Connect {
         check_flags(frame.first, kind, version)?;
     }
@@ -109,7 +113,8 @@ pub fn decode<'a>(frame: &Frame<'a>, version: Version) -> Result<Packet<'a>, Dec
 
 /// The reserved bits of the first byte (section 2.1.3).
 fn check_flags(first: u8, kind: PacketType, version: Version) -> Result<(), DecodeError> {
-    // MQTT 3.1 calls these bits unused and lets a client set DUP when it repeats a PUBREL, SUBSCRIBE or UNSUBSCRIBE.
+    // MQTT 3.1 calls these bits unused and allows DUP in a repeated PUBREL, SUBSCRIBE or
+    // UNSUBSCRIBE.
     if version == Version::V31 || first & 0x0F == kind.reserved_flags() {
         return Ok(());
     }
@@ -142,11 +147,11 @@ fn packet_id(reader: &mut Reader<'_>) -> Result<std::num::NonZeroU16, DecodeErro
         .ok_or(DecodeError::protocol("the packet identifier is 0 [MQTT-2.2.1-3] [MQTT-2.2.1-4]"))
 }
 
-/// Appends any packet as `version`; CONNECT is written in its own.
+/// Appends a packet as `version`; CONNECT is written in its own version.
 ///
-/// Strings and binary data beyond 65,535 bytes are cut. Nothing is appended for AUTH in 3.x, where it does not exist, nor for a packet beyond
-/// [`crate::packet::PACKET_BYTES_MAX`], which MQTT cannot express ([`encoded_len`] is 0 for both). No rule of content is
-/// checked.
+/// Strings and binary data beyond 65,535 bytes are cut. Nothing is appended for AUTH in 3.x, which
+/// does not have it, nor for a packet beyond [`crate::packet::PACKET_BYTES_MAX`]; [`encoded_len`]
+/// is 0 for both. The content is not checked.
 pub fn encode(packet: &Packet<'_>, version: Version, out: &mut Vec<u8>) {
     match packet {
         Packet::Connect(connect) => connect::encode_connect(connect, out),
@@ -166,7 +171,8 @@ pub fn encode(packet: &Packet<'_>, version: Version, out: &mut Vec<u8>) {
     }
 }
 
-/// The bytes that [`encode`] appends, for the check against the peer's maximum packet size [MQTT-3.1.2-24].
+/// The bytes that [`encode`] appends, for the check against the peer's maximum packet size
+/// [MQTT-3.1.2-24].
 pub fn encoded_len(packet: &Packet<'_>, version: Version) -> usize {
     let remaining = match packet {
         Packet::Connect(connect) => connect::connect_remaining(connect),
@@ -202,13 +208,13 @@ pub fn encode_pingresp(out: &mut Vec<u8>) {
     out.extend_from_slice(&[(PacketType::PingResp as u8) << 4, 0]);
 }
 
-/// The bytes of a frame with that remaining length; 0 when there can be none.
+/// The bytes of a frame with that remaining length; 0 if it is too large for MQTT.
 const fn frame_bytes(remaining: usize) -> usize {
     if remaining > VARINT_MAX as usize { 0 } else { 1 + varint_len(remaining) + remaining }
 }
 
-/// Appends the fixed header and makes room for `room` bytes behind it. `false`, and nothing appended, when the packet is larger than
-/// MQTT can express.
+/// Appends the fixed header and reserves `room` bytes after it. Returns `false` and appends nothing
+/// if the packet is too large for MQTT.
 #[must_use]
 #[inline]
 fn begin(out: &mut Vec<u8>, first: u8, remaining: usize, room: usize) -> bool {
@@ -231,7 +237,8 @@ const fn section_len(properties: &Properties<'_>, version: Version) -> usize {
     if version.is_v5() { varint_len(properties.as_bytes().len()) + properties.as_bytes().len() } else { 0 }
 }
 
-/// Appends a property section with its length; a section without properties is a length of 0 [MQTT-2.2.2-1].
+/// Appends a property section with its length; a section without properties is a length of 0
+/// [MQTT-2.2.2-1].
 fn put_section(out: &mut Vec<u8>, properties: &Properties<'_>, version: Version) {
     if version.is_v5() {
         put_varint(out, properties.as_bytes().len());

@@ -1,5 +1,6 @@
-//! The packets of MQTT 3.1, 3.1.1 and 5.0 as borrowed views: what `codec` reads and writes and the session decides on.
-//! Plain values without behaviour; bytes are the business of `codec`, state that of the session.
+//! The packets of MQTT 3.1, 3.1.1 and 5.0 as borrowed views: `codec` reads and writes them, and the
+//! session decides on them. Plain values without behaviour; `codec` handles bytes, and the session
+//! handles state.
 
 mod connect;
 mod control;
@@ -81,7 +82,7 @@ pub enum QoS {
 }
 
 impl QoS {
-    /// The QoS of that number; `None` from 3 up.
+    /// The QoS of that number; `None` from 3 on.
     pub const fn from_u8(value: u8) -> Option<Self> {
         match value {
             0 => Some(Self::AtMostOnce),
@@ -174,7 +175,8 @@ impl PacketType {
         matches!(self, Self::ConnAck | Self::SubAck | Self::UnsubAck | Self::PingResp)
     }
 
-    /// The lower four bits of the first byte: fixed for all types but PUBLISH, where they are flags (section 2.1.3).
+    /// The lower four bits of the first byte: fixed for all types but PUBLISH, where they are flags
+    /// (section 2.1.3).
     pub const fn reserved_flags(self) -> u8 {
         match self {
             Self::PubRel | Self::Subscribe | Self::Unsubscribe => 0b0010,

@@ -1,6 +1,7 @@
-//! Reason codes of MQTT 5.0 (section 2.4) and their 3.1.1 counterparts. Used by every layer above; depends on nothing.
+//! Reason codes of MQTT 5.0 (section 2.4) and their 3.1.1 counterparts. Every layer uses it; it
+//! depends on nothing.
 
-/// A reason code as it stands on the wire. Values from 0x80 up are failures.
+/// A reason code on the wire. Values from 0x80 are failures.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct ReasonCode(pub u8);
@@ -10,12 +11,12 @@ macro_rules! reasons {
         impl ReasonCode {
             $(#[doc = $text] pub const $name: ReasonCode = ReasonCode($value);)*
 
-            /// The name the specification gives the code, or "unknown reason code".
+            /// The name in the specification, or "unknown reason code".
             pub const fn name(self) -> &'static str {
                 match self.0 { $($value => $text,)* _ => "unknown reason code" }
             }
 
-            /// Whether MQTT 5.0 defines this value at all.
+            /// Whether MQTT 5.0 defines this value.
             pub const fn is_defined(self) -> bool {
                 matches!(self.0, $($value)|*)
             }
@@ -75,7 +76,8 @@ impl ReasonCode {
         self.0 >= 0x80
     }
 
-    /// The code itself if it is no failure or fits its packet; otherwise 0x80, which every acknowledgement has.
+    /// The code itself if it is no failure or fits its packet; otherwise 0x80, which every
+    /// acknowledgement may have.
     pub fn fitted(self, fits: impl FnOnce(ReasonCode) -> bool) -> ReasonCode {
         if !self.is_error() || fits(self) { self } else { ReasonCode::UNSPECIFIED_ERROR }
     }
@@ -90,7 +92,8 @@ impl ReasonCode {
         matches!(self.0, 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F)
     }
 
-    /// Whether DISCONNECT of either side has it: table 3-10, and 0x8C, which table 2-6 gives to DISCONNECT too.
+    /// Whether DISCONNECT may have it: table 3-10, and 0x8C, which table 2-6 gives to DISCONNECT
+    /// too.
     pub const fn ends_connection(self) -> bool {
         matches!(self.0, 0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B..=0x90 | 0x93..=0xA2)
     }
@@ -105,7 +108,7 @@ impl ReasonCode {
         matches!(self.0, 0x80 | 0x83 | 0x87 | 0x8F | 0x91)
     }
 
-    /// The CONNACK return code of MQTT 3.1.1 (section 3.2.2.3) that says the same.
+    /// The CONNACK return code of MQTT 3.1.1 (section 3.2.2.3) with the same meaning.
     pub const fn connack_v3(self) -> u8 {
         match self.0 {
             0x00 => 0,

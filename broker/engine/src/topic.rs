@@ -1,19 +1,20 @@
-//! Topic names, topic filters and shared-subscription filters: validation and matching (MQTT 5.0 section 4.7, 4.8.2).
-//! Used by codec, routing and hooks; knows nothing of sessions.
+//! Topic names, topic filters and shared-subscription filters: validation and matching (MQTT 5.0
+//! section 4.7, 4.8.2). Used by codec, routing and hooks; independent of sessions.
 
 #[cfg(test)]
 mod tests;
 
-/// Whether a filter matches a name; the same as plugins compare with. Of a shared subscription, give the filter part.
+/// Whether a filter matches a name; plugins use the same function. For a shared subscription pass
+/// the filter part.
 pub use grapnel_plugin_abi::topic::matches;
 
-/// What begins the filter of a shared subscription [MQTT-4.8.2-1].
+/// Prefix of the filter of a shared subscription [MQTT-4.8.2-1].
 pub const SHARE_PREFIX: &str = "$share/";
 
 /// The longest topic name or filter in bytes [MQTT-4.7.3-3].
 pub const TOPIC_BYTES_MAX: usize = u16::MAX as usize;
 
-/// Why a string is no topic name, no topic filter, or none that is accepted.
+/// Why a string is not a valid or accepted topic name or topic filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TopicError {
     /// [MQTT-4.7.3-1]
@@ -40,7 +41,7 @@ pub enum TopicError {
     /// [MQTT-4.8.2-2], the filter of a shared subscription.
     #[error("a shared subscription needs a filter: $share/NAME/FILTER [MQTT-4.8.2-2]")]
     ShareFilter,
-    /// The configured limit of levels.
+    /// More levels than the configured limit.
     #[error("it has more than {levels_max} levels, the limit that is configured")]
     TooManyLevels {
         /// The limit.
@@ -48,7 +49,8 @@ pub enum TopicError {
     },
 }
 
-/// Checks a topic name (section 4.7). No normalisation, no character is special but those named [MQTT-4.7.3-4].
+/// Checks a topic name (section 4.7). There is no normalisation, and no other character is special
+/// [MQTT-4.7.3-4].
 ///
 /// # Errors
 /// The statement it breaks.
@@ -67,7 +69,8 @@ pub fn validate_name(name: &str) -> Result<(), TopicError> {
     }
 }
 
-/// Checks a topic filter (section 4.7.1); `$share/…` gets no special treatment, see [`parse_filter`].
+/// Checks a topic filter (section 4.7.1); `$share/…` gets no special treatment, see
+/// [`parse_filter`].
 ///
 /// # Errors
 /// The statement it breaks.
@@ -96,21 +99,22 @@ fn validate_length(topic: &str) -> Result<(), TopicError> {
     }
 }
 
-/// Checks a topic name or filter against the configured limit of levels; of a shared subscription, give the filter part.
+/// Checks a topic name or filter against the configured limit of levels; for a shared subscription
+/// pass the filter part.
 ///
 /// # Errors
 /// [`TopicError::TooManyLevels`].
 pub fn check_levels(topic: &str, levels_max: u16) -> Result<(), TopicError> {
     if topic.len() < usize::from(levels_max) {
-        // Not even slashes alone would be too many.
+        // Too short to have too many levels, even with slashes only.
         return Ok(());
     }
     let slashes = topic.bytes().filter(|&byte| byte == b'/').count();
     if slashes < usize::from(levels_max) { Ok(()) } else { Err(TopicError::TooManyLevels { levels_max }) }
 }
 
-/// Whether there is a topic name that both filters match (sections 4.7.1 and 4.7.2). Both are valid; of a shared subscription,
-/// give the filter part.
+/// Whether a topic name exists that both filters match (sections 4.7.1 and 4.7.2). Both must be
+/// valid; for a shared subscription pass the filter part.
 pub fn overlap(a: &str, b: &str) -> bool {
     let of_broker = |filter: &str| filter.starts_with('$');
     let wild = |filter: &str| filter.starts_with(['+', '#']);
@@ -128,16 +132,16 @@ pub fn overlap(a: &str, b: &str) -> bool {
     }
 }
 
-/// A topic filter as a SUBSCRIBE or UNSUBSCRIBE gives it.
+/// A topic filter from a SUBSCRIBE or UNSUBSCRIBE.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ParsedFilter<'a> {
     /// The share name of a shared subscription.
     pub share: Option<&'a str>,
-    /// What is matched with topic names.
+    /// The filter to match with topic names.
     pub filter: &'a str,
 }
 
-/// Checks a filter and takes a shared subscription apart (section 4.8.2).
+/// Checks a filter and splits a shared subscription (section 4.8.2).
 ///
 /// # Errors
 /// The statement it breaks.
@@ -167,7 +171,7 @@ pub fn levels(topic: &str) -> std::str::Split<'_, char> {
     topic.split('/')
 }
 
-/// Whether a filter contains a wildcard. The filter is valid.
+/// Whether a valid filter contains a wildcard.
 pub fn has_wildcard(filter: &str) -> bool {
     filter.contains(['+', '#'])
 }

@@ -1,5 +1,5 @@
-//! PUBACK, PUBREC, PUBREL and PUBCOMP on the wire (sections 3.4 to 3.7), with the short forms of v5.
-//! Called by `codec`; the fast path of the session is [`encode_ack`].
+//! PUBACK, PUBREC, PUBREL and PUBCOMP on the wire (sections 3.4 to 3.7), with the short forms of
+//! v5. `codec` calls it; the fast path of the session calls [`encode_ack`].
 
 use std::num::NonZeroU16;
 
@@ -18,7 +18,8 @@ pub(super) fn decode_ack<'a>(
         reason: ReasonCode::SUCCESS,
         properties: Properties::default(),
     };
-    // A remaining length of 2 means success without properties (section 3.4.2.1); in 3.x there is no other.
+    // A remaining length of 2 means success without properties (section 3.4.2.1); 3.x has no other
+    // form.
     if !version.is_v5() || reader.is_empty() {
         reader.finish()?;
         return Ok(ack);
@@ -64,7 +65,8 @@ const fn is_release(reason: ReasonCode) -> bool {
     matches!(reason, ReasonCode::SUCCESS | ReasonCode::PACKET_ID_NOT_FOUND)
 }
 
-/// Appends an acknowledgement without properties: four bytes for success and in 3.x, five otherwise.
+/// Appends an acknowledgement without properties: four bytes for success and in 3.x, five
+/// otherwise.
 ///
 /// `kind` is `PubAck`, `PubRec`, `PubRel` or `PubComp`.
 pub fn encode_ack(

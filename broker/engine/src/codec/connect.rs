@@ -23,8 +23,9 @@ const fn malformed<T>(detail: &'static str) -> Result<T, DecodeError> {
     Err(DecodeError::malformed(detail))
 }
 
-/// The version in which to answer a CONNECT that [`super::decode`] refused, as far as it can be told: a level above 5 is answered as v5,
-/// and 1, 2 and unknown ones below as 3.1.1. `None` when the bytes are no CONNECT or name another protocol; close without an answer.
+/// The version for the answer to a CONNECT that [`super::decode`] refused: v5 for a level above 5,
+/// 3.1.1 for levels 1, 2 and unknown ones below. `None` if the bytes are no CONNECT or name another
+/// protocol; then close without an answer.
 pub fn connect_version(frame: &Frame<'_>) -> Option<Version> {
     if frame.packet_type() != Some(PacketType::Connect) {
         return None;
@@ -66,7 +67,8 @@ pub(super) fn decode_connect<'a>(frame: &Frame<'a>) -> Result<Connect<'a>, Decod
     // The order of the payload is fixed [MQTT-3.1.3-1].
     let client_id = reader.string()?;
     let will = if flags & flag::WILL != 0 { Some(decode_will(&mut reader, flags, version)?) } else { None };
-    // MQTT 3.1 lets the remaining length take precedence over the flags: user name and password may be missing at the end.
+    // In MQTT 3.1 the remaining length overrides the flags: user name and password may be missing
+    // at the end.
     let missing = |reader: &Reader<'_>| version == Version::V31 && reader.is_empty();
     let mut username = None;
     if flags & flag::USERNAME != 0 && !missing(&reader) {
@@ -78,14 +80,14 @@ pub(super) fn decode_connect<'a>(frame: &Frame<'a>) -> Result<Connect<'a>, Decod
         // [MQTT-3.1.2-19]
         password = Some(reader.binary()?);
     }
-    // What a flag does not announce must not be there [MQTT-3.1.2-16] [MQTT-3.1.2-18].
+    // Fields without their flag are not allowed [MQTT-3.1.2-16] [MQTT-3.1.2-18].
     reader.finish()?;
     let clean_start = flags & flag::CLEAN_START != 0;
     Ok(Connect { version, clean_start, keep_alive_s, client_id, username, password, will, properties })
 }
 
 fn check_connect_flags(flags: u8, version: Version) -> Result<(), DecodeError> {
-    // MQTT 3.1 does not use the lowest bit, and has nothing to say of one that is set.
+    // MQTT 3.1 does not use the lowest bit and does not forbid it.
     if flags & flag::RESERVED != 0 && version != Version::V31 {
         return malformed("the reserved connect flag is set [MQTT-3.1.2-3]");
     }
@@ -165,7 +167,8 @@ pub(super) fn decode_disconnect(
     version: Version,
 ) -> Result<Disconnect<'_>, DecodeError> {
     let mut disconnect = Disconnect { reason: ReasonCode::SUCCESS, properties: Properties::default() };
-    // A remaining length of 0 means normal disconnection without properties (section 3.14.2.1); in 3.x there is no other.
+    // A remaining length of 0 means normal disconnection without properties (section 3.14.2.1); 3.x
+    // has no other form.
     if !version.is_v5() || reader.is_empty() {
         reader.finish()?;
         return Ok(disconnect);
@@ -187,7 +190,8 @@ pub(super) fn decode_auth(mut reader: Reader<'_>, version: Version) -> Result<Au
     if !version.is_v5() {
         return malformed("packet type 15 is reserved in MQTT 3.x [section 2.2.1 of 3.1.1]");
     }
-    // Success without properties may be left out (section 3.15.2.1), even though a method must not be (3.15.2.2.2).
+    // Success without properties may be left out (section 3.15.2.1), although the method is
+    // mandatory (3.15.2.2.2).
     if reader.is_empty() {
         return Ok(Auth { reason: ReasonCode::SUCCESS, properties: Properties::default() });
     }
@@ -211,7 +215,7 @@ pub(super) fn connect_remaining(connect: &Connect<'_>) -> usize {
     let will = connect.will.as_ref().map_or(0, |will| {
         section_len(&will.properties, version) + string_len(will.topic) + binary_len(will.payload)
     });
-    // Name, level, flags, keep alive, properties; then the payload.
+    // Name, level, flags, keep alive and properties, followed by the payload.
     string_len(version.protocol_name())
         + 4
         + section_len(&connect.properties, version)

@@ -1,5 +1,6 @@
-//! PUBLISH on the wire (section 3.3): decoding, and encoding once for many subscribers.
-//! Called by `codec` and, per message and delivery, by the flows and the session: nothing here allocates but the growth of `out`.
+//! PUBLISH on the wire (section 3.3): decoding, and encoding once for many subscribers. `codec`
+//! calls it, and the flows and the session for each message and delivery. Only the growth of `out`
+//! allocates.
 
 use std::num::NonZeroU16;
 
@@ -15,7 +16,8 @@ use crate::topic::{self, TopicError};
 const DUP: u8 = 0b1000;
 const RETAIN: u8 = 0b0001;
 
-/// Reads a frame whose type is PUBLISH. The payload format indicator is not compared with the payload (section 3.3.2.3.2: MAY).
+/// Reads a frame whose type is PUBLISH. The payload format indicator is not compared with the
+/// payload (section 3.3.2.3.2: MAY).
 ///
 /// # Errors
 /// The first rule that the packet breaks: see [`DecodeError`].
@@ -34,7 +36,7 @@ pub fn decode_publish<'a>(frame: &Frame<'a>, version: Version) -> Result<Publish
     let properties = properties(&mut reader, PropertyOwner::Packet(PacketType::Publish), version)?;
     match topic::validate_name(topic) {
         Ok(()) => {}
-        // Then the alias names the topic (section 3.3.2.3.4).
+        // The alias names the topic (section 3.3.2.3.4).
         Err(TopicError::Empty) if properties.has(PropertyId::TopicAlias) => {}
         Err(TopicError::Empty) if version.is_v5() => {
             return Err(DecodeError::protocol("an empty topic name without a topic alias [section 3.3.2.1]"));
@@ -56,26 +58,29 @@ fn topic_invalid(error: TopicError) -> DecodeError {
     }
 }
 
-/// Everything of an outgoing PUBLISH but its payload, which the caller appends or sends behind it.
+/// An outgoing PUBLISH without its payload, which the caller appends or sends after it.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishHeader<'a> {
-    /// A valid topic name, or empty with a `topic_alias` that the receiver knows already.
+    /// A valid topic name, or empty with a `topic_alias` that the receiver has stored.
     pub topic: &'a str,
     /// The QoS of this transfer.
     pub qos: QoS,
     /// The RETAIN flag.
     pub retain: bool,
-    /// Whether this is a retransmission [MQTT-3.3.1-1]; left out with QoS 0 [MQTT-3.3.1-2].
+    /// Whether this is a retransmission [MQTT-3.3.1-1]; ignored with QoS 0 [MQTT-3.3.1-2].
     pub dup: bool,
-    /// The packet identifier, ignored with QoS 0. `None` with a higher QoS leaves a 0 to be patched.
+    /// The packet identifier, ignored with QoS 0. `None` with a higher QoS writes 0, to be patched
+    /// later.
     pub packet_id: Option<NonZeroU16>,
-    /// The identifiers of the subscriptions that match, each from 1 to 268,435,455 [MQTT-3.3.4-4].
+    /// The identifiers of the matching subscriptions, each from 1 to 268,435,455 [MQTT-3.3.4-4].
     pub subscription_ids: &'a [u32],
     /// The alias to set or use, from 1 to the receiver's maximum.
     pub topic_alias: Option<u16>,
-    /// What is left of the message expiry in seconds [MQTT-3.3.2-6]: replaces the one in `properties`, or is added.
+    /// The rest of the message expiry interval, seconds [MQTT-3.3.2-6]: replaces the one in
+    /// `properties`, or is added.
     pub message_expiry_s: Option<u32>,
-    /// The properties of the message, as [`forwardable_properties`] leaves them: encoded, without alias and subscription identifiers.
+    /// The encoded properties from [`forwardable_properties`], without alias and subscription
+    /// identifiers.
     pub properties: &'a [u8],
     /// The bytes of the payload that will follow.
     pub payload_len: usize,
@@ -90,12 +95,12 @@ impl PublishHeader<'_> {
         self.topic_alias.map(Property::TopicAlias)
     }
 
-    /// Where the value of the message expiry stands in `properties`, when it is to be replaced there.
+    /// The position of the message expiry value in `properties`, if it is to be replaced there.
     fn expiry_at(&self) -> Option<usize> {
         self.message_expiry_s?;
         let mut properties = PropertiesIter::new(self.properties);
         properties.find(|property| property.id() == PropertyId::MessageExpiry)?;
-        // The property has just been read; its value is the last four bytes of it.
+        // The property has just been read; its value is its last four bytes.
         Some(self.properties.len() - properties.rest().len() - 4)
     }
 
@@ -116,16 +121,17 @@ impl PublishHeader<'_> {
     }
 }
 
-/// What [`encode_publish`] has appended.
+/// The result of [`encode_publish`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EncodedPublish {
-    /// Where in `out` the packet identifier stands, for [`patch_packet_id`]; `None` with QoS 0.
+    /// Position of the packet identifier in `out`, for [`patch_packet_id`]; `None` with QoS 0.
     pub packet_id_at: Option<usize>,
-    /// The bytes of the whole packet, payload included. 0 when it is larger than MQTT can express: nothing was appended.
+    /// The bytes of the whole packet, payload included. 0 if it is too large for MQTT; then nothing
+    /// was appended.
     pub len: usize,
 }
 
-/// Appends a PUBLISH up to its payload; `out` ends where the payload begins. In 3.x all properties are left out.
+/// Appends a PUBLISH without its payload. 3.x gets no properties.
 pub fn encode_publish(header: &PublishHeader<'_>, version: Version, out: &mut Vec<u8>) -> EncodedPublish {
     let expiry_at = if version.is_v5() { header.expiry_at() } else { None };
     let section_bytes = if version.is_v5() { header.section_bytes(expiry_at) } else { 0 };
@@ -138,7 +144,7 @@ pub fn encode_publish(header: &PublishHeader<'_>, version: Version, out: &mut Ve
     let packet_id_at = put_packet_id(out, header.qos, header.packet_id);
     if version.is_v5() {
         put_varint(out, section_bytes);
-        // The alias stands first: a receiver needs it before all others.
+        // The alias comes first, because a receiver needs it before the other properties.
         header.alias().into_iter().for_each(|property| push_property(out, property));
         let properties_at = out.len();
         out.extend_from_slice(header.properties);
@@ -156,26 +162,26 @@ pub fn encode_publish(header: &PublishHeader<'_>, version: Version, out: &mut Ve
     EncodedPublish { packet_id_at, len: frame_bytes(remaining) }
 }
 
-/// The bytes of the whole packet that [`encode_publish`] begins, payload included, for the check against the receiver's maximum
-/// packet size [MQTT-3.1.2-24]. 0 when MQTT cannot express it.
+/// The bytes of the whole packet that [`encode_publish`] begins, payload included, for the check
+/// against the receiver's maximum packet size [MQTT-3.1.2-24]. 0 if it is too large for MQTT.
 pub fn publish_len(header: &PublishHeader<'_>, version: Version) -> usize {
     let section_bytes = if version.is_v5() { header.section_bytes(header.expiry_at()) } else { 0 };
     frame_bytes(header.remaining(section_bytes, version))
 }
 
-/// Writes the packet identifier of one delivery into an encoded PUBLISH; `at` is [`EncodedPublish::packet_id_at`]. Does nothing where
-/// `bytes` ends before it.
+/// Writes the packet identifier of one delivery into an encoded PUBLISH; `at` is
+/// [`EncodedPublish::packet_id_at`]. No effect if `bytes` is too short.
 pub fn patch_packet_id(bytes: &mut [u8], at: usize, packet_id: NonZeroU16) {
     if let Some(place) = bytes.get_mut(at..at.saturating_add(2)) {
         place.copy_from_slice(&packet_id.get().to_be_bytes());
     }
 }
 
-/// What of the properties of a received PUBLISH or will goes on to subscribers: everything but topic alias, subscription identifiers and
-/// will delay, in its order [MQTT-3.3.2-18].
+/// The properties of a received PUBLISH or will that are forwarded to subscribers: all but topic
+/// alias, subscription identifiers and will delay, in their order [MQTT-3.3.2-18].
 ///
-/// `true` means that this is all of them: use `properties.as_bytes()`, nothing was appended. `false` means that the forwardable ones were
-/// appended to `out`.
+/// `true` means that all properties are forwarded: use `properties.as_bytes()`; nothing was
+/// appended. `false` means that the forwarded ones were appended to `out`.
 pub fn forwardable_properties(properties: &Properties<'_>, out: &mut Vec<u8>) -> bool {
     const DROPPED: [PropertyId; 3] =
         [PropertyId::TopicAlias, PropertyId::SubscriptionId, PropertyId::WillDelay];
@@ -217,7 +223,7 @@ pub(super) fn whole_remaining(publish: &Publish<'_>, version: Version) -> usize 
     string_len(publish.topic) + id + section_len(&publish.properties, version) + publish.payload.len()
 }
 
-/// Appends a PUBLISH as it is, properties of any kind included: what a client sends.
+/// Appends a PUBLISH unchanged, with all its properties, as a client sends it.
 pub(super) fn encode_whole(publish: &Publish<'_>, version: Version, out: &mut Vec<u8>) {
     let remaining = whole_remaining(publish, version);
     if !begin(out, publish_first(publish.qos, publish.retain, publish.dup), remaining, remaining) {

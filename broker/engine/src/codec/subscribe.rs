@@ -30,7 +30,7 @@ pub(super) fn decode_subscribe(
     Ok(Subscribe { packet_id, properties, filters })
 }
 
-/// Checks a filter; whether it is that of a shared subscription, which only v5 knows.
+/// Checks a filter. Returns whether it is a shared subscription, which only v5 has.
 fn check_filter(filter: &str, version: Version) -> Result<bool, DecodeError> {
     let checked = if version.is_v5() {
         topic::parse_filter(filter).map(|parsed| parsed.share.is_some())
@@ -45,7 +45,8 @@ fn check_filter(filter: &str, version: Version) -> Result<bool, DecodeError> {
             TopicError::SingleLevel => "+ is not alone in its level of a topic filter [MQTT-4.7.1-2]",
             TopicError::ShareName => "a share name is empty or contains + or # [MQTT-4.8.2-1] [MQTT-4.8.2-2]",
             TopicError::ShareFilter => "a shared subscription has no topic filter [MQTT-4.8.2-2]",
-            // Neither of these passes the string decoder, the last needs a limit that is not given here.
+            // The string decoder refuses the first ones; the last one needs a limit that is not
+            // passed here.
             TopicError::TooLong
             | TopicError::Null
             | TopicError::Wildcard
@@ -87,7 +88,7 @@ pub(super) fn decode_suback(mut reader: Reader<'_>, version: Version) -> Result<
     if codes.is_empty() {
         return Err(DecodeError::protocol("SUBACK without a reason code [MQTT-3.8.4-6]"));
     }
-    // Table 3-8; 3.1.1 knows 0x80 and the three QoS [MQTT-3.9.3-2 of 3.1.1].
+    // Table 3-8; 3.1.1 has 0x80 and the three QoS [MQTT-3.9.3-2 of 3.1.1].
     let known = |code: &u8| match version {
         Version::V5 => {
             matches!(*code, 0..=2 | 0x80 | 0x83 | 0x87 | 0x8F | 0x91 | 0x97 | 0x9E | 0xA1 | 0xA2)
@@ -166,7 +167,7 @@ pub(super) fn encode_suback(suback: &SubAck<'_>, version: Version, out: &mut Vec
     if version.is_v5() {
         out.extend_from_slice(suback.codes);
     } else {
-        // The only failure that 3.1.1 knows (section 3.9.3 of 3.1.1).
+        // The only failure code of 3.1.1 (section 3.9.3 of 3.1.1).
         out.extend(suback.codes.iter().map(|&code| code.min(ReasonCode::UNSPECIFIED_ERROR.0)));
     }
 }

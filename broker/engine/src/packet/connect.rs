@@ -1,5 +1,5 @@
-//! The packets that begin and end a connection: CONNECT, CONNACK, DISCONNECT, AUTH (sections 3.1, 3.2, 3.14, 3.15).
-//! Plain views; reading and writing them is in `codec`.
+//! The packets that begin and end a connection: CONNECT, CONNACK, DISCONNECT, AUTH (sections 3.1,
+//! 3.2, 3.14, 3.15). Plain views; reading and writing them is in `codec`.
 
 use super::{Properties, QoS, Version};
 use crate::reason::ReasonCode;
@@ -13,7 +13,7 @@ pub struct Connect<'a> {
     pub clean_start: bool,
     /// Keep alive in seconds, 0 for none.
     pub keep_alive_s: u16,
-    /// The client identifier; it may be empty here, whether that is accepted is the session's decision.
+    /// The client identifier; it may be empty, and the session decides whether that is accepted.
     pub client_id: &'a str,
     /// The user name.
     pub username: Option<&'a str>,
@@ -45,7 +45,8 @@ pub struct Will<'a> {
 pub struct ConnAck<'a> {
     /// Whether the server resumes a session. MQTT 3.1 has no such flag.
     pub session_present: bool,
-    /// As it stands on the wire: a reason code in v5, a return code from 0 to 5 in 3.x (`ReasonCode::connack_v3`).
+    /// The code on the wire: a reason code in v5, a return code from 0 to 5 in 3.x
+    /// (`ReasonCode::connack_v3`).
     pub code: u8,
     /// The properties; empty in 3.x.
     pub properties: Properties<'a>,
@@ -54,7 +55,7 @@ pub struct ConnAck<'a> {
 /// The last packet of a connection (section 3.14).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Disconnect<'a> {
-    /// Why; always success in 3.x.
+    /// The reason; always success in 3.x.
     pub reason: ReasonCode,
     /// The properties; empty in 3.x.
     pub properties: Properties<'a>,
@@ -65,6 +66,6 @@ pub struct Disconnect<'a> {
 pub struct Auth<'a> {
     /// Success, continue authentication or re-authenticate.
     pub reason: ReasonCode,
-    /// The properties. Without any, and with success, the packet is `F0 00`.
+    /// The properties. Without properties and with success, the packet is `F0 00`.
     pub properties: Properties<'a>,
 }

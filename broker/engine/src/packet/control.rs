@@ -1,11 +1,11 @@
-//! Characters that MQTT advises against in strings: control characters and Unicode noncharacters [MQTT-1.5.4-2, section 1.5.4].
-//! Asked by whoever refuses them; the codec takes them.
+//! Characters that MQTT advises against in strings: control characters and Unicode noncharacters
+//! [MQTT-1.5.4-2, section 1.5.4]. The codec accepts them; callers that refuse them use this check.
 
 use super::{Connect, Packet, Properties, Property};
 
-/// Whether a string has U+0001 to U+001F, U+007F to U+009F, or a code point that Unicode keeps free of characters.
+/// Whether a string has U+0001 to U+001F, U+007F to U+009F, or a Unicode noncharacter.
 fn has_control(text: &str) -> bool {
-    // Most strings are printable ASCII, of which none is a control character.
+    // Most strings are printable ASCII, which has no control character.
     let plain = text.bytes().all(|byte| (0x20..0x7F).contains(&byte));
     !plain && text.chars().any(is_control)
 }
@@ -36,8 +36,8 @@ fn in_connect(connect: &Connect<'_>) -> bool {
         || connect.will.is_some_and(|will| has_control(will.topic) || in_properties(&will.properties))
 }
 
-/// Whether a string of the packet has such a character: topic, filter, identifier, name or property. Payloads and passwords are
-/// no strings.
+/// Whether a string of the packet has such a character: topic, filter, identifier, name or
+/// property. Payloads and passwords are not strings.
 pub fn has_control_characters(packet: &Packet<'_>) -> bool {
     match packet {
         Packet::Connect(connect) => in_connect(connect),

@@ -1,10 +1,10 @@
-//! Packets that own what they hold, for those that wait: each is parsed once, and gives views of itself at no cost.
-//! Made from the borrowed packets of this folder; nothing here checks anything again.
+//! Packets that own their data, for packets that wait: each is parsed once, and views of it are
+//! free. Made from the borrowed packets of this folder; nothing is checked again.
 
 use super::{Connect, Disconnect, Properties, QoS, Version, Will};
 use crate::reason::ReasonCode;
 
-/// A checked property section of its own.
+/// A checked property section that owns its bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OwnedProperties {
     bytes: Box<[u8]>,
@@ -98,7 +98,7 @@ impl OwnedConnect {
         }
     }
 
-    /// Bytes that it holds, for whoever is charged with them.
+    /// Bytes that it holds, for its charge.
     pub fn bytes(&self) -> usize {
         let will = self
             .will
@@ -112,19 +112,21 @@ impl OwnedConnect {
     }
 }
 
-/// What a DISCONNECT asks for.
+/// The request of a DISCONNECT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Leave {
-    /// Why.
+    /// The reason.
     pub reason: ReasonCode,
     /// The session expiry interval that it sets, seconds.
     pub expiry_s: Option<u32>,
-    /// Whether it may not set that: it is no DISCONNECT, but a broken rule [MQTT-3.14.2-2].
+    /// Whether it sets the interval without permission: then it is a protocol error and no
+    /// DISCONNECT [MQTT-3.14.2-2].
     pub forbidden: bool,
 }
 
 impl Leave {
-    /// Of a DISCONNECT, whose client had said this at CONNECT: what was 0 stays 0, whatever was granted [MQTT-3.14.2-2].
+    /// From a DISCONNECT. `requested_expiry_s` is the interval in CONNECT: 0 must stay 0, whatever
+    /// was granted [MQTT-3.14.2-2].
     pub fn of(disconnect: &Disconnect<'_>, requested_expiry_s: u32) -> Leave {
         let expiry_s = disconnect.properties.session_expiry_s();
         let forbidden = requested_expiry_s == 0 && expiry_s.is_some_and(|expiry_s| expiry_s > 0);

@@ -1,23 +1,26 @@
-//! A property section of a v5 packet as a view over its bytes, checked once, read by iterator.
-//! Made by `codec` and by whoever builds a section with `push_property`; it never owns or changes bytes.
+//! A property section of a v5 packet as a view over its bytes, checked once and read by iterator.
+//! `codec` makes it, and code that builds a section with `push_property`. It never owns or changes
+//! bytes.
 
 use super::property::{Property, PropertyId, PropertyOwner};
 use super::wire::{DecodeError, Reader};
 
-/// The properties of one packet or will: the section without its length. The default is the empty section.
+/// The properties of one packet or will: the section without its length. The default is the empty
+/// section.
 #[derive(Clone, Copy, Default)]
 pub struct Properties<'a> {
     bytes: &'a [u8],
-    /// One bit for each identifier that occurs, so that a look-up of what is absent reads nothing.
+    /// One bit for each identifier that occurs, so that a look-up of an absent one is cheap.
     present: u64,
 }
 
 impl<'a> Properties<'a> {
-    /// Checks `bytes` as the properties of `owner`, by every rule of the specification that needs no other field.
+    /// Checks `bytes` as the properties of `owner`, by every rule of the specification that needs
+    /// no other field.
     ///
     /// # Errors
-    /// [`DecodeError`] with 0x81 for an unknown or misplaced identifier or a bad value encoding, 0x82 for a repeated property or
-    /// a forbidden value, 0x94 for a topic alias of 0.
+    /// [`DecodeError`] with 0x81 for an unknown or misplaced identifier or a bad value encoding,
+    /// 0x82 for a repeated property or a forbidden value, 0x94 for a topic alias of 0.
     pub fn check(bytes: &'a [u8], owner: PropertyOwner) -> Result<Self, DecodeError> {
         let mut present = 0u64;
         let mut reader = Reader::new(bytes);
@@ -38,14 +41,14 @@ impl<'a> Properties<'a> {
         Ok(Self { bytes, present })
     }
 
-    /// A section that was written with [`super::push_property`] or checked before. Nothing is validated; where the bytes are no
-    /// property, the iterator ends.
+    /// A section that was written with [`super::push_property`] or checked before. Nothing is
+    /// validated; the iterator ends at bytes that are not a property.
     pub fn from_encoded(bytes: &'a [u8]) -> Self {
         let present = Iter::new(bytes).fold(0, |bits, property| bits | property.id().bit());
         Self { bytes, present }
     }
 
-    /// A section with the identifiers that occur in it, as [`Properties::present`] has told.
+    /// A section with the identifiers that occur in it, from [`Properties::present`].
     pub(super) const fn with_present(bytes: &'a [u8], present: u64) -> Self {
         Self { bytes, present }
     }
@@ -55,7 +58,7 @@ impl<'a> Properties<'a> {
         self.present
     }
 
-    /// The section as it stands on the wire, without its length.
+    /// The encoded section, without its length.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -121,11 +124,11 @@ getters! {
     payload_format: PayloadFormat -> u8;
     /// Lifetime of the message in seconds.
     message_expiry_s: MessageExpiry -> u32;
-    /// What the payload is, in the publisher's words.
+    /// Content type, chosen by the publisher.
     content_type: ContentType -> &'a str;
-    /// Where an answer is expected.
+    /// Topic for a response.
     response_topic: ResponseTopic -> &'a str;
-    /// What lets the requester tell which request an answer belongs to.
+    /// Identifies the request that a response belongs to.
     correlation_data: CorrelationData -> &'a [u8];
     /// The subscription identifier of a SUBSCRIBE.
     subscription_id: SubscriptionId -> u32;
@@ -133,13 +136,14 @@ getters! {
     session_expiry_s: SessionExpiry -> u32;
     /// The client identifier that the server chose.
     assigned_client_id: AssignedClientId -> &'a str;
-    /// The keep alive in seconds that the server asks for.
+    /// The keep alive that the server requests, seconds.
     server_keep_alive_s: ServerKeepAlive -> u16;
     /// Name of the enhanced authentication method.
     auth_method: AuthMethod -> &'a str;
     /// Data of the enhanced authentication method.
     auth_data: AuthData -> &'a [u8];
-    /// Whether the client wants reason strings and user properties on failures; absent means yes (section 3.1.2.11.7).
+    /// Whether the client wants reason strings and user properties on failures; absent means yes
+    /// (section 3.1.2.11.7).
     request_problem_info: RequestProblemInfo -> bool;
     /// Seconds from the end of the connection to the will.
     will_delay_s: WillDelay -> u32;
@@ -149,25 +153,27 @@ getters! {
     response_info: ResponseInfo -> &'a str;
     /// Another server to use.
     server_reference: ServerReference -> &'a str;
-    /// Text for a person that reads a log.
+    /// Text for logs.
     reason_string: ReasonString -> &'a str;
-    /// How many QoS 1 and 2 messages the sender of this property takes at once; absent means 65,535.
+    /// Maximum number of QoS 1 and 2 messages in flight to the sender of this property; absent
+    /// means 65,535.
     receive_maximum: ReceiveMaximum -> u16;
     /// The highest topic alias that the sender of this property accepts; absent means 0.
     topic_alias_maximum: TopicAliasMaximum -> u16;
     /// The alias of the topic of a PUBLISH.
     topic_alias: TopicAlias -> u16;
-    /// The highest QoS that the server takes; absent means 2.
+    /// The highest QoS that the server supports; absent means 2.
     maximum_qos: MaximumQos -> u8;
-    /// Whether the server keeps retained messages; absent means yes.
+    /// Whether the server supports retained messages; absent means yes.
     retain_available: RetainAvailable -> bool;
-    /// The largest packet in bytes that the sender of this property takes; absent means no limit but the protocol's.
+    /// The largest packet that the sender of this property accepts, bytes; absent means only the
+    /// protocol's limit.
     maximum_packet_size: MaximumPacketSize -> u32;
-    /// Whether the server knows wildcard filters; absent means yes.
+    /// Whether the server supports wildcard filters; absent means yes.
     wildcard_available: WildcardAvailable -> bool;
-    /// Whether the server knows subscription identifiers; absent means yes.
+    /// Whether the server supports subscription identifiers; absent means yes.
     subscription_id_available: SubscriptionIdAvailable -> bool;
-    /// Whether the server knows shared subscriptions; absent means yes.
+    /// Whether the server supports shared subscriptions; absent means yes.
     shared_available: SharedAvailable -> bool;
 }
 
@@ -205,7 +211,7 @@ impl<'a> Iter<'a> {
         Self { reader: Reader::new(bytes) }
     }
 
-    /// The bytes of the section that have not been read yet.
+    /// The bytes of the section that have not been read.
     pub(crate) const fn rest(&self) -> &'a [u8] {
         self.reader.rest()
     }
@@ -220,7 +226,7 @@ impl<'a> Iterator for Iter<'a> {
         }
         let property = Property::read(&mut self.reader).ok();
         if property.is_none() {
-            // The section was checked, so this one was not made by us: end there rather than read on in the middle.
+            // The section is not one that was checked, so the iterator ends here.
             self.reader = Reader::new(&[]);
         }
         property

@@ -1,5 +1,5 @@
-//! One property of MQTT 5.0 (section 2.2.2): its identifier, type, value rules, and the packets that may carry it.
-//! Used by `Properties` and by whoever builds a property section; sections as a whole are next door.
+//! One property of MQTT 5.0 (section 2.2.2): its identifier, type, value rules, and the packets
+//! that may carry it. Used by `Properties` and by code that builds a property section.
 
 use super::PacketType;
 use super::wire::{
@@ -8,7 +8,7 @@ use super::wire::{
 use crate::reason::ReasonCode;
 use crate::topic;
 
-/// Whose properties a section holds: a packet's, or those of the will inside a CONNECT (section 3.1.3.2).
+/// The owner of a property section: a packet, or the will inside a CONNECT (section 3.1.3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PropertyOwner {
     /// The will properties in the payload of CONNECT.
@@ -37,12 +37,12 @@ macro_rules! property_ids {
             /// All identifiers, in the order of the specification's table.
             pub const ALL: &'static [PropertyId] = &[$(Self::$name,)*];
 
-            /// The identifier that stands for `id` on the wire.
+            /// The identifier with this number on the wire.
             pub const fn from_u8(id: u8) -> Option<Self> {
                 match id { $($id => Some(Self::$name),)* _ => None }
             }
 
-            /// The name the specification gives the property.
+            /// The name in the specification.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
@@ -104,8 +104,8 @@ impl PropertyId {
         self.owners() & owner.bit() != 0
     }
 
-    /// Whether a section of `owner` may hold it more than once: user properties everywhere (section 3.1.2.11.8 and its like),
-    /// the subscription identifier in PUBLISH only (3.3.2.3.8).
+    /// Whether a section of `owner` may hold it more than once: user properties everywhere (section
+    /// 3.1.2.11.8 and others), the subscription identifier only in PUBLISH (3.3.2.3.8).
     pub const fn repeats_in(self, owner: PropertyOwner) -> bool {
         match self {
             Self::User => true,
@@ -114,7 +114,7 @@ impl PropertyId {
         }
     }
 
-    /// A bit of its own for each identifier: all are below 64.
+    /// A separate bit for each identifier; all are below 64.
     pub(crate) const fn bit(self) -> u64 {
         1 << self as u8
     }
@@ -154,7 +154,7 @@ pub enum Property<'a> {
 }
 
 impl<'a> Property<'a> {
-    /// The identifier that stands before the value on the wire.
+    /// The identifier before the value on the wire.
     pub const fn id(&self) -> PropertyId {
         match self {
             Self::PayloadFormat(_) => PropertyId::PayloadFormat,
@@ -187,9 +187,11 @@ impl<'a> Property<'a> {
         }
     }
 
-    /// Reads the next property: identifier and a value of its type (section 2.2.2.2), without the rules of [`Self::check`].
+    /// Reads the next property: identifier and a value of its type (section 2.2.2.2), without the
+    /// rules of [`Self::check`].
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        // The identifier is a variable byte integer; those that exist take one byte, so a longer one is unknown anyway.
+        // The identifier is a variable byte integer. All defined ones take one byte, so a longer
+        // one is unknown.
         let id = PropertyId::from_u8(reader.u8()?)
             .ok_or(DecodeError::malformed("a property identifier is unknown [section 2.2.2.2]"))?;
         Ok(match id {
@@ -224,14 +226,14 @@ impl<'a> Property<'a> {
         })
     }
 
-    /// The rules on the value that go beyond its type.
+    /// Checks the rules on the value that go beyond its type.
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
         let broken = match *self {
             Self::PayloadFormat(2..) => "the payload format indicator is neither 0 nor 1 [section 3.3.2.3.2]",
             Self::MaximumQos(2..) => "the maximum QoS is neither 0 nor 1 [section 3.2.2.3.4]",
             Self::ReceiveMaximum(0) => "the receive maximum is 0 [section 3.1.2.11.3]",
             Self::MaximumPacketSize(0) => "the maximum packet size is 0 [section 3.1.2.11.4]",
-            // Its upper limit is that of its type.
+            // The type already has the upper limit.
             Self::SubscriptionId(0) => "a subscription identifier is 0 [section 3.8.2.1.2]",
             Self::TopicAlias(0) => {
                 let detail = "the topic alias is 0 [MQTT-3.3.2-8]";
@@ -288,8 +290,9 @@ fn flag(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
     }
 }
 
-/// Appends one property, identifier and value. Strings and binary data beyond 65,535 bytes are cut (strings at a character), a
-/// subscription identifier beyond its range is lowered to 268,435,455; nothing else is checked.
+/// Appends one property, identifier and value. Strings and binary data beyond 65,535 bytes are cut
+/// (strings at a character). A subscription identifier beyond its range becomes 268,435,455.
+/// Nothing else is checked.
 pub fn push_property(out: &mut Vec<u8>, property: Property<'_>) {
     out.push(property.id() as u8);
     match property {

@@ -25,7 +25,8 @@ pub struct Publish<'a> {
     pub payload: &'a [u8],
 }
 
-/// PUBACK, PUBREC, PUBREL or PUBCOMP: they differ in nothing but their type and its reason codes (sections 3.4 to 3.7).
+/// PUBACK, PUBREC, PUBREL or PUBCOMP: only the type and the reason codes differ (sections 3.4 to
+/// 3.7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ack<'a> {
     /// The identifier of the PUBLISH it belongs to.

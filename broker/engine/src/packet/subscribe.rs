@@ -1,5 +1,5 @@
-//! SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK and their payloads (sections 3.8 to 3.11).
-//! Views over checked bytes; whether a subscription is granted is decided elsewhere.
+//! SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK and their payloads (sections 3.8 to 3.11). Views over
+//! checked bytes; other modules decide whether a subscription is granted.
 
 use std::num::NonZeroU16;
 
@@ -24,7 +24,8 @@ pub struct SubAck<'a> {
     pub packet_id: NonZeroU16,
     /// The properties; empty in 3.x.
     pub properties: Properties<'a>,
-    /// One v5 reason code for each filter, in their order. Written to a 3.x client, every failure becomes 0x80.
+    /// One v5 reason code for each filter, in their order. Written to a 3.x client, every failure
+    /// becomes 0x80.
     pub codes: &'a [u8],
 }
 
@@ -54,7 +55,7 @@ pub struct UnsubAck<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum RetainHandling {
-    /// At every SUBSCRIBE [MQTT-3.3.1-9]; the only way in 3.x.
+    /// At every SUBSCRIBE [MQTT-3.3.1-9]; the only option in 3.x.
     #[default]
     Send = 0,
     /// Only if the subscription did not exist [MQTT-3.3.1-10].
@@ -66,9 +67,9 @@ pub enum RetainHandling {
 /// The options of one subscription (section 3.8.3.1). The default is that of 3.x at QoS 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SubscriptionOptions {
-    /// The highest QoS the client wants.
+    /// The highest QoS for deliveries.
     pub qos: QoS,
-    /// Whether the client's own messages are kept from it [MQTT-3.8.3-3].
+    /// Whether the client's own messages are excluded [MQTT-3.8.3-3].
     pub no_local: bool,
     /// Whether forwarded messages keep their RETAIN flag [MQTT-3.3.1-13].
     pub retain_as_published: bool,
@@ -77,7 +78,7 @@ pub struct SubscriptionOptions {
 }
 
 impl SubscriptionOptions {
-    /// The options of a 3.x subscription: nothing but the QoS.
+    /// The options of a 3.x subscription: only the QoS.
     pub const fn of_qos(qos: QoS) -> Self {
         Self { qos, no_local: false, retain_as_published: false, retain_handling: RetainHandling::Send }
     }
@@ -122,28 +123,29 @@ impl SubscriptionOptions {
     }
 }
 
-/// The payload of SUBSCRIBE: an iterator over `(filter, options)`. In 3.x the options are the QoS alone.
+/// The payload of SUBSCRIBE: an iterator over `(filter, options)`. In 3.x the options are only the
+/// QoS.
 ///
-/// What a filter of the form `$share/…` means is asked of `topic::parse_filter`.
+/// `topic::parse_filter` parses filters of the form `$share/…`.
 #[derive(Clone, Copy)]
 pub struct Filters<'a> {
     reader: Reader<'a>,
 }
 
 impl<'a> Filters<'a> {
-    /// A payload written with [`push_subscription`] or checked before. Nothing is validated; where the bytes are no filter with
-    /// its options, the iterator ends.
+    /// A payload written with [`push_subscription`] or checked before. Nothing is validated; the
+    /// iterator ends at bytes that are not a filter with its options.
     pub const fn from_encoded(bytes: &'a [u8]) -> Self {
         Self { reader: Reader::new(bytes) }
     }
 
-    /// How many filters are left. Walks over them.
+    /// Number of filters left. Iterates over them.
     #[allow(clippy::len_without_is_empty)] // a SUBSCRIBE without a filter does not get here
     pub fn len(&self) -> usize {
         self.count()
     }
 
-    /// The filters that are left as they stand on the wire.
+    /// The encoded filters that are left.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.reader.rest()
     }
@@ -174,19 +176,19 @@ pub struct TopicFilters<'a> {
 }
 
 impl<'a> TopicFilters<'a> {
-    /// A payload written with [`push_filter`] or checked before. Nothing is validated; where the bytes are no filter, the iterator
-    /// ends.
+    /// A payload written with [`push_filter`] or checked before. Nothing is validated; the iterator
+    /// ends at bytes that are not a filter.
     pub const fn from_encoded(bytes: &'a [u8]) -> Self {
         Self { reader: Reader::new(bytes) }
     }
 
-    /// How many filters are left. Walks over them.
+    /// Number of filters left. Iterates over them.
     #[allow(clippy::len_without_is_empty)] // an UNSUBSCRIBE without a filter does not get here
     pub fn len(&self) -> usize {
         self.count()
     }
 
-    /// The filters that are left as they stand on the wire.
+    /// The encoded filters that are left.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.reader.rest()
     }
@@ -227,7 +229,8 @@ macro_rules! view {
 
 view!(Filters TopicFilters);
 
-/// Appends a filter with its options to the payload of a SUBSCRIBE. A filter beyond 65,535 bytes is cut.
+/// Appends a filter with its options to the payload of a SUBSCRIBE. A filter beyond 65,535 bytes is
+/// cut.
 pub fn push_subscription(out: &mut Vec<u8>, filter: &str, options: SubscriptionOptions) {
     put_string(out, filter);
     out.push(options.to_byte());

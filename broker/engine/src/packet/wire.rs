@@ -1,21 +1,23 @@
 //! The primitive data types of the wire (MQTT 5.0 section 1.5) and the error of every decode step.
-//! Used by the property code here and by `codec`; knows nothing of packets.
+//! Used by the property code here and by `codec`; independent of packets.
 
 use crate::reason::ReasonCode;
 
-/// The largest value of a variable byte integer (section 1.5.5), so the largest remaining length in bytes.
+/// The largest value of a variable byte integer (section 1.5.5), and so of the remaining length in
+/// bytes.
 pub const VARINT_MAX: u32 = 268_435_455;
 
-/// The largest packet that MQTT can express, fixed header included, in bytes.
+/// The largest MQTT packet, fixed header included, in bytes.
 pub const PACKET_BYTES_MAX: u32 = VARINT_MAX + 5;
 
-/// Why bytes are not a packet. Compared by value; it borrows nothing and costs nothing to make.
+/// Why bytes are not a packet. It borrows and allocates nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{reason}: {detail}")]
 pub struct DecodeError {
-    /// What to tell a v5 peer in DISCONNECT or CONNACK before the connection is closed [MQTT-4.13.1-1].
+    /// The reason code for a v5 peer, in DISCONNECT or CONNACK before the connection is closed
+    /// [MQTT-4.13.1-1].
     pub reason: ReasonCode,
-    /// What is wrong, with the number of the statement or section that says so.
+    /// What is wrong, with the statement or section number.
     pub detail: &'static str,
 }
 
@@ -25,7 +27,7 @@ impl DecodeError {
         Self { reason: ReasonCode::MALFORMED_PACKET, detail }
     }
 
-    /// A packet that parses and holds what the protocol does not allow (0x82).
+    /// A packet that parses but breaks the protocol (0x82).
     pub(crate) const fn protocol(detail: &'static str) -> Self {
         Self { reason: ReasonCode::PROTOCOL_ERROR, detail }
     }
@@ -34,7 +36,7 @@ impl DecodeError {
 const SHORT: DecodeError =
     DecodeError::malformed("a field reaches beyond the end of the packet [section 1.5]");
 
-/// A cursor over the body of one frame. Every read checks the rest; nothing is copied.
+/// A cursor over the body of one frame. Every read checks the length; nothing is copied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -45,7 +47,7 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// What has not been read yet.
+    /// The bytes that have not been read.
     pub(crate) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -98,7 +100,8 @@ impl<'a> Reader<'a> {
     /// A UTF-8 encoded string (section 1.5.4).
     pub(crate) fn string(&mut self) -> Result<&'a str, DecodeError> {
         let bytes = self.binary()?;
-        // `from_utf8` refuses surrogates (U+D800 to U+DFFF) and over-long forms, and keeps U+FEFF as [MQTT-1.5.4-3] asks.
+        // `from_utf8` refuses surrogates (U+D800 to U+DFFF) and over-long forms, and keeps U+FEFF
+        // [MQTT-1.5.4-3].
         let text = std::str::from_utf8(bytes)
             .map_err(|_| DecodeError::malformed("a string is not well-formed UTF-8 [MQTT-1.5.4-1]"))?;
         if bytes.contains(&0) {
@@ -107,7 +110,7 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// The end of the packet: nothing may follow.
+    /// Checks that the packet ends here.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         if self.rest.is_empty() {
             Ok(())
@@ -117,13 +120,14 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads a variable byte integer from the start of `bytes`: the value and the bytes it takes, `None` when more are needed.
+/// Reads a variable byte integer from the start of `bytes`: its value and length in bytes; `None`
+/// if more bytes are needed.
 pub(crate) fn varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     let mut value = 0u32;
     for (index, &byte) in bytes.iter().take(4).enumerate() {
         value |= u32::from(byte & 0x7F) << (7 * index);
         if byte & 0x80 == 0 {
-            // A last byte of zero adds nothing: the encoding is longer than needed.
+            // A last byte of zero makes the encoding longer than needed.
             if byte == 0 && index > 0 {
                 return Err(DecodeError::malformed(
                     "a variable byte integer is longer than its value needs [MQTT-1.5.5-1]",
@@ -140,7 +144,7 @@ pub(crate) fn varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> 
     Ok(None)
 }
 
-/// How many bytes a variable byte integer takes. Values above [`VARINT_MAX`] do not exist on the wire.
+/// Bytes of a variable byte integer. Values above [`VARINT_MAX`] do not exist on the wire.
 pub(crate) const fn varint_len(value: usize) -> usize {
     match value {
         0..=127 => 1,
@@ -163,7 +167,8 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: usize) {
     out.push((value & 0x7F) as u8);
 }
 
-/// What of `bytes` fits behind a length of two bytes: the encoder is total, so what is too long is cut.
+/// The part of `bytes` that fits a length of two bytes. The encoder never fails, so longer data is
+/// cut.
 pub(crate) fn fit(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(u16::MAX as usize)]
 }
@@ -173,14 +178,14 @@ pub(crate) fn fit_str(text: &str) -> &str {
     if text.len() <= u16::MAX as usize { text } else { &text[..text.floor_char_boundary(u16::MAX as usize)] }
 }
 
-/// Appends binary data behind its length.
+/// Appends binary data after its length.
 pub(crate) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
     let bytes = fit(bytes);
     out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
     out.extend_from_slice(bytes);
 }
 
-/// Appends a string behind its length.
+/// Appends a string after its length.
 pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) {
     put_binary(out, fit_str(text).as_bytes());
 }

@@ -1,5 +1,4 @@
 //! Topic rules against the examples of the specification (sections 4.7.1, 4.7.2, 4.8.2).
-//! Run by the test harness only.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -50,7 +49,7 @@ fn filters_follow_section_4_7_1() {
         ("sport/tennis#", Err(TopicError::MultiLevel)),
         ("sport/tennis/#/ranking", Err(TopicError::MultiLevel)),
         ("sport+", Err(TopicError::SingleLevel)),
-        // And their kin.
+        // Similar ones.
         ("#/", Err(TopicError::MultiLevel)),
         ("##", Err(TopicError::MultiLevel)),
         ("+#", Err(TopicError::SingleLevel)),
@@ -133,7 +132,8 @@ fn matching_follows_the_examples_of_the_specification() {
         ("$SYS/#", "$SYS/monitor", true),
         ("$SYS/#", "$SYS", true),
         ("$SYS/monitor/+", "$SYS/monitor/Clients", true),
-        // 4.7.3: case counts, a leading or trailing / makes another topic, nothing is normalised [MQTT-4.7.3-4].
+        // 4.7.3: case counts, a leading or trailing / makes another topic, nothing is normalised
+        // [MQTT-4.7.3-4].
         ("ACCOUNTS", "Accounts", false),
         ("finance", "/finance", false),
         ("finance", "finance/", false),
