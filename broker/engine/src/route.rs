@@ -1,11 +1,13 @@
-//! Routing of one shard: who here and which shards elsewhere want a topic, and the retained messages it owns.
+//! Routing of one shard: which sessions here and which other shards have subscriptions for a topic,
+//! and the retained messages that it owns.
 //!
-//! Called by the flows. It keeps data and answers; it delivers nothing, knows sessions only by key, runs no hook,
-//! reads no clock and draws no random number.
+//! The flows call it. It delivers nothing, uses sessions only as keys, runs no hook, reads no clock
+//! and draws no random number.
 //!
-//! The order of calls: `subscribe*`, `unsubscribe*` and `set_connected` as clients act; once a turn [`Routes::take_changes`],
-//! whose batch goes to every other shard, and [`Routes::sweep`]; [`Routes::apply`] for each batch that arrives, whose
-//! sender gets the sequence number back and hands it to [`Routes::acked`]; [`Routes::matches`] for each message.
+//! The order of calls: `subscribe*`, `unsubscribe*` and `set_connected` as clients act. Once a turn
+//! [`Routes::take_changes`], whose batch goes to every other shard, and [`Routes::sweep`].
+//! [`Routes::apply`] for each batch that arrives; its sender passes the returned number to
+//! [`Routes::acked`]. [`Routes::matches`] for each message.
 
 mod apply;
 mod cache;
@@ -39,29 +41,31 @@ use hash::{HashedMap, Hashes};
 use interest::Outbox;
 use subscriber_set::Subscriber;
 
-/// The options of a subscription (MQTT 5.0 section 3.8.3.1) that count when a message is delivered.
+/// The options of a subscription (MQTT 5.0 section 3.8.3.1) that are used at delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SubOptions {
     /// Maximum QoS, 0 to 2.
     pub qos: u8,
-    /// Not to the client that published it.
+    /// Whether the client's own messages are excluded.
     pub no_local: bool,
-    /// Keep the RETAIN flag as published.
+    /// Whether the RETAIN flag stays as published.
     pub retain_as_published: bool,
     /// Subscription identifier, 1 to 268,435,455; 0 = none.
     pub subscription_id: u32,
 }
 
-/// Bounds of one shard's routing.
+/// Limits of one shard's routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteLimits {
-    /// Topics whose matches are remembered. 0 = none.
+    /// Maximum number of topics in the cache. 0 = no cache.
     pub topic_cache_entries_max: usize,
-    /// Memory for them, in bytes. A topic that alone needs more than a quarter is matched anew each time.
+    /// Maximum bytes of the cache. A topic that needs more than a quarter is not cached.
     pub topic_cache_bytes_max: usize,
-    /// Subscriptions of this shard's sessions, plain and shared; see [`Routes::is_full`].
+    /// Maximum number of subscriptions of this shard's sessions, plain and shared; see
+    /// [`Routes::is_full`].
     pub shard_subscriptions_max: usize,
-    /// Filters without a subscriber that may wait for the sweep; beyond, unsubscribing sweeps.
+    /// Maximum number of filters without subscriber before the sweep; beyond it, unsubscribing
+    /// sweeps.
     pub idle_filters_max: usize,
 }
 
@@ -76,31 +80,31 @@ impl Default for RouteLimits {
     }
 }
 
-/// What became of a subscription.
+/// The result of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscribed {
-    /// Whether the session did not have it; if it had, its options were replaced [MQTT-3.8.4-3].
+    /// Whether it is new; otherwise its options were replaced [MQTT-3.8.4-3].
     pub is_new: bool,
-    /// Whether the other shards know.
+    /// Whether the other shards have acknowledged the interest.
     pub interest: Interest,
-    /// SUBACK waits until [`Routes::barrier`] has reached this; 0 = need not wait.
+    /// SUBACK waits until [`Routes::barrier`] has reached this number; 0 = no wait.
     pub barrier_seq: u64,
-    /// Number of the filter, while the session has a subscription to it: see [`MatchedSub::filter`].
+    /// Number of the filter while the session has the subscription: see [`MatchedSub::filter`].
     pub filter: u32,
 }
 
-/// What one shard's routing holds.
+/// Counts of one shard's routing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteStats {
     /// Subscriptions of this shard's sessions, plain and shared.
     pub subscriptions: usize,
-    /// Filters known, those of other shards' wildcard interest and of groups included.
+    /// Filters stored, with those of other shards' wildcards and of groups.
     pub filters: usize,
     /// Nodes of the trie of wildcard filters.
     pub trie_nodes: usize,
-    /// Literal filters that other shards want.
+    /// Literal filters with subscribers on other shards.
     pub literal_interest: usize,
-    /// Shared subscriptions known.
+    /// Shared subscriptions stored.
     pub groups: usize,
     /// Filters that wait for the sweep.
     pub idle_filters: usize,
@@ -116,16 +120,16 @@ pub struct Routes {
     hashes: Hashes,
     filters: Filters,
     groups: Groups,
-    /// Fingerprint of a literal filter → the other shards with plain subscribers to it.
+    /// Fingerprint of a literal filter → the other shards with plain subscribers.
     literal_interest: HashedMap<u64, ShardSet>,
     outbox: Outbox,
-    /// Groups whose counts go into the next batch.
+    /// Groups whose counts are sent in the next batch.
     dirty_groups: Vec<GroupRef>,
-    /// Filters without a subscriber whose removal the others have not been told, oldest first.
+    /// Filters without a subscriber whose removal was not sent yet, oldest first.
     idle: VecDeque<u32>,
     subscriptions: usize,
     cache: TopicCache,
-    /// The numbers of matching filters, while a miss is served.
+    /// Numbers of the matching filters during a cache miss.
     found: Vec<u32>,
     nothing: Rc<Matched>,
 }
@@ -136,7 +140,8 @@ impl Routes {
         FilterSet::new(&self.hashes)
     }
 
-    /// The routing of shard `me` of `shards` (1 to 64). All shards of a process get the same seeds, which are secret.
+    /// The routing of shard `me` of `shards` (1 to 64). All shards of a process get the same secret
+    /// seeds.
     pub fn new(me: ShardId, shards: usize, seeds: [u64; 4], limits: RouteLimits) -> Self {
         Routes::with_hashes(me, shards, Hashes::new(seeds), limits)
     }
@@ -163,13 +168,14 @@ impl Routes {
 
     // --- subscriptions of this shard
 
-    /// Whether `shard_subscriptions_max` is reached: the caller then refuses a new subscription with 0x97 and does not call
-    /// [`Routes::subscribe`]. One that replaces another is still welcome.
+    /// Whether `shard_subscriptions_max` is reached. The caller then refuses a new subscription
+    /// with 0x97. A replacement of options is still allowed.
     pub fn is_full(&self) -> bool {
         self.subscriptions >= self.limits.shard_subscriptions_max
     }
 
-    /// Subscribes a session to a valid filter, or replaces the options of its subscription [MQTT-3.8.4-3].
+    /// Subscribes a session to a valid filter, or replaces the options of its subscription
+    /// [MQTT-3.8.4-3].
     pub fn subscribe(&mut self, filter: &str, session: SessionKey, options: SubOptions) -> Subscribed {
         let at = self.filters.obtain(filter);
         let is_new = self.filters.get_mut(at).subscribers.insert(Subscriber { session, options });
@@ -189,7 +195,7 @@ impl Routes {
 
     /// Ends a session's subscription; returns whether there was one [MQTT-3.10.4-1].
     ///
-    /// The other shards are told by [`Routes::sweep`], and only if nobody has subscribed in the meantime.
+    /// [`Routes::sweep`] notifies the other shards, unless there is a new subscriber by then.
     pub fn unsubscribe(&mut self, filter: &str, session: SessionKey) -> bool {
         let Some(at) = self.filters.find(filter) else { return false };
         if !self.filters.get_mut(at).subscribers.remove(session) {
@@ -210,12 +216,13 @@ impl Routes {
         true
     }
 
-    /// Number of a plain filter that is known, as in [`Subscribed::filter`].
+    /// Number of a stored plain filter, as in [`Subscribed::filter`].
     pub fn filter_number(&self, filter: &str) -> Option<u32> {
         self.filters.find(filter)
     }
 
-    /// Makes a session a member of a shared subscription, or replaces its options. `filter` comes without `$share/…/`.
+    /// Adds a session to a shared subscription, or replaces its options. `filter` has no
+    /// `$share/…/`.
     pub fn subscribe_shared(
         &mut self,
         group: &str,
@@ -243,7 +250,7 @@ impl Routes {
         Subscribed { is_new, interest, barrier_seq, filter }
     }
 
-    /// Ends a membership; returns whether there was one.
+    /// Removes a member; returns whether it existed.
     pub fn unsubscribe_shared(&mut self, group: &str, filter: &str, session: SessionKey) -> bool {
         let Some(key) = self.group_by_name(group, filter) else { return false };
         if !self.groups.get_mut(key).is_some_and(|group| group.remove(session)) {
@@ -255,7 +262,7 @@ impl Routes {
         true
     }
 
-    /// Notes that a member's client has connected or disconnected; members that are connected are served first.
+    /// Records that a member has connected or disconnected; connected members are picked first.
     pub fn set_connected(&mut self, group: &str, filter: &str, session: SessionKey, connected: bool) {
         let Some(key) = self.group_by_name(group, filter) else { return };
         if self.groups.get_mut(key).is_some_and(|group| group.set_connected(session, connected)) {
@@ -265,13 +272,13 @@ impl Routes {
 
     // --- interest of the other shards
 
-    /// Whether something has changed here that the other shards have not been told.
+    /// Whether there are changes that were not sent to the other shards.
     #[inline]
     pub fn has_changes(&self) -> bool {
         !self.dirty_groups.is_empty() || self.outbox.has_pending()
     }
 
-    /// What has changed here since the last call, as one batch for every other shard; `None` if nothing has.
+    /// The changes since the last call as one batch for all other shards; `None` if there are none.
     pub fn take_changes(&mut self) -> Option<InterestBatch> {
         for key in std::mem::take(&mut self.dirty_groups) {
             let Some(group) = self.groups.get_mut(key) else { continue };
@@ -292,8 +299,8 @@ impl Routes {
         self.outbox.take()
     }
 
-    /// Takes in another shard's batch; returns the sequence number to acknowledge to it. A batch that was applied
-    /// before changes nothing.
+    /// Applies another shard's batch; returns the sequence number to acknowledge. A batch that was
+    /// applied before has no effect.
     pub fn apply(&mut self, from: ShardId, batch: &InterestBatch) -> u64 {
         debug_assert!(from != self.me);
         if from != self.me && self.outbox.accept(from, batch.seq) {
@@ -304,18 +311,18 @@ impl Routes {
         self.outbox.applied(from)
     }
 
-    /// Notes that a shard has applied all batches up to `seq`.
+    /// Records that a shard has applied all batches up to `seq`.
     pub fn acked(&mut self, from: ShardId, seq: u64) {
         self.outbox.acked(from, seq);
     }
 
-    /// The lowest sequence number that all others have acknowledged; the highest number there is on a single shard.
+    /// The lowest sequence number that all others have acknowledged; `u64::MAX` on a single shard.
     pub fn barrier(&self) -> u64 {
         self.outbox.barrier()
     }
 
-    /// Looks at up to `budget` filters that have lost their last subscriber, and has the next batch tell the others of
-    /// those that still have none.
+    /// Checks up to `budget` filters that have lost their last subscriber. Removals of those that
+    /// still have none are sent in the next batch.
     pub fn sweep(&mut self, budget: usize) {
         for _ in 0..budget {
             let Some(at) = self.idle.pop_front() else { return };
@@ -339,7 +346,8 @@ impl Routes {
 
     // --- matching
 
-    /// Everything that matches a valid topic name. A repeated topic costs one look-up and no allocation.
+    /// Everything that matches a valid topic name. A repeated topic costs one look-up and no
+    /// allocation.
     pub fn matches(&mut self, topic: &str) -> Rc<Matched> {
         let fingerprint = self.hashes.fingerprint(topic);
         if let Some(matched) = self.cache.get(fingerprint, topic) {
@@ -356,33 +364,34 @@ impl Routes {
         matched
     }
 
-    /// Whether a session has a plain subscription of the filter with this number, and that one matches the topic.
+    /// Whether a session has a plain subscription with this number that matches the topic.
     pub fn is_subscribed(&self, session: SessionKey, filter: u32, topic: &str) -> bool {
         self.filters.get_live(filter).is_some_and(|filter| {
             filter.subscribers.has(session) && crate::topic::matches(&filter.name, topic)
         })
     }
 
-    /// What a message that came from another shard is served by: the same as [`Routes::matches`], of which the caller
-    /// then uses neither `shards` nor any group but those that the envelope names.
+    /// The matches for a message from another shard: as [`Routes::matches`], but the caller ignores
+    /// `shards` and all groups that the envelope does not name.
     pub fn matches_local(&mut self, topic: &str) -> Rc<Matched> {
         self.matches(topic)
     }
 
     // --- shared subscriptions
 
-    /// The shard whose member shall get the next message of a group, drawn with `random` (any number, evenly spread):
-    /// each as likely as its part of the connected members; if none is connected anywhere, of all. `None`: no members.
+    /// Picks the shard that gets the next message of a group. `random` is any uniform number. The
+    /// probability is proportional to the connected members; if none is connected anywhere, to all
+    /// members. `None`: no members.
     pub fn pick_shared(&mut self, group: GroupRef, random: u64) -> Option<ShardId> {
         self.pick_shared_among(group, ShardSet::all(self.shards), random)
     }
 
-    /// Like [`Routes::pick_shared`] with only these shards: for the one time that a message is forwarded.
+    /// As [`Routes::pick_shared`] among these shards, for a message that is forwarded once.
     pub fn pick_shared_among(&self, group: GroupRef, among: ShardSet, random: u64) -> Option<ShardId> {
         self.groups.get(group)?.pick_shard(self.me, among, random)
     }
 
-    /// The member on this shard whose turn it is, among those that `eligible` accepts; those that are connected first.
+    /// The next member on this shard that `eligible` accepts, connected ones first.
     pub fn pick_member(
         &mut self,
         group: GroupRef,
@@ -392,21 +401,23 @@ impl Routes {
         Some((member.session, member.options))
     }
 
-    /// Notes whether a member that was picked has much waiting. True where as many in a row had as there are members here, which
-    /// is when to look whether [`Routes::set_group_full`] is due.
+    /// Records whether a picked member has many waiting messages. Returns true if that was so for
+    /// as many picks in a row as there are members here; then check whether
+    /// [`Routes::set_group_full`] is due.
     pub fn note_pick(&mut self, group: GroupRef, busy: bool) -> bool {
         self.groups.get_mut(group).is_some_and(|group| group.note_pick(busy))
     }
 
-    /// Says whether the members on this shard have much waiting. While they have, every shard chooses others where it can: a
-    /// message that has come here stays here, since on a way round it could come behind a later one.
+    /// Sets whether the members on this shard have many waiting messages. Other members are then
+    /// picked if possible. A message that is here already stays, because a detour could put it
+    /// after a later one.
     pub fn set_group_full(&mut self, group: GroupRef, full: bool) {
         if self.groups.get_mut(group).is_some_and(|group| group.set_full(full)) {
             self.announce_counts(group);
         }
     }
 
-    /// Whether the members on this shard have much waiting, as was said last.
+    /// Whether the members on this shard have many waiting messages, as last set.
     pub fn is_group_full(&self, group: GroupRef) -> bool {
         self.groups.get(group).is_some_and(Group::is_full)
     }
@@ -417,27 +428,27 @@ impl Routes {
         Some((&group.name, &self.filters.get(group.filter).name))
     }
 
-    /// What the group is called on other shards.
+    /// The id of the group on all shards.
     pub fn group_id(&self, group: GroupRef) -> Option<GroupId> {
         self.groups.get(group).map(|group| group.id)
     }
 
-    /// The group with this name and filter (without `$share/…/`), if any shard has a member.
+    /// The group with this name and filter (without `$share/…/`), if a shard has a member.
     pub fn group_by_name(&self, group: &str, filter: &str) -> Option<GroupRef> {
         self.groups.find(self.hashes.group_id(group, filter))
     }
 
-    /// The group that an envelope names.
+    /// The group with the id in an envelope.
     pub fn group_by_id(&self, id: GroupId) -> Option<GroupRef> {
         self.groups.find(id)
     }
 
-    /// The members each shard has, as far as this one knows; shards without any are left out.
+    /// The members of each shard, as last notified; shards without members are left out.
     pub fn group_counts(&self, group: GroupRef) -> impl Iterator<Item = (ShardId, MemberCount)> + '_ {
         self.groups.get(group).into_iter().flat_map(|group| group.counts(self.me))
     }
 
-    /// The members on this shard, the connected ones first.
+    /// The members on this shard, connected ones first.
     pub fn group_members(&self, group: GroupRef) -> impl Iterator<Item = (SessionKey, SubOptions)> + '_ {
         let members = self.groups.get(group).map_or(&[][..], Group::members);
         members.iter().map(|member| (member.session, member.options))
@@ -445,12 +456,12 @@ impl Routes {
 
     // --- the rest
 
-    /// The shard that owns the topic's retained message and its publishes from outside the shards; the same on each.
+    /// The shard that owns the topic's retained message and its publishes from outside the shards.
     pub fn owner_of(&self, topic: &str) -> ShardId {
         hash::shard_of(self.hashes.fingerprint(topic), self.shards)
     }
 
-    /// Counts for metrics and for finding leaks.
+    /// Counts for metrics and for the detection of leaks.
     pub fn stats(&self) -> RouteStats {
         RouteStats {
             subscriptions: self.subscriptions,
@@ -463,7 +474,7 @@ impl Routes {
         }
     }
 
-    /// What matches may have changed for the topics that this filter matches.
+    /// Invalidates the cache for the topics that this filter matches.
     fn outdate(&mut self, at: u32) {
         let filter = self.filters.get(at);
         if filter.is_wildcard() {
@@ -484,7 +495,7 @@ impl Routes {
         key
     }
 
-    /// Has the next batch tell the counts of a group.
+    /// Sends the counts of a group in the next batch.
     fn announce_counts(&mut self, key: GroupRef) {
         if self.shards == 1 {
             return;
@@ -497,7 +508,7 @@ impl Routes {
         }
     }
 
-    /// Forgets a group that no shard has a member of.
+    /// Removes a group that has no member on any shard.
     fn settle_group(&mut self, key: GroupRef) {
         if self.groups.get(key).is_some_and(Group::is_spent)
             && let Some(group) = self.groups.remove(key)

@@ -1,5 +1,5 @@
-//! What another shard's batch changes here. Called by `Routes::apply` for each change in order.
-//! Tells nobody anything: interest is passed on by its own shard only.
+//! Applies another shard's batch. `Routes::apply` calls it for each change in order. It notifies no
+//! shard: only its own shard sends interest.
 
 use super::{Change, GroupChange, MemberCount, Routes};
 use crate::id::ShardId;

@@ -1,30 +1,33 @@
-//! The topic cache: topic name → what matches it, so that a repeated topic costs one look-up. Called by `Routes`.
-//! An entry is right while the version of its topic's first level stands; it never decides what matches.
+//! The topic cache: topic name → its matches, so that a repeated topic costs one look-up. `Routes`
+//! calls it. An entry is valid while the version of its topic's first level is unchanged. It does
+//! not match itself.
 
 use std::rc::Rc;
 
 use super::Matched;
 use super::hash::{HashedMap, Hashes};
 
-/// First levels share this many versions.
+/// Number of versions that all first levels share.
 const VERSIONS: usize = 1024;
-/// No entry may take more than this part of the bytes, or one huge fan-out would empty the cache.
+/// An entry may use at most this part of the bytes, so that one huge fan-out does not empty the
+/// cache.
 const LARGEST_PART: usize = 4;
 
 struct Entry {
     fingerprint: u64,
     topic: Box<str>,
     version: u16,
-    /// Made or looked up since the hand came by.
+    /// Whether it was made or looked up since the hand last passed.
     used: bool,
-    /// Sum of both versions when it was made: each only rises, so the sum is the same only if both are.
+    /// Sum of both versions when it was made. Both only rise, so an equal sum means that both are
+    /// equal.
     stamp: u64,
     matched: Rc<Matched>,
 }
 
 impl Entry {
     fn bytes(topic: &str, matched: &Matched) -> usize {
-        // The map's 16 bytes a place, at its usual load.
+        // The map's 16 bytes for each entry, at its usual load.
         size_of::<Entry>() + 24 + topic.len() + matched.bytes()
     }
 }
@@ -32,28 +35,28 @@ impl Entry {
 /// Counters of the topic cache since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
-    /// Topics it knows now, outdated ones included.
+    /// Topics stored now, outdated ones included.
     pub entries: usize,
-    /// What they take, in bytes.
+    /// Their bytes.
     pub bytes: usize,
-    /// Look-ups that found what matches.
+    /// Look-ups with a valid entry.
     pub hits: u64,
-    /// Look-ups that had to match.
+    /// Look-ups without one.
     pub misses: u64,
-    /// Entries that made room.
+    /// Entries that were removed to make room.
     pub evictions: u64,
 }
 
 pub(super) struct TopicCache {
     places: HashedMap<u64, u32>,
     entries: Vec<Entry>,
-    /// Where the clock's hand stands.
+    /// Position of the clock hand.
     hand: usize,
     entries_max: usize,
     bytes_max: usize,
-    /// Raised by changes of filters whose first level falls here.
+    /// Raised when a filter with a first level of this hash changes.
     versions: Box<[u64]>,
-    /// Raised by changes of filters that begin with a wildcard.
+    /// Raised when a filter that begins with a wildcard changes.
     version_of_all: u64,
     hashes: Hashes,
     stats: CacheStats,
@@ -74,7 +77,7 @@ impl TopicCache {
         }
     }
 
-    /// What matches the topic, if that is known and still right. Allocates nothing.
+    /// The cached matches of a topic, if they are valid. Allocates nothing.
     pub(super) fn get(&mut self, fingerprint: u64, topic: &str) -> Option<Rc<Matched>> {
         if let Some(place) = self.places.get(&fingerprint) {
             let entry = &mut self.entries[*place as usize];
@@ -89,7 +92,7 @@ impl TopicCache {
         None
     }
 
-    /// Remembers what matches the topic now.
+    /// Stores the matches of a topic.
     pub(super) fn put(&mut self, fingerprint: u64, topic: &str, matched: &Rc<Matched>) {
         self.forget(fingerprint);
         let bytes = Entry::bytes(topic, matched);
@@ -113,14 +116,15 @@ impl TopicCache {
         self.stats.bytes += bytes;
     }
 
-    /// A literal filter changed: only the topic name equal to it is concerned.
+    /// A literal filter changed: only the topic with the same name is affected.
     pub(super) fn forget(&mut self, fingerprint: u64) {
         if let Some(place) = self.places.get(&fingerprint) {
             self.remove(*place as usize);
         }
     }
 
-    /// A wildcard filter changed: every topic that shares its first level is concerned, or all if that is a wildcard.
+    /// A wildcard filter changed: topics with its first level are affected, or all if that is a
+    /// wildcard.
     pub(super) fn outdate(&mut self, filter: &str) {
         if filter.starts_with(['+', '#']) {
             self.version_of_all += 1;
@@ -139,8 +143,9 @@ impl TopicCache {
         self.hashes.fingerprint(first) as usize % VERSIONS
     }
 
-    /// Second chance: outdated entries and those not used since the last round go first. There is at least one entry.
-    /// The newest entry fills the gap and the hand steps over it, or it would be among the next to go.
+    /// Second chance: outdated entries and those not used since the last round are removed first.
+    /// There is at least one entry. The newest entry moves into the gap, and the hand skips it, so
+    /// that it is not among the next to be removed.
     fn evict_one(&mut self) {
         loop {
             if self.hand >= self.entries.len() {

@@ -1,5 +1,6 @@
-//! The filters one shard knows of: who subscribes here, which other shards want it, which groups hang on it.
-//! Called by `Routes`. A literal filter is found by hash, a wildcard filter through the trie; both are numbers outside.
+//! The filters that one shard stores: subscribers here, other shards with subscribers, and groups.
+//! `Routes` calls it. A literal filter is found by hash and a wildcard filter through the trie.
+//! Other modules use the filter number.
 
 use slab::Slab;
 
@@ -11,21 +12,23 @@ use crate::id::ShardSet;
 
 const NONE: u32 = u32::MAX;
 
-/// Whether a filter has a wildcard (section 4.7.1). In a valid filter `+` and `#` stand for nothing else.
+/// Whether a filter has a wildcard (section 4.7.1). In a valid filter, `+` and `#` are always
+/// wildcards.
 pub(super) fn is_wildcard(filter: &str) -> bool {
     filter.bytes().any(|byte| byte == b'+' || byte == b'#')
 }
 
-/// One filter. 64 bytes: there are millions of them.
+/// One filter. It has 64 bytes, because there may be millions.
 pub(super) struct Filter {
     pub(super) name: Box<str>,
     /// Plain subscriptions of this shard.
     pub(super) subscribers: Subscribers,
     #[expect(clippy::box_collection, reason = "most filters have no group: 8 bytes instead of 24")]
     groups: Option<Box<Vec<GroupRef>>>,
-    /// Other shards with plain subscriptions; of wildcard filters only, the flat table has those of literal ones.
+    /// Other shards with plain subscriptions, only for wildcard filters. The flat table has them
+    /// for literal ones.
     pub(super) shards: ShardSet,
-    /// The sequence number with which the others are, or will be, told of this shard's interest; 0 = not told.
+    /// The sequence number of the batch that adds this shard's interest; 0 = not announced.
     pub(super) announced_seq: u64,
     /// Next literal filter with the same fingerprint.
     next: u32,
@@ -88,7 +91,7 @@ impl Filters {
         &self.slots[at as usize]
     }
 
-    /// The filter with a number that may have been given up.
+    /// The filter with a number that may be unused.
     pub(super) fn get_live(&self, at: u32) -> Option<&Filter> {
         self.slots.get(at as usize)
     }
@@ -97,7 +100,7 @@ impl Filters {
         &mut self.slots[at as usize]
     }
 
-    /// The number of a filter that is known.
+    /// The number of a stored filter.
     pub(super) fn find(&self, name: &str) -> Option<u32> {
         if is_wildcard(name) {
             self.trie.find(name)
@@ -106,7 +109,7 @@ impl Filters {
         }
     }
 
-    /// The number of a filter, made known if it was not.
+    /// The number of a filter, which is added if it is new.
     pub(super) fn obtain(&mut self, name: &str) -> u32 {
         if let Some(at) = self.find(name) {
             return at;
@@ -131,7 +134,7 @@ impl Filters {
         at
     }
 
-    /// Forgets the filter if nothing needs it any more.
+    /// Removes the filter if nothing uses it.
     pub(super) fn release(&mut self, at: u32) {
         let filter = self.get(at);
         let needed = !filter.subscribers.is_empty()
@@ -150,7 +153,7 @@ impl Filters {
         }
     }
 
-    /// Whether a literal filter other than `at` has told its fingerprint, which is `at`'s too.
+    /// Whether another literal filter with the fingerprint of `at` has been announced.
     pub(super) fn twin_announced(&self, fingerprint: u64, at: u32) -> bool {
         self.chain(fingerprint).any(|other| other != at && self.get(other).announced_seq != 0)
     }
@@ -174,7 +177,7 @@ impl Filters {
         })
     }
 
-    /// Takes a removed literal filter, followed by `next`, out of its chain.
+    /// Removes a literal filter, followed by `next`, from its chain.
     fn unchain(&mut self, fingerprint: u64, gone: u32, next: u32) {
         if self.literals.get(&fingerprint) != Some(&gone) {
             let before = self.chain_until(fingerprint, gone);

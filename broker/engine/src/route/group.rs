@@ -1,5 +1,6 @@
-//! Shared subscriptions (section 4.8.2): the members on this shard, the counts of the others, and who gets the next
-//! message. Called by `Routes`. Knows of sessions only whether they are connected.
+//! Shared subscriptions (section 4.8.2): the members on this shard, the member counts of the
+//! others, and the pick of the next member. `Routes` calls it. Of a session it stores only the key
+//! and whether it is connected.
 
 use smallvec::SmallVec;
 
@@ -7,16 +8,16 @@ use super::hash::HashedMap;
 use super::subscriber_set::{Subscriber, SubscriberSet};
 use crate::id::{Key, SessionKey, ShardId, ShardSet, Table};
 
-/// The name of a shared subscription across shards: a keyed fingerprint of group name and filter.
+/// The id of a shared subscription on all shards: a keyed fingerprint of group name and filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub u128);
 
-/// A shared subscription in one shard's table. Finds nothing once the group is gone.
+/// A shared subscription in one shard's table. It finds nothing once the group is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupRef {
-    /// Place in the table.
+    /// Index in the table.
     pub index: u32,
-    /// How often that place had been given away before.
+    /// How often that index was used before.
     pub generation: u32,
 }
 
@@ -30,7 +31,7 @@ impl Key for GroupRef {
     }
 }
 
-/// A shard's members of a shared subscription.
+/// Number of members of a shared subscription on one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemberCount {
     /// Members that are connected.
@@ -39,14 +40,14 @@ pub struct MemberCount {
     pub total: u32,
 }
 
-/// The members on this shard, the connected ones first.
+/// The members on this shard, connected ones first.
 #[derive(Default)]
 struct Members {
     set: SubscriberSet,
     connected: usize,
-    /// Whose turn it is among the connected, as a place.
+    /// Index of the next connected member.
     turn: usize,
-    /// Whose turn it is among the others, counted from the first of them.
+    /// Index of the next member that is not connected, counted from the first such member.
     idle_turn: usize,
 }
 
@@ -68,7 +69,7 @@ impl Members {
         known.is_none()
     }
 
-    /// Returns whether that changed anything.
+    /// Returns whether the state has changed.
     fn set_connected(&mut self, session: SessionKey, connected: bool) -> bool {
         let Some(at) = self.set.position(session) else { return false };
         if (at < self.connected) == connected {
@@ -91,7 +92,7 @@ impl Members {
         true
     }
 
-    /// The next one in turn who may have it; the connected before the others.
+    /// The next eligible member; connected ones first.
     fn pick(&mut self, mut eligible: impl FnMut(SessionKey) -> bool) -> Option<Subscriber> {
         let (connected, others) = self.set.list().split_at(self.connected);
         next_in_turn(connected, &mut self.turn, &mut eligible)
@@ -123,13 +124,14 @@ pub(super) struct Group {
     members: Members,
     /// The other shards that have members.
     others: SmallVec<[(ShardId, MemberCount); 2]>,
-    /// The sequence number with which the others were, or will be, told that there is a member here; 0 = not told.
+    /// The sequence number of the batch that announced a member here; 0 = not announced.
     pub(super) announced_seq: u64,
-    /// Whether its count waits for the next batch.
+    /// Whether its count is to be sent in the next batch.
     pub(super) dirty: bool,
-    /// Whether its members on this shard have much waiting: they count as not connected, so that others are chosen.
+    /// Whether its members on this shard have many waiting messages. They then count as not
+    /// connected, so that others are picked.
     full: bool,
-    /// Picks in a row that had much waiting.
+    /// Number of picks in a row of members with many waiting messages.
     busy_picks: u32,
 }
 
@@ -157,24 +159,25 @@ impl Group {
         is_new
     }
 
-    /// Returns whether that changed anything.
+    /// Returns whether the state has changed.
     pub(super) fn set_full(&mut self, full: bool) -> bool {
         self.busy_picks = 0;
         std::mem::replace(&mut self.full, full) != full
     }
 
-    /// Whether its members here have much waiting.
+    /// Whether its members here have many waiting messages.
     pub(super) fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Notes whether the member that was picked has much waiting. Whether as many in a row had as there are members.
+    /// Records whether a picked member has many waiting messages. Returns whether that was so for
+    /// as many picks in a row as there are members.
     pub(super) fn note_pick(&mut self, busy: bool) -> bool {
         self.busy_picks = if busy { self.busy_picks.saturating_add(1) } else { 0 };
         !self.full && self.busy_picks as usize >= self.members.connected.max(1)
     }
 
-    /// Whether it was a member. Those that are left may have room.
+    /// Returns whether it was a member. The remaining members may have room.
     pub(super) fn remove(&mut self, session: SessionKey) -> bool {
         self.full = false;
         self.busy_picks = 0;
@@ -193,7 +196,7 @@ impl Group {
         self.members.set.list()
     }
 
-    /// The members on this shard.
+    /// The member count of this shard.
     pub(super) fn local(&self) -> MemberCount {
         let count = self.members.count();
         if self.full { MemberCount { connected: 0, ..count } } else { count }
@@ -208,7 +211,7 @@ impl Group {
         }
     }
 
-    /// Whether no shard has a member and nobody need be told so.
+    /// Whether no shard has a member and no notification of that is left to send.
     pub(super) fn is_spent(&self) -> bool {
         self.local().total == 0 && self.others.is_empty() && !self.dirty
     }
@@ -219,7 +222,8 @@ impl Group {
         own.into_iter().chain(self.others.iter().copied())
     }
 
-    /// A shard of `among`, each as likely as its part of the connected members, or of all if none is connected.
+    /// A shard of `among`, with a probability proportional to its connected members, or to all if
+    /// none is connected.
     pub(super) fn pick_shard(&self, me: ShardId, among: ShardSet, random: u64) -> Option<ShardId> {
         let counts = self.counts(me).filter(|(shard, _)| among.contains(*shard));
         let connected: u64 = counts.clone().map(|(_, count)| u64::from(count.connected)).sum();
@@ -244,7 +248,7 @@ fn weighted(weights: impl Iterator<Item = (ShardId, u32)>, sum: u64, random: u64
     None
 }
 
-/// All shared subscriptions that one shard knows of.
+/// All shared subscriptions that one shard stores.
 #[derive(Default)]
 pub(super) struct Groups {
     table: Table<Group>,

@@ -1,5 +1,6 @@
-//! Keyed hashes of routing: fingerprints of topics and filters, names of groups, hashers of the tables.
-//! Called by everything under `route`. The keys come from outside and are the same on every shard of the process.
+//! Keyed hashes of routing: fingerprints of topics and filters, group ids, hashers of the tables.
+//! Everything under `route` calls it. The keys come from outside and are the same on every shard of
+//! the process.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -21,7 +22,7 @@ pub(super) type KeyedMap<K, V> = HashMap<K, V, RandomState>;
 pub(super) struct Hashes {
     state: RandomState,
     sip: (u64, u64),
-    /// The bits of fingerprints that tests leave, so that filters meet under one.
+    /// The bits of fingerprints that tests keep, so that filters collide.
     #[cfg(test)]
     mask: u64,
 }
@@ -29,7 +30,7 @@ pub(super) struct Hashes {
 impl Hashes {
     pub(super) fn new(seeds: [u64; 4]) -> Self {
         let [a, b, c, d] = seeds;
-        // The two kinds of hash must not share a key: what one gives away must say nothing about the other.
+        // The two kinds of hash must not share a key: one must reveal nothing about the other.
         let sip = (a.rotate_left(17) ^ c.wrapping_mul(0x9E37_79B9_7F4A_7C15), b.rotate_left(41) ^ !d);
         Hashes {
             state: RandomState::with_seeds(a, b, c, d),
@@ -44,7 +45,7 @@ impl Hashes {
         Hashes { mask, ..Hashes::new([1, 2, 3, 4]) }
     }
 
-    /// What a literal filter and the topic name equal to it are called in flat tables.
+    /// The key of a literal filter, and of the topic name equal to it, in flat tables.
     pub(super) fn fingerprint(&self, topic: &str) -> u64 {
         let fingerprint = self.state.hash_one(topic);
         #[cfg(test)]
@@ -52,7 +53,7 @@ impl Hashes {
         fingerprint
     }
 
-    /// The name of a group across shards. A group name holds no `/` [MQTT-4.8.2-1], so the pair reads in one way only.
+    /// The id of a group. A group name has no `/` [MQTT-4.8.2-1], so the pair is unambiguous.
     pub(super) fn group_id(&self, group: &str, filter: &str) -> GroupId {
         let mut hasher = SipHasher13::new_with_keys(self.sip.0, self.sip.1);
         hasher.write(group.as_bytes());
@@ -66,12 +67,12 @@ impl Hashes {
     }
 }
 
-/// The shard that owns what hangs on a fingerprint. Uses other bits than the tables do.
+/// The shard that owns a fingerprint. Uses other bits than the tables do.
 pub(super) fn shard_of(fingerprint: u64, shards: usize) -> ShardId {
     ShardId((((fingerprint >> 16 & 0xFFFF_FFFF) * shards as u64) >> 32) as u8)
 }
 
-/// Takes a key that is a keyed hash for its own hash.
+/// Uses a key that is already a keyed hash as its own hash.
 #[derive(Default)]
 pub(super) struct PassThrough(u64);
 
@@ -81,7 +82,7 @@ impl Hasher for PassThrough {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Only integers are keys of these maps; anything else still hashes, only less well.
+        // The keys of these maps are integers only; other data still gets a hash, but a weaker one.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }

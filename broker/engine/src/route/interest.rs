@@ -1,13 +1,14 @@
-//! The interest protocol: what shards tell each other about their subscriptions, and how far they have been heard.
-//! Called by `Routes`; the batches travel on the control lanes, in order. Holds no subscription itself.
+//! The interest protocol: the notifications between shards about their subscriptions, and their
+//! acknowledgements. `Routes` calls it; the batches are sent on the control lanes, in order. It
+//! stores no subscription.
 
 use super::GroupId;
 use crate::id::ShardId;
 
-/// One shard's changes since its last batch. One and the same batch goes to every other shard.
+/// One shard's changes since its last batch. The same batch goes to every other shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterestBatch {
-    /// Number of the batch among those of its shard, from 1 on without gaps.
+    /// Number of the batch on its shard, from 1 without gaps.
     pub seq: u64,
     /// What changed, in order.
     pub changes: Box<[Change]>,
@@ -18,20 +19,20 @@ pub struct InterestBatch {
 pub enum Change {
     /// The shard has a plain subscriber to the literal filter with this fingerprint.
     AddLiteral(u64),
-    /// It has none any more to any literal filter with this fingerprint.
+    /// The shard has no more plain subscriber to any literal filter with this fingerprint.
     RemoveLiteral(u64),
     /// The shard has a plain subscriber to this wildcard filter.
     AddWildcard(Box<str>),
-    /// It has none any more.
+    /// The shard has no more plain subscriber to this wildcard filter.
     RemoveWildcard(Box<str>),
-    /// How many members of a shared subscription the shard has now.
+    /// The member count of a shared subscription on the shard.
     Group(GroupChange),
 }
 
-/// A shard's part in a shared subscription.
+/// A shard's members of a shared subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupChange {
-    /// The fingerprint of both names.
+    /// The fingerprint of group name and filter.
     pub id: GroupId,
     /// The group's name.
     pub group: Box<str>,
@@ -43,25 +44,26 @@ pub struct GroupChange {
     pub total: u32,
 }
 
-/// Whether the other shards know what a subscription needs them to know.
+/// Whether the other shards have acknowledged the interest that a subscription needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Every other shard has acknowledged it, or there is none: SUBACK need not wait.
     Acknowledged,
-    /// It is on its way or will leave with the next batch: SUBACK waits for the sequence number beside this.
+    /// It is sent, or in the next batch: SUBACK waits for the sequence number beside this.
     Pending,
 }
 
-/// Changes that wait for the next batch, and the acknowledgements of those that have left.
+/// Changes for the next batch, and the acknowledgements of earlier batches.
 pub(super) struct Outbox {
     pending: Vec<Change>,
     /// Number of the last batch taken.
     taken: u64,
-    /// What each shard has acknowledged; the own shard and places beyond the last shard hold the maximum.
+    /// The number that each shard has acknowledged; the maximum for the own shard and unused
+    /// indexes.
     acked: Box<[u64]>,
-    /// The lowest of them.
+    /// The lowest of `acked`.
     barrier: u64,
-    /// What has been applied of each other shard's batches.
+    /// The last applied batch of each other shard.
     applied: Box<[u64]>,
 }
 
@@ -98,7 +100,8 @@ impl Outbox {
         Some(InterestBatch { seq: self.taken, changes })
     }
 
-    /// Whether a batch is the next of its shard. One that was applied before is not; a gap cannot be, lanes lose nothing.
+    /// Whether a batch is the next of its shard. False for one that was applied before. There are
+    /// no gaps, because lanes lose nothing.
     pub(super) fn accept(&mut self, from: ShardId, seq: u64) -> bool {
         let Some(applied) = self.applied.get_mut(from.index()) else { return false };
         debug_assert!(seq <= *applied + 1, "interest batch {} of shard {from} got lost", *applied + 1);
@@ -124,7 +127,7 @@ impl Outbox {
         self.barrier
     }
 
-    /// What a SUBACK waits for that needs batch `seq` to have been heard.
+    /// What a SUBACK waits for, if it needs the acknowledgement of batch `seq`.
     pub(super) fn wait_for(&self, seq: u64) -> (Interest, u64) {
         if seq <= self.barrier { (Interest::Acknowledged, 0) } else { (Interest::Pending, seq) }
     }

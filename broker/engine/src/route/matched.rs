@@ -1,5 +1,6 @@
-//! What matches a topic name, gathered from the filters: sessions here, shards elsewhere, groups anywhere.
-//! Built by `Routes` on a miss of the topic cache, read by whoever routes a message. Delivers nothing.
+//! The matches of a topic name, collected from the filters: sessions here, other shards, and
+//! groups. `Routes` builds it on a cache miss; the routing of a message reads it. It delivers
+//! nothing.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -9,7 +10,7 @@ use super::subscriber_set::Subscriber;
 use super::{GroupRef, SubOptions};
 use crate::id::{SessionKey, ShardSet};
 
-/// Up to this many targets a merge searches; beyond, it hashes.
+/// Up to this number of targets a merge searches the list; beyond it, it uses a hash map.
 const SEARCH_UNTIL: usize = if cfg!(test) { 2 } else { 16 };
 
 /// Everything that matches one topic name.
@@ -17,7 +18,7 @@ const SEARCH_UNTIL: usize = if cfg!(test) { 2 } else { 16 };
 pub struct Matched {
     /// Sessions of this shard with plain subscriptions, each once, in no special order.
     pub local: Box<[Target]>,
-    /// Other shards with plain subscriptions. One too many is possible, one too few is not.
+    /// Other shards with plain subscriptions. It may contain one too many, but never lacks one.
     pub shards: ShardSet,
     /// Shared subscriptions with members on any shard, this one included.
     pub groups: Box<[GroupRef]>,
@@ -28,16 +29,17 @@ pub struct Matched {
 pub struct MatchedSub {
     /// Its options.
     pub options: SubOptions,
-    /// Number of its filter: of all subscriptions of a session, one at most has it at a time.
+    /// Number of its filter; at most one subscription of a session has it at a time.
     pub filter: u32,
 }
 
-/// A session's subscriptions that match. Two fit without an allocation.
+/// The matching subscriptions of a session. Two fit without an allocation.
 pub type MatchedSubs = SmallVec<[MatchedSub; 2]>;
 
 /// A session and all its plain subscriptions that match: at least one.
 ///
-/// The caller delivers once with the highest QoS and all subscription identifiers ([MQTT-3.3.4-2], [MQTT-3.3.4-4]).
+/// The caller delivers once with the highest QoS and all subscription identifiers ([MQTT-3.3.4-2],
+/// [MQTT-3.3.4-4]).
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The session.
@@ -47,7 +49,7 @@ pub struct Target {
 }
 
 impl Matched {
-    /// Whether nobody anywhere wants the topic.
+    /// Whether there is no subscriber on any shard.
     pub fn is_empty(&self) -> bool {
         self.local.is_empty() && self.shards.is_empty() && self.groups.is_empty()
     }
@@ -67,7 +69,8 @@ impl Matched {
     }
 }
 
-/// Gathers what the filters with these numbers want; `shards` are those that want the literal topic.
+/// Collects the matches of the filters with these numbers; `shards` have plain subscribers to the
+/// literal topic.
 pub(super) fn gather(filters: &Filters, found: &[u32], shards: ShardSet, hashes: &Hashes) -> Matched {
     let mut matched = Matched { shards, ..Matched::default() };
     let all = || found.iter().map(|at| filters.get(*at));
@@ -85,7 +88,7 @@ fn merge<'a>(filters: impl Iterator<Item = (u32, &'a Filter)> + Clone, hashes: &
         filters.map(|(at, filter)| (at, filter.subscribers.as_slice())).filter(|(_, list)| !list.is_empty());
     let count: usize = lists.clone().map(|(_, list)| list.len()).sum();
     let mut targets: Vec<Target> = Vec::with_capacity(count);
-    // A session subscribes to a filter once, so one list alone has nothing to merge.
+    // A session subscribes to a filter only once, so a single list needs no merge.
     if let Some((at, list)) = lists.next() {
         targets.extend(list.iter().map(|one| target(one, at)));
     }

@@ -1,5 +1,6 @@
-//! The retained messages of one shard, by topic name (MQTT 5.0 section 3.3.1.3). Called by the flows of the shard
-//! that owns the topics. Knows nothing of the messages but their size and when they expire; routes nothing.
+//! The retained messages of one shard, by topic name (MQTT 5.0 section 3.3.1.3). The flows of the
+//! shard that owns the topics call it. Of a message it uses only the size and the expiry; it routes
+//! nothing.
 
 mod walk;
 
@@ -13,16 +14,16 @@ use std::sync::Arc;
 
 use walk::Walk;
 
-/// Bounds of one shard's retained messages.
+/// Limits of one shard's retained messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetainedLimits {
-    /// Messages.
+    /// Maximum number of messages.
     pub retained_messages_max: usize,
-    /// Bytes, as the caller counts them in [`Retained::set`], topic names included.
+    /// Maximum bytes, as the caller counts them in [`Retained::set`], topic names included.
     pub retained_bytes_max: usize,
-    /// Messages of one holder.
+    /// Maximum number of messages of one holder.
     pub retained_client_messages_max: usize,
-    /// Bytes of them.
+    /// Maximum bytes of one holder.
     pub retained_client_bytes_max: usize,
 }
 
@@ -37,55 +38,56 @@ impl Default for RetainedLimits {
     }
 }
 
-/// Why a message was not stored. Whatever the topic had before is still there.
+/// Why a message was not stored. The former message of the topic is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// The shard holds as many messages as it may.
+    /// The shard has the maximum number of messages.
     #[error("the shard holds retained_messages_max = {0} retained messages; clear some or raise the limit")]
     Messages(usize),
-    /// The message does not fit into what is left.
+    /// The message exceeds the remaining bytes.
     #[error(
         "the retained messages of the shard would exceed retained_bytes_max = {0}; clear some or raise the limit"
     )]
     Bytes(usize),
-    /// The holder has as many messages as it may.
+    /// The holder has the maximum number of messages.
     #[error(
         "one client has retained_client_messages_max = {0} retained messages on the shard; clear some or raise the limit"
     )]
     ClientMessages(usize),
-    /// The message does not fit into what is left to its holder.
+    /// The message exceeds the remaining bytes of its holder.
     #[error(
         "the retained messages of one client on the shard would exceed retained_client_bytes_max = {0}; clear some or raise the limit"
     )]
     ClientBytes(usize),
 }
 
-/// How far a scan has come. The scan goes on there whatever has been set and cleared in between.
+/// The position of a scan. The scan can continue there, whatever was set and cleared in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// The first key that has not been looked at.
+    /// The first key that was not visited.
     from: String,
-    /// Messages with a higher number are passed over.
+    /// Messages with a higher number are skipped.
     until: u64,
 }
 
 impl Cursor {
-    /// Before the first message, of those with a number up to `until`: a [`Retained::mark`], or `u64::MAX` for all.
+    /// Before the first message, for messages with a number up to `until`: a [`Retained::mark`], or
+    /// `u64::MAX` for all.
     pub fn until(until: u64) -> Cursor {
         Cursor { from: String::new(), until }
     }
 
-    /// From what [`Cursor::key`] of another one has said, over all messages. Any text will do.
+    /// From the [`Cursor::key`] of another cursor, for all messages. Any text is valid.
     pub fn from_key(key: &str) -> Cursor {
         Cursor { from: key.to_owned(), until: u64::MAX }
     }
 
-    /// Where it is, as text.
+    /// The position as text.
     pub fn key(&self) -> &str {
         &self.from
     }
 
-    /// The same scan, going on with this topic.
+    /// The same scan, continued at this topic.
     #[must_use]
     pub fn at(&self, topic: &str) -> Cursor {
         let mut from = String::with_capacity(topic.len());
@@ -94,35 +96,36 @@ impl Cursor {
     }
 }
 
-/// What a scan has seen.
+/// The result of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scanned {
-    /// Where to go on; `None` = all was looked at.
+    /// Where to continue; `None` = all were visited.
     pub next: Option<Cursor>,
-    /// Topics looked at, found or not.
+    /// Number of visited topics, matching or not.
     pub visited: usize,
 }
 
 struct Entry<T> {
     message: Arc<T>,
-    /// As given by the caller; the topic name counts on top.
+    /// As given by the caller; the topic name is counted in addition.
     bytes: usize,
     expires_at_ms: Option<u64>,
-    /// Whom it is charged to.
+    /// The holder that is charged.
     holder: Arc<str>,
     /// See [`Retained::mark`].
     number: u64,
 }
 
-/// What a holder is charged.
+/// The charge of a holder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Charge {
     messages: usize,
     bytes: usize,
 }
 
-/// A topic name as a key: each `/` is U+0000, which no topic name contains [MQTT-4.7.3-2] and which sorts before all else.
-/// So the order of keys is the order of a walk through the tree of levels: each branch is one range, right after its root.
+/// A topic name as a key: each `/` becomes U+0000, which no topic name contains [MQTT-4.7.3-2] and
+/// which sorts before all other characters. So keys have the order of a tree walk: each branch is
+/// one range, directly after its root.
 type Key = Rc<str>;
 
 /// The retained messages of one shard.
@@ -132,7 +135,7 @@ pub struct Retained<T> {
     /// The keys of messages that expire, by time.
     expiries: BTreeSet<(u64, Key)>,
     bytes: usize,
-    /// What each holder is charged: messages and bytes. Nobody in it has none.
+    /// The charge of each holder; only holders with messages are stored.
     holders: HashMap<Arc<str>, Charge, ahash::RandomState>,
     /// How many messages have been set or cleared.
     count: u64,
@@ -140,7 +143,7 @@ pub struct Retained<T> {
 }
 
 impl<T> Retained<T> {
-    /// An empty store; `hasher` is keyed, since holders choose their names.
+    /// An empty store; `hasher` is keyed, because clients choose the names of holders.
     pub fn new(limits: RetainedLimits, hasher: ahash::RandomState) -> Self {
         Retained {
             limits,
@@ -158,7 +161,7 @@ impl<T> Retained<T> {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no message.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -170,12 +173,13 @@ impl<T> Retained<T> {
 
     /// Stores a message for a topic name and returns the one it replaces [MQTT-3.3.1-5].
     ///
-    /// `bytes` is what the message counts for; `expires_at_ms` is on whatever clock the caller keeps to. A message with an empty payload is not
-    /// stored but clears its topic [MQTT-3.3.1-6]: that is the caller's to see. It is charged to `holder`, and the one it replaces
-    /// is not charged to anybody any more; an empty name is nobody's, and has no limit of its own.
+    /// `bytes` is the size of the message; `expires_at_ms` is on the clock of the caller. The
+    /// caller must handle an empty payload, which clears the topic [MQTT-3.3.1-6]. The message is
+    /// charged to `holder`, and the charge of the replaced one ends. An empty holder name has no
+    /// limit of its own.
     ///
     /// # Errors
-    /// [`Full`] if a limit would be exceeded; the message it should have replaced is then still there.
+    /// [`Full`] if a limit would be exceeded; the message that it would have replaced is unchanged.
     pub fn set(
         &mut self,
         topic: &str,
@@ -233,7 +237,8 @@ impl<T> Retained<T> {
         Ok(Some(old.message))
     }
 
-    /// Takes a topic's message out [MQTT-3.3.1-6]. That has a number too, whether there was one or not.
+    /// Removes the message of a topic [MQTT-3.3.1-6]. A clear has a number too, even if there was
+    /// no message.
     pub fn clear(&mut self, topic: &str) -> Option<Arc<T>> {
         self.count += 1;
         to_key(topic, &mut self.scratch);
@@ -246,7 +251,7 @@ impl<T> Retained<T> {
         Some(entry.message)
     }
 
-    /// A topic's message, unless it has expired at `now_ms`.
+    /// The message of a topic; `None` if it has expired at `now_ms`.
     pub fn get(&mut self, topic: &str, now_ms: u64) -> Option<&Arc<T>> {
         to_key(topic, &mut self.scratch);
         self.entries
@@ -255,18 +260,19 @@ impl<T> Retained<T> {
             .map(|entry| &entry.message)
     }
 
-    /// The number of the message that was set or cleared last, from 1 on; later ones have higher numbers. Who keeps it knows
-    /// of each message whether it was set before, and a scan up to it passes over all that are set from now on.
+    /// The number of the last set or clear, from 1 on, rising. A message with a number up to this
+    /// mark was set before it. A scan up to the mark skips all messages set later.
     pub fn mark(&self) -> u64 {
         self.count
     }
 
-    /// Hands over messages whose topic names match the filter, with their numbers, in the order of the tree. `take` says of each
-    /// whether it takes it; one that it does not take ends the scan, which goes on with it.
+    /// Passes messages whose topic names match the filter, with their numbers, to `take`, in the
+    /// order of the tree. If `take` does not accept a message, the scan ends, and its cursor
+    /// continues with that message.
     ///
-    /// `budget` bounds the topics looked at, found or not (at least one, so that every slice gets on). A message that
-    /// is there throughout the scan is found once; one that is set or cleared during it may or may not be. Those that
-    /// have expired at `now_ms` are passed over.
+    /// `budget` limits the visited topics, matching or not (at least one, so that every slice makes
+    /// progress). A message that exists throughout the scan is found once; one that is set or
+    /// cleared during it may be missed. Messages that have expired at `now_ms` are skipped.
     pub fn scan(
         &self,
         filter: &str,
@@ -283,7 +289,8 @@ impl<T> Retained<T> {
             let ahead = (Bound::Included(walk.from()), Bound::Unbounded);
             for (key, entry) in self.entries.range::<str, _>(ahead) {
                 if **key < *walk.from() {
-                    // The next match is further on than the next key: a new descent instead of a walk over all between.
+                    // The next match is beyond the next key: seeks there instead of visiting all
+                    // keys between.
                     continue 'seek;
                 }
                 if visited == budget {
@@ -303,16 +310,17 @@ impl<T> Retained<T> {
         }
     }
 
-    /// Whether some message may match the filter: false only if none does. Looks at `budget` topics at most; with it comes how
-    /// many.
+    /// Whether a message may match the filter: false only if none does. Visits at most `budget`
+    /// topics; also returns how many.
     pub fn may_match(&self, filter: &str, budget: usize, now_ms: u64) -> (bool, usize) {
         let Scanned { next, visited } =
             self.scan(filter, Cursor::until(u64::MAX), budget, now_ms, |_, _| false);
         (next.is_some(), visited)
     }
 
-    /// Takes out up to `budget` messages that have expired at `now_ms`, the oldest first, and hands over
-    /// each with its topic name. Returns how many; fewer than `budget` means that no more have.
+    /// Removes up to `budget` messages that have expired at `now_ms`, the oldest first, and passes
+    /// each with its topic name to `gone`. Returns how many; fewer than `budget` means that there
+    /// are no more.
     pub fn expire(&mut self, now_ms: u64, budget: usize, mut gone: impl FnMut(&str, Arc<T>)) -> usize {
         for done in 0..budget {
             if self.expiries.first().is_none_or(|(at, _)| *at > now_ms) {

@@ -1,5 +1,5 @@
-//! A set of topic filters of one session's own, to tell which messages they would bring. Made by [`super::Routes`], which has the
-//! keys of its hashes.
+//! A set of the topic filters of one session, to find the messages they match. [`super::Routes`]
+//! makes it, because it has the hash keys.
 
 use super::hash::Hashes;
 use super::trie::Trie;

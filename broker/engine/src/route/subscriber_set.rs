@@ -1,5 +1,5 @@
 //! Sets of subscriptions of one filter or one group: small ones inline, large ones with an index.
-//! Called by `filters` and `group`. Knows nothing of filters.
+//! Called by `filters` and `group`; independent of filters.
 
 use ahash::RandomState;
 use std::collections::HashMap;
@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use super::SubOptions;
 use crate::id::SessionKey;
 
-/// From this many on a crowd looks its sessions up instead of searching for them.
+/// From this size on, a set has an index of its sessions.
 const INDEX_FROM: usize = if cfg!(test) { 4 } else { 24 };
-/// Below this many the index is given back; apart from the other, so that a session coming and going costs nothing.
+/// Below this size the index is dropped. It is lower than `INDEX_FROM`, so that a single change
+/// does not rebuild the index each time.
 const INDEX_UNTIL: usize = if cfg!(test) { 3 } else { 12 };
 
 /// One session's subscription.
@@ -19,7 +20,8 @@ pub(super) struct Subscriber {
     pub(super) options: SubOptions,
 }
 
-/// An unordered list of subscriptions, each session at most once; a place moves only by [`SubscriberSet::swap`] and removal.
+/// An unordered list of subscriptions, each session at most once. Only [`SubscriberSet::swap`] and
+/// removal change an index.
 #[derive(Default)]
 pub(super) struct SubscriberSet {
     list: Vec<Subscriber>,
@@ -46,7 +48,7 @@ impl SubscriberSet {
         self.list[at].options = options;
     }
 
-    /// Adds a session that is not in the list; returns its place, the last.
+    /// Adds a session that is not in the list; returns its index, the last one.
     pub(super) fn push(&mut self, one: Subscriber) -> usize {
         let at = self.list.len();
         self.list.push(one);
@@ -55,7 +57,8 @@ impl SubscriberSet {
                 index.insert(one.session, at as u32);
             }
             None if self.list.len() >= INDEX_FROM => {
-                // Session keys are the broker's own numbers: nobody aims them, so fixed seeds do.
+                // The broker chooses session keys, so clients cannot cause collisions, and fixed
+                // seeds are safe.
                 let mut index = HashMap::with_capacity_and_hasher(
                     self.list.len() * 2,
                     RandomState::with_seeds(0x5EED, 0xC0DE, 0xF00D, 0xCAFE),
@@ -79,7 +82,7 @@ impl SubscriberSet {
         }
     }
 
-    /// Takes the last one out.
+    /// Removes the last one.
     pub(super) fn pop(&mut self) -> Option<Subscriber> {
         let gone = self.list.pop()?;
         if self.list.len() < INDEX_UNTIL {
@@ -88,7 +91,7 @@ impl SubscriberSet {
         if let Some(index) = &mut self.index {
             index.remove(&gone.session);
         }
-        // A crowd that has gone home leaves no stadium behind.
+        // Frees memory after a large set has become small.
         if self.list.capacity() > 64 && self.list.len() < self.list.capacity() / 4 {
             self.list.shrink_to(self.list.len() * 2);
             if let Some(index) = &mut self.index {
@@ -104,7 +107,8 @@ impl SubscriberSet {
     }
 }
 
-/// The plain subscriptions of one filter on this shard. Most filters have one: 16 bytes in all.
+/// The plain subscriptions of one filter on this shard. Most filters have one, so the type has only
+/// 16 bytes.
 #[derive(Default)]
 pub(super) enum Subscribers {
     #[default]
@@ -135,7 +139,8 @@ impl Subscribers {
         }
     }
 
-    /// Adds a subscription, or replaces the options of the one that is there [MQTT-3.8.4-3]; returns whether it is new.
+    /// Adds a subscription, or replaces the options of an existing one [MQTT-3.8.4-3]; returns
+    /// whether it is new.
     pub(super) fn insert(&mut self, new: Subscriber) -> bool {
         match self {
             Subscribers::None => *self = Subscribers::One(new),
@@ -162,7 +167,7 @@ impl Subscribers {
         true
     }
 
-    /// Takes a session's subscription out; returns whether there was one.
+    /// Removes a session's subscription; returns whether there was one.
     pub(super) fn remove(&mut self, session: SessionKey) -> bool {
         match self {
             Subscribers::One(one) if one.session == session => *self = Subscribers::None,

@@ -1,4 +1,4 @@
-//! Routing of one shard by example, and what all tests of routing share.
+//! Examples of the routing of one shard, and helpers for all tests of routing.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -24,7 +24,7 @@ fn qos(qos: u8) -> SubOptions {
     SubOptions { qos, ..SubOptions::default() }
 }
 
-/// Section 4.7 read literally, level by level: what the models believe in.
+/// Section 4.7 implemented literally, level by level, as the reference for the tests.
 pub(in crate::route) fn naive_match(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && (filter.starts_with('#') || filter.starts_with('+')) {
         return false;
@@ -39,7 +39,7 @@ pub(in crate::route) fn naive_match(filter: &str, topic: &str) -> bool {
         && fixed.iter().zip(&topic).all(|(wanted, level)| *wanted == "+" || wanted == level)
 }
 
-/// Topic names of few levels of few kinds, so that they meet.
+/// Topic names with few levels of few values, so that many match.
 pub(in crate::route) fn topics() -> impl Strategy<Value = String> {
     let first = prop::sample::select(vec!["a", "b", "", "$s", "!", "\u{1}", "a\u{1}", "ab"]);
     let rest = prop::sample::select(vec!["a", "b", "", "$s", "!", "\u{1}"]);
@@ -60,7 +60,7 @@ pub(in crate::route) fn filters() -> impl Strategy<Value = String> {
         .prop_filter("no filter is empty", |filter| !filter.is_empty())
 }
 
-/// Sessions that a topic reaches here, sorted.
+/// The sessions that a topic reaches here, sorted.
 fn reached(routes: &mut Routes, topic: &str) -> Vec<u32> {
     let mut found: Vec<u32> = routes.matches(topic).local.iter().map(|target| target.session.index).collect();
     found.sort_unstable();

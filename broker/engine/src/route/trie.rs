@@ -1,6 +1,7 @@
-//! The trie of wildcard filters: filter → number. Called by `filters`, which keeps what the numbers stand for.
-//! Levels are interned, the children of all nodes share one flat map, and removal prunes, so that a million filters fit.
-//! Walks are loops, never recursion: a client chooses the depth of its filters and topics.
+//! The trie of wildcard filters: filter → number. Called by `filters`, which stores the data of
+//! each number. Levels are interned, the children of all nodes share one flat map, and removal
+//! prunes, so that a million filters fit. Walks are loops without recursion, because clients choose
+//! the depth of filters and topics.
 
 use slab::Slab;
 
@@ -10,8 +11,8 @@ use super::hash::{Hashes, KeyedMap};
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
 
-/// A place between two levels. `x/#` is no node of its own but a value of `x`'s, since it matches `x` too
-/// (section 4.7.1.2).
+/// A node between two levels. `x/#` is not a node but a value of node `x`, because it matches `x`
+/// too (section 4.7.1.2).
 struct Node {
     parent: u32,
     /// Child for the level `+`.
@@ -36,7 +37,7 @@ impl Node {
 
 struct Level {
     id: u32,
-    /// Edges that bear this level.
+    /// Number of edges with this level.
     edges: u32,
 }
 
@@ -47,7 +48,7 @@ pub(super) struct Trie {
     levels: KeyedMap<Box<str>, Level>,
     free_level_ids: Vec<u32>,
     next_level_id: u32,
-    /// The nodes a walk stands on, and those it steps to: kept to allocate nothing.
+    /// The present and the next nodes of a walk; stored so that a walk does not allocate.
     frontier: Vec<u32>,
     next: Vec<u32>,
 }
@@ -72,7 +73,7 @@ impl Trie {
         self.nodes.len() - 1
     }
 
-    /// The value of exactly this filter.
+    /// The value of this filter.
     pub(super) fn find(&self, filter: &str) -> Option<u32> {
         let mut at = ROOT;
         for level in filter.split('/') {
@@ -84,7 +85,7 @@ impl Trie {
         some(self.node(at).here)
     }
 
-    /// Gives the filter this value. It has none yet.
+    /// Sets the value of a filter, which has none yet.
     pub(super) fn insert(&mut self, filter: &str, value: u32) {
         debug_assert!(value != NONE && self.find(filter).is_none());
         let mut at = ROOT;
@@ -101,7 +102,7 @@ impl Trie {
         self.node_mut(at).here = value;
     }
 
-    /// Takes the filter out, with every node that then leads nowhere; returns its value.
+    /// Removes the filter and all nodes that become empty; returns its value.
     pub(super) fn remove(&mut self, filter: &str) -> Option<u32> {
         let mut at = ROOT;
         let mut multi = false;
@@ -130,7 +131,8 @@ impl Trie {
         let mut next = std::mem::take(&mut self.next);
         frontier.clear();
         frontier.push(ROOT);
-        // [MQTT-4.7.2-1]: a filter that starts with a wildcard does not match a topic name that starts with `$`.
+        // [MQTT-4.7.2-1]: a filter that starts with a wildcard does not match a topic name that
+        // starts with `$`.
         let mut wildcards = !topic.starts_with('$');
         for level in topic.split('/') {
             next.clear();
@@ -188,7 +190,7 @@ impl Trie {
         child
     }
 
-    /// Takes a bare node, its parent's child for `level`, out; returns the parent.
+    /// Removes an empty node, its parent's child for `level`; returns the parent.
     fn prune(&mut self, at: u32, level: &str) -> u32 {
         let parent = self.nodes.remove(at as usize).parent;
         if level == "+" {
@@ -215,7 +217,7 @@ impl Trie {
         id
     }
 
-    /// One edge fewer bears the level.
+    /// One edge with this level was removed.
     fn release(&mut self, level: &str) -> u32 {
         let known = self.levels.get_mut(level).expect("a level on an edge is interned");
         let id = known.id;
@@ -233,7 +235,7 @@ fn some(value: u32) -> Option<u32> {
     (value != NONE).then_some(value)
 }
 
-/// Gives memory back once a map is nearly empty; rarely enough to be free on average.
+/// Frees memory once a map is nearly empty; rare enough to be free on average.
 fn shrink<K: Eq + std::hash::Hash, V>(map: &mut KeyedMap<K, V>) {
     if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
         map.shrink_to(map.len() * 2);

@@ -1,4 +1,5 @@
-//! Retained messages by example, and random acts between the slices of a scan against a plain map.
+//! Examples of retained messages, and random operations between the slices of a scan, compared with
+//! a plain map.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -172,7 +173,7 @@ proptest! {
         for topic in &before {
             put(&mut store, topic).unwrap();
         }
-        // Those that were there all the time must be found, those that ever were may be.
+        // Messages present throughout must be found; those present at any time may be found.
         let (mut throughout, mut ever, mut now) = (before.clone(), before.clone(), before);
         let mut out = Vec::new();
         let mut cursor = Some(Cursor::until(u64::MAX));
@@ -216,7 +217,7 @@ proptest! {
     }
 }
 
-/// Each holder is charged for what it has set, as long as it is there.
+/// Each holder is charged for its messages while they exist.
 #[test]
 fn a_holder_pays_for_what_it_has_set() {
     let limits = RetainedLimits {
@@ -236,7 +237,7 @@ fn a_holder_pays_for_what_it_has_set() {
     assert_eq!(set("a", 29, &ann), Ok(()), "30 and 10 bytes are the limit");
     assert_eq!(set("a", 30, &ann), Err(Full::ClientBytes(40)), "one byte beyond");
     assert_eq!(set("c", 9, &bob), Ok(()), "another holder");
-    // What another replaces is its own from then on.
+    // A message that replaces another is charged to its own holder.
     assert_eq!(set("a", 9, &bob), Ok(()));
     assert_eq!(set("d", 29, &ann), Ok(()));
     assert_eq!(set("e", 0, &bob), Err(Full::ClientMessages(2)));

@@ -1,14 +1,15 @@
-//! The walk of one filter through the ordered keys of retained messages: which match, and where the next one can be.
-//! Called by `Retained::scan`. Sees keys only; see `Key` for their order.
+//! The walk of one filter through the ordered keys of retained messages: which keys match, and
+//! where the next match can be. `Retained::scan` calls it. It uses only keys; see `Key` for their
+//! order.
 
 /// Ends a level of a key; sorts before every other character.
 const SEPARATOR: char = '\0';
-/// A key and this: after the branch of the key, before or at whatever follows it.
+/// Appended to a key, this sorts after the branch of the key, and not after the next key.
 const PAST_BRANCH: char = '\u{1}';
-/// After all keys that start with `$`.
+/// Sorts after all keys that start with `$`.
 const PAST_DOLLAR: &str = "%";
 
-/// What a walk found out about a key.
+/// The result for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Visit {
     pub(super) matches: bool,
@@ -16,7 +17,7 @@ pub(super) struct Visit {
     pub(super) last: bool,
 }
 
-/// A filter and how far it has come.
+/// A filter and the position of its walk.
 pub(super) struct Walk<'a> {
     /// The levels of the filter, without a last `#`.
     levels: Vec<&'a str>,
@@ -26,7 +27,8 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk from a key on; from the first that can match if `from` is empty (no topic name is, [MQTT-4.7.3-1]).
+    /// A walk from a key on; from the first possible match if `from` is empty, which no topic name
+    /// is [MQTT-4.7.3-1].
     pub(super) fn new(filter: &'a str, from: String) -> Self {
         let mut levels: Vec<&str> = filter.split('/').collect();
         let multi = levels.last() == Some(&"#");
@@ -40,25 +42,27 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    /// No key that is before this and has not been visited matches.
+    /// No unvisited key before this one matches.
     pub(super) fn from(&self) -> &str {
         &self.from
     }
 
-    /// Judges a key and moves [`Walk::from`] to the next that can match. Keys come in order, none before `from`.
+    /// Checks a key and moves [`Walk::from`] to the next possible match. Keys come in order, none
+    /// before `from`.
     pub(super) fn visit(&mut self, key: &str) -> Visit {
-        // [MQTT-4.7.2-1]: a filter that starts with a wildcard does not match names that start with `$`.
+        // [MQTT-4.7.2-1]: a filter that starts with a wildcard does not match names that start with
+        // `$`.
         if key.starts_with('$') && self.levels.first().is_none_or(|first| *first == "+") {
             self.from.clear();
             self.from.push_str(PAST_DOLLAR);
             return Visit { matches: false, last: false };
         }
-        // Where the level begins that is compared, and where the last one ended that a `+` matched.
+        // Start of the level that is compared, and end of the last level that matched a `+`.
         let mut start = 0;
         let mut plus = None;
         for (nth, wanted) in self.levels.iter().enumerate() {
             if start > key.len() {
-                // Matches so far but is too short: what can match is below it.
+                // Matches so far but is too short: possible matches are below it.
                 self.from.clear();
                 self.from.push_str(key);
                 self.from.push(SEPARATOR);
@@ -80,13 +84,15 @@ impl<'a> Walk<'a> {
             start = end + 1;
         }
         if self.multi {
-            // `#` stands for the parent level too (section 4.7.1.2), and so for everything from here on in the branch.
+            // `#` matches the parent level too (section 4.7.1.2), and so everything from here on in
+            // the branch.
             return Visit { matches: true, last: false };
         }
         self.leave(key, plus, start > key.len())
     }
 
-    /// With the same values for each `+`, no later key matches: goes on past the last of them.
+    /// No later key matches with the same values for each `+`: continues after the last of these
+    /// values.
     fn leave(&mut self, key: &str, plus: Option<usize>, matches: bool) -> Visit {
         if let Some(end) = plus {
             self.from.clear();
@@ -96,7 +102,7 @@ impl<'a> Walk<'a> {
         Visit { matches, last: plus.is_none() }
     }
 
-    /// Appends the levels from `nth` on up to the next `+`: every match has them.
+    /// Appends the levels from `nth` up to the next `+`, because every match has them.
     fn append_literals(&mut self, nth: usize) {
         for (at, level) in self.levels.iter().enumerate().skip(nth) {
             if *level == "+" {

@@ -1,4 +1,4 @@
-//! The topic cache by example: what a change costs, and that it stays within its bounds.
+//! Examples of the topic cache: the effect of a change, and its limits.
 
 use super::*;
 

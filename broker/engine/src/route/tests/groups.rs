@@ -1,4 +1,4 @@
-//! Shared subscriptions by example: who gets the next message.
+//! Examples of shared subscriptions: the pick of the next member.
 
 use std::collections::BTreeMap;
 
@@ -91,7 +91,7 @@ fn a_group_is_known_elsewhere_by_its_id_and_gone_with_its_last_member() {
 
 #[test]
 fn a_member_that_joins_and_leaves_within_a_turn_still_fills_its_batch() {
-    // Else a SUBACK would wait for a number that is never sent.
+    // Otherwise a SUBACK would wait for a number that is never sent.
     let [mut here, mut there] = two_shards();
     let done = here.subscribe_shared("g", "a", session(1), qos(0), true);
     here.unsubscribe_shared("g", "a", session(1));
@@ -128,7 +128,7 @@ fn only_the_first_member_on_a_shard_is_waited_for() {
     assert_eq!(here.subscribe_shared("g", "a", session(2), qos(0), true).barrier_seq, 1);
     tell(&mut here, &mut there);
     assert_eq!(here.subscribe_shared("g", "a", session(3), qos(0), true).barrier_seq, 0);
-    // The same once more changes no count, so there may be no batch to wait for.
+    // The same call again changes no count, so there may be no batch to wait for.
     let again = here.subscribe_shared("g", "a", session(3), qos(1), true);
     assert_eq!((again.is_new, again.interest, again.barrier_seq), (false, Interest::Acknowledged, 0));
 }

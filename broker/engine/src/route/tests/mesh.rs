@@ -1,5 +1,5 @@
-//! Several shards that tell each other of their interest over lanes whose speed is random: each lane keeps its order, and
-//! nothing else is certain. What SUBACK promises must hold at every moment.
+//! Several shards that exchange their interest over lanes of random speed; each lane keeps its
+//! order. The promise of SUBACK must hold at every moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ enum Act {
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
-    // Few filters: they must be dropped and taken up again.
+    // Few filters, so that they are removed and added again.
     let filters = prop::sample::select(vec!["a", "a/b", "b/a", "/a", "a/+", "+/a", "#", "$s/#", "+", "a/#"]);
     let filters = filters.prop_map(str::to_owned);
     let shared = prop::sample::select(vec!["a", "+/a"]).prop_map(str::to_owned);
@@ -57,7 +57,7 @@ struct Mesh {
 
 impl Mesh {
     fn new(mask: u64) -> Self {
-        // A small cache, so that entries come and go as well.
+        // A small cache, so that entries are replaced as well.
         let limits = RouteLimits { topic_cache_entries_max: 6, ..RouteLimits::default() };
         let shards = (0..SHARDS as u8)
             .map(|me| Routes::with_hashes(ShardId(me), SHARDS, Hashes::colliding(mask), limits))
@@ -137,7 +137,7 @@ impl Mesh {
         while (0..SHARDS).any(|from| (0..SHARDS).any(|to| self.deliver(from, to))) {}
     }
 
-    /// Every subscriber whose SUBACK may have been sent is reached from every shard.
+    /// A message from any shard reaches every subscriber whose SUBACK may have been sent.
     fn check_promise(&mut self) {
         for ((home, filter), members) in &self.plain {
             let barrier = self.shards[*home].barrier();
@@ -176,7 +176,7 @@ impl Mesh {
         }
     }
 
-    /// Once all is told, no SUBACK waits.
+    /// After all batches are applied, no SUBACK waits.
     fn check_nobody_waits(&self) {
         let plain =
             self.plain.iter().flat_map(|((home, _), members)| members.values().map(|seq| (*home, *seq)));
@@ -187,7 +187,8 @@ impl Mesh {
         }
     }
 
-    /// When all is told and swept: nobody knows too little, or too much unless fingerprints collide.
+    /// After all batches and sweeps, no shard lacks interest, and none has too much unless
+    /// fingerprints collide.
     fn check_exact(&mut self, exact: bool) {
         self.plain.retain(|_, members| !members.is_empty());
         self.shared.retain(|_, members| !members.is_empty());

@@ -1,4 +1,4 @@
-//! Random acts on one shard against a plain list of subscriptions.
+//! Random operations on one shard, compared with a plain list of subscriptions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ enum Act {
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let sessions = 0..12u32;
-    // Few, so that they get many members.
+    // Few groups, so that they get many members.
     let shared = || prop::sample::select(vec!["a", "a/+", "#", "+/b"]).prop_map(str::to_owned);
     let act = prop_oneof![
         4 => (filters(), sessions.clone(), 0..3u8).prop_map(|(f, s, q)| Act::Subscribe(f, s, q)),
@@ -113,7 +113,7 @@ fn check(routes: &mut Routes, model: &Model, topic: &str) {
     assert_eq!(groups, model.groups(topic), "topic {topic:?}");
 }
 
-/// One round serves each of the connected once, or each of all if none is.
+/// One round picks each connected member once, or each member if none is connected.
 fn check_group(routes: &mut Routes, key: GroupRef, members: &BTreeMap<u32, bool>) {
     let connected: BTreeSet<u32> =
         members.iter().filter(|(_, connected)| **connected).map(|(at, _)| *at).collect();
@@ -124,7 +124,7 @@ fn check_group(routes: &mut Routes, key: GroupRef, members: &BTreeMap<u32, bool>
     let served: BTreeSet<u32> =
         wanted.iter().map(|_| routes.pick_member(key, |_| true).unwrap().0.index).collect();
     assert_eq!(&served, wanted);
-    // Who is not eligible is passed over, down to those that are not connected.
+    // Members that are not eligible are skipped, down to those that are not connected.
     let one = *all.last().unwrap();
     assert_eq!(routes.pick_member(key, |who| who.index == one).unwrap().0.index, one);
     assert_eq!(routes.pick_member(key, |_| false), None);
