@@ -1,33 +1,33 @@
-//! A table in chunks: values by place, the lowest free place first, and a chunk without values gives its memory back. So what a
-//! storm of connections took goes when they go, and no value is ever moved, however many there are. Below the tables with keys,
-//! the timers and the shell's connections.
+//! A table in chunks: values by index, the lowest free index first. A chunk without values frees
+//! its memory, so memory shrinks after a peak of connections. Values are never moved. The keyed
+//! tables, the timers and the connections of the shell use it.
 
 use std::ops::{Index, IndexMut};
 
-/// Places of a chunk.
+/// Slots of a chunk.
 const CHUNK: usize = 32;
-/// Chunks that a word of bits tells of.
+/// Chunks for each word of bits.
 const WORD: usize = u64::BITS as usize;
 
-/// Values by place. `SPARE` chunks without a value keep their memory, so that one value more or less does not ask for memory
-/// again and again.
+/// Values by index. Up to `SPARE` empty chunks keep their memory, so that a single value that is
+/// added and removed again does not allocate each time.
 #[derive(Debug)]
 pub struct ChunkTable<T, const SPARE: usize = 1> {
     chunks: Vec<Chunk<T>>,
-    /// A bit for each chunk that has a free place.
+    /// A bit for each chunk that has a free slot.
     room: Vec<u64>,
-    /// All words before this one are 0.
+    /// All words before this index are 0.
     first_room: usize,
-    /// Chunks with memory and without a value.
+    /// Number of empty chunks that have memory.
     empty: usize,
     len: usize,
 }
 
 #[derive(Debug)]
 struct Chunk<T> {
-    /// A bit for each place that has a value.
+    /// A bit for each slot with a value.
     used: u32,
-    /// [`CHUNK`] places, or none where its memory was given back.
+    /// [`CHUNK`] slots; empty if the memory was freed.
     slots: Vec<Option<T>>,
 }
 
@@ -38,7 +38,7 @@ impl<T, const SPARE: usize> Default for ChunkTable<T, SPARE> {
 }
 
 impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
-    /// Puts a value in, made from the place it will have.
+    /// Inserts a value, made from its index. Returns the index.
     pub fn insert_with(&mut self, make: impl FnOnce(usize) -> T) -> usize {
         while self.room.get(self.first_room) == Some(&0) {
             self.first_room += 1;
@@ -47,7 +47,7 @@ impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
             Some(word) => self.first_room * WORD + word.trailing_zeros() as usize,
             None => self.chunks.len(),
         };
-        // Bits beyond the last chunk are 0, so that it is an old one or the next.
+        // Bits beyond the last chunk are 0, so this is an existing chunk or the next one.
         if at == self.chunks.len() {
             self.chunks.push(Chunk { used: 0, slots: Vec::new() });
             self.set_room(at, true);
@@ -69,24 +69,24 @@ impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
         place
     }
 
-    /// Puts a value in; its place.
+    /// Inserts a value and returns its index.
     pub fn insert(&mut self, value: T) -> usize {
         self.insert_with(|_| value)
     }
 
-    /// The value at a place.
+    /// The value at an index.
     #[inline]
     pub fn get(&self, place: usize) -> Option<&T> {
         self.chunks.get(place / CHUNK)?.slots.get(place % CHUNK)?.as_ref()
     }
 
-    /// The value at a place.
+    /// The value at an index, to change.
     #[inline]
     pub fn get_mut(&mut self, place: usize) -> Option<&mut T> {
         self.chunks.get_mut(place / CHUNK)?.slots.get_mut(place % CHUNK)?.as_mut()
     }
 
-    /// Takes a value out.
+    /// Removes a value.
     pub fn take(&mut self, place: usize) -> Option<T> {
         let (at, slot) = (place / CHUNK, place % CHUNK);
         let chunk = self.chunks.get_mut(at)?;
@@ -122,12 +122,12 @@ impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
         self.len
     }
 
-    /// Whether there is no value.
+    /// Whether it has no value.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// All values, by place.
+    /// All values, by index.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         let chunks = self.chunks.iter().enumerate();
         chunks.flat_map(|(at, chunk)| {
@@ -136,12 +136,13 @@ impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
         })
     }
 
-    /// No place from this one on has ever been in use. It never falls: whoever goes along the places in slices counts on it.
+    /// One more than the highest index ever used. It never falls; loops over the indexes in slices
+    /// rely on that.
     pub fn places(&self) -> usize {
         self.chunks.len() * CHUNK
     }
 
-    /// Places that have memory.
+    /// Number of slots that have memory.
     pub fn capacity(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.slots.len()).sum()
     }
@@ -181,7 +182,7 @@ mod tests {
         assert!(table.iter().enumerate().all(|(at, (place, value))| at == place && at == *value));
     }
 
-    /// 10,000 values come and all but three go: no more than their chunks and the spare one keep memory.
+    /// After 10,000 values of which three stay, only their chunks and the spare one have memory.
     #[test]
     fn a_storm_leaves_no_capacity_behind() {
         let mut table: ChunkTable<usize> = ChunkTable::default();
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!((table.len(), table.capacity()), (3, 4 * CHUNK));
         assert_eq!(table.places(), 10_016, "whoever goes along them counts on it");
         assert_eq!(stay.map(|place| table[place]), stay);
-        // What comes next lies low, so that chunks get empty when it goes.
+        // New values get low indexes, so that chunks become empty again.
         assert_eq!((0..64).map(|value| table.insert(value)).max(), Some(64));
         for place in stay {
             table.take(place);
@@ -203,7 +204,7 @@ mod tests {
         assert!(table.capacity() <= 4 * CHUNK);
     }
 
-    /// One value that comes and goes at the edge of a chunk finds the memory that was there.
+    /// One value that is added and removed at the edge of a chunk does not allocate.
     #[test]
     fn the_edge_of_a_chunk_asks_for_no_memory_again() {
         let mut table: ChunkTable<usize> = ChunkTable::default();
@@ -218,7 +219,7 @@ mod tests {
         }
     }
 
-    /// Twice as many values take twice as many looks for room, none of which begins at the beginning.
+    /// Twice as many values take twice as many searches: no search starts at the beginning.
     #[test]
     fn room_is_found_where_it_was_last() {
         let mut table: ChunkTable<u32> = ChunkTable::default();

@@ -1,4 +1,5 @@
-//! The time of the running step, and the two wheels of what falls due: 10 ms for deadlines, 1 s for silent clients and expiry.
+//! The time of the running step, and two timer wheels: 10 ms for deadlines, 1 s for silent clients
+//! and expiry.
 
 use std::collections::VecDeque;
 
@@ -13,15 +14,15 @@ use crate::timer::{Timer, Wheel};
 pub(crate) enum Deadline {
     /// A deferred verdict.
     Ticket(Ticket),
-    /// A connection that must have sent CONNECT or AUTH.
+    /// A connection whose CONNECT or AUTH is due.
     Connection(ConnKey),
     /// A SUBACK that waits for the other shards.
     Barrier(SessionKey),
     /// A publish that waits for a PUBREL.
     Release(SessionKey),
-    /// Rechecks that nobody has answered.
+    /// Rechecks that got no answer.
     Recheck,
-    /// A timer of a plugin's.
+    /// A timer of a plugin.
     Plugin {
         /// Its number.
         timer: u64,
@@ -33,20 +34,21 @@ pub(crate) enum Deadline {
 /// Entries of the 1 s wheel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Overdue {
-    /// A connection that must have sent something.
+    /// A connection whose client may be silent.
     Connection(ConnKey),
     /// A session without a connection.
     Expiry(SessionKey),
     /// A delayed will.
     Will(SessionKey),
-    /// Sessions with what was stored before the marks of their subscriptions, and might have come live.
+    /// Sessions with batches that settle: no message from before their marks can come live any
+    /// more.
     Settled,
 }
 
-/// What a timer is charged for.
+/// Bytes that a timer is charged for.
 pub(crate) const TIMER_BYTES: usize = Wheel::<Deadline>::ENTRY_BYTES;
 
-/// Memory for so many that were due at one time is kept.
+/// Capacity that the lists of due timers keep.
 const SPARE_DUE_MAX: usize = 1024;
 
 fn give_back<T>(due: &mut VecDeque<T>) {
@@ -55,7 +57,7 @@ fn give_back<T>(due: &mut VecDeque<T>) {
     }
 }
 
-/// A shard's time. It moves only between two steps.
+/// The time of a shard. It changes only between two steps.
 #[derive(Debug)]
 pub(crate) struct Clock {
     now: Now,
@@ -63,7 +65,7 @@ pub(crate) struct Clock {
     deadlines: Wheel<Deadline>,
     /// 1 s: keep alive, expiry, delayed wills.
     seconds: Wheel<Overdue>,
-    /// What was due and is worked off in slices.
+    /// Timers that are due and are processed in slices.
     due_deadlines: VecDeque<(Timer, Deadline)>,
     due_seconds: VecDeque<(Timer, Overdue)>,
 }
@@ -85,47 +87,47 @@ impl Clock {
         self.now
     }
 
-    /// A step begins at this time.
+    /// Sets the time of a new step.
     pub(crate) fn set(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Has something fall due on the 10 ms wheel; monotonic milliseconds.
+    /// Arms a timer on the 10 ms wheel; `due_ms` is monotonic.
     pub(crate) fn arm_deadline(&mut self, due_ms: u64, deadline: Deadline) -> Timer {
         self.deadlines.arm(due_ms, deadline)
     }
 
-    /// Has something fall due on the 1 s wheel; monotonic milliseconds.
+    /// Arms a timer on the 1 s wheel; `due_ms` is monotonic.
     pub(crate) fn arm_overdue(&mut self, due_ms: u64, overdue: Overdue) -> Timer {
         self.seconds.arm(due_ms, overdue)
     }
 
-    /// A deadline means nothing any more. One that has been due, or none, is nothing.
+    /// Cancels a timer of the 10 ms wheel. No effect for `None`, or for a timer that has been due.
     pub(crate) fn cancel_deadline(&mut self, timer: Option<Timer>) {
         timer.map(|timer| self.deadlines.cancel(timer));
     }
 
-    /// The same on the 1 s wheel.
+    /// Cancels a timer of the 1 s wheel, likewise.
     pub(crate) fn cancel_overdue(&mut self, timer: Option<Timer>) {
         timer.map(|timer| self.seconds.cancel(timer));
     }
 
-    /// How many timers are armed.
+    /// Number of armed timers.
     pub(crate) fn armed(&self) -> usize {
         self.deadlines.len() + self.seconds.len()
     }
 
-    /// How many of these are on the 10 ms wheel and have not been due.
+    /// How many of these timers are armed on the 10 ms wheel.
     pub(crate) fn count_deadlines(&self, timers: impl IntoIterator<Item = Timer>) -> usize {
         timers.into_iter().filter(|timer| self.deadlines.has(*timer)).count()
     }
 
-    /// The same on the 1 s wheel.
+    /// How many of these timers are armed on the 1 s wheel.
     pub(crate) fn count_overdue(&self, timers: impl IntoIterator<Item = Timer>) -> usize {
         timers.into_iter().filter(|timer| self.seconds.has(*timer)).count()
     }
 
-    /// Looks what is due by now.
+    /// Collects the timers that are due by now.
     pub(crate) fn look(&mut self) {
         give_back(&mut self.due_deadlines);
         give_back(&mut self.due_seconds);
@@ -133,22 +135,24 @@ impl Clock {
         self.seconds.expire(self.now.mono_ms, &mut self.due_seconds);
     }
 
-    /// The next thing that was due on the 10 ms wheel. Nobody holds its timer any more if it means nothing by now.
+    /// The next due timer of the 10 ms wheel. If it was cancelled after it fell due, its owner no
+    /// longer stores this timer.
     pub(crate) fn pop_deadline(&mut self) -> Option<(Timer, Deadline)> {
         self.due_deadlines.pop_front()
     }
 
-    /// The same of the 1 s wheel.
+    /// The next due timer of the 1 s wheel, likewise.
     pub(crate) fn pop_overdue(&mut self) -> Option<(Timer, Overdue)> {
         self.due_seconds.pop_front()
     }
 
-    /// Whether something was due and has not been taken.
+    /// Whether a due timer has not been taken.
     pub(crate) fn has_due(&self) -> bool {
         !self.due_deadlines.is_empty() || !self.due_seconds.is_empty()
     }
 
-    /// When something falls due at the latest, monotonic milliseconds; `None` while nothing is armed.
+    /// The time by which the next timer must be processed, monotonic milliseconds; `None` if none
+    /// is armed.
     pub(crate) fn next_due_ms(&self) -> Option<u64> {
         if self.has_due() {
             return Some(self.now.mono_ms);

@@ -1,8 +1,9 @@
-//! Counters of a shard, named as EMQX names them so that dashboards move over. Plain numbers: one shard, one thread.
+//! Counters of a shard, with EMQX's names so that dashboards work. Plain numbers, because only the
+//! thread of the shard uses them.
 
 macro_rules! counters {
     ($($name:ident: $text:literal;)*) => {
-        /// What a shard has counted since it started.
+        /// The counts of a shard since its start.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters { $(#[doc = $text] pub $name: u64,)* }
 
@@ -12,7 +13,7 @@ macro_rules! counters {
                 vec![$((stringify!($name), self.$name, $text)),*]
             }
 
-            /// Adds another shard's.
+            /// Adds the counts of another shard.
             pub fn add(&mut self, other: &Counters) {
                 $(self.$name += other.$name;)*
             }
@@ -123,7 +124,7 @@ counters! {
     work_units: "work done, in units: links called, nodes visited, entries moved";
 }
 
-/// Why a message was dropped. Each is a counter, and the word that message.dropped has for it.
+/// Why a message was dropped. Each reason is a counter and the text in message.dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DropReason {
     NoSubscribers,

@@ -1,5 +1,5 @@
-//! Encoding of deliveries: a message that goes to many sessions is encoded once for each protocol version and option set,
-//! and copied from there with its packet identifier patched in.
+//! Encoding of deliveries: a message to many sessions is encoded once for each protocol version and
+//! set of options. Each delivery copies that and patches its packet identifier.
 
 use std::num::NonZeroU16;
 
@@ -7,10 +7,10 @@ use crate::codec::{PublishHeader, encode_publish, patch_packet_id};
 use crate::message::MessageView;
 use crate::packet::{QoS, Version};
 
-/// From this size on a payload is referred to instead of copied into each outbound queue, bytes.
+/// Size from which a payload is shared instead of copied into each outbound queue, bytes.
 pub const SHARED_PAYLOAD_BYTES: usize = 4096;
 
-/// How a message is to be written for one session.
+/// The form of a message for one session.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape<'a> {
     /// The receiver's version.
@@ -25,7 +25,7 @@ pub struct Shape<'a> {
     pub subscription_ids: &'a [u32],
     /// Alias to set or use.
     pub topic_alias: Option<u16>,
-    /// Whether the alias stands for the topic name already.
+    /// Whether the receiver has stored the topic name for the alias.
     pub topic_known: bool,
 }
 
@@ -64,7 +64,7 @@ impl EncodedFrame {
         }
     }
 
-    /// Bytes of the whole packet, with a payload that is sent by reference. 0 where MQTT cannot express it.
+    /// Bytes of the whole packet, with a payload that is shared. 0 if it is too large for MQTT.
     #[inline]
     pub fn packet_len(&self) -> usize {
         self.len
@@ -87,7 +87,7 @@ impl EncodedFrame {
     }
 }
 
-/// The encodings of the message that is being delivered. Its buffers live as long as the shard.
+/// The encoded forms of the current message. Its buffers live as long as the shard.
 #[derive(Debug, Default)]
 pub struct FrameCache {
     frames: [EncodedFrame; 12],
@@ -95,7 +95,7 @@ pub struct FrameCache {
 }
 
 impl FrameCache {
-    /// Another message begins.
+    /// Starts another message.
     #[inline]
     pub fn begin(&mut self) {
         for frame in &mut self.frames {
@@ -103,8 +103,8 @@ impl FrameCache {
         }
     }
 
-    /// The message in this shape. `cached` says that it is the message as it was begun; with identifiers, an alias or DUP it is
-    /// encoded anew in any case.
+    /// The message in this shape. `cached` says that it is unchanged since `begin`. With
+    /// identifiers, an alias or DUP it is encoded anew in any case.
     pub fn frame(
         &mut self,
         view: &MessageView<'_>,

@@ -1,4 +1,5 @@
-//! What shards send each other: messages, interest, retained messages. Plain data; `flow/envelope.rs` says what each does.
+//! The envelopes between shards: messages, interest, retained messages. Plain data;
+//! `flow/envelope.rs` processes it.
 
 use std::sync::Arc;
 
@@ -10,23 +11,23 @@ use crate::route::retained::Cursor;
 use crate::route::{GroupId, InterestBatch};
 use crate::session::readers::{PageFor, PageRequest, Wanted};
 
-/// Which of the two lanes to a shard an envelope takes.
+/// The lane of an envelope.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lane {
-    /// Interest, acknowledgements, answers: never dropped, bounded by what causes them.
+    /// Interest, acknowledgements, answers: never dropped; their causes bound their number.
     Control,
-    /// Messages: bounded in envelopes and bytes.
+    /// Messages: limited in number and bytes.
     Data,
 }
 
-/// What crosses a lane. Opaque to the shell but for its size.
+/// One item of a lane. The shell uses only its size.
 #[derive(Debug)]
 pub struct Envelope {
     pub(crate) body: EnvelopeBody,
 }
 
 impl Envelope {
-    /// What it counts against `lane_bytes_max`.
+    /// Bytes that it counts against `lane_bytes_max`.
     pub fn bytes(&self) -> usize {
         self.body.bytes()
     }
@@ -35,38 +36,38 @@ impl Envelope {
 /// The kinds of envelopes.
 #[derive(Debug)]
 pub(crate) enum EnvelopeBody {
-    /// Changes of the sender's interest.
+    /// Interest changes of the sender.
     Interest(Arc<InterestBatch>),
-    /// The sender has applied our changes up to this number.
+    /// The sender has applied the changes of the receiver up to this number.
     InterestAck(u64),
-    /// A message that the receiver has subscribers for.
+    /// A message for subscribers on the receiver.
     Message {
         message: Arc<Message>,
-        /// Whether its plain subscribers get it.
+        /// Whether it is for plain subscriptions too.
         plain: bool,
-        /// Shared subscriptions for which it was chosen; it serves no others.
+        /// The shared subscriptions for which the sender picked the receiver; no others get it.
         groups: SmallVec<[GroupId; 1]>,
-        /// Whether it was passed on once already for want of a member.
+        /// Whether it was already forwarded once because no member was left.
         forwarded: bool,
         /// See [`MessageView::stored`](crate::message::MessageView::stored).
         stored: u64,
     },
-    /// A retained message for the topic's owner.
+    /// A retained message for the owner of its topic.
     Store { id: u64, message: Arc<Message> },
-    /// The owner has stored it under this number, or has no room (0).
+    /// The owner has stored it under this number; 0 if it had no room.
     Stored { id: u64, number: u64 },
-    /// New subscriptions want their retained messages: what is the last that the receiver has stored?
+    /// New subscriptions request the mark of the receiver: the number of its last stored message.
     Mark { session: SessionKey, batch: u64, wanted: Arc<[Wanted]> },
-    /// That, and for which of them it may have any.
+    /// The mark, and the indexes of the subscriptions that may have messages there.
     Marked { session: SessionKey, batch: u64, mark: u64, found: Vec<u32> },
-    /// A session has room for some of them, or a plugin for a page.
+    /// A request for a page, for a session with room or for a plugin.
     Page { whose: PageFor, ask: PageRequest },
-    /// Those.
+    /// The page.
     Paged { whose: PageFor, page: u64, body: PageBody },
 }
 
 impl EnvelopeBody {
-    /// What it counts against `lane_bytes_max`.
+    /// Bytes that it counts against `lane_bytes_max`.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             EnvelopeBody::Message { message, .. } | EnvelopeBody::Store { message, .. } => message.bytes(),
@@ -86,8 +87,8 @@ pub(crate) struct PageItem {
 /// A page of retained messages.
 #[derive(Debug)]
 pub(crate) struct PageBody {
-    /// The messages, reader by reader.
+    /// The messages, ordered by reader.
     pub(crate) items: Vec<PageItem>,
-    /// Where each reader that was served goes on; `None` = it is done.
+    /// Where each served reader continues; `None` = it is done.
     pub(crate) ends: Vec<(u64, Option<Cursor>)>,
 }

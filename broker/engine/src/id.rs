@@ -1,14 +1,14 @@
-//! Small keys that everything in the engine passes around: shards, sets of shards, slab keys with a generation.
-//! A key never borrows what it names, so the shell may hold one across an await.
+//! Small keys used everywhere in the engine: shards, sets of shards, table keys with a generation.
+//! A key borrows nothing, so the shell may hold one across an await.
 
 use std::fmt;
 
 use crate::chunk_table::ChunkTable;
 
-/// Most shards a broker may have: what a [`ShardSet`] can name.
+/// Maximum number of shards of a broker, the size of a [`ShardSet`].
 pub const SHARDS_MAX: usize = 64;
 
-/// One pinned executor and all that it owns, 0 to 63.
+/// A shard: one pinned executor with its data; 0 to 63.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct ShardId(pub u8);
 
@@ -25,7 +25,7 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// Which shards want something; a bit for each.
+/// A set of shards, one bit for each.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct ShardSet(pub u64);
 
@@ -63,7 +63,7 @@ impl ShardSet {
         self.0.count_ones() as usize
     }
 
-    /// The first shard of the set from this one on, or, where there is none, the first of all.
+    /// The first shard of the set from `start` on; if there is none, the first one of the set.
     pub const fn next_from(self, start: ShardId) -> Option<ShardId> {
         let behind = self.0 & (u64::MAX << (start.0 & 63));
         let found = if behind == 0 { self.0 } else { behind };
@@ -100,9 +100,10 @@ macro_rules! keys {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         pub struct $name {
-            /// Place in the table.
+            /// Index in the table.
             pub index: u32,
-            /// How often that place had been given away before: a stale key meets another generation and finds nothing.
+            /// How often that index was used before. A stale key has another generation and finds
+            /// nothing.
             pub generation: u32,
         }
     )*};
@@ -115,7 +116,8 @@ keys! {
     SessionKey;
 }
 
-/// A table whose keys carry a generation, so that a late one finds nothing instead of a stranger.
+/// A table whose keys carry a generation, so that a stale key finds nothing instead of another
+/// value.
 #[derive(Debug)]
 pub struct Table<T> {
     slots: ChunkTable<(u32, T)>,
@@ -130,9 +132,9 @@ impl<T> Default for Table<T> {
 
 /// A key of a [`Table`].
 pub trait Key: Copy {
-    /// Makes the key of a place.
+    /// Makes a key from its parts.
     fn from_parts(index: u32, generation: u32) -> Self;
-    /// Place and generation.
+    /// Index and generation.
     fn parts(self) -> (u32, u32);
 }
 
@@ -151,7 +153,7 @@ macro_rules! impl_key {
 impl_key!(ConnKey, SessionKey);
 
 impl<T> Table<T> {
-    /// Puts a value in, made from the key it will have.
+    /// Inserts a value, made from its key. Returns the key.
     pub fn insert_with<K: Key>(&mut self, make: impl FnOnce(K) -> T) -> K {
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
@@ -159,19 +161,19 @@ impl<T> Table<T> {
         key(self.slots.insert_with(|place| (generation, make(key(place)))))
     }
 
-    /// The value, if the key is not stale.
+    /// The value; `None` if the key is stale.
     pub fn get<K: Key>(&self, key: K) -> Option<&T> {
         let (index, generation) = key.parts();
         self.slots.get(index as usize).and_then(|(found, value)| (*found == generation).then_some(value))
     }
 
-    /// The value, if the key is not stale.
+    /// The value, to change; `None` if the key is stale.
     pub fn get_mut<K: Key>(&mut self, key: K) -> Option<&mut T> {
         let (index, generation) = key.parts();
         self.slots.get_mut(index as usize).and_then(|(found, value)| (*found == generation).then_some(value))
     }
 
-    /// Takes the value out, if the key is not stale.
+    /// Removes the value; `None` if the key is stale.
     pub fn remove<K: Key>(&mut self, key: K) -> Option<T> {
         self.get(key)?;
         let (index, _) = key.parts();
@@ -183,24 +185,24 @@ impl<T> Table<T> {
         self.slots.len()
     }
 
-    /// Whether there is no value.
+    /// Whether it has no value.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// All values with their keys, by place.
+    /// All values with their keys, by index.
     pub fn iter<K: Key>(&self) -> impl Iterator<Item = (K, &T)> {
         self.slots
             .iter()
             .map(|(index, (generation, value))| (K::from_parts(index as u32, *generation), value))
     }
 
-    /// The key at a place, for slices that go on where they stopped.
+    /// The key at an index, for loops in slices.
     pub fn key_at<K: Key>(&self, index: usize) -> Option<K> {
         self.slots.get(index).map(|(generation, _)| K::from_parts(index as u32, *generation))
     }
 
-    /// One past the highest place ever in use.
+    /// One more than the highest index ever used.
     pub fn places(&self) -> usize {
         self.slots.places()
     }

@@ -1,5 +1,6 @@
-//! What clients make a shard hold, and tables of those who hold it: what was changed in them is known, so that it can be weighed
-//! anew, and so is who holds most.
+//! The memory of a shard that clients cause, and the tables of its holders. Each table records the
+//! changed holders, so that only those are weighed again, and finds the holder with the largest
+//! charge.
 
 use std::collections::BTreeSet;
 
@@ -7,33 +8,33 @@ use crate::id::{ConnKey, Key, Table};
 use crate::limits::Limits;
 use crate::shared_message::Pool;
 
-/// Bytes that clients make a shard hold, by what they are held for.
+/// Bytes that a shard holds for clients, by purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// Received, and not a whole packet yet or not taken.
+    /// Received bytes that are not a whole packet or not taken yet.
     pub read_buffers: u64,
-    /// On the way to sockets, acknowledgements included.
+    /// Bytes on their way to sockets, acknowledgements included.
     pub outbound: u64,
-    /// Connections with their topic aliases, and CONNECT packets that are not decided yet.
+    /// Connections with their topic aliases, and CONNECT packets that are not decided.
     pub connections: u64,
-    /// Received packets that wait for their turn, with wills that wait behind them.
+    /// Received packets that wait in slots, with the wills behind them.
     pub slots: u64,
-    /// Messages that wait in the queues of sessions; each session is charged for all of its own.
+    /// Messages in the queues of sessions; each session is charged in full for its own.
     pub queues: u64,
-    /// Messages that have been sent and not acknowledged; likewise.
+    /// Messages sent and not acknowledged; each session is charged in full for its own.
     pub in_flight: u64,
     /// Sessions with their subscriptions, wills and readers of retained messages.
     pub sessions: u64,
-    /// Messages in queues and in flight, each once however many sessions hold it.
+    /// Messages in queues and in flight, each counted once even if many sessions hold it.
     pub messages: u64,
-    /// Pages of retained messages that plugins read on behalf of clients, with those that wait for their plugin.
+    /// Pages of retained messages for plugins on behalf of clients, being filled or stored.
     pub pages: u64,
-    /// Last bytes for connections that have ended; the shell has them.
+    /// Last bytes of ended connections, held by the shell.
     pub closing: u64,
 }
 
 impl Ledger {
-    /// What counts against `shard_bytes_max`: a message that many sessions hold counts once.
+    /// Bytes that count against `shard_bytes_max`: a message that many sessions hold counts once.
     pub fn total(&self) -> u64 {
         self.read_buffers
             + self.outbound
@@ -45,7 +46,7 @@ impl Ledger {
             + self.closing
     }
 
-    /// Adds another shard's.
+    /// Adds the bytes of another shard.
     pub fn add(&mut self, other: &Ledger) {
         for ((_, sum), (_, part)) in self.rows_mut().into_iter().zip(other.rows()) {
             *sum += part;
@@ -74,47 +75,47 @@ impl Ledger {
     }
 }
 
-/// Places in [`Weight::parts`] of a connection.
+/// Indexes in [`Weight::parts`] of a connection.
 pub(crate) const READ: usize = 0;
 
 pub(crate) const OUTBOUND: usize = 1;
 
-/// Places in [`Weight::parts`] of a session.
+/// Indexes in [`Weight::parts`] of a session.
 pub(crate) const SLOTS: usize = 0;
 
 pub(crate) const QUEUE: usize = 1;
 
 pub(crate) const IN_FLIGHT: usize = 2;
 
-/// Whatever else a holder has.
+/// The rest of a holder's charge.
 pub(crate) const OWN: usize = 3;
 
-/// What a holder is charged for.
+/// The charge of a holder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Weight {
-    /// Bytes by what they are for.
+    /// Bytes by purpose.
     pub(crate) parts: [usize; 4],
-    /// Of these, bytes of a connection that has not been let in.
+    /// The bytes of a connection that is not admitted, as part of these.
     pub(crate) pending: usize,
-    /// Bytes of these that its client has chosen; what every holder has is left out.
+    /// The bytes that the client causes, without the fixed bytes of every holder.
     pub(crate) chosen: usize,
-    /// Bytes on the way to its socket beyond what each may have.
+    /// Bytes on their way to its socket beyond `outbound_bytes_max`.
     pub(crate) burst: usize,
-    /// Whether it is ended before all that are not.
+    /// Whether it is ended before all holders without this flag.
     pub(crate) first: bool,
-    /// Whether it is ended before others of its size: no client loses anything by that.
+    /// Whether it is ended before others of its size, because no client loses anything by that.
     pub(crate) yields: bool,
-    /// Whether there is anything to be ended.
+    /// Whether there is anything that can be ended.
     pub(crate) ends: bool,
 }
 
 /// A connection or session.
 pub(crate) trait Holder {
-    /// Whether holders are also listed by their first part alone.
+    /// Whether holders are also ordered by their first part alone.
     const BY_FIRST_PART: bool;
-    /// What it is charged for, from sums that it keeps.
+    /// The charge, from its running sums.
     fn weight(&self, limits: &Limits) -> Weight;
-    /// The parts of it, counted anew piece by piece.
+    /// Recomputes the parts piece by piece.
     fn recount(&self) -> [usize; 4];
 }
 
@@ -125,19 +126,19 @@ struct Entry<T> {
     weight: Weight,
 }
 
-/// Connections or sessions by key, weighed: as [`Table`], but what was changed is known.
+/// Connections or sessions by key, with their charges: a [`Table`] that records changed entries.
 #[derive(Debug)]
 pub(crate) struct Holders<K, T> {
     table: Table<Entry<T>>,
-    /// What was changed since it was weighed, each once.
+    /// Keys of the entries changed since they were last weighed, each once.
     touched: Vec<K>,
-    /// Sums of what all are charged for, as of the last time they were weighed.
+    /// Sums of all charges, as of the last weighing.
     parts: [usize; 4],
     pending: usize,
     burst: usize,
-    /// By size, those that are ended first behind all others; what holds little is left out.
+    /// By size, those that are ended first at the end; light holders are left out.
     by_weight: BTreeSet<(u16, K)>,
-    /// The same by the first part alone.
+    /// The same, by the first part alone.
     by_first_part: BTreeSet<(u16, K)>,
 }
 
@@ -155,10 +156,11 @@ impl<K, T> Default for Holders<K, T> {
     }
 }
 
-/// Bytes below which a holder that has been let in is not among the heavy.
+/// An admitted holder below this number of bytes is left out of the order.
 const LIGHT_BYTES: usize = 1024;
 
-/// Sizes in steps of an eighth, of each first what `yields` to the others; 0 is not listed at all.
+/// Size class, in steps of an eighth. Within a step those with `yields` are heavier. 0 is left out
+/// of the order.
 pub(crate) fn class(bytes: usize, first: bool, yields: bool) -> u16 {
     if bytes == 0 || (!first && bytes < LIGHT_BYTES) {
         return 0;
@@ -194,7 +196,7 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
         Some(&mut entry.value)
     }
 
-    /// Drops one; whether it was there.
+    /// Removes one. Returns whether it existed.
     pub(crate) fn discard(&mut self, key: K) -> bool {
         let Some(Entry { weight, .. }) = self.table.remove(key) else { return false };
         self.weigh_anew(key, weight, Weight::default());
@@ -221,12 +223,12 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
         self.table.places()
     }
 
-    /// Bytes that a holder is charged for, as of the last time it was weighed.
+    /// Charge of a holder in bytes, as of the last weighing.
     pub(crate) fn charged(&self, key: K) -> usize {
         self.table.get(key).map_or(0, |entry| entry.weight.parts.iter().sum())
     }
 
-    /// Weighs what was changed.
+    /// Weighs the changed entries again.
     pub(crate) fn settle(&mut self, limits: &Limits) {
         while let Some(key) = self.touched.pop() {
             let Some(entry) = self.table.get_mut(key) else { continue };
@@ -257,22 +259,22 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
         }
     }
 
-    /// Bytes that all are charged for, by what they are for; see [`Weight::parts`].
+    /// Bytes of all holders by purpose; see [`Weight::parts`].
     pub(crate) fn bytes_by_part(&self) -> [usize; 4] {
         self.parts
     }
 
-    /// Bytes of those that have not been let in.
+    /// Bytes of the connections that are not admitted.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.pending
     }
 
-    /// Bytes on the way to sockets beyond what each may have.
+    /// Bytes on their way to sockets beyond `outbound_bytes_max` of each connection.
     pub(crate) fn burst_bytes(&self) -> usize {
         self.burst
     }
 
-    /// The heaviest of all, those that are ended first before the others, with a size to compare.
+    /// The heaviest holder, and its size class. Those that are ended first come before the others.
     pub(crate) fn heaviest(&self) -> Option<(u16, K)> {
         self.by_weight.last().copied()
     }
@@ -300,67 +302,71 @@ fn list_anew<K: Ord + Copy>(list: &mut BTreeSet<(u16, K)>, key: K, before: u16, 
     }
 }
 
-/// What a shard keeps of its own about memory.
+/// The memory state of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    /// Messages that sessions hold.
+    /// The pool of messages that sessions hold.
     pool: Pool,
-    /// What one connection may have queued beyond `outbound_bytes_max` while its socket takes bytes.
+    /// Bytes that one connection may queue beyond `outbound_bytes_max` while its socket accepts
+    /// bytes.
     burst_room: usize,
-    /// Whether the shard is near its limit, so that publishers with much that waits are not read.
+    /// Whether the shard is near its limit; then publishers with much waiting are not read.
     tight: bool,
-    /// Connections that are not read for that.
+    /// Connections that are not read for this reason.
     waiters: BTreeSet<ConnKey>,
-    /// Last bytes for connections that have ended.
+    /// Last bytes of ended connections.
     closing: usize,
 }
 
 impl Memory {
-    /// Where messages are counted that sessions hold.
+    /// The pool of messages that sessions hold.
     #[inline]
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Bytes of messages that sessions hold, each message once.
+    /// Bytes of messages that sessions hold, each message counted once.
     pub(crate) fn message_bytes(&self) -> usize {
         self.pool.bytes()
     }
 
-    /// Bytes that one connection may have queued beyond `outbound_bytes_max` while its socket takes bytes.
+    /// Bytes that one connection may queue beyond `outbound_bytes_max` while its socket accepts
+    /// bytes.
     #[inline]
     pub(crate) fn burst_room(&self) -> usize {
         self.burst_room
     }
 
-    /// Whether the shard is near its limit, so that publishers with much that waits are not read.
+    /// Whether the shard is near its limit; then publishers with much waiting are not read.
     #[inline]
     pub(crate) fn is_tight(&self) -> bool {
         self.tight
     }
 
-    /// Bytes of connections that have ended, which the shell still has.
+    /// Sets the bytes of ended connections that the shell still has.
     pub(crate) fn charge_closing(&mut self, bytes: usize) {
         self.closing = bytes;
     }
 
-    /// The same, as they were noted last.
+    /// The bytes of ended connections, as last set.
     pub(crate) fn closing_bytes(&self) -> usize {
         self.closing
     }
 
-    /// A connection is not read until the shard is not near its limit any more. `conns` are those that there are.
+    /// Records a connection that is not read until the shard is no longer near its limit. `conns`
+    /// is the number of connections.
     pub(crate) fn wait(&mut self, key: ConnKey, conns: usize, is_there: impl Fn(ConnKey) -> bool) {
         if self.waiters.len() > conns {
-            // Some have ended since.
+            // Some of them have ended.
             self.waiters.retain(|waiter| is_there(*waiter));
         }
         self.waiters.insert(key);
     }
 
-    /// Notes what is left for bursts, and whether the shard is near its limit. Hands over who may be read again for that.
+    /// Sets the room for bursts, and whether the shard is near its limit. Returns the connections
+    /// that may be read again.
     pub(crate) fn weighed(&mut self, burst_left: usize, tight: bool) -> BTreeSet<ConnKey> {
-        // Half of what is left: whoever comes next finds room too.
+        // Half of the rest, so that the next connection gets room too.
         self.burst_room = burst_left / 2;
         self.tight = tight;
         if tight { BTreeSet::new() } else { std::mem::take(&mut self.waiters) }

@@ -1,7 +1,9 @@
-//! The decisions of the Grapnel broker and none of its I/O: codec, sessions, hook chains, routing and queues.
+//! The decisions of the Grapnel broker without its I/O: codec, sessions, hook chains, routing and
+//! queues.
 //!
-//! The shell (crate `grapnel`) feeds it bytes, envelopes, completions and the time, and carries away what it leaves in the
-//! outbox. Nothing here opens a socket, reads a clock, starts a thread or awaits.
+//! The shell (crate `grapnel`) passes in bytes, envelopes, completions and the time, and takes the
+//! results from the outbox. This crate opens no socket, reads no clock, starts no thread and does
+//! not await.
 #![forbid(unsafe_code)]
 
 pub mod chunk_table;

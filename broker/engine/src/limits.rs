@@ -1,24 +1,24 @@
-//! The bounds of the engine that an operator may set: name with its unit, default, allowed range and
-//! the reason for the default. They are the engine's part of the configuration's `[limits]`. Bounds
-//! that nobody needs to set are constants beside what they bound. [`Choices`] are the settings that
-//! are not numbers, the table `[mqtt]`.
+//! The limits of the engine that an operator may set: name with unit, default, range, and the
+//! reason for the default. They are part of `[limits]` in the configuration. Limits that need no
+//! setting are constants beside their use. [`Choices`] are the settings that are not numbers, in
+//! the table `[mqtt]`.
 
 use crate::packet::QoS;
 
 /// One setting of [`Limits`].
 #[derive(Debug)]
 pub struct Setting {
-    /// Name as in the configuration file, unit last.
+    /// Name in the configuration file; it ends with the unit.
     pub name: &'static str,
-    /// Why the default is what it is.
+    /// The reason for the default.
     pub reason: &'static str,
-    /// Smallest value taken.
+    /// Smallest valid value.
     pub min: u64,
-    /// Largest value taken.
+    /// Largest valid value.
     pub max: u64,
 }
 
-/// Declares a struct of bounds: the engine's [`Limits`], and the shell's own beside it.
+/// Declares a struct of limits: the engine's [`Limits`], and those of the shell.
 #[macro_export]
 macro_rules! bounds {
     ($(#[$doc:meta])* $Bounds:ident $(with $others:ident: $Others:ty)?:
@@ -75,30 +75,31 @@ macro_rules! bounds {
     };
 }
 
-/// Why a limit was not taken.
+/// Why a limit was refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    /// No such setting.
+    /// The setting does not exist.
     #[error("there is no limit named {name}")]
     Unknown {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
     },
-    /// Out of range.
+    /// The value is out of range.
     #[error("{name} must be between {min} and {max}, not {value}")]
     Range {
         /// The setting.
         name: &'static str,
-        /// Smallest value taken.
+        /// Smallest valid value.
         min: u64,
-        /// Largest value taken.
+        /// Largest valid value.
         max: u64,
-        /// What was asked for.
+        /// The requested value.
         value: u64,
     },
 }
 
-/// What becomes of a stored or connected session when another principal connects with its client identifier.
+/// What happens to a stored or connected session when another principal connects with its client
+/// identifier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SessionOwner {
     /// The old session ends, and the client gets a new one.
@@ -106,53 +107,57 @@ pub enum SessionOwner {
     Discard,
     /// The client is refused with 0x87, not authorized.
     Refuse,
-    /// The client gets the session, as MQTT has it by client identifier alone, once client.authorize has allowed the new principal
-    /// its subscriptions and messages.
+    /// The client gets the session, as in MQTT, where only the client identifier counts; first
+    /// client.authorize must allow the new principal its subscriptions and messages.
     Inherit,
 }
 
-/// Which message gives way where the queue of a session is full.
+/// The message that is dropped when the queue of a session is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum QueueFull {
-    /// The one that comes: what was accepted first is delivered.
+    /// The new one: messages accepted first are delivered.
     #[default]
     DropNewest,
-    /// The one that has waited longest: who comes back late gets the latest.
+    /// The oldest one: a client that returns late gets the latest messages.
     DropOldest,
 }
 
-/// What becomes of a client whose subscription is taken back because the rules of client.authorize have changed.
+/// What happens to a client whose subscription is revoked because the rules of client.authorize
+/// changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Revoke {
-    /// It loses the subscription and stays connected. MQTT has no packet that says so.
+    /// It loses the subscription and stays connected. MQTT has no packet to notify it.
     #[default]
     Remove,
-    /// It loses the subscription and is disconnected with 0x87, not authorized; in MQTT 3 its connection is closed.
+    /// It loses the subscription and is disconnected with 0x87, not authorized; MQTT 3 connections
+    /// are closed.
     Disconnect,
 }
 
-/// Settings of the engine that are no numbers.
+/// Settings of the engine that are not numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choices {
-    /// Who may go on with a session.
+    /// What happens to a session of another principal.
     pub session_owner: SessionOwner,
-    /// Whether a client may leave its identifier to the broker, where its version lets it.
+    /// Whether the broker may choose the client identifier, if the protocol version allows it.
     pub allow_empty_client_id: bool,
-    /// What the identifiers begin with that the broker gives.
+    /// Prefix of the client identifiers that the broker chooses.
     pub assigned_client_id_prefix: Box<str>,
-    /// What a full queue of a session drops.
+    /// Which message a full queue of a session drops.
     pub queue_full: QueueFull,
-    /// The highest QoS that clients may publish with [MQTT-3.2.2-11].
+    /// The highest QoS for publishes of clients [MQTT-3.2.2-11].
     pub maximum_qos: QoS,
     /// Whether messages may be retained [MQTT-3.2.2-14].
     pub retain_available: bool,
-    /// What becomes of clients whose subscription is revoked.
+    /// What happens to clients whose subscription is revoked.
     pub revoke: Revoke,
-    /// Whether clients may publish to topics that begin with `$` where no plugin takes the message [MQTT-4.7.2-1].
+    /// Whether clients may publish to topics that begin with `$` where no plugin handles the
+    /// message [MQTT-4.7.2-1].
     pub allow_dollar_topics: bool,
-    /// Whether clients of MQTT 5 are told in words why something was refused.
+    /// Whether MQTT 5 clients get reason strings.
     pub reason_strings: bool,
-    /// Whether a packet with a control character or a noncharacter in a string ends its connection [MQTT-1.5.4-2].
+    /// Whether a packet with a control character or a noncharacter in a string ends its connection
+    /// [MQTT-1.5.4-2].
     pub refuses_control_characters: bool,
 }
 
@@ -174,7 +179,7 @@ impl Default for Choices {
 }
 
 bounds! {
-    /// The bounds of one shard's engine. See [`Limits::SETTINGS`] for ranges and reasons.
+    /// The limits of one shard's engine. See [`Limits::SETTINGS`] for ranges and reasons.
     Limits with choices: Choices:
     connections_max = 1000000, 1..=10000000, "connections per shard; the file descriptor limit is met first on most machines";
     connections_total_max = 1000000, 1..=640000000, "connections of all shards together";

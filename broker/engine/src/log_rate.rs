@@ -1,10 +1,10 @@
-//! A line of the log that could repeat without end: it is written once in a while, with how many times it was not. Held by whoever
-//! counts what the line is about.
+//! Rate limit of a log line that could repeat without end: it is written from time to time, with
+//! the number of times it was left out. Stored by the code that counts the events.
 
-/// How often such a line is written at most, milliseconds, where nothing else is said.
+/// Default interval of such a line, milliseconds.
 pub const EVERY_MS: u64 = 10_000;
 
-/// When a line is written again, and what has not been said since the last one.
+/// The next time at which the line may be written, and the events since the last one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogRate {
     next_ms: u64,
@@ -12,18 +12,19 @@ pub struct LogRate {
 }
 
 impl LogRate {
-    /// There is something to be said at this time, monotonic milliseconds. `None`, and it is counted, within [`EVERY_MS`] of the last
-    /// line; otherwise it is said now, with how many have not been before it.
+    /// Records one event; `now_ms` is monotonic. If the line is to be written, returns the number
+    /// of events left out before this one. `None` within [`EVERY_MS`] of the last line.
     pub fn say(&mut self, now_ms: u64) -> Option<u64> {
         self.say_within(EVERY_MS, now_ms)
     }
 
-    /// The same where a line is written every so many milliseconds at most.
+    /// As [`LogRate::say`], with this interval.
     pub fn say_within(&mut self, every_ms: u64, now_ms: u64) -> Option<u64> {
         self.say_many(1, every_ms, now_ms).map(|times| times - 1)
     }
 
-    /// There are so many things to be said: all that have not been, these among them, if a line is written now.
+    /// Records several events. If the line is to be written, returns the number of events since the
+    /// last line, these included.
     pub fn say_many(&mut self, times: u64, every_ms: u64, now_ms: u64) -> Option<u64> {
         self.unsaid = self.unsaid.saturating_add(times);
         if now_ms < self.next_ms {

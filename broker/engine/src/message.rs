@@ -1,5 +1,5 @@
-//! Application messages: a borrowed view on the way through the flows, an owned one for whatever outlives the step.
-//! Used by hooks, sessions, retained store and mesh; decides nothing.
+//! Application messages: a borrowed view within a step, and an owned message that outlives the
+//! step. Used by hooks, sessions, retained store and mesh; it decides nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::id::{SessionKey, ShardId};
 use crate::packet::QoS;
 
-/// Which session a message came from, for No Local [MQTT-3.8.3-3].
+/// The session that published a message, for No Local [MQTT-3.8.3-3].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
     /// Home shard of the publisher.
@@ -18,12 +18,12 @@ pub struct Origin {
     pub session: SessionKey,
 }
 
-/// A payload in a buffer that is about to be reused, or in one that can be shared.
+/// A payload in a buffer that will be reused, or in one that can be shared.
 #[derive(Clone, Copy, Debug)]
 pub enum Payload<'a> {
-    /// Must be copied to be kept.
+    /// Must be copied to be stored.
     Borrowed(&'a [u8]),
-    /// Can be kept by reference.
+    /// Can be stored by reference.
     Shared(&'a Bytes),
 }
 
@@ -36,7 +36,7 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// The bytes to keep; copies only what cannot be shared.
+    /// The bytes to store; copies only what cannot be shared.
     pub fn to_bytes(self) -> Bytes {
         match self {
             Payload::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
@@ -45,44 +45,45 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// A message in passing.
+/// A borrowed message.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageView<'a> {
-    /// Its number; no other message of this run of the broker has it.
+    /// Its number, unique in this run of the broker.
     pub id: u64,
     /// Valid topic name.
     pub topic: &'a str,
     /// The payload.
     pub payload: Payload<'a>,
-    /// Encoded properties that go on to subscribers (no alias, no subscription identifiers).
+    /// Encoded properties for subscribers, without alias and subscription identifiers.
     pub properties: &'a [u8],
     /// QoS it was published with.
     pub qos: QoS,
     /// RETAIN as it was published.
     pub retain: bool,
-    /// Client identifier of the publisher; empty where the broker is.
+    /// Client identifier of the publisher; empty for messages of the broker.
     pub from: &'a Arc<str>,
     /// Session of the publisher.
     pub origin: Option<Origin>,
-    /// Monotonic milliseconds from which on it must not be delivered any more.
+    /// Time from which it must not be delivered, monotonic milliseconds.
     pub expires_at_ms: Option<u64>,
-    /// When it came in, milliseconds since 1970.
+    /// When it was received, milliseconds since 1970.
     pub wall_ms: u64,
-    /// Plugins that led to it, a bit for each: they do not see it.
+    /// Plugins that led to it, one bit for each; their links are skipped.
     pub ancestry: u64,
-    /// The number under which the owner of its topic has stored it, or has cleared the topic; 0 where neither has happened.
+    /// The number under which the owner of its topic stored it or cleared the topic; 0 if neither
+    /// happened.
     pub stored: u64,
-    /// Its part in the count of a flow of a plugin's.
+    /// Its part in the message count of a plugin's flow.
     pub flow: Option<&'a Arc<FlowPart>>,
 }
 
-/// One message in the count of those that a plugin has published together and that are still held: whoever lets it go last takes it
-/// out of the count, on whatever shard.
+/// One message in the count of messages that a plugin published together and that are still stored.
+/// The last owner, on any shard, removes it from the count.
 #[derive(Debug)]
 pub struct FlowPart(Arc<AtomicU64>);
 
 impl FlowPart {
-    /// One more in this count.
+    /// Adds one to this count.
     pub fn of(count: &Arc<AtomicU64>) -> Arc<FlowPart> {
         count.fetch_add(1, Ordering::Relaxed);
         Arc::new(FlowPart(Arc::clone(count)))
@@ -95,7 +96,7 @@ impl Drop for FlowPart {
     }
 }
 
-/// The same count.
+/// Equal if the counts are the same object.
 impl PartialEq for FlowPart {
     fn eq(&self, other: &FlowPart) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -104,16 +105,16 @@ impl PartialEq for FlowPart {
 
 impl Eq for FlowPart {}
 
-/// A message that is kept.
+/// An owned message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Its number; no other message of this run of the broker has it.
+    /// Its number, unique in this run of the broker.
     pub id: u64,
     /// Valid topic name.
     pub topic: Box<str>,
     /// The payload.
     pub payload: Bytes,
-    /// Encoded properties that go on to subscribers.
+    /// Encoded properties for subscribers.
     pub properties: Box<[u8]>,
     /// QoS it was published with.
     pub qos: QoS,
@@ -123,18 +124,18 @@ pub struct Message {
     pub from: Arc<str>,
     /// Session of the publisher.
     pub origin: Option<Origin>,
-    /// Monotonic milliseconds from which on it must not be delivered any more.
+    /// Time from which it must not be delivered, monotonic milliseconds.
     pub expires_at_ms: Option<u64>,
-    /// When it came in, milliseconds since 1970.
+    /// When it was received, milliseconds since 1970.
     pub wall_ms: u64,
-    /// Plugins that led to it, a bit for each: they do not see it.
+    /// Plugins that led to it, one bit for each; their links are skipped.
     pub ancestry: u64,
-    /// Its part in the count of a flow of a plugin's.
+    /// Its part in the message count of a plugin's flow.
     pub flow: Option<Arc<FlowPart>>,
 }
 
 impl MessageView<'_> {
-    /// What a copy of it would count against byte limits.
+    /// Bytes that a copy of it would count against byte limits.
     pub fn bytes(&self) -> usize {
         size_of::<Message>() + self.topic.len() + self.payload.as_slice().len() + self.properties.len()
     }
@@ -157,25 +158,26 @@ impl MessageView<'_> {
         }
     }
 
-    /// Whether it is the broker's own.
+    /// Whether it is a message of the broker.
     pub fn is_sys(&self) -> bool {
         self.from.is_empty()
     }
 
-    /// Seconds of the message expiry interval that are left, rounded up; `None` where it never expires [MQTT-3.3.2-6].
+    /// The rest of the message expiry interval in seconds, rounded up; `None` if it never expires
+    /// [MQTT-3.3.2-6].
     pub fn expiry_left_s(&self, now_ms: u64) -> Option<u32> {
         let left_ms = self.expires_at_ms?.saturating_sub(now_ms);
         Some(left_ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32)
     }
 
-    /// Whether its time has run out [MQTT-3.3.2-5].
+    /// Whether it has expired [MQTT-3.3.2-5].
     pub fn is_expired(&self, now_ms: u64) -> bool {
         self.expires_at_ms.is_some_and(|at| at <= now_ms)
     }
 }
 
 impl Message {
-    /// The message in passing.
+    /// A borrowed view.
     pub fn view(&self) -> MessageView<'_> {
         MessageView {
             id: self.id,
@@ -194,7 +196,7 @@ impl Message {
         }
     }
 
-    /// What it counts against byte limits.
+    /// Bytes that it counts against byte limits.
     pub fn bytes(&self) -> usize {
         size_of::<Message>() + self.topic.len() + self.payload.len() + self.properties.len()
     }

@@ -1,5 +1,5 @@
-//! What the engine leaves for the shell: connections with bytes to send, sockets to close, envelopes by lane. The shell
-//! empties it after each step; the vectors keep their memory.
+//! The results of the engine for the shell: connections with bytes to send, sockets to close,
+//! envelopes by lane. The shell empties it after each step; the vectors keep their memory.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -16,13 +16,13 @@ use crate::reason::ReasonCode;
 #[derive(Debug, Default)]
 pub struct Outbound {
     segments: VecDeque<Segment>,
-    /// Bytes of the front segment that have left.
+    /// Bytes of the first segment that have been sent.
     sent: usize,
     bytes: usize,
 }
 
-/// Length from which on a segment of copied bytes gets no more: what has left is let go of a segment at a time, so one that
-/// grew while it is sent would keep all that was ever in it.
+/// Size from which a segment of copied bytes gets no more bytes. Memory is freed one segment at a
+/// time, so a segment that grows while it is sent would keep all its sent bytes.
 const SEGMENT_BYTES: usize = 65536;
 
 #[derive(Debug)]
@@ -41,17 +41,17 @@ impl Segment {
 }
 
 impl Outbound {
-    /// Bytes that have not left yet.
+    /// Bytes that have not been sent.
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes of memory held: what has not left, what has left of the first piece, and the pieces themselves.
+    /// Bytes of memory: unsent bytes, sent bytes of the first segment, and the segments themselves.
     pub fn memory_bytes(&self) -> usize {
         self.bytes + self.sent + self.segments.len() * size_of::<Segment>()
     }
 
-    /// The same, counted anew.
+    /// Recomputes `memory_bytes`.
     pub(crate) fn recount(&self) -> usize {
         self.segments.iter().map(|segment| size_of::<Segment>() + segment.as_slice().len()).sum()
     }
@@ -80,7 +80,7 @@ impl Outbound {
             .collect()
     }
 
-    /// `count` bytes have left (at most [`Outbound::len`]).
+    /// Marks `count` bytes as sent (at most [`Outbound::len`]).
     pub fn advance(&mut self, count: usize) {
         debug_assert!(count <= self.bytes, "more left than there was");
         self.bytes -= count.min(self.bytes);
@@ -108,7 +108,8 @@ impl Outbound {
         self.sent = gone;
     }
 
-    /// The last `count` bytes that were copied in, before shared ones behind them: fewer if they do not lie together.
+    /// The last `count` copied bytes, before shared ones after them; fewer if they are not
+    /// contiguous.
     pub(crate) fn copied_tail(&self, count: usize) -> &[u8] {
         let copied = self.segments.iter().rev().find_map(|segment| match segment {
             Segment::Copied(bytes) => Some(&bytes[..]),
@@ -117,7 +118,7 @@ impl Outbound {
         copied.map_or(&[], |bytes| &bytes[bytes.len().saturating_sub(count)..])
     }
 
-    /// Gives back the memory of a queue that has been flushed.
+    /// Frees the memory of an empty queue.
     pub fn release(&mut self) {
         if self.bytes == 0 {
             self.segments = VecDeque::new();
@@ -125,7 +126,7 @@ impl Outbound {
         }
     }
 
-    /// Appends by copying: `write` gets the tail segment's buffer and may only append to it.
+    /// Appends by copying: `write` gets the buffer of the last segment and may only append to it.
     pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let open =
             |segment: &Segment| matches!(segment, Segment::Copied(bytes) if bytes.len() < SEGMENT_BYTES);
@@ -139,107 +140,112 @@ impl Outbound {
         }
     }
 
-    /// Appends a reference to a payload that others hold too.
+    /// Appends a shared payload by reference.
     pub(crate) fn append_shared(&mut self, payload: Bytes) {
         self.bytes += payload.len();
         self.segments.push_back(Segment::Shared(payload));
     }
 }
 
-/// A connection that has ended: what is still to be sent before its socket is closed.
+/// A connection that has ended, with the bytes to send before its socket is closed.
 #[derive(Debug)]
 pub struct Closing {
-    /// The key it had; stale for the engine.
+    /// Its former key; stale for the engine.
     pub conn: ConnKey,
-    /// Last bytes, a DISCONNECT or a refusing CONNACK among them; sent with a deadline, best effort.
+    /// The last bytes, such as a DISCONNECT or a refusing CONNACK. They are sent with a deadline,
+    /// best effort.
     pub outbound: Outbound,
 }
 
-/// An answer of a plugin that was refused as a whole, for the operator's log.
+/// An answer of a plugin that was refused as a whole, for the log.
 #[derive(Debug)]
 pub struct RefusedAnswer {
-    /// Whose it was.
+    /// The plugin.
     pub plugin: PluginHandle,
-    /// Plugin and hook; `None` where the link has gone meanwhile.
+    /// Plugin and hook; `None` if the link is gone.
     pub link: Option<Arc<str>>,
-    /// Where.
+    /// The hook point.
     pub point: HookPoint,
-    /// What could not be taken, and why.
+    /// What was refused, and why.
     pub reason: String,
 }
 
-/// Subscriptions that were taken back because the rules of client.authorize have changed, for the operator's log.
+/// Subscriptions that were revoked because the rules of client.authorize changed, for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Revoked {
-    /// Who refused them; `None` where no link allowed them and `authorization.no_match` is to deny.
+    /// The plugin that refused them; `None` if no link allowed them and `authorization.no_match` is
+    /// to deny.
     pub plugin: Option<PluginHandle>,
-    /// How many.
+    /// Number of subscriptions.
     pub subscriptions: u64,
 }
 
-/// Something that a plugin asked for on behalf of a client and that was refused, for the operator's log.
+/// A request of a plugin on behalf of a client that was refused, for the log.
 #[derive(Debug)]
 pub struct BehalfRefused {
-    /// Who asked.
+    /// The plugin.
     pub plugin: PluginHandle,
-    /// For whom.
+    /// The client.
     pub client_id: Arc<str>,
-    /// For what, in words that the topic follows.
+    /// The request, as text that the topic follows.
     pub what: &'static str,
-    /// Of which topic name or filter.
+    /// The topic name or filter.
     pub topic: Box<str>,
-    /// Why not.
+    /// Why it was refused.
     pub reason: ReasonCode,
-    /// How many were refused since the last one that was logged.
+    /// Number of refusals since the last one that was logged.
     pub unlogged: u64,
 }
 
-/// A CONNECT that was refused because as many waited to be let in as may, for the operator's log.
+/// A CONNECT that was refused because too many clients wait for admission, for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectRefused {
-    /// Whose places were all taken; `None` where those of the shard were.
+    /// The address whose limit was reached; `None` if it was the limit of the shard.
     pub address: Option<IpAddr>,
-    /// How many were refused since the last one that was logged, whoever they were.
+    /// Number of refusals since the last one that was logged, of all addresses.
     pub unlogged: u64,
 }
 
-/// Everything the engine leaves for the shell.
+/// All results of the engine for the shell.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Connections whose outbound queue has got bytes since they were last taken from here; each at most once.
+    /// Connections whose outbound queue got bytes since they were last taken from here; each at
+    /// most once.
     pub dirty: Vec<ConnKey>,
-    /// Connections to offer the rest again and read on; may name a connection that has ended meanwhile.
+    /// Connections to which unread bytes are to be passed again, and to be read again. Some may
+    /// have ended.
     pub resume: Vec<ConnKey>,
-    /// Connections that should have sent something by now, as far as the engine has seen: offer it what their sockets hold at
-    /// this moment, then call [`Shard::deadline_checked`](crate::shard::Shard::deadline_checked). May name a connection that has ended meanwhile.
+    /// Connections whose client seems late or silent. Pass in what their sockets have received by
+    /// now, then call [`Shard::deadline_checked`](crate::shard::Shard::deadline_checked). Some may
+    /// have ended.
     pub overdue: Vec<ConnKey>,
     /// Connections that have ended.
     pub closing: Vec<Closing>,
-    /// Per destination shard: control envelopes in order.
+    /// Control envelopes by destination shard, in order.
     pub control: Vec<VecDeque<Envelope>>,
-    /// Per destination shard: data envelopes in order. What the lane has no room for stays here; the engine holds publishers
-    /// back while too much does.
+    /// Data envelopes by destination shard, in order. Envelopes without room in the lane stay here;
+    /// the engine holds publishers back while there are too many.
     pub data: Vec<VecDeque<Envelope>>,
-    /// Shards whose queues above are not empty.
+    /// Shards with envelopes in `control` or `data`.
     pub pending: crate::id::ShardSet,
     /// Bytes of the data envelopes per destination; the shell subtracts what it moves.
     pub data_bytes: Vec<usize>,
     /// Why a retained message was not stored, for the log; at most once in ten seconds.
     pub retained_full: Option<crate::route::retained::Full>,
-    /// Plugins that have failed too often and are not called here any more: whoever compiles chains is to hear of it.
+    /// Plugins that were tripped on this shard; the code that compiles chains must be notified.
     pub tripped: Vec<PluginHandle>,
-    /// Subscriptions that were revoked since this was last taken from here; one entry for each plugin.
+    /// Subscriptions revoked since this was last taken from here; one entry for each plugin.
     pub revoked: Vec<Revoked>,
-    /// Answers of plugins that could not be taken; of those to messages at most one a second for each hook.
+    /// Answers of plugins that were refused; for messages at most one a second for each hook.
     pub refused: Vec<RefusedAnswer>,
-    /// What was refused to plugins on behalf of clients; at most once in ten seconds for each plugin.
+    /// Refused requests on behalf of clients; at most once in ten seconds for each plugin.
     pub behalf_refused: Vec<BehalfRefused>,
-    /// A client that was refused because as many waited as may; at most once in ten seconds.
+    /// A client that was refused because too many wait; at most once in ten seconds.
     pub connect_refused: Option<ConnectRefused>,
 }
 
 impl Outbox {
-    /// For so many shards.
+    /// An outbox for this number of shards.
     pub fn new(shards: usize) -> Outbox {
         Outbox {
             control: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -249,7 +255,7 @@ impl Outbox {
         }
     }
 
-    /// More subscriptions are revoked.
+    /// Adds revoked subscriptions.
     pub(crate) fn add_revoked(&mut self, plugin: Option<PluginHandle>, subscriptions: u64) {
         match self.revoked.iter_mut().find(|revoked| revoked.plugin == plugin) {
             Some(known) => known.subscriptions += subscriptions,
@@ -257,7 +263,7 @@ impl Outbox {
         }
     }
 
-    /// Takes the next batch for a shard from one lane, at most `max` envelopes, into `batch`.
+    /// Moves the next envelopes for a shard from one lane into `batch`, at most `max`.
     pub fn take_batch(&mut self, to: ShardId, lane: Lane, max: usize, batch: &mut Vec<Envelope>) {
         let index = to.index();
         let queue = match lane {
@@ -293,7 +299,7 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    /// Copied bytes, shared ones, and copied ones behind them.
+    /// Copied bytes, shared ones, and copied ones after them.
     fn three() -> Outbound {
         let mut out = Outbound::default();
         out.append(|buffer| buffer.extend(b"abc"));
@@ -323,7 +329,8 @@ mod tests {
             assert_eq!(sent, b"abcdefghij");
             assert_eq!(out.front(), b"");
             assert_eq!(out.memory_bytes(), out.recount());
-            // The last copied piece keeps its memory for what comes next; that is let go of too.
+            // The last copied segment keeps its memory for the next bytes; `release` frees that
+            // too.
             out.append(|buffer| buffer.extend(b"k"));
             assert_eq!((out.front(), out.len()), (&b"k"[..], 1));
             out.release();

@@ -1,4 +1,4 @@
-//! The parts of a shard. A flow takes them as one argument; each part keeps its own fields in order.
+//! The parts of a shard. A flow takes them as one argument; each part manages its own fields.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ mod hooks;
 
 pub(crate) use hooks::{AtPoint, Hooks};
 
-/// Everything that a shard owns: twelve parts, each with private fields, and beside them the setup, which is no part since it
-/// never changes. Two parts are plain data: the counters, and what is left for the shell.
+/// Everything that a shard owns: twelve parts with private fields, and the setup, which never
+/// changes. Two parts are plain data: the counters and the outbox.
 pub(crate) struct Parts {
-    /// What the shard was made with.
+    /// The configuration of the shard.
     pub(crate) setup: Fixed<Setup>,
-    /// The time of the step, and what falls due.
+    /// The time of the step, and the timers.
     pub(crate) clock: Clock,
     /// Randomness, message numbers, hash keys.
     pub(crate) numbers: Numbers,
@@ -37,19 +37,19 @@ pub(crate) struct Parts {
     pub(crate) router: Routes,
     /// Retained messages that this shard owns.
     pub(crate) retained: Retained<Message>,
-    /// Chains, tickets, and what plugins have here beside their links.
+    /// Chains, tickets, and what is stored for plugins beside their links.
     pub(crate) hooks: Hooks,
-    /// What is left for the shell.
+    /// The results for the shell.
     pub(crate) out: Outbox,
     pub(crate) counters: Counters,
     pub(crate) encoder: Encoder,
-    /// What is begun and not finished.
+    /// Work that is begun and not finished.
     pub(crate) work: Work,
-    /// What the shard keeps of its own about memory.
+    /// The memory state of the shard.
     pub(crate) memory: Memory,
 }
 
-/// What is read and never changed.
+/// A value that can be read and never changed.
 pub(crate) struct Fixed<T>(T);
 
 impl<T> Deref for Fixed<T> {
@@ -61,7 +61,7 @@ impl<T> Deref for Fixed<T> {
     }
 }
 
-/// Packets that are encoded once for many, and a buffer that is used again.
+/// Packets that are encoded once for many deliveries, and a reusable buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     frames: FrameCache,
@@ -69,7 +69,7 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    /// Another message begins.
+    /// Starts another message.
     #[inline]
     pub(crate) fn begin(&mut self) {
         self.frames.begin();
@@ -87,7 +87,7 @@ impl Encoder {
         self.frames.frame(view, shape, cached, now_ms)
     }
 
-    /// An empty buffer that has been used before. Whoever takes it gives it back.
+    /// A cleared buffer to use. The caller must give it back with `give_back_scratch`.
     #[inline]
     pub(crate) fn take_scratch(&mut self) -> Vec<u8> {
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -95,14 +95,15 @@ impl Encoder {
         scratch
     }
 
-    /// The buffer comes back.
+    /// Takes the buffer back.
     #[inline]
     pub(crate) fn give_back_scratch(&mut self, scratch: Vec<u8>) {
         self.scratch = scratch;
     }
 }
 
-/// The shard's own randomness (splitmix64; for choices, never for secrets), numbers of messages, and hash keys.
+/// Random numbers of the shard (splitmix64; for choices, never for secrets), message numbers, and
+/// hash keys.
 #[derive(Debug)]
 pub(crate) struct Numbers {
     shard: ShardId,
@@ -127,19 +128,19 @@ impl Numbers {
         z ^ (z >> 31)
     }
 
-    /// A number for a message: this shard's in the highest byte, then a count.
+    /// A number for a message: the shard in the highest byte, then a count.
     pub(crate) fn message_id(&mut self) -> u64 {
         self.messages += 1;
         u64::from(self.shard.0) << 56 | self.messages
     }
 
-    /// Keys for a table of this shard: what clients choose cannot aim at one place of it.
+    /// Hash keys for a table of this shard. They are secret, so clients cannot cause collisions.
     #[inline]
     pub(crate) fn hasher(&self) -> ahash::RandomState {
         self.hasher.clone()
     }
 
-    /// A fingerprint of a text, the same as long as the shard lives.
+    /// A fingerprint of a text, stable for the life of the shard.
     #[inline]
     pub(crate) fn hash_of(&self, text: &str) -> u64 {
         self.hasher.hash_one(text)
@@ -147,7 +148,7 @@ impl Numbers {
 }
 
 impl Parts {
-    /// Those of an empty shard.
+    /// The parts of an empty shard.
     pub(crate) fn new(setup: Setup) -> Parts {
         let limits = Arc::clone(&setup.limits);
         let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);

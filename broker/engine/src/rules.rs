@@ -1,30 +1,33 @@
-//! Versions of the rules of client.authorize. Whatever was allowed notes the version it was allowed under, and asks here whether that
-//! still holds for its client and its topic. A change for one client, user or topic filter concerns nothing else: who is changed
-//! often keeps nobody else's questions from their answers.
+//! Versions of the rules of client.authorize. Each decision stores the version under which it was
+//! made; this module checks whether that version still applies to the client and topic. A change
+//! for one client, user or topic filter affects only that one, so frequent changes do not delay the
+//! decisions on others.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::interface::Scope;
 use crate::topic;
 
-/// Clients and users whose last change is remembered. Beyond it the one that was changed longest ago is forgotten, and whatever was
-/// allowed before that change is asked again, whose ever it is.
+/// Maximum number of clients and users whose last change is stored. Beyond it the oldest change is
+/// removed, and everything that was allowed before that change is authorized again.
 const SINGLE_MAX: usize = 16_384;
-/// Topic filters whose last change is remembered likewise: each is compared with what was allowed before.
+/// Maximum number of topic filters whose last change is stored; each is compared with earlier
+/// decisions.
 const TOPICS_MAX: usize = 32;
 
-/// What has changed, and for whom.
+/// The changes, and their scopes.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    /// Changes so far.
+    /// Number of changes so far.
     version: u64,
-    /// The last change that may concern everybody.
+    /// The last change that may affect every client.
     everybody: u64,
-    /// The last change of a client or user, by fingerprint: two with the same one are asked again together.
+    /// The last change of a client or user, by fingerprint: two with the same fingerprint are
+    /// authorized again together.
     single: HashMap<u64, u64, ahash::RandomState>,
-    /// The same by change.
+    /// The same, by number of the change.
     by_change: BTreeMap<u64, u64>,
-    /// The last changes of topic filters, the oldest first.
+    /// The last changes of topic filters, oldest first.
     topics: VecDeque<(u64, Box<str>)>,
 }
 
@@ -40,7 +43,7 @@ impl Rules {
         self.version
     }
 
-    /// They have changed for these.
+    /// Records a change for this scope.
     pub(crate) fn change(&mut self, scope: &Scope) {
         self.version += 1;
         let whom = match scope {
@@ -77,8 +80,8 @@ impl Rules {
         }
     }
 
-    /// Whether what was allowed to this client under a version would be decided by the same rules now. `topic` is the topic name or
-    /// filter that it is about; `None` where it may be about any.
+    /// Whether the rules for this client and topic are unchanged since `version`. `topic` is the
+    /// topic name or filter; `None` if it may be any topic.
     #[inline]
     pub(crate) fn are_current(
         &self,
@@ -139,7 +142,7 @@ mod tests {
             ("d", Some("ann"), false),
             ("d", Some("bob"), true),
             ("d", None, true),
-            // A name of the other kind.
+            // The name of a user is not that of a client.
             ("ann", Some("c"), true),
         ] {
             assert_eq!(
@@ -149,7 +152,7 @@ mod tests {
             );
             assert!(rules.are_current(now, client_id, username, None));
         }
-        // Between the two.
+        // A version between the two changes.
         assert!(
             rules.are_current(before + 1, "c", None, None)
                 && !rules.are_current(before + 1, "d", Some("ann"), None)
@@ -181,7 +184,8 @@ mod tests {
             assert!(rules.are_current(rules.version(), "c", None, Some(topic)));
         }
         assert!(!rules.are_current(before, "c", None, None), "what may be about any topic");
-        // The first change of those that are remembered is forgotten, and whatever was allowed before it is asked again.
+        // The oldest stored change is removed, and everything that was allowed before it is
+        // authorized again.
         let changes: Vec<u64> = (0..TOPICS_MAX)
             .map(|number| {
                 rules.change(&Scope::Topics(format!("t/{number}").into()));
@@ -196,12 +200,13 @@ mod tests {
             !rules.are_current(changes[0], "c", None, Some("t/9"))
                 && rules.are_current(changes[9], "c", None, Some("t/9"))
         );
-        // One of those that are known already makes none forgotten.
+        // Another change of a stored one removes none.
         (0..10 * TOPICS_MAX).for_each(|_| rules.change(&Scope::Topics("t/9".into())));
         assert!(rules.are_current(changes[0], "c", None, Some("b")) && rules.topics.len() == TOPICS_MAX);
     }
 
-    /// However many are changed, what is kept is bounded, and what is forgotten is asked again rather than taken to hold.
+    /// The stored changes are limited, and what was allowed before a removed one is authorized
+    /// again.
     #[test]
     fn what_is_forgotten_is_asked_again() {
         let mut rules = rules();
@@ -214,7 +219,7 @@ mod tests {
             rules.are_current(before, "other", None, None) && !rules.are_current(before, "first", None, None),
             "at the bound"
         );
-        // One of those that are known already changes nothing for the others.
+        // Another change of a stored one does not affect the others.
         (0..10 * SINGLE_MAX).for_each(|_| rules.change(&client("1")));
         assert!(rules.are_current(before, "other", None, None));
         rules.change(&client("one more"));

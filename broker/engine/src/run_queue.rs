@@ -1,64 +1,64 @@
-//! Who may go on: sessions that something has become possible for, and sessions that wait for room in a lane.
+//! Sessions that can continue, and sessions that wait for room in a lane.
 
 use std::collections::VecDeque;
 
 use crate::id::{SessionKey, ShardId, ShardSet};
 
-/// Sessions that may go on, and how much of this step is left for them.
+/// Sessions that can continue, and the budget of this step.
 #[derive(Debug, Default)]
 pub(crate) struct RunQueue {
     sessions: VecDeque<SessionKey>,
-    /// Units of work: a step of a waiting packet, a delivery.
+    /// Units of work left: a unit is a step of a waiting packet, or a delivery.
     budget: u64,
 }
 
-/// Sessions whose publish in front waits for a lane, for each lane, first come first served.
+/// Sessions whose first publish waits for a lane, by lane, first come first served.
 #[derive(Debug)]
 pub(crate) struct LaneWaiters {
     lanes: Vec<VecDeque<SessionKey>>,
-    /// Lanes that somebody waits for. Whoever comes later waits too, whether or not there is room.
+    /// Lanes with a waiting session. Later sessions wait too, even if there is room.
     waited: ShardSet,
-    /// Of them those that have come down to the low mark and have not been full since.
+    /// Those of `waited` that have fallen to the low mark and have not been full since.
     open: ShardSet,
-    /// The session whose turn it is: for one publish it need not wait behind the others.
+    /// The session whose turn it is: it may send one publish without waiting behind the others.
     turn: Option<SessionKey>,
 }
 
-/// Sessions for which a lane's memory is kept while nobody waits for it.
+/// Capacity that the queue of a lane keeps while it is empty.
 const KEPT_PLACES: usize = 1024;
 
 impl RunQueue {
-    /// A step begins, with so many units of work.
+    /// Starts a step with this many units of work.
     #[inline]
     pub(crate) fn begin_step(&mut self, units: u64) {
         self.budget = units;
     }
 
-    /// Takes from what is left of this step.
+    /// Takes units from the budget of this step.
     #[inline]
     pub(crate) fn spend(&mut self, units: u64) {
         self.budget = self.budget.saturating_sub(units);
     }
 
-    /// Whether nothing is left: the rest goes on in the next turn.
+    /// Whether the budget is used up; the rest continues in the next turn.
     #[inline]
     pub(crate) fn is_spent(&self) -> bool {
         self.budget == 0
     }
 
-    /// A session may go on. The caller sees to it that it is here once.
+    /// Adds a session that can continue. The caller ensures that it is here at most once.
     #[inline]
     pub(crate) fn push(&mut self, session: SessionKey) {
         self.sessions.push_back(session);
     }
 
-    /// The session that goes on next.
+    /// Takes the session that continues next.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<SessionKey> {
         self.sessions.pop_front()
     }
 
-    /// Whether no session is here.
+    /// Whether it has no session.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.sessions.is_empty()
@@ -75,44 +75,45 @@ impl LaneWaiters {
         }
     }
 
-    /// Whether others wait for a lane, and it is not this session's turn.
+    /// Whether others wait for a lane and it is not this session's turn.
     #[inline]
     pub(crate) fn are_before(&self, session: SessionKey, lane: ShardId) -> bool {
         self.waited.contains(lane) && self.turn != Some(session)
     }
 
-    /// A session waits for a lane, behind those that wait already. The caller sees to it that it waits there once.
+    /// Adds a session behind those that wait for a lane. The caller ensures that it waits there at
+    /// most once.
     #[inline]
     pub(crate) fn wait(&mut self, session: SessionKey, lane: ShardId) {
         self.lanes[lane.index()].push_back(session);
         self.waited.insert(lane);
     }
 
-    /// It is this session's turn, until a publish of it has [`passed`](LaneWaiters::passed).
+    /// Starts the turn of this session, until a publish of it has [`passed`](LaneWaiters::passed).
     #[inline]
     pub(crate) fn begin_turn(&mut self, session: SessionKey) {
         self.turn = Some(session);
     }
 
-    /// A publish has passed, or the turn is over: the next one of the same session is nobody's turn.
+    /// A publish has passed, or the turn is over: the next publish of the session waits again.
     #[inline]
     pub(crate) fn passed(&mut self) {
         self.turn = None;
     }
 
-    /// Whether some lane has room for somebody who waits.
+    /// Whether a lane has room for a waiting session.
     #[inline]
     pub(crate) fn has_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// A lane with room for somebody who waits, as far as is known.
+    /// A lane that seems to have room for a waiting session.
     #[inline]
     pub(crate) fn first_open(&self) -> Option<ShardId> {
         self.open.iter().next()
     }
 
-    /// Lanes that somebody waits for have room again where `is_low`.
+    /// Marks lanes with waiting sessions as open where `is_low`.
     #[inline]
     pub(crate) fn open_lanes(&mut self, is_low: impl Fn(ShardId) -> bool) {
         for lane in self.waited.iter().filter(|lane| is_low(*lane)) {
@@ -120,13 +121,13 @@ impl LaneWaiters {
         }
     }
 
-    /// A lane is full: who waits for it waits on.
+    /// A lane is full: its sessions continue to wait.
     #[inline]
     pub(crate) fn close(&mut self, lane: ShardId) {
         self.open.remove(lane);
     }
 
-    /// The session that waits for a lane longest, which waits there no more.
+    /// Takes the session that has waited longest for a lane.
     #[inline]
     pub(crate) fn pop(&mut self, lane: ShardId) -> Option<SessionKey> {
         let queue = &mut self.lanes[lane.index()];

@@ -1,5 +1,5 @@
-//! A message that sessions of a shard hold, and the count of what all of them hold together. Each session is charged for all
-//! that it holds; the shard is charged once for a message that many hold.
+//! Messages that several sessions of a shard hold, and their total bytes. Each session is charged
+//! for all its messages; the shard is charged once for each message.
 
 use std::cell::{Cell, OnceCell};
 use std::ops::Deref;
@@ -18,21 +18,22 @@ impl Pool {
         self.0.get()
     }
 
-    /// Counts a message until its last holder lets it go; once, however often it is queued.
+    /// Counts a message until its last holder drops it; once, however often it is queued.
     pub fn count(&self, message: &SharedMessageInner) {
         if message.pool.get().is_none() {
             self.0.set(self.0.get() + message.bytes());
-            // It was empty one line above.
+            // Cannot fail: it was empty one line above.
             let _ = message.pool.set(self.clone());
         }
     }
 }
 
-/// A message that several sessions of a shard hold: one count for the shard (no atomic per holder), one for all shards.
+/// A message that several sessions of a shard hold. The shard has one reference count without
+/// atomics; all shards share another.
 #[derive(Debug)]
 pub struct SharedMessageInner {
     message: Arc<Message>,
-    /// Where it is counted, once a session has queued it.
+    /// The pool that counts it; set when a session first queues it.
     pool: OnceCell<Pool>,
 }
 
@@ -61,7 +62,7 @@ impl Drop for SharedMessageInner {
 /// A message that several sessions of a shard hold.
 pub type SharedMessage = Rc<SharedMessageInner>;
 
-/// The message to keep, made once.
+/// The shared message, made at the first call.
 pub(crate) fn shared_message<'a>(
     view: &MessageView<'_>,
     shared: &'a mut Option<SharedMessage>,

@@ -1,6 +1,7 @@
-//! Time as the engine sees it: an argument, never a clock it reads. The shell makes one [`Now`] per step.
+//! Time in the engine: an argument, because the engine reads no clock. The shell makes one [`Now`]
+//! for each step.
 
-/// The time of one step: monotonic for intervals, wall clock for what is stored and shown.
+/// The time of one step: monotonic for intervals, wall clock for stored and displayed times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// Milliseconds since the process started; never goes back.
@@ -10,7 +11,7 @@ pub struct Now {
 }
 
 impl Now {
-    /// Both clocks further on, for tests and simulations.
+    /// Both clocks moved forward, for tests and simulations.
     #[must_use]
     pub const fn plus_ms(self, ms: u64) -> Now {
         Now { mono_ms: self.mono_ms + ms, wall_ms: self.wall_ms + ms }

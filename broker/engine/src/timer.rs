@@ -1,42 +1,42 @@
-//! Timer wheels: many deadlines, few wake-ups. Whoever arms a timer holds it, and takes it out when it means nothing any more, so
-//! that a wheel holds no more than there is to wait for. What is due at one look comes in the order of its due times, and of one
-//! moment in that of arming.
+//! Timer wheels: many deadlines, few wake-ups. The owner of a timer stores it and cancels it when
+//! it is no longer needed, so that a wheel has no useless entries. Timers that are due together
+//! come in the order of their due times, and for the same due time in the order of arming.
 
 use std::num::NonZeroU32;
 
 use crate::chunk_table::ChunkTable;
 
-/// Places of a wheel. A power of two.
+/// Slots of a wheel. A power of two.
 const PLACES: usize = 512;
-/// Memory for so many is kept when there is nothing to wait for.
+/// Capacity that an empty wheel keeps, in entries.
 const SPARE_ENTRIES_MAX: usize = 1024;
-/// The same in chunks of the table.
+/// The same, in chunks of the table.
 const SPARE_CHUNKS: usize = 32;
 /// No entry.
 const NONE: u32 = u32::MAX;
 
-/// An entry of a wheel, for its holder. Once it has been due, it finds nothing.
+/// An entry of a wheel, for its owner. It finds nothing after it has been due.
 #[must_use = "who arms a timer takes it out when it means nothing any more"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timer {
     index: u32,
-    /// Another for each entry that has its place in memory, but for one in four billion.
+    /// Differs for each entry with the same index, with a period of four billion.
     generation: NonZeroU32,
 }
 
-/// Entries due at a tick, in a ring of places; an entry further away than one turn waits in its place.
+/// Entries by due tick, in a ring of slots; an entry more than one turn away waits in its slot.
 #[derive(Debug)]
 pub struct Wheel<T> {
     granularity_ms: u64,
     entries: ChunkTable<Entry<T>, SPARE_CHUNKS>,
-    /// The last entry armed of each place; [`NONE`] where there is none.
+    /// The last armed entry of each slot; [`NONE`] if there is none.
     places: Box<[u32; PLACES]>,
-    /// What is due, before it is in order; empty between two looks.
+    /// Due entries before they are sorted; empty between two calls.
     due: Vec<(u64, u64, Timer, T)>,
-    /// Entries armed so far.
+    /// Number of entries armed so far.
     armed: u64,
     occupied: [u64; PLACES / 64],
-    /// First tick that has not been looked at.
+    /// First tick that has not been processed.
     next_tick: u64,
 }
 
@@ -45,9 +45,9 @@ struct Entry<T> {
     /// First tick at which it is due.
     tick: u64,
     due_ms: u64,
-    /// How many had been armed before.
+    /// Number of entries armed before it.
     number: u64,
-    /// Its neighbours in its place.
+    /// Its neighbours in its slot.
     newer: u32,
     older: u32,
     what: T,
@@ -74,7 +74,7 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Puts an entry in, due at `due_ms` (never early, late by one granule at most).
+    /// Adds an entry that is due at `due_ms` (never early, late by at most one granule).
     pub fn arm(&mut self, due_ms: u64, what: T) -> Timer {
         let tick = due_ms.div_ceil(self.granularity_ms).max(self.next_tick);
         let place = tick as usize % PLACES;
@@ -90,7 +90,7 @@ impl<T> Wheel<T> {
         Timer { index, generation: generation_of(number) }
     }
 
-    /// Takes an entry out. Whether it was there: it has not been due before.
+    /// Removes an entry. Returns false if it has been due or removed.
     pub fn cancel(&mut self, timer: Timer) -> bool {
         let armed = self.has(timer);
         if armed {
@@ -99,14 +99,14 @@ impl<T> Wheel<T> {
         armed
     }
 
-    /// Whether an entry is there: it has not been due.
+    /// Whether an entry is armed: it has not been due.
     pub fn has(&self, timer: Timer) -> bool {
         self.entries
             .get(timer.index as usize)
             .is_some_and(|entry| generation_of(entry.number) == timer.generation)
     }
 
-    /// Takes out an entry that is there.
+    /// Removes an existing entry.
     fn take(&mut self, index: u32) -> Entry<T> {
         let entry = self.entries.take(index as usize).expect("the caller has seen it");
         match self.entries.get_mut(entry.newer as usize) {
@@ -125,8 +125,8 @@ impl<T> Wheel<T> {
         entry
     }
 
-    /// Moves everything that is due at `now_ms` to `due`, in the order of the due times. Whoever handles it looks whether the timer
-    /// is still held.
+    /// Moves all entries due at `now_ms` to `due`, in the order of their due times. The caller must
+    /// check whether each timer is still stored by its owner.
     pub fn expire(&mut self, now_ms: u64, due: &mut impl Extend<(Timer, T)>) {
         let now_tick = now_ms / self.granularity_ms;
         if now_tick < self.next_tick {
@@ -164,7 +164,8 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// When to look again at the latest, milliseconds; may be early for an entry more than a turn away. `None` while empty.
+    /// When to call `expire` next at the latest, milliseconds; may be early for an entry more than
+    /// one turn away. `None` while empty.
     pub fn next_due_ms(&self) -> Option<u64> {
         if self.entries.is_empty() {
             return None;
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn entries_of_one_tick_fire_in_the_order_of_their_due_times() {
         let mut wheel = Wheel::new(1000);
-        // All due at the tick of 2,000 ms, but for the last, which is a turn of the wheel later.
+        // All are due at the tick of 2,000 ms, except the last, which is one turn later.
         for (entry, due_ms) in [(4, 1_900), (1, 1_001), (5, 2_000), (3, 1_500), (2, 1_400), (6, 514_000)] {
             let _ = wheel.arm(due_ms, entry);
         }
@@ -220,7 +221,7 @@ mod tests {
             let _ = wheel.arm(100, entry);
         }
         assert_eq!(in_order(&mut wheel, 100), (0..50).collect::<Vec<_>>());
-        // From the far end of the wheel to the near one, and beyond it.
+        // From the far end of the wheel to the near one, and beyond.
         for entry in (0..2_000).rev() {
             let _ = wheel.arm(200 + u64::from(entry) * 7, entry);
         }

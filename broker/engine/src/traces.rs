@@ -1,4 +1,5 @@
-//! `trace client ID`: the packets of chosen clients, in and out, bounded. A client that nobody traces costs one flag test.
+//! `trace client ID`: the packets of chosen clients, in and out, limited in number. Other clients
+//! cost one flag test.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU16;
@@ -7,7 +8,7 @@ use crate::interface::TraceLine;
 use crate::message::MessageView;
 use crate::packet::{Packet, QoS};
 
-/// What is remembered of one client.
+/// The recorded packets of one client.
 #[derive(Debug, Default)]
 struct Trace {
     lines: VecDeque<TraceLine>,
@@ -25,23 +26,24 @@ impl Traces {
         Traces { clients: HashMap::with_hasher(hasher) }
     }
 
-    /// Begins to remember the packets of a client. One that is traced goes on.
+    /// Starts to record the packets of a client. A running trace continues.
     pub(crate) fn start(&mut self, client_id: &str) {
         self.clients.entry(client_id.into()).or_default();
     }
 
-    /// Forgets a client and what was remembered of it.
+    /// Stops recording a client and drops its record.
     pub(crate) fn stop(&mut self, client_id: &str) {
         self.clients.remove(client_id);
     }
 
-    /// Whether the packets of a client are remembered.
+    /// Whether the packets of a client are recorded.
     #[inline]
     pub(crate) fn has(&self, client_id: &str) -> bool {
         self.clients.contains_key(client_id)
     }
 
-    /// Remembers a packet of a client, if it is traced; of more than `lines_max` the oldest is lost.
+    /// Records a packet of a client, if it is traced; beyond `lines_max` the oldest line is
+    /// dropped.
     pub(crate) fn add(&mut self, client_id: &str, lines_max: usize, line: impl FnOnce() -> TraceLine) {
         let Some(trace) = self.clients.get_mut(client_id) else { return };
         if trace.lines.len() >= lines_max {
@@ -51,7 +53,7 @@ impl Traces {
         trace.lines.push_back(line());
     }
 
-    /// Takes what was remembered since the last call, with the number of lines lost to the bound.
+    /// Takes the lines recorded since the last call, with the number of dropped lines.
     pub(crate) fn take(&mut self, client_id: &str) -> (Vec<TraceLine>, u64) {
         self.clients.get_mut(client_id).map_or((Vec::new(), 0), |trace| {
             (trace.lines.drain(..).collect(), std::mem::take(&mut trace.lost))

@@ -1,5 +1,5 @@
-//! What plugins are called with on a shard: the chains in force, tickets, faults, and what is kept for plugins. Called by the flows;
-//! it runs no chain itself.
+//! The hook state of a shard: the chains in force, tickets, faults, and what is stored for plugins.
+//! The flows call it; it runs no chain.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::recheck_queue::RecheckQueue;
 use crate::rules::Rules;
 use crate::timer::Timer;
 
-/// What plugins are called with.
+/// The hook state of a shard.
 #[derive(Debug)]
 pub(crate) struct Hooks {
     chains: ChainTable,
-    /// Calls of the links of earlier tables.
+    /// Number of calls of the links of earlier tables.
     calls_before: u64,
     calls: Arc<CallCell>,
     breaker: Breaker,
@@ -31,22 +31,22 @@ pub(crate) struct Hooks {
     refusals: Refusals,
 }
 
-/// What it takes to run a chain.
+/// What is needed to run a chain.
 pub(crate) struct AtPoint<'a> {
     pub(crate) chain: &'a mut Chain,
-    /// Where the shard says which plugin it is calling.
+    /// The call cell, which shows the link that is running.
     pub(crate) calls: &'a Arc<CallCell>,
-    /// For links that answer later.
+    /// Tickets for links that defer.
     pub(crate) tickets: &'a mut Tickets,
 }
 
-/// Of the lines about hooks whose changes were refused.
+/// Rate limits, by link, of the log lines about refused changes.
 #[derive(Debug)]
 struct Refusals {
     links: HashMap<LinkIdentity, LogRate, ahash::RandomState>,
 }
 
-/// How often the log names a refused change of one hook, at most, milliseconds.
+/// Minimum interval between log lines about refused changes of one hook, milliseconds.
 const REFUSAL_LOGGED_EVERY_MS: u64 = 1_000;
 
 impl Hooks {
@@ -66,13 +66,13 @@ impl Hooks {
 
     // --- chains
 
-    /// The chain of a point.
+    /// The chain of a hook point.
     #[inline]
     pub(crate) fn chain(&self, point: HookPoint) -> &Chain {
         self.chains.chain(point)
     }
 
-    /// The chain of a point, to be run, with what that takes.
+    /// The chain of a hook point, to run it, and what is needed for that.
     #[inline]
     pub(crate) fn at(&mut self, point: HookPoint) -> AtPoint<'_> {
         AtPoint { chain: self.chains.chain_mut(point), calls: &self.calls, tickets: &mut self.tickets }
@@ -84,7 +84,8 @@ impl Hooks {
         &self.chains
     }
 
-    /// Puts other chains in force. Hands over those before, and the plugins that are gone with them.
+    /// Replaces the chains. Returns the former ones, and the plugins that are no longer in the
+    /// chains.
     pub(crate) fn swap_chains(&mut self, table: ChainTable) -> (ChainTable, Vec<PluginHandle>) {
         let old = std::mem::replace(&mut self.chains, table);
         self.calls_before += old.calls();
@@ -95,18 +96,18 @@ impl Hooks {
         (old, gone)
     }
 
-    /// How many calls the links of this shard have had, of all tables so far.
+    /// Number of calls of links on this shard, with those of all earlier tables.
     pub(crate) fn calls_count(&self) -> u64 {
         self.calls_before + self.chains.calls()
     }
 
-    /// Where the shard says which plugin it is calling.
+    /// The call cell, which shows the link that is running.
     #[inline]
     pub(crate) fn calls(&self) -> &CallCell {
         &self.calls
     }
 
-    /// Says so there from now on. Before the first hook.
+    /// Sets the call cell. To be called before the first hook.
     pub(crate) fn set_call_cell(&mut self, calls: Arc<CallCell>) {
         self.calls = calls;
     }
@@ -119,7 +120,7 @@ impl Hooks {
         &mut self.tickets
     }
 
-    /// A ticket, if it is open.
+    /// A ticket; `None` if it is not open.
     #[inline]
     pub(crate) fn open_ticket(&self, ticket: grapnel_plugin_abi::raw::Ticket) -> Option<&OpenTicket> {
         self.tickets.get(ticket)
@@ -127,14 +128,14 @@ impl Hooks {
 
     // --- the rules of client.authorize
 
-    /// Version of the rules: what is decided now notes it.
+    /// Version of the rules, to be stored with each decision.
     #[inline]
     pub(crate) fn authz_epoch(&self) -> u64 {
         self.rules.version()
     }
 
-    /// Whether the rules that a client was judged by under a version are still in force for it and this topic, any where there is none:
-    /// if not, it is asked again.
+    /// Whether the rules of an earlier version still apply to this client and topic; without a
+    /// topic, to all topics. If not, it must be authorized again.
     #[inline]
     pub(crate) fn are_rules_current(
         &self,
@@ -146,30 +147,32 @@ impl Hooks {
         self.rules.are_current(epoch, client_id, username, topic)
     }
 
-    /// The rules have changed for these.
+    /// Records a change of the rules for this scope.
     pub(crate) fn rules_changed(&mut self, scope: &Scope) {
         self.rules.change(scope);
         self.rechecks.shorten_pause();
     }
 
-    /// What the shard authorizes by itself.
+    /// The queue of rechecks and of deliveries to authorize.
     #[inline]
     pub(crate) fn rechecks(&mut self) -> &mut RecheckQueue {
         &mut self.rechecks
     }
 
-    /// Whether another recheck may begin: at most `max` wait for a plugin, and each may need a ticket.
+    /// Whether another recheck may begin: at most `max` wait for a plugin, and each may need a
+    /// ticket.
     pub(crate) fn may_recheck(&self, max: u64) -> bool {
         self.rechecks.may_recheck(max) && self.tickets.has_room()
     }
 
-    /// Whether another delivery may be authorized: at most `max` wait for a plugin, and each may need a ticket.
+    /// Whether another delivery may be authorized: at most `max` wait for a plugin, and each may
+    /// need a ticket.
     #[inline]
     pub(crate) fn may_authorize_delivery(&self, max: u64) -> bool {
         self.rechecks.may_authorize_delivery(max) && self.tickets.has_room()
     }
 
-    /// Whether walks or deliveries are left that have room within these bounds.
+    /// Whether walks or deliveries can continue within these limits.
     pub(crate) fn has_rechecks(&self, rechecks_max: u64, deliveries_max: u64) -> bool {
         self.rechecks.has_walks() && self.may_recheck(rechecks_max)
             || self.rechecks.has_sessions() && self.may_authorize_delivery(deliveries_max)
@@ -177,41 +180,44 @@ impl Hooks {
 
     // --- what is kept for plugins
 
-    /// Sessions, timers, instance messages and replays of plugins.
+    /// Sessions, timers, instance messages and replays of plugins, to change.
     #[inline]
     pub(crate) fn plugins_mut(&mut self) -> &mut PluginStore {
         &mut self.plugins
     }
 
-    /// The same, to be looked at.
+    /// Sessions, timers, instance messages and replays of plugins.
     #[inline]
     pub(crate) fn plugins(&self) -> &PluginStore {
         &self.plugins
     }
 
-    /// Whether a version of a plugin is neither in the chains nor on its way into them, nor may it come back into them.
+    /// Whether a version of a plugin is not in the chains, not about to be, and cannot come back.
     pub(crate) fn is_gone(&mut self, plugin: PluginHandle) -> bool {
         let is_there = self.chains.instance(plugin).is_some() || self.plugins.is_detached(plugin);
         !is_there && self.plugins.answers().was_there(plugin)
     }
 
-    /// Whether one more answer may be owed to whoever is told what this version asks for. One that is called is told at once.
+    /// Whether one more answer may be stored for the version that gets the answers of `asker`. One
+    /// that can be called gets answers at once.
     pub(crate) fn may_owe(&mut self, asker: PluginHandle, limits: &Limits) -> bool {
         let plugin = self.plugins.answers().of(asker);
         self.chains.instance_awake(plugin).is_some() || self.plugins.may_owe(plugin, limits)
     }
 
-    /// A version for which codes are kept, and who is told them now.
+    /// A version with stored codes, and the version that gets them now.
     pub(crate) fn codes_to_tell(&self) -> Option<(PluginHandle, PluginHandle)> {
         self.plugins.codes_for(|plugin| self.chains.instance_awake(plugin).is_some())
     }
 
-    /// Whether a version is not called for now: it is disabled or tripped, or has left the chains and may come back.
+    /// Whether a version is suspended: it is disabled, tripped, or out of the chains and may come
+    /// back.
     pub(crate) fn is_waited_for(&self, plugin: PluginHandle) -> bool {
         self.chains.is_plugin_suspended(plugin) || self.plugins.is_detached(plugin)
     }
 
-    /// These have left the chains. Hands over timers for the clock to forget, of those that have come back with another's state.
+    /// These versions have left the chains. Returns timers to cancel in the clock, of versions that
+    /// came back with another's state.
     pub(crate) fn detach(&mut self, gone: &[PluginHandle]) -> Vec<Timer> {
         let chains = &self.chains;
         let timers = self.plugins.attach_again(|plugin| chains.instance(plugin).is_some());
@@ -219,7 +225,8 @@ impl Hooks {
         timers
     }
 
-    /// Forgets what is kept for a version that has left the chains for good; nothing of one that is in them.
+    /// Removes what is stored for a version that has left the chains for good; nothing if it is in
+    /// them.
     pub(crate) fn forget(&mut self, gone: PluginHandle) -> Option<Forgotten> {
         let chains = &self.chains;
         let is_there = |plugin| chains.instance(plugin).is_some();
@@ -231,12 +238,12 @@ impl Hooks {
         self.plugins.has_pages()
     }
 
-    /// Whether a plugin has not been told of everything yet.
+    /// Whether a replay is not complete.
     pub(crate) fn has_replays(&self) -> bool {
         self.plugins.has_replays()
     }
 
-    /// Has the watchdog know how many timers are armed.
+    /// Updates the number of armed timers for the watchdog.
     #[inline]
     pub(crate) fn publish_timers(&self) {
         self.calls.set_timers(self.plugins.timers_len() as u64);
@@ -244,8 +251,9 @@ impl Hooks {
 
     // --- faults
 
-    /// Counts the faults since the last time, and trips the plugins that have had too many: `bounds` are faults and milliseconds,
-    /// see [`Breaker::note`]. How many faults there were; who was tripped is put into the list.
+    /// Counts the faults since the last call, and trips plugins with too many: `bounds` are faults
+    /// and milliseconds, see [`Breaker::note`]. Returns the number of faults and adds the tripped
+    /// plugins to the list.
     pub(crate) fn judge_faults(
         &mut self,
         now_ms: u64,
@@ -263,7 +271,8 @@ impl Hooks {
         faults
     }
 
-    /// A change of a link was refused: how many before it were not logged, if this one is; `None` if it is not.
+    /// A change of a link was refused. If that is to be logged, returns the number of earlier
+    /// refusals that were not.
     pub(crate) fn refused(&mut self, link: LinkIdentity, now_ms: u64) -> Option<u64> {
         self.refusals.links.entry(link).or_default().say_within(REFUSAL_LOGGED_EVERY_MS, now_ms)
     }
