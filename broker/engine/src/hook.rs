@@ -166,7 +166,7 @@ pub struct Chain {
     straight_runs: u64,
     /// Whether straight walks are possible: no link has filters or arguments.
     straight: bool,
-    /// Whether a link wants deliveries.
+    /// Whether a link is called for deliveries.
     delivers: bool,
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Parts {
     /// Network connections, and traced clients.
     pub(crate) connections: Connections,
     pub(crate) sessions: Sessions,
-    /// Subscriptions of this shard and interest of all.
+    /// Subscriptions of this shard, and interest of all shards.
     pub(crate) router: Routes,
     /// Retained messages that this shard owns.
     pub(crate) retained: Retained<Message>,

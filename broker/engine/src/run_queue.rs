@@ -95,7 +95,8 @@ impl LaneWaiters {
         self.turn = Some(session);
     }
 
-    /// A publish has passed, or the turn is over: the next publish of the session waits again.
+    /// A publish has passed, or the turn is over: the session's next publish waits behind the
+    /// others.
     #[inline]
     pub(crate) fn passed(&mut self) {
         self.turn = None;

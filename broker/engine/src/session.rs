@@ -72,8 +72,8 @@ pub enum ReleaseWait {
     NotTimed,
     /// With a deadline: the connection is not read, so the PUBREL may be among the unread bytes.
     Timed(Timer),
-    /// The deadline has passed. The state stays until so many exchanges are complete that another
-    /// publish may wait.
+    /// The deadline has passed. The state stays until enough exchanges are complete for another
+    /// publish to wait.
     Over,
 }
 

@@ -13,7 +13,7 @@ use crate::message::{Message, MessageView};
 pub struct Pool(Rc<Cell<usize>>);
 
 impl Pool {
-    /// Bytes held now.
+    /// Their bytes.
     pub fn bytes(&self) -> usize {
         self.0.get()
     }

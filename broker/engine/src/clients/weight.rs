@@ -79,7 +79,8 @@ impl Holder for Session {
         Weight {
             parts,
             chosen: parts[SLOTS] + parts[QUEUE] + parts[IN_FLIGHT] + chosen,
-            // Excludes sessions that are ending, and sessions of plugins other than request queues.
+            // A detached session cannot be ended, except a request queue of a plugin with requests
+            // to refuse.
             yields: self.request_queue.is_some(),
             ends: !self.detached || self.request_queue.is_some() && self.slots.may_be_refused(),
             ..Weight::default()

@@ -18,7 +18,8 @@ pub trait Fold<'l>: EventAccess {
     /// The topic for the comparison with filters; empty if there is none.
     fn topic(&self) -> &str;
     /// The link deferred. Its changes are committed too; the ticket stores the earlier state, which
-    /// is restored if the ticket ends with a fault. Never called where no ticket is given.
+    /// is restored if the ticket ends with a fault. The default does nothing, for folds that give
+    /// no tickets.
     fn park(&mut self) {}
     /// Drops the link's changes.
     fn rollback(&mut self);
@@ -45,7 +46,7 @@ pub trait Fold<'l>: EventAccess {
 pub enum LinkFilter {
     /// All.
     All,
-    /// Links that want deliveries (client.authorize).
+    /// Links that also decide deliveries (client.authorize).
     Deliver,
     /// Links of one plugin, in a replay of the state from before it was loaded.
     Plugin(PluginHandle),

@@ -143,7 +143,7 @@ impl Section {
         }
     }
 
-    /// The number of user properties in a split section, if the field asks for it.
+    /// The number of user properties in a split section, if `field` is that number.
     pub(super) fn user_count(&self, field: Field) -> Option<FieldValue<'_>> {
         match &self.0 {
             Form::Apart(apart) if field == Field::USER_PROPERTIES => {

@@ -298,8 +298,8 @@ impl ClientVerdict {
     }
 }
 
-/// Whether a link answers every request alike in both chains, as far as a chain can tell:
-/// everything that affects the answer is the same.
+/// Whether a link answers every request alike in both chains: everything in the chain that affects
+/// its answers is the same.
 pub(super) fn answers_alike(a: &Link, b: &Link) -> bool {
     // Tripping or re-arming a plugin does not change it, so its earlier answers stay valid.
     let same_call = a.entry.is_tripped() || b.entry.is_tripped() || a.entry.calls_like(&b.entry);

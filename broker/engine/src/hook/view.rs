@@ -186,7 +186,7 @@ impl<'a> ClientView<'a> {
         Properties::from_encoded(self.properties)
     }
 
-    /// Whether it asked for Response Information (section 3.1.2.11.6).
+    /// Whether it requested Response Information (section 3.1.2.11.6).
     pub fn wants_response_info(&self) -> bool {
         self.properties().request_response_info().unwrap_or(false)
     }

@@ -178,7 +178,7 @@ impl Hooks {
             || self.rechecks.has_sessions() && self.may_authorize_delivery(deliveries_max)
     }
 
-    // --- what is kept for plugins
+    // --- what is stored for plugins
 
     /// Sessions, timers, instance messages and replays of plugins, to change.
     #[inline]

@@ -46,7 +46,7 @@ impl Codes {
         taken
     }
 
-    /// Removes the codes of versions that are not wanted; returns their number.
+    /// Removes the codes of versions for which `is_wanted` returns false; returns their number.
     pub(super) fn forget_unwanted(&mut self, is_wanted: impl Fn(PluginHandle) -> bool) -> u64 {
         let before = self.len;
         self.plugins.retain(|plugin, _| is_wanted(*plugin));

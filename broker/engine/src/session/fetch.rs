@@ -387,7 +387,7 @@ impl PagesUnderWay {
         self.row.len()
     }
 
-    /// Takes out the pages whose plugin no longer wants them.
+    /// Takes out the pages of plugins for which `wanted` returns false.
     pub(crate) fn take_unwanted(&mut self, wanted: impl Fn(PluginHandle) -> bool) -> Vec<PageUnderWay> {
         let unwanted = self.pages.extract_if(.., |_, page| !wanted(page.plugin));
         let let_go = |(number, page): (u64, PageUnderWay)| {
