@@ -1,6 +1,7 @@
-//! The plugin loader: finds, checks, loads, reloads and retires plugins while clients are connected.
-//! `file` is about a plugin's file and its code, `host` about what plugins may request, `manager` about
-//! the transactions over all shards. Shards see only the chain tables that they get between two steps.
+//! The plugin loader: finds, checks, loads, reloads and retires plugins while clients are
+//! connected. `file` handles a plugin's file and its code, `host` the requests of plugins, and
+//! `manager` the transactions over all shards. Shards get only the chain tables, each between two
+//! steps.
 
 pub mod check;
 mod error;
@@ -30,7 +31,7 @@ pub use report::{
 
 use crate::fatal;
 
-/// The name of the plugin that a shard says it calls. Any thread.
+/// The name of the plugin that a shard is calling. Any thread.
 pub fn name_of(called: Called) -> Option<String> {
     match called {
         Called::Plugin(handle) => Services::of_process().name_of(handle).map(|name| name.to_string()),
@@ -41,23 +42,25 @@ pub fn name_of(called: Called) -> Option<String> {
     }
 }
 
-/// A shard does not call a plugin any more, because it has failed too often there. Returns at once; called by that shard.
+/// Reports that a shard no longer calls a plugin, because it failed too often there. Returns at
+/// once; called by that shard.
 pub fn tripped(plugin: PluginHandle, shard: ShardId) {
     Services::of_process().tripped(plugin, shard);
 }
 
-/// An answer of a plugin was refused as a whole: the operator's log says so. For a shard that has had it.
+/// Logs that an answer of a plugin was refused as a whole. Called by the shard that got the answer.
 pub fn answer_refused(refused: &RefusedAnswer) {
     Services::of_process().answer_refused(refused);
 }
 
-/// Subscriptions were taken back because the rules of client.authorize have changed: the operator's log says so. Returns at once;
-/// called by the shard that had them.
+/// Logs that subscriptions were revoked because the rules of client.authorize have changed. Returns
+/// at once; called by the shard of the subscriptions.
 pub fn revoked(revoked: Revoked) {
     Services::of_process().revoked(revoked);
 }
 
-/// Something was refused that a plugin asked for on behalf of a client: the operator's log says so. For a shard that has had it.
+/// Logs that a plugin's request on behalf of a client was refused. Called by the shard that refused
+/// it.
 pub fn behalf_refused(refused: &BehalfRefused) {
     Services::of_process().behalf_refused(refused);
 }

@@ -1,7 +1,6 @@
-//! Checks a plugin's file without loading it, in a child process, because code of the plugin runs
-//! when the file is opened and may crash or hang. Used by `grapnel-ctl plugins check` and `grapnel
-//! --check-config`, and by `grapnel-ctl` for verbs that are declared local; needs no broker and
-//! calls no `load`.
+//! Checks a plugin's file without loading it, in a child process: opening the file runs code of the
+//! plugin, which may crash or hang. Used by `grapnel-ctl plugins check` and `grapnel
+//! --check-config`, and by `grapnel-ctl` for local verbs. Needs no broker and calls no `load`.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -29,28 +28,29 @@ use super::manager::verbs::{VerbError, outcome};
 use super::report::HookInfo;
 use crate::config::Config;
 
-/// The command of the child, in front of everything else; people need not know it.
+/// The first argument of the child process. Internal, not documented for users.
 const CHILD: &str = "check-plugin-in-child";
 
-/// Longest answer of a local verb, bytes.
+/// Maximum size of the answer of a local verb, bytes.
 const VERB_BYTES_MAX: usize = 1 << 20;
 
-/// What a plugin's file is.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong with it, in one sentence; what is below is then what was known by then.
+    /// What is wrong with the file, in one sentence. The fields below are then filled as far as the
+    /// check came.
     pub error: Option<String>,
-    /// Name it gives itself.
+    /// Name of its manifest.
     pub name: String,
-    /// Its version.
+    /// Version of its manifest.
     pub version: String,
-    /// What it says it does.
+    /// Description of its manifest.
     pub description: String,
-    /// What it was built with.
+    /// The SDK that it was built with.
     pub sdk: String,
-    /// Memory its code and data take.
+    /// Bytes of memory that its code and data take.
     pub mapped_bytes: u64,
     /// Plugins that it needs.
     pub depends: Vec<String>,
@@ -61,47 +61,49 @@ pub struct Checked {
     pub verbs: Vec<Form>,
     /// JSON Schema of its configuration, if it has one.
     pub config_schema: Option<Value>,
-    /// Whether a configuration was given, and is good.
+    /// Whether a configuration was given and is valid.
     pub config_is_good: bool,
 }
 
-/// What the child is asked, on its standard input: a configuration may hold secrets, and everybody sees arguments.
+/// The request to the child, on its standard input: a configuration may hold secrets, and other
+/// users can see arguments.
 #[derive(Serialize, Deserialize)]
 struct Question {
     file: PathBuf,
-    /// Name it goes by; its own if there is none.
+    /// Name of the plugin here; `None` for the name of its manifest.
     name: Option<String>,
     config: Option<Value>,
-    /// The local verb that is to be called, with its arguments, which may be secrets; nothing else is checked then.
+    /// The local verb to call, with its arguments, which may be secrets. Nothing is checked then.
     #[serde(default)]
     verb: Option<(String, Vec<(String, String)>)>,
 }
 
-/// What a local verb has come to.
+/// The result of a local verb.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LocalOutcome {
-    /// It was done.
+    /// It was executed.
     Done(verb::Answer),
-    /// Its arguments cannot be.
+    /// Its arguments are invalid.
     Usage(String),
-    /// It was not done.
+    /// It failed.
     Refused(String),
 }
 
-/// What the child writes down before each step, so that it is known where it ended.
+/// The child stores this before each step, so that the parent sees in which step the child ended.
 #[derive(Serialize, Deserialize)]
 struct Answer {
-    /// What it is about to do, as "opening it"; `None` once it has done everything.
+    /// The step that begins, such as "opening it"; `None` at the end.
     doing: Option<String>,
     checked: Checked,
     #[serde(default)]
     outcome: Option<LocalOutcome>,
 }
 
-/// Checks a file, its manifest, and a configuration if there is one. What is wrong with the plugin is in [`Checked::error`].
+/// Checks a file, its manifest, and a configuration if there is one. A fault of the plugin is in
+/// [`Checked::error`].
 ///
 /// # Errors
-/// Where the child cannot be had.
+/// The child process cannot be started or waited for.
 pub fn check(
     file: &Path,
     name: Option<&str>,
@@ -113,16 +115,17 @@ pub fn check(
     ask(&question, timeout).map(|answer| answer.checked)
 }
 
-/// The file of a plugin in a folder; `None` where there is none.
+/// The file of a plugin in a folder; `None` if there is none.
 pub fn find(name: &str, folder: &Path) -> Option<PathBuf> {
     lookup::find(name, folder).ok().filter(|file| file.is_file())
 }
 
-/// Calls a local verb of a plugin's file with what was given, which is checked there against what that file declares: it may have
-/// been replaced since. Its process is ended after `timeout`.
+/// Calls a local verb of a plugin's file. The arguments are checked in the child against the
+/// declaration in that file, because the file may have been replaced since. The child is killed
+/// after `timeout`.
 ///
 /// # Errors
-/// Where the child cannot be had.
+/// The child process cannot be started or waited for.
 pub fn call_local(
     file: &Path,
     verb: &str,
@@ -139,13 +142,13 @@ pub fn call_local(
     })
 }
 
-/// Asks a child; what it did not come to is in the error of what was checked.
+/// Sends a request to a child. If the child ends early, the error of the check says in which step.
 fn ask(question: &Question, timeout: Duration) -> io::Result<Answer> {
     let file = &question.file;
-    // Nobody else's, as the copy in it is not.
+    // Only this user may use the folder, as with the copy in it.
     let own = std::fs::Permissions::from_mode(0o700);
     let dir = tempfile::Builder::new().prefix("grapnel-check-").permissions(own).tempdir()?;
-    // The program itself, also where its file has been replaced meanwhile.
+    // Finds this program even if its file has been replaced.
     let mut child = Command::new("/proc/self/exe")
         .args([CHILD.as_ref(), dir.path().as_os_str()])
         .stdin(Stdio::piped())
@@ -156,7 +159,7 @@ fn ask(question: &Question, timeout: Duration) -> io::Result<Answer> {
             io::Error::new(error.kind(), text)
         })?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A child that has ended already says more by how it ended.
+        // If the child has ended already, its exit status says more than this error.
         let _ = stdin.write_all(&serde_json::to_vec(question)?);
     }
     let ended = wait(&mut child, timeout)?;
@@ -182,7 +185,7 @@ fn ask(question: &Question, timeout: Duration) -> io::Result<Answer> {
     Ok(answer)
 }
 
-/// Waits for a child's end; one that does not come is ended, and has no status.
+/// Waits for a child's end. A child that does not end in time is killed; the result is then `None`.
 fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("the system gave a process without a number"))?;
@@ -218,7 +221,8 @@ fn answer_in(dir: &Path) -> PathBuf {
     dir.join("answer.json")
 }
 
-/// The whole of a process that [`check`] has started; `None` for every other one. To be called before anything else of `main`.
+/// Runs a child process of [`check`]; `None` in every other process. Must be called first in
+/// `main`.
 pub fn main_of_child() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != CHILD {
@@ -232,7 +236,8 @@ pub fn main_of_child() -> Option<ExitCode> {
 }
 
 fn child(dir: &Path) -> io::Result<()> {
-    // Nobody wants a core of it, and it must not outlive who waits for it. Where the kernel refuses, both are a pity.
+    // No core file is wanted, and the child must not outlive its parent. If the kernel refuses, the
+    // check runs nevertheless.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let mut question = Vec::new();
@@ -305,7 +310,7 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// Calls a local verb, and no other one: those expect what `load` has made.
+    /// Calls a local verb. Other verbs are refused, because they need the state that `load` makes.
     fn call(&mut self, library: &Library, verb: &str, given: &[(String, String)]) -> Result<(), Failure> {
         let (name, is_it) = (self.checked.name.clone(), |form: &&Form| form.name == verb && form.local);
         let form = self.checked.verbs.iter().find(is_it);
@@ -337,7 +342,7 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// Renamed into place, so that whoever reads it finds the last step or the one before.
+    /// The file is renamed into place, so that a reader always finds a complete step.
     fn write(&self, doing: Option<&str>) -> io::Result<()> {
         let answer = Answer {
             doing: doing.map(str::to_owned),
@@ -350,8 +355,8 @@ impl Examination<'_> {
     }
 }
 
-/// Checks all plugins of a configuration with what it says of them: a sentence for everything that would keep one from being
-/// loaded. Loads nothing.
+/// Checks all plugins of a configuration. Returns a sentence for each problem that would prevent
+/// loading. Loads nothing.
 pub fn check_configured(config: &Config) -> Vec<String> {
     let timeout = Duration::from_millis(config.shell_limits.plugin_answer_timeout_ms);
     let mut sentences = Vec::new();

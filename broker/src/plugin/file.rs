@@ -1,5 +1,5 @@
-//! From a plugin's file to checked functions: finding it, a private copy, the checks of ELF and ABI,
-//! the dynamic linker, and what its manifest says. Knows nothing of chains and shards.
+//! From a plugin's file to checked functions: finding it, a private copy, the checks of ELF and
+//! ABI, the dynamic linker, and the manifest. Independent of chains and shards.
 
 mod call;
 pub(super) mod copies;

@@ -1,6 +1,7 @@
-//! What plugins may request of the broker outside of events, from any thread: log, metrics, commands,
-//! threads, mounts, and the way of a deferred verdict to its shard. Called through the host table that
-//! each generation is given. Knows nothing of loading: the manager admits generations and ends them.
+//! The functions that plugins may call outside of events, from any thread: log, metrics, commands,
+//! threads, mounts, and the delivery of a deferred verdict to its shard. Plugins call them through
+//! the host table of their generation. Independent of loading: the manager admits generations and
+//! ends them.
 
 use std::sync::Arc;
 
@@ -24,14 +25,15 @@ pub(super) mod services;
 mod suspended;
 mod threads;
 
-/// Whom requests of plugins go to, and within which bounds.
+/// Where requests of plugins go, and their limits.
 pub(super) struct HostSettings {
     /// Every shard, in order.
     pub shards: Vec<ShardHandle>,
-    /// What one plugin may have of the broker.
+    /// The limits of what one plugin may use.
     pub limits: ShellLimits,
-    /// By which the shards share out the clients: [`Setup::keys`](grapnel_engine::shard::Setup::keys).
+    /// The keys by which clients are assigned to shards:
+    /// [`Setup::keys`](grapnel_engine::shard::Setup::keys).
     pub home_keys: [u64; 4],
-    /// Bounds of the messages that plugins publish, and of the changes that come with deferred verdicts.
+    /// Limits of the messages that plugins publish, and of the changes of deferred verdicts.
     pub message_limits: Arc<Limits>,
 }

@@ -1,6 +1,6 @@
-//! The plugin manager: loads, reloads and unloads plugins, each in a transaction over all shards. Called
-//! at the start and by the control plane, on threads that may block: every method may wait as long as
-//! shards may take to answer.
+//! The plugin manager: loads, reloads and unloads plugins, each in a transaction over all shards.
+//! Called at the start and by the control plane, on threads that may block: every method may wait
+//! as long as shards may take to answer.
 
 pub(super) mod access;
 mod active;
@@ -56,12 +56,12 @@ pub struct PluginManager {
     settings: Settings,
     services: &'static Services,
     record: Option<Record>,
-    /// Whether the broker stops, for a transaction that is under way.
+    /// Whether the broker stops; a running transaction then ends early.
     stopping: Arc<AtomicBool>,
-    /// Held for the length of a transaction.
+    /// Locked for the duration of a transaction.
     loader: Arc<Mutex<LoaderState>>,
     view: Arc<RwLock<View>>,
-    /// What the configuration has for plugins, since the start.
+    /// The plugins of the configuration, set at the start.
     configured: OnceLock<Vec<PluginConfig>>,
     _recompiler: Recompiler,
 }
@@ -73,10 +73,10 @@ impl std::fmt::Debug for PluginManager {
 }
 
 impl PluginManager {
-    /// A manager without a plugin. Plugins' completions go to these shards from now on.
+    /// A manager without a plugin. The shards of `settings` get the completions of plugins.
     ///
     /// # Errors
-    /// Where the folder for private copies can be made neither in its place nor among temporary files.
+    /// The folder for private copies can be made in neither of its two places.
     pub fn new(settings: Settings) -> io::Result<PluginManager> {
         let copies = Copies::make_in_either(settings.copies_dir.as_deref(), &std::env::temp_dir())?;
         let services = Services::of_process();
@@ -118,12 +118,12 @@ impl PluginManager {
     /// Loads a plugin on every shard, or on none.
     ///
     /// # Errors
-    /// [`LoadError`]; everything that had been done is undone.
+    /// [`LoadError`]; everything is undone then.
     pub fn load(&self, request: LoadRequest) -> Result<PluginInfo, LoadError> {
         self.load_by_hand(request).map(|ByHand { plugin, .. }| plugin)
     }
 
-    /// The same; says too whether the configuration has had a part in it.
+    /// As [`PluginManager::load`]; also returns whether values of the configuration were used.
     ///
     /// # Errors
     /// As [`PluginManager::load`].
@@ -156,17 +156,18 @@ impl PluginManager {
         Ok(ByHand { plugin, configured_at })
     }
 
-    /// Takes a plugin out of every chain and ends it. Its code stays mapped. One that failed is forgotten. A plugin of the
-    /// configuration comes back with the next start.
+    /// Takes a plugin out of every chain and ends it. Its code stays mapped. The entry of a failed
+    /// plugin is removed. A plugin of the configuration is loaded again at the next start.
     ///
     /// # Errors
-    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastDecider`] or [`LoadError::Shard`], after which it is still
-    /// loaded.
+    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastDecider`] or
+    /// [`LoadError::Shard`], after which it is still loaded.
     pub fn unload(&self, name: &str) -> Result<Unloaded, LoadError> {
         self.unload_with(name, false)
     }
 
-    /// The same; with `force` also where nobody would decide any more who may connect or what clients may do.
+    /// As [`PluginManager::unload`]; `force` allows it even if no plugin would then decide who may
+    /// connect or what clients may do.
     ///
     /// # Errors
     /// As [`PluginManager::unload`].
@@ -209,7 +210,7 @@ impl PluginManager {
         Ok(unloaded)
     }
 
-    /// All plugins: those that are loaded in order of mounting, those that failed, and what is gone but mapped.
+    /// All plugins: the loaded ones in order of mounting, the failed ones, and retired generations.
     pub fn list(&self) -> PluginList {
         self.view().list(self.services)
     }
@@ -222,8 +223,8 @@ impl PluginManager {
         Some(info)
     }
 
-    /// What to say of a plugin that runs with another configuration than the broker's own configuration has for it, which is in
-    /// force again after a restart.
+    /// A warning for a plugin whose configuration differs from the one of the broker's
+    /// configuration file, which is in force again after a restart; `None` if they are equal.
     fn lost_by_a_restart(&self, view: &View, name: &str) -> Option<String> {
         let table = self.configured.get()?.iter().find(|table| table.name == name)?;
         let plugin = view.active.iter().find(|plugin| &*plugin.name == name)?;
@@ -238,7 +239,7 @@ impl PluginManager {
         })
     }
 
-    /// Lets a plugin that was tripped be called again; nothing where it was not.
+    /// Re-arms a tripped plugin, so that it is called again; does nothing if it is not tripped.
     ///
     /// # Errors
     /// [`LoadError::NotLoaded`], or [`LoadError::Shard`], after which it is still tripped.
@@ -258,7 +259,7 @@ impl PluginManager {
         Ok(plugin.info())
     }
 
-    /// What every link did, by shard and summed.
+    /// The counts of every link, by shard and in sum.
     pub fn hook_stats(&self) -> HookStats {
         let Counted { active, totals, unanswered, .. } = self.counted();
         stats::of(&active, &totals, unanswered)
@@ -269,16 +270,17 @@ impl PluginManager {
         self.services.trips()
     }
 
-    /// What the plugins that are loaded have measured with metrics of their own.
+    /// The values of the loaded plugins' own metrics.
     pub fn metrics(&self) -> Vec<MetricReading> {
         let names: Vec<String> = names(&self.view().active);
         self.services.metrics(&names)
     }
 
-    /// The compiled chains with what each link did, summed over the shards. `all` lists points without a link too.
+    /// The compiled chains with the counts of each link, summed over the shards. `all` also lists
+    /// points without a link.
     pub fn hooks(&self, all: bool) -> HookReport {
         let Counted { active, totals, generation, unanswered } = self.counted();
-        // Compiled as for a shard, so that the order is that of the calls.
+        // Compiled as for a shard, so that the order is the order of the calls.
         let defaults = Defaults { deadline_ms: self.settings.defer_deadline_ms };
         let table = compile(generation, &slots(&active), ShardId(0), defaults);
         let rows = HookPoint::ALL
@@ -288,7 +290,7 @@ impl PluginManager {
         HookReport { rows, generation, unanswered }
     }
 
-    /// The plugins with what their links did: in the chains that were, and in those in force.
+    /// The plugins with the counts of their links: from earlier chains and from those in force.
     fn counted(&self) -> Counted {
         loop {
             let (active, totals, generation) = {
@@ -314,8 +316,8 @@ impl PluginManager {
             if newest <= generation {
                 return counted;
             }
-            // A shard has chains that are newer than what was read: those before them have been counted nowhere. The transaction
-            // that is about to note it is waited for.
+            // A shard has newer chains than the view, so that the counts of its previous chains are
+            // not in the totals yet. Waits for the running transaction, which will add them.
             drop(self.begin());
             if self.view().table_generation <= generation {
                 return counted;
@@ -323,13 +325,13 @@ impl PluginManager {
         }
     }
 
-    /// How long [`PluginManager::shutdown`] waits for threads that bring something to its end.
+    /// How long [`PluginManager::shutdown`] waits for threads that finish their work.
     pub fn patience(&self) -> Duration {
         self.services.patience()
     }
 
-    /// Ends every plugin, the last one first, while the shards still answer, and waits for threads that bring something to its end:
-    /// those of all plugins at a time. The record stays: what was loaded comes back.
+    /// Ends every plugin, the last one first, while the shards still answer. Waits for the threads
+    /// of all plugins at the same time. The record is kept for the next start.
     pub fn shutdown(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         let mut loader = self.begin();
@@ -360,7 +362,7 @@ impl PluginManager {
         loader.wait_retiring();
     }
 
-    /// What comes before any code of the plugin's: name, limits, file. Then the file is opened.
+    /// The checks before any code of the plugin runs: name, limits, file. Then opens the file.
     fn open(&self, loader: &mut LoaderState, wanted: &Wanted) -> Result<Opened, LoadError> {
         let known = wanted.name.clone().unwrap_or_else(|| wanted.source.clone());
         if let Some(name) = &wanted.name
@@ -378,7 +380,7 @@ impl PluginManager {
         loader.open(wanted, file, full)
     }
 
-    /// Puts an opened plugin behind those that are there.
+    /// Adds an opened plugin after the loaded ones.
     fn load_in(
         &self,
         loader: &mut LoaderState,
@@ -406,7 +408,7 @@ impl PluginManager {
         Ok(new.info())
     }
 
-    /// Remembers what was loaded through ctl; the plugin of this name is told of it if that fails.
+    /// Writes the record; if that fails, the plugin of this name gets a warning.
     fn recorded(&self, name: &str) -> Option<PluginInfo> {
         if let Err(error) = self.write_record_to_disk()
             && let Some(plugin) = self.view().active.iter().find(|plugin| &*plugin.name == name)
@@ -436,7 +438,7 @@ impl PluginManager {
         loader
     }
 
-    /// The end of a transaction, whatever became of it: what was mapped on the way is retired, plugins' own ends run.
+    /// Ends a transaction, also a failed one: retires mappings, and runs the ends of plugins.
     fn end(&self, mut loader: MutexGuard<'_, LoaderState>) {
         self.commit_counts(&mut loader);
         let slots = slots(&self.view().active);
@@ -472,12 +474,12 @@ fn names(active: &[Arc<Active>]) -> Vec<String> {
     active.iter().map(|plugin| plugin.name.to_string()).collect()
 }
 
-/// Plugins that have said that they need this one.
+/// The plugins that declare that they need this one.
 fn needed_by<'a>(name: &'a str, active: &'a [Arc<Active>]) -> impl Iterator<Item = &'a Arc<Active>> {
     active.iter().filter(move |plugin| plugin.needs(name))
 }
 
-/// No configuration stands for an empty one.
+/// Replaces a missing configuration by an empty one.
 fn with_object(wanted: &Wanted) -> Wanted {
     let config = match &wanted.config {
         Value::Null => Value::Object(serde_json::Map::new()),
@@ -486,7 +488,7 @@ fn with_object(wanted: &Wanted) -> Wanted {
     Wanted { config, ..wanted.clone() }
 }
 
-/// What was counted up to one moment.
+/// The counts at one moment.
 struct Counted {
     active: Vec<Arc<Active>>,
     totals: Totals,

@@ -7,70 +7,70 @@ use grapnel_engine::hook::FaultPolicy;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a plugin works.
+/// The state of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state", content = "reason")]
 pub enum PluginState {
     /// Loaded and active on every shard.
     Loaded,
-    /// Loaded, and not called because it failed too often: where.
+    /// Loaded, but not called because it failed too often. The text says on which shard.
     Tripped(String),
-    /// Loaded with its configuration and its instances, and in no chain until it is enabled again.
+    /// Loaded with its configuration and its instances, but in no chain until it is enabled again.
     Disabled,
-    /// Wanted by the configuration or the record, and not loaded: why.
+    /// Requested by the configuration or the record, but not loaded. The text says why.
     Failed(String),
 }
 
-/// Who wants a plugin.
+/// Where the request to load a plugin comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// The configuration file.
     Configured,
-    /// Loaded through ctl; it comes back after a restart.
+    /// Loaded through ctl; it is loaded again after a restart.
     Recorded,
-    /// Loaded through ctl for this run alone.
+    /// Loaded through ctl, until the broker stops.
     Once,
 }
 
 /// A plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginInfo {
-    /// Name it goes by here.
+    /// Name of the plugin here.
     pub name: String,
-    /// Loaded or failed.
+    /// Its state.
     #[serde(flatten)]
     pub state: PluginState,
-    /// Version the plugin gives itself; empty if it failed.
+    /// Version of its manifest; empty if it failed.
     pub version: String,
-    /// What it says it does.
+    /// Description of its manifest.
     pub description: String,
-    /// What it was built with.
+    /// The SDK that it was built with.
     pub sdk: String,
-    /// Its file, if one was found.
+    /// Path of its file, if a file was found.
     pub file: Option<PathBuf>,
-    /// Who wants it.
+    /// Where the request to load it comes from.
     pub origin: Origin,
-    /// 1 for the first load under this name, one more with each that is tried after it; 0 if it failed.
+    /// 1 for the first load under this name; each further attempt adds 1. 0 if it failed.
     pub generation: u32,
-    /// Priority the operator gave to all of its hooks.
+    /// Priority that the operator set for all of its hooks.
     pub priority: Option<i32>,
-    /// Its hooks, in its own order.
+    /// Its hooks, in the order of its list.
     pub hooks: Vec<HookInfo>,
     /// Plugins that it needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends: Vec<String>,
-    /// Whether it says that its library may be unmapped, which is not done.
+    /// Whether its manifest says that its library may be unmapped. The broker does not unmap it.
     #[serde(default)]
     pub closable: bool,
-    /// JSON Schema of its configuration, if it has one; only where one plugin is asked for.
+    /// JSON Schema of its configuration, if it has one; only if a single plugin was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_schema: Option<serde_json::Value>,
-    /// Memory its code and data take.
+    /// Bytes of memory that its code and data take.
     pub mapped_bytes: u64,
     /// When it was loaded, milliseconds since 1970.
     pub loaded_at_ms: u64,
-    /// What went wrong beside, such as a record that could not be written.
+    /// Problems that did not prevent loading, such as a record that could not be written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -84,25 +84,25 @@ pub struct HookInfo {
     pub name: String,
     /// Priority in force.
     pub priority: i32,
-    /// How long a deferred verdict may take, milliseconds; 0 for the broker's default.
+    /// Maximum time of a deferred verdict, milliseconds; 0 for the broker's default.
     #[serde(default)]
     pub deadline_ms: u32,
-    /// What a fault or a missed deadline means: `deny` or `ignore`.
+    /// The result of a fault or a missed deadline: `deny` or `ignore`.
     #[serde(default)]
     pub policy: String,
     /// The topics it is called for; empty for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<String>,
-    /// Whether it is asked for deliveries too, at client.authorize.
+    /// Whether it is called for deliveries too, at client.authorize.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deliver: bool,
-    /// Whether the operator keeps it out of its chain, in the configuration or by `hooks unmount`.
+    /// Whether the operator has unmounted it, in the configuration or by `hooks unmount`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unmounted: bool,
 }
 
 impl HookInfo {
-    /// As the operator names it: `POINT/HOOK`.
+    /// The name that the operator uses for it: `POINT/HOOK`.
     pub fn key(&self) -> String {
         format!("{}/{}", self.point, self.name)
     }
@@ -114,31 +114,31 @@ pub struct ByHand {
     /// The plugin.
     #[serde(flatten)]
     pub plugin: PluginInfo,
-    /// Where the configuration says what it has, if that was taken: a line of the file.
+    /// The file and line of the configuration whose values were used, if any were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configured_at: Option<String>,
 }
 
-/// What became of a new configuration.
+/// The result of a new configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configured {
-    /// Whether the plugin was reloaded for it; else it took it while it ran.
+    /// Whether the plugin was reloaded for it; otherwise the plugin took it while running.
     pub reloaded: bool,
-    /// The plugin with it.
+    /// The plugin with the new configuration.
     pub plugin: PluginInfo,
 }
 
-/// What an unloaded plugin leaves.
+/// What remains of an unloaded plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unloaded {
     /// Its name.
     pub unloaded: String,
-    /// Memory that its code and data keep until the broker ends; 0 where it had not been loaded.
+    /// Bytes of memory that its code and data take until the broker ends; 0 if it was not loaded.
     pub mapped_bytes: u64,
-    /// Threads of it that have not ended although they were asked to.
+    /// How many of its threads have not ended although they were requested to.
     #[serde(default)]
     pub threads_left: usize,
-    /// Where they bring something to its end: how much longer they may take for it.
+    /// If these threads still finish their work: how much longer they may take, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_within_ms: Option<u64>,
 }
@@ -146,18 +146,18 @@ pub struct Unloaded {
 /// A generation that no chain calls any more, and whose code is still mapped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retired {
-    /// Name it went by.
+    /// Name of the plugin here.
     pub name: String,
-    /// Version it gave itself; empty if it never got so far.
+    /// Version of its manifest; empty if the manifest was not read.
     pub version: String,
-    /// Which load of that name; 0 if it never was loaded.
+    /// Number of the load of that name; 0 if it was never loaded.
     pub generation: u32,
-    /// Memory its code and data still take.
+    /// Bytes of memory that its code and data still take.
     pub mapped_bytes: u64,
-    /// Threads of it that have not ended although they were asked to.
+    /// How many of its threads have not ended although they were requested to.
     #[serde(default)]
     pub threads_left: usize,
-    /// Where they bring something to its end: how much longer they may take for it.
+    /// If these threads still finish their work: how much longer they may take, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_within_ms: Option<u64>,
 }
@@ -165,20 +165,20 @@ pub struct Retired {
 /// All plugins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginList {
-    /// Those that are loaded, in order of loading, then those that failed.
+    /// The loaded plugins in order of loading, then those that failed.
     pub plugins: Vec<PluginInfo>,
-    /// Generations that are gone but mapped.
+    /// Retired generations that are still mapped.
     pub retired: Vec<Retired>,
 }
 
-/// One place of a compiled chain.
+/// One link of a compiled chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookRow {
     /// Hook point.
     pub point: String,
-    /// Place in the chain, from 1; 0 for a point without a link, which `--all` shows.
+    /// Position in the chain, from 1; 0 for a point without a link, which `--all` lists.
     pub place: u32,
-    /// Plugin; empty where the place is 0.
+    /// Name of the plugin; empty for a point without a link.
     pub plugin: String,
     /// The hook's name within the plugin.
     pub hook: String,
@@ -186,13 +186,13 @@ pub struct HookRow {
     pub priority: i32,
     /// Generation of the plugin.
     pub generation: u32,
-    /// Whether it is in the chain; false where the operator has unmounted it, and the place is 0.
+    /// Whether it is in the chain; false if the operator has unmounted it, and `place` is then 0.
     #[serde(default)]
     pub mounted: bool,
-    /// How long a deferred verdict may take, milliseconds.
+    /// Maximum time of a deferred verdict, milliseconds.
     #[serde(default)]
     pub deadline_ms: u32,
-    /// What a fault or a missed deadline means: `deny` or `ignore`.
+    /// The result of a fault or a missed deadline: `deny` or `ignore`.
     #[serde(default)]
     pub policy: String,
     /// The topics it is called for; empty for all.
@@ -201,16 +201,16 @@ pub struct HookRow {
     /// What the operator has overridden: `priority`, `deadline_ms`, `fault_policy`, `mounted`.
     #[serde(default)]
     pub overridden: Vec<String>,
-    /// Whether its plugin is tripped: it is not called and acts by its policy.
+    /// Whether its plugin is tripped: it is not called, and its policy decides.
     #[serde(default)]
     pub tripped: bool,
     /// Times it was called, over all shards.
     pub calls: u64,
     /// Times it ended the chain.
     pub stops: u64,
-    /// Times it answered later.
+    /// Times it deferred its verdict.
     pub deferrals: u64,
-    /// Panics, nonsense and missed deadlines.
+    /// Panics, invalid answers and missed deadlines.
     pub faults: u64,
 }
 
@@ -225,7 +225,7 @@ pub struct HookReport {
     pub unanswered: Vec<u8>,
 }
 
-/// A policy in a word.
+/// The name of a policy.
 pub(in crate::plugin) fn policy_name(policy: FaultPolicy) -> &'static str {
     match policy {
         FaultPolicy::Deny => "deny",

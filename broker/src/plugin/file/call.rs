@@ -1,9 +1,9 @@
-//! How a function of a plugin is called that may fail with a sentence.
+//! Calls a function of a plugin that may fail with an error text.
 
 use grapnel_plugin_abi::module::ErrorText;
 use grapnel_plugin_abi::raw::Status;
 
-/// Calls a function of the plugin with room for its error.
+/// Calls a function of the plugin with a buffer for its error text.
 pub(in crate::plugin) fn with_error(
     call: impl FnOnce(*mut ErrorText) -> Status,
 ) -> Result<(), (Status, String)> {

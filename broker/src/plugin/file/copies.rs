@@ -1,6 +1,6 @@
-//! The folder of private copies of plugin files. It belongs to this broker alone whatever the
-//! umask, has an unpredictable name, and is used through its descriptor, so that nobody can replace
-//! it. Folders of brokers that were killed are removed. Used by `library`; made by the manager.
+//! The folder of private copies of plugin files. Only this user can use it, whatever the umask. Its
+//! name is unpredictable, and it is accessed through its descriptor, so that no other user can
+//! replace it. Folders of killed brokers are removed. Used by `library`; made by the manager.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,22 +13,23 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// What the folders' names begin with.
+/// Prefix of the folders' names.
 const PREFIX: &str = "grapnel-plugins-";
-/// Where the process finds its open files.
+/// The folder with the process's open descriptors.
 const PROC: &str = "/proc/self/fd";
-/// Attempts at a folder that others keep taking away.
+/// Maximum number of attempts, if other brokers remove the folder again and again.
 const ATTEMPTS_MAX: usize = 8;
 
-/// A folder for copies, removed with this value.
+/// A folder for copies; it is removed when this value is dropped.
 #[derive(Debug)]
 pub(in crate::plugin) struct Copies {
     path: PathBuf,
-    /// The folder itself. It is locked for as long as this process lives, which is how others see that it is in use.
+    /// Descriptor of the folder. It is locked while this process lives, so that other brokers see
+    /// that the folder is in use.
     folder: OwnedFd,
 }
 
-/// One copy, removed with this value; what is mapped of it stays mapped.
+/// One copy; it is removed when this value is dropped. Its mappings stay.
 #[derive(Debug)]
 pub(in crate::plugin) struct Copy<'a> {
     copies: &'a Copies,
@@ -36,10 +37,10 @@ pub(in crate::plugin) struct Copy<'a> {
 }
 
 impl Copies {
-    /// Makes a folder in `dir`, or in `other` where nothing can be written in `dir`, which is said in the log.
+    /// Makes a folder in `dir`, or in `other` if `dir` is not writable, which is logged.
     ///
     /// # Errors
-    /// Names both folders, and says what to do.
+    /// The error names both folders and says what to do.
     pub(in crate::plugin) fn make_in_either(dir: Option<&Path>, other: &Path) -> io::Result<Copies> {
         let refused = match dir.map(|dir| (dir, Copies::make(dir))) {
             Some((_, Ok(copies))) => return Ok(copies),
@@ -60,7 +61,8 @@ impl Copies {
         Ok(copies)
     }
 
-    /// Makes a folder in `parent`, and removes those that dead brokers of this user have left there.
+    /// Makes a folder in `parent`, and removes folders that dead brokers of this user have left
+    /// there.
     pub(in crate::plugin) fn make(parent: &Path) -> io::Result<Copies> {
         remove_left_over(parent);
         for _ in 0..ATTEMPTS_MAX {
@@ -71,7 +73,7 @@ impl Copies {
                 Err(errno) => return Err(errno.into()),
             }
             let folder = open_new(&path)?;
-            // Between the two steps, a broker that starts may have taken it for left over.
+            // Between the two steps, another starting broker may have removed it as left over.
             if lock(&folder) && is_named(&path, &folder) {
                 return Ok(Copies { path, folder });
             }
@@ -79,7 +81,7 @@ impl Copies {
         Err(io::Error::other("folders that are made there are removed again and again"))
     }
 
-    /// Where copies are made.
+    /// The path of the folder.
     pub(in crate::plugin) fn folder(&self) -> &Path {
         &self.path
     }
@@ -96,7 +98,7 @@ impl Copies {
         Ok(copy)
     }
 
-    /// Writes a file that has no name any more, open to be read.
+    /// Writes a file, removes its name, and returns it open for reading.
     pub(in crate::plugin) fn without_name(&self, bytes: &[u8]) -> io::Result<File> {
         let copy = self.add(bytes)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -113,15 +115,15 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         if is_named(&self.path, &self.folder) {
-            // What stays is removed by the next broker.
+            // Files that cannot be removed are removed by the next broker.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }
 }
 
 impl Copy<'_> {
-    /// Leads to the copy through the folder's descriptor. No two copies have the same path: the dynamic linker would take the
-    /// second for the first.
+    /// The path of the copy through the folder's descriptor. Each copy has its own path: the
+    /// dynamic linker would take a second library with the same path for the first.
     pub(in crate::plugin) fn path(&self) -> PathBuf {
         PathBuf::from(format!("{PROC}/{}/{}", self.copies.folder.as_raw_fd(), self.name))
     }
@@ -129,7 +131,7 @@ impl Copy<'_> {
 
 impl Drop for Copy<'_> {
     fn drop(&mut self) {
-        // What stays goes with the folder.
+        // A copy that cannot be removed is removed with the folder.
         let _ = unlinkat(&self.copies.folder, self.name.as_str(), AtFlags::empty());
     }
 }
@@ -145,7 +147,8 @@ fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
-/// Opens a folder that was just made, and gives its owner what the umask may have taken away.
+/// Opens a folder that was just made, and gives its owner the rights that the umask may have
+/// removed.
 fn open_new(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = openat(CWD, path, flags, Mode::empty())?;
@@ -161,14 +164,15 @@ fn lock(folder: &impl AsFd) -> bool {
     flock(folder, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
-/// Whether the path leads to this folder.
+/// Whether the path still leads to this folder.
 fn is_named(path: &Path, folder: &OwnedFd) -> bool {
     let ours = rustix::fs::fstat(folder).map(|found| (found.st_dev, found.st_ino));
     let named = std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()));
     matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
 }
 
-/// Removes folders of this user that no living process has locked. What cannot be removed is left.
+/// Removes folders of this user that no living process has locked. Ignores folders that cannot be
+/// removed.
 fn remove_left_over(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     let user = rustix::process::geteuid().as_raw();
@@ -203,7 +207,8 @@ mod tests {
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
 
-    /// Changes the umask of the whole process: for a runner that gives each test its own.
+    /// Changes the umask of the whole process, so this test needs a runner with a process for each
+    /// test.
     #[test]
     fn folder_and_copies_are_the_owners_alone_whatever_the_umask() {
         for mask in [0o000, 0o002, 0o022, 0o777] {

@@ -1,6 +1,6 @@
-//! Checks a plugin's file before the dynamic linker sees it: a truncated file would end the process
-//! with SIGBUS inside dlopen, and a file for another machine gives an unclear error. Runs and maps
-//! nothing.
+//! Checks a plugin's file before the dynamic linker opens it: a truncated file would end the
+//! process with SIGBUS inside dlopen, and a file for another machine gives an unclear error. Runs
+//! and maps nothing.
 
 use std::path::Path;
 
@@ -11,21 +11,22 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 
 use crate::plugin::error::LoadError;
 
-/// What the linker will do with a file.
+/// What the linker will map of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::plugin) struct Image {
-    /// Bytes from the beginning of the file that are mapped; what lies behind is for debuggers.
+    /// Bytes from the beginning of the file that are mapped; the rest is for debuggers.
     pub loaded_file_bytes: usize,
-    /// Bytes of memory its segments take, in whole pages.
+    /// Bytes of memory that its segments take, in whole pages.
     pub memory_bytes: u64,
-    /// Whole pages, from the beginning of the image on, that stay as they are in the file: begin and end of each run. Code and
-    /// constants are; whatever the linker or the plugin may write is not.
+    /// Whole pages that stay as they are in the file: begin and end of each range, counted from the
+    /// beginning of the image. These are code and constants, not pages that the linker or the
+    /// plugin may write.
     pub clean: Vec<(u64, u64)>,
-    /// Whole pages, likewise, that the linker writes addresses into and lets nobody write after that.
+    /// As `clean`: pages into which the linker writes addresses and which are read-only after that.
     pub relocated: Vec<(u64, u64)>,
 }
 
-/// The machine this broker was built for, as ELF numbers it.
+/// The machine for which this broker was built, as ELF numbers it.
 const MACHINE: elf::Machine = if cfg!(target_arch = "x86_64") {
     elf::EM_X86_64
 } else if cfg!(target_arch = "aarch64") {
@@ -36,8 +37,8 @@ const MACHINE: elf::Machine = if cfg!(target_arch = "x86_64") {
     elf::EM_NONE
 };
 
-/// Checks the headers of a shared library against the bytes there are. `page_bytes` is what memory is mapped by. Reads the headers
-/// and little more of `data`.
+/// Checks the headers of a shared library against the size of the file. `page_bytes` is the page
+/// size of the machine. Reads little more of `data` than the headers.
 pub(in crate::plugin) fn check<'data, R: ReadRef<'data>>(
     file: &Path,
     data: R,
@@ -51,7 +52,8 @@ pub(in crate::plugin) fn check<'data, R: ReadRef<'data>>(
     Ok(image)
 }
 
-/// The same of the part that will be mapped alone: it may have been written between the look at the whole file and this one.
+/// As [`check`], for the part that will be mapped: the file may have been written since the first
+/// check.
 pub(in crate::plugin) fn check_loaded(
     file: &Path,
     mapped: &[u8],
@@ -63,7 +65,7 @@ pub(in crate::plugin) fn check_loaded(
     Ok(image)
 }
 
-/// A file whose first header has been read.
+/// A library file whose ELF header has been read.
 struct LibraryFile<'a, 'data, R> {
     file: &'a Path,
     data: R,
@@ -104,7 +106,7 @@ impl<'a, 'data, R: ReadRef<'data>> LibraryFile<'a, 'data, R> {
         LoadError::NotALibrary { file: self.file.to_owned(), what: what.to_owned() }
     }
 
-    /// Whether there are so many bytes.
+    /// Checks that the file has at least `need` bytes.
     fn holds(&self, need: u64) -> Result<(), LoadError> {
         if need > self.bytes {
             return Err(LoadError::Truncated { file: self.file.to_owned(), have: self.bytes, need });
@@ -112,7 +114,7 @@ impl<'a, 'data, R: ReadRef<'data>> LibraryFile<'a, 'data, R> {
         Ok(())
     }
 
-    /// What its segments say, all of which are there.
+    /// Reads the segments; all of them must be in the file.
     fn image(&self, page_bytes: u64) -> Result<Image, LoadError> {
         let (endian, header) = (self.endian, self.header);
         let senseless = || self.not("its segments make no sense");
@@ -159,14 +161,15 @@ impl<'a, 'data, R: ReadRef<'data>> LibraryFile<'a, 'data, R> {
     }
 }
 
-/// The pages of segments that nobody may write, and of no other one.
+/// The pages that belong only to segments that are never writable.
 fn clean_pages<'data, R: ReadRef<'data>>(
     segments: &[ProgramHeader64<Endianness>],
     endian: Endianness,
     data: R,
     page_bytes: u64,
 ) -> Vec<(u64, u64)> {
-    // Where the linker has to write addresses into code it makes that writable for a while.
+    // If the linker has to write addresses into code (text relocations), it makes the code writable
+    // for a while.
     let writes_code = segments.iter().any(|segment| {
         let dynamic = segment.dynamic(endian, data).ok().flatten().unwrap_or_default();
         dynamic.iter().any(|entry| {
@@ -190,8 +193,8 @@ fn clean_pages<'data, R: ReadRef<'data>>(
     clean.into_iter().map(|(_, run)| run).filter(|run| apart(run)).collect()
 }
 
-/// The pages of segments that are read-only once addresses have been written into them (GNU_RELRO), rounded as the linker does that
-/// protects them, where they lie in what is mapped to be written.
+/// The pages of segments that become read-only after relocation (GNU_RELRO), if they are in a
+/// writable mapping. Rounded as the linker rounds when it protects them.
 fn relocated_pages(
     segments: &[ProgramHeader64<Endianness>],
     endian: Endianness,
@@ -213,7 +216,7 @@ fn relocated_pages(
     whole.filter(|(start, end)| start < end).collect()
 }
 
-/// Where the two tables of headers end; `None` for numbers that overflow.
+/// Where the two tables of headers end; `None` if the numbers overflow.
 fn header_ends(header: &FileHeader64<Endianness>, endian: Endianness) -> Option<u64> {
     let table = |offset: u64, count: u16, size: u16| {
         if offset == 0 { Some(0) } else { offset.checked_add(u64::from(count) * u64::from(size)) }
@@ -233,7 +236,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// This test's own executable: a position-independent one has the form of a shared library.
+    /// The executable of this test: a position-independent executable has the form of a shared
+    /// library.
     fn own() -> Vec<u8> {
         std::fs::read(std::env::current_exe().unwrap()).unwrap()
     }
@@ -261,7 +265,7 @@ mod tests {
         }
     }
 
-    /// It may have been written since the look at the whole file.
+    /// The file may have been written since the first check.
     #[test]
     fn the_part_that_is_mapped_is_checked_by_itself() {
         let bytes = own();
@@ -270,7 +274,7 @@ mod tests {
         assert_eq!(check_loaded(Path::new("x.so"), mapped, 4096).unwrap(), image);
         let short = check_loaded(Path::new("x.so"), &mapped[..mapped.len() - 1], 4096).unwrap_err();
         assert!(short.to_string().contains("truncated"), "{short}");
-        // Its first segment says since then that it has more bytes than were read.
+        // Its first segment now claims more bytes than were read.
         let mut grown = mapped.to_vec();
         let size_at = 64 + 32;
         grown[size_at..size_at + 8].copy_from_slice(&u64::MAX.wrapping_div(2).to_le_bytes());

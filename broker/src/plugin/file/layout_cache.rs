@@ -1,18 +1,19 @@
-//! The layout cache: files whose layout has been checked. abi_stable remembers every library that
-//! it checks for ever, so a file that is loaded a thousand times is checked once. Used by `library`
-//! between mapping a file and its first call.
+//! The cache of files whose layout has been checked. abi_stable stores every library that it checks
+//! for ever, so a file that is loaded a thousand times is checked once. Used by `library` between
+//! mapping a file and its first call.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
-/// Files that are remembered. Beyond them every load is checked anew, which costs some hundred bytes each time.
+/// Maximum number of files. Further files are checked at every load, which costs some hundred bytes
+/// each time.
 const FILES_MAX: usize = 1024;
 
-/// The content of a file, as 128 bits under keys that nobody outside knows.
+/// A 128-bit hash of a file's content, with secret keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::plugin) struct Content(u64, u64);
 
-/// What has been checked in this process.
+/// The files that have been checked in this process.
 #[derive(Default)]
 pub(in crate::plugin) struct LayoutCache {
     keys: (RandomState, RandomState),
@@ -20,17 +21,17 @@ pub(in crate::plugin) struct LayoutCache {
 }
 
 impl LayoutCache {
-    /// What a file is called here.
+    /// The hash of a file's content.
     pub(in crate::plugin) fn content(&self, mapped: &[u8]) -> Content {
         Content(self.keys.0.hash_one(mapped), self.keys.1.hash_one(mapped))
     }
 
-    /// Whether these very bytes have passed.
+    /// Whether a file with this content has passed the check.
     pub(in crate::plugin) fn has_passed(&self, content: Content) -> bool {
         self.good.contains(&content)
     }
 
-    /// They have.
+    /// Stores that a file with this content has passed the check.
     pub(in crate::plugin) fn passed(&mut self, content: Content) {
         if self.good.len() < FILES_MAX {
             self.good.insert(content);

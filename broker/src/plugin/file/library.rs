@@ -1,7 +1,7 @@
 //! From a file to the functions of a plugin: private copy, dynamic linker, and the checks of the
-//! ABI before any function of the plugin's table is called. What has been mapped and checked stays
-//! mapped: abi_stable keeps layouts of it in a process-wide map, and threads or thread-local
-//! destructors of the plugin may still be inside.
+//! ABI before any function of the plugin's table is called. A library that was mapped and checked
+//! stays mapped: abi_stable has references to its layouts in a process-wide map, and threads or
+//! thread-local destructors of the plugin may still be running.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -26,25 +26,25 @@ use super::layout_cache::{Content, LayoutCache};
 use super::read_only::ReadOnlyPages;
 use crate::plugin::error::LoadError;
 
-/// Of the process, as what abi_stable remembers is.
+/// One per process, as the map of abi_stable.
 static LAYOUTS: LazyLock<Mutex<LayoutCache>> = LazyLock::new(Mutex::default);
 
-/// How many libraries have been mapped.
+/// The number of the next mapping.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
-/// Code of a plugin that is mapped and speaks our ABI.
+/// Mapped code of a plugin with a compatible ABI.
 #[derive(Clone, Copy)]
 pub(in crate::plugin) struct Library {
     /// Its functions.
     pub module: Module,
-    /// Memory that its code and data take.
+    /// Bytes of memory that its code and data take.
     pub bytes: u64,
-    /// Which mapping it is: they are counted.
+    /// The number of its mapping.
     number: u64,
 }
 
 impl Library {
-    /// Whether both are of one mapping.
+    /// Whether both are the same mapping.
     pub(in crate::plugin) fn is_same(&self, other: &Library) -> bool {
         self.number == other.number
     }
@@ -56,20 +56,20 @@ pub(in crate::plugin) struct Source {
     pub read_only: ReadOnlyPages,
 }
 
-/// A plugin's file that has been mapped, now or for an earlier load.
+/// An opened plugin file.
 pub(in crate::plugin) enum Open {
-    /// For this one.
+    /// Mapped for this load.
     Mapped(Library, Source),
-    /// For an earlier one.
+    /// Mapped for an earlier load.
     Again(Library),
 }
 
-/// A library that was not taken, and what of it stays mapped.
+/// Why a library was refused, and how much of it stays mapped.
 #[derive(Debug)]
 pub(in crate::plugin) struct Refused {
     /// Why.
     pub error: LoadError,
-    /// Memory that stays mapped; 0 where nothing does.
+    /// Bytes of memory that stay mapped; 0 if nothing does.
     pub bytes: u64,
 }
 
@@ -79,8 +79,9 @@ impl From<LoadError> for Refused {
     }
 }
 
-/// Maps a plugin's file, unless `again` has a library that was mapped from the same bytes and may be used again, or says that
-/// nothing more is to be mapped. `copies` is where the private copy is made, which is gone again when this returns.
+/// Maps a plugin's file. `again` is called first: it returns a mapped library with the same content
+/// that may be used again, or an error if no further library may be mapped. The private copy is
+/// made in `copies` and is removed before this returns.
 pub(in crate::plugin) fn open(
     file: &Path,
     copies: &Copies,
@@ -93,12 +94,12 @@ pub(in crate::plugin) fn open(
     }
     let copy = private_copy(file, &mapped, copies)?;
     drop(mapped);
-    // The linker would say that the plugin's file is missing.
+    // Checked here, because the linker would report that the plugin's file is missing.
     std::fs::metadata(copy.path())
         .map_err(failed(file, "cannot reach the private copy of it through /proc"))?;
-    // SAFETY: the file's headers have been checked against its size, and nobody else can change this copy of it. Static
-    // constructors of the library run here, which is what an operator asks for who loads it. It is closed again only where
-    // it exports no plugin, before any other thread could know of it.
+    // SAFETY: the file's headers have been checked against its size, and no other user can change
+    // this copy. Static constructors of the library run here, as the operator expects of loading.
+    // The library is closed again only if it exports no plugin, before another thread can use it.
     let library = unsafe { unix::Library::open(Some(copy.path()), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|error| linker(file, &copy.path(), &error))?;
     let header = header_of(&library);
@@ -113,14 +114,16 @@ pub(in crate::plugin) fn open(
     if header.is_none() && c_entry.is_none() {
         return Err(LoadError::NotAPlugin { file: file.to_owned() }.into());
     }
-    // From here on it stays mapped: functions of it are called, and the header is handed our globals.
+    // From here on the library stays mapped: functions of it are called, and its header gets our
+    // globals.
     let kept = std::mem::ManuallyDrop::new(library);
     let refused = |error| Refused { error, bytes: image.memory_bytes };
     let module = match (header, c_entry) {
         (Some(header), _) => checked_module(file, header, content).map_err(refused)?,
         (None, Some(entry)) => {
-            // SAFETY: the symbol is named after this version of the contract, which says that the function takes nothing
-            // and that the table it returns begins with its own size and stays; the code of both stays mapped.
+            // SAFETY: the symbol is named after this version of the contract. By the contract, the
+            // function takes no arguments, and its table begins with its own size and stays; the
+            // code of both stays mapped.
             unsafe { Module::from_c(entry()) }.map_err(|table| refused(foreign_table(file, table)))?
         }
         (None, None) => return Err(LoadError::NotAPlugin { file: file.to_owned() }.into()),
@@ -135,8 +138,8 @@ fn failed(file: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> Loa
     move |source| LoadError::File { file, what, source }
 }
 
-/// The part of the file that will be mapped, and what the linker will do with it. What lies behind, for debuggers, may be many times
-/// as much, and is not read.
+/// Reads the part of the file that will be mapped, and what the linker will do with it. The rest,
+/// for debuggers, may be much larger and is not read.
 fn read(file: &Path) -> Result<(Vec<u8>, elf::Image), LoadError> {
     let unreadable = || failed(file, "cannot read it");
     let metadata = std::fs::metadata(file).map_err(unreadable())?;
@@ -148,7 +151,7 @@ fn read(file: &Path) -> Result<(Vec<u8>, elf::Image), LoadError> {
     let before = as_written(&open).map_err(unreadable())?;
     let whole = elf::check(file, &ReadCache::new(&open), page_bytes())?;
     let mut mapped = Vec::new();
-    // A sparse file can say that it is larger than all memory.
+    // A sparse file can claim to be larger than all memory.
     let room = mapped.try_reserve_exact(whole.loaded_file_bytes).map_err(io::Error::other);
     room.map_err(unreadable())?;
     open.rewind().map_err(unreadable())?;
@@ -162,14 +165,15 @@ fn read(file: &Path) -> Result<(Vec<u8>, elf::Image), LoadError> {
     Ok((mapped, image))
 }
 
-/// What changes of a file when it is written: its length and the time of that.
+/// Values that change when a file is written: its length and its modification time.
 fn as_written(file: &File) -> io::Result<(u64, i64, i64)> {
     let of = file.metadata()?;
     Ok((of.len(), of.mtime(), of.mtime_nsec()))
 }
 
-/// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
-/// mapped already, and overwriting a mapped file ends the process.
+/// Copies the part of the file that will be mapped. The copy is needed because the linker
+/// identifies files by inode, so that the same path would give the code that is mapped already, and
+/// because overwriting a mapped file ends the process.
 fn private_copy<'a>(file: &Path, mapped: &[u8], copies: &'a Copies) -> Result<Copy<'a>, LoadError> {
     copies.add(mapped).map_err(|error| {
         let text = format!("{}: {error}", copies.folder().display());
@@ -177,14 +181,14 @@ fn private_copy<'a>(file: &Path, mapped: &[u8], copies: &'a Copies) -> Result<Co
     })
 }
 
-/// What this machine maps memory by.
+/// The page size of this machine.
 fn page_bytes() -> u64 {
     // SAFETY: it reads a number that the process was given at its start.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(4096)
 }
 
-/// What the linker said, with the operator's path instead of the private one.
+/// The linker's message, with the operator's path instead of the private one.
 fn linker(file: &Path, copy: &Path, error: &libloading::Error) -> LoadError {
     let mut said = error.to_string();
     if let Some(source) = std::error::Error::source(error) {
@@ -195,8 +199,8 @@ fn linker(file: &Path, copy: &Path, error: &libloading::Error) -> LoadError {
 }
 
 fn header_of(library: &unix::Library) -> Option<AbiHeaderRef> {
-    // SAFETY: the symbol's name is abi_stable's own and mangled for nothing but its header; what it points to is compared
-    // with a magic string of 32 bytes before anything else is read.
+    // SAFETY: abi_stable mangles the symbol's name, and uses it for its header only. The magic
+    // string of 32 bytes is compared before anything else is read.
     let symbol = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
     symbol.ok().map(|symbol| *symbol).filter(|header| header.magic_string == ours().magic_string)
 }
@@ -205,7 +209,7 @@ const fn ours() -> abi_stable::library::AbiHeader {
     abi_stable::library::AbiHeader::VALUE
 }
 
-/// A plugin of another version, which is known where it could be read.
+/// The error for a plugin of another ABI version; `version` is that version, if it could be read.
 fn foreign_abi(file: &Path, version: Option<(u32, u32)>, built: String) -> LoadError {
     let speaks = if ABI_MINOR == 0 {
         format!("{ABI_MAJOR}.0")
@@ -213,7 +217,8 @@ fn foreign_abi(file: &Path, version: Option<(u32, u32)>, built: String) -> LoadE
         format!("{ABI_MAJOR}.0 to {ABI_MAJOR}.{ABI_MINOR}")
     };
     let remedy = match version {
-        // What it was built for may be missing here, and only the plugin knows whether it needs it.
+        // This broker may lack functions of the later version, and only the plugin can say whether
+        // it needs them.
         Some((major, minor)) if major == u32::from(ABI_MAJOR) && minor > u32::from(ABI_MINOR) => format!(
             "its minor version is later than the broker's, which is {ABI_MINOR}: rebuild it with grapnel-plugin-abi \
              ~{ABI_MAJOR}.{ABI_MINOR}, or load it into a broker that speaks {major}.{minor}"
@@ -223,16 +228,17 @@ fn foreign_abi(file: &Path, version: Option<(u32, u32)>, built: String) -> LoadE
     LoadError::ForeignAbi { file: file.to_owned(), built, speaks, remedy }
 }
 
-/// A plugin in C's way to its table.
+/// The function by which a plugin in C returns its table.
 type CEntry = unsafe extern "C" fn() -> *const PluginModule;
 
 fn c_entry_of(library: &unix::Library) -> Option<CEntry> {
-    // SAFETY: nobody but a plugin of ours exports a symbol of this name, and it is a function of this type by our contract.
+    // SAFETY: only a plugin exports a symbol of this name, and by our contract it is a function of
+    // this type.
     let symbol = unsafe { library.get::<CEntry>(C_ENTRY.as_bytes()) };
     symbol.ok().map(|symbol| *symbol)
 }
 
-/// Why a table in C is not taken, as a sentence.
+/// The error for a table in C that was refused.
 fn foreign_table(file: &Path, table: ForeignTable) -> LoadError {
     let built = format!("{ABI_MAJOR}.{ABI_MINOR}");
     let owned = || file.to_owned();
@@ -261,7 +267,7 @@ fn other_hash(theirs: u64, ours: u64) -> String {
     format!("hash {theirs:016x} instead of {ours:016x}")
 }
 
-/// Checks version, layout and hash, in this order, because each makes the next one meaningful.
+/// Checks version, layout and hash, in this order, because each check needs the one before it.
 fn checked_module(file: &Path, header: AbiHeaderRef, content: Content) -> Result<Module, LoadError> {
     let header: &'static LibHeader = header.upgrade().map_err(|_| {
         let built = format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor);
@@ -283,11 +289,12 @@ fn checked_module(file: &Path, header: AbiHeaderRef, content: Content) -> Result
     let module = if taken.minor == u32::from(ABI_MINOR) && !has_passed {
         header.init_root_module::<PluginModuleRef>()
     } else {
-        // abi_stable takes a table that is longer than ours, and none that is shorter. The hash below proves as much: it is
-        // over the names, places and types of all that the plugin knows. And it need not check the same file twice, which
-        // would keep another entry in its map.
-        // SAFETY: the head of the table, which has the hash, is the same in every version, and nothing else of it is used
-        // before the hash has been compared.
+        // abi_stable accepts a table that is longer than ours, but none that is shorter. The
+        // comparison of hashes below replaces its check: the hash is over the names, offsets and
+        // types of everything that the plugin uses. It also avoids a second check of the same file,
+        // which would add another entry to the map of abi_stable.
+        // SAFETY: the head of the table, which has the hash, is the same in every version, and
+        // nothing else of the table is used before the hash has been compared.
         unsafe { header.unchecked_layout::<PluginModuleRef>() }
             .map_err(abi_stable::library::RootModuleError::into_library_error::<PluginModuleRef>)
     };
@@ -342,8 +349,9 @@ mod tests {
     }
 }
 
-/// A broker whose tables have grown, before plugins that were built without: those of the build directory, which this test is
-/// not to build, since they would then have grown too.
+/// A broker whose tables have grown, with plugins that were built without the growth. The plugins
+/// come from the build directory; this test must not build them, because they would then have grown
+/// too.
 #[cfg(all(test, feature = "abi-test-grown"))]
 mod grown {
     use grapnel_engine::hook::Entry;
@@ -380,7 +388,8 @@ mod grown {
             let (mut shared, mut instance) = (std::ptr::null_mut(), std::ptr::null_mut());
             let api = Box::leak(Box::new(grapnel_plugin_abi::host::host_api(1, 1)));
             let none = grapnel_plugin_abi::raw::Slice::EMPTY;
-            // SAFETY: in the order of the table's contract; what the calls are lent lives through them.
+            // SAFETY: the calls are in the order of the table's contract, and their arguments live
+            // during the calls.
             let flow = unsafe {
                 assert_eq!((library.module.load)(api, none, &raw mut shared, &raw mut error), Status::OK);
                 let init = library.module.init_shard;

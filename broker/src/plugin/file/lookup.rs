@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::plugin::error::LoadError;
 
-/// Names that users of other brokers know a plugin of ours by.
+/// Names of our plugins in other brokers.
 const ALIASES: [(&str, &str); 1] = [("emqx_extension_hook", "exhook")];
 
-/// The file of what the operator wrote.
+/// The file for the name or path that the operator gave.
 pub(in crate::plugin) fn find(source: &str, dir: &Path) -> Result<PathBuf, LoadError> {
     if is_path(source) {
         return Ok(PathBuf::from(source));
@@ -29,7 +29,7 @@ pub(in crate::plugin) fn find(source: &str, dir: &Path) -> Result<PathBuf, LoadE
     }
 }
 
-/// Whether the operator gave a path and not a name.
+/// Whether the operator gave a path instead of a name.
 pub(in crate::plugin) fn is_path(source: &str) -> bool {
     source.contains('/') || source.ends_with(".so")
 }

@@ -1,6 +1,6 @@
-//! What a plugin declares before it is loaded: who it is, the schema of its configuration, the
-//! plugins that it needs, and its hooks. Used by transactions and by the check of a file; starts
-//! nothing.
+//! What a plugin declares before it is loaded: its name and version, the schema of its
+//! configuration, the plugins that it needs, and its hooks. Used by transactions and by the check
+//! of a file; starts nothing.
 
 use std::ffi::c_void;
 use std::path::PathBuf;
@@ -22,36 +22,39 @@ use crate::plugin::error::LoadError;
 use crate::plugin::report::HookInfo;
 use crate::plugin::report::policy_name;
 
-/// Most hooks one plugin may have; more is an endless list.
+/// Maximum number of hooks of one plugin. A larger number is taken for an endless list.
 const MOUNTS_MAX: u32 = 256;
 
-/// Most plugins one plugin may need; more is an endless list.
+/// Maximum number of plugins that one plugin may need. A larger number is taken for an endless
+/// list.
 const DEPENDS_MAX: usize = 64;
 
-/// Who a plugin says it is.
+/// The manifest of a plugin.
 #[derive(Debug)]
 pub(in crate::plugin) struct About {
     pub name: String,
     pub version: String,
     pub description: String,
     pub sdk: String,
-    /// What its configuration has to be like, if it says so.
+    /// The schema of its configuration, if it has one.
     pub schema: Option<Schema>,
     /// Names of plugins that must be loaded before it.
     pub depends: Vec<String>,
     /// The verbs that it adds to `grapnel-ctl`.
     pub verbs: Vec<Form>,
-    /// Whether it says that its library may be unmapped. It is told, and not done (ABI.md, "What closable means").
+    /// Whether the manifest says that the library may be unmapped. This is reported, but the broker
+    /// never unmaps it (ABI.md, "What closable means").
     pub closable: bool,
-    /// Whether it may be loaded again over the code that is mapped.
+    /// Whether the mapped code may be used for another load.
     pub in_place: bool,
 }
 
-/// A plugin's file that has been mapped, checked and asked who it is; nothing of it has been started.
+/// A plugin's file that has been mapped and checked and whose manifest was read. Nothing of the
+/// plugin has been started.
 pub(in crate::plugin) struct Opened {
     pub library: Library,
     pub file: PathBuf,
-    /// Name it will go by.
+    /// Name of the plugin here.
     pub name: String,
     pub about: About,
     pub hooks: Vec<Hook>,
@@ -66,29 +69,29 @@ pub(in crate::plugin) struct Hook {
     pub deadline_ms: u32,
     /// Its own fault policy; `None` for that of the hook point.
     own_policy: Option<FaultPolicy>,
-    /// Whether it is asked for deliveries at client.authorize.
+    /// Whether it is called for deliveries at client.authorize.
     pub deliver: bool,
-    /// The topics it wants; `None` for all.
+    /// The topics for which it is called; `None` for all.
     pub topics: Option<Arc<[Box<str>]>>,
     function: HookFn,
     args: usize,
 }
 
 impl Hook {
-    /// What a fault or a missed deadline means.
+    /// The result of a fault or a missed deadline.
     pub(in crate::plugin) fn policy(&self) -> FaultPolicy {
         self.own_policy.unwrap_or_else(|| self.point.fault_policy())
     }
 
-    /// Whether it is the same code.
+    /// Whether both have the same function.
     pub(in crate::plugin) fn same_function(&self, other: &Hook) -> bool {
         std::ptr::fn_addr_eq(self.function, other.function)
     }
 
-    /// The hook of a mount, at a point that is called.
+    /// The hook of a mount request, at an existing hook point.
     ///
     /// # Errors
-    /// What is wrong with it, as a sentence without a subject.
+    /// What is wrong with the request, as a predicate without a subject.
     pub(in crate::plugin) fn of(request: &MountRequest<'_>) -> Result<Hook, String> {
         let MountRequest { point, function, name, priority, deadline_ms, policy, deliver, ref topics, args } =
             *request;
@@ -110,7 +113,7 @@ impl Hook {
         Ok(Hook { point, name, priority, deadline_ms, own_policy: policy, deliver, topics, function, args })
     }
 
-    /// What is told of it, with what is in force for it.
+    /// The row of the hook, with the values in force.
     pub(in crate::plugin) fn info(&self, priority: i32, deadline_ms: u32, policy: FaultPolicy) -> HookInfo {
         HookInfo {
             point: self.point.name().to_owned(),
@@ -129,13 +132,13 @@ impl Hook {
     /// # Safety
     /// As for [`Entry::new`].
     pub(in crate::plugin) unsafe fn entry(&self, instance: *mut c_void) -> Entry {
-        // SAFETY: the caller vouches for the instance; the function is of mapped code that stays.
+        // SAFETY: the caller vouches for the instance; the code of the function stays mapped.
         unsafe { Entry::new(self.function, instance) }.with_args(self.args as *mut c_void)
     }
 }
 
 impl Library {
-    /// Asks the plugin who it is.
+    /// Reads the plugin's manifest.
     pub(in crate::plugin) fn about(&self, file: &str) -> Result<About, LoadError> {
         let mut manifest = Manifest::EMPTY;
         // SAFETY: the table has passed the checks of its layout, and `manifest` is ours.
@@ -143,7 +146,8 @@ impl Library {
         if status != Status::OK {
             return Err(wrong(file, format!("it gives no manifest ({status:?})")));
         }
-        // SAFETY: the plugin's views stay until the next call of `manifest` or `mount`, and are copied here.
+        // SAFETY: the plugin's texts stay valid until the next call of `manifest` or `mount`, and
+        // are copied here.
         let text = |slice: Slice| unsafe { slice.text() }.to_owned();
         let name = text(manifest.name);
         if !super::lookup::is_name(&name) {
@@ -170,7 +174,7 @@ impl Library {
         })
     }
 
-    /// Asks the plugin for its hooks.
+    /// Reads the plugin's list of hooks.
     pub(in crate::plugin) fn hooks(&self, name: &str) -> Result<Vec<Hook>, LoadError> {
         let mut hooks: Vec<Hook> = Vec::new();
         for index in 0..MOUNTS_MAX {
@@ -192,7 +196,7 @@ impl Library {
         Err(wrong(name, format!("it lists more than {MOUNTS_MAX} hooks")))
     }
 
-    /// Lets the plugin read its configuration, without starting anything.
+    /// Calls the plugin's check of a configuration, which starts nothing.
     fn check_config(&self, name: &str, config: &str) -> Result<(), LoadError> {
         let config = Slice::of(config.as_bytes());
         // SAFETY: the configuration and the error text are alive during the call.
@@ -201,7 +205,7 @@ impl Library {
     }
 }
 
-/// Holds a configuration against the plugin's schema, then lets the plugin read it.
+/// Checks a configuration against the plugin's schema, then calls the plugin's own check.
 pub(in crate::plugin) fn check_config(
     library: &Library,
     about: &About,
@@ -217,7 +221,8 @@ pub(in crate::plugin) fn check_config(
     library.check_config(name, &config.to_string())
 }
 
-/// The flags, if all of them are known; a bit that nobody knows may ask for what is not done.
+/// The flags, if all are known. An unknown flag is refused, because it may require something that
+/// this broker does not do.
 fn known_flags(flags: u32) -> Result<u32, String> {
     match flags & !(MANIFEST_CLOSABLE | MANIFEST_IN_PLACE) {
         0 => Ok(flags),
@@ -235,7 +240,8 @@ fn depends(file: &str, manifest: &Manifest) -> Result<Vec<String>, LoadError> {
             format!("it needs {} plugins; at most {DEPENDS_MAX} can be", manifest.depends_len),
         ));
     }
-    // SAFETY: the plugin says that there are so many; they stay until the next call of `manifest` or `mount`.
+    // SAFETY: the plugin's manifest says that there are so many names; they stay valid until the
+    // next call of `manifest` or `mount`.
     let names = unsafe { std::slice::from_raw_parts(manifest.depends, manifest.depends_len) };
     let mut depends: Vec<String> = Vec::with_capacity(names.len());
     for name in names {
@@ -256,7 +262,7 @@ fn wrong(name: &str, what: String) -> LoadError {
 }
 
 fn hook_of(name: &str, mount: &Mount) -> Result<Hook, LoadError> {
-    // SAFETY: the plugin's views stay until the next call of `mount`, and are copied here.
+    // SAFETY: the plugin's texts stay valid until the next call of `mount`, and are copied here.
     let request = unsafe { MountRequest::of(mount) }.map_err(|what| wrong(name, format!("it {what}")))?;
     Hook::of(&request).map_err(|what| wrong(name, format!("it {what}")))
 }

@@ -1,6 +1,7 @@
-//! The pages of a mapped library that nobody writes after the linker has finished. A mapping that
-//! no load uses gives them back; code that still runs there reads them from the file again, which
-//! the mapping keeps open although it has no name. Made where a library is mapped.
+//! The read-only pages of a mapped library, which nothing writes after the linker has finished. The
+//! pages of a mapping that no load uses are given back. Code that still runs there reads them from
+//! the file again; the mapping holds the file open although it has no name. Made where a library is
+//! mapped.
 
 use std::ffi::{CStr, OsStr, c_void};
 use std::io;
@@ -11,18 +12,18 @@ use std::path::Path;
 use super::copies::Copies;
 use super::elf::Image;
 
-/// Runs of whole pages in memory: begin and end of each.
+/// Ranges of whole pages in memory: begin and end address of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::plugin) struct ReadOnlyPages {
-    /// They are as in the file that is mapped there.
+    /// Pages with the same content as the mapped file.
     clean: Vec<(usize, usize)>,
-    /// The linker has written addresses into them, and has taken the right to write away.
+    /// Pages into which the linker has written addresses, and which it has made read-only.
     relocated: Vec<(usize, usize)>,
 }
 
 impl ReadOnlyPages {
-    /// Those of the library that was mapped from `copy`, whose file is `image`, and that holds the address `inside`. None where
-    /// the linker says otherwise.
+    /// The pages of the library that was mapped from `copy` with the layout `image` and contains
+    /// the address `inside`. Empty if the linker reports another file for that address.
     pub(in crate::plugin) fn of(copy: &Path, inside: *const c_void, image: &Image) -> ReadOnlyPages {
         let mut info = libc::Dl_info {
             dli_fname: std::ptr::null(),
@@ -30,11 +31,11 @@ impl ReadOnlyPages {
             dli_sname: std::ptr::null(),
             dli_saddr: std::ptr::null_mut(),
         };
-        // SAFETY: it looks the address up among the libraries that are mapped, and fills in a table of ours.
+        // SAFETY: dladdr looks the address up among the mapped libraries, and fills in our struct.
         if unsafe { libc::dladdr(inside, &raw mut info) } == 0 || info.dli_fname.is_null() {
             return ReadOnlyPages::default();
         }
-        // SAFETY: a text that stays while the library is mapped.
+        // SAFETY: the text stays valid while the library is mapped.
         let file = unsafe { CStr::from_ptr(info.dli_fname) };
         if Path::new(OsStr::from_bytes(file.to_bytes())) != copy {
             return ReadOnlyPages::default();
@@ -49,8 +50,9 @@ impl ReadOnlyPages {
         }
     }
 
-    /// Gives them back. What the linker has written is written to a file without a name in the folder of `copies` first, and
-    /// mapped from there; where that fails, for instance because the disk is full, it stays in memory.
+    /// Gives the pages back. Relocated pages are first written to a file without a name in the
+    /// folder of `copies`, and mapped from there. If that fails, for instance because the disk is
+    /// full, they stay in memory.
     pub(in crate::plugin) fn give_back(&self, copies: &Copies) {
         let given =
             self.clean.iter().map(forget).chain(self.relocated.iter().map(|run| replace(*run, copies)));
@@ -62,24 +64,24 @@ impl ReadOnlyPages {
 
 fn forget(run: &(usize, usize)) -> io::Result<()> {
     let (begin, end) = *run;
-    // SAFETY: pages of a private mapping of a file that its segments do not let anybody write, and nobody else's: the linker
-    // has said where it is mapped, and it stays so. Without the memory they are read from the file again.
+    // SAFETY: the linker has reported that these pages are a private, read-only mapping of a file,
+    // which stays mapped. Without the memory, the kernel reads the pages from the file again.
     match unsafe { libc::madvise(begin as *mut c_void, end - begin, libc::MADV_DONTNEED) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Puts pages of a file with the same content in the place of these.
+/// Replaces pages by a mapping of a file with the same content.
 fn replace((begin, end): (usize, usize), copies: &Copies) -> io::Result<()> {
     let bytes = end - begin;
-    // SAFETY: the linker has mapped them for good, and nobody has the right to write them since it has ended its work, which was
-    // before the library was opened.
+    // SAFETY: the linker has mapped the pages for ever. They have been read-only since the linker
+    // finished, which was before the library was opened.
     let content = unsafe { std::slice::from_raw_parts(begin as *const u8, bytes) };
     let file = copies.without_name(content)?;
     let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
-    // SAFETY: whole pages of a mapping that stays for ever; whoever reads them meanwhile finds the same bytes before and after,
-    // since the kernel exchanges them in one step.
+    // SAFETY: whole pages of a mapping that stays for ever. The kernel exchanges them in one step,
+    // so that a concurrent reader finds the same bytes before and after.
     let mapped =
         unsafe { libc::mmap(begin as *mut c_void, bytes, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }

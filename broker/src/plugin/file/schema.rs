@@ -5,10 +5,10 @@
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
-/// Most complaints of one sentence.
+/// Maximum number of complaints in one sentence.
 const COMPLAINTS_MAX: usize = 4;
 
-/// A schema that has been understood.
+/// A parsed schema.
 pub(in crate::plugin) struct Schema {
     value: Value,
     validator: Box<Validator>,
@@ -21,7 +21,7 @@ impl std::fmt::Debug for Schema {
 }
 
 impl Schema {
-    /// Reads a schema; what is wrong with it is a predicate without a subject.
+    /// Parses a schema. The error is a predicate without a subject.
     pub(in crate::plugin) fn parse(text: &str) -> Result<Schema, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?;
         let validator =
@@ -34,7 +34,7 @@ impl Schema {
         &self.value
     }
 
-    /// Says what is wrong with a configuration.
+    /// Checks a configuration. The error says what is wrong with it.
     pub(in crate::plugin) fn check(&self, config: &Value) -> Result<(), String> {
         let mut complaints: Vec<String> = Vec::new();
         let mut more = 0;

@@ -4,24 +4,24 @@
 
 use std::sync::Arc;
 
-/// Plugins that an ancestry can name.
+/// Maximum number of plugins in an ancestry.
 pub(in crate::plugin) const PLACES: usize = 64;
 
 struct Place {
     name: Arc<str>,
-    /// Generations that may lead to messages.
+    /// Live generations.
     live: u32,
-    /// Whether one may have done so.
+    /// Whether a message may carry the bit.
     led: bool,
 }
 
-/// The plugins that have a bit, in the order of the bits.
+/// The plugins that have a bit, indexed by bit.
 #[derive(Default)]
 pub(in crate::plugin) struct Places(Vec<Place>);
 
 impl Places {
-    /// The bit of a name, for one more generation of it. `None` where all are taken: by plugins that are loaded, or that may have
-    /// led to messages.
+    /// The bit of a name, for one more generation. `None` if all bits belong to plugins that are
+    /// loaded or whose bit messages may carry.
     pub(in crate::plugin) fn take(&mut self, name: &Arc<str>) -> Option<u8> {
         let known = self.0.iter().position(|place| place.name == *name);
         let place = match known {
@@ -40,7 +40,7 @@ impl Places {
         u8::try_from(place).ok()
     }
 
-    /// A generation has ended; `led` says whether it may have led to a message.
+    /// A generation has ended; `led` says whether messages may carry its bit.
     pub(in crate::plugin) fn leave(&mut self, bit: u8, led: bool) {
         if let Some(place) = self.0.get_mut(usize::from(bit)) {
             place.live = place.live.saturating_sub(1);

@@ -7,8 +7,8 @@ use grapnel_plugin_abi::host::{FieldChange, HostServices};
 
 use super::services::Services;
 
-/// How much may come with one deferred verdict. Both follow from the largest packet that is taken, so that no packet needs
-/// more than an honest answer to it may have.
+/// The limits of the changes of one deferred verdict. Both follow from the maximum packet size, so
+/// that every valid answer to a packet fits.
 #[derive(Clone, Copy, Default, Debug)]
 pub(in crate::plugin) struct AnswerBounds {
     changes_max: u64,
@@ -19,16 +19,16 @@ pub(in crate::plugin) struct AnswerBounds {
 impl AnswerBounds {
     pub(in crate::plugin) fn of(limits: &Limits) -> AnswerBounds {
         AnswerBounds {
-            // Nothing in a packet that can be changed one by one is shorter than four bytes, and a filter, which has most
-            // that can be, takes four changes.
+            // Every part of a packet that can be changed has at least four bytes. A filter has the
+            // most changeable parts, four.
             changes_max: limits.packet_bytes_max,
             packet_bytes_max: limits.packet_bytes_max,
             topic_bytes_max: limits.topic_bytes_max,
         }
     }
 
-    /// Why an answer is more than that, if it is: a payload and properties of the largest packet each, and for every change
-    /// a topic or filter of the greatest length.
+    /// Returns why an answer is too large. Allowed are a payload and properties of the maximum
+    /// packet size each, and for every change a topic or filter of the maximum length.
     pub(in crate::plugin) fn check(self, changes: &[FieldChange<'_>]) -> Result<(), String> {
         let count = changes.len() as u64;
         if count > self.changes_max {
@@ -44,7 +44,7 @@ impl AnswerBounds {
 }
 
 impl Services {
-    /// Says in the log that an answer of a plugin was refused as a whole, and why.
+    /// Logs that an answer of a plugin was refused as a whole, and why.
     pub(in crate::plugin) fn answer_refused(&self, refused: &RefusedAnswer) {
         let link = refused.link.as_deref().unwrap_or("a hook that has gone");
         self.log(

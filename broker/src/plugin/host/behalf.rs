@@ -56,7 +56,7 @@ impl BehalfServices for Services {
 }
 
 impl Services {
-    /// Says in the log that something was refused that a plugin asked for on behalf of a client, and why.
+    /// Logs that a plugin's request on behalf of a client was refused, and why.
     pub(in crate::plugin) fn behalf_refused(&self, refused: &BehalfRefused) {
         let BehalfRefused { client_id, what, topic, reason, unlogged, .. } = refused;
         let more =

@@ -1,6 +1,6 @@
-//! Commands of plugins (publish, kick, subscribe, timers, instance messages and more): checked here, on the
-//! plugin's thread, and passed to the shard, which runs them between two events. Called by
-//! `services` alone.
+//! Commands of plugins (publish, kick, subscribe, timers, instance messages and more): checked
+//! here, on the plugin's thread, and passed to the shard, which runs them between two events.
+//! Called by `services` alone.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -30,20 +30,21 @@ use super::suspended::SuspendedRequests;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
-/// What is known of a generation that may ask.
+/// The state of a generation that may send commands.
 struct Account {
     name: Arc<str>,
     /// Its bit in the ancestry of messages.
     bit: u64,
-    /// Whether a message may have it.
+    /// Whether a message may carry the bit.
     led: AtomicBool,
-    /// The second that is counted, since the start, in the high half; publishes in it in the low one.
+    /// High half: the current second since the start. Low half: publishes in that second.
     published: AtomicU64,
     replayed: AtomicBool,
     flows: Mutex<Flows>,
-    /// Commands about clients of which nothing has come.
+    /// Number of commands about clients that had no effect.
     missed: AtomicU64,
-    /// Shared with the version before whose state it has: what is asked by either one waits for the same plugin.
+    /// Shared with the previous version if this one has taken over its state: the answers to both
+    /// wait for the same plugin.
     suspended: RwLock<Arc<SuspendedRequests>>,
 }
 
@@ -52,12 +53,12 @@ struct Bounds {
     shell: ShellLimits,
 }
 
-/// Everything plugins may ask for; one per process.
+/// Checks and passes the commands of all plugins; one per process.
 pub(in crate::plugin) struct CommandQueue {
     accounts: RwLock<HashMap<u64, Arc<Account>>>,
     shards: RwLock<Vec<ShardHandle>>,
     bounds: RwLock<Arc<Bounds>>,
-    /// By which the shards share out the clients.
+    /// The keys by which clients are assigned to shards.
     home_keys: RwLock<[u64; 4]>,
     timers: AtomicU64,
     begin: Instant,
@@ -86,7 +87,7 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 }
 
 impl CommandQueue {
-    /// Says who does it, within which bounds.
+    /// Sets the shards and the limits.
     pub(in crate::plugin) fn attach(&self, settings: &HostSettings) {
         (*write(&self.shards)).clone_from(&settings.shards);
         let (limits, shell) = (Arc::clone(&settings.message_limits), settings.limits.clone());
@@ -94,7 +95,8 @@ impl CommandQueue {
         *write(&self.home_keys) = settings.home_keys;
     }
 
-    /// From now on this generation may ask. Its messages have this bit in their ancestry; `leads` where it may make some elsewhere.
+    /// Admits a generation: it may send commands from now on. Its messages carry this bit in their
+    /// ancestry. `leads` if its hooks can add messages without a command.
     pub(in crate::plugin) fn admit(&self, plugin: PluginHandle, name: &Arc<str>, bit: u8, leads: bool) {
         let account = Account {
             name: Arc::clone(name),
@@ -109,20 +111,21 @@ impl CommandQueue {
         write(&self.accounts).insert(plugin.0, Arc::new(account));
     }
 
-    /// From now on it is answered STALE. Whether there may be messages that it led to.
+    /// Ends a generation: it gets STALE from now on. Returns whether messages may carry its bit.
     pub(in crate::plugin) fn dismiss(&self, plugin: PluginHandle) -> bool {
         let account = write(&self.accounts).remove(&plugin.0);
         account.is_some_and(|account| account.led.load(Ordering::Relaxed))
     }
 
-    /// It is not called from now on, since it is disabled or tripped, or it is.
+    /// Sets whether a generation is suspended, that is, disabled or tripped.
     pub(in crate::plugin) fn set_suspended(&self, plugin: PluginHandle, is_suspended: bool) {
         if let Ok(account) = self.account(plugin.0) {
             read(&account.suspended).set(is_suspended);
         }
     }
 
-    /// The state of one generation goes over to another, and so does how much was asked while it was not called.
+    /// Shares the count of waiting requests between a generation and the one that takes over its
+    /// state.
     pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
         if let (Ok(from), Ok(to)) = (self.account(from.0), self.account(to.0)) {
             let shared = Arc::clone(&read(&from.suspended));
@@ -130,7 +133,7 @@ impl CommandQueue {
         }
     }
 
-    /// It may make messages elsewhere from now on.
+    /// Notes that messages may carry the bit of this generation.
     pub(in crate::plugin) fn will_lead(&self, plugin: u64) -> Result<(), Status> {
         self.leading_account(plugin).map(drop)
     }
@@ -139,7 +142,8 @@ impl CommandQueue {
         read(&self.accounts).get(&plugin).cloned().ok_or(Status::STALE)
     }
 
-    /// The same of one that is about to lead to a message. Noted under the lock: whoever dismisses it sees it.
+    /// The account of a generation, marked as one whose bit messages may carry. The mark is set
+    /// under the lock, so that `dismiss` sees it.
     fn leading_account(&self, plugin: u64) -> Result<Arc<Account>, Status> {
         let accounts = read(&self.accounts);
         let account = accounts.get(&plugin).ok_or(Status::STALE)?;
@@ -159,14 +163,15 @@ impl CommandQueue {
         if shard.push_plugin_command(command, max, bytes_max) { Ok(()) } else { Err(Status::FULL) }
     }
 
-    /// Whichever shard the client lives on does it.
+    /// Passes a command to every shard, because only the client's shard can execute it.
     fn hand_to_all(&self, command: impl Fn() -> Command) -> Result<(), Status> {
-        // All of them are tried: one that has no room keeps it from no other.
+        // A full queue of one shard must not keep the command from the other shards.
         let each = |done: Result<(), Status>, shard| done.and(self.hand(shard, command()));
         read(&self.shards).iter().fold(Ok(()), each)
     }
 
-    /// The same of a command about a client, which the log hears of where nothing comes of it: what is asked, of whom, and the filter.
+    /// As `hand_to_all`, for a command about a client. If it has no effect, that is logged with the
+    /// command, the client id and the filter.
     fn seek(
         &self,
         account: &Arc<Account>,
@@ -178,7 +183,7 @@ impl CommandQueue {
         let handed = self
             .hand_to_all(|| Command::Sought { search: Arc::clone(&search), command: Box::new(command()) });
         if handed.is_err() {
-            // Whoever asked is told.
+            // The plugin gets the error, so that nothing is logged.
             search.note(Outcome::Done);
         }
         handed
@@ -198,7 +203,7 @@ impl CommandQueue {
         let shards = read(&self.shards);
         let shard = match &here {
             Some(here) => here,
-            // By topic, so that each topic keeps its order.
+            // Chosen by topic, so that each topic keeps its order.
             None => shards.get(shard_of(&message.topic, shards.len())).ok_or(Status::WRONG_MOMENT)?,
         };
         let plugin = PluginHandle(plugin);
@@ -223,7 +228,7 @@ impl CommandQueue {
     ) -> Result<(), Status> {
         let account = self.leading_account(plugin)?;
         if message.store_only {
-            // No client can ask for that.
+            // Not possible on behalf of a client.
             return Err(Status::INVALID);
         }
         let bounds = self.bounds();
@@ -314,7 +319,7 @@ impl CommandQueue {
         self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Fetch(fetch))
     }
 
-    /// The client's shard does it, where its session would be.
+    /// Passes a request to the shard of the client's session.
     fn hand_as(&self, plugin: u64, behalf: &Behalf<'_>, whom: Whom, wish: Wish) -> Result<(), Status> {
         let shards = read(&self.shards);
         let home = home_among(shards.len(), *read(&self.home_keys), behalf.whom.client_id());
@@ -332,21 +337,22 @@ impl CommandQueue {
         handed.inspect_err(|_| suspended.iter().for_each(|suspended| suspended.give_back()))
     }
 
-    /// Options of a subscription that may be.
+    /// Checks and parses the options of a subscription.
     fn options_of(&self, filter: &str, options: u8, id: u32) -> Result<SubscriptionOptions, Status> {
         let options = SubscriptionOptions::from_byte(options).map_err(|_| Status::INVALID)?;
         self.filter_of(filter)?;
         if id > 268_435_455 { Err(Status::INVALID) } else { Ok(options) }
     }
 
-    /// What a filter that clients may subscribe to matches: without what makes it a shared subscription's.
+    /// The part of a valid filter that is matched: without the prefix of a shared subscription.
     fn filter_of<'a>(&self, filter: &'a str) -> Result<&'a str, Status> {
         let parsed = topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
         self.check_topic(filter, parsed.filter)?;
         Ok(parsed.filter)
     }
 
-    /// Whether a topic or filter is as short as those of clients must be, and has as few levels.
+    /// Checks that a topic or filter is within the limits of length and levels that apply to
+    /// clients.
     fn check_topic(&self, whole: &str, levels: &str) -> Result<(), Status> {
         let limits = &self.bounds().limits;
         let is_short = whole.len() as u64 <= limits.topic_bytes_max
@@ -461,9 +467,9 @@ impl CommandQueue {
             _ => return Err(Status::INVALID),
         };
         let shards = read(&self.shards);
-        // Whatever waits: what is not asked again would stay granted.
+        // Never refused by a full queue: rights that are not checked again would stay granted.
         match &scope {
-            // All that is known of a client, and asked for it, is where its session would be.
+            // The state of a client and requests on its behalf are on the shard of its session.
             Scope::Client(client_id) => {
                 let home = home_among(shards.len(), *read(&self.home_keys), client_id);
                 shards.get(home.index()).into_iter().for_each(|shard| shard.invalidate(&scope));
@@ -481,7 +487,7 @@ impl CommandQueue {
     }
 }
 
-/// For whom, as the engine has it.
+/// Converts the identity to the engine's form.
 fn whom_of(behalf: &Behalf<'_>) -> Result<Whom, Status> {
     Ok(match behalf.whom {
         host::Whom::Client(client_id) => Whom::Client(client_id.into()),
@@ -496,7 +502,8 @@ impl Account {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing has come of a command about a client. The first, second, fourth, eighth … time is logged.
+    /// Called when a command about a client had no effect. Logs the first, second, fourth, eighth …
+    /// time.
     fn missed(&self, asked: &str, client_id: &str, filter: &str, outcome: Outcome) {
         let times = self.missed.fetch_add(1, Ordering::Relaxed) + 1;
         if !times.is_power_of_two() {
@@ -517,14 +524,15 @@ impl Account {
         );
     }
 
-    /// The shard whose hook asks, if one does, and the ancestry of what it leads to: a command inherits that of its event.
+    /// The shard whose hook sends the command, if a hook does, and the ancestry of the resulting
+    /// message: the ancestry of the event and the plugin's own bit.
     fn led_here(&self) -> (Option<ShardHandle>, u64) {
         let here = ShardHandle::here().filter(|here| here.heartbeat().call().is_calling());
         let ancestry = here.as_ref().map_or(0, |here| here.heartbeat().call().ancestry()) | self.bit;
         (here, ancestry)
     }
 
-    /// Counts a publish in this second.
+    /// Counts a publish in this second; false beyond the limit.
     fn may_publish(&self, second: u64, max: u64) -> bool {
         let counted = self.published.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
             let (then, count) = (before >> 32, before & u64::from(u32::MAX));
@@ -655,7 +663,7 @@ mod tests {
             13,
             "nothing is done of the others"
         );
-        // Another version that has its state has no room of its own, and is there for both.
+        // A version that has taken over the state shares the count with the old one.
         let next = PluginHandle(1 << 32 | 5);
         commands.admit(next, &"five".into(), 9, false);
         commands.share_resting(PluginHandle(5), next);
@@ -665,7 +673,7 @@ mod tests {
         commands.set_suspended(next, false);
         assert_eq!(asks(Some(1)), [true; 5]);
         while home.next_plugin_command().is_some() {}
-        // What finds no room in the shard takes none here.
+        // A command that the shard refuses is not counted.
         commands.set_suspended(PluginHandle(5), true);
         let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
         let shell = ShellLimits { plugin_commands_max: 0, ..ShellLimits::default() };
@@ -708,12 +716,12 @@ mod tests {
         let page = PageWanted { qos: 1, place: &[], messages_max: 256, bytes_max: 1 << 20 };
         for (filter, wrong) in [
             ("a/#/b", page),
-            // It gets no retained messages.
+            // A shared subscription gets no retained messages.
             ("$share/g/a", page),
             ("a", PageWanted { qos: 3, ..page }),
             ("a", PageWanted { messages_max: 0, ..page }),
             ("a", PageWanted { bytes_max: 0, ..page }),
-            // No place, of another layout, of a shard that is not there, and no text.
+            // Places: invalid, of another layout, of a shard that does not exist, and not UTF-8.
             ("a", PageWanted { place: b"x", ..page }),
             ("a", PageWanted { place: b"\x02\x00", ..page }),
             ("a", PageWanted { place: b"\x01\x02a", ..page }),
@@ -728,7 +736,7 @@ mod tests {
         assert!(shards.iter().all(|shard| shard.next_plugin_command().is_none()));
         commands.fetch_as(5, &good, "a/#", PageWanted { place: b"\x01\x01a", ..page }).unwrap();
         commands.fetch_as(5, &good, "a/#", PageWanted { messages_max: 1, bytes_max: 1, ..page }).unwrap();
-        // A page has no more than the settings say.
+        // The limits of the settings apply to a page.
         let all = PageWanted { messages_max: u32::MAX, bytes_max: u32::MAX, ..page };
         commands.fetch_as(5, &good, "a/#", all).unwrap();
         assert_eq!(commands.publish_as(6, &good, &message(b"a/b")), Err(Status::STALE));
@@ -766,7 +774,7 @@ mod tests {
         assert_eq!(commands.in_flight(5, 1), Ok(1));
         while home.next_plugin_command().is_some() {}
         assert_eq!([1, 2].map(|flow| commands.in_flight(5, flow)), [Ok(0); 2]);
-        // Flows that hold nothing are forgotten.
+        // Flows without messages in flight are removed.
         for flow in 1..10_000 {
             commands.publish(5, &of(flow)).unwrap();
             home.next_plugin_command().unwrap();
@@ -847,7 +855,7 @@ mod tests {
         assert!(shard.push_plugin_command(message(1_000), 10, 2 * one));
         assert!(!shard.push_plugin_command(message(0), 10, 2 * one));
         while shard.next_plugin_command().is_some() {}
-        // Alone, a larger one passes too; nothing comes behind it.
+        // Alone, a larger one passes too; further commands are refused.
         assert!(shard.push_plugin_command(message(10_000), 10, 2 * one));
         assert!(!shard.push_plugin_command(message(0), 10, 2 * one));
         shard.next_plugin_command().unwrap();

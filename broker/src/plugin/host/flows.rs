@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many messages of each flow of a generation are in flight.
+/// The number of messages in flight for each flow of a generation.
 #[derive(Default)]
 pub(super) struct Flows {
     pub(super) counts: HashMap<u32, Arc<AtomicU64>>,
-    /// At how many flows those that hold nothing are taken out again.
+    /// The number of flows at which those without messages in flight are removed.
     sweep_at: usize,
 }
 
 impl Flows {
-    /// The count of a flow. There are at most twice as many as hold something, and some.
+    /// The counter of a flow. The table has at most 64 flows, or twice as many as had messages in
+    /// flight at the last removal.
     pub(super) fn count(&mut self, flow: u32) -> &Arc<AtomicU64> {
         if self.counts.len() >= self.sweep_at.max(64) {
             self.counts.retain(|_, count| count.load(Ordering::Relaxed) > 0);

@@ -1,6 +1,6 @@
 //! The live generations of plugins, from before `load` until their end. A request of a plugin is
-//! resolved here by its handle; a later one gets STALE. Used by services and transactions, from any
-//! thread.
+//! resolved here by its handle; after the end it gets STALE. Used by services and transactions,
+//! from any thread.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -13,7 +13,7 @@ use super::mounts::Mounts;
 use super::threads::Threads;
 use crate::plugin::file::manifest::Hook;
 
-/// What a generation has of the broker.
+/// The state that the broker has for a generation.
 pub(in crate::plugin) struct LiveGeneration {
     pub handle: PluginHandle,
     pub name: Arc<str>,
@@ -21,7 +21,7 @@ pub(in crate::plugin) struct LiveGeneration {
     pub mounts: Mounts,
 }
 
-/// All that live, and those that have ended but for a thread.
+/// All live generations, and ended ones that still have a running thread.
 #[derive(Default)]
 pub(in crate::plugin) struct LiveGenerations {
     generations: RwLock<HashMap<u64, Arc<LiveGeneration>>>,
@@ -29,7 +29,7 @@ pub(in crate::plugin) struct LiveGenerations {
 }
 
 impl LiveGenerations {
-    /// A generation comes to life; its `load` is next.
+    /// Registers a generation, before its `load`.
     pub(in crate::plugin) fn begin(&self, handle: PluginHandle, name: Arc<str>, hooks: &[Hook]) {
         let generation =
             LiveGeneration { handle, name, threads: Threads::default(), mounts: Mounts::beside(hooks) };
@@ -40,7 +40,7 @@ impl LiveGenerations {
     /// The generation of a handle.
     ///
     /// # Errors
-    /// STALE where it has ended.
+    /// STALE if it has ended.
     pub(in crate::plugin) fn of(&self, handle: u64) -> Result<Arc<LiveGeneration>, Status> {
         self.generations
             .read()
@@ -50,32 +50,35 @@ impl LiveGenerations {
             .ok_or(Status::STALE)
     }
 
-    /// The threads of a generation are asked to end, and it goes on living. When they were first asked, and how long they may take
-    /// by what they were started with. `None` where it has ended.
+    /// Requests the threads of a generation to end; the generation stays live. Returns when they
+    /// were first requested to end, and how long they may take from then on. `None` if it has
+    /// ended.
     pub(in crate::plugin) fn begin_end(&self, handle: PluginHandle) -> Option<(Instant, Duration)> {
         self.of(handle.0).ok().map(|generation| generation.threads.request_end())
     }
 
-    /// Waits until the threads of a generation have ended, at most until then; whether they have.
+    /// Waits for the threads of a generation to end, at most until `until`. Returns whether they
+    /// have ended.
     pub(in crate::plugin) fn wait_ended(&self, handle: PluginHandle, until: Instant) -> bool {
         self.of(handle.0).map_or(true, |generation| generation.threads.wait_ended(until))
     }
 
-    /// How long the threads of all that live may take to end.
+    /// The longest time that the threads of any live generation may take to end.
     pub(in crate::plugin) fn patience(&self) -> Duration {
         let living = self.generations.read().unwrap_or_else(PoisonError::into_inner);
         living.values().map(|generation| generation.threads.patience()).max().unwrap_or_default()
     }
 
-    /// How much longer the threads of a generation that is to end may take; `None` where it lives on, or has ended.
+    /// How much longer the threads of an ending generation may take; `None` if it is not ending, or
+    /// has ended.
     pub(in crate::plugin) fn ends_within(&self, handle: PluginHandle) -> Option<Duration> {
         let generation = self.of(handle.0).ok()?;
         let until = generation.threads.ending_since()? + generation.threads.patience();
         Some(until.saturating_duration_since(Instant::now()))
     }
 
-    /// The generation is none of them any more, and its threads are asked to end and joined; how many have not ended within the
-    /// time. May be asked again.
+    /// Removes a generation, requests its threads to end and joins them. Returns how many have not
+    /// ended within the time. May be called again.
     pub(in crate::plugin) fn end(&self, handle: PluginHandle, join: Duration) -> usize {
         let life = self.generations.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
         let Some(life) = life else { return self.threads_left(handle) };
@@ -96,7 +99,7 @@ impl LiveGenerations {
         left.len()
     }
 
-    /// How many threads still run of a generation that has ended or is to end.
+    /// How many threads of an ended or ending generation still run.
     pub(in crate::plugin) fn threads_left(&self, handle: PluginHandle) -> usize {
         let mut left = self.left();
         left.retain(|generation| generation.threads.running() > 0);

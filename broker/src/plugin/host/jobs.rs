@@ -1,5 +1,5 @@
-//! Work that plugins and shards request and that no shard may wait for: the recompiler of the manager
-//! does it, on its thread.
+//! Jobs that plugins and shards request and that no shard may wait for. The manager's recompiler
+//! executes them on its thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -11,47 +11,48 @@ use grapnel_engine::id::ShardId;
 
 use super::revocations::Revocations;
 
-/// One piece of it.
+/// A job for the recompiler.
 pub(in crate::plugin) enum Job {
-    /// Something has changed about what is in the chains.
+    /// The hooks of a plugin have changed.
     Compile,
     /// A shard has tripped a plugin.
     Tripped(PluginHandle, ShardId),
-    /// A generation is to end.
+    /// A generation ends in the background.
     Retiring,
-    /// Subscriptions were revoked, after a while without.
+    /// Subscriptions were revoked; the first ones since the last log line.
     Revoked,
     /// The manager ends.
     Stop,
 }
 
-/// Where jobs are handed in. Any thread; cheap to clone.
+/// The recompiler's queue. Any thread; cheap to clone.
 #[derive(Clone)]
 pub(in crate::plugin) struct Jobs {
     pub(in crate::plugin) sender: Sender<Job>,
-    /// One that has not been taken up is enough for all.
+    /// Set while a `Compile` job waits: one job is enough for all changes.
     pub(in crate::plugin) waiting: Arc<AtomicBool>,
-    /// What the log has not been told yet.
+    /// Revocations that are not in the log yet.
     pub(in crate::plugin) revoked: Arc<Mutex<Revocations>>,
 }
 
 impl Jobs {
-    /// Has the chains compiled again. Returns at once.
+    /// Requests that the chains are compiled again. Returns at once.
     pub(in crate::plugin) fn remount(&self) {
         if !self.waiting.swap(true, Ordering::AcqRel) {
-            // The recompiler has gone with its manager: there are no chains left.
+            // The recompiler ends with its manager, and then there are no chains left.
             let _ = self.sender.send(Job::Compile);
         }
     }
 
-    /// Trips a plugin on all shards, because one has done so. Returns at once.
+    /// Requests that a plugin is tripped on all shards, because one shard has tripped it. Returns
+    /// at once.
     pub(in crate::plugin) fn tripped(&self, plugin: PluginHandle, shard: ShardId) {
         // As above.
         let _ = self.sender.send(Job::Tripped(plugin, shard));
     }
 
-    /// Has the log told of subscriptions that were revoked: by this plugin, or, where there is none, as nobody allows them.
-    /// Returns at once.
+    /// Requests a log line about revoked subscriptions: refused by this plugin, or, if there is
+    /// none, allowed by no plugin. Returns at once.
     pub(in crate::plugin) fn revoked(&self, plugin: Option<Arc<str>>, subscriptions: u64) {
         let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
         if revoked.add(plugin, subscriptions, Instant::now()) {
@@ -60,7 +61,8 @@ impl Jobs {
         }
     }
 
-    /// Has a generation ended when its threads have, or its time is over. Returns at once.
+    /// Requests that a generation is ended when its threads have ended or its time is over. Returns
+    /// at once.
     pub(in crate::plugin) fn retiring(&self) {
         // As above.
         let _ = self.sender.send(Job::Retiring);

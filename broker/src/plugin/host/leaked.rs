@@ -1,27 +1,29 @@
-//! Values that are never freed, because plugins may keep their address, and texts. Used by services
-//! and transactions. A load takes one place in a chunk here, never an allocation of its own.
+//! Values that are leaked on purpose, because plugins may keep their address, and interned texts.
+//! Used by services and transactions. A load takes one element of a chunk here and makes no
+//! allocation of its own.
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Places of one chunk.
+/// Elements of one chunk.
 const CHUNK: usize = 64;
 
-/// Values that are never dropped and never move. They lie in chunks, so that 64 of them cost one allocation.
+/// Values that are never dropped and never move. They are stored in chunks, so that 64 of them cost
+/// one allocation.
 pub(in crate::plugin) struct Forever<T: 'static> {
-    /// What is left of the last chunk.
+    /// The unused part of the last chunk.
     free: &'static mut [MaybeUninit<T>],
 }
 
 impl<T> Forever<T> {
-    /// Nothing yet, and no chunk.
+    /// Empty, without a chunk.
     pub(in crate::plugin) const fn new() -> Forever<T> {
         Forever { free: &mut [] }
     }
 
-    /// Gives a value its place.
+    /// Stores a value for ever.
     pub(in crate::plugin) fn leak(&mut self, value: T) -> &'static T {
         let mut free = std::mem::take(&mut self.free);
         if free.is_empty() {
@@ -33,18 +35,18 @@ impl<T> Forever<T> {
     }
 }
 
-/// Paths that stay for ever, each of them once.
+/// Paths that are stored for ever, each of them once.
 pub(in crate::plugin) struct Paths {
     leaked: BTreeSet<&'static Path>,
 }
 
 impl Paths {
-    /// None yet.
+    /// Empty.
     pub(in crate::plugin) const fn new() -> Paths {
         Paths { leaked: BTreeSet::new() }
     }
 
-    /// The one copy of a path.
+    /// Returns the one copy of a path.
     pub(in crate::plugin) fn leak(&mut self, path: &Path) -> &'static Path {
         if let Some(kept) = self.leaked.get(path) {
             return kept;
@@ -55,7 +57,7 @@ impl Paths {
     }
 }
 
-/// Texts, each of them once, with numbers from 1 on in the order in which they came.
+/// Interned texts, numbered from 1 in the order in which they came.
 #[derive(Default)]
 pub(in crate::plugin) struct Texts {
     in_order: Vec<Arc<str>>,
@@ -63,7 +65,7 @@ pub(in crate::plugin) struct Texts {
 }
 
 impl Texts {
-    /// The number of a text, which is kept from now on.
+    /// The number of a text, which is stored if it is new.
     pub(in crate::plugin) fn number(&mut self, text: &str) -> u32 {
         if let Some(number) = self.numbers.get(text) {
             return *number;
@@ -75,12 +77,12 @@ impl Texts {
         number
     }
 
-    /// The text that has a number.
+    /// The text with a number.
     pub(in crate::plugin) fn text(&self, number: u32) -> Option<&Arc<str>> {
         self.in_order.get((number as usize).checked_sub(1)?)
     }
 
-    /// The one copy of a text.
+    /// Returns the one copy of a text.
     pub(in crate::plugin) fn intern(&mut self, text: &str) -> Arc<str> {
         let number = self.number(text);
         Arc::clone(&self.in_order[number as usize - 1])

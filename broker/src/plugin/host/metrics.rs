@@ -22,22 +22,22 @@ const HELP_BYTES_MAX: usize = 512;
 /// A metric with its value.
 #[derive(Debug)]
 pub(in crate::plugin) struct Metric {
-    /// Whose it is.
+    /// The plugin that it belongs to.
     plugin: Arc<str>,
-    /// As `/metrics` shows it, without the broker's prefix.
+    /// Its name in `/metrics`, without the broker's prefix.
     shown: String,
     help: String,
     kind: MetricKind,
-    /// Of a counter or gauge; of a histogram the sum.
+    /// The value of a counter or gauge, or the sum of a histogram.
     value: AtomicI64,
     bounds: Box<[i64]>,
-    /// Values up to each bound, and beyond the last; not cumulated.
+    /// Number of values per bucket, the last one beyond all bounds; not cumulated.
     buckets: Box<[AtomicU64]>,
 }
 
 type Chunk = Box<[OnceLock<Metric>]>;
 
-/// All metrics of all plugins. Their numbers begin with 1.
+/// All metrics of all plugins, numbered from 1.
 pub(in crate::plugin) struct Metrics {
     chunks: Box<[OnceLock<Chunk>]>,
     names: Mutex<Names>,
@@ -45,11 +45,11 @@ pub(in crate::plugin) struct Metrics {
 
 #[derive(Default)]
 struct Names {
-    /// How many places of the table are taken.
+    /// How many elements of the table are in use.
     made: usize,
-    /// How many each plugin has made.
+    /// How many metrics each plugin has made.
     by_plugin: HashMap<Arc<str>, usize>,
-    /// What each sample's name belongs to: the number of the metric. A histogram takes four names.
+    /// The number of the metric of each sample name. A histogram has four sample names.
     samples: HashMap<String, u64>,
 }
 
@@ -59,14 +59,16 @@ impl Default for Metrics {
     }
 }
 
-/// Why there is no metric: the status for the plugin and the sentence for the log.
+/// Why a metric was refused: the status for the plugin and the sentence for the log.
 type Refusal = (Status, String);
 
 impl Metrics {
-    /// Makes a metric of a plugin, or finds the one that it has under this name; `max` is the number it may make.
+    /// Makes a metric of a plugin, or returns the existing one of this name; the plugin may make
+    /// `max` metrics.
     ///
     /// # Errors
-    /// INVALID for a name, help, kind or bounds that cannot be, or that are another metric's; FULL beyond `max`.
+    /// INVALID for an invalid name, help, kind or bounds, or for a name that another metric has;
+    /// FULL beyond `max`.
     pub(in crate::plugin) fn make(
         &self,
         plugin: &str,
@@ -86,7 +88,7 @@ impl Metrics {
                     return Err((Status::INVALID, what));
                 }
                 Some(known) if known.bounds == bounds => return Ok(number),
-                // A version with other buckets begins a new histogram in the place of the old one.
+                // A version with other buckets begins a new histogram, which replaces the old one.
                 Some(_) => {}
                 None => return Err((Status::INVALID, self.taken(name, &shown, number))),
             }
@@ -130,13 +132,13 @@ impl Metrics {
         format!("makes no metric {name}: it would show as grapnel_{sample}, which is a metric of {owner}")
     }
 
-    /// The metric of a number. Takes no lock.
+    /// The metric with a number. Takes no lock.
     fn get(&self, number: u64) -> Option<&Metric> {
         let index = usize::try_from(number).ok()?.checked_sub(1)?;
         self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)?.get()
     }
 
-    /// A counter grows, a gauge is set, a histogram counts. Any thread; takes no lock.
+    /// Adds to a counter, sets a gauge, or adds a value to a histogram. Any thread; takes no lock.
     pub(in crate::plugin) fn measure(&self, number: u64, value: i64) -> Result<(), Status> {
         let metric = self.get(number).ok_or(Status::INVALID)?;
         match metric.kind {
@@ -154,14 +156,15 @@ impl Metrics {
         Ok(())
     }
 
-    /// A gauge moves. Any thread; takes no lock.
+    /// Adds to a gauge. Any thread; takes no lock.
     pub(in crate::plugin) fn adjust(&self, number: u64, by: i64) -> Result<(), Status> {
         let metric = self.get(number).filter(|metric| metric.kind == MetricKind::GAUGE);
         metric.ok_or(Status::INVALID)?.value.fetch_add(by, Ordering::Relaxed);
         Ok(())
     }
 
-    /// What a counter or gauge has come to, or how many values a bucket has. Any thread; takes no lock.
+    /// The value of a counter or gauge, or the number of values in a bucket. Any thread; takes no
+    /// lock.
     pub(in crate::plugin) fn reading(&self, number: u64, bucket: u32) -> Result<i64, Status> {
         let metric = self.get(number).ok_or(Status::INVALID)?;
         match (metric.buckets.is_empty(), metric.buckets.get(bucket as usize)) {
@@ -171,7 +174,7 @@ impl Metrics {
         }
     }
 
-    /// What the plugins of these names have measured, in the order of the names that are shown.
+    /// The values of the metrics of these plugins, sorted by their name in `/metrics`.
     pub(in crate::plugin) fn read(&self, plugins: &[String]) -> Vec<MetricReading> {
         let mut numbers: Vec<(String, u64)> = {
             let names = self.names();
@@ -195,7 +198,7 @@ impl Metrics {
 pub struct MetricReading {
     /// Its name without the broker's prefix, such as `plugin_tap_messages`.
     pub name: String,
-    /// What it counts, in the plugin's words.
+    /// Its help text, in the plugin's words.
     pub help: String,
     /// The value.
     pub value: MetricValue,
@@ -210,11 +213,11 @@ pub enum MetricValue {
     Gauge(i64),
     /// Values by size.
     Histogram {
-        /// Upper bound and the values up to it, those of the buckets before among them.
+        /// Each upper bound, with the number of values up to it (cumulated).
         buckets: Vec<(i64, u64)>,
-        /// All values.
+        /// Number of all values.
         count: u64,
-        /// Their sum.
+        /// Sum of all values.
         sum: i64,
     },
 }
@@ -240,7 +243,7 @@ impl Metric {
     }
 }
 
-/// What is wrong with a request by itself.
+/// Returns what is wrong with a request, without regard to other metrics.
 fn check(wanted: &MetricRequest<'_>) -> Result<(), String> {
     let name = wanted.name;
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -263,7 +266,7 @@ fn check(wanted: &MetricRequest<'_>) -> Result<(), String> {
     }
 }
 
-/// 1, 2, 5, 10 … 1,000,000,000 where a histogram names no bounds.
+/// The bounds of the request; for a histogram without bounds 1, 2, 5, 10 … 1,000,000,000.
 fn bounds_of(wanted: &MetricRequest<'_>) -> Box<[i64]> {
     if wanted.kind != MetricKind::HISTOGRAM || !wanted.bounds.is_empty() {
         return wanted.bounds.into();
@@ -277,7 +280,7 @@ fn buckets_of(kind: MetricKind, bounds: usize) -> Box<[AtomicU64]> {
     (0..count).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// The names of the samples that a metric is shown as, its own first.
+/// The names of the samples of a metric, its own name first.
 fn sample_names(shown: &str, kind: MetricKind) -> impl Iterator<Item = String> {
     let parts: &[&str] = if kind == MetricKind::HISTOGRAM { &["_bucket", "_sum", "_count"] } else { &[] };
     std::iter::once(shown.to_owned()).chain(parts.iter().map(move |part| format!("{shown}{part}")))
@@ -350,7 +353,7 @@ mod tests {
         assert_eq!(value(&metrics, "p"), [("plugin_p_size".to_owned(), expected)]);
         let other = metrics.make("p", &wanted(MetricKind::HISTOGRAM, "size", &[5]), 8).unwrap();
         assert_ne!(other, number);
-        // A thread of the version before may still count in its own.
+        // A thread of the previous version may still count in the old histogram.
         metrics.measure(number, 1).unwrap();
         let expected = MetricValue::Histogram { buckets: vec![(5, 0)], count: 0, sum: 0 };
         assert_eq!(value(&metrics, "p"), [("plugin_p_size".to_owned(), expected)]);

@@ -1,6 +1,7 @@
 //! Hooks that a plugin mounts and unmounts at run time, from `load`, from a hook or from a thread
-//! of its own. The answer is immediate; the chains change when the recompiler (`recompiler`) has
-//! compiled them. Used by the services and by what compiles chains; nothing here waits for a shard.
+//! of its own. The call returns at once; the chains change when the recompiler (`recompiler`) has
+//! compiled them. Used by the services and by the code that compiles chains; nothing here waits for
+//! a shard.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,23 +10,23 @@ use grapnel_plugin_abi::raw::Status;
 
 use crate::plugin::file::manifest::Hook;
 
-/// A hook with the number it was given.
+/// A hook with the number of its mount.
 #[derive(Clone)]
 pub(in crate::plugin) struct Mounted {
     pub number: u64,
     pub hook: Hook,
 }
 
-/// What one generation has mounted.
+/// The hooks that one generation has mounted.
 pub(in crate::plugin) struct Mounts(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Those that the plugin's table lists.
+    /// The hooks of the plugin's list.
     listed: Vec<Hook>,
-    /// In order of mounting.
+    /// Mounted at run time, in order of mounting.
     mounted: Vec<Mounted>,
-    /// Since the last compilation.
+    /// Changed since the last compilation.
     changed: bool,
 }
 
@@ -34,15 +35,16 @@ impl Mounts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing yet, beside the hooks that the plugin lists itself.
+    /// No mounts yet; `hooks` are those of the plugin's list.
     pub(in crate::plugin) fn beside(hooks: &[Hook]) -> Mounts {
         Mounts(Mutex::new(State { listed: hooks.to_vec(), ..State::default() }))
     }
 
-    /// Mounts one under a number.
+    /// Mounts a hook under a number.
     ///
     /// # Errors
-    /// INVALID for a mount that cannot be, or a function or name that is mounted there already; FULL beyond `max`.
+    /// INVALID for an invalid mount, or if the function or the name is mounted on that point
+    /// already; FULL beyond `max`.
     pub(in crate::plugin) fn add(
         &self,
         number: u64,
@@ -75,10 +77,10 @@ impl Mounts {
         Ok(())
     }
 
-    /// Takes one out again.
+    /// Unmounts a hook.
     ///
     /// # Errors
-    /// STALE where it is not mounted.
+    /// STALE if it is not mounted.
     pub(in crate::plugin) fn remove(&self, number: u64) -> Result<(), Status> {
         let mut state = self.state();
         let place = state.mounted.iter().position(|mounted| mounted.number == number).ok_or(Status::STALE)?;
@@ -87,19 +89,19 @@ impl Mounts {
         Ok(())
     }
 
-    /// What is mounted.
+    /// The mounted hooks.
     pub(in crate::plugin) fn all(&self) -> Vec<Mounted> {
         self.state().mounted.clone()
     }
 
-    /// What is mounted, for who compiles it now.
+    /// The mounted hooks, for a compilation; clears the mark of [`Mounts::changed`].
     pub(in crate::plugin) fn taken(&self) -> Vec<Mounted> {
         let mut state = self.state();
         state.changed = false;
         state.mounted.clone()
     }
 
-    /// Whether something has changed since it was last taken.
+    /// Whether something has changed since the last [`Mounts::taken`].
     pub(in crate::plugin) fn changed(&self) -> bool {
         self.state().changed
     }

@@ -1,4 +1,4 @@
-//! Collects the subscriptions that shards have taken back after a change of the rules, and logs one
+//! Collects the subscriptions that shards have revoked after a change of the rules, and logs one
 //! line for each change instead of one for each client. Filled by shards, emptied by the recompiler
 //! (`recompiler`).
 
@@ -6,21 +6,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Time without another one after which the log is told.
+/// The line is logged when no revocation has come for this time.
 const QUIET: Duration = Duration::from_millis(300);
-/// Time after which it is told in any case.
+/// The line is logged after this time in any case.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// What the log has not been told yet. One entry for each plugin that refuses.
+/// Revocations that are not in the log yet. One entry for each plugin that refuses.
 #[derive(Debug, Default)]
 pub(in crate::plugin) struct Revocations {
     by: BTreeMap<Option<Arc<str>>, u64>,
-    /// When the first and the last came.
+    /// When the first and the last revocation came.
     since: Option<(Instant, Instant)>,
 }
 
 impl Revocations {
-    /// More were revoked; whether these are the first that the log is to be told of.
+    /// Adds revocations. Returns whether they are the first since the last log line.
     pub(in crate::plugin) fn add(
         &mut self,
         plugin: Option<Arc<str>>,
@@ -33,12 +33,12 @@ impl Revocations {
         is_first
     }
 
-    /// When the log is to be told; `None` where there is nothing to tell.
+    /// When the line is to be logged; `None` if there is nothing to log.
     pub(in crate::plugin) fn due(&self) -> Option<Instant> {
         self.since.map(|(first, last)| (last + QUIET).min(first + LONGEST))
     }
 
-    /// Tells the log, and forgets it.
+    /// Logs the line and removes the entries.
     pub(in crate::plugin) fn log(&mut self) {
         if let Some(line) = self.take_line() {
             tracing::warn!("{line}");
@@ -87,7 +87,7 @@ mod tests {
                     authorization.no_match is \"deny\", 5 refused by acl";
         assert_eq!(all.take_line().unwrap(), line);
         assert_eq!((all.due(), all.take_line()), (None, None));
-        // A walk that takes long is told of while it goes on.
+        // A long series is logged while it goes on.
         for n in 0..100 {
             all.add(Some("acl".into()), 1, at(n * 100));
         }

@@ -1,6 +1,6 @@
-//! The host functions of plugins outside of events: host tables, the log, and the way of a deferred
-//! verdict to its shard. Called from any thread of any plugin. There is one set for the process,
-//! because a late thread of a plugin may outlive a manager.
+//! The host functions that plugins call outside of events: host tables, the log, and the delivery
+//! of a deferred verdict to its shard. Called from any thread of any plugin. There is one instance
+//! per process, because a late thread of a plugin may outlive a manager.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -33,12 +33,12 @@ use crate::plugin::file::manifest::Hook;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
-/// What plugins may request, and what is known of the generations that may.
+/// The functions that plugins may call, and the state of the generations that may call them.
 #[derive(Default)]
 pub(in crate::plugin) struct Services {
     pub(super) shards: RwLock<Vec<ShardHandle>>,
     pub(super) answer_bounds: RwLock<AnswerBounds>,
-    /// By the low half of a handle.
+    /// Names of plugins; the low half of a handle is the number of the name.
     names: RwLock<Texts>,
     metrics: Metrics,
     pub(super) commands: CommandQueue,
@@ -50,42 +50,47 @@ pub(in crate::plugin) struct Services {
     mounted: AtomicU64,
     /// How often each plugin was tripped.
     trips: Mutex<BTreeMap<Arc<str>, u64>>,
-    /// How many brokers of this process load what they start with.
+    /// How many brokers of this process are loading their first plugins.
     starting: AtomicUsize,
 }
 
-/// Host tables of the first generations, in memory of the program's own: they stay for ever, so that the heap has no part in them.
+/// Host tables of the first generations. They are never freed, so they are in static memory and not
+/// on the heap.
 static HOSTS: [OnceLock<HostApi>; HOSTS_MAX] = [const { OnceLock::new() }; HOSTS_MAX];
 static HOSTS_TAKEN: AtomicUsize = AtomicUsize::new(0);
-/// As many as may be retired by default, and some that are loaded.
+/// The default maximum of retired generations, and some loaded ones.
 const HOSTS_MAX: usize = 4096 + 64;
 
-/// Those of the generations beyond.
+/// The host tables of further generations.
 static MORE_HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
 
 /// The files that plugins were loaded from.
 static FILES: Mutex<Paths> = Mutex::new(Paths::new());
 
 impl Services {
-    /// Those of this process: a late thread of a plugin may outlive a manager, and calls functions that know no manager.
+    /// The instance of this process. A late thread of a plugin may outlive a manager, and its host
+    /// functions have no reference to a manager.
     pub(in crate::plugin) fn of_process() -> &'static Services {
         static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
         &SERVICES
     }
 
-    /// Says who does what plugins ask for, and within which bounds; from here on they are answered.
+    /// Sets the shards that get the requests of plugins, and the limits; requests are served from
+    /// now on.
     pub(in crate::plugin) fn attach(&'static self, settings: &HostSettings) {
         *self.shards.write().unwrap_or_else(PoisonError::into_inner) = settings.shards.clone();
         *self.answer_bounds.write().unwrap_or_else(PoisonError::into_inner) =
             AnswerBounds::of(&settings.message_limits);
         self.commands.attach(settings);
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = settings.limits.clone();
-        // It has been said before where there was another manager in this process: the services are the same.
+        // Fails if another manager of this process has installed the services before; they are the
+        // same.
         let _ = host::install_services(self);
     }
 
-    /// The handle of a generation of a plugin, which knows its name from now on and for ever: a late thread of a retired plugin may
-    /// still log. The name's number is in the low half, the generation in the high one.
+    /// The handle of a generation of a plugin: the number of the name in the low half, the
+    /// generation in the high half. The name is stored for ever, because a late thread of a retired
+    /// plugin may still log.
     pub(in crate::plugin) fn handle_of(&self, name: &str, generation: u32) -> PluginHandle {
         let number = self.names.write().unwrap_or_else(PoisonError::into_inner).number(name);
         PluginHandle(u64::from(generation) << 32 | u64::from(number))
@@ -96,24 +101,25 @@ impl Services {
         self.names.read().unwrap_or_else(PoisonError::into_inner).text(handle.0 as u32).cloned()
     }
 
-    /// What the plugins of these names have measured.
+    /// The values of the metrics of these plugins.
     pub(in crate::plugin) fn metrics(&self, plugins: &[String]) -> Vec<MetricReading> {
         self.metrics.read(plugins)
     }
 
-    /// Who does from now on what plugins ask for and no hook may wait for.
+    /// Sets the recompiler's queue, for jobs that no hook may wait for.
     pub(in crate::plugin) fn attend(&self, jobs: Jobs) {
         *self.jobs.write().unwrap_or_else(PoisonError::into_inner) = Some(jobs);
     }
 
-    /// A shard does not call a plugin any more, because it has failed too often there.
+    /// Reports that a shard no longer calls a plugin, because it failed too often there.
     pub(in crate::plugin) fn tripped(&self, plugin: PluginHandle, shard: ShardId) {
         if let Some(jobs) = &*self.jobs.read().unwrap_or_else(PoisonError::into_inner) {
             jobs.tripped(plugin, shard);
         }
     }
 
-    /// Subscriptions were taken back because this plugin refuses them, or, where there is none, because no plugin allows them.
+    /// Reports revoked subscriptions: refused by this plugin, or, if there is none, allowed by no
+    /// plugin.
     pub(in crate::plugin) fn revoked(&self, revoked: Revoked) {
         if let Some(jobs) = &*self.jobs.read().unwrap_or_else(PoisonError::into_inner) {
             let name = revoked.plugin.map(|plugin| self.name_of(plugin).unwrap_or_else(|| "unknown".into()));
@@ -121,13 +127,13 @@ impl Services {
         }
     }
 
-    /// When a plugin that was tripped is called again by itself.
+    /// The time after which a tripped plugin is re-armed; `None` for never.
     pub(in crate::plugin) fn rearm_after(&self) -> Option<Duration> {
         let rearm_ms = self.limit(|limits| limits.breaker_rearm_ms);
         (rearm_ms > 0).then(|| Duration::from_millis(rearm_ms))
     }
 
-    /// A plugin was tripped.
+    /// Counts that a plugin was tripped.
     pub(in crate::plugin) fn count_trip(&self, name: &Arc<str>) {
         *self.trips.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(name)).or_default() += 1;
     }
@@ -138,13 +144,14 @@ impl Services {
         trips.iter().map(|(name, count)| (Arc::clone(name), *count)).collect()
     }
 
-    /// A number that is larger than all before it, for the order of mounting.
+    /// A number larger than all before it, for the order of mounting.
     pub(in crate::plugin) fn next_mount(&self) -> u64 {
         self.mounted.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// From now on a generation of a plugin may ask for things; its `load` is next. `hooks` are those it lists itself. Gives its bit in
-    /// the ancestry of messages, and `None`, after which it may not, where none is left.
+    /// Admits a generation before its `load`: it may send requests from now on. `hooks` are those
+    /// of its list. Returns its bit in the ancestry of messages. `None` if no bit is free; the
+    /// generation is then not admitted.
     pub(in crate::plugin) fn admit(
         &self,
         handle: PluginHandle,
@@ -157,67 +164,73 @@ impl Services {
         Some(bit)
     }
 
-    /// A generation has ended: whatever it asks for is refused.
+    /// Ends a generation: its requests are refused from now on.
     pub(in crate::plugin) fn dismiss(&self, handle: PluginHandle, bit: u8) {
         let led = self.commands.dismiss(handle);
         self.ancestry.lock().unwrap_or_else(PoisonError::into_inner).leave(bit, led);
         self.end(handle);
     }
 
-    /// A generation is not called from now on, since it is disabled or tripped, or it is.
+    /// Sets whether a generation is suspended, that is, disabled or tripped.
     pub(in crate::plugin) fn set_suspended(&self, handle: PluginHandle, is_suspended: bool) {
         self.commands.set_suspended(handle, is_suspended);
     }
 
-    /// The state of one generation goes over to another, which is told what either asks for.
+    /// Called when the state of one generation is handed over to another, which then gets the
+    /// answers of both: both share one count of waiting requests.
     pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
         self.commands.share_resting(from, to);
     }
 
-    /// What a generation has mounted at run time, in order.
+    /// The hooks that a generation has mounted at run time, in order. Clears the mark of
+    /// [`Services::mounts_changed`].
     pub(in crate::plugin) fn mounts(&self, handle: PluginHandle) -> Vec<Mounted> {
         self.generations.of(handle.0).map(|generation| generation.mounts.taken()).unwrap_or_default()
     }
 
-    /// What a generation has mounted at run time, without taking note of it.
+    /// The hooks that a generation has mounted at run time. Clears no mark.
     pub(in crate::plugin) fn mounted_by(&self, handle: PluginHandle) -> Vec<Mounted> {
         self.generations.of(handle.0).map(|generation| generation.mounts.all()).unwrap_or_default()
     }
 
-    /// Whether a generation has mounted or unmounted something since it was last asked for its mounts.
+    /// Whether a generation has mounted or unmounted something since the last [`Services::mounts`].
     pub(in crate::plugin) fn mounts_changed(&self, handle: PluginHandle) -> bool {
         self.generations.of(handle.0).is_ok_and(|generation| generation.mounts.changed())
     }
 
-    /// Time that threads have to end which were started without one of their own.
+    /// Time that threads have to end if they were started without a time of their own.
     pub(in crate::plugin) fn thread_join(&self) -> Duration {
         Duration::from_millis(self.limit(|limits| limits.plugin_thread_join_ms))
     }
 
-    /// The threads of a generation are asked to end, and are answered on. When they were first asked, and how long they may take by what
-    /// they were started with; `None` where it has ended.
+    /// Requests the threads of a generation to end; their requests to the broker are still served.
+    /// Returns when they were first requested to end, and how long they may take from then on.
+    /// `None` if the generation has ended.
     pub(in crate::plugin) fn begin_end(&self, handle: PluginHandle) -> Option<(Instant, Duration)> {
         self.generations.begin_end(handle)
     }
 
-    /// Waits until the threads of a generation have ended, at most until then; whether they have.
+    /// Waits for the threads of a generation to end, at most until `until`. Returns whether they
+    /// have ended.
     pub(in crate::plugin) fn wait_ended(&self, handle: PluginHandle, until: Instant) -> bool {
         self.generations.wait_ended(handle, until)
     }
 
-    /// How long the threads of all that live may take to end.
+    /// The longest time that the threads of any live generation may take to end.
     pub(in crate::plugin) fn patience(&self) -> Duration {
         self.generations.patience()
     }
 
-    /// How much longer the threads of a generation that is to end may take, milliseconds.
+    /// How much longer the threads of an ending generation may take, milliseconds. `None` if it is
+    /// not ending, or has ended.
     pub(in crate::plugin) fn ends_within_ms(&self, name: &str, generation: u32) -> Option<u64> {
         let left = self.generations.ends_within(self.handle_of(name, generation))?;
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Starts a thread for a call of a verb, unless `max` run already. It is one of the plugin's: the plugin's end waits for it as for
-    /// those. `done` gets what `call` gives, when the call does not count any more.
+    /// Starts a thread for a call of a verb, unless `max` such threads are running. The thread is
+    /// registered with the plugin, whose end waits for it. `done` gets the result of `call`, after
+    /// the call no longer counts.
     pub(in crate::plugin) fn begin_verb<T: 'static>(
         &self,
         handle: PluginHandle,
@@ -231,29 +244,31 @@ impl Services {
         generation.threads.spawn(thread, (For::Verb, max), Duration::ZERO, enter, call, done)
     }
 
-    /// Somebody is to end in the background.
+    /// Wakes the recompiler: a generation ends in the background.
     pub(in crate::plugin) fn retiring(&self) {
         if let Some(jobs) = &*self.jobs.read().unwrap_or_else(PoisonError::into_inner) {
             jobs.retiring();
         }
     }
 
-    /// A generation's end: it gets STALE from now on, and its threads are joined. How many have not ended; may be asked again.
+    /// Ends a generation: its requests get STALE from now on, and its threads are joined. Returns
+    /// how many threads have not ended. May be called again.
     pub(in crate::plugin) fn end(&self, handle: PluginHandle) -> usize {
         self.end_within(handle, self.thread_join())
     }
 
-    /// The same with threads that may take so long from when they were asked.
+    /// As `end`; the threads may take `join`, counted from when they were first requested to end.
     pub(in crate::plugin) fn end_within(&self, handle: PluginHandle, join: Duration) -> usize {
         self.generations.end(handle, join)
     }
 
-    /// How many threads still run of a generation that has ended or is to end.
+    /// How many threads of an ended or ending generation still run.
     pub(in crate::plugin) fn threads_left(&self, name: &str, generation: u32) -> usize {
         self.generations.threads_left(self.handle_of(name, generation))
     }
 
-    /// Whoever is loaded until this is dropped is loaded by the start of a broker, and broker.started is still to come.
+    /// Until the returned value is dropped, plugins are loaded as part of a broker's start, with
+    /// the event broker.started still to come.
     pub(in crate::plugin) fn starting(&self) -> impl Drop {
         struct Starting<'a>(&'a AtomicUsize);
         impl Drop for Starting<'_> {
@@ -265,7 +280,8 @@ impl Services {
         Starting(&self.starting)
     }
 
-    /// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
+    /// The host table of a generation: functions that it may call at any time, from any of its
+    /// threads.
     pub(in crate::plugin) fn host_table(
         &self,
         handle: PluginHandle,
@@ -277,14 +293,14 @@ impl Services {
         let file = Slice::of(file.as_os_str().as_bytes());
         let table = HostApi { file, flags, ..host::host_api(handle.0, shards) };
         match HOSTS.get(HOSTS_TAKEN.fetch_add(1, Ordering::Relaxed)) {
-            // Each place is given once, so that it is this table that it gets.
+            // Each index is given out once, so that this table is the one that is stored.
             Some(place) => place.get_or_init(|| table),
             None => MORE_HOSTS.lock().unwrap_or_else(PoisonError::into_inner).leak(table),
         }
     }
 }
 
-/// Whether a hook at this point may lead to messages without asking the desk.
+/// Whether a hook at this point can add messages without a command.
 fn may_add_messages(point: HookPoint) -> bool {
     point == HookPoint::MessagePublish
 }
@@ -294,7 +310,7 @@ impl Services {
         which(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A refusal, with its sentence in the log.
+    /// Logs a refusal and returns its status.
     fn refused(&self, plugin: u64, (status, what): (Status, String)) -> Status {
         self.log(plugin, 2, &format!("it {what}"));
         status
@@ -418,7 +434,7 @@ impl HostServices for Services {
 
     fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {
         let Ok(generation) = self.generations.of(plugin) else { return true };
-        // A shard waits for nothing.
+        // A shard must not wait.
         let timeout_ms = if ShardHandle::here().is_some() { 0 } else { timeout_ms };
         generation.threads.wait_stop(Duration::from_millis(u64::from(timeout_ms)))
     }
@@ -456,7 +472,7 @@ mod tests {
     #[test]
     fn every_generation_is_called_by_its_name_and_has_a_table_of_its_own() {
         let services = Services::of_process();
-        // More than there are places for in the program's own memory.
+        // More than the static memory has room for.
         let first: Vec<_> = (1..=5_000).map(|generation| services.handle_of("first", generation)).collect();
         let second = services.handle_of("second", 1);
         let named = |handle| services.name_of(handle).unwrap().to_string();
@@ -492,7 +508,8 @@ mod tests {
         assert_eq!(&completion.changes[0].bytes[..], b"12345678");
         assert!(shards[0].next_completion().is_none());
 
-        // One byte and one change too many: refused as a whole, and the shard is told why.
+        // One byte and one change too many: the answer is refused as a whole, and the shard gets
+        // the reason.
         assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"123456789")]), Err(Status::FULL));
         assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"1"); 4]), Err(Status::FULL));
         let mut refused = std::iter::from_fn(|| shards[1].next_refused());

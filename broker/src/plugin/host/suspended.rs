@@ -1,14 +1,16 @@
-//! How many questions on behalf of clients a generation has asked while it is disabled or tripped:
-//! their answers wait for it, and so there is a bound. Held by the accounts of `commands`.
+//! Counts the requests on behalf of clients of a generation while it is disabled or tripped. Their
+//! answers are stored until it is called again, so there is a limit. Held by the accounts of
+//! `commands`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// While the generation is not called: its questions since then, and 1. Otherwise 0.
+/// 0 while the generation is called. While it is suspended, 1 and the number of requests since
+/// then.
 #[derive(Default)]
 pub(super) struct SuspendedRequests(AtomicU64);
 
 impl SuspendedRequests {
-    /// It is not called from now on, or it is. What has been asked goes on counting until it is called.
+    /// Sets whether the generation is suspended. If it is suspended already, the count goes on.
     pub(super) fn set(&self, is_suspended: bool) {
         if is_suspended {
             self.0.fetch_max(1, Ordering::Relaxed);
@@ -17,18 +19,18 @@ impl SuspendedRequests {
         }
     }
 
-    /// One that was counted has not been handed on after all.
+    /// Takes back the count of a request that was not passed to the shard.
     pub(super) fn give_back(&self) {
         let less = |asked: u64| (asked > 1).then(|| asked - 1);
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Whether a plugin may ask something whose answer comes to it: `max` times while it is not called. What is refused the first,
-    /// second, fourth, eighth … time is logged.
+    /// Counts a request that has an answer; false if `max` requests wait already. Refusals are
+    /// logged the first, second, fourth, eighth … time.
     pub(super) fn may_request(&self, plugin: &str, client_id: &str, max: u64) -> bool {
         let count = |asked: u64| (asked > 0).then(|| asked.saturating_add(1));
         let Ok(asked) = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) else {
-            // It is called, and told at once.
+            // It is not suspended: it gets its answer at once.
             return true;
         };
         let times = asked.saturating_sub(max);

@@ -1,8 +1,8 @@
 //! Threads that the broker starts for a plugin and joins at its end. Plugins start them through the
-//! services. At the end of a generation they are asked to stop, and the loader waits for a bounded
+//! services. At the end of a generation they are requested to stop. The loader waits for a bounded
 //! time, or in the background if a thread has declared work to finish. A thread that has not ended
-//! then goes on; the log names it and the list of plugins counts it, since a thread cannot be ended
-//! from outside.
+//! by then goes on, because a thread cannot be ended from outside; it is logged and counted in the
+//! list of plugins.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::raw::Status;
 
-/// Bytes of a name that are kept.
+/// Characters of a name that are used.
 const NAME_BYTES_MAX: usize = 64;
 
 /// The threads of one generation.
@@ -22,22 +22,22 @@ pub(in crate::plugin) struct Threads {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A thread has ended, or all are to.
+    /// Notified when a thread has ended, or when all are requested to end.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// Since when they are to end.
+    /// When the threads were requested to end.
     stopping: Option<Instant>,
     started: u64,
     running: Vec<Running>,
 }
 
-/// What a thread is for; those of a kind are counted together.
+/// The purpose of a thread; each purpose has its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::plugin) enum For {
-    /// What the plugin has started it for.
+    /// Started by the plugin for its own work.
     Itself,
     /// A call of a verb.
     Verb,
@@ -47,7 +47,7 @@ struct Running {
     number: u64,
     of: For,
     name: String,
-    /// The body has returned; what is left of the thread is the system's.
+    /// The body has returned; the thread itself may still be ending.
     ended: bool,
     /// How long it may take to end.
     patience: Duration,
@@ -67,7 +67,7 @@ impl Shared {
     }
 }
 
-/// Says that a thread's body is over, however it came to that.
+/// Marks a thread's body as ended, also after a panic.
 struct Leaving {
     number: u64,
     shared: Arc<Shared>,
@@ -85,13 +85,14 @@ impl Drop for Leaving {
 }
 
 impl Threads {
-    /// Starts a thread, unless `max` of its kind run already, that may take `patience` to end. What `before` gives on it lives as long
-    /// as its body runs. `after` gets what the body gives once the thread does not count any more: whoever learns of it may start
-    /// the next one. It must use nothing of the plugin.
+    /// Starts a thread, unless `max` threads of its purpose are running. It may take `patience` to
+    /// end. The result of `before` lives as long as the body runs. `after` gets the result of the
+    /// body once the thread no longer counts, so that `after` may lead to the start of the next
+    /// thread. `after` must not use anything of the plugin.
     ///
     /// # Errors
-    /// INVALID for a name with a zero byte, STALE at the plugin's end, FULL beyond `max`, FAILED where the system has none. The
-    /// body is not run then.
+    /// INVALID for a name with a zero byte, STALE at the plugin's end, FULL beyond `max`, FAILED if
+    /// the system cannot start a thread. The body is then not run.
     pub(in crate::plugin) fn spawn<G: 'static, T: 'static>(
         &self,
         name: &str,
@@ -105,7 +106,7 @@ impl Threads {
             return Err(Status::INVALID);
         }
         let name: String = name.chars().take(NAME_BYTES_MAX).collect();
-        // Held until the thread is in the list: whoever ends the plugin sees all of them.
+        // Locked until the thread is in the list, so that an end of the plugin sees all threads.
         let mut state = self.shared.state();
         if state.stopping.is_some() {
             return Err(Status::STALE);
@@ -133,14 +134,15 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits until the plugin is to end; whether it is.
+    /// Waits until the plugin is to end. Returns whether it is.
     pub(in crate::plugin) fn wait_stop(&self, timeout: Duration) -> bool {
         let state = self.shared.state();
         let waited = self.shared.changed.wait_timeout_while(state, timeout, |state| state.stopping.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.stopping.is_some()
     }
 
-    /// Asks all threads to end. When they were first asked, and how long the last of them may take from then on.
+    /// Requests all threads to end. Returns when they were first requested to end, and how long the
+    /// slowest may take from then on.
     pub(in crate::plugin) fn request_end(&self) -> (Instant, Duration) {
         let mut state = self.shared.state();
         let now = Instant::now();
@@ -149,17 +151,17 @@ impl Threads {
         (first, state.patience())
     }
 
-    /// How long the last of them may take to end.
+    /// The longest time that any of the threads may take to end.
     pub(in crate::plugin) fn patience(&self) -> Duration {
         self.shared.state().patience()
     }
 
-    /// Since when they are to end, if they are.
+    /// When the threads were requested to end, if they were.
     pub(in crate::plugin) fn ending_since(&self) -> Option<Instant> {
         self.shared.state().stopping
     }
 
-    /// Waits until all have ended, or for the time; whether they have.
+    /// Waits for all threads to end, at most until `deadline`. Returns whether they have ended.
     pub(in crate::plugin) fn wait_ended(&self, deadline: Instant) -> bool {
         let mut state = self.shared.state();
         while state.running.iter().any(|running| !running.ended) {
@@ -172,8 +174,8 @@ impl Threads {
         true
     }
 
-    /// Asks all threads to end and joins those that do within the time, which began when they were first asked. The names of the
-    /// others.
+    /// Requests all threads to end and joins those that end within the time, counted from the first
+    /// such request. Returns the names of the others.
     pub(in crate::plugin) fn stop(&self, timeout: Duration) -> Vec<String> {
         let (asked, _) = self.request_end();
         self.wait_ended(asked + timeout);
@@ -184,13 +186,13 @@ impl Threads {
         let names = state.running.iter().map(|running| running.name.clone()).collect();
         drop(state);
         for running in ended {
-            // Its body has returned and the SDK has logged a panic in it.
+            // Its body has returned, and the SDK has logged a panic of it.
             let _ = running.handle.join();
         }
         names
     }
 
-    /// How many have not ended.
+    /// How many threads have not ended.
     pub(in crate::plugin) fn running(&self) -> usize {
         self.shared.state().running.iter().filter(|running| !running.ended).count()
     }

@@ -1,6 +1,6 @@
-//! Who decides which clients may log in and what they may do. Logs it when it changes, and refuses
-//! a change that would leave nobody to decide while the broker can be reached from other machines.
-//! Used by every transaction on plugins.
+//! Which plugins decide about logins and about the rights of clients. Logs changes, and refuses a
+//! change after which no plugin would decide while other machines can reach the broker. Used by
+//! every transaction on plugins.
 
 use std::net::SocketAddr;
 
@@ -10,31 +10,31 @@ use super::active::PluginSlot;
 use super::overrides::Overrides;
 use crate::plugin::error::LoadError;
 
-/// A listener, as far as it matters for who may connect.
+/// The parts of a listener that matter for access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenListener {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
-    /// Whether a client comes in that no link of client.authenticate answers for.
+    /// Whether a client may connect if no link of client.authenticate decides.
     pub allow_anonymous: bool,
 }
 
 impl OpenListener {
-    /// Whether others than this machine can reach it.
+    /// Whether other machines can reach it.
     fn is_beyond_loopback(&self) -> bool {
         !self.address.ip().is_loopback()
     }
 }
 
-/// The points that decide; what they decide about.
+/// The hook points that decide, each with what it decides about.
 const POINTS: [(HookPoint, &str); 2] =
     [(HookPoint::ClientAuthenticate, "logins"), (HookPoint::ClientAuthorize, "what clients may do")];
 
-/// What holds where no plugin decides, and what the log was told last.
+/// What applies if no plugin decides, and what was logged last.
 pub(in crate::plugin) struct Access {
     listeners: Vec<OpenListener>,
     no_match_allow: bool,
-    /// By point.
+    /// For each of [`POINTS`], the last sentence in the log.
     logged: [String; POINTS.len()],
 }
 
@@ -43,7 +43,7 @@ impl Access {
         Access { listeners, no_match_allow, logged: Default::default() }
     }
 
-    /// Says in the log who decides from now on, a line for each point where that is not what was said before.
+    /// Logs who decides from now on, one line for each point for which that has changed.
     pub(in crate::plugin) fn log(&mut self, table: &ChainTable) {
         for (at, (point, what)) in POINTS.into_iter().enumerate() {
             let chain = table.chain(point);
@@ -82,7 +82,7 @@ impl Access {
         sentence
     }
 
-    /// What it means for these listeners that no plugin decides.
+    /// The consequence for these listeners if no plugin decides at this point.
     fn follows(&self, point: HookPoint, which: impl Fn(&OpenListener) -> bool) -> String {
         if point == HookPoint::ClientAuthorize {
             let so = if self.no_match_allow {
@@ -110,8 +110,8 @@ impl Access {
         parts.join("; ")
     }
 
-    /// Refuses a change that takes the last hook from a point that decides, while others than this machine reach the broker.
-    /// `doing` and `name` say what was asked for.
+    /// Refuses a change that takes the last hook from a point that decides, if other machines can
+    /// reach the broker. `doing` and `name` describe the request in the error.
     ///
     /// # Errors
     /// [`LoadError::LastDecider`].
@@ -156,7 +156,7 @@ fn addresses<'a>(listeners: impl Iterator<Item = &'a OpenListener>) -> String {
     listeners.map(|listener| listener.address.to_string()).collect::<Vec<_>>().join(" and ")
 }
 
-/// Whether a hook of a plugin that is enabled is mounted on a point, with what the operator says of it.
+/// Whether an enabled plugin has a hook mounted on a point, with the operator's overrides applied.
 fn is_decided(point: HookPoint, (slots, overrides): (&[PluginSlot], &Overrides)) -> bool {
     let mut enabled = slots.iter().filter(|slot| slot.enabled);
     enabled.any(|slot| slot.plugin.mounts_at(point, &overrides.of(&slot.plugin.name)))

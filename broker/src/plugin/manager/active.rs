@@ -1,6 +1,6 @@
-//! A loaded plugin as it stands in the chains: its code, its hooks with the operator's settings,
-//! and its instance on each shard. Also compiles the chains of a shard from a list of plugins. Used
-//! by transactions and reports.
+//! A loaded plugin in the chains: its code, its hooks with the operator's settings, and its
+//! instance on each shard. Also compiles the chains of a shard from a list of plugins. Used by
+//! transactions and reports.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,23 +20,25 @@ use crate::plugin::host::mounts::Mounted;
 use crate::plugin::host::services::Services;
 use crate::plugin::report::{HookInfo, Origin, PluginInfo, PluginState};
 
-/// What the operator wants: enough to load it again.
+/// What the operator requested for a plugin: enough to load it again.
 #[derive(Clone)]
 pub(in crate::plugin) struct Wanted {
-    /// Name it goes by; unknown until the plugin was opened, where only a path was given.
+    /// Name of the plugin here. `None` if only a path was given and the plugin has not been opened
+    /// yet.
     pub name: Option<String>,
-    /// Name or path, as it is looked up.
+    /// Name or path, from which the file is looked up.
     pub source: String,
-    /// An object.
+    /// A JSON object.
     pub config: serde_json::Value,
     pub priority: Option<i32>,
     pub origin: Origin,
-    /// Loaded, and in no chain.
+    /// Loaded, but in no chain.
     pub disabled: bool,
 }
 
 impl Wanted {
-    /// The same, with what the configuration says where this says nothing.
+    /// The same request; values that it leaves out come from `table`, the plugin's part of the
+    /// configuration.
     pub(in crate::plugin) fn over(self, table: &PluginConfig) -> Wanted {
         let config = match self.config {
             serde_json::Value::Null => table.config.clone(),
@@ -46,13 +48,13 @@ impl Wanted {
     }
 }
 
-/// A hook with its place among all hooks.
+/// A hook with its identity among all hooks.
 pub(in crate::plugin) struct ActiveHook {
     pub hook: Hook,
     pub identity: LinkIdentity,
-    /// Plugin and hook, for people.
+    /// Plugin and hook, for logs and reports.
     pub label: Arc<str>,
-    /// Its number, where it was mounted at run time.
+    /// Its number, if it was mounted at run time.
     pub number: Option<u64>,
 }
 
@@ -72,10 +74,11 @@ pub(in crate::plugin) struct Active {
     run_time: RunTime,
 }
 
-/// As long as this lives, a generation of a plugin may ask the broker for things; its end is that of its threads, too.
+/// While this value lives, the generation may send requests to the broker. Dropping it also ends
+/// the generation's threads.
 pub(in crate::plugin) struct Admitted {
     handle: PluginHandle,
-    /// What stands for it in the ancestry of messages.
+    /// Its bit in the ancestry of messages.
     bit: u8,
     services: &'static Services,
 }
@@ -101,24 +104,25 @@ impl Drop for Admitted {
     }
 }
 
-/// What changes about a plugin while it stands in the chains.
+/// What may change about a plugin while it is in the chains.
 pub(in crate::plugin) struct RunTime {
-    /// Its place in the order of mounting; a reload keeps it.
+    /// Its position in the order of mounting; a reload keeps it.
     order: AtomicU64,
-    /// Hooks that it has mounted itself, with their place in that order.
+    /// Hooks that the plugin mounted at run time, each with its position in the order of mounting.
     mounted: Mutex<Vec<(u64, ActiveHook)>>,
-    /// Whether it has been in the chains: what it mounts from then on comes after what was there.
+    /// Whether the plugin has been in the chains: hooks that it mounts from then on come after all
+    /// hooks that were mounted before.
     compiled: AtomicBool,
-    /// Whether the chains are not as they should be.
+    /// Whether the chains must be compiled again.
     changed: AtomicBool,
-    /// The shard on which it failed too often, since when its hooks are not called.
+    /// The shard on which it failed too often; its hooks are not called since then.
     tripped: Mutex<Option<ShardId>>,
-    /// What the operator says about its hooks.
+    /// The operator's settings for its hooks.
     overrides: Mutex<HookOverrides>,
 }
 
 impl RunTime {
-    /// The next one in the order of mounting.
+    /// State of a plugin that comes next in the order of mounting.
     pub(in crate::plugin) fn next(services: &Services) -> RunTime {
         RunTime {
             order: AtomicU64::new(services.next_mount()),
@@ -135,7 +139,7 @@ impl RunTime {
     }
 }
 
-/// What a plugin is made of that has been loaded on every shard.
+/// The parts of a plugin that has been loaded on every shard.
 pub(in crate::plugin) struct Parts {
     pub wanted: Wanted,
     pub opened: Opened,
@@ -148,7 +152,7 @@ pub(in crate::plugin) struct Parts {
     pub admitted: Admitted,
 }
 
-/// One instance per shard, until they are taken out to be destroyed.
+/// One instance per shard, until it is taken out to be destroyed.
 pub(in crate::plugin) struct Instances(Mutex<Vec<Option<Instance>>>);
 
 impl Instances {
@@ -166,16 +170,17 @@ impl Instances {
         self.lock().get_mut(shard.index()).and_then(Option::take)
     }
 
-    /// The instance of a shard, to be called by a job of that shard which is submitted before the one that destroys it.
+    /// The instance of a shard, for a job of that shard. That job must be submitted before the job
+    /// that destroys the instance.
     pub(in crate::plugin) fn callee(&self, shard: ShardId) -> Option<Callee> {
         self.lock().get(shard.index()).and_then(Option::as_ref).and_then(Instance::callee)
     }
 }
 
-/// What all plugins of a compilation share.
+/// Values that all plugins of a compilation share.
 #[derive(Clone, Copy)]
 pub(in crate::plugin) struct Defaults {
-    /// Deadline of a deferred verdict where the hook names none.
+    /// Deadline in milliseconds of a deferred verdict, if the hook sets none.
     pub deadline_ms: u32,
 }
 
@@ -201,7 +206,7 @@ impl Active {
         }
     }
 
-    /// What the operator wants of it now.
+    /// What the operator requests for it now.
     pub(in crate::plugin) fn wanted(&self) -> Wanted {
         self.wanted_mut().clone()
     }
@@ -210,7 +215,7 @@ impl Active {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it is to be in the chains.
+    /// Whether its hooks are to be in the chains.
     pub(in crate::plugin) fn is_enabled(&self) -> bool {
         !self.wanted_mut().disabled
     }
@@ -231,7 +236,7 @@ impl Active {
         self.loaded.handle
     }
 
-    /// Takes the place that the version before had.
+    /// Takes the position of the previous version in the order of mounting.
     pub(in crate::plugin) fn take_place_of(&self, other: &Active) {
         self.run_time.order.store(other.run_time.order.load(Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -240,17 +245,18 @@ impl Active {
         self.run_time.tripped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its hooks are not to be called, because it failed too often on a shard; whether that is news. In force with the next
-    /// compilation.
+    /// Stops the calls of its hooks, because it failed too often on a shard; takes effect with the
+    /// next compilation. Returns whether it was not tripped before.
     pub(in crate::plugin) fn trip(&self, shard: ShardId) -> bool {
         let news = self.tripped().replace(shard).is_none();
-        // Also where it is none: a shard that was armed again in between has tripped it once more.
+        // Also if it was tripped already: a shard that was re-armed in between has tripped it
+        // again.
         self.change();
         news
     }
 
-    /// Its hooks are to be called again; the shard that had tripped it, if it was tripped. In force with the next
-    /// compilation.
+    /// Lets its hooks be called again; takes effect with the next compilation. Returns the shard
+    /// that had tripped it, if it was tripped.
     pub(in crate::plugin) fn rearm(&self) -> Option<ShardId> {
         let was = self.tripped().take();
         if was.is_some() {
@@ -259,18 +265,18 @@ impl Active {
         was
     }
 
-    /// Its chains are to be compiled again.
+    /// Requests that its chains are compiled again.
     pub(in crate::plugin) fn change(&self) {
         self.run_time.changed.store(true, Ordering::Release);
     }
 
-    /// Whether its chains are to be compiled again.
+    /// Whether its chains must be compiled again.
     pub(in crate::plugin) fn is_changed(&self) -> bool {
         self.run_time.changed.load(Ordering::Acquire) || self.admitted.services.mounts_changed(self.handle())
     }
 
-    /// Before a compilation: what the plugin has mounted by now, and what the operator says about its hooks. `identify` makes a
-    /// hook of the chains of one of the plugin's.
+    /// Before a compilation: takes the hooks that the plugin has mounted by now, and the operator's
+    /// settings for its hooks. `identify` assigns the identity of a hook.
     pub(in crate::plugin) fn refresh(
         &self,
         overrides: HookOverrides,
@@ -298,7 +304,7 @@ impl Active {
             .collect();
     }
 
-    /// What the operator says about a hook.
+    /// The operator's settings for a hook.
     pub(in crate::plugin) fn overridden(&self, hook: &Hook) -> HookOverride {
         let overrides = self.run_time.overrides.lock().unwrap_or_else(PoisonError::into_inner);
         overrides.get(&hooks::key(hook.point, &hook.name)).copied().unwrap_or_default()
@@ -312,13 +318,14 @@ impl Active {
         self.overridden(hook).fault_policy.map_or_else(|| hook.policy(), FaultPolicy::from)
     }
 
-    /// Runs over its hooks: those it lists and those it has mounted at run time.
+    /// Calls `look` for each hook: those of the plugin's list, then those mounted at run time.
     pub(in crate::plugin) fn each_hook(&self, mut look: impl FnMut(&ActiveHook)) {
         self.hooks.iter().for_each(&mut look);
         self.run_time.mounted().iter().for_each(|(_, active)| look(active));
     }
 
-    /// Whether a hook of it is mounted on a point, by its own word at this moment and what the operator says of its hooks.
+    /// Whether it has a hook mounted on a point: by its present mounts, and by `said`, the
+    /// operator's settings.
     pub(in crate::plugin) fn mounts_at(&self, point: HookPoint, said: &HookOverrides) -> bool {
         let mounted = self.admitted.services.mounted_by(self.handle());
         let hooks =
@@ -411,14 +418,14 @@ impl Active {
         }
     }
 
-    /// The same with what only one plugin is asked for.
+    /// As `info`, with the fields that are shown only when a single plugin is requested.
     pub(in crate::plugin) fn whole_info(&self) -> PluginInfo {
         let config_schema = self.about.schema.as_ref().map(|schema| schema.value().clone());
         PluginInfo { config_schema, ..self.info() }
     }
 
-    /// Says in the log which of its hooks the operator keeps out of their chains, if there are any: a plugin that is loaded or enabled
-    /// and does not do what it is for is told of at that moment.
+    /// Logs which of its hooks the operator has unmounted, if there are any. Called when a plugin
+    /// is loaded or enabled, so that the operator sees at that moment why it does not do its work.
     pub(in crate::plugin) fn log_unmounted(&self) {
         let hooks = self.info().hooks;
         let out: Vec<String> = hooks.iter().filter(|hook| hook.unmounted).map(HookInfo::key).collect();
@@ -437,11 +444,12 @@ impl Active {
     }
 }
 
-/// A plugin at its place in the order of mounting.
+/// A plugin in the order of mounting.
 #[derive(Clone)]
 pub(in crate::plugin) struct PluginSlot {
     pub plugin: Arc<Active>,
-    /// Whether its hooks are in the chains. Its timers and its instance messages come to it either way.
+    /// Whether its hooks are in the chains. Its timers and instance messages are in the chain table
+    /// either way.
     pub enabled: bool,
 }
 
@@ -451,19 +459,19 @@ impl PluginSlot {
         !self.enabled || self.plugin.tripped().is_some()
     }
 
-    /// The same place, with the plugin in the chains or not.
+    /// The same slot, enabled or disabled if it belongs to `plugin`.
     pub(in crate::plugin) fn switched(self, plugin: &Arc<Active>, enabled: bool) -> PluginSlot {
         if Arc::ptr_eq(&self.plugin, plugin) { PluginSlot { enabled, ..self } } else { self }
     }
 }
 
-/// Plugins as they are now, in order of mounting.
+/// The plugins as they are now, in order of mounting.
 pub(in crate::plugin) fn slots(plugins: &[Arc<Active>]) -> Vec<PluginSlot> {
     let slot = |plugin: &Arc<Active>| PluginSlot { plugin: Arc::clone(plugin), enabled: plugin.is_enabled() };
     plugins.iter().map(slot).collect()
 }
 
-/// The chains of one shard; plugins are mounted in the order of the list.
+/// Compiles the chains of one shard; plugins are mounted in the order of the list.
 pub(in crate::plugin) fn compile(
     generation: u64,
     slots: &[PluginSlot],

@@ -14,7 +14,7 @@ use crate::shard::handle::{ShardHandle, Unanswered};
 enum Progress<R> {
     Waiting,
     Answered(R),
-    /// The caller has gone: whatever comes is undone.
+    /// The caller has given up: a late answer is undone.
     Abandoned,
 }
 
@@ -24,8 +24,9 @@ fn lock<R>(cell: &Cell<R>) -> MutexGuard<'_, Progress<R>> {
     cell.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` on every shard at a time. A shard that has not answered by then gives [`Unanswered`]; if it comes to the work
-/// later it leaves it, and if it is in the midst of it, `undo` gets the answer there.
+/// Runs `work` on every shard at the same time. A shard that has not answered in time gives
+/// [`Unanswered`]. If it has not begun the work by then, it skips the work. If it finishes the work
+/// later, `undo` gets its answer on that shard.
 pub(in crate::plugin) fn call<R: Send + 'static>(
     shards: &[ShardHandle],
     timeout: Duration,
@@ -51,7 +52,7 @@ pub(in crate::plugin) fn call<R: Send + 'static>(
                 return;
             }
             *progress = Progress::Answered(answer);
-            // The caller may have gone between the two; then it has taken the answer from the cell.
+            // The caller may have given up in between; it has then taken the answer from the cell.
             let _ = sender.send(());
         }));
     }
@@ -67,7 +68,8 @@ pub(in crate::plugin) fn call<R: Send + 'static>(
     answers.collect()
 }
 
-/// Runs `work` on every shard, whenever it comes to it; waits for the answers, at most for the timeout. True if all have come.
+/// Runs `work` on every shard, even if that is late. Waits for the answers at most for the timeout.
+/// Returns whether all answers have come.
 pub(in crate::plugin) fn send(
     shards: &[ShardHandle],
     timeout: Duration,
@@ -78,7 +80,7 @@ pub(in crate::plugin) fn send(
         let (work, sender) = (work(handle.id()), sender.clone());
         handle.submit(Box::new(move |shard| {
             work(shard);
-            // The caller may have gone; the work is done all the same.
+            // The caller may have given up; the work is done nevertheless.
             let _ = sender.send(());
         }));
     }

@@ -19,17 +19,19 @@ use crate::plugin::file::manifest::check_config;
 use crate::plugin::report::{Configured, HookRow, PluginInfo};
 
 impl PluginManager {
-    /// Reads a plugin's file again and lets the new code take the old one's place, without a client noticing; `config`
-    /// replaces its configuration. What the plugin exports goes over to the new instances, without an event falling between. A
-    /// plugin that had failed is tried again; one that is disabled stays so.
+    /// Reads a plugin's file again and replaces the old code by the new code; clients are not
+    /// affected. `config` replaces its configuration. The state that the plugin exports is handed
+    /// over to the new instances without losing an event. A plugin that had failed is tried again;
+    /// a disabled plugin stays disabled.
     ///
     /// # Errors
-    /// [`LoadError`]; the old version is still in force then, which [`LoadError::GoesOn`] says.
+    /// [`LoadError`]; the old version is still in force then, as [`LoadError::GoesOn`] says.
     pub fn reload(&self, name: &str, config: Option<Value>) -> Result<PluginInfo, LoadError> {
         self.reload_with(name, config, false)
     }
 
-    /// The same; with `force` also where the new version leaves nobody to decide who may connect or what clients may do.
+    /// As [`PluginManager::reload`]; `force` allows it even if no plugin would then decide who may
+    /// connect or what clients may do.
     ///
     /// # Errors
     /// As [`PluginManager::reload`]; [`LoadError::LastDecider`].
@@ -46,7 +48,7 @@ impl PluginManager {
         Ok(self.recorded(&info.name).unwrap_or(info))
     }
 
-    /// Why a plugin was not replaced, with what is there instead.
+    /// Why a plugin was not replaced, with the version that is still loaded.
     fn goes_on(&self, name: &str, error: LoadError) -> LoadError {
         let view = self.view();
         let Some(plugin) = view.active.iter().find(|plugin| &*plugin.name == name) else { return error };
@@ -84,7 +86,7 @@ impl PluginManager {
         self.replace(loader, &before, &old, &new)
     }
 
-    /// Lets a staged version take the place of the one that is loaded, or throws it away.
+    /// Replaces the loaded version by a staged one, or discards the staged one.
     fn replace(
         &self,
         loader: &mut LoaderState,
@@ -142,17 +144,18 @@ impl PluginManager {
         Ok(new.info())
     }
 
-    /// Gives a plugin another configuration, while it runs if it can take one, else by reloading it. With `merge`, `config` holds
-    /// only what changes: tables go into tables, null takes a key away (RFC 7396).
+    /// Gives a plugin another configuration: while it runs if the plugin supports that, otherwise
+    /// by a reload. With `merge`, `config` is a JSON Merge Patch (RFC 7396): it has only the
+    /// changes, tables are merged, and null removes a key.
     ///
     /// # Errors
-    /// [`LoadError`]; the configuration is the one it was then.
+    /// [`LoadError`]; the configuration is then unchanged.
     pub fn configure(&self, name: &str, config: Value, merge: bool) -> Result<Configured, LoadError> {
         self.configure_with(name, config, merge, false)
     }
 
-    /// The same; with `force` also where the plugin must be reloaded for it and leaves nobody to decide who may connect or what
-    /// clients may do.
+    /// As [`PluginManager::configure`]; `force` allows a reload even if no plugin would then decide
+    /// who may connect or what clients may do.
     ///
     /// # Errors
     /// As [`PluginManager::configure`]; [`LoadError::LastDecider`].
@@ -167,7 +170,7 @@ impl PluginManager {
         let result = self.configure_in(&mut loader, name, (config, merge), force);
         self.end(loader);
         let Configured { reloaded, plugin } = result.map_err(|error| match error {
-            // It has said so.
+            // The error says already what is still in force.
             LoadError::Configure { .. } => error,
             error => self.goes_on(name, error),
         })?;
@@ -202,11 +205,12 @@ impl PluginManager {
         Ok(Configured { reloaded: false, plugin: plugin.info() })
     }
 
-    /// Says something more about a hook of a plugin that is loaded, or about several, and puts it into force in one change; remembered
-    /// for the next start. How the first of them stands then.
+    /// Changes the settings of one or more hooks of a loaded plugin in one swap, and stores them
+    /// for the next start. Returns the row of the first hook.
     ///
     /// # Errors
-    /// [`HookError`]; nothing has changed then, unless only the file could not be written, which is logged.
+    /// [`HookError`]; nothing has changed then. If only the file could not be written, the change
+    /// is in force, and the plugin's warnings say so.
     pub fn override_hook(&self, wanted: &HookChange) -> Result<HookRow, HookError> {
         let HookChange { plugin: name, point, hook, also, clear, change, force } = wanted;
         let known = HookPoint::from_name(point).ok_or_else(|| HookError::Point { point: point.clone() })?;
@@ -254,17 +258,18 @@ impl PluginManager {
         Ok(row.unwrap_or_default())
     }
 
-    /// Takes a plugin out of every chain, and keeps it loaded with its configuration and its instances. It is out after a restart
-    /// too.
+    /// Takes a plugin out of every chain. It stays loaded with its configuration and its instances,
+    /// and is disabled after a restart too.
     ///
     /// # Errors
-    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastDecider`] or [`LoadError::Shard`], after which it is as it
-    /// was.
+    /// [`LoadError::NotLoaded`], [`LoadError::NeededBy`], [`LoadError::LastDecider`] or
+    /// [`LoadError::Shard`]; nothing has changed then.
     pub fn disable(&self, name: &str) -> Result<PluginInfo, LoadError> {
         self.disable_with(name, false)
     }
 
-    /// The same; with `force` also where nobody would decide any more who may connect or what clients may do.
+    /// As [`PluginManager::disable`]; `force` allows it even if no plugin would then decide who may
+    /// connect or what clients may do.
     ///
     /// # Errors
     /// As [`PluginManager::disable`].
@@ -290,11 +295,11 @@ impl PluginManager {
         Ok(self.recorded(name).unwrap_or_else(|| plugin.info()))
     }
 
-    /// Puts a plugin that is disabled back into its place in the chains, with the instances it has.
+    /// Puts a disabled plugin back to its position in the chains, with its existing instances.
     ///
     /// # Errors
-    /// [`LoadError::NotLoaded`]; [`LoadError::Needs`] where what it needs is disabled; [`LoadError::Activate`] or
-    /// [`LoadError::Shard`], after which it is disabled still.
+    /// [`LoadError::NotLoaded`]; [`LoadError::Needs`] if a plugin that it needs is disabled;
+    /// [`LoadError::Activate`] or [`LoadError::Shard`], after which it is still disabled.
     pub fn enable(&self, name: &str) -> Result<PluginInfo, LoadError> {
         let mut loader = self.begin();
         let active = self.view().active.clone();
@@ -330,7 +335,8 @@ impl PluginManager {
     }
 }
 
-/// Puts a plugin into the chains of every shard or takes it out of them, or leaves everything as it is.
+/// Puts a plugin into the chains of every shard or takes it out of them; changes nothing on
+/// failure.
 fn switch(
     loader: &mut LoaderState,
     active: &[Staged],

@@ -1,8 +1,9 @@
-//! Moves the state of a plugin from the old generation to the new one, shard by shard. In pieces if
-//! both support it: they go over between turns while the old generation serves, the last one in the
-//! same job as the swap. Otherwise as a whole: tried on every shard before the first swap, and
-//! repeated in the job of the swap. So no event falls between. Also moves the state back when the
-//! swap is taken back. Used by reloads.
+//! Moves the state of a plugin from the old generation to the new one, shard by shard. If both
+//! generations support pieces, the pieces are moved between turns while the old generation serves
+//! events; the last piece is moved in the same job as the swap. Otherwise the whole state is moved:
+//! once on every shard as a trial before the first swap, and again in the job of the swap. So no
+//! event is lost in between. Also moves the state back when the swap is taken back. Used by
+//! reloads.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -27,15 +28,15 @@ pub(in crate::plugin) struct Handover {
     pub moved: Moved,
 }
 
-/// Whether there is more behind a piece, and what has gone over with it; or why it did not go over.
+/// Whether more pieces follow, and what this piece moved; or why it could not be moved.
 type NextPiece = Result<(More, Moved), String>;
 
-/// What has gone over in pieces.
+/// Statistics of the pieces that were moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::plugin) struct Moved {
     pub pieces: u64,
     pub bytes: u64,
-    /// The longest that a shard stood still for a piece.
+    /// The longest time for which a piece blocked a shard.
     pub longest: Duration,
 }
 
@@ -48,17 +49,17 @@ impl Moved {
 }
 
 impl Handover {
-    /// What the shard does in the step of its swap; `None` where nothing is handed over.
+    /// What the shard hands over in the step of its swap; `None` if nothing is handed over there.
     pub(in crate::plugin) fn on(&self, shard: ShardId) -> Option<Passing> {
         self.shards.iter().find(|(of, _)| *of == shard).map(|(_, passing)| *passing)
     }
 
-    /// The version whose state goes over on some shard, and the one that gets it.
+    /// The version whose state is handed over on some shard, and the version that gets it.
     pub(in crate::plugin) fn handles(&self) -> Option<(PluginHandle, PluginHandle)> {
         self.shards.first().map(|(_, passing)| passing.handles)
     }
 
-    /// What the shard does in the step in which it swaps back; `None` where nothing comes back.
+    /// What the shard hands back in the step in which it swaps back; `None` if nothing comes back.
     pub(in crate::plugin) fn back_on(&self, shard: ShardId) -> Option<Passing> {
         self.on(shard).map(|passing| Passing {
             from: passing.to,
@@ -68,18 +69,18 @@ impl Handover {
         })
     }
 
-    /// The same without the shards on which nothing was handed over after all: the old instance knows more there.
+    /// Without the shards on which the handover failed: the old instance has the newer state there.
     pub(in crate::plugin) fn without(mut self, lost: &[(ShardId, String)]) -> Handover {
         self.shards.retain(|(shard, _)| !lost.iter().any(|(of, _)| of == shard));
         self
     }
 
-    /// Whether the state of some shard goes over in pieces.
+    /// Whether the state of some shard is handed over in pieces.
     pub(in crate::plugin) fn has_pieces(&self) -> bool {
         self.shards.iter().any(|(_, passing)| passing.in_pieces)
     }
 
-    /// Why no other piece is waited for, if that is so.
+    /// Returns a reason if no further piece may be waited for.
     pub(in crate::plugin) fn is_late(&self, bounds: &Bounds) -> Option<String> {
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         late.then(|| {
@@ -92,18 +93,18 @@ impl Handover {
     }
 }
 
-/// Both instances of a shard.
+/// The old and the new instance of a shard.
 #[derive(Clone, Copy)]
 pub(in crate::plugin) struct Passing {
     from: Callee,
     to: Callee,
     in_pieces: bool,
     bounds: Bounds,
-    /// Which versions they are of.
+    /// The generations of the two instances: from, to.
     handles: (PluginHandle, PluginHandle),
 }
 
-/// What the beginning came to.
+/// The result of the trial.
 enum Begun {
     /// Nothing is handed over.
     Nothing,
@@ -116,22 +117,24 @@ impl Passing {
         self.in_pieces
     }
 
-    /// The version that hands its state over, and the one that takes it.
+    /// The version that hands its state over, and the version that takes it.
     pub(in crate::plugin) fn handles(&self) -> (PluginHandle, PluginHandle) {
         self.handles
     }
 
-    /// The instance that takes it.
+    /// The instance that takes the state.
     pub(in crate::plugin) fn receiver(&self) -> (PluginHandle, Callee) {
         (self.handles.1, self.to)
     }
 
-    /// The state has gone over: answers of the broker go to the instance that has it, from the swap on that follows in this step.
+    /// The state has been handed over: from the swap in this step on, answers of the broker go to
+    /// the new instance.
     pub(in crate::plugin) fn hand_answers_over(&self, engine: &mut Shard) {
         engine.hand_answers_over(self.handles.0, self.handles.1);
     }
 
-    /// The trial: the whole state, or the first piece of it. On the shard's thread, as all of these.
+    /// The trial: moves the whole state, or its first piece. On the shard's thread, as all methods
+    /// of this type.
     fn begin(&self) -> Result<Begun, String> {
         let takes = self.to.import_piece(&[], false).map_err(|said| format!("import_piece: {said}"))?;
         if takes && let Some((more, moved)) = self.piece(ExportStep::BEGIN, false)? {
@@ -140,20 +143,21 @@ impl Passing {
         self.pass().map(|passed| if passed { Begun::Whole } else { Begun::Nothing })
     }
 
-    /// Lets one instance write the whole and the other one read it. False where one of them does not do that.
+    /// Exports the whole state from one instance and imports it into the other. False if one of the
+    /// two does not support that.
     pub(in crate::plugin) fn pass(&self) -> Result<bool, String> {
         let state = self.from.export_state(self.bounds.whole_bytes_max);
         let Some(state) = state.map_err(|said| format!("export_state: {said}"))? else { return Ok(false) };
         self.to.import_state(&state).map_err(|said| format!("import_state: {said}"))
     }
 
-    /// The next piece; it is not taken for the last one, also if it is.
+    /// Moves the next piece. It is never marked as the last one, even if it is.
     fn next(&self) -> Result<(More, Moved), String> {
         self.piece(ExportStep::NEXT, false)?.ok_or_else(no_pieces)
     }
 
-    /// The next piece. Where it is the last one, both instances hold the same now, and the one that takes over notes from now on
-    /// what changes.
+    /// Moves the next piece. If it is the last one, both instances now have the same state, and the
+    /// instance that takes over records its changes from now on, for a possible way back.
     pub(in crate::plugin) fn last_piece(&self) -> Result<(More, Moved), String> {
         let moved = self.piece(ExportStep::NEXT, true)?.ok_or_else(no_pieces)?;
         if moved.0 == More::No {
@@ -164,7 +168,7 @@ impl Passing {
         Ok(moved)
     }
 
-    /// All pieces that are left, in one step: for the way back, which is not put off.
+    /// Moves all remaining pieces in one step. Only for the way back, which must not be delayed.
     fn finish(&self) -> Result<(), String> {
         let mut bytes = 0;
         loop {
@@ -182,7 +186,8 @@ impl Passing {
         }
     }
 
-    /// What comes back in the step in which a shard swaps back; why it does not, where that is so.
+    /// Moves the state back, in the step in which a shard swaps back. Returns a reason if that
+    /// failed.
     pub(in crate::plugin) fn come_back(&self) -> Option<String> {
         if self.in_pieces {
             return self.finish().err();
@@ -194,7 +199,7 @@ impl Passing {
         }
     }
 
-    /// Lets a piece go over; `None` where the one instance writes none.
+    /// Moves one piece; `None` if the exporting instance writes none.
     fn piece(&self, step: ExportStep, may_be_last: bool) -> Result<Option<(More, Moved)>, String> {
         let began = Instant::now();
         let exported = self.from.export_piece(step, self.bounds.piece_bytes_max);
@@ -216,9 +221,10 @@ fn no_pieces() -> String {
 }
 
 impl LoaderState {
-    /// Tries on every shard whether the state can be handed over, and lets all but the last piece of it go over where it goes in
-    /// pieces. After this nothing but a shard that does not answer, and the last pieces, keep the new version from taking the old
-    /// one's place. Whoever gives up tells the old version so with [`LoaderState::end_pieces`].
+    /// Tries on every shard whether the state can be handed over. If it is handed over in pieces,
+    /// all but the last piece are moved here. After this, only a shard that does not answer or a
+    /// failing last piece can prevent the replacement. A caller that gives up must notify the old
+    /// version with [`LoaderState::end_pieces`].
     pub(in crate::plugin) fn try_handover(&self, old: &Staged, new: &Staged) -> Result<Handover, LoadError> {
         let bounds = self.state_bounds;
         let passing = |shard| {
@@ -232,7 +238,8 @@ impl LoaderState {
                 let passing = passing(shard);
                 Box::new(move |_: &mut Shard| passing.map_or(Ok(Begun::Nothing), |passing| passing.begin()))
             },
-            // The new instance, which may have taken something over, is destroyed by whoever gave up.
+            // A late answer needs no undo: the caller destroys the new instance with all that it
+            // took over.
             |_, _: Result<Begun, String>| {},
         );
         let mut handover =
@@ -257,7 +264,8 @@ impl LoaderState {
         Ok(handover)
     }
 
-    /// Lets piece after piece go over, one on each shard at a time, until each has had its last one for now.
+    /// Moves pieces, one at a time on each shard, until each shard has moved its last piece for
+    /// now.
     fn move_pieces(
         &self,
         name: &str,
@@ -300,12 +308,12 @@ impl LoaderState {
                     passing.map_or(Ok((More::No, Moved::default())), |passing| passing.next())
                 })
             },
-            // What went over too late is thrown away with the instance that took it.
+            // A late answer needs no undo: the instance that took the piece is destroyed.
             |_, _| {},
         )
     }
 
-    /// Why no more pieces go over, if that is so.
+    /// Returns a reason if no more pieces may be moved.
     pub(in crate::plugin) fn must_end(&self, handover: &Handover) -> Option<String> {
         if self.stopping.load(Ordering::Relaxed) {
             return Some("the broker stops".to_owned());
@@ -313,8 +321,8 @@ impl LoaderState {
         handover.is_late(&self.state_bounds)
     }
 
-    /// Lets what the new version has noted since the swap come back in pieces, but for the last ones. Gives the shards on which
-    /// that failed.
+    /// Moves back in pieces what the new version has recorded since the swap, except for the last
+    /// pieces. Returns the shards on which that failed, each with the reason.
     pub(in crate::plugin) fn pieces_back(
         &self,
         shards: &[ShardHandle],
@@ -333,7 +341,7 @@ impl LoaderState {
             for (handle, answer) in pending.into_iter().zip(answers) {
                 match answer {
                     Ok(Ok((More::Yes, _))) => again.push(handle),
-                    // The rest comes in the step of the swap, whenever the shard comes to it.
+                    // The shard moves the rest in its step of the swap, even if that comes late.
                     Ok(Ok((More::No, _))) | Err(_) => {}
                     Ok(Err(said)) => lost.push((handle.id(), said)),
                 }
@@ -343,9 +351,9 @@ impl LoaderState {
         lost
     }
 
-    /// Tells the instances of a plugin that no piece of their state is asked for any more.
+    /// Notifies the instances of a plugin that no further piece of their state will be requested.
     pub(in crate::plugin) fn end_pieces(&self, plugin: &Staged) {
-        // A shard that does not answer is told when it does.
+        // A shard that does not answer in time runs this later.
         broadcast::send(&self.shards, self.answer_timeout, |shard| {
             let callee = plugin.instances.callee(shard);
             Box::new(move |_: &mut Shard| {
@@ -356,7 +364,8 @@ impl LoaderState {
         });
     }
 
-    /// Tells every instance of a plugin that its shared part has a new configuration. False if a shard has yet to come to it.
+    /// Calls `configured` of every instance of a plugin: its shared part has a new configuration.
+    /// False if a shard has not done so in time.
     pub(in crate::plugin) fn notify_configured(&self, plugin: &Staged) -> bool {
         broadcast::send(&self.shards, self.answer_timeout, |shard| {
             let callee = plugin.instances.callee(shard);

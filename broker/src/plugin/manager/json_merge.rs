@@ -1,4 +1,4 @@
-//! What `--set` changes of a configuration.
+//! Applies the changes of `--set` to a configuration.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! A loaded plugin: its shared part, its hooks and its instances. All calls into its table are
-//! here. Used by transactions, which keep the order that the contract of the table requires.
+//! A loaded plugin: its shared part, its hooks and its instances. All calls into its function table
+//! are in this file. Used by transactions, which keep the order that the table's contract requires.
 
 use std::ffi::c_void;
 use std::path::Path;
@@ -18,7 +18,8 @@ use crate::plugin::file::manifest::Hook;
 use crate::plugin::file::with_error;
 use crate::plugin::host::services::Services;
 
-/// The shared part of a loaded plugin. The last one to let go of it unloads it: instances hold it too.
+/// The shared part of a loaded plugin. It is unloaded when its last `Arc` is dropped; each instance
+/// holds one.
 pub(in crate::plugin) struct Loaded {
     pub handle: PluginHandle,
     pub library: Library,
@@ -26,8 +27,9 @@ pub(in crate::plugin) struct Loaded {
     services: &'static Services,
 }
 
-// SAFETY: the shared part is the plugin's to share (its contract: `load` gives what all shards may use at a time), and the
-// table's functions say themselves from which threads they may be called, which the methods keep to.
+// SAFETY: by the contract of `load`, all shards may use the shared part at the same time. The
+// contract of each function of the table names the threads that may call it, and the methods here
+// keep to that.
 unsafe impl Send for Loaded {}
 // SAFETY: as above.
 unsafe impl Sync for Loaded {}
@@ -43,7 +45,8 @@ impl Loaded {
         name: &str,
         config: &str,
     ) -> Result<Arc<Loaded>, LoadError> {
-        // What cannot be made absolute, as where the working folder is gone, is given as it is.
+        // A path that cannot be made absolute, for instance because the working folder was removed,
+        // is passed on as it is.
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         let api = services.host_table(handle, shards as u32, &file);
         fatal::remember_code(
@@ -69,25 +72,27 @@ impl Loaded {
         Ok(Instance { instance, owner: Some(Arc::clone(self)) })
     }
 
-    /// Tells the plugin that every shard calls it.
+    /// Notifies the plugin that every shard calls it.
     pub(in crate::plugin) fn activate(&self) -> Result<(), String> {
         // SAFETY: `shared` is what `load` gave and lives as long as `self`.
         with_error(|error| unsafe { (self.library.module.activate)(self.shared, error) })
             .map_err(|(_, said)| said)
     }
 
-    /// Tells the plugin that no shard calls it any more.
+    /// Notifies the plugin that no shard calls it any more.
     pub(in crate::plugin) fn deactivate(&self) {
         // SAFETY: `shared` is what `load` gave and lives as long as `self`.
         unsafe { (self.library.module.deactivate)(self.shared) };
     }
 
-    /// What calls a verb on a thread that stands in the list of the plugin's threads; `None` where the plugin has no function for it.
+    /// The function for verbs, to be called on one of the plugin's registered threads; `None` if
+    /// the plugin has no such function.
     pub(in crate::plugin) fn verb_entry(&self) -> Option<VerbEntry> {
         self.library.module.verb.map(|function| VerbEntry { function, shared: self.shared })
     }
 
-    /// Offers a configuration that the plugin has read and found good. False where it wants to be reloaded for it.
+    /// Offers a configuration that the plugin has already checked. False if the plugin must be
+    /// reloaded for it.
     pub(in crate::plugin) fn configure(&self, config: &str) -> Result<bool, String> {
         let config = Slice::of(config.as_bytes());
         // SAFETY: `shared` is what `load` gave and lives as long as `self`; the rest is alive during the call.
@@ -102,7 +107,7 @@ impl Loaded {
 impl Drop for Loaded {
     fn drop(&mut self) {
         if self.services.end(self.handle) > 0 {
-            // Its threads may still use the shared part, which stays for them.
+            // Its threads may still use the shared part, so it is leaked on purpose.
             return;
         }
         // SAFETY: every instance holds an `Arc` of this, so that the last one is gone; nobody can call it again.
@@ -110,7 +115,8 @@ impl Drop for Loaded {
     }
 }
 
-/// The function of a plugin for its verbs, with its shared part: null in a process of `grapnel-ctl`, where it has none.
+/// A plugin's function for verbs, with the shared part; the shared part is null in a process of
+/// `grapnel-ctl`.
 pub(in crate::plugin) struct VerbEntry {
     function: VerbFn,
     shared: *mut c_void,
@@ -119,9 +125,9 @@ pub(in crate::plugin) struct VerbEntry {
 /// Why a plugin's function for verbs gave no answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::plugin) enum VerbFailure {
-    /// It wrote more than is taken.
+    /// The answer was larger than the limit.
     Full,
-    /// It said so.
+    /// The plugin returned this error.
     Said(Status, String),
 }
 
@@ -134,17 +140,18 @@ type VerbFn = unsafe extern "C" fn(
     error: *mut ErrorText,
 ) -> Status;
 
-// SAFETY: the function may be called from any thread (its contract), with the shared part, which the plugin gave for all threads.
+// SAFETY: by its contract the function may be called from any thread, with the shared part, which
+// all threads may use.
 unsafe impl Send for VerbEntry {}
 
 impl VerbEntry {
-    /// That of a library of which nothing has been loaded, for local verbs alone.
+    /// For local verbs alone: the function of a library whose `load` was not called.
     pub(in crate::plugin) fn local(library: &Library) -> Option<VerbEntry> {
         library.module.verb.map(|function| VerbEntry { function, shared: std::ptr::null_mut() })
     }
 
-    /// Calls a verb; what it has written. Once `abandoned`, what it writes is not taken. Consumes the entry: whoever made it keeps the
-    /// shared part alive for one call.
+    /// Calls a verb and returns its output. Output written after `abandoned` was set is discarded.
+    /// Consumes the entry, because the caller keeps the shared part alive for one call only.
     pub(in crate::plugin) fn call(
         self,
         name: &str,
@@ -160,8 +167,9 @@ impl VerbEntry {
         let state = State { bytes: Vec::new(), bytes_max, is_full: false };
         let mut out = VerbOutput { state, abandoned };
         let sink = StateSink { ctx: (&raw mut out).cast(), write: write_answer };
-        // SAFETY: the thread of this call is in the list of the plugin's threads, without whose end `unload` is not called, or the
-        // shared part is null for a local verb; everything else is alive during the call.
+        // SAFETY: `unload` is not called before the thread of this call has ended, because the
+        // thread is registered with the plugin; for a local verb the shared part is null.
+        // Everything else is alive during the call.
         let called = with_error(|error| unsafe {
             (self.function)(
                 self.shared,
@@ -180,14 +188,15 @@ impl VerbEntry {
     }
 }
 
-/// What a verb has answered so far.
+/// The output of a verb so far.
 struct VerbOutput<'a> {
     state: State,
     abandoned: &'a AtomicBool,
 }
 
 unsafe extern "C" fn write_answer(ctx: *mut c_void, bytes: Slice) -> Status {
-    // SAFETY: `ctx` is the `VerbOutput` of the call that is running, which nobody else touches meanwhile.
+    // SAFETY: `ctx` is the `VerbOutput` of the running call, and nothing else uses it during the
+    // call.
     let Some(out) = (unsafe { ctx.cast::<VerbOutput<'_>>().as_mut() }) else { return Status::INVALID };
     if out.abandoned.load(Ordering::Relaxed) {
         return Status::STALE;
@@ -196,66 +205,73 @@ unsafe extern "C" fn write_answer(ctx: *mut c_void, bytes: Slice) -> Status {
     out.state.take(unsafe { bytes.bytes() })
 }
 
-/// The instance of one shard. Made, called and destroyed on that shard's thread; it only travels between.
+/// The instance of one shard. It is made, called and destroyed on that shard's thread; other
+/// threads only store it.
 pub(in crate::plugin) struct Instance {
     instance: *mut c_void,
     owner: Option<Arc<Loaded>>,
 }
 
-// SAFETY: the pointer is followed in `destroy` and by the hooks alone, both on the shard's thread.
+// SAFETY: only `destroy` and the hooks dereference the pointer, both on the shard's thread.
 unsafe impl Send for Instance {}
-// SAFETY: `entry` and `callee`, the only methods that take `&self`, copy the pointer and do not follow it.
+// SAFETY: `entry`, `callee` and `callbacks`, the only methods that take `&self`, copy the pointer
+// and do not dereference it.
 unsafe impl Sync for Instance {}
 
 impl Instance {
-    /// The hook with this instance, for the chains of the shard it was made on.
+    /// The hook with this instance, for the chains of the shard on which the instance was made.
     pub(in crate::plugin) fn entry(&self, hook: &Hook) -> Entry {
-        // SAFETY: the hook's code is mapped and stays, the instance was made for the shard whose table this goes into, and
-        // the transactions destroy it only after every table that names it has come back.
+        // SAFETY: the hook's code stays mapped. The instance was made for the shard of this table,
+        // and the transactions destroy it only after the shard has returned every table that names
+        // it.
         unsafe { hook.entry(self.instance) }
     }
 
-    /// The instance as a job of its shard may call it.
+    /// The instance in the form that a job of its shard may call.
     pub(in crate::plugin) fn callee(&self) -> Option<Callee> {
         let owner = self.owner.as_ref()?;
         Some(Callee { instance: self.instance, library: owner.library })
     }
 
-    /// What is called outside of events, for the chain table of the shard it was made on.
+    /// The functions that are called outside of events, for the chain table of the shard on which
+    /// the instance was made.
     pub(in crate::plugin) fn callbacks(&self) -> Option<InstanceEntry> {
         let module = &self.owner.as_ref()?.library.module;
         // SAFETY: as in `entry`.
         Some(unsafe { InstanceEntry::new(module.on_timer, module.on_instance_message, self.instance) })
     }
 
-    /// Calls `drop_shard`. On the shard's thread, when no chain of it names the instance any more. Gives back the shared part,
-    /// whose end the shard must not wait for.
+    /// Calls `drop_shard`. On the shard's thread, when none of its chains names the instance any
+    /// more. Returns the shared part, because the shard must not wait for its end.
     pub(in crate::plugin) fn destroy(mut self) -> Option<Arc<Loaded>> {
         let owner = self.owner.take()?;
-        // SAFETY: what `init_shard` gave, once, on the same thread, and out of every chain: the callers see to it.
+        // SAFETY: `init_shard` made the instance on the same thread. The callers ensure that this
+        // is called once and that no chain names the instance.
         unsafe { (owner.library.module.drop_shard)(self.instance) };
         Some(owner)
     }
 }
 
-/// An instance for the jobs of its shard: whoever makes one submits the job that calls it before the job that destroys the
-/// instance, and a shard runs its jobs in order.
+/// An instance for the jobs of its shard. A caller must submit the job that calls it before the job
+/// that destroys the instance; a shard runs its jobs in order.
 #[derive(Clone, Copy)]
 pub(in crate::plugin) struct Callee {
     instance: *mut c_void,
     library: Library,
 }
 
-// SAFETY: the pointer is followed on the shard's thread alone, as the methods ask for.
+// SAFETY: the pointer is dereferenced on the shard's thread alone, as the methods require.
 unsafe impl Send for Callee {}
 
 impl Callee {
-    /// What the instance knows, or `None` where it hands nothing over. On its shard's thread, between two steps.
+    /// The state of the instance, or `None` if it hands nothing over. On its shard's thread,
+    /// between two steps.
     pub(in crate::plugin) fn export_state(&self, bytes_max: usize) -> Result<Option<Vec<u8>>, String> {
         let mut state = State { bytes: Vec::new(), bytes_max, is_full: false };
         let sink = StateSink { ctx: (&raw mut state).cast(), write: write_state };
-        // SAFETY: the instance is alive and of this thread, since the job that destroys it runs later, and no hook of it is
-        // running; the sink and what it points to are alive during the call.
+        // SAFETY: the instance is alive, because the job that destroys it runs later; it belongs to
+        // this thread, and none of its hooks is running. The sink and its context are alive during
+        // the call.
         let exported = with_error(|error| unsafe {
             (self.library.module.export_state)(self.instance, &raw const sink, error)
         });
@@ -269,7 +285,8 @@ impl Callee {
         }
     }
 
-    /// The next piece of what the instance knows, or `None` where it hands nothing over in pieces. As `export_state`.
+    /// The next piece of the state, or `None` if the instance does not support pieces. Thread as
+    /// for `export_state`.
     pub(in crate::plugin) fn export_piece(
         &self,
         step: ExportStep,
@@ -293,13 +310,14 @@ impl Callee {
         }
     }
 
-    /// Tells the instance that no piece is asked for any more. As `export_state`.
+    /// Notifies the instance that no further piece will be requested. Thread as for `export_state`.
     pub(in crate::plugin) fn end_pieces(&self) {
-        // What it says to that changes nothing.
+        // The instance's answer to this changes nothing.
         let _ = self.export_piece(ExportStep::END, 0);
     }
 
-    /// Hands a piece to the instance; whether it takes pieces. As `import_state`.
+    /// Hands a piece to the instance. False if it does not support pieces. Thread as for
+    /// `import_state`.
     pub(in crate::plugin) fn import_piece(&self, piece: &[u8], last: bool) -> Result<bool, String> {
         let Some(import) = self.library.module.import_piece else { return Ok(false) };
         let piece = Slice::of(piece);
@@ -312,7 +330,8 @@ impl Callee {
         }
     }
 
-    /// Hands a state to the instance; whether it was wanted. On its shard's thread, between two steps.
+    /// Hands a state to the instance. False if the instance does not take states. On its shard's
+    /// thread, between two steps.
     pub(in crate::plugin) fn import_state(&self, state: &[u8]) -> Result<bool, String> {
         let state = Slice::of(state);
         // SAFETY: as in `export_state`, and the bytes are alive during the call.
@@ -324,21 +343,22 @@ impl Callee {
         }
     }
 
-    /// Lets the instance look at its shared part again. On its shard's thread, between two steps.
+    /// Calls `configured`, so that the instance reads its shared part again. On its shard's thread,
+    /// between two steps.
     pub(in crate::plugin) fn configured(&self) {
         // SAFETY: as in `export_state`.
         unsafe { (self.library.module.configured)(self.instance) };
     }
 }
 
-/// Whether more pieces are to come after one.
+/// Whether more pieces follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::plugin) enum More {
     Yes,
     No,
 }
 
-/// What an instance or a verb has written so far.
+/// The output of an instance or a verb so far.
 struct State {
     bytes: Vec<u8>,
     bytes_max: usize,
@@ -357,7 +377,8 @@ impl State {
 }
 
 unsafe extern "C" fn write_state(ctx: *mut c_void, bytes: Slice) -> Status {
-    // SAFETY: `ctx` is the `State` of the `export_state` that is running, which nobody else touches meanwhile.
+    // SAFETY: `ctx` is the `State` of the running `export_state`, and nothing else uses it during
+    // the call.
     let Some(state) = (unsafe { ctx.cast::<State>().as_mut() }) else { return Status::INVALID };
     // SAFETY: the plugin lends the bytes for the call.
     state.take(unsafe { bytes.bytes() })
@@ -365,7 +386,8 @@ unsafe extern "C" fn write_state(ctx: *mut c_void, bytes: Slice) -> Status {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // An instance nobody destroyed may still be in a chain, as when the process ends: it leaks, and so does what it needs.
+        // An instance that was not destroyed may still be in a chain, for instance when the process
+        // ends. It is leaked with its shared part.
         std::mem::forget(self.owner.take());
     }
 }

@@ -1,4 +1,4 @@
-//! The steps in which plugins are loaded, reloaded and unloaded, and how each step is undone. One
+//! The steps that load, reload and unload plugins, and how each step is undone. There is one
 //! transaction at a time: the manager holds its lock around every call here. Never called on a
 //! shard's thread.
 
@@ -31,54 +31,57 @@ use crate::plugin::host::leaked::Texts;
 use crate::plugin::host::services::Services;
 use crate::shard::handle::ShardHandle;
 
-/// What a link did since it was mounted, but for what the chains in force still count themselves.
+/// The counts of each link since it was mounted, without the counts that the chains in force still
+/// have.
 pub(in crate::plugin) type Totals = HashMap<(ShardId, PluginHandle, LinkIdentity), LinkStats>;
 
-/// Where shards leave the shared parts they have let go of: a plugin's end may be slow, and no shard waits for it.
+/// Shards put shared parts here that they no longer use: ending a plugin may be slow, and no shard
+/// may wait for it.
 type ReclaimList = Arc<Mutex<Vec<Arc<Loaded>>>>;
 
-/// What only transactions touch.
+/// The state of the loader. Only transactions use it.
 pub(in crate::plugin) struct LoaderState {
-    /// What plugins may request.
+    /// The functions that plugins may call.
     pub services: &'static Services,
     pub shards: Vec<ShardHandle>,
     pub answer_timeout: Duration,
     pub defaults: Defaults,
-    /// Goes with the loader; the copies in it are gone long before.
+    /// Removed with the loader; each copy in it is removed much earlier.
     pub copies: Copies,
-    /// How a state may be handed over.
+    /// Limits of a state handover.
     pub state_bounds: Bounds,
-    /// Whether the broker stops: nothing that takes long goes on then.
+    /// Whether the broker stops: long work is then given up.
     pub stopping: Arc<AtomicBool>,
     pub table_generation: u64,
-    /// What is mapped and in use.
+    /// The mapped libraries that are in use.
     mapped: Mapped,
-    /// Pages of what is not any more, until the last calls have ended.
+    /// Pages of libraries that are no longer in use. They are given back after the last calls have
+    /// ended.
     unused: Vec<ReadOnlyPages>,
-    /// What has been retired since the view was told.
+    /// Generations that were retired since the view was last updated.
     pub retired: Vec<RetiredCode>,
     pub totals: Totals,
-    /// What the operator says about single hooks.
+    /// The operator's settings for single hooks.
     pub overrides: Overrides,
-    /// Who decides about logins and rights.
+    /// Which plugins decide about logins and rights.
     pub access: Access,
-    /// Names and versions of what was retired.
+    /// Names and versions of retired generations.
     texts: Texts,
     identities: HashMap<(String, HookPoint, String), LinkIdentity>,
-    /// Last generation of each name that was ever loaded.
+    /// The last generation number of each name that was ever loaded.
     generations: HashMap<String, u32>,
     reclaim: ReclaimList,
-    /// Generations that no chain names any more and whose threads bring something to its end.
+    /// Generations that no chain names any more, and whose threads still have work to finish.
     pub retiring: Vec<Retiring>,
 }
 
 /// A plugin that is ready to be put into the chains.
 pub(in crate::plugin) type Staged = Arc<Active>;
 
-/// A generation on its way out.
+/// A generation that is about to end.
 pub(in crate::plugin) struct Retiring {
     pub plugin: Staged,
-    /// Since when its threads are to end, and how long they may take from then on.
+    /// When its threads were requested to end, and how long they may take from then on.
     pub end_requested_at: Instant,
     pub patience: Duration,
 }
@@ -116,8 +119,8 @@ impl LoaderState {
         }
     }
 
-    /// Opens a plugin's file and asks it who it is. What fails is undone, but for the mapping. With `full`, which says why, nothing
-    /// more is mapped.
+    /// Opens a plugin's file and reads its manifest. On failure everything is undone except for the
+    /// mapping. If `full` has a reason, no new library is mapped.
     pub(in crate::plugin) fn open(
         &mut self,
         wanted: &Wanted,
@@ -161,8 +164,8 @@ impl LoaderState {
         }
     }
 
-    /// Loads an opened plugin beside those that are there, and makes its instances; nothing calls it yet. Whatever fails is
-    /// undone, but for the mapping.
+    /// Loads an opened plugin beside the loaded ones and makes its instances; no chain calls it
+    /// yet. On failure everything is undone except for the mapping.
     pub(in crate::plugin) fn stage(
         &mut self,
         wanted: &Wanted,
@@ -210,14 +213,15 @@ impl LoaderState {
         })))
     }
 
-    /// Gives an opened plugin up that will not be staged.
+    /// Gives up an opened plugin that will not be staged.
     pub(in crate::plugin) fn close(&mut self, opened: &Opened) {
         self.retire(&opened.name, "", 0, opened.library);
     }
 
     fn next_handle(&mut self, name: &str) -> (PluginHandle, u32) {
         let generation = self.generations.entry(name.to_owned()).or_insert(0);
-        // Also where the load fails later: what the plugin left behind must not be taken for the next one.
+        // Counted even if the load fails later: a late thread of the failed load must not share a
+        // handle with the next load.
         *generation += 1;
         (self.services.handle_of(name, *generation), *generation)
     }
@@ -231,7 +235,7 @@ impl LoaderState {
         ActiveHook { identity, label, hook, number: None }
     }
 
-    /// One instance per shard, or none at all.
+    /// Makes one instance per shard, or none at all.
     fn init_shards(&self, name: &str, loaded: &Arc<Loaded>) -> Result<Vec<Option<Instance>>, LoadError> {
         let reclaim = Arc::clone(&self.reclaim);
         let answers = broadcast::call(
@@ -272,7 +276,7 @@ impl LoaderState {
         }
     }
 
-    /// Lets every shard destroy its instance, behind whatever it has been asked before.
+    /// Destroys the instance on every shard, after all jobs that were submitted before.
     fn destroy(&self, mut take: impl FnMut(ShardId) -> Option<Instance>) {
         let all = broadcast::send(&self.shards, self.answer_timeout, |shard| {
             let instance = take(shard);
@@ -290,14 +294,14 @@ impl LoaderState {
         }
     }
 
-    /// Says in the log who decides about logins and rights from now on, where that has changed.
+    /// Logs which plugins decide about logins and rights, if that has changed.
     pub(in crate::plugin) fn log_access(&mut self, slots: &[PluginSlot]) {
         let table = compile(self.table_generation, slots, ShardId(0), self.defaults);
         self.access.log(&table);
     }
 
-    /// Refuses a change of the plugins that takes the last hook from a point that decides about logins or rights, unless the
-    /// operator insists.
+    /// Refuses a change that takes the last hook from a point that decides about logins or rights,
+    /// unless the operator forces it.
     ///
     /// # Errors
     /// [`LoadError::LastDecider`].
@@ -313,8 +317,8 @@ impl LoaderState {
         self.access.check((doing, name), (before, &self.overrides), (after, &self.overrides))
     }
 
-    /// Ends a plugin that no chain names any more: at once, or in the background where its threads have something to bring to its end
-    /// that takes longer. Its code stays mapped, and may be in use by the next generation.
+    /// Ends a plugin that no chain names any more: at once, or in the background if its threads
+    /// have work that takes longer. Its code stays mapped, and the next generation may use it.
     pub(in crate::plugin) fn discard(&mut self, plugin: &Staged) {
         self.end_threads(plugin);
         let threads_left = self.services.threads_left(&plugin.name, plugin.generation);
@@ -323,12 +327,13 @@ impl LoaderState {
         let (library, generation) = (plugin.loaded.library, plugin.generation);
         let version = &plugin.about.version;
         if !self.retire(&plugin.name, version, generation, library) && threads_left > 0 {
-            // Its code is that of the next generation; what is shown of it is its threads.
+            // Its code belongs to the next generation; only its threads are listed.
             self.note_retired(&plugin.name, version, generation, 0);
         }
     }
 
-    /// A load has ended. Its mapping is retired, unless another load uses it: whether it is.
+    /// A load has ended. Its mapping is retired unless another load uses it. Returns whether it is
+    /// retired.
     fn retire(&mut self, name: &str, version: &str, generation: u32, library: Library) -> bool {
         let Some(pages) = self.mapped.leave(library) else { return false };
         self.unused.push(pages);
@@ -341,8 +346,8 @@ impl LoaderState {
         self.retired.push(RetiredCode { name, version, generation, mapped_bytes });
     }
 
-    /// Lets go of what shards have left behind; the plugins' own ends run here. After that nobody needs their code, but for a thread
-    /// that has not ended.
+    /// Drops the shared parts that shards have left in the reclaim list; `unload` of the plugins
+    /// runs here. After that, only a thread that has not ended may still use their code.
     pub(in crate::plugin) fn reap(&mut self) {
         let dead = std::mem::take(&mut *self.reclaim.lock().unwrap_or_else(PoisonError::into_inner));
         drop(dead);
@@ -350,7 +355,7 @@ impl LoaderState {
     }
 }
 
-/// What a plugin needs must be there and in force, and must not need it in turn.
+/// The plugins that a plugin needs must be loaded and enabled, and must not need it in turn.
 fn find_needed(opened: &Opened, beside: &[Staged]) -> Result<(), LoadError> {
     let Opened { name, about, .. } = opened;
     let own = Node { name, needs: &about.depends };
@@ -370,7 +375,7 @@ fn find_needed(opened: &Opened, beside: &[Staged]) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// A shared part on its way through a shard, which must not be the last to hold it.
+/// A shared part during a shard's job. The shard must not drop the last `Arc`.
 struct SharedPartGuard {
     loaded: Option<Arc<Loaded>>,
     reclaim: ReclaimList,
@@ -395,7 +400,7 @@ impl Drop for SharedPartGuard {
 
 fn destroy_and_reclaim(engine: &mut Shard, reclaim: &ReclaimList, instance: Instance) {
     if let Some(loaded) = instance.destroy() {
-        // No change that is taken back has it called again.
+        // No change that is taken back can call this generation again.
         engine.forget_plugin(loaded.handle);
         reclaim.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
     }
@@ -407,7 +412,7 @@ pub(in crate::plugin) fn absorb(totals: &mut Totals, shard: ShardId, table: &Cha
     merge(totals, links.map(|(link, stats)| ((shard, link.plugin, link.identity), stats)));
 }
 
-/// Adds counts to counts.
+/// Adds `counted` to the totals.
 pub(in crate::plugin) fn merge(
     totals: &mut Totals,
     counted: impl IntoIterator<Item = ((ShardId, PluginHandle, LinkIdentity), LinkStats)>,

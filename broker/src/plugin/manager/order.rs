@@ -1,23 +1,24 @@
-//! The load order of plugins that need each other: a needed plugin first, and otherwise the given
-//! order. Used at the start and by transactions; knows only names.
+//! The load order of plugins with dependencies: a needed plugin comes first; otherwise the given
+//! order is kept. Used at the start and by transactions. Works on names only.
 
-/// A plugin with the names it needs.
+/// A plugin with the names of the plugins that it needs.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::plugin) struct Node<'a> {
     pub name: &'a str,
     pub needs: &'a [String],
 }
 
-/// What came out.
+/// The result of sorting.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::plugin) struct Order {
-    /// Indexes in the order of loading. Those that are in a circle are among them.
+    /// Indexes in the order of loading, including those in a circle.
     pub indexes: Vec<usize>,
-    /// Those that need each other in a circle: index, and the names on the way from it to itself.
+    /// The plugins that need each other in a circle: index, and the names on the way from the
+    /// plugin to itself.
     pub circles: Vec<(usize, Vec<String>)>,
 }
 
-/// Sorts. A name that is needed and not among the nodes is somebody else's business.
+/// Sorts the nodes. A needed name that is not among the nodes is ignored; the caller checks it.
 pub(in crate::plugin) fn sorted(nodes: &[Node<'_>]) -> Order {
     let mut walk =
         Walk { nodes, marks: vec![Mark::New; nodes.len()], path: Vec::new(), order: Order::default() };

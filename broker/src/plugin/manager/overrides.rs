@@ -1,6 +1,6 @@
-//! What the operator has set for single hooks: by the configuration for every start, and through ctl,
-//! field by field, in a file beside the record of plugins. Used by the manager; read when chains are
-//! compiled.
+//! The operator's settings for single hooks: from the configuration at every start, and through
+//! ctl, field by field, stored in a file beside the record of plugins. Used by the manager; read
+//! when chains are compiled.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::state_file;
 use crate::config::{HookOverride, HookOverrides};
 
-/// Something to say about one hook.
+/// A change of the settings of one hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HookChange {
@@ -21,35 +21,36 @@ pub struct HookChange {
     pub point: String,
     /// The hook's name.
     pub hook: String,
-    /// Others of the plugin, as `POINT/HOOK`, of which the same is said in the same change: all or none.
+    /// Further hooks of the plugin, as `POINT/HOOK`, that get the same change: all or none is
+    /// changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
-    /// Whether what was said before through ctl is taken back first.
+    /// Whether settings made through ctl are removed first.
     #[serde(default)]
     pub clear: bool,
-    /// What is said now.
+    /// The new settings.
     #[serde(default)]
     pub change: HookOverride,
-    /// Also where nobody would decide any more who may connect or what clients may do.
+    /// Make the change even if no plugin would then decide who may connect or what clients may do.
     #[serde(default)]
     pub force: bool,
 }
 
-/// All that the operator says about hooks, by plugin.
+/// All settings of the operator for hooks, by plugin.
 #[derive(Clone, Debug, Default)]
 pub(in crate::plugin) struct Overrides {
     configured: BTreeMap<String, HookOverrides>,
-    /// Through ctl.
+    /// Set through ctl.
     set: BTreeMap<String, HookOverrides>,
 }
 
 impl Overrides {
-    /// Takes what the configuration says about a plugin.
+    /// Sets what the configuration has for a plugin.
     pub(in crate::plugin) fn configure(&mut self, plugin: &str, hooks: &HookOverrides) {
         self.configured.insert(plugin.to_owned(), hooks.clone());
     }
 
-    /// What holds for the hooks of a plugin.
+    /// The settings in force for the hooks of a plugin.
     pub(in crate::plugin) fn of(&self, plugin: &str) -> HookOverrides {
         let mut all = self.configured.get(plugin).cloned().unwrap_or_default();
         for (hook, set) in self.set.get(plugin).into_iter().flatten() {
@@ -59,14 +60,14 @@ impl Overrides {
         all
     }
 
-    /// Says something more about a hook, or with `clear` nothing but this.
+    /// Adds settings for a hook. With `clear`, they replace all earlier ones of ctl.
     pub(in crate::plugin) fn set(&mut self, plugin: &str, hook: &str, clear: bool, change: HookOverride) {
         let hooks = self.set.entry(plugin.to_owned()).or_default();
         let before =
             if clear { HookOverride::default() } else { hooks.get(hook).copied().unwrap_or_default() };
         let mut now = change.over(before);
         let configured = self.configured.get(plugin).and_then(|hooks| hooks.get(hook)).copied();
-        // Mounted is what a hook is anyhow.
+        // A hook is mounted by default, so that this setting needs no entry.
         if now.mounted == Some(true) && configured.is_none_or(|below| below.mounted != Some(false)) {
             now.mounted = None;
         }
@@ -78,7 +79,7 @@ impl Overrides {
         self.set.retain(|_, hooks| !hooks.is_empty());
     }
 
-    /// Brings back what was set through ctl before the last stop.
+    /// Reads what was set through ctl before the last stop.
     ///
     /// # Errors
     /// As [`state_file::read`].
@@ -87,7 +88,7 @@ impl Overrides {
         Ok(())
     }
 
-    /// Remembers what was set through ctl.
+    /// Stores what was set through ctl.
     ///
     /// # Errors
     /// As [`state_file::write`].
@@ -102,7 +103,7 @@ struct Content {
     hooks: BTreeMap<String, HookOverrides>,
 }
 
-/// Where overrides are remembered: beside the record of the plugins.
+/// The file of the overrides, beside the record of the plugins.
 pub(in crate::plugin) fn file_beside(record: &Path) -> PathBuf {
     record.with_file_name("hooks.json")
 }
@@ -110,10 +111,10 @@ pub(in crate::plugin) fn file_beside(record: &Path) -> PathBuf {
 /// Why an override was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
-    /// A hook point that there is not.
+    /// There is no such hook point.
     #[error("there is no hook point {point}; `grapnel-ctl hooks list --all` names them")]
     Point {
-        /// What was given.
+        /// The given name.
         point: String,
     },
     /// The plugin does not have such a hook.
@@ -123,12 +124,12 @@ pub enum HookError {
         plugin: String,
         /// The point.
         point: String,
-        /// What was given.
+        /// The given name.
         hook: String,
-        /// Point and name of those it has.
+        /// Point and name of the hooks that it has.
         known: Vec<String>,
     },
-    /// A value that cannot be.
+    /// An invalid value.
     #[error("{0}")]
     Value(String),
     /// The plugin is not loaded, or a shard did not answer.
@@ -186,7 +187,7 @@ mod tests {
         assert!(again.of("c").is_empty());
         std::fs::write(&file, "{").unwrap();
         assert!(again.read(&file).is_err());
-        // It is not overwritten: an operator may still need it.
+        // The file is kept, because an operator may still need it.
         again.write(&file).unwrap();
         assert_eq!(std::fs::read_to_string(file.with_extension("unreadable")).unwrap(), "{");
     }

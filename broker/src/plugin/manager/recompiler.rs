@@ -1,7 +1,7 @@
-//! The recompiler: a thread for work that plugins and shards request and that no shard may wait
+//! The recompiler: a thread for jobs that plugins and shards request and that no shard may wait
 //! for. It puts hooks that were mounted at run time into the chains, trips a plugin on all shards
-//! and re-arms it, and ends generations that take their time. It takes its turn among the
-//! transactions. Started and ended with the manager.
+//! and re-arms it, and ends generations whose threads need time. It takes the loader's lock as
+//! every transaction does. Started and ended with the manager.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -18,9 +18,9 @@ use super::view::View;
 use crate::plugin::host::jobs::{Job, Jobs};
 use crate::plugin::host::revocations::Revocations;
 
-/// Time after which what a shard did not answer is tried again.
+/// Time after which a step that a shard did not answer is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often it looks whether generations have come to their end.
+/// How often it checks whether retiring generations have ended.
 const RETIRING_LOOK: Duration = Duration::from_millis(100);
 
 /// The thread. Dropping it ends it.
@@ -30,10 +30,10 @@ pub(in crate::plugin) struct Recompiler {
 }
 
 impl Recompiler {
-    /// Starts it over what the manager holds.
+    /// Starts the thread on the manager's loader and view.
     ///
     /// # Errors
-    /// When the thread cannot be made.
+    /// The thread cannot be made.
     pub(in crate::plugin) fn start(
         loader: Arc<Mutex<LoaderState>>,
         view: Arc<RwLock<View>>,
@@ -54,7 +54,7 @@ impl Recompiler {
 
 impl Drop for Recompiler {
     fn drop(&mut self) {
-        // It has ended by itself only where it panicked, which it has said.
+        // The thread ends early only by a panic, which is logged already.
         let _ = self.jobs.sender.send(Job::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -109,14 +109,15 @@ fn active(view: &RwLock<View>) -> Vec<Arc<Active>> {
     view.read().unwrap_or_else(PoisonError::into_inner).active.clone()
 }
 
-/// Remembers that a plugin is tripped, unless it is already or has ended. After which time it is called again.
+/// Trips a plugin, unless it is tripped already or has ended. Returns the time after which it is
+/// re-armed.
 fn trip(
     loader: &Mutex<LoaderState>,
     view: &RwLock<View>,
     plugin: PluginHandle,
     shard: ShardId,
 ) -> Option<Duration> {
-    // Not in the midst of a transaction, which may be about to put it in.
+    // The lock ensures that no transaction is running, which could be about to load the plugin.
     let turn = loader.lock().unwrap_or_else(PoisonError::into_inner);
     let active = active(view);
     let active = active.iter().find(|active| active.handle() == plugin);
@@ -141,7 +142,8 @@ fn arm(view: &RwLock<View>, plugin: PluginHandle) {
     }
 }
 
-/// Puts what is mounted into force, if that is not so yet; false where a shard did not answer.
+/// Compiles the chains and swaps them if a plugin's hooks have changed; false if a shard did not
+/// answer.
 fn compile(loader: &Mutex<LoaderState>, view: &RwLock<View>) -> bool {
     let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner);
     let active = active(view);

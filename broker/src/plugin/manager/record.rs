@@ -1,5 +1,5 @@
-//! What comes back after a restart: the plugins that were loaded with ctl and without `--once`, and
-//! which plugins are disabled. Used by the manager and by `--check-config`.
+//! The record of what is restored after a restart: the plugins that were loaded with ctl and
+//! without `--once`, and which plugins are disabled. Used by the manager and by `--check-config`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::state_file;
 
-/// One remembered load.
+/// A recorded load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::plugin) struct Recorded {
     pub name: String,
-    /// Name or absolute path, as it is looked up again.
+    /// Name or absolute path, from which the file is looked up again.
     pub source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
@@ -20,17 +20,17 @@ pub(in crate::plugin) struct Recorded {
     pub config: serde_json::Value,
 }
 
-/// All that is remembered.
+/// The content of the record.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(in crate::plugin) struct Content {
     /// In order of loading.
     pub plugins: Vec<Recorded>,
-    /// Names of those that are disabled, also of such that the configuration names.
+    /// Names of disabled plugins, also of those that the configuration file loads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disabled: Vec<String>,
 }
 
-/// The file.
+/// The file of the record.
 #[derive(Debug)]
 pub(in crate::plugin) struct Record {
     path: PathBuf,
@@ -45,7 +45,7 @@ impl Record {
         &self.path
     }
 
-    /// What was remembered; nothing where there is no file.
+    /// The recorded content; the default if there is no file.
     ///
     /// # Errors
     /// As [`state_file::read`].
@@ -53,13 +53,13 @@ impl Record {
         state_file::read(&self.path)
     }
 
-    /// Names of what was remembered, as far as it can be read. Changes nothing.
+    /// Names of the recorded plugins, as far as the file can be read. Changes nothing.
     pub(in crate::plugin) fn names(&self) -> Vec<String> {
         let content: Content = state_file::look(&self.path);
         content.plugins.into_iter().map(|plugin| plugin.name).collect()
     }
 
-    /// Remembers this and nothing else.
+    /// Replaces the record by `content`.
     ///
     /// # Errors
     /// As [`state_file::write`].

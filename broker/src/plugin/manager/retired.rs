@@ -1,22 +1,22 @@
-//! The retired generations, with equal ones in one row: a plugin that is reloaded a thousand times
-//! takes one row. Filled by transactions, read by the view.
+//! The retired generations. Equal generations share one row: a plugin that is reloaded a thousand
+//! times takes one row. Filled by transactions, read by the view.
 
 use std::sync::Arc;
 
 use crate::plugin::host::services::Services;
 use crate::plugin::report::Retired;
 
-/// A generation that is retired.
+/// A retired generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::plugin) struct RetiredCode {
     pub name: Arc<str>,
     pub version: Arc<str>,
-    /// Which load of that name; 0 if it never was loaded.
+    /// Number of the load of that name; 0 if it was never loaded.
     pub generation: u32,
     pub mapped_bytes: u64,
 }
 
-/// Generations one after the other that differ in nothing else.
+/// Consecutive generations that differ only in their number.
 struct Run {
     first: RetiredCode,
     count: u32,
@@ -24,11 +24,11 @@ struct Run {
 
 impl Run {
     fn generation(&self, place: u32) -> u32 {
-        // What never was loaded has no number to count on from.
+        // Loads that never succeeded all have generation 0.
         if self.first.generation == 0 { 0 } else { self.first.generation + place }
     }
 
-    /// Whether this is the one that comes next.
+    /// Whether this generation is the next one of the run.
     fn continues_with(&self, gone: &RetiredCode) -> bool {
         let RetiredCode { name, version, generation, mapped_bytes } = gone;
         (name, version, mapped_bytes) == (&self.first.name, &self.first.version, &self.first.mapped_bytes)
@@ -51,7 +51,7 @@ impl Run {
     }
 }
 
-/// All that are retired.
+/// All retired generations.
 #[derive(Default)]
 pub(in crate::plugin) struct RetiredList {
     runs: Vec<Run>,
@@ -59,22 +59,22 @@ pub(in crate::plugin) struct RetiredList {
 
 impl RetiredList {
     pub(in crate::plugin) fn add(&mut self, gone: RetiredCode) {
-        // From the end: what is retired now is most likely what was retired last.
+        // Searches from the end: the run that was extended last is the most likely one.
         match self.runs.iter_mut().rev().find(|run| run.continues_with(&gone)) {
             Some(run) => run.count += 1,
             None => self.runs.push(Run { first: gone, count: 1 }),
         }
     }
 
-    /// How many there are, and the memory that they hold.
+    /// The number of retired generations that have a mapping, and the bytes that are mapped.
     pub(in crate::plugin) fn totals(&self) -> (usize, u64) {
-        // What has no mapping of its own is listed for its threads alone.
+        // A generation without a mapping of its own is listed only for its threads.
         let mapped = self.runs.iter().filter(|run| run.first.mapped_bytes > 0);
         let count = mapped.map(|run| run.count as usize).sum();
         (count, self.runs.iter().map(|run| u64::from(run.count) * run.first.mapped_bytes).sum())
     }
 
-    /// One row for each, those of a run together.
+    /// One row for each generation; those of a run are adjacent.
     pub(in crate::plugin) fn rows(&self, services: &Services) -> Vec<Retired> {
         self.runs.iter().flat_map(|run| run.rows(services)).collect()
     }
@@ -97,7 +97,7 @@ mod tests {
             all.add(gone("broken.so", 0, 1));
         }
         assert_eq!((all.runs.len(), all.totals()), (3, (1_500, 500 * 31)));
-        // A generation whose load failed is not in the row, and a new file has other sizes.
+        // A generation whose load failed interrupts the numbers, and a new file has another size.
         all.add(gone("a", 502, 10));
         all.add(gone("a", 503, 11));
         assert_eq!((all.runs.len(), all.totals()), (5, (1_502, 500 * 31 + 21)));

@@ -1,7 +1,7 @@
-//! Generations whose threads have work to finish, such as calls of clients that a worker process
-//! has begun. No chain names them any more; their requests to the broker are served until their
-//! threads end or their time is over. Begun by transactions, watched by the recompiler,
-//! and awaited when the broker stops.
+//! Generations whose threads still have work to finish, such as calls of clients that a worker
+//! process has begun. No chain names them any more. Their requests to the broker are served until
+//! their threads end or their time is over. Begun by transactions, checked by the recompiler, and
+//! awaited when the broker stops.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,8 +9,8 @@ use std::time::Instant;
 use super::loader_state::{LoaderState, Retiring, Staged};
 
 impl LoaderState {
-    /// Asks the threads of a plugin to end. Where those that take their time have not ended within `plugin_thread_join_ms`, they go on
-    /// in the background.
+    /// Requests the threads of a plugin to end. Threads that have declared a longer time and have
+    /// not ended within `plugin_thread_join_ms` go on in the background.
     pub(in crate::plugin) fn end_threads(&mut self, plugin: &Staged) {
         let (handle, join) = (plugin.handle(), self.services.thread_join());
         let patient = self.services.begin_end(handle).filter(|(_, patience)| *patience > join);
@@ -30,8 +30,9 @@ impl LoaderState {
         self.services.retiring();
     }
 
-    /// Ends those whose threads have ended or whose time is over: joins the threads, or names in the log those that have not ended.
-    /// The generation's own end is next, with the last that holds it. Whether there are others.
+    /// Ends the generations whose threads have ended or whose time is over: joins the threads, and
+    /// logs the names of those that have not ended. `unload` follows when the last `Arc` of the
+    /// shared part is dropped. Returns whether other generations remain.
     pub(in crate::plugin) fn end_retiring(&mut self) -> bool {
         let (now, services) = (Instant::now(), self.services);
         let ends = |retiring: &mut Retiring| {
@@ -44,7 +45,7 @@ impl LoaderState {
         !self.retiring.is_empty()
     }
 
-    /// Waits for all of them, each as long as it may take.
+    /// Waits for all retiring generations, for each up to its time.
     pub(in crate::plugin) fn wait_retiring(&mut self) {
         for retiring in std::mem::take(&mut self.retiring) {
             self.services.wait_ended(retiring.plugin.handle(), retiring.end_requested_at + retiring.patience);

@@ -1,4 +1,4 @@
-//! The settings of a manager, and the requests to it. Made at the start and by the control plane.
+//! The settings of a manager, and requests to it. Made at the start and by the control plane.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,44 +13,46 @@ use crate::plugin::host::HostSettings;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
-/// What a manager is made with.
+/// The settings with which a manager is made.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Every shard, in order. They answer from `start` on.
+    /// Every shard, in order of their ids. They answer once `start` is called.
     pub shards: Vec<ShardHandle>,
-    /// Where plugins are looked up by name.
+    /// The folder in which plugins are looked up by name.
     pub plugins_dir: PathBuf,
-    /// Folder for the private copies that are mapped and removed at once; the system's temporary folder if there is none.
+    /// Folder for the private copies of plugin files. Each copy is mapped and removed at once.
+    /// `None` stands for the system's temporary folder.
     pub copies_dir: Option<PathBuf>,
-    /// The file that remembers what was loaded through ctl; `None` forgets.
+    /// The file in which loads through ctl are recorded; `None` records nothing.
     pub record: Option<PathBuf>,
-    /// How long all shards together may take for one step.
+    /// Time that all shards together may take to answer one step.
     pub answer_timeout: Duration,
-    /// Deadline of a deferred verdict where the hook names none, milliseconds.
+    /// Deadline in milliseconds of a deferred verdict, if the hook sets none.
     pub defer_deadline_ms: u32,
-    /// Generations that may be retired and still mapped before nothing is loaded any more.
+    /// Maximum number of retired generations that are still mapped. Beyond it, no plugin is loaded.
     pub retired_max: usize,
-    /// Bytes of state that an instance may hand to the version that replaces it at once.
+    /// Maximum size in bytes of a state that is handed over as a whole.
     pub state_bytes_max: usize,
-    /// Bytes of a piece, where it hands it over in pieces.
+    /// Maximum size in bytes of a piece of a state that is handed over in pieces.
     pub state_piece_bytes_max: usize,
-    /// How long the pieces of all shards may take.
+    /// Time in which all shards must have handed over all pieces.
     pub state_handover_timeout: Duration,
-    /// What one plugin may have of the broker.
+    /// The limits of what one plugin may use.
     pub limits: ShellLimits,
     /// Where clients reach the broker.
     pub listeners: Vec<OpenListener>,
-    /// Whether what no link of client.authorize answers is allowed.
+    /// Whether an action is allowed if no link of client.authorize decides.
     pub no_match_allow: bool,
-    /// By which the shards share out the clients: [`Setup::keys`](grapnel_engine::shard::Setup::keys), which no configuration knows.
+    /// The keys by which clients are assigned to shards:
+    /// [`Setup::keys`](grapnel_engine::shard::Setup::keys). They are not part of the configuration.
     pub home_keys: [u64; 4],
-    /// Bounds of the messages that plugins publish, and of the changes that come with deferred verdicts.
+    /// Limits of the messages that plugins publish, and of the changes of deferred verdicts.
     pub message_limits: Arc<Limits>,
 }
 
 impl Settings {
-    /// What the configuration says. Loads are remembered in `plugins.json` in the state folder; private copies are made there
-    /// too, because a temporary folder may forbid execution.
+    /// The settings of a configuration. Loads are recorded in `plugins.json` in the state folder.
+    /// Private copies are made there too, because a temporary folder may forbid execution.
     pub fn of(config: &Config, shards: Vec<ShardHandle>) -> Settings {
         let copies_dir = std::fs::create_dir_all(&config.state_dir).is_ok().then(|| config.state_dir.clone());
         Settings {
@@ -82,7 +84,7 @@ impl Settings {
 }
 
 impl Settings {
-    /// What requests of plugins go to.
+    /// The settings of the host functions.
     pub(in crate::plugin) fn host(&self) -> HostSettings {
         HostSettings {
             shards: self.shards.clone(),
@@ -92,7 +94,7 @@ impl Settings {
         }
     }
 
-    /// How much of a state goes over at a time.
+    /// The limits of a state handover.
     pub(in crate::plugin) fn state_bounds(&self) -> Bounds {
         Bounds {
             whole_bytes_max: self.state_bytes_max,
@@ -102,29 +104,32 @@ impl Settings {
     }
 }
 
-/// How much of a state goes over at a time, and how long all of it may take.
+/// The limits of a state handover.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::plugin) struct Bounds {
-    /// Bytes of a state that goes over whole.
+    /// Maximum size in bytes of a state that is handed over as a whole.
     pub whole_bytes_max: usize,
-    /// Bytes of a piece.
+    /// Maximum size in bytes of a piece.
     pub piece_bytes_max: usize,
-    /// For all pieces of all shards.
+    /// Time for all pieces of all shards.
     pub timeout: Duration,
 }
 
 /// A plugin to load.
 #[derive(Clone)]
 pub struct LoadRequest {
-    /// Its name, to be looked up, or the path of its file.
+    /// Name of the plugin, which is looked up, or path of its file.
     pub source: String,
-    /// Name it shall go by; where there is none, the looked-up one, or at a path the one it gives itself.
+    /// Name of the plugin here. Without it, the plugin gets the name that was looked up, or, for a
+    /// path, the name of its manifest.
     pub name: Option<String>,
-    /// Its configuration, an object; null stands for an empty one. May hold secrets and is never logged.
+    /// Its configuration, an object; null stands for an empty one. It may contain secrets and is
+    /// never logged.
     pub config: Value,
-    /// Whether what the configuration file has for it, path and priority included, holds where nothing else is said here.
+    /// Whether the values of the configuration file, path and priority included, are used where
+    /// this request has none.
     pub merge: bool,
-    /// Priority of all of its hooks instead of their own.
+    /// Priority of all of its hooks; replaces the priorities that the plugin sets.
     pub priority: Option<i32>,
     /// Do not load it again after a restart.
     pub once: bool,

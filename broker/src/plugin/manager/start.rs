@@ -12,7 +12,7 @@ use crate::plugin::error::LoadError;
 use crate::plugin::file::manifest::Opened;
 use crate::plugin::report::Origin;
 
-/// A plugin that is to be loaded.
+/// A plugin that is still to be loaded.
 struct Pending {
     wanted: Wanted,
     required: bool,
@@ -20,13 +20,14 @@ struct Pending {
 }
 
 impl PluginManager {
-    /// Loads what the configuration wants, then what was loaded through ctl before the last stop, each in its order, except that
-    /// a plugin which others need comes before them. What fails is logged and listed as failed.
+    /// Loads the plugins of the configuration, then those of the record, each in their order; a
+    /// plugin that others need is loaded before them. A plugin that fails is logged and listed as
+    /// failed.
     ///
     /// # Errors
     /// The first plugin that is marked `required` and cannot be loaded.
     pub fn start(&self, configured: &[PluginConfig]) -> Result<(), LoadError> {
-        // For what is loaded by hand later on; there is one start.
+        // For later loads by hand. There is only one start, so that the cell is empty.
         let _ = self.configured.set(configured.to_vec());
         let _starting = self.services.starting();
         let mut loader = self.begin();
@@ -80,7 +81,7 @@ impl PluginManager {
         if required { Err(error) } else { Ok(()) }
     }
 
-    /// Each with whether the broker may not start without it.
+    /// The plugins to load at the start, each with whether the broker must not start without it.
     fn wanted_at_start(&self, configured: &[PluginConfig]) -> Vec<(Wanted, bool)> {
         let Content { plugins, disabled } = self.remembered();
         let mut wanted: Vec<(Wanted, bool)> = Vec::new();
@@ -110,7 +111,7 @@ impl PluginManager {
             let disabled = disabled.contains(&name);
             let recorded =
                 Wanted { name: Some(name), source, config, priority, origin: Origin::Recorded, disabled };
-            // Where it fails it is logged and listed; the record keeps it.
+            // If it fails, that is logged and listed; it stays in the record.
             wanted.push((recorded, false));
         }
         wanted
@@ -124,10 +125,11 @@ impl PluginManager {
     }
 }
 
-/// A circle's member with the way round.
+/// For each plugin in a circle, its index and the names on the way round.
 type Circles = Vec<(usize, Vec<String>)>;
 
-/// The order of loading. What could not be opened needs nothing and fails in its place.
+/// The order of loading. A file that could not be opened has no dependencies; it fails at its
+/// position.
 fn order_of(pending: &[Option<Pending>]) -> (Vec<usize>, Circles) {
     let nodes: Vec<Node<'_>> = pending
         .iter()

@@ -1,7 +1,7 @@
-//! One small JSON file of the state folder, with the version of its form in it. It is written whole
-//! and renamed into place, so that a crash leaves the old one or the new one. It may hold secrets of
-//! configurations: only its owner can read it. Used for the record of plugins and for what was set
-//! for hooks.
+//! A small JSON file in the state folder, with a format version. It is written to a temporary file
+//! and renamed, so that after a crash either the old or the new file is there. It may contain
+//! secrets of configurations, so only its owner can read it. Used for the record of plugins and for
+//! settings of hooks.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Version of the form of all of these files.
+/// Format version of all of these files.
 const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -24,11 +24,11 @@ struct Version {
     version: u32,
 }
 
-/// What the file holds; the default where there is no file.
+/// The content of the file; the default if there is no file.
 ///
 /// # Errors
-/// The file cannot be read, or cannot be understood. In the second case it is renamed to
-/// `NAME.unreadable`, so that the next write does not overwrite it.
+/// The file cannot be read or parsed. A file that cannot be parsed is renamed to `NAME.unreadable`,
+/// so that the next write does not overwrite it.
 pub(in crate::plugin) fn read<T: Default + DeserializeOwned>(path: &Path) -> io::Result<T> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -45,12 +45,12 @@ pub(in crate::plugin) fn read<T: Default + DeserializeOwned>(path: &Path) -> io:
     Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
-/// The same without a change of anything: the default where the file cannot be understood.
+/// As [`read`], but changes nothing: the default if the file cannot be read or parsed.
 pub(in crate::plugin) fn look<T: Default + DeserializeOwned>(path: &Path) -> T {
     std::fs::read(path).ok().and_then(|text| understood(&text).ok()).unwrap_or_default()
 }
 
-/// The error names a place and no content, which may be a secret.
+/// The error names a position and no content, because the content may be a secret.
 fn understood<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let place = |error: serde_json::Error| format!("line {}, column {}", error.line(), error.column());
     let Version { version } = serde_json::from_slice(text).map_err(place)?;
@@ -60,11 +60,11 @@ fn understood<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     serde_json::from_slice(text).map(|Versioned { content, .. }| content).map_err(place)
 }
 
-/// Replaces the file; a file that holds the same is left as it is, because most changes of plugins
-/// do not concern it and a disk may be slow.
+/// Replaces the file. A file with the same content is not written again: most changes of plugins do
+/// not concern it, and a disk may be slow.
 ///
 /// # Errors
-/// The file cannot be written; it is as before then.
+/// The file cannot be written; the old file is unchanged.
 pub(in crate::plugin) fn write<T: Serialize>(path: &Path, content: T) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;

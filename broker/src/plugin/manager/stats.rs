@@ -1,5 +1,5 @@
-//! What every link did, by shard and summed, with the times of the calls that were timed. Computed
-//! for the control plane from the counts of the chains.
+//! The counts of every link, by shard and in sum, with the durations of the calls that were timed.
+//! Computed for the control plane from the counts of the chains.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 use super::active::Active;
 use super::loader_state::Totals;
 
-/// How long the calls of a sample took, nanoseconds.
+/// Durations of a sample of the calls, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     /// How many calls were timed.
     pub timed: u64,
-    /// What half of them did not exceed, up to 42 % too high; `None` where none was timed.
+    /// Median, up to 42 % too high; `None` if no call was timed.
     pub p50_ns: Option<u64>,
-    /// What 99 of 100 did not exceed, up to 42 % too high.
+    /// 99th percentile, up to 42 % too high; `None` if no call was timed.
     pub p99_ns: Option<u64>,
-    /// The longest.
+    /// The longest call.
     pub max_ns: u64,
 }
 
@@ -35,7 +35,7 @@ impl From<&Latency> for Times {
     }
 }
 
-/// What one link did.
+/// The counts of one link.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStat {
     /// Hook point.
@@ -44,31 +44,31 @@ pub struct HookStat {
     pub plugin: String,
     /// The hook's name within the plugin.
     pub hook: String,
-    /// On which shard; `None` for all together.
+    /// The shard; `None` for the sum of all shards.
     pub shard: Option<u8>,
     /// Times it was called.
     pub calls: u64,
     /// Times it ended the chain.
     pub stops: u64,
-    /// Times it answered later.
+    /// Times it deferred its verdict.
     pub deferrals: u64,
-    /// Panics, nonsense and missed deadlines.
+    /// Panics, invalid answers and missed deadlines.
     pub faults: u64,
-    /// How long its calls took.
+    /// Durations of its calls.
     #[serde(flatten)]
     pub times: Times,
 }
 
-/// What all links did since their plugins were loaded.
+/// The counts of all links since their plugins were loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStats {
-    /// By point, plugin and hook: all shards together, then each.
+    /// By point, plugin and hook: the sum of all shards, then each shard.
     pub rows: Vec<HookStat>,
-    /// Shards that did not answer: what they counted since the last change of the chains is missing.
+    /// Shards that did not answer: their counts since the last change of the chains are missing.
     pub unanswered: Vec<u8>,
 }
 
-/// Puts what was counted in rows.
+/// Makes rows of the totals.
 pub(in crate::plugin) fn of(active: &[Arc<Active>], totals: &Totals, unanswered: Vec<u8>) -> HookStats {
     let mut sums: BTreeMap<(HookPoint, String, String), BTreeMap<Option<u8>, LinkStats>> = BTreeMap::new();
     for plugin in active {

@@ -1,5 +1,5 @@
-//! Swaps chain tables on every shard or on none, and in the same job moves the state of a plugin
-//! that replaces another. Used by transactions; never on a shard's thread.
+//! Swaps the chain tables on every shard or on none. The same job moves the state of a plugin that
+//! replaces another one. Used by transactions; never on a shard's thread.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,25 +16,28 @@ use super::loader_state::{LoaderState, absorb};
 use crate::plugin::error::LoadError;
 use crate::shard::handle::ShardHandle;
 
-/// What the step of a shard came to.
+/// The result of the swap step of one shard.
 enum Swap {
     /// The chains are in force.
     Done {
         old: Box<ChainTable>,
-        /// Why the state is only the one of the trial, where that is so.
+        /// Why the state was not handed over; the new instance then has only the state of the
+        /// trial.
         lost: Option<String>,
         moved: Moved,
-        /// For when the chains before are put back.
+        /// Needed to notify the plugins again when the previous chains are put back.
         callees: Callees,
     },
-    /// A piece went over that was not the last one.
+    /// A piece was handed over that was not the last one; the chains are unchanged.
     NotYet(Moved),
-    /// A piece did not go over, and nothing has changed.
+    /// A piece could not be handed over; nothing has changed.
     Failed(String),
 }
 
-/// The instances of a shard that may have to be told of a swap, and the hooks that are their plugins' own word before and after it:
-/// what a plugin has mounted or unmounted itself is no news to it, and told of that in `configured` it could do so for ever.
+/// The plugin instances of a shard that may get a `configured` call because of a swap. `lasting`
+/// are the hooks that the plugins themselves have mounted both before and after the swap. A plugin
+/// gets no `configured` call for a hook that it mounted or unmounted itself: it could otherwise
+/// cause such calls in an endless loop.
 struct Callees {
     of: Vec<(PluginHandle, Callee)>,
     lasting: Arc<HashSet<LinkIdentity>>,
@@ -46,11 +49,12 @@ impl Callees {
         Callees { of: slots.iter().filter_map(callee).collect(), lasting: Arc::clone(lasting) }
     }
 
-    /// Notifies each plugin of which other hooks about the life of connections and sessions are called with `table` than now, if any
-    /// are: the operator has taken some out or put them back, or the plugin was disabled or tripped. It misses events, or has missed
-    /// some. In the step of the swap and before it, so that the plugin knows this when it is called next. One of which no hook is
-    /// called any more is told otherwise, or at its return. An instance that has taken over has seen what the one before it saw, and
-    /// has missed what that missed.
+    /// Calls `configured` of each plugin for which `table` calls other hooks of [`LIFE`] than the
+    /// current chains do. The cause is the operator, who mounted or unmounted hooks, or that the
+    /// plugin was disabled or tripped. The plugin will miss events, or has missed some. The call is
+    /// in the step of the swap, before the swap, so that it precedes the next event. A plugin of
+    /// which `table` calls no hook is left out. An instance that has taken over a state is compared
+    /// with the instance before it, because it inherits what that one has seen and missed.
     fn look_again(&self, engine: &Shard, table: &ChainTable, passing: Option<(Passing, bool)>) {
         let (mut before, after) = (self.called(engine.chains()), self.called(table));
         if let Some((passing, true)) = passing {
@@ -72,7 +76,7 @@ impl Callees {
         callees.for_each(|(_, callee)| callee.configured());
     }
 
-    /// The hooks that a table calls of those that are looked at.
+    /// The hooks of [`LIFE`] that a table calls, restricted to `lasting`.
     fn called(&self, table: &ChainTable) -> HashSet<(PluginHandle, HookPoint, LinkIdentity)> {
         let links =
             LIFE.iter().flat_map(|point| table.chain(*point).links().map(move |(link, _)| (point, link)));
@@ -83,7 +87,7 @@ impl Callees {
     }
 }
 
-/// The points that say which connections and sessions begin and end.
+/// The hook points that report the begin and the end of connections and sessions.
 const LIFE: [HookPoint; 8] = [
     HookPoint::ClientConnack,
     HookPoint::ClientConnected,
@@ -95,14 +99,14 @@ const LIFE: [HookPoint; 8] = [
     HookPoint::SessionTerminated,
 ];
 
-/// The hooks that plugins have by their own word, as it was taken last.
+/// The hooks that plugins have mounted, as of the last refresh.
 fn own_hooks(slots: &[PluginSlot]) -> HashSet<LinkIdentity> {
     let mut hooks = HashSet::new();
     slots.iter().for_each(|slot| slot.plugin.each_hook(|hook| hooks.extend([hook.identity])));
     hooks
 }
 
-/// On the shard's thread.
+/// Runs on the shard's thread.
 fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>, callees: Callees) -> Swap {
     let (lost, moved) = match passing {
         None => (None, Moved::default()),
@@ -135,9 +139,9 @@ impl LoaderState {
         self.swap_over(name, before, after, &mut Handover::default()).map(drop)
     }
 
-    /// The same, and in the step in which a shard swaps a state is handed over there, or the last piece of it: a shard that has
-    /// more pieces swaps later. Gives what was lost of a state that goes over whole: the shards on which it failed, although it had
-    /// gone well when it was tried.
+    /// As `swap`, and hands over a state in the same step: the whole state, or its last piece. A
+    /// shard that has more pieces swaps later. Returns the shards on which the handover of a whole
+    /// state failed although the trial had succeeded, each with the reason.
     pub(in crate::plugin) fn swap_over(
         &mut self,
         name: &str,
@@ -196,8 +200,9 @@ impl LoaderState {
         Err(failure)
     }
 
-    /// Has questions of versions that leave the chains be bounded too, for as long as a change may be taken back. Those of one whose
-    /// state goes over are answered to the one that has it.
+    /// Bounds the authorization requests of versions that leave the chains, as long as the change
+    /// may be taken back. A version whose state is handed over is left out: the version that gets
+    /// the state gets its answers too.
     fn note_leaving(&self, (before, after): (&[PluginSlot], &[PluginSlot]), handover: &Handover) {
         let handed = handover.handles();
         if let Some((from, to)) = handed {
@@ -213,7 +218,8 @@ impl LoaderState {
         }
     }
 
-    /// Has questions of those that are not called be bounded: their answers wait for them.
+    /// Bounds the requests on behalf of clients of plugins that are not called: the answers have to
+    /// be stored until the plugin is called again.
     fn note_suspended(&self, slots: &[PluginSlot]) {
         for slot in slots {
             self.services.set_suspended(slot.plugin.handle(), slot.is_suspended());
@@ -243,9 +249,9 @@ impl LoaderState {
         )
     }
 
-    /// Puts `before` into force again, and in the step in which a shard does so, what was handed over comes back there with what
-    /// was added to it. A shard that does not answer does so later, before anything else it is asked. Gives the shards on which
-    /// the state did not come back.
+    /// Puts `before` into force again. In the same step, a state that was handed over comes back,
+    /// with all changes since. A shard that does not answer in time does so later, before any other
+    /// job. Returns the shards on which the state did not come back, each with the reason.
     pub(in crate::plugin) fn swap_back(
         &mut self,
         shards: &[ShardHandle],
@@ -278,7 +284,7 @@ impl LoaderState {
     }
 }
 
-/// What a state that did not come back means.
+/// The log text for a state that did not come back.
 pub(in crate::plugin) fn not_back(shard: ShardId, said: &str) -> String {
     format!(
         "a reload was taken back after shard {shard} had swapped, and the state of the new version did not come back there, so that \

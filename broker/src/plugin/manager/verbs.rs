@@ -1,6 +1,6 @@
-//! Verbs that plugins add to `grapnel-ctl`: their lists, and a call of one on a thread of its own.
-//! Called by the control plane. The thread counts as one of the plugin's, so that the plugin's
-//! shared part stays until the call has returned; nobody waits for it beyond its deadline.
+//! Verbs that plugins add to `grapnel-ctl`: their lists, and the call of a verb on a thread of its
+//! own. Called by the control plane. The thread counts as one of the plugin's threads, so that the
+//! plugin's shared part stays until the call has returned. No caller waits beyond the deadline.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +20,8 @@ static BEGUN: AtomicU64 = AtomicU64::new(0);
 static LATE: AtomicU64 = AtomicU64::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 
-/// Calls of verbs since the start that were begun, that had no answer in time, and that had no thread or no place. Any thread.
+/// Counts of verb calls since the start: begun, not answered in time, and refused because no thread
+/// could be started. Any thread.
 pub fn verbs_counted() -> [u64; 3] {
     [&BEGUN, &LATE, &REFUSED].map(|count| count.load(Ordering::Relaxed))
 }
@@ -28,15 +29,15 @@ pub fn verbs_counted() -> [u64; 3] {
 /// The verbs of a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginVerbs {
-    /// Name it goes by here.
+    /// Name of the plugin here.
     pub plugin: String,
-    /// Name it gives itself.
+    /// Name of its manifest.
     pub kind: String,
     /// Its verbs.
     pub verbs: Vec<Form>,
 }
 
-/// Why a verb was not done.
+/// Why a verb was not executed.
 #[derive(Debug, thiserror::Error)]
 pub enum VerbError {
     /// There is no such plugin.
@@ -47,12 +48,12 @@ pub enum VerbError {
     Unknown {
         /// The plugin.
         plugin: String,
-        /// What was asked for.
+        /// The verb that was requested.
         verb: String,
-        /// What there is.
+        /// The verbs that the plugin has.
         known: Vec<String>,
     },
-    /// It works in a process of `grapnel-ctl` alone.
+    /// The verb runs only in a process of `grapnel-ctl`.
     #[error(
         "{verb} of plugin {plugin} runs with the rights of whoever calls it and not in the broker; call it with \
          grapnel-ctl {plugin} {verb}"
@@ -63,10 +64,10 @@ pub enum VerbError {
         /// The verb.
         verb: String,
     },
-    /// The arguments are not what is declared, or the plugin does not take them.
+    /// The arguments do not match the declaration, or the plugin refuses them.
     #[error("{0}")]
     Arguments(String),
-    /// As many calls run as may.
+    /// The maximum number of calls is running.
     #[error(
         "{running} calls of verbs of plugin {plugin} have not returned, as many as there may be (limits.plugin_verbs_max); try \
          again when one has, or reload the plugin"
@@ -74,17 +75,17 @@ pub enum VerbError {
     Busy {
         /// The plugin.
         plugin: String,
-        /// How many.
+        /// How many calls are running.
         running: u64,
     },
-    /// The plugin ends, or the system has no thread.
+    /// The plugin is about to end, or the system has no thread.
     #[error("{verb} of plugin {plugin} was not begun: {why}")]
     NotBegun {
         /// The plugin.
         plugin: String,
         /// The verb.
         verb: String,
-        /// Why not.
+        /// The reason.
         why: &'static str,
     },
     /// It did not answer in time.
@@ -97,10 +98,10 @@ pub enum VerbError {
         plugin: String,
         /// The verb.
         verb: String,
-        /// How long was waited.
+        /// How long the caller waited, milliseconds.
         deadline_ms: u64,
     },
-    /// It ended without an answer that can be used.
+    /// It ended without a valid answer.
     #[error("{verb} of plugin {plugin} {what}; this is an error of the plugin")]
     Nonsense {
         /// The plugin.
@@ -110,7 +111,7 @@ pub enum VerbError {
         /// What it did, as a predicate.
         what: String,
     },
-    /// It answered with more than is taken.
+    /// Its answer was larger than the limit.
     #[error(
         "{verb} of plugin {plugin} answered with more than {bytes_max} bytes (limits.plugin_verb_bytes_max)"
     )]
@@ -119,13 +120,13 @@ pub enum VerbError {
         plugin: String,
         /// The verb.
         verb: String,
-        /// How many are taken.
+        /// The limit.
         bytes_max: usize,
     },
-    /// What was named is not there, in the plugin's words.
+    /// The named thing does not exist, in the plugin's words.
     #[error("{0}")]
     Absent(String),
-    /// It was not done, in the plugin's words.
+    /// It failed, in the plugin's words.
     #[error("{0}")]
     Failed(String),
 }
@@ -137,7 +138,7 @@ fn verbs_shown(known: &[String]) -> String {
     }
 }
 
-/// A call that has begun.
+/// A call that has been started.
 #[derive(Debug)]
 pub struct Begun {
     plugin: String,
@@ -148,7 +149,7 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// Nobody waits for the answer any more.
+    /// The caller waits no longer: marks the call as abandoned.
     pub fn is_late(&self) -> VerbError {
         self.abandoned.store(true, Ordering::Relaxed);
         let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
@@ -158,7 +159,7 @@ impl Begun {
         VerbError::Late { plugin: plugin.clone(), verb: verb.clone(), deadline_ms }
     }
 
-    /// The thread of the call has ended and said nothing.
+    /// The thread of the call has ended without an answer.
     pub fn is_lost(&self) -> VerbError {
         let what = "ended without an answer".to_owned();
         VerbError::Nonsense { plugin: self.plugin.clone(), verb: self.verb.clone(), what }
@@ -171,11 +172,11 @@ impl Drop for Begun {
     }
 }
 
-/// Whom the answer of a call goes to.
+/// Receives the answer of a call, on the thread of the call.
 pub type Answered = Box<dyn FnOnce(Result<Answer, VerbError>) + Send>;
 
 impl PluginManager {
-    /// The verbs of all plugins that are loaded, with the deadlines in force; those without any left out.
+    /// The verbs of all loaded plugins that have any, with the deadlines in force.
     pub fn all_verbs(&self) -> Vec<PluginVerbs> {
         self.view()
             .active
@@ -193,7 +194,8 @@ impl PluginManager {
         find(&self.view(), name).map(|plugin| self.in_force(plugin))
     }
 
-    /// The declarations, and for the deadline of the operator what that is: whoever calls must not give up before it.
+    /// The declarations, with the operator's deadline where the verb sets none: a caller must not
+    /// give up before that deadline.
     fn in_force(&self, plugin: &Active) -> PluginVerbs {
         let about = &plugin.about;
         let mut verbs = about.verbs.clone();
@@ -211,10 +213,11 @@ impl PluginManager {
         form(find(&self.view(), name)?, verb).cloned()
     }
 
-    /// Calls a verb with arguments as they were given, on a thread of its own, and returns at once; `done` gets the answer there.
+    /// Starts a call of a verb with the given arguments on a thread of its own, and returns at
+    /// once; `done` gets the answer on that thread.
     ///
     /// # Errors
-    /// [`VerbError`]; the plugin was not called, and `done` gets nothing.
+    /// [`VerbError`]; the plugin was not called, and `done` is not called.
     pub fn begin_verb(
         &self,
         name: &str,
@@ -222,7 +225,8 @@ impl PluginManager {
         given: &[(String, String)],
         done: Answered,
     ) -> Result<Begun, VerbError> {
-        // Held until the thread stands in the list of the plugin's threads: its end then waits for it.
+        // Holds the lock until the thread is registered with the plugin: the plugin's end then
+        // waits for it.
         let view = self.view();
         let plugin = find(&view, name)?;
         let form = form(plugin, verb)?;
@@ -284,10 +288,10 @@ fn form<'a>(plugin: &'a Active, verb: &str) -> Result<&'a Form, VerbError> {
     })
 }
 
-/// The arguments that nobody gives.
+/// The arguments that the broker fills in.
 fn filled_in(form: &Form, plugin: &Active) -> Vec<(String, String)> {
     let wanted = form.arguments.iter().filter(|argument| argument.kind == Kind::Plugin);
-    // Its fields are plain, which are always JSON.
+    // All fields have plain types, so that they can always be serialized as JSON.
     let about = || serde_json::to_string(&plugin.info()).unwrap_or_default();
     wanted.map(|argument| (argument.name.clone(), about())).collect()
 }
@@ -301,7 +305,7 @@ fn refused(status: Status, plugin: &str, verb: &str, max: u64) -> VerbError {
     }
 }
 
-/// A call on its way to its thread.
+/// A call until its thread takes it.
 struct Call {
     entry: VerbEntry,
     plugin: String,
@@ -325,7 +329,7 @@ impl Call {
     }
 }
 
-/// What became of a call, by what the plugin has returned and written.
+/// The result of a call, from what the plugin has returned and written.
 pub(in crate::plugin) fn outcome(
     written: Result<Vec<u8>, VerbFailure>,
     (plugin, verb): (String, String),

@@ -1,4 +1,5 @@
-//! What readers of the manager see while transactions run, and the rows that are made of it.
+//! The state that readers of the manager see while transactions run, and the rows that are made of
+//! it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::plugin::file::lookup;
 use crate::plugin::host::services::Services;
 use crate::plugin::report::{HookRow, Origin, PluginInfo, PluginList, PluginState, policy_name};
 
-/// Wanted, and not loaded.
+/// A plugin that was requested and could not be loaded.
 pub(in crate::plugin) struct Failed {
     pub wanted: Wanted,
     pub reason: String,
@@ -46,7 +47,7 @@ impl Failed {
     }
 }
 
-/// What readers see; replaced at the end of a transaction.
+/// The state that readers see; replaced at the end of a transaction.
 #[derive(Default)]
 pub(in crate::plugin) struct View {
     /// In order of mounting.
@@ -70,7 +71,7 @@ impl View {
         loaded.or_else(|| self.failed.iter().find(|failed| failed.name() == name).map(|failed| failed.info()))
     }
 
-    /// What is remembered for the next start.
+    /// The content of the record for the next start.
     pub(in crate::plugin) fn recorded(&self) -> Content {
         let active = self.active.iter().map(|plugin| plugin.wanted());
         let wanted: Vec<Wanted> =
@@ -91,8 +92,8 @@ impl View {
     }
 }
 
-/// The rows of one point: its links in the order of the calls, then what the operator has unmounted there; or one that stands for
-/// none where `all` asks for it.
+/// The rows of one point: its links in the order of the calls, then the hooks that the operator has
+/// unmounted there. A point without a link gets one empty row if `all` is set.
 pub(in crate::plugin) fn rows(
     table: &ChainTable,
     point: HookPoint,
