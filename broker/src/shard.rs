@@ -1,5 +1,5 @@
-//! Shards as the shell runs them: a thread, an executor and an engine each. `start` makes them, and
-//! other threads reach them through `handle`; the rest runs on the shard's own thread.
+//! Shards of the shell: each has a thread, an executor and an engine. `start` makes them, and other
+//! threads reach them through `handle`; the rest runs on the shard's own thread.
 
 mod acceptor;
 mod alarm;

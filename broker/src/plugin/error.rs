@@ -1,6 +1,6 @@
-//! Why a plugin was not loaded, reloaded or unloaded: one sentence each that says what happened, to
+//! Why a plugin was not loaded, reloaded or unloaded. Each error is one sentence: what happened, to
 //! which plugin, and what to do. No sentence contains the plugin's configuration, which may hold
-//! secrets; texts of the plugin itself are passed on.
+//! secrets; texts of the plugin itself are included.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use grapnel_engine::id::ShardId;
 
 use crate::shard::handle::Unanswered;
 
-/// Why an operation on a plugin failed. Whatever had been done by then has been undone.
+/// Why an operation on a plugin failed. Everything that had been done is undone.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// A name that cannot be one.
+    /// An invalid name.
     #[error("{name:?} is no name of a plugin: 1 to 64 letters, digits, - and _")]
     Name {
-        /// What was given.
+        /// The given name.
         name: String,
     },
-    /// Looked up by name, and not there.
+    /// No file was found for the name.
     #[error(
         "there is no plugin named {name}; looked for {}; build it, or give the path of its file",
         list(looked)
@@ -25,7 +25,7 @@ pub enum LoadError {
     NotFound {
         /// The name.
         name: String,
-        /// Where it would have been.
+        /// The files that were looked for.
         looked: Vec<PathBuf>,
     },
     /// The configuration is not an object.
@@ -34,17 +34,17 @@ pub enum LoadError {
         /// The plugin.
         name: String,
     },
-    /// The file could not be read, or its private copy not written.
+    /// The file could not be read, or its private copy could not be written.
     #[error("cannot load {}: {what}: {source}", file.display())]
     File {
         /// The plugin's file.
         file: PathBuf,
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file ends before it should.
+    /// The file is truncated.
     #[error(
         "cannot load {}: it is truncated ({have} bytes of {need}); build or copy it again",
         file.display()
@@ -52,12 +52,12 @@ pub enum LoadError {
     Truncated {
         /// The plugin's file.
         file: PathBuf,
-        /// Bytes there are.
+        /// Size of the file.
         have: u64,
-        /// Bytes its headers speak of.
+        /// Size that its headers claim.
         need: u64,
     },
-    /// No shared library for this machine.
+    /// Not a shared library for this machine.
     #[error("cannot load {}: {what}; give the .so of a plugin that was built for this machine", file.display())]
     NotALibrary {
         /// The plugin's file.
@@ -70,10 +70,10 @@ pub enum LoadError {
     Linker {
         /// The plugin's file.
         file: PathBuf,
-        /// Its message.
+        /// The linker's message.
         said: String,
     },
-    /// A library, and no plugin.
+    /// A library that exports no plugin.
     #[error(
         "cannot load {}: it is a library but not a Grapnel plugin; export one with the plugin! macro of grapnel-plugin-abi, or \
          grapnel_plugin_v1 in C",
@@ -91,14 +91,14 @@ pub enum LoadError {
     ForeignAbi {
         /// The plugin's file.
         file: PathBuf,
-        /// What it was built for.
+        /// The version for which it was built.
         built: String,
-        /// What this broker takes.
+        /// The versions that this broker supports.
         speaks: String,
-        /// What to do about it.
+        /// What to do.
         remedy: String,
     },
-    /// The same version of the ABI, laid out differently.
+    /// The ABI version matches, but the layout of its tables differs.
     #[error(
         "cannot load {}: it claims ABI {built}, but its tables are laid out differently ({what}); rebuild it with the \
          grapnel-plugin-abi of this broker",
@@ -107,20 +107,20 @@ pub enum LoadError {
     ForeignLayout {
         /// The plugin's file.
         file: PathBuf,
-        /// What it was built for.
+        /// The version for which it was built.
         built: String,
         /// What differs.
         what: String,
     },
-    /// What it exports in C is no table of functions.
+    /// Its table of functions in C is invalid.
     #[error("cannot load {}: {what}; this is an error of the plugin", file.display())]
     BrokenTable {
         /// The plugin's file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the table.
         what: String,
     },
-    /// It does not say who it is, or mounts something impossible.
+    /// Its manifest or its list of hooks is invalid.
     #[error("cannot load {name}: {what}; this is an error of the plugin")]
     Manifest {
         /// The plugin.
@@ -128,7 +128,7 @@ pub enum LoadError {
         /// What is wrong.
         what: String,
     },
-    /// It does not take its configuration.
+    /// Its configuration is invalid.
     #[error("cannot load {name}: its configuration is wrong: {said}")]
     Config {
         /// The plugin.
@@ -136,7 +136,7 @@ pub enum LoadError {
         /// What the plugin said.
         said: String,
     },
-    /// No place in the ancestry of messages is left for its name.
+    /// No bit in the ancestry of messages is left for its name.
     #[error(
         "cannot load {name}: {places} other plugins are loaded or have led to messages since the broker started, and each keeps its \
          place in the ancestry of these, so that it does not see them; unload some that never publish, or restart the broker",
@@ -146,7 +146,7 @@ pub enum LoadError {
         /// The plugin.
         name: String,
     },
-    /// A plugin that it needs is not there.
+    /// A plugin that it needs is not loaded or is disabled.
     #[error(
         "cannot load {name}: it needs plugin {missing}, which is {}",
         if *disabled { "disabled; enable that first" } else { "not loaded; load that first" }
@@ -154,9 +154,9 @@ pub enum LoadError {
     Needs {
         /// The plugin.
         name: String,
-        /// What it needs.
+        /// The plugin that it needs.
         missing: String,
-        /// Whether that is loaded, but disabled.
+        /// Whether that plugin is loaded, but disabled.
         disabled: bool,
     },
     /// Plugins need each other.
@@ -164,20 +164,20 @@ pub enum LoadError {
     Circle {
         /// The plugin.
         name: String,
-        /// The way round, from the plugin to itself.
+        /// The circle, from the plugin to itself.
         circle: Vec<String>,
     },
-    /// Others need it.
+    /// Other plugins need it.
     #[error("cannot {doing} {name}: it is needed by {}; {doing} that first", by.join(" and "))]
     NeededBy {
-        /// What was asked for: unload or disable.
+        /// The requested operation: unload or disable.
         doing: &'static str,
         /// The plugin.
         name: String,
-        /// Who needs it.
+        /// The plugins that need it.
         by: Vec<String>,
     },
-    /// Its state cannot be handed to the version that is to replace it.
+    /// Its state cannot be handed over to the version that replaces it.
     #[error(
         "cannot reload {name}: its state on shard {shard} cannot be handed over: {said}; nothing has changed"
     )]
@@ -186,10 +186,10 @@ pub enum LoadError {
         name: String,
         /// The shard.
         shard: ShardId,
-        /// What the plugin said, and where.
+        /// The reason; for an error of the plugin, with the function that failed.
         said: String,
     },
-    /// It refused a configuration while it ran.
+    /// It refused a configuration while it was running.
     #[error("cannot configure {name}: {said}; its configuration is the one it had")]
     Configure {
         /// The plugin.
@@ -223,55 +223,56 @@ pub enum LoadError {
         /// What the plugin said.
         said: String,
     },
-    /// A shard did not take part.
+    /// A shard did not answer.
     #[error("nothing has changed for plugin {name}: {unanswered}")]
     Shard {
         /// The plugin.
         name: String,
-        /// Which shard, and how long it was waited for.
+        /// Which shard, and how long the caller waited.
         unanswered: Unanswered,
     },
-    /// A version was to take the place of one that is loaded, and did not.
+    /// A new version failed; the old version stays loaded.
     #[error("{error}; plugin {name} {version} {}", if *enabled { "goes on" } else { "stays loaded, and disabled" })]
     GoesOn {
-        /// What was wrong.
+        /// Why the new version failed.
         error: Box<LoadError>,
         /// The plugin.
         name: String,
-        /// The version that is there.
+        /// The version that stays loaded.
         version: String,
         /// Whether it is in the chains.
         enabled: bool,
     },
-    /// It is there already.
+    /// A plugin of this name is loaded already.
     #[error("plugin {name} is loaded already; reload it, or load this one under another name")]
     AlreadyLoaded {
         /// The plugin.
         name: String,
     },
-    /// It is not there.
+    /// No plugin of this name is loaded.
     #[error("no plugin named {name} is loaded; loaded are: {}", names(loaded))]
     NotLoaded {
         /// The name.
         name: String,
-        /// What is.
+        /// The loaded plugins.
         loaded: Vec<String>,
     },
-    /// Nobody would decide any more who may connect or what clients may do.
+    /// After the change, no plugin would decide who may connect or what clients may do.
     #[error(
         "cannot {doing} {name}, as others than this machine reach the broker: {}; load another plugin that decides first, or \
          say --force (force=true in the API)",
         follows.join("; ")
     )]
     LastDecider {
-        /// What was asked for: unload, disable, reload or configure a plugin, or change a hook of it.
+        /// The requested operation: unload, disable, reload or configure a plugin, or change one of
+        /// its hooks.
         doing: &'static str,
         /// The plugin.
         name: String,
-        /// The points that would have no hook left, each with what that means.
+        /// The hook points that would have no hook left, each with the consequence.
         follows: Vec<String>,
     },
-    /// Too many retired generations.
+    /// There are too many retired generations.
     #[error(
         "cannot load {name}: {retired} retired generations hold {bytes} bytes of mapped code, and plugins_retired_max allows \
          no more; raise it or restart the broker"
@@ -279,15 +280,15 @@ pub enum LoadError {
     RetiredFull {
         /// The plugin.
         name: String,
-        /// How many there are.
+        /// The number of retired generations.
         retired: usize,
-        /// The code they keep mapped.
+        /// Bytes of code that they keep mapped.
         bytes: u64,
     },
 }
 
 impl LoadError {
-    /// What was wrong, whatever goes on.
+    /// The cause, without the part about the version that stays loaded.
     pub fn cause(&self) -> &LoadError {
         match self {
             LoadError::GoesOn { error, .. } => error.cause(),

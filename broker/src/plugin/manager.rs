@@ -76,7 +76,7 @@ impl PluginManager {
     /// A manager without a plugin. The shards of `settings` get the completions of plugins.
     ///
     /// # Errors
-    /// The folder for private copies can be made in neither of its two places.
+    /// No folder for private copies can be made in `copies_dir` or in the temporary folder.
     pub fn new(settings: Settings) -> io::Result<PluginManager> {
         let copies = Copies::make_in_either(settings.copies_dir.as_deref(), &std::env::temp_dir())?;
         let services = Services::of_process();

@@ -1,5 +1,5 @@
-//! The task of one listener on one shard. It accepts in bursts, pauses when the process has no
-//! descriptor left for clients, and ends when the shard drains.
+//! The task of one listener on one shard. It accepts in bursts, pauses when no descriptor is left
+//! for clients, and ends when the shard drains.
 
 use std::fs::File;
 use std::future::Future;
@@ -17,28 +17,30 @@ use super::turn::spawn_opened;
 use crate::net::{Accepted, Listening, accept, descriptors_for_clients};
 use crate::rt::Incoming;
 
-/// One listener's share of one shard.
+/// One listener on one shard.
 pub(crate) struct Acceptor {
     shared: Rc<Shared>,
     incoming: Incoming,
     info: Arc<ListenerInfo>,
     local: SocketAddr,
-    /// Place of its waker in the shard's table; a task that nobody can wake is lost with its memory.
+    /// Index of its waker in the shard's table. The waker is stored there because a task whose last
+    /// waker is dropped is never polled again, and its memory is leaked.
     place: Option<usize>,
-    /// A descriptor to give up, so that whoever is waiting can be accepted and closed instead of hanging.
+    /// A spare descriptor. It is closed when none are left, so that a waiting connection can be
+    /// accepted and closed instead of hanging.
     reserve: Option<File>,
-    /// The first descriptor number that no client gets.
+    /// Clients get only descriptors with smaller numbers.
     end: u64,
-    /// When descriptors were last missing, if that has been said and not been taken back.
+    /// When descriptors were last missing, until the log says that connections are accepted again.
     exhausted_ms: Option<u64>,
 }
 
-/// How long nobody must have been refused before it is said that connections are accepted again: where clients come and go at the
-/// limit, that would be said of each.
+/// Time without a refusal after which the log says that connections are accepted again. If clients
+/// come and go at the limit, there would otherwise be a line for each.
 const ENOUGH_AGAIN_MS: u64 = 1000;
 
 impl Acceptor {
-    /// Inside a task of the shard only.
+    /// Must be called inside a task of the shard.
     pub fn new(shared: Rc<Shared>, listening: Listening) -> Acceptor {
         let Listening { info, local, socket } = listening;
         let incoming = Incoming::new(socket);
@@ -55,7 +57,7 @@ impl Acceptor {
         }
     }
 
-    /// Accepts who is waiting. Ready when others are to have a turn first.
+    /// Accepts waiting connections. Ready when other tasks must run first.
     fn burst(&mut self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..state.config.limits.accept_burst_max {
             match accept(self.incoming.as_fd(), &self.info, self.local, self.end) {
@@ -91,8 +93,9 @@ impl Acceptor {
         Poll::Ready(())
     }
 
-    /// Accepts nobody for a while, and says why, once. The connection that waited longest is closed at that, which would otherwise
-    /// only time out.
+    /// Accepts no connection for a while, and logs the reason once. With the last descriptor gone,
+    /// the caller then accepts and closes the connection that has waited longest, which would
+    /// otherwise time out.
     fn pause(&mut self, state: &mut State, errno: Option<rustix::io::Errno>) {
         let limits = &state.config.limits;
         if self.exhausted_ms.replace(state.now.mono_ms).is_none() {

@@ -1,6 +1,6 @@
-//! When the shell must look at a connection again: for a write that stalls, or a connection that is
-//! closing. One heap per shard under the one timer of the turn. An alarm that is set again leaves
-//! its old entry behind, which does nothing when its time comes.
+//! When the shell must check a connection again: for a write that stalls, or a connection that is
+//! closing. One heap per shard, served by the one timer of the turn. When an alarm is set again,
+//! its old entry stays in the heap and is ignored when it is due.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,9 +12,9 @@ use super::conn::Token;
 pub(crate) struct Alarm {
     /// Millisecond at which it is due.
     pub at_ms: u64,
-    /// Whose.
+    /// The connection.
     pub token: Token,
-    /// Tells a connection from a later one with the same token.
+    /// Distinguishes the connection from a later one with the same token.
     pub serial: u32,
 }
 
@@ -30,12 +30,12 @@ impl Alarms {
         self.heap.push(Reverse(alarm));
     }
 
-    /// When the next one is due.
+    /// When the next alarm is due, milliseconds.
     pub fn next_ms(&self) -> Option<u64> {
         self.heap.peek().map(|Reverse(alarm)| alarm.at_ms)
     }
 
-    /// The next one that is due.
+    /// Takes the next alarm that is due.
     pub fn due(&mut self, now_ms: u64) -> Option<Alarm> {
         self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
         self.heap.pop().map(|Reverse(alarm)| alarm)

@@ -1,6 +1,6 @@
-//! The task that handles connections whose peer closes while they are not read. Bytes that the peer
-//! sent before are still taken when the engine reads on; if there are none, or the connection is
-//! broken, it ends at once.
+//! The task that handles connections whose peer closes while the shard does not read them. Bytes
+//! that the peer sent before are still offered when the engine reads again. If there are none, or
+//! the connection is broken, the connection ends at once.
 
 use std::future::Future;
 use std::os::fd::AsFd;
@@ -15,17 +15,17 @@ use super::state::{Shared, State};
 use crate::net::{self, Closed};
 use crate::rt::Incoming;
 
-/// Waits for ends of connections that are not read.
+/// Waits for the end of connections that are not read.
 pub(crate) struct Closings {
     shared: Rc<Shared>,
     readable: Incoming,
 }
 
 impl Closings {
-    /// Inside a task of the shard only.
+    /// Must be called inside a task of the shard.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// The process has no descriptor left.
     pub fn new(shared: Rc<Shared>) -> std::io::Result<Closings> {
         let readable = Incoming::new(shared.state.borrow().watch.readable()?);
         Ok(Closings { shared, readable })
@@ -46,13 +46,13 @@ impl Future for Closings {
 }
 
 impl State {
-    /// A connection is not read from now on: its end is told of.
+    /// Watches for the end of a connection that is not read from now on.
     pub(super) fn watch_end(&mut self, token: Token) {
         let conn = &mut *self.conns[token];
         conn.watched = self.watch.watch(conn.stream.as_fd(), conn.mark(token), conn.watched);
     }
 
-    /// Whether there were any.
+    /// Handles the ends that were reported. Returns whether there were any.
     fn take_closed(&mut self) -> bool {
         let closed = self.watch.take();
         for Closed { data, broken } in &closed {

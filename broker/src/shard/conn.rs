@@ -1,5 +1,5 @@
-//! A connection of the shell: its socket, the bytes that are held back, and the state of its task.
-//! What it means for MQTT is known to the engine alone.
+//! A connection of the shell: its socket, its read buffer, and the state of its task. The MQTT
+//! state is in the engine alone.
 
 use std::task::Waker;
 
@@ -12,39 +12,39 @@ use crate::net::{self, Sent};
 use crate::rt::Stream;
 use std::os::fd::AsFd;
 
-/// Place of a connection in its shard's table, for as long as its task lives.
+/// Index of a connection in its shard's table, while its task lives.
 pub(crate) type Token = usize;
 
-/// A socket that is full, over a time in which its client must take some bytes.
+/// A full socket, with the interval in which its client must take a minimum of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Full {
-    /// When that time has begun, milliseconds.
+    /// When the interval began, milliseconds.
     pub since_ms: u64,
-    /// Bytes that the client's end had taken by then.
+    /// Bytes that the client's side had taken by then.
     pub taken_bytes: u64,
 }
 
-/// What a connection's task is doing.
+/// The phase of a connection.
 #[derive(Debug)]
 pub(crate) enum Phase {
-    /// Serving the engine.
+    /// The connection exchanges packets with the engine.
     Serving,
-    /// The engine has forgotten it; its last bytes are still to leave.
+    /// The engine has dropped it; its last bytes are still to be sent.
     Lingering(Box<Linger>),
-    /// Nothing any more.
+    /// It has ended.
     Ended,
 }
 
-/// The last of a connection.
+/// The last bytes of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Linger {
-    /// What is still to be sent.
+    /// The bytes that are still to be sent.
     pub outbound: Outbound,
-    /// What that was at first, bytes.
+    /// Size of the bytes at first.
     bytes: usize,
-    /// The peer has been told that nothing more comes.
+    /// The sending side is closed.
     pub write_closed: bool,
-    /// Bytes that came meanwhile and were thrown away.
+    /// Bytes that were received since then and discarded.
     pub read_bytes: u64,
 }
 
@@ -55,28 +55,31 @@ pub(crate) struct Conn {
     pub key: ConnKey,
     serial: u32,
     pub phase: Phase,
-    /// The task's; kept even where nothing needs it, since a task that nobody can wake is lost with its memory.
+    /// The waker of its task. It is stored in any case, because a task whose last waker is dropped
+    /// is never polled again, and its memory is leaked.
     pub waker: Option<Waker>,
     pub read_buffer: ReadBuffer,
-    /// Where it comes from, as long as it may have to move.
+    /// Where it comes from, until it can no longer be handed off to another shard.
     pub peer: Option<Box<Peer>>,
-    /// As the engine has it: not read until it says so.
+    /// Whether the engine reads the connection, as last reported by the engine.
     pub reading: Reading,
-    /// What was held back is to be offered before anything is read.
+    /// The read buffer must be offered before anything is read.
     pub resumed: bool,
-    /// Whether its end is told of while it is not read.
+    /// Whether its end is watched while it is not read.
     pub watched: bool,
-    /// The engine finds it silent, and so many bytes that had come by then are still to be read.
+    /// Set while the engine checks its deadline: the number of bytes that arrived in time and are
+    /// still to be read.
     pub deadline_bytes: Option<u64>,
     /// Bytes that its socket has taken so far.
     sent_bytes: u64,
-    /// Its socket is full.
+    /// Set while its socket is full.
     pub full: Option<Full>,
     alarm_ms: Option<u64>,
 }
 
 impl Conn {
-    /// A connection that has just been opened, with what is to be offered before anything is read.
+    /// A connection that has just been opened. `rest` is offered to the engine before anything is
+    /// read.
     pub fn new(stream: Stream, key: ConnKey, serial: u32, rest: ReadBuffer, peer: Option<Box<Peer>>) -> Conn {
         let resumed = !rest.is_empty();
         Conn {
@@ -97,30 +100,30 @@ impl Conn {
         }
     }
 
-    /// Has the task polled.
+    /// Makes the executor poll the task.
     pub fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
     }
 
-    /// Tells it from every other connection of its shard.
+    /// A value that no other connection of the shard has.
     pub fn mark(&self, token: Token) -> u64 {
         u64::from(self.serial) << 32 | token as u64 & u64::from(u32::MAX)
     }
 
-    /// Its socket has taken so many bytes more.
+    /// Counts bytes that its socket has taken.
     pub fn sent(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
     }
 
-    /// Bytes that the client's end has taken of all that the socket has: what a client that reads nothing leaves in its own
-    /// buffers and ours is no progress.
+    /// Bytes that the client's side has acknowledged. Bytes in our socket's buffer do not count,
+    /// because they are no progress of a client that reads nothing.
     pub fn taken_bytes(&self) -> u64 {
         self.sent_bytes.saturating_sub(self.stream.unsent_bytes().unwrap_or(self.sent_bytes))
     }
 
-    /// Has the turn look at the connection at that millisecond, and not when it was to look before.
+    /// Sets the time at which the turn checks the connection; replaces the earlier alarm.
     pub fn set_alarm(&mut self, token: Token, at_ms: u64, alarms: &mut Alarms) {
         if self.alarm_ms != Some(at_ms) {
             self.alarm_ms = Some(at_ms);
@@ -128,7 +131,7 @@ impl Conn {
         }
     }
 
-    /// Whether an alarm that is due is the connection's own and last one; it has none then.
+    /// Whether a due alarm is the connection's current one, which is then cleared.
     pub fn take_alarm(&mut self, alarm: &Alarm) -> bool {
         let own = self.serial == alarm.serial && self.alarm_ms == Some(alarm.at_ms);
         if own {
@@ -137,14 +140,14 @@ impl Conn {
         own
     }
 
-    /// Whether the turn is going to look at the connection.
+    /// Whether an alarm is set.
     pub fn has_alarm(&self) -> bool {
         self.alarm_ms.is_some()
     }
 }
 
 impl Phase {
-    /// Last bytes that it was given.
+    /// Size of the last bytes that it was given.
     pub fn bytes(&self) -> usize {
         match self {
             Phase::Lingering(linger) => linger.bytes,
@@ -160,18 +163,19 @@ impl Linger {
     }
 }
 
-/// How far a queue has been sent.
+/// How far a queue was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flushed {
     /// All of it.
     All,
-    /// As far as the socket took it.
+    /// Until the socket was full.
     Full,
-    /// The connection is gone.
+    /// The connection is broken.
     Gone,
 }
 
-/// Sends as much of a queue as the socket takes at once, and takes it off. Also returns the number of bytes that left.
+/// Sends as much of a queue as the socket takes now, and removes that from the queue. Also returns
+/// the number of bytes sent.
 pub(crate) fn flush(stream: &Stream, outbound: &mut Outbound) -> (Flushed, usize) {
     let mut left = 0;
     while !outbound.is_empty() {

@@ -1,5 +1,5 @@
 //! The task of one connection: reads while the engine wants bytes, waits for room while the socket
-//! is full, and sends the last bytes. It ends by itself and closes the socket; its data is in the
+//! is full, and sends the last bytes. It ends by itself and closes the socket. Its data is in the
 //! table of the shard.
 
 use std::future::Future;
@@ -16,7 +16,7 @@ use crate::net;
 use crate::rt;
 use std::os::fd::AsFd;
 
-/// One connection's life.
+/// The task of one connection.
 pub(crate) struct Connection {
     pub shared: Rc<Shared>,
     pub token: Token,
@@ -40,14 +40,14 @@ impl Future for Connection {
     }
 }
 
-/// Where a connection's task stands after a poll.
+/// The state of a connection's task after a poll.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Driven {
-    /// It waits for its socket, or for the engine.
+    /// It waits for its socket or for the engine.
     Waiting,
-    /// It would go on, but others are to have a turn.
+    /// It has more to do, but other tasks must run first.
     Again,
-    /// It is over; the connection is in no table any more.
+    /// It has ended; the connection has been removed from all tables.
     Done,
 }
 
@@ -83,7 +83,7 @@ impl State {
         self.read(token, cx)
     }
 
-    /// Reads until nothing is there or others are to have a turn.
+    /// Reads until the socket is empty or other tasks must run.
     fn read(&mut self, token: Token, cx: &mut Context<'_>) -> Driven {
         let mut read_bytes = 0;
         loop {
@@ -106,7 +106,8 @@ impl State {
         }
     }
 
-    /// Offers what is held back and the first `count` bytes of the scratch to the engine; `None` means to read on.
+    /// Offers the read buffer and the first `count` bytes of the scratch buffer to the engine.
+    /// `None` if the caller should read more.
     fn offer(&mut self, token: Token, count: usize) -> Option<Driven> {
         let State { engine, conns, scratch, .. } = self;
         let conn = &mut *conns[token];
@@ -133,7 +134,8 @@ impl State {
             Step::Pause => {
                 self.conns[token].reading = self.engine.reading(key).unwrap_or_default();
                 self.watch_end(token);
-                // It has sent something, and the engine does not count while it refuses to read.
+                // The client has sent something, and the engine does not count silence while it
+                // reads nothing.
                 self.count_offered(token, u64::MAX);
                 Some(Driven::Waiting)
             }
@@ -143,15 +145,16 @@ impl State {
                 Some(Driven::Done)
             }
             Step::Closed => {
-                // What is still to be sent is in the outbox under `closing`, and replaces this when the outbox is emptied.
+                // The last bytes are in the outbox under `closing`. They replace this empty queue
+                // when the outbox is emptied.
                 self.linger_with(token, Outbound::default());
                 Some(Driven::Waiting)
             }
         }
     }
 
-    /// So many bytes of a connection have been offered: the engine judges an overdue one when there are no more of those that
-    /// it had sent in time.
+    /// Counts offered bytes of a connection whose deadline is being checked. When all bytes that
+    /// had arrived in time were offered, the engine decides.
     pub(super) fn count_offered(&mut self, token: Token, count: u64) {
         let conn = &mut *self.conns[token];
         let Some(unheard) = conn.deadline_bytes else { return };
@@ -162,14 +165,15 @@ impl State {
         }
     }
 
-    /// Goes on sending where the socket was full, and waits for room again. False if the connection is gone.
+    /// Continues to send after the socket was full, and waits for room again. False if the
+    /// connection is broken.
     fn write_on(&mut self, token: Token, cx: &mut Context<'_>) -> bool {
         let conn = &mut *self.conns[token];
         let key = conn.key;
         let mut left = 0;
         let mut full = false;
         while let Some(outbound) = self.engine.outbound(key) {
-            // An empty piece at the front would be sent as nothing for ever.
+            // An empty piece at the front would be sent as zero bytes, again and again.
             if outbound.front().is_empty() {
                 outbound.advance(0);
             }
@@ -191,7 +195,7 @@ impl State {
                     left += count;
                 }
             }
-            // There is room: the rest leaves in as few calls as it can.
+            // There is room: sends the rest in as few calls as possible.
             let (flushed, count) = flush(&conn.stream, outbound);
             left += count;
             if flushed == Flushed::Gone {
@@ -209,8 +213,9 @@ impl State {
         true
     }
 
-    /// Sends the last bytes, tells the peer that nothing more comes, and waits until it has closed its end, so that it can read
-    /// them: a socket closed with unread bytes is reset, and the peer loses what it has not read.
+    /// Sends the last bytes, closes the sending side, and waits until the peer has closed its side.
+    /// Closing a socket with unread bytes resets the connection, and the peer would lose bytes that
+    /// it has not read.
     fn linger(&mut self, token: Token, cx: &mut Context<'_>) -> Driven {
         let read_max = self.config.limits.linger_read_bytes_max;
         let conn = &mut *self.conns[token];

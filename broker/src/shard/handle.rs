@@ -1,5 +1,5 @@
 //! How other threads reach a shard: queues for requests and verdicts, and one wake for any number
-//! of them. Used by the control plane, the plugin loader and threads of plugins; only the shard's
+//! of them. Used by the control plane, the plugin loader and threads of plugins. Only the shard's
 //! own loop takes from the queues.
 
 use std::cell::RefCell;
@@ -16,21 +16,22 @@ use grapnel_engine::shard::{Command as PluginCommand, Completion, Scope, Shard};
 use super::heartbeat::Heartbeat;
 use crate::net::Listening;
 
-/// Work for a shard, run between two steps of its loop with its engine.
+/// A job for a shard, run with its engine between two steps of its loop.
 pub type Job = Box<dyn FnOnce(&mut Shard) + Send>;
 
-/// What the shell itself asks of a shard, beside its engine.
+/// Requests to the shell's part of the shard.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Accept from these from now on.
+    /// Accept connections from these listeners from now on.
     Listen(Vec<Listening>),
-    /// Accept nobody any more, disconnect everybody, tell when that is done and go on serving the mesh.
+    /// Accept no more connections, disconnect all clients, report when that is done, and continue
+    /// to serve the mesh.
     Drain,
-    /// End, without waiting for anything.
+    /// End without waiting.
     Stop,
 }
 
-/// A shard that did not answer in time, or has ended.
+/// A shard that did not answer in time or has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("shard {shard} did not answer within {waited_ms} ms; a hook may be blocking it (see the log)")]
 pub struct Unanswered {
@@ -40,9 +41,10 @@ pub struct Unanswered {
     pub waited_ms: u64,
 }
 
-/// Wakes the shard's loop from any thread. The runtime counts every wake that is under way from another thread in a 16-bit
-/// reference count, so an "already signalled" flag keeps them to one. That holds only if the flag is lowered by nothing but
-/// the task that was woken: the shard has a task for this alone, its bell, which no other event polls.
+/// Wakes the shard's loop from any thread. The runtime counts concurrent wakes from other threads
+/// in a 16-bit reference count, so the flag `raised` allows only one at a time. That is safe only
+/// if no task but the woken one lowers the flag. The shard has a task for this alone, its waker
+/// task, which no other event polls.
 #[derive(Debug, Default)]
 pub struct Signal {
     raised: AtomicBool,
@@ -50,7 +52,7 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// Wakes the loop unless it has been woken and has not looked yet.
+    /// Wakes the loop, unless a wake is pending.
     pub fn raise(&self) {
         if self.raised.swap(true, Ordering::AcqRel) {
             return;
@@ -61,7 +63,8 @@ impl Signal {
         }
     }
 
-    /// Wakes the loop whether it has been woken or not: for the watchdog, which does it rarely and only to a shard that sleeps.
+    /// Wakes the loop even if a wake is pending. For the watchdog, which calls it rarely and only
+    /// for a sleeping shard.
     pub(super) fn kick(&self) {
         let waker = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         if let Some(waker) = waker {
@@ -69,17 +72,18 @@ impl Signal {
         }
     }
 
-    /// For the shard's bell: the loop is about to look at its queues, and a raise from now on wakes again. True if one had come.
+    /// For the shard's waker task, before the loop reads its queues: a later raise wakes again.
+    /// Returns whether a wake was pending.
     pub fn lower(&self) -> bool {
         self.raised.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether a raise has come that the loop has not looked at.
+    /// Whether a wake is pending.
     pub fn is_raised(&self) -> bool {
         self.raised.load(Ordering::Acquire)
     }
 
-    /// Sets whom to wake. After it the loop must look at its queues once more before it sleeps.
+    /// Sets the waker. After this the loop must check its queues once more before it sleeps.
     pub fn register(&self, waker: &Waker) {
         let mut place = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !place.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -88,25 +92,25 @@ impl Signal {
     }
 }
 
-/// Refused answers that wait to be counted; a plugin that has more refused faster than its shard turns is not counted for
-/// each.
+/// Maximum number of refused answers that wait to be counted. Further ones are not counted.
 const REFUSED_WAITING_MAX: usize = 1024;
 
-/// Scopes that wait to be authorized again; one of everything takes the place of more. As many as a turn looks at in a millisecond.
+/// Maximum number of scopes that wait to be authorized again. Beyond it, the one scope for
+/// everything replaces them. A turn handles as many in a millisecond.
 const INVALIDATIONS_MAX: usize = 1024;
-/// Bytes of the names in them, likewise.
+/// Maximum size in bytes of the names in these scopes; handled in the same way.
 const INVALIDATIONS_BYTES_MAX: usize = 256 << 10;
 
-/// What is to be authorized again; those that say the same are one.
+/// The scopes that are to be authorized again; equal ones are merged.
 #[derive(Default)]
 struct Invalidations {
     scopes: BTreeSet<Scope>,
-    /// Bytes of their names.
+    /// Bytes of the names in the scopes.
     bytes: usize,
 }
 
 impl Invalidations {
-    /// Adds one; false where it says nothing new.
+    /// Adds a scope; false if it is covered already.
     fn add(&mut self, scope: &Scope) -> bool {
         if self.scopes.contains(&Scope::All) || self.scopes.contains(scope) {
             return false;
@@ -144,7 +148,7 @@ thread_local! {
     static HERE: RefCell<Option<ShardHandle>> = const { RefCell::new(None) };
 }
 
-/// A shard as other threads see it. Cheap to clone.
+/// A shard for other threads. Cheap to clone.
 #[derive(Clone)]
 pub struct ShardHandle {
     id: ShardId,
@@ -158,23 +162,24 @@ impl std::fmt::Debug for ShardHandle {
 }
 
 impl ShardHandle {
-    /// A handle whose shard is yet to start; jobs wait until it does.
+    /// A handle whose shard has not started yet; jobs wait until it does.
     pub fn new(id: ShardId) -> ShardHandle {
         ShardHandle { id, inner: Arc::default() }
     }
 
-    /// Which shard.
+    /// The shard's id.
     pub fn id(&self) -> ShardId {
         self.id
     }
 
-    /// Hands work over and returns at once. Any thread.
+    /// Submits a job and returns at once. Any thread.
     pub fn submit(&self, job: Job) {
         self.inner.jobs.push(job);
         self.inner.signal.raise();
     }
 
-    /// Runs `work` on the shard and waits for its answer. Blocks: never from a shard, nor from the control plane's executor.
+    /// Runs `work` on the shard and waits for its answer. Blocks: must not be called on a shard or
+    /// on the control plane's executor.
     ///
     /// # Errors
     /// [`Unanswered`] after `timeout`; the work may still run later.
@@ -185,7 +190,7 @@ impl ShardHandle {
     ) -> Result<R, Unanswered> {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.submit(Box::new(move |shard| {
-            // The caller may have gone; then nobody wants the answer.
+            // The caller may have given up; the answer is then dropped.
             let _ = sender.send(work(shard));
         }));
         receiver.recv_timeout(timeout).map_err(|_| self.unanswered(timeout))
@@ -202,7 +207,7 @@ impl ShardHandle {
     ) -> Result<R, Unanswered> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         self.submit(Box::new(move |shard| {
-            // The caller may have gone; then nobody wants the answer.
+            // The caller may have given up; the answer is then dropped.
             let _ = sender.send(work(shard));
         }));
         match tokio::time::timeout(timeout, receiver).await {
@@ -211,32 +216,34 @@ impl ShardHandle {
         }
     }
 
-    /// Hands a deferred verdict over. Any thread.
+    /// Passes a deferred verdict to the shard. Any thread.
     pub fn complete(&self, completion: Completion) {
         self.inner.completions.push(completion);
         self.inner.signal.raise();
     }
 
-    /// An answer to this ticket was not taken, for this reason: the shard counts it and knows whose it was. Any thread.
+    /// Reports that the answer to this ticket was refused, with the reason. The shard counts it and
+    /// finds the hook of the ticket. Any thread.
     pub fn refuse_answer(&self, ticket: u64, reason: String) {
-        // Several threads may pass the test at once: the bound is kept up to their number.
+        // Several threads may pass the check at once, so that the limit can be exceeded by their
+        // number.
         if self.inner.refused.len() < REFUSED_WAITING_MAX {
             self.inner.refused.push((ticket, reason));
             self.inner.signal.raise();
         }
     }
 
-    /// Wakes the shard's loop; what it is to find lies in a lane.
+    /// Wakes the shard's loop, after something was put into a lane.
     pub fn wake(&self) {
         self.inner.signal.raise();
     }
 
-    /// For the shard's loop: whom and whether to wake.
+    /// For the shard's loop: the wake signal.
     pub fn signal(&self) -> &Signal {
         &self.inner.signal
     }
 
-    /// For the shard's loop: the next piece of work.
+    /// For the shard's loop: the next job.
     pub fn next_job(&self) -> Option<Job> {
         self.inner.jobs.pop()
     }
@@ -246,21 +253,25 @@ impl ShardHandle {
         self.inner.completions.pop()
     }
 
-    /// For the shard's loop: the next answer that was not taken, before the completions that came after it.
+    /// For the shard's loop: the next refused answer. Must be taken before the completions that
+    /// came after it.
     pub fn next_refused(&self) -> Option<(u64, String)> {
         self.inner.refused.pop()
     }
 
-    /// Hands over what a plugin asks for; false, and nothing done but counted, where `max` wait already, or where it makes more than
-    /// `bytes_max` bytes with those that wait. Any thread.
+    /// Queues a command of a plugin. If `max` commands wait already, or if all would have more than
+    /// `bytes_max` bytes, the command is only counted as refused, and the result is false. Any
+    /// thread.
     pub fn push_plugin_command(&self, command: PluginCommand, max: usize, bytes_max: usize) -> bool {
         let (inner, bytes) = (&*self.inner, command.bytes());
-        // Several threads may pass the test at once: the bounds are kept up to their number.
+        // Several threads may pass the check at once, so that the limits can be exceeded by their
+        // number.
         let (count, waiting) = (
             inner.plugin_commands_waiting.load(Ordering::Relaxed),
             inner.plugin_commands_bytes.load(Ordering::Relaxed),
         );
-        // One that is larger than that comes through alone: it would be refused for ever.
+        // A command larger than `bytes_max` is accepted if no other waits: it would otherwise never
+        // be.
         if count >= max || count > 0 && waiting.saturating_add(bytes) > bytes_max {
             inner.plugin_commands_refused.fetch_add(1, Ordering::Relaxed);
             inner.signal.raise();
@@ -273,13 +284,14 @@ impl ShardHandle {
         true
     }
 
-    /// Counts a question on behalf of a client that was refused, since nobody could be told the answer. Any thread.
+    /// Counts a request on behalf of a client that was refused because too many answers wait for
+    /// the plugin. Any thread.
     pub fn refuse_question(&self) {
         self.inner.questions_refused.fetch_add(1, Ordering::Relaxed);
         self.inner.signal.raise();
     }
 
-    /// For the shard's loop: how many were refused since the last time.
+    /// For the shard's loop: the number of such refusals since the last call.
     pub fn take_refused_questions(&self) -> u64 {
         match self.inner.questions_refused.load(Ordering::Relaxed) {
             0 => 0,
@@ -287,7 +299,8 @@ impl ShardHandle {
         }
     }
 
-    /// Has a scope authorized again, which is never refused: those that say the same are one. Any thread.
+    /// Requests that a scope is authorized again. Never refused; equal scopes are merged. Any
+    /// thread.
     pub fn invalidate(&self, scope: &Scope) {
         if self.invalidations().add(scope) {
             self.inner.signal.raise();
@@ -298,12 +311,12 @@ impl ShardHandle {
         self.inner.invalidations.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// For the shard's loop: the scopes that wait for it.
+    /// For the shard's loop: takes the scopes that are to be authorized again.
     pub fn take_invalidations(&self) -> BTreeSet<Scope> {
         std::mem::take(&mut *self.invalidations()).scopes
     }
 
-    /// For the shard's loop: how many have been refused since the last time.
+    /// For the shard's loop: the number of refused commands since the last call.
     pub fn take_refused_plugin_commands(&self) -> u64 {
         match self.inner.plugin_commands_refused.load(Ordering::Relaxed) {
             0 => 0,
@@ -311,7 +324,7 @@ impl ShardHandle {
         }
     }
 
-    /// For the shard's loop: what a plugin asks for next.
+    /// For the shard's loop: the next command of a plugin.
     pub fn next_plugin_command(&self) -> Option<PluginCommand> {
         let command = self.inner.plugin_commands.pop()?;
         self.inner.plugin_commands_waiting.fetch_sub(1, Ordering::Relaxed);
@@ -319,22 +332,22 @@ impl ShardHandle {
         Some(command)
     }
 
-    /// Makes this thread the shard's own, for [`ShardHandle::here`].
+    /// Registers this thread as the shard's own, for [`ShardHandle::here`].
     pub fn enter(&self) {
         HERE.with(|here| *here.borrow_mut() = Some(self.clone()));
     }
 
-    /// The shard whose thread this is, if it is one.
+    /// The shard of this thread, if it is a shard's thread.
     pub fn here() -> Option<ShardHandle> {
         HERE.try_with(|here| here.borrow().clone()).ok().flatten()
     }
 
-    /// What the shard is doing at this moment. Any thread.
+    /// The current activity of the shard. Any thread.
     pub fn heartbeat(&self) -> &Heartbeat {
         &self.inner.heartbeat
     }
 
-    /// Asks something of the shell's part of the shard. Any thread.
+    /// Sends a request to the shell's part of the shard. Any thread.
     pub(crate) fn command(&self, command: Command) {
         self.inner.commands.push(command);
         self.inner.signal.raise();

@@ -1,6 +1,6 @@
-//! The heartbeat of a shard for observers on other threads: since when it has been in its current
-//! step, and which plugin it is calling. Written by the shard with plain stores, read by the
-//! watchdog. A reader may see two stores half done, which is good enough for a log line.
+//! The heartbeat of a shard for other threads: since when it has been in its current step, and
+//! which plugin it is calling. Written by the shard with plain stores, read by the watchdog. A
+//! reader may see one store of two; that is sufficient for a log line.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -16,7 +16,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that begins now. Made once, before the first shard.
+    /// Starts a clock. Made once, before the first shard.
     pub fn start() -> Clock {
         Clock { started: Instant::now() }
     }
@@ -24,7 +24,7 @@ impl Clock {
     /// Milliseconds since the clock began, and since 1970.
     pub fn now(&self) -> Now {
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        // A machine whose clock stands before 1970 has 1970.
+        // A system clock before 1970 counts as 1970.
         Now { mono_ms: self.mono_ms(), wall_ms: wall.map_or(0, |since| since.as_millis() as u64) }
     }
 
@@ -33,13 +33,13 @@ impl Clock {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// From now until that millisecond begins; zero if it has.
+    /// Time from now until that millisecond of the clock; zero if it has passed.
     pub fn until(&self, mono_ms: u64) -> std::time::Duration {
         std::time::Duration::from_millis(mono_ms).saturating_sub(self.started.elapsed())
     }
 }
 
-/// A shard's sign of life.
+/// The heartbeat of a shard.
 #[derive(Debug)]
 pub struct Heartbeat {
     /// Steps begun since the start.
@@ -69,9 +69,9 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// The shard begins a step at this millisecond.
+    /// Begins a step of the shard at this millisecond of the clock.
     pub(crate) fn begin(&self, mono_ms: u64) {
-        // One writer: a load and a store are enough.
+        // Only the shard writes, so that a load and a store are sufficient.
         self.steps.store(self.steps.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         self.began.store(mono_ms + 1, Ordering::Relaxed);
     }
@@ -81,12 +81,13 @@ impl Heartbeat {
         self.began.store(0, Ordering::Relaxed);
     }
 
-    /// The shard's guard has come round.
+    /// Counts a round of the shard's guard.
     pub(crate) fn beat(&self) {
         self.beats.store(self.beats.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Rounds of the guard since the start: a shard without one for long is asleep and may have slept in on its work.
+    /// Rounds of the guard since the start. A shard without a round for long is asleep, possibly
+    /// although it has work.
     pub fn beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
     }
@@ -96,7 +97,7 @@ impl Heartbeat {
         self.steps.load(Ordering::Relaxed)
     }
 
-    /// For how many milliseconds the current step has been going on; `None` between steps.
+    /// Duration of the current step so far, milliseconds; `None` between steps.
     pub fn step_ms(&self, now_mono_ms: u64) -> Option<u64> {
         let began = self.began.load(Ordering::Relaxed).checked_sub(1)?;
         Some(now_mono_ms.saturating_sub(began))

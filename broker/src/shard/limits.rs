@@ -1,6 +1,6 @@
-//! The limits of the shell, in the form of the engine's: what one shard reads, accepts and holds
-//! per turn, and what plugins may use. Both lists are the `[limits]` table of the configuration.
-//! Bounds that nobody needs to set are constants beside what they bound.
+//! The limits of the shell, in the form of the engine's limits: what one shard reads, accepts and
+//! stores per turn, and what plugins may use. Both lists are in the table `[limits]` of the
+//! configuration. Limits that nobody needs to change are constants beside the code that they limit.
 
 grapnel_engine::bounds! {
     /// The bounds of one shard's sockets and lanes. See [`ShellLimits::SETTINGS`] for ranges and reasons.

@@ -1,10 +1,10 @@
-//! The lanes between shards: for each ordered pair a control lane that never refuses, and a data
-//! lane that is bounded in batches and bytes. Each shard's turn puts batches in and takes them out;
-//! nothing here waits. A receiver always empties the control lane, and leaves messages in the data
-//! lane while it has many deliveries to make.
+//! The lanes between shards. Each ordered pair of shards has a control lane, which never refuses,
+//! and a data lane, which is limited in batches and bytes. Each shard's turn puts batches in and
+//! takes them out; nothing here waits. A receiver always empties the control lane; it leaves
+//! messages in the data lane while it has many deliveries to make.
 //!
-//! It is generic in what it carries, because only the engine can make its envelopes, and the lanes
-//! are tested without it.
+//! Generic in the items, because only the engine can make its envelopes, and the lanes are tested
+//! without the engine.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -15,37 +15,38 @@ use grapnel_engine::id::{ShardId, ShardSet};
 use super::handle::ShardHandle;
 use super::limits::ShellLimits;
 
-/// Most envelopes of a batch.
+/// Maximum number of envelopes in a batch.
 pub(crate) const BATCH_ENVELOPES: usize = 64;
 
-/// Empty vectors a pair keeps for its next batches. One, because there are as many pairs as shards squared, and a vector that has
-/// to be made anew costs one allocation for up to 64 envelopes.
+/// Number of empty vectors that a pair stores for its next batches. One is enough: the number of
+/// pairs is the square of the number of shards, and a new vector costs one allocation for up to 64
+/// envelopes.
 const SPARES: usize = 1;
 
-/// What a control lane carries: the engine's envelopes, and the shell's own `C`, in one order.
+/// An item of a control lane: the engine's envelopes, or an item `C` of the shell, in one order.
 #[derive(Debug)]
 pub(crate) enum Control<T, C> {
     /// Envelopes of the engine.
     Batch(Vec<T>),
-    /// The shell's.
+    /// An item of the shell.
     Own(C),
 }
 
-/// Messages with the bytes they count.
+/// Messages with their size.
 #[derive(Debug)]
 pub(crate) struct DataBatch<T> {
     /// The envelopes.
     pub envelopes: Vec<T>,
-    /// Their bytes as the engine counts them.
+    /// Their size in bytes, as the engine counts them.
     pub bytes: usize,
 }
 
-/// How much a data lane takes before it is full.
+/// The room that a data lane has left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Room {
     /// Batches.
     pub batches: usize,
-    /// Bytes; a batch that begins below may go beyond.
+    /// Bytes; the last batch may exceed them.
     pub bytes: usize,
 }
 
@@ -55,7 +56,7 @@ struct Pair<T, C> {
     data: SegQueue<DataBatch<T>>,
     batches: AtomicUsize,
     bytes: AtomicUsize,
-    /// The sender has something for this lane and found no room.
+    /// The sender has a batch for this lane and found no room.
     starved: AtomicBool,
     spares: ArrayQueue<Vec<T>>,
 }
@@ -79,13 +80,13 @@ pub(crate) struct Mesh<T, C> {
     batches_max: usize,
     bytes_max: usize,
     pairs: Box<[Pair<T, C>]>,
-    /// For each shard: from which shards something has come since it last looked.
+    /// For each shard: the shards from which something has arrived since it last checked.
     arrived: Box<[CachePadded<AtomicU64>]>,
     handles: Box<[ShardHandle]>,
 }
 
 impl<T, C> Mesh<T, C> {
-    /// Empty lanes between the shards of these handles.
+    /// Makes empty lanes between these shards.
     pub fn new(handles: &[ShardHandle], limits: &ShellLimits) -> Mesh<T, C> {
         let shards = handles.len();
         Mesh {
@@ -107,18 +108,19 @@ impl<T, C> Mesh<T, C> {
         self.pair(from, to).spares.pop().unwrap_or_else(|| Vec::with_capacity(BATCH_ENVELOPES))
     }
 
-    /// Puts something into the control lane. The receiver learns of it by [`Mesh::announce`].
+    /// Puts an item into the control lane. [`Mesh::announce`] then wakes the receiver.
     pub fn send_control(&self, from: ShardId, to: ShardId, item: Control<T, C>) {
         self.pair(from, to).control.push(item);
     }
 
-    /// The room of a data lane. None left: remembers that the sender wants some, and whoever makes it wakes the sender.
+    /// The room of a data lane. If there is none, the sender is woken when there is room again.
     pub fn room(&self, from: ShardId, to: ShardId) -> Option<Room> {
         let room = self.room_now(from, to);
         if room.is_some() {
             return room;
         }
-        // Raise the flag, then look again: a receiver that made room in between did not see the flag.
+        // Checks again after the flag is set: a receiver that made room in between has not seen the
+        // flag.
         self.pair(from, to).starved.store(true, Ordering::SeqCst);
         self.room_now(from, to)
     }
@@ -130,7 +132,8 @@ impl<T, C> Mesh<T, C> {
         (batches > 0 && bytes > 0).then_some(Room { batches, bytes })
     }
 
-    /// Puts a batch into the data lane, for which there was room. The receiver learns of it by [`Mesh::announce`].
+    /// Puts a batch into the data lane, after [`Mesh::room`] was checked. [`Mesh::announce`] then
+    /// wakes the receiver.
     pub fn send_data(&self, from: ShardId, to: ShardId, batch: DataBatch<T>) {
         let pair = self.pair(from, to);
         pair.batches.fetch_add(1, Ordering::SeqCst);
@@ -138,7 +141,7 @@ impl<T, C> Mesh<T, C> {
         pair.data.push(batch);
     }
 
-    /// Tells receivers that something has come, each once however much it is.
+    /// Wakes the receivers of items, each once.
     pub fn announce(&self, from: ShardId, to: ShardSet) {
         for shard in to.iter() {
             self.arrived[shard.index()].fetch_or(1 << from.0, Ordering::AcqRel);
@@ -146,17 +149,18 @@ impl<T, C> Mesh<T, C> {
         }
     }
 
-    /// Whether anything has come since the last [`Mesh::arrivals`]. Cheap enough for every step.
+    /// Whether anything has arrived since the last [`Mesh::arrivals`]. Cheap enough for every step.
     pub fn has_arrivals(&self, to: ShardId) -> bool {
         self.arrived[to.index()].load(Ordering::Relaxed) != 0
     }
 
-    /// From which shards something has come. Whoever does not take it all puts the shard back with [`Mesh::not_done`].
+    /// Takes the set of shards from which something has arrived. A caller that does not take all
+    /// items must call [`Mesh::not_done`].
     pub fn arrivals(&self, to: ShardId) -> ShardSet {
         ShardSet(self.arrived[to.index()].swap(0, Ordering::AcqRel))
     }
 
-    /// The receiver has left something of these shards for its next turn.
+    /// The receiver has left items of these shards for its next turn.
     pub fn not_done(&self, to: ShardId, from: ShardSet) {
         self.arrived[to.index()].fetch_or(from.0, Ordering::AcqRel);
     }
@@ -166,12 +170,14 @@ impl<T, C> Mesh<T, C> {
         self.pair(from, to).control.pop()
     }
 
-    /// The oldest batch of the data lane. Its room is given back by [`Mesh::taken`], when its messages are where they belong.
+    /// The oldest batch of the data lane. Call [`Mesh::taken`] when its messages are queued, to
+    /// release its room.
     pub fn next_data(&self, from: ShardId, to: ShardId) -> Option<DataBatch<T>> {
         self.pair(from, to).data.pop()
     }
 
-    /// A batch has been taken: its room is free, and a sender that wanted some is woken once the lane is half empty.
+    /// Releases the room of a batch. A sender that waits for room is woken when the lane is at most
+    /// half full.
     pub fn taken(&self, from: ShardId, to: ShardId, bytes: usize) {
         let pair = self.pair(from, to);
         let bytes = pair.bytes.fetch_sub(bytes, Ordering::SeqCst) - bytes;
@@ -182,10 +188,10 @@ impl<T, C> Mesh<T, C> {
         }
     }
 
-    /// Gives an emptied vector back to its sender.
+    /// Returns an emptied vector to its sender.
     pub fn recycle(&self, from: ShardId, to: ShardId, spent: Vec<T>) {
         debug_assert!(spent.is_empty(), "a batch goes back with envelopes in it");
-        // The pair has enough of them: this one is freed.
+        // Fails if the pair has a spare vector already; this one is then freed.
         let _ = self.pair(from, to).spares.push(spent);
     }
 }
@@ -304,7 +310,7 @@ mod tests {
             let batch = bench.mesh.next_data(A, B).unwrap();
             bench.mesh.taken(A, B, batch.bytes);
             woken.push(bench.woken(A));
-            // As the sender's loop does: whatever comes now wakes it again.
+            // As in the sender's loop: a later wake wakes it again.
             bench.handles[0].signal().lower();
         }
         assert_eq!(woken, [0, 1, 1, 1]);
@@ -359,7 +365,8 @@ mod tests {
 
     #[test]
     fn two_threads_lose_nothing_and_both_end() {
-        // The sender stops where the lane is full and goes on when it is woken; a lost wake would leave it waiting.
+        // The sender stops when the lane is full and continues when it is woken. With a lost wake,
+        // it would wait for ever.
         const MESSAGES: u32 = 20_000;
         let bench = Arc::new(bench(4, 50));
         let sender = {

@@ -1,6 +1,6 @@
-//! Empties the engine's outbox after a step: bytes to sockets, connections to their end, envelopes
-//! to other shards. Who ran the step calls this before it returns, so that an answer leaves in the
-//! same turn.
+//! Empties the engine's outbox after a step: bytes to sockets, ended connections to their last
+//! phase, envelopes to other shards. The code that ran the step calls this before it returns, so
+//! that an answer is sent in the same turn.
 
 use grapnel_engine::id::{ConnKey, ShardId, ShardSet};
 use grapnel_engine::shard::{Closing, ConnectRefused, Ended, Envelope, Lane, Outbound, Reading};
@@ -12,10 +12,11 @@ use super::state::{Handoff, State};
 use crate::net;
 use std::os::fd::AsFd;
 
-/// Rounds in one step: bytes that have left let messages move up, which make bytes. The turn goes on with the rest.
+/// Maximum number of rounds in one step. More are needed because sent bytes let queued messages
+/// move up, which gives new bytes. The turn continues with the rest.
 const ROUNDS: usize = 8;
 
-/// Says in the log that a client was refused as by a busy server, and which bound did that.
+/// Logs that a CONNECT was refused as if the server were busy, and which limit was reached.
 #[cold]
 fn log_refused(refused: &ConnectRefused, shard: ShardId) {
     let more = match refused.unlogged {
@@ -33,7 +34,7 @@ fn log_refused(refused: &ConnectRefused, shard: ShardId) {
 }
 
 impl State {
-    /// Carries away what the engine has left.
+    /// Delivers everything in the engine's outbox.
     pub(super) fn empty_outbox(&mut self) {
         for _ in 0..ROUNDS {
             let sent = self.send_envelopes();
@@ -53,7 +54,8 @@ impl State {
             }
             let nobody = outbox.dirty.is_empty() && outbox.resume.is_empty() && outbox.overdue.is_empty();
             if !sent && nobody && outbox.closing.is_empty() {
-                // A step outside the turn may leave work in slices, which only the turn goes on with.
+                // A step outside the turn may leave sliced work, with which only the turn
+                // continues.
                 if self.engine.has_work() {
                     self.wake_turn();
                 }
@@ -93,8 +95,9 @@ impl State {
         self.spare_keys = keys;
     }
 
-    /// Lets those who are overdue be heard: what is in their sockets now came before the deadline was judged, however late that
-    /// was. Their tasks read it and tell the engine.
+    /// Starts the check of connections whose deadline has passed. The bytes that are in their
+    /// sockets now arrived in time, however late this check is. Their tasks read these bytes and
+    /// then notify the engine.
     fn check_overdue(&mut self) {
         let mut keys = std::mem::take(&mut self.spare_keys);
         std::mem::swap(&mut keys, &mut self.engine.outbox().overdue);
@@ -105,7 +108,7 @@ impl State {
             if conn.reading == Reading::Reading && !conn.resumed {
                 self.count_offered(token, 0);
             }
-            // Otherwise what is held back is offered first.
+            // Otherwise the read buffer is offered first.
             let conn = &self.conns[token];
             if conn.deadline_bytes.is_some() {
                 conn.wake();
@@ -114,7 +117,7 @@ impl State {
         self.spare_keys = keys;
     }
 
-    /// Takes leave of the connections that the engine has ended.
+    /// Begins the last phase of the connections that the engine has ended.
     pub(super) fn begin_closing(&mut self) {
         let mut ended = std::mem::take(&mut self.spare_closing);
         std::mem::swap(&mut ended, &mut self.engine.outbox().closing);
@@ -130,7 +133,8 @@ impl State {
         self.linger_with(token, closing.outbound);
     }
 
-    /// The engine has done with a connection: its task sees these bytes off, and the turn ends it if that takes too long.
+    /// Begins the last phase of a connection that the engine has dropped: its task sends these
+    /// bytes, and the turn ends the connection if that takes too long.
     pub(super) fn linger_with(&mut self, token: Token, outbound: Outbound) {
         self.enter(token, Phase::Lingering(Box::new(Linger::new(outbound))));
         let conn = &mut *self.conns[token];
@@ -141,7 +145,7 @@ impl State {
         conn.wake();
     }
 
-    /// Sends what the engine has for a connection, unless its socket is full already and its task waits for room.
+    /// Sends the bytes of a connection, unless its socket is full and its task waits for room.
     fn flush_conn(&mut self, token: Token, key: ConnKey) {
         let conn = &mut *self.conns[token];
         if conn.full.is_some() {
@@ -163,7 +167,7 @@ impl State {
         }
     }
 
-    /// The socket took nothing or not all of it, at this moment, after it had room.
+    /// Called when the socket did not take all bytes, after it had room.
     pub(super) fn is_full(&mut self, token: Token) {
         let conn = &mut *self.conns[token];
         conn.full = Some(Full { since_ms: self.now.mono_ms, taken_bytes: conn.taken_bytes() });
@@ -173,14 +177,14 @@ impl State {
         }
     }
 
-    /// The connection's socket has ended, or is to be: tells the engine.
+    /// Notifies the engine that the connection has ended, or must end.
     pub(super) fn connection_closed(&mut self, token: Token, why: Ended) {
         let key = self.conns[token].key;
         self.end(token);
         self.engine.closed(key, why);
     }
 
-    /// Looks at the connections whose time has come.
+    /// Checks the connections whose alarm is due.
     pub(super) fn ring_alarms(&mut self) {
         while let Some(alarm) = self.alarms.due(self.now.mono_ms) {
             let token = alarm.token;
@@ -196,7 +200,8 @@ impl State {
         }
     }
 
-    /// A client that takes too few bytes in the time it has is gone; one that takes more has as much time again.
+    /// Closes a connection whose client took too few bytes in the interval. Otherwise a new
+    /// interval begins.
     fn judge_stall(&mut self, token: Token, full: Full) {
         let limits = &self.config.limits;
         let (timeout_ms, bytes_min) = (limits.write_stall_timeout_ms, limits.write_stall_bytes_min);
@@ -214,7 +219,8 @@ impl State {
         conn.set_alarm(token, since_ms + timeout_ms, &mut self.alarms);
     }
 
-    /// Moves staged envelopes into the lanes as far as there is room. Whether any moved.
+    /// Moves staged envelopes into the lanes as far as there is room. Returns whether any were
+    /// moved.
     fn send_envelopes(&mut self) -> bool {
         let pending = self.engine.outbox().pending;
         if pending.is_empty() {
@@ -274,7 +280,7 @@ impl State {
         moved
     }
 
-    /// Moves a connection, which is in no table any more, to its home shard.
+    /// Moves a connection, which has been removed from all tables, to its home shard.
     pub(super) fn hand_off(&mut self, conn: Conn, to: ShardId, unread: Vec<u8>) {
         let Some(peer) = conn.peer else {
             debug_assert!(false, "the engine handed a connection on that it had begun to serve");
@@ -287,7 +293,7 @@ impl State {
                 return;
             }
         };
-        // What the engine told that shard before must arrive before.
+        // The engine's earlier messages to that shard must arrive before the connection.
         self.send_staged_control(to);
         let handoff = Box::new(Handoff { socket, unread, peer: *peer });
         self.config.mesh.send_control(self.id(), to, Control::Own(handoff));
@@ -296,7 +302,8 @@ impl State {
         self.config.mesh.announce(self.id(), reached);
     }
 
-    /// Takes what has come from other shards, about `budget` envelopes. Whether something is left.
+    /// Takes items that have arrived from other shards, about `budget` envelopes. Returns whether
+    /// any are left.
     pub(super) fn take_arrivals(&mut self, mut budget: usize) -> bool {
         let to = self.id();
         let mut arrived = self.config.mesh.arrivals(to);
@@ -306,8 +313,8 @@ impl State {
                 control_left.insert(from);
             }
         }
-        // One batch of each lane in turn, from the one on that was next when the last turn stopped: no shard's messages keep
-        // those of another out.
+        // Takes one batch of each lane in turn, and begins with the lane that was next when the
+        // last turn stopped. So no shard's messages block those of another.
         let mut data_left = arrived;
         while budget > 0 && self.engine.takes_messages() {
             let Some(from) = data_left.next_from(self.next_lane) else { break };
@@ -331,7 +338,7 @@ impl State {
         !arrived.is_empty()
     }
 
-    /// Whether the lane is empty.
+    /// Takes items of a control lane; true if the lane is empty.
     fn take_control(&mut self, from: ShardId, budget: &mut usize) -> bool {
         let to = self.id();
         while *budget > 0 {

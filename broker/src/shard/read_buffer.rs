@@ -1,52 +1,52 @@
 //! The read buffer of one connection: bytes that could not be taken yet, because a packet is
-//! incomplete or the engine wants nothing. Called by the connection's read step; knows where a
-//! packet ends and nothing of its content.
+//! incomplete or the engine reads nothing. Used by the connection's read step. It parses the length
+//! of packets and nothing else.
 
 use bytes::Bytes;
 use grapnel_engine::codec::frame_len;
 use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::{Input, Next, Received};
 
-/// From this size on a packet is handed over in its own buffer, out of which its payload is taken without a copy. Below, the
-/// engine copies anyway.
+/// A packet of at least this size is passed to the engine in its own buffer, so that its payload is
+/// not copied. Smaller payloads are copied by the engine anyway.
 const OWNED_BYTES_MIN: usize = 4096;
 
 /// Longest fixed header (MQTT 5 section 2.1.4): a type and four bytes of remaining length.
 const FIXED_HEADER_BYTES_MAX: usize = 5;
 
-/// What a connection holds back. An idle one holds nothing and owns no memory.
+/// The read buffer of a connection. An idle connection has an empty one, which owns no memory.
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
-    /// Bytes at the front that have been taken.
+    /// Bytes at the front that the engine has taken.
     start: usize,
 }
 
-/// What comes after bytes have been offered.
+/// What the caller must do after bytes have been offered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Read on.
     Read,
     /// Read nothing until the engine says so.
     Pause,
-    /// Move the connection, with these bytes, which no engine has taken.
+    /// Move the connection to this shard, with these bytes, which no engine has taken.
     Handoff(ShardId, Vec<u8>),
     /// The engine has ended the connection.
     Closed,
 }
 
 impl ReadBuffer {
-    /// What a connection brings from the shard that accepted it.
+    /// The bytes that a connection brings from the shard that accepted it.
     pub fn brought(bytes: Vec<u8>) -> ReadBuffer {
         ReadBuffer { bytes, start: 0 }
     }
 
-    /// Bytes of memory held, which count against `partial_bytes_max`.
+    /// Bytes of memory in use, which count against `partial_bytes_max`.
     pub fn memory(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Whether there is something to offer.
+    /// Whether there is nothing to offer.
     pub fn is_empty(&self) -> bool {
         self.start == self.bytes.len()
     }
@@ -55,15 +55,16 @@ impl ReadBuffer {
         &self.bytes[self.start..]
     }
 
-    /// Offers what was held back, then `incoming`, to `receive` (the engine), as far as it wants them; keeps what is left.
+    /// Offers the stored bytes, then `incoming`, to `receive` (the engine) until it wants no more;
+    /// stores the rest.
     pub fn offer(&mut self, mut incoming: &[u8], mut receive: impl FnMut(Input<'_>) -> Received) -> Step {
         while !self.is_empty() {
             let taken = self.complete_packet(&mut incoming);
             let received = self.offer_unread(&mut receive);
             match received.next {
                 Next::Read if received.consumed == 0 && (incoming.is_empty() || !taken) => {
-                    // A packet is still on its way. (Bytes behind a whole packet that the engine does not take cannot be: it
-                    // takes, pauses or closes.)
+                    // The packet is incomplete. (Further bytes after a complete packet are not
+                    // possible here: the engine takes a complete packet, pauses or closes.)
                     self.keep(incoming);
                     return Step::Read;
                 }
@@ -85,10 +86,11 @@ impl ReadBuffer {
         }
     }
 
-    /// Moves bytes from `incoming` behind the packet that has begun, as many as it lacks; whether any were.
+    /// Moves the missing bytes of the begun packet from `incoming` to the buffer. Returns whether
+    /// there were any.
     ///
-    /// Memory grows as bytes arrive, never by the length that a header announces, and not beyond the packet's end: for a large
-    /// PUBLISH it is the message's final memory.
+    /// Memory grows as bytes arrive, not by the length that a header announces, and not beyond the
+    /// end of the packet: the buffer of a large PUBLISH becomes the message's final memory.
     fn complete_packet(&mut self, incoming: &mut &[u8]) -> bool {
         let before = incoming.len();
         loop {
@@ -96,7 +98,8 @@ impl ReadBuffer {
             let whole = frame_len(self.unread());
             let wanted = match whole {
                 Some(length) => length.saturating_sub(held),
-                // A longer header than five bytes cannot be: the engine will say so when it sees them.
+                // A header longer than five bytes is invalid; the engine rejects it when it gets
+                // these bytes.
                 None => FIXED_HEADER_BYTES_MAX.saturating_sub(held),
             };
             let count = wanted.min(incoming.len());
@@ -171,12 +174,12 @@ impl ReadBuffer {
 mod tests {
     use super::*;
 
-    /// Takes whole packets as the engine does, and remembers how each came.
+    /// Takes whole packets as the engine does, and records how each was passed.
     #[derive(Default)]
     struct Taker {
         packets: Vec<Vec<u8>>,
         owned: Vec<usize>,
-        /// After so many packets: that.
+        /// The answer after this number of packets.
         then: Option<(usize, Next)>,
         calls: usize,
     }
@@ -205,7 +208,7 @@ mod tests {
         }
     }
 
-    /// A PUBLISH with so many bytes behind its header, none of them zero.
+    /// A PUBLISH with this number of bytes after its header, none of them zero.
     fn packet(remaining: usize) -> Vec<u8> {
         let mut bytes = vec![0x30];
         let mut rest = remaining;
@@ -334,7 +337,8 @@ mod tests {
 
     #[test]
     fn a_header_that_never_ends_reaches_the_engine_and_ends_there() {
-        // Type 0 has no length the shell could read; an engine that wanted more of it must not be asked forever.
+        // A header whose length is invalid. The buffer must not offer it again and again to an
+        // engine that asks for more bytes.
         let (mut rest, mut taker) = (ReadBuffer::default(), Taker::default());
         assert_eq!(feed(&mut rest, &mut taker, &[0x30, 0xff]), Step::Read);
         assert_eq!(feed(&mut rest, &mut taker, &[0xff, 0xff, 0xff, 0xff, 0xff]), Step::Read);

@@ -1,23 +1,23 @@
-//! Finds calls of plugins that took long, for the log. The chains time a sample of the calls and
-//! note slow ones; a call outside the sample is found when two looks of the watchdog meet it. Used
-//! by the watchdog, one for each shard.
+//! Finds slow calls of plugins, for the log. The chains time a sample of the calls and count the
+//! slow ones. A call outside the sample is found if two checks of the watchdog see it. Used by the
+//! watchdog, one instance for each shard.
 
 use grapnel_engine::hook::{CallCell, Called};
 use grapnel_engine::id::ShardId;
 
-/// Time between two lines about one shard, milliseconds.
+/// Minimum time between two log lines about one shard, milliseconds.
 const QUIET_MS: u64 = 1000;
 
-/// A call that was slow.
+/// A slow call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slow {
     pub called: Called,
     /// The hook point, or the function outside of events.
     what: &'static str,
     ms: u64,
-    /// Whether it was timed, or only seen for so long.
+    /// Whether it was timed; otherwise it was seen for at least `ms`.
     timed: bool,
-    /// Others since the last line.
+    /// Number of further slow calls since the last line.
     others: u64,
 }
 
@@ -34,20 +34,21 @@ impl Slow {
     }
 }
 
-/// What is known of a shard's calls.
+/// The slow calls of a shard.
 #[derive(Debug, Default)]
 pub(super) struct SlowCalls {
-    /// The call that went on at the last look: its number, whose, where, first and last seen.
+    /// The call that was running at the last check: its number, its plugin, its function, first and
+    /// last seen (milliseconds).
     running: Option<(u64, Called, &'static str, u64, u64)>,
-    /// How many the chains had noted.
+    /// Number of slow calls that the chains had counted.
     noted: u64,
-    /// When the last line was, and how many were left out since.
+    /// When the last line was logged; `left_out` calls were left out since.
     line_ms: Option<u64>,
     left_out: u64,
 }
 
 impl SlowCalls {
-    /// A look at the shard's calls; what it brings, unless a line was written a short while ago.
+    /// Checks the shard's calls. Returns a slow call, unless a line was logged a short time ago.
     pub(super) fn look(&mut self, calls: &CallCell, now_ms: u64, slow_ms: u64) -> Option<Slow> {
         if slow_ms == 0 {
             return None;
@@ -63,7 +64,7 @@ impl SlowCalls {
             timed: true,
             others: 0,
         });
-        // What was timed is better known than the same call seen from outside.
+        // A timed call is more exact than the same call seen by the watchdog.
         let found = timed.or(ended)?;
         let count = more.max(1);
         if self.line_ms.is_some_and(|line_ms| now_ms - line_ms < QUIET_MS) {
@@ -74,7 +75,7 @@ impl SlowCalls {
         Some(Slow { others: std::mem::take(&mut self.left_out) + count - 1, ..found })
     }
 
-    /// Follows the call that goes on; one that has ended and was slow.
+    /// Follows the running call. Returns a call that has ended and was slow.
     fn watch(&mut self, calls: &CallCell, now_ms: u64, slow_ms: u64) -> Option<Slow> {
         let going_on = calls.number().zip(calls.current_name());
         if let Some((number, called, _, _, last_ms)) = &mut self.running

@@ -19,16 +19,16 @@ use super::state::{EngineMesh, ShardConfig, share};
 use super::turn::{Turn, WakerTask};
 use crate::{fatal, rt};
 
-/// What a shard, or the process, has to tell `main`.
+/// Reports of a shard or the process to `main`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The shard runs and takes requests.
+    /// The shard runs and serves requests.
     Running(ShardId),
-    /// Nobody is connected to the draining shard any more.
+    /// The draining shard has no clients any more.
     Drained(ShardId),
-    /// The shard has ended; what it died of, unless it was asked to.
+    /// The shard has ended, with the cause if it was not requested.
     Ended(ShardId, Option<String>),
-    /// A signal came.
+    /// The process got a signal.
     Signal(i32),
 }
 
@@ -38,16 +38,16 @@ pub enum Event {
 pub struct StartError {
     /// Which shard.
     pub shard: ShardId,
-    /// What the system said.
+    /// The system's error.
     #[source]
     pub cause: std::io::Error,
 }
 
-/// Starts a shard for each setup, in order of their ids, reached by the handle in the same place. Returns at once; each tells
-/// [`Event::Running`] or [`Event::Ended`].
+/// Starts a shard for each setup, in order of their ids, with the handle of the same index. Returns
+/// at once; each shard reports [`Event::Running`] or [`Event::Ended`].
 ///
 /// # Errors
-/// [`StartError`] when a thread cannot be made; those already started run on.
+/// [`StartError`] if a thread cannot be made; shards that have started keep running.
 pub fn start(
     setups: Vec<Setup>,
     handles: &[ShardHandle],
@@ -74,7 +74,7 @@ pub fn start(
             .name(format!("shard-{shard}"))
             .spawn(move || {
                 let cause = run((setup, totals), config, core, &events).err();
-                // Without a listener the process is ending already.
+                // The receiver is gone only if the process is ending.
                 let _ = events.send(Event::Ended(shard, cause));
             })
             .map_err(|cause| StartError { shard, cause })?;
@@ -91,7 +91,7 @@ fn run(
     if let Some(core) = core {
         let mut set = CpuSet::new();
         set.set(core);
-        // A container may take the core away in between; then the shard runs where it may.
+        // A container may remove the core in between; the shard then runs on any core.
         if let Err(errno) = sched_setaffinity(None, &set) {
             tracing::debug!("shard {} is not pinned to core {core}: {errno}", setup.id);
         }
@@ -112,8 +112,8 @@ fn run(
         Ok(())
     };
     let ended = catch_unwind(AssertUnwindSafe(|| executor.run(life)));
-    // The process is about to end. Tasks that still wait are lost with the executor either way, and dropping it after a panic
-    // might panic again.
+    // The process is about to end. Waiting tasks are lost in any case, and dropping the executor
+    // after a panic might panic again.
     std::mem::forget(executor);
     ended.map_err(|panic| format!("panicked: {}", text_of(&*panic)))?
 }
@@ -127,8 +127,9 @@ fn guard(handle: ShardHandle) -> rt::Guard<impl FnMut() -> bool + Unpin> {
     })
 }
 
-/// A core for each shard, if there are as many; else none, and the system places them. The first depends on the process, so
-/// that several brokers on a machine do not all begin with the same core.
+/// A core for each shard, if there are enough cores; otherwise none, and the system places the
+/// threads. The first core depends on the process id, so that several brokers on one machine do not
+/// use the same cores.
 fn cores_for(shards: usize) -> Vec<usize> {
     let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
     let mut cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect();

@@ -1,6 +1,6 @@
-//! A shard's engine with its sockets, and one step of them. The tasks of the shard (turn,
-//! acceptors, connections) borrow this for one poll each and never across an await. It knows tasks
-//! and threads only through wakers.
+//! A shard's engine with its sockets, and the begin and end of each step. The tasks of the shard
+//! (turn, acceptors, connections) borrow this for one poll each and never across an await. It uses
+//! tasks and threads only through wakers.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,38 +24,38 @@ use super::read_buffer::ReadBuffer;
 use crate::net::Watch;
 use crate::rt::Stream;
 
-/// What one step takes of other shards' envelopes is the turn's share by this.
+/// A step takes this fraction of the turn's budget for envelopes of other shards.
 const STEPS_OF_A_TURN: usize = 8;
-/// Tables of connections keep room for so many.
+/// Number of free entries up to which tables of connections do not shrink.
 const SPARE_PLACES: usize = 1024;
 
-/// A connection on its way to its home shard.
+/// A connection that moves to its home shard.
 #[derive(Debug)]
 pub(crate) struct Handoff {
-    /// Closes itself if it never arrives.
+    /// Closed on drop if it does not arrive.
     pub socket: OwnedFd,
-    /// What was read of it, all of it untaken.
+    /// Bytes that were read of it; the engine has taken none of them.
     pub unread: Vec<u8>,
     /// Where it comes from.
     pub peer: Peer,
 }
 
-/// The lanes between the engines.
+/// The lanes between the shards.
 pub(crate) type EngineMesh = Mesh<Envelope, Box<Handoff>>;
 
-/// What all tasks of a shard share.
+/// The data that all tasks of a shard share.
 pub(crate) struct Shared {
     /// Borrowed for one poll at a time.
     pub state: RefCell<State>,
 }
 
-/// What a shard is made with, beside its engine.
+/// What a shard needs beside its engine.
 pub(crate) struct ShardConfig {
-    /// Bounds of the sockets and lanes.
+    /// Limits of the sockets and lanes.
     pub limits: Arc<ShellLimits>,
-    /// How others reach the shard.
+    /// The handle by which other threads reach the shard.
     pub handle: ShardHandle,
-    /// How it reaches other shards.
+    /// The lanes to other shards.
     pub mesh: Arc<EngineMesh>,
     /// The process's clock.
     pub clock: Clock,
@@ -69,38 +69,40 @@ pub(crate) struct State {
     pub(super) config: ShardConfig,
     pub(super) now: Now,
     pub(super) conns: Slab<Box<Conn>>,
-    /// For each place of the engine's connection table: whose connection it is now.
+    /// For each index of the engine's connection table: generation and token of the connection that
+    /// has it now.
     by_key: Vec<Option<(u32, Token)>>,
     next_serial: u32,
-    /// Connections that have no task yet.
+    /// Connections whose task has not been started.
     opened: Vec<Token>,
     pub(super) scratch: Box<[u8]>,
-    /// Last bytes for connections that have ended.
+    /// Size of the last bytes of ended connections.
     closing_bytes: usize,
-    /// Tells of ends of connections that are not read.
+    /// Reports the end of connections that are not read.
     pub(super) watch: Watch,
     pub(super) alarms: Alarms,
-    /// Acceptors that wait, each with the millisecond until which it accepts nobody (0 where somebody must come).
+    /// Acceptors that wait, each with the millisecond until which it accepts nothing (0 if it waits
+    /// for a connection).
     pub(super) acceptors: Slab<(u64, Waker)>,
     turn: Option<Waker>,
-    /// When the turn wakes by itself.
+    /// When the turn's timer is due, milliseconds.
     pub(super) armed_ms: Option<u64>,
-    /// From which shard on data lanes are looked into next.
+    /// The shard whose data lane is read next.
     pub(super) next_lane: ShardId,
-    /// Nobody is accepted any more.
+    /// No connection is accepted any more.
     pub(super) draining: bool,
-    /// Lists that change places with the engine's, so that both keep their memory.
+    /// Lists that are swapped with the engine's, so that both reuse their memory.
     pub(super) spare_keys: Vec<ConnKey>,
     pub(super) spare_closing: Vec<Closing>,
-    /// Of the line about refused commands of plugins.
+    /// Rate limit of the log line about refused commands of plugins.
     pub(super) commands_refused: LogRate,
 }
 
 impl State {
-    /// A shard without connections.
+    /// Makes a shard without connections.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// The process has no descriptor left.
     pub fn new(mut engine: Shard, config: ShardConfig) -> std::io::Result<State> {
         let watch = Watch::new()?;
         engine.set_call_cell(std::sync::Arc::clone(config.handle.heartbeat().call()));
@@ -132,7 +134,7 @@ impl State {
         self.config.handle.id()
     }
 
-    /// A step begins: tells the watchdog and gives the engine the time.
+    /// Begins a step: updates the heartbeat and the engine's time.
     pub fn begin(&mut self) {
         let now = self.config.clock.now();
         self.config.handle.heartbeat().begin(now.mono_ms);
@@ -141,15 +143,15 @@ impl State {
         }
     }
 
-    /// Gives the engine the time; whether it has sliced work left.
+    /// Updates the engine's time. Returns whether sliced work is left.
     pub(super) fn advance(&mut self, now: Now) -> bool {
         self.now = now;
         self.engine.advance(now)
     }
 
-    /// A step of a connection or an acceptor is over: takes a little of what has come from other shards, so that a busy shard
-    /// does not keep them waiting, sends what is to be sent, and sees to it that the turn wakes in time. `spawns` where the
-    /// caller starts the tasks of new connections itself.
+    /// Ends a step of a connection or an acceptor. Takes some of the envelopes from other shards,
+    /// so that a busy shard does not delay them; empties the outbox; wakes the turn if something is
+    /// due. `spawns` if the caller itself starts the tasks of new connections.
     pub fn finish(&mut self, spawns: bool) {
         let budget = self.config.limits.turn_envelopes_max as usize / STEPS_OF_A_TURN;
         let behind = self.config.mesh.has_arrivals(self.id()) && self.take_arrivals(budget);
@@ -162,19 +164,21 @@ impl State {
         self.config.handle.heartbeat().end();
     }
 
-    /// When something of the shard is due at the latest.
+    /// When the next timed work of the shard is due.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         let acceptors =
             self.acceptors.iter().map(|(_, (until_ms, _))| *until_ms).filter(|until_ms| *until_ms > 0);
         [self.engine.next_deadline_ms(), self.alarms.next_ms(), acceptors.min()].into_iter().flatten().min()
     }
 
-    /// Takes a new connection, unless the engine has enough of them; then the socket is closed.
-    /// `brought` is what another shard has read of it.
+    /// Opens a new connection. If the engine has too many, the socket is closed. `brought` are the
+    /// bytes that another shard has read of it.
     pub fn open(&mut self, socket: OwnedFd, peer: Peer, brought: Option<Vec<u8>>) {
-        // Only the shard that accepted a connection hands it on, and only before the engine has taken anything of it.
+        // The address is needed only for a handoff: by the shard that accepted the connection,
+        // before the engine has taken any byte of it.
         let kept = (self.config.shards > 1 && brought.is_none()).then(|| Box::new(peer.clone()));
-        // The engine may give the place of a connection that has just ended to this one; that one is found by it until then.
+        // The engine may reuse the index of a connection that has just ended. That connection can
+        // be found by its index only until then.
         self.begin_closing();
         let Some(key) = self.engine.open(peer) else { return };
         self.next_serial = self.next_serial.wrapping_add(1);
@@ -190,18 +194,19 @@ impl State {
         self.opened.push(token);
     }
 
-    /// A connection that has no task yet.
+    /// Takes a connection whose task has not been started.
     pub fn next_opened(&mut self) -> Option<Token> {
         self.opened.pop()
     }
 
-    /// The connection of an engine's key, if it still has it.
+    /// The connection of an engine's key, if the key is still valid.
     pub(super) fn token(&self, key: ConnKey) -> Option<Token> {
         let (generation, token) = (*self.by_key.get(key.index as usize)?)?;
         (generation == key.generation).then_some(token)
     }
 
-    /// The engine has forgotten the connection, or is told to.
+    /// Removes the engine's key of a connection, because the engine has dropped the connection or
+    /// will.
     pub(super) fn forget_key(&mut self, token: Token) {
         let Some(conn) = self.conns.get_mut(token) else { return };
         let place = conn.key.index as usize;
@@ -209,7 +214,8 @@ impl State {
             return;
         }
         self.by_key[place] = None;
-        // The engine gives the lowest places away first: what a storm took lies at the end.
+        // The engine reuses the lowest indexes first, so that entries of a burst of connections are
+        // at the end.
         while self.by_key.last() == Some(&None) {
             self.by_key.pop();
         }
@@ -218,14 +224,15 @@ impl State {
         }
     }
 
-    /// The connection has ended and sends nothing more: its task removes it.
+    /// Ends a connection, which sends nothing more; its task then removes it.
     pub(super) fn end(&mut self, token: Token) {
         self.forget_key(token);
         self.enter(token, Phase::Ended);
         self.conns[token].wake();
     }
 
-    /// Takes a connection out; dropping it closes its socket. For its own task alone, which ends.
+    /// Removes a connection; dropping it closes its socket. Called only by its own task, which then
+    /// ends.
     pub(super) fn remove(&mut self, token: Token) -> Box<Conn> {
         self.forget_key(token);
         self.enter(token, Phase::Ended);
@@ -239,7 +246,8 @@ impl State {
         conn
     }
 
-    /// A connection goes on in another phase: the last bytes that it has are counted.
+    /// Sets the phase of a connection and counts its last bytes. Beyond `closing_bytes_max` the
+    /// last bytes are dropped.
     pub(super) fn enter(&mut self, token: Token, mut phase: Phase) {
         let conn = &mut *self.conns[token];
         let mut closing_bytes = self.closing_bytes - conn.phase.bytes();
@@ -256,14 +264,14 @@ impl State {
         }
     }
 
-    /// Has the turn polled.
+    /// Makes the executor poll the turn.
     pub fn wake_turn(&self) {
         if let Some(waker) = &self.turn {
             waker.wake_by_ref();
         }
     }
 
-    /// Whom to wake for the turn.
+    /// Sets the waker of the turn.
     pub(super) fn set_turn(&mut self, waker: &Waker) {
         if !self.turn.as_ref().is_some_and(|known| known.will_wake(waker)) {
             self.turn = Some(waker.clone());
@@ -271,10 +279,10 @@ impl State {
     }
 }
 
-/// A shard without connections, for its tasks to share.
+/// Makes a shard without connections, in the form that its tasks share.
 ///
 /// # Errors
-/// When the process has no descriptor left.
+/// The process has no descriptor left.
 pub(crate) fn share(engine: Shard, config: ShardConfig) -> std::io::Result<Rc<Shared>> {
     Ok(Rc::new(Shared { state: RefCell::new(State::new(engine, config)?) }))
 }

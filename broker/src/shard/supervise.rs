@@ -18,53 +18,53 @@ use super::start::{Event, StartError, start};
 use super::watchdog::{NamePlugin, Thresholds, Watchdog};
 use crate::net::Bound;
 
-/// Exit code of a process that a shard has taken down: EX_SOFTWARE of sysexits.
+/// Exit code of a process whose shard died: EX_SOFTWARE of sysexits.
 pub const EXIT_CODE_DIED: u8 = 70;
 
-/// Time the shards have to make their executors.
+/// Time in which the shards must have started their executors.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why the shards do not run.
+/// Why the shards could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardsError {
-    /// No thread.
+    /// A thread could not be made.
     #[error(transparent)]
     Thread(#[from] StartError),
-    /// The watchdog or the signal handlers.
+    /// The watchdog or the signal handlers could not be started.
     #[error("cannot start {what}: {cause}")]
     Helper {
-        /// What.
+        /// What could not be started.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         #[source]
         cause: std::io::Error,
     },
     /// A shard ended before it ran.
     #[error("shard {shard} cannot start: {cause}")]
     Died {
-        /// Which.
+        /// The shard.
         shard: ShardId,
-        /// What it died of.
+        /// The cause.
         cause: String,
     },
-    /// A shard said nothing.
+    /// A shard did not report in time.
     #[error("shard {shard} has not started within {} s; the machine is overloaded", START_TIMEOUT.as_secs())]
     Silent {
-        /// The first of them.
+        /// The first such shard.
         shard: ShardId,
     },
 }
 
-/// How the broker's life ended.
+/// Why the broker ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It was asked to, with this signal.
+    /// The process got this signal.
     Signal(i32),
-    /// A shard died: there is no half broker.
+    /// A shard died. The broker does not go on with the other shards.
     Died {
-        /// Which.
+        /// The shard.
         shard: ShardId,
-        /// What of.
+        /// The cause.
         cause: String,
     },
 }
@@ -79,8 +79,8 @@ impl End {
     }
 }
 
-/// Signals that mean something to users of other brokers and would end a process that has no handler: each with what is said when
-/// one comes.
+/// Signals that have a meaning in other brokers and would end a process without a handler. Each has
+/// the log line that it causes.
 const IGNORED: [(i32, &str); 3] = [
     (SIGHUP, "SIGHUP is ignored: this version reads its configuration only when it starts"),
     (SIGUSR1, "SIGUSR1 is ignored: everything is in memory, so there is nothing to save"),
@@ -90,21 +90,22 @@ const IGNORED: [(i32, &str); 3] = [
     ),
 ];
 
-/// What is said of a signal that is ignored; `None` for those that ask the broker to end.
+/// The log line of a signal that is ignored; `None` for signals that end the broker.
 fn ignored(signal: i32) -> Option<&'static str> {
     IGNORED.iter().find(|(known, _)| *known == signal).map(|(_, sentence)| *sentence)
 }
 
-/// The signals of the process. From [`Signals::take`] on, those that are ignored end it no more; what comes is answered once
-/// [`Shards::handle_signals`] has them.
+/// The signals of the process. From [`Signals::take`] on, ignored signals do not end the process;
+/// they are logged once [`Shards::handle_signals`] is called.
 #[derive(Debug)]
 pub struct Signals(iterator::Signals);
 
 impl Signals {
-    /// Takes the signals that are ignored. SIGTERM and SIGINT still end the process, which has nothing to drain yet.
+    /// Installs handlers for the ignored signals. SIGTERM and SIGINT still end the process, which
+    /// has nothing to drain yet.
     ///
     /// # Errors
-    /// When the handlers cannot be made.
+    /// The handlers cannot be made.
     pub fn take() -> Result<Signals, ShardsError> {
         let signals = iterator::Signals::new(IGNORED.map(|(signal, _)| signal)).map_err(no_handlers)?;
         Ok(Signals(signals))
@@ -125,10 +126,12 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Starts a shard for each setup and waits until all run. `name` names a plugin in the log when it holds a shard.
+    /// Starts a shard for each setup and waits until all run. `name` returns a plugin's name, for
+    /// the log.
     ///
     /// # Errors
-    /// [`ShardsError`]; the process is to end then, as shards that did start are not stopped.
+    /// [`ShardsError`]; the process must then end, because shards that have started are not
+    /// stopped.
     pub fn start(
         setups: Vec<Setup>,
         limits: &Arc<ShellLimits>,
@@ -162,22 +165,22 @@ impl Shards {
         Ok(())
     }
 
-    /// How to reach each shard, in order of their ids.
+    /// The handle of each shard, in order of their ids.
     pub fn handles(&self) -> &[ShardHandle] {
         &self.handles
     }
 
-    /// Has all shards accept from a listener, each from its share.
+    /// Makes all shards accept from a listener, each from its own socket.
     pub fn listen(&self, bound: Bound) {
         for (handle, share) in self.handles.iter().zip(bound.into_shares()) {
             handle.command(Command::Listen(vec![share]));
         }
     }
 
-    /// Has SIGTERM and SIGINT end up in [`Shards::wait`], and the others in the log.
+    /// Delivers SIGTERM and SIGINT to [`Shards::wait`]; the other signals are logged.
     ///
     /// # Errors
-    /// When the handlers or their thread cannot be made.
+    /// The handlers or their thread cannot be made.
     pub fn handle_signals(&self, signals: Signals) -> Result<(), ShardsError> {
         let Signals(mut signals) = signals;
         for signal in [SIGTERM, SIGINT] {
@@ -197,22 +200,23 @@ impl Shards {
         thread.map(drop).map_err(no_handlers)
     }
 
-    /// Waits until the broker is asked to end, or a shard dies.
+    /// Waits for a signal that ends the broker, or until a shard dies.
     pub fn wait(&self) -> End {
         loop {
             match self.events.recv() {
                 Ok(Event::Signal(signal)) => return End::Signal(signal),
                 Ok(Event::Ended(shard, cause)) => return died(shard, cause),
                 Ok(Event::Running(_) | Event::Drained(_)) => {}
-                // We hold a sender ourselves, so the channel is never closed.
+                // This object has a sender itself, so that the channel is never closed.
                 Err(_) => return died(ShardId::default(), None),
             }
         }
     }
 
-    /// Accepts nobody any more, disconnects everybody, has `last` done when all have gone or `timeout` is over, for which it has
-    /// `patience` longer, and ends the shards, which answer until then. A second signal ends both waits, whichever it comes in: the
-    /// first at once, and then plugins have [`LAST_TIMEOUT`] for `last`.
+    /// Stops accepting and disconnects all clients. Runs `last` when all clients have gone or
+    /// `timeout` is over; `last` may take `patience` longer. The shards answer until then, and are
+    /// ended after that. A second signal while clients are awaited ends that wait at once, and
+    /// `last` gets [`LAST_TIMEOUT`]; a second signal during `last` ends the wait for it.
     pub fn drain(
         self,
         asked: i32,
@@ -247,7 +251,8 @@ impl Shards {
         End::Signal(asked)
     }
 
-    /// Does something on a thread of its own and waits for it until then, or until the broker is asked again to stop.
+    /// Runs `work` on a thread of its own and waits for it until `until`, or until a further
+    /// signal.
     fn do_within(&self, until: Instant, work: impl FnOnce() + Send + 'static) {
         let (done, wait) = channel::<()>();
         let thread = std::thread::Builder::new().name("last words".to_owned()).spawn(move || {
@@ -256,7 +261,7 @@ impl Shards {
         });
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            // It never sends, so the wait ends with the thread or with the time.
+            // Nothing is sent, so that the wait ends with the thread or with the time.
             match wait.recv_timeout(left.min(LOOK)) {
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
                 Err(RecvTimeoutError::Disconnected) if thread.is_ok() => return,
@@ -280,7 +285,7 @@ impl Shards {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Ended(shard, _)) => missing.remove(shard),
                 Ok(_) => {}
-                // A hook may be holding a shard; the process ends without it.
+                // A hook may block a shard; the process ends without that shard.
                 Err(_) => return,
             }
         }
@@ -293,14 +298,14 @@ impl Shards {
     }
 }
 
-/// Least time the plugins have to end, where the clients used up theirs; all that they have where the broker was asked again to stop
-/// while it waited for clients.
+/// Minimum time of the plugins to end if the clients have used up theirs. It is also their whole
+/// time after a second signal while clients are awaited.
 const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How soon a second signal is seen while the plugins end.
+/// Interval in which a second signal is checked while the plugins end.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Time the shards have to end once nobody is connected.
+/// Time for the shards to end after all clients have gone.
 const STOP_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn died(shard: ShardId, cause: Option<String>) -> End {

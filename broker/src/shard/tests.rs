@@ -1,6 +1,5 @@
 //! Tests of running shards: real executors, real sockets and the real engine in this process. They
-//! test what sockets, lanes and threads can get wrong; the engine's decisions are tested without
-//! them.
+//! test sockets, lanes and threads; the engine's decisions are tested without these.
 #![allow(clippy::unwrap_used)]
 
 mod client;
@@ -22,7 +21,7 @@ use super::supervise::{End, Shards};
 use crate::net::{Listen, bind};
 use client::Client;
 
-/// Longest wait for anything.
+/// Maximum time of each wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker without control plane and plugins.
@@ -65,7 +64,7 @@ impl Broker {
         client
     }
 
-    /// What the engines count, over all shards.
+    /// The sum of a counter over all shards.
     fn count(&self, counter: &str) -> u64 {
         let rows = self
             .shards
@@ -84,7 +83,7 @@ impl Broker {
     }
 }
 
-/// Looks again and again until it is there.
+/// Calls `look` until it returns a value.
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -96,7 +95,7 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// How many descriptors are open, without those that an acceptor holds in reserve from its first turn on.
+/// Number of open descriptors, without the spare descriptor of each acceptor.
 fn open_descriptors() -> usize {
     let reserve = Path::new("/dev/null");
     let open = std::fs::read_dir("/proc/self/fd").unwrap();

@@ -1,6 +1,6 @@
-//! The main task of a shard. It takes what other threads and shards have sent, gives the engine the
-//! time, keeps the one timer, and starts the tasks of new connections. Each poll is one turn; it
-//! never waits inside one.
+//! The main task of a shard. It takes what other threads and shards have sent, updates the engine's
+//! time, serves the one timer, and starts the tasks of new connections. Each poll is one turn; a
+//! turn never waits.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,13 +23,13 @@ pub(crate) struct Turn {
     shared: Rc<Shared>,
     timer: rt::Timer,
     events: Sender<Event>,
-    /// The first turn is over, and that has been told.
+    /// The first turn is over and was reported.
     running: bool,
-    /// Everybody has gone, and that has been told.
+    /// All clients have gone, which was reported.
     drained: bool,
 }
 
-/// What a turn leaves to be done outside the borrow of the state.
+/// Work that a turn leaves to be done outside the borrow of the state.
 #[derive(Default)]
 struct Left {
     listen: Vec<Listening>,
@@ -38,12 +38,13 @@ struct Left {
 }
 
 impl Turn {
-    /// Inside a task of the shard only.
+    /// Must be called inside a task of the shard.
     pub fn new(shared: Rc<Shared>, events: Sender<Event>) -> Turn {
         Turn { shared, timer: rt::Timer::new(), events, running: false, drained: false }
     }
 
-    /// Tells `main` what it waits for. Nobody listens any more when the process is on its way out by another road.
+    /// Reports to `main`. Nothing receives the reports if the process is already ending for another
+    /// reason.
     fn report(&mut self, state: &State) {
         if !self.running {
             self.running = true;
@@ -60,7 +61,7 @@ impl Turn {
         if state.armed_ms.is_some_and(|armed_ms| armed_ms <= due_ms) {
             return;
         }
-        // What is due now and was not done in this turn must not keep the shard from everything else.
+        // Work that is due but was not done in this turn must not block the rest of the shard.
         let due_ms = due_ms.max(state.now.mono_ms + 1);
         state.armed_ms = Some(due_ms);
         if timer.poll_after(state.config.clock.until(due_ms), cx).is_ready() {
@@ -128,7 +129,7 @@ impl State {
         }
     }
 
-    /// Whether some are left.
+    /// Takes refused answers and completions. Returns whether there may be more.
     fn take_completions(&mut self) -> bool {
         while let Some((ticket, reason)) = self.config.handle.next_refused() {
             self.engine.refuse_answer(ticket, &reason);
@@ -140,7 +141,7 @@ impl State {
         true
     }
 
-    /// Counts commands of plugins that found no room, and says so in the log once in a while.
+    /// Counts refused commands of plugins, and logs that at a limited rate.
     #[cold]
     fn note_commands_refused(&mut self, refused: u64) {
         self.engine.note_commands_refused(refused);
@@ -153,7 +154,7 @@ impl State {
         }
     }
 
-    /// Whether some are left.
+    /// Takes commands of plugins. Returns whether there may be more.
     fn take_plugin_commands(&mut self) -> bool {
         for scope in self.config.handle.take_invalidations() {
             self.engine.invalidate(scope);
@@ -171,7 +172,7 @@ impl State {
         true
     }
 
-    /// Whether some are left.
+    /// Runs jobs. Returns whether there may be more.
     fn run_jobs(&mut self) -> bool {
         for _ in 0..self.config.limits.turn_jobs_max {
             let Some(job) = self.config.handle.next_job() else { return false };
@@ -190,8 +191,8 @@ impl State {
     }
 }
 
-/// Starts the tasks of connections that have none, each of which is polled at once. Only the turn and the acceptors do: a
-/// connection that started others would be on the stack below all of them.
+/// Starts the tasks of new connections; each is polled at once. Called only by the turn and the
+/// acceptors: if connections called it, their polls would nest on the stack.
 pub(crate) fn spawn_opened(shared: &Rc<Shared>) {
     loop {
         let opened = shared.state.borrow_mut().next_opened();
@@ -200,13 +201,13 @@ pub(crate) fn spawn_opened(shared: &Rc<Shared>) {
     }
 }
 
-/// The task that other threads wake, and nothing else: see [`Signal`](super::handle::Signal).
+/// The task that other threads wake, and no other event: see [`Signal`](super::handle::Signal).
 pub(crate) struct WakerTask {
     shared: Rc<Shared>,
 }
 
 impl WakerTask {
-    /// Inside a task of the shard only.
+    /// Must be called inside a task of the shard.
     pub fn new(shared: Rc<Shared>) -> WakerTask {
         WakerTask { shared }
     }
@@ -219,7 +220,7 @@ impl Future for WakerTask {
         let state = self.shared.state.borrow();
         let signal = state.config.handle.signal();
         signal.register(cx.waker());
-        // Whatever was pushed before this is found by the turn; whatever comes later rings again.
+        // The turn takes everything that was pushed before this; a later push wakes again.
         if signal.lower() {
             state.wake_turn();
         }
@@ -287,7 +288,8 @@ mod tests {
 
     #[test]
     fn any_number_of_wakes_of_a_busy_shard_from_other_threads_is_one() {
-        // The runtime counts wakes from other threads in 16 bits and panics in the thread that wakes when they are full.
+        // The runtime counts wakes from other threads in 16 bits. When the count overflows, the
+        // waking thread panics.
         let handle = ShardHandle::new(ShardId(0));
         let stop = Instant::now() + Duration::from_millis(500);
         let wakers: Vec<_> = (0..2)
@@ -308,9 +310,10 @@ mod tests {
         rt::Executor::new().unwrap().run(async move {
             let shared = shared(&handle);
             rt::spawn(WakerTask::new(Rc::clone(&shared)));
-            // As every executor has one: without it, it may sleep on ready tasks.
+            // Every executor has a guard: without it, it may sleep although tasks are ready.
             rt::spawn(rt::Guard::new(|| true));
-            // Busy without a look at the rings, as a shard with a slow hook is, and then polled often.
+            // Busy without a check of the wakes, as a shard with a slow hook is, and then polled
+            // often.
             poll_fn(|cx| {
                 shared.state.borrow_mut().set_turn(cx.waker());
                 let step = Instant::now();
@@ -347,7 +350,7 @@ mod tests {
         rt::Executor::new().unwrap().run(async move {
             let shared = shared(&handle);
             rt::spawn(WakerTask::new(Rc::clone(&shared)));
-            // As every executor has one: without it, it may sleep on ready tasks.
+            // Every executor has a guard: without it, it may sleep although tasks are ready.
             rt::spawn(rt::Guard::new(|| true));
             let mut polls = 0;
             poll_fn(|cx| {

@@ -1,7 +1,7 @@
-//! A thread that observes every shard. It logs when a single step holds a shard for long, and in
-//! which plugin, and which calls of plugins were slow (`slow.rs`). It wakes a shard that sleeps
-//! although it has work (see [`Guard`](crate::rt::Guard)). Started by `supervise` before the
-//! shards; ends with the process or when dropped.
+//! A thread that observes every shard. It logs when a single step takes long, and in which plugin,
+//! and which calls of plugins were slow (`slow.rs`). It wakes a shard that sleeps although it has
+//! work (see [`Guard`](crate::rt::Guard)). Started by `supervise` before the shards; ends with the
+//! process or when dropped.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -14,31 +14,32 @@ use super::heartbeat::Clock;
 use super::limits::ShellLimits;
 use super::slow::SlowCalls;
 
-/// Longest time between two looks, milliseconds; longer than a shard's guard is away at its longest.
+/// Maximum time between two checks, milliseconds. It is longer than the longest interval between
+/// two rounds of a shard's guard.
 const LOOK_EVERY_MS: u64 = 50;
-/// Shortest time between two looks, milliseconds.
+/// Minimum time between two checks, milliseconds.
 const LOOK_EVERY_MS_MIN: u64 = 5;
 
-/// What is worth a line.
+/// What is worth a log line.
 #[derive(Clone, Copy, Debug)]
 pub struct Thresholds {
-    /// A step longer than this, milliseconds.
+    /// Steps longer than this, milliseconds.
     pub stall_ms: u64,
-    /// A call of a plugin as long as this, milliseconds; 0 for none.
+    /// Calls of a plugin of at least this duration, milliseconds; 0 for none.
     pub slow_call_ms: u64,
 }
 
 impl Thresholds {
-    /// What the configuration says.
+    /// The thresholds of the configuration.
     pub fn of(limits: &ShellLimits) -> Thresholds {
         Thresholds { stall_ms: limits.stall_warning_ms, slow_call_ms: limits.slow_call_ms }
     }
 }
 
-/// Names the plugin that is called, for the log.
+/// Returns the name of the plugin that is called, for the log.
 pub type NamePlugin = Box<dyn Fn(Called) -> Option<String> + Send>;
 
-/// Watches until it is dropped.
+/// The watchdog; it runs until it is dropped.
 #[derive(Debug)]
 pub struct Watchdog {
     stop: Option<Sender<()>>,
@@ -46,10 +47,10 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches these shards.
+    /// Starts a watchdog for these shards.
     ///
     /// # Errors
-    /// When the thread cannot be made.
+    /// The thread cannot be made.
     pub fn start(
         shards: Vec<ShardHandle>,
         clock: Clock,
@@ -68,7 +69,7 @@ impl Watchdog {
             let mut period = Duration::from_millis(idle_ms);
             while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
                 let now = clock.mono_ms();
-                // Nothing is slow where nothing happens.
+                // An idle shard has no slow calls.
                 let busy = watched.iter_mut().filter_map(|shard| shard.has_moved().then_some(())).count() > 0;
                 period = Duration::from_millis(if busy { busy_ms } else { idle_ms });
                 for shard in &mut watched {
@@ -101,7 +102,7 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
-            // A watchdog that panicked has said so already.
+            // A panic of the watchdog is logged already.
             let _ = thread.join();
         }
     }
@@ -124,23 +125,23 @@ fn describe(handle: &ShardHandle, name: &NamePlugin) -> String {
     }
 }
 
-/// What a look at a shard brings.
+/// The result of a check of a shard.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
-    /// One step has been going on for so long; told once.
+    /// A step has been running for this time; reported once.
     Stalled { ms: u64 },
-    /// A step that was told of is over.
+    /// The reported step is over.
     Recovered { ms: u64 },
 }
 
 #[derive(Debug)]
 struct Watched {
     handle: ShardHandle,
-    /// The step that was told of, and how long it had lasted when it was last seen.
+    /// The reported step, and how long it had been running at the last check.
     logged: Option<(u64, u64)>,
-    /// The guard's last round that was seen.
+    /// The guard's rounds at the last check.
     beats: u64,
-    /// The last step that was seen.
+    /// The number of steps at the last check.
     steps: u64,
     slow: SlowCalls,
 }
@@ -150,14 +151,14 @@ impl Watched {
         Watched { handle, logged: None, beats: 0, steps: 0, slow: SlowCalls::default() }
     }
 
-    /// Whether it has done something since the last look, or is about it.
+    /// Whether a step has begun since the last check, or is running.
     fn has_moved(&mut self) -> bool {
         let heartbeat = self.handle.heartbeat();
         let before = std::mem::replace(&mut self.steps, heartbeat.steps());
         before != self.steps || heartbeat.step_ms(0).is_some()
     }
 
-    /// Wakes a shard whose guard has not come round since the last look, although no step holds it.
+    /// Wakes a shard whose guard has had no round since the last check, if no step is running.
     fn wake_if_asleep(&mut self) {
         let heartbeat = self.handle.heartbeat();
         let beats = heartbeat.beats();

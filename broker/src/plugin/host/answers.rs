@@ -19,8 +19,8 @@ pub(in crate::plugin) struct AnswerBounds {
 impl AnswerBounds {
     pub(in crate::plugin) fn of(limits: &Limits) -> AnswerBounds {
         AnswerBounds {
-            // Every part of a packet that can be changed has at least four bytes. A filter has the
-            // most changeable parts, four.
+            // A part of a packet that can be changed has at least four bytes, and needs at most
+            // four changes (a filter needs four).
             changes_max: limits.packet_bytes_max,
             packet_bytes_max: limits.packet_bytes_max,
             topic_bytes_max: limits.topic_bytes_max,

@@ -64,7 +64,7 @@ const HOSTS_MAX: usize = 4096 + 64;
 /// The host tables of further generations.
 static MORE_HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
 
-/// The files that plugins were loaded from.
+/// The paths of the files from which plugins were loaded; never freed.
 static FILES: Mutex<Paths> = Mutex::new(Paths::new());
 
 impl Services {

@@ -110,7 +110,8 @@ impl Drop for Loaded {
             // Its threads may still use the shared part, so it is leaked on purpose.
             return;
         }
-        // SAFETY: every instance holds an `Arc` of this, so that the last one is gone; nobody can call it again.
+        // SAFETY: every instance holds an `Arc` of this, so that no instance is left. Nothing can
+        // call the shared part again.
         unsafe { (self.library.module.unload)(self.shared) };
     }
 }

@@ -20,8 +20,8 @@ static BEGUN: AtomicU64 = AtomicU64::new(0);
 static LATE: AtomicU64 = AtomicU64::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 
-/// Counts of verb calls since the start: begun, not answered in time, and refused because no thread
-/// could be started. Any thread.
+/// Counts of verb calls since the start: begun, not answered in time, and refused because of the
+/// limit or because no thread could be started. Any thread.
 pub fn verbs_counted() -> [u64; 3] {
     [&BEGUN, &LATE, &REFUSED].map(|count| count.load(Ordering::Relaxed))
 }

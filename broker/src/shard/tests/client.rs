@@ -88,7 +88,7 @@ impl Client {
         assert_eq!((suback.first, suback.body.last().copied()), (0x90, Some(qos)), "{suback:?}");
     }
 
-    /// A round trip: whatever was sent before has been taken.
+    /// A round trip: the broker has taken everything that was sent before.
     pub fn ping(&mut self) {
         self.send(&[0xC0, 0]);
         assert_eq!(self.packet(), Packet { first: 0xD0, body: Vec::new() });

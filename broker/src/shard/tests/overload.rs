@@ -1,5 +1,5 @@
-//! Tests of what happens when something runs out: room in a socket, memory for packets,
-//! descriptors, a shard itself.
+//! Tests of exhausted resources: room in a socket, memory for packets, descriptors, the time of a
+//! shard.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn a_subscriber_that_reads_nothing_is_closed_and_holds_up_nobody() {
     let mut writer = broker.connect("writer");
     let payload = vec![b'x'; 60_000];
     let began = Instant::now();
-    // Far beyond what two socket buffers and the outbound queue hold.
+    // Far more than two socket buffers and the outbound queue can hold.
     for _ in 0..400 {
         writer.send(&publish("flood", &payload));
     }
@@ -75,7 +75,7 @@ fn unfinished_packets_beyond_their_bound_end_one_sender_alone() {
     let (beginning, end) = packet.split_at(90_000);
     let mut clients: Vec<Client> = (0..3).map(|n| broker.connect(&format!("partial-{n}"))).collect();
     for client in &mut clients {
-        // Whoever is chosen may be closed while it still writes.
+        // The client that is chosen may be closed while it still writes.
         let _ = client.socket.write_all(beginning);
     }
     broker.wait_for_count("connections_count", 2);
@@ -86,7 +86,7 @@ fn unfinished_packets_beyond_their_bound_end_one_sender_alone() {
         }
     }
     assert_eq!(served, 2);
-    // What they held is free again.
+    // The memory that they used is free again.
     let mut fourth = broker.connect("fourth");
     fourth.send(beginning);
     fourth.send(end);
@@ -116,7 +116,7 @@ fn sockets_that_send_much_before_connect_pay_for_it_themselves() {
     assert_eq!(broker.drain(), End::Signal(15));
 }
 
-/// PINGREQ without end, by a thread of its own, until the broker closes.
+/// Sends PINGREQ without end on a thread of its own, until the broker closes.
 fn ping_for_ever(client: &Client) -> std::thread::JoinHandle<()> {
     let mut socket = client.socket.try_clone().unwrap();
     std::thread::spawn(move || while socket.write_all(&[0xC0, 0].repeat(30_000)).is_ok() {})
@@ -136,7 +136,8 @@ fn a_client_that_pings_and_never_reads_is_not_read_and_is_closed() {
     assert_eq!(broker.drain(), End::Signal(15));
 }
 
-/// A client that reads so many bytes 20 times a second, and pings faster, is closed where that is too little.
+/// Checks that a client is closed for reading too slowly: it reads this number of bytes 20 times a
+/// second and pings faster.
 #[allow(clippy::disallowed_methods, reason = "a client that reads slowly is what is tested")]
 fn is_closed_for_reading_slowly(bytes: usize, change: impl Fn(&mut crate::shard::limits::ShellLimits)) {
     let broker = Broker::with(1, |_, shell| {
@@ -166,31 +167,32 @@ fn a_client_that_reads_a_little_now_and_then_makes_no_progress() {
 
 #[test]
 fn progress_is_counted_in_bytes() {
-    // The socket takes some bytes again and again, more than once in the time it has, and fewer than it must.
+    // The socket takes bytes more than once in each interval, but fewer than it must.
     is_closed_for_reading_slowly(64 << 10, |shell| shell.write_stall_bytes_min = 16 << 20);
 }
 
 #[test]
 fn the_end_of_a_client_is_seen_while_it_is_not_read() {
-    // Nothing else would find it: no stall is judged in the time of this test.
+    // The stall timeout is too long to find it in the time of this test.
     let broker = Broker::with(1, |_, shell| shell.write_stall_timeout_ms = 3_600_000);
     let deaf = broker.connect("deaf");
     let pings = ping_for_ever(&deaf);
     broker.wait_for_count("pauses_outbound", 1);
     deaf.socket.shutdown(std::net::Shutdown::Write).unwrap();
     pings.join().unwrap();
-    // With all that was sent to it unread, its end of the connection is a reset.
+    // The client closes with unread bytes, which resets the connection.
     drop(deaf);
     broker.wait_for_count("connections_count", 0);
     assert_eq!(broker.drain(), End::Signal(15));
 }
 
-/// Changes the limit of the whole process: for a runner that gives each test its own.
+/// Changes a limit of the whole process, so this test needs a runner with a process for each test.
 #[test]
 fn without_descriptors_newcomers_are_closed_and_the_connected_go_on() {
     let broker = Broker::with(1, |_, shell| shell.accept_pause_ms = 20);
     let mut first = broker.connect("first");
-    // Both ends are in this process, so the clients have their descriptors before there are none left.
+    // Both ends are in this process, so that the clients get their descriptors before none are
+    // left.
     let newcomers: Vec<Socket> =
         (0..20).map(|_| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap()).collect();
     let before = getrlimit(Resource::Nofile);
@@ -223,7 +225,7 @@ fn a_drain_does_not_wait_longer_than_it_may_for_a_client_that_does_not_read() {
     assert!(took >= Duration::from_millis(300) && took < PATIENCE, "{took:?}");
 }
 
-/// What is done at last may take as long as it has said, beyond the time of the clients.
+/// The last work of a drain may take its declared time, in addition to the time of the clients.
 #[test]
 fn a_drain_waits_for_what_is_done_at_last_as_long_as_that_may_take() {
     for (patience, waits) in [(Duration::ZERO, false), (PATIENCE, true)] {
@@ -231,7 +233,7 @@ fn a_drain_waits_for_what_is_done_at_last_as_long_as_that_may_take() {
         let done = Arc::new(AtomicBool::new(false));
         let last = Arc::clone(&done);
         let work = move || {
-            // Longer than the least that there is for it.
+            // Longer than the minimum time for it.
             let until = Instant::now() + Duration::from_millis(1_500);
             while Instant::now() < until {
                 std::thread::park_timeout(Duration::from_millis(100));
@@ -246,13 +248,13 @@ fn a_drain_waits_for_what_is_done_at_last_as_long_as_that_may_take() {
 #[test]
 fn a_client_that_does_not_close_its_end_is_closed_after_the_linger() {
     let broker = Broker::with(1, |_, shell| shell.linger_ms = 100);
-    // Whatever the shard opens once is open after this.
+    // Descriptors that the shard opens only once are open after this.
     let _other = broker.connect("other");
     let before = open_descriptors();
     let mut client = broker.connect("lingers");
     client.send(&[0xE0, 0]);
     assert_eq!(client.next(), None, "told that nothing more comes");
-    // Our end stays open; the broker's is closed all the same.
+    // Our end stays open; the broker closes its end nevertheless.
     wait_for("the broker's end to be closed", || (open_descriptors() <= before + 1).then_some(()));
     assert_eq!(broker.drain(), End::Signal(15));
 }
@@ -260,7 +262,7 @@ fn a_client_that_does_not_close_its_end_is_closed_after_the_linger() {
 #[test]
 fn a_held_shard_delays_only_its_own_clients() {
     let broker = Broker::start(2);
-    // Clients by shard: the shard of a client is where the engine knows it.
+    // Clients by shard: a client's shard is the one whose engine has it.
     let mut by_shard: [Vec<Client>; 2] = [Vec::new(), Vec::new()];
     for n in 0.. {
         let id = format!("held-{n}");
@@ -289,7 +291,7 @@ fn a_held_shard_delays_only_its_own_clients() {
     assert_eq!(broker.drain(), End::Signal(15));
 }
 
-/// A shard that somebody holds uses up the time that clients have to go; plugins have theirs all the same.
+/// A blocked shard uses up the time in which clients should go; plugins still have their own time.
 #[test]
 fn plugins_have_time_to_end_where_clients_used_up_theirs() {
     let broker = Broker::start(1);
@@ -301,13 +303,13 @@ fn plugins_have_time_to_end_where_clients_used_up_theirs() {
     let last = {
         let ended = Arc::clone(&ended);
         move || {
-            // Longer than shards are waited for.
+            // Longer than the time in which shards must end.
             std::thread::park_timeout(Duration::from_millis(500));
             ended.store(true, Ordering::Relaxed);
             drop(release);
         }
     };
-    // Longer than the least time of plugins.
+    // Longer than the minimum time of plugins.
     let end = broker.shards.drain(15, Duration::from_millis(1_100), Duration::ZERO, last);
     assert!(end == End::Signal(15) && ended.load(Ordering::Relaxed));
 }

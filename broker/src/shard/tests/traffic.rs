@@ -1,4 +1,5 @@
-//! Tests of normal traffic: between shards, through handoff, in pieces of any size, until the end.
+//! Tests of normal traffic: between shards, through handoff, in pieces of any size, to the end of a
+//! connection.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::client::{Client, Packet, connect, publish, publish_qos_1};
 use super::{Broker, End, PATIENCE, open_descriptors, wait_for};
 
-/// Each client sends to each other one through a topic of its own.
+/// Each client sends to each other client through a topic of its own.
 fn everybody_reaches_everybody(shards: usize, count: usize) {
     let broker = Broker::start(shards);
     let mut clients: Vec<Client> = (0..count).map(|n| broker.connect(&format!("client-{n}"))).collect();
@@ -69,7 +70,8 @@ fn a_connection_is_handed_over_with_every_byte_however_it_was_cut() {
         let (first, second) = bytes.split_at(cut.min(bytes.len()));
         client.send(first);
         if cut % 2 == 0 {
-            // Have the pieces arrive apart: nothing of the first can be answered, so a round trip of another client is the wait.
+            // The pieces must arrive separately. The first piece has no answer, so that a round
+            // trip of another client is the wait.
             watcher.ping();
         }
         client.send(second);
@@ -135,7 +137,8 @@ fn narrow_lanes_hold_publishers_back_and_lose_nothing() {
         limits.lane_bytes_max = 65536;
         limits.session_queue_messages_max = 100_000;
         limits.receive_max = 65535;
-        // Room for all that a reader gets: one that the machine does not let run for a moment would lose QoS 0.
+        // Room for everything that a reader gets: a reader that is not scheduled for a moment would
+        // otherwise lose QoS 0 messages.
         limits.outbound_bytes_max = 64 << 20;
         shell.lane_batches_max = 2;
         shell.lane_transit_bytes_max = 65536;
@@ -205,7 +208,7 @@ fn a_drain_tells_everybody_why_and_closes_what_it_has_opened() {
     drop(clients);
     assert_eq!(ending.join().unwrap(), End::Signal(15));
     assert!(std::net::TcpStream::connect(address).is_err(), "somebody still listens");
-    // The executors keep theirs; sockets and listeners are closed.
+    // The executors keep their descriptors; sockets and listeners are closed.
     let after = open_descriptors();
     assert!(after < running, "{before} descriptors before, {running} running, {after} after");
 }
@@ -213,7 +216,7 @@ fn a_drain_tells_everybody_why_and_closes_what_it_has_opened() {
 #[test]
 fn connections_leave_no_descriptor_behind_however_they_end() {
     let broker = Broker::start(4);
-    // Whatever the process opens once is open after this.
+    // Descriptors that the process opens only once are open after this.
     drop(broker.connect("first"));
     broker.wait_for_count("connections_count", 0);
     let before = open_descriptors();
@@ -225,12 +228,12 @@ fn connections_leave_no_descriptor_behind_however_they_end() {
         // Ended properly.
         clients[1].send(&[0xE0, 0]);
         assert_eq!(clients[1].next(), None);
-        // Ended for nonsense.
+        // Closed by the broker for an invalid packet.
         clients[2].send(&[0x00, 0x00]);
         while clients[2].next().is_some() {}
-        // Gone without a word, in the middle of a packet too.
+        // Closed without DISCONNECT, in the middle of a packet.
         clients[3].send(&[0x30, 0x7f, 0x00]);
-        // Never a CONNECT.
+        // A connection without a CONNECT.
         let silent = Client::open(broker.address);
         drop((clients, silent));
     }
@@ -239,7 +242,8 @@ fn connections_leave_no_descriptor_behind_however_they_end() {
     assert_eq!(broker.drain(), End::Signal(15));
 }
 
-/// One shard that sends more large fan-outs than another can work off keeps no other's messages out.
+/// A shard that sends more large fan-outs than another can handle must not block messages of other
+/// shards.
 #[test]
 fn lanes_are_taken_in_turn() {
     let broker = Broker::with(3, |limits, _| limits.turn_budget_deliveries = 64);
@@ -252,7 +256,7 @@ fn lanes_are_taken_in_turn() {
             return client;
         }
     };
-    // More than a turn serves; they never read, and lose what is too much.
+    // More than a turn serves. They never read, and lose messages beyond their limits.
     let crowd: Vec<Client> = (0..100)
         .map(|_| {
             let mut client = connect_at(1);
