@@ -79,9 +79,9 @@ impl From<LoadError> for Refused {
     }
 }
 
-/// Maps a plugin's file. `again` is called first: it returns a mapped library with the same content
-/// that may be used again, or an error if no further library may be mapped. The private copy is
-/// made in `copies` and is removed before this returns.
+/// Maps a plugin's file. `again` is called before anything is mapped: it returns a mapped library
+/// with the same content that may be used again, or an error if no further library may be mapped.
+/// The private copy is made in `copies` and is removed before this returns.
 pub(in crate::plugin) fn open(
     file: &Path,
     copies: &Copies,
