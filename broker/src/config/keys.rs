@@ -81,15 +81,18 @@ pub(super) const TESTS_PREFIX: &str = "GRAPNEL_TESTS_";
 /// Tables and what may be said about them, in the order in which they are printed. The first is the document itself.
 pub(super) const TABLES: [(&str, &str); 8] = [
     ("", ""),
-    ("authorization", "What clients may do."),
-    ("mqtt", "What MQTT leaves to the broker."),
+    ("authorization", "What clients may do when no plugin decides."),
+    ("mqtt", "Choices that MQTT leaves to the broker."),
     (
         "limits",
-        "Bounds, each with its unit in its name. What is per shard is multiplied by the number of shards.",
+        "Limits, each with its unit in its name. A limit per shard is multiplied by the number of shards.",
     ),
-    ("plugins", "Plugins to load at start. Those that were loaded with grapnel-ctl come back by themselves."),
+    (
+        "plugins",
+        "Plugins to load at start. Plugins that were loaded with grapnel-ctl are loaded again without being named here.",
+    ),
     ("control", "Where grapnel-ctl and programs reach the broker."),
-    ("state", "What the broker remembers between two starts."),
+    ("state", "What the broker stores between two starts."),
     ("log", "What the broker logs on standard error."),
 ];
 
@@ -123,7 +126,7 @@ pub(super) fn keys() -> Vec<Key<Config>> {
         Key::new(
             "shards",
             "\"auto\" or 1 to 64",
-            "one shard for each core that the process may use",
+            "number of shards; \"auto\" is one for each core that the process may use",
             Printed::Default("\"auto\"".to_owned()),
             |config: &mut Config, value| {
                 if !matches!(value.text(), Ok("auto")) {
@@ -137,7 +140,7 @@ pub(super) fn keys() -> Vec<Key<Config>> {
         Key::new(
             "authorization.no_match",
             "\"allow\" or \"deny\"",
-            "a broker without an access list lets its clients work; set it to deny where a list must name everything",
+            "what a client may do when no plugin decides; by default a broker without an access list allows everything. Set it to deny if a list must name everything that is allowed",
             Printed::Default("\"allow\"".to_owned()),
             |config: &mut Config, value| {
                 config.authorization.no_match =
@@ -151,7 +154,7 @@ pub(super) fn keys() -> Vec<Key<Config>> {
     keys.push(Key::new(
         "plugins.dir",
         "a folder",
-        "the folder of the executable if it holds plugins (a build folder), else where packages install them",
+        "where a plugin is looked up by name; by default the folder of the executable if it contains plugins (a build folder), else the folder where packages install them",
         Printed::Example("\"/usr/lib/grapnel/plugins\"".to_owned()),
         |config: &mut Config, value| {
             config.plugins_dir = value.path()?;
@@ -162,7 +165,7 @@ pub(super) fn keys() -> Vec<Key<Config>> {
     keys.push(Key::new(
         "state.dir",
         "a folder",
-        "/var/lib/grapnel for root, else $XDG_STATE_HOME/grapnel, else ~/.local/state/grapnel",
+        "the state folder; by default /var/lib/grapnel for root, else $XDG_STATE_HOME/grapnel, else ~/.local/state/grapnel",
         Printed::Example("\"/var/lib/grapnel\"".to_owned()),
         |config: &mut Config, value| {
             config.state_dir = value.path()?;
@@ -172,7 +175,7 @@ pub(super) fn keys() -> Vec<Key<Config>> {
     keys.push(Key::new(
         "log.level",
         "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
-        "starts, stops, plugins and whatever needs attention, but nothing per client; GRAPNEL_LOG filters by module",
+        "what is logged; info is starts, stops, plugins and what needs attention, but nothing per client. The variable GRAPNEL_LOG filters by module",
         Printed::Default("\"info\"".to_owned()),
         |config: &mut Config, value| {
             config.log_level = value.word(&LogLevel::WORDS)?;
@@ -220,7 +223,7 @@ pub(super) fn listener_keys() -> Vec<Key<ListenerDraft>> {
         Key::new(
             "bind",
             "an IP address and a port; port 0 lets the system choose",
-            "MQTT's own port, for this machine only until you decide who else may come",
+            "where clients connect; the default is MQTT's port on this machine only, until you decide who else may connect",
             Printed::Default("\"127.0.0.1:1883\"".to_owned()),
             |listener: &mut ListenerDraft, value| {
                 listener.bind = Some(value.address()?);
@@ -230,7 +233,7 @@ pub(super) fn listener_keys() -> Vec<Key<ListenerDraft>> {
         Key::new(
             "allow_anonymous",
             "true or false",
-            "whether a client is accepted that no plugin has authenticated: one without a user name, and one with a name where no authentication plugin is mounted; false accepts only clients that a plugin accepts, whether one is loaded or not; true on loopback, false beyond it",
+            "whether a client is let in that no plugin has accepted or refused. With true, a client without a user name is let in, and a client with one if no authentication plugin is loaded. With false, only clients that a plugin accepts are let in. The default is true on a loopback address, else false",
             Printed::Default("true".to_owned()),
             |listener: &mut ListenerDraft, value| {
                 listener.allow_anonymous = Some(value.flag()?);
@@ -240,7 +243,7 @@ pub(super) fn listener_keys() -> Vec<Key<ListenerDraft>> {
         Key::new(
             "name",
             "text",
-            "how plugins and logs name it; its address where it has none",
+            "how plugins, the log and grapnel-ctl status name the listener; by default its address",
             Printed::Example("\"inside\"".to_owned()),
             |listener: &mut ListenerDraft, value| match value.text()? {
                 name if name.is_empty() || name.len() > 64 => Err("must have 1 to 64 bytes".to_owned()),
@@ -259,7 +262,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
         Key::new(
             "path",
             "a path of a .so",
-            "the first of libgrapnel_NAME.so (with _ for - in the name), NAME.so and libNAME.so in plugins.dir",
+            "the plugin's file; by default the first of libgrapnel_NAME.so (with _ for - in the name), NAME.so and libNAME.so in plugins.dir",
             Printed::Example("\"/usr/lib/grapnel/plugins/libgrapnel_NAME.so\"".to_owned()),
             |plugin: &mut PluginConfig, value| {
                 plugin.path = Some(value.path()?);
@@ -269,7 +272,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
         Key::new(
             "priority",
             "-1000000 to 1000000",
-            "higher runs earlier; without it each hook has the priority that its plugin gave it, 0 as a rule",
+            "priority of all hooks of the plugin; higher runs earlier. Without it each hook has the priority that its plugin gave it, usually 0",
             Printed::Example("0".to_owned()),
             |plugin: &mut PluginConfig, value| {
                 plugin.priority = Some(value.number(-1_000_000, 1_000_000)? as i32);
@@ -279,7 +282,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
         Key::new(
             "required",
             "true or false",
-            "whether the broker refuses to start without it; a broken plugin should not take the broker down unless it guards it",
+            "whether the broker refuses to start when the plugin cannot be loaded; set it to true for plugins that decide who may connect or what clients may do",
             Printed::Example("false".to_owned()),
             |plugin: &mut PluginConfig, value| {
                 plugin.required = value.flag()?;
@@ -289,7 +292,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
         Key::new(
             "config",
             "a table",
-            "the plugin's own configuration, checked by the plugin",
+            "the plugin's own configuration, which the plugin checks",
             Printed::Example("{}".to_owned()),
             |plugin: &mut PluginConfig, value| {
                 plugin.config = value.object()?;
@@ -299,7 +302,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
         Key::new(
             "hooks",
             "tables named by hook point and hook, with priority, deadline_ms, fault_policy (\"deny\" or \"ignore\") and mounted",
-            "what holds for single hooks instead of what the plugin says; grapnel-ctl hooks list names them",
+            "overrides for single hooks; grapnel-ctl hooks list names the hooks",
             Printed::Example("{ \"message.publish/publish\" = { priority = 5, mounted = true } }".to_owned()),
             |plugin: &mut PluginConfig, value| {
                 plugin.hooks = super::hooks::parse(&value.object()?)?;

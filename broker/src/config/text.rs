@@ -7,10 +7,13 @@ use super::keys::{self, Key, Printed};
 /// Columns after which a comment goes on in the next line.
 const WIDTH: usize = 110;
 
-const HEAD: &str = "Grapnel's configuration with every key at its default. Lines that begin with # and no blank are \
-keys whose default depends on the machine, or examples. Relative paths are taken from the folder the broker runs in. Each key can \
-be overridden by an environment variable: GRAPNEL_, then table and key in upper case, such as GRAPNEL_LIMITS_RECEIVE_MAX=32, \
-GRAPNEL_LISTENERS_0_BIND=0.0.0.0:1883 or GRAPNEL_PLUGINS_AUTH_FILE_REQUIRED=true (- becomes _). The command line has the last word.";
+const HEAD: &str = "\
+Grapnel's configuration with every key at its default. Lines that begin with # and no blank are \
+keys whose default depends on the machine, or examples. Relative paths are resolved against the \
+folder in which the broker was started. Each key can be overridden by an environment variable: \
+GRAPNEL_, then table and key in upper case, such as GRAPNEL_LIMITS_RECEIVE_MAX=32, \
+GRAPNEL_LISTENERS_0_BIND=0.0.0.0:1883 or GRAPNEL_PLUGINS_AUTH_FILE_REQUIRED=true (- becomes _). \
+The command line overrides the file and the environment.";
 
 pub(super) fn default_text() -> String {
     let mut text = String::new();
@@ -29,7 +32,8 @@ pub(super) fn default_text() -> String {
                 text.push('\n');
                 comment(
                     &mut text,
-                    "Where clients connect. Repeat [[listeners]] for each address; leave all out for this one.",
+                    "Where clients connect. Repeat [[listeners]] for each address. Without any, the \
+                     broker listens on this one.",
                 );
                 line(&mut text, "[[listeners]]");
                 keys::listener_keys().iter().for_each(|key| print(&mut text, key, ""));

@@ -18,7 +18,7 @@ fn place_keys() -> [Key<Config>; 2] {
         Key::new(
             "control.socket",
             "a path of at most 107 bytes",
-            "/run/grapnel.sock for root, else $XDG_RUNTIME_DIR/grapnel.sock, else /tmp/grapnel-UID.sock; grapnel-ctl looks there too",
+            "Unix socket of the API; by default /run/grapnel.sock for root, else $XDG_RUNTIME_DIR/grapnel.sock, else /tmp/grapnel-UID.sock. grapnel-ctl has the same default",
             Printed::Example("\"/run/grapnel.sock\"".to_owned()),
             |config: &mut Config, value| {
                 let path = value.path()?;
@@ -35,7 +35,7 @@ fn place_keys() -> [Key<Config>; 2] {
         Key::new(
             "control.http_bind",
             "\"\" for none, or a loopback address and port",
-            "whoever reaches the API controls the broker, so a TCP port for it is opened only on request and only on loopback",
+            "the same API on TCP; a client of the API controls the broker, so there is no TCP port by default, and only loopback addresses are accepted",
             Printed::Default("\"\"".to_owned()),
             |config: &mut Config, value| {
                 config.control.http_bind = match value.text() {
@@ -56,7 +56,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.connections_max",
             "1 to 1024",
-            "connections to the API at a time; a handful of terminals and a metrics collector",
+            "connections to the API at a time, for each of the two sockets; enough for some terminals and a metrics collector",
             Printed::Default(defaults.connections_max.to_string()),
             |config: &mut Config, value| {
                 config.control.connections_max = value.number(1, 1024)? as usize;
@@ -66,7 +66,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.connections_free_min",
             "0 to 1023",
-            "those of the connections that traces, changes and verbs of plugins leave to others, so that a request for the status or the end of a client finds a place; one trace or change is always possible",
+            "how many of these connections traces, changes and verbs of plugins leave free, so that a request for the status or to disconnect a client is still accepted; one trace or change is always possible",
             Printed::Default(defaults.connections_free_min.to_string()),
             |config: &mut Config, value| {
                 config.control.connections_free_min = value.number(0, 1023)? as usize;
@@ -76,7 +76,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.request_bytes_max",
             "1024 to 16777216",
-            "largest request of the API; a plugin's configuration is what needs room",
+            "largest request body; the configuration of a plugin is the largest one",
             Printed::Default(defaults.request_bytes_max.to_string()),
             |config: &mut Config, value| {
                 config.control.request_bytes_max = value.number(1024, 16 << 20)? as usize;
@@ -86,7 +86,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.answer_timeout_ms",
             "10 to 60000",
-            "how long the API waits for a shard before it answers without it, and names it",
+            "how long the API waits for a shard; after it the API answers without the shard and names it",
             Printed::Default(defaults.answer_timeout.as_millis().to_string()),
             |config: &mut Config, value| {
                 config.control.answer_timeout = Duration::from_millis(value.number(10, 60_000)? as u64);
@@ -106,7 +106,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.stall_timeout_ms",
             "10 to 600000",
-            "how long a client may take to read less than 4096 bytes of an answer that waits, before its connection is closed; a trace ends then, too",
+            "time in which the other end must take 4096 bytes of an answer that waits; otherwise its connection is closed, which also ends a trace",
             Printed::Default(defaults.stall_timeout.as_millis().to_string()),
             |config: &mut Config, value| {
                 config.control.stall_timeout = Duration::from_millis(value.number(10, 600_000)? as u64);
@@ -116,7 +116,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.traces_max",
             "1 to 64",
-            "clients traced at a time; each remembers up to limits.trace_lines_max packets on its shard",
+            "clients traced at a time; for each up to limits.trace_lines_max packets are stored on its shard",
             Printed::Default(defaults.traces_max.to_string()),
             |config: &mut Config, value| {
                 config.control.traces_max = value.number(1, 64)? as usize;

@@ -22,7 +22,7 @@ fn client_keys() -> [Key<Config>; 4] {
         Key::new(
             "mqtt.session_owner",
             "\"discard\", \"refuse\" or \"inherit\"",
-            "what becomes of a session when another user connects with its client identifier, which anybody can name: it ends and the client gets a new one; or the client is refused; or it goes on with what client.authorize allows it, for clients whose user name changes",
+            "what happens to a session when another user connects with its client identifier, which any client can send. \"discard\": the session ends, and the client gets a new one. \"refuse\": the client is refused. \"inherit\": the client gets the session with what client.authorize allows the new user; for clients whose user name changes",
             Printed::Default("\"discard\"".to_owned()),
             |config: &mut Config, value| {
                 config.limits.choices.session_owner = value.word(&[
@@ -36,7 +36,7 @@ fn client_keys() -> [Key<Config>; 4] {
         Key::new(
             "mqtt.revoke",
             "\"remove\" or \"disconnect\"",
-            "what becomes of a client whose subscription is taken back because the rules of client.authorize have changed: it stays connected without notice, since MQTT has no packet for it; or it is disconnected with 0x87, not authorized (MQTT 3: the connection closes), so that it notices",
+            "what happens to a client when a subscription is revoked because the rules of client.authorize have changed. \"remove\": it stays connected and is not notified, because MQTT has no packet for that. \"disconnect\": it is disconnected with 0x87, not authorized; an MQTT 3 connection is closed",
             Printed::Default("\"remove\"".to_owned()),
             |config: &mut Config, value| {
                 config.limits.choices.revoke =
@@ -47,7 +47,7 @@ fn client_keys() -> [Key<Config>; 4] {
         Key::new(
             "mqtt.allow_empty_client_id",
             "true or false",
-            "whether a client may leave its identifier to the broker, as MQTT 5 and clean sessions of 3.1.1 can; false where each must have one of its own",
+            "whether a client may leave its identifier to the broker, if its MQTT version allows it: MQTT 5, and 3.1.1 with clean session 1. With false, each client must send one",
             Printed::Default(defaults.allow_empty_client_id.to_string()),
             |config: &mut Config, value| {
                 config.limits.choices.allow_empty_client_id = value.flag()?;
@@ -57,7 +57,7 @@ fn client_keys() -> [Key<Config>; 4] {
         Key::new(
             "mqtt.assigned_client_id_prefix",
             "up to 64 characters of A-Z a-z 0-9 . _ -",
-            "what the identifiers begin with that the broker gives, so that lists and rules can tell them; 24 digits follow",
+            "how identifiers begin that the broker assigns, so that lists and rules can match them; 24 digits follow",
             Printed::Default(format!("\"{}\"", defaults.assigned_client_id_prefix)),
             |config: &mut Config, value| {
                 let prefix = value.text()?;
@@ -81,7 +81,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.queue_full",
             "\"drop_newest\" or \"drop_oldest\"",
-            "which message gives way where the queue of a session is full: the one that comes, so that what was accepted first is delivered; or the one that has waited longest, for readings of which only the latest count",
+            "which message is dropped when a session's queue is full. \"drop_newest\": the new one, so that what was accepted first is delivered. \"drop_oldest\": the one that has waited longest, for measurements of which only the latest matter",
             Printed::Default("\"drop_newest\"".to_owned()),
             |config: &mut Config, value| {
                 config.limits.choices.queue_full = value.word(&[
@@ -94,7 +94,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.maximum_qos",
             "0 to 2",
-            "highest QoS that clients may publish with, announced in CONNACK; all of MQTT by default. Whoever publishes with a higher one is disconnected with 0x9B",
+            "highest QoS that clients may publish with; CONNACK announces it. A client that uses a higher one is disconnected with 0x9B",
             Printed::Default(defaults.maximum_qos.as_u8().to_string()),
             |config: &mut Config, value| {
                 let qos = value.number(0, 2)?;
@@ -105,7 +105,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.retain_available",
             "true or false",
-            "whether messages may be retained, announced in CONNACK; all of MQTT by default. Where it is false, whoever publishes one is disconnected with 0x9A, and what plugins publish is not stored",
+            "whether messages may be retained; CONNACK announces it. With false, a client that publishes a retained message is disconnected with 0x9A, and messages from plugins are not stored",
             Printed::Default(defaults.retain_available.to_string()),
             |config: &mut Config, value| {
                 config.limits.choices.retain_available = value.flag()?;
@@ -115,7 +115,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.control_characters",
             "\"accept\" or \"refuse\"",
-            "what becomes of a packet with U+0001 to U+001F, U+007F to U+009F or a noncharacter in a topic, name or property: MQTT advises against them and lets a server take them, and some clients send them; or its connection ends with 0x81",
+            "what happens to a packet with U+0001 to U+001F, U+007F to U+009F or a noncharacter in a topic, name or property. \"accept\": it is processed; MQTT advises against these characters but allows them, and some clients send them. \"refuse\": its connection ends with 0x81",
             Printed::Default("\"accept\"".to_owned()),
             |config: &mut Config, value| {
                 config.limits.choices.refuses_control_characters =
@@ -126,7 +126,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.allow_dollar_topics",
             "true or false",
-            "whether clients may publish to topics that begin with $, which MQTT keeps for the server; where it is false, what no plugin takes, as delayed-publish takes $delayed/, is refused with 0x87, not authorized, and goes to nobody. Plugins may publish there either way",
+            "whether clients may publish to topics that begin with $, which MQTT reserves for the server. With false, such a publish is refused with 0x87, not authorized, unless a plugin handles it, as delayed-publish does with $delayed/. Plugins may publish there in either case",
             Printed::Default(defaults.allow_dollar_topics.to_string()),
             |config: &mut Config, value| {
                 config.limits.choices.allow_dollar_topics = value.flag()?;
@@ -136,7 +136,7 @@ fn message_keys() -> [Key<Config>; 6] {
         Key::new(
             "mqtt.reason_strings",
             "true or false",
-            "whether clients of MQTT 5 get a reason string where something was refused, which helps who writes them; false where they should learn nothing of the broker's configuration",
+            "whether MQTT 5 clients get a reason string with a refusal, which helps their developers. Set it to false if clients should learn nothing about the broker's configuration",
             Printed::Default(defaults.reason_strings.to_string()),
             |config: &mut Config, value| {
                 config.limits.choices.reason_strings = value.flag()?;
