@@ -1,5 +1,6 @@
 //! Calls the hook points named `broker.…`, once each, on shard 0. Called by the thread that starts
-//! and stops the broker. It waits for the hooks for a bounded time and goes on whatever they do.
+//! and stops the broker. It waits for the hooks for a bounded time and then continues, whatever
+//! their result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::shard::heartbeat::Clock;
 /// Longest wait for the hooks of one point.
 const HOOKS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tells plugins how far the broker's life has come.
+/// Notifies plugins that the broker is starting, has started, is stopping or has stopped.
 #[derive(Clone, Debug)]
 pub struct Announcer {
     shard: Option<ShardHandle>,
@@ -22,12 +23,14 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// For the first of these shards; the clock began with the broker, the addresses are those of the listeners.
+    /// The hooks run on the first of these shards. The clock started with the broker; the addresses
+    /// are those of the listeners.
     pub fn new(shards: &[ShardHandle], clock: Clock, listeners: Vec<String>) -> Announcer {
         Announcer { shard: shards.first().cloned(), clock, listeners: listeners.into() }
     }
 
-    /// Tells of one of the points named `broker.…`. Blocks until the hooks have run: never from a shard.
+    /// Calls the hooks of one of the points named `broker.…`. Blocks until they have run or
+    /// [`HOOKS_TIMEOUT`] has passed, so it must not be called from a shard.
     pub fn notify(&self, point: HookPoint) {
         let Some(shard) = &self.shard else { return };
         let uptime_ms = self.clock.mono_ms();

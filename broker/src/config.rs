@@ -1,6 +1,6 @@
 //! The configuration: a TOML file, then the environment, then the command line, checked as a whole
-//! before anything starts. Called by `program`. Everything else gets the finished [`Config`] and
-//! reads no file and no variable.
+//! before anything starts. Called by `program`. All other code gets the finished [`Config`] and
+//! reads no file or variable itself.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,15 +31,16 @@ pub use places::Environment;
 use value::Value;
 pub use value::to_json;
 
-/// What the command line says about the configuration; it has the last word. For `#[command(flatten)]`.
+/// The options of the command line that override the configuration. For `#[command(flatten)]`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct CliOverrides {
-    /// Configuration file (TOML); without one the broker works on its defaults
+    /// Configuration file (TOML); without one the broker uses its defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Listen here instead of on the configured addresses. Nothing else of a listener changes: this is the one that is configured
-    /// with this address, else the first that no other --listen is; one more than are configured has the rules of the first. May
-    /// be repeated
+    /// Listen here instead of on the configured addresses; may be repeated. Only the address of a
+    /// listener changes: of the one that is configured with this address, else of the first one
+    /// that no other --listen has taken. If there are more --listen than listeners, the additional
+    /// ones have the allow_anonymous of the first
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<String>,
     /// Number of shards, 1 to 64, or auto for one per core
@@ -61,30 +62,30 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// What clients may do.
     pub authorization: AuthorizationConfig,
-    /// The engine's bounds, the first half of `[limits]`.
+    /// The limits of the engine, the first part of `[limits]`.
     pub limits: Limits,
-    /// The shell's bounds, the other half.
+    /// The limits of the shell, the other part of `[limits]`.
     pub shell_limits: ShellLimits,
     /// Where plugins are looked up by name.
     pub plugins_dir: PathBuf,
     /// Plugins to load at start, in this order.
     pub plugins: Vec<PluginConfig>,
-    /// Where the control plane answers.
+    /// Addresses and limits of the control API.
     pub control: ControlConfig,
-    /// What is remembered between two starts; may not exist yet.
+    /// Folder of what is stored between two starts; may not exist yet.
     pub state_dir: PathBuf,
-    /// What is logged, where GRAPNEL_LOG says nothing else.
+    /// What is logged, if GRAPNEL_LOG is not set.
     pub log_level: LogLevel,
 }
 
 /// One listening address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerConfig {
-    /// How plugins and logs name it.
+    /// Its name for plugins, the log and the status.
     pub name: String,
     /// Address and port; port 0 lets the system choose.
     pub bind: SocketAddr,
-    /// Whether a client comes in that no link of client.authenticate answers for.
+    /// Whether a client is let in if no link of client.authenticate decides about it.
     pub allow_anonymous: bool,
     /// Where it was configured.
     pub origin: Origin,
@@ -93,11 +94,11 @@ pub struct ListenerConfig {
 /// `[authorization]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuthorizationConfig {
-    /// What holds where no link answers.
+    /// The decision if no link of client.authorize decides.
     pub no_match: NoMatch,
 }
 
-/// The answer where no link of client.authorize gives one.
+/// The decision if no link of client.authorize decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoMatch {
     /// Allowed.
@@ -111,7 +112,7 @@ pub enum NoMatch {
 pub struct PluginConfig {
     /// Its name.
     pub name: String,
-    /// Its file; where there is none, it is looked up by name.
+    /// Its file. Without one the plugin is looked up by name.
     pub path: Option<PathBuf>,
     /// Priority of its hooks instead of their own.
     pub priority: Option<i32>,
@@ -119,7 +120,7 @@ pub struct PluginConfig {
     pub required: bool,
     /// Its own configuration, an object.
     pub config: serde_json::Value,
-    /// What the operator says about single hooks of it.
+    /// The operator's settings for single hooks of it.
     pub hooks: HookOverrides,
     /// Where it was configured.
     pub origin: Origin,
@@ -134,15 +135,16 @@ pub struct ControlConfig {
     pub http_bind: Option<SocketAddr>,
     /// Connections at a time, per listening socket.
     pub connections_max: usize,
-    /// Those of them that traces, changes and verbs of plugins leave to others.
+    /// How many of them traces, changes and verbs of plugins leave free for other requests.
     pub connections_free_min: usize,
     /// Largest request body, bytes.
     pub request_bytes_max: usize,
     /// How long a shard may take to answer.
     pub answer_timeout: Duration,
-    /// How long the head of a request may take to arrive, and its body, and a connection may be idle.
+    /// Time that the head of a request may take to arrive, then its body, and that a connection may
+    /// be idle.
     pub request_timeout: Duration,
-    /// How long the other end may take too little of an answer.
+    /// Time in which the other end must take 4096 bytes of an answer that waits.
     pub stall_timeout: Duration,
     /// Clients traced at a time.
     pub traces_max: usize,
@@ -197,12 +199,13 @@ impl fmt::Display for LogLevel {
 }
 
 impl Config {
-    /// Where the broker listens if nobody says otherwise.
+    /// Where the broker listens if no listener is configured.
     pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1883);
 
     /// The defaults on this machine.
     ///
-    /// The state folder is empty where there is none to be had; [`Config::load`] refuses that.
+    /// The state folder is the empty path if there is no default for it; [`Config::load`] refuses
+    /// that.
     pub fn defaults(environment: &Environment) -> Config {
         Config {
             file: None,
@@ -227,7 +230,8 @@ impl Config {
     /// Reads the file, then the environment, then the command line.
     ///
     /// # Errors
-    /// Everything that is wrong, each with its place; nothing has been started or changed.
+    /// All faults, each with its file and line, variable or option. Nothing has been started or
+    /// changed.
     pub fn load(cli: &CliOverrides, environment: &Environment) -> Result<Config, ConfigErrors> {
         let mut draft = Draft::new(Config::defaults(environment));
         if let Some(path) = &cli.config {
@@ -243,7 +247,8 @@ impl Config {
         draft.finish()
     }
 
-    /// The configuration file with every key, its range and the reason for its default. Reading it gives the defaults.
+    /// A configuration file with every key, its range and the reason for its default. Reading it
+    /// gives the defaults.
     pub fn default_text() -> String {
         text::default_text()
     }
@@ -263,9 +268,10 @@ fn apply_options(cli: &CliOverrides, draft: &mut Draft) {
     }
 }
 
-/// Moves the listeners to the addresses of the command line, and changes nothing else of them: each address takes over the
-/// listener that is configured for it, else the first one that no address has taken. Where there are more addresses than
-/// listeners, the others have the rules of the first and names of their own. Listeners that no address takes are left out.
+/// Applies `--listen`. Each address goes to the listener that is configured with it, else to the
+/// first listener that no address has taken; only the address of a listener changes. Additional
+/// addresses get `allow_anonymous` of the first listener and names of their own. Listeners without
+/// an address are removed.
 fn listen_on(addresses: &[String], draft: &mut Draft) {
     if addresses.is_empty() {
         return;

@@ -1,7 +1,8 @@
 //! The handler of fatal signals. It writes one line on standard error that names the plugin and
-//! hook, and then lets the process end as it would have. Installed once at the start. The loader
-//! registers where plugins are mapped and the names of their hooks; shards and threads of plugins
-//! register themselves. The handler reads only atomics and thread-locals, and writes with `write`.
+//! hook. Then the process ends as it would without the handler. Installed once at the start. The
+//! loader registers the address ranges of plugins and the names of their hooks; shards and threads
+//! of plugins register themselves. The handler reads only atomics and thread-locals, and writes
+//! with `write`.
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, UnsafeCell};
@@ -16,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use grapnel_engine::hook::{CallCell, Called, LinkIdentity, PluginHandle};
 use grapnel_engine::id::ShardId;
 
-/// The signals, with their names.
+/// The handled signals and their names.
 const SIGNALS: [(i32, &str); 5] = [
     (libc::SIGSEGV, "SIGSEGV"),
     (libc::SIGBUS, "SIGBUS"),
@@ -28,19 +29,22 @@ const SIGNALS: [(i32, &str); 5] = [
 /// Bytes of a handler's stack: the kernel's frame with all vector registers, and ours.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// How long the line waits for a pipe that is full, milliseconds.
+/// Longest wait for a full pipe before the line is dropped, milliseconds.
 const LINE_WAIT_MS: i32 = 1000;
 
-/// Generations of plugins whose code is known; those beyond are not named by their code alone.
+/// Generations of plugins whose address range is stored. The code of further generations is not
+/// recognized.
 const PLACES: usize = 8192;
 
-/// Hooks whose names are known, of all plugins together and of all their versions once; those beyond are not named.
+/// Hooks whose names are stored, for all plugins; a hook that several versions share counts once.
+/// Further hooks are not named.
 const HOOKS_MAX: usize = 8192;
 
-/// Plugin and hook, with a slash between, by the identity of the link. To read one is to read an atomic.
+/// `PLUGIN/HOOK` by the identity of the link. A read is one atomic load, so a signal handler may do
+/// it.
 static HOOKS: [OnceLock<Arc<str>>; HOOKS_MAX] = [const { OnceLock::new() }; HOOKS_MAX];
 
-/// Where the code of a generation lies.
+/// Address range and plugin name of the code of a generation.
 struct Place {
     handle: AtomicU64,
     name: AtomicPtr<u8>,
@@ -60,7 +64,7 @@ static CODE: [Place; PLACES] = [const {
     }
 }; PLACES];
 
-/// What the process did on each signal before.
+/// The action of each signal before `install`.
 struct Before(UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>);
 
 // SAFETY: written by `install` before the handler that reads it is in force, and never again.
@@ -68,7 +72,7 @@ unsafe impl Sync for Before {}
 
 static BEFORE: Before = Before(UnsafeCell::new([MaybeUninit::uninit(); SIGNALS.len()]));
 
-/// Who a thread is.
+/// What a thread belongs to.
 #[derive(Clone, Copy)]
 enum Who {
     Nobody,
@@ -77,15 +81,16 @@ enum Who {
 }
 
 thread_local! {
-    // Without a destructor, and so without anything that happens at its first use.
+    // Const and without a destructor, so the first use runs no code: it is safe in a signal
+    // handler.
     static WHO: Cell<Who> = const { Cell::new(Who::Nobody) };
 }
 
-/// A stack of the running thread's for signals, as long as it lives.
+/// The alternate signal stack of the current thread. It is in use until this is dropped.
 pub struct SignalStack {
     memory: Box<[MaybeUninit<u8>]>,
     before: libc::stack_t,
-    /// Neither sent nor shared: it is the thread's own.
+    /// Neither `Send` nor `Sync`: the stack belongs to one thread.
     _thread: PhantomData<*const ()>,
 }
 
@@ -115,47 +120,49 @@ impl Drop for SignalStack {
     }
 }
 
-/// This thread is a shard, which says in the cell whom it is calling.
+/// Registers the current thread as a shard. The shard writes into the cell which plugin it is
+/// calling.
 pub fn enter_shard(shard: ShardId, calls: Arc<CallCell>) -> SignalStack {
-    // The cell lives as long as the process: the handler may look at any time.
+    // Leaked on purpose: the handler may read the cell at any time.
     WHO.set(Who::Shard(shard, Arc::into_raw(calls)));
     SignalStack::new()
 }
 
-/// This thread is one of a plugin's.
+/// Registers the current thread as a thread of a plugin.
 pub fn enter_plugin_thread(plugin: PluginHandle) -> SignalStack {
     WHO.set(Who::PluginThread(plugin));
     SignalStack::new()
 }
 
-/// Remembers where the code of a generation lies, for the rest of the process: it stays mapped. `inside` is any address in it.
+/// Stores the address range of a generation's code for the rest of the process, because the code
+/// stays mapped. `inside` is any address in it.
 pub fn remember_code(plugin: PluginHandle, name: Arc<str>, inside: usize) {
     let (start, end) = code_around(inside).unwrap_or((0, 0));
     let place = PLACED.fetch_add(1, Ordering::Relaxed);
     let Some(place) = CODE.get(place) else { return };
     place.name_bytes.store(name.len(), Ordering::Relaxed);
-    // The text is never given back: the handler may read it at any time.
+    // Leaked on purpose: the handler may read the text at any time.
     place.name.store(Arc::into_raw(name).cast::<u8>().cast_mut(), Ordering::Relaxed);
     place.start.store(start, Ordering::Relaxed);
     place.end.store(end, Ordering::Relaxed);
-    // Last: a handler that sees the handle sees the rest.
+    // Stored last: a handler that reads the handle also reads the other fields.
     place.handle.store(plugin.0, Ordering::Release);
 }
 
-/// Remembers what a hook is called, for the rest of the process: its plugin's name and its own, with a slash between.
+/// Stores the name of a hook, `PLUGIN/HOOK`, for the rest of the process.
 pub fn remember_hook(link: LinkIdentity, name: &Arc<str>) {
     if let Some(place) = HOOKS.get(link.0 as usize) {
-        // Whoever has said it before has said the same.
+        // If it is set already, it has the same name.
         let _ = place.set(Arc::clone(name));
     }
 }
 
-/// What a hook is called: its plugin's name and its own, with a slash between. Any thread, and in a handler of signals.
+/// The name of a hook, `PLUGIN/HOOK`. Any thread, also in a signal handler.
 pub fn hook_name(link: LinkIdentity) -> Option<&'static str> {
     HOOKS.get(link.0 as usize)?.get().map(|name| &**name)
 }
 
-/// The executable mappings of the file that is mapped at an address.
+/// Start and end of the executable mappings of the file that is mapped at an address.
 fn code_around(inside: usize) -> Option<(usize, usize)> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let parsed: Vec<Mapping<'_>> = maps.lines().filter_map(Mapping::parse).collect();
@@ -185,10 +192,11 @@ impl Mapping<'_> {
     }
 }
 
-/// Puts the handler into force, for the whole process. Once, before the first plugin is loaded.
+/// Installs the handler for the whole process. To be called once, before the first plugin is
+/// loaded.
 ///
 /// # Errors
-/// Where the system refuses a handler.
+/// If the system refuses a handler.
 pub fn install() -> io::Result<()> {
     for (index, (signal, _)) in SIGNALS.iter().enumerate() {
         // SAFETY: a table of plain numbers and pointers, for which zeros are good; the fields that count are set below.
@@ -219,20 +227,20 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut c_vo
     // SAFETY: `install` has filled the place before this handler was in force, the line and the table are alive, and all four
     // functions may be called in a handler. `info` is the kernel's.
     unsafe {
-        // A pipe that is full and that nobody reads must not keep the process from ending.
+        // A full pipe without a reader must not keep the process from ending.
         if libc::poll(&raw mut stderr, 1, LINE_WAIT_MS) > 0 {
             libc::write(2, line.bytes.as_ptr().cast(), line.len);
         }
         libc::sigaction(signal, (*BEFORE.0.get())[index].as_ptr(), ptr::null_mut());
-        // An instruction that failed fails again as soon as this returns, under the handler that was there before; what somebody
-        // has sent does not come again by itself.
+        // A faulting instruction runs again when this returns, and its signal then has its previous
+        // action. A signal that a process sent does not come again, so it is raised here.
         if info.is_null() || (*info).si_code <= 0 {
             libc::raise(signal);
         }
     }
 }
 
-/// Text in a fixed place: a handler must not allocate.
+/// A text buffer of fixed size, because a signal handler must not allocate. Longer text is cut.
 struct Line {
     bytes: [u8; 512],
     len: usize,
@@ -262,7 +270,8 @@ impl Line {
     }
 }
 
-/// Writes what is known: the plugin that the thread is calling or is one of, or in whose code the instruction lies.
+/// Writes the line. It names the plugin that the thread is calling or belongs to, or the plugin
+/// whose code contains the instruction.
 fn describe(line: &mut Line, signal: &str, counter: usize) {
     line.add("grapnel: ");
     line.add(signal);
@@ -316,7 +325,7 @@ fn add_name(line: &mut Line, plugin: PluginHandle) {
     }
 }
 
-/// Names the plugin in whose code the instruction lies; whether there is one.
+/// Adds the name of the plugin whose code contains the instruction. Returns whether there is one.
 fn add_owner(line: &mut Line, counter: usize) -> bool {
     let owner = placed().find(|place| {
         place.handle.load(Ordering::Acquire) != 0
@@ -342,7 +351,7 @@ fn name_of(place: &Place) -> &'static str {
     unsafe { std::str::from_utf8_unchecked(std::slice::from_raw_parts(start, bytes)) }
 }
 
-/// Where the thread was; 0 on machines whose context we do not know.
+/// The address of the interrupted instruction; 0 on other architectures.
 fn program_counter(context: *mut c_void) -> usize {
     // SAFETY: the kernel passes null or the context of the interrupted thread.
     let Some(context) = (unsafe { context.cast::<libc::ucontext_t>().as_ref() }) else { return 0 };

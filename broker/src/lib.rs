@@ -1,6 +1,6 @@
 //! The shell of the Grapnel broker: executors, sockets, lanes between shards, plugin loader and
-//! control plane. `grapnel-engine` decides; this crate moves bytes, envelopes and requests to it
-//! and from it.
+//! control plane. `grapnel-engine` has the protocol logic; this crate moves bytes, envelopes and
+//! requests to it and from it.
 
 pub mod announce;
 pub mod config;

@@ -1,6 +1,7 @@
-//! Locks that one broker holds as long as its process runs: of its state folder and of its control
-//! socket. The kernel releases them however the process ends, so a lock file that is left behind
-//! locks nobody out. Taken by `program` and `control` before they touch anything.
+//! File locks that a broker holds as long as its process runs: for its state folder and for its
+//! control socket. The kernel releases them however the process ends, so a lock file without a
+//! process does not block another broker. Taken by `program` and `control` before they change
+//! anything.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,11 +14,11 @@ use rustix::io::Errno;
 
 /// Name of the lock in the state folder.
 const STATE_LOCK: &str = "lock";
-/// Pause between two attempts at what a process that has just died may still hold.
+/// Pause between two attempts in [`patiently`].
 const PAUSE: Duration = Duration::from_millis(20);
-/// Attempts at a lock file that others keep removing.
+/// Attempts to lock a file that another process removes each time.
 const ATTEMPTS_MAX: usize = 8;
-/// More than a process id and a line's end.
+/// Bytes read from a lock file: enough for a process id and a newline.
 const PID_BYTES_MAX: u64 = 32;
 
 /// A lock that is held until it is dropped or the process ends.
@@ -27,12 +28,12 @@ pub(crate) struct FileLock {
     path: PathBuf,
 }
 
-/// Why a lock is not had.
+/// Why a lock could not be taken.
 #[derive(Debug)]
 pub(crate) enum LockError {
-    /// A process holds it.
+    /// Another process holds it.
     Held {
-        /// Which, where it has written that down.
+        /// The id of that process, if the file has it.
         pid: Option<u32>,
     },
     /// The file cannot be opened or locked.
@@ -46,8 +47,8 @@ impl From<io::Error> for LockError {
 }
 
 impl FileLock {
-    /// Takes the lock that a file stands for, which is made where it is not there, and writes this process's id into it.
-    /// Returns at once.
+    /// Locks a file, which is created if it does not exist, and writes this process's id into it.
+    /// Does not wait.
     pub(crate) fn take(path: &Path) -> Result<FileLock, LockError> {
         FileLock::take_with(path, open)
     }
@@ -61,7 +62,8 @@ impl FileLock {
                 Err(errno) => return Err(LockError::System(errno.into())),
             }
             let mut lock = FileLock { file, path: path.to_owned() };
-            // Whoever held it before may have removed the file in between: others would lock a new one.
+            // The previous holder may have removed the file after it was opened here. Then another
+            // process could lock a new file of the same name, so this lock would guard nothing.
             if lock.is_named() {
                 lock.write_pid();
                 return Ok(lock);
@@ -70,7 +72,7 @@ impl FileLock {
         Err(LockError::System(io::Error::other("it was removed again and again")))
     }
 
-    /// Whether the path still leads to the file that is locked.
+    /// Whether the path still names the file that is locked.
     fn is_named(&self) -> bool {
         let identity = |found: std::fs::Metadata| (found.dev(), found.ino());
         let ours = self.file.metadata().map(identity);
@@ -79,25 +81,27 @@ impl FileLock {
     }
 
     fn write_pid(&mut self) {
-        // For people: on a full disk, and where it can only be read, the lock holds just as well.
+        // The id is only for error messages. The lock works without it, so a full disk or a
+        // read-only file system is no error.
         let _ = self.file.set_len(0).and_then(|()| writeln!(self.file, "{}", std::process::id()));
     }
 
-    /// Frees the lock and removes its file.
+    /// Releases the lock and removes its file.
     pub(crate) fn remove(self) {
         if self.is_named() {
-            // What cannot be removed locks nobody out.
+            // A file that stays does not block another broker, because it is not locked.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Opens a lock's file without following a link or waiting for anything that somebody else has put there.
+/// Opens or creates a lock file. Follows no symbolic link and does not block on a FIFO, because
+/// another user may have created the path.
 fn open(path: &Path) -> io::Result<File> {
     open_as(path, File::options().read(true).write(true).create(true).truncate(false).mode(0o600))
 }
 
-/// Opens a lock's file that is there, to lock it where nothing can be written.
+/// Opens an existing lock file for reading, to lock it on a file system that cannot be written.
 fn open_to_read(path: &Path) -> io::Result<File> {
     open_as(path, File::options().read(true))
 }
@@ -111,7 +115,8 @@ fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
-/// Who has written itself down in a lock's file, if it is there: who holds a file that it cannot write has not.
+/// The process id in a lock file, if that process exists. A holder that could not write the file is
+/// not in it.
 fn pid_in(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(PID_BYTES_MAX).read_to_string(&mut text).ok()?;
@@ -119,13 +124,14 @@ fn pid_in(file: &mut File) -> Option<u32> {
     Path::new("/proc").join(pid.to_string()).exists().then_some(pid)
 }
 
-/// "another broker (process 123)", for sentences.
+/// "another broker (process 123)", for error messages.
 pub(crate) fn another_broker(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another broker".to_owned(), |pid| format!("another broker (process {pid})"))
 }
 
-/// Tries again, for a moment, what may have failed only because a process has just died: the kernel frees what it held some time
-/// after it is gone, and tells nobody. `may_pass` says which failures these are.
+/// Repeats an attempt for up to `patience` if it may have failed only because another process has
+/// just ended: the kernel frees ports and locks some time after that, without a notification.
+/// `may_pass` says for which errors to repeat.
 pub(crate) fn patiently<T, E: std::fmt::Display>(
     patience: Duration,
     may_pass: impl Fn(&E) -> bool,
@@ -151,10 +157,10 @@ fn pause() {
     std::thread::sleep(PAUSE);
 }
 
-/// Why the broker does not start over a state folder.
+/// Why the broker does not start with a state folder.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    /// It has a broker.
+    /// Another broker uses it.
     #[error(
         "cannot use the state folder {}: {} uses it; stop that one, or give this one a folder of its own with state.dir or \
          GRAPNEL_STATE_DIR",
@@ -163,10 +169,10 @@ pub(crate) enum StateError {
     InUse {
         /// The folder.
         dir: PathBuf,
-        /// Whose it is.
+        /// The process id of that broker, if it is known.
         pid: Option<u32>,
     },
-    /// It is not known whether it has one.
+    /// Its lock file cannot be locked, so it is not known whether another broker uses it.
     #[error(
         "cannot use the state folder {}: its file {STATE_LOCK} cannot be locked: {error}; choose another folder with state.dir or \
          GRAPNEL_STATE_DIR",
@@ -178,7 +184,7 @@ pub(crate) enum StateError {
         /// What the system said.
         error: io::Error,
     },
-    /// What is remembered there cannot be read.
+    /// The stored state cannot be read.
     #[error(
         "cannot use the state folder {}: what it remembers cannot be read: {error}; give it to the user that this broker runs as, \
          or choose another folder with state.dir or GRAPNEL_STATE_DIR",
@@ -192,26 +198,29 @@ pub(crate) enum StateError {
     },
 }
 
-/// That a state folder is this process's own, until this is dropped or the process ends.
+/// The locks of a state folder. This process uses it alone until this is dropped or the process
+/// ends.
 #[derive(Debug)]
 pub(crate) struct StateLock {
-    /// Its lock file; `None` where none can be made.
+    /// Its lock file; `None` if none can be created.
     _file: Option<FileLock>,
-    /// The folder itself; `None` where there is none. It is locked too, so that a broker that could make no file is not joined by
-    /// one that can, once there is room.
+    /// The folder itself; `None` if there is none. It is locked too: a broker that could not create
+    /// the lock file, for example on a full disk, still keeps out one that can create it later.
     _folder: Option<File>,
 }
 
-/// Makes the state folder this process's own, for as long as it lives. Where nothing can be written there, what is remembered is
-/// read, and nothing new is remembered, which is said in the log.
+/// Locks the state folder for this process. If nothing can be written there, stored state is still
+/// read, nothing new is stored, and the log says so. Tries for up to `patience` if another broker
+/// holds the lock.
 ///
 /// # Errors
-/// Where another broker has the folder, or where it is not known what is in it.
+/// If another broker uses the folder, or if its lock file or state cannot be read.
 pub(crate) fn lock_state(dir: &Path, patience: Duration) -> Result<StateLock, StateError> {
     lock_state_with(dir, patience, open)
 }
 
-/// With the function that opens or makes the lock file, which tests have fail.
+/// As [`lock_state`], with the function that opens or creates the lock file. Tests pass one that
+/// fails.
 fn lock_state_with(
     dir: &Path,
     patience: Duration,
@@ -242,7 +251,7 @@ fn lock_state_with(
     })
     .map(|(lock, unwritten)| {
         if let Some(error) = unwritten {
-            // Why there is no folder says more than that there is no file in it.
+            // If the folder could not be created, that error says more than the one about the file.
             let error = made.err().unwrap_or(error);
             tracing::warn!(
                 "nothing can be written in the state folder {}: {error}; what is loaded or changed with grapnel-ctl is forgotten \
@@ -254,7 +263,8 @@ fn lock_state_with(
     })
 }
 
-/// Locks a folder that is there. Some network file systems lock no folder, which its file makes up for.
+/// Locks a folder; `None` if it cannot be opened. Some network file systems cannot lock a folder;
+/// the lock file is enough there.
 fn lock_folder(dir: &Path) -> Result<Option<File>, LockError> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(folder) = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(dir) else {
@@ -266,7 +276,8 @@ fn lock_folder(dir: &Path) -> Result<Option<File>, LockError> {
     }
 }
 
-/// Whether a lock file cannot be made or written where it is, rather than that something else is wrong with it.
+/// Whether the error means that the place cannot be written. Other errors are faults of the lock
+/// file itself.
 fn is_unwritable(error: &io::Error) -> bool {
     use io::ErrorKind::{
         NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
@@ -275,7 +286,7 @@ fn is_unwritable(error: &io::Error) -> bool {
     kinds.contains(&error.kind())
 }
 
-/// Whether there is no lock file, for sure.
+/// Whether the error means that the lock file does not exist.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
@@ -357,7 +368,7 @@ mod tests {
                 dir.display()
             )
         );
-        // Its holder goes while the next one tries.
+        // The holder releases the lock while the next one tries.
         let waiting =
             std::thread::spawn(move || lock_state(&dir, Duration::from_secs(10)).map(|_lock| has_file(&dir)));
         drop(first);
@@ -369,14 +380,15 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("file"), "").unwrap();
         lock_state(&home.path().join("file/state"), NONE).unwrap();
-        // A lock that cannot be taken is one.
+        // A lock file that cannot be locked is a reason.
         let dir = home.path().join("state");
         std::fs::create_dir_all(dir.join(STATE_LOCK)).unwrap();
         let error = lock_state(&dir, NONE).unwrap_err().to_string();
         assert!(error.contains("its file lock cannot be locked: "), "{error}");
     }
 
-    /// What a file system says that takes nothing: one that is full, in blocks or by quota, read-only, or another user's.
+    /// The errors of a file system that cannot be written: it is full, over quota, read-only, or
+    /// belongs to another user.
     const REFUSALS: [Errno; 4] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::ACCESS];
 
     #[test]
@@ -386,7 +398,7 @@ mod tests {
             let refuse = |_: &Path| Err(errno.into());
             let first = lock_state_with(dir.path(), NONE, refuse).unwrap();
             assert!(!dir.path().join(STATE_LOCK).exists(), "{errno}");
-            // Also from one that comes when there is room again.
+            // The second attempt is a broker that can write to the folder again.
             for error in [
                 lock_state_with(dir.path(), NONE, refuse).unwrap_err(),
                 lock_state(dir.path(), NONE).unwrap_err(),
@@ -410,7 +422,7 @@ mod tests {
             let pid = std::process::id();
             assert!(matches!(error, StateError::InUse { pid: Some(by), .. } if by == pid), "{error}");
             drop(writer);
-            // No process has that number.
+            // No process has this id.
             std::fs::write(dir.path().join(STATE_LOCK), "4294967294\n").unwrap();
             let _reader = lock_state_with(dir.path(), NONE, refuse).unwrap();
             assert!(has_file(dir.path()), "{errno}");
@@ -422,7 +434,7 @@ mod tests {
     #[test]
     fn what_is_remembered_and_cannot_be_read_is_not_passed_over() {
         let dir = tempfile::tempdir().unwrap();
-        // Opened for reading, it is no file either.
+        // The lock file is a folder, so it cannot be opened as a file for reading either.
         std::fs::create_dir(dir.path().join(STATE_LOCK)).unwrap();
         let refuse = |_: &Path| Err(Errno::ACCESS.into());
         let error = lock_state_with(dir.path(), NONE, refuse).unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! The log on standard error. A line that cannot be written is dropped and counted, whatever the
-//! reason: a closed pipe, a full disk, or no reader. Started by `program`; `control` shows the
+//! The log on standard error. A line that cannot be written is dropped and counted: if the pipe is
+//! closed, the disk is full, or nothing reads the pipe. Started by `program`; `control` shows the
 //! count.
 
 use std::io::{self, IsTerminal, Write};
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing_subscriber::EnvFilter;
 
-/// Bytes that a pipe which can be written to takes without blocking (PIPE_BUF on Linux).
+/// Bytes that a write to a ready pipe takes without blocking (PIPE_BUF on Linux).
 const PIECE_BYTES: usize = 4096;
-/// How long a line waits for a pipe that is full. All threads together wait so long at most once in [`PAUSE`]: long enough for a
-/// reader that is only slow, short enough for the clients of a shard.
+/// How long a line waits for a full pipe. At most one line of all threads waits within [`PAUSE`]:
+/// this is enough for a slow reader, and does not delay the clients of a shard for long.
 const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-/// After a wait, lines that do not fit are lost at once for so long.
+/// Time after a wait in which lines that do not fit are dropped without waiting.
 const PAUSE: Duration = Duration::from_secs(1);
 
 static LINES_LOST: AtomicU64 = AtomicU64::new(0);
@@ -27,25 +27,27 @@ pub fn lines_lost() -> u64 {
     LINES_LOST.load(Ordering::Relaxed)
 }
 
-/// Starts the log of this process, once. `GRAPNEL_LOG` in the environment wins over the configured level.
+/// Starts the log of this process, once. `GRAPNEL_LOG` in the environment overrides the configured
+/// level.
 pub fn start(level: &str) {
     let filter = EnvFilter::try_from_env("GRAPNEL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| LogWriter)
         .with_ansi(io::stderr().is_terminal())
-        // It would report with `eprintln!`, which panics where standard error is what has failed.
+        // The subscriber would report errors with `eprintln!`, which panics if standard error has
+        // failed.
         .log_internal_errors(false)
         .init();
 }
 
-/// Standard error for whole lines; it never fails and never panics.
+/// Writes whole lines to standard error. It never fails and never panics.
 #[derive(Clone, Copy, Debug)]
 struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // After a panic of a writer the gate is as good as before: it holds a time.
+        // A poisoned lock is used: the gate contains only a time, which is valid after a panic too.
         let mut gate = GATE.lock().unwrap_or_else(PoisonError::into_inner);
         if !gate.put(&io::stderr(), line) {
             LINES_LOST.fetch_add(1, Ordering::Relaxed);
@@ -58,14 +60,14 @@ impl Write for LogWriter {
     }
 }
 
-/// One line at a time, and when a line has last waited.
+/// Lets one line be written at a time, and stores when a line has last waited.
 #[derive(Debug)]
 struct Gate {
     waited: Option<Instant>,
 }
 
 impl Gate {
-    /// Writes all of a line; whether it could.
+    /// Writes a whole line. Returns whether that was possible.
     fn put(&mut self, to: &impl AsFd, line: &[u8]) -> bool {
         let mut left = line;
         while !left.is_empty() {
@@ -82,7 +84,8 @@ impl Gate {
         true
     }
 
-    /// Whether a piece can be written, or fails at once; waits for it where no line has waited lately.
+    /// Whether a write returns at once, with success or an error. Waits up to [`WAIT`] for that if
+    /// no line has waited within [`PAUSE`].
     fn takes(&mut self, to: &impl AsFd) -> bool {
         let ready = |wait: &Timespec| {
             poll(&mut [PollFd::new(to, PollFlags::OUT)], Some(wait)).is_ok_and(|ready| ready > 0)
@@ -145,8 +148,9 @@ mod tests {
         assert!(gate.put(&writer, &piece));
     }
 
-    /// `print!` and its like panic where they cannot write; the lints `print_stdout` and `print_stderr` forbid them. What is left
-    /// is the streams themselves, which are to be used where an error is seen to be let go.
+    /// `print!` and similar macros panic if they cannot write; the lints `print_stdout` and
+    /// `print_stderr` forbid them. Direct use of the streams is allowed only in files that ignore
+    /// write errors visibly.
     #[test]
     fn nobody_else_writes_to_the_standard_streams() {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,6 +1,6 @@
-//! Checks what the machine must allow before the first executor starts: a ring, memory for it,
-//! descriptors, /proc. Without this the runtime would panic or exit; here the error is one sentence
-//! with the remedy. Called by `program` once, before any shard.
+//! Checks before the first executor starts what the machine must provide: an io_uring ring, locked
+//! memory for it, file descriptors, /proc. Without these the runtime would panic or exit; here the
+//! error is one sentence with the remedy. Called by `program` once, before any shard.
 
 use std::path::Path;
 
@@ -9,22 +9,22 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::rt::{RingProbe, probe_ring};
 
-/// Exit code for a machine that does not let the broker run: EX_CONFIG of sysexits.
+/// Exit code if the machine lacks something: EX_CONFIG of sysexits.
 pub const EXIT_CODE: u8 = 78;
 
-/// Locked memory that the runtime insists on, bytes.
+/// Locked memory that the runtime needs, bytes.
 const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
 
-/// Descriptors the process has beside its connections, at least: per shard three rings, an eventfd and listeners.
+/// Descriptors per shard besides connections, at least: three rings, an eventfd and listeners.
 const FILES_PER_SHARD_MIN: u64 = 16;
 
-/// Where the open files of this process are, through which private copies of plugins are loaded.
+/// The open files of this process. Private copies of plugins are loaded through it.
 const FILES_OF_PROCESS: &str = "/proc/self/fd";
 
 /// Why the broker cannot run on this machine, and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreflightError {
-    /// `io_uring_setup` is not there.
+    /// `io_uring_setup` does not exist.
     #[error(
         "this kernel has no io_uring, which the broker needs; run it on Linux 5.8 or later, built with CONFIG_IO_URING"
     )]
@@ -94,14 +94,15 @@ pub enum PreflightError {
     },
 }
 
-/// What the machine grants.
+/// What the machine provides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted {
     /// Open files of the process, after the soft limit was raised to the hard one.
     pub open_files: u64,
 }
 
-/// Checks the machine for so many shards and so many descriptors that clients leave free, and raises the soft limits of locked memory and open files to the hard ones.
+/// Checks the machine for this number of shards and of descriptors that clients leave free. Raises
+/// the soft limits of locked memory and open files to the hard ones.
 ///
 /// # Errors
 /// The first thing that is missing, with its remedy; the process exits with [`EXIT_CODE`].
@@ -151,7 +152,7 @@ fn judge_ring(probe: RingProbe, switch: u8) -> Result<(), PreflightError> {
             Err(PreflightError::TooOld { missing: names.join(", ") })
         }
         RingProbe::Refused(Errno::NOSYS) => Err(PreflightError::NoRing),
-        // A kernel of before 5.6 has rings and cannot be asked what they do.
+        // Kernels before 5.6 have rings, but no probe for their operations.
         RingProbe::Refused(Errno::INVAL) => Err(PreflightError::TooOld { missing: "the probe".to_owned() }),
         RingProbe::Refused(Errno::PERM | Errno::ACCESS) => Err(match switch {
             1 => PreflightError::SwitchedOff {
@@ -192,7 +193,7 @@ fn judge_proc(files: &Path) -> Result<(), PreflightError> {
     }
 }
 
-/// 0 where the sysctl is off or the kernel is too old to have it.
+/// The sysctl `kernel.io_uring_disabled`; 0 if the kernel is too old to have it.
 fn ring_switch() -> u8 {
     std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
         .ok()
@@ -200,10 +201,10 @@ fn ring_switch() -> u8 {
         .unwrap_or(0)
 }
 
-/// Raises a soft limit to the hard one and returns what is in force; no limit is the largest number.
+/// Raises a soft limit to the hard one. Returns the limit in force; `u64::MAX` means no limit.
 fn raise(resource: Resource) -> u64 {
     let Rlimit { current, maximum } = getrlimit(resource);
-    // The kernel may refuse, in a sandbox; then the soft limit is what we have.
+    // The kernel may refuse this in a sandbox; then the soft limit stays in force.
     let raised = setrlimit(resource, Rlimit { current: maximum, maximum }).is_ok();
     if raised { maximum } else { current }.unwrap_or(u64::MAX)
 }
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_kernel_is_asked_what_it_has() {
-        // 255 is a number no kernel has given away.
+        // No kernel has an operation 255.
         let RingProbe::Made { missing } = probe_ring(&[0, 6, 255]) else { panic!("no ring on this machine") };
         assert_eq!(missing, [255]);
     }

@@ -1,6 +1,6 @@
 //! The process of the broker: reads the command line and the configuration, starts everything,
-//! prints where it listens, and waits for the end. Called by the `main` of each program that is a
-//! broker; these add an allocator and nothing else.
+//! prints where it listens, and waits for the end. Called by the `main` of each broker program;
+//! such a program adds only an allocator.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -51,11 +51,11 @@ impl Refusal {
     }
 }
 
-/// Exit code where a port, a socket or a thread is not to be had.
+/// Exit code if a port, a socket, a thread or another resource is not available.
 const EXIT_CODE_REFUSED: u8 = 1;
 
-/// Runs a broker until it has ended; what the process exits with comes back. `allocations` reads the counters of the program's
-/// allocator, where it has any; `status` shows them.
+/// Runs a broker until it has ended, and returns the exit code of the process. `allocations` reads
+/// the counters of the program's allocator, if it has any; `status` shows them.
 pub fn main(allocations: Option<CountAllocations>) -> ExitCode {
     if let Some(code) = plugin::check::main_of_child() {
         return code;
@@ -95,7 +95,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     let config = Arc::new(config);
     preflight::check(config.shards, config.shell_limits.descriptors_free_min)
         .map_err(|error| Refusal::new(preflight::EXIT_CODE, error))?;
-    // Before anything of it is read, and until the process ends.
+    // Locked before the state is read, and until the process ends.
     let _state = lock::lock_state(&config.state_dir, start_retry(&config))
         .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     let bound = bind_all(&config)?;
@@ -133,14 +133,14 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
             announcer.notify(HookPoint::BrokerStopping);
             let stopping = std::thread::spawn(move || control.stop());
             let timeout = Duration::from_millis(config.limits.drain_timeout_ms);
-            // What plugins have begun, and the farewell of processes of theirs.
+            // Time that plugins request to finish their work and to shut down their processes.
             let patience = plugins.patience();
             let last = move || {
                 announcer.notify(HookPoint::BrokerStopped);
                 plugins.shutdown();
             };
             let end = shards.drain(signal, timeout, patience, last);
-            // It says in the log what went wrong with it.
+            // The control thread logs its own errors.
             let _ = stopping.join();
             end
         }
@@ -152,7 +152,8 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     Ok(end.exit_code())
 }
 
-/// Before the first client can come: what guards the broker must be there.
+/// Loads the configured plugins. Called before the listeners accept clients, because plugins decide
+/// which clients may connect.
 fn start_plugins(
     config: &Config,
     bound: &[Bound],
@@ -161,7 +162,7 @@ fn start_plugins(
 ) -> Result<Arc<PluginManager>, Refusal> {
     let listener =
         |bound: &Bound| OpenListener { address: bound.local, allow_anonymous: bound.info.allow_anonymous };
-    // With the ports that the system chose.
+    // With the ports that the system has chosen for port 0.
     let listeners = bound.iter().map(listener).collect();
     let settings = Settings { listeners, home_keys, ..Settings::of(config, shards.handles().to_vec()) };
     let plugins = PluginManager::new(settings).map_err(|error| {
@@ -198,7 +199,7 @@ fn bind_all(config: &Config) -> Result<Vec<Bound>, Refusal> {
     listeners.collect::<Result<_, _>>().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))
 }
 
-/// How long what a process that has just died may still hold is tried again.
+/// How long to retry for a resource that a process which has just ended may still hold.
 fn start_retry(config: &Config) -> Duration {
     Duration::from_millis(config.shell_limits.start_retry_ms)
 }
@@ -235,7 +236,7 @@ fn ready_lines(config: &Config, bound: &[Bound]) -> String {
     lines
 }
 
-/// Standard output may be closed; the broker runs on without it.
+/// Writes to standard output. Errors are ignored: the broker runs without it too.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -248,10 +249,10 @@ fn complain(text: &str) {
     }
 }
 
-/// For test programs, whose broker is not to outlive them however they end.
+/// For test programs: their broker must not outlive them, however they end.
 fn die_with_parent() {
     if std::env::var_os("GRAPNEL_DIE_WITH_PARENT").is_some_and(|value| value == "1") {
-        // Where the kernel refuses, the tests end it themselves.
+        // If the kernel refuses, the tests end the broker themselves.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     }
 }

@@ -2,10 +2,10 @@
 //! Called by `shard` and `preflight`. No other file names glommio, so that another runtime can
 //! replace it.
 //!
-//! Rules for glommio 0.9: no task is cancelled or dropped while it waits, since its memory would
-//! leak; each task ends by itself. A task that waits has given its waker to somebody. Other threads
-//! wake a task once at a time, since its reference count has 16 bits. Every executor has a
-//! [`Guard`], because it may sleep although tasks are ready.
+//! Rules for glommio 0.9. No task is cancelled or dropped while it waits, because its memory would
+//! leak; each task ends by itself. A task that waits has registered its waker. Other threads have
+//! at most one wake of a task outstanding, because its reference count has 16 bits. Every executor
+//! has a [`Guard`], because it may sleep although tasks are ready.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,15 +19,16 @@ mod socket;
 pub use socket::{Incoming, Stream};
 pub(crate) use socket::{RingProbe, probe_ring};
 
-/// How long a step may run before the runtime looks at its rings again. The default of 100 ms delays what comes from other
-/// shards to a busy one by half of that.
+/// How long a step may run before the runtime checks its rings again. The default of 100 ms would
+/// delay messages from other shards to a busy one by 50 ms on average.
 const PREEMPT_AFTER: Duration = Duration::from_micros(500);
 
-/// The same until the first task has run. No [`Guard`] stands yet, so a round that is taken for one without work would be the
-/// last; nobody waits for others yet either, so the timer may be longer than the system ever takes the processor away.
+/// The same until the first task has run. There is no [`Guard`] yet, so if the executor slept by
+/// mistake, it would not wake. No other task waits yet, so the timer can be longer than the system
+/// ever preempts the thread.
 const FIRST_PREEMPT_AFTER: Duration = Duration::from_secs(1);
 
-/// Registered memory of an executor, bytes; it is for files, of which a shard reads none.
+/// Registered memory of an executor, bytes. It is used for files only, and a shard reads none.
 const IO_MEMORY_BYTES: usize = 64 << 10;
 
 /// Entries of each of an executor's rings.
@@ -50,7 +51,8 @@ impl Executor {
     /// An executor for the current thread, which stays on the processors it is on.
     ///
     /// # Errors
-    /// [`ExecutorError`] where the kernel refuses a ring; `preflight` says why beforehand.
+    /// [`ExecutorError`] if the kernel refuses a ring. `preflight` reports the usual reasons before
+    /// this.
     pub fn new() -> Result<Executor, ExecutorError> {
         let inner = LocalExecutorBuilder::new(Placement::Unbound)
             .io_memory(IO_MEMORY_BYTES)
@@ -61,10 +63,12 @@ impl Executor {
         Ok(Executor { inner })
     }
 
-    /// Runs a task, and those it spawns, until it has ended. What it spawned and has not ended then is lost.
+    /// Runs a task and those that it spawns. Returns when the first task has ended; spawned tasks
+    /// that have not ended by then do not run any further.
     pub fn run<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {
         self.inner.run(async move {
-            // The queue's latency is the preempt timer as long as one of its tasks is ready; what they spawn is in it too.
+            // The latency of the queue is the preempt timer while one of its tasks is ready. Tasks
+            // that they spawn are in this queue too.
             let latency = Latency::Matters(PREEMPT_AFTER);
             let queue = glommio::executor().create_task_queue(Shares::default(), latency, "shard");
             glommio::spawn_local_into(task, queue).expect("the queue was made one line above").await
@@ -72,12 +76,13 @@ impl Executor {
     }
 }
 
-/// Starts a task on this thread's executor and polls it at once, inside this call: hold no borrow that it needs.
+/// Starts a task on this thread's executor. The task is polled inside this call, so the caller must
+/// hold no borrow that the task needs.
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
     drop(glommio::spawn_local(task).detach());
 }
 
-/// Whether the step has run for so long that others should have a turn.
+/// Whether the current step has run so long that other tasks should get a turn.
 pub fn should_yield() -> bool {
     glommio::executor().need_preempt()
 }
@@ -89,19 +94,19 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// A timer that has yet to be set. Inside a task only.
+    /// A timer that is not set yet. Inside a task only.
     pub fn new() -> Timer {
         Timer { inner: glommio::timer::Timer::new(Duration::ZERO) }
     }
 
-    /// Wakes the task after `duration`, and not at the time it was set to before. Ready if that is now.
+    /// Wakes the task after `duration`; replaces the previous time. Ready if the duration is zero.
     pub fn poll_after(&mut self, duration: Duration, cx: &mut Context<'_>) -> Poll<()> {
         self.inner.reset(duration);
         Pin::new(&mut self.inner).poll(cx).map(drop)
     }
 }
 
-/// When a guard of a busy executor comes round, and when it tries again if that was in vain.
+/// When a guard of a busy executor runs, and when it tries again if the executor slept by mistake.
 const GUARD_AFTER: [Duration; 5] = [
     Duration::from_millis(1),
     Duration::from_millis(2),
@@ -110,24 +115,26 @@ const GUARD_AFTER: [Duration; 5] = [
     Duration::from_millis(16),
 ];
 
-/// How much later it comes while nothing happens.
+/// How much later it runs on an idle executor.
 const GUARD_IDLE: Duration = Duration::from_millis(15);
 
-/// A task that keeps the executor from sleeping on others.
+/// A task that bounds how long the executor can sleep although tasks are ready.
 ///
-/// glommio 0.9 looks whether the preempt timer has gone off before it runs the first ready task of a round; if it has, nothing
-/// was run, and it takes that for nothing being ready and sleeps until something else happens (`run_task_queues` returns
-/// `false`). The system has only to take the processor away at the wrong moment for longer than the timer: with more shards
-/// than cores that is every few hundred wakes. So something else happens soon, always: timers at growing distances, each of
-/// which makes the executor look again, since its own round may be lost in the same way. Should all of them be lost, a wake from
-/// another thread helps, for which the beat tells the watchdog.
+/// Before glommio 0.9 runs the first ready task of a round, it checks the preempt timer. If the
+/// timer has expired, no task runs; the executor takes this for "no task is ready" and sleeps until
+/// the next event (`run_task_queues` returns `false`). This happens if the system preempts the
+/// thread at that point for longer than the timer: with more shards than cores, once in some
+/// hundred wakes. The guard makes sure that an event follows soon. It sets several timers at
+/// growing distances, because the round that one timer starts may be lost in the same way. If all
+/// of them are lost, a wake from another thread helps; `beat` is how the watchdog notices that.
 pub struct Guard<F> {
     timers: [Timer; GUARD_AFTER.len()],
     beat: F,
 }
 
 impl<F: FnMut() -> bool + Unpin> Guard<F> {
-    /// `beat` is called each time; it says whether anything has happened since. Inside a task only.
+    /// `beat` is called each time the guard runs; it returns whether the shard has done anything
+    /// since the last call. Inside a task only.
     pub fn new(beat: F) -> Guard<F> {
         Guard { timers: std::array::from_fn(|_| Timer::new()), beat }
     }
@@ -140,7 +147,7 @@ impl<F: FnMut() -> bool + Unpin> Future for Guard<F> {
         let this = &mut *self;
         let later = if (this.beat)() { Duration::ZERO } else { GUARD_IDLE };
         for (timer, after) in this.timers.iter_mut().zip(GUARD_AFTER) {
-            // One that is due already wakes nobody, and the next one does.
+            // A timer that is due already wakes no task; the next timer does.
             let _ = timer.poll_after(after + later, cx);
         }
         Poll::Pending

@@ -10,14 +10,14 @@ use super::nearest::nearest;
 use super::value::Value;
 use super::{Config, ListenerConfig, PluginConfig};
 
-/// A listener of which not everything need be said yet.
+/// A listener that may be incomplete.
 #[derive(Debug, Default)]
 pub(super) struct ListenerDraft {
     pub name: Option<String>,
     pub bind: Option<SocketAddr>,
     pub allow_anonymous: Option<bool>,
     pub origin: Option<Origin>,
-    /// Something about it was refused, which is error enough.
+    /// A value of it was refused. Then a missing address is not reported too.
     pub refused: bool,
 }
 
@@ -46,7 +46,7 @@ impl Draft {
         self.errors.push(format!("{origin}: {sentence}"));
     }
 
-    /// Sets the key of a path, if it is one of the document's own.
+    /// Sets a key that does not belong to a listener or a plugin. An unknown path becomes an error.
     pub fn set(&mut self, path: &str, value: &Value, origin: &Origin) {
         let Some(key) = self.keys.iter().find(|key| key.path == path) else {
             return self.fail_unknown(path, origin);
@@ -79,7 +79,8 @@ impl Draft {
         }
     }
 
-    /// The place of a plugin, which is made if it is new; `None`, with an error, for a name that cannot be one.
+    /// The index of a plugin, which is added if it is new. `None`, with an error, if the name is
+    /// not valid.
     pub fn plugin(&mut self, name: &str, origin: &Origin) -> Option<usize> {
         if let Some(index) = self.config.plugins.iter().position(|plugin| plugin.name == name) {
             return Some(index);
@@ -104,7 +105,8 @@ impl Draft {
         Some(self.config.plugins.len() - 1)
     }
 
-    /// An unknown key: what it may have meant, or that it is for a later version.
+    /// Adds the error for an unknown key: it names the nearest key, or says that the feature is not
+    /// in this version.
     pub fn fail_unknown(&mut self, path: &str, origin: &Origin) {
         if let Some(what) = keys::not_yet(path) {
             return self.fail(origin, format_args!("{path}: {what} not in this version"));
@@ -126,7 +128,7 @@ impl Draft {
         self.fail(origin, format_args!("there is no key {path}; the nearest is {meant}"));
     }
 
-    /// The configuration, if nothing is wrong with it.
+    /// The finished configuration, or all errors.
     pub fn finish(mut self) -> Result<Config, ConfigErrors> {
         if self.config.state_dir == Path::new("") {
             self.fail(

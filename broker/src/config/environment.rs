@@ -8,14 +8,14 @@ use super::nearest::nearest;
 use super::places::Environment;
 use super::value::Value;
 
-/// What a variable is for.
+/// What a variable sets.
 enum Target {
     Key(String),
     Listener(usize, String),
     Plugin(String, String),
 }
 
-/// Applies every variable that begins with `GRAPNEL_`; one that is for nothing is an error.
+/// Applies every variable that begins with `GRAPNEL_`. One that matches no key is an error.
 pub(super) fn apply(environment: &Environment, draft: &mut Draft) {
     let mut ours: Vec<(&str, Option<&str>)> = environment
         .vars
@@ -24,7 +24,7 @@ pub(super) fn apply(environment: &Environment, draft: &mut Draft) {
         .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
         .filter(|(name, _)| !name.starts_with(TESTS_PREFIX) && !OWN_VARIABLES.contains(name))
         .collect();
-    // The order of the environment means nothing; that of listeners does.
+    // The environment has no order, but listeners must be added in the order of their indexes.
     ours.sort_unstable();
     for (name, value) in ours {
         let origin = Origin::Environment(name.to_owned());
@@ -78,7 +78,7 @@ fn target(name: &str, draft: &Draft) -> Option<Target> {
         .iter()
         .find(|key| rest.ends_with(&format!("_{}", key.path.to_ascii_uppercase())))?;
     let plugin = &rest[..rest.len() - key.path.len() - 1];
-    // A plugin that the file names keeps its spelling; a new one gets the usual one.
+    // A plugin of the file keeps the spelling of its name; a new one gets `-` for `_`.
     let known = draft.config.plugins.iter().find(|known| {
         keys::variable(&known.name).strip_prefix(VARIABLE_PREFIX).is_some_and(|variable| variable == plugin)
     });

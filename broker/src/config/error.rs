@@ -4,10 +4,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value was written, so that a person finds it again.
+/// Where a value was written, for error messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: it is the broker's default.
+    /// Nowhere: the value is a default of the broker.
     Default,
     /// A line of the configuration file, from 1.
     File {
@@ -33,10 +33,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Everything that keeps the broker from starting with this configuration.
+/// All errors of a configuration; the broker does not start with it.
 #[derive(Debug, thiserror::Error)]
 pub struct ConfigErrors {
-    /// One sentence each, with the place in front; never empty.
+    /// One message for each error, with its origin in front; never empty.
     pub sentences: Vec<String>,
 }
 

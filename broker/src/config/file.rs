@@ -12,10 +12,10 @@ use super::error::Origin;
 use super::keys;
 use super::value::{Value, from_document};
 
-/// Largest configuration file that is read, bytes: a wrong path should not fill memory.
+/// Largest configuration file that is read, bytes, so that a wrong path does not fill memory.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// Reads a file into the draft; what is wrong with it becomes errors there.
+/// Reads a file into the draft, and adds its errors there.
 pub(super) fn read(path: &Path, draft: &mut Draft) {
     let text = match read_bounded(path) {
         Ok(text) => text,
@@ -51,7 +51,8 @@ impl Reader<'_> {
         let (document, mut errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
-            // A tree with holes would only add errors that are none.
+            // The values of an incomplete tree are not checked: that would report errors that the
+            // file does not have.
             for error in errors {
                 let origin = self.origin(error.span().unwrap_or_default());
                 self.draft.fail(&origin, error.message().trim_end());
@@ -153,8 +154,8 @@ impl Reader<'_> {
     }
 }
 
-/// The entries of a table as they stand in the file, each with the place of its key: plugins are mounted in that order, and
-/// errors come in that order.
+/// The entries of a table in the order of the file, each with the byte offset of its key. Plugins
+/// are mounted and errors are reported in that order.
 fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Entry<'a, 'i>> {
     let mut entries: Vec<Entry<'a, 'i>> =
         table.iter().map(|(key, value)| (key.get_ref().as_ref(), key.span().start, value)).collect();

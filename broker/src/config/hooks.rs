@@ -1,5 +1,5 @@
-//! The operator's settings for single hooks, `[plugins.NAME.hooks]`: priority, deadline, fault policy,
-//! and whether a hook is mounted. Read from the configuration; set through ctl too.
+//! The operator's settings for single hooks, `[plugins.NAME.hooks]`: priority, deadline, fault
+//! policy, and whether a hook is mounted. Read from the configuration and set by `grapnel-ctl`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,9 +16,9 @@ pub const DEADLINE_MS_MAX: u32 = 600_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFault {
-    /// A refusal: nobody after it can allow.
+    /// The request is refused, and no later hook can allow it.
     Deny,
-    /// As if the link had not been there.
+    /// The next hook is called, as if this link did not exist.
     Ignore,
 }
 
@@ -40,7 +40,7 @@ impl From<FaultPolicy> for OnFault {
     }
 }
 
-/// What the operator says about one hook; what is absent is as the plugin has it.
+/// The operator's settings for one hook. For what is absent the plugin's own setting is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HookOverride {
@@ -53,13 +53,13 @@ pub struct HookOverride {
     /// What a fault or a missed deadline means.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault_policy: Option<OnFault>,
-    /// Whether it is in the chain; it is where this is absent.
+    /// Whether the hook is in its chain. If absent, it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mounted: Option<bool>,
 }
 
 impl HookOverride {
-    /// Whether it says nothing.
+    /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
         *self == HookOverride::default()
     }
@@ -67,7 +67,7 @@ impl HookOverride {
     /// Whether the numbers are in their ranges.
     ///
     /// # Errors
-    /// A sentence on the one that is not.
+    /// A message about the number that is out of range.
     pub fn check(&self) -> Result<(), String> {
         if let Some(priority) = self.priority
             && !PRIORITY_RANGE.contains(&priority)
@@ -83,7 +83,7 @@ impl HookOverride {
         }
     }
 
-    /// The keys that it has something for.
+    /// The names of the keys that are set.
     pub(crate) fn words(&self) -> Vec<String> {
         let words = [
             ("priority", self.priority.is_some()),
@@ -94,7 +94,7 @@ impl HookOverride {
         words.iter().filter(|(_, said)| *said).map(|(word, _)| (*word).to_owned()).collect()
     }
 
-    /// What this says, and for the rest what `below` says.
+    /// These settings, with those of `below` for what is not set here.
     #[must_use]
     pub fn over(self, below: HookOverride) -> HookOverride {
         HookOverride {
@@ -129,7 +129,7 @@ pub type HookOverrides = BTreeMap<String, HookOverride>;
 /// Reads the overrides of one plugin from a table of its configuration.
 ///
 /// # Errors
-/// A sentence that names the entry: an unknown point, an unknown key, a value that cannot be.
+/// A message that names the entry: an unknown hook point, an unknown key or an invalid value.
 pub fn parse(table: &serde_json::Value) -> Result<HookOverrides, String> {
     let entries = table.as_object().ok_or("must be a table")?;
     let parsed = entries.iter().map(|(key, value)| {

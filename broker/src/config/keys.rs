@@ -20,23 +20,23 @@ use control::control_keys;
 pub(super) struct Key<T> {
     /// Dotted path as people name it; of a listener or plugin only the last part.
     pub path: String,
-    /// What values it takes.
+    /// The accepted values, in words.
     pub takes: String,
-    /// Why the default is what it is.
+    /// What the key does, and the reason for its default. Printed in front of the key.
     pub reason: &'static str,
     /// How it is printed.
     pub printed: Printed,
-    /// Takes a value or says what is wrong with it.
+    /// Sets the value, or returns an error in words.
     pub set: Setter<T>,
 }
 
 type Setter<T> = Box<dyn Fn(&mut T, &Value) -> Result<(), String>>;
 
-/// What the printed configuration has behind the key.
+/// The value that the printed configuration shows for a key.
 pub(super) enum Printed {
-    /// The default, in force.
+    /// The default, not commented out.
     Default(String),
-    /// An example behind a comment sign, because the default depends on the machine or there is none.
+    /// An example, commented out: there is no default, or it depends on the machine.
     Example(String),
 }
 
@@ -62,23 +62,26 @@ impl<T> Key<T> {
     }
 }
 
-/// The environment variable of a dotted path: upper case, with `_` for everything that separates.
+/// The environment variable of a dotted path: the prefix, then the path in upper case, with `_` for
+/// every character that is not a letter or a digit.
 pub(super) fn variable(path: &str) -> String {
     let name: String =
         path.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
     format!("{VARIABLE_PREFIX}{name}")
 }
 
-/// What the variables that override keys begin with.
+/// Prefix of the variables that override keys.
 pub(super) const VARIABLE_PREFIX: &str = "GRAPNEL_";
 
-/// Variables of the broker itself, which are no keys.
+/// Variables with this prefix that the broker reads and that are not keys.
 pub(super) const OWN_VARIABLES: [&str; 2] = ["GRAPNEL_DIE_WITH_PARENT", "GRAPNEL_LOG"];
 
-/// What the variables of the test suite begin with; brokers that it starts inherit them.
+/// Prefix of the variables of the test suite. The broker ignores them, because a broker that a test
+/// starts inherits them.
 pub(super) const TESTS_PREFIX: &str = "GRAPNEL_TESTS_";
 
-/// Tables and what may be said about them, in the order in which they are printed. The first is the document itself.
+/// Tables with their comments, in the order in which they are printed. The first is the document
+/// itself.
 pub(super) const TABLES: [(&str, &str); 8] = [
     ("", ""),
     ("authorization", "What clients may do when no plugin decides."),
@@ -96,7 +99,8 @@ pub(super) const TABLES: [(&str, &str); 8] = [
     ("log", "What the broker logs on standard error."),
 ];
 
-/// Keys that later versions will have: path (also as a prefix before `.` or `_`) and what to call it.
+/// Keys of features that later versions will have: the path (also as a prefix before `.` or `_`)
+/// and the begin of the error message.
 pub(super) const NOT_YET: [(&str, &str); 12] = [
     ("tls", "TLS is"),
     ("listeners.tls", "TLS is"),
@@ -112,7 +116,7 @@ pub(super) const NOT_YET: [(&str, &str); 12] = [
     ("control.tls", "TLS is"),
 ];
 
-/// What is said about a path that a later version will know.
+/// The begin of the error message, if the path belongs to a feature of a later version.
 pub(super) fn not_yet(path: &str) -> Option<&'static str> {
     NOT_YET.iter().find_map(|(known, what)| {
         let rest = path.strip_prefix(known)?;
@@ -209,7 +213,7 @@ fn limit_key(
         setting.reason,
         Printed::Default(default.unwrap_or(setting.min).to_string()),
         move |config: &mut Config, value| {
-            // TOML's numbers end at 2^63 - 1.
+            // TOML integers end at 2^63 - 1.
             let max = i64::try_from(setting.max).unwrap_or(i64::MAX);
             let number = value.number(setting.min as i64, max)?;
             set(config, setting.name, number as u64).map_err(|error| error.to_string())

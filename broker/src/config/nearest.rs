@@ -10,11 +10,12 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 fn likeness(name: &str, candidate: &str) -> f64 {
-    // A little less than the same likeness of the whole, so that the right table wins among equal last parts.
+    // The last part counts a little less than the whole path, so that the right table wins if
+    // several keys have the same last part.
     alike(name, candidate).max(0.9 * alike(last_part(name), last_part(candidate)))
 }
 
-/// Slips of the finger and abbreviations, half and half.
+/// The mean of two measures: one for typing errors, one for abbreviations.
 fn alike(left: &str, right: &str) -> f64 {
     (strsim::normalized_damerau_levenshtein(left, right) + strsim::jaro_winkler(left, right)) / 2.0
 }

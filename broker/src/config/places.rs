@@ -1,5 +1,5 @@
 //! Default paths: control socket, state folder, plugins. Used by the configuration and by
-//! `grapnel-ctl`, which must find the same socket. Looks at the file system and changes nothing.
+//! `grapnel-ctl`, which must find the same socket. Reads the file system and changes nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -43,8 +43,8 @@ impl Environment {
         self.var(name).map(PathBuf::from).filter(|dir| dir.is_absolute())
     }
 
-    /// Where broker and `grapnel-ctl` meet: `/run/grapnel.sock` for root, else `$XDG_RUNTIME_DIR/grapnel.sock`, else
-    /// `/tmp/grapnel-UID.sock`.
+    /// The default control socket of broker and `grapnel-ctl`: `/run/grapnel.sock` for root, else
+    /// `$XDG_RUNTIME_DIR/grapnel.sock`, else `/tmp/grapnel-UID.sock`.
     pub fn default_socket(&self) -> PathBuf {
         if self.uid == 0 {
             return PathBuf::from("/run/grapnel.sock");
@@ -55,8 +55,9 @@ impl Environment {
         }
     }
 
-    /// What the broker remembers between two starts: `/var/lib/grapnel` for root, else `$XDG_STATE_HOME/grapnel`, else
-    /// `~/.local/state/grapnel`. `None` without a home: no folder that other users can write to may decide what is loaded.
+    /// The default state folder: `/var/lib/grapnel` for root, else `$XDG_STATE_HOME/grapnel`, else
+    /// `~/.local/state/grapnel`. `None` without a home folder: the state decides which plugins are
+    /// loaded, so it must not be in a folder that other users can write to.
     pub fn default_state_dir(&self) -> Option<PathBuf> {
         if self.uid == 0 {
             return Some(PathBuf::from("/var/lib/grapnel"));
@@ -66,8 +67,8 @@ impl Environment {
             .map(|dir| dir.join("grapnel"))
     }
 
-    /// Where plugins are looked up by name: the executable's folder if it holds any (a build folder), else
-    /// `/usr/lib/grapnel/plugins`.
+    /// The default folder of plugins: the executable's folder if it contains any (a build folder),
+    /// else `/usr/lib/grapnel/plugins`.
     pub fn default_plugins_dir(&self) -> PathBuf {
         match &self.executable_dir {
             Some(dir) if holds_plugins(dir) => dir.clone(),

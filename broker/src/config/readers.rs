@@ -1,5 +1,5 @@
-//! Tests that something reads every setting and something raises every counter, by reading the
-//! source of the engine and the shell. Test code only.
+//! Tests that every setting is read and every counter is raised somewhere. They search the source
+//! of the engine and the shell. Test code only.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -9,12 +9,13 @@ use grapnel_engine::shard::Counters;
 
 use crate::shard::limits::ShellLimits;
 
-/// Settings that nothing reads yet. The list may only get shorter: an entry that is read must go.
+/// Settings that no code reads yet. The list may only get shorter: a setting that is read must be
+/// removed from it.
 const UNREAD: [&str; 0] = [];
-/// Counters that nothing raises yet; likewise.
+/// Counters that no code raises yet. The same rule holds.
 const UNRAISED: [&str; 0] = [];
 
-/// A file without its comments, its texts and its tests.
+/// A source file without comments, string contents and tests.
 struct Source {
     file: PathBuf,
     code: String,
@@ -41,7 +42,8 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// What is left of a text without comments, the insides of texts, and the module of tests at its end.
+/// The source without comments, without the contents of strings and without the test module at its
+/// end.
 fn code(text: &str) -> String {
     let mut code = String::new();
     let mut left = text;
@@ -51,7 +53,7 @@ fn code(text: &str) -> String {
             '/' if left.starts_with("/*") => left.find("*/").map_or(left.len(), |end| end + 2),
             '"' => text_len(left),
             'r' if left.starts_with("r#\"") => left.find("\"#").map_or(left.len(), |end| end + 2),
-            // A character; a lifetime has no second quote there.
+            // A character literal. A lifetime has no second quote here.
             '\'' if left.starts_with("'\\") => 2 + left[2..].find('\'').map_or(0, |end| end.max(1) + 1),
             '\'' if left.chars().nth(2) == Some('\'') => {
                 left.char_indices().nth(3).map_or(left.len(), |(at, _)| at)
@@ -71,7 +73,7 @@ fn code(text: &str) -> String {
     }
 }
 
-/// Bytes of a text, with its quotes.
+/// Bytes of a string literal, with its quotes.
 fn text_len(text: &str) -> usize {
     let mut escaped = false;
     for (at, each) in text.char_indices().skip(1) {
@@ -89,20 +91,21 @@ fn is_word(each: char) -> bool {
     each.is_ascii_alphanumeric() || each == '_'
 }
 
-/// Each place of a whole word: what stands in front of it, and behind it.
+/// Each occurrence of a whole word: the text before it and the text after it.
 fn places<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
     let all = code.match_indices(word).map(|(at, _)| (&code[..at], &code[at + word.len()..]));
     all.filter(|(before, behind)| !before.ends_with(is_word) && !behind.starts_with(is_word))
 }
 
-/// Whether a value is put there; `None` where it is read.
+/// Whether a value is assigned there.
 fn is_set(behind: &str) -> bool {
     let behind = behind.trim_start();
     let assigned = behind.starts_with('=') && !behind.starts_with("==") && !behind.starts_with("=>");
     assigned || (behind.get(1..2) == Some("=") && behind.starts_with(['+', '-', '*', '|', '&']))
 }
 
-/// Whether a field of this name is read somewhere: of what is called by a name that ends in `of`, or of anything.
+/// Whether a field of this name is read somewhere. With `of`, only reads through a variable or call
+/// whose name ends in `of` count.
 fn is_read(sources: &[Source], name: &str, of: &str) -> bool {
     let reads = |(before, behind): (&str, &str)| {
         let of_whom =
@@ -112,7 +115,7 @@ fn is_read(sources: &[Source], name: &str, of: &str) -> bool {
     sources.iter().any(|source| places(&source.code, name).any(reads))
 }
 
-/// Sources but those in which the settings themselves are declared and read from files.
+/// All sources except those that declare the settings and read them from files.
 fn users() -> Vec<Source> {
     let mut sources = sources();
     sources.retain(|source| {
@@ -127,7 +130,7 @@ fn users() -> Vec<Source> {
 fn every_limit_is_read() {
     let sources = users();
     let engine = Limits::SETTINGS.iter().filter(|setting| !is_read(&sources, setting.name, "limits"));
-    // Both have one name where the shell is asked for its own.
+    // The shell's limits are read from a variable named `limits` or `shell`.
     let shell = ShellLimits::SETTINGS.iter().filter(|setting| {
         !is_read(&sources, setting.name, "limits") && !is_read(&sources, setting.name, "shell")
     });
@@ -163,7 +166,7 @@ fn every_counter_is_raised_and_shown() {
     let rows = Counters::default().rows();
     let raised = |name: &str| {
         let raises = |(before, behind): (&str, &str)| {
-            // As a whole, or lent to what raises it.
+            // Raised as a whole, or passed as `&mut` to code that raises it.
             let field = before.trim_end().ends_with('.');
             field && (is_set(behind) || lent(before))
         };
@@ -171,12 +174,13 @@ fn every_counter_is_raised_and_shown() {
     };
     let unraised: Vec<_> = rows.iter().map(|(name, ..)| *name).filter(|name| !raised(name)).collect();
     assert_eq!(unraised, UNRAISED, "left: what nothing raises; right: what is known not to be raised");
-    // `rows` names each field of the struct by its making; the API shows them all in both of its formats.
+    // `rows` lists each field of the struct, because it takes the struct apart. The API shows all
+    // rows in both formats.
     let shows = sources.iter().find(|source| source.file.ends_with("control/status.rs")).unwrap();
     assert!(shows.code.matches("all.rows()").count() >= 2, "metrics are no longer all rows");
 }
 
-/// Whether what stands before a field is `&mut` and a path.
+/// Whether the text before a field ends in `&mut` and a path.
 fn lent(before: &str) -> bool {
     let path = before.trim_end_matches(|each: char| is_word(each) || ".()".contains(each));
     path.trim_end().ends_with("&mut")

@@ -30,7 +30,7 @@ fn with_vars(vars: &[(&str, &str)]) -> Result<Config, String> {
     Config::load(&CliOverrides::default(), &environment(vars)).map_err(|errors| errors.to_string())
 }
 
-/// The printed configuration with what is commented out put in force.
+/// The printed configuration with its examples not commented out.
 fn uncommented(text: &str) -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
@@ -371,7 +371,7 @@ fn the_environment_overrides_every_key_of_the_document() {
             None => samples[key.path.as_str()].to_owned(),
         };
         let changed = with_vars(&[(&key.variable(), &value)]).unwrap();
-        // A default that is the largest value shows no change.
+        // If the default is the largest value, setting that value shows no change.
         let same = limit.is_some_and(|limit| {
             let default = defaults.limits.value(limit).or_else(|| defaults.shell_limits.value(limit));
             default.unwrap().to_string() == value
@@ -462,8 +462,8 @@ fn listening(text: &str, listen: &[&str], vars: &[(&str, &str)]) -> Vec<(String,
     listeners.into_iter().map(|one| (one.name, one.bind.to_string(), one.allow_anonymous)).collect()
 }
 
-/// `--listen` changes the address and nothing else: of the listener with that address, else of the first that none has taken. Those
-/// beyond as many as there are listeners have the rules of the first.
+/// `--listen` changes only the address: of the listener with that address, else of the first that
+/// no other address has taken. Additional addresses have the rules of the first listener.
 #[test]
 fn listen_changes_the_address_and_nothing_else() {
     let two = "[[listeners]]\nname = \"out\"\nbind = \"0.0.0.0:1883\"\nallow_anonymous = true\n\
@@ -490,7 +490,7 @@ fn listen_changes_the_address_and_nothing_else() {
             &[("in", "127.0.0.1:1884", false), ("out", "[::]:9", true)],
         ),
         (two, &["0.0.0.0:8", "0.0.0.0:9"], &[], &[("out", "0.0.0.0:8", true), ("in", "0.0.0.0:9", false)]),
-        // More addresses than listeners: what the first says of who may connect holds for them.
+        // More addresses than listeners: they get `allow_anonymous` of the first listener.
         (
             shut,
             &["127.0.0.1:8", "127.0.0.1:9"],
@@ -509,7 +509,7 @@ fn listen_changes_the_address_and_nothing_else() {
             ],
         ),
         (shut, &["127.0.0.1:0"], &[], &[("127.0.0.1:0", "127.0.0.1:0", false)]),
-        // What is said nowhere follows from the address.
+        // Without a setting, `allow_anonymous` depends on the address.
         (unsaid, &["0.0.0.0:9"], &[], &[("0.0.0.0:9", "0.0.0.0:9", false)]),
         (unsaid, &["127.0.0.1:9"], &[], &[("127.0.0.1:9", "127.0.0.1:9", true)]),
         (

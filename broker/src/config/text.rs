@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::keys::{self, Key, Printed};
 
-/// Columns after which a comment goes on in the next line.
+/// Columns of a comment line, at most.
 const WIDTH: usize = 110;
 
 const HEAD: &str = "\

@@ -1,6 +1,6 @@
 //! A value before its key has checked it: typed if it comes from the file, text if it comes from
-//! the environment or the command line. Keys take what they need from it, or return an error that
-//! says what they take.
+//! the environment or the command line. Keys convert it with the functions here, which return an
+//! error that names the accepted values.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,13 +11,14 @@ use toml::de::DeValue;
 /// A value of some key.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
-    /// Text that becomes what its key wants: from the environment or the command line.
+    /// Text from the environment or the command line; the key converts it to its type.
     Plain(String),
     /// From the file, with its type.
     Toml(toml::Value),
 }
 
-/// Takes a parsed value out of the document, with what only the document's parser knows: radix, range.
+/// Converts a parsed value of the document. The radix and the range of numbers are checked here,
+/// because only the parser of the document has them.
 pub(super) fn from_document(value: &Spanned<DeValue<'_>>) -> Result<toml::Value, String> {
     Ok(match value.get_ref() {
         DeValue::String(text) => toml::Value::String(text.to_string()),
@@ -88,7 +89,7 @@ impl Value {
         Err(format!("must be {}, not {}", words.join(" or "), self.shown()))
     }
 
-    /// A path; a relative one is taken from the folder the process runs in.
+    /// A path; a relative one is resolved against the current folder of the process.
     pub fn path(&self) -> Result<PathBuf, String> {
         let text = self.text()?;
         std::path::absolute(text).map_err(|_| "must be a path, but is empty".to_owned())
@@ -97,7 +98,7 @@ impl Value {
     /// An IP address and a port.
     pub fn address(&self) -> Result<SocketAddr, String> {
         let text = match self {
-            // A bare number is a likely slip, and the sentence for it is the same.
+            // A number without an address is a likely mistake; the error message is the same.
             Value::Toml(toml::Value::Integer(number)) => &number.to_string(),
             other => other.text()?,
         };
@@ -127,7 +128,7 @@ impl Value {
         to_json(&toml::Value::Table(table))
     }
 
-    /// The value as it stands in a sentence.
+    /// The value as an error message shows it.
     fn shown(&self) -> String {
         match self {
             Value::Plain(text) => format!("\"{text}\""),
@@ -138,10 +139,10 @@ impl Value {
     }
 }
 
-/// TOML as JSON: dates become text, and numbers that JSON has not are refused.
+/// TOML as JSON. Dates become text; numbers that JSON cannot represent are refused.
 ///
 /// # Errors
-/// A sentence on the number that JSON cannot hold.
+/// A message about the number that JSON cannot represent.
 pub fn to_json(value: &toml::Value) -> Result<serde_json::Value, String> {
     Ok(match value {
         toml::Value::String(text) => text.clone().into(),

@@ -12,7 +12,7 @@ pub(super) fn control_keys() -> impl Iterator<Item = Key<Config>> {
     place_keys().into_iter().chain(bound_keys())
 }
 
-/// Where the API is.
+/// The addresses of the API.
 fn place_keys() -> [Key<Config>; 2] {
     [
         Key::new(
@@ -48,7 +48,7 @@ fn place_keys() -> [Key<Config>; 2] {
     ]
 }
 
-/// What whoever uses it may take.
+/// The limits of its connections and requests.
 #[allow(clippy::too_many_lines, reason = "one entry for each key")]
 fn bound_keys() -> Vec<Key<Config>> {
     let defaults = ControlConfig::default();
@@ -126,7 +126,7 @@ fn bound_keys() -> Vec<Key<Config>> {
     ]
 }
 
-/// What fits into the `sun_path` of a Unix socket address, without the closing zero.
+/// Longest path of a Unix socket, bytes: the size of `sun_path` without the final zero.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 fn loopback(address: SocketAddr) -> Result<SocketAddr, String> {

@@ -7,7 +7,7 @@ use grapnel_engine::packet::QoS;
 use super::{Key, Printed};
 use crate::config::Config;
 
-/// Longest prefix of the client identifiers that the broker gives, bytes.
+/// Longest prefix of the client identifiers that the broker assigns, bytes.
 const ASSIGNED_PREFIX_BYTES_MAX: usize = 64;
 
 /// All of them.
