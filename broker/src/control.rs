@@ -37,13 +37,13 @@ pub mod wire;
 
 pub use socket::SocketError;
 
-/// Time that requests in hand have to be answered when the broker stops.
+/// Time that running requests have to finish when the broker stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Threads for what blocks: one change of the plugins, and reports on their hooks.
+/// Threads for blocking work: one change of plugins, and reports about their hooks.
 const BLOCKING_THREADS_MAX: usize = 4;
 
-/// What the control plane works with.
+/// What the control plane needs from the broker.
 #[derive(Debug)]
 pub struct ControlContext {
     /// Every shard.
@@ -52,11 +52,11 @@ pub struct ControlContext {
     pub plugins: Arc<PluginManager>,
     /// The configuration in force.
     pub config: Arc<Config>,
-    /// What only `main` knows.
+    /// Data that only `program` has.
     pub info: BrokerInfo,
 }
 
-/// What only `main` knows of the running broker.
+/// Data about the running broker that only `program` has.
 #[derive(Clone, Debug)]
 pub struct BrokerInfo {
     /// When it started, milliseconds since 1970.
@@ -67,10 +67,11 @@ pub struct BrokerInfo {
     pub allocations: Option<CountAllocations>,
 }
 
-/// Reads the counters of an allocator. Any thread; they need not be of one moment.
+/// Reads the counters of an allocator. Called from any thread. The counters may be read at slightly
+/// different times.
 pub type CountAllocations = fn() -> wire::Allocations;
 
-/// Why there is no control plane.
+/// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The Unix socket.
@@ -95,14 +96,15 @@ pub struct ControlServer {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
     http_address: Option<SocketAddr>,
-    // Last, so that the file goes after the thread has ended.
+    // Last field, so that the file is removed after the thread has ended.
     _socket: socket::SocketFile,
 }
 
 /// Binds the sockets, then serves them from a thread of its own.
 ///
 /// # Errors
-/// [`ControlError`]: the socket of a living broker, an address in use, no resources.
+/// [`ControlError`] if a running broker has the socket, an address is in use, or resources are
+/// missing.
 pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
     let control = &context.config.control;
     let patience = Duration::from_millis(context.config.shell_limits.start_retry_ms);
@@ -160,7 +162,7 @@ pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
                 () = deadline => tracing::warn!("the control plane stops with requests unanswered"),
             }
         });
-        // Not waiting for a plugin call that blocks.
+        // Does not wait for a plugin call that blocks.
         runtime.shutdown_background();
     })?;
     Ok(ControlServer { stop, thread: Some(thread), http_address, _socket: socket })
@@ -177,12 +179,12 @@ fn bind_http(address: SocketAddr, patience: Duration) -> Result<TcpListener, Con
 }
 
 impl ControlServer {
-    /// Where the API is on TCP, if it is.
+    /// The address of the API on TCP, if configured.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http_address
     }
 
-    /// Ends running traces, answers the requests in hand for at most two seconds, and removes the socket.
+    /// Ends running traces, waits at most two seconds for running requests, and removes the socket.
     pub fn stop(self) {
         // Drop does it.
     }

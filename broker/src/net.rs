@@ -1,5 +1,5 @@
 //! Listening sockets, and what the shell does to sockets without the runtime: bind, accept, send,
-//! close. Called by `program` for listeners and by `shard` for the rest; nothing here waits.
+//! close. Called by `program` for listeners and by `shard` for the rest; nothing here blocks.
 
 mod listen;
 mod watch;

@@ -14,12 +14,12 @@ use serde::de::DeserializeOwned;
 use super::wire::Refusal;
 use crate::shard::handle::Unanswered;
 
-/// A refusal.
+/// An error answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub status: StatusCode,
     pub sentence: String,
-    /// What would have followed, where hooks were to leave the chains.
+    /// The consequences that the change would have had, if it removed hooks from chains.
     pub follows: Vec<String>,
 }
 
@@ -60,14 +60,14 @@ impl<T: Serialize> IntoResponse for Json<T> {
                 body.push(b'\n');
                 ([(header::CONTENT_TYPE, "application/json")], body).into_response()
             }
-            // Our own rows are plain; only what a plugin says of itself could fail.
+            // The broker's own rows can always be written; only data from a plugin could fail.
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written as JSON: {error}"))
                 .into_response(),
         }
     }
 }
 
-/// Time in which a request's body must arrive.
+/// Time in which the body of a request must arrive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestTimeout(pub Duration);
 
@@ -108,7 +108,7 @@ where
     }
 }
 
-/// Parameters behind the `?`.
+/// The parameters of the query string.
 #[derive(Debug)]
 pub(super) struct Parameters<T>(pub T);
 

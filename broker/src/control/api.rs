@@ -1,5 +1,5 @@
-//! What every handler of the API has at hand: shards, plugins, the configuration, and places for
-//! requests that take long.
+//! The state that every handler of the API uses: shards, plugins, the configuration, and permits
+//! for requests that may take long.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,31 +15,32 @@ use super::traces::Traces;
 use crate::config::{Config, ControlConfig};
 use crate::plugin::PluginManager;
 
-/// What handlers work with. Cheap to clone.
+/// The state of the handlers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Api {
     pub shards: Shards,
     pub plugins: Arc<PluginManager>,
-    /// Held by whoever changes plugins.
+    /// Held during a change of plugins, so that there is one at a time.
     pub plugin_turn: Arc<Mutex<()>>,
     pub config: Arc<Config>,
     pub info: Arc<BrokerInfo>,
     pub http_address: Option<SocketAddr>,
     pub traces: Traces,
-    /// Places of requests that take as long as they take: traces, verbs of plugins, and changes of plugins with those that wait for
-    /// their turn.
+    /// Permits for requests that may take long: traces, verbs of plugins, and changes of plugins,
+    /// including those that wait for their turn.
     pub long: Arc<Semaphore>,
-    /// True once the broker stops.
+    /// True when the broker stops.
     pub stopping: watch::Receiver<bool>,
 }
 
-/// Traces and changes of plugins that may be in hand, on both sockets together; at least one.
+/// Number of long requests that may run or wait at a time, on both sockets together; at least one.
 pub(super) fn long_requests_max(control: &ControlConfig) -> usize {
     control.connections_max.saturating_sub(control.connections_free_min).max(1)
 }
 
 impl Api {
-    /// A place for a request that may take long, so that others find one, too.
+    /// Takes a permit for a request that may take long. The number of permits is bounded, so that
+    /// connections are left for other requests.
     pub(super) fn begin_long(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.long).try_acquire_owned().map_err(|_| {
             let max = long_requests_max(&self.config.control);

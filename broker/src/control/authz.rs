@@ -1,5 +1,5 @@
-//! `authz invalidate`: remembered verdicts of client.authorize are dropped, and subscriptions in
-//! force are rechecked.
+//! `authz invalidate`: drops cached verdicts of client.authorize and rechecks existing
+//! subscriptions.
 
 use axum::Router;
 use axum::extract::State;
@@ -18,7 +18,7 @@ pub(super) fn routes() -> Router<Api> {
     Router::new().route("/api/v1/authz/invalidate", post(invalidate))
 }
 
-/// Whose; at most one of them, and none for everybody's.
+/// Selects what is rechecked. At most one may be given; none means everything.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct InvalidateParameters {

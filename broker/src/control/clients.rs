@@ -56,7 +56,7 @@ async fn show(State(api): State<Api>, Name(id): Name) -> Result<Json<wire::Clien
     }
 }
 
-/// What a kick may say.
+/// Parameters of a kick.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KickParameters {
@@ -72,7 +72,7 @@ async fn kick(
 ) -> Result<Json<wire::Kicked>, ApiError> {
     let reason = match wanted.reason.map(ReasonCode) {
         None => ReasonCode::ADMINISTRATIVE_ACTION,
-        // Section 3.14.2.1: a server's DISCONNECT for cause carries an error.
+        // Section 3.14.2.1: the DISCONNECT of a server that has a cause has an error code.
         Some(reason) if reason.is_defined() && reason.is_error() => reason,
         Some(reason) => {
             return Err(ApiError::bad_request(format_args!(
@@ -103,7 +103,7 @@ async fn kick(
     }
 }
 
-/// What a shard has of a client that is to be kicked.
+/// What a shard has found of a client that is to be disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     Kicked,
@@ -117,7 +117,7 @@ fn no_client(id: &str) -> ApiError {
     ))
 }
 
-/// Whose subscriptions, and which part of them.
+/// The client whose subscriptions are listed, and the page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SubscriptionParameters {

@@ -1,6 +1,6 @@
-//! Computes what follows when hooks leave the chains, before a plugin is unloaded or disabled or a
-//! hook is unmounted: which hook points lose which hooks, which rule applies if none is left, and
-//! how many clients this concerns. Changes nothing.
+//! Computes the consequences of removing hooks from the chains, before a plugin is unloaded or
+//! disabled or a hook is unmounted: which hook points lose which hooks, which rule applies if none
+//! is left, and how many clients this concerns. Changes nothing.
 
 use axum::Router;
 use axum::extract::State;
@@ -19,19 +19,19 @@ pub(super) fn routes() -> Router<Api> {
     Router::new().route("/api/v1/follows", get(follows))
 }
 
-/// What is to leave the chains.
+/// The hooks that are removed from the chains.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Leaving {
     /// The plugin.
     pub plugin: String,
-    /// The point of the one hook that is to go; without it, all of them go.
+    /// The hook point, if one hook is removed. Without it, all hooks of the plugin are removed.
     #[serde(default)]
     pub point: Option<String>,
-    /// Its name.
+    /// The name of that hook.
     #[serde(default)]
     pub hook: Option<String>,
-    /// In the place of these two: several, as `POINT/HOOK`, with commas between.
+    /// Instead of `point` and `hook`: several hooks as `POINT/HOOK`, separated by commas.
     #[serde(default)]
     pub hooks: Option<String>,
 }
@@ -42,7 +42,7 @@ impl Leaving {
         Leaving { plugin: name.to_owned(), point: None, hook: None, hooks: None }
     }
 
-    /// The hooks that a change takes out, if it does.
+    /// The hooks that a change removes; `None` if it removes none.
     pub fn hook(wanted: &HookChange) -> Option<Leaving> {
         let leaves = wanted.change.mounted == Some(false);
         let first = format!("{}/{}", wanted.point, wanted.hook);
@@ -69,7 +69,7 @@ async fn follows(
     Ok(Json(Follows { follows: of(&api, &leaving).await? }))
 }
 
-/// A sentence for everything that follows; none where nothing does.
+/// One sentence for each consequence; empty if there is none.
 pub(super) async fn of(api: &Api, leaving: &Leaving) -> Result<Vec<String>, ApiError> {
     let report = blocking(api, |api| api.plugins.hooks(false)).await?;
     let allowed = api.config.authorization.no_match == NoMatch::Allow;
@@ -98,7 +98,7 @@ fn sentences(rows: &[HookRow], leaving: &Leaving, listeners: &[Listener], allowe
     let mut sentences = Vec::new();
     let mut rest = rows;
     while let Some(first) = rest.first() {
-        // The rows of a point stand together.
+        // The rows of a hook point are adjacent.
         let end = rest.iter().position(|row| row.point != first.point).unwrap_or(rest.len());
         let (of_point, others) = rest.split_at(end);
         rest = others;
@@ -121,7 +121,7 @@ fn links_shown(rows: &[&HookRow]) -> String {
     rows.iter().map(|row| format!("{}/{}", row.plugin, row.hook)).collect::<Vec<_>>().join(", ")
 }
 
-/// What holds by the configuration where no hook of a point decides.
+/// The rule of the configuration that applies if no hook of a point decides.
 fn if_nobody_decides(point: &str, listeners: &[Listener], allowed: bool) -> Option<String> {
     match point {
         "client.authorize" if allowed => Some(

@@ -1,5 +1,5 @@
-//! Asks shards and waits for a bounded time: all at once, or one after the other for paged lists.
-//! The answer names a shard that does not answer.
+//! Runs functions on shards and waits for their results for a bounded time: on all shards at once,
+//! or one after the other for paged lists. The result names each shard that did not answer.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::answer::ApiError;
 use super::wire::UnansweredShard;
 use crate::shard::handle::{ShardHandle, Unanswered};
 
-/// The shards and how long one may take.
+/// The shards, and how long each may take to answer.
 #[derive(Clone, Debug)]
 pub(super) struct Shards {
     pub handles: Vec<ShardHandle>,
     pub timeout: Duration,
 }
 
-/// What came back, by shard.
+/// The results by shard.
 #[derive(Debug)]
 pub(super) struct Gathered<R> {
     /// In the order of the shards.
@@ -37,7 +37,7 @@ pub(super) fn unanswered_row(unanswered: &Unanswered) -> UnansweredShard {
 }
 
 impl Shards {
-    /// The same question to every shard, at the same time.
+    /// Runs the same function on every shard, at the same time.
     pub async fn call_all<R: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Shard) -> R + Clone + Send + 'static,
@@ -52,7 +52,7 @@ impl Shards {
             match joined {
                 Ok((shard, Ok(answer))) => gathered.answers.push((shard, answer)),
                 Ok((_, Err(unanswered))) => gathered.unanswered.push(unanswered),
-                // Only the end of the runtime ends a question.
+                // A task ends without a result only when the runtime ends.
                 Err(_) => {}
             }
         }
@@ -61,7 +61,7 @@ impl Shards {
         gathered
     }
 
-    /// A page of a list that goes through all shards: from the cursor on, at most `limit` rows.
+    /// A page of a list over all shards: from the cursor on, about `limit` rows.
     pub async fn page<R: Send + 'static>(
         &self,
         from: Cursor,
@@ -71,7 +71,7 @@ impl Shards {
         let mut page = Page { rows: Vec::new(), next: None, unanswered: Vec::new() };
         let mut at = from;
         while let Some(handle) = self.handles.get(at.shard) {
-            // A shard may give more than was asked for, to end at a whole session.
+            // A shard may return more rows than requested, because it does not split a session.
             let room = limit.saturating_sub(page.rows.len());
             if room == 0 {
                 page.next = Some(at);
@@ -104,7 +104,7 @@ pub(super) struct Page<R> {
     pub unanswered: Vec<UnansweredShard>,
 }
 
-/// Where a list goes on; `1-250` to those who pass it back.
+/// Where the next page of a list begins; written as `SHARD-PLACE`, such as `1-250`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     shard: usize,
@@ -118,7 +118,7 @@ impl std::fmt::Display for Cursor {
 }
 
 impl Cursor {
-    /// Reads what an earlier answer gave as `next`; nothing is the beginning.
+    /// Parses the `next` of an earlier answer. `None` is the beginning of the list.
     pub fn parse(text: Option<&str>) -> Result<Cursor, ApiError> {
         let Some(text) = text else { return Ok(Cursor::default()) };
         let parsed = text.split_once('-').and_then(|(shard, place)| {
@@ -130,12 +130,12 @@ impl Cursor {
     }
 }
 
-/// Rows in an answer where nobody says otherwise.
+/// Rows of an answer by default.
 pub(super) const PAGE_ROWS_DEFAULT: usize = 100;
-/// Rows in an answer at most.
+/// Rows that a request may ask for, at most.
 pub(super) const PAGE_ROWS_MAX: usize = 1000;
 
-/// The number of rows asked for.
+/// The requested number of rows.
 pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, ApiError> {
     match limit {
         None => Ok(PAGE_ROWS_DEFAULT),

@@ -1,5 +1,4 @@
-//! What the links of the chains did, as metrics by hook point and link. Counted on each shard,
-//! summed here.
+//! Metrics of the links of the chains, by hook point and link. Each shard counts; this file sums.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use grapnel_engine::id::ShardId;
 
 use super::prometheus::Text;
 
-/// What one link did on one shard.
+/// The counters of one link on one shard.
 #[derive(Clone, Debug)]
 pub(super) struct LinkRow {
     point: &'static str,
@@ -17,7 +16,7 @@ pub(super) struct LinkRow {
     stats: LinkStats,
 }
 
-/// Copies the figures of all links; runs on the shard.
+/// Copies the counters of all links. Runs on the shard.
 pub(super) fn counted(chains: &ChainTable) -> Vec<LinkRow> {
     let rows = |point: &HookPoint| {
         let point = *point;
@@ -41,7 +40,7 @@ const LINK_METRICS: [Figure; 4] = [
     ("link_faults", "calls of a plugin's link that failed", |stats| stats.faults),
 ];
 
-/// Writes the figures, summed over the shards or for each.
+/// Writes the counters, summed over the shards or for each shard.
 pub(super) fn write(text: &mut Text, rows: Vec<(ShardId, Vec<LinkRow>)>, per_shard: bool) {
     let mut sums: BTreeMap<(&'static str, Arc<str>, Option<ShardId>), LinkStats> = BTreeMap::new();
     for (shard, rows) in rows {

@@ -70,7 +70,7 @@ pub(super) struct LoadBody {
     name: Option<String>,
     #[serde(default)]
     config: Value,
-    /// What the configuration file has for a plugin of this name stands below `config`.
+    /// Whether `config` is merged over the plugin's configuration in the configuration file.
     #[serde(default)]
     merge: bool,
     #[serde(default)]
@@ -89,11 +89,12 @@ async fn load(
     change(&api, move |api| api.plugins.load_by_hand(request)).await.map(Json)
 }
 
-/// Whether the operator insists.
+/// Parameters of a change that may be forced.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ForceParameters {
-    /// Also where nobody would decide any more who may connect or what clients may do.
+    /// Makes the change even if no plugin is left that decides who may connect or what clients may
+    /// do.
     #[serde(default)]
     force: bool,
 }
@@ -107,11 +108,11 @@ async fn unload(
     change_after(&api, leaving, move |api| api.plugins.unload_with(&name, force)).await.map(Json)
 }
 
-/// What may change with a reload.
+/// The body of a reload.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReloadBody {
-    /// Nothing keeps the configuration it has.
+    /// The new configuration. Without one the plugin keeps its configuration.
     #[serde(default)]
     config: Option<Value>,
 }
@@ -129,12 +130,12 @@ async fn rearm(State(api): State<Api>, Name(name): Name) -> Result<Json<Changed<
     change(&api, move |api| api.plugins.rearm(&name)).await.map(Json)
 }
 
-/// A configuration for a plugin that runs.
+/// The body of a change of a running plugin's configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConfigureBody {
     config: Value,
-    /// `config` holds only what changes (RFC 7396).
+    /// Whether `config` is a merge patch (RFC 7396) for the current configuration.
     #[serde(default)]
     merge: bool,
 }
@@ -161,11 +162,11 @@ async fn disable(
     change_after(&api, leaving, move |api| api.plugins.disable_with(&name, force)).await.map(Json)
 }
 
-/// Which points.
+/// Selects the hook points.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HooksParameters {
-    /// Those without a link too.
+    /// Also those without a link.
     #[serde(default)]
     all: bool,
 }
@@ -200,7 +201,7 @@ impl From<HookError> for ApiError {
     }
 }
 
-/// A change that takes nothing out of the chains.
+/// Runs a change that removes no hook from the chains.
 async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
@@ -208,8 +209,9 @@ async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     change_after(api, None, work).await
 }
 
-/// One after the other: whoever waits for its turn and goes away has asked for nothing. The answer says how many subscriptions
-/// it has cost, and what followed from what is `leaving` the chains.
+/// Runs a change of plugins, one at a time. If the client disconnects while its change waits, the
+/// change is not made. The result says how many subscriptions were revoked, and the consequences of
+/// the hooks that leave the chains.
 pub(super) async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     leaving: Option<Leaving>,
@@ -219,7 +221,8 @@ pub(super) async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + '
     change_in_place(api, place, leaving, work).await
 }
 
-/// The same for whoever has a place of a request that may take long; the change holds it, too.
+/// As [`change_after`], for a caller that has a permit of [`Api::begin_long`] already. The change
+/// holds the permit until it has ended.
 pub(super) async fn change_in_place<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     place: impl Send + 'static,
@@ -234,7 +237,7 @@ pub(super) async fn change_in_place<R: Send + 'static, E: Into<ApiError> + Send 
     let before = Revocations::before(&api.shards).await;
     let result = blocking(api, move |api| {
         let result = work(api);
-        // The turn ends with the work, not with whoever asked for it.
+        // The turn is held until the work has ended, even if the client has disconnected.
         drop((turn, place));
         result
     });

@@ -4,24 +4,24 @@ use std::fmt::{Display, Write};
 
 use crate::plugin::{MetricReading, MetricValue};
 
-/// What the format calls itself.
+/// Content type of the format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What every name begins with.
+/// Prefix of every metric name.
 const PREFIX: &str = "grapnel_";
 
-/// Whether a counter of the engine is a state that can fall again.
+/// Whether a counter of the engine is a gauge: its value can decrease.
 pub(super) fn is_gauge(name: &str) -> bool {
     name.ends_with("_count") || matches!(name, "messages_retained_bytes" | "memory_bytes")
 }
 
-/// Text being written.
+/// The text that is being built.
 #[derive(Debug, Default)]
 pub(super) struct Text(String);
 
-// Writing to a string cannot fail, so the results below are let go.
+// Writing to a string cannot fail, so the results below are ignored.
 impl Text {
-    /// Begins a metric; its samples follow.
+    /// Starts a metric. Its samples must follow.
     pub fn family(&mut self, name: &str, help: &str, gauge: bool) {
         self.family_of(name, help, if gauge { "gauge" } else { "counter" });
     }
@@ -42,7 +42,7 @@ impl Text {
         let _ = writeln!(self.0, "{close} {value}");
     }
 
-    /// A metric that a plugin made.
+    /// Writes a metric of a plugin.
     pub fn plugin_metric(&mut self, MetricReading { name, help, value }: &MetricReading) {
         match value {
             MetricValue::Counter(value) => {
@@ -66,7 +66,7 @@ impl Text {
         }
     }
 
-    /// All of it.
+    /// The finished text.
     pub fn finish(self) -> String {
         self.0
     }

@@ -1,4 +1,5 @@
-//! All routes of the API: those of each handler's file, and what is said where there is none.
+//! All routes of the API: those of each handler's file, and the errors for unknown paths and
+//! methods.
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

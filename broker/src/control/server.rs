@@ -1,5 +1,5 @@
 //! Accepts connections to the API and serves HTTP/1 on them, until the broker stops. The number of
-//! connections, the wait for a request and the wait for an answer to be read are bounded.
+//! connections, the time for a request to arrive and the time for an answer to be read are bounded.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,21 +19,21 @@ use tokio::sync::watch;
 
 use super::slots::{Activity, Answer, ConnectionSlots, Taken};
 
-/// What a connection may take.
+/// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Connections at a time.
     pub connections_max: usize,
-    /// Time the head of a request may take to arrive, and a connection to be idle.
+    /// Time that the head of a request may take to arrive, and that a connection may be idle.
     pub request: Duration,
-    /// Time in which something must be taken of an answer.
+    /// Time in which the client must read a minimum of an answer.
     pub stall: Duration,
 }
 
-/// Pause after the system refuses a connection, out of file descriptors for instance.
+/// Pause after `accept` has failed, for instance for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A socket that connections come from.
+/// A listening socket: Unix or TCP.
 pub(super) trait Accept {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     async fn accept(&self) -> io::Result<Self::Stream>;
@@ -50,7 +50,7 @@ impl Accept for TcpListener {
     type Stream = tokio::net::TcpStream;
     async fn accept(&self) -> io::Result<Self::Stream> {
         let (stream, _) = TcpListener::accept(self).await?;
-        // Answers are written whole, so there is nothing to gather.
+        // Whole answers are written at once, so Nagle's algorithm would only delay them.
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -58,11 +58,11 @@ impl Accept for TcpListener {
 
 /// Waits until the broker stops.
 pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // A sender that is gone is a broker that is gone.
+    // An error means that the sender was dropped, so the broker stops too.
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// Serves until `stopping` turns true, then until the requests in hand are answered.
+/// Serves until `stopping` becomes true, then until the running requests have been answered.
 pub(super) async fn serve(
     listener: impl Accept,
     router: Router,
@@ -106,10 +106,10 @@ async fn connection(
         .serve_connection(TokioIo::new(taken.watch(stream, bounds.stall)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
-        // What has arrived comes first.
+        // The connection is polled first, so that a request that has arrived is processed.
         biased;
         ended = connection.as_mut() => ended,
-        // Nothing is in hand, so that nothing is lost.
+        // The connection is idle, so no request is lost.
         () = taken.is_needed() => return,
         () = stopped(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
@@ -134,7 +134,7 @@ fn is_stall(error: &hyper::Error) -> bool {
     systems.any(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
-/// The routes, with a note of what is in hand.
+/// The routes. Each request marks its connection as busy.
 struct Service {
     router: TowerToHyperService<Router>,
     activity: Activity,

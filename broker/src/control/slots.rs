@@ -20,19 +20,20 @@ pub(super) const STALL_BYTES_MIN: usize = 4096;
 
 static STALLED: AtomicU64 = AtomicU64::new(0);
 
-/// Connections that were closed since the start because nobody took their answer. Any thread.
+/// Connections that were closed since the start because their client did not read the answer. Any
+/// thread.
 pub(super) fn stalled() -> u64 {
     STALLED.load(Ordering::Relaxed)
 }
 
-/// All places of one listening socket.
+/// The connection slots of one listening socket.
 #[derive(Debug)]
 pub(super) struct ConnectionSlots {
     room: Arc<Semaphore>,
     max: u32,
-    /// Those that are taken; the longer idle, the further in front.
+    /// Slots in use; those that have been idle longest are first.
     taken: Mutex<VecDeque<Arc<ConnectionSlot>>>,
-    /// A connection has become idle.
+    /// Notified when a connection has become idle.
     idle: Notify,
 }
 
@@ -50,8 +51,8 @@ impl ConnectionSlots {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection that is there; where all are taken, that of the one that has been idle longest. Waits while none
-    /// is idle.
+    /// A slot for an accepted connection. If all are in use, the connection that has been idle
+    /// longest is closed and its slot is used. Waits while none is idle.
     pub(super) async fn take(self: &Arc<ConnectionSlots>) -> Taken {
         let permit = loop {
             let became_idle = self.idle.notified();
@@ -60,7 +61,7 @@ impl ConnectionSlots {
             }
             self.send_one_away();
             tokio::select! {
-                // Never closed, so it is always given in the end.
+                // The semaphore is never closed, so this always succeeds.
                 permit = Arc::clone(&self.room).acquire_owned() => break permit.ok(),
                 () = became_idle => {}
             }
@@ -72,7 +73,7 @@ impl ConnectionSlots {
 
     fn send_one_away(&self) {
         let taken = self.taken();
-        // One that goes already frees a place, too.
+        // A connection that is already closing frees a slot.
         if taken.iter().any(|place| place.leaving.load(Ordering::Relaxed)) {
             return;
         }
@@ -82,12 +83,12 @@ impl ConnectionSlots {
         }
     }
 
-    /// Waits until no place is taken any more.
+    /// Waits until no slot is in use.
     pub(super) async fn all_free(&self) {
         let _ = self.room.acquire_many(self.max).await;
     }
 
-    /// Puts a place behind those that have been idle longer.
+    /// Moves a slot behind those that have been idle longer.
     fn became_idle(&self, place: &Arc<ConnectionSlot>) {
         let mut taken = self.taken();
         if let Some(at) = taken.iter().position(|other| Arc::ptr_eq(other, place)) {
@@ -99,14 +100,14 @@ impl ConnectionSlots {
     }
 }
 
-/// What is known of a connection.
+/// The state of a connection.
 #[derive(Debug, Default)]
 struct ConnectionSlot {
-    /// A request is in hand, or its answer is being made.
+    /// A request is being processed, or its answer is being written.
     busy: AtomicBool,
-    /// A part of an answer waits to be taken.
+    /// A part of an answer has not been read by the client yet.
     unsent: AtomicBool,
-    /// It is to make room.
+    /// The connection has been told to close, because a new one needs the slot.
     leaving: AtomicBool,
     leave: Notify,
 }
@@ -117,7 +118,7 @@ impl ConnectionSlot {
     }
 }
 
-/// The place of one connection, free again with this value.
+/// The slot of one connection. Dropping this frees it.
 #[derive(Debug)]
 pub(super) struct Taken {
     places: Arc<ConnectionSlots>,
@@ -126,24 +127,26 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Waits until somebody else needs the place and nothing is in hand here.
+    /// Waits until another connection needs the slot and this one is idle.
     pub(super) async fn is_needed(&self) {
         loop {
             self.place.leave.notified().await;
             if self.place.is_idle() {
                 return;
             }
-            // A request was faster; another one makes room, or this one when it is idle again.
+            // A request arrived first. Another connection will be closed, or this one when it is
+            // idle again.
             self.place.leaving.store(false, Ordering::Relaxed);
         }
     }
 
-    /// For the connection's services, one at a time.
+    /// Marks the requests of the connection.
     pub(super) fn activity(&self) -> Activity {
         Activity { places: Arc::clone(&self.places), place: Arc::clone(&self.place) }
     }
 
-    /// The connection's stream, which fails with `TimedOut` once its end has taken too little for too long.
+    /// Wraps the connection's stream. Writes fail with `TimedOut` if the client reads less than
+    /// [`STALL_BYTES_MIN`] within `patience`.
     pub(super) fn watch<S>(&self, inner: S, patience: Duration) -> Watched<S> {
         Watched { inner, place: Arc::clone(&self.place), patience, window: None, taken_bytes: 0 }
     }
@@ -155,7 +158,7 @@ impl Drop for Taken {
     }
 }
 
-/// Where a connection's requests are noted.
+/// Marks a connection as busy while it has a request.
 #[derive(Clone, Debug)]
 pub(super) struct Activity {
     places: Arc<ConnectionSlots>,
@@ -163,14 +166,14 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// A request has come.
+    /// Marks the start of a request.
     pub(super) fn begin(&self) -> Busy {
         self.place.busy.store(true, Ordering::Relaxed);
         Busy(self.clone())
     }
 }
 
-/// A request in hand, until its answer has been handed over.
+/// A running request. Dropped when its answer has been passed to the connection.
 #[derive(Debug)]
 pub(super) struct Busy(Activity);
 
@@ -182,7 +185,7 @@ impl Drop for Busy {
     }
 }
 
-/// An answer's body with the request that it belongs to.
+/// The body of an answer. The connection is busy until the body is dropped.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub body: Body,
@@ -209,20 +212,21 @@ impl hyper::body::Body for Answer {
     }
 }
 
-/// A stream whose other end must take what is written to it.
+/// A stream whose client must read what is written to it.
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     inner: S,
     place: Arc<ConnectionSlot>,
     patience: Duration,
-    /// Runs while something waits to be taken.
+    /// Timer that runs while written bytes wait for the client.
     window: Option<Pin<Box<Sleep>>>,
-    /// What was taken in the window.
+    /// Bytes that the client took in the window.
     taken_bytes: usize,
 }
 
 impl<S> Watched<S> {
-    /// What a write came to. One that waits for longer than the window fails, unless enough was taken in it.
+    /// Passes on the result of a write. A write that waits longer than the window fails, unless the
+    /// client took enough bytes in it.
     fn judge(&mut self, wrote: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(wrote) = wrote {
             self.taken_bytes += wrote.as_ref().map_or(0, |bytes| *bytes);
@@ -275,7 +279,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.inner.is_write_vectored()
     }
 
-    /// HTTP flushes when it has written all it had.
+    /// The HTTP library flushes when it has written all its bytes, so nothing waits after a flush.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = ready!(Pin::new(&mut self.inner).poll_flush(cx));
         self.window = None;
@@ -307,7 +311,8 @@ mod tests {
         run(async {
             let slots = ConnectionSlots::new(3);
             let (a, b, c) = (slots.take().await, slots.take().await, slots.take().await);
-            // `a` asks and has been answered, so that `b` has been idle longest; `c` is asking.
+            // `a` has sent a request and got its answer, so `b` has been idle longest. `c` has a
+            // running request.
             drop(a.activity().begin());
             let asking = c.activity().begin();
             let newcomer = tokio::spawn({
@@ -317,7 +322,7 @@ mod tests {
             tokio::time::timeout(LONG, b.is_needed()).await.expect("b is to go");
             drop(b);
             let d = newcomer.await.unwrap();
-            // Nobody is idle: who comes now waits until somebody is.
+            // No connection is idle, so a new one waits until one is.
             let (asking_too, asking_as_well) = (a.activity().begin(), d.activity().begin());
             let waiting = tokio::spawn({
                 let slots = Arc::clone(&slots);
@@ -346,7 +351,7 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert!(stalled() > before);
 
-            // Over some windows, each of which sees enough.
+            // The write takes several windows; the client reads enough in each.
             let (ours, mut reader) = duplex(STALL_BYTES_MIN);
             let mut ours = taken.watch(ours, PATIENCE);
             let pieces = 16;
@@ -361,7 +366,7 @@ mod tests {
             ours.write_all(&vec![0; pieces * 2 * STALL_BYTES_MIN]).await.unwrap();
             ours.flush().await.unwrap();
             assert!(taken.place.is_idle());
-            // Silence in between is nobody's fault.
+            // A time without bytes to read is no fault of the client.
             let mut reader = reading.await.unwrap();
             tokio::time::sleep(PATIENCE + PATIENCE / 10).await;
             let written = tokio::join!(ours.write_all(&[0; 10_000]), async {

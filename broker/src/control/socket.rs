@@ -1,6 +1,6 @@
-//! The Unix socket of the API: private from the start. It replaces the socket of a broker that has
-//! died, never that of a running broker, and is removed at the end. A lock file beside it decides
-//! between brokers that start at the same time.
+//! The Unix socket of the API. Only this user can connect. It replaces the socket of a broker that
+//! has ended, but not that of a running broker, and is removed at the end. A lock file beside it
+//! decides between brokers that start at the same time.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
@@ -14,10 +14,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::lock::{FileLock, LockError, another_broker, patiently};
 
-/// Why there is no socket.
+/// Why the socket could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody answers there.
+    /// Another broker uses it.
     #[error(
         "cannot use the control socket {path}: {} uses it; stop that one, or choose another with --socket",
         another_broker(*pid)
@@ -25,10 +25,10 @@ pub enum SocketError {
     InUse {
         /// The socket.
         path: PathBuf,
-        /// The broker's process, where it is known.
+        /// The process id of that broker, if it is known.
         pid: Option<u32>,
     },
-    /// Something else is there.
+    /// The path is a file that is not a socket.
     #[error(
         "cannot use the control socket {path}: there is a file of that name which is no socket; remove it, or choose another with --socket"
     )]
@@ -36,15 +36,15 @@ pub enum SocketError {
         /// The file.
         path: PathBuf,
     },
-    /// The system refuses.
+    /// The system has returned an error.
     #[error("cannot use the control socket {path}: {error}; choose another place with --socket")]
     System {
         /// The socket.
         path: PathBuf,
-        /// What it said.
+        /// What the system said.
         error: io::Error,
     },
-    /// The lock beside it.
+    /// The lock file beside the socket cannot be locked.
     #[error(
         "cannot use the control socket {path}: cannot lock {lock}: {error}; choose another place with --socket"
     )]
@@ -58,19 +58,19 @@ pub enum SocketError {
     },
 }
 
-/// A socket file that is removed with this value, unless another file has taken its place.
+/// The socket file. It is removed when this is dropped, unless another file has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
-    /// Held until the socket is gone.
+    /// Held until the socket has been removed.
     lock: Option<FileLock>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // Who removed it meanwhile did our work.
+            // If another process has removed it, there is nothing to do.
             let _ = std::fs::remove_file(&self.path);
         }
         if let Some(lock) = self.lock.take() {
@@ -79,15 +79,15 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at `path` for this user alone. A broker that holds the place is given `patience` to be gone, as one that has just been
-/// killed will be.
+/// Listens at `path`; only this user can connect. If another broker uses the path, tries again for
+/// up to `patience`, because a broker that has just been killed may hold it a little longer.
 pub(super) fn listen(path: &Path, patience: Duration) -> Result<(UnixListener, SocketFile), SocketError> {
     let in_use = |error: &SocketError| matches!(error, SocketError::InUse { .. });
     patiently(patience, in_use, || listen_now(path))
 }
 
 fn listen_now(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
-    // From here on no other broker looks whether the socket is stale, removes it or binds it.
+    // While this lock is held, no other broker checks, removes or binds the socket.
     let lock = take_lock(path)?;
     remove_stale(path)?;
     let system = |error| SocketError::System { path: path.to_path_buf(), error };
@@ -100,7 +100,7 @@ fn listen_now(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
     let socket = bind().map_err(system)?;
     let file =
         SocketFile { path: path.to_path_buf(), identity: identity(path).map_err(system)?, lock: Some(lock) };
-    // Nobody can connect before `listen`, so the mode comes in time.
+    // No client can connect before `listen`, so the mode is set early enough.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(system)?;
     socket.listen(128).map_err(system)?;
     Ok((std::os::fd::OwnedFd::from(socket).into(), file))
@@ -116,7 +116,8 @@ fn take_lock(path: &Path) -> Result<FileLock, SocketError> {
     })
 }
 
-/// Makes room where a broker died; an error where something lives.
+/// Removes the socket of a broker that has ended. It is an error if a process answers there or the
+/// file is not a socket.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let system = |error| SocketError::System { path: path.to_path_buf(), error };
     let kind = match std::fs::symlink_metadata(path) {
@@ -128,11 +129,11 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         return Err(SocketError::NoSocket { path: path.to_path_buf() });
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(system)?;
-    // Somebody whose backlog is full would otherwise be waited for.
+    // Otherwise `connect` would block if the backlog of the other broker is full.
     probe.set_nonblocking(true).map_err(system)?;
     match probe.connect(&SockAddr::unix(path).map_err(system)?) {
         Ok(()) => Err(SocketError::InUse { path: path.to_path_buf(), pid: listener_of(&probe) }),
-        // A full backlog is a living broker too.
+        // A full backlog means that a broker is running.
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
             Err(SocketError::InUse { path: path.to_path_buf(), pid: None })
         }
@@ -144,7 +145,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// The process that listens at the other end.
+/// The id of the process that listens on the socket.
 fn listener_of(probe: &Socket) -> Option<u32> {
     let credentials = socket_peercred(probe).ok()?;
     u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
@@ -161,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// Without patience.
+    /// Does not try again.
     fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
         super::listen(path, Duration::ZERO)
     }
@@ -183,7 +184,7 @@ mod tests {
         let path = dir.path().join("g.sock");
         for round in 0..50 {
             if round % 2 == 1 {
-                // With the socket of a dead broker before them.
+                // In every other round, the socket of a broker that has ended exists.
                 drop(UnixListener::bind(&path).unwrap());
             }
             let starting = std::sync::Barrier::new(4);
@@ -207,7 +208,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.sock");
         let living = UnixListener::bind(&path).unwrap();
-        // One that knows no lock is named by the socket.
+        // The process of a listener without a lock file is found through its socket.
         let error = listen(&path).unwrap_err().to_string();
         assert!(
             error.contains(&format!("another broker (process {}) uses it", std::process::id())),

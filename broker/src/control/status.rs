@@ -28,7 +28,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/v1/metrics", get(metrics))
 }
 
-/// What the process counts, beside what shards do: name, meaning and value.
+/// Counters of the process, which are not counted by shard: name, meaning and value.
 fn of_process() -> [(&'static str, &'static str, u64); 6] {
     let [begun, late, refused] = verbs_counted();
     [
@@ -103,7 +103,7 @@ async fn status(State(api): State<Api>) -> Json<wire::Status> {
     })
 }
 
-/// Counters, ledger and version of the chains.
+/// Counters, memory ledger and generation of the chains of one shard.
 fn at_a_glance(shard: &mut Shard) -> (Counters, Ledger, u64) {
     shard.settle_memory();
     (*shard.counters(), shard.ledger(), shard.chains().generation())
@@ -142,7 +142,7 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The rows of a metric that a plugin has made.
+/// The rows of a plugin's metric.
 fn plugin_rows(MetricReading { name, help, value }: MetricReading) -> Vec<wire::Metric> {
     let row = |name: String, value: i64, gauge: bool| wire::Metric {
         name,
@@ -166,7 +166,7 @@ fn plugin_rows(MetricReading { name, help, value }: MetricReading) -> Vec<wire::
     }
 }
 
-/// How Prometheus wants them.
+/// Parameters of `/metrics`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PrometheusParameters {

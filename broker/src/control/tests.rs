@@ -25,7 +25,7 @@ struct Plane {
 }
 
 impl Plane {
-    /// Before shards that nobody runs, with changes to the configuration.
+    /// A control plane with shards that do not run, and with changes to the configuration.
     fn with_silent_shards(count: u8, change: impl FnOnce(&mut Config)) -> Plane {
         let handles: Vec<ShardHandle> = (0..count).map(|id| ShardHandle::new(ShardId(id))).collect();
         Plane::before(handles, change)
@@ -178,7 +178,7 @@ fn stopping_waits_neither_for_idle_connections_nor_for_silent_shards() {
     assert!(began.elapsed() < STOP_TIMEOUT + Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
-/// Begins a request whose body does not come; in hand for as long as the stream is kept.
+/// Sends a request without its body. It is running until the stream is dropped.
 fn half_asked(plane: &Plane) -> UnixStream {
     let mut stream = plane.connect();
     write!(
@@ -186,7 +186,7 @@ fn half_asked(plane: &Plane) -> UnixStream {
         "POST /api/v1/plugins HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n"
     )
     .unwrap();
-    // The server asks for the body, so that the request is in its hand.
+    // The server has requested the body, so the request is running.
     stream.read_exact(&mut [0; 25]).unwrap();
     stream
 }
@@ -204,7 +204,7 @@ fn connections_beyond_the_bound_wait_for_a_place_unless_one_is_idle() {
     let mut second = bounded(second);
     second.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 200");
-    // The second is idle by now, and makes room.
+    // The second connection is idle now and is closed for the new one.
     assert_eq!(plane.get("/api/v1/status").0, 200);
     second.read_to_end(&mut Vec::new()).expect("it is closed");
 }
@@ -236,7 +236,8 @@ fn an_answer_that_is_not_taken_is_given_up_and_counted() {
     };
     let before = count();
     let mut deaf = plane.connect();
-    // Many answers, until the socket holds no more of them and no question is taken any longer.
+    // Sends requests without reading the answers, until the socket is full and the server stops
+    // reading.
     let request = b"GET /api/v1/metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
     let closed = (0..1000).find_map(|_| deaf.write_all(&request).err()).expect("it is closed");
     assert!(

@@ -1,6 +1,5 @@
-//! Streams the packets of one client as lines of JSON while somebody reads them. The shards keep a
-//! bounded number of lines; this file collects them a few times a second, and ends the trace when
-//! the reader has gone.
+//! Streams the packets of one client as lines of JSON. The shards store a bounded number of lines;
+//! this file collects them ten times a second, and ends the trace when the reader has disconnected.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -31,13 +30,14 @@ pub(super) fn routes() -> Router<Api> {
     Router::new().route("/api/v1/trace/{id}", get(trace))
 }
 
-/// How often the shards are asked.
+/// Interval at which lines are collected from the shards.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Batches of lines on their way to a reader; for one that reads slower the shard loses the oldest, counted.
+/// Batches of lines that wait for the reader. If the reader is slower, the shard drops the oldest
+/// lines and counts them.
 const BATCHES: usize = 4;
-/// Packets after which a trace ends where nobody says otherwise, and at most.
+/// Packets after which a trace ends: default and maximum.
 const COUNT: (u64, u64) = (10_000, 1_000_000);
-/// Seconds after which a trace ends where nobody says otherwise, and at most.
+/// Seconds after which a trace ends: default and maximum.
 const SECONDS: (u64, u64) = (600, 86_400);
 
 /// When a trace ends by itself.
@@ -64,7 +64,8 @@ async fn trace(
     let seconds = within("for_s", wanted.for_s, SECONDS)?;
     let control = &api.config.control;
     let tracing = api.traces.begin(&client_id, control.traces_max, &api.shards, api.begin_long()?)?;
-    // Every shard: the client may be yet to connect, and only the shards know which of them is its home.
+    // Started on every shard: the client may not have connected yet, and its home shard is known
+    // only to the shards.
     let started = api.shards.call_all(move |shard| shard.trace_start(&client_id)).await;
     if let Some(unanswered) = started.unanswered.first() {
         return Err(ApiError::from(*unanswered));
@@ -90,7 +91,7 @@ struct Bound {
     count: u64,
     seconds: u64,
     until: Instant,
-    /// Time in which its reader must take something.
+    /// Time in which the reader must take a batch.
     stall: Duration,
 }
 
@@ -141,7 +142,7 @@ async fn run(
     }
 }
 
-/// Counts packets down; false for what comes after the last.
+/// Counts packets down. Returns false for lines after the last packet.
 fn within_count(line: &TraceLine, left: &mut u64) -> bool {
     if *left == 0 {
         return false;
@@ -154,7 +155,7 @@ fn within_count(line: &TraceLine, left: &mut u64) -> bool {
 
 fn lines(taken: Gathered<(Vec<shard::TraceLine>, u64)>) -> impl Iterator<Item = TraceLine> {
     taken.answers.into_iter().flat_map(|(shard, (lines, lost))| {
-        // The shard makes room by losing the oldest, so the loss stands before what it kept.
+        // The shard drops the oldest lines first, so the loss is reported before the stored lines.
         let loss = (lost > 0).then_some(TraceLine::Lost { lost });
         let packets = lines.into_iter().map(move |line| TraceLine::Packet {
             at_ms: line.wall_ms,
@@ -167,13 +168,13 @@ fn lines(taken: Gathered<(Vec<shard::TraceLine>, u64)>) -> impl Iterator<Item = 
 }
 
 fn write_line(batch: &mut Vec<u8>, line: &TraceLine) {
-    // Numbers and text always have a JSON form, and a vector always has room.
+    // Cannot fail: numbers and strings can always be written as JSON, and a vector grows.
     if serde_json::to_writer(&mut *batch, line).is_ok() {
         batch.push(b'\n');
     }
 }
 
-/// A response body that ends when its sender does.
+/// A response body that ends when its sender is dropped.
 struct Lines(mpsc::Receiver<Bytes>);
 
 impl hyper::body::Body for Lines {

@@ -1,4 +1,4 @@
-//! Who is being traced. `trace` begins and ends traces.
+//! The list of clients that are being traced. `trace` starts and ends traces.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer::ApiError;
 use super::gather::Shards;
 
-/// Who is being traced: a client at most once, because taking the lines empties them.
+/// The clients that are being traced. A client has at most one trace, because reading the lines
+/// removes them from the shard.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Traces(Arc<Mutex<HashSet<String>>>);
 
@@ -38,7 +39,7 @@ impl Traces {
     }
 }
 
-/// A trace that runs; its end tells the shards to forget.
+/// A running trace. Dropping it stops the trace on the shards.
 pub(super) struct Tracing {
     traces: Traces,
     pub client_id: String,
@@ -52,7 +53,8 @@ impl Drop for Tracing {
             let client_id = self.client_id.clone();
             handle.submit(Box::new(move |shard| shard.trace_stop(&client_id)));
         }
-        // After the shards were told: a trace that begins now is told to them later.
+        // Removed after the stop was submitted, so that the start of a new trace of this client
+        // reaches the shards after it.
         self.traces.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.client_id);
     }
 }

@@ -1,5 +1,5 @@
-//! The requests about verbs of plugins. A verb runs on a thread of its own; a request waits for it
-//! until its deadline, and then makes the changes of the plugin's hooks that the answer names.
+//! The requests about verbs of plugins. A verb runs on a thread of its own. The request waits for
+//! its answer until the deadline. Then it makes the changes of hooks that the answer requests.
 
 use std::sync::Arc;
 
@@ -81,12 +81,13 @@ async fn call(
     run(&api, &plugin, &form, given).await.map(Json)
 }
 
-/// The words of a verb stand as segments of the path.
+/// The words of a verb are segments of the path.
 fn declared(api: &Api, plugin: &str, verb: &str) -> Result<Form, ApiError> {
     Ok(api.plugins.verb(plugin, &verb.replace('/', " "))?)
 }
 
-/// Arguments as texts: numbers and flags as JSON writes them, a list as the values of a repeated one, null as nothing.
+/// Converts the arguments to strings: numbers and flags as in JSON, a list to the values of a
+/// repeated argument, null to no value.
 fn given(body: &Map<String, Value>) -> Result<Vec<(String, String)>, String> {
     let mut given = Vec::new();
     for (name, value) in body {
@@ -111,7 +112,7 @@ fn given(body: &Map<String, Value>) -> Result<Vec<(String, String)>, String> {
     Ok(given)
 }
 
-/// The place of a call, which the changes that its answer names keep.
+/// The permit of a call. It is held until the changes that the answer requests have been made.
 type Place = Arc<OwnedSemaphorePermit>;
 
 async fn run(
@@ -123,7 +124,7 @@ async fn run(
     if !form.changes {
         return run_whole(api, plugin, form, given).await;
     }
-    // In a task of its own: whoever has asked for a change and goes away leaves none that is half done.
+    // Runs in a task of its own, so that a change is completed even if the client disconnects.
     let (api, plugin, form) = (api.clone(), plugin.to_owned(), form.clone());
     let whole = tokio::spawn(async move { run_whole(&api, &plugin, &form, given).await });
     whole.await.unwrap_or_else(|_| {
@@ -142,7 +143,7 @@ async fn run_whole(
     let place = Arc::new(api.begin_long()?);
     let answer = {
         let (done, answered) = oneshot::channel();
-        // Whoever has gone wants no answer.
+        // If the client has disconnected, the answer is dropped.
         let done = Box::new(move |answer| drop(done.send(answer)));
         let begun = api.plugins.begin_verb(plugin, &form.name, &given, done)?;
         match tokio::time::timeout(begun.deadline, answered).await {
@@ -175,7 +176,7 @@ async fn run_whole(
     Ok(VerbAnswer { text, columns, rows, value, exit_code, revoked, follows })
 }
 
-/// A step that was done, for the refusal of a later one.
+/// Describes a completed step, for the error of a later one.
 fn shown(step: &Then) -> String {
     match step {
         Then::Unmount { hooks, .. } => format!("the hooks {} were unmounted", hooks.join(", ")),
@@ -185,13 +186,15 @@ fn shown(step: &Then) -> String {
     }
 }
 
-/// Whether the operator has given the flag `force`. A plugin alone does not open what the last hook that decides keeps shut.
+/// Whether the operator has given the flag `force`. Without it, a plugin cannot remove the last
+/// hook that decides about clients.
 fn is_forced(form: &Form, given: &[(String, String)]) -> bool {
     let is_flag = form.argument("force").is_some_and(|argument| argument.kind == Kind::Flag);
     is_flag && given.iter().any(|(name, value)| name == "force" && matches!(value.as_str(), "true" | "1"))
 }
 
-/// What an answer wants next, as the operator asks for it; by force only where the operator has said so.
+/// Makes one change that an answer requests, in the same way as a request of the operator. It is
+/// forced only if the operator has given `force`.
 async fn change(
     api: &Api,
     plugin: &str,

@@ -1,4 +1,4 @@
-//! Requests of web pages are refused on TCP. Used by `control`.
+//! Refuses requests of web pages on TCP. Used by `control`.
 
 use std::net::IpAddr;
 
@@ -9,9 +9,9 @@ use axum::response::Response;
 
 use super::answer::ApiError;
 
-/// For TCP: a web page that a user of this machine looks at must not control the broker. Browsers name the page's origin
-/// with everything that changes something, the name they believe to be talking to as host, and with what a page embeds, such as an
-/// image, in which relation the page is to it.
+/// Used on TCP only. A web page that a user of this machine opens must not control the broker.
+/// Browsers send the page's origin with requests that change something, the host name of the URL as
+/// Host, and Sec-Fetch-Site with what a page embeds, such as an image.
 pub(super) async fn refuse_browsers(request: Request, next: Next) -> Result<Response, ApiError> {
     match of_web_page(request.headers()) {
         Some(sentence) => Err(ApiError::new(StatusCode::FORBIDDEN, sentence)),
@@ -19,12 +19,12 @@ pub(super) async fn refuse_browsers(request: Request, next: Next) -> Result<Resp
     }
 }
 
-/// Why a request is refused as one that a web page has made.
+/// Why a request is refused; `None` if no web page has made it.
 fn of_web_page(headers: &HeaderMap) -> Option<&'static str> {
     if headers.contains_key(header::ORIGIN) {
         return Some("requests of web pages are refused (they carry an Origin header)");
     }
-    // What is typed into the address bar has `none`.
+    // A URL typed into the address bar has `none`.
     let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"none" | b"same-origin");
     if !headers.get_all("sec-fetch-site").iter().all(is_own) {
         return Some(

@@ -7,22 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::plugin::PluginVerbs;
 
-/// Every refusal: one sentence for people.
+/// The body of every error answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// What happened, to which thing, what to do.
+    /// One sentence: what happened, to which thing, and what to do.
     pub error: String,
-    /// What would have followed, where hooks were to leave the chains: a sentence each.
+    /// The consequences that the change would have had, if it removed hooks from chains: one
+    /// sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub follows: Vec<String>,
 }
 
-/// A shard that did not answer in time; what it has is missing from the answer that names it.
+/// A shard that did not answer in time. Its data is missing from the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnansweredShard {
     /// Which shard.
     pub shard: u8,
-    /// The sentence about it.
+    /// The error message.
     pub error: String,
 }
 
@@ -51,7 +52,7 @@ pub struct Status {
     pub messages_sent: u64,
     /// Messages and deliveries dropped since the start.
     pub messages_dropped: u64,
-    /// What clients make the broker hold.
+    /// Memory that clients make the broker use.
     pub memory: Memory,
     /// The shards that answered.
     pub shards: Vec<ShardStatus>,
@@ -59,7 +60,7 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// Names of the plugins that are loaded.
     pub plugins: Vec<String>,
-    /// Names of the plugins that are wanted and could not be loaded.
+    /// Names of plugins that could not be loaded.
     pub plugins_failed: Vec<String>,
     /// The control socket.
     pub control_socket: String,
@@ -69,26 +70,26 @@ pub struct Status {
     pub config_file: Option<String>,
     /// Where plugins are looked up by name.
     pub plugins_dir: String,
-    /// What is remembered between two starts.
+    /// Folder of what is stored between two starts.
     pub state_dir: String,
     /// Lines of the log that could not be written since the start.
     pub log_lines_lost: u64,
-    /// What the process has from its allocator; only a broker that was built to count says it.
+    /// Counters of the allocator; only in a broker that was built with counting.
     pub allocations: Option<Allocations>,
     /// Shards that did not answer.
     pub unanswered: Vec<UnansweredShard>,
 }
 
-/// What the whole process, plugins excepted, has taken from its allocator.
+/// Memory that the process has allocated, plugins not included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocations {
     /// Allocations that have not been freed.
     pub live: u64,
-    /// Their bytes, as they were asked for.
+    /// Their requested bytes.
     pub live_bytes: u64,
     /// Allocations since the start.
     pub total: u64,
-    /// Bytes that were asked for since the start, growth of what was there included.
+    /// Bytes requested since the start, including growth by reallocation.
     pub total_bytes: u64,
 }
 
@@ -109,30 +110,31 @@ pub struct ShardStatus {
     pub messages_sent: u64,
     /// Version of its chain table.
     pub chain_generation: u64,
-    /// What its clients make it hold.
+    /// Memory that its clients make it use.
     pub memory: Memory,
 }
 
-/// Bytes that clients make a shard, or the broker, hold; retained messages are counted apart.
+/// Bytes that clients make a shard, or the broker, use. Retained messages are not included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// What counts against `shard_bytes_max`: all of the following, except that `queues` and `in_flight` count as `messages`.
+    /// What counts against `shard_bytes_max`: the sum of the other fields, with `messages` in place
+    /// of `queues` and `in_flight`.
     pub total: u64,
-    /// Received, and not a whole packet yet or not taken.
+    /// Received bytes that are not a whole packet yet, or not processed.
     pub read_buffers: u64,
-    /// On the way to sockets, acknowledgements included.
+    /// Bytes queued for sockets, acknowledgements included.
     pub outbound: u64,
     /// Connections with their topic aliases, and CONNECT packets that are not decided yet.
     pub connections: u64,
     /// Received packets that wait for their turn.
     pub slots: u64,
-    /// Messages in the queues of sessions, each session with all of its own.
+    /// Messages in the queues of sessions. A message that several sessions share counts for each.
     pub queues: u64,
-    /// Messages sent and not acknowledged, likewise.
+    /// Messages sent and not acknowledged, counted in the same way.
     pub in_flight: u64,
     /// Sessions with their subscriptions, wills and readers of retained messages.
     pub sessions: u64,
-    /// Messages in queues and in flight, each once for a shard however many sessions hold it.
+    /// Messages in queues and in flight, each counted once per shard.
     pub messages: u64,
     /// Pages of retained messages that plugins read on behalf of clients, with those that wait for their plugin.
     pub pages: u64,
@@ -165,7 +167,7 @@ pub struct Listener {
     pub name: String,
     /// Address and port as they are bound.
     pub address: String,
-    /// Whether clients may come in that no plugin answers for.
+    /// Whether clients are let in that no plugin decides about.
     pub allow_anonymous: bool,
 }
 
@@ -174,7 +176,7 @@ pub struct Listener {
 pub struct Clients {
     /// A page of clients, in no particular order.
     pub clients: Vec<Client>,
-    /// What to ask for as `cursor` to get the next page.
+    /// The `cursor` of the request for the next page; absent on the last page.
     pub next: Option<String>,
     /// Shards whose clients are missing.
     pub unanswered: Vec<UnansweredShard>,
@@ -187,7 +189,7 @@ pub struct Client {
     pub client_id: String,
     /// User name.
     pub username: Option<String>,
-    /// Whether a connection is there now.
+    /// Whether it is connected now.
     pub connected: bool,
     /// Address and port it came from.
     pub peer: Option<String>,
@@ -228,7 +230,7 @@ impl From<shard::ClientSummary> for Client {
     }
 }
 
-/// `GET /api/v1/clients/{id}`: all about one client.
+/// `GET /api/v1/clients/{id}`: details of one client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientDetails {
     /// As in lists.
@@ -240,9 +242,9 @@ pub struct ClientDetails {
     pub clean_start: bool,
     /// Its Receive Maximum.
     pub receive_maximum: u16,
-    /// Its Maximum Packet Size; 0 where it set none.
+    /// Its Maximum Packet Size; 0 if it has set none.
     pub packet_bytes_max: u32,
-    /// Topic aliases it lets the broker set.
+    /// Topic aliases that the broker may set.
     pub topic_alias_max: u16,
     /// Whether client.authenticate made it a superuser.
     pub superuser: bool,
@@ -254,7 +256,7 @@ pub struct ClientDetails {
     pub slots: usize,
     /// Bytes queued for its socket.
     pub outbound_bytes: usize,
-    /// Bytes that its connection and session hold, and what plugins have asked for on its behalf.
+    /// Bytes used by its connection, its session and the requests of plugins on its behalf.
     pub memory_bytes: usize,
     /// Why its connection is not read for now: `admission`, `slots`, `outbound`,
     /// `work` or `memory`.
@@ -290,28 +292,28 @@ impl From<shard::ClientDetails> for ClientDetails {
 /// `DELETE /api/v1/clients/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kicked {
-    /// Who was disconnected.
+    /// The client that was disconnected.
     pub client_id: String,
-    /// Whether its session is gone too.
+    /// Whether its session was ended too.
     pub discarded: bool,
 }
 
-/// Subscriptions that were taken back while something was done, as client.authorize does not allow them any more.
+/// Subscriptions that were revoked during a change, because client.authorize no longer allows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revoked {
-    /// How many, on all shards, by whatever change of the rules.
+    /// How many, on all shards. Those revoked by another change at the same time are included.
     pub subscriptions: u64,
-    /// Whether all have been looked at; otherwise there may be more, which the log tells.
+    /// Whether all rechecks have ended. If not, there may be more; the log names them.
     pub complete: bool,
 }
 
-/// What was changed, and what that did to subscriptions in force.
+/// The answer to a change, with its effect on existing subscriptions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed<T> {
-    /// How it is now.
+    /// The state after the change.
     #[serde(flatten)]
     pub now: T,
-    /// Subscriptions that were taken back for it.
+    /// Subscriptions that were revoked.
     #[serde(default)]
     pub revoked: Revoked,
     /// What followed, where hooks have left the chains: a sentence each.
@@ -319,10 +321,11 @@ pub struct Changed<T> {
     pub follows: Vec<String>,
 }
 
-/// `GET /api/v1/follows`: what would follow if a plugin, or a hook of it, left the chains now.
+/// `GET /api/v1/follows`: the consequences if a plugin, or a hook of it, were removed from the
+/// chains now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follows {
-    /// A sentence each; none where nothing follows.
+    /// One sentence for each; empty if there are none.
     pub follows: Vec<String>,
 }
 
@@ -333,25 +336,25 @@ pub struct PluginsVerbs {
     pub plugins: Vec<PluginVerbs>,
 }
 
-/// What a verb of a plugin has answered.
+/// The answer of a plugin's verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerbAnswer {
     /// Lines for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
-    /// The columns of a table for people; none for no table.
+    /// The columns of a table for people; empty if there is no table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<Column>,
     /// Its rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Vec<String>>,
-    /// What programs get.
+    /// The answer for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<serde_json::Value>,
-    /// What `grapnel-ctl` ends with.
+    /// Exit code of `grapnel-ctl`.
     #[serde(default)]
     pub exit_code: u8,
-    /// Subscriptions that were taken back, where the verb has changed hooks.
+    /// Subscriptions that were revoked, if the verb has changed hooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revoked>,
     /// What followed, where hooks have left the chains: a sentence each.
@@ -362,9 +365,9 @@ pub struct VerbAnswer {
 /// `POST /api/v1/authz/invalidate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invalidated {
-    /// How many shards ask again.
+    /// Number of shards that recheck.
     pub shards: usize,
-    /// Shards that did not answer; they ask again when they do.
+    /// Shards that did not answer in time. They recheck later, when they run the request.
     pub unanswered: Vec<UnansweredShard>,
 }
 
@@ -373,7 +376,7 @@ pub struct Invalidated {
 pub struct Subscriptions {
     /// A page of subscriptions, in no particular order.
     pub subscriptions: Vec<Subscription>,
-    /// What to ask for as `cursor` to get the next page.
+    /// The `cursor` of the request for the next page; absent on the last page.
     pub next: Option<String>,
     /// Shards whose subscriptions are missing.
     pub unanswered: Vec<UnansweredShard>,
@@ -382,9 +385,9 @@ pub struct Subscriptions {
 /// A subscription in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
-    /// Whose.
+    /// Client identifier.
     pub client_id: String,
-    /// Topic filter, with its $share prefix where it has one.
+    /// Topic filter, with its $share prefix if it has one.
     pub filter: String,
     /// Granted QoS.
     pub qos: u8,
@@ -394,7 +397,7 @@ pub struct Subscription {
     pub retain_as_published: bool,
     /// Retain Handling, 0 to 2.
     pub retain_handling: u8,
-    /// Subscription identifier; 0 where there is none.
+    /// Subscription identifier; 0 if there is none.
     pub subscription_id: u32,
     /// Home shard of the client.
     pub shard: u8,
@@ -418,8 +421,9 @@ impl From<shard::SubscriptionRow> for Subscription {
 /// `GET /api/v1/metrics`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Each metric, summed over the shards that answered; then those of the process, and those that plugins have made, by name. A histogram has a row for
-    /// each of its samples, under the names that Prometheus sees.
+    /// Each metric of the shards, summed over those that answered. Then the metrics of the process,
+    /// and those of plugins by name. A histogram has a row for each of its samples, with the names
+    /// of the Prometheus format.
     pub metrics: Vec<Metric>,
     /// Shards that did not answer.
     pub unanswered: Vec<UnansweredShard>,
@@ -428,14 +432,14 @@ pub struct Metrics {
 /// One metric.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metric {
-    /// Its name, without the prefix that Prometheus sees.
+    /// Its name, without the prefix that the Prometheus format adds.
     pub name: String,
     /// Its value.
     pub value: i64,
-    /// The values of the shards, in the order of their numbers; those that did not answer are left out. Empty for a metric of the
-    /// whole process or of a plugin, which is not counted by shard.
+    /// The values of the shards that answered, in the order of their numbers. Empty for a metric of
+    /// the whole process or of a plugin, which is not counted by shard.
     pub shards: Vec<u64>,
-    /// Whether it can fall.
+    /// Whether its value can decrease.
     pub gauge: bool,
     /// What it counts.
     pub help: String,
@@ -456,7 +460,7 @@ pub enum TraceLine {
         /// The client's home shard.
         shard: u8,
     },
-    /// Packets that were not remembered, because they came faster than they were read.
+    /// Packets that were dropped from the trace, because they came faster than they were read.
     Lost {
         /// How many.
         lost: u64,

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub struct Listen {
     /// Address and port; port 0 takes any free one.
     pub bind: SocketAddr,
-    /// Its name and who may come in.
+    /// Its name, and whether clients are let in without authentication.
     pub info: Arc<ListenerInfo>,
 }
 
@@ -27,7 +27,7 @@ pub struct Listen {
 pub struct Bound {
     /// Name and who may come in.
     pub info: Arc<ListenerInfo>,
-    /// Address with the port it really has.
+    /// The bound address; a port 0 is replaced by the port that the system has chosen.
     pub local: SocketAddr,
     /// A socket for each shard.
     sockets: Vec<Socket>,
@@ -50,17 +50,17 @@ impl Bound {
 pub struct Listening {
     /// Name and who may come in.
     pub(crate) info: Arc<ListenerInfo>,
-    /// What it is bound to; the address may be the unspecified one.
+    /// The bound address; may be the unspecified address.
     pub(crate) local: SocketAddr,
-    /// Does not block.
+    /// A nonblocking socket.
     pub(crate) socket: OwnedFd,
 }
 
-/// Why a listener is not there.
+/// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {bind}: {}", reason(.cause, *.bind))]
 pub struct ListenError {
-    /// What was to be bound.
+    /// The configured address.
     pub bind: SocketAddr,
     /// What the kernel said.
     #[source]
@@ -68,7 +68,7 @@ pub struct ListenError {
 }
 
 impl ListenError {
-    /// Whether somebody has the address, which may be a process that has just died.
+    /// Whether the address is in use. It may be in use by a process that has just ended.
     pub fn is_in_use(&self) -> bool {
         self.cause.kind() == io::ErrorKind::AddrInUse
     }
@@ -92,13 +92,14 @@ fn reason(cause: &io::Error, bind: SocketAddr) -> String {
     }
 }
 
-/// Binds a listener once for each shard and lets the kernel collect connections up to `backlog` each.
+/// Binds one socket for each shard and listens on it, with a backlog of `backlog` connections each.
 ///
-/// The first socket is bound and listens alone, so that a port somebody else has, another broker of ours too, is refused; it
-/// shares the port only from then on, and the others join.
+/// The first socket is bound and listens without SO_REUSEPORT, so a port that another process has
+/// is refused, also if that process is a Grapnel broker. Then SO_REUSEPORT is set on it, and the
+/// other sockets are bound to the same port.
 ///
 /// # Errors
-/// [`ListenError`] with what to do; nothing stays bound.
+/// [`ListenError`] with a remedy; nothing stays bound.
 pub fn bind(listen: &Listen, shards: usize, backlog: u64) -> Result<Bound, ListenError> {
     let failed = |cause| ListenError { bind: listen.bind, cause };
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
@@ -120,10 +121,10 @@ pub fn bind(listen: &Listen, shards: usize, backlog: u64) -> Result<Bound, Liste
 
 fn socket_for(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    // A restart must not wait for connections of the last run that linger in TIME_WAIT.
+    // A restart must not wait for connections of the last run in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // Otherwise [::] would take IPv4 too or not, as the machine's sysctl has it.
+        // Otherwise it would depend on a sysctl whether [::] accepts IPv4 too.
         socket.set_only_v6(true)?;
     }
     Ok(socket)
@@ -136,28 +137,30 @@ pub(crate) fn refused_for_descriptors() -> u64 {
     REFUSED_FOR_DESCRIPTORS.load(Ordering::Relaxed)
 }
 
-/// The first descriptor number that no client gets, so that `free` of those the process may have stay free. The kernel gives
-/// away the lowest free number: where it gives this one, all below are in use, whoever uses them.
+/// The lowest descriptor number that no client may get, so that `free` descriptors of the process
+/// stay free. The kernel assigns the lowest free number, so if it assigns this one, all lower
+/// numbers are in use.
 pub(crate) fn descriptors_for_clients(free: u64) -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(free)
 }
 
-/// What `accept` found.
+/// The result of [`accept`].
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    /// A connection, and where it comes from.
+    /// A connection and its addresses.
     Connection(OwnedFd, Peer),
-    /// Nobody is waiting.
+    /// No connection is waiting.
     Nobody,
-    /// Somebody had been waiting and has gone.
+    /// A waiting connection was closed before it was accepted.
     Gone,
-    /// Somebody had been waiting and was closed, because the descriptors that are left are kept free.
+    /// A connection was accepted and closed, because the last descriptors are kept free.
     Reserved,
-    /// The process or the machine has no descriptor or memory left for one more.
+    /// The process or the machine has no descriptor or memory for another connection.
     Exhausted(Errno),
 }
 
-/// Takes the next connection that waits on a listener, if its descriptor is below `end`.
+/// Accepts the next connection of a listener. It is closed at once if its descriptor is not below
+/// `end`.
 pub(crate) fn accept(
     socket: BorrowedFd<'_>,
     info: &Arc<ListenerInfo>,
@@ -172,14 +175,15 @@ pub(crate) fn accept(
             REFUSED_FOR_DESCRIPTORS.fetch_add(1, Ordering::Relaxed);
             return Accepted::Exhausted(errno);
         }
-        // Linux hands over errors of the new connection here; accept(2) says to go on as after EAGAIN.
+        // Linux reports errors of the new connection here. accept(2) says to treat them like
+        // EAGAIN.
         Err(_) => return Accepted::Gone,
     };
     if u64::try_from(connection.as_raw_fd()).is_ok_and(|number| number >= end) {
         REFUSED_FOR_DESCRIPTORS.fetch_add(1, Ordering::Relaxed);
         return Accepted::Reserved;
     }
-    // Packets are whole when they are sent; holding them back for more would only delay them.
+    // Whole packets are sent at once, so Nagle's algorithm would only delay them.
     if rustix::net::sockopt::set_tcp_nodelay(&connection, true).is_err() {
         return Accepted::Gone;
     }
@@ -234,7 +238,8 @@ mod tests {
         let accepted = accept_all(&shares, clients.len());
         assert_eq!(accepted.len(), clients.len());
         for shard in 0..4 {
-            // The kernel spreads by a hash: that one of four gets none of 64 happens once in 25 million runs.
+            // The kernel spreads connections by a hash. The chance that one of four shards gets
+            // none of 64 is one in 25 million.
             assert!(accepted.iter().any(|(by, ..)| *by == shard), "shard {shard} accepted nobody");
         }
         let ours: Vec<SocketAddr> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
@@ -262,7 +267,7 @@ mod tests {
         let address = first.local;
         let mut client = TcpStream::connect(address).unwrap();
         let shares: Vec<Listening> = first.into_shares().collect();
-        // Closed by us first, the connection stays in TIME_WAIT here.
+        // The side that closes first keeps the connection in TIME_WAIT.
         drop(accept_all(&shares, 1));
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         drop((client, shares));
@@ -277,7 +282,7 @@ mod tests {
         let mut client = TcpStream::connect(address).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let before = refused_for_descriptors();
-        // Those below are the standard streams, so that the connection has this number or a higher one.
+        // Numbers below 3 are the standard streams, so the connection has a number of at least 3.
         let accepted = accept(share.socket.as_fd(), &share.info, share.local, 3);
         assert!(matches!(accepted, Accepted::Reserved), "{accepted:?}");
         assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is closed, not left hanging");
@@ -302,10 +307,10 @@ mod tests {
     fn v6_leaves_the_same_port_of_v4_to_others() {
         let v6 = match bind(&listen("[::]:0"), 1, 128) {
             Ok(bound) => bound,
-            // A machine without IPv6 says so in one sentence.
+            // On a machine without IPv6 the error says so.
             Err(error) => return assert!(error.to_string().contains("no IPv6"), "{error}"),
         };
-        // The sysctl bindv6only is off on most machines, so it must be asked for.
+        // The sysctl bindv6only is off on most machines, so the socket option must be set.
         assert!(v6.sockets.iter().all(|socket| socket.only_v6().unwrap()));
     }
 

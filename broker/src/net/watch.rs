@@ -1,12 +1,12 @@
-//! Detects that a peer has closed its connection without reading from it, for connections that are
-//! not read for now. One epoll for each shard; the runtime watches it like a listening socket.
+//! Detects that a peer has closed its connection, for connections that are not read for now. It
+//! reads no bytes. Each shard has one epoll, which the runtime watches like a listening socket.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-/// Events taken at once.
+/// Events taken in one call.
 const EVENTS_MAX: usize = 64;
 
 /// The sockets that a shard watches.
@@ -15,38 +15,40 @@ pub(crate) struct Watch {
     epoll: OwnedFd,
 }
 
-/// What has become of a socket.
+/// An event of a watched socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Closed {
-    /// As it was given to [`Watch::watch`].
+    /// The value given to [`Watch::watch`].
     pub data: u64,
-    /// Nothing can be read or written any more; otherwise the peer has closed its end, and what it sent before may be unread.
+    /// Whether the connection is broken: nothing can be read or written. Otherwise the peer has
+    /// closed its sending side, and bytes that it sent before may be unread.
     pub broken: bool,
 }
 
-/// Once for each time it is asked for: the peer's end, or the end of the connection.
+/// Edge-triggered: each call of `watch` reports at most one close.
 fn flags() -> EventFlags {
     EventFlags::RDHUP | EventFlags::ET
 }
 
 impl Watch {
-    /// Watches nothing yet.
+    /// Watches no socket yet.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// If the process has no descriptor left.
     pub fn new() -> std::io::Result<Watch> {
         Ok(Watch { epoll: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
-    /// Another descriptor of it, which is readable when there is something to take.
+    /// A duplicate descriptor of the epoll. It is readable when [`Watch::take`] has events.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// If the process has no descriptor left.
     pub fn readable(&self) -> std::io::Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(self.epoll.as_fd(), 0)?)
     }
 
-    /// Tells of a socket once more; `known` is whether it is watched already. Whether it is watched now.
+    /// Watches a socket for one event. `known` says whether it is watched already. Returns whether
+    /// it is watched now.
     pub fn watch(&self, socket: BorrowedFd<'_>, data: u64, known: bool) -> bool {
         let data = EventData::new_u64(data);
         let watched = if known {
@@ -57,20 +59,21 @@ impl Watch {
         watched.is_ok()
     }
 
-    /// Forgets a socket, which a duplicate may outlive.
+    /// Stops watching a socket. Needed because a duplicate of its descriptor may be open longer.
     pub fn forget(&self, socket: BorrowedFd<'_>) {
-        // One that is gone is forgotten already.
+        // A socket that is not in the epoll needs no removal.
         let _ = epoll::delete(&self.epoll, socket);
     }
 
-    /// Sockets that have been closed, some at a time; none when there are no more.
+    /// Sockets that have been closed, at most [`EVENTS_MAX`] in one call; empty if there are no
+    /// more.
     pub fn take(&self) -> Vec<Closed> {
         let nothing = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
         let mut events = [nothing; EVENTS_MAX];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let count = epoll::wait(&self.epoll, &mut events[..], Some(&at_once)).unwrap_or(0);
         let broken = |flags: EventFlags| flags.intersects(EventFlags::HUP | EventFlags::ERR);
-        // The kernel packs them, so they are copied before they are looked at.
+        // `Event` is a packed struct, so its fields are copied before use.
         let closed = |event: &Event| {
             let Event { flags, data } = *event;
             Closed { data: data.u64(), broken: broken(flags) }
@@ -119,7 +122,7 @@ mod tests {
         let watch = Watch::new().unwrap();
         let (theirs, mut socket) = pair();
         assert!(watch.watch(socket.as_fd(), 1, false));
-        // Closed with unread bytes.
+        // Closing a socket with unread bytes resets the connection.
         socket.write_all(b"never read").unwrap();
         drop(theirs);
         assert_eq!(watch.take(), [Closed { data: 1, broken: true }]);

@@ -1,6 +1,6 @@
-//! Calls on a socket without the runtime. Most sends find room, and one call per connection and
-//! step is what a shard can afford; if a socket is full, the caller waits through the runtime.
-//! Called by `shard`; nothing here reads.
+//! Calls on a socket without the runtime. Most sends fit into the socket buffer, so a shard sends
+//! with one system call per connection and step. If a socket is full, the caller waits with the
+//! runtime. Called by `shard`; nothing here reads.
 
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
@@ -13,19 +13,19 @@ use smallvec::SmallVec;
 /// Pieces of an outbound queue that one call sends.
 const PIECES: usize = 16;
 
-/// What one call sent.
+/// The result of [`send`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sent {
-    /// So many bytes left.
+    /// Number of bytes sent.
     Bytes(usize),
-    /// The socket is full.
+    /// The socket buffer is full.
     Full,
-    /// The connection is gone.
+    /// The connection has ended.
     Gone,
 }
 
-/// Sends from the front of a queue that is not empty what the socket takes at once, in one system call. Takes nothing off the
-/// queue.
+/// Sends bytes from the front of a nonempty queue with one system call, without blocking. Does not
+/// remove them from the queue.
 pub(crate) fn send(socket: BorrowedFd<'_>, outbound: &Outbound) -> Sent {
     let pieces = outbound.pieces::<PIECES>();
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
@@ -41,20 +41,21 @@ pub(crate) fn send(socket: BorrowedFd<'_>, outbound: &Outbound) -> Sent {
         return match sent {
             Ok(bytes) => Sent::Bytes(bytes),
             Err(Errno::INTR) => continue,
-            // Out of socket memory is not the connection's fault: it waits as with a full socket.
+            // Lack of socket memory is no fault of the connection; it is treated like a full
+            // socket.
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Sent::Full,
             Err(_) => Sent::Gone,
         };
     }
 }
 
-/// Bytes that have come and not been read; none where the socket does not say.
+/// Bytes received and not read; 0 if the socket does not report it.
 pub(crate) fn unread_bytes(socket: BorrowedFd<'_>) -> u64 {
     rustix::io::ioctl_fionread(socket).unwrap_or(0)
 }
 
-/// Tells the peer that nothing more comes, after what has been sent.
+/// Closes the sending side, after the bytes sent so far.
 pub(crate) fn end_sending(socket: BorrowedFd<'_>) {
-    // A connection that is gone already needs no end.
+    // A connection that has ended needs no shutdown.
     let _ = rustix::net::shutdown(socket, Shutdown::Write);
 }

@@ -1,6 +1,6 @@
 //! Sockets on the runtime, and the probe for io_uring. Beside the plugin loader and `fatal.rs`,
-//! this is the only file of the shell with `unsafe`. A stream owns its descriptor; who needs it
-//! longer takes a duplicate.
+//! this is the only file of the shell with `unsafe`. A stream owns its descriptor; code that needs
+//! the descriptor longer duplicates it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -19,23 +19,26 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Takes a connected socket. Inside a task of this thread only.
+    /// A stream for a connected socket. Inside a task of this thread only.
     pub fn new(socket: OwnedFd) -> Stream {
         Stream { inner: adopt(socket) }
     }
 
-    /// Receives into `buffer`, which is not empty; 0 is the peer's end. At most one `recv`, and none while the last one was
-    /// short and nothing has come since.
+    /// Receives into `buffer`, which must not be empty; 0 means that the peer has closed its
+    /// sending side. Calls `recv` at most once; not at all if the last `recv` emptied the socket
+    /// and no bytes have arrived since.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
 
-    /// Sends from `bytes`, which are not empty, or wakes the task when there is room.
+    /// Sends from `bytes`, which must not be empty. If the socket is full, the task is woken when
+    /// there is room.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
-    /// Bytes that were sent and that the peer's end has not taken; `None` where the socket does not say.
+    /// Bytes that were sent and that the peer's TCP has not acknowledged; `None` if the socket does
+    /// not report it.
     pub fn unsent_bytes(&self) -> Option<u64> {
         const OUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
         // SAFETY: the kernel's answer to TIOCOUTQ on any socket is one int.
@@ -45,10 +48,11 @@ impl Stream {
         answer.ok().and_then(|bytes| u64::try_from(bytes).ok())
     }
 
-    /// The socket, to be moved to another thread. The runtime does not let go of the one it has, so it is a duplicate.
+    /// The socket, to be moved to another thread. It is a duplicate, because the runtime does not
+    /// release its own descriptor.
     ///
     /// # Errors
-    /// When the process has no descriptor left; the connection is closed then.
+    /// If the process has no descriptor left. Then the connection is closed.
     pub fn into_fd(self) -> io::Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(self.as_fd(), 0)?)
     }
@@ -62,7 +66,7 @@ impl AsFd for Stream {
     }
 }
 
-/// A listening socket, which the runtime watches and its owner accepts from.
+/// A listening socket. The runtime watches it, and its owner accepts from it.
 #[derive(Debug)]
 pub struct Incoming {
     watch: TcpStream,
@@ -70,20 +74,22 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Watches a listening socket, which must not block. Inside a task of this thread only.
+    /// Watches a listening socket, which must be nonblocking. Inside a task of this thread only.
     pub fn new(socket: OwnedFd) -> Incoming {
         Incoming { watch: adopt(socket), spent: false }
     }
 
-    /// Ready when somebody may be waiting to be accepted; to be called after `accept` has found nobody.
+    /// Ready when a connection may be waiting. To be called after `accept` has found none.
     ///
-    /// The runtime has no call for "tell me when this is readable", but its stream begins with exactly that: it asks the ring
-    /// first, and only then reads, which fails at once on a listening socket. The next wait takes a new stream.
+    /// The runtime has no call to wait until a descriptor is readable. Its stream starts a read
+    /// with such a wait: it polls through the ring first and then reads, which fails at once on a
+    /// listening socket. Each wait uses a new stream.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.spent {
             // SAFETY: the descriptor is open, and it passes to the new stream: the old one is forgotten below, not dropped.
             let fresh = unsafe { TcpStream::from_raw_fd(self.watch.as_raw_fd()) };
-            // A spent stream has no request in the ring; all it holds besides the descriptor is a weak count.
+            // The old stream has no request in the ring. Besides the descriptor it only holds a
+            // weak reference, which is leaked.
             std::mem::forget(std::mem::replace(&mut self.watch, fresh));
             self.spent = false;
         }
@@ -110,19 +116,19 @@ fn adopt(socket: OwnedFd) -> TcpStream {
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
-/// What the kernel says about io_uring.
+/// The result of [`probe_ring`].
 #[derive(Debug)]
 pub(crate) enum RingProbe {
-    /// A ring was made, and of the operations asked for these are missing.
+    /// A ring was created.
     Made {
-        /// Numbers of those it does not have.
+        /// Numbers of the requested operations that it lacks.
         missing: Vec<u8>,
     },
-    /// No ring.
+    /// No ring could be created.
     Refused(Errno),
 }
 
-/// Makes a small ring and asks it for operations by their numbers.
+/// Creates a small ring and checks which operations it supports, by their numbers.
 pub(crate) fn probe_ring(operations: &[u8]) -> RingProbe {
     let mut params = io_uring_params::default();
     // SAFETY: `params` is a whole, writable io_uring_params; no flag in it names memory or a descriptor, and nothing is mapped.
@@ -204,7 +210,7 @@ mod tests {
         let with_executor = open_descriptors();
         let (send, receive) = channel();
         executor.run(async move {
-            // The stream has a request in the ring when it is taken apart.
+            // The stream has a request in the ring when it is converted.
             let mut stream = Stream::new(server);
             let waits = poll_fn(|cx| Poll::Ready(stream.poll_read(cx, &mut [0; 16]).is_pending())).await;
             assert!(waits);
@@ -252,7 +258,7 @@ mod tests {
                 })
                 .await;
             }
-            // The connector's own may still be open for a moment.
+            // The descriptor of the connecting side may still be open for a moment.
             assert!(open_descriptors() <= before + 1, "{} descriptors, {before} before", open_descriptors());
         });
         connector.join().unwrap();

@@ -1,5 +1,5 @@
-//! Tests of the API with real engines. Each engine has a thread that runs its jobs and carries its
-//! envelopes; clients are bytes.
+//! Tests of the API with real engines. Each engine has a thread that runs its jobs and moves its
+//! envelopes. Clients are simulated by their bytes.
 
 use std::ffi::c_void;
 use std::io::BufRead;
@@ -57,7 +57,7 @@ impl Engines {
         self.handles[shard].call(Duration::from_secs(10), work).unwrap()
     }
 
-    /// An MQTT 5 client that has connected and sent more; on its home shard.
+    /// Connects an MQTT 5 client on its home shard and sends further bytes.
     fn client(&self, id: &str, more: &[u8]) -> (usize, ConnKey) {
         let mut packet = vec![0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 5, 0x11, 0, 0, 1, 0];
         packet.extend((id.len() as u16).to_be_bytes());
@@ -110,7 +110,7 @@ fn run(mut engine: Shard, handle: &ShardHandle, all: &[ShardHandle], stop: &Atom
             }
         }
         if !handle.signal().is_raised() {
-            // An unpark that came before is not lost.
+            // An earlier unpark is not lost.
             std::thread::park();
         }
     }
@@ -228,14 +228,15 @@ fn subscriptions_are_listed_for_all_and_for_one() {
     };
     let own = |id: &str, filter: &str| (id.to_owned(), filter.to_owned());
     let expected = [own("one", "$share/g/b"), own("one", "a/#"), own("two", "a/#")];
-    // The second SUBSCRIBE is answered when the other shard has the first one's filter.
+    // The second SUBSCRIBE is answered only when the other shard has the filter of the first.
     let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while rows("/api/v1/subscriptions").len() < expected.len() && std::time::Instant::now() < until {
         std::thread::yield_now();
     }
     assert_eq!(rows("/api/v1/subscriptions"), expected);
     assert_eq!(rows("/api/v1/subscriptions?client_id=one"), expected[..2]);
-    // A page may end behind its limit, at a whole session; the next goes on after it.
+    // A page may exceed its limit, because it does not split a session. The next page continues
+    // after it.
     let mut paged = Vec::new();
     let mut path = "/api/v1/subscriptions?limit=1".to_owned();
     for _ in 0..3 {
@@ -285,7 +286,7 @@ fn metrics_are_sums_over_the_shards() {
     }
 }
 
-/// A trace that has begun: its response head has been read.
+/// A running trace whose response head has been read.
 fn trace(plane: &Plane, path: &str) -> std::io::BufReader<UnixStream> {
     let mut stream = plane.connect();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
@@ -300,7 +301,7 @@ fn trace(plane: &Plane, path: &str) -> std::io::BufReader<UnixStream> {
     reader
 }
 
-/// The next line that is JSON; between them are the lengths of chunks.
+/// The next line of JSON. The lines between are chunk lengths.
 fn next_line(reader: &mut impl BufRead) -> Value {
     for _ in 0..100 {
         let mut line = String::new();
@@ -332,7 +333,8 @@ fn what_came_too_fast_is_counted_before_what_was_kept() {
     let (engines, plane) = plane(1);
     let (_, key) = engines.client("t", &[]);
     let mut reader = trace(&plane, "/api/v1/trace/t?count=4");
-    // In one job, so that nobody takes between the packets: ten in, ten out, of which trace_lines_max = 4 are kept.
+    // One job, so that no lines are collected between the packets: ten in and ten out, of which
+    // trace_lines_max = 4 are stored.
     engines.on(0, move |engine| engine.receive(key, Input::Scratch(&PINGREQ.repeat(10))));
     assert_eq!(next_line(&mut reader), json!({"lost": 16}));
     assert_eq!(next_line(&mut reader)["packet"], json!("PINGREQ"));
@@ -354,7 +356,7 @@ fn a_trace_ends_on_the_shard_when_its_reader_goes_even_if_nothing_happens() {
     let (_engines, plane) = plane_with(1, |config| config.control.traces_max = 1);
     let reader = trace(&plane, "/api/v1/trace/a");
     drop(reader);
-    // The place is free as soon as the end was noticed.
+    // The slot is free as soon as the end has been noticed.
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let mut stream = plane.connect();
@@ -381,7 +383,7 @@ fn a_trace_whose_reader_stands_still_ends_and_frees_its_place() {
     let mut reader = trace(&plane, "/api/v1/trace/a?count=1000000");
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        // Some hundred kilobytes of lines, which soon are more than the socket holds.
+        // Some hundred kilobytes of lines, which soon exceed the socket buffer.
         engines.on(0, move |engine| engine.receive(key, Input::Scratch(&PINGREQ.repeat(2500))).consumed);
         let (status, body) = plane.get("/api/v1/trace/b?for_s=1");
         if status == 200 {
@@ -389,7 +391,8 @@ fn a_trace_whose_reader_stands_still_ends_and_frees_its_place() {
         }
         assert!(Instant::now() < deadline, "its place is not free again: {body}");
     }
-    // What was on the way arrives, then the end: neither the last word nor the last chunk, which nobody had taken.
+    // Lines already in the socket arrive, then the connection ends. The last line and the last
+    // chunk were never written.
     let mut rest = String::new();
     reader.read_to_string(&mut rest).unwrap();
     assert!(!rest.contains("ended"), "{rest}");
@@ -423,7 +426,8 @@ fn ctl_speaks_with_the_api_it_was_made_for() {
     crate::ctl::check_against(&plane.socket);
 }
 
-/// What the rules of the tests say: they allow everything, deny what begins with `no`, or answer that too late for everybody else.
+/// The rules of the test: 0 allows everything, 1 denies topics that begin with `no`, 2 also defers
+/// all others without an answer.
 static RULES: AtomicU8 = AtomicU8::new(0);
 
 /// A hook at client.authorize.
@@ -462,8 +466,8 @@ fn authorizer() -> ChainTable {
     ChainTable::compile(1, [(HookPoint::ClientAuthorize, link)])
 }
 
-/// The answer waits until every shard has looked at what is in force, and for no longer than a shard may take to answer: then it
-/// says what is known by then.
+/// The answer waits until every shard has rechecked its subscriptions, but at most as long as a
+/// shard may take to answer. After that it reports the count so far.
 #[test]
 fn an_invalidation_says_how_many_subscriptions_it_has_taken() {
     let (engines, plane) = plane_with(2, |config| config.control.answer_timeout = Duration::from_secs(60));
@@ -487,7 +491,7 @@ fn an_invalidation_says_how_many_subscriptions_it_has_taken() {
         config.control.answer_timeout = Duration::from_millis(300)
     });
     RULES.store(2, Ordering::Release);
-    // So far: how far the shards have come by then is theirs to say.
+    // The count so far depends on how far the shards have come.
     let said = invalidate(&hasty);
     assert_eq!(said["complete"], json!(false), "{said}");
     assert!(said["subscriptions"].as_u64().is_some_and(|count| count <= 4), "{said}");
