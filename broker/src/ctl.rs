@@ -1,6 +1,6 @@
 //! The program `grapnel-ctl`: a thin client of the control API, with tables for people and `--json`
-//! for programs. Only `plugins check` and verbs of plugins that are declared local work without a
-//! broker, on a file. Called by the binary; the broker uses nothing of it.
+//! for programs. Only `plugins check` and verbs that a plugin declares as local work without a
+//! broker, on a file. Called by the binary; the broker uses nothing here.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use output::Output;
 
 use crate::config::Environment;
 
-/// Looks at a running Grapnel broker and changes it.
+/// Shows and changes a running Grapnel broker.
 #[derive(Debug, Parser)]
 #[command(
     name = "grapnel-ctl",
@@ -46,59 +46,60 @@ struct Ctl {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// The broker's control socket [default: $GRAPNEL_CONTROL_SOCKET, else where the broker puts it]
+    /// The broker's control socket [default: $GRAPNEL_CONTROL_SOCKET, else the broker's default]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print JSON for programs
     #[arg(long, global = true)]
     json: bool,
-    /// Seconds to wait for an answer, or for a plugin that is checked
+    /// Seconds to wait for an answer, or for the check of a plugin
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The broker at a glance
+    /// Show the broker's state: versions, addresses, plugins, counts and memory
     Status,
-    /// Plugins: what is loaded, and loading more
+    /// List, load, unload and configure plugins
     #[command(subcommand)]
     Plugins(plugins::PluginsCommand),
-    /// The chains that plugins are compiled into
+    /// List and change the hooks of plugins in their chains
     #[command(subcommand)]
     Hooks(hooks::HooksCommand),
-    /// Connected clients and stored sessions
+    /// List, show and disconnect clients, connected or with a stored session
     #[command(subcommand)]
     Clients(clients::ClientsCommand),
-    /// Who has subscribed to what
+    /// List subscriptions
     #[command(subcommand)]
     Subscriptions(clients::SubscriptionsCommand),
-    /// What plugins have allowed and denied
+    /// Recheck what plugins have allowed
     #[command(subcommand)]
     Authz(authz::AuthzCommand),
-    /// All counters, summed over the shards
+    /// Show all counters, summed over the shards
     Metrics(metrics::MetricsCommand),
-    /// Packets as they come and go
+    /// Show packets while they are received and sent
     #[command(subcommand)]
     Trace(trace::TraceCommand),
-    /// A command that a plugin adds
+    /// A command of a plugin
     #[command(external_subcommand)]
     OfPlugin(Vec<OsString>),
 }
 
-/// Why a command did not do what it was asked for; each kind has its exit code.
+/// Why a command failed. Each kind has its own exit code.
 #[derive(Debug, thiserror::Error)]
 enum CtlError {
-    /// Refused, not found, or incomplete.
+    /// The request was refused, the thing does not exist, or the answer is incomplete.
     #[error("{0}")]
     Refused(String),
-    /// Asked for in a way that cannot be.
+    /// The command line is not valid.
     #[error("{0}")]
     Usage(String),
-    /// Nobody there.
+    /// No broker can be reached.
     #[error("{0}")]
     Unreachable(String),
-    /// A command of a plugin has said all there is to say, and how the program is to end.
+    /// A plugin's command has printed its output. The program ends with this exit code and prints
+    /// nothing more.
     #[error("exit code {0}")]
     Ended(u8),
     /// Standard output cannot be written to.
@@ -109,7 +110,7 @@ enum CtlError {
 impl CtlError {
     fn exit_code(&self) -> u8 {
         match self {
-            // `grapnel-ctl … | head` has got what it wanted.
+            // In `grapnel-ctl … | head` the reader has closed the pipe; this is no failure.
             CtlError::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
             CtlError::Refused(_) | CtlError::Output(_) => 1,
             CtlError::Usage(_) => 2,
@@ -158,7 +159,7 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
             Command::Authz(command) => authz::run(&broker, command, output).await,
             Command::Metrics(command) => metrics::run(&broker, &command, output).await,
             Command::Trace(command) => trace::run(&broker, command, output).await,
-            // It has returned above.
+            // Handled above.
             Command::OfPlugin(_) => Ok(()),
         }
     })
@@ -172,7 +173,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, CtlError> {
 #[cfg(test)]
 mod tests;
 
-/// Runs every command that only looks against a broker with a client `c1` that has subscribed to `x`.
+/// Runs every command that changes nothing. The broker must have a client `c1` that has subscribed
+/// to `x`.
 #[cfg(test)]
 pub(crate) fn check_against(socket: &std::path::Path) {
     tests::check_against(socket);

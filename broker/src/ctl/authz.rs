@@ -10,20 +10,20 @@ use crate::control::wire::{Changed, Invalidated, Revoked};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuthzCommand {
-    /// Forget what plugins have allowed and denied, and take subscriptions that no longer pass
+    /// Drop cached verdicts, recheck subscriptions, and revoke those that are no longer allowed
     Invalidate(Whose),
 }
 
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub(super) struct Whose {
-    /// Of one client identifier alone
+    /// Only of one client identifier
     #[arg(long, value_name = "ID")]
     client: Option<String>,
-    /// Of the clients with one user name alone
+    /// Only of clients with this user name
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Of subscriptions that could bring a topic of this filter alone
+    /// Only of subscriptions that can match a topic of this filter
     #[arg(long, value_name = "FILTER")]
     topic: Option<String>,
 }
@@ -47,7 +47,7 @@ pub(super) async fn run(broker: &Broker, command: AuthzCommand, output: &mut Out
     complete(&done.now.unanswered)
 }
 
-/// How many subscriptions a change has taken back; nothing where it was none.
+/// Prints how many subscriptions a change has revoked. Prints nothing if there were none.
 pub(super) fn print_revoked(revoked: Revoked, output: &mut Output) -> Result<(), CtlError> {
     match (revoked.subscriptions, revoked.complete) {
         (0, true) => Ok(()),

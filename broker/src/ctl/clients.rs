@@ -12,48 +12,48 @@ use super::printable::printable;
 use super::table::{self, Column, or_dash, since, yes};
 use crate::control::wire::{Client, ClientDetails, Clients, Kicked, Subscription, Subscriptions};
 
-/// Rows printed where nobody says otherwise.
+/// Rows printed by default.
 const ROWS_DEFAULT: NonZeroUsize = NonZeroUsize::new(1000).expect("it is not 0");
 
-/// What to do with clients.
+/// Commands about clients.
 #[derive(Debug, Subcommand)]
 pub(super) enum ClientsCommand {
-    /// All of them, in no particular order
+    /// List all clients, in no particular order
     List {
-        /// Rows at most
+        /// Number of rows, at most
         #[arg(long, value_name = "ROWS", default_value_t = ROWS_DEFAULT)]
         limit: NonZeroUsize,
     },
-    /// Everything about one
+    /// Show the details of one client
     Show {
         /// Its client identifier
         id: String,
     },
-    /// Disconnect one (MQTT 5 clients are told: administrative action)
+    /// Disconnect a client (MQTT 5 clients get the reason code administrative action)
     Kick {
         /// Its client identifier
         id: String,
-        /// End its session too: subscriptions and waiting messages are gone
+        /// End its session too: its subscriptions and waiting messages are dropped
         #[arg(long)]
         discard: bool,
     },
 }
 
-/// What to do with subscriptions.
+/// Commands about subscriptions.
 #[derive(Debug, Subcommand)]
 pub(super) enum SubscriptionsCommand {
-    /// All of them, in no particular order
+    /// List all subscriptions, in no particular order
     List {
         /// Only those of one client
         #[arg(long, value_name = "ID")]
         client: Option<String>,
-        /// Rows at most
+        /// Number of rows, at most
         #[arg(long, value_name = "ROWS", default_value_t = ROWS_DEFAULT)]
         limit: NonZeroUsize,
     },
 }
 
-/// Rows asked for at a time.
+/// Rows of one request.
 const PAGE_ROWS: usize = 500;
 
 pub(super) async fn run(
@@ -235,7 +235,7 @@ pub(super) fn print_subscriptions(all: &Subscriptions, output: &mut Output) -> R
     note_more(all.next.is_some(), output)
 }
 
-/// What is not as MQTT 3 has it, in the words of the specification's tables (section 3.8.3.1).
+/// The subscription options that differ from MQTT 3, with their names in section 3.8.3.1.
 fn options(row: &Subscription) -> String {
     let mut options = Vec::new();
     if row.no_local {

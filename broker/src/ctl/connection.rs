@@ -1,5 +1,5 @@
-//! One request to the broker and its answer, over the control socket. Every wait is bounded; a
-//! refusal becomes the sentence that the broker sent.
+//! One request to the broker and its answer, over the control socket. Every wait is bounded. An
+//! error answer becomes an error with the broker's sentence.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::CtlError;
 use crate::config::Environment;
 use crate::control::wire::{Refusal, UnansweredShard};
 
-/// Largest answer taken, bytes; lists come in pages far below.
+/// Largest accepted answer, bytes. Pages of lists are much smaller.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// The broker behind a socket.
@@ -25,12 +25,14 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 pub(super) struct Broker {
     socket: PathBuf,
     timeout: Duration,
-    /// The socket's place was not chosen, and others could have put theirs there.
+    /// The user id, if the socket's path is the default. Another user could have created a socket
+    /// there.
     guessed_by: Option<u32>,
 }
 
 impl Broker {
-    /// The socket that was named, else that of GRAPNEL_CONTROL_SOCKET, else where a broker of this user puts it.
+    /// Uses the given socket, else that of GRAPNEL_CONTROL_SOCKET, else the default of a broker of
+    /// this user.
     pub fn new(socket: Option<PathBuf>, environment: &Environment, timeout_s: u64) -> Broker {
         let named = socket.or_else(|| environment.var("GRAPNEL_CONTROL_SOCKET").map(PathBuf::from));
         let guessed_by = named.is_none().then_some(environment.uid);
@@ -38,12 +40,12 @@ impl Broker {
         Broker { socket, timeout: Duration::from_secs(timeout_s), guessed_by }
     }
 
-    /// Asks for a JSON answer.
+    /// Sends a GET request and reads a JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
         self.json(Method::GET, path, None).await
     }
 
-    /// Any request with a JSON answer.
+    /// Sends a request and reads a JSON answer.
     pub async fn json<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -59,7 +61,8 @@ impl Broker {
         tokio::time::timeout(self.timeout, whole).await.unwrap_or_else(|_| Err(self.too_late(self.timeout)))
     }
 
-    /// Any request with a JSON answer, that may take so long; a refusal of the broker's comes back with its status.
+    /// Sends a request and reads a JSON answer within this time. An error answer of the broker is
+    /// returned with its status.
     pub async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -80,13 +83,13 @@ impl Broker {
         tokio::time::timeout(timeout, whole).await.unwrap_or_else(|_| Err(self.too_late(timeout)))
     }
 
-    /// A request whose answer comes bit by bit; only the beginning of the answer is waited for.
+    /// Sends a request whose answer is a stream. The timeout is for the head of the answer only.
     pub async fn stream(&self, path: &str) -> Result<Incoming, CtlError> {
         let begin = async { Ok(self.send(Method::GET, path, None).await?.into_body()) };
         tokio::time::timeout(self.timeout, begin).await.unwrap_or_else(|_| Err(self.too_late(self.timeout)))
     }
 
-    /// A request that is not refused.
+    /// Sends a request and returns the response.
     async fn send(
         &self,
         method: Method,
@@ -113,7 +116,7 @@ impl Broker {
         let lost = |error: hyper::Error| CtlError::Unreachable(format!("the broker did not answer: {error}"));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        // Its error is also that of the request or of the body.
+        // An error of the connection is also returned by the request or by its body.
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -132,7 +135,8 @@ impl Broker {
         Ok(body.to_bytes())
     }
 
-    /// A socket in a place that everybody can write to is only trusted if it is this user's.
+    /// Refuses a socket at the default path that belongs to another user than this one or root:
+    /// other users may be able to create files in that folder.
     fn distrust(&self) -> Result<(), CtlError> {
         let Some(uid) = self.guessed_by else { return Ok(()) };
         match std::fs::metadata(&self.socket) {
@@ -141,7 +145,7 @@ impl Broker {
                 self.socket.display(),
                 found.uid()
             ))),
-            // What is not there is found out by connecting.
+            // If the socket does not exist, connecting reports it.
             _ => Ok(()),
         }
     }
@@ -180,7 +184,7 @@ fn refusal(status: StatusCode, bytes: &[u8]) -> Refusal {
         .unwrap_or_else(|_| Refusal { error: format!("the broker answered {status}"), follows: Vec::new() })
 }
 
-/// A name as one segment of a path, or as a parameter's value.
+/// Percent-encodes a name as one segment of a path, or as the value of a parameter.
 pub(super) fn encoded(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -192,7 +196,8 @@ pub(super) fn encoded(name: &str) -> String {
     text
 }
 
-/// What is missing from an answer, as an error once the rest has been printed.
+/// An error that names the shards missing from an answer. To be called after the answer has been
+/// printed.
 pub(super) fn complete(unanswered: &[UnansweredShard]) -> Result<(), CtlError> {
     match unanswered {
         [] => Ok(()),

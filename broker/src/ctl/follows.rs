@@ -1,4 +1,4 @@
-//! Prints what follows before `grapnel-ctl` takes hooks out of the chains, one line each on
+//! Prints the consequences before `grapnel-ctl` removes hooks from the chains, one line each on
 //! standard error.
 
 use super::CtlError;
@@ -6,7 +6,8 @@ use super::connection::{Broker, encoded};
 use super::output::Output;
 use crate::control::wire::Follows;
 
-/// Says what follows if a plugin leaves the chains, or these hooks of it, as `POINT/HOOK`. Programs have it in the answer.
+/// Prints the consequences of removing a plugin, or these hooks of it (`POINT/HOOK`), from the
+/// chains. Prints nothing for programs, because they get it in the answer.
 pub(super) async fn say(
     broker: &Broker,
     plugin: &str,

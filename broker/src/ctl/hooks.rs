@@ -1,4 +1,4 @@
-//! `grapnel-ctl hooks`: the compiled chains, what their links did, and the operator's settings for
+//! `grapnel-ctl hooks`: the chains, the counters of their links, and the operator's settings for
 //! single hooks.
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,30 +16,30 @@ use crate::config::{HookOverride, OnFault};
 use crate::control::wire::{Changed, Status};
 use crate::plugin::{HookChange, HookReport, HookRow, HookStats};
 
-/// What to do with hooks.
+/// Commands about hooks.
 #[derive(Debug, Subcommand)]
 pub(super) enum HooksCommand {
-    /// The links of every chain, in the order in which they run
+    /// List the links of every chain, in the order in which they run
     List {
-        /// Hook points without a link too
+        /// Also hook points without a link
         #[arg(long)]
         all: bool,
     },
-    /// What each link did and how long its calls took, of which some are timed
+    /// Show the counters of each link and how long its calls took; a sample of the calls is timed
     Stats {
-        /// On this shard instead of all together
+        /// Of this shard instead of all shards together
         #[arg(long, value_name = "N")]
         shard: Option<u8>,
     },
-    /// Put a hook that was unmounted into its chain again
+    /// Add an unmounted hook to its chain again
     Mount(HookArguments),
-    /// Take a hook out of its chain
+    /// Remove a hook from its chain
     Unmount(UnmountCommand),
-    /// Override what a plugin says about one of its hooks
+    /// Override the settings of one hook of a plugin
     Set(SetCommand),
 }
 
-/// Which hook.
+/// Selects a hook.
 #[derive(Debug, Args)]
 pub(super) struct HookArguments {
     /// The plugin
@@ -50,7 +50,7 @@ pub(super) struct HookArguments {
     hook: String,
 }
 
-/// Which hook to take out.
+/// The hook to remove.
 #[derive(Debug, Args)]
 pub(super) struct UnmountCommand {
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) struct UnmountCommand {
     force: Force,
 }
 
-/// What to say about a hook.
+/// The settings for a hook.
 #[derive(Debug, Args)]
 pub(super) struct SetCommand {
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub(super) struct SetCommand {
     /// What a fault or a missed deadline means
     #[arg(long)]
     fault_policy: Option<Policy>,
-    /// Take back what was set before, mount and unmount too
+    /// Remove earlier settings of this hook, also those of mount and unmount
     #[arg(long)]
     clear: bool,
     #[command(flatten)]
@@ -83,7 +83,7 @@ pub(super) struct SetCommand {
 /// What a fault means.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Policy {
-    /// A refusal
+    /// The request is refused
     Deny,
     /// No answer: the next hook is called. At client.authenticate, a client with a user name that
     /// no hook allows is still refused
@@ -157,7 +157,7 @@ async fn say(
     print_revoked(row.revoked, output)
 }
 
-/// Says it to the broker; how the hook stands then.
+/// Sends the change to the broker. Returns the state of the hook after it.
 pub(super) async fn apply(broker: &Broker, change: HookChange) -> Result<Changed<HookRow>, CtlError> {
     broker.json(Method::POST, "/api/v1/hooks", Some(&json!(change))).await
 }
@@ -278,7 +278,7 @@ pub(super) fn print_stats(
     complete(&stats.unanswered)
 }
 
-/// Nanoseconds as microseconds for people.
+/// Formats nanoseconds as microseconds.
 fn micros(ns: Option<u64>) -> String {
     match ns {
         None => "-".to_owned(),

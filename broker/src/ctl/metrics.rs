@@ -8,10 +8,10 @@ use super::output::Output;
 use super::table::{self, Column};
 use crate::control::wire::Metrics;
 
-/// Which counters.
+/// Selects the counters.
 #[derive(Debug, Args)]
 pub(super) struct MetricsCommand {
-    /// Only those whose name holds this
+    /// Only those whose name contains this
     part: Option<String>,
     /// Leave out those that are 0
     #[arg(long)]

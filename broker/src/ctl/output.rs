@@ -1,5 +1,5 @@
-//! The one place where `grapnel-ctl` writes: standard output, which may be a terminal, a file or a
-//! pipe whose reader has gone, and standard error.
+//! All output of `grapnel-ctl` is written here: to standard output, which may be a terminal, a file
+//! or a closed pipe, and to standard error.
 
 use std::io::{IsTerminal, Write};
 
@@ -7,15 +7,15 @@ use serde::Serialize;
 
 use super::CtlError;
 
-/// Columns where the terminal does not say.
+/// Columns if the terminal does not report its width.
 const WIDTH_DEFAULT: u16 = 80;
 
-/// Where answers go.
+/// The output of a command.
 pub(super) struct Output {
     writer: Box<dyn Write>,
-    /// For programs.
+    /// Whether the output is JSON for programs.
     pub json: bool,
-    /// Columns of the terminal; `None` where the output is no terminal, and lines may be as long as they are.
+    /// Columns of the terminal; `None` if the output is no terminal, and lines are not wrapped.
     pub width: Option<u16>,
 }
 
@@ -41,34 +41,35 @@ impl Output {
         Output { writer: Box::new(writer), json, width }
     }
 
-    /// Text for people, as it is.
+    /// Writes text for people, unchanged.
     pub fn text(&mut self, text: &str) -> Result<(), CtlError> {
         self.writer.write_all(text.as_bytes()).map_err(CtlError::Output)
     }
 
-    /// A line for people.
+    /// Writes a line for people.
     pub fn line(&mut self, line: &str) -> Result<(), CtlError> {
         self.text(line)?;
         self.text("\n")
     }
 
-    /// An answer for programs.
+    /// Writes a JSON value for programs.
     pub fn value(&mut self, value: &impl Serialize) -> Result<(), CtlError> {
         serde_json::to_writer_pretty(&mut self.writer, value)
             .map_err(|error| CtlError::Output(error.into()))?;
         self.text("\n")
     }
 
-    /// Lets everything out that was written.
+    /// Flushes the output.
     pub fn flush(&mut self) -> Result<(), CtlError> {
         self.writer.flush().map_err(CtlError::Output)
     }
 
-    /// A sentence on standard error, after everything that was written.
+    /// Writes a message to standard error, after all earlier output.
     pub fn complain(&mut self, sentence: &str) {
-        // Standard output may be what is broken, and standard error may be closed: then nobody is to be told.
+        // Errors are ignored: standard output may be what has failed, and standard error may be
+        // closed.
         let _ = self.writer.flush();
-        // What is wrong may have several lines: the place in a file, a plugin's traceback.
+        // A message may have several lines, such as a position in a file or a plugin's traceback.
         let lines: Vec<String> = sentence.lines().map(super::printable::printable).collect();
         let _ = writeln!(std::io::stderr(), "grapnel-ctl: {}", lines.join("\n  "));
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::CtlError;
 use crate::config::{FILE_BYTES_MAX, to_json};
 
-/// Reads `--config` and then applies each `--set`; `None` where neither was given.
+/// Reads `--config` and then applies each `--set`. `None` if neither was given.
 pub(super) fn read(file: Option<&Path>, set: &[String]) -> Result<Option<Value>, CtlError> {
     if file.is_none() && set.is_empty() {
         return Ok(None);
@@ -31,7 +31,7 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, CtlError> {
         return Err(wrong(format!("it is larger than {FILE_BYTES_MAX} bytes")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    // Editors of Windows put a byte order mark in front.
+    // Windows editors may write a byte order mark at the start.
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
     let is_json =
         path.extension().is_some_and(|extension| extension == "json") || text.trim_start().starts_with('{');
@@ -50,8 +50,8 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, CtlError> {
     }
 }
 
-/// A file of `key = value` lines, as EMQX 4 has them: a key with dots is one key, every value is text, and a `#` begins a comment
-/// wherever it stands. Of a key that is there twice the last line counts.
+/// Parses a file of `key = value` lines in the format of EMQX 4. A key with dots is one key, every
+/// value is text, and `#` begins a comment anywhere. If a key occurs twice, the last line counts.
 fn lines(text: &str) -> Result<Map<String, Value>, String> {
     let mut config = Map::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -88,7 +88,7 @@ fn assign(config: &mut Map<String, Value>, assignment: &str) -> Result<(), Strin
     Ok(())
 }
 
-/// A number, flag, list or table as TOML or JSON writes it; anything else is text.
+/// Parses a number, flag, list or table in TOML or JSON. Anything else is text.
 fn parse(text: &str) -> Value {
     let toml = format!("value = {text}").parse::<toml::Table>().ok().filter(|table| table.len() == 1);
     let value = toml.and_then(|mut table| table.remove("value")).and_then(|value| to_json(&value).ok());
@@ -163,7 +163,8 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let expected = json!({"exhook.drivers": "python3", "exhook.drivers.python3.call_timeout": "5s"});
         assert_eq!(read(Some(&path), &[]).unwrap().unwrap(), expected);
-        // A comment behind a value, a byte order mark, line ends of Windows, a key that is there twice.
+        // Has a comment after a value, a byte order mark, Windows line ends, and a key that occurs
+        // twice.
         let text = "\u{FEFF}a = /x # the folder\r\nb=1#one\r\n \t# c = 3\r\nb = 2 \r\nq = \"in quotes\"\r\n";
         std::fs::write(&path, text).unwrap();
         let expected = json!({"a": "/x", "b": "2", "q": "in quotes"});

@@ -21,28 +21,29 @@ use crate::plugin::{
     ByHand, Configured, HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded,
 };
 
-/// What to do with plugins.
+/// Commands about plugins.
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginsCommand {
-    /// All of them: loaded, failed, and retired ones whose code is still mapped
+    /// List plugins: loaded, failed, and retired ones whose code is still mapped
     List,
-    /// The commands that plugins add to grapnel-ctl
+    /// List the commands that plugins add to grapnel-ctl
     Verbs,
-    /// Everything about one, with its hooks
+    /// Show the details of a plugin, with its hooks
     Show {
         /// Its name
         name: String,
     },
-    /// Load one while clients are connected; without --config it has what the broker's configuration file says of it
+    /// Load a plugin while clients are connected; without --config it gets its configuration from
+    /// the broker's configuration file
     Load(LoadCommand),
-    /// Take one out of every chain
+    /// Remove a plugin from every chain and unload it
     Unload {
         /// Its name
         name: String,
         #[command(flatten)]
         force: Force,
     },
-    /// Read one's file again; no client notices
+    /// Load a plugin's file again, without an interruption for clients
     Reload {
         /// Its name
         name: String,
@@ -51,14 +52,15 @@ pub(super) enum PluginsCommand {
         #[command(flatten)]
         config: ConfigArguments,
     },
-    /// Call one again that was tripped because it failed too often
+    /// Call a plugin again that was tripped because it failed too often
     Rearm {
         /// Its name
         name: String,
     },
-    /// Look at a plugin's file, and at a configuration for it, without a broker
+    /// Check a plugin's file, and a configuration for it, without a broker
     Check(CheckCommand),
-    /// Give one another configuration while it runs; --set alone changes single values of the one it has
+    /// Change the configuration of a running plugin; --set alone changes single values of the
+    /// current one
     Configure {
         /// Its name
         name: String,
@@ -67,45 +69,45 @@ pub(super) enum PluginsCommand {
         #[command(flatten)]
         config: ConfigArguments,
     },
-    /// Take one out of every chain and keep it loaded, also after a restart
+    /// Remove a plugin from every chain and keep it loaded, also after a restart
     Disable {
         /// Its name
         name: String,
         #[command(flatten)]
         force: Force,
     },
-    /// Put one that was disabled back into the chains
+    /// Add a disabled plugin to the chains again
     Enable {
         /// Its name
         name: String,
     },
 }
 
-/// Whether the operator insists.
+/// Whether to force a change.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct Force {
-    /// Also where no plugin would be left that decides who may connect or what clients may do, although others than this
-    /// machine reach the broker
+    /// Also if no plugin is left that decides who may connect or what clients may do, although
+    /// other machines can reach the broker
     #[arg(long)]
     pub force: bool,
 }
 
 impl Force {
-    /// What stands behind a path for it.
+    /// The query string for it.
     fn query(self) -> &'static str {
         if self.force { "?force=true" } else { "" }
     }
 }
 
-/// What to load, and how.
+/// The plugin to load.
 #[derive(Debug, Args)]
 pub(super) struct LoadCommand {
-    /// Name, looked up in the broker's plugins.dir, or path of a .so
+    /// Name of a plugin in the broker's plugins.dir, or path of a .so
     #[arg(value_name = "NAME|PATH")]
     source: String,
     #[command(flatten)]
     config: ConfigArguments,
-    /// Name it shall go by here instead of its own
+    /// Name to use instead of the plugin's own name
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Priority of all its hooks; higher runs earlier
@@ -116,7 +118,7 @@ pub(super) struct LoadCommand {
     once: bool,
 }
 
-/// What to look at.
+/// The file to check.
 #[derive(Debug, Args)]
 pub(super) struct CheckCommand {
     /// Path of a .so
@@ -131,7 +133,7 @@ pub(super) struct ConfigArguments {
     /// Its configuration: a file of TOML or JSON, or one of `key = value` lines that ends in .conf
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One value of its configuration, over the file's; a.b=1 sets b in the table a
+    /// One value of its configuration, in place of the file's; a.b=1 sets b in the table a
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
@@ -154,7 +156,8 @@ pub(super) async fn run(
                 "source": absolute(&command.source),
                 "name": command.name,
                 "config": config,
-                // What the broker's own configuration says of it holds unless a whole one is given.
+                // Without a whole configuration, the given values go over those of the broker's
+                // configuration file.
                 "merge": command.config.config.is_none(),
                 "priority": command.priority,
                 "once": command.once,
@@ -221,14 +224,15 @@ pub(super) async fn run(
             let what = if reloaded { "reloaded with its new configuration" } else { "configured" };
             print_done(what, &Changed { now: plugin, revoked, follows }, output)
         }
-        // It has been done without a broker.
+        // Handled without a broker.
         PluginsCommand::Check(_) => Ok(()),
         PluginsCommand::Disable { name, force } => switch(broker, &name, "disable", force, output).await,
         PluginsCommand::Enable { name } => switch(broker, &name, "enable", Force::default(), output).await,
     }
 }
 
-/// `plugins check`: what the file is, and an error where it would not be loaded.
+/// `plugins check`: prints a description of the file. Returns an error if the broker would not load
+/// it.
 pub(super) fn check(command: &CheckCommand, timeout: Duration, output: &mut Output) -> Result<(), CtlError> {
     let config = plugin_config::read(command.config.config.as_deref(), &command.config.set)?;
     let checked = check::check(&command.file, None, config.as_ref(), timeout)
@@ -246,7 +250,7 @@ fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError>
     }
     let config = match &checked.error {
         _ if checked.config_is_good => "good",
-        // It says what is wrong.
+        // The report contains the error.
         Some(_) => "",
         None => "not checked",
     };
@@ -284,7 +288,7 @@ pub(super) async fn switch(
     print_done(&format!("{verb}d"), &info, output)
 }
 
-/// A path means the same to the broker, wherever that runs.
+/// Makes a path absolute, because the broker may run in another folder.
 fn absolute(source: &str) -> String {
     if !source.contains('/') && !source.ends_with(".so") {
         return source.to_owned();
@@ -339,7 +343,7 @@ pub(super) fn print_list(list: &PluginList, output: &mut Output) -> Result<(), C
     Ok(())
 }
 
-/// What is said of a generation that no chain names any more and that has not ended.
+/// Describes a generation that is in no chain any more and has not ended yet.
 fn ends(left_ms: u64) -> String {
     format!("brings what it has begun to its end, in at most {} s", left_ms.div_ceil(1000))
 }
@@ -356,7 +360,7 @@ fn plugin_row(plugin: &PluginInfo) -> [String; 6] {
     ]
 }
 
-/// In one word or two.
+/// The state in one or two words.
 pub(super) fn state(plugin: &PluginInfo) -> &'static str {
     match &plugin.state {
         PluginState::Loaded => origin(plugin.origin),
@@ -415,7 +419,7 @@ fn print_schema(schema: Option<&Value>, output: &mut Output) -> Result<(), CtlEr
     format!("{schema:#}").lines().try_for_each(|line| output.line(&printable(line)))
 }
 
-/// Where a plugin wants to be called, and how.
+/// Prints the hooks of a plugin with their settings.
 fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError> {
     let columns = [
         Column::Left("POINT"),
@@ -442,7 +446,8 @@ fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError>
     table::print(output, columns, rows)
 }
 
-/// A plugin that was loaded by hand, and where its configuration is from if that was not all said.
+/// Prints a plugin that was just loaded. Also prints where its configuration comes from, unless all
+/// of it was given on the command line.
 fn print_loaded(done: Changed<ByHand>, alone: bool, output: &mut Output) -> Result<(), CtlError> {
     let Changed { now: ByHand { plugin, configured_at }, revoked, follows } = done;
     let done = Changed { now: plugin, revoked, follows };

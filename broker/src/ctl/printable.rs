@@ -1,7 +1,8 @@
-//! Text that others have chosen, made safe for a terminal. Used wherever `grapnel-ctl` prints such
+//! Makes text from clients and plugins safe for a terminal. Used wherever `grapnel-ctl` prints such
 //! text.
 
-/// Text without what a terminal would obey: an MQTT client id may hold an escape sequence.
+/// The text without control characters. A client identifier, for example, may contain an escape
+/// sequence.
 pub(super) fn printable(text: &str) -> String {
     let obeyed = |c: char| {
         c.is_control()

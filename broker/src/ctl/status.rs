@@ -21,7 +21,7 @@ pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError
         .listeners
         .iter()
         .map(|listener| match listener.name.parse::<std::net::SocketAddr>() {
-            // It has no name of its own but the address that was asked for.
+            // The name is only the configured address.
             Ok(_) => listener.address.clone(),
             Err(_) => format!("{} ({})", listener.address, listener.name),
         })

@@ -10,16 +10,16 @@ use super::CtlError;
 use super::output::Output;
 use super::printable::printable;
 
-/// Which way a column is set.
+/// The title and alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Column {
-    /// Words.
+    /// Left-aligned, for words.
     Left(&'static str),
-    /// Numbers.
+    /// Right-aligned, for numbers.
     Right(&'static str),
 }
 
-/// Prints rows under headers that are known when this is compiled.
+/// Prints rows under fixed headers.
 pub(super) fn print<const N: usize>(
     output: &mut Output,
     columns: [Column; N],
@@ -32,7 +32,7 @@ pub(super) fn print<const N: usize>(
     print_rows(output, &columns, rows.into_iter().map(Vec::from))
 }
 
-/// Prints rows under their headers; of each whether its column is set to the right.
+/// Prints rows under their headers. The flag of a header says whether its column is right-aligned.
 pub(super) fn print_rows(
     output: &mut Output,
     columns: &[(String, bool)],
@@ -60,7 +60,7 @@ pub(super) fn print_rows(
     Ok(())
 }
 
-/// Prints names with their values, one a line.
+/// Prints names with their values, one per line.
 pub(super) fn print_pairs<'a>(
     output: &mut Output,
     pairs: impl IntoIterator<Item = (&'a str, String)>,
@@ -73,7 +73,7 @@ pub(super) fn print_pairs<'a>(
     Ok(())
 }
 
-/// Seconds as people say them: the two largest units.
+/// Formats seconds with the two largest units.
 pub(super) fn duration(seconds: u64) -> String {
     let (days, hours, minutes, rest) =
         (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
@@ -85,7 +85,7 @@ pub(super) fn duration(seconds: u64) -> String {
     }
 }
 
-/// How long ago that was.
+/// The time since then, formatted as [`duration`].
 pub(super) fn since(at_ms: u64) -> String {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     duration(now_ms.saturating_sub(at_ms) / 1000)

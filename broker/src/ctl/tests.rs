@@ -234,7 +234,8 @@ fn an_incomplete_answer_is_a_failure_that_names_the_shard() {
     );
 }
 
-/// Every command that only looks, for people and for programs, against a broker with a client `c1` that subscribed to `x`.
+/// Runs every command that changes nothing, for people and for programs. The broker must have a
+/// client `c1` that has subscribed to `x`.
 pub(super) fn check_against(socket: &std::path::Path) {
     let request = |arguments: &[&str]| {
         let shared = Shared::default();

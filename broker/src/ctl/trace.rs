@@ -10,13 +10,13 @@ use super::printable::printable;
 use super::table::time_of_day;
 use crate::control::wire::{Direction, TraceLine};
 
-/// Longest line taken, bytes: a packet's summary holds one topic.
+/// Longest accepted line, bytes. The summary of a packet contains one topic.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// What to trace.
+/// Commands about traces.
 #[derive(Debug, Subcommand)]
 pub(super) enum TraceCommand {
-    /// The packets of one client, also of one that is yet to connect
+    /// Show the packets of one client; it need not be connected yet
     Client {
         /// Its client identifier
         id: String,
@@ -43,13 +43,13 @@ pub(super) async fn run(broker: &Broker, command: TraceCommand, output: &mut Out
         for line in lines.push(&data)? {
             print(&line, output)?;
         }
-        // Whoever watches sees each packet when it comes.
+        // Flushed so that each packet is shown when it arrives.
         output.flush()?;
     }
     Ok(())
 }
 
-/// Cuts a stream into lines.
+/// Splits a stream into lines.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
 
@@ -82,7 +82,7 @@ pub(super) fn print(line: &str, output: &mut Output) -> Result<(), CtlError> {
         }
         Ok(TraceLine::Lost { lost }) => output.line(&format!("… {lost} packets came too fast to be kept")),
         Ok(TraceLine::Ended { ended }) => output.line(&format!("the trace has ended: {}", printable(&ended))),
-        // A newer broker's kind of line.
+        // A kind of line of a newer broker.
         Err(_) => output.line(&printable(line)),
     }
 }

@@ -1,6 +1,6 @@
 //! `grapnel-ctl PLUGIN VERB`: verbs that plugins declare. The command line and its help are made
-//! from the declarations that the broker has, or that a plugin's file has where there is no broker.
-//! Arguments are checked here, before anything is sent, and secrets are asked for.
+//! from the declarations in the broker, or in the plugin's file if there is no broker. Arguments
+//! are checked here before a request is sent, and secrets are read from the terminal.
 
 mod line;
 mod local;
@@ -23,17 +23,17 @@ use crate::config::Environment;
 use crate::control::wire::{PluginsVerbs, VerbAnswer};
 use crate::plugin::PluginVerbs;
 
-/// Words that stand for a verb of a plugin: what people typed before verbs were the plugins'.
+/// Aliases: word, plugin and verb. They were commands of the program before plugins had verbs.
 const ALIASES: [(&str, &str, &str); 1] = [("passwd", "auth-file", "passwd")];
 
-/// What a word on the command line names.
+/// The plugins that a word on the command line means.
 #[derive(Debug)]
 struct Found {
-    /// The plugins that are loaded and go by the word, or give themselves that name.
+    /// The loaded plugins with this name, or of this kind.
     loaded: Vec<PluginVerbs>,
     /// The verbs.
     forms: Vec<Form>,
-    /// Why nothing is loaded, where nothing is.
+    /// The error of the broker, if the request to it failed.
     why_not: Option<CtlError>,
 }
 
@@ -45,7 +45,7 @@ struct Typed {
     given: Vec<(String, String)>,
 }
 
-/// Runs what no command of the program's own is: the word, and what stands behind it.
+/// Runs a command that is not one of the program's own: `words` is the command and its arguments.
 pub(super) fn run(
     words: Vec<OsString>,
     global: Global,
@@ -70,7 +70,7 @@ pub(super) fn run(
     let broker = Broker::new(global.socket, environment, global.timeout);
     let runtime = super::runtime()?;
     let found = if alias.is_some() {
-        // What an alias stands for works without a broker.
+        // The verbs of aliases work without a broker.
         local::find(&word, environment, timeout)?.ok_or_else(|| missing(&first, &word, environment))?
     } else {
         match runtime.block_on(loaded(&broker, &word)) {
@@ -88,7 +88,8 @@ pub(super) fn run(
         return Ok(());
     };
     if form.local {
-        // What a broker says decides no more than that a file is looked up here: neither which file, nor what is called in it.
+        // The broker's declaration decides only that a local file is used. The file and its own
+        // declaration decide which code runs.
         let Some((file, forms)) = local::file(&word, environment, timeout)? else {
             return Err(missing(&first, &word, environment));
         };
@@ -116,12 +117,13 @@ pub(super) async fn list(broker: &Broker, output: &mut Output) -> Result<(), Ctl
     print::list(&all, output)
 }
 
-/// What the broker has for a word.
+/// The loaded plugins for a word.
 async fn loaded(broker: &Broker, word: &str) -> Result<Found, CtlError> {
     let PluginsVerbs { plugins } = broker.get("/api/v1/commands").await?;
     let same = |name: &str| name == word || name.replace('_', "-") == word.replace('_', "-");
     let (own, kind): (Vec<_>, Vec<_>) = plugins.into_iter().partition(|plugin| plugin.plugin == word);
-    // A plugin under a name of its own is meant alone; its kind's name means all of that kind.
+    // The name of a plugin that differs from its kind means only that plugin. The name of a kind
+    // means all plugins of the kind.
     let loaded: Vec<PluginVerbs> = match own.first() {
         Some(plugin) if !same(&plugin.kind) => own,
         _ => own.into_iter().chain(kind.into_iter().filter(|plugin| same(&plugin.kind))).collect(),
@@ -130,7 +132,7 @@ async fn loaded(broker: &Broker, word: &str) -> Result<Found, CtlError> {
     Ok(Found { loaded, forms, why_not: None })
 }
 
-/// Calls the verb of each plugin that is meant.
+/// Calls the verb of each selected plugin.
 async fn ask(
     broker: &Broker,
     typed: &Typed,
@@ -141,11 +143,11 @@ async fn ask(
     let Typed { form, given, .. } = typed;
     let given = absolute(form, secret::with_secrets(form, given.clone())?)?;
     let checked = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
-    // What the verb itself may take comes on top of what an answer may.
+    // The deadline of the verb is added to the timeout for an answer.
     let timeout = timeout + Duration::from_millis(form.deadline_ms(&checked, 0));
     let loaded = having(broker, typed, loaded, timeout).await?;
     let meant = meant(typed, loaded)?;
-    // All at a time: a rate is then measured over the same interval.
+    // Called at the same time, so that rates are measured over the same interval.
     let begin = |plugin: &String| {
         let (broker, (method, path, body)) = (broker.clone(), request(plugin, form, &given));
         tokio::spawn(async move { broker.call::<VerbAnswer>(method, &path, body.as_ref(), timeout).await })
@@ -170,14 +172,17 @@ async fn ask(
     Ok(answers)
 }
 
-/// What follows from hooks that leave their chains; programs have it in the answer.
+/// Prints the consequences of hooks that were removed from their chains. Programs get them in the
+/// answer.
 fn say(follows: &[String], output: &mut Output) {
     if !output.json {
         follows.iter().for_each(|sentence| output.complain(sentence));
     }
 }
 
-/// Of several plugins that a change may be for, those whose list has what an argument names; all of them where none has it.
+/// For a change with several candidate plugins: those whose list contains the thing that an
+/// argument names. If no list contains it, the plugins without such a list, or all candidates if
+/// each has one.
 async fn having(
     broker: &Broker,
     typed: &Typed,
@@ -209,8 +214,9 @@ async fn having(
     Ok(if having.is_empty() { others } else { having })
 }
 
-/// The plugins that a call is for. A verb that only looks is for all of the kind. One that changes something is for one plugin: the
-/// one that a first argument NAME or NAME/… chooses, or else the one that has the typed word as its name.
+/// The plugins to call. A verb that changes nothing is called on all plugins of the kind. A verb
+/// that changes something is called on one: the one that the first argument NAME or NAME/… selects,
+/// else the one whose name is the typed word.
 fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlError> {
     let Typed { word, form, given } = typed;
     let mut names: Vec<String> = loaded.into_iter().map(|plugin| plugin.plugin).collect();
@@ -231,7 +237,7 @@ fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlErro
     )))
 }
 
-/// A path means the same to the broker, wherever that runs.
+/// Makes paths absolute, because the broker may run in another folder.
 fn absolute(form: &Form, given: Vec<(String, String)>) -> Result<Vec<(String, String)>, CtlError> {
     let is_path = |name: &str| form.argument(name).is_some_and(|argument| argument.kind == Kind::Path);
     let made = given.into_iter().map(|(name, value)| {
@@ -246,7 +252,7 @@ fn absolute(form: &Form, given: Vec<(String, String)>) -> Result<Vec<(String, St
     made.collect()
 }
 
-/// Secrets go in a body alone.
+/// Builds the request. Secrets are sent only in a body.
 fn request(plugin: &str, form: &Form, given: &[(String, String)]) -> (Method, String, Option<Value>) {
     let words: Vec<String> = form.name.split(' ').map(encoded).collect();
     let path = format!("/api/v1/plugins/{}/commands/{}", encoded(plugin), words.join("/"));
@@ -266,7 +272,7 @@ fn request(plugin: &str, form: &Form, given: &[(String, String)]) -> (Method, St
     (Method::POST, path, Some(Value::Object(body)))
 }
 
-/// What to say of an alias, or of a verb that works without a broker, whose plugin is not installed here.
+/// The error for an alias or a local verb whose plugin is not installed on this machine.
 fn missing(word: &str, plugin: &str, environment: &Environment) -> CtlError {
     CtlError::Refused(format!(
         "{word} is a command of the plugin {plugin}, whose file is not in {}; name the folder that has it in \
@@ -275,7 +281,7 @@ fn missing(word: &str, plugin: &str, environment: &Environment) -> CtlError {
     ))
 }
 
-/// What to say of a word that is neither a command nor a plugin.
+/// The error for a word that is neither a command nor a plugin.
 fn unknown(word: &str, why_not: Option<CtlError>) -> CtlError {
     let nearest = line::nearest_command(word);
     match (nearest, why_not) {

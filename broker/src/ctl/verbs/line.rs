@@ -1,4 +1,5 @@
-//! From the declarations of verbs to a command line: its help, its checks, and what was typed.
+//! Builds a command line from the declarations of verbs: its help, its checks, and the parsed
+//! arguments.
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
@@ -8,7 +9,7 @@ use super::super::output::Output;
 use super::super::printable::printable;
 use super::super::{Ctl, CtlError, Global};
 
-/// The options of every command, wherever they stand: those behind the word count before those in front of it.
+/// The global options, at any position. Those after the command word override those before it.
 pub(super) fn global(words: &[String], outer: Global) -> Result<Global, CtlError> {
     let mut typed = vec!["grapnel-ctl".to_owned()];
     let mut rest = words.iter().take_while(|word| *word != "--");
@@ -35,7 +36,7 @@ fn sentence(error: &clap::Error) -> String {
     error.to_string().trim_start_matches("error: ").trim_end().to_owned()
 }
 
-/// The verb that was typed with its arguments; `None` where help was asked for, which has been printed.
+/// The typed verb with its arguments. `None` if help was requested; it has been printed.
 pub(super) fn parse(
     word: &str,
     shown: &str,
@@ -65,12 +66,13 @@ fn given(form: &Form, matches: &ArgMatches) -> Vec<(String, String)> {
     let mut given = Vec::new();
     for argument in &form.arguments {
         let name = &argument.name;
-        // A default is the declaration's to fill in: beside the flag in `unless` it would seem to be given.
+        // Defaults are not passed on; the declaration fills them in later. A default beside the
+        // flag in `unless` would look like a given argument.
         let is_typed = || matches.value_source(name) == Some(ValueSource::CommandLine);
         let values: Vec<String> = match argument.kind {
             Kind::Plugin => Vec::new(),
             Kind::Flag => Vec::from_iter(matches.get_flag(name).then(|| "true".to_owned())),
-            // How it is to be read; what it is, is read later.
+            // Only the way to read the secret; the secret itself is read later.
             Kind::Secret => {
                 let from_stdin = matches.get_flag(&stdin_of(name));
                 let asked = !argument.required && matches.get_flag(name);
@@ -90,17 +92,17 @@ fn stdin_of(name: &str) -> String {
     format!("{name}-stdin")
 }
 
-/// The command of a plugin, with a command below it for each verb.
+/// The command of a plugin, with a subcommand for each verb.
 pub(super) fn command(word: &str, shown: &str, forms: &[Form]) -> Command {
     let verbs: Vec<_> = forms.iter().map(|form| (form.name.split(' ').collect(), form)).collect();
     let about = format!("Commands that the plugin {word} adds");
     let root = group(Command::new(word.to_owned()).about(about).max_term_width(100), &verbs);
     let root = Global::augment_args(root);
-    // An alias stands for one verb, and its usage is not that of the plugin.
+    // The usage of an alias must show the alias, not the plugin.
     root.bin_name(shown.to_owned())
 }
 
-/// Verbs by what is left of their words.
+/// Verbs with their remaining words.
 type Below<'a> = [(Vec<&'a str>, &'a Form)];
 
 fn group(command: Command, verbs: &Below<'_>) -> Command {
@@ -172,13 +174,14 @@ fn secret(command: Command, argument: &Argument) -> Command {
     if *required { command } else { command.arg(option(name.clone(), format!("Ask for it: {what}"))) }
 }
 
-/// Whether a word is a command of the program's own, which goes before a plugin of that name.
+/// Whether a word is a command of the program itself. Such a command takes precedence over a plugin
+/// of that name.
 pub(super) fn is_own(word: &str) -> bool {
     let is_alias = super::ALIASES.iter().any(|(alias, ..)| *alias == word);
     word == "help" || is_alias || Ctl::command().find_subcommand(word).is_some()
 }
 
-/// The command of the program's own that a word may have been meant for.
+/// The command of the program itself that is most similar to a word, if any is similar enough.
 pub(super) fn nearest_command(word: &str) -> Option<String> {
     let command = Ctl::command();
     let names =
@@ -263,7 +266,7 @@ mod tests {
         let all = ["wait", "--tag", "a", "--level", "-2", "--tag", "b", "--key-stdin", "--json"];
         let given = pairs(&[("level", "-2"), ("tag", "a"), ("tag", "b"), ("key", "stdin")]);
         assert_eq!(typed(&all), Ok(("wait".to_owned(), given)));
-        // A default is not passed on as if it had been typed, which beside --never could not be.
+        // A default is not passed on like a typed argument; beside --never it would not be valid.
         assert_eq!(typed(&["wait", "--never"]), Ok(("wait".to_owned(), pairs(&[("never", "true")]))));
         let mode = pairs(&[("for", "1s"), ("mode", "fast")]);
         assert_eq!(typed(&["wait", "--mode", "fast", "--for", "1s"]), Ok(("wait".to_owned(), mode)));

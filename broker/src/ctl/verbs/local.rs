@@ -1,4 +1,5 @@
-//! Verbs that work without a broker: a plugin's file is found and called in a process of its own.
+//! Verbs that work without a broker. The plugin's file is looked up and called in a process of its
+//! own.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,13 +13,13 @@ use crate::config::Environment;
 use crate::control::wire::VerbAnswer;
 use crate::plugin::check::{self, LocalOutcome};
 
-/// The folder where the broker looks for plugins.
+/// The folder of plugins: that of GRAPNEL_PLUGINS_DIR, else the broker's default.
 pub(super) fn folder(environment: &Environment) -> PathBuf {
     let named = environment.var("GRAPNEL_PLUGINS_DIR").map(PathBuf::from);
     named.unwrap_or_else(|| environment.default_plugins_dir())
 }
 
-/// The verbs of the plugin's file in that folder; `None` where there is none that has any.
+/// The verbs of the plugin's file in that folder. `None` if there is no file, or it has no verbs.
 ///
 /// # Errors
 /// As [`file`].
@@ -31,11 +32,12 @@ pub(super) fn find(
     Ok(found.map(|(_, forms)| Found { loaded: Vec::new(), forms, why_not: None }))
 }
 
-/// The plugin's file in that folder, with the verbs that it has itself; `None` where there is none that has any. Its code runs with
-/// the rights of whoever calls `grapnel-ctl`, so nobody else says where it is.
+/// The plugin's file in that folder, with the verbs that it declares. `None` if there is no file,
+/// or it has no verbs. Its code runs with the rights of the user of `grapnel-ctl`, so a broker
+/// cannot choose the path.
 ///
 /// # Errors
-/// A file that the broker would not load.
+/// If the broker would not load the file.
 pub(super) fn file(
     word: &str,
     environment: &Environment,

@@ -1,4 +1,4 @@
-//! Answers of verbs, as a table or text for people and as JSON for programs.
+//! Prints answers of verbs: as a table or text for people, as JSON for programs.
 
 use grapnel_plugin_abi::verb::Form;
 use serde_json::{Map, Value, json};
@@ -11,7 +11,8 @@ use super::super::table::{self, Column, yes};
 use super::line;
 use crate::control::wire::{PluginsVerbs, VerbAnswer};
 
-/// Prints what one plugin has answered, or several of a kind as one: their tables below each other, their lists joined.
+/// Prints the answers of one or more plugins of a kind as one output: tables with the same columns
+/// are merged, and JSON lists are joined.
 pub(super) fn answers(answers: Vec<VerbAnswer>, output: &mut Output) -> Result<(), CtlError> {
     let exit_code = answers.iter().map(|answer| answer.exit_code).max().unwrap_or(0);
     if output.json {
@@ -40,7 +41,8 @@ fn people(answers: &[VerbAnswer], output: &mut Output) -> Result<(), CtlError> {
     answers.iter().filter_map(|answer| answer.revoked).try_for_each(|revoked| print_revoked(revoked, output))
 }
 
-/// What programs get of an answer, with what a change of hooks has done.
+/// The JSON of an answer for programs. After a change of hooks it also has the revoked
+/// subscriptions and the consequences.
 fn value(answer: VerbAnswer) -> Value {
     let VerbAnswer { text, value, revoked, follows, .. } = answer;
     let value = value.unwrap_or_else(|| json!({ "text": text }));
@@ -102,7 +104,7 @@ pub(in crate::ctl) fn of_file(plugin: &str, forms: &[Form], output: &mut Output)
     Ok(())
 }
 
-/// What to say of a plugin whose name is that of a command of the program's own.
+/// A note about a plugin that has the name of a command of the program itself.
 fn shadowed(plugin: &str, kind: &str) -> Option<String> {
     let instead = match (line::is_own(plugin), line::is_own(kind)) {
         (false, _) => return None,

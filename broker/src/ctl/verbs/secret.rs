@@ -1,4 +1,4 @@
-//! Secrets: asked for at the terminal, or read from standard input, a line for each.
+//! Reads secrets: from the terminal with a prompt, or from standard input, one line for each.
 
 use std::io::{BufRead, Read};
 
@@ -7,10 +7,10 @@ use grapnel_plugin_abi::verb::{Argument, Form, Kind};
 use super::super::CtlError;
 use super::super::printable::printable;
 
-/// Longest secret where the declaration says nothing, bytes.
+/// Longest secret if the declaration sets no limit, bytes.
 const SECRET_BYTES_MAX: i64 = 65_536;
 
-/// What was given with the secrets in the place of how they are to be read.
+/// Reads the secrets. Returns the arguments with the secrets in place of the way to read them.
 pub(super) fn with_secrets(
     form: &Form,
     mut given: Vec<(String, String)>,
@@ -34,23 +34,24 @@ pub(super) fn with_secrets(
     Ok(given)
 }
 
-/// What is asked: the declaration's words, with what other arguments are in the place of `{NAME}`.
+/// The prompt: the text of the declaration, with the values of other arguments in place of
+/// `{NAME}`.
 fn prompt(argument: &Argument, given: &[(String, String)]) -> String {
     let text = argument.prompt.clone().unwrap_or_else(|| argument.name.clone());
     let text = given.iter().fold(text, |text, (name, value)| {
         let shown: String = value.chars().filter(|c| !c.is_control()).collect();
         text.replace(&format!("{{{name}}}"), &shown)
     });
-    // The declaration may be the word of a broker.
+    // The declaration may come from a broker, so it is made safe for the terminal.
     printable(&text)
 }
 
-/// The next line.
+/// Reads the next line of the input.
 fn read(argument: &Argument, input: &mut dyn BufRead) -> Result<String, CtlError> {
     let name = &argument.name;
     let bytes_max = u64::try_from(argument.max.unwrap_or(SECRET_BYTES_MAX)).unwrap_or(0);
     let mut text = String::new();
-    // Two more for the end of the line, and one that is too many.
+    // Two bytes more for the end of the line, and one to detect a secret that is too long.
     let taken = input.take(bytes_max.saturating_add(3)).read_line(&mut text);
     taken
         .map_err(|error| CtlError::Refused(format!("cannot read the {name} from standard input: {error}")))?;
