@@ -67,7 +67,7 @@ static CODE: [Place; PLACES] = [const {
 /// The action of each signal before `install`.
 struct Before(UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>);
 
-// SAFETY: written by `install` before the handler that reads it is in force, and never again.
+// SAFETY: written only by `install`, before it sets the handler that reads it.
 unsafe impl Sync for Before {}
 
 static BEFORE: Before = Before(UnsafeCell::new([MaybeUninit::uninit(); SIGNALS.len()]));
@@ -105,8 +105,9 @@ impl SignalStack {
         let mut memory = Box::new_uninit_slice(STACK_BYTES);
         let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: STACK_BYTES };
         let mut before = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
-        // SAFETY: both point to tables of ours, and the memory stays until `drop` has taken it back from the kernel. It fails
-        // only for a stack that is too small, and leaves the one that was there.
+        // SAFETY: both pointers are to valid local tables, and the stack is not freed before `drop`
+        // has removed it from the kernel. The call fails only for a stack that is too small; then
+        // the previous stack stays in use.
         unsafe { libc::sigaltstack(&raw const stack, &raw mut before) };
         SignalStack { memory, before, _thread: PhantomData }
     }
@@ -115,7 +116,7 @@ impl SignalStack {
 impl Drop for SignalStack {
     fn drop(&mut self) {
         WHO.set(Who::Nobody);
-        // SAFETY: what was in force on this thread before, whose owner has outlived this.
+        // SAFETY: this restores the previous stack of this thread; its owner outlives this value.
         unsafe { libc::sigaltstack(&raw const self.before, ptr::null_mut()) };
     }
 }
@@ -199,14 +200,16 @@ impl Mapping<'_> {
 /// If the system refuses a handler.
 pub fn install() -> io::Result<()> {
     for (index, (signal, _)) in SIGNALS.iter().enumerate() {
-        // SAFETY: a table of plain numbers and pointers, for which zeros are good; the fields that count are set below.
+        // SAFETY: the struct has only numbers and pointers, for which zeros are valid; the fields
+        // that matter are set below.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut c_void) = handle;
         action.sa_sigaction = handler as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: this is the only writer, and the handler that reads the place is not in force for this signal yet.
+        // SAFETY: this is the only writer, and the handler that reads the entry is not installed
+        // for this signal yet.
         let before = unsafe { (*BEFORE.0.get())[index].as_mut_ptr() };
-        // SAFETY: the handler keeps to what may be done in one, and both pointers are to tables of ours.
+        // SAFETY: the handler is async-signal-safe, and both pointers are to valid tables.
         let failed = unsafe {
             libc::sigaction(*signal, ptr::null(), before) != 0
                 || libc::sigaction(*signal, &raw const action, ptr::null_mut()) != 0
@@ -224,8 +227,8 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut c_vo
     let mut line = Line { bytes: [0; 512], len: 0 };
     describe(&mut line, SIGNALS[index].1, program_counter(context));
     let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: `install` has filled the place before this handler was in force, the line and the table are alive, and all four
-    // functions may be called in a handler. `info` is the kernel's.
+    // SAFETY: `install` filled the entry before it set this handler, the line and the table are
+    // alive, and all four functions are async-signal-safe. `info` comes from the kernel.
     unsafe {
         // A full pipe without a reader must not keep the process from ending.
         if libc::poll(&raw mut stderr, 1, LINE_WAIT_MS) > 0 {
@@ -279,7 +282,8 @@ fn describe(line: &mut Line, signal: &str, counter: usize) {
     let mut named = false;
     match who {
         Who::Shard(shard, calls) => {
-            // SAFETY: `enter_shard` was given the cell and has kept it for ever.
+            // SAFETY: `enter_shard` has leaked the cell, so it is alive for the rest of the
+            // process.
             if let Some((called, what)) = unsafe { &*calls }.current_name() {
                 line.add(" in plugin ");
                 add_called(line, called);
@@ -347,7 +351,8 @@ fn name_of(place: &Place) -> &'static str {
     if start.is_null() {
         return "";
     }
-    // SAFETY: `remember_code` took them from one text that is kept for ever, and the handle, which the caller has read, was stored last.
+    // SAFETY: `remember_code` stored pointer and length of one leaked `str`. It stored the handle
+    // last, and the caller has read the handle.
     unsafe { std::str::from_utf8_unchecked(std::slice::from_raw_parts(start, bytes)) }
 }
 

@@ -30,7 +30,7 @@ impl Environment {
         }
     }
 
-    /// The value of a variable; an empty one counts as absent, as the XDG specification wants it.
+    /// The value of a variable; an empty one counts as absent, as the XDG specification requires.
     pub fn var(&self, name: &str) -> Option<&OsStr> {
         self.vars
             .iter()
@@ -38,7 +38,7 @@ impl Environment {
             .map(|(_, value)| value.as_os_str())
     }
 
-    /// A folder named by a variable; a relative one is ignored, as the XDG specification wants it.
+    /// A folder named by a variable; a relative one is ignored, as the XDG specification requires.
     fn dir(&self, name: &str) -> Option<PathBuf> {
         self.var(name).map(PathBuf::from).filter(|dir| dir.is_absolute())
     }

@@ -136,7 +136,8 @@ pub struct Memory {
     pub sessions: u64,
     /// Messages in queues and in flight, each counted once per shard.
     pub messages: u64,
-    /// Pages of retained messages that plugins read on behalf of clients, with those that wait for their plugin.
+    /// Pages of retained messages that plugins read on behalf of clients, and those that wait for
+    /// their plugin.
     pub pages: u64,
     /// Last bytes for connections that have ended.
     pub closing: u64,

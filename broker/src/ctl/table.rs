@@ -97,12 +97,12 @@ pub(super) fn time_of_day(at_ms: u64) -> String {
     format!("{:02}:{:02}:{:02}.{:03}Z", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, at_ms % 1000)
 }
 
-/// Yes or no.
+/// "yes" or "no".
 pub(super) fn yes(flag: bool) -> String {
     if flag { "yes" } else { "no" }.to_owned()
 }
 
-/// Text, or a dash where there is none.
+/// The text, or a dash if there is none.
 pub(super) fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()
 }

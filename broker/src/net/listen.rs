@@ -132,7 +132,8 @@ fn socket_for(address: SocketAddr) -> io::Result<Socket> {
 
 static REFUSED_FOR_DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
 
-/// Connections that were closed since the start because the process had no descriptor for them. Any thread.
+/// Connections that were closed since the start because no descriptor was free for clients. Any
+/// thread.
 pub(crate) fn refused_for_descriptors() -> u64 {
     REFUSED_FOR_DESCRIPTORS.load(Ordering::Relaxed)
 }

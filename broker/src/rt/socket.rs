@@ -41,9 +41,9 @@ impl Stream {
     /// not report it.
     pub fn unsent_bytes(&self) -> Option<u64> {
         const OUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
-        // SAFETY: the kernel's answer to TIOCOUTQ on any socket is one int.
+        // SAFETY: the kernel writes one int for TIOCOUTQ on any socket.
         let question = unsafe { rustix::ioctl::Getter::<OUTQ, libc::c_int>::new() };
-        // SAFETY: the question only writes its own answer; nothing else of the process is touched.
+        // SAFETY: the call writes only the int of the getter.
         let answer = unsafe { rustix::ioctl::ioctl(self.as_fd(), question) };
         answer.ok().and_then(|bytes| u64::try_from(bytes).ok())
     }
@@ -60,8 +60,8 @@ impl Stream {
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `inner` owns the descriptor and closes it only when it is dropped; the borrow that is returned keeps `self`,
-        // and with it `inner`, alive and unmoved from.
+        // SAFETY: `inner` owns the descriptor and closes it only on drop. The returned borrow keeps
+        // `self`, and so `inner`, alive.
         unsafe { BorrowedFd::borrow_raw(self.inner.as_raw_fd()) }
     }
 }
@@ -86,7 +86,8 @@ impl Incoming {
     /// listening socket. Each wait uses a new stream.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.spent {
-            // SAFETY: the descriptor is open, and it passes to the new stream: the old one is forgotten below, not dropped.
+            // SAFETY: the descriptor is open, and the new stream becomes its owner: the old stream
+            // is forgotten below, not dropped.
             let fresh = unsafe { TcpStream::from_raw_fd(self.watch.as_raw_fd()) };
             // The old stream has no request in the ring. Besides the descriptor it only holds a
             // weak reference, which is leaked.
@@ -105,14 +106,14 @@ impl Incoming {
 
 impl AsFd for Incoming {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `watch` owns the descriptor until it is dropped or hands it to its successor in `poll_ready`, which needs
-        // `&mut self`; the borrow that is returned rules both out.
+        // SAFETY: `watch` owns the descriptor until it is dropped or replaced in `poll_ready`,
+        // which needs `&mut self`. Neither can happen while the returned borrow exists.
         unsafe { BorrowedFd::borrow_raw(self.watch.as_raw_fd()) }
     }
 }
 
 fn adopt(socket: OwnedFd) -> TcpStream {
-    // SAFETY: the descriptor is open and nobody else's: `into_raw_fd` gave up the only owner.
+    // SAFETY: the descriptor is open and has no other owner, because `into_raw_fd` has released it.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
@@ -131,17 +132,18 @@ pub(crate) enum RingProbe {
 /// Creates a small ring and checks which operations it supports, by their numbers.
 pub(crate) fn probe_ring(operations: &[u8]) -> RingProbe {
     let mut params = io_uring_params::default();
-    // SAFETY: `params` is a whole, writable io_uring_params; no flag in it names memory or a descriptor, and nothing is mapped.
+    // SAFETY: `params` is a complete, writable io_uring_params. Its flags refer to no memory or
+    // descriptor, and nothing is mapped.
     let ring = match unsafe { io_uring_setup(4, &mut params) } {
         Ok(ring) => ring,
         Err(errno) => return RingProbe::Refused(errno),
     };
-    // struct io_uring_probe: 16 bytes of header (last_op, ops_len, reserved), then for each operation 8: op, reserved, flags
-    // (u16, bit 0 = supported), reserved.
+    // struct io_uring_probe: 16 bytes of header (last_op, ops_len, reserved), then 8 bytes for each
+    // operation: op, reserved, flags (u16, bit 0 = supported), reserved.
     const OPERATIONS: usize = 256;
     let mut answer = [0_u64; 2 + OPERATIONS];
-    // SAFETY: `answer` is zeroed as the call demands, aligned, writable, lives across the call, and has room for the header and
-    // all 256 entries that are asked for.
+    // SAFETY: `answer` is zeroed as the call requires, aligned, writable, alive during the call,
+    // and large enough for the header and all 256 requested entries.
     let registered = unsafe {
         io_uring_register(
             &ring,

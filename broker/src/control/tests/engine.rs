@@ -432,7 +432,7 @@ static RULES: AtomicU8 = AtomicU8::new(0);
 
 /// A hook at client.authorize.
 unsafe extern "C" fn rules(_: *mut c_void, event: *const Event) -> Flow {
-    // SAFETY: the event is alive during the call, its topic and its context are its own.
+    // SAFETY: the event, its topic and its context are alive during the call.
     unsafe {
         let rules = RULES.load(Ordering::Acquire);
         let denied = rules > 0 && (*event).topic.text().starts_with("no");
@@ -451,7 +451,7 @@ unsafe extern "C" fn rules(_: *mut c_void, event: *const Event) -> Flow {
 
 fn authorizer() -> ChainTable {
     let link = Link {
-        // SAFETY: the function does not look at its instance.
+        // SAFETY: the function does not use its instance pointer.
         entry: unsafe { Entry::new(rules, std::ptr::null_mut()) },
         plugin: PluginHandle(1),
         identity: LinkIdentity(1),
