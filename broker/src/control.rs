@@ -1,6 +1,6 @@
 //! The control plane: an HTTP API on a Unix socket and, if configured, on loopback TCP, served by a
-//! thread of its own. Started by `program`. It reaches shards with jobs that they run between two
-//! steps, and never touches their state.
+//! thread of its own. Started by `program`. It submits jobs, which shards run between two steps,
+//! and does not access their state itself.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ const BLOCKING_THREADS_MAX: usize = 4;
 pub struct ControlContext {
     /// Every shard.
     pub shards: Vec<ShardHandle>,
-    /// Loads and unloads.
+    /// Loads and unloads plugins.
     pub plugins: Arc<PluginManager>,
     /// The configuration in force.
     pub config: Arc<Config>,
@@ -85,7 +85,7 @@ pub enum ControlError {
         /// What the system said.
         error: std::io::Error,
     },
-    /// The thread or its reactor.
+    /// The thread or its runtime could not be started.
     #[error("cannot start the control plane: {0}")]
     System(#[from] std::io::Error),
 }

@@ -1,4 +1,4 @@
-//! The program `grapnel`: the broker on its allocator. Everything it does is in `grapnel::program`.
+//! The program `grapnel`: sets the allocator and runs `grapnel::program`.
 
 use std::process::ExitCode;
 

@@ -29,15 +29,15 @@ pub enum PreflightError {
         "this kernel has no io_uring, which the broker needs; run it on Linux 5.8 or later, built with CONFIG_IO_URING"
     )]
     NoRing,
-    /// The administrator has switched it off.
+    /// The administrator has switched io_uring off.
     #[error("io_uring is switched off on this machine (kernel.io_uring_disabled = {value}); {remedy}")]
     SwitchedOff {
         /// What the sysctl says, 1 or 2.
         value: u8,
-        /// Who must do what.
+        /// What the administrator can do.
         remedy: &'static str,
     },
-    /// A seccomp filter, most likely.
+    /// The kernel refuses with EPERM, most likely because of a seccomp filter.
     #[error(
         "this process may not use io_uring (EPERM), most likely because of a container's seccomp profile; \
          allow io_uring_setup, io_uring_enter and io_uring_register in it, or run the container with \
@@ -83,7 +83,7 @@ pub enum PreflightError {
         /// What stays free.
         free: u64,
     },
-    /// The proc file system.
+    /// The proc file system cannot be read.
     #[error(
         "{FILES_OF_PROCESS} cannot be read: {cause}; plugins are loaded through it, so mount the proc file system at /proc (in a \
          chroot: `mount -t proc proc /proc`)"
@@ -116,7 +116,7 @@ pub fn check(shards: usize, descriptors_free: u64) -> Result<Granted, PreflightE
     Ok(Granted { open_files })
 }
 
-/// Operations that the runtime demands when it starts, by their number in the kernel's ABI.
+/// Operations that the runtime needs, with their numbers in the kernel's ABI.
 const OPERATIONS: [(u8, &str); 23] = [
     (0, "NOP"),
     (1, "READV"),

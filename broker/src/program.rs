@@ -30,7 +30,7 @@ use crate::shard::supervise::{End, Shards, Signals};
 struct Cli {
     #[command(flatten)]
     overrides: CliOverrides,
-    /// Check the configuration, with the files and the configurations of its plugins, and exit
+    /// Check the configuration, the files of its plugins and their configurations, and exit
     #[arg(long)]
     check_config: bool,
     /// Print a configuration file with every key, its unit and the reason for its default, and exit
@@ -38,7 +38,7 @@ struct Cli {
     print_default_config: bool,
 }
 
-/// Why the broker did not start, and with which code the process ends.
+/// Why the broker did not start, and the exit code.
 #[derive(Debug)]
 struct Refusal {
     text: String,

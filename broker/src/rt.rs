@@ -34,7 +34,7 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 /// Entries of each of an executor's rings.
 const RING_DEPTH: usize = 1024;
 
-/// An executor could not be made.
+/// Why an executor could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make an io_uring executor: {cause}")]
 pub struct ExecutorError {
@@ -48,7 +48,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor for the current thread, which stays on the processors it is on.
+    /// An executor for the current thread. It does not pin the thread to a processor.
     ///
     /// # Errors
     /// [`ExecutorError`] if the kernel refuses a ring. `preflight` reports the usual reasons before

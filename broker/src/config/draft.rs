@@ -1,5 +1,5 @@
-//! A configuration that is being read: takes assignments from the file, the environment and the
-//! command line, collects errors, and gives the finished [`Config`]. Used by `Config::load` alone.
+//! A configuration that is being read. Takes values from the file, the environment and the command
+//! line, collects errors, and returns the finished [`Config`]. Used by `Config::load` alone.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,4 @@
-//! Reads the configuration file as TOML and keeps the line of every key for errors. Used by
-//! `Config::load`.
+//! Reads the configuration file as TOML. Errors name the line of their key. Used by `Config::load`.
 
 use std::ops::Range;
 use std::path::Path;

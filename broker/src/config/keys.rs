@@ -1,6 +1,5 @@
-//! Every key of the configuration, once: its name, its values, the reason for its default, and how
-//! it is set. Readers, suggestions for unknown keys and the printed configuration come from this
-//! list.
+//! The list of all keys of the configuration: name, accepted values, comment, and how the value is
+//! set. The readers, the suggestions for unknown keys and the printed configuration use this list.
 
 use grapnel_engine::id::SHARDS_MAX;
 use grapnel_engine::limits::{LimitError, Limits, Setting};
@@ -18,7 +17,7 @@ use control::control_keys;
 
 /// A key of `T`: the whole configuration, one listener or one plugin.
 pub(super) struct Key<T> {
-    /// Dotted path as people name it; of a listener or plugin only the last part.
+    /// Dotted path; for a listener or plugin only the last part.
     pub path: String,
     /// The accepted values, in words.
     pub takes: String,
@@ -100,7 +99,7 @@ pub(super) const TABLES: [(&str, &str); 8] = [
 ];
 
 /// Keys of features that later versions will have: the path (also as a prefix before `.` or `_`)
-/// and the begin of the error message.
+/// and the beginning of the error message.
 pub(super) const NOT_YET: [(&str, &str); 12] = [
     ("tls", "TLS is"),
     ("listeners.tls", "TLS is"),
@@ -116,7 +115,7 @@ pub(super) const NOT_YET: [(&str, &str); 12] = [
     ("control.tls", "TLS is"),
 ];
 
-/// The begin of the error message, if the path belongs to a feature of a later version.
+/// The beginning of the error message, if the path belongs to a feature of a later version.
 pub(super) fn not_yet(path: &str) -> Option<&'static str> {
     NOT_YET.iter().find_map(|(known, what)| {
         let rest = path.strip_prefix(known)?;
@@ -124,7 +123,7 @@ pub(super) fn not_yet(path: &str) -> Option<&'static str> {
     })
 }
 
-/// All keys but those of listeners and plugins, with the defaults of this version.
+/// All keys except those of listeners and plugins, with the defaults of this version.
 pub(super) fn keys() -> Vec<Key<Config>> {
     let mut keys = vec![
         Key::new(

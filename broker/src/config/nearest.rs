@@ -1,6 +1,6 @@
 //! Finds the existing name that is nearest to a wrong one. Used for keys and environment variables.
 
-/// The candidate that is most like `name`. A key in the wrong table is found by its last part.
+/// The candidate most similar to `name`. A key in the wrong table is found by its last part.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()

@@ -317,7 +317,7 @@ pub struct Changed<T> {
     /// Subscriptions that were revoked.
     #[serde(default)]
     pub revoked: Revoked,
-    /// What followed, where hooks have left the chains: a sentence each.
+    /// The consequences, if hooks have left the chains: one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub follows: Vec<String>,
 }
@@ -358,7 +358,7 @@ pub struct VerbAnswer {
     /// Subscriptions that were revoked, if the verb has changed hooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revoked>,
-    /// What followed, where hooks have left the chains: a sentence each.
+    /// The consequences, if hooks have left the chains: one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub follows: Vec<String>,
 }

@@ -46,7 +46,7 @@ pub(super) struct HookArguments {
     plugin: String,
     /// The hook point, such as message.publish
     point: String,
-    /// The hook's name; `hooks list` shows it
+    /// The name of the hook, as in `hooks list`
     hook: String,
 }
 

@@ -1,8 +1,8 @@
 //! Makes text from clients and plugins safe for a terminal. Used wherever `grapnel-ctl` prints such
 //! text.
 
-/// The text without control characters. A client identifier, for example, may contain an escape
-/// sequence.
+/// The text with control characters and marks of writing direction escaped. A client identifier,
+/// for example, may contain an escape sequence.
 pub(super) fn printable(text: &str) -> String {
     let obeyed = |c: char| {
         c.is_control()

@@ -1,5 +1,5 @@
 //! Tables for people: no borders, columns as wide as needed, wrapped to the terminal. Control
-//! characters in names that clients chose are made harmless.
+//! characters in names from clients are escaped.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -181,8 +181,7 @@ fn say(follows: &[String], output: &mut Output) {
 }
 
 /// For a change with several candidate plugins: those whose list contains the thing that an
-/// argument names. If no list contains it, the plugins without such a list, or all candidates if
-/// each has one.
+/// argument names. If no list contains it, all of them.
 async fn having(
     broker: &Broker,
     typed: &Typed,

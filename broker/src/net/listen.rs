@@ -25,7 +25,7 @@ pub struct Listen {
 /// A listener with its sockets, which already take connections into their backlog.
 #[derive(Debug)]
 pub struct Bound {
-    /// Name and who may come in.
+    /// Its name, and whether clients are let in without authentication.
     pub info: Arc<ListenerInfo>,
     /// The bound address; a port 0 is replaced by the port that the system has chosen.
     pub local: SocketAddr,
@@ -48,7 +48,7 @@ impl Bound {
 /// One shard's share of a listener.
 #[derive(Debug)]
 pub struct Listening {
-    /// Name and who may come in.
+    /// Its name, and whether clients are let in without authentication.
     pub(crate) info: Arc<ListenerInfo>,
     /// The bound address; may be the unspecified address.
     pub(crate) local: SocketAddr,

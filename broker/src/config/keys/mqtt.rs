@@ -1,5 +1,4 @@
-//! The keys of `[mqtt]`: what the broker does where MQTT leaves it a choice. Part of the list in
-//! `keys`.
+//! The keys of `[mqtt]`: choices that MQTT leaves to the broker. Part of the list in `keys`.
 
 use grapnel_engine::limits::{Choices, QueueFull, Revoke, SessionOwner};
 use grapnel_engine::packet::QoS;
