@@ -1,5 +1,6 @@
-//! The line between the shards and the thread of one worker: calls wait here, put together already, until the thread has sent them.
-//! The lock is held for the writing of one call, or for as many as a frame has: shards wait for it.
+//! The queue between the shards and the thread of one worker. It holds encoded calls until the
+//! thread has sent them. The lock is held while one call is written, or while one frame is taken:
+//! shards wait for it.
 
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,15 +17,15 @@ use crate::stats::{Lost, Waiting, WorkerStats};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 
-/// Described, and forgotten: numbers in the place of a hook point's.
+/// Used in place of a hook point's number: a client is described, or forgotten.
 pub const DESCRIBED: i64 = -1;
 /// See [`DESCRIBED`].
 pub const FORGOTTEN: i64 = -2;
 
-/// Most of them that are looked at under one lock, where more may have waited for too long.
+/// Most overdue calls that are taken out under one lock.
 const OVERDUE_MAX: usize = 512;
 
-/// Writes a call.
+/// Encodes a call.
 pub fn write_call(bytes: &mut Vec<u8>, id: u64, point: i64, client: u64, data: impl FnOnce(&mut Writer<'_>)) {
     let mut writer = Writer(bytes);
     writer.list(4).number(id).signed(point).number(client);
@@ -34,27 +35,28 @@ pub fn write_call(bytes: &mut Vec<u8>, id: u64, point: i64, client: u64, data: i
 #[derive(Debug)]
 struct State {
     queue: Queue,
-    /// Those in the queue that are waited for.
+    /// Queued calls that the broker waits for.
     pending: PendingCalls,
-    /// Goes up with each process: what a client's number means is forgotten with it.
+    /// Number of the process. It increases with each process, which makes the numbers of clients
+    /// invalid.
     epoch: u64,
-    /// Whether somebody takes calls, now or after a pause.
+    /// Whether calls are taken, now or after a pause.
     open: bool,
-    /// Whether the next call is for another process than the one that runs.
+    /// Whether the next call is for another process than the running one.
     outdated: bool,
     /// Whether the thread sleeps, or is about to.
     asleep: bool,
     next_id: u64,
-    /// What is put together: calls that go into the queue all at once, and the bytes of one.
+    /// Buffers: calls that enter the queue together, and the bytes of one call.
     staged: Vec<Call>,
     written: Vec<u8>,
-    /// What has been lost since the log was last told.
+    /// What was lost since the last log line.
     lost: Lost,
-    /// What is shown of the queue.
+    /// The metrics of the queue.
     shown: Waiting,
 }
 
-/// The lock. What is shown is true when it is let go.
+/// The locked state. The metrics are updated when it is unlocked.
 #[derive(Debug)]
 struct Locked<'a>(MutexGuard<'a, State>);
 
@@ -84,26 +86,27 @@ impl Drop for Locked<'_> {
 pub struct CallQueue {
     state: Mutex<State>,
     wake: OwnedFd,
-    /// Whether what waits here is for another process than the one that runs. Changes under the lock.
+    /// Whether the queued calls are for another process than the running one. Changes under the
+    /// lock.
     renews: AtomicBool,
-    /// What has happened on it.
+    /// Counters of the worker.
     pub stats: WorkerStats,
 }
 
-/// A line that is being written to, for one event.
+/// The locked queue, while calls for one event are written.
 pub struct Writing<'a> {
     call_queue: &'a CallQueue,
     state: Locked<'a>,
-    /// Whose queue it goes to, and who is charged.
+    /// Whose queue the calls enter, and who is charged.
     whose: (Owner<'a>, Owner<'a>),
     kind: Kind,
 }
 
 impl CallQueue {
-    /// With room for so much.
+    /// An empty queue with these limits.
     ///
     /// # Errors
-    /// Where the system gives no descriptor.
+    /// The system gave no descriptor.
     pub fn new(limits: Limits, stats: WorkerStats) -> Result<CallQueue, Error> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let state = State {
@@ -126,12 +129,13 @@ impl CallQueue {
         Locked(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What the thread waits for.
+    /// The descriptor that wakes the thread.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
-    /// Begins to write about an event of `whose.0`, which `whose.1` is charged for. `None` where nobody takes calls; that is counted.
+    /// Begins to write calls for an event into the queue of `whose.0`, charged to `whose.1`. `None`
+    /// if no calls are taken; that is counted.
     pub fn write<'a>(
         &'a self,
         whose: (Owner<'a>, Owner<'a>),
@@ -146,15 +150,15 @@ impl CallQueue {
         Some(Writing { call_queue: self, state, whose, kind })
     }
 
-    /// Begins to write that a client will not be named again. `None` where nobody takes calls.
+    /// Begins to write that a client's number will not be used again. `None` if no calls are taken.
     pub fn write_forgotten<'a>(&'a self, owner: Owner<'a>) -> Option<Writing<'a>> {
         let state = self.lock_to_write();
         state.open.then(|| Writing { call_queue: self, state, whose: (owner, owner), kind: Kind::Forgotten })
     }
 
-    /// Takes what fits into a frame, into `frame`, which is empty, and what is waited for of that into `asked`. What somebody had
-    /// waited for and does not any more is left out. All of it is held until it is given to [`CallQueue::release`] or
-    /// [`CallQueue::put_back`].
+    /// Takes at most one frame of calls into the empty `frame`, and their tickets into `asked`.
+    /// Calls whose tickets have ended are left out. All taken calls stay charged until
+    /// [`CallQueue::release`] or [`CallQueue::put_back`].
     pub fn take(&self, calls_max: usize, bytes_max: usize, frame: &mut Vec<Call>, asked: &mut PendingCalls) {
         let State { queue, pending: waiting, .. } = &mut *self.lock();
         if self.renews() {
@@ -168,7 +172,7 @@ impl CallQueue {
         frame.extract_if(.., nobody_waits).for_each(|call| queue.release(call));
     }
 
-    /// These calls have been sent, or are for nobody any more: they are held no longer.
+    /// These calls have been sent or dropped: they are no longer charged.
     pub fn release(&self, calls: &mut Vec<Call>) {
         if !calls.is_empty() {
             let mut state = self.lock();
@@ -176,14 +180,14 @@ impl CallQueue {
         }
     }
 
-    /// Whether nothing waits; the next call then wakes the thread.
+    /// Whether the queue is empty; if so, the next call wakes the thread.
     pub fn sleeps(&self) -> bool {
         let mut state = self.lock();
         state.asleep = state.queue.is_empty();
         state.asleep
     }
 
-    /// The next call, and those behind it, are for another process: the one that runs may know what is no longer true by then.
+    /// Later calls are for another process: the state of the running one may be outdated by then.
     pub fn outdate(&self) {
         self.lock().outdated = true;
     }
@@ -196,30 +200,30 @@ impl CallQueue {
         state
     }
 
-    /// Whether such a call has come, and that process is yet to be started.
+    /// Whether such a call has come and that process has not been started yet.
     pub fn renews(&self) -> bool {
         self.renews.load(Ordering::Relaxed)
     }
 
-    /// The process that runs may be given all: it has been given nothing yet.
+    /// The running process may get all calls: it has received none yet.
     pub fn goes_on(&self) {
         let _state = self.lock();
         self.renews.store(false, Ordering::Relaxed);
     }
 
-    /// Somebody takes calls again.
+    /// Calls are taken again.
     pub fn open(&self) {
         self.lock().open = true;
     }
 
-    /// Whether somebody waits here for an answer.
+    /// Whether any queued call is waited for.
     pub fn has_pending(&self) -> bool {
         !self.lock().pending.is_empty()
     }
 
-    /// The process has ended, and there is none to wait for: what waits is for nobody, and nothing is taken any more. Gives what was
-    /// waited for, and how many notifications have been lost with it. `here` was taken, and has not been given to the process. However
-    /// much it is, shards wait for no more of it than that it is taken out.
+    /// The process has ended, and no other follows: the queue is emptied, and takes no more calls.
+    /// `here` are calls that were taken and not sent. Returns the tickets, and the number of lost
+    /// notifications. The lock is not held while the calls are freed.
     pub fn cut(&self, here: Vec<Call>) -> (PendingCalls, usize) {
         let (mut queue, asked) = {
             let mut state = self.lock();
@@ -243,7 +247,7 @@ impl CallQueue {
         (asked, count)
     }
 
-    /// The process has ended, and was not given these calls: they, and what waits here, are for the next one.
+    /// The process has ended. These unsent calls, and the queued ones, are for the next process.
     pub fn put_back(&self, calls: Vec<Call>, asked: PendingCalls) {
         let mut state = self.lock();
         state.epoch += 1;
@@ -253,52 +257,53 @@ impl CallQueue {
         state.pending.extend(asked);
     }
 
-    /// Those who have waited here since `before` or longer, and will not any more: some of them, none where there are no others.
+    /// Takes out calls that have waited since `before` or longer, at most [`OVERDUE_MAX`]; empty if
+    /// there are no more.
     pub fn overdue(&self, before: Instant) -> Vec<PendingCall> {
         take_overdue(&mut self.lock().pending, before)
     }
 
-    /// The process that takes calls now, or will.
+    /// Number of the process that takes calls, now or next.
     pub fn epoch(&self) -> u64 {
         self.lock().epoch
     }
 
     /// Wakes the thread.
     pub fn wake(&self) {
-        // It cannot fail but for a counter that is full, and then the thread is awake.
+        // It can only fail if the counter is full, and then the thread is awake.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// How much is held.
+    /// The memory and calls in use.
     #[cfg(test)]
     pub fn usage(&self) -> crate::queue::Usage {
         self.lock().queue.usage()
     }
 
-    /// What has been lost since this was asked last.
+    /// What was lost since the last call.
     pub fn take_lost(&self) -> Lost {
         std::mem::take(&mut self.lock().lost)
     }
 }
 
-/// The first of those who have waited since `before` or longer, [`OVERDUE_MAX`] at most. They are in the order of their numbers, which
-/// is that of time: nobody else is looked at.
+/// Takes out the first ones that have waited since `before` or longer, [`OVERDUE_MAX`] at most.
+/// They are in the order of their numbers, which is that of time, so no others are visited.
 fn take_overdue<T>(asked: &mut PendingCalls<T>, before: Instant) -> Vec<PendingCall<T>> {
     std::iter::from_fn(|| asked.pop_overdue(before)).take(OVERDUE_MAX).collect()
 }
 
-/// The hook point of a call, if it is about one.
+/// The hook point of a call, if it has one.
 fn point_of(call: &Call) -> Option<HookPoint> {
     u16::try_from(call.point).ok().and_then(HookPoint::from_number)
 }
 
 impl Writing<'_> {
-    /// Which process it is for, by number.
+    /// Number of the process that the calls are for.
     pub fn epoch(&self) -> u64 {
         self.state.epoch
     }
 
-    /// Whether there is room for a call at all, before it is put together; it is counted where there is not.
+    /// Whether there is room for a call, before it is encoded. A failure is counted.
     pub fn has_room(&mut self, point: HookPoint) -> bool {
         let room = self.state.queue.has_room(self.whose.1, self.kind);
         if let Err(full) = room {
@@ -307,7 +312,7 @@ impl Writing<'_> {
         room.is_ok()
     }
 
-    /// The number that the next call which is waited for gets.
+    /// The number for the next call that is waited for.
     pub fn next_id(&mut self) -> u64 {
         self.state.next_id += 1;
         self.state.next_id - 1
@@ -330,19 +335,21 @@ impl Writing<'_> {
         call
     }
 
-    /// One call, which waits for [`Writing::is_taken`].
+    /// Adds one call; [`Writing::is_taken`] puts it into the queue.
     pub fn call(&mut self, id: u64, point: i64, client: Named, data: impl FnOnce(&mut Writer<'_>)) {
         let call = self.put_together(id, point, client, data);
         self.state.staged.push(call);
     }
 
-    /// A client is described, before a call about it.
+    /// Adds the description of a client, before a call about it.
     pub fn describe(&mut self, client: Named, described: &[u8]) {
         self.call(0, DESCRIBED, client, |data| data.0.extend_from_slice(described));
     }
 
-    /// A client will not be named again, behind what waits of it; without an identifier nothing of it waits in the queue of a client. Process `epoch` was told of it last, 0 for none; one after that hears
-    /// this where it was told with a call that it was given besides.
+    /// Adds that a client's number will not be used again, after its queued calls. Without
+    /// `client_id`, none of them is in a client's queue. `epoch` is the last process that was
+    /// notified of the client; 0 for none. A later process gets this call only if it got the
+    /// description with another call.
     pub fn forget(&mut self, client_id: Option<&str>, number: u64, epoch: u64) {
         if epoch == 0 {
             return;
@@ -355,7 +362,8 @@ impl Writing<'_> {
         self.state.queue.push_forgotten(client_id.map(Owner::Client), call);
     }
 
-    /// Puts what was written into the queue, all of it, if there is room; else none of it, which is counted.
+    /// Puts all written calls into the queue if there is room, otherwise none. A failure is
+    /// counted.
     pub fn is_taken(&mut self, point: HookPoint) -> bool {
         let State { queue, staged, lost, .. } = &mut *self.state;
         let taken = queue.push(self.whose, self.kind, staged);
@@ -365,12 +373,12 @@ impl Writing<'_> {
         taken.is_ok()
     }
 
-    /// Who waits for a call about this client that was taken.
+    /// Records the ticket of a queued call about this client.
     pub fn wait_for(&mut self, id: u64, client: u64, ticket: Ticket) {
         self.state.pending.insert(id, PendingCall { ticket, since: Instant::now(), client });
     }
 
-    /// The end: the thread hears of it.
+    /// Ends the writing, and wakes the thread if it sleeps.
     pub fn done(mut self) {
         if !self.state.queue.is_empty() && std::mem::take(&mut self.state.asleep) {
             self.call_queue.wake();
@@ -378,12 +386,12 @@ impl Writing<'_> {
     }
 }
 
-/// Bytes of a call that the place where calls are put together keeps for the next one.
+/// Capacity in bytes that the buffer of a call retains.
 const WRITTEN_MAX: usize = 64 << 10;
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        // Of a panic in between.
+        // Left over after a panic.
         self.state.staged.clear();
     }
 }

@@ -1,7 +1,8 @@
-//! Which clients a worker has been told of, per shard: each is described once and named by a number from then on. What CONNECT said
-//! of a client is kept, so that a process which is started anew hears of it too. A connection that wants to come in goes under a number
-//! of its own, whoever it says that it is: what is said of it is in another queue than what is said of the client that is in. When it
-//! has come in, its number is the client's.
+//! The clients that one worker knows, per shard. Each client is described to the worker once; later
+//! calls use its number. The data of its CONNECT is stored, so that a restarted process gets it
+//! too. A pending login has its own number, whatever identifier it claims: its calls are in another
+//! queue than those of the connected client. When it has connected, its number becomes the
+//! client's.
 
 mod described;
 mod described_clients;
@@ -23,66 +24,68 @@ use described_clients::{Before, DescribedClient, Said};
 use pending_logins::{PendingLogin, PendingLogins};
 use table::Table;
 
-/// Most visitors that are forgotten at once because nothing was heard of them.
+/// Most pending logins that expire at once.
 const EXPIRE_MAX: usize = 256;
 
-/// Above these bits of a client's number stands its shard.
+/// The bits of a client's number above these hold its shard.
 const SHARD_BITS: u32 = 40;
 
-/// The shard whose client has this number.
+/// The shard of the client with this number.
 pub fn shard_of(number: u64) -> u32 {
     u32::try_from((number >> SHARD_BITS).saturating_sub(1)).unwrap_or(0)
 }
 
-/// What an event says of whether its client has come in.
+/// What an event says about whether its connection is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Moment {
-    /// It wants to.
+    /// It is not in yet.
     ComesIn,
-    /// It may not, which is the last that is heard of it.
+    /// It was refused; this is the last event about it.
     IsRefused,
-    /// Nothing: a will, which is asked about before its client is in, and when that has gone.
+    /// Nothing. A will is published through hooks before its client is in, or after it has gone.
     Unsaid,
-    /// A packet of a login, or of its end.
+    /// A packet of a login, or of the end of a connection.
     Packet,
-    /// A packet that is none of a login has come from it, which may be the last one.
+    /// A packet of another type. It may be the last one.
     PacketSeen,
-    /// It is asked what it may, which is asked before it is in where it goes on with the session of another user.
+    /// An authorization request. It may come before the client is in, if the client resumes the
+    /// session of another user.
     Authorizing,
-    /// It has just come in: it is the client from here on.
+    /// It is in from now on: it is the client.
     LetIn,
-    /// It has come in, and may have gone.
+    /// It is in, or was and has gone.
     IsIn,
 }
 
-/// Where a connection is noted, and whether it has come in, so that it is in the queue of its client and charged to that.
+/// Where a connection is recorded, and whether it is in: then its calls are in its client's queue
+/// and charged to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientRef {
     slot: ClientSlot,
     moment: Moment,
-    /// See [`ClientRef`].
+    /// Whether it is in.
     pub is_in: bool,
 }
 
-/// Where a connection is noted.
+/// Where a connection is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ClientSlot {
-    /// As its client.
+    /// As the connected client.
     Client,
-    /// As a visitor, by what makes it one.
+    /// As a pending login, by hash of its identifier and address.
     Visitor(u64),
 }
 
-/// How many connections a shard keeps described to one worker.
+/// Limits of what a shard records for one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Places {
-    /// That have come in.
+    /// Connected clients.
     pub clients_max: usize,
-    /// That have not.
+    /// Pending logins.
     pub visitors_max: usize,
-    /// Bytes of the descriptions of those.
+    /// Bytes of the descriptions of pending logins.
     pub visitors_bytes_max: usize,
-    /// How long one of those stays of which nothing is heard.
+    /// How long a pending login stays after its last event.
     pub visit_max: Duration,
 }
 
@@ -91,19 +94,19 @@ pub struct Places {
 pub struct Clients {
     /// By identifier.
     described: Table<Box<str>>,
-    /// Those that have not come in.
+    /// Connections that are not in yet.
     pending_logins: PendingLogins,
     shard: u32,
-    /// What their logins gave, of all shards.
+    /// The login data of this worker, of all shards.
     logins: Arc<LoginStore>,
     next: u64,
     hasher: RandomState,
-    /// Of the client that was described last, for [`Clients::describe_again`].
+    /// The state before the last description, for [`Clients::describe_again`].
     before: Option<Before>,
 }
 
 impl Clients {
-    /// None yet, and no more on this shard than there are places.
+    /// An empty table for this shard, with these limits.
     pub fn new(shard: u32, places: Places, logins: Arc<LoginStore>) -> Clients {
         Clients {
             described: Table::new(places.clients_max),
@@ -116,7 +119,7 @@ impl Clients {
         }
     }
 
-    /// Where the connection is noted that an event is about.
+    /// Where the connection of an event is recorded.
     pub fn locate(&mut self, who: &Who<'_>, moment: Moment) -> ClientRef {
         let visit = self.visit(who);
         let (is_client, is_named) = (self.is_client(who), self.described.get(who.client_id).is_some());
@@ -124,13 +127,15 @@ impl Clients {
             (Moment::ComesIn, _) => false,
             (Moment::LetIn | Moment::IsIn, _) => true,
             (Moment::PacketSeen, Some(login)) => std::mem::replace(&mut login.packet_seen, true),
-            // Where a worker is asked what clients may, it is seen which of them come in (`Pool::own_points`).
+            // A worker that gets authorization requests also sees which clients connect
+            // (`Pool::own_points`).
             (Moment::Authorizing | Moment::Unsaid | Moment::Packet | Moment::IsRefused, Some(_)) => false,
-            // What was let in and is refused all the same is behind what was said of it. A will is that of a client that is known here,
-            // or of somebody who has just come, or has gone.
+            // A connection that was let in and is refused later stays in the client's queue. A will
+            // belongs to the client that is recorded here, or to a connection that has just come or
+            // gone.
             (Moment::PacketSeen | Moment::Packet | Moment::IsRefused | Moment::Unsaid, None) => is_client,
-            // It may have been in before this version; but where another connection is the client here, it goes on with the session of
-            // that one.
+            // It may have connected before this version was loaded. If another connection is
+            // recorded as the client, this one resumes the session of that client.
             (Moment::Authorizing, None) => is_client || !is_named,
         };
         let slot = match (is_in, self.pending_logins.get(visit)) {
@@ -141,13 +146,14 @@ impl Clients {
         ClientRef { slot, moment, is_in }
     }
 
-    /// Whether a visitor that is in is the client from now on: the broker has let it in just now, or it came after the one that is.
+    /// Whether a pending login that is in becomes the client: the broker has just let it in, or it
+    /// came after the present client.
     fn comes_after_the_client(&self, who: &Who<'_>, login: &PendingLogin, moment: Moment) -> bool {
         let client = self.described.get(who.client_id);
         moment == Moment::LetIn || client.is_none_or(|client| client.since < login.came)
     }
 
-    /// A client as calls name it, which is described first where that is needed.
+    /// The name of a client in calls. The client is described first if needed.
     pub fn number(
         &mut self,
         line: &mut Writing<'_>,
@@ -165,7 +171,7 @@ impl Clients {
         {
             login.packet_seen |= place.moment == Moment::PacketSeen;
             if is_new && place.moment != Moment::ComesIn {
-                // It may have been in and have gone since: it takes nobody's place.
+                // It may have connected and gone since, so it must not replace the present client.
                 login.came = 0;
             }
             if place.is_in && login.client.is_none() {
@@ -189,11 +195,13 @@ impl Clients {
         }
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
         let known = self.at(who, slot).filter(|known| known.said.origin == origin);
-        // What its CONNECT said need not be said a second time, and a process after that one is told of it as of something earlier.
+        // The CONNECT data is sent to a process once. A later process gets it as the data of an
+        // earlier login.
         let before = known.and_then(|known| known.connect_data.as_ref());
         let entering = entering.filter(|entering| !entering.late || before.is_none());
         let is_told = known.is_some_and(|known| known.said.epoch == epoch);
-        // What entered with more is described once more when it is in, then without the password.
+        // A client that was described with its password is described again, without it, once it is
+        // in.
         if let Some(known) = known
             && is_told
             && known.said.print == print
@@ -206,7 +214,8 @@ impl Clients {
         let saw = is_told && known.is_some_and(|known| known.said.saw);
         let written = entering.map(Entering::written);
         let more = match (entering, &written, before) {
-            // Its login was answered by another process, or before this version of the plugin: what came of it is not known here.
+            // Another process, or the version before, answered its login, so this process does not
+            // have the result.
             (Some(entering), Some(written), _) if entering.late && entering.is_login_call && !saw => {
                 More::Earlier(written)
             }
@@ -217,7 +226,8 @@ impl Clients {
         let is_entering = entering.is_some_and(|entering| !entering.late);
         let stored = entering.filter(|entering| entering.has_session);
         let stored = stored.and_then(|_| self.logins.stored(who.client_id, self.shard, epoch));
-        // Who comes in has a login of its own; who was in before there was this process had one.
+        // A connecting client will have login data of its own; a client from before this process
+        // has some.
         let is_late = known.is_some_and(|known| known.said.late);
         let has_login = (!is_told || is_late) && !is_entering;
         let login = has_login.then(|| self.login(who)).flatten();
@@ -239,8 +249,9 @@ impl Clients {
         named
     }
 
-    /// A connection is in. What is kept of it is its own then, whatever was missed; and of one that was known before a gap, what it
-    /// gives from now on. Of another, this may be the last that is heard of a session that is over.
+    /// A connection is in, so its stored data is valid although events were missed. For a
+    /// connection that was known before a gap, later data is stored as well. For others this may be
+    /// the last event of a session that has ended.
     fn confirm(&mut self, who: &Who<'_>) {
         let (gaps, origin) = (self.logins.gaps(), self.origin(who));
         let known = self.described.get_mut(who.client_id).filter(|known| known.said.origin == origin);
@@ -264,7 +275,7 @@ impl Clients {
         }
     }
 
-    /// Notes somebody, of whom nobody has been told.
+    /// Records a connection that no process has been notified of.
     fn add(&mut self, line: &mut Writing<'_>, who: &Who<'_>, slot: ClientSlot) {
         let known = DescribedClient {
             number: self.next,
@@ -288,15 +299,15 @@ impl Clients {
         }
     }
 
-    /// Visitors make room for what one of them takes.
+    /// Evicts other pending logins while all of them take too many bytes.
     fn make_room(&mut self, line: &mut Writing<'_>, visit: u64) {
         while let Some(gone) = self.pending_logins.too_many_bytes(visit) {
             gone.is_forgotten(line);
         }
     }
 
-    /// Forgets visitors of which nothing has been heard for too long, some at a time, and tells the process where there is one. Whether
-    /// there are more of them.
+    /// Removes a batch of pending logins without recent events, and notifies the process if there
+    /// is one. Returns whether there may be more.
     pub fn expire(&mut self, mut line: Option<&mut Writing<'_>>, now: Instant) -> bool {
         for _ in 0..EXPIRE_MAX {
             let Some(gone) = self.pending_logins.expired(now) else { return false };
@@ -313,7 +324,8 @@ impl Clients {
         }
     }
 
-    /// A connection has just been let in: who was the client before it is that no longer, also where nobody has heard of this one yet.
+    /// A connection has just been let in. The client before it is removed, even if the worker has
+    /// not been notified of the new one.
     pub fn just_let_in(&mut self, mut line: Option<&mut Writing<'_>>, who: &Who<'_>) {
         self.let_in(line.as_deref_mut(), who);
         if !self.is_client(who)
@@ -324,8 +336,8 @@ impl Clients {
         }
     }
 
-    /// A visitor that has come in is the client from here on, and not who was that before it. There is no `call_queue` where no process is
-    /// told.
+    /// A pending login that has connected becomes the client and replaces the one before it. `line`
+    /// is `None` where no process is notified.
     pub fn let_in(&mut self, mut line: Option<&mut Writing<'_>>, who: &Who<'_>) {
         let Some(PendingLogin { described: mut known, .. }) = self.pending_logins.remove(self.visit(who))
         else {
@@ -353,7 +365,8 @@ impl Clients {
         self.hasher.hash_one((who.client_id, who.peer_host, who.peer_port))
     }
 
-    /// The call that [`Clients::number`] was for has found no room: what it described is described again with the next one.
+    /// The call that [`Clients::number`] was for was not queued, so the next call repeats the
+    /// description.
     pub fn describe_again(&mut self, who: &Who<'_>) {
         let Some(before) = self.before.take() else { return };
         if let Some(known) = self.at_mut(who, before.slot) {
@@ -364,8 +377,9 @@ impl Clients {
         }
     }
 
-    /// The last call about a connection, after which its client is forgotten, also where there is no room for the call. Where another
-    /// connection has taken the identifier over meanwhile, that one stays described, and this one goes under a number of its own.
+    /// The last call about a connection. Its client is forgotten then, even if the call is not
+    /// queued. If another connection has taken over the identifier meanwhile, that one stays
+    /// described, and this one gets its own number.
     pub fn last_call(
         &mut self,
         line: &mut Writing<'_>,
@@ -378,8 +392,9 @@ impl Clients {
             Some(_) => Some(ClientSlot::Visitor(visit)),
             None => self.is_client(who).then_some(ClientSlot::Client),
         };
-        // Where the call finds no room, whoever was told before forgets all the same: also a process that was told with a call which
-        // was put together for one before it.
+        // If the call is not queued, a process that was notified before must forget the client all
+        // the same. This includes a process that got the description with a call for an earlier
+        // process.
         let told = slot.and_then(|slot| self.at(who, slot)).map_or(0, |known| known.said.epoch);
         let named = match slot {
             Some(slot) => self.number_at(line, who, None, slot),
@@ -388,7 +403,7 @@ impl Clients {
         let number = named.number;
         call(line, named);
         let taken = line.is_taken(point);
-        // Nothing of a visitor waits in the queue of the client that it names.
+        // No call of a pending login waits in the client's queue.
         let queue = place.is_in.then_some(who.client_id);
         line.forget(queue, number, if taken { line.epoch() } else { told });
         for gone in self.let_go(who).into_iter().flatten().filter(|gone| gone.number != number) {
@@ -396,7 +411,7 @@ impl Clients {
         }
     }
 
-    /// Describes somebody who is named once.
+    /// Describes a connection that is named only once.
     fn stranger(&mut self, line: &mut Writing<'_>, who: &Who<'_>) -> Named {
         self.next += 1;
         let given = Given { login: self.login(who), stored: None };
@@ -406,8 +421,8 @@ impl Clients {
         named
     }
 
-    /// The end of a connection of which the worker is told nothing: because it has not asked for that, or, without `call_queue`, because the
-    /// process that knew the client has gone.
+    /// A connection has ended without a notification to the worker: the worker has not requested
+    /// it, or, without `line`, the process with this client has ended.
     pub fn connection_ended(&mut self, line: Option<(&mut Writing<'_>, ClientRef)>, who: &Who<'_>) {
         let [login, client] = self.let_go(who);
         let Some((line, place)) = line else { return };
@@ -419,33 +434,34 @@ impl Clients {
         }
     }
 
-    /// A client has come in, with a session that was there before or a new one.
+    /// A client has connected; `goes_on` says whether it resumed a session.
     pub fn enter(&self, who: &Who<'_>, goes_on: bool) {
         self.logins.enter(who.connection(), self.shard, who.owner(), goes_on);
     }
 
-    /// What the login of a connection gave.
+    /// The login data of a connection.
     fn login(&self, who: &Who<'_>) -> Option<Box<[u8]>> {
         self.logins.of(who.connection(), self.shard, who.owner())
     }
 
-    /// A client was not let in.
+    /// A client was refused.
     pub fn refused(&self, who: &Who<'_>) {
         self.logins.refused(who.connection(), self.shard);
     }
 
-    /// A client has not come in after all.
+    /// A client was let in, but did not connect after all.
     pub fn forget_login(&self, who: &Who<'_>) {
         let _ = self.logins.forget(who.connection(), self.shard);
     }
 
-    /// The session of a client has ended: what was kept of it leaves with it, whether the worker is told or not.
+    /// The session of a client has ended: its data is removed, whether the worker is notified or
+    /// not.
     pub fn session_over(&self, client_id: &str) {
         self.logins.over(client_id, self.shard);
     }
 
-    /// What the login of a connection gave has come late, from the version before: it is described with that once more. Whether that
-    /// client has come in already.
+    /// Login data of a connection has arrived late, from the version before. The next call
+    /// describes the client with it. Returns whether that client is in already.
     pub fn login_came(&mut self, whose: Connection<'_>) -> bool {
         let origin = self.hasher.hash_one((Some(whose.host), Some(whose.port)));
         let known = self.described.get_mut(whose.client_id).filter(|known| known.said.origin == origin);
@@ -454,19 +470,19 @@ impl Clients {
         true
     }
 
-    /// How many have come in, and how many have not.
+    /// Numbers of connected clients and of pending logins.
     #[cfg(test)]
     pub fn counts(&self) -> (usize, usize) {
         (self.described.len(), self.pending_logins.len())
     }
 
-    /// Whether it is the connection that is known under its identifier.
+    /// Whether this connection is recorded as the client of its identifier.
     fn is_client(&self, who: &Who<'_>) -> bool {
         self.described.get(who.client_id).is_some_and(|known| known.said.origin == self.origin(who))
     }
 
-    /// Forgets a connection: what was known of it as a visitor, and as a client. It was both where it comes from where a client came
-    /// from before, of whose end nobody has heard.
+    /// Removes a connection, as a pending login and as the client. It is both if an earlier client
+    /// had the same address and port and its end was missed.
     fn let_go(&mut self, who: &Who<'_>) -> [Option<DescribedClient>; 2] {
         let login = self.pending_logins.remove(self.visit(who)).map(|login| login.described);
         let client = if self.is_client(who) { self.described.remove(who.client_id) } else { None };

@@ -1,6 +1,7 @@
-//! What logins gave to the hooks of one worker: bytes of the worker's own that are kept here for the process after it, and for the
-//! version of the plugin after this one, as long as the session lasts. Shards look here when they describe a client, and say who comes
-//! in and whose session is over; the worker's thread brings what the worker says. Nothing here knows what the bytes mean.
+//! Login data: the bytes that login hooks of one worker return for storage. This store keeps them
+//! for as long as the session lasts, for the next process of the worker and the next version of the
+//! plugin. Shards read it when they describe a client, and report which clients connect and which
+//! sessions end. The worker's thread writes it. Nothing here interprets the bytes.
 
 mod coming;
 mod doubt;
@@ -27,64 +28,67 @@ use state::{Bounds, Live, Login, Logins, State, TakesLate};
 #[derive(Debug)]
 pub struct LoginStore {
     state: Mutex<State>,
-    /// How many there are, so that who looks for none takes no lock; and whether some of them are doubted.
+    /// Number of entries, so that a lookup in an empty store takes no lock; and whether some are
+    /// doubted (see `doubt.rs`).
     count: AtomicUsize,
     has_doubted: AtomicBool,
-    /// Whether nobody says which sessions end: all is doubted then.
+    /// Set while no shard reports which sessions end. All entries are hidden then.
     away: AtomicBool,
-    /// How many gaps there were.
+    /// Number of gaps so far.
     gaps: AtomicU64,
     bounds: Bounds,
-    /// Of what found no room.
+    /// Counts the logins whose data could not be stored.
     counter: Option<Counter>,
 }
 
-/// A client, by its identifier and the connection that is meant.
+/// A client identifier and the connection that uses it.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection<'a> {
-    /// Its identifier.
+    /// The client identifier.
     pub client_id: &'a str,
-    /// Where it comes from.
+    /// Address of the peer.
     pub host: &'a str,
-    /// Its port there.
+    /// Port of the peer.
     pub port: u16,
 }
 
-/// What a login gave, of whom.
+/// The data of one login.
 #[derive(Clone, Copy, Debug)]
 pub struct Gave<'a> {
-    /// Whose login.
+    /// The connection that logged in.
     pub whose: Connection<'a>,
     /// What it gave.
     pub bytes: &'a [u8],
-    /// The same where its client begins another session, of one that is on its way in and wants to go on with the one that is there.
+    /// The data to use instead if the broker starts a new session. Only for a pending login that
+    /// asked to resume an existing session.
     pub anew: Option<&'a [u8]>,
-    /// The process that has it itself; 0 for none.
+    /// The process that has the data itself; 0 for none.
     pub epoch: u64,
-    /// The client's number, as this version knows it.
+    /// The client's number in this version of the plugin.
     pub number: u64,
 }
 
-/// What goes over to another version of the plugin.
+/// An entry that is handed over to another version of the plugin.
 #[derive(Clone, Copy, Debug)]
 pub struct HandedOver<'a> {
-    /// Whose, and what; `None` where it found no room.
+    /// The connection, and its data; `None` where the data could not be stored.
     pub whose: Connection<'a>,
     pub bytes: Option<&'a [u8]>,
     /// As [`Gave::anew`].
     pub anew: Option<&'a [u8]>,
-    /// Who is charged for it; without a client identifier the number of one in `lost.rs`.
+    /// Who is charged for it. For an entry of `lost.rs` (no client identifier): its number there.
     pub owner: u64,
-    /// Whether its client has not come in yet.
+    /// Whether the login is still pending.
     pub is_coming: bool,
-    /// Whether its session may have ended unseen.
+    /// Whether its session may have ended without a notification.
     pub is_doubted: bool,
-    /// As [`Gave::number`]; 0 where that is not known. Without a client identifier the address of one in `lost.rs`.
+    /// As [`Gave::number`]; 0 where it is not known. For an entry of `lost.rs` (no client
+    /// identifier): its address there.
     pub number: u64,
 }
 
 impl HandedOver<'_> {
-    /// Of a connection in `lost.rs`, and its address.
+    /// An entry of `lost.rs`: its number and its address.
     fn lost((owner, number): (u64, u64)) -> HandedOver<'static> {
         let whose = Connection { client_id: OF_NOBODY, host: "", port: 0 };
         let (bytes, anew, is_coming, is_doubted) = (None, None, true, false);
@@ -93,8 +97,9 @@ impl HandedOver<'_> {
 }
 
 impl LoginStore {
-    /// None yet: at most so many bytes of one login, and of all, and of so many clients that are on their way in. `counter` counts
-    /// what finds no room.
+    /// An empty store. It holds at most `one_max` bytes for one login, `all_max` bytes in all, and
+    /// the data of `coming_max` pending logins. `counter` counts the logins whose data could not be
+    /// stored.
     pub fn new(
         (one_max, all_max): (usize, usize),
         coming_max: usize,
@@ -110,7 +115,8 @@ impl LoginStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the state, after which it is known how much there is; what found no room is counted.
+    /// Runs `change` on the state, then updates the number of entries and counts what could not be
+    /// stored.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let before = state.not_stored.count();
@@ -124,9 +130,10 @@ impl LoginStore {
         result
     }
 
-    /// Keeps what a login gave, in the place of what there was of that client, so that no client has more than one. Where there is no
-    /// room that is counted, and what there was is gone, too, since it is no longer true. Of a client that has no session (any more)
-    /// nothing is kept. Whether a version that takes over is to hear of it, and who is charged.
+    /// Stores the data of a login. It replaces the earlier data of that client, so that a client
+    /// has one entry at most. If there is no room, the failure is counted and the earlier data is
+    /// removed, since it is outdated. Without a session nothing is stored. Returns who is charged
+    /// if a version that takes over must be informed.
     pub fn store(&self, gave: Gave<'_>, shard: u32) -> Option<u64> {
         self.change(|state| {
             let owner = state.of(shard).owner(gave.whose.client_id)?;
@@ -135,14 +142,15 @@ impl LoginStore {
         })
     }
 
-    /// Keeps what a login gave whose client has not come in yet: until [`LoginStore::enter`], [`LoginStore::refused`], or others of its address
-    /// need the room. Only of a connection about whose login the worker is still asked: of one that has closed nobody would ever say
-    /// what became of it. As [`LoginStore::store`].
+    /// Stores the data of a pending login until [`LoginStore::enter`] or [`LoginStore::refused`],
+    /// or until other logins from its address need the room. Call it only while the worker's answer
+    /// to the login is awaited: the end of a connection that has already closed would never be
+    /// reported. Returns the same as [`LoginStore::store`].
     pub fn store_of_login(&self, gave: Gave<'_>, shard: u32, now: Instant) -> Option<u64> {
         self.put_coming((gave.whose, shard), Some(gave), now)
     }
 
-    /// The same where what it gave cannot be kept.
+    /// As [`LoginStore::store_of_login`], for data that cannot be stored.
     pub fn none_coming(&self, whose: Connection<'_>, shard: u32, now: Instant) -> Option<u64> {
         self.put_coming((whose, shard), None, now)
     }
@@ -155,13 +163,13 @@ impl LoginStore {
         })
     }
 
-    /// A client has come in, for whom this owner is charged: what its login gave is its session's from now on, which was there before
-    /// or has just begun.
+    /// A client of this owner has connected. The data of its login belongs to its session from now
+    /// on. `goes_on` says whether the session was resumed.
     pub fn enter(&self, whose: Connection<'_>, shard: u32, owner: u64, goes_on: bool) {
         self.change(|state| state.enter(&self.bounds, whose, shard, Live { owner, goes_on }));
     }
 
-    /// What the login of a client that has come in already gave has come after that.
+    /// The data of a login has arrived after its client connected.
     pub fn enter_again(&self, whose: Connection<'_>, shard: u32) {
         self.change(|state| {
             if let Some(live) = state.of(shard).live(whose.client_id) {
@@ -170,14 +178,15 @@ impl LoginStore {
         });
     }
 
-    /// A client was not let in.
+    /// A client was refused.
     pub fn refused(&self, whose: Connection<'_>, shard: u32) {
         if self.count.load(Ordering::Relaxed) > 0 {
             self.change(|state| drop(state.end_coming(whose, shard)));
         }
     }
 
-    /// The worker says that what that connection's login gave is no longer true. As [`LoginStore::store`].
+    /// The worker says that the data of this connection's login is no longer valid. Returns the
+    /// same as [`LoginStore::store`].
     pub fn forget(&self, whose: Connection<'_>, shard: u32) -> Option<u64> {
         self.change(|state| {
             state.forget(whose, shard);
@@ -185,7 +194,7 @@ impl LoginStore {
         })
     }
 
-    /// The session of this client is over, whichever connection it was of.
+    /// The session of this client has ended, whichever connection it belonged to.
     pub fn over(&self, client_id: &str, shard: u32) {
         self.change(|state| {
             state.remove(shard, client_id);
@@ -193,18 +202,20 @@ impl LoginStore {
         });
     }
 
-    /// Lets go of what is on its way in for too long, and of what is no longer asked for. Called now and then.
+    /// Removes pending logins that are too old, and records that are no longer needed. Call it
+    /// regularly.
     pub fn expire(&self, now: Instant) {
         self.change(|state| state.expire(now));
     }
 
-    /// Nobody says any more which sessions end, as while the plugin is disabled: what is kept is shown to nobody. In a reload, what
-    /// the worker of this version says late is for the next version all the same.
+    /// From now on nobody reports which sessions end, for example because the plugin is disabled.
+    /// All entries are hidden. During a reload, late data from the worker of this version is still
+    /// handed to the next version.
     pub fn is_away(&self) {
         self.away.store(true, Ordering::Release);
     }
 
-    /// Somebody says that again; of what is kept nobody knows whose it is.
+    /// Session ends are reported again. It is not known which entries are still valid.
     pub fn is_back(&self) {
         if !self.away.load(Ordering::Acquire) {
             return;
@@ -217,26 +228,26 @@ impl LoginStore {
         self.away.store(false, Ordering::Release);
     }
 
-    /// There was a gap in what was said of a shard's sessions: what is kept of them is shown to nobody until it is known whose it is,
-    /// and makes room for others.
+    /// Session events of a shard were missed. Its entries stay hidden until an event confirms them,
+    /// and are evicted first.
     pub fn doubt(&self, shard: u32) {
         self.change(|state| state.begin_doubt(shard));
         self.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many gaps there were, of all shards.
+    /// Number of gaps so far, of all shards.
     pub fn gaps(&self) -> u64 {
         self.gaps.load(Ordering::Relaxed)
     }
 
-    /// The same where it is not the first one after a gap.
+    /// As [`LoginStore::confirm_once`], for an event that is not the first one after a gap.
     #[cfg(test)]
     pub fn confirm(&self, whose: Connection<'_>, shard: u32, owner: impl FnOnce() -> u64) {
         self.confirm_once(whose, shard, false, owner);
     }
 
-    /// An event of a connection has come that is in; whether it is the first one after a gap of one that was known before, so that it is
-    /// noted again that it is in.
+    /// An event shows that this connection is in. `is_first` is set for the first event after a gap
+    /// of a connection that was known before the gap: then its session is recorded again.
     pub fn confirm_once(
         &self,
         whose: Connection<'_>,
@@ -250,7 +261,8 @@ impl LoginStore {
         }
     }
 
-    /// What the login of that connection of this owner gave. Somebody else may come from the same port later, under the same identifier.
+    /// The data of this connection's login. The owner is compared too, because another user may
+    /// later connect from the same port with the same identifier.
     pub fn of(&self, whose: Connection<'_>, shard: u32, owner: u64) -> Option<Box<[u8]>> {
         if self.shows_nothing() {
             return None;
@@ -260,7 +272,8 @@ impl LoginStore {
         (login.is_of(whose) && login.owner == owner).then(|| login.bytes.clone())
     }
 
-    /// What the login gave that the session of this client is from, unless process `epoch` has that itself.
+    /// The data of the login that began this client's session, unless process `epoch` has it
+    /// already.
     pub fn stored(&self, client_id: &str, shard: u32, epoch: u64) -> Option<Box<[u8]>> {
         if self.shows_nothing() {
             return None;
@@ -269,7 +282,7 @@ impl LoginStore {
         state.get(shard, client_id).filter(|login| login.epoch != epoch).map(|login| login.bytes.clone())
     }
 
-    /// Of a client of a shard that is described so: a description that says what its login gave besides.
+    /// A partial description that adds the login data to the client's description `about`.
     pub fn described(&self, about: &[u8], shard: u32) -> Option<Vec<u8>> {
         if self.shows_nothing() {
             return None;
@@ -291,14 +304,14 @@ impl LoginStore {
         Some(bytes)
     }
 
-    /// Of a client of a shard that is coming in and was described so to another process than `epoch`: the description with what the
-    /// login gave that the session is from. `None` where nothing is to be added.
+    /// The description of a client that is connecting, with the data of the login that began its
+    /// session. `None` where there is nothing to add. `epoch` is the process that will read it.
     pub fn entering(&self, about: &[u8], shard: u32, epoch: u64) -> Option<Vec<u8>> {
         if self.shows_nothing() {
             return None;
         }
         let value = rmpv::decode::read_value_ref(&mut { about }).ok()?;
-        // Who is in already is not judged by what others have left.
+        // Stored data of an earlier login must not affect a client that is already connected.
         if !is_entering(&value) {
             return None;
         }
@@ -316,14 +329,14 @@ impl LoginStore {
         self.count.load(Ordering::Relaxed) == 0 || self.away.load(Ordering::Acquire)
     }
 
-    /// What has found no room since this was asked last.
+    /// What could not be stored since the last call.
     pub fn take_not_stored(&self) -> NotStored {
         std::mem::take(&mut self.lock().not_stored)
     }
 
-    // What goes over to the next version, and comes from the one before
+    // Handover to and from other versions of the plugin
 
-    /// The client of a shard behind this one, in order of their names, that something is kept of.
+    /// The next client of a shard with an entry, after `after` in the order of identifiers.
     pub fn next(&self, shard: u32, after: Option<&str>) -> Option<String> {
         let state = self.lock();
         if after.is_none() && state.lost.of_shard(shard).next().is_some() {
@@ -336,7 +349,7 @@ impl LoginStore {
         first.into_iter().chain(logins.next_coming(after)).min().map(str::to_owned)
     }
 
-    /// Calls with each that is kept of a client of a shard.
+    /// Calls `call` with each entry of a client of a shard.
     pub fn each_of(&self, shard: u32, client_id: &str, mut call: impl FnMut(HandedOver<'_>)) {
         let state = self.lock();
         let is_away = self.away.load(Ordering::Acquire);
@@ -350,15 +363,18 @@ impl LoginStore {
         }
     }
 
-    /// Takes over what the version before has kept, and may do so for as long as it lasts, until [`LoginStore::over`].
+    /// Takes over an entry of the version before. It may be stored until [`LoginStore::over`].
     pub fn take_over(&self, shard: u32, over: HandedOver<'_>, now: Instant) {
         self.change(|state| state.take_over(&self.bounds, shard, over, now));
     }
 
-    /// Takes over what the worker of the version before says of a login after all has gone over, unless that session has ended here
-    /// meanwhile; whether it did. Nothing is the word that it is no longer true. What is refused although its session may go on is
-    /// counted. Of who had been let in before that, what became of its login has gone over, and what was doubted stays so. Another
-    /// connection may have come from the same port since: the worker before has given it a higher number.
+    /// Takes over an entry that the worker of the version before reports after the handover.
+    /// Returns whether it was taken: it is not taken if the session has ended here meanwhile. An
+    /// entry without data says that the earlier data is no longer valid. A refused entry is counted
+    /// if its session may still exist. For a client that connected before the handover the result
+    /// of its login has been handed over already, and a doubted entry stays doubted. Another
+    /// connection may have come from the same port since; then the worker before has given it a
+    /// higher number.
     pub fn take_late(&self, shard: u32, over: HandedOver<'_>, now: Instant) -> bool {
         self.change(|state| {
             let takes = state.of(shard).takes_late(over.whose.client_id, now);
@@ -384,22 +400,22 @@ impl LoginStore {
         self.lock().shards.contains_key(&shard)
     }
 
-    /// Until then the worker of the version before may say more.
+    /// The worker of the version before may report more until then.
     pub fn expect_more(&self, shard: u32, until: Instant) {
         self.lock().of(shard).expect_more(until);
     }
 
-    /// What could not be given to the version that takes over is counted as well.
+    /// Counts an entry that could not be handed over.
     pub fn lost_on_the_way(&self) {
         self.change(|state| state.not_stored.handed_over += 1);
     }
 
-    /// Forgets what was kept of a client, all of it.
+    /// Removes all entries of a client.
     pub fn forget_client(&self, client_id: &str, shard: u32) {
         self.change(|state| state.forget_client(client_id, shard));
     }
 
-    /// Forgets those of a shard.
+    /// Removes all entries of a shard.
     pub fn clear(&self, shard: u32) {
         self.change(|state| {
             state.lost.clear(shard);
@@ -409,7 +425,8 @@ impl LoginStore {
         });
     }
 
-    /// From now on, or no longer, [`LoginStore::take_changes`] is asked for whose of a shard have changed.
+    /// Starts or stops recording which clients of a shard have changed, for
+    /// [`LoginStore::take_changes`].
     pub fn note_changes(&self, shard: u32, noted: bool) {
         let mut state = self.lock();
         let Logins { changed, .. } = state.of(shard);
@@ -420,13 +437,13 @@ impl LoginStore {
         }
     }
 
-    /// Whose of a shard have changed since this was asked last.
+    /// The clients of a shard whose entries have changed since the last call.
     pub fn take_changes(&self, shard: u32) -> BTreeSet<Box<str>> {
         self.lock().of(shard).changed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 
-/// Whether somebody is described so who wants to come in, and whose login has given nothing yet.
+/// Whether this describes a client that is connecting and whose login has no data yet.
 fn is_entering(described: &ValueRef<'_>) -> bool {
     get(described, "will").is_some() && get(described, "earlier").is_none()
 }

@@ -1,8 +1,9 @@
-//! The calls that wait for one worker, in a queue for each client, and in one for each address from which somebody wants to come in:
-//! a queue keeps its order, and calls go in the order in which they came as long as no queue has many; those that have take turns with
-//! the others. Who has come in is in the queue of its client, behind what waits of it in that of its address. What is held is
-//! counted as memory, for each owner and in all; notifications have at most half of either, so that questions find room beside them.
-//! Used under the lock of `call_queue.rs`; it knows of no process and no ticket.
+//! The calls that wait for one worker: one queue for each connected client, and one for each
+//! address with pending logins. Each queue keeps its order. Calls go in the order of arrival, but
+//! an owner with many calls takes turns with the others. A connection that has just connected is in
+//! its client's queue, after its calls in the queue of its address. Memory is counted for each
+//! owner and in all; notifications get at most half of either, so that requests find room. Used
+//! under the lock of `call_queue.rs`; it does not depend on processes or tickets.
 
 mod call;
 mod room;
@@ -19,35 +20,36 @@ use call::{Charge, Name};
 use crate::shrink;
 pub use room::{Full, Limits, Usage};
 
-/// How many calls of an owner go in the order in which they came, beside those of others. Those behind them wait until one of these
-/// has gone: whoever comes waits for so many of each owner, and not for all that it has left.
+/// How many calls of one owner go in the order of arrival. Its further calls wait for these, so
+/// that another owner waits for at most this number of them.
 const IN_ORDER: usize = 32;
 
-/// The calls of one owner, and what it is charged for.
+/// The calls of one owner, and what it is charged.
 #[derive(Debug)]
 struct Entry {
     calls: VecDeque<Call>,
-    /// How often it is among the turns: the first of its calls.
+    /// Number of its places in `turns`.
     turns: usize,
-    /// Connections that have come in and of which something waits in the queue of their address: until that has gone, no more of its
-    /// calls get a turn.
+    /// Connections that have connected while calls of them are in the queue of their address. Until
+    /// those are taken, the client's calls get no more turns.
     waiting_connections: usize,
     usage: Usage,
-    /// How many calls are charged to it, waiting or on their way.
+    /// Number of calls that are charged to it, queued or being sent.
     charged: usize,
-    /// What this entry itself costs, and for a call of which kind it was made.
+    /// Memory of this entry itself, and the kind of call that it was created for.
     own: (Kind, u64),
 }
 
 impl Entry {
-    /// What an entry costs: its place in a table that has doubled, its name, and the first places of its list.
+    /// Memory of an entry: its place in a table that has doubled, its name, and the first places of
+    /// its list.
     fn cost(name: &str) -> u64 {
         let places = 2 * size_of::<(Arc<str>, Entry)>();
         places as u64 + allocated(16 + name.len()) + allocated(4 * size_of::<Call>())
     }
 }
 
-/// All owners of whom something is held.
+/// All owners with queued or charged calls.
 #[derive(Default, Debug)]
 struct Entries {
     clients: HashMap<Arc<str>, Entry>,
@@ -72,14 +74,14 @@ impl Entries {
     }
 }
 
-/// A connection that wants to come in, or has just done so: its calls that wait in the queue of its address, and those that were taken
-/// from there and may be put back.
+/// A connection that is not in yet, or has just connected: its calls in the queue of its address,
+/// and calls that were taken from there and may be put back.
 #[derive(Debug)]
 struct Entering {
     queue: Name,
     waiting: usize,
     taken: usize,
-    /// Whose queue goes on when none waits any more.
+    /// The queue of its client, which continues when no call is left here.
     next: Option<Name>,
 }
 
@@ -88,12 +90,13 @@ struct Entering {
 pub struct Queue {
     limits: Limits,
     entries: Entries,
-    /// By the number of their clients.
+    /// By client number.
     entering: HashMap<u64, Entering>,
-    /// Whose turn is next: a place for each of the first calls of every owner.
+    /// Whose turn is next: one place for each of the first calls of every owner.
     turns: VecDeque<Name>,
-    /// Of whom nothing waits, and who will not be named again. It goes first: one such call follows two others at least, the one that
-    /// describes and the one that is told, so that there are never more of them than were described before.
+    /// Notices that a client's number is not used again, where none of its calls are queued. They
+    /// go first. Each follows at least two other calls (the description and a call), so there are
+    /// never more of them than descriptions.
     forgotten: VecDeque<Call>,
     usage: Usage,
     waiting: usize,
@@ -102,7 +105,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Empty.
+    /// An empty queue.
     pub fn new(limits: Limits) -> Queue {
         Queue {
             limits,
@@ -117,7 +120,7 @@ impl Queue {
         }
     }
 
-    /// An empty one in its place; what was here is the caller's.
+    /// Replaces it with an empty one and returns the old one.
     pub fn take_all(&mut self) -> Queue {
         let all = std::mem::replace(self, Queue::new(self.limits));
         #[cfg(test)]
@@ -127,7 +130,7 @@ impl Queue {
         all
     }
 
-    /// Calls that were put in, taken out or released so far.
+    /// Number of calls that were put in, taken out or released.
     #[cfg(test)]
     pub fn work(&self) -> u64 {
         self.work
@@ -140,20 +143,20 @@ impl Queue {
         }
     }
 
-    /// How much is held, what is on its way to the worker included.
+    /// Calls and memory in use, including calls that are being sent.
     pub fn usage(&self) -> Usage {
         self.usage
     }
 
-    /// Whether no call waits to be taken.
+    /// Whether no call is queued.
     pub fn is_empty(&self) -> bool {
         self.waiting == 0
     }
 
-    /// Whether there is room for a call at all, before it is put together.
+    /// Whether there is room for a call, before it is encoded.
     ///
     /// # Errors
-    /// What is full.
+    /// The limit that is reached.
     pub fn has_room(&self, owner: Owner<'_>, kind: Kind) -> Result<(), Full> {
         let usage = self.entries.get(owner).map_or_else(Usage::default, |entry| entry.usage);
         self.fits((owner, usage), kind, (1, size_of::<Call>() as u64))
@@ -176,10 +179,10 @@ impl Queue {
         }
     }
 
-    /// Takes calls that belong together into a queue, all or none; whoever is `owner` is charged for them.
+    /// Puts calls that belong together into a queue, all or none. `owner` is charged.
     ///
     /// # Errors
-    /// What is full; nothing has changed then, and the calls are gone.
+    /// The limit that is reached. Nothing has changed then, and the calls are dropped.
     pub fn push(
         &mut self,
         (queue, owner): (Owner<'_>, Owner<'_>),
@@ -191,7 +194,8 @@ impl Queue {
             (call.kind, call.queue.is_address) = (kind, queue.is_address());
             more = (more.0 + call.count(), more.1 + call.cost());
             if let Some(about) = call.client.about.as_ref().filter(|about| !about.is_charged()) {
-                // Several of these calls may share it; it is counted once, below, and too much of it here is on the safe side.
+                // Several of these calls may share it. It is charged once, below; to count it more
+                // often here only makes the check stricter.
                 more.1 += about.cost();
             }
         }
@@ -216,8 +220,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the word that a client will not be named again, behind what waits of it: at its address, or in the queue of a client. Where
-    /// nothing waits there is nothing that it could come before.
+    /// Puts in the notice that a client's number is not used again, after its queued calls, at its
+    /// address or in its client's queue. If none is queued, the order does not matter.
     pub fn push_forgotten(&mut self, queue: Option<Owner<'_>>, mut call: Call) {
         call.kind = Kind::Forgotten;
         let queue = match self.entering.get(&call.client.number) {
@@ -240,7 +244,7 @@ impl Queue {
         self.put(call, false);
     }
 
-    /// The name of an owner, whose entry is made if there is none.
+    /// The name of an owner. Creates its entry if there is none.
     fn name(&mut self, owner: Owner<'_>, kind: Kind) -> Name {
         let (entries, is_address) = (self.entries.of_mut(owner.is_address()), owner.is_address());
         if let Some((text, _)) = entries.get_key_value(owner.name()) {
@@ -257,7 +261,7 @@ impl Queue {
         Name { is_address, text }
     }
 
-    /// Puts a call into its queue, whose entry is there, behind all others or before them.
+    /// Puts a call into its queue, whose entry exists, at the front or at the end.
     fn put(&mut self, call: Call, first: bool) {
         self.count_work();
         let (number, queue) = (call.client.number, &call.queue);
@@ -269,7 +273,7 @@ impl Queue {
             && !first
             && let Some(entering) = self.entering.get_mut(&number).filter(|entering| entering.next.is_none())
         {
-            // It has come in.
+            // Its client has connected.
             entering.next = Some(queue.clone());
             entry.waiting_connections += usize::from(entering.waiting > 0);
         }
@@ -287,7 +291,7 @@ impl Queue {
         self.waiting += 1;
     }
 
-    /// A call of this connection waits in the queue of its address, once more where it was taken before.
+    /// A call of this connection enters the queue of its address; `again` if it was taken before.
     fn is_entering(&mut self, number: u64, queue: &Name, again: bool) {
         let new = || Entering { queue: queue.clone(), waiting: 0, taken: 0, next: None };
         let entering = self.entering.entry(number).or_insert_with(new);
@@ -313,7 +317,8 @@ impl Queue {
         shrink::table(&mut self.entering, shrink::TABLE_MIN);
     }
 
-    /// A call has left the queue of an address: with the last one of its connection, what waits behind that gets its turns.
+    /// A call has left the queue of an address. After the last one of its connection, the client's
+    /// calls get their turns.
     fn has_left(&mut self, number: u64) {
         let Some(entering) = self.entering.get_mut(&number) else { return };
         (entering.waiting, entering.taken) = (entering.waiting - 1, entering.taken + 1);
@@ -357,7 +362,7 @@ impl Queue {
         self.let_go(owner);
     }
 
-    /// A call that was taken is held no longer.
+    /// A call that was taken is no longer charged.
     pub fn release(&mut self, call: Call) {
         self.count_work();
         if call.queue.is_address {
@@ -378,7 +383,7 @@ impl Queue {
         }
     }
 
-    /// Removes an owner that has nothing any more.
+    /// Removes an owner without calls and charges.
     fn let_go(&mut self, name: &Name) {
         let entries = self.entries.of_mut(name.is_address);
         let Some(entry) = entries.get(&name.text) else { return };
@@ -388,14 +393,14 @@ impl Queue {
         let (kind, bytes) = entry.own;
         entries.remove(&name.text);
         self.usage.take(kind, 0, bytes);
-        // What a storm has taken is given back.
+        // Returns memory after a peak.
         if shrink::table(entries, shrink::TABLE_MIN) {
             self.turns.shrink_to(self.turns.len() * 2);
         }
     }
 
-    /// Takes out calls of the owners whose turns they are, at most so many and so many bytes, but for a
-    /// single call that is longer. They are held until they are released.
+    /// Takes out calls in the order of turns, at most `calls_max` and `bytes_max`; one call that is
+    /// longer is taken alone. They stay charged until they are released.
     pub fn take(&mut self, calls_max: usize, bytes_max: usize, into: &mut Vec<Call>) {
         let forgotten = self.forgotten.len().min(calls_max.div_ceil(2));
         into.extend(self.forgotten.drain(..forgotten));
@@ -428,16 +433,16 @@ impl Queue {
         }
     }
 
-    /// Puts back what was taken and not released, where it was.
+    /// Puts taken calls back to the front.
     pub fn put_back(&mut self, calls: Vec<Call>) {
         for mut call in calls.into_iter().rev() {
-            // The entry of one that is not counted may have gone meanwhile.
+            // The entry may have been removed meanwhile if the call was not counted.
             call.queue = self.name(call.queue.clone().owner(), Kind::Notification);
             self.put(call, true);
         }
     }
 
-    /// Takes out all that waits; it is held until it is released.
+    /// Takes out all queued calls; they stay charged until they are released.
     pub fn drain(&mut self) -> Vec<Call> {
         let mut calls = Vec::new();
         while !self.is_empty() {

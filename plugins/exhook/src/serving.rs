@@ -1,5 +1,5 @@
-//! A process that is being served: what waits on the line is sent to it, its answers are put into their tickets, what it prints is
-//! written into the log, until it ends or the plugin is to end. Run by the worker's thread.
+//! Serves one process: sends it the queued calls, puts its answers into their tickets, and logs
+//! what it prints, until it ends or the plugin ends. Runs on the worker's thread.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -17,32 +17,33 @@ use crate::process::Process;
 use crate::wire::{self, Answer, HEAD, Said};
 use crate::worker::{Worker, fail};
 
-/// Most calls that a worker has been sent and is not done with.
+/// Most unfinished calls that a worker may have.
 const SENT_MAX: u64 = 4096;
-/// How often the thread looks whether the plugin is to end.
+/// How often the thread checks whether the plugin is to end.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often it looks whether something has waited on the line for too long, where the worker takes nothing.
+/// How often it checks for overdue calls in the queue while the worker takes nothing.
 pub const QUEUE_LOOK: Duration = Duration::from_millis(20);
-/// How long a process that has closed its socket may take to end, and the last of what one has said to be read.
+/// How long a process may take to end after it has closed its socket, and how long its last output
+/// is read.
 const LAST: Duration = Duration::from_millis(200);
-/// Most lines of what a worker printed that are given as the reason why it was never ready.
+/// Most printed lines that are shown as the reason why a worker was never ready.
 const FIRST_WORDS_MAX: usize = 20;
-/// Bytes read at once.
+/// Bytes per read.
 const READ: usize = 64 << 10;
-/// How often that is read of what a worker prints, in one turn.
+/// Most reads of a worker's output in one turn.
 const PRINT_READS: usize = 16;
 
-/// Why a process is served no longer.
+/// Why a process is no longer served.
 pub enum End {
     /// The plugin is to end.
     Stop,
-    /// Another process is to take its place, which has seen nothing yet.
+    /// Another process is to replace it; that one has received nothing yet.
     Renewed,
-    /// It ended, or had to.
+    /// The process has ended or was ended, with the reason.
     Lost(String),
 }
 
-/// What reading from the socket has come to.
+/// The result of a read from the socket.
 #[derive(PartialEq, Eq)]
 pub enum Came {
     /// Nothing is there.
@@ -60,27 +61,29 @@ pub struct Serving<'w> {
     pub(crate) out: Vec<u8>,
     sent: usize,
     input: Vec<u8>,
-    /// The calls of the frame that is on its way.
+    /// The calls of the frame that is being sent.
     frame: Frame,
-    /// Calls it was sent and is not done with.
+    /// Calls that the process has received and not finished.
     open: u64,
-    /// When it was last done with something, or was given the first of what it has.
+    /// When it last finished something, or received the first of its present calls.
     last_progress: Instant,
     pending: PendingCalls,
     /// Since when the plugin is to end.
     stopping: Option<Instant>,
     /// Whether the worker may still write into its socket.
     pub(crate) is_open: bool,
-    /// When the line is looked at next.
+    /// When the queue is checked next.
     queue_look: Instant,
     ready: bool,
-    /// The number of this process. That of the line is the next one's as soon as this one has ended.
+    /// Number of this process. The queue has the next process's number as soon as this one has
+    /// ended.
     epoch: u64,
-    /// Whether it may have something kept of logins.
+    /// Whether it may store login data.
     keeps: bool,
     printed: [Printed; 2],
     pub(crate) lines: Lines,
-    /// What it printed as errors before it was ready, unless it has said itself why it cannot be.
+    /// What it printed to stderr before it was ready, unless it has reported itself why it cannot
+    /// run.
     pub first_words: Option<Vec<String>>,
     buffer: Vec<u8>,
 }
@@ -112,7 +115,7 @@ impl<'w> Serving<'w> {
         }
     }
 
-    /// Says who is who and what is wanted.
+    /// Sends the first frame: names, settings and options.
     pub fn introduce(&mut self) {
         let Worker { config, index, .. } = &*self.worker;
         let name = self.worker.name();
@@ -143,14 +146,15 @@ impl<'w> Serving<'w> {
         });
     }
 
-    /// Serves it until its end.
+    /// Serves the process until its end.
     pub fn turns(&mut self) -> End {
         let began = Instant::now();
         loop {
             let now = Instant::now();
             if self.worker.host.wait_stop(Duration::ZERO) {
-                // What was begun is brought to its end: after a reload the next version has other workers. By then no question is
-                // left, and what only tells has had its time.
+                // Calls that were sent are finished first: after a reload the next version has
+                // other workers. After this time no request is pending, and notifications have had
+                // their time.
                 let since = *self.stopping.get_or_insert(now);
                 if self.is_idle() || now - since > self.worker.config.call_timeout {
                     return End::Stop;
@@ -175,7 +179,7 @@ impl<'w> Serving<'w> {
             }
             self.fill();
             if !self.send() {
-                // Why it has gone stands in what it says last.
+                // Its last messages contain the reason.
                 return End::Lost(self.receive_all().err().unwrap_or_else(|| self.exit_reason()));
             }
             self.wait(now);
@@ -188,21 +192,21 @@ impl<'w> Serving<'w> {
         }
     }
 
-    /// Whether nothing is under way, neither here nor at the worker.
+    /// Whether nothing is pending, neither here nor at the worker.
     fn is_idle(&self) -> bool {
         if !self.ready {
             return !self.worker.queue.has_pending();
         }
-        // What waits for something else counts as done before its answer comes.
+        // A call that waits for something else counts as done before its answer comes.
         self.has_nothing() && self.worker.queue.sleeps()
     }
 
-    /// Whether the worker has done and answered all that it was given.
+    /// Whether the worker has finished and answered all that it received.
     fn has_nothing(&self) -> bool {
         self.out.is_empty() && self.open == 0 && self.pending.is_empty()
     }
 
-    /// Puts the next frame together, once the one before is on its way.
+    /// Builds the next frame, once the one before has been sent.
     fn fill(&mut self) {
         if !self.ready || !self.out.is_empty() || self.open >= SENT_MAX {
             return;
@@ -223,7 +227,7 @@ impl<'w> Serving<'w> {
         self.worker.queue.stats.called(calls);
     }
 
-    /// Sends as much as the socket takes. False where the worker takes no more.
+    /// Sends as much as the socket takes. Returns false if the worker takes no more.
     pub(crate) fn send(&mut self) -> bool {
         while self.sent < self.out.len() {
             match self.process.socket.write(&self.out[self.sent..]) {
@@ -248,7 +252,8 @@ impl<'w> Serving<'w> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self, now: Instant) {
-        // From here on a call wakes this thread, unless one has come meanwhile or there is no room for it.
+        // From here on a call wakes this thread, unless one has come meanwhile or there is no room
+        // for it.
         let is_given = self.ready && !self.worker.queue.renews();
         let could = is_given && self.out.is_empty() && self.open < SENT_MAX;
         let mut until = now + if could && self.stopping.is_none() { LOOK } else { QUEUE_LOOK };
@@ -260,7 +265,8 @@ impl<'w> Serving<'w> {
         self.poll(left);
     }
 
-    /// Sleeps until the worker has said or printed something, takes more, or calls have come, at most so long.
+    /// Sleeps for at most `left`, until the worker has sent or printed something or takes more, or
+    /// calls have come.
     pub(crate) fn poll(&self, left: Duration) {
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let socket = if self.out.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
@@ -268,7 +274,7 @@ impl<'w> Serving<'w> {
         let pipes = [self.process.stdout.as_fd(), self.process.stderr.as_fd()];
         let mut fds = [wake; 4].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let mut open = 1;
-        // What it has closed would be ready for ever.
+        // `poll` would report a closed socket all the time.
         if self.is_open {
             fds[open] = PollFd::new(&self.process.socket, socket);
             open += 1;
@@ -277,15 +283,15 @@ impl<'w> Serving<'w> {
             fds[open] = PollFd::from_borrowed_fd(pipe, PollFlags::IN);
             open += 1;
         }
-        // A signal or a wake too many costs one turn.
+        // A signal or a superfluous wake costs one turn.
         let _ = rustix::event::poll(&mut fds[..open], Some(&timeout));
         let _ = rustix::io::read(wake, &mut [0; 8]);
     }
 
-    /// Takes what the worker has said.
+    /// Reads what the worker has sent.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it, as text for the log.
     pub(crate) fn receive(&mut self) -> Result<Came, String> {
         let mut came = Came::Nothing;
         for _ in 0..16 {
@@ -306,7 +312,7 @@ impl<'w> Serving<'w> {
         Ok(came)
     }
 
-    /// Takes all that has come, from one that says no more; a little time bounds what one says that still does.
+    /// Reads all that has come from a process that sends no more. [`LAST`] bounds one that does.
     ///
     /// # Errors
     /// As [`Serving::receive`].
@@ -316,7 +322,7 @@ impl<'w> Serving<'w> {
         Ok(())
     }
 
-    /// What has come whole. Of one that has said something wrong, nothing more is taken.
+    /// Handles the complete frames. After a wrong one, nothing more is read.
     fn frames(&mut self) -> Result<(), String> {
         self.whole_frames().inspect_err(|_| self.is_open = false)
     }
@@ -361,7 +367,7 @@ impl<'w> Serving<'w> {
                 return Err(format!("cannot run: {text}"));
             }
             Said::Answers(answers, done) if self.ready => {
-                // What it logs meanwhile is no sign that it does what it was asked.
+                // A log line is not progress on a call.
                 if done > 0 || !answers.is_empty() {
                     self.last_progress = Instant::now();
                 }
@@ -409,7 +415,7 @@ impl<'w> Serving<'w> {
         };
         if let Err((ticket, text)) = wrong {
             self.worker.wrong += 1;
-            // Nothing logs per packet: the first, second, fourth, eighth … failure do.
+            // To limit the log, only the first, second, fourth, eighth … failure is logged.
             if self.worker.wrong.is_power_of_two() {
                 let (host, name) = (self.worker.host, self.worker.name());
                 host.warn(format_args!("{name} {text} (failure {})", self.worker.wrong));
@@ -430,7 +436,7 @@ impl<'w> Serving<'w> {
         }
     }
 
-    /// Writes what it has printed into the log, so many reads of it; whether there was something.
+    /// Logs what it has printed, in at most `times` reads. Returns whether there was something.
     pub(crate) fn print(&mut self, times: usize) -> bool {
         let ([out, err], lines) = (&mut self.printed, &mut self.lines);
         let printed = out.read(&mut self.process.stdout, (&mut self.buffer, times), |line| {
@@ -446,7 +452,7 @@ impl<'w> Serving<'w> {
         printed || complained
     }
 
-    /// The last of it, also without an end of line.
+    /// As `print`, and an unterminated last line too.
     pub(crate) fn say_what_is_printed(&mut self) {
         self.print(PRINT_READS);
         let ([out, err], lines) = (&mut self.printed, &mut self.lines);
@@ -455,13 +461,14 @@ impl<'w> Serving<'w> {
         lines.end_shutdown();
     }
 
-    /// Ends the process, and what it was asked by policy. The line is cut before anybody hears of that: what a client does next is
-    /// for the next process, where there is one to wait for, and so is what this one was not given.
+    /// Ends the process, and fails its pending requests by policy. The queue is closed or handed on
+    /// before any client gets a result: what a client does then, and calls that were not sent, are
+    /// for the next process, if there is one to wait for.
     pub fn over(&mut self, end: &End) {
         let (stops, is_renewed) = (matches!(end, End::Stop), matches!(end, End::Renewed));
         let waits = is_renewed || !stops && self.worker.waits_for_the_next();
         if waits && self.ready {
-            // A frame that is not whole has told it nothing.
+            // The process ignores an incomplete frame.
             let rest = std::mem::take(&mut self.frame.calls);
             let mut asked = PendingCalls::new();
             for call in &rest {
@@ -469,7 +476,7 @@ impl<'w> Serving<'w> {
             }
             self.worker.queue.put_back(rest, asked);
         } else if !waits {
-            // At a farewell a frame that is on its way goes on; otherwise nobody is told of what is in it.
+            // At a shutdown, the rest of a frame is still sent; otherwise its calls are dropped.
             let here = if stops { Vec::new() } else { std::mem::take(&mut self.frame.calls) };
             let told = self.worker.fail_remaining(here);
             if stops && told > 0 {
@@ -483,7 +490,7 @@ impl<'w> Serving<'w> {
         } else {
             self.process.end(Duration::ZERO);
         }
-        // Nothing becomes of it any more if something in it is wrong.
+        // An error in the last messages no longer matters.
         let _ = self.receive_all();
         self.say_what_is_printed();
     }

@@ -1,32 +1,33 @@
-//! Frames between the broker and a worker (PROTOCOL.md): putting calls together, taking answers apart. Nothing here knows of
-//! processes or tickets.
+//! Frames between the broker and a worker (PROTOCOL.md): encodes calls, decodes answers. It does
+//! not depend on processes or tickets.
 
 use std::io::{Error, Read};
 
 use rmpv::ValueRef;
 use rmpv::decode::value_ref::BorrowRead;
 
-/// Bytes of the length in front of a frame.
+/// Bytes of the length before a frame.
 pub const HEAD: usize = 4;
 
-/// How deep a worker may nest what it sends.
+/// Most nesting levels of what a worker sends.
 const DEPTH_MAX: usize = 16;
 
-/// Most steps of reading a frame, of which a value takes one to three: a value of one byte takes forty here.
+/// Most steps of reading a frame. A value takes one to three steps; a value of one byte takes forty
+/// bytes here.
 const STEPS_MAX: usize = 1 << 20;
 
-/// Writes MessagePack at the end of a buffer, which never fails.
+/// Appends MessagePack to a buffer. Writing never fails.
 #[derive(Debug)]
 pub struct Writer<'a>(pub &'a mut Vec<u8>);
 
 impl Writer<'_> {
-    /// The head of a list of so many.
+    /// The header of a list of `len` elements.
     pub fn list(&mut self, len: usize) -> &mut Self {
         let _ = rmp::encode::write_array_len(self.0, u32::try_from(len).unwrap_or(u32::MAX));
         self
     }
 
-    /// The head of a map of so many pairs.
+    /// The header of a map of `len` pairs.
     pub fn map(&mut self, len: usize) -> &mut Self {
         let _ = rmp::encode::write_map_len(self.0, u32::try_from(len).unwrap_or(u32::MAX));
         self
@@ -38,13 +39,13 @@ impl Writer<'_> {
         self
     }
 
-    /// A number that may be below zero.
+    /// A signed number.
     pub fn signed(&mut self, number: i64) -> &mut Self {
         let _ = rmp::encode::write_sint(self.0, number);
         self
     }
 
-    /// Yes or no.
+    /// A boolean.
     pub fn flag(&mut self, flag: bool) -> &mut Self {
         let _ = rmp::encode::write_bool(self.0, flag);
         self
@@ -62,13 +63,13 @@ impl Writer<'_> {
         self
     }
 
-    /// Nothing.
+    /// Nil.
     pub fn nil(&mut self) -> &mut Self {
         let _ = rmp::encode::write_nil(self.0);
         self
     }
 
-    /// Text or nothing.
+    /// Text or nil.
     pub fn text_or_nil(&mut self, text: Option<&str>) -> &mut Self {
         match text {
             Some(text) => self.text(text),
@@ -76,7 +77,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Bytes or nothing.
+    /// Bytes or nil.
     pub fn bytes_or_nil(&mut self, bytes: Option<&[u8]>) -> &mut Self {
         match bytes {
             Some(bytes) => self.bytes(bytes),
@@ -84,7 +85,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A number or nothing.
+    /// A number or nil.
     pub fn number_or_nil(&mut self, number: Option<u64>) -> &mut Self {
         match number {
             Some(number) => self.number(number),
@@ -92,7 +93,7 @@ impl Writer<'_> {
         }
     }
 
-    /// JSON as it is.
+    /// A JSON value.
     pub fn json(&mut self, value: &serde_json::Value) -> &mut Self {
         use serde_json::Value;
         match value {
@@ -136,33 +137,33 @@ pub fn frame(out: &mut Vec<u8>, body: impl FnOnce(&mut Writer<'_>)) {
     out[start..start + HEAD].copy_from_slice(&len.to_le_bytes());
 }
 
-/// What a worker has sent.
+/// A message of a worker.
 #[derive(Debug)]
 pub enum Said<'a> {
-    /// It is ready, and wants these hooks.
+    /// It is ready, and requests these hooks.
     Ready(Ready),
     /// It cannot run.
     Failed(String),
-    /// Answers, and how many calls are done.
+    /// Answers, and the number of finished calls.
     Answers(Vec<Answer<'a>>, u64),
-    /// A line for the log.
+    /// A line for the log: level and text.
     Log(u64, String),
-    /// What the broker shall do.
+    /// Commands to the broker.
     Commands(Vec<ValueRef<'a>>),
 }
 
-/// A worker's introduction.
+/// The first message of a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// Its SDK.
+    /// Name and version of its SDK.
     pub sdk: String,
-    /// What it wants to hear of.
+    /// The hook points that it requests.
     pub hooks: Vec<Wanted>,
-    /// Whether it gives what is to be kept of logins.
+    /// Whether it returns login data for storage.
     pub keeps: bool,
 }
 
-/// A hook of a worker's.
+/// A hook that a worker requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Name of the hook point.
@@ -171,7 +172,7 @@ pub struct Wanted {
     pub topics: Vec<String>,
     /// Whether it answers.
     pub answers: bool,
-    /// At client.authorize: whether it is asked for deliveries.
+    /// At client.authorize: whether it handles deliveries, too.
     pub deliver: bool,
 }
 
@@ -182,20 +183,20 @@ pub struct Answer<'a> {
     pub id: u64,
     /// 0 goes on, 1 ends the chain, 2 has failed.
     pub code: u64,
-    /// A map, text, or nothing.
+    /// A map, text, or nil.
     pub value: ValueRef<'a>,
 }
 
-/// The length of the frame that begins here, once enough is there to know it.
+/// The length of the frame at the start of `bytes`; `None` while its header is incomplete.
 pub fn frame_len(bytes: &[u8]) -> Option<usize> {
     let head: [u8; HEAD] = bytes.get(..HEAD)?.try_into().ok()?;
     Some(u32::from_le_bytes(head) as usize)
 }
 
-/// Reads what a frame holds, without its length.
+/// Decodes the content of a frame, without its length.
 ///
 /// # Errors
-/// What is wrong with it, for a log.
+/// What is wrong with it, as text for the log.
 pub fn read(frame: &[u8]) -> Result<Said<'_>, String> {
     let mut reading = Stepwise { rest: frame, steps: STEPS_MAX };
     let value = rmpv::decode::read_value_ref_with_max_depth(&mut reading, DEPTH_MAX).map_err(|error| {
@@ -228,7 +229,7 @@ pub fn read(frame: &[u8]) -> Result<Said<'_>, String> {
     }
 }
 
-/// A frame that is being read, in so many steps at most.
+/// Reads a frame in a limited number of steps.
 struct Stepwise<'a> {
     rest: &'a [u8],
     steps: usize,
@@ -278,16 +279,16 @@ fn ready_of(value: &ValueRef<'_>) -> Result<Ready, String> {
     Ok(Ready { sdk: get(value, "sdk").and_then(text_of).unwrap_or_default(), hooks, keeps })
 }
 
-/// What a map has under a key.
+/// The value of a key in a map.
 pub fn get<'m, 'a>(map: &'m ValueRef<'a>, key: &str) -> Option<&'m ValueRef<'a>> {
     let ValueRef::Map(pairs) = map else { return None };
     pairs.iter().find(|(found, _)| text_ref(found) == Some(key)).map(|(_, value)| value)
 }
 
-/// What stands there, read by `of`. Nil is nothing, and so is what is missing.
+/// Reads a value with `of`. `None` if it is nil or missing.
 ///
 /// # Errors
-/// Something else stands there.
+/// The value has another type.
 pub fn or_nil<'a, T>(
     value: Option<&ValueRef<'a>>,
     of: impl FnOnce(&ValueRef<'a>) -> Option<T>,
@@ -298,16 +299,16 @@ pub fn or_nil<'a, T>(
     }
 }
 
-/// A value of another kind than it must be.
+/// A value of the wrong type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wrong;
 
-/// A number that is not below zero, and fits.
+/// A non-negative number that fits into `T`.
 pub fn number_of<T: TryFrom<u64>>(value: &ValueRef<'_>) -> Option<T> {
     value.as_u64().and_then(|number| T::try_from(number).ok())
 }
 
-/// Pairs of text.
+/// Pairs of texts.
 pub fn pairs_of<'a>(value: &ValueRef<'a>) -> Option<Vec<(&'a str, &'a str)>> {
     let ValueRef::Array(pairs) = value else { return None };
     let pair = |pair: &ValueRef<'a>| {
@@ -318,12 +319,12 @@ pub fn pairs_of<'a>(value: &ValueRef<'a>) -> Option<Vec<(&'a str, &'a str)>> {
     pairs.iter().map(pair).collect()
 }
 
-/// A yes or no.
+/// A boolean.
 pub fn flag_of(value: &ValueRef<'_>) -> Option<bool> {
     if let ValueRef::Boolean(flag) = value { Some(*flag) } else { None }
 }
 
-/// Text that is UTF-8.
+/// Text in UTF-8.
 pub fn text_ref<'a>(value: &ValueRef<'a>) -> Option<&'a str> {
     match value {
         ValueRef::String(text) => text.into_str(),
@@ -332,7 +333,7 @@ pub fn text_ref<'a>(value: &ValueRef<'a>) -> Option<&'a str> {
     }
 }
 
-/// The same, kept.
+/// As [`text_ref`], owned.
 pub fn text_of(value: &ValueRef<'_>) -> Option<String> {
     text_ref(value).map(str::to_owned)
 }
@@ -388,13 +389,13 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a worker sends: a sentence, and no panic.
+        /// Any bytes are decoded or refused with a text, without a panic.
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&bytes);
         }
 
-        /// The same with what begins like a frame.
+        /// The same with bytes that begin like a frame.
         #[test]
         fn any_frame_is_read_or_refused(kind in 0_u8..6, bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             for parts in [2_u8, 3] {
@@ -402,7 +403,7 @@ mod tests {
             }
         }
 
-        /// Answers come out as they went in, whatever text and bytes are in them.
+        /// Answers are decoded as they were encoded.
         #[test]
         fn answers_are_what_they_were(
             answers in proptest::collection::vec((any::<u64>(), 0_u64..3, any::<String>(), any::<Vec<u8>>()), 0..20),

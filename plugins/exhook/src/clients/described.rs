@@ -1,4 +1,4 @@
-//! How a worker is told of a client: what events show of it, and the map that says so.
+//! How a client is described to a worker: what events show of it, and the map that is sent.
 
 use crate::logins::{Connection, owner_of};
 use crate::wire::Writer;
@@ -6,34 +6,34 @@ use crate::wire::Writer;
 /// A client as an event shows it.
 #[derive(Clone, Copy, Debug, Hash)]
 pub struct Who<'a> {
-    /// Its identifier.
+    /// The client identifier.
     pub client_id: &'a str,
-    /// Its user name.
+    /// The user name.
     pub username: Option<&'a str>,
     /// Whether it is a superuser.
     pub superuser: bool,
-    /// Whether nobody has vouched for it.
+    /// Whether the user name was not verified.
     pub anonymous: bool,
-    /// 3, 4 or 5.
+    /// MQTT protocol level: 3, 4 or 5.
     pub version: u8,
-    /// Where it comes from.
+    /// Address of the peer.
     pub peer_host: Option<&'a str>,
-    /// Its port there.
+    /// Port of the peer.
     pub peer_port: Option<u16>,
-    /// The port it came to.
+    /// The local port of the connection.
     pub local_port: Option<u16>,
-    /// The listener it came through.
+    /// The listener of the connection.
     pub listener: Option<&'a str>,
 }
 
-/// What is only known while a client is being let in, or has just been.
+/// What is known only while a client connects, or just after.
 #[derive(Clone, Debug, Default)]
 pub struct Entering<'a> {
     /// Whether it is in already, so that there is no password, and nothing is known of a will.
     pub late: bool,
-    /// Whether the worker is asked about logins, so that a process that has not heard of this one has missed it.
+    /// Whether the worker handles logins, so that a new process has missed this one.
     pub is_login_call: bool,
-    /// Whether there is a session under its identifier.
+    /// Whether the broker has a session of its identifier.
     pub has_session: bool,
     /// Any bytes.
     pub password: Option<&'a [u8]>,
@@ -53,7 +53,7 @@ pub struct Entering<'a> {
     pub properties: Vec<(&'a str, &'a str)>,
 }
 
-/// What a CONNECT said but for the password: so many pairs of a map.
+/// The CONNECT data without the password: `pairs` pairs of a map.
 #[derive(Clone, Debug)]
 pub(super) struct Written {
     pub(super) pairs: usize,
@@ -69,7 +69,7 @@ impl Who<'_> {
         }
     }
 
-    /// Who is charged for what is kept of it.
+    /// Who is charged for its stored data.
     pub(super) fn owner(&self) -> u64 {
         owner_of(self.username.filter(|_| !self.anonymous), self.peer_host.unwrap_or(""))
     }
@@ -106,27 +106,28 @@ impl Entering<'_> {
     }
 }
 
-/// What a description says besides.
+/// What a description contains besides.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum More<'a> {
     /// Nothing.
     None,
-    /// It is coming in: its password, and what [`Entering::written`] gives.
+    /// For a client that connects: its password, and the result of [`Entering::written`].
     Entering(Option<&'a [u8]>, &'a Written),
-    /// It had come in before there was this process: what [`Entering::written`] gave then.
+    /// For a client that connected before this process started: the result of [`Entering::written`]
+    /// at that time.
     Earlier(&'a Written),
 }
 
-/// What hooks of another process have had kept.
+/// Stored data that hooks of another process returned.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    /// Of its login.
+    /// For its login.
     pub(super) login: Option<Box<[u8]>>,
-    /// Of the login that the session under its identifier is from.
+    /// For the login that began the session of its identifier.
     pub(super) stored: Option<Box<[u8]>>,
 }
 
-/// A description: a map, as MessagePack has it.
+/// A description: a map in MessagePack.
 pub(super) fn described_as(who: &Who<'_>, more: More<'_>, given: &Given) -> Vec<u8> {
     let mut bytes = Vec::new();
     let out = &mut Writer(&mut bytes);

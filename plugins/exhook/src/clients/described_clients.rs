@@ -1,4 +1,4 @@
-//! What a shard knows of a connection that it has described to a worker, or is about to.
+//! What a shard records of a connection that it has described to a worker, or is about to.
 
 use std::sync::Arc;
 
@@ -7,23 +7,23 @@ use super::{ClientSlot, Who};
 use crate::call_queue::Writing;
 use crate::queue::{About, Named};
 
-/// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
+/// Most bytes of CONNECT data that are stored; longer data is sent once only.
 pub(super) const KEPT_MAX: usize = 1024;
 
-/// What was said of a connection, and to which process.
+/// What was sent about a connection, and to which process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said {
-    /// Of all that was said of it.
+    /// Hash of all that was sent.
     pub(super) print: u64,
-    /// Whether it was said with what is only known while it is being let in.
+    /// Whether it contained data that is known only while the client connects.
     pub(super) entering: bool,
-    /// Of where it comes from: another connection may take the identifier over.
+    /// Hash of the peer's address and port: another connection may take over the identifier.
     pub(super) origin: u64,
-    /// Of the process that was told.
+    /// The process that it was sent to.
     pub(super) epoch: u64,
-    /// Whether that process was told while it came in.
+    /// Whether that process saw the client connect.
     pub(super) saw: bool,
-    /// Whether what its login gave has come after it was described.
+    /// Whether login data has arrived since.
     pub(super) late: bool,
 }
 
@@ -32,28 +32,29 @@ pub(super) struct Said {
 pub(super) struct DescribedClient {
     pub(super) number: u64,
     pub(super) said: Said,
-    /// What its CONNECT said, as it is written into a description, but for the password.
+    /// The CONNECT data as pairs of a description, without the password.
     pub(super) connect_data: Option<Written>,
-    /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
+    /// Its description, for calls that are sent to another process than planned. `None` where the
+    /// description has a password.
     pub(super) about: Option<Arc<About>>,
-    /// Since when it is the client, as a number that grows; 0 for one that was not seen to come in.
+    /// When it became the client, as an increasing number; 0 if that was not seen.
     pub(super) since: u64,
-    /// How many gaps there had been when it was heard of last, or first.
+    /// Number of gaps at its last event, or first.
     pub(super) gaps: u64,
 }
 
-/// What a worker knew of a client before a call was put together.
+/// The record of a client before a call was built.
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) slot: ClientSlot,
     pub(super) said: Said,
-    /// Of another connection than the call was about.
+    /// Set if they belong to another connection than the call.
     pub(super) connect_data: Option<Option<Written>>,
     pub(super) about: Option<Arc<About>>,
 }
 
 impl DescribedClient {
-    /// What is known of it before it is described as a connection from `origin`.
+    /// The record before it is described as a connection from `origin`.
     pub(super) fn before(&mut self, slot: ClientSlot, origin: u64) -> Before {
         Before {
             slot,
@@ -63,15 +64,15 @@ impl DescribedClient {
         }
     }
 
-    /// Keeps what a CONNECT said, if there was one.
+    /// Stores the CONNECT data, if there is some.
     pub(super) fn keep(&mut self, written: Option<Written>) {
         if let Some(written) = written {
             self.connect_data = Some(written).filter(|written| written.bytes.len() <= KEPT_MAX);
         }
     }
 
-    /// Describes it like this. What calls are given besides is for a process that has not been told: with the password only the call
-    /// that it is there for.
+    /// Describes the client. The returned name includes a description for calls that another
+    /// process may get. If the description has a password, the name does not include it.
     pub(super) fn describe(&mut self, line: &mut Writing<'_>, who: &Who<'_>, described: Vec<u8>) -> Named {
         let number = self.number;
         if self.said.entering {
@@ -79,7 +80,7 @@ impl DescribedClient {
             self.about = None;
             return Named { number, about: Some(About::new(described)) };
         }
-        // What its login gave is added when another process is given a call: it may have changed by then.
+        // The login data is added when another process gets the call: it may have changed by then.
         let earlier =
             self.connect_data.as_ref().map(|kept| described_as(who, More::Earlier(kept), &Given::default()));
         let named = Named { number, about: None };

@@ -1,7 +1,7 @@
-//! Connections that want to come in, in a table that is bounded in their number and in the bytes of their descriptions, of which the
-//! worker keeps as many. For one more, the one described first makes room of those at the address that has most: whoever has one address
-//! takes nobody else's place. Nobody says that a connection has closed before it was in, so one of which nothing is heard leaves after
-//! some time.
+//! Pending logins, limited in number and in bytes of their descriptions, since the worker stores as
+//! much. A new one evicts the oldest of the address with the most, so that one address cannot evict
+//! others. The broker does not report that a connection has closed before it was in, so a pending
+//! login without events expires.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -10,29 +10,28 @@ use super::{DescribedClient, Places};
 use crate::call_queue::Writing;
 use crate::shrink;
 
-/// What a visitor takes besides its description, bytes.
+/// Memory of a pending login besides its description, bytes.
 const ENTRY: usize = 512;
 
-/// A visitor.
+/// A pending login.
 #[derive(Debug)]
 pub(super) struct PendingLogin {
     pub(super) described: DescribedClient,
-    /// Of the address that it comes from.
+    /// Hash of its address.
     address: u64,
-    /// When it was seen to come, as a number that grows; 0 where it was not.
+    /// When it came, as an increasing number; 0 if that was not seen.
     pub(super) came: u64,
-    /// Whether a packet has come from it that is none of a login: with a second one it is in.
+    /// Whether one packet has come that is not part of a login. After a second one it is in.
     pub(super) packet_seen: bool,
-    /// The client in whose queue calls of it are, once it is in.
+    /// The client whose queue has its calls, once it is in.
     pub(super) client: Option<Box<str>>,
-    /// What it takes.
     bytes: usize,
-    /// When an event of it has come last.
+    /// The time of its last event.
     since: Instant,
 }
 
 impl PendingLogin {
-    /// Of this address.
+    /// A pending login from this address.
     pub(super) fn new(known: DescribedClient, address: u64, came: u64) -> PendingLogin {
         PendingLogin {
             described: known,
@@ -45,13 +44,13 @@ impl PendingLogin {
         }
     }
 
-    /// It will not be named again.
+    /// Notifies the process that this number will not be used again.
     pub(super) fn is_forgotten(&self, line: &mut Writing<'_>) {
         line.forget(self.client.as_deref(), self.described.number, self.described.said.epoch);
     }
 }
 
-/// Those of an address: by their numbers, and what they take.
+/// The pending logins of an address: visits by number, and their bytes.
 #[derive(Debug, Default)]
 struct Address {
     numbers: BTreeMap<u64, u64>,
@@ -61,14 +60,14 @@ struct Address {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct PendingLogins {
-    /// By what makes them one: identifier and where they come from.
+    /// By hash of identifier, address and port.
     all: HashMap<u64, PendingLogin>,
     of_address: HashMap<u64, Address>,
-    /// Addresses by how many they have, and by what those take.
+    /// Addresses by number of pending logins, and by their bytes.
     counts: BTreeSet<(usize, u64)>,
     weights: BTreeSet<(usize, u64)>,
     bytes: usize,
-    /// In the order in which they were heard of last.
+    /// In the order of their last events.
     order: BTreeSet<(Instant, u64)>,
     max: usize,
     bytes_max: usize,
@@ -76,7 +75,7 @@ pub(super) struct PendingLogins {
 }
 
 impl PendingLogins {
-    /// None, with room for at least one.
+    /// An empty table with room for at least one.
     pub(super) fn new(places: Places) -> PendingLogins {
         PendingLogins {
             all: HashMap::new(),
@@ -99,7 +98,7 @@ impl PendingLogins {
         self.all.get_mut(&visit)
     }
 
-    /// The same where an event of it has come.
+    /// As `get_mut`, on an event of it.
     pub(super) fn hear(&mut self, visit: u64, now: Instant) -> Option<&mut PendingLogin> {
         let login = self.all.get_mut(&visit)?;
         self.order.remove(&(login.since, visit));
@@ -108,7 +107,7 @@ impl PendingLogins {
         Some(login)
     }
 
-    /// Puts one in that is not there. Gives the one that had to make room.
+    /// Inserts one that is not there. Returns the one that was evicted.
     pub(super) fn insert(&mut self, visit: u64, login: PendingLogin) -> Option<PendingLogin> {
         let fullest = if self.all.len() < self.max { None } else { self.counts.last().copied() };
         let gone = fullest.and_then(|(_, address)| self.first_of(address, None));
@@ -134,17 +133,17 @@ impl PendingLogins {
         Some(login)
     }
 
-    /// It was described with so many bytes.
+    /// Adds the bytes of a description.
     pub(super) fn weigh(&mut self, visit: u64, described: usize) {
         let Some(login) = self.all.get_mut(&visit) else { return };
-        // What was said once, and not again, the worker still knows.
+        // The worker still stores what was sent once and is not repeated.
         let more = (ENTRY + described).saturating_sub(login.bytes);
         login.bytes += more;
         let address = login.address;
         self.change(address, more as isize, |_| {});
     }
 
-    /// Takes out one where all of them take too much, but for this one.
+    /// Evicts one while all of them take too many bytes, except `but`.
     pub(super) fn too_many_bytes(&mut self, but: u64) -> Option<PendingLogin> {
         if self.bytes <= self.bytes_max {
             return None;
@@ -154,7 +153,7 @@ impl PendingLogins {
         self.remove(gone)
     }
 
-    /// Takes out one of which nothing has been heard for too long.
+    /// Takes out one without recent events.
     pub(super) fn expired(&mut self, now: Instant) -> Option<PendingLogin> {
         let (since, visit) = *self.order.first()?;
         if now.saturating_duration_since(since) <= self.visit_max {
@@ -163,7 +162,7 @@ impl PendingLogins {
         self.remove(visit)
     }
 
-    /// The one of an address that was described first, but for one.
+    /// The oldest one of an address, except `but`.
     fn first_of(&self, address: u64, but: Option<u64>) -> Option<u64> {
         self.of_address.get(&address)?.numbers.values().find(|visit| Some(**visit) != but).copied()
     }
@@ -183,7 +182,7 @@ impl PendingLogins {
         }
     }
 
-    /// How many there are.
+    /// Number of pending logins.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         let of_address = || self.of_address.values();
@@ -195,7 +194,7 @@ impl PendingLogins {
         self.all.len()
     }
 
-    /// What they take.
+    /// Bytes of all of them.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -1,4 +1,5 @@
-//! A bounded table of connections that a worker has been told of: for one more, the one described first makes room.
+//! A bounded table of the connections that a worker knows. A new one evicts the one that was
+//! described first.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
@@ -10,13 +11,13 @@ use super::DescribedClient;
 #[derive(Debug)]
 pub(super) struct Table<K> {
     described: HashMap<K, DescribedClient>,
-    /// By their numbers, which is the order in which they were described first.
+    /// By number, which is the order of their first descriptions.
     order: BTreeMap<u64, K>,
     max: usize,
 }
 
 impl<K: Hash + Eq + Clone> Table<K> {
-    /// Empty, with room for so many, at least one.
+    /// An empty table for at most `max` connections, at least one.
     pub(super) fn new(max: usize) -> Table<K> {
         Table { described: HashMap::new(), order: BTreeMap::new(), max: max.max(1) }
     }
@@ -44,7 +45,7 @@ impl<K: Hash + Eq + Clone> Table<K> {
         Some(known)
     }
 
-    /// Puts one in, under a key that is free. Gives the one that had to make room.
+    /// Inserts one under a free key. Returns the one that was evicted.
     pub(super) fn insert(&mut self, key: K, known: DescribedClient) -> Option<(K, DescribedClient)> {
         let first = if self.described.len() < self.max { None } else { self.order.pop_first() };
         let gone = first.and_then(|(_, key)| self.described.remove_entry(&key));
@@ -53,7 +54,7 @@ impl<K: Hash + Eq + Clone> Table<K> {
         gone
     }
 
-    /// How many there are.
+    /// Number of connections.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         assert_eq!(self.described.len(), self.order.len());

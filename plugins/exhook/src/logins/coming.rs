@@ -1,7 +1,8 @@
-//! What logins gave whose clients have not come in yet: in the order in which they came, charged to their addresses. Most of them stay
-//! for a moment, until their client comes in or is refused. Nobody says that a connection has closed before that, so the oldest of an
-//! address makes room for a new one there, and none stays longer than [`ON_THE_WAY_MAX`]. One that has no room, or no longer, is
-//! noted in `lost.rs`: otherwise its client would be taken for the one that its session is from.
+//! Data of pending logins, in order of arrival and charged to their addresses. Most entries last
+//! only until the client connects or is refused. The broker does not report that a connection has
+//! closed before that, so a new entry evicts the oldest one of its address, and no entry lasts
+//! longer than [`ON_THE_WAY_MAX`]. An entry that has no room, or was evicted, is recorded in
+//! `lost.rs`: otherwise its client would get the data of the login that began its session.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,24 +11,24 @@ use super::lost::{number_of, share_of};
 use super::state::{Bounds, Full, Login, SLICE, State, client_of, key_of};
 use super::{Connection, Gave};
 
-/// How long a connection may be on its way in after it was heard of last: as long as the broker may be told to wait for a client's next
-/// AUTH (`limits.connect_timeout_ms`).
+/// How long a login may be pending after its last event: the longest time that the broker can be
+/// configured to wait for a client's next AUTH (`limits.connect_timeout_ms`).
 pub const ON_THE_WAY_MAX: Duration = Duration::from_secs(600);
 
 /// The client identifier that no client has, under which the next version hears of those in `lost.rs`.
 pub const OF_NOBODY: &str = "";
 
-/// One on its way in.
+/// The data of one pending login.
 #[derive(Debug)]
 pub(super) struct Coming {
     pub login: Login,
-    /// In the place of it where the client begins another session than the one that it wants to go on with.
+    /// Used instead if the broker starts a new session although the client asked to resume one.
     pub anew: Option<Box<[u8]>>,
     pub number: u64,
     pub since: Instant,
 }
 
-/// In which order they came, of all shards; each place is a shard and a key of its table.
+/// The order of arrival, over all shards. A place is a shard and a key of its table.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     places: BTreeMap<u64, (u32, Box<str>)>,
@@ -36,7 +37,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Puts one at the end; its number.
+    /// Appends an entry; returns its number.
     pub fn push(&mut self, owner: u64, place: (u32, Box<str>)) -> u64 {
         self.next += 1;
         self.places.insert(self.next, place);
@@ -53,12 +54,12 @@ impl Order {
         self.places.len()
     }
 
-    /// The one that came first.
+    /// The oldest entry.
     pub fn first(&self) -> Option<(u32, Box<str>)> {
         self.places.first_key_value().map(|(_, place)| place.clone())
     }
 
-    /// The one of this owner that came first.
+    /// The oldest entry of this owner.
     pub fn first_of(&self, owner: u64) -> Option<(u32, Box<str>)> {
         let (_, number) = self.of_owner.range((owner, 0)..=(owner, u64::MAX)).next()?;
         self.places.get(number).cloned()
@@ -66,8 +67,9 @@ impl Order {
 }
 
 impl State {
-    /// What a login gave whose client is on its way in; without it the word that it cannot be kept. What had been `granted` so many
-    /// bytes before needs no share of the owner's for as many; where that is not said, it is what is there.
+    /// Stores the data of a pending login; `None` records that it cannot be stored. The first
+    /// `granted` bytes do not count against the owner's share. Without `granted`, the size of the
+    /// present entry is used.
     pub fn put_coming(
         &mut self,
         bounds: &Bounds,
@@ -94,8 +96,8 @@ impl State {
         self.of(shard).note(whose.client_id);
     }
 
-    /// Room for one, once those of its address have made room that came before it, and most likely are closed by now: the answers to
-    /// their logins have gone out.
+    /// Makes room for one entry by evicting older ones of its address. Their connections are most
+    /// likely closed: the answers to their logins have been sent.
     fn room_on_the_way(
         &mut self,
         bounds: &Bounds,
@@ -118,20 +120,20 @@ impl State {
         }
     }
 
-    /// Lets one on its way in go that may still come in.
+    /// Evicts a pending login that may still succeed.
     fn lose_coming(&mut self, shard: u32, key: &str, now: Instant) {
         self.not_stored.of_coming += 1;
         self.drop_coming(shard, key);
         self.lose(shard, key, now);
     }
 
-    /// Nothing is kept of a connection that may still come in.
+    /// Records that nothing is stored of a connection that may still connect.
     fn lose(&mut self, shard: u32, key: &str, now: Instant) {
         let host = key.split('\0').nth(1).unwrap_or("");
         self.note_lost(shard, (number_of(key), share_of(host)), now);
     }
 
-    /// The same by its number and its address.
+    /// As `lose`, by the number of the connection and its address.
     pub(super) fn note_lost(&mut self, shard: u32, of: (u64, u64), now: Instant) {
         self.not_stored.untold += u64::from(self.lost.note(shard, of, now));
         self.of(shard).note(OF_NOBODY);
@@ -146,12 +148,13 @@ impl State {
         Some(coming)
     }
 
-    /// Takes out what there is of a connection on its way in.
+    /// Takes out the entry of a pending login.
     pub fn take_coming(&mut self, whose: Connection<'_>, shard: u32) -> Option<Coming> {
         self.drop_coming(shard, &key_of(whose))
     }
 
-    /// The same of one whose fate is known; whether something was lost of it.
+    /// As `take_coming`, for a login whose result is known. Also returns whether data of it was
+    /// lost.
     pub(super) fn end_coming(&mut self, whose: Connection<'_>, shard: u32) -> (Option<Coming>, bool) {
         let is_lost = self.lost.take(whose, shard);
         if is_lost {
@@ -160,8 +163,8 @@ impl State {
         (self.take_coming(whose, shard), is_lost)
     }
 
-    /// Lets go of those on their way in whose time is over, some at a time, and of which sessions have ended where nobody asks for that
-    /// any more; and lists some of what is doubted.
+    /// Removes a batch of pending logins that are too old, and records of ended sessions that are
+    /// no longer needed. Also lists a batch of doubted entries.
     pub fn expire(&mut self, now: Instant) {
         self.list_doubted();
         self.lost.expire(now);

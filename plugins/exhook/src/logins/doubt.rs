@@ -1,7 +1,8 @@
-//! What is kept of sessions that may have ended, or changed hands, unseen. While hooks of the plugin are not called – it is disabled
-//! or tripped, or the operator has taken hooks out – nobody says here which sessions end and begin. Whatever was kept before such a
-//! gap is doubted after it: it is shown to nobody until an event of its own connection shows that the session is still there. It takes
-//! nobody's room meanwhile.
+//! Entries that may be outdated. While hooks of the plugin are not called (it is disabled or
+//! tripped, or the operator has removed hooks), nobody reports which sessions begin and end. Such a
+//! period is a gap. All entries from before a gap are doubted after it: they are hidden until an
+//! event of their own connection shows that the session still exists. They are charged to nobody
+//! meanwhile.
 
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -9,18 +10,19 @@ use std::ops::Bound;
 use super::Connection;
 use super::state::{Live, Login, Logins, SLICE, State};
 
-/// No gap has this number: what has it is doubted.
+/// No gap has this number, so an entry with it is always doubted.
 const NEVER: u64 = u64::MAX;
 
 impl Logins {
-    /// Whether the session of a login may have ended unseen.
+    /// Whether the session of a login may have ended without a notification.
     pub(super) fn is_doubted(&self, login: &Login) -> bool {
         login.gap != self.gap
     }
 }
 
 impl State {
-    /// There was a gap on this shard: who is in is not known, and all that is kept is doubted, without a look at each.
+    /// A gap begins on this shard: forgets which clients are connected, and doubts all entries
+    /// without visiting them.
     pub fn begin_doubt(&mut self, shard: u32) {
         let logins = self.of(shard);
         logins.gap += 1;
@@ -30,7 +32,7 @@ impl State {
         }
     }
 
-    /// Lists some of what is doubted, so that it makes room for others.
+    /// Lists a batch of doubted entries, so that they can be evicted.
     pub(super) fn list_doubted(&mut self) {
         if self.unlisted == 0 {
             return;
@@ -52,7 +54,7 @@ impl State {
         }
     }
 
-    /// Doubts one, which makes room for others from now on.
+    /// Doubts one entry and lists it, so that it can be evicted from now on.
     pub(super) fn doubt(&mut self, shard: u32, client_id: &str) {
         let login = self.shards.get_mut(&shard).and_then(|logins| logins.by_client.get_mut(client_id));
         let Some(login) = login else { return };
@@ -64,16 +66,17 @@ impl State {
         }
     }
 
-    /// Whether anything may be doubted.
+    /// Whether any entry may be doubted.
     pub(super) fn has_doubted(&self) -> bool {
         self.unlisted > 0 || !self.doubted.is_empty()
     }
 
-    /// This connection of this owner is there: what its login gave is its session's.
+    /// This connection of this owner is in, so the data of its login is valid.
     pub fn confirm(&mut self, whose: Connection<'_>, shard: u32, owner: u64, is_first: bool) {
         let logins = self.of(shard);
         if is_first && logins.live(whose.client_id).is_none() {
-            // What it gives from now on is kept, also where there was nothing of it, or something of a connection before it.
+            // Data that it returns from now on is stored, even if there was none before or an
+            // earlier connection's.
             logins.is_live(whose.client_id, Live { owner, goes_on: true });
         }
         let Some(login) = logins.by_client.get_mut(whose.client_id) else { return };
@@ -84,13 +87,13 @@ impl State {
         let (yielded, cost) = (std::mem::take(&mut login.yields), login.cost);
         logins.is_live(whose.client_id, Live { owner, goes_on: true });
         if yielded {
-            // It was granted before.
+            // Its room was granted before.
             self.doubted.remove(&(owner, shard, whose.client_id.into()));
             self.charge(owner, cost);
         }
     }
 
-    /// How many are doubted and listed.
+    /// Number of entries that are doubted and listed.
     #[cfg(test)]
     pub fn doubted(&self) -> usize {
         self.doubted.len()

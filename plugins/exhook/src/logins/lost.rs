@@ -1,7 +1,8 @@
-//! Logins on their way in of which nothing could be kept: what the session of such a client had before is not taken for it when it
-//! comes in. Each is a number that stands for its connection, so that they take little room and are charged to nobody. Of more than
-//! [`SHARE_MAX`] from one address, or of more than [`LOST_MAX`], it is not known whose they were: then whoever comes in from an address
-//! of those without a login of its own here may be one of them. Only where there are too many of such addresses, too, may anybody be.
+//! Pending logins whose data could not be stored. When such a client connects, the session's
+//! earlier data must not be used for it. A connection is recorded as one number, so that it takes
+//! little memory and is charged to nobody. Above [`SHARE_MAX`] connections of one address, or
+//! [`LOST_MAX`] in all, only the address is recorded: then every client from there without login
+//! data may be one of them. If there are too many addresses as well, every client may be one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -11,9 +12,10 @@ use super::Connection;
 use super::coming::ON_THE_WAY_MAX;
 use super::state::{key_of, owner_of};
 
-/// Most that are told apart, of one worker: some 600 KiB.
+/// Most connections that are recorded one by one, for one worker: some 600 KiB.
 pub(super) const LOST_MAX: usize = 4096;
-/// Most that are told apart of one address, and most addresses of which there have been more.
+/// Most connections of one address that are recorded one by one, and most addresses that are
+/// recorded as a whole.
 pub(super) const SHARE_MAX: usize = LOST_MAX / 8;
 
 /// Stands for all connections of an address.
@@ -24,34 +26,37 @@ const ANYBODY: u64 = 0;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
-    /// By shard and number: when that was, and whose share of [`LOST_MAX`] it takes.
+    /// By shard and number: the time of the loss, and the address whose share of [`LOST_MAX`] it
+    /// uses.
     of: BTreeMap<(u32, u64), (Instant, u64)>,
     order: BTreeSet<(Instant, u32, u64)>,
-    /// How many of them each address has.
+    /// Number of recorded connections of each address.
     shares: HashMap<u64, usize>,
-    /// The addresses of which there have been more, and since when; [`ANYBODY`] where there were too many of these, too.
+    /// The addresses that are recorded as a whole, and since when; [`ANYBODY`] where there were too
+    /// many of them.
     any: HashMap<u64, Instant>,
 }
 
-/// What stands for a connection, by its key; the same in the next version.
+/// The number of a connection, from its key. It is the same in the next version.
 pub(super) fn number_of(key: &str) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(key).max(ANY + 1)
 }
 
-/// Who is charged for one of this address, as what it gives on its way in would be.
+/// The share of an address: who is charged for its pending logins.
 pub(super) fn share_of(host: &str) -> u64 {
     owner_of(None, host).max(ANYBODY + 1)
 }
 
 impl Lost {
-    /// Nothing is kept of this one, from this address. Whether it cannot be told apart from others.
+    /// Records a connection without data, and its address. Returns whether it cannot be
+    /// distinguished from others.
     pub fn note(&mut self, shard: u32, (number, share): (u64, u64), now: Instant) -> bool {
         self.remove(shard, number);
         let of_share = self.shares.get(&share).copied().unwrap_or(0);
         if number == ANY || of_share >= SHARE_MAX || self.of.len() >= LOST_MAX {
             let is_noted = self.any.len() < SHARE_MAX || self.any.contains_key(&share);
             self.any.insert(if is_noted { share } else { ANYBODY }, now);
-            // The version before has said so.
+            // The version before has counted it.
             return number != ANY;
         }
         self.of.insert((shard, number), (now, share));
@@ -60,7 +65,8 @@ impl Lost {
         false
     }
 
-    /// What became of a connection is known; whether it was one of them, or may have been.
+    /// Removes a connection whose login has ended. Returns whether it was recorded, or may have
+    /// been.
     pub fn take(&mut self, whose: Connection<'_>, shard: u32) -> bool {
         let is_any = [share_of(whose.host), ANYBODY].iter().any(|share| self.any.contains_key(share));
         self.remove(shard, number_of(&key_of(whose))) || is_any
@@ -77,7 +83,7 @@ impl Lost {
         self.order.remove(&(since, shard, number))
     }
 
-    /// Those whose time is over are on their way no more.
+    /// Removes what is too old to be still pending.
     pub fn expire(&mut self, now: Instant) {
         let is_over = |since: Instant| now.saturating_duration_since(since) >= ON_THE_WAY_MAX;
         while let Some((_, shard, number)) = self.order.first().copied().filter(|first| is_over(first.0)) {
@@ -86,14 +92,14 @@ impl Lost {
         self.any.retain(|_, since| !is_over(*since));
     }
 
-    /// Those of a shard with their addresses, for the next version.
+    /// The connections of a shard with their addresses, for the next version.
     pub fn of_shard(&self, shard: u32) -> impl Iterator<Item = (u64, u64)> {
         let mine = self.of.range((shard, 0)..=(shard, u64::MAX));
         let mine = mine.map(|((_, number), (_, share))| (*number, *share));
         mine.chain(self.any.keys().map(|share| (ANY, *share)))
     }
 
-    /// Forgets those of a shard.
+    /// Removes the connections of a shard.
     pub fn clear(&mut self, shard: u32) {
         let mine: Vec<u64> = self.of_shard(shard).map(|(number, _)| number).collect();
         for number in mine {
@@ -101,7 +107,7 @@ impl Lost {
         }
     }
 
-    /// How many there are.
+    /// Number of records.
     pub fn len(&self) -> usize {
         self.of.len() + self.any.len()
     }

@@ -1,34 +1,37 @@
-//! What was not kept of logins for want of room, for the log. `LoginStore` counts it, the worker's thread says it now and then.
+//! Counts the logins whose data was not stored for lack of room. `LoginStore` counts; the worker's
+//! thread logs the counts from time to time.
 
 use std::fmt;
 
-/// So many logins.
+/// Number of logins, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NotStored {
-    /// Longer than one may be.
+    /// The data was longer than the limit for one login.
     pub too_long: u64,
-    /// Of a user who has as much as one may have.
+    /// The user's share was used up.
     pub of_user: u64,
-    /// All together have as much as there is room for.
+    /// The limit for all logins was reached.
     pub of_all: u64,
-    /// Of clients that have not come in, for others that have not: too many, or too much at their address.
+    /// Pending logins that were evicted for other pending ones: too many, or too many bytes from
+    /// one address.
     pub of_coming: u64,
-    /// Doubted, and in the way of others: their connections may be there still.
+    /// Doubted entries that were evicted; their connections may still exist.
     pub of_doubted: u64,
-    /// What the worker of a version before, or of this one, said in a reload, and the broker did not take.
+    /// Data from a worker of the version before, or of this one, that could not be handed over in a
+    /// reload.
     pub handed_over: u64,
-    /// Logins without room that were not told apart from others of their addresses; they are counted above, or were not kept by the
-    /// worker.
+    /// Logins without room that could not be distinguished from others of their address. They are
+    /// also counted above, or the worker did not store them.
     pub untold: u64,
 }
 
 impl NotStored {
-    /// All of them.
+    /// All of them, each once.
     pub fn count(&self) -> u64 {
         self.too_long + self.of_user + self.of_all + self.of_coming + self.of_doubted + self.handed_over
     }
 
-    /// Adds what has been lost since.
+    /// Adds later losses.
     pub fn add(&mut self, more: NotStored) {
         self.too_long += more.too_long;
         self.of_user += more.of_user;

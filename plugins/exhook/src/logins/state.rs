@@ -1,5 +1,5 @@
-//! The tables behind `LoginStore`: those of sessions and those of clients on their way in, of each shard, and who is charged for them. Under
-//! its lock; each step is a few look-ups, or [`SLICE`] of them.
+//! The tables behind `LoginStore`, for each shard: entries of sessions, entries of pending logins,
+//! and who is charged. Used under its lock; each step takes a few look-ups, or [`SLICE`] of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
@@ -13,18 +13,18 @@ use super::lost::Lost;
 use super::{Connection, Gave, HandedOver, NotStored};
 use crate::shrink;
 
-/// What an entry costs besides its bytes.
+/// Memory of an entry besides its data, bytes.
 pub(super) const ENTRY: usize = 128;
 
-/// Capacity that the table of sessions whose clients have come in may keep, whatever is in it.
+/// Capacity that the table of connected clients' sessions may retain, whatever its size.
 const LIVE_MIN: usize = 1024;
-/// Most entries that are gone through under one lock.
+/// Most entries that are visited under one lock.
 pub(super) const SLICE: usize = 512;
 
-/// One owner has at most this part of what the others leave free.
+/// One owner gets at most this fraction (one eighth) of what the others leave free.
 const SHARE: usize = 8;
 
-/// How much may be kept.
+/// Limits of the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub one_max: usize,
@@ -32,36 +32,36 @@ pub(super) struct Bounds {
     pub coming_max: usize,
 }
 
-/// What a login gave.
+/// The data of a login.
 #[derive(Debug)]
 pub(super) struct Login {
-    /// The connection that it was, or is.
+    /// The connection that logged in.
     pub host: Box<str>,
     pub port: u16,
     pub bytes: Box<[u8]>,
-    /// The process that has it itself.
+    /// The process that has the data itself.
     pub epoch: u64,
-    /// The client's number, and whether that is one of the version before.
+    /// The client's number, and whether the version before assigned it.
     pub number: u64,
     pub is_handed_over: bool,
-    /// The gap after which it was heard of last, see `doubt.rs`.
+    /// Number of gaps when it was last confirmed, see `doubt.rs`.
     pub gap: u64,
-    /// Whether it is listed among those that are doubted: then nobody is charged for it.
+    /// Whether it is listed as doubted: then nobody is charged for it.
     pub yields: bool,
     pub owner: u64,
     pub cost: usize,
 }
 
-/// A session whose client has come in.
+/// The session of a connected client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Live {
-    /// Who is charged for what is kept of it.
+    /// Who is charged for its data.
     pub owner: u64,
-    /// Whether it was there before its client came in last.
+    /// Whether the client resumed it when it last connected.
     pub goes_on: bool,
 }
 
-/// Why a login is not kept.
+/// Why a login's data is not stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
     TooLong,
@@ -69,21 +69,22 @@ pub(super) enum Full {
     OfAll,
 }
 
-/// Those of a shard's clients, one for each session at most.
+/// The entries of a shard's clients, one for each session at most.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
     pub by_client: BTreeMap<Box<str>, Login>,
     /// By client and connection, see [`key_of`].
     pub coming: BTreeMap<Box<str>, Coming>,
-    /// The sessions that there are of those that have come in, by their client identifiers, with who is charged.
+    /// The sessions of clients that have connected, by hash of the client identifier, with who is
+    /// charged.
     pub(super) live: HashMap<u64, Live>,
-    /// Client identifiers whose sessions have ended since this version has taken over, as long as the worker of the one before may say
-    /// something of them.
+    /// Client identifiers whose sessions have ended since this version took over. Kept while the
+    /// worker of the version before may still report data.
     pub(super) ended: Option<Ended>,
-    /// How many gaps there were in what was said of the sessions, and behind which client those that are doubted are yet to be listed.
+    /// Number of gaps so far, and the client after which doubted entries are still to be listed.
     pub(super) gap: u64,
     pub(super) unlisted: Option<Box<str>>,
-    /// While somebody wants to know: whose have changed.
+    /// The clients whose entries have changed; `None` while nobody reads the changes.
     pub changed: Option<BTreeSet<Box<str>>>,
     hasher: RandomState,
 }
@@ -92,35 +93,36 @@ pub(super) struct Logins {
 pub(super) struct Ended {
     until: Instant,
     clients: HashSet<u64>,
-    /// More than are noted: whatever is said is too late then.
+    /// More sessions have ended than can be recorded: late data is refused then.
     too_many: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub shards: BTreeMap<u32, Logins>,
-    /// What all takes, what of it somebody is charged for, and what each owner is charged with.
+    /// Bytes of all entries, those of them that an owner is charged for, and the charge of each
+    /// owner.
     bytes: usize,
     charged: usize,
     owners: HashMap<u64, usize>,
     pub count: usize,
     pub(super) order: Order,
     pub(super) lost: Lost,
-    /// Those that are doubted, by their owners, shards and client identifiers: they make room for others. And how many shards have
-    /// more than are listed.
+    /// The doubted entries, by owner, shard and client identifier: they are evicted first. And the
+    /// number of shards with more entries to list.
     pub(super) doubted: BTreeSet<(u64, u32, Box<str>)>,
     pub(super) unlisted: usize,
     pub not_stored: NotStored,
 }
 
-/// Who is charged for a login: its user, or where nobody has vouched for one, its address, as it is charged for what waits. The
-/// same in the next version.
+/// Who is charged for a login: its user, or its address where the user name was not verified. The
+/// address is grouped as for waiting calls. It is the same in the next version.
 pub fn owner_of(user: Option<&str>, address: &str) -> u64 {
     let address = if user.is_some() { "".into() } else { address_share(address) };
     BuildHasherDefault::<DefaultHasher>::default().hash_one((user, address))
 }
 
-/// A connection in order of client identifiers, which have no U+0000.
+/// The key of a connection. Keys sort by client identifier, which contains no U+0000.
 pub(super) fn key_of(whose: Connection<'_>) -> Box<str> {
     format!("{}\0{}\0{}", whose.client_id, whose.host, whose.port).into()
 }
@@ -130,13 +132,14 @@ pub(super) fn client_of(key: &str) -> &str {
     key.split_once('\0').map_or(key, |(client_id, _)| client_id)
 }
 
-/// Whether what comes late from the version before is taken.
+/// Whether late data from the version before is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum TakesLate {
     Yes,
-    /// Its session has ended.
+    /// No: the session has ended.
     HasEnded,
-    /// Nothing more is expected, or more sessions have ended than are noted: it is lost.
+    /// No: nothing more is expected, or more sessions have ended than are recorded. The data is
+    /// lost.
     NoLonger,
 }
 
@@ -145,7 +148,7 @@ impl Login {
         (&*self.host, self.port) == (whose.host, whose.port)
     }
 
-    /// Whether what the version before says late of its connection, under this number, may be of another one, which came after it from
+    /// Whether late data of the version before under this number belongs to a later connection from
     /// the same port.
     pub fn is_before(&self, number: u64) -> bool {
         self.is_handed_over && self.number < number
@@ -159,7 +162,7 @@ impl Login {
     ) -> HandedOver<'a> {
         let Login { host, port, bytes, owner, number, .. } = self;
         let whose = Connection { client_id, host, port: *port };
-        // The numbers of a version are compared with its own alone.
+        // Only numbers of the same version can be compared.
         let (owner, number) = (*owner, if self.is_handed_over { 0 } else { *number });
         HandedOver { whose, bytes: Some(&**bytes), anew, owner, is_coming, is_doubted: false, number }
     }
@@ -170,12 +173,12 @@ impl Logins {
         self.hasher.hash_one(client_id)
     }
 
-    /// Who is charged for a client that has a session.
+    /// Who is charged for a client with a session.
     pub fn owner(&self, client_id: &str) -> Option<u64> {
         self.live(client_id).map(|live| live.owner)
     }
 
-    /// The session of a client, if it has come in.
+    /// The session of a client that has connected.
     pub fn live(&self, client_id: &str) -> Option<Live> {
         self.live.get(&self.hash(client_id)).copied()
     }
@@ -199,12 +202,13 @@ impl Logins {
         }
     }
 
-    /// Which sessions have ended is no longer asked for once the version before says nothing more.
+    /// Drops the record of ended sessions once the version before can report nothing more.
     pub(super) fn forget_ends(&mut self, now: Instant) {
         self.ended = self.ended.take().filter(|ended| now <= ended.until);
     }
 
-    /// Whether what the version before says of a client may be taken: that its session has not ended since.
+    /// Whether late data of a client from the version before may be taken: its session must not
+    /// have ended since.
     pub fn takes_late(&mut self, client_id: &str, now: Instant) -> TakesLate {
         self.forget_ends(now);
         let Some(ended) = &self.ended else { return TakesLate::NoLonger };
@@ -217,7 +221,7 @@ impl Logins {
         }
     }
 
-    /// How many are noted, where they are.
+    /// Number of recorded session ends; `None` while they are not recorded.
     #[cfg(test)]
     pub fn ends_noted(&self) -> Option<usize> {
         self.ended.as_ref().map(|ended| ended.clients.len())
@@ -233,14 +237,14 @@ impl Logins {
         }
     }
 
-    /// The client behind this one, in order of their names, of those on their way in.
+    /// The next client with a pending login, after `after` in the order of identifiers.
     pub fn next_coming(&self, after: Option<&str>) -> Option<&str> {
         let from = after.map_or(String::new(), |after| format!("{after}\u{1}"));
         let range = (Bound::Included(&*from), Bound::Unbounded);
         self.coming.range::<str, _>(range).next().map(|(key, _)| client_of(key))
     }
 
-    /// Some client that something is kept of.
+    /// Any client with an entry.
     pub fn first(&self) -> Option<Box<str>> {
         self.by_client.keys().next().map(|name| &**name).or_else(|| self.next_coming(None)).map(Box::from)
     }
@@ -267,24 +271,24 @@ impl State {
         self.shards.entry(shard).or_default()
     }
 
-    /// What is kept of a client, unless that is doubted.
+    /// The entry of a client, unless it is doubted.
     pub fn get(&self, shard: u32, client_id: &str) -> Option<&Login> {
         self.there(shard, client_id).filter(|_| !self.is_doubted(shard, client_id))
     }
 
-    /// Whether there is something that is doubted.
+    /// Whether the client's entry is doubted.
     pub fn is_doubted(&self, shard: u32, client_id: &str) -> bool {
         let Some(logins) = self.shards.get(&shard) else { return false };
         logins.by_client.get(client_id).is_some_and(|login| logins.is_doubted(login))
     }
 
-    /// The same, also where it is doubted.
+    /// The entry of a client, even if it is doubted.
     pub fn there(&self, shard: u32, client_id: &str) -> Option<&Login> {
         self.shards.get(&shard)?.by_client.get(client_id)
     }
 
-    /// A login for which there is room, which is taken; what is doubted makes room, the owner's own first. What had been `granted` so
-    /// many bytes before needs no share of the owner's for as many.
+    /// Makes room for a login and charges it. Doubted entries are evicted for it, the owner's own
+    /// first. The first `granted` bytes do not count against the owner's share.
     pub(super) fn made_room(
         &mut self,
         bounds: &Bounds,
@@ -340,7 +344,7 @@ impl State {
         *self.owners.entry(owner).or_default() += cost;
     }
 
-    /// So much is no longer charged.
+    /// Reduces the charge of an owner.
     pub(super) fn give_back(&mut self, owner: u64, cost: usize) {
         self.charged -= cost;
         if let Some(own) = self.owners.get_mut(&owner) {
@@ -351,7 +355,7 @@ impl State {
         }
     }
 
-    /// In the place of what there was.
+    /// Replaces the entry of a client.
     pub fn put(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, owner: u64) {
         let before = self.there(shard, gave.whose.client_id).filter(|login| login.owner == owner);
         let granted = before.map_or(0, |login| login.cost);
@@ -376,7 +380,7 @@ impl State {
         let (coming, is_lost) = self.end_coming(whose, shard);
         let is_lost = is_lost && coming.is_none();
         if !live.goes_on || is_lost || self.is_doubted(shard, whose.client_id) {
-            // It is of a session before this one, or of a login before the last one, or nobody knows whether it is of this session.
+            // It belongs to an earlier session or an earlier login, or this cannot be determined.
             self.remove(shard, whose.client_id);
         }
         self.of(shard).is_live(whose.client_id, live);
@@ -390,7 +394,8 @@ impl State {
         }
     }
 
-    /// Whoever had room in the version before has it here, whatever their shares are by now.
+    /// Takes over an entry of the version before. What was stored there is stored here too,
+    /// whatever the owner's share is now.
     pub fn take_over(&mut self, bounds: &Bounds, shard: u32, over: HandedOver<'_>, now: Instant) {
         let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number } = over;
         let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: 0, number });
@@ -408,7 +413,7 @@ impl State {
                 if is_doubted {
                     self.doubt(shard, whose.client_id);
                 } else {
-                    // Whoever came in there has what its login gave.
+                    // The result of its login has been handed over already.
                     self.of(shard).is_live(whose.client_id, Live { owner, goes_on: true });
                 }
             }
@@ -422,7 +427,7 @@ impl State {
         }
     }
 
-    /// What that connection's login gave.
+    /// Removes the data of that connection's login.
     pub fn forget(&mut self, whose: Connection<'_>, shard: u32) {
         if self.there(shard, whose.client_id).is_some_and(|login| login.is_of(whose)) {
             self.remove(shard, whose.client_id);
@@ -454,7 +459,7 @@ impl State {
         }
     }
 
-    /// What all of them take.
+    /// Bytes of all entries.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -1,27 +1,28 @@
-//! A call that waits for a worker: whom it is about, in whose queue it waits, and what it costs.
+//! A queued call: which client it is about, whose queue it is in, and what it costs.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grapnel_plugin_abi::{allocated, tree_entry_bytes};
 
-/// What a call is for the limits.
+/// The kind of a call, for the limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Nobody waits for an answer; it may be dropped.
     Notification,
     /// The broker waits for an answer.
     Question,
-    /// That a client will not be named again: taken whatever waits, since there is one at most for each client that is described.
+    /// A client's number is not used again. Always taken, since there is at most one for each
+    /// described client.
     Forgotten,
 }
 
-/// In whose queue a call waits, or who is charged for it.
+/// Whose queue a call is in, or who is charged for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Owner<'a> {
-    /// A client that has come in, by its identifier; nobody where that is empty.
+    /// A connected client, by its identifier; empty for no client.
     Client(&'a str),
-    /// An address: somebody there wants to come in, under whichever identifier.
+    /// An address with pending logins, under any identifier.
     Address(&'a str),
 }
 
@@ -37,7 +38,7 @@ impl<'a> Owner<'a> {
     }
 }
 
-/// An owner, kept.
+/// The owned form of [`Owner`].
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(super) struct Name {
     pub(super) is_address: bool,
@@ -50,16 +51,18 @@ impl Name {
     }
 }
 
-/// A description of a client, which all calls share that may have to be given to another process than was told of it.
+/// The description of a client. It is shared by all calls that may be sent to another process than
+/// the one that has it.
 #[derive(Debug)]
 pub struct About {
     bytes: Box<[u8]>,
-    /// How many calls that wait have it, and who is charged for it as long as some do. Both change under the lock of the line.
+    /// Number of queued calls that refer to it, and who is charged while there are any. Both change
+    /// under the lock of the call queue.
     pub(super) waiting: AtomicU32,
     pub(super) charged: Mutex<Option<Charge>>,
 }
 
-/// What a description is charged with: in the room of the first call that had it.
+/// The charge of a description, in the quota of the first call that refers to it.
 #[derive(Clone, Debug)]
 pub(super) struct Charge {
     pub(super) kind: Kind,
@@ -68,7 +71,7 @@ pub(super) struct Charge {
 }
 
 impl About {
-    /// Of these bytes: a map, as MessagePack has it.
+    /// From a map in MessagePack.
     pub fn new(bytes: Vec<u8>) -> Arc<About> {
         Arc::new(About { bytes: bytes.into(), waiting: AtomicU32::new(0), charged: Mutex::new(None) })
     }
@@ -94,47 +97,47 @@ impl About {
 /// A client as calls name it.
 #[derive(Clone, Debug, Default)]
 pub struct Named {
-    /// Its number; 0 for nobody.
+    /// Its number; 0 for no client.
     pub number: u64,
-    /// Its description for a process that has not been told of it.
+    /// Its description, for a process that does not have it.
     pub about: Option<Arc<About>>,
 }
 
-/// A call that waits.
+/// A queued call.
 #[derive(Debug)]
 pub struct Call {
-    /// As it is sent.
+    /// In encoded form.
     pub bytes: Box<[u8]>,
-    /// What an answer to it names; 0 where nobody waits.
+    /// The number that its answer names; 0 if no answer is expected.
     pub id: u64,
     /// The hook point, or one of the numbers of `call_queue.rs`.
     pub point: i64,
-    /// Whom it is about.
+    /// The client.
     pub client: Named,
-    /// The process that it was put together for.
+    /// Number of the process that it was encoded for.
     pub epoch: u64,
     pub(super) kind: Kind,
-    /// Whose queue it waits in, and who is charged for it.
+    /// Whose queue it is in, and who is charged.
     pub(super) queue: Name,
     pub(super) owner: Name,
 }
 
 impl Call {
-    /// A call that belongs to nobody yet.
+    /// A call without an owner.
     pub fn new(bytes: &[u8], id: u64, point: i64, client: Named, epoch: u64) -> Call {
         let nobody = Name::default();
         let (queue, owner) = (nobody.clone(), nobody);
         Call { bytes: bytes.into(), id, point, client, epoch, kind: Kind::Forgotten, queue, owner }
     }
 
-    /// 0 for what comes beside a call: it is counted in bytes alone.
+    /// 0 for descriptions and notices: only their bytes are counted.
     pub(super) fn count(&self) -> u64 {
         u64::from(self.point >= 0)
     }
 
     pub(super) fn cost(&self) -> u64 {
-        // Its place in two lists that have doubled, what is noted of a connection that comes in, and where somebody waits for its
-        // answer, that.
+        // Its place in two lists that have doubled, the record of a pending login, and the record
+        // of a pending answer.
         let place = 2 * (size_of::<Call>() + size_of::<Name>()) as u64;
         let entering = if self.queue.is_address { 2 * size_of::<(u64, super::Entering)>() as u64 } else { 0 };
         let waited_for = if self.kind == Kind::Question { WAITED_FOR } else { 0 };
@@ -142,5 +145,5 @@ impl Call {
     }
 }
 
-/// What is held for an answer: an entry of a tree with a ticket in it.
+/// Memory of a pending answer: an entry of a tree with a ticket in it.
 pub(super) const WAITED_FOR: u64 = tree_entry_bytes(64);

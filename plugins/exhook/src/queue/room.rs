@@ -1,45 +1,45 @@
-//! How much may wait, and how much does.
+//! Limits of the queue, and what is in use.
 
 use super::call::Kind;
 
-/// How much may wait.
+/// Limits of the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Calls of all together.
+    /// Calls of all owners.
     pub calls_max: u64,
-    /// Bytes of memory that they take.
+    /// Memory of all owners, bytes.
     pub bytes_max: u64,
     /// Calls of one client.
     pub client_calls_max: u64,
-    /// Bytes of memory that they take.
+    /// Memory of one client's calls, bytes.
     pub client_bytes_max: u64,
-    /// Calls of those at one address who have not come in.
+    /// Calls of pending logins at one address.
     pub address_calls_max: u64,
-    /// Bytes of memory that they take.
+    /// Memory of those calls, bytes.
     pub address_bytes_max: u64,
 }
 
 /// Why a call was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Full {
-    /// The client has as much waiting as one may have.
+    /// The client's limit is reached.
     Client,
-    /// The address has.
+    /// The address's limit is reached.
     Address,
-    /// All together have.
+    /// The limit of all is reached.
     All,
 }
 
-/// How much somebody holds, or all do.
+/// Calls and memory in use, by one owner or in all.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Usage {
-    /// Calls; what only describes a client is none.
+    /// Calls, without descriptions.
     pub calls: u64,
     /// Bytes of memory, descriptions included.
     pub bytes: u64,
-    /// Calls among them that are notifications.
+    /// Notifications among the calls.
     pub notifications: u64,
-    /// What those take.
+    /// Memory of the notifications, bytes.
     pub notification_bytes: u64,
 }
 
@@ -70,7 +70,7 @@ impl Usage {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Whether so much more of a kind fits: notifications take at most half.
+    /// Whether this many calls and bytes more fit: notifications may use at most half.
     pub(super) fn fits(
         &self,
         kind: Kind,
