@@ -1,6 +1,6 @@
-//! How an event is put on the line of a worker: in whose queue, charged to whom, and where the worker answers, with a ticket in which
-//! the event waits. What comes before a login has succeeded is the peer address's, since whoever wants to come in may call itself by
-//! any client's identifier.
+//! Puts an event into the queue of a worker: chooses the queue and who is charged, and creates a
+//! ticket if the worker answers. Events before a successful login are charged to the peer address,
+//! because a pending login may claim any client's identifier.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::verdict::Ticket;
 use crate::wire::Writer;
 use crate::{ExhookShard, LOOK, LOOK_AGAIN, PoolShard};
 
-/// Whose share a client takes that has come in, or has not.
+/// Who is charged for a client, depending on whether it is in.
 fn share_of<'a>(who: &Who<'a>, is_in: bool) -> Cow<'a, str> {
     if is_in { Cow::Borrowed(who.client_id) } else { address_share(who.peer_host.unwrap_or("")) }
 }
@@ -24,7 +24,7 @@ fn owner(share: &str, is_in: bool) -> Owner<'_> {
 }
 
 impl PoolShard {
-    /// Tells the worker of a client what has happened to it.
+    /// Notifies the worker of a client about an event.
     pub(crate) fn notify(
         &mut self,
         point: HookPoint,
@@ -58,7 +58,7 @@ impl PoolShard {
         }
         let mut writing = writing;
         if moment == Moment::LetIn {
-            // Whether anybody hears of it, or there is room to say so.
+            // Even if the worker is not notified, or there is no room for it.
             clients.just_let_in(writing.as_mut(), who);
         }
         let Some(mut writing) = writing else { return };
@@ -75,17 +75,17 @@ impl PoolShard {
         }
     }
 
-    /// Whether this may be the last that is heard of a connection.
+    /// Whether this may be the last event of a connection.
     fn is_last(&self, point: HookPoint, moment: Moment) -> bool {
         match point {
             HookPoint::SessionTerminated | HookPoint::ClientDisconnected => true,
-            // The packet itself comes after it.
+            // The packet itself follows.
             HookPoint::ClientConnack if self.pool.wanted.contains_key(&HookPoint::PacketSent) => false,
             _ => moment == Moment::IsRefused,
         }
     }
 
-    /// Forgets those who wanted in and of whom nothing has been heard for too long. Whether there are more of them.
+    /// Removes a batch of expired pending logins. Returns whether there may be more.
     pub(crate) fn expire(&mut self, now: Instant) -> bool {
         let mut more = false;
         for (queue, clients) in self.pool.queues.iter().zip(&mut self.clients) {
@@ -96,13 +96,13 @@ impl PoolShard {
         more
     }
 
-    /// The table of those whom the worker of a client was told of.
+    /// The clients that the worker of a client knows.
     pub(crate) fn clients_of(&self, client_id: &str) -> &Clients {
         &self.clients[self.pool.worker_of(client_id)]
     }
 
-    /// Tells what no client is there for: the worker `of` somebody, in the order of what that one does, or all of them. `owner` is
-    /// charged for it.
+    /// Sends a notification without a client: to the worker `of` a client, in that client's order,
+    /// or to all workers. `owner` is charged.
     pub(crate) fn notify_without_client(
         &self,
         point: HookPoint,
@@ -124,8 +124,9 @@ impl PoolShard {
         }
     }
 
-    /// Asks the worker of a client, or tells it where no worker answers; `defer` takes the ticket, which lasts so long. Where nobody
-    /// takes the question it is unanswered.
+    /// Requests an answer from the worker of a client, or only notifies it if no worker answers.
+    /// `defer` takes the ticket with its deadline. If the request is not taken, the call fails as
+    /// unanswered.
     pub(crate) fn request(
         &mut self,
         point: HookPoint,
@@ -157,7 +158,7 @@ impl PoolShard {
             writing.done();
             return Flow::Unanswered;
         }
-        // The broker may have no ticket left; what nobody waits for is then not sent.
+        // The broker may have no ticket left; then the call is not sent.
         let flow = match defer(self.pool.deadline()) {
             Ok(ticket) => {
                 writing.wait_for(id, number, ticket);
@@ -174,18 +175,18 @@ impl PoolShard {
 }
 
 impl ExhookShard {
-    /// Looks for connections that have never come in, and does so again later.
+    /// Removes expired pending logins, and arms the timer for the next time.
     pub(crate) fn look(&mut self) {
         let now = Instant::now();
         let more = self.pools.iter_mut().flatten().fold(false, |more, pool| pool.expire(now) | more);
         self.look_later(if more { LOOK_AGAIN } else { LOOK });
     }
 
-    /// Has that done after so long, in the place of when it was to be done.
+    /// Arms the timer, in place of the earlier one.
     pub(crate) fn look_later(&mut self, after: Duration) {
         let Some(host) = self.host else { return };
         if let Some(timer) = self.timer.take() {
-            // It may be gone.
+            // It may have expired already.
             let _ = host.cancel_timer(timer);
         }
         match host.timer(after, 0) {
@@ -198,8 +199,9 @@ impl ExhookShard {
 }
 
 impl PoolShard {
-    /// A connection gets its CONNACK, which goes on with a session that is `present`. Who is let in is noted here and not with
-    /// client.connected, which is next and which the operator may have taken out: what is kept would be of the login before this one.
+    /// A connection gets its CONNACK; `present` says whether it resumes a session. A client is
+    /// recorded here and not at client.connected, which follows and which the operator may have
+    /// removed: otherwise the data of an earlier login would stay.
     pub(crate) fn is_answered(&mut self, who: &Who<'_>, is_let_in: bool, present: bool) {
         if is_let_in {
             if self.pool.keeps {
@@ -208,7 +210,7 @@ impl PoolShard {
             }
             return;
         }
-        // With a CONNACK that came out too large it had been let in just before.
+        // If the first CONNACK was too large, the client had been let in just before.
         let was_in = self.goes_on.take().is_some_and(|(client_id, _)| *client_id == *who.client_id);
         let clients = self.clients_of(who.client_id);
         clients.refused(who);
@@ -221,7 +223,8 @@ impl PoolShard {
     pub(crate) fn is_connected(&mut self, who: &Who<'_>) {
         let said = self.goes_on.take().filter(|(client_id, _)| **client_id == *who.client_id);
         if self.pool.keeps && said.is_none() {
-            // The operator has taken the hook at client.connack out: whose session it is, nobody has said.
+            // The operator has removed the hook at client.connack, so it is not known whose session
+            // this is.
             let clients = self.clients_of(who.client_id);
             clients.refused(who);
             clients.enter(who, false);

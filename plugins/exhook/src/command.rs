@@ -1,5 +1,5 @@
-//! What workers ask of the broker. A command is read as a whole before any of it is done: one that is wrong in any part of it does
-//! nothing, since what it means without that part may be more than was meant.
+//! Commands of workers to the broker. A command is decoded completely before it runs: an invalid
+//! part could otherwise widen its effect.
 
 use grapnel_plugin_abi::{Host, OnBehalf, Outgoing, Reason, Whose};
 use rmpv::ValueRef;
@@ -8,13 +8,13 @@ use crate::handover::{Keeping, Said};
 use crate::logins::Connection;
 use crate::wire::{bytes_ref, flag_of, get, number_of, or_nil, pairs_of, text_ref};
 
-/// What a client is kicked with where the worker says nothing else.
+/// The default reason of a kick.
 const ADMINISTRATIVE_ACTION: u8 = 0x98;
 
 /// A command.
 #[derive(Debug, PartialEq, Eq)]
 enum Command<'a> {
-    /// Of the plugin's own, or on behalf of a client.
+    /// By the plugin itself, or on behalf of a client.
     Publish(Outgoing, Option<&'a str>),
     Kick(&'a str, Reason),
     Subscribe {
@@ -29,38 +29,39 @@ enum Command<'a> {
         authorize: bool,
     },
     Invalidate(Option<&'a str>),
-    /// Whose login, of which shard, and what it gave; nothing where its session is over.
+    /// Stores or removes login data; without bytes the data is removed.
     StoreLogin {
         client: u64,
         client_id: &'a str,
         host: &'a str,
         port: u16,
         bytes: Option<&'a [u8]>,
-        /// Whether its client has not come in yet.
+        /// Whether the login is still pending.
         coming: bool,
-        /// The same as the bytes where it begins another session.
+        /// The bytes to use if the broker starts a new session.
         anew: Option<&'a [u8]>,
     },
 }
 
-/// A command that was not done.
+/// A command that failed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotDone {
-    /// Its name, or [`UNREADABLE`]: what the log counts together.
+    /// Its name, or [`UNREADABLE`]: the log counts by this.
     pub kind: &'static str,
-    /// Why, as a sentence for the log.
+    /// The reason, as a sentence for the log.
     pub why: String,
 }
 
-/// Commands that are none.
+/// For commands that cannot be decoded.
 const UNREADABLE: &str = "unreadable";
-/// The most that is shown of a name that no command has, characters.
+/// Most characters of an unknown name that are shown.
 const NAME_SHOWN_MAX: usize = 64;
 
-/// Does it; what is to be kept goes to `keeping`, which only a worker has that has said so.
+/// Runs a command. `keeping` stores login data; it is `None` if the worker has not declared that it
+/// stores some.
 ///
 /// # Errors
-/// The broker has refused it, or it is no command.
+/// The broker has refused it, or it cannot be decoded.
 pub fn run(host: Host, keeping: Option<Keeping<'_>>, command: &ValueRef<'_>) -> Result<(), NotDone> {
     let (name, done) = match read(command).map_err(|why| NotDone { kind: UNREADABLE, why })? {
         Command::Publish(message, None) => ("publish", host.publish(&message)),
@@ -74,7 +75,7 @@ pub fn run(host: Host, keeping: Option<Keeping<'_>>, command: &ValueRef<'_>) -> 
         Command::Subscribe { client, filter, options, authorize: false } => {
             ("subscribe", host.subscribe(client, filter, options, 0))
         }
-        // Behind a subscription that waits for its answer, and not before it.
+        // It is queued after a subscription that waits for its own authorization.
         Command::Unsubscribe { client, filter, authorize: true } => {
             ("unsubscribe", host.unsubscribe_as(OnBehalf::client(client), filter))
         }
@@ -104,12 +105,12 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
     let text = |at: usize, what: &str| {
         parts.get(at).and_then(text_ref).ok_or_else(|| format!("{name}: the {what} must be text"))
     };
-    // What is missing has a meaning of its own, and nil has that, too.
+    // A missing part has a default, and nil means the same.
     let byte = |at: usize, what: &str, missing: u8| {
         let byte = or_nil(parts.get(at), number_of);
         byte.map(|byte| byte.unwrap_or(missing)).map_err(|_| format!("{name}: the {what} must be one byte"))
     };
-    // Nil is no answer to the question whether somebody is to be asked.
+    // Nil is not accepted here: it does not say whether to authorize.
     let authorize = |at: usize| match parts.get(at) {
         None => Ok(false),
         Some(value) => flag_of(value).ok_or_else(|| format!("{name}: authorize must be a boolean")),
@@ -204,7 +205,7 @@ fn publish<'a>(value: &ValueRef<'a>) -> Result<Command<'a>, String> {
     for (key, value) in part(value, "user", "a list of pairs of text", pairs_of)?.unwrap_or_default() {
         message = message.user_property(key, value);
     }
-    // Nil is nobody: what was to be said on behalf of somebody must not become the plugin's own word.
+    // Nil is not accepted here: a message on behalf of a client must not become the plugin's own.
     let client = match get(value, "on_behalf_of") {
         None => None,
         Some(client) => Some(text_ref(client).ok_or("the on_behalf_of must be text")?),

@@ -1,4 +1,5 @@
-//! What the operator configures, in our own words or in those of EMQX's `emqx_extension_hook.conf`, and what is wrong with it.
+//! The operator's configuration, in our own keys or in those of EMQX's `emqx_extension_hook.conf`,
+//! and its checks.
 
 mod driver;
 mod span;
@@ -54,7 +55,7 @@ pub struct Written {
     config: Option<PathBuf>,
     #[serde(default)]
     options: serde_json::Map<String, serde_json::Value>,
-    // EMQX's lines.
+    // EMQX's keys.
     #[serde(rename = "exhook.drivers")]
     emqx_drivers: Option<String>,
     #[serde(rename = "exhook.drivers.python3.path")]
@@ -75,7 +76,7 @@ pub struct Written {
     java_pool_size: Option<Count>,
 }
 
-/// What EMQX's lines say of one driver.
+/// EMQX's keys for one driver.
 #[derive(Clone, Debug, Default)]
 struct EmqxLines {
     path: Option<String>,
@@ -84,7 +85,7 @@ struct EmqxLines {
     pool_size: Option<Count>,
 }
 
-/// A number, or the text of one.
+/// A number, or a number as text.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 enum Count {
@@ -101,22 +102,23 @@ impl Count {
     }
 }
 
-/// What it means for one driver.
+/// The effective configuration of one driver.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `python3` takes hooks of our own API and of EMQX's, `amqtt` those of aMQTT, `java` EMQX's in Java.
+    /// `python3` runs hooks of our own API and of EMQX's, `amqtt` those of aMQTT, `java` EMQX's in
+    /// Java.
     pub driver: Driver,
-    /// What runs the hooks: an absolute path, or a name that is looked up in PATH.
+    /// The program that runs the hooks: an absolute path, or a name that is looked up in PATH.
     pub program: PathBuf,
-    /// What it is started with.
+    /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// What its environment has besides the names that every worker's has.
+    /// Its environment, besides the variables that every worker gets.
     pub environment: Vec<Variable>,
-    /// Where it runs.
+    /// Its working directory.
     pub working_directory: PathBuf,
-    /// Files, whose folders are searched, and folders: absolute paths.
+    /// Search path: folders, and files whose folders are searched. Absolute paths.
     pub paths: Vec<PathBuf>,
-    /// Folders of EMQX's lines that are not there.
+    /// Folders of EMQX's keys that do not exist.
     pub missing: Vec<PathBuf>,
     /// The module that is imported.
     pub init_module: String,
@@ -124,38 +126,40 @@ pub struct Config {
     pub call_timeout: Duration,
     /// How long a worker may take until it is ready.
     pub start_timeout: Duration,
-    /// How long a worker may take to end by itself, its hooks' own farewell included.
+    /// How long a worker may take to end by itself, including its hooks' own shutdown.
     pub shutdown_timeout: Duration,
-    /// What becomes of calls while a worker is started anew.
+    /// What happens to calls while a worker restarts.
     pub while_down: WhileDown,
-    /// How many workers run; one client always meets the same one.
+    /// Number of workers; a client is always served by the same one.
     pub pool_size: u32,
-    /// What a failed call means, everywhere; without it `deny` where it is asked whether a client may, and `ignore` elsewhere.
+    /// The result of a failed call, at all hook points. By default `deny` where a hook decides what
+    /// a client may do, and `ignore` elsewhere.
     pub failed_action: Option<FailedAction>,
-    /// Whether a worker that has ended is started anew.
+    /// Whether a worker that has ended is restarted.
     pub auto_reconnect: bool,
-    /// What may wait for one worker, in all, of each client and of each address.
+    /// Limits of the queue of one worker: in all, of each client and of each address.
     pub queue: Limits,
     /// The longest frame a worker may send, bytes.
     pub frame_bytes_max: usize,
     /// Most clients that a shard keeps described to one worker.
     pub clients_max: u32,
-    /// Most bytes that are kept of one login for the next worker.
+    /// Most bytes that are stored of one login for the next worker.
     pub login_bytes_max: usize,
-    /// Most bytes that are kept of all logins of one worker.
+    /// Most bytes that are stored of all logins of one worker.
     pub logins_bytes_max: usize,
     /// The broker's name, as hooks see it.
     pub node: String,
-    /// Topic filters per hook point about a message, in the place of those that the workers ask for.
+    /// Topic filters for each hook point about a message; they replace those that the workers
+    /// request.
     pub topics: BTreeMap<String, Vec<String>>,
-    /// The driver's own.
+    /// Options of the driver itself.
     pub options: serde_json::Map<String, serde_json::Value>,
 }
 
 /// One entry of `environment`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Variable {
-    /// `NAME`: as the broker has it, if it does.
+    /// `NAME`: passed on from the broker's environment, if it is set there.
     PassedOn(String),
     /// `NAME=value`.
     Set(String, String),
@@ -182,40 +186,42 @@ impl Variable {
     }
 }
 
-/// What a failed call means.
+/// The result of a failed call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailedAction {
-    /// What was asked for is refused.
+    /// The request is denied.
     Deny,
-    /// As if the hook had not been there.
+    /// The chain continues as if there were no hook.
     Ignore,
 }
 
-/// What becomes of calls while a worker is started anew.
+/// What happens to calls while a worker restarts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WhileDown {
-    /// They wait for the next process, as long as an answer may take.
+    /// They wait for the next process, at most for `call_timeout`.
     #[default]
     Wait,
-    /// They end by their policy at once; what only tells is dropped.
+    /// Requests end by policy at once; notifications are dropped.
     Policy,
 }
 
-/// Where workers run unless the operator says otherwise: a folder in which nobody but the system's owner can put a file.
+/// Where workers run by default: only root can put a file into this folder.
 const WORKING_DIRECTORY: &str = "/";
-/// What the names begin with by which the broker itself is configured.
+/// Prefix of the variables that configure the broker itself.
 pub const OWN_PREFIX: &str = "GRAPNEL_";
-/// The least that may wait: notifications have half of it.
+/// The least number of queued calls: notifications get half of it.
 const CALLS_LEAST: u64 = 2;
-/// The same in bytes: a call with a description of its client is no more than a few thousand, but for payloads.
+/// The least memory of the queue, bytes: a call with the description of its client needs no more
+/// than a few thousand besides payloads.
 const BYTES_LEAST: u64 = 64 << 10;
 /// Most workers of one pool.
 const WORKERS_MAX: u32 = 256;
 
 impl Written {
-    /// What it means, one for each driver: several are only in EMQX's lines. `beside` is the folder that the plugin was loaded from.
+    /// The effective configuration, one for each driver: only EMQX's keys allow several. `beside`
+    /// is the folder that the plugin was loaded from.
     ///
     /// # Errors
     /// A sentence that names the key.
@@ -258,7 +264,7 @@ impl Written {
         let mut paths = paths.map(|path| searched("path", Path::new(path))).collect::<Result<Vec<_>, _>>()?;
         let mut missing = Vec::new();
         if of_emqx && paths.iter().any(|path| path.exists()) {
-            // EMQX passed its list on to a search path, where what is not there does no harm.
+            // EMQX passes its list to a search path, where a missing folder does no harm.
             missing = paths.extract_if(.., |path| !path.exists()).collect();
         }
         let config = Config {
@@ -300,7 +306,7 @@ impl Written {
         Ok(config)
     }
 
-    /// What EMQX's lines say of a driver.
+    /// EMQX's keys for a driver.
     fn emqx_lines(&mut self, driver: Driver) -> EmqxLines {
         match driver {
             Driver::Python3 => EmqxLines {
@@ -319,8 +325,8 @@ impl Written {
         }
     }
 
-    /// What may wait. A client has no more than all have, nor an address: a login is a call or two, and a fleet behind one router comes
-    /// in at once.
+    /// Limits of the queue. By default one client or one address gets at most 10 000 calls, and
+    /// never more than all. Pending logins of many devices behind one router share an address.
     fn queue(&self) -> Limits {
         let (calls_max, bytes_max) =
             (self.queue_max.unwrap_or(100_000), self.queue_bytes_max.unwrap_or(64 << 20));
@@ -385,7 +391,8 @@ impl Config {
         Ok(())
     }
 
-    /// What a failed call means at a point: what the operator says, else what a fault means there.
+    /// The result of a failed call at a point: `failed_action` if it is set, otherwise the point's
+    /// own policy.
     pub fn policy(&self, point: HookPoint) -> FaultPolicy {
         match self.failed_action {
             Some(FailedAction::Deny) => FaultPolicy::Deny,

@@ -1,5 +1,5 @@
-//! The frame of calls that is on its way to a process: what was put together for a process before this one is preceded by what this
-//! one must know of the client. Run by the worker's thread.
+//! Builds the frame of calls for a process. A call that was encoded for an earlier process is
+//! preceded by the description that this one needs. Runs on the worker's thread.
 
 use std::collections::HashSet;
 
@@ -10,29 +10,31 @@ use crate::queue::Call;
 
 /// Most calls of one frame.
 const CALLS_MAX: usize = 512;
-/// Most bytes of one frame, but for a single call that is longer.
+/// Most bytes of one frame, except for a single call that is longer.
 const BYTES_MAX: usize = 256 << 10;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Frame {
-    /// What it is made of, until all of it has been sent: if the process ends before, the next one is given it.
+    /// Its calls, until all of it has been sent: if the process ends before, the next one gets
+    /// them.
     pub calls: Vec<Call>,
-    /// Which process it is for, by number.
+    /// Number of the process that it is for.
     epoch: u64,
-    /// Whom that was told of because of calls that were put together for one before it.
+    /// Clients that were described to this process with calls for an earlier one.
     carried: HashSet<u64>,
-    /// The calls as they are sent.
+    /// The calls in encoded form.
     bytes: Vec<u8>,
 }
 
 impl Frame {
-    /// None yet, for this process.
+    /// An empty frame for this process.
     pub fn new(epoch: u64) -> Frame {
         Frame { calls: Vec::new(), epoch, carried: HashSet::new(), bytes: Vec::new() }
     }
 
-    /// Takes calls from the line, and what is waited for of them into `asked`; how many there are to send, and their bytes.
+    /// Takes calls from the queue, and their tickets into `asked`. Returns the number of calls to
+    /// send, and their bytes.
     pub fn fill(
         &mut self,
         queue: &CallQueue,
@@ -60,8 +62,8 @@ impl Frame {
     }
 }
 
-/// Describes whom a call is about that was put together for another process, with what its login gave, unless this one has been told.
-/// Whether the call is still to be sent.
+/// Describes the client of a call that was encoded for another process, with its login data, unless
+/// this process has the description. Returns whether the call is still to be sent.
 fn carry(
     call: &Call,
     logins: (&LoginStore, u64),
@@ -85,8 +87,8 @@ fn carry(
     }
 }
 
-/// Writes a description that was put together for another process, with what this one, `logins.1`, must know besides. How many calls
-/// that takes.
+/// Writes a description that was encoded for another process, with the login data that this one
+/// (`logins.1`) needs. Returns the number of calls written.
 fn describe(number: u64, about: &[u8], (logins, epoch): (&LoginStore, u64), bytes: &mut Vec<u8>) -> usize {
     let shard = shard_of(number);
     let entering = logins.entering(about, shard, epoch);
@@ -98,7 +100,7 @@ fn describe(number: u64, about: &[u8], (logins, epoch): (&LoginStore, u64), byte
     1 + usize::from(login.is_some())
 }
 
-/// The map of a call that describes a client.
+/// The map in a call that describes a client.
 fn described(call: &[u8]) -> Option<&[u8]> {
     let mut rest = call;
     rmp::decode::read_array_len(&mut rest).ok()?;

@@ -1,5 +1,6 @@
-//! What goes from one version of the plugin to the next in a reload: what logins gave, which each shard hands over of its own clients,
-//! in pieces. It changes by the threads of workers, too, which note whose has.
+//! Handover of login data to the next version of the plugin in a reload. Each shard hands over its
+//! own clients' data in pieces. The threads of workers change the data too, and record which
+//! clients have changed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +14,7 @@ use crate::wire::{Writer, bytes_ref, flag_of, text_ref};
 use crate::worker::Worker;
 use crate::{ExhookShard, LOOK, Pool, PoolShard};
 
-/// How deep an entry is nested.
+/// Most nesting levels of an entry.
 const DEPTH_MAX: usize = 16;
 
 /// The driver's name, and a client's identifier.
@@ -28,7 +29,8 @@ impl ExhookShard {
         self.all().find(|pool| pool.config.driver.name() == driver)
     }
 
-    /// What has a client's entry: that of its worker, and what is of no client's all of the driver's workers.
+    /// The stores for a key: that of the client's worker; for entries without a client, those of
+    /// all the driver's workers.
     fn login_store(&self, (driver, client_id): &Key) -> impl Iterator<Item = &LoginStore> {
         let pool = self.pool(driver).filter(|pool| !pool.logins.is_empty());
         let which = pool.map_or(0..0, |pool| match (client_id.as_str(), pool.worker_of(client_id)) {
@@ -38,13 +40,14 @@ impl ExhookShard {
         pool.into_iter().flat_map(move |pool| pool.logins[which.clone()].iter().map(|logins| &**logins))
     }
 
-    /// The same, unless the workers of now keep nothing: nobody would see sessions end, and what is kept of them would outlive them.
+    /// As `login_store`, but empty if the present workers do not store login data: session ends are
+    /// not seen then, so the data would never be removed.
     fn kept_on(&self, key: &Key) -> impl Iterator<Item = &LoginStore> {
         let keeps = self.pool(&key.0).is_some_and(|pool| pool.keeps);
         self.login_store(key).filter(move |_| keeps)
     }
 
-    /// Nobody wants to know any more what changes: a reload has come to its end, or was called off.
+    /// Stops recording changes once a reload has ended or was cancelled.
     pub(crate) fn end_of_handover(&mut self) {
         if self.hands_over && !self.journal.is_under_way() {
             self.hands_over = false;
@@ -66,7 +69,7 @@ impl Entries for ExhookShard {
         for pool in self.all() {
             for logins in &pool.logins {
                 logins.note_changes(self.shard, true);
-                // Otherwise this is asked for to begin, or to end.
+                // Otherwise this call begins or ends the handover.
                 if self.journal.is_under_way() {
                     let driver = pool.config.driver.name();
                     let names = logins.take_changes(self.shard).into_iter();
@@ -103,7 +106,7 @@ impl Entries for ExhookShard {
         count > 0
     }
 
-    /// The client's worker may be another one now, and drivers that are not the same have nothing to say to each other.
+    /// The client's worker may have another index here. A key of another driver is ignored.
     fn put(&mut self, key: Key, value: &[u8]) -> Result<(), Error> {
         let wrong = || Error::new(format!("what the login of client {:?} gave cannot be read", key.1));
         let mut rest = value;
@@ -118,7 +121,7 @@ impl Entries for ExhookShard {
         let now = Instant::now();
         for logins in self.kept_on(&key) {
             logins.forget_client(&key.1, self.shard);
-            // What finds no room is counted, and hooks fail where they look for it.
+            // What has no room is counted, and hooks fail that need it.
             all.iter().for_each(|over| logins.take_over(self.shard, *over, now));
         }
         Ok(())
@@ -136,7 +139,8 @@ impl Entries for ExhookShard {
         (1..=Self::VERSION).contains(&version)
     }
 
-    /// The workers of the version before have begun something, and say what comes of it until they end.
+    /// The workers of the version before may still have work, and report its results until they
+    /// end.
     fn completed(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         for pool in self.all().filter(|pool| pool.keeps) {
@@ -155,7 +159,7 @@ fn write_one(out: &mut Writer<'_>, over: &HandedOver<'_>) {
     out.number(over.number);
 }
 
-/// The same of a client, or as it was before there were owners, or before there was doubt, or numbers.
+/// Also reads the formats of earlier versions, which lack the owner, the doubt or the number.
 fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOver<'a>> {
     let ValueRef::Array(parts) = value else { return None };
     let (host, port, bytes) = (parts.first()?, parts.get(1)?, parts.get(2)?);
@@ -190,33 +194,34 @@ fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOve
     }
 }
 
-/// Where what the workers of a driver say of logins is kept.
+/// Stores the login data that a process of a driver reports.
 #[derive(Clone, Copy)]
 pub(crate) struct Keeping<'a> {
     pub logins: &'a LoginStore,
-    /// The process that says it.
+    /// Number of the process.
     pub epoch: u64,
     pub driver: &'static str,
-    /// Whether that process is asked about a client, by its number.
+    /// Whether that process has a pending request about this client number.
     pub is_asked: &'a dyn Fn(u64) -> bool,
-    /// How many shards the broker has.
+    /// Number of the broker's shards.
     pub shards: u32,
 }
 
-/// What a worker says of a login: what it gave, nothing where that is no longer true; and whether its client is yet to come in.
+/// A worker's report about a login: its data, or `None` if earlier data is no longer valid; and
+/// whether the login is still pending.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Said<'a> {
-    /// The number of the client.
+    /// Number of the client.
     pub client: u64,
     pub bytes: Option<&'a [u8]>,
-    /// The same where its client begins another session than the one that it wants to go on with.
+    /// The data to use if the broker starts a new session.
     pub anew: Option<&'a [u8]>,
     pub is_coming: bool,
 }
 
 impl Keeping<'_> {
-    /// Keeps what a login gave, or forgets it; and while this version is being replaced, and afterwards, the one that replaces it hears of
-    /// it, too.
+    /// Stores or removes login data. While this version is being replaced, and afterwards, the
+    /// report is sent to the next version too.
     pub(crate) fn keep(self, host: Host, whose: Connection<'_>, said: Said<'_>) {
         if let Some(message) = self.note(host.handle(), whose, said)
             && host.instance_message(Some(shard_of(said.client)), 0, &message).is_err()
@@ -225,7 +230,7 @@ impl Keeping<'_> {
         }
     }
 
-    /// The same without a broker: what is to be sent.
+    /// As `keep`, without a broker: returns the message to send.
     fn note(
         self,
         load: u64,
@@ -233,12 +238,13 @@ impl Keeping<'_> {
         Said { client, bytes, anew, is_coming }: Said<'_>,
     ) -> Option<Vec<u8>> {
         if is_coming && !(self.is_asked)(client) {
-            // The answer to its login comes too late: nobody would say what has become of that connection.
+            // The answer to the login came too late: the end of that connection would not be
+            // reported.
             return None;
         }
         let (shard, now) = (shard_of(client), Instant::now());
         if shard >= self.shards || whose.client_id == OF_NOBODY {
-            // Nobody has such a client; a worker may name any number.
+            // No such client exists; a worker may send any number.
             return None;
         }
         let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: self.epoch, number: client });
@@ -259,7 +265,7 @@ impl Keeping<'_> {
 }
 
 impl ExhookShard {
-    /// What a worker of the version before has said after all has gone over. What is ours is known.
+    /// A late report of a worker of the version before. A report of this load is ignored.
     pub(crate) fn late(&mut self, message: &[u8]) {
         let mut rest = message;
         let Ok(read) = rmpv::decode::read_value_ref_with_max_depth(&mut rest, DEPTH_MAX) else { return };
@@ -283,7 +289,7 @@ impl ExhookShard {
             return;
         }
         if clients.login_came(over.whose) && over.is_coming {
-            // It was let in before this came.
+            // Its client connected before this report came.
             logins.enter_again(over.whose, shard);
         }
     }

@@ -1,5 +1,5 @@
-//! The hooks: what each event says, for the worker of its client (`calls.rs`). Each hook is mounted only where a worker has asked for
-//! it.
+//! The hooks: encode each event for the worker of its client (`calls.rs`). A hook is mounted only
+//! if a worker requests it.
 
 mod packets;
 
@@ -34,7 +34,7 @@ macro_rules! who {
     };
 }
 
-/// What an event about CONNECT says more of the client.
+/// What an event about CONNECT adds to the client.
 macro_rules! entering {
     ($event:expr, $password:expr, $has_session:expr) => {
         Entering {
@@ -111,8 +111,8 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
     }
 }
 
-/// A method for each point, which writes what a worker gets there. What stands above it is its row in PROTOCOL.md, and the class
-/// that the event is in Python: `just abi` copies both.
+/// One method for each point, which encodes the data for the worker. The comment above a method is
+/// its row in PROTOCOL.md and names the event's class in Python: `just abi` copies both.
 impl PoolShard {
     /// `[]`. Python: `ConnectEvent`.
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
@@ -202,7 +202,7 @@ impl PoolShard {
     /// `message`. Python: `MessageEvent`.
     fn message_publish(&mut self, event: &mut Publish<'_>) -> Result<Flow, Refused> {
         let who = who!(event);
-        // It is written before the ticket is taken: both look at the event.
+        // Encoded before the ticket is taken: both borrow the event.
         let mut bytes = Vec::new();
         message!(event, &mut Writer(&mut bytes), event.is_will());
         let defer = |deadline| event.defer(deadline).map(Ticket::Publish);
@@ -246,7 +246,7 @@ impl PoolShard {
     fn session(&mut self, point: HookPoint, event: &Session<'_>) {
         let reason = event.reason();
         let cause = match (event.cause(), reason) {
-            // It ended with its connection, and that has a better word.
+            // The session ended with its connection, and the connection's reason is more precise.
             (Some("closed"), Some(reason)) => Some(ended(reason)),
             (cause, _) => cause,
         };
@@ -258,7 +258,7 @@ impl PoolShard {
             out.text_or_nil(cause).number_or_nil(reason.map(|reason| u64::from(reason.0)));
         });
         if self.pool.keeps && matches!(point, HookPoint::SessionTerminated | HookPoint::SessionDiscarded) {
-            // Behind the call, which shows what was kept.
+            // After the call, which includes the stored data.
             self.clients_of(who.client_id).session_over(who.client_id);
         }
     }
@@ -337,7 +337,7 @@ impl PoolShard {
     /// `[message, change]`: change 0 stored, in the place of an older one or not; 2 cleared; 3 expired.
     /// Python: `RetainedEvent`.
     fn message_retained(&mut self, event: &mut Retained<'_>) {
-        // All of them in one order: what a topic holds is what came last, whoever it came from.
+        // All in one queue: the last change of a topic counts, whoever sent it.
         let from = event.from().unwrap_or("");
         self.notify_without_client(HookPoint::MessageRetained, (None, from), |out| {
             out.list(2);
@@ -352,7 +352,7 @@ impl PoolShard {
 
     fn packet(&mut self, point: HookPoint, event: &Packet<'_>) {
         let who = who!(event);
-        // What is sent to a client that has come in, or comes from one that somebody has vouched for.
+        // Packets to a client that has connected, or from one that is authenticated.
         let moment = match (point, event.packet_type()) {
             (_, CONNECT) => Moment::ComesIn,
             (HookPoint::PacketSent, CONNACK) => match connack_reason(event.bytes()) {
@@ -392,7 +392,7 @@ impl PoolShard {
 
     /// As `broker_starting`.
     fn broker_started(&mut self, event: &mut Broker<'_>) {
-        // A process that is started anew is told so.
+        // A restarted process is informed of this.
         self.pool.started.store(true, Ordering::Relaxed);
         self.broker(HookPoint::BrokerStarted, event);
     }
@@ -416,10 +416,11 @@ fn verdict_number(verdict: Verdict) -> u64 {
     }
 }
 
-/// The hooks of the driver at a place. An event is for the pool at that place; hooks at a place without one are never mounted.
+/// The hooks of the driver with index `PLACE`. Events go to the pool with that index; without a
+/// pool no hook is mounted.
 struct At<const PLACE: usize>;
 
-/// Writes the `plugin!` lines, once for each place, and says which hook belongs to a point.
+/// Writes the `plugin!` lines, once for each index, and maps points to hooks.
 macro_rules! hooks {
     ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident $about:tt)*) => {
         /// The hook of a point, for the driver at a place.

@@ -1,5 +1,6 @@
-//! exhook: hooks that run in processes of their own. Each worker has a thread here; the shards put what happens on its line and go
-//! on. What waits for an answer waits in a ticket (PROTOCOL.md has the frames).
+//! exhook: runs hooks in separate processes. Each worker has a thread here. Shards put events into
+//! its queue and continue. An event that needs an answer is suspended with a ticket (PROTOCOL.md
+//! describes the frames).
 
 mod call_queue;
 mod calls;
@@ -44,10 +45,11 @@ use stats::{Kinds, WorkerStats};
 use wire::{Ready, Wanted};
 use worker::Worker;
 
-/// How much longer the broker waits than the worker's thread, which answers by policy when the time is over.
+/// How much longer the broker waits than the worker's thread, which fails calls by policy at its
+/// own timeout.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The shared part.
+/// The state that all shards share.
 pub(crate) struct Exhook {
     host: Host,
     pools: Vec<Arc<Pool>>,
@@ -57,13 +59,13 @@ pub(crate) struct Exhook {
 pub(crate) struct Pool {
     config: Arc<Config>,
     queues: Vec<Arc<CallQueue>>,
-    /// What logins gave to the hooks of each worker.
+    /// The login data of each worker.
     logins: Vec<Arc<LoginStore>>,
     /// Whether the broker has started.
     started: Arc<AtomicBool>,
-    /// What the workers asked for, by hook point.
+    /// The hooks that the workers request, by hook point.
     wanted: BTreeMap<HookPoint, Wanted>,
-    /// Whether they give what is to be kept of logins.
+    /// Whether the workers store login data.
     keeps: bool,
 }
 
@@ -74,30 +76,31 @@ pub(crate) struct ExhookShard {
     load: u64,
     /// By [`Driver::place`].
     pools: [Option<PoolShard>; PLACES],
-    /// The broker, and the timer that is armed. None in tests without a broker.
+    /// The broker, and the timer that is armed. `None` in tests without a broker.
     host: Option<Host>,
     timer: Option<Timer>,
-    /// What has changed while it is handed over to another version, and whether that was asked for.
+    /// Changes during a handover to another version, and whether one was begun.
     journal: Journal<(String, String)>,
     hands_over: bool,
 }
 
-/// A pool, as a shard has it.
+/// A pool's state on one shard.
 pub(crate) struct PoolShard {
     pool: Arc<Pool>,
-    /// Whom each worker was told of.
+    /// The clients that each worker knows.
     clients: Vec<Clients>,
-    /// The client that CONNACK let in last, until its client.connected, and whether it goes on with a session.
+    /// The client whose CONNACK came last, until its client.connected, and whether it resumed a
+    /// session.
     goes_on: Option<(Box<str>, bool)>,
 }
 
-/// Connections that a shard keeps described to one worker although they have not come in: one in so many of `clients_max`, but as many as
-/// the broker has wait by default (`limits.connects_pending_max`).
+/// Pending logins that a shard records for one worker: this fraction of `clients_max`, but at least
+/// the broker's default of `limits.connects_pending_max`.
 const PENDING_LOGINS_SHARE: usize = 8;
 /// See [`PENDING_LOGINS_SHARE`].
 const PENDING_LOGINS_MIN: usize = 16_384;
 
-/// How often a shard looks for connections of which nothing has been heard for too long, and how soon where it has found many.
+/// How often a shard checks for expired pending logins, and how soon again if there were many.
 const LOOK: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -110,8 +113,8 @@ impl Plugin for Exhook {
         let started: Vec<_> =
             configs.into_iter().map(|config| Starting::new(config, *host)).collect::<Result<_, _>>()?;
         let pools = started.into_iter().map(Starting::ready).collect::<Result<Vec<_>, _>>()?;
-        // Here and not when it is activated: a version that replaces another is asked from its first moment on. And only now: where
-        // one driver cannot run, none is asked.
+        // In `load` and not in `activate`: a version that replaces another is called from its first
+        // moment on. After all drivers are ready: if one of them cannot run, no hook is mounted.
         pools.iter().try_for_each(|pool| pool.mount(*host))?;
         Ok(Exhook { host: *host, pools })
     }
@@ -149,8 +152,8 @@ impl Plugin for Exhook {
         Ok(())
     }
 
-    /// From now on nobody says here which sessions end, and workers that know of sessions are not asked about those that there are when
-    /// this is enabled again. In a reload nothing is called here any more.
+    /// From now on no hook here reports which sessions end, so workers with state of sessions are
+    /// renewed before this is enabled again. In a reload no hook is called after this.
     fn deactivate(self: &Arc<Self>) {
         for pool in self.pools.iter().filter(|pool| pool.keeps) {
             pool.logins.iter().for_each(|logins| logins.is_away());
@@ -162,9 +165,10 @@ impl Plugin for Exhook {
         verbs::verbs()
     }
 
-    /// Hooks that say which sessions begin and end are no longer called on this shard, or are called again, before the first of them is:
-    /// the operator has taken them out, or this was disabled or tripped, or the version before was when it handed over. Which sessions
-    /// have ended meanwhile, or will, nobody says, neither to the workers.
+    /// Called when hooks that report sessions are removed from this shard, or before the first of
+    /// them is called again: the operator removed them, or the plugin was disabled or tripped, or
+    /// the version before was at the handover. Session ends in between are reported neither here
+    /// nor to the workers.
     fn configured(self: &Arc<Self>, shard: &mut ExhookShard) {
         for PoolShard { pool, goes_on, .. } in shard.pools.iter_mut().flatten().filter(|of| of.pool.keeps) {
             *goes_on = None;
@@ -173,18 +177,18 @@ impl Plugin for Exhook {
         }
     }
 
-    /// What a worker of the version before says of a login after all has gone over.
+    /// A late report of login data from a worker of the version before.
     fn on_instance_message(shard: &mut ExhookShard, message: &InstanceMessage<'_>) {
         shard.late(message.bytes);
     }
 
-    /// What logins gave goes over: a client does not come in anew for a reload.
+    /// Login data is handed over: clients do not log in again for a reload.
     fn pieces(shard: &mut ExhookShard) -> Option<&mut dyn Pieces> {
         Some(shard)
     }
 }
 
-/// A pool whose workers are on their way.
+/// A pool whose workers are being started.
 struct Starting {
     config: Arc<Config>,
     queues: Vec<Arc<CallQueue>>,
@@ -238,7 +242,7 @@ impl Starting {
         Ok(Starting { config, queues: lines, logins: all_kept, started, ready })
     }
 
-    /// Waits until they run, and hears what they want.
+    /// Waits until the workers are ready, and collects the hooks that they request.
     fn ready(self) -> Result<Arc<Pool>, Error> {
         let Starting { config, queues: lines, logins: kept, started, ready } = self;
         let (mut wanted, mut keeps) = (BTreeMap::new(), false);
@@ -255,7 +259,7 @@ impl Starting {
     }
 }
 
-/// One hook of a worker's, beside those of the others.
+/// Adds one hook that a worker requests to those of the others.
 fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Error> {
     let Some(point) = HookPoint::ALL.iter().copied().find(|point| point.name() == hook.point) else {
         return Err(Error::new(format!(
@@ -271,7 +275,7 @@ fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Err
         Some(before) => {
             before.answers |= answers;
             before.deliver |= hook.deliver;
-            // No filter is every topic.
+            // An empty list means all topics.
             if hook.topics.is_empty() {
                 before.topics.clear();
             } else if !before.topics.is_empty() {
@@ -283,7 +287,7 @@ fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Err
     Ok(())
 }
 
-/// The operator's topic filters in the place of the workers'.
+/// Replaces the workers' topic filters by the operator's.
 fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, Wanted>) -> Result<(), Error> {
     for (name, topics) in &config.topics {
         // EMQX writes message_publish, we write message.publish.
@@ -304,7 +308,7 @@ fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, Wanted>) -> Re
 }
 
 impl Pool {
-    /// Mounts what the workers asked for.
+    /// Mounts the hooks that the workers request.
     fn mount(&self, host: Host) -> Result<(), Error> {
         for (point, wanted) in &self.wanted {
             let mut mounting = Mounting::new()
@@ -326,8 +330,9 @@ impl Pool {
         Ok(())
     }
 
-    /// What no worker has asked for and is seen here all the same: who is refused, is forgotten, and who is in, is known from who wants
-    /// in, of whom something is asked, too; and what is kept of a login is known to be whose, and leaves with the session.
+    /// Hook points that no worker requests and exhook needs itself. They show which pending logins
+    /// are refused or succeed, if hooks are called before a client is in; and which session stored
+    /// login data belongs to, and when it ends.
     fn own_points(&self) -> impl Iterator<Item = HookPoint> {
         let is_wanted = |point| self.wanted.contains_key(&point);
         let before_it_is_in =
@@ -339,7 +344,7 @@ impl Pool {
         all.filter(|point| !self.wanted.contains_key(point))
     }
 
-    /// What a failed call means at a point.
+    /// The result of a failed call at a point.
     pub(crate) fn policy(&self, point: HookPoint) -> FaultPolicy {
         self.config.policy(point)
     }
@@ -354,7 +359,7 @@ impl Pool {
         self.wanted.get(&point).is_some_and(|wanted| wanted.answers)
     }
 
-    /// The worker of a client: always the same one, also after a restart of the broker.
+    /// The worker of a client: always the same one, even after a restart of the broker.
     pub(crate) fn worker_of(&self, client_id: &str) -> usize {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(client_id);
         usize::try_from(hash % self.queues.len().max(1) as u64).unwrap_or(0)

@@ -1,18 +1,18 @@
-//! Lines of the log about what goes wrong again and again: one in ten seconds of each kind, which says how many others there were. Used
-//! by the worker's thread; it writes nothing itself.
+//! Limits log lines about repeated failures: one line in ten seconds for each kind, with the number
+//! of others. Used by the worker's thread; does not write to the log itself.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How often something is said at most.
+/// The shortest time between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// When something was said last.
+/// When something was logged last.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Pace(Option<Instant>);
 
 impl Pace {
-    /// Whether it may be said again; it counts as said then.
+    /// Whether it may be logged now; if so, it counts as logged.
     pub fn may_say(&mut self, now: Instant) -> bool {
         let may = self.0.is_none_or(|said| now.saturating_duration_since(said) >= PAUSE);
         if may {
@@ -22,19 +22,19 @@ impl Pace {
     }
 }
 
-/// What goes wrong, by kind.
+/// Failures, by kind.
 #[derive(Default, Debug)]
 pub struct Notices(BTreeMap<&'static str, Notice>);
 
 #[derive(Default, Debug)]
 struct Notice {
     pace: Pace,
-    /// What has happened last since something was said, and how often something has.
+    /// The last failure since the last line, and the number of failures since.
     unsaid: Option<(String, u64)>,
 }
 
 impl Notices {
-    /// Something has happened: the line to write, if this is the time for one.
+    /// Records a failure. Returns the line to log, if one is due.
     pub fn note(&mut self, kind: &'static str, text: String, now: Instant) -> Option<String> {
         let notice = self.0.entry(kind).or_default();
         let count = notice.unsaid.take().map_or(1, |(_, count)| count + 1);
@@ -45,7 +45,7 @@ impl Notices {
         None
     }
 
-    /// Lines about what has not been said, of those kinds for which it is time, or of all `at_the_end`.
+    /// Lines for unlogged failures whose time has come, or for all of them `at_the_end`.
     pub fn due(&mut self, now: Instant, at_the_end: bool) -> Vec<String> {
         let due = self.0.values_mut().filter_map(|notice| {
             let (text, count) = notice.unsaid.take_if(|_| notice.pace.may_say(now) || at_the_end)?;
@@ -66,7 +66,8 @@ fn line(text: &str, count: u64) -> String {
 mod tests {
     use super::*;
 
-    /// However many there are, a kind has a line in ten seconds, and none of them is lost.
+    /// However many failures there are, each kind has one line in ten seconds, and the lines count
+    /// them all.
     #[test]
     fn a_kind_has_one_line_in_ten_seconds_that_counts_the_others() {
         let (mut notices, start) = (Notices::default(), Instant::now());
@@ -82,7 +83,7 @@ mod tests {
         let due = notices.due(after(10_000), false);
         assert_eq!(due, ["kick 999 (998 more of the kind since the last line)"]);
         assert!(notices.due(after(40_000), true).is_empty(), "nothing is said twice");
-        // One that comes late says the rest itself.
+        // A later failure includes the rest in its own line.
         for ms in [40_000, 40_001, 40_002, 50_000] {
             said.extend(notices.note("kick", ms.to_string(), after(ms)));
         }

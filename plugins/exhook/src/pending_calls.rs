@@ -1,4 +1,5 @@
-//! Calls that are waited for, in the order in which they were asked: on the line, and of those that a process was given.
+//! Calls that the broker waits for, in order of time: those in the queue, and those that a process
+//! has.
 
 use std::collections::btree_map::{BTreeMap, IntoValues};
 use std::collections::{HashMap, hash_map};
@@ -10,19 +11,19 @@ use crate::verdict::Ticket;
 /// A call that the broker waits for.
 #[derive(Debug)]
 pub struct PendingCall<T = Ticket> {
-    /// Who waits.
+    /// The suspended event.
     pub ticket: T,
-    /// Since when.
+    /// Since when it waits.
     pub since: Instant,
     /// The number of the client that it is about.
     pub client: u64,
 }
 
-/// Calls that are waited for, by the number that an answer names, which is their order in time.
+/// Calls that are waited for, by call number, which is the order of time.
 #[derive(Debug)]
 pub struct PendingCalls<T = Ticket> {
     all: BTreeMap<u64, PendingCall<T>>,
-    /// How many there are about each client.
+    /// Number of calls about each client.
     of_client: HashMap<u64, usize>,
 }
 
@@ -33,12 +34,12 @@ impl<T> Default for PendingCalls<T> {
 }
 
 impl<T> PendingCalls<T> {
-    /// None yet.
+    /// Empty.
     pub fn new() -> PendingCalls<T> {
         PendingCalls::default()
     }
 
-    /// One more; the one that has had this number.
+    /// Adds a call. Returns the one that had this number before.
     pub fn insert(&mut self, id: u64, pending: PendingCall<T>) -> Option<PendingCall<T>> {
         *self.of_client.entry(pending.client).or_default() += 1;
         let before = self.all.insert(id, pending);
@@ -48,7 +49,7 @@ impl<T> PendingCalls<T> {
         before
     }
 
-    /// Nobody waits for this one any more.
+    /// Takes out a call.
     pub fn remove(&mut self, id: u64) -> Option<PendingCall<T>> {
         let pending = self.all.remove(&id)?;
         self.count_off(pending.client);
@@ -65,40 +66,40 @@ impl<T> PendingCalls<T> {
         shrink::table(&mut self.of_client, shrink::TABLE_MIN);
     }
 
-    /// The one that has waited longest.
+    /// The oldest call.
     pub fn first(&self) -> Option<&PendingCall<T>> {
         self.all.first_key_value().map(|(_, first)| first)
     }
 
-    /// Takes that out if it has waited since `before` or longer.
+    /// Takes out the oldest call if it has waited since `before` or longer.
     pub fn pop_overdue(&mut self, before: Instant) -> Option<PendingCall<T>> {
         let (id, _) = self.all.first_key_value().filter(|(_, first)| first.since <= before)?;
         self.remove(*id)
     }
 
-    /// Takes over others.
+    /// Adds the calls of `others`.
     pub fn extend(&mut self, others: PendingCalls<T>) {
         others.all.into_iter().for_each(|(id, pending)| drop(self.insert(id, pending)));
     }
 
-    /// Whether somebody waits for an answer about this client.
+    /// Whether any call is about this client.
     pub fn is_about(&self, client: u64) -> bool {
         self.of_client.contains_key(&client)
     }
 
-    /// Whether nobody waits.
+    /// Whether there is no call.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// How many wait.
+    /// Number of calls.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         assert_eq!(self.of_client.values().sum::<usize>(), self.all.len());
         self.all.len()
     }
 
-    /// All of them.
+    /// All tickets, in order of time.
     pub fn into_values(self) -> IntoValues<u64, PendingCall<T>> {
         self.all.into_values()
     }

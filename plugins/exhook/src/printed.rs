@@ -1,4 +1,5 @@
-//! What a worker prints or logs, in the broker's log: line by line, under its name, and not more than the log can take.
+//! Logs what a worker prints or sends for the log: line by line, under its name, and at a limited
+//! rate.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -6,37 +7,37 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{Host, Level};
 
-/// Most lines of a worker's that the log takes in a second.
+/// Most lines per second of one worker.
 const LINES_MAX: u32 = 1000;
-/// Lines of a farewell that the log takes at once, and how often: whoever reads the log is given the time to.
+/// Lines that are logged at once during a shutdown, and the pause after them.
 const PACE: (usize, Duration) = (50, Duration::from_millis(20));
-/// The longest line of what a worker prints; a longer one is cut into several.
+/// Longest printed line, bytes; a longer one is split.
 const PRINTED_MAX: usize = 8 << 10;
 
-/// Lines of a worker's that the log takes; those beyond are counted.
+/// Logs the lines of a worker; lines above the limit are counted.
 pub struct Lines {
     host: Host,
     name: String,
     second: Instant,
     count: u32,
-    /// Those of a farewell, which are not left out but wait, and when the log was last given some.
+    /// During shutdown: lines that wait instead of being dropped, and when some were logged last.
     paced: Option<(VecDeque<(Level, String)>, Instant)>,
 }
 
 impl Lines {
-    /// None yet.
+    /// Nothing logged yet.
     pub fn new(host: Host, name: String) -> Lines {
         Lines { host, name, second: Instant::now(), count: 0, paced: None }
     }
 
-    /// From now on lines wait until the log can take them: they are the last ones, and nobody else has them. As long as some wait, nothing
-    /// more should be read.
+    /// From now on lines wait until the log can take them, because they are the last ones and are
+    /// stored nowhere else. While some wait, the caller should read no more.
     pub fn begin_shutdown(&mut self) {
         self.new_second();
         self.paced = Some((VecDeque::new(), Instant::now()));
     }
 
-    /// Gives the log what it can take now; whether others wait.
+    /// Logs what it can now. Returns whether lines still wait.
     pub fn go_on(&mut self) -> bool {
         let Some((waiting, last)) = &mut self.paced else { return false };
         if !waiting.is_empty() && last.elapsed() >= PACE.1 {
@@ -48,7 +49,7 @@ impl Lines {
         !waiting.is_empty()
     }
 
-    /// The farewell is over: the log is given what is left, as much as it takes in a second.
+    /// Ends the shutdown: logs what is left, up to the limit per second.
     pub fn end_shutdown(&mut self) {
         for (level, text) in self.paced.take().into_iter().flat_map(|(waiting, _)| waiting) {
             self.say(level, &text);
@@ -56,7 +57,7 @@ impl Lines {
         self.new_second();
     }
 
-    /// One line.
+    /// Logs one line.
     pub fn say(&mut self, level: Level, text: &str) {
         if let Some((waiting, _)) = &mut self.paced {
             return waiting.push_back((level, text.to_owned()));
@@ -70,7 +71,7 @@ impl Lines {
         }
     }
 
-    /// Says how many were left out.
+    /// Logs how many lines were dropped.
     pub fn new_second(&mut self) {
         if self.count > LINES_MAX {
             let left_out = self.count - LINES_MAX;
@@ -80,17 +81,18 @@ impl Lines {
     }
 }
 
-/// Bytes that a worker prints, until a line is whole.
+/// Printed bytes of a line that is not complete.
 #[derive(Default)]
 pub struct Printed {
     bytes: Vec<u8>,
-    /// Whether the worker has closed it.
+    /// Whether the worker has closed the pipe.
     pub closed: bool,
 }
 
 impl Printed {
-    /// Reads what is there, `times` at most so that a worker that never stops printing does not keep the thread, and gives each whole
-    /// line to `line`. Whether something was there.
+    /// Reads what is there, at most `times` times so that a worker which prints without end does
+    /// not block the thread. Calls `line` with each complete line. Returns whether something was
+    /// read.
     pub fn read(
         &mut self,
         from: &mut impl Read,
@@ -125,7 +127,7 @@ impl Printed {
         came
     }
 
-    /// What has no end of line.
+    /// Calls `line` with the last line if it is not terminated.
     pub fn unterminated(&mut self, mut line: impl FnMut(&str)) {
         if !self.bytes.is_empty() {
             line(String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).trim_end());

@@ -1,5 +1,5 @@
-//! A worker's process: how it is started, and its ends of socket and pipes. It dies with the broker, and nothing else of the
-//! broker's is open in it.
+//! A worker's process: its start, its socket and its pipes. It is killed when the broker dies, and
+//! inherits no other descriptor of the broker.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, Driver, OWN_PREFIX, Variable};
 
-/// What of the broker's environment every worker gets, beside `LC_…`: who and where it is, and how people there write.
+/// Variables of the broker's environment that every worker gets, besides `LC_…`: user, folders and
+/// locale.
 const PASSED_ON: [&str; 11] = [
     "HOME",
     "JAVA_HOME",
@@ -27,20 +28,20 @@ const PASSED_ON: [&str; 11] = [
     "VIRTUAL_ENV",
 ];
 
-/// A process that runs.
+/// A running process.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// Frames go both ways here; it does not block.
+    /// Frames in both directions; non-blocking.
     pub socket: UnixStream,
-    /// What it prints.
+    /// Its standard output.
     pub stdout: ChildStdout,
-    /// What it prints as errors.
+    /// Its standard error.
     pub stderr: ChildStderr,
 }
 
 impl Process {
-    /// Starts one.
+    /// Starts a process.
     ///
     /// # Errors
     /// A sentence that names the program.
@@ -71,11 +72,12 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // What is sent to the broker's group, as Ctrl-C of its terminal, is for the broker: it says when workers end.
+            // A signal to the broker's process group, such as Ctrl-C in its terminal, is for the
+            // broker: the broker ends workers itself.
             .process_group(0);
         let theirs: OwnedFd = theirs.into();
         let passed = if config.driver == Driver::Java {
-            // Java can only take over a socket that is its standard input.
+            // Java can only use an inherited socket as its standard input.
             command.env("GRAPNEL_WORKER_FD", "0").stdin(theirs);
             None
         } else {
@@ -85,7 +87,8 @@ impl Process {
         // SAFETY: between fork and exec only system calls are made, on a descriptor that is open there and a set of signals.
         unsafe {
             command.pre_exec(move || {
-                // A service manager may tell all of a service to end, while a worker is not yet in a position to see to that.
+                // A service manager may signal all processes of a service before the worker can
+                // handle it.
                 block_signals()?;
                 if let Some(fd) = &passed {
                     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
@@ -109,17 +112,17 @@ impl Process {
         Ok(Process { child, socket, stdout, stderr })
     }
 
-    /// Its number.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it has ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits until it has ended by itself, at most so long; then ends it.
+    /// Waits at most `patience` until it has ended, then kills it.
     pub fn end(&mut self, patience: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + patience;
         while self.ended().is_none() {
@@ -135,7 +138,7 @@ impl Process {
     }
 }
 
-/// Holds back the signals that end a program and are for the broker. Between fork and exec.
+/// Blocks the termination signals, which are for the broker. Called between fork and exec.
 fn block_signals() -> rustix::io::Result<()> {
     // SAFETY: a set is plain data, which `sigemptyset` fills before it is read, and all of these are safe after fork.
     let failed = unsafe {
@@ -149,7 +152,7 @@ fn block_signals() -> rustix::io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(rustix::io::Errno::from_raw_os_error(failed)) }
 }
 
-/// The environment of a worker, from that of the broker.
+/// The environment of a worker, based on that of the broker.
 fn environment(
     config: &Config,
     ours: impl Iterator<Item = (OsString, OsString)>,

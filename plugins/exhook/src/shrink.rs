@@ -1,11 +1,11 @@
-//! Tables and lists that give memory back once a storm of clients has gone.
+//! Returns memory of tables and lists after a peak of clients.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Capacity that a table may keep, whatever is in it.
+/// Capacity that a table may retain, whatever its size.
 pub const TABLE_MIN: usize = 64;
 
-/// Gives back what a table has taken that had more in it. Whether it did.
+/// Shrinks a table that is mostly empty. Returns whether it did.
 pub fn table<K: std::hash::Hash + Eq, V, S: std::hash::BuildHasher>(
     table: &mut HashMap<K, V, S>,
     capacity_min: usize,
@@ -17,7 +17,7 @@ pub fn table<K: std::hash::Hash + Eq, V, S: std::hash::BuildHasher>(
     is_large
 }
 
-/// Gives back what a list has taken that was longer.
+/// Shrinks a list that is mostly empty.
 pub fn list<T>(list: &mut VecDeque<T>) {
     if list.capacity() > 64 && list.len() * 4 < list.capacity() {
         list.shrink_to(list.len() * 2);

@@ -1,21 +1,23 @@
-//! The end of a process by the broker's word: it finishes what it has begun, its hooks say their own farewell, and all that it says and
-//! prints until it has ended arrives. Run by the worker's thread, once the line is cut.
+//! Shuts a process down: it finishes its calls, its hooks run their own shutdown, and all its
+//! messages and output are read until it has ended. Runs on the worker's thread, after the queue is
+//! closed.
 
 use std::time::{Duration, Instant};
 
 use crate::serving::{Came, QUEUE_LOOK, Serving};
 use crate::wire;
 
-/// How soon it goes on where the log has to be waited for.
+/// Pause while the log is too slow.
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Serving<'_> {
-    /// Asks the process to end, and reads it until it has, at most for `shutdown_timeout`; then it is killed.
+    /// Requests the process to end, and reads its output until it has. Kills it after
+    /// `shutdown_timeout`.
     pub(crate) fn shut_down(&mut self) {
         let timeout = self.worker.config.shutdown_timeout;
         let until = Instant::now() + timeout;
         self.lines.begin_shutdown();
-        // Behind what is left of a frame that is on its way.
+        // Sent after the rest of the present frame.
         wire::frame(&mut self.out, |out| {
             out.list(1).number(2_u64);
         });
@@ -25,7 +27,7 @@ impl Serving<'_> {
             if !takes {
                 self.out.clear();
             }
-            // What has ended has said all that is there to read.
+            // After its end, everything that it sent can be read.
             status = status.or_else(|| self.process.ended());
             let mut more = self.lines.go_on();
             if !more {
@@ -41,7 +43,7 @@ impl Serving<'_> {
                 break;
             }
             if self.lines.go_on() {
-                // It has more than the log takes.
+                // It has printed more than the log takes.
                 std::thread::park_timeout(left.min(PAUSE));
             } else {
                 self.poll(left.min(QUEUE_LOOK));

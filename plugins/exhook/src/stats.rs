@@ -1,4 +1,5 @@
-//! What is counted of a worker, as metrics of the plugin: `grapnel-ctl exhook drivers` and `/metrics` show them. Any thread counts.
+//! Counters of a worker, as metrics of the plugin: `grapnel-ctl exhook drivers` and `/metrics` show
+//! them. They may be updated on any thread.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -9,13 +10,13 @@ use grapnel_plugin_abi::{Counter, Gauge, GaugePart, Histogram, HookPoint, Host};
 
 use crate::queue::{Full, Kind, Usage};
 
-/// Upper bounds of the times of answers, microseconds.
+/// Upper bounds of the buckets for answer times, microseconds.
 const ANSWER_US: [i64; 25] = [
     50, 75, 100, 150, 200, 250, 300, 400, 500, 750, 1_000, 1_500, 2_000, 3_000, 5_000, 7_500, 10_000, 20_000,
     50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000,
 ];
 
-/// The metrics of one worker. One that the broker has no room for is not counted.
+/// The metrics of one worker. `None` for a metric that the broker has no room for.
 #[derive(Clone, Debug)]
 pub struct WorkerStats {
     calls: Option<Counter>,
@@ -23,7 +24,7 @@ pub struct WorkerStats {
     dropped_client: Option<Counter>,
     dropped_address: Option<Counter>,
     refused: Option<Counter>,
-    /// What the workers of the driver have dropped, by hook point.
+    /// Dropped notifications of the driver's workers, by hook point.
     kinds: Arc<Kinds>,
     failed: Option<Counter>,
     timeouts: Option<Counter>,
@@ -36,7 +37,7 @@ pub struct WorkerStats {
 }
 
 impl WorkerStats {
-    /// Those of a worker, by driver and number; `kinds` is that of its driver.
+    /// The metrics of a worker, by driver and index; `kinds` are those of its driver.
     pub fn new(host: Host, driver: &str, index: u32, kinds: Arc<Kinds>) -> WorkerStats {
         let name = |what: &str| format!("worker_{driver}_{index}_{what}");
         let counter = |what: &str, help: &str| host.counter(&name(what), help).ok();
@@ -66,7 +67,7 @@ impl WorkerStats {
         stats
     }
 
-    /// Those of a worker that nobody counts.
+    /// Metrics that are not counted.
     #[cfg(test)]
     pub fn none() -> WorkerStats {
         WorkerStats {
@@ -87,7 +88,7 @@ impl WorkerStats {
         }
     }
 
-    /// What it has come to, over all versions of the plugin.
+    /// The present values, over all versions of the plugin.
     pub fn totals(&self) -> Totals {
         let counted = |counter: Option<Counter>| counter.map_or(0, Counter::value);
         let shown = |gauge: Option<Gauge>| gauge.map_or(0, Gauge::value);
@@ -109,12 +110,13 @@ impl WorkerStats {
         }
     }
 
-    /// Calls were handed over.
+    /// Counts calls that were sent.
     pub fn called(&self, count: usize) {
         add(self.calls, count);
     }
 
-    /// An event is lost to the worker: for want of room, or since nobody takes calls. `lost` is for the log.
+    /// Counts an event that the worker does not get, for lack of room or because no calls are
+    /// taken. `lost` is for the log.
     pub fn lost(&self, lost: &mut Lost, kind: Kind, point: HookPoint, full: Option<Full>) {
         if kind == Kind::Question {
             add(self.failed, 1);
@@ -135,39 +137,40 @@ impl WorkerStats {
         }
     }
 
-    /// A call ended by its policy.
+    /// Counts a call that ended by its policy.
     pub fn failed(&self) {
         add(self.failed, 1);
     }
 
-    /// A call that ended by its policy got no answer in time.
+    /// Counts a call that got no answer in time.
     pub fn timed_out(&self) {
         add(self.timeouts, 1);
     }
 
-    /// Another process was started.
+    /// Counts a restart.
     pub fn restarted(&self) {
         add(self.restarts, 1);
     }
 
-    /// A command of the worker's was not done.
+    /// Counts a command that failed.
     pub fn command_failed(&self) {
         add(self.commands_failed, 1);
     }
 
-    /// The plugin has the worker, until what comes back is dropped. A version that replaces another has it before that has not.
+    /// Shows that the plugin has this worker until the result is dropped. In a reload a new version
+    /// sets its part before the old one removes its own.
     pub fn loaded(&self) -> GaugePart {
         let mut loaded = GaugePart::of(self.loaded);
         loaded.set(1);
         loaded
     }
 
-    /// What is to show how much waits, nothing yet.
+    /// The gauges of the queue, at zero.
     pub fn waiting(&self) -> Waiting {
         Waiting { calls: GaugePart::of(self.queue), bytes: GaugePart::of(self.queue_bytes) }
     }
 
-    /// An answer came after so long.
+    /// Records the time of an answer.
     pub fn answered(&self, after: Duration) {
         if let Some(histogram) = self.answer_us {
             histogram.record(i64::try_from(after.as_micros()).unwrap_or(i64::MAX));
@@ -175,7 +178,7 @@ impl WorkerStats {
     }
 }
 
-/// What the metrics of a worker show at one moment; `grapnel-ctl exhook drivers stats` says what each is.
+/// The metrics of a worker at one moment; `grapnel-ctl exhook drivers stats` explains each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub calls: i64,
@@ -189,11 +192,11 @@ pub struct Totals {
     pub commands_failed: i64,
     pub queue: i64,
     pub queue_bytes: i64,
-    /// Answers by how long they took: the upper bound in microseconds, and how many there were up to it, above the one before.
+    /// Answers by time: the bucket's upper bound in microseconds, and the count in the bucket.
     pub answers: Vec<(i64, i64)>,
 }
 
-/// Counters of what the workers of a driver have dropped, one for each hook point, made when the first is.
+/// Counters of dropped notifications of a driver, one for each hook point, created at first use.
 #[derive(Debug, Default)]
 pub struct Kinds {
     host: Option<(Host, &'static str)>,
@@ -201,7 +204,7 @@ pub struct Kinds {
 }
 
 impl Kinds {
-    /// Those of a driver.
+    /// The counters of a driver.
     pub fn new(host: Host, driver: &'static str) -> Kinds {
         let counters = HookPoint::ALL.iter().map(|point| (*point, OnceLock::new())).collect();
         Kinds { host: Some((host, driver)), counters }
@@ -217,7 +220,7 @@ impl Kinds {
     }
 }
 
-/// What has found no room, for the log.
+/// Losses, for the log.
 #[derive(Debug, Default)]
 pub struct Lost {
     notifications: BTreeMap<HookPoint, u64>,
@@ -233,7 +236,7 @@ impl Lost {
         self.notifications.is_empty() && self.questions.is_empty()
     }
 
-    /// Adds what has been lost since.
+    /// Adds later losses.
     pub fn add(&mut self, more: Lost) {
         for (into, from) in
             [(&mut self.notifications, more.notifications), (&mut self.questions, more.questions)]
@@ -273,7 +276,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// How much waits for the worker, as it is shown. In a reload the lines of both versions add up.
+/// The gauges of the queue. In a reload the parts of both versions add up.
 #[derive(Debug)]
 pub struct Waiting {
     calls: GaugePart,
@@ -281,7 +284,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// So much does now.
+    /// Sets the present values.
     pub fn set(&mut self, usage: Usage) {
         for (part, value) in [(&mut self.calls, usage.calls), (&mut self.bytes, usage.bytes)] {
             part.set(i64::try_from(value).unwrap_or(i64::MAX));

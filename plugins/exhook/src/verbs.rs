@@ -1,5 +1,5 @@
-//! The verbs of exhook for `grapnel-ctl`: which drivers there are, what their workers have done, and which driver's hooks are called.
-//! Called by the broker on threads of the calls.
+//! The verbs of exhook for `grapnel-ctl`: list drivers, show their workers' statistics, enable and
+//! disable a driver's hooks. The broker runs them on its threads for such calls.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::Exhook;
 use crate::stats::Totals;
 
-/// How long a call sleeps before it asks whether somebody still waits for it.
+/// How long a call sleeps between checks whether its caller still waits.
 const WAIT_SLICE: Duration = Duration::from_millis(250);
 
 grapnel_plugin_abi::arguments! {
@@ -50,7 +50,7 @@ grapnel_plugin_abi::arguments! {
     }
 }
 
-/// A driver that is loaded.
+/// A loaded driver.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct DriverRow {
     driver: &'static str,
@@ -60,35 +60,35 @@ struct DriverRow {
     calls: i64,
 }
 
-/// What a worker has done.
+/// The statistics of one worker.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct WorkerRow {
     plugin: String,
     driver: &'static str,
     worker: usize,
     calls: i64,
-    /// Calls a second, over the interval.
+    /// Calls per second, over the interval.
     rate: i64,
-    /// Microseconds that half of the answers took at most; `None` where there were none.
+    /// Median time of an answer in microseconds, rounded up to a bucket; `None` without answers.
     p50_us: Option<i64>,
-    /// And 99 of 100.
+    /// The 99th percentile of the same.
     p99_us: Option<i64>,
     failed: i64,
     timeouts: i64,
-    /// Notifications that were dropped, those among them whose client had no room left, or whose address, and questions that found
-    /// no room.
+    /// Dropped notifications in all, because of the client's limit, and because of the address's
+    /// limit; and requests without room.
     dropped: i64,
     dropped_client: i64,
     dropped_address: i64,
     refused: i64,
     restarts: i64,
-    /// Commands that were not done.
+    /// Commands that failed.
     commands_failed: i64,
     queue: i64,
     queue_bytes: i64,
 }
 
-/// What a driver is switched to.
+/// The result of a switch.
 #[derive(Serialize)]
 struct Switched<'a> {
     plugin: &'a str,
@@ -133,7 +133,7 @@ fn rows(plugin: &Arc<Exhook>, about: &AboutPlugin) -> Vec<DriverRow> {
     rows
 }
 
-/// In the words of `plugins list`.
+/// The state, in the terms of `plugins list`.
 fn state(about: &AboutPlugin, driver: &str, alone: bool) -> &'static str {
     let mut hooks = of_driver(about, driver, alone).peekable();
     match (about.state.as_str(), about.origin.as_str()) {
@@ -146,7 +146,8 @@ fn state(about: &AboutPlugin, driver: &str, alone: bool) -> &'static str {
     }
 }
 
-/// The hooks of a driver. Where the plugin runs several, their names say whose they are.
+/// The hooks of a driver. If the plugin runs several drivers, the names of the hooks distinguish
+/// them.
 fn of_driver<'a>(about: &'a AboutPlugin, driver: &str, alone: bool) -> impl Iterator<Item = &'a HookAbout> {
     let is_java = driver == "java";
     about.hooks.iter().filter(move |hook| alone || hook.name.starts_with("java_") == is_java)
@@ -182,7 +183,7 @@ fn stats(plugin: &Arc<Exhook>, given: Stats, call: &VerbCall<'_>) -> Result<Answ
     Ok(table(&workers).value(&workers)?)
 }
 
-/// Sleeps for so long, in slices, and ends before it where nobody waits for the answer any more; the time that has really passed.
+/// Sleeps in slices. Ends early if the caller no longer waits. Returns the time that has passed.
 fn slept(
     interval: Duration,
     sleep: impl Fn(Duration) -> Option<&'static str>,
@@ -195,7 +196,7 @@ fn slept(
         if left.is_zero() {
             return Ok(passed);
         }
-        // Not less than what the broker counts in, so that the last slice is none of no length.
+        // At least the broker's resolution, so that the last slice is not empty.
         if let Some(said) = sleep(left.clamp(Duration::from_millis(1), WAIT_SLICE)) {
             return Err(VerbError::new(said));
         }
@@ -205,7 +206,7 @@ fn slept(
     }
 }
 
-/// To the nearest whole number.
+/// Rounded to the nearest whole number.
 fn per_second(calls: i64, passed: Duration) -> i64 {
     let ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX).max(1);
     calls.max(0).saturating_mul(1_000).saturating_add(ms / 2) / ms
@@ -247,7 +248,7 @@ fn row(plugin: &str, driver: &'static str, worker: usize, rate: i64, totals: Tot
     }
 }
 
-/// The bound below which so many of a hundred are, of buckets with their upper bounds.
+/// The upper bound of the bucket with this percentile; buckets are given with their upper bounds.
 fn quantile(buckets: &[(i64, i64)], percent: i64) -> Option<i64> {
     let all: i64 = buckets.iter().map(|(_, count)| *count).sum();
     let mut below = 0_i64;
@@ -302,7 +303,7 @@ fn table(workers: &[WorkerRow]) -> Answer {
     Answer::default().table(columns, workers.iter().map(row))
 }
 
-/// The driver that goes by this name, or `PLUGIN/DRIVER`; all of them where it is the plugin's name.
+/// The driver with this name, or `PLUGIN/DRIVER`; all drivers for the plugin's name.
 fn chosen<'a>(rows: &'a [DriverRow], name: &str) -> Result<Vec<&'a DriverRow>, VerbError> {
     let is_it = |row: &&DriverRow| {
         row.plugin == name || row.driver == name || format!("{}/{}", row.plugin, row.driver) == name
@@ -321,12 +322,12 @@ fn disable(rows: &[DriverRow], about: &AboutPlugin, name: &str, force: bool) -> 
     if mine.len() == rows.len() {
         return Ok(answer.then(Then::Disable { force }));
     }
-    // The others of the plugin go on.
+    // Other drivers of the plugin continue.
     let hooks = |row: &DriverRow| of_driver(about, row.driver, false).map(HookAbout::key).collect();
     Ok(mine.iter().fold(answer, |answer, row| answer.then(Then::Unmount { hooks: hooks(row), force })))
 }
 
-/// Whatever had disabled it: the plugin as a whole, or its hooks.
+/// Enables the plugin, its hooks, or both, whichever was disabled.
 fn enable(rows: &[DriverRow], about: &AboutPlugin, name: &str) -> Result<Answer, VerbError> {
     let mine = chosen(rows, name)?;
     let mut answer = switched(about, &mine, rows.len(), "enabled")?;

@@ -1,4 +1,4 @@
-//! Answers of workers, put into the tickets that wait for them.
+//! Puts the answers of workers into the tickets that wait for them.
 
 use grapnel_plugin_abi::{
     AuthenticateTicket, AuthorizeTicket, ConnectTicket, FiltersTicket, PublishTicket, Reason,
@@ -7,7 +7,7 @@ use rmpv::ValueRef;
 
 use crate::wire::{bytes_ref, flag_of, get, number_of, or_nil, pairs_of, text_ref};
 
-/// Who waits, at which point.
+/// A ticket, by hook point.
 #[derive(Debug)]
 pub enum Ticket {
     /// client.connect.
@@ -16,16 +16,15 @@ pub enum Ticket {
     Authenticate(AuthenticateTicket),
     /// client.authorize.
     Authorize(AuthorizeTicket),
-    /// client.subscribe or client.unsubscribe, with how many filters there are.
+    /// client.subscribe or client.unsubscribe, with the number of filters.
     Filters(FiltersTicket, u32),
     /// message.publish.
     Publish(PublishTicket),
 }
 
 impl Ticket {
-    /// The answer did not come, says that it failed, or turned out to be wrong; then nothing of what is right in it counts. The broker
-    /// knows that nobody has answered: the policy that the hook was mounted with decides what is asked now, and what was granted
-    /// before stays.
+    /// Fails the call: no answer came, or it reports a failure or is invalid. No part of the answer
+    /// is used. The hook's fault policy decides the present request; earlier decisions stay.
     pub fn fail(self) {
         match self {
             Ticket::Connect(ticket) => ticket.unanswered(),
@@ -36,7 +35,7 @@ impl Ticket {
         }
     }
 
-    /// Nothing changes.
+    /// Continues without a change.
     fn go_on(self, stop: bool) {
         match (self, stop) {
             (Ticket::Connect(ticket), false) => ticket.proceed(),
@@ -52,10 +51,10 @@ impl Ticket {
         }
     }
 
-    /// What a worker has answered with code 0 or 1.
+    /// Applies an answer with code 0 or 1.
     ///
     /// # Errors
-    /// What is wrong with it; the ticket is then still open.
+    /// What is wrong with it, and the ticket, which is still open.
     pub fn answer(self, value: &ValueRef<'_>, stop: bool) -> Result<(), (Ticket, String)> {
         if matches!(value, ValueRef::Nil) {
             self.go_on(stop);
@@ -64,7 +63,8 @@ impl Ticket {
         if !matches!(value, ValueRef::Map(_)) {
             return Err((self, "answered with something that is no map".to_owned()));
         }
-        // All of it is read before anything is put into the ticket: nothing of a wrong answer may stay in it.
+        // All of it is decoded before the ticket is changed, so that an invalid answer has no
+        // effect.
         let set = match self {
             Ticket::Connect(ticket) => match ConnectSays::of(value) {
                 Ok(says) => Ok(says.put_into(ticket)),
@@ -92,10 +92,10 @@ impl Ticket {
     }
 }
 
-/// What an answer has under a key; nil is nothing.
+/// The value of a key in an answer; `None` for nil.
 ///
 /// # Errors
-/// What is there instead of it.
+/// The value has the wrong type.
 fn read<'a, T>(
     map: &ValueRef<'a>,
     key: &str,
@@ -109,7 +109,7 @@ fn reason(map: &ValueRef<'_>, key: &str) -> Result<Option<Reason>, String> {
     read(map, key, "no reason code", |value| number_of(value).map(Reason))
 }
 
-/// The text of a refusal, which stands without one, too.
+/// The text of a refusal; a refusal is valid without one.
 fn text<'a>(map: &ValueRef<'a>) -> &'a str {
     get(map, "text").and_then(text_ref).unwrap_or("")
 }
@@ -128,7 +128,7 @@ impl<'a> ConnectSays<'a> {
         let keep_alive_s = read(value, "keep_alive_s", "no number of seconds below 65,536", number_of);
         let session_expiry_s = read(value, "session_expiry_s", "no number of seconds of 32 bits", number_of);
         if refuse.is_some() {
-            // It stands, whatever is beside it.
+            // A refusal is valid even if other keys are not.
             return Ok(ConnectSays { refuse, ..ConnectSays::default() });
         }
         Ok(ConnectSays { refuse, keep_alive_s: keep_alive_s?, session_expiry_s: session_expiry_s? })
@@ -169,7 +169,7 @@ impl<'a> LoginSays<'a> {
             })
         };
         match rest() {
-            // It stands, whatever is beside it.
+            // A denial is valid even if other keys are not.
             Err(_) if matches!(allowed, Some(Err(_))) => Ok(LoginSays { allowed, ..LoginSays::default() }),
             read => read,
         }
@@ -194,7 +194,7 @@ impl<'a> LoginSays<'a> {
     }
 }
 
-/// What is answered to the question whether a client may, if that is. A denial stands, whatever its reason is.
+/// The decision in an answer, if it has one. A denial is valid even if its reason is not.
 fn allowed(value: &ValueRef<'_>) -> Result<Option<Result<(), Reason>>, String> {
     match get(value, "allow") {
         None => Ok(None),
@@ -215,7 +215,7 @@ fn authorize(mut ticket: AuthorizeTicket, allowed: Option<Result<(), Reason>>) -
     Ticket::Authorize(ticket)
 }
 
-/// What an answer says of one filter.
+/// The part of an answer about one filter.
 #[derive(Debug, PartialEq, Eq)]
 struct Row<'a> {
     index: u32,
@@ -335,7 +335,8 @@ impl<'a> PublishSays<'a> {
     }
 }
 
-/// What a key changes, or that it changes nothing. `None` where no message may have such a value.
+/// The change that a key stands for; `Some(None)` for no change. `None` if a message cannot have
+/// such a value.
 fn set_of<'a>(key: &str, value: &ValueRef<'a>) -> Option<Option<Set<'a>>> {
     let set = match key {
         "topic" => Set::Topic(text_ref(value)?),

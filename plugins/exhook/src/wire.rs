@@ -179,7 +179,7 @@ pub struct Wanted {
 /// One answer.
 #[derive(Debug)]
 pub struct Answer<'a> {
-    /// Which call.
+    /// 0 continues the chain, 1 stops it, 2 is a failure.
     pub id: u64,
     /// 0 goes on, 1 ends the chain, 2 has failed.
     pub code: u64,

@@ -1,5 +1,5 @@
-//! The thread of one worker: it starts the process, has it served until it ends, and starts it anew. Where the plugin is to end, what
-//! has been asked is brought to its end first. No shard ever waits for it.
+//! The thread of one worker: starts the process, serves it until it ends, and restarts it. When the
+//! plugin ends, pending requests are finished first. Shards never wait for this thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,42 +20,43 @@ use crate::stats::{Lost, WorkerStats};
 use crate::verdict::Ticket;
 use crate::wire::Ready;
 
-/// How soon a worker is started anew, and how slowly at the slowest.
+/// Shortest and longest pause before a restart.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// A worker that has run for so long begins with the shortest pause again.
+/// A worker that has run for this long restarts with the shortest pause.
 const SETTLED: Duration = Duration::from_secs(10);
-/// The least time between two renewals.
+/// The shortest time between two renewals.
 const RENEWAL: Duration = Duration::from_secs(1);
-/// How much longer its thread may take than calls and farewell: to kill what has not ended, and to read the last of it.
+/// Time that the thread may take beyond calls and shutdown, to kill a process and read its last
+/// output.
 const SPARE: Duration = Duration::from_secs(2);
 
 /// One worker.
 pub struct Worker {
-    /// What the operator configured.
+    /// The driver's configuration.
     pub config: Arc<Config>,
-    /// Where the calls come from.
+    /// The calls for this worker.
     pub queue: Arc<CallQueue>,
-    /// What its hooks know of logins.
+    /// The login data of its hooks.
     pub logins: Arc<LoginStore>,
     /// The broker.
     pub host: Host,
-    /// Which of the pool.
+    /// Index in the pool.
     pub index: u32,
-    /// Where its first process says that it is ready.
+    /// Receives the first process's result: ready, or the error.
     pub first: Option<SyncSender<Result<Ready, String>>>,
     /// Whether the broker has started.
     pub started: Arc<AtomicBool>,
-    /// Whether its first process has said that it has something kept of logins.
+    /// Whether its first process has declared that it stores login data.
     pub keeps: Option<bool>,
-    /// Answers that were wrong, or said what went wrong.
+    /// Answers that were invalid or reported a failure.
     pub wrong: u64,
     /// Calls that were not answered in time.
     pub late: u64,
-    /// What has found no room and is yet to be said, and when something was said last.
+    /// Losses that are still to be logged, and when some were logged last.
     pub lost: (Lost, Pace),
-    /// The same of what logins gave.
+    /// The same for login data.
     pub not_stored: (NotStored, Pace),
-    /// Commands that were not done.
+    /// Commands that failed and are still to be logged.
     pub not_done: Notices,
 }
 
@@ -65,12 +66,13 @@ impl Worker {
         format!("{}/{}", self.config.driver.name(), self.index)
     }
 
-    /// How long its thread may take from when the plugin is to end: what has been asked is answered, and the process says farewell.
+    /// How long its thread may take after the plugin is told to end: requests are answered, and the
+    /// process shuts down.
     pub fn patience(config: &Config) -> Duration {
         config.call_timeout + config.shutdown_timeout + SPARE
     }
 
-    /// Until the plugin ends.
+    /// Runs until the plugin ends.
     pub fn run(mut self) {
         let _loaded = self.queue.stats.loaded();
         self.go_on();
@@ -98,7 +100,7 @@ impl Worker {
             };
             let again = self.starts_again();
             if let Some(first) = self.first.take() {
-                // `load` has the text for the operator; nothing is mounted.
+                // `load` returns the text to the operator; nothing is mounted.
                 let _ = first.send(Err(lost));
                 return;
             }
@@ -125,8 +127,8 @@ impl Worker {
         }
     }
 
-    /// Waits until another process may take the place of one that has run for so long, or the plugin is to end; what comes meanwhile
-    /// waits on the line.
+    /// Waits until a process may be renewed that has run for `ran`, or until the plugin is to end.
+    /// Calls stay in the queue meanwhile.
     fn rest_before_renewal(&mut self, ran: Duration) {
         let until = Instant::now() + renewal_pause(ran, self.config.call_timeout);
         loop {
@@ -138,7 +140,7 @@ impl Worker {
         }
     }
 
-    /// Whether broker.started has been already.
+    /// Whether broker.started has been called.
     pub fn has_started(&self) -> bool {
         self.started.load(Ordering::Relaxed)
     }
@@ -148,7 +150,8 @@ impl Worker {
         self.host.wait_stop(Duration::ZERO)
     }
 
-    /// Waits without a process; whether the plugin is to end, and nobody waits for an answer of the next one.
+    /// Waits without a process. Returns whether the plugin is to end and no request waits for the
+    /// next process.
     fn wait_for_restart(&mut self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
         loop {
@@ -162,13 +165,13 @@ impl Worker {
                 return false;
             }
             if stops {
-                // That has waited for nothing.
+                // `wait_stop` returns at once from now on.
                 std::thread::park_timeout(left.min(QUEUE_LOOK));
             }
         }
     }
 
-    /// What is to be done now and then.
+    /// Regular work of the thread.
     pub fn look(&mut self, now: Instant) {
         self.fail_overdue();
         self.logins.expire(now);
@@ -176,13 +179,13 @@ impl Worker {
         self.say_not_done(false);
     }
 
-    /// Whether a process that says of itself that it `keeps` may do so: only where the first one has, by which it was decided whether
-    /// anybody sees sessions end.
+    /// Whether a process that declares `keeps` may store login data: only if the first process did,
+    /// because that decided which hooks are mounted to see sessions end.
     pub fn keeps(&mut self, keeps: bool) -> bool {
         *self.keeps.get_or_insert(keeps) && keeps
     }
 
-    /// What has waited on the line for longer than an answer may take ends by policy.
+    /// Fails by policy what has waited in the queue for longer than `call_timeout`.
     pub fn fail_overdue(&mut self) {
         let Some(before) = Instant::now().checked_sub(self.config.call_timeout) else { return };
         loop {
@@ -194,10 +197,10 @@ impl Worker {
         }
     }
 
-    /// A call that got no answer in time.
+    /// Fails a call that was not answered in time.
     pub fn fail_late(&mut self, ticket: Ticket) {
         self.late += 1;
-        // Nothing logs per packet: the first, second, fourth, eighth … do.
+        // To limit the log, only the first, second, fourth, eighth … are logged.
         if self.late.is_power_of_two() {
             let (name, timeout) = (self.name(), self.config.call_timeout.as_millis());
             self.host
@@ -217,22 +220,22 @@ impl Worker {
         self.starts_again() && self.config.while_down == WhileDown::Wait
     }
 
-    /// Nobody takes calls any more: what is waited for on the line ends by policy. How many notifications are lost.
-    /// `here` was taken from it, and has not been given to a process.
+    /// Closes the queue: pending requests fail by policy. `here` was taken from the queue and not
+    /// sent. Returns the number of lost notifications.
     pub fn fail_remaining(&self, here: Vec<Call>) -> usize {
         let (asked, told) = self.queue.cut(here);
         self.fail_all(asked);
         told
     }
 
-    /// These end by policy.
+    /// Fails these by policy.
     pub fn fail_all(&self, asked: PendingCalls) {
         for pending in asked.into_values() {
             fail(&self.queue.stats, pending.ticket);
         }
     }
 
-    /// Says what has found no room, now and then, or at the end.
+    /// Logs losses, at most once in a while, or `at_the_end`.
     pub fn say_lost(&mut self, at_the_end: bool) {
         self.log_not_stored(at_the_end);
         let (lost, pace) = &mut self.lost;
@@ -254,7 +257,7 @@ impl Worker {
         self.host.warn(format_args!("{}: {unkept}", self.name()));
     }
 
-    /// A command was not done.
+    /// Counts and logs a command that failed.
     pub fn command_failed(&mut self, NotDone { kind, why }: NotDone) {
         self.queue.stats.command_failed();
         if let Some(line) = self.not_done.note(kind, why, Instant::now()) {
@@ -262,7 +265,7 @@ impl Worker {
         }
     }
 
-    /// Says which commands were not done and are yet to be said, now and then, or at the end.
+    /// Logs commands that failed, at most once in a while, or `at_the_end`.
     pub fn say_not_done(&mut self, at_the_end: bool) {
         for line in self.not_done.due(Instant::now(), at_the_end) {
             self.host.warn(format_args!("{}: {line}", self.name()));
@@ -293,7 +296,7 @@ impl Worker {
                      install`, from plugins/exhook/sdk/python"
                 ))
             }
-            // Nobody else says why.
+            // Nothing else says why it failed.
             (End::Lost(why), Some(words)) if !words.is_empty() => {
                 End::Lost(format!("{why}; it printed:\n{}", words.join("\n")))
             }
@@ -302,13 +305,13 @@ impl Worker {
     }
 }
 
-/// How long a renewal waits: whoever takes hooks out and puts them back all the time starts no process each time. What is asked
-/// meanwhile has half of its time left.
+/// How long a renewal waits, so that an operator's tool which removes and restores hooks repeatedly
+/// does not start a process each time. Requests that come meanwhile have half of their time left.
 fn renewal_pause(ran: Duration, call_timeout: Duration) -> Duration {
     RENEWAL.min(call_timeout / 2).saturating_sub(ran)
 }
 
-/// A call that got no answer, or a wrong one.
+/// Fails a call by policy: it got no answer, or an invalid one.
 pub fn fail(stats: &WorkerStats, ticket: Ticket) {
     stats.failed();
     ticket.fail();

@@ -1,4 +1,4 @@
-//! Who runs the hooks, and what is started for that.
+//! The programs that run hooks, and how they are started.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -8,17 +8,17 @@ use grapnel_plugin_abi::Error;
 
 use super::Written;
 
-/// What runs hooks in Java.
+/// The jar that runs hooks in Java.
 const JAR: &str = "grapnel-exhook.jar";
-/// How Python is told to run our package: it searches no folder that is not named by an absolute path, so that a file in the folder
-/// where it happens to run never takes the place of a module.
+/// How Python runs our package. It removes relative folders from the search path, so that no file
+/// in the working directory can replace a module.
 const RUN_PACKAGE: &str = "import sys; sys.path[:] = [path for path in sys.path if path.startswith('/')]; import runpy; \
     runpy.run_module('grapnel_exhook', run_name='__main__', alter_sys=True)";
 
-/// Who runs the hooks.
+/// The drivers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Driver {
-    /// Our own API and EMQX's, told apart by the module.
+    /// Our own API and EMQX's; the module's contents decide which.
     Python3,
     /// aMQTT's plugins.
     Amqtt,
@@ -36,7 +36,8 @@ impl Driver {
         }
     }
 
-    /// Which of the plugin's hooks are its: drivers of one language have one place, so that at most one of them runs at a time.
+    /// Index of the driver's set of hooks in the plugin. Drivers of one language share an index, so
+    /// that at most one of them runs at a time.
     pub const fn place(self) -> usize {
         match self {
             Driver::Python3 | Driver::Amqtt => 0,
@@ -44,7 +45,7 @@ impl Driver {
         }
     }
 
-    /// What is imported unless the configuration says otherwise.
+    /// The module that is imported by default.
     pub(super) const fn init_module(self) -> &'static str {
         match self {
             Driver::Python3 | Driver::Amqtt => "main",
@@ -53,7 +54,7 @@ impl Driver {
     }
 }
 
-/// How many places there are for drivers.
+/// Number of such sets.
 pub const PLACES: usize = 2;
 
 impl Driver {
@@ -74,7 +75,7 @@ impl Driver {
 }
 
 impl Written {
-    /// What runs the hooks of a driver, and with which arguments.
+    /// The program that runs the hooks of a driver, and its arguments.
     pub(super) fn program(
         &self,
         driver: Driver,
@@ -93,7 +94,8 @@ impl Written {
                 jar.display()
             )));
         }
-        // What later versions of Java mean by text without being told; the operator's options come behind it.
+        // Later versions of Java have this as their default encoding; the operator's options follow
+        // it.
         let mut arguments = vec![OsString::from("-Dfile.encoding=UTF-8")];
         arguments.extend(self.java_options.iter().map(OsString::from));
         arguments.extend([OsString::from("-cp"), jar.into(), OsString::from("io.grapnel.exhook.Worker")]);
@@ -101,12 +103,12 @@ impl Written {
     }
 }
 
-/// A path of the configuration as it is from the broker's working directory: workers run elsewhere.
+/// Makes a configured path absolute, because workers run in another folder.
 pub(super) fn absolute(key: &str, path: &Path) -> Result<PathBuf, Error> {
     std::path::absolute(path).map_err(|error| Error::new(format!("{key} = {}: {error}", path.display())))
 }
 
-/// The same of a path that workers search: they take several with `:` between.
+/// As [`absolute`], for a search path: `:` separates its folders.
 pub(super) fn searched(key: &str, path: &Path) -> Result<PathBuf, Error> {
     let path = absolute(key, path)?;
     if path.as_os_str().as_bytes().contains(&b':') {
@@ -115,7 +117,7 @@ pub(super) fn searched(key: &str, path: &Path) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// The same of a program; a name without a slash is looked up in PATH.
+/// As [`absolute`], for a program; a name without a slash is looked up in PATH.
 fn program(key: &str, program: &Path) -> Result<PathBuf, Error> {
     if program.as_os_str().as_bytes().contains(&b'/') { absolute(key, program) } else { Ok(program.into()) }
 }

@@ -1,11 +1,11 @@
-//! Times as they are written.
+//! Durations in the configuration.
 
 use std::time::Duration;
 
 use grapnel_plugin_abi::Error;
 use serde::Deserialize;
 
-/// A time: `5s`, `500ms`, `1h30m`, or a number of milliseconds.
+/// A duration: `5s`, `500ms`, `1h30m`, or a number of milliseconds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Span {
@@ -28,8 +28,8 @@ impl Span {
     }
 }
 
-/// A time as EMQX's configuration has it: numbers with units one behind the other, which add up, such as `1h30m` or `1.5s`. A part of a
-/// millisecond counts as a whole one.
+/// A duration in EMQX's syntax: numbers with units, which are added, such as `1h30m` or `1.5s`.
+/// Fractions of a millisecond are rounded up.
 fn milliseconds(text: &str) -> Option<u64> {
     let (mut rest, mut sum) = (text, 0_f64);
     while !rest.is_empty() {
@@ -48,7 +48,7 @@ fn milliseconds(text: &str) -> Option<u64> {
     (!text.is_empty() && sum < TIME_MAX_MS).then(|| sum.ceil() as u64)
 }
 
-/// Units of times: fortnights, weeks, days, hours, minutes, seconds and milliseconds.
+/// Units: fortnights, weeks, days, hours, minutes, seconds and milliseconds.
 const UNITS: [(&str, f64); 7] = [
     ("f", 1_209_600_000.0),
     ("w", 604_800_000.0),
@@ -58,5 +58,5 @@ const UNITS: [(&str, f64); 7] = [
     ("s", 1000.0),
     ("ms", 1.0),
 ];
-/// Numbers up to this one are exact; no setting takes as much.
+/// Numbers up to this one are exact; no setting is as large.
 const TIME_MAX_MS: f64 = 9e15;

@@ -1,8 +1,8 @@
-//! What packets and ends of connections are called, and what a CONNACK says.
+//! Names of packet types and of disconnect reasons, and the reason in a CONNACK.
 
 use grapnel_plugin_abi::Reason;
 
-/// Types of packets that come before somebody is in, or may (MQTT 5.0, table 2-1).
+/// Packet types that are sent before a client has connected, or may be (MQTT 5.0, table 2-1).
 pub(super) const CONNECT: u8 = 1;
 /// See [`CONNECT`].
 pub(super) const CONNACK: u8 = 2;
@@ -13,12 +13,12 @@ pub(super) const AUTH: u8 = 15;
 
 /// The reason in a CONNACK (section 3.2.2).
 pub(super) fn connack_reason(connack: &[u8]) -> Option<u8> {
-    // Behind the length, of at most four bytes, stand the flags and the reason.
+    // The flags and the reason follow the length, which has at most four bytes.
     let length = connack.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0)?;
     connack.get(length + 3).copied()
 }
 
-/// Why a connection has ended, in the words of MQTT 5, section 2.4.
+/// Why a connection has ended, in the terms of MQTT 5, section 2.4.
 pub(super) fn ended(reason: Reason) -> &'static str {
     match reason.0 {
         0x00 => "normal",
