@@ -116,7 +116,7 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
 impl PoolShard {
     /// `[]`. Python: `ConnectEvent`.
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
-        // What is kept of a session is there as long as that is.
+        // Stored login data exists only while the session does, so `has_session` may be true here.
         let (who, entering) = (who!(event), entering!(event, None, true));
         let data = |out: &mut Writer<'_>| {
             out.list(0);

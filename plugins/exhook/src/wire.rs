@@ -179,9 +179,9 @@ pub struct Wanted {
 /// One answer.
 #[derive(Debug)]
 pub struct Answer<'a> {
-    /// 0 continues the chain, 1 stops it, 2 is a failure.
+    /// Number of the call.
     pub id: u64,
-    /// 0 goes on, 1 ends the chain, 2 has failed.
+    /// 0 continues the chain, 1 stops it, 2 is a failure.
     pub code: u64,
     /// A map, text, or nil.
     pub value: ValueRef<'a>,

@@ -1,7 +1,7 @@
 """Frames on the socket between the broker and this worker.
 
-The worker reads and writes through it, and so does every thread that logs or gives a command. It knows frames, not what
-stands in them, and must not call user code.
+The worker reads and writes through it, and so does every thread that logs or sends a command. It
+handles frames, not their content, and must not call user code.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from typing import Any
 import msgpack
 
 _READ_BYTES = 256 * 1024
-# What is read while a write waits for room: enough for the largest frame and a few more, so that two sides that both
-# write cannot stop each other.
+# Most bytes that are read while a write waits for room. It is enough for the largest frame and a
+# few more. Reading prevents a deadlock when both sides write.
 _AHEAD_BYTES_MAX = 256 * 1024 * 1024
 
 
 class Closed(RuntimeError):
-    """The broker's end is gone. User code that gives commands may meet it as the `RuntimeError` that `broker` promises."""
+    """The broker has closed its end. User code that sends commands gets it as the `RuntimeError`
+    that `broker` documents."""
 
     def __init__(self) -> None:
         super().__init__("the broker is gone")
 
 
 def pack(frame: Any) -> bytes:
-    """The bytes of a frame with its length in front. Raises `TypeError` or `ValueError` for what MessagePack has not."""
+    """Encode a frame, with its length in front. Raises `TypeError` or `ValueError` for values that
+    MessagePack cannot encode."""
     body: bytes = msgpack.packb(frame, use_bin_type=True)
     return len(body).to_bytes(4, "little") + body
 
@@ -41,10 +43,10 @@ class Channel:
         sock.setblocking(False)
         self.socket = sock
         self.frame_bytes_max = 16 * 1024 * 1024
-        #: Called in the thread that reads where a write that waited for room has read meanwhile: `frames` may have more.
+        #: Called in the reading thread after a waiting write has read data: `frames` may have more.
         self.read_ahead: Callable[[], None] = lambda: None
         self._buffer = bytearray()
-        # Signal handlers and finalisers run in the middle of anything, of a write, too, and may log.
+        # Signal handlers and finalisers may log, even in the middle of a write of the same thread.
         self._lock = threading.RLock()
         self._outgoing: deque[bytes] = deque()
         self._writing = False
@@ -68,7 +70,7 @@ class Channel:
             return True
 
     def frames(self) -> Iterator[list[Any]]:
-        """The frames that are complete, in order."""
+        """The complete frames, in order."""
         start = 0
         buffer = self._buffer
         try:
@@ -80,7 +82,7 @@ class Channel:
                 start = end
                 yield msgpack.unpackb(body, raw=False, strict_map_key=False, unicode_errors="surrogateescape")
         finally:
-            # In place: `fill` may have added to it while a frame was being worked on.
+            # In place: `fill` may have added data while a frame was processed.
             if start:
                 del buffer[:start]
 
@@ -88,7 +90,8 @@ class Channel:
         """Write whole frames. Waits while the broker does not read. Raises `Closed`."""
         with self._lock:
             self._outgoing.append(data)
-            # What this very thread is in the middle of comes first. Looked at again, since something may come in between.
+            # Data of this thread's interrupted write goes first. Checked again, since more may be
+            # added meanwhile.
             while self._outgoing and not self._writing:
                 self._writing = True
                 try:
@@ -98,7 +101,8 @@ class Channel:
                     self._writing = False
 
     def forget(self) -> None:
-        """In a child that user code has forked: the socket is the parent's, and so is what it was in the middle of."""
+        """For a child process that user code has forked: the socket and unfinished writes belong to
+        the parent."""
         self._lock = threading.RLock()
         self._outgoing.clear()
         self._writing = False
@@ -115,7 +119,7 @@ class Channel:
                 raise Closed() from error
 
     def _make_room(self) -> None:
-        """Wait until the socket takes more, reading meanwhile where this is the thread that reads."""
+        """Wait until the socket takes more. The reading thread reads meanwhile."""
         reads = threading.get_ident() == self._reader and len(self._buffer) < _AHEAD_BYTES_MAX
         if self._poll(select.POLLOUT | (select.POLLIN if reads else 0)) & select.POLLIN and reads and self.fill(wait=False):
             self.read_ahead()

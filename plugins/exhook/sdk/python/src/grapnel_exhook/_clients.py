@@ -1,23 +1,24 @@
-"""What the broker has said of clients. Each driver keeps one table.
+"""The clients that the broker has described. Each driver has one table.
 
-A connection that wants to come in has a number of its own, whichever client identifier it names; when it has come in, that is the
-client's number. What comes late of a connection before it may go under that number, too, and must not be taken for what is said of the
-one that is in, so the table tells them apart by where they come from. Where the broker forgets a number, what was said under it of
-another connection while that came in is found again under its next one.
+A pending login has its own number, whatever client identifier it claims. When it has connected, its
+number becomes the client's. Late calls about an earlier connection may use the same number and must
+not be applied to the new one. So the table distinguishes connections by address and port. When the
+broker forgets a number, what was described under it of a connecting client is found again under its
+next number.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# Connections of one client identifier that are told apart; the one described first is forgotten for one more.
+# Most connections that are recorded for one client; the one described first is evicted.
 _PEERS_MAX = 8
-# Connections that wait for another number; the oldest is forgotten for one more.
+# Most connections that wait for another number; the oldest is evicted.
 _WAITING_MAX = 1024
 
 
 class Known:
-    """One connection: what the broker said of it, and what the driver has made of that."""
+    """One connection: its description, and the driver's object for it."""
 
     __slots__ = ("raw", "thing")
 
@@ -27,7 +28,8 @@ class Known:
 
     @property
     def came_in(self) -> bool:
-        """Whether the driver has seen it come in: the broker has said what only CONNECT has, and not afterwards."""
+        """Whether the driver has seen the client connect: the description has CONNECT data, and not
+        of an earlier login."""
         return "clean_start" in self.raw and not self.raw.get("earlier")
 
 
@@ -40,7 +42,8 @@ class Clients:
         self._waiting: dict[tuple[Any, ...], Known] = {}
 
     def describe(self, number: int, now: dict[str, Any]) -> Known:
-        """A client is described. What is not repeated still holds of the same connection, but for the password."""
+        """Record a description. For the same connection, values that are not repeated remain,
+        except the password."""
         peers = self._peers.setdefault(number, {})
         if "peer_host" not in now and peers:
             peer = next(reversed(peers))
@@ -64,17 +67,17 @@ class Clients:
         return self._now.get(number)
 
     def raw(self, number: int) -> dict[str, Any]:
-        """What was said of it; nothing of one that is not known."""
+        """Its description; empty for an unknown client."""
         known = self._now.get(number)
         return {} if known is None else known.raw
 
     def forget(self, number: int) -> None:
-        """It will not be named again."""
+        """The number will not be used again."""
         gone = self._now.pop(number, None)
         for peer, known in self._peers.pop(number, {}).items():
             if known is gone:
                 continue
-            # Another dict: events that were not handled yet still show the password.
+            # A new dict: queued events of this client still show the password.
             known.raw = {key: value for key, value in known.raw.items() if key != "password"}
             who = (known.raw.get("client_id"), *peer)
             self._waiting[who] = known

@@ -1,4 +1,5 @@
-"""Where commands for the broker go: to the worker of this process, or to a test. `broker` fills them in; it knows no socket."""
+"""The destination of commands for the broker: the worker of this process, or a test. `broker`
+creates commands; this module does not depend on the socket."""
 
 from __future__ import annotations
 
@@ -9,17 +10,17 @@ _sinks: list[Callable[[list[Any]], None]] = []
 
 
 def attach(sink: Callable[[list[Any]], None]) -> None:
-    """From now on commands go to `sink`."""
+    """Send commands to `sink` from now on."""
     _sinks.append(sink)
 
 
 def detach(sink: Callable[[list[Any]], None]) -> None:
-    """No longer; those go to who was attached before."""
+    """Stop that; commands go to the earlier destination again."""
     _sinks[:] = [each for each in _sinks if each != sink]
 
 
 def give(command: list[Any]) -> None:
-    """Hand a command over. Raises `RuntimeError` where there is no broker."""
+    """Send a command. Raises `RuntimeError` without a broker."""
     if not _sinks:
         raise RuntimeError(
             "no broker to ask: this runs neither in a worker nor in grapnel_exhook.testing, or in a child that a worker forked"

@@ -1,7 +1,7 @@
-"""What the worker asks of a driver: the own API, EMQX's hooks, aMQTT's plugins.
+"""The interface between the worker and a driver: our own API, EMQX's hooks, aMQTT's plugins.
 
-A driver turns calls of the protocol into calls of user code and what that returns into answers. It must not touch the
-socket: what it wants sent goes through `grapnel_exhook.broker`.
+A driver turns calls of the protocol into calls of user code, and its results into answers. It must
+not use the socket; it sends commands through `grapnel_exhook.broker`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Union
 
-#: What a call comes to: None goes on unchanged, a pair is (code, value) of the protocol, a coroutine returns one of them; a
-#: list of coroutines is for notifications that several hooks get.
+#: The result of a call. None: no change. A pair: (code, value) of the protocol. A coroutine:
+#: returns one of them. A list of coroutines: several hooks got the same notification.
 Answer = Union[None, "tuple[int, Any]", "list[Coroutine[Any, Any, Any]]", Coroutine[Any, Any, Any]]
 Handler = Callable[[int, Any], Answer]
 
@@ -18,7 +18,7 @@ GO_ON = 0
 STOP = 1
 FAILED = 2
 
-#: The points at which the broker can wait for an answer.
+#: The hook points where the broker can wait for an answer.
 ANSWERING = frozenset(
     (
         "client.connect",
@@ -32,11 +32,11 @@ ANSWERING = frozenset(
 
 
 class LoadError(Exception):
-    """User code or its configuration cannot be used; the text is what the operator reads."""
+    """User code or its configuration cannot be used. The operator reads the text."""
 
 
 class Batch:
-    """A batch handler's work at the end of a frame."""
+    """The work of a batch handler at the end of a frame."""
 
     __slots__ = ("name", "run")
 
@@ -46,27 +46,27 @@ class Batch:
 
 
 class Driver:
-    """Base of the drivers. The worker calls `load`, `start`, `hooks` and `handlers` once, in this order, then the handlers,
-    and at last `stop`."""
+    """Base of the drivers. The worker calls `load`, `start`, `hooks` and `handlers` once, in this
+    order, then the handlers, and `stop` at the end."""
 
     #: Whether handlers may be coroutines, so that the worker runs an event loop. Known after `load`.
     asynchronous = False
-    #: Whether a notification of a client waits for the one before it where that is a coroutine that waits.
+    #: Whether a notification of a client waits while the coroutine of an earlier one is suspended.
     in_order = False
-    #: Whether it gives the broker what is to be kept of logins. Known after `start`.
+    #: Whether it returns login data for storage. Valid after `start`.
     keeps = False
 
     def __init__(self) -> None:
-        #: Set by the worker: logs a failure of user code that no call fails by.
+        #: Set by the worker: logs a failure of user code that fails no call.
         self.complain: Callable[[str, BaseException], None] = lambda name, error: None
-        #: Set by the worker before `stop`: how long that may take.
+        #: Set by the worker before `stop`: how long that may take, in seconds.
         self.farewell_s = 2.0
 
     def load(self) -> None:
-        """Import user code and look at it."""
+        """Import user code and inspect it."""
 
     def start(self) -> Awaitable[None] | None:
-        """Bring user code up. A coroutine only if `asynchronous`."""
+        """Start user code. A coroutine only if `asynchronous`."""
         return None
 
     def hooks(self) -> list[dict[str, Any]]:
@@ -74,28 +74,31 @@ class Driver:
         raise NotImplementedError
 
     def handlers(self) -> dict[str, Handler]:
-        """For each point that `hooks` names, what is called with the number of the client and the call's data."""
+        """For each point in `hooks`, the function to call with the number of the client and the
+        call's data."""
         raise NotImplementedError
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
-        """A client is described, or described again."""
+        """A client is described, for the first time or again."""
         raise NotImplementedError
 
     def forget(self, number: int) -> None:
-        """A client will not be named again."""
+        """A client's number will not be used again."""
         raise NotImplementedError
 
     def frame_end(self) -> list[Batch]:
-        """All calls of a frame have been made, or coroutines have gone on since: what batch handlers have to do."""
+        """Called after all calls of a frame, and after coroutines have continued: returns the work
+        of batch handlers."""
         return []
 
     def settle(self) -> None:
-        """What is known of calls goes to the broker next: what it must know before that is given as commands now."""
+        """Called before answers are sent. Commands that must reach the broker before them are sent
+        now."""
 
     def name_of(self, point: str) -> str:
-        """What the user calls the hook of a point, for what is logged about it."""
+        """The user's name for the hook of a point, for log lines."""
         return point
 
     def stop(self) -> Awaitable[None] | None:
-        """User code's farewell. A coroutine only if `asynchronous`."""
+        """Run user code's shutdown. A coroutine only if `asynchronous`."""
         return None

@@ -1,4 +1,4 @@
-"""Finding and importing user code, and saying what went wrong with it. Called by the drivers while they load."""
+"""Finds and imports user code, and describes failures. Called by the drivers while they load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _TRACEBACK_CHARS_MAX = 6000
 
 
 def extend_path(entries: list[str]) -> None:
-    """Put folders, and the folders of files, in front of `sys.path`. Raises `LoadError` for what is not there."""
+    """Put folders, and the folders of files, in front of `sys.path`. Raises `LoadError` if one does
+    not exist."""
     folders: list[str] = []
     for entry in entries:
         for part in str(entry).split(":"):
@@ -32,7 +33,7 @@ def extend_path(entries: list[str]) -> None:
 
 def import_user_module(entries: list[str], name: str | None) -> ModuleType:
     """Import `init_module`; without a name, the only file among `entries`."""
-    # A file that is edited twice within a second must not meet the byte code of its first version.
+    # Two edits within one second have the same time stamp, so byte code of the first would be used.
     sys.dont_write_bytecode = True
     extend_path(entries)
     if not name:
@@ -61,7 +62,7 @@ def _is_in(module: ModuleType, entries: list[str]) -> bool:
 
 
 def tail(error: BaseException) -> str:
-    """The end of a traceback, as it goes to the operator; of a `LoadError` its sentence."""
+    """The end of a traceback, for the operator; for a `LoadError`, its text."""
     if isinstance(error, LoadError):
         return str(error)
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
@@ -76,7 +77,7 @@ def last_line(error: BaseException) -> str:
 
 
 def positional_parameters(function: Any) -> int | None:
-    """How many positional arguments a callable takes; None for any number, or where it does not tell."""
+    """Number of positional arguments of a callable; None for any number, or if it is not known."""
     import inspect
 
     try:

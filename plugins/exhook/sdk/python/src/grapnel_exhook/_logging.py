@@ -1,4 +1,5 @@
-"""The standard `logging` module into the broker's log. Set up by the worker; lines may come from any thread."""
+"""Sends records of the standard `logging` module to the broker's log. Set up by the worker; lines
+may come from any thread."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from collections.abc import Callable
 
 from ._driver import LoadError
 
-#: What the worker says itself. None of `logging.getLogger`, since configurations of user code switch those off.
+#: The worker's own logger. It is not from `logging.getLogger`, since user configurations disable
+#: those.
 own = logging.Logger("grapnel_exhook")
 
 _LINE_CHARS_MAX = 32 * 1024
@@ -25,7 +27,7 @@ class BrokerHandler(logging.Handler):
         self._busy = threading.local()
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A handler that fails may log itself; that must not go round.
+        # A failing handler may log itself; that must not recurse.
         if getattr(self._busy, "now", False):
             return
         self._busy.now = True
@@ -43,7 +45,7 @@ class BrokerHandler(logging.Handler):
 
 
 def level_of(name: object) -> int:
-    """The level of a name of the configuration; info for none. Raises `LoadError`."""
+    """The level of a configured name; info for None. Raises `LoadError`."""
     if name is None:
         return logging.INFO
     level = logging.getLevelName(str(name).upper().replace("WARN", "WARNING").replace("WARNINGING", "WARNING"))
@@ -53,7 +55,8 @@ def level_of(name: object) -> int:
 
 
 class Complaints:
-    """Logs failures of hooks without a flood: the first of a hook with its traceback, then one line in a second."""
+    """Logs failures of hooks at a limited rate: the first of a hook with its traceback, then one
+    line per second."""
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
@@ -61,7 +64,7 @@ class Complaints:
         self._seen: dict[str, tuple[float, int]] = {}
 
     def failed(self, hook: str, text: str, error: BaseException | None = None) -> None:
-        """Tell of a failure of `hook`."""
+        """Log a failure of `hook`."""
         now = self._clock()
         last, more = self._seen.get(hook, (0.0, 0))
         if hook in self._seen and now - last < 1.0:
@@ -69,6 +72,6 @@ class Complaints:
             return
         self._seen[hook] = (now, 0)
         suffix = f" ({more} more like it since the last line)" if more else ""
-        # One that was only made to be told of has no traceback.
+        # An error that was never raised has no traceback.
         trace = (type(error), error, error.__traceback__) if error is not None and error.__traceback__ else None
         self._logger.error("%s: %s%s", hook, text, suffix, exc_info=trace)

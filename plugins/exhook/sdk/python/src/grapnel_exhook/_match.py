@@ -1,4 +1,5 @@
-"""Topic filters of MQTT (5.0, 4.7), for where several hooks of a worker share a point and each has filters of its own."""
+"""Topic filters of MQTT (5.0, 4.7), used when several hooks of a worker share a point with
+different filters."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ from collections.abc import Callable, Iterable
 
 
 def matcher(filters: Iterable[str]) -> Callable[[str], bool] | None:
-    """A test whether a topic matches one of `filters`; None where every topic does. Raises `ValueError` for no filter."""
+    """A test whether a topic matches one of `filters`; None if every topic does. Raises
+    `ValueError` for an invalid filter."""
     literal: set[str] = set()
     patterns: list[str] = []
     for each in filters:
         check(each)
         if each == "#":
-            # Matches all but what begins with $, like every filter that begins with a wildcard.
+            # Like every filter that begins with a wildcard, it does not match topics that begin
+            # with $.
             patterns.append(r"(?!\$).*")
         elif "+" in each or "#" in each:
             patterns.append(_pattern(each))
@@ -28,7 +31,7 @@ def matcher(filters: Iterable[str]) -> Callable[[str], bool] | None:
 
 
 def check(topic_filter: object) -> str:
-    """The filter, if it is one. Raises `ValueError`."""
+    """The filter itself, if it is valid. Raises `ValueError`."""
     if not isinstance(topic_filter, str) or not topic_filter or "\0" in topic_filter:
         raise ValueError(f"{topic_filter!r:.200} is no topic filter")
     levels = topic_filter.split("/")
@@ -46,7 +49,7 @@ def _pattern(topic_filter: str) -> str:
     for index, level in enumerate(levels):
         slash = "/" if index else ""
         if level == "#":
-            # a/# is also a itself.
+            # a/# also matches a.
             parts.append("(?:/.*)?" if index else ".*")
         else:
             parts.append(slash + ("[^/]*" if level == "+" else re.escape(level)))

@@ -1,4 +1,5 @@
-"""The process of a worker: the socket that the broker left it, its standard streams, and signals, which are for the broker.
+"""The process of a worker: its socket from the broker, its standard streams, and signals, which are
+for the broker.
 
 `__main__` runs it; what a worker does with the socket is in `_worker.py`.
 """
@@ -15,33 +16,35 @@ from typing import Any
 from ._driver import Driver
 from ._worker import Worker
 
-# What ends a program elsewhere is for the broker: it says when a worker ends, and what the others mean.
+# Signals that would end the process are for the broker: it decides when a worker ends.
 _NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def choose_driver(setup: dict[str, Any]) -> Driver:
-    """The driver that a setup names. `python3` decides by what the module has."""
+    """The driver that a setup names. For `python3` the content of the module decides."""
     from .drivers import choose
 
     return choose(setup)
 
 
 def _not_ours(number: int, frame: object) -> None:
-    """A service manager tells all of a service to end, a terminal all of its group."""
+    """Ignores a signal: service managers and terminals send it to all processes of the broker's
+    group."""
 
 
 def main() -> int:
-    """Run on the socket that the broker left us."""
+    """Run on the socket from the broker. Returns the exit code."""
     number = os.environ.pop("GRAPNEL_WORKER_FD", "")
     if not number.isdigit():
         print("grapnel_exhook is started by the broker's exhook plugin (GRAPNEL_WORKER_FD is not set)", file=sys.stderr)
         return 2
-    # Hooks print what clients send, and that may be no text.
+    # Hooks may print data of clients, which may be invalid text.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # type: ignore[union-attr]
     sock = socket.socket(fileno=int(number))
     os.set_inheritable(sock.fileno(), False)
-    # With a handler that does nothing: what user code starts would inherit that they are ignored. They come held back.
+    # Handlers that do nothing: an ignored signal would stay ignored in processes that user code
+    # starts. The signals arrive blocked.
     for signal_number in _NOT_OURS:
         signal.signal(signal_number, _not_ours)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_OURS)
@@ -49,7 +52,7 @@ def main() -> int:
     held: dict[int, Any] = {}
 
     def hold() -> None:
-        # What is for a child must not find our handlers in it.
+        # Blocked until the child has its own handlers.
         held[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_OURS)
 
     def release() -> None:

@@ -1,8 +1,10 @@
 """Runs calls whose handlers are coroutines, on the worker's event loop.
 
-A task steps one coroutine after the other. When one of them waits, the task is that one's from then on, and another task takes
-the rest. So a coroutine that does not wait costs no task, and one that waits has had a task of its own from its first step,
-which is what timeouts hang on to. A task that a coroutine has taken hold of, or has cancelled, steps no other. The worker gives it calls and is told what they came to; it sends nothing itself.
+A task steps one coroutine after the other. When one of them suspends, the task stays with it, and
+another task takes the rest. So a coroutine that never suspends needs no task of its own, and one
+that suspends has had its task from its first step, as timeouts require. A task that a coroutine has
+kept a reference to, or has cancelled, steps no other. The worker adds calls and gets their results;
+this module sends nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from collections.abc import Callable, Coroutine, Generator
 from time import monotonic
 from typing import Any
 
-# Coroutines that wait and are counted as done, so that the broker goes on sending; beyond it waits for them.
+# Most suspended coroutines that are counted as done, so that the broker continues to send. Further
+# ones count when they end.
 _WAITING_MAX = 10_000
 
 
 class Call:
-    """A call whose handler is a coroutine. `calls` is for how many calls of the broker it stands."""
+    """A call whose handler is a coroutine. It stands for `calls` calls of the broker."""
 
     __slots__ = ("calls", "client", "ident", "point", "run", "waits")
 
@@ -38,8 +41,9 @@ class Call:
 class Stepper:
     """The calls of one worker.
 
-    `done(calls)` counts, `finished(call, answer)` and `failed(call, error)` take what a call came to, `pause()` is called when
-    all that can go on has been stepped, or has been for `hold_s`, and `soon()` when something has ended between two of those.
+    `done(calls)` counts; `finished(call, answer)` and `failed(call, error)` get the result of a
+    call. `pause()` is called after a round of steps, or after `hold_s`; `soon()` when a call ends
+    between rounds.
     """
 
     def __init__(
@@ -61,26 +65,26 @@ class Stepper:
         self._pause = pause
         self._soon = soon
         self._ready: deque[Call] = deque()
-        # Of each client with a notification that waits, those that come after it.
+        # By client with a suspended notification: its later notifications.
         self._behind: dict[int, deque[Call]] = {}
         self._waiting = 0
-        # What calls begin with; the context of one that waits is its own.
+        # The context in which calls begin; a suspended call has its own.
         self._context: contextvars.Context | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Whether somebody steps, or is about to.
+        #: Whether a task is stepping, or about to.
         self.is_stepping = False
-        #: How many calls have begun or are to begin.
+        #: Number of calls that have not ended.
         self.alive = 0
 
     def add(self, call: Call) -> None:
-        """Take a call; it is stepped after what runs now."""
+        """Add a call; it is stepped after the present step."""
         self.alive += 1
         self._ready.append(call)
         if not self.is_stepping:
             self._start()
 
     async def finish(self, within_s: float) -> int:
-        """Wait for what has begun. How many have not ended."""
+        """Wait for the calls. Returns how many have not ended in time."""
         until = monotonic() + within_s
         while self.alive and monotonic() < until:
             if self._tasks:
@@ -93,7 +97,7 @@ class Stepper:
         self.is_stepping = True
         if self._context is None:
             self._context = contextvars.copy_context()
-        # A copy of its own, since a loop may run what it creates at once.
+        # A copy, since a loop may run a new task at once.
         task = self._context.copy().run(asyncio.get_running_loop().create_task, self._task())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -121,7 +125,7 @@ class Stepper:
                 yield from self._wait(call, waits_for)
                 return
             if ready and _hold_on(task) != untouched:
-                # What becomes of this task is that coroutine's doing, and must not be another call's.
+                # The coroutine may use this task, so it must not step other calls.
                 self._start()
                 return
             if monotonic() > until:
@@ -147,7 +151,7 @@ class Stepper:
                 try:
                     sent = yield waits_for
                 except BaseException as thrown:
-                    # The event loop is no more. A hook may raise the same of its own.
+                    # The event loop is closed. A hook may also raise this itself.
                     is_closed = isinstance(thrown, GeneratorExit)
                     waits_for = run.throw(thrown)
                 else:
@@ -176,7 +180,7 @@ class Stepper:
         return True
 
     def _note(self, call: Call) -> None:
-        """A call that waits is done as far as the broker's window goes; its answer comes later."""
+        """A suspended call counts as done for the broker's window; its answer comes later."""
         if not call.waits:
             call.waits = True
             self._waiting += 1
@@ -200,5 +204,5 @@ class Stepper:
 
 
 def _hold_on(task: Any) -> tuple[int, int, bool]:
-    """What of a task changes where somebody keeps a reference to it, or has cancelled it."""
+    """Values of a task that change if code keeps a reference to it or has cancelled it."""
     return sys.getrefcount(task), weakref.getweakrefcount(task), bool(getattr(task, "_must_cancel", False))

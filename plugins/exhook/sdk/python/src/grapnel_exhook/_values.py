@@ -1,7 +1,8 @@
-"""What MQTT can carry. `broker` and the own API's answers check here what user code wants sent, so that a mistake is a sentence
-where it was made and not a message that the broker cannot send.
+"""Checks values against the limits of MQTT, for `broker` and for answers of our own API. So a
+mistake raises an error where it was made, instead of creating a message that the broker cannot
+send.
 
-All raise `ValueError` or `TypeError` with a sentence that begins with the name of the value.
+All raise `ValueError` or `TypeError`; the text begins with the name of the value.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 from ._match import check
 
 _TEXT_BYTES_MAX = 0xFFFF
-# Texts of no more characters fit whatever stands in them.
+# A text with at most this many characters fits, whatever they are.
 _SURELY_FITS_CHARS = _TEXT_BYTES_MAX // 4
 
 
@@ -25,7 +26,7 @@ def text(name: str, value: Any) -> str:
 
 
 def topic(name: str, value: Any) -> str:
-    """A topic that messages go to: no wildcards."""
+    """A topic to publish to: no wildcards."""
     if not isinstance(value, str) or not value or "+" in value or "#" in value or "\0" in value:
         raise ValueError(f"{name} {value!r:.200} is no topic to publish to")
     return text(name, value)
@@ -37,12 +38,12 @@ def topic_filter(name: str, value: Any) -> str:
 
 
 def payload(name: str, value: Any) -> bytes:
-    """Bytes; text becomes UTF-8, what came as surrogates the bytes it was."""
+    """Bytes. Text is encoded as UTF-8; surrogates become the bytes that they stand for."""
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else data(name, value)
 
 
 def data(name: str, value: Any) -> bytes:
-    """Bytes. A number is refused: `bytes(5)` is five zeros, which nobody means."""
+    """Bytes. A number is refused: `bytes(5)` would be five zeros."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, (bytearray, memoryview)):
@@ -51,7 +52,7 @@ def data(name: str, value: Any) -> bytes:
 
 
 def number(name: str, value: Any, most: int) -> int:
-    """A whole number from 0 to `most`."""
+    """An integer from 0 to `most`."""
     if not isinstance(value, int) or not 0 <= value <= most:
         raise ValueError(f"{name} {value!r:.200} is not 0 to {most}")
     return int(value)

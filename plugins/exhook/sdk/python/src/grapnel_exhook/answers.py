@@ -1,7 +1,7 @@
-"""What hooks return. None always means: nothing changes, the next hook is asked.
+"""The return values of hooks. None always means: no change, the next hook is called.
 
-The own driver turns them into answers of the protocol. An answer that does not belong to the point of its hook, or has a
-value that MQTT does not know, is a failure of the hook.
+The driver turns them into answers of the protocol. A return value of the wrong type for the hook
+point, or with a value that MQTT does not allow, is a failure of the hook.
 """
 
 from __future__ import annotations
@@ -18,36 +18,39 @@ ADMINISTRATIVE_ACTION = 0x98
 
 @dataclass(frozen=True)
 class Allow:
-    """Lets the client in (`client_authenticate`) or do it (`client_authorize`). `True` is short for it."""
+    """Accepts the login (`client_authenticate`) or the action (`client_authorize`). `True` is short
+    for it."""
 
     superuser: bool | None = None
-    """Authentication only: no authorisation is asked about this client."""
+    """Authentication only: `client_authorize` is not called for this client."""
     auth_data: bytes | None = None
-    """Authentication only: goes into CONNACK, for enhanced authentication."""
+    """Authentication only: data for CONNACK, for enhanced authentication."""
     last: bool = True
-    """Whether hooks of other plugins after this one are not asked."""
+    """Whether later hooks of other plugins are skipped."""
 
 
 @dataclass(frozen=True)
 class Deny:
-    """Keeps it out. `False` is short for it."""
+    """Refuses the login or the action. `False` is short for it."""
 
     reason: int | None = None
-    """The reason code of MQTT 5 that the client gets; the broker chooses by default."""
+    """The reason code of MQTT 5 for the client; by default the broker chooses one."""
     last: bool = True
-    """Whether hooks of other plugins after this one are not asked."""
+    """Whether later hooks of other plugins are skipped."""
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """Another round of enhanced authentication: the client gets AUTH with this (`client_authenticate`)."""
+    """Another round of enhanced authentication: the client gets AUTH with this data
+    (`client_authenticate`)."""
 
     auth_data: bytes
 
 
 @dataclass(frozen=True)
 class Refuse:
-    """Refuses: the connection at `client_connect`, one filter at `client_subscribe` and `client_unsubscribe`."""
+    """Refuses the connection at `client_connect`, or one filter at `client_subscribe` and
+    `client_unsubscribe`."""
 
     reason: int = NOT_AUTHORIZED
     """A reason code of MQTT 5, 0x80 or more."""
@@ -57,7 +60,7 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Limits:
-    """Lets CONNECT go on with other limits (`client_connect`)."""
+    """Continues CONNECT with other limits (`client_connect`)."""
 
     keep_alive_s: int | None = None
     session_expiry_s: int | None = None
@@ -65,7 +68,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Another filter or other options for one filter of `client_subscribe` or, without options, `client_unsubscribe`."""
+    """Replaces one filter or its options (`client_subscribe`; without options also
+    `client_unsubscribe`)."""
 
     filter: str | None = None
     options: Options | None = None
@@ -73,7 +77,7 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Modify:
-    """Changes the message (`message_publish`). What is None stays as it is."""
+    """Changes the message (`message_publish`). None leaves a field unchanged."""
 
     topic: str | None = None
     payload: bytes | str | None = None
@@ -85,17 +89,18 @@ class Modify:
     correlation_data: bytes | None = None
     message_expiry_s: int | None = None
     add_properties: Iterable[tuple[str, str]] = ()
-    """User properties that are added."""
+    """User properties to add."""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """The message goes nowhere, its publisher is told that all is well (`message_publish`)."""
+    """Drops the message; its publisher gets a successful acknowledgement (`message_publish`)."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """The message goes nowhere, its publisher is told so where MQTT has a way to (`message_publish`)."""
+    """Drops the message; its publisher gets an error if MQTT has a way to send one
+    (`message_publish`)."""
 
     reason: int = NOT_AUTHORIZED
     text: str | None = None
@@ -103,7 +108,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Disconnect:
-    """The message goes nowhere and its publisher is disconnected (`message_publish`)."""
+    """Drops the message and disconnects its publisher (`message_publish`)."""
 
     reason: int = ADMINISTRATIVE_ACTION
     text: str | None = None
@@ -113,6 +118,6 @@ ConnectAnswer = Union[None, Refuse, Limits]
 AuthenticateAnswer = Union[None, bool, Allow, Deny, Challenge]
 AuthorizeAnswer = Union[None, bool, Allow, Deny]
 FilterAnswer = Union[None, str, Refuse, Rewrite]
-#: One item for each filter of the packet, in its order: None leaves it, text is another filter.
+#: One item for each filter of the packet, in order: None for no change, text for another filter.
 FiltersAnswer = Union[None, "list[FilterAnswer]"]
 PublishAnswer = Union[None, Modify, Drop, Reject, Disconnect]

@@ -1,7 +1,8 @@
-"""What a plugin may ask of the broker, from hooks, from its own tasks and threads.
+"""Commands to the broker, for use in hooks, and in a plugin's own tasks and threads.
 
-Nothing is waited for: what the broker cannot do stands in its log with the worker's name. Raises `ValueError` and `TypeError`
-for what cannot be meant, `RuntimeError` where there is no broker.
+No function waits for the result. If the broker cannot run a command, its log says so with the
+worker's name. `ValueError` and `TypeError` are raised for invalid values, `RuntimeError` if there
+is no broker.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ def publish(
     properties: Iterable[tuple[str, str]] = (),
     on_behalf_of: Client | str | None = None,
 ) -> None:
-    """Publish a message. It does not come back to hooks of this plugin. Text is sent as UTF-8.
+    """Publish a message. Hooks of this plugin do not get it. Text is sent as UTF-8.
 
-    Nobody authorises it: it is the plugin's own word. Where a client has chosen the topic or the payload, name it, or its
-    client identifier, with `on_behalf_of`: `client_authorize` is asked as for its own PUBLISH, and the message comes from it.
-    One that is refused has no effect, and the broker's log says so.
+    It is not authorized, because the plugin itself publishes it. If a client has chosen the topic
+    or the payload, pass that client or its identifier as `on_behalf_of`: then `client_authorize` is
+    called as for the client's own PUBLISH, and the client is its publisher. A refused message has
+    no effect except a line in the broker's log.
     """
     message: dict[str, object] = {
         "topic": _values.topic("topic", topic),
@@ -70,7 +72,8 @@ def subscribe(
 ) -> None:
     """Subscribe a session to a filter. A number is the QoS.
 
-    Nobody is asked, unless `authorize` is true: then `client_authorize` is, as for the client's own SUBSCRIBE.
+    It is not authorized, unless `authorize` is true: then `client_authorize` is called as for the
+    client's own SUBSCRIBE.
     """
     byte = (options if isinstance(options, Options) else Options(qos=options)).to_byte()
     topic_filter = _values.topic_filter("topic_filter", topic_filter)
@@ -79,9 +82,10 @@ def subscribe(
 
 
 def unsubscribe(client_id: str, topic_filter: str, *, authorize: bool = False) -> None:
-    """Take a subscription from a session.
+    """Remove a subscription from a session.
 
-    `authorize` is what the subscription was made with: if it is true, this waits for its turn behind that. Nobody is asked.
+    Pass the same `authorize` as for the subscription: if it is true, this command is queued after
+    the subscription's authorization. It is not authorized itself.
     """
     topic_filter = _values.topic_filter("topic_filter", topic_filter)
     command: list[object] = ["unsubscribe", _values.text("client_id", client_id), topic_filter]
@@ -89,5 +93,6 @@ def unsubscribe(client_id: str, topic_filter: str, *, authorize: bool = False) -
 
 
 def invalidate(client_id: str | None = None) -> None:
-    """What `client_authorize` has decided is asked again: of one client, or of all."""
+    """Discard cached decisions of `client_authorize`, for one client or for all. They are requested
+    again."""
     _commands.give(["invalidate", None if client_id is None else _values.text("client_id", client_id)])

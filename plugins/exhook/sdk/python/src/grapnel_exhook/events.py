@@ -1,7 +1,8 @@
-"""What hooks are given. Each event is a thin view of what the broker sent: what is not looked at costs nothing.
+"""The events that hooks get. Each event is a thin view of the broker's data: fields are decoded on
+access.
 
-Made by the own driver and by `grapnel_exhook.testing`. Events, clients and messages are not to be changed; what a hook wants
-changed it returns (`grapnel_exhook.answers`).
+Created by the driver and by `grapnel_exhook.testing`. Do not change events, clients and messages; a
+hook returns its changes (`grapnel_exhook.answers`).
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from typing import Any, NamedTuple
 
 
 class Action(IntEnum):
-    """What a client wants to do with a topic."""
+    """What a client requests to do with a topic."""
 
     PUBLISH = 1
     SUBSCRIBE = 2
     WILL = 3
     """The will of CONNECT."""
     DELIVER = 4
-    """A message is about to go to the client; only asked of hooks with `deliver=True`."""
+    """A message is about to go to the client; only for hooks with `deliver=True`."""
 
 
 class Verdict(IntEnum):
-    """What hooks before this one have said."""
+    """The decision of earlier hooks."""
 
     NONE = 0
     ALLOW = 1
@@ -30,7 +31,7 @@ class Verdict(IntEnum):
 
 
 class Change(IntEnum):
-    """What became of a retained message."""
+    """The change of a retained message."""
 
     STORED = 0
     REPLACED = 1
@@ -61,7 +62,7 @@ class Options(NamedTuple):
         return cls(byte & 3, bool(byte & 4), bool(byte & 8), byte >> 4 & 3)
 
     def to_byte(self) -> int:
-        """As SUBSCRIBE has it. Raises `ValueError` for options that it has not."""
+        """As in SUBSCRIBE. Raises `ValueError` for invalid options."""
         if self.qos not in (0, 1, 2) or self.retain_handling not in (0, 1, 2):
             raise ValueError(f"{self} has a QoS or a retain handling that is not 0, 1 or 2")
         flags = bool(self.no_local) << 2 | bool(self.retain_as_published) << 3
@@ -71,8 +72,9 @@ class Options(NamedTuple):
 class Client:
     """A client as the broker described it when the event happened.
 
-    What CONNECT alone says (`clean_start` to `connected_at_ms`, `will` and `properties`) is known where the module has a hook at
-    `client_connect`, `client_authenticate` or, but for the will, `client_connected`; elsewhere it is 0, False, None or empty.
+    CONNECT data (`clean_start` to `connected_at_ms`, `will` and `properties`) is known if the
+    module has a hook at `client_connect`, `client_authenticate` or, except for the will,
+    `client_connected`. Otherwise it is 0, False, None or empty.
     """
 
     __slots__ = ("_raw", "attributes", "number")
@@ -80,7 +82,7 @@ class Client:
     def __init__(self, number: int, raw: dict[str, Any], attributes: dict[str, Any] | None = None) -> None:
         self.number = number
         self._raw = raw
-        #: Yours: what hooks want to remember of this connection, until the broker forgets the client.
+        #: For hooks: values that belong to this connection, until the broker forgets the client.
         self.attributes: dict[str, Any] = {} if attributes is None else attributes
 
     def __repr__(self) -> str:
@@ -88,12 +90,12 @@ class Client:
 
     @property
     def client_id(self) -> str:
-        """The client identifier; the broker's own where the client had none."""
+        """The client identifier; one that the broker assigned if the client had none."""
         return self._raw.get("client_id") or ""
 
     @property
     def username(self) -> str | None:
-        """The user name, None for none."""
+        """The user name, if there is one."""
         return self._raw.get("username")
 
     @property
@@ -103,7 +105,7 @@ class Client:
 
     @property
     def password_text(self) -> str | None:
-        """The password as text; None where there is none or it is no UTF-8."""
+        """The password as text; None if there is none or it is not UTF-8."""
         raw = self._raw.get("password")
         try:
             return None if raw is None else raw.decode("utf-8")
@@ -112,12 +114,12 @@ class Client:
 
     @property
     def peer_host(self) -> str:
-        """Where it comes from."""
+        """The address of the peer."""
         return self._raw.get("peer_host") or ""
 
     @property
     def peer_port(self) -> int:
-        """The port it comes from; 0 if unknown."""
+        """The port of the peer; 0 if unknown."""
         return self._raw.get("peer_port") or 0
 
     @property
@@ -137,12 +139,12 @@ class Client:
 
     @property
     def clean_start(self) -> bool:
-        """Whether it asked for a new session."""
+        """Whether the client requested a new session."""
         return bool(self._raw.get("clean_start"))
 
     @property
     def keep_alive_s(self) -> int:
-        """Seconds; 0 for none."""
+        """Keep alive in seconds; 0 for none."""
         return self._raw.get("keep_alive_s") or 0
 
     @property
@@ -152,7 +154,7 @@ class Client:
 
     @property
     def receive_maximum(self) -> int:
-        """How many messages it takes without acknowledging them; 0 if unknown."""
+        """Most unacknowledged messages that the client accepts; 0 if unknown."""
         return self._raw.get("receive_maximum") or 0
 
     @property
@@ -162,17 +164,17 @@ class Client:
 
     @property
     def superuser(self) -> bool:
-        """Whether authorisation is not asked about it."""
+        """Whether authorization is skipped for the client."""
         return bool(self._raw.get("superuser"))
 
     @property
     def anonymous(self) -> bool:
-        """Whether it was let in without anybody having vouched for it."""
+        """Whether the client was let in without authentication."""
         return bool(self._raw.get("anonymous"))
 
     @property
     def will(self) -> Will | None:
-        """Its will, if it has one."""
+        """The will, if there is one."""
         will = self._raw.get("will")
         if not will:
             return None
@@ -185,7 +187,7 @@ class Client:
 
 
 class Message:
-    """A message. `payload` is bytes, whatever stands in it."""
+    """A message. `payload` is any bytes."""
 
     __slots__ = ("_raw",)
 
@@ -222,17 +224,17 @@ class Message:
 
     @property
     def dup(self) -> bool:
-        """Whether it may be a resend."""
+        """Whether it may have been sent before."""
         return bool(self._raw[5])
 
     @property
     def publisher(self) -> str:
-        """The client identifier of who published it; empty where that was no client."""
+        """The client identifier of the publisher; empty if it is not a client."""
         return self._raw[6] or ""
 
     @property
     def timestamp_ms(self) -> int:
-        """When it came in, in milliseconds since 1970."""
+        """When the broker received it, in milliseconds since 1970."""
         return self._raw[7]  # type: ignore[no-any-return]
 
     @property
@@ -257,7 +259,7 @@ class Message:
 
     @property
     def payload_is_text(self) -> bool:
-        """Whether the publisher said that the payload is UTF-8."""
+        """Whether the publisher marked the payload as UTF-8."""
         return self._properties.get("payload_format") == 1
 
     @property
@@ -279,7 +281,7 @@ class Event:
     __slots__ = ("_data", "client")
 
     def __init__(self, client: Client | None, data: Any) -> None:
-        #: Whose event it is. Where there is no client, one without an identifier.
+        #: The client of the event; without one, a client with an empty identifier.
         self.client = client or _NOBODY
         self._data = data
 
@@ -288,24 +290,24 @@ class Event:
 
 
 class ConnectEvent(Event):
-    """`client.connect`: CONNECT was read, nothing is decided yet."""
+    """`client.connect`: CONNECT was received and is not decided yet."""
 
     __slots__ = ()
 
 
 class ConnackEvent(Event):
-    """`client.connack`: CONNACK is about to be sent, on refusals too."""
+    """`client.connack`: CONNACK is about to be sent, also for a refusal."""
 
     __slots__ = ()
 
     @property
     def reason(self) -> int:
-        """The reason code of MQTT 5; 0 lets it in."""
+        """The reason code of MQTT 5; 0 is success."""
         return self._data[0]  # type: ignore[no-any-return]
 
     @property
     def session_present(self) -> bool:
-        """Whether it gets a stored session."""
+        """Whether the client resumes a stored session."""
         return bool(self._data[1])
 
 
@@ -327,18 +329,18 @@ class DisconnectedEvent(Event):
 
     @property
     def name(self) -> str:
-        """The reason in words."""
+        """The reason as text."""
         return self._data[1] or ""
 
 
 class AuthenticateEvent(Event):
-    """`client.authenticate`: may it come in. User name and password stand at the client."""
+    """`client.authenticate`: decides a login. User name and password are in `client`."""
 
     __slots__ = ()
 
     @property
     def verdict(self) -> Verdict:
-        """What hooks before this one have said."""
+        """The decision of earlier hooks."""
         return Verdict(self._data[0])
 
     @property
@@ -348,23 +350,24 @@ class AuthenticateEvent(Event):
 
     @property
     def auth_data(self) -> bytes | None:
-        """The authentication data of CONNECT, or of the AUTH that came last."""
+        """The authentication data of CONNECT, or of the last AUTH."""
         return self._data[2]  # type: ignore[no-any-return]
 
 
 class AuthorizeEvent(Event):
-    """`client.authorize`: may it publish to this topic, subscribe to this filter."""
+    """`client.authorize`: decides whether a client may publish to a topic or subscribe to a
+    filter."""
 
     __slots__ = ()
 
     @property
     def action(self) -> Action:
-        """What it wants to do."""
+        """The requested action."""
         return _ACTIONS[self._data[0]]
 
     @property
     def topic(self) -> str:
-        """The topic; the topic filter where it subscribes."""
+        """The topic; for a subscription the topic filter."""
         return self._data[1]  # type: ignore[no-any-return]
 
     @property
@@ -374,12 +377,12 @@ class AuthorizeEvent(Event):
 
     @property
     def retain(self) -> bool:
-        """The retain flag of what it publishes."""
+        """The retain flag of the message."""
         return bool(self._data[3])
 
     @property
     def verdict(self) -> Verdict:
-        """What hooks before this one have said."""
+        """The decision of earlier hooks."""
         return Verdict(self._data[4])
 
 
@@ -387,7 +390,7 @@ _ACTIONS = {int(action): action for action in Action}
 
 
 class SubscribeEvent(Event):
-    """`client.subscribe`: SUBSCRIBE was read."""
+    """`client.subscribe`: SUBSCRIBE was received."""
 
     __slots__ = ()
 
@@ -408,7 +411,7 @@ class SubscribeEvent(Event):
 
 
 class UnsubscribeEvent(Event):
-    """`client.unsubscribe`: UNSUBSCRIBE was read."""
+    """`client.unsubscribe`: UNSUBSCRIBE was received."""
 
     __slots__ = ()
 
@@ -430,12 +433,12 @@ class SessionEvent(Event):
 
     @property
     def persistent(self) -> bool:
-        """Whether it outlives its connection."""
+        """Whether the session outlives its connection."""
         return bool(self._data[0])
 
     @property
     def expiry_s(self) -> int:
-        """For how long, in seconds."""
+        """How long it does, in seconds."""
         return self._data[1] or 0
 
     @property
@@ -445,12 +448,12 @@ class SessionEvent(Event):
 
     @property
     def reason(self) -> int | None:
-        """The reason code that goes with the cause."""
+        """The reason code of the cause."""
         return self._data[3]  # type: ignore[no-any-return]
 
 
 class SubscribedEvent(Event):
-    """`session.subscribed`: a subscription is in force."""
+    """`session.subscribed`: a subscription was added."""
 
     __slots__ = ()
 
@@ -476,7 +479,7 @@ class SubscribedEvent(Event):
 
 
 class UnsubscribedEvent(Event):
-    """`session.unsubscribed`: a subscription is gone."""
+    """`session.unsubscribed`: a subscription was removed."""
 
     __slots__ = ()
 
@@ -487,7 +490,7 @@ class UnsubscribedEvent(Event):
 
     @property
     def cause(self) -> str | None:
-        """Why."""
+        """The cause."""
         return self._data[1]  # type: ignore[no-any-return]
 
 
@@ -514,12 +517,12 @@ class DroppedEvent(Event):
 
     @property
     def by(self) -> str | None:
-        """Who dropped it."""
+        """The plugin that dropped it, if one did."""
         return self._data[1]  # type: ignore[no-any-return]
 
     @property
     def cause(self) -> str | None:
-        """Why."""
+        """The cause."""
         return self._data[2]  # type: ignore[no-any-return]
 
 
@@ -535,7 +538,7 @@ class RetainedEvent(Event):
 
     @property
     def change(self) -> Change:
-        """What became of it."""
+        """The change."""
         return Change(self._data[1])
 
 
@@ -551,7 +554,7 @@ class PacketEvent(Event):
 
     @property
     def data(self) -> bytes:
-        """The whole packet."""
+        """The complete packet."""
         return self._data[1]  # type: ignore[no-any-return]
 
 
@@ -567,7 +570,7 @@ class BrokerEvent(Event):
 
     @property
     def uptime_ms(self) -> int:
-        """How long it has run, in milliseconds."""
+        """How long the broker has run, in milliseconds."""
         return self._data[1]  # type: ignore[no-any-return]
 
 

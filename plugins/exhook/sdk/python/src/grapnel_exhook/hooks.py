@@ -1,7 +1,8 @@
 """The decorators: `@on.message_publish` on a function, or on a method of a class that derives from `Hooks`.
 
-They only leave a mark on the function, so that it stays callable as it is; the own driver finds the marks in the module. A hook
-takes one event and may be `async def`. Functions must not share a mark between two points with different options.
+They only leave a mark on the function, which stays callable. The driver finds the marks in the
+module. A hook takes one event and may be `async def`. One function must not be marked for two
+points with different options.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MARK = "__grapnel_hooks__"
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """What a decorator left: point and options."""
+    """The mark of a decorator: hook point and options."""
 
     point: str
     topics: tuple[str, ...] = ()
@@ -30,28 +31,29 @@ class Mark:
 
 
 class Config(dict[str, Any]):
-    """The `config` of the worker's configuration, as `setup` gets it; with what the broker says of itself."""
+    """The `config` of the worker's configuration, as `setup` gets it, and facts about the worker
+    and the broker."""
 
-    #: The name of the worker, as it stands in the log.
+    #: The name of the worker, as in the log.
     worker: str = ""
-    #: Which worker of the pool this is, from 0.
+    #: Index of this worker in the pool, from 0.
     index: int = 0
-    #: How many workers the pool has.
+    #: Number of workers in the pool.
     pool_size: int = 1
     #: The broker's name.
     node: str = ""
 
 
 class Hooks:
-    """Base of classes with hooks. Each worker makes one instance of each such class of its module, unless the module made
-    one itself."""
+    """Base of classes with hooks. Each worker creates one instance of each such class in its
+    module, unless the module has created one."""
 
     def setup(self, config: Config) -> None | Awaitable[None]:
-        """Before the first hook is called. May be `async def`. An exception refuses the load."""
+        """Called before the first hook. May be `async def`. An exception makes the load fail."""
         return None
 
     def close(self) -> None | Awaitable[None]:
-        """After the last hook. May be `async def`."""
+        """Called after the last hook. May be `async def`."""
         return None
 
 
@@ -66,12 +68,12 @@ _Filters = TypeVar("_Filters", bound=Union[FiltersAnswer, Awaitable[FiltersAnswe
 _Publish = TypeVar("_Publish", bound=Union[PublishAnswer, Awaitable[PublishAnswer]])
 
 
-# What these decorators give back takes any event, as far as type checkers go: those of several points may stand above a function
-# that takes the events of all of them.
+# For type checkers, the results of these decorators accept any event, so that decorators of several
+# points can be applied to one function that accepts their events.
 
 
 class _Told(Protocol[_A]):
-    """A decorator of what takes an `_A` and decides nothing: a function, or a method."""
+    """A decorator for a function or method that takes an `_A` and returns no decision."""
 
     @overload
     def __call__(self, function: Callable[[_A], _R], /) -> Callable[[Any], _R]: ...
@@ -88,7 +90,8 @@ def _mark(function: Any, mark: Mark) -> Any:
 
 
 def marks_of(value: Any) -> list[Mark]:
-    """What decorators have left at a value of any kind. The value itself is not asked: some answer to every name, or raise."""
+    """The marks on a value of any kind. Its own attribute access is not used, since it may return
+    anything or raise."""
     if isinstance_of(value, (types.MethodType, staticmethod, classmethod)):
         value = value.__func__
     marks = inspect.getattr_static(value, MARK, None)
@@ -96,12 +99,12 @@ def marks_of(value: Any) -> list[Mark]:
 
 
 def isinstance_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
-    """`isinstance` without asking the value what it wants to be."""
+    """`isinstance` without the value's own `__class__`."""
     return issubclass(type(value), kinds)
 
 
 class _Notification(Generic[_E]):
-    """A point that only tells."""
+    """A hook point for notifications."""
 
     def __init__(self, point: str) -> None:
         self._point = point
@@ -120,7 +123,7 @@ class _Notification(Generic[_E]):
 
 
 class _MessageNotification(Generic[_E]):
-    """A point that tells of messages."""
+    """A hook point for notifications about messages."""
 
     def __init__(self, point: str) -> None:
         self._point = point
@@ -172,7 +175,8 @@ class _AuthorizeVerdict:
     @overload
     def __call__(self, /, *, deliver: bool = ...) -> _AuthorizeVerdict: ...
     def __call__(self, function: Any = None, /, *, deliver: bool = False) -> Any:
-        """Return None, a bool, `Allow` or `Deny`. With `deliver=True` it is asked before deliveries, too."""
+        """Return None, a bool, `Allow` or `Deny`. With `deliver=True` the hook is also called
+        before deliveries."""
         return _decorate(function, Mark("client.authorize", deliver=deliver))
 
 
@@ -219,8 +223,9 @@ class _PublishVerdict:
     def __call__(
         self, function: Any = None, /, *, topics: Sequence[str] = (), notify: bool = False, batch: bool = False
     ) -> Any:
-        """Return None, `Modify`, `Drop`, `Reject` or `Disconnect`. With `notify=True` the message does not wait for the
-        hook and what it returns does not count; with `batch=True`, which takes `notify`, it gets a list of events."""
+        """Return None, `Modify`, `Drop`, `Reject` or `Disconnect`. With `notify=True` the message
+        does not wait for the hook, and the return value is ignored. With `batch=True`, which
+        requires `notify`, the hook gets a list of events."""
         if batch and not notify:
             raise TypeError("on.message_publish: batch=True needs notify=True, since a batch cannot decide")
         point = "message.publish" if not notify else NOTIFY_PUBLISH
@@ -228,11 +233,11 @@ class _PublishVerdict:
 
 
 def _decorate(function: Any, mark: Mark) -> Any:
-    """With options a decorator is called without a function first."""
+    """With options, a decorator is first called without a function."""
     return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
 
 
-#: The mark of a hook at message.publish that only wants to know.
+#: The mark of a message.publish hook that is only notified.
 NOTIFY_PUBLISH = "message.publish (told)"
 
 
@@ -243,7 +248,7 @@ def _topics(topics: Sequence[str]) -> tuple[str, ...]:
 
 
 class _On:
-    """One decorator for each hook point. A point that waits for an answer has a class of its own, above."""
+    """One decorator for each hook point. Points with an answer have their own classes, above."""
 
     # Begin: a decorator for each hook point, from plugin-abi/src/point.rs; `just abi` writes it anew
     client_connect = _ConnectVerdict()
