@@ -1,8 +1,8 @@
-"""The worker: takes frames, calls the driver's handlers, sends what they came to.
+"""The worker: reads frames, calls the driver's handlers, and sends the results.
 
-`_process.py` runs it on the socket that the broker left it; the tests run it on one of their own. With a driver that has no
-coroutines the main thread reads, calls and writes in turn, without an event loop, so that hooks may use one of their own.
-With coroutines everything runs on one loop: what does not wait is called in order, what waits lets the others go on.
+`_process.py` runs it on the broker's socket; tests run it on their own. If the driver has no
+coroutines, the main thread reads, calls and writes in turn without an event loop, so that hooks may
+run one. Otherwise all calls run on one loop: they begin in order, and do not block each other.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ._stepping import Call, Stepper
 
 PROTOCOL = 1
 
-# Answers are not held back longer than this for calls that came in the same frame.
+# Most time that answers wait for other calls of the same frame.
 _HOLD_S = 0.02
-# Seconds for the shutdown where the broker names none, and how many of them are kept to say what was cut; of few, a quarter.
+# Default seconds for the shutdown, and the part of it (at most a quarter) reserved for the log.
 _FAREWELL_S = 2.0
 _SPARE_S = 0.5
-# Commands that gather before they are sent without waiting for the end of the frame.
+# Most queued commands; more are sent before the end of the frame.
 _COMMANDS_MAX = 4096
 
 
@@ -56,12 +56,12 @@ class Worker:
         self._main = threading.get_ident()
         self._stopping = False
         self._farewell_s = _FAREWELL_S
-        # By when user code must have said farewell; known from the end on. Afterwards what it still says goes out at once.
+        # Deadline of user code's shutdown. After the shutdown, commands are sent at once.
         self._until = 0.0
         self._over = False
         self._cut = "what had begun"
         self._announced = False
-        # The broker does not listen to commands before it has the hooks; until then those of threads gather, too.
+        # The broker accepts commands only after the ready frame; those of threads wait until then.
         self._announcing = threading.RLock()
         self._exit_code = 0
         self._stepper = self._stepper_of(self._driver)
@@ -72,7 +72,7 @@ class Worker:
     # Life
 
     def run(self) -> int:
-        """Serve until the broker says stop or is gone. 0 after a stop, 1 where user code could not be loaded."""
+        """Serve until the broker sends stop or is gone. Returns 1 if user code cannot be loaded."""
         try:
             setup = self._first_frame()
             self._channel.frame_bytes_max = int(setup.get("frame_bytes_max") or self._channel.frame_bytes_max)
@@ -81,7 +81,7 @@ class Worker:
             try:
                 return self._serve(setup)
             finally:
-                # Threads and what runs at the exit of a process have a broker until it has ended.
+                # Threads and exit handlers can use the broker until the process has ended.
                 if not self._own_process:
                     for log in (logging.getLogger(), logger):
                         log.removeHandler(handler)
@@ -116,8 +116,8 @@ class Worker:
         return handler
 
     def forked(self) -> None:
-        """User code has forked, and this is the child: it has no broker. What it logs it prints, and it ends where it comes back
-        to the worker."""
+        """Called in a child that user code has forked: it has no broker. It prints its log lines,
+        and ends when it returns to the worker."""
         self._forked = True
         self._channel.forget()
         _commands.detach(self._command)
@@ -178,11 +178,11 @@ class Worker:
         self._stopped = asyncio.Event()
         loop.add_reader(self._channel.socket, self._readable)
         self._channel.read_ahead = self._take_soon
-        # What came together with the setup frame is in the buffer already.
+        # Frames that came with the setup frame are already in the buffer.
         self._take_soon()
         await self._stopped.wait()
         loop.remove_reader(self._channel.socket)
-        # The hooks' farewell has at least half of the time.
+        # The hooks' own shutdown gets at least half of the time.
         left = await self._stepper.finish((self._until - monotonic()) / 2)
         if left:
             logger.warning("%d calls had not ended when the worker did", left)
@@ -205,7 +205,7 @@ class Worker:
         return self._exit_code
 
     def _last_words(self) -> None:
-        """User code has said farewell; what threads of its still do, and what runs at the exit of the process, is sent at once."""
+        """Called after user code's shutdown: from now on commands are sent at once."""
         self._over = True
         self._cut = ""
         self.flush()
@@ -237,7 +237,7 @@ class Worker:
         with self._announcing:
             self._announced = True
         self.flush()
-        # What was imported lives as long as the worker; frames make many lists that die at once.
+        # Imported modules live as long as the worker, while frames create many short-lived lists.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
@@ -269,7 +269,7 @@ class Worker:
         except Closed:
             self._end()
         except Exception as error:
-            # Ours, not a hook's. Going on would leave calls without an end.
+            # A fault of the worker, not of a hook. Calls would stay unanswered if it continued.
             logger.error("the worker has to end", exc_info=error)
             self._exit_code = 1
             self._end()
@@ -283,7 +283,7 @@ class Worker:
             self._stopped.set()
 
     def _leave_at_last(self) -> None:
-        """User code may not come to its end, or have left threads that do not; the broker does not wait for ever, and neither do we."""
+        """End the process at the deadline, even if user code or its threads still run."""
         if not self._until:
             spare = min(_SPARE_S, self._farewell_s / 4)
             self._until = monotonic() + self._farewell_s - spare
@@ -339,7 +339,7 @@ class Worker:
                 if ident:
                     answers.append((ident, *answer))
             elif answer.__class__ is list:
-                # Several coroutines that were told the same: the call is done when the first is.
+                # Several coroutines for one notification: the call is done when the first one is.
                 for index, each in enumerate(answer):
                     self._stepper.add(Call(ident, point, client, each, calls=0 if index else 1))
                 self._done += not answer
@@ -392,7 +392,7 @@ class Worker:
 
     def _finished(self, call: Call, answer: Any) -> None:
         if not call.ident:
-            # What a hook returns that was only told does not count.
+            # The return value of a notification is ignored.
             return
         if answer is None:
             self._answers.append((call.ident, GO_ON, None))
@@ -413,7 +413,7 @@ class Worker:
 
     def _flush_now(self) -> None:
         self._flush_due = False
-        # Coroutines may have gathered for batch hooks after the end of their frame.
+        # Coroutines may have added events for batch hooks after the end of their frame.
         self._batches()
         try:
             self.flush()
@@ -423,7 +423,7 @@ class Worker:
     # What goes out
 
     def _command(self, command: list[Any]) -> None:
-        """Take a command, from any thread. Raises `ValueError` for one that cannot be sent."""
+        """Queue a command, from any thread. Raises `ValueError` for one that cannot be sent."""
         size = len(pack(command))
         if size + 16 > self._channel.frame_bytes_max:
             raise ValueError(
@@ -445,7 +445,7 @@ class Worker:
         if len(self._commands) >= _COMMANDS_MAX:
             self._send_commands()
         elif self._stopped is not None:
-            # On the loop nobody may be about to flush: a timer of user code can give a command, too.
+            # A timer of user code may send a command on the loop when no flush is scheduled.
             self._flush_soon()
 
     def _send_commands(self) -> None:
@@ -462,7 +462,7 @@ class Worker:
         self._send_split(kind, items[half:])
 
     def flush(self) -> None:
-        """Send what has gathered: commands first, then answers."""
+        """Send what is queued: commands first, then answers."""
         try:
             self._driver.settle()
         except Exception as error:

@@ -517,7 +517,7 @@ class DroppedEvent(Event):
 
     @property
     def by(self) -> str | None:
-        """The plugin that dropped it, if one did."""
+        """The client that it was dropped for, or `node`."""
         return self._data[1]  # type: ignore[no-any-return]
 
     @property

@@ -10,9 +10,10 @@
             assert broker.authorize(ann, "other/topic").allowed is False
             assert broker.publish(ann, "a/b", b"hi").value == {"payload": b"HI"}
 
-It runs modules of the own API, of EMQX and, with `driver="amqtt"`, configurations of aMQTT through the same drivers as a worker.
-An exception of a hook comes out of the call; an answer that the broker would take as a failure raises `HookFailed`. A hook that
-waits is waited for. It must not be used inside a running event loop.
+It runs modules of our own API, of EMQX and, with `driver="amqtt"`, configurations of aMQTT, through
+the same drivers as a worker. A call raises the exception of its hook; an answer that the broker
+would treat as a failure raises `HookFailed`. Calls wait for suspended hooks. Do not use it inside a
+running event loop.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ._loading import extend_path, last_line
 from ._match import matcher
 from .events import Action, Change, Options, Verdict
 
-#: What the broker says of a client at each of its events; the rest it says only where the client is being let in.
+#: What the broker describes at every event; the rest only while the client connects.
 _ALWAYS = (
     "client_id", "username", "superuser", "anonymous", "version", "peer_host", "peer_port", "local_port", "listener",
 )  # fmt: skip
@@ -40,28 +41,28 @@ _LETTING_IN = ("client.connect", "client.authenticate")
 
 
 class HookFailed(Exception):
-    """A hook answered what the broker takes as a failure."""
+    """A hook returned an answer that the broker treats as a failure."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a call came to."""
+    """The result of a call."""
 
     called: bool = False
-    """Whether a hook was there and its topics matched."""
+    """Whether there is a hook whose topics match."""
     last: bool = False
-    """Whether hooks after it are not asked."""
+    """Whether later hooks are skipped."""
     value: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What changes, by the names of the protocol; empty for nothing."""
+    """The changes, by their names in the protocol; empty for none."""
 
     @property
     def allowed(self) -> bool | None:
-        """Of authentication and authorisation: the verdict, None for none."""
+        """For authentication and authorization: the decision, None for none."""
         return self.value.get("allow")
 
 
 class Harness:
-    """A broker with nothing but hooks. Commands that hooks give gather in `commands`."""
+    """A broker for hooks only. Commands of hooks are collected in `commands`."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Harness:
         self._about: dict[int, dict[str, Any]] = {}
         self._told: dict[int, dict[str, Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: Commands that hooks have given: lists that begin with a name, as PROTOCOL.md has them.
+        #: Commands of hooks: lists that begin with a name, as in PROTOCOL.md.
         self.commands: list[list[Any]] = []
 
     # Life
@@ -131,17 +132,17 @@ class Harness:
                 self._loop.close()
 
     def _take(self, command: list[Any]) -> None:
-        # What cannot be packed raises where it is given, as in a worker.
+        # Values that cannot be packed raise here, as in a worker.
         pack(command)
         if command[0] != "keep":
-            # What a broker keeps for the next worker is nothing that hooks ask for.
+            # Login data is not a command of a hook.
             self.commands.append(command)
 
     def _raise(self, name: str, error: BaseException) -> None:
         raise error
 
     def _through(self, function: Any, *arguments: Any) -> Any:
-        """Call, and wait for what is to be waited for."""
+        """Call a function, and wait for its result."""
         if self._loop is None:
             return function(*arguments)
 
@@ -159,9 +160,10 @@ class Harness:
     # Calls
 
     def client(self, client_id: str = "client", **about: Any) -> int:
-        """A client, by its number. `about` are the keys of PROTOCOL.md, such as `username`, `password`, `version`. Hooks are shown
-        of it what a broker shows them: the password in client.authenticate, and what only CONNECT has where a hook of the module
-        is at client.connect or client.authenticate."""
+        """Create a client and return its number. `about` are the keys of PROTOCOL.md, such as
+        `username`, `password`, `version`. Hooks see of it what a broker shows: the password in
+        client.authenticate, and CONNECT data if the module has a hook at client.connect or
+        client.authenticate."""
         self._next += 1
         self._about[self._next] = {
             "client_id": client_id, "username": None, "superuser": False, "anonymous": False, "version": 5,
@@ -174,7 +176,7 @@ class Harness:
         return self._next
 
     def describe(self, client: int, **about: Any) -> None:
-        """Something of a client has changed."""
+        """Change the description of a client."""
         self._about[client].update(about)
 
     def _tell_of(self, client: int, raw: dict[str, Any]) -> None:
@@ -190,7 +192,7 @@ class Harness:
             self._tell_of(client, {key: about.get(key) for key in _ALWAYS})
 
     def forget(self, client: int) -> None:
-        """The client will not be named again."""
+        """The client's number will not be used again."""
         self._about.pop(client, None)
         self._told.pop(client, None)
         self._driver.forget(client)
@@ -329,7 +331,7 @@ def message(
     ident: int = 1,
     **properties: Any,
 ) -> list[Any]:
-    """A message as the protocol has it; `properties` are `content_type`, `user` and so on."""
+    """A message in the protocol's form; `properties` are `content_type`, `user` and so on."""
     return [ident, topic, payload, qos, retain, dup, publisher, timestamp_ms, properties]
 
 

@@ -1,4 +1,4 @@
-"""The drivers, and which one a setup means. Called by the worker."""
+"""The drivers, and the choice of one for a setup. Called by the worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ NAMES = ("python3", "emqx", "amqtt")
 
 
 def choose(setup: dict[str, Any]) -> Driver:
-    """The driver that `setup` names; `python3` looks into the module whose it is. Raises what importing it raises."""
+    """The driver that `setup` names; for `python3` the module's content decides. Raises what
+    importing the module raises."""
     name = setup.get("driver")
     if name == "amqtt":
         from .amqtt import AmqttDriver
@@ -25,7 +26,7 @@ def choose(setup: dict[str, Any]) -> Driver:
 
 
 def for_module(setup: dict[str, Any], module: ModuleType) -> Driver:
-    """The driver for a module: EMQX's where it has `init()` and no hooks of our decorators."""
+    """The driver for a module: EMQX's if the module has `init()` and no hooks of our decorators."""
     from .emqx import EmqxDriver
     from .own import OwnDriver, has_hooks
 

@@ -1,7 +1,9 @@
-"""Hooks of EMQX 4.1's extension drivers, as they are: `init()` returns a hookspec, hooks are called by position.
+"""Runs unchanged hooks of EMQX 4.1's extension drivers: `init()` returns a hookspec, and hooks get
+positional arguments.
 
-The worker calls it. What EMQX passes and what it makes of the answers is in docs/moving-from-emqx.md; this file must not ask
-for more than the module itself uses, so that it works with and without the `emqx-extension-sdk` package.
+Called by the worker. docs/moving-from-emqx.md describes the arguments and return values. This file
+must not require more than the module itself uses, so that it works without the `emqx-extension-sdk`
+package.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from .._loading import positional_parameters
 from .._match import check, matcher
 from .emqx_records import Binary, Record, Records, binary, reason_name, text_of
 
-# EMQX's name of a hook: the point, and whether the broker waits for it.
+# EMQX's name of a hook: the hook point, and whether the broker waits for an answer.
 HOOKS: dict[str, tuple[str, bool]] = {
     "client_connect": ("client.connect", False),
     "client_connack": ("client.connack", False),
@@ -52,7 +54,7 @@ class _Hook:
         self.function = function
         self.topics = topics
         self.matches = matcher(topics)
-        # conninfo, props, state is what the SDK's own signature has; EMQX's driver also passed rc.
+        # The SDK passes conninfo, props, state; EMQX's driver also passed rc.
         self.with_rc = positional_parameters(function) not in (2, 3)
 
 
@@ -103,7 +105,8 @@ class EmqxDriver(Driver):
         return handlers
 
     def _wants_connect(self) -> bool:
-        """Whether a hook shows what the broker only says at client.connect and client.authenticate, and there is none of those."""
+        """Whether a hook shows data that the broker only sends at client.connect and
+        client.authenticate, and the module has no hook at these."""
         return "client_connack" in self._hooks and not self._hooks.keys() & {"client_connect", "client_authenticate"}
 
     def name_of(self, point: str) -> str:
@@ -211,7 +214,8 @@ class EmqxDriver(Driver):
     def _about_message(
         self, hooks: list[_Hook], message_of: Callable[[Any], Any], rest: Callable[[int, Any], tuple[Any, Any]]
     ) -> Handler:
-        """A notification with a message: `rest` gives what stands before and after the message."""
+        """A notification about a message; `rest` returns the arguments before and after the
+        message."""
         record, state = self._records.message, self._state
 
         def tell(client: int, data: Any) -> None:
@@ -301,7 +305,7 @@ class EmqxDriver(Driver):
                     new = _changes(value or ())
                 except (TypeError, ValueError) as error:
                     return (FAILED, f"on_message_publish answered {_short(answer)}: {error}")
-                # The next hook sees the message as this one left it.
+                # The next hook gets the message with this change.
                 message = [
                     message[0],
                     new.get("topic", message[1]),
@@ -343,7 +347,8 @@ def _hook(spec: Any) -> _Hook:
 
 
 def _topics(name: str, opts: Any) -> list[str]:
-    """The filters of opts: `[("topics", [filter, …])]`, or the filters themselves, as the SDK's `start(topics)` passes them."""
+    """The filters in opts: `[("topics", [filter, …])]`, or a plain list, as the SDK's
+    `start(topics)` passes it."""
     if opts is None:
         return []
     if not isinstance(opts, (list, tuple)):
@@ -378,7 +383,7 @@ def _changes(pairs: Any) -> dict[str, Any]:
 
 
 def _each(calls: list[tuple[Function, tuple[Any, ...]]]) -> None:
-    """Make the calls, all of them; the first that fails is told."""
+    """Make all calls, and report the first failure."""
     failed: BaseException | None = None
     for function, arguments in calls:
         try:

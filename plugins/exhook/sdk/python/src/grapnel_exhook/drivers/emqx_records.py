@@ -1,8 +1,9 @@
-"""What EMQX passes to hooks, in the types in which its driver did: `bytes` for every text, name and payload, at any depth, lists of
-(bytes key, value) for records and properties, numbers, flags. What is absent is the empty binary.
+"""The values that EMQX passes to hooks, in the types of its driver: `bytes` for every text, name
+and payload, at any depth; lists of (bytes key, value) for records and properties; numbers;
+booleans. An absent value is the empty binary.
 
-Only the EMQX driver uses it. The SDK's decorator decodes bytes as strict UTF-8, which raises on a payload that is none; `Binary`
-does not.
+Only the EMQX driver uses it. The SDK's decorator decodes bytes as strict UTF-8, which raises for
+other payloads; `Binary` does not raise.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ Record = list[tuple[bytes, Any]]
 
 
 class Binary(bytes):
-    """Bytes that `decode()` makes text of whatever they are: what is no UTF-8 becomes surrogates. Where a way to treat errors is
-    named, and in other encodings, they are as any bytes."""
+    """Bytes whose `decode()` never fails: bytes that are not UTF-8 become surrogates. With an error
+    handler or another encoding it behaves like `bytes.decode`."""
 
     def decode(self, encoding: str = "utf-8", errors: str | None = None) -> str:
-        """The text; `surrogateescape` turns it into the same bytes again."""
+        """The text; encoding it with `surrogateescape` gives the same bytes again."""
         try:
             return super().decode(encoding, errors or "strict")
         except UnicodeDecodeError:
@@ -52,7 +53,7 @@ def reason_name(code: Any) -> Binary:
 
 
 def text_of(value: Any) -> str:
-    """Text of text or bytes. Raises `TypeError`."""
+    """The text of text or bytes. Raises `TypeError`."""
     if isinstance(value, str):
         return value
     if isinstance(value, (bytes, bytearray)):
@@ -61,14 +62,14 @@ def text_of(value: Any) -> str:
 
 
 def binary(value: Any) -> Binary:
-    """The bytes of text or of bytes; none for what is absent."""
+    """The bytes of text or bytes; empty if absent."""
     if not value:
         return EMPTY
     return Binary(value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value)
 
 
 class Records:
-    """The clients that the broker has described, as EMQX shows them."""
+    """The described clients, as EMQX shows them."""
 
     def __init__(self, node: str) -> None:
         self._node = (b"node", binary(node))
@@ -79,11 +80,11 @@ class Records:
         self._clients.describe(number, client).thing = None
 
     def forget(self, number: int) -> None:
-        """It will not be named again."""
+        """The number will not be used again."""
         self._clients.forget(number)
 
     def clientinfo(self, number: int) -> Record:
-        """A list of its own for each call."""
+        """A new list for each call."""
         known = self._clients.get(number) or Known({}, None)
         record: Record | None = known.thing
         if record is None:
@@ -103,7 +104,7 @@ class Records:
         return record.copy()
 
     def conninfo(self, number: int) -> Record:
-        """The connection, as client_connect and client_connack see it."""
+        """The connection, for client_connect and client_connack."""
         raw = self._clients.raw(number)
         version = raw.get("version") or 4
         return [
@@ -125,7 +126,7 @@ class Records:
         props = self.props(raw.get("properties"))
         if raw.get("session_expiry_s"):
             props.append((b"Session-Expiry-Interval", raw["session_expiry_s"]))
-        # Its largest value is what the broker says where the client has said nothing.
+        # The broker sends the largest value if the client has not set one.
         if raw.get("receive_maximum") not in (None, 0, 0xFFFF):
             props.append((b"Receive-Maximum", raw["receive_maximum"]))
         return props
@@ -140,7 +141,7 @@ class Records:
         return props
 
     def topics(self, filters: Any) -> Record:
-        """Filters, and the QoS that is asked for: a number, as EMQX's handler made of the options."""
+        """Filters with the requested QoS: a number, as EMQX's handler derives from the options."""
         return [(binary(topic), options & 3) for topic, options in filters]
 
     def options(self, options: int, is_new: bool) -> Record:

@@ -1,7 +1,8 @@
-"""The driver of the own API: finds what `grapnel_exhook.on` has marked in a module, and calls it.
+"""The driver of our own API: finds the functions that `grapnel_exhook.on` has marked in a module,
+and calls them.
 
-The worker calls it, and so does `grapnel_exhook.testing`. What user code returns is checked here, so that a mistake is a
-sentence in the log and not an answer that the broker has to make sense of.
+Called by the worker and by `grapnel_exhook.testing`. Return values are checked here, so that a
+mistake becomes a log line and not an invalid answer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..events import OF_POINT, Client, Event
 from ..hooks import NOTIFY_PUBLISH, Config, Hooks, Mark, isinstance_of, marks_of
 from .own_answers import INTERPRETERS, WrongAnswer, apply
 
-# Events, and bytes of their payloads, that a batch handler may be behind before new ones are lost.
+# Most events, and bytes of their payloads, that wait for a batch handler; later ones are dropped.
 _BEHIND_MAX = 200_000
 _BEHIND_BYTES_MAX = 64 * 1024 * 1024
 
@@ -45,7 +46,7 @@ class Hook:
 
 
 def has_hooks(module: ModuleType) -> bool:
-    """Whether a module has something that `on` has marked."""
+    """Whether a module has a function that `on` has marked."""
     return any(
         marks_of(value) or _marked_names(value if isinstance_of(value, type) else type(value))
         for value in vars(module).values()
@@ -61,14 +62,14 @@ def _marked_names(kind: type) -> list[str]:
 
 
 def _payload_bytes(data: Any) -> int:
-    """Of the payload of a message, or of a packet; these are what makes events large."""
+    """The payload size of a message or packet, which dominates the size of an event."""
     parts = data[0] if data and isinstance(data[0], list) else data
     body = parts[2] if len(parts) > 2 else parts[-1] if parts else None
     return len(body) if isinstance(body, bytes) else 0
 
 
 def _must_not_wait(name: str, result: Any) -> None:
-    """Where no hook is async there is no loop, which a function that is not async itself cannot have said before."""
+    """Without async hooks there is no loop, so a plain function must not return an awaitable."""
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
@@ -102,7 +103,8 @@ class OwnDriver(Driver):
             self._points.setdefault(hook.point, []).append(hook)
         if not self._points:
             raise LoadError(f"module {self._module.__name__} has no hooks of grapnel_exhook")
-        # With one async hook all go the same way, so that they begin in the order of events.
+        # With one async hook, all hooks run as coroutines, so that they begin in the order of
+        # events.
         self._queues = any(hook.asynchronous for hooks in self._points.values() for hook in hooks)
         self.asynchronous = self._queues or any(
             inspect.iscoroutinefunction(self._of_owner(owner, name)) for owner in self._owners for name in ("setup", "close")
@@ -139,7 +141,7 @@ class OwnDriver(Driver):
 
     async def _stop(self) -> None:
         for owner in reversed(self._owners):
-            # One that fails does not keep the others from theirs.
+            # A failure must not skip the others.
             try:
                 result = self._close(owner)
                 if inspect.isawaitable(result):
@@ -157,13 +159,13 @@ class OwnDriver(Driver):
     def _of_owner(self, owner: Any, name: str) -> Callable[..., Any] | None:
         function = getattr(owner, name, None)
         if owner is self._module and not (inspect.isfunction(function) and function.__module__ == owner.__name__):
-            # Something of that name that the module has imported for itself.
+            # An imported function of that name, which is not a hook of the module.
             return None
         return function if callable(function) else None
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
         known = self._table.describe(number, client)
-        # A new object: a hook that waits still has that of its event.
+        # A new object: a suspended hook keeps the one of its event.
         attributes = known.thing.attributes if known.thing is not None else None
         self._clients[number] = known.thing = Client(number, known.raw, attributes)
 
@@ -171,7 +173,7 @@ class OwnDriver(Driver):
         self._clients.pop(number, None)
         self._table.forget(number)
 
-    # What the module has
+    # The contents of the module
 
     def _found(self) -> list[Hook]:
         values = {id(value): (name, value) for name, value in vars(self._module).items()}
@@ -195,7 +197,8 @@ class OwnDriver(Driver):
         return hooks
 
     def _instance_of(self, kind: type, classes: list[type], values: list[Any]) -> Any:
-        """A new instance of a class with hooks, unless the module has one, or a class that derives from this one."""
+        """A new instance of a class with hooks, unless the module has one, or has a class that
+        derives from it."""
         if kind is Hooks or not (issubclass(kind, Hooks) or _marked_names(kind)):
             return None
         if any(other is not kind and issubclass(other, kind) for other in classes):
@@ -266,7 +269,8 @@ class OwnDriver(Driver):
         return lambda client, data: self._gather(hook, kind(clients.get(client), data))
 
     def _not_awaited(self, hook: Hook, result: Any) -> None:
-        """What a notification returns does not count, but a coroutine is something that was to be done."""
+        """The return value of a notification is ignored, but a coroutine would be work that is
+        never done."""
         if inspect.iscoroutine(result):
             result.close()
             text = f"{hook.name} returned a coroutine that nobody awaits; make the hook itself async def"
@@ -276,7 +280,7 @@ class OwnDriver(Driver):
         if hook.matches is None:
             return True
         raw = event._data
-        # message.dropped and message.retained have the message first in their data.
+        # The data of message.dropped and message.retained begins with the message.
         return hook.matches(raw[0][1] if isinstance(raw[0], (list, tuple)) else raw[1])
 
     def _gather(self, hook: Hook, event: Event) -> None:
@@ -362,7 +366,8 @@ class OwnDriver(Driver):
                     except WrongAnswer as error:
                         return (FAILED, f"{hook.name} {error}")
 
-                # The event is made now: when the coroutine begins, the broker may have described the client anew.
+                # The event is created now: when the coroutine begins, the client may have a new
+                # description.
                 return lambda client, data: ask(kind(clients.get(client), data), data)
 
             def decide(client: int, data: Any) -> Any:
@@ -377,7 +382,8 @@ class OwnDriver(Driver):
         return lambda client, data: self._chain(point, hooks, told, clients.get(client), data)
 
     def _chain(self, point: str, hooks: list[Hook], told: list[Hook], who: Client | None, data: Any) -> Any:
-        """Every hook sees what those before it have changed; the first that ends the chain, or fails, ends it for all."""
+        """Each hook sees the changes of earlier ones. The first that ends the chain, or fails, ends
+        it for all."""
         interpret = INTERPRETERS[point]
         kind = OF_POINT[point]
         merged: dict[str, Any] = {}
@@ -388,7 +394,7 @@ class OwnDriver(Driver):
             try:
                 answer = interpret(hook.function(event), data)
             except Exception as error:
-                # Unless the operator says otherwise the message goes on, and these are to know of it.
+                # By default the message continues after a failure, so these hooks must be notified.
                 self._tell(told, event)
                 if isinstance(error, WrongAnswer):
                     return (FAILED, f"{hook.name} {error}")

@@ -1,7 +1,9 @@
-"""What hooks of the own API return, as answers of the protocol. Pure functions; `own.py` calls them.
+"""Converts return values of hooks into answers of the protocol. Pure functions; `own.py` calls
+them.
 
-Each takes what the hook returned and the data of the call, and gives None or (code, value). What does not belong to its point
-raises `WrongAnswer`, whose text goes on a sentence that begins with the hook's name.
+Each gets the return value and the data of the call, and returns None or (code, value). For a value
+that does not fit the hook point it raises `WrongAnswer`; its text continues a sentence that begins
+with the hook's name.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from ..events import Options
 
 
 class WrongAnswer(Exception):
-    """The hook returned what its point does not know."""
+    """The hook returned a value that is not allowed at its point."""
 
 
 Interpreted = tuple[int, Any] | None
@@ -205,7 +207,8 @@ INTERPRETERS: dict[str, Callable[[Any, Any], Interpreted]] = {
 
 
 def apply(point: str, data: Any, merged: dict[str, Any], value: dict[str, Any]) -> Any:
-    """The data of a call as the next hook of the same worker sees it, after `value`; collects the values in `merged`."""
+    """The data of a call with the change `value`, for the next hook of the same worker. Collects
+    all changes in `merged`."""
     if point == "message.publish":
         message = list(data)
         for index, key in ((1, "topic"), (2, "payload"), (3, "qos"), (4, "retain")):

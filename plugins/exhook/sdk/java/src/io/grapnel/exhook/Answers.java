@@ -4,18 +4,18 @@ import java.io.ByteArrayOutputStream;
 import java.util.Map;
 
 /**
- * Answers that gather until they are sent, and the frames they go in. The worker's main thread alone uses it. No frame
- * that comes out of it is longer than the broker takes.
+ * Collects answers and sends them in frames. Used by the worker's main thread only. No frame is
+ * longer than the broker accepts.
  */
 final class Answers {
-    /** What a handler came to. */
+    /** The result of a handler. */
     static final class Answer {
         static final int GO_ON = 0;
         static final int STOP = 1;
         static final int FAILED = 2;
 
         final int code;
-        /** Nothing, a map of what changes, or the text of a failure. */
+        /** Nothing, a map of changes, or the text of a failure. */
         final Object value;
 
         private Answer(int code, Object value) {
@@ -37,9 +37,9 @@ final class Answers {
     }
 
     private static final int TEXT_CHARS_MAX = 2000;
-    /** What `[2, […], done]` needs around the answers, at most. */
+    /** Most bytes of `[2, […], done]` around the answers. */
     private static final int AROUND_BYTES = 16;
-    /** Gathered answers are sent when they have come to so much, though more calls wait in the frame. */
+    /** Answers are sent when they reach this size, even if the frame has more calls. */
     private static final int GATHERED_BYTES_MAX = 1 << 20;
 
     private final Channel channel;
@@ -52,18 +52,18 @@ final class Answers {
     Answers(Channel channel, int frameBytesMax) {
         this.channel = channel;
         this.frameBytesMax = frameBytesMax;
-        // A character has four bytes at most.
+        // A character has at most four bytes.
         this.textCharsMax = Math.min(TEXT_CHARS_MAX, frameBytesMax / 4 - AROUND_BYTES);
     }
 
-    /** A call is done; what it was answered comes before this. */
+    /** Counts a finished call; its answer is added before. */
     void done() {
         done++;
     }
 
     /**
-     * Takes an answer; null goes on unchanged. Returns the text of the failure it became, where it is longer than the
-     * broker takes, else null.
+     * Adds an answer; null means no change. If the answer is longer than the broker accepts, it
+     * becomes a failure, and its text is returned; otherwise null.
      */
     String add(Object id, Answer answer) throws Channel.Closed {
         byte[] packed = packed(id, answer);
@@ -74,7 +74,7 @@ final class Answers {
             packed = packed(id, Answer.failed(tooLong));
         }
         if (gathered.size() + packed.length + AROUND_BYTES > Math.min(frameBytesMax, GATHERED_BYTES_MAX) && count > 0) {
-            // What was done before this call is done; this one is not yet.
+            // Calls before this one are finished; this one is not.
             flush();
         }
         gathered.write(packed, 0, packed.length);
@@ -104,7 +104,7 @@ final class Answers {
         });
     }
 
-    /** Sends what has gathered, in one frame. */
+    /** Sends the collected answers in one frame. */
     void flush() throws Channel.Closed {
         if (count == 0 && done == 0) {
             return;

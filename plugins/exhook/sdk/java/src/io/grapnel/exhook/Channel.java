@@ -9,15 +9,16 @@ import java.io.OutputStream;
 import java.util.ArrayDeque;
 
 /**
- * Frames on the socket between the broker and this worker. A thread of its own reads ahead, so that two sides that
- * both write cannot stop each other, and so that the end is heard while a hook is busy. {@link #send} may be called
- * from any thread. It knows frames, not what stands in them, and must not call user code.
+ * Frames on the socket between the broker and this worker. A separate thread reads ahead: this
+ * prevents a deadlock when both sides write, and the end is noticed while a hook runs. {@link
+ * #send} may be called from any thread. It handles frames, not their content, and must not call
+ * user code.
  *
- * <p>The streams are plain ones on a file descriptor: a channel of {@code java.nio} would be closed by the first hook
- * that interrupts its thread.
+ * <p>The streams are plain ones on a file descriptor: a channel of {@code java.nio} would be closed
+ * when a hook interrupts its thread.
  */
 final class Channel {
-    /** The broker's end is gone. */
+    /** The broker has closed its end. */
     static final class Closed extends Exception {
         private static final long serialVersionUID = 1L;
 
@@ -37,9 +38,9 @@ final class Channel {
     }
 
     private static final int READ_BYTES = 256 * 1024;
-    /** Beyond it nothing is read until the worker has caught up. */
+    /** Most bytes that are read ahead of the worker. */
     private static final long AHEAD_BYTES_MAX = 64L << 20;
-    /** What no frame of the broker reaches, bytes. */
+    /** No frame of the broker is as long, bytes. */
     private static final int FRAME_BYTES_MAX = 1 << 30;
 
     private final DataInputStream in;
@@ -56,7 +57,10 @@ final class Channel {
         this.out = out;
     }
 
-    /** Begins to read. {@code atEnd} runs on the reading thread as soon as the broker has said stop, or is gone. */
+    /**
+     * Begins to read. {@code atEnd} runs on the reading thread when the broker sends stop, or is
+     * gone.
+     */
     void open(Runnable atEnd) {
         this.atEnd = atEnd;
         Thread reader = new Thread(this::read, "grapnel-reader");
@@ -89,7 +93,7 @@ final class Channel {
         }
     }
 
-    /** Whether a frame is the broker's farewell. */
+    /** Whether a frame is the broker's stop. */
     static boolean isStop(Object frame) {
         return !Wire.list(frame).isEmpty() && Long.valueOf(2).equals(Wire.list(frame).get(0));
     }
@@ -114,7 +118,7 @@ final class Channel {
         }
     }
 
-    /** The next frame; waits for it. Throws {@link Closed} where none will come. */
+    /** Waits for the next frame. Throws {@link Closed} if none will come. */
     Object next() throws Closed {
         synchronized (frames) {
             while (frames.isEmpty()) {
@@ -124,7 +128,7 @@ final class Channel {
                 try {
                     frames.wait();
                 } catch (InterruptedException byUserCode) {
-                    // A hook has interrupted its thread, which is ours. It was not meant for us.
+                    // A hook has interrupted its thread, which is the worker's. It is ignored.
                     continue;
                 }
             }

@@ -7,25 +7,29 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * What the broker has said of clients. The records are made from it; the worker's main thread alone uses it.
+ * The clients that the broker has described; the records for hooks are made from them. Used by the
+ * worker's main thread only.
  *
- * <p>A connection that wants to come in has a number of its own, whichever client identifier it names; when it has come
- * in, that is the client's number. What comes late of a connection before it may go under that number, too, and must not
- * be taken for what is said of the one that is in, so the table tells them apart by where they come from. Where the
- * broker forgets a number, what was said under it of another connection while that came in is found again under its next
- * one.
+ * <p>A pending login has its own number, whatever client identifier it claims. When it has
+ * connected, its number becomes the client's. Late calls about an earlier connection may use the
+ * same number and must not be applied to the new one. So the table distinguishes connections by
+ * address and port. When the broker forgets a number, what was described under it of a connecting
+ * client is found again under its next number.
  */
 final class Clients {
-    /** Connections of one client identifier that are told apart; the one described first is forgotten for one more. */
+    /** Most connections that are recorded for one client; the one described first is evicted. */
     private static final int PEERS_MAX = 8;
-    /** Connections that wait for another number; the oldest is forgotten for one more. */
+    /** Most connections that wait for another number; the oldest is evicted. */
     private static final int WAITING_MAX = 1024;
 
     private final Map<Long, Map<String, Object>> now = new HashMap<>();
     private final Map<Long, LinkedHashMap<List<Object>, Map<String, Object>>> peers = new HashMap<>();
     private final LinkedHashMap<List<Object>, Map<String, Object>> waiting = new LinkedHashMap<>();
 
-    /** A client is described. What is not repeated still holds of the same connection, but for the password. */
+    /**
+     * Records a description. For the same connection, values that are not repeated remain, except
+     * the password.
+     */
     void describe(long number, Map<String, Object> said) {
         LinkedHashMap<List<Object>, Map<String, Object>> known =
                 peers.computeIfAbsent(number, n -> new LinkedHashMap<>());
@@ -51,12 +55,12 @@ final class Clients {
         now.put(number, merged);
     }
 
-    /** What was said of the connection that was described last; nothing of one that is not known. */
+    /** The description of the connection that was described last; empty for an unknown client. */
     Map<String, Object> get(long number) {
         return now.getOrDefault(number, Map.of());
     }
 
-    /** It will not be named again. */
+    /** The number will not be used again. */
     void forget(long number) {
         Map<String, Object> gone = now.remove(number);
         Map<List<Object>, Map<String, Object>> known = peers.remove(number);
@@ -65,7 +69,7 @@ final class Clients {
         }
         known.forEach((peer, said) -> {
             if (said != gone) {
-                // Not needed any more, and nobody's to find.
+                // It is no longer needed, and must not be found again.
                 said.remove("password");
                 waiting.put(waitingKey(said, peer), said);
                 if (waiting.size() > WAITING_MAX) {

@@ -6,11 +6,11 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * What went wrong in user code, as the operator reads it: the log without a flood, and stack traces without our own
- * frames.
+ * Failures of user code, as the operator reads them: log lines at a limited rate, and stack traces
+ * without the worker's own frames.
  */
 final class Failures {
-    /** Takes a line of the log. */
+    /** Writes a line to the log. */
     interface Log {
         void error(String text);
     }
@@ -32,7 +32,7 @@ final class Failures {
         this.log = log;
     }
 
-    /** Tells of a failure at a place: each with its stack trace, at most once a second for each place. */
+    /** Logs a failure at a place, with its stack trace, at most once a second for each place. */
     void failed(String place, String text, Throwable error) {
         long now = System.nanoTime();
         Seen known = seen.get(place);
@@ -64,8 +64,8 @@ final class Failures {
     }
 
     /**
-     * The text of a {@link LoadError}, also of one that is the cause; of anything else its stack trace: the head, and
-     * the end where it is long.
+     * The text of a {@link LoadError}, also if it is the cause; otherwise the stack trace. Of a
+     * long one the beginning and the end.
      */
     static String tail(Throwable error) {
         Throwable each = error;

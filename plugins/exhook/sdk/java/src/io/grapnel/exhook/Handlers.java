@@ -13,8 +13,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * What is done at each hook point: arguments are made, hooks are called in order, what they return becomes the answer.
- * The worker's main thread alone uses it.
+ * The handlers of the hook points: build the arguments, call the hooks in order, and convert their
+ * results into the answer. Used by the worker's main thread only.
  */
 final class Handlers {
     private static final byte[] SYS = "$SYS/".getBytes(StandardCharsets.UTF_8);
@@ -32,12 +32,12 @@ final class Handlers {
         hooks.forEach((kind, list) -> handlers.put(kind.point, handler(kind, List.copyOf(list))));
     }
 
-    /** What is done at a point; null for one that no hook is at. */
+    /** The handler of a point; null if no hook is there. */
     Handler at(String point) {
         return handlers.get(point);
     }
 
-    /** The hook that was called last, or that has failed; its class and method. */
+    /** The hook that was called last, or has failed: class and method. */
     String called() {
         return called;
     }
@@ -128,7 +128,7 @@ final class Handlers {
 
     // Notifications
 
-    /** The arguments of one call, the state among them. */
+    /** The arguments of one call, including the state. */
     private interface Arguments {
         Object[] of(Hook hook, long client, List<Object> data);
     }
@@ -166,7 +166,7 @@ final class Handlers {
         };
     }
 
-    /** Calls all hooks, also after one has failed; the first failure is told. */
+    /** Calls all hooks, even after a failure, and reports the first failure. */
     private final class Round {
         private Throwable first;
         private String where;
@@ -205,8 +205,8 @@ final class Handlers {
     }
 
     /**
-     * The broker filters for the point; one hook alone takes what comes, because the operator may have set other
-     * topics.
+     * Whether a hook gets a message of this topic. The broker filters for the point. A single hook
+     * gets all of it, because the operator may have configured other topics.
      */
     private static boolean isFor(List<Hook> hooks, Hook hook, Binary topic) {
         return hooks.size() == 1 || hook.isForEveryTopic() || hook.matches(Wire.text(topic));
@@ -269,13 +269,13 @@ final class Handlers {
                 return Answer.failed(hook.label + " answered " + Terms.shown(answer) + ": " + wrong);
             }
             changes.putAll(changed);
-            // The next hook sees the message as this one left it.
+            // The next hook gets the message with this change.
             message = with(message, changed);
         }
         return changes.isEmpty() ? null : Answer.goOn(changes);
     }
 
-    /** Reads (key, value) pairs into what changes; returns what is wrong with them, or null. */
+    /** Reads (key, value) pairs into {@code changes}. Returns what is wrong with them, or null. */
     private static String read(List<?> pairs, Map<String, Object> changes) {
         if (pairs == null) {
             return "not Tuple.two(0, list of pairs)";
@@ -307,7 +307,7 @@ final class Handlers {
                     changes.put("qos", Terms.number(value));
                     break;
                 default:
-                    // EMQX's SDK hands back the whole message; nothing else of it can be changed.
+                    // EMQX's SDK returns the whole message; its other fields cannot be changed.
                     break;
             }
         }

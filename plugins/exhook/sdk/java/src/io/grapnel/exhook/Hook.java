@@ -14,9 +14,12 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Collectors;
 
-/** One method of a user's class that is called for a hook, found by its name and how many parameters it takes. */
+/**
+ * A method of a user's class that is called for a hook. It is found by name and number of
+ * parameters.
+ */
 final class Hook {
-    /** Classes of users and the instances that methods that are not static are called on, one of each. */
+    /** Users' classes, with one instance of each for methods that are not static. */
     static final class Classes {
         private final UserLoader loader;
         private final Map<Class<?>, Object> instances = new HashMap<>();
@@ -25,13 +28,16 @@ final class Hook {
             this.loader = loader;
         }
 
-        /** A class of this name. Throws {@link LoadError}, or what the class throws while it is loaded. */
+        /**
+         * The class of this name. Throws {@link LoadError}, or what the class throws while it is
+         * loaded.
+         */
         Class<?> named(String name, String whoNamesIt) throws LoadError {
             try {
                 return Class.forName(name, true, loader);
             } catch (ClassNotFoundException error) {
                 if (error.getCause() instanceof LoadError) {
-                    // It is there, as a source that does not compile.
+                    // The class exists as a source that does not compile.
                     throw (LoadError) error.getCause();
                 }
                 throw new LoadError(whoNamesIt + " names class " + name + ", which is not in path; searched: "
@@ -64,7 +70,7 @@ final class Hook {
             return known;
         }
 
-        /** A method, or null where the class has none of that name with so many parameters. */
+        /** A method; null if the class has none of that name with this number of parameters. */
         Hook find(Class<?> type, String method, int parameters) throws Throwable {
             Method found = null;
             for (Method each : methodsOf(type)) {
@@ -85,7 +91,7 @@ final class Hook {
             return new Hook(type.getName() + "." + method, handle, parameters);
         }
 
-        /** How many parameters the methods of a name take, in words; for a sentence. */
+        /** The numbers of parameters of the methods with this name, as text for a message. */
         static String counts(Class<?> type, String method) {
             return methodsOf(type).stream()
                     .filter(each -> each.getName().equals(method))
@@ -109,9 +115,9 @@ final class Hook {
         }
     }
 
-    /** Class and method, as they stand in messages. */
+    /** Class and method, for messages. */
     final String label;
-    /** How many parameters it takes. */
+    /** Number of parameters. */
     final int parameters;
 
     private final MethodHandle handle;
@@ -124,7 +130,7 @@ final class Hook {
         this.parameters = parameters;
     }
 
-    /** Filters that a topic must match one of; none for every topic. */
+    /** Topic filters; a topic must match one of them. An empty list means all topics. */
     Hook onlyFor(List<String> filters) {
         topics = filters;
         matcher = new Topics(filters);

@@ -9,18 +9,19 @@ import java.util.Map;
 import java.util.Set;
 
 /**
- * Hooks of EMQX 4.1's Java driver, as they are: {@code init()} returns a hookspec, hooks are called by position, the
- * state last. The worker calls it on its main thread. What the calls come to is in {@link Handlers}.
+ * Runs unchanged hooks of EMQX 4.1's Java driver: {@code init()} returns a hookspec; hooks get
+ * positional arguments, the last one is the state. The worker calls it on its main thread. {@link
+ * Handlers} converts the results.
  */
 final class Hooks {
-    /** What a hook of EMQX is here. */
+    /** A kind of hook in EMQX. */
     static final class Kind {
         final String name;
         /** Name of the hook point. */
         final String point;
-        /** How many arguments stand before the state. */
+        /** Number of arguments before the state. */
         final int arguments;
-        /** Whether the broker waits for what it comes to. */
+        /** Whether the broker waits for the result. */
         final boolean answers;
 
         private Kind(String name, String point, int arguments, boolean answers) {
@@ -63,9 +64,9 @@ final class Hooks {
         KINDS.put(name, new Kind(name, point, arguments, answers));
     }
 
-    /** What is done at one hook point. */
+    /** The handler of one hook point. */
     interface Handler {
-        /** Calls the hooks; null goes on unchanged. Throws what a hook has thrown. */
+        /** Calls the hooks; null means no change. Throws what a hook throws. */
         Answer call(long client, List<Object> data) throws Throwable;
     }
 
@@ -86,7 +87,10 @@ final class Hooks {
         return records;
     }
 
-    /** Loads the class and runs its {@code init()}. Throws {@link LoadError}, or what user code throws. */
+    /**
+     * Loads the class and runs its {@code init()}. Throws {@link LoadError}, or what user code
+     * throws.
+     */
     void load() throws Throwable {
         Class<?> type = classes.named(module, "init_module");
         Hook init = classes.find(type, "init", 0);
@@ -133,7 +137,7 @@ final class Hooks {
         Class<?> type = classes.named(className, "the hookspec of " + name);
         Hook hook = classes.find(type, method, kind.arguments + 1);
         if (hook == null && name.equals("client_connack")) {
-            // conninfo, props, state is what the SDK for Python has; EMQX's driver also passed rc.
+            // EMQX's SDK for Python passes conninfo, props, state; EMQX's driver also passed rc.
             hook = classes.find(type, method, kind.arguments);
         }
         if (hook == null) {
@@ -146,7 +150,7 @@ final class Hooks {
         hooks.computeIfAbsent(kind, k -> new ArrayList<>()).add(hook);
     }
 
-    /** The filters of opts: pairs of {@code topics} and a list; or the filters themselves. */
+    /** The filters in opts: pairs of {@code topics} and a list, or a plain list. */
     private static List<String> topics(String name, Object opts) throws LoadError {
         if (opts == null) {
             return List.of();
@@ -198,7 +202,7 @@ final class Hooks {
         return entries;
     }
 
-    /** What {@code ready} says of a point. */
+    /** The entry of a point in {@code ready}. */
     static final class Entry {
         final Kind kind;
         final List<String> topics;
@@ -209,12 +213,12 @@ final class Hooks {
         }
     }
 
-    /** What is done at each point. */
+    /** The handlers of all points. */
     Handlers handlers() {
         return new Handlers(records, hooks, state);
     }
 
-    /** The hooks' own farewell. Throws what it throws. */
+    /** Runs the hooks' own shutdown. Throws what it throws. */
     void stop() throws Throwable {
         if (farewell != null) {
             farewell.call();

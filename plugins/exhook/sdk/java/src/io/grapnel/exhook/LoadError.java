@@ -1,8 +1,8 @@
 package io.grapnel.exhook;
 
 /**
- * User code cannot be loaded; the text is a sentence for the operator. Thrown while a worker loads, shown by the
- * broker.
+ * User code cannot be loaded. Thrown while a worker loads; the broker shows the text to the
+ * operator.
  */
 final class LoadError extends Exception {
     private static final long serialVersionUID = 1L;

@@ -7,9 +7,12 @@ import java.util.logging.Level;
 import java.util.logging.LogRecord;
 import java.util.logging.Logger;
 
-/** {@code java.util.logging} into the broker's log. Set up by the worker; lines may come from any thread. */
+/**
+ * Sends records of {@code java.util.logging} to the broker's log. Set up by the worker; lines may
+ * come from any thread.
+ */
 final class LogHandler extends Handler {
-    /** Takes a line with its level: 1 error, 2 warn, 3 info, 4 debug. */
+    /** Writes a line with its level: 1 error, 2 warn, 3 info, 4 debug. */
     interface Lines {
         void line(int level, String text);
     }
@@ -25,8 +28,8 @@ final class LogHandler extends Handler {
     }
 
     /**
-     * Takes the place of the handlers that the JDK has set up, which print. {@code least}: error, warn, info
-     * (default), debug.
+     * Replaces the JDK's default handlers, which print. {@code least}: error, warn, info (default),
+     * debug.
      */
     static void install(Lines lines, String least) {
         Logger root = Logger.getLogger("");

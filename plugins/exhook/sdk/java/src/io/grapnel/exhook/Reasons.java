@@ -2,7 +2,7 @@ package io.grapnel.exhook;
 
 import java.util.Map;
 
-/** EMQX's names of the reason codes of MQTT 5, which hooks get in their place. */
+/** EMQX's names of the reason codes of MQTT 5, which hooks get in place of the numbers. */
 final class Reasons {
     private static final Map<Integer, String> NAMES = Map.ofEntries(
             Map.entry(0, "success"),
@@ -51,7 +51,7 @@ final class Reasons {
 
     private Reasons() {}
 
-    /** The name of a code that was read from the broker; a text stays as it is. */
+    /** The name of a code; a text is returned unchanged. */
     static String name(Object code) {
         return code instanceof Number
                 ? NAMES.getOrDefault(((Number) code).intValue(), "unknown_error")

@@ -10,14 +10,15 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * The records that hooks get: lists of pairs of an atom and a value, in the types that EMQX's driver delivered. Names
- * are {@link Atom}, texts and bytes {@link Binary}, numbers {@code Integer}, what is a time in milliseconds {@code
- * BigInteger}, flags {@code Boolean}. What is absent is the empty binary.
+ * The records that hooks get: lists of pairs of an atom and a value, in the types of EMQX's driver.
+ * Names are {@link Atom}, texts and bytes {@link Binary}, numbers {@code Integer}, times in
+ * milliseconds {@code BigInteger}, booleans {@code Boolean}. An absent value is the empty binary.
  *
- * <p>They are made of the classes in {@code erlport.terms}, which are those in {@code com.erlport.erlang.term}, too: hooks
- * may have been written for either jar.
+ * <p>They use the classes of {@code erlport.terms}, which derive from those of {@code
+ * com.erlport.erlang.term}, because hooks may have been compiled with either jar.
  *
- * <p>Each call makes records of its own, bytes included, so that what a hook does to them stays with it.
+ * <p>Each call creates new records, including the bytes, so that changes by a hook have no effect
+ * elsewhere.
  */
 final class Records {
     private final Clients clients = new Clients();
@@ -32,7 +33,7 @@ final class Records {
         return clients;
     }
 
-    /** The client, as most hooks see it. */
+    /** The client, for most hooks. */
     List<Object> clientinfo(long number) {
         Map<String, Object> said = clients.get(number);
         List<Object> record = new ArrayList<>(10);
@@ -49,7 +50,7 @@ final class Records {
         return record;
     }
 
-    /** The connection, as client_connect and client_connack see it. */
+    /** The connection, for client_connect and client_connack. */
     List<Object> conninfo(long number) {
         Map<String, Object> said = clients.get(number);
         Object version = said.get("version");
@@ -75,7 +76,7 @@ final class Records {
         if (Wire.number(said.get("session_expiry_s"), 0) != 0) {
             props.add(pair("Session-Expiry-Interval", number(said.get("session_expiry_s"))));
         }
-        // Its largest value is what the broker says where the client has said nothing.
+        // The broker sends the largest value if the client has not set one.
         long most = Wire.number(said.get("receive_maximum"), 0);
         if (most != 0 && most != 0xFFFF) {
             props.add(pair("Receive-Maximum", (int) most));
@@ -100,7 +101,7 @@ final class Records {
         return props;
     }
 
-    /** Subscription options (MQTT 5, 3.8.3.1), as session_subscribed sees them. */
+    /** Subscription options (MQTT 5, 3.8.3.1), for session_subscribed. */
     List<Object> options(Object bits, Object isNew) {
         int options = integer(bits, 0);
         List<Object> record = new ArrayList<>(5);
@@ -112,12 +113,12 @@ final class Records {
         return record;
     }
 
-    /** A filter and the QoS that is asked for, as client_subscribe and client_unsubscribe see it. */
+    /** A filter and the requested QoS, for client_subscribe and client_unsubscribe. */
     Tuple filter(Object filter, Object bits) {
         return Tuple.two(binary(filter), integer(bits, 0) & 3);
     }
 
-    /** A message as PROTOCOL.md has it. */
+    /** A message; {@code raw} is as in PROTOCOL.md. */
     List<Object> message(List<Object> raw) {
         List<Object> record = new ArrayList<>(7);
         record.add(pair("node", new Atom(node)));
@@ -137,7 +138,7 @@ final class Records {
         return "0000000000000000" + HexFormat.of().withUpperCase().toHexDigits(Wire.number(ident, 0));
     }
 
-    /** The bytes of a text or of bytes that were read; none for nil. */
+    /** The bytes of a decoded text or of decoded bytes; empty for nil. */
     static Binary binary(Object value) {
         if (value == null) {
             return new Binary(new byte[0]);
@@ -155,7 +156,10 @@ final class Records {
         return (int) Wire.number(value, otherwise);
     }
 
-    /** As Erlang's numbers came: {@code BigInteger} for what 32 bits do not hold. */
+    /**
+     * A number in the type that Erlang's driver used: {@code BigInteger} if it does not fit into 32
+     * bits.
+     */
     private static Object number(Object value) {
         long number = Wire.number(value, 0);
         return number == (int) number ? (Object) (int) number : BigInteger.valueOf(number);

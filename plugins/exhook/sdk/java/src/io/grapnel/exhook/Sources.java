@@ -18,8 +18,8 @@ import javax.tools.StandardJavaFileManager;
 import javax.tools.ToolProvider;
 
 /**
- * Compiles users' sources where a JDK is there, and says how it is done by hand where none is. The class loader uses
- * it.
+ * Compiles users' sources if a JDK is available, otherwise explains how to compile them by hand.
+ * Used by the class loader.
  */
 final class Sources {
     private static final int MESSAGES_CHARS_MAX = 4000;
@@ -33,8 +33,9 @@ final class Sources {
     }
 
     /**
-     * Compiles a source, and those that it needs whose class files are missing or older. Nothing is left on the disk.
-     * Returns classes by their names. Throws {@link LoadError} with the compiler's messages.
+     * Compiles a source, and other sources that it needs whose class files are missing or older. No
+     * file remains on the disk. Returns the classes by name. Throws {@link LoadError} with the
+     * compiler's messages.
      */
     Map<String, byte[]> compile(Path source) throws LoadError {
         JavaCompiler compiler = ToolProvider.getSystemJavaCompiler();
@@ -55,7 +56,7 @@ final class Sources {
         }
     }
 
-    /** Sources that are needed are searched where classes are. */
+    /** Needed sources are searched in the same folders as classes. */
     private void run(JavaCompiler compiler, Path source, Path to) throws IOException, LoadError {
         Stream<Path> theirs = Stream.concat(folders.stream(), jars.stream());
         String classPath = Stream.concat(Stream.of(ourJar()), theirs.map(Path::toString))
@@ -102,7 +103,7 @@ final class Sources {
         }
     }
 
-    /** The jar that this class came in. */
+    /** The jar of this class. */
     private static String ourJar() {
         return System.getProperty("java.class.path");
     }

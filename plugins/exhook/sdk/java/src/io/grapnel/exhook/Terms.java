@@ -11,15 +11,15 @@ import java.util.Arrays;
 import java.util.List;
 
 /**
- * What users' code hands over: names as text, atom or binary alike, numbers, lists. The hooks read hookspecs and
- * answers with it.
+ * Reads values of user code: names as text, atom or binary, numbers, lists. Used for hookspecs and
+ * answers.
  */
 final class Terms {
     private static final int SHORT_CHARS = 200;
 
     private Terms() {}
 
-    /** The text of a String, an atom, or a binary of UTF-8; null of anything else. */
+    /** The text of a String, an atom, or a UTF-8 binary; null for anything else. */
     static String text(Object value) {
         if (value instanceof String) {
             return (String) value;
@@ -37,7 +37,7 @@ final class Terms {
         }
     }
 
-    /** The bytes of a binary, of bytes, or of text in UTF-8; null of anything else. */
+    /** The bytes of a binary, of bytes, or of text in UTF-8; null for anything else. */
     static byte[] bytes(Object value) {
         if (value instanceof Binary) {
             return ((Binary) value).raw;
@@ -48,7 +48,7 @@ final class Terms {
         return value instanceof String ? ((String) value).getBytes(StandardCharsets.UTF_8) : null;
     }
 
-    /** A list, or an array, which the drivers also took for one; null of anything else. */
+    /** A list, or an array, which EMQX's drivers also accepted; null for anything else. */
     static List<?> list(Object value) {
         if (value instanceof List) {
             return (List<?>) value;
@@ -56,13 +56,13 @@ final class Terms {
         return value instanceof Object[] ? Arrays.asList((Object[]) value) : null;
     }
 
-    /** The values of a tuple of this many; null of anything else. */
+    /** The values of a tuple of this length; null for anything else. */
     static Object[] tuple(Object value, int length) {
         Object[] elements = value instanceof Tuple ? ((Tuple) value).elements : null;
         return elements != null && elements.length == length ? elements : null;
     }
 
-    /** A whole number; -1 of anything else, and of what is below 0 or beyond 32 bits. */
+    /** An integer; -1 for anything else, for negative numbers, and for more than 32 bits. */
     static int number(Object value) {
         boolean whole = value instanceof Integer || value instanceof Long || value instanceof Short
                 || value instanceof Byte || value instanceof BigInteger;
@@ -73,7 +73,7 @@ final class Terms {
         return number.signum() >= 0 && number.bitLength() < Integer.SIZE ? number.intValue() : -1;
     }
 
-    /** A flag: a Boolean, or an atom true or false; null of anything else. */
+    /** A boolean: a Boolean, or an atom true or false; null for anything else. */
     static Boolean flag(Object value) {
         if (value instanceof Boolean) {
             return (Boolean) value;
@@ -82,13 +82,13 @@ final class Terms {
         return "true".equals(name) ? Boolean.TRUE : "false".equals(name) ? Boolean.FALSE : null;
     }
 
-    /** Whether a value says that nothing changes: null, or an atom ok or undefined. */
+    /** Whether a value means no change: null, or an atom ok or undefined. */
     static boolean isNothing(Object value) {
         String name = value instanceof Atom ? ((Atom) value).value : null;
         return value == null || "ok".equals(name) || "undefined".equals(name);
     }
 
-    /** A value in a message, cut where it is long. Texts stand readable in it. */
+    /** A value for a message, shortened if it is long. Texts are readable in it. */
     static String shown(Object value) {
         String text;
         try {

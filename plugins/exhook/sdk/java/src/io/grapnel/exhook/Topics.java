@@ -3,18 +3,18 @@ package io.grapnel.exhook;
 import java.util.List;
 
 /**
- * Topic filters of MQTT (5.0, 4.7), for where several hooks of a worker share a point and each has filters of its
- * own.
+ * Topic filters of MQTT (5.0, 4.7), used when several hooks of a worker share a point with
+ * different filters.
  */
 final class Topics {
     private final List<String[]> filters;
 
-    /** Filters that {@link #check} has let pass. */
+    /** Takes filters that {@link #check} has accepted. */
     Topics(List<String> filters) {
         this.filters = filters.stream().map(Topics::levels).toList();
     }
 
-    /** Whether a topic matches one of them; every topic does where there is none. */
+    /** Whether a topic matches one of the filters; true if there are none. */
     boolean match(String topic) {
         if (filters.isEmpty()) {
             return true;
@@ -28,7 +28,7 @@ final class Topics {
         return false;
     }
 
-    /** The filter, if it is one. Throws {@link LoadError}. */
+    /** The filter itself, if it is valid. Throws {@link LoadError}. */
     static String check(String filter) throws LoadError {
         String[] levels = levels(filter);
         boolean wrong = filter.isEmpty() || filter.indexOf('\0') >= 0;
@@ -48,13 +48,13 @@ final class Topics {
     }
 
     private static boolean matches(String[] filter, String[] topic) {
-        // [MQTT-4.7.2-1]: a wildcard at the beginning does not stand for a level that begins with $.
+        // [MQTT-4.7.2-1]: a leading wildcard does not match a level that begins with $.
         if (topic[0].startsWith("$") && (filter[0].equals("+") || filter[0].equals("#"))) {
             return false;
         }
         for (int i = 0; i < filter.length; i++) {
             if (filter[i].equals("#")) {
-                // a/# is also a itself.
+                // a/# also matches a.
                 return true;
             }
             if (i >= topic.length || !(filter[i].equals("+") || filter[i].equals(topic[i]))) {

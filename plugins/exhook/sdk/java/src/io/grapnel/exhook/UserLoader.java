@@ -18,8 +18,9 @@ import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
 /**
- * Finds users' classes in folders, archives (jars and zips) and sources. The worker makes one while it loads; classes are also found later,
- * when they are first used. What this jar brings for itself (MessagePack) hides nothing that users bring.
+ * Finds users' classes in folders, archives (jars and zips) and sources. The worker creates it
+ * while it loads; classes are also found later, on first use. Classes of this jar's own libraries
+ * (MessagePack) do not hide users' classes.
  */
 final class UserLoader extends URLClassLoader {
     private final List<Path> folders;
@@ -30,7 +31,7 @@ final class UserLoader extends URLClassLoader {
         registerAsParallelCapable();
     }
 
-    /** A loader over the entries of {@code path}. Throws {@link LoadError} for what is not there. */
+    /** A loader for the entries of {@code path}. Throws {@link LoadError} if one does not exist. */
     static UserLoader over(Collection<String> entries) throws LoadError {
         Set<Path> folders = new LinkedHashSet<>();
         Set<Path> jars = new LinkedHashSet<>();
@@ -139,7 +140,7 @@ final class UserLoader extends URLClassLoader {
         return null;
     }
 
-    /** Where it looks; for sentences. */
+    /** The searched places, for messages. */
     String searched() {
         String all = Stream.of(getURLs()).map(URL::getPath).collect(Collectors.joining(", "));
         return all.isEmpty() ? "nothing, path is empty" : all;

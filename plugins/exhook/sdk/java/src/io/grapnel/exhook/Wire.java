@@ -15,19 +15,23 @@ import org.msgpack.core.MessagePacker;
 import org.msgpack.core.MessageUnpacker;
 
 /**
- * Values of MessagePack as Java's. The channel reads frames with it, the worker writes them with it; it knows nothing
- * of what stands in a frame.
+ * Converts between MessagePack and Java values. The channel reads frames with it, and the worker
+ * writes them. It does not depend on the content of frames.
  *
- * <p>Text is left as its bytes, a {@link Binary}: that is what hooks get, and nothing can be lost on the way. Only
- * the keys of maps are strings. Whole numbers are {@code Long}, or {@code BigInteger} beyond it.
+ * <p>Text stays as bytes in a {@link Binary}, because hooks get those and no byte may change. Only
+ * the keys of maps become strings. Integers are {@code Long}, or {@code BigInteger} if they do not
+ * fit.
  */
 final class Wire {
-    /** Most of what is written is short; a large buffer for each answer would cost more than writing it. */
+    /** Most frames are short; a large buffer for each would cost more than the writing. */
     private static final MessagePack.PackerConfig SMALL = new MessagePack.PackerConfig().withBufferSize(512);
 
     private Wire() {}
 
-    /** The one value of a frame. Throws {@link IOException} or a MessagePackException for what is none. */
+    /**
+     * Decodes the value of a frame. Throws {@link IOException} or a MessagePackException for
+     * invalid data.
+     */
     static Object unpack(byte[] frame) throws IOException {
         try (MessageUnpacker unpacker = MessagePack.newDefaultUnpacker(frame)) {
             return value(unpacker);
@@ -74,7 +78,7 @@ final class Wire {
         return number.bitLength() < Long.SIZE ? (Object) number.longValue() : number;
     }
 
-    /** The text of a value that was read; the empty string for nil. */
+    /** The text of a decoded value; the empty string for nil. */
     static String text(Object value) {
         if (value instanceof Binary) {
             return new String(((Binary) value).raw, StandardCharsets.UTF_8);
@@ -82,34 +86,34 @@ final class Wire {
         return value == null ? "" : value.toString();
     }
 
-    /** The number of a value that was read, or another one where it is none. */
+    /** The number of a decoded value; {@code otherwise} if it is not a number. */
     static long number(Object value, long otherwise) {
         return value instanceof Number ? ((Number) value).longValue() : otherwise;
     }
 
-    /** Whether a value that was read is true. */
+    /** Whether a decoded value is true. */
     static boolean flag(Object value) {
         return Boolean.TRUE.equals(value);
     }
 
-    /** The list of a value that was read; empty where it is none. */
+    /** The list of a decoded value; empty if it is not a list. */
     @SuppressWarnings("unchecked")
     static List<Object> list(Object value) {
         return value instanceof List ? (List<Object>) value : List.of();
     }
 
-    /** The map of a value that was read; empty where it is none. */
+    /** The map of a decoded value; empty if it is not a map. */
     @SuppressWarnings("unchecked")
     static Map<String, Object> map(Object value) {
         return value instanceof Map ? (Map<String, Object>) value : Map.of();
     }
 
-    /** What writes a frame. */
+    /** Writes the content of a frame. */
     interface Body {
         void write(MessagePacker to) throws IOException;
     }
 
-    /** The bytes of a frame, without its length. */
+    /** Encodes a frame, without its length. */
     static byte[] pack(Body body) {
         try (MessageBufferPacker packer = SMALL.newBufferPacker()) {
             body.write(packer);
@@ -119,14 +123,17 @@ final class Wire {
         }
     }
 
-    /** Writes text in UTF-8; half a surrogate pair becomes a question mark, as UTF-8 has none. */
+    /**
+     * Writes text in UTF-8. Half a surrogate pair becomes a question mark, because UTF-8 cannot
+     * encode it.
+     */
     static void writeText(MessagePacker to, String text) throws IOException {
         byte[] bytes = text.getBytes(StandardCharsets.UTF_8);
         to.packRawStringHeader(bytes.length);
         to.writePayload(bytes);
     }
 
-    /** Writes a text, bytes, a number, a flag, or nothing. */
+    /** Writes a text, bytes, a number, a boolean, or nil. */
     static void write(MessagePacker to, Object value) throws IOException {
         if (value == null) {
             to.packNil();

@@ -19,17 +19,17 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.Collectors;
 
 /**
- * The worker: takes frames (PROTOCOL.md), calls the hooks one after the other on one thread, sends what they came to.
- * The broker starts it with the socket as its standard input.
+ * The worker: reads frames (PROTOCOL.md), calls the hooks one after the other on one thread, and
+ * sends the results. The broker starts it with the socket as its standard input.
  */
 public final class Worker {
     private static final String VERSION = version();
     private static final int PROTOCOL = 1;
-    /** Answers are not held back longer than this for calls that came in the same frame. */
+    /** Most time that answers wait for other calls of the same frame, nanoseconds. */
     private static final long HOLD_NS = 20_000_000L;
-    /** What the broker gives for the whole farewell where it does not say so. */
+    /** Default time for the shutdown, milliseconds. */
     private static final long FAREWELL_MS = 2000;
-    /** How much of it is kept to say what was cut; of a short one an eighth. */
+    /** Part of the shutdown time that is reserved for the log, milliseconds; at most an eighth. */
     private static final long SPARE_MS = 250;
     private static final int LINE_CHARS_MAX = 32 * 1024;
     private static final int DESCRIBED = -1;
@@ -40,7 +40,7 @@ public final class Worker {
     private final Failures failures = new Failures(text -> log(1, text));
     private volatile int frameBytesMax = 16 << 20;
     private volatile long farewellMs = FAREWELL_MS;
-    /** What is cut where the time for the farewell is over. */
+    /** What runs at the end, for the log line if the time is over. */
     private volatile String now = "what had begun";
     private Hooks hooks;
     private Handlers handlers;
@@ -51,14 +51,15 @@ public final class Worker {
         this.channel = channel;
     }
 
-    /** Runs on the socket that the broker left; ends the process. */
+    /** Runs on the broker's socket, then ends the process. */
     public static void main(String[] arguments) {
         if (!"0".equals(System.getenv("GRAPNEL_WORKER_FD"))) {
             System.err.println("io.grapnel.exhook.Worker is started by the broker's exhook plugin, with its socket as"
                     + " standard input (GRAPNEL_WORKER_FD is not 0)");
             System.exit(2);
         }
-        // What hooks print stands in the broker's log, line by line, whatever character set the machine has.
+        // Printed lines go to the broker's log one by one, independent of the machine's character
+        // set.
         System.setOut(printer(FileDescriptor.out));
         System.setErr(printer(FileDescriptor.err));
         System.setIn(InputStream.nullInputStream());
@@ -69,11 +70,11 @@ public final class Worker {
         try {
             code = worker.run();
         } catch (Throwable error) {
-            // Ours, not a hook's. Going on would leave calls without an end.
+            // A fault of the worker, not of a hook. Calls would stay unanswered if it continued.
             System.err.println("the worker has to end: " + Failures.tail(error));
             code = 1;
         }
-        // Threads of user code that do not end must not keep the process, nor may its shutdown hooks.
+        // Threads and shutdown hooks of user code must not keep the process alive.
         worker.now = "a shutdown hook";
         worker.endSoon();
         System.out.flush();
@@ -81,7 +82,7 @@ public final class Worker {
         System.exit(code);
     }
 
-    /** Goes on with what is written at the end of each line, not in the middle of one. */
+    /** Flushes at the end of each line, not within a line. */
     private static final class Lines extends BufferedOutputStream {
         Lines(OutputStream out) {
             super(out);
@@ -108,8 +109,9 @@ public final class Worker {
     }
 
     /**
-     * A service manager tells all of a service to end; the broker says when a worker ends. With a handler that does
-     * nothing: what user code starts would inherit that they are ignored.
+     * Service managers signal all processes of a service, but the broker decides when a worker
+     * ends. The handler does nothing: an ignored signal would stay ignored in processes that user
+     * code starts.
      */
     private static void leaveSignalsToTheBroker() {
         for (String name : List.of("TERM", "INT", "HUP", "USR1", "USR2")) {
@@ -121,20 +123,23 @@ public final class Worker {
                 Object number = signal.getConstructor(String.class).newInstance(name);
                 signal.getMethod("handle", signal, handler).invoke(null, number, nothing);
             } catch (ReflectiveOperationException | IllegalArgumentException error) {
-                // A signal that this Java has a use for itself, or one that was told to leave signals alone: then it
-                // may end, and the broker starts another.
+                // This Java uses the signal itself, or was started with an option to leave signals
+                // alone. Then the signal may end the worker, and the broker starts another.
             }
         }
     }
 
     private static PrintStream printer(FileDescriptor to) {
         PrintStream stream = new PrintStream(new Lines(new FileOutputStream(to)), false, StandardCharsets.UTF_8);
-        // A hook may end the process itself; the last line need not have an end.
+        // A hook may end the process; the last line may be unterminated.
         Runtime.getRuntime().addShutdownHook(new Thread(stream::flush, "grapnel-flush"));
         return stream;
     }
 
-    /** Serves until the broker says stop or is gone. Returns 0 after that, 1 where it could not go on. */
+    /**
+     * Serves until the broker sends stop or is gone. Returns 0 then, 1 if the worker could not
+     * continue.
+     */
     private int run() {
         int code = 0;
         channel.open(this::endSoon);
@@ -158,7 +163,7 @@ public final class Worker {
             }
             serve();
         } catch (Channel.Closed gone) {
-            // The broker is gone: nobody listens, but the hooks' farewell still runs.
+            // The broker is gone and reads no more, but the hooks' own shutdown still runs.
             if (gone.getCause() != null && !(gone.getCause() instanceof IOException)) {
                 System.err.println("the worker cannot read what the broker sends: " + gone.getCause());
                 code = 1;
@@ -309,7 +314,7 @@ public final class Worker {
             failures.failed(handlers.called(), text, error);
             answer = Answer.failed(text);
         }
-        // A hook that has interrupted its own thread has not meant the next one.
+        // A hook may have interrupted its own thread; this must not affect the next hook.
         Thread.interrupted();
         return answer;
     }
@@ -325,7 +330,7 @@ public final class Worker {
                 Wire.writeText(to, line);
             }));
         } catch (Channel.Closed gone) {
-            // Nobody listens.
+            // The broker is gone.
         }
     }
 
@@ -343,7 +348,7 @@ public final class Worker {
         }
     }
 
-    /** Ends the process in its time, whatever user code does meanwhile. May be called from any thread. */
+    /** Ends the process at the deadline, whatever user code does. May be called from any thread. */
     private void endSoon() {
         if (ending.compareAndSet(false, true)) {
             Thread last = new Thread(this::endAtLast, "grapnel-last");
@@ -362,7 +367,7 @@ public final class Worker {
                 continue;
             }
         }
-        // Whoever writes there may be what has not come to its end: it is said on a thread of its own.
+        // Logged on another thread, because the blocked code may hold the log's lock.
         Thread words = new Thread(
                 () -> {
                     log(1, now + " did not come to an end within " + farewellMs + " ms and is cut");
@@ -375,13 +380,13 @@ public final class Worker {
         try {
             words.join(SPARE_MS / 2);
         } catch (InterruptedException notMeantForUs) {
-            // Then without it.
+            // The line is not logged then.
         }
         Runtime.getRuntime().halt(1);
     }
 
     private static void outOfMemory(OutOfMemoryError error) {
-        // What the heap still holds is not known; the broker starts another process.
+        // The state of the heap is unknown; the broker starts another process.
         System.err.println("the worker ends: " + error);
         System.err.flush();
         Runtime.getRuntime().halt(3);

@@ -1,3 +1,4 @@
-"""Plugins of aMQTT, as they are: classes that the real `amqtt` package loads, fed with the broker's events."""
+"""Runs unchanged plugins of aMQTT: the `amqtt` package loads their classes, and the broker's events
+are passed to them."""
 
 from .driver import AmqttDriver as AmqttDriver

@@ -1,6 +1,6 @@
 """aMQTT's own configuration, from its YAML file or from the broker's. Only the driver reads it.
 
-It gives what `amqtt.contexts.BrokerConfig` takes, and says what of the file has no meaning here.
+It creates aMQTT's `amqtt.contexts.BrokerConfig`, and logs which settings have no effect here.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from ..._driver import LoadError
 from ..._loading import extend_path
 
 NAMESPACE = "amqtt.broker.plugins"
-# Keys of ours that stand beside aMQTT's.
+# Our keys besides aMQTT's.
 _OURS = ("config", "plugin_namespace", "log_level", "mirror", "retained_bytes_max")
-# Memory of retained messages that a worker keeps, so that the retained store of a large broker does not fill it.
+# Default memory for retained messages in a worker, bytes, so that a large retained store does not
+# fill it.
 _RETAINED_BYTES_MAX = 64 * 1024 * 1024
 logger = logging.getLogger("grapnel_exhook.amqtt")
 
 
 @dataclasses.dataclass
 class Settings:
-    """What the driver goes by."""
+    """The settings of the driver."""
 
     broker: Any
     """The `BrokerConfig` that plugins see."""
     namespace: str
-    """Where entry points are looked for."""
+    """The namespace of entry points."""
     topic_check: bool
-    """Whether the configuration switches topic filtering on, for plugins that come from entry points."""
+    """Whether topic filtering is enabled for plugins from entry points."""
     mirror: bool
     """Whether the context has sessions, subscriptions and retained messages."""
     retained_bytes_max: int
-    """Bytes of memory that those messages may take."""
+    """Most bytes of memory for those messages."""
 
 
 def read(setup: dict[str, Any]) -> Settings:
@@ -44,7 +45,7 @@ def read(setup: dict[str, Any]) -> Settings:
 
     ours = dict(setup.get("config") or {})
     entries = [str(entry) for entry in setup.get("path") or ()]
-    # As a path, the YAML file itself is enough.
+    # As an entry of `path`, the YAML file alone is enough.
     files = [entry for entry in entries if entry.endswith((".yaml", ".yml"))]
     name = ours.get("config") or (files[0] if files else None)
     extend_path([entry for entry in entries if entry not in files])
@@ -56,8 +57,8 @@ def read(setup: dict[str, Any]) -> Settings:
         raw = _yaml(file)
     options = _options(raw, {field.name for field in dataclasses.fields(BrokerConfig)})
     if "plugins" not in options and "auth" in options:
-        # Plugins come from entry points then. Not where there is only `topic-check`: aMQTT looks for that after it has renamed it,
-        # and so goes on with the plugins of its defaults.
+        # Plugins come from entry points then. Not if there is only `topic-check`: aMQTT checks for
+        # it after it has renamed it, and so uses its default plugins.
         options["plugins"] = None
     section = options.get("topic_check")
     retained = ours.get("retained_bytes_max", _RETAINED_BYTES_MAX)
@@ -109,6 +110,6 @@ def _options(raw: dict[str, Any], known: set[str]) -> dict[str, Any]:
         elif value is not None or name == "plugins":
             options[name] = value
     if options.get("plugins", ()) is None:
-        # `plugins:` with nothing under it.
+        # `plugins:` with an empty value.
         options["plugins"] = {}
     return options

@@ -1,6 +1,7 @@
-"""The driver for aMQTT's plugins: events to their methods, what they say about logins and topics to verdicts.
+"""The driver for aMQTT's plugins: passes events to their methods, and converts their decisions
+about logins and topics.
 
-The worker calls it. Loading is `manager.py`, what plugins see of the broker `stand_in.py`.
+Called by the worker. `manager.py` loads plugins; `stand_in.py` is the broker they see.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class AmqttDriver(Driver):
         self._is_stopping = False
         self.keeps = False
         self._said: set[str] = set()
-        # Sessions whose clients have come in, and those whose attributes plugins have looked at.
+        # Sessions whose clients have connected, and those whose attributes plugins have accessed.
         self._entered: dict[int, tuple[int, Any]] = {}
         self._touched: dict[int, tuple[int, Any]] = {}
         self._received: Any = None
@@ -47,7 +48,7 @@ class AmqttDriver(Driver):
 
     def load(self) -> None:
         logging.getLogger("transitions").setLevel(logging.WARNING)
-        # aMQTT warns about ways of its configuration that are taken here for good.
+        # aMQTT warns about deprecated settings that are supported here.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="amqtt")
         try:
             from . import config
@@ -102,17 +103,17 @@ class AmqttDriver(Driver):
         self._clients.forget(number)
 
     def settle(self) -> None:
-        # Before the answers that go with it: whatever they let somebody do, a worker after this one knows what they were made of.
+        # A later worker must have the login data that the following answers depend on.
         if self._entered or self._touched:
             self._keep_logins()
 
-    # What a login gave, which the broker keeps for a worker that comes after this one
+    # Login data, which the broker stores for a later worker
 
     def _wants_logins(self) -> bool:
-        """Whether plugins may look later at what a login gave: aMQTT's own do not."""
+        """Whether plugins may use login data later: aMQTT's own do not."""
         events = any(callbacks for callbacks in self._manager._event_plugin_callbacks.values())
         own = any(not type(plugin).__module__.startswith("amqtt.plugins.") for plugin in self._manager.plugins)
-        # Who is asked about logins sees what is kept at the session that a client would go on with.
+        # Authentication plugins see the data of the session that a client wants to resume.
         shown = bool(self._manager.authenticators) and self._settings.mirror
         return own and (events or shown or bool(self._manager.filters))
 
@@ -121,7 +122,7 @@ class AmqttDriver(Driver):
         self._touched, self._entered = {}, {}
         for number, session in touched.values():
             if not session.knows_login or not self._broker.has(session):
-                # Before a client is in, nothing of it is kept, nor is what this worker does not know.
+                # Nothing is stored before a client is in, nor data that this worker does not have.
                 continue
             kept = session.keepsake(self._not_kept)
             if kept != session.kept:
@@ -129,33 +130,33 @@ class AmqttDriver(Driver):
                 self._give_login(number, session, kept)
 
     def _keep_coming(self, number: int, session: Any) -> None:
-        """What a login gave goes out before the answer: another worker may be told that its client has come in."""
+        """Send login data before the answer: another worker may see the client connect."""
         if not self.keeps or not session.knows_login or self._broker.has(session):
             return
         kept = session.keepsake(self._not_kept)
-        # What becomes of a session that it wants to go on with is known when it is in.
+        # It is known only later whether the session is resumed.
         anew = session.keepsake(self._not_kept, anew=True) if session.is_shown else None
         if kept != session.kept or anew != session.kept_anew:
             session.kept, session.kept_anew = kept, anew
             self._give_login(number, session, kept, [True] if anew is None else [True, anew])
 
     def _not_kept(self, name: str, error: BaseException) -> None:
-        """Said once of each name."""
+        """Log this once for each name."""
         if name not in self._said:
             if len(self._said) < _SAID_MAX:
                 self._said.add(name)
             logger.warning("%s is not known to a worker after this one: %s", name, error)
 
     def _give_login(self, number: int, session: Any, kept: bytes | None, coming: Sequence[Any] = ()) -> None:
-        """`coming`: that its client is not in yet, and what is to be kept instead where another session begins."""
+        """`coming`: whether the login is pending, and the data for a new session."""
         whose = ["keep", number, session.client_id, session.remote_address, session.remote_port]
         more = [*coming]
         try:
             _commands.give([*whose, kept, *more])
         except ValueError as error:
-            # Longer than a frame. What was kept before is no longer true.
+            # Longer than a frame. The data stored before is outdated.
             self._not_kept("what a login gave", error)
-            # Without what would be kept instead, which may be what is too long.
+            # Without the alternative data, which may be the part that is too long.
             _commands.give([*whose, None, *more[:1]])
 
     def _touch(self, number: int, session: Any) -> None:
@@ -180,12 +181,12 @@ class AmqttDriver(Driver):
     # What is mounted
 
     def _mount(self) -> None:
-        """Only what a plugin listens to, and what the context's tables need."""
+        """Mount only what plugins listen to, and what the context's tables need."""
         mirror = self._settings.mirror
         self._mount_life()
         connected, gone = self._methods("broker_client_connected"), self._methods("broker_client_disconnected")
         if mirror and not self._manager.authenticators:
-            # A client is described whole only where it comes in, and whether its session goes on is known when CONNECT is answered.
+            # The first gives full descriptions, the second says whether the session is resumed.
             self._on("client.connect", lambda client, data: None)
             self._on("client.connack", self._answered)
         if connected or gone or mirror or self.keeps:
@@ -216,7 +217,7 @@ class AmqttDriver(Driver):
         return self._manager.methods_of(event)  # type: ignore[no-any-return]
 
     def _tell(self, methods: list[Any], arguments: dict[str, Any], session: Any = None) -> Any:
-        """One coroutine for each method, so that one that waits does not hold the others. `session` is whom it is about."""
+        """One coroutine for each method. `session` is the client's."""
         if len(methods) == 1:
             return self._call(methods[0], arguments, session)
         return [self._call(method, arguments, session) for method in methods] or None
@@ -226,7 +227,7 @@ class AmqttDriver(Driver):
         return call if session is None or not self.keeps else self._and_look(call, session)
 
     async def _and_look(self, call: Any, session: Any) -> Any:
-        """What it has changed after it has waited is given to the broker, too."""
+        """Changes after a suspension are sent to the broker, too."""
         session.begin_call()
         try:
             return await call
@@ -237,7 +238,7 @@ class AmqttDriver(Driver):
         await self._beside_each_other([(method.name, method.call) for method in self._methods(event)], within_s)
 
     async def _beside_each_other(self, methods: list[tuple[str, Any]], within_s: float | None) -> None:
-        """Call methods that take nothing and wait for all of them, as aMQTT does where its broker starts and stops."""
+        """Call methods without arguments and wait for all, as aMQTT does at start and stop."""
 
         async def call(name: str, method: Any) -> None:
             try:
@@ -254,14 +255,15 @@ class AmqttDriver(Driver):
         done, late = await asyncio.wait(tasks, timeout=within_s)
         for task in done:
             if not task.cancelled():
-                # Raises only what `complain` does, which in a test it does.
+                # Raises only what `complain` raises, in tests.
                 task.result()
         for task in late:
             task.cancel()
             self.complain(tasks[task], TimeoutError(f"it has not come to its end within {within_s} s"))
 
     def _session(self, number: int, is_in: bool = True) -> Any:
-        """The session of a client; None where there is none. `is_in` where only a client that was let in can be meant."""
+        """The session of a client; None if there is none. `is_in`: only a client that was let in is
+        meant."""
         known = self._clients.get(number)
         if known is None or not known.raw.get("client_id"):
             return None
@@ -270,7 +272,8 @@ class AmqttDriver(Driver):
 
             before = None if known.came_in else self._broker.session(known.raw["client_id"])
             if before is not None and (not is_in or known.raw.get("earlier")) and not before.is_from(known.raw):
-                # Somebody who may not be let in, with the identifier of somebody who was, or whose login was not seen here.
+                # A pending login under the identifier of a client, or of one whose login was not
+                # seen here.
                 before = None
             known.thing = before or Session()
             known.thing.describe(known.raw)
@@ -279,12 +282,12 @@ class AmqttDriver(Driver):
                 if self.keeps:
                     known.thing.touched = partial(self._touch, number)
         if is_in and not known.came_in and not self._broker.is_in(known.thing):
-            # It was there before this worker.
+            # It connected before this worker started.
             self._broker.connected(known.thing)
         return known.thing
 
     def _recall(self, known: Any) -> None:
-        """What the broker has kept of a login that this worker has not seen."""
+        """Load stored data of a login that this worker has not seen."""
         if known.came_in:
             return
         try:
@@ -296,7 +299,7 @@ class AmqttDriver(Driver):
         known.thing.forget_login()
 
     def _late(self, number: int, known: Any) -> None:
-        """The worker before this one says only now what a login gave, or what has changed of it: unless that has changed here, too."""
+        """Login data of the earlier worker came late. It is used unless changed here meanwhile."""
         session, login = known.thing, known.raw["login"]
         if not session.knows_login:
             self._recall(known)
@@ -312,7 +315,7 @@ class AmqttDriver(Driver):
     def _mount_life(self) -> None:
         if self._methods("broker_post_start"):
             if self._has_started:
-                # It may have waited for the worker before this one, which is no more.
+                # It may be queued from before the start of this worker.
                 self._handlers["broker.started"] = lambda client, data: None
             else:
                 self._on("broker.started", lambda client, data: self._late_start())
@@ -348,7 +351,7 @@ class AmqttDriver(Driver):
         session = self._session(client)
         session.become("disconnected")
         if not self._settings.mirror:
-            # Nobody tells of the end of its session.
+            # The end of its session is not notified.
             self._over(client, session)
         return self._tell(methods, {"client_id": session.client_id, "client_session": session}, session)
 
@@ -368,7 +371,7 @@ class AmqttDriver(Driver):
         client_id = session.client_id
         self._broker.subscribed(client_id, topic, qos)
         if len(data) > 4 and data[4] == "plugin":
-            # aMQTT tells of SUBSCRIBE, not of what plugins add themselves.
+            # aMQTT reports SUBSCRIBE, not subscriptions by plugins.
             return None
         return self._tell(methods, {"client_id": client_id, "topic": topic, "qos": qos}, session)
 
@@ -377,7 +380,7 @@ class AmqttDriver(Driver):
         client_id = session.client_id
         self._broker.unsubscribed(client_id, topic)
         if data[1] not in _BY_UNSUBSCRIBE:
-            # aMQTT tells of UNSUBSCRIBE, not of the end of a session.
+            # aMQTT reports UNSUBSCRIBE, not the end of a session.
             return None
         return self._tell(methods, {"client_id": client_id, "topic": topic}, session)
 
@@ -391,7 +394,7 @@ class AmqttDriver(Driver):
             def about_to_go(client: int, data: Any) -> Any:
                 session = self._session(client)
                 if session is None or data[8].get("will"):
-                    # Not a client's PUBLISH: aMQTT does not tell of what it publishes itself, nor of wills.
+                    # aMQTT reports a client's PUBLISH, not its own messages or wills.
                     return None
                 return self._tell(broadcast, {"client_id": session.client_id, "message": incoming(data)}, session)
 
@@ -411,7 +414,7 @@ class AmqttDriver(Driver):
             self._broker.retained_messages.forget(topic)
             return None
         payload = b"" if change == _CLEARED else raw[2]
-        # Who has published it; there is no session of that name where it was a plugin.
+        # The publisher; a plugin has no session.
         source = self._broker.session(raw[6])
         if change == _CLEARED:
             self._broker.retained_messages.forget(topic)
@@ -423,7 +426,7 @@ class AmqttDriver(Driver):
         return self._tell(methods, {"client_id": None, "retained_message": message})
 
     async def _tell_retained(self, message: Any) -> None:
-        """What a plugin retains itself does not come back from the broker, and aMQTT tells of it."""
+        """The broker does not return messages that plugins retain, but aMQTT reports them."""
         arguments = {"client_id": None, "retained_message": message}
         for method in self._methods("broker_retained_message"):
             try:
@@ -465,7 +468,7 @@ class AmqttDriver(Driver):
         packet = self._decode("received", session, client, raw)
         if packet is None:
             return None
-        # aMQTT has no session yet when it tells of CONNECT.
+        # aMQTT has no session when it reports CONNECT.
         arguments = {"packet": packet, "session": session if kind != _CONNECT else None}
         calls = [self._call(method, arguments, session) for method in received]
         if kind == _PUBLISH and published:
@@ -503,7 +506,7 @@ class AmqttDriver(Driver):
                 answers = [await method.call(**method.wants(arguments)) for method in methods]
             finally:
                 missed = session.asked(comes_in=True)
-            # Without one that says yes nobody gets in, also where all have no opinion.
+            # A login needs at least one plugin that accepts it, and none that refuses it.
             said = [answer for answer in answers if answer is not None]
             if not said or not all(said):
                 return DENY
@@ -516,18 +519,19 @@ class AmqttDriver(Driver):
             self._keep_coming(number, session)
             return ALLOW
 
-        # The session is taken now: when the coroutine begins, the client may have gone.
+        # Looked up now: when the coroutine begins, the client may have gone.
         return lambda client, data: authenticate(client, self._at_login(client, data))
 
     def _at_login(self, client: int, data: Any) -> Any:
-        """The session of who wants to come in; it shows what plugins have kept at the one that it would go on with."""
+        """The session of a connecting client, with plugins' data of the one to resume."""
         session = self._session(client, is_in=False)
         session.knows_password = True
         self._show_what_is_kept(client, session, data[3] if len(data) > 3 else None)
         return session
 
     def _show_what_is_kept(self, client: int, session: Any, there: bool | None) -> None:
-        """Of whoever is on its way in, at the session that it goes on with, where the broker has one; None where it does not say."""
+        """Copy plugins' data of the session to resume. `there`: whether it exists, None if
+        unknown."""
         session.is_new = there is False and not self._broker.has(session)
         if there is False or session.clean_session or session.is_shown or self._broker.has(session) or not self._settings.mirror:
             return
@@ -541,7 +545,7 @@ class AmqttDriver(Driver):
             session.miss_session()
 
     def _stored(self, client_id: str, kept: bytes) -> Any:
-        """A session that is older than this worker, as the broker has kept it."""
+        """The session from stored data, for a client from before this worker."""
         from .sessions import Session
 
         before = Session()
@@ -574,7 +578,7 @@ class AmqttDriver(Driver):
             if not all(said):
                 return DENY
             if missed:
-                # What it has not seen decides nothing: a denial must not become a permission.
+                # Missing data must not turn a denial into a permission.
                 return (
                     FAILED,
                     f"topic_filtering looks for {missed} of the session of {session.client_id}, whose login this worker has not seen; "
@@ -582,28 +586,28 @@ class AmqttDriver(Driver):
                 )
             return ALLOW if said else None
 
-        # The will of somebody who is not in, or has gone, is judged by nothing that the client has which it names.
+        # The will of a client that is not in must not use the session of the client it names.
         return lambda client, data: topic_filtering(self._session(client, is_in=data[0] != _WILL), data)
 
 
-# How much of the time for the farewell its three steps may take, and the least that is left for a step after one that has taken all.
+# Part of the shutdown time that its three steps may use, and the least time of a step.
 _FAREWELL_SHARE = 0.9
 _STAGE_S = 0.05
 _CONNECT = 1
-#: The action of client.authorize that is a will.
+#: Value of `action` at client.authorize for a will.
 _WILL = 3
-# Names that are said once; a plugin may use any number of them.
+# Most names that are logged once; a plugin may use any number.
 _SAID_MAX = 100
 _PUBLISH = 3
 _PUBREL = 6
 _CLEARED = 2
 _EXPIRED = 3
-#: The causes of session.unsubscribed that are an UNSUBSCRIBE.
+#: Values of `cause` at session.unsubscribed for an UNSUBSCRIBE.
 _BY_UNSUBSCRIBE = (None, "unsubscribe")
 
 
 def _version_of(data: bytes) -> int:
-    """The version that a CONNECT names, before the client is described."""
+    """The protocol version in a CONNECT, before the client is described."""
     if data[0] >> 4 != 1:
         return 4
     at = 1
@@ -614,7 +618,7 @@ def _version_of(data: bytes) -> int:
 
 
 def _packet_id(data: bytes) -> int:
-    """Of a packet that has it behind the fixed header."""
+    """The packet identifier, if it follows the fixed header."""
     at = 1
     while data[at] & 0x80:
         at += 1

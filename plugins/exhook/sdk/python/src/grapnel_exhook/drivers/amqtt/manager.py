@@ -1,7 +1,7 @@
-"""Loads plugins with aMQTT's own `PluginManager`, and knows which of their methods are called with what.
+"""Loads plugins with aMQTT's own `PluginManager`, and finds their methods and arguments.
 
-It differs from aMQTT's where the list of `plugins` names entry points by their alias, which aMQTT takes for modules. The
-driver calls it once; it calls no hook.
+It differs from aMQTT's if the list of `plugins` names entry points by alias, which aMQTT takes for
+modules. The driver calls it once; it calls no hook.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Callback = Callable[..., Awaitable[Any]]
 
 
 class Method:
-    """A plugin's coroutine function, and which keyword arguments it takes."""
+    """A plugin's coroutine function, and the keyword arguments it takes."""
 
     __slots__ = ("_names", "call", "name")
 
@@ -41,7 +41,7 @@ class Method:
         )
 
     def wants(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Of the arguments those that the method takes."""
+        """The arguments that the method takes."""
         if self._names is None or self._names.issuperset(arguments):
             return arguments
         return {name: value for name, value in arguments.items() if name in self._names}
@@ -80,7 +80,7 @@ class Manager(PluginManager[Any]):
         self._find_callbacks()
 
     def _load_str_plugin(self, plugin_path: str, plugin_cfg: dict[str, Any] | None = None) -> Any:
-        """As aMQTT's, which does not say whose options they are that do not fit."""
+        """As aMQTT's, but the error names the plugin whose options are invalid."""
         try:
             return super()._load_str_plugin(plugin_path, plugin_cfg)
         except PluginLoadError as error:
@@ -89,7 +89,8 @@ class Manager(PluginManager[Any]):
             raise LoadError(f"the options of {plugin_path} do not fit its Config: {error.__cause__}") from error
 
     def _load_from_entry_points(self, points: list[EntryPoint]) -> None:
-        """Plugins that see the whole configuration; `auth` and `topic-check` choose who of them is asked."""
+        """Plugins that see the whole configuration; `auth` and `topic-check` select those that
+        decide."""
         asked_for_login = self._chosen("auth")
         asked_for_topics = self._chosen("topic_check")
         for point in points:
@@ -125,10 +126,10 @@ class Manager(PluginManager[Any]):
                 if not _silent(plugin, event):
                     self._event_plugin_callbacks[event].append(callback)
 
-    # What the driver asks
+    # Called by the driver
 
     def methods_of(self, event: str) -> list[Method]:
-        """The methods that an event calls."""
+        """The methods for an event."""
         found = []
         for callback in self._event_plugin_callbacks.get(event, ()):
             plugin = getattr(callback, "__self__", None) or getattr(getattr(callback, "func", None), "__self__", None)
@@ -139,18 +140,19 @@ class Manager(PluginManager[Any]):
 
     @property
     def authenticators(self) -> list[Method]:
-        """Who is asked about a login."""
+        """The methods that decide logins."""
         return [Method(plugin.authenticate, plugin) for plugin in self._auth_plugins]
 
     @property
     def filters(self) -> list[Method]:
-        """Who is asked about a topic; nobody where the configuration has switched that off."""
+        """The methods that decide topics; empty if topic filtering is disabled."""
         enabled = self._is_topic_filtering_enabled or self._topic_check
         return [Method(plugin.topic_filtering, plugin) for plugin in self._topic_plugins] if enabled else []
 
 
 def _silent(plugin: Any, event: str) -> bool:
-    """Whether one of aMQTT's two loggers would log nothing: most of theirs is at debug, and packets cost to be sent here."""
+    """Whether an event logger of aMQTT would log nothing. Most of its lines are at debug level, and
+    sending packets here is expensive."""
     if type(plugin) not in (EventLoggerPlugin, PacketLoggerPlugin) or plugin.context.logger.isEnabledFor(logging.DEBUG):
         return False
     if type(plugin) is PacketLoggerPlugin:

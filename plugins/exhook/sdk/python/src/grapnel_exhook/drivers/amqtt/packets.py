@@ -1,7 +1,8 @@
-"""Packets as aMQTT's classes, from the bytes of the wire.
+"""Converts the bytes of packets into aMQTT's classes.
 
-aMQTT knows MQTT 3.1.1; packets of MQTT 5 are shown as what they would be there: without properties, with reason codes where
-3.1.1 has return codes, topic aliases resolved. AUTH has no class in aMQTT and is left out. The driver calls it for packet hooks.
+aMQTT supports MQTT 3.1.1. Packets of MQTT 5 are converted: without properties, with reason codes in
+place of return codes, and with topic aliases resolved. aMQTT has no class for AUTH. The driver
+calls it for packet hooks.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from amqtt.mqtt.publish import PublishPacket, PublishPayload, PublishVariableHea
 CONNECT, CONNACK, PUBACK, PUBREC, PUBREL, PUBCOMP = 1, 2, 4, 5, 6, 7
 SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, DISCONNECT = 8, 9, 10, 11, 14
 _TOPIC_ALIAS = 0x23
-# The properties of PUBLISH, and how long their values are: 0 for a length of two bytes in front, -1 for two of those, -2 for
-# a variable byte integer.
+# The properties of PUBLISH, and the lengths of their values: 0 for a two-byte length prefix, -1 for
+# two of those, -2 for a variable byte integer.
 _PUBLISH_PROPERTIES = {0x01: 1, 0x02: 4, 0x03: 0, 0x08: 0, 0x09: 0, 0x0B: -2, 0x23: 2, 0x26: -1}
 
 
@@ -31,7 +32,7 @@ class Aliases:
         self._topics: dict[int, str] = {}
 
     def resolve(self, topic: str, alias: int | None) -> str:
-        """The topic of a packet; remembers it where both are there."""
+        """The topic of a packet. Records it if the packet has both topic and alias."""
         if alias is None:
             return topic
         if topic:
@@ -41,7 +42,7 @@ class Aliases:
 
 
 def decode(data: bytes, version: int, aliases: Aliases | None) -> Any:
-    """The packet; None where aMQTT has no class for it. Raises what aMQTT raises for what it cannot read."""
+    """The packet; None if aMQTT has no class for it. Raises what aMQTT raises for invalid bytes."""
     kind = data[0] >> 4
     if kind == PUBLISH:
         return publish(data, version, aliases)
@@ -57,7 +58,7 @@ def decode(data: bytes, version: int, aliases: Aliases | None) -> Any:
 
 
 def publish(data: bytes, version: int, aliases: Aliases | None) -> PublishPacket:
-    """A PUBLISH, built without a detour: they are most of what there is."""
+    """A PUBLISH. It is built directly, since most packets are PUBLISH."""
     at = _varint(data, 1)[1]
     topic, at = _text(data, at)
     flags = data[0] & 0x0F
@@ -95,7 +96,7 @@ def _alias(data: bytes, at: int, end: int) -> int | None:
 
 
 def _without_properties(kind: int, body: bytes) -> bytes:
-    """The body of a packet of MQTT 5 as MQTT 3.1.1 has it."""
+    """The body of a packet of MQTT 5 in the format of MQTT 3.1.1."""
     if kind == CONNECT:
         return _connect(body)
     if kind == CONNACK:
@@ -112,7 +113,7 @@ def _without_properties(kind: int, body: bytes) -> bytes:
 
 
 def _only_qos(filters: bytes) -> bytes:
-    """Filters of SUBSCRIBE: the other options have no place in 3.1.1."""
+    """Filters of SUBSCRIBE without the options that 3.1.1 lacks."""
     out = bytearray(filters)
     at = 0
     while at < len(out):
@@ -152,7 +153,8 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _at_once(coroutine: Any) -> Any:
-    """What a coroutine returns that never waits: aMQTT's readers are asynchronous, a buffer is not."""
+    """The result of a coroutine that never suspends: aMQTT's readers are async, but a buffer needs
+    no waiting."""
     try:
         coroutine.send(None)
     except StopIteration as end:

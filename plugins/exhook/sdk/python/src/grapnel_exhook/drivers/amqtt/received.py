@@ -1,8 +1,8 @@
-"""Messages of QoS 2 that have come and whose PUBREL has not: plugins hear of each once, with its PUBREL, as from aMQTT. The driver
-shows it the packets; it calls no hook.
+"""Messages of QoS 2 before their PUBREL. As in aMQTT, plugins get each message once, with its
+PUBREL. The driver passes the packets; this module calls no hook.
 
-They are kept in `session.inflight_in`, where aMQTT has them. A client decides how many there are, so there are bounds: what is
-beyond them is told of at once, and remembered by its packet identifier alone.
+They are stored in `session.inflight_in`, as in aMQTT. Clients decide their number, so there are
+limits. A message beyond them is reported at once, and only its packet identifier is recorded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from .sessions import Incoming, Session
 
-# Messages, and bytes of their payloads, that one session may have here, and bytes of all of them together.
+# Most messages and payload bytes of one session, and most bytes of all.
 _SESSION_MESSAGES_MAX = 1024
 _SESSION_BYTES_MAX = 1024 * 1024
 _BYTES_MAX = 64 * 1024 * 1024
@@ -24,7 +24,7 @@ class Received:
         self.bytes = 0
 
     def publish(self, session: Session | None, packet: Any) -> list[Incoming]:
-        """A PUBLISH has come: the messages that plugins hear of now."""
+        """A PUBLISH has come. Returns the messages to report now."""
         message = Incoming(packet.packet_id, packet.topic_name, packet.qos, packet.data or b"", packet.retain_flag)
         message.publish_packet = packet
         if packet.qos != 2 or session is None:
@@ -33,12 +33,13 @@ class Received:
         before = self._take(session, ident)
         was_told = ident in session.told_early
         if packet.dup_flag and (before is not None or was_told):
-            # Sent again.
+            # A retransmission.
             if before is not None:
                 self._hold(session, ident, message)
             return []
         session.told_early.discard(ident)
-        # One that has the identifier without having been released was refused, which ends its exchange in MQTT 5.
+        # A message with the same identifier that was not released had been refused, which ends its
+        # exchange in MQTT 5.
         now = [] if before is None else [before]
         size = len(message.data)
         if (
@@ -54,14 +55,14 @@ class Received:
         return [*now, message]
 
     def release(self, session: Session | None, ident: int) -> Incoming | None:
-        """A PUBREL has come: the message that plugins hear of."""
+        """A PUBREL has come. Returns the message to report."""
         if session is None:
             return None
         session.told_early.discard(ident)
         return self._take(session, ident)
 
     def drop(self, session: Session) -> None:
-        """The session is over."""
+        """The session has ended."""
         self.bytes -= session.held_bytes
         session.held_bytes = 0
         session.inflight_in.clear()

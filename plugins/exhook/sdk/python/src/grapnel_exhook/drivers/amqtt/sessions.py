@@ -1,6 +1,8 @@
-"""Clients as aMQTT's `Session`, and messages as its `ApplicationMessage`. Made for the driver and for the stand-in broker.
+"""Clients as aMQTT's `Session`, and messages as its `ApplicationMessage`. Used by the driver and
+the stand-in broker.
 
-aMQTT's own constructor builds a state machine, half a millisecond each; here it is built when a plugin looks at it.
+aMQTT's own constructor builds a state machine, which takes half a millisecond. Here it is built on
+first access.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ def _text(value: Any) -> str | None:
 
 
 class Shown(dict[str, Any]):
-    """Attributes of a session that another connection asks for: plugins see them at its login, and what they set is noted, because
-    it alone is kept where the session ends instead of going on."""
+    """Attributes of a session that a connecting client wants to resume. Plugins see them at its
+    login. What they set is recorded, because only that is stored if a new session begins."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         super().__init__(attributes)
@@ -33,18 +35,18 @@ class Shown(dict[str, Any]):
         self._set.add(name)
         super().__setitem__(name, value)
 
-    # In terms of the above.
+    # Use the methods above.
     update = MutableMapping.update
     setdefault = MutableMapping.setdefault
 
     def own(self) -> dict[str, Any]:
-        """What was set here."""
+        """The values that were set here."""
         return {name: value for name, value in self.items() if name in self._set}
 
 
 class Unknown(dict[str, Any]):
-    """Attributes of a session of which this worker does not know all: what is looked for in vain is told to `missed`. `lost` names
-    those that are not known where it is no others."""
+    """Attributes of a session whose data this worker does not have completely. `missed` is called
+    for a name that is not found. `lost` are the missing names, if they are known."""
 
     def __init__(
         self,
@@ -56,12 +58,12 @@ class Unknown(dict[str, Any]):
         super().__init__(known or {})
         self._missed = missed
         self._found = found
-        #: None for all that is not there.
+        #: None if any name may be missing.
         self.lost = None if lost is None else set(lost)
         self._set: set[str] = set()
 
     def own(self) -> dict[str, Any]:
-        """What was set here."""
+        """The values that were set here."""
         return {name: value for name, value in dict.copy(self).items() if name in self._set}
 
     def _look_for(self, name: str) -> None:
@@ -74,7 +76,7 @@ class Unknown(dict[str, Any]):
         return super().__getitem__(name)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        # From here on it is known.
+        # From here on its value is known.
         self._found(name)
         if self.lost is not None:
             self.lost.discard(name)
@@ -100,7 +102,7 @@ class Unknown(dict[str, Any]):
         return super().__len__()
 
     def copy(self) -> dict[str, Any]:
-        """All that is known."""
+        """All known attributes."""
         self._look_at_all()
         return super().copy()
 
@@ -110,7 +112,7 @@ class Unknown(dict[str, Any]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    # In terms of the above.
+    # Use the methods above.
     get = MutableMapping.get
     pop = MutableMapping.pop
     update = MutableMapping.update
@@ -121,7 +123,7 @@ class Unknown(dict[str, Any]):
 
 
 class Session(AmqttSession):
-    """A session of the broker's, in this worker."""
+    """A session of the broker, in this worker."""
 
     _machine: Any = None
     _aliases: dict[str, Aliases] | None = None
@@ -131,37 +133,37 @@ class Session(AmqttSession):
     _comes_in = 0
     #: Bytes of the messages in `inflight_in`.
     held_bytes = 0
-    #: Whether this worker has seen the login of its client, or has been told what that gave.
+    #: Whether this worker has seen the login of its client, or has its login data.
     knows_login = False
-    #: What was kept of it outside of this worker, if anything.
+    #: The login data that the broker stores, if any.
     kept: bytes | None = None
-    #: The same where another session begins than the one that its client wants to go on with.
+    #: The data to use if a new session begins instead of the requested one.
     kept_anew: bytes | None = None
-    #: The same, as another worker has said it last.
+    #: The login data as last described by the broker.
     told: bytes | None = None
-    #: Called where plugins look at the attributes, which they may change then.
+    #: Called when plugins access the attributes, which they may then change.
     touched: Callable[[Session], None] | None = None
-    #: How many calls of plugins about it go on, and whether one of them has looked at the attributes.
+    #: Number of running plugin calls about it, and whether one has accessed the attributes.
     calls = 0
     looked_at = False
-    #: Whether this worker knows with which password its client has come in.
+    #: Whether this worker knows the client's password.
     knows_password = False
-    #: Whether its client goes on with a session of whose attributes this worker does not know all.
+    #: Whether its client resumes a session whose attributes are not completely known here.
     goes_on_unknown = False
-    #: Whether the broker has no session that it could go on with.
+    #: Whether the broker has no session to resume.
     is_new = False
 
     def __init__(self) -> None:
         self._attributes: dict[str, Any] = {}
         self._missed: set[str] = set()
-        #: Packet identifiers of QoS 2 whose messages plugins have heard of before PUBREL.
+        #: Packet identifiers of QoS 2 whose messages were reported before PUBREL.
         self.told_early: set[int] = set()
         super().__init__()
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
         if self.touched is not None and (name not in _NAMES or name == "username") and name[0] != "_":
-            # Something that plugins keep with the session beside its attributes.
+            # Plugins store a value besides the attributes.
             self.looked_at = True
             self.touched(self)
 
@@ -169,7 +171,7 @@ class Session(AmqttSession):
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What plugins keep with the session."""
+        """Plugins' values of the session."""
         if self.touched is not None:
             self.looked_at = True
             self.touched(self)
@@ -181,7 +183,7 @@ class Session(AmqttSession):
 
     @property
     def password(self) -> str | None:
-        """What CONNECT has said."""
+        """The password of CONNECT."""
         if self._password is None and not self.knows_password:
             self._miss("password")
         return self._password
@@ -191,17 +193,17 @@ class Session(AmqttSession):
         self._password = password
 
     def begin_call(self) -> None:
-        """A plugin is called about it, and may change its attributes as long as the call goes on."""
+        """A plugin call about it begins; the call may change its attributes until it ends."""
         self.calls += 1
 
     def end_call(self) -> None:
-        """It has come to its end."""
+        """The call has ended."""
         self.calls -= 1
         if self.looked_at and self.touched is not None:
             self.touched(self)
             self.looked_at = self.calls > 0
 
-    # What a login gave
+    # Login data
 
     def _miss(self, name: str) -> None:
         if self._is_asking:
@@ -212,11 +214,12 @@ class Session(AmqttSession):
             self._missed.discard(name)
 
     def forget_login(self) -> None:
-        """It was there before this worker, which does not know what plugins have kept at it."""
+        """Its client connected before this worker started, so its attributes are not known here."""
         self._attributes = Unknown(self._miss, self._find)
 
     def miss_session(self, before: Session | None = None) -> None:
-        """Its client goes on with a session, and what plugins have kept there is not known here, or only what `before` has."""
+        """Its client resumes a session whose attributes are not known here, except those of
+        `before`."""
         known: dict[str, Any] = {}
         lost: Collection[str] | None = None
         if before is not None:
@@ -227,22 +230,23 @@ class Session(AmqttSession):
         self.goes_on_unknown = True
 
     def ask(self, comes_in: bool = False) -> None:
-        """A plugin is asked something, and may want to know what a login gave. Where its client `comes_in`, what the plugin then puts
-        in the place of something unknown does not make up for that."""
+        """A plugin is about to decide, and may need login data. If its client `comes_in`, a value
+        that the plugin sets for an unknown attribute does not make it known."""
         self._comes_in += comes_in
         if not self._is_asking:
             self._missed.clear()
         self._is_asking += 1
 
     def asked(self, comes_in: bool = False) -> str:
-        """It has answered: what it has looked for and is not known here; empty for nothing."""
+        """The plugin has decided. Returns the name of an attribute that it needed and that is not
+        known; empty for none."""
         self._comes_in -= comes_in
         self._is_asking -= 1
         return ", ".join(sorted(self._missed))
 
     def keepsake(self, complain: Callable[[str, BaseException], None], anew: bool = False) -> bytes:
-        """What a login gave, for a worker that comes after this one; `anew` where its client does not go on with the session that it
-        wants to go on with."""
+        """The login data for a later worker; `anew` if its client does not resume the requested
+        session."""
         plain = dict.copy(self._attributes)
         if anew and isinstance(self._attributes, (Shown, Unknown)):
             plain = self._attributes.own()
@@ -257,7 +261,7 @@ class Session(AmqttSession):
         try:
             return pickle.dumps({**login, "attributes": plain, "more": more}, protocol=4)
         except Exception:
-            # Something in it; the rest is kept all the same.
+            # One value cannot be pickled; the others are stored.
             login["attributes"] = _what_pickles(plain, "the attributes of sessions", complain)
             login["more"] = _what_pickles(more, "what is set on sessions", complain)
             if lost is not None:
@@ -265,7 +269,7 @@ class Session(AmqttSession):
             return pickle.dumps(login, protocol=4)
 
     def remember(self, kept: bytes) -> None:
-        """Take over what another worker kept. Raises whatever unpickling does."""
+        """Take over login data of another worker. Raises whatever unpickling raises."""
         login = pickle.loads(kept) if kept else {}
         self._attributes = dict(login.get("attributes") or {})
         lost = login.get("lost", [])
@@ -281,7 +285,7 @@ class Session(AmqttSession):
         self.kept = self.told = kept
 
     def show(self, before: Session) -> None:
-        """Somebody wants to go on with a session: plugins see what they have kept at it, before it is anybody's."""
+        """Show a pending login the plugins' data of the session that it wants to resume."""
         if isinstance(before._attributes, Unknown):
             self.miss_session(before)
             self.parent = 1
@@ -296,7 +300,7 @@ class Session(AmqttSession):
     def transitions(self) -> Any:
         """aMQTT's state machine."""
         if self._machine is None:
-            # It sets what this property keeps.
+            # The base method sets this property.
             super()._init_states()
             machine: Any = self._machine
             machine.set_state(self._state)
@@ -308,7 +312,8 @@ class Session(AmqttSession):
 
     @property
     def is_shown(self) -> bool:
-        """Whether it shows what plugins have kept at the session that its client wants to go on with, or that this is not known."""
+        """Whether it shows data of the session that its client wants to resume, or records that
+        this is unknown."""
         return isinstance(self._attributes, (Shown, Unknown))
 
     def is_from(self, raw: dict[str, Any]) -> bool:
@@ -317,21 +322,21 @@ class Session(AmqttSession):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the client is there."""
+        """Whether the client is connected."""
         return self._state == "connected"
 
     def topic_aliases(self, way: str) -> Aliases:
-        """Those of this connection, of packets `received` or `sent`."""
+        """The topic aliases of this connection, for packets `received` or `sent`."""
         if self._aliases is None:
             self._aliases = {}
         return self._aliases.setdefault(way, Aliases())
 
     def begin_connection(self) -> None:
-        """A CONNECT has come: no alias is known yet."""
+        """A CONNECT has come: no alias is known."""
         self._aliases = None
 
     def begin(self, before: Session | None) -> None:
-        """The client is in, with the session that was there before, if it goes on: what plugins have kept at it goes over."""
+        """The client is in. If it resumes the session `before`, plugins' values are taken over."""
         shown = self._attributes
         own = shown.own() if isinstance(shown, Shown) or self.goes_on_unknown else dict.copy(shown)
         if before is None:
@@ -343,7 +348,7 @@ class Session(AmqttSession):
             return
         mine = vars(self)
         for name, value in vars(before).items():
-            # Not what aMQTT or this class has, but what plugins have set themselves.
+            # Only values that plugins have set, not those of aMQTT or this class.
             if name not in mine and name not in _OF_ONE and not name.startswith("_"):
                 setattr(self, name, value)
         if isinstance(before._attributes, Unknown) and (self.goes_on_unknown or not isinstance(shown, Unknown)):
@@ -356,7 +361,7 @@ class Session(AmqttSession):
         self.parent = 1
 
     def become(self, state: str) -> None:
-        """The client is connected, or disconnected."""
+        """The client has connected or disconnected."""
         if self._machine is not None:
             self._machine.set_state(state)
         self._state = state
@@ -367,27 +372,27 @@ class Session(AmqttSession):
             self.last_disconnect_time = now
 
     def describe(self, raw: dict[str, Any]) -> None:
-        """Take over what the broker says of the client. What plugins have set beside that stays."""
+        """Take over the broker's description of the client. Other values of plugins remain."""
         self.client_id = raw.get("client_id")
         if raw.get("username") != self._told_username:
-            # Only then: a plugin may have given it another name.
+            # Only on a change: a plugin may have set another name.
             self.username = self._told_username = raw.get("username")
         if raw.get("password") is not None:
-            # Told only while the client is being let in.
+            # Described only while the client connects.
             self.password = _text(raw["password"])
         self.remote_address = raw.get("peer_host")
         self.remote_port = raw.get("peer_port")
         if "clean_start" not in raw:
-            # The broker knows the rest only while the client is being let in.
+            # The rest is described only while the client connects.
             return
         if not raw.get("earlier"):
             if isinstance(self._attributes, Unknown) and not self.knows_login:
-                # It was heard of before its login.
+                # It was described before its login.
                 self._attributes = dict.copy(self._attributes)
             self.knows_login = True
         self.clean_session = bool(raw["clean_start"])
         self.keep_alive = raw.get("keep_alive_s") or 0
-        # Without a will, what aMQTT has of such a CONNECT.
+        # Without a will, the values that aMQTT has for such a CONNECT.
         will = raw.get("will") or {"topic": None, "payload": None}
         self.will_flag = bool(raw.get("will"))
         self.will_topic = will["topic"]
@@ -396,14 +401,14 @@ class Session(AmqttSession):
         self.will_retain = bool(will.get("retain"))
 
 
-# What is no other connection's.
+# Values that belong to one connection only.
 _OF_ONE = frozenset(("goes_on_unknown", "is_new", "told"))
 _KEPT = {"kept", "kept_anew"}
 _NAMES = frozenset(vars(Session())) | _KEPT | {"touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"} | _OF_ONE
 
 
 def _what_pickles(values: dict[str, Any], where: str, complain: Callable[[str, BaseException], None]) -> dict[str, Any]:
-    """Those values that another process can have."""
+    """The values that can be pickled."""
     there = {}
     for name, value in values.items():
         try:
@@ -424,7 +429,7 @@ class Incoming(IncomingApplicationMessage):
 
     @property
     def publish_packet(self) -> PublishPacket | None:
-        """The packet that it came with."""
+        """The PUBLISH packet of the message."""
         if self._packet is None:
             self._packet = self.build_publish_packet()
         return self._packet

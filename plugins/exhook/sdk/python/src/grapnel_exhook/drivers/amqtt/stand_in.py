@@ -1,8 +1,9 @@
-"""What stands for aMQTT's `Broker` behind the context that plugins get: commands go to the broker, tables show what this worker
-has been told.
+"""Stands for aMQTT's `Broker` behind the context of plugins: sends their commands to the broker,
+and its tables show what this worker was notified of.
 
-Plugins reach it through `amqtt.broker.BrokerContext`; the driver keeps its tables. It must not call hooks, except for
-on_broker_retained_message of what plugins retain themselves, as aMQTT does.
+Plugins reach it through `amqtt.broker.BrokerContext`; the driver updates its tables. It must not
+call hooks, except on_broker_retained_message for messages that plugins retain themselves, as aMQTT
+does.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from ... import broker as commands
 from .sessions import Session
 
 logger = logging.getLogger("grapnel_exhook.amqtt")
-# What a retained message of the table takes beside topic and payload: itself, and its place.
+# Memory of an entry of the table besides topic and payload, bytes.
 _RETAINED_BYTES = 500
 
 
 class Retained(RetainedApplicationMessage):
-    """A retained message of the table. It does not keep the session of whoever has published it, which may be long over."""
+    """A retained message of the table. It does not reference its publisher's session, which may
+    have ended."""
 
     __slots__ = ("_source",)
 
     @property
     def source_session(self) -> Session | None:
-        """The session that it came from, as long as there is one."""
+        """The publisher's session, while it exists."""
         return None if self._source is None else self._source()
 
     @source_session.setter
@@ -39,15 +41,15 @@ class Retained(RetainedApplicationMessage):
 
 
 class RetainedTable(dict[str, Any]):
-    """Retained messages by topic. What a plugin puts into it is retained by the broker."""
+    """Retained messages by topic. Setting an item retains the message in the broker."""
 
     def __init__(self, bytes_max: int) -> None:
         super().__init__()
         self._bytes_max = bytes_max
         self._costs: dict[str, int] = {}
-        # Bytes that they take.
+        # Bytes of all entries.
         self._bytes = 0
-        #: How many have found no room.
+        #: Number of messages that had no room.
         self.missed = 0
 
     def __setitem__(self, topic: str, message: Any) -> None:
@@ -68,7 +70,7 @@ class RetainedTable(dict[str, Any]):
         del self[topic]
         return message
 
-    # In terms of the above, so that these tell the broker, too.
+    # Use the methods above, so that the broker is informed.
     popitem = MutableMapping.popitem
     clear = MutableMapping.clear
     update = MutableMapping.update
@@ -81,19 +83,19 @@ class RetainedTable(dict[str, Any]):
         if self._bytes + cost > self._bytes_max:
             self.missed += 1
             if self.missed & (self.missed - 1) == 0:
-                # Not for each: the first, second, fourth, eighth … time.
+                # Only the first, second, fourth, eighth … time.
                 logger.warning(
                     "plugins do not see all retained messages: those that they see take %d bytes, and retained_bytes_max is %d "
                     "(%d so far)", self._bytes, self._bytes_max, self.missed,
                 )  # fmt: skip
             return
         self._bytes += cost
-        # Plugins may change a message.
+        # Plugins may change a message, so its size is recorded.
         self._costs[topic] = cost
         super().__setitem__(topic, message)
 
     def forget(self, topic: str) -> None:
-        """The broker has it no more."""
+        """The broker has removed it."""
         if topic in self:
             super().__delitem__(topic)
             self._bytes -= self._costs.pop(topic)
@@ -104,10 +106,11 @@ def _cost(topic: str, message: Any) -> int:
 
 
 class Context(BrokerContext):
-    """aMQTT's context of plugins, but for what makes a session that no client has: here sessions are their clients' alone."""
+    """aMQTT's context of plugins, without methods that create sessions: here only clients create
+    them."""
 
     async def add_subscription(self, client_id: str, topic: str | None, qos: int | None) -> None:
-        """Subscribe a client. The broker says in its log where it has no session of that client."""
+        """Subscribe a client. The broker logs an error if that client has no session."""
         if topic is not None and qos is not None:
             commands.subscribe(client_id, topic, qos)
         elif self.get_session(client_id) is None:
@@ -118,7 +121,8 @@ class StandIn:
     """The broker that plugins see."""
 
     def __init__(self, config: Any, retained: Callable[[Any], Awaitable[None]], mirror: bool, retained_bytes_max: int) -> None:
-        """Without `mirror` nobody tells of the end of sessions, so their tables only have what plugins put into them."""
+        """Without `mirror` session ends are not notified, so the tables contain only what plugins
+        put into them."""
         self.config = config
         self._mirror = mirror
         self.logger = logger
@@ -129,11 +133,11 @@ class StandIn:
         self._retained_messages = RetainedTable(retained_bytes_max)
         self._absent = 0
 
-    # What BrokerContext calls
+    # Called by BrokerContext
 
     @property
     def sessions(self) -> dict[str, tuple[Session, Any]]:
-        """Sessions by client identifier; aMQTT has the connection's handler beside each, here there is none."""
+        """Sessions by client identifier, paired with None instead of aMQTT's connection handler."""
         return self._sessions
 
     @property
@@ -143,7 +147,7 @@ class StandIn:
 
     @property
     def subscriptions(self) -> dict[str, list[tuple[Session, int]]]:
-        """Subscriptions by filter, made anew each time."""
+        """Subscriptions by filter, in a new dict."""
         table: dict[str, list[tuple[Session, int]]] = {}
         for client_id, filters in self._filters.items():
             known = self._sessions.get(client_id)
@@ -155,13 +159,13 @@ class StandIn:
     _subscriptions = subscriptions
 
     async def internal_message_broadcast(self, topic: str, data: bytes, qos: int | None = None) -> None:
-        """Publish. Without a QoS each subscriber gets its own, which is what publishing with 2 comes to."""
+        """Publish. Without a QoS each subscriber gets its own, as if published with QoS 2."""
         commands.publish(topic, bytes(data), qos=_qos(qos))
 
     async def retain_message(
         self, source_session: Any, topic_name: str | None, data: bytes | bytearray | None, qos: int | None = None
     ) -> None:
-        """Retain; without data, forget. Subscribers get nothing."""
+        """Retain the message, without data remove it. Subscribers get nothing."""
         if topic_name is None:
             return
         if data:
@@ -178,26 +182,28 @@ class StandIn:
                 await self._retained(cleared)
 
     def say_absent(self, log: logging.Logger, client_id: str) -> None:
-        """A plugin wants a session that no client has begun. The first, second, fourth, eighth … time is logged."""
+        """Log that a plugin requested a session that no client has begun: the first, second,
+        fourth, eighth … time."""
         self._absent += 1
         if self._absent & (self._absent - 1) == 0:
             text = "add_subscription: there is no session of %s, and only its client can begin one (%d so far)"
             log.warning(text, client_id, self._absent)
 
     def create_offline_session(self, client_id: str) -> tuple[Any, Session]:
-        """A session that no client has."""
+        """A session for an unknown client. It is not added to the tables."""
         session = Session()
         session.client_id = client_id
         session.become("disconnected")
         return None, session
 
     async def add_subscription(self, subscription: tuple[str, int], session: Any) -> int:
-        """Subscribe a session. The QoS that was asked for; the table has it once the broker has told of it."""
+        """Subscribe a session. Returns the requested QoS; the table changes when the broker
+        notifies the worker."""
         topic, qos = subscription
         commands.subscribe(session.client_id, topic, qos)
         return qos
 
-    # What the driver tells
+    # Called by the driver
 
     def session(self, client_id: str | None) -> Session | None:
         """The session of a client, if there is one."""
@@ -208,15 +214,15 @@ class StandIn:
         return self.session(session.client_id) is not None if self._mirror else session.is_connected
 
     def has(self, session: Session) -> bool:
-        """Whether it is the one that its client is in with, or was last."""
+        """Whether it is the present or last session of its client."""
         return self.session(session.client_id) is session if self._mirror else session.is_connected
 
     def keep(self, session: Session) -> None:
-        """A session that the broker has, and whose client is not there."""
+        """Add a session of the broker whose client is not connected."""
         self._sessions[session.client_id or ""] = (session, None)
 
     def connected(self, session: Session) -> None:
-        """A client is in. What plugins have kept at its session goes over."""
+        """A client is in. Plugins' values of its session are taken over."""
         if not self._mirror:
             session.become("connected")
             return
@@ -224,7 +230,7 @@ class StandIn:
         before = self._sessions.get(client_id, (None, None))[0]
         if before is not session:
             if session.is_new and before is not None:
-                # The end of the one that this worker knows was not told.
+                # The end of the known session was not notified.
                 self._filters.pop(client_id, None)
                 before = None
             session.begin(None if session.clean_session else before)
@@ -232,19 +238,19 @@ class StandIn:
         self._sessions[client_id] = (session, None)
 
     def ended(self, session: Session) -> None:
-        """A session is no more."""
+        """A session has ended."""
         known = self._sessions.get(session.client_id or "")
         if known is not None and (known[0] is session or not known[0].is_connected):
             self._sessions.pop(session.client_id or "", None)
             self._filters.pop(session.client_id or "", None)
 
     def subscribed(self, client_id: str, topic: str, qos: int) -> None:
-        """A subscription is in force."""
+        """A subscription was added."""
         if self._mirror:
             self._filters.setdefault(client_id, {})[topic] = qos
 
     def unsubscribed(self, client_id: str, topic: str) -> None:
-        """It is gone."""
+        """A subscription was removed."""
         filters = self._filters.get(client_id)
         if filters is not None:
             filters.pop(topic, None)
@@ -253,7 +259,7 @@ class StandIn:
 
 
 def _store(topic: str, data: bytes, qos: int | None = 0) -> None:
-    """Retain without telling subscribers, as aMQTT does."""
+    """Retain without sending to subscribers, as aMQTT does."""
     message = {
         "topic": _values.topic("topic", topic), "payload": data, "qos": _values.number("qos", _qos(qos), 2), "retain": True,
         "store_only": True,
