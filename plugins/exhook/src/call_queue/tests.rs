@@ -1,4 +1,4 @@
-//! How much is done under one lock.
+//! The amount of work under one lock.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 
 const MANY: u64 = 100_000;
-/// As many as a frame has.
+/// The number of calls in a frame.
 const AT_ONCE: u64 = 512;
 
 fn line() -> CallQueue {
@@ -33,12 +33,12 @@ fn tell(queue: &CallQueue, who: &str) {
     writing.done();
 }
 
-/// What is done to calls while the lock is held.
+/// Work on calls while the lock is held.
 fn work(queue: &CallQueue) -> u64 {
     queue.lock().queue.work()
 }
 
-/// A worker that ends leaves all that waits: shards do not wait until all of that has been gone through.
+/// When a worker ends, shards do not wait until all its queued calls have been freed.
 #[test]
 fn no_lock_is_held_for_all_that_waits() {
     let queue = line();
@@ -63,7 +63,7 @@ fn no_lock_is_held_for_all_that_waits() {
     tell(&queue, "c");
 }
 
-/// Who has waited for too long leaves in slices, and nobody else is looked at.
+/// Overdue calls are taken out in slices, and no other calls are visited.
 #[test]
 fn the_overdue_leave_in_slices() {
     let now = Instant::now();

@@ -1,4 +1,4 @@
-//! What a shard notes of connections whatever its worker is told.
+//! What a shard records of connections, independent of the worker's hooks.
 
 #![allow(clippy::unwrap_used)]
 use std::collections::BTreeMap;
@@ -16,12 +16,13 @@ use crate::stats::WorkerStats;
 use crate::wire::Wanted;
 use crate::{PLACES, Pool};
 
-/// A shard whose worker is told of client.connect and asked what clients may. What has not come in is forgotten at once.
+/// A shard whose worker has hooks at client.connect and client.authorize. Pending logins expire at
+/// once.
 fn shard() -> ExhookShard {
     shard_that(false)
 }
 
-/// The same where its worker may keep what logins give.
+/// The same, with a worker that may store login data.
 fn shard_that(keeps: bool) -> ExhookShard {
     let written = json!({"driver": "python3", "path": "/tmp", "client_queue_max": 2, "address_queue_max": 2});
     let written: Written = serde_json::from_value(written).unwrap();
@@ -64,12 +65,13 @@ fn tell(shard: &mut ExhookShard, point: HookPoint, port: u16, moment: Moment) {
     });
 }
 
-/// How many have come in, and how many have not.
+/// Numbers of connected clients and of pending logins.
 fn counts(shard: &ExhookShard) -> (usize, usize) {
     shard.pools[0].as_ref().unwrap().clients[0].counts()
 }
 
-/// Who is let in is the client, whether somebody hears of it and there is room to say so or not.
+/// A connection that is let in is the client, even if the worker is not notified or there is no
+/// room.
 #[test]
 fn who_is_let_in_is_the_client_whoever_hears_of_it() {
     for is_away in [false, true] {
@@ -79,7 +81,7 @@ fn who_is_let_in_is_the_client_whoever_hears_of_it() {
         if is_away {
             shard.pools[0].as_ref().unwrap().pool.queues[0].cut(Vec::new());
         } else {
-            // Its client has as much waiting as one may have.
+            // Its client's limit is reached.
             tell(&mut shard, HookPoint::ClientAuthorize, 9, Moment::IsIn);
         }
         tell(&mut shard, HookPoint::ClientConnected, 1, Moment::LetIn);
@@ -87,7 +89,8 @@ fn who_is_let_in_is_the_client_whoever_hears_of_it() {
     }
 }
 
-/// A client that comes anew and of which nothing is asked before it is in is the client: what it may get is asked in its own share.
+/// A client that reconnects without a request before it is in is the client: its authorization
+/// requests use its own share.
 #[test]
 fn who_comes_anew_is_the_client_when_it_is_asked() {
     let mut shard = shard();
@@ -101,7 +104,7 @@ fn who_comes_anew_is_the_client_when_it_is_asked() {
     assert_eq!(counts(&shard), (0, 0));
 }
 
-/// A connection that closes before it is let in is forgotten by the shard itself, now and then.
+/// A connection that closes before it is let in expires.
 #[test]
 fn who_never_comes_in_is_forgotten() {
     let mut shard = shard();
@@ -112,7 +115,8 @@ fn who_never_comes_in_is_forgotten() {
     assert_eq!(counts(&shard), (0, 0));
 }
 
-/// Where a worker is asked what clients may, exhook sees who comes in: it may be asked about somebody who has not.
+/// If a worker gets authorization requests, exhook must see which clients connect, because requests
+/// may be about one that has not.
 #[test]
 fn who_comes_in_is_seen_where_rights_are_asked_for() {
     let shard = shard();

@@ -1,4 +1,4 @@
-//! Whom a process is told of, and what goes over to the next one.
+//! Which clients are described to a process, and what the next process gets.
 
 #![allow(clippy::unwrap_used)]
 
@@ -55,7 +55,7 @@ fn write_for<'a>(queue: &'a CallQueue, owner: Owner<'a>) -> Writing<'a> {
     queue.write((owner, owner), Kind::Notification, POINT).unwrap()
 }
 
-/// Where a connection is, of which there is this to say.
+/// Locates a connection with this data.
 fn place(clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>) -> ClientRef {
     let moment = match entering {
         None => Moment::IsIn,
@@ -69,7 +69,7 @@ fn owner<'a>(who: &Who<'a>, place: ClientRef) -> Owner<'a> {
     if place.is_in { Owner::Client(who.client_id) } else { Owner::Address(who.peer_host.unwrap()) }
 }
 
-/// A client as a call names it, with its description in the line.
+/// The name of a client; its description is queued.
 fn number<'a>(
     queue: &'a CallQueue,
     clients: &mut Clients,
@@ -100,7 +100,7 @@ fn leave(queue: &CallQueue, clients: &mut Clients, who: &Who<'_>, point: i64) {
     });
 }
 
-/// The calls that a frame for the process of now has, which is sent then.
+/// The calls of a frame for the present process. They count as sent.
 fn sent(queue: &CallQueue, logins: &LoginStore) -> Vec<rmpv::Value> {
     let mut frame = Frame::new(queue.epoch());
     let (count, bytes) = frame.fill(queue, logins, &mut PendingCalls::new());
@@ -159,7 +159,7 @@ fn a_process_that_is_started_anew_hears_what_logins_gave() {
     assert_eq!(shard_of(number(&queue, &mut clients, &who(1), None).number), 3);
 }
 
-/// Points and numbers of the clients of all calls that wait.
+/// Hook points and client numbers of all queued calls.
 fn waiting(queue: &CallQueue) -> Vec<(i64, u64)> {
     sent(queue, &none()).iter().map(|call| (part(call, 1), part(call, 2) as u64)).collect()
 }
@@ -182,8 +182,8 @@ fn a_client_is_described_once_and_again_when_it_has_changed() {
     assert_eq!(waiting(&queue), [(DESCRIBED, again)], "another process knows nobody");
 }
 
-/// What finds no room tells nobody of its client either, who is then described with the next call; and a last call is the last one
-/// whether there is room for it or not.
+/// A call without room does not describe its client, so the next call does. A last call is the last
+/// one even without room.
 #[test]
 fn what_finds_no_room_has_told_nobody_of_its_client() {
     let (queue, logins) = (line_of(64 << 10), none());
@@ -210,7 +210,8 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
     let calls = sent(&queue, &logins);
     assert_eq!(calls.iter().map(|call| part(call, 1)).collect::<Vec<_>>(), [DESCRIBED, 7]);
     assert!(has(&calls[0], "keep_alive_s"), "what CONNECT said is not lost");
-    // Who was told of is described anew only where something has changed, also after a call that found no room.
+    // A known client is described again only if something has changed, even after a call without
+    // room.
     assert_eq!((tell("c", None, 40_000).0, tell("c", None, 10)), (false, (true, first)));
     assert_eq!(waiting(&queue), [(7, first)]);
     let mut last = |name: &str, bytes: usize| {
@@ -231,14 +232,15 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
     assert!(clients.described.len() == 0);
 }
 
-/// Somebody has come in, and the worker has had kept what the login gave.
+/// Connects a client and stores its login data.
 fn keeps(logins: &LoginStore, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
     clients.enter(who, false);
     logins.store(Gave { whose: who.connection(), bytes, anew: None, epoch, number: 0 }, clients.shard);
     assert!(logins.of(who.connection(), clients.shard, who.owner()).is_some());
 }
 
-/// What was kept of a session leaves with it, whichever of its connections it was of and whatever the worker is told.
+/// Data of a session is removed with it, whichever connection stored it and whatever the worker is
+/// notified of.
 #[test]
 fn what_was_kept_leaves_with_the_session() {
     let (queue, logins) = (line(), none());
@@ -249,7 +251,7 @@ fn what_was_kept_leaves_with_the_session() {
     assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_some(), "its connection has ended");
     clients.session_over("c");
     assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_none());
-    // What the worker says of it after that is of nobody.
+    // Later reports of the worker have no client.
     logins.store(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1, number: 0 }, 0);
     assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_none());
     keeps(&logins, &clients, &who(2), b"login", 1);
@@ -303,8 +305,8 @@ fn what_connect_said_comes_late_where_nobody_asked_before() {
     assert_eq!(tell(&who(2), None), None);
 }
 
-/// A login that another process has answered, or another version of the plugin: what came of it is not known to this one, which is
-/// not to take nothing for what there was.
+/// A login that another process or version has answered: its result is not known to this process,
+/// which must not replace it by nothing.
 #[test]
 fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
     let (queue, kept) = (line(), none());
@@ -313,22 +315,22 @@ fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
     let tell = |clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(&queue, clients, who, entering);
         let calls = sent(&queue, &kept);
-        // Behind the word that who was there before it is not named again.
+        // After the notice that the earlier number is not used again.
         let described = calls.iter().find(|call| part(call, 1) == DESCRIBED);
         described.map(|call| ["keep_alive_s", "earlier"].map(|key| has(call, key)))
     };
-    // The version before this one was asked.
+    // The version before answered the login.
     assert_eq!(tell(&mut clients, &who(1), Some(&late)), Some([true, true]));
     next_process(&queue);
     assert_eq!(tell(&mut clients, &who(1), None), Some([true, true]), "and it stays so");
-    // A worker that is not asked about logins has missed nothing.
+    // A worker without login hooks has missed nothing.
     let not_asked = Entering { is_login_call: false, ..late.clone() };
     assert_eq!(tell(&mut clients, &who(2), Some(&not_asked)), Some([true, false]));
-    // The process that was asked has ended between its answer and client.connected.
+    // The process that answered has ended before client.connected.
     assert_eq!(tell(&mut clients, &who(3), Some(&Entering::default())), Some([true, false]));
     next_process(&queue);
     assert_eq!(tell(&mut clients, &who(3), Some(&late)), Some([true, true]));
-    // The one that was asked hears of it as of its own, also where that is too long to be kept.
+    // The process that answered gets it as its own, even if it is too long to be stored.
     let text = "x".repeat(KEPT_MAX);
     let properties = vec![("k", &*text)];
     let long = Entering { properties: properties.clone(), ..Entering::default() };
@@ -339,11 +341,12 @@ fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
     next_process(&queue);
     assert_eq!(tell(&mut clients, &who(5), None), Some([true, true]));
     assert_eq!(tell(&mut clients, &who(5), Some(&late)), None, "it was told so");
-    // Somebody else has been let in under the identifier meanwhile.
+    // Another client has been let in under the identifier meanwhile.
     assert_eq!(tell(&mut clients, &who(6), Some(&late)), Some([true, true]));
 }
 
-/// A login that waits on the line when the process ends is asked of the next one with what the session is from.
+/// A login that is queued when the process ends is sent to the next one, with the data of the login
+/// that began its session.
 #[test]
 fn a_login_that_goes_over_shows_whose_session_it_wants() {
     let entering = Entering { password: Some(b"x"), has_session: true, ..Entering::default() };
@@ -360,7 +363,7 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
         let calls = sent(&queue, &logins);
         assert_eq!(calls.iter().map(|call| part(call, 1)).collect::<Vec<_>>(), [DESCRIBED, 1]);
         assert_eq!(["stored", "password", "client_id"].map(|key| has(&calls[0], key)), [true; 3]);
-        // What was written for a process before is not what the last one has kept.
+        // Data that was encoded for an earlier process is replaced by the latest.
         let named = number(&queue, &mut clients, &who(4), Some(&entering));
         keeps(&logins, &clients, &who(1), b"ann, changed", queue.epoch());
         call(&queue, &who(4), named, 1);
@@ -373,7 +376,7 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
     }
 }
 
-/// Nothing of a call that has found no room is taken for another connection's.
+/// Data of a call without room is not used for another connection.
 #[test]
 fn what_finds_no_room_leaves_a_connection_as_it_was() {
     let queue = line_of(64 << 10);
@@ -416,7 +419,7 @@ fn who_has_been_taken_over_goes_without_the_one_who_came() {
     assert_eq!(waiting(&queue), [(7, first), (FORGOTTEN, first)]);
 }
 
-/// Points, numbers and what a description has of the password and of before, of all calls that wait.
+/// Hook points, numbers, and password and earlier data of descriptions, of all queued calls.
 fn carried(queue: &CallQueue) -> Vec<(i64, u64, bool, bool)> {
     let calls = sent(queue, &none());
     calls
@@ -425,7 +428,8 @@ fn carried(queue: &CallQueue) -> Vec<(i64, u64, bool, bool)> {
         .collect()
 }
 
-/// What a process was not given is for the next one: whom it is about is described there first, once, and as that call needs it.
+/// Unsent calls go to the next process. Their clients are described there first, once, and as the
+/// call requires.
 #[test]
 fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
     let queue = line();
@@ -438,7 +442,7 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
     call(&queue, &who(1), told, 5);
     let late = number(&queue, &mut clients, &other, Some(&entering));
     let second = late.number;
-    // All of that was given to the first process; the next is not.
+    // All of that was sent to the first process; the next is not sent.
     waiting(&queue);
     call(&queue, &other, late, 1);
     for point in [6, 7] {
@@ -449,7 +453,7 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
     next_process(&queue);
     let new = number(&queue, &mut clients, &who(1), None);
     call(&queue, &who(1), new.clone(), 9);
-    // The two take turns; each has its own in order.
+    // The two take turns; each keeps its order.
     let calls = carried(&queue);
     let of = |number: &[u64]| -> Vec<_> {
         calls.iter().filter(|call| number.contains(&call.1)).copied().collect()
@@ -468,7 +472,7 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
         ]
     );
     assert_eq!(calls.len(), 9);
-    // What was taken and not given, too, in its place.
+    // Taken and unsent calls too, at their old position.
     for point in [3, 4] {
         let again = number(&queue, &mut clients, &who(1), None);
         call(&queue, &who(1), again, point);

@@ -1,4 +1,4 @@
-//! What commands are read as.
+//! How commands are decoded.
 
 #![allow(clippy::unwrap_used)]
 use rmpv::Value;
@@ -13,7 +13,7 @@ fn nonsense() -> [Value; 5] {
     [Value::Map(Vec::new()), Value::F64(1.0), (-1).into(), (1_u64 << 40).into(), list(&[1.into()])]
 }
 
-/// Whoever is to be asked is asked, or nothing is done.
+/// A command with an invalid `authorize` is refused.
 #[test]
 fn nonsense_in_a_command_takes_no_wider_right() {
     let behalf = |client: Value| {
@@ -57,7 +57,7 @@ fn nonsense_in_what_is_kept_forgets_nothing() {
     read(&short.as_ref()).unwrap_err();
 }
 
-/// A property that is there and empty is another thing than none.
+/// An empty property differs from a missing one.
 #[test]
 fn what_is_there_and_empty_stays_there() {
     let message = |parts: Vec<(Value, Value)>| {

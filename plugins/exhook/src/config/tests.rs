@@ -1,4 +1,4 @@
-//! What the configuration is read as, and what is wrong with it.
+//! How the configuration is read, and its errors.
 
 #![allow(clippy::unwrap_used)]
 
@@ -136,7 +136,8 @@ fn both_of_emqx_drivers_run_beside_each_other() {
     assert_eq!((python.program.as_path(), python.pool_size), (Path::new("python3"), 2));
 }
 
-/// Workers run elsewhere: what is written from the broker's working directory on is given to them as an absolute path.
+/// Workers run in another folder: relative paths are made absolute from the broker's working
+/// directory.
 #[test]
 fn paths_are_those_of_the_broker() {
     let here = std::env::current_dir().unwrap();

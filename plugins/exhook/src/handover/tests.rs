@@ -1,4 +1,4 @@
-//! What goes over to another version of the plugin, and when.
+//! What is handed over to another version of the plugin, and when.
 
 #![allow(clippy::unwrap_used)]
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use crate::config::Written;
 use crate::queue::Owner;
 use crate::{PLACES, PoolShard};
 
-/// The number of a client of shard 0 that a worker is asked about.
+/// Number of a client of shard 0 with a pending request.
 const CLIENT: u64 = (1 << 40) + 7;
 
 fn pool(driver: &str, workers: usize) -> Arc<Pool> {
@@ -41,7 +41,7 @@ fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
     };
     let clients = pool.logins.iter().map(|logins| Clients::new(number, places, Arc::clone(logins))).collect();
     pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: None });
-    // Each pool is that of another load.
+    // Each pool belongs to another load.
     let load = Arc::as_ptr(pool) as u64;
     let journal = Journal::default();
     ExhookShard { shard: number, load, pools, host: None, timer: None, journal, hands_over: false }
@@ -66,7 +66,7 @@ fn kept(pool: &Pool, number: u32, client_id: &str) -> Option<Vec<u8>> {
     pool.logins[pool.worker_of(client_id)].of(whose(client_id), number, owner(client_id)).map(Into::into)
 }
 
-/// One piece; whether more is to come.
+/// Transfers one piece. Returns whether more follow.
 fn piece(old: &mut ExhookShard, new: &mut ExhookShard, step: ExportStep, bytes_max: usize) -> bool {
     let mut written = Vec::new();
     let more = old.export(step, bytes_max, &mut |piece| {
@@ -103,7 +103,8 @@ fn logins_go_to_the_workers_of_the_next_version() {
     assert_eq!(kept(&new, 0, "gone"), None, "what came before is replaced");
 }
 
-/// More than goes over in one step, and workers go on meanwhile: what they say goes over, too, until the last piece has.
+/// More than one step can hand over, while workers continue: their reports are handed over too,
+/// until the last piece.
 #[test]
 fn what_workers_say_meanwhile_goes_over_and_no_step_is_large() {
     let (old, new) = (pool("amqtt", 2), pool("amqtt", 2));
@@ -127,7 +128,7 @@ fn what_workers_say_meanwhile_goes_over_and_no_step_is_large() {
     assert_eq!((kept(&new, 0, "c0000"), kept(&new, 0, "zzz")), (Some(b"new".into()), Some(b"new".into())));
     assert_eq!(kept(&new, 0, "c0001"), None);
     assert_eq!(kept(&new, 0, "c2047"), Some(large));
-    // The end, or a reload that is called off: nothing is noted any more.
+    // The end or the cancellation of a reload: changes are no longer recorded.
     assert!(!from.export(ExportStep::END, 0, &mut |_| Ok(())).unwrap());
     from.end_of_handover();
     keep(&old, 0, "later", b"x");
@@ -151,7 +152,8 @@ fn what_cannot_be_read_is_not_taken() {
     assert!(!Entries::write(&from, &("amqtt".to_owned(), "d".to_owned()), &mut value));
 }
 
-/// All that there is of logins in the version before, and what its worker says after that, to the version that replaces it.
+/// Hands over all login data of a version, and its worker's later reports, to the version that
+/// replaces it.
 fn hand_over(old: &Arc<Pool>, new: &Arc<Pool>) -> (ExhookShard, ExhookShard) {
     let (mut from, mut to) = (shard(0, old), shard(0, new));
     let mut step = ExportStep::BEGIN;
@@ -162,7 +164,7 @@ fn hand_over(old: &Arc<Pool>, new: &Arc<Pool>) -> (ExhookShard, ExhookShard) {
     (from, to)
 }
 
-/// What a worker of this version says; what the next one is sent of it.
+/// A report of a worker of this version. Returns the message to the next version.
 fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> Option<Vec<u8>> {
     let logins = &pool.logins[pool.worker_of(client_id)];
     let keeping =
@@ -171,7 +173,7 @@ fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> 
     keeping.note(load, whose(client_id), Said { client: CLIENT, anew: None, bytes, is_coming })
 }
 
-/// What is kept of clients that have just come in, or are about to, after the last piece has gone over.
+/// Data of clients that connect, or have just connected, when the last piece has been handed over.
 #[test]
 fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 3));
@@ -185,12 +187,12 @@ fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     let late = says(&old, "late", Some(b"late"), false).unwrap();
     to.late(&late);
     assert_eq!(kept(&new, 0, "late").as_deref(), Some(&b"late"[..]));
-    // What came with the answer to a login: before its client is in, and after that.
+    // Data that came with the answer to a login: before its client is in, and after.
     to.late(&says(&old, "coming", Some(b"before"), true).unwrap());
     assert_eq!(kept(&new, 0, "coming"), None);
     enter(&new, "coming");
     assert_eq!(kept(&new, 0, "coming").as_deref(), Some(&b"before"[..]));
-    // What is no longer true.
+    // Data that is no longer valid.
     to.late(&says(&old, "gone", None, false).unwrap());
     assert_eq!(kept(&new, 0, "gone"), None);
     // A session that has ended since.
@@ -198,17 +200,17 @@ fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     new.logins[new.worker_of("ended")].over("ended", 0);
     to.late(&ended);
     assert_eq!(kept(&new, 0, "ended"), None);
-    // What is its own it has.
+    // Messages of the same load are ignored.
     let mut from = shard(0, &old);
     from.late(&late);
     assert_eq!(kept(&old, 0, "late").as_deref(), Some(&b"late"[..]));
-    // Nonsense.
+    // Incomplete messages.
     for len in 0..late.len() {
         to.late(&late[..len]);
     }
 }
 
-/// Of a client that is on its way in when its shard swaps.
+/// A login that is pending when its shard switches to the new version.
 #[test]
 fn what_is_kept_with_an_answer_goes_over() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
@@ -224,7 +226,7 @@ fn what_is_kept_with_an_answer_goes_over() {
     assert_eq!(new.logins[0].of(other, 0, 1).as_deref(), Some(&b"d"[..]));
 }
 
-/// What finds no room when it goes over is counted, and known to nobody.
+/// Data without room at the handover is counted, and not shown.
 #[test]
 fn logins_without_room_are_counted_when_they_go_over() {
     let (old, mut new) = (pool("amqtt", 1), pool("amqtt", 1));
@@ -239,19 +241,19 @@ fn logins_without_room_are_counted_when_they_go_over() {
     assert_eq!(kept(&new, 0, "c9"), None);
 }
 
-/// What is kept goes no further than to workers that keep it: nobody would see there which sessions end.
+/// Data is handed over only to workers that store login data: others do not see which sessions end.
 #[test]
 fn nothing_goes_over_to_code_that_keeps_nothing() {
     let (first, second, third) = (pool("amqtt", 1), pool_that(false, "amqtt", 1), pool("amqtt", 1));
     keep(&first, 0, "c", b"ann");
     let (_from, mut to) = hand_over(&first, &second);
     to.late(&says(&first, "c", Some(b"ann, late"), false).unwrap());
-    // Her session ends, which nobody sees.
+    // Its session ends without a notification.
     hand_over(&second, &third);
     assert_eq!(third.logins[0].stored("c", 0, 1), None, "nobody else is shown what she had");
 }
 
-/// What may be of a session that has ended unseen does not become certain by a reload.
+/// Doubted data stays doubted after a reload.
 #[test]
 fn what_is_doubted_goes_over_so() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
@@ -263,7 +265,7 @@ fn what_is_doubted_goes_over_so() {
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann"[..]));
 }
 
-/// What comes with an answer that nobody waits for any more is of a connection of whose end nobody will hear.
+/// Data in an answer that came too late belongs to a connection whose end would not be reported.
 #[test]
 fn what_comes_with_a_late_answer_is_not_kept() {
     let old = pool("amqtt", 1);
@@ -276,7 +278,7 @@ fn what_comes_with_a_late_answer_is_not_kept() {
     }
 }
 
-/// A worker may name any number: no table is made for a shard that the broker does not have.
+/// A worker may send any number: no table is created for a shard that does not exist.
 #[test]
 fn what_a_worker_says_of_no_shard_is_not_kept() {
     let old = pool("amqtt", 1);
@@ -293,7 +295,8 @@ fn what_a_worker_says_of_no_shard_is_not_kept() {
     }
 }
 
-/// Who had been let in before its shard swapped has had the one that was true of the two: what comes late changes nothing.
+/// A client that connected before its shard switched already has its valid data: a late report
+/// changes nothing.
 #[test]
 fn what_comes_late_of_who_had_been_let_in_is_not_for_either_end() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
@@ -310,7 +313,7 @@ fn what_comes_late_of_who_had_been_let_in_is_not_for_either_end() {
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"own"[..]));
 }
 
-/// Nor by what a worker says of it late.
+/// A late report does not confirm doubted data either.
 #[test]
 fn what_is_doubted_stays_so_whatever_comes_late() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
@@ -324,14 +327,14 @@ fn what_is_doubted_stays_so_whatever_comes_late() {
     assert_eq!((kept(&new, 0, "c"), new.logins[0].stored("c", 0, 1)), (None, None));
     new.logins[0].confirm(whose("c"), 0, || owner("c"));
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann, late"[..]));
-    // What is no longer true is gone, and nothing confirms it.
+    // Data that is no longer valid is removed, and an event does not restore it.
     to.late(&says(&old, "d", None, false).unwrap());
     new.logins[0].confirm(whose("d"), 0, || owner("d"));
     assert_eq!(kept(&new, 0, "d"), None);
 }
 
-/// A login that is under way in a reload and wants to go on with a session: whether it does is known when its client is in, at the
-/// version that lets it in.
+/// A login that is pending in a reload and requests to resume a session: whether it does is known
+/// in the version that lets its client in.
 #[test]
 fn what_a_login_gives_for_either_end_goes_over() {
     for goes_on in [true, false] {
@@ -353,8 +356,8 @@ fn what_a_login_gives_for_either_end_goes_over() {
     }
 }
 
-/// A login without room is one in the next version, too: what its session had before is not taken for it. Whether that is said before
-/// its client comes in or after that.
+/// A login without room is handed over: the session's earlier data is not used for it, whether the
+/// report comes before its client connects or after.
 #[test]
 fn a_login_without_room_goes_over() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
@@ -367,7 +370,7 @@ fn a_login_without_room_goes_over() {
         keep(&old, 0, name, b"ann");
     }
     keeping.note(1, eve("before"), none);
-    // Whichever worker it is of by then.
+    // Whichever worker serves it by then.
     hand_over(&old, &more);
     let worker = &more.logins[more.worker_of("before")];
     worker.enter(eve("before"), 0, owner("before"), true);
@@ -402,8 +405,8 @@ fn a_login_without_room_goes_over() {
     assert!(!stored("later") && stored("other"));
 }
 
-/// Another connection from the port of the one that its session was of: what its login gave is taken where that comes late, and what
-/// is of the one before is not.
+/// Another connection comes from the port of the session's earlier connection: its late data is
+/// taken, and that of the earlier one is not.
 #[test]
 fn a_late_login_from_the_same_port_is_taken() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
@@ -430,7 +433,7 @@ fn a_late_login_from_the_same_port_is_taken() {
     assert_eq!(enter().as_deref(), Some(&b"second"[..]), "what has been there");
 }
 
-/// What a version has taken over goes on without a number: those of another load are not compared with its own.
+/// Entries from another load have no number, because numbers of different loads cannot be compared.
 #[test]
 fn numbers_go_over_once() {
     let pools = [(); 3].map(|()| pool("amqtt", 1));
@@ -455,7 +458,7 @@ fn numbers_go_over_once() {
     assert_eq!(numbers(&pools[2]), [0; 2]);
 }
 
-/// Of which address more logins were lost than are told apart goes over, too.
+/// The addresses with too many lost logins are handed over too.
 #[test]
 fn addresses_with_many_lost_logins_go_over() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));

@@ -1,4 +1,4 @@
-//! What is kept of logins, for whom, and how much.
+//! What is stored of logins, for which client, and how much.
 
 #![allow(clippy::unwrap_used)]
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn gave<'a>(whose: Connection<'a>, bytes: &'a [u8], epoch: u64) -> Gave<'a> {
     Gave { whose, bytes, anew: None, epoch, number: 0 }
 }
 
-/// A client is in, and the worker has had this kept. Whether there was room.
+/// Connects a client and stores data of its login. Returns whether there was room.
 fn keep(logins: &LoginStore, whose: Connection<'_>, bytes: &[u8], owner: u64) -> bool {
     logins.enter(whose, 0, owner, false);
     logins.store(gave(whose, bytes, 1), 0);
@@ -62,7 +62,7 @@ fn a_login_is_its_connections_and_its_sessions() {
     assert_eq!(logins.lock().bytes(), 0);
 }
 
-/// Nothing is kept of whom nobody has seen come in, and of a session that has ended: whatever the worker says, and whenever.
+/// Nothing is stored for a client that was not seen to connect, or whose session has ended.
 #[test]
 fn nothing_is_kept_where_there_is_no_session() {
     let logins = kept();
@@ -76,7 +76,7 @@ fn nothing_is_kept_where_there_is_no_session() {
     assert_eq!(logins.take_not_stored().count(), 0);
 }
 
-/// What a login gave that has been answered is its session's when its client comes in, and no sooner.
+/// Data of an answered login belongs to the session when its client connects, not earlier.
 #[test]
 fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
     let logins = kept();
@@ -90,7 +90,7 @@ fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
     logins.over("c", 0);
     logins.enter(EVE, 0, OWNER, false);
     assert_eq!((logins.of(EVE, 0, OWNER).as_deref(), logins.of(ANN, 0, OWNER)), (Some(&b"eve"[..]), None));
-    // Without room, what the session had before is no longer true either.
+    // If the new data has no room, the session's earlier data is removed too.
     logins.store_of_login(gave(ANN, &[0; 101], 1), 0, Instant::now());
     logins.enter(ANN, 0, OWNER, false);
     assert!(logins.shows_nothing());
@@ -99,7 +99,7 @@ fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
     logins.none_coming(EVE, 0, Instant::now());
     logins.enter(EVE, 0, OWNER, false);
     assert!(logins.shows_nothing(), "the worker cannot say what it gave");
-    // Those that never come in do not stay for ever.
+    // Pending logins that never connect do not stay forever.
     for port in 0..9 {
         logins.store_of_login(gave(Connection { port, ..ANN }, b"x", 1), 0, Instant::now());
     }
@@ -131,7 +131,7 @@ fn a_description_is_told_with_its_login() {
     assert_eq!(get(&value, "login").and_then(crate::wire::bytes_ref), Some(&b"ann"[..]));
     assert_eq!(described(2, ann, false), None);
     assert_eq!(logins.described(b"nonsense", 0), None);
-    // Somebody else at the same host and port under her identifier, or somebody who is not in yet.
+    // Another user with the same address, port and identifier, or one that is not in yet.
     assert_eq!(described(1, ("eve", false), false), None);
     assert_eq!(described(1, ("ann", true), false), None);
     assert_eq!(described(1, ann, true), None);
@@ -158,7 +158,8 @@ fn no_more_is_kept_than_there_is_room_for() {
     assert_eq!(kept.take_not_stored().count(), 0);
 }
 
-/// However many client identifiers a user has, others find room: an eighth of what they leave free is for one.
+/// However many client identifiers a user has, others find room: one user gets an eighth of what
+/// the others leave free.
 #[test]
 fn a_user_with_many_identifiers_has_a_share() {
     let one = ENTRY + 4 + 8 + 10;
@@ -171,7 +172,7 @@ fn a_user_with_many_identifiers_has_a_share() {
     assert_eq!(logins.take_not_stored(), NotStored { of_user: 30, ..NotStored::default() });
     assert_eq!(fits(2, &names[40..]), 8, "an eighth of 70");
     assert_eq!(logins.take_not_stored(), NotStored { of_user: 32, ..NotStored::default() });
-    // One login of each finds room as long as there is any.
+    // One login of each user finds room as long as there is any.
     let more: Vec<_> = (2000..2100).map(|n| n.to_string()).collect();
     let found =
         more.iter().zip(3..).filter(|(name, owner)| keep(&logins, of(name), &[0; 10], *owner)).count();
@@ -182,7 +183,8 @@ fn a_user_with_many_identifiers_has_a_share() {
     assert_eq!(fits(1, &names), 10, "what they gave back is there again");
 }
 
-/// What a user was granted stays granted when others have come since: through a reload, and where as much takes its place.
+/// Room that a user was granted stays granted when other users come, through a reload and when an
+/// entry of the same size replaces the first.
 #[test]
 fn what_was_granted_stays_so() {
     let one = ENTRY + 4 + 8 + 10;
@@ -190,7 +192,7 @@ fn what_was_granted_stays_so() {
     let names: Vec<_> = (1000..1080).map(|n| n.to_string()).collect();
     assert!(names[..10].iter().all(|name| keep(&logins, of(name), &[0; 10], 1)));
     assert!(names[10..].iter().zip(2..).all(|(name, owner)| keep(&logins, of(name), &[0; 10], owner)));
-    // The first user has more than an eighth of what is left by now.
+    // By now the first user has more than an eighth of what is left.
     for name in &names[..10] {
         logins.store(gave(of(name), &[1; 10], 1), 0);
         assert_eq!(logins.of(of(name), 0, 1).as_deref(), Some(&[1; 10][..]));
@@ -206,7 +208,7 @@ fn what_was_granted_stays_so() {
     assert_eq!(next.lock().bytes(), logins.lock().bytes());
 }
 
-/// A user is charged by name where somebody has vouched for it, and by address where nobody has.
+/// A user is charged by name if the name was verified, otherwise by address.
 #[test]
 fn owners_are_users_or_addresses() {
     let near = [owner_of(None, "2001:db8::1"), owner_of(None, "2001:db8::2")];
@@ -218,7 +220,7 @@ fn owners_are_users_or_addresses() {
     assert_ne!(owner_of(Some("h"), "h"), owner_of(None, "h"));
 }
 
-/// However often a client comes, and from wherever, it has one entry, and no more than one may have.
+/// However often a client connects, and from where, it has one entry of limited size.
 #[test]
 fn a_client_has_one_entry() {
     let logins = kept_of(10, 1000);
@@ -278,7 +280,8 @@ fn changes_are_noted_while_somebody_wants_to_know() {
     assert_eq!((logins.store(gave(of("f"), b"2", 1), 0), changes().len()), (None, 0));
 }
 
-/// What the worker of the version before says late is taken as long as it may come, and not for a session that has ended meanwhile.
+/// Late data from the worker of the version before is taken while it may come, except for a session
+/// that has ended meanwhile.
 #[test]
 fn what_comes_late_is_taken_unless_its_session_has_ended() {
     let logins = kept();
@@ -301,14 +304,14 @@ fn what_comes_late_is_taken_unless_its_session_has_ended() {
     assert!(!logins.take_late(0, over(ANN, Some(b"x")), now));
     assert!(logins.take_late(0, over(of("d"), Some(b"x")), now));
     assert_eq!(logins.take_not_stored().handed_over, 1, "what came when nobody was expected to say more");
-    // Of more than are noted nothing is known: what comes then is lost, and that is said.
+    // More sessions have ended than are recorded: later data is lost, and counted.
     for name in ["e", "f", "g", "h"] {
         logins.over(name, 0);
     }
     assert!(!logins.take_late(0, over(of("i"), Some(b"x")), now));
     assert!(!logins.take_late(0, over(of("i"), None), now));
     assert_eq!(logins.take_not_stored(), NotStored { handed_over: 1, ..NotStored::default() });
-    // When the time is over, nothing is noted any more.
+    // After the time is over, nothing is recorded any more.
     assert_eq!(logins.lock().of(0).ends_noted(), Some(4));
     logins.expire(now + Duration::from_secs(2));
     assert_eq!(logins.lock().of(0).ends_noted(), None);
@@ -316,8 +319,8 @@ fn what_comes_late_is_taken_unless_its_session_has_ended() {
     assert!(!logins.take_late(0, over(of("i"), Some(b"x")), now + Duration::from_secs(2)));
 }
 
-/// Whoever connects and closes again takes no share of those who come from the same address: what is on its way in makes room for what
-/// comes after it there, and none stays for ever.
+/// A client that connects and closes repeatedly uses no share of others at its address: its pending
+/// logins are evicted by later ones there, and expire.
 #[test]
 fn what_is_on_its_way_makes_room_for_others() {
     let (logins, now) = (LoginStore::new((100, 100_000), 10_000, None), Instant::now());
@@ -332,7 +335,7 @@ fn what_is_on_its_way_makes_room_for_others() {
     assert!(logins.of(from(999), 0, OWNER).is_some(), "the last one is there");
     let other = Connection { client_id: "d", host: "10.0.0.2", port: 1 };
     logins.store_of_login(gave(other, b"x", 1), 0, now + Duration::from_secs(1));
-    // Some at a time.
+    // Expired in batches.
     (0..2).for_each(|_| logins.expire(now + coming::ON_THE_WAY_MAX));
     assert_eq!(logins.lock().count, 2);
     logins.expire(now + coming::ON_THE_WAY_MAX + Duration::from_secs(1));
@@ -341,7 +344,7 @@ fn what_is_on_its_way_makes_room_for_others() {
     assert_eq!(logins.lock().bytes(), 0);
 }
 
-/// What the session had before is not taken for what a login gave that found no room, or had to make room for others of its address.
+/// If a login's data found no room, or was evicted, the session's earlier data is not used for it.
 #[test]
 fn a_login_without_room_leaves_nothing_of_the_one_before() {
     let one = ENTRY + 4 + 8 + 10;
@@ -355,7 +358,7 @@ fn a_login_without_room_leaves_nothing_of_the_one_before() {
         logins.enter(EVE, 0, OWNER, true);
         assert_eq!((logins.of(EVE, 0, OWNER), logins.stored("c", 0, 2)), (None, None));
     };
-    // Refused: sessions have the share of her address.
+    // Refused: sessions use up the share of its address.
     let logins = kept_of(10, 80 * one);
     let names: Vec<_> = (1000..1010).map(|n| n.to_string()).collect();
     assert!(names.iter().all(|name| keep(&logins, of(name), &[0; 10], owner_of(None, "10.0.0.1"))));
@@ -363,7 +366,8 @@ fn a_login_without_room_leaves_nothing_of_the_one_before() {
     logins.store_of_login(gave(EVE, b"eve", 1), 0, now);
     assert_eq!(logins.take_not_stored(), NotStored { of_user: 1, ..NotStored::default() });
     is_gone(&logins);
-    // Others come from her address before she is in. What is left of them is counted once, and charged to nobody.
+    // Others come from its address before it is in. Its loss is counted once, and charged to
+    // nobody.
     let logins = LoginStore::new((10, 80 * one), 50, None);
     old(&logins);
     logins.store_of_login(gave(EVE, b"eve", 1), 0, now);
@@ -379,7 +383,8 @@ fn a_login_without_room_leaves_nothing_of_the_one_before() {
     assert_eq!((bytes(&logins), count(&logins)), (0, 0));
 }
 
-/// What is noted of logins without room takes as little room as that many numbers, whatever their clients are called, and nobody's.
+/// Records of logins without room are numbers: they take little memory whatever the client
+/// identifiers, and are charged to nobody.
 #[test]
 fn logins_without_room_take_little_of_it() {
     let (logins, now) = (LoginStore::new((100, 100_000), 100_000, None), Instant::now());
@@ -404,8 +409,9 @@ fn logins_without_room_take_little_of_it() {
     assert_eq!((count(&logins), bytes(&logins)), (0, 0));
 }
 
-/// Of those without room as many are told apart as there is room for; of more than that, whoever comes in from their address without a
-/// login of its own may be one: its session keeps nothing. Not so of one from elsewhere, nor when their time is over.
+/// Logins without room are recorded one by one up to a limit. Above it, every client from their
+/// address without login data may be one of them: its session has no data then. Clients from
+/// elsewhere are not affected, nor later ones.
 #[test]
 fn who_may_be_one_without_room_has_nothing_of_the_login_before() {
     for (count, is_told_apart) in [(lost::SHARE_MAX, true), (lost::SHARE_MAX + 1, false)] {
@@ -430,12 +436,12 @@ fn who_may_be_one_without_room_has_nothing_of_the_login_before() {
     }
 }
 
-/// What is noted of logins without room, whose time may be over.
+/// Number of records of logins without room.
 fn count_of_lost(logins: &LoginStore) -> usize {
     logins.lock().lost.len()
 }
 
-/// Where there is no room for more addresses either, anybody may be one.
+/// If there are too many addresses too, every client may be one.
 #[test]
 fn too_many_addresses_without_room_are_anybody() {
     let (logins, now) = (kept(), Instant::now());
@@ -445,7 +451,8 @@ fn too_many_addresses_without_room_are_anybody() {
         let host = host(n);
         logins.none_coming(Connection { client_id: "other", host: &host, port }, 0, now);
     };
-    // As many as are told apart, and one more of each of as many addresses as are noted.
+    // As many as are recorded one by one, and one more for each of as many addresses as are
+    // recorded.
     (0..8).for_each(|n| (0..lost::SHARE_MAX).for_each(|port| lose(n, port as u16)));
     (0..lost::SHARE_MAX).for_each(|n| lose(n, 1000));
     logins.enter(EVE, 0, OWNER, true);
@@ -457,7 +464,7 @@ fn too_many_addresses_without_room_are_anybody() {
     assert_eq!(logins.take_not_stored().untold, lost::SHARE_MAX as u64 + 1);
 }
 
-/// Who is in after a gap has kept what it gives from then on, also where nothing was kept of it before.
+/// A client that is in after a gap stores data from then on, even if none was stored before.
 #[test]
 fn who_is_in_after_a_gap_keeps_what_it_gives() {
     let logins = kept();
@@ -469,7 +476,7 @@ fn who_is_in_after_a_gap_keeps_what_it_gives() {
     logins.confirm_once(ANN, 0, true, || OWNER);
     logins.store(gave(ANN, b"ann", 1), 0);
     assert_eq!(logins.of(ANN, 0, OWNER).as_deref(), Some(&b"ann"[..]));
-    // Where what is kept is of a connection before it, too.
+    // The same if an earlier connection's data is stored.
     logins.doubt(0);
     logins.confirm(EVE, 0, || OWNER);
     logins.store(gave(EVE, b"eve", 1), 0);
@@ -480,7 +487,7 @@ fn who_is_in_after_a_gap_keeps_what_it_gives() {
     assert_eq!(logins.of(EVE, 0, OWNER).as_deref(), Some(&b"eve"[..]));
 }
 
-/// Where more clients are on their way in than may be, a session does not keep what the login before had.
+/// If too many logins are pending, a session does not keep the data of the earlier login.
 #[test]
 fn where_too_many_are_on_their_way_a_session_keeps_nothing() {
     let now = Instant::now();
@@ -501,7 +508,7 @@ fn where_too_many_are_on_their_way_a_session_keeps_nothing() {
     }
 }
 
-/// Who was refused leaves nothing, also where nothing could be kept.
+/// A refused login leaves no data, even if its data could not be stored.
 #[test]
 fn who_was_refused_leaves_nothing() {
     let logins = kept();
@@ -510,12 +517,14 @@ fn who_was_refused_leaves_nothing() {
     assert!(keep(&logins, ANN, b"ann", OWNER));
     logins.enter(EVE, 0, OWNER, true);
     assert_eq!(logins.stored("c", 0, 2).as_deref(), Some(&b"ann"[..]));
-    // A session that has just begun is from no login before it, also where nobody has said that the one before has ended.
+    // A new session has no data of an earlier login, even if the end of the old session was not
+    // reported.
     logins.enter(EVE, 0, OWNER, false);
     assert!(logins.shows_nothing());
 }
 
-/// While nobody says which sessions end, what is kept may be another session's: only its own connection brings it back.
+/// While session ends are not reported, stored data may belong to another session: only an event of
+/// its own connection makes it valid.
 #[test]
 fn what_may_be_another_sessions_is_shown_to_nobody() {
     let logins = kept();
@@ -533,7 +542,7 @@ fn what_may_be_another_sessions_is_shown_to_nobody() {
     logins.confirm(ANN, 0, || OWNER);
     assert_eq!(logins.of(ANN, 0, OWNER).as_deref(), Some(&b"ann"[..]));
     assert!(logins.store(gave(ANN, b"more", 1), 0).is_none() && logins.stored("c", 0, 2).is_some());
-    // Somebody comes in under the identifier: whether with that session, nobody knows.
+    // A client connects under the identifier; it is unknown whether it has the old session.
     logins.enter(Connection { port: 9, ..of("d") }, 0, OWNER, false);
     logins.confirm(of("d"), 0, || OWNER);
     assert_eq!((logins.of(of("d"), 0, OWNER), logins.stored("d", 0, 2)), (None, None));
@@ -541,7 +550,8 @@ fn what_may_be_another_sessions_is_shown_to_nobody() {
     assert_eq!((bytes(&logins), doubted(&logins)), (0, 0));
 }
 
-/// What is doubted takes nobody's room: neither a share of what is free, nor room itself, where the owner's own goes first.
+/// Doubted entries are charged to nobody and are evicted when room is needed, the owner's own
+/// first.
 #[test]
 fn what_is_doubted_makes_room() {
     let one = ENTRY + 4 + 8 + 10;
@@ -552,7 +562,7 @@ fn what_is_doubted_makes_room() {
     logins.doubt(0);
     logins.expire(Instant::now());
     assert_eq!(doubted(&logins), 70);
-    // An eighth of all that nobody is known to have, by whom it was before.
+    // An eighth of all the room that is not charged to a confirmed owner.
     assert!(names[100..110].iter().all(|name| keep(&logins, of(name), &[0; 10], 1)));
     assert!(!keep(&logins, of("1110"), &[0; 10], 1));
     assert_eq!(logins.take_not_stored(), NotStored { of_user: 1, ..NotStored::default() });
@@ -560,7 +570,7 @@ fn what_is_doubted_makes_room() {
     assert!(names[111..119].iter().all(|name| keep(&logins, of(name), &[0; 10], 62)), "an eighth of 70");
     assert_eq!(doubted(&logins), 62);
     assert_eq!(logins.take_not_stored(), NotStored { of_doubted: 8, ..NotStored::default() });
-    // What was granted stays so, beside what has come since.
+    // Room that was granted stays granted, besides later entries.
     logins.confirm(of("1069"), 0, || 61);
     assert!(logins.of(of("1069"), 0, 61).is_some());
     let others = names[120..181].iter().zip(100..);
@@ -573,7 +583,8 @@ fn what_is_doubted_makes_room() {
     assert_eq!((bytes(&logins), count(&logins)), (0, 0));
 }
 
-/// From the first moment all that is kept of a shard is doubted, without a look at each; some are listed at a time.
+/// A gap doubts all entries of its shard at once, without visiting them; they are listed in
+/// batches.
 #[test]
 fn a_gap_doubts_all_of_its_shard_at_once() {
     let logins = LoginStore::new((100, 100 << 20), 4, None);
@@ -589,7 +600,7 @@ fn a_gap_doubts_all_of_its_shard_at_once() {
         logins.expire(Instant::now());
         assert_eq!(doubted(&logins), listed * state::SLICE - 1);
     }
-    // One that is listed, too; a second gap doubts them again.
+    // Listed ones too; a second gap doubts them again.
     logins.confirm(of("00008"), 0, || OWNER);
     let shown = || ["00007", "00008"].map(|name| logins.stored(name, 0, 2).is_some());
     assert_eq!(shown(), [true; 2]);
@@ -604,7 +615,8 @@ fn a_gap_doubts_all_of_its_shard_at_once() {
     assert_eq!((bytes(&logins), count(&logins), doubted(&logins)), (0, 0, 0));
 }
 
-/// A session that begins is from no login before, also where nobody has said that the one before it has ended.
+/// A new session has no data of an earlier login, even if the end of the old session was not
+/// reported.
 #[test]
 fn a_session_that_begins_has_nothing_of_the_one_before() {
     let logins = kept();
@@ -614,8 +626,8 @@ fn a_session_that_begins_has_nothing_of_the_one_before() {
     assert!(logins.of(EVE, 0, OWNER).is_some());
 }
 
-/// What a login gave that wants to go on with a session is another thing where that begins anew: what another user's plugins have kept
-/// there does not go over.
+/// A login that requests to resume a session has different data if a new one begins: data that
+/// another user's plugins stored in the old session is not used.
 #[test]
 fn who_begins_anew_has_nothing_of_the_session_before() {
     let logins = kept();
@@ -632,14 +644,14 @@ fn who_begins_anew_has_nothing_of_the_session_before() {
         logins.enter(whose, 0, OWNER, goes_on);
         let expected = if goes_on { &b"of the session, and her own"[..] } else { b"her own" };
         assert_eq!(logins.of(whose, 0, OWNER).as_deref(), Some(expected));
-        // Where what the version before has said comes only now.
+        // The report of the version before comes only now.
         let late = Connection { port: port + 10, ..ANN };
         logins.enter(late, 0, OWNER, goes_on);
         logins.store_of_login(both(late), 0, Instant::now());
         logins.enter_again(late, 0);
         assert_eq!(logins.of(late, 0, OWNER).as_deref(), Some(expected));
     }
-    // Both are charged, and neither may be longer than one may be.
+    // Both are charged, and neither may exceed the limit for one login.
     let long = |bytes, anew| Gave { whose: EVE, bytes, anew: Some(anew), epoch: 1, number: 0 };
     for (bytes, anew) in [(&[0; 101][..], &b""[..]), (b"", &[0; 101])] {
         logins.store_of_login(long(bytes, anew), 0, Instant::now());

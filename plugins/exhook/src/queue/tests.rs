@@ -1,4 +1,4 @@
-//! What is taken, in which order, and what it is charged with.
+//! Which calls are taken, in which order, and what they are charged.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ fn push(queue: &mut Queue, who: &str, kind: Kind, id: u64, len: usize) -> Result
     queue.push((who, who), kind, &mut vec![call(id, len)])
 }
 
-/// A question about the connection with this number.
+/// A request about the connection with this number.
 fn push_of(queue: &mut Queue, who: Owner<'_>, number: u64, id: u64) -> Result<(), Full> {
     let call = Call::new(&[0; 10], id, 3, Named { number, about: None }, 1);
     queue.push((who, who), Kind::Question, &mut vec![call])
@@ -37,7 +37,7 @@ fn taken(queue: &mut Queue, count: usize) -> Vec<u64> {
     ids
 }
 
-/// Calls go in the order in which they came, whoever they are of.
+/// Calls go in the order of arrival, whoever their owner is.
 #[test]
 fn a_few_calls_of_each_go_as_they_came() {
     let mut queue = Queue::new(ROOMY);
@@ -55,7 +55,8 @@ fn a_few_calls_of_each_go_as_they_came() {
     assert_eq!(taken(&mut queue, usize::MAX), both[10..]);
 }
 
-/// A login is not behind all that a flood has left: from so many calls on clients take turns, and each has its own in order.
+/// A login does not wait for all calls of a flood: above a number of calls, clients take turns, and
+/// each keeps its order.
 #[test]
 fn clients_with_many_calls_take_turns_and_keep_their_order() {
     let mut queue = Queue::new(ROOMY);
@@ -77,7 +78,7 @@ fn clients_with_many_calls_take_turns_and_keep_their_order() {
     assert!(queue.entries.clients.is_empty() && queue.turns.is_empty());
 }
 
-/// Notifications have half of the places, of each client and in all; the other half is for questions. One beyond is too much.
+/// Notifications get half of the places, of each client and in all; the other half is for requests.
 #[test]
 fn questions_find_room_beside_notifications() {
     let limits = Limits { calls_max: 10, client_calls_max: 4, ..ROOMY };
@@ -99,7 +100,7 @@ fn questions_find_room_beside_notifications() {
     assert_eq!(push(&mut queue, "a", Kind::Question, 1, 10), Err(Full::Client));
     assert_eq!(push(&mut queue, "d", Kind::Question, 1, 10), Err(Full::All));
     assert_eq!((queue.usage().calls, queue.usage().notifications), (10, 5));
-    // What is on its way holds its place until it is there.
+    // A call that is being sent keeps its place until it is released.
     let mut calls = Vec::new();
     queue.take(1, usize::MAX, &mut calls);
     assert_eq!(push(&mut queue, "d", Kind::Question, 1, 10), Err(Full::All));
@@ -107,7 +108,7 @@ fn questions_find_room_beside_notifications() {
     push(&mut queue, "d", Kind::Question, 1, 10).unwrap();
 }
 
-/// Bytes are memory, with what each call and client costs besides; at the limit there is room, one beyond there is none.
+/// Bytes are memory, including the cost of each call and client. The limit itself still fits.
 #[test]
 fn bytes_are_counted_as_memory_to_the_last_one() {
     let mut queue = Queue::new(ROOMY);
@@ -134,7 +135,8 @@ fn bytes_are_counted_as_memory_to_the_last_one() {
     }
 }
 
-/// A description that calls share is charged once, as long as one of them waits, in the room of the one that came first.
+/// A shared description is charged once, while a call with it is queued, in the quota of the first
+/// of them.
 #[test]
 fn descriptions_are_charged_while_a_call_has_them() {
     let mut queue = Queue::new(ROOMY);
@@ -158,7 +160,7 @@ fn descriptions_are_charged_while_a_call_has_them() {
     assert_eq!(queue.usage(), Usage::default());
 }
 
-/// What only says that a client is gone is taken whatever waits, behind what waits of that client.
+/// The notice that a client has gone is always taken, after the client's queued calls.
 #[test]
 fn what_is_forgotten_takes_no_room() {
     let mut queue = Queue::new(Limits { calls_max: 2, ..ROOMY });
@@ -176,8 +178,8 @@ fn what_is_forgotten_takes_no_room() {
     assert_eq!(again, seen);
 }
 
-/// That somebody is gone is never told before what is told of it, also where that was on its way to a process that has ended: of a
-/// connection that was not let in, and of one that was.
+/// The notice that a connection has gone never comes before its calls, even if those were sent to a
+/// process that has ended. For a refused connection and for a connected one.
 #[test]
 fn who_is_gone_is_forgotten_after_what_was_put_back() {
     let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
@@ -204,7 +206,7 @@ fn who_is_gone_is_forgotten_after_what_was_put_back() {
     }
 }
 
-/// Who is charged may be somebody else than whose order it is in.
+/// The owner that is charged may differ from the one whose queue is used.
 #[test]
 fn an_event_of_nobody_is_charged_to_who_caused_it() {
     let mut queue = Queue::new(Limits { client_calls_max: 2, ..ROOMY });
@@ -219,7 +221,7 @@ fn an_event_of_nobody_is_charged_to_who_caused_it() {
     assert_eq!((queue.usage(), queue.entries.clients.len()), (Usage::default(), 0));
 }
 
-/// The work for a call does not grow with what waits; nor is memory of a storm kept.
+/// The work for a call does not grow with the queue, and memory of a peak is returned.
 #[test]
 fn memory_of_a_storm_is_given_back() {
     let limits = Limits { calls_max: 1 << 20, bytes_max: 1 << 30, ..ROOMY };
@@ -234,7 +236,7 @@ fn memory_of_a_storm_is_given_back() {
     assert!(per_client < 2048, "{per_client}");
     taken(&mut queue, usize::MAX);
     assert!(queue.entries.clients.capacity() < 128 && queue.turns.capacity() < 128);
-    // Many who want to come in from one place.
+    // Many pending logins at one address.
     let limits = Limits { address_calls_max: 1 << 20, address_bytes_max: 1 << 30, ..limits };
     let mut queue = Queue::new(limits);
     for n in 0..20_000 {
@@ -245,7 +247,8 @@ fn memory_of_a_storm_is_given_back() {
     assert_eq!(queue.usage(), Usage::default());
 }
 
-/// Whoever has not come in has the share of its address, and nothing of the client's whose identifier it names; addresses take turns.
+/// A pending login uses the share of its address, and not that of the client whose identifier it
+/// claims. Addresses take turns.
 #[test]
 fn who_has_not_come_in_takes_the_share_of_its_address() {
     let limits = Limits { client_calls_max: 4, address_calls_max: 100, ..ROOMY };
@@ -269,7 +272,8 @@ fn who_has_not_come_in_takes_the_share_of_its_address() {
     assert!(queue.entries.addresses.is_empty() && queue.entering.is_empty());
 }
 
-/// However slow the worker is, it hears that visitors are gone as fast as it hears of visitors, and in nobody's queue.
+/// However slow the worker is, notices about ended pending logins are sent as fast as new ones are
+/// described, and are in no queue.
 #[test]
 fn words_of_who_is_gone_do_not_pile_up() {
     let (mut queue, mut number) = (Queue::new(ROOMY), 0);
@@ -297,7 +301,7 @@ fn words_of_who_is_gone_do_not_pile_up() {
     }
 }
 
-/// A description is charged to who was charged for it, whoever has the last call with it.
+/// A description stays charged to its first owner, whichever call uses it last.
 #[test]
 fn a_description_is_released_from_who_was_charged_for_it() {
     let mut queue = Queue::new(ROOMY);
@@ -322,7 +326,7 @@ fn a_description_is_released_from_who_was_charged_for_it() {
     assert_eq!(queue.usage(), Usage::default());
 }
 
-/// Notifications have half of what an address may have, in calls and in bytes.
+/// Notifications get half of an address's limit, in calls and in bytes.
 #[test]
 fn notifications_have_half_of_an_address() {
     let here = Owner::Address("10.0.0.1");
@@ -334,8 +338,8 @@ fn notifications_have_half_of_an_address() {
     }
 }
 
-/// Who has come in is behind what waits of it in the queue of its address, and in front of the rest of that queue; others of its
-/// client, who were there before, do not wait for it.
+/// A client that has just connected waits for its own calls in the queue of its address, but not
+/// for the rest of that queue. Earlier connections of its client do not wait for it.
 #[test]
 fn who_has_come_in_keeps_its_order() {
     let mut queue = Queue::new(ROOMY);
@@ -360,7 +364,7 @@ fn who_has_come_in_keeps_its_order() {
     let (calls, ids) = order(&mut queue);
     let first: Vec<_> = [1].into_iter().chain(101..=150).chain([71, 72]).chain(151..=157).collect();
     assert_eq!(ids, first);
-    // The process has ended and was given nothing of it: all is where it was.
+    // The process has ended and received nothing of it: everything is where it was.
     queue.put_back(calls);
     push_of(&mut queue, c, 7, 74).unwrap();
     let (calls, ids) = order(&mut queue);
@@ -373,7 +377,8 @@ fn who_has_come_in_keeps_its_order() {
 }
 
 proptest::proptest! {
-    /// Whatever comes, is taken, sent and put back: each connection's calls go in their order, none is left, and nothing stays charged.
+    /// For any sequence of calls that are queued, taken, sent and put back: each connection's calls
+    /// keep their order, none is left, and nothing stays charged.
     #[test]
     fn each_connection_keeps_its_order(steps in proptest::collection::vec((0_u8..40, 1_u64..12), 1..500)) {
         let mut queue = Queue::new(ROOMY);
@@ -383,7 +388,7 @@ proptest::proptest! {
             match what {
                 0..=29 => {
                     let at = number as usize;
-                    // Once it has come in it stays so.
+                    // A connection that is in stays in.
                     inside[at] |= what >= 28;
                     let (address, client) = ((number % 2).to_string(), (number % 3).to_string());
                     let whose = if inside[at] { Owner::Client(&client) } else { Owner::Address(&address) };

@@ -1,4 +1,4 @@
-//! What answers are read as, field by field.
+//! How answers are decoded, field by field.
 
 #![allow(clippy::unwrap_used)]
 use rmpv::Value;
@@ -9,7 +9,7 @@ fn map(pairs: &[(&str, Value)]) -> Value {
     Value::Map(pairs.iter().map(|(key, value)| ((*key).into(), value.clone())).collect())
 }
 
-/// No number, no text, no boolean, no bytes, no list.
+/// Not a number, text, boolean, bytes or list.
 fn nonsense() -> Value {
     Value::Map(Vec::new())
 }
@@ -41,7 +41,7 @@ fn seconds() -> Vec<Value> {
     vec![1.into(), 300.into(), 65_536.into()]
 }
 
-/// Each field with each kind of value: what it may not have is an error, and what it may have is none.
+/// Each field with each type of value: a wrong type is an error, and nil is accepted.
 #[test]
 fn nonsense_in_any_field_of_an_answer_is_an_error() {
     type Read = fn(&ValueRef<'_>) -> Result<(), String>;
@@ -108,7 +108,7 @@ fn nonsense_of_any_filter_is_an_error() {
     assert!(rows_of(&map(&[]).as_ref(), 1).is_err());
 }
 
-/// A refusal that can be read is one, whatever stands beside it.
+/// A refusal that can be decoded is valid, whatever other fields have.
 #[test]
 fn a_refusal_stands_beside_nonsense() {
     let connect = map(&[("refuse", 0x87.into()), ("text", 1.into()), ("keep_alive_s", nonsense())]);

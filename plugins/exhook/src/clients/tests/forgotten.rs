@@ -1,8 +1,8 @@
-//! Who is forgotten, and whom of that a process is told.
+//! Which clients are forgotten, and which process is notified.
 
 use super::*;
 
-/// The place that one had before it went is not the one it has now.
+/// A connection that comes again has a new number.
 #[test]
 fn who_has_come_back_is_not_the_one_described_first() {
     let queue = line();
@@ -20,8 +20,8 @@ fn who_has_come_back_is_not_the_one_described_first() {
     assert!(clients.described.get("a").is_some() && clients.described.get("c").is_some());
 }
 
-/// A process that was told of a client because of a call that waited for one before it forgets that client, too: when another takes
-/// its place, and when its last call finds no room.
+/// A process that got a client's description with a call for an earlier process is notified when
+/// the client is forgotten: when another client evicts it, and when its last call finds no room.
 #[test]
 fn who_was_told_with_a_call_that_went_over_is_forgotten() {
     for is_last in [false, true] {
@@ -53,13 +53,13 @@ fn who_was_told_with_a_call_that_went_over_is_forgotten() {
             number(&queue, &mut clients, &Who { client_id: "d", ..who(1) }, None);
             assert_eq!(fill(&mut frame), [FORGOTTEN, DESCRIBED]);
         }
-        // A process that has heard nothing of it hears nothing of its end.
+        // A process without its description is not notified of its end.
         next_process(&queue);
         assert_eq!(fill(&mut Frame::new(queue.epoch())), Vec::<i64>::new());
     }
 }
 
-/// Who was not let in is forgotten, and nobody else who wants to be that client, or is.
+/// A refused connection is forgotten. Others under that identifier, pending or connected, stay.
 #[test]
 fn who_was_refused_is_forgotten() {
     let (queue, logins) = (line(), none());
@@ -81,7 +81,7 @@ fn who_was_refused_is_forgotten() {
     refused(&mut clients, &who(4));
     assert_eq!(waiting(&queue), []);
     assert_eq!(number(&queue, &mut clients, &who(1), None).number, in_already);
-    // Nobody takes calls: there is nobody to tell.
+    // No calls are taken, so there is no process to notify.
     number(&queue, &mut clients, &who(2), Some(&Entering::default()));
     queue.cut(Vec::new());
     assert!(queue.write_forgotten(Owner::Address("127.0.0.1")).is_none());
@@ -89,7 +89,7 @@ fn who_was_refused_is_forgotten() {
     assert_eq!((clients.pending_logins.len(), clients.described.len()), (0, 1));
 }
 
-/// What a login gave and the version before has said late is told with the next call.
+/// Late login data from the version before is described with the next call.
 #[test]
 fn a_login_that_comes_late_is_told() {
     let (queue, logins) = (line(), none());
@@ -108,8 +108,9 @@ fn a_login_that_comes_late_is_told() {
     assert_eq!(tell(&mut clients, &who(1)), [false; 0], "once");
 }
 
-/// Who was known before a gap and is heard of after it has kept what it gives. Who was not may have gone with its session: of that
-/// nothing is noted, which nobody would take out again.
+/// A client that was known before a gap and has an event after it stores data. One that was not
+/// known may have gone with its session: nothing is recorded for it, since that would never be
+/// removed.
 #[test]
 fn who_was_known_before_a_gap_is_in_after_it() {
     let (queue, logins) = (line(), none());

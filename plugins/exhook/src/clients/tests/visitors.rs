@@ -1,9 +1,10 @@
-//! Connections that want to come in.
+//! Pending logins.
 
 use super::*;
 
-/// Somebody who calls itself by a client's identifier has a number of its own, also in the worker: nothing of what is said of the one is
-/// taken for the other's. When it has come in, its number is the client's, and the one before is not named again.
+/// A pending login that claims a client's identifier has its own number, in the worker too: calls
+/// about the two are not confused. When it has connected, its number becomes the client's, and the
+/// earlier number is not used again.
 #[test]
 fn who_wants_to_come_in_is_not_the_client_that_it_names() {
     let queue = line();
@@ -14,12 +15,12 @@ fn who_wants_to_come_in_is_not_the_client_that_it_names() {
     assert_eq!(waiting(&queue), [(DESCRIBED, first.number)]);
     let second = number(&queue, &mut clients, &eve, Some(&entering));
     assert_ne!(second.number, first.number);
-    // What the two say goes on side by side, each in its own order.
+    // Calls about the two are queued independently, each in order.
     call(&queue, &ann, first.clone(), 5);
     assert!(!clients.locate(&eve, Moment::Packet).is_in && clients.locate(&ann, Moment::Packet).is_in);
     assert_eq!(number(&queue, &mut clients, &ann, None).number, first.number);
     assert_eq!(waiting(&queue), [(DESCRIBED, second.number), (5, first.number)], "nothing is described anew");
-    // Refused, which is the last of it; the client stays.
+    // A refusal is its last event; the client stays.
     let refused = |clients: &mut Clients, who: &Who<'_>| {
         let place = clients.locate(who, Moment::IsRefused);
         let owner = Owner::Address("127.0.0.1");
@@ -34,10 +35,10 @@ fn who_wants_to_come_in_is_not_the_client_that_it_names() {
     assert_eq!(refused(&mut clients, &eve), [(DESCRIBED, n), (6, n), (FORGOTTEN, n)]);
     assert_eq!((clients.pending_logins.len(), clients.described.len()), (0, 1));
     assert_eq!(number(&queue, &mut clients, &ann, None).number, first.number);
-    // One of which nothing was heard before.
+    // A connection without earlier events.
     let stranger = refused(&mut clients, &who(9));
     assert_eq!(stranger.iter().map(|call| call.0).collect::<Vec<_>>(), [DESCRIBED, 6, FORGOTTEN]);
-    // It comes again, and in: behind what waits of it at its address.
+    // It comes again and connects: its calls follow those in the queue of its address.
     let third = number(&queue, &mut clients, &eve, Some(&entering)).number;
     assert_eq!(number(&queue, &mut clients, &eve, None).number, third);
     assert_eq!(waiting(&queue), [(DESCRIBED, third), (FORGOTTEN, first.number), (DESCRIBED, third)]);
@@ -45,7 +46,8 @@ fn who_wants_to_come_in_is_not_the_client_that_it_names() {
     assert_eq!((clients.pending_logins.len(), clients.described.len()), (0, 1));
 }
 
-/// Who never comes in takes no client's place in the table, nor that of those at other addresses.
+/// A login that never succeeds evicts no client from the table, and no pending login of other
+/// addresses.
 #[test]
 fn visitors_make_room_of_the_fullest_address() {
     let queue = line();
@@ -75,7 +77,7 @@ fn visitors_make_room_of_the_fullest_address() {
     assert_eq!(clients.pending_logins.len(), 0);
 }
 
-/// The numbers of those who are not named again, among the calls that wait.
+/// The numbers that are not used again, from the queued calls.
 fn gone(queue: &CallQueue) -> Vec<u64> {
     let frames = std::iter::repeat_with(|| waiting(queue)).take_while(|calls| !calls.is_empty());
     frames.flatten().filter(|call| call.0 == FORGOTTEN).map(|call| call.1).collect()
@@ -91,7 +93,7 @@ fn told(queue: &CallQueue, clients: &mut Clients, who: &Who<'static>, moment: Mo
     (number, place.is_in)
 }
 
-/// What comes late of a connection that has gone, such as its will, takes the place of nobody who came after it.
+/// A late event of a connection that has gone, such as its will, does not replace a later client.
 #[test]
 fn who_has_gone_is_not_the_client_again() {
     let queue = line();
@@ -108,7 +110,7 @@ fn who_has_gone_is_not_the_client_again() {
     }
     assert!(gone(&queue).is_empty());
     assert!(!clients.expire(None, later()) && clients.pending_logins.len() == 0);
-    // One that was never heard of while it was in.
+    // A connection without events while it was in.
     let silent = who(3);
     let (waits, _) = told(&queue, &mut clients, &silent, Moment::ComesIn);
     let (next, _) = told(&queue, &mut clients, &who(4), Moment::ComesIn);
@@ -118,7 +120,7 @@ fn who_has_gone_is_not_the_client_again() {
     assert_eq!((told(&queue, &mut clients, &who(4), Moment::IsIn), gone(&queue)), ((next, true), vec![]));
 }
 
-/// Whoever the broker lets in is the client, whatever has come before or been said meanwhile.
+/// The connection that the broker lets in is the client, whatever came before.
 #[test]
 fn who_is_let_in_last_is_the_client() {
     for moment in [Moment::LetIn, Moment::IsIn] {
@@ -133,7 +135,7 @@ fn who_is_let_in_last_is_the_client() {
         assert!(clients.locate(&new, Moment::Packet).is_in);
         assert_eq!(clients.pending_logins.len(), 0);
     }
-    // Two logins that succeed the other way round.
+    // Two logins that succeed in reverse order.
     let queue = line();
     let mut clients = Clients::new(0, PLACES, none());
     let (first, _) = told(&queue, &mut clients, &who(1), Moment::ComesIn);
@@ -143,24 +145,26 @@ fn who_is_let_in_last_is_the_client() {
     assert_eq!((gone(&queue), clients.pending_logins.len()), (vec![second], 0));
 }
 
-/// What is asked about the session of another user, before that is somebody's, is not the client's.
+/// An authorization request about the session of another user, before the login succeeds, is not
+/// the client's.
 #[test]
 fn who_would_go_on_with_another_users_session_is_not_in_when_it_is_asked() {
     let queue = line();
     let mut clients = Clients::new(0, PLACES, none());
     told(&queue, &mut clients, &who(1), Moment::IsIn);
-    // Whoever it is, and also one without a name that wants the session of another one.
+    // The same without a user name, for another user's session.
     told(&queue, &mut clients, &who(2), Moment::ComesIn);
     assert!(!told(&queue, &mut clients, &who(2), Moment::Authorizing).1);
     assert!(told(&queue, &mut clients, &who(2), Moment::LetIn).1);
     assert!(told(&queue, &mut clients, &who(2), Moment::Authorizing).1);
-    // Nor one that was not seen to come, where somebody else is the client; where nobody is, it may have been in before.
+    // Nor one whose start was not seen, if another connection is the client; without a client, it
+    // may have been in before.
     assert!(!told(&queue, &mut clients, &who(3), Moment::Authorizing).1);
     let other = Who { client_id: "d", ..who(3) };
     assert!(told(&queue, &mut clients, &other, Moment::Authorizing).1);
 }
 
-/// A packet may be what a login is refused for; with a second one its client is in.
+/// After one packet a login may still be refused; after a second one its client is in.
 #[test]
 fn whose_second_packet_comes_is_in() {
     let queue = line();
@@ -177,17 +181,17 @@ fn whose_second_packet_comes_is_in() {
     );
     assert!(told(&queue, &mut clients, &who(3), Moment::PacketSeen).1);
     assert!(told(&queue, &mut clients, &who(1), Moment::Packet).1, "which takes nobody's place");
-    // Refused after all, which is behind what was said of it.
+    // A later refusal stays in the client's queue.
     assert!(clients.locate(&eve, Moment::IsRefused).is_in);
 }
 
-/// When nothing has been heard of a visitor for too long.
+/// A time at which a pending login without events has expired.
 fn later() -> Instant {
     Instant::now() + PLACES.visit_max + Duration::from_secs(1)
 }
 
-/// Who is asked about its will before it is in has neither the queue of the client that it names nor its number, whether it was seen to
-/// come or not; let in, it is the client.
+/// A pending login with a request about its will has neither the queue nor the number of the client
+/// that it names, whether its start was seen or not. When it is let in, it becomes the client.
 #[test]
 fn a_strangers_will_is_not_the_clients() {
     for is_seen in [false, true] {
@@ -208,8 +212,8 @@ fn a_strangers_will_is_not_the_clients() {
     }
 }
 
-/// Of a connection that closes before it is in nobody says anything. What it leaves goes after some time, and is bounded until then in
-/// bytes as well, which those pay who have most of them.
+/// The end of a pending login is not reported. It expires, and its bytes are limited until then;
+/// the address with the most bytes is evicted first.
 #[test]
 fn who_never_comes_in_leaves_nothing() {
     let queue = line();
@@ -222,7 +226,7 @@ fn who_never_comes_in_leaves_nothing() {
     let waits = come(&mut clients, &other, &[0; 60_000]);
     let numbers: Vec<_> = (1..50).map(|port| come(&mut clients, &who(port), &[0; 8_000])).collect();
     assert!(clients.pending_logins.bytes() <= 100_000);
-    // The other address has most of them at first.
+    // At first the other address has the most.
     let forgotten = gone(&queue);
     assert_eq!(forgotten[0], waits);
     assert_eq!(forgotten[1..], numbers[..forgotten.len() - 1], "and those that came first");
@@ -245,7 +249,7 @@ fn who_never_comes_in_leaves_nothing() {
     assert_eq!((forget(&mut clients, later()), clients.pending_logins.len()), ((false, count), 0));
 }
 
-/// Who is heard of stays.
+/// A pending login with events stays.
 #[test]
 fn who_is_heard_of_again_is_not_forgotten() {
     let mut pending_logins = PendingLogins::new(PLACES);
@@ -265,7 +269,8 @@ fn who_is_heard_of_again_is_not_forgotten() {
     assert_eq!((pending_logins.len(), pending_logins.bytes()), (0, 0));
 }
 
-/// Who comes from where a client came from of whose end nobody has heard is not that client; both are gone with it, and said to be.
+/// A connection from the address and port of a client whose end was missed is not that client. When
+/// it ends, both are forgotten, with a notification.
 #[test]
 fn a_visitor_in_the_place_of_a_stale_client_is_forgotten_with_it() {
     for is_told in [false, true] {
