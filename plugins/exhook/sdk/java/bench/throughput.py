@@ -39,7 +39,7 @@ def run(what: str, point: str, data: list, verdict: bool, batch: int, seconds: f
         broker.start()
         broker.calls([[0, -1, number, client(f"c{number}", password=None)] for number in range(1, 101)])
         broker.until(lambda: broker.done == broker.asked)
-        # The same frame again and again: what is measured is the worker, not what Python packs.
+        # The same frame is sent repeatedly, to measure the worker and not Python's encoding.
         body = msgpack.packb([1, [[n + 1 if verdict else 0, POINTS[point], n % 100 + 1, data] for n in range(batch)]])
         frame = struct.pack("<I", len(body)) + body
 
@@ -72,7 +72,7 @@ def run(what: str, point: str, data: list, verdict: bool, batch: int, seconds: f
 
 
 class Quick(JavaBroker):
-    """Counts answers without looking at each."""
+    """Counts answers without decoding each."""
 
     short_run = ()
 

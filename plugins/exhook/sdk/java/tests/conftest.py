@@ -16,7 +16,7 @@ from java_broker import JavaBroker, compiled  # noqa: E402
 
 Start = Callable[..., JavaBroker]
 
-# What every Main.java of the tests may use without saying so.
+# Imports for every Main.java of the tests.
 _HEAD = """
 import com.erlport.erlang.term.*;
 import java.util.*;
@@ -87,13 +87,13 @@ def recorder(name: str, arguments: int, returns: str = "null") -> str:
 
 
 def recorded(broker: JavaBroker) -> list[Any]:
-    """What `said` has printed."""
+    """The output of `said`."""
     return [ast.literal_eval(line) for line in broker.printed().splitlines() if line.startswith("('")]
 
 
-# Small hooks of one method; those with %s want its body.
+# Small hooks of one method; those with %s need its body.
 
-# Sends back what it gets.
+# Returns its argument.
 ECHO = hookspec("message_publish") + """
     static Object of(Object m, int field) { return ((Tuple) ((List<?>) m).get(field)).get(1); }
     public static Object on_message_publish(Object m, Object s) {

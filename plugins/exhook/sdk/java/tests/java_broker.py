@@ -22,7 +22,7 @@ from fake_broker import POINTS, FakeBroker, Refused, client, cpu, message  # noq
 
 __all__ = ["HERE", "PACKAGE", "POINTS", "JavaBroker", "Refused", "client", "compiled", "cpu", "jar", "message"]
 _BUILD_S = 120
-# The jar and what is compiled against it; gone with the run.
+# The jar and classes that are compiled against it; deleted after the run.
 _WORK = tempfile.TemporaryDirectory(prefix="grapnel-exhook-")
 
 
@@ -40,7 +40,8 @@ def jar() -> Path:
 
 @functools.cache
 def compiled(source: str, name: str = "Main") -> Path:
-    """A folder with the classes of a source, compiled against the jar as a user does; each source once in a run."""
+    """A folder with the classes of a source, compiled against the jar as users do; once per source
+    and run."""
     folder = Path(tempfile.mkdtemp(dir=_WORK.name))
     file = folder / "source" / f"{name}.java"
     file.parent.mkdir()
@@ -57,7 +58,7 @@ def compiled(source: str, name: str = "Main") -> Path:
 class JavaBroker(FakeBroker):
     """One worker in Java and the broker's end of its socket. `options` go to Java."""
 
-    # A test ends before compiling for long runs pays.
+    # Tests end before optimizing compilation pays off.
     short_run: tuple[str, ...] = ("-XX:TieredStopAtLevel=1",)
 
     def __init__(self, tmp_path: Path, options: tuple[str, ...] = (), **setup: Any) -> None:
@@ -65,7 +66,7 @@ class JavaBroker(FakeBroker):
         super().__init__(tmp_path, **{"driver": "java", "init_module": "", **setup})
 
     def start_process(self, theirs: socket.socket, output: IO[bytes], cwd: Path) -> subprocess.Popen[bytes]:
-        # No character set of the machine's: hooks must not depend on it.
+        # Without a locale: hooks must not depend on the machine's character set.
         environment = dict(os.environ, GRAPNEL_WORKER_FD="0", LC_ALL="C")
         return subprocess.Popen(
             ["java", *self.short_run, *self.options, "-cp", jar(), "io.grapnel.exhook.Worker"],

@@ -1,4 +1,4 @@
-"""What README.md shows works as it says."""
+"""The examples of README.md work."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_every_hook_gets_its_arguments_in_order_with_the_state_last(start: Start
         assert (name, arguments) == (hook, [*expected, ("the", "state")])
 
 
-# EMQX 4.1 came with two jars, one after the other, whose classes had these names.
+# EMQX 4.1 had two jars, one after the other, with these class names.
 PACKAGES = ["com.erlport.erlang.term", "erlport.terms"]
 
 
@@ -114,7 +114,7 @@ def test_a_main_of_the_raw_driver_is_compiled_and_run_as_it_is(start: Start, pac
     assert lines[0] == "init" and lines[-1] == "deinit"
     called = [line.split()[:2] for line in lines[1:-1]]
     names = [name for name in NAMES for _ in range(1 + (name == "client_check_acl"))]
-    # The state is one object, which each call finds as the one before left it.
+    # The state is one object; each call gets it as the call before left it.
     assert called == [[name, str(n)] for n, name in enumerate(names, 1)]
 
 
@@ -371,7 +371,7 @@ def test_one_hook_without_topics_wants_all(start: Start) -> None:
 
 
 def test_one_hook_alone_takes_what_the_broker_sends(start: Start) -> None:
-    """The operator may have set other topics in the place of the hook's; the broker filters."""
+    """The operator may have replaced the hook's topics; the broker filters."""
     source = """
         public static Object init() {
             return Tuple.two(0, Tuple.two(List.of(Tuple.four("message_publish", "Main", "on_message_publish",
@@ -476,7 +476,8 @@ def test_two_who_want_to_be_one_client_are_judged_by_their_own_passwords(start: 
     broker.calls([*frame, [0, -1, 1, wrong], [0, -2, 1, None]])
     broker.until(lambda: len(broker.answers) == 4)
     assert [broker.answers[n][1]["allow"] for n in (1, 2, 3, 4)] == [False, True, False, True]
-    # One takes the identifier over from the other and is described shortly: what was said of it before still holds.
+    # One connection takes the identifier over from the other, with a short description: earlier
+    # values remain.
     short = {key: right[key] for key in ("client_id", "username", "peer_host", "peer_port", "version")}
     broker.calls([[0, -1, 2, {**short, "username": "bob"}]])
     broker.tell("client.connected", 2, [])
@@ -496,16 +497,16 @@ def test_what_is_not_said_again_still_holds_of_that_connection_alone(start: Star
     assert told(**here, username="ann", password=b"secret", local_port=1883)["password"] == b"secret"
     again = told(**here, superuser=True)
     assert (again["username"], again["sockport"], again["is_superuser"], again["password"]) == (b"ann", 1883, True, b"")
-    # Another connection of the same identifier has none of it.
+    # Another connection of the same identifier has none of these values.
     other = told(**there)
     assert (other["username"], other["sockport"], other["is_superuser"]) == (b"", 0, False)
-    # Without an address it is the connection that was described last.
+    # Without an address, it means the connection that was described last.
     assert told(username="eve")["peerhost"] == b"10.0.0.8"
     assert told(**here)["username"] == b"ann"
 
 
 def test_the_terms_are_values(start: Start) -> None:
-    """What users' code may do with them beside reading: compare, print, change."""
+    """What users' code may do with the values besides reading: compare, print, change."""
     source = """
         public static Object on_message_publish(Object m, Object state) {
             Tuple tuple = new Tuple(2);

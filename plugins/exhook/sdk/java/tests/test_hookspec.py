@@ -1,4 +1,4 @@
-"""How hookspecs are read: names in every form, topics, and what is refused with which sentence."""
+"""How hookspecs are read: names in every form, topics, and the error messages."""
 
 from __future__ import annotations
 

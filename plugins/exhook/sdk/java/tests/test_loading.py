@@ -85,7 +85,7 @@ def test_jars_zips_files_and_folders_with_them_are_found(start: Start, tmp_path:
     for archive in (main_jar, lib_jar):
         (jars / archive.name).write_bytes(archive.read_bytes())
     (work / "lib.jar").write_bytes(lib_jar.read_bytes())
-    # As EMQX's driver does, which takes both of a folder; one compiles against what is in them, too.
+    # EMQX's driver uses both kinds in a folder; sources are compiled against them, too.
     zips, sources = tmp_path / "zips", tmp_path / "sources"
     for folder, archives in ((zips, (main_jar, lib_jar)), (sources, (lib_jar,))):
         folder.mkdir()
@@ -99,7 +99,7 @@ def test_jars_zips_files_and_folders_with_them_are_found(start: Start, tmp_path:
     ):  # fmt: skip
         with pytest.raises(Refused, match="RuntimeException: used"):
             start(path=path)
-    # One that is named is itself, and not the folder that it lies in.
+    # A file in `path` means that file, not its folder.
     for archive in (zips / "main.zip", jars / "main.jar"):
         with pytest.raises(Refused, match="NoClassDefFoundError: lib/Used"):
             start(path=[str(archive)])
@@ -195,7 +195,7 @@ def test_the_folder_that_comes_first_wins(start: Start, tmp_path: Path) -> None:
 def test_a_source_that_does_not_compile_refuses_the_load_with_the_compilers_words(
     start: Start, tmp_path: Path, where: str
 ) -> None:
-    """The class that the load begins with, or one that is first needed while init() runs."""
+    """The first class of the load, or one that is first needed while init() runs."""
     wrong = "public class %s { public static Object init() { return nothing; } }"
     if where == "Main":
         (tmp_path / "Main.java").write_text(wrong % "Main")

@@ -1,4 +1,5 @@
-"""The worker in Java as the broker sees it: frames, failures, standard streams, the end. What hooks get is in test_hooks.py."""
+"""The Java worker from the broker's side: frames, failures, standard streams, the end.
+test_hooks.py checks hooks."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ def test_the_answers_to_a_frame_of_calls_come_together(start: Start) -> None:
     broker = start(ECHO)
     broker.calls([[n, PUBLISH, 0, message()] for n in range(1, 301)])
     broker.until(lambda: broker.done == 300)
-    # One frame, or a few where the machine is slow: answers do not wait longer than 20 ms for those after them.
+    # One frame, or a few on a slow machine: answers wait at most 20 ms for later ones.
     assert len(broker.answers) == 300 and broker.frames_of_answers <= 10
 
 
@@ -123,7 +124,8 @@ def test_a_frame_of_a_kind_that_is_not_known_is_logged_and_passed_over(start: St
 
 
 def test_both_sides_writing_at_once_do_not_stop_each_other(start: Start) -> None:
-    """The broker does not read until all calls are written: more than both socket buffers hold."""
+    """The broker does not read until all calls are written: more than both socket buffers can
+    store."""
     broker = start(ECHO, frame_bytes_max=1 << 20)
     payload = b"x" * 20_000
     for at in range(0, 1500, 50):
@@ -230,7 +232,7 @@ def test_whatever_a_hook_throws_the_worker_stays(start: Start) -> None:
         code, text = broker.ask("client.authorize", 0, asked(topic))
         assert code == 2 and says in text, (topic, text)
         assert broker.ask("client.authorize", 0, asked("ok")) == (1, {"allow": True}), topic
-    # An interrupt that a hook leaves behind is not the next one's.
+    # An interrupt flag that a hook leaves must not affect the next hook.
     assert broker.ask("client.authorize", 0, asked("interrupts")) == (1, {"allow": True})
     assert broker.ask("client.authorize", 0, asked("ok")) == (1, {"allow": True})
 
@@ -265,13 +267,15 @@ def test_a_hook_may_end_the_process(start: Start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_that_end_programs_are_for_the_broker(start: Start, number: int) -> None:
-    """A service manager tells all processes of a service to end; it says nothing to what user code has started."""
+    """A signal to all processes of a service ends the processes of user code, but not the
+    worker."""
     source = ASK % """
         Process child = new ProcessBuilder("sleep", "3600").start();
         new ProcessBuilder("kill", "-%d", Long.toString(child.pid())).start().waitFor();
         return Tuple.two(0, child.waitFor() == 128 + %d);
     """ % (number, number) + DEINIT
-    # What started the tests may have them ignored, as nohup does, and programs inherit that.
+    # The test runner may have been started with ignored signals, as with nohup; programs inherit
+    # that.
     before = signal.signal(number, signal.SIG_DFL)
     broker = start(source)
     signal.signal(number, before or signal.SIG_DFL)
@@ -324,7 +328,7 @@ def test_stop_ends_in_its_time_whatever_user_code_does_and_says_what_was_cut(sta
 
 
 def test_a_farewell_has_its_time_and_all_of_it_arrives(start: Start) -> None:
-    """Longer than the two seconds that there are without a word of the broker's."""
+    """Longer than the default of two seconds."""
     source = ECHO + """
         public static void deinit() throws Exception {
             Thread.sleep(2300);

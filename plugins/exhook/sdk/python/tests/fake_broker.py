@@ -90,7 +90,7 @@ WAIT_S = 20.0
 
 
 def message(topic: str = "a/b", payload: bytes = b"hi", **more: Any) -> list[Any]:
-    """A message as the protocol has it."""
+    """A message in the form of the protocol."""
     return [
         more.get("id", b"\x01\xab"), topic, payload, more.get("qos", 1), more.get("retain", False), more.get("dup", False),
         more.get("publisher", "pub"), more.get("timestamp_ms", 1_700_000_000_123), more.get("properties", {}),
@@ -98,7 +98,7 @@ def message(topic: str = "a/b", payload: bytes = b"hi", **more: Any) -> list[Any
 
 
 def client(client_id: str = "c1", **more: Any) -> dict[str, Any]:
-    """A client as the protocol has it."""
+    """A client in the form of the protocol."""
     known = {
         "client_id": client_id, "username": "ann", "password": b"secret", "peer_host": "10.0.0.7", "peer_port": 50123,
         "local_port": 1883, "listener": "default", "version": 5, "clean_start": True, "keep_alive_s": 60,
@@ -110,7 +110,7 @@ def client(client_id: str = "c1", **more: Any) -> dict[str, Any]:
 
 
 class Refused(Exception):
-    """The worker said that it cannot run."""
+    """The worker reported that it cannot run."""
 
 
 class FakeBroker:
@@ -124,7 +124,7 @@ class FakeBroker:
             "node": "grapnel@test", "version": "0.1.0", "points": POINTS, **setup,
         }  # fmt: skip
         ours, theirs = socket.socketpair()
-        # A worker that does not read must fail the test, not hang it.
+        # A worker that does not read must fail the test, not block it.
         ours.settimeout(WAIT_S)
         self.socket = ours
         self.output = tmp_path / "output.txt"
@@ -135,10 +135,10 @@ class FakeBroker:
         self._next_id = 0
         self.log: list[tuple[int, str]] = []
         self.commands: list[list[Any]] = []
-        # What is to be kept of logins, and whether each came before its client was in.
+        # Stored login data, and for each entry whether its login was pending.
         self.kept: list[list[Any]] = []
         self.coming: list[bool] = []
-        # What is to be kept instead where another session begins.
+        # The data to use if a new session begins.
         self.anew: list[bytes | None] = []
         self.answers: dict[int, tuple[int, Any]] = {}
         self.done = 0
@@ -181,7 +181,7 @@ class FakeBroker:
         self.socket.sendall(len(body).to_bytes(4, "little") + body)
 
     def until(self, true: Any, wait_s: float = WAIT_S) -> None:
-        """Read frames until something holds."""
+        """Read frames until a condition holds."""
         end = time.monotonic() + wait_s
         while not true():
             self._frames()
@@ -233,7 +233,7 @@ class FakeBroker:
             assert frame[1] in (1, 2, 3, 4) and isinstance(frame[2], str)
             self.log.append((frame[1], frame[2]))
         elif kind == 4:
-            # What it is to keep for the next worker stands apart.
+            # Login data is collected separately.
             self.commands += [command for command in frame[1] if command[0] != "keep"]
             for command in frame[1]:
                 if command[0] == "keep":
@@ -250,11 +250,12 @@ class FakeBroker:
         self.send([1, calls])
 
     def until_read(self) -> None:
-        """Wait, without reading, until the worker has taken from the socket all that was sent."""
+        """Wait, without reading, until the worker has read everything from the socket."""
         self._until_bytes(termios.TIOCOUTQ, lambda left: left == 0)
 
     def until_waits_for_room(self) -> None:
-        """Wait, without reading, until the worker has begun to write a frame that the socket's buffer does not hold."""
+        """Wait, without reading, until the worker writes a frame that is too large for the socket's
+        buffer."""
         self._until_bytes(termios.FIONREAD, lambda there: there > 64 * 1024)
 
     def _until_bytes(self, request: int, true: Any) -> None:
@@ -269,13 +270,13 @@ class FakeBroker:
         self.calls([[0, -1, number, client(**about)]])
 
     def ask(self, point: str, client: int, data: Any) -> tuple[int, Any]:
-        """Ask for an answer and wait for it."""
+        """Send a request and wait for the answer."""
         ident = self.begin(point, client, data)
         self.until(lambda: ident in self.answers)
         return self.answers[ident]
 
     def begin(self, point: str, client: int, data: Any) -> int:
-        """Ask for an answer."""
+        """Send a request."""
         self._next_id += 1
         self.calls([[self._next_id, POINTS[point], client, data]])
         return self._next_id
@@ -290,7 +291,7 @@ class FakeBroker:
         self.calls([[0, POINTS[point], 0, message(topic)]])
 
     def stop(self, wait_s: float = 6.0) -> int:
-        """Send the stop frame; the exit code."""
+        """Send the stop frame; returns the exit code."""
         self.send([2])
         end = time.monotonic() + wait_s
         while self.process.poll() is None and time.monotonic() < end:

@@ -310,7 +310,7 @@ def test_who_is_not_let_in_gets_no_session_and_changes_nobody_elses(amqtt: Any) 
     keys = ("client_id", "username", "peer_host", "peer_port", "version")
 
     def comes(number: int, who: dict, in_or_out: bool) -> None:
-        """As the broker tells of it: the packet, the question, and what is sent."""
+        """Sends what the broker sends: the packet, the request, and the packet of the answer."""
         short = {key: who[key] for key in keys}
         broker.calls([[0, -1, number, short], [0, POINTS["packet.received"], number, [1, connect]], [0, -1, number, who]])
         code, value = broker.ask("client.authenticate", number, [0, None, None])
@@ -326,10 +326,10 @@ def test_who_is_not_let_in_gets_no_session_and_changes_nobody_elses(amqtt: Any) 
     broker.calls([[0, -2, 1, None]])
     comes(2, right, True)
     broker.tell("message.publish", 2, message())
-    # Nor is somebody in to whom only a packet was sent.
+    # A sent packet alone does not mean that a client is in.
     broker.calls([[0, -1, 9, {**{key: wrong[key] for key in keys}, "client_id": "c9"}]])
     broker.tell("packet.sent", 9, [2, connack])
-    # What is sent to the other one before its CONNECT has been told of is not taken for this one's.
+    # A packet to the other connection before its CONNECT is not taken for this one's.
     broker.calls([[0, -1, 2, {key: wrong[key] for key in keys}]])
     broker.tell("packet.sent", 2, [2, connack])
     comes(2, wrong, False)
@@ -379,7 +379,7 @@ def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
         ["subscribe", "offline", "o/#", 1],
     ]
     assert recorded(broker) == [("retained", "r/1", b"kept")]
-    # Tables show what is: nobody has begun those sessions.
+    # The tables do not contain these sessions, because no client has begun them.
     assert "there is no session of empty, and only its client can begin one" in broker.lines()
     broker.describe(1, clean_start=False)
     broker.describe(2, client_id="c2")
@@ -395,7 +395,8 @@ def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
     sessions = [("c1", "disconnected"), ("c2", "connected")]
     tables = (None, "c1", {"r/1": b"kept", "x": b"1"})
     assert recorded(broker)[-1] == (sessions, *tables, {"a/#": [("c1", 1), ("c2", 2)]})
-    # A session that ends is gone with its subscriptions; one that does not is found again when its client comes back.
+    # A session that ends is removed with its subscriptions; others are found again when the client
+    # returns.
     broker.calls([[0, -2, 1, None]])
     broker.describe(3, clean_start=False)
     broker.tell("client.connected", 3, [])
@@ -586,7 +587,8 @@ def test_topic_check_is_switched_by_both_names(amqtt: Any, tmp_path: Path, secti
 
 
 def test_topic_check_without_auth_is_what_amqtt_makes_of_it(amqtt: Any, tmp_path: Path) -> None:
-    """The real package, beside us: it takes its default plugins, and anonymous clients come in."""
+    """The installed package for comparison: it uses its default plugins, and anonymous clients
+    connect."""
     from amqtt.contexts import BrokerConfig
 
     entry_points(tmp_path, "shop.plugins", mine="hooks:A", topics="hooks:C")
@@ -726,7 +728,7 @@ def test_topic_access_control_list_of_the_old_sections(amqtt: Any) -> None:
 def test_event_and_packet_logger(amqtt: Any) -> None:
     plugins = {"plugins": {f"amqtt.plugins.logging_amqtt.{name}": {} for name in ("EventLoggerPlugin", "PacketLoggerPlugin")}}
     quiet = amqtt("", {**plugins, "mirror": False})
-    # At info only two events are logged; nothing else is asked for.
+    # At info only two events are logged; no other hooks are requested.
     assert set(quiet.hooks) == {"client.connected", "client.disconnected"}
     quiet.describe()
     quiet.tell("client.connected", 1, [])
@@ -766,7 +768,7 @@ def test_the_default_plugins_where_the_configuration_names_none(amqtt: Any) -> N
 
 
 def test_a_plugin_of_an_entry_point_need_not_keep_its_context(amqtt: Any, tmp_path: Path) -> None:
-    """Those are of any class, with a constructor that takes the context."""
+    """They are of any class, with a constructor that takes the context."""
     entry_points(tmp_path, "shop.plugins", mine="hooks:Mine")
     source = """
         class Mine:
@@ -850,7 +852,8 @@ def test_a_plugin_that_does_not_come_to_its_end_does_not_take_that_of_the_others
 
 
 def test_shutdown_hooks_and_close_are_awaited(amqtt: Any) -> None:
-    """As aMQTT does, which calls those of all plugins beside each other and waits for them, within the broker's time."""
+    """As in aMQTT: the methods of all plugins run concurrently and are awaited, within the broker's
+    time."""
     source = """
         import asyncio
         from amqtt.plugins.base import BasePlugin
@@ -921,13 +924,13 @@ def test_topic_aliases_of_two_who_want_to_be_one_client_are_kept_apart(amqtt: An
     broker.describe(1, peer_port=1)
     broker.tell("packet.received", 1, [1, connect])
     broker.tell("packet.received", 1, [3, named])
-    # Somebody else comes with the same identifier and is kept out.
+    # Another client comes with the same identifier and is refused.
     broker.describe(1, peer_port=2)
     broker.tell("packet.received", 1, [1, connect])
     broker.describe(1, peer_port=1)
     broker.tell("packet.received", 1, [3, short])
     assert recorded(broker) == [("a/b", b"1"), ("a/b", b"2")]
-    # A new connection of its own begins without aliases.
+    # A new connection begins without aliases.
     broker.describe(1, peer_port=3)
     broker.tell("packet.received", 1, [1, connect])
     broker.tell("packet.received", 1, [3, short])
@@ -959,7 +962,7 @@ def test_without_a_mirror_clients_leave_nothing_behind(amqtt: Any) -> None:
     assert recorded(broker) == [row for n in (1, 2, 3) for row in ((f"c{n}", "connected"), (f"c{n}", 0, 0))]
 
 
-# What a login gave
+# Login data
 
 LOGIN = """
     from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
@@ -995,7 +998,7 @@ SHORT = ("client_id", "username", "superuser", "anonymous", "version", "peer_hos
 
 
 def comes_in(broker: FakeBroker, number: int, **about: Any) -> dict[str, Any]:
-    """As the broker tells of a client that comes in; what it says of it afterwards comes back."""
+    """Sends what the broker sends for a connecting client; returns the later description."""
     from fake_broker import client
 
     who = client(**about)
@@ -1019,7 +1022,7 @@ def test_what_a_login_gave_is_known_to_the_next_worker(amqtt: Any) -> None:
     assert [asked(first, 7, topic) for topic in ("token", "other", "role/user", "role/admin", "count")] == [
         True, False, True, False, True,
     ]  # fmt: skip
-    # Also what has changed since, with the answer that it goes with.
+    # Later changes too, with the answer that depends on them.
     assert len(first.kept) == 2
     count = pickle.loads(first.kept[-1][-1])["attributes"]["n"]
     _, number, client_id, host, port, login = first.kept[-1]
@@ -1069,7 +1072,7 @@ BANS = {"plugins": {"hooks.Login": {}, "hooks.Once": {}, "hooks.Counts": {}}}
 
 
 def is_banned_at_the_next(amqtt: Any, first: FakeBroker, later: dict[str, Any]) -> bool:
-    """Whether a worker that comes after this one, with what the broker has of it, denies what was granted before."""
+    """Whether a later worker, with the broker's stored data, denies what was granted before."""
     next_one = amqtt(LATER, BANS)
     login = [command for command in first.kept if command[0] == "keep"][-1][-1]
     next_one.calls([[0, -1, 9, {**later, "earlier": True, "clean_start": True, "login": login}]])
@@ -1083,14 +1086,14 @@ def test_what_a_verdict_was_made_of_is_known_with_its_answer(amqtt: Any, topic: 
     assert [asked(first, 7, "a") for _ in range(3)] == [True] * 3
     assert not is_banned_at_the_next(amqtt, first, later)
     if topic == "slow":
-        # Another answer goes out while it waits.
+        # Another answer is sent while it is suspended.
         ident = first.begin("client.authorize", 7, [1, topic, 0, False, 0])
         assert asked(first, 7, "b") is True
         first.until(lambda: ident in first.answers)
         assert first.answers[ident] == (1, {"allow": False})
     else:
         assert asked(first, 7, topic) is False
-    # The worker is gone with its answer.
+    # The worker ends without sending its answer.
     first.process.kill()
     assert is_banned_at_the_next(amqtt, first, later)
 
@@ -1117,7 +1120,7 @@ def test_what_changed_last_is_known_after_the_farewell(amqtt: Any) -> None:
 
 
 def test_where_a_login_is_not_known_a_denial_becomes_no_permission(amqtt: Any) -> None:
-    """The worker before has kept nothing, or the plugin was not there yet."""
+    """The earlier worker has stored nothing, or the plugin did not exist yet."""
     first = amqtt(LOGIN, LOGINS)
     later = comes_in(first, 7, username="ann", password=b"token")
     for about in ({}, {"earlier": True, "clean_start": True}, {"login": b"no pickle"}):
@@ -1127,7 +1130,7 @@ def test_where_a_login_is_not_known_a_denial_becomes_no_permission(amqtt: Any) -
         assert "looks for password of the session of c1, whose login this worker has not seen" in broker.lines()
         # What a plugin finds out anew it knows.
         assert asked(broker, 9, "count") is True
-    # A client that gives no password has none: that is known.
+    # A client without a password has none; that is known.
     nobody = amqtt(LOGIN, LOGINS)
     comes_in(nobody, 1, username=None, password=None)
     assert [asked(nobody, 1, topic) for topic in ("token", "role/user")] == [None, True]
@@ -1140,7 +1143,7 @@ def test_what_a_login_gave_is_forgotten_with_its_session(amqtt: Any) -> None:
     assert len(broker.kept) == 1
     broker.tell("session.terminated", 7, [True, 30, "expired", None])
     assert [command[-1] for command in broker.kept[1:]] == [None]
-    # Of one that has not been let in nothing is kept as that of the session, whoever is there with the same name.
+    # Nothing of a refused client is stored for the session of the same identifier.
     comes_in(broker, 8, client_id="c2")
     broker.calls([[0, -1, 8, {**broker_client("c2"), "peer_port": 9}]])
     broker.ask("client.authenticate", 8, [0, None, None, False])
@@ -1149,7 +1152,8 @@ def test_what_a_login_gave_is_forgotten_with_its_session(amqtt: Any) -> None:
 
 
 def test_what_a_login_gave_goes_out_with_its_answer(amqtt: Any) -> None:
-    """In a reload another worker is told that its client has come in, and asked whatever it does then."""
+    """In a reload another worker is notified that the client has connected, and gets its later
+    requests."""
     first = amqtt(LOGIN, LOGINS)
     who = broker_client("c1")
     first.describe(7, username="ann", password=b"token")
@@ -1163,14 +1167,15 @@ def test_what_a_login_gave_goes_out_with_its_answer(amqtt: Any) -> None:
     second.calls([[0, -1, 3, {**later, "earlier": True, "login": login}]])
     second.tell("client.connected", 3, [])
     assert [asked(second, 3, topic) for topic in ("token", "other", "role/user")] == [True, False, True]
-    # It may come after the client was described: then it is described once more.
+    # It may come after the client was described: then the description is repeated.
     third = amqtt(LOGIN, LOGINS)
     third.calls([[0, -1, 3, {**later, "earlier": True}]])
     third.tell("client.connected", 3, [])
     assert asked(third, 3, "token") == "fails"
     third.calls([[0, -1, 3, {**{key: who[key] for key in SHORT}, "login": login}]])
     assert [asked(third, 3, topic) for topic in ("token", "other", "role/user")] == [True, False, True]
-    # What the worker before has changed late counts, unless this one has changed something itself: then that is given once more.
+    # A late change by the earlier worker is used, unless this worker has changed the data itself:
+    # then this worker sends its data again.
     changed = pickle.dumps({**pickle.loads(login), "attributes": {"role": "admin"}})
     again = {**{key: who[key] for key in SHORT}, "login": changed}
     third.calls([[0, -1, 3, again]])
@@ -1182,7 +1187,7 @@ def test_what_a_login_gave_goes_out_with_its_answer(amqtt: Any) -> None:
     second.calls([[0, -1, 3, again]])
     assert [asked(second, 3, topic) for topic in ("role/user", "role/admin")] == [True, False]
     assert second.kept[1:] == [own]
-    # Who is not let in leaves nothing, and nothing is said twice.
+    # A refused client leaves nothing, and nothing is sent twice.
     comes_in(first, 8, client_id="c2", username="ann", password=b"token")
     assert first.coming == [True, True]
 
@@ -1192,14 +1197,15 @@ def test_the_will_of_a_stranger_is_judged_by_nothing_of_the_client_that_it_names
     later = comes_in(broker, 7, username="ann", password=b"token")
     will = [3, "role/user", 0, False, 0]
     assert broker.ask("client.authorize", 7, will) == (1, {"allow": True})
-    # Of whom this worker has not seen the login, as one that is asked what clients may and not who they are.
+    # For a client whose login this worker has not seen, because it handles only authorization.
     broker.calls([[0, -1, 8, {**later, "peer_port": 9}]])
     assert broker.ask("client.authorize", 8, will)[0] == 2
     assert [asked(broker, 7, topic) for topic in ("token", "role/user")] == [True, True]
 
 
 def test_what_a_login_gave_that_goes_on_with_a_session_goes_out_for_either_end(amqtt: Any) -> None:
-    """In a reload the worker of now hears whether the session went on, and has what was kept for that."""
+    """In a reload the present worker is notified whether the session was resumed, and has the data
+    for that case."""
     first = amqtt(LOGIN, LOGINS)
     later = comes_in(first, 7, username="ann", password=b"token")
     assert asked(first, 7, "count") is True
@@ -1246,14 +1252,14 @@ def test_a_mirror_without_authenticators_knows_whose_session_goes_on(amqtt: Any)
     second = amqtt(BANNED, config)
     enters(second, 1, True, peer_port=2, stored=stored)
     assert asked(second, 1, "a") is False
-    # The broker has none: what this worker knows has ended without a word.
+    # The broker has no session: the one that this worker has ended without a notification.
     enters(second, 2, False, peer_port=3)
     assert asked(second, 2, "a") is True
-    # Who is refused is shown nothing.
+    # A refused client sees no data.
     second.describe(3, **long_lived, peer_port=4)
     second.tell("client.connack", 3, [0x87, False])
     assert recorded(second) == [({"banned": True}, 1), ({}, 0)]
-    # Nothing is kept of it: then it is not known, and not nothing.
+    # No data is stored: it is unknown, not empty.
     third = amqtt(BANNED, config)
     enters(third, 1, True, peer_port=2)
     assert asked(third, 1, "a") == "fails"
@@ -1316,10 +1322,11 @@ def test_whoever_resumes_a_session_is_judged_with_what_plugins_have_kept_at_it(a
     broker.tell("client.disconnected", 1, [0, ""])
     broker.calls([[0, -2, 1, None]])
     assert not wants_in(broker, 2, True, username="eve", peer_port=2)
-    # What she was shown is not hers to change, and the owner still comes in.
+    # A pending login cannot change the session that it sees, and the owner can still connect.
     assert wants_in(broker, 3, True, username="ann", peer_port=3)
     broker.tell("client.connected", 3, [])
-    # With a clean start there is nothing to go on with [MQTT-3.1.2-4], nor where the broker has no session.
+    # With a clean start there is nothing to resume [MQTT-3.1.2-4], nor if the broker has no
+    # session.
     assert wants_in(broker, 4, True, username="eve", peer_port=4, clean_start=True)
     assert wants_in(broker, 5, False, username="bob", peer_port=5)
     assert recorded(broker) == [
@@ -1347,7 +1354,7 @@ def test_a_login_whose_own_part_is_longer_than_a_frame_is_answered(amqtt: Any) -
     assert wants_in(broker, 1, False, username="ann", peer_port=1)
     broker.tell("client.connected", 1, [])
     assert wants_in(broker, 2, True, username="eve", peer_port=2)
-    # That there was something, and neither what the session has then nor what another one would have.
+    # That data exists, but neither the data of the session nor that of a new one.
     assert broker.kept[-1][1] == 2 and broker.kept[-1][5:] in ([None], [None, True])
 
 
@@ -1391,7 +1398,7 @@ def test_a_session_that_is_older_than_the_worker_is_shown_as_it_was_kept(amqtt: 
 
 
 def test_of_a_session_that_ends_instead_of_going_on_only_what_was_set_at_the_login_is_kept(amqtt: Any) -> None:
-    """The broker's `session_owner` may say so."""
+    """The broker's `session_owner` may allow this."""
     source = """
         from amqtt.plugins.base import BaseAuthPlugin
         class Any(BaseAuthPlugin):
@@ -1414,7 +1421,8 @@ def test_of_a_session_that_ends_instead_of_going_on_only_what_was_set_at_the_log
 
 
 def test_a_login_that_another_process_has_answered_decides_nothing_here(amqtt: Any) -> None:
-    """It was answered before a reload, or by a process that has ended before the client was in: a denial becomes no permission."""
+    """Another process answered the login, before a reload or before its end: a denial must not
+    become a permission."""
     source = """
         from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
         class Login(BaseAuthPlugin):
@@ -1436,7 +1444,7 @@ def test_a_login_that_another_process_has_answered_decides_nothing_here(amqtt: A
     missed.tell("client.connected", 1, [])
     assert asked(missed, 1, "a/admin") == "fails"
     assert missed.kept == [], "what is not known is not kept as if it were all"
-    # Nor is it judged by what another connection under its identifier has left.
+    # Data of another connection under its identifier is not used either.
     comes_in(missed, 1, peer_port=2)
     missed.tell("client.disconnected", 1, [0, ""])
     missed.calls([[0, -1, 1, {**later, "peer_port": 3, "clean_start": False, "keep_alive_s": 60, "earlier": True}]])
@@ -1456,20 +1464,20 @@ def test_a_login_fails_where_what_the_session_has_is_not_known_and_a_plugin_look
     broker = amqtt(OWNER, OWNERS)
     assert fails_to_come_in(broker, 1, username="eve", peer_port=1)
     assert fails_to_come_in(broker, 2, username="eve", peer_port=2, stored=b"no pickle")
-    # Also where the session is in the table already.
+    # Also if the session is in the table already.
     assert fails_to_come_in(broker, 3, username="eve", peer_port=3)
-    # There is nothing to be known where the broker has no session, or the client does not want it.
+    # If the broker has no session, or the client does not want it, no data is missing.
     assert wants_in(broker, 4, True, username="ann", peer_port=4, clean_start=True)
     assert wants_in(broker, 5, False, username="ann", peer_port=5)
     broker.tell("client.connected", 5, [])
     assert not wants_in(broker, 6, True, username="eve", peer_port=6)
-    # Whoever does not look for anything is not held up.
+    # A plugin that reads no attributes is not delayed.
     blind = amqtt(LOGIN, LOGINS)
     assert wants_in(blind, 1, True, username="ann", password=b"token", peer_port=1)
     later = {key: broker_client("c1")[key] for key in SHORT}
     blind.calls([[0, -1, 1, {**later, "username": "ann", "peer_port": 1}]])
     blind.tell("client.connected", 1, [])
-    # What its login has set is known; what it has not, is not.
+    # Values that its login has set are known, others are not.
     assert [asked(blind, 1, topic) for topic in ("role/user", "role/admin", "token")] == [True, False, True]
 
 
@@ -1500,7 +1508,7 @@ def test_what_is_not_known_of_a_session_is_not_known_to_the_next_worker_either(a
     second = next_with(first.kept[-1][-1], later)
     for worker in (first, second):
         assert [asked(worker, 1, topic) for topic in ("last", "banned")] == [False, "fails"]
-    # Of a login that is known but for what cannot be pickled, that alone is not known.
+    # If one value of a login cannot be pickled, only that one is unknown.
     whole = amqtt(source, config)
     later = comes_in(whole, 1)
     assert [asked(whole, 1, topic) for topic in ("lock", "banned")] == [False, True]
@@ -1524,7 +1532,7 @@ def test_a_session_whose_end_was_not_told_leaves_nothing_to_the_next(amqtt: Any)
     broker.tell("session.subscribed", 1, ["a", 1, True, None])
     broker.tell("client.disconnected", 1, [0, ""])
     broker.calls([[0, -2, 1, None]])
-    # session.terminated has found no room. The broker has no session.
+    # session.terminated had no room. The broker has no session.
     assert wants_in(broker, 2, False, username="bob", peer_port=2)
     broker.tell("client.connected", 2, [])
     assert recorded(broker) == [({"ann": True}, []), ({"bob": True}, [])]
@@ -1549,7 +1557,7 @@ def test_a_login_that_has_become_too_long_is_forgotten(amqtt: Any) -> None:
     assert [command[-1] is None for command in broker.kept] == [False, True]
 
 
-# QoS 2, wills, and what plugins do themselves
+# QoS 2, wills, and messages of plugins
 
 MESSAGES = """
     from amqtt.plugins.base import BasePlugin
@@ -1578,7 +1586,7 @@ def test_a_message_of_qos_2_is_told_once_with_its_pubrel(amqtt: Any) -> None:
     assert recorded(broker) == []
     for data in (published(2, b"b"), released(1), released(1), released(2), published(1, b"c"), released(1)):
         broker.tell("packet.received", 1, data)
-    # A refused one is over without PUBREL in MQTT 5: it is told when its identifier is used anew.
+    # In MQTT 5 a refused one ends without PUBREL: it is reported when its identifier is used again.
     for data in (published(1, b"d"), published(1, b"e")):
         broker.tell("packet.received", 1, data)
     assert recorded(broker) == [("received", "c1", data, 2) for data in (b"a", b"b", b"c", b"d")]
@@ -1600,7 +1608,8 @@ def test_messages_of_qos_2_are_held_within_bounds(amqtt: Any) -> None:
     broker.tell("session.subscribed", 1, ["t", 2, True, None, None])
     told_early = [("received", "c1", b"x", 2)] * 5
     assert recorded(broker) == [*told_early, (1024, 1024)]
-    # What was told early is not told again, neither for a resend nor with its PUBREL.
+    # A message that was reported early is not reported again, neither for a retransmission nor with
+    # its PUBREL.
     for data in (published(1029, b"x", dup=True), released(1029), released(1)):
         broker.tell("packet.received", 1, data)
     broker.tell("session.subscribed", 1, ["t", 2, True, None, None])
@@ -1641,7 +1650,7 @@ def test_a_subscription_that_a_plugin_adds_is_no_event(amqtt: Any) -> None:
     broker.tell("client.connected", 1, [])
     broker.tell("session.subscribed", 1, ["a", 1, True, None, None])
     assert broker.commands == [["subscribe", "c1", "a/more", 1]]
-    # As the broker tells of it.
+    # As the broker notifies.
     broker.tell("session.subscribed", 1, ["a/more", 1, True, None, "plugin"])
     assert len(broker.commands) == 1 and [topic for topic, _ in recorded(broker)] == ["a"]
     broker.tell("session.subscribed", 1, ["b", 1, True, None, None])

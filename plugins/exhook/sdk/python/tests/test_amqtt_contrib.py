@@ -28,7 +28,8 @@ Logins = list[tuple[str | None, str | None]]
 
 
 def theirs(config: dict[str, Any], logins: Logins, topics: list[str]) -> dict[Any, tuple[bool, list[Any]]]:
-    """What the package's broker decides about each login and topic, and what its plugins have said."""
+    """The decisions of the package's broker about each login and topic, and the opinions of its
+    plugins."""
     from amqtt.broker import Broker
     from amqtt.contexts import Action
     from amqtt.session import Session
@@ -62,12 +63,12 @@ def theirs(config: dict[str, Any], logins: Logins, topics: list[str]) -> dict[An
 
 
 def compare(broker: FakeBroker, config: dict[str, Any], logins: Logins, topics: list[str]) -> set[Any]:
-    """The answers under both, which must be the same; the opinions that plugins had come back."""
+    """The answers of both, which must be equal. Returns the opinions of the plugins."""
     for number, (username, password) in enumerate(logins, 1):
         who = client(f"c{number}", username=username, password=password and password.encode())
         broker.calls([[0, -1, number, who]])
     opinions = set()
-    # Logins first: a password is known from then on.
+    # Logins first: afterwards the password is known.
     decided = sorted(theirs(config, logins, topics).items(), key=lambda item: len(item[0]))
     for question, (allowed, said) in decided:
         if len(question) == 2:
@@ -83,7 +84,7 @@ def compare(broker: FakeBroker, config: dict[str, Any], logins: Logins, topics: 
         number = next(key for key, value in ACTIONS.items() if value == action)
         answer = broker.ask("client.authorize", logins.index(login) + 1, [number, topic, 0, False, 0])
         if said == [None]:
-            # No opinion: aMQTT denies; here the broker decides, as aMQTT's documents say.
+            # Without an opinion aMQTT denies; here the broker decides, as aMQTT's documents say.
             assert answer == (0, None) and not allowed, question
         else:
             assert answer == (1, {"allow": allowed}), question
@@ -117,7 +118,7 @@ def test_jwt(start: Start) -> None:
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Says what the password, or without one the client identifier, wants to hear."""
+    """Answers what the password, or without one the client identifier, asks for."""
 
     def do_GET(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -162,7 +163,7 @@ def test_auth_db(start: Start, tmp_path: Path) -> None:
     plugins = {f"amqtt.contrib.auth_db.{name}": {"connection": connection, "sync_schema": True} for name in (
         "UserAuthDBPlugin", "TopicAuthDBPlugin")}  # fmt: skip
     config: dict[str, Any] = {"plugins": plugins}
-    # The worker makes the tables at its start.
+    # The worker creates the tables at its start.
     broker = start(None, driver="amqtt", init_module="", config=config)
 
     async def fill() -> None:
@@ -177,7 +178,7 @@ def test_auth_db(start: Start, tmp_path: Path) -> None:
 
     asyncio.run(fill())
     logins: Logins = [("ann", "secret"), ("ann", "wrong"), ("ann", ""), ("nobody", "secret"), (None, None)]
-    # Of somebody without a row TopicAuthDBPlugin raises: that is a failure, and denied.
+    # Without a row TopicAuthDBPlugin raises: that is a failure, so the request is denied.
     opinions = compare(broker, config, logins[:3] + logins[4:], ["my/topic", "$SYS/broker/uptime", "other"])
     assert opinions == {("login", True), ("login", False), ("topic", True), ("topic", False), ("topic", None)}
     broker.describe(9, client_id="c9", username="nobody", password=b"secret")
@@ -243,7 +244,8 @@ def test_shadows(start: Start, tmp_path: Path) -> None:
 
 
 def test_stored_sessions_and_messages(start: Start, tmp_path: Path) -> None:
-    """Retained messages come back with the next broker. Sessions do not: only their clients can begin them."""
+    """Retained messages are restored by the next broker. Sessions are not: only their clients can
+    begin them."""
     file = tmp_path / "sessions.db"
     options = {"connection": f"sqlite+aiosqlite:///{file}", "clear_on_shutdown": False}
     config = {"plugins": {ANONYMOUS: {"allow_anonymous": False}, "amqtt.contrib.persistence.SessionDBPlugin": options}}
@@ -251,7 +253,7 @@ def test_stored_sessions_and_messages(start: Start, tmp_path: Path) -> None:
     will = {"topic": "gone", "payload": b"will", "qos": 1, "retain": False}
 
     def until_there(query: str, count: int) -> None:
-        """Events go to the plugin beside each other, as in aMQTT: each waits here for the one before."""
+        """Events are handled concurrently, as in aMQTT: here each waits for the one before."""
         end = time.monotonic() + 20
         with contextlib.closing(sqlite3.connect(file)) as database:
             while len(database.execute(query).fetchall()) != count:

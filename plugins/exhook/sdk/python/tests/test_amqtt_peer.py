@@ -18,7 +18,7 @@ AUTH, TOPICS = "amqtt.plugins.authentication", "amqtt.plugins.topic_checking"
 ANONYMOUS, FILE = f"{AUTH}.AnonymousAuthPlugin", f"{AUTH}.FileAuthPlugin"
 TABOO, ACL = f"{TOPICS}.TopicTabooPlugin", f"{TOPICS}.TopicAccessControlListPlugin"
 LISTS = {"user": ["allowed/topic", "another/allowed/topic/#", "plus/+/end"], "anonymous": ["open"]}
-# As aMQTT hashes it, with little work.
+# Hashed like in aMQTT, with few rounds.
 HASH = "$argon2id$v=19$m=64,t=1,p=1$z5NOoMfyrSZA7JyIR+T9Lw$EpwpsEONmskhFftUXIm/XQeolA5K4ksHvQBf4Fvu9Sg"
 CONFIGS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -52,7 +52,7 @@ ACTIONS = {1: "publish", 2: "subscribe", 4: "receive"}
 
 
 def theirs(config: dict[str, Any]) -> Iterator[tuple[Any, bool]]:
-    """What the package's broker decides about each login and each question about a topic."""
+    """The decisions of the package's broker about each login and topic."""
     import copy
     import warnings
 
@@ -100,5 +100,6 @@ def test_bundled_plugins_decide_as_under_amqtt(start: Start, tmp_path: Path, mon
             code, value = broker.ask(*asked)
             assert code == 1 and value == {"allow": expected}, question
         else:
-            # Nobody is asked: about topics both then allow all; about logins the broker's own rule decides here, and aMQTT denies.
+            # No plugin decides: both allow all topics. For logins the broker's own rule decides
+            # here, and aMQTT denies.
             assert expected is (asked[0] == "client.authorize"), question

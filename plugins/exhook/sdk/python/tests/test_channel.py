@@ -11,7 +11,8 @@ from fake_broker import SOURCES
 
 from grapnel_exhook._channel import Channel, pack
 
-# A signal handler runs in the middle of `send`, as a finaliser does that the garbage collector calls there.
+# A signal handler runs in the middle of `send`, like a finaliser that the garbage collector calls
+# there.
 IN_THE_MIDDLE = """
 import signal, socket, threading
 from grapnel_exhook._channel import Channel, pack

@@ -1,4 +1,4 @@
-"""The table of clients: who is who under one number."""
+"""The table of clients: connections that share a number or an identifier."""
 
 from __future__ import annotations
 

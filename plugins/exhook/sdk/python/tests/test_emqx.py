@@ -416,7 +416,7 @@ def test_connack_shows_what_only_connect_has_also_without_another_hook_of_a_logi
         def init(): return (0, ([("client_connack", __name__, "connack")], ()))
     """
     broker = start(source)
-    # As a broker describes clients: the rest only with these two points.
+    # The broker describes the rest only for these two points.
     assert broker.hooks["client.connect"] == {"point": "client.connect", "topics": [], "answers": False}
     broker.describe(1, keep_alive_s=42)
     broker.tell("client.connect", 1, [])
@@ -437,7 +437,7 @@ def init(): return (0, ([("client_connected", __name__, "connected")], ()))
 
 
 def test_hooks_without_the_decorator_read_records_as_erlport_gave_them(start: Start) -> None:
-    """What stands in EMQX's own examples of raw hooks."""
+    """The raw hooks in EMQX's own examples."""
     source = """
         def authenticate(clientinfo, authresult, state):
             about = dict(clientinfo)

@@ -1,4 +1,5 @@
-"""The own API: every point with what its event shows, every answer with what the broker gets, and how hooks are found."""
+"""Our own API: each hook point with its event, each return value with its answer, and how hooks are
+found."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ TABLE: list[tuple[str, Any, tuple]] = [
     ("packet.sent", [2, b"\x20\x00"], (2, b"\x20\x00")),
 ]
 
-# What every other point shows: each of its data as it is, by its name in PROTOCOL.md.
+# The data of the other points, unchanged, by its names in PROTOCOL.md.
 AS_IT_IS = {
     point: names.strip("[]").replace(",", "") for point, names in DATA.items() if point not in {row[0] for row in TABLE}
 }  # fmt: skip
@@ -154,7 +155,8 @@ def test_what_a_client_shows(start: Start) -> None:
         "c1", "ann", b"\xff", None, "10.0.0.7", 50123, 1883, "default", 5, True, 60, 30, 100, 1_700_000_000_000, True,
         False, [("k", "v")], ("w", b"\xff", 1, True), 1,
     )  # fmt: skip
-    # What is not repeated still holds, but for the password; what hooks have remembered stays until the client is forgotten.
+    # Values that are not repeated remain, except the password; attributes of hooks remain until the
+    # client is forgotten.
     assert second == (*first[:2], None, *first[3:-1], 2)
     assert third == ("c1", None, None, None, "", 0, 0, "", 0, False, 0, 0, 0, 0, False, False, [], None, 1)
 
@@ -510,7 +512,7 @@ def test_a_batch_hook_that_is_too_far_behind_loses_events_and_says_so(start: Sta
     assert f"store: an event is lost: the batch hook is {events} events behind" in broker.lines().replace("RuntimeError: ", "")
     broker.tell("client.connected", 1, [])
     broker.until_printed(f"[{events}]")
-    # There is room again.
+    # Now there is room.
     broker.calls([call])
     broker.until_printed(f"[{events}]\n[1]")
 
@@ -563,7 +565,7 @@ def test_a_batch_hook_beside_async_hooks_gets_the_events_of_a_frame_with_it(star
     for frame in ([b"1", b"2"], [b"3"]):
         broker.calls([[int(payload) * answers, POINTS[point], 0, message("t", payload)] for payload in frame])
         broker.until_printed(repr(frame), wait_s=3)
-    # Those of the last frame before the farewell are not lost.
+    # Events of the last frame before the shutdown are not lost.
     broker.calls([[4 * answers, POINTS[point], 0, message("t", b"4")]])
     assert broker.stop() == 0
     assert recorded(broker) == [[b"1", b"2"], [b"3"], [b"4"]] and broker.lines() == ""

@@ -1,4 +1,5 @@
-"""What user code may do to its worker: fork, configure logging, raise what it likes, leave threads. The worker stays or says why."""
+"""User code in its worker: forks, logging configuration, exceptions, threads. The worker continues,
+or logs why not."""
 
 from __future__ import annotations
 

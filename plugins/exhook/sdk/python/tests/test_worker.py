@@ -1,4 +1,5 @@
-"""The worker as the broker sees it: frames, failures, order, the end. What hooks mean is in the drivers' tests."""
+"""The worker from the broker's side: frames, failures, order, the end. The drivers' tests check
+hooks."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def test_the_answers_to_a_frame_of_calls_come_together(start: Start) -> None:
     broker = start(ECHO)
     broker.calls([[n, POINTS["message.publish"], 0, message()] for n in range(1, 301)])
     broker.until(lambda: broker.done == 300)
-    # One frame, or a few where the machine is slow: answers do not wait longer than 20 ms for those after them.
+    # One frame, or a few on a slow machine: answers wait at most 20 ms for later ones.
     assert len(broker.answers) == 300 and broker.frames_of_answers <= 10
 
 
@@ -234,11 +235,12 @@ def test_notifications_of_one_client_keep_their_order_behind_one_that_waits(star
     at = POINTS["message.delivered"]
     calls = [(1, "1"), (1, "wait/1"), (1, "2"), (2, "a"), (1, "wait/2"), (1, "3"), (2, "b")]
     broker.calls([[0, at, n, message(t)] for n, t in calls])
-    # Those of the other client pass; those of this one wait, with what comes in later frames.
+    # The other client's notifications pass; those of this client wait, including those of later
+    # frames.
     broker.until_printed("('c2', 'b')")
     broker.calls([[0, at, 1, message("4")], [0, at, 2, message("c")]])
     broker.until_printed("('c2', 'c')")
-    # They do not keep the broker from sending on.
+    # Suspended calls do not block the broker from sending.
     broker.until(lambda: broker.done == broker.asked)
     assert recorded(broker) == [("c1", "1"), ("c2", "a"), ("c2", "b"), ("c2", "c")]
     broker.tell_only("message.acked", "wait/1")
@@ -319,18 +321,18 @@ def test_two_who_want_to_be_one_client_are_judged_by_their_own_passwords(start: 
     at = POINTS["client.authenticate"]
     wrong = client("c1", password=b"wrong", peer_port=1, keep_alive_s=9)
     right = client("c1", password=b"right", peer_port=2)
-    # In one frame, with one number: the broker names clients by their identifier.
+    # In one frame, with one number, because both claim the same client identifier.
     frame = []
     for ident, who in enumerate([wrong, right, wrong, right], 1):
         frame += [[0, -1, 1, who], [ident, at, 1, [0, None, None]]]
     broker.calls([*frame, [0, -1, 1, wrong], [0, -2, 1, None]])
     broker.until(lambda: len(broker.answers) == 4)
     assert [broker.answers[n][1]["allow"] for n in (1, 2, 3, 4)] == [False, True, False, True]
-    # What is said of one while the other is tried is not taken for the other's.
+    # A description of one connection is not used for the other.
     broker.calls([[0, -1, 2, right], [5, at, 2, [0, None, None]], [0, -1, 2, wrong], [6, at, 2, [0, None, None]]])
     broker.until(lambda: {5, 6} <= set(broker.answers))
     if "client.connected" in broker.hooks:
-        # The one that was in is described when it goes, and the number is forgotten with it.
+        # The connected client is described when it goes, and the number is forgotten.
         broker.calls([[0, -1, 2, wrong], [0, -2, 2, None]])
         short = {key: right[key] for key in ("client_id", "username", "peer_host", "peer_port", "version")}
         broker.calls([[0, -1, 3, short]])
@@ -391,7 +393,7 @@ def test_what_waits_does_not_keep_the_broker_from_sending_on_up_to_a_limit(start
     at = POINTS["message.delivered"]
     for frame in range(25):
         broker.calls([[0, at, 0, message("wait")] for _ in range(500)])
-    # 10,000 are counted when they begin to wait, the rest when they end.
+    # 10,000 count when they suspend, the rest when they end.
     broker.until(lambda: broker.done >= 10_000)
     assert broker.ask("client.authorize", 0, [1, "t", 0, False, 0]) == (1, {"allow": True})
     assert broker.done == 10_001
@@ -628,7 +630,7 @@ def test_a_farewell_that_blocks_is_cut_in_its_time(start: Start) -> None:
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_farewell_has_its_time_and_all_of_it_arrives(start: Start, kind: str) -> None:
-    """Longer than the two seconds that there are without a word of the broker's, with what runs beside it and after it."""
+    """Longer than the default of two seconds, with work in parallel and after it."""
     source = f"""
         import atexit, logging, threading, time
         from grapnel_exhook import on, broker, Hooks
@@ -666,7 +668,8 @@ def test_a_farewell_has_its_time_and_all_of_it_arrives(start: Start, kind: str) 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_signals_that_end_programs_are_for_the_broker(start: Start, kind: str, number: int) -> None:
-    """A service manager tells all processes of a service to end; it says nothing to what user code has started."""
+    """A signal to all processes of a service ends the processes of user code, but not the
+    worker."""
     source = f"""
         import os, signal, subprocess
         from grapnel_exhook import on, broker
@@ -711,7 +714,8 @@ def test_a_frame_of_a_kind_that_is_not_known_is_logged_and_passed_over(start: St
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_both_sides_writing_at_once_do_not_stop_each_other(start: Start, kind: str) -> None:
-    """The broker does not read until all calls are written: more than both socket buffers hold."""
+    """The broker does not read until all calls are written: more than both socket buffers can
+    store."""
     broker = start(ECHO.replace("def ", f"{kind} "), frame_bytes_max=1 << 20)
     payload = b"x" * 20_000
     for at in range(0, 2000, 50):
@@ -724,7 +728,8 @@ def test_what_is_read_while_a_write_waits_for_room_is_not_left_lying(start: Star
     broker = start(ECHO.replace("def ", f"{kind} "))
     payload = b"x" * 10_000
     calls = [[n, POINTS["message.publish"], 0, message("t", payload)] for n in range(1, 201)]
-    # Answers that no socket buffer holds, and then one more frame while the worker waits for room to write them.
+    # More answers than the socket buffers can store, and one more frame while the worker waits for
+    # room.
     broker.calls(calls[:199])
     broker.until_waits_for_room()
     broker.calls(calls[199:])
