@@ -141,7 +141,7 @@ pub struct Config {
     pub queue: Limits,
     /// The longest frame a worker may send, bytes.
     pub frame_bytes_max: usize,
-    /// Most clients that a shard keeps described to one worker.
+    /// Most clients of a shard that one worker knows.
     pub clients_max: u32,
     /// Most bytes that are stored of one login for the next worker.
     pub login_bytes_max: usize,

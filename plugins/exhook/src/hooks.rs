@@ -337,7 +337,7 @@ impl PoolShard {
     /// `[message, change]`: change 0 stored, in the place of an older one or not; 2 cleared; 3 expired.
     /// Python: `RetainedEvent`.
     fn message_retained(&mut self, event: &mut Retained<'_>) {
-        // All in one queue: the last change of a topic counts, whoever sent it.
+        // All in one queue: the last change of a topic counts, from any client.
         let from = event.from().unwrap_or("");
         self.notify_without_client(HookPoint::MessageRetained, (None, from), |out| {
             out.list(2);

@@ -60,7 +60,7 @@ pub struct Gave<'a> {
     /// What it gave.
     pub bytes: &'a [u8],
     /// The data to use instead if the broker starts a new session. Only for a pending login that
-    /// asked to resume an existing session.
+    /// requested to resume an existing session.
     pub anew: Option<&'a [u8]>,
     /// The process that has the data itself; 0 for none.
     pub epoch: u64,
@@ -208,7 +208,7 @@ impl LoginStore {
         self.change(|state| state.expire(now));
     }
 
-    /// From now on nobody reports which sessions end, for example because the plugin is disabled.
+    /// From now on session ends are not reported, for example because the plugin is disabled.
     /// All entries are hidden. During a reload, late data from the worker of this version is still
     /// handed to the next version.
     pub fn is_away(&self) {

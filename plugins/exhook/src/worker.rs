@@ -66,7 +66,7 @@ impl Worker {
         format!("{}/{}", self.config.driver.name(), self.index)
     }
 
-    /// How long its thread may take after the plugin is told to end: requests are answered, and the
+    /// How long its thread may take after the plugin begins to end: requests are answered, and the
     /// process shuts down.
     pub fn patience(config: &Config) -> Duration {
         config.call_timeout + config.shutdown_timeout + SPARE

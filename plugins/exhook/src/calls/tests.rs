@@ -133,7 +133,8 @@ fn who_comes_in_is_seen_where_rights_are_asked_for() {
     }
 }
 
-/// What a session has is of the login that goes on with it, whichever of the two hooks about that the operator has taken out.
+/// A resumed session gets the data of the login that resumes it, even if the operator has removed
+/// one of the two hooks that report it.
 #[test]
 fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
     let old = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
@@ -163,7 +164,7 @@ fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
     }
 }
 
-/// Whose CONNACK came out too large is told twice of, and has left nothing.
+/// A connection whose CONNACK is too large has two events, and leaves no data.
 #[test]
 fn who_is_refused_after_it_was_let_in_leaves_nothing() {
     let mut shard = shard_that(true);

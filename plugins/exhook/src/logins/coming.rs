@@ -15,14 +15,14 @@ use super::{Connection, Gave};
 /// configured to wait for a client's next AUTH (`limits.connect_timeout_ms`).
 pub const ON_THE_WAY_MAX: Duration = Duration::from_secs(600);
 
-/// The client identifier that no client has, under which the next version hears of those in `lost.rs`.
+/// No client has this identifier: entries of `lost.rs` are handed over under it.
 pub const OF_NOBODY: &str = "";
 
 /// The data of one pending login.
 #[derive(Debug)]
 pub(super) struct Coming {
     pub login: Login,
-    /// Used instead if the broker starts a new session although the client asked to resume one.
+    /// Used instead if the broker starts a new session although the client requested to resume one.
     pub anew: Option<Box<[u8]>>,
     pub number: u64,
     pub since: Instant,

@@ -1,5 +1,5 @@
-"""EMQX's hooks in Java: what each is called with, what its answers come to. What is expected stands in EMQX's documents, in
-its driver's sources and in PROTOCOL.md."""
+"""EMQX's hooks in Java: their arguments, and the results of their answers. Expectations come from
+EMQX's documents, its driver's sources and PROTOCOL.md."""
 
 from __future__ import annotations
 

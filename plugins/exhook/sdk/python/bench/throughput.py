@@ -1,4 +1,5 @@
-"""How many calls a second one worker takes, without a broker: this process writes frames of calls and reads the answers.
+"""Measures the calls per second of one worker, without a broker: this process writes frames of calls
+and reads the answers.
 
     python bench/throughput.py [--seconds 3] [--batch 64 256 512]
 

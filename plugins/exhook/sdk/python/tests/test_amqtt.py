@@ -1,6 +1,7 @@
-"""aMQTT's plugins: every event with its arguments, verdicts and how they add up, configuration, context, bundled plugins.
+"""aMQTT's plugins: events with their arguments, decisions and their combination, configuration,
+context, bundled plugins.
 
-What is expected stands in aMQTT's documents and in what its own broker calls."""
+Expectations come from aMQTT's documents and from the calls of its own broker."""
 
 from __future__ import annotations
 

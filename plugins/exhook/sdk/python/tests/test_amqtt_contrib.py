@@ -1,5 +1,5 @@
-"""The plugins that aMQTT brings along beside the bundled ones (`amqtt.contrib`): the same opinion about every login and topic as under
-the package's own broker; what they keep and say by their context."""
+"""aMQTT's additional plugins (`amqtt.contrib`): they make the same decisions about logins and topics
+as under the package's own broker; what they store and publish through their context."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""aMQTT's bundled plugins under the real broker of the package and under the driver: the same answer to every question that aMQTT's
-own tests of them ask. (Those call the classes without any broker, and its source distribution has none of them.)"""
+"""aMQTT's bundled plugins, under the package's own broker and under the driver: both give the same
+answers to all requests in aMQTT's own tests. (Those tests call the classes without a broker, and are
+not part of its source distribution.)"""
 
 from __future__ import annotations
 

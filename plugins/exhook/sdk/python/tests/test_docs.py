@@ -1,4 +1,4 @@
-"""The code of README.md and of the documents is run as it stands there."""
+"""Runs the code in README.md and in the documents."""
 
 from __future__ import annotations
 

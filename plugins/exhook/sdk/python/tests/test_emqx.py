@@ -1,5 +1,5 @@
-"""EMQX's hooks: what each is called with, what its answers come to, how modules are loaded. What is expected stands in EMQX's
-documents and in the SDK's own code."""
+"""EMQX's hooks: their arguments, the results of their answers, and how modules are loaded.
+Expectations come from EMQX's documents and from the SDK's own code."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
     def only_own_topics(event: AuthorizeEvent) -> bool:
         return event.topic.startswith(f"devices/{event.client.client_id}/")
 
-README.md goes on from there. The broker's `exhook` plugin runs this as `python3 -m grapnel_exhook`.
+See README.md. The broker's `exhook` plugin runs this package as `python3 -m grapnel_exhook`.
 """
 
 __version__ = "0.1.0"

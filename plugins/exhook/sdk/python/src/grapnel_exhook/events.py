@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Action(IntEnum):
-    """What a client requests to do with a topic."""
+    """An action of a client on a topic."""
 
     PUBLISH = 1
     SUBSCRIBE = 2

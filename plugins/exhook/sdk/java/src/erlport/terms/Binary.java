@@ -1,6 +1,6 @@
 package erlport.terms;
 
-/** {@link com.erlport.erlang.term.Binary} by the name that EMQX 4.1's first jar had. Hooks get their bytes as these. */
+/** {@link com.erlport.erlang.term.Binary} under its name in EMQX 4.1's first jar. Hooks get this class. */
 public class Binary extends com.erlport.erlang.term.Binary {
     /** These bytes, without a copy. */
     public Binary(byte[] bytes) {

@@ -1,8 +1,8 @@
 package erlport.terms;
 
-/** {@link com.erlport.erlang.term.Tuple} by the name that EMQX 4.1's first jar had. Hooks get their tuples as these. */
+/** {@link com.erlport.erlang.term.Tuple} under its name in EMQX 4.1's first jar. Hooks get this class. */
 public class Tuple extends com.erlport.erlang.term.Tuple {
-    /** A tuple of so many values, all null. */
+    /** A tuple with this number of values, all null. */
     public Tuple(Integer length) {
         super(length);
     }

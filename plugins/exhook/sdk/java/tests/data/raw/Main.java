@@ -1,4 +1,4 @@
-// Hooks for the raw Java driver of EMQX 4.1, in the shape that its users' files have. Nothing in it knows of Grapnel.
+// Hooks for the raw Java driver of EMQX 4.1, as in its users' files. It does not depend on Grapnel.
 import com.erlport.erlang.term.*;
 import java.io.*;
 import java.util.*;

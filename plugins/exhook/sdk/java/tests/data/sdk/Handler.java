@@ -1,5 +1,5 @@
-// Does with its arguments what EMQX's SDK for Java does: methods of an instance, names of classes by reflection, casts to
-// exactly the types that EMQX's driver delivered, and the whole message back.
+// Uses its arguments like EMQX's SDK for Java: methods of an instance, class names by reflection,
+// casts to exactly the types of EMQX's driver, and the whole message as the answer.
 package shop;
 
 import com.erlport.erlang.term.Atom;

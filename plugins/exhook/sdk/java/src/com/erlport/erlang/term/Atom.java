@@ -1,11 +1,11 @@
 package com.erlport.erlang.term;
 
 /**
- * A name, as Erlang's drivers pass it: keys of records, {@code publish}, reason codes. Users' hooks read {@link
- * #value}; the class has the name and the members that hooks for EMQX 4.1 are compiled against.
+ * A name in Erlang: keys of records, {@code publish}, reason codes. Users' hooks read {@link
+ * #value}. Hooks for EMQX 4.1 are compiled against this name and these members.
  */
 public class Atom {
-    /** The name of the character set that the text came in; nothing here depends on it. */
+    /** The name of the text's original character set; it is not used. */
     public String coder = "UTF-8";
 
     /** The text. */
@@ -16,7 +16,7 @@ public class Atom {
         this.value = value;
     }
 
-    /** An atom of this text that came in another character set. */
+    /** An atom of this text, with the name of its original character set. */
     public Atom(String value, String coder) {
         this.value = value;
         this.coder = coder;

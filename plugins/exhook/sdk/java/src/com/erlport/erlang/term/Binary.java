@@ -4,8 +4,8 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 
 /**
- * Bytes: texts of MQTT in UTF-8, and payloads and passwords whatever stands in them. Users' hooks read {@link #raw};
- * the class has the name and the members that hooks for EMQX 4.1 are compiled against.
+ * Bytes: texts of MQTT in UTF-8, payloads and passwords. Users' hooks read {@link #raw}. Hooks for
+ * EMQX 4.1 are compiled against this name and these members.
  */
 public class Binary {
     /** The bytes. */
@@ -17,8 +17,8 @@ public class Binary {
     }
 
     /**
-     * The bytes of a text in UTF-8, whatever the machine's character set is; none for null, because hooks turn an empty
-     * text into null and back.
+     * The bytes of a text in UTF-8, independent of the machine's character set. Empty for null, because
+     * hooks convert an empty text to null and back.
      */
     public Binary(String text) {
         this.raw = text == null ? new byte[0] : text.getBytes(StandardCharsets.UTF_8);

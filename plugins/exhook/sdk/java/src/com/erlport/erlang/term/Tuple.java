@@ -3,14 +3,14 @@ package com.erlport.erlang.term;
 import java.util.Arrays;
 
 /**
- * A fixed number of values. Hooks get pairs in records, and answer with pairs; the class has the name and the members
- * that hooks for EMQX 4.1 are compiled against.
+ * A fixed number of values. Hooks get pairs in records, and answer with pairs. Hooks for EMQX 4.1
+ * are compiled against this name and these members.
  */
 public class Tuple {
     /** The values. */
     public Object[] elements;
 
-    /** A tuple of so many values, all null. */
+    /** A tuple with this number of values, all null. */
     public Tuple(Integer length) {
         elements = new Object[length];
     }
@@ -44,7 +44,7 @@ public class Tuple {
         return elements[position];
     }
 
-    /** How many values there are. */
+    /** The number of values. */
     public Integer length() {
         return elements.length;
     }
