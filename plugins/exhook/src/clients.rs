@@ -42,7 +42,7 @@ pub enum Moment {
     ComesIn,
     /// It was refused; this is the last event about it.
     IsRefused,
-    /// Nothing. A will is published through hooks before its client is in, or after it has gone.
+    /// Nothing. The event is about a will: before its client is in, or after it has gone.
     Unsaid,
     /// A packet of a login, or of the end of a connection.
     Packet,
@@ -127,8 +127,7 @@ impl Clients {
             (Moment::ComesIn, _) => false,
             (Moment::LetIn | Moment::IsIn, _) => true,
             (Moment::PacketSeen, Some(login)) => std::mem::replace(&mut login.packet_seen, true),
-            // A worker that gets authorization requests also sees which clients connect
-            // (`Pool::own_points`).
+            // Still pending: exhook would have seen it connect (`Pool::own_points`).
             (Moment::Authorizing | Moment::Unsaid | Moment::Packet | Moment::IsRefused, Some(_)) => false,
             // A connection that was let in and is refused later stays in the client's queue. A will
             // belongs to the client that is recorded here, or to a connection that has just come or
