@@ -137,7 +137,7 @@ impl InstanceEntry {
         ),
         instance: *mut c_void,
     ) -> InstanceEntry {
-        InstanceEntry { instance, on_timer, on_instance_message: on_instance_message }
+        InstanceEntry { instance, on_timer, on_instance_message }
     }
 
     /// Calls `on_timer`.

@@ -462,7 +462,7 @@ impl PluginStore {
             is_there(plugin) || detached.contains(&plugin.0) || !answers.was_there(plugin)
         };
         let mut tickets = Vec::new();
-        for page in self.pages.take_unwanted(&wanted) {
+        for page in self.pages.take_unwanted(wanted) {
             self.request_queues.end_page(
                 page.plugin.number(),
                 &page.identity.client_id,

@@ -42,7 +42,7 @@ struct Found {
 struct Typed {
     word: String,
     form: Form,
-    given: Vec<(String, String)>,
+    given: line::Given,
 }
 
 /// Runs a command that is not one of the program's own: `words` is the command and its arguments.
@@ -237,7 +237,7 @@ fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlErro
 }
 
 /// Makes paths absolute, because the broker may run in another folder.
-fn absolute(form: &Form, given: Vec<(String, String)>) -> Result<Vec<(String, String)>, CtlError> {
+fn absolute(form: &Form, given: line::Given) -> Result<line::Given, CtlError> {
     let is_path = |name: &str| form.argument(name).is_some_and(|argument| argument.kind == Kind::Path);
     let made = given.into_iter().map(|(name, value)| {
         if !is_path(&name) {

@@ -37,7 +37,8 @@ fn scaled(number: &str, unit_ms: u64) -> Option<u64> {
 
 /// A span in the largest unit that has no fraction.
 pub(super) fn shown(ms: u64) -> String {
-    let (name, unit) = UNITS.iter().find(|(_, unit)| ms % unit == 0 && ms >= *unit).unwrap_or(&("ms", 1));
+    let (name, unit) =
+        UNITS.iter().find(|(_, unit)| ms.is_multiple_of(*unit) && ms >= *unit).unwrap_or(&("ms", 1));
     format!("{}{name}", ms / unit)
 }
 

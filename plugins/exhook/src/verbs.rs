@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(disable(&rows, &about, "python3", true).unwrap().then, [unmount]);
         assert_eq!(disable(&rows, &about, "hooks", false).unwrap().then, [Then::Disable { force: false }]);
         let mount = Then::Mount { hooks: vec!["message.publish/java_publish".to_owned()] };
-        assert_eq!(enable(&rows, &about, "java").unwrap().then, [mount.clone()]);
+        assert_eq!(enable(&rows, &about, "java").unwrap().then, std::slice::from_ref(&mount));
         assert_eq!(enable(&rows, &about, "hooks").unwrap().then, [mount, Then::Enable]);
         assert!(enable(&rows, &about, "python3").unwrap().then.is_empty());
     }

@@ -36,6 +36,9 @@ fn sentence(error: &clap::Error) -> String {
     error.to_string().trim_start_matches("error: ").trim_end().to_owned()
 }
 
+/// Names of arguments with the values that were typed for them.
+pub(super) type Given = Vec<(String, String)>;
+
 /// The typed verb with its arguments. `None` if help was requested; it has been printed.
 pub(super) fn parse(
     word: &str,
@@ -43,7 +46,7 @@ pub(super) fn parse(
     forms: &[Form],
     words: &[String],
     output: &mut Output,
-) -> Result<Option<(Form, Vec<(String, String)>)>, CtlError> {
+) -> Result<Option<(Form, Given)>, CtlError> {
     let command = command(word, shown, forms);
     let typed = std::iter::once(word.to_owned()).chain(words.iter().cloned());
     let matches = match command.try_get_matches_from(typed) {
@@ -62,7 +65,7 @@ pub(super) fn parse(
     Ok(Some((form.clone(), given(form, matches))))
 }
 
-fn given(form: &Form, matches: &ArgMatches) -> Vec<(String, String)> {
+fn given(form: &Form, matches: &ArgMatches) -> Given {
     let mut given = Vec::new();
     for argument in &form.arguments {
         let name = &argument.name;

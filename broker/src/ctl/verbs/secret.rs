@@ -13,8 +13,8 @@ const SECRET_BYTES_MAX: i64 = 65_536;
 /// Reads the secrets. Returns the arguments with the secrets in place of the way to read them.
 pub(super) fn with_secrets(
     form: &Form,
-    mut given: Vec<(String, String)>,
-) -> Result<Vec<(String, String)>, CtlError> {
+    mut given: super::line::Given,
+) -> Result<super::line::Given, CtlError> {
     for argument in form.arguments.iter().filter(|argument| argument.kind == Kind::Secret) {
         let name = &argument.name;
         let place = given.iter().position(|(known, _)| known == name);
