@@ -60,152 +60,168 @@ pub use verb::{
 };
 pub use weigh::{Weigh, allocated, tree_entry_bytes};
 
-/// Events of the points that only notify, with what they show: an event that is added to a file of these needs no
-/// other line.
+/// Events of the points that only notify, with their getters. A new event in one of these files
+/// needs no other line here.
 pub mod notifications {
     pub use super::aftermath::*;
     pub use super::session::*;
     pub use super::watch::*;
 }
 
-/// A plugin's shared part: made once when it is loaded, and used by the instances of all shards.
+/// The shared part of a plugin: made once when the plugin is loaded, and used by the instances of
+/// all shards.
 ///
-/// Each shard has an instance of [`Plugin::Shard`] of its own, which its hooks get as `&mut self`: no lock is needed for what
-/// belongs to one shard. What all shards read belongs into the shared part.
+/// Each shard has its own instance of [`Plugin::Shard`]. Hooks get the instance as `&mut self`, so
+/// that data of one shard needs no lock. Data that all shards read belongs into the shared part.
 pub trait Plugin: Sized + Send + Sync + 'static {
-    /// What the operator configures, read with serde from `[plugins.NAME] config` or from ctl. [`NoConfig`] where there is
-    /// nothing to configure. A key that the struct does not have is refused.
+    /// The plugin's configuration, read with serde from `[plugins.NAME] config` or from ctl.
+    /// [`NoConfig`] if there is nothing to configure. A key that the struct does not have is
+    /// refused.
     type Config: DeserializeOwned;
 
     /// The instance of one shard. It never leaves its shard's thread.
     type Shard: 'static;
 
-    /// Makes the shared part. May do I/O. While a plugin is reloaded its older version still runs: take exclusive resources,
-    /// such as a port, in [`Plugin::activate`].
+    /// Makes the shared part. May do I/O. During a reload the old version still runs: take
+    /// exclusive resources, such as a port, in [`Plugin::activate`].
     ///
     /// # Errors
-    /// Any; the plugin is then not loaded, and the operator reads the text.
+    /// Any; the plugin is then not loaded, and the operator gets the text.
     fn load(config: Self::Config, host: &Host) -> Result<Self, Error>;
 
-    /// Makes the instance of one shard, on its thread: no I/O and nothing slow, since the shard's clients wait.
+    /// Makes the instance of one shard, on that shard's thread. No I/O and nothing slow: the
+    /// clients of the shard wait meanwhile.
     ///
     /// # Errors
-    /// Any; the plugin is then not loaded, and the operator reads the text.
+    /// Any; the plugin is then not loaded, and the operator gets the text.
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<Self::Shard, Error>;
 
-    /// From now on every shard calls the hooks. Called after `load` and every `init_shard`.
+    /// Called after `load` and every `init_shard`. After it, every shard calls the hooks.
     ///
     /// # Errors
-    /// Any; the plugin is then taken out again, and the operator reads the text.
+    /// Any; the plugin is then unloaded again, and the operator gets the text.
     fn activate(self: &Arc<Self>) -> Result<(), Error> {
         Ok(())
     }
 
-    /// No shard calls the hooks any more. Give back what `activate` took.
+    /// Called when no shard calls the hooks any more. Release what `activate` took.
     fn deactivate(self: &Arc<Self>) {}
 
     /// Names of plugins that must be loaded before this one.
     const DEPENDS: &'static [&'static str] = &[];
 
-    /// Whether the library may be unmapped once it is proven quiet: no thread of its own, no thread-local with a destructor.
+    /// Whether the library may be unmapped once no code of it runs. True only if the plugin has no
+    /// thread of its own and no thread-local with a destructor.
     const CLOSABLE: bool = false;
 
-    /// Whether the plugin may be loaded again over the code that is mapped already, beside a load that still runs: a reload whose file
-    /// has not changed then maps nothing new. False where a static or a thread-local of the plugin belongs to one load, as one that
-    /// keeps the [`Host`] or what the operator configured.
+    /// Whether the plugin may be loaded again from code that is already mapped, while an earlier
+    /// load still runs. A reload of an unchanged file then maps nothing new. Set it to false if a
+    /// static or a thread-local belongs to one load, for example one that stores the [`Host`] or
+    /// the configuration.
     const IN_PLACE: bool = true;
 
-    /// JSON Schema of [`Plugin::Config`], for tools and for `plugins check`; what it says is checked before `load`.
+    /// JSON Schema of [`Plugin::Config`], for tools and for `plugins check`. The broker checks the
+    /// configuration against it before `load`.
     fn config_schema() -> Option<String> {
         None
     }
 
-    /// The verbs that the plugin adds to `grapnel-ctl`. Called whenever they are listed or one of them is called: no I/O.
+    /// The verbs that the plugin adds to `grapnel-ctl`. Called for each listing and each call of a
+    /// verb: no I/O.
     fn verbs() -> Verbs<Self> {
         Verbs::new()
     }
 
-    /// A timer that the instance armed with [`Host::timer`] is due. One that falls due while the plugin is disabled or tripped comes
-    /// when it is called again.
+    /// A timer that the instance set with [`Host::timer`] is due. If it falls due while the plugin
+    /// is disabled or tripped, it is called when hooks are called again.
     fn on_timer(shard: &mut Self::Shard, timer: Timer, number: u64) {
         let _ = (shard, timer, number);
     }
 
-    /// An instance message from another instance of this plugin, or from a thread of it ([`Host::instance_message`]). What is sent while the plugin is disabled or
-    /// tripped comes when it is called again. What threads of the version before still send comes to this one where it has taken over
-    /// its state; else nobody gets it.
+    /// An instance message from another instance of this plugin, or from one of its threads
+    /// ([`Host::instance_message`]). Messages that are sent while the plugin is disabled or tripped
+    /// are delivered when hooks are called again. After a reload, messages from threads of the old
+    /// version are delivered to this instance if it has taken over the state; otherwise they are
+    /// dropped.
     fn on_instance_message(shard: &mut Self::Shard, message: &InstanceMessage<'_>) {
         let _ = (shard, message);
     }
 
-    /// What became of something that the plugin asked for on behalf of a client and wanted to be told of
-    /// ([`OnBehalf::answered`], [`Host::authorize_as`]). Called on the shard of the client, once for each that was taken. What the
-    /// version before is still owed comes to this one where it has taken over its state; else nobody is told.
+    /// The result of a request on behalf of a client, if a notification was requested
+    /// ([`OnBehalf::answered`], [`Host::authorize_as`]). Called on the shard of the client, once
+    /// for each accepted request. After a reload, results for the old version are delivered to this
+    /// instance if it has taken over the state; otherwise they are dropped.
     fn on_answer(shard: &mut Self::Shard, answer: Answer) {
         let _ = (shard, answer);
     }
 
-    /// A page of retained messages that the plugin has asked for on behalf of a client ([`Host::fetch_as`]); one that is refused comes
-    /// to [`Plugin::on_answer`]. Called on the shard of the client.
+    /// A page of retained messages that was requested with [`Host::fetch_as`]. Called on the shard
+    /// of the client. If the request is refused, [`Plugin::on_answer`] is called instead.
     fn on_fetched(shard: &mut Self::Shard, page: &Fetched<'_>) {
         let _ = (shard, page);
     }
 
-    /// What the instance knows, for the version that replaces it: `None` where there is nothing to hand over. The instance goes
-    /// on as before, because the reload may be called off.
+    /// The instance's state, for the version that replaces it; `None` if there is nothing to hand
+    /// over. The instance goes on as before, because the reload may be cancelled.
     ///
     /// # Errors
-    /// Any; the reload is called off, and the operator reads the text.
+    /// Any; the reload is cancelled, and the operator gets the text.
     fn export_state(shard: &Self::Shard) -> Result<Option<Vec<u8>>, Error> {
         let _ = shard;
         Ok(None)
     }
 
-    /// Takes over what the version before exported on this shard; whether it was wanted. May be called again with newer bytes,
-    /// which replace what came before.
+    /// Takes over the state that the old version exported on this shard; returns whether it was
+    /// used. May be called again with newer bytes, which replace the earlier ones.
     ///
     /// # Errors
-    /// Any; the reload is called off, and the operator reads the text.
+    /// Any; the reload is cancelled, and the operator gets the text.
     fn import_state(shard: &mut Self::Shard, state: &[u8]) -> Result<bool, Error> {
         let _ = (shard, state);
         Ok(false)
     }
 
-    /// The state of the instance as entries, where it is to go over in pieces; `Some(shard)` where the instance implements [`Entries`].
-    /// `export_state` and `import_state` are then asked only where the other version knows no pieces. It is right for whatever may
-    /// grow: with `export_state` all is written in one step, for which the clients of the shard wait, and `state_bytes_max` bounds it.
+    /// The state of the instance as entries, to transfer it in pieces; `Some(shard)` if the
+    /// instance implements [`Entries`]. The broker then uses `export_state` and `import_state` only
+    /// if the other version does not support pieces. Use pieces for any state that may grow:
+    /// `export_state` writes everything in one step while the clients of the shard wait, and
+    /// `state_bytes_max` limits its size.
     fn pieces(shard: &mut Self::Shard) -> Option<&mut dyn Pieces> {
         let _ = shard;
         None
     }
 
-    /// Takes a new configuration into the running plugin. Without it, and where it answers [`Configured::Reload`], the broker
-    /// reloads the plugin with the new configuration.
+    /// Applies a new configuration to the running plugin. By default, and if it returns
+    /// [`Configured::Reload`], the broker reloads the plugin with the new configuration.
     ///
     /// # Errors
-    /// Any; the configuration before it stays, and the operator reads the text.
+    /// Any; the old configuration stays in force, and the operator gets the text.
     fn configure(self: &Arc<Self>, config: Self::Config) -> Result<Configured, Error> {
         let _ = config;
         Ok(Configured::Reload)
     }
 
-    /// After [`Plugin::configure`], on each shard: the instance looks at the shared part again. Also where other hooks of the plugin
-    /// about the life of connections and sessions are called than before (`client.connack`, `client.connected`,
-    /// `client.disconnected`, and `session.` created, resumed, discarded, takenover and terminated), because the operator has taken
-    /// some out or put them back, or the plugin was disabled or tripped: it misses events, or has missed some. What the plugin mounts
-    /// or unmounts itself is not told. It is called before the hooks are; after a reload of a plugin that was tripped, for the new
-    /// instance, behind the state that it takes over.
+    /// Called on each shard after [`Plugin::configure`], so that the instance can read the shared
+    /// part again.
+    ///
+    /// Also called when the operator unmounts or remounts hooks of this plugin, or when the plugin
+    /// is disabled or tripped, if that changes which hooks about connections and sessions are
+    /// called: `client.connack`, `client.connected`, `client.disconnected`, and `session.` created,
+    /// resumed, discarded, takenover and terminated. The instance then misses events or has missed
+    /// some. It is not called for hooks that the plugin itself mounts or unmounts. It is called
+    /// before the hooks are. After a reload of a tripped plugin it is called for the new instance,
+    /// after the state is taken over.
     fn configured(self: &Arc<Self>, shard: &mut Self::Shard) {
         let _ = shard;
     }
 }
 
-/// What became of a new configuration.
+/// The result of a new configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Configured {
     /// It is in force.
     Taken,
-    /// It can only be taken by a reload.
+    /// It can only be applied by a reload.
     Reload,
 }
 
@@ -226,11 +242,11 @@ impl Timer {
 /// Bytes from another instance of the plugin, or from one of its threads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InstanceMessage<'a> {
-    /// The shard it comes from; `None` for a thread of the plugin's.
+    /// The shard of the sender; `None` for a thread of the plugin.
     pub from_shard: Option<u32>,
-    /// What the sender gave with it.
+    /// The number that the sender passed.
     pub number: u64,
-    /// The bytes, which the broker has copied.
+    /// The bytes; a copy made by the broker.
     pub bytes: &'a [u8],
 }
 
@@ -241,17 +257,19 @@ pub enum Flow {
     Continue,
     /// End the chain; what this hook changed is kept.
     Stop,
-    /// The answer comes later, through the ticket that this call took with `defer`.
+    /// The verdict comes later, through the ticket that this call took with `defer`.
     Defer,
-    /// Nobody has answered, as where a process or a database that the plugin asks is away: the fault policy decides, what was
-    /// granted before stays, and it does not count towards the plugin's breaker. What this hook changed is thrown away.
+    /// No verdict, for example because a process or a database that the plugin uses cannot be
+    /// reached. The fault policy decides, and what was granted before stays granted. It does not
+    /// count towards the plugin's breaker. The changes of this hook are discarded.
     Unanswered,
 }
 
-/// What a hook method may return: [`Flow`], nothing (which means Continue), or a `Result` of these. An error is a fault: the
-/// hook's changes are thrown away, the fault policy of the hook point holds, and the error is logged.
+/// What a hook method may return: [`Flow`], nothing (which means Continue), or a `Result` of these.
+/// An error is a fault: the hook's changes are discarded, the fault policy of the hook point
+/// applies, and the error is logged.
 pub trait IntoFlow {
-    /// The flow, or what went wrong.
+    /// The flow, or the error.
     ///
     /// # Errors
     /// The text of the hook's own error.

@@ -9,8 +9,9 @@ use super::reason::Reason;
 use crate::host::ClientIdentity;
 use crate::raw::{self, BEHALF_ANSWER, Slice, Status};
 
-/// Who a client was at an event, with all that `client.authorize` reads of it: for what is done on its behalf later, when it may
-/// have gone. Made by the broker; at most 65,536 bytes, which count as memory that the client makes the plugin hold.
+/// A client's identity at an event, with everything that `client.authorize` reads of the client.
+/// Use it for requests on behalf of the client later, even after the client has disconnected. Made
+/// by the broker. At most 65,536 bytes; count them as memory that the client uses in the plugin.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Identity(Box<[u8]>);
 
@@ -21,9 +22,9 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Of the client of a running event.
+    /// The identity of the client of a running event.
     pub(crate) fn of(context: &Context<'_>) -> Result<Identity, Refused> {
-        // Enough for most.
+        // Enough for most identities.
         let mut room = [0; 256];
         match context.identity(&mut room) {
             Ok(len) => return Ok(Identity(room[..len].into())),
@@ -39,7 +40,8 @@ impl Identity {
         Err(Refused { field: None, status: Status::FULL })
     }
 
-    /// Its bytes, for the version that replaces the plugin: opaque, and not to be shown to anybody.
+    /// The identity as bytes, for the version that replaces the plugin. The format is private to
+    /// the broker; do not show the bytes to anybody.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -47,7 +49,7 @@ impl Identity {
     /// An identity from the bytes of [`Identity::as_bytes`].
     ///
     /// # Errors
-    /// For anything else.
+    /// For any other bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Identity, Error> {
         match ClientIdentity::decode(bytes) {
             Ok(_) => Ok(Identity(bytes.into())),
@@ -66,7 +68,7 @@ impl Identity {
     }
 }
 
-/// For whom a plugin asks for something.
+/// The client of a request, and whether the plugin gets the result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OnBehalf<'a> {
     whom: Whom<'a>,
@@ -80,17 +82,20 @@ enum Whom<'a> {
 }
 
 impl<'a> OnBehalf<'a> {
-    /// A client as it was at an event. Where its session is still there with the same user name, what the session knows counts.
+    /// The client of an identity. If its session still exists with the same user name, the
+    /// session's current values are used.
     pub fn of(identity: &'a Identity) -> OnBehalf<'a> {
         OnBehalf { whom: Whom::Identity(identity), number: None }
     }
 
-    /// Whoever has this client identifier when the broker does it; refused with [`Reason::CLIENT_ID_NOT_VALID`] where nobody has.
+    /// The client that has this client identifier when the broker executes the request. Refused
+    /// with [`Reason::CLIENT_ID_NOT_VALID`] if there is none.
     pub fn client(client_id: &'a str) -> OnBehalf<'a> {
         OnBehalf { whom: Whom::Client(client_id), number: None }
     }
 
-    /// Tells the plugin what became of it: [`super::Plugin::on_answer`] with this number, on the shard of the client.
+    /// Requests the result: [`super::Plugin::on_answer`] is called with this number, on the shard
+    /// of the client.
     #[must_use]
     pub fn answered(self, number: u64) -> OnBehalf<'a> {
         OnBehalf { number: Some(number), ..self }
@@ -118,50 +123,56 @@ impl<'a> From<&'a Identity> for OnBehalf<'a> {
     }
 }
 
-/// What a client is asked to be allowed.
+/// An action to authorize for a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wish<'a> {
     /// Publishing to a topic name, with a QoS and the retain flag.
     Publish(&'a str, u8, bool),
     /// Subscribing to a topic filter with a QoS.
     Subscribe(&'a str, u8),
-    /// Receiving a message of a topic name with a QoS: only hooks that were mounted for deliveries are asked.
+    /// Receiving a message of a topic name with a QoS. Calls only hooks that are mounted for
+    /// deliveries.
     Deliver(&'a str, u8),
 }
 
-/// What became of something that was asked for on behalf of a client.
+/// The result of a request on behalf of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer {
     /// The number that [`OnBehalf::answered`] or [`Host::authorize_as`] was given.
     pub number: u64,
-    /// A code below 0x80 where it was done or is allowed: the one that the client's own packet would have been acknowledged with.
-    /// [`Reason::NOT_AUTHORIZED`] where `client.authorize` refused it. [`Reason::SERVER_UNAVAILABLE`] where a hook was asked and gave
-    /// no answer, in time or at all, and [`Reason::QUOTA_EXCEEDED`] where too much waits: nothing of it has happened, and it may be
-    /// tried again.
+    /// Below 0x80 for success: the code that would acknowledge the client's own packet.
+    /// [`Reason::NOT_AUTHORIZED`] if `client.authorize` refused. [`Reason::SERVER_UNAVAILABLE`] if
+    /// a hook gave no verdict or missed its deadline. [`Reason::QUOTA_EXCEEDED`] if too many
+    /// requests wait. In the last two cases the request had no effect and may be repeated.
     pub reason: Reason,
 }
 
 impl Answer {
-    /// Whether it was done, or is allowed.
+    /// Whether the request was executed, or is allowed.
     pub fn is_success(&self) -> bool {
         self.reason.0 < 0x80
     }
 }
 
 impl Host {
-    /// Publishes a message on behalf of a client: `client.authorize` is asked as for the client's own PUBLISH, with the client as its
-    /// session knows it, or with the identity where that session has gone or is another user's. What the client's PUBLISH must obey
-    /// holds too; a QoS above `maximum_qos` is lowered. A refused message has no effect: it is counted (`behalf_refused`) and
-    /// logged. Of a message with [`Outgoing::from_client`], the client is the one it comes from. Any thread.
+    /// Publishes a message on behalf of a client. `client.authorize` is called as for the client's
+    /// own PUBLISH, with the values of the client's session, or with the identity if the session
+    /// has ended or has another user name. The other rules for a client's PUBLISH apply too; a QoS
+    /// above `maximum_qos` is lowered. A refused message has no effect: it is counted
+    /// (`behalf_refused`) and logged. With [`Outgoing::from_client`], the message comes from that
+    /// client. Any thread.
     ///
-    /// It waits behind what the plugin has asked for before on behalf of the same client. Where too much waits for the client or the
-    /// plugin (`behalf_client_requests_max`, `behalf_requests_max` and their bytes), it is refused with [`Reason::QUOTA_EXCEEDED`]
-    /// at once: whoever must not lose the message asks for an answer ([`OnBehalf::answered`]), keeps it until the answer has come,
-    /// and tries again later after that one. That it was delivered and not stored, where it was to be retained and the store is full,
-    /// is no refusal.
+    /// The request waits for earlier requests of the plugin on behalf of the same client. If too
+    /// many wait for the client or the plugin (`behalf_client_requests_max`, `behalf_requests_max`
+    /// and their byte limits), it is refused at once with [`Reason::QUOTA_EXCEEDED`]. If the
+    /// message must not be lost, request the result ([`OnBehalf::answered`]), store the message
+    /// until the result arrives, and repeat the request after a refusal.
+    ///
+    /// If the message was to be retained and the retained store is full, it is delivered but not
+    /// stored; this is no refusal.
     ///
     /// # Errors
-    /// [`Refused`] for a topic or property that no message may have, and beyond `plugin_publishes_per_second_max`.
+    /// [`Refused`] for an invalid topic or property, and above `plugin_publishes_per_second_max`.
     pub fn publish_as<'a>(self, whom: impl Into<OnBehalf<'a>>, message: &Outgoing) -> Result<(), Refused> {
         whom.into().with_table(|behalf| {
             message.with_table(|table| {
@@ -171,11 +182,11 @@ impl Host {
         })
     }
 
-    /// Subscribes a client as [`Host::subscribe`] does, if `client.authorize` allows it, and if the session is still of the same user
-    /// name. Any thread.
+    /// Subscribes a client as [`Host::subscribe`] does, if `client.authorize` allows it and the
+    /// session still has the same user name. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] for a filter or options that cannot be.
+    /// [`Refused`] for an invalid filter or invalid options.
     pub fn subscribe_as<'a>(
         self,
         whom: impl Into<OnBehalf<'a>>,
@@ -192,11 +203,11 @@ impl Host {
         })
     }
 
-    /// Takes a subscription from a client, if the session is still of the same user name, behind what the plugin has asked for before
-    /// on behalf of the same client. Any thread.
+    /// Removes a subscription of a client, if the session still has the same user name. The request
+    /// waits for earlier requests of the plugin on behalf of the same client. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] for a filter that cannot be.
+    /// [`Refused`] for an invalid filter.
     pub fn unsubscribe_as<'a>(self, whom: impl Into<OnBehalf<'a>>, filter: &str) -> Result<(), Refused> {
         let filter = Slice::of(filter.as_bytes());
         whom.into().with_table(|behalf| {
@@ -205,11 +216,12 @@ impl Host {
         })
     }
 
-    /// Asks whether a client may do something, for what the plugin keeps itself, such as messages that it hands out. The answer
-    /// comes to [`super::Plugin::on_answer`] with this number. Any thread.
+    /// Requests authorization of a client's action, for data that the plugin itself stores, such as
+    /// messages that it delivers. The result arrives at [`super::Plugin::on_answer`] with this
+    /// number. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] for a topic name or filter that cannot be, and where too much waits already.
+    /// [`Refused`] for an invalid topic name or filter, and if too many requests wait already.
     pub fn authorize_as<'a>(
         self,
         whom: impl Into<OnBehalf<'a>>,

@@ -9,24 +9,28 @@ use super::ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, deadline
 use crate::raw::{APPEND, Change, FLAG_REPLAY, FLAG_RETAIN, Field};
 
 wrapper! {
-    /// CONNECT was read and nothing is decided yet (`client.connect`). Its properties may be changed, or the client refused.
+    /// CONNECT was read and nothing is decided yet (`client.connect`). The hook may change the
+    /// properties or refuse the client.
     Connect
 }
 
 wrapper! {
-    /// Who is it, and may it come in (`client.authenticate`). A client that nobody answers for comes in only without a user
-    /// name and where the listener allows anonymous ones. A fault denies: the client is refused with 0x88, server unavailable.
+    /// Decides whether the client may connect (`client.authenticate`). Without a verdict, a client
+    /// is accepted only if it has no user name and the listener allows anonymous clients. A fault
+    /// denies: the client is refused with 0x88, server unavailable.
     Authenticate
 }
 
 wrapper! {
-    /// May the client do this (`client.authorize`): publish to a topic name, subscribe to a topic filter. Unanswered,
-    /// `authorization.no_match` decides. A fault denies. The answer may be remembered for this client and topic.
+    /// Decides whether the client may publish to a topic name or subscribe to a topic filter
+    /// (`client.authorize`). Without a verdict, `authorization.no_match` decides. A fault denies.
+    /// The verdict may be cached for this client and topic.
     Authorize
 }
 
 wrapper! {
-    /// The client is in: CONNACK with success is on its way (`client.connected`). Nothing can be changed.
+    /// The client is connected: CONNACK with success is on its way (`client.connected`). Nothing
+    /// can be changed.
     Connected
 }
 
@@ -35,12 +39,12 @@ wrapper! {
     Disconnected
 }
 
-/// What a chain has answered so far.
+/// The verdict of a chain so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Nobody has answered.
+    /// No verdict yet.
     Unanswered,
-    /// Let in, allowed.
+    /// Accepted, or allowed.
     Allow,
     /// Refused.
     Deny,
@@ -73,7 +77,7 @@ pub struct Will<'a> {
     pub retain: bool,
 }
 
-/// What is authorised.
+/// The action that is authorized.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Publishing to a topic name.
@@ -86,7 +90,7 @@ pub enum Action {
     Will,
 }
 
-/// Getters of what CONNECT said, apart from what CONNACK answers.
+/// Getters of the values in CONNECT that CONNACK does not answer.
 macro_rules! connect_getters {
     () => {
         /// Protocol name of CONNECT: `MQTT`, or `MQIsdp` of MQTT 3.1.
@@ -104,12 +108,13 @@ macro_rules! connect_getters {
             self.context.number(crate::raw::Field::CONNECTED_AT_MS, 0)
         }
 
-        /// Whether the client asks for response information.
+        /// Whether the client requests response information.
         pub fn wants_response_info(&self) -> bool {
             self.context.number(crate::raw::Field::REQUEST_RESPONSE_INFO, 0) == Some(1)
         }
 
-        /// Whether the client wants reason strings and user properties where something fails.
+        /// Whether the client accepts reason strings and user properties in packets that report a
+        /// failure.
         pub fn wants_problem_info(&self) -> bool {
             self.context.number(crate::raw::Field::REQUEST_PROBLEM_INFO, 0) == Some(1)
         }
@@ -117,17 +122,17 @@ macro_rules! connect_getters {
 }
 pub(super) use connect_getters;
 
-/// Getters of what CONNECT asked for.
+/// Getters of the values that CONNECT requests.
 macro_rules! connection_getters {
     () => {
         connect_getters! {}
 
-        /// The largest packet the client takes, bytes; `None` where it sets no limit.
+        /// The largest packet that the client accepts, bytes; `None` without a limit.
         pub fn maximum_packet_size(&self) -> Option<u32> {
             self.context.number(Field::MAXIMUM_PACKET_SIZE, 0).map(|bytes| bytes as u32)
         }
 
-        /// How many topic aliases the client takes.
+        /// How many topic aliases the client accepts; 0 for none.
         pub fn topic_alias_maximum(&self) -> u16 {
             self.context.number(Field::TOPIC_ALIAS_MAXIMUM, 0).unwrap_or(0) as u16
         }
@@ -142,7 +147,7 @@ macro_rules! connection_getters {
             self.context.number(Field::SESSION_EXPIRY_S, 0).unwrap_or(0) as u32
         }
 
-        /// How many QoS 1 and 2 messages the client takes unacknowledged.
+        /// How many unacknowledged QoS 1 and 2 messages the client accepts.
         pub fn receive_maximum(&self) -> Option<u16> {
             self.context.number(Field::RECEIVE_MAXIMUM, 0).map(|maximum| maximum as u16)
         }
@@ -158,7 +163,7 @@ impl<'a> Connect<'a> {
         self.context.change(&change)
     }
 
-    /// The will that the client leaves.
+    /// The client's will.
     pub fn will(&self) -> Option<Will<'a>> {
         let topic = self.context.text(Field::WILL_TOPIC, 0)?;
         let number = |field| self.context.number(field, 0).unwrap_or(0);
@@ -170,13 +175,13 @@ impl<'a> Connect<'a> {
         })
     }
 
-    /// What has been answered so far: [`Verdict::Deny`] where a plugin before this one has refused the client and let the chain
-    /// go on.
+    /// The verdict so far: [`Verdict::Deny`] if an earlier plugin has refused the client and
+    /// continued the chain.
     pub fn verdict(&self) -> Verdict {
         Verdict::from_number(self.context.number(Field::VERDICT, 0))
     }
 
-    /// Changes the keep alive; a client of MQTT 5 is told with Server Keep Alive.
+    /// Changes the keep alive, seconds; a client of MQTT 5 is notified with Server Keep Alive.
     ///
     /// # Errors
     /// [`Refused`] for a value the broker does not grant.
@@ -192,7 +197,7 @@ impl<'a> Connect<'a> {
         self.change(number(Field::SESSION_EXPIRY_S, u64::from(seconds)))
     }
 
-    /// Changes how many QoS 1 and 2 messages the client gets unacknowledged.
+    /// Changes how many QoS 1 and 2 messages may be sent to the client unacknowledged.
     ///
     /// # Errors
     /// [`Refused`] for 0.
@@ -200,7 +205,7 @@ impl<'a> Connect<'a> {
         self.change(number(Field::RECEIVE_MAXIMUM, u64::from(maximum)))
     }
 
-    /// Changes the largest packet that the client gets, bytes.
+    /// Changes the size of the largest packet that is sent to the client, bytes.
     ///
     /// # Errors
     /// [`Refused`] for 0.
@@ -211,12 +216,12 @@ impl<'a> Connect<'a> {
     /// Changes how many topic aliases the broker may set for the client.
     ///
     /// # Errors
-    /// [`Refused`], which no broker of this ABI answers here.
+    /// None in this ABI version.
     pub fn set_topic_alias_maximum(&mut self, maximum: u16) -> Result<(), Refused> {
         self.change(number(Field::TOPIC_ALIAS_MAXIMUM, u64::from(maximum)))
     }
 
-    /// Adds a user property behind those there are. Later hooks see it as if CONNECT had it.
+    /// Appends a user property. Later hooks see it as if it were part of CONNECT.
     ///
     /// # Errors
     /// [`Refused`] for more than 65,535 bytes or U+0000.
@@ -224,10 +229,10 @@ impl<'a> Connect<'a> {
         self.change(pair(Field::USER_PROPERTY, APPEND, key, value))
     }
 
-    /// Takes the `index`-th user property out; those behind it move up.
+    /// Removes the `index`-th user property; later ones move up.
     ///
     /// # Errors
-    /// [`Refused`] for one that is not there.
+    /// [`Refused`] if there is no such property.
     pub fn remove_user_property(&mut self, index: u32) -> Result<(), Refused> {
         self.change(at(index, number(Field::USER_PROPERTY, 1)))
     }
@@ -244,13 +249,14 @@ impl<'a> Connect<'a> {
         self.change(number(Field::VERDICT, Verdict::DENY))
     }
 
-    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept,
-    /// unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's
-    /// default (`defer_deadline_ms`) where the hook names none. After it, it is a fault, which lets the client go on unless
-    /// the operator says otherwise.
+    /// Takes a ticket to complete later, from any thread; then return [`crate::Flow::Defer`].
+    /// Changes made before it apply, unless the ticket ends with a fault. A zero `deadline` means
+    /// the maximum: the hook's `deadline_ms`, or the operator's `defer_deadline_ms` if the hook
+    /// sets none. A missed deadline is a fault: the client continues, unless the operator
+    /// configures otherwise.
     ///
     /// # Errors
-    /// [`Refused`] where no ticket is left (`tickets_max`).
+    /// [`Refused`] if no ticket is left (`tickets_max`).
     pub fn defer(&mut self, deadline: Duration) -> Result<ConnectTicket, Refused> {
         let ticket = self.context.defer(deadline_ms(deadline))?;
         Ok(ConnectTicket::new(ticket, self.context.host()))
@@ -281,7 +287,7 @@ impl<'a> Authenticate<'a> {
         self.context.bytes(Field::AUTH_DATA, 0)
     }
 
-    /// The will that the client leaves.
+    /// The client's will.
     pub fn will(&self) -> Option<Will<'a>> {
         let topic = self.context.text(Field::WILL_TOPIC, 0)?;
         let number = |field| self.context.number(field, 0).unwrap_or(0);
@@ -293,37 +299,41 @@ impl<'a> Authenticate<'a> {
         })
     }
 
-    /// Whether there is a session under the client identifier, stored or connected. If the client is let in and is another user than
-    /// [`Authenticate::session_owner`], the operator's `session_owner` says what becomes of it.
+    /// Whether a session exists for this client identifier, stored or connected. If the client is
+    /// accepted and is a different user than [`Authenticate::session_owner`], the operator's
+    /// setting `session_owner` decides about the session.
     pub fn has_session(&self) -> bool {
         self.context.number(Field::SESSION_PRESENT, 0) == Some(1)
     }
 
-    /// Whether the client is in already and authenticates anew (MQTT 5.0, section 4.12.1): there is no session to ask about then but
-    /// its own.
+    /// Whether the client is already connected and re-authenticates (MQTT 5.0, section 4.12.1). The
+    /// only existing session is then the client's own.
     pub fn is_renewal(&self) -> bool {
         self.context.number(Field::SESSION_PRESENT, 0).is_none()
     }
 
-    /// User name of whom that session belongs to; `None` where there is none, or it is of a client without a user name.
+    /// User name of the owner of that session; `None` if there is no session or its owner has no
+    /// user name.
     pub fn session_owner(&self) -> Option<&'a str> {
         self.context.text(Field::SESSION_OWNER, 0)
     }
 
-    /// What has been answered so far.
+    /// The verdict so far.
     pub fn verdict(&self) -> Verdict {
         Verdict::from_number(self.context.number(Field::VERDICT, 0))
     }
 
-    /// Lets the client in, unless a later plugin changes the answer; return [`crate::Flow::Stop`] to have the last word.
+    /// Accepts the client, unless a later plugin changes the verdict; return [`crate::Flow::Stop`]
+    /// to make it final.
     ///
     /// # Errors
-    /// [`Refused`], which no broker of this ABI answers here.
+    /// None in this ABI version.
     pub fn allow(&mut self) -> Result<(), Refused> {
         self.change(number(Field::VERDICT, Verdict::ALLOW))
     }
 
-    /// Refuses the client, unless a later plugin changes the answer; return [`crate::Flow::Stop`] to have the last word.
+    /// Refuses the client, unless a later plugin changes the verdict; return [`crate::Flow::Stop`]
+    /// to make it final.
     ///
     /// # Errors
     /// [`Refused`] for a reason code that CONNACK does not have.
@@ -332,8 +342,9 @@ impl<'a> Authenticate<'a> {
         self.change(number(Field::VERDICT, Verdict::DENY))
     }
 
-    /// Asks the client for another AUTH, with this data, unless a later plugin changes the answer; only where CONNECT named an
-    /// authentication method. The chain runs again with what the client answers, and the same [`Authenticate::connection`].
+    /// Requests another AUTH from the client with this data, unless a later plugin changes the
+    /// verdict. Only if CONNECT named an authentication method. The chain runs again with the
+    /// client's AUTH and the same [`Authenticate::connection`].
     ///
     /// # Errors
     /// [`Refused`] for data longer than 65,535 bytes.
@@ -342,7 +353,7 @@ impl<'a> Authenticate<'a> {
         self.change(number(Field::VERDICT, Verdict::ANOTHER_ROUND))
     }
 
-    /// Gives the client data with the CONNACK, or the AUTH, that lets it in.
+    /// Sets the authentication data of the CONNACK, or of the AUTH, that accepts the client.
     ///
     /// # Errors
     /// [`Refused`] for data longer than 65,535 bytes.
@@ -350,26 +361,27 @@ impl<'a> Authenticate<'a> {
         self.change(bytes(Field::AUTH_DATA, data))
     }
 
-    /// Number of the network connection: no other one of this run of the broker has it, and all rounds of one authentication
-    /// have it in common.
+    /// Number of the network connection, unique while this broker process runs. All rounds of one
+    /// authentication have the same number.
     pub fn connection(&self) -> u64 {
         self.context.number(Field::CONNECTION, 0).unwrap_or(0)
     }
 
-    /// Makes the client a superuser, who may do everything, or not.
+    /// Sets whether the client is a superuser, who may do everything.
     ///
     /// # Errors
-    /// [`Refused`], which no broker of this ABI answers here.
+    /// None in this ABI version.
     pub fn set_superuser(&mut self, superuser: bool) -> Result<(), Refused> {
         self.change(number(Field::IS_SUPERUSER, u64::from(superuser)))
     }
 
-    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept,
-    /// unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's
-    /// default (`defer_deadline_ms`) where the hook names none. After it, the client is denied.
+    /// Takes a ticket to complete later, from any thread; then return [`crate::Flow::Defer`].
+    /// Changes made before it apply, unless the ticket ends with a fault. A zero `deadline` means
+    /// the maximum: the hook's `deadline_ms`, or the operator's `defer_deadline_ms` if the hook
+    /// sets none. After the deadline the client is denied.
     ///
     /// # Errors
-    /// [`Refused`] where no ticket is left (`tickets_max`).
+    /// [`Refused`] if no ticket is left (`tickets_max`).
     pub fn defer(&mut self, deadline: Duration) -> Result<AuthenticateTicket, Refused> {
         let ticket = self.context.defer(deadline_ms(deadline))?;
         Ok(AuthenticateTicket::new(ticket, self.context.host()))
@@ -383,7 +395,7 @@ impl<'a> Authorize<'a> {
         self.context.change(&change)
     }
 
-    /// What the client wants to do.
+    /// The action that is authorized.
     pub fn action(&self) -> Action {
         match self.context.event().action {
             2 => Action::Subscribe,
@@ -393,12 +405,13 @@ impl<'a> Authorize<'a> {
         }
     }
 
-    /// Topic name; at [`Action::Subscribe`] the topic filter, of a shared subscription what stands behind `$share/NAME/`.
+    /// Topic name; for [`Action::Subscribe`] the topic filter, without the `$share/NAME/` of a
+    /// shared subscription.
     pub fn topic(&self) -> &'a str {
         self.context.text_at_hand(Field::TOPIC, self.context.event().topic)
     }
 
-    /// Quality of service that is asked for, 0 to 2.
+    /// Requested quality of service, 0 to 2.
     pub fn qos(&self) -> u8 {
         self.context.event().qos
     }
@@ -408,42 +421,45 @@ impl<'a> Authorize<'a> {
         self.context.event().flags & FLAG_RETAIN != 0
     }
 
-    /// What has been answered so far.
+    /// The verdict so far.
     pub fn verdict(&self) -> Verdict {
         Verdict::from_number(self.context.number(Field::VERDICT, 0))
     }
 
-    /// Allows it, unless a later plugin changes the answer; return [`crate::Flow::Stop`] to have the last word.
+    /// Allows the action, unless a later plugin changes the verdict; return [`crate::Flow::Stop`]
+    /// to make it final.
     ///
     /// # Errors
-    /// [`Refused`], which no broker of this ABI answers here.
+    /// None in this ABI version.
     pub fn allow(&mut self) -> Result<(), Refused> {
         self.change(number(Field::VERDICT, Verdict::ALLOW))
     }
 
-    /// Refuses it, unless a later plugin changes the answer; return [`crate::Flow::Stop`] to have the last word.
+    /// Refuses the action, unless a later plugin changes the verdict; return [`crate::Flow::Stop`]
+    /// to make it final.
     ///
     /// # Errors
-    /// [`Refused`] for a reason code that the answering packet does not have.
+    /// [`Refused`] for a reason code that the acknowledgement packet does not have.
     pub fn deny(&mut self, reason: Reason) -> Result<(), Refused> {
         self.change(number(Field::REASON_CODE, u64::from(reason.0)))?;
         self.change(number(Field::VERDICT, Verdict::DENY))
     }
 
-    /// Whether the verdict may be remembered for this client and topic; it may unless said otherwise.
+    /// Sets whether the verdict may be cached for this client and topic. The default is true.
     ///
     /// # Errors
-    /// [`Refused`], which no broker of this ABI answers here.
+    /// None in this ABI version.
     pub fn set_cacheable(&mut self, cacheable: bool) -> Result<(), Refused> {
         self.change(number(Field::CACHEABLE, u64::from(cacheable)))
     }
 
-    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept,
-    /// unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's
-    /// default (`defer_deadline_ms`) where the hook names none. After it, it is denied.
+    /// Takes a ticket to complete later, from any thread; then return [`crate::Flow::Defer`].
+    /// Changes made before it apply, unless the ticket ends with a fault. A zero `deadline` means
+    /// the maximum: the hook's `deadline_ms`, or the operator's `defer_deadline_ms` if the hook
+    /// sets none. After the deadline the action is denied.
     ///
     /// # Errors
-    /// [`Refused`] where no ticket is left (`tickets_max`).
+    /// [`Refused`] if no ticket is left (`tickets_max`).
     pub fn defer(&mut self, deadline: Duration) -> Result<AuthorizeTicket, Refused> {
         let ticket = self.context.defer(deadline_ms(deadline))?;
         Ok(AuthorizeTicket::new(ticket, self.context.host()))
@@ -455,7 +471,7 @@ impl<'a> Connected<'a> {
     connection_getters! {}
     user_property_getters! {}
 
-    /// Whether this tells of what was there before the plugin, which asked for it with [`crate::Host::replay`].
+    /// Whether this event is a replay, requested with [`crate::Host::replay`].
     pub fn is_replay(&self) -> bool {
         self.context.event().flags & FLAG_REPLAY != 0
     }
@@ -466,7 +482,7 @@ impl<'a> Disconnected<'a> {
     connection_getters! {}
     user_property_getters! {}
 
-    /// Why: 0x00 where the client left with DISCONNECT.
+    /// The reason code; 0x00 if the client left with DISCONNECT.
     pub fn reason(&self) -> Reason {
         Reason(self.context.event().reason_code)
     }

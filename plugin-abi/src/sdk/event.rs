@@ -1,5 +1,5 @@
-//! An event as the typed wrappers see it: what can be read without a call, and the host's accessors
-//! for the rest. The wrappers in `client`, `message` and `filter` are built on it.
+//! An event as the typed wrappers see it: fields that are read without a call, and the host's
+//! accessors for the rest. The wrappers in `client`, `message` and `filter` are built on it.
 
 use std::cell::Cell;
 
@@ -8,13 +8,14 @@ use super::host::Host;
 use super::outgoing::Outgoing;
 use crate::raw::{Change, Event, Field, Slice, Status, Ticket, Value};
 
-/// An event while its hook runs. Every view it gives lives until the hook returns, also when what it shows is changed
-/// meanwhile: the host only ever adds to an event.
+/// An event while its hook runs. Every view that it returns is valid until the hook returns, even
+/// if the field is changed meanwhile: the host never frees a value during an event.
 #[derive(Debug)]
 pub struct Context<'a> {
     event: &'a Event,
     host: Host,
-    /// Bit `n` is set once this hook has changed field `n`: what is at hand is then out of date.
+    /// Bit `n` is set once this hook has changed field `n`: the copy in the event is then out of
+    /// date.
     changed: Cell<u128>,
 }
 
@@ -25,7 +26,7 @@ impl<'a> Context<'a> {
     pub(super) unsafe fn new(event: *const Event, host: Host) -> Option<Context<'a>> {
         // SAFETY: the caller vouches that it is null or alive during 'a.
         let event = unsafe { event.as_ref() }?;
-        // Every field of this struct has been there since ABI 1.0; a shorter one comes from no broker.
+        // Every field of this struct exists since ABI 1.0; no broker passes a shorter struct.
         (event.size as usize >= size_of::<Event>()).then_some(Context { event, host, changed: Cell::new(0) })
     }
 
@@ -67,12 +68,12 @@ impl<'a> Context<'a> {
         self.changed.get() & (1 << field.0) != 0
     }
 
-    /// A number that is at hand, or the newer one that this hook has set.
+    /// A number in the event, or the newer one that this hook has set.
     pub(super) fn number_at_hand(&self, field: Field, at_hand: u64) -> u64 {
         if self.is_changed(field) { self.number(field, 0).unwrap_or(at_hand) } else { at_hand }
     }
 
-    /// A view that is at hand, or the newer one that this hook has set.
+    /// A view in the event, or the newer one that this hook has set.
     pub(super) fn bytes_at_hand(&self, field: Field, at_hand: Slice) -> &'a [u8] {
         let newer = if self.is_changed(field) { self.bytes(field, 0) } else { None };
         // SAFETY: as in `bytes`; what is at hand lives as long as the event.
@@ -104,7 +105,8 @@ impl<'a> Context<'a> {
         if status == Status::OK { Ok(()) } else { Err(Refused { field: None, status }) }
     }
 
-    /// Writes the client's identity; its length, or the status and how much room it takes.
+    /// Writes the client's identity into `room`. Returns its length, or the status and the length
+    /// that is needed.
     pub(super) fn identity(&self, room: &mut [u8]) -> Result<usize, (Status, usize)> {
         let mut len = 0;
         // SAFETY: this context lives only while its hook runs, on that thread, and room and length are writable.
@@ -137,7 +139,7 @@ pub(super) const fn pair(field: Field, index: u32, key: &str, value: &str) -> Ch
     Change { field, index, number: 0, bytes: Slice::of(value.as_bytes()), key: Slice::of(key.as_bytes()) }
 }
 
-/// The same change of the `index`-th of several.
+/// The same change for the `index`-th of several values.
 pub(super) const fn at(index: u32, change: Change) -> Change {
     Change { index, ..change }
 }
@@ -158,44 +160,45 @@ macro_rules! client_getters {
             (event.flags & crate::raw::FLAG_HAS_USERNAME != 0).then(|| unsafe { event.username.text() })
         }
 
-        /// Whether an authenticator has made it a superuser.
+        /// Whether an authenticator has made the client a superuser.
         pub fn is_superuser(&self) -> bool {
             self.context.event().flags & crate::raw::FLAG_SUPERUSER != 0
         }
 
-        /// Protocol level of the client: 3 (MQTT 3.1), 4 (3.1.1) or 5; 0 where there is none.
+        /// Protocol level of the client: 3 (MQTT 3.1), 4 (3.1.1) or 5; 0 if the event has no
+        /// client.
         pub fn proto_ver(&self) -> u8 {
             self.context.event().proto_ver
         }
 
-        /// Address the client comes from, without the port.
+        /// IP address of the client, without the port.
         pub fn peer_host(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::PEER_HOST, 0)
         }
 
-        /// Port the client comes from.
+        /// Port of the client.
         pub fn peer_port(&self) -> Option<u16> {
             self.context.number(crate::raw::Field::PEER_PORT, 0).map(|port| port as u16)
         }
 
-        /// Address and port the client comes from, as `ADDRESS:PORT`.
+        /// Address and port of the client, as `ADDRESS:PORT`.
         pub fn peer(&self) -> Option<String> {
             let host = self.peer_host()?;
             let port = self.peer_port()?;
             Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
         }
 
-        /// Address the client came to, without the port.
+        /// Local address of the connection, without the port.
         pub fn sock_host(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::SOCK_HOST, 0)
         }
 
-        /// Port the client came to.
+        /// Local port of the connection.
         pub fn sock_port(&self) -> Option<u16> {
             self.context.number(crate::raw::Field::SOCK_PORT, 0).map(|port| port as u16)
         }
 
-        /// Whether nobody has vouched for the client.
+        /// Whether no plugin has authenticated the client.
         pub fn is_anonymous(&self) -> bool {
             self.context.number(crate::raw::Field::ANONYMOUS, 0) == Some(1)
         }
@@ -205,26 +208,26 @@ macro_rules! client_getters {
             self.context.text(crate::raw::Field::TLS_SUBJECT, 0)
         }
 
-        /// What the listener puts in front of the client's topics.
+        /// The prefix that the listener puts in front of the client's topics.
         pub fn mountpoint(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::MOUNTPOINT, 0)
         }
 
-        /// Name of the listener it came through.
+        /// Name of the listener that the client connected to.
         pub fn listener(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::LISTENER, 0)
         }
 
-        /// Who the client is, to be kept for what is done on its behalf later.
+        /// The client's identity, to be stored for later requests on behalf of the client.
         ///
         /// # Errors
-        /// [`Refused`](crate::Refused) where the client is not in yet, and for one whose texts and CONNECT properties have more than
-        /// 65,536 bytes.
+        /// [`Refused`](crate::Refused) if the client is not accepted yet, or if its texts and
+        /// CONNECT properties have more than 65,536 bytes.
         pub fn identity(&self) -> Result<crate::Identity, crate::Refused> {
             crate::Identity::of(&self.context)
         }
 
-        /// The shard this runs on.
+        /// The shard that runs this hook.
         pub fn shard(&self) -> u32 {
             self.context.event().shard
         }
@@ -249,7 +252,7 @@ macro_rules! user_property_getters {
             (0..).map_while(|index| self.context.pair(crate::raw::Field::USER_PROPERTY, index))
         }
 
-        /// The first user property of this key.
+        /// The first user property with this key.
         pub fn user_property(&self, key: &str) -> Option<&'a str> {
             self.user_properties().find(|(found, _)| *found == key).map(|(_, value)| value)
         }
@@ -274,14 +277,16 @@ macro_rules! wrapper {
         }
 
         impl $name<'_> {
-            /// What the hook was mounted with at run time ([`crate::Mounting::args`]); 0 otherwise.
+            /// The argument that the hook was mounted with at run time ([`crate::Mounting::args`]);
+            /// 0 otherwise.
             pub fn args(&self) -> usize {
                 self.context.event().args as usize
             }
         }
 
         impl<'a> $name<'a> {
-            /// Client identifier and topic, empty where there is none: what events of every point have, for tests of all points.
+            /// Client identifier and topic, empty if the event has none. For tests of all hook
+            /// points.
             #[doc(hidden)]
             pub fn __at_hand(&self) -> (&'a str, &'a str) {
                 let event = self.context.event();

@@ -1,5 +1,5 @@
-//! The broker as a plugin sees it outside of events: its log, and what it does for the plugin. What
-//! acts on clients is copied and runs after the current event has ended.
+//! The broker's services for a plugin outside of events: the log, and commands. The broker copies a
+//! command that acts on clients and runs it after the current event has ended.
 
 use std::any::TypeId;
 use std::ffi::{OsStr, c_void};
@@ -15,18 +15,18 @@ use super::outgoing::Outgoing;
 use super::reason::Reason;
 use crate::raw::{ALL_SHARDS, HOST_STARTING, HostApi, NewThread, Scope, Slice, Status};
 
-/// How important a line of the log is.
+/// Severity of a log line.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
     /// Something failed.
     Error = 1,
-    /// Something is wrong, and work goes on.
+    /// Something is wrong, but work continues.
     Warn = 2,
-    /// Something worth knowing happened.
+    /// Information for the operator.
     Info = 3,
     /// For the plugin's developers.
     Debug = 4,
-    /// For the plugin's developers, in full.
+    /// For the plugin's developers, in full detail.
     Trace = 5,
 }
 
@@ -34,7 +34,8 @@ pub enum Level {
 #[derive(Clone, Copy)]
 pub struct Host {
     api: &'static HostApi,
-    /// The type of the plugin that it was made for, whose instances the broker calls hooks with.
+    /// The type of the plugin that it was made for. The broker calls hooks with instances of this
+    /// plugin.
     plugin: TypeId,
 }
 
@@ -57,12 +58,12 @@ impl Host {
         self.api
     }
 
-    /// Number of this load of the plugin: no other plugin has it, and a reload gets another one.
+    /// Number of this load of the plugin. It is unique among all plugins; a reload gets a new one.
     pub const fn handle(self) -> u64 {
         self.api.plugin
     }
 
-    /// How many shards there are, 1 to 64.
+    /// Number of shards, 1 to 64.
     pub const fn shards(self) -> u32 {
         self.api.shards
     }
@@ -84,7 +85,7 @@ impl Host {
         self.log(Level::Warn, message);
     }
 
-    /// Logs something worth knowing.
+    /// Logs information for the operator.
     pub fn info(self, message: impl Display) {
         self.log(Level::Info, message);
     }
@@ -98,11 +99,12 @@ impl Host {
         if status == Status::OK { Ok(()) } else { Err(Refused { field: None, status }) }
     }
 
-    /// Publishes a message of the plugin's own, which nobody authorises. It runs through the hooks of all plugins but those that led to
-    /// it, this one among them. What a client has asked for is published with [`Host::publish_as`]. Any thread.
+    /// Publishes a message of the plugin itself, without authorization. It passes the hooks of all
+    /// plugins except those whose hooks led to it, so not those of this plugin. Publish a client's
+    /// message with [`Host::publish_as`]. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] for a topic or property that no message may have, and beyond `plugin_publishes_per_second_max`.
+    /// [`Refused`] for an invalid topic or property, and above `plugin_publishes_per_second_max`.
     pub fn publish(self, message: &Outgoing) -> Result<(), Refused> {
         message.with_table(|table| {
             // SAFETY: `publish` may be called from any thread, and the table and what it points to are alive during the call.
@@ -110,9 +112,10 @@ impl Host {
         })
     }
 
-    /// How many messages of a flow ([`Outgoing::flow`]) the broker still holds: those that wait for their turn, or for a client to
-    /// acknowledge them or to come back. Publish the next ones when it has fallen, and no subscriber is given more than it takes.
-    /// A message that was delivered with QoS 0, was dropped, or that nobody subscribes to is held no more. Any thread.
+    /// How many messages of a flow ([`Outgoing::flow`]) the broker still stores: those that wait to
+    /// be sent, for an acknowledgement, or for a client that is offline. Publish more when the
+    /// number has fallen, so that no subscriber gets more than it can process. A message no longer
+    /// counts when it was delivered with QoS 0, was dropped, or has no subscriber. Any thread.
     pub fn in_flight(self, flow: u32) -> u64 {
         let mut count = 0;
         // SAFETY: `in_flight` may be called from any thread, and `count` is writable.
@@ -120,18 +123,18 @@ impl Host {
         if status == Status::OK { count } else { 0 }
     }
 
-    /// Disconnects a client. Any thread. That there is no such client is no error.
+    /// Disconnects a client. Any thread. No error if there is no such client.
     ///
     /// # Errors
-    /// [`Refused`] where too much waits already.
+    /// [`Refused`] if too many commands wait already.
     pub fn kick(self, client_id: &str, reason: Reason) -> Result<(), Refused> {
         self.kick_as(client_id, reason, false)
     }
 
-    /// Disconnects a client and ends its session. Any thread. That there is no such client is no error.
+    /// Disconnects a client and ends its session. Any thread. No error if there is no such client.
     ///
     /// # Errors
-    /// [`Refused`] where too much waits already.
+    /// [`Refused`] if too many commands wait already.
     pub fn discard(self, client_id: &str, reason: Reason) -> Result<(), Refused> {
         self.kick_as(client_id, reason, true)
     }
@@ -144,12 +147,13 @@ impl Host {
         })
     }
 
-    /// Subscribes a client to a topic filter, with the options byte of section 3.8.3.1 (its lowest two bits are the QoS) and a
-    /// subscription identifier or 0. Nobody is asked, as the plugin decides it: what a client has asked for goes with
-    /// [`Host::subscribe_as`]. Any thread. That there is no such client is no error.
+    /// Subscribes a client to a topic filter, without authorization. `options` is the options byte
+    /// of section 3.8.3.1 (its lowest two bits are the QoS); subscription identifier 0 means none.
+    /// For a subscription that a client requested use [`Host::subscribe_as`]. Any thread. No error
+    /// if there is no such client.
     ///
     /// # Errors
-    /// [`Refused`] for a filter or options that cannot be.
+    /// [`Refused`] for an invalid filter or invalid options.
     pub fn subscribe(
         self,
         client_id: &str,
@@ -164,21 +168,22 @@ impl Host {
         })
     }
 
-    /// Takes a subscription from a client. Any thread. That there is none is no error.
+    /// Removes a subscription of a client. Any thread. No error if there is no such subscription.
     ///
     /// # Errors
-    /// [`Refused`] for a filter that cannot be.
+    /// [`Refused`] for an invalid filter.
     pub fn unsubscribe(self, client_id: &str, filter: &str) -> Result<(), Refused> {
         let (client_id, filter) = (Slice::of(client_id.as_bytes()), Slice::of(filter.as_bytes()));
         // SAFETY: `unsubscribe` may be called from any thread, and the texts are alive during the call.
         Host::done(unsafe { (self.api.unsubscribe)(self.api.plugin, client_id, filter) })
     }
 
-    /// Has `client.authorize` asked again: what is remembered is forgotten, and subscriptions in force that no longer pass are
-    /// revoked. Any thread.
+    /// Requires new authorization: removes cached verdicts of `client.authorize`, and authorizes
+    /// existing subscriptions again. Subscriptions that are no longer allowed are revoked. Any
+    /// thread.
     ///
     /// # Errors
-    /// [`Refused`] for a topic filter that cannot be.
+    /// [`Refused`] for an invalid topic filter.
     pub fn invalidate(self, whose: Whose<'_>) -> Result<(), Refused> {
         let (scope, what) = match whose {
             Whose::Everybody => (Scope::ALL, ""),
@@ -190,21 +195,23 @@ impl Host {
         Host::done(unsafe { (self.api.invalidate)(self.api.plugin, scope, Slice::of(what.as_bytes())) })
     }
 
-    /// Sends bytes to this plugin's instance on a shard, or with `None` to those of all: [`super::Plugin::on_instance_message`]. Any thread.
+    /// Sends bytes to this plugin's instance on a shard, or to all its instances if `to_shard` is
+    /// `None`. They arrive at [`super::Plugin::on_instance_message`]. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] for a shard that is not there, and beyond `plugin_mail_bytes_max`.
+    /// [`Refused`] for a shard that does not exist, and above `plugin_mail_bytes_max`.
     pub fn instance_message(self, to_shard: Option<u32>, number: u64, bytes: &[u8]) -> Result<(), Refused> {
         let to = to_shard.unwrap_or(ALL_SHARDS);
         // SAFETY: `instance_message` may be called from any thread, and the bytes are alive during the call.
         Host::done(unsafe { (self.api.instance_message)(self.api.plugin, to, number, Slice::of(bytes)) })
     }
 
-    /// Calls [`super::Plugin::on_timer`] of this shard's instance once, after at least `after` (to the next 10 ms), with `number`.
-    /// In `init_shard`, a hook, `on_timer`, `on_instance_message`, `import_state` or `configured` alone.
+    /// Calls [`super::Plugin::on_timer`] of this shard's instance once with `number`, after at
+    /// least `after`, rounded to 10 ms. Only in `init_shard`, a hook, `on_timer`,
+    /// `on_instance_message`, `import_state` or `configured`.
     ///
     /// # Errors
-    /// [`Refused`] on any other thread, and beyond `plugin_timers_max`.
+    /// [`Refused`] on any other thread, and above `plugin_timers_max`.
     pub fn timer(self, after: Duration, number: u64) -> Result<Timer, Refused> {
         let after_ms = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         let mut timer = 0;
@@ -213,28 +220,29 @@ impl Host {
         Ok(Timer::new(timer))
     }
 
-    /// Cancels a timer of this shard. Where [`Host::timer`] may be called.
+    /// Cancels a timer of this shard. Only where [`Host::timer`] may be called.
     ///
     /// # Errors
-    /// [`Refused`] for a timer that has fired or is another shard's.
+    /// [`Refused`] for a timer that has fired or belongs to another shard.
     pub fn cancel_timer(self, timer: Timer) -> Result<(), Refused> {
         // SAFETY: the host checks the thread itself.
         Host::done(unsafe { (self.api.cancel_timer)(self.api.plugin, timer.number()) })
     }
 
-    /// Starts a thread that the broker joins at the plugin's end. It must come to its end soon after [`Host::wait_stop`] has
-    /// answered true; a panic in it is logged. Any thread.
+    /// Starts a thread that the broker joins when the plugin ends. The thread must end soon after
+    /// [`Host::wait_stop`] has returned true. A panic in it is logged. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] where no thread can be made, and beyond `plugin_threads_max`.
+    /// [`Refused`] if the system cannot start a thread, and above `plugin_threads_max`.
     pub fn spawn(self, name: &str, body: impl FnOnce(Host) + Send + 'static) -> Result<(), Refused> {
         self.spawn_for(name, Duration::ZERO, body)
     }
 
-    /// The same with a thread that has something to bring to its end first, and may take so long for it after
-    /// [`Host::wait_stop`] has answered true; `plugin_retire_ms_max` is the most, and nothing is the operator's
-    /// `plugin_thread_join_ms`. A reload does not wait for it, and a stop of the broker does. What it asks of the broker
-    /// meanwhile is done as before, but for other threads and hooks.
+    /// As [`Host::spawn`], for a thread that must finish work first. It may take `join` after
+    /// [`Host::wait_stop`] has returned true, at most `plugin_retire_ms_max`; zero means the
+    /// operator's `plugin_thread_join_ms`. A reload does not wait for the thread; a stop of the
+    /// broker does. Meanwhile the broker still executes its commands, except those that start a
+    /// thread or mount a hook.
     ///
     /// # Errors
     /// As [`Host::spawn`].
@@ -277,15 +285,17 @@ impl Host {
         started
     }
 
-    /// Waits until the plugin is to end, for at most `timeout`; whether it is. Not on a shard's thread.
+    /// Waits at most `timeout` for the plugin's end; returns whether the plugin must end. Not on a
+    /// shard's thread.
     pub fn wait_stop(self, timeout: Duration) -> bool {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         // SAFETY: `wait_stop` may be called from any thread.
         unsafe { (self.api.wait_stop)(self.api.plugin, timeout_ms) != 0 }
     }
 
-    /// Has this plugin told of the sessions and subscriptions that are there already: `client.connected`, `session.created` and
-    /// `session.subscribed` once for each, on its shard, marked as a replay. Any thread, once; best in [`super::Plugin::activate`].
+    /// Replays the sessions and subscriptions that exist already: calls `client.connected`,
+    /// `session.created` and `session.subscribed` of this plugin once for each, on its shard,
+    /// marked as a replay. Any thread, once; best in [`super::Plugin::activate`].
     ///
     /// # Errors
     /// [`Refused`] the second time.
@@ -294,13 +304,14 @@ impl Host {
         Host::done(unsafe { (self.api.replay)(self.api.plugin) })
     }
 
-    /// Whether the broker had started when the plugin was loaded. If not, `broker.started` is still to come.
+    /// Whether the broker had started when the plugin was loaded. If not, `broker.started` will
+    /// still be called.
     pub fn has_started(self) -> bool {
         self.api.flags & HOST_STARTING == 0
     }
 
-    /// The file that the plugin was loaded from, as an absolute path, for what is shipped beside it; `None` in tests without a
-    /// broker. The library that runs is a private copy elsewhere.
+    /// Absolute path of the file that the plugin was loaded from, to find files beside it; `None`
+    /// in tests without a broker. The broker runs a private copy of the library from another path.
     pub fn file(self) -> Option<&'static Path> {
         // SAFETY: the path stays for ever.
         let path = unsafe { self.api.file.bytes() };
@@ -308,15 +319,15 @@ impl Host {
     }
 }
 
-/// Whose authorisation is asked again.
+/// For whom or what [`Host::invalidate`] requires new authorization.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Whose<'a> {
-    /// Everybody's.
+    /// All clients.
     Everybody,
-    /// That of a client identifier.
+    /// The client with this identifier.
     Client(&'a str),
-    /// That of all clients with a user name.
+    /// All clients with this user name.
     User(&'a str),
-    /// That of topics which match a topic filter, and of subscriptions that could bring such topics.
+    /// Topics that match this topic filter, and subscriptions that can match such topics.
     Topics(&'a str),
 }

@@ -1,4 +1,4 @@
-//! The events with a message: a publish that is received, and a delivery that is sent.
+//! The events with a message: a publish that is received, and a delivery to a subscriber.
 
 use std::time::Duration;
 
@@ -10,17 +10,18 @@ use super::ticket::{PublishTicket, deadline_ms};
 use crate::raw::{APPEND, Change, FLAG_DUP, FLAG_RETAIN, Field};
 
 wrapper! {
-    /// A message came in (`message.publish`). It has been authorised and is routed when the last hook has let it through; its
-    /// acknowledgement waits as long. Called on the publisher's shard, in order of arrival.
+    /// A message came in (`message.publish`). It is authorized already, and is routed and
+    /// acknowledged after the last hook. Called on the publisher's shard, in order of arrival.
     ///
-    /// A message of a client to a topic that begins with `$` goes to nobody: it is refused with 0x87 behind the last hook, unless
-    /// one has dropped it, as who takes it does, or given it another topic, or the operator allows such topics.
+    /// A client's message to a topic that begins with `$` is refused with 0x87 after the last hook,
+    /// unless a hook has dropped it (as a plugin does that processes the message itself) or changed
+    /// its topic, or the operator allows such topics.
     Publish
 }
 
 wrapper! {
-    /// A message is about to be encoded for one subscriber (`message.delivered`). Called on the subscriber's shard; changes
-    /// reach this subscriber alone.
+    /// A message is about to be encoded for one subscriber (`message.delivered`). Called on the
+    /// subscriber's shard; changes apply to this subscriber only.
     Delivered
 }
 
@@ -82,17 +83,17 @@ macro_rules! message_getters {
             self.payload_format() == Some(1)
         }
 
-        /// Number of the message: no other one of this run of the broker has it.
+        /// Number of the message, unique while this broker process runs.
         pub fn message_id(&self) -> Option<u64> {
             self.context.number(Field::MESSAGE_ID, 0)
         }
 
-        /// Client identifier of the publisher; `None` for a message of the broker's own.
+        /// Client identifier of the publisher; `None` for a message of the broker itself.
         pub fn from(&self) -> Option<&'a str> {
             self.context.text(Field::FROM, 0)
         }
 
-        /// Whether it is the broker's own.
+        /// Whether it is a message of the broker itself.
         pub fn is_sys(&self) -> bool {
             self.context.event().flags & crate::raw::FLAG_SYS != 0
         }
@@ -107,13 +108,13 @@ macro_rules! message_getters {
 pub(super) use message_getters;
 
 impl Publish<'_> {
-    /// Whether it is the will of a client that has gone.
+    /// Whether it is the will of a client that has disconnected.
     pub fn is_will(&self) -> bool {
         self.context.event().flags & crate::raw::FLAG_WILL != 0
     }
 }
 
-/// Setters of a message, here and on a ticket; `change` takes what each makes.
+/// Setters of a message, for the event and for its ticket; `change` receives each change.
 macro_rules! message_setters {
     ($($out:tt)*) => {
         /// Replaces the payload.
@@ -146,12 +147,12 @@ macro_rules! message_setters {
             self.change(number(Field::MESSAGE_EXPIRY_S, u64::from(seconds)))
         }
 
-        /// Says with the payload format indicator whether the payload is UTF-8.
+        /// Sets the payload format indicator: whether the payload is UTF-8.
         pub fn set_payload_is_text(&mut self, text: bool) $($out)* {
             self.change(number(Field::PAYLOAD_FORMAT, u64::from(text)))
         }
 
-        /// Adds a user property behind those there are.
+        /// Appends a user property.
         pub fn add_user_property(&mut self, key: &str, value: &str) $($out)* {
             self.change(pair(Field::USER_PROPERTY, APPEND, key, value))
         }
@@ -161,7 +162,7 @@ macro_rules! message_setters {
             self.change(pair(Field::USER_PROPERTY, index, key, value))
         }
 
-        /// Takes the `index`-th user property out; those behind it move up.
+        /// Removes the `index`-th user property; later ones move up.
         pub fn remove_user_property(&mut self, index: u32) $($out)* {
             self.change(at(index, number(Field::USER_PROPERTY, 1)))
         }
@@ -169,7 +170,7 @@ macro_rules! message_setters {
 }
 pub(super) use message_setters;
 
-/// What happens to a published message, as [`Field::DISPOSITION`] has it.
+/// What happens to a published message, as values of [`Field::DISPOSITION`].
 pub(super) mod disposition {
     /// Dropped, and acknowledged as if it had been routed.
     pub const DROP: u64 = 1;
@@ -181,7 +182,7 @@ pub(super) mod disposition {
     pub const VETO: u64 = 1;
 }
 
-/// What is to become of a published message, as the plugins so far have it.
+/// What will happen to a published message, as set by the plugins so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disposition {
     /// It is routed.
@@ -190,14 +191,14 @@ pub enum Disposition {
     Drop,
     /// It is refused with a reason code.
     Reject,
-    /// It is refused, and its publisher disconnected.
+    /// It is refused, and its publisher is disconnected.
     Disconnect,
 }
 
-/// Setters and verdicts of a publish, here and on its ticket.
+/// Setters and verdicts of a publish, for the event and for its ticket.
 macro_rules! publish_setters {
     ($($out:tt)*) => {
-        /// Sends the message to another topic name, which is authorised again.
+        /// Changes the topic name; the new topic is authorized again.
         pub fn set_topic(&mut self, topic: &str) $($out)* {
             self.change(bytes(Field::TOPIC, topic.as_bytes()))
         }
@@ -221,7 +222,7 @@ impl<'a> Publish<'a> {
         self.context.change(&change)
     }
 
-    /// What is to become of the message, as the plugins before this one have left it.
+    /// What will happen to the message, as set by the earlier plugins.
     pub fn disposition(&self) -> Disposition {
         match self.context.number(Field::DISPOSITION, 0) {
             Some(disposition::DROP) => Disposition::Drop,
@@ -231,20 +232,22 @@ impl<'a> Publish<'a> {
         }
     }
 
-    /// Drops the message; the publisher is told that all is well. Return [`crate::Flow::Stop`] if no later plugin is to
-    /// see it.
+    /// Drops the message; the publisher gets a success acknowledgement. Return
+    /// [`crate::Flow::Stop`] if no later plugin shall see the message.
     ///
     /// # Errors
-    /// [`Refused`], which no broker of this ABI answers here.
+    /// None in this ABI version.
     pub fn drop_message(&mut self) -> Result<(), Refused> {
         self.change(number(Field::DISPOSITION, disposition::DROP))
     }
 
-    /// Refuses the message. A client of MQTT 5 gets the reason code and the text in PUBACK or PUBREC; an older one, and a
-    /// publish of QoS 0, is only dropped. Return [`crate::Flow::Stop`] if no later plugin is to see it.
+    /// Refuses the message. A client of MQTT 5 gets the reason code and the text in PUBACK or
+    /// PUBREC. For an older client, and with QoS 0, the message is only dropped. Return
+    /// [`crate::Flow::Stop`] if no later plugin shall see the message.
     ///
     /// # Errors
-    /// [`Refused`] for a reason code that is none of a failed publish, or a text that is too long.
+    /// [`Refused`] for a reason code that PUBACK and PUBREC do not have, or a text that is too
+    /// long.
     pub fn reject(&mut self, reason: Reason, text: &str) -> Result<(), Refused> {
         self.verdict(disposition::REJECT, reason, text)
     }
@@ -257,11 +260,11 @@ impl<'a> Publish<'a> {
         self.verdict(disposition::DISCONNECT, reason, text)
     }
 
-    /// Publishes another message after this one, if this one is published, and before it is acknowledged. It passes the hooks of
-    /// all other plugins.
+    /// Publishes another message if this one is published: after this one, and before its
+    /// acknowledgement. It passes the hooks of all other plugins.
     ///
     /// # Errors
-    /// [`Refused`] for a topic or property that no message may have, and beyond `extra_messages_max`.
+    /// [`Refused`] for an invalid topic or property, and above `extra_messages_max`.
     pub fn add_message(&mut self, message: &Outgoing) -> Result<(), Refused> {
         self.context.add_message(message)
     }
@@ -274,12 +277,13 @@ impl<'a> Publish<'a> {
         self.change(number(Field::DISPOSITION, disposition))
     }
 
-    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept,
-    /// unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's
-    /// default (`defer_deadline_ms`) where the hook names none. After it, it is a fault.
+    /// Takes a ticket to complete later, from any thread; then return [`crate::Flow::Defer`].
+    /// Changes made before it apply, unless the ticket ends with a fault. A zero `deadline` means
+    /// the maximum: the hook's `deadline_ms`, or the operator's `defer_deadline_ms` if the hook
+    /// sets none. A missed deadline is a fault.
     ///
     /// # Errors
-    /// [`Refused`] where no ticket is left (`tickets_max`).
+    /// [`Refused`] if no ticket is left (`tickets_max`).
     pub fn defer(&mut self, deadline: Duration) -> Result<PublishTicket, Refused> {
         let ticket = self.context.defer(deadline_ms(deadline))?;
         Ok(PublishTicket::new(ticket, self.context.host()))
@@ -296,7 +300,7 @@ impl<'a> Delivered<'a> {
         self.context.change(&change)
     }
 
-    /// Delivers under another topic name.
+    /// Changes the topic name for this subscriber.
     ///
     /// # Errors
     /// [`Refused`] for an empty topic name or one with a wildcard.
@@ -304,7 +308,7 @@ impl<'a> Delivered<'a> {
         self.change(bytes(Field::TOPIC, topic.as_bytes()))
     }
 
-    /// Whether a plugin before this one withholds the message from this subscriber.
+    /// Whether an earlier plugin withholds the message from this subscriber.
     pub fn is_vetoed(&self) -> bool {
         self.context.number(Field::DISPOSITION, 0) == Some(disposition::VETO)
     }
@@ -312,7 +316,7 @@ impl<'a> Delivered<'a> {
     /// Withholds the message from this subscriber.
     ///
     /// # Errors
-    /// [`Refused`], which no broker of this ABI answers here.
+    /// None in this ABI version.
     pub fn veto(&mut self) -> Result<(), Refused> {
         self.change(number(Field::DISPOSITION, disposition::VETO))
     }

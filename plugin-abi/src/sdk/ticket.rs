@@ -1,5 +1,5 @@
 //! Deferred verdicts: a ticket is taken in a hook, sent to any thread, and completed there once. A
-//! ticket that is dropped completes as a fault, so that no client waits for a thread that has died.
+//! dropped ticket completes as a fault, so that no client waits for a thread that has died.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use super::message::{disposition, message_setters, publish_setters};
 use super::reason::Reason;
 use crate::raw::{APPEND, Change, Field, Flow, Slice, Status, Ticket};
 
-/// A deadline in the unit of the ABI; 0 is the operator's default, so that anything longer than nothing is at least 1.
+/// A deadline in milliseconds for the ABI. 0 means the operator's default, so a shorter duration
+/// than 1 ms becomes 1.
 pub(super) fn deadline_ms(deadline: Duration) -> u32 {
     u32::try_from(deadline.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
@@ -24,7 +25,7 @@ struct OwnedChange {
     key: Box<[u8]>,
 }
 
-/// What all tickets have in common.
+/// The common part of all tickets.
 #[derive(Debug)]
 struct Open {
     ticket: Ticket,
@@ -84,55 +85,60 @@ impl Drop for Open {
     }
 }
 
-/// What every ticket can do at the least.
+/// The methods of every ticket.
 macro_rules! ends {
     () => {
-        /// Takes back all changes made here so far, as when what they came from turns out to be wrong in the middle of it.
+        /// Discards all changes made on this ticket so far, for example after an error in the data
+        /// they come from.
         pub fn forget_changes(&mut self) {
             self.0.changes.clear();
         }
 
-        /// Nobody has answered, as where a process or a database that the plugin asks is away: the fault policy decides, what was
-        /// granted before stays, and it does not count towards the plugin's breaker. Changes made here do not count.
+        /// Completes without a verdict, for example because a process or a database that the plugin
+        /// uses cannot be reached. The fault policy decides, and what was granted before stays
+        /// granted. It does not count towards the plugin's breaker. Changes made on this ticket are
+        /// discarded.
         pub fn unanswered(mut self) {
             self.0.changes.clear();
             self.0.complete(Flow::UNANSWERED);
         }
 
-        /// Goes on with the next plugin, with the changes made here.
+        /// Continues with the next plugin, with the changes made on this ticket.
         pub fn proceed(mut self) {
             self.0.complete(Flow::CONTINUE);
         }
 
-        /// Ends the chain, with the changes made here; no later plugin is asked.
+        /// Ends the chain, with the changes made on this ticket; no later plugin is called.
         pub fn stop(mut self) {
             self.0.complete(Flow::STOP);
         }
     };
 }
 
-/// The answers of the points that ask whether a client may.
+/// The verdicts at the points that authenticate or authorize.
 macro_rules! answers {
     () => {
-        /// Lets the client in, or allows what it asked for; no later plugin is asked.
+        /// Accepts the client, or allows the action; no later plugin is called.
         pub fn allow(mut self) {
             self.set_allowed();
             self.stop();
         }
 
-        /// Refuses it with this reason; no later plugin is asked.
+        /// Refuses with this reason; no later plugin is called.
         pub fn deny(mut self, reason: Reason) {
             self.set_denied(reason);
             self.stop();
         }
 
-        /// Lets the client in, or allows what it asked for, unless a later plugin changes the answer: end with `proceed`.
+        /// Accepts the client, or allows the action, unless a later plugin changes the verdict.
+        /// Then call `proceed`.
         pub fn set_allowed(&mut self) {
             self.0.change(number(Field::VERDICT, Verdict::ALLOW));
         }
 
-        /// Refuses it with this reason, unless a later plugin changes the answer: end with `proceed`. A reason code that the
-        /// answering packet does not have makes the ticket a fault.
+        /// Refuses with this reason, unless a later plugin changes the verdict. Then call
+        /// `proceed`. A reason code that the acknowledgement packet does not have makes the ticket
+        /// a fault.
         pub fn set_denied(&mut self, reason: Reason) {
             self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
             self.0.change(number(Field::VERDICT, Verdict::DENY));
@@ -140,7 +146,8 @@ macro_rules! answers {
     };
 }
 
-/// Answers `client.authenticate` later. Send it to any thread; dropped, it denies by the fault policy.
+/// Completes `client.authenticate` later. Send it to any thread. If it is dropped, the fault policy
+/// denies.
 #[derive(Debug)]
 #[must_use = "a ticket that is dropped is a fault"]
 pub struct AuthenticateTicket(Open);
@@ -150,27 +157,29 @@ impl AuthenticateTicket {
         AuthenticateTicket(Open::new(ticket, host))
     }
 
-    /// Makes the client a superuser, or not, when the ticket is completed.
+    /// Sets whether the client is a superuser.
     pub fn set_superuser(&mut self, superuser: bool) {
         self.0.change(number(Field::IS_SUPERUSER, u64::from(superuser)));
     }
 
     answers! {}
 
-    /// Asks the client for another AUTH, with this data; only where CONNECT named an authentication method. The chain runs again
-    /// with what the client answers, which has the same [`super::Authenticate::connection`].
+    /// Requests another AUTH from the client with this data. Only if CONNECT named an
+    /// authentication method. The chain runs again with the client's AUTH and the same
+    /// [`super::Authenticate::connection`].
     pub fn another_round(mut self, data: &[u8]) {
         self.set_another_round(data);
         self.stop();
     }
 
-    /// Asks the client for another AUTH, unless a later plugin changes the answer: end with [`AuthenticateTicket::proceed`].
+    /// Requests another AUTH from the client, unless a later plugin changes the verdict. Then call
+    /// [`AuthenticateTicket::proceed`].
     pub fn set_another_round(&mut self, data: &[u8]) {
         self.0.change(bytes(Field::AUTH_DATA, data));
         self.0.change(number(Field::VERDICT, Verdict::ANOTHER_ROUND));
     }
 
-    /// Gives the client data with the CONNACK, or the AUTH, that lets it in.
+    /// Sets the authentication data of the CONNACK, or of the AUTH, that accepts the client.
     pub fn set_auth_data(&mut self, data: &[u8]) {
         self.0.change(bytes(Field::AUTH_DATA, data));
     }
@@ -178,7 +187,7 @@ impl AuthenticateTicket {
     ends! {}
 }
 
-/// Answers `client.connect` later. Send it to any thread; dropped, it counts as a fault.
+/// Completes `client.connect` later. Send it to any thread. If it is dropped, it counts as a fault.
 #[derive(Debug)]
 #[must_use = "a ticket that is dropped is a fault"]
 pub struct ConnectTicket(Open);
@@ -198,12 +207,14 @@ impl ConnectTicket {
         self.0.change(number(Field::SESSION_EXPIRY_S, u64::from(seconds)));
     }
 
-    /// Changes how many QoS 1 and 2 messages the client gets unacknowledged; 0 makes the ticket a fault.
+    /// Changes how many QoS 1 and 2 messages may be sent to the client unacknowledged; 0 makes the
+    /// ticket a fault.
     pub fn set_receive_maximum(&mut self, maximum: u16) {
         self.0.change(number(Field::RECEIVE_MAXIMUM, u64::from(maximum)));
     }
 
-    /// Changes the largest packet that the client gets, bytes; 0 makes the ticket a fault.
+    /// Changes the size of the largest packet that is sent to the client, bytes; 0 makes the ticket
+    /// a fault.
     pub fn set_maximum_packet_size(&mut self, bytes: u32) {
         self.0.change(number(Field::MAXIMUM_PACKET_SIZE, u64::from(bytes)));
     }
@@ -213,24 +224,26 @@ impl ConnectTicket {
         self.0.change(number(Field::TOPIC_ALIAS_MAXIMUM, u64::from(maximum)));
     }
 
-    /// Adds a user property behind those there are.
+    /// Appends a user property.
     pub fn add_user_property(&mut self, key: &str, value: &str) {
         self.0.change(pair(Field::USER_PROPERTY, APPEND, key, value));
     }
 
-    /// Takes the `index`-th user property out; those behind it move up. One that is not there makes the ticket a fault.
+    /// Removes the `index`-th user property; later ones move up. If there is no such property, the
+    /// ticket becomes a fault.
     pub fn remove_user_property(&mut self, index: u32) {
         self.0.change(at(index, number(Field::USER_PROPERTY, 1)));
     }
 
-    /// Refuses the client with a reason code and, for MQTT 5, a text; no later plugin is asked.
+    /// Refuses the client with a reason code and, for MQTT 5, a text; no later plugin is called.
     pub fn refuse(mut self, reason: Reason, text: &str) {
         self.set_refused(reason, text);
         self.stop();
     }
 
-    /// Refuses the client with a reason code and, for MQTT 5, a text, when the chain is through: end with
-    /// [`ConnectTicket::proceed`]. A reason code that CONNACK does not have makes the ticket a fault.
+    /// Refuses the client with a reason code and, for MQTT 5, a text, at the end of the chain. Then
+    /// call [`ConnectTicket::proceed`]. A reason code that CONNACK does not have makes the ticket a
+    /// fault.
     pub fn set_refused(&mut self, reason: Reason, text: &str) {
         self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
         if !text.is_empty() {
@@ -242,7 +255,8 @@ impl ConnectTicket {
     ends! {}
 }
 
-/// Answers `client.authorize` later. Send it to any thread; dropped, it denies by the fault policy.
+/// Completes `client.authorize` later. Send it to any thread. If it is dropped, the fault policy
+/// denies.
 #[derive(Debug)]
 #[must_use = "a ticket that is dropped is a fault"]
 pub struct AuthorizeTicket(Open);
@@ -252,7 +266,7 @@ impl AuthorizeTicket {
         AuthorizeTicket(Open::new(ticket, host))
     }
 
-    /// Whether the verdict may be remembered for this client and topic.
+    /// Sets whether the verdict may be cached for this client and topic. The default is true.
     pub fn set_cacheable(&mut self, cacheable: bool) {
         self.0.change(number(Field::CACHEABLE, u64::from(cacheable)));
     }
@@ -261,7 +275,8 @@ impl AuthorizeTicket {
     ends! {}
 }
 
-/// Answers `client.subscribe` or `client.unsubscribe` later. Send it to any thread; dropped, it counts as a fault.
+/// Completes `client.subscribe` or `client.unsubscribe` later. Send it to any thread. If it is
+/// dropped, it counts as a fault.
 #[derive(Debug)]
 #[must_use = "a ticket that is dropped is a fault"]
 pub struct FiltersTicket(Open);
@@ -271,17 +286,17 @@ impl FiltersTicket {
         FiltersTicket(Open::new(ticket, host))
     }
 
-    /// Puts another topic filter into the place of the `index`-th.
+    /// Replaces the `index`-th topic filter.
     pub fn rewrite(&mut self, index: u32, filter: &str) {
         self.0.change(at(index, bytes(Field::FILTER, filter.as_bytes())));
     }
 
-    /// Changes the options byte of the `index`-th filter; of SUBSCRIBE alone.
+    /// Changes the options byte of the `index`-th filter; only for SUBSCRIBE.
     pub fn set_options(&mut self, index: u32, options: u8) {
         self.0.change(at(index, number(Field::FILTER_OPTIONS, u64::from(options))));
     }
 
-    /// Refuses the `index`-th filter; its place in the acknowledgement carries the reason.
+    /// Refuses the `index`-th filter; the acknowledgement has the reason at this index.
     pub fn refuse(&mut self, index: u32, reason: Reason) {
         self.0.change(at(index, number(Field::REASON_CODE, u64::from(reason.0))));
         self.0.change(at(index, number(Field::VERDICT, Verdict::DENY)));
@@ -290,7 +305,8 @@ impl FiltersTicket {
     ends! {}
 }
 
-/// Answers `message.publish` later. Send it to any thread; dropped, it counts as a fault.
+/// Completes `message.publish` later. Send it to any thread. If it is dropped, it counts as a
+/// fault.
 #[derive(Debug)]
 #[must_use = "a ticket that is dropped is a fault"]
 pub struct PublishTicket(Open);
@@ -327,14 +343,16 @@ impl PublishTicket {
         self.stop();
     }
 
-    /// Drops the message and acknowledges it when the chain is through: end with [`PublishTicket::proceed`]. Later plugins see
-    /// the message, and with [`super::Publish::disposition`] what is to become of it.
+    /// Drops the message and acknowledges it at the end of the chain. Then call
+    /// [`PublishTicket::proceed`]. Later plugins see the message, and can read this decision with
+    /// [`super::Publish::disposition`].
     pub fn set_dropped(&mut self) {
         self.0.change(number(Field::DISPOSITION, disposition::DROP));
     }
 
-    /// Refuses the message with a reason code and a text; otherwise as [`PublishTicket::set_dropped`]. A reason code that is none
-    /// of a failed publish makes the ticket a fault.
+    /// Refuses the message with a reason code and a text; otherwise as
+    /// [`PublishTicket::set_dropped`]. A reason code that PUBACK and PUBREC do not have makes the
+    /// ticket a fault.
     pub fn set_rejected(&mut self, reason: Reason, text: &str) {
         self.set_refusal(disposition::REJECT, reason, text);
     }
