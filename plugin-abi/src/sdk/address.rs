@@ -1,10 +1,12 @@
-//! What counts as one address, for plugins that give each address a share of something.
+//! Which addresses share one limit, for plugins that limit clients by address.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Whose share somebody at `host` takes, who has not logged in: that of the address, or of its network of 64 bits, since that is what
-/// one customer has of IPv6. An address of IPv4 is the same in whichever form; a host that is no address stands for itself.
+/// The name of the owner for a client at `host` that has not authenticated: its IPv4 address, or
+/// the /64 network of its IPv6 address, because one customer usually has a whole /64. An IPv4
+/// address gives the same name in both notations. A host that is not an address is returned as it
+/// is.
 pub fn address_share(host: &str) -> Cow<'_, str> {
     let Ok(IpAddr::V6(address)) = host.parse() else { return Cow::Borrowed(host) };
     match address.to_ipv4_mapped() {

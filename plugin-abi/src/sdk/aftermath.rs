@@ -5,32 +5,35 @@ use super::message::message_getters;
 use crate::raw::{FLAG_DUP, FLAG_RETAIN, Field};
 
 wrapper! {
-    /// A subscriber has acknowledged a message for good, with PUBACK or PUBCOMP (`message.acked`). The client is the subscriber, the
-    /// message as it was delivered. Called on the subscriber's shard. Nothing can be changed.
+    /// A subscriber has acknowledged a message completely, with PUBACK or PUBCOMP
+    /// (`message.acked`). The client is the subscriber; the message is as it was delivered. Called
+    /// on the subscriber's shard. Nothing can be changed.
     Acked
 }
 
 wrapper! {
-    /// A message was dropped, for one subscriber or for all (`message.dropped`). Called where it was dropped: on the subscriber's
-    /// shard, or on a publisher's. There is a client where [`Dropped::by`] names one; otherwise its getters are empty. Nothing can
-    /// be changed.
+    /// A message was dropped, for one subscriber or for all (`message.dropped`). Called on the
+    /// shard that dropped it: a subscriber's or a publisher's. The event has a client if
+    /// [`Dropped::by`] names one; otherwise the client getters return empty values. Nothing can be
+    /// changed.
     Dropped
 }
 
 wrapper! {
-    /// A retained message was set, cleared, or has expired (`message.retained`). Called on the shard that owns the topic. There is
-    /// no client; [`Retained::from`] says whose message it is. Nothing can be changed.
+    /// A retained message was set, cleared, or has expired (`message.retained`). Called on the
+    /// shard that owns the topic. The event has no client; [`Retained::from`] returns the
+    /// publisher. Nothing can be changed.
     Retained
 }
 
-/// What became of a retained message.
+/// The change of a retained message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RetainedChange {
-    /// It was stored, in the place of one that may have been there.
+    /// It was stored, and replaced an earlier one if there was one.
     Set,
-    /// It was taken out by an empty one.
+    /// It was removed by an empty message.
     Cleared,
-    /// Its message expiry interval is over.
+    /// Its message expiry interval has ended.
     Expired,
 }
 
@@ -45,14 +48,16 @@ impl<'a> Dropped<'a> {
     message_getters! {}
     user_property_getters! {}
 
-    /// Whom it was dropped for: a client identifier, or `node` for nobody in particular.
+    /// The client identifier of the subscriber that it was dropped for; `node` if there is no
+    /// particular one.
     pub fn by(&self) -> &'a str {
         self.context.text(Field::DROPPED_BY, 0).unwrap_or("")
     }
 
-    /// Why, in one word: `no_subscribers`, `queue_full`, `expired`, `too_large` (for the client's Maximum Packet Size), `hook` (a
-    /// plugin dropped or vetoed it), `lane_full`, `no_member` (of a shared subscription),
-    /// `not_authorized` (client.authorize does not allow the delivery). Later brokers may have more.
+    /// The reason as one word: `no_subscribers`, `queue_full`, `expired`, `too_large` (for the
+    /// client's Maximum Packet Size), `hook` (a plugin dropped or vetoed it), `lane_full`,
+    /// `no_member` (of a shared subscription), `not_authorized` (client.authorize does not allow
+    /// the delivery). Later versions of the broker may add words.
     pub fn cause(&self) -> &'a str {
         self.context.text(Field::CAUSE, 0).unwrap_or("")
     }
@@ -63,7 +68,7 @@ impl<'a> Retained<'a> {
     message_getters! {}
     user_property_getters! {}
 
-    /// What became of it.
+    /// The change of the retained message.
     pub fn change(&self) -> RetainedChange {
         match self.context.number(Field::RETAINED_CHANGE, 0) {
             Some(2) => RetainedChange::Cleared,

@@ -1,6 +1,6 @@
-//! Reads a plugin's configuration from JSON. Errors for the operator name the key by its path and
-//! never show a value, because it may be a secret. An unknown key is refused, with the nearest
-//! known one.
+//! Reads a plugin's configuration from JSON. An error message has the path of the key, but never a
+//! value, because the value may be a secret. An unknown key is refused, with the most similar known
+//! key.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub struct NoConfig {}
 /// Reads a configuration.
 pub(super) fn parse<C: DeserializeOwned>(json: &[u8]) -> Result<C, String> {
     let json = if json.is_empty() { b"{}" } else { json };
-    // The position says enough; the text around it may be a secret.
+    // The message has only the position; the text around it may be a secret.
     let value: Value = serde_json::from_slice(json).map_err(|error| {
         format!("the configuration is not JSON (line {}, column {})", error.line(), error.column())
     })?;
@@ -28,7 +28,7 @@ pub(super) fn parse<C: DeserializeOwned>(json: &[u8]) -> Result<C, String> {
     C::deserialize(Node(value)).map_err(|problem| problem.to_string())
 }
 
-/// What is wrong, and where: the path is put together on the way out.
+/// The error and its path. The path is built while the call returns from inner values.
 #[derive(Debug)]
 struct Problem {
     path: String,
@@ -114,14 +114,14 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
     }
 }
 
-/// From 0 to 1: slips of the finger, and words left out or put in.
+/// Similarity from 0 to 1: finds typing errors, and words that are missing or added.
 fn likeness(key: &str, name: &str) -> f64 {
     let slips = strsim::normalized_damerau_levenshtein(key, name);
     let shorter = key.len().min(name.len());
     if shorter >= 3 && (key.contains(name) || name.contains(key)) { slips.max(0.8) } else { slips }
 }
 
-/// A JSON value that deserialises with [`Problem`] as its error.
+/// A JSON value that deserializes with [`Problem`] as its error.
 #[derive(Debug)]
 struct Node(Value);
 
@@ -133,7 +133,7 @@ impl<'de> IntoDeserializer<'de, Problem> for Node {
     }
 }
 
-/// A value of a table, which adds its key to the path of what goes wrong inside.
+/// A value of a table. It adds its key to the path of an inner error.
 struct Entry(String, Value);
 
 impl<'de> IntoDeserializer<'de, Problem> for Entry {
@@ -212,7 +212,7 @@ impl<'de> Deserializer<'de> for Node {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Problem> {
-        // Here and not left to `deny_unknown_fields`, which authors forget.
+        // Checked here, because authors forget `deny_unknown_fields`.
         if let Value::Object(map) = &self.0
             && let Some(key) = map.keys().find(|key| !fields.contains(&key.as_str()))
         {

@@ -1,14 +1,16 @@
-//! The errors a plugin author meets: [`Error`], which anything turns into, and [`Refused`], which the broker answers a setter with.
+//! The errors of the SDK: [`Error`], which any error converts to, and [`Refused`], which setters
+//! and commands of the broker return.
 
 use std::fmt;
 
 use crate::raw::{Field, Status};
 
-/// Why a plugin's function failed, as one sentence for the operator. Any error turns into it with `?`.
+/// Why a plugin's function failed, as one sentence for the operator. Any error converts to it with
+/// `?`.
 pub struct Error(String);
 
 impl Error {
-    /// An error of this text.
+    /// An error with this text.
     pub fn new(text: impl Into<String>) -> Error {
         Error(text.into())
     }
@@ -26,7 +28,8 @@ impl fmt::Debug for Error {
     }
 }
 
-// As in anyhow: `Error` is no `std::error::Error` itself, so that this can be for all of them.
+// As in anyhow: `Error` does not implement `std::error::Error`, so that this conversion can exist
+// for all errors.
 impl<E: std::error::Error> From<E> for Error {
     fn from(error: E) -> Error {
         let mut text = error.to_string();
@@ -40,12 +43,12 @@ impl<E: std::error::Error> From<E> for Error {
     }
 }
 
-/// The broker did not take a change, gave no ticket, or did not do what it was asked for.
+/// The broker refused a change, a ticket, or a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused {
-    /// What was to be changed; `None` where it was something else.
+    /// The field of the change; `None` for a ticket or a command.
     pub field: Option<Field>,
-    /// Why not.
+    /// The reason.
     pub status: Status,
 }
 

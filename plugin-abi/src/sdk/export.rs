@@ -25,17 +25,18 @@ use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
 use crate::point::HookPoint;
 use crate::raw::{self, Event, HostApi, Slice, Status};
 
-/// A typed event, made from the one that the broker hands over. Implemented for the event with one lifetime (`'static`), and gives
-/// it with every other: a hook must take it for as long as its call lasts, which it cannot choose.
+/// A typed event, made from the raw event. Implemented for the type with lifetime `'static`; `Over`
+/// is the type with any other lifetime. A hook must accept every lifetime, so it cannot keep an
+/// event after its call.
 pub trait HookEvent {
     /// The event of a call.
     type Over<'a>;
 
-    /// The event over its context.
+    /// The typed event over this context.
     fn over(context: Context<'_>) -> Self::Over<'_>;
 }
 
-/// What the `plugin!` macro says about a plugin.
+/// The data of a plugin from the `plugin!` macro.
 pub trait Exported: Plugin {
     /// The plugin's name.
     const NAME: &'static str;
@@ -55,7 +56,7 @@ pub const fn plugin_name(package: &'static str) -> &'static str {
     }
 }
 
-/// The last part of a method's path.
+/// The last segment of a method's path.
 pub const fn hook_name(path: &'static str) -> &'static str {
     let bytes = path.as_bytes();
     let mut start = bytes.len();
@@ -65,22 +66,22 @@ pub const fn hook_name(path: &'static str) -> &'static str {
     path.split_at(start).1
 }
 
-/// The shared part as the broker holds it.
+/// The shared part, in the form that the broker has a pointer to.
 struct Shared<P> {
     plugin: Arc<P>,
     host: Host,
 }
 
-/// The instance of a shard as the broker holds it.
+/// The instance of a shard, in the form that the broker has a pointer to.
 struct Instance<S> {
     shard: S,
-    /// The plugin, for `configured`.
+    /// The plugin's shared part, for `configured`.
     plugin: Arc<dyn Any + Send + Sync>,
     host: Host,
     faults: u64,
 }
 
-/// The table of a plugin.
+/// The module table of a plugin.
 pub fn module<P: Exported>() -> PluginModuleRef {
     let (size, abi_major, abi_minor, abi_hash) = PluginModule::HEAD;
     PluginModule {
@@ -122,7 +123,7 @@ pub(super) fn panic_text(payload: Box<dyn Any + Send>) -> String {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned());
-    // A payload whose own drop panics would unwind into the broker.
+    // If the drop of the payload panics, it would unwind into the broker.
     std::mem::forget(payload);
     text.unwrap_or_else(|| "without a message".to_owned())
 }
@@ -152,7 +153,7 @@ unsafe fn guarded(
 unsafe extern "C" fn manifest<P: Exported>(out: *mut Manifest) -> Status {
     // SAFETY: the host passes null or a manifest of its own.
     let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
-    // All fields of ABI 1.0 have to fit; a smaller one comes from no broker.
+    // All fields of ABI 1.0 must fit; no broker passes a smaller struct.
     if (out.size as usize) < size_of::<Manifest>() {
         return Status::INVALID;
     }
@@ -179,15 +180,16 @@ unsafe extern "C" fn manifest<P: Exported>(out: *mut Manifest) -> Status {
     Status::OK
 }
 
-/// The declarations of the verbs; empty for none.
+/// The declarations of the verbs as JSON; empty for none.
 fn verbs<P: Exported>() -> String {
     let verbs = P::verbs();
     let forms = verbs.forms();
-    // A form is plain fields, which are always JSON.
+    // A form has only plain fields, so serialization cannot fail.
     if forms.is_empty() { String::new() } else { serde_json::to_string(&forms).unwrap_or_default() }
 }
 
-/// What the last call of `manifest` or `mount` has shown; the contract keeps it alive until the next one.
+/// The result of the last call of `manifest` or `mount`. By contract it stays valid until the next
+/// call.
 #[derive(Default)]
 struct Lent {
     text: String,
@@ -212,7 +214,7 @@ unsafe extern "C" fn mount<P: Exported>(index: u32, out: *mut Mount) -> Status {
     let Some(spec) = listed.nth(index as usize) else { return Status::ABSENT };
     // SAFETY: the host passes null or a mount of its own.
     let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
-    // All fields of ABI 1.0 have to fit; a smaller one comes from no broker.
+    // All fields of ABI 1.0 must fit; no broker passes a smaller struct.
     if (out.size as usize) < size_of::<Mount>() {
         return Status::INVALID;
     }
@@ -290,7 +292,7 @@ unsafe extern "C" fn init_shard<P: Exported>(
     unsafe { guarded("init_shard", error, init) }
 }
 
-/// Drops what the broker held, and logs instead of unwinding if that panics.
+/// Drops a value of the broker, and logs a panic of the drop instead of unwinding.
 fn drop_quietly<T>(what: &str, host: Host, value: T) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         host.error(format_args!("{what} panicked: {}", panic_text(payload)));
@@ -332,16 +334,17 @@ unsafe extern "C" fn unload<P: Exported>(plugin: *mut c_void) {
     }
 }
 
-/// The instance that a call is about.
+/// The instance of a call.
 ///
 /// # Safety
-/// `instance` must be null or come from the `init_shard` of a plugin whose shard type is `S`, and be used by nobody else meanwhile.
+/// `instance` must be null or come from the `init_shard` of a plugin with shard type `S`. No other
+/// code may use it meanwhile.
 unsafe fn instance_of<'a, S>(instance: *mut c_void) -> Option<&'a mut Instance<S>> {
     // SAFETY: the caller vouches for it.
     unsafe { instance.cast::<Instance<S>>().as_mut() }
 }
 
-/// Runs what the broker calls on an instance without waiting for an answer; a panic is logged.
+/// Calls a function of an instance that returns nothing to the broker; a panic is logged.
 ///
 /// # Safety
 /// As for [`instance_of`].
@@ -379,7 +382,7 @@ unsafe extern "C" fn on_instance_message<P: Exported>(
                 });
             }
             notify::<P::Shard>("on_answer", instance, |instance| {
-                // Without a code nothing is known to have been done.
+                // Without a code it is unknown whether anything was done.
                 let code = bytes.bytes().first().copied().unwrap_or(Reason::UNSPECIFIED.0);
                 P::on_answer(&mut instance.shard, Answer { number, reason: Reason(code) });
             });
@@ -427,16 +430,17 @@ unsafe extern "C" fn configured<P: Exported>(instance: *mut c_void) {
     }
 }
 
-/// What a hook returns that has panicked: no flow that there is. The broker takes it for a fault that counts towards the breaker, also
-/// where something that the hook set was refused before: a FAULT does not count then, since a client may have chosen what it was.
+/// The return value of a hook that has panicked: not a valid flow. The broker treats it as a fault
+/// that counts towards the breaker, even if a setter was refused in the same call. A FAULT does not
+/// count in that case, because a client may have caused the refused value.
 const PANICKED: raw::Flow = raw::Flow(u32::MAX);
 
-/// Runs one hook: the body of the function that `plugin!` makes for each. The hook is bound for every lifetime, so that what it keeps
-/// of an event is what it has copied.
+/// Runs one hook: the body of the function that `plugin!` makes for each hook. The hook must accept
+/// every lifetime, so it can keep only copies of the event's data.
 ///
 /// # Safety
-/// `instance` must come from the `init_shard` of a plugin whose shard type is `S`, `event` from the broker, and both must be
-/// alive and of this thread until the call returns.
+/// `instance` must come from the `init_shard` of a plugin with shard type `S`, and `event` from the
+/// broker. Both must be valid and belong to this thread until the call returns.
 pub unsafe fn run_hook<S: 'static, E: HookEvent>(
     point: HookPoint,
     instance: *mut c_void,
@@ -460,7 +464,7 @@ pub unsafe fn run_hook<S: 'static, E: HookEvent>(
         Err(payload) => (format!("panicked: {}", panic_text(payload)), PANICKED),
     };
     instance.faults += 1;
-    // Nothing logs per packet: the first, second, fourth, eighth … fault do.
+    // No log line per packet: only the first, second, fourth, eighth … fault is logged.
     if instance.faults.is_power_of_two() {
         instance.host.error(format_args!(
             "the hook at {} {problem} (fault {})",

@@ -1,5 +1,5 @@
 //! Retained messages that a plugin reads on behalf of a client, one page at a time: the request,
-//! and the pages that it gets. The function itself is [`Host::fetch_as`].
+//! and the pages. The function itself is [`Host::fetch_as`].
 
 use super::behalf::OnBehalf;
 use super::error::Refused;
@@ -8,7 +8,8 @@ use super::outgoing::Outgoing;
 use crate::host::Parts;
 use crate::raw::{Field, Slice};
 
-/// A page of the retained messages that a client would get with a subscription to a filter.
+/// A request for a page of the retained messages that a client would get with a subscription to a
+/// filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fetch<'a> {
     filter: &'a str,
@@ -19,62 +20,64 @@ pub struct Fetch<'a> {
 }
 
 impl<'a> Fetch<'a> {
-    /// The first page for this filter: of QoS 0, with at most 64 messages and 65,536 bytes.
+    /// The first page for this filter: QoS 0, at most 64 messages and 65,536 bytes.
     pub fn new(filter: &'a str) -> Fetch<'a> {
         Fetch { filter, qos: 0, place: &[], messages_max: 64, bytes_max: 65_536 }
     }
 
-    /// As a subscription with this QoS, 0 to 2: no message of the page has a higher one.
+    /// Reads as a subscription with this QoS, 0 to 2: no message of the page has a higher one.
     #[must_use]
     pub fn qos(self, qos: u8) -> Fetch<'a> {
         Fetch { qos, ..self }
     }
 
-    /// The page that begins at the place which another one has named as the [next](Fetched::next).
+    /// Continues where an earlier page ended, with the value of its [`next`](Fetched::next).
     #[must_use]
     pub fn place(self, place: &'a [u8]) -> Fetch<'a> {
         Fetch { place, ..self }
     }
 
-    /// With at most so many messages, from 1; a page has no more than the broker's `behalf_page_messages_max`.
+    /// Limits the number of messages, from 1. The broker also limits it to
+    /// `behalf_page_messages_max`.
     #[must_use]
     pub fn messages_max(self, messages_max: u32) -> Fetch<'a> {
         Fetch { messages_max, ..self }
     }
 
-    /// With at most so many bytes of topics, payloads and properties, from 1; a page has no more than the broker's
-    /// `behalf_page_bytes_max`, and than one client may have waiting. The first message may have more where nothing else waits for
-    /// the client.
+    /// Limits the bytes of topics, payloads and properties, from 1. The broker also limits them to
+    /// `behalf_page_bytes_max` and to the bytes that may wait for one client. The first message may
+    /// exceed the limit if nothing else waits for the client.
     #[must_use]
     pub fn bytes_max(self, bytes_max: u32) -> Fetch<'a> {
         Fetch { bytes_max, ..self }
     }
 }
 
-/// A page of retained messages that has been read on behalf of a client. It may have no message and yet not be the last.
+/// A page of retained messages, read on behalf of a client. A page without messages is not
+/// necessarily the last one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fetched<'a> {
-    /// The number that [`Host::fetch_as`] was given.
+    /// The number that was passed to [`Host::fetch_as`].
     pub number: u64,
     next: &'a [u8],
     messages: &'a [u8],
 }
 
 impl<'a> Fetched<'a> {
-    /// From the bytes of an instance message of the broker's; `None` where they are none of a page.
+    /// Reads a page from the bytes of a message of the broker; `None` if they are not a page.
     pub(crate) fn read(number: u64, bytes: &'a [u8]) -> Option<Fetched<'a>> {
         let (0, rest) = bytes.split_first()? else { return None };
         let mut parts = Parts(rest);
         Some(Fetched { number, next: parts.part()?, messages: parts.0 })
     }
 
-    /// Where the next page begins, for [`Fetch::place`]; `None` where this is the last. The bytes mean nothing to the plugin, and no
-    /// more when the broker has been started anew.
+    /// The start of the next page, for [`Fetch::place`]; `None` if this is the last page. The bytes
+    /// are opaque, and not valid after a restart of the broker.
     pub fn next(&self) -> Option<&'a [u8]> {
         (!self.next.is_empty()).then_some(self.next)
     }
 
-    /// Its messages, in the order in which the broker keeps them.
+    /// The messages of the page, in the broker's order.
     pub fn messages(&self) -> impl Iterator<Item = FetchedMessage<'a>> + use<'a> {
         let mut parts = Parts(self.messages);
         std::iter::from_fn(move || parts.part().map(|fields| FetchedMessage { fields }))
@@ -116,12 +119,12 @@ impl<'a> FetchedMessage<'a> {
         self.bytes(Field::PAYLOAD).unwrap_or(&[])
     }
 
-    /// Quality of service that the client would get it with, 0 to 2.
+    /// Quality of service that the client would receive it with, 0 to 2.
     pub fn qos(&self) -> u8 {
         self.number(Field::QOS).unwrap_or(0) as u8
     }
 
-    /// Client identifier of the publisher; `None` for a message of the broker's own.
+    /// Client identifier of the publisher; `None` for a message of the broker itself.
     pub fn from(&self) -> Option<&'a str> {
         self.text(Field::FROM)
     }
@@ -131,7 +134,7 @@ impl<'a> FetchedMessage<'a> {
         self.number(Field::TIMESTAMP_MS)
     }
 
-    /// What is left of its message expiry interval, seconds.
+    /// The rest of its message expiry interval, seconds.
     pub fn message_expiry_s(&self) -> Option<u32> {
         self.number(Field::MESSAGE_EXPIRY_S).map(|seconds| seconds as u32)
     }
@@ -165,7 +168,7 @@ impl<'a> FetchedMessage<'a> {
         })
     }
 
-    /// The same message for another topic, with all that it has: payload, QoS, properties, and what is left of its expiry.
+    /// The same message for another topic, with its payload, QoS, properties and remaining expiry.
     pub fn to_outgoing(self, topic: impl Into<String>) -> Outgoing {
         let mut message = Outgoing::new(topic, self.payload())
             .qos(self.qos())
@@ -185,17 +188,23 @@ impl<'a> FetchedMessage<'a> {
 }
 
 impl Host {
-    /// Reads a page of the retained messages that a client would get with a subscription, if `client.authorize` lets it subscribe to
-    /// the filter; where hooks are mounted for deliveries, each message is authorized too, and left out where the client may not have
-    /// it. Neither `client.subscribe` nor `message.delivered` is run: nothing is subscribed to, and nothing is sent. The page comes to
-    /// [`super::Plugin::on_fetched`] with this number, on the shard of the client; a refusal comes to [`super::Plugin::on_answer`], with
-    /// [`super::Reason::QUOTA_EXCEEDED`] where `behalf_pages_max` pages of the plugin or `behalf_client_pages_max` for the client are
-    /// under way, or more bytes than a client may have waiting (`behalf_client_bytes_max`), and with 0x88 where nobody has answered about
-    /// a message. Nothing is read ahead: whoever wants the next page asks for it, and it is authorized anew. Any thread.
+    /// Reads a page of the retained messages that a client would get with a subscription to the
+    /// filter, if `client.authorize` allows the subscription. If hooks are mounted for deliveries,
+    /// each message is authorized too, and omitted if it is refused. `client.subscribe` and
+    /// `message.delivered` are not called, because nothing is subscribed and nothing is sent to the
+    /// client. Any thread.
+    ///
+    /// The page arrives at [`super::Plugin::on_fetched`] with this number, on the shard of the
+    /// client. A refusal arrives at [`super::Plugin::on_answer`]: with
+    /// [`super::Reason::QUOTA_EXCEEDED`] if `behalf_pages_max` pages of the plugin or
+    /// `behalf_client_pages_max` pages for the client are being read, or if too many bytes wait for
+    /// the client (`behalf_client_bytes_max`); with 0x88 if there was no verdict for a message.
+    ///
+    /// Nothing is read ahead. Each page needs its own call, which is authorized again.
     ///
     /// # Errors
-    /// [`Refused`] for a filter that cannot be or is a shared subscription's, for bounds out of their range, and for bytes that are no
-    /// place.
+    /// [`Refused`] for an invalid filter, a shared subscription, limits out of range, and bytes
+    /// that are not a start of a page.
     pub fn fetch_as<'a>(
         self,
         whom: impl Into<OnBehalf<'a>>,

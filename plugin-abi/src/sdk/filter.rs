@@ -1,5 +1,5 @@
-//! SUBSCRIBE and UNSUBSCRIBE as a plugin sees them: lists of topic filters that it may rewrite or
-//! refuse one by one.
+//! SUBSCRIBE and UNSUBSCRIBE as a plugin sees them: lists of topic filters. A plugin may rewrite or
+//! refuse each filter.
 
 use std::time::Duration;
 
@@ -11,29 +11,30 @@ use super::ticket::{FiltersTicket, deadline_ms};
 use crate::raw::{Change, Field};
 
 wrapper! {
-    /// SUBSCRIBE was read (`client.subscribe`). What the filters are rewritten to is what is authorised and subscribed; SUBACK
-    /// answers in the order of the packet.
+    /// SUBSCRIBE was read (`client.subscribe`). The rewritten filters are authorized and
+    /// subscribed. SUBACK has the order of the packet.
     Subscribe
 }
 
 wrapper! {
-    /// UNSUBSCRIBE was read (`client.unsubscribe`). What the filters are rewritten to is what the session loses; one that is refused
-    /// stays subscribed. UNSUBACK answers in the order of the packet.
+    /// UNSUBSCRIBE was read (`client.unsubscribe`). The rewritten filters are unsubscribed; a
+    /// refused filter stays subscribed. UNSUBACK has the order of the packet.
     Unsubscribe
 }
 
-/// One topic filter with its options (section 3.8.3.1), of a SUBSCRIBE, an UNSUBSCRIBE, which has no options, or a subscription.
+/// One topic filter with its options (section 3.8.3.1), from a SUBSCRIBE, an UNSUBSCRIBE (without
+/// options) or a subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Filter<'a> {
-    /// Its place in the packet, for [`Subscribe::rewrite`] and [`Subscribe::refuse`].
+    /// Its index in the packet, for [`Subscribe::rewrite`] and [`Subscribe::refuse`].
     pub index: u32,
-    /// The topic filter, a `$share/NAME/` in front included.
+    /// The topic filter, including `$share/NAME/`.
     pub filter: &'a str,
-    /// Name of the share group, where it is a shared subscription.
+    /// Name of the share group of a shared subscription.
     pub share_group: Option<&'a str>,
     /// The options byte.
     pub options: u8,
-    /// Whether a plugin before has refused it.
+    /// Whether an earlier plugin has refused it.
     pub refused: bool,
 }
 
@@ -43,12 +44,12 @@ impl Filter<'_> {
         self.options & 0b11
     }
 
-    /// Whether the client does not want its own messages.
+    /// Whether the client does not receive its own messages.
     pub const fn no_local(&self) -> bool {
         self.options & 0b100 != 0
     }
 
-    /// Whether the retain flag is kept as published.
+    /// Whether messages keep the retain flag that they were published with.
     pub const fn retain_as_published(&self) -> bool {
         self.options & 0b1000 != 0
     }
@@ -59,7 +60,7 @@ impl Filter<'_> {
     }
 }
 
-/// What SUBSCRIBE and UNSUBSCRIBE have in common.
+/// The common methods of SUBSCRIBE and UNSUBSCRIBE.
 macro_rules! filters {
     () => {
         client_getters! {}
@@ -83,30 +84,33 @@ macro_rules! filters {
             Some(Filter { index, filter, share_group, options, refused: verdict == Verdict::Deny })
         }
 
-        /// Puts another topic filter in its place.
+        /// Replaces the `index`-th topic filter.
         ///
         /// # Errors
-        /// [`Refused`] for an index that is not there, or text that is no topic filter.
+        /// [`Refused`] if there is no such filter, or if the text is not a topic filter.
         pub fn rewrite(&mut self, index: u32, filter: &str) -> Result<(), Refused> {
             self.change(at(index, bytes(Field::FILTER, filter.as_bytes())))
         }
 
-        /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are
-        /// kept, unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the
-        /// operator's default (`defer_deadline_ms`) where the hook names none. After it, it is a fault: at `client.subscribe`
-        /// the filters are refused, at `client.unsubscribe` the next hook is called, unless the operator says otherwise.
+        /// Takes a ticket to complete later, from any thread; then return [`crate::Flow::Defer`].
+        /// Changes made before it apply, unless the ticket ends with a fault. A zero `deadline`
+        /// means the maximum: the hook's `deadline_ms`, or the operator's `defer_deadline_ms` if
+        /// the hook sets none. A missed deadline is a fault. Unless the operator configures
+        /// otherwise, `client.subscribe` then refuses the filters, and `client.unsubscribe`
+        /// continues with the next hook.
         ///
         /// # Errors
-        /// [`Refused`] where no ticket is left (`tickets_max`).
+        /// [`Refused`] if no ticket is left (`tickets_max`).
         pub fn defer(&mut self, deadline: Duration) -> Result<FiltersTicket, Refused> {
             let ticket = self.context.defer(deadline_ms(deadline))?;
             Ok(FiltersTicket::new(ticket, self.context.host()))
         }
 
-        /// Refuses a topic filter; its place in the acknowledgement carries the reason.
+        /// Refuses the `index`-th topic filter; the acknowledgement has the reason at this index.
         ///
         /// # Errors
-        /// [`Refused`] for an index that is not there, or a reason code that the acknowledgement does not have.
+        /// [`Refused`] if there is no such filter, or if the acknowledgement does not have the
+        /// reason code.
         pub fn refuse(&mut self, index: u32, reason: Reason) -> Result<(), Refused> {
             self.change(at(index, number(Field::REASON_CODE, u64::from(reason.0))))?;
             self.change(at(index, number(Field::VERDICT, Verdict::DENY)))
@@ -117,7 +121,7 @@ macro_rules! filters {
 impl<'a> Subscribe<'a> {
     filters! {}
 
-    /// Subscription identifier, where the packet has one. It is that of all its filters.
+    /// Subscription identifier of all filters, if the packet has one.
     pub fn subscription_id(&self) -> Option<u32> {
         self.context.number(Field::SUBSCRIPTION_ID, 0).map(|id| id as u32)
     }
@@ -125,7 +129,7 @@ impl<'a> Subscribe<'a> {
     /// Changes the options byte of a topic filter.
     ///
     /// # Errors
-    /// [`Refused`] for an index that is not there, or an options byte that section 3.8.3.1 forbids.
+    /// [`Refused`] if there is no such filter, or if section 3.8.3.1 forbids the options byte.
     pub fn set_options(&mut self, index: u32, options: u8) -> Result<(), Refused> {
         self.change(at(index, number(Field::FILTER_OPTIONS, u64::from(options))))
     }

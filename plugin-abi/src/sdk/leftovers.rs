@@ -1,11 +1,12 @@
-//! Values that are not needed any more, if freeing all of them at once would take too long for a
-//! shard. Made by [`Shares::clear_into`](super::Shares::clear_into) and by plugins.
+//! Values that are not needed any more but too many to free at once on a shard. Made by
+//! [`Shares::clear_into`](super::Shares::clear_into) and by plugins.
 
-/// Values that are freed a few at a time, or elsewhere. Freeing a hundred thousand entries takes tens of milliseconds, in which a
-/// shard serves nobody: an instance that ends puts them into the shared part of its plugin, which ends on a thread of the
-/// loader's; one that goes on frees some of them with each thing that it does.
+/// Values that are freed a few at a time, or on another thread. Freeing a hundred thousand entries
+/// takes tens of milliseconds, during which a shard serves no client. An instance that ends moves
+/// its values into the shared part of its plugin, which is dropped on a thread of the loader. An
+/// instance that continues frees some of them with each event.
 ///
-/// Dropping it frees all.
+/// Dropping it frees all values.
 #[derive(Default)]
 pub struct Leftovers(Vec<Box<dyn Iterator<Item = ()> + Send>>);
 
@@ -16,7 +17,7 @@ impl std::fmt::Debug for Leftovers {
 }
 
 impl Leftovers {
-    /// Takes values, to free one after the other.
+    /// Adds values, to be freed one after the other.
     pub fn add<I>(&mut self, values: I)
     where
         I: IntoIterator<IntoIter: Send + 'static, Item: 'static>,
@@ -24,12 +25,12 @@ impl Leftovers {
         self.0.push(Box::new(values.into_iter().map(drop)));
     }
 
-    /// Takes all that another one has.
+    /// Moves all values of another one into this one.
     pub fn append(&mut self, mut other: Leftovers) {
         self.0.append(&mut other.0);
     }
 
-    /// Frees as many values as that, if there are; whether there are more.
+    /// Frees at most `count` values; returns whether more remain.
     pub fn free(&mut self, count: usize) -> bool {
         let mut left = count;
         while let Some(values) = self.0.last_mut() {

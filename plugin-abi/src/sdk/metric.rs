@@ -5,15 +5,15 @@ use super::error::Refused;
 use super::host::Host;
 use crate::raw::{MetricKind, NewMetric, Slice, Status};
 
-/// A number that only grows. Cheap to copy; any thread.
+/// A number that only increases. Cheap to copy; any thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Counter(Handle);
 
-/// A number that goes up and down. Cheap to copy; any thread.
+/// A number that increases and decreases. Cheap to copy; any thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Gauge(Handle);
 
-/// Values counted by size. Cheap to copy; any thread.
+/// A histogram: values counted by size. Cheap to copy; any thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Histogram(Handle);
 
@@ -60,37 +60,37 @@ impl Counter {
         self.0.measure(1);
     }
 
-    /// Adds.
+    /// Adds `by`.
     pub fn add(self, by: u32) {
         self.0.measure(i64::from(by));
     }
 
-    /// What it has come to, over all versions of the plugin. Any thread.
+    /// The current value, over all versions of the plugin. Any thread.
     pub fn value(self) -> i64 {
         self.0.reading(0).unwrap_or(0)
     }
 }
 
 impl Gauge {
-    /// Sets it.
+    /// Sets the value.
     pub fn set(self, value: i64) {
         self.0.measure(value);
     }
 
-    /// Moves it.
+    /// Adds `by`, which may be negative.
     pub fn adjust(self, by: i64) {
         // SAFETY: `adjust` may be called from any thread. It fails only for a metric that is not there.
         let _ = unsafe { (self.0.host.api().adjust)(self.0.metric, by) };
     }
 
-    /// What it shows now. Any thread.
+    /// The current value. Any thread.
     pub fn value(self) -> i64 {
         self.0.reading(0).unwrap_or(0)
     }
 }
 
-/// What one holder has put into a gauge that several share, such as the versions of a plugin in a reload. Dropping it takes that out
-/// again.
+/// One holder's part of a gauge that several holders share, such as the versions of a plugin during
+/// a reload. Dropping it subtracts the part from the gauge.
 #[derive(Default, Debug)]
 pub struct GaugePart {
     gauge: Option<Gauge>,
@@ -98,17 +98,17 @@ pub struct GaugePart {
 }
 
 impl GaugePart {
-    /// Nothing yet; a part of no gauge counts for nobody.
+    /// A part of 0. Without a gauge, all calls have no effect.
     pub fn of(gauge: Option<Gauge>) -> GaugePart {
         GaugePart { gauge, value: 0 }
     }
 
-    /// So much of the gauge is its from now on.
+    /// Sets this part.
     pub fn set(&mut self, value: i64) {
         self.adjust(value - self.value);
     }
 
-    /// Moves it.
+    /// Adds `by` to this part; it may be negative.
     pub fn adjust(&mut self, by: i64) {
         if let Some(gauge) = self.gauge.filter(|_| by != 0) {
             self.value += by;
@@ -129,23 +129,24 @@ impl Histogram {
         self.0.measure(value);
     }
 
-    /// How many values it has counted up to each of its bounds, and above the one before; at last those above all bounds. Any
-    /// thread.
+    /// The number of values in each bucket: above the previous bound and up to this one. The last
+    /// element counts the values above all bounds. Any thread.
     pub fn buckets(self) -> Vec<i64> {
         (0..).map_while(|bucket| self.0.reading(bucket)).collect()
     }
 }
 
 impl Host {
-    /// A counter. `name` has its unit in it: lower case letters, digits and `_`. Any thread.
+    /// A counter. `name` includes the unit: lower case letters, digits and `_`. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] for a name that cannot be, one that is another kind of metric, and beyond `plugin_metrics_max`.
+    /// [`Refused`] for an invalid name, for a name that another kind of metric has, and above
+    /// `plugin_metrics_max`.
     pub fn counter(self, name: &str, help: &str) -> Result<Counter, Refused> {
         Handle::make(self, MetricKind::COUNTER, (name, help), &[]).map(Counter)
     }
 
-    /// A gauge. Otherwise as [`Host::counter`].
+    /// A gauge. For `name` and threads see [`Host::counter`].
     ///
     /// # Errors
     /// As [`Host::counter`].
@@ -153,8 +154,8 @@ impl Host {
         Handle::make(self, MetricKind::GAUGE, (name, help), &[]).map(Gauge)
     }
 
-    /// A histogram with the upper bounds of its buckets, growing, at most 64; none for 1, 2, 5, 10 … 1,000,000,000. Otherwise as
-    /// [`Host::counter`].
+    /// A histogram with these upper bounds of its buckets: ascending, at most 64. An empty list
+    /// means 1, 2, 5, 10 … 1,000,000,000. For `name` and threads see [`Host::counter`].
     ///
     /// # Errors
     /// As [`Host::counter`].

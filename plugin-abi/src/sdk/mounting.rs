@@ -1,5 +1,4 @@
-//! Mounting and unmounting hooks at run time: which hook, with which arguments, and the handle that
-//! unmounts it.
+//! Mounts and unmounts hooks at run time: which hook, with which options, and the id to unmount it.
 
 use std::time::Duration;
 
@@ -11,7 +10,8 @@ use crate::module::Mount;
 use crate::point::{FaultPolicy, HookPoint};
 use crate::raw::{Slice, Status};
 
-/// How a hook is mounted at run time; what is not said is as the `plugin!` macro has it.
+/// Options for mounting a hook at run time. The default of each is the value in the `plugin!`
+/// macro.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mounting {
     point: Option<HookPoint>,
@@ -24,65 +24,68 @@ pub struct Mounting {
 }
 
 impl Mounting {
-    /// As the `plugin!` macro has it.
+    /// The options of the `plugin!` macro.
     pub fn new() -> Mounting {
         Mounting::default()
     }
 
-    /// The hook of this point, where several have one name.
+    /// The hook point, if several hooks have the same name.
     #[must_use]
     pub fn point(self, point: HookPoint) -> Mounting {
         Mounting { point: Some(point), ..self }
     }
 
-    /// Higher runs earlier.
+    /// Sets the priority; higher runs earlier.
     #[must_use]
     pub fn priority(self, priority: i32) -> Mounting {
         Mounting { priority: Some(priority), ..self }
     }
 
-    /// At the points about a message: only topics that match one of these filters.
+    /// At the points about a message: calls the hook only for topics that match one of these
+    /// filters.
     #[must_use]
     pub fn topics(self, topics: impl IntoIterator<Item = impl Into<String>>) -> Mounting {
         Mounting { topics: Some(topics.into_iter().map(Into::into).collect()), ..self }
     }
 
-    /// How long a deferred verdict may take, at least a millisecond.
+    /// The deadline of a deferred verdict, at least 1 ms.
     #[must_use]
     pub fn deadline(self, deadline: Duration) -> Mounting {
         Mounting { deadline: Some(deadline), ..self }
     }
 
-    /// What a fault or a missed deadline means.
+    /// Sets what a fault or a missed deadline means.
     #[must_use]
     pub fn fault(self, policy: FaultPolicy) -> Mounting {
         Mounting { fault: Some(policy), ..self }
     }
 
-    /// At client.authorize: whether it is asked for deliveries too.
+    /// At client.authorize: whether the hook is called for deliveries too.
     #[must_use]
     pub fn deliver(self, deliver: bool) -> Mounting {
         Mounting { deliver: Some(deliver), ..self }
     }
 
-    /// Comes back as `args()` of the events that the hook is called with.
+    /// Sets the value that `args()` of the hook's events returns.
     #[must_use]
     pub fn args(self, args: usize) -> Mounting {
         Mounting { args, ..self }
     }
 }
 
-/// A hook that was mounted at run time.
+/// Id of a hook that was mounted at run time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct HookId(u64);
 
 impl Host {
-    /// Mounts a hook of the plugin `P`, which is this one, by its name in the `plugin!` macro, where `manual = true` kept it from
-    /// being mounted at once. Every shard calls it from its next turn on. Any thread.
+    /// Mounts a hook of the plugin `P` by its name in the `plugin!` macro. `P` must be this plugin,
+    /// and the hook must have `manual = true`. Every shard calls it from its next turn on. Any
+    /// thread.
     ///
     /// # Errors
-    /// [`Refused`] for the type of another plugin, whose hook would be called with this one's instances; where there is no such hook,
-    /// where it is mounted already, for a topic filter that cannot be, and beyond `plugin_hooks_max`. The broker's log says more.
+    /// [`Refused`] if `P` is another plugin, because its hook would be called with this plugin's
+    /// instances; if there is no such hook or it is mounted already; for an invalid topic filter;
+    /// and above `plugin_hooks_max`. The broker's log has the details.
     pub fn mount<P: Exported>(self, name: &str, mounting: &Mounting) -> Result<HookId, Refused> {
         if !self.is_of::<P>() {
             self.warn(format_args!(
@@ -123,10 +126,11 @@ impl Host {
         if status == Status::OK { Ok(HookId(number)) } else { Err(Refused { field: None, status }) }
     }
 
-    /// Takes a hook that was mounted at run time out again: no shard calls it after its next turn. Any thread.
+    /// Unmounts a hook that was mounted at run time. No shard calls it after the shard's next turn.
+    /// Any thread.
     ///
     /// # Errors
-    /// [`Refused`] where it is not mounted.
+    /// [`Refused`] if it is not mounted.
     pub fn unmount(self, hook: HookId) -> Result<(), Refused> {
         let api = self.api();
         // SAFETY: `unhook` may be called from any thread.

@@ -1,4 +1,4 @@
-//! A message that a plugin publishes, or adds to a publish that is received.
+//! A message that a plugin publishes, or adds to a received publish.
 
 use super::weigh::Weigh;
 use crate::host::{FetchedWriter, FieldValue};
@@ -28,77 +28,79 @@ impl Outgoing {
         Outgoing { topic: topic.into(), payload: payload.into(), ..Outgoing::default() }
     }
 
-    /// With this quality of service, 0 to 2.
+    /// Sets the quality of service, 0 to 2.
     #[must_use]
     pub fn qos(self, qos: u8) -> Outgoing {
         Outgoing { qos, ..self }
     }
 
-    /// Retained, or not.
+    /// Sets the retain flag.
     #[must_use]
     pub fn retain(self, retain: bool) -> Outgoing {
         Outgoing { retain, ..self }
     }
 
-    /// Only stored as the retained message of its topic, or with an empty payload only cleared: nobody who is subscribed gets it.
+    /// Only stores the message as the retained message of its topic, or with an empty payload
+    /// removes that. It is not delivered to subscribers.
     #[must_use]
     pub fn store_only(self) -> Outgoing {
         Outgoing { retain: true, store_only: true, ..self }
     }
 
-    /// With a payload format indicator: 0 bytes, 1 text.
+    /// Sets the payload format indicator: 0 bytes, 1 text.
     #[must_use]
     pub fn payload_format(self, format: u8) -> Outgoing {
         Outgoing { payload_format: Some(format), ..self }
     }
 
-    /// With a message expiry interval, seconds; 0 for none.
+    /// Sets the message expiry interval, seconds; 0 for none.
     #[must_use]
     pub fn message_expiry_s(self, seconds: u32) -> Outgoing {
         Outgoing { message_expiry_s: seconds, ..self }
     }
 
-    /// Counted in a flow of this number, which the plugin chooses: [`Host::in_flight`](crate::Host::in_flight) says how many of
-    /// them the broker still holds. 0 for none.
+    /// Counts the message in the flow of this number, which the plugin chooses.
+    /// [`Host::in_flight`](crate::Host::in_flight) returns how many of them the broker still
+    /// stores. 0 for none.
     #[must_use]
     pub fn flow(self, flow: u32) -> Outgoing {
         Outgoing { flow, ..self }
     }
 
-    /// With a content type, which may be empty.
+    /// Sets the content type, which may be empty.
     #[must_use]
     pub fn content_type(self, content_type: impl Into<String>) -> Outgoing {
         Outgoing { content_type: Some(content_type.into()), ..self }
     }
 
-    /// With a response topic; empty for none.
+    /// Sets the response topic; empty for none.
     #[must_use]
     pub fn response_topic(self, topic: impl Into<String>) -> Outgoing {
         Outgoing { response_topic: topic.into(), ..self }
     }
 
-    /// With correlation data, which may be empty.
+    /// Sets the correlation data, which may be empty.
     #[must_use]
     pub fn correlation_data(self, data: impl Into<Vec<u8>>) -> Outgoing {
         Outgoing { correlation_data: Some(data.into()), ..self }
     }
 
-    /// Said to come from this client; otherwise it comes from the plugin.
+    /// Sets this client as the publisher; by default it is the plugin.
     #[must_use]
     pub fn from_client(self, client_id: impl Into<String>) -> Outgoing {
         Outgoing { from: client_id.into(), ..self }
     }
 
-    /// With one more user property.
+    /// Appends a user property.
     #[must_use]
     pub fn user_property(mut self, key: impl Into<String>, value: impl Into<String>) -> Outgoing {
         self.user_properties.push((key.into(), value.into()));
         self
     }
 
-    /// Writes it into a page of retained messages, for tests of plugins.
+    /// Writes the message into a page of retained messages, for tests of plugins.
     pub(crate) fn write_to_page(&self, page: &mut FetchedWriter) {
-        // All that a message has by name, so that what is new is not forgotten here.
+        // Lists all fields by name, so that the compiler finds a new field that is missing here.
         let Outgoing {
             topic,
             payload,
@@ -192,7 +194,7 @@ mod tests {
     use crate::raw::Status;
     use crate::sdk::Fetched;
 
-    /// Each property in all that it may be: not there, there and empty, there.
+    /// Each property absent, empty, and with a value.
     fn messages() -> [Outgoing; 3] {
         let empty = Outgoing::new("a", "").payload_format(0).content_type("").correlation_data([]);
         let full = Outgoing::new("a", "x").payload_format(1).content_type("x").correlation_data([1]);
@@ -230,7 +232,8 @@ mod tests {
         }
     }
 
-    /// A plugin in C says with a flag that something is there and empty; what is not empty needs none, and other flags are unknown.
+    /// A plugin in C sets a flag for a property that is present and empty. A property that is not
+    /// empty needs no flag; other flags are invalid.
     #[test]
     fn flags_are_for_what_is_empty() {
         let said = |message: &Outgoing, flags| {

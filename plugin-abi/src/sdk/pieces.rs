@@ -1,6 +1,6 @@
-//! State that goes to a new generation in pieces while events go on: entries by key, and a journal
-//! of what changes after it went over. Plugins implement [`Entries`]; the functions that `plugin!`
-//! exports do the rest.
+//! Transfers the state to a new generation in pieces while events continue: entries by key, and a
+//! journal of the changes after an entry was sent. Plugins implement [`Entries`]; the functions
+//! that `plugin!` exports do the rest.
 
 mod journal;
 mod key;
@@ -12,60 +12,65 @@ use super::Error;
 use crate::raw::ExportStep;
 use journal::Record;
 
-/// The state of a shard's instance, as entries that each have a key: what [`super::Plugin::pieces`] gives the broker, so that a
-/// state of any size goes over in a reload and no client waits for more than a piece of it.
+/// The state of a shard's instance as entries, each with a key. [`super::Plugin::pieces`] returns
+/// it to the broker. A reload can then transfer a state of any size, and no client waits longer
+/// than for one piece.
 ///
-/// The broker asks for piece after piece between two turns of the shard, and hooks are called in between as ever. So each place
-/// that adds, changes or removes an entry tells the [`Journal`] its key: what had gone over already is sent once more.
-/// [`crate::testing::TestPlugin::reloaded_while`] finds a place that was forgotten.
+/// The broker requests one piece between two turns of the shard, and hooks are called in between as
+/// usual. So all code that adds, changes or removes an entry must report the key to the
+/// [`Journal`]: an entry that was sent already is then sent again.
+/// [`crate::testing::TestPlugin::reloaded_while`] finds code that does not report.
 pub trait Entries {
-    /// What an entry is known by. It is the same in the version that takes over.
+    /// The key of an entry. The same type in the version that takes over.
     type Key: StateKey;
 
-    /// Number of the form that entries are written in: another one for another form.
+    /// Number of the format of the entries. Change it when the format changes.
     const VERSION: u32 = 1;
 
-    /// The journal, which is a field of the instance.
+    /// The journal; a field of the instance.
     fn journal(&mut self) -> &mut Journal<Self::Key>;
 
-    /// The lowest key above this one; the lowest of all for `None`. Asked once for each entry: no slower than a look-up.
+    /// The lowest key above `after`; the lowest of all for `None`. Called once for each entry: must
+    /// not be slower than a look-up.
     fn next_key(&self, after: Option<&Self::Key>) -> Option<Self::Key>;
 
-    /// Appends what an entry holds beside its key; false where there is no such entry (any more).
+    /// Appends the entry's value, without the key. Returns false if there is no such entry (any
+    /// more).
     fn write(&self, key: &Self::Key, out: &mut Vec<u8>) -> bool;
 
-    /// Takes an entry over, instead of the one with the same key if there is one. Bounds are not looked at yet: what the version
-    /// before has let go of meanwhile comes as a [`Entries::remove`] later.
+    /// Takes over an entry; it replaces an entry with the same key. Do not check limits yet: if the
+    /// old version removes an entry during the transfer, [`Entries::remove`] is called later.
     ///
     /// # Errors
-    /// Any; the reload is called off, and the operator reads the text.
+    /// Any; the reload is cancelled, and the operator gets the text.
     fn put(&mut self, key: Self::Key, value: &[u8]) -> Result<(), Error>;
 
-    /// Lets go of an entry, if it is there.
+    /// Removes an entry, if it exists.
     fn remove(&mut self, key: &Self::Key);
 
-    /// Lets go of all entries: all that there are follow.
+    /// Removes all entries: a complete new transfer follows.
     fn clear(&mut self);
 
-    /// Whether entries of this form are understood; where they are not, the reload is called off.
+    /// Whether this version reads entries of this format. If not, the reload is cancelled.
     fn takes(version: u32) -> bool {
         version == Self::VERSION
     }
 
-    /// All has been taken over, and the hooks of this instance are called next. Timers are armed here, and a bound that is lower
-    /// than that of the version before is seen to. May be called again: after a reload that was taken back, on the instance of the
-    /// old version, whose timers are gone.
+    /// All entries are taken over, and the hooks of this instance are called next. Set timers here,
+    /// and apply limits that are lower than those of the old version. May be called again: after a
+    /// reload that was reverted, on the instance of the old version, whose timers are cancelled.
     ///
     /// # Errors
-    /// Any; the reload is called off, and the operator reads the text.
+    /// Any; the reload is cancelled, and the operator gets the text.
     fn completed(&mut self) -> Result<(), Error> {
         Ok(())
     }
 }
 
-/// [`Entries`] as the exported functions call them; nothing else can be it.
+/// [`Entries`] as the exported functions call them. Sealed: no other type can implement it.
 pub trait Pieces: sealed::Sealed {
-    /// Does a step; whether more is to come. What is to go over is given to `write`, at most once.
+    /// Does one step; returns whether more steps follow. Calls `write` with the piece, at most
+    /// once.
     #[doc(hidden)]
     fn export(
         &mut self,
@@ -74,7 +79,7 @@ pub trait Pieces: sealed::Sealed {
         write: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<bool, Error>;
 
-    /// Takes a piece over.
+    /// Takes over a piece.
     #[doc(hidden)]
     fn import(&mut self, piece: &[u8], last: bool) -> Result<(), Error>;
 }
@@ -103,7 +108,8 @@ impl<S: Entries> Pieces for S {
                 return Ok(false);
             }
         }
-        // Out of the state, which is read meanwhile. If that fails, no export is under way any more.
+        // Taken out of the state, because the state is read meanwhile. After an error no export is
+        // active any more.
         let mut journal = std::mem::take(self.journal());
         let more = journal.write_piece(&*self, bytes_max, write)?;
         *self.journal() = journal;
@@ -130,7 +136,7 @@ impl<S: Entries> Pieces for S {
     }
 }
 
-/// What a whole stream of pieces holds, by key; for the tests of plugins.
+/// All entries in a stream of pieces, by key; for the tests of plugins.
 pub(crate) fn entries_of(mut stream: &[u8]) -> Result<std::collections::BTreeMap<Vec<u8>, Vec<u8>>, Error> {
     let mut entries = std::collections::BTreeMap::new();
     while let Some(record) = Record::read(&mut stream)? {

@@ -6,33 +6,36 @@ use super::reason::Reason;
 use crate::raw::{FLAG_REPLAY, Field};
 
 wrapper! {
-    /// A session came, went on or ended (`session.created`, `session.resumed`, `session.discarded`, `session.takenover`,
-    /// `session.terminated`). Called on the session's shard, the client's home. Nothing can be changed.
+    /// A session was created, was resumed, or ended (`session.created`, `session.resumed`,
+    /// `session.discarded`, `session.takenover`, `session.terminated`). Called on the session's
+    /// shard, which is the client's home. Nothing can be changed.
     ///
-    /// A session that is discarded or terminated takes its subscriptions with it: `session.unsubscribed` is not called for each.
+    /// The subscriptions of a discarded or terminated session end with it: `session.unsubscribed`
+    /// is not called for them.
     Session
 }
 
 wrapper! {
-    /// A subscription is in force, because SUBACK has granted it, or is gone (`session.subscribed`, `session.unsubscribed`).
-    /// Called on the session's shard. Nothing can be changed.
+    /// A subscription is in force because SUBACK has granted it, or has ended
+    /// (`session.subscribed`, `session.unsubscribed`). Called on the session's shard. Nothing can
+    /// be changed.
     Subscription
 }
 
-/// Getters of what a session holds.
+/// Getters of the session's state.
 macro_rules! session_getters {
     () => {
-        /// When the session was made, milliseconds since 1970.
+        /// When the session was created, milliseconds since 1970.
         pub fn created_at_ms(&self) -> u64 {
             self.count(Field::SESSION_CREATED_AT_MS)
         }
 
-        /// Whether it outlives its connection.
+        /// Whether the session outlives its connection.
         pub fn is_persistent(&self) -> bool {
             self.count(Field::SESSION_PERSISTENT) == 1
         }
 
-        /// Its expiry interval in force, seconds; `u32::MAX` is never.
+        /// The current session expiry interval, seconds; `u32::MAX` means never.
         pub fn expiry_s(&self) -> u32 {
             self.count(Field::SESSION_EXPIRY_S) as u32
         }
@@ -42,12 +45,12 @@ macro_rules! session_getters {
             self.count(Field::SESSION_SUBSCRIPTIONS)
         }
 
-        /// How many QoS 1 and 2 messages were sent to the client and are not acknowledged.
+        /// How many QoS 1 and 2 messages are sent to the client and not acknowledged.
         pub fn inflight(&self) -> u64 {
             self.count(Field::SESSION_INFLIGHT)
         }
 
-        /// How many messages wait for the client.
+        /// How many messages are queued for the client.
         pub fn queued(&self) -> u64 {
             self.count(Field::SESSION_QUEUED)
         }
@@ -61,7 +64,7 @@ macro_rules! session_getters {
             self.context.number(field, 0).unwrap_or(0)
         }
 
-        /// Whether this tells of what was there before the plugin, which asked for it with [`crate::Host::replay`].
+        /// Whether this event is a replay, requested with [`crate::Host::replay`].
         pub fn is_replay(&self) -> bool {
             self.context.event().flags & FLAG_REPLAY != 0
         }
@@ -72,13 +75,14 @@ impl<'a> Session<'a> {
     client_getters! {}
     session_getters! {}
 
-    /// Why it ends, in one word, where it does. At `session.terminated`: `closed` (with its connection), `expired`, `kicked`, or
-    /// `takenover` (by another connection, and it was not to outlive its own).
+    /// Why the session ends, as one word; `None` if it does not end. At `session.terminated`:
+    /// `closed` (with its connection), `expired`, `kicked`, or `takenover` (by another connection,
+    /// and the session does not outlive its own).
     pub fn cause(&self) -> Option<&'a str> {
         self.context.text(Field::CAUSE, 0)
     }
 
-    /// The reason code that goes with the cause: of `closed` that of its connection's end.
+    /// The reason code for the cause. For `closed` it is the reason code of the connection's end.
     pub fn reason(&self) -> Option<Reason> {
         self.context.number(Field::REASON_CODE, 0).map(|code| Reason(code as u8))
     }
@@ -102,19 +106,20 @@ impl<'a> Subscription<'a> {
         }
     }
 
-    /// Subscription identifier, where it has one.
+    /// Subscription identifier, if it has one.
     pub fn subscription_id(&self) -> Option<u32> {
         self.context.number(Field::SUBSCRIPTION_ID, 0).map(|id| id as u32)
     }
 
-    /// At `session.subscribed`: whether it was not there before.
+    /// At `session.subscribed`: whether the subscription is new.
     pub fn is_new(&self) -> bool {
         self.context.number(Field::IS_NEW, 0) == Some(1)
     }
 
-    /// At `session.subscribed`: `plugin` where a plugin has made it, and nothing where its client has. At `session.unsubscribed`: why
-    /// it is gone, in one word. `unsubscribe` is the client's own; `plugin` that of a plugin,
-    /// `revoked` that client.authorize no longer allows it, `barrier` that another shard did not answer in time when it was changed.
+    /// At `session.subscribed`: `plugin` if a plugin made the subscription, `None` if the client
+    /// did. At `session.unsubscribed`, one word: `unsubscribe` (by the client), `plugin` (by a
+    /// plugin), `revoked` (client.authorize no longer allows it), or `barrier` (another shard did
+    /// not answer in time when the subscription was changed).
     pub fn cause(&self) -> Option<&'a str> {
         self.context.text(Field::CAUSE, 0)
     }

@@ -1,6 +1,6 @@
-//! A container for what a plugin holds for clients. It is bounded as a whole and for each owner, in
-//! entries and in bytes as the allocator gives them, so that no client can use the room of all.
-//! Used by the instances of shards, or behind a lock by threads.
+//! A container for values that a plugin stores for clients. It has limits in total and for each
+//! owner, in entries and in allocated bytes, so that one client cannot use all the memory. Use it
+//! in the instances of shards, or behind a lock from other threads.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,34 +19,35 @@ use beyond::Beyond;
 use metrics::Metrics;
 pub use over_oldest::EVICTED_AT_ONCE;
 
-/// How much [`Shares`] may hold. 0 is none at all.
+/// The limits of [`Shares`]. 0 allows nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShareLimits {
-    /// Most entries of all owners together.
+    /// Maximum number of entries of all owners together.
     pub entries_max: u64,
-    /// Most bytes of all owners together.
+    /// Maximum bytes of all owners together.
     pub bytes_max: u64,
-    /// Most entries of one owner.
+    /// Maximum number of entries of one owner.
     pub owner_entries_max: u64,
-    /// Most bytes of one owner.
+    /// Maximum bytes of one owner.
     pub owner_bytes_max: u64,
 }
 
-/// Which limit an entry would have passed. Where both an owner's share and the total are full, it is the owner's.
+/// The limit that an entry would exceed. If both the owner's limit and the total are exceeded, it
+/// is the owner's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Full {
-    /// The owner has as many entries as one may have.
+    /// The owner has the maximum number of entries.
     OwnerEntries(u64),
-    /// The owner would hold more bytes than one may hold.
+    /// The owner's bytes would exceed its maximum.
     OwnerBytes(u64),
-    /// There are as many entries as there may be.
+    /// There are as many entries as the total limit allows.
     Entries(u64),
-    /// More bytes would be held than may be.
+    /// The bytes in total would exceed the maximum.
     Bytes(u64),
 }
 
 impl Full {
-    /// Whether it is the owner's own share that is full, and everybody else goes on.
+    /// Whether only this owner's limit is exceeded, so that other owners are not affected.
     pub const fn is_of_owner(self) -> bool {
         matches!(self, Full::OwnerEntries(_) | Full::OwnerBytes(_))
     }
@@ -63,16 +64,16 @@ impl fmt::Display for Full {
     }
 }
 
-/// A value that was not taken, and why.
+/// A value that was not stored, and the limit.
 #[derive(Debug)]
 pub struct Rejected<V> {
-    /// Which limit it would have passed.
+    /// The limit that it would exceed.
     pub full: Full,
     /// The value.
     pub value: V,
 }
 
-/// The number of an entry: a later one has a larger one, and none is given twice.
+/// The number of an entry. Numbers grow with each entry; none is used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EntryId(pub u64);
 
@@ -80,10 +81,10 @@ pub struct EntryId(pub u64);
 struct Entry<V> {
     value: V,
     bytes: u64,
-    /// What of them was charged later, with [`Shares::charge`].
+    /// The part of the bytes that was charged later, with [`Shares::charge`].
     charged: u64,
     owner: Arc<str>,
-    /// The owner's entries before and behind it; 0 for none.
+    /// The owner's previous and next entry; 0 for none.
     older: u64,
     newer: u64,
 }
@@ -95,16 +96,18 @@ struct Owner {
     /// Its oldest and newest entry.
     first: u64,
     last_entry: u64,
-    /// Its place in `turns`.
+    /// Its key in `turns`.
     turn: u64,
 }
 
-/// Values that are held for owners: client identifiers, addresses, user names, whatever text tells one from another.
+/// Values that are stored for owners. An owner is any text: a client identifier, an address, a user
+/// name.
 ///
-/// An entry is charged with all that it takes: the value with what it has on the heap ([`Weigh`]), the entry's own bookkeeping, what
-/// the plugin keeps beside it ([`Shares::beside_each`]); an owner's first entry is charged with the owner's name too. A value that is
-/// refused comes back and nothing has changed. No operation walks the entries: each takes a few look-ups in a balanced tree, and
-/// memory is given back as entries go.
+/// An entry is charged with its whole memory: the value and its heap ([`Weigh`]), the entry's
+/// bookkeeping, and the plugin's index entry for it ([`Shares::beside_each`]). The first entry of
+/// an owner is also charged with the owner's name. A refused value is returned and nothing is
+/// changed. No operation iterates over all entries: each costs a few look-ups in a balanced tree.
+/// Memory is freed when entries are removed.
 #[derive(Debug)]
 pub struct Shares<V> {
     limits: ShareLimits,
@@ -112,7 +115,7 @@ pub struct Shares<V> {
     beside_owner: u64,
     entries: BTreeMap<u64, Box<Entry<V>>>,
     owners: BTreeMap<Arc<str>, Owner>,
-    /// Whose turn is next, for [`Shares::take_in_turn`].
+    /// The order of owners for [`Shares::take_in_turn`].
     turns: BTreeMap<u64, Arc<str>>,
     last_number: u64,
     last_turn: u64,
@@ -123,10 +126,10 @@ pub struct Shares<V> {
 }
 
 impl<V: Weigh> Shares<V> {
-    /// Bytes of an entry beside its value's heap and what the plugin keeps.
+    /// Bytes of an entry, without its value's heap and the plugin's index.
     const ENTRY_BYTES: u64 = allocated(size_of::<Entry<V>>()) + tree_entry_bytes(16);
 
-    /// Empty, with these limits.
+    /// An empty container with these limits.
     pub fn new(limits: ShareLimits) -> Shares<V> {
         Shares {
             limits,
@@ -144,34 +147,36 @@ impl<V: Weigh> Shares<V> {
         }
     }
 
-    /// Charges each entry with so many bytes more, for what the plugin keeps beside it: an index, for which
-    /// [`tree_entry_bytes`] says what an entry costs. Before the first entry.
+    /// Charges each entry with additional bytes, for example for an index of the plugin
+    /// ([`tree_entry_bytes`] gives the size of an index entry). Call it before the first entry.
     #[must_use]
     pub fn beside_each(self, bytes: u64) -> Shares<V> {
         Shares { beside_each: bytes, ..self }
     }
 
-    /// Charges each owner with so many bytes more, for what the plugin keeps beside it for each. Before the first entry.
+    /// Charges each owner with additional bytes, for data that the plugin stores for each owner.
+    /// Call it before the first entry.
     #[must_use]
     pub fn beside_owner(self, bytes: u64) -> Shares<V> {
         Shares { beside_owner: bytes, ..self }
     }
 
-    /// Shows what is held in the broker's `/metrics`: the gauges `NAME`, `NAME_bytes` and `NAME_owners`, and the counters
-    /// `NAME_refused_owner` and `NAME_refused_total` of what was refused, and `NAME_evicted`. The instances of all shards add up.
-    /// What the broker refuses is left out, and its log says so. Before the first entry.
+    /// Shows the usage in the broker's `/metrics`: the gauges `NAME`, `NAME_bytes` and
+    /// `NAME_owners`, and the counters `NAME_refused_owner`, `NAME_refused_total` and
+    /// `NAME_evicted`. The values of all shards are added. A metric that the broker refuses is
+    /// omitted, and logged. Call it before the first entry.
     #[must_use]
     pub fn with_metrics(self, host: &Host, name: &str) -> Shares<V> {
         Shares { metrics: Metrics::of(*host, name), ..self }
     }
 
-    /// Other limits from now on. What is held beyond them stays, until [`Shares::evict_beyond`] is called.
+    /// Changes the limits. Entries that exceed them stay until [`Shares::evict_beyond`] is called.
     pub fn set_limits(&mut self, limits: ShareLimits) {
         self.limits = limits;
         self.beyond.look_at_all();
     }
 
-    /// The limits in force.
+    /// The current limits.
     pub fn limits(&self) -> ShareLimits {
         self.limits
     }
@@ -181,16 +186,17 @@ impl<V: Weigh> Shares<V> {
         Self::ENTRY_BYTES + self.beside_each + value.heap_bytes()
     }
 
-    /// Bytes that an owner is charged with beside its entries.
+    /// Bytes that an owner is charged with in addition to its entries.
     fn owner_bytes(&self, owner: &str) -> u64 {
         let places = tree_entry_bytes(size_of::<(Arc<str>, Owner)>()) + tree_entry_bytes(24);
         allocated(16 + owner.len()) + places + beyond::BYTES_OF_OWNER + self.beside_owner
     }
 
-    /// Holds a value for an owner.
+    /// Stores a value for an owner.
     ///
     /// # Errors
-    /// The value, with the limit that it would have passed: the owner's or that of all. It is counted.
+    /// The value, with the limit that it would exceed: the owner's or the total. The refusal is
+    /// counted.
     pub fn insert(&mut self, owner: &str, value: V) -> Result<EntryId, Rejected<V>> {
         let bytes = self.bytes_of(&value);
         match self.find_full(self.limits, owner, bytes) {
@@ -202,14 +208,15 @@ impl<V: Weigh> Shares<V> {
         }
     }
 
-    /// Holds a value whatever the limits say: for what was promised before, as in `import_state` under a new configuration.
+    /// Stores a value without checking the limits, for values that were accepted before, as in
+    /// `import_state` with a new configuration.
     pub fn restore(&mut self, owner: &str, value: V) -> EntryId {
         let bytes = self.bytes_of(&value);
         self.put(owner, value, bytes)
     }
 
-    /// The same under a number that the version before gave, which must be higher than those of all entries that there are; false where
-    /// it is not, and nothing has changed then.
+    /// As [`Shares::restore`], with the number from the previous version. The number must be higher
+    /// than those of all existing entries; otherwise it returns false and changes nothing.
     pub fn restore_as(&mut self, id: EntryId, owner: &str, value: V) -> bool {
         if self.newest().map_or(0, |newest| newest.0) >= id.0 {
             return false;
@@ -217,15 +224,15 @@ impl<V: Weigh> Shares<V> {
         let (bytes, given) = (self.bytes_of(&value), self.last_number);
         self.last_number = id.0 - 1;
         self.put(owner, value, bytes);
-        // No number is given twice.
+        // No number is used twice.
         self.last_number = given.max(id.0);
         true
     }
 
-    /// Whether a value would be taken for an owner; nothing is counted.
+    /// Checks whether a value would be accepted for an owner; counts nothing.
     ///
     /// # Errors
-    /// The limit that it would pass.
+    /// The limit that it would exceed.
     pub fn has_room(&self, owner: &str, value: &V) -> Result<(), Full> {
         self.find_full(self.limits, owner, self.bytes_of(value)).map_or(Ok(()), Err)
     }
@@ -282,7 +289,7 @@ impl<V: Weigh> Shares<V> {
 }
 
 impl<V> Shares<V> {
-    /// Takes a value out; `None` where it has gone.
+    /// Removes a value and returns it; `None` if there is no such entry.
     pub fn remove(&mut self, id: EntryId) -> Option<V> {
         let entry = *self.entries.remove(&id.0)?;
         self.work += 4;
@@ -316,26 +323,28 @@ impl<V> Shares<V> {
         self.bytes -= bytes;
         self.metrics.moved(-1, -(bytes as i64), -i64::from(gone.is_some()));
         if self.entries.is_empty() {
-            // An empty tree keeps a node.
+            // An empty tree still has a node.
             (self.entries, self.owners, self.turns, self.beyond) = Default::default();
         }
         Some(entry.value)
     }
 
-    /// Takes out the oldest value of the owner whose turn it is: owners take turns, whatever each of them has. With its owner.
+    /// Removes the oldest value of the next owner, with the owner's name. Owners take turns,
+    /// however many values each of them has.
     pub fn take_in_turn(&mut self) -> Option<(Arc<str>, V)> {
         let (turn, name) = self.turns.pop_first()?;
         self.work += 2;
         let owner = self.owners.get_mut(&name)?;
         let first = EntryId(owner.first);
-        // Behind all others; where this was its last entry, `remove` takes the turn out again.
+        // After all others. If this was the owner's last entry, `remove` removes its turn.
         self.last_turn = self.last_turn.max(turn) + 1;
         owner.turn = self.last_turn;
         self.turns.insert(self.last_turn, Arc::clone(&name));
         self.remove(first).map(|value| (name, value))
     }
 
-    /// Lets go of all entries: they are not held and not counted any more, and are freed by whoever has `left`. Numbers go on.
+    /// Removes all entries without freeing them: they move to `left`, which frees them later.
+    /// Numbers continue.
     pub fn clear_into(&mut self, left: &mut Leftovers)
     where
         V: Send + 'static,
@@ -348,9 +357,10 @@ impl<V> Shares<V> {
         std::mem::take(&mut self.beyond).clear_into(left);
     }
 
-    /// Charges an entry with so many bytes for what the plugin holds for it at the moment, beside those that it is charged with from
-    /// the beginning, and instead of those that were charged like this before. It is held already, so limits are not looked at:
-    /// [`Shares::free_bytes`] says before how much there may be. False where the entry has gone.
+    /// Charges an entry with the bytes that the plugin uses for it at the moment. They are added to
+    /// the initial charge and replace the previous such charge. Limits are not checked because the
+    /// memory is in use already: call [`Shares::free_bytes`] before. Returns false if there is no
+    /// such entry.
     pub fn charge(&mut self, id: EntryId, bytes: u64) -> bool {
         let Some(entry) = self.entries.get_mut(&id.0) else { return false };
         let before = std::mem::replace(&mut entry.charged, bytes);
@@ -369,7 +379,8 @@ impl<V> Shares<V> {
         true
     }
 
-    /// How many bytes more an owner that has entries may hold: what its share has left, or all together where that is less.
+    /// How many more bytes an owner with entries may use: the rest of its limit or of the total,
+    /// whichever is less.
     pub fn free_bytes(&self, owner: &str) -> u64 {
         let of_owner = self.limits.owner_bytes_max.saturating_sub(self.used_by(owner).1);
         of_owner.min(self.limits.bytes_max.saturating_sub(self.bytes))
@@ -380,12 +391,12 @@ impl<V> Shares<V> {
         self.entries.get(&id.0).map(|entry| &entry.value)
     }
 
-    /// Whose an entry is.
+    /// The owner of an entry.
     pub fn owner_of(&self, id: EntryId) -> Option<&str> {
         self.entries.get(&id.0).map(|entry| &*entry.owner)
     }
 
-    /// The same, as it is kept: to keep it beside without another copy.
+    /// The owner as the shared name, to store it elsewhere without a copy.
     pub fn owner_name(&self, id: EntryId) -> Option<&Arc<str>> {
         self.entries.get(&id.0).map(|entry| &entry.owner)
     }
@@ -410,7 +421,8 @@ impl<V> Shares<V> {
         self.iter_after(EntryId(0))
     }
 
-    /// The entries that came after this one, which may have gone: for going on where one has stopped.
+    /// The entries after this one, to continue an iteration. The entry itself may be removed
+    /// already.
     pub fn iter_after(&self, id: EntryId) -> impl Iterator<Item = (EntryId, &str, &V)> {
         let behind = self.entries.range((Bound::Excluded(id.0), Bound::Unbounded));
         behind.map(|(number, entry)| (EntryId(*number), &*entry.owner, &entry.value))
@@ -426,7 +438,7 @@ impl<V> Shares<V> {
         self.entries.is_empty()
     }
 
-    /// Bytes that are held.
+    /// Bytes in use.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -436,25 +448,25 @@ impl<V> Shares<V> {
         self.owners.len()
     }
 
-    /// How many entries an owner has, and how many bytes.
+    /// The number of entries and bytes of an owner.
     pub fn used_by(&self, owner: &str) -> (u64, u64) {
         self.owners.get(owner).map_or((0, 0), |owner| (owner.entries, owner.bytes))
     }
 
-    /// Look-ups that changes have cost so far, for tests that count work.
+    /// Number of tree look-ups for changes so far, for tests that measure the work.
     pub fn work(&self) -> u64 {
         self.work
     }
 }
 
 impl ShareLimits {
-    /// Whether an owner of so many entries and bytes has more than its share.
+    /// Whether an owner with this many entries and bytes exceeds its limits.
     fn is_owner_beyond(self, entries: u64, bytes: u64) -> bool {
         entries > self.owner_entries_max || bytes > self.owner_bytes_max
     }
 
-    /// The first limit that an owner or all would pass: `owner` is its entries before and its bytes with the new one; `total` the
-    /// same of all.
+    /// The first limit that is exceeded. `owner` is the owner's number of entries before the
+    /// insertion and its bytes after it; `total` is the same for all owners.
     fn find_full(self, owner: (u64, u64), total: (u64, u64)) -> Option<Full> {
         if owner.0 >= self.owner_entries_max {
             Some(Full::OwnerEntries(self.owner_entries_max))

@@ -1,4 +1,5 @@
-//! Verbs of a plugin for `grapnel-ctl`: their list, made by [`Plugin::verbs`], and the call of one.
+//! The verbs of a plugin for `grapnel-ctl`: their list, made by [`Plugin::verbs`], and the call of
+//! a verb.
 
 mod arguments;
 
@@ -13,7 +14,7 @@ use super::error::Error;
 use crate::raw::{Slice, StateSink, Status};
 use crate::verb::{Answer, Form};
 
-/// The verbs of a plugin, which `grapnel-ctl NAME-OF-PLUGIN VERB` calls.
+/// The verbs of a plugin, called with `grapnel-ctl NAME-OF-PLUGIN VERB`.
 pub struct Verbs<P> {
     verbs: Vec<Verb<P>>,
 }
@@ -45,12 +46,13 @@ impl<P> Default for Verbs<P> {
 }
 
 impl<P: Plugin> Verbs<P> {
-    /// None yet.
+    /// An empty list.
     pub fn new() -> Verbs<P> {
         Verbs::default()
     }
 
-    /// A verb that only looks. `name` is one to four words of lower case letters, digits and `-`.
+    /// Adds a verb that only reads. `name` is one to four words of lower case letters, digits and
+    /// `-`.
     #[must_use]
     pub fn read<A: Arguments + 'static>(
         self,
@@ -61,8 +63,8 @@ impl<P: Plugin> Verbs<P> {
         self.with::<A>((name, help, false), run)
     }
 
-    /// A verb that changes something. What it changes of the plugin's place in the chains it says in its answer
-    /// ([`Answer::then`]).
+    /// Adds a verb that changes something. If the verb needs a change of the plugin's mounts or
+    /// state, its answer requests it ([`Answer::then`]).
     #[must_use]
     pub fn change<A: Arguments + 'static>(
         self,
@@ -73,8 +75,8 @@ impl<P: Plugin> Verbs<P> {
         self.with::<A>((name, help, true), run)
     }
 
-    /// A verb that works without a broker: it runs in a process that `grapnel-ctl` starts for it, with the rights of whoever calls
-    /// it, and [`Plugin::load`] has not been called there.
+    /// Adds a verb that works without a broker. It runs in a process that `grapnel-ctl` starts,
+    /// with the rights of the caller. [`Plugin::load`] is not called there.
     #[must_use]
     pub fn local<A: Arguments + 'static>(
         mut self,
@@ -88,7 +90,8 @@ impl<P: Plugin> Verbs<P> {
         self
     }
 
-    /// How long a call of the last verb may take, at most an hour; the operator's `plugin_verb_timeout_ms` without it.
+    /// The time limit for a call of the last verb, at most an hour. The default is the operator's
+    /// `plugin_verb_timeout_ms`.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Verbs<P> {
         if let Some(verb) = self.verbs.last_mut() {
@@ -114,7 +117,7 @@ impl<P: Plugin> Verbs<P> {
         self.verbs.iter().map(|verb| &verb.form).collect()
     }
 
-    /// Calls one; `plugin` is `None` in a process of `grapnel-ctl`.
+    /// Calls a verb; `plugin` is `None` in a process of `grapnel-ctl`.
     pub(crate) fn call(
         &self,
         name: &str,
@@ -140,8 +143,9 @@ fn read<A: Arguments>(arguments: &[(&str, &str)]) -> Result<A, VerbError> {
     A::read(arguments).map_err(VerbError::usage)
 }
 
-/// A call of a verb. It runs on a thread of its own: it may block, and should end soon once nobody waits for it, or once
-/// [`Host::wait_stop`](super::Host::wait_stop) answers true.
+/// A call of a verb. It runs on its own thread and may block. It should end soon once
+/// [`VerbCall::is_awaited`] returns false, or [`Host::wait_stop`](super::Host::wait_stop) returns
+/// true.
 #[derive(Clone, Copy)]
 pub struct VerbCall<'a> {
     sink: &'a StateSink,
@@ -158,7 +162,7 @@ impl<'a> VerbCall<'a> {
         VerbCall { sink }
     }
 
-    /// Whether somebody still waits for the answer.
+    /// Whether the caller still waits for the answer.
     pub fn is_awaited(&self) -> bool {
         // SAFETY: the sink is the host's, alive during the call that this belongs to.
         unsafe { (self.sink.write)(self.sink.ctx, Slice::EMPTY) != Status::STALE }
@@ -176,7 +180,7 @@ impl<'a> VerbCall<'a> {
     }
 }
 
-/// Why a verb was not done, as one sentence for whoever called it. Any error turns into it with `?`.
+/// Why a verb failed, as one sentence for the caller. Any error converts to it with `?`.
 #[derive(Debug)]
 pub struct VerbError {
     pub(crate) status: Status,
@@ -184,17 +188,17 @@ pub struct VerbError {
 }
 
 impl VerbError {
-    /// Something keeps it from being done: `grapnel-ctl` ends with 1.
+    /// The verb cannot be executed: `grapnel-ctl` ends with 1.
     pub fn new(said: impl Into<String>) -> VerbError {
         VerbError { status: Status::FAILED, said: said.into() }
     }
 
-    /// The arguments cannot be, although each has the right type: `grapnel-ctl` ends with 2.
+    /// The arguments are invalid, although each has the right type: `grapnel-ctl` ends with 2.
     pub fn usage(said: impl Into<String>) -> VerbError {
         VerbError { status: Status::INVALID, said: said.into() }
     }
 
-    /// What the arguments name is not there: `grapnel-ctl` ends with 1.
+    /// The thing that an argument names does not exist: `grapnel-ctl` ends with 1.
     pub fn absent(said: impl Into<String>) -> VerbError {
         VerbError { status: Status::ABSENT, said: said.into() }
     }
@@ -206,7 +210,8 @@ impl fmt::Display for VerbError {
     }
 }
 
-// As with `Error`: no `std::error::Error` itself, so that this can be for all of them.
+// As with `Error`: does not implement `std::error::Error`, so that this conversion can exist for
+// all errors.
 impl<E: Into<Error>> From<E> for VerbError {
     fn from(error: E) -> VerbError {
         VerbError::new(error.into().to_string())

@@ -4,18 +4,20 @@ use super::event::{client_getters, wrapper};
 use crate::raw::Field;
 
 wrapper! {
-    /// A packet was read or queued (`packet.received`, `packet.sent`). Called on the client's shard, for every packet: a hook here
-    /// is paid for by every message. CONNECT is told where the client's home is known, before `client.connect`. Nothing can be
-    /// changed.
+    /// A packet was read or queued (`packet.received`, `packet.sent`). Called on the client's shard
+    /// for every packet, so a hook here costs time for each message. For CONNECT it is called once
+    /// the client's home shard is known, before `client.connect`. Nothing can be changed.
     Packet
 }
 
 wrapper! {
-    /// The broker starts or stops (`broker.starting`, `broker.started`, `broker.stopping`, `broker.stopped`). Called once, on shard
-    /// 0; a plugin that is loaded later is not told of what was before. Nothing can be changed.
+    /// The broker starts or stops (`broker.starting`, `broker.started`, `broker.stopping`,
+    /// `broker.stopped`). Called once, on shard 0. A plugin that is loaded later does not get
+    /// earlier events. Nothing can be changed.
     ///
-    /// `starting`: plugins are loaded and nobody is listened to yet. `started`: clients are. `stopping`: everybody is still
-    /// connected. `stopped`: nobody is, or the time for that is over; plugins are unloaded next.
+    /// `starting`: plugins are loaded, and no listener is open yet. `started`: listeners are open.
+    /// `stopping`: clients are still connected. `stopped`: all clients are disconnected, or the
+    /// time limit is over; plugins are unloaded next.
     Broker
 }
 
@@ -27,14 +29,14 @@ impl<'a> Packet<'a> {
         self.context.event().action
     }
 
-    /// The packet's bytes that lie together: a large payload of a packet that is sent is not among them. Those of CONNECT hold the
-    /// password.
+    /// The first contiguous bytes of the packet: a large payload of a sent packet is not included.
+    /// The bytes of CONNECT include the password.
     pub fn bytes(&self) -> &'a [u8] {
         // SAFETY: what is at hand lives as long as the event.
         unsafe { self.context.event().payload.bytes() }
     }
 
-    /// Bytes of the whole packet.
+    /// Size of the whole packet, bytes.
     pub fn size(&self) -> u64 {
         self.context.number(Field::PACKET_BYTES, 0).unwrap_or(0)
     }
@@ -46,12 +48,12 @@ impl<'a> Broker<'a> {
         self.context.text(Field::BROKER_VERSION, 0).unwrap_or("")
     }
 
-    /// Milliseconds since it started.
+    /// Time since the broker started, milliseconds.
     pub fn uptime_ms(&self) -> u64 {
         self.context.number(Field::BROKER_UPTIME_MS, 0).unwrap_or(0)
     }
 
-    /// Addresses it listens on, as `ADDRESS:PORT`.
+    /// Addresses of the listeners, as `ADDRESS:PORT`.
     pub fn listeners(&self) -> impl Iterator<Item = &'a str> {
         (0..).map_while(|index| self.context.text(Field::BROKER_LISTENER, index))
     }
@@ -66,7 +68,7 @@ impl<'a> Broker<'a> {
         self.context.event().wall_ms
     }
 
-    /// The broker, for what a hook may ask of it.
+    /// The broker.
     pub fn host(&self) -> crate::Host {
         self.context.host()
     }

@@ -1,22 +1,22 @@
-//! What a value costs in memory: the bytes that the allocator gives for it, with its rounding, not
-//! the bytes that were requested. [`Shares`](super::Shares) counts with it; a plugin implements it
-//! for its own types.
+//! The memory cost of a value: the bytes that the allocator reserves for it, including rounding,
+//! not the requested bytes. [`Shares`](super::Shares) counts with it. A plugin implements it for
+//! its own types.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Something whose memory can be counted.
+/// A type whose memory can be counted.
 pub trait Weigh {
-    /// Whether values of this type hold nothing on the heap, so that a list of them need not be walked.
+    /// Whether values of this type use no heap, so that a list of them need not be iterated.
     const FLAT: bool = false;
 
-    /// Bytes that it holds on the heap, as [`allocated`] counts them. Those of the value itself are not among them: whoever holds
-    /// the value counts these.
+    /// Bytes that the value uses on the heap, as [`allocated`] counts them. The value's own size is
+    /// not included: the code that stores the value counts it.
     fn heap_bytes(&self) -> u64;
 }
 
-/// Bytes that the allocator gives for a request of this size: glibc's header and rounding, and whole pages for what is large. 0 for
-/// nothing, which is not allocated.
+/// Bytes that the allocator reserves for a request of this size: glibc's header and rounding, and
+/// whole pages for large requests. 0 for a size of 0, which is not allocated.
 pub const fn allocated(bytes: usize) -> u64 {
     const HEADER: usize = 8;
     const PAGE: usize = 4096;
@@ -29,10 +29,11 @@ pub const fn allocated(bytes: usize) -> u64 {
     }
 }
 
-/// Bytes that an entry of a `BTreeMap` or `BTreeSet` costs at most, once there are some: its place in a node that is as empty as a
-/// node may be, and its part of the nodes above. `pair_bytes` is the size of key and value together.
+/// Maximum bytes that an entry of a `BTreeMap` or `BTreeSet` costs when there are several: its part
+/// of a minimally filled node, and its part of the nodes above. `pair_bytes` is the size of key and
+/// value together.
 pub const fn tree_entry_bytes(pair_bytes: usize) -> u64 {
-    // Of 11 places of a node at least 5 are taken; a node with children has 12 pointers more.
+    // At least 5 of the 11 entries of a node are used; an inner node has 12 more pointers.
     let leaf = 16 + 11 * pair_bytes;
     (allocated(leaf) + allocated(leaf + 96) / 5).div_ceil(5)
 }
@@ -67,14 +68,14 @@ impl Weigh for Box<str> {
     }
 }
 
-/// As if nobody else held it.
+/// Counted as if this were the only reference.
 impl Weigh for Arc<str> {
     fn heap_bytes(&self) -> u64 {
         allocated(16 + self.len())
     }
 }
 
-/// As if nobody else held it.
+/// Counted as if this were the only reference.
 impl Weigh for Rc<str> {
     fn heap_bytes(&self) -> u64 {
         allocated(16 + self.len())

@@ -19,7 +19,7 @@ pub struct MountSpec {
 }
 
 impl MountSpec {
-    /// A function at a hook point, under a name.
+    /// A hook function at a hook point, with a name.
     pub const fn new(point: HookPoint, name: &'static str, hook: HookFn) -> MountSpec {
         MountSpec {
             point,
@@ -34,31 +34,32 @@ impl MountSpec {
         }
     }
 
-    /// Higher runs earlier; 0 unless said otherwise.
+    /// Sets the priority; higher runs earlier. The default is 0.
     #[must_use]
     pub const fn priority(self, priority: i32) -> MountSpec {
         MountSpec { priority, ..self }
     }
 
-    /// How long a deferred verdict may take, milliseconds; the operator's default unless said otherwise.
+    /// Sets the deadline of a deferred verdict, milliseconds. The default is the operator's.
     #[must_use]
     pub const fn deadline_ms(self, deadline_ms: u32) -> MountSpec {
         MountSpec { deadline_ms, ..self }
     }
 
-    /// At the points about a message: only topics that match one of these filters.
+    /// At the points about a message: calls the hook only for topics that match one of these
+    /// filters.
     #[must_use]
     pub const fn topics(self, topics: &'static [&'static str]) -> MountSpec {
         MountSpec { topics, ..self }
     }
 
-    /// At client.authorize: whether it is asked for deliveries too.
+    /// At client.authorize: whether the hook is called for deliveries too.
     #[must_use]
     pub const fn deliver(self, deliver: bool) -> MountSpec {
         MountSpec { deliver, ..self }
     }
 
-    /// What a fault or a missed deadline means, where it shall not be what the hook point says.
+    /// Sets what a fault or a missed deadline means. The default is that of the hook point.
     #[must_use]
     pub const fn fault(self, policy: FaultPolicy) -> MountSpec {
         let policy = match policy {
@@ -68,13 +69,13 @@ impl MountSpec {
         MountSpec { policy, ..self }
     }
 
-    /// The hook's name, where it shall not be the method's.
+    /// Sets the hook's name. The default is the method's name.
     #[must_use]
     pub const fn name(self, name: &'static str) -> MountSpec {
         MountSpec { name, ..self }
     }
 
-    /// Whether it is mounted by [`Host::mount`] alone and not when the plugin is loaded.
+    /// Whether it is mounted only by [`Host::mount`], and not when the plugin is loaded.
     #[must_use]
     pub const fn manual(self, manual: bool) -> MountSpec {
         MountSpec { manual, ..self }
@@ -92,7 +93,7 @@ impl MountSpec {
         self.topics
     }
 
-    /// The table of the ABI, but for the topics.
+    /// The table of the ABI, without the topics.
     pub(crate) fn table(&self) -> Mount {
         Mount {
             point: self.point as u16,

@@ -1,5 +1,5 @@
-//! The functions that a plugin exports for its state, as a whole and in pieces. Called by the
-//! broker in a reload, on the thread of the instance's shard.
+//! The functions that a plugin exports for its state, as a whole and in pieces. The broker calls
+//! them in a reload, on the thread of the instance's shard.
 
 use std::ffi::c_void;
 
@@ -8,12 +8,12 @@ use crate::module::ErrorText;
 use crate::raw::{ExportStep, Slice, StateSink, Status};
 use crate::sdk::Error;
 
-/// What the broker lends for a call: its pointer is null only by a fault of its own.
+/// A pointer that the broker passes for a call. It is null only by an error of the broker.
 fn lent<T>(passed: Option<T>) -> Result<T, (Status, String)> {
     passed.ok_or_else(|| (Status::INVALID, "the broker passed no instance".to_owned()))
 }
 
-/// What a plugin may leave out.
+/// A part of the ABI that a plugin need not implement.
 fn supported<T>(has: Option<T>) -> Result<T, (Status, String)> {
     has.ok_or_else(|| (Status::UNSUPPORTED, String::new()))
 }

@@ -1,5 +1,5 @@
-//! The function that a plugin exports for its verbs. Called by the broker on a thread of the call, or by `grapnel-ctl` in a process
-//! of its own.
+//! The function that a plugin exports for its verbs. Called by the broker on the thread of the
+//! verb's call, or by `grapnel-ctl` in a separate process.
 
 use std::ffi::c_void;
 

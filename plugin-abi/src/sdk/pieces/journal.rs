@@ -1,36 +1,38 @@
-//! Which entries of a state have changed since they went over, and the format of entries on the
-//! way.
+//! Which entries of a state have changed since they were sent, and the format of the transferred
+//! entries.
 
 use std::collections::BTreeSet;
 
 use super::{Entries, StateKey};
 use crate::sdk::Error;
 
-/// Keys that are noted at most. With one more, all entries go over once more from the first one on: what that costs has a bound,
-/// and what changes faster than that does not end within the time that the broker gives.
+/// Maximum number of noted keys. With one more, the transfer starts again from the first entry.
+/// This limits the memory. A state that changes faster than that does not finish within the time
+/// limit of the broker.
 const NOTED_MAX: usize = 65_536;
 
-/// Which entries have changed since they went over to the version that replaces this one. A field of the instance; it costs a
-/// comparison for each change while no reload is under way.
+/// Which entries have changed since they were sent to the version that replaces this one. A field
+/// of the instance. Without a reload, it costs one comparison for each change.
 #[derive(Debug)]
 pub struct Journal<K> {
     phase: Phase<K>,
     pub(super) noted: BTreeSet<K>,
     version: u32,
-    /// What has been written, and from where on it is still to be sent: an entry may be larger than a piece.
+    /// The written bytes, and the position of the first unsent one: an entry may be larger than a
+    /// piece.
     pub(super) out: Vec<u8>,
     sent: usize,
-    /// The other way: the beginning of an entry whose rest is to come.
+    /// On the receiving side: the beginning of an entry whose rest has not arrived yet.
     pub(super) taken: Vec<u8>,
 }
 
 #[derive(Debug)]
 enum Phase<K> {
-    /// No reload is under way.
+    /// No reload is active.
     Idle,
-    /// Entries up to this one have gone over.
+    /// Entries up to this key have been sent.
     Copy(Option<K>),
-    /// All have.
+    /// All entries have been sent.
     Follow,
 }
 
@@ -48,19 +50,19 @@ impl<K> Default for Journal<K> {
 }
 
 impl<K: StateKey> Journal<K> {
-    /// The entry with this key was added, has changed or was removed. Before or after it is done, but within the same call of
-    /// the plugin.
+    /// Reports that the entry with this key was added, changed or removed. Call it before or after
+    /// the change, but within the same call of the plugin.
     #[inline]
     pub fn note(&mut self, key: &K) {
         match &self.phase {
             Phase::Idle => {}
-            // What comes later in the order of keys has yet to go over, and goes over as it is then.
+            // An entry with a higher key has yet to be sent, and is sent as it is then.
             Phase::Copy(upto) if upto.as_ref().is_none_or(|upto| key > upto) => {}
             Phase::Copy(_) | Phase::Follow => self.keep(key),
         }
     }
 
-    /// Whether an export is under way, so that changes are noted.
+    /// Whether an export is active, so that changes are noted.
     #[inline]
     pub fn is_under_way(&self) -> bool {
         !matches!(self.phase, Phase::Idle)
@@ -91,7 +93,7 @@ impl<K: StateKey> Journal<K> {
         Journal { phase: Phase::Follow, version, ..Journal::default() }
     }
 
-    /// Gives the next piece to `write`; whether more is to come.
+    /// Passes the next piece to `write`; returns whether more follow.
     pub(super) fn write_piece<S: Entries<Key = K>>(
         &mut self,
         state: &S,
@@ -108,17 +110,18 @@ impl<K: StateKey> Journal<K> {
         end = end.min(self.out.len());
         write(&self.out[self.sent..end])?;
         self.sent = end;
-        // Not each time: the rest of an entry that is much larger than a piece would be moved for each of its pieces.
+        // Not each time: this would move the rest of a very large entry once for each of its
+        // pieces.
         if self.sent >= self.out.len() - self.sent {
             self.out.drain(..self.sent);
             self.sent = 0;
-            // An entry that was larger than a piece does not stay.
+            // Memory for an entry that was larger than a piece is released.
             self.out.shrink_to(bytes_max.saturating_mul(4));
         }
         Ok(!(self.out.is_empty() && self.noted.is_empty() && matches!(self.phase, Phase::Follow)))
     }
 
-    /// Writes one entry more; false where there is none.
+    /// Writes one more entry; returns false if there is none.
     fn write_entry<S: Entries<Key = K>>(&mut self, state: &S) -> bool {
         if let Phase::Copy(upto) = &mut self.phase
             && self.noted.len() <= NOTED_MAX / 2
@@ -151,14 +154,14 @@ fn entry_of<S: Entries>(state: &S, key: &S::Key, out: &mut Vec<u8>) {
     out[start..start + Record::HEAD].copy_from_slice(&Record::head(kind, key_len, value_len));
 }
 
-/// What a state is on the way.
+/// One record of a transferred state.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Record<'a> {
-    /// All entries follow, in this form; what came before does not count.
+    /// All entries follow, in this format; earlier records are void.
     All(u32),
     /// Key and value.
     Put(&'a [u8], &'a [u8]),
-    /// The key of one that is gone.
+    /// The key of a removed entry.
     Removed(&'a [u8]),
 }
 
@@ -192,7 +195,7 @@ impl<'a> Record<'a> {
         out.extend_from_slice(value);
     }
 
-    /// Reads the next one; `None` where the rest of it is to come.
+    /// Reads the next record; `None` if the rest of it has not arrived yet.
     pub(super) fn read(rest: &mut &'a [u8]) -> Result<Option<Record<'a>>, Error> {
         let Some((head, body)) = rest.split_first_chunk::<{ Record::HEAD }>() else { return Ok(None) };
         let len = |at: usize| {

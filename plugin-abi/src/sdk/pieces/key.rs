@@ -1,11 +1,11 @@
-//! Keys of entries as bytes, for the way to the new generation.
+//! Keys of entries as bytes, for the transfer to the new generation.
 
-/// What an entry can be known by. Numbers, texts, bytes and pairs of these are.
+/// The type of an entry's key: numbers, texts, bytes, and pairs of these.
 pub trait StateKey: Ord + Clone {
-    /// Appends it.
+    /// Appends the key to `out`.
     fn write(&self, out: &mut Vec<u8>);
 
-    /// Reads all of what `write` has appended; `None` where that cannot be.
+    /// Reads a key from all bytes that `write` has appended; `None` if they are not a key.
     fn read(bytes: &[u8]) -> Option<Self>;
 }
 

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! A state that changes while it goes over is the same on the other side.
+//! A state that changes during its transfer is the same on the other side.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -74,7 +74,7 @@ fn piece(from: &mut Map, step: ExportStep, bytes_max: usize) -> (Vec<u8>, bool) 
     (piece, more)
 }
 
-/// Moves pieces until there are no more, with something done to the old state between two.
+/// Transfers all pieces, and changes the old state between two pieces.
 fn move_over(
     from: &mut Map,
     to: &mut Map,
@@ -123,7 +123,7 @@ fn what_changes_on_the_way_goes_over_as_it_is_at_the_end() {
         });
         assert_eq!(from.entries, to.entries, "seed {seed}, {pieces} pieces");
         assert_eq!(to.completed, 1);
-        // What the new one does from the swap on comes back, and nothing else.
+        // The changes of the new version after the swap come back, and nothing else.
         from.export(ExportStep::END, 0, &mut |_| Ok(())).unwrap();
         to.export(ExportStep::FOLLOW, 0, &mut |_| Ok(())).unwrap();
         to.set(1_001, b"new");
@@ -159,7 +159,7 @@ fn an_empty_state_is_one_piece_and_a_large_entry_many() {
     assert!(from.journal.out.capacity() <= 400, "what a large entry took does not stay");
 }
 
-/// 65,536 keys are noted; with one more, everything goes over anew.
+/// 65,536 keys are noted; with one more, the transfer starts again.
 #[test]
 fn what_changes_too_fast_begins_anew() {
     const MANY: u64 = 65_536;
@@ -167,7 +167,7 @@ fn what_changes_too_fast_begins_anew() {
         let (mut from, mut to) = (Map::default(), Map::default());
         move_over(&mut from, &mut to, ExportStep::BEGIN, 1 << 20, |_| {});
         (0..MANY + over).for_each(|key| from.set(key, b"x"));
-        // Again: what is noted already takes no more room.
+        // Again: keys that are noted already need no more memory.
         (over..MANY).for_each(|key| from.set(key, b"y"));
         assert_eq!(from.journal.noted.is_empty(), over == 1);
         move_over(&mut from, &mut to, ExportStep::NEXT, 1 << 20, |_| {});

@@ -1,5 +1,5 @@
-//! Entries of [`Shares`] beyond its limits, which are removed in slices: after a reload with lower
-//! limits, or after one value that was larger than what may be removed at once.
+//! Removes entries of [`Shares`] that exceed the limits, in slices: after a reload with lower
+//! limits, or after a value that was larger than one call may remove.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -9,19 +9,19 @@ use super::{EntryId, Shares};
 use crate::sdk::leftovers::Leftovers;
 use crate::sdk::weigh::tree_entry_bytes;
 
-/// Bytes that an owner may take in here.
+/// Bytes that an owner may use in this list.
 pub(super) const BYTES_OF_OWNER: u64 = tree_entry_bytes(size_of::<Arc<str>>());
 
-/// Owners that hold more than their share.
+/// Owners that exceed their limits.
 #[derive(Default, Debug)]
 pub(super) struct Beyond {
     owners: BTreeSet<Arc<str>>,
-    /// After other limits were set: the owner behind which nobody has been looked at yet.
+    /// After a change of the limits: the last owner that was checked.
     looked_upto: Option<Bound<Arc<str>>>,
 }
 
 impl Beyond {
-    /// Every owner may hold more than its share.
+    /// Every owner may exceed the new limits.
     pub(super) fn look_at_all(&mut self) {
         self.looked_upto = Some(Bound::Unbounded);
     }
@@ -36,14 +36,15 @@ impl Beyond {
 }
 
 impl<V> Shares<V> {
-    /// Lets go of what is beyond the limits, in steps that together take a bounded time: at most as many entries as that, owners that
-    /// are looked at counted too. Of an owner that holds more than its share its oldest go, and where all hold too much the oldest of
-    /// all. `gone` is called with each. Whether there is more to do: call it again soon, from a timer. Each is counted as evicted.
+    /// Removes entries that exceed the limits, in a slice of bounded time: at most `count` entries
+    /// and checked owners. Removes the oldest entries of an owner that exceeds its limits, or the
+    /// oldest of all if the total is exceeded. Calls `gone` with each entry and counts it as
+    /// evicted. Returns whether more remains: call it again soon, from a timer.
     pub fn evict_beyond(&mut self, count: usize, mut gone: impl FnMut(EntryId, V)) -> bool {
         for _ in 0..count {
             let oldest = match self.beyond.owners.first().map(Arc::clone) {
                 Some(owner) => {
-                    // It may be within other limits that were set since.
+                    // New limits may have been set since; the owner may no longer exceed them.
                     self.look_at_owner(&owner);
                     if !self.beyond.owners.contains(&owner) {
                         continue;
@@ -63,7 +64,8 @@ impl<V> Shares<V> {
         self.is_beyond()
     }
 
-    /// Whether more is held than the limits allow, as far as is known: after [`Shares::set_limits`] it may be.
+    /// Whether the limits may be exceeded. True after [`Shares::set_limits`] until all owners are
+    /// checked.
     pub fn is_beyond(&self) -> bool {
         self.beyond.has_owners() || self.beyond.looked_upto.is_some() || self.is_total_beyond()
     }
@@ -72,14 +74,14 @@ impl<V> Shares<V> {
         self.entries.len() as u64 > self.limits.entries_max || self.bytes > self.limits.bytes_max
     }
 
-    /// Notes whether an owner holds more than its share.
+    /// Notes whether an owner exceeds its limits.
     pub(super) fn look_at_owner(&mut self, owner: &Arc<str>) {
         let (entries, bytes) = self.used_by(owner);
         if entries > 0 && self.limits.is_owner_beyond(entries, bytes) {
             self.work += 1;
             self.beyond.owners.insert(Arc::clone(owner));
         } else if self.beyond.owners.remove(owner) && self.beyond.owners.is_empty() {
-            // An empty tree keeps a node.
+            // An empty tree still has a node.
             self.beyond.owners = BTreeSet::new();
         }
     }

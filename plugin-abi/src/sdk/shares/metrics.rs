@@ -4,7 +4,7 @@ use super::Full;
 use crate::sdk::host::Host;
 use crate::sdk::metric::{Counter, GaugePart};
 
-/// What `/metrics` shows.
+/// The metrics that `/metrics` shows.
 #[derive(Default, Debug)]
 pub(super) struct Metrics {
     entries: GaugePart,

@@ -1,34 +1,35 @@
-//! How [`Shares`] makes room for a new value by letting go of the oldest ones. What goes is settled before any of it goes, so that a value
-//! which is refused has cost nobody anything.
+//! How [`Shares`] evicts the oldest entries for a new value. It plans all evictions before the
+//! first one, so that a refused value evicts nothing.
 
 use std::sync::Arc;
 
 use super::{EntryId, Full, Rejected, ShareLimits, Shares};
 use crate::sdk::weigh::Weigh;
 
-/// Most entries that one [`Shares::insert_over_oldest`] lets go of.
+/// Maximum number of entries that one [`Shares::insert_over_oldest`] evicts.
 pub const EVICTED_AT_ONCE: usize = 64;
 
-/// Entries that are to go for a new one, and what is left then.
+/// The entries to evict for a new one, and the usage after that.
 struct Plan {
-    /// Their numbers, in the order in which they go.
+    /// Their numbers, in order of eviction.
     numbers: Vec<u64>,
-    /// Entries and bytes of the new one's owner, its name counted.
+    /// Entries and bytes of the new entry's owner, including the name.
     own: (u64, u64),
-    /// The same of all.
+    /// The same for all owners.
     all: (u64, u64),
-    /// Entries that were looked at.
+    /// Number of entries that were examined.
     looked_at: u64,
 }
 
 impl<V: Weigh> Shares<V> {
-    /// Holds a value for an owner, and makes room for it where there is none: the owner's oldest entries go where its share is full,
-    /// the oldest of all where the total is. `gone` is called with each. No more than [`EVICTED_AT_ONCE`] go in one call. Where that
-    /// makes no room, a limit is passed by this one value, and [`Shares::evict_beyond`] does the rest.
+    /// Stores a value for an owner, and evicts old entries if a limit requires it: the owner's
+    /// oldest entries for the owner's limits, the oldest of all for the total. Calls `gone` with
+    /// each. One call evicts at most [`EVICTED_AT_ONCE`] entries. If that is not enough, this one
+    /// value exceeds a limit, and [`Shares::evict_beyond`] evicts the rest.
     ///
     /// # Errors
-    /// The value, if it is beyond a limit by itself, or where a limit is passed already and it would be passed by more with the value
-    /// than before the call. Nothing has gone then. It is counted.
+    /// The value, if it exceeds a limit by itself, or if a limit is exceeded already and the value
+    /// would increase the excess. Nothing is evicted then. The refusal is counted.
     pub fn insert_over_oldest(
         &mut self,
         owner: &str,
@@ -50,7 +51,7 @@ impl<V: Weigh> Shares<V> {
         }
     }
 
-    /// What goes for a value of so many bytes, and how many entries were looked at for that.
+    /// The entries to evict for a value of this many bytes, and how many entries were examined.
     fn plan(&self, owner: &str, bytes: u64) -> (Result<Vec<u64>, Full>, u64) {
         let name_bytes = self.owner_bytes(owner);
         let alone = (0, bytes + name_bytes);
@@ -69,11 +70,11 @@ impl<V: Weigh> Shares<V> {
         (filled.map(|()| plan.numbers), plan.looked_at)
     }
 
-    /// Lets go of one entry after the other in the plan, until a value of so many bytes fits. Both the owner's entries and those of
-    /// all are gone through once, from the oldest on.
+    /// Adds entries to the plan until a value of this many bytes fits. Examines the owner's entries
+    /// and all entries once each, from the oldest on.
     fn fill(&self, plan: &mut Plan, owner: &str, bytes: u64, most: ShareLimits) -> Result<(), Full> {
         let name = self.owners.get_key_value(owner).map(|(name, _)| name);
-        // The owner's oldest entry that stays so far; 0 for none.
+        // The owner's oldest entry that is not in the plan; 0 for none.
         let mut next_own = self.oldest_of(owner).map_or(0, |id| id.0);
         let mut all = self.entries.iter();
         while let Some(full) = plan.find_full(self.limits, bytes) {
@@ -81,17 +82,17 @@ impl<V: Weigh> Shares<V> {
                 return if plan.find_full(most, bytes).is_none() { Ok(()) } else { Err(full) };
             }
             let oldest = if full.is_of_owner() { self.entries.get_key_value(&next_own) } else { all.next() };
-            // There is one: an empty container takes whatever its limits take.
+            // There is one: an empty container accepts every value that its limits allow.
             let Some((number, entry)) = oldest else { break };
             plan.looked_at += 1;
             if !name.is_some_and(|name| Arc::ptr_eq(name, &entry.owner)) {
                 plan.let_go(*number, entry.bytes);
                 if entry.newer == 0 {
-                    // The older ones of its owner have gone before it.
+                    // Older entries of its owner are in the plan already.
                     plan.all.1 -= self.owner_bytes(&entry.owner);
                 }
             } else if *number == next_own {
-                // Its owner's name stays: the new entry is the owner's, too.
+                // The owner's name stays, because the new entry has the same owner.
                 plan.let_go(*number, entry.bytes);
                 plan.own = (plan.own.0 - 1, plan.own.1 - entry.bytes);
                 next_own = entry.newer;
@@ -100,7 +101,8 @@ impl<V: Weigh> Shares<V> {
         Ok(())
     }
 
-    /// What may be held after the call, where no more may go: as much as before, or this value beyond a limit that was kept.
+    /// The usage that is allowed after the call if no more entries may be evicted: as much as
+    /// before, or one value above a limit that was kept before.
     fn most_after(&self, entries: u64, held: u64) -> ShareLimits {
         let mut most = ShareLimits {
             entries_max: self.limits.entries_max.max(self.entries.len() as u64),
@@ -121,7 +123,7 @@ impl Plan {
         self.all = (self.all.0 - 1, self.all.1 - bytes);
     }
 
-    /// The limit that a value of so many bytes would still pass.
+    /// The limit that a value of this many bytes would still exceed.
     fn find_full(&self, limits: ShareLimits, bytes: u64) -> Option<Full> {
         let own = (self.own.0, self.own.1.saturating_add(bytes));
         limits.find_full(own, (self.all.0, self.all.1.saturating_add(bytes)))

@@ -1,4 +1,4 @@
-//! The arguments of a verb as a struct: declared and read by the types of its fields.
+//! The arguments of a verb as a struct. The types of its fields declare and parse them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,15 +8,15 @@ use serde::Deserialize;
 
 use crate::verb::{Argument, Kind};
 
-/// A struct of arguments, as [`arguments!`](crate::arguments) writes it.
+/// A struct of arguments, made by [`arguments!`](crate::arguments).
 pub trait Arguments: Sized {
     /// The declarations, in the order of the fields.
     fn declare() -> Vec<Argument>;
 
-    /// The arguments of a call, which the broker has checked.
+    /// Parses the arguments of a call. The broker has checked them already.
     ///
     /// # Errors
-    /// A sentence; only from a host that has not checked them.
+    /// One sentence; only if the host has not checked them.
     fn read(given: &[(&str, &str)]) -> Result<Self, String>;
 }
 
@@ -34,20 +34,20 @@ impl Arguments for NoArguments {
     }
 }
 
-/// A type that a field of arguments may have. `T` must be given, by its place on the command line; `Option<T>` need not be and stands
-/// as `--name VALUE`; `Vec<T>` may be given any number of times.
+/// A type that a field of arguments may have. A `T` is required, at its position on the command
+/// line. An `Option<T>` is optional, as `--name VALUE`. A `Vec<T>` may be repeated.
 pub trait ArgumentType: Sized {
-    /// Says what it is in a declaration.
+    /// Adds the type to a declaration.
     fn declare(argument: Argument) -> Argument;
 
-    /// Its value; `given` has what was given for it.
+    /// Parses the value; `given` has all texts that were passed for this argument.
     ///
     /// # Errors
-    /// A sentence.
+    /// One sentence.
     fn read(given: &[&str]) -> Result<Self, String>;
 }
 
-/// The one value that was given.
+/// The single value.
 fn one<'a>(given: &[&'a str]) -> Result<&'a str, String> {
     given.first().copied().ok_or_else(|| "an argument is missing".to_owned())
 }
@@ -113,7 +113,7 @@ impl ArgumentType for bool {
     }
 }
 
-/// Text that never stands on a command line; not shown by `{:?}`.
+/// Text that must not be on a command line; `{:?}` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -133,10 +133,11 @@ impl ArgumentType for Secret {
     }
 }
 
-/// What the broker says of the plugin, as `plugins show` does; nobody gives it.
+/// The broker's data about the plugin, as in `plugins show`. The broker fills it in; the caller
+/// does not pass it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct AboutPlugin {
-    /// The name it goes by here.
+    /// The name that the plugin is loaded under.
     pub name: String,
     /// `loaded`, `disabled`, or `tripped`.
     pub state: String,
@@ -147,14 +148,14 @@ pub struct AboutPlugin {
     pub hooks: Vec<HookAbout>,
 }
 
-/// What the broker says of a hook.
+/// The broker's data about a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct HookAbout {
     /// Hook point.
     pub point: String,
     /// Its name within the plugin.
     pub name: String,
-    /// Whether the operator keeps it out of its chain.
+    /// Whether the operator has disabled it.
     #[serde(default)]
     pub unmounted: bool,
 }
@@ -197,7 +198,8 @@ impl<T: ArgumentType> ArgumentType for Vec<T> {
     }
 }
 
-/// The arguments of a verb of a plugin: a struct whose fields say what they are by their types, and whose comments are the help.
+/// Defines the arguments of a verb: a struct whose field types declare the arguments and whose doc
+/// comments are the help texts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -221,7 +223,8 @@ impl<T: ArgumentType> ArgumentType for Vec<T> {
 /// assert_eq!((stats.driver, stats.interval, stats.busy_only), (None, Duration::from_secs(2), true));
 /// ```
 ///
-/// Behind a type stand methods of [`verb::Argument`](crate::verb::Argument) with what they are given.
+/// The braces after a type contain methods of [`verb::Argument`](crate::verb::Argument) and their
+/// values.
 #[macro_export]
 macro_rules! arguments {
     (
