@@ -1,6 +1,6 @@
-//! The broker's side of the ABI: it calls a link, and implements the functions that a plugin
-//! reaches through [`crate::raw::HostApi`]. All `unsafe` of the data path is here, so that the
-//! engine needs none. Plugins must not use this module.
+//! The broker's side of the ABI: it calls a link, and implements the functions that a plugin calls
+//! through [`crate::raw::HostApi`]. All `unsafe` code of the data path is here, so that the engine
+//! needs none. Plugins must not use this module.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
@@ -35,12 +35,12 @@ pub enum FieldValue<'a> {
     Pair(&'a [u8], &'a [u8]),
 }
 
-/// A change on the broker's side; nothing in it outlives the call.
+/// A change on the broker's side, borrowed for the call.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldChange<'a> {
-    /// Which field.
+    /// The field.
     pub field: Field,
-    /// Which of several.
+    /// The index, for a field with several values.
     pub index: u32,
     /// The new number.
     pub number: u64,
@@ -50,45 +50,50 @@ pub struct FieldChange<'a> {
     pub key: &'a [u8],
 }
 
-/// An event as the engine lets a running link see and change it.
+/// The access of a running link to an event; the engine implements it.
 ///
-/// What `get` has shown stays alive and unchanged until the link's function has returned, also when `set` replaces it: hooks
-/// hold such views across setters. An implementation keeps what it replaces until then.
+/// A value that `get` has returned must stay valid and unchanged until the link's function has
+/// returned, even after `set` replaces it, because hooks keep such views across setters. An
+/// implementation stores replaced values until then.
 pub trait EventAccess {
     /// Reads a field.
     ///
     /// # Errors
-    /// [`Status::UNSUPPORTED`] for a field this point does not have, [`Status::ABSENT`] for one that is not there.
+    /// [`Status::UNSUPPORTED`] for a field that this point does not have, [`Status::ABSENT`] for a
+    /// field without a value.
     fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status>;
 
     /// Writes a change to the overlay of the running link.
     ///
     /// # Errors
-    /// [`Status::UNSUPPORTED`] where it cannot be changed, [`Status::INVALID`] for a value that cannot be taken.
+    /// [`Status::UNSUPPORTED`] if the field cannot be changed, [`Status::INVALID`] for an invalid
+    /// value.
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status>;
 
     /// Takes a ticket for the running link.
     ///
     /// # Errors
-    /// [`Status::UNSUPPORTED`] where the point cannot wait, [`Status::FULL`] where no ticket is left.
+    /// [`Status::UNSUPPORTED`] if the point cannot be deferred, [`Status::FULL`] if no ticket is
+    /// left.
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status>;
 
-    /// Adds a message that is published after this one, to the overlay of the running link.
+    /// Adds a message to the overlay of the running link. It is published after this one.
     ///
     /// # Errors
-    /// [`Status::UNSUPPORTED`] where none can be added, [`Status::INVALID`] for one that cannot be, [`Status::FULL`] for one too many.
+    /// [`Status::UNSUPPORTED`] if no message can be added at this point, [`Status::INVALID`] for an
+    /// invalid message, [`Status::FULL`] above the maximum.
     fn add_message(&mut self, message: &PluginMessage<'_>) -> Result<(), Status>;
 
-    /// Who the event's client is, to be kept by the plugin.
+    /// The identity of the event's client, to be stored by the plugin.
     ///
     /// # Errors
-    /// [`Status::UNSUPPORTED`] where no client is in yet, or the event is about none.
+    /// [`Status::UNSUPPORTED`] if the client is not accepted yet, or the event has no client.
     fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
         Err(Status::UNSUPPORTED)
     }
 }
 
-/// A plugin's function with the instance it runs on: what a compiled link calls.
+/// A plugin's hook function and the instance to call it with: the target of a compiled link.
 #[derive(Clone, Copy)]
 pub struct Entry {
     function: HookFn,
@@ -96,7 +101,7 @@ pub struct Entry {
     args: *mut c_void,
 }
 
-/// Its address marks what stands for a tripped plugin; nobody reads it.
+/// Its address marks the entry of a tripped plugin; the value is never read.
 static TRIPPED: u8 = 0;
 
 // SAFETY: an entry only carries the pointers between the loader and its shard. That it is called on that shard's thread
@@ -109,7 +114,7 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// An instance of a plugin on a shard, for what is called outside of events.
+/// A plugin's instance on a shard, for calls outside of events.
 #[derive(Clone, Copy, Debug)]
 pub struct InstanceEntry {
     instance: *mut c_void,
@@ -122,11 +127,12 @@ pub struct InstanceEntry {
 unsafe impl Send for InstanceEntry {}
 
 impl InstanceEntry {
-    /// The functions of a plugin with its instance.
+    /// The plugin's functions with its instance.
     ///
     /// # Safety
-    /// Both functions must be of mapped code that stays mapped, `instance` what its `init_shard` gave for this shard, not destroyed while
-    /// this is in a chain table, and the methods must only be called on that shard's thread, while no hook of it is running.
+    /// Both functions must be in code that stays mapped. `instance` must come from the plugin's
+    /// `init_shard` for this shard, and must not be destroyed while this value is in a chain table.
+    /// The methods may be called only on that shard's thread, while no hook of the instance runs.
     pub const unsafe fn new(
         on_timer: unsafe extern "C" fn(instance: *mut c_void, timer: u64, number: u64),
         on_instance_message: unsafe extern "C" fn(
@@ -153,15 +159,17 @@ impl InstanceEntry {
     }
 }
 
-/// What an event's `ctx` points to while a chain runs: the way from a plugin's call back to the engine's accumulator.
+/// The target of an event's `ctx` while a chain runs: a plugin's call reaches the engine's
+/// accumulator through it.
 struct Running<'a> {
     access: *mut (dyn EventAccess + 'a),
-    /// 1 once a hook has called what changes something; the engine looks at the accumulator only then.
+    /// 1 once a hook has called a setter or the like. The engine inspects the accumulator only
+    /// then.
     touched: u32,
 }
 
-/// An event that hooks are called with, one after the other. It is made once for all links of a chain, so that what is the same
-/// for all of them costs nothing for each.
+/// An event during the calls of its hooks. Made once for all links of a chain, so that the common
+/// part is not paid for each link.
 pub struct Visit<'v, 'a, A: EventAccess + 'a> {
     running: *mut Running<'a>,
     event: *mut Event,
@@ -169,7 +177,7 @@ pub struct Visit<'v, 'a, A: EventAccess + 'a> {
     lent: PhantomData<(&'v mut Running<'a>, &'v mut Event)>,
 }
 
-/// Runs `body` with a visit of this event; what hooks do to the event arrives at `access`.
+/// Runs `body` with a visit of this event; the hooks' changes go to `access`.
 #[inline]
 pub fn visit<'a, A: EventAccess + 'a, R>(
     event: &mut Event,
@@ -189,7 +197,8 @@ pub fn visit<'a, A: EventAccess + 'a, R>(
 }
 
 impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
-    /// The same, lent to a function. By value, so that who goes on with the visit may hold it in registers.
+    /// Reborrows the visit for a function. Returned by value, so that the caller can keep the visit
+    /// in registers.
     #[inline]
     pub fn lend(&mut self) -> Visit<'_, 'a, A> {
         Visit { running: self.running, event: self.event, access: self.access, lent: PhantomData }
@@ -204,7 +213,7 @@ impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
         unsafe { (entry.function)(entry.instance, self.event) }
     }
 
-    /// Calls a hook with what it was mounted with.
+    /// Calls a hook with the arguments that it was mounted with.
     #[inline]
     pub fn call_with_args(&mut self, entry: &Entry) -> Flow {
         // SAFETY: the event is lent to this visit.
@@ -219,23 +228,23 @@ impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
         unsafe { &mut *self.access }
     }
 
-    /// The accumulator and the event, which no hook sees at this moment.
+    /// The accumulator and the event. No hook has access to them at this moment.
     #[inline]
     pub fn parts(&mut self) -> (&mut A, &mut Event) {
         // SAFETY: as in `access`; they are two things.
         unsafe { (&mut *self.access, &mut *self.event) }
     }
 
-    /// Whether the hook that was called has let the event go on and has called nothing that changes something.
+    /// Whether the called hook returned Continue and called no function that changes the event.
     #[inline]
     pub fn goes_on(&self, flow: Flow) -> bool {
         // SAFETY: it is lent to this visit, and no hook runs.
         let touched = unsafe { (*self.running).touched };
-        // One comparison for both, since this stands between any two links.
+        // One comparison for both conditions, because this code runs between all links.
         (flow.0 ^ Flow::CONTINUE.0) | touched == 0
     }
 
-    /// The changes have been looked at.
+    /// Resets the mark: the changes have been processed.
     #[inline]
     pub fn settled(&mut self) {
         // SAFETY: as in `goes_on`.
@@ -244,29 +253,31 @@ impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
 }
 
 impl Entry {
-    /// Pairs a function with its instance.
+    /// A hook function with its instance.
     ///
     /// # Safety
-    /// `function` must be a hook of mapped code that stays mapped, `instance` what that plugin's `init_shard` gave for this
-    /// shard, not destroyed while the entry is in a chain, and the entry must only be called on that shard's thread.
+    /// `function` must be a hook in code that stays mapped. `instance` must come from that plugin's
+    /// `init_shard` for this shard, and must not be destroyed while the entry is in a chain. The
+    /// entry may be called only on that shard's thread.
     pub const unsafe fn new(function: HookFn, instance: *mut c_void) -> Entry {
         Entry { function, instance, args: std::ptr::null_mut() }
     }
 
-    /// The same with what the hook was mounted with, which is handed back to it and never followed.
+    /// As [`Entry::new`], with the hook's arguments. The broker passes them back and never
+    /// dereferences them.
     #[must_use]
     pub const fn with_args(self, args: *mut c_void) -> Entry {
         Entry { args, ..self }
     }
 
-    /// Whether both call the same function with the same instance and arguments.
+    /// Whether both entries call the same function with the same instance and arguments.
     pub fn calls_like(&self, other: &Entry) -> bool {
         std::ptr::fn_addr_eq(self.function, other.function)
             && self.instance == other.instance
             && self.args == other.args
     }
 
-    /// What stands for the hook of a plugin that is tripped: a fault, without a call of the plugin.
+    /// The entry of a tripped plugin's hook: returns a fault without calling the plugin.
     pub const fn tripped() -> Entry {
         unsafe extern "C" fn fault(_instance: *mut c_void, _event: *const Event) -> Flow {
             Flow::FAULT
@@ -278,7 +289,7 @@ impl Entry {
         }
     }
 
-    /// Whether it is what [`Entry::tripped`] gives.
+    /// Whether this entry was made by [`Entry::tripped`].
     pub fn is_tripped(&self) -> bool {
         std::ptr::eq(self.instance, (&raw const TRIPPED).cast())
     }
@@ -288,21 +299,21 @@ impl Entry {
         !self.args.is_null()
     }
 
-    /// Calls the hook alone; what it does to the event arrives at `access`.
+    /// Calls only this hook; its changes go to `access`.
     pub fn call(&self, event: &mut Event, access: &mut impl EventAccess) -> Flow {
         visit(event, access, |mut visit| visit.call_with_args(self))
     }
 }
 
 /// # Safety
-/// `ctx` must be that of an event whose hook is running on this thread.
+/// `ctx` must be that of an event whose hook runs on this thread.
 unsafe fn reading<'a>(ctx: *mut c_void) -> Option<&'a dyn EventAccess> {
     // SAFETY: the caller vouches that it is null or points to the `Running` of `visit`, whose accumulator nobody else touches
     // while the hook runs.
     unsafe { ctx.cast::<Running<'a>>().as_ref().map(|running| &*running.access) }
 }
 
-/// As [`reading`], to change something.
+/// As [`reading`], with write access.
 ///
 /// # Safety
 /// As for [`reading`].
@@ -333,7 +344,7 @@ unsafe extern "C" fn host_get(ctx: *mut c_void, field: Field, index: u32, out: *
 }
 
 /// # Safety
-/// The views in `change` must be alive during `'a`.
+/// The views in `change` must be valid during `'a`.
 unsafe fn change_of<'a>(change: &Change) -> FieldChange<'a> {
     // SAFETY: the caller vouches for both views.
     let (bytes, key) = unsafe { (change.bytes.bytes(), change.key.bytes()) };

@@ -1,7 +1,7 @@
-//! The ABI as data: every table with its fields, what each minor version added, and for each minor
-//! version one hash over fields and numbers. A plugin carries the hash of the version that it was
-//! built with. The loader compares it with its own hash of that version: fields that the broker's
-//! tables have gained since do not change it.
+//! The ABI as data: every table with its fields, the additions of each minor version, and for each
+//! minor version one hash over fields and numbers. A plugin contains the hash of the version that
+//! it was built with. The loader compares it with its own hash of that version; fields that were
+//! added later do not change that hash.
 
 mod signature;
 
@@ -19,9 +19,9 @@ use signature::{AbiType, SEED, named};
 pub struct FieldLayout {
     /// Its name.
     pub name: &'static str,
-    /// Bytes from the beginning of the table.
+    /// Offset from the beginning of the table, bytes.
     pub offset: usize,
-    /// Its bytes.
+    /// Size, bytes.
     pub size: usize,
     /// A number for its type.
     pub signature: u64,
@@ -32,24 +32,24 @@ pub struct FieldLayout {
 pub struct TableLayout {
     /// Its name.
     pub name: &'static str,
-    /// Its bytes.
+    /// Size, bytes.
     pub size: usize,
     /// Its fields, in order.
     pub fields: &'static [FieldLayout],
 }
 
-/// Something that a minor version added.
+/// A field or number that a minor version added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addition {
-    /// Minor version that had it first.
+    /// The first minor version with it.
     pub minor: u16,
-    /// A table of [`TABLES`], or one of the names of numbers: `Field`, `Status`, `HookPoint` and so on.
+    /// A table of [`TABLES`], or an enumeration: `Field`, `Status`, `HookPoint` and so on.
     pub to: &'static str,
     /// Name of the field or number.
     pub name: &'static str,
 }
 
-/// What was added since 1.0, and when. What is not listed here has been there from the beginning.
+/// All additions since 1.0. Everything else has existed since 1.0.
 pub const ADDITIONS: &[Addition] = &[
     #[cfg(feature = "abi-test-grown")]
     Addition { minor: 1, to: "Event", name: "grown" },
@@ -59,7 +59,7 @@ pub const ADDITIONS: &[Addition] = &[
     Addition { minor: 1, to: "PluginModule", name: "grown" },
 ];
 
-/// The minor version that had a field or number first.
+/// The first minor version with a field or number.
 const fn since(to: &str, name: &str) -> u16 {
     let mut at = 0;
     while at < ADDITIONS.len() {
@@ -110,7 +110,7 @@ macro_rules! tables {
 
         named! { $($table),* }
 
-        // A field that is missing above does not compile.
+        // A field that is missing in `tables!` is a compile error.
         const _: fn() = || {
             $(let _ = |table: $table| { let $table { $($(#[$meta])* $field: _),* } = table; };)*
         };
@@ -159,11 +159,11 @@ tables! {
 
 named! { Action, Disposition, ExportStep, Field, Flow, LogLevel, MetricKind, Policy, Scope, Status, Ticket, Verdict }
 
-/// The hash of this version: what a plugin that is built now carries.
+/// The hash of this version: plugins that are built now contain it.
 pub const ABI_HASH: u64 = hash_of(ABI_MINOR);
 
-/// The hash of a minor version, as far as this one knows it: FNV-1a over the names, offsets, sizes and types of the fields of
-/// [`TABLES`] and over all numbers, without what came later.
+/// The hash of a minor version: FNV-1a over the names, offsets, sizes and types of the fields of
+/// [`TABLES`] and over all numbers, without later additions.
 pub const fn hash_of(minor: u16) -> u64 {
     let mut hash = SEED;
     let mut table = 0;
@@ -205,7 +205,7 @@ pub const fn hash_of(minor: u16) -> u64 {
     hash
 }
 
-/// Every list of numbers with names, beside the hook points.
+/// All enumerations with names, except the hook points.
 pub const NUMBERS: &[(&str, &[(&str, u32)])] = &[
     ("Field", Field::NAMES),
     ("Flow", Flow::NAMES),
@@ -220,7 +220,7 @@ pub const NUMBERS: &[(&str, &[(&str, u32)])] = &[
     ("ExportStep", ExportStep::NAMES),
 ];
 
-/// Bytes that a table had in a minor version: up to the end of its last field of then.
+/// Size of a table in a minor version, bytes: up to the end of its last field at that time.
 pub const fn size_in(table: &str, minor: u16) -> usize {
     let mut size = 0;
     let mut at = 0;
@@ -240,16 +240,17 @@ pub const fn size_in(table: &str, minor: u16) -> usize {
     size
 }
 
-/// Why a plugin's tables are not taken.
+/// Why a plugin's tables are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
-    /// It was built for a version that this one does not know.
+    /// It was built for a version that this broker does not know.
     Version,
-    /// It says it was built for a version that we know, and knows its tables otherwise; the hash is ours of that version.
+    /// It claims a version that this broker knows, but has other tables. The hash is the broker's
+    /// for that version.
     Hash(u64),
 }
 
-/// Whether a plugin that was built for this version, with this hash, knows a part of our tables and nothing else.
+/// Whether a plugin with this version and hash uses only a part of our tables.
 ///
 /// # Errors
 /// [`Mismatch`].
@@ -268,7 +269,7 @@ const fn text(mut hash: u64, text: &str) -> u64 {
         hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
         at += 1;
     }
-    // An end mark, so that two texts cannot trade letters.
+    // A terminator, so that two adjacent texts cannot exchange characters.
     (hash ^ 0xff).wrapping_mul(0x0100_0000_01b3)
 }
 

@@ -1,11 +1,11 @@
-//! Documentation tests that must not compile: safe code of a plugin cannot keep a view of an event
-//! after its call. The list of hook points in `lib.rs` makes one for each point; nothing here is in
-//! the library.
+//! Documentation tests that must not compile: safe plugin code cannot keep a view of an event after
+//! its call. The list of hook points in `lib.rs` makes one test for each point. Nothing of this is
+//! in the library.
 //!
-//! Stable compilers do not compare error codes, so each program that must fail has a twin that must
-//! compile and differs only in what is tested.
+//! Stable compilers do not compare error codes, so each program that must fail has a second version
+//! that must compile and differs only in the tested part.
 
-/// A plugin whose hook at a point is this function, in the scope of a program that a test of the documentation compiles.
+/// A plugin with this function as its hook at a point, as the program of a documentation test.
 #[cfg(doctest)]
 macro_rules! program {
     ($group:ident.$event:ident $type:ident, $($hook:expr),+) => {
@@ -39,7 +39,7 @@ macro_rules! program {
     };
 }
 
-/// For each hook point: a hook that takes its event for a lifetime of its own choice, and the same one as it should be.
+/// For each hook point: a hook that accepts only one lifetime of its event, and the correct hook.
 macro_rules! of_each_event {
     ($($point:ident: $group:ident.$event:ident $type:ident;)*) => {
         #[cfg(doctest)]
@@ -68,7 +68,8 @@ pub(crate) use of_each_event;
 #[cfg(doctest)]
 pub(crate) use program;
 
-/// Each other way to keep a view: the hook that must not compile, with its error, and the one that must.
+/// Other ways to keep a view: the hook that must not compile, with its error, and the one that must
+/// compile.
 #[cfg(doctest)]
 macro_rules! ways {
     ($($(#[$doc:meta])* $name:ident: $error:literal $bad:literal, $good:literal;)*) => {$(
@@ -100,7 +101,7 @@ ways! {
             thread_local! { static KEPT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) }; }
             KEPT.set(event.topic().len());
         }";
-    /// A lifetime that is a parameter, and bound to be the longest.
+    /// A lifetime parameter with the bound `'static`.
     BoundToBeStatic: ""
         "fn hook<'a>(&mut self, event: &mut Publish<'a>) where 'a: 'static { self.text = Some(event.topic()); }",
         "fn hook<'a>(&mut self, event: &mut Publish<'a>) where 'a: 'a { self.copy = event.topic().to_owned(); }";
@@ -112,7 +113,7 @@ ways! {
     TheInstance: ",E0521"
         "fn hook(&'static mut self, _event: &mut Publish<'_>) {}",
         "fn hook(&mut self, _event: &mut Publish<'_>) {}";
-    /// A view in a thread of the plugin's.
+    /// A view in a thread of the plugin.
     InAThread: ",E0521"
         "fn hook(&mut self, event: &mut Publish<'_>) {
             let topic = event.topic();
@@ -122,7 +123,7 @@ ways! {
             let topic = event.topic().to_owned();
             let _ = event.host().spawn(\"t\", move |host| host.info(topic));
         }";
-    /// The event on another thread, whose views are the calling thread's alone.
+    /// The event on another thread; its views belong to the calling thread.
     OnAnotherThread: ",E0277"
         "fn hook(&mut self, event: &mut Publish<'_>) {
             std::thread::scope(|scope| { scope.spawn(|| event.set_qos(1).is_ok()); });
@@ -131,7 +132,7 @@ ways! {
             let topic = event.topic();
             std::thread::scope(|scope| { scope.spawn(move || topic.len()); });
         }";
-    /// The user properties, which are read one by one, behind the event's back.
+    /// An iterator over the user properties, while the event is changed.
     AnIterator: ",E0502"
         "fn hook(&mut self, event: &mut Publish<'_>) {
             let mut properties = event.user_properties();
@@ -142,7 +143,7 @@ ways! {
             let _ = event.user_properties().next();
             let _ = event.remove_user_property(0);
         }";
-    /// A ticket, with what it is answered with: that is copied at once.
+    /// A ticket with a view; a ticket copies its values at once.
     InATicket: ",E0521"
         "fn hook(&mut self, event: &mut Publish<'_>) {
             let Ok(mut ticket) = event.defer(Duration::ZERO) else { return };
@@ -154,7 +155,7 @@ ways! {
             ticket.set_topic(event.topic());
             let _ = event.host().spawn(\"t\", move |_| ticket.proceed());
         }";
-    /// An error that the hook returns may be a view: it is written down before the call ends.
+    /// An error that is a view: allowed, because it is written before the call ends.
     InAnError: ""
         "fn hook(&mut self, event: &mut Publish<'_>) -> Result<(), &'static str> { Err(event.topic()) }",
         "fn hook<'a>(&mut self, event: &mut Publish<'a>) -> Result<(), &'a str> { Err(event.topic()) }";

@@ -1,30 +1,31 @@
 //! The hook points: their numbers in the ABI, their names, and what a link may do there. The broker
-//! compiles one chain for each, and the SDK mounts by them. Numbers are never reused.
+//! compiles one chain for each; the SDK mounts hooks at them. Numbers are never reused.
 //!
 //! `for_each_point!` is the one list of them. Every other list is made from it, by a macro or by the
 //! tests that `just abi` runs: see "a hook point" in CONTRIBUTING.md.
 
 use abi_stable::StableAbi;
 
-/// Whether a chain only notifies or also carries an accumulator that links change.
+/// Whether links only observe, or may change an accumulator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Links may change the accumulator.
     Fold,
-    /// Links are told; they may end the chain, but change nothing.
+    /// Links are notified. They may end the chain, but cannot change anything.
     Run,
 }
 
 /// What a fault or a missed deadline means at a point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultPolicy {
-    /// Stop with a refusal: nobody after it can allow.
+    /// Ends the chain with a refusal; no later link can allow.
     Deny,
-    /// As if the link had not been there.
+    /// Continues as if the link were not mounted.
     Ignore,
 }
 
-/// Calls a macro with every hook point, in the order of the numbers; what stands behind the macro's name comes before them:
+/// Calls a macro with every hook point, in the order of the numbers. Tokens after the macro's name
+/// are passed first:
 ///
 /// ```text
 /// GROUP.EVENT: VARIANT of HookPoint, NAME of a function for it, TYPE of its event in the SDK {
@@ -282,7 +283,7 @@ macro_rules! points {
             /// Every point, in the order of its number.
             pub const ALL: &'static [HookPoint] = &[$(HookPoint::$point),*];
 
-            /// The name users know, such as `message.publish`.
+            /// The public name, such as `message.publish`.
             pub const fn name(self) -> &'static str {
                 match self { $(HookPoint::$point => concat!(stringify!($group), ".", stringify!($event)),)* }
             }
@@ -292,17 +293,17 @@ macro_rules! points {
                 match self { $(HookPoint::$point => Kind::$kind,)* }
             }
 
-            /// Whether a link may answer later through a ticket.
+            /// Whether a link may give its verdict later, through a ticket.
             pub const fn may_defer(self) -> bool {
                 match self { $(HookPoint::$point => $defer,)* }
             }
 
-            /// What a fault means here unless the operator says otherwise.
+            /// What a fault means here by default.
             pub const fn fault_policy(self) -> FaultPolicy {
                 match self { $(HookPoint::$point => FaultPolicy::$policy,)* }
             }
 
-            /// The point of a number on the ABI.
+            /// The hook point with this ABI number.
             pub const fn from_number(number: u16) -> Option<HookPoint> {
                 match number { $($number => Some(HookPoint::$point),)* _ => None }
             }
@@ -313,16 +314,16 @@ macro_rules! points {
 for_each_point! { points }
 
 impl HookPoint {
-    /// The point of a name such as `message.publish`.
+    /// The hook point with this name, such as `message.publish`.
     pub fn from_name(name: &str) -> Option<HookPoint> {
         HookPoint::ALL.iter().copied().find(|point| point.name() == name)
     }
 
-    /// Whether it is about a message, so that a link can choose its topics.
+    /// Whether its events have a message, so that a hook can be limited to topics.
     pub fn has_topics(self) -> bool {
         self.name().starts_with("message.")
     }
 }
 
-/// How many hook points there are.
+/// Number of hook points.
 pub const POINTS: usize = HookPoint::ALL.len();

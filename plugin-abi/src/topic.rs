@@ -1,13 +1,13 @@
-//! Topic names and topic filters by section 4.7 of the specification, for plugins that read,
-//! compare or build them. Works on text and allocates nothing; knows no session and no
-//! subscription.
+//! Topic names and topic filters by section 4.7 of the specification, for plugins that parse,
+//! compare or build them. Works on text without allocation, and independently of sessions and
+//! subscriptions.
 
 use thiserror::Error;
 
 /// Longest topic name or filter, in bytes of UTF-8: its length is a 16 bit number on the wire [MQTT-4.7.3-3].
 pub const TOPIC_BYTES_MAX: usize = 65_535;
 
-/// Why a text is no topic name or no topic filter.
+/// Why a text is not a topic name or topic filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum TopicError {
     /// Names and filters have at least one character [MQTT-4.7.3-1].
@@ -39,20 +39,20 @@ fn check_text(text: &str) -> Result<(), TopicError> {
     }
 }
 
-/// Whether a message can be published under this name.
+/// Checks a topic name.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first error found.
 pub fn check_name(name: &str) -> Result<(), TopicError> {
     check_text(name)?;
     if name.contains(['+', '#']) { Err(TopicError::Wildcard) } else { Ok(()) }
 }
 
-/// Whether this can be subscribed to. A `$share/group/` in front counts as ordinary levels: take it off with [`split_share`]
-/// before, or a shared filter may pass that is none.
+/// Checks a topic filter. `$share/group/` counts as ordinary levels: remove it with [`split_share`]
+/// first, or an invalid shared filter may pass.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first error found.
 pub fn check_filter(filter: &str) -> Result<(), TopicError> {
     check_text(filter)?;
     let mut levels = filter.split('/').peekable();
@@ -67,8 +67,8 @@ pub fn check_filter(filter: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// Whether the filter matches the name, both taken as valid. `a/#` matches `a` too, and a leading wildcard matches no name
-/// that begins with `$` [MQTT-4.7.2-1].
+/// Whether the filter matches the name; both must be valid. `a/#` also matches `a`, and a leading
+/// wildcard does not match a name that begins with `$` [MQTT-4.7.2-1].
 pub fn matches(filter: &str, name: &str) -> bool {
     if name.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
@@ -86,7 +86,8 @@ pub fn matches(filter: &str, name: &str) -> bool {
     names.next().is_none()
 }
 
-/// The `$share/group/` of a shared subscription (empty where there is none) and the topic filter behind it.
+/// Splits a filter into the `$share/group/` of a shared subscription (empty if there is none) and
+/// the topic filter after it.
 pub fn split_share(filter: &str) -> (&str, &str) {
     let group_and_filter = filter.strip_prefix("$share/");
     match group_and_filter.and_then(|rest| rest.find('/')) {

@@ -1,5 +1,5 @@
-//! What a plugin requests on behalf of a client: for whom, and the functions of
-//! [`HostApi`](crate::raw::HostApi) that pass it to the broker's [`BehalfServices`].
+//! Requests of a plugin on behalf of a client: the client, and the functions of
+//! [`HostApi`](crate::raw::HostApi) that pass the request to the broker's [`BehalfServices`].
 
 use super::requests::text;
 use super::services::serve;
@@ -7,21 +7,21 @@ use super::table::copied;
 use super::{ClientIdentity, PluginMessage};
 use crate::raw::{Action, BEHALF_ANSWER, NewMessage, OnBehalf, Slice, Status};
 
-/// For whom a plugin asks for something, borrowed for the call.
+/// The client of a request and the number of the answer, borrowed for the call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Behalf<'a> {
-    /// For whom.
+    /// The client.
     pub whom: Whom<'a>,
-    /// The number under which the plugin is told what became of it, if it wants to know.
+    /// The number of the answer, if the plugin requested one.
     pub answer: Option<u64>,
 }
 
-/// For whom.
+/// The client of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Whom<'a> {
-    /// A client as it was at an event.
+    /// A client with its identity at an event.
     Identity(ClientIdentity<'a>),
-    /// Whoever has this client identifier when it is done.
+    /// The client that has this client identifier when the request is executed.
     Client(&'a str),
 }
 
@@ -36,14 +36,15 @@ impl<'a> Whom<'a> {
 }
 
 impl<'a> Behalf<'a> {
-    /// What a table says, which may be that of an older or newer header.
+    /// Reads a table, which may have the size of an older or newer header.
     ///
     /// # Errors
-    /// [`Status::INVALID`] for null, a table that ends within a field, bits that nobody knows, bytes that are no identity, or nobody.
+    /// [`Status::INVALID`] for null, a table that ends within a field, unknown flags, bytes that
+    /// are not an identity, or no client.
     ///
     /// # Safety
-    /// It must be null, or readable for as many bytes as its size says during the call. What it points to must be alive and
-    /// unchanged during `'a`.
+    /// The table must be null, or readable for the number of bytes in its size field during the
+    /// call. Everything that it points to must be valid and unchanged during `'a`.
     pub unsafe fn of(behalf: *const OnBehalf) -> Result<Behalf<'a>, Status> {
         // SAFETY: the caller vouches for it.
         let behalf = unsafe { copied(behalf) }?;
@@ -51,7 +52,7 @@ impl<'a> Behalf<'a> {
         unsafe { Behalf::read(&behalf) }
     }
 
-    /// The same for a request whose answer is what it is made for: it comes whatever the table's flags say.
+    /// As [`Behalf::of`], for a request that always has an answer, whatever the table's flags are.
     ///
     /// # Errors
     /// As [`Behalf::of`].
@@ -66,7 +67,7 @@ impl<'a> Behalf<'a> {
     }
 
     /// # Safety
-    /// What the table points to must be alive and unchanged during `'a`.
+    /// Everything that the table points to must be valid and unchanged during `'a`.
     unsafe fn read(behalf: &OnBehalf) -> Result<Behalf<'a>, Status> {
         if behalf.flags & !BEHALF_ANSWER != 0 {
             return Err(Status::INVALID);
@@ -82,8 +83,8 @@ impl<'a> Behalf<'a> {
     }
 }
 
-/// What the broker does for a plugin on behalf of a client, outside of an event: a part of [`HostServices`](super::HostServices), for
-/// which the same holds.
+/// The broker's services for requests on behalf of a client, outside of an event: a part of
+/// [`HostServices`](super::HostServices) with the same rules.
 #[expect(clippy::missing_errors_doc, reason = "each answers with the status that `HostApi` documents")]
 pub trait BehalfServices: Sync + Send {
     /// As [`HostApi::publish_as`](crate::raw::HostApi::publish_as).
@@ -191,16 +192,16 @@ pub(super) unsafe extern "C" fn host_authorize_as(
     })
 }
 
-/// A page of retained messages that a plugin wants.
+/// A page of retained messages to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageWanted<'a> {
-    /// The QoS of the subscription that it stands for, 0 to 2.
+    /// The QoS of the corresponding subscription, 0 to 2.
     pub qos: u8,
-    /// Where it begins; empty for the first.
+    /// The start of the page; empty for the first page.
     pub place: &'a [u8],
-    /// Messages.
+    /// Maximum number of messages.
     pub messages_max: u32,
-    /// Bytes of them.
+    /// Maximum bytes of the messages.
     pub bytes_max: u32,
 }
 
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!(read(&answered), Ok(Behalf { whom: Whom::Client("c"), answer: Some(7) }));
     }
 
-    /// An older header may have ended before the number, and a newer one may have more behind it.
+    /// An older header may end before the number, and a newer one may have more fields after it.
     #[test]
     fn a_table_of_another_header_names_a_client_too() {
         let older = OnBehalf { size: std::mem::offset_of!(OnBehalf, number) as u32, ..table(b"", "c") };
@@ -267,7 +268,7 @@ mod tests {
         for wrong in [
             table(b"", ""),
             table(b"anything", ""),
-            // An identity that cannot be read is not passed over for the name beside it.
+            // An unreadable identity is an error, even with a client identifier beside it.
             table(b"anything", "c"),
             OnBehalf { flags: 2, ..table(b"", "c") },
             OnBehalf { size: 8, ..table(b"", "c") },

@@ -1,8 +1,10 @@
-//! A page of retained messages as the bytes that a plugin gets: written by the broker, read by the SDK. Numbers are little-endian.
+//! A page of retained messages as bytes: written by the broker, read by the SDK. Numbers are
+//! little-endian.
 //!
-//! A byte 0; four bytes of length and the place where the next page begins, empty where there is none; then each message: four bytes
-//! of length, and fields. A field: four bytes of its number, four of length, and its value: eight bytes where it is a number; where
-//! it is a user property, four bytes of the key's length, key and value. A field that is not known is passed over.
+//! A page: one byte 0; four bytes of length and the start of the next page, empty for none; then
+//! each message. A message: four bytes of length, and its fields. A field: four bytes of its
+//! number, four bytes of length, and its value. The value of a number is eight bytes; that of a
+//! user property is four bytes of the key's length, key and value. Unknown fields are skipped.
 
 use super::FieldValue;
 use crate::raw::Field;
@@ -11,12 +13,12 @@ use crate::raw::Field;
 #[derive(Debug)]
 pub struct FetchedWriter {
     bytes: Vec<u8>,
-    /// Where the length of the message stands that is being written.
+    /// Position of the current message's length.
     message: usize,
 }
 
 impl FetchedWriter {
-    /// A page behind which the next one begins at this place; empty where there is none.
+    /// A page with the start of the next page; empty if there is none.
     pub fn new(next: &[u8]) -> FetchedWriter {
         let mut bytes = vec![0];
         put(&mut bytes, next);
@@ -29,7 +31,7 @@ impl FetchedWriter {
         self.bytes.extend([0; 4]);
     }
 
-    /// Adds a field of it.
+    /// Adds a field to the message.
     pub fn field(&mut self, field: Field, value: FieldValue<'_>) {
         self.bytes.extend(field.0.to_le_bytes());
         match value {
@@ -43,13 +45,13 @@ impl FetchedWriter {
         }
     }
 
-    /// Ends it.
+    /// Ends the message.
     pub fn end_message(&mut self) {
         let len = length(self.bytes.len() - self.message - 4);
         self.bytes[self.message..self.message + 4].copy_from_slice(&len);
     }
 
-    /// The bytes.
+    /// The bytes of the page.
     pub fn finish(self) -> Vec<u8> {
         self.bytes
     }
@@ -65,7 +67,7 @@ fn put(out: &mut Vec<u8>, part: &[u8]) {
     out.extend(part);
 }
 
-/// Reads parts that have their length in front.
+/// Reads parts with a length prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts<'a>(pub(crate) &'a [u8]);
 
@@ -77,7 +79,7 @@ impl<'a> Parts<'a> {
         Some(u32::from_le_bytes(*number))
     }
 
-    /// The next part; `None` at the end, and where it is cut short.
+    /// The next part; `None` at the end and if the part is truncated.
     pub(crate) fn part(&mut self) -> Option<&'a [u8]> {
         let len = self.number()? as usize;
         let (part, rest) = self.0.split_at_checked(len)?;

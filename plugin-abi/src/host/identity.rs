@@ -1,12 +1,12 @@
-//! A client's identity as bytes that a plugin stores: who the client was, with everything that
-//! client.authorize reads of it. Only the broker writes them. They are read strictly, since a
-//! plugin may have stored them in a file or cut them short.
+//! A client's identity as bytes that a plugin stores: the client's data that client.authorize
+//! reads. Only the broker writes them. The reader is strict, because a plugin may have truncated
+//! them or stored them in a file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::raw::{IDENTITY_BYTES_MAX, Status};
 
-/// What the first byte says: another layout has another number.
+/// Value of the first byte. Another layout has another number.
 const LAYOUT: u8 = 1;
 
 const HAS_USERNAME: u8 = 1;
@@ -15,7 +15,7 @@ const ANONYMOUS: u8 = 4;
 const CLEAN_START: u8 = 8;
 const KNOWN_FLAGS: u8 = HAS_USERNAME | SUPERUSER | ANONYMOUS | CLEAN_START;
 
-/// Who a client was at an event.
+/// A client's identity at an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientIdentity<'a> {
     /// Client identifier.
@@ -24,7 +24,7 @@ pub struct ClientIdentity<'a> {
     pub username: Option<&'a str>,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
-    /// Whether nobody vouched for it.
+    /// Whether no plugin has authenticated it.
     pub anonymous: bool,
     /// Clean start.
     pub clean_start: bool,
@@ -36,13 +36,13 @@ pub struct ClientIdentity<'a> {
     pub expiry_s: u32,
     /// Receive Maximum.
     pub receive_maximum: u16,
-    /// Connected, milliseconds since 1970.
+    /// Time of the connection, milliseconds since 1970.
     pub connected_at_ms: u64,
-    /// Number of the network connection; 0 where there was none.
+    /// Number of the network connection; 0 for none.
     pub connection: u64,
-    /// Where it came from.
+    /// Remote address of the connection.
     pub peer: Option<SocketAddr>,
-    /// Where it came to.
+    /// Local address of the connection.
     pub local: Option<SocketAddr>,
     /// Name of the listener.
     pub listener: &'a str,
@@ -51,13 +51,13 @@ pub struct ClientIdentity<'a> {
 }
 
 impl<'a> ClientIdentity<'a> {
-    /// Appends its bytes.
+    /// Appends the identity's bytes.
     ///
     /// # Errors
-    /// [`Status::FULL`], and nothing is appended, beyond [`IDENTITY_BYTES_MAX`].
+    /// [`Status::FULL`] above [`IDENTITY_BYTES_MAX`]; nothing is appended then.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Status> {
         let texts = self.client_id.len() + self.username.map_or(0, str::len) + self.listener.len();
-        // Numbers, addresses and lengths need less than this.
+        // Numbers, addresses and lengths need fewer bytes than this.
         if texts + self.properties.len() + FIXED_BYTES > IDENTITY_BYTES_MAX as usize {
             return Err(Status::FULL);
         }
@@ -90,17 +90,17 @@ impl<'a> ClientIdentity<'a> {
         Ok(())
     }
 
-    /// Reads the bytes of one.
+    /// Reads an identity from its bytes.
     ///
     /// # Errors
-    /// [`Status::INVALID`] for anything else.
+    /// [`Status::INVALID`] for any other bytes.
     pub fn decode(bytes: &'a [u8]) -> Result<ClientIdentity<'a>, Status> {
         let whole = bytes.len() <= IDENTITY_BYTES_MAX as usize;
         whole.then(|| read(bytes)).flatten().ok_or(Status::INVALID)
     }
 }
 
-/// More than everything but texts and properties takes.
+/// Upper limit for all fields except texts and properties.
 const FIXED_BYTES: usize = 128;
 
 fn put_address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
@@ -237,7 +237,7 @@ mod tests {
             other[at] = value;
             assert_eq!(ClientIdentity::decode(&other), Err(Status::INVALID), "byte {at} is {value}");
         }
-        // Whatever single byte is another one: an identity or a refusal, and never a panic.
+        // With any single byte changed, the result is an identity or an error, never a panic.
         for at in 0..bytes.len() {
             for value in 0..=255 {
                 let mut other = bytes.clone();

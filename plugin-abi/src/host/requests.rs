@@ -1,6 +1,6 @@
-//! What plugins write into ABI tables for the functions of [`HostApi`](crate::raw::HostApi) (a
-//! message, a mount, a metric), as borrowed Rust. Checked for what can be read at all; the broker
-//! decides whether the content is valid.
+//! ABI tables that plugins pass to functions of [`HostApi`](crate::raw::HostApi) (a message, a
+//! mount, a metric), as borrowed Rust types. Only the form is checked here; the broker checks the
+//! content.
 
 use super::table::copied;
 use crate::module::Mount;
@@ -10,24 +10,24 @@ use crate::raw::{
     Status,
 };
 
-/// A message that a plugin publishes, borrowed for the call.
+/// A message to publish, borrowed for the call.
 #[derive(Clone, Debug)]
 pub struct PluginMessage<'a> {
     /// Topic name as the plugin wrote it; not checked.
     pub topic: &'a [u8],
     /// Payload.
     pub payload: &'a [u8],
-    /// 0 to 2.
+    /// Quality of service, 0 to 2.
     pub qos: u8,
     /// Retain flag.
     pub retain: bool,
-    /// Whether it is only stored.
+    /// Whether it is only stored as a retained message.
     pub store_only: bool,
-    /// 0 or 1, if given.
+    /// Payload format indicator, 0 or 1.
     pub payload_format: Option<u8>,
-    /// Seconds; 0 for none.
+    /// Message expiry interval, seconds; 0 for none.
     pub message_expiry_s: u32,
-    /// The plugin's number of the flow that it is counted in; 0 for none.
+    /// The flow that it is counted in, a number of the plugin; 0 for none.
     pub flow: u32,
     /// May be empty; not checked.
     pub content_type: Option<&'a [u8]>,
@@ -35,25 +35,25 @@ pub struct PluginMessage<'a> {
     pub response_topic: &'a [u8],
     /// May be empty.
     pub correlation_data: Option<&'a [u8]>,
-    /// Client identifier it is said to come from; empty for the plugin's name; not checked.
+    /// Client identifier of the publisher; empty for the plugin's name; not checked.
     pub from: &'a [u8],
     /// Keys and values; not checked.
     pub user_properties: Vec<(&'a [u8], &'a [u8])>,
 }
 
-/// Most user properties of a message of a plugin's.
+/// Maximum number of user properties of a plugin's message.
 const USER_PROPERTIES_MAX: usize = 1024;
 
 impl<'a> PluginMessage<'a> {
-    /// The message of a table, which may be that of an older or newer header.
+    /// Reads a message from a table, which may have the size of an older or newer header.
     ///
     /// # Errors
-    /// [`Status::INVALID`] for null, a table that ends within a field, a QoS above 2, flags that are not known, or an absurd number of
-    /// properties.
+    /// [`Status::INVALID`] for null, a table that ends within a field, a QoS above 2, unknown
+    /// flags, or too many properties.
     ///
     /// # Safety
-    /// It must be null, or readable for as many bytes as its size says during the call. What it points to must be alive and
-    /// unchanged during `'a`.
+    /// The table must be null, or readable for the number of bytes in its size field during the
+    /// call. Everything that it points to must be valid and unchanged during `'a`.
     pub unsafe fn of(message: *const NewMessage) -> Result<PluginMessage<'a>, Status> {
         // SAFETY: the caller vouches for it.
         let message = unsafe { copied(message) }?;
@@ -93,10 +93,10 @@ impl<'a> PluginMessage<'a> {
     }
 }
 
-/// A function that a plugin mounts, borrowed for the call.
+/// A hook to mount, borrowed for the call.
 #[derive(Clone, Debug)]
 pub struct MountRequest<'a> {
-    /// Where.
+    /// The hook point.
     pub point: HookPoint,
     /// The function.
     pub function: HookFn,
@@ -104,29 +104,29 @@ pub struct MountRequest<'a> {
     pub name: &'a str,
     /// Higher runs earlier.
     pub priority: i32,
-    /// Milliseconds; 0 for the operator's default.
+    /// Deadline of a deferred verdict, milliseconds; 0 for the operator's default.
     pub deadline_ms: u32,
-    /// What a fault means; `None` for what the hook point says.
+    /// What a fault means; `None` for the default of the hook point.
     pub policy: Option<FaultPolicy>,
-    /// Whether it is asked for deliveries at client.authorize.
+    /// At client.authorize: whether it is called for deliveries.
     pub deliver: bool,
     /// Topic filters, not checked; none for all topics.
     pub topics: Vec<&'a str>,
-    /// Comes back to the function; never followed.
+    /// Passed back to the function; never dereferenced.
     pub args: usize,
 }
 
-/// Most topic filters of one hook.
+/// Maximum number of topic filters of one hook.
 const TOPICS_MAX: usize = 1024;
 
 impl<'a> MountRequest<'a> {
-    /// The mount of a table.
+    /// Reads a mount from a table.
     ///
     /// # Errors
-    /// What is wrong with it, as a sentence without a subject: "mounts on hook point 99, which does not exist".
+    /// The error as a predicate without a subject: "mounts on hook point 99, which does not exist".
     ///
     /// # Safety
-    /// What the table points to must be alive and unchanged during `'a`.
+    /// Everything that the table points to must be valid and unchanged during `'a`.
     pub unsafe fn of(mount: &Mount) -> Result<MountRequest<'a>, String> {
         let point = HookPoint::from_number(mount.point)
             .ok_or_else(|| format!("mounts on hook point {}, which does not exist", mount.point))?;
@@ -168,23 +168,23 @@ impl<'a> MountRequest<'a> {
     }
 }
 
-/// A metric that a plugin wants, borrowed for the call.
+/// A metric to register, borrowed for the call.
 #[derive(Clone, Debug)]
 pub struct MetricRequest<'a> {
-    /// What it is.
+    /// Counter, gauge or histogram.
     pub kind: MetricKind,
     /// Its name; not checked.
     pub name: &'a str,
-    /// One line on it.
+    /// One line of help.
     pub help: &'a str,
-    /// Upper bounds of a histogram's buckets; none for the default.
+    /// Upper bounds of a histogram's buckets; empty for the default.
     pub bounds: &'a [i64],
 }
 
-/// The items that a plugin lends; none for a null pointer.
+/// The items that a plugin passes; empty for a null pointer.
 ///
 /// # Safety
-/// `first` must be null or point to `len` items that live and stay unchanged during `'a`.
+/// `first` must be null or point to `len` items that are valid and unchanged during `'a`.
 pub(crate) unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
     if first.is_null() || len == 0 {
         return &[];
@@ -193,7 +193,7 @@ pub(crate) unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
     unsafe { std::slice::from_raw_parts(first, len) }
 }
 
-/// Text that a plugin lends; INVALID where it is not UTF-8.
+/// Text that a plugin passes; INVALID if it is not UTF-8.
 ///
 /// # Safety
 /// As for [`Slice::bytes`].

@@ -1,5 +1,5 @@
-//! The host's functions outside of an event: calls of [`HostApi`] from any thread of a plugin,
-//! turned from ABI tables into borrowed Rust and passed to the broker's [`HostServices`].
+//! The host's functions outside of an event: calls of [`HostApi`] from any thread of a plugin. They
+//! convert ABI tables to borrowed Rust types and call the broker's [`HostServices`].
 
 use std::ffi::c_void;
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ use crate::raw::{
     Ticket,
 };
 
-/// The body of a thread that a plugin wants to have started.
+/// The body of a thread that a plugin starts.
 #[derive(Debug)]
 pub struct PluginThread {
     run: unsafe extern "C" fn(arg: *mut c_void),
@@ -27,22 +27,23 @@ pub struct PluginThread {
 unsafe impl Send for PluginThread {}
 
 impl PluginThread {
-    /// Runs it to its end, on the thread that calls this.
+    /// Runs it to its end, on the calling thread.
     pub fn run(self) {
         // SAFETY: the plugin asked for this call, once, on a thread of its own, while its code is mapped, which it stays.
         unsafe { (self.run)(self.arg) }
     }
 }
 
-/// What the broker does for a plugin outside of an event. Called from any thread. `plugin` is the handle from its [`HostApi`];
-/// one that is gone is answered [`Status::STALE`], and what this host does not do [`Status::UNSUPPORTED`].
+/// The broker's services for a plugin outside of an event. Called from any thread. `plugin` is the
+/// handle from its [`HostApi`]. A handle of an unloaded plugin gets [`Status::STALE`]; a function
+/// that this host does not have returns [`Status::UNSUPPORTED`].
 #[expect(clippy::missing_errors_doc, reason = "each answers with the status that `HostApi` documents")]
 pub trait HostServices: BehalfServices {
-    /// A line for the log. `level` 1 error … 5 trace.
+    /// Writes a log line. `level` is 1 (error) to 5 (trace).
     fn log(&self, plugin: u64, level: u32, message: &str);
-    /// A deferred verdict. The changes are valid during the call.
+    /// Completes a deferred verdict. The changes are valid during the call.
     fn complete(&self, ticket: Ticket, flow: Flow, changes: &[FieldChange<'_>]) -> Result<(), Status>;
-    /// As [`HostApi::hook`]; the number of the mount.
+    /// As [`HostApi::hook`]; returns the number of the mount.
     fn hook(&self, plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
         let _ = (plugin, mount);
         Err(Status::UNSUPPORTED)
@@ -89,7 +90,7 @@ pub trait HostServices: BehalfServices {
         let _ = (plugin, to_shard, number, bytes);
         Err(Status::UNSUPPORTED)
     }
-    /// As [`HostApi::timer`]; the number of the timer.
+    /// As [`HostApi::timer`]; returns the number of the timer.
     fn timer(&self, plugin: u64, after_ms: u64, number: u64) -> Result<u64, Status> {
         let _ = (plugin, after_ms, number);
         Err(Status::UNSUPPORTED)
@@ -109,7 +110,7 @@ pub trait HostServices: BehalfServices {
         let _ = (plugin, timeout_ms);
         true
     }
-    /// As [`HostApi::metric`]; the number of the metric.
+    /// As [`HostApi::metric`]; returns the number of the metric.
     fn metric(&self, plugin: u64, metric: &MetricRequest<'_>) -> Result<u64, Status> {
         let _ = (plugin, metric);
         Err(Status::UNSUPPORTED)
@@ -124,12 +125,12 @@ pub trait HostServices: BehalfServices {
         let _ = (metric, by);
         Err(Status::UNSUPPORTED)
     }
-    /// As [`HostApi::reading`]; the value.
+    /// As [`HostApi::reading`]; returns the value.
     fn reading(&self, metric: u64, bucket: u32) -> Result<i64, Status> {
         let _ = (metric, bucket);
         Err(Status::UNSUPPORTED)
     }
-    /// As [`HostApi::in_flight`]; how many there are.
+    /// As [`HostApi::in_flight`]; returns the number of messages.
     fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
         let _ = (plugin, flow);
         Err(Status::UNSUPPORTED)
@@ -143,7 +144,8 @@ pub trait HostServices: BehalfServices {
 
 static SERVICES: OnceLock<&'static dyn HostServices> = OnceLock::new();
 
-/// Says who answers plugins outside of events; once per process, before the first plugin is loaded. False if it had been said.
+/// Installs the services for plugins. Call it once per process, before the first plugin is loaded.
+/// Returns false if services are installed already.
 pub fn install_services(services: &'static dyn HostServices) -> bool {
     SERVICES.set(services).is_ok()
 }
@@ -198,7 +200,7 @@ unsafe extern "C" fn host_grown(_plugin: u64) -> u64 {
     77
 }
 
-/// Runs a function of the services, if there are any.
+/// Runs a function of the services, if they are installed.
 pub(super) fn serve(function: impl FnOnce(&'static dyn HostServices) -> Result<(), Status>) -> Status {
     let Some(services) = SERVICES.get() else { return Status::WRONG_MOMENT };
     match function(*services) {
@@ -207,7 +209,7 @@ pub(super) fn serve(function: impl FnOnce(&'static dyn HostServices) -> Result<(
     }
 }
 
-/// Writes a number that a plugin asked for.
+/// Writes a number that a plugin requested.
 ///
 /// # Safety
 /// `out` must be null or writable.
@@ -228,9 +230,9 @@ unsafe extern "C" fn host_log(plugin: u64, level: u32, message: Slice) {
     }
 }
 
-/// Most changes one completion may carry whatever it is about: what the largest packet of MQTT can need, since none of
-/// its parts that can be changed one by one is shorter than four bytes, and none of them takes more than four changes.
-/// A broker's own bound is lower, by the largest packet that it takes.
+/// Maximum number of changes in one completion at any hook point. It is enough for the largest
+/// packet of MQTT: each part that can be changed has at least four bytes and needs at most four
+/// changes. The broker's own limit is lower, according to its largest accepted packet.
 pub const COMPLETION_CHANGES_MAX: usize = 268_435_455;
 
 unsafe extern "C" fn host_complete(

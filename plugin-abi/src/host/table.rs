@@ -1,6 +1,6 @@
-//! Reads the tables that a plugin makes for a call of [`HostApi`](crate::raw::HostApi). A plugin may
-//! have been built with an older or a newer header, whose table is shorter or longer than the
-//! host's. Only what both know is read.
+//! Reads the tables that a plugin passes to [`HostApi`](crate::raw::HostApi). A plugin may be built
+//! with an older or newer header, so its table may be shorter or longer than the host's. Only the
+//! common part is read.
 
 use std::mem::{MaybeUninit, offset_of};
 
@@ -8,23 +8,24 @@ use crate::layout::TABLES;
 use crate::module::Mount;
 use crate::raw::{MetricKind, NewMessage, NewMetric, NewThread, OnBehalf, Slice, Status};
 
-/// A table that begins with its size, four bytes.
+/// A table that begins with its size, a number of four bytes.
 pub(super) trait Table: Sized {
     /// Its name in [`TABLES`].
     const NAME: &'static str;
-    /// Bytes that every plugin's has.
+    /// Minimum size of a plugin's table, bytes.
     const LEAST: usize = size_of::<u32>();
-    /// What each field means where the plugin's table does not reach it.
+    /// Values for fields that the plugin's table does not contain.
     const ABSENT: Self;
 }
 
-/// A copy of a plugin's table: of it as many bytes as both the plugin and this host know.
+/// A copy of the part of a plugin's table that both the plugin and this host know.
 ///
 /// # Errors
-/// [`Status::INVALID`] for null, a table that is too short to say anything, and one that ends within a field.
+/// [`Status::INVALID`] for null, a table below the minimum size, and one that ends within a field.
 ///
 /// # Safety
-/// It must be null, or aligned and readable for as many bytes as its first field says, and unchanged during the call.
+/// The table must be null, or aligned and readable for the number of bytes in its first field, and
+/// unchanged during the call.
 pub(super) unsafe fn copied<T: Table>(table: *const T) -> Result<T, Status> {
     if table.is_null() {
         return Err(Status::INVALID);
@@ -116,8 +117,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A table as a plugin has it that knows so many bytes of it, in memory of its own that ends there. What the host does not know
-    /// is 0xAA.
+    /// A table of a plugin that knows `size` bytes of it, in its own allocation of this size. Bytes
+    /// that the host does not know are 0xAA.
     fn read<T: Table>(table: T, size: usize) -> Result<T, Status> {
         let mut words = vec![0xAAAA_AAAA_AAAA_AAAA_u64; size.div_ceil(8)];
         let known = size.min(size_of::<T>());
@@ -134,8 +135,8 @@ mod tests {
         NewMetric { name: Slice::of(b"seen"), help: Slice::of(b"what"), bounds_len: 7, ..NewMetric::ABSENT }
     }
 
-    /// For each size that a table may have been cut at, by an older header: it is taken where a field ends, and then what is behind
-    /// means absent.
+    /// For each size that an older header may have: it is accepted if it ends at the end of a
+    /// field, and the fields after it are absent.
     #[test]
     fn a_table_of_an_older_header_is_read_as_far_as_it_goes() {
         let ends = |name| {

@@ -1,6 +1,6 @@
-//! A number for each type that is used in an ABI table, so that the hash of the ABI distinguishes a
-//! pointer from a number and one function from another. Tables count by name alone: their content
-//! is hashed separately, since they may grow.
+//! A number for each type in an ABI table, so that the hash of the ABI distinguishes a pointer from
+//! a number, and one function type from another. For a table only its name counts: its fields are
+//! hashed separately, because tables may grow.
 
 use std::ffi::c_void;
 
@@ -8,7 +8,7 @@ use super::{number, text};
 
 /// A type of the ABI.
 pub(crate) trait AbiType {
-    /// What tells it from others: the same in every build.
+    /// Distinguishes it from other types; the same in every build.
     const SIGNATURE: u64;
 }
 
@@ -35,7 +35,7 @@ impl<T: AbiType> AbiType for *mut T {
     const SIGNATURE: u64 = text(T::SIGNATURE, "*mut");
 }
 
-// A function that may be missing is a pointer that may be null.
+// An optional function is a pointer that may be null.
 impl<T: AbiType> AbiType for Option<T> {
     const SIGNATURE: u64 = text(T::SIGNATURE, "Option");
 }
