@@ -1,5 +1,6 @@
-//! The author's guide: what a plugin is called for, by whom, and what it may do. Each chapter is a page; every example in it is
-//! compiled by the tests, and those that can, run. The same chapters are part of the book (`docs/src/plugins`).
+//! The author's guide: where a plugin is called, on which thread, and what it may do. Each chapter
+//! is a page. The tests compile every example and run those that can run. The same chapters are
+//! part of the book (`docs/src/plugins`).
 //!
 //! 1. [Hook points](points): every place where a plugin is called
 //! 2. [Life of a PUBLISH](publish): what is called when, in which order
@@ -17,8 +18,9 @@
 //! 14. [Shipping a plugin](shipping): versions of the ABI, names, files
 //! 15. [First plugin in C](c)
 
-// The chapters are plain Markdown that the book includes too. So links to items of this crate, which only rustdoc can follow,
-// stand here, and links between chapters are written as `[text][chapter]`: each place that includes a chapter says where they lead.
+// The chapters are plain Markdown, which the book includes too. Links to items of this crate work
+// only in rustdoc, so they are in this file. Links between chapters are written as
+// `[text][chapter]`: each place that includes a chapter defines their targets.
 
 #[doc = include_str!("guide/points.md")]
 ///

@@ -1,7 +1,7 @@
-//! What the Grapnel broker and its plugins both know, and the SDK for plugin authors.
+//! The common code of the Grapnel broker and its plugins, and the SDK for plugin authors.
 //!
 //! A plugin is a struct (the shared part), an instance per shard, methods, and one macro. This is a
-//! complete example; it marks every message that comes in:
+//! complete example; it adds a user property to every incoming message:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -46,9 +46,9 @@
 //!
 //! # Layers
 //!
-//! [`raw`] and [`module`] are the ABI itself: `repr(C)` tables that only grow; [`layout`] is the same
-//! as data. [`host`] is the broker's side of it. Everything at the top of the crate is the SDK;
-//! [`testing`] runs a plugin without a broker, and [`verb`] is what both know of a plugin's verbs.
+//! [`raw`] and [`module`] are the ABI itself: `repr(C)` tables that only grow. [`layout`] is the
+//! same as data. [`host`] is the broker's side. All items at the top of the crate are the SDK.
+//! [`testing`] runs a plugin without a broker. [`verb`] has the types of verbs for both sides.
 
 pub mod guide;
 pub mod host;
@@ -76,7 +76,7 @@ pub use sdk::{
     address_share, allocated, tree_entry_bytes,
 };
 
-/// What the macros need; nobody else does.
+/// Items for the macros only.
 #[doc(hidden)]
 pub mod __private {
     pub use abi_stable::library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult};
@@ -85,7 +85,8 @@ pub mod __private {
     pub use crate::sdk::{Context, Exported, HookEvent, MountSpec, hook_name, module, plugin_name, run_hook};
 }
 
-/// Exports a plugin from a `cdylib`: its type, and the methods of its [`Plugin::Shard`] that are called at each hook point.
+/// Exports a plugin from a `cdylib`: its type, and the methods of its [`Plugin::Shard`] for each
+/// hook point.
 ///
 /// ```ignore
 /// grapnel_plugin_abi::plugin!(Guard {
@@ -94,9 +95,10 @@ pub mod __private {
 /// });
 /// ```
 ///
-/// Name, version and description are those of the package; a `grapnel-` in front of the name is left out. The hook's name,
-/// by which operators and later versions know it, is the method's, or what `name = "…"` says. A hook with `manual = true` is
-/// mounted by [`Host::mount`] alone. There can be one plugin in a library.
+/// Name, version and description are those of the package; a leading `grapnel-` of the name is
+/// removed. A hook has the name of its method, or the value of `name = "…"`; operators and later
+/// versions refer to it by this name. A hook with `manual = true` is mounted only by
+/// [`Host::mount`]. A library can contain one plugin.
 #[macro_export]
 macro_rules! plugin {
     ($plugin:ty {
@@ -115,7 +117,8 @@ macro_rules! plugin {
                 $crate::__private::__call_root_module_loader(root_module)
             }
 
-            // What `#[abi_stable::export_root_module]` writes, without a dependency of the plugin's on abi_stable.
+            // The same code as `#[abi_stable::export_root_module]`, so that the plugin needs no
+            // dependency on abi_stable.
             #[unsafe(no_mangle)]
             #[allow(non_upper_case_globals)]
             pub static _1as_0lib_1header_0root_bmodule_bloader: $crate::__private::LibHeader = {
@@ -131,7 +134,8 @@ macro_rules! plugin {
     };
 }
 
-/// The part of [`plugin!`] that exports no symbol, so that a test can hold several.
+/// The part of [`plugin!`] that exports no symbol, so that one test binary can contain several
+/// plugins.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __exported {
@@ -143,7 +147,8 @@ macro_rules! __exported {
             const VERSION: &'static str = env!("CARGO_PKG_VERSION");
             const DESCRIPTION: &'static str = env!("CARGO_PKG_DESCRIPTION");
             const MOUNTS: &'static [$crate::__private::MountSpec] = &[$({
-                // For every lifetime that a call may have: a hook which takes one of its own choice does not compile.
+                // The hook must accept every lifetime. A hook for only one lifetime does not
+                // compile.
                 fn call(
                     shard: &mut <$plugin as $crate::Plugin>::Shard,
                     event: &mut $crate::__event!('_, $group.$event),
@@ -190,7 +195,7 @@ macro_rules! point_macros {
         #[macro_export]
         macro_rules! __event {
             $(($d lifetime:lifetime, $group.$event) => { $d crate::$type<$d lifetime> };)*
-            // `__point!` says what is wrong.
+            // `__point!` reports the error.
             ($d lifetime:lifetime, $d($d other:tt)*) => { $d crate::Broker<$d lifetime> };
         }
 

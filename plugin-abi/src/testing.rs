@@ -1,6 +1,6 @@
 //! Runs a plugin's hooks in unit tests, without a broker. [`load`] calls the same functions as the
-//! broker's loader, and [`FakeEvent`] stands for what the broker gives to a hook. Nothing of this
-//! runs in a broker.
+//! broker's loader, and [`FakeEvent`] replaces the event that the broker passes to a hook. No
+//! broker uses this module.
 //!
 //! The example in the documentation of the crate shows both.
 
@@ -29,23 +29,24 @@ use crate::raw::{self, Change, HostApi, Slice, Status, Ticket};
 use crate::sdk::{Exported, Level, MountSpec, module};
 use crate::verb::Answer;
 
-/// How a run of a chain ended.
+/// The result of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every hook of the point went on.
+    /// Every hook of the point returned Continue.
     Continue,
     /// A hook ended the chain.
     Stop,
-    /// A hook answers later: [`FakeEvent::wait`] for it.
+    /// A hook deferred its verdict: call [`FakeEvent::wait`].
     Deferred,
-    /// A hook failed; none of its changes is left.
+    /// A hook failed; its changes are discarded.
     Fault,
 }
 
-/// Loads a plugin on one shard. `config` is JSON, as in `{"key": "value"}`; empty text stands for `{}`.
+/// Loads a plugin on one shard. `config` is JSON, such as `{"key": "value"}`; empty text means
+/// `{}`.
 ///
 /// # Errors
-/// The sentence that the operator would read.
+/// The sentence that the operator would get.
 pub fn load<P: Exported>(config: &str) -> Result<TestPlugin<P>, String> {
     load_on(1, config)
 }
@@ -53,12 +54,12 @@ pub fn load<P: Exported>(config: &str) -> Result<TestPlugin<P>, String> {
 /// Loads a plugin on several shards.
 ///
 /// # Errors
-/// The sentence that the operator would read.
+/// The sentence that the operator would get.
 pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, String> {
     load_at(FakeCommands::of(shards), shards, config)
 }
 
-/// The same with a desk of its own, at which it is from its first call.
+/// As [`load_on`], with its own command queue, which is in use from the plugin's first call.
 fn load_at<P: Exported>(fake: FakeCommands, shards: u32, config: &str) -> Result<TestPlugin<P>, String> {
     let handle = NEXT.fetch_add(1, Ordering::Relaxed);
     let api: &'static HostApi = Box::leak(Box::new(HostApi {
@@ -127,7 +128,7 @@ pub struct TestPlugin<P> {
     shared: *mut c_void,
     shards: Vec<*mut c_void>,
     active: bool,
-    /// Gone when the plugin is.
+    /// Dropped together with the plugin.
     alive: Rc<()>,
     of: PhantomData<P>,
 }
@@ -139,14 +140,15 @@ impl<P> std::fmt::Debug for TestPlugin<P> {
 }
 
 impl<P: Exported> TestPlugin<P> {
-    /// Runs every hook that the plugin has at the event's point, as shard 0 would.
+    /// Runs all hooks of the plugin at the event's point, on shard 0.
     pub fn run(&mut self, event: &mut FakeEvent) -> Outcome {
         self.run_on(0, event)
     }
 
-    /// Runs every hook that the plugin has at the event's point, as this shard would: those whose topic filters match the topic that
-    /// the event has by then, and at `client.authorize` for a delivery those that are mounted with `deliver`. Those behind one that
-    /// defers are called by [`FakeEvent::wait`], if the answer is to go on.
+    /// Runs all hooks of the plugin at the event's point, on this shard: those whose topic filters
+    /// match the event's current topic, and at `client.authorize` for a delivery those that are
+    /// mounted with `deliver`. If a hook defers, [`FakeEvent::wait`] calls the later hooks,
+    /// provided the verdict continues the chain.
     pub fn run_on(&mut self, shard: u32, event: &mut FakeEvent) -> Outcome {
         let mut hooks: Vec<_> =
             P::MOUNTS.iter().filter(|mount| mount.point() == event.point() && !mount.is_manual()).collect();
@@ -161,16 +163,16 @@ impl<P: Exported> TestPlugin<P> {
         .run(event)
     }
 
-    /// Calls a verb of the plugin, as `grapnel-ctl` does: `given` are arguments as they are typed, a flag as `true`, and what the
-    /// broker fills in as well.
+    /// Calls a verb of the plugin, as `grapnel-ctl` does. `given` has the arguments as they are
+    /// typed, a flag as `true`, and also those that the broker would fill in.
     ///
     /// # Errors
-    /// The sentence that whoever called it would read.
+    /// The sentence that the caller would get.
     pub fn verb(&self, name: &str, given: &[(&str, &str)]) -> Result<Answer, String> {
         verb::call(&self.table, self.shared, name, given)
     }
 
-    /// What the plugin has logged so far.
+    /// All log lines of the plugin so far.
     pub fn logs(&self) -> Vec<(Level, String)> {
         registry().logs.get(&self.handle).cloned().unwrap_or_default()
     }
@@ -182,7 +184,7 @@ struct RemainingHooks {
     hooks: VecDeque<&'static MountSpec>,
     instance: *mut c_void,
     shard: u32,
-    /// The plugin of the instance, which is alive as long as this is.
+    /// Whether the plugin of the instance is still loaded.
     alive: Weak<()>,
 }
 
@@ -193,7 +195,7 @@ impl RemainingHooks {
                 continue;
             }
             if self.alive.strong_count() == 0 {
-                // Its plugin was unloaded meanwhile: the broker goes on without it.
+                // The plugin was unloaded meanwhile: the broker continues without it.
                 return Outcome::Continue;
             }
             // SAFETY: the code is this test's own. The instance lives as long as its plugin does, which is neither sent to another
@@ -233,7 +235,7 @@ impl<P> Drop for TestPlugin<P> {
     }
 }
 
-/// A completed ticket, copied out of the call that completed it.
+/// A completed ticket, copied during the call that completed it.
 #[derive(Debug)]
 struct Completed {
     flow: raw::Flow,
@@ -281,7 +283,7 @@ fn registry() -> Registered {
     Registered(registry)
 }
 
-/// A ticket whose completion arrives at `sender`.
+/// A ticket whose completion is sent to `sender`.
 fn open_ticket(sender: Sender<Completed>) -> Ticket {
     let ticket = NEXT.fetch_add(1, Ordering::Relaxed);
     registry().tickets.insert(ticket, sender);
@@ -323,7 +325,7 @@ unsafe extern "C" fn fake_complete(
             CompletedChange { field: change.field, index: change.index, number: change.number, bytes, key }
         })
         .collect();
-    // The test may have dropped the event; then nobody wants the answer.
+    // The test may have dropped the event; then the completion is not needed.
     let _ = sender.send(Completed { flow, changes });
     Status::OK
 }

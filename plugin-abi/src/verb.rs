@@ -1,6 +1,6 @@
-//! Verbs that a plugin adds to `grapnel-ctl`: how they are declared in the manifest, how arguments
-//! are checked, and what an answer looks like. All of it is JSON, which ABI.md describes; the SDK
-//! writes it, and broker and `grapnel-ctl` read it with the same code.
+//! Verbs that a plugin adds to `grapnel-ctl`: their declaration in the manifest, the check of
+//! arguments, and the form of an answer. All of it is JSON, described in ABI.md. The SDK writes it;
+//! the broker and `grapnel-ctl` read it with the same code.
 
 mod answer;
 mod argument;
@@ -12,21 +12,21 @@ pub use argument::{Argument, Kind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Most verbs of one plugin.
+/// Maximum number of verbs of one plugin.
 const VERBS_MAX: usize = 64;
-/// Most arguments of one verb.
+/// Maximum number of arguments of one verb.
 const ARGUMENTS_MAX: usize = 32;
-/// Most words of a verb's name.
+/// Maximum number of words in a verb's name.
 const WORDS_MAX: usize = 4;
-/// Most bytes of a word, and of an argument's name.
+/// Maximum bytes of a word, and of an argument's name.
 const WORD_BYTES_MAX: usize = 32;
-/// Longest deadline, milliseconds.
+/// Maximum deadline, milliseconds.
 const DEADLINE_MS_MAX: u64 = 3_600_000;
-/// Most values of a repeated argument.
+/// Maximum number of values of a repeated argument.
 const VALUES_MAX: usize = 1024;
 
-/// The fields of a declaration in a manifest, and those of an argument. Who reads declarations that a broker has taken passes over
-/// others, which a newer one may have.
+/// The fields of a declaration in a manifest, and those of an argument. A reader of declarations
+/// that a broker has accepted ignores other fields, because a newer version may have added them.
 const FORM_FIELDS: [&str; 6] = ["name", "help", "changes", "local", "deadline_ms", "arguments"];
 const ARGUMENT_FIELDS: [&str; 15] = [
     "name",
@@ -46,7 +46,7 @@ const ARGUMENT_FIELDS: [&str; 15] = [
     "unless",
 ];
 
-/// Most bytes of a line of help, and of what is asked.
+/// Maximum bytes of a line of help, and of a prompt.
 const LINE_BYTES_MAX: usize = 1024;
 
 /// The declaration of a verb.
@@ -54,15 +54,16 @@ const LINE_BYTES_MAX: usize = 1024;
 pub struct Form {
     /// One to four words of lower case letters, digits and `-`, with a space between two: `drivers list`.
     pub name: String,
-    /// One line on what it does.
+    /// One line of help.
     pub help: String,
-    /// Whether it changes something; the API then takes it by POST alone.
+    /// Whether it changes something; the API then accepts it only as POST.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub changes: bool,
-    /// Whether it runs in a process of `grapnel-ctl`, with the rights of whoever calls it and without a broker.
+    /// Whether it runs in a process of `grapnel-ctl`, with the rights of the caller and without a
+    /// broker.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub local: bool,
-    /// How long it may take, milliseconds; 0 for the broker's `plugin_verb_timeout_ms`.
+    /// Maximum duration of a call, milliseconds; 0 for the broker's `plugin_verb_timeout_ms`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub deadline_ms: u64,
     /// Its arguments.
@@ -75,7 +76,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Why the arguments of a call cannot be, as a sentence.
+/// Why the arguments of a call are invalid, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Wrong(pub String);
@@ -84,7 +85,7 @@ impl Form {
     /// Reads the declarations of a manifest.
     ///
     /// # Errors
-    /// What is wrong with them, as a predicate without a subject.
+    /// The error, as a predicate without a subject.
     pub fn list(json: &str) -> Result<Vec<Form>, String> {
         if json.is_empty() {
             return Ok(Vec::new());
@@ -118,7 +119,7 @@ impl Form {
         Ok(forms)
     }
 
-    /// What is wrong with the declaration.
+    /// Checks the declaration.
     fn check(&self) -> Result<(), String> {
         let words: Vec<&str> = self.name.split(' ').collect();
         if words.len() > WORDS_MAX || !words.iter().all(|word| is_word(word)) || words.contains(&"help") {
@@ -151,13 +152,14 @@ impl Form {
         Ok(())
     }
 
-    /// The argument of a name.
+    /// The argument with this name.
     pub fn argument(&self, name: &str) -> Option<&Argument> {
         self.arguments.iter().find(|argument| argument.name == name)
     }
 
-    /// Holds what was given against the declaration: the arguments as the plugin gets them, in the order of the declaration and with
-    /// defaults. `given` has a flag as `true` or `false`, and a repeated argument once for each value.
+    /// Checks the given arguments against the declaration. Returns the arguments for the plugin, in
+    /// the order of the declaration and with defaults. `given` has a flag as `true` or `false`, and
+    /// a repeated argument once for each value.
     ///
     /// # Errors
     /// [`Wrong`].
@@ -205,8 +207,9 @@ impl Form {
         done.collect()
     }
 
-    /// How long a call with these checked arguments may take, milliseconds: `otherwise` where the declaration says nothing, and what
-    /// arguments add to it, all together at most an hour.
+    /// Maximum duration of a call with these checked arguments, milliseconds, at most an hour: the
+    /// declared deadline, or `otherwise` if there is none, plus the durations of arguments that
+    /// extend it.
     pub fn deadline_ms(&self, arguments: &[(String, String)], otherwise: u64) -> u64 {
         let own = if self.deadline_ms == 0 { otherwise } else { self.deadline_ms };
         let adds = |name: &str| self.argument(name).is_some_and(|argument| argument.extends_deadline);
@@ -226,7 +229,7 @@ impl Form {
     }
 }
 
-/// A field of declarations, which are known to be sound otherwise, that no declaration has.
+/// The first unknown field in declarations that are otherwise valid.
 fn unknown_field(json: &str) -> Option<String> {
     let forms: Vec<Map<String, Value>> = serde_json::from_str(json).ok()?;
     let other = |object: &Map<String, Value>, known: &[&str]| {
@@ -239,7 +242,7 @@ fn unknown_field(json: &str) -> Option<String> {
     })
 }
 
-/// Whether a text of a declaration, which people see, is a line of bounded length.
+/// Checks that a text for users is one line of limited length.
 fn fits(what: &str, text: &str, bytes_max: usize) -> Result<(), String> {
     if text.len() > bytes_max {
         return Err(format!("has {what} of {} bytes; at most {bytes_max} can be", text.len()));
@@ -250,7 +253,7 @@ fn fits(what: &str, text: &str, bytes_max: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether what an argument names is listed by a verb, where it says that one does.
+/// Whether the argument's list, if it declares one, exists in the verbs.
 fn is_listed(argument: &Argument, forms: &[Form]) -> bool {
     let Some(listed_in) = &argument.listed_in else { return true };
     let Some((verb, field)) = listed_in.split_once('/') else { return false };
@@ -262,7 +265,7 @@ fn is_listed(argument: &Argument, forms: &[Form]) -> bool {
     !field.is_empty() && forms.iter().any(lists)
 }
 
-/// Whether a verb is another one, or has all of its words in front.
+/// Whether a verb is another one, or begins with all of its words.
 fn is_below(longer: &str, shorter: &str) -> bool {
     longer.strip_prefix(shorter).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }

@@ -1,5 +1,4 @@
-//! An event for unit tests: fields by number, as the broker shows them, with an overlay per hook
-//! call.
+//! An event for unit tests: fields by number, as in the broker, with an overlay for each hook call.
 
 mod access;
 
@@ -21,36 +20,36 @@ pub(super) enum Stored {
     Pair(Vec<u8>, Vec<u8>),
 }
 
-/// What a hook may have to be undone to.
+/// The state before a hook, to undo its changes.
 #[derive(Debug, Default)]
 struct Before {
     fields: BTreeMap<(u32, u32), Stored>,
-    /// How many messages had been added.
+    /// Number of messages added before.
     added: usize,
 }
 
-/// What a hook is called with, and what it made of it. Made for one hook point; setters named `with_…` fill in what the test
-/// needs, getters show what the hooks have changed.
+/// An event for hooks, and the hooks' changes to it. Made for one hook point. Methods named
+/// `with_…` set the values that the test needs; getters return what the hooks have changed.
 #[derive(Debug)]
 pub struct FakeEvent {
     pub(super) point: HookPoint,
     proto_ver: u8,
     pub(super) fields: BTreeMap<(u32, u32), Stored>,
-    /// What was replaced while a hook ran: it may still hold views of it.
+    /// Values that were replaced while a hook ran, because the hook may still have views of them.
     replaced: Vec<Stored>,
     waiting: Option<Receiver<Completed>>,
-    /// What the event was before the hook that deferred.
+    /// The state of the event before the hook that deferred.
     before: Before,
-    /// What the running hook has set to something that no message may have, and to nothing else since.
+    /// Fields that the running hook has set to an invalid value, and not to a valid one since.
     refused: Vec<Field>,
     /// Topic name and payload of the messages that hooks have added.
     added: Vec<(String, Vec<u8>)>,
-    /// The hooks behind the one that defers.
+    /// The hooks after the one that deferred.
     pub(super) remaining: Option<RemainingHooks>,
 }
 
 impl FakeEvent {
-    /// An event of any hook point, of a client named `client` that speaks MQTT 5.
+    /// An event of any hook point, for a client named `client` with MQTT 5.
     pub fn new(point: HookPoint) -> FakeEvent {
         let fields = BTreeMap::new();
         let event = FakeEvent {
@@ -83,7 +82,8 @@ impl FakeEvent {
         FakeEvent { point: HookPoint::MessageDelivered, ..FakeEvent::publish(topic, payload) }
     }
 
-    /// `client.authenticate` with user name and password, of a client that comes in and has no session.
+    /// `client.authenticate` with user name and password, for a client that connects and has no
+    /// session.
     pub fn authenticate(username: &str, password: &[u8]) -> FakeEvent {
         FakeEvent::new(HookPoint::ClientAuthenticate)
             .with_username(username)
@@ -114,38 +114,38 @@ impl FakeEvent {
         event
     }
 
-    /// The client's identifier.
+    /// Sets the client identifier.
     #[must_use]
     pub fn with_client_id(self, client_id: &str) -> FakeEvent {
         self.with_text(Field::CLIENT_ID, client_id)
     }
 
-    /// The client's user name.
+    /// Sets the user name.
     #[must_use]
     pub fn with_username(self, username: &str) -> FakeEvent {
         self.with_text(Field::USERNAME, username)
     }
 
-    /// The protocol level of the client: 3, 4 or 5.
+    /// Sets the protocol level of the client: 3, 4 or 5.
     #[must_use]
     pub fn with_proto_ver(mut self, proto_ver: u8) -> FakeEvent {
         self.proto_ver = proto_ver;
         self
     }
 
-    /// Quality of service, 0 to 2.
+    /// Sets the quality of service, 0 to 2.
     #[must_use]
     pub fn with_qos(self, qos: u8) -> FakeEvent {
         self.with_number(Field::QOS, u64::from(qos))
     }
 
-    /// The retain flag.
+    /// Sets the retain flag.
     #[must_use]
     pub fn with_retain(self, retain: bool) -> FakeEvent {
         self.with_number(Field::RETAIN, u64::from(retain))
     }
 
-    /// One more user property.
+    /// Appends a user property.
     #[must_use]
     pub fn with_user_property(mut self, key: &str, value: &str) -> FakeEvent {
         let pair = Stored::Pair(key.as_bytes().to_vec(), value.as_bytes().to_vec());
@@ -153,20 +153,20 @@ impl FakeEvent {
         self
     }
 
-    /// Any field that is a number or a flag.
+    /// Sets any field that is a number or a flag.
     #[must_use]
     pub fn with_number(mut self, field: Field, number: u64) -> FakeEvent {
         self.put(field, 0, Stored::Number(number));
         self
     }
 
-    /// Any field that is text.
+    /// Sets any field that is text.
     #[must_use]
     pub fn with_text(self, field: Field, text: &str) -> FakeEvent {
         self.with_bytes(field, text.as_bytes())
     }
 
-    /// Any field that is bytes.
+    /// Sets any field that is bytes.
     #[must_use]
     pub fn with_bytes(mut self, field: Field, bytes: &[u8]) -> FakeEvent {
         self.put(field, 0, Stored::Bytes(bytes.to_vec()));
@@ -209,12 +209,12 @@ impl FakeEvent {
             .collect()
     }
 
-    /// The answer of `client.connect`, `client.authenticate` or `client.authorize`.
+    /// The verdict of `client.connect`, `client.authenticate` or `client.authorize`.
     pub fn verdict(&self) -> Verdict {
         Verdict::from_number(self.number(Field::VERDICT, 0))
     }
 
-    /// The answer to the `index`-th topic filter of `client.subscribe`.
+    /// The verdict for the `index`-th topic filter of `client.subscribe`.
     pub fn filter_verdict(&self, index: u32) -> Verdict {
         Verdict::from_number(self.number(Field::VERDICT, index))
     }
@@ -249,7 +249,7 @@ impl FakeEvent {
         self.number(Field::DISPOSITION, 0) == Some(2)
     }
 
-    /// Whether the publisher is to be disconnected.
+    /// Whether the publisher will be disconnected.
     pub fn is_disconnected(&self) -> bool {
         self.number(Field::DISPOSITION, 0) == Some(3)
     }
@@ -275,10 +275,10 @@ impl FakeEvent {
         }
     }
 
-    /// Waits until the ticket of a deferred verdict is completed, and applies what came with it. If the answer is to go on, the hooks
-    /// behind the one that deferred are called, on this thread; where one of them defers too, its ticket is waited for as well.
-    /// [`Outcome::Fault`] for a ticket that was dropped, which leaves nothing of what the hook had changed, [`Outcome::Deferred`] if
-    /// `timeout` has passed.
+    /// Waits until the ticket of a deferred verdict is completed, and applies its changes. If the
+    /// verdict continues the chain, the later hooks are called on this thread; if one of them
+    /// defers too, its ticket is waited for as well. Returns [`Outcome::Fault`] for a dropped
+    /// ticket, which discards all changes of its hook, and [`Outcome::Deferred`] after `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Outcome {
         let until = Instant::now() + timeout;
         loop {
@@ -294,7 +294,7 @@ impl FakeEvent {
         }
     }
 
-    /// Whether the broker would call a hook with this event.
+    /// Whether the broker would call this hook with this event.
     pub(super) fn is_for(&self, mount: &MountSpec) -> bool {
         let is_delivery =
             self.point == HookPoint::ClientAuthorize && self.number(Field::ACTION, 0) == Some(3);
@@ -321,7 +321,7 @@ impl FakeEvent {
         outcome
     }
 
-    /// Makes the event what it was before the hook that failed.
+    /// Restores the event to its state before the failed hook.
     fn undo(&mut self) -> Outcome {
         let Before { fields, added } = std::mem::take(&mut self.before);
         self.fields = fields;
@@ -329,7 +329,7 @@ impl FakeEvent {
         Outcome::Fault
     }
 
-    /// Calls one hook with this event, as a chain would; for tests of whatever makes entries.
+    /// Calls one hook with this event, as a chain would; for tests of code that makes entries.
     pub fn call(&mut self, entry: Entry, shard: u32) -> Flow {
         self.before = Before { fields: self.fields.clone(), added: self.added.len() };
         let mut event = self.at_hand(shard);
@@ -337,8 +337,9 @@ impl FakeEvent {
         let flow = entry.call(&mut event, self);
         self.replaced.clear();
         let refused = !std::mem::take(&mut self.refused).is_empty();
-        // As the broker has it: a Defer without a ticket is a fault, and so is a ticket without a Defer. What no message may have
-        // undoes all that the hook did, also where the hook leaves it at that.
+        // As in the broker: a Defer without a ticket is a fault, and so is a ticket without a
+        // Defer. An invalid value in a message discards all changes of the hook, even if the hook
+        // ignores the error.
         match (flow, self.waiting.is_some()) {
             (Flow::CONTINUE | Flow::STOP | Flow::DEFER, _) if refused => {
                 self.waiting = None;
@@ -358,7 +359,8 @@ impl FakeEvent {
         }
     }
 
-    /// The event's own struct; its views are of `self.fields`, whose values stay where they are until the hook has returned.
+    /// The ABI struct of the event. Its views point into `self.fields`, whose values do not move
+    /// until the hook has returned.
     fn at_hand(&self, shard: u32) -> Event {
         let view = |field| self.bytes(field, 0).map_or(Slice::EMPTY, Slice::of);
         let flag = |field, flag| if self.number(field, 0) == Some(1) { flag } else { 0 };

@@ -1,6 +1,5 @@
-//! What a plugin requests from the broker outside of an answer, in a test: its publishes are
-//! recorded, its timers follow a clock that the test moves, and its instance messages wait until the test
-//! delivers it.
+//! The commands of a plugin to the broker, in a test: publishes are recorded, timers use a clock
+//! that the test advances, and instance messages wait until the test delivers them.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,11 +11,11 @@ use crate::raw::{ALL_SHARDS, Action, FROM_BROKER, NewMessage, OnBehalf, Slice, S
 use crate::sdk::{Exported, Outgoing, Reason};
 
 thread_local! {
-    /// The shard whose part this thread is playing.
+    /// The shard that this thread simulates.
     static SHARD: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
-/// Plays the part of a shard during the call.
+/// Simulates a shard during the call.
 pub(super) fn on_shard<R>(shard: u32, call: impl FnOnce() -> R) -> R {
     let before = SHARD.replace(Some(shard));
     let result = call();
@@ -35,47 +34,48 @@ pub struct Published {
     pub qos: u8,
     /// Retain flag.
     pub retain: bool,
-    /// Client identifier it is said to come from; empty for the plugin.
+    /// Client identifier of the publisher; empty for the plugin.
     pub from: String,
-    /// Client identifier of whom it was published on behalf of; `None` where it is the plugin's own.
+    /// Client identifier if it was published on behalf of a client; `None` for the plugin's own
+    /// message.
     pub on_behalf_of: Option<String>,
     /// Payload format indicator.
     pub payload_format: Option<u8>,
     /// Message expiry interval, seconds; 0 for none.
     pub message_expiry_s: u32,
-    /// Content type, which may be there and empty.
+    /// Content type; may be present and empty.
     pub content_type: Option<String>,
     /// Response topic; empty for none.
     pub response_topic: String,
-    /// Correlation data, which may be there and empty.
+    /// Correlation data; may be present and empty.
     pub correlation_data: Option<Vec<u8>>,
     /// User properties, as key and value.
     pub user_properties: Vec<(String, String)>,
-    /// The flow that it is counted in until the test takes it; 0 for none.
+    /// The flow that it is counted in until the test reads it; 0 for none.
     pub flow: u32,
 }
 
-/// What a plugin has asked for on behalf of a client, beside publishes.
+/// A request of a plugin on behalf of a client, except publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BehalfRequest {
-    /// For whom.
+    /// The client.
     pub client_id: String,
-    /// What.
+    /// The requested action.
     pub what: BehalfAction,
-    /// The number that the answer is to have; `None` where none is wanted.
+    /// The number of the requested answer; `None` if none is requested.
     pub number: Option<u64>,
 }
 
-/// What a plugin has asked for.
+/// The requested action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BehalfAction {
     /// A subscription to this topic filter, with this options byte.
     Subscribe(String, u8),
-    /// The end of the subscription to this topic filter.
+    /// Unsubscribing from this topic filter.
     Unsubscribe(String),
-    /// Whether it may do this with this topic name or filter, one of the numbers of [`crate::raw::Action`].
+    /// Authorization of this action for this topic name or filter.
     Authorize(Action, String),
-    /// A page of the retained messages of this topic filter, from this place on.
+    /// A page of the retained messages of this topic filter, with the start of the page.
     Fetch(String, Vec<u8>),
 }
 
@@ -94,7 +94,7 @@ struct FakeInstanceMessage {
     bytes: Vec<u8>,
 }
 
-/// An answer that a publish is to have: on which shard, with which number, and of whose publish.
+/// A requested answer to a publish: its shard, its number, and the client of the publish.
 #[derive(Clone, Debug)]
 struct Unanswered {
     shard: u32,
@@ -102,13 +102,13 @@ struct Unanswered {
     client_id: String,
 }
 
-/// What one plugin has asked for.
+/// The commands of one plugin.
 #[derive(Debug, Default)]
 pub(super) struct FakeCommands {
     shards: u32,
     now_ms: u64,
     published: Vec<Published>,
-    /// The answers that publishes are to have.
+    /// The answers to publishes that have not been given yet.
     unanswered: Vec<Unanswered>,
     requests: Vec<BehalfRequest>,
     timers: BTreeMap<u64, FakeTimer>,
@@ -121,7 +121,8 @@ impl FakeCommands {
         FakeCommands { shards, ..FakeCommands::default() }
     }
 
-    /// For a plugin that is loaded beside this one, from its first call: the same clock, and timers are refused to both or to none.
+    /// For a plugin that is loaded beside this one, from its first call: the same clock, and the
+    /// same setting of `refuse_timers`.
     pub(super) fn beside(plugin: u64) -> FakeCommands {
         let beside = |fake: &mut FakeCommands| FakeCommands {
             shards: fake.shards,
@@ -133,7 +134,7 @@ impl FakeCommands {
     }
 }
 
-/// What one plugin is owed is answered to the one that has its state.
+/// Moves the outstanding answers of one load of a plugin to the load that has taken over its state.
 pub(super) fn pass_answers(from: u64, to: u64) {
     let unanswered = with(from, |fake| std::mem::take(&mut fake.unanswered)).unwrap_or_default();
     with(to, |fake| fake.unanswered.splice(0..0, unanswered).for_each(drop));
@@ -169,7 +170,7 @@ fn noted(message: &PluginMessage<'_>) -> Result<Published, Status> {
     })
 }
 
-/// What has been published and not been looked at is in flight.
+/// Published messages that the test has not read yet count as in flight.
 pub(super) unsafe extern "C" fn in_flight(plugin: u64, flow: u32, out: *mut u64) -> Status {
     // SAFETY: the contract of `in_flight`: null or writable.
     let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
@@ -330,17 +331,17 @@ pub(super) unsafe extern "C" fn cancel_timer(plugin: u64, timer: u64) -> Status 
 }
 
 impl<P: Exported> TestPlugin<P> {
-    /// What the plugin has published since the last time that this was asked.
+    /// The messages published since the last call of this method.
     pub fn published(&self) -> Vec<Published> {
         with(self.handle, |fake| std::mem::take(&mut fake.published)).unwrap_or_default()
     }
 
-    /// What the plugin has asked for on behalf of clients since the last time that this was asked, beside publishes.
+    /// The requests on behalf of clients since the last call of this method, except publishes.
     pub fn take_requests(&self) -> Vec<BehalfRequest> {
         with(self.handle, |fake| std::mem::take(&mut fake.requests)).unwrap_or_default()
     }
 
-    /// Answers something that the plugin asked for on behalf of a client: calls `on_answer` of the shard's instance.
+    /// Answers a request on behalf of a client: calls `on_answer` of the shard's instance.
     pub fn answer_on(&mut self, shard: u32, number: u64, reason: Reason) {
         let instance = self.shards[shard as usize];
         let code = [reason.0];
@@ -350,8 +351,8 @@ impl<P: Exported> TestPlugin<P> {
         });
     }
 
-    /// Hands over a page of retained messages that the plugin has asked for: calls `on_fetched` of the shard's instance. `next` is
-    /// where the next page begins; empty where this is the last.
+    /// Delivers a page of retained messages: calls `on_fetched` of the shard's instance. `next` is
+    /// the start of the next page; empty if this is the last page.
     pub fn fetched_on(&mut self, shard: u32, number: u64, messages: &[Outgoing], next: &[u8]) {
         let instance = self.shards[shard as usize];
         let mut page = FetchedWriter::new(next);
@@ -363,8 +364,8 @@ impl<P: Exported> TestPlugin<P> {
         });
     }
 
-    /// Answers with success all that was published on behalf of clients and wants an answer, what is published meanwhile too;
-    /// how many answers there were.
+    /// Answers all publishes on behalf of clients with success, if an answer is requested,
+    /// including those that are published meanwhile. Returns the number of answers.
     pub fn answer_published(&mut self) -> usize {
         let mut answered = 0;
         loop {
@@ -375,14 +376,15 @@ impl<P: Exported> TestPlugin<P> {
         }
     }
 
-    /// Answers all that has been published on behalf of clients by now and wants an answer, with what `reason` says for the client
-    /// identifier; how many answers there were.
+    /// Answers all publishes on behalf of clients so far, if an answer is requested. `reason`
+    /// returns the reason code for a client identifier. Returns the number of answers.
     pub fn answer_published_with(&mut self, reason: impl FnMut(&str) -> Reason) -> usize {
         self.answer_all(None, reason)
     }
 
-    /// The same, all on this shard: where another plugin is the client, what is published on its behalf is answered on the shard
-    /// of its name, which may be another one than where it was published.
+    /// As [`TestPlugin::answer_published_with`], with all answers on this shard. If another plugin
+    /// is the client, the answer arrives on the shard of that plugin's name, which may differ from
+    /// the shard that published.
     pub fn answer_published_on(&mut self, shard: u32, reason: impl FnMut(&str) -> Reason) -> usize {
         self.answer_all(Some(shard), reason)
     }
@@ -395,13 +397,14 @@ impl<P: Exported> TestPlugin<P> {
         unanswered.len()
     }
 
-    /// From now on no timer is armed, or they are again: a broker refuses them where there are too many. Those that are armed go on. A
-    /// version that takes over gets none either.
+    /// Refuses new timers, or allows them again, as a broker does when there are too many. Existing
+    /// timers continue. The setting also applies to a version that takes over.
     pub fn refuse_timers(&mut self, refuse: bool) {
         with(self.handle, |fake| fake.refuses_timers = refuse);
     }
 
-    /// Lets time pass: calls `on_timer` for what comes due, in order, timers that are armed meanwhile among them.
+    /// Advances the clock: calls `on_timer` for all timers that fall due, in order, including
+    /// timers that are set meanwhile.
     pub fn advance(&mut self, time: Duration) {
         let until_ms = with(self.handle, |fake| fake.now_ms).unwrap_or(0) + time.as_millis() as u64;
         while let Some((number, timer)) = with(self.handle, |fake| fake.take_due(until_ms)).flatten() {
@@ -412,10 +415,11 @@ impl<P: Exported> TestPlugin<P> {
         with(self.handle, |fake| fake.now_ms = until_ms);
     }
 
-    /// Delivers all instance messages, what is sent meanwhile too; how many there were.
+    /// Delivers all instance messages, including those that are sent meanwhile. Returns their
+    /// number.
     ///
     /// # Panics
-    /// If there is no end of it.
+    /// If the messages do not end.
     pub fn deliver_messages(&mut self) -> usize {
         let mut delivered = 0;
         loop {

@@ -1,5 +1,5 @@
-//! Events of the notification points, and of CONNACK and UNSUBSCRIBE, for unit tests. Events with
-//! setters of their own are made in `event`.
+//! Events of the notification points, and of CONNACK and UNSUBSCRIBE, for unit tests. `event` has
+//! the events with their own setters.
 
 use super::FakeEvent;
 use super::event::Stored;
@@ -13,7 +13,7 @@ impl FakeEvent {
         self
     }
 
-    /// `client.connack` with a reason code; 0x00 lets the client in.
+    /// `client.connack` with a reason code; 0x00 accepts the client.
     pub fn connack(reason: Reason) -> FakeEvent {
         FakeEvent::new(HookPoint::ClientConnack).with_number(Field::REASON_CODE, u64::from(reason.0))
     }
@@ -27,7 +27,8 @@ impl FakeEvent {
         event
     }
 
-    /// One of the points `session.created`, `.resumed`, `.discarded`, `.takenover` and `.terminated`; with the cause where it ends.
+    /// One of the points `session.created`, `.resumed`, `.discarded`, `.takenover` and
+    /// `.terminated`; with the cause if the session ends.
     pub fn session(point: HookPoint, cause: Option<&str>) -> FakeEvent {
         let event = FakeEvent::new(point);
         match cause {
@@ -85,7 +86,7 @@ impl FakeEvent {
             .with_number(Field::PACKET_BYTES, bytes.len() as u64)
     }
 
-    /// One of the points named `broker.…`, with the addresses it listens on.
+    /// One of the points named `broker.…`, with the addresses of the listeners.
     pub fn broker(point: HookPoint, listeners: &[&str]) -> FakeEvent {
         let mut event = FakeEvent::new(point);
         event.fields.clear();

@@ -1,5 +1,5 @@
-//! A reload in a test: what a plugin exports goes to another load of it, as the broker does it, as
-//! a whole or in pieces.
+//! A reload in a test: transfers the exported state of a plugin to another load of it, as the
+//! broker does, as a whole or in pieces.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -8,7 +8,7 @@ use super::{TestPlugin, fake_host, load_at, with_error};
 use crate::raw::{ExportStep, Slice, StateSink, Status};
 use crate::sdk::Exported;
 
-/// Bytes of a piece where the test does not say: few, so that there are many.
+/// Size of a piece if the test does not set it, bytes. Small, so that there are many pieces.
 const PIECE_BYTES: u64 = 256;
 
 unsafe extern "C" fn take_state(ctx: *mut c_void, bytes: Slice) -> Status {
@@ -18,7 +18,7 @@ unsafe extern "C" fn take_state(ctx: *mut c_void, bytes: Slice) -> Status {
     Status::OK
 }
 
-/// Where a piece ended.
+/// The end of a piece.
 #[derive(PartialEq, Eq)]
 enum Piece {
     More,
@@ -27,12 +27,13 @@ enum Piece {
 }
 
 impl<P: Exported> TestPlugin<P> {
-    /// Replaces the plugin by itself with a new configuration, as a reload does: the new one is loaded beside the old one, which
-    /// hands over its state on every shard, in pieces where it does that, else twice, as the broker does. What the old one has
-    /// published on behalf of clients and is not answered yet is answered to the new one.
+    /// Replaces the plugin by a new load of itself with another configuration, as a reload does.
+    /// The new one is loaded beside the old one. The old one exports its state on every shard: in
+    /// pieces if it supports them, otherwise twice, as in the broker. Outstanding answers to
+    /// publishes on behalf of clients are given to the new one.
     ///
     /// # Errors
-    /// The sentence that the operator would read.
+    /// The sentence that the operator would get.
     pub fn reloaded(mut self, config: &str) -> Result<TestPlugin<P>, String> {
         let mut new = self.beside(config)?;
         if self.begin_pieces(&mut new)? {
@@ -44,12 +45,13 @@ impl<P: Exported> TestPlugin<P> {
         Ok(new)
     }
 
-    /// The same for a state in pieces, and between any two of them `meanwhile` does something with the old plugin, which serves
-    /// until the end. It is called at least once. After that both must hold the same, to the byte: where they do not, a change was
-    /// not told to the [`crate::Journal`].
+    /// As [`TestPlugin::reloaded`] for a state in pieces. Between two pieces, `meanwhile` uses the
+    /// old plugin, which stays in service until the end; it is called at least once. After that
+    /// both states must be identical, byte for byte. If they differ, a change was not reported to
+    /// the [`crate::Journal`].
     ///
     /// # Errors
-    /// The sentence that the operator would read, or which entry differs.
+    /// The sentence that the operator would get, or the first entry that differs.
     pub fn reloaded_while(
         mut self,
         config: &str,
@@ -78,7 +80,7 @@ impl<P: Exported> TestPlugin<P> {
         load_at::<P>(fake_host::FakeCommands::beside(self.handle), self.shards.len() as u32, config)
     }
 
-    /// Whether the state goes over in pieces. The first one has gone over then.
+    /// Whether the state is transferred in pieces. If so, the first piece has been transferred.
     fn begin_pieces(&mut self, new: &mut TestPlugin<P>) -> Result<bool, String> {
         for shard in 0..self.shards.len() {
             if !new.import_piece(shard, &[], false)? {
@@ -145,7 +147,7 @@ impl<P: Exported> TestPlugin<P> {
         Ok(wanted)
     }
 
-    /// What there is on a shard, by key.
+    /// All entries of a shard, by key.
     fn all_entries(&mut self, shard: usize) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, String> {
         let (mut stream, mut step) = (Vec::new(), ExportStep::BEGIN);
         loop {

@@ -1,39 +1,40 @@
-//! What a verb answers: a table or text for people, a value for programs, an exit code, and what
-//! the broker is to do with the plugin's hooks.
+//! The answer of a verb: a table or text for people, a value for programs, an exit code, and
+//! changes of the plugin's hooks that the broker makes.
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Largest exit code: those above belong to the shell.
+/// Maximum exit code; the shell reserves higher ones.
 const EXIT_CODE_MAX: u8 = 125;
-/// Most columns of a table.
+/// Maximum number of columns of a table.
 const COLUMNS_MAX: usize = 64;
-/// Most levels of lists and objects in a value: some less than JSON is read with, because it is passed on within others.
+/// Maximum nesting of lists and objects in a value. Lower than the limit of the JSON parser,
+/// because the value is nested in other values.
 const VALUE_LEVELS_MAX: usize = 100;
-/// Most changes of one answer.
+/// Maximum number of changes in one answer.
 const THEN_MAX: usize = 16;
 
-/// What a verb answers. People see the text, then the table; programs get the value.
+/// The answer of a verb. People see the text, then the table; programs get the value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answer {
-    /// Lines for people.
+    /// Text for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
-    /// The columns of the table; none for no table.
+    /// The columns of the table; empty for no table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<Column>,
-    /// Its rows, each with a cell for each column.
+    /// The rows of the table, each with one cell for each column.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Vec<String>>,
-    /// What programs get; where there is none, the text.
+    /// The value for programs; the text if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
-    /// What `grapnel-ctl` ends with, 0 to 125.
+    /// Exit code of `grapnel-ctl`, 0 to 125.
     #[serde(default)]
     pub exit_code: u8,
-    /// What the broker does next, one after the other, until one is refused.
+    /// Changes that the broker makes next, in this order, until one is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub then: Vec<Then>,
 }
@@ -41,35 +42,35 @@ pub struct Answer {
 /// A column of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
-    /// What stands above it.
+    /// Header of the column.
     pub title: String,
-    /// Whether its cells are set to the right, as numbers are.
+    /// Whether its cells are right-aligned, as numbers are.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub right: bool,
 }
 
-/// What the broker does with the plugin after a verb that changes something, as if the operator had asked for it.
+/// A change of the plugin that the broker makes after a verb, as if the operator had requested it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Then {
-    /// Takes hooks of the plugin out of their chains, as `hooks unmount` does: all of these or none.
+    /// Unmounts hooks of the plugin, as `hooks unmount` does: all of them or none.
     Unmount {
         /// As `POINT/HOOK`.
         hooks: Vec<String>,
-        /// Also where nobody decides any more who may connect or what clients may do; the broker honours it only
-        /// where the verb declares a flag `force` and the call has it.
+        /// Also if no hook remains that decides who may connect or what clients may do. Only if the
+        /// verb declares a flag `force` and the call sets it.
         #[serde(default)]
         force: bool,
     },
-    /// Puts hooks back, as `hooks mount` does.
+    /// Mounts hooks again, as `hooks mount` does.
     Mount {
         /// As `POINT/HOOK`.
         hooks: Vec<String>,
     },
     /// As `plugins disable`.
     Disable {
-        /// Also where nobody decides any more who may connect or what clients may do; the broker honours it only
-        /// where the verb declares a flag `force` and the call has it.
+        /// Also if no hook remains that decides who may connect or what clients may do. Only if the
+        /// verb declares a flag `force` and the call sets it.
         #[serde(default)]
         force: bool,
     },
@@ -77,7 +78,7 @@ pub enum Then {
     Enable,
 }
 
-/// Lists and objects within each other; no more than JSON is read with.
+/// Nesting of lists and objects in a value. The JSON parser limits it.
 fn levels(value: &Value) -> usize {
     match value {
         Value::Array(values) => 1 + values.iter().map(levels).max().unwrap_or(0),
@@ -87,10 +88,10 @@ fn levels(value: &Value) -> usize {
 }
 
 impl Answer {
-    /// Reads what a plugin has written: JSON where it begins with `{`, else text.
+    /// Reads a plugin's answer: JSON if it begins with `{`, otherwise text.
     ///
     /// # Errors
-    /// What is wrong with it, as a predicate without a subject.
+    /// The error, as a predicate without a subject.
     pub fn read(bytes: &[u8]) -> Result<Answer, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
         if !text.starts_with('{') {
@@ -120,16 +121,16 @@ impl Answer {
         Ok(answer)
     }
 
-    /// Lines for people, and the same text for programs.
+    /// An answer with this text, for people and for programs.
     pub fn text(text: impl Into<String>) -> Answer {
         Answer { text: text.into(), ..Answer::default() }
     }
 
-    /// A table with a column for each field of the rows, and the rows as they are for programs. Numbers stand on the right; a field
-    /// that is missing or null is shown as `-`.
+    /// An answer with a table: one column for each field of the rows. Programs get the rows as they
+    /// are. Numbers are right-aligned; a missing or null field is shown as `-`.
     ///
     /// # Errors
-    /// A row that cannot be JSON, or is not a struct or map.
+    /// If a row cannot be converted to JSON, or is not a struct or map.
     pub fn rows<T: Serialize>(rows: &[T]) -> Result<Answer, crate::Error> {
         let mut answer = Answer::default().value(rows)?;
         let mut keys: Vec<String> = Vec::new();
@@ -157,7 +158,7 @@ impl Answer {
         Ok(answer)
     }
 
-    /// A table of one's own; `columns` that begin with `>` are set to the right.
+    /// Sets the table. A column whose title begins with `>` is right-aligned.
     #[must_use]
     pub fn table<const N: usize>(
         self,
@@ -172,21 +173,21 @@ impl Answer {
         Answer { columns: columns.map(column).into(), rows, ..self }
     }
 
-    /// What programs get.
+    /// Sets the value for programs.
     ///
     /// # Errors
-    /// What cannot be JSON.
+    /// If the value cannot be converted to JSON.
     pub fn value<T: Serialize + ?Sized>(self, value: &T) -> Result<Answer, crate::Error> {
         Ok(Answer { value: Some(serde_json::to_value(value)?), ..self })
     }
 
-    /// What `grapnel-ctl` ends with, 0 to 125.
+    /// Sets the exit code of `grapnel-ctl`, 0 to 125.
     #[must_use]
     pub fn exit_code(self, exit_code: u8) -> Answer {
         Answer { exit_code, ..self }
     }
 
-    /// What the broker does next.
+    /// Adds a change that the broker makes next.
     #[must_use]
     pub fn then(mut self, then: Then) -> Answer {
         self.then.push(then);
@@ -194,7 +195,7 @@ impl Answer {
     }
 }
 
-/// A field for people.
+/// A field as text for people.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -206,7 +207,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// The fields of a row in their order, which a map of serde_json does not keep.
+/// The fields of a row in their order; a map of serde_json does not keep it.
 struct Ordered(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Ordered {

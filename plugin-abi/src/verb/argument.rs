@@ -1,38 +1,41 @@
-//! One argument of a verb: its type, its bounds, and how a text becomes what the plugin gets.
+//! One argument of a verb: its type, its limits, and the conversion of text to the plugin's value.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Form, LINE_BYTES_MAX, fits, is_word, span};
 
-/// Longest text where the declaration says nothing, bytes.
+/// Maximum length of a text without a declared maximum, bytes.
 const TEXT_BYTES_MAX: i64 = 65_536;
 
-/// Most texts that one argument may be one of.
+/// Maximum number of texts in `one_of`.
 const ONE_OF_MAX: usize = 256;
 
-/// Names that `grapnel-ctl` has for itself.
+/// Names that `grapnel-ctl` reserves for its own options.
 const TAKEN: [&str; 5] = ["help", "json", "socket", "timeout", "version"];
 
-/// What an argument is.
+/// The type of an argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Text; `min` and `max` bound its bytes.
+    /// Text; `min` and `max` limit its length in bytes.
     #[default]
     Text,
     /// A whole number from `min` to `max`.
     Integer,
-    /// A span of time: `1h30m`, `1.5s`, `250ms`, or a number of seconds. `min` and `max` are milliseconds, as is what the plugin gets.
+    /// A duration: `1h30m`, `1.5s`, `250ms`, or a number of seconds. `min`, `max` and the plugin's
+    /// value are milliseconds.
     Duration,
-    /// Given or not.
+    /// A flag, set or not.
     Flag,
     /// One of the texts in `one_of`.
     OneOf,
     /// A file or folder; `grapnel-ctl` makes it absolute for a verb that runs in the broker.
     Path,
-    /// Text that never stands on a command line: `grapnel-ctl` asks for it, or reads it from standard input with `--NAME-stdin`.
+    /// Text that must not be on a command line: `grapnel-ctl` prompts for it, or reads it from
+    /// standard input with `--NAME-stdin`.
     Secret,
-    /// Nobody gives it: the broker fills in what `plugins show` says of the plugin, as JSON.
+    /// The data of `plugins show` about the plugin, as JSON. The broker fills it in; the caller
+    /// does not pass it.
     Plugin,
 }
 
@@ -41,53 +44,55 @@ pub enum Kind {
 pub struct Argument {
     /// Lower case letters, digits and `-`.
     pub name: String,
-    /// One line on what it is.
+    /// One line of help.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub help: String,
-    /// What it is.
+    /// Its type.
     #[serde(rename = "type", default)]
     pub kind: Kind,
-    /// Whether it stands by its place on the command line; else as `--NAME VALUE`.
+    /// Whether it is positional on the command line; otherwise it is `--NAME VALUE`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub positional: bool,
-    /// Whether it must be given.
+    /// Whether it is required.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
-    /// Whether it may be given more than once.
+    /// Whether it may be repeated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repeated: bool,
-    /// What it is where it is not given.
+    /// Its default value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<String>,
-    /// The least that it may be.
+    /// Its minimum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<i64>,
-    /// The most that it may be.
+    /// Its maximum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<i64>,
-    /// What it may be, for [`Kind::OneOf`].
+    /// The allowed texts, for [`Kind::OneOf`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub one_of: Vec<String>,
-    /// Of a duration: whether the call may take so much longer.
+    /// For a duration: whether it is added to the deadline of the call.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub extends_deadline: bool,
-    /// Of a secret: what `grapnel-ctl` asks, with `{NAME}` for what another argument is.
+    /// For a secret: the prompt of `grapnel-ctl`, with `{NAME}` for the value of another argument.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Of a secret: whether it is asked for twice.
+    /// For a secret: whether `grapnel-ctl` prompts for it twice.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub twice: bool,
-    /// Where what it names is listed: a verb that only looks and needs no argument, `/`, and a field of the rows that are its value.
-    /// Where several plugins are meant by one name, `grapnel-ctl` calls the one whose list has it.
+    /// A list of its possible values: the name of a verb that only reads and needs no argument,
+    /// `/`, and a field of its rows. If several plugins match a name, `grapnel-ctl` calls the
+    /// plugin whose list has the value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listed_in: Option<String>,
-    /// The flag beside which it can neither be given nor is asked for.
+    /// A flag that excludes this argument: with the flag it cannot be passed, and `grapnel-ctl`
+    /// does not prompt for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unless: Option<String>,
 }
 
 impl Argument {
-    /// An argument that is text and need not be given.
+    /// A text argument that is optional.
     pub fn named(name: impl Into<String>, help: impl Into<String>) -> Argument {
         Argument { name: name.into(), help: help.into(), ..Argument::default() }
     }
@@ -97,73 +102,76 @@ impl Argument {
         self.kind == Kind::Plugin
     }
 
-    /// What it is where it is not given; it then need not be, and stands as `--NAME VALUE`.
+    /// Sets the default value. The argument is then optional, as `--NAME VALUE`.
     #[must_use]
     pub fn defaults_to(self, value: impl Into<String>) -> Argument {
         Argument { default: Some(value.into()), required: false, positional: false, ..self }
     }
 
-    /// Whether it must be given. An `Option` that is required is one that is missing beside the flag in `unless` alone.
+    /// Sets whether it is required. A required `Option` may be missing only together with the flag
+    /// in `unless`.
     #[must_use]
     pub fn required(self, required: bool) -> Argument {
         Argument { required, ..self }
     }
 
-    /// The least: a number, or milliseconds, or bytes.
+    /// Sets the minimum: a number, milliseconds, or bytes.
     #[must_use]
     pub fn min(self, min: i64) -> Argument {
         Argument { min: Some(min), ..self }
     }
 
-    /// The most: a number, or milliseconds, or bytes.
+    /// Sets the maximum: a number, milliseconds, or bytes.
     #[must_use]
     pub fn max(self, max: i64) -> Argument {
         Argument { max: Some(max), ..self }
     }
 
-    /// It is one of these.
+    /// Sets the allowed texts.
     #[must_use]
     pub fn one_of<'a>(self, texts: impl IntoIterator<Item = &'a str>) -> Argument {
         Argument { kind: Kind::OneOf, one_of: texts.into_iter().map(str::to_owned).collect(), ..self }
     }
 
-    /// Whether it stands by its place, or as `--NAME VALUE`.
+    /// Sets whether it is positional, or `--NAME VALUE`.
     #[must_use]
     pub fn positional(self, positional: bool) -> Argument {
         Argument { positional, ..self }
     }
 
-    /// Of a duration: the call may take so much longer.
+    /// For a duration: adds it to the deadline of the call.
     #[must_use]
     pub fn extends_deadline(self, extends_deadline: bool) -> Argument {
         Argument { extends_deadline, ..self }
     }
 
-    /// Of a secret: what `grapnel-ctl` asks, with `{NAME}` for what another argument is.
+    /// For a secret: sets the prompt of `grapnel-ctl`, with `{NAME}` for the value of another
+    /// argument.
     #[must_use]
     pub fn prompt(self, prompt: impl Into<String>) -> Argument {
         Argument { prompt: Some(prompt.into()), ..self }
     }
 
-    /// Of a secret: it is asked for twice.
+    /// For a secret: `grapnel-ctl` prompts for it twice.
     #[must_use]
     pub fn twice(self, twice: bool) -> Argument {
         Argument { twice, ..self }
     }
 
-    /// What it names is in a field of the rows of a verb that only looks: `drivers list/driver`.
+    /// Sets the list of possible values: a field in the rows of a verb that only reads, such as
+    /// `drivers list/driver`.
     #[must_use]
     pub fn listed_in(self, list: impl Into<String>) -> Argument {
         Argument { listed_in: Some(list.into()), ..self }
     }
 
-    /// It is neither given nor asked for beside this flag.
+    /// Excludes this argument if this flag is set.
     #[must_use]
     pub fn unless(self, flag: impl Into<String>) -> Argument {
         Argument { unless: Some(flag.into()), ..self }
     }
 
-    /// What is wrong with the declaration, as a predicate.
+    /// Checks the declaration. The error is a predicate.
     pub(super) fn check(&self, form: &Form) -> Result<(), String> {
         if !is_word(&self.name) || TAKEN.contains(&self.name.as_str()) || self.name.ends_with("-stdin") {
             return Err(format!(
@@ -207,7 +215,7 @@ impl Argument {
         }
     }
 
-    /// What people see of it.
+    /// Checks the texts for users.
     fn check_texts(&self) -> Result<(), String> {
         if self.one_of.len() > ONE_OF_MAX {
             return Err(format!("is one of {} texts; at most {ONE_OF_MAX} can be", self.one_of.len()));
@@ -219,11 +227,11 @@ impl Argument {
         self.one_of.iter().try_for_each(|text| fits("a choice", text, LINE_BYTES_MAX))
     }
 
-    /// Whether a text that was given can be for a call in the broker, to which a relative path means another file than to whoever
-    /// gives it.
+    /// Checks a text for a call in the broker. A relative path is refused, because it would name
+    /// another file there than in the caller's directory.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it is refused.
     pub fn fits_broker(&self, text: &str) -> Result<(), String> {
         if self.kind == Kind::Path && !is_absolute(text) {
             return Err(format!("{text:?} is no absolute path"));
@@ -231,10 +239,10 @@ impl Argument {
         Ok(())
     }
 
-    /// What the plugin gets for a text; `None` for a flag that is not set.
+    /// Converts a text to the plugin's value; `None` for a flag that is not set.
     ///
     /// # Errors
-    /// Why it cannot be; of a secret, nothing is shown.
+    /// Why it is invalid. The text of a secret is not shown.
     pub fn parse(&self, text: &str) -> Result<Option<String>, String> {
         match self.kind {
             Kind::Text | Kind::Path | Kind::Secret => self.text(text),
@@ -287,7 +295,7 @@ impl Argument {
         Err(format!("{text} is out of range{}", self.range(shown)))
     }
 
-    /// What it may be, behind a sentence.
+    /// The allowed range, as the end of an error sentence.
     fn range(&self, shown: &dyn Fn(i64) -> String) -> String {
         match (self.min, self.max) {
             (None, None) => String::new(),
@@ -297,7 +305,7 @@ impl Argument {
         }
     }
 
-    /// Its bounds and choices as help shows them behind what it is; empty for none.
+    /// The limits and choices for the help text; empty for none.
     pub fn bounds_shown(&self) -> String {
         match self.kind {
             Kind::OneOf => format!("one of {}", self.one_of.join(", ")),

@@ -1,4 +1,4 @@
-//! Spans of time as people write them.
+//! Durations as people write them.
 
 /// Units with their milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -15,7 +15,7 @@ pub(super) fn milliseconds(text: &str) -> Option<u64> {
         let end = behind.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(behind.len());
         let (unit, behind) = behind.split_at(end);
         let unit_ms = match unit {
-            // Seconds, where nothing else is said at all.
+            // A number without a unit is seconds, if there is no other part.
             "" if number == text => 1_000,
             unit => UNITS.iter().find(|(name, _)| *name == unit)?.1,
         };
@@ -25,7 +25,7 @@ pub(super) fn milliseconds(text: &str) -> Option<u64> {
     Some(all)
 }
 
-/// A number, which may have a fraction, times a unit; what is less than a millisecond is left out.
+/// A number, possibly with a fraction, times a unit. Fractions of a millisecond are dropped.
 fn scaled(number: &str, unit_ms: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let whole: u64 = whole.parse().ok()?;
@@ -35,7 +35,7 @@ fn scaled(number: &str, unit_ms: u64) -> Option<u64> {
     whole.checked_mul(unit_ms)?.checked_add(u64::try_from(part).ok()?)
 }
 
-/// A span in the largest unit that has no fraction.
+/// A duration in the largest unit without a fraction.
 pub(super) fn shown(ms: u64) -> String {
     let (name, unit) =
         UNITS.iter().find(|(_, unit)| ms.is_multiple_of(*unit) && ms >= *unit).unwrap_or(&("ms", 1));

@@ -1,4 +1,4 @@
-//! What the host's functions read and change of a fake event.
+//! How the host's functions read and change a fake event.
 
 use std::sync::mpsc::channel;
 
@@ -33,7 +33,7 @@ impl FakeEvent {
         Ok(())
     }
 
-    /// Takes one change, or none of it.
+    /// Applies one change, or nothing of it.
     fn take_change(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
         let FieldChange { field, index, number, bytes, .. } = change;
         let value = match field {
@@ -101,7 +101,7 @@ impl EventAccess for FakeEvent {
         }
         let name = std::str::from_utf8(message.topic).ok().filter(|name| topic::check_name(name).is_ok());
         let Some(name) = name else {
-            // Nothing that the hook sets takes that back.
+            // No later setter clears this error.
             self.refused.push(Field::MESSAGE_ID);
             return Err(Status::INVALID);
         };
