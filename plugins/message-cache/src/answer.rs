@@ -1,6 +1,6 @@
-//! One answer in progress, on the shard of the requester: it fetches pages of all shards one by
-//! one, puts them in order, and takes only the last messages of each topic over all shards. It says
-//! what to fetch; it sends nothing itself.
+//! One answer in progress, on the shard of the requester. It requests pages of all shards, merges
+//! them in order, and keeps only the last messages of each topic over all shards. It decides what
+//! to request; it sends nothing itself.
 
 use std::collections::VecDeque;
 
@@ -9,59 +9,61 @@ use grapnel_plugin_abi::allocated;
 use crate::store::{Item, Page, Position, bytes_in_page};
 use crate::wire::read_items;
 
-/// What is to be asked of a shard.
+/// A request to a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ShardRequest {
     /// The next page of its messages: [`Answer::page`].
     Page {
         /// The shard.
         of: u32,
-        /// Behind the message of this number.
+        /// Only messages after this number.
         after: u64,
-        /// Up to the message of this number.
+        /// Only messages up to this number.
         upto: u64,
-        /// Bytes of memory that it may take; `None` for as many as there is room for.
+        /// Maximum bytes of memory of the page; `None` for as many as are free.
         room: Option<u64>,
-        /// Comes back with the page: what was asked before is not waited for any more.
+        /// Returned with the page. Pages of earlier requests are ignored.
         serial: u32,
     },
-    /// How many newer messages it has for each message of another shard's page: [`Answer::counts`].
+    /// The number of newer messages that the shard has for each message of another shard's page:
+    /// [`Answer::counts`].
     Counts {
         /// The shard.
         of: u32,
-        /// Whose page it is.
+        /// The shard whose page it is.
         source: u32,
-        /// Only its messages up to this number.
+        /// Only messages of the asked shard up to this number.
         upto: u64,
-        /// Comes back with the counts: which page it is.
+        /// Returned with the counts; identifies the page.
         serial: u32,
     },
 }
 
-/// What comes next.
+/// The next step of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Next {
-    /// The first message of this shard's page.
+    /// Publish the first message of this shard's page.
     Message(u32),
-    /// These are to be asked, if any; and answers are to come in.
+    /// Send these requests, if any, and wait for replies.
     Wait(Vec<ShardRequest>),
-    /// That was all.
+    /// All messages are out.
     End,
 }
 
 #[derive(Debug)]
 enum State {
-    /// A page has been asked for, and these bytes of it have come.
+    /// A page is requested; these bytes of it have arrived.
     Requested(Vec<u8>),
-    /// It has come; that of some other shard has not, so that nobody knows up to where it belongs to the answer.
+    /// The page has arrived. The page of some other shard has not, so the upper limits of all
+    /// shards are not known yet.
     Fetched(Vec<Item>, Option<u64>),
-    /// These shards have not said how many newer ones they have.
+    /// These shards have not sent their counts of newer messages yet.
     Counted(Vec<Item>, Option<u64>, Vec<u32>),
-    /// It can be taken.
+    /// The messages can be taken.
     Ready(VecDeque<Item>, Option<u64>),
-    /// The payload of its first message has been asked for, and these bytes of it have come.
+    /// The payload of the first message is requested; these bytes of it have arrived.
     Wanted(VecDeque<Item>, Option<u64>, Vec<u8>),
-    /// There is no more.
+    /// There are no more messages.
     Over,
 }
 
@@ -69,31 +71,31 @@ enum State {
 struct Source {
     state: State,
     after: u64,
-    /// Known from the first page on.
+    /// Known after the first page.
     upto: Option<u64>,
-    /// Bytes of memory that what has been asked for may take.
+    /// Bytes of memory that the requested page may use.
     room: u64,
-    /// The number of what has been asked for last.
+    /// The number of the last request.
     serial: u32,
-    /// Bytes of memory of the messages that have come, beside the list.
+    /// Bytes of memory of the messages that have arrived, without the list.
     heap: u64,
-    /// How often it was asked for the same and did not answer.
+    /// How often the same request was repeated without a reply.
     tries: u32,
     given_up: bool,
 }
 
-/// An answer under way.
+/// An answer in progress.
 #[derive(Debug)]
 pub struct Answer {
     per_topic: usize,
     sources: Vec<Source>,
 }
 
-/// How often a shard is asked once more for the same.
+/// How often a request to a shard is repeated.
 const TRIES: u32 = 2;
 
 impl Answer {
-    /// From so many shards, so many messages of each topic.
+    /// An answer from this many shards, with this many messages of each topic.
     pub fn new(shards: u32, per_topic: usize) -> Answer {
         let source = || Source {
             state: State::Requested(Vec::new()),
@@ -108,25 +110,26 @@ impl Answer {
         Answer { per_topic, sources: (0..shards).map(|_| source()).collect() }
     }
 
-    /// What is to be asked at the beginning.
+    /// The first requests.
     pub fn begin(&mut self) -> Vec<ShardRequest> {
         (0..).zip(&mut self.sources).map(|(of, source)| source.request(of)).collect()
     }
 
-    /// Bytes of memory that it holds, or that what has been asked for may take.
+    /// Bytes of memory in use, plus those that requested pages may use.
     pub fn held_bytes(&self) -> u64 {
         let sources = allocated(self.sources.capacity() * size_of::<Source>());
         sources + self.sources.iter().map(Source::held_bytes).sum::<u64>()
     }
 
-    /// What is asked of a shard may take so many bytes of memory.
+    /// Sets the bytes of memory that the request to a shard may use.
     pub fn reserve(&mut self, of: u32, room: u64) {
         if let Some(source) = self.sources.get_mut(of as usize) {
             source.room = room;
         }
     }
 
-    /// Has the payload fetched that the first message of a shard's page has been left without. `None` where it is there.
+    /// Requests the payload of the first message of a shard's page, if it was omitted. `None` if it
+    /// is present.
     pub fn want(&mut self, of: u32) -> Option<ShardRequest> {
         let source = self.sources.get_mut(of as usize)?;
         let State::Ready(items, next) = &mut source.state else { return None };
@@ -135,19 +138,19 @@ impl Answer {
         Some(source.request(of))
     }
 
-    /// Shards that have not answered and are left out.
+    /// Number of shards that have not replied and are skipped.
     pub fn left_out(&self) -> usize {
         self.sources.iter().filter(|source| source.given_up).count()
     }
 
-    /// A part of a page.
+    /// Adds a part of a page.
     pub fn part(&mut self, from: u32, serial: u32, bytes: &[u8]) {
         if let Some(parts) = self.parts_of(from, serial) {
             parts.extend(bytes);
         }
     }
 
-    /// The parts that have come of what has been asked for with this number.
+    /// The parts of the page with this request number.
     fn parts_of(&mut self, from: u32, serial: u32) -> Option<&mut Vec<u8>> {
         let source = self.sources.get_mut(from as usize).filter(|source| source.serial == serial)?;
         match &mut source.state {
@@ -156,7 +159,8 @@ impl Answer {
         }
     }
 
-    /// The end of a page that came in parts of so many bytes together. One that is not whole is asked for again in time.
+    /// The end of a page that was sent in parts of `bytes` in total. An incomplete page is
+    /// requested again later.
     pub fn end_of_page(&mut self, from: u32, serial: u32, page: Page, bytes: u64) -> Vec<ShardRequest> {
         let Some(parts) = self.parts_of(from, serial).map(std::mem::take) else { return Vec::new() };
         match read_items(&parts).filter(|_| parts.len() as u64 == bytes) {
@@ -165,8 +169,8 @@ impl Answer {
         }
     }
 
-    /// The page that was asked for with this number; another one, which was asked for before, is passed over. Gives what is to be
-    /// asked now.
+    /// Takes the page for the request with this number, and ignores pages of earlier requests.
+    /// Returns the next requests.
     pub fn page(&mut self, from: u32, serial: u32, page: Page) -> Vec<ShardRequest> {
         let source = self.sources.get_mut(from as usize).filter(|source| source.serial == serial);
         let Some(source) = source else { return Vec::new() };
@@ -180,9 +184,9 @@ impl Answer {
                     (Some(first), Some(whole)) if whole.number == first.number && whole.absent == 0 => {
                         (first.payload, first.absent) = (whole.payload, 0);
                     }
-                    // It has gone meanwhile.
+                    // The message was removed meanwhile.
                     (Some(_), None) => drop(items.pop_front()),
-                    // Not what was asked for: it is asked for again in time.
+                    // Not the requested page: it is requested again later.
                     _ => return Vec::new(),
                 }
                 source.state = State::Ready(std::mem::take(items), *next);
@@ -194,7 +198,8 @@ impl Answer {
         self.count_fetched()
     }
 
-    /// Once it is known of each shard up to where it goes, the others are asked about the pages that have come.
+    /// Once the upper limit of each shard is known, requests the counts for the pages that have
+    /// arrived.
     fn count_fetched(&mut self) -> Vec<ShardRequest> {
         let known = |source: &Source| source.upto.is_some() || source.given_up;
         if !self.sources.iter().all(known) {
@@ -218,7 +223,8 @@ impl Answer {
         asks
     }
 
-    /// How many newer messages a shard has for each message of a page: that of a shard, with its number.
+    /// Takes the counts of newer messages that a shard has for the messages of a page. `page` is
+    /// the page's shard and request number.
     pub fn counts(&mut self, from: u32, page: (u32, u32), counts: impl Iterator<Item = u32>) {
         let source = self.sources.get_mut(page.0 as usize).filter(|source| source.serial == page.1);
         let Some(source) = source else { return };
@@ -233,7 +239,7 @@ impl Answer {
         source.take_counted(self.per_topic);
     }
 
-    /// The messages of a page that others are to be asked about.
+    /// The messages of a page for which other shards count newer ones.
     pub fn items_of(&self, source: u32) -> &[Item] {
         match self.sources.get(source as usize).map(|source| &source.state) {
             Some(State::Counted(items, ..)) => items,
@@ -241,7 +247,7 @@ impl Answer {
         }
     }
 
-    /// What comes next; asked for again, it is the same until [`Answer::take`].
+    /// The next step. The result stays the same until [`Answer::take`].
     pub fn next(&mut self) -> Next {
         let (mut asks, mut waits, mut first) = (Vec::new(), false, None::<(Position, u32)>);
         for (of, source) in (0..).zip(&mut self.sources) {
@@ -278,7 +284,7 @@ impl Answer {
         }
     }
 
-    /// Takes it out.
+    /// Removes and returns the first message of a shard's page.
     pub fn take(&mut self, source: u32) -> Option<Item> {
         let source = self.sources.get_mut(source as usize)?;
         let State::Ready(items, _) = &mut source.state else { return None };
@@ -290,7 +296,8 @@ impl Answer {
         Some(item)
     }
 
-    /// Nothing has come for too long: what is to be asked again. A shard that does not answer is left out in the end.
+    /// No reply for too long: returns the requests to repeat. A shard that never replies is skipped
+    /// in the end.
     pub fn request_again(&mut self) -> Vec<ShardRequest> {
         let mut asks = Vec::new();
         for (of, source) in (0..).zip(&mut self.sources) {
@@ -304,7 +311,8 @@ impl Answer {
                         asks.push(source.request(of));
                     }
                 }
-                // Without their counts there may be more messages of a topic than there should be, but none is missing.
+                // Without these counts the answer may have too many messages of a topic, but none
+                // is missing.
                 State::Counted(_, _, missing) => {
                     missing.clear();
                     source.take_counted(self.per_topic);
@@ -318,7 +326,7 @@ impl Answer {
 }
 
 impl Source {
-    /// What is asked for now: the payload that is wanted, or the next page.
+    /// The current request to a shard: the missing payload, or the next page.
     fn request(&mut self, of: u32) -> ShardRequest {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
@@ -353,7 +361,8 @@ impl Source {
         }
     }
 
-    /// A page whose counts are complete can be taken: of each topic, what is not among the last ones is left out.
+    /// A page with all counts can be taken. Messages that are not among the last of their topic are
+    /// removed.
     fn take_counted(&mut self, per_topic: usize) {
         if let State::Counted(items, next, missing) = &mut self.state
             && missing.is_empty()
@@ -385,7 +394,7 @@ mod tests {
 
     const ROOM: u64 = 10_000;
 
-    /// Carries out what is asked, on the stores of all shards, but for those that do not answer.
+    /// Executes requests on the stores of all shards, except the shard that does not reply.
     fn carry_out(answer: &mut Answer, stores: &[Store], deaf: Option<u32>, asks: Vec<ShardRequest>) {
         let mut asks = VecDeque::from(asks);
         while let Some(request) = asks.pop_front() {
@@ -437,7 +446,8 @@ mod tests {
         panic!("it has no end");
     }
 
-    /// Messages go round the shards, one each millisecond; of each topic the last three are kept on each shard.
+    /// Messages go to the shards in turn, one each millisecond; each shard stores the last three of
+    /// each topic.
     fn stores(shards: usize, count: usize, topics: usize) -> Vec<Store> {
         let mut stores: Vec<Store> = (0..shards).map(|_| Store::new(3, LIMITS)).collect();
         for n in 0..count {
@@ -446,7 +456,7 @@ mod tests {
         stores
     }
 
-    /// The last three of each topic, in the order in which they came: what one list would have.
+    /// The last three of each topic, in order of arrival: the result of a single list.
     fn expected(count: usize, topics: usize, per_topic: usize) -> Vec<String> {
         let is_last =
             |n: &usize| (n + 1..count).filter(|later| later % topics == n % topics).count() < per_topic;
@@ -488,20 +498,21 @@ mod tests {
         assert_eq!(answer.end_of_page(0, first, end(), bytes.len() as u64), []);
         assert_eq!(answer.next(), Next::Wait(Vec::new()));
         let second = serial_of(answer.request_again());
-        // What was asked for before comes too late, and changes nothing.
+        // The reply to an earlier request arrives too late, and changes nothing.
         answer.part(0, first, &bytes);
         answer.end_of_page(0, first, end(), bytes.len() as u64);
         assert_eq!(answer.next(), Next::Wait(Vec::new()));
         answer.part(0, second, &bytes);
         answer.end_of_page(0, second, end(), bytes.len() as u64);
-        // Nor does what comes twice, or from nowhere.
+        // Nor does a second reply, or one from an unknown shard.
         assert_eq!(answer.page(0, second, end()), []);
         assert_eq!(answer.page(7, second, end()), []);
         answer.counts(0, (7, second), std::iter::empty());
         assert_eq!(answer.next(), Next::Message(0));
     }
 
-    /// A page that was asked for twice does not answer the fetch of a message, and the message stays.
+    /// A page for a repeated request does not answer the request of a payload, and the message
+    /// stays.
     #[test]
     fn a_page_that_comes_twice_is_no_message() {
         let mut store = Store::new(3, LIMITS);
@@ -517,7 +528,7 @@ mod tests {
         answer.page(0, again, page(ROOM));
         assert_eq!(answer.next(), Next::Message(0));
         let wanted = serial_of(&answer.want(0).unwrap());
-        // Those that were asked for before, and one that cannot be what was asked for.
+        // Replies to earlier requests, and one that cannot be the requested page.
         for serial in [first, again, wanted] {
             answer.page(0, serial, page(ROOM));
             assert_eq!(answer.next(), Next::Wait(Vec::new()));

@@ -5,48 +5,49 @@ use grapnel_plugin_abi::{Error, ShareLimits, topic};
 /// `[plugins.message-cache.config]`.
 #[derive(serde::Deserialize)]
 pub struct Config {
-    /// Topics that are kept.
+    /// Topic filters of the messages to store.
     pub filters: Vec<String>,
-    /// Most messages of each topic.
+    /// Maximum number of stored messages of each topic.
     #[serde(default = "defaults::messages_per_topic_max")]
     pub messages_per_topic_max: u64,
-    /// Most bytes of memory that one shard keeps messages in.
+    /// Maximum bytes of memory for stored messages on one shard.
     #[serde(default = "defaults::bytes_max")]
     pub bytes_max: u64,
-    /// Most bytes of them for the messages of one client.
+    /// Maximum bytes of these for the messages of one client.
     #[serde(default = "defaults::client_bytes_max")]
     pub client_bytes_max: u64,
-    /// Most requests that are answered or wait on one shard.
+    /// Maximum number of requests in progress and waiting on one shard.
     #[serde(default = "defaults::requests_max")]
     pub requests_max: u64,
-    /// Most bytes of memory that they and their answers take.
+    /// Maximum bytes of memory of the requests and their answers.
     #[serde(default = "defaults::requests_bytes_max")]
     pub requests_bytes_max: u64,
-    /// Most bytes of them for the requests and answers of one client.
+    /// Maximum bytes of these for the requests and answers of one client.
     #[serde(default = "defaults::client_requests_bytes_max")]
     pub client_requests_bytes_max: u64,
-    /// Most requests of one client among them.
+    /// Maximum number of requests of one client.
     #[serde(default = "defaults::client_requests_max")]
     pub client_requests_max: u64,
-    /// Most answers of one shard that are under way at a time; requests beyond wait.
+    /// Maximum number of answers in progress on one shard; further requests wait.
     #[serde(default = "defaults::answers_max")]
     pub answers_max: u64,
-    /// Most of them for one client.
+    /// Maximum number of these for one client.
     #[serde(default = "defaults::client_answers_max")]
     pub client_answers_max: u64,
-    /// Most messages of all answers of one shard that subscribers have not taken yet.
+    /// Maximum number of messages of all answers of one shard that subscribers have not
+    /// acknowledged.
     #[serde(default = "defaults::answers_in_flight_max")]
     pub answers_in_flight_max: u64,
-    /// Most bytes of their topics and payloads, unless an answer has only one under way.
+    /// Maximum bytes of their topics and payloads. An answer may exceed it with a single message.
     #[serde(default = "defaults::answers_in_flight_bytes_max")]
     pub answers_in_flight_bytes_max: u64,
-    /// Milliseconds after which an answer ends whose subscribers take nothing.
+    /// An answer ends after this time if its subscribers accept nothing, milliseconds.
     #[serde(default = "defaults::answer_stall_ms")]
     pub answer_stall_ms: u64,
-    /// Milliseconds after which an answer ends, however fast its subscribers take it.
+    /// Maximum duration of an answer, milliseconds.
     #[serde(default = "defaults::answer_ms_max")]
     pub answer_ms_max: u64,
-    /// Milliseconds after which a request that waits for its turn is given up.
+    /// A request is refused after waiting this long, milliseconds.
     #[serde(default = "defaults::request_wait_ms_max")]
     pub request_wait_ms_max: u64,
 }
@@ -58,45 +59,48 @@ mod defaults {
     pub const fn bytes_max() -> u64 {
         16 << 20
     }
-    // Half: a gateway may speak for many devices, and leaves room for others.
+    // Half: a gateway may publish for many devices, and must leave memory for others.
     pub const fn client_bytes_max() -> u64 {
         8 << 20
     }
     pub const fn requests_max() -> u64 {
         1024
     }
-    // A request takes some 500 bytes, and up to 200 KiB with the longest topics and correlation data; its answer 128 KiB for each
-    // shard, if there is room.
+    // A request uses about 500 bytes, and up to 200 KiB with the longest topics and correlation
+    // data. Its answer uses 128 KiB for each shard, if available.
     pub const fn requests_bytes_max() -> u64 {
         16 << 20
     }
-    // A quarter, as of the answers. Twice the largest message that can be answered with.
+    // A quarter, as for the answers. Twice the size of the largest message in an answer.
     pub const fn client_requests_bytes_max() -> u64 {
         4 << 20
     }
     pub const fn client_requests_max() -> u64 {
         16
     }
-    // Each holds a page of each shard.
+    // Each answer holds a page of each shard.
     pub const fn answers_max() -> u64 {
         8
     }
-    // A quarter: four clients that take nothing are needed to have all of them.
+    // A quarter: one client whose subscribers accept nothing uses a quarter of all answers.
     pub const fn client_answers_max() -> u64 {
         2
     }
-    // Below `limits.behalf_client_requests_max` of the broker, 128, which what is asked for one client has to fit into.
+    // Below the broker's `limits.behalf_client_requests_max` of 128, which all requests for one
+    // client count against.
     pub const fn answers_in_flight_max() -> u64 {
         100
     }
-    // Below `limits.behalf_client_bytes_max` of the broker, 4 MiB, and enough for several of the largest packets.
+    // Below the broker's `limits.behalf_client_bytes_max` of 4 MiB, and enough for several of the
+    // largest packets.
     pub const fn answers_in_flight_bytes_max() -> u64 {
         1 << 20
     }
     pub const fn answer_stall_ms() -> u64 {
         60_000
     }
-    // Some million messages to a subscriber that keeps up; one that does not gives its place to others then.
+    // Enough for a million messages to a fast subscriber. A slower one must leave its place to
+    // others.
     pub const fn answer_ms_max() -> u64 {
         600_000
     }
@@ -106,10 +110,10 @@ mod defaults {
 }
 
 impl Config {
-    /// Whether everything is in its range.
+    /// Checks all ranges.
     ///
     /// # Errors
-    /// The key, and what it may be.
+    /// The key and its range.
     pub fn check(&self) -> Result<(), Error> {
         for (at, filter) in self.filters.iter().enumerate() {
             topic::check_filter(filter).map_err(|problem| Error::new(format!("filters[{at}]: {problem}")))?;
@@ -137,7 +141,7 @@ impl Config {
         Ok(())
     }
 
-    /// Of the messages that one shard keeps.
+    /// Limits of the stored messages on one shard.
     pub fn store_limits(&self) -> ShareLimits {
         ShareLimits {
             entries_max: u64::MAX,
@@ -147,7 +151,7 @@ impl Config {
         }
     }
 
-    /// Of the requests of one shard.
+    /// Limits of the requests on one shard.
     pub fn request_limits(&self) -> ShareLimits {
         ShareLimits {
             entries_max: self.requests_max,

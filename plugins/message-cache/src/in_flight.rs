@@ -1,6 +1,6 @@
-//! The messages of an answer that are on their way. For each message it first requests whether the
-//! client may have it, then it is published, in order, and kept until the broker has answered.
-//! Their number and bytes are in proportion to what the subscribers take. Knows no broker.
+//! The messages of an answer between the store and the subscriber. Each message is authorized
+//! first, then published in order, and stored until the broker has replied. Their number and bytes
+//! follow the speed of the subscribers. Independent of the broker.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,31 +8,32 @@ use grapnel_plugin_abi::{allocated, tree_entry_bytes};
 
 use crate::store::Item;
 
-/// Pauses after the broker had no room, in ticks: the first one, and the longest.
+/// Pauses after the broker was full, in ticks: the first and the longest.
 const PAUSE_TICKS: u32 = 10;
 const PAUSE_TICKS_MAX: u32 = 160;
 
-/// So many times a message is put off; then it is refused: it is not known to be for want of room alone.
+/// A message is retried this often and then refused, because it may be refused for another reason
+/// than a full broker.
 const PUT_OFF_MAX: u32 = 8;
 
-/// How much of an answer may be on its way.
+/// How much of an answer may be in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// Messages, at least 1.
+    /// Number of messages, at least 1.
     pub messages: u64,
-    /// Bytes; the first message may have more.
+    /// Bytes; a single message may exceed it.
     pub bytes: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// It is to be asked whether the client may have it.
+    /// To be authorized.
     Waiting,
-    /// It has been asked.
+    /// Authorization is requested.
     Requested,
-    /// The client may have it.
+    /// The client may receive it.
     Allowed,
-    /// It is published, and what became of it is not known.
+    /// It is published; the result is not known yet.
     Published,
 }
 
@@ -43,31 +44,33 @@ struct Entry {
     put_off: u32,
 }
 
-/// What an answer has on its way.
+/// The messages in flight of an answer.
 #[derive(Debug)]
 pub struct InFlight {
     entries: BTreeMap<u32, Entry>,
-    /// The place of the next message.
+    /// The position of the next message.
     next: u32,
-    /// In front of these places everything has been asked about, or published.
+    /// All messages before these positions are authorized, or published.
     unasked: u32,
     unpublished: u32,
-    /// How many are not answered by the broker, and how many may be: one to begin with and after there was no room. Up to the
-    /// threshold there is one more for each answer, above it for each round of answers.
+    /// The number of requests without a reply, and its limit. The limit is one at the start and
+    /// after the broker was full. Below the threshold it grows by one with each reply, above it by
+    /// one with each round of replies.
     unanswered: u64,
     window: u64,
     threshold: u64,
     answered_of_window: u64,
     pause_ticks: u32,
     last_pause_ticks: u32,
-    /// Place and bytes of what was published and is not known to have been taken by its last subscriber: they are taken in this
-    /// order, since each subscriber acknowledges in the order in which it gets them [MQTT-4.6.0-2].
+    /// Position and bytes of published messages that the last subscriber may not have acknowledged.
+    /// They leave in this order, because each subscriber acknowledges in the order of delivery
+    /// [MQTT-4.6.0-2].
     flying: VecDeque<(u32, u64)>,
     flying_bytes: u64,
-    /// The same of what is not published yet.
+    /// The same for messages that are not published yet.
     grounded: u64,
     grounded_bytes: u64,
-    /// Bytes of memory of the messages, beside their entries.
+    /// Bytes of memory of the messages, without their entries.
     heap: u64,
 }
 
@@ -98,12 +101,13 @@ impl Default for InFlight {
 }
 
 impl InFlight {
-    /// Whether nothing is on its way that the broker has not answered for.
+    /// Whether the broker has replied to all requests.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// So many messages are in flight yet; whether some have been taken since it was asked last.
+    /// Sets the number of messages in flight; returns whether subscribers have acknowledged some
+    /// since the last call.
     pub fn note_in_flight(&mut self, count: u64) -> bool {
         let before = self.flying.len();
         while self.flying.len() as u64 > count {
@@ -113,23 +117,23 @@ impl InFlight {
         self.flying.len() < before
     }
 
-    /// How many messages take places: those in flight, and those that will be.
+    /// Number of messages that count against the limit: in flight now or later.
     pub fn messages(&self) -> u64 {
         self.flying.len() as u64 + self.grounded
     }
 
-    /// Their bytes.
+    /// Bytes of these messages.
     pub fn bytes(&self) -> u64 {
         self.flying_bytes + self.grounded_bytes
     }
 
-    /// Bytes of memory that it holds.
+    /// Bytes of memory in use.
     pub fn held_bytes(&self) -> u64 {
         let entries = self.entries.len() as u64 * tree_entry_bytes(size_of::<(u32, Entry)>());
         entries + self.heap + allocated(self.flying.capacity() * size_of::<(u32, u64)>())
     }
 
-    /// Whether one more message may begin its way.
+    /// Whether one more message may be added.
     pub fn has_room(&self, item: &Item, room: Room) -> bool {
         let messages = self.messages();
         self.pause_ticks == 0
@@ -138,7 +142,7 @@ impl InFlight {
             && (messages == 0 || self.bytes().saturating_add(bytes_of(item)) <= room.bytes)
     }
 
-    /// A message begins its way.
+    /// Adds a message.
     pub fn push(&mut self, item: Item) {
         self.grounded += 1;
         self.grounded_bytes += bytes_of(&item);
@@ -151,7 +155,7 @@ impl InFlight {
         self.pause_ticks == 0 && self.unanswered < self.window
     }
 
-    /// The message that is to be asked about next.
+    /// The next message to authorize.
     pub fn next_to_authorize(&mut self) -> Option<(u32, &Item)> {
         let mut others = self.entries.range(self.unasked..);
         let found = others.find(|(_, entry)| entry.state == State::Waiting);
@@ -159,12 +163,12 @@ impl InFlight {
         found.filter(|_| self.may_request()).map(|(place, entry)| (*place, &entry.item))
     }
 
-    /// It has been asked about.
+    /// Authorization of the message was requested.
     pub fn requested(&mut self, place: u32) {
         self.move_on(place, State::Waiting, State::Requested);
     }
 
-    /// The message that is to be published next: none overtakes another.
+    /// The next message to publish. The order is kept.
     pub fn next_to_publish(&mut self) -> Option<(u32, &Item)> {
         let mut others = self.entries.range(self.unpublished..);
         let found = others.find(|(_, entry)| entry.state != State::Published);
@@ -173,7 +177,7 @@ impl InFlight {
         self.may_request().then_some((*place, &entry.item))
     }
 
-    /// It has been published.
+    /// The message was published.
     pub fn published(&mut self, place: u32) {
         let Some(entry) = self.entries.get(&place).filter(|entry| entry.state == State::Allowed) else {
             return;
@@ -205,12 +209,12 @@ impl InFlight {
         }
     }
 
-    /// The client may have it.
+    /// The client may receive the message.
     pub fn allowed(&mut self, place: u32) -> bool {
         self.move_on(place, State::Requested, State::Allowed)
     }
 
-    /// The client may not have it: as if it were not there.
+    /// The client may not receive the message: removes it without a trace.
     pub fn left_out(&mut self, place: u32) -> bool {
         let moved = self.move_on(place, State::Requested, State::Waiting);
         if moved {
@@ -220,18 +224,18 @@ impl InFlight {
         moved
     }
 
-    /// It was published, and the broker has taken it.
+    /// The broker has accepted the published message.
     pub fn taken(&mut self, place: u32) -> bool {
         let taken = self.move_on(place, State::Published, State::Waiting);
         if taken {
             self.widen();
-            // It stays in flight until its last subscriber has it.
+            // It stays in flight until its last subscriber has acknowledged it.
             self.remove(place);
         }
         taken
     }
 
-    /// It cannot be published, and is not tried again.
+    /// The message cannot be published; it is not retried.
     pub fn refused(&mut self, place: u32) -> bool {
         let known = self.entries.contains_key(&place);
         if self.move_on(place, State::Published, State::Waiting) {
@@ -241,9 +245,9 @@ impl InFlight {
         known
     }
 
-    /// The broker had no room for what was asked of it, or nobody has answered: it is asked again after a pause, which is longer each
-    /// time, and from the beginning, since the client may have lost the right to it meanwhile. False for one that has been put off
-    /// too often.
+    /// The broker was full, or there was no verdict: the message is retried after a pause, which
+    /// grows each time. It is authorized again, because the client may have lost the right
+    /// meanwhile. Returns false for a message that was retried too often.
     pub fn put_off(&mut self, place: u32) -> bool {
         if self.move_on(place, State::Published, State::Waiting) {
             self.unpublished = self.unpublished.min(place);
@@ -258,7 +262,7 @@ impl InFlight {
         entry.put_off <= PUT_OFF_MAX
     }
 
-    /// Waits for a moment.
+    /// Pauses for some ticks.
     pub fn pause(&mut self) {
         if self.pause_ticks == 0 {
             self.last_pause_ticks = (2 * self.last_pause_ticks).clamp(PAUSE_TICKS, PAUSE_TICKS_MAX);
@@ -272,7 +276,7 @@ impl InFlight {
         self.pause_ticks > 0
     }
 
-    /// Time has passed.
+    /// One tick has passed.
     pub fn tick(&mut self) {
         self.pause_ticks = self.pause_ticks.saturating_sub(1);
     }
@@ -286,7 +290,7 @@ impl InFlight {
         }
     }
 
-    /// What was published is not in flight.
+    /// A published message is no longer in flight.
     fn land(&mut self, place: u32) {
         let at = self.flying.iter().rposition(|(other, _)| *other == place);
         let bytes = at.and_then(|at| self.flying.remove(at)).map_or(0, |(_, bytes)| bytes);
@@ -307,7 +311,7 @@ impl InFlight {
         let entry = self.entries.remove(&place)?;
         self.heap -= entry.item.heap_bytes();
         if self.entries.is_empty() {
-            // An empty tree keeps a node.
+            // An empty tree still has a node.
             self.entries = BTreeMap::new();
         }
         Some(entry)
@@ -324,7 +328,7 @@ mod tests {
         Item { at_ms: 0, number: 0, newer: 0, topic: String::new(), payload: vec![0; bytes], absent: 0 }
     }
 
-    /// Lets as many messages begin as may; how many.
+    /// Adds as many messages as are allowed; returns their number.
     fn fill(in_flight: &mut InFlight, bytes: usize, room: Room) -> usize {
         let mut count = 0;
         while in_flight.has_room(&item(bytes), room) {
@@ -334,7 +338,7 @@ mod tests {
         count
     }
 
-    /// All that wait are asked about and allowed, and published; the places of these.
+    /// Authorizes and publishes all waiting messages; returns their positions.
     fn publish(in_flight: &mut InFlight) -> Vec<u32> {
         let mut came = Vec::new();
         while let Some((place, _)) = in_flight.next_to_authorize() {
@@ -348,7 +352,7 @@ mod tests {
         came
     }
 
-    /// An answer whose messages are all taken at once, until its window is wide.
+    /// An answer whose messages are all acknowledged at once, until its window is wide.
     fn wide() -> InFlight {
         let mut in_flight = InFlight::default();
         for _ in 0..10 {

@@ -1,6 +1,6 @@
-//! message-cache: keeps the last messages of each topic and publishes them on request. The shard of
-//! the publisher keeps a message. The shard of the requester fetches page after page from all
-//! shards and publishes them in order, as fast as the subscribers take them.
+//! message-cache: stores the last messages of each topic and publishes them on request. The shard
+//! of the publisher stores a message. The shard of the requester requests page after page from all
+//! shards and publishes the messages in order, as fast as the subscribers acknowledge them.
 
 mod answer;
 mod config;
@@ -28,33 +28,34 @@ use store::Store;
 use turns::Turns;
 use under_way::UnderWay;
 
-/// A request is a message to this and a topic filter.
+/// A request is a message to this prefix followed by a topic filter.
 const REQUEST: &str = "$cache/";
 
-/// How often answers that wait for something are looked at.
+/// Interval at which waiting answers are checked.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Requests that have waited too long that go in one tick.
+/// Maximum number of expired requests that are refused in one tick.
 const GIVEN_UP_AT_ONCE: usize = 16;
 
-/// Steps towards the limits in one turn, where more is held than may be: a message that goes, or a topic or client that is looked at.
+/// Maximum number of steps in one turn while the limits are exceeded: a removed message, or a
+/// checked topic or client.
 const NEARER_AT_ONCE: usize = 256;
 
-/// Messages of a state that began anew that are freed for each message that comes, and in each tick.
+/// Number of messages of a cleared state that are freed with each new message, and in each tick.
 const FREED_WITH_EACH: usize = 8;
 
 /// The shared part.
 struct Cache {
     config: Config,
     host: Host,
-    /// What instances that have ended held: freed with the plugin, which no shard waits for.
+    /// Data of ended instances. Freed with the plugin, on a thread that no shard waits for.
     left: Mutex<Leftovers>,
 }
 
-/// What a client has asked.
+/// A request of a client.
 #[derive(Debug)]
 struct Request {
-    /// Who asks: the answer is published on its behalf.
+    /// The requester; the answer is published on its behalf.
     client: Identity,
     filter: String,
     response_topic: String,
@@ -75,24 +76,25 @@ struct CacheShard {
     shared: Arc<Cache>,
     shard: u32,
     store: Store,
-    /// Those that are answered and those that wait, until their answers have ended.
+    /// Requests in progress and waiting, until their answers have ended.
     requests: Shares<Request>,
     turns: Turns,
-    /// Time that ticks have counted, milliseconds.
+    /// Time counted by ticks, milliseconds.
     now_ms: u64,
-    /// How much of all answers may be on its way.
+    /// How much of all answers may be in flight.
     pool: Pool,
-    /// What a state that began anew held.
+    /// Data of a cleared state.
     left: Leftovers,
-    /// By the number of the request in instance messages, which is that of its flow too.
+    /// Answers by request number. The number is used in instance messages and as the flow.
     answers: BTreeMap<u32, UnderWay>,
     last_number: u32,
     tick: Option<Timer>,
-    /// Comes nearer to the limits, which were lowered by a reload, or passed by one large message.
+    /// Timer to remove messages beyond the limits, after a reload with lower limits or one large
+    /// message.
     nearer: Option<Timer>,
-    /// Whether an instance message to itself is on its way instead, since there was no timer.
+    /// Whether an instance message to itself replaces the timer, because there was no free timer.
     nearer_by_message: bool,
-    /// Answers that were not complete.
+    /// Number of incomplete answers.
     troubles: u64,
 }
 
@@ -169,7 +171,7 @@ impl Drop for CacheShard {
 impl Entries for CacheShard {
     type Key = u64;
 
-    /// Before, it was not known which messages had come and not been kept.
+    /// Version 1 did not store which messages had arrived without being stored.
     const VERSION: u32 = 2;
 
     fn journal(&mut self) -> &mut Journal<u64> {
@@ -198,7 +200,7 @@ impl Entries for CacheShard {
     }
 
     fn completed(&mut self) -> Result<(), Error> {
-        // Timers that were armed before the instance was replaced are gone.
+        // Timers that were set before the instance was replaced are cancelled.
         (self.tick, self.nearer, self.nearer_by_message) = (None, None, false);
         self.store.look_at_topics();
         self.come_nearer();
@@ -208,7 +210,8 @@ impl Entries for CacheShard {
 }
 
 impl CacheShard {
-    /// A message that passes; what a request asks for is not among them, since nothing here calls itself.
+    /// Stores a message. Messages of answers do not come here, because a plugin's own messages skip
+    /// its hooks.
     fn keep(&mut self, message: &mut Publish<'_>) {
         let name = message.topic();
         if self.shared.config.filters.iter().any(|filter| topic::matches(filter, name)) {
@@ -218,13 +221,13 @@ impl CacheShard {
         }
     }
 
-    /// A request reaches nobody else.
+    /// Handles a request. A request is not delivered to subscribers.
     fn request(&mut self, message: &mut Publish<'_>) -> Result<Flow, Refused> {
         let filter = message.topic().strip_prefix(REQUEST).unwrap_or("").to_owned();
-        // MQTT 3.1.1 has no response topic: there the payload is it.
+        // MQTT 3.1.1 has no response topic: the payload is used instead.
         let in_payload = std::str::from_utf8(message.payload()).unwrap_or("");
         let response_topic = message.response_topic().unwrap_or(in_payload).to_owned();
-        // In a topic name no wildcard can be: `*` stands for `+`, and `**` for `#`.
+        // A topic name cannot contain wildcards: `*` means `+`, and `**` means `#`.
         let filter = filter.split('/').map(wildcard).collect::<Vec<_>>().join("/");
         let problem = if topic::check_filter(&filter).is_err() {
             Some("it must be $cache/ and a topic filter, with * for + and ** for #")
@@ -260,11 +263,11 @@ impl CacheShard {
         Ok(Flow::Stop)
     }
 
-    /// Begins the answers of requests that wait, as many as may be under way.
+    /// Starts the answers of waiting requests, up to the limit.
     pub(crate) fn begin_answers(&mut self) {
         while (self.answers.len() as u64) < self.pool.answers_max() {
             let Some(id) = self.turns.next() else { break };
-            // Unique over all shards, since flows are counted for all of them together.
+            // Unique over all shards, because flows are counted for all shards together.
             self.last_number = self.last_number % ((1 << 26) - 1) + 1;
             let number = self.shard << 26 | self.last_number;
             let per_topic = usize::try_from(self.shared.config.messages_per_topic_max).unwrap_or(usize::MAX);
@@ -274,7 +277,7 @@ impl CacheShard {
         self.arm();
     }
 
-    /// Where more is held than may be, messages go a few at a time.
+    /// Removes a few messages if the limits are exceeded.
     fn come_nearer(&mut self) {
         self.store.come_nearer(NEARER_AT_ONCE);
         self.come_nearer_soon();
@@ -291,7 +294,8 @@ impl CacheShard {
         }
         match self.shared.host.timer(TICK, 0) {
             Ok(timer) => self.nearer = Some(timer),
-            // In the next turn of the shard; where that cannot be either, the next message that is kept tries again.
+            // Retried in the next turn of the shard; if that fails too, with the next stored
+            // message.
             Err(_) => {
                 let sent = self.shared.host.instance_message(Some(self.shard), under_way::COME_NEARER, &[]);
                 self.nearer_by_message = sent.is_ok();
@@ -299,15 +303,15 @@ impl CacheShard {
         }
     }
 
-    /// Has the answers looked at again in a moment.
+    /// Sets the timer for the next check of the answers.
     pub(crate) fn arm(&mut self) {
         if self.tick.is_none() && !self.answers.is_empty() {
             match self.shared.host.timer(TICK, 0) {
                 Ok(timer) => self.tick = Some(timer),
-                // Whatever comes in next looks at them.
+                // The next event checks them.
                 Err(refused) => {
                     self.trouble(format_args!("no timer for answers: {refused}"));
-                    // Tried again in the next turn of the shard.
+                    // Retried in the next turn of the shard.
                     if let Some(number) = self.answers.keys().next().copied() {
                         self.go_on_soon(number);
                     }
@@ -329,7 +333,7 @@ impl CacheShard {
         self.begin_answers();
     }
 
-    /// Counts what goes wrong, and writes a line at the first, second, fourth, eighth … time.
+    /// Counts a problem, and logs the first, second, fourth, eighth … one.
     pub(crate) fn trouble(&mut self, what: Arguments<'_>) {
         self.troubles += 1;
         if self.troubles.is_power_of_two() {
@@ -338,8 +342,8 @@ impl CacheShard {
     }
 }
 
-/// Where numbers of requests begin: somewhere else in each load of the plugin, so that an answer to the version before is about no
-/// request of this one.
+/// The first request number. It differs between loads of the plugin, so that a reply for the old
+/// version does not match a request of this one.
 fn first_number(host: Host) -> u32 {
     let load = (host.handle() ^ host.handle() >> 32) as u32;
     load.wrapping_mul(0x9E37_79B1) >> 6

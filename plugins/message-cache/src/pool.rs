@@ -1,16 +1,16 @@
-//! How much of the answers of a shard may be on its way. Each answer has room of its own, and at
-//! most half of what the others leave of the rest. So an answer whose subscriber takes nothing
-//! delays no other, and all together keep to the limit.
+//! How much of the answers of a shard may be in flight. Each answer may have one message, plus at
+//! most half of what the other answers leave of the rest. So an answer with a blocked subscriber
+//! does not delay other answers, and the total stays within the limit.
 
 use crate::in_flight::Room;
 
-/// What the answers of a shard have on their way.
+/// The messages in flight of all answers of a shard.
 #[derive(Debug)]
 pub struct Pool {
     answers_max: u64,
     messages_max: u64,
     bytes_max: u64,
-    /// Messages beyond the first one of each answer.
+    /// Messages in addition to the first one of each answer.
     messages: u64,
     bytes: u64,
 }
@@ -19,17 +19,18 @@ pub struct Pool {
 pub type Share = (u64, u64);
 
 impl Pool {
-    /// For so many answers at a time, with so many messages and bytes together; at least one message each.
+    /// A pool for this many answers at a time, with this many messages and bytes in total; at least
+    /// one message for each answer.
     pub fn new(answers_max: u64, messages_max: u64, bytes_max: u64) -> Pool {
         Pool { answers_max: answers_max.min(messages_max), messages_max, bytes_max, messages: 0, bytes: 0 }
     }
 
-    /// How many answers may be under way: each has a place.
+    /// Maximum number of answers in progress.
     pub fn answers_max(&self) -> u64 {
         self.answers_max
     }
 
-    /// How much an answer may have on its way, which has so much already.
+    /// How much an answer may have in flight, given what it has now.
     pub fn room(&self, own: Share) -> Room {
         let others = self.messages - beyond_first(own);
         let free = (self.messages_max - self.answers_max).saturating_sub(others);
@@ -37,7 +38,7 @@ impl Pool {
         Room { messages: 1 + free.div_ceil(2), bytes: free_bytes.div_ceil(2) }
     }
 
-    /// An answer that had so much has so much now.
+    /// Updates the usage of an answer.
     pub fn moved(&mut self, before: Share, now: Share) {
         self.messages = self.messages + beyond_first(now) - beyond_first(before);
         self.bytes = self.bytes + now.1 - before.1;
@@ -52,7 +53,8 @@ fn beyond_first(share: Share) -> u64 {
 mod tests {
     use super::*;
 
-    /// Each takes all that it may, one after the other: the bound is kept, and everybody has a place.
+    /// Each answer takes all that is allowed, one after the other: the limit is kept, and each
+    /// answer gets at least one message.
     #[test]
     fn all_together_keep_to_the_bound_and_each_has_a_place() {
         for (answers_max, messages_max) in [(8, 100), (1, 1), (8, 1), (8, 8), (3, 4), (100, 7)] {

@@ -1,5 +1,5 @@
-//! Sends answers to subscribers: whether the client may have what it requested, what is published
-//! for it, what the broker answers, and how an answer ends.
+//! Sends answers to subscribers: authorization, publishing, the broker's replies, and the end of an
+//! answer.
 
 use grapnel_plugin_abi::raw::Status;
 use grapnel_plugin_abi::{OnBehalf, Outgoing, Reason, Refused, Wish};
@@ -10,35 +10,35 @@ use crate::pool::Share;
 use crate::store::{LOST, bytes_in_page};
 use crate::under_way::{Large, PATIENCE_MS, Stage, UnderWay};
 
-/// What the broker's answers are about; in the two highest bits of their numbers. Below them is the place of the message, and in
-/// the lower half the number of the request.
+/// Kinds of the broker's replies, in the two highest bits of the reply number. Below them is the
+/// position of the message; the lower half is the number of the request.
 const FILTER: u64 = 0;
 const DELIVER: u64 = 1 << 62;
 const PUBLISH: u64 = 2 << 62;
 const END: u64 = 3 << 62;
 const PLACE: u64 = (1 << 30) - 1;
-/// The place of a message that is asked about before it is fetched; no other one gets so far.
+/// The position of a large message, authorized before it is fetched. No other message reaches it.
 const PLACE_OF_LARGE: u32 = PLACE as u32;
-/// So often it is asked again where nothing is said.
+/// How often its authorization is retried without a verdict.
 const LARGE_PUT_OFF_MAX: u32 = 8;
 
-/// After so many messages, and so many milliseconds, the filter is asked about again: the client may have lost it.
+/// The filter is authorized again after this many messages and milliseconds: rights may change.
 const FILTER_MESSAGES: u64 = 256;
 const FILTER_MS: u64 = 1_000;
 
-/// After so many messages that may not be published to the response topic, and none that was, no more are tried.
+/// After this many refused messages, without an accepted one, no more are published.
 const REFUSED_MAX: u64 = 16;
 
-/// For so many milliseconds a message that the broker does not take is tried again: it may be too much at a time, or too large.
+/// Time to retry a message that the broker does not accept: it may be full for a while.
 const RETRY_MS: u64 = 5_000;
 
-/// Why an answer ends before all is out.
+/// Why an answer ends early.
 const NOT_TAKEN: &str = "its subscribers do not take it";
 const TOO_SLOW: &str = "its subscribers do not take all of it in time";
 const NOT_ALLOWED: &str = "its client may not publish there";
 const NO_ROOM: &str = "there is no room for its next message";
 
-/// Why a message is left out.
+/// Why a message is omitted.
 const TOO_LARGE: &str = "too large for client_requests_bytes_max or requests_bytes_max";
 const NOT_STORED: &str = "too large to be kept";
 
@@ -46,21 +46,21 @@ fn number_of(kind: u64, place: u32, number: u32) -> u64 {
     kind | (u64::from(place) & PLACE) << 32 | u64::from(number)
 }
 
-/// What a step of an answer has come to.
+/// The result of a step of an answer.
 enum Step {
-    /// There is more to do, but not now.
+    /// More steps follow, but not now.
     Waits,
-    /// There is more to do at once.
+    /// More steps follow at once.
     GoesOn,
-    /// All messages are out, or no more go, for this reason.
+    /// All messages are out, or the answer ends early for this reason.
     Ends(Option<&'static str>),
-    /// It is over.
+    /// The answer has ended.
     Over,
 }
 
 impl UnderWay {
-    /// Whether what the broker has not taken is tried again, after a pause: it may be too much at a time, or too large for ever, which
-    /// is not said.
+    /// Whether a refused message is retried after a pause. The broker does not report whether it is
+    /// full or the message is too large.
     fn tries_again(&mut self, refused: Refused) -> bool {
         let again = refused.status != Status::INVALID && *self.not_taken_ms.get_or_insert(0) < RETRY_MS;
         if again {
@@ -78,7 +78,7 @@ impl UnderWay {
         }
     }
 
-    /// A message that no page had room for does not come: with a reason where that is to be known.
+    /// Omits a message that does not fit into a page, with a reason if the client may know of it.
     fn leave_out_large(&mut self, of: u32, why: Option<String>) {
         self.answer.take(of);
         self.large = Large::Unasked(0);
@@ -88,7 +88,7 @@ impl UnderWay {
         }
     }
 
-    /// What is said of such a message.
+    /// Handles the authorization result for such a message.
     fn answer_large(&mut self, reason: Reason, said: &dyn Fn() -> String) {
         let Large::Requested(of, tries) = self.large else { return };
         if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
@@ -101,7 +101,7 @@ impl UnderWay {
             self.large = Large::Allowed;
             self.moved();
         } else {
-            // As if it were not there.
+            // Without a trace.
             self.leave_out_large(of, None);
             self.moved();
         }
@@ -119,14 +119,14 @@ impl UnderWay {
         }
     }
 
-    /// Something has come of it.
+    /// Notes progress.
     fn moved(&mut self) {
         (self.stalled_ms, self.not_taken_ms) = (0, None);
     }
 }
 
 impl CacheShard {
-    /// Does what can be done for an answer now.
+    /// Does everything that can be done for an answer now.
     pub(crate) fn pump(&mut self, number: u32) {
         let Some(before) = self.answers.get(&number).map(UnderWay::share) else { return };
         let step = self.step(number, before);
@@ -205,7 +205,7 @@ impl CacheShard {
                         return Some(if stopped.is_some() { Step::Ends(stopped) } else { waits });
                     }
                 }
-                // The last message takes a place too.
+                // The last message counts against the limit too.
                 Next::End
                     if under_way.in_flight.is_empty() && under_way.in_flight.messages() < room.messages =>
                 {
@@ -225,7 +225,7 @@ impl CacheShard {
                     return Some(waits);
                 }
                 Next::Wait(asks) => {
-                    // One page of this shard's own at a time: it may have looked at much and found nothing.
+                    // One page of this shard at a time: it may take long and find nothing.
                     (under_way.silent_ms, under_way.stalled_ms) = (0, 0);
                     self.carry_out(number, asks);
                     return Some(Step::GoesOn);
@@ -234,8 +234,8 @@ impl CacheShard {
         }
     }
 
-    /// Goes on with a message that no page had room for, the first one of a shard: asks whether the client may have it, then has it
-    /// fetched. False where it waits.
+    /// Continues with the first message of a shard, which does not fit into a page: authorizes it,
+    /// then fetches it. Returns false while it waits.
     fn step_large(&mut self, number: u32, of: u32) -> Option<bool> {
         let under_way = self.answers.get_mut(&number)?;
         let tries = match under_way.large {
@@ -258,7 +258,7 @@ impl CacheShard {
         Some(false)
     }
 
-    /// The client may have it. One that can never be fetched is left out, and counted.
+    /// The client may receive it. A message that can never be fetched is omitted and counted.
     fn fetch_large(&mut self, number: u32, of: u32) -> Option<bool> {
         let under_way = self.answers.get_mut(&number)?;
         let item = under_way.answer.first_of(of)?;
@@ -300,7 +300,8 @@ impl CacheShard {
         Some(Step::Waits)
     }
 
-    /// Asks for what is on its way whether the client may have it, and publishes what it may have; whether that was anything.
+    /// Requests authorization for messages and publishes allowed ones; returns whether there were
+    /// any.
     fn authorize_and_publish(&mut self, number: u32) -> Option<bool> {
         let host = self.shared.host;
         let under_way = self.answers.get_mut(&number)?;
@@ -331,8 +332,8 @@ impl CacheShard {
         Some(did_something)
     }
 
-    /// What the broker says of something that was asked of it. It says so on the shard of the client: where another plugin has
-    /// asked, that may be another one than where its request came by.
+    /// Handles a reply of the broker. It arrives on the shard of the client. If another plugin is
+    /// the client, this may be a different shard than that of the request.
     pub(crate) fn take_answer(&mut self, full: u64, reason: Reason) {
         let (number, place) = (full as u32, (full >> 32 & PLACE) as u32);
         if number >> 26 != self.shard {
@@ -341,7 +342,7 @@ impl CacheShard {
         let Some(under_way) = self.answers.get_mut(&number) else { return };
         let before = under_way.share();
         let taken = reason.0 < 0x80;
-        // There is no room, or nobody has answered: that says nothing of what was asked.
+        // The broker was full or had no verdict: retry.
         let again = [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason);
         let said = || format!("refused with 0x{:02X}", reason.0);
         let (mut over, mut ends) = (None, None);
@@ -405,7 +406,7 @@ impl CacheShard {
         self.arm();
     }
 
-    /// Whether it is over, and whether because its client may not publish there.
+    /// Whether the answer has ended, and whether because the client may not publish there.
     fn end_answered(&mut self, number: u32, reason: Reason) -> Option<bool> {
         let under_way = self.answers.get_mut(&number)?;
         if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
@@ -434,7 +435,8 @@ impl CacheShard {
         self.trouble(format_args!("no answer to {client:?}, which may not publish to {topic:?}"));
     }
 
-    /// No more messages go out: the last one follows, which says how many there were, and why not all.
+    /// Ends the messages. A last message follows, with their number and the reason if some are
+    /// missing.
     fn begin_end(&mut self, number: u32, stopped: Option<&str>) {
         let Some(under_way) = self.answers.get_mut(&number) else { return };
         let problem = under_way.problem(stopped);
@@ -472,7 +474,7 @@ impl CacheShard {
         Some(Step::Waits)
     }
 
-    /// Requests that have waited for their turn for too long end with a word too.
+    /// Ends requests that have waited too long, with a last message.
     pub(crate) fn give_up_waiting(&mut self) {
         for _ in 0..GIVEN_UP_AT_ONCE {
             let Some((id, since_ms)) = self.turns.first() else { return };
@@ -499,7 +501,7 @@ impl CacheShard {
         }
     }
 
-    /// An answer is over.
+    /// Removes an answer that has ended.
     fn end(&mut self, number: u32) {
         let Some(under_way) = self.answers.remove(&number) else { return };
         self.pool.moved(under_way.share(), (0, 0));

@@ -1,5 +1,5 @@
-//! The last messages of each topic that one shard received, within the limits of all and of each
-//! client, and their pages. Knows no broker, except for the metrics.
+//! The last messages of each topic that one shard received, within the limits in total and for each
+//! client, and their pages. Independent of the broker, except for the metrics.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -11,36 +11,40 @@ use grapnel_plugin_abi::{
 
 use crate::wire::{Reader, put};
 
-/// What a message costs beside itself, as if it had its topic for itself: the topic's entry, and its list.
+/// Memory of a message in addition to itself, as if it were the only one of its topic: the topic's
+/// entry, and its list.
 const BESIDE_EACH: u64 = tree_entry_bytes(size_of::<(Arc<str>, VecDeque<EntryId>)>()) + allocated(32);
 
-/// Most messages that go for one that comes while more is held than may be, beside those that `Shares` lets go of for it.
+/// Maximum number of messages that are removed for a new one while the limits are exceeded, in
+/// addition to those that `Shares` evicts for it.
 pub const EVICTED_FOR_ONE: usize = 512;
 
-/// Most messages that go for one large one that comes, in place of its bytes. Of the smallest ones these are more than 1 MiB.
+/// Maximum number of messages that are removed for a large new one. With the smallest messages,
+/// these are more than 1 MiB.
 pub const GONE_FOR_LARGE: usize = 4096;
 
-/// Most messages that are looked at for one page, whether they match or not.
+/// Maximum number of messages that are examined for one page, including those that do not match.
 pub const PAGE_LOOKED_AT: usize = 1024;
 
-/// Most messages of one page.
+/// Maximum number of messages in one page.
 pub const PAGE_MESSAGES: usize = 256;
 
-/// Most bytes of memory that one page takes.
+/// Maximum bytes of memory of one page.
 pub const PAGE_BYTES: u64 = 128 << 10;
 
-/// A message that is kept.
+/// A stored message.
 #[derive(Debug)]
 struct StoredMessage {
-    /// When it came in, milliseconds since 1970; never before the one in front of it.
+    /// Time of arrival, milliseconds since 1970; never earlier than that of the previous message.
     at_ms: u64,
     topic: Arc<str>,
     payload: Box<[u8]>,
-    /// Whether there was no room for its payload: that it came is known, so that none before it is taken for the last one.
+    /// Whether there was no memory for its payload. The entry remains, so that no older message is
+    /// treated as the last one.
     lost: bool,
 }
 
-/// What [`Item::absent`] is where the payload has not been kept.
+/// Value of [`Item::absent`] if the payload was not stored.
 pub const LOST: u64 = u64::MAX;
 
 impl Weigh for StoredMessage {
@@ -49,68 +53,69 @@ impl Weigh for StoredMessage {
     }
 }
 
-/// Where a message stands among those of all shards: what is compared when they are put in order.
+/// The position of a message among those of all shards; its order is the order of the answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Position {
-    /// When it came in, milliseconds since 1970.
+    /// Time of arrival, milliseconds since 1970.
     pub at_ms: u64,
-    /// On which shard.
+    /// The shard.
     pub shard: u32,
-    /// Which one of its shard's.
+    /// Its number on that shard.
     pub number: u64,
 }
 
 /// A message of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// When it came in, milliseconds since 1970.
+    /// Time of arrival, milliseconds since 1970.
     pub at_ms: u64,
-    /// Which one of its shard's.
+    /// Its number on its shard.
     pub number: u64,
-    /// How many messages of the same topic came in later, as far as is known.
+    /// How many later messages the same topic has, as far as is known.
     pub newer: u32,
     /// Its topic name.
     pub topic: String,
     /// Its payload.
     pub payload: Vec<u8>,
-    /// Bytes of its payload where it has been left out, since there was no room for it in a page: it is fetched alone. [`LOST`] where
-    /// it has not been kept.
+    /// Bytes of its payload if the page had no space for it: the payload is then fetched alone.
+    /// [`LOST`] if the payload was not stored.
     pub absent: u64,
 }
 
 impl Item {
-    /// Bytes of memory that it takes beside its place in a list.
+    /// Bytes of memory that it uses, without its place in a list.
     pub fn heap_bytes(&self) -> u64 {
         allocated(self.topic.capacity()) + allocated(self.payload.capacity())
     }
 }
 
-/// Bytes that a message takes in a page, in a list that may be twice as long as it need be.
+/// Bytes of a message in a page, whose list may have twice the capacity that it needs.
 pub fn bytes_in_page(topic: &str, payload_len: usize) -> u64 {
     2 * size_of::<Item>() as u64 + allocated(topic.len()) + allocated(payload_len)
 }
 
-/// What is asked of one shard: messages in the order in which they came in.
+/// A request to one shard: messages in order of arrival.
 #[derive(Clone, Copy, Debug)]
 pub struct Span<'a> {
-    /// Topics.
+    /// Topic filter.
     pub filter: &'a str,
-    /// Only what came after the message of this number.
+    /// Only messages after this number.
     pub after: u64,
-    /// Only what came up to the message of this number.
+    /// Only messages up to this number.
     pub upto: u64,
-    /// Most bytes of memory that the page takes. A message that is larger alone comes without its payload.
+    /// Maximum bytes of memory of the page. A single message that is larger comes without its
+    /// payload.
     pub room: u64,
 }
 
-/// A part of an answer.
+/// A page of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// Messages, the oldest first.
     pub items: Vec<Item>,
-    /// The number of the newest message that belongs to the answer.
+    /// The number of the newest message of the answer.
     pub upto: u64,
-    /// After which number the next page begins; `None` where there is none.
+    /// The next page begins after this number; `None` if there is none.
     pub next: Option<u64>,
 }
 
@@ -119,17 +124,17 @@ pub struct Page {
 pub struct Store {
     per_topic: usize,
     stored: Shares<StoredMessage>,
-    /// Bytes that the smallest message takes: each that goes makes room for so many.
+    /// Bytes of the smallest message: each removed message frees at least this many.
     least_bytes: u64,
     topics: BTreeMap<Arc<str>, VecDeque<EntryId>>,
     last_ms: u64,
-    /// After a state was taken over: in front of this one, no topic has more messages than are kept.
+    /// After a reload: all topics before this one have been checked for too many messages.
     looked_upto: Option<Bound<Arc<str>>>,
     journal: Journal<u64>,
 }
 
 impl Store {
-    /// Keeps so many of each topic within these limits.
+    /// A store with this many messages of each topic and these limits.
     pub fn new(per_topic: usize, limits: ShareLimits) -> Store {
         let held = Shares::new(limits).beside_each(BESIDE_EACH);
         let smallest = StoredMessage { at_ms: 0, topic: "".into(), payload: Box::default(), lost: false };
@@ -138,18 +143,20 @@ impl Store {
         Store { per_topic, stored: held, least_bytes, topics, last_ms: 0, looked_upto: None, journal }
     }
 
-    /// Shown in `/metrics`.
+    /// Shows the usage in `/metrics`.
     #[must_use]
     pub fn with_metrics(self, host: &Host) -> Store {
         Store { stored: self.stored.with_metrics(host, "kept_messages"), ..self }
     }
 
-    /// Keeps a message of a client; the oldest go where there is no room, its own where its share is full: as many as its bytes need,
-    /// at most [`GONE_FOR_LARGE`] and those of [`EVICTED_FOR_ONE`], and the rest in [`Store::come_nearer`]. Of one that is too large for
-    /// any of it, or for which there is no room while more is held than may be, only that it came.
+    /// Stores a message of a client. If a limit is reached, the oldest messages are removed, or the
+    /// client's own if its limit is reached: as many as are needed, up to [`GONE_FOR_LARGE`] and
+    /// [`EVICTED_FOR_ONE`]; [`Store::come_nearer`] removes the rest. Of a message that is larger
+    /// than a limit, or for which there is no memory while the limits are exceeded, only the
+    /// arrival is stored.
     pub fn keep(&mut self, at_ms: u64, client: &str, name: &str, payload: &[u8]) {
         if self.is_beyond() {
-            // Room for the newest one, as far as it can be made at once.
+            // Frees memory for the newest message, as far as one call may.
             self.come_nearer(EVICTED_FOR_ONE);
         }
         self.last_ms = self.last_ms.max(at_ms);
@@ -180,26 +187,27 @@ impl Store {
             self.remove(oldest.0);
         }
         if self.is_beyond() {
-            // At once, so that the next one finds room, however soon it comes.
+            // Now, so that there is memory for the next message, even if it comes soon.
             self.come_nearer(
                 usize::try_from(steps).map_or(GONE_FOR_LARGE, |steps| steps.min(GONE_FOR_LARGE)),
             );
         }
     }
 
-    /// The oldest message of a topic that has more than are kept.
+    /// The oldest message of a topic with too many messages.
     fn first_beyond(&self, name: &str) -> Option<EntryId> {
         let list = self.topics.get(name).filter(|list| list.len() > self.per_topic)?;
         list.front().copied()
     }
 
-    /// The next page of what is asked. It looks at a bounded number of messages, and may be empty though others follow.
+    /// The next page. It examines a limited number of messages, so it may be empty even if others
+    /// follow.
     pub fn page(&self, span: Span<'_>) -> Page {
         let newest = self.stored.newest().map_or(0, |id| id.0);
         let upto = span.upto.min(newest);
         let mut page = Page { items: Vec::new(), upto, next: None };
         let mut bytes = 0;
-        // Whether there is room for it.
+        // Returns whether there was space for the message.
         let mut add = |id: EntryId, stored: &StoredMessage, list: &VecDeque<EntryId>| {
             let whole = bytes_in_page(&stored.topic, stored.payload.len());
             let (payload, absent) = match (stored.lost, whole <= span.room) {
@@ -218,7 +226,7 @@ impl Store {
             true
         };
         if !span.filter.contains(['+', '#']) {
-            // One topic: nothing else need be looked at.
+            // A single topic: no other topic is examined.
             let Some(list) = self.topics.get(span.filter) else { return page };
             for id in list.iter().skip(list.partition_point(|id| id.0 <= span.after)) {
                 let Some(stored) = self.stored.get(*id).filter(|_| id.0 <= upto) else { break };
@@ -244,7 +252,7 @@ impl Store {
         page
     }
 
-    /// How many messages of a topic, up to the one of this number, stand behind a place on another shard.
+    /// How many messages of a topic, up to this number, come after a position on another shard.
     pub fn newer(&self, shard: u32, upto: u64, name: &str, place: Position) -> u32 {
         let Some(list) = self.topics.get(name) else { return 0 };
         let before = |id: &EntryId| {
@@ -255,17 +263,17 @@ impl Store {
         end.saturating_sub(list.partition_point(before)) as u32
     }
 
-    /// What has changed since it went over.
+    /// The journal of changes for a reload.
     pub fn journal(&mut self) -> &mut Journal<u64> {
         &mut self.journal
     }
 
-    /// The number of the message behind this one.
+    /// The number of the next message.
     pub fn next_number(&self, after: Option<&u64>) -> Option<u64> {
         self.stored.iter_after(EntryId(after.copied().unwrap_or(0))).next().map(|(id, ..)| id.0)
     }
 
-    /// Appends a message as it goes over; false where there is none.
+    /// Appends a message for the transfer; false if there is none.
     pub fn write(&self, number: u64, out: &mut Vec<u8>) -> bool {
         let id = EntryId(number);
         let (Some(client), Some(stored)) = (self.stored.owner_of(id), self.stored.get(id)) else {
@@ -279,7 +287,8 @@ impl Store {
         true
     }
 
-    /// Takes a message over, whatever the limits are; they come in the order in which they were kept.
+    /// Takes over a message without checking the limits. Messages come in the order in which they
+    /// were stored.
     pub fn put(&mut self, number: u64, value: &[u8]) -> Result<(), Error> {
         let id = EntryId(number);
         if self.stored.get(id).is_some() {
@@ -302,7 +311,7 @@ impl Store {
         Ok(())
     }
 
-    /// Lets go of a message.
+    /// Removes a message.
     pub fn remove(&mut self, number: u64) {
         let id = EntryId(number);
         if let Some(stored) = self.stored.remove(id) {
@@ -311,25 +320,27 @@ impl Store {
         }
     }
 
-    /// Lets go of all; `left` frees it.
+    /// Removes all messages; `left` frees them.
     pub fn clear_into(&mut self, left: &mut Leftovers) {
         self.stored.clear_into(left);
         left.add(std::mem::take(&mut self.topics));
         self.looked_upto = None;
     }
 
-    /// Topics are looked at again: they may have more messages than are kept, if the version before kept more.
+    /// Starts a check of all topics: they may have too many messages if the old version stored
+    /// more.
     pub fn look_at_topics(&mut self) {
         self.looked_upto = Some(Bound::Unbounded);
     }
 
-    /// Whether more is held than the limits allow.
+    /// Whether the limits are exceeded.
     pub fn is_beyond(&self) -> bool {
         self.looked_upto.is_some() || self.stored.is_beyond()
     }
 
-    /// Comes nearer to the limits, in so many steps at most: of a topic, a client or all the oldest message goes, or a topic is looked
-    /// at. Whether there is more to do.
+    /// Removes messages until the limits are met, in at most this many steps. A step removes the
+    /// oldest message of a topic, a client or all, or checks a topic. Returns whether more steps
+    /// are needed.
     pub fn come_nearer(&mut self, steps: usize) -> bool {
         let mut left = steps;
         while left > 0
@@ -338,7 +349,7 @@ impl Store {
             left -= 1;
             let next = self.topics.range::<Arc<str>, _>((upto.clone(), Bound::Unbounded)).next();
             let Some(name) = next.map(|(name, _)| Arc::clone(name)) else { break };
-            // It is looked at again, until it has no more than it may have.
+            // The topic is checked again until it has no message too many.
             self.looked_upto = match self.first_beyond(&name) {
                 Some(oldest) => {
                     self.remove(oldest.0);
@@ -357,17 +368,18 @@ impl Store {
     }
 }
 
-/// A message that `write` has written: when it came in, its client, topic and payload.
+/// Reads a message that `write` has written: time of arrival, client, topic and payload.
 fn read_stored<'a>(reader: &mut Reader<'a>) -> Option<(u64, &'a str, &'a str, &'a [u8])> {
     Some((reader.number()?, reader.text()?, reader.text()?, reader.part()?))
 }
 
-/// How many messages are taken out of a list one by one, which moves what is beside each; more go in one walk along it.
+/// Maximum number of messages that are removed from a list one by one, which moves their
+/// neighbours. More are removed in one pass over the list.
 const ONE_BY_ONE: usize = 64;
 
-/// Takes messages that have gone out of the lists of their topics.
+/// Removes messages from the lists of their topics.
 fn forget(topics: &mut BTreeMap<Arc<str>, VecDeque<EntryId>>, mut gone: Vec<(Arc<str>, EntryId)>) {
-    // All messages of a topic have its name in common.
+    // All messages of a topic share its name.
     let name = |topic: &Arc<str>| Arc::as_ptr(topic).cast::<u8>();
     gone.sort_unstable_by_key(|(topic, id)| (name(topic), *id));
     for of_topic in gone.chunk_by(|(one, _), (other, _)| name(one) == name(other)) {
@@ -377,7 +389,7 @@ fn forget(topics: &mut BTreeMap<Arc<str>, VecDeque<EntryId>>, mut gone: Vec<(Arc
     }
 }
 
-/// The same of one topic; they are in order.
+/// Removes messages, which are in order, from the list of one topic.
 fn forget_of(
     topics: &mut BTreeMap<Arc<str>, VecDeque<EntryId>>,
     topic: &Arc<str>,

@@ -36,14 +36,14 @@ fn value<'a>(message: &'a Published, key: &str) -> Option<&'a str> {
     message.user_properties.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
 }
 
-/// What the broker says to what is asked of it.
+/// The fake broker's reply to a request.
 type Says<'a> = &'a mut dyn FnMut(&BehalfAction) -> Reason;
 
 fn yes(_: &BehalfAction) -> Reason {
     Reason::SUCCESS
 }
 
-/// Lets the broker answer until nothing more comes of it. It publishes all that it is to.
+/// Lets the broker reply until nothing more follows. It accepts all publishes.
 fn answer(plugin: &mut TestPlugin<Cache>, says: Says<'_>) {
     loop {
         let asked = plugin.take_requests();
@@ -58,7 +58,8 @@ fn answer(plugin: &mut TestPlugin<Cache>, says: Says<'_>) {
     }
 }
 
-/// Takes what is published, in portions, until the end of an answer. No more than these may be on their way at any time.
+/// Reads published messages in portions, until the end of an answer. At most `most` may be in
+/// flight at any time.
 fn take(plugin: &mut TestPlugin<Cache>, most: usize) -> Vec<Published> {
     take_with(plugin, most, &mut yes)
 }
@@ -79,7 +80,8 @@ fn take_with(plugin: &mut TestPlugin<Cache>, most: usize, says: Says<'_>) -> Vec
     panic!("there is no end after {} messages", came.len());
 }
 
-/// Thousands of messages of several shards come complete, in order, as fast as they are taken, and the end comes last.
+/// Thousands of messages of several shards come complete, in order, at the subscribers' speed, and
+/// the end comes last.
 #[test]
 fn an_answer_of_many_pages_is_complete_and_paced() {
     for shards in [1, 3] {
@@ -98,7 +100,8 @@ fn an_answer_of_many_pages_is_complete_and_paced() {
     }
 }
 
-/// While nobody takes what was published nothing more is; in the end the answer says that it is not complete, in one line.
+/// While no published message is acknowledged, no more are published. In the end the answer reports
+/// that it is incomplete, in one line.
 #[test]
 fn an_answer_that_nobody_takes_ends() {
     let mut plugin = load(1, r#", "answers_max": 1, "answers_in_flight_max": 10, "answer_stall_ms": 1000"#);
@@ -120,7 +123,7 @@ fn an_answer_that_nobody_takes_ends() {
     assert_eq!(logs, [(Level::Warn, said.to_owned())]);
 }
 
-/// What the client may not have is left out, and nothing shows that it is there.
+/// Messages that the client may not receive are omitted without a trace.
 #[test]
 fn what_may_not_be_had_is_left_out() {
     let mut plugin = load(2, "");
@@ -144,7 +147,7 @@ fn what_may_not_be_had_is_left_out() {
     assert_eq!(plugin.logs(), []);
 }
 
-/// A filter that the client may not subscribe to has no messages; what there is is not looked at.
+/// If the client may not subscribe to the filter, the answer is empty and no message is examined.
 #[test]
 fn a_filter_that_may_not_be_had_has_no_messages() {
     let mut plugin = load(1, "");
@@ -159,7 +162,7 @@ fn a_filter_that_may_not_be_had_has_no_messages() {
     assert_eq!(value(&came[0], "incomplete"), Some("its filter is refused with 0x87"));
 }
 
-/// Messages that are refused are counted by the end, also where they are not the first ones.
+/// The end reports the number of refused messages, also if they are not the first ones.
 #[test]
 fn the_end_tells_what_was_refused() {
     let mut plugin = load(1, "");
@@ -183,7 +186,7 @@ fn the_end_tells_what_was_refused() {
     assert_eq!(value(end, "incomplete"), Some("3 messages are left out, refused with 0x83"));
 }
 
-/// What finds no room in the broker, a question or a message, is tried again, and nothing is missing in the end.
+/// A request or message that the full broker refuses is retried, and nothing is missing in the end.
 #[test]
 fn what_finds_no_room_is_tried_again() {
     let mut plugin = load(1, "");
@@ -198,7 +201,7 @@ fn what_finds_no_room_is_tried_again() {
         for asked in plugin.take_requests() {
             plugin.answer_on(0, asked.number.unwrap(), room());
         }
-        // A message that found no room has not been published.
+        // A refused message has not been published.
         let mut refused = Vec::new();
         let published = plugin.published();
         let mut at = 0;
@@ -224,7 +227,7 @@ fn what_finds_no_room_is_tried_again() {
     assert_eq!((came.len(), topics.len()), (50, 50), "each once");
 }
 
-/// One message that never finds room is refused in the end, and the others come.
+/// One message that is never accepted is refused in the end, and the others come.
 #[test]
 fn a_message_that_never_finds_room_is_counted_as_refused() {
     let mut plugin = load(1, "");
@@ -239,7 +242,8 @@ fn a_message_that_never_finds_room_is_counted_as_refused() {
     assert_eq!(value(end, "incomplete"), Some("1 messages are left out, refused with 0x88"));
 }
 
-/// A client that loses the right to its filter gets a bounded number of messages more, however slowly it takes them.
+/// A client that loses the right to its filter gets only a limited number of further messages,
+/// however slowly it acknowledges.
 #[test]
 fn a_right_that_is_lost_ends_the_answer() {
     let mut plugin = load(1, "");
@@ -257,7 +261,8 @@ fn a_right_that_is_lost_ends_the_answer() {
     assert_eq!(value(came.last().unwrap(), "incomplete"), Some("its filter is refused with 0x87"));
 }
 
-/// An answer that is taken, but slowly, gives its place to others in the end; what waits for too long is told so.
+/// A slow answer leaves its place to others in the end. A request that waits too long is refused
+/// with a message.
 #[test]
 fn nobody_has_a_place_for_ever_and_nobody_waits_for_ever() {
     let mut plugin = load(
@@ -280,7 +285,7 @@ fn nobody_has_a_place_for_ever_and_nobody_waits_for_ever() {
     assert_eq!(plugin.logs().len(), 2);
 }
 
-/// Bytes have their bound, beside the one of messages.
+/// The limit of bytes applies in addition to that of messages.
 #[test]
 fn bytes_on_their_way_are_bounded() {
     let mut plugin = load(1, r#", "answers_in_flight_bytes_max": 10000"#);
@@ -290,14 +295,15 @@ fn bytes_on_their_way_are_bounded() {
     ask(&mut plugin, "c", "**");
     let came = take(&mut plugin, 5);
     assert_eq!(value(came.last().unwrap(), "messages"), Some("50"));
-    // One message is let out whatever its size, and the end, which has none, beside the last one.
+    // A single message is sent whatever its size, and the end, which has no payload, together with
+    // the last one.
     let mut plugin = load(1, r#", "answers_in_flight_bytes_max": 1"#);
     fill(&mut plugin, 1, 20);
     ask(&mut plugin, "c", "**");
     assert_eq!(take(&mut plugin, 2).len(), 21);
 }
 
-/// One message at a time is one message at a time, of however many answers.
+/// A limit of one message at a time holds for all answers together.
 #[test]
 fn one_message_in_flight_is_the_least() {
     let mut plugin = load(1, r#", "answers_in_flight_max": 1"#);
@@ -310,7 +316,8 @@ fn one_message_in_flight_is_the_least() {
     }
 }
 
-/// A request that fills what requests may take to the byte is answered, and one byte less is too little.
+/// A request that uses the memory limit exactly is answered; with a limit one byte lower it is
+/// refused.
 #[test]
 fn bytes_of_requests_are_exact() {
     let answered = |most: u64| {
@@ -332,7 +339,8 @@ fn bytes_of_requests_are_exact() {
     assert!((300..3_000).contains(&taken), "{taken}");
 }
 
-/// Where another plugin has asked, what the broker says comes to the shard of that plugin's name, and is brought on.
+/// If another plugin is the requester, the broker's replies arrive on the shard of that plugin's
+/// name, and are forwarded.
 #[test]
 fn an_answer_on_another_shard_finds_its_request() {
     let mut plugin = load(2, "");
@@ -341,7 +349,8 @@ fn an_answer_on_another_shard_finds_its_request() {
     assert_eq!(value(&take(&mut plugin, 1)[0], "messages"), Some("0"));
 }
 
-/// One client has its share of the requests, and the answers of others begin while its own are under way.
+/// One client has a limited share of the requests, and answers of others begin while its own are in
+/// progress.
 #[test]
 fn requests_have_a_share_for_each_client() {
     let mut plugin = load(1, r#", "client_requests_max": 2, "requests_max": 3, "answers_max": 1"#);
@@ -394,7 +403,7 @@ fn what_is_kept_goes_over_in_a_reload() {
     assert_eq!(take(&mut plugin, 100).len(), 11);
 }
 
-/// Messages come, and drive older ones out, while what is kept goes over, piece by piece.
+/// New messages evict old ones while the stored messages are transferred in pieces.
 #[test]
 fn what_changes_while_it_goes_over_goes_over() {
     let config = r##"{"filters": ["#"], "messages_per_topic_max": 2}"##;

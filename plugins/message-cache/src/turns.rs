@@ -1,53 +1,53 @@
-//! The order of requests: clients take turns, and each has a bounded number of answers in progress.
-//! Knows no broker.
+//! The order of requests: clients take turns, and each has a limited number of answers in progress.
+//! Independent of the broker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use grapnel_plugin_abi::{EntryId, tree_entry_bytes};
 
-/// Bytes that a request takes in here.
+/// Bytes that a request uses here.
 pub const BYTES_OF_EACH: u64 =
     2 * size_of::<EntryId>() as u64 + tree_entry_bytes(size_of::<(EntryId, u64)>());
 
-/// Bytes that a client takes in here.
+/// Bytes that a client uses here.
 pub const BYTES_OF_CLIENT: u64 =
     tree_entry_bytes(size_of::<(Arc<str>, Client)>()) + 2 * size_of::<Arc<str>>() as u64 + 64;
 
 #[derive(Debug, Default)]
 struct Client {
-    /// Its requests that wait, the first one first.
+    /// Its waiting requests, in order.
     waiting: VecDeque<EntryId>,
     under_way: u64,
-    /// Whether it stands in the row.
+    /// Whether it is in `row`.
     in_row: bool,
 }
 
-/// Requests that wait, by client.
+/// Waiting requests, by client.
 #[derive(Debug)]
 pub struct Turns {
     each_max: u64,
     clients: BTreeMap<Arc<str>, Client>,
-    /// Clients with a request that may be answered, the next one first.
+    /// Clients with a request that may be answered, in order.
     row: VecDeque<Arc<str>>,
-    /// Since when they wait; those that came first are in front.
+    /// The start of the wait of each request, in order of arrival.
     since_ms: BTreeMap<EntryId, u64>,
 }
 
 impl Turns {
-    /// So many answers of one client at a time.
+    /// An order with this many answers of one client at a time.
     pub fn new(each_max: u64) -> Turns {
         Turns { each_max, clients: BTreeMap::new(), row: VecDeque::new(), since_ms: BTreeMap::new() }
     }
 
-    /// A request waits from now on.
+    /// Adds a waiting request.
     pub fn push(&mut self, client: &Arc<str>, request: EntryId, now_ms: u64) {
         self.since_ms.insert(request, now_ms);
         self.clients.entry(Arc::clone(client)).or_default().waiting.push_back(request);
         self.settle(client);
     }
 
-    /// The request that is answered next: it is under way from now on.
+    /// The next request to answer; it is in progress from now on.
     pub fn next(&mut self) -> Option<EntryId> {
         loop {
             let client = self.row.pop_front()?;
@@ -58,7 +58,7 @@ impl Turns {
                 self.since_ms.remove(&request);
                 known.under_way += 1;
             }
-            // One whose requests have all gone meanwhile is forgotten.
+            // A client whose requests were all removed meanwhile is removed too.
             self.settle(&client);
             if request.is_some() {
                 return request;
@@ -66,12 +66,12 @@ impl Turns {
         }
     }
 
-    /// The request that waits for longest, and since when.
+    /// The request that has waited longest, and the start of its wait.
     pub fn first(&self) -> Option<(EntryId, u64)> {
         self.since_ms.first_key_value().map(|(request, since_ms)| (*request, *since_ms))
     }
 
-    /// A request does not wait any more.
+    /// Removes a waiting request.
     pub fn remove(&mut self, client: &Arc<str>, request: EntryId) {
         self.since_ms.remove(&request);
         if let Some(known) = self.clients.get_mut(client)

@@ -1,4 +1,5 @@
-//! The pages of answers in progress: requests to other shards by instance messages, and their answers.
+//! The pages of answers in progress: requests to other shards by instance messages, and their
+//! replies.
 
 use grapnel_plugin_abi::{EntryId, Reason, Weigh, tree_entry_bytes};
 
@@ -9,53 +10,57 @@ use crate::pool::Share;
 use crate::store::{PAGE_BYTES, Page, Span};
 use crate::wire::{Reader, put, read_place, write_items, write_places};
 
-/// What an instance message is; in the upper half of its number. The lower half is the number of the request.
+/// The kind of an instance message, in the upper half of its number. The lower half is the number
+/// of the request.
 const REQUEST_PAGE: u64 = 1 << 32;
 const PART: u64 = 2 << 32;
 const END_OF_PAGE: u64 = 3 << 32;
 const REQUEST_COUNTS: u64 = 4 << 32;
 const COUNTS: u64 = 5 << 32;
-/// To itself: what was asked for before it has been carried out.
+/// To itself: the earlier commands have been executed.
 const GO_ON: u64 = 6 << 32;
-/// What the broker has said on another shard, to which the client of an answer belongs.
+/// A reply of the broker that arrived on another shard than that of the answer.
 const ANSWERED: u64 = 7 << 32;
-/// To itself, where there was no timer: more is kept than may be.
+/// To itself, because there was no timer: the limits are exceeded.
 pub(crate) const COME_NEARER: u64 = 8 << 32;
 
-/// A page goes in instance messages of so many bytes.
+/// A page is sent in instance messages of this size.
 const MESSAGE_BYTES: usize = 64 << 10;
 
-/// Bytes of memory that a page may take however little is free. A larger message waits for room.
+/// Minimum memory for a page, however little is free, bytes. A larger message waits.
 const PAGE_BYTES_MIN: u64 = 4 << 10;
 
-/// After so many milliseconds a shard that does not answer is asked again.
+/// A shard without a reply gets the request again after this time, milliseconds.
 pub(crate) const PATIENCE_MS: u64 = 5_000;
 
-/// How far an answer has come.
+/// The stage of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
-    /// Whether the client may subscribe to the filter: to be asked, or asked.
+    /// Authorization of the filter: to be requested, or requested.
     Filter { asked: bool },
-    /// Its messages go out.
+    /// Its messages are published.
     Messages,
-    /// Its last message, which says whether it is complete: to be published, or published.
+    /// Its last message, which reports whether the answer is complete: to be published, or
+    /// published.
     End { asked: bool, problem: Option<String> },
-    /// It is published: what is in flight takes its place until it has been taken.
+    /// All is published. The messages in flight count against the limit until subscribers
+    /// acknowledge them.
     Taken,
 }
 
-/// A message that no page has room for, which is asked about by what is known of it, and then fetched alone.
+/// A message that does not fit into a page. It is authorized without its payload, and then fetched
+/// alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Large {
-    /// To be asked whether the client may have it, after so many times that nothing was said.
+    /// To be authorized, after this many tries without a verdict.
     Unasked(u32),
-    /// The same has been asked, of the first message of this shard's page.
+    /// Authorization is requested: the tries, and the shard of the message.
     Requested(u32, u32),
-    /// The client may have it.
+    /// The client may receive it.
     Allowed,
 }
 
-/// What is asked of a shard.
+/// A request for a page.
 struct Wanted {
     after: u64,
     upto: u64,
@@ -63,40 +68,40 @@ struct Wanted {
     serial: u32,
 }
 
-/// An answer under way, with what has become of it.
+/// An answer in progress with its state.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
     pub(crate) request: EntryId,
     pub(crate) answer: Answer,
     pub(crate) stage: Stage,
     pub(crate) in_flight: InFlight,
-    /// Messages that the broker has taken.
+    /// Messages that the broker has accepted.
     pub(crate) sent: u64,
-    /// Messages that it does not take, and what was said about the last one.
+    /// Messages that the broker has refused, and the last error.
     pub(crate) refused: u64,
     pub(crate) last_refusal: Option<String>,
-    /// For how many ticks nothing has come of what was asked of shards, and nothing of what was asked of the broker.
+    /// Time without replies from shards and without replies from the broker.
     pub(crate) silent_ms: u64,
     pub(crate) stalled_ms: u64,
-    /// The same of a message that the broker does not take at all.
+    /// Time for which the broker has not accepted the current message.
     pub(crate) not_taken_ms: Option<u64>,
-    /// Whether its subscribers took nothing for too long, or not all in time.
+    /// Whether its subscribers acknowledged nothing for too long, or not everything in time.
     pub(crate) stalled: bool,
-    /// How long it has been under way, and since when and of how many messages its filter has not been asked about.
+    /// Its age, and the time and number of messages since the last authorization of its filter.
     pub(crate) age_ms: u64,
     pub(crate) filter_age_ms: u64,
     pub(crate) since_filter: u64,
-    /// Whether its pages have begun to come.
+    /// Whether the first page has arrived.
     pub(crate) begun: bool,
-    /// Whether there is no room for its next message in what its client, or all, may hold.
+    /// Whether its client, or all together, have no memory for its next message.
     pub(crate) lacks_room: bool,
     pub(crate) large: Large,
-    /// Whether an instance message to go on is on its way.
+    /// Whether an instance message to continue has been sent.
     goes_on: bool,
 }
 
 impl UnderWay {
-    /// Of a request, from so many shards.
+    /// The answer to a request, from this many shards.
     pub(crate) fn new(request: EntryId, shards: u32, per_topic: usize) -> UnderWay {
         UnderWay {
             request,
@@ -120,7 +125,7 @@ impl UnderWay {
         }
     }
 
-    /// Time has passed.
+    /// One tick has passed.
     pub(crate) fn tick(&mut self) {
         let ms = TICK.as_millis() as u64;
         self.silent_ms += ms;
@@ -131,12 +136,12 @@ impl UnderWay {
         self.in_flight.tick();
     }
 
-    /// What it has on its way.
+    /// Its messages and bytes in flight.
     pub(crate) fn share(&self) -> Share {
         (self.in_flight.messages(), self.in_flight.bytes())
     }
 
-    /// Bytes of memory that it holds: its client is charged with them.
+    /// Bytes of memory in use; charged to its client.
     pub(crate) fn held_bytes(&self) -> u64 {
         let refusal = self.last_refusal.as_ref().map_or(0, String::heap_bytes);
         tree_entry_bytes(size_of::<(u32, UnderWay)>())
@@ -145,7 +150,7 @@ impl UnderWay {
             + refusal
     }
 
-    /// Why it is not complete, if it is not.
+    /// Why it is incomplete; `None` if it is complete.
     pub(crate) fn problem(&self, stopped: Option<&str>) -> Option<String> {
         let mut problems: Vec<String> = stopped.map(str::to_owned).into_iter().collect();
         if self.answer.left_out() > 0 {
@@ -203,7 +208,7 @@ impl CacheShard {
         self.arm();
     }
 
-    /// Sends a page of this shard's messages to the one that asks.
+    /// Sends a page of this shard's messages to the requesting shard.
     fn send_page(&self, to: u32, number: u32, reader: &mut Reader<'_>) -> Option<()> {
         let (after, upto, room) = (reader.number()?, reader.number()?, reader.number()?);
         let (serial, filter) = (reader.small()?, reader.text()?);
@@ -212,7 +217,8 @@ impl CacheShard {
         let message = |kind: u64, bytes: &[u8]| {
             self.shared.host.instance_message(Some(to), kind | u64::from(number), bytes)
         };
-        // Where one does not go, the end shows that the page is not whole, and it is asked for again.
+        // If one cannot be sent, the end shows that the page is incomplete, and it is requested
+        // again.
         let serial = serial.to_le_bytes();
         let sent = items
             .chunks(MESSAGE_BYTES)
@@ -224,7 +230,8 @@ impl CacheShard {
         sent.and_then(|()| message(END_OF_PAGE, &end)).ok()
     }
 
-    /// Says how many newer messages this shard has for each message of another shard's page.
+    /// Sends the number of newer messages that this shard has for each message of another shard's
+    /// page.
     fn send_counts(&self, to: u32, number: u32, reader: &mut Reader<'_>) -> Option<()> {
         let (source, upto, serial) = (reader.small()?, reader.number()?, reader.small()?);
         let mut counts = source.to_le_bytes().to_vec();
@@ -235,7 +242,8 @@ impl CacheShard {
         self.shared.host.instance_message(Some(to), COUNTS | u64::from(number), &counts).ok()
     }
 
-    /// Has what is asked done: by instance messages on other shards, and here at once. What cannot be sent is asked again in time.
+    /// Executes requests: by instance messages on other shards, and at once on this one. A request
+    /// that cannot be sent is repeated later.
     pub(crate) fn carry_out(&mut self, number: u32, asks: Vec<ShardRequest>) {
         let page_bytes = self.page_bytes(number, &asks);
         let mut asks = asks;
@@ -253,8 +261,9 @@ impl CacheShard {
         self.charge(number);
     }
 
-    /// How much memory each of the pages that are to be asked for may take: together half of what is free of one half of the client's
-    /// share, and at least some, so that everybody goes on. The other half is for what is fetched alone.
+    /// The memory for each of the requested pages: together half of the free part of one half of
+    /// the client's limit, and at least a minimum, so that every answer continues. The other half
+    /// is for messages that are fetched alone.
     fn page_bytes(&self, number: u32, asks: &[ShardRequest]) -> u64 {
         let count =
             asks.iter().filter(|ask| matches!(ask, ShardRequest::Page { room: None, .. })).count() as u64;
@@ -266,7 +275,7 @@ impl CacheShard {
         (free / 2 / count.max(1)).clamp(PAGE_BYTES_MIN, PAGE_BYTES)
     }
 
-    /// The client of an answer is charged with what that holds now.
+    /// Charges the client of an answer with its current memory.
     pub(crate) fn charge(&mut self, number: u32) {
         if let Some(under_way) = self.answers.get(&number) {
             self.requests.charge(under_way.request, under_way.held_bytes());
@@ -307,20 +316,21 @@ impl CacheShard {
         }
     }
 
-    /// Has an answer go on when what has been published so far has been carried out, and others had their turn.
+    /// Continues an answer after its published messages have been processed and others had their
+    /// turn.
     pub(crate) fn go_on_soon(&mut self, number: u32) {
         let (host, shard) = (self.shared.host, self.shard);
         if let Some(under_way) = self.answers.get_mut(&number).filter(|under_way| !under_way.goes_on) {
-            // Otherwise the next tick has it go on.
+            // Otherwise the next tick continues it.
             under_way.goes_on = host.instance_message(Some(shard), GO_ON | u64::from(number), &[]).is_ok();
         }
     }
 
-    /// Brings what the broker has said to the shard that wants to know it.
+    /// Forwards a reply of the broker to the shard of the answer.
     pub(crate) fn pass_on(&self, to: u32, full: u64, reason: Reason) {
         let mut message = full.to_le_bytes().to_vec();
         message.extend(u32::from(reason.0).to_le_bytes());
-        // Where it is lost, the answer ends when nothing has come of it for too long.
+        // If it is lost, the answer ends after a time without progress.
         let _ = self.shared.host.instance_message(Some(to), ANSWERED | u64::from(full as u32), &message);
     }
 }

@@ -1,16 +1,16 @@
-//! The formats of instance messages between instances and of state for the next generation: numbers
-//! little-endian, texts with their length in front. Reading takes any bytes and returns `None` for
-//! what is cut short.
+//! The formats of instance messages and of state for the next generation. Numbers are
+//! little-endian; texts have a length prefix. Readers accept any bytes and return `None` for
+//! truncated input.
 
 use crate::store::{Item, Position};
 
-/// Appends a text or bytes.
+/// Appends a text or bytes with a length prefix.
 pub fn put(out: &mut Vec<u8>, part: &[u8]) {
     out.extend((part.len() as u32).to_le_bytes());
     out.extend(part);
 }
 
-/// Reads what [`put`] and numbers have written.
+/// Reads values that [`put`] and the number functions have written.
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -19,14 +19,14 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 
-    /// A number.
+    /// A number of 8 bytes.
     pub fn number(&mut self) -> Option<u64> {
         let (number, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u64::from_le_bytes(*number))
     }
 
-    /// A small number.
+    /// A number of 4 bytes.
     pub fn small(&mut self) -> Option<u32> {
         let (number, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -47,7 +47,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The messages of a page.
+/// Writes the messages of a page.
 pub fn write_items(items: &[Item]) -> Vec<u8> {
     let mut out = Vec::new();
     for item in items {
@@ -61,7 +61,7 @@ pub fn write_items(items: &[Item]) -> Vec<u8> {
     out
 }
 
-/// What [`write_items`] has written.
+/// Reads the result of [`write_items`].
 pub fn read_items(bytes: &[u8]) -> Option<Vec<Item>> {
     let (mut reader, mut items) = (Reader(bytes), Vec::new());
     while !reader.is_empty() {
@@ -78,7 +78,7 @@ pub fn read_items(bytes: &[u8]) -> Option<Vec<Item>> {
     Some(items)
 }
 
-/// Places of the messages of a page, with their topics.
+/// Writes the positions and topics of the messages of a page.
 pub fn write_places(shard: u32, items: &[Item]) -> Vec<u8> {
     let mut out = Vec::new();
     for item in items {
@@ -90,7 +90,7 @@ pub fn write_places(shard: u32, items: &[Item]) -> Vec<u8> {
     out
 }
 
-/// What [`write_places`] has written, one by one.
+/// Reads the next entry of [`write_places`].
 pub fn read_place<'a>(reader: &mut Reader<'a>) -> Option<(Position, &'a str)> {
     let place = Position { at_ms: reader.number()?, shard: reader.small()?, number: reader.number()? };
     Some((place, reader.text()?))

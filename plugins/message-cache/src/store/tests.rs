@@ -52,7 +52,7 @@ fn the_last_of_each_topic_are_kept() {
     while let Some(number) = store.next_number(last.as_ref()) {
         let mut value = Vec::new();
         assert!(store.write(number, &mut value));
-        // Twice is once.
+        // Taking over a message twice has no effect.
         (0..2).for_each(|_| other.put(number, &value).unwrap());
         assert!(other.put(number + 100, &value[1..]).is_err());
         last = Some(number);
@@ -64,7 +64,7 @@ fn the_last_of_each_topic_are_kept() {
     assert_eq!(other.stored.newest(), store.stored.newest(), "numbers go on");
 }
 
-/// 1.2 million empty messages took 40 times the memory that they were counted with.
+/// 1.2 million empty messages used 40 times the memory that they were counted with.
 #[test]
 fn empty_messages_are_not_free() {
     let mut store = Store::new(9, ShareLimits { bytes_max: 100_000, ..LIMITS });
@@ -101,8 +101,8 @@ fn a_client_drives_out_its_own_and_leaves_no_list_behind() {
     assert!(store.stored.bytes() <= limits.bytes_max);
 }
 
-/// A page looks at so many and no more, however many there are, and all of them together are complete.
-/// One large message of a client drives out many of its small ones, which lie between those of others in the list of their topic.
+/// One large message of a client evicts many of its small ones, which lie between messages of
+/// others in the list of their topic.
 #[test]
 fn many_go_from_the_middle_of_a_topic_at_once() {
     for small in [10, 200, 1_000] {
@@ -126,6 +126,7 @@ fn many_go_from_the_middle_of_a_topic_at_once() {
     }
 }
 
+/// A page examines a limited number of messages, and all pages together are complete.
 #[test]
 fn pages_are_bounded_and_complete() {
     let mut store = Store::new(9, LIMITS);
@@ -141,7 +142,8 @@ fn pages_are_bounded_and_complete() {
     assert_eq!((none.len(), pages), (0, 4), "three times as many as one page looks at, and some");
     assert_eq!(all(&store, "rare").0.len(), 7);
 
-    // What comes while it is read is not part of it; what goes meanwhile is no obstacle.
+    // New messages during the reading are not part of the answer; removed messages do not disturb
+    // it.
     let first = store.page(Span { filter: "x/#", after: 0, upto: u64::MAX, room: PAGE_BYTES });
     store.keep(1, "me", "x/new", b"");
     let next = first.next.unwrap();
@@ -152,7 +154,7 @@ fn pages_are_bounded_and_complete() {
     assert!(rest.items[0].number > next && rest.upto == first.upto);
 }
 
-/// Lower limits are worked off in steps, and no message that comes drives out more than so many.
+/// Lower limits are applied in steps, and no new message evicts more than the maximum.
 #[test]
 fn no_call_lets_go_of_more_than_so_many() {
     let mut before = Store::new(10_000, LIMITS);
@@ -186,7 +188,8 @@ fn no_call_lets_go_of_more_than_so_many() {
     assert!(store.stored.len() > 10 && texts(&store, "#").len() == store.stored.len());
 }
 
-/// A page takes no more memory than it may; what is larger alone comes without its payload, and comes whole where there is room.
+/// A page stays within its memory limit. A larger message comes alone without its payload, and
+/// complete if there is memory.
 #[test]
 fn a_page_takes_no_more_than_its_room() {
     let mut store = Store::new(9, LIMITS);
@@ -227,7 +230,7 @@ fn what_is_newer_on_this_shard_is_counted_by_place() {
     assert_eq!(store.newer(1, 2, "b", Position { at_ms: 9, shard: 0, number: 1 }), 0);
 }
 
-/// Large messages that come one behind the other in place of many small ones are all kept: each makes the room that it takes.
+/// Consecutive large messages that replace many small ones are all stored: each evicts enough.
 #[test]
 fn the_newest_wins_where_room_is_short() {
     let limits = ShareLimits { bytes_max: 8 << 20, ..LIMITS };
@@ -261,7 +264,7 @@ fn the_newest_wins_where_room_is_short() {
         store.page(Span { filter: "large/0", after: 0, upto: u64::MAX, room: u64::MAX / 2 }).items[0].absent,
         0
     );
-    // It goes over as it is.
+    // It is transferred as it is.
     store.keep(4, "me", "lost", &vec![2; 9 << 20]);
     let (number, mut value) = (store.stored.newest().unwrap().0, Vec::new());
     assert!(store.write(number, &mut value));
@@ -271,8 +274,9 @@ fn the_newest_wins_where_room_is_short() {
     assert_eq!((page.items[0].absent, page.items[0].payload.len()), (LOST, 0));
 }
 
-/// A message that is larger than what may go for it at once passes the limit alone. The next one like it is not kept until there is
-/// room again, but it is known that it came: no older one is taken for the last.
+/// A message that is larger than one call may evict exceeds the limit alone. The next such message
+/// is not stored until there is memory again, but its arrival is: no older message is treated as
+/// the last one.
 #[test]
 fn what_goes_for_the_largest_messages_is_bounded() {
     let mut store = Store::new(9, ShareLimits { bytes_max: 48 << 20, ..LIMITS });

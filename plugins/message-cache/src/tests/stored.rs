@@ -1,9 +1,9 @@
-//! Tests of what the plugin holds: limits that are lowered, who is charged, and messages that are
-//! larger than a page.
+//! Tests of the plugin's memory: lowered limits, the charged client, and messages that are larger
+//! than a page.
 
 use super::*;
 
-/// Asks for all, and gives the payloads of what comes.
+/// Requests all messages, and returns the payloads of the answer.
 fn payloads(plugin: &mut TestPlugin<Cache>) -> Vec<String> {
     ask(plugin, "c", "**");
     let mut came = take(plugin, 100);
@@ -11,7 +11,7 @@ fn payloads(plugin: &mut TestPlugin<Cache>) -> Vec<String> {
     came.iter().map(|message| String::from_utf8_lossy(&message.payload).into_owned()).collect()
 }
 
-/// Limits that are lower than those of the version before are kept soon, also where nobody publishes.
+/// Lower limits of a new version are applied soon, even if no message is published.
 #[test]
 fn limits_that_were_lowered_are_kept_soon() {
     let mut plugin = load(1, r#", "messages_per_topic_max": 2000"#);
@@ -27,7 +27,7 @@ fn limits_that_were_lowered_are_kept_soon() {
     let expected: Vec<String> =
         ["x", "y"].iter().flat_map(|topic| (1_995..2_000).map(move |n| format!("{topic}{n}"))).collect();
     assert_eq!(payloads(&mut plugin), expected);
-    // Some 350 bytes each: one client's share is less than its five.
+    // About 350 bytes each: the limit of one client is lower than five messages.
     let lowered = r##"{"filters": ["#"], "messages_per_topic_max": 5, "client_bytes_max": 1500}"##;
     let mut plugin = plugin.reloaded(lowered).unwrap();
     plugin.advance(Duration::from_secs(1));
@@ -35,7 +35,8 @@ fn limits_that_were_lowered_are_kept_soon() {
     assert!((2..8).contains(&left.len()) && left.contains(&"x1999".to_owned()), "{left:?}");
 }
 
-/// Where no timer is to be had, the limits are come nearer to by instance messages, one at a time however many messages come.
+/// Without a timer the limits are applied by instance messages, one at a time however many messages
+/// come.
 #[test]
 fn a_timer_that_is_refused_is_made_up_for() {
     let mut plugin = load(1, r#", "client_bytes_max": 4000000"#);
@@ -52,7 +53,7 @@ fn a_timer_that_is_refused_is_made_up_for() {
     assert!((1_000..3_500).contains(&kept), "{kept}");
 }
 
-/// The same where it is refused to the version that takes over with lower limits.
+/// The same if the timer is refused to the version that takes over with lower limits.
 #[test]
 fn a_timer_that_is_refused_in_a_reload_is_made_up_for() {
     let mut plugin = load(1, r#", "messages_per_topic_max": 2000"#);
@@ -68,7 +69,7 @@ fn a_timer_that_is_refused_in_a_reload_is_made_up_for() {
     assert_eq!(payloads(&mut plugin), ["1995", "1996", "1997", "1998", "1999"]);
 }
 
-/// What an answer holds is charged to its client, and to nobody else; it goes with the answer.
+/// The memory of an answer is charged to its client only, and released with the answer.
 #[test]
 fn pages_are_charged_to_who_asks() {
     let mut plugin = load(2, r#", "client_requests_bytes_max": 60000"#);
@@ -77,7 +78,7 @@ fn pages_are_charged_to_who_asks() {
         plugin.run_on(n % 2, &mut message.with_client_id("maker"));
     }
     ask(&mut plugin, "c", "**");
-    // It may have the filter, and its pages come; nobody says whether it may have the messages.
+    // The filter is allowed and its pages come, but there is no verdict for the messages.
     plugin.deliver_messages();
     let asked = plugin.take_requests();
     plugin.answer_on(0, asked[0].number.unwrap(), Reason::SUCCESS);
@@ -108,7 +109,8 @@ fn pages_are_charged_to_who_asks() {
     assert!(again.is_dropped(), "its share is free again");
 }
 
-/// A message that no page has room for is fetched alone, and one that is larger than half a client's share is left out, and counted.
+/// A message that does not fit into a page is fetched alone. One that is larger than half a
+/// client's limit is omitted and counted.
 #[test]
 fn large_messages_come_one_at_a_time() {
     let mut plugin =
@@ -128,7 +130,7 @@ fn large_messages_come_one_at_a_time() {
     assert_eq!((value(&end, "refused"), value(&end, "incomplete")), (Some("1"), Some(said)));
 }
 
-/// One that goes while it is to be fetched alone is left out, and nothing behind it.
+/// A message that is removed before it is fetched alone is omitted, but nothing after it.
 #[test]
 fn a_large_message_that_goes_meanwhile_is_left_out() {
     let mut plugin = load(2, r#", "client_requests_bytes_max": 400000, "messages_per_topic_max": 1"#);
@@ -140,14 +142,14 @@ fn a_large_message_that_goes_meanwhile_is_left_out() {
     let asked = plugin.take_requests();
     plugin.answer_on(0, asked[0].number.unwrap(), Reason::SUCCESS);
     plugin.deliver_messages();
-    // The pages have come by now, and another message takes its place.
+    // The pages have arrived, and another message replaces it.
     plugin.run_on(1, &mut FakeEvent::publish("x/2", b"new").with_client_id("maker"));
     let topics: Vec<_> = take(&mut plugin, 100);
     let topics: Vec<_> = topics.iter().filter_map(|message| value(message, "topic")).collect();
     assert_eq!(topics, ["x/1", "x/3"]);
 }
 
-/// Correlation data that are there and empty come back as they are, and none where there are none.
+/// Empty correlation data is returned as empty, and absent data as absent.
 #[test]
 fn correlation_data_come_back_as_they_are() {
     let mut plugin = load(1, "");
@@ -163,7 +165,8 @@ fn correlation_data_come_back_as_they_are() {
     }
 }
 
-/// A large message that the client may not have is as if it were not there: it is neither fetched nor counted.
+/// A large message that the client may not receive leaves no trace: it is neither fetched nor
+/// counted.
 #[test]
 fn a_large_message_that_may_not_be_had_is_not_there() {
     let mut plugin = load(1, r#", "client_requests_bytes_max": 400000"#);
@@ -185,7 +188,7 @@ fn a_large_message_that_may_not_be_had_is_not_there() {
     assert_eq!((said, plugin.logs()), ([Some("2"), None, None], Vec::new()));
 }
 
-/// Nothing is said of a large message for a while: it is asked about again, and comes in its place.
+/// No verdict for a large message for a while: it is authorized again, and comes in order.
 #[test]
 fn a_large_message_waits_for_its_verdict() {
     let mut plugin = load(1, r#", "client_requests_bytes_max": 400000"#);
@@ -205,7 +208,7 @@ fn a_large_message_waits_for_its_verdict() {
     assert_eq!((silences, topics), (3, vec!["x/1", "x/2", "x/3"]));
 }
 
-/// Pages of an answer's other shards are not in the way of its large message.
+/// Pages of other shards of an answer do not block its large message.
 #[test]
 fn an_answer_is_not_in_its_own_way() {
     let mut plugin = load(2, r#", "client_requests_bytes_max": 400000"#);
@@ -224,7 +227,8 @@ fn an_answer_is_not_in_its_own_way() {
     assert_eq!(value(came.last().unwrap(), "incomplete"), None);
 }
 
-/// A message that was too large to be kept is counted as left out, and the one before it is not taken for the last.
+/// A message that was too large to be stored is counted as omitted, and the one before it is not
+/// treated as the last.
 #[test]
 fn what_was_too_large_to_be_kept_is_said() {
     let mut plugin = load(1, r#", "messages_per_topic_max": 1, "client_bytes_max": 100000"#);
