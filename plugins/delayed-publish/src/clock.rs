@@ -1,4 +1,4 @@
-//! The clock of the delays: it is never set, and two generations of the plugin in one process read
+//! The clock of the delays. It is monotonic, and two generations of the plugin in one process read
 //! the same time.
 
 /// Milliseconds since the machine was started.
@@ -11,7 +11,7 @@ pub fn now_ms() -> u64 {
 #[cfg(test)]
 pub use fake::{now_ms, pass};
 
-/// The clock of a test, which moves it together with the timers of the test bed.
+/// The clock of a test, which advances it together with the timers of the test bed.
 #[cfg(test)]
 mod fake {
     use std::cell::Cell;

@@ -5,28 +5,28 @@ use grapnel_plugin_abi::{Error, ShareLimits};
 /// `[plugins.delayed-publish.config]`.
 #[derive(serde::Deserialize)]
 pub struct Config {
-    /// Longest delay, seconds.
+    /// Maximum delay, seconds.
     #[serde(default = "defaults::delay_s_max")]
     pub delay_s_max: u64,
-    /// Most messages that one shard holds.
+    /// Maximum number of messages that one shard stores.
     #[serde(default = "defaults::messages_max")]
     pub messages_max: u64,
-    /// Most bytes of memory that they take.
+    /// Maximum bytes of memory that these messages use.
     #[serde(default = "defaults::bytes_max")]
     pub bytes_max: u64,
-    /// Most messages that are held for one client.
+    /// Maximum number of messages that are stored for one client.
     #[serde(default = "defaults::client_messages_max")]
     pub client_messages_max: u64,
-    /// Most bytes of memory that they take.
+    /// Maximum bytes of memory that the messages of one client use.
     #[serde(default = "defaults::client_bytes_max")]
     pub client_bytes_max: u64,
-    /// How long after it was due a message is tried again, seconds.
+    /// How long after its due time a message is retried, seconds.
     #[serde(default = "defaults::retry_s_max")]
     pub retry_s_max: u64,
 }
 
-// A message of 100 bytes with a short topic takes some 600: as many as may be fit into the bytes that may be, in all and for one
-// client, and ten clients that take all they can leave nothing over and nothing unused.
+// A message of 100 bytes with a short topic uses about 600. So the limits in messages and in bytes
+// fit together, in total and for one client, and ten clients at their limit use the total exactly.
 mod defaults {
     pub const fn delay_s_max() -> u64 {
         4_294_967
@@ -43,17 +43,17 @@ mod defaults {
     pub const fn client_bytes_max() -> u64 {
         8 << 20
     }
-    // As long as an operator may need to find out why the broker has no room.
+    // Long enough for an operator to find out why the broker is full.
     pub const fn retry_s_max() -> u64 {
         3600
     }
 }
 
 impl Config {
-    /// Whether everything is in its range.
+    /// Checks all ranges.
     ///
     /// # Errors
-    /// The key, and what it may be.
+    /// The key and its range.
     pub fn check(&self) -> Result<(), Error> {
         for (key, value) in [
             ("delay_s_max", self.delay_s_max),
@@ -70,7 +70,7 @@ impl Config {
         Ok(())
     }
 
-    /// Of the messages that one shard holds.
+    /// Limits of the messages that one shard stores.
     pub fn limits(&self) -> ShareLimits {
         ShareLimits {
             entries_max: self.messages_max,

@@ -1,22 +1,23 @@
-//! A message that waits, and its form as bytes. Knows no clock and no broker.
+//! A delayed message, and its encoding as bytes. Independent of the clock and the broker.
 
 use grapnel_plugin_abi::{Identity, OnBehalf, Outgoing};
 
-/// A message that waits.
+/// A delayed message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DelayedMessage {
-    /// Client identifier of whose message it is.
+    /// Client identifier of the publisher.
     pub from: String,
-    /// Who that is, for whom it is authorised when it is due; `None` of one that an older version has held.
+    /// The publisher's identity, for authorization at the due time; `None` for a message of an
+    /// older version.
     pub identity: Option<Identity>,
     pub topic: String,
     pub payload: Vec<u8>,
     pub qos: u8,
     pub retain: bool,
     pub payload_format: Option<u8>,
-    /// 0 for none.
+    /// Seconds; 0 for none.
     pub expiry_s: u32,
-    /// May be there and empty, as the correlation data may.
+    /// May be present and empty, as may the correlation data.
     pub content_type: Option<String>,
     /// Empty for none.
     pub response_topic: String,
@@ -25,14 +26,14 @@ pub struct DelayedMessage {
 }
 
 impl DelayedMessage {
-    /// What it is kept and handed over as.
+    /// The encoded message, for storage and for the transfer in a reload.
     pub fn bytes(&self) -> Box<[u8]> {
         let mut out = Vec::new();
         self.write(&mut out);
         out.into()
     }
 
-    /// On whose behalf it is published.
+    /// The client that it is published on behalf of.
     pub fn client(&self) -> OnBehalf<'_> {
         match &self.identity {
             Some(identity) => OnBehalf::of(identity),
@@ -77,7 +78,7 @@ impl DelayedMessage {
         put(out, self.identity.as_ref().map_or(&[], Identity::as_bytes));
     }
 
-    /// What [`DelayedMessage::bytes`] gave; `None` for anything else.
+    /// Decodes [`DelayedMessage::bytes`]; `None` for any other bytes.
     pub fn of(bytes: &[u8]) -> Option<DelayedMessage> {
         let mut reader = Reader(bytes);
         DelayedMessage::read(&mut reader).filter(|_| reader.0.is_empty())
@@ -115,7 +116,7 @@ fn put(out: &mut Vec<u8>, part: &[u8]) {
     out.extend(part);
 }
 
-/// The same of what may be absent: a byte in front says whether it is there ([`Reader::is_there`]).
+/// Appends an optional part: its first byte is the presence flag ([`Reader::is_there`]).
 fn put_if(out: &mut Vec<u8>, part: Option<&[u8]>) {
     out.push(u8::from(part.is_some()));
     if let Some(part) = part {

@@ -1,6 +1,6 @@
 //! delayed-publish: a message to `$delayed/SECONDS/TOPIC` is acknowledged at once and published to
-//! `TOPIC` after that time. Each shard holds the messages of its clients in memory until the broker
-//! has answered for them, and hands them over in a reload.
+//! `TOPIC` after that time. Each shard stores the messages of its clients in memory until the
+//! broker has replied to their publishing, and transfers them in a reload.
 
 mod clock;
 mod config;
@@ -23,51 +23,56 @@ use config::Config;
 use delayed::DelayedMessage;
 use store::{Due, Store};
 
-/// What is in front of the seconds.
+/// The prefix of the topic.
 const PREFIX: &str = "$delayed/";
 
-/// How soon what the broker does not take from the plugin, for whomever, is tried again, milliseconds.
+/// Pause before the next try if the broker accepts nothing from the plugin, for any client,
+/// milliseconds.
 const RETRY_MS: u64 = 100;
 
-/// After so many messages in one go that it does not take.
+/// The pause begins after this many refused messages in one slice.
 const NOT_TAKEN_MAX: usize = 4;
 
-/// Most messages that are published in one go; what else is due follows when the shard has served its clients.
+/// Maximum number of messages that are published in one slice. The rest follows after the shard has
+/// served its clients.
 const PUBLISHED_AT_ONCE: usize = 64;
 
-/// Most of them for one answer, which makes room for one.
+/// Maximum number of messages that are published after a reply, which frees one place.
 const PUBLISHED_FOR_AN_ANSWER: usize = 2;
 
-/// Bytes after which nothing more is published in one go.
+/// A slice ends after this many bytes.
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// How long the answer to a publish is waited for before it is looked at whether the broker still has the message, milliseconds.
+/// Time to wait for the reply to a publish before checking whether the broker still has the
+/// message, milliseconds.
 const PATIENCE_MS: u64 = 30_000;
 
-/// The same where the version before has published: the broker does not say whether it still has it.
+/// The same for a message that the old version has published: for it the broker does not report
+/// whether it still has it.
 const PATIENCE_TAKEN_OVER_MS: u64 = 600_000;
 
-/// Where in the number of an answer the shard is that holds the message. Below it is the number of the message, which it keeps in
-/// the version that takes over, to which what is owed to the one before is answered.
+/// Position of the shard that stores the message, in the number of a reply. The lower bits are the
+/// number of the message. A message keeps its number in the version that takes over, because the
+/// broker sends that version the replies for the old one.
 const SHARD_BITS_AT: u32 = 58;
 
-/// Numbers that a version may give in a millisecond: with them begin those of the version behind it.
+/// Numbers that a version may use per millisecond. The next version begins with higher ones.
 const NUMBERS_IN_MS: u64 = 1 << 12;
 
-/// An instance message to itself where there is no timer.
+/// An instance message to itself, used when there is no timer.
 const WAKE: u64 = u64::MAX;
 
-/// How often the log names a message that has gone unpublished, at most, milliseconds.
+/// Minimum time between two log lines about lost messages, milliseconds.
 const LOGGED_EVERY_MS: u64 = 10_000;
 
-/// Messages of a state that began anew that are freed for each message that comes.
+/// Number of messages of a cleared state that are freed with each new message.
 const FREED_AT_ONCE: usize = 8;
 
 /// The shared part.
 struct Delayed {
     config: Config,
     host: Host,
-    /// What instances that have ended held: freed with the plugin, which no shard waits for.
+    /// Data of ended instances. Freed with the plugin, on a thread that no shard waits for.
     left: Mutex<Leftovers>,
 }
 
@@ -76,21 +81,22 @@ struct DelayedShard {
     shared: Arc<Delayed>,
     shard: u32,
     store: Store,
-    /// What a state that began anew held.
+    /// Data of a cleared state.
     left: Leftovers,
-    /// The timer for the message that is due next, and when that is.
+    /// The due time of the next message, and its timer.
     armed: Option<(u64, Timer)>,
-    /// Whether an instance message to itself is on its way, since there was no timer.
+    /// Whether an instance message to itself has been sent, because there was no timer.
     wakes: bool,
-    /// Until then the broker is not asked, since it takes nothing from the plugin.
+    /// No message is published before this time, because the broker accepts nothing from the
+    /// plugin.
     full_until_ms: u64,
     unpublished: Unpublished,
-    /// When it is logged again that there is no timer.
+    /// Time of the next log line about a missing timer.
     no_timer_logged_ms: u64,
     metrics: Metrics,
 }
 
-/// What became of messages that were due.
+/// Metrics of the messages that were due.
 struct Metrics {
     retried: Option<Counter>,
     refused: Option<Counter>,
@@ -110,14 +116,14 @@ impl Metrics {
     }
 }
 
-/// Messages that went unpublished: a line of the log once in a while.
+/// Messages that were not published, with a log line from time to time.
 #[derive(Default)]
 struct Unpublished {
     next_ms: u64,
     unlogged: u64,
 }
 
-/// Where a message is to go, and after how many seconds.
+/// Parses the topic and the delay in seconds.
 fn parse(name: &str, delay_s_max: u64) -> Result<(u64, &str), String> {
     let rest = name.strip_prefix(PREFIX).unwrap_or(name);
     let (seconds, to) = rest.split_once('/').ok_or("it must be $delayed/SECONDS/TOPIC")?;
@@ -171,7 +177,7 @@ impl Plugin for Delayed {
 
     fn on_instance_message(shard: &mut DelayedShard, message: &InstanceMessage<'_>) {
         match (message.from_shard, message.bytes) {
-            // An answer that came to another shard.
+            // A reply that arrived on another shard.
             (Some(_), [code]) => shard.take_answer(message.number, Reason(*code)),
             (Some(_), _) if message.number == WAKE => {
                 shard.wakes = false;
@@ -197,7 +203,8 @@ impl Drop for DelayedShard {
 impl Entries for DelayedShard {
     type Key = Due;
 
-    /// Before, properties that are there and empty were none, and nothing said which messages are on their way.
+    /// Earlier versions treated empty properties as absent, and did not store which messages were
+    /// published.
     const VERSION: u32 = 3;
 
     fn journal(&mut self) -> &mut Journal<Due> {
@@ -226,7 +233,8 @@ impl Entries for DelayedShard {
     }
 
     fn completed(&mut self) -> Result<(), Error> {
-        // One that was armed before the instance was replaced is gone, and so are instance messages.
+        // A timer that was set before the instance was replaced is cancelled, and instance messages
+        // are lost.
         self.wakes = false;
         if let Some((_, timer)) = self.armed.take() {
             let _ = self.shared.host.cancel_timer(timer);
@@ -247,7 +255,7 @@ impl DelayedShard {
             }
         };
         if message.message_expiry_s() == Some(0) {
-            // It has expired, and is published to nobody.
+            // The message has expired.
             count(self.metrics.expired);
             message.drop_message()?;
             return Ok(Flow::Stop);
@@ -286,7 +294,8 @@ impl DelayedShard {
         Ok(Flow::Stop)
     }
 
-    /// Publishes what is due, a slice of it at a time. Each stays until the broker has answered for it.
+    /// Publishes messages that are due, one slice at a time. Each stays stored until the broker has
+    /// replied.
     fn release(&mut self, now_ms: u64, most: usize) {
         self.look_at_late(now_ms);
         let (mut not_taken, mut bytes) = (0, 0);
@@ -305,7 +314,8 @@ impl DelayedShard {
                 Err(refused) if refused.status == Status::INVALID => {
                     self.end(id, &refused, self.metrics.refused, now_ms);
                 }
-                // It is too large, or too much is asked for at a time: which of both is not said.
+                // The message is too large, or the broker is full: the error does not distinguish
+                // them.
                 Err(_) => {
                     self.answered(id, Reason::QUOTA_EXCEEDED, now_ms);
                     not_taken += 1;
@@ -318,12 +328,12 @@ impl DelayedShard {
         self.arm(now_ms);
     }
 
-    /// An answer comes to the shard of the client: where another plugin is the client, which may be another one than where its
-    /// message came by and is held.
+    /// Takes a reply. It arrives on the shard of the client. If another plugin is the client, this
+    /// may be a different shard than the one that stores the message.
     fn take_answer(&mut self, number: u64, reason: Reason) {
         let shard = (number >> SHARD_BITS_AT) as u32;
         if shard != self.shard {
-            // One that is lost is missed when it is late.
+            // A lost one is found when the reply is late.
             let _ = self.shared.host.instance_message(Some(shard), number, &[reason.0]);
             return;
         }
@@ -333,13 +343,13 @@ impl DelayedShard {
         self.release(now_ms, PUBLISHED_FOR_AN_ANSWER);
     }
 
-    /// What has become of a message.
+    /// Handles the result of a message.
     fn answered(&mut self, id: EntryId, reason: Reason, now_ms: u64) {
         if reason.0 < 0x80 {
             return self.store.taken(id);
         }
         let refused = format!("refused with 0x{:02X}", reason.0);
-        // There is no room, or nobody has answered for it: that says nothing of the message.
+        // The broker was full, or there was no verdict: retry.
         if ![Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
             return self.end(id, &refused, self.metrics.refused, now_ms);
         }
@@ -352,8 +362,9 @@ impl DelayedShard {
         }
     }
 
-    /// Of messages without an answer: the broker may still have them, or the answer has been lost on its way, as where the plugin
-    /// was disabled for long. Then they are published again, at worst twice.
+    /// Checks messages without a reply. The broker may still have them, or the reply was lost, for
+    /// example while the plugin was disabled for long. A lost one is published again; in the worst
+    /// case it is delivered twice.
     fn look_at_late(&mut self, now_ms: u64) {
         for _ in 0..PUBLISHED_AT_ONCE {
             let Some(id) = self.store.late(now_ms) else { return };
@@ -366,12 +377,13 @@ impl DelayedShard {
         }
     }
 
-    /// The flow that the message of a number is counted in, alone: flows are counted for all shards together.
+    /// The flow of a message. Each message has its own flow; flows are counted for all shards
+    /// together.
     fn flow_of(&self, number: u64) -> u32 {
         self.shard << 26 | ((number % ((1 << 26) - 1)) as u32 + 1)
     }
 
-    /// A message goes without having been published.
+    /// Removes a message that was not published.
     fn end(&mut self, id: EntryId, why: &dyn std::fmt::Display, counter: Option<Counter>, now_ms: u64) {
         let Some(held) = self.store.read(id) else { return };
         self.store.end(id);
@@ -391,7 +403,7 @@ impl DelayedShard {
             .warn(format_args!("the delayed message of client {from:?} to {topic:?} is gone: {why}{others}"));
     }
 
-    /// Sees to it that a timer is armed for what comes next.
+    /// Sets a timer for the next action.
     fn arm(&mut self, now_ms: u64) {
         let Some(next_ms) = self.store.next_ms(now_ms) else { return };
         let next_ms = next_ms.max(self.full_until_ms);
@@ -399,7 +411,7 @@ impl DelayedShard {
             return;
         }
         let host = self.shared.host;
-        // Never at once: in between, the shard serves its clients.
+        // At least 1 ms, so that the shard serves its clients in between.
         let after = Duration::from_millis(next_ms.saturating_sub(now_ms).max(1));
         match host.timer(after, 0) {
             Ok(timer) => {
@@ -407,14 +419,15 @@ impl DelayedShard {
                     let _ = host.cancel_timer(before);
                 }
             }
-            // The one that there is comes too late, and sees to it then.
+            // The existing timer fires later and calls this again.
             Err(_) if self.armed.is_some() => {}
             Err(refused) => {
                 if now_ms >= self.no_timer_logged_ms {
                     self.no_timer_logged_ms = now_ms + LOGGED_EVERY_MS;
                     host.error(format_args!("{} messages have no timer: {refused}", self.store.len()));
                 }
-                // Tried again in the next turn of the shard; where that cannot be either, with the next message or answer.
+                // Retried in the next turn of the shard; if that fails too, with the next message
+                // or reply.
                 self.wakes = self.wakes || host.instance_message(Some(self.shard), WAKE, &[]).is_ok();
             }
         }

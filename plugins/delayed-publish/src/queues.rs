@@ -1,6 +1,7 @@
-//! Messages that are due and have not left yet, in a queue for each client. Bounds how many
-//! messages of a client may be on their way, and keeps until when messages wait that the broker had
-//! no room for. One client's queue does not delay another's. Knows no clock and no broker.
+//! Messages that are due and not published yet, in a queue for each client. Limits the number of
+//! published messages without a reply for each client, and stores the end of the pause of clients
+//! for which the broker was full. One client's queue does not delay another's. Independent of the
+//! clock and the broker.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -9,38 +10,39 @@ use grapnel_plugin_abi::{Leftovers, tree_entry_bytes};
 
 use crate::store::Due;
 
-/// Most messages of a client that are published and not answered.
+/// Maximum number of a client's published messages without a reply.
 pub const WINDOW: usize = 16;
 
-/// The pause of a client whose message found no room, milliseconds; each further one is twice as long, up to the last.
+/// The first pause of a client after its message was refused, milliseconds. Each further pause is
+/// twice as long, up to the maximum.
 pub const PAUSE_MS: u64 = 100;
 pub const PAUSE_MS_MAX: u64 = 5_000;
 
-/// Most pauses that end in one go.
+/// Maximum number of pauses that end in one call.
 pub const WOKEN_AT_ONCE: usize = 64;
 
-/// Bytes that a message takes in here: in its client's queue, or among those that are not answered.
+/// Bytes that a message uses here: in its client's queue, or among those without a reply.
 pub const BYTES_OF_EACH: u64 = 2 * size_of::<Due>() as u64 + tree_entry_bytes(size_of::<(u64, Due)>());
 
-/// Bytes that a client takes in here.
+/// Bytes that a client uses here.
 pub const BYTES_OF_CLIENT: u64 = tree_entry_bytes(size_of::<(Arc<str>, Client)>())
     + tree_entry_bytes(size_of::<(Due, Arc<str>)>())
     + tree_entry_bytes(size_of::<(u64, Arc<str>)>());
 
-/// What is due of a client.
+/// The due messages of a client.
 #[derive(Debug)]
 struct Client {
-    /// The first one first.
+    /// In order.
     queue: VecDeque<Due>,
-    /// Published and not answered, and until when the answer is waited for.
+    /// Published messages without a reply, and the end of the wait for it.
     unanswered: Vec<(Due, u64)>,
-    /// How many of these there may be: one after there was no room, and one more with each that was taken.
+    /// Maximum number of these: one after a refusal, and one more with each accepted message.
     window: usize,
-    /// Its place among those that may publish.
+    /// Its entry in `Queues::ready`.
     ready: Option<Due>,
-    /// Until when it waits.
+    /// The end of its pause.
     pause: Option<u64>,
-    /// The pause that was the last one, milliseconds; 0 once something has been taken.
+    /// The last pause, milliseconds; 0 after an accepted message.
     last_pause_ms: u64,
 }
 
@@ -57,32 +59,32 @@ impl Default for Client {
     }
 }
 
-/// What is due of all clients.
+/// The due messages of all clients.
 #[derive(Debug, Default)]
 pub struct Queues {
     clients: BTreeMap<Arc<str>, Client>,
     /// Clients that may publish, by their first message.
     ready: BTreeSet<(Due, Arc<str>)>,
-    /// Clients that wait, by until when.
+    /// Clients that pause, by the end of the pause.
     pauses: BTreeSet<(u64, Arc<str>)>,
-    /// All that is not answered, by until when that is waited for.
+    /// All messages without a reply, by the end of the wait for it.
     patience: BTreeSet<(u64, Due)>,
 }
 
 impl Queues {
-    /// A message is due; it stands behind those of its client that were due before it.
+    /// Adds a due message, after the earlier ones of its client.
     pub fn push(&mut self, client: &Arc<str>, due: Due) {
         let known = self.clients.entry(Arc::clone(client)).or_default();
         put_in_order(&mut known.queue, due);
         self.settle(client);
     }
 
-    /// The message that may be published next: of those at the front of their queues the one that was due first.
+    /// The next message to publish: the earliest due message at the front of a queue.
     pub fn first(&self) -> Option<Due> {
         self.ready.first().map(|(due, _)| *due)
     }
 
-    /// It has been published, and the answer is waited for until then.
+    /// The message was published; its reply is waited for until `until_ms`.
     pub fn published(&mut self, client: &Arc<str>, due: Due, until_ms: u64) {
         let Some(known) = self.clients.get_mut(client) else { return };
         take_out(&mut known.queue, due);
@@ -91,7 +93,8 @@ impl Queues {
         self.settle(client);
     }
 
-    /// The version before has published it, and the answer comes to this one: it is waited for until then.
+    /// The old version has published the message, and the reply comes to this version. It is waited
+    /// for until `until_ms`.
     pub fn take_over_published(&mut self, client: &Arc<str>, due: Due, until_ms: u64) {
         let known = self.clients.entry(Arc::clone(client)).or_default();
         known.unanswered.push((due, until_ms));
@@ -99,12 +102,12 @@ impl Queues {
         self.settle(client);
     }
 
-    /// Whether the answer is still to come.
+    /// Whether the reply has not come yet.
     pub fn is_unanswered(&self, client: &Arc<str>, due: Due) -> bool {
         self.clients.get(client).is_some_and(|known| known.unanswered.iter().any(|(other, _)| *other == due))
     }
 
-    /// The broker has taken one.
+    /// The broker has accepted a message.
     pub fn taken(&mut self, client: &Arc<str>) {
         if let Some(known) = self.clients.get_mut(client) {
             known.window = (known.window + 1).min(WINDOW);
@@ -112,7 +115,8 @@ impl Queues {
         }
     }
 
-    /// There was no room for it, or nobody knows what has become of it: it goes back, and its client waits.
+    /// The broker was full, or the result is unknown: the message returns to its queue, and its
+    /// client pauses.
     pub fn put_off(&mut self, client: &Arc<str>, due: Due, now_ms: u64) {
         self.forget_unanswered(client, due);
         let Some(known) = self.clients.get_mut(client) else { return };
@@ -127,7 +131,7 @@ impl Queues {
         self.settle(client);
     }
 
-    /// The answer to it is waited for until then.
+    /// Sets the end of the wait for a reply.
     pub fn wait_on(&mut self, client: &Arc<str>, due: Due, until_ms: u64) {
         let Some(known) = self.clients.get_mut(client) else { return };
         if let Some((_, until)) = known.unanswered.iter_mut().find(|(other, _)| *other == due) {
@@ -137,7 +141,7 @@ impl Queues {
         }
     }
 
-    /// It has gone, wherever it was.
+    /// Removes a message from wherever it is.
     pub fn remove(&mut self, client: &Arc<str>, due: Due) {
         self.forget_unanswered(client, due);
         if let Some(known) = self.clients.get_mut(client) {
@@ -146,7 +150,8 @@ impl Queues {
         }
     }
 
-    /// Ends pauses that are over, so many at a time: where the plugin was disabled for long, those of many clients may be.
+    /// Ends pauses that are over, a limited number at a time: after the plugin was disabled for
+    /// long, there may be many.
     pub fn wake(&mut self, now_ms: u64) {
         for _ in 0..WOKEN_AT_ONCE {
             if self.pauses.first().is_none_or(|(until_ms, _)| *until_ms > now_ms) {
@@ -160,19 +165,19 @@ impl Queues {
         }
     }
 
-    /// One that has been waited for until now.
+    /// A message whose reply is late.
     pub fn late(&self, now_ms: u64) -> Option<Due> {
         self.patience.first().filter(|(until_ms, _)| *until_ms <= now_ms).map(|(_, due)| *due)
     }
 
-    /// When a pause or somebody's patience is over next.
+    /// When the next pause or wait ends.
     pub fn next_ms(&self) -> Option<u64> {
         let pause = self.pauses.first().map(|(until_ms, _)| *until_ms);
         let patience = self.patience.first().map(|(until_ms, _)| *until_ms);
         pause.into_iter().chain(patience).min()
     }
 
-    /// All goes; `left` frees it.
+    /// Removes all messages; `left` frees them.
     pub fn clear_into(self, left: &mut Leftovers) {
         left.add(self.clients);
         left.add(self.ready);
@@ -188,7 +193,8 @@ impl Queues {
         }
     }
 
-    /// Puts a client among those that may publish, or takes it out; one of which nothing is due is forgotten.
+    /// Adds a client to those that may publish, or removes it. A client without due messages is
+    /// removed completely.
     fn settle(&mut self, client: &Arc<str>) {
         let Some(known) = self.clients.get_mut(client) else { return };
         let may = known.pause.is_none() && known.unanswered.len() < known.window;
@@ -228,7 +234,7 @@ fn take_out(queue: &mut VecDeque<Due>, due: Due) {
 mod tests {
     use super::*;
 
-    /// Publishes what may be, up to so many.
+    /// Publishes at most `most` messages that may be published.
     fn publish(queues: &mut Queues, names: &[(Arc<str>, u64)], most: usize) -> Vec<u64> {
         let mut came = Vec::new();
         while came.len() < most
@@ -257,7 +263,7 @@ mod tests {
         let (mut queues, names) = pushed(&[("a", 1), ("a", 2), ("b", 3), ("b", 4)]);
         assert_eq!(publish(&mut queues, &names, 3), [1, 2, 3]);
         let (a, b) = (Arc::clone(&names[0].0), Arc::clone(&names[2].0));
-        // Both of them were refused; one after the other is tried.
+        // Both were refused; they are retried one after the other.
         queues.put_off(&a, (10, 2), 1_000);
         queues.put_off(&a, (10, 1), 1_000);
         assert_eq!(publish(&mut queues, &names, 9), [4], "the other one goes on");
@@ -298,7 +304,7 @@ mod tests {
         assert!(queues.is_unanswered(&a, (10, 0)) && !queues.is_unanswered(&a, (10, 5)));
     }
 
-    /// However many clients have waited for long enough, they go on a few at a time, and all of them.
+    /// However many pauses are over, they end a few at a time, and all of them end.
     #[test]
     fn pauses_end_in_slices() {
         let names: Vec<String> = (0..3 * WOKEN_AT_ONCE).map(|number| number.to_string()).collect();
@@ -314,7 +320,7 @@ mod tests {
         assert_eq!(publish(&mut queues, &names, names.len()).len(), names.len());
     }
 
-    /// A client that goes while it waits leaves nothing behind.
+    /// A client whose messages are removed during a pause leaves no data behind.
     #[test]
     fn a_pause_ends_with_its_last_message() {
         let (mut queues, names) = pushed(&[("a", 1)]);

@@ -1,5 +1,5 @@
-//! The messages that one shard holds, ordered by due time, until the broker has answered for them.
-//! Knows no clock and no broker, except for the metrics.
+//! The messages that one shard stores, ordered by due time, until the broker has replied to their
+//! publishing. Independent of the clock and the broker, except for the metrics.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -13,22 +13,24 @@ use grapnel_plugin_abi::{
 use crate::delayed::DelayedMessage;
 use crate::queues::{BYTES_OF_CLIENT, BYTES_OF_EACH, Queues};
 
-/// When a message is due, milliseconds of a clock that is never set, and its number, which it keeps in the version that takes over.
+/// The due time of a message, milliseconds of a monotonic clock, and its number, which stays the
+/// same in the version that takes over.
 pub type Due = (u64, u64);
 
-/// Most messages that come into their clients' queues for one that may be published.
+/// Maximum number of messages that are moved into their clients' queues to find one that may be
+/// published.
 const QUEUED_AT_ONCE: usize = 256;
 
-/// A message: as the bytes that it is handed over in, which are one piece of memory.
+/// A message, as its encoded bytes in a single allocation.
 #[derive(Debug)]
 struct StoredMessage {
     due: Due,
     bytes: Box<[u8]>,
-    /// When it was published first; 0 for never.
+    /// Time of the first publish; 0 for never.
     tried_ms: Cell<u64>,
 }
 
-/// Bytes that a message takes from when it was published first until it has gone.
+/// Bytes that a message uses from its first publish until it is removed.
 const BYTES_OF_PUBLISHED: u64 = tree_entry_bytes(size_of::<(u64, EntryId)>());
 
 impl Weigh for StoredMessage {
@@ -37,15 +39,15 @@ impl Weigh for StoredMessage {
     }
 }
 
-/// The messages of a shard: those of a client that are due at the same time in the order in which they came.
+/// The messages of a shard. Messages of a client with the same due time stay in order of arrival.
 #[derive(Debug)]
 pub struct Store {
     stored: Shares<StoredMessage>,
     due: BTreeMap<Due, EntryId>,
-    /// Those up to this one are in their clients' queues.
+    /// All messages up to this one are in their clients' queues.
     queued: Due,
     queues: Queues,
-    /// Those that have been published, by the number that the answer has.
+    /// Published messages, by the number of the reply.
     published: BTreeMap<u64, EntryId>,
     /// The highest number of a message.
     last: u64,
@@ -53,8 +55,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Without messages, within these limits. Numbers of messages begin behind this one: in each version behind those of the version
-    /// before, whose answers may still come.
+    /// An empty store with these limits. Numbers of messages begin after `last`: each version
+    /// begins after the numbers of the old version, whose replies may still come.
     pub fn new(limits: ShareLimits, last: u64) -> Store {
         let held = Shares::new(limits)
             .beside_each(tree_entry_bytes(size_of::<(Due, EntryId)>()) + BYTES_OF_EACH)
@@ -64,21 +66,21 @@ impl Store {
         Store { stored: held, due, queued: (0, 0), queues, published, last, journal }
     }
 
-    /// Shown in `/metrics`.
+    /// Shows the usage in `/metrics`.
     #[must_use]
     pub fn with_metrics(self, host: &Host) -> Store {
         Store { stored: self.stored.with_metrics(host, "waiting_messages"), ..self }
     }
 
-    /// How many there are.
+    /// Number of messages.
     pub fn len(&self) -> usize {
         self.stored.len()
     }
 
-    /// Keeps a message until then, for the client that it is from.
+    /// Stores a message until its due time, for its publisher.
     ///
     /// # Errors
-    /// The limit that it would pass, the client's or that of all.
+    /// The limit that it would exceed, the client's or the total.
     pub fn store(&mut self, due_ms: u64, delayed: &DelayedMessage) -> Result<(), Full> {
         let due = (due_ms, self.last + 1);
         let stored = StoredMessage { due, bytes: delayed.bytes(), tried_ms: Cell::new(0) };
@@ -97,7 +99,7 @@ impl Store {
     }
 
     fn queue(&mut self, due: Due, id: EntryId) {
-        // What the version before has published waits for its answer.
+        // A message that the old version has published waits for its reply.
         if let Some(client) =
             self.stored.owner_name(id).filter(|client| !self.queues.is_unanswered(client, due))
         {
@@ -105,11 +107,11 @@ impl Store {
         }
     }
 
-    /// The message that may be published next; it stays. `None` where there is none now.
+    /// The next message to publish; it stays stored. `None` if there is none now.
     pub fn next(&mut self, now_ms: u64) -> Option<(EntryId, DelayedMessage)> {
         self.queues.wake(now_ms);
         for _ in 0..QUEUED_AT_ONCE {
-            // What is in the queues was due before what is not.
+            // All messages in the queues are due earlier than the others.
             if self.queues.first().is_some() {
                 break;
             }
@@ -120,7 +122,8 @@ impl Store {
         let id = *self.due.get(&self.queues.first()?)?;
         match self.read(id) {
             Some(delayed) => Some((id, delayed)),
-            // What was kept can be read; if it ever cannot, it is in nobody's way.
+            // Stored bytes can always be decoded. If they ever cannot, the message must not block
+            // others.
             None => {
                 self.end(id);
                 None
@@ -132,19 +135,19 @@ impl Store {
         self.due.range((Excluded(self.queued), Unbounded)).next().map(|(due, id)| (*due, *id))
     }
 
-    /// A message.
+    /// Decodes a message.
     pub fn read(&self, id: EntryId) -> Option<DelayedMessage> {
         DelayedMessage::of(&self.stored.get(id)?.bytes)
     }
 
-    /// When the next one may be published or looked at, if nothing comes of what is on its way.
+    /// When the next message may be published or checked, without further replies.
     pub fn next_ms(&self, now_ms: u64) -> Option<u64> {
         let ready = self.queues.first().map(|_| now_ms);
         let due = self.next_queued().map(|((due_ms, _), _)| due_ms);
         ready.into_iter().chain(due).chain(self.queues.next_ms()).min()
     }
 
-    /// A message has been published, and what became of it is waited for until then.
+    /// A message was published; its reply is waited for until `until_ms`.
     pub fn published(&mut self, id: EntryId, now_ms: u64, until_ms: u64) {
         if let Some(stored) = self.stored.get(id).filter(|stored| stored.tried_ms.get() == 0) {
             stored.tried_ms.set(now_ms);
@@ -161,18 +164,19 @@ impl Store {
         self.stored.charge(id, BYTES_OF_PUBLISHED);
     }
 
-    /// The number that the answer to a message has: no other message of this or an earlier version has it.
+    /// The number of the reply to a message, unique among all messages of this and earlier
+    /// versions.
     pub fn number_of(&self, id: EntryId) -> Option<u64> {
         self.stored.get(id).map(|stored| stored.due.1)
     }
 
-    /// The message that was published and has this number.
+    /// The published message with this number.
     pub fn of_number(&self, number: u64) -> Option<EntryId> {
         self.published.get(&number).copied()
     }
 
-    /// The broker had no room for a message, or nobody knows what became of it: it is published again after a pause. False for
-    /// one whose answer has been there, or that has gone.
+    /// The broker was full, or the result of a message is unknown: it is published again after a
+    /// pause. Returns false if its reply has come, or the message was removed.
     pub fn put_off(&mut self, id: EntryId, now_ms: u64) -> bool {
         let Some((client, due)) = self.place_of(id) else { return false };
         let unanswered = self.queues.is_unanswered(&client, due);
@@ -183,25 +187,25 @@ impl Store {
         unanswered
     }
 
-    /// A message that is waited for for too long.
+    /// A message whose reply is late.
     pub fn late(&self, now_ms: u64) -> Option<EntryId> {
         self.due.get(&self.queues.late(now_ms)?).copied()
     }
 
-    /// What becomes of it is waited for until then.
+    /// Sets the end of the wait for a reply.
     pub fn wait_on(&mut self, id: EntryId, until_ms: u64) {
         if let Some((client, due)) = self.place_of(id) {
             self.queues.wait_on(&client, due, until_ms);
         }
     }
 
-    /// How long ago a message was published first.
+    /// Time since the first publish of a message.
     pub fn tried_for_ms(&self, id: EntryId, now_ms: u64) -> Option<u64> {
         let tried_ms = self.stored.get(id)?.tried_ms.get();
         (tried_ms > 0).then(|| now_ms.saturating_sub(tried_ms))
     }
 
-    /// The broker has taken a message: it goes.
+    /// The broker has accepted a message: removes it.
     pub fn taken(&mut self, id: EntryId) {
         if let Some((client, _)) = self.place_of(id) {
             self.queues.taken(&client);
@@ -209,7 +213,7 @@ impl Store {
         }
     }
 
-    /// A message goes, whatever became of it.
+    /// Removes a message, whatever its result.
     pub fn end(&mut self, id: EntryId) {
         if let Some((_, due)) = self.place_of(id) {
             self.journal.note(&due);
@@ -221,18 +225,18 @@ impl Store {
         Some((Arc::clone(self.stored.owner_name(id)?), self.stored.get(id)?.due))
     }
 
-    /// What has changed since it went over.
+    /// The journal of changes for a reload.
     pub fn journal(&mut self) -> &mut Journal<Due> {
         &mut self.journal
     }
 
-    /// The message that is due after this one.
+    /// The next message by due time.
     pub fn next_due(&self, after: Option<&Due>) -> Option<Due> {
         let from = after.map_or(Unbounded, |after| Excluded(*after));
         self.due.range((from, Unbounded)).next().map(|(due, _)| *due)
     }
 
-    /// Appends a message as it goes over; false where there is none.
+    /// Appends a message for the transfer; false if there is none.
     pub fn write(&self, due: &Due, out: &mut Vec<u8>) -> bool {
         let Some(id) = self.due.get(due).copied() else { return false };
         let (Some(stored), Some(client)) = (self.stored.get(id), self.stored.owner_name(id)) else {
@@ -244,8 +248,9 @@ impl Store {
         true
     }
 
-    /// Takes a message over. What was acknowledged stays, also beyond limits that are lower now. One that is published and not
-    /// answered is answered to this version: that is waited for until then.
+    /// Takes over a message. Acknowledged messages stay stored, even above lower limits. If it was
+    /// published without a reply, the reply comes to this version and is waited for until
+    /// `until_ms`.
     pub fn put(&mut self, due: Due, value: &[u8], until_ms: u64) -> Result<(), Error> {
         let read = || {
             let (unanswered, value) = value.split_first()?;
@@ -268,7 +273,7 @@ impl Store {
         Ok(())
     }
 
-    /// Lets go of a message.
+    /// Removes a message.
     pub fn remove(&mut self, due: &Due) {
         if let Some(id) = self.due.remove(due) {
             if let Some(client) = self.stored.owner_name(id) {
@@ -276,14 +281,14 @@ impl Store {
             }
             self.published.remove(&due.1);
             if self.published.is_empty() {
-                // An empty tree keeps a node.
+                // An empty tree still has a node.
                 self.published = BTreeMap::new();
             }
             self.stored.remove(id);
         }
     }
 
-    /// Lets go of all; `left` frees it.
+    /// Removes all messages; `left` frees them.
     pub fn clear_into(&mut self, left: &mut Leftovers) {
         self.stored.clear_into(left);
         left.add(std::mem::take(&mut self.due));
@@ -323,7 +328,8 @@ mod tests {
         }
     }
 
-    /// The topics of what may be published now. The broker takes it at once, in this order.
+    /// Removes all messages that may be published now and returns them. The broker accepts each at
+    /// once.
     fn take(store: &mut Store, now_ms: u64) -> Vec<DelayedMessage> {
         let mut came = Vec::new();
         while let Some((id, delayed)) = store.next(now_ms) {
@@ -348,7 +354,7 @@ mod tests {
         assert_eq!((store.len(), store.stored.bytes(), store.next_ms(99)), (0, 0, None));
     }
 
-    /// It is held until the broker has taken it, and leaves nothing behind.
+    /// A message is stored until the broker has accepted it, and leaves no data behind.
     #[test]
     fn a_message_stays_until_it_has_been_taken() {
         let mut store = Store::new(LIMITS, 0);
@@ -362,13 +368,14 @@ mod tests {
         assert!(store.put_off(id, 600));
         assert!(!store.put_off(id, 600), "once for each answer");
         assert_eq!((store.next(699), store.next_ms(650)), (None, Some(700)));
-        // What came too late has come all the same.
+        // A late reply still counts.
         assert_eq!(store.next(700).unwrap().0, id);
         store.taken(id);
         assert_eq!((store.len(), store.stored.bytes(), store.next_ms(700)), (0, 0, None));
     }
 
-    /// However many a client has that cannot be published, one that comes behind them is found by a bounded amount of work.
+    /// However many messages of a client cannot be published, a message of another client after
+    /// them is found with limited work.
     #[test]
     fn a_client_that_waits_is_passed_by_in_slices() {
         let mut store = Store::new(ShareLimits { bytes_max: 1 << 30, owner_bytes_max: 1 << 30, ..LIMITS }, 0);
@@ -394,13 +401,13 @@ mod tests {
         let mut store = Store::new(LIMITS, 0);
         store.store(20, &held("b")).unwrap();
         store.store(10, &DelayedMessage::default()).unwrap();
-        // The limits are lower by now.
+        // The limits are lower now.
         let mut read = Store::new(ShareLimits { entries_max: 1, ..LIMITS }, 0);
         let mut due = None;
         while let Some(next) = store.next_due(due.as_ref()) {
             let mut value = Vec::new();
             assert!(store.write(&next, &mut value));
-            // Twice is once.
+            // Taking over a message twice has no effect.
             (0..2).for_each(|_| read.put(next, &value, 0).unwrap());
             let error = read.put(next, &value[1..], 0).unwrap_err().to_string();
             assert_eq!(error, "a message of the version before cannot be read");
@@ -409,7 +416,7 @@ mod tests {
         assert!(!store.write(&(20, 2), &mut Vec::new()), "no such message");
         assert_eq!((read.stored.bytes(), read.len()), (store.stored.bytes(), 2));
         assert_eq!(take(&mut read, 99), [DelayedMessage::default(), held("b")]);
-        // What comes back unpublished after it was published is published again.
+        // A message that is transferred as unpublished after it was published is published again.
         let unpublished = [&[0; 9][..], &DelayedMessage::default().bytes()].concat();
         read.put((10, 2), &unpublished, 0).unwrap();
         assert_eq!((read.len(), take(&mut read, 99)), (1, vec![DelayedMessage::default()]));
@@ -420,7 +427,7 @@ mod tests {
         while left.free(1) {}
     }
 
-    /// 64 empty user properties are some 500 bytes, and a client has the memory of its share and no more.
+    /// 64 empty user properties use about 500 bytes, which count against the client's memory.
     #[test]
     fn a_client_is_charged_with_what_is_really_held() {
         let heavy = DelayedMessage { user_properties: vec![Default::default(); 64], ..held("a") };

@@ -10,7 +10,7 @@ fn sent(topic: &str) -> FakeEvent {
     FakeEvent::publish(topic, b"x").with_client_id("me")
 }
 
-/// Lets time pass, on the plugin's clock and for its timers.
+/// Advances the plugin's clock and its timers.
 fn pass(plugin: &mut TestPlugin<Delayed>, ms: u64) {
     for _ in 0..ms.div_ceil(10) {
         clock::pass(10);
@@ -18,7 +18,7 @@ fn pass(plugin: &mut TestPlugin<Delayed>, ms: u64) {
     }
 }
 
-/// Topics of what has been published since it was looked last.
+/// Topics of the messages published since the last call.
 fn topics(plugin: &TestPlugin<Delayed>) -> Vec<String> {
     plugin.published().into_iter().map(|message| message.topic).collect()
 }
@@ -45,7 +45,7 @@ fn what_waits_is_published_by_the_version_that_took_over() {
     assert_eq!(topics(&plugin), ["b"]);
 }
 
-/// Messages come and leave while what waits goes over, piece by piece.
+/// Messages arrive and are published while the stored ones are transferred in pieces.
 #[test]
 fn what_changes_while_it_goes_over_goes_over() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -60,7 +60,7 @@ fn what_changes_while_it_goes_over_goes_over() {
             old.run(&mut sent("$delayed/0/c"));
             pass(old, 10);
             published += old.published().len();
-            // Every third stays without its answer for now.
+            // Every third one gets no reply for now.
             if rounds % 3 == 0 {
                 old.answer_published();
             }
@@ -71,7 +71,7 @@ fn what_changes_while_it_goes_over_goes_over() {
     assert_eq!(published, 49);
 }
 
-/// What is beyond a client's share is refused, and everybody else goes on.
+/// Messages beyond a client's limit are refused, and other clients are not affected.
 #[test]
 fn a_client_over_its_share_is_refused_alone() {
     let mut plugin = testing::load::<Delayed>(r#"{"client_messages_max": 2, "messages_max": 3}"#).unwrap();
@@ -89,7 +89,7 @@ fn a_client_over_its_share_is_refused_alone() {
     assert_eq!(send("you").as_deref(), Some(said));
 }
 
-/// Whatever is due together is published in slices, in order, and all of it.
+/// Messages that are due together are published in slices, in order, and completely.
 #[test]
 fn what_is_due_together_leaves_in_slices() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -105,7 +105,7 @@ fn what_is_due_together_leaves_in_slices() {
         assert!((1..=queues::WINDOW).contains(&slice.len()), "{}", slice.len());
         came.extend(slice);
         plugin.answer_published_with(|_| Reason::SUCCESS);
-        // Each answer makes room for one more.
+        // Each reply allows one more message.
         let next = topics(&plugin);
         assert!(next.len() <= queues::WINDOW);
         came.extend(next);
@@ -116,7 +116,7 @@ fn what_is_due_together_leaves_in_slices() {
     assert!(came.into_iter().eq((0..count).map(|n| n.to_string())));
 }
 
-/// Of many clients so many messages leave in one step of the shard and no more.
+/// With many clients, one step of the shard publishes at most this many messages.
 #[test]
 fn a_step_publishes_so_many_and_no_more() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -130,7 +130,8 @@ fn a_step_publishes_so_many_and_no_more() {
     assert_eq!(plugin.published().len(), 1);
 }
 
-/// A client for which the broker has no room waits, longer each time; everybody else goes on, and nothing is lost.
+/// A client for which the broker is full pauses, longer each time. Other clients continue, and
+/// nothing is lost.
 #[test]
 fn what_finds_no_room_is_published_later_and_alone() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -162,8 +163,8 @@ fn what_finds_no_room_is_published_later_and_alone() {
     assert_eq!((topics(&plugin), plugin.logs()), (Vec::new(), Vec::new()));
 }
 
-/// What the client may not do when it is due is gone, and so is what found no room for as long as is configured; of many there is a
-/// line in a while.
+/// A message that the client may not publish at its due time is dropped, and so is one that the
+/// broker does not accept within the configured time. Many of them cause one log line in a while.
 #[test]
 fn what_is_refused_is_gone_with_a_line() {
     let mut plugin = testing::load::<Delayed>(r#"{"retry_s_max": 1}"#).unwrap();
@@ -189,13 +190,13 @@ fn what_is_refused_is_gone_with_a_line() {
     assert_eq!(plugin.logs().last().map(|(_, line)| line.as_str()), Some(said));
 }
 
-/// A message whose answer does not come is published again once the broker holds it no more.
+/// A message without a reply is published again once the broker no longer has it.
 #[test]
 fn an_answer_that_was_lost_is_missed() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.run(&mut sent("$delayed/0/a"));
     pass(&mut plugin, PATIENCE_MS + 100);
-    // The broker still has it: it has not been looked at.
+    // The broker still has it: the test has not read it.
     assert_eq!(topics(&plugin), ["a"]);
     pass(&mut plugin, PATIENCE_MS - 200);
     assert_eq!(topics(&plugin), Vec::<String>::new());
@@ -206,7 +207,8 @@ fn an_answer_that_was_lost_is_missed() {
     assert_eq!(topics(&plugin), Vec::<String>::new());
 }
 
-/// What is published and not answered goes over, and is answered to the next version: a reload doubles nothing and loses nothing.
+/// A published message without a reply is transferred, and the reply goes to the next version: a
+/// reload neither duplicates nor loses it.
 #[test]
 fn what_is_not_answered_goes_over() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -227,7 +229,7 @@ fn what_is_not_answered_goes_over() {
     plugin.run(&mut sent("$delayed/0/e"));
     pass(&mut plugin, 10);
     assert_eq!(topics(&plugin), ["b", "e"], "what found no room, and what is new: not what is on its way");
-    // Through a second reload too.
+    // Also through a second reload.
     let mut plugin = plugin.reloaded("").unwrap();
     pass(&mut plugin, PATIENCE_MS);
     assert_eq!(topics(&plugin), Vec::<String>::new());
@@ -241,7 +243,7 @@ fn what_is_not_answered_goes_over() {
     assert_eq!((topics(&plugin), plugin.logs()), (Vec::new(), Vec::new()));
 }
 
-/// An answer that is lost in a reload is missed in the end.
+/// A reply that is lost in a reload is detected in the end.
 #[test]
 fn an_answer_that_was_lost_in_a_reload_is_missed() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -255,7 +257,8 @@ fn an_answer_that_was_lost_in_a_reload_is_missed() {
     assert_eq!(topics(&plugin), ["a"]);
 }
 
-/// How long a message has been tried goes over too: reloads do not make it wait for ever.
+/// The time since the first publish is transferred too, so that reloads do not extend it without
+/// end.
 #[test]
 fn what_finds_no_room_is_given_up_through_reloads() {
     let config = r#"{"retry_s_max": 10}"#;
@@ -271,7 +274,8 @@ fn what_finds_no_room_is_given_up_through_reloads() {
     assert_eq!(topics(&plugin), Vec::<String>::new());
 }
 
-/// A timer that is refused is tried again in the next turn of the shard, until there is one, with a line in a while.
+/// If a timer is refused, the next turn of the shard tries again until there is one, with a log
+/// line in a while.
 #[test]
 fn a_timer_that_is_refused_is_tried_again() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -290,7 +294,7 @@ fn a_timer_that_is_refused_is_tried_again() {
     assert_eq!(topics(&plugin), ["a"]);
 }
 
-/// The same of one that is refused to the version that takes over.
+/// The same for a timer that is refused to the version that takes over.
 #[test]
 fn a_timer_that_is_refused_in_a_reload_is_tried_again() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -306,7 +310,7 @@ fn a_timer_that_is_refused_in_a_reload_is_tried_again() {
     assert_eq!(topics(&plugin), ["a"]);
 }
 
-/// While there is none, one message is on its way and no more, however many messages come.
+/// Without a timer, only one instance message is sent at a time, however many messages arrive.
 #[test]
 fn timers_that_are_refused_for_long_cost_one_message_at_a_time() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -314,14 +318,14 @@ fn timers_that_are_refused_for_long_cost_one_message_at_a_time() {
     for _ in 0..10 {
         plugin.run(&mut sent("$delayed/1/a"));
     }
-    // The test bed delivers what is sent meanwhile too: there must be an end.
+    // The test bed also delivers messages that are sent meanwhile, so there must be an end.
     plugin.refuse_timers(false);
     assert_eq!(plugin.deliver_messages(), 1);
     pass(&mut plugin, 1_010);
     assert_eq!(topics(&plugin).len(), 10);
 }
 
-/// What was armed before goes on where no nearer timer can be had.
+/// An existing timer stays if an earlier one is refused.
 #[test]
 fn a_timer_that_is_there_goes_on_where_a_nearer_one_is_refused() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -333,7 +337,7 @@ fn a_timer_that_is_there_goes_on_where_a_nearer_one_is_refused() {
     assert_eq!(topics(&plugin), ["sooner", "later"]);
 }
 
-/// A property that is there and empty comes as it was, and so does each that is not there, also through a reload.
+/// An empty property is delivered as empty, and an absent one as absent, also through a reload.
 #[test]
 fn each_property_comes_as_it_was() {
     for (text, number) in [(None, None), (Some(""), Some(0)), (Some("x"), Some(1))] {
@@ -346,7 +350,7 @@ fn each_property_comes_as_it_was() {
                 .with_number(Field::PAYLOAD_FORMAT, number)
                 .with_user_property(text, text);
         }
-        // A response topic is a topic name, and an interval of 0 has run out.
+        // A response topic is a topic name, and an interval of 0 has expired.
         if text == Some("x") {
             message = message.with_text(Field::RESPONSE_TOPIC, "x").with_number(Field::MESSAGE_EXPIRY_S, 7);
         }
@@ -364,7 +368,8 @@ fn each_property_comes_as_it_was() {
     }
 }
 
-/// The answer to what another plugin published comes to the shard of that plugin's name, and is brought to the one that holds it.
+/// The reply to another plugin's publish arrives on the shard of that plugin's name, and is
+/// forwarded to the shard that stores the message.
 #[test]
 fn an_answer_on_another_shard_finds_its_message() {
     let mut plugin = testing::load_on::<Delayed>(2, "").unwrap();
@@ -373,14 +378,14 @@ fn an_answer_on_another_shard_finds_its_message() {
     }
     pass(&mut plugin, 10);
     assert_eq!(plugin.published().len(), 2);
-    // Both shards' messages are answered on the first one.
+    // All replies arrive on the first shard.
     assert_eq!(plugin.answer_published_on(0, |_| Reason::SUCCESS), 2);
     assert_eq!(plugin.deliver_messages(), 1);
     pass(&mut plugin, PATIENCE_MS + 200);
     assert_eq!(topics(&plugin), Vec::<String>::new(), "nothing is missed");
 }
 
-/// A delay is a time that passes: whatever the clock of the machine is set to, a message comes neither earlier nor later.
+/// A delay is elapsed time: setting the machine's clock does not change it.
 #[test]
 fn the_time_of_day_is_no_matter() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -419,7 +424,7 @@ fn seconds_and_topic_are_read() {
     assert!(parse("$delayed/5/", 9).is_err());
 }
 
-/// That nobody has answered says nothing of a message: it is tried again.
+/// Without a verdict a message is retried.
 #[test]
 fn silence_loses_nothing() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -435,7 +440,7 @@ fn silence_loses_nothing() {
     assert_eq!((topics(&plugin), plugin.logs()), (vec!["a".to_owned()], Vec::new()));
 }
 
-/// Large messages leave in slices of their own.
+/// Large messages are published in smaller slices.
 #[test]
 fn bytes_that_leave_in_one_step_are_bounded() {
     let mut plugin = testing::load::<Delayed>(r#"{"client_bytes_max": 67108864}"#).unwrap();
@@ -455,7 +460,7 @@ fn bytes_that_leave_in_one_step_are_bounded() {
     assert_eq!(plugin.published(), []);
 }
 
-/// An answer makes room for one message, and does not set off a whole slice.
+/// A reply allows one more message, and does not start a whole slice.
 #[test]
 fn an_answer_publishes_little() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -470,7 +475,7 @@ fn an_answer_publishes_little() {
     assert!(plugin.published().len() <= PUBLISHED_FOR_AN_ANSWER * answered);
 }
 
-/// An expiry interval of nothing has run out, and is not one that never does.
+/// An expiry interval of 0 means expired, not unlimited.
 #[test]
 fn what_has_expired_is_published_to_nobody() {
     let mut plugin = testing::load::<Delayed>("").unwrap();

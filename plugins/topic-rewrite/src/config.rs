@@ -6,29 +6,32 @@ use serde::Deserialize;
 #[derive(Deserialize, Clone, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The rules. Of those whose filter matches a topic the last one decides, alone. Default: none.
+    /// The rules. The last rule whose filter matches a topic decides; no other rule is applied.
+    /// Default: none.
     pub rules: Vec<RuleConfig>,
-    /// Key of a user property that is added to every published message; its value names this load of the plugin, and is
-    /// another one after each reload. Default: none is added.
+    /// Key of a user property that is added to every published message. Its value identifies this
+    /// load of the plugin and changes with each reload. Default: none is added.
     pub stamp: Option<String>,
 }
 
-/// One rule. The names EMQX gives the keys are understood too.
+/// One rule. The key names of EMQX are accepted too.
 #[derive(Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct RuleConfig {
-    /// What is rewritten: the topic of a `publish`, the topic filters of a `subscribe`, or `all`, the default.
+    /// What is rewritten: the topic of a `publish`, the topic filters of a `subscribe`, or `all`,
+    /// the default.
     #[serde(default)]
     pub action: Action,
-    /// Topic filter that a topic must match for the rule to decide on it.
+    /// Topic filter. The rule applies to topics that match it.
     #[serde(alias = "source_topic")]
     pub filter: String,
-    /// Regular expression (without look-around and back references) that takes the topic apart: $1 … $N are its groups. If
-    /// it does not match, the topic stays as it is. Default: $1 … $N are what the wildcards of `filter` matched.
+    /// Regular expression (without look-around and back references) whose groups are $1 … $N. If it
+    /// does not match, the topic is not changed. Default: $1 … $N are the parts that the wildcards
+    /// of `filter` match.
     #[serde(alias = "re")]
     pub regex: Option<String>,
-    /// The new topic. `$1` … `$N` stand for the groups, `%c` or `${clientid}` for the client identifier, `%u` or
-    /// `${username}` for the user name.
+    /// The new topic. `$1` … `$N` are replaced by the groups, `%c` or `${clientid}` by the client
+    /// identifier, `%u` or `${username}` by the user name.
     #[serde(alias = "dest_topic")]
     pub destination: String,
 }

@@ -1,5 +1,5 @@
 //! topic-rewrite: changes the topics of messages and subscriptions by rules, as EMQX does, and can
-//! mark every message with the load of the plugin that it passed. The broker loads it as
+//! mark every message with the load of the plugin. The broker loads it as
 //! `libgrapnel_topic_rewrite.so`.
 
 pub mod config;
@@ -13,7 +13,7 @@ use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused, Subscribe, Unsub
 use config::{Action, Config};
 use rule::{Client, Outcome, Rewriter, Rules};
 
-/// The rules, and how often each made something that cannot be a topic.
+/// The rules, and how often each produced an invalid topic.
 #[derive(Debug)]
 pub struct TopicRewrite {
     rules: Rules,
@@ -22,14 +22,14 @@ pub struct TopicRewrite {
     host: Host,
 }
 
-/// The user property that names this load.
+/// The user property that identifies this load.
 #[derive(Clone, Debug)]
 struct Stamp {
     key: String,
     value: String,
 }
 
-/// What one shard rewrites with.
+/// The rewriter of one shard.
 #[derive(Debug)]
 pub struct RewriteShard {
     shared: Arc<TopicRewrite>,
@@ -60,9 +60,9 @@ impl Plugin for TopicRewrite {
 }
 
 impl TopicRewrite {
-    /// Counts what a rule made and nobody can use; the log hears of it once for each rule.
+    /// Counts an invalid result of a rule, and logs the first one of each rule.
     fn refuse(&self, rule: usize, topic: &str, why: &dyn std::fmt::Display) {
-        // Any order will do: the numbers are read one by one, at the end.
+        // Relaxed is enough: the counters are independent, and are read only at the end.
         if self.refused[rule - 1].fetch_add(1, Ordering::Relaxed) == 0 {
             self.host.warn(format_args!(
                 "rule {rule} leaves {topic:?} as it is: {why} (said once for each rule; the number is logged at unload)"
@@ -90,10 +90,11 @@ impl RewriteShard {
             match self.rewriter.rewrite(Action::Publish, old, client) {
                 Outcome::Same => {}
                 Outcome::New { rule, topic } => {
-                    // The broker may have narrower limits than the specification.
+                    // The broker's limits may be lower than those of the specification.
                     if let Err(why) = message.set_topic(topic) {
                         self.shared.refuse(rule, old, &why);
-                        // Left at what was refused, the call would be a fault, and the stamp would go with it.
+                        // A refused topic would make this call a fault, which would also discard
+                        // the stamp.
                         message.set_topic(old)?;
                     }
                 }
@@ -147,7 +148,7 @@ fn rewrite_filter(
     }
 }
 
-// Early in every chain: what other plugins see, count and allow is the topic that is used.
+// Early in every chain, so that other plugins see, count and authorize the final topic.
 grapnel_plugin_abi::plugin!(TopicRewrite {
     message.publish(priority = 100) => RewriteShard::publish,
     client.subscribe(priority = 100) => RewriteShard::subscribe,

@@ -1,6 +1,5 @@
-//! The compiled rules, and the decision of this plugin: what a topic becomes. Knows neither broker
-//! nor hooks. Each shard has a [`Rewriter`] whose buffers are reused, so that a message costs no
-//! allocation.
+//! The compiled rules and their application to a topic. Independent of the broker and its hooks.
+//! Each shard has a [`Rewriter`] with reused buffers, so that a message causes no allocation.
 
 use std::sync::Arc;
 
@@ -13,41 +12,41 @@ use crate::config::{Action, RuleConfig};
 /// Why a rule cannot be used.
 #[derive(Debug, Error)]
 pub enum RuleError {
-    /// The filter is none.
+    /// The filter is not a topic filter.
     #[error("rule {rule}: filter {filter:?}: {why}")]
     Filter {
         /// The rule, from 1.
         rule: usize,
-        /// What the operator wrote.
+        /// The configured text.
         filter: String,
-        /// What is wrong with it.
+        /// The error.
         why: TopicError,
     },
-    /// The regular expression is none, or too large.
+    /// The regular expression is invalid or too large.
     #[error("rule {rule}: regex {regex:?}: {why}")]
     Regex {
         /// The rule, from 1.
         rule: usize,
-        /// What the operator wrote.
+        /// The configured text.
         regex: String,
-        /// What is wrong with it.
+        /// The error.
         why: String,
     },
-    /// The destination names a group that is not there.
+    /// The destination uses a group that does not exist.
     #[error(
         "rule {rule}: destination {destination:?} asks for ${group}, but the number of groups is {groups}"
     )]
     Group {
         /// The rule, from 1.
         rule: usize,
-        /// What the operator wrote.
+        /// The configured text.
         destination: String,
-        /// The group that is not there.
+        /// The number of the missing group.
         group: usize,
-        /// How many there are.
+        /// Number of existing groups.
         groups: usize,
     },
-    /// The destination has nothing in it.
+    /// The destination is empty.
     #[error("rule {rule}: destination is empty")]
     NoDestination {
         /// The rule, from 1.
@@ -64,7 +63,7 @@ enum Part {
     Username,
 }
 
-/// How a topic is taken apart.
+/// How the groups of a topic are found.
 #[derive(Clone, Debug)]
 enum Groups {
     /// By the wildcards of the filter.
@@ -81,15 +80,15 @@ struct Rule {
     destination: Vec<Part>,
 }
 
-/// All rules, in the order the operator wrote them.
+/// All rules, in the configured order.
 #[derive(Clone, Debug)]
 pub struct Rules(Arc<[Rule]>);
 
 impl Rules {
-    /// Compiles what the operator wrote.
+    /// Compiles the configured rules.
     ///
     /// # Errors
-    /// The first rule that cannot be used, and why.
+    /// The first invalid rule, and why.
     pub fn compile(rules: &[RuleConfig]) -> Result<Rules, RuleError> {
         rules
             .iter()
@@ -99,12 +98,12 @@ impl Rules {
             .map(Rules)
     }
 
-    /// Whether any rule applies to this.
+    /// Whether any rule applies to this action.
     pub fn any(&self, action: Action) -> bool {
         self.0.iter().any(|rule| rule.action.covers(action))
     }
 
-    /// How many there are.
+    /// Number of rules.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -122,7 +121,7 @@ fn compile(rule: usize, config: &RuleConfig) -> Result<Rule, RuleError> {
         None => (Groups::Wildcards, filter.split('/').filter(|level| is_wildcard(level)).count()),
         Some(text) => {
             let regex = Regex::new(text).map_err(|error| {
-                // The error draws a picture of several lines; the last one says it.
+                // The error has several lines with a drawing; the last one is the message.
                 let error = error.to_string();
                 let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ").into();
                 RuleError::Regex { rule, regex: text.clone(), why }
@@ -149,7 +148,8 @@ fn is_wildcard(level: &str) -> bool {
     level == "+" || level == "#"
 }
 
-/// Takes a destination apart. What is not a variable stands for itself, `$0` and a lone `$` or `%` included.
+/// Splits a destination into parts. Everything that is not a variable is literal, including `$0`
+/// and a single `$` or `%`.
 fn parts(destination: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut text = String::new();
@@ -173,7 +173,7 @@ fn parts(destination: &str) -> Vec<Part> {
     parts
 }
 
-/// The variable at the start of the text, and how many bytes name it.
+/// The variable at the start of the text, and the length of its name in bytes.
 fn variable(text: &str) -> Option<(Part, usize)> {
     for (name, part) in [
         ("%c", Part::ClientId),
@@ -193,49 +193,49 @@ fn variable(text: &str) -> Option<(Part, usize)> {
     }
 }
 
-/// Who published or subscribed.
+/// The client that publishes or subscribes.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
     /// Client identifier.
     pub id: &'a str,
-    /// User name, where it gave one.
+    /// User name, if it has one.
     pub username: Option<&'a str>,
 }
 
-/// What becomes of a topic.
+/// The result of a rewrite.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Outcome<'a> {
-    /// It stays: no rule decides on it, or the one that does has nothing to say.
+    /// Unchanged: no rule applies, or the expression of the rule does not match.
     Same,
-    /// It changes.
+    /// Changed.
     New {
         /// The rule, from 1.
         rule: usize,
         /// The new topic name or filter.
         topic: &'a str,
     },
-    /// It stays, because what the rule makes of it cannot be a topic.
+    /// Unchanged, because the result of the rule is not a valid topic.
     Refused {
         /// The rule, from 1.
         rule: usize,
-        /// Why not.
+        /// The reason.
         why: Refusal,
     },
 }
 
-/// Why a rewritten topic was not taken.
+/// Why a rewritten topic is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum Refusal {
-    /// The destination wants the user name.
+    /// The destination uses the user name.
     #[error("the client gave no user name")]
     NoUsername,
-    /// A client could choose an identifier that widens a filter.
+    /// A client could choose an identifier that extends a filter.
     #[error("the client identifier or user name contains a wildcard")]
     WildcardInId,
-    /// The destination does not name a topic of the server, and the client has made one of it.
+    /// The destination does not begin with `$`, but with the client's values the result does.
     #[error("the new topic begins with $, which the destination does not")]
     Reserved,
-    /// The result is no topic.
+    /// The result is not a valid topic.
     #[error("the new topic cannot be used: {0}")]
     Topic(TopicError),
 }
@@ -244,13 +244,14 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Rewriter {
     rules: Vec<(Rule, Option<CaptureLocations>)>,
-    /// Where the groups are in the topic, `$1` first.
+    /// The positions of the groups in the topic, `$1` first.
     groups: Vec<(usize, usize)>,
     topic: String,
 }
 
 impl Rewriter {
-    /// A rewriter for one shard. Copies the regular expressions: each copy has its own cache, so that shards do not share one.
+    /// A rewriter for one shard. Copies the regular expressions: each copy has its own cache, so
+    /// that shards share none.
     pub fn new(rules: &Rules) -> Rewriter {
         let rules = rules.0.iter().map(|rule| {
             let locations = match &rule.groups {
@@ -262,8 +263,9 @@ impl Rewriter {
         Rewriter { rules: rules.collect(), groups: Vec::new(), topic: String::new() }
     }
 
-    /// Decides on the topic of a publish or on a topic filter of a subscription. The levels of a filter are taken as text: its
-    /// wildcards match `+` and `#` of a rule and themselves. A `$share/group/` is no part of it and stays.
+    /// Rewrites the topic of a publish or a topic filter of a subscription. The levels of a filter
+    /// are treated as text: its wildcards match `+` and `#` of a rule, and themselves. A leading
+    /// `$share/group/` is not part of it and stays.
     pub fn rewrite(&mut self, action: Action, topic: &str, client: Client<'_>) -> Outcome<'_> {
         let (share, topic) =
             if action == Action::Subscribe { topic::split_share(topic) } else { ("", topic) };
@@ -278,7 +280,7 @@ impl Rewriter {
                 if regex.captures_read(locations, topic).is_none() {
                     return Outcome::Same;
                 }
-                // A group that took no part in the match is empty.
+                // A group without a match is empty.
                 self.groups.extend((1..locations.len()).map(|group| locations.get(group).unwrap_or((0, 0))));
             }
             _ => wildcard_groups(&rule.filter, topic, &mut self.groups),
@@ -287,7 +289,8 @@ impl Rewriter {
         self.topic.push_str(share);
         let built = build(&rule.destination, topic, &self.groups, client, &mut self.topic);
         let (rule, new) = (index + 1, &self.topic[share.len()..]);
-        // A client leads nobody below `$` whom the operator has not sent there [MQTT-4.7.2-1].
+        // A client must not reach a topic below `$` unless the operator's rule has it
+        // [MQTT-4.7.2-1].
         let meant = matches!(self.rules[index].0.destination.first(), Some(Part::Text(text)) if text.starts_with('$'));
         let reserved = action == Action::Publish && new.starts_with('$') && !meant;
         let allowed = if reserved { Err(Refusal::Reserved) } else { Ok(()) };
@@ -333,11 +336,11 @@ fn harmless(id: &str) -> Result<&str, Refusal> {
     if id.contains(['+', '#']) { Err(Refusal::WildcardInId) } else { Ok(id) }
 }
 
-/// What each wildcard of the filter matched in a topic that it does match.
+/// The parts of the topic that the filter's wildcards match; the filter must match the topic.
 fn wildcard_groups(filter: &str, topic: &str, out: &mut Vec<(usize, usize)>) {
     let mut start = 0;
     for level in filter.split('/') {
-        // `a/#` matches `a` too: nothing is left then.
+        // `a/#` also matches `a`: the part is then empty.
         let rest = topic.get(start..).unwrap_or("");
         let end = if level == "#" { rest.len() } else { rest.find('/').unwrap_or(rest.len()) };
         if is_wildcard(level) {

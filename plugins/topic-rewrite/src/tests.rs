@@ -1,5 +1,5 @@
-//! Tests of the hooks with fake events: what the rules decide reaches the event, and what they
-//! cannot use leaves it unchanged.
+//! Tests of the hooks with fake events: results of rules are applied to the event, and invalid
+//! results leave it unchanged.
 #![allow(clippy::unwrap_used)]
 
 use grapnel_plugin_abi::Level;
@@ -54,7 +54,7 @@ fn filters_are_rewritten_one_by_one() {
     assert_eq!(filters, ["z/y/#", "e/7", "$share/g/z/y/+"]);
 }
 
-// A client unsubscribes from the filter it subscribed to, whatever that became.
+// A client unsubscribes with its original filter; it is rewritten as at the subscription.
 #[test]
 fn an_unsubscribe_is_rewritten_as_its_subscribe_was() {
     let rules = r#"{"rules": [{"action": "subscribe", "filter": "x/#", "destination": "z/x/#"}]}"#;

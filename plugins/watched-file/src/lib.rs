@@ -1,6 +1,6 @@
-//! A file that a plugin reads at load and when it changes: [`WatchedFile`] owns the thread that
+//! A file that a plugin reads at load and after each change: [`WatchedFile`] owns the thread that
 //! checks the file, and [`View`] is a shard's own copy of the last content. Used by auth-file and
-//! acl-file. A shard never waits for the disk here and never frees old content. When a change is
+//! acl-file. A shard never waits for the disk and never frees old content. When a change is
 //! reported, no view returns the old value any more.
 
 use std::fs::{self, File, Metadata};
@@ -22,7 +22,7 @@ pub enum FileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         why: std::io::Error,
     },
     /// It is larger than the plugin's limit.
@@ -49,23 +49,23 @@ pub enum FileError {
         /// Where and why.
         at: LineError,
     },
-    /// The thread that looks for changes did not start.
+    /// The thread that checks for changes did not start.
     #[error("cannot start the thread that watches {}: {why}", path.display())]
     Thread {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         why: std::io::Error,
     },
 }
 
-/// What a parser says of a line it cannot take.
+/// A parser's error for a line.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("line {line}: {reason}")]
 pub struct LineError {
     /// The line, from 1.
     pub line: usize,
-    /// What is wrong with it and what would be right.
+    /// The error and what is expected instead.
     pub reason: String,
 }
 
@@ -74,24 +74,25 @@ pub struct LineError {
 pub struct Watch {
     /// The file.
     pub path: PathBuf,
-    /// How often to look whether it changed. Zero: never again after load.
+    /// Interval between checks for changes. Zero: no checks after load.
     pub every: Duration,
-    /// Largest file that is read, bytes.
+    /// Maximum size of the file, bytes.
     pub bytes_max: u64,
-    /// Name of the thread that looks.
+    /// Name of the watching thread.
     pub thread: String,
 }
 
-/// What came of looking at a file that had changed. Handed to the plugin on the watching thread.
+/// The result of reading a changed file. Passed to the plugin on the watching thread.
 #[derive(Debug)]
 pub enum Change<'a, T> {
-    /// It was read, and this holds from now on.
+    /// It was read, and is in force from now on.
     Taken(&'a T),
-    /// It could not be used; what was read before still holds. Told once for each state of the file.
+    /// It is invalid; the previous content stays in force. Reported once for each state of the
+    /// file.
     Refused(FileError),
 }
 
-/// A file's content, parsed, and the thread that keeps it fresh. Dropping it ends the thread.
+/// A file's parsed content, and the thread that updates it. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct WatchedFile<T> {
     latest: Arc<Latest<T>>,
@@ -101,9 +102,10 @@ pub struct WatchedFile<T> {
 
 #[derive(Debug)]
 struct Latest<T> {
-    /// Raised after `value` was replaced, so that a shard sees by one load that nothing changed.
+    /// Incremented after `value` was replaced, so that a shard detects with one load that nothing
+    /// changed.
     version: AtomicU64,
-    /// Held for a reference count, or for putting another pointer into its place: views do not wait for each other.
+    /// Locked only to count a reference or to replace the pointer: views do not block each other.
     value: RwLock<Arc<T>>,
 }
 
@@ -113,7 +115,7 @@ struct Stop {
     wake: Condvar,
 }
 
-/// The locks of this crate guard single assignments: a panic elsewhere cannot leave half of one behind.
+/// The locks of this crate protect single assignments, so a panic cannot leave a partial state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -121,8 +123,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<T: Send + Sync + 'static> WatchedFile<T> {
     /// Reads and parses the file, and starts to watch it.
     ///
-    /// A change is taken once the file has stayed the same from one look to the next, so that a file that is being written
-    /// in place is not read halfway. `on_change` runs on the watching thread.
+    /// A change is applied once the file has been the same in two successive checks, so that a file
+    /// that is being written in place is not read halfway. `on_change` runs on the watching thread.
     ///
     /// # Errors
     /// The file cannot be read, is too large or not UTF-8, has a line that `parse` refuses, or no thread can be started.
@@ -131,7 +133,8 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         parse: impl Fn(&str) -> Result<T, LineError> + Send + 'static,
         told: impl Fn(Change<'_, T>) + Send + 'static,
     ) -> Result<WatchedFile<T>, FileError> {
-        // The look precedes the reading: what changes in between is seen as a change later, never missed.
+        // The state is taken before the file is read: a change in between is detected later, never
+        // missed.
         let seen = Look::at(&watch.path);
         let value = Arc::new(read(&watch, &parse)?);
         let latest = Arc::new(Latest { version: AtomicU64::new(0), value: RwLock::new(value) });
@@ -159,14 +162,15 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         Ok(file)
     }
 
-    /// A shard's own copy, to be asked with [`View::get`].
+    /// A shard's own copy, to be read with [`View::get`].
     pub fn view(&self) -> View<T> {
-        // The version is read first: if the value moves on in between, the next look takes it once more.
+        // The version is read first: if the value changes in between, the next call updates the
+        // copy again.
         let version = self.latest.version.load(Ordering::Acquire);
         View { version, value: self.latest(), latest: Arc::clone(&self.latest) }
     }
 
-    /// What was read last.
+    /// The last content.
     pub fn latest(&self) -> Arc<T> {
         self.latest.get()
     }
@@ -190,7 +194,7 @@ impl<T> Drop for WatchedFile<T> {
 }
 
 impl Stop {
-    /// Waits for at most this long; true once the end was asked for.
+    /// Waits at most this long; returns true once the end was requested.
     fn requested_within(&self, wait: Duration) -> bool {
         let asked = lock(&self.requested);
         let (asked, _) = self
@@ -201,7 +205,7 @@ impl Stop {
     }
 }
 
-/// A shard's own copy of what the file held when it was last asked.
+/// A shard's own copy of the file's content at its last call.
 #[derive(Debug)]
 pub struct View<T> {
     version: u64,
@@ -210,8 +214,8 @@ pub struct View<T> {
 }
 
 impl<T> View<T> {
-    /// What the file holds. One load of a number that rarely changes; once for each change it takes the new value, for which it waits
-    /// no longer than the watching thread takes to put a pointer in place.
+    /// The file's content. Costs one load of a number that rarely changes. After a change it copies
+    /// the new pointer once, and may wait while the watching thread replaces the pointer.
     #[inline]
     pub fn get(&mut self) -> &T {
         if self.latest.version.load(Ordering::Acquire) != self.version {
@@ -222,13 +226,15 @@ impl<T> View<T> {
 
     #[cold]
     fn refresh(&mut self) {
-        // The version is read first: if the value moves on in between, the next look takes it once more.
+        // The version is read first: if the value changes in between, the next call updates the
+        // copy again.
         self.version = self.latest.version.load(Ordering::Acquire);
         self.value = self.latest.get();
     }
 }
 
-/// What tells one state of a file from another without reading it. None: there is no such file, or it cannot be looked at.
+/// Distinguishes states of a file without reading it. None: the file does not exist or is not
+/// accessible.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Look(Option<(u64, u64, u64, i64, i64, i64, i64)>);
 
@@ -246,11 +252,12 @@ struct Watcher<T, P, R> {
     parse: P,
     on_change: R,
     latest: Arc<Latest<T>>,
-    /// The state that was read last, or refused last.
+    /// The state that was last read or refused.
     seen: Look,
-    /// A state that differs from `seen`, waiting to be met a second time.
+    /// A state that differs from `seen`, until it is seen a second time.
     pending: Look,
-    /// Values that a shard may still hold; kept so that they are freed here. At most one for each shard.
+    /// Values that a shard may still use. They are stored here so that they are freed on this
+    /// thread; at most one for each shard.
     retired: Vec<Arc<T>>,
 }
 
@@ -288,7 +295,7 @@ where
 fn read<T>(watch: &Watch, parse: &impl Fn(&str) -> Result<T, LineError>) -> Result<T, FileError> {
     let path = || watch.path.clone();
     let failed = |why| FileError::Read { path: path(), why };
-    // Not by the file's size: it may grow while it is read, and special files say 0.
+    // The buffer is not sized by the file: the file may grow meanwhile, and special files report 0.
     let mut bytes = Vec::new();
     let file = File::open(&watch.path).map_err(failed)?;
     file.take(watch.bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
@@ -310,7 +317,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// In one step, as the README tells operators to: nobody sees half of it.
+    /// In one step, as the README tells operators to: no reader sees half of it.
     fn replace(path: &Path, content: &str) {
         let new = path.with_extension("new");
         fs::write(&new, content).unwrap();
@@ -369,7 +376,8 @@ mod tests {
         assert_eq!(*view.get(), 3);
     }
 
-    /// Many shards look at once while the value changes: none of them gets the old one when the change has been told.
+    /// Many shards read at once while the value changes: none of them gets the old one after the
+    /// change was reported.
     #[test]
     fn no_view_gives_an_old_value_once_a_change_has_been_told() {
         let dir = tempfile::tempdir().unwrap();
@@ -410,7 +418,7 @@ mod tests {
             }
             ended.store(1, Ordering::Release);
         });
-        // Nor does it because another shard is taking the new value at that moment.
+        // Nor does it while another shard takes the new value at that moment.
         let mut view = file.view();
         let seen = Look::at(&path);
         let mut watcher = Watcher {

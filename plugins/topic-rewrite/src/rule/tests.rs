@@ -1,4 +1,4 @@
-//! Tests of the rules against EMQX's documentation, and of what that leaves open.
+//! Tests of the rules against EMQX's documentation, and of cases that it does not define.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -17,7 +17,7 @@ fn rewriter(rules: &[RuleConfig]) -> Rewriter {
 }
 
 impl Rewriter {
-    /// The new topic, or `-` where there is none.
+    /// The new topic, or `-` if it is unchanged.
     fn topic(&mut self, action: Action, topic: &str, client: Client<'_>) -> &str {
         match self.rewrite(action, topic, client) {
             Outcome::New { topic, .. } => topic,
@@ -28,8 +28,8 @@ impl Rewriter {
 
 const ANN: Client<'_> = Client { id: "ann-1", username: Some("ann") };
 
-/// The example of EMQX's page "Topic Rewrite": five subscriptions and what becomes of them. The last rule whose filter
-/// matches decides, and no other is asked if its expression does not match.
+/// The example of EMQX's page "Topic Rewrite": five subscriptions and their results. The last rule
+/// whose filter matches decides; no other rule is applied if its expression does not match.
 #[test]
 fn emqx_example() {
     let mut rewriter = rewriter(&[
@@ -129,7 +129,8 @@ fn what_is_no_topic_is_refused() {
     assert_eq!(rewriter.rewrite(Action::Publish, &long, ANN), refused(3, TopicError::TooLong));
 }
 
-/// A topic of the server is reached where the operator has written it, and by nothing that a client has chosen [MQTT-4.7.2-1].
+/// A topic below `$` is reached only if the operator's rule has it, never by a client's values
+/// [MQTT-4.7.2-1].
 #[test]
 fn only_a_destination_leads_below_the_dollar_sign() {
     let mut rewriter = rewriter(&[
@@ -143,7 +144,7 @@ fn only_a_destination_leads_below_the_dollar_sign() {
     let sly = Client { id: "$SYS", username: None };
     assert_eq!(rewriter.rewrite(Action::Publish, "by-id/x", sly), refused(2));
     assert_eq!(rewriter.topic(Action::Publish, "meant/x", ANN), "$internal/x");
-    // Whoever may subscribe to it may do so without a rule.
+    // A client that may subscribe to it can do so without a rule.
     assert_eq!(rewriter.topic(Action::Subscribe, "in/$SYS/x", ANN), "$SYS/x");
 }
 
@@ -197,7 +198,7 @@ fn a_topic_costs_no_allocation_rewritten_or_not() {
             rewriter.rewrite(Action::Publish, topic, ANN);
         }
     };
-    // The regular expression fills its cache with the first topics it meets.
+    // The regular expression fills its cache with the first topics.
     (0..10).for_each(|_| rewrite_all());
     let allocated = allocation_counter::measure(|| (0..100).for_each(|_| rewrite_all()));
     assert_eq!(allocated.count_total, 0);
