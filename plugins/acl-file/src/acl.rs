@@ -14,22 +14,22 @@ use grapnel_watched_file::LineError;
 use cover::Rule;
 use trie::Node;
 
-/// Most levels of a filter in the file; Mosquitto's limit.
+/// Maximum number of levels of a filter in the file; Mosquitto's limit.
 pub const LEVELS_MAX: usize = 200;
 
-/// What a line gives or takes: a set.
+/// The access that a line grants or denies: a set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Access(u8);
 
 impl Access {
-    /// Subscribe, and be sent messages.
+    /// Subscribe, and receive messages.
     pub const READ: Access = Access(1);
     /// Publish.
     pub const WRITE: Access = Access(2);
-    /// Neither, whatever else the same kind of lines says.
+    /// No access, whatever other lines of the same kind grant.
     pub const DENY: Access = Access(4);
 
-    /// Whether the sets have something in common.
+    /// Whether the sets have a common element.
     pub fn has(self, other: Access) -> bool {
         self.0 & other.0 != 0
     }
@@ -48,23 +48,23 @@ impl BitOrAssign for Access {
     }
 }
 
-/// Who asks.
+/// The client of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
     /// Client identifier: `%c`.
     pub id: &'a str,
-    /// User name: `%u`, and the section of the file that holds for the client.
+    /// User name: `%u`, and the section of the file that applies to the client.
     pub username: Option<&'a str>,
 }
 
-/// What the file says.
+/// The verdict of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// A line gives access.
+    /// A line grants access.
     Allow,
     /// A line denies it, or the client may not use patterns.
     Deny,
-    /// No line has a say.
+    /// No line applies.
     NoMatch,
 }
 
@@ -74,7 +74,7 @@ enum Level {
     /// `+`
     Any,
     Text(Box<str>),
-    /// With `%c` or `%u` in it.
+    /// A level that contains `%c` or `%u`.
     Template(Box<[Piece]>),
 }
 
@@ -86,7 +86,7 @@ enum Piece {
 }
 
 impl Piece {
-    /// The text it stands for; none where the client gave no user name.
+    /// The text of the piece; `None` if the client has no user name.
     fn text<'a>(&'a self, client: Client<'a>) -> Option<&'a str> {
         match self {
             Piece::Text(text) => Some(text),
@@ -103,12 +103,12 @@ struct Pattern {
     open: bool,
 }
 
-/// Lines that hold together: those of a user, of clients without a user name, or the patterns.
+/// Lines that belong together: those of a user, of clients without a user name, or the patterns.
 #[derive(Default, Debug)]
 struct Section {
     /// For topic names.
     trie: Node,
-    /// The same once more, for topic filters.
+    /// The same lines, for checks of topic filters.
     rules: Vec<Rule>,
 }
 
@@ -142,12 +142,12 @@ impl Acl {
         parse::parse(text)
     }
 
-    /// What is allowed in a file, but hardly meant.
+    /// Valid lines that are probably mistakes.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// How many `topic` and `pattern` lines there are.
+    /// Number of `topic` and `pattern` lines.
     pub fn len(&self) -> usize {
         let users: usize = self.users.values().map(|section| section.rules.len()).sum();
         self.anonymous.rules.len() + users + self.patterns.rules.len()
@@ -158,10 +158,10 @@ impl Acl {
         self.len() == 0
     }
 
-    /// May the client write to (publish under) or read this topic name?
+    /// Whether the client may write to (publish under) or read this topic name.
     ///
-    /// The client's `topic` lines are asked first and the patterns after them, and a `deny` precedes what the same kind of
-    /// lines gives; so a `topic` line that gives access is not undone by a `pattern deny`.
+    /// The client's `topic` lines are checked before the patterns. Among lines of the same kind,
+    /// `deny` has precedence. So a `pattern deny` does not revoke what a `topic` line grants.
     pub fn may(&self, access: Access, client: Client<'_>, topic: &str) -> Answer {
         let decided = |found: Access| match found {
             found if found.has(Access::DENY) => Some(Answer::Deny),
@@ -180,17 +180,18 @@ impl Acl {
         decided(self.patterns.trie.find(topic, client)).unwrap_or(Answer::NoMatch)
     }
 
-    /// May the client subscribe to this topic filter? Of a shared subscription it is what stands behind the group.
+    /// Whether the client may subscribe to this topic filter. For a shared subscription, pass the
+    /// filter after the group.
     ///
-    /// Only if every topic name that the filter matches may be read. Where not every one may, the answer is `NoMatch` if no
-    /// line has a say on any of them, and `Deny` otherwise.
+    /// Allowed only if every topic name that the filter matches may be read. Otherwise the answer
+    /// is `NoMatch` if no line applies to any of these names, and `Deny` if one does.
     pub fn may_read_all(&self, client: Client<'_>, filter: &str) -> Answer {
         let own = self.own(client).map_or(&[][..], |section| &section.rules);
         let patterns = if self.is_dangerous(client) { None } else { Some(&self.patterns.rules[..]) };
         cover::may_read_all(own, patterns, client, filter)
     }
 
-    /// The `topic` lines that hold for the client: its own section's alone.
+    /// The client's own section: its `topic` lines.
     fn own(&self, client: Client<'_>) -> Option<&Section> {
         match client.username {
             Some(name) => self.users.get(name),
@@ -198,9 +199,9 @@ impl Acl {
         }
     }
 
-    /// Whether the client's identifier or user name could turn a pattern into more than its author meant: a wildcard anywhere,
-    /// as with Mosquitto, and where patterns use it also a level separator or a leading `$`. No pattern gives such a client
-    /// anything.
+    /// Whether the client's identifier or user name could extend a pattern beyond its meaning: it
+    /// contains a wildcard, as in Mosquitto, or, if patterns use it, a level separator or a leading
+    /// `$`. Patterns grant nothing to such a client.
     fn is_dangerous(&self, client: Client<'_>) -> bool {
         let dangerous = |text: &str, used: bool| {
             text.contains(['+', '#']) || (used && (text.contains('/') || text.starts_with('$')))

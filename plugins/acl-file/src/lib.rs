@@ -1,5 +1,5 @@
-//! acl-file: decides who may publish and subscribe where, from a file in Mosquitto's format. The
-//! broker loads it as `libgrapnel_acl_file.so`.
+//! acl-file: decides which topics a client may publish and subscribe to, from a file in Mosquitto's
+//! format. The broker loads it as `libgrapnel_acl_file.so`.
 
 pub mod acl;
 pub mod config;
@@ -26,26 +26,26 @@ pub struct AclFile {
     news: Arc<News>,
 }
 
-/// What one shard asks.
+/// A shard's view of the file.
 #[derive(Debug)]
 pub struct AclShard {
     shared: Arc<AclFile>,
     acl: View<Acl>,
 }
 
-/// A change on its way to the shards: it is announced when all of them judge by the new lines, and have forgotten what they
-/// remembered under the old ones.
+/// A change on its way to the shards. It is reported when all shards use the new lines and have
+/// cleared the verdicts cached for the old ones.
 #[derive(Debug)]
 struct News {
     path: PathBuf,
-    /// The number of the last change, and what is to be said of it.
+    /// The number of the last change, and the text to log for it.
     last: Mutex<(u64, String)>,
-    /// Shards that have not taken it.
+    /// Shards that have not received it.
     missing: AtomicU32,
 }
 
 impl News {
-    /// Sends a change round, behind the command that has every shard forget.
+    /// Sends a change to all shards, after the command that clears their cached verdicts.
     fn send(&self, host: Host, acl: &Acl) {
         let said = self.said(acl);
         let number = {
@@ -54,7 +54,8 @@ impl News {
             self.missing.store(host.shards(), Ordering::Release);
             last.0
         };
-        // Subscriptions that the new lines no longer allow end; the loader may have ended us meanwhile.
+        // Ends subscriptions that the new lines no longer allow. The plugin may have been unloaded
+        // meanwhile.
         if let Err(refused) = host.invalidate(Whose::Everybody) {
             host.warn(format_args!("subscriptions granted before stay: {refused}"));
         }
@@ -63,7 +64,7 @@ impl News {
         }
     }
 
-    /// A shard has taken a change.
+    /// A shard has received a change.
     fn arrived(&self, host: Host, number: u64) {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.0 == number && self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -118,7 +119,8 @@ impl Plugin for AclFile {
         Ok(AclShard { acl: self.acl.view(), shared: Arc::clone(self) })
     }
 
-    /// A change of the file has come round: what the broker remembered of the old lines on this shard has been forgotten before.
+    /// A change of the file has arrived. The verdicts that the broker cached for the old lines on
+    /// this shard are cleared already.
     fn on_instance_message(shard: &mut AclShard, message: &InstanceMessage<'_>) {
         shard.acl.get();
         shard.shared.news.arrived(shard.shared.host, message.number);

@@ -50,7 +50,7 @@ fn each_action_asks_for_its_access() {
         (Action::Subscribe, "#", DENIED),
         (Action::Subscribe, "cmd/#", DENIED),
         (Action::Subscribe, "public/#", DENIED),
-        // What was granted is delivered: the hook is not mounted for deliveries.
+        // A granted subscription is delivered: the hook is not mounted for deliveries.
         (Action::Deliver, "state/1", LEFT),
         (Action::Deliver, "cmd/1", LEFT),
     ] {
@@ -103,7 +103,7 @@ fn a_changed_file_is_read_again_and_a_broken_one_is_not_taken() {
     assert_eq!(ask(&mut plugin, publish("b")), ALLOWED);
 }
 
-/// The log says that new lines are in force when they are on every shard, and not before.
+/// The log reports new lines when they are in force on every shard, and not before.
 #[test]
 fn a_change_is_announced_when_all_shards_judge_by_it() {
     let dir = tempfile::tempdir().unwrap();

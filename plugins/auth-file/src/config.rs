@@ -8,53 +8,59 @@ use serde::Deserialize;
 #[derive(Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The file of users: `user:$argon2id$…`, one a line, as `grapnel-ctl passwd` writes it.
+    /// The file of users: one `user:$argon2id$…` per line, as `grapnel-ctl passwd` writes it.
     pub path: PathBuf,
-    /// Seconds between looks whether the file changed; 0: it is read at load only. Default 1.
+    /// Seconds between checks whether the file changed; 0: it is read at load only. Default 1.
     #[serde(default = "defaults::reload_s")]
     pub reload_s: u64,
-    /// Largest file that is read, bytes. Default 16 777 216 (16 MiB).
+    /// Maximum size of the file, bytes. Default 16 777 216 (16 MiB).
     #[serde(default = "defaults::file_bytes_max")]
     pub file_bytes_max: u64,
-    /// Threads that check passwords, 1 to 64. Each keeps as much memory as the costliest entry asks for. Default 2.
+    /// Threads that check passwords, 1 to 64. Each uses as much memory as the most expensive entry
+    /// requires. Default 2.
     #[serde(default = "defaults::threads")]
     pub threads: usize,
-    /// Most logins that wait for a thread, 1 to 100 000; one more is refused with 0x89, server busy. Default 1 000.
+    /// Maximum number of logins that wait for a thread, 1 to 100 000; further ones are refused with
+    /// 0x89, server busy. Default 1 000.
     #[serde(default = "defaults::queue_max")]
     pub queue_max: usize,
-    /// Most of them from one address, or from one network of 64 bits of IPv6, 1 to 100 000; one more is refused with 0x89, and whoever
-    /// comes from elsewhere is not. Default 50.
+    /// Maximum number of these from one IPv4 address, or from one /64 network of IPv6, 1 to 100
+    /// 000. Further ones are refused with 0x89; logins from other addresses are not affected.
+    /// Default 50.
     #[serde(default = "defaults::address_queue_max")]
     pub address_queue_max: usize,
-    /// Milliseconds after which a login that has no answer is refused, 1 to 600 000. Default 10 000.
+    /// Time after which a login without a result is refused, milliseconds, 1 to 600 000. Default 10
+    /// 000.
     #[serde(default = "defaults::deadline_ms")]
     pub deadline_ms: u32,
-    /// Longest password that is looked at, bytes, 1 to 65 535; a longer one is wrong. Default 1 024.
+    /// Maximum length of a password, bytes, 1 to 65 535; a longer one counts as wrong. Default 1
+    /// 024.
     #[serde(default = "defaults::password_bytes_max")]
     pub password_bytes_max: usize,
-    /// Most memory an entry may ask for (m of its argon2 parameters), KiB. Default 65 536 (64 MiB).
+    /// Maximum memory of an entry (m of its argon2 parameters), KiB. Default 65 536 (64 MiB).
     #[serde(default = "defaults::memory_kib_max")]
     pub memory_kib_max: u32,
-    /// Most passes over the memory an entry may ask for (t of its argon2 parameters). Default 10.
+    /// Maximum number of passes of an entry (t of its argon2 parameters). Default 10.
     #[serde(default = "defaults::passes_max")]
     pub passes_max: u32,
-    /// Users of the file who pass every authorisation once their password was right. Default: none.
+    /// Users of the file who become superusers after a correct password. Default: none.
     #[serde(default)]
     pub superusers: Vec<String>,
-    /// What a user name that is not in the file means: `deny`, or `ignore`, which leaves the answer to the next plugin (and
-    /// tells by the time it takes who is in the file). Default `deny`.
+    /// The verdict for a user name that is not in the file: `deny`, or `ignore`, which leaves it to
+    /// the next plugin (the response time then reveals which names are in the file). Default
+    /// `deny`.
     #[serde(default)]
     pub unknown: Unknown,
 }
 
-/// What becomes of a user name that is not in the file.
+/// The verdict for a user name that is not in the file.
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
-    /// Refused like a wrong password, after as much work.
+    /// Refused like a wrong password, after the same work.
     #[default]
     Deny,
-    /// Not answered here.
+    /// No verdict from this plugin.
     Ignore,
 }
 
@@ -71,7 +77,7 @@ mod defaults {
     pub fn queue_max() -> usize {
         1000
     }
-    // Half a second of two threads' work.
+    // Work for two threads for half a second.
     pub fn address_queue_max() -> usize {
         50
     }
@@ -90,10 +96,10 @@ mod defaults {
 }
 
 impl Config {
-    /// Whether every number is in its range.
+    /// Checks all ranges.
     ///
     /// # Errors
-    /// The key, its value and what it may be.
+    /// The key, its value and its range.
     pub fn check(&self) -> Result<(), String> {
         let ranges = [
             ("threads", self.threads as u64, 64),

@@ -1,6 +1,6 @@
-//! The verb `passwd`, which `grapnel-ctl passwd` stands for: sets or deletes a user's entry in a
-//! file, without a broker. The file is replaced as a whole, so that the plugin reads the old file or
-//! the new one.
+//! The verb `passwd`, called by `grapnel-ctl passwd`: sets or deletes a user's entry in a file,
+//! without a broker. The file is replaced as a whole, so that the plugin reads either the old file
+//! or the new one.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -24,7 +24,7 @@ grapnel_plugin_abi::arguments! {
             required: true,
             prompt: "Password of {user}",
             twice: true,
-            // What CONNECT can carry (section 3.1.3.6).
+            // The maximum length in CONNECT (section 3.1.3.6).
             max: 65_535,
             unless: "delete",
         },
@@ -68,7 +68,7 @@ fn check_user(user: &str) -> Result<(), VerbError> {
     Err(VerbError::usage(format!("a user name {wrong}")))
 }
 
-/// Sets a user's entry, in its place if there is one, else at the end.
+/// Sets a user's entry: replaces the existing one, or appends it.
 fn set(path: &Path, user: &str, password: &str) -> Result<(), VerbError> {
     let hash = Argon2::default().hash_password(password.as_bytes());
     let hash = hash.map_err(|error| VerbError::new(format!("cannot hash the password: {error}")))?;
@@ -97,7 +97,7 @@ fn is_entry_of(line: &str, user: &str) -> bool {
     line.split_once(':').is_some_and(|(name, _)| name == user)
 }
 
-/// The file's text; `None` where there is no file.
+/// The file's text; `None` if there is no file.
 fn read(path: &Path) -> Result<Option<String>, VerbError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -115,10 +115,10 @@ fn replace(path: &Path, lines: &[&str]) -> Result<(), VerbError> {
         .map_err(|error| VerbError::new(format!("cannot write {}: {error}; it is as it was", path.display())))
 }
 
-/// Writes beside the file and renames over it. A new file is the owner's alone; an old one keeps its owner and mode, or the
-/// broker that could read it could not any more.
+/// Writes a new file beside the old one and renames it. A new file can be read only by its owner.
+/// An existing file keeps its owner and mode, so that the broker can still read it.
 fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    // Through a link to the file itself, which the rename would cut off.
+    // Resolves a link first, because the rename would replace the link.
     let old = std::fs::metadata(path).ok();
     let path = if old.is_some() { std::fs::canonicalize(path)? } else { std::path::absolute(path)? };
     let folder = path.parent().unwrap_or(Path::new("/"));

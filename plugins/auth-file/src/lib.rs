@@ -1,5 +1,5 @@
-//! auth-file: lets in the users of a file, which holds their passwords as argon2id hashes. A shard
-//! only looks up the name; threads of the plugin compute the hashes. The broker loads it as
+//! auth-file: authenticates the users of a file, which contains their passwords as argon2id hashes.
+//! A shard only looks up the name; threads of the plugin compute the hashes. The broker loads it as
 //! `libgrapnel_auth_file.so`.
 
 pub mod config;
@@ -33,14 +33,14 @@ pub struct AuthFile {
     password_bytes_max: usize,
 }
 
-/// What one shard looks names up in.
+/// A shard's view of the file.
 #[derive(Debug)]
 pub struct AuthShard {
     shared: Arc<AuthFile>,
     users: View<Table>,
 }
 
-/// A client that waits for its answer.
+/// A client whose login is being checked.
 #[derive(Debug)]
 struct Login {
     ticket: AuthenticateTicket,
@@ -87,7 +87,7 @@ impl Plugin for AuthFile {
     }
 }
 
-/// How many logins may wait. Their bytes are bounded by the longest password.
+/// Limits of waiting logins. Their bytes are limited by the maximum password length.
 fn limits(config: &Config) -> ShareLimits {
     ShareLimits {
         entries_max: config.queue_max as u64,
@@ -116,8 +116,9 @@ fn open(config: &Config, host: Host) -> Result<WatchedFile<Table>, Error> {
 
 impl AuthShard {
     fn authenticate(&mut self, client: &mut Authenticate<'_>) -> Result<Flow, Refused> {
-        // Without a user name `allow_anonymous` decides; a method of MQTT 5 is not about passwords [MQTT-4.12.0-1]; and whom a
-        // plugin before has refused costs no hash.
+        // Without a user name `allow_anonymous` decides. An authentication method of MQTT 5 is not
+        // a password login [MQTT-4.12.0-1]. No hash is computed for a client that an earlier plugin
+        // has refused.
         let Some(name) = client.username() else { return Ok(Flow::Continue) };
         if client.auth_method().is_some() || client.verdict() == Answered::Deny {
             return Ok(Flow::Continue);
@@ -146,7 +147,8 @@ impl AuthShard {
         if let Err(Rejected { value: job, .. }) =
             shared.pool.submit(&address_share(client.peer_host().unwrap_or("")), job)
         {
-            // The answer overtakes the return of this hook; it is taken up after it, like any other.
+            // The verdict is given before this hook returns; the broker applies it afterwards, like
+            // any other.
             job.answer.ticket.deny(Reason::SERVER_BUSY);
         }
         Ok(Flow::Defer)

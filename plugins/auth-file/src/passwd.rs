@@ -1,5 +1,5 @@
-//! The file of users: one `user:$argon2id$v=19$m=…,t=…,p=…$salt$hash` per line, `#` at the start of
-//! a line for a comment. Parsed as a whole at load and when it changes; a shard only looks up a
+//! The file of users: one `user:$argon2id$v=19$m=…,t=…,p=…$salt$hash` per line; a line that begins
+//! with `#` is a comment. Parsed as a whole at load and after each change; a shard only looks up a
 //! name.
 
 use std::collections::HashMap;
@@ -10,16 +10,16 @@ use argon2::password_hash::phc::{Output, PasswordHash, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
 use grapnel_watched_file::LineError;
 
-/// What an entry may cost.
+/// The maximum cost of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Costs {
-    /// Most memory, KiB.
+    /// Maximum memory, KiB.
     pub memory_kib_max: u32,
-    /// Most passes over it.
+    /// Maximum number of passes.
     pub passes_max: u32,
 }
 
-/// A password's hash, ready to be compared with.
+/// A password's hash and its parameters.
 #[derive(Clone, Debug)]
 pub struct Entry {
     params: Params,
@@ -31,7 +31,7 @@ impl Entry {
     /// Reads a PHC string.
     ///
     /// # Errors
-    /// What is wrong with it and what would be right.
+    /// The error and what is expected instead.
     fn parse(text: &str, costs: Costs) -> Result<Entry, String> {
         let entry = PasswordHash::new(text).map_err(|error| format!("not an argon2id entry: {error}"))?;
         if entry.algorithm != ARGON2ID_IDENT {
@@ -57,7 +57,8 @@ impl Entry {
         }
     }
 
-    /// Whether this is the password. Takes as long for a wrong one, and works in `memory`, which grows to what is needed.
+    /// Whether the password is correct. A wrong one takes the same time. Uses `memory`, which grows
+    /// as required.
     pub fn verify(&self, password: &[u8], memory: &mut Vec<Block>) -> bool {
         let blocks = self.params.block_count();
         if memory.len() < blocks {
@@ -77,17 +78,17 @@ impl Entry {
 #[derive(Debug)]
 pub struct Table {
     users: HashMap<Box<str>, Arc<Entry>>,
-    /// The entries again, in the order of the file, from which [`Table::decoy`] takes one.
+    /// The entries again, in the order of the file, from which [`Table::decoy`] chooses one.
     entries: Vec<Arc<Entry>>,
-    /// Keyed by chance, so that nobody can tell which decoy belongs to a name.
+    /// Randomly keyed, so that the decoy of a name cannot be predicted.
     chooser: RandomState,
 }
 
 impl Table {
-    /// Reads a file's text. `chooser` stays the same for the life of the plugin.
+    /// Parses a file's text. `chooser` stays the same during the life of the plugin.
     ///
     /// # Errors
-    /// The first line that is wrong.
+    /// The first invalid line.
     pub fn parse(text: &str, costs: Costs, chooser: RandomState) -> Result<Table, LineError> {
         let mut table = Table { users: HashMap::new(), entries: Vec::new(), chooser };
         for (index, content) in text.lines().enumerate() {
@@ -118,15 +119,16 @@ impl Table {
         self.users.get(user)
     }
 
-    /// What to work on for a name that is not in the file, so that the time an answer takes tells nothing: an entry that is,
-    /// always the same one for a name. None if the file has no users, when there is nothing to tell.
+    /// The entry to compute for a name that is not in the file, so that the response time does not
+    /// reveal this: an existing entry, always the same one for a name. `None` if the file has no
+    /// users.
     pub fn decoy(&self, user: &str) -> Option<&Arc<Entry>> {
         let count = self.entries.len() as u64;
         let index = self.chooser.hash_one(user).checked_rem(count)?;
         self.entries.get(usize::try_from(index).ok()?)
     }
 
-    /// How many users there are.
+    /// Number of users.
     pub fn len(&self) -> usize {
         self.users.len()
     }
@@ -147,7 +149,7 @@ pub(crate) mod tests {
 
     const COSTS: Costs = Costs { memory_kib_max: 65_536, passes_max: 10 };
 
-    /// An entry that costs next to nothing.
+    /// An entry with minimal cost.
     pub(crate) fn cheap(password: &str) -> String {
         let params = Params::new(8, 1, 1, None).unwrap();
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -158,7 +160,7 @@ pub(crate) mod tests {
         Table::parse(text, COSTS, RandomState::new())
     }
 
-    /// Of the reference implementation's own tests (phc-winner-argon2, src/test.c).
+    /// From the tests of the reference implementation (phc-winner-argon2, src/test.c).
     const REFERENCE: &str =
         "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
 

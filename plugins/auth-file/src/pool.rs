@@ -1,5 +1,5 @@
-//! The threads that check passwords. A shard hands over a job without waiting and gets the answer
-//! from here; each job is answered exactly once, whatever happens. Knows nothing of the broker.
+//! The threads that check passwords. A shard submits a job without waiting. Each job gets exactly
+//! one verdict, in all cases. Independent of the broker.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -9,54 +9,55 @@ use grapnel_plugin_abi::{Rejected, Shares, Weigh};
 
 use crate::passwd::Entry;
 
-/// Who wants to know.
+/// The receiver of a verdict.
 pub trait Answer: Send + 'static {
-    /// Takes the verdict. Called once, on a thread of the pool.
+    /// Receives the verdict. Called once, on a thread of the pool.
     fn answer(self, verdict: Verdict);
 }
 
-/// What came of a job.
+/// The result of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The user's password.
+    /// The password is correct.
     Right,
-    /// Anything else.
+    /// The password is wrong.
     Wrong,
-    /// It was not looked at, because its time had passed.
+    /// It was not checked, because its deadline had passed.
     Expired,
 }
 
-/// A password to be checked.
+/// A password to check.
 #[derive(Debug)]
 pub struct Job<A> {
-    /// What to compare with.
+    /// The entry to compare with.
     pub entry: Arc<Entry>,
-    /// The verdict is [`Verdict::Wrong`] whatever the comparison says: the entry is a decoy, or there was no password.
+    /// The verdict is [`Verdict::Wrong`] whatever the comparison gives: the entry is a decoy, or
+    /// there was no password.
     pub hopeless: bool,
-    /// What the client gave.
+    /// The client's password.
     pub password: Box<[u8]>,
-    /// From when on nobody waits for the answer any more.
+    /// The deadline; nobody waits for the verdict after it.
     pub expires: Instant,
-    /// Who wants to know.
+    /// The receiver of the verdict.
     pub answer: A,
 }
 
-/// The jobs that wait. What a job holds beside itself is its password; entries belong to the table.
+/// The waiting jobs. A job's own memory is its password; entries belong to the table.
 impl<A> Weigh for Job<A> {
     fn heap_bytes(&self) -> u64 {
         self.password.heap_bytes()
     }
 }
 
-/// The threads and their queue, in which addresses take turns. Dropping it waits until all that is queued has been answered, and
-/// joins the threads.
+/// The threads and their queue, in which addresses take turns. Dropping it waits until all queued
+/// jobs have a verdict, and joins the threads.
 #[derive(Debug)]
 pub struct Pool<A> {
     queue: Arc<Queue<A>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The lock is held to put a job in or to take one out, never while anything is computed or answered.
+/// The lock is held only to add or remove a job, never during a computation or a verdict.
 #[derive(Debug)]
 struct Queue<A> {
     jobs: Mutex<Jobs<A>>,
@@ -66,15 +67,15 @@ struct Queue<A> {
 #[derive(Debug)]
 struct Jobs<A> {
     waiting: Shares<Job<A>>,
-    /// The threads end when nothing waits any more.
+    /// The threads end when the queue is empty.
     ends: bool,
 }
 
 impl<A: Answer> Pool<A> {
-    /// Starts this many threads, with a queue for the jobs that wait.
+    /// Starts this many threads, with a queue for the waiting jobs.
     ///
     /// # Errors
-    /// A thread cannot be started. Those that were are ended again.
+    /// If a thread cannot be started. The threads that were started are ended.
     pub fn start(threads: usize, waiting: Shares<Job<A>>) -> std::io::Result<Pool<A>> {
         let jobs = Mutex::new(Jobs { waiting, ends: false });
         let queue = Arc::new(Queue { jobs, wake: Condvar::new() });
@@ -87,10 +88,10 @@ impl<A: Answer> Pool<A> {
         Ok(pool)
     }
 
-    /// Puts a job of an address in the queue.
+    /// Adds a job of an address to the queue.
     ///
     /// # Errors
-    /// The address's share of the queue is full, or the queue: the job comes back.
+    /// The job, if the limit of the address or of the queue is reached.
     pub fn submit(&self, address: &str, job: Job<A>) -> Result<(), Rejected<Job<A>>> {
         self.queue.lock().waiting.insert(address, job)?;
         self.queue.wake.notify_one();
@@ -103,7 +104,7 @@ impl<A> Drop for Pool<A> {
         self.queue.lock().ends = true;
         self.queue.wake.notify_all();
         for thread in self.threads.drain(..) {
-            // A panic of the thread has been reported by the panic hook; there is nothing left to undo here.
+            // The panic hook has reported a panic of the thread; nothing must be undone here.
             let _ = thread.join();
         }
     }
@@ -114,7 +115,8 @@ impl<A> Queue<A> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job, of the address whose turn it is; `None` when all has been done and the end was asked for.
+    /// The next job, from the address whose turn it is; `None` if the queue is empty and the end
+    /// was requested.
     fn next(&self) -> Option<Job<A>> {
         let jobs = self.lock();
         let waits = |jobs: &mut Jobs<A>| jobs.waiting.is_empty() && !jobs.ends;
@@ -129,7 +131,8 @@ impl<A: Answer> Queue<A> {
         while let Some(job) = self.next() {
             let verdict = match job.expires > Instant::now() {
                 false => Verdict::Expired,
-                // Compared even if it is hopeless: a wrong name shall take as long as a wrong password.
+                // Compared even if it is hopeless: a wrong name must take as long as a wrong
+                // password.
                 true if job.entry.verify(&job.password, &mut memory) && !job.hopeless => Verdict::Right,
                 true => Verdict::Wrong,
             };
@@ -163,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Its thread takes the job, says so, and waits until it is let go.
+    /// Blocks its thread: takes the job, reports it, and waits until it is released.
     struct Hold {
         held: mpsc::Sender<()>,
         release: mpsc::Receiver<()>,
@@ -210,7 +213,7 @@ mod tests {
         assert_eq!(verdict.recv_timeout(PATIENCE), Ok(Verdict::Expired));
     }
 
-    /// A pool whose only thread is held until what comes back is dropped or sent to.
+    /// A pool whose only thread is blocked until the returned sender is used or dropped.
     fn held(entry: &Arc<Entry>, waiting: Shares<Job<Either>>) -> (Pool<Either>, mpsc::Sender<()>) {
         let pool = Pool::start(1, waiting).unwrap();
         let ((held, is_held), (release, released)) = (mpsc::channel(), mpsc::channel());
@@ -234,7 +237,8 @@ mod tests {
         assert_eq!(verdict.try_iter().collect::<Vec<_>>(), [Verdict::Right, Verdict::Right]);
     }
 
-    /// 1,300 logins of one address fill its share, and whoever comes from elsewhere is next.
+    /// 1,300 logins of one address reach its limit, and the next login of another address is
+    /// served.
     #[test]
     fn a_flood_of_one_address_is_in_nobody_elses_way() {
         let table = table(&format!("ann:{}", cheap("secret"))).unwrap();

@@ -1,5 +1,5 @@
-//! Tests of the hook with fake events: who is let in, who is not, and what is left to other
-//! plugins.
+//! Tests of the hook with fake events: which clients are accepted or refused, and what is left to
+//! other plugins.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -93,7 +93,8 @@ fn a_password_beyond_the_limit_and_none_at_all_are_wrong() {
     is_refused(&mut plugin, none, Reason::BAD_USERNAME_OR_PASSWORD);
 }
 
-/// Two logins at most: one at a thread and one waiting. Costly enough that a hundred in a row cannot all have been done.
+/// At most two logins: one in a thread and one waiting. They are so expensive that a hundred cannot
+/// finish during the test.
 #[test]
 fn a_full_queue_answers_server_busy() {
     let dir = tempfile::tempdir().unwrap();
@@ -118,7 +119,8 @@ fn a_full_queue_answers_server_busy() {
     assert!(reasons.contains(&(Verdict::Deny, Some(Reason::SERVER_BUSY))));
 }
 
-/// One login of an address at a thread and one waiting: the rest of it is told to come back, and others are let in.
+/// One login of an address in a thread and one waiting: further ones are refused as busy, and other
+/// addresses are served.
 #[test]
 fn an_address_has_its_share_of_the_queue() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,7 +134,8 @@ fn an_address_has_its_share_of_the_queue() {
     let mut plugin = testing::load::<AuthFile>(&config).unwrap();
     let login =
         |name: &str, peer: &str| FakeEvent::authenticate(name, b"password").with_text(Field::PEER_HOST, peer);
-    // The same 64 bits are one share, and an IPv4 address is the same in whichever form.
+    // Addresses in the same /64 network share a limit, and an IPv4 address counts the same in both
+    // notations.
     let mut flood: Vec<FakeEvent> = (0..30).map(|n| login("stranger", &format!("2001:db8::{n}"))).collect();
     let mut others = [login("ann", "::ffff:10.0.0.1"), login("ann", "2001:db8:0:1::1")];
     for event in flood.iter_mut().chain(&mut others) {

@@ -1,5 +1,5 @@
-//! Transformations of a payload. Pure functions: bytes in; bytes out, or one sentence that says
-//! what is wrong with them.
+//! Transformations of a payload. Pure functions from bytes to bytes, or to an error of one
+//! sentence.
 
 use std::borrow::Cow;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-/// A form of a payload.
+/// A payload format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Codec {
@@ -19,32 +19,32 @@ pub enum Codec {
     Base64,
     /// RFC 1952.
     Gzip,
-    /// A JSON object around it.
+    /// A JSON object that contains the payload.
     Json,
 }
 
-/// Which way.
+/// The direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Into the form.
+    /// Into the format.
     Encode,
-    /// Out of it.
+    /// From the format.
     Decode,
 }
 
-/// What the JSON object says besides the payload.
+/// The fields of the JSON object besides the payload.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     /// Topic name.
     pub topic: &'a str,
     /// Client identifier of the publisher; empty for none.
     pub from: &'a str,
-    /// When the message came in, milliseconds since 1970.
+    /// Time of arrival, milliseconds since 1970.
     pub timestamp_ms: u64,
 }
 
-/// What becomes of a payload; no more than `bytes_max`.
+/// The transformed payload, at most `bytes_max` long.
 pub fn apply(
     codec: Codec,
     action: Action,
@@ -78,7 +78,7 @@ fn gzip(payload: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// Never more than `bytes_max` are unpacked, whatever a few bytes claim to be.
+/// Never unpacks more than `bytes_max`, whatever size the data claims.
 fn gunzip(payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     let mut decoder = MultiGzDecoder::new(payload).take(bytes_max as u64 + 1);
@@ -86,7 +86,7 @@ fn gunzip(payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
     if out.len() > bytes_max { Err(too_long(bytes_max)) } else { Ok(out) }
 }
 
-/// `payload` is a text where it is one, otherwise `payload_base64` has it.
+/// A UTF-8 payload goes into `payload`, any other into `payload_base64`.
 fn wrap(payload: &[u8], about: About<'_>) -> Vec<u8> {
     let mut object = json!({ "topic": about.topic, "timestamp_ms": about.timestamp_ms });
     if !about.from.is_empty() {
@@ -103,7 +103,7 @@ fn unwrap(payload: &[u8]) -> Result<Vec<u8>, String> {
     let object: Value = serde_json::from_slice(payload).map_err(|_| "the payload is not JSON".to_owned())?;
     match (object.get("payload"), object.get("payload_base64")) {
         (Some(Value::String(text)), None) => Ok(Cow::from(text.as_bytes()).into_owned()),
-        // A value that was not wrapped as a text is handed on as JSON.
+        // A value that is not a JSON string is returned as JSON text.
         (Some(value), None) => Ok(value.to_string().into_bytes()),
         (None, Some(Value::String(text))) => {
             STANDARD.decode(text).map_err(|_| "payload_base64 is not base64".to_owned())

@@ -9,15 +9,15 @@ use grapnel_plugin_abi::{Delivered, Error, Flow, Host, Plugin, Publish, Reason, 
 
 use codec::{About, Action, Codec};
 
-/// What the operator configures.
+/// The configuration.
 #[derive(serde::Deserialize)]
 struct Config {
-    /// What is done, in order.
+    /// The steps, in order.
     rules: Vec<Rule>,
-    /// What becomes of a payload that cannot be encoded or decoded.
+    /// What happens to a payload that cannot be encoded or decoded.
     #[serde(default)]
     on_error: OnError,
-    /// Most bytes that a payload may have when it comes out.
+    /// Maximum size of a payload after a step, bytes.
     #[serde(default = "default_payload_bytes_max")]
     payload_bytes_max: usize,
 }
@@ -29,20 +29,20 @@ const fn default_payload_bytes_max() -> usize {
 /// One step.
 #[derive(serde::Deserialize)]
 struct Rule {
-    /// When.
+    /// The hook point.
     on: On,
-    /// Messages whose topic matches this.
+    /// Topic filter: the step applies to messages that match it.
     filter: String,
-    /// Which form.
+    /// The format.
     codec: Codec,
-    /// Into it or out of it.
+    /// The direction.
     action: Action,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum On {
-    /// When the message comes in, once for all subscribers.
+    /// When the message is received, once for all subscribers.
     Publish,
     /// When it is delivered, for each subscriber.
     Delivered,
@@ -54,7 +54,7 @@ enum OnError {
     /// The message is refused, or not delivered.
     #[default]
     Refuse,
-    /// It goes on as it was.
+    /// It continues unchanged.
     Pass,
 }
 
@@ -86,7 +86,7 @@ impl Plugin for MessageCodec {
 }
 
 impl MessageCodec {
-    /// The payload after all rules for it; `None` where there is none.
+    /// The payload after all steps for it; `None` if no step applies.
     fn applied(&self, on: On, payload: &[u8], about: About<'_>) -> Option<Result<Vec<u8>, String>> {
         let mut applied: Option<Vec<u8>> = None;
         for rule in

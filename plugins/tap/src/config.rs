@@ -6,16 +6,19 @@ use serde::Deserialize;
 #[derive(Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Topic prefixes, compared as text; the longest that fits counts. What fits none counts as `(other)`. Default: none,
-    /// and `levels` makes the groups.
+    /// Topic prefixes, compared as text; the longest match counts. Topics without a match count as
+    /// `(other)`. Default: none; then `levels` defines the groups.
     pub prefixes: Vec<String>,
-    /// Where there are no prefixes: how many leading levels of a topic name its group, 1 to 200. Default 1.
+    /// Without prefixes: how many leading levels of a topic name its group, 1 to 200. Default 1.
     pub levels: usize,
-    /// Most groups, for each shard and in a report, 1 to 100 000; what comes after counts as `(other)`. Default 100.
+    /// Maximum number of groups, for each shard and in a report, 1 to 100 000; further ones count
+    /// as `(other)`. Default 100.
     pub groups_max: usize,
-    /// Longest name of a group that `levels` makes, bytes, 1 to 65 535; longer ones count as `(other)`. Default 256.
+    /// Maximum length of a group name from `levels`, bytes, 1 to 65 535; longer ones count as
+    /// `(other)`. Default 256.
     pub group_name_bytes_max: usize,
-    /// Seconds between reports in the log, which leave out what did not change; 0: only at unload. Default 60.
+    /// Seconds between reports in the log, which omit unchanged groups; 0: only at unload. Default
+    /// 60.
     pub log_every_s: u64,
 }
 
@@ -32,10 +35,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether every number is in its range.
+    /// Checks all ranges.
     ///
     /// # Errors
-    /// The key, its value and what it may be.
+    /// The key, its value and its range.
     pub fn check(&self) -> Result<(), String> {
         let ranges = [
             ("levels", self.levels, 200),

@@ -1,6 +1,6 @@
 //! The counters. Each shard writes its own block with plain stores; the reporter reads all blocks
-//! while they are written. No lock, no read-modify-write, and no allocation except for the first
-//! message of a group.
+//! concurrently. No lock, no read-modify-write, and no allocation except for the first message of a
+//! group.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::config::Config;
 
-/// Why messages are dropped, in the broker's words; what has another one is in [`OTHER`].
+/// Drop causes, as in the broker; any other cause counts as [`OTHER`].
 const CAUSES: [&str; 8] = [
     "no_subscribers",
     "queue_full",
@@ -20,11 +20,11 @@ const CAUSES: [&str; 8] = [
     "not_authorized",
 ];
 
-/// Name of the group of all that fits nowhere else.
+/// Name of the group of all other topics.
 pub const OTHER: &str = "(other)";
 
-/// One group of one shard. Written by that shard alone, and a whole line of the processor's cache, so that no shard writes
-/// where another one does.
+/// The counters of one group on one shard. Only that shard writes them. They fill a whole cache
+/// line, so that shards do not share one.
 #[derive(Default, Debug)]
 #[repr(align(64))]
 struct Slot {
@@ -66,8 +66,8 @@ impl Counts {
         Arc::new(Counts { blocks: (0..shards).map(block).collect(), groups_max: config.groups_max })
     }
 
-    /// What has been counted up to now, summed over the shards, largest group first. A message that is being counted may be
-    /// in one of the two numbers already and not yet in the other.
+    /// The counts so far, summed over the shards, largest group first. A message that is being
+    /// counted may be in one of the two numbers and not yet in the other.
     pub fn totals(&self) -> Vec<Total> {
         let mut sums: HashMap<&str, Total> = HashMap::new();
         let mut add = |name, slot: &Slot| {
@@ -91,7 +91,8 @@ impl Counts {
         self.fold(totals)
     }
 
-    /// How many messages and deliveries were dropped, by cause, summed over the shards; causes without any are left out.
+    /// Number of dropped messages and deliveries by cause, summed over the shards. Causes with 0
+    /// are omitted.
     pub fn drops(&self) -> Vec<(&'static str, u64)> {
         let sum = |place: usize| {
             self.blocks.iter().map(|block| block.drops[place].load(Ordering::Relaxed)).sum::<u64>()
@@ -100,7 +101,7 @@ impl Counts {
         names.enumerate().map(|(place, name)| (name, sum(place))).filter(|(_, drops)| *drops > 0).collect()
     }
 
-    /// Each shard may have found other groups: what is beyond the limit together joins [`OTHER`].
+    /// Shards may have different groups: those above the common limit are added to [`OTHER`].
     fn fold(&self, totals: Vec<Total>) -> Vec<Total> {
         let (others, mut named): (Vec<_>, Vec<_>) =
             totals.into_iter().partition(|total| &*total.group == OTHER);
@@ -118,7 +119,8 @@ impl Counts {
 }
 
 impl Block {
-    /// Gives the next free slot a name; none if all are taken. By the owning shard, or before it exists.
+    /// Names the next free slot; `None` if all are used. Called by the owning shard, or before it
+    /// exists.
     fn name(&self, name: &str) -> Option<usize> {
         let index = self.used.load(Ordering::Relaxed);
         if index + 1 >= self.slots.len() {
@@ -131,7 +133,7 @@ impl Block {
     }
 }
 
-/// What was counted in a group.
+/// The counts of a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Total {
     /// Prefix, leading levels, or [`OTHER`].
@@ -142,7 +144,7 @@ pub struct Total {
     pub bytes: u64,
 }
 
-/// What one shard counts with.
+/// The counter of one shard.
 #[derive(Debug)]
 pub struct Counter {
     counts: Arc<Counts>,
@@ -154,12 +156,12 @@ pub struct Counter {
 enum Groups {
     /// Prefixes with their slots, longest first.
     Prefixes(Vec<(Box<str>, usize)>),
-    /// The leading levels that were met so far.
+    /// The leading levels found so far.
     Levels { levels: usize, name_bytes_max: usize, slots: HashMap<Box<str>, usize> },
 }
 
 impl Counter {
-    /// The counter of one shard; there must not be two for the same.
+    /// The counter of one shard. There must be only one for each shard.
     pub fn new(config: &Config, counts: Arc<Counts>, shard: usize) -> Counter {
         let groups = if config.prefixes.is_empty() {
             let (levels, name_bytes_max) = (config.levels, config.group_name_bytes_max);
@@ -204,7 +206,8 @@ impl Counter {
             }
         };
         let slot = &block.slots[index.unwrap_or(block.slots.len() - 1)];
-        // Only this shard writes here: a load and a store are enough, and cost no bus lock.
+        // Only this shard writes here: a load and a store are enough, and need no atomic
+        // read-modify-write.
         slot.messages.store(slot.messages.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         let bytes = slot.bytes.load(Ordering::Relaxed).wrapping_add(payload_bytes as u64);
         slot.bytes.store(bytes, Ordering::Relaxed);

@@ -1,5 +1,5 @@
 //! tap: counts messages and bytes by topic prefix, and drops by cause, on every shard, and reports
-//! them to the log. Changes nothing. The broker loads it as `libgrapnel_tap.so`.
+//! them in the log. Changes nothing. The broker loads it as `libgrapnel_tap.so`.
 
 pub mod config;
 pub mod count;
@@ -19,11 +19,12 @@ use report::Reporter;
 pub struct Tap {
     config: Config,
     counts: Arc<Counts>,
-    /// Dropped with the plugin, after the last shard has stopped counting: its last report is the whole sum.
+    /// Dropped with the plugin, after the last shard has stopped counting, so that the last report
+    /// has the final counts.
     _reporter: Reporter,
 }
 
-/// What one shard counts with.
+/// The counter of one shard.
 #[derive(Debug)]
 pub struct TapShard {
     counter: Counter,
@@ -57,7 +58,7 @@ impl TapShard {
     }
 }
 
-// Late in the chain: what is counted is the topic that the message is routed by.
+// Late in the chain: the counted topic is the one that the message is routed by.
 grapnel_plugin_abi::plugin!(Tap {
     message.publish(priority = -100) => TapShard::publish,
     message.dropped => TapShard::dropped,

@@ -1,4 +1,4 @@
-//! The log lines of tap, made on a thread of its own that reads the counters and stops no shard.
+//! The log lines of tap, made on a separate thread that reads the counters and blocks no shard.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::count::{Counts, Total};
 
-/// One line for these totals, what was counted since `before`, and the messages dropped by cause.
+/// One line with these totals, the difference to `before`, and the dropped messages by cause.
 pub fn line(totals: &[Total], before: &[Total], drops: &[(&str, u64)]) -> String {
     let sum = |totals: &[Total]| {
         totals
@@ -16,7 +16,7 @@ pub fn line(totals: &[Total], before: &[Total], drops: &[(&str, u64)]) -> String
             .fold((0, 0), |(messages, bytes), total| (messages + total.messages, bytes + total.bytes))
     };
     let ((messages, bytes), (messages_before, bytes_before)) = (sum(totals), sum(before));
-    // Two totals are not of one moment: a group may have moved into (other) and back.
+    // Totals of two moments differ: a group may have moved into (other) and back.
     let mut line = format!(
         "{messages} messages, {bytes} bytes (since the last report {}, {})",
         messages.saturating_sub(messages_before),
@@ -38,13 +38,13 @@ pub fn line(totals: &[Total], before: &[Total], drops: &[(&str, u64)]) -> String
 /// The reporting thread. Dropping it writes the last report and ends the thread.
 #[derive(Debug)]
 pub struct Reporter {
-    /// Never sent to: that it is dropped is the message.
+    /// Nothing is sent; dropping the sender ends the thread.
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Reporter {
-    /// Starts to report every so often; zero: only at the end.
+    /// Starts periodic reports; zero: only at the end.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -81,7 +81,7 @@ impl Drop for Reporter {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been reported by the panic hook; there is nothing left to undo here.
+            // The panic hook has reported a panic of the thread; nothing must be undone here.
             let _ = thread.join();
         }
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused};
 
-/// What the operator configures, in `[plugins.template] config` or with `--set` of ctl.
+/// The configuration, in `[plugins.template] config` or with `--set` of ctl.
 #[derive(serde::Deserialize)]
 struct Config {
-    /// Topic names that begin like this are marked; all if it is empty.
+    /// Topic names with this prefix are marked; all if it is empty.
     #[serde(default)]
     topic_prefix: String,
     /// Name of the user property.
@@ -25,7 +25,7 @@ struct TemplatePlugin {
     config: Config,
 }
 
-/// The instance of one shard: no other thread touches it, so that its state needs no lock.
+/// The instance of one shard. No other thread uses it, so that its state needs no lock.
 struct TemplateShard {
     shared: Arc<TemplatePlugin>,
     marked: u64,

@@ -1,8 +1,10 @@
-//! Whether every topic name that a topic filter matches may be read: a question about sets, decided exactly.
+//! Whether every topic name that a topic filter matches may be read. Decided exactly, as a question
+//! about sets.
 //!
-//! A filter with `#` stands for names of any length, so it is cut into slices, one for each number of levels, of which all
-//! beyond the longest line behave alike. A slice has only `+` and text. If lines give access to a whole slice, then one of them
-//! does so alone: take a name with a word in place of each `+` that occurs in no line; a line that matches it matches all.
+//! A filter with `#` matches names of any length. It is divided into slices, one for each number of
+//! levels; all lengths beyond the longest line give the same result. A slice has only `+` and text.
+//! If lines grant access to a whole slice, then a single line does so. Proof: replace each `+` by a
+//! word that no line contains. A line that matches this name matches the whole slice.
 
 use std::borrow::Cow;
 
@@ -15,10 +17,10 @@ pub(super) struct Rule {
     pub(super) pattern: Pattern,
 }
 
-/// A level of a slice or of a line, with the client's names put in. None is `+`.
+/// A level of a slice or of a line, with the client's names inserted. None is `+`.
 type Word<'a> = Option<Cow<'a, str>>;
 
-/// A line with the client's names put in.
+/// A line with the client's names inserted.
 struct Line<'a> {
     access: Access,
     words: Vec<Word<'a>>,
@@ -29,7 +31,8 @@ struct Line<'a> {
 #[derive(Clone, Debug)]
 struct Slice<'a>(Vec<Word<'a>>);
 
-/// `own` are the client's `topic` lines; `patterns` are none where the client may not use them.
+/// `own` are the client's `topic` lines. `patterns` are the pattern lines; `None` if the client may
+/// not use them.
 pub(super) fn may_read_all(
     own: &[Rule],
     patterns: Option<&[Rule]>,
@@ -67,7 +70,7 @@ fn may_read(slice: &Slice<'_>, own: &[Line<'_>], patterns: &[Line<'_>]) -> bool 
     if denied.any(|line| line.meets(slice).is_some()) {
         return false;
     }
-    // What the client's own lines give, a pattern does not take.
+    // A pattern does not deny what the client's own lines grant.
     let mut denied = patterns.iter().filter(|line| line.access.has(Access::DENY));
     given(own, slice)
         || given(patterns, slice)
@@ -84,7 +87,7 @@ fn slices(filter: &str, longest: usize) -> impl Iterator<Item = Slice<'_>> {
     };
     let word = |level| if level == "+" { None } else { Some(Cow::Borrowed(level)) };
     let words: Vec<Word<'_>> = head.map(|head| head.split('/').map(word).collect()).unwrap_or_default();
-    // A name has at least one level, and `a/#` matches `a` too.
+    // A name has at least one level, and `a/#` also matches `a`.
     let shortest = words.len().max(1);
     let last = if open { words.len().max(longest) + 1 } else { words.len() };
     let cut = move |length| {
@@ -95,13 +98,14 @@ fn slices(filter: &str, longest: usize) -> impl Iterator<Item = Slice<'_>> {
     (shortest..=last).map(cut).filter(|words| !is_empty(words)).map(Slice)
 }
 
-/// `/#` matches what is in front of its `/` too, where nothing is: but no name is empty [MQTT-4.7.3-1].
+/// `/#` also matches the text before its `/`, which is empty; but a name cannot be empty
+/// [MQTT-4.7.3-1].
 fn is_empty(words: &[Word<'_>]) -> bool {
     matches!(words, [Some(text)] if text.is_empty())
 }
 
 impl<'a> Line<'a> {
-    /// None where the line has `%u` and the client gave no user name: it does not hold then.
+    /// `None` if the line has `%u` and the client has no user name: the line does not apply then.
     fn of(rule: &'a Rule, client: Client<'a>) -> Option<Line<'a>> {
         let word = |level: &'a Level| match level {
             Level::Any => Some(None),
@@ -131,7 +135,8 @@ impl<'a> Line<'a> {
     /// The names of the slice that it matches, if any.
     fn meets<'b>(&'b self, slice: &'b Slice<'_>) -> Option<Slice<'b>> {
         let first = self.words.first().unwrap_or(&None);
-        // A wildcard in front does not match a name that begins with `$` [MQTT-4.7.2-1], here or there.
+        // A leading wildcard does not match a name that begins with `$` [MQTT-4.7.2-1], in the
+        // slice or in the line.
         let hidden =
             (first.is_none() && is_hidden(&slice.0[0])) || (slice.0[0].is_none() && is_hidden(first));
         if !self.fits(slice) || hidden {

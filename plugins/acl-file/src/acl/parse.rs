@@ -1,11 +1,12 @@
-//! The text of an access control file, as mosquitto.conf(5) describes it under `acl_file`, line by line into an [`Acl`].
+//! Parses an access control file, as mosquitto.conf(5) describes it under `acl_file`, line by line
+//! into an [`Acl`].
 
 use grapnel_plugin_abi::topic;
 use grapnel_watched_file::LineError;
 
 use super::{Access, Acl, LEVELS_MAX, Level, Pattern, Piece, Section};
 
-/// Whose `topic` lines are being read.
+/// The parser, with the current section.
 struct Parser {
     acl: Acl,
     user: Option<Box<str>>,
@@ -14,7 +15,7 @@ struct Parser {
 pub(super) fn parse(text: &str) -> Result<Acl, LineError> {
     let mut parser = Parser { acl: Acl::default(), user: None };
     for (index, content) in text.lines().enumerate() {
-        // A comment is one only at the very start of a line: further on, `#` belongs to a filter.
+        // Only a line that begins with `#` is a comment: elsewhere `#` is part of a filter.
         let content = content.trim_end_matches(|c: char| c.is_ascii_whitespace());
         if !content.starts_with('#') {
             parser.line(content).map_err(|reason| LineError { line: index + 1, reason })?;
@@ -46,7 +47,7 @@ impl Parser {
         }
     }
 
-    /// Patterns hold for every client, whichever section they stand in.
+    /// Patterns apply to every client, in whichever section they are.
     fn pattern(&mut self, rest: &str) -> Result<(), String> {
         let (access, filter) = access_and_filter(rest)?;
         let pattern = pattern(filter, pieces)?;
@@ -76,13 +77,13 @@ impl Parser {
     }
 }
 
-/// The first word of a line and what follows it. Only spaces separate.
+/// The first word of a line and the rest. Only spaces separate words.
 fn word(text: &str) -> (&str, &str) {
     let text = text.trim_start_matches(' ');
     text.split_once(' ').unwrap_or((text, ""))
 }
 
-/// A single word is the filter, whatever it says; of several, the first is the access.
+/// A single word is always the filter; with several words, the first one is the access.
 fn access_and_filter(text: &str) -> Result<(Access, &str), String> {
     let (first, rest) = word(text);
     let access = match (first, rest) {
@@ -124,7 +125,7 @@ fn pattern(filter: &str, pieces: impl Fn(&str) -> Vec<Piece>) -> Result<Pattern,
     Ok(Pattern { levels, open })
 }
 
-/// Takes `%c` and `%u` out of a level, wherever in it they stand.
+/// Splits a level at each `%c` and `%u`.
 fn pieces(level: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut text = level;

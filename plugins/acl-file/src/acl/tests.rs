@@ -1,5 +1,5 @@
-//! What the file says, against Mosquitto 2.0.11 (tried case by case with its clients) and against a reading of the manual that
-//! is slow and plain.
+//! Tests against Mosquitto 2.0.11 (each case was tried with its clients) and against a slow and
+//! simple implementation of the manual.
 #![allow(clippy::unwrap_used)]
 
 use grapnel_plugin_abi::topic::matches;
@@ -21,7 +21,7 @@ fn allowed(answer: Answer) -> bool {
     answer == Answer::Allow
 }
 
-/// Each row was seen with `mosquitto_pub -V 5 -q 1`, which says whether the publish was denied.
+/// Each row was tried with `mosquitto_pub -V 5 -q 1`, which reports whether the publish was denied.
 #[test]
 fn publishing_is_answered_as_by_mosquitto() {
     let ann = named("ann");
@@ -71,7 +71,8 @@ fn publishing_is_answered_as_by_mosquitto() {
     }
 }
 
-/// Where the answer is stricter than Mosquitto's: an identifier with `/` or a leading `$`, if patterns use it.
+/// Cases that are stricter than in Mosquitto: an identifier with `/` or a leading `$`, if patterns
+/// use it.
 #[test]
 fn identifiers_that_reach_beyond_a_level_get_nothing_from_patterns() {
     let file = acl("topic write own\npattern write d/%c/#\npattern write free\n");
@@ -173,7 +174,8 @@ fn a_subscription_needs_every_name_it_matches() {
 
 type Lines = Vec<(bool, &'static str, String)>;
 
-/// The patterns with the client's names put in; those that ask for a name it has not are left out.
+/// The patterns with the client's names inserted. Those that use a name that the client does not
+/// have are omitted.
 fn substituted(lines: &Lines, client: Client<'_>) -> Lines {
     let mut lines = lines.clone();
     lines.retain(|(is_pattern, _, filter)| {
@@ -185,7 +187,7 @@ fn substituted(lines: &Lines, client: Client<'_>) -> Lines {
     lines
 }
 
-/// The manual read plainly: one name, one line after the other.
+/// The manual, implemented simply: one name against one line after the other.
 fn plain(substituted: &Lines, access: &str, topic: &str) -> bool {
     for patterns in [false, true] {
         let says = |wanted: &[&str]| {
@@ -228,7 +230,8 @@ fn text(lines: &Lines) -> String {
     lines.iter().map(line).collect()
 }
 
-/// Every name of up to four levels, one more than a line has, over the words that occur in lines, and one that occurs in none.
+/// Every name of up to four levels, one more than the lines have, with all words of the lines and
+/// one that no line contains.
 fn every_name() -> Vec<String> {
     let words = ["a", "b", "$", "", "xann", "%c", "x%u", "fresh"];
     let mut names: Vec<String> = Vec::new();
@@ -245,7 +248,8 @@ fn every_name() -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The client has no user name, or the file's `topic` lines would not be its own: both are tried in turn.
+    /// The client has no user name. With a user name, the file's `topic` lines would not apply;
+    /// both cases are tried.
     #[test]
     fn the_trie_finds_what_the_lines_say(lines in files(), topic in names(&["a", "b", "$", "", "xann", "%c"])) {
         let text = text(&lines);
@@ -257,7 +261,7 @@ proptest! {
         }
     }
 
-    /// Allowed if, and only if, every single name that the filter matches may be read.
+    /// Allowed if and only if every name that the filter matches may be read.
     #[test]
     fn a_subscription_is_the_sum_of_its_names(lines in files(), filter in filters(&["a", "b", "+", "$", "", "xann"])) {
         let client = Client { id: "a", username: Some("ann") };

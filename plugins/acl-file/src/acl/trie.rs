@@ -1,16 +1,17 @@
-//! The lines of a section as a trie over levels: a topic name meets all filters that match it in one walk, which finds the
-//! union of what they give and take. Bounded by the nodes of the trie, at most [`super::LEVELS_MAX`] deep.
+//! The lines of a section as a trie over levels. One walk finds all filters that match a topic
+//! name, and returns the union of their access. Its cost is limited by the nodes of the trie, which
+//! is at most [`super::LEVELS_MAX`] deep.
 
 use std::collections::BTreeMap;
 
 use super::{Access, Client, Level, Pattern, Piece};
 
-/// What is known after some levels of a topic.
+/// The access after some levels of a topic.
 #[derive(Default, Debug)]
 pub(super) struct Node {
-    /// If the topic ends here.
+    /// Access if the topic ends here.
     here: Access,
-    /// Whatever follows, and also if nothing does: `#`.
+    /// Access of `#`: for any further levels, or none.
     below: Access,
     text: BTreeMap<Box<str>, Node>,
     any: Option<Box<Node>>,
@@ -38,17 +39,17 @@ impl Node {
         &mut self.templates[at].1
     }
 
-    /// What the filters that match this topic name give and take together.
+    /// The union of the access of all filters that match this topic name.
     pub(super) fn find(&self, topic: &str, client: Client<'_>) -> Access {
         if !topic.starts_with('$') {
             return self.walk(Some(topic), client);
         }
-        // A wildcard in front does not match a name that begins with `$` [MQTT-4.7.2-1].
+        // A leading wildcard does not match a name that begins with `$` [MQTT-4.7.2-1].
         let (level, rest) = split(topic);
         self.named(level, rest, client)
     }
 
-    /// `rest` is what of the topic is left; none once its last level has been passed.
+    /// `rest` is the remaining topic; `None` after its last level.
     fn walk(&self, rest: Option<&str>, client: Client<'_>) -> Access {
         let Some(rest) = rest else { return self.here | self.below };
         let (level, rest) = split(rest);
@@ -59,7 +60,7 @@ impl Node {
         found
     }
 
-    /// By all that names the level, wildcards left out.
+    /// Access of the filters that have this level as text, not as a wildcard.
     fn named(&self, level: &str, rest: Option<&str>, client: Client<'_>) -> Access {
         let mut found = self.text.get(level).map_or(Access::default(), |node| node.walk(rest, client));
         for (pieces, node) in &self.templates {
@@ -78,7 +79,7 @@ fn split(topic: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether the pieces, put together, are the level.
+/// Whether the pieces together equal the level.
 fn spells(pieces: &[Piece], level: &str, client: Client<'_>) -> bool {
     let rest = pieces.iter().try_fold(level, |rest, piece| rest.strip_prefix(piece.text(client)?));
     rest == Some("")
