@@ -1,5 +1,6 @@
-/* c-journal: writes the messages of some topics to a file before they are acknowledged, and numbers them. A plugin in plain C:
- * an instance per shard with a state that survives a reload, verdicts that come later from a thread of its own.
+/* c-journal: writes the messages of some topics to a file before they are acknowledged, and
+ * numbers them. A plugin in plain C: an instance per shard with a state that survives a reload,
+ * and deferred verdicts from a thread of the plugin.
  *
  *     cc -std=c11 -O2 -shared -fPIC -pthread -I ../../plugin-abi/include -o libgrapnel_c_journal.so c_journal.c */
 #define _GNU_SOURCE
@@ -11,13 +12,14 @@
 #include "config.h"
 #include "file.h"
 
-/** What the operator configures. */
+/** The configuration. */
 typedef struct {
     char file[4096], topic_prefix[1024], property[256];
     uint64_t pending_bytes_max, client_pending_bytes_max;
 } settings;
 
-/** A client with messages that wait. In a tree, which stays balanced whatever names clients choose. */
+/** A client with waiting messages. Stored in a balanced tree, so that look-ups stay fast
+ * whatever names clients choose. */
 typedef struct {
     uint64_t bytes, messages;
     size_t len;
@@ -38,16 +40,17 @@ typedef struct pending {
 /** Why a message is refused. */
 enum { REFUSED_OWNER, REFUSED_TOTAL, REFUSED_UNWRITTEN, REFUSED_COUNT };
 
-/** There is no memory for it, which is a fault. */
+/** No memory could be allocated, which is a fault. */
 #define NO_MEMORY (-1)
 
-/** The shared part. The lock is held to link or take a list, and to charge a client; never while anything is written. */
+/** The shared part. The lock is held to link or take a list, and to charge a client; never while
+ * writing to the file. */
 typedef struct {
     const grapnel_host_api *host;
     settings settings;
     /** The counter in `/metrics` of each reason for a refusal; 0 for none. */
     uint64_t refused[REFUSED_COUNT];
-    /** The thread's own once it runs. */
+    /** Used only by the thread once it runs. */
     journal_file file;
     pthread_t writer;
     pthread_mutex_t lock;
@@ -59,12 +62,12 @@ typedef struct {
     bool stopping;
 } journal;
 
-/** The instance of a shard: no other thread touches it. */
+/** The instance of a shard: no other thread uses it. */
 typedef struct {
     journal *journal;
     uint32_t number;
     uint64_t sequence;
-    /** Messages that found no room, by whose room it was. */
+    /** Refused messages, by the limit that was reached. */
     uint64_t refused[REFUSED_UNWRITTEN];
 } shard;
 
@@ -73,7 +76,7 @@ static bool read_settings(grapnel_slice config, settings *out, grapnel_error_tex
     *out = (settings){
         .property = "journal",
         .pending_bytes_max = UINT64_C(16) << 20,
-        /* More than the largest message takes that a client may send by default. */
+        /* More memory than the largest message uses that a client may send by default. */
         .client_pending_bytes_max = UINT64_C(4) << 20,
     };
     const config_key keys[] = {
@@ -105,7 +108,7 @@ static grapnel_status check_config(grapnel_slice config, grapnel_error_text *err
     return read_settings(config, &settings, error) ? GRAPNEL_STATUS_OK : GRAPNEL_STATUS_FAILED;
 }
 
-/* The records of a list as one text, or a null pointer where there is no memory for it. */
+/* The records of a list as one text, or a null pointer if there is no memory for it. */
 static char *records_of(const pending *list, size_t *len) {
     size_t capacity = 0;
     for (const pending *message = list; message; message = message->next) {
@@ -123,12 +126,14 @@ static char *records_of(const pending *list, size_t *len) {
     return text;
 }
 
-/* What a message takes until it is answered for: its copy, with what the allocator adds, and its part of the text that is written. */
+/* Memory of a message until its verdict: its copy with the allocator's overhead, and its part of
+ * the text to write. */
 static uint64_t bytes_of(uint64_t topic_len, uint64_t payload_len) {
     return sizeof(pending) + 2 * sizeof(size_t) + HEAD_BYTES_MAX + 1 + 2 * (topic_len + payload_len);
 }
 
-/* What a client takes while it has messages that wait: with its place in the tree, and what the allocator adds to both. */
+/* Memory of a client while it has waiting messages: its entry in the tree, with the allocator's
+ * overhead of both. */
 static uint64_t bytes_of_client(uint64_t name_len) { return sizeof(client) + name_len + 4 * sizeof(void *) + 4 * sizeof(size_t); }
 
 static int compare_clients(const void *one, const void *other) {
@@ -137,8 +142,8 @@ static int compare_clients(const void *one, const void *other) {
     return order != 0 ? order : (a->len > b->len) - (a->len < b->len);
 }
 
-/* The client of this name, with the lock held; a new one without messages if it has none that wait. A null pointer where there is no
- * memory for it. */
+/* The client with this name; the lock must be held. Makes a new one if it has no waiting
+ * messages. Returns a null pointer if there is no memory for it. */
 static client *find_client(journal *journal, grapnel_slice name) {
     client *made = malloc(sizeof(*made) + name.len);
     if (!made) return NULL;
@@ -155,8 +160,8 @@ static void forget_if_idle(journal *journal, client *client) {
     free(client);
 }
 
-/* Room for a message that waits, taken in the hook and given back when it has been answered for. The client that is charged, or a
- * null pointer with the reason. */
+/* Charges a waiting message to its client, in the hook, until the verdict. Returns the charged
+ * client, or a null pointer and the reason. */
 static client *take_room(journal *journal, grapnel_slice name, uint64_t bytes, int *refused) {
     pthread_mutex_lock(&journal->lock);
     client *client = find_client(journal, name);
@@ -205,15 +210,15 @@ static void answer(const journal *journal, const pending *message, bool written)
     char place[48];
     snprintf(place, sizeof(place), "%" PRIu32 "-%" PRIu64, message->shard, message->sequence);
     const grapnel_change mark = grapnel_user_property_change(grapnel_text(journal->settings.property), grapnel_text(place));
-    /* A client that has gone meanwhile makes the ticket stale, which is as it should be. */
+    /* If the client has disconnected meanwhile, the ticket is stale, which is no error. */
     journal->host->complete(message->ticket, GRAPNEL_FLOW_CONTINUE, &mark, journal->settings.property[0] ? 1 : 0);
 }
 
-/* The thread: takes all that waits, writes it at once, and answers for all of it. */
+/* The thread: takes all waiting messages, writes them at once, and completes their tickets. */
 static void *write_on(void *arg) {
     journal *journal = arg;
     bool failing = false;
-    /* A write beyond a limit of the process is an error here, and not the end of the broker. */
+    /* A write beyond a limit of the process must be an error here, and not end the broker. */
     sigset_t too_large;
     sigemptyset(&too_large);
     sigaddset(&too_large, SIGXFSZ);
@@ -234,7 +239,8 @@ static void *write_on(void *arg) {
         failing = !written;
         free(text);
         while (list) {
-            /* Its room is free before its client hears of it, which may send the next one at once. */
+            /* Its memory is released before the client gets the acknowledgement, because the
+             * client may send the next message at once. */
             const pending message = *list;
             free(list);
             list = message.next;
@@ -304,7 +310,8 @@ static grapnel_status load(const grapnel_host_api *host, grapnel_slice config, v
     return GRAPNEL_STATUS_OK;
 }
 
-/* Every instance has gone: what still waits is written and answered for before the thread ends. */
+/* All instances are destroyed: the waiting messages are written and acknowledged before the
+ * thread ends. */
 static void unload(void *plugin) {
     journal *journal = plugin;
     pthread_mutex_lock(&journal->lock);
@@ -323,7 +330,8 @@ static grapnel_status init_shard(void *plugin, uint32_t number, void **out, grap
     if (!shard) return grapnel_fail(error, "there is no memory left");
     shard->journal = plugin;
     shard->number = number;
-    /* On from what the file has; where another version goes before this one, its numbers come in `import_state`. */
+    /* Continues the numbers of the file. In a reload, `import_state` sets the numbers of the old
+     * version. */
     shard->sequence = number < SHARDS_MAX ? shard->journal->file.last[number] : 0;
     *out = shard;
     return GRAPNEL_STATUS_OK;
@@ -331,7 +339,7 @@ static grapnel_status init_shard(void *plugin, uint32_t number, void **out, grap
 
 static void drop_shard(void *instance) { free(instance); }
 
-/* A message finds no room: a line in the log at the first, second, fourth, eighth … one. */
+/* Refuses a message because of a limit, and logs the first, second, fourth, eighth … one. */
 static grapnel_flow refuse(shard *shard, const grapnel_event *event, int reason) {
     const journal *journal = shard->journal;
     const bool of_owner = reason == REFUSED_OWNER;
@@ -383,16 +391,16 @@ static grapnel_status mount(uint32_t index, grapnel_mount *out) {
     if (index != 0) return GRAPNEL_STATUS_ABSENT;
     out->size = (uint32_t)sizeof(*out);
     out->point = GRAPNEL_POINT_MESSAGE_PUBLISH;
-    /* After those that rewrite and refuse: the journal has what is routed. */
+    /* After plugins that rewrite and refuse: the journal contains what is routed. */
     out->priority = -100;
     out->hook = publish;
     out->name = grapnel_text("publish");
-    /* What is not in the journal is not acknowledged. */
+    /* A message that is not in the journal must not be acknowledged. */
     out->policy = GRAPNEL_POLICY_DENY;
     return GRAPNEL_STATUS_OK;
 }
 
-/* The next version goes on counting where this one stopped. */
+/* The next version continues with the next number. */
 static grapnel_status export_state(void *instance, const grapnel_state_sink *out, grapnel_error_text *error) {
     char text[32];
     const int len = snprintf(text, sizeof(text), "%" PRIu64, ((shard *)instance)->sequence);

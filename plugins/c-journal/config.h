@@ -1,5 +1,6 @@
-/* Reads a plugin's configuration where it is one JSON object of texts and whole numbers, without a library. Copy it into a
- * plugin of your own. It refuses what it does not know, and its errors never show a value, which may be a secret. */
+/* Reads a plugin's configuration from one JSON object of texts and whole numbers, without a
+ * library. Copy it into your own plugin. Unknown keys are refused. Errors never show a value,
+ * because it may be a secret. */
 #ifndef CONFIG_H
 #define CONFIG_H
 
@@ -7,14 +8,14 @@
 
 #include "grapnel_plugin.h"
 
-/** One key that a plugin knows: a text or a number goes to where it points. */
+/** One key of the configuration, with the target of its text or number. */
 typedef struct {
     const char *name;
-    /** Where a text goes, ended by a zero byte; null for a number. */
+    /** Target of a text, terminated by a zero byte; null for a number. */
     char *text;
-    /** Room at `text`, the zero byte included. */
+    /** Size of `text`, including the zero byte. */
     size_t capacity;
-    /** Where a number goes; null for a text. */
+    /** Target of a number; null for a text. */
     uint64_t *number;
 } config_key;
 
@@ -47,7 +48,7 @@ static bool config_hex(config_reader *reader, unsigned *out) {
     return true;
 }
 
-/** A character in UTF-8; how many bytes it took. */
+/** Writes a character in UTF-8; returns the number of bytes. */
 static size_t config_utf8(unsigned character, char out[4]) {
     if (character < 0x80) return out[0] = (char)character, 1;
     const size_t more = character < 0x800 ? 1 : character < 0x10000 ? 2 : 3;
@@ -57,7 +58,8 @@ static size_t config_utf8(unsigned character, char out[4]) {
     return more + 1;
 }
 
-/** A JSON text, ended by a zero byte in `out`; false where it is none, has no room, or has a zero byte in it. */
+/** Reads a JSON text into `out`, terminated by a zero byte. Returns false if there is none, if
+ * it is too long, or if it contains a zero byte. */
 static bool config_string(config_reader *reader, char *out, size_t capacity) {
     size_t len = 0;
     if (!config_take(reader, '"')) return false;
@@ -76,7 +78,7 @@ static bool config_string(config_reader *reader, char *out, size_t capacity) {
             } else {
                 if (escape != 'u' || !config_hex(reader, &character) || character == 0) return false;
                 if (character >= 0xd800 && character < 0xe000) {
-                    /* Two halves of one character; a half alone is none. */
+                    /* A surrogate pair is one character; a single surrogate is invalid. */
                     if (character >= 0xdc00 || reader->end - reader->at < 6 || reader->at[0] != '\\' || reader->at[1] != 'u')
                         return false;
                     reader->at += 2;
@@ -104,7 +106,8 @@ static bool config_number(config_reader *reader, uint64_t *out) {
     return any;
 }
 
-/** Reads a configuration into its keys; those that it does not have stay as they are. False with a sentence otherwise. */
+/** Reads a configuration into its keys. The targets of missing keys stay unchanged. Otherwise
+ * returns false, with a sentence in `problem`. */
 static bool config_read(grapnel_slice json, const config_key *keys, size_t count, char *problem, size_t capacity) {
     config_reader reader = {json.ptr, json.ptr + json.len};
     char name[64];

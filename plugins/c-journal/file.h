@@ -1,5 +1,6 @@
-/* The file of a journal: records that are whole or not there at all. One that was cut short, by a full disk, a limit of the process
- * or a crash, is cut off again before anything is written behind it. Used by c_journal.c alone; knows nothing of the broker. */
+/* The file of a journal. Each record is complete or absent: a record that was truncated by a
+ * full disk, a limit of the process or a crash is removed before anything is written after it.
+ * Used only by c_journal.c; independent of the broker. */
 #ifndef FILE_H
 #define FILE_H
 
@@ -15,27 +16,30 @@
 #include <time.h>
 #include <unistd.h>
 
-/** Bytes of a record's first line at most: four numbers of 20 digits and two of 10, with what is between them. */
+/** Maximum bytes of a record's first line: four numbers of 20 digits, two of 10, and the
+ * separators. */
 #define HEAD_BYTES_MAX 128
-/** Shards there can be. */
+/** Maximum number of shards. */
 #define SHARDS_MAX 64
 
 typedef struct {
     int descriptor;
-    /** Shows that this plugin of this broker writes the file, and nobody else does; -1 for none. */
+    /** Descriptor with the owner's lock: only this plugin of this broker writes the file; -1 for
+     * none. */
     int owner;
-    /** Whether it can be read and cut; a device or a pipe cannot. */
+    /** Whether it can be read and truncated; a device or a pipe cannot. */
     bool regular;
-    /** Up to where it is whole; known while it is locked. */
+    /** End of the last complete record; valid while the file is locked. */
     off_t whole;
-    /** Whether bytes behind `whole` are still to be cut off: it stays locked until they are. */
+    /** Whether bytes after `whole` must still be removed: the file stays locked until they are. */
     bool owes_cut;
     /** The last number of each shard. */
     uint64_t last[SHARDS_MAX];
 } journal_file;
 
-/* During a reload two versions have the file open: whoever writes, cuts or looks for the end has the lock of its own descriptor. Who
- * does not get it within two seconds gives up: it may be held by some other program. */
+/* During a reload two versions have the file open. A version locks its own descriptor to write,
+ * truncate or find the end. If the lock is not free within two seconds, another program may hold
+ * it, and the call fails. */
 static bool file_lock(const journal_file *file) {
     for (int tries = 0; flock(file->descriptor, LOCK_EX | LOCK_NB) != 0; tries++) {
         if ((errno != EWOULDBLOCK && errno != EINTR) || tries == 400) return false;
@@ -62,7 +66,7 @@ static bool file_write_all(int descriptor, const char *bytes, size_t len) {
     return fdatasync(descriptor) == 0;
 }
 
-/** Appends records as a whole and syncs them; where that fails nothing of them stays. */
+/** Appends records as a whole and syncs them. After an error, nothing of them remains. */
 static bool file_append(journal_file *file, const char *bytes, size_t len) {
     if (file->owes_cut ? !file_cut(file) : !file_lock(file)) return false;
     if (file->regular) file->whole = lseek(file->descriptor, 0, SEEK_END);
@@ -81,7 +85,8 @@ typedef struct {
 
 #define WINDOW_BYTES ((size_t)1 << 20)
 
-/* The bytes from a place on, at most as many as asked for; fewer at the end of the file. False where it cannot be read. */
+/* The bytes from `at` on: at most `want`, fewer at the end of the file. Returns false after a
+ * read error. */
 static bool file_look(const journal_file *file, file_window *window, off_t at, size_t want, const uint8_t **bytes, size_t *len) {
     if (at < window->from || at + (off_t)want > window->from + (off_t)window->len) {
         window->from = at;
@@ -100,7 +105,7 @@ static bool file_look(const journal_file *file, file_window *window, off_t at, s
     return true;
 }
 
-/* A number and the letter behind it. */
+/* Reads a number and the character after it. */
 static bool head_number(const uint8_t **at, const uint8_t *end, char behind, uint64_t *out) {
     const uint8_t *start = *at;
     for (*out = 0; *at < end && **at >= '0' && **at <= '9'; ++*at) {
@@ -110,7 +115,8 @@ static bool head_number(const uint8_t **at, const uint8_t *end, char behind, uin
     return *at > start && *at < end && *(*at)++ == (uint8_t)behind;
 }
 
-/* Whether what is left of the file could be the beginning of a record's first line, or is nothing but zeros: what a crash leaves. */
+/* Whether the rest of the file could be the result of a crash: the beginning of a record's first
+ * line, or only zeros. */
 static bool is_remnant(const journal_file *file, file_window *window, off_t at, off_t size) {
     const uint8_t *bytes;
     size_t len;
@@ -127,8 +133,8 @@ static bool is_remnant(const journal_file *file, file_window *window, off_t at, 
     return true;
 }
 
-/* Goes on from `whole` as far as there are whole records, and notes their numbers. False where something else comes that was never
- * a record, or it cannot be read. */
+/* Continues from `whole` through all complete records, and stores their numbers. Returns false
+ * if the rest is neither a record nor the result of a crash, or after a read error. */
 static bool file_scan(journal_file *file, file_window *window) {
     struct stat status;
     if (fstat(file->descriptor, &status) != 0) return false;
@@ -153,7 +159,7 @@ static bool file_scan(journal_file *file, file_window *window) {
     return true;
 }
 
-/* A name in a folder is on disk when the folder is. */
+/* A new file name is on disk only after its folder is synced. */
 static bool sync_folder(const char *path) {
     char folder[4096];
     const char *slash = strrchr(path, '/');
@@ -163,16 +169,18 @@ static bool sync_folder(const char *path) {
     folder[len] = '\0';
     const int descriptor = open(len > 0 ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return false;
-    /* Some file systems have no folders to sync. */
+    /* Some file systems cannot sync folders. */
     const bool synced = fsync(descriptor) == 0 || errno == EINVAL || errno == EROFS;
     close(descriptor);
     return synced;
 }
 
-/* The byte that whoever writes the file has locked for as long as it does: far behind all that there can be. Apart from `flock`,
- * which is held for one write. Locks of an open file description, which keep two of one process apart too. */
+/* The owner locks this byte while it uses the file; it is far beyond the end of any file. This
+ * lock is separate from `flock`, which is held for one write. It is a lock of an open file
+ * description, so that it also works between two owners in one process. */
 #define OWNER_BYTE ((off_t)1 << 62)
-/* The byte that says which plugin of its broker that is: all its versions have the same. */
+/* The byte that identifies the owner's plugin within its broker. All versions of a plugin use
+ * the same byte. */
 #define PLUGIN_BYTE(plugin) (OWNER_BYTE + 1 + (off_t)(plugin))
 
 static bool lock_byte(int descriptor, off_t at) {
@@ -182,14 +190,15 @@ static bool lock_byte(int descriptor, off_t at) {
 
 static bool owner_lock(int descriptor) { return lock_byte(descriptor, OWNER_BYTE); }
 
-/* Whether whoever writes the file is this plugin. The descriptor has no lock itself. */
+/* Whether the owner of the file is this plugin. The descriptor itself has no lock. */
 static bool owner_is(int descriptor, uint32_t plugin) {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = PLUGIN_BYTE(plugin), .l_len = 1};
     return fcntl(descriptor, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
-/* The lock that somebody has in this process. Where that is the version before, this one shares it, so that it is held without a gap:
- * it belongs to what was opened, and a copy of that descriptor has it too. */
+/* A copy of the descriptor with the owner's lock, if this process has one. During a reload the
+ * new version shares the lock of the old one, so that it is held without a gap: the lock belongs
+ * to the open file description, which both descriptors share. */
 static int owner_in_process(const struct stat *status) {
     int owner = -1;
     DIR *const folder = opendir("/proc/self/fd");
@@ -200,7 +209,7 @@ static int owner_in_process(const struct stat *status) {
         if (entry->d_name[0] < '0' || entry->d_name[0] > '9' || fstat(number, &other) != 0) continue;
         if (other.st_dev != status->st_dev || other.st_ino != status->st_ino) continue;
         owner = fcntl(number, F_DUPFD_CLOEXEC, 0);
-        /* Another one of this file has no lock, and gets none. */
+        /* Another descriptor of this file has no lock, and does not get one. */
         if (owner >= 0 && !owner_lock(owner)) close(owner), owner = -1;
     }
     closedir(folder);
@@ -216,7 +225,7 @@ static void file_close(journal_file *file) {
 typedef enum {
     /** See `errno`. */
     FILE_FAILED,
-    /** It is no journal from the byte `whole` on. Nothing of it has been changed. */
+    /** From the byte `whole` on it is not a journal. The file is unchanged. */
     FILE_FOREIGN,
     /** Another broker writes it. */
     FILE_TAKEN,
@@ -224,7 +233,8 @@ typedef enum {
     FILE_SHARED,
 } file_problem;
 
-/* Takes the file for this plugin. Two seconds are time enough for one that is about to end. */
+/* Takes the ownership of the file for this plugin. Waits two seconds for an owner that is about
+ * to end. */
 static bool owner_take(journal_file *file, const struct stat *status, uint32_t plugin, file_problem *problem) {
     for (int tries = 0; tries <= 400; tries++) {
         if (tries > 0) nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
@@ -241,8 +251,9 @@ static bool owner_take(journal_file *file, const struct stat *status, uint32_t p
     return false;
 }
 
-/** Opens or makes the file, cuts off what is not whole, and says on which number each shard goes on. `plugin` is a number that only
- * the versions of one plugin have. False with `*problem`; then `file_close` is owed all the same. */
+/** Opens or creates the file, removes an incomplete record, and sets the last number of each
+ * shard. `plugin` is a number that only the versions of one plugin share. After an error it
+ * returns false with `*problem`; call `file_close` in any case. */
 static bool file_open(journal_file *file, const char *path, uint32_t plugin, file_problem *problem) {
     struct stat status;
     *problem = FILE_FAILED;
@@ -256,7 +267,7 @@ static bool file_open(journal_file *file, const char *path, uint32_t plugin, fil
     *problem = FILE_FAILED;
     file_window window = {.bytes = malloc(WINDOW_BYTES)};
     if (!window.bytes) return false;
-    /* Most of it without the lock, which another version may need to write meanwhile. */
+    /* The largest part without the lock, which another version may need for writing. */
     errno = 0;
     bool opened = file_scan(file, &window);
     if (!opened && errno == 0) *problem = FILE_FOREIGN;

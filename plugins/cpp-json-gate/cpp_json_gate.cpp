@@ -1,5 +1,6 @@
-// cpp-json-gate: refuses messages of some topics whose payload is not JSON, or lacks keys. A plugin in C++: the shared part and
-// the instances are classes that clean up after themselves, and exceptions end at the border to the broker.
+// cpp-json-gate: refuses messages of some topics if their payload is not JSON or lacks keys. A
+// plugin in C++: the shared part and the instances are classes with destructors, and no exception
+// passes to the broker.
 //
 //     c++ -std=c++17 -O2 -shared -fPIC -I ../../plugin-abi/include -o libgrapnel_cpp_json_gate.so cpp_json_gate.cpp
 #include <algorithm>
@@ -21,7 +22,7 @@ std::string_view view(grapnel_slice slice) { return {reinterpret_cast<const char
 
 grapnel_slice slice(std::string_view text) { return grapnel_bytes(text.data(), text.size()); }
 
-/// What the operator configures.
+/// The configuration.
 struct Settings {
     std::vector<std::string> filters;
     std::vector<std::string> required;
@@ -52,19 +53,19 @@ private:
     }
 };
 
-/// The shared part: read by all shards, changed by none.
+/// The shared part: immutable, and read by all shards.
 class Gate {
 public:
     Gate(const grapnel_host_api &host, std::string_view config) : host(host), settings_(config) {}
 
-    /// Has the broker call the hook for the configured topics alone: what it is mounted with is only known now.
+    /// Mounts the hook for the configured topics, which are known only now.
     void mount(grapnel_flow (*hook)(void *, const grapnel_event *)) const {
         std::vector<grapnel_slice> filters;
         for (const std::string &filter : settings_.filters) filters.push_back(slice(filter));
         grapnel_mount mount{};
         mount.size = sizeof(mount);
         mount.point = GRAPNEL_POINT_MESSAGE_PUBLISH;
-        // Before those that work on what they get.
+        // Before plugins that process the payload.
         mount.priority = 100;
         mount.hook = hook;
         mount.name = grapnel_text("publish");
@@ -76,7 +77,7 @@ public:
         }
     }
 
-    /// What is wrong with a payload; empty where nothing is.
+    /// The error in a payload; empty if there is none.
     std::string problem(std::string_view payload) const {
         try {
             json::Reader reader(payload);
@@ -113,7 +114,7 @@ private:
     Settings settings_;
 };
 
-/// The instance of a shard. Its destructor says what it did.
+/// The instance of a shard. Its destructor logs what it did.
 class Shard {
 public:
     explicit Shard(const Gate &gate, std::uint32_t number) : gate_(gate), number_(number) {}
@@ -124,7 +125,7 @@ public:
             const std::string line = "shard " + std::to_string(number_) + " refused " + std::to_string(refused_) + " messages";
             grapnel_log(&gate_.host, GRAPNEL_LOG_LEVEL_INFO, line.c_str());
         } catch (const std::bad_alloc &) {
-            // A line of the log is not worth more.
+            // An error while logging is ignored.
         }
     }
 
@@ -145,7 +146,7 @@ private:
     std::uint64_t refused_ = 0;
 };
 
-/// Runs what may throw at the border to the broker, which no exception may cross.
+/// Runs a body that may throw. No exception may pass to the broker.
 template <typename Body>
 grapnel_status guarded(grapnel_error_text *error, Body body) noexcept {
     try {
@@ -158,7 +159,8 @@ grapnel_status guarded(grapnel_error_text *error, Body body) noexcept {
     }
 }
 
-// The C side. These have C linkage through the types of the table; a lambda without captures would do as well.
+// The C functions. The types of the table give them C linkage; a lambda without captures would also
+// work.
 extern "C" {
 
 grapnel_status gate_manifest(grapnel_manifest *out) {
@@ -199,7 +201,7 @@ grapnel_status gate_load(const grapnel_host_api *host, grapnel_slice config, voi
     });
 }
 
-// None here: the gate mounts its hook when it knows its topics.
+// No mounts in the table: the gate mounts its hook when it has its topics.
 grapnel_status gate_mounts(std::uint32_t, grapnel_mount *) { return GRAPNEL_STATUS_ABSENT; }
 
 }  // extern "C"

@@ -1,5 +1,6 @@
-/* A plugin for the tests of a broker among bad plugins: it answers nonsense, as only C lets it. With "how": "twice" it completes
- * every ticket twice, and again after the chain has ended; otherwise it asks for what cannot be. */
+/* A plugin for the tests of a broker with bad plugins: it returns invalid values, which only C
+ * allows. With "how": "twice" it completes every ticket twice, and again after the chain has
+ * ended; otherwise its commands are invalid. */
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@ typedef struct {
     bool twice;
 } nonsense;
 
-/* Tests declare what cannot be, and leave out the function. */
+/* Tests declare invalid verbs, and omit the function. */
 #ifndef VERBS
 #define VERBS                                                                                       \
     "[{\"name\": \"add\", \"help\": \"Adds two numbers\", \"arguments\": ["                         \
@@ -61,7 +62,7 @@ static bool refused(shard *shard, const grapnel_event *event, grapnel_field fiel
     return shard->host->set(event->ctx, &change) != GRAPNEL_STATUS_OK;
 }
 
-/* Each of these must be refused; one that is taken shows as a message that is dropped. */
+/* Each of these must be refused; an accepted one causes a dropped message. */
 static grapnel_flow absurd(shard *shard, const grapnel_event *event) {
     const size_t huge = (size_t)200 << 20;
     uint8_t *zeros = calloc(1, huge);
@@ -76,7 +77,7 @@ static grapnel_flow absurd(shard *shard, const grapnel_event *event) {
     all = refused(shard, event, (grapnel_field)9999, 1, grapnel_text("")) && all;
     free(zeros);
     if (!all && !refused(shard, event, GRAPNEL_FIELD_DISPOSITION, 1, grapnel_text(""))) return GRAPNEL_FLOW_STOP;
-    /* Neither is this a flow. */
+    /* This is not a valid flow either. */
     return (grapnel_flow)42;
 }
 
@@ -97,7 +98,7 @@ static grapnel_status babble(grapnel_slice what, const grapnel_state_sink *out) 
     if (grapnel_equal(what, grapnel_text("silent"))) return GRAPNEL_STATUS_FAILED;
     if (grapnel_equal(what, grapnel_text("bytes"))) return grapnel_write(out, "\xff\xfe");
     if (grapnel_equal(what, grapnel_text("json"))) return grapnel_write(out, "{\"tables\": [");
-    /* It goes on although nothing more is taken, and does not say so. */
+    /* It continues although nothing more is accepted, and does not report that. */
     for (int at = 0; grapnel_equal(what, grapnel_text("much")) && at < 10000; at++) grapnel_write(out, "bla ");
     return GRAPNEL_STATUS_OK;
 }

@@ -1,6 +1,6 @@
-/* c-table: the plugin `table` in C, for the tests: a hook at every point, which does there what the script in the client's
- * identifier, or in the topic, says, and writes that it was called and what it saw to a file. What a script is stands in
- * ../table/src/script.rs, and what must come out of it in tests/tests/table. */
+/* c-table: the plugin `table` in C, for the tests. It has a hook at every point, executes the
+ * script in the client identifier or the topic, and writes each call and what it saw to a file.
+ * Scripts are defined in ../table/src/script.rs; tests/tests/table computes the expected result. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <fcntl.h>
@@ -10,18 +10,20 @@
 
 #include "../../c-journal/config.h"
 
-/** How long a verdict may take that never comes, and one that does, which is never reached. */
+/** Deadline of a verdict that never comes, and of one that comes; the latter is never reached. */
 #define DEADLINE_MS 20
 #define PATIENCE_MS 60000
 
-/** The reason of every refusal; that of a refused CONNECT, for which MQTT 3.1.1 has a code; that of a refused filter. */
+/** The reason of a refusal in general; of a refused CONNECT, for which MQTT 3.1.1 has a code; of
+ * a refused filter. */
 #define QUOTA 0x97
 #define UNAVAILABLE 0x88
 #define SPECIFIC 0x83
 
 typedef enum { DIRECT, DEFER, DEADLINE } manner;
 
-/** An act: how it is done, how it ends, and whether the change is made in the hook and with the ticket. */
+/** An act: how it is executed, how it ends, and whether the change is made in the hook and with
+ * the ticket. */
 typedef struct {
     const char *name;
     manner manner;
@@ -35,7 +37,7 @@ static const act ACTS[] = {
     {"stop", DIRECT, GRAPNEL_FLOW_STOP, false, false},
     {"stop-changed", DIRECT, GRAPNEL_FLOW_STOP, true, false},
     {"fault", DIRECT, GRAPNEL_FLOW_FAULT, true, false},
-    /* A flow that nobody knows. */
+    /* An invalid flow. */
     {"break", DIRECT, 77, true, false},
     {"defer-continue", DEFER, GRAPNEL_FLOW_CONTINUE, false, false},
     {"defer-continue-changed", DEFER, GRAPNEL_FLOW_CONTINUE, false, true},
@@ -57,14 +59,14 @@ typedef struct {
     uint64_t place;
 } script;
 
-/** Changes, with what they point to. */
+/** Changes, with the memory that they point to. */
 typedef struct {
     grapnel_change list[3];
     size_t count;
     char text[256];
 } changes;
 
-/** A verdict that comes later. */
+/** A deferred verdict. */
 typedef struct later {
     struct later *next;
     grapnel_ticket ticket;
@@ -92,7 +94,7 @@ static const char *const POINTS[] = {
 
 /* ---- Scripts ---- */
 
-/* The next word of a script, ended by a zero byte. */
+/* The next word of a script, terminated by a zero byte. */
 static char *word(char **rest) {
     char *const begin = *rest;
     if (!begin) return NULL;
@@ -121,7 +123,7 @@ static bool read_script(grapnel_slice text, script *out) {
     return out->act != NULL;
 }
 
-/* The script of a client or topic, or the configured one of a point of the broker's own. */
+/* The script of a client or topic, or the configured one for a point of the broker itself. */
 static bool script_of(const table *table, const grapnel_event *event, script *out) {
     if (read_script(event->client_id, out) || read_script(event->topic, out)) return true;
     for (const char *at = table->scripts; *at;) {
@@ -140,7 +142,8 @@ static bool ends_with(grapnel_slice text, const char *end) {
     return text.len >= len && memcmp(text.ptr + text.len - len, end, len) == 0;
 }
 
-/* Whether the script is about this event of the point, and not about others of the same client. */
+/* Whether the script is for this event of the point, and not for other events of the same
+ * client. */
 static bool is_meant(const script *script, const grapnel_event *event) {
     static const char *const actions[] = {"", "publish", "subscribe", "deliver", "will"};
     switch (event->point) {
@@ -159,7 +162,8 @@ static bool is_meant(const script *script, const grapnel_event *event) {
 
 /* ---- What is seen, and what is changed ---- */
 
-/* `new` where the change of a copy before this one is seen, `own` where not; `-` where nothing can be changed. */
+/* `new` if the change of an earlier copy is visible, `own` if not; `-` if nothing can be
+ * changed. */
 static const char *saw(const table *table, const script *script, const grapnel_event *event) {
     const grapnel_host_api *host = table->host;
     const uint64_t verdict = grapnel_get_number(host, event, GRAPNEL_FIELD_VERDICT, 0, GRAPNEL_VERDICT_UNANSWERED);
@@ -207,18 +211,19 @@ static void refuse(changes *changes, uint64_t reason, grapnel_field decision, ui
     add(changes, grapnel_number_change(decision, how));
 }
 
-/* The field becomes the client's other topic. */
+/* Sets the field to the client's other topic. */
 static void rewrite(changes *changes, grapnel_field field, const grapnel_event *event) {
     const int len = snprintf(changes->text, sizeof(changes->text), "%.*s/new", (int)event->client_id.len,
                              (const char *)event->client_id.ptr);
     add(changes, grapnel_bytes_change(field, grapnel_bytes(changes->text, (size_t)len)));
 }
 
-/* The changes of a script. They are made in the hook or go with a ticket, which must not move them: they point into themselves. */
+/* The changes of a script, made in the hook or with a ticket. They must not be moved, because
+ * they contain pointers into themselves. */
 static void changes_of(const script *script, const grapnel_event *event, changes *out) {
     const grapnel_slice new = grapnel_text("new");
     out->count = 0;
-    /* A message that is added is no change of a field, and no ticket can add one. */
+    /* An added message is not a change of a field, and a ticket cannot add one. */
     if (is(script->change, "extra")) return;
     switch (event->point) {
         case GRAPNEL_POINT_CLIENT_CONNECT:
@@ -272,14 +277,14 @@ static void changes_of(const script *script, const grapnel_event *event, changes
             }
             break;
         default:
-            /* Nothing can be changed here, which the host must say. */
+            /* Nothing can be changed here; the host must report that. */
             add(out, grapnel_bytes_change(GRAPNEL_FIELD_PAYLOAD, new));
     }
 }
 
 /* ---- The hook ---- */
 
-/* One write for each line, so that the lines of all copies stay whole and in order. */
+/* One write for each line, so that the lines of all copies stay complete and in order. */
 static void write_record(const table *table, const script *script, const grapnel_event *event, const char *saw) {
     char line[256];
     const int len = snprintf(line, sizeof(line), "%s %llu %s %s\n", script->number, (unsigned long long)table->place,
@@ -327,7 +332,7 @@ static void make_changes(const table *table, const script *script, const grapnel
     for (size_t at = 0; at < changes.count; at++) {
         const grapnel_status status = table->host->set(event->ctx, &changes.list[at]);
         const grapnel_status due = may_change(event) ? GRAPNEL_STATUS_OK : GRAPNEL_STATUS_UNSUPPORTED;
-        /* The test has no such line in what it expects. */
+        /* The test does not expect this line. */
         if (status != due) write_record(table, script, event, "a setter with another answer than it should have");
     }
 }
@@ -376,7 +381,7 @@ static grapnel_flow play(void *instance, const grapnel_event *event) {
 
 /* ---- The module ---- */
 
-/* The thread: gives the verdicts that come later. */
+/* The thread that completes deferred verdicts. */
 static void *complete_on(void *arg) {
     table *table = arg;
     for (;;) {
@@ -432,7 +437,7 @@ static void unload(void *plugin) {
     free(table);
 }
 
-/* The instances have no state of their own. */
+/* The instances have no state. */
 static grapnel_status init_shard(void *plugin, uint32_t number, void **out, grapnel_error_text *error) {
     (void)number, (void)error;
     *out = plugin;

@@ -1,6 +1,6 @@
 //! A plugin for the tests of `plugins check`: when it is opened, it crashes, hangs or ends the
-//! process, as the variable GRAPNEL_TESTS_CONSTRUCTOR says. Without that variable it is a plugin
-//! without a hook.
+//! process, depending on the variable GRAPNEL_TESTS_CONSTRUCTOR. Without that variable it is a
+//! plugin without a hook.
 
 use std::sync::Arc;
 

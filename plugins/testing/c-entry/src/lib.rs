@@ -13,8 +13,8 @@ use grapnel_plugin_abi::{__private, Error, Host, Plugin};
 
 struct CEntry;
 
-/// Whether it has a state in pieces, each of which has a byte more than it was asked for: what is configured of this load, so that
-/// no other one may be made in this mapping.
+/// Whether its state pieces are one byte larger than requested. The value belongs to the
+/// configuration of this load, so the mapping must not be used for another load.
 static HUGE: AtomicBool = AtomicBool::new(false);
 
 impl Plugin for CEntry {
@@ -40,7 +40,7 @@ impl __private::Exported for CEntry {
     const MOUNTS: &'static [__private::MountSpec] = &[];
 }
 
-/// What the hook is mounted with.
+/// The argument that the hook is mounted with.
 static MOUNTED: u8 = 0;
 
 unsafe extern "C" fn publish(_instance: *mut c_void, event: *const Event) -> Flow {

@@ -24,7 +24,8 @@ impl Plugin for Crasher {
     }
 }
 
-/// Writes into the first page, which nobody may: a null pointer with an offset, as a null struct gives it.
+/// Writes into the first page, which is never writable: a null pointer with an offset, as from a
+/// field of a null struct.
 fn write_to_null() {
     let nowhere = std::ptr::without_provenance_mut::<u8>(16);
     // SAFETY: none; it ends the process, which is what it is for.
@@ -37,7 +38,7 @@ impl Crasher {
             "crash/null" => write_to_null(),
             "crash/abort" => std::process::abort(),
             "crash/spawned" => self.host.spawn("doomed", |_| write_to_null())?,
-            // One that the broker knows nothing of.
+            // A thread that the broker did not start.
             "crash/own-thread" => drop(std::thread::spawn(write_to_null)),
             _ => {}
         }

@@ -13,17 +13,17 @@ use grapnel_plugin_abi::{Error, Flow, Host, Plugin, Publish, PublishTicket};
 struct Config {
     /// How long each publish waits, milliseconds.
     delay_ms: u64,
-    /// Topic names that begin like this; every one if it is empty.
+    /// Prefix of the topic names; empty for all topics.
     #[serde(default)]
     topic_prefix: String,
-    /// How long the verdict may take, milliseconds; 0 for the operator's default.
+    /// Deadline of the verdict, milliseconds; 0 for the operator's default.
     #[serde(default)]
     deadline_ms: u64,
 }
 
 struct Defer {
     config: Config,
-    /// Taken by the last drop: the thread ends when nobody can send any more.
+    /// Dropped with the last instance: the thread ends when there is no sender any more.
     sender: Mutex<Option<Sender<(Instant, PublishTicket)>>>,
     thread: Option<JoinHandle<()>>,
 }

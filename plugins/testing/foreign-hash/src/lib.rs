@@ -1,6 +1,6 @@
-//! A library for the tests of the loader: a plugin whose tables are laid out as ours but with
-//! another hash, as if a field or hook point had another number in its ABI. abi_stable's layout
-//! check cannot see that.
+//! A library for the tests of the loader: a plugin whose tables have our layout but another hash,
+//! as if a field or hook point had another number in its ABI. abi_stable's layout check cannot
+//! detect that.
 #![allow(missing_docs, reason = "the attribute of abi_stable makes a static that cannot be documented")]
 
 use std::sync::Arc;

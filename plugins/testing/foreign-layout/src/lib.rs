@@ -1,4 +1,4 @@
-//! A library for the tests of the loader: it claims ABI 1.0, and its table has another layout.
+//! A library for the tests of the loader: it claims ABI 1.0, but its table has another layout.
 #![allow(missing_docs, reason = "the attribute of abi_stable makes a static that cannot be documented")]
 
 use abi_stable::StableAbi;
@@ -7,15 +7,15 @@ use abi_stable::library::RootModule;
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::sabi_types::VersionStrings;
 
-/// What another ABI exports.
+/// The table of another ABI.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = PluginModuleRef, prefix_fields = PluginModulePrefix)))]
 #[sabi(missing_field(option))]
 pub struct PluginModule {
-    /// Bytes of this struct.
+    /// Size of this struct, bytes.
     pub size: u32,
-    /// Not what ours has here.
+    /// Another field than in our ABI.
     #[sabi(last_prefix_field)]
     pub functions: u64,
 }

@@ -1,6 +1,6 @@
-//! A plugin for the tests of the host functions: metrics of each kind, threads, timers and instance messages,
-//! and hooks that are mounted at run time. Its configuration and messages under `host-calls/` say
-//! what it does beside counting.
+//! A plugin for the tests of the host functions: metrics of each kind, threads, timers and instance
+//! messages, and hooks that are mounted at run time. Its configuration and messages under
+//! `host-calls/` select what it does besides counting.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use grapnel_plugin_abi::{
 
 #[derive(serde::Deserialize)]
 struct Config {
-    /// Asks for a metric of this name, too, and fails where it gets none.
+    /// Also registers a metric with this name, and fails if it is refused.
     #[serde(default)]
     metric: Option<String>,
-    /// Threads that end when they are told to.
+    /// Number of threads that end when requested.
     #[serde(default)]
     threads: u32,
-    /// Milliseconds for which one more thread does not end then.
+    /// One more thread ends this many milliseconds after the request.
     #[serde(default)]
     stubborn_ms: u64,
-    /// Milliseconds that this thread says it needs.
+    /// Milliseconds that this thread has announced.
     #[serde(default)]
     patience_ms: u64,
-    /// Mounts `late` in `load`, on these topics.
+    /// Mounts `late` in `load`, for these topics.
     #[serde(default)]
     mount_in_load: Option<String>,
 }
@@ -33,7 +33,7 @@ struct Config {
 struct HostCalls {
     host: Host,
     metrics: Metrics,
-    /// What `late` was mounted as.
+    /// The id of the mounted hook `late`.
     mounted: Mutex<Option<HookId>>,
 }
 
@@ -51,7 +51,7 @@ struct Metrics {
 
 struct Instance {
     shared: Arc<HostCalls>,
-    /// For whom retained messages are read, and of which filter.
+    /// The client on whose behalf retained messages are read, and the filter.
     reads: Option<(Identity, String)>,
 }
 
@@ -158,7 +158,7 @@ impl HostCalls {
 }
 
 impl Instance {
-    /// Tells the test.
+    /// Reports an event to the test.
     fn came(&self, what: &str, number: u64) {
         let host = self.shared.host;
         if let Err(refused) = host.publish(&Outgoing::new(format!("came/{what}"), number.to_string())) {
@@ -166,7 +166,7 @@ impl Instance {
         }
     }
 
-    /// Has the page with this number read: two messages of it.
+    /// Requests the page with this number, with at most two messages.
     fn read_on(&self, place: &[u8], number: u64) {
         let Some((identity, filter)) = &self.reads else { return };
         let page = Fetch::new(filter).qos(1).messages_max(2).place(place);
@@ -175,7 +175,7 @@ impl Instance {
         }
     }
 
-    /// After so many milliseconds: a timer, and instance messages from a thread.
+    /// Starts a timer, and a thread that sends instance messages, after this many milliseconds.
     fn later(&self, number: u64) -> Result<(), Error> {
         let (host, after) = (self.shared.host, Duration::from_millis(number));
         host.timer(after, number)?;

@@ -1,5 +1,5 @@
-//! A plugin for the tests of deferred verdicts: each of its answers goes through a ticket, which
-//! one thread of the plugin completes. Names say what it does:
+//! A plugin for the tests of deferred verdicts: each of its verdicts uses a ticket, which one
+//! thread of the plugin completes. Names select what it does:
 //!
 //! * a client `rounds…` is authenticated in two rounds of AUTH;
 //! * a client `refused…` has all filters of a SUBSCRIBE refused;
@@ -16,9 +16,9 @@ use grapnel_plugin_abi::{
     Subscribe,
 };
 
-/// How long a verdict may take: longer than any test.
+/// Deadline of a verdict: longer than any test.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// With what filters are refused.
+/// The reason of refused filters.
 const NOT_AUTHORIZED: Reason = Reason(0x87);
 
 #[derive(serde::Deserialize)]
@@ -35,7 +35,7 @@ struct Late {
     delay: Duration,
     /// Subscriptions that have been authorized.
     authorized: Counter,
-    /// Taken by the last drop: the thread ends when nobody can send any more.
+    /// Dropped with the last instance: the thread ends when there is no sender any more.
     jobs: Mutex<Option<Sender<Job>>>,
     held: Mutex<Vec<PublishTicket>>,
     thread: Option<JoinHandle<()>>,
@@ -87,7 +87,7 @@ impl Drop for Late {
 }
 
 impl Instance {
-    /// Has the thread do it. If that has died the ticket is dropped, which is a fault.
+    /// Runs the job on the thread. If the thread has died, the ticket is dropped, which is a fault.
     fn later(&self, job: impl FnOnce() + Send + 'static) -> Result<Flow, Error> {
         self.jobs.send(Box::new(job)).map_err(|_| Error::new("the thread has ended"))?;
         Ok(Flow::Defer)

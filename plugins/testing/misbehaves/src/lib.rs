@@ -1,23 +1,24 @@
-//! A plugin for the tests of a broker with bad plugins: its configuration says what it does wrong.
+//! A plugin for the tests of a broker with bad plugins. Its configuration selects what it does
+//! wrong.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use grapnel_plugin_abi::{Error, Host, Outgoing, Plugin, Publish};
 
-/// What it does at each message.
+/// What it does for each message.
 #[derive(Clone, Copy, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum How {
     /// Panics.
     Panic,
-    /// Keeps its shard for 5 ms at every tenth.
+    /// Blocks its shard for 5 ms at every tenth message.
     Sleep,
     /// Publishes a hundred messages of its own.
     Flood,
-    /// Publishes the message again under `echo/`, if it is one of those.
+    /// Publishes the message again under `echo/`, if its topic is below that.
     Echo,
-    /// Starts a thread that does not end when it is told to.
+    /// Starts a thread that does not end when requested.
     Threads,
 }
 
@@ -60,7 +61,7 @@ impl Instance {
             How::Sleep => {}
             How::Flood => {
                 for number in 0..100 {
-                    // Most are refused: that is what the bound is for.
+                    // Most are refused, because of the limit under test.
                     let _ = self.host.publish(&Outgoing::new(format!("flood/{number}"), "x"));
                 }
             }

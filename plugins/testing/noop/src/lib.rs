@@ -1,5 +1,5 @@
-//! A plugin for the tests of the loader and for measurements: it has a hook at message.publish that
-//! does nothing.
+//! A plugin for the tests of the loader and for measurements: its hook at message.publish does
+//! nothing.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! A library for the tests of the loader: it is complete and can be mapped, but exports no plugin.
+//! A library for the tests of the loader: a valid library that exports no plugin.
 
-/// Something to export.
+/// An export that is not a plugin.
 #[unsafe(no_mangle)]
 pub extern "C" fn grapnel_not_a_plugin() -> u32 {
     7

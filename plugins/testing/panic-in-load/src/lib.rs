@@ -1,4 +1,4 @@
-//! A plugin for the tests of the loader: it panics or fails where its configuration says, and
+//! A plugin for the tests of the loader: it panics or fails where its configuration selects, and
 //! otherwise does nothing.
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ struct Config {
     /// Shard on which `init_shard` panics.
     #[serde(default)]
     shard: u32,
-    /// Let `activate` and `init_shard` return an error instead.
+    /// Makes `activate` and `init_shard` return an error instead.
     #[serde(default)]
     fail: bool,
 }

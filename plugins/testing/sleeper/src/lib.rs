@@ -1,5 +1,5 @@
-//! A plugin for the tests of stalls: its hook sleeps, which no hook may do, if the topic begins as
-//! configured.
+//! A plugin for the tests of stalls: its hook sleeps, which no hook may do, for topics with the
+//! configured prefix.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use grapnel_plugin_abi::{Error, Flow, Host, Plugin, Publish};
 
 #[derive(serde::Deserialize, Clone)]
 struct Sleeper {
-    /// How long, milliseconds.
+    /// Time to sleep, milliseconds.
     sleep_ms: u64,
-    /// Topic names that begin like this.
+    /// Prefix of the topic names.
     topic_prefix: String,
 }
 

@@ -1,6 +1,6 @@
 //! A plugin for the tests of slow authentication: a pool of threads, each of which blocks for
-//! `delay_ms` for one client and lets it in, as a request to a directory or database would. Shards
-//! only hand over tickets.
+//! `delay_ms` for one client and accepts it, like a request to a directory or database. Shards only
+//! send tickets to the pool.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,23 +10,23 @@ use grapnel_plugin_abi::{Authenticate, AuthenticateTicket, Error, Flow, Host, Pl
 
 #[derive(serde::Deserialize)]
 struct Config {
-    /// How long one client takes, milliseconds.
+    /// Time for one client, milliseconds.
     delay_ms: u64,
-    /// Clients under way at a time: the size of the pool.
+    /// Number of threads in the pool, each with one client at a time.
     threads: u32,
-    /// Client identifiers that begin like this; others are let in at once.
+    /// Prefix of the client identifiers; other clients are accepted at once.
     #[serde(default)]
     client_prefix: String,
-    /// How long the verdict may take, milliseconds; 0 for the operator's default.
+    /// Deadline of the verdict, milliseconds; 0 for the operator's default.
     #[serde(default)]
     deadline_ms: u64,
 }
 
-/// What waits for a thread.
+/// The queue of the pool.
 #[derive(Default)]
 struct Waiting {
     tickets: VecDeque<AuthenticateTicket>,
-    /// The plugin is to end.
+    /// Whether the plugin ends.
     ended: bool,
 }
 
@@ -90,7 +90,7 @@ impl Queue {
         }
     }
 
-    /// Sends the threads home. Who waits still is denied, by the end of the ticket.
+    /// Ends the threads. Waiting clients are denied, because their tickets are dropped.
     fn end(&self) {
         let mut waiting = self.waiting();
         waiting.ended = true;

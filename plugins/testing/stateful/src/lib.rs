@@ -1,7 +1,7 @@
-//! A plugin for the tests of reloads, configurations and dependencies: the instance of each shard
-//! counts the publishes that it sees, stamps each with the count, and hands the count over in a
-//! reload. It needs the plugin noop. Its configuration says what goes wrong. With `pieces` the
-//! state goes over in pieces: the count, and entries of which each publish changes one.
+//! A plugin for the tests of reloads, configurations and dependencies. The instance of each shard
+//! counts its publishes, adds the count to each, and transfers the count in a reload. It depends on
+//! the plugin noop. Its configuration selects what fails. With `pieces` the state is transferred in
+//! pieces: the count, and entries of which each publish changes one.
 
 mod pieces;
 
@@ -14,39 +14,39 @@ use grapnel_plugin_abi::{
 };
 use pieces::Held;
 
-/// How long `activate` waits at most.
+/// Maximum time that `activate` waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(serde::Deserialize, Clone, Default)]
 #[serde(default)]
 struct Config {
-    /// What each publish adds; 0 stands for 1.
+    /// Increment for each publish; 0 means 1.
     step: u64,
-    /// Bytes that the state has beside the count.
+    /// Bytes of the state in addition to the count.
     pad_bytes: usize,
-    /// Whether `export_state` and `import_state` answer that there is no state.
+    /// Whether `export_state` and `import_state` report that there is no state.
     stateless: bool,
-    /// Shard on which handing over fails, and which side of it: `export` or `import`.
+    /// The shard on which the transfer fails, and the side: `export` or `import`.
     fail: Option<Fail>,
-    /// Any other value than the one in force can only be taken by a reload.
+    /// Any value other than the current one requires a reload.
     fixed: u64,
     /// `configure` fails with this text.
     refuse: Option<String>,
-    /// A key for the schema alone; at most 8 characters.
+    /// A key only for the schema; at most 8 characters.
     #[allow(dead_code, reason = "the schema is what is tested")]
     password: Option<String>,
-    /// Whether the state goes over in pieces.
+    /// Whether the state is transferred in pieces.
     pieces: bool,
-    /// Entries that an instance begins with, and the bytes of each, at least 8.
+    /// Number of entries of a new instance, and the bytes of each, at least 8.
     entries: u64,
     entry_bytes: usize,
-    /// Whether the entries have no end when they are to go over.
+    /// Whether the export of the entries never ends.
     endless: bool,
-    /// Whether it mounts a hook, or takes it out again, whenever the instance of shard 0 is told to look again.
+    /// Whether it mounts or unmounts a hook at each call of `configured` on shard 0.
     restless: bool,
-    /// Let `activate` fail.
+    /// Makes `activate` fail.
     fail_activate: bool,
-    /// Let `activate` wait until this version has counted so often, and fail then.
+    /// Makes `activate` wait until this version has counted this many publishes, and then fail.
     fail_activate_after: u64,
 }
 
@@ -54,17 +54,17 @@ struct Config {
 struct Fail {
     side: String,
     shard: u32,
-    /// From this call on, counted from 1.
+    /// The first call that fails, counted from 1.
     call: u64,
 }
 
 struct Stateful {
     config: Mutex<Config>,
-    /// Calls of `export_state` of all shards that may fail.
+    /// Calls of `export_state` on all shards, to find the one that fails.
     calls: AtomicU64,
-    /// Publishes that its instances have counted themselves.
+    /// Publishes counted by this version's instances.
     counted: AtomicU64,
-    /// How often its instances were told to look again.
+    /// Number of calls of `configured`.
     told: Count,
     mounted: Mutex<Option<HookId>>,
     host: Host,

@@ -1,5 +1,5 @@
-//! The state that goes over in pieces: the count under key 0, and under each other key a number
-//! with padding.
+//! The state that is transferred in pieces: the count under key 0, and under each other key a
+//! number with padding.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -12,10 +12,10 @@ use crate::{Config, Counter};
 #[derive(Default)]
 pub struct Held {
     entries: BTreeMap<u64, Vec<u8>>,
-    /// Of the numbers of all entries.
+    /// The sum of the numbers of all entries.
     sum: u64,
     journal: Journal<u64>,
-    /// Counts the keys that were asked for, where there is no end of them.
+    /// Counts the requested keys if the export never ends.
     endless: Option<Metric>,
 }
 
@@ -38,7 +38,7 @@ impl Held {
 }
 
 impl Counter {
-    /// A publish was counted: the next entry in turn gets the count as its number.
+    /// After a counted publish: the next entry in turn gets the count as its number.
     pub fn change(&mut self) {
         self.held.journal.note(&0);
         let Some(last) = self.held.entries.last_key_value().map(|(key, _)| *key) else { return };

@@ -1,8 +1,8 @@
-//! A plugin for the tests with a hook at every point. It does there what a script says, and writes
-//! to a file that it was called and what it saw. The script of a client is its identifier, or the
-//! topic if an event has no client, so that one broker runs many cases at once; scripts for the
-//! broker's own points are configured. `c-table` is the same in C; `tests/tests/table` computes the
-//! expected result.
+//! A plugin for the tests with a hook at every point. It executes a script there, and writes each
+//! call and what it saw to a file. The script of a client is its identifier, or the topic if an
+//! event has no client, so that one broker runs many cases at once; scripts for the broker's own
+//! points are configured. `c-table` is the same in C; `tests/tests/table` computes the expected
+//! result.
 
 mod scene;
 mod script;
@@ -18,30 +18,30 @@ use grapnel_plugin_abi::{Error, Flow, HookPoint, Host, Plugin};
 use scene::{Answer, Scene, Told};
 use script::{Act, Ending, Script};
 
-/// How long a verdict may take that never comes.
+/// Deadline of a verdict that never comes.
 const DEADLINE: Duration = Duration::from_millis(20);
-/// How long one may take that does come: never reached.
+/// Deadline of a verdict that comes; never reached.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(serde::Deserialize)]
 struct Config {
-    /// Which of several copies this is, from 0: the scripts name it.
+    /// The number of this copy, from 0; scripts refer to it.
     place: u32,
     /// A file to append to.
     record: String,
-    /// Scripts of the broker's own points, with `;` between them.
+    /// Scripts for the broker's own points, separated by `;`.
     #[serde(default)]
     scripts: String,
 }
 
-/// A verdict that comes later, with the thread that gives it.
+/// A deferred verdict: its ticket, the ending, and whether the change is made.
 type Later = (Answer, Ending, bool);
 
 struct Table {
     config: Config,
     record: File,
     later: Sender<Later>,
-    /// Tickets that nobody completes before the plugin's end.
+    /// Tickets that are not completed before the plugin ends.
     unanswered: Mutex<Vec<Answer>>,
 }
 
@@ -56,7 +56,7 @@ impl Plugin for Table {
     fn load(config: Config, _host: &Host) -> Result<Table, Error> {
         let record = File::options().append(true).create(true).open(&config.record)?;
         let (later, inbox) = channel::<Later>();
-        // It ends when the plugin has let go of its sender.
+        // It ends when the plugin has dropped its sender.
         std::thread::Builder::new().name("table".into()).spawn(move || {
             for (answer, ending, changed) in inbox {
                 answer(ending, changed);
@@ -71,7 +71,7 @@ impl Plugin for Table {
 }
 
 impl Table {
-    /// One write for each line, so that the lines of all copies stay whole and in order.
+    /// One write for each line, so that the lines of all copies stay complete and in order.
     fn write(&self, script: &Script<'_>, point: &str, saw: &str) -> Result<(), Error> {
         let line = format!("{} {} {point} {saw}\n", script.case, self.config.place);
         Ok((&self.record).write_all(line.as_bytes())?)
@@ -115,7 +115,8 @@ impl Table {
             }
             Act::Breaks => {
                 scene.change(script.change)?;
-                // Without the panic hook, which would write to the log: the tests look for panics there.
+                // Without the panic hook, which would write to the log: the tests search the log
+                // for panics.
                 std::panic::resume_unwind(Box::new("as the test asked for"))
             }
             Act::Defers(first, ending, changed) => {
@@ -123,7 +124,7 @@ impl Table {
                     scene.change(script.change)?;
                 }
                 if let Some(answer) = scene.defer(script.change, PATIENCE)? {
-                    // If the thread has ended, the ticket is dropped here, and that is a fault.
+                    // If the thread has ended, the ticket is dropped here, which is a fault.
                     let _ = self.later.send((answer, ending, changed));
                 }
                 Ok(Flow::Defer)
@@ -141,7 +142,8 @@ impl Table {
     }
 }
 
-/// What a script can do with an event: much where it can be changed or meant, otherwise only be in it.
+/// What a script can do with an event. Most at points that can be changed; at other points the
+/// event is only recorded.
 #[rustfmt::skip]
 macro_rules! scene {
     ($event:ident Connect) => { $event };

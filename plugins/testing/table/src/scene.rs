@@ -1,4 +1,5 @@
-//! What a script can do with the event of each point: what it can see and change, and its ticket.
+//! What a script can do with the event of each point: its visible fields, its changes, and its
+//! ticket.
 
 use std::time::Duration;
 
@@ -9,42 +10,45 @@ use grapnel_plugin_abi::{
 
 use crate::script::Ending;
 
-/// Completes a ticket: with the change, or without.
+/// Completes a ticket, with or without the change.
 pub type Answer = Box<dyn FnOnce(Ending, bool) + Send>;
 
-/// The reason of every refusal; nothing else in these tests refuses with it.
+/// The reason of refusals in general; nothing else in these tests refuses with it.
 const QUOTA: Reason = Reason(0x97);
-/// That of a refused CONNECT: MQTT 3.1.1 has a code for it, which a fault has not.
+/// The reason of a refused CONNECT: MQTT 3.1.1 has a code for it, which differs from that of a
+/// fault.
 const UNAVAILABLE: Reason = Reason(0x88);
-/// That of a refused filter, which SUBACK and UNSUBACK may both have.
+/// The reason of a refused filter, valid in SUBACK and UNSUBACK.
 const SPECIFIC: Reason = Reason(0x83);
 
 /// An event as the scripts need it.
 pub trait Scene<'a> {
-    /// Where the script may be.
+    /// Texts that may contain the script.
     fn texts(&self) -> Vec<&'a str>;
 
-    /// Whether the script is about this event of the point, and not about others of the same client.
+    /// Whether the script is for this event of the point, and not for other events of the same
+    /// client.
     fn is_meant(&self, _change: &str) -> bool {
         true
     }
 
-    /// `new` where the change of a copy before this one is seen, `own` where not; `-` where it cannot be seen.
+    /// `new` if the change of an earlier copy is visible, `own` if not; `-` if it cannot be
+    /// visible.
     fn saw(&self, _change: &str) -> &'static str {
         "-"
     }
 
-    /// What the event says of decisions that were made before it.
+    /// Earlier decisions that the event reports.
     fn notified(&self) -> Option<String> {
         None
     }
 
-    /// Makes the change, where there is one to make.
+    /// Makes the change, if there is one.
     fn change(&mut self, _change: &str) -> Result<(), Refused> {
         Ok(())
     }
 
-    /// Takes a ticket, where there is one.
+    /// Takes a ticket, if the point has one.
     fn defer(&mut self, _change: &str, _deadline: Duration) -> Result<Option<Answer>, Refused> {
         Ok(None)
     }
@@ -54,7 +58,7 @@ fn seen(new: bool) -> &'static str {
     if new { "new" } else { "own" }
 }
 
-/// Ends a ticket that has no change left to make.
+/// Completes a ticket without a further change.
 macro_rules! end {
     ($ticket:ident, $ending:ident) => {
         match $ending {
@@ -192,7 +196,7 @@ impl<'a> Scene<'a> for Connected<'a> {
     }
 }
 
-/// SUBSCRIBE and UNSUBSCRIBE are about one filter, which ends with `/own` and is changed to end with `/new`.
+/// The script is for one filter, which ends with `/own` and is changed to end with `/new`.
 macro_rules! filters {
     ($type:ident) => {
         impl<'a> Scene<'a> for $type<'a> {
@@ -236,7 +240,8 @@ macro_rules! filters {
 filters!(Subscribe);
 filters!(Unsubscribe);
 
-/// A message that comes in, or goes out, is meant where its topic ends with `/own`, or has been changed to end with `/new`.
+/// Whether the script is for this message: its topic ends with `/own`, or has been changed to end
+/// with `/new`.
 fn is_message_meant(change: &str, topic: &str) -> bool {
     topic.ends_with("/own") || (change == "topic" && topic.ends_with("/new"))
 }
@@ -328,7 +333,7 @@ impl<'a> Scene<'a> for Packet<'a> {
     }
 }
 
-/// An event of a point that only notifies, by its client and its topic, either of which may be empty.
+/// An event of a point that only notifies, with its client and topic; either may be empty.
 pub struct Told<'a>(pub (&'a str, &'a str));
 
 impl<'a> Scene<'a> for Told<'a> {

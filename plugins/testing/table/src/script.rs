@@ -1,7 +1,7 @@
 //! A script in a client identifier or a topic: `table,POINT,CHANGE,ACT,PLACE,CASE`; in a topic,
 //! more levels may follow.
 
-/// How a hook, or a ticket, ends its turn.
+/// How a hook or a ticket ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     Continue,
@@ -9,32 +9,32 @@ pub enum Ending {
     Fault,
 }
 
-/// What the copy does that the script means.
+/// What the addressed copy does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// Returns, having made the change or not; a fault is an error.
+    /// Returns, with or without the change; a fault is an error.
     Returns(Ending, bool),
     /// Makes the change and panics.
     Breaks,
-    /// Makes the change before or not, and defers; its thread completes the ticket, with the change or without. A fault is a
-    /// ticket that is dropped.
+    /// Makes the change or not, and defers. The thread completes the ticket, with or without the
+    /// change. A fault is a dropped ticket.
     Defers(bool, Ending, bool),
-    /// Makes the change or not, defers, and completes nothing.
+    /// Makes the change or not, defers, and never completes the ticket.
     Deadline(bool),
 }
 
 /// One case.
 #[derive(Clone, Copy)]
 pub struct Script<'a> {
-    /// The point that it is about.
+    /// The hook point.
     pub point: &'a str,
-    /// What is changed there, where something is.
+    /// The field or kind of change, if any.
     pub change: &'a str,
     /// What the copy at `place` does.
     pub act: Act,
-    /// The copy that does something; the others only write that they were called.
+    /// The copy that executes the script; the others only record their call.
     pub place: u32,
-    /// Its number, which no other case of the same broker has.
+    /// The number of the case, unique in one broker.
     pub case: &'a str,
 }
 

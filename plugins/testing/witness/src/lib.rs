@@ -1,5 +1,4 @@
-//! A plugin for the tests with a hook at every point. It writes what it sees to the log and changes
-//! nothing.
+//! A plugin for the tests with a hook at every point. It logs what it sees and changes nothing.
 
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ impl Plugin for Recorder {
     }
 }
 
-/// What the line says behind the point's name: client and topic, unless the type has more to say.
+/// The text after the point's name: client and topic, and for some types more.
 macro_rules! parts {
     ($e:ident Connack) => { ($e.client_id(), $e.reason().0) };
     ($e:ident Disconnected) => { ($e.client_id(), $e.reason().0) };
