@@ -24,8 +24,8 @@
 
 #[doc = include_str!("guide/points.md")]
 ///
-/// In this crate: [`HookPoint`](crate::HookPoint), [`Field`](crate::raw::Field), [`Verdict`](crate::Verdict),
-/// [`Disposition`](crate::Disposition).
+/// In this crate: [`HookPoint`](crate::HookPoint), [`Field`](crate::raw::Field),
+/// [`Verdict`](crate::Verdict), [`Disposition`](crate::Disposition).
 ///
 /// [flows]: crate::guide::flows
 /// [publish]: crate::guide::publish
@@ -33,33 +33,36 @@ pub mod points {}
 
 #[doc = include_str!("guide/publish.md")]
 ///
-/// In this crate: [`Publish`](crate::Publish), [`Delivered`](crate::Delivered), [`Authorize`](crate::Authorize),
-/// [`Host::publish`](crate::Host::publish), [`Host::publish_as`](crate::Host::publish_as).
+/// In this crate: [`Publish`](crate::Publish), [`Delivered`](crate::Delivered),
+/// [`Authorize`](crate::Authorize), [`Host::publish`](crate::Host::publish),
+/// [`Host::publish_as`](crate::Host::publish_as).
 pub mod publish {}
 
 #[doc = include_str!("guide/threads.md")]
 ///
-/// In this crate: [`Plugin`](crate::Plugin), [`Host::spawn`](crate::Host::spawn), [`Host::spawn_for`](crate::Host::spawn_for),
-/// [`Host::wait_stop`](crate::Host::wait_stop).
+/// In this crate: [`Plugin`](crate::Plugin), [`Host::spawn`](crate::Host::spawn),
+/// [`Host::spawn_for`](crate::Host::spawn_for), [`Host::wait_stop`](crate::Host::wait_stop).
 ///
 /// [deferring]: crate::guide::deferring
 pub mod threads {}
 
 #[doc = include_str!("guide/flows.md")]
 ///
-/// In this crate: [`Flow`](crate::Flow), [`FaultPolicy`](crate::FaultPolicy), [`Refused`](crate::Refused).
+/// In this crate: [`Flow`](crate::Flow), [`FaultPolicy`](crate::FaultPolicy),
+/// [`Refused`](crate::Refused).
 pub mod flows {}
 
 #[doc = include_str!("guide/deferring.md")]
 ///
-/// In this crate: [`AuthenticateTicket`](crate::AuthenticateTicket), [`AuthorizeTicket`](crate::AuthorizeTicket),
-/// [`ConnectTicket`](crate::ConnectTicket), [`FiltersTicket`](crate::FiltersTicket), [`PublishTicket`](crate::PublishTicket).
+/// In this crate: [`AuthenticateTicket`](crate::AuthenticateTicket),
+/// [`AuthorizeTicket`](crate::AuthorizeTicket), [`ConnectTicket`](crate::ConnectTicket),
+/// [`FiltersTicket`](crate::FiltersTicket), [`PublishTicket`](crate::PublishTicket).
 pub mod deferring {}
 
 #[doc = include_str!("guide/commands.md")]
 ///
-/// In this crate: [`Host`](crate::Host), [`Outgoing`](crate::Outgoing), [`Whose`](crate::Whose), [`Mounting`](crate::Mounting),
-/// [`Publish::add_message`](crate::Publish::add_message).
+/// In this crate: [`Host`](crate::Host), [`Outgoing`](crate::Outgoing), [`Whose`](crate::Whose),
+/// [`Mounting`](crate::Mounting), [`Publish::add_message`](crate::Publish::add_message).
 ///
 /// [behalf]: crate::guide::behalf
 /// [operation]: crate::guide::operation
@@ -69,43 +72,50 @@ pub mod commands {}
 
 #[doc = include_str!("guide/behalf.md")]
 ///
-/// In this crate: [`Identity`](crate::Identity), [`OnBehalf`](crate::OnBehalf), [`Answer`](crate::Answer),
-/// [`Host::publish_as`](crate::Host::publish_as), [`Host::subscribe_as`](crate::Host::subscribe_as),
-/// [`Host::authorize_as`](crate::Host::authorize_as), [`Host::fetch_as`](crate::Host::fetch_as), [`Fetch`](crate::Fetch),
-/// [`Fetched`](crate::Fetched).
+/// In this crate: [`Identity`](crate::Identity), [`OnBehalf`](crate::OnBehalf),
+/// [`Answer`](crate::Answer), [`Host::publish_as`](crate::Host::publish_as),
+/// [`Host::subscribe_as`](crate::Host::subscribe_as),
+/// [`Host::authorize_as`](crate::Host::authorize_as), [`Host::fetch_as`](crate::Host::fetch_as),
+/// [`Fetch`](crate::Fetch), [`Fetched`](crate::Fetched).
 pub mod behalf {}
 
 #[doc = include_str!("guide/timers.md")]
 ///
-/// In this crate: [`Host::timer`](crate::Host::timer), [`Timer`](crate::Timer), [`Host::instance_message`](crate::Host::instance_message),
+/// In this crate: [`Host::timer`](crate::Host::timer), [`Timer`](crate::Timer),
+/// [`Host::instance_message`](crate::Host::instance_message),
 /// [`InstanceMessage`](crate::InstanceMessage).
 pub mod timers {}
 
 #[doc = include_str!("guide/reload.md")]
 ///
-/// In this crate: [`Plugin::export_state`](crate::Plugin::export_state), [`Plugin::import_state`](crate::Plugin::import_state),
-/// [`Plugin::pieces`](crate::Plugin::pieces), [`Entries`](crate::Entries), [`Journal`](crate::Journal).
+/// In this crate: [`Plugin::export_state`](crate::Plugin::export_state),
+/// [`Plugin::import_state`](crate::Plugin::import_state),
+/// [`Plugin::pieces`](crate::Plugin::pieces), [`Entries`](crate::Entries),
+/// [`Journal`](crate::Journal).
 ///
 /// [threads]: crate::guide::threads
 pub mod reload {}
 
 #[doc = include_str!("guide/operation.md")]
 ///
-/// In this crate: [`Plugin::Config`](crate::Plugin::Config), [`Plugin::configure`](crate::Plugin::configure),
-/// [`Configured`](crate::Configured), [`Counter`](crate::Counter), [`Gauge`](crate::Gauge), [`Histogram`](crate::Histogram),
+/// In this crate: [`Plugin::Config`](crate::Plugin::Config),
+/// [`Plugin::configure`](crate::Plugin::configure), [`Configured`](crate::Configured),
+/// [`Counter`](crate::Counter), [`Gauge`](crate::Gauge), [`Histogram`](crate::Histogram),
 /// [`Host::log`](crate::Host::log).
 pub mod operation {}
 
 #[doc = include_str!("guide/verbs.md")]
 ///
-/// In this crate: [`Plugin::verbs`](crate::Plugin::verbs), [`Verbs`](crate::Verbs), [`arguments!`](crate::arguments),
-/// [`VerbCall`](crate::VerbCall), [`verb::Answer`](crate::verb::Answer).
+/// In this crate: [`Plugin::verbs`](crate::Plugin::verbs), [`Verbs`](crate::Verbs),
+/// [`arguments!`](crate::arguments), [`VerbCall`](crate::VerbCall),
+/// [`verb::Answer`](crate::verb::Answer).
 pub mod verbs {}
 
 #[doc = include_str!("guide/shares.md")]
 ///
-/// In this crate: [`Shares`](crate::Shares), [`ShareLimits`](crate::ShareLimits), [`Weigh`](crate::Weigh),
-/// [`Leftovers`](crate::Leftovers), [`address_share`](crate::address_share).
+/// In this crate: [`Shares`](crate::Shares), [`ShareLimits`](crate::ShareLimits),
+/// [`Weigh`](crate::Weigh), [`Leftovers`](crate::Leftovers),
+/// [`address_share`](crate::address_share).
 pub mod shares {}
 
 #[doc = include_str!("guide/testing.md")]

@@ -104,8 +104,8 @@ pub struct Entry {
 /// Its address marks the entry of a tripped plugin; the value is never read.
 static TRIPPED: u8 = 0;
 
-// SAFETY: an entry only carries the pointers between the loader and its shard. That it is called on that shard's thread
-// alone is what `Entry::new` is promised.
+// SAFETY: an entry only carries the pointers between the loader and its shard. That it is called on
+// that shard's thread alone is what `Entry::new` is promised.
 unsafe impl Send for Entry {}
 
 impl std::fmt::Debug for Entry {
@@ -123,7 +123,8 @@ pub struct InstanceEntry {
         unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
 }
 
-// SAFETY: as for `Entry`: it only carries the pointers; that it is used on its shard's thread is what `new` is promised.
+// SAFETY: as for `Entry`: it only carries the pointers; that it is used on its shard's thread is
+// what `new` is promised.
 unsafe impl Send for InstanceEntry {}
 
 impl InstanceEntry {
@@ -207,9 +208,10 @@ impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
     /// Calls a hook that was mounted without arguments.
     #[inline]
     pub fn call(&mut self, entry: &Entry) -> Flow {
-        // SAFETY: `Entry::new` was promised that the function and the instance are alive and belong to this thread, and the
-        // event and what it points to outlive the call; the plugin may not keep them, which its contract says. No reference to
-        // the event or to the accumulator exists meanwhile: both are lent to this visit, which has none out, being borrowed.
+        // SAFETY: `Entry::new` was promised that the function and the instance are alive and belong
+        // to this thread, and the event and what it points to outlive the call; the plugin may not
+        // keep them, which its contract says. No reference to the event or to the accumulator
+        // exists meanwhile: both are lent to this visit, which has none out, being borrowed.
         unsafe { (entry.function)(entry.instance, self.event) }
     }
 
@@ -308,8 +310,8 @@ impl Entry {
 /// # Safety
 /// `ctx` must be that of an event whose hook runs on this thread.
 unsafe fn reading<'a>(ctx: *mut c_void) -> Option<&'a dyn EventAccess> {
-    // SAFETY: the caller vouches that it is null or points to the `Running` of `visit`, whose accumulator nobody else touches
-    // while the hook runs.
+    // SAFETY: the caller guarantees that it is null or points to the `Running` of `visit`, whose
+    // accumulator nobody else touches while the hook runs.
     unsafe { ctx.cast::<Running<'a>>().as_ref().map(|running| &*running.access) }
 }
 
@@ -326,7 +328,8 @@ unsafe fn changing<'a>(ctx: *mut c_void) -> Option<&'a mut dyn EventAccess> {
 }
 
 unsafe extern "C" fn host_get(ctx: *mut c_void, field: Field, index: u32, out: *mut Value) -> Status {
-    // SAFETY: the contract of `get`: called by the running hook with its own ctx, and `out` is null or writable.
+    // SAFETY: the contract of `get`: called by the running hook with its own ctx, and `out` is null
+    // or writable.
     let (Some(event), Some(out)) = (unsafe { reading(ctx) }, unsafe { out.as_mut() }) else {
         return Status::WRONG_MOMENT;
     };
@@ -346,13 +349,14 @@ unsafe extern "C" fn host_get(ctx: *mut c_void, field: Field, index: u32, out: *
 /// # Safety
 /// The views in `change` must be valid during `'a`.
 unsafe fn change_of<'a>(change: &Change) -> FieldChange<'a> {
-    // SAFETY: the caller vouches for both views.
+    // SAFETY: the caller guarantees both views.
     let (bytes, key) = unsafe { (change.bytes.bytes(), change.key.bytes()) };
     FieldChange { field: change.field, index: change.index, number: change.number, bytes, key }
 }
 
 unsafe extern "C" fn host_set(ctx: *mut c_void, change: *const Change) -> Status {
-    // SAFETY: the contract of `set`: called by the running hook with its own ctx, and `change` is null or readable.
+    // SAFETY: the contract of `set`: called by the running hook with its own ctx, and `change` is
+    // null or readable.
     let (Some(event), Some(change)) = (unsafe { changing(ctx) }, unsafe { change.as_ref() }) else {
         return Status::WRONG_MOMENT;
     };
@@ -364,7 +368,8 @@ unsafe extern "C" fn host_set(ctx: *mut c_void, change: *const Change) -> Status
 }
 
 unsafe extern "C" fn host_defer(ctx: *mut c_void, deadline_ms: u32, out: *mut Ticket) -> Status {
-    // SAFETY: the contract of `defer`: called by the running hook with its own ctx, and `out` is null or writable.
+    // SAFETY: the contract of `defer`: called by the running hook with its own ctx, and `out` is
+    // null or writable.
     let (Some(event), Some(out)) = (unsafe { changing(ctx) }, unsafe { out.as_mut() }) else {
         return Status::WRONG_MOMENT;
     };
@@ -397,7 +402,8 @@ unsafe extern "C" fn host_identity(
     capacity: usize,
     len: *mut usize,
 ) -> Status {
-    // SAFETY: the contract of `identity`: called by the running hook with its own ctx, and `len` is null or writable.
+    // SAFETY: the contract of `identity`: called by the running hook with its own ctx, and `len` is
+    // null or writable.
     let (Some(event), Some(len)) = (unsafe { reading(ctx) }, unsafe { len.as_mut() }) else {
         return Status::WRONG_MOMENT;
     };
@@ -410,7 +416,8 @@ unsafe extern "C" fn host_identity(
     if buffer.is_null() || bytes.len() > capacity {
         return Status::FULL;
     }
-    // SAFETY: the plugin lends `capacity` bytes at `buffer` for the call, which cannot overlap a vector of ours.
+    // SAFETY: the plugin lends `capacity` bytes at `buffer` for the call, which cannot overlap a
+    // vector of ours.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer, bytes.len()) };
     Status::OK
 }

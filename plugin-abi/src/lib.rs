@@ -160,8 +160,8 @@ macro_rules! __exported {
                     instance: *mut ::core::ffi::c_void,
                     event: *const $crate::raw::Event,
                 ) -> $crate::raw::Flow {
-                    // SAFETY: the broker calls a hook with an instance of this plugin's, made by its `init_shard`, and
-                    // with an event that is alive during the call.
+                    // SAFETY: the broker calls a hook with an instance of this plugin's, made by
+                    // its `init_shard`, and with an event that is alive during the call.
                     unsafe {
                         $crate::__private::run_hook::<
                             <$plugin as $crate::Plugin>::Shard,

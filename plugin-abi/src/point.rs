@@ -1,8 +1,8 @@
 //! The hook points: their numbers in the ABI, their names, and what a link may do there. The broker
 //! compiles one chain for each; the SDK mounts hooks at them. Numbers are never reused.
 //!
-//! `for_each_point!` is the one list of them. Every other list is made from it, by a macro or by the
-//! tests that `just abi` runs: see "a hook point" in CONTRIBUTING.md.
+//! `for_each_point!` is the one list of them. Every other list is made from it, by a macro or by
+//! the tests that `just abi` runs: see "a hook point" in CONTRIBUTING.md.
 
 use abi_stable::StableAbi;
 

@@ -253,9 +253,9 @@ pub struct InstanceMessage<'a> {
 /// What a hook returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
-    /// Go on with the next plugin; what this hook changed is kept.
+    /// Continue with the next plugin; the changes of this hook apply.
     Continue,
-    /// End the chain; what this hook changed is kept.
+    /// End the chain; the changes of this hook apply.
     Stop,
     /// The verdict comes later, through the ticket that this call took with `defer`.
     Defer,

@@ -95,7 +95,7 @@ fn load_at<P: Exported>(fake: FakeCommands, shards: u32, config: &str) -> Result
     with_error(|error| unsafe { table.load()(api, config, &raw mut plugin.shared, error) })?;
     for shard in 0..shards {
         let mut instance = std::ptr::null_mut();
-        // SAFETY: `shared` is what `load` gave; this thread plays the part of every shard.
+        // SAFETY: `shared` is what `load` gave; this thread simulates every shard.
         let made = with_error(|error| {
             // SAFETY: as above.
             fake_host::on_shard(shard, || unsafe {
@@ -198,8 +198,9 @@ impl RemainingHooks {
                 // The plugin was unloaded meanwhile: the broker continues without it.
                 return Outcome::Continue;
             }
-            // SAFETY: the code is this test's own. The instance lives as long as its plugin does, which is neither sent to another
-            // thread nor dropped while this runs, and no other call of it is going on.
+            // SAFETY: the code is this test's own. The instance lives as long as its plugin does,
+            // which is neither sent to another thread nor dropped while this runs, and no other
+            // call of it is going on.
             let entry = unsafe { Entry::new(mount.hook(), self.instance) };
             match fake_host::on_shard(self.shard, || event.call(entry, self.shard)) {
                 raw::Flow::CONTINUE => {}
@@ -217,7 +218,8 @@ impl RemainingHooks {
 
 impl<P> Drop for TestPlugin<P> {
     fn drop(&mut self) {
-        // SAFETY: each pointer is what the plugin gave, is handed back once and in the order of the contract.
+        // SAFETY: each pointer is what the plugin gave, is handed back once and in the order of the
+        // contract.
         unsafe {
             if self.active {
                 self.table.deactivate()(self.shared);
@@ -318,7 +320,8 @@ unsafe extern "C" fn fake_complete(
     let Some(sender) = registry().tickets.remove(&ticket.0) else { return Status::STALE };
     let changes = (0..count)
         .map(|at| {
-            // SAFETY: `changes` is not null where `count` is above 0, and the plugin lends that many for the call.
+            // SAFETY: `changes` is not null where `count` is above 0, and the plugin lends that
+            // many for the call.
             let change = unsafe { &*changes.add(at) };
             // SAFETY: likewise what each points to.
             let (bytes, key) = unsafe { (change.bytes.bytes().to_vec(), change.key.bytes().to_vec()) };

@@ -4,7 +4,8 @@
 
 use thiserror::Error;
 
-/// Longest topic name or filter, in bytes of UTF-8: its length is a 16 bit number on the wire [MQTT-4.7.3-3].
+/// Longest topic name or filter, in bytes of UTF-8: its length is a 16 bit number on the wire
+/// [MQTT-4.7.3-3].
 pub const TOPIC_BYTES_MAX: usize = 65_535;
 
 /// Why a text is not a topic name or topic filter.

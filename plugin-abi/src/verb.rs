@@ -52,7 +52,8 @@ const LINE_BYTES_MAX: usize = 1024;
 /// The declaration of a verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Form {
-    /// One to four words of lower case letters, digits and `-`, with a space between two: `drivers list`.
+    /// One to four words of lower case letters, digits and `-`, with a space between two: `drivers
+    /// list`.
     pub name: String,
     /// One line of help.
     pub help: String,

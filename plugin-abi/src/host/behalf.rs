@@ -46,9 +46,9 @@ impl<'a> Behalf<'a> {
     /// The table must be null, or readable for the number of bytes in its size field during the
     /// call. Everything that it points to must be valid and unchanged during `'a`.
     pub unsafe fn of(behalf: *const OnBehalf) -> Result<Behalf<'a>, Status> {
-        // SAFETY: the caller vouches for it.
+        // SAFETY: the caller guarantees it.
         let behalf = unsafe { copied(behalf) }?;
-        // SAFETY: the caller vouches for what it points to.
+        // SAFETY: the caller guarantees what it points to.
         unsafe { Behalf::read(&behalf) }
     }
 
@@ -60,9 +60,9 @@ impl<'a> Behalf<'a> {
     /// # Safety
     /// As for [`Behalf::of`].
     pub unsafe fn of_answered(behalf: *const OnBehalf) -> Result<Behalf<'a>, Status> {
-        // SAFETY: the caller vouches for it.
+        // SAFETY: the caller guarantees it.
         let behalf = unsafe { copied(behalf) }?;
-        // SAFETY: the caller vouches for what it points to.
+        // SAFETY: the caller guarantees what it points to.
         unsafe { Ok(Behalf { answer: Some(behalf.number), ..Behalf::read(&behalf)? }) }
     }
 
@@ -72,7 +72,7 @@ impl<'a> Behalf<'a> {
         if behalf.flags & !BEHALF_ANSWER != 0 {
             return Err(Status::INVALID);
         }
-        // SAFETY: the caller vouches for both views.
+        // SAFETY: the caller guarantees both views.
         let (identity, client_id) = unsafe { (behalf.identity.bytes(), text(behalf.client_id)?) };
         let whom = match (identity, client_id) {
             ([], "") => return Err(Status::INVALID),

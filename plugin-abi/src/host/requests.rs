@@ -55,7 +55,7 @@ impl<'a> PluginMessage<'a> {
     /// The table must be null, or readable for the number of bytes in its size field during the
     /// call. Everything that it points to must be valid and unchanged during `'a`.
     pub unsafe fn of(message: *const NewMessage) -> Result<PluginMessage<'a>, Status> {
-        // SAFETY: the caller vouches for it.
+        // SAFETY: the caller guarantees it.
         let message = unsafe { copied(message) }?;
         if message.qos > 2
             || message.flags & !(MESSAGE_HAS_CONTENT_TYPE | MESSAGE_HAS_CORRELATION_DATA) != 0
@@ -69,10 +69,10 @@ impl<'a> PluginMessage<'a> {
             255 => None,
             _ => return Err(Status::INVALID),
         };
-        // SAFETY: the caller vouches for it.
+        // SAFETY: the caller guarantees it.
         let pairs: &[Pair] = unsafe { list(message.user_properties, message.user_properties_len) };
         let given = |bytes: &'a [u8], flag| (!bytes.is_empty() || message.flags & flag != 0).then_some(bytes);
-        // SAFETY: the caller vouches for every view.
+        // SAFETY: the caller guarantees every view.
         unsafe {
             Ok(PluginMessage {
                 topic: message.topic.bytes(),
@@ -131,7 +131,7 @@ impl<'a> MountRequest<'a> {
         let point = HookPoint::from_number(mount.point)
             .ok_or_else(|| format!("mounts on hook point {}, which does not exist", mount.point))?;
         let function = mount.hook.ok_or_else(|| format!("mounts no function on {}", point.name()))?;
-        // SAFETY: the caller vouches for the view.
+        // SAFETY: the caller guarantees the view.
         let name = unsafe { mount.name.text() };
         if name.is_empty() {
             return Err(format!("mounts a hook without a name on {}", point.name()));
@@ -151,7 +151,7 @@ impl<'a> MountRequest<'a> {
         if mount.topics_len > TOPICS_MAX {
             return Err(format!("gives {name} more than {TOPICS_MAX} topic filters"));
         }
-        // SAFETY: the caller vouches for the list.
+        // SAFETY: the caller guarantees the list.
         let topics: &[Slice] = unsafe { list(mount.topics, mount.topics_len) };
         Ok(MountRequest {
             point,
@@ -161,7 +161,7 @@ impl<'a> MountRequest<'a> {
             deadline_ms: mount.deadline_ms,
             policy,
             deliver: mount.flags & crate::raw::MOUNT_DELIVER != 0,
-            // SAFETY: the caller vouches for every view.
+            // SAFETY: the caller guarantees every view.
             topics: topics.iter().map(|topic| unsafe { topic.text() }).collect(),
             args: mount.args as usize,
         })
@@ -189,7 +189,7 @@ pub(crate) unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
     if first.is_null() || len == 0 {
         return &[];
     }
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     unsafe { std::slice::from_raw_parts(first, len) }
 }
 
@@ -198,6 +198,6 @@ pub(crate) unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
 /// # Safety
 /// As for [`Slice::bytes`].
 pub(super) unsafe fn text<'a>(slice: Slice) -> Result<&'a str, Status> {
-    // SAFETY: the caller vouches for the view.
+    // SAFETY: the caller guarantees the view.
     std::str::from_utf8(unsafe { slice.bytes() }).map_err(|_| Status::INVALID)
 }

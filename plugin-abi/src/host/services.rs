@@ -29,7 +29,8 @@ unsafe impl Send for PluginThread {}
 impl PluginThread {
     /// Runs it to its end, on the calling thread.
     pub fn run(self) {
-        // SAFETY: the plugin asked for this call, once, on a thread of its own, while its code is mapped, which it stays.
+        // SAFETY: the plugin asked for this call, once, on a thread of its own, while its code is
+        // mapped, which it stays.
         unsafe { (self.run)(self.arg) }
     }
 }
@@ -215,7 +216,7 @@ pub(super) fn serve(function: impl FnOnce(&'static dyn HostServices) -> Result<(
 /// `out` must be null or writable.
 unsafe fn give<N>(out: *mut N, number: Result<N, Status>) -> Result<(), Status> {
     let number = number?;
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     if let Some(out) = unsafe { out.as_mut() } {
         *out = number;
     }

@@ -30,14 +30,14 @@ pub(super) unsafe fn copied<T: Table>(table: *const T) -> Result<T, Status> {
     if table.is_null() {
         return Err(Status::INVALID);
     }
-    // SAFETY: the caller vouches for it; the size is the first field of each.
+    // SAFETY: the caller guarantees it; the size is the first field of each.
     let size = unsafe { table.cast::<u32>().read() } as usize;
     if size < T::LEAST || (size < size_of::<T>() && !ends_a_field(T::NAME, size)) {
         return Err(Status::INVALID);
     }
     let mut copy = MaybeUninit::new(T::ABSENT);
-    // SAFETY: the caller vouches for `size` bytes, and `copy` has the rest of these at least. Whole fields are replaced by whole
-    // fields of the same type, so that it stays a table.
+    // SAFETY: the caller guarantees `size` bytes, and `copy` has the rest of these at least. Whole
+    // fields are replaced by whole fields of the same type, so that it stays a table.
     unsafe {
         let to = copy.as_mut_ptr().cast::<u8>();
         std::ptr::copy_nonoverlapping(table.cast::<u8>(), to, size.min(size_of::<T>()));

@@ -176,7 +176,8 @@ impl Host {
     pub fn publish_as<'a>(self, whom: impl Into<OnBehalf<'a>>, message: &Outgoing) -> Result<(), Refused> {
         whom.into().with_table(|behalf| {
             message.with_table(|table| {
-                // SAFETY: may be called from any thread, and the tables and what they point to are alive during the call.
+                // SAFETY: may be called from any thread, and the tables and what they point to are
+                // alive during the call.
                 Host::done(unsafe { (self.api().publish_as)(self.handle(), behalf, table) })
             })
         })
@@ -196,7 +197,8 @@ impl Host {
     ) -> Result<(), Refused> {
         let filter = Slice::of(filter.as_bytes());
         whom.into().with_table(|behalf| {
-            // SAFETY: may be called from any thread, and the table and the text are alive during the call.
+            // SAFETY: may be called from any thread, and the table and the text are alive during
+            // the call.
             Host::done(unsafe {
                 (self.api().subscribe_as)(self.handle(), behalf, filter, u32::from(options), subscription_id)
             })
@@ -211,7 +213,8 @@ impl Host {
     pub fn unsubscribe_as<'a>(self, whom: impl Into<OnBehalf<'a>>, filter: &str) -> Result<(), Refused> {
         let filter = Slice::of(filter.as_bytes());
         whom.into().with_table(|behalf| {
-            // SAFETY: may be called from any thread, and the table and the text are alive during the call.
+            // SAFETY: may be called from any thread, and the table and the text are alive during
+            // the call.
             Host::done(unsafe { (self.api().unsubscribe_as)(self.handle(), behalf, filter) })
         })
     }
@@ -235,7 +238,8 @@ impl Host {
         };
         let (topic, qos, retain) = (Slice::of(topic.as_bytes()), u32::from(qos), u32::from(retain));
         whom.into().answered(number).with_table(|behalf| {
-            // SAFETY: may be called from any thread, and the table and the text are alive during the call.
+            // SAFETY: may be called from any thread, and the table and the text are alive during
+            // the call.
             Host::done(unsafe {
                 (self.api().authorize_as)(self.handle(), behalf, action, topic, qos, retain)
             })

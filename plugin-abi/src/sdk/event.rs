@@ -21,10 +21,10 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// # Safety
-    /// `event` must be that of a hook which runs on this thread and does not return during `'a`, and `host` the table of
-    /// the plugin it belongs to.
+    /// `event` must be that of a hook which runs on this thread and does not return during `'a`,
+    /// and `host` the table of the plugin it belongs to.
     pub(super) unsafe fn new(event: *const Event, host: Host) -> Option<Context<'a>> {
-        // SAFETY: the caller vouches that it is null or alive during 'a.
+        // SAFETY: the caller guarantees that it is null or alive during 'a.
         let event = unsafe { event.as_ref() }?;
         // Every field of this struct exists since ABI 1.0; no broker passes a shorter struct.
         (event.size as usize >= size_of::<Event>()).then_some(Context { event, host, changed: Cell::new(0) })
@@ -40,7 +40,8 @@ impl<'a> Context<'a> {
 
     fn value(&self, field: Field, index: u32) -> Option<Value> {
         let mut value = Value::EMPTY;
-        // SAFETY: this context lives only while its hook runs, on that thread, and `value` is writable.
+        // SAFETY: this context lives only while its hook runs, on that thread, and `value` is
+        // writable.
         let status = unsafe { (self.host.api().get)(self.event.ctx, field, index, &raw mut value) };
         (status == Status::OK).then_some(value)
     }
@@ -50,7 +51,8 @@ impl<'a> Context<'a> {
     }
 
     pub(super) fn bytes(&self, field: Field, index: u32) -> Option<&'a [u8]> {
-        // SAFETY: the host keeps what it shows alive and unchanged until the hook returns, which is not before 'a ends.
+        // SAFETY: the host keeps what it shows alive and unchanged until the hook returns, which is
+        // not before 'a ends.
         self.value(field, index).map(|value| unsafe { value.bytes.bytes() })
     }
 
@@ -88,7 +90,8 @@ impl<'a> Context<'a> {
     }
 
     pub(super) fn change(&mut self, change: &Change) -> Result<(), Refused> {
-        // SAFETY: this context lives only while its hook runs, on that thread, and the host copies during the call.
+        // SAFETY: this context lives only while its hook runs, on that thread, and the host copies
+        // during the call.
         let status = unsafe { (self.host.api().set)(self.event.ctx, change) };
         if status != Status::OK {
             return Err(Refused { field: Some(change.field), status });
@@ -99,7 +102,8 @@ impl<'a> Context<'a> {
 
     pub(super) fn add_message(&mut self, message: &Outgoing) -> Result<(), Refused> {
         let status = message.with_table(|table| {
-            // SAFETY: this context lives only while its hook runs, on that thread, and the host copies during the call.
+            // SAFETY: this context lives only while its hook runs, on that thread, and the host
+            // copies during the call.
             unsafe { (self.host.api().add_message)(self.event.ctx, table) }
         });
         if status == Status::OK { Ok(()) } else { Err(Refused { field: None, status }) }
@@ -109,7 +113,8 @@ impl<'a> Context<'a> {
     /// that is needed.
     pub(super) fn identity(&self, room: &mut [u8]) -> Result<usize, (Status, usize)> {
         let mut len = 0;
-        // SAFETY: this context lives only while its hook runs, on that thread, and room and length are writable.
+        // SAFETY: this context lives only while its hook runs, on that thread, and room and length
+        // are writable.
         let status = unsafe {
             (self.host.api().identity)(self.event.ctx, room.as_mut_ptr(), room.len(), &raw mut len)
         };
@@ -118,7 +123,8 @@ impl<'a> Context<'a> {
 
     pub(super) fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Refused> {
         let mut ticket = Ticket(0);
-        // SAFETY: this context lives only while its hook runs, on that thread, and `ticket` is writable.
+        // SAFETY: this context lives only while its hook runs, on that thread, and `ticket` is
+        // writable.
         let status = unsafe { (self.host.api().defer)(self.event.ctx, deadline_ms, &raw mut ticket) };
         if status == Status::OK { Ok(ticket) } else { Err(Refused { field: None, status }) }
     }

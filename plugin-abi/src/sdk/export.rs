@@ -142,7 +142,7 @@ unsafe fn guarded(
         Ok(Err(failure)) => failure,
         Err(payload) => (Status::FAILED, format!("{what} panicked: {}", panic_text(payload))),
     };
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     if let Some(error) = unsafe { error.as_mut() } {
         // SAFETY: the host made it over a buffer of its own, which is alive during the call.
         unsafe { error.write(&text) };
@@ -244,7 +244,8 @@ unsafe extern "C" fn load<P: Exported>(
     error: *mut ErrorText,
 ) -> Status {
     let load = || {
-        // SAFETY: the host's table is never freed, and null at most by mistake; `out` is writable where it is not null.
+        // SAFETY: the host's table is never freed, and null at most by mistake; `out` is writable
+        // where it is not null.
         let (Some(api), Some(out)) = (unsafe { host.as_ref() }, unsafe { out.as_mut() }) else {
             return Err((Status::INVALID, "the broker passed no host table".to_owned()));
         };
@@ -263,7 +264,7 @@ unsafe extern "C" fn load<P: Exported>(
 /// # Safety
 /// `plugin` must come from [`load`] of the same `P` and not have gone through [`unload`].
 unsafe fn shared<'a, P: Exported>(plugin: *mut c_void) -> Result<&'a Shared<P>, (Status, String)> {
-    // SAFETY: the caller vouches for it; nothing but `unload` takes it exclusively.
+    // SAFETY: the caller guarantees it; nothing but `unload` takes it exclusively.
     unsafe { plugin.cast::<Shared<P>>().as_ref() }
         .ok_or_else(|| (Status::INVALID, "the broker passed no plugin".to_owned()))
 }
@@ -301,7 +302,8 @@ fn drop_quietly<T>(what: &str, host: Host, value: T) {
 
 unsafe extern "C" fn drop_shard<P: Exported>(instance: *mut c_void) {
     if !instance.is_null() {
-        // SAFETY: the host passes what `init_shard` gave it, once, on the same thread, after its last hook has returned.
+        // SAFETY: the host passes what `init_shard` gave it, once, on the same thread, after its
+        // last hook has returned.
         let instance = unsafe { Box::from_raw(instance.cast::<Instance<P::Shard>>()) };
         drop_quietly("dropping a shard's instance", instance.host, instance.shard);
     }
@@ -340,7 +342,7 @@ unsafe extern "C" fn unload<P: Exported>(plugin: *mut c_void) {
 /// `instance` must be null or come from the `init_shard` of a plugin with shard type `S`. No other
 /// code may use it meanwhile.
 unsafe fn instance_of<'a, S>(instance: *mut c_void) -> Option<&'a mut Instance<S>> {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     unsafe { instance.cast::<Instance<S>>().as_mut() }
 }
 
@@ -349,7 +351,7 @@ unsafe fn instance_of<'a, S>(instance: *mut c_void) -> Option<&'a mut Instance<S
 /// # Safety
 /// As for [`instance_of`].
 unsafe fn notify<S>(what: &str, instance: *mut c_void, function: impl FnOnce(&mut Instance<S>)) {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     let Some(instance) = (unsafe { instance_of::<S>(instance) }) else { return };
     let host = instance.host;
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| function(instance))) {
@@ -358,7 +360,8 @@ unsafe fn notify<S>(what: &str, instance: *mut c_void, function: impl FnOnce(&mu
 }
 
 unsafe extern "C" fn on_timer<P: Exported>(instance: *mut c_void, timer: u64, number: u64) {
-    // SAFETY: the host passes an instance of this plugin's on its thread, and no hook of it is running.
+    // SAFETY: the host passes an instance of this plugin's on its thread, and no hook of it is
+    // running.
     unsafe {
         notify::<P::Shard>("on_timer", instance, |instance| {
             P::on_timer(&mut instance.shard, Timer::new(timer), number);
@@ -406,7 +409,8 @@ unsafe extern "C" fn configure<P: Exported>(
     error: *mut ErrorText,
 ) -> Status {
     let configure = || {
-        // SAFETY: the host passes what `load` gave it, before `unload`, and lends the text for the call.
+        // SAFETY: the host passes what `load` gave it, before `unload`, and lends the text for the
+        // call.
         let (shared, json) = unsafe { (shared::<P>(plugin)?, config.bytes()) };
         let config = config::parse::<P::Config>(json).map_err(|text| (Status::INVALID, text))?;
         match shared.plugin.configure(config) {
@@ -447,11 +451,13 @@ pub unsafe fn run_hook<S: 'static, E: HookEvent>(
     event: *const Event,
     hook: impl for<'a> FnOnce(&mut S, &mut E::Over<'a>) -> Result<Flow, String>,
 ) -> raw::Flow {
-    // SAFETY: the caller vouches for it; no other reference exists while a hook of the instance runs.
+    // SAFETY: the caller guarantees it; no other reference exists while a hook of the instance
+    // runs.
     let Some(instance) = (unsafe { instance_of::<S>(instance) }) else {
         return raw::Flow::FAULT;
     };
-    // SAFETY: the caller vouches for the event. The context lives in this call alone, and the hook is bound for every lifetime.
+    // SAFETY: the caller guarantees the event. The context lives in this call alone, and the hook
+    // is bound for every lifetime.
     let Some(context) = (unsafe { Context::new(event, instance.host) }) else { return raw::Flow::FAULT };
     let shard = &mut instance.shard;
     let outcome = catch_unwind(AssertUnwindSafe(|| hook(shard, &mut E::over(context))));

@@ -214,7 +214,8 @@ impl Host {
         let (filter, place) = (Slice::of(fetch.filter.as_bytes()), Slice::of(fetch.place));
         let (qos, messages_max, bytes_max) = (u32::from(fetch.qos), fetch.messages_max, fetch.bytes_max);
         whom.into().answered(number).with_table(|behalf| {
-            // SAFETY: may be called from any thread, and the table, the text and the bytes are alive during the call.
+            // SAFETY: may be called from any thread, and the table, the text and the bytes are
+            // alive during the call.
             Host::done(unsafe {
                 (self.api().fetch_as)(self.handle(), behalf, filter, qos, place, messages_max, bytes_max)
             })

@@ -71,7 +71,8 @@ impl Host {
     /// Writes a line to the broker's log, under the plugin's name.
     pub fn log(self, level: Level, message: impl Display) {
         let message = message.to_string();
-        // SAFETY: the table is the broker's own, `log` may be called from any thread, and the text is alive during the call.
+        // SAFETY: the table is the broker's own, `log` may be called from any thread, and the text
+        // is alive during the call.
         unsafe { (self.api.log)(self.api.plugin, level as u32, Slice::of(message.as_bytes())) }
     }
 
@@ -107,7 +108,8 @@ impl Host {
     /// [`Refused`] for an invalid topic or property, and above `plugin_publishes_per_second_max`.
     pub fn publish(self, message: &Outgoing) -> Result<(), Refused> {
         message.with_table(|table| {
-            // SAFETY: `publish` may be called from any thread, and the table and what it points to are alive during the call.
+            // SAFETY: `publish` may be called from any thread, and the table and what it points to
+            // are alive during the call.
             Host::done(unsafe { (self.api.publish)(self.api.plugin, table) })
         })
     }
@@ -162,7 +164,8 @@ impl Host {
         subscription_id: u32,
     ) -> Result<(), Refused> {
         let (client_id, filter) = (Slice::of(client_id.as_bytes()), Slice::of(filter.as_bytes()));
-        // SAFETY: `subscribe` may be called from any thread, and the texts are alive during the call.
+        // SAFETY: `subscribe` may be called from any thread, and the texts are alive during the
+        // call.
         Host::done(unsafe {
             (self.api.subscribe)(self.api.plugin, client_id, filter, u32::from(options), subscription_id)
         })
@@ -174,7 +177,8 @@ impl Host {
     /// [`Refused`] for an invalid filter.
     pub fn unsubscribe(self, client_id: &str, filter: &str) -> Result<(), Refused> {
         let (client_id, filter) = (Slice::of(client_id.as_bytes()), Slice::of(filter.as_bytes()));
-        // SAFETY: `unsubscribe` may be called from any thread, and the texts are alive during the call.
+        // SAFETY: `unsubscribe` may be called from any thread, and the texts are alive during the
+        // call.
         Host::done(unsafe { (self.api.unsubscribe)(self.api.plugin, client_id, filter) })
     }
 
@@ -191,7 +195,8 @@ impl Host {
             Whose::User(username) => (Scope::USER, username),
             Whose::Topics(filter) => (Scope::TOPIC_FILTER, filter),
         };
-        // SAFETY: `invalidate` may be called from any thread, and the text is alive during the call.
+        // SAFETY: `invalidate` may be called from any thread, and the text is alive during the
+        // call.
         Host::done(unsafe { (self.api.invalidate)(self.api.plugin, scope, Slice::of(what.as_bytes())) })
     }
 
@@ -202,7 +207,8 @@ impl Host {
     /// [`Refused`] for a shard that does not exist, and above `plugin_mail_bytes_max`.
     pub fn instance_message(self, to_shard: Option<u32>, number: u64, bytes: &[u8]) -> Result<(), Refused> {
         let to = to_shard.unwrap_or(ALL_SHARDS);
-        // SAFETY: `instance_message` may be called from any thread, and the bytes are alive during the call.
+        // SAFETY: `instance_message` may be called from any thread, and the bytes are alive during
+        // the call.
         Host::done(unsafe { (self.api.instance_message)(self.api.plugin, to, number, Slice::of(bytes)) })
     }
 

@@ -36,13 +36,14 @@ impl Handle {
         };
         let mut metric = 0;
         let api = host.api();
-        // SAFETY: `metric` may be called from any thread, the table is alive during the call, and `metric` is writable.
+        // SAFETY: `metric` may be called from any thread, the table is alive during the call, and
+        // `metric` is writable.
         let status = unsafe { (api.metric)(api.plugin, &raw const table, &raw mut metric) };
         if status == Status::OK { Ok(Handle { host, metric }) } else { Err(Refused { field: None, status }) }
     }
 
     fn measure(self, value: i64) {
-        // SAFETY: `measure` may be called from any thread. It fails only for a metric that is not there.
+        // SAFETY: `measure` may be called from any thread. It fails only for an unknown metric.
         let _ = unsafe { (self.host.api().measure)(self.metric, value) };
     }
 
@@ -79,7 +80,7 @@ impl Gauge {
 
     /// Adds `by`, which may be negative.
     pub fn adjust(self, by: i64) {
-        // SAFETY: `adjust` may be called from any thread. It fails only for a metric that is not there.
+        // SAFETY: `adjust` may be called from any thread. It fails only for an unknown metric.
         let _ = unsafe { (self.0.host.api().adjust)(self.0.metric, by) };
     }
 

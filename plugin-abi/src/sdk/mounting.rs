@@ -120,8 +120,8 @@ impl Host {
 
     fn hook(self, table: &Mount) -> Result<HookId, Refused> {
         let (api, mut number) = (self.api(), 0);
-        // SAFETY: `hook` may be called from any thread, the table and what it points to are alive during the call, and `number` is
-        // writable.
+        // SAFETY: `hook` may be called from any thread, the table and what it points to are alive
+        // during the call, and `number` is writable.
         let status = unsafe { (api.hook)(api.plugin, table, &raw mut number) };
         if status == Status::OK { Ok(HookId(number)) } else { Err(Refused { field: None, status }) }
     }

@@ -23,7 +23,8 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// A message of QoS 0 that is not retained. Topic and properties are checked when it is published.
+    /// A message of QoS 0 that is not retained. Topic and properties are checked when it is
+    /// published.
     pub fn new(topic: impl Into<String>, payload: impl Into<Vec<u8>>) -> Outgoing {
         Outgoing { topic: topic.into(), payload: payload.into(), ..Outgoing::default() }
     }

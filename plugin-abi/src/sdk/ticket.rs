@@ -67,7 +67,8 @@ impl Open {
             })
             .collect();
         let complete = self.host.api().complete;
-        // SAFETY: `complete` may be called from any thread; `changes` and what they point to live through the call.
+        // SAFETY: `complete` may be called from any thread; `changes` and what they point to live
+        // through the call.
         let status = unsafe { complete(self.ticket, flow, changes.as_ptr(), changes.len()) };
         if status != Status::OK && status != Status::STALE {
             self.host.error(format_args!(
@@ -357,7 +358,8 @@ impl PublishTicket {
         self.set_refusal(disposition::REJECT, reason, text);
     }
 
-    /// Refuses the message and disconnects its publisher; otherwise as [`PublishTicket::set_rejected`].
+    /// Refuses the message and disconnects its publisher; otherwise as
+    /// [`PublishTicket::set_rejected`].
     pub fn set_disconnected(&mut self, reason: Reason, text: &str) {
         self.set_refusal(disposition::DISCONNECT, reason, text);
     }

@@ -172,7 +172,8 @@ impl<'a> VerbCall<'a> {
     pub(crate) fn answer(&self, answer: &Answer) -> Result<(), (Status, String)> {
         let bytes = serde_json::to_vec(answer)
             .map_err(|error| (Status::FAILED, format!("the answer is no JSON: {error}")))?;
-        // SAFETY: the sink is the host's, alive during the call that this belongs to, as the bytes are.
+        // SAFETY: the sink is the host's, alive during the call that this belongs to, as the bytes
+        // are.
         match unsafe { (self.sink.write)(self.sink.ctx, Slice::of(&bytes)) } {
             Status::OK => Ok(()),
             status => Err((status, format!("the broker does not take an answer of {} bytes", bytes.len()))),

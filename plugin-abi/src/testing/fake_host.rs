@@ -23,7 +23,8 @@ pub(super) fn on_shard<R>(shard: u32, call: impl FnOnce() -> R) -> R {
     result
 }
 
-/// A message that a plugin has published with [`crate::Host::publish`] or [`crate::Host::publish_as`].
+/// A message that a plugin has published with [`crate::Host::publish`] or
+/// [`crate::Host::publish_as`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Topic name.
@@ -184,7 +185,8 @@ pub(super) unsafe extern "C" fn in_flight(plugin: u64, flow: u32, out: *mut u64)
 }
 
 pub(super) unsafe extern "C" fn publish(plugin: u64, message: *const NewMessage) -> Status {
-    // SAFETY: the contract of `publish`: null or a table that lives through the call, as what it points to does.
+    // SAFETY: the contract of `publish`: null or a table that lives through the call, as what it
+    // points to does.
     match unsafe { PluginMessage::of(message) }.and_then(|message| noted(&message)) {
         Ok(message) => {
             with(plugin, |fake| fake.published.push(message)).map_or(Status::STALE, |()| Status::OK)
@@ -198,7 +200,8 @@ pub(super) unsafe extern "C" fn publish_as(
     behalf: *const OnBehalf,
     message: *const NewMessage,
 ) -> Status {
-    // SAFETY: the contract of `publish_as`: null or tables that live through the call, as what they point to does.
+    // SAFETY: the contract of `publish_as`: null or tables that live through the call, as what they
+    // point to does.
     let read = unsafe { Behalf::of(behalf).and_then(|behalf| Ok((behalf, PluginMessage::of(message)?))) };
     let noted = read.and_then(|(behalf, message)| Ok((behalf, noted(&message)?)));
     let (behalf, message) = match noted {
@@ -345,7 +348,8 @@ impl<P: Exported> TestPlugin<P> {
     pub fn answer_on(&mut self, shard: u32, number: u64, reason: Reason) {
         let instance = self.shards[shard as usize];
         let code = [reason.0];
-        // SAFETY: the instance lives as long as `self`, which stays on its thread; the byte lives through the call.
+        // SAFETY: the instance lives as long as `self`, which stays on its thread; the byte lives
+        // through the call.
         on_shard(shard, || unsafe {
             self.table.on_instance_message()(instance, FROM_BROKER, number, Slice::of(&code));
         });
@@ -358,7 +362,8 @@ impl<P: Exported> TestPlugin<P> {
         let mut page = FetchedWriter::new(next);
         messages.iter().for_each(|message| message.write_to_page(&mut page));
         let bytes = page.finish();
-        // SAFETY: the instance lives as long as `self`, which stays on its thread; the bytes live through the call.
+        // SAFETY: the instance lives as long as `self`, which stays on its thread; the bytes live
+        // through the call.
         on_shard(shard, || unsafe {
             self.table.on_instance_message()(instance, FROM_BROKER, number, Slice::of(&bytes));
         });
@@ -430,7 +435,8 @@ impl<P: Exported> TestPlugin<P> {
             for message in message {
                 let instance = self.shards[message.to as usize];
                 let bytes = Slice::of(&message.bytes);
-                // SAFETY: the instance lives as long as `self`, which stays on its thread; the bytes live through the call.
+                // SAFETY: the instance lives as long as `self`, which stays on its thread; the
+                // bytes live through the call.
                 on_shard(message.to, || unsafe {
                     self.table.on_instance_message()(instance, message.from, message.number, bytes)
                 });

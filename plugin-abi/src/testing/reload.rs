@@ -12,7 +12,8 @@ use crate::sdk::Exported;
 const PIECE_BYTES: u64 = 256;
 
 unsafe extern "C" fn take_state(ctx: *mut c_void, bytes: Slice) -> Status {
-    // SAFETY: whoever exports made it of a vector that lives through the call, and the plugin lends the bytes for it.
+    // SAFETY: whoever exports made it of a vector that lives through the call, and the plugin lends
+    // the bytes for it.
     let (state, bytes) = unsafe { (&mut *ctx.cast::<Vec<u8>>(), bytes.bytes()) };
     state.extend_from_slice(bytes);
     Status::OK
@@ -169,7 +170,8 @@ impl<P: Exported> TestPlugin<P> {
                 let sink = StateSink { ctx: (&raw mut state).cast(), write: take_state };
                 let mut exported = Status::OK;
                 let export = with_error(|error| {
-                    // SAFETY: the instance lives as long as `self`; the rest lives through the call.
+                    // SAFETY: the instance lives as long as `self`; the rest lives through the
+                    // call.
                     exported = unsafe { self.table.export_state()(*from, &raw const sink, error) };
                     if exported == Status::UNSUPPORTED { Status::OK } else { exported }
                 });

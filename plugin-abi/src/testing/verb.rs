@@ -44,7 +44,8 @@ pub(super) fn call(
     let sink = StateSink { ctx: (&raw mut answer).cast(), write };
     let verb = table.verb().ok_or("the plugin has no function for verbs")?;
     let shared = if form.local { std::ptr::null_mut() } else { shared };
-    // SAFETY: `shared` is what `load` gave, or null for a local verb; everything else is alive during the call.
+    // SAFETY: `shared` is what `load` gave, or null for a local verb; everything else is alive
+    // during the call.
     with_error(|error| unsafe {
         verb(shared, Slice::of(name.as_bytes()), pairs.as_ptr(), pairs.len(), &raw const sink, error)
     })?;
@@ -52,7 +53,8 @@ pub(super) fn call(
 }
 
 unsafe extern "C" fn write(ctx: *mut c_void, bytes: Slice) -> Status {
-    // SAFETY: `ctx` is the `Vec` of the call that is running, and the plugin lends the bytes for this one.
+    // SAFETY: `ctx` is the `Vec` of the call that is running, and the plugin lends the bytes for
+    // this one.
     unsafe { (*ctx.cast::<Vec<u8>>()).extend_from_slice(bytes.bytes()) };
     Status::OK
 }

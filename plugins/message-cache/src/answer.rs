@@ -32,7 +32,7 @@ pub enum ShardRequest {
         of: u32,
         /// The shard whose page it is.
         source: u32,
-        /// Only messages of the asked shard up to this number.
+        /// Only messages of shard `of` up to this number.
         upto: u64,
         /// Returned with the counts; identifies the page.
         serial: u32,

@@ -127,7 +127,8 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
     /// that is being written in place is not read halfway. `on_change` runs on the watching thread.
     ///
     /// # Errors
-    /// The file cannot be read, is too large or not UTF-8, has a line that `parse` refuses, or no thread can be started.
+    /// The file cannot be read, is too large or not UTF-8, has a line that `parse` refuses, or no
+    /// thread can be started.
     pub fn open(
         watch: Watch,
         parse: impl Fn(&str) -> Result<T, LineError> + Send + 'static,
@@ -187,7 +188,8 @@ impl<T> Drop for WatchedFile<T> {
         *lock(&self.stop.requested) = true;
         self.stop.wake.notify_all();
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been reported by the panic hook; there is nothing left to undo here.
+            // A panic of the thread has been reported by the panic hook; there is nothing left to
+            // undo here.
             let _ = thread.join();
         }
     }

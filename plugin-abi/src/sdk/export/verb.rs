@@ -18,7 +18,8 @@ pub(super) unsafe extern "C" fn verb<P: Exported>(
     error: *mut ErrorText,
 ) -> Status {
     let call = || {
-        // SAFETY: the host passes what `load` gave it, before `unload`, or null; nothing but `unload` takes it exclusively.
+        // SAFETY: the host passes what `load` gave it, before `unload`, or null; nothing but
+        // `unload` takes it exclusively.
         let shared = unsafe { plugin.cast::<Shared<P>>().as_ref() };
         // SAFETY: the sink is null or the host's, alive during the call.
         let sink = unsafe { out.as_ref() };

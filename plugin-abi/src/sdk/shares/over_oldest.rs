@@ -102,7 +102,7 @@ impl<V: Weigh> Shares<V> {
     }
 
     /// The usage that is allowed after the call if no more entries may be evicted: as much as
-    /// before, or one value above a limit that was kept before.
+    /// before, or one value above a limit that was not exceeded before.
     fn most_after(&self, entries: u64, held: u64) -> ShareLimits {
         let mut most = ShareLimits {
             entries_max: self.limits.entries_max.max(self.entries.len() as u64),

@@ -1,4 +1,4 @@
-//! Tests of what is kept and what is removed, and of pages.
+//! Tests of stored and removed messages, and of pages.
 #![allow(clippy::unwrap_used)]
 
 use grapnel_plugin_abi::EVICTED_AT_ONCE;

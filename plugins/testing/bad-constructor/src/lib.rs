@@ -34,7 +34,8 @@ extern "C" fn constructor() {
     }
 }
 
-// SAFETY: the dynamic linker calls what stands in this section, as functions that take nothing they need and return nothing.
+// SAFETY: the dynamic linker calls what stands in this section, as functions that take nothing they
+// need and return nothing.
 #[unsafe(link_section = ".init_array")]
 #[used]
 static CONSTRUCTOR: extern "C" fn() = constructor;

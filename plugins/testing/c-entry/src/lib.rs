@@ -119,7 +119,8 @@ static TABLE: LazyLock<PluginModule> = LazyLock::new(|| {
 });
 
 /// The table of this plugin.
-// SAFETY: no other library of this process is looked up by this name, and the linker keeps its symbols local.
+// SAFETY: no other library of this process is looked up by this name, and the linker keeps its
+// symbols local.
 #[unsafe(no_mangle)]
 pub extern "C" fn grapnel_plugin_v1() -> *const PluginModule {
     &raw const *TABLE
