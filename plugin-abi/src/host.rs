@@ -104,8 +104,8 @@ pub struct Entry {
 /// Its address marks the entry of a tripped plugin; the value is never read.
 static TRIPPED: u8 = 0;
 
-// SAFETY: an entry only carries the pointers between the loader and its shard. That it is called on
-// that shard's thread alone is what `Entry::new` is promised.
+// SAFETY: an entry only carries the pointers between the loader and its shard. The caller of
+// `Entry::new` guarantees that it is called only on that shard's thread.
 unsafe impl Send for Entry {}
 
 impl std::fmt::Debug for Entry {
@@ -123,8 +123,8 @@ pub struct InstanceEntry {
         unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
 }
 
-// SAFETY: as for `Entry`: it only carries the pointers; that it is used on its shard's thread is
-// what `new` is promised.
+// SAFETY: as for `Entry`: it only carries the pointers, and the caller of `new` guarantees that
+// they are used only on its shard's thread.
 unsafe impl Send for InstanceEntry {}
 
 impl InstanceEntry {
@@ -149,7 +149,8 @@ impl InstanceEntry {
 
     /// Calls `on_timer`.
     pub fn timer(&self, timer: u64, number: u64) {
-        // SAFETY: `new` was promised that all of it is alive and belongs to this thread.
+        // SAFETY: the caller of `new` guarantees that all of it is alive and belongs to this
+        // thread.
         unsafe { (self.on_timer)(self.instance, timer, number) }
     }
 
@@ -208,10 +209,11 @@ impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
     /// Calls a hook that was mounted without arguments.
     #[inline]
     pub fn call(&mut self, entry: &Entry) -> Flow {
-        // SAFETY: `Entry::new` was promised that the function and the instance are alive and belong
-        // to this thread, and the event and what it points to outlive the call; the plugin may not
-        // keep them, which its contract says. No reference to the event or to the accumulator
-        // exists meanwhile: both are lent to this visit, which has none out, being borrowed.
+        // SAFETY: the caller of `Entry::new` guarantees that the function and the instance are
+        // alive and belong to this thread. The event and what it points to outlive the call, and by
+        // contract the plugin does not keep them. No reference to the event or to the accumulator
+        // exists meanwhile: both are lent to this visit, which is mutably borrowed and has returned
+        // no reference.
         unsafe { (entry.function)(entry.instance, self.event) }
     }
 
@@ -226,14 +228,15 @@ impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
     /// The accumulator.
     #[inline]
     pub fn access(&mut self) -> &mut A {
-        // SAFETY: it is lent to this visit, and no hook runs, since that needs this visit.
+        // SAFETY: the accumulator is lent to this visit. No hook runs now, because that needs this
+        // visit.
         unsafe { &mut *self.access }
     }
 
     /// The accumulator and the event. No hook has access to them at this moment.
     #[inline]
     pub fn parts(&mut self) -> (&mut A, &mut Event) {
-        // SAFETY: as in `access`; they are two things.
+        // SAFETY: as in `access`; the accumulator and the event are separate objects.
         unsafe { (&mut *self.access, &mut *self.event) }
     }
 

@@ -29,8 +29,8 @@ unsafe impl Send for PluginThread {}
 impl PluginThread {
     /// Runs it to its end, on the calling thread.
     pub fn run(self) {
-        // SAFETY: the plugin asked for this call, once, on a thread of its own, while its code is
-        // mapped, which it stays.
+        // SAFETY: the plugin requested this call, once, on its own thread, and its code stays
+        // mapped.
         unsafe { (self.run)(self.arg) }
     }
 }

@@ -51,8 +51,8 @@ impl<'a> Context<'a> {
     }
 
     pub(super) fn bytes(&self, field: Field, index: u32) -> Option<&'a [u8]> {
-        // SAFETY: the host keeps what it shows alive and unchanged until the hook returns, which is
-        // not before 'a ends.
+        // SAFETY: the host keeps every returned value alive and unchanged until the hook returns,
+        // and 'a ends before that.
         self.value(field, index).map(|value| unsafe { value.bytes.bytes() })
     }
 

@@ -12,8 +12,8 @@ use crate::sdk::Exported;
 const PIECE_BYTES: u64 = 256;
 
 unsafe extern "C" fn take_state(ctx: *mut c_void, bytes: Slice) -> Status {
-    // SAFETY: whoever exports made it of a vector that lives through the call, and the plugin lends
-    // the bytes for it.
+    // SAFETY: `ctx` was made from a vector that is valid during the call, and the plugin lends the
+    // bytes for the call.
     let (state, bytes) = unsafe { (&mut *ctx.cast::<Vec<u8>>(), bytes.bytes()) };
     state.extend_from_slice(bytes);
     Status::OK

@@ -24,17 +24,16 @@ pub struct Config {
     /// 0x89, server busy. Default 1 000.
     #[serde(default = "defaults::queue_max")]
     pub queue_max: usize,
-    /// Maximum number of these from one IPv4 address, or from one /64 network of IPv6, 1 to 100
-    /// 000. Further ones are refused with 0x89; logins from other addresses are not affected.
-    /// Default 50.
+    /// Maximum number of these from one address, or one /64 network of IPv6, 1 to 100 000. Further
+    /// ones are refused with 0x89; logins from other addresses are not affected. Default 50.
     #[serde(default = "defaults::address_queue_max")]
     pub address_queue_max: usize,
-    /// Time after which a login without a result is refused, milliseconds, 1 to 600 000. Default 10
-    /// 000.
+    /// Time after which a login without a result is refused, milliseconds, 1 to 600 000. Default
+    /// 10 000.
     #[serde(default = "defaults::deadline_ms")]
     pub deadline_ms: u32,
-    /// Maximum length of a password, bytes, 1 to 65 535; a longer one counts as wrong. Default 1
-    /// 024.
+    /// Maximum length of a password, bytes, 1 to 65 535; a longer one counts as wrong. Default
+    /// 1 024.
     #[serde(default = "defaults::password_bytes_max")]
     pub password_bytes_max: usize,
     /// Maximum memory of an entry (m of its argon2 parameters), KiB. Default 65 536 (64 MiB).

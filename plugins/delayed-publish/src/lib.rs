@@ -56,7 +56,8 @@ const PATIENCE_TAKEN_OVER_MS: u64 = 600_000;
 /// broker sends that version the replies for the old one.
 const SHARD_BITS_AT: u32 = 58;
 
-/// Numbers that a version may use per millisecond. The next version begins with higher ones.
+/// Message numbers per millisecond. A version begins with its start time in milliseconds times this
+/// value, so that its numbers are higher than those of the old version.
 const NUMBERS_IN_MS: u64 = 1 << 12;
 
 /// An instance message to itself, used when there is no timer.
