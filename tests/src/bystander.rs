@@ -1,7 +1,8 @@
-//! Clients that go on normally while a test does something to the broker: two on each shard, which
-//! pass messages on in a ring, so that every pair of neighbouring shards is used, and which ping.
-//! Used by the load tests. One thread drives them, checks that every message comes once and in
-//! order, and times it. [`Bystanders::beside`] prints their times as one row of a table.
+//! Clients that keep working while a test changes the broker. There are two on each shard. They
+//! pass messages on in a ring, so that every pair of neighbouring shards is used, and they send
+//! pings. The load tests use them. One thread drives them, checks that every message arrives once
+//! and in order, and measures latencies. [`Bystanders::beside`] prints the latencies as one row of
+//! a table.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -21,26 +22,26 @@ const MESSAGE_EVERY: Duration = Duration::from_millis(1);
 const PING_EVERY: Duration = Duration::from_millis(10);
 /// Messages of one bystander that may wait for their PUBACK, below every broker's Receive Maximum.
 const WINDOW: u64 = 30;
-/// How long [`Bystanders::beside`] measures before the work.
+/// How long [`Bystanders::beside`] measures before the work begins.
 const CALM: Duration = Duration::from_secs(1);
-/// Longer than a message of each bystander takes, so that each has been served once more.
+/// Time in which every bystander is served at least once.
 const ROUND: Duration = Duration::from_millis(100);
-/// Time between two looks at the broker's memory.
+/// Time between two readings of the broker's memory.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// What takes longer is no slow answer but a stall: far above what a busy machine adds, and less than a default session's queue
-/// of 1,000 messages can bridge.
+/// A latency above this counts as a stall. It is far above what a busy machine adds, and a default
+/// session's queue of 1,000 messages does not last that long.
 const STALL: Duration = Duration::from_secs(3);
 
-/// How long messages, or pings, took.
+/// Latencies of messages or of pings.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Latency {
-    /// How many.
+    /// Number of measurements.
     pub count: usize,
-    /// Half of them took at most this.
+    /// 50th percentile.
     pub p50: Duration,
-    /// 99 of 100 took at most this.
+    /// 99th percentile.
     pub p99: Duration,
-    /// The longest.
+    /// Maximum.
     pub longest: Duration,
 }
 
@@ -53,7 +54,7 @@ impl Latency {
     }
 }
 
-/// p50, p99 and the longest, milliseconds.
+/// p50, p99 and maximum, in milliseconds.
 impl fmt::Display for Latency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
@@ -61,43 +62,46 @@ impl fmt::Display for Latency {
     }
 }
 
-/// What the bystanders felt for some time.
+/// What the bystanders measured during a period.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Felt {
-    /// From the moment a message was due to its arrival: a broker that stands still delays all that are due meanwhile.
+    /// From the moment a message was due to its arrival. A pause of the broker delays all messages
+    /// that become due in it.
     pub messages: Latency,
-    /// From the moment a PINGREQ was due to PINGRESP; a client that waits for one sends no other.
+    /// From the moment a PINGREQ was due to its PINGRESP. A client has at most one ping
+    /// outstanding.
     pub pings: Latency,
-    /// The most memory that the broker's process had, bytes.
+    /// Maximum resident memory of the broker's process, in bytes.
     pub resident_max: u64,
 }
 
-/// What a piece of work did to the bystanders and to the broker's memory.
+/// The effect of a piece of work on the bystanders and on the broker's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Beside<T> {
-    /// What the work gave back.
+    /// Result of the work.
     pub done: T,
-    /// Felt before it.
+    /// Measured before the work.
     pub before: Felt,
-    /// Felt while it went on.
+    /// Measured during the work.
     pub during: Felt,
-    /// Memory of the broker's process before it, bytes.
+    /// Resident memory of the broker's process before the work, in bytes.
     pub resident_before: u64,
-    /// And after it.
+    /// Resident memory of the broker's process after the work, in bytes.
     pub resident_after: u64,
 }
 
 impl<T> Beside<T> {
-    /// Bytes that the broker's process had at most beyond what it had before.
+    /// Growth of the broker's memory at its maximum, in bytes.
     pub fn grown_max(&self) -> u64 {
         self.during.resident_max.max(self.resident_after).saturating_sub(self.resident_before)
     }
 }
 
-/// Memory of the broker's process, bytes.
+/// Resident memory of the broker's process, in bytes.
 ///
 /// # Panics
-/// If the process has gone.
+///
+/// If the process has ended.
 pub fn resident(broker: &Broker) -> u64 {
     resident_of(broker.process().id()).expect("the broker is our child, and runs")
 }
@@ -108,10 +112,12 @@ fn resident_of(process: u32) -> Option<u64> {
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
-/// The home shard of every client that is connected or has a session, as the broker lists them.
+/// The home shard of every client that is connected or has a session, from the broker's client
+/// list.
 ///
 /// # Panics
-/// If it does not list them.
+///
+/// If the request for the list fails.
 pub fn homes(broker: &Broker) -> BTreeMap<String, usize> {
     let listed = broker.ctl_json(&["clients", "list", "--limit", "1000000"]);
     let rows = listed["clients"].as_array().expect("a list").iter();
@@ -133,7 +139,7 @@ struct Seen {
 struct Shared {
     begun: Instant,
     seen: Mutex<Seen>,
-    /// All messages of the ring below this number have come.
+    /// All messages of the ring with a lower number have arrived.
     complete: AtomicU64,
     stop: AtomicBool,
 }
@@ -144,7 +150,7 @@ impl Shared {
     }
 }
 
-/// The bystanders of a broker, at work until they are dropped or [finished](Bystanders::finish).
+/// The bystanders of a broker. They work until they are dropped or [finished](Bystanders::finish).
 pub struct Bystanders {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -152,17 +158,18 @@ pub struct Bystanders {
 }
 
 impl Bystanders {
-    /// Connects two on each shard.
+    /// Connects two clients on each shard.
     #[track_caller]
     pub fn start(broker: &Broker) -> Bystanders {
         let shards: Vec<usize> = (0..broker.shards()).collect();
         Bystanders::start_on(broker, &shards)
     }
 
-    /// Connects two on each of these shards.
+    /// Connects two clients on each of these shards.
     ///
     /// # Panics
-    /// If they are not let in.
+    ///
+    /// If a connection is refused.
     #[track_caller]
     pub fn start_on(broker: &Broker, shards: &[usize]) -> Bystanders {
         let ring: Vec<Client> = connect(broker, shards);
@@ -189,10 +196,11 @@ impl Bystanders {
         Bystanders { shared, thread: Some(thread), process }
     }
 
-    /// What they felt since the last call.
+    /// What the bystanders measured since the last call.
     ///
     /// # Panics
-    /// If a message was lost, or one of them disconnected.
+    ///
+    /// If a message was lost, or a bystander was disconnected.
     #[track_caller]
     pub fn since(&self) -> Felt {
         let mut seen = self.shared.seen();
@@ -207,16 +215,18 @@ impl Bystanders {
         }
     }
 
-    /// Waits until every message that is due by now has come, and a round of the ring more.
+    /// Waits until every message that is due by now has arrived, and for one more round of the
+    /// ring.
     ///
     /// # Panics
-    /// If they do not come in time, or something was wrong.
+    ///
+    /// If they do not arrive in time, or a bystander found an error.
     #[track_caller]
     pub fn settle(&self) {
         self.complete(self.shared.begun.elapsed() + ROUND);
     }
 
-    /// Waits for every message that is due at a moment, by the ring's clock.
+    /// Waits for every message that is due at a moment of the ring's clock.
     #[track_caller]
     fn complete(&self, moment: Duration) {
         let deadline = Instant::now() + moment.saturating_sub(self.shared.begun.elapsed()) + PATIENCE;
@@ -228,11 +238,12 @@ impl Bystanders {
         }
     }
 
-    /// Does `work` and prints what the bystanders felt before and meanwhile, and the broker's memory, as the row `row` of a
-    /// table: p50, p99 and the longest in milliseconds, memory in MiB.
+    /// Runs `work`. Prints the bystanders' latencies before and during the work, and the broker's
+    /// memory, as the row `row` of a table: p50, p99 and maximum in milliseconds, memory in MiB.
     ///
     /// # Panics
-    /// If a bystander lost a message or its connection, or the broker stood still for three seconds.
+    ///
+    /// If a bystander lost a message or its connection, or a latency exceeded three seconds.
     #[track_caller]
     pub fn beside<T>(&self, row: &str, what: &str, work: impl FnOnce() -> T) -> Beside<T> {
         let memory = || resident_of(self.process).expect("the broker runs");
@@ -260,10 +271,11 @@ impl Bystanders {
         beside
     }
 
-    /// Lets all that is on its way arrive, and disconnects them.
+    /// Waits for all messages under way, and disconnects the bystanders.
     ///
     /// # Panics
-    /// If a message was lost, or one of them disconnected.
+    ///
+    /// If a message was lost, or a bystander was disconnected.
     #[track_caller]
     pub fn finish(mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -280,7 +292,8 @@ impl Drop for Bystanders {
     }
 }
 
-/// Clients on these shards, shard by shard; which name lives where is the broker's secret, so names are tried.
+/// Connects clients on these shards, in this order. Only the broker can compute the shard of a
+/// client identifier, so identifiers are tried until one fits.
 #[track_caller]
 fn connect(broker: &Broker, shards: &[usize]) -> Vec<Client> {
     let mut found: BTreeMap<usize, Vec<Client>> = BTreeMap::new();
@@ -310,7 +323,8 @@ fn topic(place: usize) -> String {
     format!("bystander/{place}")
 }
 
-/// One of the ring. It publishes the messages `place`, `place + count` and so on to the next one, each at its time.
+/// One client of the ring. It publishes the messages `place`, `place + count` and so on to the next
+/// client, each at its time.
 struct Member {
     line: Line,
     count: u64,
@@ -351,7 +365,7 @@ impl Member {
         self.line.flush()
     }
 
-    /// Takes what has come and acknowledges it; how long each message and ping took.
+    /// Reads and acknowledges what has arrived. Returns the latencies of the messages and pings.
     fn receive(&mut self, begun: Instant) -> Result<(Vec<Duration>, Vec<Duration>), String> {
         let (mut messages, mut pings) = (Vec::new(), Vec::new());
         let mut acknowledgements = Vec::new();
@@ -371,7 +385,7 @@ impl Member {
             }
             Packet::Pingresp if *ping_waits => {
                 pings.push(next_ping.elapsed());
-                // One at a time: a late answer does not make the next one late.
+                // The next ping is scheduled from now: a late PINGRESP does not count twice.
                 *next_ping = (*next_ping + PING_EVERY).max(Instant::now());
                 *ping_waits = false;
             }
@@ -379,7 +393,7 @@ impl Member {
                 wrong.get_or_insert(format!("{other:?}, where message {next_in} was next"));
             }
         });
-        // Judged first: what came before the end says more.
+        // The error of a packet comes first: it says more than the end of the connection.
         wrong.map_or(read, Err)?;
         self.line.queue(&acknowledgements);
         self.line.flush()?;
@@ -387,7 +401,7 @@ impl Member {
     }
 }
 
-/// When a message of the ring is to be sent.
+/// When a message of the ring is due.
 fn due(begun: Instant, number: u64) -> Instant {
     begun + MESSAGE_EVERY * number as u32
 }
@@ -424,24 +438,24 @@ impl Ring<'_> {
         }
         for member in &mut self.members {
             member.line.queue(&[0xE0, 0]);
-            // Nothing depends on it any more.
+            // An error here changes no result.
             drop(member.line.flush());
         }
         Ok(())
     }
 
-    /// Whether every message has come.
+    /// Whether every message has arrived.
     fn is_empty(&self) -> bool {
         let senders = self.members.iter();
         senders.zip(self.members.iter().cycle().skip(1)).all(|(from, to)| from.next_out == to.next_in)
     }
 
-    /// Waits up to the next message's time for packets, and takes them.
+    /// Waits for packets until the next message is due at the latest, and reads them.
     fn receive(&mut self, begun: Instant) -> Result<(), String> {
         let first = self.members.iter().map(|member| due(begun, member.next_out)).min();
         let left = first.map_or(MESSAGE_EVERY, |due| due.saturating_duration_since(Instant::now()));
         let microseconds = left.min(MESSAGE_EVERY).as_micros() as u64;
-        // Where the first is due and may not be sent yet, its acknowledgement is awaited.
+        // If the next message is due but must wait for a PUBACK, wait for packets a little.
         let microseconds = microseconds.max(100);
         for place in ready(self.members.iter().map(|member| &member.line), microseconds) {
             let received = self.members[place].receive(begun);

@@ -1,6 +1,6 @@
-//! Who may connect, and who decides: every way in which that can change, with a user name and
-//! without, on a listener that other machines reach and on one that only this machine reaches. Each
-//! change is one line of the log, and a change that failed is none.
+//! Which clients may connect, and which plugin decides. Covers every change of that, with and
+//! without a user name, on a loopback listener and on a public one. Each change writes one line to
+//! the log, a failed change none.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, plugin};
 
-/// What CONNACK says to a client without a user name, to one with a name nobody knows, and to one that auth-file knows.
+/// CONNACK codes for a client without a user name, with an unknown one, and with one that auth-file
+/// has.
 type Codes = [u8; 3];
 
 fn codes(address: SocketAddr) -> Codes {
@@ -21,21 +22,21 @@ fn codes(address: SocketAddr) -> Codes {
     })
 }
 
-/// Lines about logins so far.
+/// Log lines about logins so far.
 fn lines(broker: &Broker) -> Vec<String> {
     let about_logins =
         |line: &str| Some(line.split_once(" access: ")?.1.to_owned()).filter(|line| line.contains("logins"));
     broker.process().lines(about_logins)
 }
 
-/// Waits until there are so many.
+/// Waits until there are so many of them.
 fn wait_for_lines(broker: &Broker, count: usize) -> Vec<String> {
     let about_logins = |line: &str| (line.contains(" access: ") && line.contains("logins")).then_some(());
     broker.process().wait_for_lines("access", count, PATIENCE, about_logins);
     lines(broker)
 }
 
-/// A file for auth-file with one user. Each login that it looks up costs a hash.
+/// A file for auth-file with one user. Each login with that name costs a hash.
 fn users(broker: &Broker) -> String {
     let file = broker.home().join("users");
     let mut passwd = grapnel_tests::process::command(plugin::built("grapnel-ctl"));
@@ -44,19 +45,20 @@ fn users(broker: &Broker) -> String {
     plugin::argument(&file).to_owned()
 }
 
-/// Nobody without a plugin's Allow.
+/// Without an Allow of a plugin every client is refused.
 const SHUT: Codes = [0x86, 0x86, 0x86];
-/// Nobody decides, and that lets in.
+/// No plugin decides, and clients are admitted.
 const OPEN: Codes = [0, 0, 0];
 /// auth-file decides.
 const KNOWN: Codes = [0x86, 0x86, 0];
 const KNOWN_OR_NAMELESS: Codes = [0, 0x86, 0];
-/// A plugin is mounted and answers nobody.
+/// A plugin is mounted and returns no decision.
 const NAMELESS: Codes = [0, 0x86, 0x86];
-/// A plugin that may not be left out does not answer (server unavailable).
+/// A required plugin does not answer (server unavailable).
 const AWAY: Codes = [0x88, 0x88, 0x88];
 
-/// What an operator does; what is refused; how it is then, outside and inside; what the log says, if something has changed.
+/// The operator's command; the expected refusal; the codes on the public and on the loopback
+/// listener afterwards; the expected log line if something has changed.
 struct Step {
     ctl: &'static [&'static str],
     refused: Option<&'static str>,
@@ -90,7 +92,8 @@ fn steps() -> Vec<Step> {
         refused(&["plugins", "unload", "auth-file"], LAST, FILE),
         refused(&["plugins", "disable", "auth-file"], "say --force", FILE),
         refused(&["hooks", "unmount", "auth-file", "client.authenticate", "authenticate"], LAST, FILE),
-        // Another that lets everybody in whom it is asked about: behind the file first, then in front of it.
+        // A second plugin that allows every client: first after auth-file in the chain, then before
+        // it.
         done(
             &[
                 "plugins",
@@ -126,7 +129,7 @@ fn steps() -> Vec<Step> {
         done(&["hooks", "mount", "auth-file", "client.authenticate", "authenticate"], FILE, BY_FILE),
         done(&["plugins", "disable", "auth-file", "--force"], NOBODY, NO_PLUGIN),
         done(&["plugins", "enable", "auth-file"], FILE, BY_FILE),
-        // One that is mounted everywhere, answers nobody, and fails where it is told to.
+        // A plugin at all hook points that returns no decision, and fails where the test sets that.
         done(
             &["plugins", "load", "table", "--set", "place=0", "--set", "record=RECORD"],
             FILE,
@@ -188,7 +191,7 @@ fn every_way_to_open_or_shut_the_door_is_one_line_of_the_log() {
     assert_eq!(lines(&broker).len(), known);
 }
 
-/// A request to the API; its status line and body.
+/// Sends a request to the API. Returns status line and body.
 fn ask(broker: &Broker, method: &str, path: &str) -> String {
     let mut stream = UnixStream::connect(broker.socket()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -198,7 +201,8 @@ fn ask(broker: &Broker, method: &str, path: &str) -> String {
     answer
 }
 
-/// The last authorizer likewise, also over HTTP; where only this machine reaches the broker, nobody is asked.
+/// The same holds for the last authorizer and over HTTP. A broker that only loopback reaches does
+/// not authorize.
 #[test]
 fn the_last_plugin_that_decides_what_clients_may_do_goes_by_force_alone() {
     for outside in [true, false] {
@@ -221,8 +225,8 @@ fn the_last_plugin_that_decides_what_clients_may_do_goes_by_force_alone() {
     }
 }
 
-/// What the configuration says of anonymous clients holds whatever has become of the plugin, wherever it was said, and on whatever
-/// address: the command line changes that alone.
+/// The setting for anonymous clients applies whatever the state of the plugin, wherever it was set,
+/// and on every address. Only the command line changes it.
 #[test]
 fn what_is_configured_holds_without_a_plugin_and_on_another_address() {
     let shut = "[[listeners]]\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n";
@@ -233,9 +237,10 @@ fn what_is_configured_holds_without_a_plugin_and_on_another_address() {
         ("", None, OPEN),
         (shut, None, SHUT),
         ("", Some(variable), SHUT),
-        // Its file cannot be read: it is not loaded, and nobody comes in for that.
+        // The plugin's file cannot be read: the plugin is not loaded, and no client is admitted
+        // because of that.
         (&format!("{shut}{missing}"), None, SHUT),
-        // Where nobody has said so, a broker on loopback is open, and says so.
+        // A broker on loopback without the setting admits clients, and logs that.
         (missing, None, OPEN),
     ];
     for (config, variable, expected) in rows {
@@ -249,8 +254,8 @@ fn what_is_configured_holds_without_a_plugin_and_on_another_address() {
     }
 }
 
-/// Subscriptions that new rules take are told: to the operator who changed them, in one line of the log, and to the client where
-/// the operator wants that.
+/// Subscriptions that new rules remove are reported: to the operator who changed the rules, in one
+/// line of the log, and to the client if the operator has set that.
 #[test]
 fn subscriptions_that_rules_take_are_told() {
     let config = "[mqtt]\nrevoke = \"disconnect\"\n[authorization]\nno_match = \"deny\"\n";

@@ -1,5 +1,6 @@
-//! Retained messages that plugins read on behalf of clients: of all shards, in pages within their bounds, each message authorized as
-//! its delivery would be; and nothing of it stays, whatever becomes of the client, the plugin or the rules.
+//! Reads of retained messages by plugins on behalf of clients. A read covers all shards, in bounded
+//! pages, and each message is authorized like its delivery. No state remains when the client or the
+//! plugin goes or the rules change.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -25,7 +26,7 @@ const PAGES_OF_CLIENT_MAX: usize = 8;
 pub(crate) const READER: PluginHandle = PluginHandle(9);
 const AUTHORIZE: HookPoint = HookPoint::ClientAuthorize;
 
-/// Numbers and bytes of the instance messages that an instance has got.
+/// Request numbers and bytes of the instance messages that an instance has received.
 #[derive(Default)]
 struct InstanceMessages(RefCell<Vec<(u64, Vec<u8>)>>);
 
@@ -38,11 +39,11 @@ unsafe extern "C" fn on_instance_message(instance: *mut c_void, from: u32, numbe
     messages.0.borrow_mut().push((number, bytes.to_vec()));
 }
 
-/// A page as ABI.md describes its bytes.
+/// A page, decoded as ABI.md describes it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) next: Vec<u8>,
-    /// Field by field, as number and bytes.
+    /// Fields of each message, as number and bytes.
     pub(crate) messages: Vec<Vec<(u32, Vec<u8>)>>,
 }
 
@@ -83,15 +84,15 @@ impl Page {
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) client: ClientId,
-    /// The client's shard.
+    /// The client's home shard.
     pub(crate) home: usize,
     messages: &'static InstanceMessages,
-    /// The client as a hook has kept it, when it published to `keep`.
+    /// The client's identity. The hook stores it when the client publishes to `keep`.
     kept: Rc<RefCell<Vec<u8>>>,
 }
 
 impl Scene {
-    /// With a client `c` on whose shard these links are.
+    /// A scene with a client `c`, on whose shard these links are mounted.
     pub(crate) fn with(shards: usize, links: Vec<Link>, limits: impl FnOnce(&mut Limits)) -> Scene {
         let mut world = World::with(shards, limits);
         let client = world.connect("c", &Ask::v(Version::V5));
@@ -106,7 +107,7 @@ impl Scene {
         self.mount_with(links, Vec::new());
     }
 
-    /// The reader is there, and not called for now.
+    /// Suspends the reading plugin.
     pub(crate) fn rest(&mut self) {
         self.mount_with(Vec::new(), vec![READER]);
     }
@@ -115,7 +116,7 @@ impl Scene {
         self.mount_versions(links, &[READER], suspended);
     }
 
-    /// The same with these versions of the reader, or other plugins, all with one instance.
+    /// The same with these versions of the reader, or other plugins, that share one instance.
     pub(crate) fn mount_versions(
         &mut self,
         links: Vec<Link>,
@@ -147,7 +148,7 @@ impl Scene {
         Whom::Identity(Box::new(Identity::from_stored(&kept).expect("a client's")))
     }
 
-    /// Topics `PREFIX/0` and so on, each with a retained message.
+    /// Stores a retained message at each of the topics `PREFIX/0` and so on.
     pub(crate) fn retain(&mut self, prefix: &str, count: usize) -> Vec<String> {
         let topics: Vec<String> = (0..count).map(|n| format!("{prefix}/{n}")).collect();
         for topic in &topics {
@@ -170,7 +171,7 @@ impl Scene {
         self.world.drive();
     }
 
-    /// What the plugin has got since it was last asked.
+    /// Instance messages since the last call.
     pub(crate) fn messages(&self) -> Vec<(u64, Vec<u8>)> {
         self.messages.0.take()
     }
@@ -181,7 +182,7 @@ impl Scene {
         page(bytes)
     }
 
-    /// All pages of a filter, one after the other.
+    /// All pages of a filter, in order.
     pub(crate) fn pages(&mut self, fetch: &Fetch) -> Vec<Page> {
         let mut pages = Vec::new();
         let mut place = FetchPlace::first();
@@ -203,7 +204,7 @@ impl Scene {
         rows.iter().find(|(row, ..)| *row == name).expect("a counter").1
     }
 
-    /// What the log is told of refusals.
+    /// Refusals that were logged.
     pub(crate) fn logged(&mut self) -> Vec<(PluginHandle, String)> {
         let refused = std::mem::take(&mut self.world.shards[self.home].outbox().behalf_refused);
         let text =
@@ -247,7 +248,7 @@ pub(crate) fn even_alone(log: &Log) -> Link {
     Link { deliver: true, ..link(3, 0, FaultPolicy::Deny, act) }
 }
 
-/// Has every delivery answered later.
+/// Defers the verdict for each delivery.
 pub(crate) fn deliveries_later(taken: &Taken) -> Link {
     let taken = taken.clone();
     let act = move |call: &mut Call<'_>| {
@@ -340,7 +341,7 @@ fn the_filter_is_authorized_and_so_is_each_message_where_somebody_asks_about_del
     let asked = log.take();
     assert_eq!(asked.iter().filter(|about| *about == "2 open/#").count(), pages.len(), "of each page");
     assert_eq!(asked.iter().filter(|about| about.starts_with("3 open/")).count(), 10, "{asked:?}");
-    // Nobody asks about deliveries any more.
+    // No plugin authorizes deliveries any more.
     let all = link(3, 0, FaultPolicy::Deny, |call| {
         call.set(Field::VERDICT, 1, "", "");
         Flow::STOP
@@ -363,14 +364,15 @@ fn messages_are_authorized_later_and_silence_opens_nothing() {
     scene.complete(taken.ticket(2), Flow::STOP, deny(0x87));
     scene.complete(taken.ticket(3), Flow::STOP, allow());
     assert_eq!(scene.page().topics(), ["r/0", "r/3"]);
-    // Nobody answers: that is no page from which something is left out.
+    // A missing verdict is an error, not a page without the message.
     scene.ask(2, fetch("r/#"));
     scene.complete(taken.ticket(4), Flow::STOP, allow());
     scene.world.pass_ms(1_100);
     assert_eq!((scene.messages(), taken.about().len()), (vec![(2, vec![0x88])], 6));
 }
 
-/// A client that may have next to nothing of much does not have it all looked through at once, and slow plugins end a page.
+/// A page examines a bounded number of messages, even if the client may read almost none, and slow
+/// plugins end a page.
 #[test]
 fn a_page_is_bounded_by_what_is_judged_and_by_time() {
     let log = Log::default();
@@ -399,7 +401,8 @@ fn a_page_is_bounded_by_what_is_judged_and_by_time() {
     assert_eq!(scene.page().messages.len(), 94, "it goes on behind them");
 }
 
-/// Whoever has the identifier by then does not get what another one may have, also where the rules change at the same time.
+/// Another principal with the same client identifier does not get the page, also if the rules
+/// change at the same time.
 #[test]
 fn a_page_of_one_principal_is_not_another_s() {
     let taken = Taken::default();
@@ -416,7 +419,7 @@ fn a_page_of_one_principal_is_not_another_s() {
     assert_eq!(scene.messages(), [(1, vec![0x85])]);
 }
 
-/// Rules that change without end end a page.
+/// Rules that change repeatedly end a page.
 #[test]
 fn a_page_begins_anew_so_often_and_no_more() {
     let taken = Taken::default();
@@ -441,7 +444,8 @@ fn a_page_begins_anew_so_often_and_no_more() {
     assert_eq!(messages.len(), 1);
 }
 
-/// A plugin that is not called for now gets its page later, or that there was no room for it: nothing that is owed is lost.
+/// A suspended plugin receives its page, or the refusal for lack of space, when it is called again.
+/// No answer is lost.
 #[test]
 fn a_page_that_finds_no_room_is_answered_all_the_same() {
     let mut scene = Scene::with(2, Vec::new(), |limits| {
@@ -505,8 +509,9 @@ fn nobody_is_read_for_who_is_not_there() {
     assert_eq!(scene.messages(), [(3, vec![0x85])]);
 }
 
-/// A reload that was taken back leaves the version before as it was: what it reads comes, whatever other plugin is unloaded, and so
-/// does what the version that was taken back had asked for, where its state came back.
+/// After a reload was taken back, the previous version receives the pages that it has requested,
+/// whatever other plugin is unloaded. It also receives the pages of the version that was taken
+/// back, if that version's state came back.
 #[test]
 fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
     for comes_back in [true, false] {
@@ -537,12 +542,13 @@ fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
         }
         let mut came: Vec<u64> = scene.messages().into_iter().map(|(number, _)| number).collect();
         came.sort_unstable();
-        // What the second one had asked for is owed to nobody where its state did not come back.
+        // No version receives the pages of the second one if its state did not come back.
         assert_eq!(came, if comes_back { &[1, 2, 3][..] } else { &[1, 3] }, "{comes_back}");
     }
 }
 
-/// The same where no state goes over, with a page and an answer that come while the other version is called.
+/// The same without a state handover, with a page and an answer that arrive while the other version
+/// is called.
 #[test]
 fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
     for is_taken_back in [true, false] {
@@ -584,7 +590,8 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
     }
 }
 
-/// What a version has asked for whose load has failed, so that it was never in the chains, goes with it.
+/// Requests of a version whose load has failed, and which was never in a chain, end with that
+/// version.
 #[test]
 fn pages_of_a_version_that_was_never_called_go_with_it() {
     for fails in [false, true] {
@@ -605,13 +612,13 @@ fn pages_of_a_version_that_was_never_called_go_with_it() {
     }
 }
 
-/// Pages that wait for another shard: so many of a client and of a plugin, and one more is refused. Each makes room as it ends,
-/// whether the plugin is there to get it or not.
+/// A client and a plugin may have a bounded number of pages waiting for another shard; one more is
+/// refused. Each page that ends makes space, whether the plugin is there to receive it or not.
 #[test]
 fn so_many_pages_are_under_way_and_no_more() {
     let mut scene = Scene::with(2, Vec::new(), |limits| limits.slots_max = 1_000);
     scene.retain("r", 6);
-    // As many clients on this shard as a plugin has places for.
+    // As many clients on this shard as a plugin may have pages.
     let mut clients = vec!["c".to_owned()];
     for n in 0..200 {
         let name = format!("c{n}");
@@ -662,7 +669,7 @@ fn one_client_leaves_places_for_others() {
     assert_eq!(taken.about().len(), PAGES_OF_CLIENT_MAX + 1);
     scene.complete(taken.ticket(PAGES_OF_CLIENT_MAX), Flow::STOP, allow());
     assert_eq!(scene.messages().len(), 1);
-    // Nobody answers the others.
+    // The others get no verdict.
     scene.world.pass_ms(6_000);
     let messages = scene.messages();
     assert_eq!(messages.len(), PAGES_OF_CLIENT_MAX);
@@ -693,13 +700,13 @@ fn superusers_are_not_asked_about() {
     scene.retain("secret", 3);
     let Whom::Identity(identity) = scene.kept() else { panic!("an identity") };
     scene.mount(vec![even_alone(&log)]);
-    // Another principal than the session's, as it was kept.
+    // Another principal than that of the session: the stored one.
     let superuser = Identity { superuser: true, username: Some("root".into()), ..*identity };
     scene.ask_for(Whom::Identity(Box::new(superuser)), 1, fetch("secret/#"));
     assert_eq!((scene.page().messages.len(), log.take().len()), (3, 0));
 }
 
-/// Twice as much costs twice as much, however small the pages are.
+/// The cost of a read grows linearly with what is read, however small the pages are.
 #[test]
 fn work_grows_as_what_is_read() {
     let work = |count: usize| {
@@ -715,7 +722,8 @@ fn work_grows_as_what_is_read() {
     assert!(once <= 500 * 8, "{once}");
 }
 
-/// A page that finds nothing in a large store goes on in later turns, and others get theirs meanwhile.
+/// A page that finds nothing in a large store continues in later turns, and other requests are
+/// served meanwhile.
 #[test]
 fn a_long_search_leaves_turns_to_others() {
     let mut scene = Scene::with(1, Vec::new(), |limits| {

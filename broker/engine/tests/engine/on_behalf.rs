@@ -1,5 +1,6 @@
-//! What plugins ask for on behalf of clients: authorised as the client's own packets are, whether the client is there, has gone,
-//! or has been replaced by somebody else; in order, bounded, and never let through by somebody's silence.
+//! Requests of plugins on behalf of clients. They are authorized like the client's own packets,
+//! whether the client is connected, gone, or replaced by another principal. They stay in order and
+//! bounded, and a missing verdict never allows one.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -20,13 +21,13 @@ use crate::deferral::{Taken, allow, deny};
 use crate::hooks::{Call, Log, complete, link};
 use crate::world::{Ask, ClientId, World, message};
 
-/// The plugin that asks on behalf of clients.
+/// The plugin that makes requests on behalf of clients.
 const MAKER: PluginHandle = PluginHandle(9);
 
-/// Identities that its hook has kept, by client identifier.
+/// Identities that the plugin's hook has stored, by client identifier.
 type Kept = Rc<RefCell<Vec<(String, Vec<u8>)>>>;
 
-/// Numbers and codes of the answers that an instance has got.
+/// Request numbers and codes of the answers that an instance has received.
 #[derive(Default)]
 struct Answers(RefCell<Vec<(u64, u8)>>);
 
@@ -50,13 +51,14 @@ struct Scene {
     world: World,
     subscriber: ClientId,
     kept: Kept,
-    /// What the maker is told.
+    /// Answers that the requesting plugin has received.
     told: &'static Answers,
     maker: InstanceEntry,
 }
 
 impl Scene {
-    /// With these links beside the maker's, which keeps who publishes to `keep`, and a subscriber to everything else.
+    /// A scene with these links beside those of the requesting plugin. That plugin stores the
+    /// identity of each client that publishes to `keep`. A subscriber receives every other topic.
     fn with(
         links: Vec<(HookPoint, Link)>,
         limits: impl FnOnce(&mut grapnel_engine::limits::Limits),
@@ -93,7 +95,7 @@ impl Scene {
         self.world.drive();
     }
 
-    /// A client that has come, and whose identity has been kept.
+    /// Connects a client and has the plugin store its identity.
     fn client(&mut self, client_id: &str, request: &Ask<'_>) -> ClientId {
         let client = self.world.connect(client_id, request);
         self.world.publish(client, "keep", "", QoS::AtMostOnce, 0);
@@ -122,7 +124,7 @@ impl Scene {
         self.wish(whom, answer, publish(topic));
     }
 
-    /// Numbers and codes of the answers so far.
+    /// Request numbers and codes of the answers so far.
     fn told(&self) -> Vec<(u64, u8)> {
         self.told.0.take()
     }
@@ -159,7 +161,7 @@ pub(crate) fn publish(topic: &str) -> Wish {
     })
 }
 
-/// Refuses what is secret, and notes whom it was asked about.
+/// A link that refuses topics of `secret` and logs each identity.
 fn guard(log: &Log) -> (HookPoint, Link) {
     let log = log.clone();
     let judge = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -183,8 +185,8 @@ fn named<'a>(username: Option<&'a str>) -> Ask<'a> {
     Ask { username, ..Ask::v(Version::V5) }
 }
 
-/// The client's own word goes through client.authorize with its identity while it is connected, when it has gone, and when another
-/// principal has its client identifier.
+/// A publish on behalf of a client goes through client.authorize with the stored identity: while
+/// the client is connected, when it has gone, and when another principal has its client identifier.
 #[test]
 fn a_publish_is_authorised_for_the_client_it_is_made_for() {
     for version in [Version::V311, Version::V5] {
@@ -216,7 +218,8 @@ fn a_publish_is_authorised_for_the_client_it_is_made_for() {
     }
 }
 
-/// The message bears the client's identifier, whatever the plugin says, and its maker's hooks do not see it.
+/// The message has the client's identifier, whatever the plugin sets, and the hooks of the
+/// requesting plugin do not see it.
 #[test]
 fn the_message_is_the_clients() {
     let log = Log::default();
@@ -232,7 +235,7 @@ fn the_message_is_the_clients() {
     assert_eq!(scene.world.take_plain(scene.subscriber), [message("open/y", "x", 0)]);
 }
 
-/// A topic that message.publish makes of it is authorised too.
+/// A topic that message.publish sets is authorized too.
 #[test]
 fn another_topic_is_another_question() {
     let log = Log::default();
@@ -247,10 +250,10 @@ fn another_topic_is_another_question() {
     assert_eq!((scene.told(), scene.refused()), (vec![(1, 0x87)], 1));
 }
 
-/// Where nobody is mounted, the operator's word for that counts.
+/// Without a mounted authorizer the configuration decides.
 #[test]
 fn without_a_link_the_configuration_decides() {
-    // Nobody may subscribe either where nothing is allowed; 0x10 says that nobody has.
+    // A subscription is not allowed either in the second case; 0x10: no matching subscribers.
     for (no_match_allow, code) in [(true, 0), (false, 0x87)] {
         let mut scene = Scene::over(World::with_setup(1, |_| {}, no_match_allow), Vec::new());
         scene.world.connect("c", &named(None));
@@ -259,7 +262,8 @@ fn without_a_link_the_configuration_decides() {
     }
 }
 
-/// A superuser's word passes unasked as its packets do: as its session knows it where that is there, as it was where it has gone.
+/// A request for a superuser is not authorized, like its packets. The session decides whether it is
+/// one; without a session the stored identity does.
 #[test]
 fn superusers_are_superusers_as_long_as_their_session_says_so() {
     for (stays, told) in [(true, 0x87), (false, 0)] {
@@ -286,7 +290,7 @@ fn superusers_are_superusers_as_long_as_their_session_says_so() {
     }
 }
 
-/// A link of client.authorize that answers later what begins with `later`, and allows all else.
+/// A link at client.authorize that defers topics beginning with `later`, and allows all others.
 fn slow(taken: &Taken) -> (HookPoint, Link) {
     let taken = taken.clone();
     let judge = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -300,7 +304,7 @@ fn slow(taken: &Taken) -> (HookPoint, Link) {
     (HookPoint::ClientAuthorize, judge)
 }
 
-/// Allows whatever waits, what is asked anew meanwhile too.
+/// Allows every waiting authorization, including those that begin meanwhile.
 fn allow_all(world: &mut World, taken: &Taken) {
     let mut at = 0;
     while at < taken.about().len() {
@@ -309,7 +313,8 @@ fn allow_all(world: &mut World, taken: &Taken) {
     }
 }
 
-/// Verdicts may come later: what is asked for on behalf of a client keeps its order, and all that waits is asked about at once.
+/// With deferred verdicts, requests on behalf of a client keep their order, and all waiting ones
+/// are authorized at once.
 #[test]
 fn what_waits_for_a_verdict_keeps_its_order() {
     let taken = Taken::default();
@@ -326,8 +331,8 @@ fn what_waits_for_a_verdict_keeps_its_order() {
     assert_eq!(scene.told(), [(1, 0x87), (2, 0), (3, 0)]);
 }
 
-/// Nobody's silence opens anything, and nobody waits for ever: a verdict that does not come is a refusal, which the plugin can tell
-/// from one that somebody has given.
+/// A missing verdict never allows a request, and no request waits forever: it is refused with a
+/// code that differs from that of an explicit refusal.
 #[test]
 fn a_verdict_that_does_not_come_is_a_refusal() {
     let taken = Taken::default();
@@ -339,13 +344,13 @@ fn a_verdict_that_does_not_come_is_a_refusal() {
     assert_eq!(scene.got(), ["open/next"]);
     assert_eq!(scene.told(), [(1, 0x88), (2, 0)]);
     assert_eq!(scene.refused(), 1);
-    // It comes too late.
+    // The verdict comes too late.
     complete(&mut scene.world, taken.ticket(0), Flow::CONTINUE, allow());
     assert_eq!((scene.got(), scene.told()), (Vec::<String>::new(), Vec::new()));
 }
 
-/// What waits for the verdicts of one client holds up neither what is asked for on behalf of another one nor what the plugin
-/// publishes itself.
+/// Requests for one client that wait for verdicts delay neither requests for another client nor the
+/// plugin's own publishes.
 #[test]
 fn a_client_whose_verdicts_are_slow_holds_up_nobody_else() {
     let taken = Taken::default();
@@ -353,7 +358,7 @@ fn a_client_whose_verdicts_are_slow_holds_up_nobody_else() {
     scene.client("slow", &named(None));
     scene.client("other", &named(None));
     let sessions = scene.world.shards[0].counters().sessions_count;
-    // As many as one client may have, and one more.
+    // As many requests as one client may have, and one more.
     for number in 0..=128 {
         scene.publish_as("slow", number, &format!("open/later/{number}"));
     }
@@ -370,7 +375,8 @@ fn a_client_whose_verdicts_are_slow_holds_up_nobody_else() {
     assert_eq!(scene.told().len(), 128);
 }
 
-/// Greedy clients take an eighth of what is free each: one that asks for little finds room, and what has no room is told so.
+/// Each client may use an eighth of the free space, so that a client with few requests is still
+/// served. Each request without space is answered.
 #[test]
 fn greedy_clients_leave_room_for_others() {
     let taken = Taken::default();
@@ -396,12 +402,12 @@ fn greedy_clients_leave_room_for_others() {
     assert_eq!((scene.told(), scene.got()), (vec![(1, 0)], vec!["open/modest".to_owned()]));
     allow_all(&mut scene.world, &taken);
     assert_eq!(scene.told().len() as u64, waiting);
-    // There is room again.
+    // There is space again.
     scene.publish_as("greedy0", 7, "open/again");
     assert_eq!(scene.told(), [(7, 0)]);
 }
 
-/// What a request costs does not grow with those of other clients that wait.
+/// The cost of a request does not depend on the number of other clients that wait.
 #[test]
 fn a_request_costs_the_same_however_many_others_wait() {
     let cost = |others: usize| {
@@ -422,7 +428,7 @@ fn a_request_costs_the_same_however_many_others_wait() {
     assert_eq!(cost(1_000), cost(500));
 }
 
-/// Lines leave nothing behind: neither in the ledger nor among sessions, timers and tickets.
+/// Call queues leave nothing behind: not in the ledger, sessions, timers or tickets.
 #[test]
 fn lines_leave_nothing_behind() {
     let taken = Taken::default();
@@ -451,7 +457,7 @@ fn lines_leave_nothing_behind() {
     assert_eq!(armed, held);
 }
 
-/// Lines take no room of the sessions that clients may have.
+/// Queues of requests do not count towards `sessions_max`.
 #[test]
 fn lines_are_none_of_sessions_max() {
     let taken = Taken::default();
@@ -466,8 +472,8 @@ fn lines_are_none_of_sessions_max() {
     assert_eq!(scene.world.shards[0].counters().sessions_refused, 0);
 }
 
-/// An unsubscription waits behind the subscription that was asked for before, also where that is authorized anew because the rules
-/// have changed.
+/// An unsubscription waits behind an earlier subscription, also if that subscription is authorized
+/// again because the rules have changed.
 #[test]
 fn an_unsubscription_does_not_overtake_a_subscription() {
     for rules_change in [false, true] {
@@ -477,7 +483,7 @@ fn an_unsubscription_does_not_overtake_a_subscription() {
         let whom = scene.whom("c");
         scene.wish(whom, 1, subscribe("open/later/a"));
         let whom = scene.whom("c");
-        // Decided at once, and behind the one that waits.
+        // This one is decided at once, but waits behind the one before.
         scene.wish(whom, 2, subscribe("open/b"));
         for (number, filter) in [(3, "open/later/a"), (4, "open/b")] {
             let whom = scene.whom("c");
@@ -494,7 +500,8 @@ fn an_unsubscription_does_not_overtake_a_subscription() {
     }
 }
 
-/// The same of a hook of message.publish that fails where its policy is to deny, and of a question.
+/// A missing answer also has its own code if a hook of message.publish fails with policy deny, and
+/// if an authorization fails.
 #[test]
 fn nobodys_answer_is_told_apart_from_a_refusal() {
     let fails = link(2, 0, FaultPolicy::Deny, |_: &mut Call<'_>| Flow::UNANSWERED);
@@ -526,7 +533,8 @@ fn nobodys_answer_is_told_apart_from_a_refusal() {
     }
 }
 
-/// A message that is larger than a client may have waiting is published where the client has no other.
+/// A message larger than a client's limit for waiting bytes is published if the client has no other
+/// one waiting.
 #[test]
 fn a_large_message_passes_alone() {
     let mut scene = Scene::with(Vec::new(), |limits| {
@@ -539,8 +547,8 @@ fn a_large_message_passes_alone() {
     assert_eq!((scene.told(), scene.got()), (vec![(1, 0)], vec!["open/y".to_owned()]));
 }
 
-/// Where what waits on behalf of clients has a shard hold more than it may, that of the client with most is refused, and no client that
-/// holds less is ended.
+/// If requests on behalf of clients exceed the memory limit of a shard, those of the client with
+/// the most bytes are refused. No client with fewer bytes is disconnected.
 #[test]
 fn what_waits_is_refused_where_a_shard_holds_too_much() {
     let taken = Taken::default();
@@ -569,7 +577,7 @@ fn what_waits_is_refused_where_a_shard_holds_too_much() {
     assert_eq!(scene.got().len(), 3);
 }
 
-/// Of nearly the same size, what a plugin asks for is refused before a client is ended.
+/// At nearly the same size, a plugin's request is refused before a client is disconnected.
 #[test]
 fn what_waits_is_refused_before_a_client_that_holds_as_much_is_ended() {
     let taken = Taken::default();
@@ -590,8 +598,8 @@ fn what_waits_is_refused_before_a_client_that_holds_as_much_is_ended() {
     assert_eq!((counters.sessions_evicted, counters.connections_evicted), (0, 0));
 }
 
-/// At most `defer_window` of a client's requests wait for verdicts at a time, and no more than `behalf_client_requests_max` wait at
-/// all.
+/// At most `defer_window` requests of a client wait for verdicts at a time, and at most
+/// `behalf_client_requests_max` wait at all.
 #[test]
 fn what_waits_is_bounded() {
     let taken = Taken::default();
@@ -613,7 +621,8 @@ fn what_waits_is_bounded() {
     assert_eq!(scene.world.shards[0].ledger(), scene.world.shards[0].recount());
 }
 
-/// While it waits, the client is taken over by somebody else, its maker is unloaded, or whoever authorises is: it stays what it was.
+/// A waiting request survives a takeover of its client by another principal, and the unloading of
+/// the plugin that made it or of the authorizer.
 #[test]
 fn what_waits_outlives_its_client_and_its_maker() {
     for change in ["taken over", "maker unloaded", "authorizer unloaded", "drained"] {
@@ -643,8 +652,8 @@ fn what_waits_outlives_its_client_and_its_maker() {
     }
 }
 
-/// What a version of a plugin has asked for is answered to the one that has its state by then. One that has taken nothing over is told
-/// nothing: its numbers may be about something else.
+/// The answer to a request goes to the version that has the plugin's state by then. A version that
+/// took over no state receives no answer: its request numbers may differ.
 #[test]
 fn an_answer_that_is_owed_goes_where_the_state_went() {
     for handed in [true, false] {
@@ -659,7 +668,7 @@ fn an_answer_that_is_owed_goes_where_the_state_went() {
         }
         let table = ChainTable::compile(2, vec![slow(&taken)]).with_instances(vec![(next, entry)]);
         drop(scene.world.shards[0].swap_chains(table));
-        // It was on its way when the shard swapped.
+        // The answer was under way when the shard swapped the chain.
         scene.publish_as("c", 2, "open/y");
         allow_all(&mut scene.world, &taken);
         assert_eq!(scene.got(), ["open/later", "open/y"]);
@@ -675,8 +684,8 @@ fn an_answer_that_is_owed_goes_where_the_state_went() {
     }
 }
 
-/// No answer is lost that waits for a plugin which is disabled, also where it has more than instance messages may wait; and it goes over with the
-/// state.
+/// No answer for a disabled plugin is lost, even beyond the limit of waiting instance messages. The
+/// answers pass to the next version with the state.
 #[test]
 fn answers_wait_for_a_plugin_that_rests() {
     let mut scene = Scene::with(Vec::new(), |_| {});

@@ -1,6 +1,6 @@
-//! Plugins of a world: three, each with a hook at every fold point, that do what operations have armed them
-//! for and let pass what comes otherwise. The first one knows the rules of client.authorize, if the world
-//! has some.
+//! Plugins of a simulated world. There are three, each with a hook at every fold point. They do
+//! what operations have armed them for, and otherwise continue. The first one enforces the rules of
+//! client.authorize, if the world has rules.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ use crate::wire;
 
 pub const PLUGINS: usize = 3;
 
-/// Where plugins have hooks, in the numbering of operations.
+/// Points where the plugins have hooks, in the numbering of operations.
 pub const POINTS: [HookPoint; 8] = [
     HookPoint::ClientConnect,
     HookPoint::ClientAuthenticate,
@@ -31,10 +31,10 @@ pub const POINTS: [HookPoint; 8] = [
     HookPoint::ClientConnack,
 ];
 
-/// Classes of topics that rules are about: by the first letter.
+/// Number of topic classes that rules use: the first letter of a topic.
 pub const CLASSES: usize = 5;
 
-/// What a topic's or filter's class is; `None` for a filter that overlaps all.
+/// Class of a topic or filter; `None` for a filter that overlaps all classes.
 pub fn class_of(topic: &str) -> Option<usize> {
     match topic.as_bytes().first() {
         Some(b'a') => Some(0),
@@ -55,11 +55,11 @@ pub struct Taken {
     pub user: usize,
     pub action: u8,
     pub class: Option<usize>,
-    /// The message that it is about, where the point shows it.
+    /// The message of the ticket, where the point shows it.
     pub number: Option<u32>,
 }
 
-/// What hooks have done that the model must know.
+/// What hooks have done that the model must take into account.
 #[derive(Clone, Debug)]
 pub enum Note {
     /// The message may be refused or dropped.
@@ -68,42 +68,42 @@ pub enum Note {
     Disconnect(u32),
     /// The client may be disconnected, for a message without a number.
     DisconnectClient(String),
-    /// Whatever the client has just published may be refused.
+    /// Any message that the client has just published may be refused.
     Publisher(String),
-    /// Subscriptions of the client may be refused or taken back by an answer.
+    /// An answer may refuse or remove subscriptions of the client.
     Subscriber(String),
-    /// The client may have kept a subscription that it wanted to end.
+    /// The client may still have a subscription that it tried to end.
     Keeper(String),
-    /// Nobody has answered yet whether subscriptions of the client are allowed, and perhaps nobody will.
+    /// Subscriptions of the client have no verdict yet, and may never get one.
     Unanswered(String),
 }
 
-/// What all hooks share.
+/// State that all hooks share.
 #[derive(Default)]
 pub struct State {
     armed: Vec<VecDeque<Act>>,
     pub open: Vec<Taken>,
     pub closed: Vec<Taken>,
     pub notes: Vec<Note>,
-    /// Whether a user may do something with a class.
+    /// Whether a user may use a class: `rules[user][class]`.
     pub rules: [[bool; CLASSES]; 3],
     pub with_rules: bool,
-    /// What plugins have asked for on behalf of clients, by number.
+    /// Requests of plugins on behalf of clients, by number.
     pub wishes: Vec<Wish>,
-    /// Answers that were not to be, in words.
+    /// Descriptions of answers that are errors.
     pub strange_answers: Vec<String>,
 }
 
-/// What a plugin has asked for on behalf of a client.
+/// A request of a plugin on behalf of a client.
 #[derive(Clone, Debug)]
 pub struct Wish {
     pub plugin: usize,
-    /// The version that is owed the answer; `None` where nobody may be left who is.
+    /// The version that must get the answer; `None` if there may be none.
     pub owed: Option<u32>,
     pub answered: bool,
 }
 
-/// Where the answers for a version of a plugin come in.
+/// Receives the answers for a version of a plugin.
 struct Mailbox {
     state: Rc<RefCell<State>>,
     plugin: usize,
@@ -142,13 +142,14 @@ pub struct Plugins {
     pub state: Rc<RefCell<State>>,
     #[expect(clippy::vec_box, reason = "shards keep their addresses")]
     hooks: Vec<Box<Hook>>,
-    /// Generation of each that is loaded.
+    /// Generation of each loaded plugin.
     pub loaded: [Option<u32>; PLUGINS],
     pub enabled: [bool; PLUGINS],
     pub tripped: [bool; PLUGINS],
-    /// Where a reload may be taken back: the version before, and whether its state has gone over.
+    /// During a reload that may be taken back: the previous version, and whether its state was
+    /// handed over.
     before: [Option<(u32, bool)>; PLUGINS],
-    /// At the end of a run no plugin rests.
+    /// Set at the end of a run: no plugin is suspended.
     pub all_awake: bool,
     generations: u32,
     #[expect(clippy::vec_box, reason = "shards keep their addresses")]
@@ -203,7 +204,7 @@ impl Plugins {
         self.owe(plugin, |_| None);
     }
 
-    /// The next version takes over: which from which, where the state goes over.
+    /// The next version takes over. Returns both versions if the state is handed over.
     pub fn reload(&mut self, plugin: usize, hands_over: bool) -> Option<(PluginHandle, PluginHandle)> {
         let (from, old) = (self.handle(plugin)?, self.loaded[plugin]?);
         self.generations += 1;
@@ -216,7 +217,7 @@ impl Plugins {
         self.handle(plugin).filter(|_| hands_over).map(|to| (from, to))
     }
 
-    /// A reload is taken back: which from which, where the state comes back.
+    /// A reload is taken back. Returns both versions if the state comes back.
     pub fn take_back(&mut self, plugin: usize, comes_back: bool) -> Option<(PluginHandle, PluginHandle)> {
         let (old, handed) = self.before[plugin].take()?;
         let (from, new) = (self.handle(plugin)?, self.loaded[plugin]?);
@@ -227,15 +228,16 @@ impl Plugins {
         self.handle(plugin).filter(|_| comes_back).map(|to| (from, to))
     }
 
-    /// Answers that a plugin was owed are owed to another version of it, or to none.
+    /// Answers for a plugin now go to another version of it, or to none.
     fn owe(&mut self, plugin: usize, to: impl Fn(u32) -> Option<u32>) {
         let mut state = self.state.borrow_mut();
         let open = state.wishes.iter_mut().filter(|wish| wish.plugin == plugin && !wish.answered);
         open.for_each(|wish| wish.owed = wish.owed.and_then(&to));
     }
 
-    /// A plugin asks for something, unless it rests: its handle, and the number of its question. As many answers as may be owed to a
-    /// plugin are kept while it rests, so that one whose threads go on asking may lose some.
+    /// A plugin that is not suspended makes a request. Returns its handle and the request number.
+    /// Answers wait in bounded number while the plugin is suspended, so a plugin that continues to
+    /// make requests may lose some.
     pub fn wish(&mut self, plugin: usize) -> Option<(PluginHandle, u64)> {
         let (handle, owed) = (self.handle(plugin)?, self.loaded[plugin]);
         if self.suspended().contains(&handle) {
@@ -246,7 +248,7 @@ impl Plugins {
         Some((handle, state.wishes.len() as u64 - 1))
     }
 
-    /// Those that are loaded.
+    /// The loaded plugins.
     pub fn instances(&self) -> Vec<(PluginHandle, InstanceEntry)> {
         let loaded = (0..PLUGINS).filter_map(|plugin| Some((plugin, self.handle(plugin)?)));
         loaded.filter_map(|(plugin, handle)| Some((handle, self.instance(plugin)?))).collect()
@@ -261,7 +263,7 @@ impl Plugins {
         Some(unsafe { InstanceEntry::new(on_timer, on_instance_message, instance) })
     }
 
-    /// Those of them that are disabled or tripped.
+    /// The loaded plugins that are disabled or tripped.
     pub fn suspended(&self) -> Vec<PluginHandle> {
         let rests = |plugin: &usize| !self.all_awake && (!self.enabled[*plugin] || self.tripped[*plugin]);
         (0..PLUGINS).filter(rests).filter_map(|plugin| self.handle(plugin)).collect()
@@ -276,7 +278,7 @@ impl Plugins {
         self.state.borrow_mut().armed.iter_mut().for_each(VecDeque::clear);
     }
 
-    /// The plugin of a handle, if it is still that generation.
+    /// The plugin of a handle, if it still has that generation.
     pub fn of_handle(&self, handle: PluginHandle) -> Option<usize> {
         (0..PLUGINS).find(|plugin| self.handle(*plugin) == Some(handle))
     }
@@ -286,12 +288,12 @@ impl Plugins {
         Some(PluginHandle(u64::from(generation) << 32 | plugin as u64))
     }
 
-    /// Whether the plugin that knows the rules is called.
+    /// Whether the plugin that enforces the rules is called.
     pub fn enforces(&self) -> bool {
         self.loaded[0].is_some() && self.enabled[0] && !self.tripped[0]
     }
 
-    /// What is to be mounted on every shard.
+    /// Links to mount on every shard.
     pub fn links(&self) -> Vec<(HookPoint, Link)> {
         let mut links = Vec::new();
         for hook in &self.hooks {
@@ -394,7 +396,7 @@ impl Hook {
         }
     }
 
-    /// What it does whatever it is armed for: authentication is answered, rules are kept.
+    /// What a hook does whatever it is armed for: it answers authentication and enforces the rules.
     fn usual(&self, call: &Call<'_>, state: &mut State, about: &Taken) {
         match POINTS[self.point] {
             HookPoint::ClientAuthenticate => {
@@ -450,7 +452,7 @@ impl Hook {
         }
     }
 
-    /// What follows if nobody answers at client.authorize.
+    /// What the model must expect if client.authorize gets no answer.
     fn unanswered(&self, about: &Taken) -> Option<Note> {
         match about.action {
             _ if POINTS[self.point] != HookPoint::ClientAuthorize => None,
@@ -460,7 +462,7 @@ impl Hook {
         }
     }
 
-    /// A change that the model need not know.
+    /// A change that the model can ignore.
     fn change(&self, call: &Call<'_>) {
         match POINTS[self.point] {
             HookPoint::ClientConnack | HookPoint::MessagePublish | HookPoint::MessageDelivered => {
@@ -506,12 +508,13 @@ impl Hook {
     }
 }
 
-/// What follows from a refusal of a message; one without a payload has no number.
+/// What the model must expect after a refusal of a message. A message without a payload has no
+/// number.
 fn message_note(about: &Taken) -> Note {
     about.number.map_or_else(|| Note::Publisher(about.client.clone()), Note::Message)
 }
 
-/// What follows from a refusal at client.authorize.
+/// What the model must expect after a refusal at client.authorize.
 pub fn refused(about: &Taken) -> Option<Note> {
     match about.action {
         1 => Some(Note::Publisher(about.client.clone())),
@@ -520,7 +523,7 @@ pub fn refused(about: &Taken) -> Option<Note> {
     }
 }
 
-/// The answer to a ticket: how the chain goes on, with which changes, and what the model must know of it.
+/// The answer to a ticket: the flow, the changes, and what the model must take into account.
 pub fn answer(taken: &Taken, how: Answer, may: bool) -> (Flow, Vec<OwnedChange>, Option<Note>) {
     let number =
         |field, number| OwnedChange { field, index: 0, number, bytes: Bytes::new(), key: Bytes::new() };
