@@ -1,5 +1,5 @@
-//! Deliveries that are authorised one by one, and what becomes of verdicts when the rules change (the design's section on the
-//! semantics of client.authorize).
+//! Deliveries that are authorized one by one, and verdicts when the rules change (the design's
+//! section on the semantics of client.authorize).
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,8 +14,8 @@ use crate::deferral::{Taken, allow, deny, later};
 use crate::hooks::{Call, Log, complete, link, mount};
 use crate::world::{Ask, Got, World, message};
 
-/// A link of client.authorize that is asked for deliveries, notes each question, and denies while `open` is false what is
-/// subscribed to or delivered.
+/// A link at client.authorize that also authorizes deliveries and logs each request. While `open`
+/// is false it denies subscriptions and deliveries.
 fn guard(log: &Log, open: &Rc<Cell<bool>>) -> (HookPoint, Link) {
     let (log, open) = (log.clone(), Rc::clone(open));
     let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -38,13 +38,13 @@ fn subscribers() -> (World, usize, [usize; 2]) {
     (world, publisher, subscribers)
 }
 
-/// Deliveries are authorised for each session and topic, and the verdict is remembered.
+/// Deliveries are authorized once for each session and topic, and the verdict is remembered.
 #[test]
 fn a_delivery_is_asked_about_once_for_a_topic() {
     let (mut world, publisher, [one, two]) = subscribers();
     let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
     mount(&mut world, vec![guard(&log, &open)]);
-    // Mounting has changed the rules: what is subscribed is asked about again.
+    // Mounting the link changed the rules: subscriptions are rechecked.
     world.pass_ms(10);
     log.take();
     world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
@@ -59,7 +59,7 @@ fn a_delivery_is_asked_about_once_for_a_topic() {
     assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 2);
 }
 
-/// A link that has not asked for deliveries is not asked about them.
+/// A link that has not requested deliveries is not called for them.
 #[test]
 fn deliveries_are_for_links_that_ask_for_them() {
     let (mut world, publisher, [one, _]) = subscribers();
@@ -78,7 +78,8 @@ fn deliveries_are_for_links_that_ask_for_them() {
     assert_eq!(world.take_plain(one), [message("t/a", "1", 0)]);
 }
 
-/// A delivery that waits parks the outgoing queue of its session alone, and nothing passes it.
+/// A delivery that waits for a verdict blocks only the outgoing queue of its session, and keeps its
+/// order there.
 #[test]
 fn a_delivery_that_waits_holds_up_its_own_session() {
     let (mut world, publisher, [one, two]) = subscribers();
@@ -105,7 +106,8 @@ fn a_delivery_that_waits_holds_up_its_own_session() {
     assert_eq!(world.take_plain(one), all);
 }
 
-/// An invalidation forgets verdicts and takes subscriptions that no longer pass, of those it names alone.
+/// An invalidation discards verdicts and removes subscriptions that are no longer allowed, only for
+/// those it names.
 #[test]
 fn subscriptions_that_no_longer_pass_are_taken() {
     let scopes = [
@@ -130,7 +132,8 @@ fn subscriptions_that_no_longer_pass_are_taken() {
     }
 }
 
-/// A verdict on a delivery that was remembered before an invalidation is asked again, if it is about one of its topics.
+/// A remembered verdict on a delivery is requested again after an invalidation that concerns its
+/// topic.
 #[test]
 fn a_remembered_verdict_ends_with_its_rules() {
     for (topics, ends) in [("none", false), ("t/+", true), ("t/b", false)] {
@@ -149,13 +152,13 @@ fn a_remembered_verdict_ends_with_its_rules() {
     }
 }
 
-/// A verdict that was begun under older rules is asked for again, once.
+/// A verdict that began under older rules is requested again, once.
 #[test]
 fn a_verdict_of_older_rules_is_asked_for_again() {
     let (mut world, publisher, [one, _]) = subscribers();
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
-    // Their subscriptions are asked about too, and stay as long as nobody answers.
+    // Their subscriptions are rechecked too, and stay without an answer.
     world.pass_ms(10);
     let asked = taken.about().len();
     world.publish(publisher, "t/a", "1", QoS::AtLeastOnce, 1);
@@ -168,7 +171,8 @@ fn a_verdict_of_older_rules_is_asked_for_again() {
     assert_eq!(world.take_plain(one), [message("t/a", "1", 1)]);
 }
 
-/// A will that was allowed at CONNECT is asked about again when it is due, if the rules have moved since.
+/// A will that was allowed at CONNECT is authorized again when it is due, if the rules have changed
+/// since.
 #[test]
 fn a_will_is_authorised_again_when_the_rules_have_moved() {
     for moved in [false, true] {
@@ -191,7 +195,7 @@ fn a_will_is_authorised_again_when_the_rules_have_moved() {
     }
 }
 
-/// A question about a subscription in force may wait; it stays until the answer comes.
+/// A recheck of a subscription in force may be deferred; the subscription stays until the answer.
 #[test]
 fn a_subscription_in_force_stays_until_the_answer() {
     let (mut world, publisher, [one, _]) = subscribers();
@@ -219,8 +223,9 @@ fn a_subscription_in_force_stays_until_the_answer() {
     assert_eq!(world.take_plain(one), []);
 }
 
-/// Clients that lost a subscription stay, or are told by the end of their connection: 0x87 in MQTT 5, and what MQTT 3 has for it.
-/// A session that nobody is connected to loses its subscription alone.
+/// Clients that lose a subscription stay connected, or are disconnected if so configured: with 0x87
+/// in MQTT 5, and with the MQTT 3 equivalent. A session without a connection only loses the
+/// subscription.
 #[test]
 fn a_client_that_loses_a_subscription_stays_or_is_disconnected() {
     for version in [Version::V31, Version::V311, Version::V5] {
@@ -250,8 +255,8 @@ fn a_client_that_loses_a_subscription_stays_or_is_disconnected() {
     }
 }
 
-/// Where a session goes with its connection, all that it was subscribed to goes, and is counted, once: also where the client still has
-/// something waiting, so that its session ends later.
+/// If a session ends with its connection, all its subscriptions end and are counted once, also if
+/// packets of the client still wait and the session ends later.
 #[test]
 fn all_subscriptions_of_a_session_that_goes_are_counted() {
     for waits in [false, true] {
@@ -287,7 +292,7 @@ fn all_subscriptions_of_a_session_that_goes_are_counted() {
     }
 }
 
-/// Who refused, and how many, as the shell takes it from the outbox.
+/// The refusing plugins and the numbers of refusals, as the shell takes them from the outbox.
 fn revoked(world: &mut World) -> Vec<(Option<u64>, u64)> {
     let mut all: Vec<_> = world.shards[0]
         .outbox()
@@ -299,7 +304,8 @@ fn revoked(world: &mut World) -> Vec<(Option<u64>, u64)> {
     all
 }
 
-/// What is revoked is counted for the plugin that refused it first, at once or later; and for nobody where no link allowed it.
+/// A revoked subscription counts for the plugin that refused it first, at once or later, and for no
+/// plugin if no link allowed it.
 #[test]
 fn what_is_revoked_is_the_word_of_one_plugin() {
     let says = |identity, priority, topic: &'static str, verdict| {
@@ -348,7 +354,7 @@ fn what_is_revoked_is_the_word_of_one_plugin() {
     assert_eq!(world.shards[0].rechecks(), Rechecks { revoked: 5, under_way: false, unanswered: false });
 }
 
-/// A recheck that nobody answered is not over: it is known as unanswered until it is asked again.
+/// A recheck without an answer stays known as unanswered until it is repeated.
 #[test]
 fn a_recheck_without_an_answer_is_known() {
     let (mut world, _, _) = subscribers();

@@ -1,5 +1,5 @@
-//! What plugins ask for outside of answers: publishes with their ancestry, messages that hooks add, subscriptions, timers, instance messages
-//! and replay (the design's section on host functions).
+//! Requests of plugins outside of answers: publishes with their ancestry, messages that hooks add,
+//! subscriptions, timers, instance messages and replay (the design's section on host functions).
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -74,7 +74,7 @@ pub fn add(call: &Call<'_>, topic: &str, payload: &str) -> Status {
     unsafe { (host_api(1, 1).add_message)(call.ctx(), &table) }
 }
 
-/// No plugin in the ancestry of a message sees it, at no point.
+/// A plugin in the ancestry of a message does not see that message at any point.
 #[test]
 fn a_plugins_message_is_seen_by_all_other_plugins() {
     let (mut world, subscriber, _publisher) = pair();
@@ -100,8 +100,8 @@ fn a_plugins_message_is_seen_by_all_other_plugins() {
     assert_eq!(world.take_plain(subscriber), [message("t", "x", 0)]);
 }
 
-/// A message of a flow is held until the last of its subscribers has it for good, on whatever shard; what nobody gets, or gets with
-/// QoS 0, is not held.
+/// A message of a flow counts as held until its last subscriber has acknowledged it, on whatever
+/// shard. A message without subscribers, or delivered with QoS 0, does not count.
 #[test]
 fn messages_of_a_flow_are_counted_until_everybody_has_them() {
     let mut world = World::new(3);
@@ -136,7 +136,8 @@ fn messages_of_a_flow_are_counted_until_everybody_has_them() {
     assert_eq!(held(), 2, "not for good");
     world.ack(far, Packet::PubComp, of_far[0]);
     assert_eq!(held(), 1);
-    // Whoever is away gets the other one when it comes back; with its session it goes.
+    // An absent subscriber receives the other message when it returns; that message no longer
+    // counts when its session ends.
     world.lose(far);
     world.drive();
     assert_eq!(held(), 1);
@@ -145,7 +146,7 @@ fn messages_of_a_flow_are_counted_until_everybody_has_them() {
     assert_eq!(held(), 0);
 }
 
-/// Publishes of one plugin take effect in order, also where one of them waits for a verdict.
+/// Publishes of a plugin take effect in order, also if one of them waits for a verdict.
 #[test]
 fn publishes_of_a_plugin_keep_their_order_behind_one_that_waits() {
     let (mut world, subscriber, _publisher) = pair();
@@ -173,7 +174,8 @@ fn publishes_of_a_plugin_keep_their_order_behind_one_that_waits() {
     assert_eq!(world.take_plain(subscriber), [message("t", "first", 0), message("t", "second", 0)]);
 }
 
-/// A message that a hook adds is published after the one it came with, by all other plugins' leave.
+/// A message that a hook adds is published after the message of the event. Hooks of other plugins
+/// see it; those of the same plugin do not.
 #[test]
 fn an_added_message_follows_and_its_maker_does_not_see_it() {
     let (mut world, subscriber, publisher) = pair();
@@ -203,7 +205,8 @@ fn an_added_message_follows_and_its_maker_does_not_see_it() {
     assert_eq!(payloads[0], message("t", "own", 0));
 }
 
-/// What a link adds is part of its changes: gone with a fault, and with the message.
+/// A message that a link adds is one of its changes: it is discarded if the link fails or the
+/// event's message is refused.
 #[test]
 fn nothing_is_added_by_a_link_that_fails_or_to_a_message_that_is_refused() {
     for refused in [false, true] {
@@ -223,7 +226,7 @@ fn nothing_is_added_by_a_link_that_fails_or_to_a_message_that_is_refused() {
     }
 }
 
-/// `extra_messages_max` bounds them, and what no message may be is refused.
+/// `extra_messages_max` limits the added messages, and an invalid message is refused.
 #[test]
 fn too_many_and_impossible_messages_are_refused() {
     let (mut world, _subscriber, publisher) = pair();
@@ -240,7 +243,7 @@ fn too_many_and_impossible_messages_are_refused() {
     assert_eq!(log.take(), ["INVALID", "16 FULL"]);
 }
 
-/// A subscription that a plugin makes or takes works like the client's own.
+/// A subscription that a plugin makes or ends works like the client's own.
 #[test]
 fn a_plugin_subscribes_a_client_and_takes_it_back() {
     let mut world = World::new(1);
@@ -264,7 +267,7 @@ fn a_plugin_subscribes_a_client_and_takes_it_back() {
     assert!(world.is_closed(client));
 }
 
-/// An instance outside of events: it notes timers and instance messages.
+/// An instance outside of events. It logs timers and instance messages.
 struct Instance(RefCell<Vec<String>>);
 
 thread_local! {
@@ -302,14 +305,15 @@ fn table(entry: InstanceEntry) -> ChainTable {
     ChainTable::compile(1, []).with_instances(vec![(PluginHandle(9), entry)])
 }
 
-/// A timer fires once after its time, unless it is cancelled or its plugin has gone; instance messages come at once.
+/// A timer fires once after its time, unless it is cancelled or its plugin is unloaded. Instance
+/// messages arrive at once.
 #[test]
 fn timers_and_messages_reach_the_instance() {
     let mut world = World::new(1);
     let (noted, entry) = instance();
     let plugin = PluginHandle(9);
     let timer = |timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer * 10 };
-    // Armed while the plugin is loaded: it is not in the chains yet.
+    // Set while the plugin is loaded: it is not in the chains yet.
     world.shards[0].command(timer(1, 0));
     world.shards[0].command(Command::InstanceMessage {
         plugin,
@@ -340,7 +344,8 @@ fn timers_and_messages_reach_the_instance() {
     assert_eq!(noted.0.take(), Vec::<String>::new(), "a timer ends with its plugin");
 }
 
-/// What a thread of a version that has been replaced sends comes to the one that has taken its state over, and to nobody where none has.
+/// An instance message of a thread of a replaced version goes to the version that took over the
+/// state, or is dropped if none did.
 #[test]
 fn messages_follow_the_state() {
     for is_handed_over in [true, false] {
@@ -363,8 +368,9 @@ fn messages_follow_the_state() {
     }
 }
 
-/// A version that a reload was taken back to has its timers, instance messages and replay as if nothing had been, also what fell due meanwhile. Where
-/// state has gone over and has come back, it has armed its timers itself by then.
+/// A version that a reload was taken back to keeps its timers, instance messages and replay,
+/// including those that came due meanwhile. If state was handed over and came back, the version has
+/// set its timers itself by then.
 #[test]
 fn a_reload_that_is_taken_back_leaves_timers_mail_and_replay() {
     for (goes_over, comes_back) in [(false, false), (true, false), (true, true)] {
@@ -443,7 +449,8 @@ unsafe extern "C" fn on_instance_message_called(
     unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(is_called());
 }
 
-/// Who watches a shard is told of the call of a timer or of an instance message while it lasts, and no longer.
+/// A call of a timer or an instance message is visible to the shard's watcher while it lasts, and
+/// no longer.
 #[test]
 fn a_timer_and_a_message_are_calls_while_they_last() {
     let mut world = World::new(1);
@@ -468,7 +475,7 @@ fn a_timer_and_a_message_are_calls_while_they_last() {
     }
 }
 
-/// Timers of a plugin that never comes, or that has gone, are forgotten, and no longer counted.
+/// Timers of a plugin that is never mounted, or is unloaded, are dropped and no longer counted.
 #[test]
 fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
     let mut world = World::new(1);
@@ -478,7 +485,7 @@ fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
     for number in [1, 2] {
         world.shards[0].command(timer(number, 0));
     }
-    // It may still be on its way into the chains.
+    // The plugin may still be about to be mounted.
     world.pass_ms(30_000);
     assert_eq!(calls.timers(), 2);
     world.pass_ms(31_000);
@@ -496,8 +503,9 @@ fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
     assert_eq!(calls.timers(), 0, "it has gone");
 }
 
-/// A plugin that is disabled or tripped gets neither timers nor instance messages. When it is called again it gets what came meanwhile, once; what
-/// was cancelled, or belongs to a plugin that has gone, comes to nobody.
+/// A disabled or tripped plugin receives neither timers nor instance messages. When it is called
+/// again it receives those that came due meanwhile, once. Cancelled timers and those of an unloaded
+/// plugin are not delivered.
 #[test]
 fn timers_and_messages_wait_for_a_plugin_that_rests() {
     type Rest = fn(&mut World, InstanceEntry);
@@ -525,7 +533,7 @@ fn timers_and_messages_wait_for_a_plugin_that_rests() {
         rest(&mut world, entry);
         world.shards[0].command(message(1));
         world.shards[0].command(message(2));
-        // Longer than one that is being loaded is waited for, and over another swap.
+        // Longer than the wait for a plugin that is being loaded, and across another swap.
         world.pass_ms(100_000);
         world.shards[0].command(Command::CancelTimer { plugin, timer: 3 });
         disable(&mut world, entry);
@@ -552,7 +560,8 @@ fn timers_and_messages_wait_for_a_plugin_that_rests() {
     }
 }
 
-/// Instance messages that are stored are bounded, in pieces and in bytes; what is beyond is counted.
+/// Stored instance messages are limited, in number and in bytes. Those beyond the limit are
+/// counted.
 #[test]
 fn messages_for_a_plugin_that_rests_is_bounded() {
     for (bytes, kept) in [(1, 1024), (1 << 20, 16)] {
@@ -570,7 +579,7 @@ fn messages_for_a_plugin_that_rests_is_bounded() {
     }
 }
 
-/// A plugin that asks is told of each session and subscription once, and nobody else is.
+/// Replay reports each session and subscription once, and only to the plugin that requested it.
 #[test]
 fn a_replay_tells_one_plugin_of_what_is_there() {
     let (mut world, _subscriber, _publisher) = pair();
@@ -606,7 +615,7 @@ fn a_replay_tells_one_plugin_of_what_is_there() {
     );
 }
 
-/// The time that a plugin gives its message counts from when it is published.
+/// The expiry that a plugin sets for a message counts from its publish.
 #[test]
 fn a_message_of_a_plugin_expires_when_it_says() {
     for (away_ms, comes) in [(1_900, true), (2_000, false)] {
@@ -627,7 +636,7 @@ fn a_message_of_a_plugin_expires_when_it_says() {
     }
 }
 
-/// Of many sessions it is told in slices, of each once.
+/// A replay of many sessions is sent in slices and reports each session once.
 #[test]
 fn a_replay_of_many_sessions_goes_on_in_the_next_turns() {
     let mut world = World::new(1);
@@ -656,7 +665,8 @@ fn a_replay_of_many_sessions_goes_on_in_the_next_turns() {
     assert_eq!(told, (0..600).map(|n| format!("c{n:03}")).collect::<Vec<_>>());
 }
 
-/// What plugins publish is bounded by itself, and is never ended to make room: the heaviest of the clients is.
+/// Publishes of a plugin have a limit of their own and are never evicted: the client with the most
+/// bytes is disconnected.
 #[test]
 fn what_a_plugin_publishes_is_not_evicted() {
     let mut world = World::with(1, |limits| limits.shard_bytes_max = 3_000_000);
@@ -682,7 +692,7 @@ fn what_a_plugin_publishes_is_not_evicted() {
     assert_eq!(world.take(sub).len(), 20);
 }
 
-/// What is retained follows a subscription that a plugin makes.
+/// Retained messages follow a subscription that a plugin makes.
 #[test]
 fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
     for shards in [1, 2] {
@@ -703,7 +713,8 @@ fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
     }
 }
 
-/// An instance message for a plugin that does not come is given up after its time, at the next change of the chains, and counted.
+/// An instance message for a plugin that is not mounted in time is dropped at the next change of
+/// the chains, and counted.
 #[test]
 fn a_message_for_a_plugin_that_never_comes_is_counted_as_lost() {
     let mut world = World::new(1);
@@ -723,7 +734,7 @@ fn a_message_for_a_plugin_that_never_comes_is_counted_as_lost() {
     assert_eq!(world.shards[0].counters().plugin_mail_stale, 3);
 }
 
-/// A timer that a plugin takes back while it rests is forgotten, however often it does so.
+/// A timer that a plugin cancels while it is suspended is removed, however often that happens.
 #[test]
 fn timers_that_are_held_for_a_plugin_can_be_taken_back() {
     let mut world = World::new(1);
@@ -742,7 +753,8 @@ fn timers_that_are_held_for_a_plugin_can_be_taken_back() {
     assert_eq!(noted.0.take().len(), 1, "the one that was not taken back");
 }
 
-/// What a plugin has only stored goes to nobody who is subscribed, and to whoever subscribes later [MQTT-3.3.1-5]; empty, it clears.
+/// A store-only message of a plugin does not go to current subscribers, but to later ones
+/// [MQTT-3.3.1-5]. An empty one clears the retained message.
 #[test]
 fn what_is_only_stored_goes_to_nobody_who_is_there() {
     for shards in [1, 2] {
@@ -751,7 +763,7 @@ fn what_is_only_stored_goes_to_nobody_who_is_there() {
         world.subscribe(client, "$SYS/#", QoS::AtLeastOnce);
         let mut late = 0;
         for (payload, comes) in [("kept", 1), ("", 0)] {
-            // Below `$` as well: it is the plugin's own word.
+            // Below `$` as well: the plugin itself publishes.
             let Command::Publish { plugin, message } = publish(1, "$SYS/r", payload, 0) else {
                 unreachable!()
             };
@@ -767,7 +779,8 @@ fn what_is_only_stored_goes_to_nobody_who_is_there() {
     }
 }
 
-/// A command about a client goes to all shards; whoever asked hears once what became of it, where nothing did.
+/// A command about a client goes to all shards. The plugin receives one answer, also if no shard
+/// has the client.
 #[test]
 fn a_command_about_a_client_that_is_not_there_is_told() {
     let mut world = World::new(2);
@@ -812,7 +825,8 @@ fn a_command_about_a_client_that_is_not_there_is_told() {
     assert!(world.is_closed(here));
 }
 
-/// At message.publish a will is told from what its client has published, and at session.subscribed who has made a subscription.
+/// message.publish distinguishes a will from a publish of the client, and session.subscribed shows
+/// who made a subscription.
 #[test]
 fn wills_and_subscriptions_of_plugins_are_told_apart() {
     let mut world = World::new(1);

@@ -1,6 +1,6 @@
-//! Connecting and ending where something is late, small or refused: AUTH rounds behind deferred verdicts, tickets whose client has
-//! left, logins that nobody decides, packets that the client's Maximum Packet Size leaves no room for, wills and expiry at
-//! DISCONNECT (MQTT 5.0 sections 3.1, 3.2, 3.14, 4.12).
+//! Connecting and disconnecting in rare cases: AUTH rounds after deferred verdicts, tickets whose
+//! client has gone, logins without a decision, packets that exceed the client's Maximum Packet
+//! Size, wills and expiry at DISCONNECT (MQTT 5.0 sections 3.1, 3.2, 3.14, 4.12).
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ fn method<'a>() -> Ask<'a> {
     Ask { properties: vec![Property::AuthMethod("M"), Property::AuthData(b"hello")], ..Ask::v(Version::V5) }
 }
 
-/// A verdict that asks the client for another AUTH, with this data.
+/// A verdict that requests another AUTH from the client, with this data.
 fn another_round(data: &str) -> Vec<OwnedChange> {
     let bytes = Bytes::copy_from_slice(data.as_bytes());
     vec![OwnedChange { bytes, ..number(Field::AUTH_DATA, 0) }, number(Field::VERDICT, 3)]
@@ -33,7 +33,7 @@ fn next_auth(world: &mut World, client: ClientId, data: &str) {
     send_auth(world, client, ReasonCode::CONTINUE_AUTHENTICATION, "M", data);
 }
 
-/// A world with room for one client that waits, whose authenticator answers everything later.
+/// A world that allows one waiting client. Its authenticator defers everything.
 fn one_at_a_time() -> (World, Taken) {
     let mut world = World::with(1, |limits| limits.connects_pending_max = 1);
     let taken = Taken::default();
@@ -41,7 +41,7 @@ fn one_at_a_time() -> (World, Taken) {
     (world, taken)
 }
 
-/// One that has asked its first client for another AUTH, later.
+/// Connects a client; a deferred verdict then requests another AUTH from it.
 fn asked_for_another(log: &mut World, taken: &Taken) -> ClientId {
     let (client, first) = log.try_connect("c", &method());
     assert_eq!(first, None);
@@ -50,7 +50,7 @@ fn asked_for_another(log: &mut World, taken: &Taken) -> ClientId {
     client
 }
 
-/// Somebody else can still come in: nothing of the first client takes its place.
+/// Another client can still connect: the first client no longer uses its place.
 fn there_is_room(world: &mut World, taken: &Taken) {
     let (other, _) = world.try_connect("other", &method());
     let last = taken.about().len() - 1;
@@ -59,7 +59,8 @@ fn there_is_room(world: &mut World, taken: &Taken) {
     assert_eq!(world.take(other), [Got::ConnAck { present: false, code: 0 }]);
 }
 
-/// A round that a plugin asks for later goes on as one that it asks for at once [MQTT-4.12.0-2].
+/// An AUTH round that a deferred verdict requests continues like one requested at once
+/// [MQTT-4.12.0-2].
 #[test]
 fn a_deferred_verdict_may_ask_for_another_round() {
     let (mut world, taken) = one_at_a_time();
@@ -77,7 +78,7 @@ fn a_deferred_verdict_may_ask_for_another_round() {
     there_is_room(&mut world, &taken);
 }
 
-/// The same where client.connect answered later, and client.authenticate asks at once.
+/// The same where client.connect is deferred, and client.authenticate requests the round at once.
 #[test]
 fn a_round_behind_a_deferred_client_connect() {
     let mut world = World::new(1);
@@ -96,7 +97,8 @@ fn a_round_behind_a_deferred_client_connect() {
     assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
 }
 
-/// A client that is asked for its next AUTH may close, break off or send something else, and makes room for others.
+/// A client with an outstanding AUTH round may close, break off or send another packet. Its place
+/// is then free for others.
 #[test]
 fn a_client_that_was_asked_later_may_go() {
     let goes: [fn(&mut World, ClientId); 4] = [
@@ -114,7 +116,8 @@ fn a_client_that_was_asked_later_may_go() {
     }
 }
 
-/// One that says nothing ends when its time for this round is over, whenever its CONNECT came.
+/// A client that sends nothing is disconnected when the time for this round is over, regardless of
+/// when its CONNECT arrived.
 #[test]
 fn every_round_has_its_own_time() {
     let mut world = World::with(1, |limits| {
@@ -129,7 +132,7 @@ fn every_round_has_its_own_time() {
     world.pass_ms(900);
     assert!(!world.is_closed(client), "its time for CONNECT is not that of the round");
     next_auth(&mut world, client, "again");
-    // A plugin has a deadline of its own.
+    // A plugin has its own deadline.
     world.pass_ms(900);
     complete(&mut world, taken.ticket(1), Flow::STOP, another_round("2?"));
     world.pass_ms(990);
@@ -139,7 +142,7 @@ fn every_round_has_its_own_time() {
     there_is_room(&mut world, &taken);
 }
 
-/// An AUTH that had arrived in time counts, though it was read late and asks for one more.
+/// An AUTH that arrived in time counts, even if it was read late and begins one more round.
 #[test]
 fn an_auth_that_was_read_late_begins_a_round() {
     let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
@@ -161,8 +164,8 @@ fn an_auth_that_was_read_late_begins_a_round() {
     assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
 }
 
-/// The ticket of a client that has left is nobody's: its place is free at once, and an answer to it is stale, also when the place
-/// of the ticket and that of the connection have been given away.
+/// The ticket of a client that has gone is void: its place is free at once, and an answer to it is
+/// stale, also if the places of the ticket and of the connection are used again.
 #[test]
 fn a_ticket_dies_with_its_client() {
     for point in [HookPoint::ClientConnect, AUTHENTICATE, HookPoint::ClientAuthorize] {
@@ -189,7 +192,7 @@ fn a_ticket_dies_with_its_client() {
     }
 }
 
-/// A client of MQTT 5 that is in, whose authenticator answers re-authentication later.
+/// A connected MQTT 5 client whose authenticator defers re-authentication.
 fn renewing(world: &mut World, taken: &Taken) -> ClientId {
     mount(world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, taken))]);
     let (client, _) = world.try_connect("c", &method());
@@ -199,7 +202,8 @@ fn renewing(world: &mut World, taken: &Taken) -> ClientId {
     client
 }
 
-/// Re-authentication takes rounds that are asked for later, and its ticket dies with the connection.
+/// Re-authentication may have rounds from deferred verdicts, and its ticket ends with the
+/// connection.
 #[test]
 fn a_renewal_may_take_rounds_and_may_be_left() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
@@ -217,7 +221,8 @@ fn a_renewal_may_take_rounds_and_may_be_left() {
     there_is_room(&mut world, &taken);
 }
 
-/// Who is asked for an AUTH of its re-authentication has as long as for CONNECT; then it has failed [MQTT-4.12.1-2].
+/// An AUTH of a re-authentication must arrive within the same time as a CONNECT; otherwise the
+/// re-authentication has failed [MQTT-4.12.1-2].
 #[test]
 fn a_renewal_does_not_wait_for_ever() {
     let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
@@ -234,7 +239,7 @@ fn a_renewal_does_not_wait_for_ever() {
     assert!(world.is_closed(client));
 }
 
-/// A login whose plugin failed or did not answer in time is no bad password: clients and people can tell.
+/// A failed plugin or a missing answer has another code than a wrong password.
 #[test]
 fn a_login_that_could_not_be_decided_is_told_so() {
     for (version, code) in [(Version::V5, 0x88), (Version::V311, 3), (Version::V31, 3)] {
@@ -248,7 +253,7 @@ fn a_login_that_could_not_be_decided_is_told_so() {
         for answers in [true, false] {
             let mut world = World::new(1);
             let taken = Taken::default();
-            // What an earlier link says of the reason is no answer.
+            // A reason string of an earlier link is no decision.
             let first = link(2, 1, FaultPolicy::Deny, |call: &mut Call<'_>| {
                 call.set(Field::REASON_CODE, 0x8A, "", "");
                 Flow::CONTINUE
@@ -263,7 +268,7 @@ fn a_login_that_could_not_be_decided_is_told_so() {
             }
             assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
         }
-        // One that says no says why.
+        // A link that refuses gives the reason.
         let mut world = World::new(1);
         let refuses = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
             call.set(Field::VERDICT, 2, "", "");
@@ -275,7 +280,7 @@ fn a_login_that_could_not_be_decided_is_told_so() {
     }
 }
 
-/// DISCONNECT has no 0x88; 0x89 says the same of a re-authentication.
+/// DISCONNECT has no 0x88; 0x89 has the same meaning for a re-authentication.
 #[test]
 fn a_renewal_that_could_not_be_decided_is_told_so() {
     let mut world = World::new(1);
@@ -285,7 +290,8 @@ fn a_renewal_that_could_not_be_decided_is_told_so() {
     assert_eq!(world.take(client), [Got::Disconnect(0x89)]);
 }
 
-/// With `allow_anonymous = false` nobody comes in without a plugin's Allow: with a name or without, whatever is mounted.
+/// With `allow_anonymous = false` no client is admitted without a plugin's Allow, with or without a
+/// user name, whatever is mounted.
 #[test]
 fn nobody_comes_in_without_an_allow() {
     type Mounts = fn() -> Vec<(HookPoint, Link)>;
@@ -317,7 +323,7 @@ fn nobody_comes_in_without_an_allow() {
     }
 }
 
-/// A plugin that has been tripped, or is gone while it is asked, opens nothing.
+/// A plugin that is tripped, or unloaded while its verdict is outstanding, admits no client.
 #[test]
 fn an_authenticator_that_is_tripped_or_gone_opens_nothing() {
     let mut world = World::with(1, |limits| limits.breaker_faults_max = 1);
@@ -339,8 +345,8 @@ fn an_authenticator_that_is_tripped_or_gone_opens_nothing() {
     }
 }
 
-/// Only a DISCONNECT with 0x00 deletes the will [MQTT-3.14.4-3], also where it waits behind a publish, and also where the socket
-/// closes behind it.
+/// Only a DISCONNECT with 0x00 deletes the will [MQTT-3.14.4-3], also if the DISCONNECT waits
+/// behind a publish, and also if the socket closes after it.
 #[test]
 fn only_a_normal_disconnect_deletes_the_will() {
     let reasons = [0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x8D, 0x93, 0x97, 0x98];
@@ -379,7 +385,8 @@ fn only_a_normal_disconnect_deletes_the_will() {
     }
 }
 
-/// A publish belongs to its session, but a verdict to disconnect is about the connection it came from.
+/// A publish belongs to its session, but a verdict to disconnect applies to the connection that
+/// sent the publish.
 #[test]
 fn a_verdict_to_disconnect_is_for_the_connection_it_was_asked_about() {
     for version in [Version::V311, Version::V5] {
@@ -397,7 +404,7 @@ fn a_verdict_to_disconnect_is_for_the_connection_it_was_asked_about() {
         assert!(!world.is_closed(second), "it has done nothing");
         let refused = if version.is_v5() { 0x97 } else { 0 };
         assert_eq!(world.take(second), [Got::Ack("PUBACK", 7, refused)], "it may give the message up");
-        // One that is still there is disconnected.
+        // A connection that still exists is disconnected.
         world.publish(second, "t", "x", QoS::AtLeastOnce, 8);
         complete(&mut world, taken.ticket(1), Flow::STOP, disconnect);
         assert!(world.is_closed(second));
@@ -411,10 +418,11 @@ fn disconnect_with_expiry(world: &mut World, client: ClientId, expiry_s: u32) {
     world.send(client, &Packet::Disconnect(Disconnect { reason: ReasonCode::SUCCESS, properties }));
 }
 
-/// What CONNECT said decides whether DISCONNECT may name an expiry, not what was granted [MQTT-3.14.2-2].
+/// The expiry in CONNECT, not the granted one, decides whether DISCONNECT may set an expiry
+/// [MQTT-3.14.2-2].
 #[test]
 fn an_expiry_at_disconnect_is_judged_by_what_connect_said() {
-    // Asked for, the most that is granted, whether it may ask at DISCONNECT.
+    // Requested expiry, maximum that is granted, whether DISCONNECT may set one.
     for (asked_s, max_s, may) in [(100, 0, true), (100, 1000, true), (0, 1000, false), (0, 0, false)] {
         for waits in [false, true] {
             let mut world = World::with(1, |limits| limits.session_expiry_max_s = max_s);
@@ -453,14 +461,14 @@ fn an_expiry_at_disconnect_is_judged_by_what_connect_said() {
     }
 }
 
-/// One that waits when its socket closes is judged by its own CONNECT, too.
+/// A DISCONNECT that waits when its socket closes is also checked against its own CONNECT.
 #[test]
 fn an_expiry_of_a_disconnect_that_waits_is_judged_by_what_connect_said() {
     for (asked_s, stays) in [(100, true), (0, false)] {
         let mut world = World::new(1);
         let taken = Taken::default();
         let connect = link(2, 0, FaultPolicy::Ignore, |call: &mut Call<'_>| {
-            // What a plugin makes of it is not what CONNECT said.
+            // A plugin's change does not count as the value of CONNECT.
             call.set(Field::SESSION_EXPIRY_S, 200, "", "");
             Flow::CONTINUE
         });
@@ -477,13 +485,14 @@ fn an_expiry_of_a_disconnect_that_waits_is_judged_by_what_connect_said() {
     }
 }
 
-/// The CONNECT of the task: Maximum Packet Size 2, keep alive 60, client "a".
+/// A CONNECT with Maximum Packet Size 2, keep alive 60, client "a".
 const SMALLEST: [u8; 21] = [
     0x10, 0x13, 0x00, 0x04, b'M', b'Q', b'T', b'T', 0x05, 0x02, 0x00, 0x3c, 0x05, 0x27, 0x00, 0x00, 0x00,
     0x02, 0x00, 0x01, b'a',
 ];
 
-/// Without room for CONNACK there is no connection [MQTT-3.2.0-1], and nobody is put out of a session for it.
+/// If CONNACK exceeds the Maximum Packet Size there is no connection [MQTT-3.2.0-1], and no session
+/// is taken over.
 #[test]
 fn a_client_that_takes_no_connack_does_not_come_in() {
     let mut world = World::new(1);
@@ -501,7 +510,7 @@ fn small<'a>(bytes_max: u32) -> Ask<'a> {
     Ask { properties: vec![Property::MaximumPacketSize(bytes_max)], ..Ask::v(Version::V5) }
 }
 
-/// CONNACK loses what may be left out, and no more, where it would be too large [MQTT-3.2.2-19] [MQTT-3.2.2-20].
+/// If CONNACK is too large, only optional properties are left out [MQTT-3.2.2-19] [MQTT-3.2.2-20].
 #[test]
 fn a_connack_loses_what_may_be_left_out() {
     let mut world = World::new(1);
@@ -519,7 +528,7 @@ fn a_connack_loses_what_may_be_left_out() {
     let (client, _) = world.try_connect("short", &small(100));
     let short = world.shards[0].counters().bytes_sent - whole;
     assert!(!world.is_closed(client) && short < 100);
-    // The bare one fits exactly, and does not by one byte; a refusal needs 5.
+    // The shortest CONNACK fits exactly, and not with one byte less; a refusal needs 5.
     let (client, got) = world.try_connect("exact", &small(short as u32));
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }));
     assert!(!world.is_closed(client));
@@ -531,7 +540,8 @@ fn a_connack_loses_what_may_be_left_out() {
     assert_eq!(world.shards[0].clients(0, 10).0.len(), 3, "no session is left of it");
 }
 
-/// A refusal keeps to the client's size as well, whatever refuses: 5 bytes at least, so 4 get none.
+/// A refusal also observes the client's Maximum Packet Size, whatever refuses: it has at least 5
+/// bytes, so that a client with 4 gets none.
 #[test]
 fn a_refusal_keeps_to_the_client_s_size() {
     for (bytes_max, told) in [(100, true), (5, true), (4, false)] {
@@ -548,7 +558,8 @@ fn a_refusal_keeps_to_the_client_s_size() {
     }
 }
 
-/// DISCONNECT loses its reason string where it would be too large [MQTT-3.14.2-3]; 2 bytes take none at all.
+/// A DISCONNECT that is too large loses its reason string [MQTT-3.14.2-3]; a client with 2 bytes
+/// gets none.
 #[test]
 fn a_disconnect_loses_its_reason_string() {
     // Packet type 13 with wrong flags [MQTT-2.1.3-1].
@@ -567,7 +578,7 @@ fn a_disconnect_loses_its_reason_string() {
     assert!(raw.len() > 20 && raw[0] == 0xE0 && raw[2] == 0x82, "with room it says why");
 }
 
-/// An AUTH for which there is no room leaves nobody waiting: the connection ends.
+/// If an AUTH does not fit, the connection ends and does not wait.
 #[test]
 fn an_auth_that_does_not_fit_ends_the_connection() {
     let mut world = World::new(1);
@@ -596,7 +607,7 @@ fn an_auth_that_does_not_fit_ends_the_connection() {
     assert!(world.is_closed(client));
 }
 
-/// A stranger whom the authenticator refuses puts nobody out.
+/// A client that the authenticator refuses takes over no session.
 #[test]
 fn who_is_refused_takes_nothing_over() {
     let mut world = World::new(1);
@@ -631,7 +642,8 @@ fn who_is_refused_takes_nothing_over() {
     }
 }
 
-/// Whether a client may leave its identifier to the broker is a setting, and so is what the identifier begins with [MQTT-3.1.3-6].
+/// Settings decide whether the broker assigns client identifiers, and with which prefix
+/// [MQTT-3.1.3-6].
 #[test]
 fn an_identifier_is_given_as_the_settings_say() {
     for (version, refused) in [(Version::V5, 0x85), (Version::V311, 2)] {
@@ -655,7 +667,7 @@ fn an_identifier_is_given_as_the_settings_say() {
     }
 }
 
-/// Shards that count together what they hold.
+/// Shards with common counters.
 fn together(shards: usize, change: impl FnOnce(&mut Limits)) -> World {
     let mut world = World::with(shards, change);
     let totals = Arc::new(Totals::default());
@@ -663,7 +675,8 @@ fn together(shards: usize, change: impl FnOnce(&mut Limits)) -> World {
     world
 }
 
-/// Connections of all shards have a limit of their own; one that moves to its home is one, and one that ends makes room.
+/// All shards together have a limit of connections. A connection that moves to its home shard
+/// counts once, and one that ends frees its place.
 #[test]
 fn connections_are_limited_over_all_shards() {
     let mut world = together(4, |limits| limits.connections_total_max = 3);
@@ -681,7 +694,8 @@ fn connections_are_limited_over_all_shards() {
     assert!(world.shards[1].open(peer).is_none());
 }
 
-/// Sessions of all shards likewise. Who goes on with one, or replaces its own, needs no room, and loses nothing where there is none.
+/// All shards together have a limit of sessions. A client that resumes or replaces its own session
+/// needs no free place, and loses nothing if there is none.
 #[test]
 fn sessions_are_limited_over_all_shards() {
     let stored = |clean| Ask { clean, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
@@ -699,7 +713,7 @@ fn sessions_are_limited_over_all_shards() {
         assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x89 }), "a stored one counts");
         let (_, got) = world.try_connect("client 0", &stored(false));
         assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
-        // Its own makes room for a new one, again and again.
+        // A client can replace its own session repeatedly.
         for _ in 0..3 {
             let (_, got) = world.try_connect("client 1", &stored(true));
             assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }), "{shards}");
@@ -713,7 +727,7 @@ fn sessions_are_limited_over_all_shards() {
     }
 }
 
-/// An answer to a re-authentication ends the chain where it says so, and is shown to the links behind where it does not.
+/// A verdict on a re-authentication ends the chain if it says so; otherwise the next links see it.
 #[test]
 fn a_renewal_goes_on_to_the_links_behind_or_ends() {
     for (flow, behind) in [(Flow::STOP, 0), (Flow::CONTINUE, 1)] {
@@ -732,7 +746,7 @@ fn a_renewal_goes_on_to_the_links_behind_or_ends() {
     }
 }
 
-/// The time for an AUTH does not end while its client is paused: it begins anew when that is over.
+/// The time for an AUTH does not end while its client is paused: it begins again after that.
 #[test]
 fn a_renewal_has_a_deadline_whatever_its_client_sends_meanwhile() {
     let mut world = World::with(1, |limits| {

@@ -16,12 +16,12 @@ use crate::world::{Ask, Got, World, message};
 
 pub(crate) type Act = Box<dyn FnMut(&mut Call<'_>) -> Flow>;
 
-/// A hook in the test: a closure behind the ABI's function.
+/// A hook of a test: a closure behind the ABI's function.
 struct Hook {
     act: RefCell<Act>,
 }
 
-/// What a hook sees of its call.
+/// The event of a hook call.
 pub struct Call<'a> {
     pub event: &'a Event,
 }
@@ -75,7 +75,7 @@ impl Call<'_> {
         unsafe { (host_api(1, 1).set)(self.event.ctx, &change) }
     }
 
-    /// The client of the event, as a plugin keeps it; or why not.
+    /// The client's identity, in the form that a plugin stores, or the error.
     pub fn identity(&self) -> Result<Vec<u8>, Status> {
         let (mut room, mut len) = (vec![0; 65_536], 0);
         // SAFETY: the context is that of the running event, and the room is ours.
@@ -132,7 +132,7 @@ pub fn mount(world: &mut World, links: Vec<(HookPoint, Link)>) {
     world.shards[0].swap_chains(ChainTable::compile(1, links));
 }
 
-/// Calls that a test's hooks note.
+/// Log of the calls of a test's hooks.
 #[derive(Clone, Default)]
 pub struct Log(std::rc::Rc<RefCell<Vec<String>>>);
 
@@ -554,7 +554,7 @@ fn the_will_comes_after_the_publishes_that_wait_and_not_after_a_disconnect_that_
 
 #[test]
 fn a_disconnect_that_waits_says_why_the_connection_ended_and_how_long_the_session_stays() {
-    // [MQTT-3.14.4-3] and section 3.14.2.2.2; 60 s at CONNECT, nothing or 0 at DISCONNECT.
+    // [MQTT-3.14.4-3] and section 3.14.2.2.2; expiry 60 s at CONNECT, none or 0 at DISCONNECT.
     for (goodbye, reason, stays) in [
         (&[0xE0, 0][..], Some(0), true),
         (&[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 0], Some(0), false),
@@ -726,7 +726,7 @@ fn an_event_that_waited_through_a_reload_skips_the_links_it_has_visited() {
     assert_eq!(world.take(sub).len(), 1);
 }
 
-/// A link may give a message another time to live, and another change leaves that as it is.
+/// A link may change the expiry of a message, and another change leaves the expiry alone.
 #[test]
 fn a_message_lives_as_long_as_a_link_says() {
     for (field, text, seconds) in
@@ -752,7 +752,7 @@ fn a_message_lives_as_long_as_a_link_says() {
     }
 }
 
-/// A response topic is a topic name [MQTT-3.3.2-14], and can be taken out.
+/// A response topic must be a topic name [MQTT-3.3.2-14], and can be removed.
 #[test]
 fn a_response_topic_is_set_to_a_name_or_taken_out() {
     let (mut world, sub, publisher) = pair();
@@ -774,7 +774,7 @@ fn a_response_topic_is_set_to_a_name_or_taken_out() {
     assert_eq!(world.take(sub).len(), 1);
 }
 
-/// A link that looks at a message between its changes sees each of them, of user properties as of the others.
+/// A link that reads a message between its changes sees each change, also of user properties.
 #[test]
 fn a_link_sees_what_it_has_changed() {
     let (mut world, sub, publisher) = pair();

@@ -702,7 +702,7 @@ fn answers_wait_for_a_plugin_that_rests() {
     scene.world.shards[0].hand_answers_over(MAKER, next);
     drop(scene.world.shards[0].swap_chains(table(next, entry)));
     assert_eq!(told.0.borrow().len(), 1_024, "a slice in one job");
-    // What is asked meanwhile is answered behind what waits.
+    // A request made meanwhile is answered after those that wait.
     let whom = scene.whom("c");
     let asked = OnBehalf { plugin: next, whom, answer: Some(2_000), wish: publish("open/y") };
     scene.world.shards[0].command(Command::As(Box::new(asked)));
@@ -711,8 +711,9 @@ fn answers_wait_for_a_plugin_that_rests() {
     assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, 0);
 }
 
-/// A plugin that is not called and goes on asking is told of all that was done. Beyond that nothing is done: it is refused, counted and
-/// logged, and the plugin is told that too.
+/// A suspended plugin that continues to make requests receives the answer to each one that took
+/// effect. Requests beyond the limit take no effect: they are refused, counted and logged, and the
+/// plugin receives the refusal too.
 #[test]
 fn a_plugin_that_rests_is_told_of_all_that_was_done() {
     let mut scene = Scene::with(Vec::new(), |limits| {
@@ -738,8 +739,8 @@ fn a_plugin_that_rests_is_told_of_all_that_was_done() {
     assert_eq!(scene.told(), [(50, 0)], "there is room again");
 }
 
-/// However much a plugin has asked for that is not called, and however often its state goes over meanwhile, it is told of each request
-/// once. What nobody is told goes with its version.
+/// A suspended plugin receives one answer to each request, however many there are and however often
+/// its state is handed over. Answers that cannot be delivered are dropped with the version.
 #[test]
 fn each_request_of_a_plugin_that_rests_is_answered() {
     for handed in [true, false] {
@@ -780,7 +781,8 @@ fn each_request_of_a_plugin_that_rests_is_answered() {
     }
 }
 
-/// What is kept for a version that has left the chains takes no room from the one that is called.
+/// Answers stored for a version that has left the chains use no space of the version that is
+/// called.
 #[test]
 fn a_plugin_that_is_called_is_not_refused_for_another_version() {
     let mut scene = Scene::with(Vec::new(), |limits| {
@@ -791,7 +793,7 @@ fn a_plugin_that_is_called_is_not_refused_for_another_version() {
     let (told, entry) = instance();
     let table = ChainTable::compile(1, []).with_instances(vec![(next, entry)]);
     drop(scene.world.shards[0].swap_chains(table));
-    // Its threads still ask.
+    // The plugin's threads continue to make requests.
     (0..40).for_each(|number| scene.publish_as("c", number, "open/y"));
     assert_eq!(scene.got().len(), 16);
     let (whom, wish) = (scene.whom("c"), publish("open/y"));
@@ -801,7 +803,8 @@ fn a_plugin_that_is_called_is_not_refused_for_another_version() {
     assert_eq!((told.0.take(), scene.got().len()), (vec![(50, 0)], 1));
 }
 
-/// Where nobody asks to be asked about deliveries, a question about one says what the broker itself does: it delivers.
+/// If no link authorizes deliveries, an authorization request for one is allowed, as the broker
+/// itself would deliver.
 #[test]
 fn a_delivery_that_nobody_asks_about_is_allowed() {
     for delivers in [false, true] {
@@ -835,8 +838,8 @@ fn subscriptions(scene: &Scene, client_id: &str) -> Vec<String> {
     rows.into_iter().map(|row| row.filter).collect()
 }
 
-/// A subscription for a client is authorised as its SUBSCRIBE is, of a shared one the filter behind the share, and it is given to
-/// the session of the same principal alone.
+/// A subscription on behalf of a client is authorized like its SUBSCRIBE; for a shared one this is
+/// the filter without the share. Only a session of the same principal gets it.
 #[test]
 fn a_subscription_is_authorised_and_given_to_its_client_alone() {
     let log = Log::default();
@@ -858,7 +861,7 @@ fn a_subscription_is_authorised_and_given_to_its_client_alone() {
         (vec![(4, 0)], vec!["$share/g/open/b".to_owned()])
     );
 
-    // Somebody else has the identifier now: nothing is given to him, and nothing taken.
+    // Another principal has the identifier now: its session gets no subscription and loses none.
     scene.world.connect("c", &named(Some("bob")));
     for (number, wish) in [(5, subscribe("open/c")), (6, Wish::Unsubscribe { filter: "open/c".into() })] {
         let whom = scene.whom("c");
@@ -868,7 +871,8 @@ fn a_subscription_is_authorised_and_given_to_its_client_alone() {
     assert_eq!(subscriptions(&scene, "c"), [""; 0]);
 }
 
-/// What was allowed under rules that have changed since is asked about again before it comes into force.
+/// A subscription allowed under rules that have changed since is authorized again before it comes
+/// into force.
 #[test]
 fn a_subscription_is_asked_about_again_where_the_rules_have_changed() {
     let taken = Taken::default();
@@ -876,7 +880,7 @@ fn a_subscription_is_asked_about_again_where_the_rules_have_changed() {
     scene.client("c", &named(None));
     scene.publish_as("c", 1, "open/later");
     let whom = scene.whom("c");
-    // Allowed at once, and behind the one that waits.
+    // This one is allowed at once, but waits behind the one before.
     scene.wish(whom, 2, subscribe("open/a"));
     scene.world.shards[0].invalidate(Scope::All);
     let log = Log::default();
@@ -896,7 +900,8 @@ fn a_subscription_is_asked_about_again_where_the_rules_have_changed() {
     assert_eq!(scene.told().last(), Some(&(2, 0x87)));
 }
 
-/// What was allowed and waits behind something else is judged by the rules of its turn: a message and a question as a subscription is.
+/// An allowed request that waits behind another is authorized again by the rules of its turn: a
+/// publish and an authorization request like a subscription.
 #[test]
 fn what_was_allowed_before_its_turn_is_judged_by_the_new_rules() {
     let (taken, strict) = (Taken::default(), Rc::<std::cell::Cell<bool>>::default());
@@ -924,7 +929,8 @@ fn what_was_allowed_before_its_turn_is_judged_by_the_new_rules() {
     assert_eq!(scene.world.shards[0].ledger(), scene.world.shards[0].recount());
 }
 
-/// Rules that change all the time keep nobody waiting for ever: after some rounds nobody has answered.
+/// Rules that change continuously do not block a request forever: after some restarts it counts as
+/// unanswered.
 #[test]
 fn rules_that_change_all_the_time_keep_nobody_waiting_for_ever() {
     let taken = Taken::default();
@@ -940,7 +946,8 @@ fn rules_that_change_all_the_time_keep_nobody_waiting_for_ever() {
     assert_eq!(scene.got(), [""; 0]);
 }
 
-/// A plugin may ask without doing anything, for what it keeps itself; nothing is refused by that.
+/// A plugin may request an authorization alone, for data that it stores itself. The refusal counts
+/// for nothing else.
 #[test]
 fn a_question_is_answered_and_nothing_else() {
     let log = Log::default();
@@ -951,7 +958,7 @@ fn a_question_is_answered_and_nothing_else() {
         (1, Action::Publish, "secret/y", 0x87),
         (2, Action::Publish, "open/y", 0),
         (3, Action::Subscribe, "$share/g/secret/#", 0x87),
-        // Nobody has asked to be asked about deliveries.
+        // No link authorizes deliveries.
         (4, Action::Deliver, "secret/y", 0),
     ] {
         let whom = scene.whom("c");
@@ -967,7 +974,8 @@ fn a_question_is_answered_and_nothing_else() {
     assert_eq!(subscriptions(&scene, "c"), [""; 0]);
 }
 
-/// Whoever has a client identifier now can be named by it; nobody can where no session has it.
+/// A plugin can name the current owner of a client identifier. A name without a session is an
+/// error.
 #[test]
 fn a_client_is_named_by_its_identifier() {
     let log = Log::default();
@@ -980,7 +988,8 @@ fn a_client_is_named_by_its_identifier() {
     assert_eq!((scene.got(), scene.refused()), (vec!["open/y".to_owned()], 1));
 }
 
-/// What CONNACK has said holds for it as for the client's own PUBLISH [MQTT-3.2.2-14]; a QoS above the greatest is lowered.
+/// Limits that CONNACK announced apply as to the client's own PUBLISH [MQTT-3.2.2-14]; a QoS above
+/// the maximum is lowered.
 #[test]
 fn what_was_offered_holds() {
     let mut scene = Scene::with(Vec::new(), |limits| {
@@ -999,7 +1008,8 @@ fn what_was_offered_holds() {
     assert_eq!(scene.world.take_plain(scene.subscriber), [message("open/y", "x", 0)]);
 }
 
-/// One refusal in ten seconds is logged for each plugin, with how many there were since; all are counted.
+/// For each plugin one refusal in ten seconds is logged, with the number since the last one. All
+/// are counted.
 #[test]
 fn refusals_are_logged_once_in_a_while() {
     let log = Log::default();
@@ -1008,7 +1018,7 @@ fn refusals_are_logged_once_in_a_while() {
     for number in 0..3 {
         scene.publish_as("c", number, "secret/y");
     }
-    // Another plugin's, of a client that is not there.
+    // A request of another plugin, for a client that does not exist.
     let (plugin, whom) = (PluginHandle(8), Whom::Client("nobody".into()));
     let wish = Wish::Unsubscribe { filter: "open/a".into() };
     scene.world.shards[0].command(Command::As(Box::new(OnBehalf { plugin, whom, answer: None, wish })));
@@ -1035,12 +1045,13 @@ fn refusals_are_logged_once_in_a_while() {
     assert_eq!((next.len(), next[0].2, scene.refused()), (1, 2, 5));
 }
 
-/// A plugin that has spoken for itself is nobody's client: who is called like it gives it no rights and takes none.
+/// A plugin's own identity belongs to no client: a client with the same name gains and loses no
+/// rights by it.
 #[test]
 fn what_a_plugin_said_itself_stays_its_own() {
     let log = Log::default();
     let mut scene = Scene::with(vec![guard(&log)], |_| {});
-    // What another plugin publishes is kept with its own identity.
+    // The message of another plugin is stored with that plugin's own identity.
     let Wish::Publish(own) = publish("keep") else { return };
     let own = Message { from: "plugin1".into(), ancestry: 0, ..own };
     scene.world.shards[0].command(Command::Publish { plugin: PluginHandle(1), message: own });
@@ -1055,7 +1066,7 @@ fn what_a_plugin_said_itself_stays_its_own() {
     assert_eq!(scene.told(), [(1, 0), (2, 0x85)]);
 }
 
-/// Before it is decided who a client is, there is no identity to be kept.
+/// A client has no identity to store before it is admitted.
 #[test]
 fn there_is_no_identity_before_the_client_is_in() {
     for (point, expected) in [

@@ -1,5 +1,5 @@
-//! What a PUBLISH meets on its way when something in front of it waits, when its session is taken over, when a lane is full, and
-//! when a hook makes of it what no message may be (MQTT 5.0 sections 3.3, 3.4, 3.5 and 4.6).
+//! A PUBLISH while an earlier packet waits, while its session is taken over, while a lane is full,
+//! or with an invalid change of a hook (MQTT 5.0 sections 3.3, 3.4, 3.5 and 4.6).
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
 use grapnel_engine::packet::{Packet, Property, QoS, Version};
@@ -11,7 +11,7 @@ use crate::deferral::{Taken, deny};
 use crate::hooks::{Call, complete, link, mount, pair};
 use crate::world::{Ask, Got, World, message};
 
-/// A link that answers the publishes of one topic later, and passes every other.
+/// A link that defers the publishes of one topic and continues for every other.
 fn later_for(topic: &'static str, taken: &Taken) -> Link {
     let taken = taken.clone();
     link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
@@ -32,8 +32,9 @@ fn stored_with_will(payload: &str) -> Ask<'_> {
     }
 }
 
-/// A session whose publish waits is taken over again and again: each takeover leaves a will behind the publish. As many are
-/// served as the session may have packets waiting; the rest is refused as by a busy server. All wills come, once, in order.
+/// Each takeover of a session with a waiting publish adds a will behind that publish. As many
+/// takeovers are accepted as the session may have packets waiting; the others are refused with
+/// "server busy". All wills are published once, in order.
 #[test]
 fn takeovers_behind_a_waiting_publish_are_bounded() {
     let (mut world, subscriber, _) = pair();
@@ -63,14 +64,14 @@ fn takeovers_behind_a_waiting_publish_are_bounded() {
     let mut expected = vec![message("t", "x", 1)];
     expected.extend((0..served).map(|n| message("will", &n.to_string(), 0)));
     assert_eq!(world.take_plain(subscriber), expected);
-    // There is room again.
+    // There is space again.
     assert_eq!(
         world.try_connect("c", &stored_with_will("-")).1,
         Some(Got::ConnAck { present: true, code: 0 })
     );
 }
 
-/// However many wills wait behind a publish: one is published after the other, and none from within another.
+/// Any number of wills behind a publish are published one after the other, without recursion.
 #[test]
 fn thousands_of_wills_behind_a_waiting_publish_come_one_after_the_other() {
     let mut world = World::with(1, |limits| limits.slots_max = 4000);
@@ -90,8 +91,8 @@ fn thousands_of_wills_behind_a_waiting_publish_come_one_after_the_other() {
     assert_eq!(world.take_plain(subscriber), expected);
 }
 
-/// The same where the publish waits for the owner of its retained topic, which has no deadline, and where older versions are
-/// told with their own code.
+/// The same where the publish waits for the owner of its retained topic, which has no deadline, and
+/// where MQTT 3 clients get the code of their version.
 #[test]
 fn takeovers_while_a_retained_message_is_being_stored_are_bounded() {
     let mut world = World::new(2);
@@ -99,7 +100,7 @@ fn takeovers_while_a_retained_message_is_being_stored_are_bounded() {
         |_| Ask { clean: false, will: Some(("w", "", QoS::AtMostOnce, false)), ..Ask::v(Version::V311) };
     let client = world.connect("c", &request(0));
     world.lanes_open = false;
-    // One of these is owned by the other shard.
+    // One of these topics is owned by the other shard.
     for n in 0..8 {
         world.publish_with(client, &format!("t{n}"), "x", QoS::AtMostOnce, 0, true, &[]);
     }
@@ -120,7 +121,7 @@ fn takeovers_while_a_retained_message_is_being_stored_are_bounded() {
     );
 }
 
-/// A will that waits counts its bytes.
+/// The bytes of waiting wills are counted.
 #[test]
 fn the_bytes_of_wills_that_wait_are_bounded() {
     let mut world = World::with(1, |limits| limits.slot_bytes_max = 4096);
@@ -145,8 +146,8 @@ fn the_bytes_of_wills_that_wait_are_bounded() {
     assert!(matches!(world.try_connect("c", &stored_with_will(&will)).1, Some(Got::ConnAck { code: 0, .. })));
 }
 
-/// Acknowledgements come in the order of the publishes, also one that refuses a topic deeper than allowed or too many user
-/// properties [MQTT-4.6.0-2] [MQTT-4.6.0-3].
+/// Acknowledgements are sent in the order of the publishes, also one that refuses a topic with too
+/// many levels or too many user properties [MQTT-4.6.0-2] [MQTT-4.6.0-3].
 #[test]
 fn a_refusal_waits_for_the_publishes_in_front() {
     let (mut world, subscriber, publisher) = pair();
@@ -173,7 +174,8 @@ fn a_refusal_waits_for_the_publishes_in_front() {
     assert_eq!(world.shards[0].counters().packets_publish_error, 3);
 }
 
-/// A refused publish that waits is what a resend of it joins, and its refusal ends a QoS 2 exchange [MQTT-4.3.3-9].
+/// A resend joins a refused publish that still waits, and the refusal ends a QoS 2 exchange
+/// [MQTT-4.3.3-9].
 #[test]
 fn a_resend_joins_a_refusal_that_waits() {
     let (mut world, _, publisher) = pair();
@@ -189,8 +191,8 @@ fn a_resend_joins_a_refusal_that_waits() {
     assert_eq!(world.take(publisher), [Got::Ack("PUBCOMP", 2, 0x92)]);
 }
 
-/// `user_properties_max` user properties pass, one more does not: a publish that is acknowledged is told so, any other packet
-/// ends its connection with the same code.
+/// `user_properties_max` user properties are accepted, one more is not: an acknowledged publish is
+/// refused with a code, any other packet ends its connection with the same code.
 #[test]
 fn user_properties_are_bounded() {
     for (count, code) in [(0, 0), (63, 0), (64, 0), (65, 0x97), (20_000, 0x97)] {
@@ -248,8 +250,9 @@ fn user_properties_of_other_packets_are_bounded() {
     world.connect("c", &request);
 }
 
-/// A message of exactly the client's Maximum Packet Size without an alias is delivered without one [MQTT-3.1.2-24]
-/// [MQTT-3.1.2-25]; one byte more is not. An alias that is known makes room.
+/// A message that is exactly as large as the client's Maximum Packet Size without an alias is
+/// delivered without one [MQTT-3.1.2-24] [MQTT-3.1.2-25]. One byte more is not delivered. An
+/// existing alias saves the bytes of the topic.
 #[test]
 fn an_alias_gives_way_to_the_maximum_packet_size() {
     let mut world = World::new(1);
@@ -261,7 +264,7 @@ fn an_alias_gives_way_to_the_maximum_packet_size() {
     world.publish(publisher, "topic", "0123456789+", QoS::AtMostOnce, 0);
     assert_eq!(world.take(sub), [message("topic", "0123456789", 0)]);
     assert_eq!(world.shards[0].counters().messages_dropped_too_large, 1);
-    // Three bytes less and the alias is set, after which the topic costs nothing.
+    // With three bytes less the alias is set, and the topic needs no bytes after that.
     world.publish(publisher, "topic", "0123456", QoS::AtMostOnce, 0);
     world.publish(publisher, "topic", "0123456789+", QoS::AtMostOnce, 0);
     assert_eq!(world.take(sub), [message("topic", "0123456", 0), message("", "0123456789+", 0)]);
@@ -292,7 +295,8 @@ fn a_reason_string_gives_way_to_the_maximum_packet_size() {
     }
 }
 
-/// QoS 2 publishes of a client that knows no Receive Maximum, beyond `awaiting_rel_max`, wait until PUBREL makes room.
+/// QoS 2 publishes beyond `awaiting_rel_max`, of a client without a Receive Maximum, wait until a
+/// PUBREL makes space.
 #[test]
 fn a_v3_client_beyond_awaiting_rel_max_waits() {
     for version in [Version::V31, Version::V311] {
@@ -306,7 +310,7 @@ fn a_v3_client_beyond_awaiting_rel_max_waits() {
         let recs = |from: u16, to: u16| (from..=to).map(|n| Got::Ack("PUBREC", n, 0)).collect::<Vec<_>>();
         assert_eq!(world.take(publisher), recs(1, 3));
         assert_eq!(world.take(sub).len(), 3);
-        // A resend of one that waits joins it.
+        // A resend of a waiting publish joins it.
         world.publish(publisher, "t", "4", QoS::ExactlyOnce, 4);
         world.publish(publisher, "t", "behind", QoS::AtLeastOnce, 9);
         world.send(publisher, &Packet::PingReq);
@@ -331,7 +335,8 @@ fn a_v3_client_beyond_awaiting_rel_max_waits() {
     }
 }
 
-/// What waits for PUBREL takes effect when its connection is gone, whose session ends or goes on; nothing is delivered twice.
+/// A publish that waits for PUBREL takes effect when its connection is gone, whether the session
+/// ends or not. Nothing is delivered twice.
 #[test]
 fn what_waits_for_pubrel_does_not_keep_a_session_alive() {
     for clean in [true, false] {
@@ -359,8 +364,9 @@ fn what_waits_for_pubrel_does_not_keep_a_session_alive() {
     }
 }
 
-/// A client whose PUBREL is behind what is not read, since its session may have no more packets waiting, is read again after a
-/// while, whatever it has sent before that PUBREL, and then waits for its turn as before.
+/// A client may be paused because its session has too many packets waiting, while the PUBREL that
+/// would help is among the bytes not read. After a while it is read again, whatever it has sent
+/// before the PUBREL, and then waits as before.
 #[test]
 fn a_v3_client_whose_pubrel_is_behind_what_is_not_read_goes_on() {
     let mut world = World::with(1, |limits| {
@@ -384,7 +390,7 @@ fn a_v3_client_whose_pubrel_is_behind_what_is_not_read_goes_on() {
     assert_eq!(world.take(publisher), expected);
     let payloads: Vec<Got> = (1..=40).map(|n| message("t", &n.to_string(), 0)).collect();
     assert_eq!(world.take_plain(sub), payloads, "each once, in order");
-    // Once it has released what it began, it is held to the limit again.
+    // Once it has released these, the limit applies again.
     (2..=40).for_each(|n| world.ack(publisher, Packet::PubRel, n));
     world.take(publisher);
     for n in 1..=4 {
@@ -398,7 +404,8 @@ fn a_v3_client_whose_pubrel_is_behind_what_is_not_read_goes_on() {
     assert_eq!(world.take(publisher), (2..=4).map(|n| Got::Ack("PUBREC", n, 0)).collect::<Vec<_>>());
 }
 
-/// Behind a DISCONNECT no PUBREL can come: what waits for one takes effect, and the connection ends at once.
+/// After a DISCONNECT no PUBREL can follow: a publish that waits for one takes effect, and the
+/// connection ends at once.
 #[test]
 fn a_disconnect_behind_what_waits_for_pubrel_ends_the_connection() {
     let mut world = World::with(1, |limits| limits.awaiting_rel_max = 1);
@@ -412,7 +419,7 @@ fn a_disconnect_behind_what_waits_for_pubrel_ends_the_connection() {
     assert_eq!(world.take_plain(sub), payloads);
 }
 
-/// What one connection was allowed beyond `awaiting_rel_max` is not the next one's.
+/// A connection that was allowed more than `awaiting_rel_max` does not give this to the next one.
 #[test]
 fn the_next_connection_waits_for_pubrel_as_the_first_did() {
     let mut world = World::with(1, |limits| {
@@ -432,7 +439,8 @@ fn the_next_connection_waits_for_pubrel_as_the_first_did() {
     assert_eq!(world.take(publisher).last(), Some(&Got::Ack("PUBREC", 9, 0)));
 }
 
-/// A Disconnect verdict for a publish whose connection has been taken over is the old connection's, or nobody's.
+/// A Disconnect verdict for a publish of a connection that was taken over never ends the new
+/// connection.
 #[test]
 fn a_disconnect_verdict_never_meets_the_next_connection() {
     let (mut world, subscriber, _) = pair();
@@ -447,16 +455,18 @@ fn a_disconnect_verdict_never_meets_the_next_connection() {
     changes.push(crate::hooks::number(Field::DISPOSITION, 3));
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
     assert!(!world.is_closed(second));
-    // It may have sent the publish again, which joined the one that waited: it is told like of any other refusal.
+    // The new connection may have resent the publish, and the resend joined the waiting one. Its
+    // refusal is then sent like any other.
     assert_eq!((world.take(second), world.take(subscriber)), (vec![Got::Ack("PUBACK", 1, 0x87)], vec![]));
     world.publish(second, "u", "y", QoS::AtLeastOnce, 2);
     assert_eq!(world.take(second), [Got::Ack("PUBACK", 2, 0)]);
 }
 
-/// A field, a value that it may not have, and what the reason speaks of.
+/// A field, an invalid value, and a word of the reason.
 type Impossible = (Field, fn() -> String, &'static str);
 
-/// What a hook may not make of a message: each is refused as a whole, as the hook's fault, and told once with its reason.
+/// Invalid changes of a message. Each answer is refused as a whole, as the hook's fault, and
+/// reported once with its reason.
 const IMPOSSIBLE: [Impossible; 7] = [
     (Field::TOPIC, || "t/".repeat(2_000), "levels"),
     (Field::TOPIC, || "t/#".into(), "# or +"),
@@ -467,7 +477,7 @@ const IMPOSSIBLE: [Impossible; 7] = [
     (Field::PAYLOAD, || "x".repeat((1 << 20) + 1), "packet_bytes_max"),
 ];
 
-/// A hook that makes something impossible of a message, beside a change that is fine, and lets it go on.
+/// A hook that makes an invalid change of a message beside a valid one, and continues.
 fn impossible(policy: FaultPolicy, (field, value, _): Impossible) -> Link {
     link(1, 1, policy, move |call: &mut Call<'_>| {
         call.set(Field::QOS, 0, "", "");
@@ -540,7 +550,7 @@ fn what_no_message_may_be_is_refused_when_it_comes_later() {
     }
 }
 
-/// As at every other point: an answer that cannot be taken is refused as a whole, and the log is told of it.
+/// As at every other point, an invalid answer is refused as a whole and reported to the log.
 #[test]
 fn an_answer_that_no_publish_can_take_is_told() {
     let (mut world, sub, publisher) = pair();
@@ -569,9 +579,9 @@ fn what_no_message_may_be_is_refused_at_delivery() {
     }
 }
 
-/// At the limits a topic and a payload are fine; a hook that sets something else instead of what was refused has done nothing
-/// wrong; and however often a hook fails like this, it is told once a second, with the number, and its plugin is not tripped:
-/// clients may have chosen the topic.
+/// A topic and a payload at the limits are valid. A hook that replaces a refused value by a valid
+/// one has no fault. Faults of this kind are reported once a second, with their number, and do not
+/// trip the plugin, because clients may have chosen the topic.
 #[test]
 fn refusals_have_their_limits() {
     let (mut world, sub, publisher) = pair();
@@ -614,7 +624,8 @@ fn refusals_have_their_limits() {
     assert_eq!(world.take(sub).len(), 301);
 }
 
-/// A hook that fails with what it was answered is not tripped for it either, and setting one thing right mends no other.
+/// A hook that returns the status of a refused change as its error is not tripped for it either. A
+/// valid value for one field does not repair another.
 #[test]
 fn each_refused_change_stays_refused_until_it_is_set_right() {
     let (mut world, sub, publisher) = {
@@ -654,7 +665,8 @@ fn each_refused_change_stays_refused_until_it_is_set_right() {
     assert_eq!(world.shards[0].outbox().tripped, []);
 }
 
-/// What a hook returns that has panicked counts, also where something that it set was refused: a client may have seen to that.
+/// A panic of a hook counts as such, also if one of its changes was refused, since clients may have
+/// caused the refusal.
 #[test]
 fn a_panic_trips_a_plugin_whose_change_was_refused() {
     for (flow, is_tripped) in [(Flow::FAULT, false), (Flow(u32::MAX), true)] {
@@ -673,7 +685,8 @@ fn a_panic_trips_a_plugin_whose_change_was_refused() {
     }
 }
 
-/// A message that a hook adds is checked likewise, and one that cannot be takes what else the hook did along.
+/// A message that a hook adds is checked in the same way, and an invalid one discards the hook's
+/// other changes.
 #[test]
 fn an_impossible_message_that_a_hook_adds_is_refused_with_everything_it_did() {
     let (mut world, sub, publisher) = pair();

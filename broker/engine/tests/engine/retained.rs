@@ -1,5 +1,5 @@
-//! Retained messages on their way to a new subscriber (MQTT 5.0 section 3.3.1.3): all of them, each once, none behind a newer
-//! one, whatever the number of shards, the size of the messages and the client's windows.
+//! Retained messages for a new subscriber (MQTT 5.0 section 3.3.1.3): all of them, each once, none
+//! after a newer one, for any number of shards, message size and client window.
 
 use grapnel_engine::packet::{
     Filters, Packet, Properties, QoS, RetainHandling, Subscribe, SubscriptionOptions, Version,
@@ -12,7 +12,7 @@ fn retain(world: &mut World, publisher: ClientId, topic: &str, payload: &str) {
     world.publish_with(publisher, topic, payload, QoS::AtMostOnce, 0, true, &[]);
 }
 
-/// SUBSCRIBE with several filters.
+/// A SUBSCRIBE with several filters.
 fn subscribe_all(world: &mut World, client: ClientId, filters: &[&str], qos: QoS) {
     let mut payload = Vec::new();
     for filter in filters {
@@ -23,7 +23,8 @@ fn subscribe_all(world: &mut World, client: ClientId, filters: &[&str], qos: QoS
     world.send(client, &Packet::Subscribe(subscribe));
 }
 
-/// What a client gets that acknowledges everything, until nothing comes any more.
+/// Everything that a client receives while it acknowledges each message, until nothing more
+/// arrives.
 fn read_all(world: &mut World, client: ClientId) -> Vec<Got> {
     let mut all = Vec::new();
     loop {
@@ -137,7 +138,8 @@ fn three_hundred_retained_messages_of_20_kb_come_to_a_client_that_reads() {
     }
 }
 
-/// A live message without RETAIN replaces nothing [MQTT-3.3.1-8]: the retained one comes all the same, and before it.
+/// A live message without RETAIN replaces no retained one [MQTT-3.3.1-8]: the retained one is still
+/// delivered, and first.
 #[test]
 fn a_live_message_without_retain_leaves_the_retained_one_to_come() {
     let mut world = World::new(1);
@@ -147,7 +149,7 @@ fn a_live_message_without_retain_leaves_the_retained_one_to_come() {
     assert_eq!(world.take(one), [Got::SubAck(1, vec![0]), stored("r", "r"), message("r", "l", 0)]);
 }
 
-/// The same where the retained message belongs to another shard: the order is not promised there, both are.
+/// The same where the retained message belongs to another shard: both are delivered, in any order.
 #[test]
 fn a_live_message_without_retain_suppresses_no_retained_one_of_another_shard() {
     for n in 0..16 {
@@ -167,7 +169,8 @@ fn a_live_message_without_retain_suppresses_no_retained_one_of_another_shard() {
     }
 }
 
-/// A retained message that is published while a client subscribes comes once, live or retained [4.3.3].
+/// A retained message that is published during a SUBSCRIBE is delivered once, live or retained
+/// [4.3.3].
 #[test]
 fn a_retained_message_published_during_a_subscribe_comes_once() {
     let mut kinds = [0, 0];
@@ -198,7 +201,8 @@ fn a_retained_message_published_during_a_subscribe_comes_once() {
     assert!(kinds[0] > 50 && kinds[1] > 50, "both ways are seen: {kinds:?}");
 }
 
-/// What a client has got last for a topic is what was published last, whenever it subscribed.
+/// The last message of a topic that a client receives is the last one published, whenever it
+/// subscribed.
 #[test]
 fn no_old_value_comes_behind_a_new_one() {
     for shards in [1, 2, 3, 8] {
@@ -233,7 +237,7 @@ fn no_old_value_comes_behind_a_new_one() {
     }
 }
 
-/// After UNSUBACK comes nothing but what was in flight [MQTT-3.10.4-2] [MQTT-3.10.4-3].
+/// After UNSUBACK only messages in flight are delivered [MQTT-3.10.4-2] [MQTT-3.10.4-3].
 #[test]
 fn nothing_follows_an_unsubscribe_but_what_was_in_flight() {
     for shards in [1, 2] {
@@ -258,7 +262,7 @@ fn nothing_follows_an_unsubscribe_but_what_was_in_flight() {
     }
 }
 
-/// The same where live messages stand in the queue in front of retained ones.
+/// The same where live messages are in the queue before retained ones.
 #[test]
 fn nothing_retained_follows_an_unsubscribe_from_behind_live_messages() {
     let mut world = World::new(2);
@@ -305,7 +309,8 @@ fn a_subscriber_whose_queue_never_empties_gets_its_retained_messages_all_the_sam
     }
 }
 
-/// A queue that has room for messages, but not for the next one that is stored, is not offered that one over and over.
+/// If a queue has space, but not for the next stored message, that message is not offered again and
+/// again.
 #[test]
 fn a_client_that_withholds_its_acknowledgements_leaves_its_shard_at_rest() {
     for shards in [1, 2] {
@@ -343,7 +348,7 @@ fn a_client_that_withholds_its_acknowledgements_leaves_its_shard_at_rest() {
     }
 }
 
-/// Readers of a session outlive its connection.
+/// The readers of a session continue after its connection has ended.
 #[test]
 fn retained_messages_go_on_where_a_session_is_resumed() {
     for shards in [1, 2, 4] {
@@ -376,8 +381,9 @@ fn retained_messages_go_on_where_a_session_is_resumed() {
     }
 }
 
-/// A SUBSCRIBE whose connection ends while it waits for another shard, for the barrier or for the marks: its subscription is
-/// in force, so its session gets the retained messages when it is resumed, before that has come or after.
+/// The connection may end while a SUBSCRIBE waits for another shard, for the barrier or for the
+/// marks. The subscription is in force, so the session receives the retained messages when it is
+/// resumed, before or after those arrive.
 #[test]
 fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
     for n in 0..8 {
@@ -390,7 +396,7 @@ fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
         let request = Ask { clean: false, ..Ask::v(Version::V311) };
         let mut sub = world.connect("sub", &request);
         if known {
-            // Its barrier is behind it: it waits for the marks alone.
+            // It has passed the barrier and waits for the marks alone.
             let first = world.connect_at(world.shard_of(sub), "f", &Ask::v(Version::V311));
             world.subscribe(first, "r/#", QoS::AtMostOnce);
         }
@@ -398,7 +404,7 @@ fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
         world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
         assert_eq!(world.take(sub), []);
         world.lose(sub);
-        // With a session that ends with its next connection, or not.
+        // The session ends with its next connection, or not.
         let again = Ask { clean: false, ..Ask::v(if stays { Version::V311 } else { Version::V5 }) };
         if back_early {
             sub = world.connect("sub", &again);
@@ -414,7 +420,7 @@ fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
     }
 }
 
-/// What is retained while its subscriber is away comes once, live or from the store.
+/// A message retained while its subscriber is away is delivered once, live or from the store.
 #[test]
 fn what_is_retained_behind_a_subscribe_that_was_cut_off_comes_once() {
     for shards in [1, 2, 4] {
@@ -449,8 +455,8 @@ fn what_is_retained_behind_a_subscribe_that_was_cut_off_comes_once() {
     }
 }
 
-/// A SUBSCRIBE that was cut off and that the other shards do not hear of in time is taken back, as if its client were there; where
-/// its session has ended, it waits for nobody.
+/// An interrupted SUBSCRIBE that other shards do not answer in time is taken back, as with a
+/// connected client. If its session has ended, it does not wait.
 #[test]
 fn a_subscribe_that_was_cut_off_does_not_wait_without_end() {
     for (clean, again) in [(false, false), (false, true), (true, false)] {
@@ -471,7 +477,7 @@ fn a_subscribe_that_was_cut_off_does_not_wait_without_end() {
         }
         assert_eq!(counts(&mut world), (1, 1));
         if again {
-            // Another one without a session to come back to.
+            // Another one without a session that can be resumed.
             world.connect("sub", &Ask::v(Version::V311));
             world.drive();
             assert_eq!(counts(&mut world), (1, 0));
@@ -509,7 +515,8 @@ fn a_full_store_refuses_to_store_and_the_message_is_delivered() {
     }
 }
 
-/// A subscription that is replaced goes on meanwhile [MQTT-3.8.4-3]; its retained messages come again.
+/// A subscription that is replaced stays in force meanwhile [MQTT-3.8.4-3]; its retained messages
+/// are sent again.
 #[test]
 fn a_subscription_that_is_replaced_loses_nothing_while_marks_are_set() {
     for seed in 0..100_u64 {
@@ -556,8 +563,9 @@ fn who_wants_no_retained_messages_gets_the_live_one_once() {
     }
 }
 
-/// A session's life with a subscription that comes and goes, lost connections and small windows, while retained messages of six
-/// topics change. Values of a topic only rise within a subscription, and the last one is there in the end.
+/// A session whose subscription comes and goes, with lost connections and small windows, while
+/// retained messages of six topics change. The values of a topic only rise within a subscription,
+/// and the last one is delivered in the end.
 #[test]
 fn whatever_happens_the_last_value_comes_last_and_none_comes_back() {
     for seed in 1..400_u64 {
@@ -565,19 +573,19 @@ fn whatever_happens_the_last_value_comes_last_and_none_comes_back() {
     }
 }
 
-/// What a client has got of six topics.
+/// Messages of six topics that a client has received.
 #[derive(Default)]
 struct Seen {
-    /// The highest value of each topic since SUBSCRIBE; `u32::MAX` where none may rise any more.
+    /// The highest value of each topic since SUBSCRIBE; `u32::MAX` if no further one may arrive.
     last: [u32; 6],
     newest: [u32; 6],
-    /// Whether SUBACK has come, and whether the subscription may have been there before.
+    /// Whether SUBACK has arrived, and whether the subscription may have existed before.
     answered: bool,
     again: bool,
 }
 
 impl Seen {
-    /// Reads and acknowledges all there is.
+    /// Reads and acknowledges all packets.
     fn read(&mut self, world: &mut World, client: ClientId, when: &str) {
         for one in read_all(world, client) {
             match one {
@@ -587,7 +595,8 @@ impl Seen {
                     let n: usize = topic[2..].parse().expect("a number");
                     let value: u32 = String::from_utf8(payload).expect("text").parse().expect("a number");
                     self.newest[n] = value;
-                    // The stored value of a subscription that goes on may come before the live ones that led to it.
+                    // If the subscription existed, the stored value may arrive before the live ones
+                    // that led to it.
                     if self.last[n] != u32::MAX && !(self.again && retain) {
                         assert!(
                             dup || value > self.last[n],
@@ -648,7 +657,8 @@ fn life(seed: u64) {
                 world.publish_with(publishers[n], &format!("r/{n}"), &text, qos, packet_id, true, &[]);
             }
             4 if subscribed => {
-                // What it sends is answered before it goes on, as with any client that waits for UNSUBACK.
+                // Its packets are answered before it continues, like those of any client that waits
+                // for UNSUBACK.
                 world.unsubscribe(sub, "r/#");
                 world.drive_shuffled(order);
                 world.lanes_open = false;
@@ -666,7 +676,8 @@ fn life(seed: u64) {
                 }
                 sub = world.connect("sub", &request);
                 if !seen.answered {
-                    // It died with its connection, or is in force already: then what came live may come again, as it is retained.
+                    // The subscription ended with its connection, or is in force: then a live
+                    // message may arrive again as a retained one.
                     subscribe_all(&mut world, sub, &["r/#"], qos);
                     seen.again = true;
                 }
@@ -683,7 +694,8 @@ fn life(seed: u64) {
     }
 }
 
-/// What a publish costs, in work and in memory, does not depend on how many readers are open, of one session or of many.
+/// The cost of a publish, in work and in memory, does not depend on the number of open readers, of
+/// one session or of many.
 #[test]
 fn a_publish_costs_nothing_for_readers_that_are_open() {
     for shards in [1, 2] {
@@ -701,7 +713,7 @@ fn a_publish_costs_nothing_for_readers_that_are_open() {
                 subscribe_all(&mut world, sub, &filters, QoS::AtLeastOnce);
                 assert_eq!(topics(&world.take(sub)).len(), 1, "its window is full, the readers stay open");
             }
-            // The world has brought each ledger up to date.
+            // The world has updated each ledger.
             let held = |world: &World| world.shards.iter().map(|shard| shard.ledger().total()).sum::<u64>();
             let before = (world.work_units(), held(&world));
             for n in 0..500 {
@@ -713,7 +725,7 @@ fn a_publish_costs_nothing_for_readers_that_are_open() {
     }
 }
 
-/// A hundred thousand wildcard filters and no retained message that matches: nothing is left to be done for them.
+/// A hundred thousand wildcard filters without a matching retained message leave no work.
 #[test]
 fn subscribers_of_an_empty_store_leave_no_work() {
     for (shards, retained) in [(1, 0), (2, 0), (4, 0), (1, 100), (2, 100)] {
@@ -738,14 +750,14 @@ fn subscribers_of_an_empty_store_leave_no_work() {
             world.work_units() - before
         };
         let first = cost(&mut world);
-        // By then nothing is kept apart any more.
+        // After this time the shard keeps no data that distinguishes stored from live messages.
         world.hold_ms(60_000, &[]);
         let later = cost(&mut world);
         assert!(first <= later + 4, "{shards} shards: {first} units, later {later}");
     }
 }
 
-/// Filters that nothing is stored for are done with their SUBACK: it leaves nothing to be looked for.
+/// For filters without a stored message, all work is done by the time of SUBACK.
 #[test]
 fn nothing_is_looked_for_behind_suback_where_nothing_is_stored() {
     for shards in [1, 2] {
@@ -761,7 +773,7 @@ fn nothing_is_looked_for_behind_suback_where_nothing_is_stored() {
     }
 }
 
-/// Readers of a session end with it, and with their subscriptions.
+/// The readers of a session end with it, and with their subscriptions.
 #[test]
 fn readers_end_with_their_subscription_and_their_session() {
     let mut world = World::new(2);
@@ -789,7 +801,7 @@ fn readers_end_with_their_subscription_and_their_session() {
     assert_eq!(world.take(again), []);
 }
 
-/// An owner that does not answer in time costs the wait for its retained messages: they come when it does.
+/// Retained messages of a shard that does not answer in time are delivered when it answers.
 #[test]
 fn retained_messages_of_a_shard_that_was_held_come_when_it_goes_on() {
     let mut world = World::new(2);
@@ -814,7 +826,7 @@ fn retained_messages_of_a_shard_that_was_held_come_when_it_goes_on() {
     assert_eq!(here + there, 40);
 }
 
-/// A client that has as many retained messages as it may keeps none of the others from theirs.
+/// A client at its limit of retained messages does not prevent others from storing theirs.
 #[test]
 fn a_client_at_its_own_limit_of_retained_messages_is_told_and_others_are_not_held_up() {
     for by_bytes in [false, true] {
@@ -842,7 +854,7 @@ fn a_client_at_its_own_limit_of_retained_messages_is_told_and_others_are_not_hel
     }
 }
 
-/// The log hears of a full store once, not with every message.
+/// A full store is logged once in a while, not with every message.
 #[test]
 fn a_full_store_is_noted_once_in_a_while() {
     let mut world = World::with(1, |limits| limits.retained_messages_max = 0);
@@ -855,7 +867,7 @@ fn a_full_store_is_noted_once_in_a_while() {
     assert_eq!(world.shards[0].counters().messages_retained_refused, 4);
 }
 
-/// Room that was there when a page was asked for, and is not when it comes: what finds none is asked for again.
+/// If the space for a page is used when the page arrives, the page is requested again.
 #[test]
 fn a_page_that_finds_no_room_any_more_is_asked_for_again() {
     for seed in 1..40_u64 {
@@ -909,7 +921,7 @@ fn a_page_that_finds_no_room_any_more_is_asked_for_again() {
     }
 }
 
-/// A page holds no more than there is room for: what would find none is not even looked at twice.
+/// A page contains no more than there is space for: a message without space is not examined twice.
 #[test]
 fn large_retained_messages_are_looked_at_about_once() {
     for shards in [1, 2] {
@@ -928,8 +940,8 @@ fn large_retained_messages_are_looked_at_about_once() {
     }
 }
 
-/// What tells stored messages from live ones is kept for as long as one of them may be on its way: later, a session holds what one
-/// does that never wanted any.
+/// The data that distinguishes stored from live messages is kept only while one of them may be
+/// under way. After that, a session uses as much memory as one that requested no retained messages.
 #[test]
 fn nothing_is_kept_for_a_subscription_once_it_has_settled() {
     // Retain Handling 0 and 2 (section 3.8.3.1).

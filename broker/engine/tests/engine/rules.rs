@@ -1,4 +1,5 @@
-//! Questions of client.authorize that are under way when the rules change: none is answered partly by those of before.
+//! Authorization requests under way when the rules change: no request is decided partly by the old
+//! rules.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,8 +21,9 @@ use crate::lanes::on_shard;
 use crate::on_behalf::publish;
 use crate::world::{Ask, ClientId, Got, World, message};
 
-/// A client, a subscriber to everything, and three links of client.authorize. The first has rules, which forbid what begins with `b`
-/// once they are strict; the second answers later what begins with `a`; the third says nothing.
+/// A client, a subscriber to everything, and three links at client.authorize. The first has rules
+/// that forbid topics beginning with `b` once they are strict. The second defers topics beginning
+/// with `a`. The third returns no decision.
 struct Scene {
     world: World,
     client: ClientId,
@@ -58,7 +60,7 @@ impl Scene {
         Scene { world, client, subscriber, taken, strict }
     }
 
-    /// The rules become strict, and everything that waits is allowed by the slow link.
+    /// Makes the rules strict. The deferring link then allows everything that waits.
     fn change_rules(&mut self) {
         self.strict.set(true);
         self.world.shards[0].invalidate(Scope::All);
@@ -78,7 +80,8 @@ impl Scene {
     }
 }
 
-/// The second PUBLISH has been to the first link and waits behind the one that the second link still thinks about.
+/// The second PUBLISH has passed the first link and waits behind a PUBLISH that the second link has
+/// deferred. It is authorized by the new rules.
 #[test]
 fn a_publish_that_waits_behind_another_is_judged_by_the_new_rules_alone() {
     let mut scene = Scene::new();
@@ -90,7 +93,7 @@ fn a_publish_that_waits_behind_another_is_judged_by_the_new_rules_alone() {
     assert_eq!(scene.world.take_plain(scene.subscriber), [message("a", "1", 0)]);
 }
 
-/// The same of a subscription that a plugin asks for on behalf of the client: it does not come into force.
+/// The same holds for a subscription on behalf of the client: it does not come into force.
 #[test]
 fn a_subscription_on_behalf_of_a_client_is_judged_by_the_new_rules_alone() {
     let mut scene = Scene::new();
@@ -110,7 +113,8 @@ fn a_subscription_on_behalf_of_a_client_is_judged_by_the_new_rules_alone() {
     assert_eq!(scene.world.shards[0].counters().behalf_refused, 1);
 }
 
-/// A will is asked about anew too: its client does not come in with what only the rules of before allowed.
+/// A will is authorized again too: the client is not admitted if only the old rules allowed its
+/// will.
 #[test]
 fn a_will_that_waits_is_judged_by_the_new_rules_alone() {
     let mut scene = Scene::new();
@@ -142,14 +146,14 @@ fn a_will_that_waits_is_judged_by_the_new_rules_alone() {
     );
 }
 
-/// A client of the user `ann` and a subscriber to everything. At client.authorize there are rules, which forbid what begins with `b` once
-/// they are strict, and a link that answers later about what begins with `a`; at message.publish one that answers later about what ends
-/// with `later`.
+/// A client of the user `ann` and a subscriber to everything. At client.authorize, one link forbids
+/// topics beginning with `b` once the rules are strict, and another one defers topics beginning
+/// with `a`. At message.publish, a link defers topics that end with `later`.
 struct Turn {
     world: World,
     client: ClientId,
     subscriber: ClientId,
-    /// What the rules were asked about the client.
+    /// Authorization requests for the client that the rules have seen.
     asked: Log,
     taken: Taken,
     strict: Rc<Cell<bool>>,
@@ -164,7 +168,7 @@ impl Turn {
         Turn::beside(Vec::new(), change)
     }
 
-    /// With these links beside those.
+    /// The same with these links in addition.
     fn beside(links: Vec<(HookPoint, Link)>, change: impl FnOnce(&mut Limits)) -> Turn {
         let mut world = World::with(1, change);
         let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
@@ -215,7 +219,7 @@ impl Turn {
         self.world.drive();
     }
 
-    /// Everything that waits is allowed, with these changes, until nothing waits.
+    /// Allows everything that waits, with these changes, until nothing waits.
     fn answer(&mut self, changes: &[OwnedChange]) {
         let mut at = 0;
         while at < self.taken.about().len() {
@@ -232,10 +236,10 @@ impl Turn {
     }
 }
 
-/// Whether a topic of the client is among what a change of the rules concerns.
+/// Whether a change of the rules concerns a topic of the client.
 type Concerns = fn(&str) -> bool;
 
-/// Whom a change of the rules concerns, and which of the client's topics.
+/// Scopes of a change, and which of the client's topics each concerns.
 fn scopes() -> [(Scope, Concerns); 6] {
     [
         (Scope::All, |_| true),
@@ -247,8 +251,8 @@ fn scopes() -> [(Scope, Concerns); 6] {
     ]
 }
 
-/// What was allowed waits behind a publish whose verdict comes later: it is asked about once more, by the rules of its turn, and only
-/// where they have changed for this client.
+/// An allowed publish that waits behind a deferred one is authorized again at its turn, by the
+/// rules of then, and only if they have changed for this client.
 #[test]
 fn a_publish_that_was_allowed_is_judged_by_the_rules_of_its_turn() {
     for (scope, concerns) in scopes() {
@@ -283,7 +287,8 @@ fn a_publish_that_was_allowed_is_judged_by_the_rules_of_its_turn() {
     }
 }
 
-/// The same of one that waits for a later hook of its own: what that has made of it stays, and goes, or does not.
+/// The same holds for a publish that waits for a later hook of its own: the hook's changes stay,
+/// and the new rules allow or refuse it.
 #[test]
 fn a_publish_whose_own_hook_answers_later_is_judged_by_the_rules_of_its_turn() {
     let payload = || OwnedChange {
@@ -306,7 +311,8 @@ fn a_publish_whose_own_hook_answers_later_is_judged_by_the_rules_of_its_turn() {
     }
 }
 
-/// A hook that moves `b/move` to `moved`, and `b/move/a` to `a/moved`, about which client.authorize answers later.
+/// A hook that moves `b/move` to `moved`, and `b/move/a` to `a/moved`, which client.authorize
+/// defers.
 fn mover() -> (HookPoint, Link) {
     let moves = link(4, 5, FaultPolicy::Deny, |call: &mut Call<'_>| {
         let to = match call.topic() {
@@ -320,7 +326,8 @@ fn mover() -> (HookPoint, Link) {
     (HookPoint::MessagePublish, moves)
 }
 
-/// What a hook has moved to another topic must be allowed under both in its turn: rules that forbid the first one meanwhile refuse it.
+/// A publish that a hook has moved must be allowed under both topics at its turn. Rules that now
+/// forbid the first topic refuse it.
 #[test]
 fn a_publish_that_was_moved_is_judged_by_both_of_its_topics() {
     let topic =
@@ -359,7 +366,8 @@ fn a_publish_that_was_moved_is_judged_by_both_of_its_topics() {
     }
 }
 
-/// The same of one that has passed at once and waits for a lane; where the rules have changed for none of its topics, nobody is asked.
+/// The same holds for a publish without deferral that waits for a lane. If the rules have changed
+/// for none of its topics, it is not authorized again.
 #[test]
 fn a_publish_that_was_moved_and_waits_for_a_lane_is_judged_by_both_of_its_topics() {
     for (topics, asked) in [("b/#", &["b/move"][..]), ("moved", &["b/move", "moved"]), ("other", &[])] {
@@ -395,7 +403,8 @@ fn a_publish_that_was_moved_and_waits_for_a_lane_is_judged_by_both_of_its_topics
     }
 }
 
-/// A will was allowed at CONNECT: it is asked about in its turn where the rules have changed since, also while a hook thinks about it.
+/// A will that was allowed at CONNECT is authorized again at its turn if the rules have changed
+/// since, also while a hook defers it.
 #[test]
 fn a_will_is_judged_by_the_rules_of_its_turn() {
     for (scope, concerns) in scopes() {
@@ -422,8 +431,8 @@ fn a_will_is_judged_by_the_rules_of_its_turn() {
     }
 }
 
-/// A plugin that changes the rules of single clients, users or topics all the time keeps no other questions from their answers: they are
-/// asked once.
+/// A plugin that continuously changes the rules of single clients, users or topics does not restart
+/// other authorization requests.
 #[test]
 fn changes_for_other_clients_and_topics_restart_no_question() {
     for what in ["publish", "subscribe", "connect"] {
@@ -460,7 +469,7 @@ fn changes_for_other_clients_and_topics_restart_no_question() {
     }
 }
 
-/// What is remembered about deliveries is forgotten for those alone whom a change concerns.
+/// A change discards only those remembered delivery verdicts that it concerns.
 #[test]
 fn changes_for_other_clients_forget_no_verdict_about_deliveries() {
     for (scope, concerns) in scopes() {
@@ -491,8 +500,8 @@ fn changes_for_other_clients_forget_no_verdict_about_deliveries() {
     }
 }
 
-/// Rules that change all the time keep no SUBSCRIBE waiting for ever, however many filters of it are asked one after the other: in the
-/// end nobody has answered about them.
+/// Rules that change continuously do not block a SUBSCRIBE forever, however many of its filters are
+/// authorized one after the other. After some restarts it counts as unanswered.
 #[test]
 fn rules_that_change_all_the_time_end_a_subscribe() {
     let mut turn = Turn::with(|limits| limits.defer_window = 1);
@@ -521,7 +530,8 @@ fn rules_that_change_all_the_time_end_a_subscribe() {
     assert!(codes.contains(&0x87), "{codes:?}");
 }
 
-/// However many clients and users a plugin names in one turn, they alone are asked about, once; who is not here costs nothing.
+/// If a plugin names many clients and users in one turn, only those are rechecked, once each. Names
+/// of absent clients cost nothing.
 #[test]
 fn changes_for_many_clients_and_users_ask_about_them_alone() {
     let mut world = World::new(1);
@@ -559,8 +569,9 @@ fn changes_for_many_clients_and_users_ask_about_them_alone() {
     assert_eq!(asked, named);
 }
 
-/// What waits for a lane that is full each time that it has been allowed is not judged anew without end where the rules change all the
-/// time: in the end nobody has answered. The client's own, and what a plugin publishes on its behalf.
+/// If rules change continuously while a publish waits for a full lane, the publish is authorized
+/// again a bounded number of times; after that it counts as unanswered. This holds for the client's
+/// own publishes and for those on its behalf.
 #[test]
 fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
     for on_behalf in [false, true] {
@@ -582,7 +593,7 @@ fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
         world.shards[0].swap_chains(ChainTable::compile(1, vec![(HookPoint::ClientAuthorize, slow)]));
         world.drive();
         world.lanes_open = false;
-        // Enough to fill the lane whenever there is room in it.
+        // Enough to fill the lane whenever it has space.
         (0..400).for_each(|_| world.publish(filler, "fill", "x", QoS::AtMostOnce, 0));
         if on_behalf {
             let mut names = (0..200).map(|n| format!("c{n}"));
@@ -619,8 +630,9 @@ fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
     }
 }
 
-/// A question that is answered at once keeps nobody waiting: what waits for a lane meanwhile is judged by the rules of each time, and is
-/// not refused for how often they change. The client's own, and what a plugin publishes on its behalf.
+/// An authorization that is decided at once does not use up these restarts: a publish that waits
+/// for a lane is authorized by the rules of each moment, and is not refused because they change
+/// often. This holds for the client's own publishes and for those on its behalf.
 #[test]
 fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_changes() {
     for on_behalf in [false, true] {
@@ -643,7 +655,8 @@ fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_chan
         world.shards[0].swap_chains(ChainTable::compile(1, vec![(HookPoint::ClientAuthorize, rules)]));
         world.drive();
         world.lanes_open = false;
-        // The lane is full. Each answer about what is behind has the publish in front looked at again.
+        // The lane is full. Each verdict about a later publish makes the engine examine the first
+        // one again.
         (0..8).for_each(|_| world.publish(filler, "fill", "x", QoS::AtMostOnce, 0));
         let topics: Vec<String> =
             std::iter::once("later".to_owned()).chain((0..20).map(|n| format!("slow/{n}"))).collect();
@@ -676,8 +689,9 @@ fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_chan
     }
 }
 
-/// A publish that hooks move is asked about under both topics, and the second question goes on counting how often the first one has
-/// begun anew: at its beginning, and where it has waited behind another and is judged anew.
+/// A publish that hooks move is authorized under both topics, and both requests share one count of
+/// restarts: at the beginning, and if the publish is authorized again after it waited behind
+/// another.
 #[test]
 fn the_questions_about_a_moved_publish_begin_anew_so_often_together() {
     for is_judged_anew in [false, true] {
@@ -721,7 +735,7 @@ fn the_questions_about_a_moved_publish_begin_anew_so_often_together() {
             world.shards[0].invalidate(Scope::All);
             complete(&mut world, held.ticket(0), Flow::CONTINUE, Vec::new());
         }
-        // The question about `later` begins anew, so that it has done so five times by now.
+        // The request about `later` restarts, which makes five restarts by now.
         answer(&mut world, if is_judged_anew { 4 } else { 5 });
         assert_eq!(taken.about().last().map(String::as_str), Some("later"));
         complete(&mut world, taken.ticket(taken.about().len() - 1), Flow::STOP, allow());

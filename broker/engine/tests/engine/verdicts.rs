@@ -1,6 +1,5 @@
-//! What becomes of a verdict that nobody gave, and of one that was given under other rules or for another
-//! client: nothing opens by it, and nothing that was granted is taken away (the engine's rules about
-//! unanswered verdicts).
+//! Missing verdicts, and verdicts given under other rules or for another client: they allow nothing
+//! new, and remove nothing that was granted (the engine's rules about unanswered verdicts).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,8 +20,8 @@ use crate::world::{Ask, Got, World, id, message};
 
 const AUTHORIZE: HookPoint = HookPoint::ClientAuthorize;
 
-/// A plugin that answers one request after the other, in a time of its own: it sees the oldest that it has
-/// not answered.
+/// A plugin that answers one request after the other, after a delay. It sees the oldest request
+/// that it has not answered.
 #[derive(Clone, Default)]
 struct Clerk {
     waiting: Rc<RefCell<VecDeque<(String, Ticket)>>>,
@@ -30,7 +29,7 @@ struct Clerk {
 }
 
 impl Clerk {
-    /// Its link, which answers later what `about` finds of interest and allows everything else.
+    /// The plugin's link. It defers what `about` returns text for, and allows everything else.
     fn link(&self, about: impl Fn(&Call<'_>) -> bool + 'static) -> Link {
         let clerk = self.clone();
         let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -51,7 +50,7 @@ impl Clerk {
         self.waiting.borrow_mut().pop_front()
     }
 
-    /// The next request and how many seconds it took to come.
+    /// The next request, and the seconds until it arrived.
     fn wait(&self, world: &mut World) -> (u64, String, Ticket) {
         for seconds in 0..200 {
             if let Some((about, ticket)) = self.next() {
@@ -62,7 +61,7 @@ impl Clerk {
         panic!("nothing is asked about");
     }
 
-    /// Answers all there is, and what comes of that.
+    /// Answers all requests, including those that follow from the answers.
     fn answer_all(&self, world: &mut World, changes: fn() -> Vec<OwnedChange>) -> usize {
         let mut answered = 0;
         while let Some((_, ticket)) = self.next() {
@@ -81,7 +80,7 @@ fn delivers(call: &Call<'_>) -> bool {
     call.action() == 3
 }
 
-/// Clients `c0`, `c1` and so on with filters `f/0`, `f/1` and so on each.
+/// Clients `c0`, `c1` and so on, each with filters `f/0`, `f/1` and so on.
 fn crowd(world: &mut World, clients: usize, filters: usize) -> Vec<usize> {
     let all: Vec<usize> =
         (0..clients).map(|n| world.connect(&format!("c{n}"), &Ask::v(Version::V5))).collect();
@@ -93,7 +92,7 @@ fn crowd(world: &mut World, clients: usize, filters: usize) -> Vec<usize> {
     all
 }
 
-/// Many filters in one SUBSCRIBE.
+/// One SUBSCRIBE with many filters.
 fn send_many(world: &mut World, client: usize, count: usize) {
     let mut payload = Vec::new();
     for n in 0..count {
@@ -104,8 +103,8 @@ fn send_many(world: &mut World, client: usize, count: usize) {
     world.send(client, &Packet::Subscribe(Subscribe { packet_id: id(7), properties, filters }));
 }
 
-/// Six thousand subscriptions, a new authorizer that takes 2 ms for each, one after the other: they take
-/// longer than a deadline all together, and every one stays.
+/// Six thousand subscriptions and a new authorizer that takes 2 ms for each, one after the other.
+/// All together take longer than a deadline, and every subscription stays.
 #[test]
 fn a_slow_authorizer_takes_nothing_away_at_a_reload() {
     let mut world = World::new(1);
@@ -134,7 +133,8 @@ fn a_slow_authorizer_takes_nothing_away_at_a_reload() {
     );
 }
 
-/// At most so many rechecks wait for a plugin at a time, whatever the table of tickets would hold.
+/// A bounded number of rechecks waits for a plugin at a time, whatever the size of the ticket
+/// table.
 #[test]
 fn rechecks_keep_to_their_window() {
     for (window, tickets, most) in [(1, 100, 1), (8, 100, 8), (100, 3, 3), (39, 100, 39), (41, 100, 40)] {
@@ -153,8 +153,8 @@ fn rechecks_keep_to_their_window() {
     }
 }
 
-/// Nobody who answers: what is in force stays, is asked about again, each time later, and goes when somebody
-/// says no.
+/// A subscription whose recheck is not answered stays, is rechecked again at growing intervals, and
+/// ends when a plugin denies it.
 #[test]
 fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
     for silence in ["deadline", "fault", "unanswered", "nonsense"] {
@@ -192,8 +192,8 @@ fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
     }
 }
 
-/// A hook whose process or database is away says so, at once or later: its fault policy decides what is asked now, and its plugin, which
-/// works, is not tripped by that as by faults.
+/// A hook whose process or database is unavailable reports that, at once or later. Its fault policy
+/// decides the current request, and its plugin is not tripped for this as it is for faults.
 #[test]
 fn who_has_no_answer_is_not_tripped_for_it() {
     for (flow, policy, tripped) in [
@@ -232,8 +232,9 @@ fn who_has_no_answer_is_not_tripped_for_it() {
     }
 }
 
-/// A hook that finds no ticket is not tripped for it, whether it answers with a Defer all the same or with the error. That is its call's
-/// alone: one that fails for another reason is tripped, also behind it in the chain.
+/// A hook that gets no ticket is not tripped for it, whether it returns Defer or the error. This
+/// applies to the one call: a hook that fails for another reason is tripped, also later in the same
+/// chain.
 #[test]
 fn who_finds_no_ticket_is_not_tripped_for_it() {
     for point in [AUTHORIZE, HookPoint::MessagePublish, HookPoint::ClientSubscribe] {
@@ -279,8 +280,8 @@ fn who_finds_no_ticket_is_not_tripped_for_it() {
     }
 }
 
-/// A new table of links is a reason to ask again at once about what nobody has answered, as when a plugin is
-/// armed again.
+/// After a new table of links, unanswered rechecks are repeated at once, as after a plugin is armed
+/// again.
 #[test]
 fn an_unanswered_recheck_follows_the_links() {
     let mut world = World::with(1, |limits| limits.breaker_faults_max = 1);
@@ -302,8 +303,8 @@ fn an_unanswered_recheck_follows_the_links() {
     assert_eq!(world.shards[0].counters().subscriptions_count, 0);
 }
 
-/// With `authorization.no_match = "deny"`: an authorizer that is gone takes nothing with it, and one that
-/// passes leaves the operator's word, which counts.
+/// With `authorization.no_match = "deny"`, the unloading of an authorizer removes no subscription.
+/// If an authorizer is called and returns no decision, the operator's setting applies.
 #[test]
 fn an_authorizer_that_is_gone_is_no_answer_and_one_that_passes_is() {
     let mut world = World::with_setup(1, |_| {}, false);
@@ -328,8 +329,8 @@ fn an_authorizer_that_is_gone_is_no_answer_and_one_that_passes_is() {
     assert_eq!(world.shards[0].counters().subscriptions_count, 0, "every link has passed");
 }
 
-/// A failure that is to be ignored is no answer either: what was granted stays, although nobody else allows
-/// it.
+/// A failure with policy ignore is no verdict either: what was granted stays, even if no other link
+/// allows it.
 #[test]
 fn an_ignored_failure_takes_nothing_away() {
     let mut world = World::with_setup(1, |_| {}, false);
@@ -349,7 +350,7 @@ fn an_ignored_failure_takes_nothing_away() {
     assert_eq!(world.subscribe(client, "u", QoS::AtMostOnce), [0x87], "as if the link had not been there");
 }
 
-/// Rules that change all the time do not keep the last session from being rechecked.
+/// Rules that change continuously do not prevent the recheck of the last session.
 #[test]
 fn changing_the_rules_often_starves_nobody() {
     let mut world = World::with(1, |limits| limits.rechecks_max = 1);
@@ -373,8 +374,8 @@ fn changing_the_rules_often_starves_nobody() {
     assert!(clerk.next().is_none(), "and then it is over");
 }
 
-/// A subscriber that leaves, unsubscribes or subscribes anew while its recheck is open frees it, with its
-/// ticket.
+/// If a subscriber leaves, unsubscribes or subscribes again during its recheck, the recheck and its
+/// ticket are freed.
 #[test]
 fn a_recheck_ends_with_its_subscription() {
     type Act = fn(&mut World, usize);
@@ -419,7 +420,7 @@ fn a_recheck_ends_with_its_subscription() {
     }
 }
 
-/// A recheck that was begun for one connection says nothing about the next.
+/// The verdict of a recheck for one connection does not apply to the next.
 #[test]
 fn a_recheck_is_about_the_client_it_was_asked_for() {
     let mut world = World::new(1);
@@ -444,8 +445,8 @@ fn a_recheck_is_about_the_client_it_was_asked_for() {
     assert_eq!(world.shards[0].counters().subscriptions_count, 0);
 }
 
-/// A filter that was allowed while others of its packet waited is asked about again where the rules have
-/// moved meanwhile: no recheck has seen it, since it is not in force yet.
+/// A filter that was allowed while others of its packet waited is authorized again if the rules
+/// have changed meanwhile. No recheck covers it, since it is not in force yet.
 #[test]
 fn a_filter_is_granted_by_the_rules_of_the_moment() {
     let mut world = World::new(1);
@@ -471,7 +472,8 @@ fn a_filter_is_granted_by_the_rules_of_the_moment() {
     assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 0])]);
 }
 
-/// A SUBSCRIBE of so many filters, of which a plugin refuses those from `first` on through a ticket: what the client gets.
+/// Sends a SUBSCRIBE with this many filters; a plugin refuses those from `first` on through a
+/// ticket. Returns what the client receives.
 fn refused_later(world: &mut World, count: usize, first: u32, code: u64) -> Vec<Got> {
     let client = world.connect("c", &Ask::v(Version::V5));
     let taken = Taken::default();
@@ -490,7 +492,7 @@ fn refused_later(world: &mut World, count: usize, first: u32, code: u64) -> Vec<
     world.take(client)
 }
 
-/// client.subscribe refuses more filters through a ticket than a completion once could carry.
+/// Through a ticket client.subscribe may refuse every filter that a packet can have.
 #[test]
 fn as_many_filters_are_refused_later_as_a_packet_has() {
     for count in [129, 1000] {
@@ -500,7 +502,8 @@ fn as_many_filters_are_refused_later_as_a_packet_has() {
     }
 }
 
-/// However many filters an answer is about, each gets what it says, and none what becomes of an answer that cannot be taken.
+/// In an answer about any number of filters, each filter gets its own result. An invalid answer has
+/// no effect on any of them.
 #[test]
 fn an_answer_about_a_thousand_filters_is_taken_to_the_last() {
     let mut world = World::new(1);
@@ -510,8 +513,8 @@ fn an_answer_about_a_thousand_filters_is_taken_to_the_last() {
     assert_eq!(world.shards[0].counters().hook_answers_refused, 0);
 }
 
-/// client.subscribe fails closed: a link that fails, answers too late, or with what cannot be taken, opens
-/// nothing.
+/// client.subscribe fails closed: a link that fails, answers too late or sends an invalid answer
+/// allows no filter.
 #[test]
 fn client_subscribe_fails_closed() {
     for silence in ["fault", "late fault", "deadline", "nonsense"] {
@@ -543,8 +546,8 @@ fn client_subscribe_fails_closed() {
     }
 }
 
-/// An answer that cannot be taken is refused as a whole and counted, and the outbox says whose it was and
-/// why.
+/// An invalid answer is refused as a whole and counted, and the outbox names the plugin and the
+/// reason.
 #[test]
 fn a_refused_answer_is_counted_and_named() {
     let mut world = World::new(1);
@@ -557,7 +560,7 @@ fn a_refused_answer_is_counted_and_named() {
     });
     mount(&mut world, vec![(HookPoint::ClientSubscribe, later)]);
     send_many(&mut world, client, 2);
-    // The shell does not take it: the ticket stays open, and a smaller answer is taken.
+    // The shell refuses it: the ticket stays open, and a smaller answer is accepted.
     world.shards[0].refuse_answer(taken.ticket(0).0, "9 changes, more than 8");
     let refused = std::mem::take(&mut world.shards[0].outbox().refused);
     let named: Vec<_> =
@@ -567,7 +570,7 @@ fn a_refused_answer_is_counted_and_named() {
     complete(&mut world, taken.ticket(0), Flow::STOP, vec![number(Field::VERDICT, 2)]);
     assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 0])]);
     world.shards[0].refuse_answer(taken.ticket(0).0, "too late");
-    // The engine does not take it.
+    // The engine refuses it.
     send_many(&mut world, client, 2);
     complete(&mut world, taken.ticket(1), Flow::STOP, vec![number(Field::VERDICT, 2), number(Field::QOS, 1)]);
     let refused = std::mem::take(&mut world.shards[0].outbox().refused);
@@ -576,7 +579,8 @@ fn a_refused_answer_is_counted_and_named() {
     assert_eq!(world.shards[0].counters().hook_answers_refused, 2);
 }
 
-/// A client, its publisher, and a link that is asked about deliveries; `about` says which it answers later.
+/// A client, its publisher, and a link that authorizes deliveries. The link defers those for which
+/// `about` is true.
 fn guarded(
     change: impl FnOnce(&mut grapnel_engine::limits::Limits),
     qos: QoS,
@@ -591,8 +595,8 @@ fn guarded(
     (world, publisher, client, clerk)
 }
 
-/// A delivery that nobody answers does not go; it is not remembered as refused, so the next one is asked
-/// about.
+/// A delivery without a verdict is dropped, but not remembered as refused: the next one is
+/// authorized again.
 #[test]
 fn an_unanswered_delivery_is_dropped_and_not_remembered() {
     let (mut world, publisher, client, clerk) = guarded(|_| {}, QoS::AtMostOnce);
@@ -612,8 +616,8 @@ fn an_unanswered_delivery_is_dropped_and_not_remembered() {
     assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 2);
 }
 
-/// What waits behind an unanswered delivery counts like what waits in the session's queue, in messages and in
-/// bytes.
+/// Deliveries behind an unanswered one count towards the limits of the session's queue, in messages
+/// and in bytes.
 #[test]
 fn deliveries_that_wait_are_bounded() {
     let payload = "x".repeat(10_000);
@@ -634,7 +638,7 @@ fn deliveries_that_wait_are_bounded() {
         assert_eq!(dropped, 10 - kept, "{messages_max} messages, {bytes_max} bytes");
         clerk.answer_all(&mut world, allow);
         assert_eq!(world.take(client).len() as u64, kept);
-        // All of it is given back.
+        // All of the space is free again.
         for _ in 0..3 {
             world.publish(publisher, "t/a", &payload, QoS::AtMostOnce, 0);
         }
@@ -642,8 +646,8 @@ fn deliveries_that_wait_are_bounded() {
     }
 }
 
-/// The queue and what waits for authorization are one budget: a client that is away has no more of both than
-/// of one.
+/// The queue and the deliveries that wait for authorization share one limit: an absent client has
+/// no more of both than of one.
 #[test]
 fn deliveries_that_wait_and_the_queue_are_one_budget() {
     let mut world = World::with(1, |limits| limits.session_queue_messages_max = 5);
@@ -665,7 +669,8 @@ fn deliveries_that_wait_and_the_queue_are_one_budget() {
     assert_eq!(world.take_plain(client), topics.map(|topic| message(topic, "x", 1)));
 }
 
-/// At most so many deliveries wait for a plugin at a time; the others wait for those, and all go, in order.
+/// A bounded number of deliveries waits for a plugin at a time. The others wait behind them, and
+/// all are sent in order.
 #[test]
 fn deliveries_keep_to_their_window() {
     for (window, tickets, most) in [(1, 100, 1), (3, 100, 3), (100, 2, 2)] {
@@ -690,7 +695,7 @@ fn deliveries_keep_to_their_window() {
     }
 }
 
-/// The link that a delivery waits for is unloaded: what comes later still waits behind it.
+/// If the link that defers a delivery is unloaded, later deliveries still wait behind it.
 #[test]
 fn nothing_passes_a_delivery_that_waits_although_nobody_asks_any_more() {
     let (mut world, publisher, client, clerk) = guarded(|_| {}, QoS::AtMostOnce);
@@ -702,8 +707,8 @@ fn nothing_passes_a_delivery_that_waits_although_nobody_asks_any_more() {
     assert_eq!(world.take(client), [message("t/a", "1", 0), message("t/a", "2", 0)]);
 }
 
-/// A session that ends frees its waiting deliveries and their ticket; those of shared subscriptions go to
-/// another member.
+/// When a session ends, its waiting deliveries and their ticket are freed. Deliveries of shared
+/// subscriptions go to another member.
 #[test]
 fn waiting_deliveries_end_with_their_session() {
     let mut world = World::new(1);
@@ -727,8 +732,8 @@ fn waiting_deliveries_end_with_their_session() {
     assert!(clerk.next().is_none());
 }
 
-/// A verdict on a delivery is the client's that it was given for, not its next connection's, nor another's on
-/// the same session.
+/// A remembered verdict on a delivery applies to one connection: not to the client's next one, nor
+/// to another client of the same session.
 #[test]
 fn a_remembered_verdict_ends_with_its_connection() {
     let mut world =
@@ -768,7 +773,7 @@ fn a_remembered_verdict_ends_with_its_connection() {
     }
 }
 
-/// A delivery that was asked about for one connection is asked about again for the next.
+/// A delivery whose verdict is outstanding is authorized again for the next connection.
 #[test]
 fn a_waiting_delivery_is_asked_about_again_for_the_next_connection() {
     let mut world = World::new(1);
@@ -791,7 +796,7 @@ fn a_waiting_delivery_is_asked_about_again_for_the_next_connection() {
     assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 1);
 }
 
-/// A verdict that says it may not be remembered is asked for each time.
+/// A verdict that forbids remembering is requested each time.
 #[test]
 fn a_verdict_that_may_not_be_remembered_is_asked_for_again() {
     let mut world = World::new(1);
@@ -816,8 +821,8 @@ fn a_verdict_that_may_not_be_remembered_is_asked_for_again() {
     assert_eq!((world.take(client).len(), log.take().len()), (3, 3));
 }
 
-/// Whatever the operator changes of an authorize link, verdicts that were remembered before are asked for
-/// again; what changes nothing asks nobody.
+/// After any change of an authorize link by the operator, remembered verdicts are requested again.
+/// A change without effect causes no request.
 #[test]
 fn a_remembered_verdict_ends_with_the_links_that_gave_it() {
     type Change = fn(&mut Vec<(HookPoint, Link)>);
@@ -862,8 +867,7 @@ fn a_remembered_verdict_ends_with_the_links_that_gave_it() {
     }
 }
 
-/// Another function in the place of a link is another link, although it has the same name and the same
-/// plugin.
+/// A link with another function is another link, even with the same name and plugin.
 #[test]
 fn a_remembered_verdict_ends_with_the_function_that_gave_it() {
     let mut world = World::new(1);
@@ -882,8 +886,8 @@ fn a_remembered_verdict_ends_with_the_function_that_gave_it() {
     }
 }
 
-/// Nobody is asked about what a superuser does, and nobody can refuse it; who is none any more is asked about
-/// again.
+/// Requests of a superuser are not authorized and cannot be refused. A client that is no superuser
+/// any more is rechecked.
 #[test]
 fn a_superuser_may_do_everything_and_nobody_is_asked() {
     let mut world = World::with_setup(1, |_| {}, false);
@@ -922,7 +926,7 @@ fn a_superuser_may_do_everything_and_nobody_is_asked() {
     world.publish(watch, "t", "y", QoS::AtMostOnce, 0);
     assert_eq!(world.take(root), [message("t", "y", 0)], "its subscription stays");
     assert_eq!(log.take(), Vec::<String>::new());
-    // A re-authentication takes it away, and what it was for goes with it.
+    // A re-authentication ends the status, and with it the subscriptions that depend on it.
     crate::deferral::send_auth(&mut world, root, ReasonCode::REAUTHENTICATE, "M", "down");
     assert_eq!(world.take(root), [Got::Auth(0, String::new())]);
     world.pass_ms(10);
@@ -932,7 +936,7 @@ fn a_superuser_may_do_everything_and_nobody_is_asked() {
     assert_eq!(world.take(root), [Got::Ack("PUBACK", 2, 0x87)]);
 }
 
-/// The will of a superuser is nobody's to refuse, at CONNECT and after the rules have moved.
+/// The will of a superuser cannot be refused, at CONNECT or after a change of the rules.
 #[test]
 fn a_superuser_leaves_its_will() {
     let mut world = World::new(1);
@@ -957,7 +961,8 @@ fn a_superuser_leaves_its_will() {
     assert_eq!(world.take(watch), [message("will", "bye", 0)]);
 }
 
-/// A ticket that was answered is nobody's, also when its place in the table is another's by now.
+/// An answer to a used ticket is stale, also if its place in the table belongs to another ticket by
+/// now.
 #[test]
 fn a_stale_ticket_on_a_reused_place_answers_nothing() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
@@ -980,7 +985,7 @@ fn a_stale_ticket_on_a_reused_place_answers_nothing() {
     assert_eq!(world.take(client), [Got::Ack("PUBACK", 2, 0x10)]);
 }
 
-/// A Defer that finds no ticket grants nothing new; nothing that was granted goes.
+/// A Defer without a ticket grants nothing new, and what was granted stays.
 #[test]
 fn no_room_for_a_ticket_is_no_answer() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
@@ -996,7 +1001,8 @@ fn no_room_for_a_ticket_is_no_answer() {
     assert_eq!(world.shards[0].counters().subscriptions_count, 1);
 }
 
-/// How much a number of subscriptions costs is linear: every one is looked at once in a walk.
+/// The cost of a recheck is linear in the number of subscriptions: one walk examines each of them
+/// once.
 #[test]
 fn a_walk_calls_the_authorizer_once_for_each() {
     for filters in [250, 500, 1000] {
@@ -1023,7 +1029,7 @@ fn a_walk_calls_the_authorizer_once_for_each() {
     }
 }
 
-/// A change of a pair that a hook makes.
+/// A hook changes a pair of values.
 fn change(call: &Call<'_>, field: Field, number: u64, bytes: &str) {
     let change = grapnel_plugin_abi::raw::Change {
         field,
@@ -1037,8 +1043,8 @@ fn change(call: &Call<'_>, field: Field, number: u64, bytes: &str) {
     assert_eq!(status, grapnel_plugin_abi::raw::Status::OK, "{field:?}");
 }
 
-/// A field that links may change at a point: what the first sets, what the one that fails sets, and whether
-/// it is text.
+/// A field that links may change at a point: the value of the first link, the value of the failing
+/// link, and its text if it is text.
 type FieldRow = (Field, u64, u64, &'static str, &'static str);
 
 const fn figure(field: Field, first: u64, failed: u64) -> FieldRow {
@@ -1136,7 +1142,7 @@ fn accumulators() -> Vec<(HookPoint, Vec<FieldRow>)> {
     ]
 }
 
-/// What a link sees of every field, and of the event that holds what most hooks read.
+/// Values of every field that a link sees, and of the event's struct, which most hooks read.
 fn sees(call: &Call<'_>, rows: &[FieldRow]) -> Vec<String> {
     let mut seen: Vec<String> = rows
         .iter()
@@ -1159,7 +1165,7 @@ fn sees(call: &Call<'_>, rows: &[FieldRow]) -> Vec<String> {
     seen
 }
 
-/// Brings an event of every fold point about.
+/// Produces an event of every fold point.
 fn provoke(world: &mut World) {
     let will = Some(("t/will", "bye", QoS::AtMostOnce, false));
     let client = world.open(Version::V5);
@@ -1178,8 +1184,8 @@ fn stored<'a>() -> Ask<'a> {
     Ask { clean: false, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) }
 }
 
-/// A link behind one that has failed sees of every field of every accumulator what it would see if that link
-/// had not been there: whether it failed at once, after its Defer, or by its deadline.
+/// After a failed link, the next link sees in every field of every accumulator the value without
+/// that link. This holds for a failure at once, after a Defer, and by the deadline.
 #[test]
 fn a_failed_link_leaves_nothing_behind_in_any_field() {
     for (point, rows) in accumulators() {
@@ -1222,7 +1228,7 @@ fn a_failed_link_leaves_nothing_behind_in_any_field() {
                 links.push((point, fails));
             }
             if failure == "later" {
-                // A thread of the plugin gives up at once.
+                // A thread of the plugin reports a failure at once.
                 let faults = taken.clone();
                 let done = Rc::new(Cell::new(0));
                 mount(&mut world, links);
@@ -1244,7 +1250,7 @@ fn a_failed_link_leaves_nothing_behind_in_any_field() {
     }
 }
 
-/// As `provoke`, with what a plugin's thread does after each packet.
+/// Like `provoke`, with an action of a plugin's thread after each packet.
 fn provoke_with(world: &mut World, answer: impl Fn(&mut World)) {
     let will = Some(("t/will", "bye", QoS::AtMostOnce, false));
     let client = world.open(Version::V5);
@@ -1258,7 +1264,7 @@ fn provoke_with(world: &mut World, answer: impl Fn(&mut World)) {
     answer(world);
 }
 
-/// What a ticket changes and cannot change as a whole, it does not change at all.
+/// If one change of an answer is invalid, none of its changes takes effect.
 #[test]
 fn an_answer_is_taken_whole_or_not_at_all() {
     let text = |field, text: &'static str| OwnedChange { bytes: Bytes::from(text), ..number(field, 0) };

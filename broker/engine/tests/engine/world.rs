@@ -1,5 +1,5 @@
-//! Some shards, their lanes, a clock and clients, all in one struct and one thread: `drive` moves bytes and envelopes until
-//! nothing moves any more. No socket, no sleep.
+//! Shards, their lanes, a clock and clients in one struct and one thread. `drive` moves bytes and
+//! envelopes until nothing moves any more. It uses no socket and does not sleep.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,12 +25,12 @@ pub type ClientId = usize;
 struct Client {
     version: Version,
     place: Option<(usize, ConnKey)>,
-    /// Bytes the shell holds for a connection that is paused or has sent part of a packet.
+    /// Bytes that the shell stores for a connection that is paused or has sent part of a packet.
     rest: BytesMut,
-    /// What came while the shard was held: read when the engine asks for it.
+    /// Bytes that arrived while the shard was held. They are read when the engine asks for them.
     unread: Vec<u8>,
     paused: bool,
-    /// Bytes that its socket still takes; `None` takes all.
+    /// Number of bytes that the client's socket still accepts; `None` for all.
     takes: Option<usize>,
     received: BytesMut,
     closed: bool,
@@ -41,17 +41,17 @@ pub struct World {
     lanes: HashMap<(usize, usize), VecDeque<Envelope>>,
     clients: Vec<Client>,
     pub now: Now,
-    /// Whether lanes move; tests stop them to look at what waits.
+    /// Whether lanes move. Tests stop the lanes to examine what waits in them.
     pub lanes_open: bool,
-    /// Shards that take nothing from any lane.
+    /// Shards that receive nothing from any lane.
     pub shards_held: Vec<usize>,
-    /// Whether the listener lets in whom nobody vouches for.
+    /// Whether the listener admits a client without an Allow.
     pub allow_anonymous: bool,
-    /// Where the next connections come from.
+    /// Address of the next connections.
     pub host: IpAddr,
 }
 
-/// A packet a client got, in a form that tests compare.
+/// A packet that a client received, in a form that tests can compare.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Got {
     ConnAck { present: bool, code: u8 },
@@ -77,7 +77,7 @@ pub fn message(topic: &str, payload: &str, qos: u8) -> Got {
 }
 
 impl Got {
-    /// Without the packet identifier, which a test seldom knows.
+    /// The packet without its identifier, which tests seldom predict.
     pub fn plain(mut self) -> Got {
         if let Got::Publish { id, .. } = &mut self {
             *id = 0;
@@ -93,7 +93,7 @@ impl Got {
     }
 }
 
-/// What a client asks at CONNECT.
+/// Contents of a CONNECT.
 pub struct Ask<'a> {
     pub version: Version,
     pub clean: bool,
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// A connection on some shard's listener.
+    /// Opens a connection on the listener of some shard.
     pub fn open(&mut self, version: Version) -> ClientId {
         let number = self.clients.len();
         let shard = number % self.shards.len();
@@ -184,7 +184,7 @@ impl World {
         number
     }
 
-    /// Connects and expects to come in; what came behind CONNACK is left to be taken.
+    /// Connects and expects success. Packets after CONNACK can be taken afterwards.
     pub fn connect(&mut self, client_id: &str, request: &Ask<'_>) -> ClientId {
         let (client, connack) = self.try_connect(client_id, request);
         assert!(matches!(connack, Some(Got::ConnAck { code: 0, .. })), "{client_id}: {connack:?}");
@@ -335,7 +335,7 @@ impl World {
         self.send(client, &Packet::Disconnect(Disconnect { reason, properties: Properties::default() }));
     }
 
-    /// The socket breaks.
+    /// Breaks the client's socket.
     pub fn lose(&mut self, client: ClientId) {
         if let Some((shard, key)) = self.clients[client].place.take() {
             self.shards[shard].closed(key, Ended::ByPeer);
@@ -344,13 +344,13 @@ impl World {
         self.drive();
     }
 
-    /// Whether a client's connection is read.
+    /// Whether the engine reads a client's connection.
     pub fn reading(&self, client: ClientId) -> Reading {
         let (shard, key) = self.clients[client].place.expect("the client is connected");
         self.shards[shard].reading(key).expect("the engine knows it")
     }
 
-    /// Until it says otherwise, a client's socket takes so many bytes more and then none; `None` takes all.
+    /// From now on a client's socket accepts so many bytes and then none; `None` for all.
     pub fn takes(&mut self, client: ClientId, bytes: Option<usize>) {
         self.clients[client].takes = bytes;
         if let Some((shard, key)) = self.clients[client].place {
@@ -367,7 +367,7 @@ impl World {
         self.clients[client].place.expect("the client is connected").0
     }
 
-    /// Time passes, in steps of at most a second.
+    /// Advances the clock, in steps of at most a second.
     pub fn pass_ms(&mut self, mut ms: u64) {
         while ms > 0 {
             let step = ms.min(1000);
@@ -377,7 +377,7 @@ impl World {
         }
     }
 
-    /// The shard is held for so long, and comes to itself with these bytes in a client's socket.
+    /// Blocks the shard for so long. When it continues, these bytes are in the clients' sockets.
     pub fn hold_ms(&mut self, ms: u64, unread: &[(ClientId, &[u8])]) {
         for (client, bytes) in unread {
             self.clients[*client].unread.extend_from_slice(bytes);
@@ -386,7 +386,7 @@ impl World {
         self.drive();
     }
 
-    /// Everything a client has got since it was last asked.
+    /// Packets that a client received since the last call.
     pub fn take(&mut self, client: ClientId) -> Vec<Got> {
         let version = self.clients[client].version;
         let bytes = self.clients[client].received.split().freeze();
@@ -400,13 +400,12 @@ impl World {
         all
     }
 
-    /// The bytes a client has got since it was last asked.
+    /// Bytes that a client received since the last call.
     pub fn take_raw(&mut self, client: ClientId) -> Bytes {
         self.clients[client].received.split().freeze()
     }
 
-    /// The same without packet identifiers.
-    /// Throws away what a client has got so far, if there is such a client.
+    /// Discards the bytes that a client, if it exists, has received so far.
     pub fn forget(&mut self, client: ClientId) {
         if let Some(client) = self.clients.get_mut(client) {
             client.received.clear();
@@ -430,7 +429,7 @@ impl World {
     fn offer(&mut self, client: ClientId) {
         while let Some((shard, key)) = self.clients[client].place {
             let bytes: Bytes = self.clients[client].rest.clone().freeze();
-            // Both kinds of input, in turn.
+            // Alternates between both kinds of input.
             let input = if client.is_multiple_of(2) { Input::Scratch(&bytes) } else { Input::Owned(&bytes) };
             let received = self.shards[shard].receive(key, input);
             let _ = self.clients[client].rest.split_to(received.consumed);
@@ -457,7 +456,7 @@ impl World {
         }
     }
 
-    /// Moves everything until nothing moves.
+    /// Runs until nothing moves any more.
     pub fn drive(&mut self) {
         for round in 0.. {
             assert!(round < 100_000, "the world does not come to rest");
@@ -468,7 +467,7 @@ impl World {
         }
     }
 
-    /// One turn of every shard: whether anything has moved.
+    /// One turn of every shard. Returns whether anything has moved.
     pub fn turn(&mut self) -> bool {
         let mut moved = false;
         for shard in 0..self.shards.len() {
@@ -478,7 +477,8 @@ impl World {
         moved
     }
 
-    /// What the ledgers say is what all holders have, counted anew, and nobody has left a timer behind.
+    /// Checks that each ledger equals a fresh count of all its holders, and that no timer is left
+    /// behind.
     fn check_ledgers(&mut self) {
         for shard in &mut self.shards {
             shard.settle_memory();
@@ -532,7 +532,7 @@ impl World {
 
     fn flush(&mut self, shard: usize, key: ConnKey) -> bool {
         let Some(client) = self.client_at(shard, key) else { return false };
-        // As the shell: one whose socket is full is not tried again before there is room.
+        // Like the shell: a full socket is tried again only when it has space.
         if self.clients[client].takes == Some(0) {
             return false;
         }
@@ -587,8 +587,8 @@ impl World {
         moved
     }
 
-    /// Moves everything until nothing moves, one envelope or one step of a shard at a time, in an order that `seed` draws. Each
-    /// lane keeps its order; lanes overtake each other.
+    /// Runs until nothing moves any more, one envelope or one step of a shard at a time, in an
+    /// order that `seed` determines. Each lane keeps its order; lanes overtake each other.
     pub fn drive_shuffled(&mut self, seed: u64) {
         let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut quiet = 0;
@@ -598,7 +598,8 @@ impl World {
         self.drive();
     }
 
-    /// One such step, drawn from the state `random`, which is not 0: whether anything has moved.
+    /// One such step, drawn from the state `random`, which is not 0. Returns whether anything has
+    /// moved.
     pub fn step_shuffled(&mut self, random: &mut u64) -> bool {
         *random ^= *random << 13;
         *random ^= *random >> 7;
@@ -625,13 +626,13 @@ impl World {
         moved
     }
 
-    /// Bytes of a client that its shard reads, without anything else moving.
+    /// The client's shard reads these bytes, and nothing else moves.
     pub fn offer_bytes(&mut self, client: ClientId, bytes: &[u8]) {
         self.clients[client].rest.extend_from_slice(bytes);
         self.offer(client);
     }
 
-    /// Connects a client whose home is this shard, under a name that begins with `name`.
+    /// Connects a client whose home is this shard. Its identifier begins with `name`.
     pub fn connect_at(&mut self, home: usize, name: &str, request: &Ask<'_>) -> ClientId {
         for n in 0.. {
             let client = self.connect(&format!("{name}{n}"), request);
@@ -651,7 +652,7 @@ impl World {
         self.clients.iter().position(|client| client.place == Some((shard, key)))
     }
 
-    /// Where its clients come from.
+    /// Address of the world's clients.
     pub fn peer(&self) -> Peer {
         let allow_anonymous = self.allow_anonymous;
         Peer {
