@@ -1,5 +1,6 @@
-//! QoS 0 from a client's bytes to its subscribers' outbound queues allocates nothing once it runs: codec, hooks, routing and
-//! delivery, with 0, 1 and 8 links mounted. And what is published keeps nothing for those who wait for other messages.
+//! After its first run, the path of a QoS 0 message from the client's bytes to the subscribers'
+//! outbound queues allocates nothing: codec, hooks, routing and delivery, with 0, 1 and 8 links
+//! mounted. A publish also stores nothing for subscribers that wait for other messages.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -112,7 +113,7 @@ fn subscribe(shard: &mut Shard, key: ConnKey, filter: &str, version: Version) {
     send(shard, key, &Packet::Subscribe(subscribe), version);
 }
 
-/// As the shell does it after each read.
+/// Flushes the connections, as the shell does after each read.
 fn flush(shard: &mut Shard, keys: &mut Vec<ConnKey>) -> usize {
     let mut sent = 0;
     std::mem::swap(keys, &mut shard.outbox().dirty);
@@ -202,7 +203,7 @@ fn qos_0_allocates_nothing_in_steady_state() {
     }
 }
 
-/// Retained messages that a client is still to get keep nothing of what is published meanwhile.
+/// Retained messages that a client has yet to receive store nothing of later publishes.
 #[test]
 fn a_publish_takes_no_memory_for_readers_that_are_open() {
     let bytes = [0, 500].map(|readers| {

@@ -1,5 +1,5 @@
-//! What routing takes from the allocator: nothing for a message whose topic is known, and a bounded number of bytes for
-//! each of very many filters. Its own process, because it counts every allocation.
+//! Allocations of routing: none for a message with a known topic, and a bounded number of bytes per
+//! filter for very many filters. It is a process of its own because it counts every allocation.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -9,7 +9,7 @@ use grapnel_engine::id::{SessionKey, ShardId};
 use grapnel_engine::route::{RouteLimits, Routes, SubOptions};
 
 thread_local! {
-    // Of the test's own thread: the runner's others allocate when they like.
+    // Only the test's own thread is counted: other threads of the test runner allocate at any time.
     static CALLS: Cell<usize> = const { Cell::new(0) };
     static LIVE: Cell<usize> = const { Cell::new(0) };
 }

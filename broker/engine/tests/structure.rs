@@ -1,5 +1,5 @@
-//! The layout holds: arrows between the modules of the engine point down only, and a shard has one face. Read from the source, so
-//! that a circle fails here before anybody has to find it.
+//! Dependencies between the modules of the engine go only downwards, and a shard has one public
+//! interface. The test reads the source and reports every cycle.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by path (`flow::publish`), with the text of their files.
 type Modules = BTreeMap<String, String>;
-/// Which modules a module names.
+/// The modules that each module names.
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 fn source() -> PathBuf {
@@ -41,7 +41,7 @@ fn uncommented(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
 }
 
-/// The same without the tests at the end of the file.
+/// The code without the tests at the end of the file.
 fn code(text: &str) -> String {
     uncommented(&text[..text.find("#[cfg(test)]").unwrap_or(text.len())])
 }
@@ -93,7 +93,7 @@ fn paths(code: &str) -> Vec<String> {
     found
 }
 
-/// The module that a path seen in `from` names, if it is one of ours.
+/// The module that a path seen in `from` names, if it is a module of the engine.
 fn target(modules: &Modules, from: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = path.split("::").map(str::trim).filter(|part| *part != "self").collect();
     let mut base: Vec<&str> = match *parts.first()? {
@@ -128,7 +128,7 @@ fn arrows_of(modules: &Modules) -> Arrows {
     arrows
 }
 
-/// A way from a module back to itself, the shortest through it; `None` where there is none.
+/// The shortest path from a module back to itself, or `None`.
 fn circle(arrows: &Arrows) -> Option<Vec<String>> {
     arrows.keys().find_map(|start| {
         let mut ways = std::collections::VecDeque::from([vec![start.clone()]]);
@@ -195,12 +195,12 @@ fn a_packet_is_decoded_once() {
     }
 }
 
-/// Parts that a shard may have. What it was made with is none of them: it never changes.
+/// Maximum number of parts of a shard. Its settings are not a part: they never change.
 const PARTS_MAX: usize = 12;
-/// Parts that are plain data: numbers that everybody counts in, and what the shell empties.
+/// Parts that are plain data: counters that all modules use, and the outbox that the shell empties.
 const OPEN_PARTS: [&str; 2] = ["Counters", "Outbox"];
 
-/// A struct: whether it is a value that is copied, and its fields with their types.
+/// A struct: whether it is `Copy`, and its fields with their types.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Structure {
     is_value: bool,
@@ -210,7 +210,7 @@ struct Structure {
 #[derive(Debug, PartialEq, Eq)]
 struct Field {
     is_private: bool,
-    /// Empty for a field that has a place and no name.
+    /// Empty for a field without a name.
     name: String,
     of_type: String,
 }
@@ -260,7 +260,7 @@ fn field_of(text: &str) -> Option<Field> {
     (!text.is_empty()).then_some(Field { is_private, name, of_type })
 }
 
-/// The module that a name of a type leads to from another module, with the struct.
+/// The struct that a type name refers to in another module, with that module.
 fn defined(modules: &Modules, from: &str, name: &str) -> Option<(String, Structure)> {
     let code = uncommented(modules.get(from)?);
     if let Some(found) = structure(&code, name) {
@@ -272,8 +272,8 @@ fn defined(modules: &Modules, from: &str, name: &str) -> Option<(String, Structu
     (next != from).then(|| defined(modules, &next, name))?
 }
 
-/// What is wrong with the parts of a shard: too many, or fields that flows could reach past their methods. What a part consists
-/// of is looked at too, unless it is a value.
+/// Faults in the parts of a shard: too many parts, or fields that flows could access without their
+/// methods. The fields of a part are checked too, unless the part is `Copy`.
 fn faults_of_parts(modules: &Modules) -> Vec<String> {
     let Some((_, whole)) = defined(modules, "parts", "Parts") else { return vec!["no Parts".to_owned()] };
     let parts: Vec<&str> = whole

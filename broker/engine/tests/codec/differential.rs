@@ -1,5 +1,6 @@
-//! Two other codecs as oracles, `mqtt-proto` and `rmqtt-codec`: where they and we differ, it must be for a reason that is listed.
-//! A packet that both accept must mean the same: the oracle writes again what it read, and we read that.
+//! Two other codecs as oracles, `mqtt-proto` and `rmqtt-codec`: each difference from them must have
+//! a listed reason. A packet that both accept must have the same meaning: the oracle encodes what
+//! it has decoded, and we decode that.
 
 use bytes::BytesMut;
 use grapnel_engine::codec::{Frame, decode, encode, frame};
@@ -24,8 +25,8 @@ use Oracle::{MqttProto, Rmqtt};
 const ORACLES: [Oracle; 2] = [MqttProto, Rmqtt];
 
 impl Oracle {
-    /// Reads one whole frame and writes it again. `None` when it is refused; "needs more bytes" after the whole frame is a refusal
-    /// too, and so is a panic.
+    /// Decodes one complete frame and encodes it again. `None` if it is refused; "needs more bytes"
+    /// after the complete frame and a panic are refusals too.
     fn reread(self, bytes: &[u8], version: Version) -> Option<Vec<u8>> {
         let read = || match (self, version.is_v5()) {
             (MqttProto, false) => {
@@ -98,7 +99,7 @@ const LAX: &[(Oracle, &str, &str)] = &[
     (Rmqtt, "section 3.15.2.2.2", "takes an AUTH without a method"),
 ];
 
-/// Packets that we accept and an oracle refuses or writes otherwise.
+/// Packets that we accept and an oracle refuses or encodes differently.
 struct Strict {
     oracle: Oracle,
     why: &'static str,
@@ -240,7 +241,8 @@ fn is_default(property: &Property<'_>) -> bool {
     )
 }
 
-/// A packet as text, its properties in order of identifier: oracles write them in an order of their own.
+/// A packet as text, with its properties sorted by identifier: oracles encode them in their own
+/// order.
 fn meaning(mut packet: Packet<'_>) -> String {
     let sorted = |section: &mut Properties<'_>| {
         let mut all: Vec<Property<'_>> = std::mem::take(section).iter().collect();
@@ -255,7 +257,7 @@ fn meaning(mut packet: Packet<'_>) -> String {
     format!("{packet:?} {sections}")
 }
 
-/// What came of one frame: agreement, a listed difference by its reason, or one that is not listed.
+/// Result for one frame: agreement, a listed difference with its reason, or one that is not listed.
 enum Outcome {
     Agreed,
     Listed(&'static str),
@@ -300,7 +302,7 @@ fn compare(oracle: Oracle, bytes: &[u8], version: Version) -> Outcome {
     }
 }
 
-/// The tables: no difference but the listed ones, and no entry of the lists that has no difference left.
+/// The tables show no difference but the listed ones, and every list entry has a difference.
 #[test]
 fn the_tables_differ_as_listed_and_no_less() {
     let rows = table::all().into_iter().map(|row| (row.bytes, row.version));
@@ -323,8 +325,8 @@ fn the_tables_differ_as_listed_and_no_less() {
 }
 
 fn config() -> ProptestConfig {
-    // The same packets in every run: an oddity of an oracle that nobody has seen yet should not stop unrelated work. To look for
-    // some, take another seed and a few hundred thousand cases.
+    // The same packets in every run, so that an unknown difference of an oracle does not fail
+    // unrelated work. To search for more, use another seed and a few hundred thousand cases.
     let rng_seed = RngSeed::Fixed(0x4752_4150);
     ProptestConfig { cases: 3_000, failure_persistence: None, rng_seed, ..ProptestConfig::default() }
 }
@@ -332,7 +334,7 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
 
-    /// Generated packets as they are, and with up to two bytes changed.
+    /// Generated packets, unchanged and with up to two bytes changed.
     #[test]
     fn generated_packets_differ_as_listed(
         recipe in recipe(),

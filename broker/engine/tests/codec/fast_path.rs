@@ -1,5 +1,5 @@
-//! What is used for each delivery: a PUBLISH written once and patched, acknowledgements, properties passed on; and the answer to
-//! a CONNECT of a foreign version.
+//! Functions that each delivery uses: a PUBLISH that is encoded once and patched, acknowledgements,
+//! properties passed on; and the answer to a CONNECT of an unsupported version.
 
 use grapnel_engine::codec::{
     PublishHeader, ack_len, connect_version, decode, encode, encode_ack, encode_pingreq, encode_pingresp,
@@ -28,7 +28,7 @@ const HEADER: PublishHeader<'static> = PublishHeader {
     payload_len: 2,
 };
 
-/// The whole packet; checks on the way that the lengths are told as they are.
+/// The complete packet. Checks that the reported lengths are correct.
 fn written(header: &PublishHeader<'_>, version: Version, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![0xAA; 3];
     let encoded = encode_publish(header, version, &mut out);
@@ -47,7 +47,7 @@ fn a_publish_is_written_once_and_patched() {
     patch_packet_id(&mut out, at, id(0x1234));
     assert_eq!(out[3..], bytes("32 [0003 'a/b' 1234 00 'hi']"));
     assert_eq!(encoded.len, out.len() - 3);
-    // A place beyond the end is left alone.
+    // A place beyond the end is ignored.
     let before = out.clone();
     patch_packet_id(&mut out, before.len() - 1, id(1));
     patch_packet_id(&mut out, usize::MAX, id(1));
@@ -85,12 +85,13 @@ fn properties_of_the_delivery_join_those_of_the_message() {
         properties: message,
         ..HEADER
     };
-    // The expiry is replaced in its place [MQTT-3.3.2-6]; user properties keep their order [MQTT-3.3.2-18].
+    // The expiry is replaced in place [MQTT-3.3.2-6]; user properties keep their order
+    // [MQTT-3.3.2-18].
     assert_eq!(
         written(&header, Version::V5, b"hi"),
         bytes("30 [0003 'a/b' [23 0003|03 0001 't'|02 00000009|26 0001 'k' 0001 'v'|0B 01|0B C801] 'hi']")
     );
-    // Without an expiry among the properties it is added, without a new one the old one stays.
+    // An expiry is added if the properties have none, and stays if there is no new one.
     let plain = PublishHeader { subscription_ids: &[], topic_alias: None, ..header };
     assert_eq!(
         written(&PublishHeader { properties: leaked("01 01"), ..plain }, Version::V5, b"hi"),
@@ -100,11 +101,11 @@ fn properties_of_the_delivery_join_those_of_the_message() {
         written(&PublishHeader { message_expiry_s: None, ..plain }, Version::V5, b"hi"),
         bytes("30 [0003 'a/b' [03 0001 't'|02 0000000A|26 0001 'k' 0001 'v'] 'hi']")
     );
-    // 3.x knows no properties.
+    // 3.x has no properties.
     for version in [Version::V31, Version::V311] {
         assert_eq!(written(&header, version, b"hi"), bytes("30 [0003 'a/b' 'hi']"));
     }
-    // A known alias stands for the topic (section 3.3.2.3.4).
+    // An existing alias stands for the topic (section 3.3.2.3.4).
     let aliased =
         PublishHeader { topic: "", topic_alias: Some(3), message_expiry_s: None, properties: &[], ..plain };
     assert_eq!(written(&aliased, Version::V5, b"hi"), bytes("30 [0000 [23 0003] 'hi']"));
@@ -136,7 +137,7 @@ fn what_belongs_to_one_connection_is_not_passed_on() {
         ("23 0001", Some("")),
         ("01 01|23 0001|26 0001 'k' 0001 'v'", Some("01 01|26 0001 'k' 0001 'v'")),
         ("0B 01|03 0001 't'|0B FFFFFF7F|26 0000 0000", Some("03 0001 't'|26 0000 0000")),
-        // The delay of a will is the broker's business, not the subscribers' (section 3.1.3.2.2).
+        // The delay of a will is for the broker, not for subscribers (section 3.1.3.2.2).
         ("18 00000005|01 01", Some("01 01")),
     ] {
         out.truncate(1);
@@ -162,7 +163,7 @@ fn acknowledgements_are_as_short_as_their_version_allows() {
         assert_eq!(out, bytes(expected));
         assert_eq!(ack_len(reason, version), out.len());
     }
-    // 3.x has no properties, so the full form says nothing more there.
+    // 3.x has no properties, so the full form contains no more.
     out.clear();
     let ack = Ack { properties: properties("1F 0001 'x'"), ..Ack::new(id(1), ReasonCode::QUOTA_EXCEEDED) };
     encode(&Packet::PubAck(ack), Version::V311, &mut out);
@@ -171,7 +172,7 @@ fn acknowledgements_are_as_short_as_their_version_allows() {
     assert_eq!(out, bytes("40 02 0001 C0 00 D0 00"));
 }
 
-/// The session answers in the words of v5; the codec says in each version what that version has words for.
+/// The session answers with v5 codes; the codec maps them to those of each version.
 #[test]
 fn what_a_version_does_not_know_is_left_out() {
     let section = properties("26 0001 'k' 0001 'v'");
@@ -222,7 +223,7 @@ fn a_refused_connect_is_answered_in_its_version() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// What a subscriber reads is what the delivery was made of.
+    /// A decoded delivery equals its source.
     #[test]
     fn a_delivery_is_read_as_it_was_meant(
         ids in prop::collection::vec(1u32..=268_435_455, 0..4),

@@ -1,5 +1,6 @@
-//! Generated packets: what is written is read back as it was, and no bytes make the codec panic.
-//! The generator makes valid packets only; broken ones come from changing bytes of the tables.
+//! Generated packets: an encoded packet decodes to the same packet, and no bytes make the codec
+//! panic. The generator makes valid packets only; broken ones are made by changing bytes of the
+//! tables.
 
 use grapnel_engine::codec::{connect_version, decode, encode, encoded_len, frame, frame_len};
 use grapnel_engine::packet::{
@@ -14,7 +15,7 @@ use proptest::sample::{select, subsequence};
 
 use crate::table::{id, whole};
 
-/// What a packet of any type is made of, owned; [`Recipe::packet`] lends it out.
+/// The parts of a packet of any type, owned; [`Recipe::packet`] borrows them.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     pub version: Version,
@@ -192,7 +193,7 @@ fn section(owner: PropertyOwner) -> impl Strategy<Value = Vec<u8>> {
     let count = allowed.len();
     let values = vec((any::<u32>(), text(), text(), topic_name(), vec(any::<u8>(), 0..9)), count);
     (subsequence(allowed, 0..=count).prop_shuffle(), values).prop_map(move |(mut ids, values)| {
-        // Rules that tie properties together: data needs a method, AUTH needs a method.
+        // Rules between properties: data needs a method, AUTH needs a method.
         let is_auth = owner == PropertyOwner::Packet(PacketType::Auth);
         if (is_auth || ids.contains(&PropertyId::AuthData)) && !ids.contains(&PropertyId::AuthMethod) {
             ids.push(PropertyId::AuthMethod);
@@ -323,14 +324,14 @@ proptest! {
     #[test]
     fn random_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..64), kind in 0u8..16) {
         check_any(&bytes);
-        // The same as the body of a packet of each type, so that more of it is read.
+        // The same as the body of a packet of each type, so that the decoder gets further.
         let mut framed = vec![kind << 4 | if matches!(kind, 6 | 8 | 10) { 2 } else { 0 }, bytes.len() as u8];
         framed.extend_from_slice(&bytes);
         check_any(&framed);
     }
 }
 
-/// No panic; and what is accepted is understood: writing it gives bytes that mean the same.
+/// The decoder does not panic, and an accepted packet is encoded to bytes with the same meaning.
 fn check_any(bytes: &[u8]) {
     let Ok(Some(frame)) = frame(bytes, u32::MAX) else { return };
     let _ = connect_version(&frame);

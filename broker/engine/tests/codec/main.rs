@@ -1,5 +1,6 @@
-//! The wire codec from outside: one table of packets and one of broken packets that every test here reads, round trips of
-//! generated packets, and two other codecs as oracles. Needs no socket and no clock.
+//! Tests of the wire codec through its API: one table of valid packets and one of broken packets
+//! that all tests use, round trips of generated packets, and two other codecs as oracles. They use
+//! no socket and no clock.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod differential;

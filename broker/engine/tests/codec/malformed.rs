@@ -1,5 +1,6 @@
-//! Broken packets: bytes, the rule they break, and the reason code that tells the peer so. The rule is a statement number of MQTT
-//! 5.0, or of 3.1.1 where it says so, or a section where the rule has no number. The oracles next door read the table too.
+//! Broken packets: bytes, the rule they break, and the reason code for the peer. The rule is a
+//! statement number of MQTT 5.0, or of 3.1.1 where noted, or a section where the rule has no
+//! number. The oracle tests read this table too.
 
 use grapnel_engine::codec::{DecodeError, decode, frame};
 use grapnel_engine::packet::{PacketType, Properties, PropertyId, PropertyOwner, Version};
@@ -21,7 +22,7 @@ const VERSION: ReasonCode = ReasonCode::UNSUPPORTED_PROTOCOL_VERSION;
 /// Rule, version, bytes in the notation of the tables, reason code.
 pub type Broken = (&'static str, Version, &'static str, ReasonCode);
 
-/// What the fixed header gives away (section 2.1).
+/// Errors that the fixed header shows (section 2.1).
 pub const HEADERS: &[Broken] = &[
     ("section 2.1.2", V5, "00 00", MALFORMED),
     ("section 2.1.2", V311, "0F 00", MALFORMED),
@@ -115,14 +116,15 @@ pub const CONNECTIONS: &[Broken] = &[
     ("MQTT-3.1.2-12", V31, "10 [0006 'MQIsdp' 03 1E 003C 0000 0001 'w' 0000]", MALFORMED),
     ("MQTT-3.1.2-22 of 3.1.1", V311, "10 [0004 'MQTT' 04 42 003C 0000 0001 'p']", MALFORMED),
     ("MQTT-3.1.2-22 of 3.1.1", V31, "10 [0006 'MQIsdp' 03 42 003C 0000 0001 'p']", MALFORMED),
-    // Announced by a flag and missing [MQTT-3.1.2-9] [MQTT-3.1.2-17] [MQTT-3.1.2-19]; no client identifier [MQTT-3.1.3-3].
+    // Announced by a flag but absent [MQTT-3.1.2-9] [MQTT-3.1.2-17] [MQTT-3.1.2-19]; no client
+    // identifier [MQTT-3.1.3-3].
     ("section 1.5", V5, "10 [0004 'MQTT' 05 06 003C 00 0000]", MALFORMED),
     ("section 1.5", V5, "10 [0004 'MQTT' 05 06 003C 00 0000 00 0001 'w']", MALFORMED),
     ("section 1.5", V5, "10 [0004 'MQTT' 05 82 003C 00 0000]", MALFORMED),
     ("section 1.5", V311, "10 [0004 'MQTT' 04 C2 003C 0000 0001 'u']", MALFORMED),
     ("section 1.5", V311, "10 [0004 'MQTT' 04 02 003C]", MALFORMED),
     ("section 1.5", V31, "10 [0006 'MQIsdp' 03 C2 003C 0000 0001 'u' 00]", MALFORMED),
-    // There and not announced [MQTT-3.1.2-16] [MQTT-3.1.2-18].
+    // Present but not announced [MQTT-3.1.2-16] [MQTT-3.1.2-18].
     ("section 2.1.4", V5, "10 [0004 'MQTT' 05 02 003C 00 0000 0001 'u']", MALFORMED),
     ("section 2.1.4", V311, "10 [0004 'MQTT' 04 02 003C 0000 0000]", MALFORMED),
     ("section 2.1.4", V31, "10 [0006 'MQIsdp' 03 02 003C 0000 00]", MALFORMED),
@@ -243,7 +245,7 @@ pub const ENDS: &[Broken] = &[
     ("section 3.15.2.2.2", V5, "F0 [00 [16 0001 00]]", PROTOCOL),
 ];
 
-/// Whether the error names that very rule.
+/// Whether the error names exactly this rule.
 pub fn cites(error: &DecodeError, rule: &str) -> bool {
     error.detail.contains(&format!("[{rule}]"))
 }
@@ -368,7 +370,7 @@ fn each_packet_takes_its_reason_codes_and_no_others() {
     }
 }
 
-/// What the codec can complain of, as its source has it.
+/// The errors of the codec, read from its source.
 fn complaints() -> Vec<&'static str> {
     const SOURCES: &[&str] = &[
         include_str!("../../src/codec.rs"),
@@ -386,7 +388,7 @@ fn complaints() -> Vec<&'static str> {
     code.flat_map(|line| line.split('"').skip(1).step_by(2)).filter(|text| text.ends_with(']')).collect()
 }
 
-/// A check without a row would be a check without a test.
+/// Every check of the codec has a row, and so a test.
 #[test]
 fn every_complaint_of_the_codec_has_a_row() {
     let seen: Vec<&str> = all()
@@ -397,7 +399,8 @@ fn every_complaint_of_the_codec_has_a_row() {
         })
         .map(|error| error.detail)
         .collect();
-    // Checked elsewhere: the limit is an argument of `frame`, and no byte of a packet can ask for the rest.
+    // Tested elsewhere: the limit is an argument of `frame`, and no bytes of a packet can cause the
+    // others.
     let elsewhere = [
         "the packet is larger than the limit [section 3.1.2.11.4]",
         "a topic filter is not valid [section 4.7]",

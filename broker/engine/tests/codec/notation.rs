@@ -1,9 +1,10 @@
-//! The notation of the tables: hexadecimal bytes, text in single quotes, brackets around what has its length in front, as a
-//! variable byte integer; `|` and spaces separate. Used by every test here; it must not know the codec.
+//! The notation of the tables: hexadecimal bytes, text in single quotes, brackets around a part
+//! that is preceded by its length as a variable byte integer; `
+//! ` and spaces separate. All tests here use it; it must not depend on the codec.
 
 /// The bytes of `10 [0004 'MQTT' …]`.
 pub fn bytes(text: &str) -> Vec<u8> {
-    // One buffer for each bracket that is open; a closed one goes into the one around it.
+    // One buffer for each open bracket; a closed one is appended to the one around it.
     let mut open = vec![Vec::new()];
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -33,7 +34,7 @@ pub fn bytes(text: &str) -> Vec<u8> {
     open.pop().unwrap()
 }
 
-/// The encoding algorithm of section 1.5.5, word for word.
+/// The encoding algorithm of section 1.5.5, as the specification writes it.
 fn length(mut x: usize) -> Vec<u8> {
     let mut out = Vec::new();
     loop {
@@ -49,7 +50,7 @@ fn length(mut x: usize) -> Vec<u8> {
     }
 }
 
-/// Bytes that live as long as the test process, for the views of the tables.
+/// Bytes that are never freed, for the views of the tables.
 pub fn leaked(text: &str) -> &'static [u8] {
     Box::leak(bytes(text).into_boxed_slice())
 }

@@ -1,5 +1,6 @@
-//! Valid packets: bytes, and what they mean. Every expectation is read from the specification, none from our own output.
-//! The rows of 3.1 and 3.1.1 are here, those of 5.0 next door; the other tests of this folder use them all.
+//! Valid packets: bytes, and their meaning. Every expectation is taken from the specification, none
+//! from our own output. The rows of 3.1 and 3.1.1 are here, those of 5.0 in `table_v5`; the other
+//! tests of this folder use all of them.
 
 use std::num::NonZeroU16;
 
@@ -18,7 +19,7 @@ pub struct Row {
     pub version: Version,
     pub bytes: Vec<u8>,
     pub packet: Packet<'static>,
-    /// Whether this is the encoding that we choose where the specification allows several.
+    /// Whether we choose this encoding where the specification allows several.
     pub canonical: bool,
 }
 
@@ -26,7 +27,7 @@ pub fn row(version: Version, section: &'static str, notation: &str, packet: Pack
     Row { section, version, bytes: bytes(notation), packet, canonical: true }
 }
 
-/// A row that we read and would write otherwise.
+/// A row that we decode but would encode differently.
 pub fn read_only(version: Version, section: &'static str, notation: &str, packet: Packet<'static>) -> Row {
     Row { canonical: false, ..row(version, section, notation, packet) }
 }
@@ -297,7 +298,7 @@ fn every_row_is_read_as_its_packet() {
 #[test]
 fn every_canonical_row_is_written_as_its_bytes() {
     for row in all().into_iter().filter(|row| row.canonical) {
-        // What stands in the buffer stays.
+        // Existing bytes of the buffer stay.
         let mut out = vec![0xAA];
         encode(&row.packet, row.version, &mut out);
         assert_eq!(out[1..], row.bytes, "{} {}", row.version, row.section);

@@ -1,5 +1,5 @@
-//! Valid packets of MQTT 5.0: bytes, and what they mean. Every expectation is read from the specification.
-//! Part of the table next door.
+//! Valid packets of MQTT 5.0: bytes, and their meaning. Every expectation is taken from the
+//! specification. Part of the table in `table`.
 
 use grapnel_engine::packet::{
     Ack, Auth, ConnAck, Connect, Disconnect, Filters, Packet, Properties, Property, Publish, QoS,
@@ -35,7 +35,7 @@ pub const CONNACK_ALL: &str = "11 FFFFFFFF|21 FFFF|24 01|25 00|27 00000001|12 00
 /// Every property of PUBLISH (section 3.3.2.3), with the subscription identifiers that a server adds.
 pub const PUBLISH_ALL: &str = "01 00|02 00000000|23 0001|08 0001 'r'|09 0000|26 0001 'k' 0001 'v'|26 0001 'a' 0001 'b'\
                                |0B 01|0B FFFFFF7F|0B 8001|03 0000";
-/// What acknowledgements, SUBACK and UNSUBACK know.
+/// Properties of acknowledgements, SUBACK and UNSUBACK.
 pub const ACK_ALL: &str = "1F 0003 'why'|26 0001 'k' 0001 'v'|26 0001 'k' 0001 'v'";
 
 fn connect_rows() -> Vec<Row> {

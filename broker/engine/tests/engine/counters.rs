@@ -1,5 +1,5 @@
-//! Each counter counts what its name says, once. A row is a story, with all that it makes the counters say: what it does not name
-//! must still be 0.
+//! Each counter counts what its name says, once. A row is a scenario with its expected counters:
+//! those that it does not name must be 0.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::world::{Ask, ClientId, Got, World};
 
 const V5: Version = Version::V5;
 
-/// Not told apart by a story: how much work it was, and gauges, which have a test of their own.
+/// Not covered by the scenarios: amounts of work, and gauges, which have their own test.
 const ELSEWHERE: [&str; 9] = [
     "work_units",
     "flow_steps",
@@ -32,7 +32,7 @@ fn persistent<'a>(expiry_s: u32) -> Ask<'a> {
     Ask { clean: false, properties: vec![Property::SessionExpiry(expiry_s)], ..Ask::v(V5) }
 }
 
-/// What the shards have counted, without what is 0.
+/// Counters of all shards that are not 0.
 fn counted(world: &mut World) -> BTreeMap<&'static str, u64> {
     let mut all = BTreeMap::new();
     for shard in &mut world.shards {
@@ -44,7 +44,7 @@ fn counted(world: &mut World) -> BTreeMap<&'static str, u64> {
     all
 }
 
-/// What has been counted since `before`.
+/// Differences of the counters since `before`.
 fn since(world: &mut World, before: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
     let mut now = counted(world);
     for (name, value) in before {
@@ -149,7 +149,7 @@ fn what_becomes_of_sessions_is_counted() {
     let mut world = World::new(1);
     let first = world.connect("c", &persistent(100));
     let before = counted(&mut world);
-    // Another connection goes on with the session.
+    // Another connection resumes the session.
     let second = world.connect("c", &persistent(100));
     assert!(world.is_closed(first));
     let in_and_out = [
@@ -168,7 +168,7 @@ fn what_becomes_of_sessions_is_counted() {
         ("session_takenover", 1),
     ];
     assert_counts(&mut world, &before, &[&in_and_out[..], &resumed].concat());
-    // It goes, and comes back with a clean start.
+    // It disconnects, and returns with a clean start.
     world.lose(second);
     let before = counted(&mut world);
     let third = world.connect("c", &Ask::v(V5));
@@ -179,7 +179,7 @@ fn what_becomes_of_sessions_is_counted() {
     let before = counted(&mut world);
     world.lose(third);
     assert_counts(&mut world, &before, &[("client_disconnected", 1), ("session_terminated", 1)]);
-    // And one with an interval when that is over.
+    // A session with an interval ends when the interval is over.
     let fourth = world.connect("c", &persistent(10));
     world.lose(fourth);
     let before = counted(&mut world);
@@ -187,7 +187,7 @@ fn what_becomes_of_sessions_is_counted() {
     assert_counts(&mut world, &before, &[]);
     world.pass_ms(2_000);
     assert_counts(&mut world, &before, &[("session_expired", 1), ("session_terminated", 1)]);
-    // The operator throws away one that is stored.
+    // The operator discards a stored session.
     let fifth = world.connect("c", &persistent(100));
     world.lose(fifth);
     let before = counted(&mut world);
@@ -195,7 +195,7 @@ fn what_becomes_of_sessions_is_counted() {
     assert_counts(&mut world, &before, &[("session_discarded", 1), ("session_terminated", 1)]);
 }
 
-/// A hook at a point that does one thing.
+/// Mounts a hook that does one thing at a point.
 fn hook(world: &mut World, point: HookPoint, act: impl FnMut(&mut Call<'_>) -> Flow + 'static) {
     mount(world, vec![(point, link(1, 0, FaultPolicy::Deny, act))]);
 }
@@ -254,7 +254,7 @@ fn refusals_are_counted_by_who_refuses() {
 
 #[test]
 fn broken_packets_are_counted() {
-    // A reserved packet type, of a client that is in.
+    // A reserved packet type from a connected client.
     let mut world = World::new(1);
     let client = world.connect("c", &Ask::v(V5));
     let before = counted(&mut world);
@@ -267,7 +267,7 @@ fn broken_packets_are_counted() {
         ("session_terminated", 1),
     ];
     assert_counts(&mut world, &before, &broken);
-    // A CONNECT with a reserved flag [MQTT-3.1.2-3], which has not asked to come in.
+    // A CONNECT with a reserved flag [MQTT-3.1.2-3] does not count as a connection attempt.
     let mut world = World::new(1);
     let client = world.open(V5);
     world.send_bytes(client, &[0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 5, 3, 0, 0, 0, 0, 1, b'c']);
@@ -281,16 +281,17 @@ fn broken_packets_are_counted() {
     assert_counts(&mut world, &BTreeMap::new(), &refused);
 }
 
-/// A story of one publish, QoS 0, of a client that is in: what is counted beside the publish itself.
+/// A scenario of one QoS 0 publish of a connected client: the counters in addition to that of the
+/// publish.
 struct Drop {
     limits: fn(&mut Limits),
-    /// What happens before the publish.
+    /// Prepares the world before the publish.
     prepare: fn(&mut World) -> ClientId,
     expected: &'static [(&'static str, u64)],
 }
 
 const DROPS: [Drop; 4] = [
-    // Nobody has subscribed.
+    // There is no subscriber.
     Drop {
         limits: |_| {},
         prepare: |world| world.connect("publisher", &Ask::v(V5)),
@@ -309,7 +310,7 @@ const DROPS: [Drop; 4] = [
         },
         expected: &[("messages_dropped", 1), ("messages_dropped_hook", 1)],
     },
-    // A subscriber takes no packet as large as this.
+    // The packet exceeds the subscriber's Maximum Packet Size.
     Drop {
         limits: |_| {},
         prepare: |world| {
@@ -320,7 +321,7 @@ const DROPS: [Drop; 4] = [
         },
         expected: &[("messages_dropped", 1), ("messages_dropped_too_large", 1)],
     },
-    // A subscriber's socket takes nothing, and its queue is full.
+    // A subscriber's socket accepts nothing, and its queue is full.
     Drop {
         limits: |limits| {
             limits.outbound_bytes_max = 4096;

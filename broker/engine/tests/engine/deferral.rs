@@ -1,5 +1,6 @@
-//! Verdicts that come later, at every point that may wait for them: order, deadlines, what dies with a connection, and
-//! authentication in rounds (the design's sections on slots and on deferred verdicts).
+//! Deferred verdicts at every point that allows them: order, deadlines, what ends with a
+//! connection, and authentication in rounds (the design's sections on slots and on deferred
+//! verdicts).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, Field, Flow, Ticket};
 use crate::hooks::{Call, Log, complete, link, mount, number, pair};
 use crate::world::{Ask, Got, World, message};
 
-/// The tickets that a link has taken, in order, with what each is about.
+/// The tickets that a link has taken, in order, each with its subject.
 #[derive(Clone, Default)]
 pub struct Taken(Rc<RefCell<Vec<(String, Ticket)>>>);
 
@@ -35,12 +36,12 @@ impl Taken {
     }
 }
 
-/// A link that answers everything later.
+/// A link that defers everything.
 pub fn later(identity: u32, priority: i32, policy: FaultPolicy, taken: &Taken) -> Link {
     let taken = taken.clone();
     link(identity, priority, policy, move |call: &mut Call<'_>| {
         if call.action() == 2 && call.topic() == "#" {
-            // The subscription in force of `pair`, which is asked about again when a link is mounted.
+            // The subscription in force of `pair`, which is rechecked when a link is mounted.
             call.set(Field::VERDICT, 1, "", "");
             return Flow::CONTINUE;
         }
@@ -78,7 +79,8 @@ fn send_filters(world: &mut World, client: usize, filters: &[(&str, QoS)], packe
     );
 }
 
-/// client.connect may wait; what it changes and refuses counts as if it had answered at once, and the next link follows.
+/// client.connect may defer. Its changes and refusals count as if it had answered at once, and the
+/// next link follows.
 #[test]
 fn client_connect_answers_later() {
     for refuse in [false, true] {
@@ -111,7 +113,8 @@ fn client_connect_answers_later() {
     }
 }
 
-/// What a ticket says of the client is what the next link sees, also where it is at hand: the chain goes on with a new event.
+/// The next link sees what an answer sets for the client, also in what the host has ready: the
+/// chain continues with a new event.
 #[test]
 fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
     let mut world = World::new(1);
@@ -129,8 +132,8 @@ fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
     assert_eq!(log.take(), ["true"]);
 }
 
-/// Clients beyond `connects_pending_max` are refused as by a busy server, and no plugin is asked about them. Whoever is answered or
-/// goes away makes room.
+/// Clients beyond `connects_pending_max` are refused with "server busy" without a call of a plugin.
+/// Each client that is answered or leaves frees its place.
 #[test]
 fn so_many_clients_may_wait_and_no_more() {
     for (version, busy) in [(Version::V5, 0x89), (Version::V311, 3)] {
@@ -153,8 +156,8 @@ fn so_many_clients_may_wait_and_no_more() {
     }
 }
 
-/// Clients of one address beyond `connects_pending_per_address_max` are refused, and others come in. However one stops waiting, its
-/// place is free.
+/// Clients of one address beyond `connects_pending_per_address_max` are refused, and those of other
+/// addresses are admitted. However a client stops waiting, its place is free.
 #[test]
 fn so_many_clients_of_one_address_may_wait_and_no_more() {
     type End = fn(&mut World, usize, Ticket);
@@ -189,7 +192,7 @@ fn so_many_clients_of_one_address_may_wait_and_no_more() {
     }
 }
 
-/// A missed deadline at client.connect is a fault that is ignored: the client comes in.
+/// A missed deadline at client.connect is a fault that is ignored: the client is admitted.
 #[test]
 fn client_connect_does_not_wait_for_ever() {
     let mut world = World::new(1);
@@ -200,7 +203,7 @@ fn client_connect_does_not_wait_for_ever() {
     assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
 }
 
-/// A will is authorised before CONNACK, and one that may not be left refuses the client.
+/// A will is authorized before CONNACK, and a will that is denied refuses the client.
 #[test]
 fn the_will_is_authorised_later() {
     for (answer, code) in [(allow(), 0), (deny(0x87), 0x87)] {
@@ -216,7 +219,8 @@ fn the_will_is_authorised_later() {
     }
 }
 
-/// Publishes are authorised at a time, and take effect and are acknowledged in order of arrival.
+/// Publishes are authorized concurrently; they take effect and are acknowledged in order of
+/// arrival.
 #[test]
 fn publishes_wait_for_authorisation_in_order() {
     let (mut world, subscriber, publisher) = pair();
@@ -237,7 +241,8 @@ fn publishes_wait_for_authorisation_in_order() {
     assert_eq!(world.take_plain(subscriber), [message("a", "x", 1), message("c", "x", 1)]);
 }
 
-/// Every link sees the publishes of a connection in order, at client.authorize and at message.publish behind it.
+/// Every link sees the publishes of a connection in order, at client.authorize and then at
+/// message.publish.
 #[test]
 fn no_publish_passes_a_link_before_the_one_in_front() {
     let (mut world, _subscriber, publisher) = pair();
@@ -257,7 +262,7 @@ fn no_publish_passes_a_link_before_the_one_in_front() {
             (HookPoint::MessagePublish, noting(3, "publish")),
         ],
     );
-    // The subscription in force has been asked about.
+    // The subscription in force has been rechecked.
     world.pass_ms(10);
     log.take();
     world.publish(publisher, "a", "x", QoS::AtLeastOnce, 1);
@@ -269,7 +274,7 @@ fn no_publish_passes_a_link_before_the_one_in_front() {
     assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, 0)]);
 }
 
-/// A topic that message.publish has changed is authorised again, and that may wait too.
+/// A topic that message.publish has changed is authorized again, and that may be deferred too.
 #[test]
 fn a_changed_topic_waits_for_authorisation_again() {
     let (mut world, subscriber, publisher) = pair();
@@ -294,7 +299,8 @@ fn a_changed_topic_waits_for_authorisation_again() {
     assert_eq!(world.take_plain(subscriber), [message("new", "x", 1)]);
 }
 
-/// A publish belongs to its session: it takes effect when its verdict comes, whatever has become of the connection.
+/// A publish belongs to its session: it takes effect when its verdict arrives, whatever the state
+/// of the connection.
 #[test]
 fn a_publish_outlives_its_connection_at_client_authorize() {
     let (mut world, subscriber, publisher) = pair();
@@ -307,7 +313,8 @@ fn a_publish_outlives_its_connection_at_client_authorize() {
     assert_eq!(world.take_plain(subscriber), [message("a", "x", 0)]);
 }
 
-/// client.subscribe may wait; what its answer rewrites is what is authorised, and what is behind waits its turn.
+/// client.subscribe may defer. The filters that its answer rewrites are authorized, and later
+/// packets wait.
 #[test]
 fn client_subscribe_answers_later() {
     let mut world = World::new(1);
@@ -338,7 +345,8 @@ fn client_subscribe_answers_later() {
     assert!(got.contains(&Got::Ack("PUBACK", 8, 0)) && got.contains(&message("c/own", "x", 0)), "{got:?}");
 }
 
-/// The filters of a SUBSCRIBE are authorised at a time; SUBACK waits for the last and has the codes in order [MQTT-3.8.4-6].
+/// The filters of a SUBSCRIBE are authorized concurrently; SUBACK waits for the last and has the
+/// codes in order [MQTT-3.8.4-6].
 #[test]
 fn filters_wait_for_authorisation_together() {
     let mut world = World::new(1);
@@ -353,7 +361,8 @@ fn filters_wait_for_authorisation_together() {
     assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 1])]);
 }
 
-/// A SUBSCRIBE that waits dies with its connection; what came before it takes effect, and a late answer is nothing.
+/// A waiting SUBSCRIBE ends with its connection. Earlier packets take effect, and a late answer has
+/// no effect.
 #[test]
 fn a_subscribe_that_waits_dies_with_its_connection() {
     let mut world = World::new(1);
@@ -369,7 +378,7 @@ fn a_subscribe_that_waits_dies_with_its_connection() {
     assert_eq!(world.take(again), [Got::Ack("PUBACK", 1, 0x10)], "nobody has subscribed");
 }
 
-/// client.unsubscribe may wait, and may refuse a filter.
+/// client.unsubscribe may defer, and may refuse a filter.
 #[test]
 fn client_unsubscribe_answers_later() {
     let mut world = World::new(1);
@@ -385,7 +394,8 @@ fn client_unsubscribe_answers_later() {
     assert_eq!(world.take_plain(client), [message("a", "x", 0)], "the subscription stays");
 }
 
-/// No more than `defer_window` publishes of a connection wait for plugins; the rest is not read, and other connections are.
+/// At most `defer_window` publishes of a connection wait for plugins. Its further bytes are not
+/// read; other connections are.
 #[test]
 fn a_window_bounds_what_waits_for_plugins() {
     let mut world = World::with(1, |limits| limits.defer_window = 2);
@@ -416,7 +426,8 @@ pub fn send_auth(world: &mut World, client: usize, reason: ReasonCode, method: &
     world.send(client, &packet);
 }
 
-/// A plugin that asks "1?" for the data "hello", "2?" for "one", lets "two" in, and denies everything else.
+/// A plugin that answers the data "hello" with the challenge "1?", "one" with "2?", admits "two",
+/// and denies everything else.
 fn challenge(log: &Log) -> Link {
     let log = log.clone();
     link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -429,7 +440,7 @@ fn challenge(log: &Log) -> Link {
             _ => (2, ""),
         };
         if verdict == 2 {
-            // A reason of CONNACK alone.
+            // A reason code that only CONNACK has.
             call.set(Field::REASON_CODE, 0x86, "", "");
         }
         call.set(Field::AUTH_DATA, 0, answer, "");
@@ -442,7 +453,8 @@ fn scram<'a>() -> Ask<'a> {
     Ask { properties: vec![Property::AuthMethod("M"), Property::AuthData(b"hello")], ..Ask::v(Version::V5) }
 }
 
-/// Authentication takes as many AUTH rounds as the plugin wants, all with CONNECT's method [MQTT-4.12.0-2] [MQTT-4.12.0-5].
+/// Authentication takes as many AUTH rounds as the plugin requests, all with CONNECT's method
+/// [MQTT-4.12.0-2] [MQTT-4.12.0-5].
 #[test]
 fn authentication_in_rounds() {
     let mut world = World::new(1);
@@ -462,13 +474,14 @@ fn authentication_in_rounds() {
     assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x10)], "everything else goes on meanwhile");
     send_auth(&mut world, client, ReasonCode::CONTINUE_AUTHENTICATION, "M", "two");
     assert_eq!(world.take(client), [Got::Auth(0, "welcome".into())]);
-    // One that fails ends the connection [MQTT-4.12.1-2].
+    // A failed re-authentication ends the connection [MQTT-4.12.1-2].
     send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "wrong");
     assert_eq!(world.take(client), [Got::Disconnect(0x80)], "DISCONNECT has no 0x86 (section 3.14.2.1)");
     assert!(world.is_closed(client));
 }
 
-/// An AUTH of another method, out of turn, or instead of which something else comes, ends it [MQTT-4.12.0-3] [MQTT-4.12.0-6].
+/// An AUTH with another method or out of turn, or another packet instead of it, ends the connection
+/// [MQTT-4.12.0-3] [MQTT-4.12.0-6].
 #[test]
 fn authentication_that_is_broken_off() {
     let mut world = World::new(1);
@@ -486,7 +499,7 @@ fn authentication_that_is_broken_off() {
         assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0x82 }]);
         assert!(world.is_closed(client));
     }
-    // A client that says nothing more has as long as for CONNECT.
+    // A client that sends nothing more has the same time as for CONNECT.
     let (client, _) = world.try_connect("silent", &scram());
     world.pass_ms(10_100);
     assert!(world.is_closed(client));
@@ -497,7 +510,7 @@ fn authentication_that_is_broken_off() {
     assert_eq!(world.take(client), [Got::Disconnect(0x82)]);
 }
 
-/// A message gets no more user properties from hooks than a packet may have.
+/// Hooks cannot give a message more user properties than a packet may have.
 #[test]
 fn an_answer_with_more_user_properties_than_a_packet_may_have_is_refused_as_a_whole() {
     for (added, passes) in [(63, true), (64, false)] {
@@ -524,7 +537,7 @@ fn an_answer_with_more_user_properties_than_a_packet_may_have_is_refused_as_a_wh
     }
 }
 
-/// A DISCONNECT that was read counts, also where its connection has gone before its turn came.
+/// A DISCONNECT that was read takes effect once, also if its connection has ended before its turn.
 #[test]
 fn a_disconnect_counts_once_whenever_its_turn_comes() {
     for lost in [false, true] {
@@ -542,7 +555,7 @@ fn a_disconnect_counts_once_whenever_its_turn_comes() {
     }
 }
 
-/// What becomes of an answer that comes later counts at the link that gave it.
+/// The result of a deferred answer counts for the link that gave it.
 #[test]
 fn late_answers_count_at_their_link() {
     for (answer, stops, faults) in
@@ -568,7 +581,8 @@ fn late_answers_count_at_their_link() {
     }
 }
 
-/// A publish that waits behind another one goes as far as that has come, although neither has had its effect.
+/// A publish that waits behind another one passes the same links as that one, although neither has
+/// taken effect.
 #[test]
 fn publishes_behind_one_that_waits_follow_it_from_link_to_link() {
     let (mut world, sub, publisher) = pair();
@@ -595,7 +609,7 @@ fn publishes_behind_one_that_waits_follow_it_from_link_to_link() {
     assert_eq!(world.take_plain(sub), [message("a", "x", 1), message("b", "x", 1)]);
 }
 
-/// The reason of a refusal is one that MQTT knows as a failure.
+/// The reason code of a refusal is a failure code of MQTT.
 #[test]
 fn a_publish_is_refused_with_a_reason_that_is_one() {
     let (mut world, _, publisher) = pair();

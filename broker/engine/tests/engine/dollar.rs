@@ -11,7 +11,7 @@ use crate::world::{Ask, ClientId, Got, World, message};
 
 const PUBLISH: HookPoint = HookPoint::MessagePublish;
 
-/// A shard with somebody who has subscribed to everything, `$` too, and a publisher.
+/// A shard with a subscriber to everything, `$` included, and a publisher.
 fn world(version: Version) -> (World, ClientId, ClientId) {
     world_with(version, false)
 }
@@ -30,7 +30,8 @@ fn refused(world: &mut World) -> u64 {
     world.shards[0].counters().packets_publish_dollar_error
 }
 
-/// Refused by 0x87 where the version can say so, else acknowledged as any other; it is counted, goes to nobody, and is not stored.
+/// Refused with 0x87 if the version has codes, otherwise acknowledged as usual. The publish is
+/// counted, not delivered, and not stored.
 #[test]
 fn a_client_publishes_to_no_topic_of_the_server() {
     for version in [Version::V31, Version::V311, Version::V5] {
@@ -63,7 +64,8 @@ fn a_client_publishes_to_no_topic_of_the_server() {
     }
 }
 
-/// A topic that an alias stands for is the same topic [MQTT-3.3.2-12], and what waits behind something is asked in its turn.
+/// The topic of an alias is treated the same way [MQTT-3.3.2-12], and so is a publish that waits
+/// behind another.
 #[test]
 fn it_does_so_neither_by_an_alias_nor_behind_another_publish() {
     let (mut world, subscriber, publisher) = world(Version::V5);
@@ -82,7 +84,8 @@ fn it_does_so_neither_by_an_alias_nor_behind_another_publish() {
     assert_eq!((world.take_plain(subscriber), refused(&mut world)), (vec![message("a", "3", 1)], 3));
 }
 
-/// What a plugin takes, at once or later, is the plugin's; and so is a topic that it gives a message.
+/// A topic below `$` is allowed if a plugin accepts it, at once or later, or if a plugin gives it
+/// to a message.
 #[test]
 fn what_a_plugin_takes_or_moves_is_not_refused() {
     for defers in [false, true] {
@@ -121,7 +124,7 @@ fn what_a_plugin_takes_or_moves_is_not_refused() {
     }
 }
 
-/// A will is a message of its client [MQTT-3.1.2-8]; what a plugin publishes itself is its own.
+/// A will is a message of its client [MQTT-3.1.2-8]; a plugin's own publish is not.
 #[test]
 fn a_will_is_refused_likewise_and_a_plugins_own_message_is_not() {
     let (mut world, subscriber, _) = world(Version::V5);
@@ -138,7 +141,7 @@ fn a_will_is_refused_likewise_and_a_plugins_own_message_is_not() {
     assert_eq!(refused(&mut world), 1);
 }
 
-/// `allow_dollar_topics` lets clients have them; [MQTT-4.7.2-1] itself holds all the same.
+/// `allow_dollar_topics` allows them to clients; [MQTT-4.7.2-1] itself still applies.
 #[test]
 fn a_setting_allows_it() {
     let (mut world, subscriber, publisher) = world_with(Version::V5, true);

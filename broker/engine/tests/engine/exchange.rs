@@ -338,7 +338,7 @@ fn properties_of_a_publish_go_on_unchanged() {
     assert_eq!(got.properties.iter().collect::<Vec<_>>(), properties);
 }
 
-/// Encoded once for many is only what is the same for them [MQTT-3.3.4-3].
+/// Only the parts that are the same for all subscribers are encoded once for all [MQTT-3.3.4-3].
 #[test]
 fn each_subscriber_gets_its_own_identifiers() {
     for shards in [1, 2] {

@@ -1,5 +1,6 @@
-//! What pages of retained messages that plugins read on behalf of clients cost: their bytes are charged while they are under way, and
-//! bounded with all else that is asked for the client, and their messages are judged within the budget of a turn.
+//! Costs of pages of retained messages that plugins read on behalf of clients. Their bytes are
+//! charged while they are under way, within the same limit as other requests for the client, and
+//! their messages are authorized within the budget of a turn.
 
 use grapnel_engine::codec;
 use grapnel_engine::hook::{ChainTable, FaultPolicy, Link};
@@ -17,7 +18,7 @@ use crate::hooks::{Call, Log, link};
 use crate::world::{Ask, id};
 
 impl Scene {
-    /// Bytes of pages in the ledger of the client's shard, and what the client is charged for.
+    /// Bytes of pages in the ledger of the client's shard, and the bytes charged to the client.
     fn charged(&mut self) -> (u64, usize) {
         let shard = &mut self.world.shards[self.home];
         shard.settle_memory();
@@ -27,7 +28,8 @@ impl Scene {
     }
 }
 
-/// What is found is charged to the shard and shown with the client, until it is refused, or the page has ended in whatever way.
+/// The bytes of a page are charged to the shard and shown with the client until the page ends, in
+/// any way.
 #[test]
 fn a_page_is_charged_while_it_is_under_way() {
     for end in ["comes", "is not answered", "is late", "nobody gets it", "begins anew"] {
@@ -89,7 +91,7 @@ fn a_page_that_is_kept_for_its_plugin_is_charged() {
     assert_eq!((scene.charged().0, scene.page().messages.len()), (0, 1));
 }
 
-/// A page that nobody gets any more leaves no ticket behind.
+/// A page that is dropped leaves no ticket behind.
 #[test]
 fn a_page_that_is_dropped_closes_its_ticket() {
     let taken = Taken::default();
@@ -106,8 +108,8 @@ fn a_page_that_is_dropped_closes_its_ticket() {
     assert_eq!(scene.counter("tickets_expired"), 0);
 }
 
-/// Where pages have a shard hold more than it may, pages are ended, also those that wait for their plugin, and no client that holds less;
-/// the plugin is told of each.
+/// If pages exceed the memory limit of a shard, pages are ended, also those that wait for their
+/// plugin, and no client with fewer bytes is disconnected. The plugin receives a refusal for each.
 #[test]
 fn pages_are_ended_where_pages_hold_too_much() {
     for kept in [false, true] {
@@ -144,13 +146,13 @@ fn pages_are_ended_where_pages_hold_too_much() {
     }
 }
 
-/// Of nearly the same size, a page is refused before a client is ended.
+/// At nearly the same size, a page is refused before a client is disconnected.
 #[test]
 fn a_page_is_refused_before_a_client_that_holds_as_much_is_ended() {
     for kept in [false, true] {
         let taken = Taken::default();
         let links = if kept { Vec::new() } else { vec![deliveries_later(&taken)] };
-        // The holder's message is charged twice while its delivery is authorized.
+        // The client's message is charged twice while its delivery is authorized.
         let shard_bytes_max = if kept { 500_000 } else { 800_000 };
         let mut scene = Scene::with(1, links, |limits| limits.shard_bytes_max = shard_bytes_max);
         let holder = scene.world.connect("holder", &Ask { clean: false, ..Ask::v(Version::V311) });
@@ -172,7 +174,7 @@ fn a_page_is_refused_before_a_client_that_holds_as_much_is_ended() {
     }
 }
 
-/// However much else is kept for plugins, the page that holds most is found at once.
+/// The largest page is found at once, whatever else is stored for plugins.
 #[test]
 fn the_heaviest_page_is_found_at_once() {
     let units = [500, 1_000].map(|kept| {
@@ -199,7 +201,8 @@ fn the_heaviest_page_is_found_at_once() {
     assert_eq!(units[0], units[1]);
 }
 
-/// Where a plugin asks for more than it may have, a page is as large as what a client may have waiting, and leaves room for others.
+/// A page that a plugin requests without a limit has at most a client's limit of waiting bytes, and
+/// leaves space for others.
 #[test]
 fn one_page_leaves_room_for_others() {
     let taken = Taken::default();
@@ -223,8 +226,8 @@ fn one_page_leaves_room_for_others() {
     assert!(scene.messages().iter().all(|(_, bytes)| (100_000..110_000).contains(&bytes.len())));
 }
 
-/// A message that is larger than a client may have waiting comes where nothing else waits for the client, and is refused until then,
-/// from whatever shard it is.
+/// A message larger than a client's limit of waiting bytes is delivered if nothing else waits for
+/// the client, and is refused until then, from any shard.
 #[test]
 fn a_large_first_message_comes_alone() {
     for shards in [1, 3] {
@@ -251,7 +254,7 @@ fn a_large_first_message_comes_alone() {
         assert_eq!(scene.page().messages.len(), 1);
         for topic in &large {
             scene.ask(3, Fetch { bytes_max: 10_000, ..fetch(topic) });
-            // Nothing else has room beside it.
+            // There is no space for another one beside it.
             scene.ask(4, small());
             assert_eq!(scene.messages(), [(4, vec![0x97])]);
             scene.complete(taken.ticket(taken.about().len() - 1), Flow::STOP, allow());
@@ -260,7 +263,7 @@ fn a_large_first_message_comes_alone() {
     }
 }
 
-/// However many pages of other shards are to be judged, subscribers get their retained messages meanwhile.
+/// Subscribers receive their retained messages while many pages of other shards are authorized.
 #[test]
 fn pages_that_are_judged_leave_turns_to_scans() {
     let log = Log::default();
@@ -294,7 +297,8 @@ fn pages_that_are_judged_leave_turns_to_scans() {
     assert_eq!(scene.messages().len(), 8);
 }
 
-/// Pages count by what they may come to against the bytes that a client may have waiting; who has nothing gets a page of any size.
+/// Pages count with their possible size towards the client's limit of waiting bytes. A client
+/// without waiting bytes gets a page of any size.
 #[test]
 fn pages_of_a_client_share_its_bytes() {
     let taken = Taken::default();
@@ -319,7 +323,8 @@ fn pages_of_a_client_share_its_bytes() {
     assert_eq!(scene.messages(), [], "there is room again");
 }
 
-/// A plugin that asks for more than the settings allow gets as many, and the rest with the next pages.
+/// A plugin that requests more messages than the settings allow gets the allowed number, and the
+/// others with the next pages.
 #[test]
 fn a_page_has_no_more_than_the_settings_say() {
     for (bytes_max, most) in [(1 << 20, 3), (1_024, 2)] {
@@ -345,7 +350,7 @@ fn a_page_has_no_more_than_the_settings_say() {
     }
 }
 
-/// What another shard has found is judged within the budget of a turn, not where it comes.
+/// The messages of another shard are authorized within the budget of a turn, not on arrival.
 #[test]
 fn what_another_shard_has_found_waits_for_its_turn() {
     let log = Log::default();
@@ -353,7 +358,7 @@ fn what_another_shard_has_found_waits_for_its_turn() {
     let (home, other) = (scene.home, 1 - scene.home);
     scene.retain("r", 600);
     scene.world.lanes_open = false;
-    // Of the other shard alone.
+    // A place that covers the other shard alone.
     let place = FetchPlace::decode(&[1, other as u8]).expect("a place");
     scene.ask(1, Fetch { place, ..fetch("r/#") });
     log.take();
@@ -377,12 +382,12 @@ fn what_another_shard_has_found_waits_for_its_turn() {
     scene.world.drive();
 }
 
-/// A plugin that changes the rules of other clients all the time does not have a page begin anew.
+/// A plugin that continuously changes the rules of other clients does not restart a page.
 #[test]
 fn changes_for_other_clients_have_no_page_begin_anew() {
     let taken = Taken::default();
     let noted = taken.clone();
-    // Whether the client may subscribe is answered later too.
+    // The authorization of the subscription is deferred too.
     let later = link(3, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         if call.action() == 1 {
             call.set(Field::VERDICT, 1, "", "");

@@ -1,5 +1,5 @@
-//! What a link may read, at points of each kind: every field of the ABI is asked for, and those that have a value are listed. What
-//! is not listed is not there, or is not of this point.
+//! Fields that a link may read, at points of each kind: every field of the ABI is read, and those
+//! with a value are listed. A field that is not listed is absent, or does not belong to the point.
 
 use grapnel_engine::hook::notification::BrokerView;
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
@@ -16,7 +16,7 @@ fn sorted(lines: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
     lines
 }
 
-/// Every field that has a value: its name and that. The number of the connection is any, and not 0.
+/// Every field that has a value: its name and value. The number of the connection may be any but 0.
 fn everything(call: &Call<'_>) -> String {
     let one = |(name, number): &(&str, u32)| {
         let value = match call.value(Field(*number), 0) {
@@ -38,7 +38,7 @@ fn everything(call: &Call<'_>) -> String {
     sorted(Field::NAMES.iter().filter_map(one)).join("\n")
 }
 
-/// A client with something in every field, that gets less than it asks for.
+/// A client with a value in every field, some of which the broker reduces.
 fn client(world: &mut World) -> ClientId {
     let request = Ask {
         clean: false,
@@ -69,7 +69,7 @@ fn world() -> World {
     })
 }
 
-/// What is noted at a point, without what every point says of the client.
+/// The log of a point, without the fields of the client that every point has.
 fn at(world: &mut World, point: HookPoint, happen: impl FnOnce(&mut World)) -> Vec<String> {
     let log = Log::default();
     mount(world, told(&log, &[point], everything));
@@ -170,7 +170,7 @@ fn a_connack_shows_what_is_granted() {
     assert_eq!(shown, sorted(expected));
 }
 
-/// What every point behind CONNACK says of the client, without what others have instead.
+/// Fields of the client that every point after CONNACK has.
 const CLIENT: [&str; 13] = [
     "PASSWORD absent",
     "CLEAN_START 0",
@@ -187,7 +187,7 @@ const CLIENT: [&str; 13] = [
     "CONNECTION 1",
 ];
 
-/// What a point has beside what it says of the client.
+/// Fields of a point in addition to those of the client.
 fn beside_client(shown: &[String]) -> Vec<&str> {
     shown.iter().map(String::as_str).filter(|line| !CLIENT.contains(line)).collect()
 }
@@ -197,7 +197,7 @@ fn a_session_and_its_subscription_show_where_they_stand() {
     let mut world = world();
     let subscriber = client(&mut world);
     world.subscribe(subscriber, "t", QoS::AtLeastOnce);
-    // One in flight that is not acknowledged, and one of its own that waits for PUBREL.
+    // One message in flight without acknowledgement, and one of the client that waits for PUBREL.
     world.publish(subscriber, "t", "x", QoS::AtLeastOnce, 1);
     world.publish(subscriber, "elsewhere", "x", QoS::ExactlyOnce, 2);
     world.take(subscriber);
@@ -245,7 +245,7 @@ fn a_session_and_its_subscription_show_where_they_stand() {
     assert_eq!(of_subscription(&shown), sorted([&plain[..], &left, &rest].concat()));
 }
 
-/// A message with something in every field.
+/// A message with a value in every field.
 fn publish(world: &mut World, client: ClientId, topic: &str, retain: bool) {
     let properties = [
         Property::PayloadFormat(1),
@@ -331,7 +331,7 @@ fn the_broker_shows_itself() {
     assert_eq!(shown, sorted(expected));
 }
 
-/// A link sees what the links before it have granted, not what the client had before.
+/// A link at CONNACK sees what earlier links have granted, not the values before.
 #[test]
 fn the_next_link_at_connack_sees_what_the_one_before_has_granted() {
     const GRANTS: [(Field, u64); 5] = [

@@ -1,5 +1,6 @@
-//! What links may change at the points that carry an accumulator besides messages: CONNECT, CONNACK, SUBSCRIBE, UNSUBSCRIBE, and
-//! what they read of a connection there (the design's table of hook points).
+//! Changes that links may make at the points with an accumulator other than a message: CONNECT,
+//! CONNACK, SUBSCRIBE, UNSUBSCRIBE; and what they read of a connection there (the design's table of
+//! hook points).
 
 use grapnel_engine::codec;
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
@@ -14,7 +15,7 @@ use crate::hooks::{Call, Log, link, mount};
 use crate::points::told;
 use crate::world::{Ask, Got, World, id, message};
 
-// client.unsubscribe sees the filters of the packet, and what it rewrites or refuses is what happens.
+// client.unsubscribe sees the filters of the packet, and its rewrites and refusals take effect.
 #[test]
 fn filters_are_rewritten_and_refused_at_unsubscribe() {
     let mut world = World::new(1);
@@ -109,7 +110,8 @@ fn ask_connack(world: &mut World, client_id: &str, request: &Ask<'_>) -> (usize,
     (client, code, properties)
 }
 
-// The accumulator of client.connack is the CONNACK's properties as they will be sent; what a link sets there is sent, and holds.
+// The accumulator of client.connack contains the CONNACK's properties as they will be sent. Values
+// that a link sets are sent, and apply.
 #[test]
 #[allow(clippy::too_many_lines, reason = "one scenario")]
 fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
@@ -210,8 +212,9 @@ fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
     );
 }
 
-// client.connack runs on refusals too, with the reason; the refused get a reason string, user properties and, where the reason
-// is another server, its name. Clients of 3.1.1 get what they know.
+// client.connack is also called for refusals, with the reason. The client gets a reason string,
+// user properties and, if the reason is another server, its name. Clients of 3.1.1 get what their
+// version has.
 #[test]
 fn a_refusing_connack_is_the_links_to_fill_in() {
     let mut world = World::new(1);
@@ -244,7 +247,8 @@ fn a_refusing_connack_is_the_links_to_fill_in() {
     assert_eq!(log.take(), ["c 9c", "old 9c"]);
 }
 
-// Reason string and user properties give way to the client's Maximum Packet Size [MQTT-3.2.2-19] [MQTT-3.2.2-20].
+// Reason string and user properties are left out if CONNACK exceeds the client's Maximum Packet
+// Size [MQTT-3.2.2-19] [MQTT-3.2.2-20].
 #[test]
 fn a_connack_that_would_be_too_large_loses_its_texts() {
     let mut world = World::new(1);
@@ -261,7 +265,8 @@ fn a_connack_that_would_be_too_large_loses_its_texts() {
     assert!(properties.iter().all(|p| !p.starts_with("User") && !p.starts_with("Reason")), "{properties:?}");
 }
 
-// Conn info is all that CONNECT said, while the connection lasts; what is secret and the will are for connect and authenticate.
+// Conn info has everything that CONNECT contained, while the connection lasts. Secrets and the will
+// are visible only at connect and authenticate.
 #[test]
 fn conn_info_is_what_connect_said() {
     let mut world = World::new(1);
@@ -310,7 +315,7 @@ fn conn_info_is_what_connect_said() {
     assert_eq!(log.take(), [format!("{info} bye 1"), later.clone(), later]);
 }
 
-// A client that somebody vouched for is not anonymous.
+// A client that a plugin allowed is not anonymous.
 #[test]
 fn a_client_that_was_allowed_is_not_anonymous() {
     let mut world = World::new(1);
@@ -331,8 +336,9 @@ fn a_client_that_was_allowed_is_not_anonymous() {
     assert_eq!(log.take(), ["0", "1"]);
 }
 
-// The accumulator of client.connect is the properties of CONNECT: what a link changes there, later links, later points and the
-// connection itself see. What CONNECT could not say is refused.
+// The accumulator of client.connect contains the properties of CONNECT. Changes of a link are
+// visible to later links, to later points and to the connection itself. A value that CONNECT could
+// not have is refused.
 #[test]
 fn the_properties_of_connect_can_be_changed() {
     let mut world = World::new(1);
@@ -396,7 +402,8 @@ fn the_properties_of_connect_can_be_changed() {
     assert_eq!(world.take(client).len(), 1, "its Receive Maximum and its Maximum Packet Size hold");
 }
 
-// A plugin may refuse with any reason code; the client gets one that its packet has [MQTT-3.4.2-1] [MQTT-3.9.3-2].
+// A plugin may refuse with any reason code; the client gets one that is valid for its packet
+// [MQTT-3.4.2-1] [MQTT-3.9.3-2].
 #[test]
 fn a_refusal_reaches_the_client_with_a_code_that_its_packet_has() {
     let mut world = World::new(1);

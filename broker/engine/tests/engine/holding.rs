@@ -1,5 +1,6 @@
-//! What a session holds and for how long: byte limits of queue and slots and their accounting, a DISCONNECT that waits, topic
-//! aliases that are set anew, packets in flight across connections, and expiry that is counted down.
+//! What a session stores and for how long: byte limits of queue and slots and their accounting, a
+//! waiting DISCONNECT, topic aliases that are set again, packets in flight across connections, and
+//! the countdown of expiry intervals.
 
 use grapnel_engine::codec;
 use grapnel_engine::hook::requested::Requested;
@@ -19,12 +20,13 @@ fn stored(properties: &[Property<'static>]) -> Ask<'static> {
     Ask { clean: false, properties: all, ..Ask::v(Version::V5) }
 }
 
-/// What a message to `t` counts against byte limits, beside its payload.
+/// Bytes that a message to `t` counts towards limits, in addition to its payload.
 const fn overhead() -> u64 {
     size_of::<Message>() as u64 + 1
 }
 
-/// As many messages wait as `session_queue_bytes_max` has room for; what left the queue makes room for as many again.
+/// As many messages wait as `session_queue_bytes_max` allows. Messages that leave the queue make
+/// space for as many again.
 #[test]
 fn the_bytes_of_a_session_queue_are_bounded() {
     for (limit, fits) in [(3 * (overhead() + 100), 3), (3 * (overhead() + 100) - 1, 2), (overhead() + 99, 0)]
@@ -49,7 +51,7 @@ fn the_bytes_of_a_session_queue_are_bounded() {
     }
 }
 
-/// A session that ends gives back what its queue held: nothing of it counts for the next one.
+/// When a session ends, the bytes of its queue are freed: they do not count for the next session.
 #[test]
 fn the_messages_of_a_session_queue_are_bounded_at_the_limit_and_one_beyond() {
     let mut world = World::with(1, |limits| limits.session_queue_messages_max = 2);
@@ -65,8 +67,8 @@ fn the_messages_of_a_session_queue_are_bounded_at_the_limit_and_one_beyond() {
     assert_eq!(world.take_plain(sub), [message("t", "1", 1), message("t", "2", 1)]);
 }
 
-/// Publishes wait up to `slot_bytes_max`; the connection is then not read, and is again once half of it is free. The bytes that
-/// left count no more.
+/// Publishes wait up to `slot_bytes_max`. The connection is then not read until half of it is free.
+/// Bytes that have left no longer count.
 #[test]
 fn the_bytes_of_waiting_publishes_are_bounded() {
     let mut world = World::with(1, |limits| limits.slot_bytes_max = 4 * (overhead() + 100));
@@ -90,7 +92,7 @@ fn the_bytes_of_waiting_publishes_are_bounded() {
     }
 }
 
-/// A SUBSCRIBE that waits counts what is kept of it: its filters and its properties.
+/// A waiting SUBSCRIBE counts with its stored filters and properties.
 #[test]
 fn the_bytes_of_packets_that_wait_are_bounded() {
     for (version, id) in [(Version::V311, None), (Version::V5, Some(1))] {
@@ -112,8 +114,8 @@ fn the_bytes_of_packets_that_wait_are_bounded() {
     }
 }
 
-/// The session expiry of a DISCONNECT that waits holds from when it was received: a CONNECT that comes meanwhile finds no
-/// session where that was 0, and the will is not put off any more [MQTT-3.1.3-9].
+/// The session expiry of a waiting DISCONNECT applies from the time it was received: after 0, a
+/// CONNECT finds no session, and the will is no longer delayed [MQTT-3.1.3-9].
 #[test]
 fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
     for (expiry_s, present) in [(0, false), (50, true)] {
@@ -136,14 +138,14 @@ fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
         mount(&mut world, Vec::new());
         complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
         let mut expected = vec![message("t", "x", 0)];
-        // Its client is back within the delay.
+        // Its client returns within the delay.
         expected.extend((!present).then(|| message("will", "w", 0)));
         assert_eq!(world.take(sub), expected, "{expiry_s}");
     }
 }
 
-/// A DISCONNECT behind a publish that waits takes effect after it: 0x00 takes the will along [MQTT-3.14.4-3], 0x04 sends it
-/// behind the publish, and its session expiry counts.
+/// A DISCONNECT behind a waiting publish takes effect after it: 0x00 deletes the will
+/// [MQTT-3.14.4-3], 0x04 sends it after the publish, and its session expiry counts.
 #[test]
 fn a_disconnect_waits_for_the_publishes_in_front() {
     for (reason, will) in [(ReasonCode::SUCCESS, false), (ReasonCode::DISCONNECT_WITH_WILL, true)] {
@@ -179,8 +181,8 @@ fn a_disconnect_waits_for_the_publishes_in_front() {
     }
 }
 
-/// An alias means the topic that it was last sent with [section 3.3.2.3.4], up to the Topic Alias Maximum [MQTT-3.3.2-9], and
-/// for one connection [MQTT-3.3.2-7].
+/// An alias stands for the topic of its last use with a topic [section 3.3.2.3.4], up to the Topic
+/// Alias Maximum [MQTT-3.3.2-9], within one connection [MQTT-3.3.2-7].
 #[test]
 fn a_topic_alias_is_set_anew() {
     let mut world = World::with(1, |limits| limits.topic_alias_max = 3);
@@ -213,8 +215,9 @@ fn take_ids(world: &mut World, client: ClientId) -> Vec<(String, u8, bool, u16)>
         .collect()
 }
 
-/// Of a shared subscription's member that ends, QoS 1 in flight and all that waits goes to another; QoS 2 in flight never does,
-/// whether PUBREC has come or not (section 4.8.2).
+/// When a member of a shared subscription ends, its QoS 1 messages in flight and all its waiting
+/// messages go to another member. Its QoS 2 messages in flight do not, with or without PUBREC
+/// (section 4.8.2).
 #[test]
 fn qos_2_in_flight_of_a_shared_member_does_not_move() {
     let mut world = World::new(1);
@@ -243,8 +246,9 @@ fn qos_2_in_flight_of_a_shared_member_does_not_move() {
     assert_eq!(moved, [("2".to_owned(), 1), ("4".to_owned(), 2), ("5".to_owned(), 1)]);
 }
 
-/// A client that comes back with a smaller Receive Maximum gets what is in flight again as far as that allows, in order, and
-/// the rest as it acknowledges [MQTT-3.3.4-9] [MQTT-4.4.0-1] [MQTT-4.6.0-1].
+/// A client that resumes with a smaller Receive Maximum receives its messages in flight again
+/// within that limit, in order, and the others as it acknowledges [MQTT-3.3.4-9] [MQTT-4.4.0-1]
+/// [MQTT-4.6.0-1].
 #[test]
 fn a_resume_with_a_smaller_receive_maximum_sends_less_at_a_time() {
     let mut world = World::new(1);
@@ -262,7 +266,8 @@ fn a_resume_with_a_smaller_receive_maximum_sends_less_at_a_time() {
     let sub = world.connect("sub", &stored(&[Property::ReceiveMaximum(2)]));
     let resent = |at: usize| (before[at].0.clone(), before[at].1, true, before[at].3);
     assert_eq!(take_ids(&mut world, sub), [resent(0), resent(1)]);
-    // PUBREC alone makes no room; PUBCOMP does. Then comes PUBREL for the third, which is on its way back.
+    // PUBREC alone makes no space; PUBCOMP does. Then the PUBREL for the third message, which was
+    // already acknowledged, is sent.
     world.ack(sub, Packet::PubRec, before[0].3);
     assert_eq!(world.take(sub), [Got::Ack("PUBREL", before[0].3, 0)]);
     world.ack(sub, Packet::PubComp, before[0].3);
@@ -285,8 +290,8 @@ fn expiry_of_first(world: &mut World, client: ClientId) -> Option<u32> {
     }
 }
 
-/// The expiry interval is told less the time that the message waited [MQTT-3.3.2-6], rounded up so that nothing expires early;
-/// at the very end it is gone [MQTT-3.3.2-5].
+/// The expiry interval is sent less the waiting time of the message [MQTT-3.3.2-6], rounded up so
+/// that nothing expires early. A message whose time is over is dropped [MQTT-3.3.2-5].
 #[test]
 fn the_expiry_interval_is_counted_down_and_rounded_up() {
     for (waited_ms, left) in [
@@ -314,7 +319,8 @@ fn the_expiry_interval_is_counted_down_and_rounded_up() {
         assert_eq!(expiry_of_first(&mut world, sub), left, "after {waited_ms} ms in the queue");
         assert_eq!(world.shards[0].counters().messages_dropped_expired, u64::from(left.is_none()));
         if left == Some(9) {
-            // Sent again, it has less left; and once sent it is sent again whatever the time.
+            // A resend has less time left. Once sent, a message is resent even after its time is
+            // over.
             world.lose(sub);
             world.pass_ms(2_500);
             let sub = world.connect("sub", &request);
@@ -323,7 +329,7 @@ fn the_expiry_interval_is_counted_down_and_rounded_up() {
     }
 }
 
-/// A message that waits in a slot has its time count down too.
+/// The expiry interval also counts down while a message waits in a slot.
 #[test]
 fn the_expiry_interval_counts_while_a_publish_waits() {
     for (waited_ms, left) in [(700, Some(2)), (1_000, Some(1)), (2_000, None)] {

@@ -1,5 +1,5 @@
-//! Publishers that wait for a lane to another shard: who is woken, in which order, and what it costs; and the order within a
-//! shared subscription over several shards.
+//! Publishers that wait for a lane to another shard: which are woken, in which order, and at what
+//! cost; and the order within a shared subscription over several shards.
 
 use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint};
 use grapnel_engine::packet::{Packet, Property, QoS, Version};
@@ -24,7 +24,8 @@ fn steps(world: &mut World) -> u64 {
     world.shards[0].counters().flow_steps
 }
 
-/// Three shards: one is held and its lane is full, `waiting` publishers wait for it. What 100 messages to the other cost.
+/// Three shards: the lane to a blocked one is full, and `waiting` publishers wait for it. Returns
+/// the cost of 100 messages to the other one.
 fn cost_beside(waiting: usize) -> u64 {
     let mut world = World::with(3, |limits| limits.lane_envelopes_max = 4);
     let held = on_shard(&mut world, 2, "held", &Ask::v(Version::V5));
@@ -47,13 +48,14 @@ fn cost_beside(waiting: usize) -> u64 {
     steps(&mut world) - before
 }
 
-/// Who waits for a shard that is held costs those nothing who publish to another, however many wait.
+/// Publishers that wait for a blocked shard add no cost to publishes to another shard, however many
+/// wait.
 #[test]
 fn waiters_for_one_lane_cost_nothing_while_others_move() {
     assert_eq!((cost_beside(10), cost_beside(200)), (0, 0));
 }
 
-/// Everybody gets through a lane that moves, first come first served, with work in proportion.
+/// All waiting publishers pass a moving lane in order of arrival, with work linear in their number.
 #[test]
 fn waiters_are_served_in_order_and_at_linear_cost() {
     let mut costs = Vec::new();
@@ -65,7 +67,7 @@ fn waiters_are_served_in_order_and_at_linear_cost() {
             (0..waiting).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
         world.lanes_open = false;
         let before = steps(&mut world);
-        // Two each: the second of one comes behind the first of all others.
+        // Two each: the second of one publisher follows the first of all others.
         for round in 0..2 {
             for (n, client) in publishers.iter().enumerate() {
                 let payload = format!("{round}/{n}");
@@ -91,7 +93,7 @@ fn waiters_are_served_in_order_and_at_linear_cost() {
     assert!(costs[2] <= 200 * 2 * 3, "{costs:?}: no more than a few steps for each publish");
 }
 
-/// A publisher that comes later does not pass those that wait already, although there is room at that moment.
+/// A later publisher does not pass those that wait, even if there is space at that moment.
 #[test]
 fn a_newcomer_waits_behind_those_who_wait() {
     let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
@@ -103,7 +105,7 @@ fn a_newcomer_waits_behind_those_who_wait() {
     for n in 0..6 {
         world.publish(first, "t", &n.to_string(), QoS::AtMostOnce, 0);
     }
-    // The shell has moved one envelope, which is not down to the low mark.
+    // The shell has moved one envelope, so the lane is still above its low mark.
     let mut batch = Vec::new();
     let to = grapnel_engine::id::ShardId(1);
     world.shards[0].outbox().take_batch(to, grapnel_engine::shard::Lane::Data, 1, &mut batch);
@@ -121,8 +123,8 @@ fn a_newcomer_waits_behind_those_who_wait() {
     assert!(late >= 5, "behind the fifth, which waited: {late}");
 }
 
-/// A publisher that waits and whose connection ends, is taken over, or whose session ends: what it published comes all the same,
-/// and nobody behind it is forgotten.
+/// If the connection or session of a waiting publisher ends, or is taken over, its publishes are
+/// still delivered, and those behind it are still served.
 #[test]
 fn waiters_that_leave_hold_nobody_up() {
     let mut world = World::with(2, |limits| limits.lane_envelopes_max = 2);
@@ -145,7 +147,8 @@ fn waiters_that_leave_hold_nobody_up() {
     assert_eq!(world.shards[0].counters().sessions_count, 4, "the two that left are gone");
 }
 
-/// A SUBACK whose barrier has not been reached by the first answer of the other shards waits for the next one.
+/// If the first answer of the other shards does not reach the barrier of a SUBACK, the SUBACK waits
+/// for the next answer.
 #[test]
 fn each_answer_of_the_other_shards_is_looked_at() {
     for shards in [2, 4] {
@@ -167,7 +170,8 @@ fn each_answer_of_the_other_shards_is_looked_at() {
     }
 }
 
-/// However many could go on at once, a step moves no more than its budget; the rest goes on in the next turns.
+/// However many publishers could continue at once, a step does not exceed its budget. The others
+/// continue in the next turns.
 #[test]
 fn a_step_moves_no_more_than_its_budget() {
     let mut world = World::with(2, |limits| {
@@ -199,8 +203,8 @@ fn a_step_moves_no_more_than_its_budget() {
     assert_eq!(world.take(sub).len(), 200);
 }
 
-/// One publisher, a shared subscription with members on all shards whose queues are small: each member gets what it gets in the
-/// order of publication [MQTT-4.6.0-5].
+/// One publisher, and a shared subscription with members with small queues on all shards: each
+/// member receives its messages in the order of publication [MQTT-4.6.0-5].
 #[test]
 fn a_shared_member_gets_each_publishers_messages_in_order() {
     for seed in 0..20 {
@@ -223,7 +227,7 @@ fn a_shared_member_gets_each_publishers_messages_in_order() {
             for (which, publisher) in publishers.iter().enumerate() {
                 world.publish(*publisher, "t", &format!("{which}/{n}"), QoS::AtLeastOnce, n);
             }
-            // The first two acknowledge at once, the third seldom.
+            // The first two acknowledge at once, the third one rarely.
             for (place, member) in members.iter().enumerate() {
                 if place == 2 && n % 40 != 0 {
                     continue;
@@ -243,7 +247,8 @@ fn a_shared_member_gets_each_publishers_messages_in_order() {
     }
 }
 
-/// A lane is full with as many bytes as with as many envelopes, and publishers go on when half of them have moved.
+/// A lane is full at a limit of bytes as well as of envelopes, and publishers continue when half
+/// has moved.
 #[test]
 fn publishers_wait_for_a_lane_that_has_as_many_bytes_as_it_may() {
     let mut world = World::with(2, |limits| limits.lane_bytes_max = 65_536);
@@ -274,7 +279,7 @@ fn publishers_wait_for_a_lane_that_has_as_many_bytes_as_it_may() {
     assert_eq!((world.take(publisher).len(), world.take(sub).len()), (1, 6));
 }
 
-/// Requests to store that are under way at one time are answered each for itself.
+/// Concurrent requests to store retained messages are answered one by one.
 #[test]
 fn retained_publishes_that_wait_for_one_owner_are_all_answered() {
     let mut world = World::new(2);
@@ -296,7 +301,7 @@ fn retained_publishes_that_wait_for_one_owner_are_all_answered() {
     }
 }
 
-/// Messages and connections have numbers that no other shard gives.
+/// Two shards never give the same number to a message or a connection.
 #[test]
 fn numbers_of_two_shards_never_meet() {
     let mut world = World::new(2);
@@ -315,7 +320,8 @@ fn numbers_of_two_shards_never_meet() {
     assert_eq!(log.take(), ["1 1"], "the shard's own number in the highest byte");
 }
 
-/// A member of a shared subscription that comes with nothing waiting is drawn, whatever was said of the others while it was away.
+/// A member that joins a shared subscription with nothing waiting is picked, whatever was recorded
+/// of the others while it was away.
 #[test]
 fn a_member_that_comes_back_with_room_gets_its_share() {
     let mut world = World::with(2, |limits| {
@@ -341,7 +347,7 @@ fn a_member_that_comes_back_with_room_gets_its_share() {
     for n in 1..=8 {
         world.publish(publisher, "t", "x", QoS::AtLeastOnce, n);
     }
-    // The slow member has much waiting, and leaves.
+    // The slow member has many messages waiting, and leaves.
     world.unsubscribe(slow, "$share/g/t");
     let back = world.connect(&back, &request());
     let other = world.connect_at(0, "other", &Ask::v(Version::V5));

@@ -1,5 +1,5 @@
-//! Every limit at its boundary: as much as it says is taken, and one more is not. A row of a table brings about so much of the
-//! limited thing in a world of its own, and says whether all of it was taken.
+//! Every limit at its boundary: the limit itself is accepted, and one more is not. A row of a table
+//! produces a given amount in a world of its own, and returns whether all of it was accepted.
 
 use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::SubscriptionOptions;
@@ -14,7 +14,8 @@ use crate::world::{Ask, ClientId, Got, World, id};
 const V5: Version = Version::V5;
 const V311: Version = Version::V311;
 
-/// A limit, a small value that it may have, and what takes so much of it, or does not.
+/// A limit, a small value that it may have, and a function that returns whether an amount is
+/// accepted.
 type Row = (&'static str, u64, fn(&mut World, u64) -> bool);
 
 fn persistent<'a>() -> Ask<'a> {
@@ -29,7 +30,7 @@ fn levels(count: u64) -> String {
     vec!["l"; count as usize].join("/")
 }
 
-/// Whether PUBACK says that a publish was taken.
+/// Whether PUBACK accepts a publish.
 fn publishes(world: &mut World, topic: &str, payload: &str, properties: &[Property<'_>]) -> bool {
     let client = world.connect("publisher", &Ask::v(V5));
     world.publish_with(client, topic, payload, QoS::AtLeastOnce, 1, false, properties);
@@ -45,7 +46,7 @@ fn subscribes(world: &mut World, filter: &str) -> bool {
     world.subscribe(client, filter, QoS::AtLeastOnce)[0] < 0x80
 }
 
-/// Whether CONNECT with such a will comes in.
+/// Whether a CONNECT with this will is accepted.
 fn leaves_will(world: &mut World, topic: &str, payload: &str) -> bool {
     let request = Ask { will: Some((topic, payload, QoS::AtMostOnce, false)), ..Ask::v(V5) };
     comes_in(world, "c", &request)
@@ -62,7 +63,7 @@ fn properties<'a>(count: u64) -> Vec<Property<'a>> {
     (0..count).map(|_| Property::User("name", "value")).collect()
 }
 
-/// Filters `f/0`, `f/1` and so on, as SUBSCRIBE and UNSUBSCRIBE have them.
+/// Filters `f/0`, `f/1` and so on, in the form of SUBSCRIBE and of UNSUBSCRIBE.
 fn filters(count: u64) -> (Vec<u8>, Vec<u8>) {
     let (mut with_options, mut alone) = (Vec::new(), Vec::new());
     for n in 0..count {
@@ -96,7 +97,8 @@ fn unsubscribe_at_once(world: &mut World, version: Version, count: u64) -> Clien
     client
 }
 
-/// So many messages of QoS 1 for a client that is away, with their numbers as payload: which of them it gets.
+/// Publishes so many QoS 1 messages for an absent client, with their numbers as payload. Returns
+/// those that the client receives.
 fn queued(world: &mut World, count: u64, payload: &str) -> Vec<usize> {
     let away = world.connect("away", &persistent());
     world.subscribe(away, "t", QoS::AtLeastOnce);
@@ -116,7 +118,7 @@ fn queued(world: &mut World, count: u64, payload: &str) -> Vec<usize> {
         .collect()
 }
 
-/// Whether a new subscriber gets as many retained messages as were published.
+/// Whether a new subscriber receives as many retained messages as were published.
 fn retains(world: &mut World, count: u64, payload: &str) -> bool {
     let publisher = world.connect("publisher", &Ask::v(V5));
     for n in 0..count {
@@ -142,7 +144,7 @@ const ROWS: [Row; 26] = [
     }),
     ("packet_bytes_max", 200, |world, n| {
         let client = world.connect("c", &Ask::v(V311));
-        // Header of three bytes, topic of three.
+        // A header of three bytes, a topic of three.
         world.publish(client, "t", &letters(n - 6), QoS::AtMostOnce, 0);
         !world.is_closed(client)
     }),
@@ -155,7 +157,7 @@ const ROWS: [Row; 26] = [
             other => panic!("{other:?}"),
         }
     }),
-    // Its UNSUBACK has no codes that could say so.
+    // Its UNSUBACK has no codes for that.
     ("filters_per_unsubscribe_max", 3, |world, n| {
         let client = unsubscribe_at_once(world, V311, n);
         !world.is_closed(client)
@@ -203,7 +205,7 @@ const ROWS: [Row; 26] = [
     }),
 ];
 
-/// Limits of what a client may leave open.
+/// Limits of what a client may leave outstanding.
 const WINDOWS: [Row; 2] = [
     // A client of MQTT 5 is disconnected [MQTT-3.3.4-7].
     ("receive_max", 3, |world, n| {
@@ -213,7 +215,7 @@ const WINDOWS: [Row; 2] = [
         }
         !world.is_closed(client)
     }),
-    // Packets of one of MQTT 3 wait for its PUBREL.
+    // Packets of an MQTT 3 client wait for its PUBREL.
     ("awaiting_rel_max", 3, |world, n| {
         let client = world.connect("c", &Ask::v(V311));
         for packet_id in 1..=n {
@@ -243,7 +245,8 @@ fn as_much_is_taken_as_a_limit_says_and_no_more() {
     }
 }
 
-/// Limits of bytes, whose least value for one message depends on what the engine keeps of it. Two of the same need twice as much.
+/// Limits of bytes. The least value for one message depends on how the engine stores it; two equal
+/// messages need twice as much.
 const BYTES: [Row; 3] = [
     ("session_queue_bytes_max", 2000, |world, n| queued(world, n, &letters(2000)).len() as u64 == n),
     ("retained_bytes_max", 0, |world, n| retains(world, n, &letters(2000))),
@@ -253,7 +256,7 @@ const BYTES: [Row; 3] = [
 #[test]
 fn two_messages_take_twice_the_bytes_of_one() {
     for row in &BYTES {
-        // The least limit that takes so many.
+        // The least limit that accepts so many.
         let least = |amount: u64| {
             let (mut low, mut high) = (row.1, 20_000);
             assert!(!takes(row, low, amount) && takes(row, high, amount));
@@ -270,15 +273,15 @@ fn two_messages_take_twice_the_bytes_of_one() {
     }
 }
 
-/// Limits of time: milliseconds that pass before something has happened, and how exact they are.
+/// Limits of time: milliseconds until the effect, and their accuracy.
 struct Time {
     name: &'static str,
     value: u64,
     due_ms: u64,
     granule_ms: u64,
-    /// What runs towards it.
+    /// Starts the time.
     begin: fn(&mut World) -> ClientId,
-    /// Whether it has happened.
+    /// Whether the effect has happened.
     is_over: fn(&mut World, ClientId) -> bool,
 }
 
@@ -347,7 +350,8 @@ const TIMES: [Time; 7] = [
         },
         is_over: |world, watcher| !world.take(watcher).is_empty(),
     },
-    // A client of MQTT 3 that is not read, because too much waits behind a PUBREL that does not come: it is read again.
+    // An MQTT 3 client that is not read because too much waits behind a missing PUBREL is read
+    // again.
     Time {
         name: "awaiting_rel_timeout_ms",
         value: 700,
@@ -363,7 +367,7 @@ const TIMES: [Time; 7] = [
         },
         is_over: |world, client| !world.take(client).is_empty(),
     },
-    // A socket that has taken nothing for longer is not one that keeps up.
+    // A socket that has accepted nothing for longer is too slow.
     Time {
         name: "outbound_burst_ms",
         value: 700,
@@ -403,7 +407,7 @@ fn a_time_is_over_when_a_limit_says_and_not_before() {
     }
 }
 
-/// A shell that sleeps until a shard has something to do, as it says, misses nothing.
+/// A shell that sleeps until the time given by a shard is always in time.
 #[test]
 fn whoever_wakes_when_a_shard_says_is_in_time() {
     for Time { name, value, due_ms, granule_ms, begin, is_over } in TIMES {
@@ -432,7 +436,7 @@ fn whoever_wakes_when_a_shard_says_is_in_time() {
 
 #[test]
 fn a_resumed_session_is_not_disturbed_by_timers_of_its_earlier_life() {
-    // It is away twice, each time for less than its expiry interval and the delay of its will.
+    // It is away twice, each time for less than its session expiry and its will delay.
     let mut world = World::new(1);
     let watcher = world.connect("watcher", &Ask::v(V5));
     world.subscribe(watcher, "will", QoS::AtMostOnce);

@@ -1,4 +1,4 @@
-//! The engine as clients see it, on 1 to 8 shards, without sockets and without sleeps.
+//! The engine as clients see it, on 1 to 8 shards, without sockets and sleeps.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod authority;

@@ -1,6 +1,7 @@
-//! Memory belongs to its holder: what a client makes the broker hold is charged to its connection or session, at its limit its
-//! connection is not read, and where a shard's limit is passed, those who hold most are ended. `World::drive` compares every
-//! ledger with what all holders have, whatever a test does.
+//! Memory is charged to its holder: what the broker stores for a client counts for its connection
+//! or session. At its limit the connection is not read; if the limit of a shard is exceeded, the
+//! clients with the most bytes are disconnected. In every test, `World::drive` compares each ledger
+//! with a fresh count.
 
 use grapnel_engine::packet::{
     Ack, Filters, Packet, Properties, Property, QoS, Subscribe, SubscriptionOptions, Version, push_property,
@@ -29,7 +30,7 @@ fn counter(world: &mut World, name: &str) -> u64 {
     rows.filter(|(found, ..)| *found == name).map(|(_, value, _)| value).sum()
 }
 
-/// So many times the same packet, in one segment.
+/// So many copies of the same packet, in one segment.
 fn flood(world: &mut World, client: ClientId, packet: &[u8], times: usize) {
     world.send_bytes(client, &packet.repeat(times));
 }
@@ -39,14 +40,14 @@ fn acknowledgements_of_a_client_that_does_not_read_are_bounded_and_it_is_not_rea
     let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
     let client = world.connect("floods", &Ask::v(V5));
     world.takes(client, Some(0));
-    // PUBREL with identifiers that nobody knows, as many as make a megabyte of PUBCOMP with 0x92.
+    // PUBREL packets with unknown identifiers, enough for a megabyte of PUBCOMP with 0x92.
     let pubrels: Vec<u8> = (0..200_000_u32).flat_map(|n| [0x62, 2, (n >> 8) as u8, n as u8 | 1]).collect();
     world.send_bytes(client, &pubrels);
     let outbound = ledger(&mut world, 0).outbound;
     assert!(outbound <= 2 * SMALL, "{outbound} bytes for one socket");
     assert_eq!(world.reading(client), Reading::Paused(Pause::Outbound));
     assert_eq!(counter(&mut world, "pauses_outbound"), 1);
-    // It goes on exactly where it stopped once its socket takes what there is.
+    // The engine continues exactly where it stopped, once the socket accepts the waiting bytes.
     world.takes(client, None);
     assert_eq!(world.reading(client), Reading::Reading);
     let answers = world.take(client);
@@ -79,7 +80,7 @@ fn a_queue_that_is_never_empty_keeps_nothing_of_what_has_left() {
     world.takes(client, Some(0));
     flood(&mut world, client, &[0xC0, 0], 200_000);
     for _ in 0..40 {
-        // It takes a part of what waits, and makes as much anew.
+        // The socket accepts a part of the waiting bytes, and the client causes as many new ones.
         world.takes(client, Some(200_000));
         flood(&mut world, client, &[0xC0, 0], 100_000);
         let held = ledger(&mut world, 0).outbound;
@@ -122,14 +123,14 @@ fn an_end_is_seen_while_a_connection_is_not_read() {
 #[test]
 fn what_is_sent_before_connect_is_bounded_by_its_own_limit() {
     let mut world = World::with(1, |limits| limits.connect_bytes_max = 1000);
-    // A header that announces one byte more, and nothing behind it.
+    // A header that announces one byte more than the limit, and nothing after it.
     let client = world.open(V5);
     world.send_bytes(client, &[0x10, 0xE6, 0x07]);
     assert!(world.is_closed(client), "1,001 bytes with their header are refused at once");
     let client = world.open(V5);
     world.send_bytes(client, &[0x10, 0xE5, 0x07]);
     assert!(!world.is_closed(client), "1,000 are not");
-    // Once it is in, the limit of its packets is the other one.
+    // After CONNACK the other limit applies to its packets.
     for version in [Version::V311, V5] {
         let client = world.connect("in", &Ask::v(version));
         world.publish(client, "t", &"x".repeat(100_000), QoS::AtMostOnce, 0);
@@ -144,7 +145,7 @@ fn those_who_have_not_been_let_in_pay_for_their_own_memory_and_the_heaviest_firs
         limits.connect_bytes_max = 131_072;
     });
     let known = world.connect("known", &Ask::v(V5));
-    // Half a packet of a client that is in.
+    // Half a packet of a connected client.
     let mut half = vec![0x30, 0x80, 0x80, 0x02];
     half.extend([b'x'; 30_000]);
     world.send_bytes(known, &half);
@@ -258,7 +259,7 @@ fn qos_0_is_queued_beyond_the_limit_for_a_socket_that_takes_bytes_and_dropped_fo
     assert_eq!(got, all, "one that keeps up gets all, in order");
     world.takes(stuck, None);
     let stuck_got = world.take(stuck).len();
-    // Two seconds' worth, and one more that the limit itself let pass.
+    // Two seconds' worth, and one more up to the limit itself.
     assert!((40..=55).contains(&stuck_got), "{stuck_got}");
     assert_eq!(counter(&mut world, "messages_dropped_queue_full") as usize, 100 - stuck_got);
 }
@@ -319,7 +320,8 @@ fn the_parts_of_a_ledger_name_what_a_client_holds() {
     assert_eq!(ledger(&mut world, 0).total(), 0, "nothing is left");
 }
 
-/// What client.authorize refuses behind a publish that waits keeps its place, and nothing of its message.
+/// A publish that client.authorize refuses, and that waits behind another, keeps its place but not
+/// its message.
 #[test]
 fn a_refused_publish_that_waits_holds_nothing_of_its_message() {
     for resent in [false, true] {
@@ -341,7 +343,7 @@ fn a_refused_publish_that_waits_holds_nothing_of_its_message() {
         complete(&mut world, authorized.ticket(1), Flow::STOP, deny(0x87));
         assert!(ledger(&mut world, 0).slots <= 2 * one, "its place alone");
         if resent {
-            // The same one again joins the one that waits.
+            // A resend of it joins the waiting one.
             world.publish(client, "no", &"x".repeat(100_000), QoS::AtLeastOnce, 2);
         }
         assert_eq!(world.take(client), [], "acknowledged in order of arrival");
@@ -351,7 +353,7 @@ fn a_refused_publish_that_waits_holds_nothing_of_its_message() {
     }
 }
 
-/// A SUBSCRIBE that a plugin thinks about is charged with its properties.
+/// A SUBSCRIBE that waits for a plugin is charged with its properties.
 #[test]
 fn the_properties_of_a_subscribe_that_waits_are_charged() {
     let mut world = World::new(1);
@@ -370,7 +372,8 @@ fn the_properties_of_a_subscribe_that_waits_are_charged() {
     assert_eq!(ledger(&mut world, 0).slots, 0);
 }
 
-/// A shard near its limit, by what waits for a client that is away, and a publisher whose first message waits for a plugin.
+/// A shard near its limit because of messages for an absent client, and a publisher whose first
+/// message waits for a plugin.
 fn tight() -> (World, ClientId, Taken) {
     let mut world = World::with(1, |limits| {
         limits.shard_bytes_max = 1 << 20;
@@ -416,13 +419,14 @@ fn whoever_is_not_read_for_want_of_memory_is_read_when_there_is_some_again() {
     assert_eq!(taken.about(), ["light", "large"], "its messages wait as before");
 }
 
-/// As many bytes as a limit of memory says are held, and nobody ends for them; for one more, who holds most does.
+/// The broker stores as many bytes as a memory limit allows without ending a client. At one byte
+/// more, the client with the most bytes is ended.
 #[test]
 fn as_much_memory_is_held_as_a_limit_says() {
     const BYTES: u64 = 70_000;
     for beyond in [false, true] {
         let more = usize::from(beyond);
-        // Of those who are in: bytes of a packet that is not whole.
+        // Connected clients: bytes of an incomplete packet.
         let mut world = World::with(1, |limits| limits.partial_bytes_max = BYTES);
         let client = world.connect("c", &Ask::v(V5));
         let half = [vec![0x30, 0x80, 0x80, 0x10], vec![b'x'; BYTES as usize - 4 + more]].concat();
@@ -430,7 +434,7 @@ fn as_much_memory_is_held_as_a_limit_says() {
         world.pass_ms(1);
         assert_eq!(ledger(&mut world, 0).read_buffers == BYTES, !beyond);
         assert_eq!(world.is_closed(client), beyond, "partial_bytes_max");
-        // Of those who are not.
+        // Clients that are not connected yet.
         let mut world = World::with(1, |limits| limits.connects_pending_bytes_max = BYTES);
         let client = world.open(V5);
         let half = [vec![0x10, 0xFF, 0xFF, 0x06], vec![0; BYTES as usize - 4 + more]].concat();
@@ -438,7 +442,7 @@ fn as_much_memory_is_held_as_a_limit_says() {
         world.pass_ms(1);
         assert_eq!(world.is_closed(client), beyond, "connects_pending_bytes_max");
     }
-    // Of the shard as a whole.
+    // The shard as a whole.
     let persistent = || Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
     let mut world = World::with(1, |limits| limits.shard_bytes_max = 1 << 20);
     let away = world.connect("away", &persistent());
@@ -448,14 +452,14 @@ fn as_much_memory_is_held_as_a_limit_says() {
     world.publish(publisher, "t", &"x".repeat(10_000), QoS::AtLeastOnce, 1);
     let room = (1 << 20) - ledger(&mut world, 0).total() as usize;
     for (bytes, evicted) in [(room, 0), (room + 1, 1)] {
-        // What the shell still has of connections that have ended counts as well.
+        // Bytes that the shell still holds for ended connections count as well.
         world.shards[0].charge_closing(bytes);
         world.pass_ms(1);
         assert_eq!(counter(&mut world, "sessions_evicted"), evicted, "shard_bytes_max");
     }
 }
 
-/// Deliveries that wait for client.authorize are charged to the session that they are for.
+/// Deliveries that wait for client.authorize are charged to the receiving session.
 #[test]
 fn deliveries_that_wait_for_a_plugin_are_charged() {
     let mut world = World::new(1);
@@ -488,7 +492,7 @@ fn deliveries_that_wait_for_a_plugin_are_charged() {
     assert!((1..500).contains(&remembered), "{remembered}: what was said is remembered");
 }
 
-/// What a client chooses, of so many bytes.
+/// A value of so many bytes that a client chooses.
 type Chosen = (&'static str, fn(&mut World, &str));
 
 const CHOSEN: [Chosen; 9] = [
@@ -531,8 +535,8 @@ const CHOSEN: [Chosen; 9] = [
     }),
 ];
 
-/// Whatever a client chooses is charged to its connection or its session: 500 bytes more are 500 more in the ledger, or some more
-/// where copies or entries of a table are kept.
+/// Whatever a client chooses is charged to its connection or its session: 500 bytes more increase
+/// the ledger by 500, or by a little more if copies or table entries are stored.
 #[test]
 fn whatever_a_client_chooses_is_charged() {
     for (what, choose) in CHOSEN {
@@ -570,7 +574,7 @@ fn what_hooks_make_of_a_waiting_publish_is_charged_to_its_slot() {
         world.publish(publisher, "t", "small", QoS::AtLeastOnce, packet_id);
     }
     assert_eq!(world.reading(publisher), Reading::Paused(Pause::Slots), "60,000 bytes wait");
-    // The answer makes it smaller, and it waits for nothing any more.
+    // The answer replaces the value by a smaller one, and nothing waits any more.
     for place in 0..5 {
         let smaller =
             OwnedChange { field: Field::PAYLOAD, index: 0, number: 0, bytes: "y".into(), key: "".into() };

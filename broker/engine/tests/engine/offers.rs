@@ -1,4 +1,5 @@
-//! What the operator lets clients do with messages: queue_full, maximum_qos, retain_available, payload_bytes_max, reason_strings.
+//! Settings for clients' messages: queue_full, maximum_qos, retain_available, payload_bytes_max,
+//! reason_strings.
 
 use grapnel_engine::codec;
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
@@ -10,14 +11,14 @@ use grapnel_plugin_abi::raw::{Field, Flow, Status};
 use crate::hooks::{Call, link, mount};
 use crate::world::{Ask, ClientId, Got, World, message};
 
-/// The properties of the CONNACK that a client gets.
+/// The values of a property in the CONNACK.
 fn connack_has(world: &mut World, request: &Ask<'_>, id: PropertyId) -> Option<String> {
     let client = world.open(request.version);
     world.send_connect(client, &format!("c{client}"), request);
     first_has(world, client, id)
 }
 
-/// A property of the packet that a client has got.
+/// The values of a property in the next packet that the client received.
 fn first_has(world: &mut World, client: ClientId, id: PropertyId) -> Option<String> {
     let bytes = world.take_raw(client);
     let frame = codec::frame(&bytes, u32::MAX).expect("a packet").expect("a whole one");
@@ -31,8 +32,8 @@ fn first_has(world: &mut World, client: ClientId, id: PropertyId) -> Option<Stri
     properties.find(id).map(|property| format!("{property:?}"))
 }
 
-/// drop_newest keeps what came first, drop_oldest what came last; each drop is counted, by messages and by bytes, and a message
-/// that does not fit an empty queue drops nothing but itself.
+/// drop_newest keeps the oldest messages, drop_oldest the newest. Each drop is counted, in messages
+/// and in bytes, and a message that does not fit an empty queue drops only itself.
 #[test]
 fn a_full_queue_drops_the_newest_or_the_oldest() {
     let bytes = (size_of::<Message>() + 2) as u64;
@@ -70,7 +71,8 @@ fn a_full_queue_drops_the_newest_or_the_oldest() {
     }
 }
 
-/// A QoS up to maximum_qos passes; a higher one ends the connection, and so does a will with one. SUBSCRIBE may ask for any.
+/// A QoS up to maximum_qos is accepted; a higher one ends the connection, also in a will. SUBSCRIBE
+/// may request any QoS.
 #[test]
 fn maximum_qos_is_told_and_kept() {
     let all = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
@@ -100,7 +102,7 @@ fn maximum_qos_is_told_and_kept() {
     }
 }
 
-/// Without retain_available nobody retains a message, neither a client nor a plugin.
+/// Without retain_available neither clients nor plugins can retain a message.
 #[test]
 fn retain_available_is_told_and_kept() {
     let mut world = World::with(1, |limits| limits.choices.retain_available = false);
@@ -129,7 +131,8 @@ fn retain_available_is_told_and_kept() {
     assert_eq!(connack_has(&mut world, &Ask::v(Version::V5), PropertyId::RetainAvailable), None);
 }
 
-/// A payload of payload_bytes_max passes, one byte more does not: of a client, its will, and a hook.
+/// A payload of payload_bytes_max is accepted and one byte more is not: from a client, its will,
+/// and a hook.
 #[test]
 fn payloads_are_bounded() {
     for (bytes, fine) in [(0, true), (9, true), (10, true), (11, false), (5_000, false)] {
@@ -161,7 +164,8 @@ fn payloads_are_bounded() {
     }
 }
 
-/// With reason_strings = false no packet has one, whoever wrote it; otherwise each has.
+/// With reason_strings = false no packet has a reason string, whatever its source; otherwise each
+/// has one.
 #[test]
 fn reason_strings_are_told_or_not() {
     for told in [true, false] {
@@ -181,14 +185,14 @@ fn reason_strings_are_told_or_not() {
         let client = world.connect("c", &Ask::v(Version::V5));
         world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
         assert_eq!(first_has(&mut world, client, id).is_some(), told, "PUBACK");
-        // A publish with a wildcard breaks a rule.
+        // A publish to a topic with a wildcard is a protocol error.
         world.publish(client, "a/+", "x", QoS::AtMostOnce, 0);
         assert_eq!(first_has(&mut world, client, id).is_some(), told, "DISCONNECT");
     }
 }
 
-/// Control characters and noncharacters end the connection where the operator refuses them, and pass where he does not
-/// [MQTT-1.5.4-2]: in topics, filters, names and properties, not in payloads.
+/// Control characters and noncharacters end the connection if the operator refuses them, and are
+/// accepted otherwise [MQTT-1.5.4-2]: in topics, filters, names and properties, not in payloads.
 #[test]
 fn control_characters_are_taken_or_refused() {
     for refuses in [false, true] {

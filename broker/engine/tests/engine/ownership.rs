@@ -1,4 +1,5 @@
-//! Whose a session is: rights belong to whoever logged in, not to a client identifier that anybody can name.
+//! Owners of sessions: rights belong to the principal that logged in, not to a client identifier,
+//! which any client can use.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,8 +20,8 @@ fn stored<'a>(version: Version, username: Option<&'a str>) -> Ask<'a> {
     Ask { clean: false, username, properties, ..Ask::v(version) }
 }
 
-/// Who connects with somebody else's client identifier gets a session of its own and nothing of the other's: not what was queued,
-/// not what is in flight, not what comes later.
+/// A client that connects with another principal's client identifier gets a new session, and
+/// nothing of the old one: neither queued messages, nor those in flight, nor later ones.
 #[test]
 fn another_principal_gets_a_session_of_its_own() {
     for version in [Version::V311, Version::V5] {
@@ -44,7 +45,7 @@ fn another_principal_gets_a_session_of_its_own() {
                 assert_eq!(world.take(ann), told);
                 world.publish(publisher, "secret/1", "live", QoS::AtLeastOnce, 3);
                 assert_eq!(world.take(bob), [], "{old:?} {new:?} {leaves}");
-                // The old session is gone for good.
+                // The old session is deleted permanently.
                 world.disconnect(bob, ReasonCode::SUCCESS);
                 let (ann, got) = world.try_connect("dashboard", &stored(version, old));
                 assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }));
@@ -54,7 +55,7 @@ fn another_principal_gets_a_session_of_its_own() {
     }
 }
 
-/// The same principal goes on with its session, from wherever it comes and whatever its password.
+/// The same principal resumes its session, from any address and with any password.
 #[test]
 fn the_same_principal_goes_on() {
     for username in [None, Some("ann")] {
@@ -74,7 +75,8 @@ fn counters(world: &mut World) -> [u64; 3] {
     [counters.session_owner_discarded, counters.session_owner_refused, counters.session_owner_inherited]
 }
 
-/// Only who comes to somebody else's session is counted, and not who would have thrown it away anyhow.
+/// Only a discarded session of another principal is counted, and only if the client tried to resume
+/// it.
 #[test]
 fn what_is_discarded_for_another_principal_is_counted() {
     let mut world = World::new(1);
@@ -87,13 +89,13 @@ fn what_is_discarded_for_another_principal_is_counted() {
     assert_eq!(counters(&mut world), [1, 0, 0]);
     world.connect("c", &Ask { clean: true, ..ann });
     assert_eq!(counters(&mut world), [1, 0, 0]);
-    // One that ends with its connection is nobody's inheritance.
+    // A session that ends with its connection cannot be inherited.
     world.connect("d", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
     world.connect("d", &bob);
     assert_eq!(counters(&mut world), [1, 0, 0]);
 }
 
-/// A client that a plugin let in without a name is not the same as one that nobody vouched for.
+/// A client without a name that a plugin allowed is another principal than an anonymous client.
 #[test]
 fn who_was_vouched_for_is_not_anonymous() {
     let mut world = World::new(1);
@@ -111,7 +113,8 @@ fn who_was_vouched_for_is_not_anonymous() {
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }));
 }
 
-/// `session_owner = "refuse"`: another principal is refused and changes nothing, with a clean start or without.
+/// `session_owner = "refuse"`: another principal is refused and changes nothing, with or without a
+/// clean start.
 #[test]
 fn another_principal_is_refused_where_that_is_the_setting() {
     for (version, code) in [(Version::V5, 0x87), (Version::V311, 5)] {
@@ -133,7 +136,8 @@ fn another_principal_is_refused_where_that_is_the_setting() {
     }
 }
 
-/// A link of client.authorize that lets everybody have `shared/#`, ann and root everything, and nobody else anything.
+/// A link at client.authorize that allows `shared/#` to every client, everything to ann and root,
+/// and nothing else.
 fn guard(log: &Log) -> Link {
     let log = log.clone();
     link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -147,8 +151,9 @@ fn guard(log: &Log) -> Link {
     })
 }
 
-/// A world where sessions are inherited: ann's has a message in flight and one that waits, of a topic that others may have and of
-/// one that they may not. `deliver` says whether deliveries are authorized one by one.
+/// A world with `session_owner = "inherit"`. Ann's session has a message in flight and a waiting
+/// one, each of a topic that others may receive and of one that they may not. `deliver` says
+/// whether deliveries are authorized one by one.
 struct Heirs {
     world: World,
     log: Log,
@@ -194,8 +199,8 @@ fn topics(got: Vec<Got>) -> Vec<(String, bool)> {
     got.into_iter().map(publish).collect()
 }
 
-/// `session_owner = "inherit"`: the new principal goes on with what it may have of the subscriptions, of what is in flight, and of
-/// what waits; the rest is gone before it could come.
+/// `session_owner = "inherit"`: the new principal keeps those subscriptions, messages in flight and
+/// waiting messages that it is allowed. All others are removed before they could be delivered.
 #[test]
 fn a_session_is_inherited_as_far_as_its_new_principal_may() {
     for (deliver, leaves) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -213,7 +218,7 @@ fn a_session_is_inherited_as_far_as_its_new_principal_may() {
             expected.extend(["bob 3 secret/1", "bob 3 secret/2", "bob 3 shared/1", "bob 3 shared/2"]);
         }
         assert_eq!(asked, expected, "each is asked once");
-        // Its identifier, its place and DUP are those of the session [MQTT-4.4.0-1].
+        // The message keeps its identifier, its place and DUP of the session [MQTT-4.4.0-1].
         let got = topics(world.take(bob));
         assert_eq!(got, [("shared/1".to_owned(), true), ("shared/2".to_owned(), false)], "{deliver}");
         assert_eq!(Heirs::of("c", &world), ["shared/#"]);
@@ -229,7 +234,8 @@ fn a_session_is_inherited_as_far_as_its_new_principal_may() {
     }
 }
 
-/// What was said about deliveries to the old principal is not said about the new one, nor the other way round.
+/// Remembered delivery verdicts for the old principal do not apply to the new one, nor the other
+/// way round.
 #[test]
 fn remembered_deliveries_are_the_old_principal_s() {
     let Heirs { mut world, log, publisher, ann } = Heirs::new(true);
@@ -237,7 +243,7 @@ fn remembered_deliveries_are_the_old_principal_s() {
         world.ack(ann, Packet::PubAck, id);
     }
     world.take(ann);
-    // Who may have every filter, and of the deliveries only some.
+    // A principal that may have every filter, but only some of the deliveries.
     let seen = log.clone();
     let picky = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         let user = call.get_text(Field::USERNAME);
@@ -264,7 +270,8 @@ fn remembered_deliveries_are_the_old_principal_s() {
     assert_eq!(topics(world.take(bob)), [("shared/1".to_owned(), false)]);
 }
 
-/// A plugin that answers client.authorize later, and has allowed what is in force already: so many questions.
+/// Mounts a plugin that defers client.authorize and has allowed the existing subscriptions. Returns
+/// the number of its requests.
 fn asked_about_rights(world: &mut World) -> (Taken, usize) {
     let taken = Taken::default();
     mount(world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
@@ -276,7 +283,8 @@ fn asked_about_rights(world: &mut World) -> (Taken, usize) {
     (taken, before)
 }
 
-/// Questions that are answered later are waited for; nothing moves before the last, and a client that gives up changes nothing.
+/// A takeover with inheritance waits for deferred verdicts: nothing changes before the last one,
+/// and a client that leaves changes nothing.
 #[test]
 fn an_inheritance_waits_for_its_answers() {
     for gives_up in [false, true] {
@@ -308,7 +316,8 @@ fn an_inheritance_waits_for_its_answers() {
     }
 }
 
-/// A plugin that fails has not said no: the client is refused as by a server that is not there, and the session stays as it is.
+/// A failure of a plugin is no denial: the client is refused with "server unavailable", and the
+/// session stays unchanged.
 #[test]
 fn an_inheritance_that_nobody_decides_changes_nothing() {
     for answers in [true, false] {
@@ -330,7 +339,8 @@ fn an_inheritance_that_nobody_decides_changes_nothing() {
     }
 }
 
-/// Rules that change meanwhile are asked anew, and so is what the session has got meanwhile.
+/// If the rules change meanwhile, the authorization is repeated, also for what the session has
+/// received meanwhile.
 #[test]
 fn an_inheritance_goes_by_the_rules_of_the_moment() {
     let Heirs { mut world, .. } = Heirs::new(false);
@@ -360,8 +370,8 @@ fn an_inheritance_goes_by_the_rules_of_the_moment() {
     assert_eq!(world.take(bob)[0], Got::ConnAck { present: true, code: 0 });
 }
 
-/// A publish of the old principal's that waits for a plugin is decided as the old principal's: the new one waits for it, and is not
-/// let wait for ever.
+/// A publish of the old principal that waits for a plugin is decided with the old principal's
+/// rights. The new principal waits for it, for a bounded time.
 #[test]
 fn an_inheritance_waits_for_what_the_old_principal_has_sent() {
     for answers in [true, false] {
@@ -396,7 +406,8 @@ fn an_inheritance_waits_for_what_the_old_principal_has_sent() {
     }
 }
 
-/// Of two that want the same session the last that came is served; the other is let go.
+/// If two clients request the same session, the last one gets it, and the other one is
+/// disconnected.
 #[test]
 fn one_at_a_time_inherits() {
     let mut world = World::with(1, |limits| limits.choices.session_owner = SessionOwner::Inherit);
@@ -412,7 +423,8 @@ fn one_at_a_time_inherits() {
     assert_eq!(world.take(eve), [Got::ConnAck { present: true, code: 0 }]);
 }
 
-/// A session of many subscriptions is asked about in slices: others are served between them.
+/// A session with many subscriptions is authorized in slices: other clients are served between
+/// them.
 #[test]
 fn an_inheritance_takes_turns() {
     let mut world = World::with(1, |limits| limits.choices.session_owner = SessionOwner::Inherit);
@@ -452,7 +464,7 @@ fn an_inheritance_takes_turns() {
     assert_eq!(outbound.front()[..4], [0x20, outbound.front()[1], 1, 0]);
 }
 
-/// client.authenticate is shown whether there is a session, and whose it is; nothing else is.
+/// client.authenticate sees whether a session exists, and its owner; other points do not.
 #[test]
 fn an_authenticator_sees_whose_session_there_is() {
     let mut world = World::new(1);

@@ -1,4 +1,5 @@
-//! When each hook point is called, in which order, and what it says (the design's table of hook points).
+//! When each hook point is called, in which order, and with which fields (the design's table of
+//! hook points).
 
 use grapnel_engine::hook::notification::BrokerView;
 use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, Link};
@@ -28,7 +29,7 @@ impl Call<'_> {
         self.text_at(field, 0)
     }
 
-    /// What a field says, or `-`.
+    /// The text of a field, or `-`.
     pub fn text_at(&self, field: Field, index: u32) -> String {
         // SAFETY: the view is of the running event.
         self.value(field, index).map_or("-".into(), |value| unsafe { value.bytes.text().to_owned() })
@@ -44,7 +45,7 @@ impl Call<'_> {
     }
 }
 
-/// A link on each of these points that notes what `say` makes of the call.
+/// A link at each of these points that logs the text of `say` for each call.
 pub fn told(
     log: &Log,
     points: &[HookPoint],
@@ -79,8 +80,8 @@ fn stored(clean: bool) -> Ask<'static> {
     Ask { clean, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) }
 }
 
-// The points are called in the order that the design lists: the old session's fate, the old connection's end, the new
-// connection, and then its session.
+// The points are called in the order that the design lists: the end of the old session, the end of
+// the old connection, the new connection, and then its session.
 #[test]
 fn the_points_of_a_connect_come_in_the_listed_order() {
     let mut world = World::new(1);
@@ -148,7 +149,7 @@ fn the_points_of_a_connect_come_in_the_listed_order() {
     assert_eq!(log.take(), ["client.connack"], "a refusal before the first link");
 }
 
-// A client that is refused by a link sees CONNACK run as well, and nothing after it.
+// A client that a link refuses also causes CONNACK, and nothing after it.
 #[test]
 fn a_refusal_runs_connack_and_nothing_after_it() {
     for point in [HookPoint::ClientConnect, HookPoint::ClientAuthenticate] {
@@ -170,7 +171,7 @@ fn a_refusal_runs_connack_and_nothing_after_it() {
     }
 }
 
-// session.terminated says why, in a word, and is told once.
+// session.terminated is called once and gives the reason.
 #[test]
 fn the_end_of_a_session_is_told_once_with_its_cause() {
     let mut world = World::new(1);
@@ -205,7 +206,7 @@ fn the_end_of_a_session_is_told_once_with_its_cause() {
     assert_eq!(log.take(), ["away kicked 98"]);
 }
 
-// Session info has its counts at every point about a session.
+// Session info has its counts at every point that has a session.
 #[test]
 fn session_info_counts_what_the_session_holds() {
     let mut world = World::with(1, |limits| limits.inflight_max = 1);
@@ -242,8 +243,8 @@ fn session_info_counts_what_the_session_holds() {
     assert_eq!(log.take(), [format!("persistent 1 expiry 60 {counts} created {created}")]);
 }
 
-// session.subscribed comes once SUBACK has granted, with the filter, its options, and whether it is new;
-// session.unsubscribed when it is gone.
+// session.subscribed is called once SUBACK has granted the filter, with the filter, its options,
+// and whether it is new; session.unsubscribed when the subscription has ended.
 #[test]
 fn subscriptions_are_told_once_they_are_granted() {
     let mut world = World::new(1);
@@ -283,7 +284,7 @@ fn subscriptions_are_told_once_they_are_granted() {
     assert_eq!(log.take(), ["session.unsubscribed a/+ options 0 id - group - new - cause unsubscribe"]);
 }
 
-// message.acked comes at PUBACK and at PUBCOMP, not before, with the message as it was delivered.
+// message.acked is called at PUBACK and at PUBCOMP, not before, with the message as delivered.
 #[test]
 fn an_acknowledged_message_is_told_at_puback_and_pubcomp() {
     let mut world = World::new(1);
@@ -330,7 +331,7 @@ fn drops(log: &Log) -> Vec<(HookPoint, Link)> {
     })
 }
 
-// message.dropped says which message, for whom (`node` where it is for nobody), and why.
+// message.dropped gives the message, the receiver (`node` if there is none), and the reason.
 #[test]
 fn every_drop_is_told_with_whom_and_why() {
     let mut world = World::with(1, |limits| {
@@ -379,7 +380,8 @@ fn every_drop_is_told_with_whom_and_why() {
     assert_eq!(dropped.messages_dropped, 6, "each is counted once");
 }
 
-// A shared message without an eligible member, and one that meets a full lane and cannot wait, are told as well.
+// message.dropped is also called for a shared message without an eligible member, and for one that
+// meets a full lane and cannot wait.
 #[test]
 fn drops_between_shards_are_told() {
     let mut world = World::new(1);
@@ -397,7 +399,8 @@ fn drops_between_shards_are_told() {
     assert_eq!(log.take(), ["t 1000 by node of '' no_member"], "its queue is full");
 }
 
-// message.retained tells what was set, cleared and expired; clearing nothing is nothing.
+// message.retained is called when a message is stored, cleared or expired, but not when there was
+// nothing to clear.
 #[test]
 fn retained_messages_are_told_as_they_come_and_go() {
     let mut world = World::new(1);
@@ -460,7 +463,7 @@ fn packets_are_told_with_their_bytes() {
     assert_eq!(large[1], "out c 3 [30, 8b, 27, 00, 01, 74] of 5006", "a shared payload lies elsewhere");
 }
 
-// A link that stops a chain which only tells is the last one to hear of it.
+// In a notification chain, a link that stops is the last one to be called.
 #[test]
 fn chains_that_only_tell_honour_stop() {
     let mut world = World::new(1);
@@ -477,7 +480,7 @@ fn chains_that_only_tell_honour_stop() {
     assert_eq!(log.take(), ["first"]);
 }
 
-// Nothing can be changed at a point that only tells.
+// Nothing can be changed at a notification point.
 #[test]
 fn what_is_told_cannot_be_changed() {
     let mut world = World::new(1);
@@ -519,7 +522,7 @@ fn a_message_keeps_its_number_from_publish_to_acknowledgement() {
     assert_ne!(numbers[0], numbers[1]);
 }
 
-// The broker's own points say its version, how long it has run, and where it listens.
+// The broker's own points give its version, its uptime, and its listeners.
 #[test]
 fn the_broker_tells_of_itself() {
     let mut world = World::new(1);
@@ -543,7 +546,7 @@ fn the_broker_tells_of_itself() {
     assert_eq!(log.take(), ["1.2.3 42 127.0.0.1:1883 [::1]:1883 -"]);
 }
 
-/// What is asked at client.authorize, field by field.
+/// The fields of an authorization request at client.authorize.
 #[test]
 fn a_question_says_what_it_is_about() {
     let mut world = World::new(1);

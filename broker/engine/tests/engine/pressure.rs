@@ -1,4 +1,5 @@
-//! What one client does is sliced, bounded and paid for by itself: large fan-outs, many filters at slow plugins, deep filters.
+//! Work for one client is sliced, bounded and charged to that client: large fan-outs, many filters
+//! with slow plugins, deep filters.
 
 use grapnel_engine::codec;
 use grapnel_engine::hook::{FaultPolicy, HookPoint, PluginHandle};
@@ -66,7 +67,7 @@ fn one_read_takes_no_more_publishes_than_a_step_has_room_for() {
     let publisher = world.connect("p", &Ask::v(Version::V311));
     let before = world.shards[0].counters().messages_sent;
     world.offer_bytes(publisher, &publish_bytes("all", b"1").repeat(100));
-    // Three fan-outs of 20 are within 64, the fourth passes it.
+    // Three fan-outs of 20 are within 64, the fourth exceeds it.
     assert_eq!(world.shards[0].counters().messages_sent - before, 80);
     assert_eq!(world.reading(publisher), Reading::Paused(Pause::Work));
     assert!(world.shards[0].has_work());
@@ -111,7 +112,8 @@ fn nothing_of_a_sliced_fan_out_comes_behind_unsuback() {
     assert_eq!(world.take_plain(subs[198]).len(), 1);
 }
 
-/// A SUBSCRIBE of which some filters are in force, and the others are authorized again when its connection goes.
+/// The connection ends while some filters of a SUBSCRIBE are in force and the others are authorized
+/// again.
 #[test]
 fn a_subscribe_that_is_cut_off_while_it_is_authorized_again_leaves_its_filters_at_work() {
     let mut world = World::with(1, |limits| {
@@ -170,7 +172,7 @@ fn a_subscribe_keeps_to_the_window_frees_its_tickets_and_trips_nobody() {
     world.lose(one);
     world.send_bytes(two, &filters());
     assert_eq!(taken.about().len(), 128, "the tickets of the first are free");
-    // 36 are left; whoever finds none is no fault of the plugin's.
+    // 36 are left. A missing ticket is no fault of the plugin.
     for n in 0..200 {
         let client = world.open(Version::V5);
         world.send_connect(client, &format!("c{n}"), &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
@@ -211,8 +213,8 @@ fn levels_of_filters_with_wildcards_are_charged() {
     assert_eq!(wild - literal, 61 * 56);
 }
 
-/// A DISCONNECT that sets an expiry which was 0 at CONNECT breaks a rule [MQTT-3.14.2-2], whether or not its connection closes
-/// before its turn comes: the will is sent.
+/// A DISCONNECT that sets an expiry after 0 at CONNECT is a protocol error [MQTT-3.14.2-2], also if
+/// its connection closes before its turn: the will is sent.
 #[test]
 fn a_forbidden_disconnect_that_waits_discards_no_will() {
     for lost in [false, true] {
@@ -281,7 +283,7 @@ fn a_session_with_many_shared_subscriptions_tells_them_in_slices() {
     assert!((1000..1100).contains(&all), "{all} units of work");
     to_all(&mut world);
     assert_eq!(world.take_plain(other).len(), 1000, "the one that is there gets all");
-    // One that is back before all have been told that it has gone.
+    // The client returns before all other clients have been notified of its end.
     let again = world.connect("many", &request);
     world.offer_bytes(again, &encoded(&leave, Version::V311));
     let again = world.connect("many", &request);
@@ -344,8 +346,8 @@ fn messages_of_other_shards_wait_while_large_fan_outs_are_under_way() {
     }
 }
 
-/// Where all members of a shared subscription have as much waiting as they may, each publish asks all of them, and that is
-/// counted.
+/// If every member of a shared subscription has reached its limit of waiting messages, each publish
+/// examines all of them, and the work is counted.
 #[test]
 fn publishes_to_a_shared_subscription_without_room_are_bounded_in_a_step() {
     let mut world = World::with(1, |limits| {

@@ -157,7 +157,7 @@ fn what_came_while_the_shard_was_held_counts_as_received() {
 
 #[test]
 fn the_beginning_of_a_packet_keeps_nobody_alive() {
-    // [MQTT-3.1.2-22]: a packet is received when it is whole.
+    // [MQTT-3.1.2-22]: a packet counts as received when it is complete.
     let mut world = World::new(1);
     let client = world.connect("c", &Ask { keep_alive_s: 10, ..Ask::v(Version::V5) });
     world.hold_ms(60_000, &[(client, &[0xC0])]);
@@ -177,7 +177,7 @@ fn a_connect_that_came_while_the_shard_was_held_is_in_time() {
     world.hold_ms(5_000, &[(whole, &connect("a")), (begun, &connect("b")[..10])]);
     assert_eq!(world.take(whole), [Got::ConnAck { present: false, code: 0 }]);
     assert!(world.is_closed(begun), "half a CONNECT is none");
-    // It has no keep alive, and the time for its CONNECT ends nothing any more.
+    // The connection has no keep alive, and the time limit for CONNECT no longer applies.
     world.hold_ms(1_000_000, &[]);
     assert!(!world.is_closed(whole));
 }
@@ -377,7 +377,8 @@ fn timers_leave_with_what_they_are_for() {
         let armed =
             |world: &mut World| -> usize { world.shards.iter_mut().map(|shard| shard.timers().0).sum() };
         for n in 0..20 {
-            // Keep alive, a delayed will and an expiry of many hours; it comes back, and leaves for good.
+            // Keep alive, a delayed will and an expiry of many hours. The client returns, and
+            // leaves for good.
             let name = n.to_string();
             let client = world.connect(&name, &Ask { keep_alive_s: 40_000, ..with_will(50_000, 60_000) });
             assert_eq!(armed(&mut world), 1, "keep alive");
@@ -391,7 +392,7 @@ fn timers_leave_with_what_they_are_for() {
             assert!((1..=3).contains(&away), "{away}: an expiry, and likewise");
             let client = world.connect(&name, &Ask::v(Version::V5));
             world.disconnect(client, ReasonCode::SUCCESS);
-            // One that never sends CONNECT.
+            // A connection that never sends CONNECT.
             let stranger = world.open(Version::V5);
             world.lose(stranger);
             assert_eq!(armed(&mut world), 0);
@@ -399,8 +400,8 @@ fn timers_leave_with_what_they_are_for() {
     }
 }
 
-/// Two connections of one session have ended while what the first had sent still waited: the will of the first was cancelled when
-/// the second came [MQTT-3.1.3-9].
+/// Two connections of one session have ended while packets of the first one still wait: the will of
+/// the first was cancelled when the second connected [MQTT-3.1.3-9].
 #[test]
 fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn() {
     let mut world = World::new(1);
@@ -414,11 +415,11 @@ fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn
     let client = world.connect("c", &without);
     world.lose(client);
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
-    // A will that is published now would be seen.
+    // A will that is published now would be visible.
     mount(&mut world, Vec::new());
     world.pass_ms(30_000);
     assert_eq!(world.take(watcher), []);
-    // The session itself goes on until its own time is over, and once more from then.
+    // The session ends when its own expiry is over, counted from now.
     let (client, connack) = world.try_connect("c", &without);
     assert_eq!(connack, Some(Got::ConnAck { present: true, code: 0 }));
     world.lose(client);
@@ -427,7 +428,7 @@ fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn
     assert_eq!(connack, Some(Got::ConnAck { present: false, code: 0 }));
 }
 
-/// Has publishes wait for ten minutes for a plugin.
+/// Makes publishes wait up to ten minutes for a plugin.
 fn hold_publishes(world: &mut World) -> Taken {
     let taken = Taken::default();
     let mut waits = later(1, 0, FaultPolicy::Deny, &taken);
@@ -436,8 +437,8 @@ fn hold_publishes(world: &mut World) -> Taken {
     taken
 }
 
-/// The delay of a will runs from the end of the connection, whenever what the client had sent has its effect [MQTT-3.1.3-9]; and
-/// so does the expiry of the session.
+/// The will delay [MQTT-3.1.3-9] and the session expiry count from the end of the connection,
+/// whenever the client's earlier packets take effect.
 #[test]
 fn delays_count_from_the_end_of_the_connection() {
     for (away_ms, wills) in [(5_000, 0), (20_000, 1)] {
@@ -455,7 +456,8 @@ fn delays_count_from_the_end_of_the_connection() {
         assert_eq!(world.take(watcher).len(), wills, "{away_ms} ms away, delay 10 s");
         world.lose(client);
     }
-    // The session of one that does not come back ends 60 s after its connection, although a publish of it has waited 50.
+    // The session of an absent client ends 60 s after its connection, although a publish of it has
+    // waited for 50.
     let mut world = World::new(1);
     let taken = hold_publishes(&mut world);
     let client = world.connect("c", &with_will(0, 60));
@@ -468,7 +470,8 @@ fn delays_count_from_the_end_of_the_connection() {
     assert_eq!(world.shards[0].counters().session_expired, 1);
 }
 
-/// Sessions that expire in one second are ended a part at a time, and one that is back meanwhile stays.
+/// Sessions that expire in the same second are ended in slices, and a session that is resumed
+/// meanwhile stays.
 #[test]
 fn what_falls_due_together_is_done_in_slices() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
@@ -482,7 +485,7 @@ fn what_falls_due_together_is_done_in_slices() {
     let first = world.shards[0].counters().session_expired;
     assert!((1..=64).contains(&first), "{first} in one step");
     assert_eq!(world.shards[0].next_deadline_ms(), Some(now.mono_ms), "the rest is due at once");
-    // The last of them comes back before its turn, and leaves again: its time begins anew.
+    // The last client returns before its turn, and leaves again: its expiry begins again.
     let (client, connack) = world.try_connect("c499", &with_will(0, 10));
     let present = connack == Some(Got::ConnAck { present: true, code: 0 });
     world.disconnect(client, ReasonCode::SUCCESS);

@@ -1,4 +1,4 @@
-//! SUBSCRIBE and UNSUBSCRIBE with many filters: their limits, their slices, and what they cost.
+//! SUBSCRIBE and UNSUBSCRIBE with many filters: limits, slices and costs.
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
 use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
@@ -18,7 +18,7 @@ fn unsubscribe_bytes(version: Version, count: usize, suffix: &str) -> Vec<u8> {
     filters_bytes(0xA2, 8, version, (0..count).map(|n| format!("f/{n}{suffix}")), &[])
 }
 
-/// A packet of filters, each with its options behind it.
+/// A packet with filters, each followed by its options.
 fn filters_bytes(
     first: u8,
     packet_id: u8,
@@ -73,7 +73,7 @@ fn filters_beyond_the_limit_are_refused_one_by_one() {
     }
 }
 
-/// A client with a small Maximum Packet Size: nothing is subscribed, since the client could not be told [MQTT-3.1.2-24].
+/// If SUBACK exceeds the client's Maximum Packet Size [MQTT-3.1.2-24], no filter is subscribed.
 #[test]
 fn a_subscribe_whose_suback_would_be_too_large_subscribes_nothing() {
     for (filters, fits) in [(15, true), (16, false), (20, false)] {
@@ -91,7 +91,7 @@ fn a_subscribe_whose_suback_would_be_too_large_subscribes_nothing() {
     }
 }
 
-/// 0x97 is none of the codes of UNSUBACK [MQTT-3.11.3-2], and MQTT 3 has none at all.
+/// UNSUBACK does not have the code 0x97 [MQTT-3.11.3-2], and MQTT 3 has no codes there.
 #[test]
 fn filters_beyond_the_limit_of_an_unsubscribe_stay() {
     for count in [1024, 1025] {
@@ -114,7 +114,7 @@ fn filters_beyond_the_limit_of_an_unsubscribe_stay() {
     }
 }
 
-/// Units of work for one SUBSCRIBE of `count` filters and everything that follows from it.
+/// Units of work for one SUBSCRIBE of `count` filters and all its consequences.
 fn units_of_subscribe(shards: usize, count: usize, suffix: &str, retained: usize) -> u64 {
     let mut world = World::with(shards, |limits| {
         limits.filters_per_subscribe_max = 65_535;
@@ -172,7 +172,8 @@ fn twice_the_subscribers_that_wait_are_at_most_twice_the_work() {
     assert!(units[0] > 500, "{units:?}");
 }
 
-/// A turn does its budget of a long SUBSCRIBE and no more, and whoever else is there is served between two turns.
+/// A turn works on a long SUBSCRIBE within its budget, and other clients are served between two
+/// turns.
 #[test]
 fn a_long_subscribe_does_a_turns_work_at_a_time() {
     for (shards, count) in [(1, 20_000), (2, 8000)] {
@@ -208,7 +209,7 @@ fn a_long_subscribe_does_a_turns_work_at_a_time() {
     }
 }
 
-/// A question to a plugin may take long: a turn asks few of them.
+/// A call of a plugin may take long: a turn makes few of them.
 #[test]
 fn a_turn_puts_few_questions_to_client_authorize() {
     let mut world = World::new(1);
@@ -235,7 +236,8 @@ fn a_turn_puts_few_questions_to_client_authorize() {
     assert_eq!(world.take(sub), [Got::SubAck(7, vec![0; 1000])]);
 }
 
-/// Half a SUBSCRIBE whose connection ends: what is in force stays with the session, the rest never comes, nothing waits for ever.
+/// If the connection ends in the middle of a SUBSCRIBE, the subscriptions in force stay with the
+/// session, the others are dropped, and nothing waits forever.
 #[test]
 fn a_connection_that_ends_in_the_middle_of_a_long_subscribe_leaves_nothing_behind() {
     for clean in [true, false] {
@@ -262,20 +264,21 @@ fn a_connection_that_ends_in_the_middle_of_a_long_subscribe_leaves_nothing_behin
     }
 }
 
-/// Several filters, one of which the other shards do not hear of in time: it alone is taken back, in its own place.
+/// If the other shards do not learn of one of several filters in time, only that filter is taken
+/// back, with its code in its place.
 #[test]
 fn of_several_filters_those_that_stay_unknown_are_taken_back() {
     let mut world = World::new(2);
     let first = world.connect("first", &Ask::v(Version::V5));
     let sub = world.connect_at(world.shard_of(first), "s", &Ask::v(Version::V5));
     let home = world.shard_of(first);
-    // The other shard knows f/1 and f/3.
+    // The other shard has f/1 and f/3 already.
     world.subscribe(first, "f/1", QoS::AtMostOnce);
     world.subscribe(first, "f/3", QoS::AtMostOnce);
     let known = world.shards[home].counters().subscriptions_count;
     world.lanes_open = false;
     world.send_bytes(sub, &subscribe_bytes(Version::V5, 5, ""));
-    // Nothing is promised before that is over, whatever else moves its slots.
+    // SUBACK is not sent before that, whatever else moves the session's slots.
     world.send(sub, &Packet::PingReq);
     world.publish(sub, "x", "v", QoS::AtLeastOnce, 1);
     assert_eq!(world.take(sub), [Got::PingResp]);
@@ -294,7 +297,8 @@ fn of_several_filters_those_that_stay_unknown_are_taken_back() {
     assert_eq!(world.take(sub), [message("f/1", "v", 0), message("f/3", "v", 0)]);
 }
 
-/// A deferred SUBSCRIBE is not asked again, nor in force, before its answer, whatever moves its session.
+/// A deferred SUBSCRIBE is not authorized again and not in force before its answer, whatever moves
+/// its session.
 #[test]
 fn nothing_is_in_force_before_the_answer() {
     let mut world = World::new(1);
@@ -316,7 +320,8 @@ fn nothing_is_in_force_before_the_answer() {
     assert_eq!(world.take(sub), [message("f/1", "late", 0)]);
 }
 
-/// Retained messages that client.authorize is asked about one by one, and answers later, all come.
+/// If client.authorize defers every delivery of a retained message, all of them are delivered in
+/// the end.
 #[test]
 fn retained_messages_wait_for_the_answers_about_their_deliveries() {
     let mut world = World::new(1);

@@ -176,7 +176,7 @@ fn what_a_leaving_member_had_unacknowledged_goes_to_another() {
 
 #[test]
 fn suback_is_a_promise() {
-    // Published after the SUBACK was read means delivered, whatever the shards.
+    // A message that is published after the SUBACK was read is delivered, on whatever shards.
     let mut world = World::new(8);
     for round in 0..100 {
         let sub = world.connect(&format!("s{round}"), &Ask::v(Version::V311));
@@ -222,8 +222,9 @@ fn the_number_of_subscriptions_is_bounded() {
     assert_eq!(world.subscribe(sub, "2", QoS::AtLeastOnce), [1], "a replacement is no addition");
 }
 
-/// Section 3.3.1.3: what is retained once SUBACK is out comes live, with RETAIN 0, and once. The owner of the topic must have
-/// heard of the subscription by then, or it finds the new message among the stored ones.
+/// Section 3.3.1.3: a message retained after SUBACK was sent is delivered live, with RETAIN 0, and
+/// once. The owner of the topic must have the subscription by then; otherwise it would find the new
+/// message among the stored ones.
 #[test]
 fn suback_waits_until_retained_and_live_are_told_apart() {
     let (mut at_once, mut later) = (0, 0);
@@ -235,7 +236,7 @@ fn suback_waits_until_retained_and_live_are_told_apart() {
         let (here, there): (Vec<_>, Vec<_>) =
             clients.into_iter().partition(|client| world.shard_of(*client) == 0);
         let (first, sub, publisher) = (here[0], here[1], there[0]);
-        // From here on the other shard knows of the filter, and SUBACK need not wait for that.
+        // From here on the other shard has the filter, and SUBACK need not wait for that.
         world.subscribe(first, &topic, QoS::AtMostOnce);
         world.lanes_open = false;
         world.send_subscribe(sub, &topic, SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
@@ -268,7 +269,7 @@ fn a_connection_that_ends_while_suback_waits_takes_its_will_along() {
         let on_the_watchers_shard = world.shard_of(sub) == world.shard_of(watcher);
         world.subscribe(sub, &format!("known/{n}"), QoS::AtMostOnce);
         world.lanes_open = false;
-        // A filter that the other shard knows: only its retained messages are asked for.
+        // A filter that the other shard has: only its retained messages are requested.
         world.send_subscribe(sub, &format!("known/{n}"), SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
         world.lose(sub);
         if on_the_watchers_shard {
@@ -307,8 +308,9 @@ fn many_retained_messages_come_in_pages_as_the_session_drains() {
     assert_eq!(world.take(sub).len(), 500);
 }
 
-/// The member of a shared subscription that has three quarters of its queue waiting gets no more while another shard has one that
-/// reads: nothing is dropped. It gets its share again when half of them have gone.
+/// A member of a shared subscription whose queue is three quarters full receives no more while
+/// another shard has a member that reads: nothing is dropped. It receives its share again when half
+/// of the queue has been sent.
 #[test]
 fn a_member_with_much_waiting_is_passed_over_before_its_queue_is_full() {
     let mut world = World::with(2, |limits| {
@@ -336,7 +338,7 @@ fn a_member_with_much_waiting_is_passed_over_before_its_queue_is_full() {
     };
     assert_eq!(queued(&world), Some((1, 6)));
     assert_eq!(publish(&mut world), (100, 0));
-    // Two are acknowledged, which leaves four in the queue: two more may come.
+    // Two are acknowledged, which leaves four in the queue: two more can follow.
     for _ in 0..2 {
         let packet_id = world.take(slow)[0].id();
         world.ack(slow, Packet::PubAck, packet_id);
@@ -345,7 +347,8 @@ fn a_member_with_much_waiting_is_passed_over_before_its_queue_is_full() {
     assert_eq!(queued(&world), Some((1, 6)));
 }
 
-/// A message that was drawn for another shard, whose last member has left when it comes there, goes to a member that is left.
+/// A message may be sent to another shard whose last member has left meanwhile. It then goes to
+/// another remaining member.
 #[test]
 fn a_message_for_a_member_that_has_left_goes_to_another_shard() {
     let mut world = World::new(2);

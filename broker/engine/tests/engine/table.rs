@@ -1,5 +1,6 @@
-//! The table of hook points times what a link may do there: each point, each flow, one plugin and each place among three, MQTT
-//! 3.1.1 and 5. What must come out is worked out here from the design's section on hook points, not from the broker.
+//! The table of hook points times actions of a link: each point, each flow, one plugin and each
+//! place among three, MQTT 3.1.1 and 5. The expected results are computed here from the design's
+//! section on hook points, not from the broker.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,16 +16,16 @@ use grapnel_plugin_abi::raw::{Change, Field, Flow, Slice, Status, Ticket};
 use crate::hooks::{Call, complete, link, mount};
 use crate::world::{Ask, ClientId, Got, World};
 
-/// What a link does.
+/// An action of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
-    /// Returns this at once, having changed what there is to change, or not.
+    /// Returns this at once, with or without a change.
     Returns(Flow, bool),
     /// Defers, and answers this later.
     Defers(Flow, bool),
-    /// Defers, having changed what there is to change, and answers this later.
+    /// Makes a change, defers, and answers this later.
     ChangesAndDefers(Flow),
-    /// Defers, having changed what there is to change or not, and never answers.
+    /// Defers, with or without a change, and never answers.
     Deadline(bool),
 }
 
@@ -46,7 +47,7 @@ const ACTS: [Act; 15] = [
     Act::Deadline(true),
 ];
 
-/// What the world shows afterwards.
+/// The visible result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     AsItWas,
@@ -54,15 +55,15 @@ enum Outcome {
     Refused,
 }
 
-/// A point: how its event is brought about, what can be changed there, and how that shows.
+/// A point: how its event is produced, what can be changed there, and how a change is visible.
 struct Row {
     point: HookPoint,
     /// Before the links act.
     prepare: fn(&mut World, Version),
-    /// Brings the event about, once.
+    /// Produces the event, once.
     provoke: fn(&mut World, Version),
     changes: fn() -> Vec<OwnedChange>,
-    /// What has come out of it.
+    /// The visible result of the event.
     outcome: fn(&mut World, Version) -> Outcome,
 }
 
@@ -77,7 +78,7 @@ fn user_property() -> Vec<OwnedChange> {
     vec![OwnedChange { field: Field::USER_PROPERTY, index, number: 0, bytes, key }]
 }
 
-/// The clients of every world, by their order: a subscriber of MQTT 5, and the one that it is about.
+/// The clients of every world, in order: an MQTT 5 subscriber, and the client of the event.
 const SUBSCRIBER: ClientId = 0;
 const CLIENT: ClientId = 1;
 
@@ -118,7 +119,7 @@ fn always(_: &mut World, _: Version) -> Outcome {
     Outcome::AsItWas
 }
 
-/// What the subscriber got: nothing, the message as it was, or the changed one.
+/// What the subscriber received: nothing, the original message, or the changed one.
 fn delivered(world: &mut World, _: Version) -> Outcome {
     match &world.take(SUBSCRIBER)[..] {
         [Got::Publish { payload, .. }] if payload == b"own" => Outcome::AsItWas,
@@ -170,7 +171,7 @@ fn row(point: HookPoint) -> Row {
             point,
             prepare: connected,
             provoke: publish,
-            // Allowing shows as nothing, so the change is a refusal of its own.
+            // An Allow is not visible, so the change is a refusal with its own code.
             changes: || vec![change(Field::REASON_CODE, 0x97, ""), change(Field::VERDICT, 2, "")],
             outcome: |world, version| match (&world.take(CLIENT)[..], delivered(world, version)) {
                 ([Got::Ack("PUBACK", 9, 0x97)], Outcome::Refused) => Outcome::Changed,
@@ -293,7 +294,7 @@ fn row(point: HookPoint) -> Row {
     }
 }
 
-/// What must come out: which links are called, and what shows.
+/// The expected result: the links that are called, and what is visible.
 fn expected(row: &Row, play: Play) -> (Vec<usize>, Outcome) {
     let (point, Play { act, policy, links, place, version }) = (row.point, play);
     let (flow, changed) = match act {
@@ -306,10 +307,11 @@ fn expected(row: &Row, play: Play) -> (Vec<usize>, Outcome) {
     let denies = flow == Flow::FAULT && policy == FaultPolicy::Deny;
     let ends = flow == Flow::STOP || denies;
     let called = if ends { (0..=place).collect() } else { (0..links).collect() };
-    // What a fault had changed is thrown away. A CONNACK of MQTT 3.1.1 has no properties to change.
+    // The changes of a failed link are discarded. A CONNACK of MQTT 3.1.1 has no properties to
+    // change.
     let shows = !(row.changes)().is_empty() && (point != HookPoint::ClientConnack || version.is_v5());
     let outcome = match flow {
-        // What is only told of, and a CONNACK, nobody can refuse.
+        // A notification and a CONNACK cannot be refused.
         Flow::FAULT if denies && point.kind() == Kind::Fold && point != HookPoint::ClientConnack => {
             Outcome::Refused
         }
@@ -317,7 +319,7 @@ fn expected(row: &Row, play: Play) -> (Vec<usize>, Outcome) {
         _ if changed && shows => Outcome::Changed,
         _ => Outcome::AsItWas,
     };
-    // MQTT 3.1.1 cannot say with which reason a publish was refused.
+    // MQTT 3.1.1 has no reason code for a refused publish.
     let blind = point == HookPoint::ClientAuthorize && !version.is_v5() && outcome == Outcome::Changed;
     (called, if blind { Outcome::Refused } else { outcome })
 }
@@ -337,7 +339,7 @@ fn set_all(call: &Call<'_>, changes: &[OwnedChange]) {
     }
 }
 
-/// What the links share.
+/// State that the links share.
 #[derive(Default)]
 struct Scene {
     armed: Cell<bool>,
@@ -378,7 +380,7 @@ struct Play {
     act: Act,
     policy: FaultPolicy,
     links: usize,
-    /// Which of the links acts.
+    /// Index of the link that acts.
     place: usize,
     version: Version,
 }
@@ -393,10 +395,10 @@ fn play(row: &Row, play: Play) {
     let chain =
         (0..links).map(|number| (row.point, actor(&scene, row, (act, policy), number, number == place)));
     mount(&mut world, chain.collect());
-    // The subscription in force is asked about again where the rules have changed.
+    // The subscription in force is rechecked if the rules have changed.
     world.pass_ms(10);
     (row.prepare)(&mut world, version);
-    // CONNACK and SUBACK are not what it is about.
+    // CONNACK and SUBACK are not part of the result.
     if row.point != HookPoint::MessageAcked {
         (0..=CLIENT).for_each(|client| world.forget(client));
     }

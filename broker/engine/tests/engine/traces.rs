@@ -5,7 +5,7 @@ use grapnel_engine::reason::ReasonCode;
 
 use crate::world::{Ask, Got, World};
 
-/// The lines since the last call, each with the way it went, and how many were lost.
+/// The lines since the last call, each with its direction, and the number of lost lines.
 fn lines(world: &mut World, client_id: &str) -> (Vec<String>, u64) {
     let (lines, lost) = world.shards[0].trace_take(client_id);
     let text =
@@ -68,7 +68,7 @@ fn a_trace_begins_and_ends_while_its_client_is_there_and_is_of_it_alone() {
     let pinged = ["> PINGREQ", "< PINGRESP"].map(str::to_owned).to_vec();
     assert_eq!(lines(&mut world, "c"), (pinged, 0));
     assert_eq!(lines(&mut world, "other"), (Vec::new(), 0));
-    // What breaks a rule says which.
+    // A protocol error is traced with its rule.
     world.send_bytes(client, &[0x00, 0]);
     let (broken, _) = lines(&mut world, "c");
     assert!(broken[0].starts_with("> (broken) "), "{broken:?}");

@@ -1,6 +1,7 @@
-//! What a link changed before it deferred is gone if its ticket ends by a fault, however that comes about, and what the links
-//! before it have changed is not (the design's section on the semantics of hook points: no half change survives). What each
-//! point comes to is in `table`; here is what leads there.
+//! If a ticket ends by a fault of any kind, the changes that its link made before the Defer are
+//! discarded, and those of earlier links stay (the design's section on the semantics of hook
+//! points: no half change survives). The `table` module tests the result at each point; this one
+//! the ways that lead there.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,13 +20,13 @@ use crate::world::{Ask, Got, World, message};
 /// How a ticket can end by a fault.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// The plugin says so, as a ticket of the SDK does that is dropped.
+    /// The plugin reports a fault, as the SDK does for a dropped ticket.
     Completed,
-    /// What comes with the verdict cannot be taken.
+    /// The changes with the verdict are invalid.
     Impossible,
-    /// Nothing comes in time.
+    /// No answer in time.
     Deadline,
-    /// Nothing comes in time, and meanwhile the plugin has been unloaded.
+    /// No answer in time, and the plugin has been unloaded meanwhile.
     Unloaded,
 }
 
@@ -45,7 +46,7 @@ fn end(world: &mut World, taken: &Taken, end: End) {
     }
 }
 
-/// A link that changes something and defers.
+/// A link that makes a change and defers.
 fn half(identity: u32, policy: FaultPolicy, taken: &Taken, change: impl Fn(&mut Call<'_>) + 'static) -> Link {
     let taken = taken.clone();
     link(identity, 0, policy, move |call: &mut Call<'_>| {
@@ -55,7 +56,8 @@ fn half(identity: u32, policy: FaultPolicy, taken: &Taken, change: impl Fn(&mut 
     })
 }
 
-/// The message is as the links before have left it, for the links behind and for the subscriber, with what they have added.
+/// The next link and the subscriber see the message with the changes and additions of the earlier
+/// links.
 #[test]
 fn a_message_is_as_the_links_before_have_left_it() {
     for (by, policy) in ENDS.into_iter().flat_map(|by| [(by, FaultPolicy::Ignore), (by, FaultPolicy::Deny)]) {
@@ -97,7 +99,7 @@ fn a_message_is_as_the_links_before_have_left_it() {
     }
 }
 
-/// Nobody is a superuser, or let in, by a link that has failed.
+/// A failed link makes no client a superuser and admits none.
 #[test]
 fn a_login_that_fails_half_way_leaves_nothing() {
     for by in ENDS {
@@ -112,14 +114,14 @@ fn a_login_that_fails_half_way_leaves_nothing() {
         let named = Ask { username: Some("ann"), password: Some(b"wrong"), ..Ask::v(Version::V5) };
         let (client, _) = world.try_connect("c", &named);
         end(&mut world, &taken, by);
-        // Where nobody guards the door any more, everybody comes in.
+        // Without any authenticator every client is admitted.
         let code = if matches!(by, End::Unloaded) { 0 } else { 0x86 };
         assert_eq!(world.take(client), [Got::ConnAck { present: false, code }], "{by:?}");
         assert!(world.shards[0].client("c").is_none_or(|client| !client.superuser), "{by:?}");
     }
 }
 
-/// A re-authentication likewise (MQTT 5.0 section 4.12.1).
+/// The same for a re-authentication (MQTT 5.0 section 4.12.1).
 #[test]
 fn a_renewal_that_fails_half_way_is_none() {
     let mut world = World::new(1);
@@ -141,7 +143,7 @@ fn a_renewal_that_fails_half_way_is_none() {
     assert_eq!(world.take(client), [Got::Disconnect(0x87)]);
 }
 
-/// A question that begins anew, because the rules have changed since it was asked, begins with nothing of what was said to it.
+/// An authorization that restarts because the rules have changed keeps no earlier verdict.
 #[test]
 fn a_question_that_begins_anew_begins_with_nothing() {
     let (mut world, _subscriber, publisher) = pair();
@@ -171,7 +173,7 @@ fn a_question_that_begins_anew_begins_with_nothing() {
     );
 }
 
-/// A world where only a plugin allows anything; its link allows all, and waits with what has this action.
+/// A world where only a plugin allows anything. Its link allows everything, and defers one action.
 struct Guarded {
     world: World,
     taken: Taken,
@@ -197,8 +199,8 @@ impl Guarded {
     }
 }
 
-/// Nothing is allowed by a link that has failed: no publish, filter, delivery or will. A subscription in
-/// force stays.
+/// A failed link allows nothing: no publish, filter, delivery or will. A subscription in force
+/// stays.
 #[test]
 fn nothing_is_authorised_half_way() {
     for by in ENDS {
@@ -239,7 +241,7 @@ fn nothing_is_authorised_half_way() {
         world.shards[0].command(Command::Invalidate(Scope::All));
         world.pass_ms(10);
         end(&mut world, &taken, by);
-        // That is no answer: nothing was granted by it, and nothing goes by it.
+        // A failure is no verdict: it grants nothing and removes nothing.
         let counters = *world.shards[0].counters();
         assert_eq!((counters.subscriptions_revoked, counters.subscriptions_count), (0, 1), "{by:?}");
     }

@@ -1,4 +1,4 @@
-//! What the control plane sees: clients, sessions and subscriptions as rows, in pages.
+//! Views of the control plane: clients, sessions and subscriptions as rows, in pages.
 
 use grapnel_engine::packet::{Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::shard::{ClientDetails, ClientSummary, Reading, SubscriptionRow};
@@ -36,7 +36,8 @@ fn a_client_is_shown_as_it_is() {
     world.subscribe(client, "a", QoS::AtLeastOnce);
     world.subscribe(client, "b", QoS::AtLeastOnce);
     world.take(client);
-    // Two in flight, one that waits, one that is too large for it, and one of its own that waits for its PUBREL.
+    // Two in flight, one waiting, one too large for the client, and one of the client that waits
+    // for its PUBREL.
     world.takes(client, Some(0));
     let publisher = world.connect("publisher", &Ask::v(V5));
     for packet_id in 1..=3 {
@@ -82,7 +83,7 @@ fn a_client_is_shown_as_it_is() {
     assert_eq!(details, expected);
     world.takes(client, None);
     assert_eq!(world.take_raw(client).len(), outbound);
-    // It goes.
+    // The client disconnects.
     world.pass_ms(1_000);
     let left = world.now.wall_ms;
     world.lose(client);
@@ -124,7 +125,7 @@ fn clients_and_subscriptions_come_in_pages() {
     }
     seen.sort();
     assert_eq!(seen, names);
-    // At least as many subscriptions as were asked for, of whole sessions.
+    // At least as many subscriptions as requested, of complete sessions.
     let mut seen = Vec::new();
     let mut cursor = Some(0);
     while let Some(place) = cursor {

@@ -1,5 +1,6 @@
-//! Which links of a chain an event visits, and how that is counted: the straight walk of an event that is for all of them, and the
-//! walk that looks at each (the design's sections on dispatch and on topic filters).
+//! Which links of a chain an event visits, and how calls are counted: the direct walk of an event
+//! that concerns all links, and the walk that checks each link (the design's sections on dispatch
+//! and on topic filters).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -70,7 +71,7 @@ fn a_rewritten_topic_is_compared_anew_for_the_links_behind() {
     assert_eq!(log.take(), ["new", "both"], "what is in front is not visited again");
 }
 
-/// What a link of the comparison does at its next call.
+/// Action of a link at its next call, in the comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Does {
     GoOn,
@@ -89,7 +90,8 @@ fn does() -> impl Strategy<Value = Does> {
     ]
 }
 
-/// Who was called, and what is counted of each, after as many publishes; the first are timed, so that both walks are taken.
+/// The links that were called, and the counters of each, after so many publishes. The first
+/// publishes are timed, so that both walks are used.
 fn played(script: &[Does], publishes: usize, looked_at: bool) -> (Vec<Vec<u64>>, Vec<LinkStats>) {
     let (mut world, _, publisher) = pair();
     let calls: Rc<RefCell<Vec<u64>>> = Rc::default();
@@ -109,7 +111,7 @@ fn played(script: &[Does], publishes: usize, looked_at: bool) -> (Vec<Vec<u64>>,
             }
         });
         if looked_at && at == 0 {
-            // A filter that every topic matches: the chain looks at each link.
+            // A filter that every topic matches makes the chain check each link.
             link.topics = Some([Box::from("#")].into());
         }
         (POINT, link)
