@@ -113,8 +113,7 @@ fn client_connect_answers_later() {
     }
 }
 
-/// The next link sees what an answer sets for the client, also in what the host has ready: the
-/// chain continues with a new event.
+/// The next link sees what an answer sets for the client, also in the flags of its event.
 #[test]
 fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
     let mut world = World::new(1);

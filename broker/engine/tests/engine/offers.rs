@@ -11,14 +11,14 @@ use grapnel_plugin_abi::raw::{Field, Flow, Status};
 use crate::hooks::{Call, link, mount};
 use crate::world::{Ask, ClientId, Got, World, message};
 
-/// The values of a property in the CONNACK.
+/// The value of a property in the CONNACK.
 fn connack_has(world: &mut World, request: &Ask<'_>, id: PropertyId) -> Option<String> {
     let client = world.open(request.version);
     world.send_connect(client, &format!("c{client}"), request);
     first_has(world, client, id)
 }
 
-/// The values of a property in the next packet that the client received.
+/// The value of a property in the next packet that the client received.
 fn first_has(world: &mut World, client: ClientId, id: PropertyId) -> Option<String> {
     let bytes = world.take_raw(client);
     let frame = codec::frame(&bytes, u32::MAX).expect("a packet").expect("a whole one");

@@ -1,5 +1,5 @@
-//! Operations at work. Each takes what it names modulo what there is; one that finds nothing to do does
-//! nothing.
+//! Applies operations. Indexes in an operation are taken modulo the number of items; an operation
+//! that does not apply does nothing.
 
 use bytes::Bytes;
 use grapnel_engine::packet::{PacketType, Version};
@@ -13,8 +13,8 @@ use crate::op::{Bad, Connect, Op, Publish};
 use crate::wire;
 use crate::world::World;
 
-/// What is held longer than this may come live although it came as a retained message: so long the engine
-/// remembers what is stored and on its way.
+/// The engine remembers stored messages under way for this time. If a message is held longer, it
+/// may arrive live in addition to its retained copy.
 const HELD_MS_MAX: u64 = 29_000;
 
 impl World {
@@ -90,8 +90,8 @@ impl World {
     }
 
     fn pass(&mut self, ms: u64) {
-        // Plugins of clients that keep silent, and clients that are not read, are no cause by themselves;
-        // keep alive is.
+        // A plugin that does not answer and a client that is not read are no reason to end a
+        // connection; an expired keep alive is.
         for number in self.live.clone() {
             let socket = &mut self.sockets[number];
             socket.may_end |= socket.connect.keep_alive_s > 0 || socket.stage == Stage::Connecting;
@@ -103,7 +103,8 @@ impl World {
         }
     }
 
-    /// A connection that can be sent nothing: it must be closed, unless a plugin looks at it first.
+    /// A connection whose client accepts no packet: it must be closed, unless a plugin sees it
+    /// first.
     fn tiny(&mut self, shard: usize, bytes: u32) {
         let Some(mut place) = self.engine.open(shard % self.engine.shards()) else { return };
         let request = Connect { packet_bytes_max: Some(bytes), ..self.plain(0, 0) };
@@ -142,7 +143,7 @@ impl World {
         }
     }
 
-    /// A PUBLISH; `overrun` says that it does not heed the Receive Maximum it was given.
+    /// A PUBLISH; with `overrun` it ignores the Receive Maximum of the broker.
     fn publish(&mut self, publish: &Publish, overrun: bool) {
         let client = self.client(publish.client);
         let Some(number) = self.clients[client].current else { return };
@@ -152,7 +153,7 @@ impl World {
             publish.expiry_s = None;
         }
         let owed = self.clients[client].outgoing.iter().filter(|out| version.is_v5() || out.publish.qos == 2);
-        // Half of the clients of MQTT 3 do not know how much is taken at a time.
+        // Half of the MQTT 3 clients ignore the broker's limit.
         let heeds = version.is_v5() || (publish.qos == 2 && client.is_multiple_of(2));
         let limited = publish.qos > 0 && heeds;
         if limited && !overrun && owed.count() >= self.sockets[number].receive_maximum {
@@ -247,12 +248,12 @@ impl World {
         self.send(client, bytes, Sent::Other);
     }
 
-    /// The reader of the end subscribes for everything.
+    /// The reader at the end of a run subscribes to everything.
     pub fn subscribe_all(&mut self, client: usize, qos: u8) {
         self.request_of(client, true, &[(0, qos)], 0);
     }
 
-    /// Options that the version and the filter may have.
+    /// Options that are valid for the version and the filter.
     fn valid_options(&self, number: usize, filter: u8, options: u8) -> u8 {
         let qos = options & 3;
         let qos = if qos == 3 { 1 } else { qos };
@@ -266,7 +267,7 @@ impl World {
         qos | no_local | options & 8 | handling << 4
     }
 
-    /// Sends so many of the acknowledgements that a client owes.
+    /// Sends so many of the acknowledgements that a client has not sent yet.
     pub fn acknowledge(&mut self, client: usize, count: usize) {
         for _ in 0..count {
             let Some(number) = self.clients[client].current else { return };
@@ -323,8 +324,8 @@ impl World {
         });
     }
 
-    /// Everything that was under way has taken effect, unless a plugin has not answered, or a client has not
-    /// released what it began.
+    /// Everything under way has taken effect, unless a plugin has not answered, or a client has not
+    /// released a QoS 2 message.
     fn at_rest(&mut self) {
         if self.nothing_waits() {
             let slots: Vec<usize> = (0..self.clients.len()).map(|client| self.slots_of(client)).collect();

@@ -1,5 +1,4 @@
-//! A client as the simulator plays it: what it remembers of its session, and its sockets with what goes
-//! through them.
+//! A simulated client: what it stores of its session, and its sockets with their bytes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,15 +8,15 @@ use grapnel_engine::packet::{PacketType, Version};
 use crate::engine::Place;
 use crate::op::{Connect, Publish};
 
-/// A publish of the client's that is not acknowledged yet.
+/// A publish of the client that is not acknowledged yet.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub id: u16,
     pub number: u32,
     pub publish: Publish,
-    /// The broker ends the connection for it; it is not sent again.
+    /// The broker ends the connection because of it; it is not sent again.
     pub refused: bool,
-    /// PUBREC has come.
+    /// PUBREC has arrived.
     pub released: bool,
 }
 
@@ -28,30 +27,30 @@ pub struct Request {
     pub subscribe: bool,
     /// Filters, with their options as they are on the wire.
     pub filters: Vec<(u8, u8)>,
-    /// A question about its filters was not answered meanwhile.
+    /// A recheck of its filters remained unanswered meanwhile.
     pub unanswered: bool,
-    /// Or it was denied.
+    /// A recheck of its filters was denied meanwhile.
     pub denied: bool,
 }
 
-/// What a client remembers from one connection to the next.
+/// What a client stores from one connection to the next.
 #[derive(Default)]
 pub struct Client {
     pub id: String,
-    /// The socket that is in.
+    /// The connected socket.
     pub current: Option<usize>,
-    /// Sockets whose CONNECT is not answered.
+    /// Sockets whose CONNECT has no answer yet.
     pub connecting: Vec<usize>,
     pub outgoing: Vec<Outgoing>,
-    /// What it has not sent again after its connection had ended: the broker may have read it before, and
-    /// acknowledges it then.
+    /// Packets that it has not sent again after its connection had ended: the broker may have read
+    /// them before, and acknowledges them then.
     pub given_up: BTreeSet<(PacketType, u16)>,
     pub requests: Vec<Request>,
     /// Identifiers of QoS 2 messages that wait for PUBREL, with the message.
     pub incoming: BTreeMap<u16, u32>,
     /// Acknowledgements that are still to be sent, in order.
     pub owed: VecDeque<(PacketType, u16)>,
-    /// A plugin has wanted whoever sent some message disconnected.
+    /// A plugin has requested a disconnect of the sender of some message.
     pub foreign: bool,
     pub withholds: bool,
     pub cork: Option<Vec<Piece>>,
@@ -59,7 +58,7 @@ pub struct Client {
     next_id: u16,
 }
 
-/// An encoded packet with what it means for the model.
+/// An encoded packet with its meaning for the model.
 pub struct Piece {
     pub bytes: Vec<u8>,
     pub sent: Sent,
@@ -83,7 +82,7 @@ impl Client {
 }
 
 impl Client {
-    /// What dies with a connection.
+    /// Clears what ends with a connection.
     pub fn connection_over(&mut self) {
         self.owed.clear();
         for out in self.outgoing.extract_if(.., |out| out.refused) {
@@ -96,7 +95,7 @@ impl Client {
     }
 }
 
-/// What a packet was, for when the engine has read it.
+/// The kind of a packet, for the time when the engine has read it.
 #[derive(Clone, Debug)]
 pub enum Sent {
     Connect,
@@ -105,12 +104,12 @@ pub enum Sent {
     Other,
 }
 
-/// How far a socket has come.
+/// State of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Connecting,
     Live,
-    /// Another connection of the client is in; nobody looks at what still comes.
+    /// Another connection of the client has replaced it; its further packets are ignored.
     Replaced,
     Over,
 }
@@ -121,20 +120,20 @@ pub struct Socket {
     pub place: Option<Place>,
     pub connect: Connect,
     pub stage: Stage,
-    /// Whether it has ever been in.
+    /// Whether it was ever connected.
     pub was_in: bool,
     pub resumed: bool,
-    /// Nobody can say whether it was resumed: its version has no flag for it, and the session is of this moment.
+    /// The resume flag cannot be determined: the version has none, and the session began just now.
     pub resumed_unclear: bool,
-    /// What the engine has not taken yet.
+    /// Bytes that the engine has not taken yet.
     pub unread: BytesMut,
     pub sent: VecDeque<(u64, Sent)>,
     pub pushed: u64,
     pub consumed: u64,
     pub paused: bool,
-    /// Bytes that it takes in a step.
+    /// Bytes that it accepts in a step.
     pub intake: usize,
-    /// It closes when it has taken so many bytes more.
+    /// It closes after it has accepted so many bytes more.
     pub closes_after: Option<usize>,
     pub received: Vec<u8>,
     pub receive_maximum: usize,
@@ -142,28 +141,28 @@ pub struct Socket {
     pub alias_max: u16,
     pub aliases_in: BTreeMap<u16, String>,
     pub aliases_out: BTreeMap<u16, u8>,
-    /// When it was opened, milliseconds.
+    /// Time of opening, in milliseconds.
     pub opened_ms: u64,
     /// The client has sent DISCONNECT.
     pub leaving: bool,
-    /// It was asked for AUTH before it was in.
+    /// It received AUTH before it was connected.
     pub asked: bool,
-    /// Whether the broker has cause to end it.
+    /// Whether the broker has a reason to end it.
     pub may_end: bool,
-    /// Its session is thrown away with it.
+    /// Its session is discarded with it.
     pub kicked: bool,
-    /// What its DISCONNECT said, once the engine has read it.
+    /// Reason code and expiry of its DISCONNECT, once the engine has read it.
     pub said: Option<(u8, Option<u32>)>,
-    /// Whether its DISCONNECT was refused.
+    /// Whether its DISCONNECT was a protocol error.
     pub said_nonsense: bool,
-    /// Packets that waited in the session when the connection was lost.
+    /// Number of packets that waited in the session when the connection was lost.
     pub slots_at_end: usize,
     pub will: Option<u32>,
     /// Acknowledgements that are due, in order.
     pub expected: VecDeque<(PacketType, u16)>,
     /// Those of packets that were sent again.
     pub expected_again: BTreeSet<(PacketType, u16)>,
-    /// Acknowledgements that may come for what was sent again.
+    /// Acknowledgements that may arrive for packets that were sent again.
     pub again: BTreeSet<(PacketType, u16)>,
     /// Identifiers of messages in flight to the client.
     pub open: BTreeMap<u16, u32>,
@@ -214,14 +213,14 @@ impl Socket {
         self.connect.version
     }
 
-    /// Bytes on their way to the engine.
+    /// Adds bytes for the engine.
     pub fn push(&mut self, piece: &Piece) {
         self.unread.extend_from_slice(&piece.bytes);
         self.pushed += piece.bytes.len() as u64;
         self.sent.push_back((self.pushed, piece.sent.clone()));
     }
 
-    /// The engine has taken so many bytes: the packets that are whole with them.
+    /// The engine has taken so many bytes. Returns the packets that are complete with them.
     pub fn take(&mut self, count: usize) -> Vec<Sent> {
         let _ = self.unread.split_to(count);
         self.consumed += count as u64;

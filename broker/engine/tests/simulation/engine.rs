@@ -1,5 +1,5 @@
-//! The only file of the simulator that calls the engine: shards, the lanes between them and the clock.
-//! Everything is taken from the outbox here and comes back as plain events in a fixed order.
+//! The only file of the simulator that calls the engine: shards, the lanes between them and the
+//! clock. It empties the outbox and returns plain events in a fixed order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use grapnel_plugin_abi::raw::Flow;
 /// A connection: its shard and its key there.
 pub type Place = (usize, ConnKey);
 
-/// What a step has left to be done outside.
+/// Work of a step for the code outside of the engine.
 #[derive(Debug)]
 pub enum Event {
     /// A connection has ended with these last bytes.
@@ -34,23 +34,24 @@ pub enum Event {
     Tripped(PluginHandle),
 }
 
-/// What became of bytes that were offered.
+/// The result of an offer of bytes.
 pub enum Offered {
     Read(usize),
     Paused(usize),
     Closed(usize),
-    /// The connection goes on at this place; nothing was taken. `None` if that shard takes no connection.
+    /// The connection continues at this place, and no bytes were taken. `None` if that shard
+    /// accepts no connection.
     Moved(Option<Place>),
 }
 
 pub struct Engine {
     shards: Vec<Shard>,
-    /// What is between two shards, by `from * shards + to`, for both kinds of lanes.
+    /// Envelopes between two shards, by `from * shards + to`, for both kinds of lanes.
     lanes: Vec<[VecDeque<Envelope>; 2]>,
     held: Vec<bool>,
     now: Now,
     peer: Peer,
-    /// Chain tables that were mounted.
+    /// Number of chain tables that were mounted.
     tables: u64,
 }
 
@@ -120,7 +121,7 @@ impl Engine {
         self.shards[shard].deadline_checked(key);
     }
 
-    /// Takes at most `most` of the bytes for a connection.
+    /// Takes at most `most` bytes from a connection.
     pub fn take_bytes(&mut self, (shard, key): Place, most: usize, into: &mut Vec<u8>) {
         let Some(outbound) = self.shards[shard].outbound(key) else { return };
         let mut left = most;
@@ -136,8 +137,8 @@ impl Engine {
         }
     }
 
-    /// One turn of every shard: timers and sliced work, then what is left for outside, then the lanes by
-    /// one hop. Whether anything has moved.
+    /// One turn of every shard: timers and sliced work, then the outbox, then the lanes by one hop.
+    /// Returns whether anything has moved.
     pub fn turn(&mut self, events: &mut Vec<Event>) -> bool {
         let mut moved = false;
         for index in 0..self.shards.len() {
@@ -151,7 +152,7 @@ impl Engine {
         moved || !events.is_empty()
     }
 
-    /// What calls since the turn have left to be done.
+    /// Collects the events of calls since the turn.
     pub fn collect(&mut self, events: &mut Vec<Event>) {
         for index in 0..self.shards.len() {
             self.take_events(index, events);
@@ -160,7 +161,8 @@ impl Engine {
 
     fn take_events(&mut self, index: usize, events: &mut Vec<Event>) {
         let outbox = self.shards[index].outbox();
-        // What ends comes first: another connection of the same client may have begun in the same step.
+        // Ended connections come first: another connection of the same client may have begun in the
+        // same step.
         for mut closing in outbox.closing.drain(..) {
             let mut last = Vec::new();
             while !closing.outbound.is_empty() {
@@ -214,7 +216,7 @@ impl Engine {
         self.held.contains(&true)
     }
 
-    /// Mounts the links on every shard, and the instances of plugins, of which some rest.
+    /// Mounts the links and the plugin instances on every shard; some plugins are suspended.
     pub fn mount(
         &mut self,
         links: &[(HookPoint, Link)],
@@ -230,12 +232,13 @@ impl Engine {
         }
     }
 
-    /// The state of a plugin goes over to another version, on every shard.
+    /// Hands the state of a plugin to another version, on every shard.
     pub fn hand_over(&mut self, from: PluginHandle, to: PluginHandle) {
         self.shards.iter_mut().for_each(|shard| shard.hand_answers_over(from, to));
     }
 
-    /// What a plugin asks for on behalf of a client, on the client's shard, or on the first one where it is on none.
+    /// A request of a plugin on behalf of a client, on the client's shard, or on the first shard if
+    /// it has none.
     pub fn on_behalf(&mut self, client_id: &str, plugin: PluginHandle, answer: u64, wish: Wish) {
         let home = self.shards.iter().position(|shard| shard.client(client_id).is_some());
         let whom = Whom::Client(client_id.into());
@@ -260,7 +263,8 @@ impl Engine {
         }
     }
 
-    /// The first shard whose ledger is not the sum of what is held, or one with a timer that nobody holds, in words.
+    /// Describes the first shard whose ledger differs from the sum of its holders, or which has a
+    /// timer without an owner.
     pub fn wrong_ledger(&mut self) -> Option<String> {
         self.shards.iter_mut().find_map(|shard| {
             let (armed, timers) = shard.timers();
@@ -268,7 +272,7 @@ impl Engine {
                 return Some(format!("{shard:?} has {armed} timers armed, of which {timers} are held"));
             }
             let (mut counted, mut held) = (shard.ledger(), shard.recount());
-            // What a step has left to the next may move at any call.
+            // Work that a step leaves to the next may move at any call.
             for _ in 0..100 {
                 shard.settle_memory();
                 (counted, held) = (shard.ledger(), shard.recount());

@@ -6,7 +6,7 @@ use crate::op::{Act, Answer, Bad, CLIENTS, Connect, FILTERS, Op, Publish, Scope,
 use crate::random::Random;
 use crate::settings::{Weights, settings};
 
-/// So many operations.
+/// Generates so many operations.
 pub fn generate(seed: u64, count: usize) -> Vec<Op> {
     let mut random = Random::new(seed);
     let settings = settings(seed);
@@ -86,7 +86,7 @@ fn connect(random: &mut Random, weights: &Weights, client: u8) -> Connect {
     }
 }
 
-/// The size of a packet that a message just fits into, without an alias.
+/// The size of a packet that a message exactly fits, without an alias.
 fn exact_size(random: &mut Random) -> u32 {
     let topic = random.pick(&TOPICS).len() as u32;
     let size = random.pick(&[4, 10, 30, 100]);
@@ -190,8 +190,8 @@ fn lanes(random: &mut Random) -> Op {
     Op::Hold { from: random.below(8) as u8, to: random.below(8) as u8, on: random.chance(50) }
 }
 
-/// A plugin reads on behalf of clients while lanes are held and deliveries wait for verdicts, and is replaced meanwhile, for good or for
-/// a time.
+/// A plugin reads on behalf of clients while lanes are blocked and deliveries wait for verdicts,
+/// and is replaced meanwhile, permanently or for a time.
 fn replaced(random: &mut Random, ops: &mut Vec<Op>) {
     let (plugin, other) = (random.below(3) as u8, random.below(3) as u8);
     let lanes: Vec<(u8, u8)> = (0..4).map(|_| (random.below(8) as u8, random.below(8) as u8)).collect();

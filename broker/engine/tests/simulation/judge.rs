@@ -1,5 +1,5 @@
-//! The rules that a run is judged by, each one sentence, and what of them has been broken. A rule that the
-//! engine is known to break is counted and passed over; `known_faults.rs` lists those.
+//! The rules of a run, each one sentence, and the violations. A rule that the engine is known to
+//! break is only counted; `known_faults.rs` lists those.
 
 use crate::known_faults::KNOWN;
 
@@ -90,12 +90,12 @@ pub struct Violation {
     pub details: String,
 }
 
-/// Takes down what was broken.
+/// Collects the violations.
 pub struct Judge {
-    /// Whether a known fault counts like every other.
+    /// Whether a known fault counts like any other.
     known_too: fn(Rule) -> bool,
     pub violations: Vec<Violation>,
-    /// How often a rule was broken that the engine is known to break.
+    /// How often each rule was broken that the engine is known to break.
     pub known: Vec<(Rule, u64)>,
 }
 

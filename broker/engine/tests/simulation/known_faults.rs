@@ -1,5 +1,5 @@
-//! Rules that the engine is known to break, each with a sentence that says how. The list may only become
-//! shorter: whoever mends a fault takes its entry out.
+//! Rules that the engine is known to break, each with a sentence that says how. The list may only
+//! become shorter: a fix of a fault removes its entry.
 
 use crate::judge::Rule;
 

@@ -1,6 +1,6 @@
-//! A simulator of the engine: random clients, plugins and lanes on 1 to 8 shards, from a seed, with a model
-//! beside them that says what must hold. No sockets, no sleeps, no clock. See `shrink.rs` for a run,
-//! `op.rs` for what can happen, `judge.rs` for the rules.
+//! A simulator of the engine: random clients, plugins and lanes on 1 to 8 shards, from a seed, with
+//! a model that computes what must hold. It uses no sockets, no sleeps and no clock. See
+//! `shrink.rs` for a run, `op.rs` for the operations, `judge.rs` for the rules.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod apply;

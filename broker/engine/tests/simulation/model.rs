@@ -1,6 +1,6 @@
-//! What must hold, beside the engine: which messages there are, what each session has subscribed to and
-//! got, which wills are due, what is retained. It sees what clients send once the engine has read it, and
-//! what clients receive.
+//! The model: computes what must hold, independently of the engine: which messages exist, the
+//! subscriptions and deliveries of each session, which wills are due, what is retained. Its input
+//! is what clients send, once the engine has read it, and what clients receive.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub fn topic_index(text: &str) -> Option<u8> {
     TOPICS.iter().chain(&WILL_TOPICS).position(|topic| *topic == text).map(|index| index as u8)
 }
 
-/// Who published a message: client and the life of its session.
+/// The publisher of a message: client and number of its session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Publisher {
     pub client: usize,
@@ -45,20 +45,20 @@ pub struct Message {
     pub retain: bool,
     pub expires: bool,
     pub will: bool,
-    /// When the engine read it, by the order of all reads.
+    /// Position in the order of all reads of the engine.
     pub read: Option<u32>,
-    /// Whether it was acknowledged as taken, or refused.
+    /// Whether it was accepted or refused.
     pub accepted: Option<bool>,
-    /// A plugin has done something with it.
+    /// A plugin has changed or refused it.
     pub touched: bool,
     pub size: u32,
-    /// It was refused because what is retained has no room for it.
+    /// It was refused because the retained store is full.
     pub full: bool,
-    /// Through which socket it came.
+    /// The socket it was sent on.
     pub socket: usize,
     /// It was sent again after the engine may have taken it.
     pub again: u8,
-    /// A lane was held longer than the engine tells live from retained.
+    /// A lane was blocked for longer than the engine distinguishes live from retained messages.
     pub late: bool,
 }
 
@@ -67,11 +67,11 @@ pub struct Message {
 pub struct Subscription {
     pub filter: u8,
     pub options: u8,
-    /// Whether SUBACK has said so, and nothing that was sent since takes it back.
+    /// Whether SUBACK has confirmed it, and no later packet can end it.
     pub sure: bool,
 }
 
-/// A retained message that a SUBSCRIBE must bring.
+/// A retained message that a SUBSCRIBE must deliver.
 #[derive(Clone, Copy, Debug)]
 pub struct DueRetained {
     pub number: u32,
@@ -81,36 +81,36 @@ pub struct DueRetained {
     /// Whether it is the first SUBSCRIBE of the session for this filter: if the subscription is in force, it has
     /// taken effect.
     pub first: bool,
-    /// Whether SUBACK has come.
+    /// Whether SUBACK has arrived.
     pub acknowledged: bool,
 }
 
-/// A session from its beginning to its end, as its client sees it.
+/// A session from beginning to end, as its client sees it.
 #[derive(Default)]
 pub struct Life {
     pub number: u32,
     pub subscriptions: Vec<Subscription>,
-    /// Filters that SUBACK has granted, and that no answer has taken back.
+    /// Filters that SUBACK has granted and no later answer has ended.
     pub granted: BTreeSet<u8>,
-    /// Filters that were last named by an UNSUBSCRIBE: a SUBACK that comes later is older.
+    /// Filters last named by an UNSUBSCRIBE: a SUBACK that arrives after it is older.
     pub withdrawn: BTreeSet<u8>,
-    /// Each filter that was ever asked for, how often, with which options.
+    /// Each filter that was ever requested, how often, and with which options.
     pub asked: Vec<Asked>,
-    /// Messages that must come, unless they are not accepted or a drop is counted.
+    /// Messages that must be delivered, unless they are not accepted or a drop is counted.
     pub due: BTreeMap<u32, u8>,
-    /// How often a message has come: as QoS 2, and in all.
+    /// How often a message was delivered: with QoS 2, and in total.
     pub got: BTreeMap<u32, (u8, u8)>,
     /// The last message by publisher, topic and QoS, by the order of reads.
     pub last: BTreeMap<(Publisher, u8, u8), u32>,
     /// Subscription identifiers that it has used, with their filters.
     pub ids: BTreeSet<(u8, u32)>,
-    /// Retained messages that a SUBSCRIBE must bring, by topic.
+    /// Retained messages that a SUBSCRIBE must deliver, by topic.
     pub due_retained: BTreeMap<u8, DueRetained>,
     /// Those of QoS 1 and 2 that were due when the connection ended.
     pub due_at_resume: BTreeMap<u8, DueRetained>,
-    /// Maximum Packet Size of the connection, the smallest that it has had.
+    /// The smallest Maximum Packet Size that its connections have had.
     pub packet_bytes_max: Option<u32>,
-    /// Somebody else has had the session before.
+    /// Another principal has had the session before.
     pub inherited: bool,
     /// A plugin may have refused to end a subscription.
     pub keeps: bool,
@@ -123,8 +123,8 @@ impl Life {
         self.asked.iter().any(|asked| FILTERS[usize::from(asked.filter)].starts_with("$share"))
     }
 
-    /// What is still due of retained messages when the connection ends. A SUBSCRIBE that was not acknowledged
-    /// may have died with it.
+    /// Updates which retained messages are still due when the connection ends. A SUBSCRIBE without
+    /// acknowledgement may have ended with it.
     fn connection_over(&mut self) {
         for (topic, due) in std::mem::take(&mut self.due_retained) {
             if due.kept && (due.acknowledged || due.first) {
@@ -142,7 +142,7 @@ pub struct Asked {
     pub qos_max: u8,
     /// Whether every one of them had No Local.
     pub no_local: bool,
-    /// When the subscription was given up for certain, by the order of reads; cleared by the next.
+    /// When the subscription certainly ended, in the order of reads; cleared by the next one.
     pub ended: Option<u32>,
 }
 
@@ -155,20 +155,20 @@ pub struct Model {
     pub retained: retained::Retained,
     pub wills: wills::Wills,
     pub sessions: sessions::Sessions,
-    /// Levels of the deepest topic that is taken.
+    /// Maximum number of topic levels that is accepted.
     pub levels_max: usize,
-    /// Whether nothing may refuse or drop messages without a trace in this world.
+    /// Whether in this world no message may be refused or dropped without a trace.
     pub strict: bool,
     pub retained_small: bool,
-    /// Who is in, by client.
+    /// The connected user, by client.
     pub users: Vec<u8>,
-    /// Since which read a user may not have a class of topics, by the rules in force.
+    /// The read since which the rules deny a class of topics to a user.
     pub denied: [[Option<u32>; CLASSES]; 3],
-    /// A member of a shared subscription has left: what it had goes to others, late.
+    /// A member of a shared subscription has left: its messages go to others, late.
     pub redrawn: bool,
 }
 
-/// A delivery as a client has got it.
+/// A delivery that a client has received.
 pub struct Delivered {
     pub client: usize,
     pub number: u32,
@@ -210,7 +210,7 @@ impl Model {
         Publisher { client, life: self.lives[client].number }
     }
 
-    /// A new message; its number.
+    /// Adds a message and returns its number.
     pub fn publish(&mut self, client: usize, publish: &Publish) -> u32 {
         let expires = publish.expiry_s.is_some();
         let number = self.push(client, publish.topic, publish.qos, publish.retain, expires, false);
@@ -247,7 +247,7 @@ impl Model {
         (self.messages.len() - 1) as u32
     }
 
-    /// The session of a client begins anew.
+    /// A new session of a client begins.
     pub fn begin(&mut self, client: usize, version: Version) {
         self.lives_count += 1;
         self.redrawn |= self.lives[client].shares();
@@ -255,7 +255,7 @@ impl Model {
         self.lives[client] = life;
     }
 
-    /// One more client than operations name.
+    /// Adds one client that operations do not name.
     pub fn add_client(&mut self) {
         self.lives.push(Life::default());
         self.sessions.add();
@@ -282,7 +282,7 @@ impl Model {
             return;
         }
         if message.qos == 0 && self.strict && !(message.retain && self.retained_small) {
-            // Nobody can refuse it.
+            // It cannot be refused.
             self.messages[number as usize].accepted = Some(true);
         }
         if message.retain {
@@ -314,7 +314,7 @@ impl Model {
         self.lives[client].connection_over();
     }
 
-    /// What is retained for a topic may be another message now.
+    /// Another message may be retained for a topic now.
     fn retained_changed(&mut self, topic: u8) {
         for life in &mut self.lives {
             life.due_retained.remove(&topic);
@@ -322,7 +322,7 @@ impl Model {
         }
     }
 
-    /// The retained messages that a SUBSCRIBE must bring.
+    /// Adds the retained messages that a SUBSCRIBE must deliver.
     fn expect_retained(&mut self, client: usize, filter: u8, options: SubscriptionOptions, is_new: bool) {
         let sent = match options.retain_handling {
             RetainHandling::Send => true,
@@ -345,7 +345,7 @@ impl Model {
         }
     }
 
-    /// A subscription was refused or given up: it brings nothing that is retained.
+    /// A subscription was refused or ended: no retained message is due for it.
     fn forget_retained(&mut self, client: usize, filter: u8) {
         let row = &self.matches[usize::from(filter)];
         let life = &mut self.lives[client];
@@ -353,26 +353,27 @@ impl Model {
         life.due_at_resume.retain(|topic, _| !row[usize::from(*topic)]);
     }
 
-    /// The publisher has got its acknowledgement.
+    /// The publisher has received its acknowledgement.
     pub fn acknowledged(&mut self, number: u32, code: u8, v5: bool) {
         let message = &mut self.messages[number as usize];
         if code >= 0x80 {
             message.full = code == 0x97 && message.retain && self.retained_small;
             message.accepted = Some(false);
         } else if message.accepted.is_none() {
-            // MQTT 3 is told of no refusal.
+            // MQTT 3 has no code for a refusal.
             let taken = topic_text(message.topic).split('/').count() <= self.levels_max;
             let told = v5 || !(message.touched || (message.retain && self.retained_small));
             message.accepted = if told { Some(taken) } else { None };
         }
     }
 
-    /// Whatever is under way comes later than the engine tells live from retained.
+    /// Everything under way arrives after the time in which the engine distinguishes live from
+    /// retained messages.
     pub fn all_late(&mut self) {
         self.messages.iter_mut().for_each(|message| message.late = true);
     }
 
-    /// A plugin may refuse whatever a client has under way.
+    /// A plugin may refuse anything that a client has under way.
     pub fn touch_all_of(&mut self, client: usize) {
         let recent = self.messages.len().saturating_sub(400);
         for message in &mut self.messages[recent..] {
@@ -380,7 +381,7 @@ impl Model {
         }
     }
 
-    /// Subscriptions of a client may have been refused or taken back.
+    /// Subscriptions of a client may have been refused or ended.
     pub fn unsure(&mut self, client: usize) {
         let life = &mut self.lives[client];
         life.subscriptions.clear();
@@ -396,7 +397,8 @@ impl Model {
             self.expect_retained(client, *filter, options, is_new);
             let life = &mut self.lives[client];
             life.ids.insert((*filter, id));
-            // A subscription that is replaced may be refused or taken back: nothing is sure until SUBACK.
+            // A subscription that is replaced may be refused or ended: it is uncertain until
+            // SUBACK.
             life.subscriptions
                 .iter_mut()
                 .filter(|sub| sub.filter == *filter)
@@ -435,13 +437,13 @@ impl Model {
         }
     }
 
-    /// Messages that a filter brings need not come any more: the subscription is being changed.
+    /// Messages of a filter need not arrive any more: the subscription is being changed.
     pub fn forget_due(&mut self, client: usize, filter: u8) {
         let row = &self.matches[usize::from(filter)];
         self.lives[client].due.retain(|_, topic| !row[usize::from(*topic)]);
     }
 
-    /// SUBACK has come.
+    /// SUBACK has arrived.
     pub fn subscribed(
         &mut self,
         client: usize,
@@ -454,7 +456,7 @@ impl Model {
             let life = &mut self.lives[client];
             let before = life.subscriptions.iter().position(|sub| sub.filter == *filter);
             if *code >= 0x80 {
-                // One that was there before stays.
+                // A subscription that existed before stays.
                 self.forget_retained(client, *filter);
                 continue;
             }
@@ -473,13 +475,13 @@ impl Model {
         }
     }
 
-    /// SUBACK has granted a filter, which no SUBSCRIBE has asked for since.
+    /// SUBACK has granted a filter that no later SUBSCRIBE has requested.
     pub fn retained_promised(&mut self, client: usize, filter: u8) {
         let due = self.lives[client].due_retained.values_mut();
         due.filter(|due| due.filter == filter).for_each(|due| due.acknowledged = true);
     }
 
-    /// UNSUBACK has come.
+    /// UNSUBACK has arrived.
     pub fn unsubscribed(&mut self, client: usize, filters: &[(u8, u8)]) {
         let reads = self.reads;
         if self.lives[client].keeps {

@@ -1,5 +1,5 @@
-//! What can happen to the shards, as plain data. An operation names clients, topics and tickets by small
-//! numbers that are taken modulo what there is, so every part of a run is a run of its own: that is what
+//! The operations on the shards, as plain data. An operation names clients, topics and tickets by
+//! small numbers that are taken modulo what exists. So every part of a run is a valid run, which
 //! makes shrinking possible.
 
 use grapnel_engine::packet::Version;
@@ -7,7 +7,8 @@ use grapnel_engine::packet::Version;
 /// Clients of a world; the client identifier follows from the number.
 pub const CLIENTS: u8 = 8;
 
-/// Topic names. The last one is deeper than `topic_levels_max` of the worlds with small limits.
+/// Topic names. The last one has more levels than `topic_levels_max` in the worlds with small
+/// limits.
 pub const TOPICS: [&str; 10] =
     ["a", "a/b", "a/b/c", "b", "b/x", "c/1", "c/2", "p/s", "p/t/u", "d/1/2/3/4/5/6/7/8/9/10/11"];
 /// The topic of every will, without its RETAIN flag and with it.
@@ -49,9 +50,9 @@ pub struct Connect {
     pub packet_bytes_max: Option<u32>,
     pub alias_max: u16,
     pub will: Option<Will>,
-    /// Uses an authentication method: AUTH in rounds, where a plugin asks for them.
+    /// Uses an authentication method: AUTH in rounds if a plugin requests them.
     pub auth: bool,
-    /// The shard whose listener takes the socket.
+    /// The shard whose listener accepts the socket.
     pub shard: u8,
 }
 
@@ -73,11 +74,12 @@ pub struct Publish {
     /// Bytes of the payload; 0 clears a retained message.
     pub size: u32,
     pub expiry_s: Option<u32>,
-    /// Uses a topic alias, if the connection has one: 1 sets it, 2 uses it without the topic where it is set.
+    /// Uses a topic alias, if the connection has one: 1 sets it, 2 uses it without the topic if it
+    /// is set.
     pub alias: u8,
 }
 
-/// What a plugin does at its next calls.
+/// An action of a plugin at its next calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     Change,
@@ -95,18 +97,18 @@ pub enum Act {
     Round,
 }
 
-/// What a plugin asks for on behalf of a client.
+/// A request of a plugin on behalf of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// A page of the retained messages of a filter.
     Fetch(u8),
-    /// Whether it may publish to a topic.
+    /// Authorization to publish to a topic.
     Publish(u8),
-    /// Whether it may subscribe to a filter.
+    /// Authorization to subscribe to a filter.
     Subscribe(u8),
 }
 
-/// How a ticket is answered.
+/// The answer to a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     Continue,
@@ -140,7 +142,7 @@ pub enum Bad {
     Alias,
 }
 
-/// Whose rules are asked again.
+/// Scope of a change of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     All,
@@ -156,12 +158,12 @@ pub enum Op {
     Close {
         client: u8,
     },
-    /// The client's socket is lost after it has taken so many bytes more.
+    /// The client's socket is lost after it has accepted so many bytes more.
     CloseAfter {
         client: u8,
         bytes: u32,
     },
-    /// The shell ends the connection, which has taken no bytes for too long.
+    /// The shell ends the connection, which has accepted no bytes for too long.
     Stuck {
         client: u8,
     },
@@ -190,17 +192,17 @@ pub enum Op {
         client: u8,
         on: bool,
     },
-    /// How many bytes the client's socket takes in one step.
+    /// The number of bytes that the client's socket accepts in one step.
     Intake {
         client: u8,
         bytes: u32,
     },
-    /// What the client sends is kept back until this is off again, then it goes in one piece.
+    /// The client's packets are stored until this is off again, then sent in one piece.
     Cork {
         client: u8,
         on: bool,
     },
-    /// The client's next bytes come in pieces of this size; 0 is whole.
+    /// The client's next bytes are sent in pieces of this size; 0 sends them at once.
     Pieces {
         client: u8,
         bytes: u8,
@@ -209,12 +211,12 @@ pub enum Op {
         client: u8,
         count: u16,
     },
-    /// A client that takes no packet of more than so many bytes, CONNACK included.
+    /// A client that accepts no packet of more than so many bytes, CONNACK included.
     Tiny {
         shard: u8,
         bytes: u32,
     },
-    /// AUTH: re-authentication where nothing else is going on.
+    /// AUTH: re-authentication if nothing else is under way.
     Auth {
         client: u8,
     },
@@ -222,26 +224,26 @@ pub enum Op {
         client: u8,
         how: Bad,
     },
-    /// Time passes.
+    /// Advances the clock.
     Pass {
         ms: u32,
     },
-    /// Holds the lanes between two shards, or lets them go.
+    /// Blocks or releases the lanes between two shards.
     Hold {
         from: u8,
         to: u8,
         on: bool,
     },
-    /// Everything moves until nothing moves any more.
+    /// Runs until nothing moves any more.
     Rest,
-    /// What a plugin does at its next calls at a hook point.
+    /// Sets the action of a plugin at its next calls at a hook point.
     Arm {
         plugin: u8,
         point: u8,
         act: Act,
         calls: u8,
     },
-    /// Answers one of the open tickets, or one that is closed already.
+    /// Answers one of the open tickets, or a closed one.
     Complete {
         ticket: u8,
         answer: Answer,
@@ -254,17 +256,17 @@ pub enum Op {
     Unload {
         plugin: u8,
     },
-    /// The next version of a plugin takes over, with the state of the one before or without.
+    /// The next version of a plugin takes over, with or without the previous version's state.
     Reload {
         plugin: u8,
         hands_over: bool,
     },
-    /// A reload is taken back; the state of the version that had taken over comes back or does not.
+    /// A reload is taken back; the state of the later version comes back or does not.
     TakeBack {
         plugin: u8,
         comes_back: bool,
     },
-    /// A plugin asks for something on behalf of a client.
+    /// A plugin makes a request on behalf of a client.
     Behalf {
         plugin: u8,
         client: u8,
@@ -275,7 +277,7 @@ pub enum Op {
         plugin: u8,
         on: bool,
     },
-    /// What a user may do with a class of topics.
+    /// Sets what a user may do with a class of topics.
     Rule {
         user: u8,
         class: u8,

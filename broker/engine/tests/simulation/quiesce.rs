@@ -1,5 +1,5 @@
-//! The end of a run: everything is answered, everybody reads, everybody who has a session comes back, and
-//! then everybody goes. What must hold of the whole run is judged here.
+//! The end of a run: every ticket is answered, every client reads, every client with a session
+//! resumes it, and then all disconnect. The rules for the whole run are checked here.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,8 @@ impl World {
     fn check_bounds_of(&mut self, client: usize) {
         let Some(details) = self.engine.details(&self.clients[client].id) else { return };
         let limits = &self.settings.limits;
-        // One packet more than the limit may have been read, and one End and one will for the connection.
+        // One packet more than the limit may have been read, and the end and the will of the
+        // connection.
         let most = limits.slots_max + 3;
         self.judge.check(details.slots as u64 <= most, Rule::SlotsBounded, || {
             format!("{} has {} slots, at most {most}", client_id(client), details.slots)
@@ -59,7 +60,7 @@ impl World {
         self.everybody_goes();
     }
 
-    /// Nobody withholds anything any more.
+    /// All blocks are removed.
     fn let_go(&mut self) {
         self.engine.release_all();
         self.release_plugins();
@@ -75,7 +76,7 @@ impl World {
         }
     }
 
-    /// Rest, with what needs time.
+    /// Runs until nothing moves, and advances the clock for what needs time.
     fn calm(&mut self) {
         for _ in 0..12 {
             self.rest();
@@ -126,7 +127,7 @@ impl World {
         }
     }
 
-    /// Who has a session and is away comes back to it.
+    /// Each absent client with a session resumes it.
     fn everybody_back(&mut self) {
         for client in self.model.sessions.there(self.engine.now_ms()) {
             if self.clients[client].current.is_none() {
@@ -154,7 +155,7 @@ impl World {
         }
     }
 
-    /// Subscriptions of clients that are in.
+    /// Checks the subscriptions of connected clients.
     fn check_granted(&mut self) {
         for client in 0..self.clients.len() {
             if self.clients[client].current.is_none() || !self.clients[client].requests.is_empty() {
@@ -178,12 +179,13 @@ impl World {
         }
     }
 
-    /// What a client that is in should have got, against the drops that its session and the lanes have
-    /// counted.
+    /// Checks that a connected client has received its messages, except for the drops that its
+    /// session and the lanes have counted.
     fn check_lost_of(&mut self, client: usize) {
         let counters = self.engine.counters();
         let dropped = self.engine.details(&self.clients[client].id).map_or(0, |details| details.dropped);
-        // The session counts what its queue has no room for; the rest is counted for all.
+        // The session counts messages that do not fit its queue; other drops have one counter for
+        // all.
         let others = counters.messages_dropped
             - counters.messages_dropped_no_subscribers
             - counters.messages_dropped_queue_full;
@@ -210,7 +212,7 @@ impl World {
         let fits = |due: &DueRetained| life.packet_bytes_max.is_none() || self.model.fits(client, due.number);
         due.retain(|_, due| fits(due));
         self.judge.check(due.is_empty(), rule, || format!("{} lacks {due:?}", client_id(client)));
-        // Where SUBACK has not come, only what is in force brings anything.
+        // Without a SUBACK, only subscriptions in force deliver.
         let there = self.engine.filters(&self.clients[client].id);
         let in_force = |due: &DueRetained| {
             due.acknowledged || there.iter().any(|there| there == FILTERS[usize::from(due.filter)])
@@ -221,7 +223,7 @@ impl World {
         self.judge.check(due.is_empty(), Rule::RetainedAtResume, lacks);
     }
 
-    /// A client that has never been here subscribes for everything.
+    /// A new client subscribes to everything.
     fn check_retained(&mut self) {
         self.model.retained.at_rest(|_| false);
         let number = self.clients.len();
@@ -251,7 +253,7 @@ impl World {
         for number in self.live.clone() {
             self.lose(number, false);
         }
-        // Beyond every expiry and every delay.
+        // Longer than every expiry and every delay.
         for _ in 0..4 {
             self.rest();
             self.engine.pass_ms(400_000);

@@ -1,6 +1,6 @@
-//! The simulator's own random numbers (splitmix64): a seed gives the same run on every machine. Used by the
-//! generator and by the settings of a world, never while operations are applied, so that a part of a run
-//! replays as it was.
+//! The simulator's own random numbers (splitmix64): a seed gives the same run on every machine. The
+//! generator and the settings of a world use them. They are never used while operations are
+//! applied, so that a part of a run can be replayed unchanged.
 
 /// A source of random numbers.
 pub struct Random(u64);
@@ -33,7 +33,7 @@ impl Random {
         choices[self.below(choices.len() as u64) as usize]
     }
 
-    /// An index, drawn with the weights.
+    /// An index, drawn by the weights.
     pub fn weighted(&mut self, weights: &[u64]) -> usize {
         let mut left = self.below(weights.iter().sum());
         for (index, weight) in weights.iter().enumerate() {

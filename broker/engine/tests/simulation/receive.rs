@@ -1,5 +1,5 @@
-//! What clients get: packets are cut from the bytes of a socket, checked for what may stand on the wire,
-//! and told to the model.
+//! Packets for clients: they are cut from the bytes of a socket, checked for validity, and passed
+//! to the model.
 
 use grapnel_engine::codec;
 use grapnel_engine::packet::{Ack, ConnAck, Packet, PacketType, Publish, Version};
@@ -13,7 +13,7 @@ use crate::wire;
 use crate::world::World;
 
 impl World {
-    /// Reads the whole packets that a socket has got.
+    /// Reads the complete packets of a socket.
     pub fn parse(&mut self, number: usize) {
         let received = std::mem::take(&mut self.sockets[number].received);
         let mut at = 0;
@@ -79,8 +79,8 @@ impl World {
                 *pings = pings.saturating_sub(1);
                 self.judge.check(due, Rule::AcknowledgementUnknown, || "PINGRESP without PINGREQ".into());
             }
-            // What was sent again is under way once more where the first one was acknowledged meanwhile: the client
-            // counts one less than the broker.
+            // A resent packet is under way again although the first one was acknowledged meanwhile:
+            // the client counts one less than the broker.
             Packet::Disconnect(disconnect) => {
                 let socket = &mut self.sockets[number];
                 let beyond = disconnect.reason == ReasonCode::RECEIVE_MAXIMUM_EXCEEDED;
@@ -100,19 +100,19 @@ impl World {
             return;
         }
         let (now_ms, wall_ms) = (self.engine.now_ms(), self.engine.wall_ms());
-        // It was decided at some time since.
+        // The broker decided it at some time since.
         let opened_ms = self.sockets[number].opened_ms;
         let certain = self.model.sessions.present(client, now_ms);
         let certain =
             certain.filter(|present| self.model.sessions.present(client, opened_ms) == Some(*present));
         let socket = &mut self.sockets[number];
         let request = socket.connect.clone();
-        // MQTT 3.1 has no such flag: a session that is not of this moment is an older one.
+        // MQTT 3.1 has no such flag: a session that did not begin just now is an older one.
         let details = self.engine.details(&self.clients[client].id);
         let older = details.as_ref().is_some_and(|details| details.created_at_ms < wall_ms);
         let unclear = request.version == Version::V31 && !request.clean && !older;
         let present = match request.version {
-            // Of another principal it is certain only what the engine shows.
+            // With another principal, only the engine's data is certain.
             Version::V31 => {
                 let named = USERS[usize::from(request.user) % USERS.len()].is_some();
                 let same = named && self.model.sessions.user(client) == request.user;
@@ -153,7 +153,8 @@ impl World {
         });
         let other = present && owner != request.user;
         self.judge.check(!other, Rule::SessionOwner, || format!("{} has another user", client_id(client)));
-        // Who has no name is another principal whenever a plugin vouches for him and whenever none does.
+        // A client without a name is another principal when a plugin has allowed it than when none
+        // has.
         let same = owner == request.user && USERS[usize::from(request.user) % USERS.len()].is_some();
         if let (Some(certain), false, true) = (certain, request.clean, same) {
             self.judge
@@ -179,14 +180,16 @@ impl World {
         self.send_again(client, number);
     }
 
-    /// After a resume: what was not acknowledged, in its order [MQTT-4.4.0-1].
+    /// After a resume: sends again what was not acknowledged, in order [MQTT-4.4.0-1].
     fn send_again(&mut self, client: usize, number: usize) {
         let version = self.sockets[number].version();
         let outgoing = self.clients[client].outgoing.clone();
-        // After a change of the version there may be more than the new Receive Maximum allows.
+        // After a change of the version there may be more packets than the new Receive Maximum
+        // allows.
         let socket = &mut self.sockets[number];
         socket.may_end |= outgoing.len() > socket.receive_maximum;
-        // What it has given up counts all the same, as long as the broker has not acknowledged it.
+        // Packets that the client does not send again still count until the broker has acknowledged
+        // them.
         socket.may_end |= !self.clients[client].given_up.is_empty();
         for out in outgoing {
             let socket = &mut self.sockets[number];
@@ -252,8 +255,8 @@ impl World {
         self.model.delivered(&mut self.judge, &delivered, fresh);
     }
 
-    /// Notes a QoS 1 or 2 message that is in flight now; whether it is another one than what came under its
-    /// identifier before.
+    /// Notes a QoS 1 or 2 message in flight. Returns whether it differs from the previous one with
+    /// its identifier.
     fn take_id(&mut self, number: usize, id: u16, qos: u8, dup: bool, message: Option<u32>) -> bool {
         let socket = &mut self.sockets[number];
         let client = &mut self.clients[socket.client];
@@ -302,7 +305,7 @@ impl World {
         let client = self.sockets[number].client;
         let place = self.clients[client].outgoing.iter().position(|out| out.id == id);
         let Some(place) = place else {
-            // PUBCOMP also answers a PUBREL that a client had no reason for.
+            // PUBCOMP also answers a PUBREL without a preceding message.
             let socket = &self.sockets[number];
             let odd = socket.may_end || kind == PacketType::PubComp || self.sent_again(client, kind, id);
             let odd = odd || self.clients[client].given_up.contains(&(kind, id));
@@ -343,7 +346,7 @@ impl World {
         if request.subscribe {
             let whole = codes.len() == request.filters.len();
             self.judge.check(whole, Rule::WireLegal, || format!("SUBACK {id} with {} codes", codes.len()));
-            // An UNSUBSCRIBE that was sent since takes the filter back.
+            // A later UNSUBSCRIBE ends the filter.
             let later = self.clients[client].requests.iter().filter(|later| !later.subscribe);
             let taken_back =
                 later.flat_map(|later| later.filters.iter().map(|(filter, _)| *filter)).collect();
@@ -356,7 +359,7 @@ impl World {
                 }
             }
         } else {
-            // A SUBSCRIBE that was sent since brings the filter back.
+            // A later SUBSCRIBE renews the filter.
             let later = &self.clients[client].requests;
             let back =
                 |filter: u8| later.iter().any(|r| r.subscribe && r.filters.iter().any(|f| f.0 == filter));
@@ -367,7 +370,7 @@ impl World {
         }
     }
 
-    /// Whether a client has a packet of its own that waits for this acknowledgement.
+    /// Whether a packet of the client waits for this acknowledgement.
     fn waits(&self, client: usize, kind: PacketType, id: u16) -> bool {
         let client = &self.clients[client];
         let waits = client.outgoing.iter().any(|out| {
@@ -381,7 +384,8 @@ impl World {
         waits || client.given_up.contains(&(kind, id))
     }
 
-    /// Whether a client has sent again, on any of its connections, what this acknowledges.
+    /// Whether a client has sent again, on any of its connections, the packet of this
+    /// acknowledgement.
     fn sent_again(&self, client: usize, kind: PacketType, id: u16) -> bool {
         self.sockets.iter().any(|one| one.client == client && one.again.contains(&(kind, id)))
     }
@@ -389,7 +393,8 @@ impl World {
     /// Whether an acknowledgement is the next one that is due.
     fn in_turn(&mut self, number: usize, kind: PacketType, id: u16, code: u8) {
         let socket = &mut self.sockets[number];
-        // What was sent again may have been taken already, and is acknowledged twice then.
+        // A packet that was sent again may already have been accepted, and is acknowledged twice
+        // then.
         let again = socket.expected_again.remove(&(kind, id)) || socket.again.contains(&(kind, id));
         if again || kind == PacketType::PubComp {
             return;
@@ -404,7 +409,8 @@ impl World {
             socket.expected.remove(place);
         }
         let short = socket.connect.packet_bytes_max.is_some_and(|most| most < 200);
-        // What earlier connections of the session sent may be acknowledged on this one: once for each time.
+        // Packets of earlier connections of the session may be acknowledged on this one, once for
+        // each time they were sent.
         let client = socket.client;
         if due.is_none() && (self.waits(client, kind, id) || self.sent_again(client, kind, id)) {
             return;

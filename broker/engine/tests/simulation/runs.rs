@@ -1,5 +1,5 @@
-//! What the suite runs: one million operations over ten seeds, or what the environment asks for (`just
-//! simulate`).
+//! Runs of the test suite: one million operations over ten seeds, or what the environment sets
+//! (`just simulate`).
 
 use crate::known_faults::KNOWN;
 use crate::shrink::{report, simulate};
@@ -9,7 +9,7 @@ fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs from a seed on, and panics with all that is needed to see a failure again.
+/// Runs from a seed on, and panics with everything that is needed to repeat a failure.
 fn check(seed: u64, ops: u64, to_the_end: bool) {
     let summary = simulate(seed, ops as usize, to_the_end);
     let hook = std::panic::take_hook();
@@ -27,8 +27,8 @@ fn check(seed: u64, ops: u64, to_the_end: bool) {
     assert!(reports.is_empty(), "{}\n{}", reports.join("\n\n"), known.join("\n"));
 }
 
-/// One part of the million; each has seeds of its own. `scripts/mutants` has no time for so many: it sets
-/// how many it wants, and then a failure is not shrunk.
+/// One part of the million; each part has its own seeds. `scripts/mutants` sets a smaller number
+/// because of time, and then a failure is not shrunk.
 fn part(number: u64) {
     let seed = number * 1_000_000;
     let Some(ops) = from_environment("GRAPNEL_SIMULATE_PART_OPS") else { return check(seed, 100_000, false) };

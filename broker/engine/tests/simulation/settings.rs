@@ -1,6 +1,5 @@
-//! What kind of world a seed makes: how many shards, which limits are small, which plugins there are, and
-//! what its clients like to do. Follows from the seed alone, so that a run is a seed and a list of
-//! operations.
+//! The settings of a world: its number of shards, small limits, plugins, and the habits of its
+//! clients. They depend on the seed alone, so that a run is a seed and a list of operations.
 
 use grapnel_engine::limits::Limits;
 
@@ -16,13 +15,13 @@ pub struct Settings {
     pub plugins: u8,
     /// Whether rules of client.authorize are in force.
     pub rules: bool,
-    /// Whether what is retained is bounded so that publishes are refused.
+    /// Whether the retained store is so small that publishes are refused.
     pub retained_small: bool,
     /// Weights of the groups of operations.
     pub weights: Weights,
 }
 
-/// How often the groups of operations come.
+/// Frequencies of the groups of operations.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
     pub connections: u64,
@@ -34,9 +33,9 @@ pub struct Weights {
     pub lanes: u64,
     pub plugins: u64,
     pub rules: u64,
-    /// Of hundred publishes, those that are retained.
+    /// Percentage of publishes that are retained.
     pub retained_percent: u64,
-    /// Of hundred sockets, those with a small Maximum Packet Size or Receive Maximum.
+    /// Percentage of sockets with a small Maximum Packet Size or Receive Maximum.
     pub small_clients_percent: u64,
 }
 
@@ -81,7 +80,7 @@ pub fn settings(seed: u64) -> Settings {
 }
 
 impl Settings {
-    /// What is unusual in the world, for people.
+    /// Describes the unusual settings of the world.
     pub fn text(&self) -> String {
         let base = base_limits();
         let mut text = format!("{} shards, plugins {:03b}, rules {}", self.shards, self.plugins, self.rules);
@@ -95,7 +94,7 @@ impl Settings {
     }
 }
 
-/// Times are short, so that a run sees them pass.
+/// Short times, so that they end within a run.
 fn base_limits() -> Limits {
     Limits {
         session_expiry_max_s: 600,
@@ -104,7 +103,7 @@ fn base_limits() -> Limits {
         connect_timeout_ms: 10_000,
         defer_deadline_ms: 2000,
         packet_bytes_max: 4096,
-        // What is queued for a socket keeps to its limit also while the socket takes bytes.
+        // The queue for a socket keeps to its limit also while the socket accepts bytes.
         outbound_burst_bytes_max: 0,
         ..Limits::default()
     }

@@ -1,5 +1,5 @@
-//! Runs, and what to do with one that fails: the fewest operations that still break the same rule are
-//! looked for, by leaving out halves, quarters and so on down to single operations.
+//! Runs, and the shrinking of a failed one: it searches for the fewest operations that still break
+//! the same rule, by leaving out halves, quarters and so on down to single operations.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,12 +12,12 @@ use crate::world::World;
 /// Operations of one world; longer runs are several worlds with seeds one after another.
 pub const WORLD_OPS: usize = 2000;
 
-/// What became of a run.
+/// The result of a run.
 pub struct Outcome {
     pub violations: Vec<Violation>,
-    /// After how many operations; all of them for what is judged at the end.
+    /// Number of applied operations; all of them for rules that are checked at the end.
     pub after: usize,
-    /// How often rules were broken that the engine is known to break.
+    /// How often each rule was broken that the engine is known to break.
     pub known: Vec<(Rule, u64)>,
 }
 
@@ -26,7 +26,7 @@ pub fn run(seed: u64, ops: &[Op]) -> Outcome {
     run_traced(seed, ops, false).0
 }
 
-/// As `run`; with every packet, if that is wanted.
+/// As `run`; records every packet if `traced`.
 fn run_traced(seed: u64, ops: &[Op], traced: bool) -> (Outcome, Vec<String>) {
     let mut after = 0;
     let mut world = World::new(seed);
@@ -59,7 +59,7 @@ fn breaks(seed: u64, ops: &[Op], rule: Rule) -> bool {
     run(seed, ops).violations.iter().any(|violation| violation.rule == rule)
 }
 
-/// The fewest operations that break the rule, as far as leaving out finds them.
+/// The fewest operations that break the rule, as far as leaving out can find them.
 pub fn shrink(seed: u64, ops: Vec<Op>, rule: Rule) -> Vec<Op> {
     let mut ops = ops;
     let mut size = ops.len().div_ceil(2);
@@ -88,16 +88,16 @@ pub fn shrink(seed: u64, ops: Vec<Op>, rule: Rule) -> Vec<Op> {
 /// A rule that was broken, with the run that broke it.
 pub struct Failure {
     pub seed: u64,
-    /// How many operations its world had: the last rules are judged at its end.
+    /// Number of operations of its world: the last rules are checked at its end.
     pub world_ops: usize,
     pub ops: Vec<Op>,
     pub violation: Violation,
 }
 
-/// What so many operations from a seed on have come to.
+/// The result of so many operations from a seed on.
 #[derive(Default)]
 pub struct Summary {
-    /// How often rules were broken that the engine is known to break.
+    /// How often each rule was broken that the engine is known to break.
     pub known: Vec<(Rule, u64)>,
     /// The first failure of each rule.
     pub failures: Vec<Failure>,
@@ -130,7 +130,7 @@ pub fn simulate(seed: u64, count: usize, to_the_end: bool) -> Summary {
     summary
 }
 
-/// A failure for people: the rule, and the fewest operations that break it.
+/// A readable failure: the rule, and the fewest operations that break it.
 pub fn report(failure: &Failure) -> String {
     let (seed, count, rule) = (failure.seed, failure.ops.len(), failure.violation.rule);
     let world_ops = failure.world_ops;

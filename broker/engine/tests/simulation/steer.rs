@@ -1,4 +1,4 @@
-//! Operations on plugins at work, and what the model makes of what plugins have done.
+//! Applies operations on plugins, and passes the effects of plugins to the model.
 
 use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::hook::view::Action;
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// At rest: what is denied is denied from now on.
+    /// When nothing moves: denials apply from now on.
     pub fn settle_rules(&mut self) {
         let state = self.plugins.state.borrow();
         let in_force = state.with_rules && self.plugins.enforces();
@@ -110,7 +110,7 @@ impl World {
         self.take_notes();
     }
 
-    /// Another version of a plugin is there, with the state of the one before or without.
+    /// Another version of a plugin is loaded, with or without the previous version's state.
     fn replace(&mut self, handed: Option<(PluginHandle, PluginHandle)>) {
         if let Some((from, to)) = handed {
             self.engine.hand_over(from, to);
@@ -120,7 +120,7 @@ impl World {
 
     fn on_behalf(&mut self, plugin: usize, client: usize, wish: Wish) {
         let Some((handle, answer)) = self.plugins.wish(plugin) else { return };
-        // A page is of no shared subscription.
+        // A page cannot be of a shared subscription.
         let plain = |filter: u8| Some(FILTERS[usize::from(filter)]).filter(|text| !text.starts_with('$'));
         let asks = |action, topic: &str| {
             let topic = topic.into();
@@ -140,7 +140,7 @@ impl World {
         self.engine.on_behalf(&self.clients[client].id, handle, answer, wish);
     }
 
-    /// What plugins were told that was not to be.
+    /// Checks that plugins received no wrong answers.
     pub fn check_answers(&mut self) {
         let strange = std::mem::take(&mut self.plugins.state.borrow_mut().strange_answers);
         for answer in strange {
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    /// Everything that is owed to plugins has come.
+    /// Checks that plugins received every answer.
     pub fn check_wishes(&mut self) {
         let state = self.plugins.state.borrow();
         let left = state.wishes.iter().enumerate();
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    /// While a plugin is tripped, its client.authorize denies whatever is asked.
+    /// While a plugin is tripped, its client.authorize denies everything.
     pub fn nobody_answers(&mut self) {
         if self.plugins.tripped.contains(&true) {
             for client in 0..self.model.lives.len() {
@@ -206,7 +206,7 @@ impl World {
         self.engine.complete(taken.ticket, flow, changes);
     }
 
-    /// Tells the model what hooks have done since.
+    /// Passes the notes of hooks to the model.
     pub fn take_notes(&mut self) {
         let notes = std::mem::take(&mut self.plugins.state.borrow_mut().notes);
         for note in notes {
@@ -274,7 +274,7 @@ impl World {
         self.engine.invalidate(&EngineScope::All);
     }
 
-    /// Answers every open ticket; those that are closed by their deadline too.
+    /// Answers every open ticket, also those that a deadline has closed.
     pub fn answer_all(&mut self) {
         while !self.plugins.state.borrow().open.is_empty() {
             self.complete(0, Answer::Continue, false);

@@ -1,6 +1,6 @@
-//! Shards with their clients and sockets, the plugins, and the model beside them, all in one struct and one
-//! thread. An operation is applied, every shard has a turn, and what comes out goes to the clients and to
-//! the model.
+//! Shards with their clients and sockets, the plugins, and the model, in one struct and one thread.
+//! After each operation every shard has a turn, and its output goes to the clients and to the
+//! model.
 
 use std::sync::OnceLock;
 
@@ -27,17 +27,17 @@ pub struct World {
     pub settings: Settings,
     pub plugins: Plugins,
     events: Vec<Event>,
-    /// How long some lane has been held.
+    /// For how long some lane has been blocked, in milliseconds.
     pub held_ms: u64,
     /// What was sent and received, for a replay.
     pub traced: Option<Vec<String>>,
 }
 
-/// Turns after which shards that have not come to rest never will.
+/// Shards that still move after so many turns never stop.
 const TURNS_MAX: usize = 20_000;
 
-/// Whether the environment wants a known fault shown like every other: one by the name of its rule, or all
-/// (`just simulate --known RULE`).
+/// Whether the environment requests that a known fault is reported like any other: one by the name
+/// of its rule, or all (`just simulate --known RULE`).
 fn known_too(rule: Rule) -> bool {
     static KNOWN_TOO: OnceLock<Option<String>> = OnceLock::new();
     let wanted = KNOWN_TOO.get_or_init(|| std::env::var("GRAPNEL_SIMULATE_KNOWN").ok());
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// A packet of a client, on the socket that is in.
+    /// A packet of a client, on its connected socket.
     pub fn send(&mut self, client: usize, bytes: Vec<u8>, sent: Sent) {
         let piece = Piece { bytes, sent };
         let current = self.clients[client].current;
@@ -119,7 +119,7 @@ impl World {
         }
     }
 
-    /// Sends what was kept back, in one piece.
+    /// Sends the stored packets, in one piece.
     pub fn uncork(&mut self, client: usize) {
         let Some(pieces) = self.clients[client].cork.take() else { return };
         if let Some(socket) = self.clients[client].current {
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// Offers the engine what a socket holds, whole or growing by pieces of a size.
+    /// Offers the bytes of a socket to the engine, whole or in growing pieces of a size.
     pub fn offer(&mut self, number: usize, pieces: usize) {
         let mut shown = 0;
         loop {
@@ -180,7 +180,7 @@ impl World {
                     let socket = &mut self.sockets[number];
                     socket.said = Some((reason, expiry_s));
                     socket.may_end = true;
-                    // What was 0 at CONNECT stays 0 [MQTT-3.14.2-2].
+                    // An expiry of 0 at CONNECT stays 0 [MQTT-3.14.2-2].
                     let asked_s = socket.connect.expiry_s.unwrap_or(0);
                     socket.said_nonsense = asked_s == 0 && expiry_s.is_some_and(|expiry_s| expiry_s > 0);
                 }
@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// A turn of every shard and what comes of it; whether anything has moved.
+    /// A turn of every shard and its effects. Returns whether anything has moved.
     pub fn turn(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
         let mut moved = self.engine.turn(&mut events);
@@ -218,7 +218,7 @@ impl World {
         moved
     }
 
-    /// Clients that were asked for AUTH are read, unless a plugin looks at what they have sent.
+    /// Clients that received AUTH must be read, unless a plugin has deferred what they have sent.
     fn check_asked(&mut self) {
         for number in &self.live {
             let socket = &self.sockets[*number];
@@ -246,7 +246,7 @@ impl World {
             }
             Event::Overdue(place) => {
                 if let Some(number) = self.socket_at(place) {
-                    // Only who has nothing to say, or is not read, gets here.
+                    // Only a client that sends nothing, or is not read, is overdue.
                     self.sockets[number].may_end = true;
                 }
                 self.engine.deadline_checked(place);
@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    /// Turns until nothing moves.
+    /// Runs turns until nothing moves.
     pub fn rest(&mut self) {
         for _ in 0..TURNS_MAX {
             if !self.turn() {
@@ -269,11 +269,11 @@ impl World {
         self.live.iter().copied().find(|number| self.sockets[*number].place == Some(place))
     }
 
-    /// The socket takes what is to be sent, as far as it does.
+    /// The socket accepts bytes, as many as it can.
     pub fn take_in(&mut self, number: usize) {
         let socket = &mut self.sockets[number];
         let Some(place) = socket.place else { return };
-        // Up to CONNACK everybody reads: who is in is known at once.
+        // Until CONNACK every client reads: whether it is connected is known at once.
         let mut most = if socket.stage == Stage::Connecting { usize::MAX } else { socket.intake };
         if let (Some(left), true) = (&mut socket.closes_after, socket.stage != Stage::Connecting) {
             most = most.min(*left);
@@ -301,7 +301,7 @@ impl World {
         socket.place = None;
         self.parse(number);
         let socket = &self.sockets[number];
-        // The connection that takes its place has its CONNACK in the same step.
+        // The connection that replaces it has its CONNACK in the same step.
         let replaced = !self.clients[socket.client].connecting.is_empty();
         let cause = socket.may_end || replaced || socket.stage != Stage::Live;
         let left = socket.received.len();
@@ -321,7 +321,7 @@ impl World {
     pub fn lose(&mut self, number: usize, stuck: bool) {
         let Some(place) = self.sockets[number].place else { return };
         if self.sockets[number].stage == Stage::Connecting {
-            // The engine may have let it in already.
+            // The engine may have accepted it already.
             let mut received = std::mem::take(&mut self.sockets[number].received);
             self.engine.take_bytes(place, usize::MAX, &mut received);
             self.sockets[number].received = received;
@@ -338,7 +338,7 @@ impl World {
         self.engine.details(&self.clients[client].id).map_or(0, |details| details.slots)
     }
 
-    /// A socket has ended, one way or another.
+    /// A socket has ended, for any reason.
     fn over(&mut self, number: usize) {
         self.trace(|| format!("socket {number} is over"));
         let socket = &mut self.sockets[number];
@@ -360,7 +360,7 @@ impl World {
         self.decide_will(number, replaced);
     }
 
-    /// What becomes of the session of a connection that has ended.
+    /// Updates the session of a connection that has ended.
     fn session_away(&mut self, number: usize) {
         let (client, now_ms) = (self.sockets[number].client, self.engine.now_ms());
         let slots = self.slots_of(client);
@@ -375,8 +375,8 @@ impl World {
         }
     }
 
-    /// The operator has thrown a session away. A connection that is not answered yet may be in already, and have
-    /// gone on with it before.
+    /// The operator has discarded a session. A connection without an answer yet may already be
+    /// accepted, and have resumed the session before.
     pub fn discarded(&mut self, client: usize) {
         if self.clients[client].connecting.is_empty() {
             self.model.sessions.discarded(client);
@@ -410,7 +410,7 @@ impl World {
         }
         self.model.wills.wait(will, client, now_ms + u64::from(waits_s) * 1000, unsure);
         if replaced {
-            // The one that came instead is in already.
+            // The replacing connection is already accepted.
             let current = self.clients[client].current.map(|socket| &self.sockets[socket]);
             let unclear = current.is_some_and(|socket| socket.resumed_unclear);
             let resumed = (!unclear).then(|| current.is_some_and(|socket| socket.resumed));
@@ -426,7 +426,7 @@ impl World {
         delay_s.min(most_s).min(self.expiry_at_end(number))
     }
 
-    /// What is decided about a will at the end of its connection; `None` where its delay decides.
+    /// What is certain about a will at the end of its connection; `None` if its delay decides.
     fn will_due(&self, number: usize, replaced: bool, waits_s: u32) -> Option<Due> {
         let socket = &self.sockets[number];
         let connecting = !self.clients[socket.client].connecting.is_empty();
@@ -435,9 +435,9 @@ impl World {
         let lowered = matches!(socket.said, Some((_, Some(1..)))) && asked_s > 0 && socket.expiry_s == 0;
         Some(match socket.said.map(|(reason, _)| reason) {
             _ if !socket.was_in => Due::MustNot,
-            // Its DISCONNECT may keep the session all the same.
+            // Its DISCONNECT may keep the session.
             Some(_) if socket.kicked => Due::Either,
-            // One that is refused, or would have been had it not waited.
+            // A DISCONNECT that is refused, or would have been refused without waiting.
             Some(0) if socket.said_nonsense && waited => Due::Either,
             Some(0) if socket.said_nonsense && waits_s == 0 => Due::Must,
             Some(0) if socket.said_nonsense => return None,
@@ -446,7 +446,7 @@ impl World {
             Some(0) => Due::MustNot,
             Some(4) | None if waits_s == 0 => Due::Must,
             Some(4) | None => return None,
-            // Whether the engine takes it at its word is judged without a delay.
+            // Whether the engine accepts its expiry is only checked without a will delay.
             Some(_) if waits_s > 0 => Due::Either,
             Some(_) => Due::MustByReason,
         })

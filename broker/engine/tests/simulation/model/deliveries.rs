@@ -1,4 +1,5 @@
-//! A delivery as its receiver sees it: whether it may have it, how often it has it, and in which order.
+//! Checks of a delivery: whether its receiver may have it, how often it has arrived, and in which
+//! order.
 
 use super::{Asked, Delivered, Message, Model, client_id, topic_text};
 use crate::judge::{Judge, Rule};
@@ -6,8 +7,8 @@ use crate::op::FILTERS;
 use crate::plugins::{CLASSES, class_of};
 
 impl Model {
-    /// A client has got a message; `fresh` says that it is none that it has got before under the same
-    /// identifier.
+    /// A client has received a message; `fresh` means that it had no message with this identifier
+    /// before.
     pub fn delivered(&mut self, judge: &mut Judge, delivered: &Delivered, fresh: bool) {
         let Some(message) = self.messages.get(delivered.number as usize).cloned() else {
             judge.broken(Rule::Unsubscribed, || format!("message {} was never published", delivered.number));
@@ -60,7 +61,7 @@ impl Model {
         self.retained.came(client, topic, number);
     }
 
-    /// Whether the one who is in may have it.
+    /// Whether the connected user may have it.
     fn allowed(&self, judge: &mut Judge, delivered: &Delivered, message: &Message) {
         let Delivered { client, number, topic, .. } = *delivered;
         let class = class_of(topic_text(topic)).unwrap_or(CLASSES - 1);
@@ -76,7 +77,7 @@ impl Model {
         });
     }
 
-    /// How often it may come.
+    /// How often it may arrive.
     fn counted(&mut self, judge: &mut Judge, delivered: &Delivered, message: &Message, asked: &[Asked]) {
         let Delivered { client, number, qos, dup, .. } = *delivered;
         let shared = |asked: &&Asked| FILTERS[usize::from(asked.filter)].starts_with("$share");
@@ -88,7 +89,8 @@ impl Model {
             (false, _) => plain.min(1),
         };
         let most = groups + plain;
-        // One that what is retained had no room for was delivered all the same, and its sender may send it again.
+        // A message that the full store refused was delivered all the same, and its sender may send
+        // it again.
         let again = if message.retain && self.retained_small { usize::from(message.again) } else { 0 };
         let twice = |rule| if message.retain { Rule::LiveAndRetained } else { rule };
         let got = self.lives[client].got.entry(number).or_default();
@@ -122,8 +124,8 @@ impl Model {
         if retain || dup || message.will || message.again > 0 {
             return;
         }
-        // What a member that leaves had comes late to others, and several groups bring a message at several
-        // times.
+        // Messages of a member that leaves reach others late, and several groups deliver a message
+        // at several times.
         if shared && (self.redrawn || asked.len() > 1) {
             return;
         }
@@ -142,8 +144,8 @@ impl Model {
         self.messages.iter().any(|message| message.publisher.client == client && message.touched)
     }
 
-    /// Whether a message is small enough for a client, without an alias; only said where nothing else makes
-    /// the packet longer.
+    /// Whether a message is small enough for a client, without an alias. Valid only if no other
+    /// part makes the packet longer.
     pub fn fits(&self, client: usize, number: u32) -> bool {
         let life = &self.lives[client];
         let message = &self.messages[number as usize];
@@ -159,8 +161,8 @@ impl Model {
         len <= most as usize
     }
 
-    /// Messages that a client should have got and has not. `full` says which: those that were taken, or
-    /// those that were refused because what is retained has no room.
+    /// Messages that a client should have received and has not. `full` selects which: the accepted
+    /// ones, or those refused because the retained store is full.
     pub fn missing(&self, client: usize, full: bool) -> Vec<u32> {
         let due = self.lives[client].due.keys().copied();
         due.filter(|number| {

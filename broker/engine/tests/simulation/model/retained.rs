@@ -1,6 +1,7 @@
-//! What may be retained for each topic. A publish is stored at some time from when it is read until it is
-//! acknowledged, or until nothing of its client waits. Two whose times overlap may be stored in either order,
-//! unless they are of one publisher, whose order is kept; one that was certainly followed by another is out.
+//! The messages that may be retained for each topic. A publish is stored at some time between its
+//! read and its acknowledgement, or the time when nothing of its client waits. Two publishes whose
+//! times overlap may be stored in either order, unless they have the same publisher, whose order is
+//! kept. A publish that was certainly followed by another is no candidate.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ struct Version {
     done: Option<u64>,
     empty: bool,
     expires: bool,
-    /// It was sent again, which has an effect only if the first one had none.
+    /// It was sent again; that has an effect only if the first one had none.
     again: bool,
 }
 
@@ -25,7 +26,7 @@ struct Version {
 pub struct Retained {
     topics: BTreeMap<u8, Vec<Version>>,
     pub step: u64,
-    /// Who has subscribed for everything at the end, and what came.
+    /// The client that subscribes to everything at the end, and its messages.
     pub reader: Option<(usize, BTreeMap<u8, Vec<u32>>)>,
 }
 
@@ -43,7 +44,7 @@ impl Retained {
         });
     }
 
-    /// A client has got a message.
+    /// A client has received a message.
     pub fn came(&mut self, client: usize, topic: u8, number: u32) {
         if let Some((reader, got)) = &mut self.reader
             && *reader == client
@@ -61,7 +62,7 @@ impl Retained {
         });
     }
 
-    /// The message that is retained for a topic for certain, and that nothing is about to replace.
+    /// The message that is certainly retained for a topic, and that no pending publish replaces.
     pub fn settled(&self, topic: u8, messages: &[Message]) -> Option<u32> {
         let versions = self.topics.get(&topic)?;
         let refused = |version: &&Version| is_refused(&messages[version.number as usize]);
@@ -75,7 +76,7 @@ impl Retained {
         (sure && alone && !last.empty && !last.expires).then_some(last.number)
     }
 
-    /// Everything that was published has taken effect, but for clients of whom something still waits.
+    /// Every publish has taken effect, except those of clients with waiting packets.
     pub fn at_rest(&mut self, waits: impl Fn(usize) -> bool) {
         let step = self.step;
         for version in self.topics.values_mut().flatten().filter(|version| !waits(version.publisher.client)) {
@@ -83,8 +84,8 @@ impl Retained {
         }
     }
 
-    /// Compares what a subscriber of everything has got with what there should be. `lacks` says that it may
-    /// lack some: for a good reason, or for one that has a rule of its own.
+    /// Compares what a subscriber to everything has received with what is expected. `lacks` allows
+    /// missing messages: for a valid reason, or for one that another rule covers.
     pub fn compare(
         &self,
         judge: &mut Judge,
@@ -135,7 +136,8 @@ impl Retained {
     }
 }
 
-/// Whether a message had no effect. Of one that was sent again, a refusal says nothing about the first time.
+/// Whether a message had no effect. For a message that was sent again, a refusal does not show that
+/// the first one had no effect.
 fn is_refused(message: &Message) -> bool {
     message.accepted == Some(false) && message.again == 0
 }

@@ -1,5 +1,5 @@
-//! Which sessions the broker must still have, and which it must not: what CONNACK says is compared with it.
-//! Where a session may just be ending, nobody can say.
+//! The sessions that the broker must have, and those that it must not have; they are compared with
+//! CONNACK. A session that may just be ending is uncertain.
 
 /// What is known of the session of a client.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,9 +12,9 @@ enum State {
     Away {
         until_ms: u64,
     },
-    /// It may be there or not.
+    /// The session may exist or not.
     Unsure,
-    /// The operator has thrown it away.
+    /// The operator has discarded it.
     Discarded,
 }
 
@@ -24,7 +24,7 @@ pub struct Sessions {
     states: Vec<(State, u8)>,
 }
 
-/// How much later than due a session may expire: the wheel turns once a second.
+/// Maximum delay of an expiry: the timer wheel turns once a second.
 const SLACK_MS: u64 = 2500;
 
 impl Sessions {
@@ -32,7 +32,7 @@ impl Sessions {
         Sessions { states: vec![(State::None, 0); clients] }
     }
 
-    /// One more client.
+    /// Adds a client.
     pub fn add(&mut self) {
         self.states.push((State::None, 0));
     }
@@ -41,7 +41,7 @@ impl Sessions {
         self.states[client] = (State::Connected { expiry_s }, user);
     }
 
-    /// The connection that was in has ended; `unsure` says that the engine may not be through with it.
+    /// The connection has ended; `unsure` means that the engine may not have processed that yet.
     pub fn away(&mut self, client: usize, expiry_s: u32, now_ms: u64, unsure: bool) {
         let until_ms = now_ms + u64::from(expiry_s) * 1000;
         self.states[client].0 = match expiry_s {
@@ -55,17 +55,17 @@ impl Sessions {
         self.states[client].0 = State::Discarded;
     }
 
-    /// Whether the operator has thrown the last session away.
+    /// Whether the operator has discarded the last session.
     pub fn is_discarded(&self, client: usize) -> bool {
         matches!(self.states[client].0, State::Discarded)
     }
 
-    /// Whose session it is.
+    /// The owner of the session.
     pub fn user(&self, client: usize) -> u8 {
         self.states[client].1
     }
 
-    /// Whether a CONNECT without a clean start finds a session; `None` where nobody can say.
+    /// Whether a CONNECT without a clean start finds a session; `None` if uncertain.
     pub fn present(&self, client: usize, now_ms: u64) -> Option<bool> {
         match self.states[client].0 {
             State::None | State::Discarded => Some(false),
@@ -76,7 +76,7 @@ impl Sessions {
         }
     }
 
-    /// Clients whose session is there for certain.
+    /// Clients whose session certainly exists.
     pub fn there(&self, now_ms: u64) -> Vec<usize> {
         (0..self.states.len()).filter(|client| self.present(*client, now_ms) == Some(true)).collect()
     }

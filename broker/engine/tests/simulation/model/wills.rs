@@ -1,30 +1,30 @@
-//! Which wills must be published, which must not, and of which nobody can say. The engine counts those that
-//! it publishes, and clients that have subscribed for them get them.
+//! The wills that must be published, those that must not, and those that are uncertain. The engine
+//! counts the published ones, and clients that have subscribed to them receive them.
 
 use std::collections::BTreeMap;
 
 use crate::judge::{Judge, Rule};
 
-/// What is due.
+/// What must happen to a will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     Must,
-    /// The client has said so with a reason code of DISCONNECT.
+    /// The client has requested it with a reason code of DISCONNECT.
     MustByReason,
     MustNot,
     /// The client has discarded it with a DISCONNECT that waited.
     MustNotWaiting,
-    /// And with a session expiry that CONNECT had asked for and not got.
+    /// The same, with a session expiry that CONNECT had requested and not received.
     MustNotExpiry,
     Either,
 }
 
-/// A will whose connection has ended and whose delay goes on.
+/// A will whose connection has ended and whose delay has not.
 struct Waiting {
     number: u32,
     client: usize,
     due_ms: u64,
-    /// The end itself may have waited in the engine.
+    /// The end itself may still wait in the engine.
     unsure: bool,
 }
 
@@ -34,7 +34,7 @@ pub struct Wills {
     waiting: Vec<Waiting>,
 }
 
-/// How much later than due a timer may fire: its wheel turns once a second.
+/// Maximum delay of a timer: its wheel turns once a second.
 const SLACK_MS: u64 = 2500;
 
 impl Wills {
@@ -42,13 +42,14 @@ impl Wills {
         self.decided.insert(number, due);
     }
 
-    /// The connection has ended without a DISCONNECT that discards the will, and its session goes on.
+    /// The connection has ended without a DISCONNECT that discards the will, and its session
+    /// continues.
     pub fn wait(&mut self, number: u32, client: usize, due_ms: u64, unsure: bool) {
         self.waiting.push(Waiting { number, client, due_ms, unsure });
     }
 
-    /// The client has come back to its session, or to a new one, or nobody can say to which, at some time from
-    /// `since_ms` on.
+    /// The client has connected again at some time from `since_ms` on: to its session, to a new
+    /// one, or to an uncertain one.
     pub fn client_is_back(&mut self, client: usize, resumed: Option<bool>, (since_ms, now_ms): (u64, u64)) {
         let (back, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|w| w.client == client);
         self.waiting = waiting;
@@ -64,28 +65,28 @@ impl Wills {
         }
     }
 
-    /// The operator has ended the session, or just the connection.
+    /// The operator has ended the session, or only the connection.
     pub fn discarded(&mut self, client: usize, discard: bool) {
         if discard {
             self.client_is_back(client, Some(false), (0, 0));
         }
     }
 
-    /// Time has passed beyond every delay.
+    /// Every delay is over.
     pub fn all_due(&mut self) {
         for will in std::mem::take(&mut self.waiting) {
             self.decided.insert(will.number, Due::Must);
         }
     }
 
-    /// A client has got a will.
+    /// A client has received a will.
     pub fn came(&mut self, judge: &mut Judge, number: u32) {
         judge.check(self.decided.get(&number) != Some(&Due::MustNot), Rule::WillUnwanted, || {
             format!("will {number} came")
         });
     }
 
-    /// Compares with what the engine has counted.
+    /// Compares with the count of the engine.
     pub fn compare(&self, judge: &mut Judge, counted: u64) {
         let of = |due: Due| self.decided.values().filter(|d| **d == due).count() as u64;
         let (must, either) = (of(Due::Must), of(Due::Either));
