@@ -1,6 +1,6 @@
-//! Tests of the plugin loader with threads that stand for shards: what it loads, what it refuses
-//! and why, and that a failure leaves everything as it was. The plugins are those of
-//! `plugins/testing`; build the workspace first.
+//! Tests of the plugin loader with threads in place of shards: what it loads, what it refuses and
+//! why, and that a failure changes nothing. The plugins are those of `plugins/testing`; build the
+//! workspace first.
 #![allow(clippy::unwrap_used)]
 
 #[path = "loader/access.rs"]
@@ -86,7 +86,7 @@ fn nothing_is_left_of_private_copies() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the folder itself");
 }
 
-/// Every refusal in one test: nothing of it may show in the chains, in the list or in what is remembered.
+/// Every refusal in one test: none changes the chains, the list or the stored state.
 #[test]
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn what_cannot_be_a_plugin_is_refused_with_a_sentence_and_the_broker_goes_on() {
@@ -235,7 +235,7 @@ fn a_hundred_reloads_keep_working_and_are_reported() {
 #[test]
 fn retired_generations_are_bounded() {
     let broker = Fixture::with(1, |settings| settings.retired_max = 1);
-    // Each load of it has a mapping of its own.
+    // Each load of it has its own mapping.
     broker.load("c-entry", json!({})).unwrap();
     broker.manager.reload("c-entry", None).unwrap();
     let error = broker.manager.reload("c-entry", None).unwrap_err().to_string();
@@ -302,7 +302,8 @@ fn a_shard_that_does_not_answer_leaves_everything_as_it_was_and_comes_back_clean
 #[test]
 fn a_shard_that_is_stuck_in_init_shard_lets_go_of_the_instance_when_it_returns() {
     let broker = Fixture::with(2, |settings| settings.answer_timeout = Duration::from_millis(50));
-    // The sleeper sleeps in its hook; here a hook holds the shard while the next plugin is initialised behind it.
+    // The sleeper sleeps in its hook. Here a hook blocks the shard while the next plugin is
+    // initialised.
     broker.load("sleeper", json!({"sleep_ms": 300, "topic_prefix": "slow"})).unwrap();
     let entry = broker.shards.links(1, HookPoint::MessagePublish)[0].entry;
     broker.shards.handles[1].submit(Box::new(move |_| {
@@ -393,7 +394,8 @@ fn a_required_plugin_that_fails_stops_the_start_and_another_does_not() {
     assert!(error.contains("there is no plugin named missing"), "{error}");
 }
 
-/// `panic-in-load` fails with the configuration it has by default, so that what it was given shows.
+/// `panic-in-load` fails with its default configuration, so that the configuration it received is
+/// visible.
 #[test]
 fn a_plugin_that_is_loaded_by_hand_has_what_the_configuration_says_of_it() {
     let broker = Fixture::new(1);
@@ -416,12 +418,13 @@ fn a_plugin_that_is_loaded_by_hand_has_what_the_configuration_says_of_it() {
     assert_eq!((done.plugin.file, done.plugin.priority), (Some(file), Some(5)));
     assert_eq!(done.configured_at.as_deref(), Some("/etc/grapnel.toml:7"));
     broker.manager.unload("guard").unwrap();
-    // What is said goes over it, value by value, also where a file is named.
+    // Given values replace those of the configuration one by one, also if a file is given.
     assert!(by_hand(&path, Some("guard"), json!({"shard": 1})).unwrap().configured_at.is_some());
     broker.manager.unload("guard").unwrap();
     let error = by_hand("guard", None, json!({"panic_in": "load"})).unwrap_err();
     assert!(error.contains("panicked as configured"), "{error}");
-    // Another name has nothing of it, and neither has what is given a whole configuration.
+    // Another name does not use the configured values, nor does a load with a complete
+    // configuration.
     assert!(by_hand(&path, Some("other"), json!(null)).is_err());
     let whole = LoadRequest { name: Some("guard".to_owned()), ..request(&path, json!({})) };
     assert!(broker.manager.load_by_hand(whole).is_err());
@@ -445,9 +448,9 @@ fn what_a_restart_takes_back_is_said_of_a_plugin_of_the_configuration() {
     let said = change(json!(9));
     assert!(said[0].contains("not the one of [plugins.guard] at /etc/grapnel.toml:7"), "{said:?}");
     assert_eq!(said, warnings());
-    // As it was.
+    // Back to the original configuration.
     assert_eq!(change(json!(null)), Vec::<String>::new());
-    // Loaded by hand with something more than the table has.
+    // Loaded by hand with a value that the table does not have.
     broker.manager.unload("guard").unwrap();
     let request = LoadRequest { merge: true, ..request("guard", json!({"shard": 9})) };
     let warnings = broker.manager.load(request).unwrap().warnings;

@@ -13,7 +13,7 @@ use grapnel_plugin_abi::{
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Notes in a user property which of its hooks has seen a message.
+/// Adds a user property with the name of each hook that has seen a message.
 struct Seen;
 
 #[derive(Default)]
@@ -40,7 +40,7 @@ impl SeenShard {
         if message.topic() == "from" { message.set_topic("a/b") } else { Ok(()) }
     }
 
-    /// Leaves it at what was refused, or does not, as the payload says.
+    /// Ignores a refused value or returns it as an error, according to the payload.
     fn ignores(&mut self, message: &mut Publish<'_>) -> Result<Flow, Refused> {
         message.add_user_property("seen", "ignores")?;
         let refused = match message.payload() {
@@ -66,7 +66,7 @@ impl SeenShard {
         message.add_user_property("seen", "narrow")
     }
 
-    /// Answers at once, in a way that its payload says.
+    /// Answers at once, as the payload says.
     fn defers(&mut self, message: &mut Publish<'_>) -> Result<Flow, Refused> {
         let mut ticket = message.defer(Duration::ZERO)?;
         ticket.add_user_property("seen", "deferred");
@@ -115,7 +115,7 @@ fn a_hook_is_called_for_its_topics_alone() {
         ("a/b/c", &["moves", "last"]),
         ("a/b", &["moves", "narrow", "last"]),
         ("c", &["moves", "narrow", "last"]),
-        // As it is when its turn comes.
+        // The topic at the time of each hook's turn.
         ("from", &["moves", "narrow", "last"]),
     ] {
         let mut event = FakeEvent::publish(topic, b"");
@@ -141,8 +141,8 @@ fn hooks_behind_a_deferred_one_are_called_after_its_answer() {
     }
 }
 
-/// As the broker has it: what no message may have makes the call a fault, also where the hook ignores what it was answered. Any other
-/// value that is refused leaves the field as it was.
+/// As in the broker: an invalid value for a message makes the call a fault, also if the hook
+/// ignores the status. Any other refused value leaves the field unchanged.
 #[test]
 fn a_setter_that_is_refused_makes_the_call_a_fault() {
     let mut plugin = testing::load::<Seen>("").unwrap();
@@ -162,12 +162,12 @@ fn a_setter_that_is_refused_makes_the_call_a_fault() {
         let kept = if outcome == Outcome::Fault { &all[..2] } else { &all[..] };
         assert_eq!(seen(&event), kept, "{payload}");
         assert_eq!((event.topic(), event.payload()), (topic, payload.as_bytes()));
-        // It is the call's alone.
+        // It applies to that call alone.
         assert_eq!(plugin.run(&mut FakeEvent::publish("b", b"")), Outcome::Continue);
     }
 }
 
-/// An event may be waited for when its plugin has gone: nothing of it is called then.
+/// An event may still wait when its plugin is unloaded: the plugin is not called then.
 #[test]
 fn nothing_is_called_of_a_plugin_that_has_gone() {
     let mut plugin = testing::load::<Seen>("").unwrap();

@@ -1,5 +1,5 @@
-//! Tests of the C header: the committed header is what the Rust source says, C and C++ compile it
-//! without a warning, and the compilers lay out every table as rustc does.
+//! Tests of the C header: the committed header matches the Rust source, C and C++ compile it
+//! without warnings, and their layout of every table is that of rustc.
 
 #[path = "header/source.rs"]
 mod source;
@@ -9,7 +9,7 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where the tables and numbers are written, in the order of the header.
+/// Source files of the tables and numbers, in the order of the header.
 const RAW: [&str; 6] =
     ["raw.rs", "raw/slice.rs", "raw/numbers.rs", "raw/event.rs", "raw/requests.rs", "raw/host.rs"];
 
@@ -51,7 +51,7 @@ fn the_header_is_made_of_every_file() {
     assert!(forgotten.is_empty(), "tests/header.rs does not read {forgotten:?}");
 }
 
-/// A plugin that says nothing, so that a compiler has a file to compile.
+/// A minimal plugin, so that a compiler has a file to compile.
 const MINIMAL: &str = r#"
 #include "grapnel_plugin.h"
 static grapnel_plugin_module module;

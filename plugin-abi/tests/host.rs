@@ -1,5 +1,5 @@
-//! Tests of the host functions from a plugin's side, at the level of the tables: what passes
-//! unchanged, and the answers to calls that no plugin should make.
+//! Tests of the host functions through the tables: which values pass unchanged, and the status of
+//! invalid calls.
 #![allow(clippy::unwrap_used)]
 
 use std::ffi::c_void;
@@ -17,7 +17,7 @@ fn copied(change: &FieldChange<'_>) -> Copied {
     (change.field, change.index, change.number, change.bytes.to_vec(), change.key.to_vec())
 }
 
-/// An event whose fields say their own numbers.
+/// An event whose fields contain their own numbers.
 #[derive(Default)]
 struct Recorder {
     changes: Vec<Copied>,
@@ -142,7 +142,7 @@ unsafe extern "C" fn hook(instance: *mut c_void, event: *const Event) -> Flow {
     assert_eq!(identity(needed), (Status::OK, needed));
     assert_eq!(ClientIdentity::decode(&room[..needed]).map(|identity| identity.client_id), Ok("c"));
 
-    // What no plugin should do, and none may break the broker with.
+    // Invalid calls of a plugin, which must not break the broker.
     let nowhere = std::ptr::null_mut();
     // SAFETY: the functions take null for "nothing".
     unsafe {

@@ -1,5 +1,5 @@
-//! Tests of the ABI byte by byte on 64-bit machines: sizes, offsets and numbers as they were first
-//! written down. A change here is a change of the ABI.
+//! Tests of the ABI byte by byte on 64-bit machines: the original sizes, offsets and numbers. A
+//! change here is a change of the ABI.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -107,7 +107,7 @@ fn every_table_begins_with_its_size_if_it_may_grow() {
     }
 }
 
-/// A field that is added lies behind the size that the version before knows: it must not lie in its padding.
+/// A new field must be beyond the size in the previous version, and not in its padding.
 #[test]
 fn no_table_that_may_grow_ends_in_padding() {
     for name in MAY_GROW {

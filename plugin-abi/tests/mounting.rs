@@ -1,5 +1,5 @@
-//! Tests of hooks that a plugin mounts at run time: they are not in its list, and the broker gets
-//! them with their arguments.
+//! Tests of hooks that a plugin mounts at run time: they are not in its list, and the broker
+//! receives them with their arguments.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ impl Plugin for Late {
         let again = host.mount::<Late>("late", &Mounting::new().point(HookPoint::MessagePublish))?;
         assert!(host.mount::<Late>("late", &Mounting::new().point(HookPoint::ClientConnect)).is_err());
         assert!(host.mount::<Late>("latest", &Mounting::new()).is_err());
-        // Its hook would take the instances of this one for its own.
+        // The other plugin's hook would treat the instances of this one as its own.
         let other = host.mount::<other::Other>("late", &Mounting::new());
         assert_eq!(other.map_err(|refused| refused.status), Err(Status::INVALID));
         assert_ne!(mounted, again);
@@ -52,7 +52,7 @@ grapnel_plugin_abi::plugin!(Late {
     message.publish => Late::early,
 });
 
-/// Another plugin, whose instance is a text.
+/// Another plugin, whose instance is a string.
 mod other {
     use super::{Arc, Error, Host, NoConfig, Plugin, Publish};
 
@@ -80,7 +80,7 @@ mod other {
     grapnel_plugin_abi::__exported!(Other { message.publish(manual = true) => Other::late, });
 }
 
-/// What was asked of the broker.
+/// Requests to the broker.
 #[derive(Default)]
 struct Asked(Mutex<Vec<String>>);
 
@@ -130,7 +130,7 @@ fn a_manual_hook_is_mounted_with_what_it_is_given_or_else_with_its_own() {
         "mount late at message.publish: -3 [\"own/#\"] 0 0 ms None false",
     ];
     assert_eq!(*request.0.lock().unwrap(), expected);
-    // Only what is listed runs.
+    // Only listed hooks run.
     assert_eq!(plugin.run(&mut FakeEvent::publish("own/x", b"")), Outcome::Continue);
 }
 

@@ -1,4 +1,4 @@
-//! Tests of what each hook point shows of its event through the SDK, without a broker.
+//! Tests of the fields that each hook point shows through the SDK, without a broker.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use grapnel_plugin_abi::{
     Reason, Refused, Retained, RetainedChange, Session, Subscription, Unsubscribe, Verdict,
 };
 
-/// Writes down what it sees.
+/// Logs what it sees.
 struct Scribe;
 
 static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -110,7 +110,8 @@ grapnel_plugin_abi::__exported!(Scribe {
     broker.started => Scribe::broker,
 });
 
-// Each typed event reads what its hook point has; what is told cannot be changed, so there is nothing to set.
+// Each typed event reads the fields of its hook point. A notification cannot be changed, so it has
+// no setters.
 #[test]
 fn every_point_shows_what_it_has() {
     let mut scribe = testing::load::<Scribe>("").unwrap();

@@ -169,7 +169,7 @@ impl ProbeShard {
                 message.set_topic(&format!("{}{before}", self.probe.config.prefix))?;
                 message.remove_user_property(0)?;
                 message.add_user_property("was", before)?;
-                // What was shown before the change stays as it was; what is asked now is the new one.
+                // A value read before the change stays unchanged; a new read returns the new value.
                 assert_eq!(message.topic(), format!("{}{before}", self.probe.config.prefix));
             }
         }
@@ -266,7 +266,7 @@ fn a_publish_is_answered_later_from_another_thread() {
     let mut plugin = probe();
     let mut message = FakeEvent::publish("later", b"x");
     assert_eq!(plugin.run(&mut message), Outcome::Deferred);
-    // Behind it is the hook that counts, and ends the chain.
+    // After it comes the hook that counts, and ends the chain.
     assert_eq!(message.wait(SOON), Outcome::Stop);
     assert_eq!(message.topic(), "moved");
     assert_eq!(message.user_properties(), [("when".into(), "later".into())]);

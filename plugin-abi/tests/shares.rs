@@ -1,6 +1,6 @@
 //! Tests of `Shares`: each limit at 0, at the limit and one beyond it; no owner takes the share of
-//! another; turns are fair; the count is what the allocator has given, and is 0 when everything has
-//! gone.
+//! another; turns are fair; the counted bytes are those of the allocator, and 0 when everything is
+//! removed.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -9,7 +9,7 @@ use std::ffi::c_void;
 
 use grapnel_plugin_abi::{EVICTED_AT_ONCE, EntryId, Full, Leftovers, ShareLimits, Shares, tree_entry_bytes};
 
-/// Counts, for each thread, what glibc has really given: its chunks with their headers.
+/// Counts, for each thread, the bytes that glibc has allocated: its chunks with their headers.
 struct Counting;
 
 thread_local! {
@@ -88,7 +88,7 @@ fn each_limit_holds_at_nothing_at_the_limit_and_one_beyond() {
     assert_eq!(full(&mut two, "a", 0), Some(Full::OwnerEntries(2)));
     assert_eq!([full(&mut two, "b", 0), full(&mut two, "b", 0)], [None, Some(Full::Entries(3))]);
 
-    // Bytes: one entry of 100 bytes and its owner's name fit exactly, and one byte less does not do.
+    // Bytes: one entry of 100 bytes and its owner's name fit exactly; one byte less is too small.
     let mut measured = shares(UNLIMITED);
     measured.insert("a", value(100)).unwrap();
     let exactly = measured.bytes();
@@ -152,7 +152,7 @@ fn room_is_made_by_the_owners_oldest_and_by_the_oldest_of_all_where_the_total_is
     let after: Vec<_> = shares.iter_after(ids[2]).map(|(_, _, value)| value.len()).collect();
     assert_eq!(after, [4, 5, 6], "the entry that is gone is no obstacle");
 
-    // What can never fit drives nothing out.
+    // A value that can never fit evicts nothing.
     shares.set_limits(ShareLimits { bytes_max: shares.bytes() + 100, ..UNLIMITED });
     let rejected = shares.insert_over_oldest("c", value(5000), |_, _| panic!("nothing goes")).unwrap_err();
     assert!(matches!(rejected.full, Full::Bytes(_)));
@@ -161,13 +161,14 @@ fn room_is_made_by_the_owners_oldest_and_by_the_oldest_of_all_where_the_total_is
     assert_eq!(shares.len(), 4, "what was promised stays");
 }
 
-/// Lowered limits are worked off in steps of a bounded size, whoever was there before and whatever comes meanwhile.
+/// After limits are lowered, entries are evicted in steps of bounded size, whatever entries exist
+/// or are added meanwhile.
 #[test]
 fn lowered_limits_are_worked_off_in_slices() {
     let lower = ShareLimits { owner_entries_max: 10, entries_max: 150, ..UNLIMITED };
     for in_place in [true, false] {
         let mut shares = shares(if in_place { UNLIMITED } else { lower });
-        // The empty name is a name.
+        // The empty string is a valid name.
         for owner in ["", "a", "b"] {
             for _ in 0..300 {
                 shares.restore(owner, value(0));
@@ -196,7 +197,8 @@ fn lowered_limits_are_worked_off_in_slices() {
     }
 }
 
-/// One large value drives out no more than may go at once. A limit is passed by it alone, and nobody makes that more.
+/// One large value evicts at most as many entries as one step allows. It alone may exceed a limit,
+/// and no later value adds to that.
 #[test]
 fn a_large_value_passes_a_limit_for_a_moment_and_alone() {
     for of_owner in [true, false] {
@@ -223,7 +225,8 @@ fn a_large_value_passes_a_limit_for_a_moment_and_alone() {
     }
 }
 
-/// Limits that are raised before lowered ones have been worked off keep what is within them.
+/// If limits are raised before the eviction for lower ones has ended, entries within the new limits
+/// stay.
 #[test]
 fn raised_limits_let_go_of_nothing_that_is_within_them() {
     let mut shares = shares(UNLIMITED);
@@ -233,7 +236,7 @@ fn raised_limits_let_go_of_nothing_that_is_within_them() {
         }
     }
     shares.set_limits(ShareLimits { owner_entries_max: 10, ..UNLIMITED });
-    // Each is known to hold too much once it has been looked at.
+    // An owner is known to exceed its limit once it has been examined.
     assert!(shares.evict_beyond(1, |_, _| panic!("it has only been looked at")));
     while shares.used_by("b").0 == 20 {
         assert!(shares.evict_beyond(1, |_, _| ()));
@@ -246,7 +249,8 @@ fn raised_limits_let_go_of_nothing_that_is_within_them() {
     assert!(!shares.is_beyond());
 }
 
-/// What goes for a new value is what makes room for it, whosever it is, and no more: counted with the names of owners that go with it.
+/// A new value evicts exactly the entries that make space for it, of any owner. The names of owners
+/// that are removed with them are counted.
 #[test]
 fn what_goes_for_a_value_is_settled_before_it_goes() {
     let mut measured = shares(UNLIMITED);
@@ -254,7 +258,7 @@ fn what_goes_for_a_value_is_settled_before_it_goes() {
         measured.insert("x", value(1_000)).unwrap();
         measured.bytes()
     };
-    // Exactly four owners with an entry each, and each that goes makes room for one more.
+    // Exactly four owners with an entry each; each eviction makes space for one more.
     let mut full = shares(ShareLimits { bytes_max: 4 * of_one, ..UNLIMITED });
     for (owner, goes) in [("a", 0), ("b", 0), ("c", 0), ("d", 0), ("e", 1), ("f", 1)] {
         let mut gone = 0;
@@ -263,7 +267,7 @@ fn what_goes_for_a_value_is_settled_before_it_goes() {
     }
     let owners: Vec<_> = full.iter().map(|(_, owner, _)| owner).collect();
     assert_eq!((owners, full.bytes()), (vec!["c", "d", "e", "f"], 4 * of_one));
-    // Its own share and the total, one after the other.
+    // The owner's own limit and the total, one after the other.
     let limits = ShareLimits { owner_entries_max: 2, bytes_max: 4 * of_one, ..UNLIMITED };
     let mut both = shares(limits);
     for owner in ["a", "b", "b", "c"] {
@@ -275,7 +279,8 @@ fn what_goes_for_a_value_is_settled_before_it_goes() {
     assert!(both.bytes() <= 4 * of_one);
 }
 
-/// What a plugin holds for an entry at the moment counts as the entry's, and goes with it.
+/// The memory that a plugin currently holds for an entry is charged to the entry, and is freed with
+/// it.
 #[test]
 fn an_entry_is_charged_with_what_is_held_for_it() {
     let limits = ShareLimits { owner_bytes_max: 10_000, bytes_max: 15_000, ..UNLIMITED };
@@ -296,7 +301,7 @@ fn an_entry_is_charged_with_what_is_held_for_it() {
     assert_eq!((shares.bytes(), shares.is_beyond()), (0, false));
 }
 
-/// A model, and the links between entries, through some thousand changes.
+/// Compares with a model, and checks the links between entries, through some thousand changes.
 #[test]
 fn it_counts_as_a_list_would() {
     let mut shares = shares(UNLIMITED);
@@ -328,7 +333,7 @@ fn it_counts_as_a_list_would() {
     assert_eq!(by_owner, shares.bytes());
 }
 
-/// Whoever holds much makes nothing dearer.
+/// The cost of an operation does not depend on the size of an owner.
 #[test]
 fn twice_as_much_costs_twice_the_work() {
     let work = |count: usize| {
@@ -344,12 +349,14 @@ fn twice_as_much_costs_twice_the_work() {
     assert!(twice <= 2 * once + 8, "{once} and {twice}");
 }
 
-/// What goes for one value is found in one walk, whosever it is: twice as many are twice the work.
+/// The entries to evict for one value are found in one walk, of any owner: the cost is linear in
+/// their number.
 #[test]
 fn twice_as_many_that_go_for_a_value_are_twice_the_work() {
     let work = |count: usize| {
         let mut shares = shares(UNLIMITED);
-        // The oldest are the owner's, so that the walk over all comes by those that have gone already.
+        // The oldest entries are the owner's, so that the walk over all passes those that are
+        // already evicted.
         for n in 0..4 * count {
             let owner = if n < count { "a".to_owned() } else { format!("b{n}") };
             shares.insert(&owner, value(1_000)).unwrap();
@@ -371,7 +378,8 @@ fn twice_as_many_that_go_for_a_value_are_twice_the_work() {
     }
 }
 
-/// What is settled at once is what would go one by one, each time the oldest of whoever has too much.
+/// One decision evicts the same entries as single steps would: each time the oldest of an owner
+/// beyond its limit.
 #[test]
 fn what_goes_at_once_is_what_would_go_one_by_one() {
     let limits =
@@ -402,7 +410,7 @@ fn what_goes_at_once_is_what_would_go_one_by_one() {
     }
 }
 
-/// The allocator's own count is the judge: never more than is counted, and not much less.
+/// Compares with the allocator: never more memory than counted, and not much less.
 #[test]
 fn what_is_counted_is_what_is_held() {
     for (bytes, owners) in [(0, 1), (0, 5000), (1, 7), (40, 5000), (1000, 3), (200_000, 40)] {
@@ -415,7 +423,7 @@ fn what_is_counted_is_what_is_held() {
         let (real, counted) = (held() - before, shares.bytes() as i64);
         assert!(real <= counted + 4096, "{bytes} × {owners}: {real} bytes, counted {counted}");
         assert!(counted <= 2 * real, "{bytes} × {owners}: {real} bytes, counted {counted}");
-        // Half of it goes, in an order that leaves holes.
+        // Half of the entries are removed, in an order that leaves holes.
         let ids: Vec<EntryId> = shares.iter().map(|(id, ..)| id).step_by(2).collect();
         let listed = held();
         ids.iter().for_each(|id| drop(shares.remove(*id)));
@@ -428,7 +436,7 @@ fn what_is_counted_is_what_is_held() {
     }
 }
 
-/// What an index beside it costs is what `tree_entry_bytes` says.
+/// An index beside the shares costs what `tree_entry_bytes` returns.
 #[test]
 fn an_index_costs_what_it_is_said_to_cost() {
     let before = held();
@@ -441,7 +449,8 @@ fn an_index_costs_what_it_is_said_to_cost() {
     assert!(real <= said + 1024, "{real} bytes, said {said}");
 }
 
-/// What a plugin keeps beside each owner is charged once for each, and the name can be kept beside without another copy.
+/// Data that a plugin stores for each owner is charged once per owner, and the name can be shared
+/// without another copy.
 #[test]
 fn an_owner_is_charged_with_what_is_kept_beside_it() {
     let (mut plain, mut beside) =
@@ -457,7 +466,8 @@ fn an_owner_is_charged_with_what_is_kept_beside_it() {
     assert_eq!(beside.bytes(), 0);
 }
 
-/// All goes in one step that does not depend on how much it is, and its memory as it is freed, a few at a time.
+/// A clear takes one step of constant time, and its memory is freed afterwards, a few entries at a
+/// time.
 #[test]
 fn what_is_cleared_is_freed_in_slices() {
     let before = held();

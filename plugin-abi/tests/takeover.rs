@@ -1,4 +1,4 @@
-//! Tests of the test bed: what a version that takes over finds, from its first call.
+//! Tests of the test bed: the state of a version that takes over, from its first call.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use grapnel_plugin_abi::testing::{self, TestPlugin};
 use grapnel_plugin_abi::{Error, Host, NoConfig, Plugin, Timer};
 
-/// Arms a timer as soon as it is on a shard, and says what came of it.
+/// Sets a timer as soon as it is on a shard, and reports the result.
 struct Early(Host);
 
 impl Plugin for Early {
@@ -31,7 +31,8 @@ impl Plugin for Early {
 
 grapnel_plugin_abi::plugin!(Early {});
 
-/// A version that takes over has the clock of the one before, and gets no timer where that got none, from its first call.
+/// A version that takes over has the previous version's clock from its first call, and is refused
+/// timers where the previous one was.
 #[test]
 fn a_version_that_takes_over_finds_the_broker_as_it_is() {
     let said = |plugin: &TestPlugin<Early>| -> Vec<String> {

@@ -1,5 +1,4 @@
-//! Tests of tickets that set something and let other plugins decide: the next hook sees what was
-//! set.
+//! Tests of tickets that set values and continue: the next hook sees those values.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use grapnel_plugin_abi::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// Answers later what nobody has answered yet, by the client's identifier or the topic, and logs what it sees otherwise.
+/// Defers the first time, by the client's identifier or the topic, and otherwise logs what it sees.
 struct Later;
 
 struct LaterShard;
@@ -120,7 +119,7 @@ fn later() -> TestPlugin<Later> {
     testing::load::<Later>("").unwrap()
 }
 
-/// The event after the ticket, and what a hook behind it sees.
+/// The event after the ticket, and what the next hook sees.
 fn answered(plugin: &mut TestPlugin<Later>, mut event: FakeEvent) -> (FakeEvent, String) {
     assert_eq!(plugin.run(&mut event), Outcome::Deferred);
     assert_eq!(event.wait(SOON), Outcome::Continue, "the others have their say");

@@ -1,6 +1,5 @@
-//! Broker processes: Grapnel from the build folder of the test itself, or Mosquitto as the peer
-//! that the protocol tests are checked against. Each has its own port, socket, state folder and
-//! log.
+//! Broker processes: Grapnel from the build folder of the test itself, or Mosquitto, against which
+//! the protocol tests are checked. Each has its own port, socket, state folder and log.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -13,20 +12,21 @@ use tempfile::TempDir;
 use crate::process::{Process, command};
 use crate::{PATIENCE, plugin};
 
-/// Which broker the tests talk to.
+/// The broker that the tests use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
-    /// Ours.
+    /// Grapnel.
     Grapnel,
     /// Debian's mosquitto, chosen by `GRAPNEL_TESTS_PEER=mosquitto`.
     Mosquitto,
 }
 
 impl Peer {
-    /// From the environment.
+    /// The broker that the environment selects.
     ///
     /// # Panics
-    /// For a peer nobody knows.
+    ///
+    /// For an unknown name.
     pub fn chosen() -> Peer {
         match std::env::var("GRAPNEL_TESTS_PEER").as_deref() {
             Err(_) | Ok("" | "grapnel") => Peer::Grapnel,
@@ -52,13 +52,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Addresses for `--listen`, instead of one on loopback with a free port; with none the configuration has its way.
+    /// Addresses for `--listen`, instead of one on loopback with a free port; with none, the
+    /// configuration decides.
     pub fn listen(mut self, addresses: &[&str]) -> Builder {
         self.listen = addresses.iter().map(|address| (*address).to_owned()).collect();
         self.grapnel_only()
     }
 
-    /// Number of shards, 2 where nothing is said.
+    /// Number of shards; the default is 2.
     pub fn shards(mut self, shards: usize) -> Builder {
         self.shards = shards;
         self
@@ -71,7 +72,7 @@ impl Builder {
         self
     }
 
-    /// Lines for mosquitto.conf that say the same to Mosquitto.
+    /// The equivalent lines for mosquitto.conf.
     pub fn mosquitto(mut self, lines: &str) -> Builder {
         self.mosquitto.push_str(lines);
         self.mosquitto.push('\n');
@@ -102,25 +103,26 @@ impl Builder {
         self.grapnel_only()
     }
 
-    /// The scenario is about Grapnel, not about MQTT: skipped with any other peer.
+    /// The scenario tests Grapnel, not MQTT: skipped with any other broker.
     pub fn grapnel_only(mut self) -> Builder {
         self.grapnel_only = true;
         self
     }
 
-    /// The broker whose allocator counts; see [`Ledger`](crate::ledger::Ledger).
+    /// Uses the broker with the counting allocator; see [`Ledger`](crate::ledger::Ledger).
     pub fn counted(mut self) -> Builder {
         self.program = "grapnel-counted";
         self.grapnel_only()
     }
 
-    /// Starts where an earlier broker lived, with the state it left; see [`Broker::stop`].
+    /// Starts in the folder of an earlier broker, with its state; see [`Broker::stop`].
     pub fn home(mut self, home: TempDir) -> Builder {
         self.home = Some(home);
         self
     }
 
-    /// For [`scenario!`](crate::scenario): `None` where this run makes no sense with the chosen peer.
+    /// For [`scenario!`](crate::scenario): `None` if this run makes no sense with the selected
+    /// broker.
     #[track_caller]
     pub fn start_with_shards(self, shards: usize) -> Option<Broker> {
         if Peer::chosen() == Peer::Mosquitto && (self.grapnel_only || shards != 1) {
@@ -133,7 +135,8 @@ impl Builder {
     /// Starts the broker and waits until it accepts connections.
     ///
     /// # Panics
-    /// If it does not come up; the message shows its log.
+    ///
+    /// If it does not start; the message contains its log.
     #[track_caller]
     pub fn start(self) -> Broker {
         match Peer::chosen() {
@@ -170,8 +173,8 @@ impl Builder {
         }
     }
 
-    /// The command of a broker with this configuration and without a listener, and the directory it lives in. For tests that
-    /// want to see how it refuses to start.
+    /// The command of a broker with this configuration and without a listener, and its folder. For
+    /// tests of a refused start.
     pub fn grapnel_command(&mut self) -> (Command, TempDir) {
         let home =
             self.home.take().unwrap_or_else(|| tempfile::tempdir().expect("a place for temporary files"));
@@ -181,7 +184,7 @@ impl Builder {
         let mut command = command(plugin::built(self.program));
         command.arg("--config").arg(&file).arg("--socket").arg(home.path().join("ctl.sock"));
         command.args(["--shards", &self.shards.to_string()]).args(&self.arguments);
-        // What configures the tests, or a broker of whoever runs them, is not for this one.
+        // Removes the environment of the tests or of the developer's own broker.
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GRAPNEL_"))
         {
@@ -226,7 +229,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// A running broker. Dropping it ends it, and insists that it ended well.
+/// A running broker. Dropping it ends it, and panics if it did not end cleanly.
 pub struct Broker {
     process: Process,
     address: SocketAddr,
@@ -255,17 +258,17 @@ impl Broker {
         }
     }
 
-    /// All addresses it listens on, in the order of the listeners.
+    /// Its addresses, in the order of the listeners.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.process.lines(|line| line.strip_prefix("listening on mqtt://")?.parse().ok())
     }
 
-    /// Where it listens.
+    /// Its first address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its control socket.
+    /// Path of its control socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -288,8 +291,8 @@ impl Broker {
         &self.process
     }
 
-    /// True if the peer is Mosquitto, which is known to differ from the specification here: `statement` says where, `how` in
-    /// what way. The test then leaves the expectation out.
+    /// True if the broker is Mosquitto, which differs from the specification here: `statement` says
+    /// where, `how` in what way. The test then skips the expectation.
     pub fn mosquitto_differs(&self, statement: &str, how: &str) -> bool {
         if self.peer == Peer::Mosquitto {
             eprintln!("not checked with Mosquitto: {statement}: {how}");
@@ -297,12 +300,13 @@ impl Broker {
         self.peer == Peer::Mosquitto
     }
 
-    /// The test means this broker to end badly: dropping it checks nothing.
+    /// The test expects this broker to end with an error: dropping it checks nothing.
     pub fn may_end_badly(&self) {
         self.forgiven.store(true, Relaxed);
     }
 
-    /// Ends it with SIGTERM, insists that it ended well, and gives its directory back for another start.
+    /// Ends it with SIGTERM, panics if it did not end cleanly, and returns its folder for another
+    /// start.
     #[track_caller]
     pub fn stop(mut self) -> TempDir {
         let status = self.terminate();
@@ -311,7 +315,7 @@ impl Broker {
         self.home.take().expect("taken only here")
     }
 
-    /// Waits for an end that something else has caused; the status comes back.
+    /// Waits for an end with another cause. Returns the status.
     pub fn wait(&mut self) -> Option<ExitStatus> {
         self.process.wait(PATIENCE)
     }

@@ -1,6 +1,6 @@
-//! Thousands of clients that connect and leave, each with a connection of its own, in every way in
-//! which a client can leave. Used by the leak tests; it never makes more connections a second than
-//! configured.
+//! Thousands of clients that connect and disconnect, each with its own connection, in every way in
+//! which a client can disconnect. Used by the leak tests; it never makes more connections per
+//! second than configured.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,44 +14,45 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use crate::wire::{Decoded, Packet, decode};
 use crate::{Broker, PATIENCE, Version, pause};
 
-/// How a client leaves.
+/// How a client disconnects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leave {
-    /// With a reset, before its CONNECT is whole.
+    /// With a reset, before its CONNECT is complete.
     ResetWithinConnect,
     /// With a reset, as soon as it has sent everything.
     ResetUnread,
-    /// With a reset, when all answers have come.
+    /// With a reset, when all answers have arrived.
     Reset,
-    /// With DISCONNECT, closing at once.
+    /// With DISCONNECT; it closes at once.
     Disconnect,
-    /// With DISCONNECT, and it waits for the broker to close.
+    /// With DISCONNECT; it waits for the broker to close.
     DisconnectAndWait,
 }
 
-/// What one client does.
+/// The actions of one client.
 #[derive(Clone, Debug)]
 pub struct Visit {
-    /// What it speaks.
+    /// Version of the protocol.
     pub version: Version,
-    /// CONNECT, and what it sends behind it at once.
+    /// CONNECT, and the packets sent directly after it.
     pub bytes: Vec<u8>,
-    /// How many packets answer that.
+    /// Number of packets that answer that.
     pub answers: usize,
-    /// How it leaves.
+    /// How it disconnects.
     pub leave: Leave,
 }
 
 /// Connections that are open at a time, of each thread.
 const BATCH: u32 = 50;
 const THREADS: u32 = 2;
-/// They come from 127.0.0.2 to 127.0.0.9, so that ports do not run out.
+/// Source addresses 127.0.0.2 to 127.0.0.9, so that ports do not run out.
 const SOURCES: u32 = 8;
 
-/// Makes these visits as `plan` says for each number, at most `per_second` a second.
+/// Makes these visits as `plan` returns for each number, at most `per_second` a second.
 ///
 /// # Panics
-/// If a client is not answered as it must be.
+///
+/// If a client does not receive the expected answers.
 pub fn visit(broker: &Broker, visits: Range<u32>, per_second: u32, plan: impl Fn(u32) -> Visit + Sync) {
     let begun = Instant::now();
     let next = AtomicU32::new(visits.start);
@@ -76,7 +77,7 @@ pub fn visit(broker: &Broker, visits: Range<u32>, per_second: u32, plan: impl Fn
     });
 }
 
-/// All come, then all are answered, then all leave.
+/// All connect, then all read their answers, then all disconnect.
 fn batch(address: SocketAddr, visits: Range<u32>, plan: &impl Fn(u32) -> Visit) {
     let mut visitors: Vec<(Visit, TcpStream)> = Vec::with_capacity(BATCH as usize);
     for number in visits {

@@ -1,5 +1,5 @@
-//! A client under a test's full control: it sends what the test says, byte by byte if needed, and
-//! does nothing on its own.
+//! A client that a test controls completely: it sends what the test says, byte by byte if needed,
+//! and does nothing by itself.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use crate::wire::{Ack, Decoded, Properties, decode, encode};
 use crate::{Broker, Connect, PATIENCE, Packet, Publish, Subscribe, Version};
 
-/// What came next on a connection.
+/// The next event of a connection.
 #[derive(Debug, PartialEq)]
 pub enum Event {
     /// A packet.
     Packet(Packet),
     /// The server closed the connection.
     Closed,
-    /// Nothing within the time.
+    /// Nothing within the timeout.
     Silence,
 }
 
-/// A connection and the packets that came on it and were not asked for yet.
+/// A connection, and the received packets that the test has not read yet.
 pub struct Client {
     stream: TcpStream,
     version: Version,
@@ -29,7 +29,7 @@ pub struct Client {
     last_id: u16,
 }
 
-/// What CONNACK said.
+/// Contents of CONNACK.
 #[derive(Debug, PartialEq)]
 pub struct Connack {
     /// Session present flag.
@@ -50,9 +50,10 @@ impl Client {
         Client::dial_at(broker.address(), version)
     }
 
-    /// The same at a listener that is not the broker's first.
+    /// The same for another listener than the broker's first.
     ///
     /// # Panics
+    ///
     /// As [`Client::dial`].
     #[track_caller]
     pub fn dial_at(address: SocketAddr, version: Version) -> Client {
@@ -61,13 +62,13 @@ impl Client {
         Client { stream, version, buffer: Vec::new(), aside: VecDeque::new(), last_id: 0 }
     }
 
-    /// Connects; what CONNACK said comes back whatever its code.
+    /// Connects. Returns the CONNACK, whatever its code.
     #[track_caller]
     pub fn attempt(broker: &Broker, connect: &Connect) -> (Client, Connack) {
         Client::attempt_at(broker.address(), connect)
     }
 
-    /// The same at a listener that is not the broker's first.
+    /// The same for another listener than the broker's first.
     #[track_caller]
     pub fn attempt_at(address: SocketAddr, connect: &Connect) -> (Client, Connack) {
         let mut client = Client::dial_at(address, connect.version);
@@ -76,7 +77,7 @@ impl Client {
         (client, connack)
     }
 
-    /// Connects and insists on success.
+    /// Connects, and panics if that is refused.
     #[track_caller]
     pub fn connect(broker: &Broker, connect: &Connect) -> Client {
         let (client, connack) = Client::attempt(broker, connect);
@@ -90,7 +91,7 @@ impl Client {
         Client::connect(broker, &Connect::new(version, client_id))
     }
 
-    /// Which version it speaks.
+    /// Version of the protocol.
     pub fn version(&self) -> Version {
         self.version
     }
@@ -100,20 +101,22 @@ impl Client {
         &self.stream
     }
 
-    /// Gives the socket away, for a driver of many.
+    /// Returns the socket, for a driver of many.
     ///
     /// # Panics
-    /// If something has come that nobody asked for.
+    ///
+    /// If a packet has arrived that was not read.
     #[track_caller]
     pub fn into_stream(self) -> TcpStream {
         assert!(self.buffer.is_empty() && self.aside.is_empty(), "unread: {:?}", self.aside);
         self.stream
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes.
     ///
     /// # Panics
-    /// If the connection is gone.
+    ///
+    /// If the connection has ended.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.set_write_timeout(Some(PATIENCE)).expect("not a zero timeout");
@@ -132,10 +135,11 @@ impl Client {
         self.send(&bytes);
     }
 
-    /// What comes next, within `timeout`.
+    /// The next event, within `timeout`.
     ///
     /// # Panics
-    /// If the server sends what no server may send.
+    ///
+    /// If the server sends a packet that no server may send.
     #[track_caller]
     pub fn next(&mut self, timeout: Duration) -> Event {
         if let Some(packet) = self.aside.pop_front() {
@@ -178,7 +182,8 @@ impl Client {
     /// The next packet.
     ///
     /// # Panics
-    /// If none comes in time.
+    ///
+    /// If none arrives in time.
     #[track_caller]
     pub fn receive(&mut self) -> Packet {
         match self.next(PATIENCE) {
@@ -187,10 +192,11 @@ impl Client {
         }
     }
 
-    /// The next packet that `pick` wants; others are kept for later calls, in order.
+    /// The next packet that `pick` accepts; others are stored for later calls, in order.
     ///
     /// # Panics
-    /// If none comes in time.
+    ///
+    /// If none arrives in time.
     #[track_caller]
     pub fn receive_where<T>(&mut self, what: &str, pick: impl Fn(&Packet) -> Option<T>) -> T {
         if let Some(place) = self.aside.iter().position(|packet| pick(packet).is_some()) {
@@ -235,7 +241,7 @@ impl Client {
         })
     }
 
-    /// Subscribes to one filter and insists on getting what the options byte asks for.
+    /// Subscribes to one filter, and panics if the granted QoS differs from the options byte.
     #[track_caller]
     pub fn subscribe(&mut self, filter: &str, options: u8) {
         let codes = self.subscribe_all(&Subscribe::to(filter, options));
@@ -253,7 +259,8 @@ impl Client {
         })
     }
 
-    /// Sends a PUBLISH, with a fresh identifier if it needs one and has none, and returns that.
+    /// Sends a PUBLISH, with a fresh identifier if it needs one and has none. Returns the
+    /// identifier.
     #[track_caller]
     pub fn send_publish(&mut self, publish: &Publish) -> Option<u16> {
         let mut publish = publish.clone();
@@ -264,7 +271,8 @@ impl Client {
         publish.id
     }
 
-    /// Publishes and carries the acknowledgement through; the reason code of PUBACK or PUBREC comes back, 0 with QoS 0.
+    /// Publishes and completes the acknowledgement. Returns the reason code of PUBACK or PUBREC, 0
+    /// with QoS 0.
     #[track_caller]
     pub fn publish(&mut self, publish: &Publish) -> u8 {
         let Some(id) = self.send_publish(publish) else { return 0 };
@@ -287,7 +295,7 @@ impl Client {
         code
     }
 
-    /// The next PUBLISH as it came, unacknowledged.
+    /// The next PUBLISH, without an acknowledgement.
     #[track_caller]
     pub fn receive_publish(&mut self) -> Publish {
         self.receive_where("PUBLISH", |packet| match packet {
@@ -296,7 +304,7 @@ impl Client {
         })
     }
 
-    /// The next message, acknowledged to the end as its QoS asks.
+    /// The next message, with the complete acknowledgement of its QoS.
     #[track_caller]
     pub fn message(&mut self) -> Publish {
         let publish = self.receive_publish();
@@ -304,7 +312,7 @@ impl Client {
         publish
     }
 
-    /// Carries the acknowledgement of a received PUBLISH through.
+    /// Completes the acknowledgement of a received PUBLISH.
     #[track_caller]
     pub fn acknowledge(&mut self, publish: &Publish) {
         match (publish.qos, publish.id) {
@@ -333,15 +341,16 @@ impl Client {
         }
     }
 
-    /// A round trip: everything the server had queued for this client before has come when it returns.
+    /// A round trip: when it returns, everything that the server had queued for this client has
+    /// arrived.
     #[track_caller]
     pub fn ping(&mut self) {
         self.send_packet(&Packet::Pingreq);
         self.receive_where("PINGRESP", |packet| matches!(packet, Packet::Pingresp).then_some(()));
     }
 
-    /// Insists that no message is waiting here after a round trip. Only what was routed before is sure to be seen: let the
-    /// publisher send a last message first where shards may differ.
+    /// Panics if a message arrives before a round trip ends. Only messages routed before are sure
+    /// to be seen: with several shards, let the publisher send a last message first.
     #[track_caller]
     pub fn expect_no_message(&mut self) {
         self.ping();
@@ -349,9 +358,11 @@ impl Client {
         assert_eq!(waiting, None, "a message nobody expected");
     }
 
-    /// Waits for the server to end the connection; the reason of its DISCONNECT comes back if it sent one.
+    /// Waits until the server ends the connection. Returns the reason code of its DISCONNECT, if it
+    /// sent one.
     ///
     /// # Panics
+    ///
     /// If it does not close, or sends something after DISCONNECT.
     #[track_caller]
     pub fn end(&mut self) -> Option<u8> {
@@ -371,9 +382,10 @@ impl Client {
         }
     }
 
-    /// All bytes that come until the server closes, as they are.
+    /// All bytes until the server closes.
     ///
     /// # Panics
+    ///
     /// If it does not close in time.
     #[track_caller]
     pub fn raw_until_closed(&mut self) -> Vec<u8> {
@@ -387,17 +399,18 @@ impl Client {
         bytes
     }
 
-    /// Says goodbye as the specification wants it, and waits until the server has closed.
+    /// Sends DISCONNECT, and waits until the server has closed.
     #[track_caller]
     pub fn disconnect(mut self) {
         self.send(&[0xE0, 0]);
         self.end();
     }
 
-    /// Goes away without DISCONNECT, and waits until the server has closed its end too: what is published from then on meets a
-    /// session without a connection.
+    /// Closes without DISCONNECT, and waits until the server has closed its end too: later
+    /// publishes meet a session without a connection.
     ///
     /// # Panics
+    ///
     /// If the server does not close in time.
     #[track_caller]
     pub fn vanish(mut self) {

@@ -1,4 +1,4 @@
-//! `grapnel-ctl` as an operator types it, against a broker under test.
+//! Runs `grapnel-ctl` against a broker under test.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use serde_json::Value;
 use crate::process::{Process, command};
 use crate::{Broker, plugin};
 
-/// What a ctl command did.
+/// Result of a ctl command.
 #[derive(Debug)]
 pub struct Outcome {
     /// Whether it ended with status 0.
     pub success: bool,
-    /// All that it printed, on both outputs.
+    /// Its standard output and standard error.
     pub text: String,
 }
 
-/// Time for one command; a load compiles nothing, but it runs on a busy machine.
+/// Timeout of one command, long enough for a busy machine.
 const COMMAND: Duration = Duration::from_secs(30);
 
 impl Broker {
@@ -34,7 +34,7 @@ impl Broker {
         Outcome { success: status.success(), text: process.log() }
     }
 
-    /// Runs a command and insists on success; what it printed comes back.
+    /// Runs a command that must succeed. Returns its output.
     #[track_caller]
     pub fn ctl_ok(&self, arguments: &[&str]) -> String {
         let outcome = self.ctl(arguments);
@@ -42,7 +42,7 @@ impl Broker {
         outcome.text
     }
 
-    /// Runs a command that must be refused; what it said comes back.
+    /// Runs a command that must be refused. Returns its output.
     #[track_caller]
     pub fn ctl_refused(&self, arguments: &[&str]) -> String {
         let outcome = self.ctl(arguments);
@@ -54,7 +54,7 @@ impl Broker {
         outcome.text
     }
 
-    /// Runs a command with `--json` and parses what it printed.
+    /// Runs a command with `--json` and parses its output.
     #[track_caller]
     pub fn ctl_json(&self, arguments: &[&str]) -> Value {
         let mut all = arguments.to_vec();

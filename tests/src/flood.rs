@@ -1,5 +1,5 @@
-//! Floods a broker: bytes without end, on sockets that need not read, or an action at a steady
-//! pace. Used by the tests of memory and the load tests.
+//! Floods a broker: with endless bytes, on sockets that need not read, or with an action at a
+//! steady rate. Used by the tests of memory and the load tests.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -9,10 +9,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{Broker, Connect, Version, pause};
 
-/// A socket that is in, with MQTT 3.1.1, and whose CONNACK has been read.
+/// A connected MQTT 3.1.1 socket whose CONNACK has been read.
 ///
 /// # Panics
-/// If it is not let in.
+///
+/// If it is refused.
 #[track_caller]
 pub fn known(broker: &Broker, client_id: &str) -> TcpStream {
     let mut socket = TcpStream::connect(broker.address()).expect("the broker accepts connections");
@@ -23,17 +24,20 @@ pub fn known(broker: &Broker, client_id: &str) -> TcpStream {
     socket
 }
 
-/// Sends the same bytes again and again until so many have left, the broker closes, or the time is over; what left.
+/// Sends the same bytes repeatedly until so many have left, the broker closes, or the time is over.
+/// Returns the number of sent bytes.
 ///
 /// # Panics
-/// Never: every socket takes the timeout.
+///
+/// Never: every socket supports the timeout.
 pub fn pour(mut socket: &TcpStream, bytes: &[u8], total: usize, until: Instant) -> usize {
     socket.set_write_timeout(Some(Duration::from_millis(200))).expect("not a zero timeout");
     let mut sent = 0;
     while sent < total && Instant::now() < until {
         match socket.write(bytes) {
             Ok(count) => sent += count,
-            // A socket that takes nothing for the timeout is tried again; any other error is its end.
+            // A socket that accepts nothing for the timeout is tried again; any other error ends
+            // it.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
@@ -41,7 +45,7 @@ pub fn pour(mut socket: &TcpStream, bytes: &[u8], total: usize, until: Instant) 
     sent
 }
 
-/// Does something so many times, once in every interval; what is late is done at once.
+/// Runs an action so many times, once in every interval; a late one runs at once.
 pub fn paced(every: Duration, times: u32, mut each: impl FnMut(u32)) {
     let begun = Instant::now();
     for number in 0..times {
@@ -50,9 +54,10 @@ pub fn paced(every: Duration, times: u32, mut each: impl FnMut(u32)) {
     }
 }
 
-/// Lets this process, and the brokers it starts, open so many files.
+/// Raises the limit of open files of this process, and of the brokers it starts.
 ///
 /// # Panics
+///
 /// If the system does not allow as many.
 #[track_caller]
 pub fn allow_open_files(files: u64) {

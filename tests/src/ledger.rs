@@ -1,5 +1,5 @@
-//! What a broker holds while it has nothing to do: allocations, their bytes, open files. The leak
-//! tests compare it before and after work that must leave nothing behind. Needs the broker of
+//! The resources of an idle broker: allocations, their bytes, open files. The leak tests compare
+//! them before and after work that must leave nothing behind. Needs the broker of
 //! [`Builder::counted`](crate::broker::Builder).
 
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{Broker, PATIENCE, pause};
 
-/// What is read from a broker.
+/// Values read from a broker.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     /// Allocations that have not been freed.
@@ -29,41 +29,44 @@ impl Reading {
     }
 }
 
-/// Live allocations that any amount of work may add: what grows once and is kept, and what the look itself takes.
+/// Live allocations that any amount of work may add: tables that grow once and stay, and those of
+/// the reading itself.
 const LIVE_MAX: u64 = 100;
 
-/// Their bytes. A map or list that gains an entry for each piece of work grows in place, so that its allocations stay as many:
-/// with 8 bytes a key it outgrows this in each of these tests that does 20,000 pieces or more. What is allowed is a few tables
-/// whose fullest moment came by chance after the warm-up.
+/// Bytes that any amount of work may add. A map or list that gains an entry for each piece of work
+/// grows in place, so that its number of allocations stays the same. With 8 bytes a key it exceeds
+/// this limit in each of these tests with 20,000 pieces or more. The limit allows for a few tables
+/// that reached their largest size only after the warm-up.
 const LIVE_BYTES_MAX: u64 = 128 * 1024;
 
-/// How long readings must agree before a broker counts as quiet, and how nearly: longer than any timer of a connection that
-/// outlives it, since the list it is in holds memory until then.
+/// How long readings must agree before a broker counts as idle. Longer than any timer that outlives
+/// its connection, since the list of that timer holds memory until then.
 const QUIET: Duration = Duration::from_millis(7000);
 const AGREEMENT: u64 = 16;
 
-/// Lines for the configuration of the broker: timers that outlive a connection only for a moment, and a cache that is full soon.
+/// Configuration of the broker: timers end soon after their connection, and a cache is full soon.
 pub const CONFIG: &str =
     "[limits]\nconnect_timeout_ms = 6000\nsubscribe_barrier_ms = 6000\ntopic_cache_entries_max = 256\n";
 
-/// A keep alive in seconds whose timer is over in good time, too.
+/// A keep alive in seconds whose timer also ends within that time.
 pub const KEEP_ALIVE_S: u16 = 4;
 
-/// Compares what a broker holds before and after work.
+/// Compares the resources of a broker before and after work.
 pub struct Ledger<'a> {
     broker: &'a Broker,
-    /// Files that are open while nobody is connected.
+    /// Open files without any connection.
     idle_files: usize,
 }
 
 impl<'a> Ledger<'a> {
-    /// Before anything has been asked of the broker.
+    /// To be called before any other request to the broker.
     ///
     /// # Panics
-    /// If it is no broker that counts.
+    ///
+    /// If the broker does not count.
     #[track_caller]
     pub fn open(broker: &'a Broker) -> Ledger<'a> {
-        // The first request makes what all others use.
+        // The first request allocates what all others use.
         let (status, _) = look(broker);
         assert!(status["allocations"].is_object(), "this broker does not count its allocations: {status}");
         let idle_files = (0..5).map(|_| {
@@ -74,11 +77,12 @@ impl<'a> Ledger<'a> {
         Ledger { broker, idle_files }
     }
 
-    /// Does `warm_up`, which lets everything grow that grows once, then `work`, and insists that this leaves nothing behind. Gives what
-    /// the broker held before and after, for who wants to know more.
+    /// Runs `warm_up`, in which everything grows that grows once, then `work`, and checks that
+    /// `work` leaves nothing behind. Returns the resources before and after.
     ///
     /// # Panics
-    /// If it does, or if the broker does not come to rest.
+    ///
+    /// If something is left, or if the broker does not become idle.
     #[track_caller]
     pub fn judge(&self, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) -> (Reading, Reading) {
         warm_up();
@@ -102,7 +106,7 @@ impl<'a> Ledger<'a> {
         (before, after)
     }
 
-    /// Waits until nobody is connected, nothing is stored, and several readings agree.
+    /// Waits until no client is connected, nothing is stored, and several readings agree.
     #[track_caller]
     fn quiet(&self) -> Reading {
         let deadline = Instant::now() + PATIENCE + QUIET;
@@ -125,7 +129,8 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Waits until it is quiet again and holds no more than before; the last reading comes back either way.
+    /// Waits until the broker is idle again and uses no more than before. Returns the last reading
+    /// in any case.
     #[track_caller]
     fn back_to(&self, before: &Reading) -> Reading {
         let deadline = Instant::now() + PATIENCE;

@@ -1,5 +1,5 @@
 //! The harness of the black-box tests: starts real broker processes and drives them with real
-//! clients over real sockets. Used by the test binaries in `tests/tests`. It knows nothing of the
+//! clients over real sockets. Used by the test binaries in `tests/tests`. It does not use the
 //! broker's code, so that an expectation can only come from the MQTT specification, from the
 //! documentation, or from another broker (`GRAPNEL_TESTS_PEER=mosquitto`).
 #![allow(clippy::print_stderr, reason = "a harness talks to whoever reads a failed test")]
@@ -29,10 +29,12 @@ pub use broker::{Broker, Peer};
 pub use client::Client;
 pub use wire::{Connect, Packet, Publish, Subscribe, Version, Will};
 
-/// How long a test waits for what must happen. Long, because CI has two busy cores; nothing waits this long unless it fails.
+/// Timeout for an event that must happen. It is long because CI has two busy cores; only a failing
+/// test waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Lets time pass between two looks at a condition that has its own deadline, or up to the moment that a pace demands.
+/// Sleeps between two checks of a condition that has its own deadline, or until the next moment of
+/// a steady rate.
 #[allow(clippy::disallowed_methods, reason = "the two cases in which time itself is what is meant")]
 pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);

@@ -1,4 +1,4 @@
-//! One non-blocking socket of the load, with what is to be sent and what was read.
+//! One non-blocking socket of the load, with its unsent and its received bytes.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Takes a connected client over.
+    /// Takes a connected client.
     pub fn new(client: Client) -> Line {
         let stream = client.into_stream();
         stream.set_nonblocking(true).expect("a socket takes options");
@@ -27,7 +27,7 @@ impl Line {
         self.unsent.extend_from_slice(bytes);
     }
 
-    /// Sends what the socket takes.
+    /// Sends as many bytes as the socket accepts.
     pub fn flush(&mut self) -> Result<(), String> {
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
@@ -39,7 +39,8 @@ impl Line {
         Ok(())
     }
 
-    /// Reads what has come and hands every whole packet to `each`, also those before the end of the connection.
+    /// Reads the socket and passes every complete packet to `each`, also those before the end of
+    /// the connection.
     pub fn read(&mut self, mut each: impl FnMut(Packet)) -> Result<(), String> {
         let mut chunk = [0; 16384];
         let end = loop {
@@ -60,7 +61,8 @@ impl Line {
     }
 }
 
-/// Waits up to `microseconds` and returns which lines have something to read or room to send what waits.
+/// Waits up to `microseconds`. Returns the lines that can be read, or written if they have bytes to
+/// send.
 pub(crate) fn ready<'a>(lines: impl Iterator<Item = &'a Line>, microseconds: u64) -> Vec<usize> {
     let interest =
         |line: &Line| if line.unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
@@ -68,7 +70,7 @@ pub(crate) fn ready<'a>(lines: impl Iterator<Item = &'a Line>, microseconds: u64
     let nanos = |microseconds: u64| microseconds as i64 * 1000;
     let timeout =
         Timespec { tv_sec: (microseconds / 1_000_000) as i64, tv_nsec: nanos(microseconds % 1_000_000) };
-    // An interrupted call counts as nothing ready; the caller comes back.
+    // An interrupted call counts as nothing ready; the caller tries again.
     if poll(&mut watched, Some(&timeout)).unwrap_or(0) == 0 {
         return Vec::new();
     }

@@ -1,4 +1,4 @@
-//! A load of pairs of clients that checks every message while it runs: order, loss, doubles, and
+//! A load of pairs of clients that checks every message while it runs: order, loss, duplicates, and
 //! the stamp of a plugin. Used by the load tests. One thread publishes and one receives, so that
 //! the broker has most of the machine.
 
@@ -14,50 +14,51 @@ use crate::{Broker, Client, PATIENCE, Publish, Version, pause};
 mod publishing;
 mod receiving;
 
-/// What to publish and how to judge it.
+/// What to publish and what to expect.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Pairs of a publisher and a subscriber.
     pub pairs: usize,
     /// Messages per second of all publishers together.
     pub per_second: u32,
-    /// Publisher N publishes to this topic with `/N` behind it.
+    /// Publisher N publishes to this topic followed by `/N`.
     pub original: String,
-    /// Where a plugin may move it, likewise; the same as `original` for one that leaves it there.
+    /// The topic that a plugin moves it to, likewise; equal to `original` for a plugin that does
+    /// not move it.
     pub rewritten: String,
-    /// The user property that a plugin puts on it.
+    /// The user property that a plugin adds.
     pub stamp: String,
 }
 
-/// What messages must look like at a time.
+/// Expected form of messages during a phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// No plugin: no stamp, the original topic.
     Plain,
     /// A plugin, old or new: exactly one stamp, the rewritten topic.
     Stamped,
-    /// Exactly one stamp, and all with the same value, which no earlier phase had.
+    /// Exactly one stamp, the same in all messages, and different from those of earlier phases.
     StampedByOne,
-    /// Being loaded or unloaded: either of the two, but never a mixture.
+    /// During a load or unload: one of the two forms, but never a mixture.
     Changing,
 }
 
-/// What has been counted.
+/// Counters of the load.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Messages published.
     pub published: u64,
-    /// Of them acknowledged.
+    /// Number of them that were acknowledged.
     pub acknowledged: u64,
     /// Messages received.
     pub received: u64,
-    /// Of them with a stamp.
+    /// Number of them with a stamp.
     pub stamped: u64,
     /// Different stamps.
     pub generations: usize,
     /// Messages per second, over the whole time.
     pub rate: f64,
-    /// Longest time from sending to receiving.
+    /// Maximum time from sending to receiving.
     pub longest: Duration,
 }
 
@@ -82,7 +83,7 @@ struct Shared {
     received: AtomicU64,
     stamped: AtomicU64,
     stop: AtomicBool,
-    /// Nothing more is published, and everything that was is acknowledged.
+    /// Nothing more is published, and every publish is acknowledged.
     published_all: AtomicBool,
     judgement: Mutex<Judgement>,
 }
@@ -106,7 +107,8 @@ pub struct Load {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What a payload says: who sent it, its place in that publisher's row, when, and in which phase. Little endian, 8 bytes each.
+/// A payload contains its publisher, its number, its time, and its phase. Little endian, 8 bytes
+/// each.
 fn payload(pair: u64, place: u64, sent_us: u64, phase: u64) -> Vec<u8> {
     [pair, place, sent_us, phase].iter().flat_map(|number| number.to_le_bytes()).collect()
 }
@@ -120,7 +122,7 @@ fn read_payload(bytes: &[u8]) -> Option<[u64; 4]> {
 }
 
 impl Load {
-    /// Connects everybody, with MQTT 5 and QoS 1, and begins in [`Phase::Plain`].
+    /// Connects all clients, with MQTT 5 and QoS 1, and begins in [`Phase::Plain`].
     #[track_caller]
     pub fn start(broker: &Broker, plan: Plan) -> Load {
         let connect = |kind: &str, n: usize| Client::hello(broker, Version::V5, &format!("load {kind} {n}"));
@@ -153,7 +155,8 @@ impl Load {
         Load { shared, threads }
     }
 
-    /// Says what messages must look like from now on. Call it right before a change begins and right after it is complete.
+    /// Sets the expected form of messages. Call it right before a change begins and right after it
+    /// is complete.
     pub fn enter(&self, phase: Phase) {
         let mut judgement = self.shared.judgement();
         judgement.phases.push(phase);
@@ -166,7 +169,8 @@ impl Load {
     /// Waits until this many messages have been sent and received in the current phase.
     ///
     /// # Panics
-    /// If they do not come in time, or anything was wrong so far.
+    ///
+    /// If they do not arrive in time, or an error was found.
     #[track_caller]
     pub fn settle(&self, messages: u64) {
         let deadline = Instant::now() + PATIENCE;
@@ -178,10 +182,12 @@ impl Load {
         self.check();
     }
 
-    /// Stops publishing, waits until everything published has been acknowledged and received, and disconnects.
+    /// Stops publishing, waits until every publish has been acknowledged and received, and
+    /// disconnects.
     ///
     /// # Panics
-    /// If anything was wrong, lost or doubled.
+    ///
+    /// If an error was found, or a message was lost or duplicated.
     #[track_caller]
     pub fn finish(mut self) -> Report {
         self.shared.stop.store(true, Ordering::SeqCst);

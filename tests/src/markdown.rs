@@ -1,5 +1,5 @@
-//! Documents in Markdown, as far as tests look at them: blocks, tables, code spans, links and
-//! anchors. Pages of the book are read with what they include, as mdBook does.
+//! Markdown documents, as far as tests need them: blocks, tables, code spans, links and anchors.
+//! Pages of the book are read with their includes, as mdBook does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -17,18 +17,18 @@ pub struct Page {
 /// A fenced block.
 #[derive(Debug)]
 pub struct Block {
-    /// The word behind the fence.
+    /// The word after the fence.
     pub language: String,
-    /// Line of the fence, from 1; in a page of the book, with what is included.
+    /// Line of the fence, from 1; in a page of the book, counted with the includes.
     pub line: usize,
-    /// What stands between the fences.
+    /// The text between the fences.
     pub text: String,
 }
 
 /// A table.
 #[derive(Debug)]
 pub struct Table {
-    /// The heading that it stands under.
+    /// The heading above it.
     pub heading: String,
     /// Its first row.
     pub header: Vec<String>,
@@ -47,10 +47,11 @@ impl Page {
         Page { path, lines }
     }
 
-    /// A page of the book, with what it includes.
+    /// A page of the book, with its includes.
     ///
     /// # Errors
-    /// An include that leads nowhere.
+    ///
+    /// An include without a target.
     pub fn of_book(path: impl AsRef<Path>) -> Result<Page, String> {
         let mut page = Page::read(path);
         let mut lines = Vec::new();
@@ -68,10 +69,11 @@ impl Page {
         Ok(page)
     }
 
-    /// README.md and all pages of the book, with what they include.
+    /// README.md and all pages of the book, with their includes.
     ///
     /// # Panics
-    /// If an include leads nowhere.
+    ///
+    /// If an include has no target.
     pub fn all_of_book() -> Vec<Page> {
         let mut paths = repository::files_with(&["md"]);
         paths.retain(|path| path.starts_with("docs/src"));
@@ -79,7 +81,7 @@ impl Page {
         std::iter::once(Page::read("README.md")).chain(pages).collect()
     }
 
-    /// Where it is, for messages.
+    /// File and line, for messages.
     pub fn at(&self, line: usize) -> String {
         format!("{}:{line}", self.path.display())
     }
@@ -155,7 +157,7 @@ impl Page {
         tables
     }
 
-    /// The anchors of its headings, and those that stand in it as HTML.
+    /// The anchors of its headings, and its HTML anchors.
     pub fn anchors(&self) -> BTreeSet<String> {
         let mut anchors = BTreeSet::new();
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
@@ -172,14 +174,15 @@ impl Page {
         anchors
     }
 
-    /// Where its links lead, each with its line; an error for a reference that is not defined.
+    /// The targets of its links, each with its line; an error for a reference that is not defined.
     pub fn links(&self) -> Vec<(usize, Result<String, String>)> {
         let mut text = self.prose().join("\n").into_bytes();
         for (from, to) in spans_of(&String::from_utf8_lossy(&text)) {
             text[from..to].fill(b'x');
         }
         let text = String::from_utf8_lossy(&text).into_owned();
-        // Of two definitions the first one holds: a page of the book has its own before what it includes.
+        // The first of two definitions counts: a page of the book has its own before those of its
+        // includes.
         let mut defined = BTreeMap::new();
         for (name, target) in text.lines().filter_map(definition) {
             defined.entry(name).or_insert(target);
@@ -193,7 +196,7 @@ impl Page {
                 let name = rest.split(']').next().unwrap_or_default();
                 (!name.is_empty()).then(|| lookup(&defined, name))
             } else {
-                // `[name]` alone leads somewhere if the name is defined, and else is text.
+                // `[name]` alone is a link if the name is defined, and text otherwise.
                 let name = text[..at].rsplit('[').next().unwrap_or_default();
                 (!behind.starts_with(':')).then(|| lookup(&defined, name)).filter(Result::is_ok)
             };
@@ -245,7 +248,7 @@ fn heading_of(line: &str) -> Option<&str> {
 fn slug(heading: &str) -> String {
     let mut text = String::new();
     let mut rest = heading;
-    // Of a link only its text counts.
+    // Only the text of a link counts.
     while let Some((before, behind)) = rest.split_once("](") {
         text.push_str(before);
         rest = behind.split_once(')').map_or("", |(_, rest)| rest);
@@ -267,12 +270,12 @@ fn cells(line: &str) -> Vec<String> {
     inner.split('|').map(|cell| cell.trim().replace('\u{1}', "|")).collect()
 }
 
-/// What a cell has in backticks.
+/// The names in backticks of a cell.
 pub fn names_in(cell: &str) -> Vec<String> {
     spans_of(cell).into_iter().map(|(from, to)| cell[from..to].trim_matches('`').to_owned()).collect()
 }
 
-/// The lines that `{{#include WHAT}}` stands for: a file, or of it an anchor or some lines.
+/// The lines of `{{#include WHAT}}`: a file, or an anchor or some lines of it.
 fn included(page: &Path, what: &str) -> Option<Vec<String>> {
     let mut parts = what.trim().split(':');
     let file = resolved(page, parts.next()?)?;
@@ -298,7 +301,7 @@ fn without_anchors(lines: &[&str]) -> Vec<String> {
     text.collect()
 }
 
-/// The file that a page calls `target`, relative to the root; `None` outside of the repository.
+/// The file that `target` means in a page, relative to the root; `None` outside of the repository.
 pub fn resolved(page: &Path, target: &str) -> Option<PathBuf> {
     let mut path = page.parent()?.to_owned();
     for part in Path::new(target).components() {

@@ -1,4 +1,4 @@
-//! mosquitto_pub and mosquitto_sub as people use them, with the broker's address filled in.
+//! mosquitto_pub and mosquitto_sub with the broker's address.
 
 use std::process::Command;
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl Subscriber {
         subscriber
     }
 
-    /// Starts mosquitto_sub and waits for nothing.
+    /// Starts mosquitto_sub without waiting.
     pub fn connecting(broker: &Broker, version: Version, arguments: &[&str]) -> Subscriber {
         let mut command = client("mosquitto_sub", broker, version, arguments);
         command.args(["-d", "-F", "%j"]);
@@ -128,7 +128,7 @@ impl Subscriber {
         }
     }
 
-    /// Ends it as its user would with Ctrl-C: it disconnects properly.
+    /// Sends SIGINT, like Ctrl-C: it disconnects properly.
     #[track_caller]
     pub fn interrupt(mut self) {
         self.process.signal(rustix::process::Signal::TERM);

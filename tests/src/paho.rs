@@ -9,9 +9,10 @@ use serde_json::Value;
 use crate::process::{Process, command};
 use crate::{Broker, Version, plugin};
 
-/// Runs one scenario; what it returned comes back.
+/// Runs one scenario. Returns its result.
 ///
 /// # Panics
+///
 /// If there is no interpreter with paho-mqtt, the scenario fails, or it does not end in time.
 #[track_caller]
 pub fn run(broker: &Broker, version: Version, scenario: &str) -> Value {
@@ -25,10 +26,12 @@ pub fn run(broker: &Broker, version: Version, scenario: &str) -> Value {
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{scenario}: {error} in {log}"))
 }
 
-/// The interpreter of the environment that `scripts/test` makes, or the one `GRAPNEL_TESTS_PYTHON` names.
+/// The interpreter of the environment that `scripts/test` makes, or the one that
+/// `GRAPNEL_TESTS_PYTHON` names.
 ///
 /// # Panics
-/// If there is none; the message names the command that makes it.
+///
+/// If there is none; the message contains the command that makes it.
 pub fn python() -> PathBuf {
     if let Some(path) = std::env::var_os("GRAPNEL_TESTS_PYTHON") {
         return path.into();

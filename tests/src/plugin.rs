@@ -1,4 +1,4 @@
-//! Where the built programs and plugins are, and how broken plugins are made of them.
+//! Paths of the built programs and plugins, and the build of plugins in C for a test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,8 @@ pub fn directory() -> PathBuf {
 /// Path of a built program.
 ///
 /// # Panics
-/// If it has not been built; the message names the command that does it.
+///
+/// If it has not been built; the message contains the command for that.
 pub fn built(program: &str) -> PathBuf {
     existing(directory().join(program))
 }
@@ -31,17 +32,18 @@ pub fn library(name: &str) -> PathBuf {
     existing(directory().join(format!("libgrapnel_{}.so", name.replace('-', "_"))))
 }
 
-/// A plugin in C or C++, compiled for one test; gone with it.
+/// A plugin in C or C++, compiled for one test and deleted with it.
 pub struct Compiled {
     library: PathBuf,
     _folder: TempDir,
 }
 
 impl Compiled {
-    /// Compiles `plugins/NAME` as its README says, and insists on no warnings.
+    /// Compiles `plugins/NAME` as its README says.
     ///
     /// # Panics
-    /// If there is no compiler, or it has something to say.
+    ///
+    /// If there is no compiler, or it prints a warning.
     #[track_caller]
     pub fn of(name: &str) -> Compiled {
         Compiled::with(name, &[])

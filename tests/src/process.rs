@@ -1,5 +1,5 @@
-//! A supervised process: its output is kept line by line, every wait is bounded, and it cannot
-//! outlive the test. Used for brokers and third-party clients.
+//! A supervised process: its output is stored line by line, every wait is bounded, and it ends with
+//! the test. Used for brokers and third-party clients.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -38,8 +38,9 @@ pub struct Process {
     input: Option<Sender<Vec<u8>>>,
 }
 
-/// A program and its arguments, to be started by [`Process::start`]; line-buffered, and killed by the kernel when the thread
-/// that started it ends, so that an aborted test leaves nothing behind.
+/// A program and its arguments, to be started by [`Process::start`]. Its output is line-buffered.
+/// The kernel kills it when the thread that started it ends, so that an aborted test leaves nothing
+/// behind.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "stdbuf", "-oL"]).arg(program);
@@ -47,9 +48,10 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 }
 
 impl Process {
-    /// Starts `command` with its input closed (or fed with `input`) and collects what it prints.
+    /// Starts `command` with its input closed (or fed with `input`) and collects its output.
     ///
     /// # Panics
+    ///
     /// If the program cannot be started.
     pub fn start(name: &str, command: Command, input: Option<&[u8]>) -> Process {
         let mut process =
@@ -69,9 +71,11 @@ impl Process {
         Process::spawn(name, command, Stdio::piped())
     }
 
-    /// Starts `command` with its input closed and its errors going to `stderr`; what it prints otherwise is collected.
+    /// Starts `command` with its input closed and its standard error in `stderr`; its standard
+    /// output is collected.
     ///
     /// # Panics
+    ///
     /// As [`Process::start`].
     pub fn start_with_stderr(name: &str, command: Command, stderr: Stdio) -> Process {
         Process::spawn_with_stderr(name, command, Stdio::null(), stderr)
@@ -88,7 +92,8 @@ impl Process {
             .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
-        // The command keeps what it was given; a pipe's end must be the program's alone.
+        // The command holds copies of the descriptors; the write end of a pipe must belong to the
+        // program alone.
         drop(command);
         let output = Arc::new(Output::default());
         let stderr = child.stderr.take();
@@ -99,7 +104,8 @@ impl Process {
         }
         let input = child.stdin.take().map(|mut pipe| {
             let (sender, receiver) = channel::<Vec<u8>>();
-            // A thread, because a program that does not read would block the test; a broken pipe shows in the exit status.
+            // A thread, because a program that does not read would block the test; a broken pipe is
+            // visible in the exit status.
             std::thread::spawn(move || receiver.iter().try_for_each(|bytes| pipe.write_all(&bytes)));
             sender
         });
@@ -112,7 +118,7 @@ impl Process {
     /// If it was started otherwise.
     pub fn write(&self, bytes: Vec<u8>) {
         let input = self.input.as_ref().expect("started with an input");
-        // An error means that the program has ended, which shows in what it no longer prints.
+        // An error means that the program has ended, which its missing output shows.
         let _ = input.send(bytes);
     }
 
@@ -121,28 +127,31 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything printed so far on both outputs.
+    /// Its standard output and standard error so far.
     pub fn log(&self) -> String {
         self.output.lock().all.join("\n")
     }
 
-    /// All lines so far that `pick` wants.
+    /// All lines so far that `pick` accepts.
     pub fn lines<T>(&self, pick: impl Fn(&str) -> Option<T>) -> Vec<T> {
         self.output.lock().all.iter().filter_map(|line| pick(line)).collect()
     }
 
-    /// Waits until `pick` wants a line and returns what it made of the first one.
+    /// Waits for a line that `pick` accepts. Returns the result of `pick` for the first one.
     ///
     /// # Panics
-    /// If none comes in time or the program ends without it; the message shows its output.
+    ///
+    /// If none appears in time or the program ends without it; the message contains its output.
     #[track_caller]
     pub fn wait_for_line<T>(&self, what: &str, timeout: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
         self.wait_for_lines(what, 1, timeout, pick).remove(0)
     }
 
-    /// Waits until `pick` wants `count` lines and returns what it made of all it wants by then.
+    /// Waits for `count` lines that `pick` accepts. Returns its results for all that are there by
+    /// then.
     ///
     /// # Panics
+    ///
     /// As [`Process::wait_for_line`].
     #[track_caller]
     pub fn wait_for_lines<T>(
@@ -178,8 +187,9 @@ impl Process {
         }
     }
 
-    /// Waits for the next line that `pick` wants, from the line number `from` on, which is moved behind it; `None` when the
-    /// time is up or the program has ended. For long dialogues: no line is looked at twice.
+    /// Waits for the next line that `pick` accepts, from the line number `from` on, which is
+    /// advanced past it; `None` when the time is over or the program has ended. Reads no line
+    /// twice, for long dialogues.
     pub fn next_line<T>(
         &self,
         from: &mut usize,
@@ -208,15 +218,15 @@ impl Process {
         }
     }
 
-    /// Sends a signal to this very process.
+    /// Sends a signal to this process.
     pub fn signal(&self, signal: Signal) {
         if self.status.is_none() {
-            // An error means that it has just ended, which is what `wait` tells.
+            // An error means that it has just ended, which `wait` reports.
             let _ = kill_process(self.pid(), signal);
         }
     }
 
-    /// Waits for the end and for the last of the output; `None` when the time is up.
+    /// Waits for its end and the last of its output; `None` when the time is over.
     pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + timeout;
         if self.status.is_none() {
@@ -241,10 +251,11 @@ impl Process {
         self.status
     }
 
-    /// Waits for the end and insists on success.
+    /// Waits for its end and checks the status. Returns its output.
     ///
     /// # Panics
-    /// If it does not end in time, or with anything but status 0; the message shows its output.
+    ///
+    /// If it does not end in time, or with another status than 0; the message contains its output.
     #[track_caller]
     pub fn succeed(&mut self, timeout: Duration) -> String {
         let status = self.wait(timeout);
@@ -257,7 +268,7 @@ impl Process {
         log
     }
 
-    /// Ends it as `kill -9` does, and waits for that.
+    /// Kills it like `kill -9`, and waits for its end.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         let _ = self.wait(Duration::from_secs(10));

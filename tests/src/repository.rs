@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Folders that hold what was built or installed.
+/// Folders with built or installed files.
 const MADE: [&str; 5] = ["target", "node_modules", "venv", "__pycache__", "book"];
 /// Hidden folders that belong to the repository.
 const HIDDEN: [&str; 3] = [".ci", ".cargo", ".config"];
@@ -62,7 +62,7 @@ pub fn text(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Whether a file is part of the tests: below a folder `tests`, or one of that name.
+/// Whether a file is part of the tests: in a folder `tests`, or with that name.
 pub fn is_of_tests(path: &Path) -> bool {
     path.iter().any(|part| part == "tests") || path.ends_with("tests.rs")
 }

@@ -1,5 +1,5 @@
 //! One publisher with a window of QoS 1 messages and one subscriber, as fast as the broker
-//! acknowledges. Used by the load tests of deferred verdicts. It checks that every message comes
+//! acknowledges. Used by the load tests of deferred verdicts. It checks that every message arrives
 //! once and in order and is acknowledged in order, and measures the rate.
 
 use std::time::{Duration, Instant};
@@ -11,34 +11,36 @@ use crate::{Broker, Client, PATIENCE, Packet, Publish, Version};
 /// What to publish.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// How many messages.
+    /// Number of messages.
     pub messages: u64,
     /// Messages that may wait for their PUBACK at a time, at most the broker's Receive Maximum.
     pub window: u64,
 }
 
-/// What became of them.
+/// Result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Ran {
     /// Messages per second, from the first sent to the last acknowledged.
     pub rate: f64,
-    /// Longest time from sending a message to its PUBACK.
+    /// Maximum time from sending a message to its PUBACK.
     pub longest: Duration,
 }
 
 const TOPIC: &str = "row/of/messages";
 
-/// Packet identifier of the message at a place: never 0.
+/// Packet identifier of the message with this number: never 0.
 fn id(place: u64) -> u16 {
     (place % 60_000) as u16 + 1
 }
 
 impl Row {
-    /// Publishes all messages, waits for the last PUBACK and until the subscriber has them all. `stamp` is a user property that
-    /// each must have.
+    /// Publishes all messages, waits for the last PUBACK and until the subscriber has them all.
+    /// `stamp` is a user property that each must have.
     ///
     /// # Panics
-    /// If a message is lost, doubled, out of order or without its stamp, or nothing moves for as long as patience lasts.
+    ///
+    /// If a message is lost, duplicated, out of order or without its stamp, or nothing moves for
+    /// [`PATIENCE`](crate::PATIENCE).
     #[track_caller]
     pub fn run(self, broker: &Broker, stamp: &str) -> Ran {
         let mut subscriber = Client::hello(broker, Version::V5, "row subscriber");

@@ -11,27 +11,29 @@ pub struct Storm {
     pub first: Duration,
     /// The same to the last CONNACK.
     pub last: Duration,
-    /// What each CONNACK said: number of the client and code, in the order in which they came.
+    /// The result of each CONNACK: number of the client and code, in the order of arrival.
     pub codes: Vec<(usize, u8)>,
-    /// Those who are in, and stay until this is dropped.
+    /// The connected clients, which stay until this is dropped.
     lines: Vec<Line>,
 }
 
 impl Storm {
-    /// [`Storm::of`] so many clients that ask for nothing. Client N is `PREFIX N`.
+    /// [`Storm::of`] for so many clients with default requests. Client N is `PREFIX N`.
     ///
     /// # Panics
-    /// If a connection ends or stays without an answer.
+    ///
+    /// If a connection ends or gets no answer.
     #[track_caller]
     pub fn rage(broker: &Broker, clients: usize, prefix: &str) -> Storm {
         Storm::of(broker, clients, |n| Connect::new(Version::V5, &format!("{prefix} {n}")))
     }
 
-    /// Opens so many connections, sends all their CONNECTs, of MQTT 5, in one go and waits for every CONNACK. What comes behind a
-    /// CONNACK is not looked at: they may take each other over.
+    /// Opens so many connections, sends all their MQTT 5 CONNECTs at once and waits for every
+    /// CONNACK. Packets after CONNACK are ignored: the clients may take each other over.
     ///
     /// # Panics
-    /// If a connection ends or stays without an answer.
+    ///
+    /// If a connection ends or gets no answer.
     #[track_caller]
     pub fn of(broker: &Broker, clients: usize, connect: impl Fn(usize) -> Connect) -> Storm {
         let mut waiting: Vec<(usize, Line)> =
@@ -52,7 +54,7 @@ impl Storm {
         while !waiting.is_empty() {
             assert!(begun.elapsed() < PATIENCE, "{} of {clients} clients have no CONNACK", waiting.len());
             let places = ready(waiting.iter().map(|(_, line)| line), 1_000_000);
-            // From the end, so that the places in front stay what they are.
+            // From the end, so that the other indexes stay valid.
             for place in places.into_iter().rev() {
                 let (n, line) = &mut waiting[place];
                 let mut code = None;

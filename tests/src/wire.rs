@@ -39,7 +39,7 @@ impl Version {
         if self == Version::V31 { "MQIsdp" } else { "MQTT" }
     }
 
-    /// What mosquitto_pub and mosquitto_sub call it after `-V`.
+    /// Its name for the option `-V` of mosquitto_pub and mosquitto_sub.
     pub fn mosquitto(self) -> &'static str {
         match self {
             Version::V31 => "mqttv31",
@@ -90,7 +90,8 @@ impl Connect {
         }
     }
 
-    /// Asks for a session that outlives the connection: clean session 0, in MQTT 5 with a session expiry of a minute.
+    /// Requests a session that outlives the connection: clean session 0, in MQTT 5 with a session
+    /// expiry of a minute.
     pub fn persistent(mut self) -> Connect {
         self.clean = false;
         if self.version.is_5() {
@@ -165,7 +166,7 @@ pub struct Publish {
     pub retain: bool,
     /// Topic name; may be empty with a topic alias.
     pub topic: String,
-    /// Packet identifier; `None` with QoS 0. A client fills it in when it is left out.
+    /// Packet identifier; `None` with QoS 0. A client sets it if it is missing.
     pub id: Option<u16>,
     /// Properties, MQTT 5 only.
     pub properties: Properties,
@@ -225,7 +226,7 @@ pub struct Subscribe {
 }
 
 impl Subscribe {
-    /// One filter with an options byte, which is just the QoS where no option is wanted.
+    /// One filter with an options byte; without options it is the QoS.
     pub fn to(filter: &str, options: u8) -> Subscribe {
         Subscribe::default().and(filter, options)
     }
@@ -252,7 +253,7 @@ pub const RETAINED_IF_NEW: u8 = 0x10;
 /// Retain Handling 2: no retained messages.
 pub const RETAINED_NEVER: u8 = 0x20;
 
-/// What an acknowledgement of one packet carries.
+/// Contents of an acknowledgement of one packet.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Ack {
     /// Packet identifier.

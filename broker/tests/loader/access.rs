@@ -1,5 +1,5 @@
-//! Tests of the last plugin that decides about logins or rights on a broker that other machines
-//! reach: only `--force` removes it.
+//! Tests of the last plugin that decides about logins or rights on a broker with a public listener:
+//! only `--force` removes it.
 
 use grapnel::config::HookOverride;
 use grapnel::plugin::{HookChange, LoadRequest, OpenListener};
@@ -17,7 +17,7 @@ fn authenticators(broker: &Fixture) -> usize {
     broker.shards.links(1, HookPoint::ClientAuthenticate).len()
 }
 
-/// A new version that does not mount the hook is one more way to lose it.
+/// A new version that does not mount the hook removes it as well.
 #[test]
 fn a_reload_that_leaves_nobody_to_decide_needs_force() {
     let broker = fixture("0.0.0.0:1883", true);
@@ -36,7 +36,7 @@ fn a_reload_that_leaves_nobody_to_decide_needs_force() {
     assert_eq!((authenticators(&broker), broker.loaded()), (0, vec!["x".to_owned()]));
 }
 
-/// Only the last one counts, only where it is in force, and only beyond loopback.
+/// `--force` is needed only for the last one, only if it is in force, and only beyond loopback.
 #[test]
 fn force_is_wanted_for_the_last_one_beyond_loopback_alone() {
     for (address, beyond) in [
@@ -58,7 +58,7 @@ fn force_is_wanted_for_the_last_one_beyond_loopback_alone() {
         load("a");
         load("b");
         broker.manager.disable("a").unwrap();
-        // One that is disabled decides nothing, so that b is the last.
+        // A disabled plugin decides nothing, so that b is the last one.
         assert_eq!(broker.manager.disable("b").is_err(), beyond, "{address}");
         assert_eq!(broker.manager.unload("b").is_err(), beyond, "{address}");
         if !beyond {

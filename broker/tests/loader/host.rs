@@ -1,5 +1,4 @@
-//! Tests of what the broker does for plugins outside of events: metrics, threads, and hooks mounted
-//! at run time.
+//! Tests of host functions outside of events: metrics, threads, and hooks mounted at run time.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use serde_json::json;
 
 use super::shards::{Fixture, LONG, Log};
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 #[track_caller]
 fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + LONG;
@@ -30,13 +29,13 @@ fn left(broker: &Fixture) -> usize {
     broker.manager.list().retired.iter().map(|retired| retired.threads_left).sum()
 }
 
-/// The same chain on both shards.
+/// Waits until both shards have this chain.
 #[track_caller]
 fn await_chain(broker: &Fixture, links: &[&str]) {
     until(&links.join(", "), || broker.shards.chains() == [links, links]);
 }
 
-/// What `host-calls` has measured, by the end of the name.
+/// A metric of `host-calls` whose name ends with this.
 fn measured(broker: &Fixture, metric: &str) -> Option<MetricValue> {
     let name = format!("plugin_host_calls_{metric}");
     broker.manager.metrics().into_iter().find(|found| found.name == name).map(|found| found.value)
@@ -74,7 +73,7 @@ fn threads_of_a_plugin_are_told_to_end_and_joined_with_their_generation() {
     broker.load("host-calls", json!({"threads": 2})).unwrap();
     until("both threads run", || count(&broker, "threads") == 2);
     broker.manager.reload("host-calls", None).unwrap();
-    // Those of the generation before have been joined, or they would be counted.
+    // Threads of the previous generation have been joined; otherwise they would be counted.
     until("the new threads run", || count(&broker, "threads") == 2);
     broker.manager.unload("host-calls").unwrap();
     assert_eq!(left(&broker), 0);
@@ -94,8 +93,9 @@ fn a_thread_that_does_not_end_is_named_and_counted_until_it_does() {
     until("it ends", || left(&broker) == 0);
 }
 
-/// A thread that has said that it needs time has it: the next version serves meanwhile, the list says that the one before ends, what it
-/// asks the broker for is done until it has ended, and nothing of it is left. Its time is bounded by the operator.
+/// A thread that has requested time may finish. Meanwhile the next version is called, the list
+/// shows the previous one as ending, and its requests are carried out until it has ended. Nothing
+/// of it remains. The operator limits the time.
 #[test]
 fn a_thread_that_brings_something_to_its_end_has_its_time_in_the_background() {
     let log = Log::install();
@@ -132,7 +132,8 @@ fn a_thread_that_takes_more_time_than_it_asked_for_is_named() {
     }
 }
 
-/// The end of the broker waits for all of them, those that a reload has left in the background too.
+/// The end of the broker waits for all of these threads, also those that a reload has left in the
+/// background.
 #[test]
 fn the_end_of_the_broker_waits_for_threads_that_have_said_so() {
     let log = Log::install();
@@ -166,7 +167,7 @@ fn a_hook_is_mounted_and_unmounted_at_run_time_on_every_shard() {
     assert_eq!((count(&broker, "late"), count(&broker, "late_args")), (3, 5));
     assert_eq!(broker.manager.show("host-calls").unwrap().hooks.len(), 2);
 
-    // One function on one point twice.
+    // The same function mounted twice at one point.
     broker.shards.publish_to(1, "host-calls/mount", b"1", 1);
     assert_eq!(count(&broker, "refused"), 1);
 
@@ -214,7 +215,7 @@ fn equal_priorities_run_in_the_order_of_mounting_whoever_mounts() {
         .unwrap();
     let all = ["host-calls/publish", "noop/publish", "host-calls/late", "noop-2/publish"];
     assert_eq!(broker.shards.chains(), [all, all]);
-    // The new generation stands where the old one stood, and has mounted nothing.
+    // The new generation has the place of the old one, and has mounted nothing.
     broker.manager.reload("host-calls", None).unwrap();
     let all = ["host-calls/publish", "noop/publish", "noop-2/publish"];
     assert_eq!(broker.shards.chains(), [all, all]);
@@ -242,7 +243,7 @@ fn a_mount_comes_into_force_when_a_shard_that_was_held_up_answers_again() {
     await_chain(&broker, &["host-calls/publish", "host-calls/late"]);
 }
 
-/// Whether what is called of the plugin's first link is the plugin, by shard.
+/// Whether the plugin's first link is called, by shard.
 fn armed(broker: &Fixture) -> [bool; 2] {
     [0, 1].map(|shard| !broker.shards.links(shard, HookPoint::MessagePublish)[0].entry.is_tripped())
 }
@@ -264,7 +265,7 @@ fn a_plugin_that_fails_too_often_on_one_shard_is_tripped_on_all_until_it_is_arme
     assert_eq!(count(&broker, "publishes"), 100, "it is not called");
     assert_eq!(broker.manager.hooks(false).rows[0].faults, 100, "nor does it fail");
 
-    // It stays tripped whatever else happens to the chains.
+    // It stays tripped through other changes of the chains.
     broker.load("noop", json!({})).unwrap();
     assert_eq!(armed(&broker), [false, false]);
     assert_eq!(broker.manager.rearm("host-calls").unwrap().state, PluginState::Loaded);

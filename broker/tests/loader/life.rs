@@ -1,6 +1,6 @@
-//! Tests of the life of a loaded plugin: schema, dependencies, state over a reload, another
-//! configuration, disable and enable. The plugin `stateful` counts what each shard's instance sees
-//! and fails where it is configured to.
+//! Tests of a loaded plugin: schema, dependencies, state over a reload, new configuration, disable
+//! and enable. The plugin `stateful` counts the events of each shard's instance and fails where it
+//! is configured to.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::shards::{Fixture, LONG, plugin_file, request};
 
-/// Lets the plugin count one publish with the instance that the chains of this shard name now.
+/// Makes the plugin count one publish with the instance that is now in this shard's chains.
 fn count_in(engine: &Shard, shard: usize) -> Option<u64> {
     let mut links = engine.chains().chain(HookPoint::MessagePublish).links();
     let (link, _) = links.find(|(link, _)| link.name.starts_with("stateful/"))?;
@@ -28,7 +28,7 @@ fn count(broker: &Fixture, shard: usize) -> Option<u64> {
     broker.shards.handles[shard].call(LONG, move |engine| count_in(engine, shard)).unwrap()
 }
 
-/// A broker with `stateful` and what it needs.
+/// A broker with `stateful` and its dependency.
 fn counting(shards: usize, config: Value) -> Fixture {
     let broker = Fixture::new(shards);
     broker.load("noop", json!({})).unwrap();
@@ -112,7 +112,7 @@ fn the_start_loads_what_is_needed_first_and_names_a_circle() {
     broker.manager.start(&plugins).unwrap();
     assert_eq!(broker.loaded(), ["sleepless", "noop", "stateful"]);
 
-    // The file of `stateful` under the name of what it needs.
+    // The file of `stateful` under the name of its dependency.
     let broker = Fixture::new(1);
     broker.manager.start(&[configured("noop", "stateful", false)]).unwrap();
     let failed = broker.manager.show("noop").unwrap();
@@ -134,7 +134,8 @@ fn what_ctl_loaded_may_be_needed_by_the_configuration() {
     assert_eq!(broker.loaded(), ["noop", "stateful"]);
 }
 
-/// Publishes never stop on both shards while the plugin is reloaded: each instance's count goes up by one and by nothing else.
+/// Publishes continue on both shards while the plugin is reloaded: each instance's count increases
+/// by exactly one each time.
 #[test]
 fn no_event_falls_between_the_state_that_is_handed_over_and_the_swap() {
     let broker = counting(2, json!({}));
@@ -194,7 +195,7 @@ fn a_state_that_cannot_be_handed_over_keeps_the_old_version() {
     let failing = json!({"fail": {"side": "import", "shard": 0, "call": 1}});
     let error = broker.manager.reload("stateful", Some(failing)).unwrap_err().to_string();
     assert!(error.contains("shard 0 cannot be handed over: import_state: failed as configured"), "{error}");
-    // What fills the bound goes over; one byte more does not.
+    // A state exactly at the limit is handed over; one byte more is not.
     broker.manager.reload("stateful", Some(json!({"pad_bytes": 57}))).unwrap();
     assert_eq!(count(&broker, 0), Some(2));
     let error = broker.manager.reload("stateful", None).unwrap_err().to_string();
@@ -263,7 +264,8 @@ fn what_a_version_counted_that_could_not_be_activated_comes_back_to_the_old_one(
     assert_eq!((count(&broker, 0), count(&broker, 1)), (Some(1), Some(published + 1)));
     assert!(broker.manager.show("stateful").unwrap().warnings.is_empty());
 
-    // A state that cannot come back is said to be lost, and the old version goes on with its own.
+    // A state that cannot come back is reported as lost, and the old version continues with its own
+    // state.
     let broker = counting(1, json!({"fail": {"side": "import", "shard": 0, "call": 1}}));
     assert_eq!(count(&broker, 0), Some(1));
     broker.manager.reload("stateful", Some(json!({"fail_activate": true}))).unwrap_err();
@@ -280,7 +282,7 @@ fn no_two_names_share_a_place_in_the_ancestry_of_messages() {
     let named = |source: &str, name: String, config: Value| {
         broker.manager.load(LoadRequest { name: Some(name), once: true, ..request(source, config) })
     };
-    // Those that cannot lead to a message leave nothing behind: here are more than there are places.
+    // Names that cannot occur in a message use no place: here are more than there are places.
     let path = broker.dir.path().join("acl");
     std::fs::write(&path, "").unwrap();
     for number in 0..70 {
@@ -361,7 +363,7 @@ fn a_disabled_plugin_is_in_no_chain_keeps_its_instances_and_is_remembered() {
     broker.manager.enable("stateful").unwrap();
     broker.manager.disable("stateful").unwrap();
 
-    // Also where the configuration names it.
+    // Also if the configuration names it.
     let broker = Fixture::over(broker.restart(), 1, |_| {});
     broker.manager.start(&[configured("stateful", "stateful", false)]).unwrap();
     assert_eq!(broker.manager.show("stateful").unwrap().state, PluginState::Disabled);

@@ -1,5 +1,5 @@
-//! Tests of what reloads leave in memory: nothing if the file has not changed; for another file,
-//! what the linker has written.
+//! Tests of the memory that reloads leave: none if the file has not changed; for another file, only
+//! the pages that the linker has written.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ struct Mapping {
     anonymous_kib: u64,
 }
 
-/// What is mapped from the files of a folder, as the kernel tells it.
+/// Mappings of the files of a folder, as the kernel lists them.
 fn mapped_from(dir: &Path) -> Vec<Mapping> {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut mappings: Vec<Mapping> = Vec::new();
@@ -48,7 +48,7 @@ fn a_file_that_has_not_changed_is_not_mapped_again() {
     let before = mapped_from(broker.dir.path()).len();
     assert!(before > 0, "the private copies are in the folder");
     for step in 2..22 {
-        // A reload that fails maps nothing either.
+        // A failed reload maps nothing either.
         broker.manager.reload("stateful", Some(json!({"fail_activate": true}))).unwrap_err();
         broker.manager.reload("stateful", Some(json!({"step": step}))).unwrap();
     }
@@ -74,7 +74,7 @@ fn a_plugin_with_statics_of_its_own_and_another_name_are_mapped_anew() {
     broker.manager.load(other).unwrap();
     assert_eq!(mapped_from(broker.dir.path()).len(), 2 * before);
 
-    // The plugin c-entry says IN_PLACE = false.
+    // The plugin c-entry sets IN_PLACE = false.
     broker.load("c-entry", json!({})).unwrap();
     broker.manager.reload("c-entry", None).unwrap();
     assert_eq!(broker.manager.list().retired.len(), 1);
@@ -83,8 +83,8 @@ fn a_plugin_with_statics_of_its_own_and_another_name_are_mapped_anew() {
     assert_eq!(broker.manager.reload("noop", None).unwrap().generation, 2, "which maps nothing");
 }
 
-/// Each reload of a file that has changed leaves the plugin's variables, and gives back what nobody can write: what is as in the file,
-/// and what only the linker has written.
+/// Each reload of a changed file keeps the plugin's variables. It frees the memory that cannot be
+/// written: pages as in the file, and those that only the linker has written.
 #[test]
 fn what_is_retired_keeps_what_can_be_written() {
     let broker = Fixture::new(1);

@@ -127,7 +127,7 @@ fn a_hook_that_was_mounted_at_run_time_is_overridden_like_any_other() {
     assert_eq!(broker.shards.chains(), [["host-calls/late", "host-calls/publish"]]);
 }
 
-/// The same is said of several hooks in one change, or of none of them.
+/// One change overrides several hooks, or none of them.
 #[test]
 fn several_hooks_are_overridden_in_one_change() {
     let broker = Fixture::new(1);
@@ -176,7 +176,7 @@ fn links_are_counted_and_timed_by_shard_and_summed_through_swaps() {
     assert_eq!(counts, expected);
 }
 
-/// A file that was damaged costs what it said, not the start.
+/// A damaged file of overrides loses its settings, but the broker starts.
 #[test]
 fn overrides_that_cannot_be_read_are_named_in_the_log() {
     let log = Log::install();

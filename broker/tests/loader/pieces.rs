@@ -1,5 +1,5 @@
-//! Tests of state that goes over in pieces: of any size, while events go on, and back when a reload
-//! is called off. The plugin `stateful` counts what each shard's instance sees, and writes each
+//! Tests of a state handover in pieces: of any size, while events continue, and back when a reload
+//! is taken back. The plugin `stateful` counts the events of each shard's instance, and writes each
 //! count into one of its entries.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::shards::{Fixture, LONG};
 
-/// Lets the plugin count one publish: the count, and the sum of the numbers in its entries.
+/// Makes the plugin count one publish. Returns the count, and the sum of the numbers in its
+/// entries.
 fn publish_in(engine: &Shard) -> (u64, u64) {
     let mut links = engine.chains().chain(HookPoint::MessagePublish).links();
     let (link, _) = links.find(|(link, _)| link.name.starts_with("stateful/")).unwrap();
@@ -30,7 +31,8 @@ fn publish(broker: &Fixture, shard: usize) -> (u64, u64) {
     broker.shards.handles[shard].call(LONG, |engine| publish_in(engine)).unwrap()
 }
 
-/// What the numbers in the entries come to after so many publishes: each has the last count that it got.
+/// Expected sum of the entries after so many publishes: each has the last count that was written to
+/// it.
 fn sum(count: u64, entries: u64) -> u64 {
     (count.saturating_sub(entries) + 1..=count).sum()
 }
@@ -42,8 +44,8 @@ fn broker(shards: usize, config: Value, change: impl FnOnce(&mut grapnel::plugin
     broker
 }
 
-/// Publishes on every shard while `work` runs, and checks that each publish counts on from the one before, with all entries
-/// there. How many there were on each.
+/// Publishes on every shard while `work` runs. Checks that each count follows the previous one,
+/// with all entries present. Returns the number of publishes on each shard.
 fn publishing(broker: &Fixture, entries: u64, work: impl FnOnce()) -> Vec<u64> {
     let stop = AtomicBool::new(false);
     let counts: Vec<AtomicU64> = broker.shards.handles.iter().map(|_| AtomicU64::new(0)).collect();
@@ -60,7 +62,7 @@ fn publishing(broker: &Fixture, entries: u64, work: impl FnOnce()) -> Vec<u64> {
                 }
             });
         }
-        // Ended also where the work panics: whoever waits for the threads would wait for ever.
+        // Stops also if `work` panics: otherwise the join of the threads would wait forever.
         let _ended = Stop(&stop);
         work();
     });
@@ -75,7 +77,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// 18 MB and 100 MB, where a whole state may have 1 MiB.
+/// 18 MB and 100 MB, where a state in one piece is limited to 1 MiB.
 #[test]
 fn a_state_of_any_size_goes_over_while_events_go_on() {
     for entries in [18_000, 50_000] {
@@ -90,7 +92,7 @@ fn a_state_of_any_size_goes_over_while_events_go_on() {
             assert!(info.warnings.is_empty(), "{:?}", info.warnings);
             assert_eq!(info.generation, 2);
         });
-        // More than 270 pieces have gone over, and publishes come in between.
+        // More than 270 pieces have been handed over, with publishes in between.
         assert!(published.iter().all(|count| *count > 100), "{published:?} publishes in {took:?}");
         let (count, entries_sum) = publish(&broker, 0);
         assert_eq!(entries_sum, sum(count, entries));
@@ -115,7 +117,7 @@ fn a_reload_that_fails_at_any_piece_leaves_the_old_version_as_it_is() {
         assert!(error.contains("failed as configured"), "{error}");
         let shown = broker.manager.show("stateful").unwrap();
         assert!(shown.warnings.is_empty(), "{:?}", shown.warnings);
-        // The next one goes over, with all that was counted by whom ever.
+        // The next reload succeeds, with the counts of all versions.
         assert_eq!(broker.manager.reload("stateful", Some(json!({"pieces": true}))).unwrap().generation, 6);
     });
 }
@@ -144,7 +146,7 @@ fn pieces_without_an_end_are_given_up_and_whoever_waits_goes_on() {
     std::thread::scope(|scope| {
         let reload = scope.spawn(|| broker.manager.reload("stateful", None).unwrap_err().to_string());
         wait_for_pieces(&broker);
-        // What comes in the middle takes its turn.
+        // A command during the handover waits its turn.
         broker.manager.disable("stateful").unwrap();
         let error = reload.join().unwrap();
         let expected = "cannot reload stateful: its state on shard 0 cannot be handed over: it did not come to an end within 400 ms, and ";
@@ -167,7 +169,7 @@ fn a_broker_that_stops_waits_for_no_pieces() {
     assert!(broker.loaded().is_empty());
 }
 
-/// Until the plugin has been asked for a piece.
+/// Waits until the plugin has been called for a piece.
 fn wait_for_pieces(broker: &Fixture) {
     let deadline = Instant::now() + LONG;
     let asked = || {
@@ -181,7 +183,7 @@ fn wait_for_pieces(broker: &Fixture) {
     }
 }
 
-/// Where only one of the two knows pieces, it is as if none did.
+/// If only one of the two versions supports pieces, the state is handed over as a whole.
 #[test]
 fn a_version_without_pieces_gives_and_takes_the_whole() {
     for (before, after) in [(true, false), (false, true)] {
@@ -201,7 +203,8 @@ fn a_version_without_pieces_gives_and_takes_the_whole() {
     }
 }
 
-/// How often instances of the plugin have been told to look again, of all its versions.
+/// How many notifications the plugin's instances have received to read the sessions again, of all
+/// its versions.
 fn told(broker: &Fixture) -> i64 {
     let metrics = broker.manager.metrics();
     match metrics.iter().find(|metric| metric.name == "plugin_stateful_told").map(|metric| &metric.value) {
@@ -210,7 +213,7 @@ fn told(broker: &Fixture) -> i64 {
     }
 }
 
-/// The operator puts a hook of the plugin in, or takes it out.
+/// The operator mounts or unmounts a hook of the plugin.
 fn switch(broker: &Fixture, (point, hook): (&str, &str), mounted: bool) {
     let (plugin, point, hook) = ("stateful".to_owned(), point.to_owned(), hook.to_owned());
     let mounted = HookOverride { mounted: Some(mounted), ..HookOverride::default() };
@@ -219,8 +222,8 @@ fn switch(broker: &Fixture, (point, hook): (&str, &str), mounted: bool) {
     broker.manager.override_hook(&change).unwrap();
 }
 
-/// An instance is told where it has missed how sessions begin and end, also where the one before it has; and of nothing else. In one
-/// test, because metrics belong to the process.
+/// An instance is notified if it, or the instance before it, has missed beginnings or ends of
+/// sessions, and of nothing else. In one test, because metrics belong to the process.
 #[test]
 fn who_has_missed_sessions_is_told_and_who_takes_over_from_it() {
     const ENDED: (&str, &str) = ("session.terminated", "ended");
@@ -255,7 +258,7 @@ fn who_has_missed_sessions_is_told_and_who_takes_over_from_it() {
     trip();
     broker.manager.reload("stateful", None).unwrap();
     assert_eq!(come(), 2, "the version before was not called at the end");
-    // A shard trips it, and nobody has heard of that yet.
+    // A shard trips it, and the loader has not received that yet.
     let plugin = link().plugin;
     let trips = broker.shards.handles[0].call(LONG, move |engine| {
         let mut table = engine.swap_chains(ChainTable::compile(0, []));
@@ -272,7 +275,7 @@ fn who_has_missed_sessions_is_told_and_who_takes_over_from_it() {
     broker.manager.rearm("stateful").unwrap();
     assert_eq!(come(), 2);
 
-    // What it mounts itself is no news to it: otherwise this had no end.
+    // Hooks that it mounts itself cause no notification: otherwise there would be no end.
     broker.manager.reload("stateful", Some(json!({"restless": true}))).unwrap();
     assert_eq!(come(), 0);
     switch(&broker, ENDED, false);

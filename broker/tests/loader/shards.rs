@@ -1,5 +1,5 @@
 //! Shards for the tests of the loader: threads that run the jobs of their handle and nothing else,
-//! and can be held.
+//! and that can be blocked.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Threads that stand for the shards of a broker.
+/// Threads in place of the shards of a broker.
 pub struct FakeShards {
     pub handles: Vec<ShardHandle>,
     stop: Arc<AtomicBool>,
@@ -50,7 +50,7 @@ impl FakeShards {
         FakeShards { handles, stop, threads }
     }
 
-    /// Holds a shard up until what is returned is dropped; returns once it is held.
+    /// Blocks a shard until the returned value is dropped; returns once it is blocked.
     pub fn hold(&self, shard: usize) -> Sender<()> {
         let (release, held) = channel::<()>();
         let (holding, is_held) = channel();
@@ -71,12 +71,13 @@ impl FakeShards {
         links.expect("the shard answers")
     }
 
-    /// Lets a client connect to a shard and publish these many messages of QoS 0, through the engine and its chains.
+    /// Connects a client to a shard and publishes this many QoS 0 messages, through the engine and
+    /// its chains.
     pub fn publish(&self, shard: usize, messages: usize) {
         self.publish_to(shard, "a", b"xy", messages);
     }
 
-    /// The same with a topic and a payload of one's own, both short.
+    /// The same with a given topic and payload, both short.
     pub fn publish_to(&self, shard: usize, topic: &'static str, payload: &'static [u8], messages: usize) {
         let done = self.handles[shard].call(LONG, move |engine| {
             let listener = Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true });
@@ -149,7 +150,7 @@ impl Drop for FakeShards {
     }
 }
 
-/// A broker as the loader sees it.
+/// A broker from the loader's point of view.
 pub struct Fixture {
     pub manager: PluginManager,
     pub shards: FakeShards,
@@ -165,7 +166,7 @@ impl Fixture {
         Fixture::over(tempfile::tempdir().unwrap(), shards, change)
     }
 
-    /// In a folder that an earlier one has used.
+    /// In the folder of an earlier one.
     pub fn over(dir: tempfile::TempDir, shards: usize, change: impl FnOnce(&mut Settings)) -> Fixture {
         let shards = FakeShards::start(shards);
         let mut settings = Settings {
@@ -189,17 +190,17 @@ impl Fixture {
         Fixture { manager: PluginManager::new(settings).unwrap(), shards, dir }
     }
 
-    /// Loads a plugin, for good.
+    /// Loads a plugin permanently.
     pub fn load(&self, source: &str, config: Value) -> Result<grapnel::plugin::PluginInfo, String> {
         self.manager.load(request(source, config)).map_err(|error| error.to_string())
     }
 
-    /// What is loaded, by name.
+    /// Names of the loaded plugins.
     pub fn loaded(&self) -> Vec<String> {
         self.manager.list().plugins.into_iter().map(|plugin| plugin.name).collect()
     }
 
-    /// Ends this one, and gives the folder to the next.
+    /// Ends this one, and returns the folder for the next.
     pub fn restart(self) -> tempfile::TempDir {
         self.manager.shutdown();
         self.dir
@@ -223,7 +224,7 @@ pub fn plugin_file(name: &str) -> PathBuf {
     file
 }
 
-/// Collects what is logged while it lives, from every thread.
+/// Collects the log of every thread while it exists.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -232,7 +233,7 @@ impl Log {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 
-    /// Everything goes here from now on; once per process.
+    /// Redirects the log to here; once per process.
     pub fn install() -> Log {
         let log = Log::default();
         let writer = log.clone();

@@ -4,7 +4,7 @@
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Expr, Fields, Ident, Item, Lit, LitInt, PointerMutability, ReturnType, Token, Type};
 
-/// One thing of the header, in the order of the source.
+/// An item of the header, in the order of the source.
 pub enum Entry {
     /// A `repr(C)` struct.
     Table { name: String, doc: String, fields: Vec<Field> },
@@ -33,7 +33,7 @@ pub struct Value {
     pub number: u64,
 }
 
-/// What a source file has to say to C.
+/// The items of a source file that C needs.
 pub fn entries(source: &str) -> Vec<Entry> {
     let file = syn::parse_file(source).expect("our source is Rust");
     file.items
@@ -87,7 +87,7 @@ fn entry(item: Item) -> Option<Entry> {
     }
 }
 
-/// Whether this is there in a test of growth alone.
+/// Whether the item exists only in a test of growth.
 fn pretended(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
         syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string().starts_with("feature"),
@@ -186,7 +186,7 @@ fn doc(attributes: &[Attribute]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What stands in `numbers! { … }`.
+/// The contents of `numbers! { … }`.
 struct NumberList(Entry);
 
 impl Parse for NumberList {

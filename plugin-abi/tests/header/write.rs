@@ -9,7 +9,7 @@ use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind};
 
 use super::source::{self, Entry, snake};
 
-/// Letters of a line at most.
+/// Maximum length of a line.
 const WIDTH: usize = 120;
 
 const INTRODUCTION: &str = "\
@@ -73,7 +73,7 @@ pub fn header(raw: &[String], module: &str, helpers: &str) -> String {
     out.text
 }
 
-/// The hook points, with what is written about each.
+/// The hook points with their documentation.
 macro_rules! points {
     ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident {
         #[doc = $doc:literal]
@@ -89,7 +89,7 @@ fn number_of(point: HookPoint) -> String {
     format!("GRAPNEL_POINT_{}", point.name().to_uppercase().replace('.', "_"))
 }
 
-/// What the source's names are in C.
+/// C names of the Rust names.
 struct Names(Vec<(String, String)>);
 
 impl Names {
@@ -120,7 +120,7 @@ impl Names {
         Names(names)
     }
 
-    /// A comment with its links in C's words.
+    /// A comment with its links replaced by C names.
     fn translated(&self, doc: &str) -> String {
         let doc = doc.replace(" of [`crate::raw`]", "");
         let mut rest = doc.as_str();
@@ -137,7 +137,7 @@ impl Names {
             text.push_str(before);
             text.push_str(c);
             rest = &link[end + 2..];
-            // Where the link leads to is for Rust.
+            // The target of the link is for Rust only.
             rest =
                 rest.strip_prefix('(').and_then(|to| to.split_once(')')).map_or(rest, |(_, behind)| behind);
         }
@@ -273,7 +273,7 @@ impl Out {
         }
     }
 
-    /// What the compiler of a plugin checks: that its tables lie as the broker's do.
+    /// Checks for the compiler of a plugin: its tables have the layout of the broker's.
     fn layout(&mut self) {
         self.line("/* ---- Every table as the broker has it: where a compiler lays one out otherwise, it says so here. ---- */\n");
         self.line("#define GRAPNEL_CHECK_FIELD(table, field, offset, bytes) \\");

@@ -1,4 +1,4 @@
-//! The publishers of the load: one message after the other at the planned pace, each publisher in
+//! The publishers of the load: one message after the other at the planned rate, each publisher in
 //! turn.
 
 use std::sync::atomic::Ordering;
@@ -43,7 +43,7 @@ pub(super) fn run(shared: &Shared, lines: Vec<Line>) {
     shared.published_all.store(true, Ordering::SeqCst);
     for publisher in &mut publishers {
         publisher.line.queue(&[0xE0, 0]);
-        // Nothing depends on it any more.
+        // An error here changes no result.
         drop(publisher.line.flush());
     }
 }

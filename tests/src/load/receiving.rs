@@ -1,5 +1,5 @@
-//! The subscribers of the load: every message is checked by the phases in which it was on its way,
-//! and acknowledged.
+//! The subscribers of the load: every message is checked against the phases in which it was under
+//! way, and acknowledged.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) fn run(shared: &Shared, mut lines: Vec<Line>) {
                 Packet::Publish(publish) => publishes.push(publish),
                 other => others.push(other),
             });
-            // Judged first: what came before the end counts.
+            // Checked first: packets before the end count.
             for publish in publishes {
                 if let Some(id) = publish.id {
                     lines[pair].queue(&Packet::Puback(Ack::of(id)).encode(Version::V5));
@@ -42,7 +42,7 @@ pub(super) fn run(shared: &Shared, mut lines: Vec<Line>) {
     }
     for line in &mut lines {
         line.queue(&[0xE0, 0]);
-        // Nothing depends on it any more.
+        // An error here changes no result.
         drop(line.flush());
     }
 }
@@ -67,7 +67,7 @@ fn judge(shared: &Shared, pair: usize, next: &mut u64, publish: &Publish) {
     // Under the lock, so that no phase begins meanwhile.
     let now = shared.phase.load(Ordering::SeqCst);
     let phases = judgement.phases[sent_in as usize..=now as usize].to_vec();
-    // A plugin that leaves the topic alone shows by its stamp alone.
+    // A plugin that leaves the topic unchanged is visible by its stamp alone.
     let rewritten = if shared.plan.rewritten == shared.plan.original {
         stamps.len() == 1
     } else {
@@ -94,7 +94,7 @@ fn judge(shared: &Shared, pair: usize, next: &mut u64, publish: &Publish) {
     }
 }
 
-/// Whether a message that was on its way during `phases` may look like this.
+/// Whether a message that was under way during `phases` may have this form.
 fn fits(phases: &[Phase], stamps: usize, rewritten: bool) -> Result<(), &'static str> {
     let stamped = |phase: &Phase| matches!(phase, Phase::Stamped | Phase::StampedByOne);
     if stamps > 1 {

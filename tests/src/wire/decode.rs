@@ -1,15 +1,15 @@
-//! Decodes and checks packets of the server: whatever the specification forbids a server to send is
-//! an error that names the statement.
+//! Decodes and checks packets of the server: a packet that a server must not send is an error that
+//! names the statement.
 
 use super::property::{self, Kind};
 use super::{Ack, Packet, Properties, Publish, Value, Version};
 
-/// What the beginning of a buffer holds.
+/// Result of the decoding of a buffer's beginning.
 #[derive(Debug, PartialEq)]
 pub enum Decoded {
     /// A packet and its length in bytes.
     Packet(Packet, usize),
-    /// Not yet a whole packet.
+    /// Not yet a complete packet.
     More,
 }
 

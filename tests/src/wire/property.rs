@@ -1,4 +1,5 @@
-//! Properties of MQTT 5 (section 2.2.2): the whole table, with the packets a property may stand in.
+//! Properties of MQTT 5 (section 2.2.2): the whole table, with the packets that may have each
+//! property.
 
 /// Payload Format Indicator, byte.
 pub const PAYLOAD_FORMAT: u8 = 0x01;

@@ -1,5 +1,5 @@
-//! `grapnel-ctl plugins check` and `grapnel --check-config`: what they find out about a plugin's
-//! file, without a broker and without harm.
+//! `grapnel-ctl plugins check` and `grapnel --check-config`: they check a plugin's file without a
+//! broker and without side effects.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,7 +8,8 @@ use grapnel_tests::plugin;
 use grapnel_tests::process::{Process, command};
 use serde_json::Value;
 
-/// Runs a program to its end: whether it succeeded, its standard output, its standard error.
+/// Runs a program to its end. Returns whether it succeeded, its standard output, and its standard
+/// error.
 fn run(mut command: Command) -> (bool, String, String) {
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

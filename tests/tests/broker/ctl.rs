@@ -1,4 +1,4 @@
-//! grapnel-ctl and the HTTP API behind it: what they show is what clients did.
+//! grapnel-ctl and the HTTP API behind it: their output matches the actions of clients.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -42,7 +42,7 @@ scenario! {
 }
 
 scenario! {
-    /// `clients list`, `show` and `kick`, for people and for programs.
+    /// `clients list`, `show` and `kick`, as text and as JSON.
     fn clients_are_listed_shown_and_kicked(broker in builder()) {
         let connect = Connect::new(Version::V5, "a client").persistent().keep_alive(33).will(Will::new("w", "x"));
         let mut client = Client::connect(broker, &connect);
@@ -109,7 +109,7 @@ fn metric(broker: &Broker, name: &str) -> u64 {
 }
 
 scenario! {
-    /// `metrics` and `GET /metrics` tell the same, and what clients did.
+    /// `metrics` and `GET /metrics` show the same, and the actions of clients.
     fn metrics_tell_what_happened(broker in builder()) {
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("t", 2);
@@ -161,7 +161,7 @@ scenario! {
         let mut ctl = command(plugin::built("grapnel-ctl"));
         ctl.arg("--socket").arg(broker.socket()).args(["--json", "trace", "client", "traced", "--count", "20"]);
         let mut trace = Process::start("grapnel-ctl trace", ctl, None);
-        // The trace begins some time after the program was started: give it something to show until it is done.
+        // The trace begins some time after the program was started: send packets until it is done.
         let deadline = Instant::now() + PATIENCE;
         while trace.wait(std::time::Duration::from_millis(1)).is_none() {
             assert!(Instant::now() < deadline, "{}", trace.log());

@@ -1,11 +1,11 @@
-//! A broker whose plugin fails: often, which trips the plugin, or fatally, which ends the process
-//! with a line that names it.
+//! A broker whose plugin fails: repeatedly, which trips the plugin, or fatally, which ends the
+//! process with a line that names the plugin.
 
 use std::os::unix::process::ExitStatusExt;
 
 use grapnel_tests::{Broker, Client, Publish, Version};
 
-/// Lets a client publish to a topic that ends the broker; the signal it ended with, and what it said.
+/// Publishes to a topic that ends the broker. Returns the signal it ended with, and its output.
 fn crash(topic: &str) -> (Option<i32>, String) {
     let mut broker = Broker::builder().grapnel_only().shards(2).start();
     broker.may_end_badly();
@@ -71,7 +71,8 @@ fn a_thread_of_which_the_broker_knows_nothing_is_known_by_the_code_it_runs() {
     assert_said(&log, "grapnel: SIGSEGV in code of plugin crasher; the process ends");
 }
 
-/// A fault under `ignore` passes the message on; a plugin that fails too often is not called any more until it is armed again.
+/// A fault under `ignore` passes the message on; a plugin that fails too often is tripped until it
+/// is armed again.
 #[test]
 fn a_plugin_that_fails_too_often_is_tripped_shown_counted_and_armed_again() {
     let config = "[limits]\nbreaker_faults_max = 3\n";

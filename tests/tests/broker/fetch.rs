@@ -37,7 +37,7 @@ fn a_plugin_reads_what_its_client_may_have_and_no_more() {
         came,
         ["fetched/door/0", "fetched/door/1", "fetched/door/2", "fetched/door/3", "fetched/door/4"]
     );
-    // The whole of secret/# it may not have.
+    // The client may not read everything of secret/#.
     client.publish(&Publish::new("host-calls/fetch", "secret/#").qos(1));
     let answer = client.message();
     assert_eq!((answer.topic.as_str(), answer.text().as_str()), ("came/answer", "135"));

@@ -1,6 +1,6 @@
-//! What must not go wrong when an operator is in a hurry: two brokers in one place, a start right
-//! after a crash, descriptors that clients have used up, signals of other brokers, files that
-//! others could reach.
+//! Mistakes of an operator in a hurry that must do no harm: two brokers in one place, a start right
+//! after a crash, descriptors used up by clients, signals of other brokers, files that other users
+//! could access.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ fn builder() -> grapnel_tests::broker::Builder {
     Broker::builder().grapnel_only()
 }
 
-/// A broker that is started by hand, in a state folder and at a socket of the test's choice.
+/// A broker that is started by hand, with a given state folder and socket.
 fn start(state: &Path, socket: &Path, listen: &str) -> Process {
     start_with_patience(state, socket, listen, 500)
 }
@@ -48,7 +48,7 @@ fn a_state_folder_has_one_broker_and_the_second_names_it() {
     );
     assert!(!status.success() && second.log().contains(&said), "{}", second.log());
     first.ctl_ok(&["status"]);
-    // It goes with the process, and what was remembered is as it was.
+    // The lock ends with the process, and the stored state is unchanged.
     let again = builder().home(first.stop()).start();
     assert_eq!(again.ctl_json(&["plugins", "list"])["plugins"][0]["name"], "noop");
 }
@@ -82,12 +82,12 @@ fn of_two_brokers_that_start_at_one_moment_one_has_the_socket() {
         ctl.arg("--socket").arg(&socket).args(["status", "--json"]);
         let status = Process::start("grapnel-ctl", ctl, None).succeed(PATIENCE);
         assert!(status.contains(&format!("\"pid\": {}", winner.id())), "{status}");
-        // Killed, it leaves socket and lock behind, for the next round to replace.
+        // Killed, it leaves socket and lock behind, which the next round replaces.
         winner.signal(Signal::KILL);
     }
 }
 
-/// A port that somebody still has at the first attempt is had once it is free.
+/// A port that is in use at the first attempt is bound once it is free.
 #[test]
 fn a_port_that_becomes_free_while_a_broker_starts_is_had() {
     let home = tempfile::tempdir().unwrap();
@@ -102,7 +102,8 @@ fn a_port_that_becomes_free_while_a_broker_starts_is_had() {
     broker.signal(Signal::TERM);
 }
 
-/// With clients connected, and their connections in the kernel's hands for a while after the process has gone.
+/// With connected clients, whose connections the kernel closes some time after the process has
+/// ended.
 #[test]
 fn a_broker_starts_right_after_one_was_killed() {
     let home = tempfile::tempdir().unwrap();
@@ -113,13 +114,13 @@ fn a_broker_starts_right_after_one_was_killed() {
         line.strip_prefix("listening on mqtt://").map(str::to_owned)
     });
     let clients: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(&*address).unwrap()).collect();
-    // Not waited for: the next one is there before the first has gone.
+    // Without a wait: the next one starts before the first has ended.
     killed.signal(Signal::KILL);
     let next = start_with_patience(&state, &socket, &address, 10_000);
     wait_until_ready(&next);
     drop(clients);
     assert!(killed.wait(PATIENCE).is_some());
-    // Somebody who stays is not waited for any longer.
+    // A port that stays in use is not waited for any longer.
     let began = Instant::now();
     let mut third = start(&home.path().join("third"), &home.path().join("third.sock"), &address);
     let status = third.wait(PATIENCE).expect("it ends");
@@ -132,7 +133,7 @@ fn a_broker_starts_right_after_one_was_killed() {
 
 #[test]
 fn the_operator_has_descriptors_when_clients_have_used_up_theirs() {
-    // 64 and 16 for a shard, 40 free, and what is left for clients.
+    // 64 and 16 for a shard, 40 free, and the others for clients.
     let mut builder =
         builder().shards(1).config("[limits]\ndescriptors_free_min = 40\n[control]\nconnections_max = 8");
     let (broker, home) = builder.grapnel_command();
@@ -162,7 +163,7 @@ fn the_operator_has_descriptors_when_clients_have_used_up_theirs() {
     process.wait_for_line("that it is full", PATIENCE, |line| {
         line.contains("only the 40 descriptors of limits.descriptors_free_min are left").then_some(())
     });
-    // One who was refused is told so by the end of the connection.
+    // The connection of a refused client ends.
     for client in &clients {
         client.set_nonblocking(true).unwrap();
     }
@@ -182,7 +183,7 @@ fn the_operator_has_descriptors_when_clients_have_used_up_theirs() {
     process.signal(Signal::TERM);
 }
 
-/// What users of Mosquitto send to save, to reload or to print; none of it ends this broker.
+/// Signals with which Mosquitto saves, reloads or prints; none of them ends this broker.
 #[test]
 fn signals_that_mean_nothing_here_are_ignored_with_a_line() {
     let broker = builder().start();
@@ -213,7 +214,7 @@ fn what_follows_is_said_before_hooks_leave() {
     for sentence in said {
         assert!(unmounted.contains(&format!("grapnel-ctl: {sentence}")), "{unmounted}");
     }
-    // It has left already, so that nothing follows.
+    // The plugin is disabled already, so that nothing follows.
     let disabled = broker.ctl_ok(&["plugins", "disable", "noop"]);
     assert!(!disabled.contains("loses"), "{disabled}");
     broker.ctl_ok(&["plugins", "enable", "noop"]);

@@ -1,5 +1,5 @@
-//! A broker that is stopped for longer than its clients' deadlines, as on an overloaded machine: it
-//! must not take its own delay for theirs.
+//! A broker that is stopped for longer than its clients' deadlines, as on an overloaded machine:
+//! its own delay must not count against the clients.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use grapnel_tests::client::Event;
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Version, scenario};
 use rustix::process::Signal;
 
-/// One and a half times a keep alive of 3 s, and the time for a CONNECT.
+/// One and a half times a keep alive of 3 s, and the time limit for CONNECT.
 const DEADLINE_MS: u64 = 4500;
 
-/// Stops the broker's process, does `meanwhile`, and lets it go on when every deadline has long passed; `witness` hears nothing
-/// for so long.
+/// Stops the broker's process, runs `meanwhile`, and continues the process long after every
+/// deadline; `witness` receives nothing meanwhile.
 fn hold(broker: &Broker, witness: &mut Client, meanwhile: impl FnOnce()) {
     broker.process().signal(Signal::STOP);
     let status = format!("/proc/{}/status", broker.process().id());
@@ -26,12 +26,12 @@ fn hold(broker: &Broker, witness: &mut Client, meanwhile: impl FnOnce()) {
 }
 
 scenario! {
-    /// [MQTT-3.1.2-22]: what was in the socket in time was received. So it is with CONNECT. Who sent nothing, or not all of
-    /// it, is ended all the same.
+    /// [MQTT-3.1.2-22]: bytes that were in the socket in time count as received in time, also a
+    /// CONNECT. A client that sent nothing, or only a part, is disconnected.
     fn what_came_while_the_broker_was_held_came_in_time(
         broker in Broker::builder().grapnel_only().config(&format!("[limits]\nconnect_timeout_ms = {DEADLINE_MS}"))
     ) {
-        // Their time runs from here on; little of it passes before the broker is held.
+        // Their time begins here; little of it passes before the broker is stopped.
         let mut newcomer = Client::dial(broker, Version::V311);
         let mut half = Client::dial(broker, Version::V311);
         let known = |name: &str| Client::connect(broker, &Connect::new(Version::V5, name).keep_alive(3));

@@ -53,7 +53,8 @@ fn hooks_are_set_unmounted_and_mounted_with_ctl_and_stay_so_after_a_restart() {
     );
 }
 
-/// A plugin whose hook was unmounted once, and which is loaded again long after: it is not said to be called.
+/// If a plugin has a hook that was unmounted earlier, its load or enable reports that the hook is
+/// not called.
 #[test]
 fn who_loads_or_enables_a_plugin_is_told_of_its_hooks_that_are_unmounted() {
     let broker = builder().start();
@@ -117,7 +118,8 @@ fn what_links_did_is_shown_with_times() {
     assert!(table.contains("P99") && table.contains("µs"), "{table}");
 }
 
-/// A slow call is named with its plugin, its point and its time; `slow_call_ms` says what is slow.
+/// A slow call is logged with its plugin, its point and its time; `slow_call_ms` sets the
+/// threshold.
 #[test]
 fn a_slow_call_is_named_in_the_log() {
     let broker = builder().shards(2).config("[limits]\nslow_call_ms = 30\n").start();

@@ -1,4 +1,5 @@
-//! What an operator does with a plugin that is loaded, while clients publish: reload with its state, configure, disable, enable.
+//! Commands of an operator on a loaded plugin while clients publish: reload with its state,
+//! configure, disable, enable.
 
 use grapnel_tests::{Broker, Client, Publish, Version, scenario};
 
@@ -14,7 +15,8 @@ fn count(publisher: &mut Client, subscriber: &mut Client) -> Option<u64> {
 }
 
 scenario! {
-    /// A publisher's count goes on through reloads, configurations and an intermission; nothing is counted twice or not at all.
+    /// A publisher's count continues through reloads, configurations and a pause; every message is
+    /// counted exactly once.
     fn a_plugin_keeps_its_state_while_it_is_reloaded_and_configured(broker in builder()) {
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("t", 1);
@@ -66,7 +68,8 @@ fn a_disabled_plugin_is_disabled_after_a_restart() {
     assert_eq!(broker.ctl_json(&["plugins", "show", "noop"])["state"], "loaded");
 }
 
-/// Messages never stop coming on several shards while the plugin is reloaded: every publisher's counts follow each other.
+/// Messages continue on several shards while the plugin is reloaded: every publisher's counts are
+/// consecutive.
 #[test]
 fn counts_go_on_exactly_through_reloads_under_load() {
     let broker = builder().shards(2).start();
@@ -79,7 +82,7 @@ fn counts_go_on_exactly_through_reloads_under_load() {
     let per_round = 10_u64;
     let mut next = 1;
     for round in 0..rounds {
-        // Sent, and not waited for: they are on their way while the reload is.
+        // Sent without a wait: they are under way during the reload.
         for n in 0..per_round {
             let id = (round * per_round + n) as u16 + 1;
             publisher.send_publish(&Publish::new("t", "x").qos(1).id(id));

@@ -7,7 +7,8 @@ use grapnel_tests::wire::Ack;
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Version, Will, plugin, scenario};
 use rustix::process::Signal;
 
-/// Runs `grapnel` with this configuration file to its end; whether it succeeded and what it printed.
+/// Runs `grapnel` with this configuration file to its end. Returns whether it succeeded, and its
+/// output.
 fn run(config: &str, arguments: &[&str]) -> (bool, String) {
     let mut builder = Broker::builder().config(config);
     let (mut command, _home) = builder.grapnel_command();
@@ -17,7 +18,7 @@ fn run(config: &str, arguments: &[&str]) -> (bool, String) {
     (status.success(), process.log())
 }
 
-/// Insists on a refusal to start that says each of these.
+/// Checks that a start is refused with each of these texts.
 #[track_caller]
 fn refused(config: &str, arguments: &[&str], says: &[&str]) {
     let (success, log) = run(config, arguments);
@@ -44,7 +45,8 @@ fn it_says_where_it_listens_before_it_is_ready() {
 }
 
 scenario! {
-    /// SIGTERM: MQTT 5 clients get DISCONNECT 0x8B, the others an end, and the process ends with 0.
+    /// SIGTERM: MQTT 5 clients get DISCONNECT 0x8B, the connections of others end, and the process
+    /// ends with 0.
     fn sigterm_drains(broker in Broker::builder().grapnel_only()) {
         let mut clients: Vec<Client> =
             (0..30).map(|n| Client::hello(broker, Version::ALL[n % 3], &format!("c{n}"))).collect();
@@ -52,7 +54,7 @@ scenario! {
         for client in &mut clients {
             assert_eq!(client.end(), client.version().is_5().then_some(0x8B));
         }
-        // That it ends with 0 is what the harness insists on when the broker goes.
+        // The harness checks the status 0 when the broker is dropped.
     }
 }
 
@@ -66,7 +68,8 @@ fn sigint_drains_too() {
 }
 
 scenario! {
-    /// The drain is bounded: a client that reads nothing and has unacknowledged messages holds nobody up.
+    /// The drain is bounded: a client that reads nothing and has unacknowledged messages does not
+    /// delay it.
     fn a_stuck_client_does_not_hold_the_drain_up(broker in Broker::builder().grapnel_only().config("[limits]\ndrain_timeout_ms = 500")) {
         let mut stuck = Client::hello(broker, Version::V5, "stuck");
         stuck.subscribe("t", 1);
@@ -90,7 +93,7 @@ fn a_shutdown_is_not_a_reason_for_wills_to_be_lost_or_sent_twice() {
     let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c").will(will));
     broker.process().signal(Signal::TERM);
     client.end();
-    // Whether the watcher still sees it depends on who is disconnected first; twice is wrong.
+    // Whether the watcher receives it depends on the order of disconnects; twice is wrong.
     let mut wills = 0;
     while let grapnel_tests::client::Event::Packet(packet) = watcher.next(PATIENCE) {
         wills += usize::from(matches!(packet, Packet::Publish(_)));
@@ -194,7 +197,7 @@ fn a_second_broker_on_the_same_socket_is_refused() {
     let socket = plugin::argument(broker.socket()).to_owned();
     let mut builder = Broker::builder();
     let (mut command, _home) = builder.grapnel_command();
-    // The later argument counts; the other broker is left alone.
+    // The later argument counts; the other broker is not affected.
     command.env("GRAPNEL_CONTROL_SOCKET", &socket);
     let mut arguments = start_with(&["--listen", "127.0.0.1:0", "--socket", &socket]);
     arguments.env("GRAPNEL_STATE_DIR", broker.home().join("other state"));
@@ -215,7 +218,7 @@ fn a_listener_beyond_loopback_that_nobody_guards_is_warned_of() {
         let process = Process::start("grapnel", command, None);
         process.wait_for_line("ready", PATIENCE, |line| (line == "ready").then_some(()));
         process.signal(Signal::TERM);
-        // The log's next line: whatever was to be said before it has been read by then.
+        // The log's next line: all earlier lines have been read by then.
         process.wait_for_line("stops", PATIENCE, |line| line.contains("stops: signal").then_some(()));
         process.lines(|line| line.contains("WARN").then(|| line.to_owned()))
     };

@@ -1,5 +1,5 @@
-//! A log that nobody reads: standard error is a closed pipe, a full disk, or a pipe without a
-//! reader. The lines are lost and counted, and nothing else is affected.
+//! A log without a reader: standard error is a closed pipe, a full disk, or a pipe that is not
+//! read. The lines are lost and counted, and nothing else is affected.
 
 use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
 use std::os::unix::process::ExitStatusExt;
@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, plugin};
 
-/// Lines that one publish makes at the least, from a hook on a shard: `witness` writes one for each of its packets and messages.
+/// Minimum number of lines that one publish causes, from a hook on a shard: `witness` writes one
+/// for each of its packets and messages.
 const PUBLISHES: u64 = 300;
 
 fn lines_lost(broker: &Broker) -> u64 {
     broker.ctl_json(&["status"])["log_lines_lost"].as_u64().expect("a number")
 }
 
-/// Publishes through hooks that write into the log; how long the slowest acknowledgement took.
+/// Publishes through hooks that write into the log. Returns the time of the slowest
+/// acknowledgement.
 fn publish(client: &mut Client, count: u64) -> Duration {
     let each = |_| {
         let sent = Instant::now();
@@ -36,7 +38,8 @@ fn serves_on_and_counts(broker: &Broker) {
     let rows = metrics["metrics"].as_array().expect("a list");
     let row = rows.iter().find(|row| row["name"] == "log_lines_lost").expect("it is a metric");
     assert!(row["value"].as_u64() >= Some(lost), "{row}");
-    // A plugin that fails to load, a client that sends nonsense, and the end write lines of their own.
+    // A plugin that fails to load, a client with a protocol error, and the end write lines of their
+    // own.
     broker.ctl_refused(&["plugins", "load", "panic-in-load", "--once"]);
     Client::hello(broker, Version::V5, "d");
     publish(&mut client, 1);
@@ -69,14 +72,15 @@ fn line_with(reader: &mut BufReader<PipeReader>, what: &str) -> String {
     panic!("the log ends without {what:?}");
 }
 
-/// Whoever was to read the log has stopped: no shard waits for it, and once it is read again lines come again.
+/// If the reader of the log has stopped, no shard waits for it; once it reads again, lines are
+/// written again.
 #[test]
 fn a_pipe_that_nobody_reads_holds_up_nobody() {
     let (reader, writer) = pipe().unwrap();
     let broker = Broker::builder().shards(1).stderr(writer).start();
     broker.ctl_ok(&["plugins", "load", "witness", "--once"]);
     let mut client = Client::hello(&broker, Version::V5, "c");
-    // Some hundred bytes each: many times what a pipe holds.
+    // Some hundred bytes each: many times the size of a pipe.
     let slowest = publish(&mut client, 3000);
     assert!(slowest < PATIENCE / 4, "{slowest:?}");
     assert!(lines_lost(&broker) > 0);
@@ -87,10 +91,10 @@ fn a_pipe_that_nobody_reads_holds_up_nobody() {
     }
     assert!(reading.is_finished(), "no line comes any more");
     reading.join().unwrap();
-    // The reader is gone with it, which the end of the broker must survive, too.
+    // The reader is dropped here, which the end of the broker must survive, too.
 }
 
-/// A process that must end ends, although what it has to say about it is not taken.
+/// A fatal signal ends the process, although its message cannot be written.
 #[test]
 fn a_fatal_signal_ends_the_process_although_nobody_reads() {
     let (_reader, mut writer) = pipe().unwrap();
@@ -106,7 +110,7 @@ fn a_fatal_signal_ends_the_process_although_nobody_reads() {
     assert_eq!(ended.signal(), Some(11), "{ended}");
 }
 
-/// What a program prints for people may go to a closed pipe or a full disk, too.
+/// The output of a program may also go to a closed pipe or a full disk.
 #[test]
 fn the_programs_end_well_where_nobody_takes_what_they_print() {
     let broker = Broker::builder().grapnel_only().start();
@@ -140,7 +144,7 @@ fn the_programs_end_well_where_nobody_takes_what_they_print() {
     }
 }
 
-/// What it says when it is ready goes to standard output, which may be closed, too.
+/// The message that the broker is ready goes to standard output, which may be closed, too.
 #[test]
 fn a_broker_runs_without_anybody_who_reads_what_it_prints() {
     let home = tempfile::tempdir().unwrap();
@@ -169,7 +173,7 @@ fn a_broker_runs_without_anybody_who_reads_what_it_prints() {
     assert_eq!(broker.wait().unwrap().code(), Some(0));
 }
 
-/// A pipe whose reader has gone, or a disk without room.
+/// A pipe whose reader has ended, or a full disk.
 fn nobody_takes(full: bool) -> Stdio {
     if full {
         return std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into();

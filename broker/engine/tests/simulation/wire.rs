@@ -1,4 +1,4 @@
-//! Packets of the clients as bytes, and the little that is needed to read what the broker sends.
+//! Packets of the clients as bytes, and helpers to read what the broker sends.
 
 use std::num::NonZeroU16;
 
