@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prints what failed, from reports in JUnit's form: the name of each test and the first lines of why.
+"""Prints the failed tests of JUnit reports: the name of each and the first lines of the reason.
 
 usage: tests/failures.py REPORT...
 
-scripts/test prints this at its end, so that the last lines of a long run say what to look at.
+scripts/test runs this at its end, so that the last lines of a long run show the failures.
 """
 
 import os
@@ -16,7 +16,7 @@ LINE_CHARS_MAX = 300
 
 
 def why(case, failure):
-    """The message of a panic where there is one, or else what the report says."""
+    """The message of a panic if there is one, otherwise the text of the report."""
     text = failure.text or ""
     for name in ("system-err", "system-out"):
         text += "\n" + (case.findtext(name) or "")

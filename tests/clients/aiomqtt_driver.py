@@ -1,5 +1,7 @@
-"""One connection of aiomqtt, driven by tests/tests/clients/scripted.rs: a command per line of input, an event per line of
-output, both JSON, payloads in hexadecimal. Does what it is told and judges nothing; it ends when its input does."""
+"""One connection of aiomqtt for tests/tests/clients/scripted.rs: a command per line of input, an
+event per line of output, both JSON, payloads in hexadecimal. It executes commands and checks
+nothing; it ends when its input ends.
+"""
 
 import asyncio
 import importlib.metadata
@@ -43,7 +45,7 @@ class Connection:
             **settings,
         )
         await self.client.__aenter__()
-        # aiomqtt drops the flags of CONNACK; what it does have is shown instead.
+        # aiomqtt drops the flags of CONNACK; its public names are shown instead.
         public = ", ".join(name for name in dir(self.client) if not name.startswith("_"))
         say("connected", session_present=None, instead=f"Client has {public}")
         self.reader = asyncio.create_task(self.read())
@@ -87,7 +89,7 @@ async def main():
             await getattr(connection, command["do"])(command)
         except Exception as error:
             say("refused", error=refusal(error))
-    # Like a process that crashes: whoever has not disconnected by now leaves its will.
+    # Like a crash: a client that has not disconnected by now leaves its will.
     os._exit(0)
 
 

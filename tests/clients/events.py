@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 
-# The test waits as long; what has not happened by then has failed.
+# The timeout of the test.
 PATIENCE_S = 20
 
 _OUTPUT = threading.Lock()
@@ -29,5 +29,5 @@ def say_message(message):
 
 
 def refusal(error):
-    """What the library said, or the kind of error where it said nothing."""
+    """The error message of the library, or the type of the error if there is none."""
     return str(error) or type(error).__name__

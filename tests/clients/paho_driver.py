@@ -1,5 +1,7 @@
-"""One connection of paho-mqtt, driven by tests/tests/clients/scripted.rs: a command per line of input, an event per line
-of output, both JSON, payloads in hexadecimal. Does what it is told and judges nothing; it ends when its input does."""
+"""One connection of paho-mqtt for tests/tests/clients/scripted.rs: a command per line of input, an
+event per line of output, both JSON, payloads in hexadecimal. It executes commands and checks
+nothing; it ends when its input ends.
+"""
 
 import json
 import os
@@ -17,7 +19,7 @@ PROTOCOLS = {"3.1": mqtt.MQTTv31, "3.1.1": mqtt.MQTTv311, "5": mqtt.MQTTv5}
 
 
 class Connection:
-    """The client and what its callbacks told."""
+    """The client and the results of its callbacks."""
 
     def connect(self, command):
         self.five = command["version"] == "5"
@@ -29,7 +31,7 @@ class Connection:
             reconnect_on_failure=command["comes_back"],
             **settings,
         )
-        # Seconds; whole ones are its default.
+        # Seconds; whole seconds are its default.
         self.client.reconnect_delay_set(min_delay=0.05, max_delay=1)
         self.connected, self.subscribed, self.ended = queue.Queue(), queue.Queue(), queue.Queue()
         self.client.on_connect = lambda _c, _u, flags, reason, _p: self.connected.put((flags, reason))

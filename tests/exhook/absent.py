@@ -1,4 +1,4 @@
-"""Asks for what cannot be done, about a client that is not there."""
+"""Sends commands that cannot be executed, about a client that does not exist."""
 
 from grapnel_exhook import MessageEvent, broker, on
 

@@ -1,5 +1,7 @@
-"""aMQTT plugins as its documents show them: one that takes every event with all that it is told, one that takes little, two that
-log in and two that filter as they are told, and one that uses its context. They print what they were called with."""
+"""aMQTT plugins as its documents show them: one that handles every event with all arguments, one
+with few arguments, two for logins and two topic filters whose results are given by the input,
+and one that uses its context. They print their calls.
+"""
 
 from dataclasses import dataclass
 
@@ -77,7 +79,7 @@ class Spy(BasePlugin):
 
 
 class Few(BasePlugin):
-    """Takes some of the arguments, by name, and one that has a default."""
+    """Takes some of the arguments by name, and one with a default."""
 
     async def on_broker_client_connected(self, *, client_id):
         _tell("on_broker_client_connected", client_id=client_id)
@@ -105,7 +107,7 @@ def _answer(word):
 
 
 class _Login(BaseAuthPlugin):
-    """The user name holds an answer for each of two plugins: true-none."""
+    """The user name contains a result for each of two plugins: true-none."""
 
     async def authenticate(self, *, session):
         words = (session.username or "none-none").split("-")
@@ -122,7 +124,7 @@ class LoginB(_Login):
 
 
 class _Filter(BaseTopicPlugin):
-    """The topic holds the action that is meant, and an answer for each of two plugins: receive/true-none."""
+    """The topic contains the action, and a result for each of two plugins: receive/true-none."""
 
     async def topic_filtering(self, *, session=None, topic=None, action=None):
         _tell("topic_filtering", client=session.client_id, topic=topic, action=str(action.value))
@@ -139,7 +141,7 @@ class FilterB(_Filter):
 
 
 class Acts(BasePlugin):
-    """Does by its context what a topic says."""
+    """Uses its context as the topic says."""
 
     async def on_broker_message_received(self, *, client_id, message):
         context = self.context

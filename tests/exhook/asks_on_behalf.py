@@ -1,4 +1,4 @@
-"""Makes a subscription on behalf of a client, takes it back, and makes another one, where something is published to `go`."""
+"""On a publish to `go`, subscribes a client, unsubscribes it, and subscribes it to another filter."""
 
 from grapnel_exhook import MessageEvent, broker, on
 

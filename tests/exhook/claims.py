@@ -1,5 +1,6 @@
-"""Lets in who has the password, notes that with the client, and says in the place of each payload what it has noted. At the topic
-`flood` it publishes more than the broker takes."""
+"""Allows a login with the right password, stores that with the client, and replaces each payload
+by what it has stored. At the topic `flood` it publishes more than the broker accepts.
+"""
 
 from grapnel_exhook import AuthenticateEvent, MessageEvent, Modify, broker, on
 

@@ -1,4 +1,4 @@
-"""Hooks every point of EMQX's on its own SDK, with the SDK's own signatures, and prints what it was called with."""
+"""Hooks every point of EMQX on its own SDK, with the SDK's signatures, and prints its calls."""
 
 from emqx_extension.hooks import EmqxHookSdk, hooks_handler
 from told import told
@@ -24,7 +24,7 @@ class Spy(EmqxHookSdk):
     @hooks_handler()
     def on_client_authenticate(self, clientinfo, authresult, state):
         told("client_authenticate", clientinfo, authresult, state)
-        # Who gives a name is vouched for, others come in as the broker has it.
+        # A client with this name is allowed; for others the broker decides.
         return True if clientinfo.username == "alice" else None
 
     @hooks_handler()

@@ -1,4 +1,4 @@
-"""Answers as it is told: a user name, or the last level of a topic, names the answer. On EMQX's own SDK."""
+"""A user name, or the last level of a topic, selects the answer. On EMQX's own SDK."""
 
 import time
 

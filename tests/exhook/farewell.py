@@ -1,4 +1,6 @@
-"""Answers with the number of its process, and says a long farewell: lines, a record of the log, a message, a file, an exception."""
+"""Answers with its process number, and ends slowly, with lines, a log record, a message, a file
+and an exception.
+"""
 
 import logging
 import os
@@ -16,7 +18,7 @@ def publish(event: MessageEvent) -> Modify:
 
 def close() -> None:
     log.warning("begins")
-    # Longer than a farewell that nobody waits for may take.
+    # Longer than a shutdown that is not waited for may take.
     time.sleep(float(os.environ.get("FAREWELL_S", "2.2")))
     for n in range(2000):
         print("last line", n)

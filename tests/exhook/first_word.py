@@ -1,4 +1,4 @@
-"""Allows whatever is asked, and leaves the last word to others."""
+"""Allows everything, and lets later hooks decide otherwise."""
 
 from grapnel_exhook import Allow, AuthorizeEvent, on
 

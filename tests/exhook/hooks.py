@@ -1,4 +1,6 @@
-"""Hooks for EMQX's Python extension SDK, of the shape that its users have: who gives a user name may publish and subscribe."""
+"""Hooks for EMQX's Python extension SDK, as its users write them: a client with a user name may
+publish and subscribe.
+"""
 
 from emqx_extension.hooks import EmqxHookSdk, hooks_handler
 from emqx_extension.types import EMQX_CLIENTINFO_PARSE_T, EMQX_MESSAGE_PARSE_T

@@ -1,5 +1,7 @@
-"""A worker without the SDK. It lets everybody in and has kept what each login gave. When it is asked to end, it has more kept of the
-last client that has published, and ends. It prints what it is shown of the login that a session is from."""
+"""A worker without the SDK. It allows every client and stores the data of each login. At its
+shutdown it stores more data for the last client that has published, and ends. It prints the
+login data that it receives with a session.
+"""
 
 import os
 import socket

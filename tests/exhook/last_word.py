@@ -1,4 +1,4 @@
-"""Denies one topic, and says nothing of others."""
+"""Denies one topic, and returns no decision for others."""
 
 from grapnel_exhook import AuthorizeEvent, on
 

@@ -1,4 +1,6 @@
-"""Takes its time for what is published to `slow/…`, beside other events or one after the other, and marks what it has answered."""
+"""Takes some time for a publish to `slow/…`, in parallel or one after the other, and marks each
+answer.
+"""
 
 import asyncio
 import os

@@ -1,4 +1,6 @@
-"""Hooks on our own API: what a client sends comes back changed, so that the test sees that every byte has made the way twice."""
+"""Hooks on our own API: it changes what a client sends, so that the test can check every byte in
+both directions.
+"""
 
 from grapnel_exhook import Allow, AuthenticateEvent, Deny, MessageEvent, Modify, on
 

@@ -1,4 +1,6 @@
-"""Lets everything go on, marked; ends at `end`, stops at `stop`; a process that is not the first takes its time to start."""
+"""Continues every message with a mark; ends at `end`, stops at `stop`; every process but the first
+starts slowly.
+"""
 
 import os
 import signal

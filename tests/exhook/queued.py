@@ -1,4 +1,4 @@
-"""Is told of who comes, and lets every message go on."""
+"""Is notified of connects, and continues every message."""
 
 from grapnel_exhook import ConnectedEvent, MessageEvent, on
 

@@ -1,4 +1,4 @@
-"""Says in the place of each payload what it knows of who has sent it, and ends at the topic `end`."""
+"""Replaces each payload by the stored data of its sender, and ends at the topic `end`."""
 
 import os
 

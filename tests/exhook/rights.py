@@ -1,5 +1,6 @@
-"""Says what clients may, and leaves what they publish as it is. At the topic `keep` it has something kept of a login, which it has not
-said that it would do."""
+"""Authorizes clients, and leaves messages unchanged. At the topic `keep` it stores data with a
+login, without having declared that.
+"""
 
 from grapnel_exhook import AuthorizeEvent, MessageEvent, Modify, _commands, on
 

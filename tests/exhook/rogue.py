@@ -1,5 +1,6 @@
-"""A worker of exhook's that lets every publish go on, until one to rogue/WHAT tells it what to do wrong. With the argument `lies`
-it answers at every point with something good and, behind it, something that cannot be."""
+"""A worker of exhook that continues every publish, until one to rogue/WHAT selects an error. With
+the argument `lies` it answers at every point with a valid change followed by an invalid one.
+"""
 
 import os
 import signal
@@ -60,7 +61,7 @@ def misbehave(what):
             print("x" * 1000)
 
 
-# What is right in them would be seen if it counted.
+# The valid parts would be visible if they took effect.
 LIES = {
     "client.authenticate": {"superuser": True, "allow": "yes"},
     "client.authorize": {"reason": 0x97, "allow": 0},

@@ -1,4 +1,4 @@
-"""Allows everything, after a while where it is about a subscription, and says what has been subscribed."""
+"""Allows everything, a subscription after a delay, and reports subscriptions."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Answers each message with where it runs and what is around it, as JSON."""
+"""Answers each message with its working directory and environment, as JSON."""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Prints what a hook was called with as one line of JSON that a test reads: every type that JSON does not tell apart is named."""
+"""Prints a call of a hook as one line of JSON for a test: types that JSON does not distinguish are
+named.
+"""
 
 import json
 
@@ -13,7 +15,7 @@ def _show(value):
         except UnicodeEncodeError:
             return {"surrogates of": value.encode("utf-8", "surrogateescape").hex()}
     if isinstance(value, (bytes, bytearray)):
-        # Also of what derives from bytes.
+        # Also for types that derive from bytes.
         return {"bytes" if isinstance(value, bytes) else "bytearray": bytes(value).hex()}
     if isinstance(value, list):
         return [_show(item) for item in value]
@@ -22,7 +24,7 @@ def _show(value):
     if isinstance(value, dict):
         return {"dict": [[_show(key), _show(item)] for key, item in value.items()]}
     if hasattr(value, "to_dict"):
-        # What the EMQX SDK makes of a list of pairs; in the order of the list.
+        # The EMQX SDK's object for a list of pairs; in the order of the list.
         return {"record": [[key, _show(item)] for key, item in vars(value).items()]}
     return {type(value).__name__: str(value)}
 

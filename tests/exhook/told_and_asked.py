@@ -1,4 +1,4 @@
-"""Lets everybody in whom it is asked about, and is told of what is delivered."""
+"""Allows every login, and is notified of deliveries."""
 
 from grapnel_exhook import AuthenticateEvent, MessageEvent, on
 

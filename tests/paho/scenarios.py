@@ -1,6 +1,7 @@
-"""Scenarios with paho-mqtt, run by tests/src/paho.rs: PORT LEVEL SCENARIO; the result is one line of JSON.
+"""Scenarios with paho-mqtt, run by tests/src/paho.rs: PORT LEVEL SCENARIO; the result is one line
+of JSON.
 
-Every wait is for something that happens, and bounded; nothing sleeps.
+Every wait is for an event, and bounded; no scenario sleeps.
 """
 
 import json
@@ -75,7 +76,7 @@ class Client:
         self.mqtt.loop_stop()
 
     def die(self):
-        """The socket closes under the client, as when its machine loses power and TCP notices."""
+        """Closes the socket under the client, as a power failure would."""
         self.mqtt.loop_stop()
         self.mqtt.socket().close()
 
@@ -127,7 +128,7 @@ def resume():
 
 def takeover():
     first = Client("twin")
-    # paho would come back by itself and take over in its turn.
+    # paho would reconnect by itself and take over in its turn.
     first.mqtt.on_disconnect = lambda c, _u, _f, reason, _p: (first.disconnected.put(reason), c.disconnect())
     second = Client("twin")
     reason = first.disconnected.get(timeout=PATIENCE_S)
@@ -179,7 +180,8 @@ def many():
     subscriber = Client("reader")
     subscriber.subscribe("t", 2)
     publisher = Client("writer")
-    # 20 at a time is paho's own window: beyond it, paho sends what is published next before what it has put aside.
+    # 20 at a time is paho's own window: beyond it, paho sends later publishes before those it has
+    # queued.
     for start in range(0, 2000, 20):
         infos = [publisher.mqtt.publish("t", str(n), 1 + n % 2) for n in range(start, start + 20)]
         for info in infos:
@@ -194,7 +196,7 @@ def order_of_each_qos_holds(numbers):
 
 
 def main():
-    # A scenario that hangs against all bounds must not outlive its test by long.
+    # A scenario that hangs in spite of all bounds must end soon after its test.
     timer = threading.Timer(50, lambda: sys.exit("time is up"))
     timer.daemon = True
     timer.start()

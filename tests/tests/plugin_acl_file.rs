@@ -1,4 +1,4 @@
-//! The bundled plugin acl-file with real clients. The expectations about publishing hold for
+//! The bundled plugin acl-file with real clients. The expectations about publishing are valid for
 //! Mosquitto with the same file too: `GRAPNEL_TESTS_PEER=mosquitto` runs them there.
 
 use std::time::Instant;
@@ -7,7 +7,7 @@ use grapnel_tests::{
     Broker, Client, Connect, PATIENCE, Peer, Publish, Subscribe, Version, Will, plugin, scenario,
 };
 
-/// Both brokers read the same file, which must be there before they start.
+/// Both brokers read the same file, which must exist before they start.
 fn broker(shards: usize, text: &str) -> Option<(Broker, tempfile::TempDir)> {
     let dir = tempfile::tempdir().expect("a place for temporary files");
     let file = dir.path().join("acl");
@@ -20,7 +20,7 @@ fn broker(shards: usize, text: &str) -> Option<(Broker, tempfile::TempDir)> {
     Some((builder.start_with_shards(shards)?, dir))
 }
 
-/// What PUBACK says; success is 0 or, where nobody subscribes, 0x10.
+/// The code of PUBACK; success is 0 or, without a subscriber, 0x10.
 #[track_caller]
 fn may_publish(broker: &Broker, id: &str, user: Option<&str>, topic: &str) -> bool {
     let mut connect = Connect::new(Version::V5, id);
@@ -90,7 +90,7 @@ fn a_subscription_needs_every_name_that_it_matches() {
         let mut ann = Client::connect(&broker, &connect);
         let subscribe =
             Subscribe::to("in/ann/#", 1).and("in/#", 1).and("in/ann/+/x", 0).and("#", 2).and("own/#", 0);
-        // SUBACK has no failure in 3.1; what 3.1.1 says is what clients of it understand.
+        // SUBACK has no failure code in 3.1; clients understand that of 3.1.1.
         assert_eq!(ann.subscribe_all(&subscribe), [1, refused, 0, refused, refused]);
         let mut nobody = Client::hello(&broker, version, "nobody");
         let subscribe = Subscribe::to("public/open/#", 1).and("public/#", 1).and("public/+", 1);
@@ -99,7 +99,7 @@ fn a_subscription_needs_every_name_that_it_matches() {
             let subscribe = Subscribe::to("$share/g/public/open/#", 1).and("$share/g/public/#", 1);
             assert_eq!(nobody.subscribe_all(&subscribe), [1, 0x87]);
         }
-        // What was granted works, and what was refused brings nothing.
+        // Granted subscriptions deliver, and refused ones do not.
         let mut publisher = Client::hello(&broker, version, "publisher");
         publisher.publish(&Publish::new("public/other", "no").qos(1));
         publisher.publish(&Publish::new("public/open/1", "yes").qos(1));
@@ -120,7 +120,8 @@ fn a_will_must_be_allowed_too() {
 }
 
 scenario! {
-    /// New lines hold for what is published from then on; a file with a wrong line is not taken, and the log names it.
+    /// New lines apply to later publishes; a file with a wrong line is not loaded, and the log
+    /// names the line.
     fn a_changed_file_is_taken(broker in Broker::builder().grapnel_only()) {
         let file = broker.home().join("acl");
         let replace = |text: &str| {
@@ -167,7 +168,7 @@ fn a_file_that_cannot_be_used_is_refused_and_named() {
 #[test]
 fn a_subscription_ends_with_the_line_that_allowed_it() {
     if Peer::chosen() == Peer::Mosquitto {
-        // It asks for each message instead.
+        // It authorizes each message instead.
         return;
     }
     for shards in [1, 2] {

@@ -1,4 +1,4 @@
-//! The bundled plugin auth-file with `grapnel-ctl passwd` and real clients: who is accepted, and
+//! The bundled plugin auth-file with `grapnel-ctl passwd` and real clients: which are accepted, and
 //! that no other client waits for it.
 
 use std::io::Write;
@@ -24,7 +24,7 @@ fn passwd(file: &Path, user: &str, password: &str) {
     assert!(child.wait().expect("it was started here").success());
 }
 
-/// Users ann and bob, and the plugin loaded with these `--set` on top.
+/// Users ann and bob, and the plugin loaded with these additional `--set`.
 fn load(broker: &Broker, more: &[&str]) -> PathBuf {
     let file = broker.home().join("users");
     passwd(&file, "ann", "secret");
@@ -36,7 +36,7 @@ fn load(broker: &Broker, more: &[&str]) -> PathBuf {
     file
 }
 
-/// What CONNACK says to this login.
+/// The CONNACK code for this login.
 #[track_caller]
 fn code(broker: &Broker, version: Version, login: Option<(&str, &str)>) -> u8 {
     let mut connect = Connect::new(version, "somebody");
@@ -46,7 +46,7 @@ fn code(broker: &Broker, version: Version, login: Option<(&str, &str)>) -> u8 {
     Client::attempt(broker, &connect).1.code
 }
 
-/// Tries until the answer is this one.
+/// Tries until the code is this one.
 #[track_caller]
 fn wait_for_code(broker: &Broker, login: (&str, &str), expected: u8) {
     let until = Instant::now() + PATIENCE;
@@ -56,7 +56,8 @@ fn wait_for_code(broker: &Broker, login: (&str, &str), expected: u8) {
 }
 
 scenario! {
-    /// What MQTT 5 calls 0x86 is return code 5, not authorized, before it (section 3.2.2.3 of 3.1.1).
+    /// 0x86 of MQTT 5 is return code 5, not authorized, in earlier versions (section 3.2.2.3 of
+    /// 3.1.1).
     fn the_users_of_the_file_are_let_in(broker in Broker::builder().grapnel_only(), version) {
         load(broker, &[]);
         let refused = if version.is_5() { 0x86 } else { 5 };
@@ -75,7 +76,7 @@ scenario! {
 }
 
 scenario! {
-    /// As people use it, and after an unload everybody comes in again.
+    /// Logins with mosquitto's clients; after an unload every client is admitted again.
     fn mosquitto_clients_log_in(broker in Broker::builder().grapnel_only()) {
         load(broker, &[]);
         let mut subscriber = Subscriber::start(broker, Version::V5, &["-u", "ann", "-P", "secret", "-t", "t", "-q", "1"]);
@@ -88,7 +89,8 @@ scenario! {
 }
 
 scenario! {
-    /// New passwords are taken while it runs; a file with a wrong line is not, and the log names the line.
+    /// New passwords are used while it runs; a file with a wrong line is not loaded, and the log
+    /// names the line.
     fn a_changed_file_is_taken(broker in Broker::builder().grapnel_only()) {
         let file = load(broker, &[]);
         let mut connected = Client::connect(broker, &Connect::new(Version::V5, "before").login("ann", "secret"));
@@ -111,8 +113,8 @@ scenario! {
 }
 
 scenario! {
-    /// More logins at once than may wait: some are let in, the rest is told to come back (0x89), and who is connected does not
-    /// notice: the hashing is on other threads.
+    /// More logins at once than may wait: some are admitted, the others are refused with "server
+    /// busy" (0x89). Connected clients are not affected, because other threads compute the hashes.
     fn a_flood_of_logins_is_answered(broker in Broker::builder().grapnel_only()) {
         load(broker, &["threads=1", "queue_max=4"]);
         let mut connected = Client::hello(broker, Version::V5, "connected");
@@ -137,7 +139,8 @@ scenario! {
     }
 }
 
-/// A user name that is not in the file takes as long as a wrong password: not less than half of it, in the fastest of several tries.
+/// An unknown user name takes as long as a wrong password: at least half of it, in the fastest of
+/// several tries.
 #[test]
 fn the_time_of_an_answer_does_not_tell_who_is_a_user() {
     let broker = Broker::builder().grapnel_only().start();
@@ -147,7 +150,7 @@ fn the_time_of_an_answer_does_not_tell_who_is_a_user() {
         assert_eq!(code(&broker, Version::V5, Some(login)), 0x86);
         begin.elapsed()
     };
-    // In turn, so that whatever else the machine does slows down both.
+    // In turn, so that other work of the machine slows down both.
     let (mut user, mut stranger) = (PATIENCE, PATIENCE);
     for _ in 0..10 {
         user = user.min(time(("ann", "wrong")));
@@ -157,7 +160,7 @@ fn the_time_of_an_answer_does_not_tell_who_is_a_user() {
 }
 
 scenario! {
-    /// A superuser passes where acl-file lets nobody through.
+    /// A superuser is allowed where acl-file denies every other client.
     fn a_superuser_may_do_everything(broker in Broker::builder().grapnel_only()) {
         load(broker, &[r#"superusers=["ann"]"#]);
         let acl = broker.home().join("acl");

@@ -1,5 +1,5 @@
-//! The C plugin c-journal on live traffic: what is acknowledged is in the file, in order, and it is
-//! loaded and unloaded like any other plugin.
+//! The C plugin c-journal on live traffic: acknowledged messages are in the file, in order, and it
+//! is loaded and unloaded like any other plugin.
 
 use std::path::Path;
 
@@ -37,7 +37,8 @@ fn load(broker: &Broker, plugin: &Compiled, file: &Path) {
 }
 
 scenario! {
-    /// Loaded from C, reloaded and unloaded in front of the same two clients; each message that was acknowledged is in the file.
+    /// Loaded from C, reloaded and unloaded with the same two clients; each acknowledged message is
+    /// in the file.
     fn acknowledged_messages_are_in_the_file(broker in Broker::builder().grapnel_only()) {
         let plugin = Compiled::of("c-journal");
         let folder = tempfile::tempdir().expect("a place for temporary files");
@@ -71,7 +72,7 @@ scenario! {
 }
 
 scenario! {
-    /// Publishes in flight keep their order, whoever of them waits for the disk.
+    /// Publishes in flight keep their order, whichever of them waits for the disk.
     fn the_file_has_the_order_of_the_messages(broker in Broker::builder().grapnel_only()) {
         let plugin = Compiled::of("c-journal");
         let folder = tempfile::tempdir().expect("a place for temporary files");
@@ -91,7 +92,7 @@ scenario! {
     }
 }
 
-/// How large a file the broker may write from now on; `unlimited` for any.
+/// Limits the size of files that the broker may write; `unlimited` for any.
 fn limit_files(broker: &Broker, bytes: &str) {
     let pid = broker.process().id().to_string();
     let limit = format!("--fsize={bytes}:unlimited");
@@ -99,14 +100,15 @@ fn limit_files(broker: &Broker, bytes: &str) {
     assert!(limited.success());
 }
 
-/// A write that is cut short by a limit leaves nothing behind: what is refused is not in the file, and what is acknowledged can be
-/// read. Numbers go on over restarts, and a record that a crash has cut is cut off.
+/// A write that a limit cuts short leaves nothing behind: refused messages are not in the file, and
+/// acknowledged ones can be read. Numbers continue over restarts, and a record that a crash has
+/// truncated is removed.
 #[test]
 fn the_file_is_whole_after_writes_that_were_cut_short() {
     let plugin = Compiled::of("c-journal");
     let folder = tempfile::tempdir().expect("a place for temporary files");
     let file = folder.path().join("orders");
-    // A client may have another home after a restart, and numbers count per shard.
+    // A client may have another home shard after a restart, and numbers count per shard.
     let start = || Broker::builder().grapnel_only().start_with_shards(1).expect("Grapnel runs on one shard");
     let size = || std::fs::metadata(&file).expect("it is there").len();
     let broker = start();
@@ -143,7 +145,7 @@ fn the_file_is_whole_after_writes_that_were_cut_short() {
     let (two, three) = (number(1), number(2));
     assert_eq!((&three.0, three.1), (&two.0, two.1 + 1), "it goes on counting");
 
-    // What is no journal is not touched.
+    // A file that is no journal is not changed.
     let foreign = folder.path().join("letter");
     std::fs::write(&foreign, "Dear reader, this is a letter.\n").expect("the folder is ours");
     let setting = format!("file={:?}", foreign.display().to_string());
@@ -152,7 +154,7 @@ fn the_file_is_whole_after_writes_that_were_cut_short() {
     assert_eq!(std::fs::read(&foreign).expect("it is there"), b"Dear reader, this is a letter.\n");
 }
 
-/// One broker writes a file. A reload does not let go of it, and whoever stops does.
+/// One broker writes a file. A reload does not release the file; the end of the broker does.
 #[test]
 fn a_file_has_one_broker() {
     let plugin = Compiled::of("c-journal");
@@ -177,8 +179,9 @@ fn a_file_has_one_broker() {
     assert_eq!(payloads, ["one", "two"]);
 }
 
-/// Two plugins of one broker would give the same numbers twice: one writes a file, whatever the other one is called. A reload of the
-/// one that does takes it over, also with other settings, and who lets go of it leaves it to the other.
+/// Two plugins of one broker would use the same numbers: only one writes a file, whatever the name
+/// of the other. A reload of that plugin takes the file over, also with other settings, and an
+/// unload frees it for the other.
 #[test]
 fn a_file_has_one_plugin_of_a_broker() {
     let plugin = Compiled::of("c-journal");
@@ -209,7 +212,7 @@ fn a_file_has_one_plugin_of_a_broker() {
     assert_eq!(payloads, ["one", "two"]);
 }
 
-/// What waits to be written is counted as the memory that it takes, and an empty message takes some too.
+/// Waiting messages count with the memory that they use, which an empty message does too.
 #[test]
 fn what_waits_is_counted_as_it_is_held() {
     let plugin = Compiled::of("c-journal");
@@ -232,13 +235,13 @@ fn what_waits_is_counted_as_it_is_held() {
     assert_eq!(metric(&broker, "pending_refused_owner"), 0);
 }
 
-/// A client whose messages wait takes its own share of the room, and everybody else's messages wait beside them.
+/// A client's waiting messages use its own share, and messages of other clients wait in addition.
 #[test]
 fn a_client_has_a_share_of_what_waits() {
     let plugin = Compiled::of("c-journal");
     let broker = Broker::builder().grapnel_only().shards(1).start();
     let folder = tempfile::tempdir().expect("a place for temporary files");
-    // A pipe that nobody reads: whoever writes to it waits.
+    // A pipe without a reader: a write to it blocks.
     let pipe = folder.path().join("pipe");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("there can be pipes");
     let file = format!("file={:?}", pipe.display().to_string());
@@ -262,7 +265,7 @@ fn a_client_has_a_share_of_what_waits() {
             .then_some(())
     });
     assert_eq!((metric(&broker, "pending_refused_owner"), metric(&broker, "pending_refused_total")), (4, 0));
-    // What waits is written now; a pipe cannot be synced.
+    // The waiting messages are written now; a pipe cannot be synced.
     let reader = std::thread::spawn(move || std::fs::read(pipe).map(|bytes| bytes.len()));
     let unwritten = "the journal cannot be written";
     let full = "too many messages of this client wait for the journal";
@@ -276,7 +279,7 @@ fn a_client_has_a_share_of_what_waits() {
         }
     }
     assert_eq!(metric(&broker, "pending_refused_unwritten"), 2);
-    // Their room is free again.
+    // Their space is free again.
     assert_eq!(one.publish(&Publish::new("orders/a", "x").qos(1)), 0x97);
     assert_eq!(metric(&broker, "pending_refused_unwritten"), 3);
     drop(broker.stop());
@@ -293,7 +296,7 @@ fn metric(broker: &Broker, name: &str) -> u64 {
     value.unwrap_or_else(|| panic!("{shown} is not in {metrics}"))
 }
 
-/// A file that cannot be written refuses the messages, and nothing else.
+/// If a file cannot be written, the messages are refused, and nothing else.
 #[test]
 fn what_cannot_be_written_is_not_acknowledged() {
     let plugin = Compiled::of("c-journal");
@@ -305,7 +308,7 @@ fn what_cannot_be_written_is_not_acknowledged() {
     broker.ctl_ok(&["plugins", "unload", "c-journal"]);
 }
 
-/// One sentence says what is wrong, by key and without its value, and the broker serves on.
+/// One sentence names the key and the error, without the value, and the broker continues.
 #[test]
 fn a_wrong_configuration_is_refused() {
     let plugin = Compiled::of("c-journal");

@@ -1,5 +1,5 @@
-//! The C++ plugin cpp-json-gate on live traffic: it refuses what is not JSON, passes the rest, and
-//! is loaded and unloaded like any other plugin.
+//! The C++ plugin cpp-json-gate on live traffic: it refuses payloads that are not JSON, passes
+//! others, and is loaded and unloaded like any other plugin.
 
 use grapnel_tests::plugin::Compiled;
 use grapnel_tests::{Broker, Client, Publish, Version, scenario};
@@ -7,7 +7,7 @@ use grapnel_tests::{Broker, Client, Publish, Version, scenario};
 const INVALID: u8 = 0x99;
 
 scenario! {
-    /// Messages of its topics pass if they are JSON with the keys; others are not looked at.
+    /// Messages of its topics pass if they are JSON with the keys; others are not checked.
     fn payloads_are_judged_by_topic(broker in Broker::builder().grapnel_only()) {
         let plugin = Compiled::of("cpp-json-gate");
         let mut subscriber = Client::hello(broker, Version::V5, "s");
@@ -69,7 +69,8 @@ fn a_text_that_is_not_utf8_is_no_json() {
     }
 }
 
-/// A payload that is nested as deeply as it can be costs no stack; one sentence says what is wrong with a configuration.
+/// A payload with the deepest possible nesting uses no stack; one sentence names the error in a
+/// configuration.
 #[test]
 fn deep_payloads_and_wrong_configurations_are_refused() {
     let plugin = Compiled::of("cpp-json-gate");

@@ -1,5 +1,6 @@
-//! The bundled plugin delayed-publish on live traffic: messages come when they are due, with all
-//! their properties, also over a reload; what cannot be delayed is refused with its reason.
+//! The bundled plugin delayed-publish on live traffic: messages are delivered when they are due,
+//! with all their properties, also over a reload. A message that cannot be delayed is refused with
+//! its reason.
 
 #![allow(clippy::print_stderr)]
 
@@ -13,7 +14,8 @@ use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, scenari
 const DELAY: Duration = Duration::from_secs(1);
 
 scenario! {
-    /// mosquitto's clients: acknowledged at once, delivered after a second, nothing on the delayed topic itself.
+    /// mosquitto's clients: acknowledged at once, delivered after a second, nothing on the delayed
+    /// topic itself.
     fn a_message_comes_when_it_is_due(broker in Broker::builder().grapnel_only(), version) {
         broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
         let mut subscriber = Subscriber::start(broker, version, &["-q", "1", "-t", "lights/#", "-t", "$delayed/#", "-C", "2"]);
@@ -29,7 +31,7 @@ scenario! {
 }
 
 scenario! {
-    /// What a message has besides its payload is there when it comes, and what is due together keeps its order.
+    /// A message keeps its properties, and messages due together keep their order.
     fn a_message_comes_as_it_was_sent(broker in Broker::builder().grapnel_only()) {
         broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
         let mut subscriber = Client::hello(broker, Version::V5, "s");
@@ -37,7 +39,7 @@ scenario! {
         let mut publisher = Client::hello(broker, Version::V5, "p");
         for n in 0..20u16 {
             let message = Publish::new("$delayed/1/a", n.to_string()).with(USER_PROPERTY, Value::pair("n", &n.to_string()));
-            // There and empty, for every second one.
+            // An empty value for every second one.
             let message = match n % 2 {
                 0 => message.with(CONTENT_TYPE, Value::text("")).with(CORRELATION_DATA, Value::Binary(Vec::new())),
                 _ => message,
@@ -55,7 +57,7 @@ scenario! {
 }
 
 scenario! {
-    /// What waits is handed over by a reload, and comes once, when it is due.
+    /// A reload hands over the waiting messages; each is delivered once, when it is due.
     fn what_waits_comes_through_a_reload(broker in Broker::builder().grapnel_only()) {
         broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
         let mut subscriber = Client::hello(broker, Version::V5, "s");
@@ -71,14 +73,14 @@ scenario! {
         assert!(start.elapsed() >= DELAY);
         came.sort();
         assert_eq!(came, (0..8).map(|n| n.to_string()).collect::<Vec<_>>());
-        // What came twice would be in front of this.
+        // A duplicate would arrive before this.
         publishers[0].publish(&Publish::new("a", "last").qos(1));
         assert_eq!(subscriber.message().text(), "last");
     }
 }
 
-/// What is on its way to a slow plugin when this one is reloaded is answered to the new version: it comes once, and what waited behind
-/// it too.
+/// If a message is under way to a slow plugin when this one is reloaded, the new version receives
+/// the answer: the message is delivered once, and so are those that waited behind it.
 #[test]
 fn what_is_on_its_way_comes_once_through_reloads() {
     let broker = Broker::builder().grapnel_only().shards(1).start();
@@ -120,7 +122,7 @@ fn what_is_on_its_way_comes_once_through_reloads() {
     assert_eq!((metric(&broker, "waiting_messages"), metric(&broker, "retried_messages")), (0, 0));
 }
 
-/// A client that fills its share is refused, and everybody else goes on.
+/// A client that has used its share is refused; others continue.
 #[test]
 fn a_client_over_its_share_is_refused_alone() {
     let broker = Broker::builder().grapnel_only().start();
@@ -129,7 +131,8 @@ fn a_client_over_its_share_is_refused_alone() {
     let mut client = Client::hello(&broker, Version::V5, "p");
     let mut other = Client::hello(&broker, Version::V5, "q");
     let small = Publish::new("$delayed/100/a", "x").qos(1);
-    // Empty user properties are memory too: two such messages are beyond the share, one and a small one are not.
+    // Empty user properties use memory too: two such messages exceed the share, one and a small one
+    // do not.
     let heavy = (0..64).fold(small.clone(), |message, _| message.with(USER_PROPERTY, Value::pair("", "")));
     assert_eq!(client.publish(&heavy), 0);
     assert_eq!(client.publish(&heavy), 0x97);
@@ -150,8 +153,8 @@ fn metric(broker: &Broker, name: &str) -> u64 {
     value.unwrap_or_else(|| panic!("{shown} is not in {metrics}"))
 }
 
-/// The broker has no room for what is due, since a plugin holds up what came before: it was acknowledged, so it comes all the same,
-/// each message once.
+/// The broker has no space for due messages, since a plugin blocks earlier ones. They were
+/// acknowledged, so each is still delivered, once.
 #[test]
 fn what_finds_no_room_comes_later() {
     let broker = Broker::builder()
@@ -193,8 +196,8 @@ fn what_finds_no_room_comes_later() {
     assert_eq!(topics, sent);
 }
 
-/// A reload with 18 MB of messages, beside clients who mind their own business: all messages are there afterwards, and the longest
-/// pause of the others is printed.
+/// A reload with 18 MB of messages, beside other clients: all messages are there afterwards, and
+/// the longest pause of the others is printed.
 #[test]
 fn a_large_state_goes_over_beside_others() {
     let broker = Broker::builder().grapnel_only().start();
@@ -246,8 +249,9 @@ fn what_cannot_be_delayed_is_refused_with_its_reason() {
     assert!(refused.contains("messages_max = 0: must be at least 1"), "{refused}");
 }
 
-/// A delayed message is the word of the client that sent it: it goes where that client may write when it is due, whether it is still
-/// there, has gone, or somebody else has its identifier by then.
+/// A delayed message is published on behalf of its sender: it goes only to a topic that this client
+/// may publish to when it is due, whether it is still connected, has gone, or another principal has
+/// its identifier by then.
 #[test]
 fn a_message_is_authorised_for_its_client_when_it_is_due() {
     let broker = Broker::builder().grapnel_only().start();
@@ -283,7 +287,8 @@ fn a_message_is_authorised_for_its_client_when_it_is_due() {
     broker.process().wait_for_line("the refusal", PATIENCE, |line| line.contains(refused).then_some(()));
 }
 
-/// What waits for a verdict on behalf of one client holds up no other client's message, though all of it is due at one time.
+/// A message that waits for a verdict on behalf of one client does not block another client's
+/// message that is due at the same time.
 #[test]
 fn one_clients_slow_verdict_holds_up_no_other_client() {
     let broker = Broker::builder().shards(1).grapnel_only().start();
@@ -295,7 +300,7 @@ fn one_clients_slow_verdict_holds_up_no_other_client() {
     subscriber.subscribe("open/#", 1);
     let mut slow = Client::hello(&broker, Version::V5, "slow");
     let mut other = Client::hello(&broker, Version::V5, "other");
-    // `late` keeps what goes to `held/…` until something comes to `release`.
+    // `late` holds messages to `held/…` until one to `release` arrives.
     for topic in ["$delayed/1/held/1", "$delayed/1/held/2"] {
         assert_eq!(slow.publish(&Publish::new(topic, "x").qos(1)), 0);
     }

@@ -1,9 +1,10 @@
-"""Logins, history, access rules and messages in PostgreSQL, with EMQX's Python extension SDK. libpq's environment (PGHOST,
-PGUSER, ...) says which database.
+"""Logins, history, access rules and messages in PostgreSQL, with EMQX's Python extension SDK.
+libpq's environment (PGHOST, PGUSER, ...) selects the database.
 
-Each hook waits for its query, and meanwhile nothing else runs in this worker: a `pool_size` above 1 lets others go on. A database
-that does not answer makes the worker miss `call_timeout`; the broker then ends it and starts it anew. One that is gone is an
-exception, and `failed_action` decides.
+Each hook waits for its query, and this worker does nothing else meanwhile: with a `pool_size`
+above 1 the others continue. If the database does not answer, the worker exceeds `call_timeout`;
+the broker then ends and restarts it. If the database is gone, the hook raises an exception, and
+`failed_action` decides.
 """
 
 import psycopg
@@ -14,7 +15,7 @@ from rules import allows
 
 
 class Database:
-    """One connection, made when it is needed and made again when it is lost."""
+    """One connection, made when it is needed and again when it is lost."""
 
     def __init__(self):
         self.connection = None

@@ -1,4 +1,6 @@
-"""Lets the user `local` in and do everything, whatever other plugins say: clients that must not notice what these wait for."""
+"""Allows everything to the user `local`, whatever other plugins decide: for clients that must not
+be affected when those wait.
+"""
 
 from grapnel_exhook import AuthenticateEvent, AuthorizeEvent, on
 

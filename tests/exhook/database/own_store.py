@@ -1,8 +1,9 @@
-"""Logins, history, access rules and messages in PostgreSQL, with grapnel_exhook and coroutines. `options.dsn` names the
-database, `options.timeout_s` is how long it may take, below `call_timeout`.
+"""Logins, history, access rules and messages in PostgreSQL, with grapnel_exhook and coroutines.
+`options.dsn` names the database, `options.timeout_s` is its time limit, below `call_timeout`.
 
-Nothing here waits for another client's query. While the database is away nobody can log in (`failed_action`), who is connected
-goes on with the rules that were read, and history and messages wait here until it is back.
+No query blocks another client. While the database is away, logins fail (`failed_action`),
+connected clients continue with the stored rules, and history and messages wait here until it is
+back.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ Rules = list[tuple[str, str, bool]]
 
 
 class Database:
-    """Some connections: made when they are needed, given up when the database does not answer in time."""
+    """Some connections: made when they are needed, closed when the database does not answer in
+    time.
+    """
 
     def __init__(self, dsn: str, connections: int, timeout_s: float) -> None:
         self._dsn = dsn
@@ -74,7 +77,7 @@ class Database:
                 try:
                     return await self._use(kept, work)
                 except psycopg.OperationalError:
-                    # It may have been lost long before, with a database that was restarted since.
+                    # It may have been lost long before, if the database was restarted since.
                     if not kept.broken or monotonic() >= until:
                         raise
             connect = psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
@@ -87,7 +90,8 @@ class Database:
         connection: psycopg.AsyncConnection[Any],
         work: Callable[[psycopg.AsyncConnection[Any]], Awaitable[Result]],
     ) -> Result:
-        # Not cancelled: psycopg would ask the database to cancel the query, and wait for that as long.
+        # Not cancelled: psycopg would ask the database to cancel the query, and would wait for that
+        # for as long.
         late = asyncio.get_running_loop().call_later(self._timeout_s, _cut, connection)
         try:
             return await work(connection)
@@ -159,7 +163,7 @@ class Store(Hooks):
         except AWAY:
             if rules is None:
                 raise
-            # Those of before are better than none.
+            # The previous rules are better than none.
         client.attributes["rules"] = (monotonic(), rules)
         return rules  # type: ignore[no-any-return]
 
@@ -169,7 +173,7 @@ class Store(Hooks):
 
         return await self.database.run(work)
 
-    # History: the hooks note the moment and go on.
+    # History: the hooks record the time and continue.
 
     @on.client_connected
     def connected(self, event: ConnectedEvent) -> None:
@@ -196,7 +200,7 @@ class Store(Hooks):
                 for _ in part:
                     self.history.popleft()
 
-    # Messages: while one batch is being written the next gathers.
+    # Messages: while one batch is written, the next one is collected.
 
     @on.message_publish(topics=["store/#"], notify=True, batch=True)
     async def messages(self, events: Sequence[MessageEvent]) -> None:
@@ -226,7 +230,8 @@ class Store(Hooks):
             try:
                 return await self.database.run(work)
             except AWAY as error:
-                # Said each time: a worker that says nothing for `call_timeout` while it has calls to end is taken for stuck.
+                # Logged each time: a worker that is silent for `call_timeout` while it has calls to
+                # end counts as stuck.
                 log.warning("%d rows wait for the database: %s", len(rows), said(error))
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)

@@ -1,4 +1,6 @@
-"""Salted hashes for the users table. Both hooks check with it; `python3 passwords.py` makes one of what it reads."""
+"""Salted hashes for the users table. Both hook files use it; `python3 passwords.py` makes a hash
+of its input.
+"""
 
 import hashlib
 import hmac
@@ -14,12 +16,12 @@ def make(password: bytes) -> str:
     return f"scrypt${salt.hex()}${hashlib.scrypt(password, salt=salt, **_COST).hex()}"
 
 
-# Nobody's: an unknown user takes as long as a wrong password.
+# A hash of no user: an unknown user takes as long as a wrong password.
 _NOBODY = make(os.urandom(16))
 
 
 def fits(password: bytes, stored: str | None) -> bool:
-    """Whether it is the password that `stored` was made of; None is the hash of an unknown user."""
+    """Whether `stored` is the hash of this password; None means an unknown user."""
     kind, salt, expected = (stored or _NOBODY).split("$")
     if kind != "scrypt":
         raise ValueError(f"the users table has a hash of the unknown kind {kind!r}")

@@ -1,5 +1,5 @@
-//! A PostgreSQL of the test's own: made in a folder for temporary files, reachable through a socket there and nowhere else, ended with
-//! the test. Debian's package `postgresql` has the programs.
+//! A PostgreSQL server for one test: made in a temporary folder, reachable only through a socket
+//! there, ended with the test. Debian's package `postgresql` has the programs.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::chown;
@@ -12,10 +12,10 @@ use grapnel_tests::process::{Process, command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// Its superuser, who needs no password.
+/// Its superuser, without a password.
 pub const USER: &str = "grapnel";
 
-/// The system's user that runs it when the tests are run by root, which PostgreSQL refuses.
+/// The system user that runs it if the tests run as root, which PostgreSQL refuses.
 const OWNER: &str = "postgres";
 
 /// A server and its data.
@@ -24,7 +24,7 @@ pub struct Database {
     server: Process,
 }
 
-/// All of its processes are stopped, until this is dropped.
+/// All its processes are stopped until this is dropped.
 pub struct Hanging(Child);
 
 impl Database {
@@ -42,12 +42,13 @@ impl Database {
         Database { folder, server }
     }
 
-    /// Where its socket is.
+    /// Folder of its socket.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Runs statements; a line for each row, `|` between the columns.
+    /// Runs statements. Returns a line for each row, with `
+    /// ` between the columns.
     #[track_caller]
     pub fn sql(&self, statements: &str) -> String {
         let mut psql = command("psql");
@@ -64,7 +65,7 @@ impl Database {
         Process::start("psql", psql, None).succeed(PATIENCE)
     }
 
-    /// Asks until this is the answer.
+    /// Repeats a query until this is the answer.
     #[track_caller]
     #[allow(clippy::disallowed_methods, reason = "a table can only be looked at")]
     pub fn wait_for(&self, statement: &str, expected: &str) {
@@ -79,9 +80,10 @@ impl Database {
         }
     }
 
-    /// Stops its processes where they stand, as a machine that has lost its disk would.
+    /// Stops its processes, as a machine with a lost disk would.
     pub fn hang(&self) -> Hanging {
-        // In a session of its own, so that it lets them go on even where the test and its processes are killed.
+        // In a session of its own, so that it continues them even if the test and its processes are
+        // killed.
         let script =
             "kill -STOP $1; all=\"$1 $(cat /proc/$1/task/$1/children)\"; kill -STOP $all; echo they hang
             read -r _; kill -CONT $all";
@@ -95,7 +97,7 @@ impl Database {
         Hanging(shell)
     }
 
-    /// Ends it as `kill -9` does, also while it hangs. Its processes end once they go on and notice.
+    /// Kills it like `kill -9`, also while it hangs. Its processes end once they run again.
     pub fn kill(&mut self, hanging: Option<Hanging>) {
         self.server.signal(Signal::KILL);
         drop(hanging);
@@ -103,7 +105,7 @@ impl Database {
         assert!(ended.is_some(), "postgres lives on");
     }
 
-    /// Starts it with the data that it left.
+    /// Starts it with its existing data.
     pub fn come_back(&mut self) {
         self.server = serve(&self.folder);
     }
@@ -111,7 +113,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // At once, but it tidies up what the system keeps for it.
+        // An immediate shutdown, but it frees its system resources.
         self.server.signal(Signal::QUIT);
         let _ = self.server.wait(PATIENCE);
     }
@@ -124,7 +126,8 @@ impl Drop for Hanging {
     }
 }
 
-/// Starts the server. One that was killed may have left processes that are about to end; until then it does not start.
+/// Starts the server. Processes of a killed server may still be about to end; until then it does
+/// not start.
 fn serve(folder: &TempDir) -> Process {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -161,8 +164,8 @@ fn number_of(which: &str) -> u32 {
     Process::start("id", id, None).succeed(PATIENCE).parse().unwrap()
 }
 
-/// One of PostgreSQL's programs, which Debian keeps out of the way of PATH, as a user whom it does not refuse. The server ends in
-/// good order when the test does.
+/// A program of PostgreSQL, which Debian does not put on PATH, run as an allowed user. The server
+/// ends cleanly with the test.
 fn program(name: &str) -> Command {
     let mut program = if is_root() {
         let mut outer = Command::new("setpriv");
@@ -172,7 +175,7 @@ fn program(name: &str) -> Command {
         Command::new("setpriv")
     };
     program.args(["--pdeathsig", "QUIT"]).arg(folder_of_programs().join(name));
-    // It wants a folder that it may enter.
+    // It needs an accessible folder.
     program.current_dir("/");
     program
 }

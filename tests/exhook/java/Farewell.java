@@ -18,7 +18,7 @@ public class Farewell {
     }
 
     public static void deinit() throws Exception {
-        // Longer than a farewell that nobody waits for may take.
+        // Longer than a shutdown that is not waited for may take.
         Thread.sleep(2200);
         for (int n = 0; n < 2000; n++) {
             System.out.println("last line " + n);

@@ -1,5 +1,6 @@
-"""An aMQTT plugin that writes down every event with all that it is told, as one line of JSON. It runs under the real aMQTT and
-under Grapnel, and what it writes is compared."""
+"""An aMQTT plugin that writes every event with its arguments as one line of JSON. It runs under
+the real aMQTT and under Grapnel, and the results are compared.
+"""
 
 import json
 
@@ -11,7 +12,9 @@ def _text(data):
 
 
 class Everybody(BaseAuthPlugin):
-    """Lets everybody in. Those whom aMQTT's own plugin lets in are anonymous, and nothing is queued for them."""
+    """Allows every client. Clients that aMQTT's own plugin allows are anonymous, and nothing is
+    queued for them.
+    """
 
     async def authenticate(self, *, session):
         return True

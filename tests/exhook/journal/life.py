@@ -1,5 +1,7 @@
-"""One long life of two clients in MQTT 3.1.1, against whichever broker listens at a port: connects, all QoS, a resend, retained
-messages, a queue, a takeover and a will. Each step ends when its last packet has come, and is marked by a publish of its own."""
+"""A long scenario of two MQTT 3.1.1 clients against the broker at a given port: connects, all QoS,
+a resend, retained messages, a queue, a takeover and a will. Each step ends when its last packet
+has arrived, and is marked by a publish of its own.
+"""
 
 import socket
 import struct
@@ -47,7 +49,9 @@ class Client:
         return head >> 4, head & 0x0F, self.read(length)
 
     def expect(self, *kinds):
-        """The next packets are these, in whatever order; a message is acknowledged. The body of the last."""
+        """Expects these packets next, in any order; acknowledges messages. Returns the body of the
+        last.
+        """
         open_kinds, last = list(kinds), b""
         while open_kinds:
             kind, flags, last = self.packet()
@@ -86,7 +90,7 @@ class Client:
 
 
 def mark(step, *others):
-    """The end of a step: what these clients have sent has been read."""
+    """The end of a step: the broker has read what these clients sent."""
     for client in (*others, marker):
         client.ping()
     marker.publish(f"mark/{step}", "", 1, ident=99)

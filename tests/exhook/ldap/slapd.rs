@@ -1,5 +1,5 @@
-//! A directory (OpenLDAP's slapd) of the test's own: made in a folder for temporary files, reachable through a socket there and
-//! nowhere else, ended with the test. Debian's package `slapd` has the program.
+//! A directory (OpenLDAP's slapd) for one test: made in a temporary folder, reachable only through
+//! a socket there, ended with the test. Debian's package `slapd` has the program.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use grapnel_tests::process::{Process, command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// Who looks users up in it, and with which password.
+/// The account that looks users up in it, with its password.
 pub const READER: (&str, &str) = ("cn=reader,dc=shop", "reading");
 
 const PROGRAM: &str = "/usr/sbin/slapd";
@@ -41,27 +41,27 @@ impl Directory {
         Directory { folder, server }
     }
 
-    /// Where it is, as plugins have it in their configuration.
+    /// Its address, as plugins have it in their configuration.
     pub fn url(&self) -> String {
         url(&self.folder)
     }
 
-    /// Ends it as `kill -9` does.
+    /// Kills it like `kill -9`.
     pub fn kill(&mut self) {
         self.server.kill();
     }
 
-    /// Starts it with the entries that it had.
+    /// Starts it with its existing entries.
     pub fn come_back(&mut self) {
         self.server = serve(&self.folder);
     }
 
-    /// Stops it where it stands: connections are accepted, and nothing is answered.
+    /// Stops it: connections are accepted, and requests are not answered.
     pub fn hang(&self) {
         self.server.signal(Signal::STOP);
     }
 
-    /// Lets it go on after [`Directory::hang`].
+    /// Continues it after [`Directory::hang`].
     pub fn go_on(&self) {
         self.server.signal(Signal::CONT);
     }

@@ -1,4 +1,4 @@
-//! Plugins that misbehave at once, and a broker that serves its clients through all of it.
+//! Plugins that misbehave at the same time, and a broker that continues to serve its clients.
 
 use grapnel_tests::plugin::Compiled;
 use grapnel_tests::{Broker, Client, Publish, Version};
@@ -11,7 +11,7 @@ plugin_thread_join_ms = 100
 plugin_threads_max = 4
 ";
 
-/// The state and the faults of a plugin, as the lists show them.
+/// The state and the faults of a plugin, from the lists.
 fn state(broker: &Broker, name: &str) -> String {
     let list = broker.ctl_json(&["plugins", "list"]);
     let plugins = list["plugins"].as_array().expect("a list");
@@ -19,12 +19,12 @@ fn state(broker: &Broker, name: &str) -> String {
     plugin.unwrap_or_else(|| panic!("{name} is not in {list}"))["state"].to_string()
 }
 
-/// One panics, one sleeps, one floods, one completes tickets twice, one answers nonsense, one leaves threads behind, and two
-/// publish on each other's publishes.
+/// The plugins: one panics, one sleeps, one floods, one completes tickets twice, one returns
+/// invalid answers, one leaves threads behind, and two publish on each other's publishes.
 #[test]
 fn a_broker_serves_its_clients_among_plugins_that_misbehave() {
     let broker = Broker::builder().grapnel_only().shards(2).config(CONFIG).start();
-    // A panic in its log is one of a plugin's.
+    // A plugin's panic is in the log.
     broker.may_end_badly();
     let nonsense = Compiled::of("testing/c-nonsense");
     let load = |name: &str, file: &str, how: &str| {
@@ -52,7 +52,8 @@ fn a_broker_serves_its_clients_among_plugins_that_misbehave() {
         }
     }
 
-    // Each of the two sees the client's message and what the other makes of it, and never its own: four more and no end to them.
+    // Each of the two sees the client's message and the other's message, and never its own: four
+    // more, and then no more.
     let mut echoes = Client::hello(&broker, Version::V5, "echoes");
     echoes.subscribe("echo/#", 1);
     assert_eq!(publishers[0].publish(&Publish::new("echo/x", "once").qos(1)), 0);

@@ -1,4 +1,5 @@
-//! Plugins that come and go while clients are connected, defer, and hold a shard up.
+//! Plugins that are loaded and unloaded while clients are connected, that defer, and that block a
+//! shard.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ const REWRITE: [&str; 6] = [
     "--set",
 ];
 
-/// Publishes one message and returns the topic it arrived under and its stamps.
+/// Publishes one message. Returns its topic on arrival and its stamps.
 #[track_caller]
 fn pass(publisher: &mut Client, subscriber: &mut Client) -> (String, Vec<String>) {
     assert_eq!(publisher.publish(&Publish::new("in/x", "hello").qos(1)), 0);
@@ -28,7 +29,7 @@ fn pass(publisher: &mut Client, subscriber: &mut Client) -> (String, Vec<String>
 }
 
 scenario! {
-    /// Loaded, reloaded and unloaded with one command each, in front of the same two connected clients.
+    /// Loaded, reloaded and unloaded with one command each, with the same two connected clients.
     fn a_plugin_changes_live_traffic_and_goes_again(broker in builder()) {
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("in/+", 1);
@@ -75,7 +76,8 @@ fn a_load_survives_a_restart_unless_it_was_for_once() {
 }
 
 scenario! {
-    /// mosquitto_pub -q 0 through a hook that defers 100 ms: the message arrives although the client has gone.
+    /// mosquitto_pub -q 0 through a hook that defers for 100 ms: the message is delivered although
+    /// the client has gone.
     fn a_deferred_publish_outlives_its_client(broker in builder(), version) {
         broker.ctl_ok(&["plugins", "load", "defer-publish", "--set", "delay_ms=100", "--once"]);
         let mut subscriber = Client::hello(broker, Version::V5, "s");
@@ -89,14 +91,14 @@ scenario! {
 }
 
 scenario! {
-    /// Deferred publishes keep their order, hold their acknowledgement, and let PINGREQ through.
+    /// Deferred publishes keep their order, delay their acknowledgement, and do not block PINGREQ.
     fn deferred_publishes_keep_their_order(broker in builder()) {
         broker.ctl_ok(&["plugins", "load", "defer-publish", "--set", "delay_ms=20", "--set", "topic_prefix=\"slow\"", "--once"]);
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("#", 1);
         let mut publisher = Client::hello(broker, Version::V5, "p");
         for n in 0..20u16 {
-            // Every second one is not deferred, and must not overtake the one before it.
+            // Every second one is not deferred, and must not overtake the previous one.
             let topic = if n % 2 == 0 { "slow/x" } else { "fast/x" };
             publisher.send_publish(&Publish::new(topic, n.to_string()).qos(1).id(n + 1));
         }
@@ -117,7 +119,7 @@ fn a_sleeping_hook_holds_up_its_own_shard_only() {
         let row = rows.clone().find(|row| row["client_id"] == format!("c{n}")).expect("it is connected");
         row["shard"].as_u64().unwrap()
     };
-    // 32 keyed hashes that all fall on one side would be one run in two billion.
+    // The probability that 32 keyed hashes are all on one side is one in two billion.
     let (mut here, there): (Vec<usize>, Vec<usize>) = (0..32).partition(|n| shard(*n) == 0);
     let (sleepy, reader) = (there[0], here.pop().unwrap());
     let writer = here.pop().unwrap();
@@ -157,8 +159,8 @@ fn a_sleeping_hook_holds_up_its_own_shard_only() {
     assert!(rounds >= 10 && longest < Duration::from_millis(500), "{rounds} rounds, the longest {longest:?}");
 }
 
-// Every point is called in a running broker: the broker's own once each, on one shard, whatever the number of shards, and in the
-// order of its life around everything that clients do.
+// Every point of the broker itself is called once in a running broker, on one shard, whatever the
+// number of shards, and in order before and after the points of clients.
 #[test]
 fn the_points_of_the_brokers_life_are_around_those_of_its_clients() {
     let broker = builder().shards(2).start();

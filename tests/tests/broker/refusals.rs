@@ -1,5 +1,5 @@
-//! Files that are no plugins of this broker, and plugins that fail: each is refused with one
-//! sentence that says which and what to do, and the broker continues.
+//! Files that are not plugins for this broker, and plugins that fail: each is refused with one
+//! sentence that names the problem and the remedy, and the broker continues.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ fn builder() -> grapnel_tests::broker::Builder {
     Broker::builder().grapnel_only()
 }
 
-/// Two connected clients that must not notice anything.
+/// Two connected clients that must not be affected.
 struct Bystanders {
     subscriber: Client,
     publisher: Client,
@@ -37,13 +37,13 @@ impl Bystanders {
     }
 }
 
-/// Loads something that must be refused with one line that holds each of these.
+/// Tries a load that must be refused with one line that contains each of these texts.
 #[track_caller]
 fn refused(broker: &Broker, source: &str, more: &[&str], says: &[&str]) {
     let mut arguments = vec!["plugins", "load", source, "--once"];
     arguments.extend(more);
     let said = broker.ctl_refused(&arguments);
-    // What has more than one line, as what is wrong in a file, goes on indented.
+    // Further lines, such as an error in a file, are indented.
     let sentences = said.lines().filter(|line| !line.starts_with("  ")).count();
     assert_eq!(sentences, 1, "one sentence, not: {said}");
     for text in says {
@@ -69,7 +69,8 @@ fn text(path: &Path) -> &str {
 }
 
 scenario! {
-    /// A copy that was cut short anywhere: checked before the dynamic linker maps it, which would be SIGBUS.
+    /// A file truncated at any place: it is checked before the dynamic linker maps it, which would
+    /// cause SIGBUS.
     fn truncated_files(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
         let whole = std::fs::read(path_of("noop")).unwrap();
@@ -84,7 +85,7 @@ scenario! {
 }
 
 scenario! {
-    /// Not a library at all: empty, a text, a program, a folder, nothing.
+    /// Not a library: an empty file, a text, a program, a folder, a missing file.
     fn files_that_are_no_libraries(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
         let empty = file(broker, "empty.so", b"");
@@ -101,7 +102,7 @@ scenario! {
 }
 
 scenario! {
-    /// Libraries of other makes: no plugin, another ABI, the same version laid out differently.
+    /// Other libraries: no plugin, another ABI, the same version with another layout.
     fn libraries_of_other_makes(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
         for (name, says) in [
@@ -118,10 +119,10 @@ scenario! {
 }
 
 scenario! {
-    /// A plugin that panics or fails while it is loaded is taken out again as if it had never been there.
+    /// A plugin that panics or fails during its load is removed completely.
     fn plugins_that_panic_while_they_are_loaded(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
-        // The panic is the plugin's and is written to the log; the broker has none of its own.
+        // The panic of the plugin is in the log; the broker itself does not panic.
         broker.may_end_badly();
         for place in ["load", "init_shard", "activate"] {
             for fail in ["true", "false"] {
@@ -134,7 +135,7 @@ scenario! {
 }
 
 scenario! {
-    /// A key that the plugin does not know, a value of the wrong type, and a file that is no TOML.
+    /// An unknown key, a value of the wrong type, and a file that is not TOML.
     fn configurations_that_are_wrong(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
         refused(broker, "topic-rewrite", &["--set", "ruels=[]"], &["topic-rewrite", "ruels"]);

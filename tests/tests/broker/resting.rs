@@ -1,11 +1,12 @@
-//! A plugin that is not called for now, because the operator has disabled it or because it has
-//! failed too often: its timers and instance messages wait for it.
+//! A suspended plugin, disabled by the operator or tripped: its timers and instance messages wait
+//! for it.
 
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version};
 
-/// A timer and an instance message that fall due while the plugin rests come when it is called again, once, and not before.
+/// A timer and an instance message that come due while the plugin is suspended are delivered when
+/// it is called again, once, and not before.
 fn rests(rest: fn(&Broker, &mut Client), wake: &str) {
-    // One shard, so that what was due earlier there has come earlier.
+    // One shard, so that earlier due times there are delivered earlier.
     let broker =
         Broker::builder().grapnel_only().shards(1).config("[limits]\nbreaker_faults_max = 3\n").start();
     broker.ctl_ok(&["plugins", "load", "host-calls", "--once"]);
@@ -21,7 +22,7 @@ fn rests(rest: fn(&Broker, &mut Client), wake: &str) {
 
     client.publish(&Publish::new("host-calls/later", "1500").qos(1));
     rest(&broker, &mut client);
-    // Another plugin's timer on the same shard, due later than both.
+    // A timer of another plugin on the same shard, due after both.
     client.publish(&Publish::new("$delayed/3/came/clock", "x").qos(1));
     assert_eq!(next(&mut client), "came/clock");
     broker.ctl_ok(&["plugins", wake, "host-calls"]);

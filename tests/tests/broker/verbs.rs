@@ -1,5 +1,5 @@
-//! Verbs that plugins add to `grapnel-ctl`: how they are found, what they answer, and what becomes of a call whose plugin panics,
-//! answers too much, never answers, or goes away meanwhile.
+//! Verbs that plugins add to `grapnel-ctl`: how they are found, what they answer, and the result of
+//! a call whose plugin panics, answers too much, never answers, or is unloaded meanwhile.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -27,7 +27,7 @@ fn ctl(broker: &Broker, arguments: &[&str]) -> Command {
     command
 }
 
-/// Exit code, and all that was printed.
+/// Exit code, and the complete output.
 fn ended(name: &str, command: Command, input: Option<&[u8]>) -> (Option<i32>, String) {
     let mut process = Process::start(name, command, input);
     let status = process.wait(PATIENCE).unwrap_or_else(|| panic!("{name} does not end"));
@@ -39,7 +39,7 @@ fn run(broker: &Broker, arguments: &[&str]) -> (Option<i32>, String) {
     ended(&arguments.join(" "), ctl(broker, arguments), None)
 }
 
-/// A request as any program makes it: its status, and its body.
+/// A plain HTTP request. Returns status and body.
 fn http(broker: &Broker, method: &str, path: &str, body: &str) -> (u16, Value) {
     let mut stream = UnixStream::connect(broker.socket()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -56,7 +56,8 @@ fn http(broker: &Broker, method: &str, path: &str, body: &str) -> (u16, Value) {
 }
 
 scenario! {
-    /// Arguments of each type reach the plugin as what they are, and those that cannot be are refused before it is called.
+    /// Arguments reach the plugin with their types; invalid ones are refused before the plugin is
+    /// called.
     fn arguments_reach_the_plugin_by_their_types(broker in builder()) {
         load(broker);
         assert_eq!(broker.ctl_ok(&["verbs", "greet", "ann"]), "hello ann\nNone [] 0");
@@ -77,7 +78,7 @@ scenario! {
         }
         let (code, said) = run(broker, &["verbs", "greet"]);
         assert!(code == Some(2) && said.contains("<NAME>"), "{code:?} {said}");
-        // Whoever asks the API itself is checked by the same rules.
+        // A request to the API is checked by the same rules.
         let path = "/api/v1/plugins/verbs/commands/greet";
         assert_eq!(http(broker, "GET", &format!("{path}?name=ann&times=2&tag=a&tag=b&loud=true"), "").1["text"], "HELLO ANN\nHELLO ANN\nNone [\"a\", \"b\"] 0");
         assert_eq!(http(broker, "POST", path, r#"{"name": "ann", "times": 2, "tag": ["a"], "within": 2}"#).1["text"], "hello ann\nhello ann\nNone [\"a\"] 2000");
@@ -91,7 +92,7 @@ scenario! {
         }
         let relative = http(broker, "GET", "/api/v1/plugins/verbs/commands/hang?file=there", "");
         assert_eq!(relative, (400, json!({"error": "hang: file: \"there\" is no absolute path"})));
-        // The deadline in force is what callers are told, so that none gives up before it.
+        // Callers receive the deadline in force, so that none stops waiting earlier.
         let verbs = http(broker, "GET", "/api/v1/plugins/verbs/commands", "").1;
         let deadline = |name: &str| {
             let verbs = verbs["verbs"].as_array().unwrap();
@@ -102,7 +103,8 @@ scenario! {
 }
 
 scenario! {
-    /// People get a table, programs what is in it; text, exit codes and refusals come as the plugin means them.
+    /// A table is printed as text or as JSON; text, exit codes and refusals are passed on as the
+    /// plugin returns them.
     fn answers_are_tables_text_or_json_with_an_exit_code(broker in builder()) {
         load(broker);
         let table = "NAME  CALLS  MEAN US\none       7        -\ntwo      12        3";
@@ -125,7 +127,7 @@ scenario! {
 }
 
 scenario! {
-    /// Help is what the plugin declares, and a word that names nothing gets a sentence with the remedy.
+    /// The help is what the plugin declares, and an unknown word gets an error with a remedy.
     fn help_comes_from_the_plugin_and_unknown_words_are_said(broker in builder()) {
         load(broker);
         let help = broker.ctl_ok(&["verbs", "--help"]);
@@ -152,18 +154,20 @@ scenario! {
         assert!(body["error"].as_str().unwrap().starts_with("plugin verbs has no verb \"grete\"; it has greet, table rows"), "{body}");
         assert_eq!(http(broker, "GET", "/api/v1/plugins/nobody/commands/greet", "").0, 404);
         assert_eq!(http(broker, "GET", "/api/v1/plugins/nobody/commands", "").0, 404);
-        // Under another name it is found by both.
+        // Under another name the plugin is found by both names.
         broker.ctl_ok(&["plugins", "unload", "verbs"]);
         let file = plugin::library("verbs");
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "speaker", "--once"]);
         for word in ["speaker", "verbs"] {
             assert_eq!(broker.ctl_ok(&[word, "greet", "ann"]), "hello ann\nNone [] 0");
         }
-        // Two with one verb are told apart by their names, and both are asked by what they are.
+        // Two plugins with one verb are distinguished by their names, and both are called by their
+        // plugin kind.
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
         assert_eq!(broker.ctl_ok(&["speaker", "table", "rows"]).lines().count(), 3);
         assert_eq!(broker.ctl_ok(&["verbs", "table", "rows"]).lines().count(), 5);
-        // What changes something is for one of them: the one of that name, if there is one.
+        // A verb that changes something goes to one of them: the one with that name, if there is
+        // one.
         broker.ctl_ok(&["plugins", "unload", "verbs"]);
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "other", "--once"]);
         let (code, said) = run(broker, &["verbs", "mark", "off"]);
@@ -173,7 +177,8 @@ scenario! {
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
         let (code, said) = run(broker, &["verbs", "mark", "off"]);
         assert_eq!(code, Some(0), "{said}");
-        // A command of grapnel-ctl goes before a plugin of that name, and the list says what to call then.
+        // A command of grapnel-ctl has precedence over a plugin of that name, and the list shows
+        // the name to use then.
         broker.ctl_ok(&["plugins", "unload", "verbs"]);
         broker.ctl_ok(&["plugins", "unload", "speaker"]);
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "status", "--once"]);
@@ -185,7 +190,8 @@ scenario! {
 }
 
 scenario! {
-    /// A secret is read from standard input or the terminal, never from the command line, and travels in a body alone.
+    /// A secret is read from standard input or the terminal, never from the command line, and is
+    /// sent only in a body.
     fn secrets_never_stand_on_a_command_line(broker in builder()) {
         load(broker);
         let login = |more: &[&str], input: &[u8]| {
@@ -212,7 +218,8 @@ scenario! {
 }
 
 scenario! {
-    /// What a verb changes of its plugin's hooks is done as the operator does it, is told with what follows, and needs POST.
+    /// A verb that changes the hooks of its plugin does what the operator's command does, reports
+    /// the effects, and needs POST.
     fn a_verb_switches_the_hooks_of_its_plugin(broker in builder()) {
         load(broker);
         let mut client = Client::hello(broker, Version::V5, "c");
@@ -237,7 +244,7 @@ scenario! {
         let (status, body) = http(broker, "POST", path, r#"{"what": "away"}"#);
         assert_eq!((status, &body["revoked"]["subscriptions"]), (200, &0.into()), "{body}");
         assert!(!is_marked());
-        // One that is disabled still answers, and says so itself.
+        // A disabled plugin still answers verbs, and reports its state itself.
         assert_eq!(broker.ctl_json(&["verbs", "mark", "back"])["value"], Value::Null);
         assert!(is_marked());
         let (code, said) = run(broker, &["verbs", "lie"]);
@@ -247,7 +254,8 @@ scenario! {
 }
 
 scenario! {
-    /// A change goes on to its end after whoever asked for it has gone, and a refusal says what had been done before it.
+    /// A change is completed even if its caller has gone, and a refusal lists the changes made
+    /// before it.
     fn a_change_is_not_left_half_done_in_silence(broker in builder()) {
         load(broker);
         let file = broker.home().join("there");
@@ -266,7 +274,7 @@ scenario! {
     }
 }
 
-/// A plugin that panics in a verb, or answers with more than is taken, fails that call and goes on.
+/// A plugin that panics in a verb, or whose answer is too long, fails that call only.
 #[test]
 fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {
     let broker = builder().start();
@@ -274,7 +282,7 @@ fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {
     load(&broker);
     let (code, said) = run(&broker, &["verbs", "panic"]);
     assert!(code == Some(1) && said.contains("the verb panicked: as it is told"), "{code:?} {said}");
-    // The answer is JSON, whose frame takes some bytes.
+    // The answer is JSON, whose syntax takes some bytes.
     assert_eq!(run(&broker, &["verbs", "flood", "900"]).0, Some(0));
     let (code, said) = run(&broker, &["verbs", "flood", "1025"]);
     let says = "flood of plugin verbs answered with more than 1024 bytes (limits.plugin_verb_bytes_max)";
@@ -285,8 +293,8 @@ fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {
     client.ping();
 }
 
-/// A verb that never answers is waited for until its deadline, counts against the calls that may run until it returns, and learns that
-/// nobody waits.
+/// A verb that never answers is waited for until its deadline. It counts as a running call until it
+/// returns, and is notified that no caller waits.
 #[test]
 fn a_verb_that_never_answers_is_left_behind_and_counted() {
     let broker = builder().start();
@@ -304,7 +312,7 @@ fn a_verb_that_never_answers_is_left_behind_and_counted() {
     };
     lines("nobody waits for it");
     lines("the verb hang has not answered within 200 ms");
-    // Both places are taken until they return, for verbs of this plugin alone.
+    // Both places are taken until they return, only for verbs of this plugin.
     let (code, said) = run(&broker, &["verbs", "greet", "ann"]);
     let says = "2 calls of verbs of plugin verbs have not returned, as many as there may be (limits.plugin_verbs_max)";
     assert!(code == Some(1) && said.contains(says), "{said}");
@@ -326,7 +334,8 @@ fn a_verb_that_never_answers_is_left_behind_and_counted() {
     }
 }
 
-/// A call whose plugin is reloaded or unloaded is told so, and one that does not listen keeps the code and is named.
+/// A call whose plugin is reloaded or unloaded is notified. A call that ignores that keeps the code
+/// mapped and is listed.
 #[test]
 fn a_plugin_that_goes_away_during_a_call_is_not_pulled_from_under_it() {
     let broker = builder().start();
@@ -370,7 +379,7 @@ fn a_plugin_that_goes_away_during_a_call_is_not_pulled_from_under_it() {
     client.ping();
 }
 
-/// A broker that stops waits for no verb.
+/// A broker that stops does not wait for a verb.
 #[test]
 fn a_broker_stops_during_a_call() {
     let broker = builder().start();
@@ -381,7 +390,7 @@ fn a_broker_stops_during_a_call() {
     assert!(wait.wait(PATIENCE).is_some());
 }
 
-/// Where nobody waits any more because ctl was ended, the call is told.
+/// If ctl was ended, the call is notified.
 #[test]
 fn a_call_whose_caller_goes_away_is_told() {
     let broker = builder().start();
@@ -396,7 +405,7 @@ fn a_call_whose_caller_goes_away_is_told() {
         .wait_for_line("the news", PATIENCE, |line| line.contains("nobody waits for it").then_some(()));
 }
 
-/// Local verbs need no broker, run with the rights of whoever calls them, and crash alone.
+/// Local verbs need no broker, run with the rights of the caller, and a crash affects only them.
 #[test]
 fn local_verbs_work_without_a_broker() {
     let home = tempfile::tempdir().unwrap();
@@ -422,7 +431,7 @@ fn local_verbs_work_without_a_broker() {
     let (code, said) = local(&["verbs", "reach"]);
     let says = "reach of plugin verbs wants a change of hooks, and works without a broker; this is an error of the plugin";
     assert!(code == Some(1) && said.contains(says), "{said}");
-    // The others want a broker, and say so.
+    // The others need a broker, and report that.
     let (code, said) = local(&["verbs", "greet", "ann"]);
     assert!(code == Some(3) && said.contains("cannot reach the broker at"), "{said}");
     assert!(local(&["verbs", "greet", "--help"]).1.contains("Says hello"));
@@ -434,7 +443,7 @@ fn local_verbs_work_without_a_broker() {
             ),
         "{said}"
     );
-    // A plugin that is not installed, or whose file is none, is said.
+    // An error names a plugin that is not installed, or whose file is invalid.
     let in_folder = |word: &str| {
         let mut command = command(plugin::built("grapnel-ctl"));
         command
@@ -454,7 +463,8 @@ fn local_verbs_work_without_a_broker() {
     assert!(code == Some(1) && said.contains("libgrapnel_verbs.so"), "{code:?} {said}");
 }
 
-/// A broker that lies about where a plugin's file is chooses nothing that `grapnel-ctl` runs with the rights of its caller.
+/// A broker that reports a wrong path of a plugin's file cannot make `grapnel-ctl` run that file
+/// with the rights of the caller.
 #[test]
 fn a_broker_does_not_choose_the_file_of_a_local_verb() {
     let home = tempfile::tempdir().unwrap();
@@ -497,7 +507,7 @@ fn a_broker_does_not_choose_the_file_of_a_local_verb() {
     let (code, said) = call(&["evil", "crash"], Some(home.path()));
     let says = format!("whose file is not in {}", home.path().display());
     assert!(code == Some(1) && said.contains(&says) && !said.contains("SIGABRT"), "{code:?} {said}");
-    // What the file itself does not declare is not called in it, either.
+    // A verb that the file itself does not declare is not called in it.
     let (code, said) = call(&["verbs", "other"], None);
     assert!(code == Some(2) && said.contains("unrecognized subcommand 'other'"), "{code:?} {said}");
     let (code, said) = call(&["verbs", "crash"], None);
@@ -508,7 +518,7 @@ fn a_broker_does_not_choose_the_file_of_a_local_verb() {
 }
 
 scenario! {
-    /// A broker runs no verb that is declared local, with its own rights.
+    /// A broker does not run a local verb with its own rights.
     fn local_verbs_do_not_run_in_the_broker(broker in builder()) {
         load(broker);
         let (status, body) = http(broker, "POST", "/api/v1/plugins/verbs/commands/count", r#"{"file": "/etc/passwd"}"#);
@@ -521,7 +531,7 @@ scenario! {
 }
 
 scenario! {
-    /// A plugin in C declares and answers verbs as well; what it answers wrongly is its own error.
+    /// A plugin in C declares and answers verbs as well; its invalid answers are its own errors.
     fn verbs_in_c(broker in builder()) {
         let nonsense = Compiled::of("testing/c-nonsense");
         let check = broker.ctl_ok(&["plugins", "check", nonsense.path()]);
@@ -546,7 +556,8 @@ scenario! {
 }
 
 scenario! {
-    /// A plugin whose declarations cannot be is refused as a whole with what is wrong with them, by the broker and by the check.
+    /// A plugin with invalid declarations is refused as a whole with the reason, by the broker and
+    /// by the check.
     fn declarations_that_cannot_be_are_refused_with_a_sentence(broker in builder()) {
         let one = |name: &str| json!([{"name": name, "help": "what"}]).to_string();
         for (verbs, says) in [
@@ -573,7 +584,7 @@ scenario! {
 }
 
 scenario! {
-    /// A call does not count any more once its answer is there: one that follows at once finds its place.
+    /// A call no longer counts once its answer has arrived: an immediate next call has a place.
     fn calls_one_after_the_other_find_their_place(broker in Broker::builder().grapnel_only().shards(1).config("[limits]\nplugin_verbs_max = 1\n")) {
         load(broker);
         for call in 0..500 {

@@ -1,5 +1,5 @@
-//! `tests/CLIENTS.md`, made of the capabilities and the refusals that the tests assert. With `GRAPNEL_TESTS_WRITE=1` the test
-//! writes the file instead of comparing it.
+//! Generates `tests/CLIENTS.md` from the capabilities and the refusals that the tests assert. With
+//! `GRAPNEL_TESTS_WRITE=1` the test writes the file instead of comparing it.
 
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! What a scenario may ask of a client, whatever library is behind it. `mosquitto.rs`, `scripted.rs` and `rumqttc.rs` answer;
-//! nothing here knows how.
+//! The interface of a client in a scenario, for any library. `mosquitto.rs`, `scripted.rs` and
+//! `rumqttc.rs` implement it.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -29,7 +29,8 @@ impl Client {
     pub const ALL: [Client; 5] =
         [Client::Mosquitto, Client::Paho, Client::Aiomqtt, Client::MqttJs, Client::Rumqttc];
 
-    /// Its name and the version that `scripts/test` installs. Debian decides on mosquitto's last number.
+    /// Its name and the version that `scripts/test` installs. Debian sets the last number of
+    /// mosquitto's version.
     pub fn release(self) -> (&'static str, &'static str) {
         match self {
             Client::Mosquitto => ("mosquitto_sub, mosquitto_pub", "2.0"),
@@ -41,7 +42,7 @@ impl Client {
         }
     }
 
-    /// The version that really runs.
+    /// The version that is running.
     pub fn running_release(self) -> String {
         match self {
             Client::Mosquitto => mosquitto::release(),
@@ -58,7 +59,7 @@ pub struct Message {
     pub topic: String,
     /// Payload.
     pub payload: Vec<u8>,
-    /// QoS it is sent with, or came with.
+    /// QoS it is sent or received with.
     pub qos: u8,
     /// RETAIN flag.
     pub retain: bool,
@@ -86,7 +87,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// How a client is to connect, and what it subscribes to before anything else.
+/// How a client connects, and its first subscriptions.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Client identifier.
@@ -99,9 +100,9 @@ pub struct Settings {
     pub filters: Vec<String>,
     /// QoS of all of them.
     pub qos: u8,
-    /// Largest packet that the library should send and take; `None` for its own default.
+    /// Largest packet that the library should send and accept; `None` for its own default.
     pub packet_bytes_max: Option<u32>,
-    /// Whether the library is to connect again by itself, where it has a way to be told.
+    /// Whether the library should reconnect by itself, if that can be configured.
     pub comes_back: bool,
     /// Port to connect to instead of the broker's.
     pub port: Option<u16>,
@@ -124,7 +125,7 @@ impl Settings {
         }
     }
 
-    /// Without a clean start; the session is kept for a minute at least.
+    /// Without a clean start; the session is stored for at least a minute.
     pub fn kept(mut self) -> Settings {
         self.clean = false;
         self
@@ -141,13 +142,13 @@ impl Settings {
         self
     }
 
-    /// With room for two mebibytes, where the library has a limit of its own.
+    /// With a limit of two mebibytes, if the library has its own limit.
     pub fn roomy(mut self) -> Settings {
         self.packet_bytes_max = Some(2 << 20);
         self
     }
 
-    /// Over a link that will be cut and mended, with the library's own way of coming back.
+    /// Over a link that will be cut and restored, with the library's own reconnect.
     pub fn over(mut self, link: &Link) -> Settings {
         self.comes_back = true;
         self.port = Some(link.port());
@@ -167,22 +168,22 @@ impl Settings {
     }
 }
 
-/// The library does not do what it was asked for; in its own words where it has any.
+/// The library does not do what was requested; with its own message if it has one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused(pub String);
 
-/// A client that is connected and whose subscriptions are in force. Dropping it is as good as [`Driver::vanish`].
+/// A connected client whose subscriptions are in force. Dropping it is equal to [`Driver::vanish`].
 pub trait Driver {
     /// Session present flag of its CONNACK.
     fn session_present(&self) -> Result<bool, Refused>;
 
-    /// Publishes, and waits until the library takes the message for delivered.
+    /// Publishes, and waits until the library reports the message as delivered.
     fn publish(&mut self, message: &Message) -> Result<(), Refused>;
 
-    /// The next message within `timeout`. An error where the library has given the connection up.
+    /// The next message within `timeout`. An error if the library has given up the connection.
     fn next(&mut self, timeout: Duration) -> Result<Option<Message>, Refused>;
 
-    /// Ends as its users end it properly; an error says how the library went beyond that.
+    /// Disconnects as its users do; an error says what the library did beyond that.
     fn disconnect(self: Box<Self>) -> Result<(), Refused>;
 
     /// Ends without DISCONNECT, as a crash does.
@@ -216,10 +217,11 @@ impl dyn Driver {
     }
 }
 
-/// `count` messages in all, as they come to whichever of `drivers`; a list for each.
+/// Waits for `count` messages in total, received by any of `drivers`. Returns a list for each.
 ///
 /// # Panics
-/// If they do not come in time.
+///
+/// If they do not arrive in time.
 #[track_caller]
 pub fn messages_of_all(drivers: &mut [Box<dyn Driver>], count: usize) -> Result<Vec<Vec<Message>>, Refused> {
     let deadline = Instant::now() + PATIENCE;
@@ -227,7 +229,7 @@ pub fn messages_of_all(drivers: &mut [Box<dyn Driver>], count: usize) -> Result<
     while got.iter().map(Vec::len).sum::<usize>() < count {
         assert!(Instant::now() < deadline, "{count} messages do not come in time, but {got:?}");
         for (driver, got) in drivers.iter_mut().zip(&mut got) {
-            // Short, because the message may come to the next one.
+            // A short wait, because the message may arrive at the next one.
             got.extend(driver.next(Duration::from_millis(5))?);
         }
     }
@@ -240,7 +242,7 @@ pub struct World<'a> {
     pub broker: &'a Broker,
     /// Which library.
     pub client: Client,
-    /// The version of MQTT it is to speak.
+    /// Version of MQTT.
     pub version: Version,
 }
 

@@ -1,5 +1,5 @@
-//! A network between a client and the broker that a test can cut and mend. What is cut loses nothing that the client has
-//! read, and lets nothing through afterwards.
+//! A network between a client and the broker that a test can cut and restore. A cut loses nothing
+//! that the client has read, and passes nothing afterwards.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,12 +50,12 @@ impl Link {
         self.address.port()
     }
 
-    /// Closes all connections, and all that come until it is mended.
+    /// Closes all connections, and all new ones until it is restored.
     pub fn cut(&self) {
         self.set(Mode::Down);
     }
 
-    /// Lets connections through again.
+    /// Passes connections again.
     pub fn mend(&self) {
         self.set(Mode::Up);
     }
@@ -73,7 +73,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.set(Mode::Ended);
-        // Wakes the thread, which looks at the mode.
+        // Wakes the thread, which reads the mode.
         drop(TcpStream::connect(self.address));
     }
 }
@@ -82,7 +82,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Copies both ways until either end closes; the two sockets come back.
+/// Copies in both directions until either end closes. Returns the two sockets.
 fn forward(client: &TcpStream, broker: SocketAddr) -> Vec<TcpStream> {
     let Ok(server) = TcpStream::connect(broker) else { return Vec::new() };
     let again = |socket: &TcpStream| socket.try_clone().expect("descriptors are left");
@@ -90,7 +90,7 @@ fn forward(client: &TcpStream, broker: SocketAddr) -> Vec<TcpStream> {
         to.set_nodelay(true).expect("a fresh socket takes options");
         let (mut from, mut to) = (again(from), again(to));
         std::thread::spawn(move || {
-            // An error ends the connection as an end does.
+            // An error ends the connection like its end.
             let _ = std::io::copy(&mut from, &mut to);
             let _ = from.shutdown(Shutdown::Both);
             let _ = to.shutdown(Shutdown::Both);

@@ -1,5 +1,6 @@
-//! Every capability with every client in every version: nothing is left out here, and what a library refuses is looked up in
-//! `refusals.rs`. Tests are named CAPABILITY::CLIENT::VERSION and run on 2 shards; some capabilities run on 1 and 8 too.
+//! Every capability with every client in every version, without exceptions; `refusals.rs` lists
+//! what a library refuses. Tests are named CAPABILITY::CLIENT::VERSION and run on 2 shards; some
+//! capabilities run on 1 and 8 too.
 
 use grapnel_tests::{Broker, Version};
 
@@ -9,7 +10,7 @@ use crate::{refusals, scenarios};
 /// Makes the list of capabilities and their tests. `scenarios.rs` has a function of each name.
 macro_rules! capabilities {
     ($($capability:ident $scenario:ident $title:literal $($more:ident)?;)*) => {
-        /// What a client may be able to do: the columns of the table.
+        /// Capabilities of a client: the columns of the table.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Capability { $(#[doc = $title] $capability),* }
 
@@ -77,7 +78,7 @@ capabilities! {
     LargeWithRoom large_with_room "1 MiB, its limit raised";
 }
 
-/// Runs a scenario and compares how it ended with what the table says.
+/// Runs a scenario and compares its result with the table.
 #[track_caller]
 fn judge(
     capability: Capability,
@@ -86,7 +87,7 @@ fn judge(
     version: Version,
     shards: usize,
 ) {
-    // Room for a mebibyte of payload: by default that is the limit of a whole packet.
+    // Space for a mebibyte of payload: by default that is the limit of a whole packet.
     let settings = "[limits]\npacket_bytes_max = 2097152";
     let broker = Broker::builder().grapnel_only().config(settings).shards(shards).start();
     let outcome = scenario(&World { broker: &broker, client, version });
@@ -101,7 +102,7 @@ fn judge(
     }
 }
 
-/// The table speaks of these versions of the libraries.
+/// The table is valid for these versions of the libraries.
 #[test]
 fn releases_are_those_of_the_table() {
     for client in Client::ALL {

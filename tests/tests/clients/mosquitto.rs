@@ -15,13 +15,13 @@ struct Mosquitto {
     port: u16,
     version: Version,
     process: Process,
-    /// Number of the first line that was not read yet.
+    /// Number of the first unread line.
     line: usize,
     has_will: bool,
 }
 
-/// Starts mosquitto_sub and waits for its SUBACK. It insists on a subscription, so that one without gets a topic that
-/// nobody publishes.
+/// Starts mosquitto_sub and waits for its SUBACK. The program needs a subscription, so a client
+/// without one gets a topic without publishers.
 #[track_caller]
 pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
     let port = broker.address().port();
@@ -55,7 +55,7 @@ pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Bo
         return Err(Refused(process.log()));
     };
     assert_eq!(granted, vec![settings.qos.to_string(); filters.len()].join(", "), "what SUBACK granted");
-    // Messages may have come before SUBACK.
+    // Messages may have arrived before SUBACK.
     Ok(Box::new(Mosquitto { port, version, process, line: 0, has_will }))
 }
 

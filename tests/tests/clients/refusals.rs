@@ -9,13 +9,13 @@ use crate::matrix::Capability;
 /// One refusal.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Who refuses.
+    /// The client that refuses.
     pub client: Client,
-    /// In which versions of MQTT.
+    /// The MQTT versions in which it refuses.
     pub versions: &'static [Version],
-    /// What.
+    /// The refused capabilities.
     pub capabilities: &'static [Capability],
-    /// What the library says, or part of it; where it says nothing, what its driver saw instead.
+    /// The message of the library, or a part of it; without one, what its driver saw instead.
     pub says: &'static str,
     /// How it refuses, for the reader of the table.
     pub how: &'static str,
@@ -85,7 +85,7 @@ pub static REFUSALS: &[Refusal] = &[
     },
 ];
 
-/// What is listed for one cell of the table.
+/// The refusal for one cell of the table.
 pub fn of(client: Client, version: Version, capability: Capability) -> Option<&'static Refusal> {
     REFUSALS.iter().find(|refusal| {
         refusal.client == client

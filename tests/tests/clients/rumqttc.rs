@@ -1,5 +1,6 @@
-//! rumqttc, the crate: MQTT 3.1.1 and 5 are two sets of equal names in it, so that one macro makes both drivers. Each
-//! connection has a thread that polls its event loop; ending that thread drops the socket without DISCONNECT.
+//! The crate rumqttc: it has equal names for MQTT 3.1.1 and 5 in two modules, so that one macro
+//! makes both drivers. Each connection has a thread that polls its event loop; the end of that
+//! thread drops the socket without DISCONNECT.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Read;
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::driver::{Driver, Message, Refused, Settings};
 
-/// What the event loop told.
+/// A report of the event loop.
 #[derive(Debug)]
 enum Told {
     Connected {
@@ -23,14 +24,14 @@ enum Told {
     Subscribed {
         granted: Option<u8>,
     },
-    /// A publication is under way or, without an identifier (QoS 0), done.
+    /// A publication is under way, or done if it has no identifier (QoS 0).
     Sent {
         id: u16,
     },
     Acknowledged,
     Message(Message),
     Disconnecting,
-    /// The event loop failed or ended; nothing comes after this.
+    /// The event loop failed or ended; no report follows.
     Ended(String),
 }
 
@@ -46,14 +47,14 @@ struct Loop {
 }
 
 impl Loop {
-    /// Runs `run` on a thread: it tells what happens, until it is stopped.
+    /// Runs `run` on a thread, which reports events until it is stopped.
     fn start(run: impl FnOnce(Sender<Told>, oneshot::Receiver<()>) + Send + 'static) -> Loop {
         let ((tell, told), (stop, stopped)) = (channel(), oneshot::channel());
         let thread = std::thread::spawn(move || run(tell, stopped));
         Loop { told, inbox: VecDeque::new(), stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Waits for what `pick` wants; messages that come meanwhile are put aside.
+    /// Waits for a report that `pick` accepts; messages that arrive meanwhile are stored.
     #[track_caller]
     fn wait<T>(&mut self, what: &str, pick: impl Fn(&Told) -> Option<T>) -> Result<T, Refused> {
         let deadline = Instant::now() + PATIENCE;
@@ -95,7 +96,7 @@ impl Loop {
             let _ = stop.send(());
         }
         if let Some(thread) = self.thread.take() {
-            // A panic of that thread has been printed by it; whoever waits for a message fails.
+            // That thread has printed its panic; a wait for a message then fails.
             let _ = thread.join();
         }
     }
@@ -117,7 +118,7 @@ pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Bo
     }
 }
 
-/// The version that the lock file pins; a crate has no way to tell its own.
+/// The version in the lock file; a crate cannot report its own.
 pub fn release() -> String {
     let lock = include_str!("../../../Cargo.lock");
     let package = lock.split("[[package]]").find(|package| package.contains("name = \"rumqttc\"\n"));
@@ -125,11 +126,11 @@ pub fn release() -> String {
     version.expect("Cargo.lock has it").to_owned()
 }
 
-/// What the CONNECT of the older of its two clients says; none of its options can change that.
+/// The CONNECT of the older of its two clients; none of its options changes that.
 fn announced() -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
     let port = listener.local_addr().expect("it is bound").port();
-    // Kept while CONNECT is read; its CONNACK never comes.
+    // Stored while CONNECT is read; its CONNACK is never sent.
     let _client = v4::start(port, &Settings::new("witness"));
     let (mut stream, _) = listener.accept().expect("rumqttc connects");
     stream.set_read_timeout(Some(PATIENCE)).expect("not a zero timeout");
@@ -190,16 +191,19 @@ macro_rules! driver {
 
             fn run(mut eventloop: EventLoop, comes_back: bool, tell: &Sender<Told>, mut stopped: oneshot::Receiver<()>) {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                // QoS 2 is over with PUBCOMP: whoever leaves before would leave half an exchange in the session.
+                // QoS 2 ends with PUBCOMP: an earlier end would leave half an exchange in the
+                // session.
                 let mut halves = HashMap::new();
                 runtime.expect("a runtime of one thread").block_on(async {
                     loop {
                         tokio::select! {
                             _ = &mut stopped => return,
                             event = eventloop.poll() => match event {
-                                // An error means that nobody listens any more, which `stopped` tells next.
+                                // An error means that there is no receiver, which `stopped` reports
+                                // next.
                                 Ok(event) => drop(translate(event, &mut halves).map(|told| tell.send(told))),
-                                // The next poll connects again; a pause is left to the user of the library.
+                                // The next poll connects again; the library leaves a pause to its
+                                // user.
                                 Err(_) if comes_back => tokio::time::sleep(BETWEEN_CONNECTS).await,
                                 Err(error) => {
                                     drop(tell.send(Told::Ended(error.to_string())));
@@ -271,7 +275,7 @@ macro_rules! driver {
                 fn disconnect(mut self: Box<Self>) -> Result<(), Refused> {
                     self.client.try_disconnect().map_err(|error| Refused(error.to_string()))?;
                     self.events.wait("DISCONNECT", |told| matches!(told, Told::Disconnecting).then_some(()))?;
-                    // The event loop goes on until the broker closes.
+                    // The event loop continues until the broker closes.
                     self.events.wait("end", |told| matches!(told, Told::Ended(_)).then_some(()))
                 }
 

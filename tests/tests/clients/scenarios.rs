@@ -1,5 +1,6 @@
-//! What users do with a client, once each, over [`Driver`](crate::driver::Driver). A scenario ends with an error where the
-//! library refuses; anything else that goes wrong is a panic. Expectations come from the specification.
+//! Actions of users with a client, each written once, over [`Driver`](crate::driver::Driver). A
+//! scenario ends with an error if the library refuses; any other failure is a panic. Expectations
+//! come from the specification.
 
 use grapnel_tests::wire::Ack;
 use grapnel_tests::{Client as RawClient, Connect, Packet, Version};
@@ -9,7 +10,7 @@ use crate::link::Link;
 
 type Outcome = Result<(), Refused>;
 
-/// Connects in the version it was told, and the broker saw that version.
+/// Connects in the requested version, and the broker saw that version.
 pub fn connects(world: &World) -> Outcome {
     let client = world.open(&Settings::new("visitor"))?;
     let shown = world.broker.ctl_json(&["clients", "show", "visitor"]);
@@ -51,7 +52,7 @@ pub fn will(world: &World) -> Outcome {
     Ok(())
 }
 
-/// A client that disconnects takes its will with it ([MQTT-3.1.2-10]).
+/// A client that disconnects deletes its will ([MQTT-3.1.2-10]).
 pub fn no_will(world: &World) -> Outcome {
     let mut watcher = world.open(&Settings::new("watcher").subscribed(&["will/#"], 1))?;
     let will = Message::new("will/x", "gone", 1);
@@ -59,14 +60,15 @@ pub fn no_will(world: &World) -> Outcome {
     if ended.is_err() {
         assert_eq!(watcher.message()?, will, "the library asked for it");
     }
-    // Connecting again under the same name comes after whatever the broker does about the first connection.
+    // A new connection under the same name follows all work of the broker on the first one.
     let mut again = world.open(&Settings::new("leaving"))?;
     again.publish(&Message::new("will/end", "end", 1))?;
     assert_eq!(watcher.messages_until("end")?, []);
     ended
 }
 
-/// A retained message is kept for later subscribers with RETAIN set; an empty one removes it ([MQTT-3.3.1-5], -6, -8).
+/// A retained message is stored for later subscribers with RETAIN set; an empty one removes it
+/// ([MQTT-3.3.1-5], -6, -8).
 pub fn retained(world: &World) -> Outcome {
     let mut keeper = world.open(&Settings::new("keeper"))?;
     for payload in ["21", "22"] {
@@ -86,7 +88,8 @@ pub fn retained(world: &World) -> Outcome {
     Ok(())
 }
 
-/// CONNACK says whether there was a session ([MQTT-3.2.2-2], -3); the flag came with MQTT 3.1.1.
+/// CONNACK shows whether there was a session ([MQTT-3.2.2-2], -3); the flag exists since MQTT
+/// 3.1.1.
 pub fn session_present(world: &World) -> Outcome {
     let kept = Settings::new("sleeper").kept();
     for (settings, expected) in [(&kept, false), (&kept, true), (&Settings::new("sleeper"), false)] {
@@ -97,8 +100,8 @@ pub fn session_present(world: &World) -> Outcome {
     Ok(())
 }
 
-/// A kept session gets what was published while its client was gone, once, and nothing of it when it comes back again
-/// (section 4.1; [MQTT-3.1.2-4], -5 of 3.1.1).
+/// A stored session receives what was published while its client was away, once, and nothing of it
+/// at the next return (section 4.1; [MQTT-3.1.2-4], -5 of 3.1.1).
 pub fn queued(world: &World) -> Outcome {
     let kept = Settings::new("sleeper").kept();
     world.open(&kept.clone().subscribed(&["kept/#"], 2))?.vanish();
@@ -107,7 +110,7 @@ pub fn queued(world: &World) -> Outcome {
     for message in &missed {
         publisher.publish(message)?;
     }
-    // Nothing is subscribed again: what comes is the old session's.
+    // Without a new subscription: messages belong to the old session.
     let mut back = world.open(&kept)?;
     let mut got = vec![back.message()?, back.message()?];
     got.sort_by(|a, b| a.topic.cmp(&b.topic));
@@ -122,7 +125,8 @@ pub fn queued(world: &World) -> Outcome {
     Ok(())
 }
 
-/// A client that loses its connection comes back by itself to its session, and gets what it missed, once.
+/// A client that loses its connection reconnects by itself to its session, and receives the missed
+/// messages, once.
 pub fn comes_back(world: &World) -> Outcome {
     let link = Link::new(world.broker.address());
     let settings = Settings::new("mobile").kept().subscribed(&["kept/#"], 2).over(&link);
@@ -144,8 +148,8 @@ pub fn comes_back(world: &World) -> Outcome {
     Ok(())
 }
 
-/// A QoS 2 exchange outlives the process that answered PUBREC: the next one gets PUBREL, answers PUBCOMP although it knows
-/// nothing of the message, and works on ([MQTT-4.4.0-1]; [MQTT-4.3.3-11]).
+/// A QoS 2 exchange survives the process that sent PUBREC: the next process receives PUBREL,
+/// answers PUBCOMP without the message, and continues ([MQTT-4.4.0-1]; [MQTT-4.3.3-11]).
 pub fn earlier_pubrel(world: &World) -> Outcome {
     // The earlier process is a client of our own: no library stops half-way on request.
     let connect = Connect::new(world.version, "sleeper").persistent();
@@ -169,8 +173,8 @@ pub fn earlier_pubrel(world: &World) -> Outcome {
     Ok(())
 }
 
-/// Two members of a shared subscription get each message once between them, and both have work (section 4.8.2; in MQTT 3.1
-/// and 3.1.1 the broker offers the same filters).
+/// Two members of a shared subscription receive each message once between them, and each receives
+/// some (section 4.8.2; in MQTT 3.1 and 3.1.1 the broker offers the same filters).
 pub fn shared(world: &World) -> Outcome {
     const MESSAGES: usize = 40;
     let member = |name| world.open(&Settings::new(name).subscribed(&["$share/group/work/+", "end"], 1));
@@ -193,7 +197,8 @@ pub fn shared(world: &World) -> Outcome {
     Ok(())
 }
 
-/// A mebibyte there and back in each QoS, byte for byte, with the library's own limits where they allow it.
+/// A mebibyte in both directions in each QoS, byte for byte, with the library's own limits if they
+/// allow it.
 pub fn large(world: &World) -> Outcome {
     carry(world, |settings| settings)
 }
@@ -210,7 +215,7 @@ fn carry(world: &World, adjust: fn(Settings) -> Settings) -> Outcome {
     for qos in 0..=2 {
         let sent = Message::new(&format!("large/{qos}"), noise(1 << 20), qos);
         publisher.publish(&sent)?;
-        // Not assert_eq: two mebibytes in a message help nobody.
+        // Not assert_eq: it would print two mebibytes.
         let got = subscriber.message()?;
         assert!(got == sent, "{got:?} is not the {sent:?} that was sent");
     }

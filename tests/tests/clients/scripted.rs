@@ -1,5 +1,6 @@
-//! Clients in other languages: each is a small program of `tests/clients` that is one connection of its library, takes
-//! commands as lines of JSON and reports events as lines of JSON. This file is the other end of that dialogue.
+//! Clients in other languages: each is a small program in `tests/clients` with one connection of
+//! its library. It reads commands and writes events as lines of JSON. This file is the other side
+//! of that protocol.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use crate::driver::{Client, Driver, Message, Refused, Settings};
 
 struct Scripted {
     process: Process,
-    /// Number of the first line that was not read yet.
+    /// Number of the first unread line.
     line: usize,
     inbox: VecDeque<Message>,
     session_present: Result<bool, Refused>,
@@ -45,13 +46,13 @@ pub fn open(
     Ok(Box::new(scripted))
 }
 
-/// The version of the library, as it says itself.
+/// The version that the library reports.
 pub fn release(client: Client) -> String {
     Scripted::start(client).1
 }
 
 impl Scripted {
-    /// Starts the program; the version of its library comes with it.
+    /// Starts the program. Returns the version of its library too.
     #[track_caller]
     fn start(client: Client) -> (Scripted, String) {
         let session_present = Err(Refused("not connected yet".to_owned()));
@@ -66,7 +67,7 @@ impl Scripted {
         (scripted, version)
     }
 
-    /// Gives a command and waits for its answer; messages that come meanwhile are put aside.
+    /// Sends a command and waits for its answer; messages that arrive meanwhile are stored.
     #[track_caller]
     fn ask(&mut self, command: &Value) -> Result<Value, Refused> {
         self.process.write(format!("{command}\n").into_bytes());
@@ -132,7 +133,7 @@ fn program(client: Client) -> Process {
     let python = |script: &str| -> Command {
         let mut command = command(paho::python());
         command.arg("-u").arg(programs.join(script));
-        // The folder belongs to whoever works on the tests: no compiled copies in it.
+        // The folder is part of the source tree: no compiled copies in it.
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command
     };
@@ -193,9 +194,10 @@ fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Payloads travel as hexadecimal digits, byte-exact in every language.
+/// Payloads are sent as hexadecimal digits, which every language handles exactly.
 ///
 /// # Panics
+///
 /// For anything else.
 pub fn from_hex(digits: &str) -> Vec<u8> {
     let value = |digit: u8| char::from(digit).to_digit(16).expect("a hexadecimal digit");

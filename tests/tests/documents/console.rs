@@ -17,12 +17,12 @@ use grapnel_tests::repository::{assert_none, files, root};
 use grapnel_tests::{Broker, plugin};
 use tempfile::TempDir;
 
-/// Time for one command and what it prints, also what programs in the background print for it.
+/// Timeout of one command with its output, also of programs in the background.
 const COMMAND: Duration = Duration::from_secs(20);
-/// How a line begins that says that a command has ended; no document has it.
+/// Beginning of a line that marks the end of a command; no document contains it.
 const ENDED: &str = "\u{1}ended with ";
 
-/// A command of a page with the output that is expected.
+/// A command of a page with its expected output.
 #[derive(Debug)]
 struct Step {
     at: String,
@@ -55,14 +55,14 @@ fn steps_of(page: &Page) -> Vec<Step> {
     steps
 }
 
-/// The repository with what was built, as a folder in which a block may write: files lead to the
-/// real ones.
+/// The repository with the build, as a folder in which a block may write: its files are links to
+/// the real ones.
 fn copy_of_repository(folder: &Path) {
     for file in files() {
         let copy = folder.join(&file);
         std::fs::create_dir_all(copy.parent().expect("a file is in a folder")).expect("the folder is ours");
         if file.starts_with("scripts") || file.starts_with("plugins/template") {
-            // Scripts change into the folder that they are in; what is made of the template is changed.
+            // Scripts change into their own folder; files made from the template are changed.
             std::fs::copy(root().join(&file), &copy).expect("the folder is ours");
         } else {
             symlink(root().join(&file), &copy).expect("the folder is ours");
@@ -72,9 +72,9 @@ fn copy_of_repository(folder: &Path) {
     symlink(plugin::directory(), folder.join("target/checked")).expect("the folder is ours");
 }
 
-/// A folder with a program `cargo` that only says what it is called with: a build in a copy of the
-/// repository would build everything anew. What it would build are copies of the template, which is
-/// a member of the workspace and is built and tested as such.
+/// A folder with a program `cargo` that only prints its arguments: a real build in a copy of the
+/// repository would build everything again. It would build copies of the template, which is a
+/// member of the workspace and is built and tested there.
 fn stand_in_for_cargo(folder: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let folder = folder.join("stand-in");
@@ -85,10 +85,10 @@ fn stand_in_for_cargo(folder: &Path) -> PathBuf {
     folder
 }
 
-/// The shell of a reader, with the broker that it finds.
+/// The shell of a reader, with its broker.
 struct Shell {
     process: Process,
-    /// Lines that were looked at.
+    /// Number of lines that were read.
     seen: usize,
     broker: Broker,
     _home: TempDir,
@@ -123,11 +123,11 @@ impl Shell {
         self.broker.ctl_ok(&["subscriptions", "list"]).lines().count()
     }
 
-    /// Runs a command; what is wrong with it comes back.
+    /// Runs a command. Returns what is wrong.
     fn fault_of(&mut self, step: &Step) -> Option<String> {
         let subscriptions = self.subscriptions();
         let quoted = step.command.replace('\'', "'\\''");
-        // With no input of its own: the shell's is the commands.
+        // Without input: the shell's input is the commands.
         let line = format!("eval '{quoted}' </dev/null 2>&1; printf '\\n{ENDED}%d\\n' $?\n");
         self.process.write(line.into_bytes());
         let deadline = Instant::now() + COMMAND;
@@ -165,7 +165,8 @@ impl Shell {
         None
     }
 
-    /// Until what was started in the background has subscribed: a reader is slower than that.
+    /// Waits until a program started in the background has subscribed: a reader is slower than
+    /// that.
     fn wait_for_subscription(&self, before: usize) {
         let deadline = Instant::now() + COMMAND;
         while self.subscriptions() == before {
@@ -185,7 +186,7 @@ fn words(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether the printed lines are the expected ones. Empty lines do not count.
+/// Whether the printed lines are the expected ones. Empty lines are ignored.
 fn matches(expected: &[String], printed: &[String]) -> bool {
     let clean = |lines: &[String]| -> Vec<String> {
         lines.iter().map(|line| words(line)).filter(|line| !line.is_empty()).collect()
@@ -224,7 +225,7 @@ fn the_commands_of_every_page_run_and_print_what_it_says() {
     assert!(pages.len() > 8, "{} pages with commands are not all of them", pages.len());
     let run = |steps: &Vec<Step>| {
         let mut shell = Shell::start();
-        // What follows on a page builds on what came before.
+        // Later blocks of a page depend on earlier ones.
         steps.iter().find_map(|step| shell.fault_of(step))
     };
     let faults: Vec<String> = std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Examples of configurations, which the program or the plugin must take.
+//! Examples of configurations, which the program or the plugin must accept.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use tempfile::TempDir;
 
 use super::names::{bundled, library_of};
 
-/// Whose configuration an example is.
+/// The program that reads an example.
 #[derive(Debug, PartialEq)]
 enum Reader {
     Broker,
     Plugin(String),
-    /// A manifest, a service of systemd, a file of another program: read by no program of ours.
+    /// A manifest, a service of systemd, a file of another program: read by none of our programs.
     Other,
 }
 
@@ -24,14 +24,14 @@ enum Reader {
 const TABLES: [&str; 8] =
     ["[[listeners]]", "[plugins", "[mqtt]", "[limits]", "[control]", "[authorization]", "[state]", "[log]"];
 
-/// Files of other programs, which are named where they stand, so that a new example has a reader.
+/// Files of other programs, listed with their places, so that every new example has a reader.
 const OTHERS: [(&str, &str, &str); 3] = [
     ("docs/src/service.md", "ini", "a unit of systemd"),
     ("plugin-abi/src/guide/shipping.md", "toml", "a Cargo.toml"),
     ("plugins/exhook/docs/moving-from-amqtt.md", "yaml", "a file of aMQTT"),
 ];
 
-/// What an example of exhook that shows single keys is taken together with.
+/// The keys to which an example of single exhook keys is added.
 const REST_OF_EXHOOK: &str = "driver = \"amqtt\"\nconfig = \"/srv/shop/amqtt.yaml\"\n";
 
 fn reader(page: &Page, block: &Block) -> Option<Reader> {
@@ -46,7 +46,7 @@ fn reader(page: &Page, block: &Block) -> Option<Reader> {
     Some(Reader::Plugin(folder.to_owned()))
 }
 
-/// Where the plugins of the examples are, those in C and C++ too.
+/// The files of the plugins of the examples, including those in C and C++.
 struct Plugins {
     folder: TempDir,
 }
@@ -64,7 +64,7 @@ impl Plugins {
     }
 }
 
-/// What the program says against an example.
+/// The error of the program for an example.
 fn fault_of(plugins: &Plugins, reader: &Reader, text: &str) -> Option<String> {
     let file = plugins.folder.path().join("example.toml");
     let is_part = *reader == Reader::Plugin("exhook".to_owned()) && !text.contains("driver = ");

@@ -15,7 +15,7 @@ fn block(page: &str, language: &str) -> String {
     block.unwrap_or_else(|| panic!("{page} has no block in {language}")).text
 }
 
-/// What a page says that `grapnel-ctl` prints when the plugin is loaded.
+/// Checks that a page contains what `grapnel-ctl` prints when the plugin is loaded.
 fn is_said(page: &str, printed: &str) {
     let line = printed.lines().find(|line| line.contains("is loaded: ")).expect("a line for people");
     let said = Page::read(page).blocks().iter().any(|block| block.text.lines().any(|each| each == line));

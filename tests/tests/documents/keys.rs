@@ -19,14 +19,14 @@ fn tables() -> Vec<Table> {
     .collect()
 }
 
-/// Rows of these tables, with what they say in the column `name`.
+/// Rows of these tables, with the text in the column `name`.
 fn documented(column: &str) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     for table in tables() {
         let at = table.header.iter().position(|name| name == column);
         for row in &table.rows {
             let name = names_in(&row[0]).remove(0);
-            // The default configuration has them as one example; see `keys_of_a_hook_are_known`.
+            // The default configuration has one example for them; see `keys_of_a_hook_are_known`.
             if !name.starts_with("plugins.NAME.hooks.") {
                 rows.push((name, at.map_or(String::new(), |at| row[at].clone())));
             }
@@ -68,7 +68,7 @@ fn every_default_is_the_programs() {
     for (name, default) in documented("default") {
         let Some(Key { value, is_example, .. }) = keys.iter().find(|key| key.name == name) else { continue };
         let said = default.trim_matches('`');
-        // "none", or a sentence where the default depends on something.
+        // "none", or a sentence if the default depends on something.
         if *is_example || said.contains(' ') || said.is_empty() {
             continue;
         }

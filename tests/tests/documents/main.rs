@@ -1,6 +1,6 @@
-//! The documents hold: what they name exists in the program and the other way round, their commands
-//! run, their examples are taken, and their links lead somewhere. The program's side comes from its
-//! own output, or from the source where it prints none.
+//! The documents are correct: the names in them exist in the program and the other way round, their
+//! commands run, their examples are accepted, and their links have targets. The program's side
+//! comes from its own output, or from the source if it prints none.
 
 mod console;
 mod examples;

@@ -16,7 +16,7 @@ fn tables(page: &str, column: &str) -> Vec<Table> {
     tables.collect()
 }
 
-/// What the first column of these tables has in backticks.
+/// The names in backticks in the first column of these tables.
 fn first_column(tables: &[Table]) -> BTreeSet<String> {
     tables.iter().flat_map(|table| &table.rows).flat_map(|row| names_in(&row[0])).collect()
 }
@@ -35,7 +35,7 @@ fn documented_or(names: &BTreeSet<String>) -> &BTreeSet<String> {
     names
 }
 
-/// Names and types of the metrics that a broker has, without their prefix.
+/// Names and types of a broker's metrics, without their prefix.
 fn metrics(broker: &Broker) -> BTreeMap<String, String> {
     let (status, body) = request(broker.socket(), "GET", "/metrics", "");
     assert_eq!(status, 200);
@@ -62,7 +62,7 @@ fn every_metric_has_its_row_and_every_row_its_metric() {
         .map(str::to_owned)
         .collect();
     assert_same("metrics of grapnel-ctl", &of_ctl, &first_column(&sums));
-    // As the page says which of them can fall.
+    // The page says which of them can fall.
     let page = text_of("docs/src/metrics.md");
     for (name, kind) in program.iter().filter(|(name, _)| !first_column(&others).contains(*name)) {
         let named = name.ends_with("_count")
@@ -72,7 +72,7 @@ fn every_metric_has_its_row_and_every_row_its_metric() {
     }
 }
 
-/// A page in one line.
+/// The text of a page in one line.
 fn text_of(page: &str) -> String {
     text(page).split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -106,7 +106,7 @@ fn routes() -> BTreeSet<String> {
     routes
 }
 
-/// Names in backticks behind "expected" in the answer to a parameter or field that there is not.
+/// Names in backticks after "expected" in the answer to an unknown parameter or field.
 fn expected_in(answer: &str) -> BTreeSet<String> {
     let expected = answer.split_once("expected ").map_or("", |(_, expected)| expected);
     names_in(expected).into_iter().collect()
@@ -159,7 +159,7 @@ fn every_hook_point_has_its_row_and_every_row_its_hook_point() {
     let mut faults = Vec::new();
     for page in Page::all_of_book() {
         let path = page.path.to_string_lossy();
-        // Names of other brokers stand there.
+        // These pages contain names of other brokers.
         if path.contains("moving-from-") || path.contains("exhook") {
             continue;
         }
@@ -178,7 +178,7 @@ fn every_hook_point_has_its_row_and_every_row_its_hook_point() {
     assert_none("hook points that there are not", &faults);
 }
 
-/// Numbers that stand between `before` and `after` in a text.
+/// Numbers between `before` and `after` in a text.
 fn numbers_between(text: &str, before: &str, after: char) -> BTreeSet<String> {
     let found = text.split(before).skip(1).filter_map(|rest| rest.split(after).next());
     found.filter(|number| number.parse::<u8>().is_ok()).map(str::to_owned).collect()
@@ -251,7 +251,7 @@ fn every_line_of_the_log_that_is_described_is_in_the_source() {
     let mut faults = Vec::new();
     let mut seen = 0;
     for line in first_column(&tables("docs/src/log.md", "text")) {
-        // What differs from line to line is `…`, or one of these words.
+        // Variable parts of a line are `…`, or one of these words.
         let fixed = line.replace(" N ", "…").replace("N ", "…").replace("grapnel: SIGSEGV", "…");
         for part in
             fixed.split('…').map(|part| part.trim_matches([' ', ',', ':', ';'])).filter(|part| part.len() > 3)
@@ -284,14 +284,14 @@ pub fn library_of(name: &str, compiled: &mut Vec<plugin::Compiled>) -> String {
     plugin::argument(&plugin::library(name)).to_owned()
 }
 
-/// The keys that a plugin names when it is given one that it does not have.
+/// The keys that a plugin lists when it gets an unknown one.
 fn keys_of(broker: &Broker, name: &str, compiled: &mut Vec<plugin::Compiled>) -> Option<BTreeSet<String>> {
     let file = library_of(name, compiled);
     let refused = broker.ctl_refused(&["plugins", "check", &file, "--set", "zz=1"]);
     let line = refused.lines().find(|line| line.contains("the key zz is not known"));
     let line = line.unwrap_or_else(|| panic!("{name}: {refused}"));
     let (_, keys) = line.split_once("the keys are ")?;
-    // exhook also takes those of EMQX's own file.
+    // exhook also accepts the keys of EMQX's own file.
     Some(keys.split(", ").filter(|key| !key.contains('.')).map(str::to_owned).collect())
 }
 
@@ -308,7 +308,7 @@ fn every_key_of_a_bundled_plugin_has_its_row_and_every_row_its_key() {
         if let Some(known) = keys_of(&broker, &name, &mut compiled) {
             assert_same(&format!("keys of {name}"), &known, &documented);
         } else {
-            // Those in C and C++ name only the key that is wrong.
+            // Plugins in C and C++ name only the wrong key.
             let source: String = files_with(&["c", "cpp"])
                 .iter()
                 .filter(|file| file.starts_with(format!("plugins/{name}")))
@@ -365,8 +365,8 @@ fn is_word(each: char) -> bool {
     each.is_ascii_alphanumeric() || each == '_'
 }
 
-/// Whether a word is an identifier with several parts, and not one in which capitals stand for
-/// something, as in `plugin_NAME_`, or a constant.
+/// Whether a word is an identifier with several parts, and neither a pattern with capitals, such as
+/// `plugin_NAME_`, nor a constant.
 fn is_identifier(word: &str) -> bool {
     let inner = word.trim_matches('_');
     let begins = inner.starts_with(|each: char| each.is_ascii_lowercase());
@@ -383,7 +383,7 @@ fn every_identifier_named_in_the_documents_is_in_the_source() {
     let known: BTreeSet<&str> = sources.split(|each| !is_word(each)).collect();
     let mut pages = Page::all_of_book();
     pages.extend(["ARCHITECTURE.md", "CONTRIBUTING.md"].map(Page::read));
-    // They name what other brokers have, and what was renamed.
+    // These pages contain names of other brokers, and old names.
     let others = |page: &Page| {
         ["from-", "changes.md", "comparison.md", "service.md"]
             .iter()
@@ -396,7 +396,7 @@ fn every_identifier_named_in_the_documents_is_in_the_source() {
             let words = span.split(|each| !is_word(each)).filter(|word| is_identifier(word));
             for word in words {
                 seen += 1;
-                // A metric with its prefix; those of plugins have a test of their own.
+                // A metric with its prefix; metrics of plugins have their own test.
                 let word = word.strip_prefix("grapnel_").unwrap_or(word);
                 if !known.contains(word)
                     && !known.contains(&*format!("grapnel_{word}"))

@@ -1,7 +1,8 @@
-//! What is made from the list of hook points in `plugin-abi/src/point.rs`: sections of documents and
-//! of the Python SDK, which say where they begin and end. With `GRAPNEL_WRITE_ABI=1` these tests
-//! write them anew; otherwise they fail if a section is not up to date. The texts about what workers
-//! get stand above the methods in `plugins/exhook/src/hooks.rs` that write it.
+//! Sections of documents and of the Python SDK that are generated from the list of hook points in
+//! `plugin-abi/src/point.rs`. Markers show where they begin and end. With `GRAPNEL_WRITE_ABI=1`
+//! these tests write them; otherwise they fail if a section is not up to date. The texts about the
+//! fields for workers are the comments of the methods in `plugins/exhook/src/hooks.rs` that write
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -19,7 +20,7 @@ struct Row {
     event: &'static str,
     when: &'static str,
     fields: &'static str,
-    /// What a hook may do, what the result means, what can be changed; nothing where it only notifies.
+    /// What a hook may do, what the result means, what can be changed; empty for a notification.
     decides: &'static [&'static str],
 }
 
@@ -46,7 +47,7 @@ grapnel_plugin_abi::for_each_point! { rows }
 
 const PYTHON: &str = "plugins/exhook/sdk/python/src/grapnel_exhook";
 
-/// Compares a section with what belongs there, or writes it.
+/// Compares a section with its generated text, or writes it.
 #[track_caller]
 fn assert_section(file: &str, section: &str, due: &str) {
     let now = text(file);
@@ -73,7 +74,7 @@ fn assert_is(file: &str, due: &str) {
     );
 }
 
-/// Rows whose other cells are the same share one, at the place of the first.
+/// Rows with the same other cells are merged, at the place of the first.
 fn table(header: &[&str], cells: impl IntoIterator<Item = (String, String)>) -> String {
     let mut lines: Vec<(Vec<String>, String)> = Vec::new();
     for (first, others) in cells {
@@ -117,7 +118,7 @@ fn the_guide_says_what_each_point_is_for_and_shows() {
     assert_section(file, "the fields of each hook point", &table(&header, cells));
 }
 
-/// What workers get at each point, with the class of the event in Python.
+/// The fields for workers at each point, with the class of the event in Python.
 fn workers() -> BTreeMap<&'static str, (String, String)> {
     let source = text("plugins/exhook/src/hooks.rs");
     let mut found: BTreeMap<&str, (String, String)> = BTreeMap::new();
@@ -231,7 +232,7 @@ fn the_readme_counts_the_points() {
     assert_is("README.md", &format!("{before}{} hook points.**{behind}", ROWS.len()));
 }
 
-/// EMQX's hooks do not grow, so that their two lists are no part of what a new point takes.
+/// EMQX's hooks are fixed, so that a new point does not change their two lists.
 #[test]
 fn the_drivers_for_emqx_name_points_that_there_are() {
     let java = "plugins/exhook/sdk/java/src/io/grapnel/exhook/Hooks.java";
@@ -253,8 +254,8 @@ fn the_drivers_for_emqx_name_points_that_there_are() {
     assert!(lists[0].len() > 15, "{lists:?} are not all of them");
 }
 
-/// Files that name most of the points, each with the reason. Those of a new point are the ones that
-/// "a hook point" in CONTRIBUTING.md numbers.
+/// Files that name most of the points by hand, each with the reason. The section "a hook point" in
+/// CONTRIBUTING.md lists those that a new point must be added to.
 const BY_HAND: [(&str, &str); 10] = [
     ("plugin-abi/src/point.rs", "the list"),
     ("plugin-abi/include/grapnel_plugin.h", "made by the test `header` of plugin-abi"),
@@ -271,10 +272,10 @@ const BY_HAND: [(&str, &str); 10] = [
     ("plugins/exhook/sdk/python/tests/test_own.py", "tests of single points"),
 ];
 
-/// A file that names so many of the points lists them.
+/// A file that names so many of the points counts as a list.
 const LISTED: usize = 20;
 
-/// A file without the sections that are made.
+/// A file without its generated sections.
 fn by_hand(file: &str) -> String {
     let text = text(file);
     let mut inside = false;

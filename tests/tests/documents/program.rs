@@ -1,4 +1,4 @@
-//! What the program says of itself: its configuration, the help of `grapnel-ctl`, and answers of
+//! Output of the program about itself: its configuration, the help of `grapnel-ctl`, and answers of
 //! the HTTP API.
 
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use grapnel_tests::{Broker, PATIENCE, plugin};
 pub struct Key {
     /// With its table, such as `limits.receive_max`.
     pub name: String,
-    /// What stands behind `=`.
+    /// The text after `=`.
     pub value: String,
     /// Whether the line is a comment, because the default depends on the machine.
     pub is_example: bool,
@@ -66,7 +66,7 @@ pub fn keys() -> Vec<Key> {
     keys
 }
 
-/// What `--help` says of a command.
+/// The `--help` of a command.
 #[derive(Debug, Default)]
 pub struct Help {
     /// Its commands, `help` left out.
@@ -94,7 +94,7 @@ pub fn parsed(text: &str) -> Help {
         if !line.starts_with(' ') {
             section = line;
         }
-        // Lines that go on begin further right.
+        // Continuation lines are indented further.
         let indent = line.len() - line.trim_start().len();
         let words: Vec<&str> = line.split_whitespace().collect();
         let Some(first) = words.first().filter(|_| (2..=6).contains(&indent)) else { continue };
@@ -117,9 +117,10 @@ pub fn parsed(text: &str) -> Help {
     help
 }
 
-/// Sends a request to the API; status and body come back.
+/// Sends a request to the API. Returns status and body.
 ///
 /// # Panics
+///
 /// If it is not answered.
 pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = UnixStream::connect(socket).expect("the broker listens");

@@ -12,7 +12,7 @@ use super::program::{Help, help, parsed, printed};
 /// Every command by its words, such as `plugins load`; groups such as `plugins` too.
 type Verbs = BTreeMap<String, Help>;
 
-/// Words of commands that bundled plugins add; the last one stands for one of them.
+/// Words of commands that bundled plugins add; the last one is a placeholder for any of them.
 const OF_PLUGINS: [&str; 3] = ["auth-file", "exhook", "passwd"];
 
 fn verbs(broker: &Broker) -> Verbs {
@@ -78,8 +78,8 @@ fn compare(verbs: Verbs, heading: &str) {
     assert_none("commands that grapnel-ctl does not have", &unknown);
 }
 
-/// What a row of the options says: the option, and the commands that have it. A name without its
-/// group has the group of the one before.
+/// The contents of the option rows: each option with its commands. A name without its group has the
+/// group of the previous one.
 fn rows_of_options(verbs: &Verbs) -> BTreeSet<(String, bool, String)> {
     let mut rows = BTreeSet::new();
     for row in table(&page(), "Options of single commands").rows {
@@ -128,7 +128,7 @@ fn every_option_has_its_row_and_every_row_its_option() {
     assert_none("options that grapnel-ctl does not have", &unknown);
 }
 
-/// What is wrong with a command line of `grapnel-ctl`, of which the name is left out.
+/// The error in a command line of `grapnel-ctl`, without the program's name.
 fn fault_of(line: &str, verbs: &Verbs) -> Option<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let mut command = String::new();
@@ -159,8 +159,7 @@ fn fault_of(line: &str, verbs: &Verbs) -> Option<String> {
     Some(format!("{command:?} has no option {unknown}"))
 }
 
-/// Lines of commands in a page: in spans, and in blocks behind `$ `, with the lines that they go on
-/// in.
+/// Command lines of a page: in spans, and in blocks after `$ `, with their continuation lines.
 fn command_lines(page: &Page) -> Vec<(usize, String)> {
     let mut lines = page.spans();
     for block in page.blocks().into_iter().filter(|block| matches!(&*block.language, "console" | "text")) {
@@ -192,7 +191,7 @@ fn every_command_named_in_the_documents_exists() {
             let group = text.split(' ').next().unwrap_or_default();
             let rest = match text.strip_prefix("grapnel-ctl ") {
                 Some(rest) => rest,
-                // `plugins list` alone is one, too.
+                // `plugins list` without the program's name is a command, too.
                 None if is_group(group) && text.contains(' ') && !text.contains(['…', ':', ';', ',']) => {
                     text
                 }
@@ -221,7 +220,7 @@ fn every_option_of_the_broker_has_its_row_and_every_row_its_option() {
     assert_eq!(known, documented, "left: of grapnel --help; right: of the table");
 }
 
-/// What a program or a script prints for `--help`, where the documents name options of it.
+/// The `--help` of a program or a script whose options the documents name.
 fn help_of(program: &str) -> Option<String> {
     if matches!(program, "grapnel" | "grapnel-bench" | "grapnel-ctl") {
         return Some(printed(program, &["--help"]));
@@ -229,7 +228,7 @@ fn help_of(program: &str) -> Option<String> {
     program.strip_prefix("scripts/")?;
     let output = Command::new(root().join(program)).arg("--help").output().ok()?;
     let help = String::from_utf8_lossy(&output.stdout).into_owned();
-    // A script that passes its options on says to what.
+    // A script that passes its options on names the other program.
     let rest = help.split_once("all options: ").and_then(|(_, rest)| rest.split_once(" --help"));
     let words: Vec<&str> = rest.map_or("", |(command, _)| command).split_whitespace().collect();
     let other = words.split_first().map(|(program, words)| printed(program, &[words, &["--help"]].concat()));

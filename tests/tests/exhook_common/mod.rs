@@ -18,11 +18,12 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("exhook")
 }
 
-/// What exhook must be told so that its workers find the SDK, and what stands in the place of Python finds Python.
+/// Settings with which exhook's workers find the SDK, and a program in place of Python finds
+/// Python.
 pub const ENVIRONMENT: &str = "environment=[\"PYTHONPATH\", \"TESTS_PYTHON\"]";
 
-/// A broker whose workers find the SDK as it lies in the source tree, or where `GRAPNEL_TESTS_EXHOOK_SDK` says; with
-/// [`ENVIRONMENT`] in their configuration.
+/// A broker whose workers find the SDK in the source tree, or in `GRAPNEL_TESTS_EXHOOK_SDK`; use it
+/// with [`ENVIRONMENT`] in their configuration.
 pub fn broker() -> Builder {
     Broker::builder()
         .grapnel_only()
@@ -30,32 +31,33 @@ pub fn broker() -> Builder {
         .environment("TESTS_PYTHON", paho::python().to_str().expect("a path that is text"))
 }
 
-/// Where the SDK is.
+/// Folder of the SDK.
 pub fn sdk() -> String {
     std::env::var("GRAPNEL_TESTS_EXHOOK_SDK").unwrap_or_else(|_| {
         concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/exhook/sdk/python/src").to_owned()
     })
 }
 
-/// A broker that takes topics as long as there are.
+/// A broker that accepts topics of the maximum length.
 pub fn roomy_broker() -> Builder {
     broker().config("[limits]\ntopic_bytes_max = 65535\npacket_bytes_max = 2097152")
 }
 
-/// Gives a password of any bytes.
+/// A CONNECT with a password of any bytes.
 pub fn with_password(client_id: &str, password: &[u8]) -> Connect {
     let mut connect = Connect::new(Version::V5, client_id).login("u", "");
     connect.password = Some(password.to_vec());
     connect
 }
 
-/// All bytes that there are.
+/// All byte values.
 pub fn all_bytes() -> Vec<u8> {
     (0..=255).collect()
 }
 
-/// Any bytes make the way to hooks and back that turn payloads below `mirror/` round and let in who gives all bytes as a password:
-/// in payloads, in passwords, none at all, and under the longest topic.
+/// Any bytes reach the hooks and come back unchanged. The hooks reverse payloads below `mirror/`
+/// and allow a login with all byte values as password. Covers payloads, passwords, empty ones, and
+/// the longest topic.
 pub fn any_bytes_survive(broker: &Broker) {
     let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
     client.subscribe("mirror/#", 0);
@@ -76,11 +78,12 @@ pub fn any_bytes_survive(broker: &Broker) {
     assert_eq!(connack.code, 0x87);
 }
 
-/// The arguments of `plugins load exhook` with these settings, and with the Python that has the packages.
+/// The arguments of `plugins load exhook` with these settings, and with the Python that has the
+/// packages.
 pub fn load_with(settings: &[String]) -> Vec<String> {
     let mut arguments: Vec<String> = ["plugins", "load", "exhook", "--once"].map(String::from).into();
     let python = format!("python=\"{}\"", paho::python().display());
-    // The last one counts: a test may say it itself.
+    // The last value counts: a test may set its own.
     for setting in [&ENVIRONMENT.to_owned()].into_iter().chain(settings).chain([&python]) {
         arguments.extend(["--set".to_owned(), setting.clone()]);
     }
@@ -94,21 +97,21 @@ pub fn load(broker: &Broker, settings: &[String]) -> String {
     broker.ctl_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Loads exhook and insists that it is refused; what was said comes back.
+/// Tries a load of exhook that must be refused. Returns the message.
 #[track_caller]
 pub fn load_refused(broker: &Broker, settings: &[String]) -> String {
     let arguments = load_with(settings);
     broker.ctl_refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The calls that hooks have printed, in the order in which they came.
+/// Printed calls of hooks, in order of arrival.
 pub struct Calls<'b> {
     broker: &'b Broker,
     line: AtomicUsize,
 }
 
 impl<'b> Calls<'b> {
-    /// From now on.
+    /// Calls from now on.
     pub fn of(broker: &'b Broker) -> Calls<'b> {
         let line = broker.process().lines(|_| Some(())).len();
         Calls { broker, line: AtomicUsize::new(line) }
@@ -117,7 +120,8 @@ impl<'b> Calls<'b> {
     /// The next call: its hook, and its arguments.
     ///
     /// # Panics
-    /// If none comes in time.
+    ///
+    /// If none arrives in time.
     #[track_caller]
     pub fn next(&self) -> (String, Value) {
         let mut from = self.line.load(Relaxed);
@@ -126,7 +130,7 @@ impl<'b> Calls<'b> {
         found.expect("a hook is called")
     }
 
-    /// The next calls, which must be those of these hooks, in this order; their arguments come back.
+    /// The next calls, which must be of these hooks, in this order. Returns their arguments.
     #[track_caller]
     pub fn expect<const N: usize>(&self, hooks: [&str; N]) -> [Value; N] {
         let mut seen = Vec::new();
@@ -138,7 +142,7 @@ impl<'b> Calls<'b> {
         })
     }
 
-    /// Passes over calls up to one of a hook that `pick` wants.
+    /// Skips calls up to one of a hook that `pick` accepts.
     #[track_caller]
     pub fn until(&self, hook: &str, pick: impl Fn(&Value) -> bool) -> Value {
         loop {
@@ -157,7 +161,7 @@ fn call_of(line: &str) -> Option<(String, Value)> {
     Some(call.and_then(Result::ok).unwrap_or_else(|| panic!("{line:?} is no call")))
 }
 
-/// The processes of workers that have said that they are ready, in order.
+/// Processes of workers that have reported ready, in order.
 pub fn workers(broker: &Broker) -> Vec<u32> {
     broker.process().lines(|line| {
         let (_, rest) = line.split_once("/0 is ready: ")?;
@@ -171,7 +175,7 @@ pub fn send(worker: u32, signal: Signal) {
     kill_process(Pid::from_raw(worker as i32).unwrap(), signal).unwrap();
 }
 
-/// Asks again and again until it holds.
+/// Repeats a check until it is true.
 #[track_caller]
 pub fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();

@@ -1,6 +1,6 @@
-//! What EMQX 4.1 documents of its extension hooks, as tests of any driver that runs them: each
+//! What EMQX 4.1 documents about its extension hooks, as tests of any driver that runs them: each
 //! point with its arguments, each verdict with its effect, each failure with its policy. Hooks
-//! print their calls (see [`Calls`]); the [`Dialect`] says how a language shows a value.
+//! print their calls (see [`Calls`]); the [`Dialect`] defines how a language shows a value.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,56 +15,61 @@ use crate::exhook_common::{Calls, load};
 macro_rules! table {
     ($dialect:expr) => {
         grapnel_tests::scenario! {
-            /// The way of a client in and out.
+            /// The calls for the connect and disconnect of a client.
             fn clients_are_told(broker in $crate::exhook_common::broker(), version) {
                 $crate::exhook_emqx::clients_are_told(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
-            /// A message from one client to another, and one that nobody wants; any bytes.
+            /// The calls for a message between two clients, and for one without a subscriber; any
+            /// bytes.
             fn messages_are_told(broker in $crate::exhook_common::broker(), version) {
                 $crate::exhook_emqx::messages_are_told(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
-            /// A session that is taken over, resumed, thrown away, and that outlives its connection for a second.
+            /// The calls for a session that is taken over, resumed, discarded, and that outlives
+            /// its connection for a second.
             fn sessions_are_told(broker in $crate::exhook_common::broker(), version) {
                 $crate::exhook_emqx::sessions_are_told(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
-            /// A session that nobody has come back to for its expiry interval.
+            /// The call for a session that expires.
             fn expired_sessions_are_told(broker in $crate::exhook_common::broker()) {
                 $crate::exhook_emqx::expired_sessions_are_told(broker, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
-            /// A will is asked about as a publish, and published as one.
+            /// A will is authorized as a publish, and published as one.
             fn wills_are_told(broker in $crate::exhook_common::broker(), version) {
                 $crate::exhook_emqx::wills_are_told(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
-            /// What on_client_authenticate answers decides about the login, and a failure is decided by `failed_action`.
+            /// The result of on_client_authenticate decides about the login; after a failure
+            /// `failed_action` decides.
             fn logins_end_as_the_hook_says(broker in $crate::exhook_common::broker(), version) {
                 $crate::exhook_emqx::logins_end_as_the_hook_says(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
-            /// What on_client_check_acl answers decides about publishes, subscriptions and wills, likewise.
+            /// The result of on_client_check_acl decides about publishes, subscriptions and wills,
+            /// likewise.
             fn rights_are_as_the_hook_says(broker in $crate::exhook_common::broker(), version) {
                 $crate::exhook_emqx::rights_are_as_the_hook_says(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
-            /// What on_message_publish answers changes topic, payload and QoS; a failure leaves the message as it is, or denies it.
+            /// The result of on_message_publish changes topic, payload and QoS; after a failure the
+            /// message is unchanged, or denied.
             fn messages_are_changed_as_the_hook_says(broker in $crate::exhook_common::broker(), version) {
                 $crate::exhook_emqx::messages_are_changed_as_the_hook_says(broker, version, &$dialect);
             }
@@ -76,23 +81,23 @@ pub(crate) use table;
 /// The broker's name.
 const NODE: &str = "emqx@127.0.0.1";
 
-/// A driver, the hooks written for it, and how they show what they are called with.
+/// A driver, the hooks written for it, and how they show their arguments.
 pub struct Dialect {
-    /// As the configuration calls it.
+    /// Its name in the configuration.
     pub driver: &'static str,
-    /// Where its hooks are.
+    /// Folder of its hooks.
     pub path: std::path::PathBuf,
     /// Hooks at every point that print their calls.
     pub spy: &'static str,
-    /// Hooks that answer as user names and topics say.
+    /// Hooks whose answers user names and topics select.
     pub verdicts: &'static str,
-    /// What the hooks call a message's sender.
+    /// The hooks' name for a message's sender.
     pub from: &'static str,
-    /// What their `init()` makes.
+    /// The result of their `init()`.
     pub state: Value,
     /// Properties: the user property `k` = `v`, or none.
     pub props: fn(bool) -> Value,
-    /// Bytes that are no text, in hexadecimal.
+    /// Bytes that are not text, in hexadecimal.
     pub no_text: fn(&str) -> Value,
 }
 
@@ -130,7 +135,7 @@ impl Dialect {
     }
 }
 
-/// A clientinfo: these keys in this order, text for what is absent.
+/// A clientinfo: these keys in this order, text for absent values.
 fn clientinfo(broker: &Broker, client_id: &str, username: &str, password: &str, anonymous: bool) -> Value {
     json!({"record": [
         ["node", NODE], ["clientid", client_id], ["username", username], ["password", password],
@@ -147,8 +152,8 @@ fn conninfo(broker: &Broker, version: Version, client_id: &str, username: &str, 
     ]})
 }
 
-/// Arguments with what no test can know replaced, once it has been looked at: a message's identifier (hex) and
-/// its time (milliseconds).
+/// Arguments with unpredictable values checked and replaced: a message's identifier (hex) and its
+/// time (milliseconds).
 #[track_caller]
 fn known(mut value: Value) -> Value {
     let pairs = match &mut value {
@@ -186,7 +191,7 @@ fn expect<const N: usize>(calls: &Calls<'_>, expected: [(&str, Value); N]) {
     }
 }
 
-/// A connection by a client of its own name and nothing else, with the calls that it makes.
+/// A plain connection of a client, with the calls that it causes.
 #[track_caller]
 pub fn enter(broker: &Broker, calls: &Calls<'_>, connect: &Connect) -> Client {
     let client = Client::connect(broker, connect);
@@ -200,7 +205,7 @@ pub fn enter(broker: &Broker, calls: &Calls<'_>, connect: &Connect) -> Client {
     client
 }
 
-/// The way of a client in and out.
+/// The calls for the connect and disconnect of a client.
 pub fn clients_are_told(broker: &Broker, version: Version, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
@@ -216,7 +221,7 @@ pub fn clients_are_told(broker: &Broker, version: Version, of: &Dialect) {
         &calls,
         [
             ("client_connect", json!([conn, props, of.state()])),
-            // No hook before has let it in.
+            // No earlier hook has allowed it.
             ("client_authenticate", json!([about("secret"), false, of.state()])),
             ("client_connack", json!([conn, (of.props)(false), of.state()])),
             ("client_connected", json!([about(""), of.state()])),
@@ -229,7 +234,7 @@ pub fn clients_are_told(broker: &Broker, version: Version, of: &Dialect) {
         subscribe = subscribe.with(USER_PROPERTY, Property::Pair("k".into(), "v".into()));
     }
     assert_eq!(client.subscribe_all(&subscribe), [1]);
-    // No Local, Retain As Published and Retain Handling 1, where there are such.
+    // No Local, Retain As Published and Retain Handling 1, if the version has them.
     let (nl, rap, rh) = if version.is_5() { (1, 1, 1) } else { (0, 0, 0) };
     let (came, arguments) = calls.next();
     assert_eq!((came.as_str(), known(arguments.clone())[0].clone()), ("client_subscribe", about("")));
@@ -265,7 +270,7 @@ pub fn clients_are_told(broker: &Broker, version: Version, of: &Dialect) {
     expect(&calls, [("session_terminated", json!([about(""), "normal", of.state()]))]);
 }
 
-/// A message from one client to another, and one that nobody wants; any bytes.
+/// The calls for a message between two clients, and for one without a subscriber; any bytes.
 pub fn messages_are_told(broker: &Broker, version: Version, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
@@ -304,7 +309,8 @@ pub fn messages_are_told(broker: &Broker, version: Version, of: &Dialect) {
     );
 }
 
-/// A session that is taken over, resumed, thrown away, and that outlives its connection for a second.
+/// The calls for a session that is taken over, resumed, discarded, and that outlives its connection
+/// for a second.
 pub fn sessions_are_told(broker: &Broker, version: Version, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
@@ -336,8 +342,9 @@ pub fn sessions_are_told(broker: &Broker, version: Version, of: &Dialect) {
     }
 }
 
-/// The calls about one client that comes while it is there: those of its arrival, and the end of its former connection. What
-/// happens to that is told on its own shard, so the order between the two is open; that of the arrival is not.
+/// The calls for a client that connects while it is already connected: those of the new connection,
+/// and the end of the old one. The end is reported by its own shard, so the order between the two
+/// is open; the order within the new connection is not.
 #[track_caller]
 fn five_and_a_disconnect(calls: &Calls<'_>, client_id: &str) -> HashMap<String, Value> {
     let came: Vec<(String, Value)> = (0..7).map(|_| calls.next()).collect();
@@ -349,7 +356,7 @@ fn five_and_a_disconnect(calls: &Calls<'_>, client_id: &str) -> HashMap<String, 
     came.into_iter().map(|(hook, arguments)| (hook, known(arguments))).collect()
 }
 
-/// A session that nobody has come back to for its expiry interval.
+/// The call for a session that expires.
 pub fn expired_sessions_are_told(broker: &Broker, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
@@ -360,7 +367,7 @@ pub fn expired_sessions_are_told(broker: &Broker, of: &Dialect) {
     assert_eq!(ended, json!([clientinfo(broker, "s", "", "", true), "expired", of.state()]));
 }
 
-/// A will is asked about as a publish, and published as one.
+/// A will is authorized as a publish, and published as one.
 pub fn wills_are_told(broker: &Broker, version: Version, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
@@ -386,16 +393,17 @@ pub fn wills_are_told(broker: &Broker, version: Version, of: &Dialect) {
     );
 }
 
-/// What hooks of `emqx_verdicts` can be told to do that is a failure; `slow` takes longer than `call_timeout`.
+/// Failures that the hooks of `emqx_verdicts` can produce; `slow` takes longer than `call_timeout`.
 const FAILURES: [&str; 7] = ["error", "raise", "text", "wrong", "number", "list", "slow"];
 
-/// What of these is tried with a policy: one that takes its time costs it, and is tried where the policies differ.
+/// The failures to try with a policy. A slow one costs its time, and is tried only where the
+/// policies differ.
 fn failures(slow: bool) -> impl Iterator<Item = &'static str> {
     FAILURES.into_iter().filter(move |what| slow || *what != "slow")
 }
 
-/// A worker that has slept through `call_timeout` is started anew; what follows is asked of the new one. The log comes when it comes:
-/// only how many loads and restarts there have been says which worker is meant.
+/// A worker that has exceeded `call_timeout` is restarted, and the new one answers the next calls.
+/// The log may be late: the number of loads and restarts in it identifies the worker.
 struct Restarts<'b> {
     broker: &'b Broker,
     loads: usize,
@@ -431,10 +439,11 @@ fn is_ready(line: &str) -> Option<()> {
     line.contains("/0 is ready").then_some(())
 }
 
-/// What on_client_authenticate answers decides about the login, and a failure is decided by `failed_action`.
+/// The result of on_client_authenticate decides about the login; after a failure `failed_action`
+/// decides.
 pub fn logins_end_as_the_hook_says(broker: &Broker, version: Version, of: &Dialect) {
     let refused = |code: u8| if version.is_5() { code == 0x87 } else { code == 5 };
-    // Nobody knows what the hook would have said.
+    // The hook's result is unknown.
     let unknown = |code: u8| if version.is_5() { code == 0x88 } else { code == 3 };
     let mut restarts = Restarts::of(broker);
     let login = |name: &str| Client::attempt(broker, &Connect::new(version, "c").login(name, "p")).1.code;
@@ -443,7 +452,8 @@ pub fn logins_end_as_the_hook_says(broker: &Broker, version: Version, of: &Diale
         restarts.loaded();
         assert_eq!(login("true"), 0);
         assert!(refused(login("false")));
-        // As if there were no hook: who gives no name comes in, who gives one that nobody vouches for does not.
+        // As without a hook: a client without a name is admitted, one with a name that no plugin
+        // allows is not.
         assert_eq!(Client::attempt(broker, &Connect::new(version, "c")).1.code, 0);
         let unanswered = login("none");
         assert!(unanswered != 0 && (!version.is_5() || unanswered == 0x86), "{unanswered:#x}");
@@ -459,7 +469,7 @@ pub fn logins_end_as_the_hook_says(broker: &Broker, version: Version, of: &Diale
     }
 }
 
-/// What on_client_check_acl answers decides about publishes, subscriptions and wills, likewise.
+/// The result of on_client_check_acl decides about publishes, subscriptions and wills, likewise.
 pub fn rights_are_as_the_hook_says(broker: &Broker, version: Version, of: &Dialect) {
     let mut restarts = Restarts::of(broker);
     for policy in [None, Some("deny"), Some("ignore")] {
@@ -478,7 +488,7 @@ pub fn rights_are_as_the_hook_says(broker: &Broker, version: Version, of: &Diale
             let code = client.publish(&Publish::new(&topic, what).qos(1));
             assert_eq!(code, if allowed || !version.is_5() { 0 } else { 0x87 }, "publish {what}");
             restarts.after(what);
-            // The same publisher's next: what was denied has not been published.
+            // The next publish of the same client: the denied one has not been published.
             assert_eq!(client.publish(&Publish::new("acl/end", "end").qos(1)), 0);
             let came: Vec<_> = reader.messages_until("end").iter().map(Publish::text).collect();
             assert_eq!(came, if allowed { vec![what] } else { vec![] }, "publish {what}");
@@ -502,7 +512,8 @@ pub fn rights_are_as_the_hook_says(broker: &Broker, version: Version, of: &Diale
     }
 }
 
-/// What on_message_publish answers changes topic, payload and QoS; a failure leaves the message as it is, or denies it.
+/// The result of on_message_publish changes topic, payload and QoS; after a failure the message is
+/// unchanged, or denied.
 pub fn messages_are_changed_as_the_hook_says(broker: &Broker, version: Version, of: &Dialect) {
     let mut restarts = Restarts::of(broker);
     for policy in [None, Some("ignore"), Some("deny")] {
@@ -525,7 +536,7 @@ pub fn messages_are_changed_as_the_hook_says(broker: &Broker, version: Version, 
             let came = client.message();
             assert_eq!((came.topic.as_str(), &came.payload[..], came.qos), (topic, payload, qos), "{what}");
         }
-        // A plain bool is an answer of verdicts; here it is a wrong type.
+        // A plain bool is valid for verdicts; here it is a wrong type.
         for what in failures(policy.is_some()).chain(["true", "wrong qos", "wrong pairs"]) {
             let (topic, denied) = (format!("message/{what}"), policy == Some("deny"));
             let code = client.publish(&Publish::new(&topic, what).qos(1));

@@ -7,7 +7,7 @@ use grapnel_tests::{Broker, Connect, Publish, Subscribe, Version, Will};
 
 const PER_SECOND: u32 = 5000;
 
-/// Every second one ends with a reset, and what it does before varies with all the rest.
+/// Every second one ends with a reset; its earlier actions vary with all other parameters.
 fn visitor(number: u32) -> Visit {
     let leave = match number % 8 {
         0 => Leave::ResetWithinConnect,
@@ -62,6 +62,6 @@ fn shards_1() {
 
 #[test]
 fn shards_8() {
-    // Each of 56 pairs of shards keeps an empty batch, once one has been on its way.
+    // Each of 56 pairs of shards keeps an empty batch after the first use.
     come_and_go(8, 30_000, 10_000);
 }

@@ -1,7 +1,7 @@
-//! Leak tests: what clients and operators do a hundred thousand times leaves no allocation and no
-//! file behind. They run `grapnel-counted`, the same library on another allocator. Each test does
-//! its work once so that what grows once has grown, takes counts, does the work again, and compares
-//! when everything has ended.
+//! Leak tests: actions that clients and operators repeat a hundred thousand times leave no
+//! allocation and no file behind. They run `grapnel-counted`, the same library with another
+//! allocator. Each test does its work once, so that tables reach their size, takes counts, does the
+//! work again, and compares after the end.
 
 mod connections;
 mod plugins;

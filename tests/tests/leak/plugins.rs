@@ -1,7 +1,8 @@
-//! Plugins that are loaded, reloaded and unloaded while a client is connected, and files that are refused.
+//! Plugins that are loaded, reloaded and unloaded while a client is connected, and files that are
+//! refused.
 //!
-//! What is unloaded stays mapped on purpose (ARCHITECTURE.md, "What an unloaded plugin leaves"), but what the broker keeps of it is
-//! kept in chunks.
+//! An unloaded plugin stays mapped on purpose (ARCHITECTURE.md, "What an unloaded plugin leaves").
+//! The broker's own data about it is stored in chunks.
 
 use grapnel_tests::ledger::{self, Ledger};
 use grapnel_tests::{Broker, Client, Publish, Version};

@@ -6,10 +6,11 @@ use grapnel_tests::ledger::{self, Ledger};
 use grapnel_tests::wire::{Ack, Packet, Value, property};
 use grapnel_tests::{Broker, Client, Publish, Version};
 
-/// Publishes on their way at a time: below the Receive Maximum that the broker gives.
+/// Publishes under way at a time: below the broker's Receive Maximum.
 const WINDOW: u32 = 48;
 
-/// Every eighth expires by itself, every sixteenth is large enough to be held apart from its header.
+/// Every eighth expires by itself; every sixteenth is so large that it is stored apart from its
+/// header.
 fn message(number: u32) -> Publish {
     let bytes = if number.is_multiple_of(16) { 5000 } else { 20 };
     let message =

@@ -1,5 +1,6 @@
-//! Sessions that outlive their connection and expire, with whatever a session can hold: subscriptions, messages in flight both
-//! ways, messages that came when nobody was connected, a delayed will.
+//! Sessions that outlive their connection and expire, with everything that a session can contain:
+//! subscriptions, messages in flight in both directions, messages queued without a connection, a
+//! delayed will.
 
 use std::ops::Range;
 
@@ -10,9 +11,9 @@ use grapnel_tests::{Broker, Client, Connect, Publish, Subscribe, Version, Will};
 
 const PER_SECOND: u32 = 5000;
 const WARM_UP: u32 = 10_000;
-/// Sessions that exist at a time, about.
+/// Approximate number of sessions that exist at a time.
 const ROUND: u32 = 1000;
-/// Messages for all sessions of a round while nobody is connected.
+/// Messages for all sessions of a round without a connection.
 const MESSAGES: u32 = 3;
 
 fn connect(number: u32) -> Connect {
@@ -26,7 +27,7 @@ fn connect(number: u32) -> Connect {
     connect
 }
 
-/// Leaves with a message in flight to it, one from it that it has not released, and subscriptions.
+/// Disconnects with subscriptions, a message in flight to it, and one from it without PUBREL.
 fn first_visit(number: u32) -> Visit {
     let version = Version::V5;
     let own = format!("sessions/{number}");
@@ -42,7 +43,7 @@ fn first_visit(number: u32) -> Visit {
     Visit { version, bytes, answers: 4, leave }
 }
 
-/// Comes back, is sent what is in flight once more, and leaves for good.
+/// Connects again, receives the messages in flight once more, and disconnects for good.
 fn second_visit(number: u32) -> Visit {
     let leave = [Leave::ResetUnread, Leave::Reset, Leave::Disconnect][number as usize % 3];
     Visit { version: Version::V5, bytes: connect(number).encode(), answers: 1, leave }

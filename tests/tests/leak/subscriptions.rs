@@ -1,13 +1,13 @@
-//! Subscriptions of every kind, made and given back one by one or with the session.
+//! Subscriptions of every kind, made and ended one by one or with the session.
 
 use grapnel_tests::ledger::{self, Ledger};
 use grapnel_tests::wire::{Packet, encode};
 use grapnel_tests::{Broker, Client, Subscribe, Version};
 
-/// Filters of one SUBSCRIBE, and packets on their way at a time.
+/// Filters of one SUBSCRIBE, and packets under way at a time.
 const FILTERS: u32 = 10;
 const PACKETS: u32 = 20;
-/// After so many rounds a client leaves with what it has subscribed to, and another comes.
+/// After so many rounds a client disconnects with its subscriptions, and another connects.
 const ROUNDS: u32 = 10;
 
 fn filter(number: u32) -> String {
@@ -52,7 +52,7 @@ fn subscribe(client: &mut Client, filters: &[String]) {
     filters.chunks(FILTERS as usize).for_each(|_| acknowledged(client));
 }
 
-/// Two clients at a time, often on different shards, want the same filters.
+/// Two clients at a time, often on different shards, use the same filters.
 fn churn(broker: &Broker, filters: std::ops::Range<u32>) {
     let mut next = filters.start;
     while next < filters.end {
@@ -93,6 +93,7 @@ fn shards_2_a_hundred_thousand_filters() {
 
 #[test]
 fn shards_8() {
-    // Each of 56 pairs of shards keeps a few empty batches, as many as were ever on their way at a time.
+    // Each of 56 pairs of shards keeps a few empty batches, as many as were ever under way at a
+    // time.
     leaves_nothing(8, 60_000, 10_000);
 }

@@ -8,9 +8,9 @@ use grapnel_tests::storm::Storm;
 
 use crate::load_plugin;
 
-/// Size of the pool that authenticates.
+/// Number of threads that authenticate.
 const THREADS: usize = 256;
-/// How long it takes over one client, milliseconds.
+/// Time for one client, in milliseconds.
 const DELAY_MS: usize = 200;
 
 fn load_slow_auth(broker: &Broker, delay_ms: usize) {
@@ -18,8 +18,9 @@ fn load_slow_auth(broker: &Broker, delay_ms: usize) {
     load_plugin(broker, "slow-auth", &[&threads, &delay, "client_prefix=\"storm\""]);
 }
 
-/// A thousand clients whose authentication blocks a thread for 200 ms each, 256 at a time, are all let in, and the others'
-/// messages pass meanwhile. The plugin leaves with all its threads.
+/// A thousand clients whose authentication blocks a thread for 200 ms each, 256 at a time, are all
+/// admitted, and the messages of others pass meanwhile. The plugin is unloaded with all its
+/// threads.
 #[test]
 fn a_thousand_clients_at_once_are_authenticated_slowly() {
     let clients = 1_000;
@@ -41,8 +42,8 @@ fn a_thousand_clients_at_once_are_authenticated_slowly() {
     assert_eq!(list["retired"][0]["threads_left"], 0, "{list}");
 }
 
-/// Of clients that wait for their authentication a shard holds `connects_pending_max`; who comes beyond is told at once that the server
-/// is busy, and the others are let in.
+/// A shard has at most `connects_pending_max` clients that wait for their authentication. Further
+/// ones are refused at once with "server busy", and the others are admitted.
 #[test]
 fn who_finds_too_many_waiting_is_told_that_the_server_is_busy() {
     let (clients, max) = (300, 100);
@@ -55,12 +56,13 @@ fn who_finds_too_many_waiting_is_told_that_the_server_is_busy() {
     eprintln!("{clients} clients, {max} may wait: {welcome} in, {busy} told that the server is busy");
     assert_eq!(welcome + busy, clients, "{:?}", storm.codes);
     assert!(welcome >= max && busy > 0, "{welcome} in, {busy} refused");
-    // Whoever was let in made room.
+    // Each admitted client has freed its place.
     let again = Storm::rage(&broker, max, "storm again");
     assert!(again.codes.iter().all(|(_, code)| *code == 0), "{:?}", again.codes);
 }
 
-/// One publisher with 64 messages in flight through a hook that answers each a millisecond later, of which 32 may wait at a time.
+/// One publisher with 64 messages in flight through a hook that answers each a millisecond later;
+/// 32 may wait at a time.
 #[test]
 fn one_publisher_behind_a_hook_that_defers_every_message() {
     let broker = Broker::builder().shards(1).grapnel_only().start();

@@ -1,6 +1,6 @@
-//! What plugins may do under load: come and go, and answer later. What clients may do to a broker,
-//! and what other clients notice of it. Every message and every client is checked; rates and times
-//! are printed and never asserted.
+//! Plugins under load: they are loaded, unloaded, and answer later. Heavy load from clients, and
+//! its effect on other clients. Every message and every client is checked; rates and times are
+//! printed and never asserted.
 #![allow(clippy::print_stderr, reason = "the tests say what load they made and how fast it went")]
 
 mod deferred;

@@ -1,7 +1,7 @@
-//! What one client, or many, can do to a broker from outside that once stalled it, made it grow
-//! without bound, or lost what belonged to others: each on two shards (the last on three), beside
-//! bystanders on every shard that exchange messages and ping. Every test asserts what is right, and
-//! prints one row of a table: the bystanders' times before and during, and the broker's memory.
+//! Actions of one client, or many, that once stalled the broker, made it grow without bound, or
+//! lost messages of others. Each runs on two shards (the last on three), beside bystanders on every
+//! shard that exchange messages and ping. Every test asserts the correct behaviour, and prints one
+//! row of a table: the bystanders' times before and during the action, and the broker's memory.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -19,7 +19,7 @@ use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscrib
 use crate::{connect_all, load_plugin};
 
 const MIB: u64 = 1 << 20;
-/// What allocators keep of what was freed, and the bystanders' own.
+/// Freed memory that allocators keep, and the memory of the bystanders.
 const SLACK: u64 = 24 * MIB;
 
 fn hello(broker: &Broker, name: &str) -> Client {
@@ -38,8 +38,9 @@ fn counter(broker: &Broker, name: &str) -> u64 {
     rows.filter_map(|row| row["value"].as_u64()).sum()
 }
 
-/// As many are let in as packets of the session may wait, the others are told that the server is busy. The message that waits takes
-/// effect once, and behind it the will of each who was let in, once.
+/// As many takeovers are accepted as packets of the session may wait, the others are refused with
+/// "server busy". The waiting message takes effect once, and after it the will of each accepted
+/// client, once.
 #[test]
 fn row_01_take_overs_of_a_session_with_a_publish_that_waits() {
     const CLIENTS: usize = 3_000;
@@ -70,7 +71,7 @@ fn row_01_take_overs_of_a_session_with_a_publish_that_waits() {
     hello(&broker, "releases").publish(&Publish::new("release", "").qos(1));
     let message = watcher.message();
     assert_eq!((message.topic.as_str(), message.text().as_str()), ("held/x", "waits"));
-    // All but one of those who were let in have lost the session to the next one; that one does now.
+    // All accepted clients but one have lost the session to the next one; that one does now.
     let mut wills: BTreeSet<String> = (1..served.len()).map(|_| watcher.receive_publish().text()).collect();
     let (_last, connack) = Client::attempt(&broker, &owned());
     assert!(connack.session_present, "it is the session whose publish waited: {connack:?}");
@@ -80,7 +81,8 @@ fn row_01_take_overs_of_a_session_with_a_publish_that_waits() {
     bystanders.finish();
 }
 
-/// Filters beyond `filters_per_subscribe_max` are refused one by one; where the operator allows as many, all are granted, and work.
+/// Filters beyond `filters_per_subscribe_max` are refused one by one. If the operator allows as
+/// many, all are granted, and work.
 #[test]
 fn row_02_subscribe_with_very_many_filters() {
     const RAISED: &str = "filters_per_subscribe_max = 65535\nsubscriptions_max = 100000\n";
@@ -107,7 +109,7 @@ fn row_02_subscribe_with_very_many_filters() {
         let came = [greedy.receive_publish().text(), greedy.receive_publish().text()];
         let mut expected = vec!["0".to_owned(), (granted - 1).to_string()];
         if granted == count {
-            // The last filter is the last granted one, and what lies behind has never been one.
+            // The last granted filter works, and the refused ones after it do not.
             expected.insert(0, (count - 1).to_string());
             expected.truncate(2);
         }
@@ -138,11 +140,12 @@ fn answers(client: &mut Client) -> Packet {
     client.receive()
 }
 
-/// Who answers comes in, who closes makes room at once and who stays silent after a time-out, however often.
+/// A client that answers is admitted, one that closes frees its place at once, and a silent one
+/// after a timeout, however often.
 #[test]
 fn row_03_authentication_that_waits_and_asks_for_another_round() {
     const CLIENTS: usize = 60;
-    // All of them may have one home.
+    // All of them may have the same home shard.
     let config = format!("[limits]\nconnects_pending_max = {CLIENTS}\nconnect_timeout_ms = 1000\n");
     let broker = Broker::builder().grapnel_only().config(&config).start();
     load_plugin(&broker, "late", &[]);
@@ -181,7 +184,7 @@ fn row_03_authentication_that_waits_and_asks_for_another_round() {
     bystanders.finish();
 }
 
-/// Every subscription is still there when it has been asked about again.
+/// Every subscription is still there after its recheck.
 #[test]
 fn row_04_a_reload_of_an_authorizer_that_takes_its_time() {
     const SUBSCRIPTIONS: usize = 6_000;
@@ -214,7 +217,8 @@ fn row_04_a_reload_of_an_authorizer_that_takes_its_time() {
     bystanders.finish();
 }
 
-/// All filters are refused, those of the largest SUBSCRIBE that is taken too, and none has a subscription.
+/// All filters are refused, also those of the largest accepted SUBSCRIBE, and there is no
+/// subscription.
 #[test]
 fn row_05_a_ticket_that_refuses_very_many_filters() {
     const CLIENTS: usize = 50;
@@ -250,8 +254,8 @@ user bob
 topic readwrite public/#
 ";
 
-/// Who connects with another one's client identifier gets a session of his own: nothing that was queued for her, in flight to her,
-/// or comes for her later.
+/// A client that connects with another principal's client identifier gets a new session: no message
+/// that was queued for, in flight to, or later sent to the other one.
 #[test]
 fn row_06_another_user_comes_with_the_client_identifier() {
     let folder = tempfile::tempdir().expect("a place for temporary files");
@@ -298,7 +302,8 @@ fn row_06_another_user_comes_with_the_client_identifier() {
     bystanders.finish();
 }
 
-/// It is not read any more, holds little, and is closed when it has read nothing for the time-out.
+/// The client is no longer read, uses little memory, and is closed when it has read nothing for the
+/// timeout.
 #[test]
 fn row_07_pubrel_without_end_from_a_client_that_never_reads() {
     let config = "[limits]\nwrite_stall_timeout_ms = 3000\n";
@@ -318,7 +323,8 @@ fn row_07_pubrel_without_end_from_a_client_that_never_reads() {
     bystanders.finish();
 }
 
-/// Publishes pass by the readers, which hold nothing of them, and go on to the end when their clients do.
+/// Publishes pass the readers, which store nothing of them, and continue to the end when their
+/// clients do.
 #[test]
 fn row_08_very_many_readers_of_retained_messages_are_open() {
     const CLIENTS: usize = 10;
@@ -356,7 +362,8 @@ fn row_08_very_many_readers_of_retained_messages_are_open() {
     bystanders.finish();
 }
 
-/// Every subscription and every publish passes by an empty store, and each message finds its subscription.
+/// Every subscription and every publish is fast with an empty store, and each message reaches its
+/// subscription.
 #[test]
 fn row_08_very_many_wildcard_filters_and_an_empty_store() {
     const CLIENTS: usize = 10;
@@ -390,7 +397,8 @@ fn row_08_very_many_wildcard_filters_and_an_empty_store() {
     bystanders.finish();
 }
 
-/// They pay for what they send; no client that is in loses a packet of which only half has come.
+/// They are charged for what they send; no connected client loses a packet of which only half has
+/// arrived.
 #[test]
 fn row_09_sockets_that_send_a_megabyte_before_connect() {
     const STRANGERS: usize = 67;
@@ -406,7 +414,8 @@ fn row_09_sockets_that_send_a_megabyte_before_connect() {
         (0..STRANGERS)
             .map(|n| {
                 let mut socket = TcpStream::connect(broker.address()).expect("it accepts connections");
-                // A CONNECT of the largest packet's size, or of the largest CONNECT's, all but its last byte.
+                // All but the last byte of a CONNECT of the maximum packet size, or of the maximum
+                // CONNECT size.
                 let (announced, bytes): (&[u8], _) = if n % 2 == 0 {
                     (&[0x10, 0xFB, 0xFF, 0x3F], MIB as usize - 5)
                 } else {
@@ -427,7 +436,8 @@ fn row_09_sockets_that_send_a_megabyte_before_connect() {
     bystanders.finish();
 }
 
-/// Each message is delivered live, its publisher is told in order that it is not stored (0x97, quota exceeded), and each is counted.
+/// Each message is delivered live, its publisher receives in order the code for "not stored" (0x97,
+/// quota exceeded), and each is counted.
 #[test]
 fn row_10_publishes_to_a_retained_store_that_is_full() {
     const ROUNDS: usize = 500;
@@ -493,7 +503,7 @@ fn row_11_disconnects_with_every_reason_and_a_will() {
     bystanders.finish();
 }
 
-/// Connects so many clients whose home is none of `shard`.
+/// Connects so many clients whose home is another shard than `shard`.
 fn connect_elsewhere(broker: &Broker, count: usize, shard: usize) -> Vec<(String, Client)> {
     const AT_ONCE: usize = 6_000;
     let mut clients = Vec::new();
@@ -521,7 +531,8 @@ fn connect_at(broker: &Broker, name: &str, shard: usize) -> Client {
     (0..100).find_map(at_home).expect("some name lives there")
 }
 
-/// The others go on as if nothing were, and when the shard goes on, every message arrives and is acknowledged.
+/// The others continue without delay, and when the shard continues, every message arrives and is
+/// acknowledged.
 #[test]
 fn row_12_very_many_publishers_wait_for_a_shard_that_is_held() {
     const PUBLISHERS: usize = 15_000;

@@ -1,5 +1,5 @@
 //! A slow subscriber, a slow plugin and ten thousand idle clients, each beside 5,000 messages a
-//! second: none of these messages is lost, nobody is disconnected, and the times of bystanders
+//! second: none of these messages is lost, no client is disconnected, and the bystanders' times
 //! before and during are printed as a row of a table.
 
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::{connect_all, load_plugin};
 const PER_SECOND: u32 = 5_000;
 const SECONDS: u32 = 6;
 
-/// Does `work` beside bystanders and a load of [`PER_SECOND`], which must both be served to the last message.
+/// Runs `work` beside bystanders and a load of [`PER_SECOND`]; both must receive every message.
 fn beside_load<T>(broker: &Broker, what: &str, work: impl FnOnce() -> T) -> Beside<T> {
     let plan = Plan {
         pairs: 100,
@@ -32,7 +32,7 @@ fn beside_load<T>(broker: &Broker, what: &str, work: impl FnOnce() -> T) -> Besi
     let beside = bystanders.beside("-", &format!("{what}, beside {PER_SECOND}/s"), work);
     bystanders.finish();
     let report = load.finish();
-    // The promise is about this load: a machine that cannot make it has not tested it.
+    // The test requires this load: on a slower machine it has tested nothing.
     assert!(report.rate > f64::from(PER_SECOND) * 0.8, "only {:.0} messages/s", report.rate);
     beside
 }
@@ -42,12 +42,12 @@ fn load_slow_plugin(broker: &Broker) {
     load_plugin(broker, "defer-publish", &["delay_ms=2", "topic_prefix=\"row/\""]);
 }
 
-/// Every message comes once, in order, and is acknowledged.
+/// Every message arrives once, in order, and is acknowledged.
 fn behind_slow_plugin(broker: &Broker) {
     Row { messages: 400 * u64::from(SECONDS), window: 1 }.run(broker, "deferred");
 }
 
-/// 5 MB a second go to a subscriber that reads 4 KB a second, and stays.
+/// 5 MB a second are sent to a subscriber that reads 4 KB a second, and stays connected.
 fn slow_subscriber(broker: &Broker) {
     let mut slow = known(broker, "slow subscriber");
     let subscribe = Subscribe::to("slow", 0).encode(Version::V311, 1);
@@ -66,7 +66,7 @@ fn slow_subscriber(broker: &Broker) {
     read(&mut slow, 4_096);
 }
 
-/// Reads so many bytes, of which the broker has more.
+/// Reads so many bytes; the broker has more.
 fn read(socket: &mut TcpStream, bytes: usize) {
     socket.set_read_timeout(Some(PATIENCE)).expect("not a zero timeout");
     socket.read_exact(&mut vec![0; bytes]).expect("a slow subscriber stays, and more has come for it");
@@ -91,7 +91,7 @@ fn a_slow_plugin() {
     beside_load(&broker, "a plugin that defers each verdict 2 ms", || behind_slow_plugin(&broker));
 }
 
-/// Which no hook may do: it holds its shard, and so all clients there, for as long as it works.
+/// A hook must not do this: it blocks its shard, and so all clients there, for the whole time.
 #[test]
 fn a_plugin_that_works_on_the_shard() {
     let broker = Broker::builder().grapnel_only().start();

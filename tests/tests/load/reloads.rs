@@ -1,6 +1,6 @@
 //! topic-rewrite is loaded, reloaded and unloaded a hundred times while 200 clients exchange 5,000
 //! messages a second. Every message is checked: one stamp while it is loaded, none while it is not,
-//! never two; none lost, none doubled, nobody disconnected.
+//! never two. No message is lost or duplicated, and no client is disconnected.
 
 use grapnel_tests::ledger::{self, Ledger};
 use grapnel_tests::load::{Load, Phase, Plan, Report};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const CYCLES: usize = 100;
 const PER_SECOND: u32 = 5000;
-/// Messages that must pass in each quiet time between two changes: every publisher about once.
+/// Messages that must pass in each pause between two changes: about one from every publisher.
 const QUIET: u64 = 100;
 
 fn plan() -> Plan {
@@ -57,11 +57,11 @@ fn a_plugin_comes_and_goes_a_hundred_times_under_load() {
     eprintln!("{CYCLES} cycles: {report:?}");
     assert_eq!(report.generations, 2 * CYCLES, "each load and each reload has a stamp of its own");
     assert!(report.stamped > 0 && report.stamped < report.received);
-    // The promise is about this load: a machine that cannot make it has not tested it.
+    // The test requires this load: on a slower machine it has tested nothing.
     assert!(report.rate > f64::from(PER_SECOND) * 0.8, "only {:.0} messages/s", report.rate);
 }
 
-/// The driver alone, with any broker: what it asks of one is what MQTT promises.
+/// The driver alone, with any broker: it only relies on what MQTT guarantees.
 #[test]
 fn the_load_itself_is_judged_right() {
     let broker = Broker::builder().shards(if Peer::chosen() == Peer::Grapnel { 2 } else { 1 }).start();
@@ -75,7 +75,7 @@ fn the_load_itself_is_judged_right() {
 const RELOADS: u64 = 1_000;
 const WARM_UP: u64 = 50;
 
-/// What is mapped of plugins' files, bytes: of their private copies, which have no name any more.
+/// Mapped bytes of plugin files: of their private copies, which have no name any more.
 fn mapped(broker: &Broker) -> u64 {
     let path = format!("/proc/{}/maps", broker.process().id());
     let maps = std::fs::read_to_string(path).expect("the broker is our child");
@@ -104,7 +104,8 @@ fn segments(file: &[u8]) -> u64 {
     pages.sum()
 }
 
-/// What the instances of `stateful` have counted on all shards: one client of each shard asks, and its own messages are taken off.
+/// Total counts of the instances of `stateful` on all shards: one client of each shard requests
+/// them, and its own messages are subtracted.
 fn counted(broker: &Broker, shards: usize) -> u64 {
     let mut counts = vec![None; shards];
     let mut asked = 0;
@@ -128,8 +129,8 @@ fn counted(broker: &Broker, shards: usize) -> u64 {
     counts.into_iter().flatten().sum()
 }
 
-/// A plugin with a count on each of four shards is reloaded again and again under load. What the load was, and what is mapped by all
-/// reloads.
+/// Reloads a plugin with a count on each of four shards repeatedly under load. Returns the report
+/// of the load, and the bytes mapped by all reloads.
 fn reload_under_load(broker: &Broker, reloads: u64) -> (Report, u64) {
     let plan =
         Plan { per_second: 10_000, rewritten: "load/in".to_owned(), stamp: "count".to_owned(), ..plan() };
@@ -149,12 +150,13 @@ fn reload_under_load(broker: &Broker, reloads: u64) -> (Report, u64) {
     (load.finish(), grown)
 }
 
-/// By which share the broker's own memory may have grown.
+/// Allowed growth of the broker's own memory, as a share.
 const HEAP_SHARE_MAX: f64 = 0.05;
 
-/// Under 10,000 messages a second at QoS 1 a thousand reloads lose, double and disorder nothing and disconnect nobody, every message is
-/// counted once, the broker's own memory is back within 5 % when the clients have gone, and no reload maps anything, since the file has
-/// not changed. What is unloaded stays mapped, once, which `plugins list` tells to the byte.
+/// Under 10,000 QoS 1 messages a second, a thousand reloads lose, duplicate and reorder no message
+/// and disconnect no client. Every message is counted once, and the broker's own memory is back
+/// within 5 % when the clients have gone. No reload maps anything, since the file has not changed.
+/// An unloaded plugin stays mapped, once, as `plugins list` shows to the byte.
 #[test]
 fn a_thousand_reloads_hand_the_state_over() {
     let shards = 4;
@@ -182,7 +184,7 @@ fn a_thousand_reloads_hand_the_state_over() {
             shown = broker.ctl_json(&["plugins", "list"]);
         },
     );
-    // What each generation keeps is in ARCHITECTURE.md, "What an unloaded plugin leaves".
+    // ARCHITECTURE.md, "What an unloaded plugin leaves", says what each generation keeps.
     let share = after.live_bytes as f64 / before.live_bytes as f64 - 1.0;
     assert!(share <= HEAP_SHARE_MAX, "the heap has grown by {:.1} %: {before:?}, {after:?}", share * 100.0);
     let file = std::fs::read(grapnel_tests::plugin::library("stateful")).expect("it has been built");
