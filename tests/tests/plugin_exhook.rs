@@ -1,5 +1,5 @@
 //! exhook on a live broker: EMQX's hooks unchanged, our own API, and workers that crash, hang and
-//! send wrong frames under load.
+//! send invalid frames under load.
 
 #![allow(clippy::unwrap_used)]
 
@@ -40,7 +40,7 @@ fn login(version: Version, client_id: &str, username: Option<&str>) -> Connect {
     }
 }
 
-/// Waits until the broker's log has it.
+/// Waits until the broker's log contains this.
 #[allow(clippy::disallowed_methods, reason = "a log can only be looked at")]
 fn wait_for_log(broker: &Broker, what: &str) {
     let asked = Instant::now();
@@ -51,13 +51,14 @@ fn wait_for_log(broker: &Broker, what: &str) {
 }
 
 scenario! {
-    /// The file of EMQX's article, and what the article says it does: without a user name nothing may be published or
-    /// subscribed, with one everything; every client is let in, since the broker has given it an identifier by then.
+    /// The file of EMQX's article, with the behaviour described there: without a user name no topic
+    /// may be published or subscribed, with one every topic may. Every client is admitted, since
+    /// the broker has given it an identifier by then.
     fn hooks_of_emqx_run_as_they_are(broker in broker(), version) {
-        // The article's own file, where somebody has it.
+        // The article's own file, if it is available.
         let path = std::env::var_os("GRAPNEL_COMPAT_DIR").map_or_else(folder, PathBuf::from);
         load(broker, &paho::python(), &path, "hooks", &[]);
-        // MQTT 3.1 has no identifiers that the broker gives.
+        // In MQTT 3.1 the broker cannot assign identifiers.
         let own = |name| if version == Version::V31 { name } else { "" };
         let mut named = Client::connect(broker, &login(version, own("a"), Some("alice")));
         named.subscribe("t/#", 1);
@@ -75,7 +76,7 @@ scenario! {
 }
 
 scenario! {
-    /// Any bytes, in and out.
+    /// Any bytes, in both directions.
     fn any_bytes_survive(broker in roomy_broker()) {
         load(broker, &paho::python(), &folder(), "mirror", &[]);
         exhook_common::any_bytes_survive(broker);
@@ -83,7 +84,7 @@ scenario! {
 }
 
 scenario! {
-    /// An exception is a failure: at a publish the message goes on as it was unless `failed_action` denies it.
+    /// An exception is a failure: a message continues unchanged unless `failed_action` denies it.
     fn an_exception_ends_by_the_policy(broker in broker()) {
         for (action, code) in [("ignore", 0), ("deny", 0x83)] {
             load(broker, &paho::python(), &folder(), "mirror", &[&format!("failed_action={action}")]);
@@ -100,7 +101,7 @@ scenario! {
 }
 
 scenario! {
-    /// An answer that is wrong somewhere is a failure as a whole: nothing of what was right in it counts.
+    /// An answer with an error is a failure as a whole: its valid parts have no effect.
     fn half_of_an_answer_does_not_count(
         broker in broker().config("[authorization]\nno_match = \"allow\"")
     ) {
@@ -120,7 +121,7 @@ scenario! {
 }
 
 scenario! {
-    /// What a process prints that ends before it is ready is the reason why the plugin is not loaded.
+    /// If a process ends before it is ready, its output is the reason why the load fails.
     fn what_cannot_start_says_why(broker in broker()) {
         let arguments = [
             "plugins", "load", "exhook", "--once", "--set", "driver=python3", "--set", "path=/tmp", "--set", ENVIRONMENT,
@@ -138,7 +139,7 @@ scenario! {
     }
 }
 
-/// What a worker of `surroundings.py` says of its surroundings.
+/// The surroundings that a worker of `surroundings.py` reports.
 fn surroundings(broker: &Broker) -> Value {
     let mut client = Client::hello(broker, Version::V5, "c");
     client.subscribe("t", 0);
@@ -147,7 +148,7 @@ fn surroundings(broker: &Broker) -> Value {
     serde_json::from_slice(&said.payload).unwrap_or_else(|error| panic!("{error}: {}", said.text()))
 }
 
-/// A folder with modules that Python or a worker would import, each of which leaves a file if it is run.
+/// A folder with modules that Python or a worker might import; each leaves a file if it is run.
 fn planted() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let modules = [
@@ -171,7 +172,7 @@ fn planted() -> TempDir {
     dir
 }
 
-/// Insists that none of what was planted has run.
+/// Checks that no module of that folder has run.
 #[track_caller]
 fn assert_untouched(planted: &TempDir) {
     let files = std::fs::read_dir(planted.path()).unwrap().map(|file| file.unwrap().file_name());
@@ -179,8 +180,8 @@ fn assert_untouched(planted: &TempDir) {
     assert!(ran.is_empty(), "{ran:?}");
 }
 
-/// Whoever may write into the folder in which the broker happens to run puts nothing into its workers, not even where Python is
-/// told to search its working directory.
+/// A user who may write into the broker's working directory cannot put code into its workers, not
+/// even if Python is configured to search its working directory.
 #[test]
 fn nothing_of_the_brokers_working_directory_is_run() {
     let planted = planted();
@@ -191,7 +192,7 @@ fn nothing_of_the_brokers_working_directory_is_run() {
     assert_untouched(&planted);
 }
 
-/// Nor does that of a working directory that was asked for.
+/// The same holds for a configured working directory.
 #[test]
 fn nothing_of_a_workers_working_directory_is_run() {
     let planted = planted();
@@ -205,8 +206,8 @@ fn nothing_of_a_workers_working_directory_is_run() {
     assert_untouched(&planted);
 }
 
-/// Workers get what is named, and nothing by which the broker is configured: not its secrets, nor what would change how a program
-/// loads its code.
+/// Workers get the named variables, and none that configures the broker: no secrets, and nothing
+/// that changes how a program loads its code.
 #[test]
 fn a_workers_environment_is_what_is_named() {
     let broker = broker()
@@ -251,7 +252,8 @@ fn a_workers_environment_is_what_is_named() {
     assert!(said.contains("GRAPNEL_LOG is the broker's own"), "{said}");
 }
 
-/// Paths in the configuration are as they are from where the broker runs, although workers run elsewhere.
+/// Paths in the configuration are relative to the broker's working directory, although workers run
+/// elsewhere.
 #[test]
 fn a_relative_path_is_the_brokers() {
     let dir = tempfile::tempdir().unwrap();
@@ -265,8 +267,9 @@ fn a_relative_path_is_the_brokers() {
 }
 
 scenario! {
-    /// Editing the hooks and a reload swap the code under a client that publishes all the while: it stays connected, every message
-    /// comes once and in order, changed by the old code or, from some moment on, by the new.
+    /// An edit of the hooks and a reload replace the code while a client publishes: it stays
+    /// connected, and every message arrives once and in order, changed by the old code or, from
+    /// some moment on, by the new.
     fn a_reload_takes_the_edited_hooks(broker in broker()) {
         let dir = tempfile::tempdir().unwrap();
         let write = |mark: &str| {
@@ -300,7 +303,8 @@ scenario! {
 }
 
 scenario! {
-    /// A verdict with `last=False` stands unless a later hook, of another exhook here, says otherwise.
+    /// A verdict with `last=False` stands unless a later hook, here of another exhook, decides
+    /// otherwise.
     fn a_verdict_may_leave_the_last_word_to_others(
         broker in broker().config("[authorization]\nno_match = \"deny\"")
     ) {
@@ -324,7 +328,8 @@ scenario! {
     }
 }
 
-/// An unsubscription on behalf of a client does not pass the subscription in front of it, which waits for its verdict.
+/// An unsubscription on behalf of a client does not pass an earlier subscription that waits for its
+/// verdict.
 #[test]
 fn what_is_asked_on_behalf_of_a_client_keeps_its_order() {
     let broker = broker().shards(1).start();
@@ -348,7 +353,8 @@ fn what_is_asked_on_behalf_of_a_client_keeps_its_order() {
 }
 
 scenario! {
-    /// What CONNECT says is known from client_connected on, also to the process that follows one that was killed.
+    /// The contents of CONNECT are available from client_connected on, also to the process after
+    /// one that was killed.
     fn what_connect_said_is_known_after_a_restart(broker in broker()) {
         load(broker, &paho::python(), &folder(), "remembers", &["failed_action=deny"]);
         let mut client = Client::connect(broker, &Connect::new(Version::V5, "c").keep_alive(77));
@@ -366,7 +372,8 @@ scenario! {
 }
 
 scenario! {
-    /// What is asked of a client that is not there stands in the log, with the plugin's name; the first time, the second, the fourth.
+    /// A command for an absent client is logged with the plugin's name: the first time, the second,
+    /// the fourth.
     fn commands_for_absent_clients_are_told(broker in broker()) {
         load(broker, &paho::python(), &folder(), "absent", &[]);
         Client::hello(broker, Version::V5, "c").publish(&Publish::new("do", "x").qos(1));
@@ -382,7 +389,8 @@ scenario! {
 }
 
 scenario! {
-    /// `exhook drivers`: what is loaded, what its workers have done, and a driver that is disabled is not called until it is enabled.
+    /// `exhook drivers` lists the loaded drivers with the statistics of their workers. A disabled
+    /// driver is not called until it is enabled.
     fn drivers_are_shown_and_switched(broker in broker()) {
         load(broker, &paho::python(), &folder(), "mirror", &["pool_size=2"]);
         let mut client = Client::hello(broker, Version::V5, "c");
@@ -397,7 +405,7 @@ scenario! {
         assert_eq!((&list[0]["driver"], &list[0]["workers"]), (&"python3".into(), &2.into()), "{list}");
         let workers = ask("stats");
         let of = |key: &str| workers.as_array().unwrap().iter().map(|row| row[key].as_i64().unwrap_or(0)).sum::<i64>();
-        // It was let in and has published, with what a worker must know of it besides.
+        // The calls: its login, its publish, and other events that a worker must receive.
         assert!(of("calls") >= 2 && of("p99_us") > 0, "{workers}");
         assert_eq!((of("failed"), of("timeouts"), of("dropped"), of("restarts")), (0, 0, 0, 0), "{workers}");
         broker.ctl_ok(&["exhook", "drivers", "disable", "python3"]);
@@ -414,7 +422,8 @@ scenario! {
 }
 
 scenario! {
-    /// Several plugins that are exhook are listed as one; a driver is switched where its name says which one is meant.
+    /// Several exhook plugins are listed together; a driver is switched if its name identifies one
+    /// of them.
     fn drivers_of_several_plugins_are_told_apart(broker in broker()) {
         let named = |name: &'static str| {
             let set = [
@@ -447,11 +456,11 @@ scenario! {
     }
 }
 
-/// How long an answer may take in the tests of faults.
+/// Time limit of an answer in the tests of faults.
 const CALL_TIMEOUT: Duration = Duration::from_millis(1000);
 
-/// Publishes 2,000 messages a second for so long, the first of them to `rogue/WHAT`; every one is acknowledged in time, and
-/// nobody is disconnected. Gives how many ended by the policy.
+/// Publishes 2,000 messages a second for so long, the first of them to `rogue/WHAT`. Every one is
+/// acknowledged in time, and no client is disconnected. Returns how many the policy decided.
 fn publish_through(client: &mut Client, what: &str, lasting: Duration) -> usize {
     let (began, mut sent, mut failed) = (Instant::now(), 0_usize, 0);
     let mut waiting: HashMap<u16, Instant> = HashMap::new();
@@ -468,7 +477,7 @@ fn publish_through(client: &mut Client, what: &str, lasting: Duration) -> usize 
         match client.next(Duration::from_millis(2)) {
             Event::Packet(Packet::Puback(Ack { id, code, .. })) => {
                 let since = waiting.remove(&id).expect("acknowledged once");
-                // The policy ends it when the time is over, and the machine may be busy.
+                // The policy decides when the time is over; the machine may be busy.
                 assert!(since.elapsed() < CALL_TIMEOUT + PATIENCE, "{what}: {:?}", since.elapsed());
                 failed += usize::from(code >= 0x80);
             }
@@ -488,9 +497,10 @@ fn resident(id: u32) -> u64 {
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-/// A worker that is killed, stopped, loops for ever, sends 100 MiB, closes its socket in the middle of a frame, answers nonsense or
-/// floods: no client is disconnected by it, every publish ends, the worker is back, memory is bounded. Shards take no part in what a
-/// worker's thread does about it, so that each fault is tried on one number of them.
+/// A worker is killed, stopped, loops forever, sends 100 MiB, closes its socket in the middle of a
+/// frame, sends invalid answers or floods. No client is disconnected because of it, every publish
+/// ends, the worker is restarted, and memory is bounded. Shards take no part in the work of a
+/// worker's thread, so each fault is tried with one number of them.
 fn harms_nobody(shards: usize, faults: &[(&str, &str)]) {
     let broker = broker().shards(shards).start();
     let rogue = folder().join("rogue");
@@ -503,7 +513,7 @@ fn harms_nobody(shards: usize, faults: &[(&str, &str)]) {
     for (what, says) in faults {
         publish_through(&mut client, what, Duration::from_millis(1500));
         wait_for_log(&broker, says);
-        // It is back: a publish is answered, not ended by the policy.
+        // It is back: a publish gets an answer, not the policy's decision.
         let asked = Instant::now();
         while client.publish(&Publish::new("t", "again").qos(1)) >= 0x80 {
             assert!(asked.elapsed() < PATIENCE, "{what}: the worker does not come back");

@@ -1,6 +1,6 @@
 //! Plugins of aMQTT through exhook on a live broker: each event with its arguments, their verdicts
-//! about logins and topics, what they do through their context, and the plugins that come with the
-//! real package. The expectation is what aMQTT documents.
+//! about logins and topics, their actions through their context, and the plugins of the real
+//! package. The expectation is what aMQTT documents.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,11 +14,11 @@ use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscrib
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What stands in aMQTT's files and has no meaning here.
+/// A part of aMQTT's files without a meaning here.
 const LISTENERS: &str =
     "listeners:\n  default:\n    type: tcp\n    bind: 0.0.0.0:1883\n    max_connections: 10\n";
 
-/// aMQTT's own file, and the settings that name it.
+/// aMQTT's own file, and the settings with its path.
 fn settings(yaml: &str, more: &[&str]) -> (TempDir, Vec<String>) {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("amqtt.yaml");
@@ -61,7 +61,7 @@ fn bytes(value: &[u8]) -> Value {
     json!({"bytes": value.iter().map(|byte| format!("{byte:02x}")).collect::<String>()})
 }
 
-/// The next calls are these, in whatever order where the documents name none.
+/// The next calls are these, in any order if the documents define none.
 #[track_caller]
 fn step<const N: usize>(calls: &Calls<'_>, expected: [(&str, Value); N]) {
     let mut came: Vec<(String, Value)> = (0..N).map(|_| calls.next()).collect();
@@ -73,11 +73,11 @@ fn step<const N: usize>(calls: &Calls<'_>, expected: [(&str, Value); N]) {
 }
 
 scenario! {
-    /// Every event of the table, with all its arguments.
+    /// Every event of the table is called, with all its arguments.
     fn every_event_is_told(broker in broker(), version) {
         let calls = Calls::of(broker);
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
-        // Loaded later: both start events, at load.
+        // Loaded later: both start events are called at load.
         let config = keywords(&[("greeting", json!("hello")), ("times", json!(3))]);
         assert_eq!(calls.expect(["on_broker_pre_start", "on_broker_post_start"]), [config, keywords(&[])]);
 
@@ -90,7 +90,7 @@ scenario! {
             ["will_qos", 1], ["will_retain", true],
         ]}]]});
         let whose = keywords(&[("client_id", json!("c")), ("client_session", session)]);
-        // CONNECT comes before there is a session.
+        // CONNECT arrives before there is a session.
         let [connect] = calls.expect(["on_mqtt_packet_received"]);
         assert_eq!(connect[0]["dict"][0], packet("ConnectPacket")[0]["dict"][0]);
         step(&calls, [
@@ -150,7 +150,7 @@ scenario! {
 }
 
 scenario! {
-    /// A method gets the arguments that it names, and no other.
+    /// A method gets only the arguments that it names.
     fn methods_get_what_they_take(broker in broker(), version) {
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.Few: {}\n", &[]);
         let calls = Calls::of(broker);
@@ -173,7 +173,7 @@ scenario! {
     }
 }
 
-/// The life of the broker itself.
+/// The events of the broker itself.
 #[test]
 fn the_end_of_the_broker_is_told() {
     let mut broker = broker().start();
@@ -189,8 +189,9 @@ fn the_end_of_the_broker_is_told() {
     assert_eq!(closed.len(), 1);
 }
 
-/// A plugin that the broker starts with has its `on_broker_post_start` when the broker has started, and not while others are still
-/// to be loaded; a worker that is started anew later has both at once.
+/// A plugin that is loaded at the start has its `on_broker_post_start` when the broker has started,
+/// not while others are still being loaded. A worker that is restarted later has both events at
+/// once.
 #[test]
 fn the_start_of_the_broker_is_told_when_it_has_started() {
     let (_home, settings) = settings("plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
@@ -225,7 +226,7 @@ fn the_start_of_the_broker_is_told_when_it_has_started() {
 }
 
 scenario! {
-    /// A login needs one plugin that says True and none that says False; None does not count.
+    /// A login needs one plugin that returns True and none that returns False; None does not count.
     fn logins_add_up(broker in broker(), version) {
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.LoginA: {}\n  amqtt_spy.LoginB: {}\n", &[]);
         let calls = Calls::of(broker);
@@ -237,7 +238,7 @@ scenario! {
         ] {
             let code = attempt(&Connect::new(version, "c").login(answers, "p"));
             let refused = match (answers.contains("raise"), version.is_5()) {
-                // Nobody knows what it would have said.
+                // Its result is unknown.
                 (true, is_5) => code == if is_5 { 0x88 } else { 3 },
                 (false, true) => [0x86, 0x87].contains(&code),
                 (false, false) => [4, 5].contains(&code),
@@ -252,7 +253,8 @@ scenario! {
 }
 
 scenario! {
-    /// At subscribe, publish and receive one False denies, and None does not count, also where all say so.
+    /// At subscribe, publish and receive one False denies, and None does not count, also if all
+    /// plugins return it.
     fn topics_are_filtered(broker in broker(), version) {
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.FilterA: {}\n  amqtt_spy.FilterB: {}\n", &[]);
         let calls = Calls::of(broker);
@@ -289,7 +291,7 @@ scenario! {
     }
 }
 
-/// Whether the taboo of aMQTT's own plugin is kept.
+/// Whether aMQTT's own taboo plugin denies the topic.
 #[track_caller]
 fn is_taboo(broker: &Broker, version: Version, topic: &str) -> bool {
     let mut client = Client::hello(broker, version, "c");
@@ -302,8 +304,8 @@ fn is_taboo(broker: &Broker, version: Version, topic: &str) -> bool {
 }
 
 scenario! {
-    /// The older form of the file: plugins by their aliases, chosen and switched in `auth` and `topic-check`, which both spellings of
-    /// the switch do.
+    /// The older form of the file: plugins by alias, selected and switched in `auth` and
+    /// `topic-check`, with both spellings of the switch.
     fn the_older_configuration_counts(broker in broker(), version) {
         let auth = "auth:\n  plugins:\n    - auth_anonymous\n  allow-anonymous: true\nsys_interval: 0\n";
         for (check, kept) in [
@@ -311,7 +313,7 @@ scenario! {
             ("  enabled: true\n  plugins:\n    - topic_taboo\n", true),
             ("  enable: false\n  plugins:\n    - topic_taboo\n", false),
             ("  enabled: false\n  plugins:\n    - topic_taboo\n", false),
-            // Nobody of those that are there is asked.
+            // No plugin is called.
             ("  enabled: true\n  plugins: []\n", false),
         ] {
             let _home = load_yaml(broker, &format!("{auth}topic-check:\n{check}"), &[]);
@@ -319,14 +321,14 @@ scenario! {
             assert!(!is_taboo(broker, version, "free"), "{check}");
             unload(broker);
         }
-        // Only those in the list are asked: auth_anonymous is not, and auth_file knows nobody.
+        // Only listed plugins are called: auth_anonymous is not, and auth_file has no users.
         let _home = load_yaml(broker, "auth:\n  plugins:\n    - auth_file\n  allow-anonymous: true\n", &[]);
         assert!(Client::attempt(broker, &Connect::new(version, "c")).1.code != 0);
     }
 }
 
 scenario! {
-    /// Entry points of a namespace of one's own, all of them or by alias.
+    /// Entry points of the test's own namespace, all of them or by alias.
     fn plugins_are_found_by_entry_points(broker in broker()) {
         let calls = Calls::of(broker);
         for yaml in ["plugins:\n  - few\n", "auth:\n  plugins: []\n"] {
@@ -346,7 +348,7 @@ scenario! {
 }
 
 scenario! {
-    /// What plugins do by their context happens, and what they see there is so.
+    /// Actions of plugins through their context take effect, and the context shows correct values.
     fn the_context_takes_effect(broker in broker(), version) {
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.Acts: {}\n", &[]);
         let calls = Calls::of(broker);
@@ -357,10 +359,10 @@ scenario! {
         let came = other.message();
         assert_eq!((came.topic.as_str(), &came.payload[..], came.qos), ("from/plugin", &b"\xFFhi"[..], 1));
 
-        // No subscription of its own asks for it.
+        // The client has no own subscription for it.
         client.publish(&Publish::new("do/subscribe", "").qos(1));
         calls_look(&mut client, &calls, |look| look["subscriptions"] == json!([["added/#", "c", 1], ["from/#", "other", 1]]));
-        // A command takes its time; what is published once it is in force comes.
+        // A command takes some time; messages published after it is in force are delivered.
         let asked = Instant::now();
         let came = loop {
             other.publish(&Publish::new("added/a", "x").qos(1));
@@ -385,7 +387,8 @@ scenario! {
         let came = late.message();
         assert_eq!((came.text(), came.retain), ("kept".to_owned(), true));
 
-        // As in aMQTT, whoever listens hears nothing of what is stored, nor that it is forgotten without data.
+        // As in aMQTT, a stored message is not delivered to current subscribers, nor is its removal
+        // without data.
         client.publish(&Publish::new("do/retain", "new").qos(1));
         calls_look(&mut client, &calls, |look| look["retained"] == json!([["kept", bytes(b"new")]]));
         late.expect_no_message();
@@ -401,8 +404,9 @@ scenario! {
     }
 }
 
-/// Topic filters that look for the password of a login, and for what a plugin has kept of it, in a module of its own; the topic `end`
-/// ends the worker, and `who` answers with its process.
+/// Topic filters that search for the password of a login, and for the data that a plugin has stored
+/// about it, in a module of their own; the topic `end` ends the worker, and `who` answers with its
+/// process.
 const TOKENS: &str = r#"
 import os
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
@@ -433,8 +437,8 @@ class End(BasePlugin):
 "#;
 
 scenario! {
-    /// What a login gave decides as before after a reload, after the worker has ended, and when the plugin is enabled again: a denial
-    /// does not become a permission, nor is a permission taken away.
+    /// Login data decides as before after a reload, after the end of the worker, and when the
+    /// plugin is enabled again: a denial stays a denial, and a permission a permission.
     fn verdicts_outlive_workers(broker in broker()) {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("tokens.py"), TOKENS).unwrap();
@@ -450,7 +454,7 @@ scenario! {
         let mut check = |when: &str| {
             let mut code = |topic: &str| ann.publish(&Publish::new(topic, "x").qos(1)) & 0x80;
             assert_eq!([code("mine/a"), code("other"), code("mine/admin")], [0, 0x80, 0x80], "{when}");
-            // Who gave no password has no opinion against it; the attribute decides.
+            // Without a password that part does not deny; the attribute decides.
             let mut code = |topic: &str| root.publish(&Publish::new(topic, "x").qos(1)) & 0x80;
             assert_eq!([code("other"), code("x/admin")], [0, 0], "{when}");
         };
@@ -463,7 +467,7 @@ scenario! {
         broker.process().wait_for_line("it is started anew", PATIENCE, |line| {
             line.contains("it is started anew").then_some(())
         });
-        // Once at the load, for each reload, and now.
+        // Once at the load, once for each reload, and now.
         broker.process().wait_for_lines("a worker that is ready", 4, PATIENCE, |line| {
             line.contains("amqtt/0 is ready").then_some(())
         });
@@ -474,8 +478,8 @@ scenario! {
     }
 }
 
-/// Waits until the broker has so many retained messages: a plugin's table shows at once what a command has asked for, which takes
-/// its time.
+/// Waits until the broker has so many retained messages: a plugin's table shows at once what a
+/// command has requested, but the command takes some time.
 #[track_caller]
 fn retains(broker: &Broker, count: u64) {
     let asked = Instant::now();
@@ -484,7 +488,8 @@ fn retains(broker: &Broker, count: u64) {
     }
 }
 
-/// Has the plugin look at its context until what it sees is as `until` wants it: what another client has done may come later.
+/// Makes the plugin read its context until the result is as `until` requires: the effect of another
+/// client may be delayed.
 #[track_caller]
 fn calls_look(client: &mut Client, calls: &Calls<'_>, until: impl Fn(&Value) -> bool) -> Value {
     let asked = Instant::now();
@@ -527,7 +532,7 @@ mod bundled {
     }
 
     scenario! {
-        /// AnonymousAuthPlugin: everybody, or who gives a name.
+        /// AnonymousAuthPlugin: allows every client, or every client with a user name.
         fn anonymous(broker in broker(), version) {
             for allowed in [true, false] {
                 let yaml = format!("plugins:\n  {AUTH}.AnonymousAuthPlugin:\n    allow_anonymous: {allowed}\n");
@@ -540,9 +545,9 @@ mod bundled {
     }
 
     scenario! {
-        /// FileAuthPlugin: names and passwords of a file, whose hashes are argon2's.
+        /// FileAuthPlugin: names and passwords in a file, with argon2 hashes.
         fn file(broker in broker(), version) {
-            // "secret", hashed by aMQTT's own means with little work.
+            // "secret", hashed by aMQTT's own function with a low cost.
             let users = "# users\nalice:$argon2id$v=19$m=64,t=1,p=1$z5NOoMfyrSZA7JyIR+T9Lw\
                          $EpwpsEONmskhFftUXIm/XQeolA5K4ksHvQBf4Fvu9Sg\n";
             let home = tempfile::tempdir().unwrap();
@@ -574,7 +579,8 @@ mod bundled {
     }
 
     scenario! {
-        /// TopicAccessControlListPlugin: lists for each user and action, and for who gives no name.
+        /// TopicAccessControlListPlugin: lists for each user and action, and for clients without a
+        /// user name.
         fn access_control_list(broker in broker(), version) {
             let yaml = "auth:\n  plugins:\n    - auth_anonymous\n  allow-anonymous: true\n\
                         topic-check:\n  enabled: true\n  plugins:\n    - topic_acl\n\
@@ -596,7 +602,8 @@ mod bundled {
             let topics = |came: Vec<Publish>| came.into_iter().map(|came| came.topic).collect::<Vec<_>>();
             assert_eq!(topics(nobody.messages_until("end")), ["out/a", "both"]);
             assert_eq!(topics(alice.messages_until("end")), ["both"]);
-            // She may subscribe to what she may not receive; whoever gives no name may not publish everywhere.
+            // She may subscribe to topics that she may not receive; a client without a name may not
+            // publish everywhere.
             for topic in ["secret", "in/a"] {
                 nobody.publish(&Publish::new(topic, "x").qos(1));
             }
@@ -607,7 +614,8 @@ mod bundled {
     }
 
     scenario! {
-        /// EventLoggerPlugin and PacketLoggerPlugin, in the broker's log; most of theirs is at debug.
+        /// EventLoggerPlugin and PacketLoggerPlugin, in the broker's log; most of their lines are
+        /// at debug.
         fn loggers(broker in broker().config("[log]\nlevel = \"debug\""), version) {
             let yaml = format!("plugins:\n  {LOGS}.EventLoggerPlugin: {{}}\n  {LOGS}.PacketLoggerPlugin: {{}}\n");
             let _home = load_yaml(broker, &yaml, &["options.log_level=debug"]);
@@ -633,7 +641,8 @@ mod bundled {
     }
 
     scenario! {
-        /// BrokerSysPlugin: its version is retained, and its figures come at its interval.
+        /// BrokerSysPlugin: its version is retained, and its statistics are published at its
+        /// interval.
         fn sys(broker in broker(), version) {
             let yaml = "plugins:\n  amqtt.plugins.sys.broker.BrokerSysPlugin:\n    sys_interval: 1\n";
             let _home = load_yaml(broker, yaml, &[]);
@@ -655,7 +664,8 @@ mod bundled {
     }
 }
 
-/// Plugins that know from a login, or from what comes right after it, what a client may; some of it takes until a file is there.
+/// Plugins that learn from a login, or from the next event, what a client may do; some wait until a
+/// file exists.
 const LATE: &str = r#"
 import asyncio, os
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
@@ -725,8 +735,9 @@ fn may(client: &mut Client, topic: &str) -> bool {
     client.publish(&Publish::new(topic, "x").qos(1)) & 0x80 == 0
 }
 
-/// What the old worker says of clients after a reload has handed all over: of those whose logins it answers then, one of which goes on
-/// with a session, and of one that has just come in.
+/// Answers of the old worker after the handover of a reload reach the new one: for logins that the
+/// old worker decides then, one of which resumes a session, and for a client that has just
+/// connected.
 #[test]
 fn what_the_old_worker_says_after_a_reload_is_known_to_the_new_one() {
     let broker = broker().config("[limits]\nplugin_thread_join_ms = 50").start();
@@ -759,7 +770,7 @@ fn what_the_old_worker_says_after_a_reload_is_known_to_the_new_one() {
     }
 }
 
-/// Clients that are not let in leave nothing in the worker.
+/// Refused clients leave nothing in the worker.
 #[test]
 fn who_is_refused_is_forgotten() {
     let broker = broker().start();
@@ -774,7 +785,8 @@ fn who_is_refused_is_forgotten() {
     });
 }
 
-/// Plugins that only filter topics, and are asked about no login, know what a session has that is older than their worker.
+/// Plugins that only filter topics, and handle no login, have the owner of a session that is older
+/// than their worker.
 #[test]
 fn a_worker_that_is_asked_about_no_login_knows_whose_session_goes_on() {
     let broker = broker().start();
@@ -791,8 +803,9 @@ fn a_worker_that_is_asked_about_no_login_knows_whose_session_goes_on() {
     assert!(may(&mut client, "a"), "another one begins");
 }
 
-/// What plugins keep with a session is no other session's, also where it ends while nobody tells exhook and another user begins one
-/// under its client identifier. Who has been in all the time has what it had. `out` has it told no longer, `back` again.
+/// Data that plugins store with a session does not reach another session, also if the session ends
+/// while exhook is not notified and another user begins one with its client identifier. A client
+/// that stays connected keeps its data. `out` stops the notifications, `back` restarts them.
 fn sessions_that_end_unseen_leave_nothing(broker: &Broker, out: impl Fn(&Broker), back: impl Fn(&Broker)) {
     let _home = load_late(broker, &["Grants"]);
     let of = |name: &str, user: &str| Connect::new(Version::V5, name).login(user, "p");
@@ -825,7 +838,7 @@ fn sessions_that_end_while_the_driver_is_disabled_leave_nothing() {
     sessions_that_end_unseen_leave_nothing(&broker().start(), switch("disable"), switch("enable"));
 }
 
-/// Takes those of exhook's hooks out that `which` names, or all, or puts them in again.
+/// Unmounts the hooks of exhook that `which` selects, or all, or mounts them again.
 fn mount(broker: &Broker, what: &str, which: impl Fn(&str) -> bool) {
     let hooks = broker.ctl_json(&["plugins", "show", "exhook"])["hooks"].clone();
     let text = |hook: &Value, key: &str| hook[key].as_str().unwrap().to_owned();
@@ -841,7 +854,8 @@ fn sessions_that_end_while_the_operator_has_taken_all_hooks_out_leave_nothing() 
     sessions_that_end_unseen_leave_nothing(&broker().start(), all("unmount"), all("mount"));
 }
 
-/// The hooks that tell exhook whose sessions begin and end, while it is asked as before what clients may.
+/// The hooks that notify exhook of the begin and end of sessions, while it still authorizes
+/// clients.
 #[test]
 fn sessions_that_end_while_the_operator_has_taken_the_hooks_about_them_out_leave_nothing() {
     let about = |point: &str| {
@@ -881,7 +895,7 @@ fn sessions_that_end_while_exhook_is_tripped_leave_nothing() {
     sessions_that_end_while_it_is_tripped_leave_nothing(&["plugins", "rearm", "exhook"]);
 }
 
-/// The version that takes over has missed what the tripped one has missed.
+/// The version that takes over has missed the same sessions as the tripped one.
 #[test]
 fn sessions_that_end_while_exhook_is_tripped_leave_nothing_after_a_reload() {
     sessions_that_end_while_it_is_tripped_leave_nothing(&["plugins", "reload", "exhook"]);

@@ -1,7 +1,6 @@
-//! The four uses that EMQX's users have for hooks, with a real database: logins, history, access
-//! rules and a store of messages in PostgreSQL; and what clients notice of a database that hangs,
-//! dies and comes back. The hooks are in `exhook/database`: one file for EMQX's SDK, one for our
-//! own API.
+//! The four uses of hooks that EMQX's users have, with a real database: logins, history, access
+//! rules and stored messages in PostgreSQL; and the effect on clients when the database hangs, ends
+//! and returns. The hooks are in `exhook/database`: one file for EMQX's SDK, one for our own API.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,17 +20,17 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("exhook/database")
 }
 
-/// How long an answer may take.
+/// Time limit of an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Which hooks.
+/// Which hooks to use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Hooks {
     Emqx,
     Own,
 }
 
-/// Any bytes are a password.
+/// A password of any bytes.
 fn bytes() -> Vec<u8> {
     (0..=255).collect()
 }
@@ -41,7 +40,7 @@ fn start(hooks: Hooks) -> (Database, Broker) {
     let database = Database::start();
     database.sql(&std::fs::read_to_string(folder().join("schema.sql")).unwrap());
     let users = [("alice", b"secret".to_vec()), ("bytes", bytes()), ("bob", b"bob's".to_vec())];
-    // All at once: each is a Python that starts.
+    // All at once: each starts a Python process.
     let hashes = users.map(|(user, password)| {
         let mut make = command(paho::python());
         make.arg(folder().join("passwords.py"));
@@ -78,7 +77,7 @@ fn start(hooks: Hooks) -> (Database, Broker) {
     (database, broker)
 }
 
-/// The SDK as it lies in the source tree.
+/// The SDK in the source tree.
 fn sdk() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/exhook/sdk/python/src")
 }
@@ -151,7 +150,7 @@ fn the_four_uses(hooks: Hooks) {
 
     alice.disconnect();
     Client::connect(&broker, &login("a", "alice", b"secret")).vanish();
-    // Every row has a moment, and those of one client are in order.
+    // Every row has a time, and those of one client are in order.
     database.wait_for(
         "SELECT client, username, event, reason <> '' FROM history ORDER BY at",
         "login|alice|connected|f\nlogin|alice|disconnected|t\n\
@@ -172,7 +171,7 @@ fn the_four_uses_with_hooks_of_our_own() {
     the_four_uses(Hooks::Own);
 }
 
-/// A client that only hooks of another worker are asked about: it does not wait for the database.
+/// A client that only hooks of another worker handle: it does not wait for the database.
 struct Bystander<'a>(&'a Broker, Client);
 
 impl Bystander<'_> {
@@ -183,7 +182,8 @@ impl Bystander<'_> {
         Bystander(broker, client)
     }
 
-    /// It publishes, and others of its kind log in, in less time than what waits for the database would take.
+    /// Publishes, and logs in other clients of its kind, in less time than a wait for the database
+    /// would take.
     fn goes_on(&mut self) {
         let began = Instant::now();
         (0..20).for_each(|n| self.publishes(n));
@@ -191,14 +191,14 @@ impl Bystander<'_> {
         assert!(began.elapsed() < CALL_TIMEOUT, "held for {:?}", began.elapsed());
     }
 
-    /// Nobody but hooks of the other worker hears of this.
+    /// Only hooks of the other worker are called for this.
     fn publishes(&mut self, n: usize) {
         assert_eq!(self.1.publish(&Publish::new("local", n.to_string()).qos(1)), 0);
         assert_eq!(self.1.message().text(), n.to_string());
     }
 }
 
-/// Alice's login is refused, as `failed_action` wants it, when the time of a call is over.
+/// Alice's login is refused, as `failed_action` says, when the time limit of a call is over.
 fn a_login_ends_by_the_policy(broker: &Broker, bystander: &mut Bystander<'_>) {
     let began = Instant::now();
     let mut client = Client::dial(broker, Version::V5);
@@ -213,7 +213,7 @@ fn a_login_ends_by_the_policy(broker: &Broker, bystander: &mut Bystander<'_>) {
     assert!(began.elapsed() < CALL_TIMEOUT * 2, "refused after {:?}", began.elapsed());
 }
 
-/// Tries until she is let in.
+/// Tries until she is admitted.
 fn wait_until_alice_comes_in(broker: &Broker) -> Client {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -225,7 +225,7 @@ fn wait_until_alice_comes_in(broker: &Broker) -> Client {
     }
 }
 
-/// The database hangs, then it dies, then it is there again; nobody reloads anything.
+/// The database hangs, ends, and returns; nothing is reloaded.
 fn a_database_that_goes_and_comes(hooks: Hooks) {
     let (mut database, broker) = start(hooks);
     let mut bystander = Bystander::connect(&broker);
@@ -241,7 +241,8 @@ fn a_database_that_goes_and_comes(hooks: Hooks) {
     assert_eq!(publish("before"), 0);
     let stored = "SELECT convert_from(payload, 'UTF8') FROM messages ORDER BY id";
     database.wait_for(stored, "before");
-    // What EMQX's hooks ask the database for each time is refused while it is away; our own remember her rules.
+    // EMQX's hooks query the database each time, so she is refused while it is away; our own hooks
+    // store her rules.
     let (while_away, expected) = match hooks {
         Hooks::Emqx => (0x87, "before\nafter"),
         Hooks::Own => (0, "before\nhanging\ndead\nafter"),
@@ -255,7 +256,8 @@ fn a_database_that_goes_and_comes(hooks: Hooks) {
     };
     broker.process().wait_for_line(how, PATIENCE, |line| line.contains(how).then_some(()));
     assert_eq!(publish("hanging"), while_away);
-    // What waits to be written is behind for longer than an answer may take: no reason to end its worker.
+    // Rows wait to be written for longer than the time limit of an answer: that must not end the
+    // worker.
     let since = Instant::now();
     while since.elapsed() < CALL_TIMEOUT * 3 / 2 {
         bystander.publishes(0);
@@ -269,12 +271,13 @@ fn a_database_that_goes_and_comes(hooks: Hooks) {
     assert_eq!(publish("after"), 0);
     database.wait_for(stored, expected);
     database.wait_for("SELECT event FROM history WHERE client = 'b' ORDER BY at", "connected\ndisconnected");
-    // Restarted before anybody has missed it: the connections that are kept are dead, the first login is let in all the same.
+    // Restarted without a query in between: the stored connections are dead, but the first login
+    // succeeds.
     database.kill(None);
     database.come_back();
     Client::connect(&broker, &login("c", "alice", b"secret")).disconnect();
     bystander.goes_on();
-    // A worker with coroutines lives through it; one that waited for the database was ended with its call.
+    // A worker with coroutines survives; one that waited for the database was ended with its call.
     let anew = broker.process().log().contains("is started anew");
     assert_eq!(anew, hooks == Hooks::Emqx, "{}", broker.process().log());
 }
@@ -289,11 +292,11 @@ fn a_database_that_goes_and_comes_with_hooks_of_our_own() {
     a_database_that_goes_and_comes(Hooks::Own);
 }
 
-/// A login whose query takes long holds nobody else: neither other logins of the same worker nor those who are in.
+/// A login with a slow query blocks neither other logins of the same worker nor connected clients.
 #[test]
 fn a_slow_query_is_waited_for_by_its_client_alone() {
     let (database, broker) = start(Hooks::Own);
-    // Bob's row is there when the test says so.
+    // Bob's row exists when the test inserts it.
     database.sql(
         "CREATE TABLE gate ();
          CREATE FUNCTION sleep_until_the_gate_is_there() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN

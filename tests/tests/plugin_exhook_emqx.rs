@@ -14,14 +14,14 @@ use exhook_emqx::{Dialect, enter};
 use grapnel_tests::{Client, Connect, Publish, Version, paho, scenario};
 use serde_json::{Value, json};
 
-/// Hooks on the real `emqx-extension-sdk`, which makes objects of records and text of bytes.
+/// Hooks on the real `emqx-extension-sdk`, which converts records to objects and bytes to text.
 fn dialect() -> Dialect {
     Dialect {
         driver: "python3",
         path: folder(),
         spy: "emqx_spy",
         verdicts: "emqx_verdicts",
-        // `from` is a keyword of Python's.
+        // `from` is a keyword of Python.
         from: "from_clientid",
         state: json!({"tuple": []}),
         props: |some| match some {
@@ -34,7 +34,7 @@ fn dialect() -> Dialect {
 
 exhook_emqx::table!(dialect());
 
-/// A module in a folder of its own, with what is in it.
+/// A module with this source in a folder of its own.
 fn module(source: &str) -> (tempfile::TempDir, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("own.py"), source).unwrap();
@@ -44,8 +44,9 @@ fn module(source: &str) -> (tempfile::TempDir, Vec<String>) {
 }
 
 scenario! {
-    /// Without the SDK: functions of the module by their path, records as lists of (bytes, value), a state of its own, return codes
-    /// at CONNACK where the function takes them, and topics for each hook. A topic that does not match is no failure.
+    /// Without the SDK: functions of the module by their path, records as lists of (bytes, value),
+    /// a state of the test's own, return codes at CONNACK if the function accepts them, and topics
+    /// for each hook. A topic that does not match is no failure.
     fn hooks_need_no_sdk(broker in broker(), version) {
         let (_folder, mut settings) = module(r#"
 from told import told
@@ -101,7 +102,7 @@ def deinit():
         client.publish(&Publish::new("lost", "x"));
         client.ping();
         broker.ctl_ok(&["plugins", "unload", "exhook"]);
-        // Acknowledgements of any topic; those that are not told of were not asked for.
+        // Acknowledgements of any topic; other topics were not requested.
         let mut came = Vec::new();
         loop {
             let (hook, arguments) = calls.next();
@@ -129,7 +130,7 @@ fn bytes(text: &str) -> Value {
 }
 
 scenario! {
-    /// What cannot be loaded says why, down to the end of the traceback, and nothing of it is asked.
+    /// A failed load reports the reason with the traceback, and its hooks are not called.
     fn what_fails_to_load_is_not_there(broker in broker()) {
         let hook = "def h(message, state): raise RuntimeError('asked')\n";
         let spec = "[('message_publish', 'own', 'h', [])]";
@@ -159,7 +160,8 @@ scenario! {
 }
 
 scenario! {
-    /// Three workers are three processes with a module and a state each, and a client always meets the same one.
+    /// Three workers are three processes with a module and a state each, and a client always uses
+    /// the same one.
     fn each_client_has_its_worker(broker in broker()) {
         let (_folder, mut settings) = module(r#"
 import os
@@ -200,7 +202,8 @@ def deinit():
 }
 
 scenario! {
-    /// EMQX's lines as they are, under its plugin's name, with the folder, the file, or a list as path.
+    /// EMQX's lines unchanged, under its plugin's name, with the folder, the file, or a list as
+    /// path.
     fn emqx_configuration_is_taken_as_it_is(broker in broker()) {
         let python = paho::python();
         let named = tempfile::tempdir().unwrap();
@@ -209,7 +212,7 @@ scenario! {
         for path in [
             hooks.display().to_string(),
             hooks.join("emqx_spy.py").display().to_string(),
-            // One that is not there does no harm, as in EMQX.
+            // A missing folder is ignored, as in EMQX.
             format!("{}:/no/such:{}", named.path().display(), hooks.display()),
         ] {
             let lines = format!(

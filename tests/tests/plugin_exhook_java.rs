@@ -1,6 +1,6 @@
-//! EMQX's hooks in Java through exhook on a live broker: what its documentation promises of every
+//! EMQX's hooks in Java through exhook on a live broker: what its documentation promises for every
 //! driver, and what is specific to Java: classes, sources and jars, both drivers in one plugin,
-//! processes that end, and software that is missing on the machine.
+//! processes that end, and missing software.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ use exhook_emqx::Dialect;
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, paho, scenario};
 use serde_json::json;
 
-/// Hooks as EMQX's Java driver took them: lists of tuples, atoms and binaries.
+/// Hooks as EMQX's Java driver called them: lists of tuples, atoms and binaries.
 fn dialect() -> Dialect {
     Dialect {
         driver: "java",
@@ -36,7 +36,7 @@ fn dialect() -> Dialect {
 exhook_emqx::table!(dialect());
 
 scenario! {
-    /// Any bytes, in and out.
+    /// Any bytes, in both directions.
     fn any_bytes_survive(broker in roomy_broker()) {
         load(broker, &dialect().settings("Mirror", &["failed_action=deny"]));
         exhook_common::any_bytes_survive(broker);
@@ -44,9 +44,10 @@ scenario! {
 }
 
 scenario! {
-    /// A process that ends in a hook: that publish ends by the policy, the client stays, and the next process is asked.
+    /// A process ends in a hook: the policy decides that publish, the client stays connected, and
+    /// the next process is called.
     fn a_process_that_ends_is_started_anew(broker in broker()) {
-        // Java takes its time to start, and the next call waits for it.
+        // Java starts slowly, and the next call waits for it.
         load(broker, &dialect().settings("Mirror", &["failed_action=deny", "call_timeout=15s"]));
         let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
         client.subscribe("mirror/#", 0);
@@ -66,7 +67,7 @@ fn main_java(folder: &Path, members: &str) {
         .unwrap();
 }
 
-/// Members of a class that puts a mark behind the payload of every message.
+/// Members of a class that appends a mark to the payload of every message.
 fn marks(mark: &str) -> String {
     format!(
         r#"public static Object init() {{
@@ -80,7 +81,7 @@ fn marks(mark: &str) -> String {
     )
 }
 
-/// EMQX's lines in a file of the name that they have there.
+/// EMQX's lines in a file with its original name.
 fn lines(folder: &Path, text: &str) -> PathBuf {
     let file = folder.join("emqx_extension_hook.conf");
     std::fs::write(&file, text).unwrap();
@@ -105,7 +106,8 @@ fn load_emqx(broker: &Broker, file: &Path) {
 }
 
 scenario! {
-    /// EMQX's lines for Java and its default module; an edited source is what runs after a reload, and clients stay.
+    /// EMQX's lines for Java and its default module; a reload runs an edited source, and clients
+    /// stay connected.
     fn a_reload_takes_the_edited_source(broker in broker()) {
         let dir = tempfile::tempdir().unwrap();
         main_java(dir.path(), &marks(" old"));
@@ -131,8 +133,8 @@ scenario! {
     }
 }
 
-/// Java searches its own jar and the hooks' folder alone, wherever the broker runs and whatever its environment says; workers run
-/// in a fixed folder, with an environment that is named.
+/// Java searches only its own jar and the hooks' folder, whatever the broker's working directory
+/// and environment; workers run in a fixed folder, with named environment variables.
 #[test]
 fn nothing_of_the_brokers_working_directory_is_run() {
     let (planted, hooks) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -162,15 +164,15 @@ fn nothing_of_the_brokers_working_directory_is_run() {
         Path::new(jar).is_absolute() && jar.ends_with("/grapnel-exhook.jar") && !jar.contains(':'),
         "{jar}"
     );
-    // The socket is handed over under this name.
+    // The socket is passed under this name.
     let own: Vec<&str> = names.split(',').filter(|name| name.starts_with("GRAPNEL_")).collect();
     assert_eq!(own, ["GRAPNEL_WORKER_FD"]);
     assert!(!names.contains("CLASSPATH") && !names.contains("JAVA_TOOL_OPTIONS"), "{names}");
 }
 
 scenario! {
-    /// Both of EMQX's drivers in one plugin, as its configuration has them: a message passes them in their order, and each is
-    /// shown, disabled and enabled by its name.
+    /// Both of EMQX's drivers in one plugin, as in its configuration: a message passes them in
+    /// their order, and each is listed, disabled and enabled by its name.
     fn both_drivers_run_in_one_plugin(broker in broker()) {
         let dir = tempfile::tempdir().unwrap();
         main_java(dir.path(), &marks(" java"));
@@ -213,7 +215,7 @@ scenario! {
             assert_eq!(marked(), "x java");
             broker.ctl_ok(&["exhook", "drivers", "enable", "python3"]);
             assert_eq!(marked(), both);
-            // One by one, and both again by the plugin's name.
+            // One by one, and then both by the plugin's name.
             broker.ctl_ok(&["exhook", "drivers", "disable", "java"]);
             broker.ctl_ok(&["exhook", "drivers", "disable", "emqx_extension_hook/python3"]);
             assert_eq!(states(), [row("java", "disabled"), row("python3", "disabled")]);
@@ -227,8 +229,8 @@ scenario! {
     }
 }
 
-/// A driver beside another one takes the last hook that decides about logins with it only by force where others than this machine reach
-/// the broker, and where it is refused all of its hooks stay.
+/// With a public listener, a driver beside another one can remove the last hook that decides about
+/// logins only by force. If the command is refused, all of its hooks stay.
 #[test]
 fn a_driver_that_is_the_last_to_decide_leaves_by_force() {
     let broker = broker().config("[[listeners]]\nbind = \"0.0.0.0:0\"").listen(&[]).start();
@@ -256,7 +258,7 @@ fn a_driver_that_is_the_last_to_decide_leaves_by_force() {
         let mounted = rows.iter().filter(|row| row["mounted"] == true);
         mounted.map(|row| row["point"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    // At client.connack exhook itself sees who is refused.
+    // At client.connack exhook itself sees refused clients.
     let all = ["client.authenticate", "client.connack", "client.disconnected", "message.publish"];
     assert_eq!(points(), all);
     let refused = broker.ctl_refused(&["exhook", "drivers", "disable", "python3"]);
@@ -272,7 +274,7 @@ fn a_driver_that_is_the_last_to_decide_leaves_by_force() {
 }
 
 scenario! {
-    /// What cannot be loaded says why, and nothing of it is asked.
+    /// A failed load reports the reason, and its hooks are not called.
     fn what_fails_to_load_is_not_there(broker in broker()) {
         let dir = tempfile::tempdir().unwrap();
         let settings = |more: &[&str]| {

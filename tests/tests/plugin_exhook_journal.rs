@@ -1,5 +1,5 @@
-//! An aMQTT plugin that writes down all its calls runs the same scenario under the real `amqtt` and
-//! under Grapnel. The two journals are equal to the byte, except for the lines in
+//! An aMQTT plugin that logs all its calls runs the same scenario under the real `amqtt` and under
+//! Grapnel. The two journals are equal to the byte, except for the lines in
 //! `exhook/journal/differences.txt`, each with its reason.
 
 #![allow(clippy::unwrap_used)]
@@ -23,7 +23,7 @@ fn home() -> PathBuf {
     folder().join("journal")
 }
 
-/// The two clients' life, against whoever listens there.
+/// Runs the two clients against the broker at this port.
 #[track_caller]
 fn live(port: u16) {
     let life =
@@ -31,13 +31,13 @@ fn live(port: u16) {
     assert!(life.status.success(), "{}", String::from_utf8_lossy(&life.stderr));
 }
 
-/// The journal of a line, if it has one.
+/// The journal entry of a line, if it has one.
 fn event_of(line: &str) -> Option<Value> {
     let (_, text) = line.split_once("EVENT ")?;
     serde_json::Deserializer::from_str(text).into_iter().next()?.ok()
 }
 
-/// Under the real aMQTT.
+/// The journal under the real aMQTT.
 fn theirs() -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("amqtt.yaml");
@@ -56,7 +56,7 @@ fn theirs() -> Vec<Value> {
         let line = line.unwrap();
         if let Some(port) = line.strip_prefix("PORT ") {
             live(port.parse().unwrap());
-            // Its end of input is the word to shut down.
+            // The end of its input makes it shut down.
             drop(peer.stdin.take());
         }
         events.extend(event_of(&line));
@@ -65,12 +65,12 @@ fn theirs() -> Vec<Value> {
     events
 }
 
-/// Under Grapnel.
+/// The journal under Grapnel.
 fn ours() -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("amqtt.yaml");
     std::fs::write(&file, PLUGINS).unwrap();
-    // One after the other, as aMQTT does all things: several shards tell of clients beside each other.
+    // One after the other, like aMQTT: several shards would report clients in parallel.
     let mut broker = broker().shards(1).start();
     let settings = [
         "driver=amqtt".to_owned(),
@@ -84,7 +84,8 @@ fn ours() -> Vec<Value> {
     broker.process().lines(event_of)
 }
 
-/// What came in one step: events in order, and packets, which belong to several connections and have no order among them.
+/// The entries of one step: events in order, and packets, which belong to several connections and
+/// have no order.
 type Steps = BTreeMap<String, (Vec<String>, Vec<String>)>;
 
 fn steps(events: &[Value]) -> Steps {
@@ -99,7 +100,7 @@ fn steps(events: &[Value]) -> Steps {
                 steps.insert(step, (std::mem::take(&mut events_of_step), std::mem::take(&mut packets)));
                 number += 1;
             }
-            // The mark itself.
+            // The mark of the step.
             _ if line.contains("\"mark/") || line.contains("\"packet_id\":99") => {}
             kind if kind.starts_with("packet_") => packets.push(line),
             _ => events_of_step.push(line),
@@ -110,7 +111,7 @@ fn steps(events: &[Value]) -> Steps {
     steps
 }
 
-/// Takes what both have out of both; what is left of each.
+/// Removes common entries from both. Returns the others of each.
 fn apart(theirs: &[String], ours: &[String]) -> (Vec<String>, Vec<String>) {
     let mut left = ours.to_vec();
     let mut missing = Vec::new();
@@ -137,7 +138,7 @@ fn differences(theirs: &Steps, ours: &Steps) -> String {
                 }
             }
         }
-        // What both have is in the same order, or ours is shown.
+        // Common entries must have the same order; otherwise ours is shown.
         let (missing, more) = apart(events, our_events);
         let rest = |lines: &[String], without: &[String]| apart(lines, without).0;
         let (theirs, ours) = (rest(events, &missing), rest(our_events, &more));

@@ -1,6 +1,6 @@
 //! The life of exhook's workers on a live broker: what they send at their end arrives, calls in
 //! progress are answered by the workers that began them, calls wait while a worker is restarted,
-//! and a worker that is away takes back nothing that was granted.
+//! and an absent worker removes nothing that was granted.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -15,7 +15,7 @@ use grapnel_tests::broker::Builder;
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscribe, Version};
 use rustix::process::Signal;
 
-/// Settings of hooks in Python, with the environment that they may see.
+/// Settings of hooks in Python, with the named environment.
 fn python(module: &str, more: &[&str]) -> Vec<String> {
     let mut settings = vec![
         "driver=python3".to_owned(),
@@ -27,7 +27,7 @@ fn python(module: &str, more: &[&str]) -> Vec<String> {
     settings
 }
 
-/// A broker that does not wait for threads where it can do without.
+/// A broker with short waits for threads.
 fn hasty() -> Builder {
     exhook_common::broker().config("[limits]\nplugin_thread_join_ms = 50")
 }
@@ -41,20 +41,21 @@ fn await_lines(broker: &Broker, what: &str, count: usize) {
     broker.process().wait_for_lines(what, count, PATIENCE, |line| line.contains(what).then_some(()));
 }
 
-/// How many events wait, or have waited, for an answer of the version that is loaded.
+/// How many events wait, or have waited, for an answer of the loaded version.
 fn deferrals(broker: &Broker) -> u64 {
     let listed = broker.ctl_json(&["hooks", "list"]);
     let rows = listed["rows"].as_array().unwrap().iter().filter(|row| row["plugin"] == "exhook");
     rows.map(|row| row["deferrals"].as_u64().unwrap()).sum()
 }
 
-/// One of the figures of the worker.
+/// A statistic of the worker.
 fn figure(broker: &Broker, which: &str) -> i64 {
     broker.ctl_json(&["exhook", "drivers", "stats"])[0][which].as_i64().unwrap()
 }
 
-/// All that a farewell says arrives: at a reload, at an unload and at a stop of the broker by a service manager, which tells the workers
-/// to end as well. Nothing is cut, nobody is started anew.
+/// Everything that a worker sends at its shutdown arrives: at a reload, at an unload and at a stop
+/// of the broker by a service manager, which signals the workers too. Nothing is cut, and no worker
+/// is restarted.
 fn farewells(settings: &[String], failed: &str, publishes: bool) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("farewells");
@@ -85,7 +86,8 @@ fn farewells(settings: &[String], failed: &str, publishes: bool) {
         said.sort_by_key(|process| processes.iter().position(|other| other == process));
         assert_eq!(said, processes[..2]);
     }
-    // As systemd does: all of the service, whatever their groups; the broker last, so that the others have been told by then.
+    // As systemd does: all processes of the service, in any group; the broker last, so that the
+    // others have been signalled by then.
     let last = *workers(&broker).last().unwrap();
     assert_eq!(last.to_string(), processes[2]);
     for _ in 0..3 {
@@ -118,7 +120,8 @@ fn a_farewell_in_java_arrives() {
     farewells(&settings.map(String::from), failed, false);
 }
 
-/// A broker with a worker whose farewell takes an hour, asked once to stop, and who was there before.
+/// A broker with a worker whose shutdown takes an hour, after a first signal to stop, and the
+/// clients that were connected before.
 fn stopping<T>(builder: Builder, clients: impl FnOnce(&Broker) -> T) -> (Broker, T) {
     let broker = builder.environment("FAREWELL_S", "3600").start();
     load(&broker, &python("farewell", &["farewell_timeout=10m"]));
@@ -128,7 +131,7 @@ fn stopping<T>(builder: Builder, clients: impl FnOnce(&Broker) -> T) -> (Broker,
     (broker, clients)
 }
 
-/// Whoever asks a second time does not wait for farewells.
+/// A second signal ends the wait for shutdowns.
 #[test]
 fn a_second_signal_ends_the_wait_for_farewells() {
     let (mut broker, ()) = stopping(hasty(), |_| ());
@@ -138,7 +141,7 @@ fn a_second_signal_ends_the_wait_for_farewells() {
     assert_eq!(count(&broker, "second signal: stops without waiting for plugins"), 1);
 }
 
-/// Nor does it matter whether clients have gone by then.
+/// The same while clients are still being disconnected.
 #[test]
 fn a_second_signal_while_clients_go_ends_the_wait_for_farewells_too() {
     let limits = "[limits]\nplugin_thread_join_ms = 50\ndrain_timeout_ms = 600_000";
@@ -156,8 +159,8 @@ fn a_second_signal_while_clients_go_ends_the_wait_for_farewells_too() {
     assert_eq!(count(&broker, "second signal: stops without waiting for clients and plugins"), 1);
 }
 
-/// A worker is in a group of its own, so that a signal to the broker's is none for it; and one that does not end when it is told to is
-/// killed when the time for its farewell is over, which is said.
+/// A worker has its own process group, so that a signal to the broker does not reach it. A worker
+/// that does not end when requested is killed after its shutdown time, which is logged.
 #[test]
 fn a_worker_that_does_not_end_is_killed_in_its_time() {
     let broker = hasty().start();
@@ -176,8 +179,8 @@ fn a_worker_that_does_not_end_is_killed_in_its_time() {
     assert_eq!(count(&broker, "started anew"), 0);
 }
 
-/// Three seconds of calls are under way, publishes and a login: a reload, or an unload, lets the old worker answer all of them, and
-/// meanwhile the new one answers what is new.
+/// Three seconds of calls are under way, publishes and a login: at a reload or an unload the old
+/// worker answers all of them, and meanwhile the new one answers new calls.
 fn under_way(lasting: &str) {
     let dir = tempfile::tempdir().unwrap();
     let mark = dir.path().join("mark");
@@ -245,7 +248,7 @@ fn moody(more: &[&str], dir: &Path) -> (Broker, Client) {
     (broker, client)
 }
 
-/// What comes while a worker is started anew waits for it, and what comes after it has said that it is ready is answered by it.
+/// Calls during a restart of a worker wait for it, and are answered after it has reported ready.
 #[test]
 fn what_comes_while_a_worker_is_started_anew_waits() {
     let dir = tempfile::tempdir().unwrap();
@@ -259,14 +262,15 @@ fn what_comes_while_a_worker_is_started_anew_waits() {
     assert_eq!(client.publish(&Publish::new("t", "waits").qos(1)), 0);
     assert_eq!(workers(&broker).len(), 2, "it has waited for the second process");
     assert_eq!(client.message().text(), "waits marked");
-    // A login of somebody new waits likewise.
+    // A login of a new client waits likewise.
     assert_eq!(client.publish(&Publish::new("end", "x").qos(1)), 0x83);
     let mut other = Client::hello(&broker, Version::V5, "other");
     other.subscribe("t", 0);
     assert_eq!(figure(&broker, "failed"), 2);
 }
 
-/// What a worker has not been given when it ends is for the next one, which is told of the clients first.
+/// Calls that a worker has not received when it ends go to the next one, which is notified of the
+/// clients first.
 #[test]
 fn what_a_worker_was_not_given_waits_for_the_next() {
     let broker = hasty().config("packet_bytes_max = 1000000").start();
@@ -275,7 +279,7 @@ fn what_a_worker_was_not_given_waits_for_the_next() {
         (0..8).map(|n| Client::hello(&broker, Version::V5, &format!("c{n}"))).collect();
     let asked = deferrals(&broker);
     send(workers(&broker)[0], Signal::STOP);
-    // No socket takes the first of them as a whole.
+    // No socket accepts the first of them as a whole.
     for client in &mut clients {
         client.send_publish(&Publish::new("t", "x".repeat(400_000)).qos(1));
     }
@@ -287,13 +291,14 @@ fn what_a_worker_was_not_given_waits_for_the_next() {
     assert_eq!((workers(&broker).len(), figure(&broker, "failed")), (2, 0));
 }
 
-/// With `while_down = "policy"` it ends by the policy at once, and what comes after the worker has said that it is ready does not.
+/// With `while_down = "policy"` the policy decides calls during a restart at once, and the worker
+/// answers calls after it has reported ready.
 #[test]
 fn what_comes_while_a_worker_is_started_anew_may_end_by_its_policy() {
     let dir = tempfile::tempdir().unwrap();
     let (broker, mut client) = moody(&["call_timeout=15s", "while_down=policy"], dir.path());
     assert_eq!(client.publish(&Publish::new("end", "x").qos(1)), 0x83);
-    // Of client.authorize, which is asked first.
+    // Of client.authorize, which is called first.
     assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x87);
     assert_eq!(workers(&broker).len(), 1, "at once");
     await_lines(&broker, "/0 is ready", 2);
@@ -302,8 +307,9 @@ fn what_comes_while_a_worker_is_started_anew_may_end_by_its_policy() {
     assert!(said.contains("while_down: this word is not known; it must be one of wait, policy"), "{said}");
 }
 
-/// With `auto_reconnect = false` a worker that has ended stays away: what is asked ends by its policy, and what was granted stays, also
-/// when it is asked about again; the same where a worker does not answer.
+/// With `auto_reconnect = false` a worker that has ended stays away: the policy decides new
+/// requests, and granted subscriptions stay, also at a recheck. The same holds for a worker that
+/// does not answer.
 #[test]
 fn a_worker_that_is_away_takes_nothing_that_was_granted() {
     let dir = tempfile::tempdir().unwrap();
@@ -316,7 +322,7 @@ fn a_worker_that_is_away_takes_nothing_that_was_granted() {
         assert_eq!(client.publish(&Publish::new(topic, "x").qos(1)), 0x83);
         await_lines(&broker, "it stays away, as auto_reconnect is off", usize::from(topic == "end"));
         broker.ctl_ok(&["authz", "invalidate"]);
-        // What is asked now is denied, when it has been asked about what is there.
+        // New requests are denied once the existing subscriptions have been rechecked.
         assert_eq!(client.subscribe_all(&Subscribe::to("u", 0)), [0x87]);
         assert_eq!(broker.ctl_json(&["clients", "show", "c"])["subscriptions"], 1);
         assert_eq!(workers(&broker).len(), 1);
@@ -326,7 +332,7 @@ fn a_worker_that_is_away_takes_nothing_that_was_granted() {
     }
 }
 
-/// A worker that does not get ready in `start_timeout` is killed, and the load refused.
+/// A worker that is not ready within `start_timeout` is killed, and the load refused.
 #[test]
 fn a_worker_that_does_not_get_ready_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -343,8 +349,9 @@ fn a_worker_that_does_not_get_ready_is_not_waited_for() {
     assert!(!broker.ctl_ok(&["plugins", "list"]).contains("exhook "), "nothing of it is loaded");
 }
 
-/// Beyond `queue_max` calls or `queue_bytes_max` bytes that wait for a worker, a question ends by its policy at once, and what only tells
-/// is dropped, both counted; what waits is answered when the worker goes on.
+/// Beyond `queue_max` calls or `queue_bytes_max` waiting bytes, the policy decides a request at
+/// once, and a notification is dropped; both are counted. Waiting calls are answered when the
+/// worker continues.
 #[test]
 fn a_full_queue_ends_what_is_asked_by_policy_and_drops_what_is_told() {
     for limit in ["queue_max=3", "queue_bytes_max=500000"] {
@@ -354,10 +361,10 @@ fn a_full_queue_ends_what_is_asked_by_policy_and_drops_what_is_told() {
         let mut clients: Vec<Client> =
             (0..8).map(|n| Client::hello(&broker, Version::V5, &format!("c{n}"))).collect();
         until("they are told of", || figure(&broker, "queue") == 0);
-        // Of many who come at once not all may be.
+        // If many connect at once, some may be dropped.
         let dropped = figure(&broker, "dropped");
         send(worker, Signal::STOP);
-        // The socket takes the first of them in part; the others wait, or find no room.
+        // The socket accepts the first of them in part; the others wait, or find no space.
         let large = Publish::new("t", "x".repeat(400_000)).qos(1);
         let calls = figure(&broker, "calls");
         clients[0].send_publish(&large);
@@ -368,7 +375,7 @@ fn a_full_queue_ends_what_is_asked_by_policy_and_drops_what_is_told() {
         until("the queue is full", || figure(&broker, "failed") > 0);
         let mut late = Client::hello(&broker, Version::V5, "late");
         assert_eq!(late.publish(&large), 0x83, "{limit}: at once");
-        // What is small may still have room in bytes.
+        // A small call may still fit within the bytes.
         let told = dropped + i64::from(limit.starts_with("queue_max"));
         assert_eq!(figure(&broker, "dropped"), told, "{limit}: nobody is told of whom came late");
         send(worker, Signal::CONT);
@@ -381,8 +388,8 @@ fn a_full_queue_ends_what_is_asked_by_policy_and_drops_what_is_told() {
     }
 }
 
-/// What one client's messages leave in the queue takes nobody's place: another one's login is taken and answered as ever, and what was
-/// dropped is counted and logged by its kind.
+/// One client's messages in the queue use no space of others: another client's login is accepted
+/// and answered as usual, and drops are counted and logged by kind.
 #[test]
 fn a_flood_of_notifications_denies_no_login() {
     let broker = hasty().config("packet_bytes_max = 1000000").start();
@@ -393,7 +400,7 @@ fn a_flood_of_notifications_denies_no_login() {
     flooded.subscribe("t", 0);
     let mut writer = Client::hello(&broker, Version::V5, "writer");
     send(worker, Signal::STOP);
-    // More than the socket takes, and 199 that wait behind it.
+    // More than the socket accepts, and 199 that wait behind it.
     assert_eq!(writer.publish(&Publish::new("t", "x".repeat(900_000)).qos(1)), 0);
     for _ in 1..200 {
         assert_eq!(writer.publish(&Publish::new("t", "x").qos(1)), 0);
@@ -406,7 +413,7 @@ fn a_flood_of_notifications_denies_no_login() {
     let of = |which: &str| row[which].as_i64().unwrap();
     assert_eq!((of("refused"), of("failed")), (0, 0), "{row}");
     let dropped = of("dropped");
-    // Half of what one client may have.
+    // Half of the limit of one client.
     assert_eq!((dropped, of("dropped_client")), (190, 190), "{row}");
     assert!(of("queue_bytes") > 0, "{row}");
     let metrics = broker.ctl_ok(&["metrics"]);
@@ -423,7 +430,8 @@ fn a_flood_of_notifications_denies_no_login() {
     until("nothing is held any more", || figure(&broker, "queue_bytes") == 0);
 }
 
-/// What a process has: threads, descriptors, lines of its memory map, children, and bytes of memory that are its own.
+/// Resources of a process: threads, descriptors, lines of its memory map, children, and bytes of
+/// private memory.
 fn belongings(process: u32) -> ([usize; 4], u64) {
     let count = |of: &str| std::fs::read_dir(format!("/proc/{process}/{of}")).unwrap().count();
     let read = |of: &str| std::fs::read_to_string(format!("/proc/{process}/{of}")).unwrap_or_default();
@@ -435,13 +443,14 @@ fn belongings(process: u32) -> ([usize; 4], u64) {
     let anonymous = read("status");
     let anonymous = anonymous.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     let kib: u64 = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
-    // Those of files: what else is mapped are bytes, which are judged as such.
+    // Mappings of files: other mappings are memory, which is checked in bytes.
     let mapped = read("maps").lines().filter(|line| line.contains('/')).count();
     ([count("task"), count("fd"), mapped, children.sum()], kib << 10)
 }
 
-/// A reload of the same file begins with new workers and leaves nothing of the old ones: no thread, no descriptor, no mapping, no
-/// process, and no memory that grows with each. `GRAPNEL_RELOADS` says how many.
+/// Each reload of the same file begins with new workers and leaves nothing of the old ones: no
+/// thread, descriptor, mapping or process, and no memory that grows with each. `GRAPNEL_RELOADS`
+/// sets the number.
 #[test]
 fn reloads_leave_nothing_behind() {
     let reloads = std::env::var("GRAPNEL_RELOADS").map_or(8, |count| count.parse().unwrap());
@@ -455,7 +464,7 @@ fn reloads_leave_nothing_behind() {
         broker.ctl_ok(&["plugins", "reload", "exhook"]);
         until("the old workers end", || !broker.ctl_ok(&["plugins", "list"]).contains("to its end"));
     };
-    // What is made once, at the first of them.
+    // The first reloads allocate what is allocated once.
     (0..2).for_each(|_| reload());
     let process = broker.process().id();
     let (before, bytes) = belongings(process);
@@ -466,9 +475,10 @@ fn reloads_leave_nothing_behind() {
     }
     let (after, _) = belongings(process);
     eprintln!("{reloads} reloads: {before:?} before, {after:?} after, bytes {readings:?}");
-    // One may be on its way out.
+    // One may be about to end.
     assert!(after.iter().zip(before).all(|(now, before)| *now <= before + 2), "{before:?}, {after:?}");
-    // What the loader takes for a moment comes and goes: the least of the first ones and of the last ones is what stays.
+    // The loader's temporary memory varies: the minimum of the first and of the last readings is
+    // what stays.
     let least = |readings: &[u64]| *readings.iter().min().unwrap();
     let (first, last) = readings.split_at(readings.len() / 2);
     assert!(least(last) <= least(first) + (2 << 20), "{readings:?}");

@@ -1,6 +1,6 @@
 //! What clients see of the real `amqtt` and of Grapnel: aMQTT's plugins for a directory
-//! (`amqtt.contrib.ldap`) with a real one, also while it is not there, hangs or comes back; and
-//! topic filters that are not valid.
+//! (`amqtt.contrib.ldap`) with a real one, also while it is away, hangs or returns; and invalid
+//! topic filters.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 const LISTENER: &str = "listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:0\n";
 
-/// aMQTT's file with both plugins of the directory, which log in to the directory with this password.
+/// aMQTT's file with both directory plugins, which log in to the directory with this password.
 fn configuration(directory: &Directory, password: &str) -> TempDir {
     let home = tempfile::tempdir().unwrap();
     let (reader, url) = (READER.0, directory.url());
@@ -44,21 +44,21 @@ fn settings(home: &TempDir, more: &[&str]) -> Vec<String> {
     settings
 }
 
-/// The real aMQTT with the file of that folder, on its way up.
+/// Starts the real aMQTT with the file of that folder.
 fn amqtt(home: &TempDir) -> Process {
     let mut amqtt = command(paho::python());
     amqtt.arg(folder().join("journal/peer.py")).arg(home.path().join("amqtt.yaml"));
     Process::start_listening("amqtt", amqtt)
 }
 
-/// Where it listens when it is up.
+/// Its address, once it is up.
 #[track_caller]
 fn address(amqtt: &Process) -> SocketAddr {
     let port = amqtt.wait_for_line("PORT", PATIENCE, |line| line.strip_prefix("PORT ")?.parse::<u16>().ok());
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// What comes next for a client. Both brokers have return codes of their own for a login that is refused.
+/// The next event of a client. Both brokers have their own return codes for a refused login.
 #[track_caller]
 fn see(client: &mut Client) -> String {
     match client.next(PATIENCE) {
@@ -74,7 +74,7 @@ fn see(client: &mut Client) -> String {
     }
 }
 
-/// How a login ends.
+/// The result of a login.
 #[track_caller]
 fn login(address: SocketAddr, user: Option<&str>, password: Option<&str>) -> (Client, String) {
     let mut connect = Connect::new(Version::V311, user.unwrap_or("nameless"));
@@ -86,7 +86,7 @@ fn login(address: SocketAddr, user: Option<&str>, password: Option<&str>) -> (Cl
     (client, seen)
 }
 
-/// Logs in with the right password, which is what the name says.
+/// Logs in with the right password, which equals the name.
 #[track_caller]
 fn user(address: SocketAddr, name: &str) -> Client {
     let password = if name == "ann" { "ann's gehäim".to_owned() } else { format!("{name}'s") };
@@ -102,7 +102,7 @@ fn subscribe(client: &mut Client, filter: &str) -> String {
     see(client)
 }
 
-/// What clients see of a broker while its directory is there.
+/// What clients see of a broker while its directory is up.
 fn logins_and_topics(address: SocketAddr) -> Vec<String> {
     let mut seen = Vec::new();
     let right = "ann's gehäim";
@@ -119,7 +119,7 @@ fn logins_and_topics(address: SocketAddr) -> Vec<String> {
         (Some("äann"), Some(right)),
         (Some(""), Some(right)),
         (None, None),
-        // It stands in the search as it came, where a star stands for anything.
+        // The user name is inserted into the search unchanged, where a star matches anything.
         (Some("an*"), Some(right)),
     ] {
         seen.push(format!("{name:?} with {password:?} {}", login(address, name, password).1));
@@ -136,7 +136,8 @@ fn logins_and_topics(address: SocketAddr) -> Vec<String> {
             seen.push(format!("{name} subscribes to {filter}: {}", subscribe(client, filter)));
         }
     }
-    // Neither carol nor twin may publish, ann not in bob's name, and bob does not get what is carol's.
+    // Neither carol nor twin may publish, ann may not publish in bob's name, and bob does not
+    // receive carol's messages.
     for (client, topics) in [
         (&mut carol, &["shop/ann/news", "end"][..]),
         (&mut twin, &["shop/ann/news", "end"]),
@@ -154,7 +155,7 @@ fn logins_and_topics(address: SocketAddr) -> Vec<String> {
     seen
 }
 
-/// What [`logins_and_topics`] has to be.
+/// The expected result of [`logins_and_topics`].
 const EXPECTED: [&str; 26] = [
     "Some(\"ann\") with Some(\"ann's gehäim\") is let in",
     "Some(\"ann\") with Some(\"ann's\") is refused",
@@ -184,8 +185,8 @@ const EXPECTED: [&str; 26] = [
     "bob gets [\"shop/ann/news\"]",
 ];
 
-/// What clients see of a broker with its directory, without it, and when it has come back: of a login, and of what ann and bob do, who
-/// have been in all the time and are handed over.
+/// What clients see of a broker with its directory, without it, and after its return: a login, and
+/// the actions of ann and bob, who stay connected and are returned.
 #[track_caller]
 fn life(address: SocketAddr, directory: &mut Directory) -> ([String; 4], [Client; 2]) {
     assert_eq!(logins_and_topics(address), EXPECTED);
@@ -197,7 +198,7 @@ fn life(address: SocketAddr, directory: &mut Directory) -> ([String; 4], [Client
     bob.send_publish(&Publish::new("shop/bob/news", "x").qos(1));
     let published = see(&mut bob);
     directory.come_back();
-    // The plugins have one connection to it, which they make at their start.
+    // The plugins have one connection to it, which they open at their start.
     ([down, subscribed, published, entering()], [ann, bob])
 }
 
@@ -215,7 +216,8 @@ fn logins_and_topics_are_the_same_under_amqtt_and_a_call_that_fails_ends_no_conn
     load(&broker, &settings(&home, &[]));
     let (seen, mut clients) = life(broker.address(), &mut directory);
     assert_eq!(seen, ["CONNACK 3", "SUBACK [128]", "PUBACK", "CONNACK 3"]);
-    // Where the plugins cannot begin anew, those before stay; where they can, nobody who is in notices.
+    // If the new plugins cannot start, the old ones stay; if they can, connected clients are not
+    // affected.
     directory.kill();
     let refused = broker.ctl_refused(&["plugins", "reload", "exhook"]);
     assert!(refused.contains("Can't contact LDAP server"), "{refused}");
@@ -226,7 +228,7 @@ fn logins_and_topics_are_the_same_under_amqtt_and_a_call_that_fails_ends_no_conn
     assert_eq!(logins_and_topics(broker.address()), EXPECTED);
 }
 
-/// Neither broker starts with plugins that cannot log in to their directory.
+/// Neither broker starts if its plugins cannot log in to their directory.
 #[test]
 fn without_a_login_to_the_directory_neither_starts() {
     let mut directory = Directory::start();
@@ -241,8 +243,8 @@ fn without_a_login_to_the_directory_neither_starts() {
     }
 }
 
-/// The plugins wait for the directory in the only thread that they have. In aMQTT that is the broker's; here it is their worker's, which
-/// is ended, and its successor logs in anew.
+/// The plugins wait for the directory in their only thread. In aMQTT that is the broker's; here it
+/// is their worker's. The worker is ended, and its successor logs in again.
 #[test]
 fn a_directory_that_hangs_fails_calls_until_it_goes_on_where_amqtt_stands_still() {
     let directory = Directory::start();
@@ -252,7 +254,7 @@ fn a_directory_that_hangs_fails_calls_until_it_goes_on_where_amqtt_stands_still(
     directory.hang();
     let mut ann = Client::dial_at(address(&peer), Version::V311);
     ann.send(&Connect::new(Version::V311, "ann").login("ann", "ann's gehäim").encode());
-    // Only time can show that nothing comes.
+    // Only a timeout can show that nothing arrives.
     assert_eq!(ann.next(Duration::from_millis(300)), Event::Silence);
     bob.send_packet(&Packet::Pingreq);
     assert_eq!(bob.next(Duration::from_millis(300)), Event::Silence);
@@ -278,7 +280,7 @@ fn a_directory_that_hangs_fails_calls_until_it_goes_on_where_amqtt_stands_still(
     assert_eq!(subscribe(&mut bob, "end"), "SUBACK [1]");
 }
 
-/// What a client sees that subscribes with this filter or takes it back.
+/// What a client sees that subscribes to this filter or unsubscribes from it.
 #[track_caller]
 fn filter(address: SocketAddr, version: Version, filter: &str) -> [Vec<String>; 2] {
     let bytes = [Subscribe::to(filter, 1).encode(version, 1), encode::unsubscribe(version, 1, &[filter])];
@@ -291,8 +293,8 @@ fn filter(address: SocketAddr, version: Version, filter: &str) -> [Vec<String>; 
     })
 }
 
-/// Sections 4.7.1 and 4.7.3 say which filters there are, and what is not allowed by the protocol ends the connection: [MQTT-4.8.0-1] of
-/// 3.1.1, [MQTT-4.13.1-1] of 5.0. aMQTT answers.
+/// Sections 4.7.1 and 4.7.3 define valid filters, and a protocol error ends the connection:
+/// [MQTT-4.8.0-1] of 3.1.1, [MQTT-4.13.1-1] of 5.0. aMQTT answers instead.
 #[test]
 fn a_filter_that_is_not_valid_ends_the_connection_and_not_so_in_amqtt() {
     let home = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The shares of exhook's queues on a live broker: who is charged for a call, and what metrics and
-//! log show of it.
+//! The shares of exhook's queues on a live broker: which client is charged for a call, and how
+//! metrics and log show it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,12 +21,12 @@ fn claims(more: &[&str]) -> Vec<String> {
     settings.iter().chain(more).map(|setting| (*setting).to_owned()).collect()
 }
 
-/// A broker that does not wait for threads where it can do without.
+/// A broker with short waits for threads.
 fn hasty(more: &str) -> Builder {
     exhook_common::broker().config(&format!("[limits]\nplugin_thread_join_ms = 50\n{more}"))
 }
 
-/// A figure of the worker, as it is at this moment.
+/// The current value of a statistic of the worker.
 fn figure(broker: &Broker, which: &str) -> i64 {
     let name = format!("plugin_exhook_worker_python3_0_{which}");
     let metrics = broker.ctl_json(&["metrics"]);
@@ -42,14 +42,14 @@ fn connack(client: &mut Client) -> u8 {
     })
 }
 
-/// Loads exhook with what runs in the place of Python.
+/// Loads exhook with a program in place of Python.
 fn load_program(broker: &Broker, settings: &[String], program: &Path) {
     let mut arguments = load_with(settings);
     arguments.extend(["--set".to_owned(), format!("python={program:?}")]);
     broker.ctl_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
-/// What runs in the place of Python, and may be away.
+/// A program in place of Python, which can be made unavailable.
 struct Python {
     dir: tempfile::TempDir,
 }
@@ -69,7 +69,7 @@ impl Python {
         load_program(broker, settings, &self.path());
     }
 
-    /// The worker ends, and none can be started.
+    /// Ends the worker, so that none can be started.
     fn rests(&self, broker: &Broker) {
         std::fs::remove_file(self.path()).unwrap();
         send(workers(broker)[0], Signal::KILL);
@@ -84,8 +84,9 @@ impl Python {
     }
 }
 
-/// Whoever has not logged in may name any client, and takes nothing of what that one has: neither its share of the queue, which is
-/// its address's, nor what hooks have noted with it.
+/// A client that has not logged in may name any client identifier, but uses nothing of that client:
+/// its calls use the share of its address, and it does not see data that hooks have stored with the
+/// client.
 #[test]
 fn who_has_not_logged_in_takes_nothing_of_the_client_it_names() {
     let broker = hasty("packet_bytes_max = 1000000").start();
@@ -95,7 +96,7 @@ fn who_has_not_logged_in_takes_nothing_of_the_client_it_names() {
     client.subscribe("t", 0);
     let mut writer = Client::connect(&broker, &login("writer", "right"));
     send(workers(&broker)[0], Signal::STOP);
-    // More than the socket takes.
+    // More than the socket accepts.
     let calls = figure(&broker, "calls");
     writer.send_publish(&Publish::new("large", "x".repeat(900_000)).qos(1));
     until("the worker is given it", || figure(&broker, "calls") > calls);
@@ -118,14 +119,14 @@ fn who_has_not_logged_in_takes_nothing_of_the_client_it_names() {
     assert_eq!(puback(&mut client), 0);
     assert!(puback(&mut writer) < 0x80);
     assert_eq!(client.message().text(), "logins 1", "nothing that a worker has of it has gone");
-    // By a wrong password, or for want of room.
+    // Refused because of a wrong password, or for lack of space.
     let codes: Vec<u8> = flood.iter_mut().map(connack).collect();
     assert_eq!(codes.iter().filter(|code| **code == 0).count(), 0, "{codes:?}");
     until("nothing is held any more", || figure(&broker, "queue_bytes") == 0);
 }
 
-/// A worker that is asked only what clients may: the will of somebody who is not in takes nothing of the client whose identifier it
-/// names.
+/// With a worker that only authorizes: the will of a client that is not admitted uses nothing of
+/// the client whose identifier it names.
 #[test]
 fn a_strangers_will_takes_nothing_of_the_client_it_names() {
     let python = Python::new();
@@ -152,7 +153,8 @@ fn a_strangers_will_takes_nothing_of_the_client_it_names() {
     until("nothing is held any more", || figure(&broker, "queue_bytes") == 0);
 }
 
-/// Nothing is kept of logins for a worker that has not said so: nobody would see the sessions end.
+/// No login data is stored for a worker that has not declared it: the end of the sessions would not
+/// be reported to it.
 #[test]
 fn what_a_worker_has_not_said_that_it_keeps_is_not_kept() {
     let broker = hasty("").start();
@@ -168,7 +170,8 @@ fn what_a_worker_has_not_said_that_it_keeps_is_not_kept() {
     assert_eq!(figure(&broker, "commands_failed"), 1);
 }
 
-/// What a worker says when it is asked to end is its own word, and not that of the process that takes its place: that one is shown it.
+/// What a worker stores at its shutdown counts as its own, not as that of the next process: the
+/// next process receives it.
 #[test]
 fn what_a_worker_says_at_its_last_moment_is_shown_to_the_next() {
     let dir = tempfile::tempdir().unwrap();
@@ -181,7 +184,7 @@ fn what_a_worker_says_at_its_last_moment_is_shown_to_the_next() {
     let connect = Connect::new(Version::V5, "c").login("u", "p").persistent();
     let mut client = Client::connect(&broker, &connect);
     client.publish(&Publish::new("t", "x").qos(1));
-    // With the first event after that another process takes its place.
+    // After the first event, another process takes its place.
     broker.ctl_ok(&["plugins", "disable", "exhook"]);
     broker.ctl_ok(&["plugins", "enable", "exhook"]);
     client.publish(&Publish::new("t", "x").qos(1));
@@ -190,7 +193,7 @@ fn what_a_worker_says_at_its_last_moment_is_shown_to_the_next() {
     });
     client.disconnect();
     Client::connect(&broker, &connect);
-    // The plugin's name stands behind the text.
+    // The plugin's name follows the text.
     let shown = |line: &str| {
         let (_, shown) = line.split_once("stored: ")?;
         Some(shown.strip_suffix(" plugin=\"exhook\"").unwrap_or(shown).to_owned())
@@ -200,7 +203,7 @@ fn what_a_worker_says_at_its_last_moment_is_shown_to_the_next() {
     assert!(shown[1].contains("at the last moment"), "{shown:?}");
 }
 
-/// While no process runs, the figures say what waits for the next one.
+/// While no process runs, the statistics show the calls that wait for the next one.
 #[test]
 fn figures_are_true_while_a_worker_rests() {
     let python = Python::new();
@@ -215,7 +218,8 @@ fn figures_are_true_while_a_worker_rests() {
     until("none waits any more", || figure(&broker, "queue") == 0 && figure(&broker, "queue_bytes") == 0);
 }
 
-/// Commands that the broker refuses are counted, and the log has a line of each kind now and then, not one of each command.
+/// Refused commands are counted, and the log has a line of each kind once in a while, not one for
+/// each command.
 #[test]
 fn a_worker_whose_commands_fail_does_not_fill_the_log() {
     let broker = hasty("plugin_publishes_per_second_max = 1").start();

@@ -1,5 +1,5 @@
-//! The bundled plugin message-cache on live traffic: the last messages of each topic come to
-//! whoever requests them, in order, whichever shards their publishers are on.
+//! The bundled plugin message-cache on live traffic: a client that requests the last messages of
+//! each topic receives them in order, whichever shards their publishers are on.
 
 #![allow(clippy::print_stderr)]
 
@@ -23,7 +23,7 @@ fn load(broker: &Broker) {
     ]);
 }
 
-/// Asks and returns topic and payload of what comes, to the end.
+/// Sends a request. Returns topic and payload of each message of the answer.
 #[track_caller]
 fn ask(client: &mut Client, filter: &str) -> Vec<(String, String)> {
     let request = Publish::new(&format!("$cache/{filter}"), "answers").qos(1);
@@ -39,7 +39,7 @@ fn ask(client: &mut Client, filter: &str) -> Vec<(String, String)> {
         let message = client.message();
         assert_eq!(message.topic, "answers");
         if client.version() != Version::V5 {
-            // Without properties the end is told by its empty payload.
+            // Without properties the empty payload marks the end.
             if message.payload.is_empty() {
                 return came;
             }
@@ -55,7 +55,7 @@ fn ask(client: &mut Client, filter: &str) -> Vec<(String, String)> {
     }
 }
 
-/// The order between publishers is that of the broker's clock, which must have gone on.
+/// The order between publishers is that of the broker's clock, which must have advanced.
 fn next_milliseconds() {
     let now = std::time::Instant::now();
     while now.elapsed() < std::time::Duration::from_millis(3) {
@@ -64,7 +64,8 @@ fn next_milliseconds() {
 }
 
 scenario! {
-    /// Publishers on every shard write to the same topics; who asks gets the last ones, in the order in which they were sent.
+    /// Publishers on every shard write to the same topics; a request returns the last messages, in
+    /// the order in which they were sent.
     fn the_last_messages_of_all_shards_come_in_order(broker in Broker::builder().grapnel_only()) {
         load(broker);
         let mut publishers: Vec<Client> =
@@ -93,8 +94,9 @@ scenario! {
     }
 }
 
-/// An answer of thousands of messages is more than a subscriber's queue takes: it comes complete all the same, as fast as it is
-/// acknowledged, with its end last and nothing in the log, and nobody else waits for it.
+/// An answer of thousands of messages exceeds a subscriber's queue. It arrives completely all the
+/// same, as fast as it is acknowledged, with its end last and nothing in the log, and no other
+/// client waits for it.
 #[test]
 fn a_long_answer_is_complete_and_in_nobodys_way() {
     let broker = Broker::builder().grapnel_only().start();
@@ -147,7 +149,8 @@ fn a_request_that_cannot_be_is_refused_and_reaches_nobody() {
     assert!(refused.contains("filters[0]: "), "{refused}");
 }
 
-/// An answer is the word of the client that asked: it goes to no topic that this client may not publish to.
+/// An answer is published on behalf of the requesting client: it goes to no topic that this client
+/// may not publish to.
 #[test]
 fn an_answer_goes_where_its_client_may_publish() {
     let broker = Broker::builder().grapnel_only().start();
@@ -176,7 +179,8 @@ fn an_answer_goes_where_its_client_may_publish() {
     });
 }
 
-/// What may not be subscribed to cannot be had from the cache either, and nothing is said of what there is.
+/// Topics that a client may not subscribe to are not available from the cache either, and the
+/// answer does not reveal whether there are messages.
 #[test]
 fn nobody_gets_what_it_could_not_subscribe_to() {
     let broker = Broker::builder().grapnel_only().start();
@@ -206,7 +210,8 @@ fn nobody_gets_what_it_could_not_subscribe_to() {
     }
 }
 
-/// A client that acknowledges nothing, and asks again and again, holds up nobody else's answer.
+/// A client that acknowledges nothing, and sends request after request, does not delay the answers
+/// of others.
 #[test]
 fn a_client_that_takes_nothing_is_in_nobodys_way() {
     let broker = Broker::builder().grapnel_only().start_with_shards(1).expect("Grapnel runs on one shard");
@@ -222,7 +227,7 @@ fn a_client_that_takes_nothing_is_in_nobodys_way() {
         let request = Publish::new("$cache/**", "").qos(1).with(RESPONSE_TOPIC, Value::text("stuck"));
         assert_eq!(stuck.publish(&request), 0);
     }
-    // It has been sent something, and acknowledges nothing of it.
+    // It has received a message, and acknowledges none.
     stuck.receive_publish();
     client.subscribe("answers", 1);
     let begin = Instant::now();
@@ -230,8 +235,8 @@ fn a_client_that_takes_nothing_is_in_nobodys_way() {
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
-/// A reload with all that is kept by default, beside clients who mind their own business: all of it is there afterwards, and the
-/// longest pause of the others is printed.
+/// A reload with the maximum content of the default limits, beside other clients: all of it is
+/// there afterwards, and the longest pause of the others is printed.
 #[test]
 fn a_full_cache_goes_over_beside_others() {
     let broker = Broker::builder().grapnel_only().start_with_shards(1).expect("Grapnel runs on one shard");

@@ -1,5 +1,5 @@
-//! The bundled plugin message-codec on live traffic: payloads come out as the rules say, for each
-//! subscriber, and what cannot be decoded is refused.
+//! The bundled plugin message-codec on live traffic: payloads are changed as the rules say, for
+//! each subscriber, and a payload that cannot be decoded is refused.
 
 use grapnel_tests::mosquitto::{Subscriber, publish};
 use grapnel_tests::{Broker, Client, Publish, Version, scenario};
@@ -12,7 +12,7 @@ const RULES: &str = r#"rules=[
 ]"#;
 
 scenario! {
-    /// Decoded when it comes in, wrapped when it is delivered, through mosquitto's clients.
+    /// Decoded on publish, wrapped on delivery, through mosquitto's clients.
     fn payloads_are_changed_by_topic(broker in Broker::builder().grapnel_only(), version) {
         broker.ctl_ok(&["plugins", "load", "message-codec", "--set", RULES, "--once"]);
         let mut subscriber = Subscriber::start(broker, version, &["-q", "1", "-t", "#", "-C", "4"]);
@@ -31,7 +31,8 @@ scenario! {
 }
 
 scenario! {
-    /// What is encoded for storage is what a later subscriber gets, and a payload that is none of the form goes nowhere.
+    /// A payload encoded for storage reaches later subscribers in that form, and a payload of
+    /// another form is not delivered.
     fn retained_payloads_are_encoded_and_wrong_ones_refused(broker in Broker::builder().grapnel_only()) {
         broker.ctl_ok(&["plugins", "load", "message-codec", "--set", RULES, "--once"]);
         let mut client = Client::hello(broker, Version::V5, "c");

@@ -7,8 +7,8 @@ use std::process::Command;
 use grapnel_tests::plugin::{argument, directory};
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version};
 
-/// Builds `tests/outside-plugin` as its author would, in a build directory of its own beside ours, which keeps it for the next
-/// run. One at a time: what is built next takes the file's place.
+/// Builds `tests/outside-plugin` as its author would, in a build directory of its own beside ours,
+/// which is reused by the next run. One build at a time: the next one replaces the file.
 #[track_caller]
 fn built(features: &[&str]) -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("outside-plugin");

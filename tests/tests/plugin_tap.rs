@@ -1,5 +1,5 @@
-//! The bundled plugin tap on live traffic: it reports what was published, and clients notice
-//! nothing of it.
+//! The bundled plugin tap on live traffic: it reports what was published, and clients are not
+//! affected.
 
 use grapnel_tests::mosquitto::{Subscriber, publish_lines};
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, scenario};
@@ -11,7 +11,8 @@ fn report(broker: &Broker, ending: &str) {
 }
 
 scenario! {
-    /// Publishers on every shard are in one sum, by the longest prefix; the last report comes when it is unloaded.
+    /// Publishers on every shard are counted in one sum, by the longest prefix; the last report is
+    /// written at the unload.
     fn messages_of_all_shards_are_counted(broker in Broker::builder().grapnel_only()) {
         broker.ctl_ok(&["plugins", "load", "tap", "--set", r#"prefixes=["sensors/", "sensors/indoor/"]"#, "--set", "log_every_s=0"]);
         let mut subscriber = Subscriber::start(broker, Version::V311, &["-t", "#", "-q", "1", "-C", "33"]);
@@ -43,7 +44,7 @@ scenario! {
     }
 }
 
-/// One sentence says what is wrong, and the broker serves on.
+/// One sentence names the error, and the broker continues.
 #[test]
 fn a_wrong_configuration_is_refused() {
     let broker = Broker::builder().grapnel_only().start();

@@ -44,7 +44,8 @@ fn load(broker: &Broker) {
 }
 
 scenario! {
-    /// The example of EMQX's documentation, published, and one message whose new topic cannot be one.
+    /// The example of EMQX's documentation, published, and one message whose new topic would be
+    /// invalid.
     fn messages_go_where_the_rules_say(broker in Broker::builder().grapnel_only()) {
         load(broker);
         let mut subscriber = Subscriber::start(broker, Version::V5, &["-t", "#", "-q", "1"]);
@@ -70,8 +71,8 @@ scenario! {
     }
 }
 
-/// What a rule makes may be too long for the broker: the message stays where it is, with its stamp, and that is no fault of the plugin,
-/// which goes on with the next one.
+/// A rule may produce a topic that is too long for the broker: the message keeps its topic, with
+/// its stamp. That is no fault of the plugin, which continues with the next message.
 #[test]
 fn a_topic_that_is_too_long_for_the_broker_is_left_as_it_is() {
     let broker = Broker::builder()
@@ -134,7 +135,8 @@ scenario! {
         for _ in 0..10 {
             everything.message();
         }
-        // Once more by name: whoever of the group gets it has all that came before, and the other is asked by a ping.
+        // Once more by name: the member of the group that receives it has all earlier messages, and
+        // a ping checks the other one.
         let mut shared = 0;
         for member in &mut members {
             member.subscribe("end", 1);
@@ -148,7 +150,8 @@ scenario! {
 }
 
 scenario! {
-    /// One stamp while it is loaded, another one after each reload, none when it is gone; nobody is disconnected.
+    /// One stamp while it is loaded, another one after each reload, none after the unload; no
+    /// client is disconnected.
     fn each_load_stamps_anew(broker in Broker::builder().grapnel_only()) {
         let mut subscriber = Client::hello(broker, Version::V5, "subscriber");
         subscriber.subscribe("#", 1);

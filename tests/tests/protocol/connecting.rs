@@ -1,4 +1,4 @@
-//! CONNECT and CONNACK: client identifiers, session present, keep alive, and what must come first.
+//! CONNECT and CONNACK: client identifiers, session present, keep alive, and the first packet.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,8 @@ use grapnel_tests::wire::{Properties, Value};
 use grapnel_tests::{Broker, Client, Connect, Packet, Version, Will, scenario};
 
 scenario! {
-    /// [MQTT-3.1.3-6], [MQTT-3.1.3-7]: an empty identifier gets one assigned, unique, that works for coming back.
+    /// [MQTT-3.1.3-6], [MQTT-3.1.3-7]: a client with an empty identifier gets a unique one, with
+    /// which it can resume its session.
     fn an_empty_identifier_is_assigned(broker) {
         let connect = Connect::new(Version::V5, "").with(SESSION_EXPIRY, Value::U32(60));
         let (first, connack) = Client::attempt(broker, &connect);
@@ -27,8 +28,9 @@ scenario! {
 }
 
 scenario! {
-    /// MQTT 3.1.1 [MQTT-3.1.3-8]: an empty identifier with clean session 0 is refused with 2; with 1 it is welcome
-    /// ([MQTT-3.1.3-6]). MQTT 3.1 (section 3.1): the identifier has at least one character, else 2.
+    /// MQTT 3.1.1 [MQTT-3.1.3-8]: an empty identifier with clean session 0 is refused with 2; with
+    /// 1 it is accepted ([MQTT-3.1.3-6]). MQTT 3.1 (section 3.1): the identifier has at least one
+    /// character, otherwise 2.
     fn an_empty_identifier_before_mqtt_5(broker) {
         let mut connect = Connect::new(Version::V311, "");
         assert_eq!(Client::attempt(broker, &connect).1.code, 0);
@@ -44,7 +46,8 @@ scenario! {
 }
 
 scenario! {
-    /// Identifiers of 23 bytes must be taken ([MQTT-3.1.3-5]); longer ones and ones beyond letters and digits we take too.
+    /// Identifiers of 23 bytes must be accepted ([MQTT-3.1.3-5]); we also accept longer ones and
+    /// other characters than letters and digits.
     fn long_and_odd_identifiers_are_welcome(broker, version) {
         for id in ["0123456789ABCDEFGHIJKLM", "a/b", "mit Umlaut ä", &"x".repeat(200), "$SYS", "#"] {
             Client::hello(broker, version, id).ping();
@@ -86,7 +89,7 @@ scenario! {
             let mut client = Client::dial(broker, Version::V311);
             client.send_anyway(&bytes);
             let answer = client.raw_until_closed();
-            // A client of no known version may be answered in either form, or not at all.
+            // A client with an unknown version may be answered in either form, or not at all.
             let forms: [&[u8]; 3] = [&[0x20, 2, 0, 1], &[0x20, 3, 0, 0x84, 0], &[]];
             assert!(forms.contains(&answer.as_slice()), "level {level}: {answer:02x?}");
         }
@@ -94,12 +97,14 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.1.2-24] (3.1.2-22 of 5.0): silence for one and a half times the keep alive ends the connection; PINGREQ keeps it.
+    /// [MQTT-3.1.2-24] (3.1.2-22 of 5.0): a silence of one and a half times the keep alive ends the
+    /// connection; PINGREQ prevents that.
     fn silence_beyond_the_keep_alive_ends_the_connection(broker, version) {
         let mut lively = Client::connect(broker, &Connect::new(version, "lively").keep_alive(1));
         let mut silent = Client::connect(broker, &Connect::new(version, "silent").keep_alive(1));
         let start = Instant::now();
-        // The lively one pings until the silent one has been ended: it can only live on because of its pings.
+        // The second client pings until the silent one has been disconnected: only its pings keep
+        // it connected.
         let reason = loop {
             lively.ping();
             match silent.next(Duration::from_millis(200)) {
@@ -127,7 +132,8 @@ scenario! {
 }
 
 scenario! {
-    /// A connection that sends no CONNECT is closed after `connect_timeout_ms`, and so is one that sends half of it.
+    /// A connection that sends no CONNECT is closed after `connect_timeout_ms`, and so is one that
+    /// sends half of it.
     fn a_connection_that_says_nothing_is_closed(broker in Broker::builder().grapnel_only().config("[limits]\nconnect_timeout_ms = 300")) {
         let start = Instant::now();
         let mut silent = Client::dial(broker, Version::V5);
@@ -143,7 +149,8 @@ scenario! {
 }
 
 scenario! {
-    /// CONNECT in single bytes, and CONNECT with the next packets in one segment: TCP knows no packets.
+    /// CONNECT in single bytes, and CONNECT with the next packets in one segment: TCP does not
+    /// preserve packet boundaries.
     fn segments_do_not_matter(broker, version) {
         let mut slow = Client::dial(broker, version);
         for byte in Connect::new(version, "slow").encode() {
@@ -179,7 +186,7 @@ scenario! {
 }
 
 scenario! {
-    /// A takeover by a client of another version, which shares nothing but the identifier.
+    /// A takeover by a client of another version with the same identifier.
     fn takeover_works_across_versions(broker) {
         let mut first = Client::hello(broker, Version::V5, "polyglot");
         let mut second = Client::hello(broker, Version::V311, "polyglot");
@@ -190,7 +197,7 @@ scenario! {
     }
 }
 
-/// [MQTT-3.1.4-3]: in MQTT 5 the older client is told why.
+/// [MQTT-3.1.4-3]: in MQTT 5 the older client receives the reason.
 #[track_caller]
 pub fn taken_over(broker: &Broker, client: &mut Client) {
     let reason = client.end();
@@ -212,7 +219,7 @@ scenario! {
 }
 
 scenario! {
-    /// Section 4.12: an authentication method that nobody knows is refused with 0x8C.
+    /// Section 4.12: an unknown authentication method is refused with 0x8C.
     fn an_unknown_authentication_method_is_refused(broker) {
         let connect = Connect::new(Version::V5, "method").with(AUTH_METHOD, Value::text("NO-SUCH-METHOD"));
         let (mut client, connack) = Client::attempt(broker, &connect);
@@ -222,7 +229,8 @@ scenario! {
 }
 
 scenario! {
-    /// CONNACK of MQTT 5 says what the server can do only where it differs from the default (section 3.2.2.3), and never twice.
+    /// CONNACK of MQTT 5 contains a property only if it differs from the default (section 3.2.2.3),
+    /// and never twice.
     fn connack_properties_are_plausible(broker) {
         let (_client, connack) = Client::attempt(broker, &Connect::new(Version::V5, "curious"));
         let properties: &Properties = &connack.properties;

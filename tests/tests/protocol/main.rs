@@ -1,6 +1,6 @@
-//! What MQTT promises, seen from outside through real clients and raw sockets. Every expectation
-//! comes from the specification; `GRAPNEL_TESTS_PEER=mosquitto` runs the same tests against another
-//! broker to check the tests themselves.
+//! The guarantees of MQTT, tested from outside through real clients and raw sockets. Every
+//! expectation comes from the specification; `GRAPNEL_TESTS_PEER=mosquitto` runs the same tests
+//! against another broker to check the tests themselves.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod connecting;

@@ -1,11 +1,12 @@
-//! Bytes no client should send. Whatever comes, the connection ends, in MQTT 5 with the right reason where one is sent, and
-//! the broker serves on.
+//! Bytes that a client must not send. Each ends the connection, in MQTT 5 with the right reason if
+//! one is sent, and the broker continues.
 
 use grapnel_tests::client::Event;
 use grapnel_tests::wire::encode::frame;
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Version, scenario};
 
-/// A packet that must end the connection, what is wrong with it, and the reasons that section 4.13 or the statement allows.
+/// A packet that must end the connection, its error, and the reasons that section 4.13 or the
+/// statement allows.
 struct Bad {
     name: &'static str,
     bytes: Vec<u8>,
@@ -18,10 +19,10 @@ fn bad(name: &'static str, first: u8, body: &[u8], reasons: &'static [u8]) -> Ba
 
 const MALFORMED: &[u8] = &[0x81];
 const PROTOCOL: &[u8] = &[0x82];
-/// Where the specification says that it is an error and leaves open which of the two.
+/// The specification calls it an error and does not say which of the two.
 const EITHER: &[u8] = &[0x81, 0x82];
 
-/// Flags of the first byte, of which MQTT 3.1 only says that they are not used.
+/// Flags of the first byte; MQTT 3.1 only says that they are not used.
 fn flags() -> Vec<Bad> {
     vec![
         bad("SUBSCRIBE with flags 0 [MQTT-3.8.1-1]", 0x80, &[0, 1, 0, 1, b'a', 0], MALFORMED),
@@ -33,7 +34,7 @@ fn flags() -> Vec<Bad> {
     ]
 }
 
-/// Wrong in every version; a packet identifier is followed by `p`, the empty properties of MQTT 5.
+/// Errors in every version; a packet identifier is followed by `p`, the empty properties of MQTT 5.
 fn in_every_version(version: Version) -> Vec<Bad> {
     let p: &[u8] = if version.is_5() { &[0] } else { &[] };
     let with = |head: &[u8], tail: &[u8]| [head, p, tail].concat();
@@ -76,7 +77,7 @@ fn in_every_version(version: Version) -> Vec<Bad> {
     ]
 }
 
-/// Wrong in MQTT 5: properties, reserved bits, reason codes.
+/// Errors in MQTT 5: properties, reserved bits, reason codes.
 fn in_mqtt_5() -> Vec<Bad> {
     let publish = |properties: &[u8]| {
         let mut body = vec![0, 1, b'a', properties.len() as u8];
@@ -144,7 +145,7 @@ fn ends(broker: &Broker, version: Version, bad: &Bad) -> Option<String> {
     }
     match reason {
         Some(code) if !bad.reasons.contains(&code) => Some(format!("{}: reason {code:#04x}", bad.name)),
-        // Section 4.13.1 says SHOULD; we hold ourselves to it.
+        // Section 4.13.1 says SHOULD; we always do it.
         None if version.is_5()
             && !broker.mosquitto_differs("section 4.13.1", "often closes without DISCONNECT") =>
         {
@@ -175,13 +176,13 @@ scenario! {
 }
 
 scenario! {
-    /// As above for what only MQTT 5 has.
+    /// The same for packets that only MQTT 5 has.
     fn malformed_in_mqtt_5(broker) {
         check(broker, Version::V5, &in_mqtt_5());
     }
 }
 
-/// Bytes of CONNECT that no broker may take, and the CONNACK codes of MQTT 5 that fit.
+/// A CONNECT that no broker may accept, and the matching CONNACK codes of MQTT 5.
 fn bad_connects() -> Vec<(&'static str, Vec<u8>)> {
     let v5 = |edit: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = Connect::new(Version::V5, "c").encode();
@@ -244,7 +245,7 @@ scenario! {
         client.subscribe("a", 0);
         client.publish(&grapnel_tests::Publish::new("a", vec![b'x'; 1900]));
         assert_eq!(client.message().payload.len(), 1900);
-        // Only the fixed header: the answer must not wait for the bytes.
+        // Only the fixed header: the answer must not wait for the remaining bytes.
         client.send_anyway(&[0x30, 0xD1, 0x0F]);
         if broker.mosquitto_differs("section 3.2.2.3.6", "waits for the packet's bytes first") {
             return;

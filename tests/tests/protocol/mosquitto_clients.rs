@@ -1,4 +1,4 @@
-//! mosquitto_pub and mosquitto_sub in each version: what a user tries first.
+//! mosquitto_pub and mosquitto_sub in each version: the first commands that a user tries.
 
 use grapnel_tests::mosquitto::{Subscriber, publish, publish_lines};
 use grapnel_tests::{Version, scenario};
@@ -25,7 +25,8 @@ scenario! {
 }
 
 scenario! {
-    /// A retained message is kept for later subscribers with RETAIN set; an empty one removes it ([MQTT-3.3.1-5], -6, -8).
+    /// A retained message is stored for later subscribers with RETAIN set; an empty one removes it
+    /// ([MQTT-3.3.1-5], -6, -8).
     fn retained_is_set_seen_and_cleared(broker, version) {
         publish(broker, version, &["-t", "room/temp", "-r", "-q", "1", "-m", "21"]);
         publish(broker, version, &["-t", "room/temp", "-r", "-q", "1", "-m", "22"]);
@@ -41,11 +42,13 @@ scenario! {
 }
 
 scenario! {
-    /// A client that dies leaves its will; one that disconnects does not ([MQTT-3.1.2-8], -10).
+    /// The will of a client that dies is sent; that of one that disconnects is not ([MQTT-3.1.2-8],
+    /// -10).
     fn a_will_is_sent_for_a_killed_client_only(broker, version) {
         let mut watcher = Subscriber::start(broker, version, &["-t", "will/#", "-q", "1"]);
         let will = |topic: &'static str| ["-t", "x", "--will-topic", topic, "--will-payload", "gone", "--will-qos", "1"];
-        // mosquitto_sub of MQTT 5 asks for its will when it is interrupted; mosquitto_pub never does.
+        // mosquitto_sub of MQTT 5 requests its will when it is interrupted; mosquitto_pub never
+        // does.
         let mut proper = vec!["-m", "hello"];
         proper.extend(will("will/proper"));
         publish(broker, version, &proper);
@@ -58,7 +61,8 @@ scenario! {
 }
 
 scenario! {
-    /// A session that is kept gets what was published while its client was away ([MQTT-3.1.2-4], -5 of 3.1.1; section 4.1).
+    /// A stored session receives what was published while its client was away ([MQTT-3.1.2-4], -5
+    /// of 3.1.1; section 4.1).
     fn a_kept_session_resumes_with_what_it_missed(broker, version) {
         let mut arguments = vec!["-i", "sleeper", "-c", "-t", "kept/#", "-q", "2"];
         if version.is_5() {
@@ -68,7 +72,7 @@ scenario! {
         for qos in ["1", "2"] {
             publish(broker, version, &["-t", "kept/a", "-q", qos, "-m", qos]);
         }
-        // Nothing new is subscribed, so that what arrives is the old session's.
+        // Without a new subscription, so that arriving messages belong to the old session.
         arguments[4] = "other";
         let mut subscriber = Subscriber::connecting(broker, version, &arguments);
         let payloads: Vec<String> = subscriber.messages(2).into_iter().map(|message| message.payload).collect();
@@ -77,7 +81,8 @@ scenario! {
 }
 
 scenario! {
-    /// A second client with the same identifier: the first is disconnected, the second lives ([MQTT-3.1.4-3]).
+    /// A second client with the same identifier: the first is disconnected, the second stays
+    /// connected ([MQTT-3.1.4-3]).
     fn a_second_client_takes_over(broker, version) {
         let mut first = Subscriber::start(broker, version, &["-i", "twin", "-t", "t"]);
         let before = first.process().lines(|line| line.contains("sending CONNECT").then_some(())).len();
@@ -90,7 +95,8 @@ scenario! {
             });
         }
         first_process.kill();
-        // mosquitto_sub reconnects by itself, so that the first may have come back before it was ended.
+        // mosquitto_sub reconnects by itself, so that the first one may have returned before it was
+        // ended.
         if second.process().lines(|line| line.contains("DISCONNECT").then_some(())).is_empty() {
             publish(broker, version, &["-t", "t", "-q", "1", "-m", "to the second"]);
             assert_eq!(second.message().payload, "to the second");
@@ -106,7 +112,7 @@ scenario! {
             (0..3).map(|_| Subscriber::start(broker, Version::V5, &arguments)).collect();
         let sent: Vec<String> = (0..300).map(|n| n.to_string()).collect();
         publish_lines(broker, Version::V5, &["-t", "work/item", "-q", "1"], &format!("{}\n", sent.join("\n")));
-        // An end marker to each would be shared too: count until all have come.
+        // An end marker would be shared too: count until all have arrived.
         let mut got = Vec::new();
         let deadline = std::time::Instant::now() + grapnel_tests::PATIENCE;
         while got.len() < sent.len() && std::time::Instant::now() < deadline {

@@ -1,10 +1,10 @@
-//! paho-mqtt, the Python client many users have: the scenarios are in `tests/paho/scenarios.py`.
+//! paho-mqtt, the Python client of many users: the scenarios are in `tests/paho/scenarios.py`.
 
 use grapnel_tests::broker::Builder;
 use grapnel_tests::{Broker, Version, paho, scenario};
 
 scenario! {
-    /// Each QoS both ways, on one connection, in order.
+    /// Each QoS in both directions, on one connection, in order.
     fn every_qos(broker, version) {
         let got = paho::run(broker, version, "every_qos");
         assert_eq!(got, serde_json::json!([["0", 0], ["1", 1], ["2", 2]]));
@@ -20,14 +20,14 @@ scenario! {
 }
 
 scenario! {
-    /// The will of a client whose socket dies.
+    /// The will of a client whose socket closes.
     fn will(broker, version) {
         assert_eq!(paho::run(broker, version, "will"), serde_json::json!([["will/x", "gone"]]));
     }
 }
 
 scenario! {
-    /// A session that is kept, with what was published meanwhile.
+    /// A stored session, with what was published meanwhile.
     fn resume(broker, version) {
         let got = paho::run(broker, version, "resume");
         let present = version != Version::V31;
@@ -36,11 +36,12 @@ scenario! {
 }
 
 scenario! {
-    /// Takeover: the first client is told, the second works.
+    /// Takeover: the first client receives the reason, the second works.
     fn takeover(broker, version) {
         let got = paho::run(broker, version, "takeover");
         if version.is_5() && !broker.mosquitto_differs("[MQTT-3.1.4-3]", "closes without DISCONNECT 0x8E") {
-            // paho 2.1.0 reads the reason only if properties come with it; without them it takes any for a normal one.
+            // paho 2.1.0 reads the reason only if there are properties; without them it reports a
+            // normal disconnect.
             let reason = got["reason"].as_str().unwrap();
             assert!(["Session taken over", "Normal disconnection"].contains(&reason), "{reason}");
         }
@@ -71,8 +72,9 @@ scenario! {
 }
 
 scenario! {
-    /// Two thousand QoS 1 and 2 messages through paho's own window, in order. The publisher's window says nothing of the
-    /// subscriber, which may fall behind by any number on a busy machine: the queue has room for all of them.
+    /// Two thousand QoS 1 and 2 messages through paho's own window, in order. The publisher's
+    /// window does not limit how far the subscriber falls behind on a busy machine, so the queue
+    /// has space for all of them.
     fn many(broker in roomy(), version) {
         assert_eq!(paho::run(broker, version, "many"), serde_json::json!({"count": 2000, "in_order": true}));
     }

@@ -1,4 +1,4 @@
-//! What a PUBLISH carries and what becomes of it: topics, properties, aliases, expiry, sizes.
+//! Contents and effects of a PUBLISH: topics, properties, aliases, expiry, sizes.
 
 use grapnel_tests::wire::property::*;
 use grapnel_tests::wire::{Properties, Value};
@@ -18,7 +18,7 @@ fn all_publish_properties() -> Properties {
 }
 
 fn sorted(mut properties: Properties) -> Properties {
-    // Only the order of user properties counts ([MQTT-3.3.2-18]); a stable sort keeps it.
+    // Only the order of user properties is significant ([MQTT-3.3.2-18]); a stable sort keeps it.
     properties.0.sort_by_key(|(id, _)| *id);
     properties
 }
@@ -46,7 +46,7 @@ scenario! {
         late.subscribe("p", 1);
         for (who, client) in [("live", &mut live), ("queued", &mut sleeper), ("retained", &mut late)] {
             let mut properties = client.message().properties;
-            // [MQTT-3.3.2-6]: the expiry is what is left of it.
+            // [MQTT-3.3.2-6]: the expiry is the remaining time.
             let expiry = properties.number(MESSAGE_EXPIRY).expect("message expiry is forwarded");
             assert!((990..=1000).contains(&expiry), "{who}: {expiry} s left");
             for (id, value) in &mut properties.0 {
@@ -60,7 +60,8 @@ scenario! {
 }
 
 scenario! {
-    /// A publish of one version reaches subscribers of the others, without what they do not know.
+    /// A publish of one version reaches subscribers of the others, without properties that their
+    /// version does not have.
     fn versions_mix(broker) {
         let mut subscribers: Vec<Client> =
             Version::ALL.iter().map(|v| Client::hello(broker, *v, &format!("s{v:?}"))).collect();
@@ -125,7 +126,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.3.2.3.4, from the client: an alias set by one PUBLISH stands for the topic until it is set anew, on this connection only.
+    /// Section 3.3.2.3.4, from the client: an alias set by one PUBLISH stands for the topic until
+    /// it is set again, on this connection only.
     fn a_clients_topic_alias_is_followed(broker) {
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("alias/#", 0);
@@ -146,7 +148,7 @@ scenario! {
         let topics: Vec<String> = (0..6).map(|_| subscriber.message()).map(|m| m.topic).collect();
         assert_eq!(topics, ["alias/one", "alias/two", "alias/one", "alias/two", "alias/three", "alias/three"]);
 
-        // [MQTT-3.3.2-7]: gone with the connection.
+        // [MQTT-3.3.2-7]: it ends with the connection.
         let mut other = Client::hello(broker, Version::V5, "p2");
         other.send_anyway(&alias("", 1, "whose?").encode(Version::V5));
         assert!(matches!(other.end(), Some(0x82 | 0x94) | None));
@@ -154,8 +156,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.3.2.3.4, to the client: no alias beyond the client's maximum, none at all without one, and each stands for
-    /// what it was set to ([MQTT-3.1.2-26], -27).
+    /// Section 3.3.2.3.4, to the client: no alias above the client's maximum, none at all without
+    /// one, and each stands for the topic it was set to ([MQTT-3.1.2-26], -27).
     fn the_servers_topic_aliases_are_right(broker) {
         let connect = Connect::new(Version::V5, "s").with(TOPIC_ALIAS_MAXIMUM, Value::U16(2));
         let mut aliased = Client::connect(broker, &connect);
@@ -186,7 +188,7 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.3.2-5]: a queued message whose expiry has passed is not delivered; one whose has not, is.
+    /// [MQTT-3.3.2-5]: a queued message is delivered only if its expiry has not passed.
     fn an_expired_message_is_not_delivered(broker) {
         let connect = Connect::new(Version::V5, "late").persistent();
         let mut sleeper = Client::connect(broker, &connect);
@@ -197,7 +199,7 @@ scenario! {
         publisher.publish(&expiring("e/short", 1));
         publisher.publish(&expiring("e/long", 100));
         publisher.publish(&expiring("r", 1).retain());
-        // Time is what this is about: wait until a will that is delayed by two seconds has come.
+        // Wait until a will with a delay of two seconds has arrived.
         wait_two_seconds(broker);
         let mut sleeper = Client::connect(broker, &connect);
         let message = sleeper.message();
@@ -211,14 +213,16 @@ scenario! {
     }
 }
 
-/// Two seconds pass, and nobody sleeps: a silent client with that keep alive is told by the broker's own clock.
+/// Waits two seconds without a sleep: the broker's own clock ends a silent client with that keep
+/// alive.
 fn wait_two_seconds(broker: &Broker) {
     let mut clock = Client::connect(broker, &Connect::new(Version::V311, "clock").keep_alive(2));
     clock.end();
 }
 
 scenario! {
-    /// [MQTT-3.1.2-24], -25: a message beyond the client's Maximum Packet Size is not sent to it, as if it had been delivered.
+    /// [MQTT-3.1.2-24], -25: a message above the client's Maximum Packet Size is not sent to it,
+    /// and counts as delivered.
     fn the_clients_maximum_packet_size_is_kept(broker) {
         let connect = Connect::new(Version::V5, "small").with(MAXIMUM_PACKET_SIZE, Value::U32(100));
         let mut small = Client::connect(broker, &connect);
@@ -242,7 +246,8 @@ scenario! {
 }
 
 scenario! {
-    /// One MiB there and back, with each QoS, and empty payloads too ([MQTT-3.3.3]: zero length is valid).
+    /// One MiB in both directions, with each QoS, and empty payloads too ([MQTT-3.3.3]: zero length
+    /// is valid).
     fn payloads_of_any_size(broker in Broker::builder().config("[limits]\npacket_bytes_max = 2000000\noutbound_bytes_max = 16000000"), version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("big", 2);
@@ -260,7 +265,8 @@ scenario! {
 }
 
 scenario! {
-    /// $-topics: where clients may have their own, wildcards at the start do not see them ([MQTT-4.7.2-1]).
+    /// $-topics: if clients may use them, wildcards at the start do not match them
+    /// ([MQTT-4.7.2-1]).
     fn dollar_topics_stay_apart(broker in dollar_topics(), version) {
         let mut all = Client::hello(broker, version, "all");
         all.subscribe("#", 0);
@@ -276,7 +282,8 @@ scenario! {
 }
 
 scenario! {
-    /// Otherwise clients do not exchange messages by such topics (section 4.7.2): refused, and neither delivered nor stored.
+    /// Otherwise clients cannot exchange messages through such topics (section 4.7.2): a publish is
+    /// refused, and neither delivered nor stored.
     fn dollar_topics_are_the_servers(broker in Broker::builder().grapnel_only()) {
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         for filter in ["$own/#", "$SYS/#", "fence"] {
@@ -301,7 +308,7 @@ scenario! {
 }
 
 scenario! {
-    /// Fan-out to 500 clients: everyone gets every message once, in order.
+    /// Fan-out to 500 clients: each receives every message once, in order.
     fn five_hundred_subscribers_get_everything(broker) {
         let mut subscribers: Vec<Client> =
             (0..500).map(|n| Client::hello(broker, Version::ALL[n % 3], &format!("s{n}"))).collect();

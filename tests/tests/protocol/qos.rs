@@ -1,4 +1,4 @@
-//! The acknowledgement flows of QoS 1 and 2, packet by packet, and the windows around them.
+//! The acknowledgements of QoS 1 and 2, packet by packet, and their windows.
 
 use grapnel_tests::client::Event;
 use grapnel_tests::wire::property::*;
@@ -6,8 +6,8 @@ use grapnel_tests::wire::{Ack, Value};
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Version, scenario};
 
 scenario! {
-    /// Section 4.3.3, receiver side: a QoS 2 message takes effect once, however often its PUBLISH comes before PUBREL
-    /// ([MQTT-4.3.3-10]), and PUBREL is answered every time ([MQTT-4.3.3-11]).
+    /// Section 4.3.3, receiver side: a QoS 2 message takes effect once, however often its PUBLISH
+    /// arrives before PUBREL ([MQTT-4.3.3-10]), and every PUBREL is answered ([MQTT-4.3.3-11]).
     fn a_repeated_qos_2_publish_is_one_message(broker, version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("t", 0);
@@ -47,8 +47,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.5.2.1 and 3.4: acknowledgements of nothing do no harm; PUBREC of an unknown identifier gets PUBREL 0x92 in
-    /// MQTT 5 (section 3.6.2.1).
+    /// Section 3.5.2.1 and 3.4: acknowledgements with unknown identifiers do no harm; such a PUBREC
+    /// gets PUBREL 0x92 in MQTT 5 (section 3.6.2.1).
     fn acknowledgements_of_nothing_do_no_harm(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         if broker.mosquitto_differs("section 4.13.2", "ends the connection") {
@@ -67,8 +67,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-4.4.0-1], [MQTT-3.3.1-1]: on resume, unacknowledged PUBLISH and PUBREL come again, in order, with DUP and with their
-    /// identifiers.
+    /// [MQTT-4.4.0-1], [MQTT-3.3.1-1]: on resume, unacknowledged PUBLISH and PUBREL are sent again,
+    /// in order, with DUP and with their identifiers.
     fn a_resumed_session_sends_again_what_was_not_acknowledged(broker, version) {
         let connect = Connect::new(version, "resume").persistent();
         let mut subscriber = Client::connect(broker, &connect);
@@ -112,7 +112,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.3.4-7], [MQTT-3.3.4-9]: the server has no more than Receive Maximum QoS 1 and 2 messages on their way.
+    /// [MQTT-3.3.4-7], [MQTT-3.3.4-9]: the server has no more than Receive Maximum QoS 1 and 2
+    /// messages in flight.
     fn the_clients_receive_maximum_is_kept(broker) {
         if broker.mosquitto_differs("[MQTT-3.3.4-9]", "fills the window anew after each acknowledgement") {
             return;
@@ -139,7 +140,7 @@ scenario! {
 }
 
 scenario! {
-    /// QoS 0 is not held up by a full window: Receive Maximum is about QoS 1 and 2 only (section 3.3.4).
+    /// A full window does not block QoS 0: Receive Maximum limits QoS 1 and 2 only (section 3.3.4).
     fn qos_0_passes_a_full_window(broker) {
         let connect = Connect::new(Version::V5, "narrow").with(RECEIVE_MAXIMUM, Value::U16(1));
         let mut subscriber = Client::connect(broker, &connect);
@@ -157,8 +158,9 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.3.4-7] the other way: more unacknowledged publishes than the server's Receive Maximum end the connection
-    /// with 0x93. QoS 2 without PUBREL stays unacknowledged for sure.
+    /// [MQTT-3.3.4-7] in the other direction: more unacknowledged publishes than the server's
+    /// Receive Maximum end the connection with 0x93. QoS 2 without PUBREL certainly stays
+    /// unacknowledged.
     fn the_servers_receive_maximum_is_enforced(broker in Broker::builder().config("[limits]\nreceive_max = 5").mosquitto("max_inflight_messages 5")) {
         let (mut client, connack) = Client::attempt(broker, &Connect::new(Version::V5, "greedy"));
         if broker.mosquitto_differs("section 3.1.2.11.3", "announces and enforces its own maximum of QoS 2 loosely") {
@@ -178,7 +180,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 4.9: each PUBCOMP (or PUBREC of 0x80 and above) gives one place back, so that any number passes one by one.
+    /// Section 4.9: each PUBCOMP (or PUBREC of 0x80 and above) frees one place, so that any number
+    /// passes one by one.
     fn the_window_reopens(broker in Broker::builder().config("[limits]\nreceive_max = 2\nawaiting_rel_max = 2")) {
         let mut client = Client::hello(broker, Version::V5, "patient");
         for n in 0..50u8 {
@@ -189,7 +192,7 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.4.2.1: 0x10 where nobody has subscribed is allowed; 0x00 is always right when somebody has.
+    /// Section 3.4.2.1: 0x10 is allowed without subscribers; 0x00 is always right with one.
     fn a_message_without_subscribers_is_acknowledged(broker, version) {
         let mut client = Client::hello(broker, version, "lonely");
         for qos in [1, 2] {
@@ -202,7 +205,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.3.1-3], [MQTT-4.3.1-1]: DUP of the publisher is not passed on, and each delivery of QoS 1 and 2 has an own id.
+    /// [MQTT-3.3.1-3], [MQTT-4.3.1-1]: DUP of the publisher is not passed on, and each delivery of
+    /// QoS 1 and 2 has its own identifier.
     fn dup_and_identifiers_are_per_hop(broker, version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("t", 2);
@@ -216,7 +220,7 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-2.2.1-4]: identifiers of messages on their way to one client differ.
+    /// [MQTT-2.2.1-4]: identifiers of messages in flight to one client differ.
     fn identifiers_in_flight_differ(broker, version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("t", 1);
@@ -251,7 +255,8 @@ scenario! {
 }
 
 scenario! {
-    /// A pipelined burst from many publishers at once: nothing lost, nothing doubled, each publisher in its order.
+    /// A pipelined burst from many publishers at once: no message is lost or duplicated, and each
+    /// publisher's messages are in order.
     fn bursts_of_many_publishers_arrive_complete(broker, version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("burst/#", 1);
@@ -285,7 +290,8 @@ scenario! {
 }
 
 scenario! {
-    /// mosquitto_pub -q 0 sends PUBLISH and DISCONNECT in one segment and goes: its message counts.
+    /// mosquitto_pub -q 0 sends PUBLISH and DISCONNECT in one segment and closes: its message is
+    /// delivered.
     fn a_publish_right_before_disconnect_is_delivered(broker, version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("t", 2);
@@ -318,7 +324,8 @@ scenario! {
 }
 
 scenario! {
-    /// A QoS 2 exchange survives the publisher's reconnect: PUBREL in the new connection completes it (section 4.4).
+    /// A QoS 2 exchange survives the publisher's reconnect: PUBREL on the new connection completes
+    /// it (section 4.4).
     fn a_qos_2_exchange_goes_on_after_a_reconnect(broker, version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("t", 2);

@@ -1,4 +1,4 @@
-//! Retained messages: stored, replaced, removed, and sent to whom the subscription options want.
+//! Retained messages: stored, replaced, removed, and sent as the subscription options say.
 
 use grapnel_tests::wire::{RETAIN_AS_PUBLISHED, RETAINED_IF_NEW, RETAINED_NEVER};
 use grapnel_tests::{Client, Publish, Subscribe, Version, scenario};
@@ -10,8 +10,8 @@ fn retain(broker: &grapnel_tests::Broker, version: Version, topic: &str, payload
 }
 
 scenario! {
-    /// [MQTT-3.3.1-5], -6, -7, -8: one message a topic; the newest wins; QoS 0 may be stored, and here it is; empty removes
-    /// it and is itself not stored.
+    /// [MQTT-3.3.1-5], -6, -7, -8: one message per topic; the newest one is stored; QoS 0 may be
+    /// stored, and is here; an empty one removes it and is itself not stored.
     fn one_message_for_a_topic(broker, version) {
         retain(broker, version, "r/a", "old");
         retain(broker, version, "r/a", "new");
@@ -33,7 +33,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.3.1.3: live deliveries have RETAIN 0, unless the subscription asks for Retain As Published ([MQTT-3.3.1-12], -13).
+    /// Section 3.3.1.3: live deliveries have RETAIN 0, unless the subscription has Retain As
+    /// Published ([MQTT-3.3.1-12], -13).
     fn retain_flag_of_live_messages(broker) {
         let mut plain = Client::hello(broker, Version::V5, "plain");
         plain.subscribe("r", 1);
@@ -85,7 +86,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.8.4: several filters in one SUBSCRIBE are as several SUBSCRIBEs: each gets what is retained for it.
+    /// Section 3.8.4: several filters in one SUBSCRIBE work like several SUBSCRIBEs: each receives
+    /// its retained messages.
     fn many_filters_in_one_subscribe(broker, version) {
         for n in 0..20 {
             retain(broker, version, &format!("r/{n}"), &n.to_string());
@@ -118,7 +120,8 @@ scenario! {
 }
 
 scenario! {
-    /// Many retained messages and one wildcard: all of them, once, none older after a newer one while they change.
+    /// Many retained messages and one wildcard: all are delivered once, and none after a newer one
+    /// while they change.
     fn a_wildcard_finds_them_all_while_they_change(broker) {
         let mut publisher = Client::hello(broker, Version::V5, "p");
         for n in 0..500 {

@@ -1,11 +1,12 @@
-//! Sessions that outlive connections: session present, queues, expiry, discarding, takeover.
+//! Sessions that outlive connections: session present, queues, expiry, discard, takeover.
 
 use grapnel_tests::wire::property::*;
 use grapnel_tests::wire::{Properties, Value};
 use grapnel_tests::{Broker, Client, Connect, Packet, Publish, Version, scenario};
 
 scenario! {
-    /// [MQTT-3.2.2-2], -3 and [MQTT-3.1.2-4], -5, -6: session present tells the truth; a clean start throws the session away.
+    /// [MQTT-3.2.2-2], -3 and [MQTT-3.1.2-4], -5, -6: session present is correct; a clean start
+    /// discards the session.
     fn session_present_tells_the_truth(broker, version) {
         let persistent = Connect::new(version, "who").persistent();
         let present = |connect: &Connect| {
@@ -24,7 +25,8 @@ scenario! {
 }
 
 scenario! {
-    /// Subscriptions and QoS 1 and 2 messages are kept for a client that is away, in order; QoS 0 need not be (section 4.1).
+    /// Subscriptions and QoS 1 and 2 messages are stored for an absent client, in order; QoS 0 need
+    /// not be (section 4.1).
     fn messages_wait_for_a_kept_session(broker, version) {
         let connect = Connect::new(version, "away").persistent();
         let mut client = Client::connect(broker, &connect);
@@ -45,7 +47,7 @@ scenario! {
 }
 
 scenario! {
-    /// A clean start forgets subscriptions and queued messages ([MQTT-3.1.2-4]).
+    /// A clean start discards subscriptions and queued messages ([MQTT-3.1.2-4]).
     fn a_clean_start_forgets(broker, version) {
         let mut client = Client::connect(broker, &Connect::new(version, "fresh").persistent());
         client.subscribe("t", 1);
@@ -83,7 +85,7 @@ scenario! {
         assert!(!present(&connect("none", None)));
         assert!(!present(&connect("zero", Some(0))));
         assert!(present(&connect("minute", Some(60))));
-        // A keep alive of three seconds that runs out: four and a half by the broker's own clock.
+        // An expired keep alive of three seconds takes four and a half by the broker's own clock.
         let mut clock = Client::connect(broker, &Connect::new(Version::V311, "clock").keep_alive(3));
         clock.end();
         if !broker.mosquitto_differs("[MQTT-3.1.2-23]", "looks for expired sessions every five seconds or later") {
@@ -94,7 +96,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.14.2.2.2: DISCONNECT may change the expiry, for instance end a session at once or prolong it.
+    /// Section 3.14.2.2.2: DISCONNECT may change the expiry, for instance to end a session at once
+    /// or to prolong it.
     fn disconnect_may_change_the_expiry(broker) {
         let goodbye = |expiry: u32| Packet::Disconnect {
             code: 0,
@@ -113,7 +116,8 @@ scenario! {
 }
 
 scenario! {
-    /// A takeover of a kept session: subscriptions, unacknowledged and queued messages go to the new connection ([MQTT-3.1.4-3], -4).
+    /// A takeover of a stored session: subscriptions, unacknowledged and queued messages go to the
+    /// new connection ([MQTT-3.1.4-3], -4).
     fn a_takeover_inherits_the_session(broker, version) {
         let connect = Connect::new(version, "heir").persistent();
         let mut first = Client::connect(broker, &connect);
@@ -134,7 +138,8 @@ scenario! {
 }
 
 scenario! {
-    /// Messages published while clients of one session take over from each other are neither lost nor, with QoS 2, doubled.
+    /// Messages published during takeovers of one session are not lost and, with QoS 2, not
+    /// duplicated.
     fn nothing_is_lost_in_a_row_of_takeovers(broker, version) {
         let connect = Connect::new(version, "relay").persistent();
         let mut client = Client::connect(broker, &connect);
@@ -144,7 +149,7 @@ scenario! {
         for n in 0..20 {
             publisher.publish(&Publish::new("t", n.to_string()).qos(2));
             let mut next = Client::connect(broker, &connect);
-            // What the old connection had received in full does not come again.
+            // Messages that the old connection had received completely are not sent again.
             std::mem::swap(&mut client, &mut next);
             got.push(client.message().text());
         }
@@ -155,7 +160,8 @@ scenario! {
 }
 
 scenario! {
-    /// A full queue drops by its limit and not more: the newest that do not fit are refused, the older ones stay.
+    /// A full queue drops exactly the messages beyond its limit: the newest are refused, the older
+    /// ones stay.
     fn a_full_queue_keeps_what_it_had(broker in Broker::builder().config("[limits]\nsession_queue_messages_max = 10\ninflight_max = 5").mosquitto("max_queued_messages 10\nmax_inflight_messages 5")) {
         let connect = Connect::new(Version::V311, "full").persistent();
         let mut client = Client::connect(broker, &connect);
@@ -175,7 +181,7 @@ scenario! {
         assert_eq!(got, expected);
         publisher.publish(&Publish::new("t", "after").qos(1));
         loop {
-            // Whether in-flight places count on top of the queue's is the broker's choice.
+            // The broker may count places in flight in addition to those of the queue.
             let text = client.message().text();
             if text == "after" {
                 break;

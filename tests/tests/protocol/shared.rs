@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use grapnel_tests::wire::Ack;
 use grapnel_tests::{Broker, Client, Connect, Packet, Publish, Version, scenario};
 
-/// Publishes `count` numbered messages and returns who got which, after a fence that every member sees.
+/// Publishes `count` numbered messages. Returns which member received which, after an end marker
+/// for every member.
 fn spread(broker: &Broker, members: &mut [Client], topic: &str, count: usize) -> BTreeMap<usize, Vec<usize>> {
     for member in members.iter_mut() {
         member.subscribe("fence", 1);
@@ -30,7 +31,7 @@ fn everything_once(got: &BTreeMap<usize, Vec<usize>>, count: usize) {
 }
 
 scenario! {
-    /// One group: every message to exactly one member, and nobody goes idle.
+    /// One group: every message to exactly one member, and each member receives some.
     fn a_group_splits_the_messages(broker) {
         let mut members: Vec<Client> = (0..6).map(|n| Client::hello(broker, Version::V5, &format!("m{n}"))).collect();
         for member in &mut members {
@@ -46,7 +47,8 @@ scenario! {
 }
 
 scenario! {
-    /// Two groups and a plain subscriber: each group once, the plain one everything, nothing twice ([MQTT-4.8.2-3]).
+    /// Two groups and a plain subscriber: each group receives each message once, the plain one
+    /// everything, and nothing twice ([MQTT-4.8.2-3]).
     fn groups_and_plain_subscribers_do_not_mix(broker) {
         let mut members: Vec<Client> = (0..8).map(|n| Client::hello(broker, Version::V5, &format!("m{n}"))).collect();
         for (n, member) in members.iter_mut().enumerate() {
@@ -65,7 +67,8 @@ scenario! {
 }
 
 scenario! {
-    /// A client that is in a group and subscribes plainly too gets its share and the plain copy.
+    /// A client in a group with an additional plain subscription receives its share and the plain
+    /// copy.
     fn a_member_may_subscribe_plainly_too(broker) {
         let mut members: Vec<Client> = (0..2).map(|n| Client::hello(broker, Version::V5, &format!("m{n}"))).collect();
         for member in &mut members {
@@ -78,7 +81,7 @@ scenario! {
 }
 
 scenario! {
-    /// Members that leave are not served any more; the others take over their share.
+    /// Members that leave receive nothing more; the others take over their share.
     fn the_rest_takes_over_when_a_member_leaves(broker) {
         let mut members: Vec<Client> = (0..4).map(|n| Client::hello(broker, Version::V5, &format!("m{n}"))).collect();
         for member in &mut members {
@@ -93,7 +96,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 4.8.2: a session with members of all versions; MQTT 3.1.1 clients may use $share as well.
+    /// Section 4.8.2: a group with members of all versions; MQTT 3.1.1 clients may use $share as
+    /// well.
     fn older_clients_may_share(broker) {
         let mut members: Vec<Client> =
             Version::ALL.iter().map(|version| Client::hello(broker, *version, &format!("{version:?}"))).collect();
@@ -106,7 +110,8 @@ scenario! {
 }
 
 scenario! {
-    /// Unacknowledged QoS 1 of a member whose session ends goes to another one ([MQTT-4.8.2-5]).
+    /// Unacknowledged QoS 1 messages of a member whose session ends go to another one
+    /// ([MQTT-4.8.2-5]).
     fn unacknowledged_messages_of_an_ended_member_move_on(broker) {
         let mut leaver = Client::hello(broker, Version::V5, "leaver");
         leaver.subscribe("$share/g/w", 1);
@@ -135,7 +140,8 @@ scenario! {
 }
 
 scenario! {
-    /// A persistent member that is away does not swallow the group's messages while another is connected.
+    /// An absent persistent member receives none of the group's messages while another one is
+    /// connected.
     fn a_member_that_is_away_is_passed_over(broker) {
         let mut away = Client::connect(broker, &Connect::new(Version::V5, "away").persistent());
         away.subscribe("$share/g/w", 1);
@@ -151,7 +157,8 @@ scenario! {
 }
 
 scenario! {
-    /// The group's name is part of the subscription: the same filter in two groups, in one client, counts twice.
+    /// The group's name is part of the subscription: one client with the same filter in two groups
+    /// receives two copies.
     fn one_client_in_two_groups_gets_both(broker) {
         let mut client = Client::hello(broker, Version::V5, "both");
         client.subscribe("$share/a/w", 1);

@@ -1,4 +1,4 @@
-//! SUBSCRIBE and UNSUBSCRIBE: codes, options, identifiers, overlaps, and the promise of SUBACK.
+//! SUBSCRIBE and UNSUBSCRIBE: codes, options, identifiers, overlaps, and the guarantee of SUBACK.
 
 use std::thread;
 
@@ -7,7 +7,7 @@ use grapnel_tests::wire::{NO_LOCAL, Value};
 use grapnel_tests::{Broker, Client, Publish, Subscribe, Version, scenario};
 
 scenario! {
-    /// [MQTT-3.8.4-6], -7: one code for each filter, in order, granting what was asked for.
+    /// [MQTT-3.8.4-6], -7: one code for each filter, in order, granting the requested QoS.
     fn one_code_for_each_filter(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         let codes = client.subscribe_all(&Subscribe::to("a", 0).and("b/+", 1).and("c/#", 2).and("a", 2));
@@ -59,7 +59,7 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.8.3-3]: No Local keeps one's own messages away, and nobody else's.
+    /// [MQTT-3.8.3-3]: No Local excludes the client's own messages, and no others.
     fn no_local(broker) {
         let mut client = Client::hello(broker, Version::V5, "self");
         client.subscribe("t", 1 | NO_LOCAL);
@@ -74,7 +74,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.3.4-3], -4, -5: a message carries the identifiers of all subscriptions that it matched, in one copy or in several.
+    /// [MQTT-3.3.4-3], -4, -5: a message has the identifiers of all matching subscriptions, in one
+    /// copy or in several.
     fn subscription_identifiers_come_along(broker) {
         let mut client = Client::hello(broker, Version::V5, "c");
         let subscribe = |filter: &str, id: u32| Subscribe::to(filter, 1).with(SUBSCRIPTION_ID, Value::Variable(id));
@@ -134,7 +135,8 @@ scenario! {
         client.subscribe("t", 2);
         let mut publisher = Client::hello(broker, version, "p");
         publisher.publish(&Publish::new("t", "two").qos(2));
-        // Between two clients only what one has seen is before what the other does.
+        // With two clients, only what one has received is certain to be before an action of the
+        // other.
         let two = client.message();
         assert_eq!((two.text(), two.qos), ("two".to_owned(), 2));
         client.subscribe("t", 0);
@@ -146,7 +148,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.10.4: UNSUBSCRIBE ends the very filter and no other; in MQTT 5 it says which one had existed ([MQTT-3.11.3-1]).
+    /// Section 3.10.4: UNSUBSCRIBE ends exactly the given filter; in MQTT 5 its code shows whether
+    /// it existed ([MQTT-3.11.3-1]).
     fn unsubscribe_ends_the_very_filter(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         client.subscribe("a/+", 1);
@@ -167,7 +170,8 @@ scenario! {
 }
 
 scenario! {
-    /// SUBACK is a promise: what anyone publishes after it was read is delivered, wherever publisher and subscriber live.
+    /// SUBACK is a guarantee: a message published after it was read is delivered, whatever the
+    /// shards of publisher and subscriber.
     fn suback_is_a_promise(broker) {
         let mut publishers: Vec<Client> =
             (0..8).map(|n| Client::hello(broker, Version::V5, &format!("publisher {n}"))).collect();
@@ -183,7 +187,8 @@ scenario! {
 }
 
 scenario! {
-    /// The second subscriber of a filter gets the same promise as the first, while the first one's is still on its way.
+    /// The second subscriber of a filter has the same guarantee as the first, while the first
+    /// SUBACK is still under way.
     fn suback_is_a_promise_to_the_second_subscriber_too(broker) {
         let mut publisher = Client::hello(broker, Version::V5, "p");
         for round in 0..50 {
@@ -194,7 +199,7 @@ scenario! {
             for (client, id) in pair.iter_mut().zip(&ids) {
                 client.send(&Subscribe::to(&topic, 0).encode(Version::V5, *id));
             }
-            // The last one's SUBACK is read first: its promise holds on its own.
+            // The last SUBACK is read first: its guarantee does not depend on the others.
             for client in pair.iter_mut().rev() {
                 client.receive_where("SUBACK", |p| matches!(p, grapnel_tests::Packet::Suback { .. }).then_some(()));
                 publisher.send_publish(&Publish::new(&topic, "x"));
@@ -205,7 +210,8 @@ scenario! {
 }
 
 scenario! {
-    /// The promise holds for a filter that comes back right after it went: removal is lazy, but never wrong.
+    /// The guarantee holds for a filter that is subscribed again right after its end, although
+    /// removal is deferred.
     fn a_filter_that_comes_and_goes_keeps_the_promise(broker) {
         let mut publisher = Client::hello(broker, Version::V5, "p");
         let mut subscriber = Client::hello(broker, Version::V5, "s");
@@ -219,7 +225,8 @@ scenario! {
 }
 
 scenario! {
-    /// Many clients subscribe and publish at the same time; each sees at least everything from after its SUBACK, once.
+    /// Many clients subscribe and publish at the same time; each receives at least everything after
+    /// its SUBACK, once.
     fn subscribing_in_a_crowd(broker) {
         crowd(broker);
     }
@@ -243,7 +250,7 @@ fn crowd(broker: &Broker) {
 }
 
 scenario! {
-    /// A client with many subscriptions gets each message once and can take them all back.
+    /// A client with many subscriptions receives each message once and can end all of them.
     fn a_thousand_subscriptions(broker, version) {
         let mut client = Client::hello(broker, version, "many");
         let filters: Vec<String> = (0..1000).map(|n| format!("m/{n}")).collect();

@@ -13,7 +13,7 @@ fn watcher(broker: &Broker) -> Client {
     watcher
 }
 
-/// Insists that no will has come by now.
+/// Checks that no will has arrived by now.
 fn no_will(broker: &Broker, watcher: &mut Client) {
     let mut publisher = Client::hello(broker, Version::V5, "fence publisher");
     publisher.publish(&Publish::new("fence", "last").qos(1));
@@ -21,7 +21,8 @@ fn no_will(broker: &Broker, watcher: &mut Client) {
 }
 
 scenario! {
-    /// [MQTT-3.1.2-8], -10: sent when the connection ends without DISCONNECT, once, and removed by a proper DISCONNECT.
+    /// [MQTT-3.1.2-8], -10: the will is sent once if the connection ends without DISCONNECT, and
+    /// deleted by a normal DISCONNECT.
     fn sent_unless_disconnected(broker, version) {
         let mut watcher = watcher(broker);
         for qos in 0..=2 {
@@ -38,7 +39,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.1.2.5: a protocol error, a keep alive that runs out and a takeover are ends without DISCONNECT.
+    /// Section 3.1.2.5: the will is sent after a protocol error, an expired keep alive and a
+    /// takeover.
     fn sent_at_every_other_end(broker, version) {
         let mut watcher = watcher(broker);
         let connect = Connect::new(version, "dying").will(Will::new("will/x", "gone"));
@@ -61,7 +63,7 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.14.2.1: DISCONNECT with 0x04 asks for the will.
+    /// Section 3.14.2.1: DISCONNECT with 0x04 requests the will.
     fn sent_when_disconnect_asks_for_it(broker) {
         let mut watcher = watcher(broker);
         let mut client = Client::connect(broker, &Connect::new(Version::V5, "polite").will(Will::new("will/x", "gone")));
@@ -87,7 +89,7 @@ scenario! {
 }
 
 scenario! {
-    /// Will properties arrive with the message (section 3.1.3.2), but for Will Delay Interval.
+    /// Will properties arrive with the message (section 3.1.3.2), except Will Delay Interval.
     fn will_properties_are_forwarded(broker) {
         let mut watcher = watcher(broker);
         let properties = vec![
@@ -107,14 +109,15 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.1.3-9] and section 3.1.3.2.2: a delayed will waits; coming back in time cancels it; the session's end sends it at once.
+    /// [MQTT-3.1.3-9] and section 3.1.3.2.2: a delayed will waits; a return in time cancels it; the
+    /// session's end sends it at once.
     fn a_delayed_will_waits(broker) {
         let mut watcher = watcher(broker);
         let will = Will::new("will/late", "gone").with(WILL_DELAY, Value::U32(2));
         let connect = Connect::new(Version::V5, "delayed").persistent().will(will);
         Client::connect(broker, &connect).vanish();
         no_will(broker, &mut watcher);
-        // Back in time: cancelled.
+        // The return in time cancels it.
         let client = Client::connect(broker, &connect);
         let mut clock = Client::connect(broker, &Connect::new(Version::V311, "clock").keep_alive(3));
         clock.end();
@@ -129,7 +132,7 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.1.3.2.2: whichever comes first, the delay or the end of the session.
+    /// Section 3.1.3.2.2: the earlier of the delay and the end of the session counts.
     fn the_sessions_end_cuts_the_delay_short(broker) {
         let mut watcher = watcher(broker);
         let will = |text: &str| Will::new("will/cut", text).with(WILL_DELAY, Value::U32(60));

@@ -5,19 +5,19 @@ use grapnel_tests::Version;
 use crate::points::Policy;
 use crate::rows::{Change, Row};
 
-/// In what the plugin is written.
+/// Language of the plugin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Language {
     Rust,
     C,
 }
 
-/// How a link ends its turn.
+/// How a link ends its call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
     Continue,
     Stop,
-    /// An error, a panic or an unknown flow, a ticket that is dropped, or a deadline that passes.
+    /// An error, a panic or an unknown flow, a dropped ticket, or a missed deadline.
     Fault,
 }
 
@@ -26,18 +26,18 @@ pub enum Flow {
 pub enum When {
     Never,
     InTheHook,
-    /// With the verdict that comes later.
+    /// With the deferred verdict.
     WithTheTicket,
 }
 
-/// What a plugin does.
+/// An action of a plugin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Act {
-    /// As the plugins know it.
+    /// Its name for the plugins.
     pub word: &'static str,
     pub flow: Flow,
     pub changes: When,
-    /// Whether the verdict comes later.
+    /// Whether the verdict is deferred.
     pub later: bool,
 }
 
@@ -45,7 +45,7 @@ const fn act(word: &'static str, flow: Flow, changes: When, later: bool) -> Act 
     Act { word, flow, changes, later }
 }
 
-/// All that a plugin can do. `fault` is an error in Rust, `break` a panic, and in C a flow that there is not.
+/// All actions of a plugin. `fault` is an error in Rust, `break` a panic, and in C an invalid flow.
 pub const ACTS: [Act; 16] = [
     act("continue", Flow::Continue, When::Never, false),
     act("continue-changed", Flow::Continue, When::InTheHook, false),
@@ -65,12 +65,12 @@ pub const ACTS: [Act; 16] = [
     act("changed-deadline", Flow::Fault, When::InTheHook, true),
 ];
 
-/// What an act must come to.
+/// Expected effect of an action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     AsItWas,
     Changed,
-    /// By the fault policy.
+    /// As the fault policy says.
     Denied,
 }
 
@@ -79,15 +79,15 @@ pub enum Effect {
 pub struct Case {
     pub act: Act,
     pub version: Version,
-    /// Which of the copies acts; the others continue.
+    /// Index of the copy that acts; the others continue.
     pub place: usize,
     pub copies: usize,
-    /// What a fault means here.
+    /// Fault policy of the case.
     pub policy: Policy,
     pub number: usize,
 }
 
-/// What the broker must count of a hook.
+/// Expected counters of a hook.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counts {
     pub stops: u64,
@@ -103,19 +103,19 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-/// What must come of a case.
+/// Expected result of a case.
 #[derive(Debug)]
 pub struct Due {
     pub effect: Effect,
-    /// Of the plugin that acts.
+    /// Counters of the plugin that acts.
     pub counts: Counts,
-    /// Place of each plugin that is called, in order, with whether it sees the change of one before it: `new`, `own`, or `-`
-    /// where it has no way to see.
+    /// Place of each plugin that is called, in order, with whether it sees the change of an earlier
+    /// one: `new`, `own`, or `-` if it cannot see it.
     pub calls: Vec<(usize, String)>,
 }
 
 impl Case {
-    /// What the plugins read.
+    /// The script that the plugins read.
     pub fn script(&self, row: &Row) -> String {
         format!(
             "table,{},{},{},{},{}",
@@ -137,7 +137,7 @@ impl Case {
 
     pub fn due(&self, row: &Row) -> Due {
         let flow = match self.act.flow {
-            // There is no ticket where a verdict cannot come later, and a Defer without one is a fault.
+            // A point that cannot wait gives no ticket, and a Defer without one is a fault.
             _ if self.act.later && !row.point.may_defer => Flow::Fault,
             flow => flow,
         };
@@ -149,7 +149,7 @@ impl Case {
             };
         let effect = match flow {
             Flow::Fault if self.policy == Policy::Deny => Effect::Denied,
-            // What a fault had changed is thrown away.
+            // The changes of a failed link are discarded.
             Flow::Fault => Effect::AsItWas,
             _ if changed => Effect::Changed,
             _ => Effect::AsItWas,

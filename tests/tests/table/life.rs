@@ -1,5 +1,5 @@
-//! The points of the broker's own life, which have no client: each broker is started, serves a client of each version, and is
-//! stopped, and its plugins do the same at all of these points.
+//! The points of the broker itself, which have no client: each broker is started, serves a client
+//! of each version, and is stopped, and its plugins have the same action at all of these points.
 
 use std::path::Path;
 
@@ -15,13 +15,13 @@ pub fn points() -> impl Iterator<Item = Point> {
     all().filter(|point| point.name.starts_with("broker."))
 }
 
-/// The rows of the points; nobody plays them.
+/// The rows of the points; they are not played.
 fn rows() -> Vec<Row> {
     let row = |point| Row { point, change: Change::NONE, play: |_, _, _| String::new(), expect: |_, _| "" };
     points().map(row).collect()
 }
 
-/// A whole life with an act at each point; how many cases that was.
+/// A broker from start to stop, with an action at each point. Returns the number of cases.
 fn live(language: Language, library: &Library, act: Act, place: usize, copies: usize) -> usize {
     let rows = rows();
     let folder = tempfile::tempdir().expect("a place for temporary files");
@@ -43,7 +43,7 @@ fn live(language: Language, library: &Library, act: Act, place: usize, copies: u
     rows.len()
 }
 
-/// A broker that does its work whatever its plugins do at these points: it starts, serves, and ends well.
+/// A broker works whatever its plugins do at these points: it starts, serves, and ends cleanly.
 fn serve(config: &str) {
     let mut broker = Broker::builder().grapnel_only().config(config).start();
     for version in VERSIONS {
@@ -53,7 +53,7 @@ fn serve(config: &str) {
         assert_eq!(client.message().text(), "own");
         client.disconnect();
     }
-    // Plugins panic on purpose, which their log says.
+    // Plugins panic on purpose, which is in the log.
     broker.may_end_badly();
     broker.process().signal(rustix::process::Signal::TERM);
     let status = broker.wait();
@@ -62,7 +62,7 @@ fn serve(config: &str) {
 
 fn table(language: Language) {
     let library = Library::of(language);
-    // None of these points has tickets, so that all that would come later is one act: a Defer.
+    // None of these points has tickets, so all deferred actions are the same: a Defer.
     let (later, mut acts): (Vec<Act>, Vec<Act>) = ACTS.into_iter().partition(|act| act.later);
     acts.extend(later.first());
     let mut played = 0;

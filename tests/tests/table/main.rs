@@ -1,9 +1,8 @@
 //! Every hook point in every case, on live brokers: a plugin in Rust and one in C, alone and as
 //! three copies, with clients of MQTT 3.1.1 and 5. The plugins (`plugins/testing/table` and
-//! `c-table`) do what the client identifier of a case says, and write down that they were called
-//! and what they saw. The expected result is computed here from the rules of the hook points, not
-//! from what the broker does. `broker/engine/tests/engine/table.rs` is the same table on the engine
-//! alone.
+//! `c-table`) do what the client identifier of a case says, and record their calls and what they
+//! saw. The expected result is computed here from the rules of the hook points, not from the
+//! broker. `broker/engine/tests/engine/table.rs` is the same table on the engine alone.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod act;
@@ -22,18 +21,18 @@ use points::Policy;
 use rows::{Change, ROWS, Row};
 use stage::{Desk, Stage};
 
-/// Cases that are played side by side.
+/// Cases that are played in parallel.
 const PLAYERS: usize = 8;
-/// Cases that are told of when they fail; beyond, the rest is not played.
+/// Failed cases that are reported; after so many, the others are not played.
 const FAILURES_MAX: usize = 20;
 
 const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
 
-/// Plays one case; what is wrong with it.
+/// Plays one case. Returns what is wrong with it.
 fn play(stage: &Stage, desk: &mut Desk<'_>, row: &Row, case: &Case) -> Result<(), String> {
     let due = case.due(row);
     let id = case.script(row);
-    // A panic is a client that did not get what every client gets: an answer, in time.
+    // A panic means that the client did not get an answer in time.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let outcome = (row.play)(stage, case, &id);
         (outcome, desk.calls_of(case.number, row.point.name, due.calls.len()))
@@ -55,7 +54,8 @@ fn play(stage: &Stage, desk: &mut Desk<'_>, row: &Row, case: &Case) -> Result<()
     Ok(())
 }
 
-/// Plays all cases with so many copies of the plugin of a language. `policy` is the operator's, where it is not the design's.
+/// Plays all cases with so many copies of the plugin of a language. `policy` is the operator's, if
+/// it differs from the design's.
 fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Policy) -> Policy>) {
     let stage = Stage::open(language, copies, policy);
     let mut cases = Vec::new();
@@ -91,7 +91,7 @@ fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Poli
     });
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
-    // None was left out: not of the table, and not in playing it.
+    // No case was left out, in the table or in playing it.
     assert_eq!(played.load(Relaxed), ROWS.len() * acts.len() * VERSIONS.len() * copies);
     let cases = cases.iter().map(|(row, case)| (row.point.name, case.place, case.due(row).counts));
     stage.assert_counted(cases);
@@ -99,7 +99,8 @@ fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Poli
     stage.close();
 }
 
-/// The operator says of every hook the contrary of what its point says: refuse where a fault is ignored, and ignore where it refuses.
+/// The operator sets for every hook the opposite of its point's default: refuse where a fault is
+/// ignored, and ignore where it refuses.
 fn inverted(language: Language, copies: usize) {
     let faults: Vec<Act> = ACTS.into_iter().filter(|act| act.flow == Flow::Fault).collect();
     let contrary = |policy| if policy == Policy::Deny { Policy::Ignore } else { Policy::Deny };
@@ -118,7 +119,7 @@ fn faults_by_the_operators_policy_in_c() {
     inverted(Language::C, 3);
 }
 
-/// Every point has a row, or is the broker's own.
+/// Every point has a row, or belongs to the broker itself.
 #[test]
 fn the_table_has_every_point() {
     let played = ROWS.iter().map(|row| row.point.name).chain(life::points().map(|point| point.name));

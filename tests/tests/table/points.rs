@@ -1,6 +1,6 @@
-//! The hook points as the table plays them: what they carry, whether a verdict may come later, and
-//! what a fault means. The list is the ABI's. Those of 1.0 are written down once more, from the
-//! design: what they promise must not change.
+//! The hook points of the table: what can be changed, whether a verdict may be deferred, and the
+//! effect of a fault. The list is the ABI's. The points of 1.0 are listed once more from the
+//! design: their guarantees must not change.
 
 use grapnel_plugin_abi::HookPoint;
 use grapnel_plugin_abi::point::Kind;
@@ -11,7 +11,7 @@ pub use grapnel_plugin_abi::FaultPolicy as Policy;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Point {
     pub name: &'static str,
-    /// Whether it carries something that can be changed; otherwise it only tells.
+    /// Whether it has something that can be changed; otherwise it only notifies.
     pub folds: bool,
     pub may_defer: bool,
     pub policy: Policy,

@@ -1,4 +1,5 @@
-//! The rows of the table: how the event of a point is brought about, what can be changed there, and what a client sees of it.
+//! The rows of the table: how the event of a point is produced, what can be changed there, and what
+//! a client sees of it.
 
 use grapnel_plugin_abi::HookPoint;
 use grapnel_tests::wire::property;
@@ -11,11 +12,11 @@ use crate::stage::Stage;
 /// What is changed at a point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Change {
-    /// As the plugins know it.
+    /// Its name for the plugins.
     pub word: &'static str,
-    /// Whether plugins behind it can see it.
+    /// Whether later plugins can see it.
     pub seen: bool,
-    /// Whether a ticket can make it too, and not the hook alone.
+    /// Whether a ticket can make it too, and not only the hook.
     pub with_ticket: bool,
 }
 
@@ -37,14 +38,14 @@ impl Change {
     }
 }
 
-/// A point with one change, and what there is to see.
+/// A point with one change, and the visible results.
 #[derive(Debug)]
 pub struct Row {
     pub point: Point,
     pub change: Change,
-    /// Brings the event about, and says what the client saw of it.
+    /// Produces the event. Returns what the client saw.
     pub play: fn(&Stage, &Case, &str) -> String,
-    /// What it must see.
+    /// Expected result.
     pub expect: fn(Effect, Version) -> &'static str,
 }
 
@@ -53,7 +54,7 @@ fn by(version: Version, v5: &'static str, v311: &'static str) -> &'static str {
     if version.is_5() { v5 } else { v311 }
 }
 
-/// What CONNACK of a client that is let in says.
+/// Result of CONNACK for an admitted client.
 const IN: &str = "code 0x00";
 
 const fn row(
@@ -65,7 +66,7 @@ const fn row(
     Row { point: at(point), change, play, expect }
 }
 
-/// A point that only tells.
+/// A notification point.
 const fn told(point: HookPoint, play: fn(&Stage, &Case, &str) -> String) -> Row {
     row(point, Change::NONE, play, |_, _| "as ever")
 }
@@ -88,11 +89,11 @@ pub const ROWS: &[Row] = &[
     row(HookPoint::ClientAuthenticate, Change::value("promote"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed => "code 0x00, keep alive and superuser 60,1",
-        // A plugin that failed has not said that the password is wrong.
+        // A failed plugin does not count as a wrong password.
         Effect::Denied => by(version, "code 0x88", "code 0x03"),
     }),
     row(HookPoint::ClientAuthenticate, Change::value("vouch"), login, |effect, version| match effect {
-        // Nobody answers for a client with a user name, where somebody is mounted who could.
+        // No plugin decides for a client with a user name, although an authenticator is mounted.
         Effect::AsItWas => by(version, "code 0x86", "code 0x05"),
         Effect::Denied => by(version, "code 0x88", "code 0x03"),
         Effect::Changed => "code 0x00, keep alive and superuser 60,0",
@@ -103,7 +104,7 @@ pub const ROWS: &[Row] = &[
     }),
     row(HookPoint::ClientAuthorize, Change::value("publish"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
-        // MQTT 3.1.1 cannot say no [MQTT-3.3.5-2].
+        // MQTT 3.1.1 cannot refuse [MQTT-3.3.5-2].
         Effect::Changed => by(version, "acknowledged 0x97", "acknowledged 0x00"),
         Effect::Denied => by(version, "acknowledged 0x87", "acknowledged 0x00"),
     }),
@@ -224,7 +225,7 @@ fn hello(stage: &Stage, case: &Case, id: &str) -> Client {
     Client::connect(stage.broker(), &greeting(case, id))
 }
 
-/// What CONNACK said, and what client.connected was told; refused clients are disconnected.
+/// The CONNACK, and the call of client.connected; refused clients are disconnected.
 fn attempt(stage: &Stage, case: &Case, connect: &Connect) -> String {
     let (mut client, connack) = Client::attempt(stage.broker(), connect);
     let why = connack.properties.string(property::REASON_STRING).map(|why| format!(" {why}"));
@@ -236,7 +237,8 @@ fn attempt(stage: &Stage, case: &Case, connect: &Connect) -> String {
     if let Some(seconds) = connack.properties.number(property::SERVER_KEEP_ALIVE) {
         saw.push_str(&format!(", server keep alive {seconds}"));
     }
-    // Both are told in the step that sends CONNACK; the answer comes from a later one.
+    // Both are called in the step that sends CONNACK; the answer to the ping comes from a later
+    // one.
     client.ping();
     let calls = stage.written(case.number);
     let told = calls.iter().find(|call| call.1 == "client.connected").map(|call| call.2.as_str());
@@ -269,8 +271,8 @@ fn connack(stage: &Stage, case: &Case, id: &str) -> String {
     format!("code {:#04x}, property {:?}", connack.code, connack.properties.user("table"))
 }
 
-/// What comes of a message of QoS 1 to the client itself: its acknowledgement, and what is delivered. A second message, which
-/// no script is about, comes behind it whatever it had to wait for.
+/// The result of a QoS 1 message of the client to itself: its acknowledgement, and the delivery. A
+/// second message without a script follows it, whatever the first one waits for.
 fn publish(stage: &Stage, case: &Case, id: &str) -> String {
     let mut client = hello(stage, case, id);
     client.subscribe(&format!("{id}/#"), 0);
@@ -307,7 +309,7 @@ fn with_delivered(saw: String, delivered: &[String]) -> String {
     if delivered.is_empty() { saw } else { format!("{saw}, delivered {}", delivered.join(" ")) }
 }
 
-/// Which of its two topics the client gets messages of.
+/// The topics, of two, on which the client receives messages.
 fn delivered(client: &mut Client, id: &str) -> Vec<String> {
     for payload in ["own", "new"] {
         client.send_publish(&Publish::new(&format!("{id}/{payload}"), payload));
@@ -351,7 +353,7 @@ fn leave(stage: &Stage, case: &Case, id: &str) -> String {
     as_ever()
 }
 
-/// A session that outlives its first connection, and what a second one makes of it; whether that found it.
+/// A session that outlives its first connection. Returns whether a second connection finds it.
 fn return_with(stage: &Stage, case: &Case, again: &Connect) -> bool {
     let first = Client::connect(stage.broker(), &greeting(case, &again.client_id).persistent());
     first.vanish();
@@ -410,7 +412,7 @@ fn publish_to_nobody(stage: &Stage, case: &Case, id: &str) -> String {
     as_ever()
 }
 
-/// A retained message, which the next subscriber gets.
+/// A retained message, which the next subscriber receives.
 fn retain(stage: &Stage, case: &Case, id: &str) -> String {
     let mut client = hello(stage, case, id);
     let topic = format!("{id}/own");

@@ -1,4 +1,4 @@
-//! A broker with copies of the plugin of a language, and the file that they write down their calls in.
+//! A broker with copies of the plugin of a language, and the file in which they record their calls.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::points::{Policy, all};
 
 const SHARDS: usize = 2;
 
-/// What is configured for each copy, beside its place: the file, and the scripts of the broker's own points.
+/// Configuration of each copy with its place: the file, and the scripts of the broker's own points.
 pub fn plugins(library: &str, copies: usize, record: &Path, scripts: &str, hooks: &str) -> String {
     let each = (0..copies).map(|place| {
         format!(
@@ -52,7 +52,7 @@ impl Library {
 /// One line of the record: the plugin's place, the point, and what it saw there.
 pub type Call = (usize, String, String);
 
-/// The record, as far as it has been read.
+/// The record, up to the last read.
 pub struct Record {
     file: File,
     rest: Vec<u8>,
@@ -79,7 +79,7 @@ impl Record {
     }
 }
 
-/// A broker, its plugins, and what they have written.
+/// A broker, its plugins, and their record.
 pub struct Stage {
     broker: Broker,
     record: Mutex<Record>,
@@ -88,7 +88,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts it. `policy` makes the operator's fault policy of the design's, for every hook.
+    /// Starts it. `policy` computes the operator's fault policy from the design's, for every hook.
     pub fn open(language: Language, copies: usize, policy: Option<fn(Policy) -> Policy>) -> Stage {
         let library = Library::of(language);
         let folder = tempfile::tempdir().expect("a place for temporary files");
@@ -96,11 +96,11 @@ impl Stage {
         let record = Mutex::new(Record::open(&path));
         let hooks = policy.map(|policy| overrides(language, policy)).unwrap_or_default();
         let config = plugins(library.path(), copies, &path, "", &hooks);
-        // Every other case is a fault, and none of them shall trip the plugin.
+        // Every second case is a fault, and none must trip the plugin.
         let config = format!("{config}[limits]\nbreaker_faults_max = 0\n");
         let broker = Broker::builder().grapnel_only().shards(SHARDS).config(&config).start();
         assert_mounted(&broker, copies);
-        // Plugin panics are logged as what they are; anything else that panics ends the process.
+        // Plugin panics are logged as such; any other panic ends the process.
         broker.may_end_badly();
         Stage { broker, record, _library: library, _folder: folder }
     }
@@ -109,7 +109,7 @@ impl Stage {
         &self.broker
     }
 
-    /// What a player has for itself.
+    /// The clients of one player.
     pub fn desk(&self, player: usize) -> Desk<'_> {
         let mut waiting: Vec<usize> = (0..SHARDS).collect();
         let mut clients = Vec::new();
@@ -129,12 +129,13 @@ impl Stage {
         Desk { stage: self, clients }
     }
 
-    /// What the plugins have written of a case so far.
+    /// Calls of a case that the plugins have recorded so far.
     pub fn written(&self, case: usize) -> Vec<Call> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).of(case)
     }
 
-    /// Insists that the broker has counted what the cases must come to: point, place of the copy that acts, and its counts.
+    /// Checks that the broker has counted what the cases expect: point, place of the copy that
+    /// acts, and its counters.
     pub fn assert_counted(&self, cases: impl Iterator<Item = (&'static str, usize, Counts)>) {
         let mut due: BTreeMap<(String, String), Counts> = BTreeMap::new();
         for (point, place, counts) in cases {
@@ -150,7 +151,7 @@ impl Stage {
         }
     }
 
-    /// Ends the broker, which must end well.
+    /// Ends the broker, which must end cleanly.
     pub fn close(mut self) {
         self.broker.process().signal(rustix::process::Signal::TERM);
         let status = self.broker.wait();
@@ -158,18 +159,19 @@ impl Stage {
     }
 }
 
-/// A client on each shard: when both have been answered, every step that was begun before has ended.
+/// A client on each shard: when both have been answered, every earlier step has ended.
 pub struct Desk<'a> {
     stage: &'a Stage,
     clients: Vec<Client>,
 }
 
 impl Desk<'_> {
-    /// The plugins that were called at the point of a case, once there are so many or more and nothing is under way.
+    /// The plugins that were called at the point of a case, once there are so many or more and
+    /// nothing is under way.
     pub fn calls_of(&mut self, case: usize, point: &str, count: usize) -> Vec<(usize, String)> {
         let deadline = Instant::now() + PATIENCE / 4;
         let calls = || -> Vec<(usize, String)> {
-            // What client.connected tells of the case of another point is not among them.
+            // Calls of client.connected for cases of other points are excluded.
             let written = self.stage.written(case).into_iter().filter(|call| call.1 == point);
             written.map(|(place, _, saw)| (place, saw)).collect()
         };
@@ -185,7 +187,7 @@ impl Desk<'_> {
     }
 }
 
-/// Insists that every copy has a hook at every point, in the order of the copies.
+/// Checks that every copy has a hook at every point, in the order of the copies.
 fn assert_mounted(broker: &Broker, copies: usize) {
     let list = broker.ctl_json(&["hooks", "list"]);
     let text = |row: &serde_json::Value, key: &str| row[key].as_str().expect("a text").to_owned();

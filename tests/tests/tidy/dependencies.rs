@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use grapnel_tests::markdown::names_in;
 use grapnel_tests::repository::{assert_none, files, text};
 
-/// Dependencies of a manifest that are not ours.
+/// External dependencies of a manifest.
 fn of_manifest(path: &Path) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut inside = false;
@@ -33,7 +33,7 @@ fn manifests() -> BTreeMap<PathBuf, BTreeSet<String>> {
     manifests
 }
 
-/// Packages of other languages that stand in the same list.
+/// Packages of other languages in the same list.
 const OF_WORKERS: [&str; 2] = ["msgpack", "msgpack-core"];
 
 #[test]
@@ -70,7 +70,7 @@ fn every_dependency_is_used_by_its_package() {
     let mut faults = Vec::new();
     for (manifest, dependencies) in &manifests {
         let folder = manifest.parent().unwrap_or(Path::new(""));
-        // The workspace's own list is what packages take from.
+        // The workspace's own list is the source for packages.
         if folder == Path::new("") {
             let taken: BTreeSet<&String> =
                 manifests.iter().filter(|(path, _)| *path != manifest).flat_map(|(_, names)| names).collect();

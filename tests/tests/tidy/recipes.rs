@@ -26,7 +26,7 @@ fn recipes() -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// What the first column of the table with this name has.
+/// The first column of the table with this name.
 fn rows(column: &str) -> Vec<String> {
     let tables = Page::read("CONTRIBUTING.md").tables();
     let table = tables.into_iter().find(|table| table.header[0] == column).expect("the table is there");
@@ -89,7 +89,7 @@ fn scripts_and_layers_that_are_called_exist() {
         let text = text(caller);
         for word in text.split(|each: char| each.is_whitespace() || "\"'`(),;:.[]".contains(each)) {
             if word.starts_with("scripts/") && word.len() > 8 && !word.ends_with('*') {
-                // `.sh` is cut off above.
+                // `.sh` was removed above.
                 let name = if word == "scripts/setup" { "scripts/setup.sh" } else { word };
                 if !scripts.contains(name) {
                     faults.push(format!("{caller}: {name} does not exist"));

@@ -9,8 +9,8 @@ use grapnel_tests::repository::{assert_none, files, is_of_tests, text};
 const LINES_OF_FILE_MAX: usize = 500;
 const LINES_OF_FUNCTION_MAX: usize = 70;
 
-/// Files that are longer: the lines that they may have, and why. An entry must go when its file is
-/// short enough.
+/// Longer files: their maximum number of lines, and the reason. An entry must be removed when its
+/// file is short enough.
 const LONG_FILES: [(&str, usize, &str); 10] = [
     ("broker/engine/src/flow/admission.rs", 575, "one flow; login, AUTH rounds and will share its waits"),
     ("broker/engine/src/flow/filters.rs", 625, "one flow; SUBSCRIBE and UNSUBSCRIBE share its steps"),
@@ -24,8 +24,8 @@ const LONG_FILES: [(&str, usize, &str); 10] = [
     ("plugins/message-cache/src/publish.rs", 525, "one state machine of an answer"),
 ];
 
-/// Functions that are longer, by file and name, and why. An entry must go when its function is
-/// short enough.
+/// Longer functions, by file and name, with the reason. An entry must be removed when its function
+/// is short enough.
 const LONG_FUNCTIONS: [(&str, &str, &str); 5] = [
     ("broker/engine/src/flow/connect.rs", "establish", "the steps of a CONNECT in their order"),
     ("broker/src/ctl/plugins.rs", "run", "one arm for each command"),
@@ -47,7 +47,7 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
-/// The text of a source without its module of tests, which stands at its end.
+/// The text of a source without its test module, which is at its end.
 fn without_tests(path: &Path) -> String {
     let text = text(path);
     let module = text.match_indices("\n#[cfg(test)]\n").find(|(at, attribute)| {
@@ -77,13 +77,13 @@ fn no_file_is_long() {
     assert_none("long files", &faults);
 }
 
-/// Functions of a source as rustfmt leaves it, with the lines that clippy counts: those inside,
+/// Functions of a source in rustfmt's form, with the lines that clippy counts: those of the body,
 /// without empty ones and comments.
 fn functions(text: &str) -> Vec<(String, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let mut functions = Vec::new();
     for (at, line) in lines.iter().enumerate() {
-        // `$name` is one that a macro makes.
+        // `$name` is a function that a macro makes.
         let Some(name) = name_of_function(line).filter(|name| !name.starts_with('$')) else { continue };
         let indent = &line[..line.len() - line.trim_start().len()];
         let head = lines[at..].iter().take_while(|line| !line.ends_with(['{', ';', '}'])).count();

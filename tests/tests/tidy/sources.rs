@@ -1,4 +1,4 @@
-//! Where `unsafe` is, how sources are named and begin, and which files the documents name.
+//! Which files have `unsafe`, how sources are named and begin, and which files the documents name.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use grapnel_tests::markdown::Page;
 use grapnel_tests::repository::{assert_none, files, files_with, is_of_tests, text};
 
-/// Rust sources of the product: neither tests nor benchmarks, nor what tests load.
+/// Rust sources of the product: without tests, benchmarks, and plugins for tests.
 fn product() -> Vec<PathBuf> {
     let mut sources = files_with(&["rs"]);
     sources.retain(|path| {
@@ -30,7 +30,7 @@ fn has_unsafe(line: &str) -> bool {
     })
 }
 
-/// The files that CONTRIBUTING.md allows `unsafe` in; all of a folder as the folder.
+/// The files in which CONTRIBUTING.md allows `unsafe`; a folder stands for all its files.
 fn allowed() -> BTreeSet<String> {
     let contributing = text("CONTRIBUTING.md");
     let (_, rest) = contributing.split_once("**`unsafe`**").expect("the paragraph is there");
@@ -81,7 +81,7 @@ fn files_have_names_and_heads() {
         if matches!(&*name, "utils.rs" | "types.rs" | "common.rs" | "helpers.rs") {
             faults.push(format!("{}: a name that says what it is for", path.display()));
         }
-        // Where cargo would take the file for a test or a benchmark.
+        // Files that cargo would take for a test or a benchmark.
         if name == "mod.rs" && !is_of_tests(&path) && !path.starts_with("bench/benches") {
             faults.push(format!("{}: FOLDER.rs beside FOLDER instead", path.display()));
         }
@@ -98,7 +98,7 @@ fn is_path(span: &str) -> bool {
     let is_file = endings.iter().any(|ending| span.ends_with(ending));
     let plain = |each: char| each.is_ascii_lowercase() || each.is_ascii_digit() || "._-/".contains(each);
     let is_plain = span.chars().all(|each| plain(each) || each.is_ascii_uppercase());
-    // NAME stands for any; a path from the root is one of the machine.
+    // NAME stands for any name; a path from the root is one of the machine.
     is_plain
         && !span.contains("NAME")
         && !span.starts_with(['/', '-', '.'])
@@ -115,7 +115,7 @@ fn files_named_in_the_documents_for_contributors_exist() {
     let mut seen = 0;
     for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"].map(Page::read) {
         for (line, span) in page.spans() {
-            // What cargo builds is not there yet, and `foo` is an example.
+            // Cargo's output does not exist yet, and `foo` is an example.
             if !is_path(&span) || span.starts_with("target") || span.starts_with("foo") {
                 continue;
             }
