@@ -1,6 +1,6 @@
 //! Counts the instructions of one step of each unit with callgrind, through gungraun. `just
-//! bench-instructions` runs it and compares with the committed baseline. gungraun's attributes need
-//! each name written out.
+//! bench-instructions` runs it and compares the result with the committed baseline. gungraun's
+//! attributes need each name in full.
 
 #![allow(missing_docs)]
 

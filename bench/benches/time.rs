@@ -1,5 +1,5 @@
-//! Times the units with criterion: `cargo bench -p grapnel-bench --bench time`. For comparisons on
-//! one quiet machine; `instructions` measures the same in counts that repeat.
+//! Measures the time of the units with criterion: `cargo bench -p grapnel-bench --bench time`. For
+//! comparisons on one quiet machine; `instructions` counts the same steps with repeatable results.
 
 #![allow(missing_docs)]
 
@@ -16,7 +16,7 @@ fn all(criterion: &mut Criterion) {
     }
 }
 
-/// Some two minutes for all units; `--measurement-time` and `--warm-up-time` change it.
+/// About two minutes for all units; `--measurement-time` and `--warm-up-time` change it.
 fn config() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2))
 }

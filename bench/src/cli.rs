@@ -1,4 +1,4 @@
-//! The command line: options like emqtt-bench's, checked as a whole and turned into a `Load`.
+//! The command line: options like emqtt-bench's, checked as a whole and converted into a `Load`.
 //! `main` calls it first; nothing here opens a connection.
 
 mod check;

@@ -1,9 +1,9 @@
-//! Time for the poll loop: one monotonic reading, and its wall time for the stamps in payloads.
-//! Read once per turn or per read, never per message.
+//! Time for the poll loop: a monotonic clock, and its wall time for the stamps in payloads. Read
+//! once per turn or per read, never per message.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Monotonic time since the start of the run, tied to wall time once, at the start.
+/// Monotonic time since the start of the run, linked to wall time once, at the start.
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
@@ -11,7 +11,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts at zero.
+    /// A clock that starts at zero.
     pub fn start() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { start: Instant::now(), wall_at_start_ns: nanos(wall) }
@@ -29,7 +29,7 @@ impl Clock {
     }
 }
 
-/// A duration in nanoseconds; 584 years is the end of it.
+/// A duration in nanoseconds, up to 584 years.
 pub fn nanos(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! Runs several brokers under the same loads, in turn within one run, and prints each as a multiple
-//! of a reference. That is the only comparison that holds on a machine whose speed drifts. `main`
-//! calls [`command`]; the loads are those of `scenario`.
+//! of a reference. On a machine whose speed drifts, only such a comparison is valid. `main` calls
+//! [`command`]; the loads are those of `scenario`.
 
 pub mod args;
 mod case;
@@ -28,13 +28,13 @@ struct Run {
     round: u32,
     case: String,
     broker: String,
-    /// What it came to; null if nothing could be measured.
+    /// Its result; null if nothing could be measured.
     report: Option<Report>,
-    /// What was amiss.
+    /// The error, if any.
     fault: Option<String>,
 }
 
-/// Everything that was found, as `--json` writes it.
+/// All results, as `--json` writes them.
 #[derive(Debug, Serialize)]
 struct Comparison<'a> {
     machine: &'a Machine,
@@ -45,10 +45,10 @@ struct Comparison<'a> {
     runs: &'a [Run],
 }
 
-/// Carries `compare` out and prints the table; true if nothing was amiss.
+/// Carries out `compare` and prints the table; true if there was no error.
 pub fn command(args: &CompareArgs, stop: &AtomicBool) -> Result<bool> {
     let settled = &args.settle().map_err(Usage)?;
-    // Before the pinning: it tells how many CPUs this process may use.
+    // Before the pinning: it reads how many CPUs this process may use.
     let machine = Machine::this();
     pin(&settled.cpus.bench)?;
     let runs = measure(args, settled, stop);
@@ -77,7 +77,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Every case with every contestant, round by round; who comes first changes with the round.
+/// Every case with every contestant, round by round; the order changes with the round.
 fn measure(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Vec<Run> {
     let Settled { cases, contestants, .. } = settled;
     let total = args.rounds as usize * cases.len() * contestants.len();

@@ -1,6 +1,7 @@
-//! The engine that carries out every load: one thread, one epoll, publishers and subscribers alike. `load` (pub, sub, conn)
-//! and `scenario` (run) call [`Engine::turn`] until they have what they want, and decide between two turns what comes
-//! next. The engine opens connections, moves bytes and hands frames to `client`; it never decides when a run ends.
+//! The engine that carries out every load: one thread, one epoll, for publishers and subscribers.
+//! `load` (pub, sub, conn) and `scenario` (run) call [`Engine::turn`] until their end condition,
+//! and select the next phase between two turns. The engine opens connections, moves bytes and
+//! passes frames to `client`; it never decides when a run ends.
 
 mod client;
 pub mod counts;
@@ -35,19 +36,20 @@ use timer::Timer;
 
 /// All connections read into one buffer of this size.
 const READ_BYTES: usize = 256 * 1024;
-/// Longest sleep: how late a signal, the end of a phase or a progress line can be noticed where nothing happens.
+/// Longest sleep: the maximum delay before a signal, the end of a phase or a progress line is
+/// noticed when nothing happens.
 const SLEEP_NS_MAX: u64 = 50_000_000;
-/// Connects begun before established connections get their turn.
+/// Connects begun before established connections are handled.
 const CONNECTS_PER_TURN: u32 = 64;
 
-/// Who is served at a set time.
+/// Actions at a set time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Alarm {
     /// A publisher's next message is due.
     Produce(usize),
-    /// A connection may have been quiet for too long.
+    /// A connection may need a PINGREQ.
     KeepAlive(usize),
-    /// A handshake should be over.
+    /// The time limit of a handshake is over.
     Handshake(usize),
 }
 
@@ -57,14 +59,14 @@ struct Conn {
     link: Option<Link>,
     /// An `Alarm::Produce` is set.
     armed: bool,
-    /// Stands in `again`, and whether it is to be read.
+    /// In the list `again`, and whether the connection is to be read.
     again: Option<bool>,
 }
 
 /// A run under way.
 #[derive(Debug)]
 pub struct Engine<'s> {
-    /// What the clients share.
+    /// State that the clients share.
     pub shared: Shared<'s>,
     /// The time.
     pub clock: Clock,
@@ -76,26 +78,26 @@ pub struct Engine<'s> {
     pub ready: Vec<usize>,
     /// Connections with a socket.
     pub live: u32,
-    /// Time in which there was nothing to do.
+    /// Time without work.
     pub idle_ns: u64,
-    /// What is said meanwhile.
+    /// Progress output.
     pub progress: Progress,
     poll: Poll,
-    /// Of an open loop that sleeps.
+    /// For an open loop that sleeps.
     timer: Option<Timer>,
     events: Events,
     /// By position among the clients, which is also the epoll token.
     conns: Vec<Conn>,
     alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
     read: Box<[u8]>,
-    /// Connections that have more to do although no event will say so.
+    /// Connections with more work that no event will report.
     again: Vec<usize>,
     again_spare: Vec<usize>,
     next_connect_ns: u64,
 }
 
 impl<'s> Engine<'s> {
-    /// Opens no connection yet. Fails where this process cannot have so many.
+    /// Opens no connection yet. Fails if this process cannot have so many.
     pub fn new(setup: &'s Setup, books: Books) -> Result<Self> {
         let clients = setup.shape.clients();
         let open = if setup.leaves { clients.min(setup.connects_pending_max) } else { clients };
@@ -132,23 +134,25 @@ impl<'s> Engine<'s> {
         })
     }
 
-    /// From now on the sleep of an open loop ends at the microsecond; epoll itself counts in milliseconds.
+    /// Ends the sleep of an open loop with microsecond accuracy from now on; epoll itself counts in
+    /// milliseconds.
     pub fn sleep_exactly(&mut self) -> Result<()> {
         self.timer = Some(Timer::new(self.poll.registry())?);
         Ok(())
     }
 
-    /// Waits until there is something to do, or until a time, and does it. One that `spins` does not sleep.
+    /// Waits until there is work, or until a time, and does the work. With `spins` it does not
+    /// sleep.
     pub fn turn(&mut self, spins: bool, until_ns: u64) -> Result<()> {
         self.wait(spins, until_ns)?;
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             let index = event.token().0;
             if index >= self.conns.len() {
-                // The timer: what it rang for is dealt below.
+                // The timer: the work that is due is handled below.
                 continue;
             }
-            // Errors, like the end, show in the read that follows them.
+            // Errors, like the end, are found by the read that follows them.
             let closed = event.is_read_closed() || event.is_error();
             if let Some(link) = self.conns[index].link.as_mut().filter(|_| closed) {
                 link.peer_closed = true;
@@ -164,7 +168,7 @@ impl<'s> Engine<'s> {
         Ok(())
     }
 
-    /// Waits for events, and books the time as idle.
+    /// Waits for events, and counts the time as idle.
     fn wait(&mut self, spins: bool, until_ns: u64) -> Result<()> {
         let before_ns = self.shared.now_ns;
         let now_ns = if spins { before_ns } else { self.clock.now_ns() };
@@ -295,7 +299,7 @@ impl<'s> Engine<'s> {
         }
     }
 
-    /// Lets publishers of an open loop send what is due by now.
+    /// Makes publishers of an open loop send what is due by now.
     fn deal(&mut self) {
         let Some(schedule) = self.shared.schedule.as_mut().filter(|_| self.publishing) else { return };
         while let Some(publisher) = schedule.deal(self.shared.now_ns) {
@@ -322,7 +326,7 @@ impl<'s> Engine<'s> {
         self.ready = ready;
     }
 
-    /// Lets the publisher at `index` send, its first message being due at `due_ns`.
+    /// Makes the publisher at `index` send; its first message is due at `due_ns`.
     pub fn begin(&mut self, index: usize, due_ns: u64) {
         if let Some(publisher) = self.conns[index].client.publisher() {
             publisher.begin(due_ns);
@@ -339,7 +343,7 @@ impl<'s> Engine<'s> {
         }
     }
 
-    /// One connection's turn: finish connecting, write what was left, read once, publish, write.
+    /// One connection's turn: finish connecting, write the unsent bytes, read once, publish, write.
     fn step(&mut self, index: usize, readable: bool, writable: bool) -> Result<(), Failure> {
         let Conn { client, link: Some(link), .. } = &mut self.conns[index] else { return Ok(()) };
         let was_in_handshake = client.in_handshake();
@@ -366,7 +370,7 @@ impl<'s> Engine<'s> {
             if let Some(publisher) = client.publisher() {
                 publisher.begin(now_ns);
             }
-            // Any time will do: the answer says when to ask again.
+            // Any time is possible: the return value is the time of the next call.
             self.alarm(now_ns, Alarm::KeepAlive(index));
         }
         Ok(self.produce_and_send(index, more_to_read)?)
@@ -374,7 +378,7 @@ impl<'s> Engine<'s> {
 
     fn produce_and_send(&mut self, index: usize, more_to_read: bool) -> std::io::Result<()> {
         let Conn { client, link: Some(link), again, armed } = &mut self.conns[index] else { return Ok(()) };
-        // A socket that is full comes back with a writable event, and only then gets more.
+        // A full socket causes a writable event, and gets no more bytes before it.
         let produced = if self.publishing && !link.has_unsent() {
             client.produce(&mut self.shared)
         } else {
@@ -392,7 +396,7 @@ impl<'s> Engine<'s> {
             *again = Some(more_to_read || again.unwrap_or(false));
         }
         if client.state == State::Closing && !link.has_unsent() {
-            // Tells the broker that nothing follows; its own end is then awaited.
+            // Tells the broker that nothing follows; the broker's end is then awaited.
             link.shut_down();
         }
         if let Produced::DueAt(due_ns) = produced
@@ -403,7 +407,7 @@ impl<'s> Engine<'s> {
         Ok(())
     }
 
-    /// Whether nothing that was sent waits for the broker or for a socket.
+    /// Whether no sent message waits for the broker or for a socket.
     pub fn is_drained(&self) -> bool {
         let unsent = |conn: &Conn| conn.link.as_ref().is_some_and(Link::has_unsent);
         self.shared.counts.in_flight == 0 && !self.conns.iter().any(unsent)
@@ -415,7 +419,7 @@ impl<'s> Engine<'s> {
         (ready + failed) as usize == self.shared.setup.shape.clients()
     }
 
-    /// Ends every connection from our side; their ends are then to be awaited.
+    /// Ends every connection from our side; the ends from the broker's side are then awaited.
     pub fn close_all(&mut self) {
         (self.connecting, self.publishing) = (false, false);
         for index in 0..self.conns.len() {
@@ -423,13 +427,13 @@ impl<'s> Engine<'s> {
             let in_handshake = matches!(client.state, State::Connecting | State::AwaitConnack);
             client.close(&mut self.shared);
             if in_handshake || self.produce_and_send(index, false).is_err() {
-                // Nobody to say goodbye to.
+                // Not connected: no DISCONNECT is needed.
                 self.fail(index, &Failure::Closed);
             }
         }
     }
 
-    /// Ends a connection that ended otherwise than it should, unless it was about to end anyway.
+    /// Counts the failure of a connection, unless it was being closed anyway.
     fn fail(&mut self, index: usize, failure: &Failure) {
         self.shared.out.clear();
         let Conn { client, link, .. } = &mut self.conns[index];

@@ -1,5 +1,5 @@
-//! The packets of a client: reading those that it receives; `encode` writes those that it sends. Called by
-//! `engine::client` for every packet. Keeps no state.
+//! The packets of a client: decodes those that it receives; `encode` writes those that it sends.
+//! Called by `engine::client` for every packet. It has no state.
 
 mod encode;
 
@@ -24,8 +24,8 @@ pub mod kind {
     pub const DISCONNECT: u8 = 14;
 }
 
-/// Reads the packet id and reason code of PUBACK, PUBREC, PUBREL or PUBCOMP. An absent reason is success
-/// (MQTT 5.0 section 3.4.2.1).
+/// Decodes the packet id and reason code of PUBACK, PUBREC, PUBREL or PUBCOMP. An absent reason is
+/// success (MQTT 5.0 section 3.4.2.1).
 #[inline]
 pub fn ack(frame: &Frame<'_>) -> Result<(u16, u8), Malformed> {
     let mut fields = Fields(frame.body);
@@ -43,28 +43,28 @@ pub fn suback<'a>(version: Version, frame: &Frame<'a>) -> Result<&'a [u8], Malfo
     Ok(fields.0)
 }
 
-/// Reads the reason of a DISCONNECT; two bytes mean a normal one (MQTT 5.0 section 3.14.2.1).
+/// Decodes the reason of a DISCONNECT; two bytes mean a normal one (MQTT 5.0 section 3.14.2.1).
 pub fn disconnect_reason(frame: &Frame<'_>) -> Reason {
     Reason::Code(frame.body.first().copied().unwrap_or(0))
 }
 
-/// What a CONNACK settles.
+/// Settings of a CONNACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connack {
-    /// How many QoS 1 and 2 messages may be in flight towards the broker.
+    /// Maximum number of QoS 1 and 2 messages in flight to the broker.
     pub receive_maximum: u16,
-    /// Highest QoS the broker takes.
+    /// Highest QoS that the broker accepts.
     pub maximum_qos: u8,
-    /// Whether it takes retained messages.
+    /// Whether it accepts retained messages.
     pub retain_available: bool,
-    /// Largest packet it takes, in bytes.
+    /// Largest packet it accepts, in bytes.
     pub maximum_packet_size: u32,
-    /// The keep alive it insists on, in seconds.
+    /// The keep alive that it sets, in seconds.
     pub server_keep_alive_s: Option<u16>,
 }
 
 impl Connack {
-    /// What holds where the broker says nothing.
+    /// Values for absent properties.
     const PLAIN: Self = Self {
         receive_maximum: u16::MAX,
         maximum_qos: 2,
@@ -74,7 +74,7 @@ impl Connack {
     };
 }
 
-/// Reads a CONNACK: what it settles, or why the connection was refused.
+/// Decodes a CONNACK. Returns its settings, or why the connection was refused.
 pub fn connack(version: Version, frame: &Frame<'_>) -> Result<Result<Connack, Reason>, Malformed> {
     let mut fields = Fields(frame.body);
     let (_flags, code) = (fields.byte()?, fields.byte()?);

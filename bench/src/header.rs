@@ -1,8 +1,9 @@
-//! The header that `pub --payload-hdrs` writes in front of a payload, and `sub` reads: who sent it,
-//! its sequence number, when it was due. Knows nothing of MQTT packets.
+//! The header that `pub --payload-hdrs` writes at the front of a payload, and `sub` reads: its
+//! publisher, its sequence number, when it was due. Independent of MQTT packets.
 //!
-//! Layout, big endian: `Gbh`, one byte of flags (1 = cnt, 2 = ts), then with `cnt` the run (4 bytes), the
-//! client number (4) and the sequence number from 1 (8), then with `ts` nanoseconds since 1970 (8).
+//! Layout, big endian: `Gbh`, one byte of flags (1 = cnt, 2 = ts), then with `cnt` the run (4
+//! bytes), the client number (4) and the sequence number from 1 (8), then with `ts` nanoseconds
+//! since 1970 (8).
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -33,7 +34,8 @@ impl Fields {
         self.cnt || self.ts
     }
 
-    /// Writes the header over the first [`Fields::len`] bytes of `payload`, which must be there.
+    /// Writes the header over the first [`Fields::len`] bytes of `payload`, which must be that
+    /// long.
     #[inline]
     pub fn write(self, payload: &mut [u8], publisher: Publisher, sequence: u64, due_ns: u64) {
         if !self.any() {
@@ -53,8 +55,8 @@ impl Fields {
     }
 }
 
-/// Marks a run. From the seed that the standard library draws for its hash maps: it differs between runs, which is all that
-/// it is for.
+/// Marks a run. It uses the random seed of the standard library's hash maps, which differs between
+/// runs; nothing more is needed.
 pub fn random_run() -> u32 {
     let random = RandomState::new().hash_one(std::process::id());
     u32::try_from(random >> 32).expect("32 bits")
@@ -65,7 +67,7 @@ pub fn random_run() -> u32 {
 pub struct Publisher(u64);
 
 impl Publisher {
-    /// `run` is drawn once per process, so that two runs never continue each other's sequence.
+    /// `run` is drawn once per process, so that no run continues the sequence of another.
     pub fn new(run: u32, client: u32) -> Self {
         Self(u64::from(run) << 32 | u64::from(client))
     }
@@ -84,7 +86,7 @@ impl std::fmt::Display for Publisher {
     }
 }
 
-/// What a payload says about itself.
+/// Contents of a payload's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// Publisher and sequence number, with `cnt`.

@@ -1,6 +1,6 @@
-//! `pub`, `sub` and `conn`: one kind of client, driven until a limit, a time or a signal. `cli` makes a [`Load`] of the
-//! arguments, `main` calls [`drive`], `report` tells what came of it. Decides when the run ends and nothing else; the
-//! engine does the work.
+//! `pub`, `sub` and `conn`: one kind of client, until a limit, a time or a signal. `cli` makes a
+//! [`Load`] of the arguments, `main` calls [`drive`], `report` prints the result. It only decides
+//! when the run ends; the engine does the work.
 
 use crate::clock::nanos;
 use crate::engine::counts::Counts;
@@ -25,7 +25,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The command, which the summary names.
+    /// The command's name in the summary.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pub => "pub",
@@ -35,14 +35,14 @@ impl Role {
     }
 }
 
-/// A load with its ends, and what is printed about it.
+/// A load with its end conditions and its output.
 #[derive(Debug)]
 pub struct Load {
     /// What the clients do once connected.
     pub role: Role,
     /// The clients.
     pub setup: Setup,
-    /// How long acknowledgements, and then the ends of connections, are waited for.
+    /// Timeout for acknowledgements, and then for the ends of connections.
     pub drain_timeout: Duration,
     /// Length of the run once every client is ready or has failed.
     pub duration: Option<Duration>,
@@ -62,12 +62,12 @@ pub struct Load {
     pub json: bool,
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// The counts.
     pub counts: Counts,
-    /// What receivers saw of sequences.
+    /// Sequence numbers that receivers saw.
     pub trackers: Vec<Tracker>,
     /// Whether a signal ended the run.
     pub interrupted: bool,
@@ -75,7 +75,7 @@ pub struct Outcome {
     pub elapsed_ns: u64,
 }
 
-/// Carries out `load`, and ends early, in order, when `stop` becomes true.
+/// Carries out `load`. Ends it early, but cleanly, when `stop` becomes true.
 pub fn drive(load: &Load, stop: &AtomicBool) -> Result<Outcome> {
     load.withdraw_ready()?;
     let mut engine = Engine::new(&load.setup, load.books())?;
@@ -115,7 +115,7 @@ struct Run<'l> {
 }
 
 impl Run<'_> {
-    /// Moves on to the next phase once the present one has served its purpose or its time.
+    /// Begins the next phase once the current one is complete or its time is over.
     fn advance(&mut self, stop: &AtomicBool) -> Result<()> {
         let now_ns = self.engine.shared.now_ns;
         let patience_ns = nanos(self.load.drain_timeout);
@@ -142,7 +142,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Once every client is ready or has failed: says so, and lets publishers begin that waited for it.
+    /// Once every client is ready or has failed: reports that, and starts publishers that waited
+    /// for it.
     fn settle(&mut self) -> Result<()> {
         if self.settled_ns.is_some() || !self.engine.is_settled() {
             return Ok(());
@@ -163,7 +164,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether the run has come to the end that its options set.
+    /// Whether the run has reached the end that its options set.
     fn is_complete(&self) -> bool {
         let Load { role, limit, duration, idle, .. } = self.load;
         let shared = &self.engine.shared;
@@ -180,7 +181,8 @@ impl Run<'_> {
             || over(shared.counts.receiving.last_ns(), *idle)
     }
 
-    /// Every client is ready or has failed: says which, and creates the ready file if none has failed.
+    /// Every client is ready or has failed: reports the numbers, and creates the ready file if none
+    /// has failed.
     fn announce(&self) -> Result<()> {
         let Counts { ready, failed, .. } = self.engine.shared.counts;
         let done = if self.load.role == Role::Sub { "subscribed" } else { "connected" };
@@ -211,7 +213,8 @@ impl Run<'_> {
 }
 
 impl Load {
-    /// A tracker of its own for each plain subscriber, one in common for the members of a shared subscription.
+    /// One tracker for each plain subscriber, and a common one for the members of a shared
+    /// subscription.
     fn books(&self) -> Books {
         let mut groups = HashMap::new();
         let mut count = 0;
@@ -240,7 +243,7 @@ impl Load {
 }
 
 fn publish_ready(path: &Path) -> Result<()> {
-    // Renamed into place: whoever sees the file sees its contents.
+    // Renamed at the end: the file is never visible without its contents.
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
     let fresh = PathBuf::from(fresh);

@@ -1,7 +1,7 @@
 //! The program `grapnel-bench`: a load generator for MQTT brokers, with options like emqtt-bench's,
 //! and the baseline relay (`floor`) that brokers are compared with. It reads the command line,
 //! makes the load and prints the result. It exits with 1 if connections or messages failed, and
-//! with 2 for bad arguments.
+//! with 2 for invalid arguments.
 
 mod cli;
 mod clock;
@@ -36,14 +36,14 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
-            // Whoever closed stderr still gets the exit code.
+            // Without an open stderr there is still the exit code.
             let _ = writeln!(std::io::stderr(), "grapnel-bench: {error:#}");
             ExitCode::from(if error.is::<Usage>() { EXIT_USAGE } else { EXIT_FAILED })
         }
     }
 }
 
-/// True if every connection held and every message arrived.
+/// True if no connection failed and every message arrived.
 fn run(command: cli::Command) -> Result<bool> {
     match command {
         cli::Command::Load(command) => {
@@ -59,11 +59,11 @@ fn run(command: cli::Command) -> Result<bool> {
     }
 }
 
-/// The first signal ends the run in order, the second at once.
+/// The first signal ends the run cleanly, the second at once.
 fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // In this order: the default action of a signal must find the flag as the signal before left it.
+        // In this order: the default action of a signal must see the flag from before that signal.
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .context("cannot install a signal handler")?;

@@ -1,5 +1,5 @@
-//! What several commands read from the command line: times, addresses, how to report, and the error for what is wrong with it.
-//! Knows none of the commands.
+//! Common options of several commands: times, addresses, the form of the report, and the error for
+//! invalid arguments.
 
 use crate::plan::Version;
 use anyhow::{Context, Result, ensure};
@@ -8,7 +8,7 @@ use clap::{ArgAction, Args};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-/// Bad arguments, as opposed to a run that failed.
+/// Invalid arguments, in contrast to a run that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
 pub struct Usage(pub anyhow::Error);
@@ -39,7 +39,7 @@ pub fn millis(text: &str) -> Result<Duration> {
 
 /// Reads a time in seconds, fractions allowed.
 pub fn seconds(text: &str) -> Result<Duration> {
-    // Everything internal counts nanoseconds in 64 bits; ten years stay clear of its end.
+    // All times are nanoseconds in 64 bits; ten years are well below their maximum.
     const MAX_S: f64 = 315_360_000.0;
     let value = text.parse().unwrap_or(f64::NAN);
     ensure!((0.0..=MAX_S).contains(&value), "must be a time from 0 to ten years");

@@ -1,15 +1,15 @@
-//! A load with everything settled: who connects where, what the clients do, and how they are paced. `load` builds it for
-//! pub, sub and conn, `scenario` for run; the engine carries it out and changes nothing in it.
+//! A load with all settings: addresses, the work of the clients, and their pace. `load` builds it
+//! for pub, sub and conn, `scenario` for run; the engine carries it out without changing it.
 
 use crate::header::Fields;
 use crate::topic::{Identity, Template};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Connects from one local address; it has some 28,000 ports, of which others use a few.
+/// Connects from one local address; it has about 28,000 ports, of which other programs use a few.
 const CONNECTS_PER_SOURCE: usize = 20_000;
 
-/// Protocol version, as `-V` counts.
+/// Protocol version, numbered as for `-V`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// MQTT 3.1
@@ -21,7 +21,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// Of the number that `-V` takes, 3 to 5.
+    /// The version for the number of `-V`, 3 to 5.
     pub fn of(number: u8) -> Self {
         match number {
             3 => Self::V31,
@@ -36,10 +36,10 @@ impl Version {
     }
 }
 
-/// Everything that the engine needs to know.
+/// All settings of the engine.
 #[derive(Debug)]
 pub struct Setup {
-    /// Where the broker listens.
+    /// Address of the broker.
     pub broker: SocketAddr,
     /// Local addresses to connect from.
     pub sources: Sources,
@@ -53,9 +53,9 @@ pub struct Setup {
     pub clean: bool,
     /// Seconds; MQTT 5 only.
     pub session_expiry_s: Option<u32>,
-    /// The clients and what each is for.
+    /// The clients and their work.
     pub shape: Shape,
-    /// Each client disconnects as soon as its CONNACK has come.
+    /// Each client disconnects as soon as its CONNACK has arrived.
     pub leaves: bool,
     /// What publishers send, and with which QoS subscribers subscribe.
     pub messages: Messages,
@@ -74,9 +74,10 @@ pub struct Setup {
 /// Local addresses to connect from.
 #[derive(Debug)]
 pub enum Sources {
-    /// These in turn; the system's choice if there are none.
+    /// These in turn; if there are none, the system selects one.
     Listed(Vec<IpAddr>),
-    /// Another address of loopback for each [`CONNECTS_PER_SOURCE`]; the system's choice elsewhere.
+    /// Another loopback address for each [`CONNECTS_PER_SOURCE`] connects; for other brokers the
+    /// system selects one.
     AsNeeded,
 }
 
@@ -88,7 +89,7 @@ impl Sources {
             Self::AsNeeded => {
                 let at = u32::try_from(ordinal / CONNECTS_PER_SOURCE).ok()?;
                 let on_loopback = matches!(broker.ip(), IpAddr::V4(addr) if addr.is_loopback());
-                // 127.0.0.1 itself is left to others.
+                // 127.0.0.1 itself is left to other programs.
                 let address = || Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + at);
                 (on_loopback && at > 0).then(|| IpAddr::V4(address()))
             }
@@ -103,7 +104,7 @@ pub struct Names {
     pub prefix: String,
     /// Number of the first client.
     pub first: u32,
-    /// May hold `%i` and `%c`.
+    /// May contain `%i` and `%c`.
     pub user_name: Option<Template>,
     /// The same for all.
     pub password: Option<String>,
@@ -134,7 +135,7 @@ impl Names {
     }
 }
 
-/// In place of a rank: not for this subscriber.
+/// Instead of a rank: not for this subscriber.
 pub const NOT_RECEIVED: u32 = u32::MAX;
 
 /// All clients: publishers first, then subscribers, then those that only connect.
@@ -158,27 +159,30 @@ impl Shape {
 /// One publisher.
 #[derive(Debug)]
 pub struct PublisherShape {
-    /// Taken in turn.
+    /// Used in turn.
     pub topics: Vec<String>,
-    /// For each topic, how many subscribers receive a message on it; empty where the load does not know.
+    /// For each topic, how many subscribers receive a message on it; empty if the load does not
+    /// define it.
     pub receivers: Vec<u32>,
 }
 
 /// One subscriber.
 #[derive(Debug)]
 pub struct SubscriberShape {
-    /// Of these no two match the same topic: brokers may deliver such a message once or twice [MQTT-3.3.4-2].
+    /// No two of them match the same topic: brokers may deliver such a message once or twice
+    /// [MQTT-3.3.4-2].
     pub filters: Vec<String>,
-    /// Number of the first publisher that it hears; the others follow.
+    /// Number of the first publisher from which it receives; the others follow.
     pub first_publisher: usize,
-    /// What it hears of each; empty where the load does not know.
+    /// What it receives from each; empty if the load does not define it.
     pub received: Vec<ReceivedFrom>,
 }
 
 /// Which messages of one publisher a subscriber receives.
 #[derive(Debug, Default, Clone)]
 pub struct ReceivedFrom {
-    /// For each topic of the publisher its place among those that are heard, or [`NOT_RECEIVED`]; empty: all are.
+    /// For each topic of the publisher its index among the received ones, or [`NOT_RECEIVED`];
+    /// empty if all are received.
     pub ranks: Vec<u32>,
 }
 
@@ -189,7 +193,7 @@ pub struct Messages {
     pub qos: u8,
     /// Retain flag.
     pub retain: bool,
-    /// The payload, shared by all; a header is written over its front.
+    /// The payload, shared by all; a header overwrites its front.
     pub payload: Box<[u8]>,
     /// Fields of that header.
     pub fields: Fields,
@@ -202,28 +206,29 @@ pub struct Messages {
 /// When a publisher sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Each publisher by itself, at this interval; zero for as fast as the window and the socket allow.
+    /// Each publisher by itself, at this interval; zero means as fast as the window and the socket
+    /// allow.
     Interval {
         /// Between two messages of a publisher.
         gap: Duration,
         /// Messages of all publishers together.
         limit: Option<u64>,
     },
-    /// Closed loop: as long as fewer than `window` of a publisher's messages are with the broker, not yet received by
-    /// all their subscribers; `burst` at once.
+    /// Closed loop: a publisher sends while fewer than `window` of its messages have not been
+    /// received by all their subscribers; `burst` at once.
     Credit {
         /// Messages of one publisher, at least 1.
         window: u32,
         /// 1 to `window`.
         burst: u32,
     },
-    /// Open loop: so many messages a second in all, whatever the broker does; at least 1.
+    /// Open loop: so many messages a second in total, whatever the broker does; at least 1.
     Rate(u64),
 }
 
 impl Pace {
-    /// What the publisher `index` of `publishers` may send in all: the limit is shared evenly, and the first publishers
-    /// send what is left over.
+    /// How many messages the publisher `index` of `publishers` may send: the limit is shared
+    /// evenly, and the first publishers send the remainder.
     pub fn quota(self, index: usize, publishers: usize) -> u64 {
         let Self::Interval { limit: Some(limit), .. } = self else { return u64::MAX };
         let count = publishers.max(1) as u64;

@@ -1,4 +1,4 @@
-//! Names of the codes that a broker answers with, for messages to people and the error counts. Those of MQTT 5 are the engine's.
+//! Names of a broker's codes, for messages and the error counts. Those of MQTT 5 are the engine's.
 
 use grapnel_engine::reason::ReasonCode;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 /// In place of a name.
 const UNKNOWN: &str = "unknown code";
 
-/// A code as the broker sent it, in words of the protocol version it came in.
+/// A code of the broker, with its name in the protocol version of the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// CONNACK return code of MQTT 3.1 and 3.1.1 (3.1.1 section 3.2.2.3).

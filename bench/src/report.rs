@@ -1,5 +1,5 @@
-//! The end of a run for people and programs: the same summary as a table or as one JSON object.
-//! Built by `main` from the outcome of the poll loop.
+//! The summary of a run: as a table or as one JSON object. `main` builds it from the result of the
+//! poll loop.
 
 use crate::engine::counts::{Counts, as_seconds};
 use crate::load::{Load, Outcome, Role};
@@ -17,11 +17,11 @@ pub fn print(report: &(impl Serialize + fmt::Display), json: bool) -> Result<()>
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
 }
 
-/// A table for people: names and values.
+/// A table of names and values.
 pub struct Rows<'a, 'f> {
-    /// Where it goes.
+    /// The output.
     pub f: &'a mut fmt::Formatter<'f>,
-    /// Letters that a name takes.
+    /// Width of a name, in characters.
     pub width: usize,
 }
 
@@ -36,21 +36,21 @@ impl Rows<'_, '_> {
         value.map_or(Ok(()), |value| self.row(name, value))
     }
 
-    /// What went wrong how often.
+    /// The number of errors, by text.
     pub fn errors(&mut self, errors: &BTreeMap<String, u64>) -> fmt::Result {
         errors.iter().try_for_each(|(error, count)| self.row("error", format!("{count} × {error}")))
     }
 }
 
-/// A count that is worth a row only if it is one.
+/// A count that is shown only above zero.
 pub fn above_zero(count: u64) -> Option<u64> {
     Some(count).filter(|count| *count > 0)
 }
 
-/// Publishers listed by name, the worst first.
+/// Maximum number of publishers listed by name, the worst first.
 const PUBLISHERS_SHOWN_MAX: usize = 20;
 
-/// What a run came to. Keys and meaning are in README.md.
+/// Result of a run. README.md describes the keys.
 #[derive(Debug, Serialize)]
 pub struct Summary<'o> {
     command: &'static str,
@@ -59,7 +59,7 @@ pub struct Summary<'o> {
     counts: &'o Counts,
     /// Sent with QoS 1 or 2, never acknowledged.
     unacked: u64,
-    /// Counts from sequence numbers; null without any.
+    /// Counters from sequence numbers; null without any.
     #[serde(flatten)]
     sequence: Sequence,
     /// Messages short of `--limit`, if another end came first.
@@ -80,7 +80,7 @@ struct Sequence {
     out_of_order: Option<u64>,
     before_first: Option<u64>,
     publishers_seen: Option<usize>,
-    /// Publishers with anything wrong, the worst first.
+    /// Publishers with any error, the worst first.
     publishers: Vec<PublisherTally>,
 }
 
@@ -92,7 +92,7 @@ struct PublisherTally {
 }
 
 impl<'o> Summary<'o> {
-    /// Sums an outcome up.
+    /// Summarizes a result.
     pub fn new(load: &Load, outcome: &'o Outcome) -> Self {
         let counts = &outcome.counts;
         let reached = if load.role == Role::Pub { counts.sent } else { counts.received };
@@ -114,7 +114,7 @@ impl<'o> Summary<'o> {
         }
     }
 
-    /// Whether every connection held and every message was taken; losses at QoS 0 are no failure.
+    /// Whether no connection failed and every message was accepted; losses at QoS 0 are no failure.
     pub fn is_success(&self) -> bool {
         self.counts.failed == 0
             && self.counts.disconnects == 0
@@ -154,7 +154,7 @@ impl Sequence {
     }
 }
 
-/// Nothing can be said of a single moment.
+/// No rate can be given for a single moment.
 fn per_second(count: u64, seconds: f64) -> Option<f64> {
     (count > 1 && seconds > 0.0).then(|| count as f64 / seconds)
 }

@@ -1,6 +1,6 @@
 //! Measured scenarios. Publishers and subscribers of one load are in one process and one loop, so
-//! that every message can be followed from its publisher to all receivers. `main` calls it for
-//! `run`; `compare` calls [`run`] once per round. It never measures what it does not drive itself.
+//! that every message can be tracked from its publisher to all receivers. `main` calls it for
+//! `run`; `compare` calls [`run`] once per round. It measures only loads that it produces itself.
 
 pub mod args;
 mod phases;
@@ -68,7 +68,7 @@ pub enum Waiting {
 }
 
 impl Waiting {
-    /// Spinning, where there is a CPU to spin on.
+    /// Spinning, if there is a CPU for it.
     fn usual() -> Self {
         if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) {
             Self::Spin
@@ -78,12 +78,12 @@ impl Waiting {
     }
 }
 
-/// One load, with everything settled.
+/// One load, with all settings.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// Who talks to whom.
+    /// Publishers and subscribers.
     pub kind: Kind,
-    /// As they were given; what depends on the kind is settled below.
+    /// As given; values that depend on the kind are set below.
     pub options: LoadArgs,
     /// When publishers send.
     pub pace: Pace,
@@ -95,14 +95,14 @@ pub struct Scenario {
     pub connections: u32,
     /// Filters of `Wildcards`, over all subscribers.
     pub filters: u32,
-    /// Between events.
+    /// How the generator waits between events.
     pub waiting: Waiting,
     /// Show progress on a terminal.
     pub progress: bool,
 }
 
 impl Kind {
-    /// As people write it.
+    /// Its name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
@@ -118,7 +118,7 @@ impl Kind {
 }
 
 impl Scenario {
-    /// With the defaults of its kind.
+    /// A scenario with the defaults of its kind.
     pub fn new(kind: Kind) -> Self {
         let credit = |window, burst| Pace::Credit { window, burst };
         let (pace, publishers, subscribers) = match kind {
@@ -150,14 +150,14 @@ impl Scenario {
         }
     }
 
-    /// The load that this is against a broker, below topics that no other run uses.
+    /// The load for a broker, below topics that no other run uses.
     pub fn setup(&self, broker: SocketAddr) -> Setup {
         let run = random_run();
         Setup {
             broker,
             sources: Sources::AsNeeded,
             version: self.options.version,
-            // With the number at most 23 characters, which is what MQTT 3.1 allows.
+            // With the number at most 23 characters, the maximum of MQTT 3.1.
             names: Names { prefix: format!("run_{run:08x}_"), ..Names::default() },
             keep_alive_s: self.keep_alive_s(),
             clean: true,
@@ -183,7 +183,7 @@ impl Scenario {
         }
     }
 
-    /// Twice as long as the run may last, so that no client has to ping.
+    /// Twice the maximum time of the run, so that no client has to ping.
     fn keep_alive_s(&self) -> u16 {
         let LoadArgs { warm_up, duration, patience, .. } = self.options;
         let run_s = (warm_up + duration * 2 + patience * 2).as_secs();
@@ -191,9 +191,9 @@ impl Scenario {
     }
 }
 
-/// Runs `scenario` against `target` and reports on it; ends early, in order, when `stop` becomes true. Fails only where
-/// nothing can be measured; connections and messages that fail are in the report. The calling thread does all the work:
-/// pin it before, see [`target::pin`].
+/// Runs `scenario` against `target` and returns a report; ends early, but cleanly, when `stop`
+/// becomes true. Fails only if nothing can be measured; failed connections and messages are in the
+/// report. The calling thread does all the work: pin it before, see [`target::pin`].
 pub fn run(scenario: &Scenario, target: &mut Target, stop: &AtomicBool) -> Result<Report> {
     let setup = scenario.setup(target.addr);
     let drive = if scenario.kind == Kind::ConnectStorm { phases::drive_storm } else { phases::drive };

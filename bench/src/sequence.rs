@@ -1,24 +1,25 @@
-//! Lost, doubled and reordered messages, told from sequence numbers. The subscriber's side calls it for
-//! each message that carries one; the usual case, the next number, is one comparison.
-//! Knows neither packets nor clients.
+//! Finds lost, duplicated and reordered messages by their sequence numbers. The subscriber's side
+//! calls it for each message that has one; the usual case, the next number, is one comparison.
+//! Independent of packets and clients.
 
 use crate::header::Publisher;
 use ahash::AHasher;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-/// What one receiver, or the members of one shared subscription together, have seen, by publisher.
+/// The numbers that one receiver, or the members of one shared subscription together, have seen, by
+/// publisher.
 #[derive(Debug, Default)]
 pub struct Tracker {
     streams: Vec<(Publisher, Stream)>,
     index: HashMap<Publisher, usize, BuildHasherDefault<AHasher>>,
-    /// Where the last message was counted: most receivers hear bursts of one publisher.
+    /// Index of the last publisher: most receivers get bursts of one publisher.
     last: usize,
 }
 
 impl Tracker {
-    /// Counts one message. `gaps_max` bounds the remembered gaps of a publisher; beyond it the oldest are
-    /// written off as lost.
+    /// Counts one message. `gaps_max` limits the stored gaps of a publisher; beyond it the oldest
+    /// are counted as lost.
     pub fn see(&mut self, publisher: Publisher, sequence: u64, gaps_max: usize) {
         let at = match self.streams.get(self.last) {
             Some((known, _)) if *known == publisher => self.last,
@@ -35,7 +36,7 @@ impl Tracker {
         })
     }
 
-    /// Every publisher heard, with its counts.
+    /// Every publisher seen, with its counts.
     pub fn tallies(&self) -> impl Iterator<Item = (Publisher, Tally)> + '_ {
         self.streams.iter().map(|(publisher, stream)| (*publisher, stream.tally()))
     }
@@ -63,13 +64,13 @@ impl Tally {
         self.before_first += other.before_first;
     }
 
-    /// How much is wrong, for picking the worst.
+    /// Number of errors, to select the worst.
     pub fn weight(&self) -> u64 {
         self.lost + self.duplicated + self.out_of_order + self.before_first
     }
 }
 
-/// What a number is to the receiver that sees it.
+/// Meaning of a number for its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
     /// The next one.
@@ -93,23 +94,24 @@ pub struct Stream {
     out_of_order: u64,
     /// Missing numbers between `first` and `next`: disjoint half-open ranges, ascending.
     gaps: Vec<(u64, u64)>,
-    /// Missing numbers of gaps that are no longer remembered; all lie below `floor`.
+    /// Number of missing numbers of gaps that are no longer stored; all are below `floor`.
     written_off: u64,
     floor: u64,
 }
 
 impl Stream {
-    /// Of a receiver that was there from the first message on, whose number is 1.
+    /// The stream of a receiver that gets every message, beginning with number 1.
     pub fn from_the_start() -> Self {
         Self { next: 1, first: 1, ..Self::default() }
     }
 
-    /// The number that is awaited next: one above the highest received.
+    /// The next expected number: one above the highest received.
     pub fn awaited(&self) -> u64 {
         self.next
     }
 
-    /// Counts one number. `gaps_max` bounds the remembered gaps; beyond it the oldest are written off as lost.
+    /// Counts one number. `gaps_max` limits the stored gaps; beyond it the oldest are counted as
+    /// lost.
     #[inline]
     pub fn see(&mut self, sequence: u64, gaps_max: usize) -> Seen {
         if sequence == self.next {
@@ -131,7 +133,7 @@ impl Stream {
     #[cold]
     fn see_late(&mut self, sequence: u64) -> Seen {
         if sequence < self.first {
-            // Overtaken by the very first message that arrived: what lies between is missing so far.
+            // Below the first message that arrived: the numbers in between are missing so far.
             if sequence + 1 < self.first {
                 self.gaps.insert(0, (sequence + 1, self.first));
             }
@@ -146,7 +148,8 @@ impl Stream {
                 self.fill(at, from, to, sequence);
                 Seen::Late
             }
-            // Below the floor the gaps are forgotten: if any number is still out there, it may be this one.
+            // Below the floor the gaps are not stored: if any number is still missing, it may be
+            // this one.
             _ if sequence < self.floor && self.written_off > 0 => {
                 self.out_of_order += 1;
                 self.written_off -= 1;
@@ -171,7 +174,7 @@ impl Stream {
         }
     }
 
-    /// Forgets the older half of the gaps, so that this is rare.
+    /// Removes the older half of the gaps, so that this is rare.
     fn write_off(&mut self) {
         let half = self.gaps.len().div_ceil(2);
         for (from, to) in self.gaps.drain(..half) {
@@ -180,7 +183,7 @@ impl Stream {
         }
     }
 
-    /// What is amiss so far.
+    /// The errors so far.
     pub fn tally(&self) -> Tally {
         Tally {
             lost: self.written_off + self.gaps.iter().map(|gap| gap.1 - gap.0).sum::<u64>(),

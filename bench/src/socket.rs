@@ -5,7 +5,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// Begins to connect; the outcome shows when the stream becomes writable.
+/// Begins to connect; the stream becomes writable when the result is known.
 pub fn connect(broker: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(broker), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -21,7 +21,7 @@ pub fn connect(broker: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStre
     }
 }
 
-/// What a failed connect means, with a remedy where the cause is on this side.
+/// Text for a failed connect, with a remedy if the cause is on this machine.
 pub fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrNotAvailable => {

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-/// A text with placeholders, parsed and known to be expandable.
+/// A text with placeholders, parsed and checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
@@ -15,7 +15,7 @@ enum Part {
     UserName,
 }
 
-/// What the placeholders stand for, for one client.
+/// Values of the placeholders for one client.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity<'a> {
     /// `%i`
@@ -26,7 +26,7 @@ pub struct Identity<'a> {
     pub user_name: Option<&'a str>,
 }
 
-/// What is said of any other placeholder.
+/// Message for any other placeholder.
 const KNOWN: &str = "use %i (client number), %c (client id), %u (user name), or %% for a percent sign";
 
 impl std::str::FromStr for Template {
@@ -65,7 +65,8 @@ impl std::str::FromStr for Template {
 }
 
 impl Template {
-    /// The text for one client. A missing user name expands to nothing; `cli` refuses such a template before.
+    /// The text for one client. A missing user name expands to nothing; `cli` refuses such a
+    /// template before.
     pub fn expand(&self, who: Identity<'_>) -> String {
         let mut text = String::new();
         for part in &self.0 {
@@ -96,7 +97,7 @@ impl Template {
         literals.sum()
     }
 
-    /// Whether the text begins with `prefix`, whoever expands it.
+    /// Whether the text begins with `prefix` for every client.
     pub fn starts_with(&self, prefix: &str) -> bool {
         matches!(self.0.first(), Some(Part::Literal(literal)) if literal.starts_with(prefix))
     }

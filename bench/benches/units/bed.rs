@@ -1,4 +1,4 @@
-//! A shard without sockets, and clients whose bytes go in and out of it as the shell would carry them.
+//! A shard without sockets, and clients whose bytes it receives and sends as through the shell.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use grapnel_engine::time::Now;
 
 use super::codec::{PAYLOAD, encoded};
 
-/// One shard, and the clock stands still.
+/// One shard with a stopped clock.
 pub struct Bed {
     pub shard: Shard,
     listener: Arc<ListenerInfo>,
@@ -55,19 +55,20 @@ impl Bed {
         key
     }
 
-    /// A client's bytes come in, whole packets.
+    /// Passes a client's bytes to the shard, complete packets.
     pub fn send(&mut self, key: ConnKey, bytes: &[u8]) {
         let received = self.shard.receive(key, Input::Scratch(bytes));
         assert_eq!((received.consumed, received.next), (bytes.len(), Next::Read));
     }
 
-    /// A client subscribes.
+    /// Subscribes a client.
     pub fn subscribe(&mut self, key: ConnKey, filter: &str, qos: u8, version: Version) {
         self.send(key, &subscribe(filter, qos, version));
         assert!(self.collect() > 0, "SUBACK");
     }
 
-    /// What the shell does after a read: sends what is to be sent, and lets go of what has ended. The bytes that left.
+    /// What the shell does after a read: sends the outgoing bytes, and removes ended connections.
+    /// Returns the number of sent bytes.
     pub fn collect(&mut self) -> u64 {
         let Bed { shard, dirty, .. } = self;
         let mut sent = 0;
@@ -87,7 +88,7 @@ impl Bed {
         sent as u64
     }
 
-    /// Lets work that is done in slices come to its end. The bytes that left.
+    /// Finishes sliced work. Returns the number of sent bytes.
     pub fn settle(&mut self) -> u64 {
         let mut sent = self.collect();
         while self.shard.has_work() {

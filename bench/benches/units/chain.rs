@@ -1,4 +1,4 @@
-//! A message.publish event on its way along a chain of native links.
+//! A message.publish event in a chain of native links.
 
 use std::ffi::c_void;
 use std::hint::black_box;
@@ -24,14 +24,14 @@ use grapnel_plugin_abi::{Error, Host, NoConfig, Plugin, Publish};
 use super::Unit;
 use super::codec::PAYLOAD;
 
-/// The least a hook does: it looks at the topic and lets the message go on.
+/// A minimal hook: it reads the topic and continues.
 unsafe extern "C" fn looks(_instance: *mut c_void, event: *const Event) -> Flow {
     // SAFETY: the event is alive during the call.
     let event = unsafe { &*event };
     if event.topic.len == 0 { Flow::FAULT } else { Flow::CONTINUE }
 }
 
-/// Gives the message another topic. Its instance is the host's table.
+/// Changes the message's topic. Its instance is the host's table.
 unsafe extern "C" fn rewrites(instance: *mut c_void, event: *const Event) -> Flow {
     let topic = b"rewritten/17/temperature";
     let change =
@@ -41,12 +41,12 @@ unsafe extern "C" fn rewrites(instance: *mut c_void, event: *const Event) -> Flo
     if status == Status::OK { Flow::CONTINUE } else { Flow::FAULT }
 }
 
-/// What a plugin in C does that does nothing.
+/// A plugin in C that does nothing.
 unsafe extern "C" fn passes(_instance: *mut c_void, _event: *const Event) -> Flow {
     Flow::CONTINUE
 }
 
-/// What a plugin on the SDK does that does nothing.
+/// A plugin on the SDK that does nothing.
 struct Passes;
 
 impl Plugin for Passes {
@@ -70,7 +70,7 @@ impl Passes {
 
 grapnel_plugin_abi::__exported!(Passes { message.publish => Passes::publish, });
 
-/// The hook of [`Passes`] with an instance, made by the functions that a broker calls.
+/// The hook of [`Passes`] with an instance, made by the broker's functions.
 fn passing() -> (HookFn, *mut c_void) {
     let module = Module::of(grapnel_plugin_abi::__private::module::<Passes>());
     let host: &'static HostApi = Box::leak(Box::new(host_api(1, 1)));
@@ -87,7 +87,7 @@ fn passing() -> (HookFn, *mut c_void) {
     (mount.hook.unwrap(), instance)
 }
 
-/// So many links that look at the event, at each of the points.
+/// So many links that read the event, at each of the points.
 pub fn links(count: u32, points: &[HookPoint]) -> ChainTable {
     table(count, points, (looks, std::ptr::null_mut()), None)
 }
@@ -125,7 +125,7 @@ pub fn publish(count: u32) -> impl Unit {
     running(links(count, &[HookPoint::MessagePublish]), "sensors/17/temperature")
 }
 
-/// So many links of a plugin in C, of one on the SDK, or in C with a topic filter, that do nothing.
+/// So many links that do nothing: of a plugin in C, of one on the SDK, or in C with a topic filter.
 pub fn idle(kind: Idle, count: u32) -> impl Unit {
     let (hook, topics) = match kind {
         Idle::C => ((passes as HookFn, std::ptr::null_mut()), None),

@@ -1,4 +1,4 @@
-//! Packets that come and go most, read and written.
+//! The most frequent packets, decoded and encoded.
 
 use std::hint::black_box;
 use std::num::NonZeroU16;
@@ -11,9 +11,9 @@ use grapnel_engine::packet::{
 
 use super::Unit;
 
-/// A payload as sensors send them.
+/// A typical payload of a sensor.
 pub const PAYLOAD: [u8; 64] = [b'7'; 64];
-/// Five properties, as bridges and request/response clients send them.
+/// Five properties, typical of bridges and request/response clients.
 const PUBLISH_PROPERTIES: [Property<'static>; 5] = [
     Property::PayloadFormat(1),
     Property::MessageExpiry(3600),

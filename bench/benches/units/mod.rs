@@ -1,6 +1,6 @@
-//! The units that are measured: small steps of the engine that leave it unchanged, so that each can
+//! The measured units: small steps of the engine that leave its state unchanged, so that each can
 //! be repeated. `instructions.rs` counts one step of each under callgrind, `time.rs` times many;
-//! both take them from here, by name.
+//! both select them by name.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -10,9 +10,10 @@ mod codec;
 mod session;
 mod trie;
 
-/// One measured step. It leaves things as they were, or a step later may cost something else.
+/// One measured step. It must leave the state unchanged; otherwise a later step may have another
+/// cost.
 pub trait Unit {
-    /// What is measured. The answer depends on the work, so that no part of it can be left out.
+    /// The measured work. The result depends on all of it, so that the compiler cannot remove any.
     fn step(&mut self) -> u64;
 }
 
@@ -22,7 +23,7 @@ impl<F: FnMut() -> u64> Unit for F {
     }
 }
 
-/// Steps before the first that counts: buffers have grown, caches are filled.
+/// Steps before the first measured one: buffers grow, caches are filled.
 const WARM_UP_STEPS: u32 = 300;
 
 macro_rules! units {

@@ -1,4 +1,5 @@
-//! Whole exchanges through a shard: from a client's bytes to the bytes that leave, acknowledgements of both sides included.
+//! Complete exchanges through a shard: from a client's bytes to the outgoing bytes, with the
+//! acknowledgements of both sides.
 
 use grapnel_engine::hook::HookPoint;
 use grapnel_engine::id::ConnKey;
@@ -19,7 +20,8 @@ fn pair(bed: &mut Bed, qos: u8, version: Version) -> (ConnKey, ConnKey) {
     (publisher, subscriber)
 }
 
-/// One publisher, one subscriber. Packet identifiers of deliveries count up, as ours do; they are answered as they come.
+/// One publisher, one subscriber. Packet identifiers of deliveries count up, as in the broker; they
+/// are acknowledged on arrival.
 pub fn publish(qos: u8) -> impl Unit {
     let mut bed = Bed::new();
     let (publisher, subscriber) = pair(&mut bed, qos, V311);
@@ -47,7 +49,7 @@ const PUBACK: u8 = 0x40;
 const PUBREC: u8 = 0x50;
 const PUBCOMP: u8 = 0x70;
 
-/// A subscriber's acknowledgements, for the identifiers that the broker gives one after another.
+/// A subscriber's acknowledgements, for the identifiers that the broker assigns one after another.
 struct Answers {
     packet: [u8; 4],
     packet_id: u16,
@@ -70,7 +72,7 @@ impl Answers {
     }
 }
 
-/// A client sends the same bytes again and again, which is over at once.
+/// A client sends the same bytes repeatedly; each exchange is complete at once.
 fn sending(mut bed: Bed, client: ConnKey, bytes: Vec<u8>) -> impl Unit {
     move || {
         bed.send(client, &bytes);
@@ -78,7 +80,7 @@ fn sending(mut bed: Bed, client: ConnKey, bytes: Vec<u8>) -> impl Unit {
     }
 }
 
-/// A client does something and takes it back.
+/// A client makes a change and undoes it.
 fn changing(mut bed: Bed, client: ConnKey, there: Vec<u8>, back: Vec<u8>) -> impl Unit {
     move || {
         bed.send(client, &there);
@@ -163,7 +165,8 @@ pub fn connect_disconnect() -> impl Unit {
     }
 }
 
-/// A session comes back, gets what has waited, acknowledges it and goes; then the same again.
+/// A client resumes its session, receives the queued messages, acknowledges them and disconnects;
+/// then again.
 pub fn resume(queued: u16) -> impl Unit {
     let mut bed = Bed::new();
     let connect = bed::connect("sleeper", V311, false);

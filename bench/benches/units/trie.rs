@@ -13,7 +13,7 @@ fn session(index: u32) -> SessionKey {
     SessionKey { index, generation: 1 }
 }
 
-/// Half of the filters name one device, a quarter has `+` in it, a quarter ends with `#`.
+/// Half of the filters name one device, a quarter has a `+`, a quarter ends with `#`.
 fn routes(topic_cache_entries_max: usize) -> Routes {
     let limits = RouteLimits { topic_cache_entries_max, ..RouteLimits::default() };
     let mut routes = Routes::new(ShardId(0), 1, [1, 2, 3, 4], limits);
@@ -50,7 +50,7 @@ pub fn match_wildcards() -> impl Unit {
     matching(routes(0), "site/7/6/state", 2)
 }
 
-/// Sixteen levels, with `+` or the name at each of the first eight: 256 ways through the trie.
+/// Sixteen levels, with `+` or the name at each of the first eight: 256 paths through the trie.
 pub fn match_deep() -> impl Unit {
     let mut routes = routes(0);
     for ways in 0..256u32 {
@@ -67,7 +67,7 @@ pub fn subscribe(filter: &'static str) -> impl Unit {
     move || {
         let subscribed = routes.subscribe(black_box(filter), session(FILTERS), SubOptions::default());
         let removed = routes.unsubscribe(filter, session(FILTERS));
-        // As the shard does it while it has nothing else to do.
+        // The shard does this while it has no other work.
         routes.sweep(16);
         u64::from(subscribed.is_new) + u64::from(removed)
     }

@@ -1,17 +1,17 @@
-//! Room for connections among the file descriptors of the process. Called once, before the first connection; the limit
-//! stays raised for this process and those that it starts.
+//! Raises the limit of open files for the connections of the process. Called once, before the first
+//! connection; the limit stays raised for this process and those that it starts.
 
 use anyhow::{Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that are not connections: standard streams, epoll, and what libraries open.
+/// Descriptors that are not connections: standard streams, epoll, and those that libraries open.
 const OTHER_DESCRIPTORS: u64 = 32;
 
 /// Raises the soft limit of open files to the hard one, for this process and those it starts.
 pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum || (limit.maximum.is_none() && limit.current.is_some()) {
-        // If it is refused, `reserve` says what is missing.
+        // If it is refused, `reserve` reports how many are missing.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
 }

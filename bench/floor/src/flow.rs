@@ -1,53 +1,56 @@
-//! Back-pressure: whose connection is not read while too much waits to be sent. Called by `floor` per event; decides,
-//! and touches no socket.
+//! Back-pressure: which connections are not read while too many bytes wait to be sent. Called by
+//! the relay per event; decides, and uses no socket.
 //!
-//! The floor drops nothing. What a subscriber does not take is kept, and beyond a bound publishers are not read until
-//! it has been taken, so that TCP slows them down. One subscriber that never reads stops every publisher.
+//! The baseline relay drops nothing. Bytes that a subscriber does not accept are stored, and beyond
+//! a limit publishers are not read until they have been accepted, so that TCP slows the publishers
+//! down. One subscriber that never reads stops every publisher.
 
 use super::relay::Relay;
 
-/// Bytes of messages kept for all connections together above which publishers are held, and below half of which they
-/// are read again. What one turn has read beyond it is kept all the same.
+/// Limit of stored message bytes for all connections together. Above it publishers are not read,
+/// and below half of it they are read again. What one turn has read beyond the limit is stored all
+/// the same.
 const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The same for what is kept for one connection, and holds that connection: a client that asks and does not read.
+/// The same limit for one connection, which is then not read itself: for a client that sends
+/// requests and does not read.
 const OWN_BYTES_MAX: usize = 1024 * 1024;
 
-/// The state of it.
+/// The state of the back-pressure.
 #[derive(Debug, Default)]
 pub struct Flow {
     /// Connections that are not read.
     pub paused: Vec<u32>,
-    /// Bytes that sockets have not taken, over all connections.
+    /// Bytes that sockets have not accepted, over all connections.
     left_over: usize,
     appended: usize,
 }
 
 impl Flow {
-    /// Adds bytes appended; answers how many that makes in this turn.
+    /// Adds appended bytes. Returns how many were appended in this turn.
     #[inline]
     pub fn add_appended(&mut self, bytes: usize) -> usize {
         self.appended += bytes;
         self.appended
     }
 
-    /// Everything appended was tried to send.
+    /// The relay has tried to send all appended bytes.
     pub fn turn_ends(&mut self) {
         self.appended = 0;
     }
 
-    /// What is left over for a connection has changed from `counted` to `now`.
+    /// The unsent bytes of a connection have changed from `counted` to `now`.
     pub fn count_left_over(&mut self, counted: &mut usize, now: usize) {
         self.left_over = self.left_over - *counted + now;
         *counted = now;
     }
 
-    /// Whether a connection for which `own` bytes are kept is to be held now that it could be read.
+    /// Whether a readable connection with `own` stored bytes must not be read.
     #[inline]
     pub fn must_pause(&self, own: usize, relay: &mut Relay, index: u32) -> bool {
         own > OWN_BYTES_MAX || self.holds_publisher(KEPT_BYTES_MAX, relay, index)
     }
 
-    /// Whether a connection that is held stays so.
+    /// Whether a paused connection must stay paused.
     pub fn must_stay_paused(&self, own: usize, relay: &mut Relay, index: u32) -> bool {
         own > OWN_BYTES_MAX / 2 || self.holds_publisher(KEPT_BYTES_MAX / 2, relay, index)
     }
@@ -57,12 +60,13 @@ impl Flow {
             return false;
         }
         let peer = relay.peer(index);
-        // Messages that wait for acknowledgements leave only if these are read.
+        // Waiting messages are sent only if their acknowledgements are read.
         peer.publishes && peer.waiting_bytes() == 0
     }
 
-    /// Whether so much waits for one connection's acknowledgements that holding it cannot be the answer (it is never
-    /// held for that) and closing it must be: a client that publishes to itself and does not acknowledge.
+    /// Whether so many bytes wait for one connection's acknowledgements that it must be closed. A
+    /// pause cannot help, and such a connection is never paused for this: a client that publishes
+    /// to itself and does not acknowledge.
     pub fn is_beyond_help(waiting_bytes: usize) -> bool {
         waiting_bytes > 2 * KEPT_BYTES_MAX
     }

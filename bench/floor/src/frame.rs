@@ -1,15 +1,17 @@
-//! Cuts a byte stream into control packets. Relay and load generator call it for every packet; it keeps no state.
+//! Splits a byte stream into control packets. Relay and load generator call it for every packet; it
+//! has no state.
 
-/// A packet that breaks the rules, in words. Two registers, unlike a string: it is part of the result for every message.
+/// Description of an invalid packet. Two registers, unlike a `String`: it is part of the result for
+/// every message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-/// One whole control packet at the front of a buffer.
+/// One complete control packet at the front of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// All of it, fixed header included.
+    /// The packet with its fixed header.
     pub bytes: &'a [u8],
-    /// What follows the fixed header.
+    /// The bytes after the fixed header.
     pub body: &'a [u8],
 }
 
@@ -20,21 +22,21 @@ impl Frame<'_> {
     }
 }
 
-/// What stands at the front of a buffer.
+/// The front of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Front<'a> {
-    /// A whole frame.
+    /// A complete frame.
     Whole(Frame<'a>),
-    /// A frame of this many bytes in all, not yet here.
+    /// An incomplete frame of this total length, in bytes.
     Partial(usize),
-    /// Too little to tell.
+    /// Too few bytes for the length.
     Unknown,
 }
 
-/// Looks at the front of `bytes`. Fails if the remaining length takes more than four bytes.
+/// Examines the front of `bytes`. Fails if the remaining length takes more than four bytes.
 #[inline]
 pub fn front(bytes: &[u8]) -> Result<Front<'_>, Malformed> {
-    // Most packets are short, and this is done for each.
+    // Most packets are short, and this runs for each.
     match bytes {
         [_, length @ 0..=0x7F, ..] => {
             let total = 2 + usize::from(*length);
@@ -69,21 +71,22 @@ fn front_of_long(bytes: &[u8]) -> Result<Front<'_>, Malformed> {
 /// Memory that a connection keeps for incomplete packets, after one that was larger.
 const KEPT_CAPACITY_BYTES: usize = 1024 * 1024;
 
-/// What a connection has read of a packet that is not complete. Reads go through a buffer that connections share.
+/// The bytes of an incomplete packet of a connection. Reads use a buffer that connections share.
 #[derive(Debug, Default)]
 pub struct Incomplete(Vec<u8>);
 
 impl Incomplete {
-    /// Puts it in front of a buffer, behind which to read; one that fills more than half of it grows by itself. Answers
-    /// how many bytes it put there.
+    /// Copies the bytes to the front of a buffer; the next read goes after them. A buffer that is
+    /// more than half full grows. Returns how many bytes were copied.
     pub fn put_into(&self, buffer: &mut [u8]) -> usize {
         let in_front = if self.0.len() <= buffer.len() / 2 { self.0.len() } else { 0 };
         buffer[..in_front].copy_from_slice(&self.0[..in_front]);
         in_front
     }
 
-    /// Has `take` take the whole packets of it and of what was read, and keeps the rest. `bytes` are those that
-    /// [`Incomplete::put_into`] put there, `in_front` of them, and those read; `take` answers how many it took.
+    /// Passes the bytes to `take`, which consumes the complete packets, and stores the rest.
+    /// `bytes` are those that [`Incomplete::put_into`] copied, `in_front` of them, and those read;
+    /// `take` returns how many it consumed.
     #[inline]
     pub fn go_on<E>(
         &mut self,

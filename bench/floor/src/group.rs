@@ -1,15 +1,17 @@
-//! Subscribers of one topic that get the same packet. `routes` makes groups, `outbox` delivers to them. No I/O.
+//! Subscribers of one topic that get the same packet. `routes` makes groups, `outbox` delivers to
+//! them. No I/O.
 
-/// What the subscribers of a group have in common, so that a message is encoded and judged once for all of them.
+/// Common properties of the subscribers of a group, so that a message is encoded and checked once
+/// for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
     /// Whether packets have properties.
     pub v5: bool,
     /// Highest QoS of a delivery.
     pub qos: u8,
-    /// Largest packet they take, in bytes.
+    /// Their Maximum Packet Size, in bytes.
     pub packet_bytes_max: u32,
-    /// They do not want what they publish themselves (MQTT 5.0 section 3.8.3.1).
+    /// They do not receive what they publish themselves (MQTT 5.0 section 3.8.3.1).
     pub no_local: bool,
 }
 
@@ -19,12 +21,12 @@ pub struct Group {
     pub grant: Grant,
     /// Connections, in ascending order.
     pub to: Vec<u32>,
-    /// First byte of a PUBLISH with their QoS, if that is 1 or 2; else 0.
+    /// First byte of a PUBLISH with their QoS, if that is 1 or 2; otherwise 0.
     pub first_with_id: u8,
     plain: Plain,
 }
 
-/// Whether a group takes any packet of a version unchanged: said once, asked for each message.
+/// Whether a group accepts any packet of a version unchanged: computed once, read for each message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plain {
     No,
@@ -33,7 +35,7 @@ enum Plain {
 }
 
 impl Group {
-    /// Of connections that have `grant` in common.
+    /// A group of connections with a common `grant`.
     pub fn new(grant: Grant, to: Vec<u32>) -> Self {
         let plain = match grant {
             Grant { no_local: true, .. } | Grant { packet_bytes_max: ..=0xFFFF_FFFE, .. } => Plain::No,
@@ -44,7 +46,7 @@ impl Group {
         Self { grant, to, first_with_id, plain }
     }
 
-    /// Whether its subscribers take any packet of this version, unchanged.
+    /// Whether its subscribers accept any packet of this version, unchanged.
     #[inline]
     pub fn is_plain_of(&self, v5: bool) -> bool {
         self.plain == if v5 { Plain::Mqtt5 } else { Plain::Mqtt3 }

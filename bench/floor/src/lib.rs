@@ -1,8 +1,8 @@
-//! The baseline relay behind `grapnel-bench floor`. It has the shape of a broker and does the least
-//! that MQTT needs, so that the results of a broker can be given as multiples of it. [`serve`] runs
-//! until a signal. One thread, one level-triggered epoll, one read buffer. This file moves bytes,
-//! `relay` decides. It must do nothing that a broker could leave out. The load generator uses
-//! `frame`, `wire` and `descriptors` too.
+//! The baseline relay behind `grapnel-bench floor`. It has the structure of a broker and does the
+//! minimum that MQTT needs, so that the results of a broker can be given as multiples of it.
+//! [`serve`] runs until a signal. One thread, one level-triggered epoll, one read buffer. This file
+//! moves bytes, `relay` decides. It must not do anything that a broker could leave out. The load
+//! generator uses `frame`, `wire` and `descriptors` too.
 
 pub mod descriptors;
 mod flow;
@@ -35,18 +35,18 @@ use std::os::unix::net::UnixStream;
 const READ_BYTES: usize = 64 * 1024;
 /// Events of one wait.
 const EVENTS_MAX: usize = 256;
-/// Connections accepted before the others get their turn.
+/// Connections accepted before other events are handled.
 const ACCEPTS_PER_TURN: u32 = 64;
-/// Messages appended in one turn, in bytes, before they are sent without waiting for its end.
+/// Bytes of messages appended in one turn before they are sent without a wait for its end.
 const TURN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long accepting rests where there are no file descriptors left, unless a connection closes before.
+/// Pause of accepting when no file descriptors are left, unless a connection closes before.
 const ACCEPT_REST: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 const LISTENER: u64 = u64::MAX;
 const SIGNAL: u64 = u64::MAX - 1;
 
-/// Serves on `listen` until SIGINT or SIGTERM. Says where it listens on stdout once it does, which is news with port 0,
-/// and what it did when it ends.
+/// Serves on `listen` until SIGINT or SIGTERM. Prints its address on stdout once it listens (needed
+/// with port 0), and a summary at its end.
 pub fn serve(listen: SocketAddr) -> Result<()> {
     descriptors::reserve(1)?;
     let (signals, on_signal) = UnixStream::pair().context("cannot make a pipe for signals")?;
@@ -66,7 +66,7 @@ pub fn serve(listen: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Standard output may be closed; the floor runs on without it.
+/// Standard output may be closed; the relay continues without it.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -77,17 +77,17 @@ fn say(text: &str) {
 struct Link {
     socket: OwnedFd,
     incomplete: Incomplete,
-    /// What epoll watches for.
+    /// Events that epoll watches for.
     watched: EventFlags,
-    /// It is not read, see `flow`.
+    /// The connection is not read, see `flow`.
     held: bool,
-    /// The socket took less than it was given; it is tried again when epoll says so.
+    /// The socket accepted less than it was given; epoll reports when it can be tried again.
     blocked: bool,
-    /// Bytes that it has not taken, as counted in `flow`.
+    /// Bytes that it has not accepted, as counted in `flow`.
     left_over: usize,
 }
 
-/// System calls, for figures per message.
+/// System calls, for the statistics per message.
 #[derive(Debug, Default)]
 struct Counts {
     waits: u64,
@@ -161,7 +161,7 @@ impl Baseline {
             match rustix::net::accept_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(socket) => self.open_link(socket),
                 Err(Errno::AGAIN) => return Ok(()),
-                // accept(2): errors of the connection itself, which is gone.
+                // accept(2): errors of a connection that has already ended.
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM) => {}
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     self.accepting = false;
@@ -201,7 +201,7 @@ impl Baseline {
     }
 
     fn ready(&mut self, index: u32, flags: EventFlags) {
-        // The event may be that of a connection that has closed since.
+        // The event may belong to a connection that has closed since.
         let Some(link) = &mut self.links[index as usize] else { return };
         if flags.contains(EventFlags::OUT) {
             link.blocked = false;
@@ -237,7 +237,8 @@ impl Baseline {
         }
     }
 
-    /// Sends once to everybody who has something new, then reads those again who need not be held any more.
+    /// Sends once to each connection with new bytes, then reads those again that need not be paused
+    /// any more.
     fn flush(&mut self) {
         self.flow.turn_ends();
         while let Some(index) = self.relay.out.pop_dirty() {
@@ -249,7 +250,7 @@ impl Baseline {
         let mut held = std::mem::take(&mut self.flow.paused);
         held.retain(|index| {
             let Some(link) = &mut self.links[*index as usize] else { return false };
-            // The place may belong to another connection by now.
+            // The index may belong to another connection by now.
             link.held = link.held && self.flow.must_stay_paused(link.left_over, &mut self.relay, *index);
             let stays = link.held;
             self.watch(*index);
@@ -287,7 +288,7 @@ impl Baseline {
         self.watch(index);
     }
 
-    /// Has epoll watch for what the connection is in need of.
+    /// Makes epoll watch for the events that the connection needs.
     fn watch(&mut self, index: u32) {
         let Some(link) = &mut self.links[index as usize] else { return };
         let mut wanted = EventFlags::empty();
@@ -302,7 +303,8 @@ impl Baseline {
         }
     }
 
-    /// Closes a connection; one that is told why gets what is unsent, which may be a refusal, if its socket takes it.
+    /// Closes a connection. With a reason, the unsent bytes, which may contain a refusal, are sent
+    /// if its socket accepts them.
     fn close(&mut self, index: u32, ended: Option<Ended>) {
         let Some(mut link) = self.links[index as usize].take() else { return };
         self.flow.count_left_over(&mut link.left_over, 0);
@@ -313,7 +315,7 @@ impl Baseline {
         self.relay.close(index);
         drop(link);
         if !self.accepting && self.accept_again().is_err() {
-            // Accepting rests for another second.
+            // Accepting pauses for another second.
             self.accepting = false;
         }
     }
@@ -332,7 +334,7 @@ fn complain(socket: &OwnedFd, why: &str) {
         Some(peer) => peer.to_string(),
         None => "a connection".to_owned(),
     };
-    // Whoever closed stderr does without.
+    // Without an open stderr the message is lost.
     let _ = writeln!(std::io::stderr(), "grapnel-bench: closed {peer}: {why}");
 }
 

@@ -1,14 +1,14 @@
-//! What goes out: every connection's bytes, and the list of those that have new ones. Owned by `relay`, which knows
-//! who gets what; `floor` sends. No I/O; allocates only where a buffer grows.
+//! Outgoing data: every connection's bytes, and the list of those with new ones. Owned by `relay`,
+//! which decides the receivers; the relay's loop sends. No I/O; allocates only when a buffer grows.
 
 use super::group::Group;
 use super::peer::Peer;
 use super::wire;
 
-/// All connections, by their place, as far as sending goes.
+/// Outgoing data of all connections, by index.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// One for each place that was ever used.
+    /// One for each index that was ever used.
     pub peers: Vec<Peer>,
     /// Connections with something new to send, each once.
     dirty: Vec<u32>,
@@ -20,19 +20,19 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Puts a connection on the list of those to send to.
+    /// Adds a connection to the list of those with new bytes.
     pub fn touch(&mut self, index: u32) {
         mark(&mut self.dirty, &mut self.peers[index as usize], index);
     }
 
-    /// The next connection to send to, which leaves the list.
+    /// Removes and returns the next connection with new bytes.
     pub fn pop_dirty(&mut self) -> Option<u32> {
         let index = self.dirty.pop()?;
         self.peers[index as usize].dirty = false;
         Some(index)
     }
 
-    /// Bytes of messages that connections got since this was last asked.
+    /// Bytes of messages appended since the last call.
     pub fn take_appended(&mut self) -> usize {
         std::mem::take(&mut self.appended)
     }
@@ -42,7 +42,7 @@ impl Outbox {
         self.waiting_bytes
     }
 
-    /// Forgets what a connection had, for the next one in its place.
+    /// Clears the data of a connection, for the next one with its index.
     pub fn reset(&mut self, index: u32) {
         let peer = &mut self.peers[index as usize];
         self.waiting_bytes -= peer.waiting_bytes();
@@ -63,7 +63,7 @@ impl Outbox {
         mark(&mut self.dirty, peer, to);
     }
 
-    /// A connection has acknowledged a message for good, and the next that waits goes out.
+    /// A connection has completely acknowledged a message; the next waiting one is sent.
     #[inline]
     pub fn acknowledged(&mut self, from: u32) {
         let peer = &mut self.peers[from as usize];
@@ -74,9 +74,9 @@ impl Outbox {
         }
     }
 
-    // The three are not inlined: each has the registers to itself then, which is what counts here.
+    // The three are not inlined: each can then use all registers, which matters most here.
 
-    /// Appends a PUBLISH of QoS 0 for everybody in `to`.
+    /// Appends a PUBLISH of QoS 0 for every connection in `to`.
     #[inline(never)]
     pub fn deliver(&mut self, to: &[u32], packet: &[u8]) {
         self.appended += packet.len() * to.len();
@@ -87,7 +87,7 @@ impl Outbox {
         }
     }
 
-    /// The same with QoS 1 and 2: everybody gets an identifier of its own at `id_at`.
+    /// The same with QoS 1 and 2: each connection gets its own identifier at `id_at`.
     #[inline(never)]
     pub fn deliver_with_id(&mut self, to: &[u32], packet: &[u8], id_at: usize) {
         self.appended += packet.len() * to.len();
@@ -98,7 +98,8 @@ impl Outbox {
         }
     }
 
-    /// Delivers to a group that needs the PUBLISH in another form, or does not want every one.
+    /// Delivers to a group that needs the PUBLISH in another form, or does not receive every
+    /// message.
     #[inline(never)]
     pub fn deliver_anew(&mut self, from: u32, parts: &wire::Parts<'_>, group: &Group) {
         let grant = &group.grant;
@@ -106,7 +107,7 @@ impl Outbox {
         let mut anew = std::mem::take(&mut self.anew);
         anew.clear();
         wire::push_publish(grant.v5, &parts, &mut anew);
-        // A client that cannot take so large a packet does without [MQTT-3.1.2-25].
+        // A packet above a client's Maximum Packet Size is not sent [MQTT-3.1.2-25].
         if anew.len() <= grant.packet_bytes_max as usize {
             let own = if grant.no_local { group.to.binary_search(&from).ok() } else { None };
             let (before, after) = match own {

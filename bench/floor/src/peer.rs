@@ -1,14 +1,16 @@
-//! One connection of the floor, without its socket: what it has agreed to, what waits to be sent to it, and its window
-//! of unacknowledged messages. Owned by `relay`, which alone knows who is who; no I/O here.
+//! One connection of the relay, without its socket: its negotiated properties, its unsent bytes,
+//! and its window of unacknowledged messages. Owned by `relay`; no I/O here.
 
 use super::frame::{Front, front};
 use super::wire;
 
-/// Unacknowledged messages that a client gets at most, whatever it allows. Identifiers are given out in turn and
-/// come round after 65,535, so that one is never given twice even if a client acknowledges out of order.
+/// Maximum of unacknowledged messages to a client, whatever it allows. Identifiers are assigned in
+/// turn and repeat after 65,535, so that none is in use twice even if a client acknowledges out of
+/// order.
 const WINDOW_MAX: u16 = 16_384;
 
-/// Memory that a connection keeps for the next messages once all are sent. One turn of a fan-in takes as much.
+/// Memory that a connection keeps for the next messages once all are sent. One turn of a fan-in
+/// needs as much.
 const KEPT_CAPACITY_BYTES: usize = 16 * 1024 * 1024;
 
 /// State of a connection.
@@ -20,9 +22,9 @@ pub struct Peer {
     pub v5: bool,
     /// It has published.
     pub publishes: bool,
-    /// It stands in the relay's list of those to send to.
+    /// It is in the relay's list of connections with new bytes.
     pub dirty: bool,
-    /// Largest packet it takes, in bytes.
+    /// Its Maximum Packet Size, in bytes.
     pub packet_bytes_max: u32,
     /// Every filter it has subscribed to, once.
     pub filters: Vec<Box<[u8]>>,
@@ -31,7 +33,7 @@ pub struct Peer {
     last_id: u16,
     in_flight: u16,
     window: u16,
-    /// PUBLISH packets that the window has no room for, and where the first begins.
+    /// PUBLISH packets that do not fit the window, and the offset of the first.
     waiting: Vec<u8>,
     waiting_at: usize,
 }
@@ -42,7 +44,8 @@ impl Peer {
         &self.out[self.sent..]
     }
 
-    /// The first `count` of [`Peer::unsent`] are sent. Memory is kept for the next ones, unless it is very much.
+    /// The first `count` bytes of [`Peer::unsent`] are sent. Memory is kept for the next ones,
+    /// unless it is very large.
     pub fn sent(&mut self, count: usize) {
         self.sent += count;
         if self.sent == self.out.len() {
@@ -52,7 +55,7 @@ impl Peer {
                 self.out = Vec::new();
             }
         } else if self.sent > self.out.len() / 2 {
-            // Each byte is moved once at most for each time that as many were sent.
+            // Each byte is moved at most once for each time that as many were sent.
             self.out.drain(..self.sent);
             self.sent = 0;
         }
@@ -63,7 +66,7 @@ impl Peer {
         self.waiting.len() - self.waiting_at
     }
 
-    /// What the CONNECT said.
+    /// Stores the contents of CONNECT.
     pub fn accept(&mut self, hello: &wire::Hello<'_>) {
         self.connected = true;
         self.v5 = hello.v5;
@@ -71,25 +74,26 @@ impl Peer {
         self.window = hello.receive_maximum.min(WINDOW_MAX);
     }
 
-    /// Forgets everything for the next connection in the same place, except that the place is in the relay's list.
+    /// Clears everything for the next connection with the same index, except that the index is in
+    /// the relay's list.
     pub fn reset(&mut self) {
         *self = Self { dirty: self.dirty, ..Self::default() };
     }
 
-    /// Appends to what is to be sent.
+    /// Appends bytes to be sent.
     #[inline]
     pub fn push(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Appends an acknowledgement without reason: in MQTT 5 that means success.
+    /// Appends an acknowledgement without a reason code: in MQTT 5 that means success.
     #[inline]
     pub fn push_ack(&mut self, first: u8, packet_id: u16) {
         wire::push_ack(first, packet_id, &mut self.out);
     }
 
-    /// Appends a PUBLISH of QoS 1 or 2 with an identifier of this connection's own at `id_at`, or has it wait.
-    /// Answers how many bytes wait more than before.
+    /// Appends a PUBLISH of QoS 1 or 2 with this connection's own identifier at `id_at`, or queues
+    /// it. Returns by how many bytes the queue has grown.
     #[inline(always)]
     pub fn push_with_id(&mut self, packet: &[u8], id_at: usize) -> usize {
         if self.in_flight >= self.window {
@@ -115,10 +119,11 @@ impl Peer {
         self.last_id
     }
 
-    /// A message is acknowledged for good, and the next that waits goes out. Answers how many bytes wait less.
+    /// A message is completely acknowledged, and the next waiting one is sent. Returns by how many
+    /// bytes the queue has shrunk.
     #[inline]
     pub fn acknowledged(&mut self) -> usize {
-        // More acknowledgements than messages are the client's mistake and move nothing.
+        // More acknowledgements than messages are an error of the client and change nothing.
         self.in_flight = self.in_flight.saturating_sub(1);
         if self.waiting.is_empty() { 0 } else { self.push_waiting() }
     }

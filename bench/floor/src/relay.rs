@@ -1,6 +1,6 @@
-//! The floor without its sockets: bytes of a connection in, bytes for connections out. Called by `floor`, which owns
-//! the sockets and their order; a test is the other caller. No I/O, no clock; allocates only where a buffer grows or
-//! a topic is new.
+//! The relay without its sockets: bytes of a connection in, bytes for connections out. Called by
+//! the loop, which owns the sockets and their order, and by tests. No I/O, no clock; allocates only
+//! when a buffer grows or a topic is new.
 
 use super::frame::{Front, front};
 use super::group::Grant;
@@ -9,15 +9,15 @@ use super::peer::Peer;
 use super::routes::Routes;
 use super::wire::{self, Fields, Malformed, PublishMetadata};
 
-/// Largest packet that is taken, in bytes. CONNACK says so to MQTT 5.
+/// Largest accepted packet, in bytes. CONNACK announces it to MQTT 5 clients.
 pub const PACKET_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
-/// Why a connection is to be closed, after what is unsent has been tried once.
+/// Why a connection must be closed, after one attempt to send the unsent bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// It said DISCONNECT.
+    /// It sent DISCONNECT.
     Left,
-    /// It broke the rules, or asked for what the floor has not.
+    /// It sent an invalid packet, or requested an unsupported feature.
     Faulty(Malformed),
 }
 
@@ -30,7 +30,7 @@ impl From<Malformed> for Ended {
 /// Every connection with its subscriptions.
 #[derive(Debug)]
 pub struct Relay {
-    /// What goes out.
+    /// Outgoing data.
     pub out: Outbox,
     free: Vec<u32>,
     routes: Routes,
@@ -43,7 +43,7 @@ impl Relay {
         Self { out: Outbox::default(), free: Vec::new(), routes: Routes::new(), packets: 0 }
     }
 
-    /// A place for a new connection. Places of closed ones are used again.
+    /// Index for a new connection. Indexes of closed ones are used again.
     pub fn open(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.out.peers.push(Peer::default());
@@ -60,17 +60,17 @@ impl Relay {
         self.free.push(index);
     }
 
-    /// The connection in a place.
+    /// The connection with an index.
     pub fn peer(&mut self, index: u32) -> &mut Peer {
         &mut self.out.peers[index as usize]
     }
 
-    /// Packets taken in all.
+    /// Number of packets accepted in total.
     pub fn packets(&self) -> u64 {
         self.packets
     }
 
-    /// Takes every whole packet at the front of `bytes`; answers how many bytes they were.
+    /// Handles every complete packet at the front of `bytes`. Returns their number of bytes.
     pub fn receive(&mut self, from: u32, bytes: &[u8]) -> Result<usize, Ended> {
         let mut rest = bytes;
         loop {
@@ -78,7 +78,7 @@ impl Relay {
                 Front::Whole(frame) => {
                     rest = &rest[frame.bytes.len()..];
                     self.packets += 1;
-                    // What comes per message first; the others are told apart below.
+                    // Packets of every message first; the others are distinguished below.
                     let peer = &mut self.out.peers[from as usize];
                     match frame.bytes[0] {
                         0x30..=0x3F if peer.connected => {
@@ -94,7 +94,7 @@ impl Relay {
                     return Err(Malformed("packet larger than 64 MiB").into());
                 }
                 Front::Partial(_) if rest[0] != 0x10 && !self.out.peers[from as usize].connected => {
-                    // Another protocol would wait for an answer for ever.
+                    // A client of another protocol would wait forever for an answer.
                     return Err(Malformed("something before CONNECT").into());
                 }
                 Front::Partial(_) | Front::Unknown => return Ok(bytes.len() - rest.len()),
@@ -112,7 +112,7 @@ impl Relay {
             // PUBREC and PUBCOMP of a subscriber
             0x50 => Ok(self.received(from, body)?),
             0x70 => Ok(self.acknowledged(from, body)?),
-            // PUBREL of a publisher, whose message went out when it came
+            // PUBREL of a publisher, whose message was sent on when it arrived
             0x62 => Ok(self.answer(from, 0x70, body)?),
             0x82 => self.subscribe(from, body),
             0xA2 => self.unsubscribe(from, body),
@@ -137,8 +137,9 @@ impl Relay {
             self.out.push_ack(from, if first & 6 == 2 { 0x40 } else { 0x50 }, packet_id);
         }
         for group in groups {
-            // Plain subscribers of the publisher's version and QoS get the packet as it came, unless it is marked as
-            // retained or as a duplicate: what it was on its way here does not concern subscribers.
+            // Plain subscribers with the publisher's version and QoS get the packet unchanged,
+            // unless it is marked as retained or as a duplicate: these flags are not for
+            // subscribers.
             if first == 0x30 && group.is_plain_of(v5) {
                 self.out.deliver(&group.to, packet);
             } else if first == group.first_with_id && group.is_plain_of(v5) {
@@ -157,7 +158,8 @@ impl Relay {
         Ok(())
     }
 
-    /// PUBREC of a subscriber: PUBREL, unless it has refused the message, which ends the exchange (section 4.3.3).
+    /// PUBREC of a subscriber: answered with PUBREL, unless the subscriber has refused the message,
+    /// which ends the exchange (section 4.3.3).
     #[inline(never)]
     fn received(&mut self, from: u32, body: &[u8]) -> Result<(), Malformed> {
         match body {
@@ -193,8 +195,8 @@ impl Relay {
             self.out.push(from, &[0x20, 2, 0, 0]);
             return Ok(());
         }
-        // What there is not: sessions that outlive the connection, retained messages, subscription identifiers,
-        // shared subscriptions. Topic Alias Maximum is 0 where it is absent.
+        // Unsupported: sessions that outlive the connection, retained messages, subscription
+        // identifiers, shared subscriptions. An absent Topic Alias Maximum means 0.
         let mut properties = vec![0x11, 0, 0, 0, 0, 0x25, 0, 0x29, 0, 0x2A, 0, 0x27];
         properties.extend(PACKET_BYTES_MAX.to_be_bytes());
         if hello.client_id.is_empty() {
@@ -246,7 +248,8 @@ impl Relay {
         })
     }
 
-    /// Reads a SUBSCRIBE or UNSUBSCRIBE, has `code` carry out each of its filters, and answers with the codes.
+    /// Reads a SUBSCRIBE or UNSUBSCRIBE, calls `code` for each of its filters, and answers with the
+    /// codes.
     fn each_filter(
         &mut self,
         from: u32,

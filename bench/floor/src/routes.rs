@@ -1,15 +1,15 @@
-//! Who gets what: subscriptions by filter, and for each topic that was published to, the list that they come to.
-//! Owned by `relay`. A list is made when its topic is first seen and found by one hash lookup from then on; any change
-//! of subscriptions throws all lists away.
+//! Subscriptions by filter, and for each published topic the list of its subscribers. Owned by
+//! `relay`. A list is made when its topic is first seen, and found by one hash lookup after that;
+//! any change of subscriptions clears all lists.
 
 use super::group::{Grant, Group};
 use super::topics::Topics;
 use super::wire::{self, Malformed};
 use std::collections::{BTreeMap, HashMap};
 
-/// Room for topics and their lists; when it is used up, all are thrown away and made again as needed.
+/// Memory for topics and their lists; when it is used up, all are cleared and made again as needed.
 const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Subscriptions of all clients together.
+/// Maximum number of subscriptions of all clients together.
 const SUBSCRIPTIONS_MAX: usize = 4_000_000;
 
 type Filters = HashMap<Box<[u8]>, BTreeMap<u32, Grant>>;
@@ -20,7 +20,7 @@ pub struct Routes {
     exact: Filters,
     wild: Filters,
     subscriptions: usize,
-    /// Holds valid topics only, so that whoever finds one need not look at it again.
+    /// Contains only valid topics, so that a topic found here need not be checked again.
     cache: Topics,
     cache_bytes: usize,
 }
@@ -37,13 +37,13 @@ impl Routes {
         }
     }
 
-    /// Who gets a message on `topic`; `None` if that has not been learnt.
+    /// The subscribers of `topic`; `None` if they have not been computed yet.
     #[inline]
     pub fn find(&self, topic: &[u8]) -> Option<&[Group]> {
         self.cache.find(topic)
     }
 
-    /// Finds out who gets messages on `topic`. Fails if nobody may publish to it.
+    /// Computes the subscribers of `topic`. Fails for an invalid topic name.
     #[cold]
     #[inline(never)]
     pub fn learn(&mut self, topic: &[u8]) -> Result<(), Malformed> {
@@ -56,7 +56,8 @@ impl Routes {
             merged
                 .entry(*to)
                 .and_modify(|held| {
-                    // One copy for each client, as the best of its subscriptions would have it (section 3.3.4).
+                    // One copy for each client, with the highest QoS of its subscriptions (section
+                    // 3.3.4).
                     held.qos = held.qos.max(grant.qos);
                     held.no_local &= grant.no_local;
                 })
@@ -78,7 +79,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Adds a subscription or changes it. Answers whether it is new, or `None` if there is no room for more.
+    /// Adds or changes a subscription. Returns whether it is new, or `None` at the maximum number.
     pub fn subscribe(&mut self, filter: &[u8], to: u32, grant: Grant) -> Option<bool> {
         if self.subscriptions >= SUBSCRIPTIONS_MAX {
             return None;
@@ -94,7 +95,7 @@ impl Routes {
         Some(is_new)
     }
 
-    /// Ends a subscription; answers whether there was one.
+    /// Ends a subscription. Returns whether it existed.
     pub fn unsubscribe(&mut self, filter: &[u8], to: u32) -> bool {
         let filters = if is_wild(filter) { &mut self.wild } else { &mut self.exact };
         let Some(subscribers) = filters.get_mut(filter) else { return false };
@@ -126,7 +127,7 @@ mod tests {
 
     const GRANT: Grant = Grant { v5: false, qos: 0, packet_bytes_max: u32::MAX, no_local: false };
 
-    /// Connection and QoS of everybody who gets `topic`.
+    /// Connection and QoS of every subscriber of `topic`.
     fn found(routes: &mut Routes, topic: &str) -> Vec<(u32, u8)> {
         if routes.find(topic.as_bytes()).is_none() {
             routes.learn(topic.as_bytes()).unwrap();

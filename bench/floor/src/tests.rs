@@ -4,11 +4,11 @@
 
 use super::relay::{Ended, Relay};
 
-/// What the pieces of CONNACK for MQTT 5 say is in `relay`; the tests only want it whole.
+/// The pieces of CONNACK for MQTT 5 are explained in `relay`; the tests only need it complete.
 const CONNACK_V5: &[u8] =
     &[0x20, 19, 0, 0, 16, 0x11, 0, 0, 0, 0, 0x25, 0, 0x29, 0, 0x2A, 0, 0x27, 4, 0, 0, 0];
 
-/// Bytes of a CONNECT: clean, client identifier "c", `properties` where the level has them.
+/// Bytes of a CONNECT: clean, client identifier "c", `properties` if the level has them.
 fn connect(level: u8, properties: &[u8]) -> Vec<u8> {
     let name: &[u8] = if level == 3 { b"\0\x06MQIsdp" } else { b"\0\x04MQTT" };
     let mut body = [name, &[level, 2, 0, 60]].concat();
@@ -50,7 +50,7 @@ trait Drive {
 }
 
 impl Drive for Relay {
-    /// Whole packets, which are taken.
+    /// Passes complete packets, which must be accepted.
     fn feed(&mut self, from: u32, bytes: &[u8]) {
         assert_eq!(self.receive(from, bytes), Ok(bytes.len()), "{bytes:02x?}");
     }
@@ -62,7 +62,7 @@ impl Drive for Relay {
         }
     }
 
-    /// Everything that is sent to a connection.
+    /// All bytes that are sent to a connection.
     fn take(&mut self, index: u32) -> Vec<u8> {
         let bytes = self.peer(index).unsent().to_vec();
         self.peer(index).sent(bytes.len());
@@ -187,7 +187,7 @@ fn properties_go_where_there_are_some() {
     relay.feed(publisher, &packet);
     assert_eq!(relay.take(five), packet);
     assert_eq!(relay.take(three), publish(4, 0, 0, "t", b"p"));
-    // Another QoS is another form, and keeps them too.
+    // Another QoS is another form, and keeps the properties too.
     let with_id = short(0x32, &[&text("t"), &[0, 5], &length, &properties, b"p"]);
     relay.feed(publisher, &with_id);
     assert_eq!(relay.take(five), packet);
@@ -219,7 +219,7 @@ fn the_window_of_a_client_is_kept_and_nothing_is_lost() {
     for payload in *b"abcde" {
         relay.feed(publisher, &publish(5, 1 + payload % 2, 9, "t", &[payload]));
     }
-    // b and d are of QoS 1, the others of QoS 2.
+    // b and d have QoS 1, the others QoS 2.
     let sent = [publish(5, 2, 1, "t", b"a"), publish(5, 1, 2, "t", b"b")].concat();
     assert_eq!(relay.take(subscriber), sent);
     assert_eq!(relay.out.waiting_bytes(), 3 * publish(5, 2, 1, "t", b"a").len());
@@ -324,7 +324,7 @@ fn a_connect_that_is_not_for_the_floor_is_refused_in_its_own_form() {
     }
 }
 
-/// What breaks the rules after an MQTT 3.1.1 CONNECT, or an MQTT 5 one.
+/// Errors after an MQTT 3.1.1 CONNECT, or an MQTT 5 one.
 const FAULTS: &[(u8, &[u8], &str)] = &[
     (4, &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], "more than four bytes"),
     (4, &[0x30, 0xFF, 0xFF, 0xFF, 0x7F], "larger than 64 MiB"),
@@ -399,7 +399,7 @@ fn a_connect_that_breaks_the_rules_ends_the_connection() {
 
 #[test]
 fn no_input_makes_it_panic_and_none_that_is_taken_goes_astray() {
-    // Valid packets with some bytes changed reach further than noise does.
+    // Valid packets with some changed bytes get further than random bytes.
     let mut seed = 0x2545_F491_4F6C_DD1D_u64;
     let mut random = move || {
         seed ^= seed << 13;
@@ -443,7 +443,7 @@ fn nothing_is_allocated_once_it_runs() {
     for qos in 0..3 {
         let mut relay = Relay::new();
         let publisher = relay.client(4, &[]);
-        // Every way of delivery: as it came, in another version, in another QoS, by wildcard.
+        // Every kind of delivery: unchanged, in another version, in another QoS, by wildcard.
         let subscribers = [(4, "t/1", 2), (5, "t/1", 2), (4, "t/1", 0), (4, "t/+", 1)]
             .map(|(level, filter, granted)| relay.subscriber(level, filter, granted));
         let packets = publish(4, qos, 77, "t/1", &[b'p'; 64]).repeat(20);
@@ -452,14 +452,14 @@ fn nothing_is_allocated_once_it_runs() {
             relay.feed(publisher, &packets);
             let mut messages = 0;
             while let Some(index) = relay.out.pop_dirty() {
-                // As a socket that takes it in two parts.
+                // Like a socket that accepts it in two parts.
                 let unsent = relay.peer(index).unsent().len();
                 relay.peer(index).sent(unsent / 3);
                 relay.peer(index).sent(unsent - unsent / 3);
                 messages += usize::from(index != publisher);
             }
             for index in subscribers {
-                // The windows never fill: acknowledgements need not be the right ones.
+                // The windows are never full: acknowledgements need not have the right identifiers.
                 relay.feed(index, &acks);
             }
             messages

@@ -1,10 +1,11 @@
-//! The fields of packets, read and written: numbers, strings, properties; and of the relay the packets of the handshake and
-//! the one packet that it writes anew, a PUBLISH for subscribers of another version or QoS. The load generator uses the
-//! fields too. Keeps no state; whatever a peer may send becomes a value or a [`Malformed`].
+//! The fields of packets, decoded and encoded: numbers, strings, properties. For the relay also the
+//! packets of the handshake, and the PUBLISH for subscribers with another version or QoS. The load
+//! generator uses the fields too. It has no state; any input of a peer becomes a value or a
+//! [`Malformed`].
 
 pub use super::frame::Malformed;
 
-/// The rest of a packet, read from the front.
+/// The rest of a packet, which is read from the front.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a>(pub &'a [u8]);
 
@@ -17,7 +18,7 @@ impl<'a> Fields<'a> {
         Ok(*byte)
     }
 
-    /// Two bytes, big end first.
+    /// Two bytes, big endian.
     #[inline]
     pub fn number(&mut self) -> Result<u16, Malformed> {
         let (number, rest) = self.0.split_first_chunk::<2>().ok_or_else(cut)?;
@@ -25,7 +26,7 @@ impl<'a> Fields<'a> {
         Ok(u16::from_be_bytes(*number))
     }
 
-    /// As many bytes as asked for.
+    /// This many bytes.
     #[inline]
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (bytes, rest) = self.0.split_at_checked(count).ok_or_else(cut)?;
@@ -33,7 +34,7 @@ impl<'a> Fields<'a> {
         Ok(bytes)
     }
 
-    /// Two bytes of length and what they measure.
+    /// Two bytes of length and the bytes that follow.
     #[inline]
     pub fn prefixed(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.number()?;
@@ -49,7 +50,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The length of the properties and the properties, which `each` is shown one by one: identifier, value.
+    /// The length of the properties and the properties. Calls `each` with identifier and value of
+    /// each.
     pub fn properties(
         &mut self,
         mut each: impl FnMut(u8, Fields<'a>) -> Result<(), Malformed>,
@@ -64,14 +66,14 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    /// The length of the properties and the properties, which are not looked at.
+    /// The length of the properties and the properties, which are skipped.
     #[inline]
     pub fn skip_properties(&mut self) -> Result<(), Malformed> {
         let length = self.variable()?;
         self.bytes(length).map(drop)
     }
 
-    /// Fails if something follows that the packet has no field for.
+    /// Fails if there are bytes after the last field.
     pub fn end(self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed("more bytes than the packet has fields for")) }
     }
@@ -104,7 +106,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-// Out of the way: what is said when it goes wrong is not to be kept at hand for every packet.
+// A function of its own, so that the error text uses no register for every packet.
 #[cold]
 #[inline(never)]
 fn cut() -> Malformed {
@@ -117,7 +119,7 @@ fn no_id() -> Malformed {
     Malformed("packet identifier 0")
 }
 
-/// What the floor takes from a CONNECT.
+/// The contents of a CONNECT that the relay uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello<'a> {
     /// Whether packets have properties.
@@ -126,15 +128,15 @@ pub struct Hello<'a> {
     pub clean: bool,
     /// May be empty.
     pub client_id: &'a [u8],
-    /// How many QoS 1 and 2 messages the client takes unacknowledged.
+    /// Maximum number of unacknowledged QoS 1 and 2 messages to the client.
     pub receive_maximum: u16,
-    /// Largest packet that it takes, in bytes.
+    /// The client's Maximum Packet Size, in bytes.
     pub packet_bytes_max: u32,
-    /// It wants enhanced authentication.
+    /// It requests enhanced authentication.
     pub authentication: bool,
 }
 
-/// Reads a CONNECT; `None` for a protocol that is none of MQTT's.
+/// Reads a CONNECT; `None` for a protocol other than MQTT.
 pub fn connect(body: &[u8]) -> Result<Option<Hello<'_>>, Malformed> {
     let mut fields = Fields(body);
     let v5 = match (fields.prefixed()?, fields.byte()?) {
@@ -184,12 +186,12 @@ pub fn connect(body: &[u8]) -> Result<Option<Hello<'_>>, Malformed> {
     Ok(Some(hello))
 }
 
-/// Whether `topic` may be published to (MQTT 5.0 section 4.7).
+/// Whether `topic` is a valid topic name (MQTT 5.0 section 4.7).
 pub fn is_topic(topic: &[u8]) -> bool {
     is_text(topic) && !topic.iter().any(|byte| matches!(byte, b'+' | b'#'))
 }
 
-/// Whether `filter` may be subscribed to (MQTT 5.0 section 4.7).
+/// Whether `filter` is a valid topic filter (MQTT 5.0 section 4.7).
 pub fn is_filter(filter: &[u8]) -> bool {
     let mut levels = filter.split(|byte| *byte == b'/').peekable();
     is_text(filter)
@@ -202,7 +204,7 @@ pub fn is_filter(filter: &[u8]) -> bool {
         )
 }
 
-/// Whether `filter` covers `topic` (MQTT 5.0 section 4.7).
+/// Whether `filter` matches `topic` (MQTT 5.0 section 4.7).
 pub fn matches(filter: &[u8], topic: &[u8]) -> bool {
     if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
         return false; // [MQTT-4.7.2-1]
@@ -210,7 +212,7 @@ pub fn matches(filter: &[u8], topic: &[u8]) -> bool {
     let mut topic = topic.split(|byte| *byte == b'/');
     for level in filter.split(|byte| *byte == b'/') {
         match (level, topic.next()) {
-            // Also the level above it, so that a/# covers a (section 4.7.1.2).
+            // Also the level above it, so that a/# matches a (section 4.7.1.2).
             (b"#", _) => return true,
             (_, None) => return false,
             (b"+", Some(_)) => {}
@@ -225,10 +227,10 @@ fn is_text(bytes: &[u8]) -> bool {
     !bytes.is_empty() && !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok()
 }
 
-/// What routing needs to know of a PUBLISH.
+/// The fields of a PUBLISH that routing needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishMetadata<'a> {
-    /// As it came: not looked at.
+    /// Unchecked.
     pub topic: &'a [u8],
     /// 0 with QoS 0.
     pub packet_id: u16,
@@ -236,7 +238,8 @@ pub struct PublishMetadata<'a> {
     pub tail: &'a [u8],
 }
 
-/// Reads a PUBLISH, whose first byte is `first`, as far as routing needs it, and checks the rest of it.
+/// Reads the fields of a PUBLISH that routing needs, and checks the others. `first` is its first
+/// byte.
 #[inline]
 pub fn publish_metadata(v5: bool, first: u8, body: &[u8]) -> Result<PublishMetadata<'_>, Malformed> {
     let mut fields = Fields(body);
@@ -263,16 +266,16 @@ fn bad_flags(first: u8) -> Malformed {
     }
 }
 
-/// What a PUBLISH consists of.
+/// The parts of a PUBLISH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts<'a> {
     /// 0 to 2.
     pub qos: u8,
-    /// As it came: not looked at.
+    /// Unchecked.
     pub topic: &'a [u8],
     /// 0 with QoS 0.
     pub packet_id: u16,
-    /// With their length in front; empty before MQTT 5.
+    /// With their length before them; empty before MQTT 5.
     pub properties: &'a [u8],
     /// The application message.
     pub payload: &'a [u8],
@@ -286,7 +289,7 @@ pub fn publish(v5: bool, first: u8, body: &[u8]) -> Result<Parts<'_>, Malformed>
     Ok(Parts { qos: first >> 1 & 3, topic, packet_id, properties, payload })
 }
 
-/// Properties, with their length in front, and what follows them.
+/// Splits bytes into the properties, with their length, and the rest.
 #[inline(never)]
 fn after_properties(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let mut fields = Fields(bytes);
@@ -302,7 +305,7 @@ fn may_be_published(id: u8, _value: Fields<'_>) -> Result<(), Malformed> {
     }
 }
 
-/// Appends a PUBLISH of `parts` for a client of the version named. Properties are lost towards MQTT 3.
+/// Appends a PUBLISH of `parts` for a client of this version. MQTT 3 loses the properties.
 pub fn push_publish(v5: bool, parts: &Parts<'_>, out: &mut Vec<u8>) {
     let properties: &[u8] = match (v5, parts.properties) {
         (true, &[]) => &[0],
@@ -321,14 +324,14 @@ pub fn push_publish(v5: bool, parts: &Parts<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(parts.payload);
 }
 
-/// Appends an acknowledgement without reason code, which means success; `first` says which.
+/// Appends an acknowledgement without a reason code, which means success; `first` selects the type.
 #[inline]
 pub fn push_ack(first: u8, packet_id: u16, out: &mut Vec<u8>) {
     let [high, low] = packet_id.to_be_bytes();
     out.extend_from_slice(&[first, 2, high, low]);
 }
 
-/// Appends two bytes of length and what they measure, which must be 65,535 bytes or fewer.
+/// Appends two bytes of length and these bytes, which must be 65,535 bytes or fewer.
 fn push_prefixed(bytes: &[u8], out: &mut Vec<u8>) {
     let length = u16::try_from(bytes.len()).expect("the caller has a field that fits");
     out.extend_from_slice(&length.to_be_bytes());
@@ -347,7 +350,7 @@ pub fn push_variable(mut value: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Where the packet identifier of a PUBLISH of QoS 1 or 2 stands; `None` if it is none.
+/// Offset of the packet identifier in a PUBLISH of QoS 1 or 2; `None` for any other packet.
 pub fn id_at(packet: &[u8]) -> Option<usize> {
     let head = 2 + packet.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count();
     let topic = packet.get(head..)?.first_chunk::<2>()?;

@@ -12,7 +12,7 @@ use clap::Parser;
 use serde::Serialize;
 use serde_json::Value;
 
-/// A change of more than this many percent is pointed out.
+/// A change of more than this many percent is marked.
 const NOTABLE_PERCENT: f64 = 3.0;
 
 /// Compare instruction counts with the committed baseline
@@ -91,7 +91,7 @@ fn read_summary(text: &str) -> Result<(String, u64)> {
     let part = |key: &str| summary[key].as_str().with_context(|| format!("no {key}"));
     let name = format!("{}/{}", part("function_name")?, part("id")?);
     let values = &summary["profiles"][0]["data"]["total"]["metrics"]["Ir"]["values"];
-    // With an earlier run in the same folder there is a pair: new and old.
+    // After an earlier run in the same folder there is a pair: new and old.
     let Some(count) = values["new"].as_u64().or_else(|| values["both"][0].as_u64()) else {
         bail!("no instruction count for {name}");
     };

@@ -1,4 +1,5 @@
-//! From arguments to a `Load`: the checks that concern more than one option, each with a remedy in its message.
+//! Converts arguments into a `Load`: the checks that concern more than one option, each with a
+//! remedy in its message.
 
 use super::{CommonArgs, LoadCommand, PayloadHeader, PubArgs, SubArgs};
 use crate::header::{Fields, random_run};
@@ -9,9 +10,11 @@ use crate::topic::Template;
 use anyhow::{Result, bail, ensure};
 use std::time::Duration;
 
-/// MQTT strings and topics end here (MQTT 5.0 section 1.5.4); some room is left for what placeholders expand to.
+/// Maximum length of MQTT strings and topics (MQTT 5.0 section 1.5.4), less some space for the
+/// expansion of placeholders.
 const TEXT_BYTES_MAX: usize = 65_000;
-/// Largest remaining length (MQTT 5.0 section 1.5.5), less the largest head of a PUBLISH.
+/// Largest remaining length (MQTT 5.0 section 1.5.5), less the largest part of a PUBLISH before the
+/// payload.
 const PAYLOAD_BYTES_MAX: usize = 268_435_455 - 65_535 - 16;
 
 impl LoadCommand {
@@ -82,7 +85,7 @@ fn subscribe(args: SubArgs) -> Result<Load> {
     Ok(load)
 }
 
-/// Of clients that only connect; `publish` and `subscribe` give them something to do.
+/// A load of clients that only connect; `publish` and `subscribe` add their work.
 fn common(args: CommonArgs, role: Role) -> Result<Load> {
     let version = args.version;
     ensure!(
@@ -114,8 +117,8 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
         bail!("--ifaddr {foreign} is not of the same family as the broker's address {broker}");
     }
     let prefix = args.prefix.unwrap_or_else(|| {
-        // Not the same in two runs, which would take each other's sessions over; short enough for
-        // MQTT 3.1, which allows ids of 23 characters.
+        // Different in each run, since two runs with equal ids would take each other's sessions
+        // over; short enough for MQTT 3.1, which allows ids of 23 characters.
         format!("bench_{}_{:06x}_", role.name(), random_run() & 0xFF_FFFF)
     });
     let first = args.startnumber + 1;

@@ -46,23 +46,23 @@ pub struct CompareArgs {
     pub help: Option<bool>,
 }
 
-/// Who is measured.
+/// A measured broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Contestant {
-    /// For people.
+    /// Its name in reports.
     pub name: String,
-    /// What starts it.
+    /// The command that starts it.
     pub command: String,
 }
 
-/// Options that have been looked at.
+/// Checked options.
 #[derive(Debug)]
 pub struct Settled {
     /// The reference first.
     pub contestants: Vec<Contestant>,
-    /// In order.
+    /// The cases, in order.
     pub cases: Vec<Case>,
-    /// Whose CPUs are which.
+    /// The CPUs of generator and broker.
     pub cpus: Cpus,
 }
 
@@ -85,7 +85,7 @@ impl Contestant {
 }
 
 impl CompareArgs {
-    /// Checks everything that can be checked without starting anything.
+    /// Checks everything that can be checked without starting a process.
     pub fn settle(&self) -> Result<Settled> {
         let reference = match &self.reference {
             Some(text) => Contestant::parse("--reference", text)?,

@@ -5,7 +5,7 @@ use crate::scenario::{Kind, Scenario};
 use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 
-/// What is compared where nothing else is asked for: every scenario, and where QoS or size change what is done, those too.
+/// The default cases: every scenario, with QoS or size where they change the work.
 pub const USUAL: &[&str] = &[
     "one-to-one",
     "one-to-one,qos=1",
@@ -34,7 +34,7 @@ pub const USUAL: &[&str] = &[
 pub struct Case {
     /// As it was written.
     pub name: String,
-    /// What it means.
+    /// Its scenario.
     pub scenario: Scenario,
 }
 

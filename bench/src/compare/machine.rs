@@ -1,4 +1,5 @@
-//! What a figure was measured on, as far as the system says: it stands beside every table.
+//! The environment of a measurement, as far as the system reports it. It is printed with every
+//! table.
 
 use serde::Serialize;
 use std::fs;
@@ -7,9 +8,9 @@ use std::process::Command;
 /// This machine, this program and when.
 #[derive(Debug, Serialize)]
 pub struct Machine {
-    /// As the processor names itself.
+    /// Name of the processor.
     pub cpu: String,
-    /// How many this process may use.
+    /// Number of CPUs that this process may use.
     pub cpus: usize,
     /// Kernel release.
     pub kernel: String,
@@ -22,7 +23,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Asks the system; what it does not say is "unknown".
+    /// Reads the values from the system; an unavailable one is "unknown".
     pub fn this() -> Machine {
         let unknown = || "unknown".to_owned();
         Machine {
@@ -49,12 +50,12 @@ fn said(words: &[&str]) -> Option<String> {
     (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }
 
-/// As it could be typed again, this program by its name.
+/// The command line in a form that can be typed again, with the base name of this program.
 fn command_line() -> String {
     let mut words: Vec<String> = std::env::args().collect();
     if let Some(program) = words.first_mut() {
         *program = program.rsplit('/').next().unwrap_or_default().to_owned();
     }
-    // Only a NUL could not be quoted, and no argument has one.
+    // Only a NUL cannot be quoted, and no argument contains one.
     shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The table of a comparison, for people and for files that people read.
+//! The table of a comparison, for terminal and files.
 
 use super::Run;
 use super::args::{CompareArgs, Settled};
@@ -6,7 +6,7 @@ use super::machine::Machine;
 use super::results::{Cell, Row, Spread};
 use std::fmt::Write;
 
-/// Everything, as Markdown.
+/// The whole report, as Markdown.
 pub fn text(machine: &Machine, args: &CompareArgs, settled: &Settled, rows: &[Row], runs: &[Run]) -> String {
     let mut text = String::new();
     head(&mut text, machine, args, settled);
@@ -43,7 +43,7 @@ fn head(text: &mut String, machine: &Machine, args: &CompareArgs, settled: &Sett
     );
 }
 
-/// What stands behind the costs for each contestant, where some cell has it.
+/// A column after the costs, shown if some cell has a value.
 type Column = (&'static str, fn(&Cell) -> Option<String>);
 const COLUMNS: [Column; 4] = [
     ("in the kernel", |cell| Some(format!("{:.0} %", cell.system?.median * 100.0))),
@@ -96,7 +96,7 @@ fn faults(text: &mut String, runs: &[Run]) {
     }
 }
 
-/// With a mark where rounds were left out.
+/// The cost, with a mark if rounds were left out.
 fn cost(cell: &Cell) -> String {
     match cell.left_out {
         0 => spread(cell.cost),
@@ -112,7 +112,7 @@ fn multiple(spread: Option<Spread>) -> String {
     spread.map_or("-".into(), |s| format!("**{:.2}×** ({:.2}–{:.2})", s.median, s.min, s.max))
 }
 
-/// Three digits that count.
+/// A number with three significant digits.
 fn number(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 100.0 => 0,

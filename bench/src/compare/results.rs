@@ -1,4 +1,5 @@
-//! What the runs come to: medians with their spread, and multiples of the reference, each formed within one round.
+//! Results of the runs: medians with their spread, and multiples of the reference, each computed
+//! within one round.
 
 use super::Run;
 use super::args::Contestant;
@@ -9,7 +10,7 @@ use serde::Serialize;
 /// Median, least and greatest of the rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// The middle one; between two, their mean.
+    /// The median; of an even number of rounds, the mean of the middle two.
     pub median: f64,
     /// The least.
     pub min: f64,
@@ -17,14 +18,14 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// What one broker made of one case, in the rounds in which nothing was amiss.
+/// The result of one broker in one case, from the rounds without errors.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Cell {
-    /// Whose.
+    /// Name of the broker.
     pub broker: String,
     /// The cost, in the row's unit.
     pub cost: Option<Spread>,
-    /// Of the reference in the same round.
+    /// Multiple of the reference in the same round.
     pub multiple: Option<Spread>,
     /// The part of the cost spent in the kernel, 0 to 1.
     pub system: Option<Spread>,
@@ -36,15 +37,16 @@ pub struct Cell {
     pub p50_us: Option<Spread>,
     /// Its 99th percentile.
     pub p99_us: Option<Spread>,
-    /// Part of the window in which the broker's CPU was busy with it, 0 to 1.
+    /// Fraction of the window in which the broker used its CPU, 0 to 1.
     pub share: Option<Spread>,
     /// Resident memory at the end, bytes.
     pub rss_bytes: Option<Spread>,
-    /// CPU of the processes that the broker has started, in the row's unit: it is not part of the cost.
+    /// CPU time of the processes that the broker has started, in the row's unit; not part of the
+    /// cost.
     pub children: Option<Spread>,
     /// Messages lost in all rounds.
     pub lost: u64,
-    /// Rounds in which something was amiss: they are in no figure here but `lost`.
+    /// Rounds with errors: only `lost` includes them.
     pub left_out: u32,
 }
 
@@ -53,7 +55,7 @@ pub struct Cell {
 pub struct Row {
     /// The case.
     pub case: String,
-    /// What cost means here.
+    /// Unit of the cost.
     pub unit: &'static str,
     /// One for each broker, the reference first.
     pub cells: Vec<Cell>,
@@ -89,7 +91,7 @@ fn cell(case: &Case, contestant: &Contestant, contestants: &[Contestant], runs: 
     let all_of = |name: &str| -> Vec<&Run> {
         runs.iter().filter(|run| run.case == case.name && run.broker == name).collect()
     };
-    // A round that lost messages did less work, and would make its broker look cheap.
+    // A round with lost messages did less work, which would make its broker look cheap.
     let of = |name: &str| -> Vec<(u32, &Report)> {
         let clean = all_of(name).into_iter().filter(|run| run.fault.is_none());
         clean.filter_map(|run| Some((run.round, run.report.as_ref()?))).collect()
@@ -151,7 +153,7 @@ mod tests {
         assert_eq!(spread(vec![4.0, 1.0, 2.0, 9.0]), Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
     }
 
-    /// What the floor and ours, which cost and lost so much in these rounds, come to.
+    /// Cells of the relay and of our broker, from the costs and losses of these rounds.
     fn cells(rounds: &[(u32, &str, f64, u64)]) -> [Cell; 2] {
         let case = Case::parse("connect-storm").unwrap();
         let contestants = ["floor", "ours"].map(|name| Contestant { name: name.into(), command: "x".into() });
@@ -191,7 +193,7 @@ mod tests {
         assert_eq!(ours.multiple, Some(twice), "of the first round alone");
     }
 
-    /// The machine got twice as slow between two rounds: the multiples say the same all the while.
+    /// If the machine becomes twice as slow between two rounds, the multiples stay the same.
     #[test]
     fn multiples_are_formed_within_a_round() {
         let [floor, ours] = cells(&[

@@ -1,5 +1,5 @@
-//! The state machine of one connection: frames in, packets out into the buffer that all share. The engine feeds it and owns socket and buffers; nothing
-//! here touches a socket or reads a clock.
+//! The state machine of one connection: frames in, packets out into a buffer that all clients
+//! share. The engine calls it and owns socket and buffers; this file uses no socket and no clock.
 
 use super::Shared;
 use super::failure::{Failure, State};
@@ -16,11 +16,11 @@ use std::hash::BuildHasherDefault;
 pub struct Client {
     /// Position among all clients.
     pub index: usize,
-    /// Changed by the frames, and by the engine for what concerns the socket.
+    /// Changed by frames, and by the engine for the socket.
     pub state: State,
     /// When connect() was called.
     pub started_ns: u64,
-    /// When the engine last sent anything.
+    /// When the engine last sent bytes.
     pub last_sent_ns: u64,
     keep_alive_ns: u64,
     ping_unanswered: bool,
@@ -33,13 +33,14 @@ pub struct Client {
 #[derive(Debug)]
 enum Part {
     Publish(Box<Publisher>),
-    /// By its number among the subscribers.
+    /// Its number among the subscribers.
     Subscribe(usize),
     Hold,
 }
 
 impl Client {
-    /// A client whose connect() was just called. Publishers come first, then subscribers, then those that only connect.
+    /// A client whose connect() was just called. Publishers come first, then subscribers, then
+    /// those that only connect.
     pub fn new(index: usize, setup: &Setup, now_ns: u64) -> Self {
         let publishers = setup.shape.publishers.len();
         let part = if index < publishers {
@@ -68,18 +69,19 @@ impl Client {
         Ok(())
     }
 
-    /// Whether the broker still owes an answer of the handshake.
+    /// Whether an answer of the handshake is still missing.
     pub fn in_handshake(&self) -> bool {
         matches!(self.state, State::Connecting | State::AwaitConnack | State::AwaitSuback)
     }
 
-    /// Takes one frame and appends what it calls for.
+    /// Handles one frame and appends the answers.
     #[inline]
     pub fn frame(&mut self, frame: &Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Failure> {
         match (frame.kind(), self.state) {
             (kind::PUBLISH, State::Ready | State::AwaitSuback) => self.receive(frame, shared),
             (kind::PUBLISH, State::Closing) if shared.books.is_ledger() => {
-                // It may be the second copy of the last message. Behind our DISCONNECT nothing may be sent.
+                // It may be a duplicate of the last message. After our DISCONNECT no packet may be
+                // sent.
                 let before = shared.out.len();
                 let received = self.receive(frame, shared);
                 shared.out.truncate(before);
@@ -87,12 +89,13 @@ impl Client {
             }
             (_, State::Closing) => Ok(()),
             (kind::CONNACK, State::AwaitConnack) => self.connack(frame, shared),
-            // Before the CONNACK nothing else may come [MQTT-3.2.0-1].
+            // No other packet may arrive before CONNACK [MQTT-3.2.0-1].
             (other, State::Connecting | State::AwaitConnack | State::Ended) => {
                 Err(Failure::Unexpected(other))
             }
             (kind::PUBREL, _) => {
-                // An id of an earlier connection is not known here; its PUBCOMP is owed all the same [MQTT-4.3.3-11].
+                // An id of an earlier connection is unknown here, but needs a PUBCOMP
+                // [MQTT-4.3.3-11].
                 let packet_id = frames::ack(frame)?.0;
                 self.unreleased.remove(&packet_id);
                 frames::push_ack(0x70, packet_id, &mut shared.out);
@@ -111,14 +114,14 @@ impl Client {
         }
     }
 
-    /// A PUBLISH came: counts it and appends PUBACK or PUBREC.
+    /// Counts a received PUBLISH and appends PUBACK or PUBREC.
     #[inline]
     fn receive(&mut self, frame: &Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Failure> {
         let publish = frames::publish(shared.setup.version == Version::V5, frame.bytes[0], frame.body)?;
         if publish.qos > 0 {
             let first = if publish.qos == 1 { 0x40 } else { 0x50 };
             frames::push_ack(first, publish.packet_id, &mut shared.out);
-            // Until PUBREL the same id is the same message [MQTT-4.3.3-10].
+            // Until PUBREL the same id means the same message [MQTT-4.3.3-10].
             if publish.qos == 2 && !self.unreleased.insert(publish.packet_id) {
                 shared.received_again();
                 return Ok(());
@@ -185,7 +188,7 @@ impl Client {
         if let Part::Publish(publisher) = &mut self.part { Some(publisher) } else { None }
     }
 
-    /// Appends what a publisher has to send by now.
+    /// Appends the messages of a publisher that are due.
     #[inline]
     pub fn produce(&mut self, shared: &mut Shared<'_>) -> Produced {
         match &mut self.part {
@@ -194,14 +197,15 @@ impl Client {
         }
     }
 
-    /// Keep alive: appends PINGREQ if the connection was quiet for long enough. Answers when to call this again, or
-    /// `None` if there is no keep alive. Fails if the last PINGREQ was not answered.
+    /// Keep alive: appends PINGREQ if the connection was silent for long enough. Returns the time
+    /// of the next call, or `None` without a keep alive. Fails if the last PINGREQ was not
+    /// answered.
     pub fn keep_alive(&mut self, shared: &mut Shared<'_>) -> Result<Option<u64>, Failure> {
         let now_ns = shared.now_ns;
         if self.keep_alive_ns == 0 {
             return Ok(None);
         }
-        // Three quarters leave room for a slow network; the broker closes at 1.5 [MQTT-3.1.2-22].
+        // Three quarters leave time for a slow network; the broker closes at 1.5 [MQTT-3.1.2-22].
         let quiet_ns = self.keep_alive_ns / 4 * 3;
         if now_ns < self.last_sent_ns + quiet_ns {
             return Ok(Some(self.last_sent_ns + quiet_ns));
@@ -214,7 +218,7 @@ impl Client {
         Ok(Some(now_ns + quiet_ns))
     }
 
-    /// Ends the connection from our side: appends DISCONNECT once the CONNACK has come.
+    /// Ends the connection from our side: appends DISCONNECT once CONNACK has arrived.
     pub fn close(&mut self, shared: &mut Shared<'_>) {
         if matches!(self.state, State::Ready | State::AwaitSuback) {
             frames::disconnect(&mut shared.out);

@@ -1,16 +1,17 @@
-//! What a run counts: connections, messages, acknowledgements, errors, and how long things took. Clients and loop write
-//! it, the reports read it. Adding to it allocates nothing, except for an error of a kind not seen before.
+//! The counters of a run: connections, messages, acknowledgements, errors, and times. Clients and
+//! loop write them, the reports read them. An addition allocates nothing, except for an error of a
+//! new kind.
 
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// One hour: nothing that takes longer is a latency.
+/// One hour, the maximum latency.
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 
-/// Counts and distributions of one run; times are nanoseconds since its start. What is not skipped is in the summary of
-/// `pub`, `sub` and `conn` as it stands.
+/// Counts and distributions of one run; times are nanoseconds since its start. Fields that are not
+/// skipped are part of the summary of `pub`, `sub` and `conn`.
 #[derive(Debug, Default, Serialize)]
 pub struct Counts {
     /// Connects begun.
@@ -18,33 +19,33 @@ pub struct Counts {
     pub started: u32,
     /// CONNACKs with success.
     pub connected: u32,
-    /// Clients that came to the end of their handshake, SUBACK included.
+    /// Clients that completed their handshake, SUBACK included.
     pub ready: u32,
-    /// Clients that did not.
+    /// Clients whose handshake failed.
     pub failed: u32,
     /// Connections of ready clients lost, other than by the end of the run.
     pub disconnects: u32,
     /// Messages written, each once.
     pub sent: u64,
-    /// QoS 1 and 2 messages whose PUBACK or PUBCOMP came.
+    /// QoS 1 and 2 messages whose PUBACK or PUBCOMP has arrived.
     pub acked: u64,
-    /// QoS 1 and 2 messages that the broker turned down with a reason code.
+    /// QoS 1 and 2 messages that the broker refused with a reason code.
     pub refused: u64,
     /// QoS 1 and 2 messages accepted with "no matching subscribers".
     pub unmatched: u64,
-    /// QoS 1 and 2 messages not yet acknowledged, over all connections that live.
+    /// QoS 1 and 2 messages not yet acknowledged, over all open connections.
     #[serde(skip)]
     pub in_flight: u64,
-    /// The same of connections that have ended.
+    /// The same for connections that have ended.
     #[serde(skip)]
     pub abandoned: u64,
     /// Messages received; a QoS 2 message counts once.
     pub received: u64,
     /// Payload bytes of the messages received.
     pub received_bytes: u64,
-    /// QoS 2 messages that came again before their PUBREL.
+    /// QoS 2 messages that arrived again before their PUBREL.
     pub redelivered: u64,
-    /// Messages stamped later than they arrived: the clocks of two machines disagree.
+    /// Messages with a stamp later than their arrival: the clocks of two machines differ.
     pub from_the_future: u64,
     /// First connect begun.
     #[serde(skip)]
@@ -70,12 +71,12 @@ pub struct Counts {
     /// From connect to CONNACK.
     #[serde(rename = "connect_latency_us")]
     pub connect_latency: Meter,
-    /// What went wrong how often, in words.
+    /// Number of errors, by text.
     pub errors: BTreeMap<String, u64>,
 }
 
 impl Counts {
-    /// All zero; the meters of messages are off.
+    /// All counters zero, with the latency meters of messages off.
     pub fn new() -> Self {
         let mut counts = Self::default();
         counts.connect_latency.switch(true);
@@ -104,7 +105,7 @@ impl Counts {
     }
 }
 
-/// When something happened first and last.
+/// Time of the first and of the last event of a kind.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Span {
     first_ns: Option<u64>,
@@ -112,14 +113,14 @@ pub struct Span {
 }
 
 impl Span {
-    /// It happens now.
+    /// Records an event at this time.
     #[inline]
     pub fn touch(&mut self, now_ns: u64) {
         self.first_ns.get_or_insert(now_ns);
         self.last_ns = now_ns;
     }
 
-    /// When it happened last, if ever.
+    /// Time of the last event, if any.
     pub fn last_ns(&self) -> Option<u64> {
         self.first_ns.map(|_| self.last_ns)
     }
@@ -136,7 +137,7 @@ pub fn as_seconds(ns: u64) -> f64 {
     std::time::Duration::from_nanos(ns).as_secs_f64()
 }
 
-/// A histogram of every message, fast where messages come in batches: equal values in a row are recorded together.
+/// A histogram of every message, fast for batches: equal values in a row are recorded together.
 #[derive(Debug)]
 pub struct Meter {
     histogram: Histogram<u64>,
@@ -154,7 +155,7 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Records one value in nanoseconds, cut at an hour, if it is on.
+    /// Records one value in nanoseconds, at most an hour, if it is on.
     #[inline]
     pub fn record(&mut self, value: u64) {
         if value != self.value {
@@ -176,7 +177,7 @@ impl Meter {
         self.on = on;
     }
 
-    /// Everything recorded while it was on, or `None` if nothing was.
+    /// The recorded values, or `None` if there are none.
     pub fn latency(&self) -> Option<Latency> {
         let histogram = self.histogram();
         let us = |ns: u64| ns as f64 / 1000.0;

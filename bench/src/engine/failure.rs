@@ -1,10 +1,10 @@
-//! Where a connection stands, and why it came to its end. Clients, publishers and links fail with it; the engine counts it
-//! by its text.
+//! The state of a connection, and the reason of its end. Clients, publishers and links return
+//! failures; the engine counts them by text.
 
 use crate::frames::Malformed;
 use crate::reason::Reason;
 
-/// Where a connection stands.
+/// State of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// TCP is being connected.
@@ -17,12 +17,12 @@ pub enum State {
     Ready,
     /// DISCONNECT is sent.
     Closing,
-    /// No socket any more.
+    /// Without a socket.
     Ended,
 }
 
 impl State {
-    /// What is awaited in it, for people.
+    /// What the state waits for, as text.
     fn awaited(self) -> &'static str {
         match self {
             Self::AwaitConnack => "CONNACK",
@@ -32,7 +32,7 @@ impl State {
     }
 }
 
-/// Why a connection came to its end; as text, the kind it is counted under.
+/// Why a connection ended; its text is the kind for the counter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// connect() failed.
@@ -44,7 +44,7 @@ pub enum Failure {
     /// CONNACK with a code other than success.
     #[error("CONNACK: {0}")]
     Refused(Reason),
-    /// The CONNACK, or MQTT, rules out what the load asks for.
+    /// CONNACK, or MQTT itself, does not allow the load.
     #[error("CONNACK: {0}")]
     Unsupported(String),
     /// SUBACK with a failure code.
@@ -53,7 +53,7 @@ pub enum Failure {
     /// End of the stream.
     #[error("connection closed by the broker")]
     Closed,
-    /// The broker said why, with DISCONNECT.
+    /// The broker sent the reason with DISCONNECT.
     #[error("DISCONNECT: {0}")]
     Disconnected(Reason),
     /// Reading or writing failed.
@@ -62,10 +62,10 @@ pub enum Failure {
     /// PINGREQ was not answered within the keep alive.
     #[error("no PINGRESP within the keep alive")]
     NoPingresp,
-    /// A packet that cannot be read.
+    /// A packet that cannot be decoded.
     #[error("broker sent a malformed packet: {0}")]
     Malformed(&'static str),
-    /// A packet that has no place here.
+    /// A packet that is not allowed in this state.
     #[error("broker sent a packet of type {0} that has no place here")]
     Unexpected(u8),
 }
@@ -82,7 +82,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// A packet that a load asks for cannot be written.
+/// A packet of the load cannot be encoded.
 impl From<anyhow::Error> for Failure {
     fn from(why: anyhow::Error) -> Self {
         Self::Unsupported(format!("{why:#}"))

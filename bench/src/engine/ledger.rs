@@ -1,10 +1,11 @@
-//! The books of a run: which messages are under way, who still has to receive them, what was lost or came twice, and so
-//! how many each publisher may send. Called for every message sent and received; knows neither packets nor time.
+//! Tracks the messages of a run: which are under way, who must still receive them, which were lost
+//! or duplicated, and so how many each publisher may send. Called for every message sent and
+//! received; it handles neither packets nor time.
 
 use crate::plan::{NOT_RECEIVED, Shape};
 use crate::sequence::{Seen, Stream, Tally};
 
-/// Gaps that one receiver remembers of one publisher.
+/// Gaps that one receiver stores per publisher.
 const GAPS_MAX: usize = 4096;
 
 /// All publishers and subscribers of a run.
@@ -12,13 +13,13 @@ const GAPS_MAX: usize = 4096;
 pub struct Ledger {
     accounts: Vec<Account>,
     listeners: Vec<Listener>,
-    /// Deliveries that the messages sent must make.
+    /// Number of deliveries that the sent messages must cause.
     pub expected: u64,
-    /// Deliveries made, each once.
+    /// Number of deliveries, each counted once.
     pub delivered: u64,
-    /// Messages that nobody sent, or not to that subscriber.
+    /// Messages that no publisher sent, or not to that subscriber.
     pub stray: u64,
-    /// Publishers that got credit since they were taken last.
+    /// Publishers that got credit since the last call of `take_freed`.
     freed: Vec<usize>,
 }
 
@@ -29,7 +30,7 @@ struct Account {
     turn: usize,
     receivers: Vec<u32>,
     credit: Option<Credit>,
-    /// Stands in `freed`.
+    /// The publisher is in `freed`.
     is_freed: bool,
 }
 
@@ -40,26 +41,26 @@ struct Listener {
     received_by: Vec<Hearing>,
 }
 
-/// What one subscriber has to hear, and has heard, of one publisher.
+/// The messages of one publisher that one subscriber must receive, and has received.
 #[derive(Debug)]
 struct Hearing {
     ranks: Vec<u32>,
-    /// Topics of a round that are heard.
+    /// Number of topics of a round that the subscriber receives.
     matched: u64,
     stream: Stream,
 }
 
-/// A message just entered.
+/// A message just recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Of its publisher, from 1.
+    /// Number among its publisher's messages, from 1.
     pub sequence: u64,
     /// Index of its topic.
     pub topic: usize,
 }
 
 impl Ledger {
-    /// Empty books. `window` is the credit of each publisher, `None` in an open loop.
+    /// No messages yet. `window` is the credit of each publisher, `None` in an open loop.
     pub fn new(shape: &Shape, window: Option<u32>) -> Self {
         let account = |receivers: &Vec<u32>| Account {
             sent: 0,
@@ -95,7 +96,7 @@ impl Ledger {
         self.accounts[publisher].credit.as_ref().map_or(u64::MAX, Credit::available)
     }
 
-    /// Enters a publisher's next message.
+    /// Records a publisher's next message.
     #[inline]
     pub fn send(&mut self, publisher: usize) -> Entry {
         let account = &mut self.accounts[publisher];
@@ -110,7 +111,7 @@ impl Ledger {
         Entry { sequence: account.sent, topic }
     }
 
-    /// Enters that a subscriber received a message; true if it is the first time.
+    /// Records that a subscriber received a message; true if it is the first time.
     #[inline]
     pub fn receive(&mut self, listener: usize, publisher: u32, sequence: u64) -> bool {
         let listener = &mut self.listeners[listener];
@@ -130,8 +131,9 @@ impl Ledger {
         match hearing.stream.see(ordinal, GAPS_MAX) {
             Seen::Next => {}
             Seen::Ahead(missing) => {
-                // Messages of one publisher keep their order [MQTT-4.6.0-6]: what was skipped will hardly come, and
-                // must not hold the window for ever. If it comes after all, it counts, but gives no credit twice.
+                // Messages of one publisher keep their order [MQTT-4.6.0-6]: a skipped message is
+                // unlikely to arrive, and must not block the window forever. If it arrives later,
+                // it counts, but gives no credit twice.
                 for skipped in hearing.skipped(sequence, missing) {
                     freed |= account.arrived(skipped);
                 }
@@ -151,7 +153,7 @@ impl Ledger {
         true
     }
 
-    /// Moves the publishers that got credit since the last call into `into`, each once.
+    /// Moves the publishers with new credit since the last call into `into`, each once.
     pub fn take_freed(&mut self, into: &mut Vec<usize>) {
         for publisher in &self.freed {
             self.accounts[*publisher].is_freed = false;
@@ -159,13 +161,14 @@ impl Ledger {
         into.append(&mut self.freed);
     }
 
-    /// Deliveries that are still awaited, or lost.
+    /// Deliveries that are still expected, or lost.
     pub fn outstanding(&self) -> u64 {
         self.expected - self.delivered
     }
 
-    /// Calls `each` with the publisher and the number of every delivery that is awaited behind the last one made, where
-    /// publishers have `due` messages to send until now, sent or not. Linear in what is awaited, and in the topics.
+    /// Calls `each` with the publisher and the number of every expected delivery after the last one
+    /// made, if publishers have had `due` messages to send until now, sent or not. Linear in the
+    /// number of expected deliveries and of topics.
     pub fn awaited(&self, due: impl Fn(usize) -> u64, mut each: impl FnMut(usize, u64)) {
         for listener in &self.listeners {
             for (publisher, hearing) in (listener.first_publisher..).zip(&listener.received_by) {
@@ -179,7 +182,8 @@ impl Ledger {
         }
     }
 
-    /// What was amiss so far at all subscribers. Its `lost` knows no message behind the last received one.
+    /// Errors so far at all subscribers. Its `lost` does not include messages after the last
+    /// received one.
     pub fn tally(&self) -> Tally {
         let mut sum = Tally::default();
         for hearing in self.listeners.iter().flat_map(|listener| &listener.received_by) {
@@ -197,7 +201,7 @@ impl Account {
 }
 
 impl Hearing {
-    /// The place of a message among those of its publisher that are for this subscriber, from 1.
+    /// The number of a message among those of its publisher for this subscriber, from 1.
     #[inline]
     fn ordinal(&self, sequence: u64) -> Option<u64> {
         if self.ranks.is_empty() {
@@ -209,7 +213,8 @@ impl Hearing {
         (rank != NOT_RECEIVED).then(|| round * self.matched + u64::from(rank) + 1)
     }
 
-    /// Whether a message lies behind the last one received; one that is not for this subscriber may lie anywhere.
+    /// Whether a message is after the last one received. A message for another subscriber has any
+    /// number.
     fn awaits(&self, sequence: u64) -> bool {
         let hears_any = self.ranks.is_empty() || self.matched > 0;
         hears_any && self.ordinal(sequence).is_none_or(|ordinal| ordinal >= self.stream.awaited())
@@ -222,11 +227,12 @@ impl Hearing {
     }
 }
 
-/// The credit of one publisher: its messages that are not yet received by all, as a ring of the deliveries each awaits.
+/// The credit of one publisher: a ring of the messages that not all subscribers have received, with
+/// the number of missing deliveries of each.
 #[derive(Debug)]
 struct Credit {
     window: u64,
-    /// The oldest that some subscriber has not received.
+    /// The oldest message that some subscriber has not received.
     first: u64,
     /// The next to be sent.
     next: u64,
@@ -252,7 +258,7 @@ impl Credit {
 
     #[inline]
     fn slot(&mut self, sequence: u64) -> &mut u32 {
-        // The mask keeps it within the ring.
+        // The mask keeps the index within the ring.
         &mut self.awaited[(sequence & self.mask) as usize]
     }
 
@@ -265,10 +271,10 @@ impl Credit {
         }
     }
 
-    /// One more delivery of a message; true if that gives credit.
+    /// Records one more delivery of a message; true if that gives credit.
     #[inline]
     fn arrived(&mut self, sequence: u64) -> bool {
-        // What a subscriber sees for the first time was not yet received by all.
+        // A message that is new to a subscriber was not yet received by all.
         debug_assert!((self.first..self.next).contains(&sequence), "message {sequence} is not under way");
         let slot = self.slot(sequence);
         *slot = slot.saturating_sub(1);
@@ -368,8 +374,8 @@ mod tests {
             books.send(publisher);
         }
         assert!(books.receive(0, 0, 1) && books.receive(0, 1, 1) && books.receive(1, 0, 2));
-        // The third of the first publisher was due, and is not even sent; the first of it was skipped on the way to the
-        // second subscriber, which makes it lost.
+        // The third message of the first publisher was due, and is not sent yet; its first was
+        // skipped on the way to the second subscriber, so it counts as lost.
         assert_eq!(awaited(&books, [3, 1]), [(0, 3), (0, 2), (0, 3), (1, 1)]);
 
         let mut scenario = Scenario::new(Kind::Wildcards);

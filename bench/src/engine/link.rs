@@ -1,5 +1,5 @@
-//! A connection's socket with what could not be written yet and what was read of an incomplete frame.
-//! Owned by the engine. A connection in step owns no memory here: reads and writes go through buffers that
+//! A connection's socket with its unsent bytes and the bytes of an incomplete frame. Owned by the
+//! engine. Without such bytes a connection uses no memory here: reads and writes use buffers that
 //! all connections share.
 
 use super::failure::Failure;
@@ -9,18 +9,18 @@ use bytes::{Buf, BytesMut};
 use mio::net::TcpStream;
 use std::io::{self, Read, Write};
 
-/// A connected socket and its leftovers.
+/// A connected socket with unsent bytes and the bytes of an incomplete frame.
 #[derive(Debug)]
 pub struct Link {
     stream: TcpStream,
     unsent: BytesMut,
     incomplete: Incomplete,
-    /// The peer has sent its end. No further event will say that there is something to read, so reading goes
-    /// on until the end shows.
+    /// The peer has closed its side. No further event reports that there is something to read, so
+    /// reading continues until the end is found.
     pub peer_closed: bool,
 }
 
-/// What one read brought into a buffer: its bytes, and how many of them were left over from before.
+/// Result of one read into a buffer: its bytes, and how many of them were there from before.
 #[derive(Debug, Clone, Copy)]
 pub struct Filled {
     bytes: usize,
@@ -28,13 +28,13 @@ pub struct Filled {
 }
 
 impl Link {
-    /// Takes the socket over.
+    /// Takes ownership of the socket.
     pub fn new(stream: TcpStream) -> Self {
         let incomplete = Incomplete::default();
         Self { stream, unsent: BytesMut::new(), incomplete, peer_closed: false }
     }
 
-    /// Whether connect() has succeeded; it may not be decided yet.
+    /// Whether connect() has succeeded; it may still be under way.
     pub fn is_connected(&self) -> Result<bool, Failure> {
         let refused = |error: io::Error| Failure::Connect(socket::explain(&error));
         if let Some(error) = self.stream.take_error().map_err(refused)? {
@@ -52,12 +52,13 @@ impl Link {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Whether bytes wait for the socket to take them.
+    /// Whether there are bytes that the socket has not accepted yet.
     pub fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// Sends `out` behind what is unsent, and leaves it empty. What the socket does not take is kept.
+    /// Sends `out` after the unsent bytes, and leaves it empty. Bytes that the socket does not
+    /// accept are stored.
     pub fn send(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         let behind = self.has_unsent();
         let sent = if behind { 0 } else { write_some(&mut self.stream, out)? };
@@ -66,15 +67,15 @@ impl Link {
         if behind { self.flush() } else { Ok(()) }
     }
 
-    /// Sends what is unsent, as far as the socket takes it.
+    /// Sends unsent bytes, as many as the socket accepts.
     pub fn flush(&mut self) -> io::Result<()> {
         let sent = write_some(&mut self.stream, &self.unsent)?;
         self.unsent.advance(sent);
         Ok(())
     }
 
-    /// Reads once into `buffer`, behind a copy of what was left over; `None` if there is nothing to read now. The end of the
-    /// stream is [`Failure::Closed`].
+    /// Reads once into `buffer`, after a copy of the stored bytes; `None` if there is nothing to
+    /// read now. The end of the stream is [`Failure::Closed`].
     pub fn fill(&mut self, buffer: &mut [u8]) -> Result<Option<Filled>, Failure> {
         let in_front = self.incomplete.put_into(buffer);
         match read_some(&mut self.stream, &mut buffer[in_front..])? {
@@ -84,8 +85,8 @@ impl Link {
         }
     }
 
-    /// Hands every whole frame of what [`Link::fill`] brought into `buffer` to `take`, and keeps the rest. Answers whether more
-    /// may be waiting in the socket.
+    /// Passes every complete frame that [`Link::fill`] read into `buffer` to `take`, and stores the
+    /// rest. Returns whether the socket may have more bytes.
     #[inline]
     pub fn hand_out(
         &mut self,
@@ -102,12 +103,12 @@ impl Link {
             }
             Ok::<_, Failure>(bytes.len() - rest.len())
         })?;
-        // epoll(7): a short read from a stream has drained it, and the next event tells of more.
+        // epoll(7): a short read has emptied a stream socket, and the next event reports more.
         Ok(bytes == buffer.len() || self.peer_closed)
     }
 }
 
-/// Writes until all is written or the socket is full; answers how much it took.
+/// Writes until all is written or the socket is full. Returns how many bytes it accepted.
 fn write_some(stream: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
@@ -149,7 +150,7 @@ mod tests {
         (Link::new(TcpStream::from_std(ours)), theirs)
     }
 
-    /// Reads until `count` frames have come; answers their lengths.
+    /// Reads until `count` frames have arrived. Returns their lengths.
     fn frames(link: &mut Link, buffer: &mut [u8], count: usize) -> Vec<usize> {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let mut lengths = Vec::new();
@@ -212,7 +213,7 @@ mod tests {
             link.send(&mut out).unwrap();
             assert!(out.is_empty());
         }
-        // There is room again, but what is kept goes first.
+        // There is space again, but the stored bytes are sent first.
         let mut head = vec![0; sent.len() / 2];
         peer.read_exact(&mut head).unwrap();
         let mut tail = vec![9, 9, 9, 9];

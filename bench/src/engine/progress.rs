@@ -1,5 +1,5 @@
-//! What a run says while it runs, all of it on stderr: a line per second on a terminal, and the first error of each kind.
-//! Standard output belongs to the report.
+//! Progress messages, all on stderr: a line per second on a terminal, and the first error of each
+//! kind. Standard output is for the report.
 
 use super::counts::as_seconds;
 use std::io::{IsTerminal, Write};
@@ -18,13 +18,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Nothing is shown unless it `talks`, no line in a pipe.
+    /// Shows nothing unless `talks`, and no line in a pipe.
     pub fn new(talks: bool) -> Self {
         let line = talks && std::io::stderr().is_terminal();
         Self { talks, line, next_ns: SECOND_NS, shown_ns: 0, shown: [0; 2] }
     }
 
-    /// Renews the line once a second; `text` gets by how much each of `counts` has risen per second.
+    /// Updates the line once a second; `text` gets the increase of each of `counts` per second.
     pub fn show(&mut self, now_ns: u64, counts: [u64; 2], text: impl FnOnce([f64; 2]) -> String) {
         if !self.line || now_ns < self.next_ns {
             return;
@@ -36,7 +36,7 @@ impl Progress {
         self.next_ns = now_ns + SECOND_NS;
     }
 
-    /// Puts another text into the line.
+    /// Sets the text of the line.
     pub fn line(&self, text: &str) {
         if self.line {
             write(&format!("\r\x1b[K{text}"));
@@ -48,7 +48,7 @@ impl Progress {
         self.line("");
     }
 
-    /// Says something that stays.
+    /// Prints a permanent message.
     pub fn say(&self, text: &str) {
         if self.talks {
             self.clear();
@@ -56,13 +56,13 @@ impl Progress {
         }
     }
 
-    /// The first error of its kind; the report counts the others.
+    /// Prints the first error of its kind; the report counts the others.
     pub fn complain(&self, client_id: &str, broker: SocketAddr, what: &str) {
         self.say(&format!("client {client_id} to {broker}: {what}"));
     }
 }
 
 fn write(text: &str) {
-    // Whoever closed stderr does not want to know.
+    // Without an open stderr the message is lost.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -1,5 +1,6 @@
-//! A publisher: when its next message is due, which packet ids are in flight, what their acknowledgements say. Driven by
-//! `client`; writes packets into the buffer that all share and never waits.
+//! A publisher: when its next message is due, which packet ids are in flight, and the results of
+//! their acknowledgements. Called by `client`; writes packets into the shared buffer and never
+//! waits.
 
 use super::Shared;
 use super::failure::Failure;
@@ -10,20 +11,20 @@ use crate::plan::{Pace, Setup};
 use crate::reason::Reason;
 use anyhow::{Result, ensure};
 
-/// A turn of one publisher ends after this many bytes, so that the others get theirs and one write takes them.
+/// Maximum bytes of one publisher's turn, so that the others are served and one write sends them.
 const TURN_BYTES: usize = 64 * 1024;
 
 /// One publishing client.
 #[derive(Debug)]
 pub struct Publisher {
     index: usize,
-    /// By topic.
+    /// Fixed parts of its packets, by topic.
     heads: Vec<PublishHead>,
     window: Window,
     turn: Turn,
 }
 
-/// What decides when the next message may go.
+/// The condition for the next message.
 #[derive(Debug)]
 enum Turn {
     /// The publisher's own clock.
@@ -32,21 +33,22 @@ enum Turn {
         /// Messages that it may still send.
         quota: u64,
         interval_ns: u64,
-        /// When the next message is due; runs behind while the window is shut, so that the stamps tell the wait.
+        /// When the next message is due; it falls behind while the window is closed, so that the
+        /// stamps include the wait.
         due_ns: u64,
     },
-    /// Credit from the ledger, or the schedule: so many messages may go now.
+    /// Credit from the ledger, or the schedule: so many messages may be sent now.
     Granted(u64),
 }
 
 /// Why [`Publisher::produce`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Produced {
-    /// Nothing to do until an acknowledgement or credit comes, or ever again.
+    /// Nothing to send until an acknowledgement or credit arrives, or at all.
     Blocked,
     /// The next message is due at this time.
     DueAt(u64),
-    /// There is more, but it is another's turn.
+    /// There is more, after the turns of others.
     More,
 }
 
@@ -65,7 +67,8 @@ impl Publisher {
         Self { index, heads: Vec::new(), window: Window::new(0, 0), turn }
     }
 
-    /// Encodes what all messages have in common, or says why the broker's CONNACK rules them out.
+    /// Encodes the common parts of all messages, or fails if the broker's CONNACK does not allow
+    /// them.
     pub fn prepare(&mut self, setup: &Setup, connack: &Connack) -> Result<()> {
         let messages = &setup.messages;
         ensure!(messages.qos <= connack.maximum_qos, "the broker takes QoS {} at most", connack.maximum_qos);
@@ -81,7 +84,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Makes the first message due, where the publisher has a clock of its own.
+    /// Makes the first message due, if the publisher has its own interval.
     pub fn begin(&mut self, now_ns: u64) {
         if let Turn::Own { due_ns, .. } = &mut self.turn {
             *due_ns = now_ns;
@@ -101,7 +104,7 @@ impl Publisher {
         self.window.in_flight() as u64
     }
 
-    /// Takes away what is not sent of its share of the limit.
+    /// Returns the unsent part of its share of the limit, which becomes 0.
     pub fn forgo_quota(&mut self) -> u64 {
         if let Turn::Own { quota, .. } = &mut self.turn { std::mem::take(quota) } else { 0 }
     }
@@ -166,7 +169,7 @@ impl Publisher {
         }
     }
 
-    /// PUBACK, PUBREC or PUBCOMP came (MQTT 5.0 sections 3.4, 3.5 and 3.7).
+    /// Handles PUBACK, PUBREC or PUBCOMP (MQTT 5.0 sections 3.4, 3.5 and 3.7).
     pub fn acknowledgement(
         &mut self,
         kind: u8,
@@ -182,7 +185,7 @@ impl Publisher {
         let (packet_id, code) = frames::ack(frame)?;
         let counts = &mut shared.counts;
         if kind == kind::PUBREC && code < 0x80 {
-            // Also when it comes again [MQTT-4.3.3-4].
+            // Also for a duplicate [MQTT-4.3.3-4].
             if self.window.release(packet_id) {
                 frames::push_ack(0x62, packet_id, &mut shared.out);
             } else {
@@ -209,7 +212,8 @@ impl Publisher {
     }
 }
 
-/// How many messages a publisher with so much credit sends now: whole bursts. In an open loop the schedule decides.
+/// How many messages a publisher with this credit sends now: complete bursts. In an open loop the
+/// schedule decides.
 fn earned(pace: Pace, available: u64) -> u64 {
     match pace {
         Pace::Credit { burst, .. } => available - available % u64::from(burst),
@@ -217,7 +221,7 @@ fn earned(pace: Pace, available: u64) -> u64 {
     }
 }
 
-/// The packet ids 1 to its size, and what each is doing.
+/// The packet ids 1 to its size, with the state of each.
 #[derive(Debug)]
 pub struct Window {
     qos: u8,
@@ -231,14 +235,14 @@ struct Slot {
     sent_ns: u64,
 }
 
-/// What a packet id is doing.
+/// State of a packet id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Not in use.
     Free,
     /// PUBLISH is sent.
     Published,
-    /// PUBREC has come and PUBREL is sent.
+    /// PUBREC has arrived and PUBREL is sent.
     Released,
 }
 
@@ -270,7 +274,7 @@ impl Window {
         self.slots.get_mut(usize::from(packet_id).checked_sub(1)?)
     }
 
-    /// Frees the id if it is in this phase; answers when its message was sent.
+    /// Frees the id if it is in this phase. Returns when its message was sent.
     #[inline]
     pub fn give_back(&mut self, packet_id: u16, phase: Phase) -> Option<u64> {
         // PUBACK belongs to QoS 1 and PUBCOMP to QoS 2; PUBREC with a refusal ends a QoS 2 message early.
@@ -281,7 +285,7 @@ impl Window {
         Some(sent_ns)
     }
 
-    /// PUBREC came. True also when it comes again: then PUBREL is repeated [MQTT-4.3.3-4].
+    /// PUBREC has arrived. True also for a duplicate: then PUBREL is sent again [MQTT-4.3.3-4].
     pub fn release(&mut self, packet_id: u16) -> bool {
         let qos = self.qos;
         let slot = self.slot(packet_id).filter(|slot| qos == 2 && slot.phase != Phase::Free);

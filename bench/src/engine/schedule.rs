@@ -1,13 +1,13 @@
-//! When the messages of an open loop are due: evenly, and never later because the broker or this process was slow.
-//! The engine calls it; it reads no clock.
+//! When the messages of an open loop are due: at even intervals, and never later because the broker
+//! or this process was slow. The engine calls it; it uses no clock.
 
-/// Messages at a fixed rate, dealt to the publishers in turn.
+/// Messages at a fixed rate, assigned to the publishers in turn.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     start_ns: u64,
     per_second: u64,
     publishers: u64,
-    /// Messages dealt so far.
+    /// Number of messages assigned so far.
     dealt: u64,
 }
 
@@ -19,7 +19,7 @@ impl Schedule {
 
     /// Nanosecond at which message `number`, counted from 0 over all publishers, is due.
     fn due(&self, number: u64) -> u64 {
-        // Whole seconds apart, so that the product stays within 64 bits for any rate below 10^10.
+        // Whole seconds are separate, so that the product fits 64 bits for any rate below 10^10.
         let (seconds, rest) = (number / self.per_second, number % self.per_second);
         self.start_ns + seconds * 1_000_000_000 + rest * 1_000_000_000 / self.per_second
     }
@@ -40,7 +40,7 @@ impl Schedule {
         usize::try_from(publisher).ok()
     }
 
-    /// How many messages have been dealt to a publisher.
+    /// Number of messages assigned to a publisher.
     pub fn dealt_to(&self, publisher: usize) -> u64 {
         let (rounds, rest) = (self.dealt / self.publishers, self.dealt % self.publishers);
         rounds + u64::from((publisher as u64) < rest)

@@ -1,5 +1,6 @@
-//! What the clients of a run share: counts, the record of messages, and the time. Clients write it for every message; `load`
-//! and `scenario` read it between two turns of the engine. Nothing here waits or touches a socket.
+//! State that the clients of a run share: counts, the record of messages, and the time. Clients
+//! write it for every message; `load` and `scenario` read it between two turns of the engine.
+//! Nothing here waits or uses a socket.
 
 use super::counts::Counts;
 use super::ledger::Ledger;
@@ -8,20 +9,20 @@ use crate::header;
 use crate::plan::Setup;
 use crate::sequence::Tracker;
 
-/// What the clients of a run share; the engine sets the time before it calls them.
+/// State that the clients of a run share; the engine sets the time before it calls them.
 #[derive(Debug)]
 pub struct Shared<'s> {
-    /// What is run.
+    /// The settings of the run.
     pub setup: &'s Setup,
-    /// What is counted.
+    /// The counters.
     pub counts: Counts,
-    /// Which message came to whom.
+    /// The record of messages.
     pub books: Books,
-    /// Of an open loop, once it has begun.
+    /// The schedule of an open loop, once it has begun.
     pub schedule: Option<Schedule>,
     /// Messages still to send until the limit, over all publishers that have not failed; none without a limit.
     pub remaining: Option<u64>,
-    /// What the client whose turn it is has to send.
+    /// Bytes to send of the client that is being called.
     pub out: Vec<u8>,
     /// Nanoseconds since the start.
     pub now_ns: u64,
@@ -29,18 +30,18 @@ pub struct Shared<'s> {
     pub wall_at_zero_ns: u64,
 }
 
-/// Which message came to whom.
+/// The record of messages.
 #[derive(Debug)]
 pub enum Books {
-    /// Publishers and receivers are in this process: every message is followed.
+    /// Publishers and receivers are in this process: every message is tracked.
     Ledger(Ledger),
-    /// They are not: what is known of a message is what its header says.
+    /// They are not: only the headers of messages give data.
     Headers {
-        /// What receivers saw of sequences.
+        /// Sequence numbers that receivers saw.
         trackers: Vec<Tracker>,
         /// The tracker of each subscriber.
         tracker_of: Vec<usize>,
-        /// Gaps each of them remembers per publisher.
+        /// Stored gaps of each tracker per publisher.
         gaps_max: usize,
         /// Whether a message without a header is an error.
         expected: bool,
@@ -48,7 +49,7 @@ pub enum Books {
 }
 
 impl Books {
-    /// Whether every message is followed.
+    /// Whether every message is tracked.
     #[inline]
     pub fn is_ledger(&self) -> bool {
         matches!(self, Self::Ledger(_))
@@ -62,7 +63,7 @@ impl Books {
 }
 
 impl Shared<'_> {
-    /// Enters a publisher's next message; answers its number, topic and due time.
+    /// Records a publisher's next message. Returns its number, topic and due time.
     #[inline]
     pub(super) fn enter(&mut self, publisher: usize) -> (u64, usize, u64) {
         let Books::Ledger(ledger) = &mut self.books else { return (0, 0, self.now_ns) };
@@ -74,7 +75,7 @@ impl Shared<'_> {
         (entry.sequence, entry.topic, due_ns)
     }
 
-    /// Counts a message that came to a subscriber, or to a client that has not subscribed.
+    /// Counts a message that a subscriber, or a client without a subscription, received.
     #[inline]
     pub(super) fn received(&mut self, subscriber: Option<usize>, payload: &[u8]) {
         let stamp = header::read(payload);
@@ -116,7 +117,7 @@ impl Shared<'_> {
         }
     }
 
-    /// Counts a QoS 2 message that came once more before its PUBREL.
+    /// Counts a QoS 2 message that arrived again before its PUBREL.
     pub(super) fn received_again(&mut self) {
         self.counts.redelivered += 1;
         if self.books.is_ledger() {

@@ -1,4 +1,5 @@
-//! A timer that wakes the loop's epoll to the microsecond; epoll itself counts in milliseconds.
+//! A timer that wakes the loop's epoll with microsecond accuracy; epoll itself counts in
+//! milliseconds.
 
 use anyhow::{Context, Result};
 use mio::unix::SourceFd;
@@ -8,12 +9,12 @@ use rustix::time::{
 };
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Shows as an event that belongs to no connection.
+/// Appears as an event without a connection.
 #[derive(Debug)]
 pub struct Timer(OwnedFd);
 
 impl Timer {
-    /// Not armed yet.
+    /// A timer that is not set.
     pub fn new(registry: &Registry) -> Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags).context("cannot create a timer")?;
@@ -23,10 +24,10 @@ impl Timer {
         Ok(Self(timer))
     }
 
-    /// Arms it anew.
+    /// Sets it again.
     pub fn ring_in(&self, ns: u64) -> Result<()> {
         let second = 1_000_000_000;
-        // Zero would disarm it.
+        // Zero would disable it.
         let ns = i64::try_from(ns.max(1)).unwrap_or(i64::MAX);
         let once = Itimerspec {
             it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },

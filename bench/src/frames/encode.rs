@@ -54,8 +54,8 @@ fn expiring_after(seconds: u32) -> v5::ConnectProperties {
     }
 }
 
-/// MQTT 3.1 differs from 3.1.1 in the protocol's name and level alone (MQTT 3.1 section 3.1); mqttbytes does
-/// not know it.
+/// MQTT 3.1 differs from 3.1.1 only in the protocol's name and level (MQTT 3.1 section 3.1);
+/// mqttbytes does not support it.
 fn to_v31(v311: &[u8], out: &mut Vec<u8>) {
     const V311_NAME: &[u8] = b"\0\x04MQTT\x04";
     const V31_NAME: &[u8] = b"\0\x06MQIsdp\x03";
@@ -88,20 +88,20 @@ pub fn disconnect(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xE0, 0]);
 }
 
-/// The part of a publisher's PUBLISH packets that stays the same, up to the payload.
+/// The constant part of a publisher's PUBLISH packets, up to the payload.
 #[derive(Debug)]
 pub struct PublishHead {
     bytes: Box<[u8]>,
-    /// Where the packet id stands, with QoS 1 and 2.
+    /// Offset of the packet id, with QoS 1 and 2.
     id_at: Option<usize>,
     fields: Fields,
     publisher: Publisher,
 }
 
 impl PublishHead {
-    /// Prepares packets on `topic` with these payloads; `publisher` is who their headers name.
+    /// Prepares packets on `topic` with these payloads; their headers name `publisher`.
     pub fn new(version: Version, topic: &str, messages: &Messages, publisher: Publisher) -> Result<Self> {
-        // The whole packet is encoded once; whatever stands before the payload is the head.
+        // The whole packet is encoded once; the bytes before the payload are the head.
         let mut packet = BytesMut::new();
         let level = qos(messages.qos).map_err(anyhow::Error::msg)?;
         let payload = messages.payload.to_vec();
@@ -126,7 +126,7 @@ impl PublishHead {
         self.bytes.len()
     }
 
-    /// Appends one packet. `packet_id` is ignored with QoS 0. Allocates only where `out` grows.
+    /// Appends one packet. `packet_id` is ignored with QoS 0. Allocates only when `out` grows.
     #[inline]
     pub fn push(&self, payload: &[u8], packet_id: u16, sequence: u64, due_ns: u64, out: &mut Vec<u8>) {
         let at = out.len();

@@ -1,5 +1,5 @@
-//! Options of `grapnel-bench run`, checked as a whole and turned into a `Scenario` and a `Target`. `cli` names the
-//! arguments, `main` calls [`command`].
+//! Options of `grapnel-bench run`, checked as a whole and converted into a `Scenario` and a
+//! `Target`. `cli` names the arguments, `main` calls [`command`].
 
 use super::target::{parse_cpus, pin, pin_process, usual_cpus};
 use super::{FIELDS, Kind, Scenario, Target, Waiting};
@@ -13,14 +13,14 @@ use std::io::Write;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// Largest payload: what an MQTT packet can hold is more, but no broker takes it by default.
+/// Largest payload: an MQTT packet can hold more, but no broker accepts it by default.
 const SIZE_MAX: usize = 16 * 1024 * 1024;
-/// A window of one publisher; the packet identifiers of QoS 1 and 2 end here too.
+/// Maximum window of one publisher, equal to the number of packet identifiers of QoS 1 and 2.
 const WINDOW_MAX: u32 = 65_535;
-/// Clients of one kind, or filters.
+/// Maximum number of clients of one kind, or of filters.
 const COUNT_MAX: u32 = 1_000_000;
 
-/// Reads numbers from 1 to `max`.
+/// Parses numbers from 1 to `max`.
 fn up_to(max: u32) -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(max))
 }
@@ -132,9 +132,9 @@ pub struct CpuArgs {
 /// The first argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// Say what there is.
+    /// Lists the scenarios.
     List,
-    /// Run this one.
+    /// Runs this one.
     Run(Kind),
 }
 
@@ -145,7 +145,7 @@ fn what() -> impl TypedValueParser<Value = What> {
         .map(|word| Kind::from_str(&word, false).map_or(What::List, What::Run))
 }
 
-/// Carries `run` out and prints what it came to; true if nothing was amiss.
+/// Carries out `run` and prints the report; true if there was no error.
 pub fn command(args: &RunArgs, stop: &AtomicBool) -> Result<bool> {
     let What::Run(kind) = args.what else { return list().map(|()| true) };
     let mut scenario = args.load.scenario(kind).map_err(Usage)?;
@@ -203,7 +203,7 @@ impl LoadArgs {
         scenario.pace = self.pace(kind, scenario.pace)?;
         self.set_counts(&mut scenario)?;
         if kind == Kind::Idle {
-            // Nothing comes that could be missed.
+            // It receives no messages, so no event can be missed.
             scenario.waiting = Waiting::Sleep;
         }
         Ok(scenario)
@@ -255,17 +255,18 @@ impl LoadArgs {
     }
 }
 
-/// Which CPUs are whose.
+/// The CPUs of generator and broker.
 #[derive(Debug, Clone)]
 pub struct Cpus {
-    /// The generator's; empty for the system's choice.
+    /// CPUs of the generator; empty if the system selects them.
     pub bench: Vec<usize>,
-    /// The broker's; empty for the system's choice.
+    /// CPUs of the broker; empty if the system selects them.
     pub broker: Vec<usize>,
 }
 
 impl CpuArgs {
-    /// As asked for, or the first for the generator and the last for a broker that is started here.
+    /// The requested CPUs, or the first for the generator and the last for a broker that is started
+    /// here.
     pub fn settle(&self, started_here: bool) -> Cpus {
         let (first, last) = usual_cpus();
         let broker = if started_here { last } else { Vec::new() };
@@ -277,7 +278,7 @@ impl CpuArgs {
 }
 
 impl TargetArgs {
-    /// Which CPUs the generator and the broker get.
+    /// The CPUs of the generator and the broker.
     pub fn cpus(&self) -> Result<Cpus> {
         ensure!(
             self.broker.is_some() || self.pid.is_some() || self.cpus.broker_cpu.is_none(),
@@ -286,7 +287,7 @@ impl TargetArgs {
         Ok(self.cpus.settle(self.broker.is_some()))
     }
 
-    /// Starts the broker, or finds the one that runs.
+    /// Starts the broker, or uses the running one.
     pub fn start(&self, cpus: &Cpus, version: Version) -> Result<Target> {
         if let Some(command) = &self.broker {
             return Target::start(command, &cpus.broker, version);

@@ -1,6 +1,6 @@
-//! The phases of a scenario with messages, or of an idle one: connect, warm up, measure, perhaps count system calls, drain,
-//! close; and the readings at the borders. [`super::run`] calls [`drive`]; the engine does the work between two calls of
-//! [`Run::advance`].
+//! The phases of a scenario with messages, or of an idle one: connect, warm up, measure, optionally
+//! count system calls, drain, close; and the readings at their borders. [`super::run`] calls
+//! [`drive`]; the engine does the work between two calls of [`Run::advance`].
 
 use super::report::{Measured, Reading, Report};
 use super::storm;
@@ -15,9 +15,10 @@ use crate::plan::{Pace, Setup};
 use anyhow::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Between two looks at the threads of the broker, so that one that ends takes at most this much unseen with it.
+/// Time between two readings of the broker's threads: the maximum CPU time of an ending thread that
+/// is missed.
 const SAMPLE_NS: u64 = 500_000_000;
-/// The ends of the connections are awaited this long.
+/// Timeout for the ends of the connections.
 const CLOSE_NS: u64 = 5_000_000_000;
 
 /// Carries out a scenario with messages, or an idle one.
@@ -25,7 +26,8 @@ pub fn drive(scenario: &Scenario, setup: &Setup, target: &Target, stop: &AtomicB
     let mut run = Run::new(scenario, setup, target)?;
     while run.phase != Phase::Over {
         if run.phase.awaits_perf() {
-            // perf shares this CPU, and with real-time priority it would never have it while the generator spins.
+            // perf shares this CPU; with real-time priority the generator would keep it while it
+            // spins.
             std::thread::yield_now();
         }
         let spins = scenario.waiting == Waiting::Spin && run.phase.is_load();
@@ -47,7 +49,7 @@ pub fn drive_storm(scenario: &Scenario, setup: &Setup, target: &Target, stop: &A
     let measured = Measured {
         before,
         connect_ns: engine.clock.now_ns(),
-        // The broker may have died of it, which the errors say.
+        // The broker may have ended, which the errors show.
         connected: sampler.as_mut().and_then(|sampler| sampler.times().ok()),
         ..Measured::default()
     };
@@ -56,7 +58,7 @@ pub fn drive_storm(scenario: &Scenario, setup: &Setup, target: &Target, stop: &A
     Ok(Report::new(scenario, target, &engine.shared, &measured, why_not, interrupted))
 }
 
-/// Where a run stands; times are those at which the phase is over.
+/// Phase of a run; times are those at which the phase ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Clients connect and subscribe.
@@ -86,7 +88,7 @@ impl Phase {
         matches!(self, WarmUp(_) | Measuring(_) | Attaching(_) | Counting(_) | Detaching(_))
     }
 
-    /// Whether the next step is that of perf.
+    /// Whether the next step is perf's.
     fn awaits_perf(self) -> bool {
         matches!(self, Self::Attaching(_) | Self::Detaching(_))
     }
@@ -97,13 +99,13 @@ impl Phase {
             Self::WarmUp(until) | Self::Measuring(until) | Self::Counting(until) | Self::Closing(until) => {
                 until
             }
-            // It is over when perf answers, for which there is no event.
+            // It ends when perf answers, for which there is no event.
             Self::Attaching(_) | Self::Detaching(_) => now_ns + 1_000_000,
             Self::Connecting | Self::Draining | Self::Over => u64::MAX,
         }
     }
 
-    /// For people.
+    /// Its name in messages.
     fn name(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
@@ -120,9 +122,9 @@ impl Phase {
 #[derive(Debug, Default)]
 struct Calls {
     counter: Option<Counter>,
-    /// Deliveries when it began.
+    /// Number of deliveries when it began.
     delivered_before: u64,
-    /// Deliveries in it.
+    /// Number of deliveries in it.
     delivered: u64,
     /// The count.
     count: Option<u64>,
@@ -140,7 +142,7 @@ struct Run<'s> {
     sampler: Option<Sampler>,
     next_sample_ns: u64,
     calls: Calls,
-    /// When the last delivery or acknowledgement came, and how many there were.
+    /// Time of the last delivery or acknowledgement, and their number.
     progressed: (u64, u64),
     interrupted: bool,
 }
@@ -174,7 +176,7 @@ impl<'s> Run<'s> {
         ledger
     }
 
-    /// Moves on to the next phase once the present one has served its purpose or its time.
+    /// Begins the next phase once the current one is complete or its time is over.
     fn advance(&mut self, stop: &AtomicBool) {
         let now_ns = self.engine.shared.now_ns;
         if self.phase.is_load() || self.phase == Phase::Draining {
@@ -186,7 +188,7 @@ impl<'s> Run<'s> {
             self.interrupted = true;
             self.drain();
         } else if self.phase.is_load() && (self.is_broken() || self.is_stalled()) {
-            // Whatever is measured from here on says nothing about the load that was asked for.
+            // Later measurements would not be of the requested load.
             if !self.is_broken() {
                 let patience_s = self.scenario.options.patience.as_secs_f64();
                 self.engine.shared.counts.error(&format!(
@@ -217,7 +219,7 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Every client is ready or has failed: begins the load, or gives up.
+    /// Every client is ready or has failed: begins the load, or ends the run.
     fn begin_load(&mut self) {
         let now_ns = self.engine.shared.now_ns;
         self.measured.connect_ns = now_ns;
@@ -271,7 +273,7 @@ impl<'s> Run<'s> {
         });
     }
 
-    /// The counts of this moment.
+    /// The counters at this moment.
     fn reading(&mut self) -> Reading {
         let used = self.sample();
         Reading {
@@ -288,12 +290,12 @@ impl<'s> Run<'s> {
 
     fn sample(&mut self) -> Option<Times> {
         let sampler = self.sampler.as_mut()?;
-        // So that a child which ends takes little unseen with it.
+        // So that little CPU time of an ending child is missed.
         sampler.children_times();
         match sampler.times() {
             Ok(times) => Some(times),
             Err(error) => {
-                // Its end shows in the connections; here it must only be said why the columns are empty.
+                // The connections show its end; this only explains why the columns are empty.
                 self.engine.shared.counts.error(&format!("{error:#}"));
                 self.sampler = None;
                 None
@@ -321,7 +323,7 @@ impl<'s> Run<'s> {
         self.drain();
     }
 
-    /// Whether perf has carried out the last command; gives up on it after a while.
+    /// Whether perf has carried out the last command; fails after a timeout.
     fn perf_has_answered(&mut self, give_up_ns: u64) -> bool {
         let late = self.engine.shared.now_ns >= give_up_ns;
         let answered = match &mut self.calls.counter {
@@ -411,7 +413,7 @@ impl<'s> Run<'s> {
         });
     }
 
-    /// What came of it.
+    /// The report of the run.
     fn report(self) -> Report {
         let Run { scenario, target, engine, measured, calls, interrupted, .. } = self;
         let measured = Measured { calls_delivered: calls.delivered, calls: calls.count, ..measured };

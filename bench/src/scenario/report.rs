@@ -1,5 +1,5 @@
-//! The result of a scenario, for people and programs. Readings become rates and costs here and
-//! nowhere else. Built by the loops when they have ended.
+//! The report of a scenario. Only this file converts readings into rates and costs. Built by the
+//! loops at their end.
 
 mod table;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// The counts of one moment.
+/// The counters at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reading {
     /// Nanoseconds since the start.
@@ -22,42 +22,42 @@ pub struct Reading {
     pub sent: u64,
     /// Deliveries, each once.
     pub delivered: u64,
-    /// Their payloads.
+    /// Bytes of their payloads.
     pub delivered_bytes: u64,
-    /// Nanoseconds in which the generator had nothing to do.
+    /// Nanoseconds in which the generator was idle.
     pub idle_ns: u64,
-    /// What the broker had used.
+    /// CPU time of the broker.
     pub used: Option<Times>,
-    /// What the processes that the broker has started had used.
+    /// CPU time of the processes that the broker has started.
     pub children: Option<Times>,
-    /// What the generator had used.
+    /// CPU time of the generator.
     pub own: Option<Times>,
 }
 
-/// What a loop has read.
+/// Readings of a loop.
 #[derive(Debug, Clone, Default)]
 pub struct Measured {
     /// Nanoseconds from the first connect until all clients were ready.
     pub connect_ns: u64,
-    /// What the broker had used before the first connect, and when all were ready.
+    /// CPU time of the broker before the first connect, and when all clients were ready.
     pub before: Option<Times>,
     /// See `before`.
     pub connected: Option<Times>,
-    /// The measured window.
+    /// Reading at the start of the measured window.
     pub start: Option<Reading>,
-    /// See `start`.
+    /// Reading at its end.
     pub end: Option<Reading>,
-    /// Of the broker, before the first connect.
+    /// Memory of the broker before the first connect.
     pub memory_before: Option<Memory>,
-    /// Of the broker, at the end of the window.
+    /// Memory of the broker at the end of the window.
     pub memory: Option<Memory>,
-    /// System calls of the broker in a window of their own, and the deliveries in it.
+    /// System calls of the broker in their own window, and the deliveries in it.
     pub calls: Option<u64>,
     /// See `calls`.
     pub calls_delivered: u64,
 }
 
-/// What a scenario came to. Keys and meaning are in README.md; a value that could not be measured is null.
+/// Report of a scenario. README.md describes the keys; a value that could not be measured is null.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub scenario: Kind,
@@ -92,7 +92,7 @@ pub struct Report {
     pub broker_log: Option<String>,
 }
 
-/// Who was measured.
+/// The measured broker.
 #[derive(Debug, Clone, Serialize)]
 pub struct Broker {
     pub address: SocketAddr,
@@ -101,7 +101,7 @@ pub struct Broker {
     pub cpus: Vec<usize>,
 }
 
-/// With what load.
+/// The options of the load.
 #[derive(Debug, Clone, Serialize)]
 pub struct Options {
     pub version: u8,
@@ -128,36 +128,37 @@ pub struct Connects {
     pub cpu_us_each: Option<f64>,
 }
 
-/// What the broker used in the measured window.
+/// CPU time of the broker in the measured window.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cpu {
     pub total_s: f64,
     pub user_s: Option<f64>,
     pub system_s: Option<f64>,
-    /// Of one CPU: 1 is all of it.
+    /// Fraction of one CPU: 1 is all of it.
     pub share: f64,
-    /// Time its threads were kept from their CPU, as a part of the window.
+    /// Time in which its threads were ready but had no CPU, as a fraction of the window.
     pub waited: f64,
     pub us_per_delivery: Option<f64>,
     pub user_us_per_delivery: Option<f64>,
     pub system_us_per_delivery: Option<f64>,
 }
 
-/// What the processes used that the broker has started, such as workers of its plugins; null where there was nothing.
+/// CPU time of the processes that the broker has started, such as workers of its plugins; null if
+/// there were none.
 #[derive(Debug, Clone, Serialize)]
 pub struct ChildrenCpu {
     pub total_s: f64,
-    /// Of one CPU: 1 is all of it.
+    /// Fraction of one CPU: 1 is all of it.
     pub share: f64,
     pub us_per_delivery: Option<f64>,
 }
 
-/// How the generator fared in the measured window.
+/// The generator in the measured window.
 #[derive(Debug, Clone, Serialize)]
 pub struct Bench {
-    /// Part of the time in which it had something to do.
+    /// Fraction of the time in which it had work.
     pub busy: f64,
-    /// Part of the time in which it was kept from its CPU.
+    /// Fraction of the time in which it was ready but had no CPU.
     pub waited: Option<f64>,
 }
 
@@ -179,7 +180,7 @@ pub struct Syscalls {
 }
 
 impl Report {
-    /// Of a run that has ended.
+    /// The report of a run that has ended.
     pub fn new(
         scenario: &Scenario,
         target: &Target,
@@ -231,7 +232,7 @@ impl Report {
         report
     }
 
-    /// Adds what lies between two readings.
+    /// Adds the measurements between two readings.
     pub fn add_window(&mut self, start: Reading, end: Reading) {
         let passed_ns = end.at_ns.saturating_sub(start.at_ns);
         let passed_s = as_seconds(passed_ns);
@@ -259,18 +260,18 @@ impl Report {
         });
     }
 
-    /// The broker ended by itself: an error, whatever else was measured.
+    /// The broker ended by itself: an error, whatever was measured.
     pub fn broker_ended(&mut self, end: &End) {
         self.errors.insert(end.what.clone(), 1);
         self.broker_log = Some(end.log.clone());
     }
 
-    /// Whether every connection held, and every message came to all its subscribers, once.
+    /// Whether no connection failed, and every message was received by all its subscribers, once.
     pub fn is_success(&self) -> bool {
         self.fault().is_empty()
     }
 
-    /// What went amiss with messages, and how often.
+    /// Errors with messages, and their numbers.
     fn amiss(&self) -> [(&'static str, u64); 6] {
         [
             ("lost", self.lost),
@@ -282,7 +283,7 @@ impl Report {
         ]
     }
 
-    /// What was amiss, in a sentence; empty if nothing was.
+    /// The errors in one sentence; empty without errors.
     pub fn fault(&self) -> String {
         let connections =
             [("disconnected", self.disconnects.into()), ("not connected", self.connects.failed.into())];
@@ -345,7 +346,7 @@ impl MemoryUse {
     fn of(scenario: &Scenario, measured: &Measured, connected: u32) -> Option<Self> {
         let memory = measured.memory?;
         let before = measured.memory_before.map(|memory| memory.rss_bytes);
-        // Of the others a connection's part cannot be told from that of the messages.
+        // In the other scenarios the memory of connections and of messages cannot be separated.
         let only_connections = before.filter(|_| scenario.kind == Kind::Idle);
         let each = |before: u64| ratio(memory.rss_bytes as f64 - before as f64, f64::from(connected));
         Some(Self {
@@ -365,7 +366,7 @@ impl Syscalls {
 }
 
 impl Cpu {
-    /// The exact total, split as the ticks of user and system time are.
+    /// The exact total, split in the ratio of the ticks of user and system time.
     fn of(used: Times, passed_s: f64, delivered: u64) -> Self {
         let total_s = as_seconds(used.total_ns);
         let user_share = used.user_share();
@@ -391,7 +392,7 @@ fn ratio(of: f64, to: f64) -> Option<f64> {
 
 #[cfg(test)]
 impl Report {
-    /// Nothing was measured yet.
+    /// A report without measurements.
     pub fn empty_for_tests(scenario: &Scenario) -> Report {
         let target = Target::at(SocketAddr::from(([127, 0, 0, 1], 1883)), None);
         let setup = scenario.setup(target.addr);

@@ -1,10 +1,10 @@
-//! The clients of a scenario: which topics each publisher sends on, which filters each subscriber has, and so who hears
-//! what. Computed once, before the first connect. Knows no packets.
+//! The clients of a scenario: topics of each publisher, filters of each subscriber, and so who
+//! receives what. Computed once, before the first connect.
 
 use super::{Kind, Scenario};
 use crate::plan::{NOT_RECEIVED, PublisherShape, ReceivedFrom, Shape, SubscriberShape};
 
-/// Topics of one load at most; a larger tree is sampled.
+/// Maximum number of topics of one load; a larger tree is sampled.
 const TOPICS_MAX: usize = 4096;
 
 /// The clients of a scenario, below topics that no other run uses.
@@ -37,7 +37,7 @@ pub fn shape_of(scenario: &Scenario, run: u32) -> Shape {
     }
 }
 
-/// A filter over three levels; `None` is `+`, and levels that are not there make a `#`.
+/// A filter over three levels; `None` is `+`, and missing levels make a `#`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern(Vec<Option<usize>>);
 
@@ -62,8 +62,8 @@ impl Pattern {
     }
 }
 
-/// The patterns over a tree that is `width` wide at each of three levels, by kind. Patterns of one kind match
-/// disjoint sets of topics; each topic is matched by one pattern of each kind.
+/// The patterns over a tree that is `width` wide at each of three levels, by kind. Patterns of one
+/// kind match disjoint sets of topics; each topic is matched by one pattern of each kind.
 fn patterns(width: usize) -> [Vec<Pattern>; 5] {
     let one = || 0..width;
     let two = || one().flat_map(move |a| one().map(move |b| (a, b)));
@@ -76,8 +76,8 @@ fn patterns(width: usize) -> [Vec<Pattern>; 5] {
     ]
 }
 
-/// Exactly so many patterns, over the smallest tree that has them. What is too many is taken from the largest kinds
-/// alike.
+/// Exactly so many patterns, over the smallest tree that has them. The surplus is removed evenly
+/// from the largest kinds.
 fn choose(filters: usize) -> (usize, [Vec<Pattern>; 5]) {
     let width = (1..).find(|width| 3 * width * width + 2 * width >= filters).unwrap_or(1);
     let mut kinds = patterns(width);
@@ -88,7 +88,7 @@ fn choose(filters: usize) -> (usize, [Vec<Pattern>; 5]) {
     (width, kinds)
 }
 
-/// Sites, devices and metrics; publishers share the topics out among them, subscribers the filters.
+/// Sites, devices and metrics; publishers share the topics, subscribers the filters.
 fn tree(scenario: &Scenario, root: &str) -> Shape {
     let (width, kinds) = choose(scenario.filters as usize);
     let leaves = width.pow(3);

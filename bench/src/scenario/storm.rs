@@ -1,5 +1,6 @@
-//! Connects as fast as the broker answers: connect, CONNECT, CONNACK, DISCONNECT, and again, a bounded number under way at
-//! once. `phases` calls it for `connect-storm`; `target` connects once to see whether a broker is there.
+//! Connects as fast as the broker answers: connect, CONNECT, CONNACK, DISCONNECT, and again, with a
+//! bounded number under way at once. `phases` calls it for `connect-storm`; `target` connects once
+//! to check whether a broker is there.
 
 use super::{Kind, Scenario};
 use crate::engine::ledger::Ledger;
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Connects once; fails with what came instead of a good CONNACK within a second.
+/// Connects once. Fails with the reason if there is no successful CONNACK within a second.
 pub fn connect_once(broker: SocketAddr, version: Version) -> Result<()> {
     let mut scenario = Scenario::new(Kind::ConnectStorm);
     (scenario.options.version, scenario.options.patience) = (version, Duration::from_secs(1));
@@ -29,7 +30,7 @@ pub fn begin(setup: &Setup) -> Result<Engine<'_>> {
     Engine::new(setup, Books::Ledger(Ledger::new(&setup.shape, None)))
 }
 
-/// Goes on until every connection has ended, or until `stop`; true if all have.
+/// Continues until every connection has ended, or until `stop`; true if all have.
 pub fn finish(engine: &mut Engine<'_>, spins: bool, stop: &AtomicBool) -> Result<bool> {
     let clients = engine.shared.setup.shape.clients();
     while engine.live > 0 || (engine.shared.counts.started as usize) < clients {

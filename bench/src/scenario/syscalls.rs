@@ -1,5 +1,6 @@
-//! Counting the system calls of the broker with `perf stat`, in a window of its own: being watched makes each call
-//! dearer, so the CPU time is never measured at the same moment. Used by the loop, which goes on meanwhile.
+//! Counts the system calls of the broker with `perf stat`, in a window of its own: tracing slows
+//! each call down, so the CPU time is never measured at the same time. Used by the loop, which
+//! continues meanwhile.
 
 use super::target::{becomes_readable, end};
 use anyhow::{Context, Result, bail};
@@ -9,10 +10,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 const EVENT: &str = "raw_syscalls:sys_enter";
-/// perf answers a command within this, or is broken.
+/// Timeout for perf's answer to a command.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A running `perf stat`. It begins to count on command and says when it does.
+/// A running `perf stat`. It begins to count on command and reports when it does.
 #[derive(Debug)]
 pub struct Counter {
     child: Child,
@@ -39,14 +40,15 @@ impl Counter {
         Ok(Self { child, control, answers })
     }
 
-    /// Asks to begin, or to stop, counting; [`Counter::has_answered`] tells when it is so.
+    /// Requests the begin or end of counting; [`Counter::has_answered`] returns whether it is done.
     pub fn ask(&mut self, begin: bool) -> Result<()> {
         let command = if begin { "enable\n" } else { "disable\n" };
-        // A pipe takes so little at once. If perf has ended, it says why when it is asked for the count.
+        // A pipe accepts so few bytes at once. If perf has ended, the read of the count reports the
+        // reason.
         self.control.write_all(command.as_bytes()).or_else(|_| bail!(self.complaint()))
     }
 
-    /// Whether the last command was carried out; fails if perf has ended instead. Does not wait.
+    /// Whether the last command was carried out; fails if perf has ended. Does not wait.
     pub fn has_answered(&mut self) -> Result<bool> {
         if !becomes_readable(&self.answers, Duration::ZERO) {
             return Ok(false);
@@ -58,7 +60,7 @@ impl Counter {
         }
     }
 
-    /// Ends it and reads the count.
+    /// Ends perf and reads the count.
     pub fn finish(mut self) -> Result<u64> {
         let said = self.end();
         parse(&said).with_context(|| format!("perf stat printed no count: {}", cause(&said)))
@@ -80,13 +82,13 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        // Has ended already, unless the run was broken off.
+        // It has ended already, unless the run was interrupted.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The line that names the cause: perf says it behind `Error:`, or at once.
+/// The line with the cause: perf prints it after `Error:`, or as the first line.
 fn cause(text: &str) -> &str {
     let mut lines =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Events "));
@@ -98,7 +100,7 @@ fn cause(text: &str) -> &str {
 fn parse(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.contains(EVENT))?;
     match line.split(',').next()?.trim() {
-        // Of a process that slept all the time; perf has attached, or there would be no such line.
+        // A process that slept all the time; perf has attached, or there would be no such line.
         "<not counted>" => Some(0),
         count => count.parse().ok(),
     }

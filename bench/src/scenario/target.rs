@@ -1,5 +1,5 @@
-//! What is measured: a broker started for the occasion, or one that runs already; and which CPUs it and this process
-//! use. `args` makes a target, `run` drives it. What was started here ends here, whatever way this process ends.
+//! The measured broker, started by this process or already running; and the CPUs of both. `args`
+//! makes a target, `run` uses it. A broker started here is ended, however this process ends.
 
 use super::storm::connect_once;
 use crate::plan::Version;
@@ -15,35 +15,35 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A started broker has this long until it accepts a CONNECT, and to end when it is told to.
+/// Timeout of a started broker until it accepts a CONNECT, and for its end.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two attempts to connect to a broker that is starting.
+/// Pause between two attempts to connect to a starting broker.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Lines of a failed broker's log that are shown.
+/// Lines shown of a failed broker's log.
 const LOG_LINES: usize = 20;
-/// What Grapnel says once it listens; the address follows.
+/// Text before the address that Grapnel prints once it listens.
 const LISTENING: &str = "listening on mqtt://";
 
 /// A broker to be measured.
 #[derive(Debug)]
 pub struct Target {
-    /// Where it listens.
+    /// Its address.
     pub addr: SocketAddr,
-    /// Its process, if known: without it, what the broker uses cannot be told.
+    /// Its process, if known: needed to measure its CPU time and memory.
     pub pid: Option<u32>,
     /// The command it was started with.
     pub command: Option<String>,
-    /// The CPUs it was given; empty: as the system likes.
+    /// Its CPUs; empty if the system selects them.
     pub cpus: Vec<usize>,
     process: Option<Process>,
 }
 
-/// How a broker ended that should not have.
+/// An unexpected end of a broker.
 #[derive(Debug)]
 pub struct End {
-    /// In a sentence.
+    /// A sentence about it.
     pub what: String,
-    /// The end of what it said.
+    /// The end of its log.
     pub log: String,
 }
 
@@ -53,11 +53,12 @@ impl Target {
         Self { addr, pid, command: None, cpus: Vec::new(), process: None }
     }
 
-    /// Starts `command` on these CPUs and waits until it accepts a CONNECT of `version`. In the command `{listen}`
-    /// stands for an address with a free port, `{port}` for the port alone, `{dir}` for a fresh directory; without
-    /// the first two the broker must say `listening on mqtt://ADDR:PORT`. Dropping the target ends the broker.
+    /// Starts `command` on these CPUs and waits until it accepts a CONNECT of `version`. In the
+    /// command `{listen}` stands for an address with a free port, `{port}` for the port alone,
+    /// `{dir}` for a fresh directory; without the first two the broker must print `listening on
+    /// mqtt://ADDR:PORT`. Dropping the target ends the broker.
     pub fn start(command: &str, cpus: &[usize], version: Version) -> Result<Self> {
-        // Its limit of open files is ours; what a login shell allows is little for a broker.
+        // It inherits our limit of open files; that of a login shell is low for a broker.
         grapnel_floor::descriptors::raise_limit();
         let process = Process::start(command, cpus)?;
         let mut target = Self {
@@ -109,7 +110,7 @@ impl Target {
 #[derive(Debug)]
 struct Process {
     child: Child,
-    /// Where the command told it to listen.
+    /// The address that the command line gave it.
     promised: Option<SocketAddr>,
     dir: TempDir,
 }
@@ -128,7 +129,7 @@ impl Process {
             }
             *word = word.replace("{dir}", &dir.path().to_string_lossy());
         }
-        // The kernel ends it with us even if we are killed; where there is no setpriv, our own end must do.
+        // The kernel ends it with us even if we are killed; without setpriv, only our own end does.
         if Path::new("/usr/bin/setpriv").exists() {
             let before = ["/usr/bin/setpriv", "--pdeathsig", "KILL", "--"];
             words.splice(0..0, before.map(str::to_owned));
@@ -141,9 +142,10 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("cannot share the broker's log")?)
             .stderr(log)
-            // Ctrl-C at the terminal is for us: we end the broker when the run is over.
+            // Ctrl-C at the terminal must reach only this process, which ends the broker after the
+            // run.
             .process_group(0);
-        // The child has the CPUs from its first instruction on, and so has every thread of it.
+        // The child has its CPUs from the first instruction on, and so have all its threads.
         let ours = sched_getaffinity(None).context("cannot read the CPU affinity")?;
         pin(cpus)?;
         let started = command.spawn().with_context(|| format!("cannot start {program}; is it there?"));
@@ -157,7 +159,7 @@ impl Process {
             .unwrap_or_default()
     }
 
-    /// The last lines it said.
+    /// The last lines of its log.
     fn log(&self) -> String {
         let said = self.said();
         let lines: Vec<_> = said.lines().collect();
@@ -168,7 +170,7 @@ impl Process {
         format!("the end of its log:\n  {}", shown.join("\n  "))
     }
 
-    /// Where it listens: as told, or as it says.
+    /// Its address: from the command line, or from its log.
     fn address(&self) -> Option<SocketAddr> {
         self.promised.or_else(|| listening(&self.said()))
     }
@@ -180,8 +182,8 @@ impl Drop for Process {
     }
 }
 
-/// Ends a child: with a signal, and if it takes too long, at once. It may be gone already; then there is only its status to
-/// collect.
+/// Ends a child with a signal, and kills it after a timeout. If it has already ended, only its
+/// status is collected.
 pub fn end(child: &mut Child, signal: Signal) {
     let _ = kill_process(Pid::from_child(child), signal);
     if !ends_within(child, PATIENCE) {
@@ -215,7 +217,8 @@ fn listening(log: &str) -> Option<SocketAddr> {
     whole_lines.lines().find_map(|line| line.split_once(LISTENING)?.1.split_whitespace().next()?.parse().ok())
 }
 
-/// Binds the calling thread, and what it starts from now on, to these CPUs; with none it stays as it is.
+/// Binds the calling thread, and what it starts from now on, to these CPUs; an empty list changes
+/// nothing.
 pub fn pin(cpus: &[usize]) -> Result<()> {
     pin_thread(None, cpus)
 }

@@ -1,5 +1,6 @@
-//! What a process uses, from /proc: CPU time of all its threads, also of those that have ended meanwhile, and memory.
-//! Sampled by the loop at the borders of the measured window and a few times within it.
+//! Resources of a process, from /proc: CPU time of all its threads, also of those that have ended
+//! meanwhile, and memory. The loop reads it at the borders of the measured window and a few times
+//! within it.
 
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -9,9 +10,9 @@ use std::path::Path;
 /// CPU time used until some moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {
-    /// Nanoseconds, from the scheduler; for a thread that runs right now up to one scheduler tick behind.
+    /// Nanoseconds, from the scheduler; for a running thread up to one scheduler tick too low.
     pub total_ns: u64,
-    /// Nanoseconds ready to run without a CPU to run on.
+    /// Nanoseconds in which threads were ready but had no CPU.
     pub waited_ns: u64,
     /// In user space, in clock ticks.
     pub user_ticks: u64,
@@ -20,7 +21,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// What was used since an earlier moment.
+    /// CPU time since an earlier moment.
     pub fn since(self, earlier: Times) -> Times {
         Times {
             total_ns: self.total_ns.saturating_sub(earlier.total_ns),
@@ -37,7 +38,8 @@ impl Times {
         self.system_ticks += other.system_ticks;
     }
 
-    /// The part of `total_ns` that was spent in user space, split as the ticks are; `None` if there was no tick.
+    /// The fraction of `total_ns` that was spent in user space, split in the ratio of the ticks;
+    /// `None` without a tick.
     pub fn user_share(self) -> Option<f64> {
         let ticks = self.user_ticks + self.system_ticks;
         (ticks > 0).then(|| self.user_ticks as f64 / ticks as f64)
@@ -49,7 +51,7 @@ impl Times {
 pub struct Memory {
     /// Resident now.
     pub rss_bytes: u64,
-    /// Most that was ever resident.
+    /// Maximum of resident memory.
     pub rss_peak_bytes: u64,
 }
 
@@ -61,11 +63,11 @@ pub struct Sampler {
     children: Threads,
 }
 
-/// Processes below one that are looked at; more are left out.
+/// Maximum number of descendants that are read; more are left out.
 const DESCENDANTS_MAX: usize = 4096;
 
 impl Sampler {
-    /// Of the process `pid`, which must be there.
+    /// A sampler of the process `pid`, which must exist.
     pub fn new(pid: u32) -> Result<Self> {
         let mut sampler = Self { pid, threads: Threads::default(), children: Threads::default() };
         sampler.times().with_context(|| {
@@ -80,9 +82,9 @@ impl Sampler {
         Ok(self.threads.sum())
     }
 
-    /// CPU time until now of the processes that it has started and of those that these have, in all. What one of them uses
-    /// after the last call before its end is missed; so are all of them where the kernel does not tell children
-    /// (CONFIG_PROC_CHILDREN).
+    /// Total CPU time until now of the processes that it has started, and of their descendants. The
+    /// time that one of them uses between the last call and its end is missed; so are all of them
+    /// if the kernel does not list children (CONFIG_PROC_CHILDREN).
     pub fn children_times(&mut self) -> Times {
         for pid in descendants(self.pid) {
             // It may have ended meanwhile.
@@ -110,7 +112,7 @@ fn thread_times(task: &Path) -> Option<Times> {
     Some(Times { total_ns, waited_ns, user_ticks, system_ticks })
 }
 
-/// The processes below one, itself left out: at most [`DESCENDANTS_MAX`].
+/// The descendants of a process, at most [`DESCENDANTS_MAX`].
 fn descendants(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut at = 0;
@@ -120,7 +122,7 @@ fn descendants(pid: u32) -> Vec<u32> {
         at += 1;
         let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
         for task in tasks.flatten() {
-            // Each is a child of the thread that started it.
+            // Each is listed under the thread that started it.
             let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
             found.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }

@@ -1,4 +1,4 @@
-//! A floor as a process, and clients on raw sockets that know a dozen packets. Every wait is bounded.
+//! A relay process, and clients on raw sockets with a dozen packets. Every wait is bounded.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -6,17 +6,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// Longest wait for anything that is to come.
+/// Maximum wait for an expected event.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running `grapnel-bench floor`, which does not outlive the test.
+/// A running `grapnel-bench floor`, which ends with the test.
 pub struct Floor {
     child: Child,
     pub addr: SocketAddr,
     stdout: BufReader<ChildStdout>,
 }
 
-/// How it ended, and what it said after its first line.
+/// How it ended, and its output after the first line.
 pub struct Ended {
     pub status: ExitStatus,
     pub stdout: String,
@@ -30,7 +30,7 @@ impl Floor {
         Self::of(command)
     }
 
-    /// With so many file descriptors.
+    /// Starts it with so many file descriptors.
     pub fn start_with_descriptors(count: u32) -> Self {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {count} && exec \"$0\" floor --listen 127.0.0.1:0");
@@ -48,7 +48,7 @@ impl Floor {
         Self { child, addr, stdout }
     }
 
-    /// Signals it, and waits for its end: a hang shows as the test runner's timeout.
+    /// Signals it, and waits for its end: a hang ends by the test runner's timeout.
     pub fn end(mut self, signal: Signal) -> Ended {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
         let (mut stdout, mut stderr) = (String::new(), String::new());
@@ -57,14 +57,14 @@ impl Floor {
         Ended { status: self.child.wait().unwrap(), stdout, stderr }
     }
 
-    /// Most memory that it ever had, in bytes.
+    /// Maximum of its memory, in bytes.
     pub fn memory_max(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// A connection that has said nothing yet.
+    /// A connection that has sent nothing yet.
     pub fn socket(&self) -> Client {
         let stream = TcpStream::connect(self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -104,7 +104,7 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// The next bytes are these.
+    /// Checks that these are the next bytes.
     pub fn expect(&mut self, bytes: &[u8]) {
         let got = self.take(bytes.len());
         assert!(got == bytes, "got {got:02x?} instead of {bytes:02x?}");
@@ -116,13 +116,13 @@ impl Client {
         got
     }
 
-    /// Nothing came before the answer to a ping, which is behind everything that was on its way.
+    /// Checks that nothing arrives before the answer to a ping, which follows everything under way.
     pub fn expect_nothing(&mut self) {
         self.send(&[0xC0, 0]);
         self.expect(&[0xD0, 0]);
     }
 
-    /// The floor closes the connection, and says nothing more than `bytes` before.
+    /// Checks that the relay closes the connection, and sends only `bytes` before.
     pub fn expect_end(&mut self, bytes: &[u8]) {
         let mut got = Vec::new();
         match self.stream.read_to_end(&mut got) {
@@ -137,8 +137,9 @@ impl Client {
         self.expect(&[0x90, 3, 0, 9, qos]);
     }
 
-    /// Sends `bytes` again and again, `times` at most, until the socket takes no more for a second; answers how often.
-    /// A second is no measure of anything here: on a slow machine it is sent less often, and that is all.
+    /// Sends `bytes` repeatedly, at most `times` times, until the socket accepts nothing for a
+    /// second. Returns the number of times. The second is not critical: on a slow machine fewer are
+    /// sent.
     pub fn send_until_blocked(&mut self, bytes: &[u8], times: usize) -> (usize, Vec<u8>) {
         self.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
         for time in 0..times {
@@ -174,7 +175,7 @@ pub fn packet(first: u8, body: &[&[u8]]) -> Vec<u8> {
     }
 }
 
-/// With its length in front.
+/// A text with its length before it.
 pub fn text(text: &str) -> Vec<u8> {
     [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat()
 }

@@ -1,6 +1,6 @@
-//! Tests of the baseline relay as people run it: real sockets and clients, and what the relay's own
-//! tests cannot show: connections that are slow, gone or hostile, signals, and descriptors that run
-//! out.
+//! Tests of the baseline relay as users run it: with real sockets and clients, and for cases that
+//! the relay's own tests cannot show: slow, ended or hostile connections, signals, and exhausted
+//! descriptors.
 #![allow(clippy::unwrap_used)]
 
 mod harness;
@@ -40,7 +40,7 @@ fn an_address_in_use_is_said_in_a_sentence() {
     assert!(stderr.contains("choose another with --listen"), "{stderr}");
 }
 
-/// Runs the load tool; answers its summary.
+/// The command that runs the load tool and prints its summary as JSON.
 fn load(floor: &Floor, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"));
     let port = floor.addr.port().to_string();
@@ -88,7 +88,7 @@ fn clients_of_mosquitto_get_along_with_it() {
     let port = floor.addr.port().to_string();
     for version in ["mqttv31", "mqttv311", "mqttv5"] {
         for qos in ["0", "1", "2"] {
-            // With -d it says when it is subscribed, if its output is not kept back.
+            // With -d it prints when it is subscribed, if its output is not buffered.
             let mut sub = Command::new("stdbuf")
                 .args(["-oL", "mosquitto_sub", "-p", &port, "-V", version, "-q", qos])
                 .args(["-t", "a/+", "-C", "1", "-W", "20", "-d", "-v"])
@@ -120,7 +120,7 @@ fn clients_of_mosquitto_get_along_with_it() {
 fn garbage_closes_the_connection_it_came_on_and_no_other() {
     let floor = Floor::start();
     let mut witness = floor.subscriber("t", 0);
-    // Before CONNECT, behind it, and behind a message that is still delivered.
+    // Before CONNECT, after it, and after a message that is still delivered.
     let mut early = floor.socket();
     early.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     early.expect_end(&[]);
@@ -145,7 +145,7 @@ fn a_message_larger_than_the_read_buffer_arrives_whole() {
         let payload: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let id = u16::try_from(size % 60_000 + 1).unwrap();
         publisher.send(&publish(1, id, "t", &payload));
-        // In front of and behind it, so that what follows is cut right.
+        // Before and after it, to check that the next packet is found correctly.
         publisher.send(&publish(0, 0, "t", b"small"));
         publisher.expect(&packet(0x40, &[&id.to_be_bytes()]));
         let head = 1 + if size > 2 * MIB { 4 } else { 3 } + 3;
@@ -168,9 +168,9 @@ fn a_subscriber_that_does_not_read_stops_publishers_and_loses_nothing() {
     let mut publisher = floor.client();
     let batch = eight_mib();
     let (whole, rest) = publisher.send_until_blocked(&batch, 64);
-    // 64 MiB, what doubles while a buffer grows, and some for the process itself.
+    // 64 MiB, twice that while a buffer grows, and some for the process itself.
     assert!(floor.memory_max() < 160 * MIB as u64, "{} bytes", floor.memory_max());
-    // Those who do not publish are served meanwhile.
+    // Clients that do not publish are served meanwhile.
     let mut other = floor.subscriber("other", 0);
     other.expect_nothing();
 
@@ -215,7 +215,7 @@ fn a_subscriber_that_does_not_acknowledge_stops_publishers_and_loses_nothing() {
     let mut slow = one_at_a_time(&floor);
     let payload = vec![b'x'; MIB];
     let mut publisher = floor.client();
-    // Without QoS 1 on the publisher's side there would be no identifier to have; its PUBACKs are few.
+    // A publisher without QoS 1 would leave no identifier for the delivery; its PUBACKs are few.
     let (whole, rest) = publisher.send_until_blocked(&publish(1, 7, "t", &payload), 512);
     assert!(floor.memory_max() < 300 * MIB as u64, "{} bytes", floor.memory_max());
     let reader = std::thread::spawn(move || {
@@ -236,7 +236,8 @@ fn a_subscriber_that_does_not_acknowledge_stops_publishers_and_loses_nothing() {
 fn a_client_that_feeds_itself_and_does_not_acknowledge_is_closed() {
     let floor = Floor::start();
     let mut selfish = one_at_a_time(&floor);
-    // A KiB each, so that the one that is delivered and the PUBACKs find room in the socket; 256 MiB if all went.
+    // One KiB each, so that the delivered one and the PUBACKs fit the socket; 256 MiB if all were
+    // sent.
     let batch = packet(0x32, &[&text("t"), &[0, 7, 0], &[b'x'; 1015]]).repeat(1024);
     let refused = (0..256).find_map(|_| std::io::Write::write_all(&mut selfish.stream, &batch).err());
     assert!(refused.is_some_and(|error| error.kind() != std::io::ErrorKind::WouldBlock));
@@ -267,8 +268,8 @@ fn without_descriptors_left_it_waits_for_connections_to_close() {
     let mut first = sockets.into_iter().next().unwrap();
     first.send(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c");
     first.expect(&[0x20, 2, 0, 0]);
-    // It never waits in vain meanwhile, so that nothing but a connection that closes can make it accept again. The
-    // others have closed by now, those that were accepted and those that were not.
+    // The client never waits in vain, so only a closed connection can make the relay accept again.
+    // All other connections, accepted or not, have closed by now.
     let enough = Arc::new(AtomicBool::new(false));
     let busy = std::thread::spawn({
         let enough = Arc::clone(&enough);

@@ -1,5 +1,6 @@
-//! The smallest broker that the load tool's tests need: CONNECT, SUBSCRIBE, PUBLISH of every QoS, filters with
-//! wildcards and round-robin shared subscriptions, and faults on demand. One blocking thread per connection.
+//! A minimal broker for the tests of the load tool: CONNECT, SUBSCRIBE, PUBLISH of every QoS,
+//! filters with wildcards and round-robin shared subscriptions, and faults on demand. One blocking
+//! thread per connection.
 
 use grapnel_floor::frame::{Front, front};
 use grapnel_floor::wire::{self, Fields, Parts};
@@ -8,12 +9,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What this broker does wrong, or insists on.
+/// Faults and limits of this broker.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Behaviour {
     /// CONNACK code for the user name `mallory`.
     pub refuse_mallory: Option<u8>,
-    /// SUBACK code instead of the QoS asked for.
+    /// SUBACK code instead of the requested QoS.
     pub suback: Option<u8>,
     /// Close a connection after this many PUBLISH packets from it.
     pub drop_after: Option<u32>,
@@ -27,11 +28,11 @@ pub struct Behaviour {
     pub puback: Option<u8>,
     /// Never acknowledge a PUBLISH.
     pub no_acks: bool,
-    /// Close as soon as a subscriber was sent this many messages, in the same breath.
+    /// Close in the same write as soon as a subscriber was sent this many messages.
     pub close_subscriber_after: Option<u32>,
-    /// Hold messages back until there are so many, then forward them all.
+    /// Hold messages until there are so many, then forward them all.
     pub hold: Option<usize>,
-    /// Forward nothing to the subscriber that came as the n-th, counted from 0.
+    /// Forward nothing to the n-th subscriber, counted from 0.
     pub mute_subscriber: Option<usize>,
     /// Before the n-th message is forwarded, do nothing for so many milliseconds.
     pub pause: Option<(u32, u64)>,
@@ -39,17 +40,18 @@ pub struct Behaviour {
     pub no_connack: bool,
 }
 
-/// What it saw.
+/// Events that it saw.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
     pub client_ids: Vec<String>,
     pub protocol_levels: Vec<u8>,
     pub topics: HashMap<String, u32>,
-    /// Most PUBLISH packets of one connection that had come before any of them was acknowledged.
+    /// Maximum number of PUBLISH packets of one connection that had arrived before any was
+    /// acknowledged.
     pub unacknowledged_max: usize,
     /// DISCONNECT packets.
     pub goodbyes: u32,
-    /// Most messages that were held back at once.
+    /// Maximum number of messages held at once.
     pub held_max: usize,
     /// PUBLISH packets.
     pub published: u32,
@@ -114,7 +116,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, hub: &Mutex<Hub>) {
     let mut session = Session { behaviour, v5: false, published: 0, acks: Vec::new() };
     let _ = stream.set_nodelay(true);
     let _ = session.run(&mut stream, hub);
-    // The hub may hold the stream too: dropping it would not close it.
+    // The hub may have a copy of the stream: dropping this one would not close it.
     let _ = stream.shutdown(std::net::Shutdown::Both);
 }
 
@@ -137,7 +139,7 @@ impl Session {
                 self.take(first, &body, stream, hub)?;
             }
             hub.lock().unwrap().release(self.behaviour);
-            // Acknowledgements go out per read, so that a window that is too wide shows.
+            // Acknowledgements are sent per read, so that a window that is too wide is visible.
             let seen = &mut hub.lock().unwrap().seen;
             seen.unacknowledged_max = seen.unacknowledged_max.max(self.acks.len() / 4);
             if !self.behaviour.no_acks {
@@ -233,7 +235,7 @@ impl Session {
 }
 
 impl Hub {
-    /// Forwards what was held back, if there is enough of it.
+    /// Forwards the held messages, if there are enough of them.
     fn release(&mut self, behaviour: Behaviour) {
         self.seen.held_max = self.seen.held_max.max(self.held.len());
         if behaviour.hold.is_some_and(|hold| self.held.len() >= hold) {
@@ -281,7 +283,7 @@ impl Subscriber {
         let (qos, topic) = (qos.min(self.qos), topic.as_bytes());
         let mut frame = Vec::new();
         wire::push_publish(self.v5, &Parts { qos, topic, packet_id, properties: &[], payload }, &mut frame);
-        // A subscriber that has left is not this test's concern.
+        // A subscriber that has left does not matter here.
         let _ = self.stream.write_all(&frame);
     }
 }

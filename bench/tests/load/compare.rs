@@ -1,4 +1,4 @@
-//! `compare`: the floor beside itself, whose multiple is known, and a broker that does not start.
+//! `compare`: the relay against itself, whose multiple is known, and a broker that does not start.
 
 use super::{Ended, Tool};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 /// The tool's own relay as a broker.
 const FLOOR: &str = concat!("again=", env!("CARGO_BIN_EXE_grapnel-bench"), " floor --listen {listen}");
 
-/// With the floor and these brokers, and the words of `options`.
+/// Compares the relay with these brokers, with `options`.
 fn compare(brokers: &[&str], options: &str) -> Ended {
     let brokers = [FLOOR].into_iter().chain(brokers.iter().copied()).flat_map(|each| ["--broker", each]);
     Tool::spawn(["compare"].into_iter().chain(brokers).chain(options.split_whitespace())).end()
@@ -39,7 +39,7 @@ fn every_round_measures_every_broker_and_each_is_a_multiple_of_the_reference() {
         .iter()
         .map(|run| (run["round"].as_u64().unwrap(), run["broker"].as_str().unwrap()))
         .collect();
-    // Who comes first changes with the round.
+    // The order changes with the round.
     assert_eq!(order[0].1, order[2].1);
     assert_ne!(order[0].1, order[4].1, "{order:?}");
     for row in results["rows"].as_array().unwrap() {

@@ -1,5 +1,4 @@
-//! Tests of the load generator against a broker whose faults are known: the counts must say what
-//! happened.
+//! Tests of the load generator against a broker with known faults: the counters must show them.
 #![allow(clippy::unwrap_used)]
 
 mod broker;
@@ -15,7 +14,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// Ends a tool that hangs, so that the test fails instead.
+/// Timeout of a tool that hangs, so that the test fails instead.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `grapnel-bench` with `--json`.
@@ -35,7 +34,7 @@ struct Ended {
 impl Tool {
     fn start(addr: SocketAddr, arguments: &str) -> Self {
         let port = addr.port().to_string();
-        // The defaults of this test come first: of a repeated option the last one holds.
+        // The defaults of this test come first: the last value of a repeated option counts.
         let (subcommand, options) = arguments.split_once(' ').unwrap_or((arguments, ""));
         let usual = [subcommand, "-h", "127.0.0.1", "-p", &port, "--json"];
         let patience = ["--connect-timeout", "20", "--drain-timeout", "20"];
@@ -60,7 +59,7 @@ impl Tool {
         Self { child, stderr, done }
     }
 
-    /// Waits for the line that says that every client is ready.
+    /// Waits for the line that reports that every client is ready.
     fn ready(mut self) -> Self {
         let mut line = String::new();
         self.stderr.read_line(&mut line).unwrap();
@@ -142,7 +141,8 @@ fn lost_and_doubled_messages_are_counted() {
     let sub = Tool::start(broker.addr, "sub -c 1 -q 1 -t t -L 921").ready();
     run(broker.addr, "pub -c 1 -q 1 -t t -I 0 -L 1001 --payload-hdrs cnt").succeeded();
     let received = sub.end().succeeded();
-    // Of 1001 messages, 100 are lost; of the odd multiples of 25, 20 come twice (the even ones are lost).
+    // Of 1001 messages, 100 are lost; of the odd multiples of 25, 20 arrive twice (the even ones
+    // are lost).
     for (name, count) in [("lost", 100), ("duplicated", 20), ("before_first", 0), ("publishers_seen", 1)] {
         assert_eq!(received[name], count, "{name}: {received}");
     }
@@ -171,7 +171,7 @@ fn payloads_larger_than_the_read_buffer_arrive() {
 fn a_paced_load_keeps_its_pace() {
     let broker = Broker::start(Behaviour::default());
     let sent = run(broker.addr, "pub -c 5 -i 0 -t t -I 20 --duration 1 --wait-before-publishing").succeeded();
-    // Five clients at fifty messages a second; a loaded machine may be late, but never fast.
+    // Five clients with fifty messages a second; a loaded machine may be slower, but not faster.
     let count = sent["sent"].as_u64().unwrap();
     assert!((100..=256).contains(&count), "{sent}");
 }

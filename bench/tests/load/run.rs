@@ -1,4 +1,4 @@
-//! `run`: scenarios against a broker whose faults are known. The report must name each of them.
+//! `run`: scenarios against a broker with known faults. The report must name each of them.
 
 use super::broker::{Behaviour, Broker};
 use super::{Ended, Tool};
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::DirEntry;
 use std::time::Instant;
 
-/// Runs a scenario briefly against a broker that is there already.
+/// Runs a scenario briefly against a running broker.
 fn start(broker: &Broker, arguments: &str) -> Tool {
     let port = broker.addr.port().to_string();
     let (scenario, options) = arguments.split_once(' ').unwrap_or((arguments, ""));
@@ -21,7 +21,7 @@ fn measure(broker: &Broker, arguments: &str) -> Ended {
     start(broker, arguments).end()
 }
 
-/// With these words as they are.
+/// Runs the tool with exactly these arguments.
 fn tool(arguments: &[&str]) -> Ended {
     Tool::spawn(["run"].into_iter().chain(arguments.iter().copied())).end()
 }
@@ -72,7 +72,7 @@ fn every_message_of_a_fan_out_counts_once_for_each_subscriber() {
     let broker = Broker::start(Behaviour::default());
     let report = measure(&broker, "fan-out --subscribers 7 -s 100").succeeded();
     let (sent, delivered) = (number(&report, "sent"), number(&report, "delivered"));
-    // At the borders of the window a message may be on its way.
+    // At the borders of the window a message may be under way.
     assert!((delivered - 7.0 * sent).abs() <= 7.0, "{report}");
     assert_eq!(number(&report, "delivered_bytes"), delivered * 100.0);
     assert_eq!(report["latency_us"]["count"], report["delivered"], "every delivery has its latency");
@@ -136,8 +136,8 @@ fn an_open_loop_counts_from_when_messages_were_due() {
     let broker = Broker::start(behaviour);
     let report = measure(&broker, "paced --rate 1000 -q 1 --duration 1").succeeded();
     assert_eq!(report["latency_from"], "schedule");
-    // Three hundred of some thousand messages were due while the broker paused, and all but five could not be sent
-    // then.
+    // Three hundred of some thousand messages were due during the broker's pause, and all but five
+    // could not be sent then.
     assert!(report["latency_us"]["p90"].as_f64() > Some(100_000.0), "{report}");
     let sent = number(&report, "sent");
     assert!((900.0..=1100.0).contains(&sent), "the pace is kept: {report}");
@@ -212,14 +212,14 @@ fn a_process_is_measured_and_left_alone() {
     assert!(cpu["total_s"].as_f64() > Some(0.0) && cpu["us_per_delivery"].as_f64() > Some(0.0), "{report}");
     let (rss, peak) = (report["memory"]["rss_bytes"].as_u64(), report["memory"]["rss_peak_bytes"].as_u64());
     assert!(rss > Some(0) && peak >= rss, "{report}");
-    // Where perf is missing or forbidden, the report says so.
+    // If perf is missing or forbidden, the report contains the reason.
     match report["syscalls_why_not"].as_str() {
         None => assert!(report["syscalls"]["per_delivery"].as_f64() > Some(0.1), "{report}"),
         Some(why) => assert!(why.contains("perf") && report["syscalls"].is_null(), "{report}"),
     }
 }
 
-/// The broker answers to nothing within the window: a latency of none would make it look quick.
+/// The broker answers nothing within the window: without a latency for that it would look fast.
 #[test]
 fn what_is_outstanding_at_the_end_counts_with_the_time_it_has_waited() {
     let broker = Broker::start(Behaviour { hold: Some(1_000_000), ..Behaviour::default() });
@@ -296,7 +296,7 @@ fn exists(pid: i32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Waits for something that must happen.
+/// Waits for an event that must happen.
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + super::PATIENCE;
     loop {
@@ -308,12 +308,12 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The broker that a tool has started, once the tool's clients are connected to it.
+/// The process of the broker that a tool has started, once the tool's clients are connected to it.
 fn loaded_broker(tool: &Tool, clients: usize) -> i32 {
     let parent = tool.child.id().to_string();
     let child_of = |entry: &DirEntry| {
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // proc_pid_stat(5): behind the name in parentheses, the state and the parent.
+        // proc_pid_stat(5): after the name in parentheses, the state and the parent.
         let (_, after) = stat.rsplit_once(") ")?;
         (after.split(' ').nth(1) == Some(&parent)).then(|| entry.file_name().to_str()?.parse().ok()).flatten()
     };

@@ -161,8 +161,8 @@ scenario! {
         for word in ["speaker", "verbs"] {
             assert_eq!(broker.ctl_ok(&[word, "greet", "ann"]), "hello ann\nNone [] 0");
         }
-        // Two plugins with one verb are distinguished by their names, and both are called by their
-        // plugin kind.
+        // Two plugins with one verb: the name `speaker` calls one of them, `verbs`, which is the
+        // library's name, calls both.
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
         assert_eq!(broker.ctl_ok(&["speaker", "table", "rows"]).lines().count(), 3);
         assert_eq!(broker.ctl_ok(&["verbs", "table", "rows"]).lines().count(), 5);

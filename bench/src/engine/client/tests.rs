@@ -1,4 +1,4 @@
-//! Tests of what a client writes for the frames that it gets, at times that the test chooses.
+//! Tests of the packets that a client sends for given frames, at given times.
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::engine::Books;
@@ -9,7 +9,7 @@ use crate::sequence::Tracker;
 
 const S: u64 = 1_000_000_000;
 
-/// A client and its world, with the bytes it wrote last.
+/// A client with its shared state, and the bytes it wrote last.
 struct Bed {
     client: Client,
     shared: Shared<'static>,
@@ -38,7 +38,7 @@ impl Bed {
         Self { client, shared }
     }
 
-    /// The broker sends these bytes; answers what the client writes.
+    /// Passes these bytes as if from the broker. Returns what the client writes.
     fn hears(&mut self, bytes: &[u8]) -> Result<&[u8], Failure> {
         self.shared.out.clear();
         let Front::Whole(frame) = front(bytes).unwrap() else { panic!("not whole: {bytes:02x?}") };
@@ -46,7 +46,7 @@ impl Bed {
         Ok(&self.shared.out)
     }
 
-    /// So many seconds after the start.
+    /// Calls `keep_alive` so many seconds after the start.
     fn keep_alive(&mut self, at_s: u64) -> (Result<Option<u64>, Failure>, &[u8]) {
         self.shared.out.clear();
         self.shared.now_ns = at_s * S;
@@ -155,7 +155,7 @@ fn a_publisher_that_was_held_up_catches_up_with_its_schedule() {
         bed.hears(&[0x40, 2, 0, 1]).unwrap();
         crate::header::read(&bed.publishes().1[7..]).unwrap().due_ns.unwrap()
     };
-    // Stamped with when it was due, not with when it could go.
+    // Stamped with the time it was due, not the time it was sent.
     assert_eq!(due_ns(), 101 * S + S / 10);
     assert_eq!(due_ns(), 101 * S + S / 5);
 }

@@ -1,13 +1,13 @@
-//! The report as a table for people.
+//! The report as a table.
 
 use super::{Bench, ChildrenCpu, Cpu, MemoryUse, Report, Syscalls};
 use crate::report::{Rows, above_zero};
 use std::fmt;
 
-/// A generator that is busy for more than this may be what limits the figures.
+/// Above this fraction the generator itself may limit the results.
 const BUSY_MAX: f64 = 0.95;
-/// Who is kept from a CPU for more than this part of the time is told of: others, or threads of its own, were in the
-/// way.
+/// Above this fraction of time without a CPU a process is named in the report: other processes, or
+/// threads of its own, used the CPU.
 const WAITED_MAX: f64 = 0.02;
 
 impl fmt::Display for Report {
@@ -73,7 +73,7 @@ impl Report {
         format!("{}{pid}{cpus}", self.broker.address)
     }
 
-    /// If somebody was kept from a CPU for long.
+    /// A note if a process had to wait long for a CPU.
     fn waited(&self) -> Option<String> {
         let waited =
             [self.cpu.as_ref().map(|cpu| cpu.waited), self.bench.as_ref().and_then(|bench| bench.waited)];
