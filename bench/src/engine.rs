@@ -378,7 +378,7 @@ impl<'s> Engine<'s> {
 
     fn produce_and_send(&mut self, index: usize, more_to_read: bool) -> std::io::Result<()> {
         let Conn { client, link: Some(link), again, armed } = &mut self.conns[index] else { return Ok(()) };
-        // A full socket causes a writable event, and gets no more bytes before it.
+        // A full socket causes a writable event, and receives no more bytes before it.
         let produced = if self.publishing && !link.has_unsent() {
             client.produce(&mut self.shared)
         } else {

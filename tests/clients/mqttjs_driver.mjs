@@ -1,5 +1,6 @@
-// One connection of mqtt.js, driven by tests/tests/clients/scripted.rs: a command per line of input, an event per line of
-// output, both JSON, payloads in hexadecimal. Does what it is told and judges nothing; it ends when its input does.
+// One connection of mqtt.js for tests/tests/clients/scripted.rs: a command per line of input, an event
+// per line of output, both JSON, payloads in hexadecimal. It executes commands and checks nothing; it
+// ends when its input ends.
 //
 // usage: node mqttjs.mjs DIRECTORY-WITH-NODE_MODULES
 
@@ -41,7 +42,7 @@ const commands = {
         say({ event: 'message', topic, payload: body.toString('hex'), qos: packet.qos, retain: packet.retain });
       });
       client.once('connect', (connack) => done({ event: 'connected', session_present: connack.sessionPresent }));
-      // Later ones are told by what then does not happen; without anybody to hear them they would end the program.
+      // Later errors show by their effects; without a listener they would end the program.
       client.on('error', failed);
       client.once('close', () => failed(new Error('the connection was closed')));
     });

@@ -25,7 +25,6 @@ impl Peer {
     /// The broker that the environment selects.
     ///
     /// # Panics
-    ///
     /// For an unknown name.
     pub fn chosen() -> Peer {
         match std::env::var("GRAPNEL_TESTS_PEER").as_deref() {
@@ -135,7 +134,6 @@ impl Builder {
     /// Starts the broker and waits until it accepts connections.
     ///
     /// # Panics
-    ///
     /// If it does not start; the message contains its log.
     #[track_caller]
     pub fn start(self) -> Broker {

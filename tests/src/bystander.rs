@@ -100,7 +100,6 @@ impl<T> Beside<T> {
 /// Resident memory of the broker's process, in bytes.
 ///
 /// # Panics
-///
 /// If the process has ended.
 pub fn resident(broker: &Broker) -> u64 {
     resident_of(broker.process().id()).expect("the broker is our child, and runs")
@@ -116,7 +115,6 @@ fn resident_of(process: u32) -> Option<u64> {
 /// list.
 ///
 /// # Panics
-///
 /// If the request for the list fails.
 pub fn homes(broker: &Broker) -> BTreeMap<String, usize> {
     let listed = broker.ctl_json(&["clients", "list", "--limit", "1000000"]);
@@ -168,7 +166,6 @@ impl Bystanders {
     /// Connects two clients on each of these shards.
     ///
     /// # Panics
-    ///
     /// If a connection is refused.
     #[track_caller]
     pub fn start_on(broker: &Broker, shards: &[usize]) -> Bystanders {
@@ -199,7 +196,6 @@ impl Bystanders {
     /// What the bystanders measured since the last call.
     ///
     /// # Panics
-    ///
     /// If a message was lost, or a bystander was disconnected.
     #[track_caller]
     pub fn since(&self) -> Felt {
@@ -219,7 +215,6 @@ impl Bystanders {
     /// ring.
     ///
     /// # Panics
-    ///
     /// If they do not arrive in time, or a bystander found an error.
     #[track_caller]
     pub fn settle(&self) {
@@ -242,7 +237,6 @@ impl Bystanders {
     /// memory, as the row `row` of a table: p50, p99 and maximum in milliseconds, memory in MiB.
     ///
     /// # Panics
-    ///
     /// If a bystander lost a message or its connection, or a latency exceeded three seconds.
     #[track_caller]
     pub fn beside<T>(&self, row: &str, what: &str, work: impl FnOnce() -> T) -> Beside<T> {
@@ -274,7 +268,6 @@ impl Bystanders {
     /// Waits for all messages under way, and disconnects the bystanders.
     ///
     /// # Panics
-    ///
     /// If a message was lost, or a bystander was disconnected.
     #[track_caller]
     pub fn finish(mut self) {

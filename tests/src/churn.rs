@@ -51,7 +51,6 @@ const SOURCES: u32 = 8;
 /// Makes these visits as `plan` returns for each number, at most `per_second` a second.
 ///
 /// # Panics
-///
 /// If a client does not receive the expected answers.
 pub fn visit(broker: &Broker, visits: Range<u32>, per_second: u32, plan: impl Fn(u32) -> Visit + Sync) {
     let begun = Instant::now();

@@ -53,7 +53,6 @@ impl Client {
     /// The same for another listener than the broker's first.
     ///
     /// # Panics
-    ///
     /// As [`Client::dial`].
     #[track_caller]
     pub fn dial_at(address: SocketAddr, version: Version) -> Client {
@@ -104,7 +103,6 @@ impl Client {
     /// Returns the socket, for a driver of many.
     ///
     /// # Panics
-    ///
     /// If a packet has arrived that was not read.
     #[track_caller]
     pub fn into_stream(self) -> TcpStream {
@@ -115,7 +113,6 @@ impl Client {
     /// Sends these bytes.
     ///
     /// # Panics
-    ///
     /// If the connection has ended.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
@@ -138,7 +135,6 @@ impl Client {
     /// The next event, within `timeout`.
     ///
     /// # Panics
-    ///
     /// If the server sends a packet that no server may send.
     #[track_caller]
     pub fn next(&mut self, timeout: Duration) -> Event {
@@ -182,7 +178,6 @@ impl Client {
     /// The next packet.
     ///
     /// # Panics
-    ///
     /// If none arrives in time.
     #[track_caller]
     pub fn receive(&mut self) -> Packet {
@@ -195,7 +190,6 @@ impl Client {
     /// The next packet that `pick` accepts; others are stored for later calls, in order.
     ///
     /// # Panics
-    ///
     /// If none arrives in time.
     #[track_caller]
     pub fn receive_where<T>(&mut self, what: &str, pick: impl Fn(&Packet) -> Option<T>) -> T {
@@ -362,7 +356,6 @@ impl Client {
     /// sent one.
     ///
     /// # Panics
-    ///
     /// If it does not close, or sends something after DISCONNECT.
     #[track_caller]
     pub fn end(&mut self) -> Option<u8> {
@@ -385,7 +378,6 @@ impl Client {
     /// All bytes until the server closes.
     ///
     /// # Panics
-    ///
     /// If it does not close in time.
     #[track_caller]
     pub fn raw_until_closed(&mut self) -> Vec<u8> {
@@ -410,7 +402,6 @@ impl Client {
     /// publishes meet a session without a connection.
     ///
     /// # Panics
-    ///
     /// If the server does not close in time.
     #[track_caller]
     pub fn vanish(mut self) {

@@ -12,7 +12,6 @@ use crate::{Broker, Connect, Version, pause};
 /// A connected MQTT 3.1.1 socket whose CONNACK has been read.
 ///
 /// # Panics
-///
 /// If it is refused.
 #[track_caller]
 pub fn known(broker: &Broker, client_id: &str) -> TcpStream {
@@ -28,7 +27,6 @@ pub fn known(broker: &Broker, client_id: &str) -> TcpStream {
 /// Returns the number of sent bytes.
 ///
 /// # Panics
-///
 /// Never: every socket supports the timeout.
 pub fn pour(mut socket: &TcpStream, bytes: &[u8], total: usize, until: Instant) -> usize {
     socket.set_write_timeout(Some(Duration::from_millis(200))).expect("not a zero timeout");
@@ -57,7 +55,6 @@ pub fn paced(every: Duration, times: u32, mut each: impl FnMut(u32)) {
 /// Raises the limit of open files of this process, and of the brokers it starts.
 ///
 /// # Panics
-///
 /// If the system does not allow as many.
 #[track_caller]
 pub fn allow_open_files(files: u64) {

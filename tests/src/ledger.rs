@@ -62,7 +62,6 @@ impl<'a> Ledger<'a> {
     /// To be called before any other request to the broker.
     ///
     /// # Panics
-    ///
     /// If the broker does not count.
     #[track_caller]
     pub fn open(broker: &'a Broker) -> Ledger<'a> {
@@ -81,7 +80,6 @@ impl<'a> Ledger<'a> {
     /// `work` leaves nothing behind. Returns the resources before and after.
     ///
     /// # Panics
-    ///
     /// If something is left, or if the broker does not become idle.
     #[track_caller]
     pub fn judge(&self, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) -> (Reading, Reading) {

@@ -169,7 +169,6 @@ impl Load {
     /// Waits until this many messages have been sent and received in the current phase.
     ///
     /// # Panics
-    ///
     /// If they do not arrive in time, or an error was found.
     #[track_caller]
     pub fn settle(&self, messages: u64) {
@@ -186,7 +185,6 @@ impl Load {
     /// disconnects.
     ///
     /// # Panics
-    ///
     /// If an error was found, or a message was lost or duplicated.
     #[track_caller]
     pub fn finish(mut self) -> Report {

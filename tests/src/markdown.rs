@@ -37,8 +37,7 @@ pub struct Table {
 }
 
 impl Page {
-    /// A document as it stands in its file.
-    ///
+    /// The document in a file.
     /// # Panics
     /// If it cannot be read.
     pub fn read(path: impl AsRef<Path>) -> Page {
@@ -50,7 +49,6 @@ impl Page {
     /// A page of the book, with its includes.
     ///
     /// # Errors
-    ///
     /// An include without a target.
     pub fn of_book(path: impl AsRef<Path>) -> Result<Page, String> {
         let mut page = Page::read(path);
@@ -72,7 +70,6 @@ impl Page {
     /// README.md and all pages of the book, with their includes.
     ///
     /// # Panics
-    ///
     /// If an include has no target.
     pub fn all_of_book() -> Vec<Page> {
         let mut paths = repository::files_with(&["md"]);

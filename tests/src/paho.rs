@@ -12,7 +12,6 @@ use crate::{Broker, Version, plugin};
 /// Runs one scenario. Returns its result.
 ///
 /// # Panics
-///
 /// If there is no interpreter with paho-mqtt, the scenario fails, or it does not end in time.
 #[track_caller]
 pub fn run(broker: &Broker, version: Version, scenario: &str) -> Value {
@@ -30,7 +29,6 @@ pub fn run(broker: &Broker, version: Version, scenario: &str) -> Value {
 /// `GRAPNEL_TESTS_PYTHON` names.
 ///
 /// # Panics
-///
 /// If there is none; the message contains the command that makes it.
 pub fn python() -> PathBuf {
     if let Some(path) = std::env::var_os("GRAPNEL_TESTS_PYTHON") {

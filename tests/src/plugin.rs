@@ -18,7 +18,6 @@ pub fn directory() -> PathBuf {
 /// Path of a built program.
 ///
 /// # Panics
-///
 /// If it has not been built; the message contains the command for that.
 pub fn built(program: &str) -> PathBuf {
     existing(directory().join(program))
@@ -42,7 +41,6 @@ impl Compiled {
     /// Compiles `plugins/NAME` as its README says.
     ///
     /// # Panics
-    ///
     /// If there is no compiler, or it prints a warning.
     #[track_caller]
     pub fn of(name: &str) -> Compiled {

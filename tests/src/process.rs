@@ -51,7 +51,6 @@ impl Process {
     /// Starts `command` with its input closed (or fed with `input`) and collects its output.
     ///
     /// # Panics
-    ///
     /// If the program cannot be started.
     pub fn start(name: &str, command: Command, input: Option<&[u8]>) -> Process {
         let mut process =
@@ -75,7 +74,6 @@ impl Process {
     /// output is collected.
     ///
     /// # Panics
-    ///
     /// As [`Process::start`].
     pub fn start_with_stderr(name: &str, command: Command, stderr: Stdio) -> Process {
         Process::spawn_with_stderr(name, command, Stdio::null(), stderr)
@@ -140,7 +138,6 @@ impl Process {
     /// Waits for a line that `pick` accepts. Returns the result of `pick` for the first one.
     ///
     /// # Panics
-    ///
     /// If none appears in time or the program ends without it; the message contains its output.
     #[track_caller]
     pub fn wait_for_line<T>(&self, what: &str, timeout: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
@@ -151,7 +148,6 @@ impl Process {
     /// then.
     ///
     /// # Panics
-    ///
     /// As [`Process::wait_for_line`].
     #[track_caller]
     pub fn wait_for_lines<T>(
@@ -254,7 +250,6 @@ impl Process {
     /// Waits for its end and checks the status. Returns its output.
     ///
     /// # Panics
-    ///
     /// If it does not end in time, or with another status than 0; the message contains its output.
     #[track_caller]
     pub fn succeed(&mut self, timeout: Duration) -> String {

@@ -38,7 +38,6 @@ impl Row {
     /// `stamp` is a user property that each must have.
     ///
     /// # Panics
-    ///
     /// If a message is lost, duplicated, out of order or without its stamp, or nothing moves for
     /// [`PATIENCE`](crate::PATIENCE).
     #[track_caller]

@@ -21,7 +21,6 @@ impl Storm {
     /// [`Storm::of`] for so many clients with default requests. Client N is `PREFIX N`.
     ///
     /// # Panics
-    ///
     /// If a connection ends or gets no answer.
     #[track_caller]
     pub fn rage(broker: &Broker, clients: usize, prefix: &str) -> Storm {
@@ -32,7 +31,6 @@ impl Storm {
     /// CONNACK. Packets after CONNACK are ignored: the clients may take each other over.
     ///
     /// # Panics
-    ///
     /// If a connection ends or gets no answer.
     #[track_caller]
     pub fn of(broker: &Broker, clients: usize, connect: impl Fn(usize) -> Connect) -> Storm {

@@ -259,8 +259,9 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Of an open loop: what was due in the window and has not arrived at its end has waited until then at least. Left out,
-    /// it would make a broker look the faster the more it leaves undone.
+    /// For an open loop: a message that was due in the window and has not arrived at its end has
+    /// waited at least until then. Without these values, a broker that delivers less would look
+    /// faster.
     fn record_what_waits(&mut self) {
         let Shared { schedule: Some(schedule), books: Books::Ledger(ledger), counts, now_ns, .. } =
             &mut self.engine.shared

@@ -131,22 +131,22 @@ fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-/// The last that was seen of each thread.
+/// The last values of each thread.
 #[derive(Debug, Default)]
 struct Threads {
     seen: HashMap<u32, Times>,
-    /// Of threads whose id another one has now.
+    /// Total of threads whose id another thread has now.
     ended: Times,
 }
 
 impl Threads {
-    /// Looks at every thread of a process.
+    /// Reads every thread of a process.
     fn look(&mut self, pid: u32) -> Result<()> {
         let tasks = format!("/proc/{pid}/task");
         let entries = fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))?;
         for entry in entries.flatten() {
             let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            // A thread may end between the two looks at it.
+            // A thread may end between its listing and its reading.
             if let (Some(id), Some(times)) = (id, thread_times(&entry.path())) {
                 self.see(id, times);
             }
@@ -156,7 +156,8 @@ impl Threads {
 
     fn see(&mut self, id: u32, times: Times) {
         let last = self.seen.insert(id, times);
-        // Time runs forward in a thread: if not, this is another one with the id of one that has ended.
+        // The time of a thread never decreases: otherwise this is another thread with the id of one
+        // that has ended.
         if let Some(last) = last.filter(|last| last.total_ns > times.total_ns) {
             self.ended.add(last);
         }
@@ -177,14 +178,15 @@ fn parse_schedstat(text: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-/// proc_pid_stat(5): fields 14 and 15, user and system time in clock ticks. Field 2, the name, may hold anything.
+/// proc_pid_stat(5): fields 14 and 15, user and system time in clock ticks. Field 2, the name, may
+/// contain any characters.
 fn parse_stat(text: &str) -> Option<(u64, u64)> {
     let (_, after_name) = text.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-/// proc_pid_status(5): VmRSS and VmHWM, in kibibytes though it says kB.
+/// proc_pid_status(5): VmRSS and VmHWM, in kibibytes although the file says kB.
 fn parse_status(text: &str) -> Option<Memory> {
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -264,7 +266,8 @@ mod tests {
         use std::io::Read;
         use std::process::{Command, Stdio};
         let mut sampler = Sampler::new(std::process::id()).unwrap();
-        // The child's child works, and says so when it is done; both then wait for the end of their input.
+        // The child's child works, and reports when it is done; both then wait for the end of their
+        // input.
         let script = "sh -c 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; read x'";
         let mut child = Command::new("sh")
             .args(["-c", script])

@@ -6,7 +6,7 @@ import java.nio.file.StandardOpenOption;
 import java.util.List;
 import java.util.logging.Logger;
 
-/** Answers with the number of its process, and says a long farewell: lines, a record of the log, a file, an exception. */
+/** Answers with its process number, and ends slowly, with lines, a log record, a file and an exception. */
 public class Farewell {
     public static Object init() {
         return Tuple.two(0, Tuple.two(List.of(Tuple.three("message_publish", "Farewell", "publish")), null));

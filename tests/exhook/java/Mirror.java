@@ -3,7 +3,7 @@ import com.erlport.erlang.term.Tuple;
 import java.util.Arrays;
 import java.util.List;
 
-/** Turns payloads round, and lets in who gives all bytes as a password. */
+/** Reverses payloads, and allows a login with all byte values as password. */
 public class Mirror {
     public static Object init() {
         Object mirror = Arrays.asList(Tuple.two("topics", Arrays.asList(new Binary("mirror/#"))));

@@ -5,7 +5,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
-/** Hooks every point of EMQX's as its Java driver took them, and prints what it was called with. */
+/** Hooks every point of EMQX in the form of its Java driver, and prints its calls. */
 public class Spy {
     private static final String[] HOOKS = {
         "client_connect", "client_connack", "client_connected", "client_disconnected", "client_authenticate",
@@ -26,7 +26,7 @@ public class Spy {
         Told.told("deinit");
     }
 
-    /** Who gives a name is vouched for, others come in as the broker has it. */
+    /** A client with this name is allowed; for others the broker decides. */
     public static Object on_client_authenticate(Object clientinfo, Object authresult, Object state) {
         Told.told("client_authenticate", clientinfo, authresult, state);
         Tuple username = (Tuple) ((List<?>) clientinfo).get(2);

@@ -7,7 +7,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.StringJoiner;
 
-/** Prints what a hook was called with as one line of JSON that a test reads. */
+/** Prints a call of a hook as one line of JSON for a test. */
 final class Told {
     private Told() {}
 

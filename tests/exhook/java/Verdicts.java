@@ -7,7 +7,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
-/** Answers as it is told: a user name, or the last level of a topic, names the answer. */
+/** A user name, or the last level of a topic, selects the answer. */
 public class Verdicts {
     public static Object init() {
         List<Object> actions = new ArrayList<>();

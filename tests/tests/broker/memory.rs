@@ -15,7 +15,7 @@ fn resident_mib(broker: &Broker) -> u64 {
     resident(broker) / MIB as u64
 }
 
-/// Round trips of a bystander: the longest.
+/// Maximum round-trip time of a bystander's pings.
 fn worst_ping(bystander: &mut Client, times: usize) -> Duration {
     let ping = |_| {
         let began = Instant::now();
@@ -26,11 +26,12 @@ fn worst_ping(bystander: &mut Client, times: usize) -> Duration {
 }
 
 const MIB: usize = 1 << 20;
-/// What a flood may add to the broker: its limits are a megabyte for each client, and allocators keep some of what was freed.
+/// Memory that a flood may add to the broker: its limits are a megabyte for each client, and
+/// allocators keep some freed memory.
 const SLACK_MIB: u64 = 24;
 
 scenario! {
-    /// PUBREL with identifiers that nobody knows, and PINGREQ: each is answered, and no answer is read.
+    /// PUBREL with unknown identifiers, and PINGREQ: each is answered, and no answer is read.
     fn a_client_that_never_reads_is_bounded_and_then_closed(
         broker in Broker::builder().grapnel_only().config("[limits]\nwrite_stall_timeout_ms = 3000")
     ) {
@@ -60,7 +61,7 @@ scenario! {
 }
 
 scenario! {
-    /// 4 KiB in 5 s, as a tenth of that time and of the stall's.
+    /// 4 KiB in 5 s; the test uses a tenth of that time and of the stall timeout.
     fn a_client_that_reads_too_little_is_bounded_and_then_closed(
         broker in Broker::builder().grapnel_only().config("[limits]\nwrite_stall_timeout_ms = 3000")
     ) {
@@ -91,8 +92,8 @@ scenario! {
 }
 
 scenario! {
-    /// 134 sockets that send a megabyte before CONNECT, or as much as a CONNECT may be: not one of the connected loses a packet
-    /// that comes in two pieces.
+    /// 134 sockets send a megabyte before CONNECT, or the maximum size of a CONNECT: no connected
+    /// client loses a packet that arrives in two pieces.
     fn who_sends_much_before_connect_pays_for_it(broker in Broker::builder().grapnel_only()) {
         let mut clients: Vec<Client> =
             (0..20).map(|n| Client::connect(broker, &Connect::new(Version::V311, &format!("known-{n}")))).collect();
@@ -100,7 +101,7 @@ scenario! {
         let (beginning, end) = publish.split_at(10_000);
         clients.iter_mut().for_each(|client| client.send(beginning));
         let before = resident_mib(broker);
-        // As much as a CONNECT may be, and as the largest packet.
+        // The maximum size of a CONNECT, and of the largest packet.
         let announced = |bytes: usize| [0x10, bytes as u8 | 0x80, (bytes >> 7) as u8 | 0x80, (bytes >> 14) as u8];
         let until = Instant::now() + PATIENCE;
         let strangers: Vec<TcpStream> = (0..134)
@@ -123,10 +124,10 @@ scenario! {
 }
 
 scenario! {
-    /// 20 MB in one go, to a reader that begins to read when all has been sent: the broker is faster than any reader, and that
-    /// alone is no reason to drop.
+    /// 20 MB at once, to a reader that begins to read when all has been sent: the broker is faster
+    /// than any reader, and that alone must not cause drops.
     fn a_reader_that_keeps_up_loses_no_qos_0(
-        // The machine may be busy with other things.
+        // The machine may be busy with other work.
         broker in Broker::builder().grapnel_only().config("[limits]\noutbound_burst_ms = 60000")
     ) {
         let mut reader = Client::connect(broker, &Connect::new(Version::V311, "reader"));

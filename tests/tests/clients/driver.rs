@@ -220,7 +220,6 @@ impl dyn Driver {
 /// Waits for `count` messages in total, received by any of `drivers`. Returns a list for each.
 ///
 /// # Panics
-///
 /// If they do not arrive in time.
 #[track_caller]
 pub fn messages_of_all(drivers: &mut [Box<dyn Driver>], count: usize) -> Result<Vec<Vec<Message>>, Refused> {

@@ -197,7 +197,6 @@ fn hex(bytes: &[u8]) -> String {
 /// Payloads are sent as hexadecimal digits, which every language handles exactly.
 ///
 /// # Panics
-///
 /// For anything else.
 pub fn from_hex(digits: &str) -> Vec<u8> {
     let value = |digit: u8| char::from(digit).to_digit(16).expect("a hexadecimal digit");

@@ -1,11 +1,11 @@
-//! The blocks `console` of README.md and of the book are run as they stand: one shell for each
-//! page, its blocks in order, beside a broker on its defaults. The shell finds what a reader of the
-//! page has: the repository as its folder, with the build in `target/checked`, a broker on the
-//! default addresses (mosquitto's clients and `grapnel-ctl` get them from their own settings), and
-//! programs on its path. What a block writes goes into a copy.
+//! The blocks `console` of README.md and of the book are run unchanged: one shell for each page,
+//! its blocks in order, with a broker on its defaults. The shell has the environment of a reader:
+//! the repository as its folder, with the build in `target/checked`, a broker on the default
+//! addresses (mosquitto's clients and `grapnel-ctl` get them from their own settings), and programs
+//! on its path. A block writes into a copy.
 //!
-//! In the expected output, `…` stands for anything, alone in a line for any number of lines, and
-//! blanks stand for one or more of them.
+//! In the expected output, `…` stands for any text, alone in a line for any number of lines, and a
+//! space stands for one or more of them.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

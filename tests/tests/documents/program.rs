@@ -120,7 +120,6 @@ pub fn parsed(text: &str) -> Help {
 /// Sends a request to the API. Returns status and body.
 ///
 /// # Panics
-///
 /// If it is not answered.
 pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = UnixStream::connect(socket).expect("the broker listens");

@@ -120,7 +120,6 @@ impl<'b> Calls<'b> {
     /// The next call: its hook, and its arguments.
     ///
     /// # Panics
-    ///
     /// If none arrives in time.
     #[track_caller]
     pub fn next(&self) -> (String, Value) {

@@ -155,7 +155,8 @@ scenario! {
 }
 
 scenario! {
-    /// A takeover with the session kept: the will without delay is sent, the delayed one is not (section 3.1.4, note).
+    /// A takeover of a stored session: the will without delay is sent, the delayed one is not
+    /// (section 3.1.4, note).
     fn a_takeover_sends_the_will_without_delay_only(broker) {
         let mut watcher = watcher(broker);
         for (delay, sent) in [(0, true), (60, false)] {

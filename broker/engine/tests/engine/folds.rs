@@ -95,7 +95,7 @@ fn a_subscribe_is_read_whole() {
     assert_eq!(log.take(), ["2 filters, a/+ group -, $share/g/b group g, id Ok(5), 1 properties"]);
 }
 
-/// The properties of the CONNACK that a client got, and its code.
+/// The properties of the CONNACK that a client received, and its code.
 fn connack(world: &mut World, client: usize) -> (u8, Vec<String>) {
     let bytes = world.take_raw(client);
     let frame = codec::frame(&bytes, u32::MAX).expect("it is whole").expect("CONNACK has come");

@@ -27,7 +27,7 @@ struct Client {
     place: Option<(usize, ConnKey)>,
     /// Bytes that the shell stores for a connection that is paused or has sent part of a packet.
     rest: BytesMut,
-    /// Bytes that arrived while the shard was held. They are read when the engine asks for them.
+    /// Bytes that arrived while the shard was blocked. They are read when the engine requests them.
     unread: Vec<u8>,
     paused: bool,
     /// Number of bytes that the client's socket still accepts; `None` for all.
