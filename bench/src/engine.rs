@@ -433,7 +433,7 @@ impl<'s> Engine<'s> {
         }
     }
 
-    /// Counts the failure of a connection, unless it was being closed anyway.
+    /// Ends a connection and counts the failure, unless it was being closed anyway.
     fn fail(&mut self, index: usize, failure: &Failure) {
         self.shared.out.clear();
         let Conn { client, link, .. } = &mut self.conns[index];

@@ -83,7 +83,8 @@ pub fn connack(version: Version, frame: &Frame<'_>) -> Result<Result<Connack, Re
         return Ok(if code == 0 { Ok(connack) } else { Err(Reason::ReturnCode(code)) });
     }
     if code != 0 {
-        // A broker that does not speak MQTT 5 answers in the form of MQTT 3 (MQTT 5.0 section 3.1.2.2).
+        // A broker that does not speak MQTT 5 answers in the form of MQTT 3 (MQTT 5.0 section
+        // 3.1.2.2).
         let old_form = frame.body.len() == 2 && code < 0x80;
         return Ok(Err(if old_form { Reason::ReturnCode(code) } else { Reason::Code(code) }));
     }

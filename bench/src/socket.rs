@@ -1,4 +1,5 @@
-//! Opens the sockets of a load's connections without blocking. Called by the loop for each connection.
+//! Opens the sockets of a load's connections without blocking. Called by the loop for each
+//! connection.
 
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};

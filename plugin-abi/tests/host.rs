@@ -99,13 +99,14 @@ const CHANGE: Change =
     Change { field: Field::PAYLOAD, index: 4, number: u64::MAX, bytes: Slice::EMPTY, key: Slice::EMPTY };
 
 unsafe extern "C" fn hook(instance: *mut c_void, event: *const Event) -> Flow {
-    // SAFETY: the test passes a live host table as the instance, and the event is the one of this call.
+    // SAFETY: the test passes a live host table as the instance, and the event is the one of this
+    // call.
     let (host, ctx) = unsafe { (&*instance.cast::<HostApi>(), (*event).ctx) };
     let get = |field, index| {
         let mut value = Value { number: 77, ..Value::EMPTY };
         // SAFETY: the hook's own context, and a value of its own.
         let status = unsafe { (host.get)(ctx, field, index, &raw mut value) };
-        // SAFETY: the recorder shows what lives for ever.
+        // SAFETY: the recorder shows values that are never freed.
         (status, value.number, unsafe { (value.bytes.bytes(), value.key.bytes()) })
     };
     assert_eq!(get(Field::QOS, 0), (Status::OK, 2, (&b""[..], &b""[..])));
@@ -134,7 +135,7 @@ unsafe extern "C" fn hook(instance: *mut c_void, event: *const Event) -> Flow {
     let mut room = [0; 256];
     let mut identity = |capacity: usize| {
         let mut len = 7;
-        // SAFETY: the hook's own context, and a room and a length of its own.
+        // SAFETY: the hook's own context, and its own buffer and length.
         (unsafe { (host.identity)(ctx, room.as_mut_ptr(), capacity, &raw mut len) }, len)
     };
     let (_, needed) = identity(0);

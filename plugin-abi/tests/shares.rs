@@ -22,7 +22,7 @@ unsafe extern "C" {
 
 fn count(chunk: *mut u8, sign: i64) {
     if !chunk.is_null() {
-        // SAFETY: `System` is glibc's, and this is a chunk of it that has not been given back.
+        // SAFETY: `System` is glibc's, and this is a chunk of it that has not been freed.
         let bytes = unsafe { malloc_usable_size(chunk.cast()) } as i64 + 8;
         let _ = HELD.try_with(|held| held.set(held.get() + sign * bytes));
     }

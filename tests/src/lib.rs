@@ -40,9 +40,10 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Makes one test per number of shards out of a scenario that takes a running broker: `NAME::shards_1`, `_2` and `_8`. The
-/// second form takes a builder's settings, the third the MQTT version too: then each number and each version has its test among
-/// those that always run, and the other pairs are run by `scripts/test --every`.
+/// Makes tests with 1, 2 and 8 shards out of a scenario with a running broker: `NAME::shards_1`,
+/// `_2` and `_8`. The second form takes a builder's settings, the third the MQTT version too. In
+/// the third form, each number of shards and each version is part of one test that always runs;
+/// `scripts/test --every` runs the other pairs.
 #[macro_export]
 macro_rules! scenario {
     ($(#[$meta:meta])* fn $name:ident($broker:ident) $body:block) => {

@@ -60,7 +60,8 @@ scenario! {
     }
 }
 
-/// A folder with a file `Main.java`: a class with these members, which may say `Binary`, `List`, `Tuple`.
+/// A folder with a file `Main.java`: a class with these members, which may say `Binary`, `List`,
+/// `Tuple`.
 fn main_java(folder: &Path, members: &str) {
     let imports = "import com.erlport.erlang.term.*;\nimport java.util.*;\n";
     std::fs::write(folder.join("Main.java"), format!("{imports}public class Main {{\n{members}\n}}\n"))

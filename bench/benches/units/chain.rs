@@ -36,7 +36,8 @@ unsafe extern "C" fn rewrites(instance: *mut c_void, event: *const Event) -> Flo
     let topic = b"rewritten/17/temperature";
     let change =
         Change { field: Field::TOPIC, index: 0, number: 0, bytes: Slice::of(topic), key: Slice::EMPTY };
-    // SAFETY: the instance is a `HostApi` that lives for ever; the event and the change are alive during the call.
+    // SAFETY: the instance is a `HostApi` that is never freed; the event and the change are alive
+    // during the call.
     let status = unsafe { ((*instance.cast::<HostApi>()).set)((*event).ctx, &change) };
     if status == Status::OK { Flow::CONTINUE } else { Flow::FAULT }
 }
@@ -75,7 +76,8 @@ fn passing() -> (HookFn, *mut c_void) {
     let module = Module::of(grapnel_plugin_abi::__private::module::<Passes>());
     let host: &'static HostApi = Box::leak(Box::new(host_api(1, 1)));
     let (mut plugin, mut instance, mut mount) = (std::ptr::null_mut(), std::ptr::null_mut(), Mount::EMPTY);
-    // SAFETY: in the order of the contract, with places that are writable and no room for the text of an error.
+    // SAFETY: in the order of the contract, with places that are writable and no buffer for an
+    // error text.
     let made = unsafe {
         [
             (module.load)(host, Slice::of(b"{}"), &raw mut plugin, std::ptr::null_mut()),

@@ -16,7 +16,8 @@ pub fn raise_limit() {
     }
 }
 
-/// Raises the limit of open files as far as possible, and fails if `count` connections do not fit even then.
+/// Raises the limit of open files as far as possible, and fails if `count` connections do not fit
+/// even then.
 pub fn reserve(count: u32) -> Result<()> {
     raise_limit();
     let needed = u64::from(count) + OTHER_DESCRIPTORS;

@@ -76,8 +76,9 @@ const KEPT_CAPACITY_BYTES: usize = 1024 * 1024;
 pub struct Incomplete(Vec<u8>);
 
 impl Incomplete {
-    /// Copies the bytes to the front of a buffer; the next read goes after them. A buffer that is
-    /// more than half full grows. Returns how many bytes were copied.
+    /// Copies the bytes to the front of a buffer; the next read goes after them. Returns how many
+    /// bytes were copied: 0 if they are more than half of the buffer, which [`Incomplete::go_on`]
+    /// handles.
     pub fn put_into(&self, buffer: &mut [u8]) -> usize {
         let in_front = if self.0.len() <= buffer.len() / 2 { self.0.len() } else { 0 };
         buffer[..in_front].copy_from_slice(&self.0[..in_front]);

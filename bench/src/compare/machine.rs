@@ -14,7 +14,8 @@ pub struct Machine {
     pub cpus: usize,
     /// Kernel release.
     pub kernel: String,
-    /// Commit of the working directory, with `-dirty` where files differ from it; null outside a repository.
+    /// Commit of the working directory, with `-dirty` where files differ from it; null outside a
+    /// repository.
     pub commit: Option<String>,
     /// The command line, paths of programs shortened to their names.
     pub command: String,

@@ -277,7 +277,8 @@ impl Window {
     /// Frees the id if it is in this phase. Returns when its message was sent.
     #[inline]
     pub fn give_back(&mut self, packet_id: u16, phase: Phase) -> Option<u64> {
-        // PUBACK belongs to QoS 1 and PUBCOMP to QoS 2; PUBREC with a refusal ends a QoS 2 message early.
+        // PUBACK belongs to QoS 1 and PUBCOMP to QoS 2; PUBREC with a refusal ends a QoS 2 message
+        // early.
         let slot = self.slot(packet_id).filter(|slot| slot.phase == phase)?;
         slot.phase = Phase::Free;
         let sent_ns = slot.sent_ns;

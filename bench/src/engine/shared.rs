@@ -20,7 +20,8 @@ pub struct Shared<'s> {
     pub books: Books,
     /// The schedule of an open loop, once it has begun.
     pub schedule: Option<Schedule>,
-    /// Messages still to send until the limit, over all publishers that have not failed; none without a limit.
+    /// Messages still to send until the limit, over all publishers that have not failed; none
+    /// without a limit.
     pub remaining: Option<u64>,
     /// Bytes to send of the client that is being called.
     pub out: Vec<u8>,

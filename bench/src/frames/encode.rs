@@ -1,5 +1,5 @@
-//! Packets that a client sends: CONNECT and SUBSCRIBE once per connection, the fixed part of a PUBLISH once per
-//! topic of a publisher, so that sending a message is two copies and a patch.
+//! Packets that a client sends: CONNECT and SUBSCRIBE once per connection, the fixed part of a
+//! PUBLISH once per topic of a publisher, so that sending a message is two copies and a patch.
 
 use crate::header::{Fields, Publisher};
 use crate::plan::{Messages, Setup, Version};

@@ -249,7 +249,8 @@ fn pin_thread(thread: Option<Pid>, cpus: &[usize]) -> Result<()> {
         .with_context(|| format!("cannot bind to the CPUs {cpus:?}; are they there?"))
 }
 
-/// CPUs of this process, the first for the generator and the last for the broker; empty if there is only one.
+/// CPUs of this process, the first for the generator and the last for the broker; empty if there is
+/// only one.
 pub fn usual_cpus() -> (Vec<usize>, Vec<usize>) {
     let allowed = sched_getaffinity(None).ok();
     let is_allowed = |cpu: &usize| allowed.as_ref().is_some_and(|allowed| allowed.is_set(*cpu));

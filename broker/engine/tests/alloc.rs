@@ -32,7 +32,8 @@ fn count(size: usize) {
     BYTES.with(|bytes| bytes.set(bytes.get() + size as u64));
 }
 
-// SAFETY: every call goes to the system's allocator unchanged; counting touches a constant-initialised thread-local alone.
+// SAFETY: every call goes to the system's allocator unchanged; counting touches a
+// constant-initialised thread-local alone.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());

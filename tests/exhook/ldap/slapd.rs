@@ -24,7 +24,8 @@ impl Directory {
     pub fn start() -> Directory {
         assert!(Path::new(PROGRAM).exists(), "slapd is missing; scripts/test --prepare installs it");
         let folder = tempfile::tempdir().unwrap();
-        // A copy, because Ubuntu's AppArmor lets the original read nothing outside of the system's folders.
+        // A copy, because Ubuntu's AppArmor lets the original read nothing outside of the system's
+        // folders.
         std::fs::copy(PROGRAM, folder.path().join("slapd")).unwrap();
         std::fs::create_dir(folder.path().join("data")).unwrap();
         let text = std::fs::read_to_string(source("slapd.conf")).unwrap();

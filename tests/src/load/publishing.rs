@@ -8,7 +8,8 @@ use super::{Shared, message};
 use crate::Packet;
 use crate::line::{Line, ready};
 
-/// Publishes of one client that may wait for their PUBACK; well below every broker's Receive Maximum.
+/// Publishes of one client that may wait for their PUBACK; well below every broker's Receive
+/// Maximum.
 const WINDOW: u64 = 30;
 
 struct Publisher {

@@ -175,7 +175,8 @@ impl Body<'_> {
             if !packets.contains(&self.kind) {
                 return Err(format!("property {id:#04x} in packet type {}", self.kind));
             }
-            // A user property may repeat, and so may the subscription identifier of a PUBLISH (section 3.3.2.3.8).
+            // A user property may repeat, and so may the subscription identifier of a PUBLISH
+            // (section 3.3.2.3.8).
             if list.find(id).is_some() && ![property::USER_PROPERTY, property::SUBSCRIPTION_ID].contains(&id)
             {
                 return Err(format!("property {id:#04x} twice"));

@@ -148,8 +148,9 @@ pub enum Kind {
     Pair,
 }
 
-/// Type of a property and the control packet types (high nibble of the first byte) in which a *server* may send it, from
-/// table 2-4; `None` for an identifier that does not exist or that no server sends.
+/// Type of a property and the control packet types (high nibble of the first byte) in which a
+/// *server* may send it, from table 2-4; `None` for an identifier that does not exist or that no
+/// server sends.
 pub fn from_server(id: u8) -> Option<(Kind, &'static [u8])> {
     const CONNACK: &[u8] = &[2];
     const PUBLISH: &[u8] = &[3];

@@ -1,4 +1,5 @@
-//! A plugin reads the broker's retained messages on behalf of a client, page after page, of all shards.
+//! A plugin reads the broker's retained messages on behalf of a client, page after page, of all
+//! shards.
 
 use grapnel_tests::{Broker, Client, Publish, Version};
 

@@ -1,6 +1,6 @@
-//! What clients can make the broker hold, with the whole program and its memory as the kernel
-//! counts it. A client that reads nothing, or never sends CONNECT, holds a bounded amount, is
-//! charged for it itself, and affects no other client.
+//! Memory that clients can make the broker use, measured with the whole program by the kernel. A
+//! client that reads nothing, or never sends CONNECT, uses a bounded amount, is charged for it
+//! itself, and affects no other client.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

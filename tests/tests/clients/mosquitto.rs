@@ -1,5 +1,5 @@
-//! mosquitto_sub and mosquitto_pub as one client: each connection of a scenario is a mosquitto_sub, and each of its
-//! publications a mosquitto_pub of its own, because no mosquitto tool does both.
+//! mosquitto_sub and mosquitto_pub as one client: each connection of a scenario is a mosquitto_sub,
+//! and each of its publications a mosquitto_pub of its own, because no mosquitto tool does both.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What client libraries refuse, or cannot show. Each entry is asserted by the tests of `matrix.rs` that it names, and is a
-//! footnote of `tests/CLIENTS.md`.
+//! What client libraries refuse, or cannot show. Each entry is asserted by the tests of `matrix.rs`
+//! that it names, and is a footnote of `tests/CLIENTS.md`.
 
 use grapnel_tests::Version;
 

@@ -18,7 +18,8 @@ pub fn connects(world: &World) -> Outcome {
     client.disconnect()
 }
 
-/// Each QoS of a publication with each QoS of a subscription: delivered once, with the smaller of the two (section 3.8.4).
+/// Each QoS of a publication with each QoS of a subscription: delivered once, with the smaller of
+/// the two (section 3.8.4).
 pub fn every_qos(world: &World) -> Outcome {
     let mut publisher = world.open(&Settings::new("publisher"))?;
     for subscribed in 0..=2 {
@@ -27,7 +28,8 @@ pub fn every_qos(world: &World) -> Outcome {
         for published in 0..=2 {
             publisher.publish(&Message::new(&format!("q/{published}"), "hello", published))?;
         }
-        // mosquitto_pub publishes each through another connection, which has no order with the others.
+        // mosquitto_pub publishes each through another connection, which has no order with the
+        // others.
         let mut got: Vec<Message> = (0..3).map(|_| subscriber.message()).collect::<Result<_, _>>()?;
         got.sort_by(|a, b| a.topic.cmp(&b.topic));
         let expected: Vec<Message> = (0..=2)

@@ -7,7 +7,8 @@
 use grapnel_tests::ledger::{self, Ledger};
 use grapnel_tests::{Broker, Client, Publish, Version};
 
-/// Loads, reloads and unloads plugins; every second one defers. One message goes through each generation.
+/// Loads, reloads and unloads plugins; every second one defers. One message goes through each
+/// generation.
 fn churn(broker: &Broker, rounds: u32) {
     let mut client = Client::hello(broker, Version::V5, "publisher");
     let mut publish = || assert!(client.publish(&Publish::new("plugins", "through it").qos(1)) < 0x80);

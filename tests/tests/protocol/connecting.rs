@@ -56,7 +56,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.1.0-1]: the first packet must be CONNECT; anything else ends the connection, without an answer.
+    /// [MQTT-3.1.0-1]: the first packet must be CONNECT; anything else ends the connection, without
+    /// an answer.
     fn anything_before_connect_ends_the_connection(broker, version) {
         let publish = grapnel_tests::Publish::new("a", "b").encode(version);
         let subscribe = grapnel_tests::Subscribe::to("a", 0).encode(version, 1);
@@ -81,7 +82,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.1.2-1], -2: an unknown protocol level is refused with 1 in the 3.x form or 0x84, or just closed.
+    /// [MQTT-3.1.2-1], -2: an unknown protocol level is refused with 1 in the 3.x form or 0x84, or
+    /// just closed.
     fn an_unknown_level_is_refused(broker) {
         for level in [0u8, 1, 2, 6, 127] {
             let mut bytes = Connect::new(Version::V311, "old").encode();
@@ -125,7 +127,8 @@ scenario! {
 }
 
 scenario! {
-    /// Keep alive 0 turns it off ([MQTT-3.1.2-22], not to be measured in a test: here it is only taken).
+    /// Keep alive 0 disables it ([MQTT-3.1.2-22]; a test cannot wait for that: it only checks that
+    /// 0 is accepted).
     fn keep_alive_zero_is_taken(broker, version) {
         Client::connect(broker, &Connect::new(version, "forever")).ping();
     }
@@ -173,7 +176,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.1.4-3]: CONNECT with an identifier in use ends the older connection, in MQTT 5 with DISCONNECT 0x8E.
+    /// [MQTT-3.1.4-3]: CONNECT with an identifier in use ends the older connection, in MQTT 5 with
+    /// DISCONNECT 0x8E.
     fn takeover_ends_the_older_connection(broker, version) {
         let mut first = Client::hello(broker, version, "same");
         for _ in 0..5 {
@@ -207,7 +211,8 @@ pub fn taken_over(broker: &Broker, client: &mut Client) {
 }
 
 scenario! {
-    /// Section 3.15.1: AUTH without an authentication method in CONNECT is a protocol error ([MQTT-4.12.0-6], -7).
+    /// Section 3.15.1: AUTH without an authentication method in CONNECT is a protocol error
+    /// ([MQTT-4.12.0-6], -7).
     fn auth_out_of_the_blue_ends_the_connection(broker) {
         let mut client = Client::hello(broker, Version::V5, "auth");
         client.send(&[0xF0, 0]);
@@ -245,8 +250,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.1.2-29]: Request Problem Information 0 allows reason strings and user properties on PUBLISH, CONNACK and
-    /// DISCONNECT only.
+    /// [MQTT-3.1.2-29]: Request Problem Information 0 allows reason strings and user properties on
+    /// PUBLISH, CONNACK and DISCONNECT only.
     fn problem_information_can_be_declined(broker) {
         let connect = Connect::new(Version::V5, "terse").with(REQUEST_PROBLEM_INFO, Value::Byte(0));
         let mut client = Client::connect(broker, &connect);
@@ -273,7 +278,8 @@ scenario! {
     }
 }
 
-/// Section 4.13.1: a server may answer a bad CONNECT with a CONNACK that carries the reason before it closes.
+/// Section 4.13.1: a server may answer a bad CONNECT with a CONNACK that carries the reason before
+/// it closes.
 fn refused_or_closed(client: &mut Client, code: u8) {
     if let grapnel_tests::client::Event::Packet(packet) = client.next(grapnel_tests::PATIENCE) {
         let Packet::Connack { code: got, .. } = packet else { panic!("{packet:?} instead of a refusal") };

@@ -230,7 +230,8 @@ scenario! {
                 continue;
             }
             let answer = client.raw_until_closed();
-            // Nothing, a refusal of MQTT 5, or that of 3.1.1 to a client whose version could not be read.
+            // Nothing, a refusal of MQTT 5, or that of 3.1.1 to a client whose version could not be
+            // read.
             let refused = matches!(answer.as_slice(), [] | [0x20, 2, 0, 1] | [0x20, _, 0, 0x80..=0xFF, ..]);
             assert!(refused, "{name}: {answer:02x?}");
         }
@@ -239,7 +240,8 @@ scenario! {
 }
 
 scenario! {
-    /// A packet larger than `packet_bytes_max` is answered with 0x95 (section 3.2.2.3.6), as soon as its length is known.
+    /// A packet larger than `packet_bytes_max` is answered with 0x95 (section 3.2.2.3.6), as soon
+    /// as its length is known.
     fn a_packet_too_large_ends_the_connection(broker in Broker::builder().config("[limits]\npacket_bytes_max = 2000").mosquitto("max_packet_size 2000")) {
         let mut client = Client::hello(broker, Version::V5, "large");
         client.subscribe("a", 0);

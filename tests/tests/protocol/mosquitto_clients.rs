@@ -4,7 +4,8 @@ use grapnel_tests::mosquitto::{Subscriber, publish, publish_lines};
 use grapnel_tests::{Version, scenario};
 
 scenario! {
-    /// Each QoS of the publisher with each QoS of the subscription: delivered once, with the smaller of the two (section 3.8.4).
+    /// Each QoS of the publisher with each QoS of the subscription: delivered once, with the
+    /// smaller of the two (section 3.8.4).
     fn every_qos_each_way(broker, version) {
         for subscribed in 0..=2u8 {
             let qos = subscribed.to_string();
@@ -136,7 +137,8 @@ fn payload_of(line: &str) -> Option<String> {
 }
 
 scenario! {
-    /// Properties of a message reach the subscriber as they were sent ([MQTT-3.3.2-4], -15, -16, -17, -18, -20).
+    /// Properties of a message reach the subscriber as they were sent ([MQTT-3.3.2-4], -15, -16,
+    /// -17, -18, -20).
     fn properties_are_forwarded(broker) {
         let mut subscriber = Subscriber::start(broker, Version::V5, &["-t", "p", "-q", "1"]);
         publish(broker, Version::V5, &[

@@ -29,7 +29,8 @@ fn dollar_topics() -> grapnel_tests::broker::Builder {
 }
 
 scenario! {
-    /// Every property of PUBLISH is forwarded unaltered ([MQTT-3.3.2-4], -15, -16, -17, -18, -20), live, retained and queued.
+    /// Every property of PUBLISH is forwarded unaltered ([MQTT-3.3.2-4], -15, -16, -17, -18, -20),
+    /// live, retained and queued.
     fn all_properties_arrive_unaltered(broker) {
         let queued = Connect::new(Version::V5, "queued").persistent();
         let mut sleeper = Client::connect(broker, &queued);
@@ -86,7 +87,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 4.7: levels, `+` and `#`, empty levels, and `a/#` also matching `a` ([MQTT-4.7.1-1], -2, -3).
+    /// Section 4.7: levels, `+` and `#`, empty levels, and `a/#` also matching `a` ([MQTT-4.7.1-1],
+    /// -2, -3).
     fn wildcards_match_as_the_specification_says(broker in dollar_topics(), version) {
         // Rows of section 4.7.1 and 4.7.3: filter, topics that match, topics that do not.
         let table: &[(&str, &[&str], &[&str])] = &[
@@ -232,7 +234,8 @@ scenario! {
         let mut publisher = Client::hello(broker, Version::V5, "p");
         publisher.publish(&Publish::new("t", vec![b'x'; 200]).qos(1));
         publisher.publish(&Publish::new("t", vec![b'x'; 200]));
-        // First byte, remaining length, topic, id, properties: 1 + 1 + 3 + 2 + 1 around the payload.
+        // First byte, remaining length, topic, id, properties: 1 + 1 + 3 + 2 + 1 around the
+        // payload.
         publisher.publish(&Publish::new("t", vec![b'y'; 92]).qos(1));
         publisher.publish(&Publish::new("t", vec![b'z'; 93]).qos(1));
         publisher.publish(&Publish::new("t", "last").qos(1));

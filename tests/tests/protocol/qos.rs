@@ -33,7 +33,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 3.7.2.1: PUBREL of an unknown identifier is answered with PUBCOMP 0x92 in MQTT 5, and with PUBCOMP before.
+    /// Section 3.7.2.1: PUBREL of an unknown identifier is answered with PUBCOMP 0x92 in MQTT 5,
+    /// and with PUBCOMP before.
     fn pubrel_of_nothing_is_answered(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         client.send_packet(&Packet::Pubrel(Ack::of(77)));
@@ -236,7 +237,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-4.3.3-3] and section 4.3.3: PUBREC with a failure ends the exchange; the message is not sent again on resume.
+    /// [MQTT-4.3.3-3] and section 4.3.3: PUBREC with a failure ends the exchange; the message is
+    /// not sent again on resume.
     fn a_failed_pubrec_gives_the_message_up(broker) {
         let connect = Connect::new(Version::V5, "picky").persistent();
         let mut subscriber = Client::connect(broker, &connect);
@@ -308,7 +310,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 4.4: after a lost connection a client may send the same QoS 1 publish again; both are acknowledged.
+    /// Section 4.4: after a lost connection a client may send the same QoS 1 publish again; both
+    /// are acknowledged.
     fn a_resent_qos_1_publish_is_acknowledged_again(broker, version) {
         let connect = Connect::new(version, "again").persistent();
         let mut client = Client::connect(broker, &connect);

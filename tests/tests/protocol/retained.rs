@@ -54,7 +54,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.3.1-9], -10, -11: Retain Handling 0 sends on every SUBSCRIBE, 1 on new ones only, 2 never.
+    /// [MQTT-3.3.1-9], -10, -11: Retain Handling 0 sends on every SUBSCRIBE, 1 on new ones only, 2
+    /// never.
     fn retain_handling(broker) {
         retain(broker, Version::V5, "r", "kept");
         let mut client = Client::hello(broker, Version::V5, "c");
@@ -152,7 +153,8 @@ scenario! {
 }
 
 scenario! {
-    /// The retained QoS counts: delivered with the smaller of stored and granted QoS (section 3.8.4).
+    /// The retained QoS counts: delivered with the smaller of stored and granted QoS (section
+    /// 3.8.4).
     fn retained_qos_is_the_smaller(broker, version) {
         let mut publisher = Client::hello(broker, version, "p");
         for qos in 0..=2 {

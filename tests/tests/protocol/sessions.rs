@@ -63,7 +63,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.1.2-23]: with a session expiry the session survives that long and no longer; absent is 0.
+    /// [MQTT-3.1.2-23]: with a session expiry the session survives that long and no longer; absent
+    /// is 0.
     fn session_expiry(broker) {
         let connect = |id: &str, seconds: Option<u32>| {
             let mut connect = Connect::new(Version::V5, id);

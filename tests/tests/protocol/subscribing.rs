@@ -16,7 +16,8 @@ scenario! {
 }
 
 scenario! {
-    /// Section 4.7.1: filters with misplaced wildcards are refused (0x8F or 0x80) or end the connection, and match nothing.
+    /// Section 4.7.1: filters with misplaced wildcards are refused (0x8F or 0x80) or end the
+    /// connection, and match nothing.
     fn bad_filters_are_refused(broker, version) {
         for filter in ["sport/tennis#", "sport/tennis/#/ranking", "sport+", "+a", "a/b+/c", "#/a", "", "##", "a/+#"] {
             let mut client = Client::hello(broker, version, "c");
@@ -109,8 +110,8 @@ scenario! {
 }
 
 scenario! {
-    /// [MQTT-3.3.4-2] and section 3.3.4: overlapping subscriptions deliver with the largest granted QoS; this broker sends
-    /// one copy, as Mosquitto does.
+    /// [MQTT-3.3.4-2] and section 3.3.4: overlapping subscriptions deliver with the largest granted
+    /// QoS; this broker sends one copy, as Mosquitto does.
     fn overlapping_subscriptions_deliver_the_largest_qos(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         client.subscribe("a/#", 0);

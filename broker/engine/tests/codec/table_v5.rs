@@ -32,7 +32,8 @@ pub const WILL_ALL: &str =
 /// Every property of CONNACK (section 3.2.2.3).
 pub const CONNACK_ALL: &str = "11 FFFFFFFF|21 FFFF|24 01|25 00|27 00000001|12 0003 'xyz'|22 FFFF|1F 0002 'ok'\
                                |26 0000 0000|28 00|29 01|2A 00|13 003C|1A 0001 'i'|1C 0001 's'|15 0001 'm'|16 0000";
-/// Every property of PUBLISH (section 3.3.2.3), with the subscription identifiers that a server adds.
+/// Every property of PUBLISH (section 3.3.2.3), with the subscription identifiers that a server
+/// adds.
 pub const PUBLISH_ALL: &str = "01 00|02 00000000|23 0001|08 0001 'r'|09 0000|26 0001 'k' 0001 'v'|26 0001 'a' 0001 'b'\
                                |0B 01|0B FFFFFF7F|0B 8001|03 0000";
 /// Properties of acknowledgements, SUBACK and UNSUBACK.
@@ -334,7 +335,8 @@ fn subscription_options_are_read_by_bit() {
         retain_as_published: true,
         retain_handling: RetainHandling::DoNotSend,
     };
-    // Table 3-7: retain handling in bits 5 and 4, retain as published in 3, no local in 2, QoS in 1 and 0.
+    // Table 3-7: retain handling in bits 5 and 4, retain as published in 3, no local in 2, QoS in 1
+    // and 0.
     assert_eq!(options.to_byte(), 0b0010_1110);
     assert_eq!(SubscriptionOptions::from_byte(0b0010_1110), Ok(options));
     assert_eq!(

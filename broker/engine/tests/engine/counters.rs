@@ -128,7 +128,8 @@ fn every_packet_of_an_exchange_is_counted_by_its_kind() {
 fn every_byte_is_counted() {
     let mut world = World::new(1);
     let client = world.open(V5);
-    // CONNECT without a client identifier, SUBSCRIBE to `t` with QoS 2, PUBLISH with a payload that is sent without a copy.
+    // CONNECT without a client identifier, SUBSCRIBE to `t` with QoS 2, PUBLISH with a payload that
+    // is sent without a copy.
     let connect = [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0, 0, 0, 0];
     let subscribe = [0x82, 7, 0, 7, 0, 0, 1, b't', 2];
     let small = [&[0x30, 5, 0, 1, b't', 0, b'x'][..]].concat();

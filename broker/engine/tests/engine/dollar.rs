@@ -1,5 +1,6 @@
-//! Topics that begin with `$` are the server's (MQTT 5.0 and 3.1.1, section 4.7.2): "the Server SHOULD prevent Clients from using
-//! such Topic Names to exchange messages with other Clients" [MQTT-4.7.2-1].
+//! Topics that begin with `$` are the server's (MQTT 5.0 and 3.1.1, section 4.7.2): "the Server
+//! SHOULD prevent Clients from using such Topic Names to exchange messages with other Clients"
+//! [MQTT-4.7.2-1].
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use grapnel_engine::packet::{Packet, Property, QoS, Version};

@@ -1,4 +1,5 @@
-//! Publishing and delivery: each QoS both ways, windows, order, aliases, expiry, sizes (MQTT 5.0 sections 3.3, 4.3, 4.4).
+//! Publishing and delivery: each QoS both ways, windows, order, aliases, expiry, sizes (MQTT 5.0
+//! sections 3.3, 4.3, 4.4).
 
 use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;

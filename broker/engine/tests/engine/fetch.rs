@@ -33,7 +33,8 @@ struct InstanceMessages(RefCell<Vec<(u64, Vec<u8>)>>);
 unsafe extern "C" fn on_timer(_instance: *mut c_void, _timer: u64, _number: u64) {}
 
 unsafe extern "C" fn on_instance_message(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
-    // SAFETY: the instance is a leaked `InstanceMessages` of this thread, and the bytes are alive during the call.
+    // SAFETY: the instance is a leaked `InstanceMessages` of this thread, and the bytes are alive
+    // during the call.
     let (messages, bytes) = unsafe { (&*instance.cast::<InstanceMessages>(), bytes.bytes()) };
     assert_eq!(from, FROM_BROKER);
     messages.0.borrow_mut().push((number, bytes.to_vec()));

@@ -64,7 +64,8 @@ fn change_at(call: &Call<'_>, field: Field, index: u32, number: u64, bytes: &str
     unsafe { (host_api(1, 1).set)(call.event.ctx, &change) }
 }
 
-// client.subscribe reads every filter with its group, and the packet's identifier and user properties.
+// client.subscribe reads every filter with its group, and the packet's identifier and user
+// properties.
 #[test]
 fn a_subscribe_is_read_whole() {
     let mut world = World::new(1);

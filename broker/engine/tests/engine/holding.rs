@@ -266,8 +266,8 @@ fn a_resume_with_a_smaller_receive_maximum_sends_less_at_a_time() {
     let sub = world.connect("sub", &stored(&[Property::ReceiveMaximum(2)]));
     let resent = |at: usize| (before[at].0.clone(), before[at].1, true, before[at].3);
     assert_eq!(take_ids(&mut world, sub), [resent(0), resent(1)]);
-    // PUBREC alone makes no space; PUBCOMP does. Then the PUBREL for the third message is sent, whose
-    // PUBREC arrived before the reconnect.
+    // PUBREC alone makes no space; PUBCOMP does. Then the PUBREL for the third message is sent,
+    // whose PUBREC arrived before the reconnect.
     world.ack(sub, Packet::PubRec, before[0].3);
     assert_eq!(world.take(sub), [Got::Ack("PUBREL", before[0].3, 0)]);
     world.ack(sub, Packet::PubComp, before[0].3);

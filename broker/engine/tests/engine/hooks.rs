@@ -1,5 +1,5 @@
-//! Hook chains in the engine: order, flows, accumulators, faults, deferred verdicts and the slots behind them (the design's
-//! section on hook points).
+//! Hook chains in the engine: order, flows, accumulators, faults, deferred verdicts and the slots
+//! behind them (the design's section on hook points).
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -33,7 +33,8 @@ impl Call<'_> {
 
     pub fn get_text(&self, field: Field) -> String {
         let mut value = grapnel_plugin_abi::raw::Value::EMPTY;
-        // SAFETY: the context is that of the running event, and what is shown lives until the hook returns.
+        // SAFETY: the context is that of the running event, and what is shown lives until the hook
+        // returns.
         unsafe {
             (host_api(1, 1).get)(self.event.ctx, field, 0, &mut value);
             value.bytes.text().to_owned()
@@ -78,7 +79,7 @@ impl Call<'_> {
     /// The client's identity, in the form that a plugin stores, or the error.
     pub fn identity(&self) -> Result<Vec<u8>, Status> {
         let (mut room, mut len) = (vec![0; 65_536], 0);
-        // SAFETY: the context is that of the running event, and the room is ours.
+        // SAFETY: the context is that of the running event, and the buffer is ours.
         match unsafe { (host_api(1, 1).identity)(self.event.ctx, room.as_mut_ptr(), room.len(), &mut len) } {
             Status::OK => {
                 room.truncate(len);

@@ -34,7 +34,8 @@ struct Answers(RefCell<Vec<(u64, u8)>>);
 unsafe extern "C" fn on_timer(_instance: *mut c_void, _timer: u64, _number: u64) {}
 
 unsafe extern "C" fn on_instance_message(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
-    // SAFETY: the instance is a leaked `Answers` of this thread, and the bytes are alive during the call.
+    // SAFETY: the instance is a leaked `Answers` of this thread, and the bytes are alive during the
+    // call.
     let (answers, bytes) = unsafe { (&*instance.cast::<Answers>(), bytes.bytes()) };
     assert_eq!((from, bytes.len()), (FROM_BROKER, 1));
     answers.0.borrow_mut().push((number, bytes[0]));

@@ -421,7 +421,8 @@ fn retained_messages_are_told_as_they_come_and_go() {
     assert_eq!(log.take(), ["1 t a from c", "2 t a from c", "1 u b from c", "3 u b from c"]);
 }
 
-// packet.received and packet.sent are called with client, type and the raw bytes of every packet, CONNECT and CONNACK included.
+// packet.received and packet.sent are called with client, type and the raw bytes of every packet,
+// CONNECT and CONNACK included.
 #[test]
 fn packets_are_told_with_their_bytes() {
     let mut world = World::new(1);

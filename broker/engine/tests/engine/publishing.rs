@@ -270,7 +270,8 @@ fn an_alias_gives_way_to_the_maximum_packet_size() {
     assert_eq!(world.take(sub), [message("topic", "0123456", 0), message("", "0123456789+", 0)]);
 }
 
-/// A reason string that does not fit is left out of the acknowledgement [MQTT-3.4.2-2] [MQTT-3.5.2-2]; one that fits is not.
+/// A reason string that does not fit is left out of the acknowledgement [MQTT-3.4.2-2]
+/// [MQTT-3.5.2-2]; one that fits is not.
 #[test]
 fn a_reason_string_gives_way_to_the_maximum_packet_size() {
     for (bytes, fits) in [(10, true), (91, true), (92, false), (200, false)] {
@@ -288,7 +289,8 @@ fn a_reason_string_gives_way_to_the_maximum_packet_size() {
         for (qos, name, id) in [(QoS::AtLeastOnce, "PUBACK", 1), (QoS::ExactlyOnce, "PUBREC", 2)] {
             world.publish(client, "t", "x", qos, id);
             let raw = world.take_raw(client);
-            // Fixed header, identifier, reason code, length of properties, string with identifier and length.
+            // Fixed header, identifier, reason code, length of properties, string with identifier
+            // and length.
             assert_eq!(raw.len(), if fits { 2 + 2 + 1 + 1 + 3 + bytes } else { 5 }, "{name} {bytes}");
             assert_eq!(raw[4], 0x87, "{name}");
         }
@@ -624,8 +626,8 @@ fn refusals_have_their_limits() {
     assert_eq!(world.take(sub).len(), 301);
 }
 
-/// A hook that returns the status of a refused change as its error is not tripped for it either. A
-/// valid value for one field does not repair another.
+/// A hook that reports a fault after a refused change is not tripped for it either. A valid value
+/// for one field does not repair another.
 #[test]
 fn each_refused_change_stays_refused_until_it_is_set_right() {
     let (mut world, sub, publisher) = {

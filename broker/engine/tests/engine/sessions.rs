@@ -1,4 +1,5 @@
-//! Connections and sessions: CONNECT, takeover, resume, expiry, keep alive, wills (MQTT 5.0 sections 3.1, 3.2, 4.1).
+//! Connections and sessions: CONNECT, takeover, resume, expiry, keep alive, wills (MQTT 5.0
+//! sections 3.1, 3.2, 4.1).
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use grapnel_engine::packet::{Packet, Property, QoS, Version};

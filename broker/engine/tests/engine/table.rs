@@ -333,7 +333,8 @@ fn set_all(call: &Call<'_>, changes: &[OwnedChange]) {
             bytes: Slice::of(&change.bytes),
             key: Slice::of(&change.key),
         };
-        // SAFETY: the context is that of the running event, and what the change points to lives through the call.
+        // SAFETY: the context is that of the running event, and what the change points to lives
+        // through the call.
         let status = unsafe { (host_api(1, 1).set)(call.ctx(), &change) };
         assert_eq!(status, Status::OK);
     }

@@ -78,8 +78,8 @@ pub struct DueRetained {
     pub filter: u8,
     /// Whether it is sent with QoS 1 or 2.
     pub kept: bool,
-    /// Whether it is the first SUBSCRIBE of the session for this filter: if the subscription is in force, it has
-    /// taken effect.
+    /// Whether it is the first SUBSCRIBE of the session for this filter: if the subscription is in
+    /// force, it has taken effect.
     pub first: bool,
     /// Whether SUBACK has arrived.
     pub acknowledged: bool,

@@ -259,7 +259,8 @@ impl Plugins {
             |mailbox: &&Mailbox| mailbox.plugin == plugin && Some(mailbox.generation) == self.loaded[plugin];
         let mailbox = self.mailboxes.iter().map(AsRef::as_ref).find(is_its)?;
         let instance = std::ptr::from_ref(mailbox).cast_mut().cast();
-        // SAFETY: the functions take a `Mailbox`. It is boxed and lives as long as the world, whose shards call it on one thread.
+        // SAFETY: the functions take a `Mailbox`. It is boxed and lives as long as the world, whose
+        // shards call it on one thread.
         Some(unsafe { InstanceEntry::new(on_timer, on_instance_message, instance) })
     }
 
@@ -323,8 +324,8 @@ impl Plugins {
 
 fn entry(hook: &Hook) -> Entry {
     let instance = std::ptr::from_ref(hook).cast_mut().cast::<c_void>();
-    // SAFETY: the function takes a `Hook`. It is boxed and lives as long as the world, whose shards call it
-    // on one thread.
+    // SAFETY: the function takes a `Hook`. It is boxed and lives as long as the world, whose shards
+    // call it on one thread.
     unsafe { Entry::new(called, instance) }
 }
 
