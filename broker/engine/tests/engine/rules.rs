@@ -569,17 +569,24 @@ fn changes_for_many_clients_and_users_ask_about_them_alone() {
     assert_eq!(asked, named);
 }
 
+/// Two shards with room for four envelopes between them, a subscriber of everything on the second
+/// one, and two clients on the first one, whose identifiers begin with "c" and "filler".
+fn with_a_narrow_lane() -> (World, [ClientId; 3]) {
+    let mut world = World::with(2, |limits| (limits.lane_envelopes_max, limits.slots_max) = (4, 1_000));
+    let ask = Ask::v(Version::V5);
+    let clients = [(1, "subscriber"), (0, "c"), (0, "filler")]
+        .map(|(shard, name)| on_shard(&mut world, shard, name, &ask));
+    world.subscribe(clients[0], "#", QoS::AtMostOnce);
+    (world, clients)
+}
+
 /// If rules change continuously while a publish waits for a full lane, the publish is authorized
 /// again a bounded number of times; after that it counts as unanswered. This holds for the client's
 /// own publishes and for those on its behalf.
 #[test]
 fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
     for on_behalf in [false, true] {
-        let mut world = World::with(2, |limits| (limits.lane_envelopes_max, limits.slots_max) = (4, 1_000));
-        let ask = Ask::v(Version::V5);
-        let [subscriber, client, filler] = [(1, "subscriber"), (0, "c"), (0, "filler")]
-            .map(|(shard, name)| on_shard(&mut world, shard, name, &ask));
-        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let (mut world, [subscriber, client, filler]) = with_a_narrow_lane();
         let taken = Taken::default();
         let noted = taken.clone();
         let slow = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -636,11 +643,7 @@ fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
 #[test]
 fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_changes() {
     for on_behalf in [false, true] {
-        let mut world = World::with(2, |limits| (limits.lane_envelopes_max, limits.slots_max) = (4, 1_000));
-        let ask = Ask::v(Version::V5);
-        let [subscriber, client, filler] = [(1, "subscriber"), (0, "c"), (0, "filler")]
-            .map(|(shard, name)| on_shard(&mut world, shard, name, &ask));
-        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let (mut world, [subscriber, client, filler]) = with_a_narrow_lane();
         let (taken, log) = (Taken::default(), Log::default());
         let (noted, asked) = (taken.clone(), log.clone());
         let rules = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
