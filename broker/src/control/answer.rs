@@ -32,6 +32,12 @@ impl ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, sentence)
     }
 
+    /// A task of the broker has panicked.
+    pub fn failed_here() -> ApiError {
+        let sentence = "the broker failed at this (see its log); please report it";
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, sentence)
+    }
+
     pub fn not_found(sentence: impl std::fmt::Display) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, sentence)
     }

@@ -254,8 +254,5 @@ pub(super) async fn blocking<R: Send + 'static>(
     work: impl FnOnce(Api) -> R + Send + 'static,
 ) -> Result<R, ApiError> {
     let api = api.clone();
-    tokio::task::spawn_blocking(move || work(api)).await.map_err(|_| {
-        let sentence = "the broker failed at this (see its log); please report it";
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, sentence)
-    })
+    tokio::task::spawn_blocking(move || work(api)).await.map_err(|_| ApiError::failed_here())
 }

@@ -127,10 +127,7 @@ async fn run(
     // Runs in a task of its own, so that a change is completed even if the client disconnects.
     let (api, plugin, form) = (api.clone(), plugin.to_owned(), form.clone());
     let whole = tokio::spawn(async move { run_whole(&api, &plugin, &form, given).await });
-    whole.await.unwrap_or_else(|_| {
-        let sentence = "the broker failed at this (see its log); please report it";
-        Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, sentence))
-    })
+    whole.await.unwrap_or_else(|_| Err(ApiError::failed_here()))
 }
 
 async fn run_whole(
