@@ -1,7 +1,8 @@
 """The driver for aMQTT's plugins: passes events to their methods, and converts their decisions
 about logins and topics.
 
-Called by the worker. `manager.py` loads plugins; `stand_in.py` is the broker they see.
+Called by the worker. `manager.py` loads plugins; `stand_in.py` is the broker they see. `calls.py`
+calls their methods; `logins.py` has what they have learned at logins.
 """
 
 from __future__ import annotations
@@ -9,42 +10,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from ... import _commands
 from ..._clients import Clients
-from ..._driver import FAILED, STOP, Driver, Handler, LoadError
+from ..._driver import FAILED, STOP, LoadError
+from .calls import Calls
+from .logins import Logins, are_wanted
 
 ALLOW = (STOP, {"allow": True})
 DENY = (STOP, {"allow": False})
 
-logger = logging.getLogger("grapnel_exhook.amqtt")
 
-
-class AmqttDriver(Driver):
+class AmqttDriver(Calls):
     """Runs the plugins of one configuration of aMQTT."""
-
-    asynchronous = True
 
     def __init__(self, setup: dict[str, Any]) -> None:
         super().__init__()
         self._setup = setup
         self._clients = Clients()
-        self._handlers: dict[str, Handler] = {}
-        self._hooks: dict[str, dict[str, Any]] = {}
-        self._called: dict[str, str] = {}
         self._has_started = False
         self._is_stopping = False
         self.keeps = False
-        self._said: set[str] = set()
-        # Sessions whose clients have connected, and those whose attributes plugins have accessed.
-        self._entered: dict[int, tuple[int, Any]] = {}
-        self._touched: dict[int, tuple[int, Any]] = {}
         self._received: Any = None
-        self._manager: Any = None
         self._broker: Any = None
+        self._logins: Any = None
 
     def load(self) -> None:
         logging.getLogger("transitions").setLevel(logging.WARNING)
@@ -77,7 +68,8 @@ class AmqttDriver(Driver):
             self._manager = Manager(settings.namespace, context, asyncio.get_running_loop(), settings.topic_check)
         self._broker.plugins_manager = self._manager
         self._received = Received()
-        self.keeps = self._wants_logins()
+        self._logins = Logins(self._broker, lambda name, error: self.complain(name, error))
+        self.keeps = are_wanted(self._manager, settings.mirror)
         if not self._manager.plugins:
             raise LoadError(f"aMQTT's configuration names no plugins, and {settings.namespace} has no entry points")
         await self._fire("broker_pre_start")
@@ -86,81 +78,19 @@ class AmqttDriver(Driver):
             self._has_started = True
         self._mount()
 
-    def hooks(self) -> list[dict[str, Any]]:
-        return list(self._hooks.values())
-
-    def handlers(self) -> dict[str, Handler]:
-        return self._handlers
-
     def describe(self, number: int, client: dict[str, Any]) -> None:
         known = self._clients.describe(number, client)
         if known.thing is not None:
             known.thing.describe(client)
             if "login" in client:
-                self._late(number, known)
+                self._logins.come_late(number, known)
 
     def forget(self, number: int) -> None:
         self._clients.forget(number)
 
     def settle(self) -> None:
-        # A later worker must have the login data that the following answers depend on.
-        if self._entered or self._touched:
-            self._keep_logins()
-
-    # Login data, which the broker stores for a later worker
-
-    def _wants_logins(self) -> bool:
-        """Whether plugins may use login data later: aMQTT's own do not."""
-        events = any(callbacks for callbacks in self._manager._event_plugin_callbacks.values())
-        own = any(not type(plugin).__module__.startswith("amqtt.plugins.") for plugin in self._manager.plugins)
-        # Authentication plugins see the data of the session that a client wants to resume.
-        shown = bool(self._manager.authenticators) and self._settings.mirror
-        return own and (events or shown or bool(self._manager.filters))
-
-    def _keep_logins(self) -> None:
-        touched = {**self._touched, **self._entered}
-        self._touched, self._entered = {}, {}
-        for number, session in touched.values():
-            if not session.knows_login or not self._broker.has(session):
-                # Nothing is stored before a client is in, nor data that this worker does not have.
-                continue
-            kept = session.keepsake(self._not_kept)
-            if kept != session.kept:
-                session.kept = kept
-                self._give_login(number, session, kept)
-
-    def _keep_coming(self, number: int, session: Any) -> None:
-        """Send login data before the answer: another worker may see the client connect."""
-        if not self.keeps or not session.knows_login or self._broker.has(session):
-            return
-        kept = session.keepsake(self._not_kept)
-        # It is known only later whether the session is resumed.
-        anew = session.keepsake(self._not_kept, anew=True) if session.is_shown else None
-        if kept != session.kept or anew != session.kept_anew:
-            session.kept, session.kept_anew = kept, anew
-            self._give_login(number, session, kept, [True] if anew is None else [True, anew])
-
-    def _not_kept(self, name: str, error: BaseException) -> None:
-        """Log this once for each name."""
-        if name not in self._said:
-            if len(self._said) < _SAID_MAX:
-                self._said.add(name)
-            logger.warning("%s is not known to a worker after this one: %s", name, error)
-
-    def _give_login(self, number: int, session: Any, kept: bytes | None, coming: Sequence[Any] = ()) -> None:
-        """`coming`: whether the login is pending, and the data for a new session."""
-        whose = ["keep", number, session.client_id, session.remote_address, session.remote_port]
-        more = [*coming]
-        try:
-            _commands.give([*whose, kept, *more])
-        except ValueError as error:
-            # Longer than a frame. The data stored before is outdated.
-            self._not_kept("what a login gave", error)
-            # Without the alternative data, which may be the part that is too long.
-            _commands.give([*whose, None, *more[:1]])
-
-    def _touch(self, number: int, session: Any) -> None:
-        self._touched[id(session)] = (number, session)
+        if self._logins is not None:
+            self._logins.settle()
 
     def stop(self) -> Awaitable[None]:
         return self._stop()
@@ -205,62 +135,6 @@ class AmqttDriver(Driver):
         self._mount_packets()
         self._mount_verdicts()
 
-    def name_of(self, point: str) -> str:
-        return self._called.get(point, point)
-
-    def _on(self, point: str, handler: Any, methods: Sequence[Any] = (), **more: Any) -> None:
-        self._called[point] = ", ".join(method.name for method in methods) or point
-        self._hooks[point] = {"point": point, "topics": [], "answers": False, **more}
-        self._handlers[point] = handler
-
-    def _methods(self, event: str) -> list[Any]:
-        return self._manager.methods_of(event)  # type: ignore[no-any-return]
-
-    def _tell(self, methods: list[Any], arguments: dict[str, Any], session: Any = None) -> Any:
-        """One coroutine for each method. `session` is the client's."""
-        if len(methods) == 1:
-            return self._call(methods[0], arguments, session)
-        return [self._call(method, arguments, session) for method in methods] or None
-
-    def _call(self, method: Any, arguments: dict[str, Any], session: Any) -> Any:
-        call = method.call(**method.wants(arguments))
-        return call if session is None or not self.keeps else self._and_look(call, session)
-
-    async def _and_look(self, call: Any, session: Any) -> Any:
-        """Changes after a suspension are sent to the broker, too."""
-        session.begin_call()
-        try:
-            return await call
-        finally:
-            session.end_call()
-
-    async def _fire(self, event: str, within_s: float | None = None) -> None:
-        await self._beside_each_other([(method.name, method.call) for method in self._methods(event)], within_s)
-
-    async def _beside_each_other(self, methods: list[tuple[str, Any]], within_s: float | None) -> None:
-        """Call methods without arguments and wait for all, as aMQTT does at start and stop."""
-
-        async def call(name: str, method: Any) -> None:
-            try:
-                await method()
-            except (Exception, SystemExit) as error:
-                self.complain(name, error)
-
-        if len(methods) == 1 and within_s is None:
-            await call(*methods[0])
-            return
-        tasks = {asyncio.ensure_future(call(name, method)): name for name, method in methods}
-        if not tasks:
-            return
-        done, late = await asyncio.wait(tasks, timeout=within_s)
-        for task in done:
-            if not task.cancelled():
-                # Raises only what `complain` raises, in tests.
-                task.result()
-        for task in late:
-            task.cancel()
-            self.complain(tasks[task], TimeoutError(f"it has not come to its end within {within_s} s"))
-
     def _session(self, number: int, is_in: bool = True) -> Any:
         """The session of a client; None if there is none. `is_in`: only a client that was let in is
         meant."""
@@ -278,37 +152,13 @@ class AmqttDriver(Driver):
             known.thing = before or Session()
             known.thing.describe(known.raw)
             if before is None:
-                self._recall(known)
+                self._logins.recall(known)
                 if self.keeps:
-                    known.thing.touched = partial(self._touch, number)
+                    known.thing.touched = partial(self._logins.touch, number)
         if is_in and not known.came_in and not self._broker.is_in(known.thing):
             # It connected before this worker started.
             self._broker.connected(known.thing)
         return known.thing
-
-    def _recall(self, known: Any) -> None:
-        """Load stored data of a login that this worker has not seen."""
-        if known.came_in:
-            return
-        try:
-            if known.raw.get("login") is not None:
-                known.thing.remember(known.raw["login"])
-                return
-        except Exception as error:
-            self.complain("what a login gave cannot be read; the worker before this one has kept it", error)
-        known.thing.forget_login()
-
-    def _late(self, number: int, known: Any) -> None:
-        """Login data of the earlier worker came late. It is used unless changed here meanwhile."""
-        session, login = known.thing, known.raw["login"]
-        if not session.knows_login:
-            self._recall(known)
-        elif login != session.kept:
-            if session.keepsake(self._not_kept) == session.told:
-                session.remember(login)
-            else:
-                session.kept = login
-                self._touch(number, session)
 
     # Life
 
@@ -343,8 +193,8 @@ class AmqttDriver(Driver):
     def _connected(self, methods: list[Any], client: int) -> Any:
         session = self._session(client)
         self._broker.connected(session)
-        if self.keeps and session.knows_login:
-            self._entered[id(session)] = (client, session)
+        if self.keeps:
+            self._logins.enter(client, session)
         return self._tell(methods, {"client_id": session.client_id, "client_session": session}, session)
 
     def _disconnected(self, methods: list[Any], client: int) -> Any:
@@ -364,7 +214,7 @@ class AmqttDriver(Driver):
         self._received.drop(session)
         if session.kept is not None:
             session.kept = None
-            self._give_login(client, session, None)
+            self._logins.give(client, session, None)
 
     def _subscribed(self, methods: list[Any], client: int, data: Any) -> Any:
         session, topic, qos = self._session(client), data[0], data[1] & 3
@@ -516,7 +366,8 @@ class AmqttDriver(Driver):
                     f"authenticate looks for {missed} of the session of {session.client_id}, which is older than this worker, and of "
                     "whose login nothing is kept; a client that begins a new session is let in without it",
                 )
-            self._keep_coming(number, session)
+            if self.keeps:
+                self._logins.keep_coming(number, session)
             return ALLOW
 
         # Looked up now: when the coroutine begins, the client may have gone.
@@ -538,26 +389,11 @@ class AmqttDriver(Driver):
         before = self._broker.session(session.client_id)
         stored = self._clients.raw(client).get("stored")
         if before is None and stored is not None:
-            before = self._stored(session.client_id, stored)
+            before = self._logins.stored(session.client_id, stored)
         if before is not None:
             session.show(before)
         elif there:
             session.miss_session()
-
-    def _stored(self, client_id: str, kept: bytes) -> Any:
-        """The session from stored data, for a client from before this worker."""
-        from .sessions import Session
-
-        before = Session()
-        before.client_id = client_id
-        before.become("disconnected")
-        try:
-            before.remember(kept)
-        except Exception as error:
-            self.complain("what a login gave cannot be read; the worker before this one has kept it", error)
-            before.forget_login()
-        self._broker.keep(before)
-        return before
 
     def _asking_about_topic(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
         from amqtt.contexts import Action
@@ -596,8 +432,6 @@ _STAGE_S = 0.05
 _CONNECT = 1
 #: Value of `action` at client.authorize for a will.
 _WILL = 3
-# Most names that are logged once; a plugin may use any number.
-_SAID_MAX = 100
 _PUBLISH = 3
 _PUBREL = 6
 _CLEARED = 2
