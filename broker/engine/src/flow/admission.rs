@@ -1,7 +1,6 @@
 //! Admission of a CONNECT: client.connect, client.authenticate with any number of AUTH rounds,
 //! client.authorize for the will. Each may be deferred; meanwhile the connection is read only to
-//! receive the client's AUTH. Also re-authentication, which runs client.authenticate while the
-//! connection lives (MQTT 5.0 section 4.12).
+//! receive the client's AUTH.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -11,8 +10,8 @@ use bytes::Bytes;
 use super::connect::kept_properties;
 use super::hooks::{Answer, Walked};
 use super::reading::Handled;
-use super::{authority, authorize, connack, connect, ending, hooks, inherit, notify, reading, send, wake};
-use crate::clients::admission::{Admission, Renewal, Step};
+use super::{authorize, connack, connect, hooks, inherit, notify, reading, renewal, send, wake};
+use crate::clients::admission::{Admission, Step};
 use crate::clients::connection::State;
 use crate::clients::reading::Pause;
 use crate::clients::waiting::Busy;
@@ -23,14 +22,13 @@ use crate::hook::section::Section;
 use crate::hook::suspended::Suspended;
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::{ALLOW, ANOTHER_ROUND, ClientVerdict, DENY, UNANSWERED};
-use crate::hook::view::{Action, ClientView, Request, StoredSession};
+use crate::hook::view::{Action, Request, StoredSession};
 use crate::id::ConnKey;
-use crate::interface::Scope;
 use crate::outbox::ConnectRefused;
 use crate::packet::{Auth, Connect, OwnedConnect, Packet, PacketType, Properties, Property, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Identity};
+use crate::session::Identity;
 
 /// Runs client.connect, then client.authenticate, then the authorization of the will.
 pub(crate) fn admit(
@@ -363,7 +361,7 @@ fn authenticated(
         UNANSWERED if welcome && method.is_none() => parts.counters.client_auth_anonymous += 1,
         ANOTHER_ROUND if method.is_some() => {
             let data = verdict.auth_data.take();
-            if !send_auth(parts, key, ReasonCode::CONTINUE_AUTHENTICATION, method, data.as_deref()) {
+            if !send::send_auth(parts, key, ReasonCode::CONTINUE_AUTHENTICATION, method, data.as_deref()) {
                 return Err((ReasonCode::PACKET_TOO_LARGE, None));
             }
             admission.suspended.accumulator.verdict = UNANSWERED;
@@ -399,63 +397,14 @@ fn authenticated(
     Ok(Some(Step::Will))
 }
 
-/// Sends AUTH; false if the client does not accept one that large [MQTT-3.1.2-24]: no part may be
-/// omitted.
-fn send_auth(
-    parts: &mut Parts,
-    key: ConnKey,
-    reason: ReasonCode,
-    method: Option<&str>,
-    data: Option<&[u8]>,
-) -> bool {
-    let mut section = Vec::new();
-    // [MQTT-4.12.0-5]
-    if let Some(method) = method {
-        push_property(&mut section, Property::AuthMethod(method));
-    }
-    if let Some(data) = data {
-        push_property(&mut section, Property::AuthData(data));
-    }
-    let packet = Packet::Auth(Auth { reason, properties: Properties::from_encoded(&section) });
-    let fits = parts.connections.get(key).is_some_and(|conn| conn.takes(&packet));
-    send::send(parts, key, &packet);
-    fits
-}
-
 /// Handles AUTH (MQTT 5.0 section 3.15): the next round of a CONNECT, or of a re-authentication.
 pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), DecodeError> {
     parts.counters.packets_auth_received += 1;
-    let broken = |detail| DecodeError { reason: ReasonCode::PROTOCOL_ERROR, detail };
     let Some(conn) = parts.connections.get(key) else { return Ok(()) };
-    if matches!(conn.state, State::Admitting(_)) {
-        return next_round(parts, key, auth);
+    match conn.state {
+        State::Admitting(_) => next_round(parts, key, auth),
+        _ => renewal::on_auth(parts, key, auth),
     }
-    let Some(method) = conn.auth_method.clone() else {
-        // Without an authentication method in CONNECT the client must not send AUTH [MQTT-4.12.0-6].
-        return Err(broken("AUTH without an authentication method"));
-    };
-    if auth.properties.auth_method() != Some(&*method) {
-        // [MQTT-4.12.1-1]
-        return Err(broken("AUTH with another authentication method than CONNECT"));
-    }
-    let fits = match (auth.reason, conn.renewal.as_deref()) {
-        (ReasonCode::REAUTHENTICATE, renewal) => renewal.is_none(),
-        (ReasonCode::CONTINUE_AUTHENTICATION, renewal) => matches!(renewal, Some(Renewal::Client)),
-        _ => false,
-    };
-    if !fits {
-        return Err(broken("AUTH out of turn"));
-    }
-    let Some(identity) = conn.identity.clone() else { return Ok(()) };
-    let verdict = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
-    let data = Bytes::copy_from_slice(auth.properties.auth_data().unwrap_or_default());
-    if let Some(conn) = parts.connections.get_mut(key) {
-        conn.renewal = None;
-        conn.packet_due_ms = None;
-    }
-    let suspended = Suspended::new(HookPoint::ClientAuthenticate, verdict, parts.hooks.authz_epoch());
-    renew(parts, key, data, suspended, false);
-    Ok(())
 }
 
 /// Handles AUTH of a client whose CONNECT is not decided.
@@ -474,91 +423,6 @@ fn next_round(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), De
     admission.go_to(Step::Authenticate);
     admission_goes_on(parts, key, admission, false);
     Ok(())
-}
-
-/// Continues a re-authentication; the connection works as usual meanwhile (section 4.12.1). `ended`
-/// says that the chain has ended.
-fn renew(parts: &mut Parts, key: ConnKey, data: Bytes, mut suspended: Suspended<ClientVerdict>, ended: bool) {
-    let Some(conn) = parts.connections.get(key) else { return };
-    let (Some(identity), Some(method)) = (conn.identity.clone(), conn.auth_method.clone()) else {
-        return;
-    };
-    if !ended {
-        let mut section = Vec::new();
-        push_property(&mut section, Property::AuthMethod(&method));
-        push_property(&mut section, Property::AuthData(&data));
-        let client = ClientView { properties: &section, ..identity.view() };
-        let walk = hooks::go_on(parts, &mut suspended, client, None, None, Waiter::Renewal(key));
-        if let Walked::Waits = walk {
-            let suspended = Box::new(suspended);
-            return keep_renewal(parts, key, Renewal::Suspended { data, suspended });
-        }
-    }
-    renewed(parts, key, &method, suspended.accumulator);
-}
-
-fn keep_renewal(parts: &mut Parts, key: ConnKey, renewal: Renewal) {
-    if let Some(conn) = parts.connections.get_mut(key) {
-        conn.renewal = Some(Box::new(renewal));
-    }
-}
-
-/// Takes a deferred verdict on a re-authentication.
-pub(crate) fn renewal_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
-    let Some(conn) = parts.connections.get_mut(key) else { return };
-    let waits = |renewal: &mut Box<Renewal>| renewal.ticket() == Some(ticket.number);
-    let Some(Renewal::Suspended { data, mut suspended }) =
-        conn.renewal.take_if(waits).map(|renewal| *renewal)
-    else {
-        return;
-    };
-    let rules = parts.setup.limits.user_properties_max as usize;
-    let ends = hooks::resume(parts, &mut suspended, ticket, answer, rules);
-    renew(parts, key, data, *suspended, ends == Some(true));
-}
-
-fn renewed(parts: &mut Parts, key: ConnKey, method: &str, verdict: ClientVerdict) {
-    let reason = match verdict.verdict {
-        ALLOW => ReasonCode::SUCCESS,
-        ANOTHER_ROUND => ReasonCode::CONTINUE_AUTHENTICATION,
-        _ => {
-            parts.counters.client_auth_denied += 1;
-            // DISCONNECT has no 0x88 (section 3.14.2.1); 0x89 says much the same.
-            let reason =
-                if verdict.is_unanswered_denial() { ReasonCode::SERVER_BUSY } else { verdict.reason };
-            return end_renewal(parts, key, reason);
-        }
-    };
-    if !send_auth(parts, key, reason, Some(method), verdict.auth_data.as_deref()) {
-        return end_renewal(parts, key, ReasonCode::PACKET_TOO_LARGE);
-    }
-    if reason == ReasonCode::SUCCESS {
-        set_superuser(parts, key, verdict.superuser);
-        return;
-    }
-    keep_renewal(parts, key, Renewal::Client);
-    reading::expect_packet(parts, key);
-}
-
-/// Ends the connection after a failed re-authentication [MQTT-4.12.1-2].
-pub(crate) fn end_renewal(parts: &mut Parts, key: ConnKey, reason: ReasonCode) {
-    ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
-}
-
-fn set_superuser(parts: &mut Parts, key: ConnKey, superuser: bool) {
-    let Some(conn) = parts.connections.get_mut(key) else { return };
-    let Some(identity) = &mut conn.identity else { return };
-    if identity.superuser != superuser {
-        let changed = Rc::new(Identity { superuser, ..Identity::clone(identity) });
-        *identity = Rc::clone(&changed);
-        if let Some(session) = conn.session.and_then(|session| parts.sessions.get_mut(session)) {
-            session.identity = Rc::clone(&changed);
-        }
-        if !superuser {
-            // Rights that it has by this value alone are authorized again.
-            authority::invalidate(parts, Scope::Client((&*changed.client_id).into()));
-        }
-    }
 }
 
 fn will_allowed(no_match_allow: bool, admission: &Admission) -> Result<(), (ReasonCode, Option<Bytes>)> {

@@ -2,7 +2,7 @@
 //! accepts the control lanes, and delays messages only for fan-outs of its own. So shards with full
 //! lanes cannot deadlock.
 
-use super::{filters, notify, pages, pump, retain, retained, route, send};
+use super::{filter_barrier, notify, pages, pump, retain, retained, route, send};
 use crate::counters::DropReason;
 use crate::envelope::{Envelope, EnvelopeBody, Lane};
 use crate::id::ShardId;
@@ -22,7 +22,7 @@ pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
             let before = parts.router.barrier();
             parts.router.acked(from, seq);
             if parts.router.barrier() > before {
-                filters::barrier_moved(parts);
+                filter_barrier::barrier_moved(parts);
             }
         }
         EnvelopeBody::Message { message, plain, groups, forwarded, stored } => {

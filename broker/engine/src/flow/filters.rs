@@ -1,63 +1,28 @@
-//! Handles SUBSCRIBE and UNSUBSCRIBE: hook point, client.authorize for each filter, routes, barrier
-//! and marks, acknowledgement. After SUBACK no shard misses a message for the subscription. Called
-//! by `packets.rs` and `pump.rs`. Each turn does a limited part of the work.
+//! SUBSCRIBE and UNSUBSCRIBE, step by step: hook point, client.authorize for each filter
+//! (`filter_rights.rs`), routes, the wait for other shards and SUBACK (`filter_barrier.rs`),
+//! notification. Called by `pump.rs`. Each turn does a limited part of the work.
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use super::authorize::RequestOutcome;
+use super::filter_slot::{ClientState, SlotId, Step};
 use super::hooks::{Answer, Walked};
-use super::{authorize, ending, hooks, notify, retained, send, subscriptions, wake};
-use crate::clock::Deadline;
+use super::{
+    authorize, ending, filter_barrier, filter_rights, filter_slot, hooks, notify, retained, send,
+    subscriptions, wake,
+};
 use crate::hook::HookPoint;
 use crate::hook::chain::DispatchScope;
 use crate::hook::requested::Requested;
 use crate::hook::subscribe::SubscribeFold;
-use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, TicketIssuer, Waiter};
-use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
 use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
 use crate::session::filters::{Answered, FilterDecision, FilterPacket, FilterStep, Granted};
-use crate::session::{EndCause, Identity, Slot, SlotBody};
+use crate::session::{EndCause, Slot, SlotBody};
 use crate::topic;
-
-/// Cost of an authorization request in units of a turn's budget: a plugin may need as much time for
-/// it as the engine needs for this many filters.
-const QUESTION: u64 = 32;
-
-/// The slot of a packet.
-#[derive(Clone, Copy)]
-struct SlotId {
-    session: SessionKey,
-    number: u64,
-    conn: Option<ConnKey>,
-}
-
-/// State of the client that a packet belongs to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ClientState {
-    /// The connection of the packet is still there.
-    Connected,
-    /// That connection has ended. The session continues, with another connection or without.
-    Away,
-    /// The session has ended too.
-    Gone,
-}
-
-/// Result of a step of a packet.
-enum Step {
-    /// The next step can follow.
-    Goes,
-    /// It waits for something that will wake the session.
-    Waits,
-    /// The turn's budget is used up.
-    Later,
-    /// The packet is finished.
-    Over,
-}
 
 /// Begins a SUBSCRIBE or UNSUBSCRIBE that has reached the front, unless it cannot be answered.
 fn start_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> Step {
@@ -141,7 +106,7 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
 }
 
 fn step_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> Step {
-    let state = client_state(parts, slot, packet);
+    let state = filter_slot::client_state(parts, slot, packet);
     let alive = state == ClientState::Connected;
     match packet.step {
         // SUBSCRIBE and UNSUBSCRIBE end with their connection, and so do their tickets.
@@ -158,13 +123,15 @@ fn step_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> S
         FilterStep::Unstarted => start_filters(parts, slot, packet),
         FilterStep::Chain(ref chain) if chain.ticket().is_some() => Step::Waits,
         FilterStep::Chain(_) => run_filters(parts, slot, packet),
-        FilterStep::Authorize(open) => authorize_filters(parts, slot, packet, open),
+        FilterStep::Authorize(open) => filter_rights::authorize_filters(parts, slot, packet, open),
         FilterStep::Apply if packet.subscribe => grant_filters(parts, slot, packet, alive),
         FilterStep::Apply => end_filters(parts, slot, packet, alive),
         // Filters that are in force stay so if the session continues, and their retained messages
         // follow.
-        FilterStep::Barrier(seq, until_ms) => await_barrier(parts, slot, packet, (seq, until_ms), state),
-        FilterStep::Marks(until_ms) => await_marks(parts, slot, packet, until_ms, state),
+        FilterStep::Barrier(seq, until_ms) => {
+            filter_barrier::await_barrier(parts, slot, packet, (seq, until_ms), state)
+        }
+        FilterStep::Marks(until_ms) => filter_barrier::await_marks(parts, slot, packet, until_ms, state),
         FilterStep::Notify(told) => notify_filters(parts, slot, packet, told),
     }
 }
@@ -173,18 +140,6 @@ fn step_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> S
 fn close_tickets(parts: &mut Parts, packet: &FilterPacket) {
     for ticket in packet.tickets() {
         hooks::close_ticket(parts, ticket);
-    }
-}
-
-fn client_state(parts: &Parts, slot: SlotId, packet: &FilterPacket) -> ClientState {
-    let Some(session) = parts.sessions.get(slot.session) else { return ClientState::Gone };
-    // A plugin's subscription has no packet.
-    if session.conn.is_some() && (packet.packet_id.is_none() || session.conn == slot.conn) {
-        ClientState::Connected
-    } else if session.is_there() {
-        ClientState::Away
-    } else {
-        ClientState::Gone
     }
 }
 
@@ -218,101 +173,6 @@ fn run_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> St
     }
     suspended.accumulator = requested;
     Step::Waits
-}
-
-/// Authorizes each filter. A deferred verdict does not block the other filters.
-fn authorize_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, mut open: usize) -> Step {
-    let Some(session) = parts.sessions.get(slot.session) else { return Step::Over };
-    let identity = Rc::clone(&session.identity);
-    let window = filters_window(parts);
-    while let Some(request) = packet.requested.get(packet.permits.len()) {
-        if open >= window {
-            return Step::Waits;
-        }
-        if parts.work.is_turn_spent() {
-            return Step::Later;
-        }
-        wake::spend(parts, 1);
-        let decision = match (request.refused, subscriptions::filter_of(parts, request)) {
-            (Some(reason), _) | (None, Err(reason)) => done(parts, Err(reason), 0),
-            (None, Ok(_)) => {
-                let ask = authorize::new_request(parts, &identity);
-                decide(parts, &identity, slot, packet.permits.len(), request, ask)
-            }
-        };
-        open += usize::from(matches!(decision, FilterDecision::Open(_)));
-        packet.permits.push(decision);
-        packet.step = FilterStep::Authorize(open);
-    }
-    if open > 0 {
-        return Step::Waits;
-    }
-    // Filters that older rules allowed, while others of the packet waited, are authorized again:
-    // they are not in force yet, so a recheck did not cover them.
-    for index in packet.codes.len()..packet.permits.len() {
-        let FilterDecision::Done(Answered { answer: Ok(()), epoch, rounds }) = &mut packet.permits[index]
-        else {
-            continue;
-        };
-        let filter = packet.requested[index].topics();
-        if authorize::is_current(parts, *epoch, &identity, Some(filter)) {
-            *epoch = parts.hooks.authz_epoch();
-            continue;
-        }
-        if open >= window {
-            return Step::Waits;
-        }
-        if parts.work.is_turn_spent() {
-            return Step::Later;
-        }
-        let ask = authorize::new_request(parts, &identity).after_rounds(rounds.saturating_add(1));
-        wake::spend(parts, 1);
-        let decision = decide(parts, &identity, slot, index, &packet.requested[index], ask);
-        open += usize::from(matches!(decision, FilterDecision::Open(_)));
-        packet.permits[index] = decision;
-        packet.step = FilterStep::Authorize(open);
-    }
-    if open > 0 {
-        return Step::Waits;
-    }
-    packet.step = FilterStep::Apply;
-    Step::Goes
-}
-
-/// Filters of a packet that may wait for plugins at a time: as many as publishes of a session.
-fn filters_window(parts: &Parts) -> usize {
-    usize::try_from(parts.setup.limits.defer_window).unwrap_or(usize::MAX).max(1)
-}
-
-fn decide(
-    parts: &mut Parts,
-    identity: &Identity,
-    slot: SlotId,
-    index: usize,
-    request: &Requested,
-    ask: AuthorizationRequest,
-) -> FilterDecision {
-    let links = parts.hooks.chain(HookPoint::ClientAuthorize).links.len() as u64;
-    wake::spend(parts, links);
-    parts.work.spend_turn(if links > 0 { QUESTION } else { 0 });
-    let asked = Request {
-        action: Action::Subscribe,
-        topic: request.topics(),
-        qos: request.options.qos,
-        retain: false,
-    };
-    let waiter = Waiter::Filter(slot.session, slot.number, index as u32);
-    let rounds = ask.rounds();
-    match authorize::authorize(parts, identity, asked, ask, None, waiter) {
-        RequestOutcome::Answered(answer) => done(parts, answer, rounds),
-        RequestOutcome::Unanswered(reason) => done(parts, Err(reason), rounds),
-        RequestOutcome::Waits(ask) => FilterDecision::Open(Box::new(ask)),
-    }
-}
-
-/// A verdict under the current rules.
-fn done(parts: &Parts, answer: Result<(), ReasonCode>, rounds: u8) -> FilterDecision {
-    FilterDecision::Done(Answered { answer, epoch: parts.hooks.authz_epoch(), rounds })
 }
 
 /// Puts the allowed filters into force.
@@ -357,7 +217,7 @@ fn grant_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, ali
         }
     }
     packet.codes.extend(std::iter::repeat_n(ReasonCode::QUOTA_EXCEEDED.0, packet.beyond));
-    announce_filters(parts, packet)
+    filter_barrier::announce_filters(parts, packet)
 }
 
 fn grant(
@@ -386,105 +246,13 @@ pub(crate) fn subscribe_for(
         return Ok(());
     }
     let mut packet = FilterPacket::of_plugin(granted, wake::next_reader(parts));
-    announce_filters(parts, &mut packet);
+    filter_barrier::announce_filters(parts, &mut packet);
     retained::put_in_batch(parts, session_key, &mut packet);
     if let Some(session) = parts.sessions.get_mut(session_key) {
         session.slots.push(Slot::new(None, SlotBody::Filters(Box::new(packet))));
         wake::wake_slots(parts, session_key);
     }
     Ok(())
-}
-
-/// Begins the wait for the other shards to acknowledge what is in force.
-fn announce_filters(parts: &mut Parts, packet: &mut FilterPacket) -> Step {
-    let seq = packet.granted.iter().map(|granted| granted.barrier_seq).max().unwrap_or(0);
-    let until_ms = parts.clock.now().mono_ms + parts.setup.limits.subscribe_barrier_ms;
-    packet.step = FilterStep::Barrier(seq, until_ms);
-    Step::Goes
-}
-
-fn await_barrier(
-    parts: &mut Parts,
-    slot: SlotId,
-    packet: &mut FilterPacket,
-    (seq, until_ms): (u64, u64),
-    state: ClientState,
-) -> Step {
-    let barrier = parts.router.barrier();
-    let is_there = state != ClientState::Gone;
-    if is_there && seq > barrier && parts.clock.now().mono_ms < until_ms {
-        parts.work.await_barrier(seq, slot.session);
-        watch(parts, slot.session, until_ms);
-        return Step::Waits;
-    }
-    if seq > barrier {
-        parts.work.forget_barrier(seq, slot.session);
-    }
-    if is_there && packet.packet_id.is_some() {
-        // A shard has not answered: it may miss messages, so these subscriptions are refused.
-        let unknown = packet.granted.extract_if(.., |granted| granted.barrier_seq > barrier);
-        for granted in unknown.collect::<Vec<_>>() {
-            parts.counters.subscribe_barrier_timeouts += 1;
-            packet.codes[granted.place] = ReasonCode::UNSPECIFIED_ERROR.0;
-            subscriptions::withdraw(parts, slot.session, &granted);
-            packet.in_batch = packet.in_batch.min(packet.granted.len());
-        }
-    }
-    if is_there && packet.granted.iter().any(|granted| granted.reader != 0) {
-        packet.step = FilterStep::Marks(until_ms);
-        retained::request_marks(parts, slot.session, packet);
-    } else {
-        retained::forget_batch(parts, slot.session, packet);
-        packet.step = FilterStep::Marks(0);
-    }
-    Step::Goes
-}
-
-/// Has a session check at `until_ms` or earlier whether its wait is over. A session has one such
-/// timer.
-fn watch(parts: &mut Parts, key: SessionKey, until_ms: u64) {
-    if let Some(session) = parts.sessions.get_mut(key)
-        && session.barrier_timer.is_none()
-    {
-        session.barrier_timer = Some(parts.clock.arm_deadline(until_ms, Deadline::Barrier(key)));
-    }
-}
-
-/// The timer has expired.
-pub(crate) fn barrier_due(parts: &mut Parts, key: SessionKey) {
-    if let Some(session) = parts.sessions.get_mut(key) {
-        session.barrier_timer = None;
-        wake::wake_slots(parts, key);
-    }
-}
-
-fn await_marks(
-    parts: &mut Parts,
-    slot: SlotId,
-    packet: &mut FilterPacket,
-    until_ms: u64,
-    state: ClientState,
-) -> Step {
-    // If an owner does not answer in time, only the wait for its retained messages ends. The
-    // subscription stays.
-    if state != ClientState::Gone
-        && parts.clock.now().mono_ms < until_ms
-        && !retained::is_marked(parts, slot.session, packet.batch)
-    {
-        watch(parts, slot.session, until_ms);
-        return Step::Waits;
-    }
-    // A SUBACK is not sent on another connection.
-    if let (Some(packet_id), Some(conn), ClientState::Connected) = (packet.packet_id, slot.conn, state) {
-        send_suback(parts, conn, packet_id, &packet.codes);
-    }
-    retained::begin_batch(parts, slot.session, packet.batch);
-    packet.step = FilterStep::Notify(0);
-    Step::Goes
-}
-
-fn send_suback(parts: &mut Parts, conn: ConnKey, packet_id: NonZeroU16, codes: &[u8]) {
-    send::send(parts, conn, &Packet::SubAck(SubAck { packet_id, properties: Properties::default(), codes }));
 }
 
 fn notify_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, mut told: usize) -> Step {
@@ -536,14 +304,6 @@ fn end_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, alive
     Step::Over
 }
 
-/// Wakes the sessions whose change all other shards have acknowledged.
-pub(crate) fn barrier_moved(parts: &mut Parts) {
-    let barrier = parts.router.barrier();
-    while let Some(session) = parts.work.pop_past_barrier(barrier) {
-        wake::wake_slots(parts, session);
-    }
-}
-
 /// Takes the verdict of a deferred client.subscribe or client.unsubscribe; `None` if its deadline
 /// has passed.
 pub(crate) fn filters_answered(
@@ -554,7 +314,7 @@ pub(crate) fn filters_answered(
     answer: Answer<'_>,
 ) {
     let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
-    let Some(packet) = filters_at(parts, session_key, number) else { return };
+    let Some(packet) = filter_slot::filters_at(parts, session_key, number) else { return };
     let FilterStep::Chain(suspended) = &mut packet.step else { return };
     let point = suspended.point();
     let Some(resumed) = suspended.resume(ticket, answer, topic_bytes_max) else { return };
@@ -567,48 +327,4 @@ pub(crate) fn filters_answered(
         session.slots.recharge(number);
     }
     wake::wake_slots(parts, session_key);
-}
-
-fn filters_at(parts: &mut Parts, session_key: SessionKey, number: u64) -> Option<&mut FilterPacket> {
-    match &mut parts.sessions.get_mut(session_key)?.slots.get_mut(number)?.body {
-        SlotBody::Filters(packet) => Some(packet),
-        _ => None,
-    }
-}
-
-/// Takes a deferred client.authorize verdict on one filter of a SUBSCRIBE.
-pub(crate) fn filter_answered(
-    parts: &mut Parts,
-    (session_key, number, index): (SessionKey, u64, u32),
-    ticket: &OpenTicket,
-    answer: Answer<'_>,
-) {
-    let Some(identity) = parts.sessions.get(session_key).map(|session| Rc::clone(&session.identity)) else {
-        return;
-    };
-    let index = index as usize;
-    let Some(packet) = filters_at(parts, session_key, number) else { return };
-    let (Some(FilterDecision::Open(ask)), Some(request)) =
-        (packet.permits.get(index), packet.requested.get(index))
-    else {
-        return;
-    };
-    let (mut ask, request) = (AuthorizationRequest::clone(ask), request.clone());
-    let about = (&*identity, request.topics());
-    let decision = if authorize::request_answered(parts, about, &mut ask, ticket, answer) {
-        done(parts, authorize::verdict_of(parts, &ask), ask.rounds())
-    } else {
-        let slot = SlotId { session: session_key, number, conn: None };
-        decide(parts, &identity, slot, index, &request, ask)
-    };
-    let is_done = matches!(decision, FilterDecision::Done(_));
-    let window = filters_window(parts);
-    let Some(packet) = filters_at(parts, session_key, number) else { return };
-    packet.permits[index] = decision;
-    if let (FilterStep::Authorize(open), true) = (&mut packet.step, is_done) {
-        *open -= 1;
-        if *open == 0 || *open + 1 == window {
-            wake::wake_slots(parts, session_key);
-        }
-    }
 }

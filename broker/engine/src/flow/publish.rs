@@ -1,6 +1,6 @@
-//! PUBLISH (MQTT 5.0 section 3.3): alias, authorization, message.publish, effect and
-//! acknowledgement. A publish that can pass at once is not copied. One that must wait becomes a
-//! slot and continues from there in order of arrival.
+//! PUBLISH (MQTT 5.0 section 3.3): alias, limits, and what becomes of it. A publish that can pass at
+//! once is not copied. One that must wait becomes a slot, and `pump.rs` continues from there in order
+//! of arrival. Hooks decide in `publish_decision.rs`.
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -8,25 +8,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::authorize::RequestOutcome;
-use super::hooks::Walked;
-use super::{authorize, ending, hooks, notify, plugin_publish, reading, route, send, user_properties, wake};
+use super::publish_decision::{Decision, Progress, SlotId};
+use super::{plugin_publish, puback, publish_decision, reading, route, send, user_properties, wake};
 use crate::codec::DecodeError;
-use crate::counters::DropReason;
 use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::flow::route::Effect;
 use crate::hook::HookPoint;
-use crate::hook::draft::{Disposition, Draft, Extras};
-use crate::hook::suspended::Suspended;
-use crate::hook::tickets::Waiter;
-use crate::hook::view::Request;
+use crate::hook::draft::Extras;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::{Message, MessageView, Origin, Payload};
-use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
+use crate::packet::{PacketType, Publish, QoS};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::publish::{AsSent, Authorization, OrderingLimit, PublishMetadata, Refused, Verdict};
-use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
+use crate::session::publish::{AsSent, OrderingLimit, PublishMetadata, Refused, Verdict};
+use crate::session::{Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::{codec, topic};
 
 pub(crate) fn on_publish(
@@ -234,7 +229,7 @@ fn refuse_publish(
     };
     let verdict = Verdict::code(beyond.reason);
     if session.slots.is_empty() {
-        conclude(parts, session_key, Some(key), metadata, &verdict);
+        puback::conclude(parts, session_key, Some(key), metadata, &verdict);
     } else {
         push_publish(parts, session_key, key, refused(metadata, verdict));
     }
@@ -262,12 +257,12 @@ fn take_publish(
         return;
     };
     let at = SlotId { session: session_key, number, source: Source::Client, metadata, rounds: 0 };
-    if alone && is_everybody_silent(parts, identity) && !is_reserved(parts, view.topic) {
+    if alone && is_everybody_silent(parts, identity) && !publish_decision::is_reserved(parts, view.topic) {
         take_effect(parts, key, at, (&view, &view), None);
         return;
     }
-    match decide(parts, identity, view, at, &limit) {
-        Err(verdict) if alone => conclude(parts, session_key, Some(key), metadata, &verdict),
+    match publish_decision::decide(parts, identity, view, at, &limit) {
+        Err(verdict) if alone => puback::conclude(parts, session_key, Some(key), metadata, &verdict),
         Ok(Progress::Pass(mut draft)) if alone => {
             let extra = draft.extra.take();
             let changed = draft.view(view, parts.clock.now().mono_ms);
@@ -289,12 +284,6 @@ fn is_everybody_silent(parts: &Parts, identity: &Identity) -> bool {
         && parts.hooks.chain(HookPoint::MessagePublish).is_empty()
 }
 
-/// Whether clients may not publish to a topic because it is reserved for the server [MQTT-4.7.2-1].
-#[inline]
-fn is_reserved(parts: &Parts, topic: &str) -> bool {
-    topic.as_bytes().first() == Some(&b'$') && !parts.setup.limits.choices.allow_dollar_topics
-}
-
 /// Applies the effect of a publish with nothing in front, with the changes by hooks, or puts it
 /// into a slot to wait.
 fn take_effect(
@@ -308,7 +297,7 @@ fn take_effect(
     match route::effect(parts, at.session, (at.number, at.source), view, &mut shared, None) {
         Effect::Done(code) => {
             plugin_publish::publish_extra(parts, extra);
-            conclude(parts, at.session, Some(key), at.metadata, &Verdict::code(code));
+            puback::conclude(parts, at.session, Some(key), at.metadata, &Verdict::code(code));
         }
         Effect::Waits(storage) => {
             let (message, as_sent) = (Arc::new(view.to_message()), AsSent::of_moved(sent, view.topic));
@@ -325,227 +314,6 @@ fn push_publish(parts: &mut Parts, session_key: SessionKey, key: ConnKey, body: 
     }
 }
 
-/// Authorization and the chain of a new publish.
-pub(crate) fn decide(
-    parts: &mut Parts,
-    identity: &Rc<Identity>,
-    view: MessageView<'_>,
-    at: SlotId,
-    limit: &OrderingLimit,
-) -> Decision {
-    // A publish in front waits at client.authorize first.
-    if parts.hooks.chain(HookPoint::ClientAuthorize).is_empty() && limit.authorize.is_none() {
-        let answer = if parts.setup.no_match_allow || identity.superuser {
-            Ok(())
-        } else {
-            Err(ReasonCode::NOT_AUTHORIZED)
-        };
-        return authorized(parts, identity, view, at, (RequestOutcome::Answered(answer), None, None), limit);
-    }
-    let request = authorize::new_request(parts, identity);
-    let authorization = Authorization { request, after: None, first: None };
-    authorize_on(parts, identity, view, at, authorization, limit)
-}
-
-/// Continues with client.authorize.
-pub(crate) fn authorize_on(
-    parts: &mut Parts,
-    identity: &Rc<Identity>,
-    view: MessageView<'_>,
-    at: SlotId,
-    Authorization { request: ask, after, first }: Authorization,
-    behind: &OrderingLimit,
-) -> Decision {
-    let now_ms = parts.clock.now().mono_ms;
-    let changed = after.as_ref().map_or(view, |draft| draft.view(view, now_ms));
-    let (topic, qos, retain) = match &first {
-        Some(first) => (&*first.topic, first.qos, first.retain),
-        None => (changed.topic, changed.qos, changed.retain),
-    };
-    let request = Request { action: at.source.action(), topic, qos, retain };
-    let limit = behind.authorize.as_deref().filter(|_| after.is_none());
-    let waiter = Waiter::Publish(at.session, at.number, HookPoint::ClientAuthorize);
-    let at = SlotId { rounds: at.rounds.max(ask.rounds()), ..at };
-    let outcome = authorize::authorize(parts, identity, request, ask, limit, waiter);
-    authorized(parts, identity, view, at, (outcome, after, first), behind)
-}
-
-/// Applies the client.authorize verdict on a publish.
-pub(crate) fn authorized(
-    parts: &mut Parts,
-    identity: &Rc<Identity>,
-    view: MessageView<'_>,
-    at: SlotId,
-    (outcome, after, first): (RequestOutcome, Option<Draft>, Option<Box<AsSent>>),
-    limit: &OrderingLimit,
-) -> Decision {
-    let outcome = match outcome {
-        // A plugin gets the code for "try again".
-        RequestOutcome::Unanswered(_) if at.source.is_on_behalf() => {
-            RequestOutcome::Answered(Err(ReasonCode::SERVER_UNAVAILABLE))
-        }
-        outcome => outcome,
-    };
-    match (outcome, after) {
-        (RequestOutcome::Answered(Err(reason)) | RequestOutcome::Unanswered(reason), _) => {
-            // A request of a plugin is no packet. It is counted where it ends.
-            if matches!(at.source, Source::Client | Source::Will) {
-                parts.counters.packets_publish_auth_error += 1;
-            }
-            Err(Verdict::code(reason))
-        }
-        // The request was only for authorization.
-        (RequestOutcome::Answered(Ok(())), _) if matches!(at.source, Source::AuthorizationRequest(_)) => {
-            Err(Verdict::code(ReasonCode::SUCCESS))
-        }
-        (RequestOutcome::Answered(Ok(())), after @ Some(_)) if first.is_some() => {
-            // The topic as sent is allowed. Next is the topic that hooks have set.
-            let request = authorize::new_request(parts, identity).after_rounds(at.rounds);
-            let authorization = Authorization { request, after, first: None };
-            authorize_on(parts, identity, view, at, authorization, limit)
-        }
-        (RequestOutcome::Answered(Ok(())), Some(draft)) => Ok(Progress::Pass(draft)),
-        (RequestOutcome::Answered(Ok(())), None) => begin_walk(parts, identity, view, at, limit),
-        (RequestOutcome::Waits(request), after) => {
-            Ok(Progress::Authorize(Box::new(Authorization { request, after, first })))
-        }
-    }
-}
-
-/// Begins message.publish.
-pub(crate) fn begin_walk(
-    parts: &mut Parts,
-    identity: &Rc<Identity>,
-    view: MessageView<'_>,
-    at: SlotId,
-    limit: &OrderingLimit,
-) -> Decision {
-    let chain = Suspended::new(HookPoint::MessagePublish, Draft::default(), parts.hooks.authz_epoch());
-    walk(parts, identity, view, at, chain, limit)
-}
-
-/// Runs message.publish as far as possible.
-pub(crate) fn walk(
-    parts: &mut Parts,
-    identity: &Rc<Identity>,
-    view: MessageView<'_>,
-    at: SlotId,
-    mut chain: Suspended<Draft>,
-    limit: &OrderingLimit,
-) -> Decision {
-    if parts.hooks.chain(HookPoint::MessagePublish).is_empty() {
-        return judge(parts, identity, view, at, chain.accumulator);
-    }
-    let waiter = Waiter::Publish(at.session, at.number, HookPoint::MessagePublish);
-    let shown = hooks::Shown { view, dup: at.metadata.dup, will: at.source == Source::Will };
-    let behind = limit.publish.as_deref();
-    match hooks::run_publish(parts, &mut chain, identity, shown, behind, waiter) {
-        Walked::Through => judge(parts, identity, view, at, chain.accumulator),
-        Walked::Waits => Ok(Progress::Chain(chain)),
-    }
-}
-
-/// Applies the result of message.publish.
-pub(crate) fn judge(
-    parts: &mut Parts,
-    identity: &Rc<Identity>,
-    view: MessageView<'_>,
-    at: SlotId,
-    draft: Draft,
-) -> Decision {
-    let reason = match draft.reason {
-        _ if draft.is_unanswered && at.source.is_on_behalf() => ReasonCode::SERVER_UNAVAILABLE,
-        reason => reason.unwrap_or(ReasonCode::NOT_AUTHORIZED),
-    };
-    match draft.disposition {
-        Disposition::Pass => {}
-        Disposition::Drop => {
-            notify::count_drop(parts, DropReason::Hook, &draft.view(view, parts.clock.now().mono_ms), None);
-            return Err(Verdict::code(ReasonCode::SUCCESS));
-        }
-        Disposition::Reject => {
-            return Err(Verdict { code: reason, text: draft.reason_string, disconnect: false });
-        }
-        Disposition::Disconnect => {
-            return Err(Verdict { code: reason, text: None, disconnect: true });
-        }
-    }
-    let moved = draft.topic_text().is_some_and(|topic| topic != view.topic);
-    // A plugin's own publish needs no authorization.
-    let is_clients = at.source.is_clients();
-    if moved && is_clients {
-        // The new topic is authorized too.
-        let request = authorize::new_request(parts, identity).after_rounds(at.rounds);
-        let authorization = Authorization { request, after: Some(draft), first: None };
-        return authorize_on(parts, identity, view, at, authorization, &OrderingLimit::default());
-    }
-    // Checked after the chain, because a plugin may consume such topics, for example `$delayed/…`.
-    if !moved && is_clients && is_reserved(parts, view.topic) {
-        parts.counters.packets_publish_dollar_error += u64::from(at.source != Source::Behalf);
-        return Err(Verdict::code(ReasonCode::NOT_AUTHORIZED));
-    }
-    Ok(Progress::Pass(draft))
-}
-
-/// Ends a publish: acknowledges it, or disconnects its sender. `from` is the connection it came on.
-/// A later connection of the session is not disconnected but gets the reason code, since it may
-/// have sent the publish again.
-pub(crate) fn conclude(
-    parts: &mut Parts,
-    session_key: SessionKey,
-    from: Option<ConnKey>,
-    metadata: PublishMetadata,
-    verdict: &Verdict,
-) {
-    if verdict.disconnect
-        && let Some(conn) = parts.sessions.get(session_key).and_then(|session| session.conn)
-        && Some(conn) == from
-    {
-        let reason = verdict.code;
-        ending::end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, None)));
-        return;
-    }
-    if verdict.code.is_error() {
-        parts.counters.packets_publish_error += 1;
-    }
-    acknowledge(parts, session_key, metadata, verdict);
-}
-
-/// Sends PUBACK or PUBREC [MQTT-4.3.2-4] [MQTT-4.3.3-8]. In 3.x a refused message is acknowledged
-/// like any other [MQTT-3.3.5-2 of 3.1.1].
-fn acknowledge(parts: &mut Parts, session_key: SessionKey, metadata: PublishMetadata, verdict: &Verdict) {
-    let Some(packet_id) = metadata.packet_id else { return };
-    let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let kind = match metadata.packet_qos {
-        QoS::AtMostOnce => return,
-        QoS::AtLeastOnce => PacketType::PubAck,
-        QoS::ExactlyOnce => PacketType::PubRec,
-    };
-    let v5 = session.identity.version.is_v5();
-    // A PUBREC with an error ends the exchange. 3.x has no such code, so PUBREL will come.
-    if kind == PacketType::PubRec && !(v5 && verdict.code.is_error()) {
-        session.awaiting_rel.insert(packet_id);
-    }
-    let Some(conn) = session.conn else { return };
-    // A plugin may have set any reason code [MQTT-3.4.2-1] [MQTT-3.5.2-1].
-    let code = verdict.code.fitted(ReasonCode::refuses_publish);
-    let text = verdict.text.as_deref().filter(|_| v5).and_then(|text| std::str::from_utf8(text).ok());
-    if let (Some(text), Some(open)) = (text, parts.connections.get(conn).filter(|conn| conn.takes_reasons()))
-    {
-        let mut section = Vec::new();
-        push_property(&mut section, Property::ReasonString(text));
-        let ack = Ack { packet_id, reason: code, properties: Properties::from_encoded(&section) };
-        let packet = if kind == PacketType::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) };
-        // Omitted where the packet would exceed the client's Maximum Packet Size [MQTT-3.4.2-2]
-        // [MQTT-3.5.2-2].
-        if codec::encoded_len(&packet, open.version) <= open.packet_bytes_max as usize {
-            send::send(parts, conn, &packet);
-            return;
-        }
-    }
-    send::send_ack(parts, conn, kind, packet_id, code);
-}
-
 /// How a publish relates to the windows of its client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Admission {
@@ -555,54 +323,6 @@ enum Admission {
     Repeated,
     /// A new exchange beyond the limit of QoS 2 exchanges without PUBREL: it waits for a PUBREL.
     AwaitsRelease,
-}
-
-/// How far a publish has come, or the verdict that refuses it.
-pub(crate) type Decision = Result<Progress, Verdict>;
-
-/// How far a publish has come that is not refused.
-pub(crate) enum Progress {
-    /// It takes effect, with these changes.
-    Pass(Draft),
-    /// It waits at a link of message.publish.
-    Chain(Suspended<Draft>),
-    /// It waits at a link of client.authorize.
-    Authorize(Box<Authorization>),
-}
-
-impl Progress {
-    /// The stage of a publish that waits in a slot. Once all changes are made, they are applied to
-    /// `message`; if they change the topic, `as_sent` gets the original.
-    pub(crate) fn stage(
-        self,
-        message: &mut Arc<Message>,
-        as_sent: &mut Option<Box<AsSent>>,
-        now_ms: u64,
-    ) -> Stage {
-        match self {
-            Progress::Pass(mut draft) => {
-                if !draft.leaves_message() {
-                    let moved = draft.topic_text().and_then(|topic| AsSent::of_moved(&message.view(), topic));
-                    *as_sent = as_sent.take().or(moved);
-                    draft.apply(Arc::make_mut(message), now_ms);
-                }
-                Stage::decided(draft.extra)
-            }
-            Progress::Chain(chain) => Stage::Chain(chain),
-            Progress::Authorize(authorization) => Stage::Authorize(authorization),
-        }
-    }
-}
-
-/// Identifies a publish: its source, and the slot that it has or would get.
-#[derive(Clone, Copy)]
-pub(crate) struct SlotId {
-    pub(crate) session: SessionKey,
-    pub(crate) number: u64,
-    pub(crate) source: Source,
-    pub(crate) metadata: PublishMetadata,
-    /// How often its authorization request was restarted. The next request continues this count.
-    pub(crate) rounds: u8,
 }
 
 fn slot_of(parts: &Parts, view: &MessageView<'_>, metadata: PublishMetadata, stage: Stage) -> SlotBody {

@@ -10,11 +10,14 @@ use smallvec::SmallVec;
 
 use super::connect::granted_expiry;
 use super::hooks::Answer;
-use super::{authorize, ending, filters, hooks, on_behalf, plugin_publish, publish, reading, route, wake};
+use super::{
+    authorize, ending, filters, hooks, on_behalf, plugin_publish, puback, publish_decision, reading, route,
+    wake,
+};
 use crate::clients::reading::{Pause, Reading};
 use crate::clock::Deadline;
 use crate::codec::DecodeError;
-use crate::flow::publish::{Decision, SlotId};
+use crate::flow::publish_decision::{Decision, SlotId};
 use crate::flow::route::Effect;
 use crate::hook::draft::{Draft, DraftRules};
 use crate::hook::tickets::OpenTicket;
@@ -67,7 +70,7 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
             if let Some(Slot { conn, body: SlotBody::Refused(refused), .. }) = session.slots.pop() {
                 match refused.behalf {
                     Some(behalf) => on_behalf::ended(parts, session_key, *behalf, refused.verdict.code),
-                    None => publish::conclude(parts, session_key, conn, refused.head, &refused.verdict),
+                    None => puback::conclude(parts, session_key, conn, refused.head, &refused.verdict),
                 }
             }
             true
@@ -222,11 +225,11 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     };
     let decision = match stage {
         Stage::Authorize(authorization) => {
-            publish::authorize_on(parts, &identity, view, at, *authorization, &behind)
+            publish_decision::authorize_on(parts, &identity, view, at, *authorization, &behind)
         }
-        Stage::Chain(chain) => publish::walk(parts, &identity, view, at, chain, &behind),
-        _ if needs_nobody => publish::begin_walk(parts, &identity, view, at, &behind),
-        _ => publish::decide(parts, &identity, view, at, &behind),
+        Stage::Chain(chain) => publish_decision::walk(parts, &identity, view, at, chain, &behind),
+        _ if needs_nobody => publish_decision::begin_walk(parts, &identity, view, at, &behind),
+        _ => publish_decision::decide(parts, &identity, view, at, &behind),
     };
     drop(message);
     settle_publish(parts, session_key, number, (decision, asked));
@@ -354,7 +357,7 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
             }
             match behalf {
                 Some(behalf) => on_behalf::ended(parts, session_key, *behalf, code),
-                None => publish::conclude(parts, session_key, conn, metadata, &Verdict::code(code)),
+                None => puback::conclude(parts, session_key, conn, metadata, &Verdict::code(code)),
             }
             true
         }
@@ -407,17 +410,17 @@ pub(crate) fn publish_answered(
             if ends {
                 let outcome = authorize::outcome(parts, ask);
                 let outcome = (outcome, after.take(), first.take());
-                publish::authorized(parts, &identity, view, at, outcome, &behind)
+                publish_decision::authorized(parts, &identity, view, at, outcome, &behind)
             } else {
-                publish::authorize_on(parts, &identity, view, at, *authorization, &behind)
+                publish_decision::authorize_on(parts, &identity, view, at, *authorization, &behind)
             }
         }
         Stage::Chain(mut chain) => {
             let limits = Arc::clone(&parts.setup.limits);
             let rules = DraftRules { limits: &limits, properties: view.properties };
             match hooks::resume(parts, &mut chain, ticket, answer, rules) {
-                Some(true) => publish::judge(parts, &identity, view, at, chain.accumulator),
-                _ => publish::walk(parts, &identity, view, at, chain, &behind),
+                Some(true) => publish_decision::judge(parts, &identity, view, at, chain.accumulator),
+                _ => publish_decision::walk(parts, &identity, view, at, chain, &behind),
             }
         }
         // These wait for no ticket.

@@ -8,7 +8,7 @@ use crate::envelope::{Envelope, EnvelopeBody, Lane};
 use crate::id::{ConnKey, ShardId};
 use crate::interface::TraceLine;
 use crate::outbox::Outbound;
-use crate::packet::{Disconnect, Packet, PacketType, Properties, Property, Version, push_property};
+use crate::packet::{Auth, Disconnect, Packet, PacketType, Properties, Property, Version, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 
@@ -94,4 +94,27 @@ pub(crate) fn send_disconnect(
         packet = Packet::Disconnect(Disconnect { reason, properties: Properties::default() });
     }
     send(parts, key, &packet);
+}
+
+/// Sends AUTH; false if the client does not accept one that large [MQTT-3.1.2-24]: no part may be
+/// omitted.
+pub(crate) fn send_auth(
+    parts: &mut Parts,
+    key: ConnKey,
+    reason: ReasonCode,
+    method: Option<&str>,
+    data: Option<&[u8]>,
+) -> bool {
+    let mut section = Vec::new();
+    // [MQTT-4.12.0-5]
+    if let Some(method) = method {
+        push_property(&mut section, Property::AuthMethod(method));
+    }
+    if let Some(data) = data {
+        push_property(&mut section, Property::AuthData(data));
+    }
+    let packet = Packet::Auth(Auth { reason, properties: Properties::from_encoded(&section) });
+    let fits = parts.connections.get(key).is_some_and(|conn| conn.takes(&packet));
+    send(parts, key, &packet);
+    fits
 }

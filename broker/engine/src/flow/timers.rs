@@ -5,8 +5,8 @@
 use grapnel_plugin_abi::raw::Ticket;
 
 use super::{
-    admission, authority, commands, connack, deliver, ending, filters, hooks, on_behalf, pump, reading,
-    retained,
+    admission, authority, commands, connack, deliver, ending, filter_barrier, filter_rights, filters, hooks,
+    on_behalf, pump, reading, renewal, retained,
 };
 use crate::clients::connection::State;
 use crate::clock::{Deadline, Overdue};
@@ -71,7 +71,7 @@ fn run_deadline(parts: &mut Parts, deadline: Deadline) {
     match deadline {
         Deadline::Ticket(ticket) => ticket_due(parts, ticket),
         Deadline::Connection(conn) => connection_due(parts, conn),
-        Deadline::Barrier(session) => filters::barrier_due(parts, session),
+        Deadline::Barrier(session) => filter_barrier::barrier_due(parts, session),
         Deadline::Release(session) => pump::release_due(parts, session),
         Deadline::Recheck => authority::recheck_now(parts),
         Deadline::Plugin { timer, number } => commands::plugin_timer_due(parts, timer, number),
@@ -129,7 +129,7 @@ pub(crate) fn deadline_checked(parts: &mut Parts, key: ConnKey) {
         // The client has begun a re-authentication and not continued it: it has failed
         // [MQTT-4.12.1-2].
         parts.counters.client_auth_denied += 1;
-        admission::end_renewal(parts, key, ReasonCode::NOT_AUTHORIZED);
+        renewal::end_renewal(parts, key, ReasonCode::NOT_AUTHORIZED);
     } else if late {
         ending::end_connection(parts, key, EndCause::ByBroker(ReasonCode::MAXIMUM_CONNECT_TIME), None);
     } else if silent && conn.is_silent(now_ms) {
@@ -163,7 +163,7 @@ fn answer(parts: &mut Parts, open: &OpenTicket, completion: Option<Completion>) 
         Waiter::Connect(conn) | Waiter::Authenticate(conn) | Waiter::Will(conn) => {
             admission::admission_answered(parts, conn, open, answer);
         }
-        Waiter::Renewal(conn) => admission::renewal_answered(parts, conn, open, answer),
+        Waiter::Renewal(conn) => renewal::renewal_answered(parts, conn, open, answer),
         Waiter::Publish(session, number, _) => pump::publish_answered(parts, session, number, open, answer),
         Waiter::Filters(session, number, _) => {
             filters::filters_answered(parts, session, number, open, answer)
@@ -171,7 +171,7 @@ fn answer(parts: &mut Parts, open: &OpenTicket, completion: Option<Completion>) 
         Waiter::Deliver(session) => deliver::delivery_answered(parts, session, open, answer),
         Waiter::Recheck(id) => authority::recheck_answered(parts, id, open, answer),
         Waiter::Filter(session, number, index) => {
-            filters::filter_answered(parts, (session, number, index), open, answer);
+            filter_rights::filter_answered(parts, (session, number, index), open, answer);
         }
         Waiter::Fetch(page) => on_behalf::fetch_answered(parts, page, open, answer),
     }
