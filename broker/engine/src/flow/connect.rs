@@ -159,7 +159,6 @@ pub(crate) fn will_of(
 
 /// Admits the client: takeover, resumption or a new session, CONNACK, then the messages that
 /// waited.
-#[allow(clippy::too_many_lines, reason = "the steps of a CONNECT in their order")]
 pub(crate) fn establish(
     parts: &mut Parts,
     key: ConnKey,
@@ -171,21 +170,9 @@ pub(crate) fn establish(
     let section = connack::welcome_section(parts, connect, &identity, assigned, farewell.as_deref());
     let clean = connect.clean_start || discards;
     let existing = parts.sessions.by_client_id(&identity.client_id);
-    if let Some(session) = existing
-        && !clean
-        && is_too_busy(parts, session)
-    {
-        // The old connection has as many packets waiting as allowed. The client can reconnect when
-        // some of them have taken effect, and the old connection continues meanwhile. Dropping the
-        // will instead would break MQTT.
-        let text = b"packets of this session wait, and their number is at its limit";
-        return connack::refuse(parts, key, ReasonCode::SERVER_BUSY, Some(text));
-    }
     let goes_on = existing.is_some_and(|session| !clean && can_go_on(parts, session));
-    if !goes_on && !reserve_session(parts, existing.is_some()) {
-        // Checked before a session is ended for it.
-        parts.counters.sessions_refused += 1;
-        return connack::refuse(parts, key, ReasonCode::SERVER_BUSY, None);
+    if let Err(text) = make_room(parts, existing, clean, goes_on) {
+        return connack::refuse(parts, key, ReasonCode::SERVER_BUSY, text);
     }
     let present = existing.and_then(|session| make_way(parts, session, clean));
     debug_assert_eq!(present.is_some(), goes_on, "what was reserved is used");
@@ -206,7 +193,59 @@ pub(crate) fn establish(
     let session_key = present.unwrap_or_else(|| create_session(parts, &identity));
     let granted = Properties::from_encoded(&section);
     let identity = granted_identity(identity, &granted);
-    let Some(session) = parts.sessions.get_mut(session_key) else { return Handled::Closed };
+    let Some(()) = attach_session(parts, session_key, key, &identity, will) else { return Handled::Closed };
+    if present.is_some() {
+        parts.counters.session_resumed += 1;
+    }
+    let Some(()) = attach_connection(parts, key, session_key, &identity, connect, &granted) else {
+        return Handled::Closed;
+    };
+    parts.counters.client_connected += 1;
+    connack::send_connack(parts, key, present.is_some(), 0, &section);
+    hooks::notify_client(parts, HookPoint::ClientConnected, &identity, ReasonCode::SUCCESS);
+    let point = match present {
+        Some(_) => HookPoint::SessionResumed,
+        None => HookPoint::SessionCreated,
+    };
+    notify::notify_session(parts, point, session_key, None);
+    subscriptions::update_groups(parts, session_key);
+    wake::wake_queue(parts, session_key);
+    Handled::Next
+}
+
+/// Whether there is room for the session of a client. A new session is reserved, before another one
+/// is ended for it. The error is the reason string for the client.
+fn make_room(
+    parts: &mut Parts,
+    existing: Option<SessionKey>,
+    clean: bool,
+    goes_on: bool,
+) -> Result<(), Option<&'static [u8]>> {
+    if let Some(session) = existing
+        && !clean
+        && is_too_busy(parts, session)
+    {
+        // The old connection has as many packets waiting as allowed. The client can reconnect when
+        // some of them have taken effect, and the old connection continues meanwhile. Dropping the
+        // will instead would break MQTT.
+        return Err(Some(b"packets of this session wait, and their number is at its limit"));
+    }
+    if !goes_on && !reserve_session(parts, existing.is_some()) {
+        parts.counters.sessions_refused += 1;
+        return Err(None);
+    }
+    Ok(())
+}
+
+/// Gives a new or resumed session its connection, its identity and its will.
+fn attach_session(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    key: ConnKey,
+    identity: &Rc<Identity>,
+    will: Option<Box<Will>>,
+) -> Option<()> {
+    let session = parts.sessions.get_mut(session_key)?;
     session.conn = Some(key);
     session.slots.note_return(parts.clock.now().mono_ms);
     // The session continues, so the will of its last connection is cancelled [MQTT-3.1.3-9].
@@ -221,13 +260,22 @@ pub(crate) fn establish(
     }
     let window = parts.setup.limits.inflight_max.min(u64::from(identity.receive_maximum)) as usize;
     session.inflight.restart(window);
-    session.identity = Rc::clone(&identity);
-    if present.is_some() {
-        parts.counters.session_resumed += 1;
-    }
-    let Some(conn) = parts.connections.get_mut(key) else { return Handled::Closed };
+    session.identity = Rc::clone(identity);
+    Some(())
+}
+
+/// Gives a connection its session, and the limits and times that CONNACK grants.
+fn attach_connection(
+    parts: &mut Parts,
+    key: ConnKey,
+    session_key: SessionKey,
+    identity: &Rc<Identity>,
+    connect: &Connect<'_>,
+    granted: &Properties<'_>,
+) -> Option<()> {
+    let conn = parts.connections.get_mut(key)?;
     conn.state = State::Live;
-    conn.identity = Some(Rc::clone(&identity));
+    conn.identity = Some(Rc::clone(identity));
     conn.auth_method = connect.properties.auth_method().map(Box::from);
     // An overdue CONNECT has been answered.
     conn.overdue = false;
@@ -249,17 +297,7 @@ pub(crate) fn establish(
             outbound_max: theirs.min(parts.setup.limits.topic_alias_max as u16),
         }));
     }
-    parts.counters.client_connected += 1;
-    connack::send_connack(parts, key, present.is_some(), 0, &section);
-    hooks::notify_client(parts, HookPoint::ClientConnected, &identity, ReasonCode::SUCCESS);
-    let point = match present {
-        Some(_) => HookPoint::SessionResumed,
-        None => HookPoint::SessionCreated,
-    };
-    notify::notify_session(parts, point, session_key, None);
-    subscriptions::update_groups(parts, session_key);
-    wake::wake_queue(parts, session_key);
-    Handled::Next
+    Some(())
 }
 
 /// Whether a session would exceed its limit of waiting packets once its connection has ended.
