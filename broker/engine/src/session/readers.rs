@@ -5,64 +5,19 @@
 //! Owners number the messages they store. A batch is the new subscriptions of one SUBSCRIBE. It has
 //! a *mark* for each owner. Messages up to the mark come from the store, later ones come live.
 
+mod owner;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+pub use owner::{Next, Page, ReaderRequest, Room, Wanted};
+
 use crate::id::{SessionKey, ShardId};
 use crate::packet::{QoS, SubscriptionOptions};
 use crate::route::retained::Cursor;
-
-/// Readers that one page may serve.
-const READERS_PER_PAGE: usize = 64;
-/// Live messages recorded while a page is on its way; with more, it is requested again.
-const LIVE_PER_PAGE_MAX: usize = 1024;
-
-/// A subscription that is to get its retained messages.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Number of the reader, unique on the subscriber's shard.
-    pub reader: u64,
-    /// The filter.
-    pub filter: Arc<str>,
-    /// QoS that was granted.
-    pub qos: QoS,
-    /// Subscription identifier, 0 for none.
-    pub subscription_id: u32,
-    /// Whether the client's own messages are excluded [MQTT-3.8.3-3].
-    pub no_local: bool,
-}
-
-/// Reads the messages of one filter from one shard's store.
-#[derive(Debug)]
-pub struct Reader {
-    wanted: Wanted,
-    batch: u64,
-    cursor: Cursor,
-}
-
-/// The request to a shard for one reader.
-#[derive(Debug)]
-pub struct ReaderRequest {
-    /// Which reader.
-    pub reader: u64,
-    /// Its filter.
-    pub filter: Arc<str>,
-    /// QoS that was granted.
-    pub qos: QoS,
-    /// Where to continue.
-    pub cursor: Cursor,
-}
-
-/// Free room of a session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Room {
-    /// Number of deliveries with QoS 1 or 2.
-    pub window: usize,
-    /// Bytes; the first message of a page may be larger.
-    pub bytes: usize,
-}
+use owner::{Owner, Reader};
 
 /// The receiver of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,28 +41,6 @@ pub struct PageRequest {
     pub messages_max: usize,
     /// The readers, in order.
     pub readers: Vec<ReaderRequest>,
-}
-
-/// A page that is on its way.
-#[derive(Debug)]
-struct PageInFlight {
-    page: u64,
-    room: Room,
-    /// Fingerprints of the topics that came live meanwhile, with their highest number: a lower one
-    /// is older.
-    live: BTreeMap<u64, u64>,
-    /// Whether too many came: then the page is useless.
-    stale: bool,
-}
-
-/// The readers of one owner.
-#[derive(Debug, Default)]
-struct Owner {
-    /// Readers that deliver with QoS 1 or 2 and use the window, by number.
-    windowed: BTreeMap<u64, Reader>,
-    /// Readers that deliver with QoS 0.
-    plain: BTreeMap<u64, Reader>,
-    in_flight: Option<PageInFlight>,
 }
 
 /// The new subscriptions of one SUBSCRIBE.
@@ -160,16 +93,7 @@ pub struct Readers {
 impl Readers {
     /// Bytes that they are charged for: all entries and the filters of the readers.
     pub fn bytes(&self) -> usize {
-        let owners: usize = self
-            .owners
-            .values()
-            .map(|owner| {
-                let readers = owner.windowed.values().chain(owner.plain.values());
-                let live = owner.in_flight.as_ref().map_or(0, |in_flight| in_flight.live.len());
-                readers.map(|reader| size_of::<Reader>() + reader.wanted.filter.len()).sum::<usize>()
-                    + live * 16
-            })
-            .sum();
+        let owners: usize = self.owners.values().map(Owner::bytes).sum();
         let batches: usize = self
             .batches
             .values()
@@ -305,7 +229,7 @@ impl Readers {
 
     /// Whether a page may be requested, if there is room.
     pub fn has_work(&self) -> bool {
-        self.owners.values().any(|owner| owner.in_flight.is_none())
+        self.owners.values().any(|owner| !owner.awaits_page())
     }
 
     /// Ends or restarts a subscription: what its reader has not delivered is dropped
@@ -320,8 +244,7 @@ impl Readers {
         self.queued.remove(&reader);
         let mut done: SmallVec<[u64; 2]> = SmallVec::new();
         for owner in self.owners.values_mut() {
-            let gone = owner.windowed.remove(&reader).or_else(|| owner.plain.remove(&reader));
-            done.extend(gone.map(|gone| gone.batch));
+            done.extend(owner.take(reader).map(|gone| gone.batch));
         }
         self.owners.retain(|_, owner| !owner.is_done());
         for batch in done {
@@ -332,8 +255,7 @@ impl Readers {
     /// A subscription was granted again; its reader uses the new options.
     pub fn grant_anew(&mut self, reader: u64, options: SubscriptionOptions, subscription_id: u32) {
         for owner in self.owners.values_mut() {
-            let found = owner.windowed.remove(&reader).or_else(|| owner.plain.remove(&reader));
-            if let Some(mut found) = found {
+            if let Some(mut found) = owner.take(reader) {
                 found.wanted.qos = options.qos;
                 found.wanted.no_local = options.no_local;
                 found.wanted.subscription_id = subscription_id;
@@ -351,8 +273,7 @@ impl Readers {
 
     /// The next page to request within this room, less the room of the open pages.
     pub fn next_page(&mut self, page: u64, room: Room) -> Option<PageRequest> {
-        let reserved =
-            self.owners.values().filter_map(|owner| owner.in_flight.as_ref().map(|in_flight| in_flight.room));
+        let reserved = self.owners.values().filter_map(Owner::reserved);
         let (window, bytes) =
             reserved.fold((0, 0), |(window, bytes), room| (window + room.window, bytes + room.bytes));
         let left =
@@ -360,27 +281,14 @@ impl Readers {
         if left.bytes == 0 {
             return None;
         }
-        let waiting = |owner: &Owner| {
-            owner.in_flight.is_none()
-                && (!owner.plain.is_empty() || left.window > 0 && !owner.windowed.is_empty())
-        };
         // Each waiting owner gets an equal part: one that does not answer blocks only its own.
-        let parts = self.owners.values().filter(|owner| waiting(owner)).count();
-        let (id, owner) = self.owners.iter_mut().find(|(_, owner)| waiting(owner))?;
+        let parts = self.owners.values().filter(|owner| owner.is_waiting(left.window)).count();
+        let (id, owner) = self.owners.iter_mut().find(|(_, owner)| owner.is_waiting(left.window))?;
         let room = Room {
             window: left.window.div_ceil(parts).min(left.window),
             bytes: left.bytes.div_ceil(parts).min(left.bytes),
         };
-        let windowed = owner.windowed.values().take(if room.window > 0 { READERS_PER_PAGE } else { 0 });
-        let readers =
-            windowed.chain(owner.plain.values()).take(READERS_PER_PAGE).map(|reader| ReaderRequest {
-                reader: reader.wanted.reader,
-                filter: Arc::clone(&reader.wanted.filter),
-                qos: reader.wanted.qos,
-                cursor: reader.cursor.clone(),
-            });
-        let readers = readers.collect();
-        owner.in_flight = Some(PageInFlight { page, room, live: BTreeMap::new(), stale: false });
+        let readers = owner.request(page, room);
         Some(PageRequest { owner: *id, page, room, messages_max: usize::MAX, readers })
     }
 
@@ -398,11 +306,11 @@ impl Readers {
     /// A page has come: returns the live messages meanwhile; `None` if the page is not expected.
     pub fn page_came(&mut self, owner: ShardId, page: u64) -> Option<Page> {
         let entry = self.owners.get_mut(&owner)?;
-        let in_flight = entry.in_flight.take_if(|in_flight| in_flight.page == page)?;
+        let page = entry.take_page(page)?;
         if entry.is_done() {
             self.owners.remove(&owner);
         }
-        Some(Page { live: in_flight.live, stale: in_flight.stale })
+        Some(page)
     }
 
     /// How to deliver a page message; `None` if its subscription is gone, or it or a newer one came
@@ -417,8 +325,7 @@ impl Readers {
     ) -> Option<(QoS, u32)> {
         let found = self.owners.get(&owner)?.reader(reader)?;
         let came = self.batches.get(&found.batch).is_some_and(|batch| batch.seen.contains(&(owner, number)));
-        let is_older = page.live.get(&topic).is_some_and(|live| *live > number);
-        (!came && !is_older).then_some((found.wanted.qos, found.wanted.subscription_id))
+        (!came && !page.is_older(topic, number)).then_some((found.wanted.qos, found.wanted.subscription_id))
     }
 
     /// Whether a reader excludes the client's own messages [MQTT-3.8.3-3].
@@ -444,7 +351,7 @@ impl Readers {
                 }
             }
             Next::Done => {
-                let gone = entry.windowed.remove(&reader).or_else(|| entry.plain.remove(&reader));
+                let gone = entry.take(reader);
                 if entry.is_done() {
                     self.owners.remove(&owner);
                 }
@@ -475,15 +382,9 @@ impl Readers {
 
     /// Records a live message while its owner is read: page messages with a lower number are older.
     pub fn note_live(&mut self, owner: ShardId, topic: u64, number: u64) {
-        let Some(in_flight) = self.owners.get_mut(&owner).and_then(|owner| owner.in_flight.as_mut()) else {
-            return;
-        };
-        if in_flight.live.len() >= LIVE_PER_PAGE_MAX {
-            in_flight.stale = true;
-            return;
+        if let Some(owner) = self.owners.get_mut(&owner) {
+            owner.note_live(topic, number);
         }
-        let known = in_flight.live.entry(topic).or_default();
-        *known = number.max(*known);
     }
 
     /// A delivery of a reader was put into the session's queue.
@@ -503,48 +404,7 @@ impl Readers {
 
     /// Whether a delivery of a reader is in the session's queue, or may be soon.
     pub fn has_queued(&self) -> bool {
-        !self.queued.is_empty() || self.owners.values().any(|owner| owner.in_flight.is_some())
-    }
-}
-
-/// A page that has come.
-#[derive(Debug)]
-pub struct Page {
-    live: BTreeMap<u64, u64>,
-    /// Whether it must be requested again.
-    pub stale: bool,
-}
-
-/// Where a reader continues.
-#[derive(Debug)]
-pub enum Next<'a> {
-    /// At this topic, for which there was no room.
-    At(&'a str),
-    /// At this cursor.
-    Cursor(Cursor),
-    /// It is done.
-    Done,
-}
-
-impl Owner {
-    fn put(&mut self, reader: Reader) {
-        let readers = match reader.wanted.qos {
-            QoS::AtMostOnce => &mut self.plain,
-            _ => &mut self.windowed,
-        };
-        readers.insert(reader.wanted.reader, reader);
-    }
-
-    fn reader(&self, number: u64) -> Option<&Reader> {
-        self.windowed.get(&number).or_else(|| self.plain.get(&number))
-    }
-
-    fn reader_mut(&mut self, number: u64) -> Option<&mut Reader> {
-        self.windowed.get_mut(&number).or_else(|| self.plain.get_mut(&number))
-    }
-
-    fn is_done(&self) -> bool {
-        self.windowed.is_empty() && self.plain.is_empty() && self.in_flight.is_none()
+        !self.queued.is_empty() || self.owners.values().any(Owner::awaits_page)
     }
 }
 
@@ -552,6 +412,7 @@ impl Owner {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use super::owner::LIVE_PER_PAGE_MAX;
     use super::*;
 
     const ONE: ShardId = ShardId(1);
