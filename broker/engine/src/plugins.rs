@@ -18,11 +18,13 @@ mod answers;
 mod codes;
 mod kept;
 pub(crate) mod request_queues;
+mod timers;
 
 use answers::Answers;
 use codes::Codes;
 pub(crate) use kept::{PageAbout, StoredInstanceMessage};
 use request_queues::RequestQueues;
+use timers::PluginTimer;
 
 /// Where a page of retained messages for a plugin is.
 #[derive(Clone, Copy, Debug)]
@@ -69,17 +71,6 @@ pub(crate) struct PluginStore {
     pages: PagesUnderWay,
     /// Rate limit, by number of a plugin, for the log line about its refused requests.
     refusals: HashMap<u64, LogRate>,
-}
-
-/// A timer of a plugin.
-#[derive(Debug)]
-struct PluginTimer {
-    plugin: PluginHandle,
-    /// How long to wait for a plugin that is in no chain table.
-    until_ms: u64,
-    armed: Timer,
-    /// Its key among the suspended timers.
-    suspended: Option<u64>,
 }
 
 /// A plugin that is being notified of the state from before it was loaded.
@@ -225,68 +216,6 @@ impl PluginStore {
     /// The sessions whose slots hold requests on behalf of a client.
     pub(crate) fn request_queues_of(&self, client_id: &str) -> impl Iterator<Item = SessionKey> {
         self.request_queues.sessions_of(client_id)
-    }
-
-    // --- timers
-
-    /// Stores an armed timer. If its plugin is in no chain table, the timer waits for it until
-    /// `until_ms`.
-    pub(crate) fn arm_timer(&mut self, timer: u64, plugin: PluginHandle, until_ms: u64, armed: Timer) {
-        self.timers.insert(timer, PluginTimer { plugin, until_ms, armed, suspended: None });
-    }
-
-    /// Arms a timer again.
-    pub(crate) fn rearm_timer(&mut self, timer: u64, armed: Timer) {
-        if let Some(known) = self.timers.get_mut(&timer) {
-            known.armed = armed;
-        }
-    }
-
-    /// Removes a timer of this plugin; the caller cancels the returned timer in the clock.
-    pub(crate) fn cancel_timer(&mut self, timer: u64, plugin: PluginHandle) -> Option<Timer> {
-        self.timers.get(&timer).filter(|known| known.plugin == plugin)?;
-        let gone = self.timers.remove(&timer)?;
-        gone.suspended.map(|place| self.suspended_timers.remove(&place));
-        Some(gone.armed)
-    }
-
-    /// The plugin of a timer, and how long to wait for it; `None` if the timer is not armed.
-    pub(crate) fn timer(&self, timer: u64) -> Option<(PluginHandle, u64)> {
-        self.timers.get(&timer).map(|known| (known.plugin, known.until_ms))
-    }
-
-    /// Removes a timer that has run, or whose plugin is gone.
-    pub(crate) fn end_timer(&mut self, timer: u64) {
-        self.timers.remove(&timer);
-    }
-
-    /// The clock's timer for a timer of a plugin.
-    pub(crate) fn armed(&self, timer: u64) -> Option<Timer> {
-        self.timers.get(&timer).map(|known| known.armed)
-    }
-
-    /// The clock's timers for all of them.
-    pub(crate) fn timers(&self) -> impl Iterator<Item = Timer> {
-        self.timers.values().map(|timer| timer.armed)
-    }
-
-    /// Number of armed timers.
-    pub(crate) fn timers_len(&self) -> usize {
-        self.timers.len()
-    }
-
-    /// A timer is due while its plugin is suspended.
-    pub(crate) fn suspend_timer(&mut self, timer: u64, number: u64) {
-        if let Some(known) = self.timers.get_mut(&timer) {
-            self.suspended_timers_count += 1;
-            known.suspended = Some(self.suspended_timers_count);
-            self.suspended_timers.insert(self.suspended_timers_count, (timer, number));
-        }
-    }
-
-    /// Takes the suspended timers in order, each with the number of its plugin.
-    pub(crate) fn take_suspended_timers(&mut self) -> Vec<(u64, u64)> {
-        std::mem::take(&mut self.suspended_timers).into_values().collect()
     }
 
     // --- instance messages
@@ -474,19 +403,6 @@ impl PluginStore {
         self.replays.retain(|replay| replay.plugin != gone);
         self.replays_detached.retain(|replay| replay.plugin != gone);
         Forgotten { timers: self.take_timers(&[gone]), tickets, codes }
-    }
-
-    fn take_timers(&mut self, of: &[PluginHandle]) -> Vec<Timer> {
-        if of.is_empty() {
-            return Vec::new();
-        }
-        let held = &mut self.suspended_timers;
-        let timers = self.timers.extract_if(|_, timer| of.contains(&timer.plugin));
-        let timers = timers.map(|(_, timer)| {
-            timer.suspended.map(|place| held.remove(&place));
-            timer.armed
-        });
-        timers.collect()
     }
 }
 
