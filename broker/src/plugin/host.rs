@@ -10,6 +10,7 @@ use grapnel_engine::limits::Limits;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
+mod account;
 pub(super) mod ancestry;
 mod answers;
 mod behalf;

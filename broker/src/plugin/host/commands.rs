@@ -2,51 +2,29 @@
 //! here, on the plugin's thread, and passed to the shard, which runs them between two events.
 //! Called by `services` alone.
 
+mod on_behalf;
+
 use std::collections::HashMap;
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use grapnel_engine::hook::view::Action;
 use grapnel_engine::hook::{PluginHandle, outgoing};
 use grapnel_engine::limits::Limits;
 use grapnel_engine::message::FlowPart;
-use grapnel_engine::packet::{QoS, SubscriptionOptions};
+use grapnel_engine::packet::SubscriptionOptions;
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::session::Identity;
-use grapnel_engine::session::fetch::{Fetch, FetchPlace};
-use grapnel_engine::shard::{
-    Command, FROM_A_THREAD, OnBehalf, Outcome, Scope, Search, Whom, Wish, home_among,
-};
+use grapnel_engine::shard::{Command, FROM_A_THREAD, Outcome, Scope, Search, home_among};
 use grapnel_engine::topic;
-use grapnel_plugin_abi::host::{self, Behalf, PageWanted, PluginMessage};
-use grapnel_plugin_abi::raw::{ALL_SHARDS, Action as RawAction, Status};
+use grapnel_plugin_abi::host::PluginMessage;
+use grapnel_plugin_abi::raw::{ALL_SHARDS, Status};
 
 use super::HostSettings;
-use super::flows::Flows;
-use super::suspended::SuspendedRequests;
+use super::account::Account;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
-
-/// The state of a generation that may send commands.
-struct Account {
-    name: Arc<str>,
-    /// Its bit in the ancestry of messages.
-    bit: u64,
-    /// Whether a message may carry the bit.
-    led: AtomicBool,
-    /// High half: the current second since the start. Low half: publishes in that second.
-    published: AtomicU64,
-    replayed: AtomicBool,
-    flows: Mutex<Flows>,
-    /// Number of commands about clients that had no effect.
-    missed: AtomicU64,
-    /// Shared with the previous version if this one has taken over its state: the answers to both
-    /// wait for the same plugin.
-    suspended: RwLock<Arc<SuspendedRequests>>,
-}
 
 struct Bounds {
     limits: Arc<Limits>,
@@ -98,29 +76,20 @@ impl CommandQueue {
     /// Admits a generation: it may send commands from now on. Its messages carry this bit in their
     /// ancestry. `leads` if its hooks can add messages without a command.
     pub(in crate::plugin) fn admit(&self, plugin: PluginHandle, name: &Arc<str>, bit: u8, leads: bool) {
-        let account = Account {
-            name: Arc::clone(name),
-            bit: 1 << (bit & 63),
-            led: AtomicBool::new(leads),
-            published: AtomicU64::new(0),
-            replayed: AtomicBool::new(false),
-            flows: Mutex::default(),
-            missed: AtomicU64::new(0),
-            suspended: RwLock::default(),
-        };
+        let account = Account::new(Arc::clone(name), bit, leads);
         write(&self.accounts).insert(plugin.0, Arc::new(account));
     }
 
     /// Ends a generation: it gets STALE from now on. Returns whether messages may carry its bit.
     pub(in crate::plugin) fn dismiss(&self, plugin: PluginHandle) -> bool {
         let account = write(&self.accounts).remove(&plugin.0);
-        account.is_some_and(|account| account.led.load(Ordering::Relaxed))
+        account.is_some_and(|account| account.has_led())
     }
 
     /// Sets whether a generation is suspended, that is, disabled or tripped.
     pub(in crate::plugin) fn set_suspended(&self, plugin: PluginHandle, is_suspended: bool) {
         if let Ok(account) = self.account(plugin.0) {
-            read(&account.suspended).set(is_suspended);
+            account.suspended().set(is_suspended);
         }
     }
 
@@ -128,8 +97,7 @@ impl CommandQueue {
     /// state.
     pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
         if let (Ok(from), Ok(to)) = (self.account(from.0), self.account(to.0)) {
-            let shared = Arc::clone(&read(&from.suspended));
-            *write(&to.suspended) = shared;
+            to.share_suspended(from.suspended());
         }
     }
 
@@ -147,7 +115,7 @@ impl CommandQueue {
     fn leading_account(&self, plugin: u64) -> Result<Arc<Account>, Status> {
         let accounts = read(&self.accounts);
         let account = accounts.get(&plugin).ok_or(Status::STALE)?;
-        account.led.store(true, Ordering::Relaxed);
+        account.note_led();
         Ok(Arc::clone(account))
     }
 
@@ -218,123 +186,6 @@ impl CommandQueue {
 
     pub(in crate::plugin) fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
         Ok(self.account(plugin)?.flows().in_flight(flow))
-    }
-
-    pub(in crate::plugin) fn publish_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        message: &PluginMessage<'_>,
-    ) -> Result<(), Status> {
-        let account = self.leading_account(plugin)?;
-        if message.store_only {
-            // Not possible on behalf of a client.
-            return Err(Status::INVALID);
-        }
-        let bounds = self.bounds();
-        let (_, ancestry) = account.led_here();
-        let flow = message.flow;
-        let mut message = outgoing::message_of(message, behalf.whom.client_id(), ancestry, &bounds.limits)?;
-        message.flow = (flow > 0).then(|| FlowPart::of(account.flows().count(flow)));
-        let whom = whom_of(behalf)?;
-        if !account.may_publish(self.begin.elapsed().as_secs(), bounds.shell.plugin_publishes_per_second_max)
-        {
-            return Err(Status::FULL);
-        }
-        self.hand_as(plugin, behalf, whom, Wish::Publish(message))
-    }
-
-    pub(in crate::plugin) fn subscribe_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        filter: &str,
-        options: u8,
-        id: u32,
-    ) -> Result<(), Status> {
-        self.account(plugin)?;
-        let options = self.options_of(filter, options, id)?;
-        let wish = Wish::Subscribe { filter: filter.into(), options, id };
-        self.hand_as(plugin, behalf, whom_of(behalf)?, wish)
-    }
-
-    pub(in crate::plugin) fn unsubscribe_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        filter: &str,
-    ) -> Result<(), Status> {
-        self.account(plugin)?;
-        topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
-        self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Unsubscribe { filter: filter.into() })
-    }
-
-    pub(in crate::plugin) fn authorize_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        action: RawAction,
-        topic: &str,
-        (qos, retain): (u8, bool),
-    ) -> Result<(), Status> {
-        self.account(plugin)?;
-        let action = match action {
-            RawAction::PUBLISH => Action::Publish,
-            RawAction::SUBSCRIBE => Action::Subscribe,
-            RawAction::DELIVER => Action::Deliver,
-            _ => return Err(Status::INVALID),
-        };
-        match action {
-            Action::Subscribe => drop(self.filter_of(topic)?),
-            _ => {
-                topic::validate_name(topic).map_err(|_| Status::INVALID)?;
-                self.check_topic(topic, topic)?;
-            }
-        }
-        let qos = QoS::from_u8(qos).ok_or(Status::INVALID)?;
-        self.hand_as(
-            plugin,
-            behalf,
-            whom_of(behalf)?,
-            Wish::Authorize { action, topic: topic.into(), qos, retain },
-        )
-    }
-
-    pub(in crate::plugin) fn fetch_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        filter: &str,
-        page: PageWanted<'_>,
-    ) -> Result<(), Status> {
-        self.account(plugin)?;
-        // A shared subscription gets no retained messages [MQTT 5.0 section 4.8.2].
-        let fits = self.filter_of(filter)? == filter && page.messages_max > 0 && page.bytes_max > 0;
-        let place = FetchPlace::decode(page.place)
-            .filter(|place| fits && place.is_within(read(&self.shards).len()))
-            .ok_or(Status::INVALID)?;
-        let qos = QoS::from_u8(page.qos).ok_or(Status::INVALID)?;
-        let PageWanted { messages_max, bytes_max, .. } = page;
-        let fetch = Fetch { filter: filter.into(), qos, place, messages_max, bytes_max };
-        self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Fetch(fetch))
-    }
-
-    /// Passes a request to the shard of the client's session.
-    fn hand_as(&self, plugin: u64, behalf: &Behalf<'_>, whom: Whom, wish: Wish) -> Result<(), Status> {
-        let shards = read(&self.shards);
-        let home = home_among(shards.len(), *read(&self.home_keys), behalf.whom.client_id());
-        let shard = shards.get(home.index()).ok_or(Status::WRONG_MOMENT)?;
-        let (account, asked_max) = (self.account(plugin)?, self.bounds().limits.behalf_requests_max);
-        let suspended = behalf.answer.map(|_| Arc::clone(&read(&account.suspended)));
-        if let Some(suspended) = &suspended
-            && !suspended.may_request(&account.name, behalf.whom.client_id(), asked_max)
-        {
-            shard.refuse_question();
-            return Err(Status::FULL);
-        }
-        let (plugin, answer) = (PluginHandle(plugin), behalf.answer);
-        let handed = self.hand(shard, Command::As(Box::new(OnBehalf { plugin, whom, answer, wish })));
-        handed.inspect_err(|_| suspended.iter().for_each(|suspended| suspended.give_back()))
     }
 
     /// Checks and parses the options of a subscription.
@@ -480,66 +331,10 @@ impl CommandQueue {
     }
 
     pub(in crate::plugin) fn replay(&self, plugin: u64) -> Result<(), Status> {
-        if self.account(plugin)?.replayed.swap(true, Ordering::Relaxed) {
+        if !self.account(plugin)?.begins_replay() {
             return Err(Status::WRONG_MOMENT);
         }
         self.hand_to_all(|| Command::Replay { plugin: PluginHandle(plugin) })
-    }
-}
-
-/// Converts the identity to the engine's form.
-fn whom_of(behalf: &Behalf<'_>) -> Result<Whom, Status> {
-    Ok(match behalf.whom {
-        host::Whom::Client(client_id) => Whom::Client(client_id.into()),
-        host::Whom::Identity(kept) => {
-            Whom::Identity(Box::new(Identity::from_stored(&kept).ok_or(Status::INVALID)?))
-        }
-    })
-}
-
-impl Account {
-    fn flows(&self) -> MutexGuard<'_, Flows> {
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Called when a command about a client had no effect. Logs the first, second, fourth, eighth …
-    /// time.
-    fn missed(&self, asked: &str, client_id: &str, filter: &str, outcome: Outcome) {
-        let times = self.missed.fetch_add(1, Ordering::Relaxed) + 1;
-        if !times.is_power_of_two() {
-            return;
-        }
-        let why = match (asked, outcome) {
-            (_, Outcome::Done) => return,
-            (_, Outcome::Absent) => "no client of that name has a session here",
-            ("kick", _) => "it is not connected; its session stays",
-            ("unsubscribe", _) => "it has no such subscription",
-            _ => "it may have no more subscriptions, or none of that kind",
-        };
-        let plugin = &*self.name;
-        let about = if filter.is_empty() { String::new() } else { format!(" {filter:?}") };
-        tracing::warn!(
-            plugin,
-            "{plugin}: {asked}{about} of client {client_id:?} is not done: {why} ({times} so far)"
-        );
-    }
-
-    /// The shard whose hook sends the command, if a hook does, and the ancestry of the resulting
-    /// message: the ancestry of the event and the plugin's own bit.
-    fn led_here(&self) -> (Option<ShardHandle>, u64) {
-        let here = ShardHandle::here().filter(|here| here.heartbeat().call().is_calling());
-        let ancestry = here.as_ref().map_or(0, |here| here.heartbeat().call().ancestry()) | self.bit;
-        (here, ancestry)
-    }
-
-    /// Counts a publish in this second; false beyond the limit.
-    fn may_publish(&self, second: u64, max: u64) -> bool {
-        let counted = self.published.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
-            let (then, count) = (before >> 32, before & u64::from(u32::MAX));
-            let count = if then == second & u64::from(u32::MAX) { count } else { 0 };
-            (count < max).then_some((second & u64::from(u32::MAX)) << 32 | (count + 1))
-        });
-        counted.is_ok()
     }
 }
 
@@ -553,11 +348,10 @@ fn shard_of(topic: &str, shards: usize) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use grapnel_engine::id::ShardId;
-    use grapnel_plugin_abi::host::ClientIdentity;
 
     use super::*;
 
-    fn command_queue() -> (CommandQueue, [ShardHandle; 2]) {
+    pub(super) fn command_queue() -> (CommandQueue, [ShardHandle; 2]) {
         let shards = [ShardHandle::new(ShardId(0)), ShardHandle::new(ShardId(1))];
         let commands = CommandQueue::default();
         *write(&commands.shards) = shards.to_vec();
@@ -565,7 +359,7 @@ mod tests {
         (commands, shards)
     }
 
-    fn message(topic: &[u8]) -> PluginMessage<'_> {
+    pub(super) fn message(topic: &[u8]) -> PluginMessage<'_> {
         PluginMessage {
             topic,
             payload: b"x",
@@ -598,150 +392,6 @@ mod tests {
         assert_eq!(commands.publish(5, &message(b"a/+")), Err(Status::INVALID));
         assert!(commands.dismiss(PluginHandle(5)), "it has led to messages");
         assert_eq!(commands.publish(5, &message(b"a/b")), Err(Status::STALE));
-    }
-
-    fn somebody(client_id: &str) -> ClientIdentity<'_> {
-        ClientIdentity {
-            client_id,
-            username: Some("ann"),
-            superuser: false,
-            anonymous: false,
-            clean_start: true,
-            proto_ver: 5,
-            keep_alive_s: 0,
-            expiry_s: 0,
-            receive_maximum: 1,
-            connected_at_ms: 0,
-            connection: 1,
-            peer: None,
-            local: None,
-            listener: "default",
-            properties: b"",
-        }
-    }
-
-    #[test]
-    fn what_is_asked_on_behalf_of_a_client_goes_to_its_shard_and_in_its_name() {
-        let (commands, shards) = command_queue();
-        for number in 0..20 {
-            let name = format!("c{number}");
-            let home = home_among(2, [0; 4], &name).index();
-            let identity = host::Whom::Identity(somebody(&name));
-            for whom in [identity, host::Whom::Client(&name)] {
-                let behalf = Behalf { whom, answer: Some(number) };
-                commands.publish_as(5, &behalf, &message(b"a/b")).unwrap();
-                let Some(Command::As(request)) = shards[home].next_plugin_command() else {
-                    panic!("{name} went to the other shard")
-                };
-                let OnBehalf { plugin, answer, wish: Wish::Publish(message), .. } = *request else {
-                    panic!()
-                };
-                assert_eq!((plugin, answer), (PluginHandle(5), Some(number)));
-                assert_eq!((&*message.from, message.ancestry), (&*name, 1 << 9));
-            }
-        }
-        assert!(commands.dismiss(PluginHandle(5)), "it has led to messages");
-    }
-
-    #[test]
-    fn a_plugin_that_is_not_called_asks_so_much_and_is_refused_then() {
-        let (commands, shards) = command_queue();
-        let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
-        *write(&commands.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
-        let home = &shards[home_among(2, [0; 4], "c").index()];
-        let asks = |answer| {
-            let behalf = Behalf { whom: host::Whom::Client("c"), answer };
-            (0..5).map(|_| commands.unsubscribe_as(5, &behalf, "a").is_ok()).collect::<Vec<_>>()
-        };
-        assert_eq!(asks(Some(1)), [true; 5]);
-        commands.set_suspended(PluginHandle(5), true);
-        assert_eq!(asks(None), [true; 5], "it is told nothing");
-        assert_eq!(asks(Some(1)), [true, true, true, false, false]);
-        assert_eq!((home.take_refused_questions(), home.take_refused_questions()), (2, 0));
-        assert_eq!(
-            std::iter::from_fn(|| home.next_plugin_command()).count(),
-            13,
-            "nothing is done of the others"
-        );
-        // A version that has taken over the state shares the count with the old one.
-        let next = PluginHandle(1 << 32 | 5);
-        commands.admit(next, &"five".into(), 9, false);
-        commands.share_resting(PluginHandle(5), next);
-        commands.set_suspended(next, true);
-        let behalf = Behalf { whom: host::Whom::Client("c"), answer: Some(1) };
-        assert_eq!(commands.unsubscribe_as(next.0, &behalf, "a"), Err(Status::FULL));
-        commands.set_suspended(next, false);
-        assert_eq!(asks(Some(1)), [true; 5]);
-        while home.next_plugin_command().is_some() {}
-        // A command that the shard refuses is not counted.
-        commands.set_suspended(PluginHandle(5), true);
-        let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
-        let shell = ShellLimits { plugin_commands_max: 0, ..ShellLimits::default() };
-        *write(&commands.bounds) = Arc::new(Bounds { limits: Arc::clone(&limits), shell });
-        assert_eq!(asks(Some(1)), [false; 5]);
-        *write(&commands.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
-        assert_eq!(asks(Some(1)), [true, true, true, false, false]);
-    }
-
-    #[test]
-    fn what_cannot_be_asked_on_behalf_of_a_client_is_refused() {
-        let (commands, shards) = command_queue();
-        let good = Behalf { whom: host::Whom::Client("c"), answer: None };
-        // Properties that no CONNECT may have.
-        let wrong = ClientIdentity { properties: b"\x01\x00", ..somebody("c") };
-        let wrong = Behalf { whom: host::Whom::Identity(wrong), answer: None };
-        let publish = |behalf, topic| commands.publish_as(5, behalf, &message(topic));
-        assert_eq!(publish(&wrong, b"a/b"), Err(Status::INVALID));
-        assert_eq!(publish(&good, b"a/+"), Err(Status::INVALID));
-        assert_eq!(commands.subscribe_as(5, &good, "a/#/b", 0, 0), Err(Status::INVALID));
-        assert_eq!(commands.subscribe_as(5, &good, "a", 3, 0), Err(Status::INVALID));
-        assert_eq!(commands.subscribe_as(5, &good, "a", 0, 268_435_456), Err(Status::INVALID));
-        assert_eq!(commands.unsubscribe_as(5, &good, ""), Err(Status::INVALID));
-        for (action, topic) in [
-            (RawAction::WILL, "a"),
-            (RawAction(9), "a"),
-            (RawAction::PUBLISH, "a/#"),
-            (RawAction::SUBSCRIBE, "a#"),
-        ] {
-            assert_eq!(
-                commands.authorize_as(5, &good, action, topic, (0, false)),
-                Err(Status::INVALID),
-                "{topic}"
-            );
-        }
-        assert_eq!(
-            commands.authorize_as(5, &good, RawAction::PUBLISH, "a", (3, false)),
-            Err(Status::INVALID)
-        );
-        let page = PageWanted { qos: 1, place: &[], messages_max: 256, bytes_max: 1 << 20 };
-        for (filter, wrong) in [
-            ("a/#/b", page),
-            // A shared subscription gets no retained messages.
-            ("$share/g/a", page),
-            ("a", PageWanted { qos: 3, ..page }),
-            ("a", PageWanted { messages_max: 0, ..page }),
-            ("a", PageWanted { bytes_max: 0, ..page }),
-            // Places: invalid, of another layout, of a shard that does not exist, and not UTF-8.
-            ("a", PageWanted { place: b"x", ..page }),
-            ("a", PageWanted { place: b"\x02\x00", ..page }),
-            ("a", PageWanted { place: b"\x01\x02a", ..page }),
-            ("a", PageWanted { place: b"\x01\x00\xff", ..page }),
-        ] {
-            assert_eq!(
-                commands.fetch_as(5, &good, filter, wrong),
-                Err(Status::INVALID),
-                "{filter} {wrong:?}"
-            );
-        }
-        assert!(shards.iter().all(|shard| shard.next_plugin_command().is_none()));
-        commands.fetch_as(5, &good, "a/#", PageWanted { place: b"\x01\x01a", ..page }).unwrap();
-        commands.fetch_as(5, &good, "a/#", PageWanted { messages_max: 1, bytes_max: 1, ..page }).unwrap();
-        // The limits of the settings apply to a page.
-        let all = PageWanted { messages_max: u32::MAX, bytes_max: u32::MAX, ..page };
-        commands.fetch_as(5, &good, "a/#", all).unwrap();
-        assert_eq!(commands.publish_as(6, &good, &message(b"a/b")), Err(Status::STALE));
-        commands.subscribe_as(5, &good, "$share/g/a/#", 1, 7).unwrap();
-        commands.authorize_as(5, &good, RawAction::SUBSCRIBE, "$share/g/a/#", (0, false)).unwrap();
     }
 
     #[test]
