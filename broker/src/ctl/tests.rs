@@ -142,7 +142,7 @@ fn plugins_are_listed_with_what_is_wrong_with_them() {
         Retired { generation: 4, threads_left: 1, ends_within_ms: Some(1_001), ..retired[0].clone() };
     let retired = [retired, vec![ending]].concat();
     let list = PluginList { plugins: vec![plugin.clone(), failed], retired };
-    let text = printed(false, Some(80), |output| plugins::print_list(&list, output));
+    let text = printed(false, Some(80), |output| plugins::print::print_list(&list, output));
     let expected = "\
 NAME  VERSION  STATE        GENERATION  HOOKS  LOADED
 tap   1.2.3    loaded once           4      1  0s ago
@@ -153,7 +153,7 @@ tap: generation 3 is retired, but 2 of its threads have not ended
 tap: generation 4 brings what it has begun to its end, in at most 2 s
 ";
     assert_eq!(text, expected);
-    let text = printed(false, Some(80), |output| plugins::print_one(&plugin, output));
+    let text = printed(false, Some(80), |output| plugins::print::print_one(&plugin, output));
     assert!(
         text.ends_with(
             "POINT            HOOK     PRIORITY  DEADLINE  ON A FAULT  TOPICS\n\
