@@ -12,28 +12,21 @@ pub(super) async fn run(broker: &Broker, output: &mut Output) -> Result<(), CtlE
     complete(&status.unanswered)
 }
 
-#[allow(clippy::too_many_lines, reason = "one line for each row of the table")]
 pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError> {
     if output.json {
         return output.value(status);
     }
-    let listeners: Vec<String> = status
-        .listeners
-        .iter()
-        .map(|listener| match listener.name.parse::<std::net::SocketAddr>() {
-            // The name is only the configured address.
-            Ok(_) => listener.address.clone(),
-            Err(_) => format!("{} ({})", listener.address, listener.name),
-        })
-        .collect();
-    let mut plugins = if status.plugins.is_empty() { "none".to_owned() } else { status.plugins.join(", ") };
-    if !status.plugins_failed.is_empty() {
-        plugins += &format!("; failed: {} (see plugins list)", status.plugins_failed.join(", "));
-    }
+    table::print_pairs(output, pairs(status))?;
+    output.line("")?;
+    print_shards(status, output)
+}
+
+/// What is printed of the broker as a whole.
+fn pairs(status: &Status) -> Vec<(&'static str, String)> {
     let mut pairs = vec![
         ("version", status.version.clone()),
         ("process", format!("{}, up {}", status.pid, duration(status.uptime_s))),
-        ("listens on", listeners.join(", ")),
+        ("listens on", listeners(status)),
         ("control", status.control_socket.clone()),
     ];
     if let Some(http) = &status.control_http {
@@ -41,7 +34,7 @@ pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError
     }
     pairs.extend([
         ("config file", status.config_file.clone().unwrap_or_else(|| "none: defaults".to_owned())),
-        ("plugins", plugins),
+        ("plugins", plugins(status)),
         ("connections", status.connections.to_string()),
         ("sessions", status.sessions.to_string()),
         ("subscriptions", status.subscriptions.to_string()),
@@ -67,8 +60,31 @@ pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError
         let text = format!("{live} live ({live_bytes} bytes), {total} since the start ({total_bytes} bytes)");
         pairs.push(("allocations", text));
     }
-    table::print_pairs(output, pairs)?;
-    output.line("")?;
+    pairs
+}
+
+fn listeners(status: &Status) -> String {
+    let listeners: Vec<String> = status
+        .listeners
+        .iter()
+        .map(|listener| match listener.name.parse::<std::net::SocketAddr>() {
+            // The name is only the configured address.
+            Ok(_) => listener.address.clone(),
+            Err(_) => format!("{} ({})", listener.address, listener.name),
+        })
+        .collect();
+    listeners.join(", ")
+}
+
+fn plugins(status: &Status) -> String {
+    let mut plugins = if status.plugins.is_empty() { "none".to_owned() } else { status.plugins.join(", ") };
+    if !status.plugins_failed.is_empty() {
+        plugins += &format!("; failed: {} (see plugins list)", status.plugins_failed.join(", "));
+    }
+    plugins
+}
+
+fn print_shards(status: &Status, output: &mut Output) -> Result<(), CtlError> {
     let columns = [
         Column::Right("SHARD"),
         Column::Right("CONNECTIONS"),
