@@ -9,7 +9,10 @@ use crate::config::{Config, ControlConfig};
 
 /// The keys of `[control]`.
 pub(super) fn control_keys() -> impl Iterator<Item = Key<Config>> {
-    place_keys().into_iter().chain(bound_keys())
+    let defaults = ControlConfig::default();
+    let bounds =
+        connection_keys(&defaults).into_iter().chain(time_keys(&defaults)).chain([traces_key(&defaults)]);
+    place_keys().into_iter().chain(bounds)
 }
 
 /// The addresses of the API.
@@ -48,11 +51,9 @@ fn place_keys() -> [Key<Config>; 2] {
     ]
 }
 
-/// The limits of its connections and requests.
-#[allow(clippy::too_many_lines, reason = "one entry for each key")]
-fn bound_keys() -> Vec<Key<Config>> {
-    let defaults = ControlConfig::default();
-    vec![
+/// The limits of the number of its connections and of the size of a request.
+fn connection_keys(defaults: &ControlConfig) -> [Key<Config>; 3] {
+    [
         Key::new(
             "control.connections_max",
             "1 to 1024",
@@ -83,6 +84,12 @@ fn bound_keys() -> Vec<Key<Config>> {
                 Ok(())
             },
         ),
+    ]
+}
+
+/// How long it waits: for shards, for requests, and for clients that take an answer.
+fn time_keys(defaults: &ControlConfig) -> [Key<Config>; 3] {
+    [
         Key::new(
             "control.answer_timeout_ms",
             "10 to 60000",
@@ -113,17 +120,20 @@ fn bound_keys() -> Vec<Key<Config>> {
                 Ok(())
             },
         ),
-        Key::new(
-            "control.traces_max",
-            "1 to 64",
-            "clients traced at a time; for each up to limits.trace_lines_max packets are stored on its shard",
-            Printed::Default(defaults.traces_max.to_string()),
-            |config: &mut Config, value| {
-                config.control.traces_max = value.number(1, 64)? as usize;
-                Ok(())
-            },
-        ),
     ]
+}
+
+fn traces_key(defaults: &ControlConfig) -> Key<Config> {
+    Key::new(
+        "control.traces_max",
+        "1 to 64",
+        "clients traced at a time; for each up to limits.trace_lines_max packets are stored on its shard",
+        Printed::Default(defaults.traces_max.to_string()),
+        |config: &mut Config, value| {
+            config.control.traces_max = value.number(1, 64)? as usize;
+            Ok(())
+        },
+    )
 }
 
 /// Longest path of a Unix socket, bytes: the size of `sun_path` without the final zero.
