@@ -4,9 +4,13 @@
 
 mod answer;
 mod config;
+mod ending;
 mod in_flight;
+mod large;
 mod pool;
 mod publish;
+mod replies;
+mod reply_number;
 mod store;
 mod turns;
 mod under_way;

@@ -1,7 +1,8 @@
 //! The pages of answers in progress: requests to other shards by instance messages, and their
 //! replies.
 
-use grapnel_plugin_abi::{EntryId, Reason, Weigh, tree_entry_bytes};
+use grapnel_plugin_abi::raw::Status;
+use grapnel_plugin_abi::{EntryId, Reason, Refused, Weigh, tree_entry_bytes};
 
 use super::{CacheShard, TICK};
 use crate::answer::{Answer, ShardRequest};
@@ -32,6 +33,9 @@ const PAGE_BYTES_MIN: u64 = 4 << 10;
 
 /// A shard without a reply gets the request again after this time, milliseconds.
 pub(crate) const PATIENCE_MS: u64 = 5_000;
+
+/// Time to retry a message that the broker does not accept: it may be full for a while.
+const RETRY_MS: u64 = 5_000;
 
 /// The stage of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -160,6 +164,42 @@ impl UnderWay {
             problems.push(format!("{} messages are left out, {refusal}", self.refused));
         }
         (!problems.is_empty()).then(|| problems.join("; "))
+    }
+
+    /// Whether a refused message is retried after a pause. The broker does not report whether it is
+    /// full or the message is too large.
+    pub(crate) fn tries_again(&mut self, refused: Refused) -> bool {
+        let again = refused.status != Status::INVALID && *self.not_taken_ms.get_or_insert(0) < RETRY_MS;
+        if again {
+            self.in_flight.pause();
+        } else {
+            self.not_taken_ms = None;
+        }
+        again
+    }
+
+    pub(crate) fn note_refused(&mut self, place: u32, why: String) {
+        if self.in_flight.refused(place) {
+            self.refused += 1;
+            self.last_refusal = Some(why);
+        }
+    }
+
+    pub(crate) fn put_off(&mut self, place: u32, why: &str) {
+        if !self.in_flight.put_off(place) {
+            self.note_refused(place, why.to_owned());
+        }
+    }
+
+    /// Notes progress.
+    pub(crate) fn moved(&mut self) {
+        (self.stalled_ms, self.not_taken_ms) = (0, None);
+    }
+
+    pub(crate) fn moved_if(&mut self, known: bool) {
+        if known {
+            self.moved();
+        }
     }
 }
 
