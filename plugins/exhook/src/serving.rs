@@ -1,21 +1,23 @@
 //! Serves one process: sends it the queued calls, puts its answers into their tickets, and logs
 //! what it prints, until it ends or the plugin ends. Runs on the worker's thread.
 
-use std::io::{ErrorKind, Read, Write};
+mod received;
+
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{HookPoint, Level};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::call_queue::{PendingCall, PendingCalls};
-use crate::command;
+use crate::call_queue::PendingCalls;
 use crate::frame::Frame;
-use crate::handover::Keeping;
 use crate::printed::{Lines, Printed};
 use crate::process::Process;
-use crate::wire::{self, Answer, HEAD, Said};
-use crate::worker::{Worker, fail};
+use crate::wire;
+use crate::worker::Worker;
+
+pub use received::Came;
 
 /// Most unfinished calls that a worker may have.
 const SENT_MAX: u64 = 4096;
@@ -41,17 +43,6 @@ pub enum End {
     Renewed,
     /// The process has ended or was ended, with the reason.
     Lost(String),
-}
-
-/// The result of a read from the socket.
-#[derive(PartialEq, Eq)]
-pub enum Came {
-    /// Nothing is there.
-    Nothing,
-    /// There may be more.
-    Something,
-    /// The worker has closed its end.
-    End,
 }
 
 /// A process that is being served.
@@ -286,142 +277,6 @@ impl<'w> Serving<'w> {
         // A signal or a superfluous wake costs one turn.
         let _ = rustix::event::poll(&mut fds[..open], Some(&timeout));
         let _ = rustix::io::read(wake, &mut [0; 8]);
-    }
-
-    /// Reads what the worker has sent.
-    ///
-    /// # Errors
-    /// What is wrong with it, as text for the log.
-    pub(crate) fn receive(&mut self) -> Result<Came, String> {
-        let mut came = Came::Nothing;
-        for _ in 0..16 {
-            match self.process.socket.read(&mut self.buffer) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Ok(0) | Err(_) => {
-                    self.is_open = false;
-                    return self.frames().map(|()| Came::End);
-                }
-                Ok(count) => {
-                    self.input.extend_from_slice(&self.buffer[..count]);
-                    came = Came::Something;
-                    self.frames()?;
-                }
-            }
-        }
-        Ok(came)
-    }
-
-    /// Reads all that has come from a process that sends no more. [`LAST`] bounds one that does.
-    ///
-    /// # Errors
-    /// As [`Serving::receive`].
-    pub(crate) fn receive_all(&mut self) -> Result<(), String> {
-        let until = Instant::now() + LAST;
-        while self.is_open && self.receive()? == Came::Something && Instant::now() < until {}
-        Ok(())
-    }
-
-    /// Handles the complete frames. After a wrong one, nothing more is read.
-    fn frames(&mut self) -> Result<(), String> {
-        self.whole_frames().inspect_err(|_| self.is_open = false)
-    }
-
-    fn whole_frames(&mut self) -> Result<(), String> {
-        let input = std::mem::take(&mut self.input);
-        let mut at = 0;
-        while let Some(len) = wire::frame_len(&input[at..]) {
-            let max = self.worker.config.frame_bytes_max;
-            if len > max {
-                return Err(format!("sends a frame of {len} bytes, more than frame_bytes_max ({max})"));
-            }
-            let Some(frame) = input.get(at + HEAD..at + HEAD + len) else { break };
-            self.said(wire::read(frame)?)?;
-            at += HEAD + len;
-        }
-        self.input = input;
-        self.input.drain(..at);
-        Ok(())
-    }
-
-    fn said(&mut self, said: Said<'_>) -> Result<(), String> {
-        let host = self.worker.host;
-        match said {
-            Said::Ready(ready) if !self.ready => {
-                self.ready = true;
-                self.keeps = self.worker.keeps(ready.keeps);
-                self.first_words = None;
-                self.worker.queue.open();
-                let (name, hooks) = (self.worker.name(), ready.hooks.len());
-                host.info(format_args!(
-                    "{name} is ready: {}, {hooks} hooks, process {}",
-                    ready.sdk,
-                    self.process.id()
-                ));
-                if let Some(first) = self.worker.first.take() {
-                    let _ = first.send(Ok(ready));
-                }
-            }
-            Said::Failed(text) => {
-                self.first_words = None;
-                return Err(format!("cannot run: {text}"));
-            }
-            Said::Answers(answers, done) if self.ready => {
-                // A log line is not progress on a call.
-                if done > 0 || !answers.is_empty() {
-                    self.last_progress = Instant::now();
-                }
-                self.open = self.open.saturating_sub(done);
-                for answer in answers {
-                    self.answer(&answer);
-                }
-            }
-            Said::Log(level, text) => {
-                let level = match level {
-                    1 => Level::Error,
-                    2 => Level::Warn,
-                    3 => Level::Info,
-                    _ => Level::Debug,
-                };
-                self.lines.say(level, &text);
-            }
-            Said::Commands(commands) if self.ready => {
-                let driver = self.worker.config.driver.name();
-                for command in commands {
-                    let Worker { logins: kept, .. } = &*self.worker;
-                    let (epoch, is_asked) = (self.epoch, &|client| self.pending.is_about(client));
-                    let shards = host.shards();
-                    let keeping =
-                        self.keeps.then_some(Keeping { logins: kept, epoch, driver, is_asked, shards });
-                    if let Err(not_done) = command::run(host, keeping, &command) {
-                        self.worker.command_failed(not_done);
-                    }
-                }
-            }
-            Said::Ready(_) => return Err("introduced itself twice".to_owned()),
-            Said::Answers(..) | Said::Commands(_) => return Err("spoke before it was ready".to_owned()),
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, answer: &Answer<'_>) {
-        // It may have timed out.
-        let Some(PendingCall { ticket, since, .. }) = self.pending.remove(answer.id) else { return };
-        self.worker.queue.stats.answered(since.elapsed());
-        let wrong = match answer.code {
-            0 | 1 => ticket.answer(&answer.value, answer.code == 1),
-            2 => Err((ticket, format!("failed: {}", wire::text_of(&answer.value).unwrap_or_default()))),
-            code => Err((ticket, format!("answered with the unknown code {code}"))),
-        };
-        if let Err((ticket, text)) = wrong {
-            self.worker.wrong += 1;
-            // To limit the log, only the first, second, fourth, eighth … failure is logged.
-            if self.worker.wrong.is_power_of_two() {
-                let (host, name) = (self.worker.host, self.worker.name());
-                host.warn(format_args!("{name} {text} (failure {})", self.worker.wrong));
-            }
-            fail(&self.worker.queue.stats, ticket);
-        }
     }
 
     fn time_out(&mut self, now: Instant) {
