@@ -24,6 +24,7 @@ from ._driver import FAILED, GO_ON, Batch, Driver, Handler, LoadError
 from ._loading import last_line, tail
 from ._logging import BrokerHandler, Complaints, level_of
 from ._logging import own as logger
+from ._sending import send_answers, send_commands
 from ._stepping import Call, Stepper
 
 PROTOCOL = 1
@@ -450,16 +451,7 @@ class Worker:
 
     def _send_commands(self) -> None:
         commands, self._commands = self._commands, []
-        self._send_split(4, commands)
-
-    def _send_split(self, kind: int, items: list[Any]) -> None:
-        data = pack([kind, items])
-        if len(data) <= self._channel.frame_bytes_max or len(items) == 1:
-            self._channel.send(data)
-            return
-        half = len(items) // 2
-        self._send_split(kind, items[:half])
-        self._send_split(kind, items[half:])
+        send_commands(self._channel, commands)
 
     def flush(self) -> None:
         """Send what is queued: commands first, then answers."""
@@ -474,27 +466,4 @@ class Worker:
         answers, done = self._answers[:], self._done
         self._answers.clear()
         self._done = 0
-        self._send_answers(answers, done)
-
-    def _send_answers(self, answers: list[tuple[int, int, Any]], done: int) -> None:
-        limit = self._channel.frame_bytes_max
-        try:
-            data = pack([2, answers, done])
-            too_long = len(data) - 4 > limit
-        except (TypeError, ValueError, OverflowError) as error:
-            if len(answers) == 1:
-                text = f"what the hook answered cannot be sent: {last_line(error)}"
-                self._complaints.failed("answer", text)
-                self._send_answers([(answers[0][0], FAILED, text[:1000])], done)
-                return
-            too_long, data = True, b""
-        if not too_long:
-            self._channel.send(data)
-        elif len(answers) > 1:
-            half = len(answers) // 2
-            self._send_answers(answers[:half], 0)
-            self._send_answers(answers[half:], done)
-        else:
-            text = f"the answer has {len(data)} bytes, the broker takes {limit} (frame_bytes_max)"
-            self._complaints.failed("answer", text)
-            self._channel.send(pack([2, [(answers[0][0], FAILED, text)], done]))
+        send_answers(self._channel, answers, done, lambda text: self._complaints.failed("answer", text))
