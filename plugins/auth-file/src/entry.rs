@@ -11,13 +11,13 @@ use grapnel_plugin_abi::verb::Answer;
 use grapnel_plugin_abi::{Secret, VerbCall, VerbError};
 
 grapnel_plugin_abi::arguments! {
-    /// Whose password.
+    /// What `passwd` is given.
     pub(crate) struct Passwd {
-        /// The file; it is made if it is not there, readable by its owner alone
+        /// The password file; it is created if it does not exist, readable only by its owner
         file: PathBuf,
         /// The user name that clients send
         user: String,
-        /// Delete the user instead
+        /// Delete this user instead of setting a password
         delete: bool,
         /// The password
         password: Option<Secret> {

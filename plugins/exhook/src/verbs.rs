@@ -33,7 +33,7 @@ grapnel_plugin_abi::arguments! {
 grapnel_plugin_abi::arguments! {
     /// What `drivers enable` is given.
     pub(crate) struct Enable {
-        /// Its name, as `drivers list` shows it, or PLUGIN/DRIVER; all drivers of a plugin where it is a plugin's
+        /// A driver as `drivers list` shows it, or PLUGIN/DRIVER; with the name of a plugin, all of its drivers
         driver: String { listed_in: "drivers list/driver" },
         about: AboutPlugin,
     }
@@ -42,9 +42,9 @@ grapnel_plugin_abi::arguments! {
 grapnel_plugin_abi::arguments! {
     /// What `drivers disable` is given.
     pub(crate) struct Disable {
-        /// Its name, as `drivers list` shows it, or PLUGIN/DRIVER; all drivers of a plugin where it is a plugin's
+        /// A driver as `drivers list` shows it, or PLUGIN/DRIVER; with the name of a plugin, all of its drivers
         driver: String { listed_in: "drivers list/driver" },
-        /// Also where nobody decides any more who may connect or what clients may do
+        /// Also if no hook is left that decides who may connect or what clients may do
         force: bool,
         about: AboutPlugin,
     }
