@@ -725,86 +725,71 @@ struct grapnel_host_api {
 
 /** Number of a hook point. */
 typedef uint16_t grapnel_point;
-/** client.connect: CONNECT was read; nothing is decided yet. Links may change what it carries; a fault is as if the
- *  link had not been there. */
+/** client.connect: A CONNECT was read; nothing is decided yet. Links may change its event; a fault is ignored. */
 #define GRAPNEL_POINT_CLIENT_CONNECT 0
-/** client.authenticate: Who is it, and may it come in. Links may change what it carries; a fault denies. */
+/** client.authenticate: Decides whether a client may connect. Links may change its event; a fault denies. */
 #define GRAPNEL_POINT_CLIENT_AUTHENTICATE 1
-/** client.authorize: May it publish here, may it subscribe to this. Links may change what it carries; a fault
- *  denies. */
+/** client.authorize: Decides whether a client may publish, subscribe, leave a will, or receive a message. Links may
+ *  change its event; a fault denies. */
 #define GRAPNEL_POINT_CLIENT_AUTHORIZE 2
-/** client.connack: Before CONNACK, on refusals too. Links may change what it carries; a fault is as if the link had
- *  not been there. */
+/** client.connack: A CONNACK is about to be sent, with success or with a refusal. Links may change its event; a
+ *  fault is ignored. */
 #define GRAPNEL_POINT_CLIENT_CONNACK 3
-/** client.connected: CONNACK with success has been queued. Links are told, and change nothing; a fault is as if the
- *  link had not been there. */
+/** client.connected: A CONNACK with success has been queued for sending. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_CLIENT_CONNECTED 4
-/** client.disconnected: The connection is about to close. Links are told, and change nothing; a fault is as if the
- *  link had not been there. */
+/** client.disconnected: The connection of a client that was connected is about to close. Links observe only; a fault
+ *  is ignored. */
 #define GRAPNEL_POINT_CLIENT_DISCONNECTED 5
-/** client.subscribe: SUBSCRIBE was read; filters may be rewritten or refused. Links may change what it carries; a
+/** client.subscribe: A SUBSCRIBE was read; its filters may be changed or refused. Links may change its event; a
  *  fault denies. */
 #define GRAPNEL_POINT_CLIENT_SUBSCRIBE 6
-/** client.unsubscribe: UNSUBSCRIBE was read. Links may change what it carries; a fault is as if the link had not
- *  been there. */
+/** client.unsubscribe: An UNSUBSCRIBE was read; its filters may be changed or refused. Links may change its event; a
+ *  fault is ignored. */
 #define GRAPNEL_POINT_CLIENT_UNSUBSCRIBE 7
-/** session.created: A session came into being. Links are told, and change nothing; a fault is as if the link had not
- *  been there. */
+/** session.created: A session was created. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_SESSION_CREATED 8
-/** session.resumed: A stored session got a connection again. Links are told, and change nothing; a fault is as if
- *  the link had not been there. */
+/** session.resumed: A client resumed its stored session. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_SESSION_RESUMED 9
-/** session.discarded: A clean start threw a session away. Links are told, and change nothing; a fault is as if the
- *  link had not been there. */
+/** session.discarded: A CONNECT with clean start, or of another user, discarded a session. Links observe only; a
+ *  fault is ignored. */
 #define GRAPNEL_POINT_SESSION_DISCARDED 10
-/** session.takenover: Another connection took a session over. Links are told, and change nothing; a fault is as if
- *  the link had not been there. */
+/** session.takenover: A new connection took over a session from an open connection. Links observe only; a fault is
+ *  ignored. */
 #define GRAPNEL_POINT_SESSION_TAKENOVER 11
-/** session.terminated: A session ended in any other way. Links are told, and change nothing; a fault is as if the
- *  link had not been there. */
+/** session.terminated: A session ended, other than by being discarded. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_SESSION_TERMINATED 12
-/** session.subscribed: A subscription is in force. Links are told, and change nothing; a fault is as if the link had
- *  not been there. */
+/** session.subscribed: A subscription has taken effect. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_SESSION_SUBSCRIBED 13
-/** session.unsubscribed: A subscription is gone. Links are told, and change nothing; a fault is as if the link had
- *  not been there. */
+/** session.unsubscribed: A subscription was removed. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_SESSION_UNSUBSCRIBED 14
-/** message.publish: A message came in and has not been routed yet. Links may change what it carries; a fault is as
- *  if the link had not been there. */
+/** message.publish: A message was received and is not routed yet. Links may change its event; a fault is ignored. */
 #define GRAPNEL_POINT_MESSAGE_PUBLISH 15
-/** message.delivered: A message is about to be encoded for one subscriber. Links may change what it carries; a fault
- *  is as if the link had not been there. */
+/** message.delivered: A message is about to be encoded for one subscriber. Links may change its event; a fault is
+ *  ignored. */
 #define GRAPNEL_POINT_MESSAGE_DELIVERED 16
-/** message.acked: A subscriber acknowledged a message. Links are told, and change nothing; a fault is as if the link
- *  had not been there. */
+/** message.acked: A subscriber acknowledged a message. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_MESSAGE_ACKED 17
-/** message.dropped: A message was dropped, with the reason. Links are told, and change nothing; a fault is as if the
- *  link had not been there. */
+/** message.dropped: A message was dropped, for one subscriber or for all. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_MESSAGE_DROPPED 18
-/** message.retained: A retained message was set, cleared or expired. Links are told, and change nothing; a fault is
- *  as if the link had not been there. */
+/** message.retained: A retained message was set, was cleared, or has expired. Links observe only; a fault is
+ *  ignored. */
 #define GRAPNEL_POINT_MESSAGE_RETAINED 19
-/** packet.received: A packet was read. Links are told, and change nothing; a fault is as if the link had not been
- *  there. */
+/** packet.received: A packet of a client was read. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_PACKET_RECEIVED 20
-/** packet.sent: A packet was written. Links are told, and change nothing; a fault is as if the link had not been
- *  there. */
+/** packet.sent: A packet was queued for sending to a client. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_PACKET_SENT 21
-/** broker.starting: The broker begins to start. Links are told, and change nothing; a fault is as if the link had
- *  not been there. */
+/** broker.starting: The plugins are loaded, and no listener is open yet. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_BROKER_STARTING 22
-/** broker.started: The broker accepts connections. Links are told, and change nothing; a fault is as if the link had
- *  not been there. */
+/** broker.started: The broker accepts connections. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_BROKER_STARTED 23
-/** broker.stopping: The broker begins to stop. Links are told, and change nothing; a fault is as if the link had not
- *  been there. */
+/** broker.stopping: The broker has begun to stop. Links observe only; a fault is ignored. */
 #define GRAPNEL_POINT_BROKER_STOPPING 24
-/** broker.stopped: The broker has stopped. Links are told, and change nothing; a fault is as if the link had not
- *  been there. */
+/** broker.stopped: The connections are closed, and the plugins are not unloaded yet. Links observe only; a fault is
+ *  ignored. */
 #define GRAPNEL_POINT_BROKER_STOPPED 25
 
 /** Calls X(number, name, may_change, may_defer) for each hook point, in the order of the numbers: its
- *  GRAPNEL_POINT_…, its name as text, whether links may change what it carries, and whether they may answer later. */
+ *  GRAPNEL_POINT_…, its name as text, whether links may change its event, and whether they may answer later. */
 #define GRAPNEL_FOR_EACH_POINT(X) \
     X(GRAPNEL_POINT_CLIENT_CONNECT, "client.connect", true, true) \
     X(GRAPNEL_POINT_CLIENT_AUTHENTICATE, "client.authenticate", true, true) \

@@ -42,7 +42,7 @@ pub enum FaultPolicy {
 macro_rules! for_each_point {
     ($callback:ident $($before:tt)*) => { $callback! { $($before)*
         client.connect: ClientConnect, client_connect, Connect {
-            /// CONNECT was read; nothing is decided yet.
+            /// A CONNECT was read; nothing is decided yet.
             0, Fold, true, Ignore;
             when "a CONNECT was read, before anything is decided";
             fields "`VERDICT`, `REASON_CODE`, `REASON_STRING`";
@@ -54,7 +54,7 @@ macro_rules! for_each_point {
                 `USER_PROPERTY`";
         }
         client.authenticate: ClientAuthenticate, client_authenticate, Authenticate {
-            /// Who is it, and may it come in.
+            /// Decides whether a client may connect.
             1, Fold, true, Deny;
             when "after `client.connect`; for each AUTH packet; when a connected MQTT 5 client \
                 authenticates again";
@@ -63,13 +63,13 @@ macro_rules! for_each_point {
                 `REASON_CODE`, `REASON_STRING`";
             may "allow, deny, request another AUTH packet, send data to the client, make it a \
                 superuser";
-            result "allowed: the client gets in; denied: it is refused with that reason; no \
-                verdict: a client without a user name gets in if its listener has `allow_anonymous \
-                = true`; any other client is refused with 0x86";
+            result "allowed: the client may connect; denied: it is refused with that reason; no \
+                verdict: a client without a user name may connect if its listener has \
+                `allow_anonymous = true`; any other client is refused with 0x86";
             changes "`VERDICT`, `REASON_CODE`, `REASON_STRING`, `AUTH_DATA`, `IS_SUPERUSER`";
         }
         client.authorize: ClientAuthorize, client_authorize, Authorize {
-            /// May it publish here, may it subscribe to this.
+            /// Decides whether a client may publish, subscribe, leave a will, or receive a message.
             2, Fold, true, Deny;
             when "a client wants to publish, to subscribe, or to leave a will; for hooks mounted \
                 with `deliver = true` also before each delivery; not for superusers";
@@ -82,117 +82,118 @@ macro_rules! for_each_point {
             changes "`VERDICT`, `REASON_CODE`, `REASON_STRING`, `CACHEABLE`";
         }
         client.connack: ClientConnack, client_connack, Connack {
-            /// Before CONNACK, on refusals too.
+            /// A CONNACK is about to be sent, with success or with a refusal.
             3, Fold, false, Ignore;
-            when "a CONNACK is about to be sent, also one that refuses";
+            when "a CONNACK is about to be sent, with success or with a refusal";
             fields "`REASON_CODE`, `REASON_STRING`, `SESSION_PRESENT`, `ASSIGNED_CLIENT_ID`, \
                 `RESPONSE_INFO`, `SERVER_REFERENCE`; the user properties are those of the \
                 CONNACK";
             may "change properties of the CONNACK";
-            result "the CONNACK is sent with these properties; the decision stays";
+            result "the CONNACK is sent with these properties; the decision does not change";
             changes "`REASON_STRING`, `RESPONSE_INFO`, `SERVER_REFERENCE`, `KEEP_ALIVE_S`, \
                 `SESSION_EXPIRY_S`, `RECEIVE_MAXIMUM`, `MAXIMUM_PACKET_SIZE`, \
                 `TOPIC_ALIAS_MAXIMUM`, `USER_PROPERTY`";
         }
         client.connected: ClientConnected, client_connected, Connected {
-            /// CONNACK with success has been queued.
+            /// A CONNACK with success has been queued for sending.
             4, Run, false, Ignore;
-            when "a CONNACK with success is on its way";
+            when "a CONNACK with success has been queued for sending";
             fields "–";
         }
         client.disconnected: ClientDisconnected, client_disconnected, Disconnected {
-            /// The connection is about to close.
+            /// The connection of a client that was connected is about to close.
             5, Run, false, Ignore;
-            when "the connection of a client that had got in is about to close";
+            when "the connection of a client that was connected (CONNACK with success) is about to \
+                close";
             fields "`REASON_CODE`";
         }
         client.subscribe: ClientSubscribe, client_subscribe, Subscribe {
-            /// SUBSCRIBE was read; filters may be rewritten or refused.
+            /// A SUBSCRIBE was read; its filters may be changed or refused.
             6, Fold, true, Deny;
             when "a SUBSCRIBE was read";
             fields "`FILTERS`; for each filter, by index, `FILTER`, `FILTER_OPTIONS`, \
                 `SHARE_GROUP`, `VERDICT`, `REASON_CODE`; `SUBSCRIPTION_ID`; the user properties \
                 are those of the SUBSCRIBE";
-            may "rewrite a filter, change its options, refuse it";
-            result "each filter that is not refused goes to `client.authorize`, as it is now; \
-                SUBACK answers in the order of the packet";
+            may "change a filter or its options, refuse it";
+            result "`client.authorize` is called for each filter that is not refused, as it is now; \
+                the codes of SUBACK are in the order of the packet";
             changes "by index `FILTER`, `FILTER_OPTIONS`, `VERDICT`, `REASON_CODE`";
         }
         client.unsubscribe: ClientUnsubscribe, client_unsubscribe, Unsubscribe {
-            /// UNSUBSCRIBE was read.
+            /// An UNSUBSCRIBE was read; its filters may be changed or refused.
             7, Fold, true, Ignore;
             when "an UNSUBSCRIBE was read";
             fields "as `client.subscribe`, without `FILTER_OPTIONS` and `SUBSCRIPTION_ID`";
-            may "rewrite a filter, refuse it";
-            result "the session loses the filters as they are now; a refused filter stays \
-                subscribed";
+            may "change a filter, refuse it";
+            result "the subscriptions to the filters, as they are now, are removed; a refused \
+                filter stays subscribed";
             changes "by index `FILTER`, `VERDICT`, `REASON_CODE`";
         }
         session.created: SessionCreated, session_created, Session {
-            /// A session came into being.
+            /// A session was created.
             8, Run, false, Ignore;
-            when "a client got a new session; after `client.connected`";
+            when "a session was created for a client; after `client.connected`";
             fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
                 `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
                 `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
         }
         session.resumed: SessionResumed, session_resumed, Session {
-            /// A stored session got a connection again.
+            /// A client resumed its stored session.
             9, Run, false, Ignore;
-            when "a client came back to its session; after `client.connected`";
+            when "a client resumed its stored session; after `client.connected`";
             fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
                 `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
                 `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
         }
         session.discarded: SessionDiscarded, session_discarded, Session {
-            /// A clean start threw a session away.
+            /// A CONNECT with clean start, or of another user, discarded a session.
             10, Run, false, Ignore;
-            when "a CONNECT with clean start, or of another user, ended the session that was there";
+            when "a CONNECT with clean start, or of another user, discarded the existing session";
             fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
                 `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
                 `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
         }
         session.takenover: SessionTakenover, session_takenover, Session {
-            /// Another connection took a session over.
+            /// A new connection took over a session from an open connection.
             11, Run, false, Ignore;
-            when "a new connection took the session from a connection that was still there";
+            when "a new connection took over a session from a connection that was still open";
             fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
                 `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
                 `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
         }
         session.terminated: SessionTerminated, session_terminated, Session {
-            /// A session ended in any other way.
+            /// A session ended, other than by being discarded.
             12, Run, false, Ignore;
-            when "a session ended in any other way: cause `closed`, `expired`, `kicked` or \
-                `takenover`";
+            when "a session ended, other than by being discarded: cause `closed`, `expired`, \
+                `kicked` or `takenover`";
             fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
                 `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
                 `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
         }
         session.subscribed: SessionSubscribed, session_subscribed, Subscription {
-            /// A subscription is in force.
+            /// A subscription has taken effect.
             13, Run, false, Ignore;
-            when "a subscription is in force";
+            when "a subscription has taken effect";
             fields "those of the session, and `FILTER`, `FILTER_OPTIONS`, `SHARE_GROUP`, \
                 `SUBSCRIPTION_ID`, `CAUSE`; at `session.subscribed` `IS_NEW`";
         }
         session.unsubscribed: SessionUnsubscribed, session_unsubscribed, Subscription {
-            /// A subscription is gone.
+            /// A subscription was removed.
             14, Run, false, Ignore;
-            when "a subscription is gone: cause `unsubscribe`, `plugin`, `revoked` or `barrier`. \
+            when "a subscription was removed: cause `unsubscribe`, `plugin`, `revoked` or `barrier`. \
                 Not called for the subscriptions of a session that ends";
             fields "those of the session, and `FILTER`, `FILTER_OPTIONS`, `SHARE_GROUP`, \
                 `SUBSCRIPTION_ID`, `CAUSE`; at `session.subscribed` `IS_NEW`";
         }
         message.publish: MessagePublish, message_publish, Publish {
-            /// A message came in and has not been routed yet.
+            /// A message was received and is not routed yet.
             15, Fold, true, Ignore;
-            when "a message came in and `client.authorize` has allowed it; it is not routed yet";
+            when "a message was received and `client.authorize` has allowed it; it is not routed yet";
             fields "those of a message, and `DISPOSITION`, `REASON_CODE`, `REASON_STRING`";
             may "change it, drop it, reject it, disconnect its publisher, add messages";
-            result "routed as it is now; dropped: acknowledged, and nobody gets it; rejected: \
-                acknowledged with that reason, and nobody gets it; disconnect: rejected, and the \
-                connection is closed";
+            result "the message is routed as it is now; dropped: it is acknowledged and delivered \
+                to nobody; rejected: it is acknowledged with that reason and delivered to nobody; \
+                disconnect: it is rejected, and the connection of its publisher is closed";
             changes "`TOPIC`, `PAYLOAD`, `QOS`, `RETAIN`, `CONTENT_TYPE`, `RESPONSE_TOPIC`, \
                 `CORRELATION_DATA`, `MESSAGE_EXPIRY_S`, `PAYLOAD_FORMAT`, `USER_PROPERTY`, \
                 `DISPOSITION`, `REASON_CODE`, `REASON_STRING`";
@@ -202,7 +203,7 @@ macro_rules! for_each_point {
             16, Fold, false, Ignore;
             when "a message is about to be encoded for one subscriber";
             fields "those of a message, and `DISPOSITION`";
-            may "change it for this subscriber, withhold it";
+            may "change it for this subscriber, drop it";
             result "delivered as it is now, or dropped with the cause `hook`";
             changes "as `message.publish`, without `RETAIN`, `REASON_CODE` and `REASON_STRING`";
         }
@@ -213,19 +214,19 @@ macro_rules! for_each_point {
             fields "those of a message";
         }
         message.dropped: MessageDropped, message_dropped, Dropped {
-            /// A message was dropped, with the reason.
+            /// A message was dropped, for one subscriber or for all.
             18, Run, false, Ignore;
-            when "a message was dropped, for one subscriber or for all; runs where it was dropped";
+            when "a message was dropped, for one subscriber or for all; on the shard that dropped it";
             fields "those of a message, and `DROPPED_BY`, `CAUSE`";
         }
         message.retained: MessageRetained, message_retained, Retained {
-            /// A retained message was set, cleared or expired.
+            /// A retained message was set, was cleared, or has expired.
             19, Run, false, Ignore;
-            when "a retained message was set, cleared, or has expired; runs on the topic's shard";
+            when "a retained message was set, was cleared, or has expired; on the shard of its topic";
             fields "those of a message, and `RETAINED_CHANGE`; there is no client";
         }
         packet.received: PacketReceived, packet_received, Packet {
-            /// A packet was read.
+            /// A packet of a client was read.
             20, Run, false, Ignore;
             when "a packet of a client was read, CONNECT included; costs a call for each packet";
             fields "`PACKET_TYPE`, `PACKET_BYTES`, `PAYLOAD`: the packet's bytes. A packet that is \
@@ -233,15 +234,15 @@ macro_rules! for_each_point {
                 only";
         }
         packet.sent: PacketSent, packet_sent, Packet {
-            /// A packet was written.
+            /// A packet was queued for sending to a client.
             21, Run, false, Ignore;
-            when "a packet was put into a client's send queue; costs a call for each packet";
+            when "a packet was queued for sending to a client; costs a call for each packet";
             fields "`PACKET_TYPE`, `PACKET_BYTES`, `PAYLOAD`: the packet's bytes. A packet that is \
                 sent with a payload shared by many subscribers shows the bytes before the payload \
                 only";
         }
         broker.starting: BrokerStarting, broker_starting, Broker {
-            /// The broker begins to start.
+            /// The plugins are loaded, and no listener is open yet.
             22, Run, false, Ignore;
             when "the plugins of the configuration file are loaded, and no listener is open yet; \
                 on shard 0";
@@ -254,13 +255,13 @@ macro_rules! for_each_point {
             fields "`BROKER_VERSION`, `BROKER_UPTIME_MS`, `BROKER_LISTENER`; there is no client";
         }
         broker.stopping: BrokerStopping, broker_stopping, Broker {
-            /// The broker begins to stop.
+            /// The broker has begun to stop.
             24, Run, false, Ignore;
             when "the broker has begun to stop; on shard 0";
             fields "`BROKER_VERSION`, `BROKER_UPTIME_MS`, `BROKER_LISTENER`; there is no client";
         }
         broker.stopped: BrokerStopped, broker_stopped, Broker {
-            /// The broker has stopped.
+            /// The connections are closed, and the plugins are not unloaded yet.
             25, Run, false, Ignore;
             when "the connections are closed, and the plugins are not unloaded yet; on shard 0";
             fields "`BROKER_VERSION`, `BROKER_UPTIME_MS`, `BROKER_LISTENER`; there is no client";

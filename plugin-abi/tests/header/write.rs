@@ -248,12 +248,12 @@ impl Out {
         self.line("/** Number of a hook point. */\ntypedef uint16_t grapnel_point;");
         for (point, doc) in POINTS {
             let kind = match point.kind() {
-                Kind::Fold => "Links may change what it carries",
-                Kind::Run => "Links are told, and change nothing",
+                Kind::Fold => "Links may change its event",
+                Kind::Run => "Links observe only",
             };
             let policy = match point.fault_policy() {
                 FaultPolicy::Deny => "a fault denies",
-                FaultPolicy::Ignore => "a fault is as if the link had not been there",
+                FaultPolicy::Ignore => "a fault is ignored",
             };
             let doc = format!("{}: {} {kind}; {policy}.", point.name(), doc.trim());
             self.comment("", &doc, true);
@@ -261,7 +261,7 @@ impl Out {
         }
         self.line("");
         let doc = "Calls X(number, name, may_change, may_defer) for each hook point, in the order of the numbers: \
-                   its GRAPNEL_POINT_…, its name as text, whether links may change what it carries, and whether \
+                   its GRAPNEL_POINT_…, its name as text, whether links may change its event, and whether \
                    they may answer later.";
         self.comment("", doc, true);
         self.line("#define GRAPNEL_FOR_EACH_POINT(X) \\");
