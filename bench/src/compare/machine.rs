@@ -1,6 +1,7 @@
 //! The environment of a measurement, as far as the system reports it. It is printed with every
 //! table.
 
+use procfs::Current;
 use serde::Serialize;
 use std::fs;
 use std::process::Command;
@@ -40,9 +41,7 @@ impl Machine {
 }
 
 fn cpu() -> Option<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
+    procfs::CpuInfo::current().ok()?.model_name(0).map(str::to_owned)
 }
 
 fn said(words: &[&str]) -> Option<String> {

@@ -2,6 +2,7 @@
 //! makes a target, `run` uses it. A broker started here is ended, however this process ends.
 
 use super::storm::connect_once;
+use super::usage::process;
 use crate::plan::Version;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -225,12 +226,9 @@ pub fn pin(cpus: &[usize]) -> Result<()> {
 
 /// Binds every thread of a running process to these CPUs.
 pub fn pin_process(pid: u32, cpus: &[usize]) -> Result<()> {
-    let tasks = format!("/proc/{pid}/task");
-    let entries =
-        fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}; is process {pid} running?"))?;
-    for entry in entries.flatten() {
-        let id: Option<i32> = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some(id) = id.and_then(Pid::from_raw) {
+    let threads = process(pid).and_then(|process| process.tasks());
+    for thread in threads.with_context(|| format!("cannot read /proc/{pid}; is the process running?"))? {
+        if let Some(id) = Pid::from_raw(thread?.tid) {
             pin_thread(Some(id), cpus)?;
         }
     }

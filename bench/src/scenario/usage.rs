@@ -3,9 +3,9 @@
 //! within it.
 
 use anyhow::{Context, Result};
+use procfs::ProcResult;
+use procfs::process::{Process, Task};
 use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
 
 /// CPU time used until some moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,10 +55,16 @@ pub struct Memory {
     pub rss_peak_bytes: u64,
 }
 
+/// The process `pid`; fails if there is none.
+pub fn process(pid: u32) -> ProcResult<Process> {
+    Process::new_with_root(format!("/proc/{pid}").into())
+}
+
 /// Follows the CPU time of a process, and of the processes that it has started.
 #[derive(Debug)]
 pub struct Sampler {
     pid: u32,
+    process: Process,
     threads: Threads,
     children: Threads,
 }
@@ -69,16 +75,20 @@ const DESCENDANTS_MAX: usize = 4096;
 impl Sampler {
     /// A sampler of the process `pid`, which must exist.
     pub fn new(pid: u32) -> Result<Self> {
-        let mut sampler = Self { pid, threads: Threads::default(), children: Threads::default() };
-        sampler.times().with_context(|| {
+        let attached = process(pid).map_err(anyhow::Error::from).and_then(|process| {
+            let mut sampler =
+                Self { pid, process, threads: Threads::default(), children: Threads::default() };
+            sampler.times()?;
+            Ok(sampler)
+        });
+        attached.with_context(|| {
             format!("cannot read the CPU time of process {pid}; is it running, and may this user see it?")
-        })?;
-        Ok(sampler)
+        })
     }
 
     /// CPU time until now. Threads that began and ended between two calls are missed.
     pub fn times(&mut self) -> Result<Times> {
-        self.threads.look(self.pid)?;
+        self.threads.look(&self.process)?;
         Ok(self.threads.sum())
     }
 
@@ -88,28 +98,37 @@ impl Sampler {
     pub fn children_times(&mut self) -> Times {
         for pid in descendants(self.pid) {
             // It may have ended meanwhile.
-            let _ = self.children.look(pid);
+            let _ = process(pid).and_then(|child| self.children.look(&child));
         }
         self.children.sum()
     }
 
     /// Memory now.
     pub fn memory(&self) -> Result<Memory> {
-        let path = format!("/proc/{}/status", self.pid);
-        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        parse_status(&status).with_context(|| format!("{path} has no resident memory"))
+        let status = self.process.status().context("cannot read the memory of the broker")?;
+        // proc_pid_status(5): kibibytes, although the file says kB. Kernel threads have none.
+        let bytes = |kibibytes: Option<u64>| kibibytes.map(|kibibytes| kibibytes * 1024);
+        let memory = bytes(status.vmrss).zip(bytes(status.vmhwm));
+        let (rss_bytes, rss_peak_bytes) =
+            memory.with_context(|| format!("process {} has no resident memory", self.pid))?;
+        Ok(Memory { rss_bytes, rss_peak_bytes })
     }
 }
 
 /// CPU time of the calling thread.
 pub fn own_times() -> Option<Times> {
-    thread_times(Path::new("/proc/thread-self"))
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    times_of(&Process::myself().ok()?.task_from_tid(thread).ok()?).ok()
 }
 
-fn thread_times(task: &Path) -> Option<Times> {
-    let (total_ns, waited_ns) = parse_schedstat(&fs::read_to_string(task.join("schedstat")).ok()?)?;
-    let (user_ticks, system_ticks) = parse_stat(&fs::read_to_string(task.join("stat")).ok()?)?;
-    Some(Times { total_ns, waited_ns, user_ticks, system_ticks })
+fn times_of(task: &Task) -> ProcResult<Times> {
+    let (scheduled, stat) = (task.schedstat()?, task.stat()?);
+    Ok(Times {
+        total_ns: scheduled.sum_exec_runtime,
+        waited_ns: scheduled.run_delay,
+        user_ticks: stat.utime,
+        system_ticks: stat.stime,
+    })
 }
 
 /// The descendants of a process, at most [`DESCENDANTS_MAX`].
@@ -120,12 +139,9 @@ fn descendants(pid: u32) -> Vec<u32> {
         && found.len() <= DESCENDANTS_MAX
     {
         at += 1;
-        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
-        for task in tasks.flatten() {
-            // Each is listed under the thread that started it.
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
+        let Ok(tasks) = process(parent).and_then(|parent| parent.tasks()) else { continue };
+        // Each is listed under the thread that started it.
+        found.extend(tasks.flatten().flat_map(|task| task.children().unwrap_or_default()));
     }
     found.remove(0);
     found
@@ -134,27 +150,24 @@ fn descendants(pid: u32) -> Vec<u32> {
 /// The last values of each thread.
 #[derive(Debug, Default)]
 struct Threads {
-    seen: HashMap<u32, Times>,
+    seen: HashMap<i32, Times>,
     /// Total of threads whose id another thread has now.
     ended: Times,
 }
 
 impl Threads {
     /// Reads every thread of a process.
-    fn look(&mut self, pid: u32) -> Result<()> {
-        let tasks = format!("/proc/{pid}/task");
-        let entries = fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))?;
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+    fn look(&mut self, process: &Process) -> ProcResult<()> {
+        for task in process.tasks()?.flatten() {
             // A thread may end between its listing and its reading.
-            if let (Some(id), Some(times)) = (id, thread_times(&entry.path())) {
-                self.see(id, times);
+            if let Ok(times) = times_of(&task) {
+                self.see(task.tid, times);
             }
         }
         Ok(())
     }
 
-    fn see(&mut self, id: u32, times: Times) {
+    fn see(&mut self, id: i32, times: Times) {
         let last = self.seen.insert(id, times);
         // The time of a thread never decreases: otherwise this is another thread with the id of one
         // that has ended.
@@ -172,56 +185,10 @@ impl Threads {
     }
 }
 
-/// proc(5), /proc/PID/task/TID/schedstat: nanoseconds on the CPU, waiting for it, and time slices.
-fn parse_schedstat(text: &str) -> Option<(u64, u64)> {
-    let mut fields = text.split_ascii_whitespace();
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
-/// proc_pid_stat(5): fields 14 and 15, user and system time in clock ticks. Field 2, the name, may
-/// contain any characters.
-fn parse_stat(text: &str) -> Option<(u64, u64)> {
-    let (_, after_name) = text.rsplit_once(')')?;
-    let mut fields = after_name.split_ascii_whitespace().skip(11);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
-/// proc_pid_status(5): VmRSS and VmHWM, in kibibytes although the file says kB.
-fn parse_status(text: &str) -> Option<Memory> {
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let kibibytes: u64 = line.trim_start_matches(':').split_ascii_whitespace().next()?.parse().ok()?;
-        Some(kibibytes * 1024)
-    };
-    Some(Memory { rss_bytes: field("VmRSS")?, rss_peak_bytes: field("VmHWM")? })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn schedstat_begins_with_the_time_on_the_cpu_and_waiting_for_it() {
-        assert_eq!(parse_schedstat("1489885123 77 9\n"), Some((1_489_885_123, 77)));
-        assert_eq!(parse_schedstat(""), None);
-        assert_eq!(parse_schedstat("x 1 2"), None);
-    }
-
-    #[test]
-    fn a_thread_may_have_any_name() {
-        let stat = "41 (a) S (b)) R 1 41 41 0 -1 4194304 112 0 0 0 321 54 0 0 20 0 3 0 912 1 2";
-        assert_eq!(parse_stat(stat), Some((321, 54)));
-        assert_eq!(parse_stat("41 (x) R 1 2"), None);
-    }
-
-    #[test]
-    fn memory_is_told_in_bytes() {
-        let status = "Name:\tx\nVmPeak:\t  9000 kB\nVmHWM:\t    2048 kB\nVmRSS:\t     1024 kB\nThreads:\t1\n";
-        let memory = Memory { rss_bytes: 1 << 20, rss_peak_bytes: 2 << 20 };
-        assert_eq!(parse_status(status), Some(memory));
-        assert_eq!(parse_status("Name:\tkthreadd\n"), None, "kernel threads have none");
-    }
 
     fn times(total_ns: u64) -> Times {
         Times { total_ns, waited_ns: 3, user_ticks: total_ns / 10, system_ticks: 1 }
