@@ -6,7 +6,6 @@ pub mod args;
 mod phases;
 mod report;
 mod shape;
-mod storm;
 mod syscalls;
 pub mod target;
 mod usage;
@@ -196,8 +195,7 @@ impl Scenario {
 /// report. The calling thread does all the work: pin it before, see [`target::pin`].
 pub fn run(scenario: &Scenario, target: &mut Target, stop: &AtomicBool) -> Result<Report> {
     let setup = scenario.setup(target.addr);
-    let drive = if scenario.kind == Kind::ConnectStorm { phases::drive_storm } else { phases::drive };
-    let mut report = drive(scenario, &setup, target, stop)?;
+    let mut report = phases::drive(scenario, &setup, target, stop)?;
     // Its connections end a moment before the process does.
     let is_broken = report.disconnects > 0 || report.connects.failed > 0;
     let within = if is_broken { Duration::from_secs(1) } else { Duration::ZERO };

@@ -1,9 +1,8 @@
-//! The phases of a scenario with messages, or of an idle one: connect, warm up, measure, optionally
-//! count system calls, drain, close; and the readings at their borders. [`super::run`] calls
+//! The phases of a scenario: connect, warm up, measure, optionally count system calls, drain, close;
+//! and the readings at their borders. A connect storm ends after its connects. [`super::run`] calls
 //! [`drive`]; the engine does the work between two calls of [`Run::advance`].
 
-use super::report::{Measured, Reading, Report};
-use super::storm;
+use super::report::{Measured, Reading, Report, Syscalls};
 use super::syscalls::{self, Counter};
 use super::target::Target;
 use super::usage::{Sampler, Times, own_times};
@@ -21,7 +20,7 @@ const SAMPLE_NS: u64 = 500_000_000;
 /// Timeout for the ends of the connections.
 const CLOSE_NS: u64 = 5_000_000_000;
 
-/// Carries out a scenario with messages, or an idle one.
+/// Carries out a scenario.
 pub fn drive(scenario: &Scenario, setup: &Setup, target: &Target, stop: &AtomicBool) -> Result<Report> {
     let mut run = Run::new(scenario, setup, target)?;
     while run.phase != Phase::Over {
@@ -30,32 +29,13 @@ pub fn drive(scenario: &Scenario, setup: &Setup, target: &Target, stop: &AtomicB
             // spins.
             std::thread::yield_now();
         }
-        let spins = scenario.waiting == Waiting::Spin && run.phase.is_load();
+        let spins = scenario.waiting == Waiting::Spin && (run.phase.is_load() || setup.leaves);
         run.engine.turn(spins, run.phase.until_ns(run.engine.shared.now_ns))?;
         run.advance(stop);
         run.show_progress();
     }
     run.engine.progress.clear();
     Ok(run.report())
-}
-
-/// Carries out a connect storm.
-pub fn drive_storm(scenario: &Scenario, setup: &Setup, target: &Target, stop: &AtomicBool) -> Result<Report> {
-    let mut sampler = target.pid.map(Sampler::new).transpose()?;
-    let before = sampler.as_mut().map(Sampler::times).transpose()?;
-    let mut engine = storm::begin(setup)?;
-    let interrupted = !storm::finish(&mut engine, scenario.waiting == Waiting::Spin, stop)?;
-    engine.progress.clear();
-    let measured = Measured {
-        before,
-        connect_ns: engine.clock.now_ns(),
-        // The broker may have ended, which the errors show.
-        connected: sampler.as_mut().and_then(|sampler| sampler.times().ok()),
-        ..Measured::default()
-    };
-    let why_not = "system calls are counted per message, and there are none".to_owned();
-    let why_not = scenario.options.syscalls.then_some(why_not);
-    Ok(Report::new(scenario, target, &engine.shared, &measured, why_not, interrupted))
 }
 
 /// Phase of a run; times are those at which the phase ends.
@@ -118,20 +98,6 @@ impl Phase {
     }
 }
 
-/// The window in which system calls are counted.
-#[derive(Debug, Default)]
-struct Calls {
-    counter: Option<Counter>,
-    /// Number of deliveries when it began.
-    delivered_before: u64,
-    /// Number of deliveries in it.
-    delivered: u64,
-    /// The count.
-    count: Option<u64>,
-    /// Why there is none.
-    why_not: Option<String>,
-}
-
 #[derive(Debug)]
 struct Run<'s> {
     scenario: &'s Scenario,
@@ -141,7 +107,10 @@ struct Run<'s> {
     measured: Measured,
     sampler: Option<Sampler>,
     next_sample_ns: u64,
-    calls: Calls,
+    /// Counts system calls.
+    counter: Option<Counter>,
+    /// Number of deliveries when it began, and then in its window.
+    delivered: u64,
     /// Time of the last delivery or acknowledgement, and their number.
     progressed: (u64, u64),
     interrupted: bool,
@@ -165,7 +134,8 @@ impl<'s> Run<'s> {
             measured: Measured { before, memory_before, ..Measured::default() },
             sampler,
             next_sample_ns: 0,
-            calls: Calls::default(),
+            counter: None,
+            delivered: 0,
             progressed: (0, 0),
             interrupted: false,
         })
@@ -186,6 +156,9 @@ impl<'s> Run<'s> {
             && !matches!(self.phase, Phase::Draining | Phase::Closing(_) | Phase::Over)
         {
             self.interrupted = true;
+            if self.phase == Phase::Connecting {
+                self.end_connecting();
+            }
             self.drain();
         } else if self.phase.is_load() && (self.is_broken() || self.is_stalled()) {
             // Later measurements would not be of the requested load.
@@ -198,7 +171,7 @@ impl<'s> Run<'s> {
             self.drain();
         }
         match self.phase {
-            Phase::Connecting if self.engine.is_settled() => self.begin_load(),
+            Phase::Connecting if self.is_connected() => self.begin_load(),
             Phase::WarmUp(until_ns) if now_ns >= until_ns => self.begin_measuring(),
             Phase::Measuring(until_ns) => {
                 if now_ns >= until_ns {
@@ -219,15 +192,28 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Every client is ready or has failed: begins the load, or ends the run.
-    fn begin_load(&mut self) {
-        let now_ns = self.engine.shared.now_ns;
-        self.measured.connect_ns = now_ns;
+    /// Whether every client is ready or has failed; in a connect storm also whether it has left.
+    fn is_connected(&self) -> bool {
+        self.engine.is_settled() && (!self.engine.shared.setup.leaves || self.engine.live == 0)
+    }
+
+    fn end_connecting(&mut self) {
+        self.measured.connect_ns = self.engine.shared.now_ns;
         self.measured.connected = self.sample();
-        if self.is_broken() {
+        if self.engine.shared.setup.leaves && self.scenario.options.syscalls {
+            let why_not = "system calls are counted per message, and there are none";
+            self.measured.syscalls_why_not = Some(why_not.to_owned());
+        }
+    }
+
+    /// Begins the load, or ends the run.
+    fn begin_load(&mut self) {
+        self.end_connecting();
+        if self.engine.shared.setup.leaves || self.is_broken() {
             self.close();
             return;
         }
+        let now_ns = self.engine.shared.now_ns;
         self.progressed = (now_ns, 0);
         self.phase = Phase::WarmUp(now_ns + nanos(self.scenario.options.warm_up));
         self.engine.publishing = true;
@@ -311,7 +297,7 @@ impl<'s> Run<'s> {
         };
         match attached {
             Ok(counter) => {
-                self.calls.counter = Some(counter);
+                self.counter = Some(counter);
                 self.phase = Phase::Attaching(self.engine.shared.now_ns + nanos(syscalls::PATIENCE));
             }
             Err(error) => self.no_calls(&error),
@@ -319,15 +305,15 @@ impl<'s> Run<'s> {
     }
 
     fn no_calls(&mut self, error: &anyhow::Error) {
-        self.calls.why_not = Some(format!("{error:#}"));
-        self.calls.counter = None;
+        self.measured.syscalls_why_not = Some(format!("{error:#}"));
+        self.counter = None;
         self.drain();
     }
 
     /// Whether perf has carried out the last command; fails after a timeout.
     fn perf_has_answered(&mut self, give_up_ns: u64) -> bool {
         let late = self.engine.shared.now_ns >= give_up_ns;
-        let answered = match &mut self.calls.counter {
+        let answered = match &mut self.counter {
             Some(counter) => counter.has_answered(),
             None => Ok(false),
         };
@@ -342,14 +328,14 @@ impl<'s> Run<'s> {
 
     fn attached(&mut self, give_up_ns: u64) {
         if self.perf_has_answered(give_up_ns) {
-            self.calls.delivered_before = self.ledger().delivered;
+            self.delivered = self.ledger().delivered;
             self.phase = Phase::Counting(self.engine.shared.now_ns + nanos(self.scenario.options.duration));
         }
     }
 
     fn end_counting(&mut self) {
-        self.calls.delivered = self.ledger().delivered - self.calls.delivered_before;
-        match self.calls.counter.as_mut().map_or(Ok(()), |counter| counter.ask(false)) {
+        self.delivered = self.ledger().delivered - self.delivered;
+        match self.counter.as_mut().map_or(Ok(()), |counter| counter.ask(false)) {
             Ok(()) => self.phase = Phase::Detaching(self.engine.shared.now_ns + nanos(syscalls::PATIENCE)),
             Err(error) => self.no_calls(&error),
         }
@@ -357,13 +343,13 @@ impl<'s> Run<'s> {
 
     fn detached(&mut self, give_up_ns: u64) {
         if self.perf_has_answered(give_up_ns) {
-            if let Some(counter) = self.calls.counter.take() {
-                match counter.finish() {
-                    Ok(count) => self.calls.count = Some(count),
-                    Err(error) => self.calls.why_not = Some(format!("{error:#}")),
+            match self.counter.take().map(Counter::finish).transpose() {
+                Ok(count) => {
+                    self.measured.syscalls = count.map(|count| Syscalls::of(count, self.delivered));
+                    self.drain();
                 }
+                Err(error) => self.no_calls(&error),
             }
-            self.drain();
         }
     }
 
@@ -399,8 +385,11 @@ impl<'s> Run<'s> {
     }
 
     fn close(&mut self) {
-        self.phase = Phase::Closing(self.engine.shared.now_ns + CLOSE_NS);
         self.engine.close_all();
+        self.phase = match self.engine.live {
+            0 => Phase::Over,
+            _ => Phase::Closing(self.engine.shared.now_ns + CLOSE_NS),
+        };
     }
 
     fn show_progress(&mut self) {
@@ -416,8 +405,7 @@ impl<'s> Run<'s> {
 
     /// The report of the run.
     fn report(self) -> Report {
-        let Run { scenario, target, engine, measured, calls, interrupted, .. } = self;
-        let measured = Measured { calls_delivered: calls.delivered, calls: calls.count, ..measured };
-        Report::new(scenario, target, &engine.shared, &measured, calls.why_not, interrupted)
+        let Run { scenario, target, engine, measured, interrupted, .. } = self;
+        Report::new(scenario, target, &engine.shared, measured, interrupted)
     }
 }

@@ -51,10 +51,10 @@ pub struct Measured {
     pub memory_before: Option<Memory>,
     /// Memory of the broker at the end of the window.
     pub memory: Option<Memory>,
-    /// System calls of the broker in their own window, and the deliveries in it.
-    pub calls: Option<u64>,
-    /// See `calls`.
-    pub calls_delivered: u64,
+    /// System calls of the broker in their own window.
+    pub syscalls: Option<Syscalls>,
+    /// Why they were not counted, although requested.
+    pub syscalls_why_not: Option<String>,
 }
 
 /// Report of a scenario. README.md describes the keys; a value that could not be measured is null.
@@ -185,8 +185,7 @@ impl Report {
         scenario: &Scenario,
         target: &Target,
         shared: &Shared<'_>,
-        measured: &Measured,
-        syscalls_why_not: Option<String>,
+        measured: Measured,
         interrupted: bool,
     ) -> Self {
         let (counts, shape) = (&shared.counts, &shared.setup.shape);
@@ -198,7 +197,7 @@ impl Report {
             scenario: scenario.kind,
             broker: Broker::of(target),
             options: Options::of(scenario, shape),
-            connects: Connects::of(counts, measured),
+            connects: Connects::of(counts, &measured),
             measured_s: None,
             sent: 0,
             delivered: 0,
@@ -218,9 +217,9 @@ impl Report {
             ack_latency_us: counts.ack_latency.latency(),
             cpu: None,
             children: None,
-            memory: MemoryUse::of(scenario, measured, counts.connected),
-            syscalls: Syscalls::of(measured),
-            syscalls_why_not,
+            memory: MemoryUse::of(scenario, &measured, counts.connected),
+            syscalls: measured.syscalls,
+            syscalls_why_not: measured.syscalls_why_not,
             bench: None,
             interrupted,
             errors: counts.errors.clone(),
@@ -359,9 +358,9 @@ impl MemoryUse {
 }
 
 impl Syscalls {
-    fn of(measured: &Measured) -> Option<Self> {
-        let (count, delivered) = (measured.calls?, measured.calls_delivered);
-        Some(Self { count, delivered, per_delivery: ratio(count as f64, delivered as f64) })
+    /// So many in a window with so many deliveries.
+    pub fn of(count: u64, delivered: u64) -> Self {
+        Self { count, delivered, per_delivery: ratio(count as f64, delivered as f64) }
     }
 }
 
@@ -398,7 +397,7 @@ impl Report {
         let setup = scenario.setup(target.addr);
         let books = Books::Ledger(crate::engine::ledger::Ledger::new(&setup.shape, None));
         let engine = crate::engine::Engine::new(&setup, books).expect("a few hundred clients");
-        Report::new(scenario, &target, &engine.shared, &Measured::default(), None, false)
+        Report::new(scenario, &target, &engine.shared, Measured::default(), false)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The measured broker, started by this process or already running; and the CPUs of both. `args`
 //! makes a target, `run` uses it. A broker started here is ended, however this process ends.
 
-use super::storm::connect_once;
 use super::usage::process;
+use super::{Kind, Scenario, Waiting};
 use crate::plan::Version;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -105,6 +106,15 @@ impl Target {
         let status = process.child.try_wait().ok()??;
         Some(End { what: format!("the broker ended with {status}"), log: process.log() })
     }
+}
+
+/// Connects once. Fails with the reason if there is no successful CONNACK within a second.
+fn connect_once(broker: SocketAddr, version: Version) -> Result<()> {
+    let mut scenario = Scenario::new(Kind::ConnectStorm);
+    (scenario.connections, scenario.waiting) = (1, Waiting::Sleep);
+    (scenario.options.version, scenario.options.patience) = (version, Duration::from_secs(1));
+    let report = super::run(&scenario, &mut Target::at(broker, None), &AtomicBool::new(false))?;
+    report.errors.into_keys().next().map_or(Ok(()), |error| bail!("{error}"))
 }
 
 /// A broker process with its directory.
