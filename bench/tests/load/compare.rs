@@ -1,6 +1,6 @@
 //! `compare`: the relay against itself, whose multiple is known, and a broker that does not start.
 
-use super::{Ended, Tool};
+use super::tool::{Ended, Tool};
 use serde_json::Value;
 
 /// The tool's own relay as a broker.

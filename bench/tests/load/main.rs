@@ -1,105 +1,21 @@
-//! Tests of the load generator against a broker with known faults: the counters must show them.
+//! Tests of the program as users run it: the load generator against a broker with known faults,
+//! whose counters must show them, and the baseline relay.
 #![allow(clippy::unwrap_used)]
 
 mod broker;
 mod compare;
+mod floor;
+mod relay;
 mod run;
+mod tool;
 
 use broker::{Behaviour, Broker};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use rustix::process::Signal;
+use tool::{Tool, expect_counts, run};
 
-/// Timeout of a tool that hangs, so that the test fails instead.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A running `grapnel-bench` with `--json`.
-struct Tool {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    done: Sender<()>,
-}
-
-/// How it ended.
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Tool {
-    fn start(addr: SocketAddr, arguments: &str) -> Self {
-        let port = addr.port().to_string();
-        // The defaults of this test come first: the last value of a repeated option counts.
-        let (subcommand, options) = arguments.split_once(' ').unwrap_or((arguments, ""));
-        let usual = [subcommand, "-h", "127.0.0.1", "-p", &port, "--json"];
-        let patience = ["--connect-timeout", "20", "--drain-timeout", "20"];
-        Self::spawn(usual.into_iter().chain(patience).chain(options.split_whitespace()))
-    }
-
-    fn spawn<'a>(arguments: impl Iterator<Item = &'a str>) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"))
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pid = Pid::from_child(&child);
-        let (done, finished) = channel();
-        std::thread::spawn(move || {
-            if finished.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        });
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stderr, done }
-    }
-
-    /// Waits for the line that reports that every client is ready.
-    fn ready(mut self) -> Self {
-        let mut line = String::new();
-        self.stderr.read_line(&mut line).unwrap();
-        assert!(line.starts_with("ready: "), "said instead: {line}");
-        self
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn end(mut self) -> Ended {
-        let (mut stdout, mut stderr) = (String::new(), String::new());
-        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
-        self.stderr.read_to_string(&mut stderr).unwrap();
-        let code = self.child.wait().unwrap().code();
-        let _ = self.done.send(());
-        Ended { code, stdout, stderr }
-    }
-}
-
-impl Ended {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {} {}", self.stdout, self.stderr))
-    }
-
-    fn succeeded(self) -> Value {
-        assert_eq!(self.code, Some(0), "{} {}", self.stdout, self.stderr);
-        self.json()
-    }
-
-    fn failed(self) -> Value {
-        assert_eq!(self.code, Some(1), "{} {}", self.stdout, self.stderr);
-        self.json()
-    }
-}
-
-fn run(addr: SocketAddr, arguments: &str) -> Ended {
-    Tool::start(addr, arguments).end()
+/// Counts of `sub` if every message arrived once and in order.
+fn once_and_in_order(messages: u64) -> [(&'static str, u64); 5] {
+    [("received", messages), ("lost", 0), ("duplicated", 0), ("out_of_order", 0), ("before_first", 0)]
 }
 
 #[test]
@@ -115,16 +31,10 @@ fn counts_agree_in_every_version_and_qos() {
             let received = sub.end().succeeded();
 
             let acked = if qos == 0 { 0 } else { 601 };
-            for (name, count) in
-                [("connected", 3), ("sent", 601), ("acked", acked), ("unacked", 0), ("disconnects", 0)]
-            {
-                assert_eq!(sent[name], count, "{name} with version {version}, QoS {qos}: {sent}");
-            }
-            for (name, count) in
-                [("received", 601), ("lost", 0), ("duplicated", 0), ("out_of_order", 0), ("before_first", 0)]
-            {
-                assert_eq!(received[name], count, "{name} with version {version}, QoS {qos}: {received}");
-            }
+            let sends =
+                [("connected", 3), ("sent", 601), ("acked", acked), ("unacked", 0), ("disconnects", 0)];
+            expect_counts(&sent, &load, &sends);
+            expect_counts(&received, &load, &once_and_in_order(601));
             assert_eq!(received["latency_us"]["count"], 601);
             assert_eq!(received["received_bytes"], 601 * 256);
             let seen = broker.seen();
@@ -143,9 +53,8 @@ fn lost_and_doubled_messages_are_counted() {
     let received = sub.end().succeeded();
     // Of 1001 messages, 100 are lost; of the odd multiples of 25, 20 arrive twice (the even ones
     // are lost).
-    for (name, count) in [("lost", 100), ("duplicated", 20), ("before_first", 0), ("publishers_seen", 1)] {
-        assert_eq!(received[name], count, "{name}: {received}");
-    }
+    let counts = [("lost", 100), ("duplicated", 20), ("before_first", 0), ("publishers_seen", 1)];
+    expect_counts(&received, "sub", &counts);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! `run`: scenarios against a broker with known faults. The report must name each of them.
 
 use super::broker::{Behaviour, Broker};
-use super::{Ended, Tool};
+use super::tool::{Ended, PATIENCE, Tool, expect_counts};
+use procfs::process::{Process, all_processes};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fs::DirEntry;
 use std::time::Instant;
 
 /// Runs a scenario briefly against a running broker.
@@ -55,9 +55,8 @@ fn every_scenario_delivers_in_every_qos() {
             let report = measure(&broker, &format!("{scenario} -q {qos} -V {}", 3 + qos)).succeeded();
             let told = format!("{scenario} with QoS {qos}: {report}");
             assert!(number(&report, "delivered") > 0.0, "{told}");
-            for key in ["lost", "duplicated", "out_of_order", "stray", "refused", "unacked", "disconnects"] {
-                assert_eq!(report[key], 0, "{key} of {told}");
-            }
+            let faults = ["lost", "duplicated", "out_of_order", "stray", "refused", "unacked", "disconnects"];
+            expect_counts(&report, &told, &faults.map(|fault| (fault, 0)));
             assert!(report["latency_us"]["p50"].as_f64() > Some(0.0), "{told}");
             assert_eq!(report["ack_latency_us"].is_null(), qos == 0, "{told}");
             assert_eq!(report["connects"]["connected"], broker.seen().client_ids.len(), "{told}");
@@ -298,7 +297,7 @@ fn exists(pid: i32) -> bool {
 
 /// Waits for an event that must happen.
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + super::PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;
@@ -310,22 +309,12 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// The process of the broker that a tool has started, once the tool's clients are connected to it.
 fn loaded_broker(tool: &Tool, clients: usize) -> i32 {
-    let parent = tool.child.id().to_string();
-    let child_of = |entry: &DirEntry| {
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // proc_pid_stat(5): after the name in parentheses, the state and the parent.
-        let (_, after) = stat.rsplit_once(") ")?;
-        (after.split(' ').nth(1) == Some(&parent)).then(|| entry.file_name().to_str()?.parse().ok()).flatten()
-    };
-    let pid: i32 = wait_for("a broker", || {
-        std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| child_of(&entry))
-    });
-    let descriptors = format!("/proc/{pid}/fd");
-    wait_for("the load", || {
-        let open = std::fs::read_dir(&descriptors).map_or(0, Iterator::count);
-        (open > clients).then_some(())
-    });
-    pid
+    let parent = i32::try_from(tool.child.id()).unwrap();
+    let is_child = |process: &Process| process.stat().is_ok_and(|stat| stat.ppid == parent);
+    let broker = wait_for("a broker", || all_processes().unwrap().flatten().find(is_child));
+    let is_loaded = || broker.fd_count().is_ok_and(|open| open > clients);
+    wait_for("the load", || is_loaded().then_some(()));
+    broker.pid
 }
 
 #[test]
@@ -341,9 +330,8 @@ fn a_started_broker_is_measured_and_ends_with_the_run() {
 
 #[test]
 fn a_broker_that_dies_in_the_run_is_reported() {
-    let tool = Tool::spawn(
-        ["run", "pairs", "--broker", FLOOR, "--json", "--pairs", "10", "--duration", "60"].into_iter(),
-    );
+    let options = ["--json", "--pairs", "10", "--duration", "60"];
+    let tool = Tool::spawn(["run", "pairs", "--broker", FLOOR].into_iter().chain(options));
     let broker = loaded_broker(&tool, 20);
     kill_process(Pid::from_raw(broker).unwrap(), Signal::KILL).unwrap();
     let report = tool.end().failed();
@@ -353,9 +341,8 @@ fn a_broker_that_dies_in_the_run_is_reported() {
 
 #[test]
 fn the_broker_dies_with_a_tool_that_is_killed() {
-    let tool = Tool::spawn(
-        ["run", "idle", "--broker", FLOOR, "--connections", "10", "--duration", "60"].into_iter(),
-    );
+    let options = ["--connections", "10", "--duration", "60"];
+    let tool = Tool::spawn(["run", "idle", "--broker", FLOOR].into_iter().chain(options));
     let broker = loaded_broker(&tool, 10);
     tool.signal(Signal::KILL);
     tool.end();

@@ -1,33 +1,22 @@
 //! A relay process, and clients on raw sockets with a dozen packets. Every wait is bounded.
 
-use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use super::tool::{Ended, PATIENCE, Tool};
+use procfs::process::Process;
+use rustix::process::Signal;
+use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::time::Duration;
-
-/// Maximum wait for an expected event.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running `grapnel-bench floor`, which ends with the test.
 pub struct Floor {
-    child: Child,
+    tool: Tool,
     pub addr: SocketAddr,
-    stdout: BufReader<ChildStdout>,
-}
-
-/// How it ended, and its output after the first line.
-pub struct Ended {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
 }
 
 impl Floor {
     pub fn start() -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"));
-        command.args(["floor", "--listen", "127.0.0.1:0"]);
-        Self::of(command)
+        Self::of(Tool::spawn(["floor", "--listen", "127.0.0.1:0"]))
     }
 
     /// Starts it with so many file descriptors.
@@ -35,33 +24,27 @@ impl Floor {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {count} && exec \"$0\" floor --listen 127.0.0.1:0");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_grapnel-bench")]);
-        Self::of(command)
+        Self::of(Tool::of(command))
     }
 
-    fn of(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    fn of(mut tool: Tool) -> Self {
         let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
+        tool.stdout.read_line(&mut line).unwrap();
         let addr = line.trim_end().strip_prefix("listening on mqtt://").map(str::parse);
         let Some(Ok(addr)) = addr else { panic!("said instead: {line}") };
-        Self { child, addr, stdout }
+        Self { tool, addr }
     }
 
-    /// Signals it, and waits for its end: a hang ends by the test runner's timeout.
-    pub fn end(mut self, signal: Signal) -> Ended {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-        let (mut stdout, mut stderr) = (String::new(), String::new());
-        self.stdout.read_to_string(&mut stdout).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        Ended { status: self.child.wait().unwrap(), stdout, stderr }
+    /// Signals it, and waits for its end.
+    pub fn end(self, signal: Signal) -> Ended {
+        self.tool.signal(signal);
+        self.tool.end()
     }
 
     /// Maximum of its memory, in bytes.
     pub fn memory_max(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+        let process = Process::new(i32::try_from(self.tool.child.id()).unwrap()).unwrap();
+        process.status().unwrap().vmhwm.unwrap() * 1024
     }
 
     /// A connection that has sent nothing yet.
@@ -84,13 +67,6 @@ impl Floor {
         let mut client = self.client();
         client.subscribe(filter, qos);
         client
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,11 +1,9 @@
-//! Tests of the baseline relay as users run it: with real sockets and clients, and for cases that
-//! the relay's own tests cannot show: slow, ended or hostile connections, signals, and exhausted
-//! descriptors.
-#![allow(clippy::unwrap_used)]
+//! Tests of the baseline relay with real sockets and clients, and for cases that the relay's own
+//! tests cannot show: slow, ended or hostile connections, signals, and exhausted descriptors.
 
-mod harness;
-
-use harness::{Client, Floor, packet, publish, text};
+use super::once_and_in_order;
+use super::relay::{Client, Floor, packet, publish, text};
+use super::tool::{Tool, expect_counts, run};
 use rustix::process::Signal;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -22,7 +20,7 @@ fn either_signal_ends_it_with_0_and_its_counts() {
         publisher.send(&publish(0, 0, "t", b"p"));
         subscriber.expect(&publish(0, 0, "t", b"p"));
         let ended = floor.end(signal);
-        assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert!(ended.stdout.starts_with("4 packets in "), "{}", ended.stdout);
         subscriber.expect_end(&[]);
     }
@@ -31,21 +29,9 @@ fn either_signal_ends_it_with_0_and_its_counts() {
 #[test]
 fn an_address_in_use_is_said_in_a_sentence() {
     let floor = Floor::start();
-    let output = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"))
-        .args(["floor", "--listen", &floor.addr.to_string()])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("choose another with --listen"), "{stderr}");
-}
-
-/// The command that runs the load tool and prints its summary as JSON.
-fn load(floor: &Floor, arguments: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"));
-    let port = floor.addr.port().to_string();
-    command.args(arguments.split_whitespace()).args(["-p", &port, "--json", "--quiet"]);
-    command
+    let ended = Tool::spawn(["floor", "--listen", &floor.addr.to_string()]).end();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("choose another with --listen"), "{}", ended.stderr);
 }
 
 #[test]
@@ -53,31 +39,10 @@ fn a_load_of_every_version_and_qos_arrives_once_and_in_order() {
     let floor = Floor::start();
     for version in 3..=5 {
         for qos in 0..=2 {
-            let common = format!("-V {version} -q {qos} -i 0 --payload-hdrs cnt");
-            let ready = std::env::temp_dir().join(format!("floor-{}-{version}-{qos}", std::process::id()));
-            let mut sub = load(&floor, &format!("sub {common} -t all -c 7 -L 14000 --connect-timeout 20"));
-            let sub = sub.arg("--ready-file").arg(&ready).stdout(Stdio::piped()).spawn().unwrap();
-            let patience = std::time::Instant::now() + harness::PATIENCE;
-            while !ready.exists() {
-                assert!(std::time::Instant::now() < patience, "sub is not ready");
-                std::thread::yield_now();
-            }
-            std::fs::remove_file(&ready).unwrap();
-            let sent =
-                load(&floor, &format!("pub {common} -t all -c 4 -I 0 -w 50 -L 2000")).output().unwrap();
-            assert!(sent.status.success(), "{sent:?}");
-            let received = sub.wait_with_output().unwrap();
-            assert!(received.status.success(), "version {version} QoS {qos}: {received:?}");
-            let received: serde_json::Value = serde_json::from_slice(&received.stdout).unwrap();
-            for (name, count) in [
-                ("received", 14_000),
-                ("lost", 0),
-                ("duplicated", 0),
-                ("out_of_order", 0),
-                ("before_first", 0),
-            ] {
-                assert_eq!(received[name], count, "{name}, version {version}, QoS {qos}: {received}");
-            }
+            let load = format!("-V {version} -q {qos} -i 0 -t all --payload-hdrs cnt");
+            let sub = Tool::start(floor.addr, &format!("sub {load} -c 7 -L 14000")).ready();
+            run(floor.addr, &format!("pub {load} -c 4 -I 0 -w 50 -L 2000")).succeeded();
+            expect_counts(&sub.end().succeeded(), &load, &once_and_in_order(14_000));
         }
     }
 }
@@ -283,5 +248,5 @@ fn without_descriptors_left_it_waits_for_connections_to_close() {
     more.iter_mut().for_each(Client::expect_nothing);
     enough.store(true, Ordering::Relaxed);
     busy.join().unwrap();
-    assert_eq!(floor.end(Signal::TERM).status.code(), Some(0));
+    assert_eq!(floor.end(Signal::TERM).code, Some(0));
 }
