@@ -4,7 +4,7 @@
 mod check;
 
 use crate::compare::args::CompareArgs;
-use crate::options::{Output, millis, seconds, version};
+use crate::options::{Address, Output, millis, seconds, version};
 use crate::plan::Version;
 use crate::scenario::args::RunArgs;
 use crate::topic::Template;
@@ -131,12 +131,8 @@ pub struct BaselineArgs {
 /// What every subcommand that makes a load takes.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
-    /// Address or name of the broker
-    #[arg(short = 'h', long, default_value = "127.0.0.1")]
-    pub host: String,
-    /// Port of the broker
-    #[arg(short = 'p', long, default_value_t = 1883)]
-    pub port: u16,
+    #[command(flatten)]
+    pub address: Address,
     /// Protocol version: 3 (MQTT 3.1), 4 (3.1.1) or 5 (5.0)
     #[arg(short = 'V', long, default_value = "5", value_parser = version())]
     pub version: Version,

@@ -2,6 +2,7 @@
 //! [`Load`] of the arguments, `main` calls [`drive`], `report` prints the result. It only decides
 //! when the run ends; the engine does the work.
 
+use crate::cli::CommonArgs;
 use crate::clock::nanos;
 use crate::engine::counts::Counts;
 use crate::engine::{Books, Engine};
@@ -42,10 +43,8 @@ pub struct Load {
     pub role: Role,
     /// The clients.
     pub setup: Setup,
-    /// Timeout for acknowledgements, and then for the ends of connections.
-    pub drain_timeout: Duration,
-    /// Length of the run once every client is ready or has failed.
-    pub duration: Option<Duration>,
+    /// As given; what concerns the clients is in `setup`.
+    pub options: CommonArgs,
     /// Ends the run this long after the last message was received.
     pub idle: Option<Duration>,
     /// Messages in all: to send for publishers, to receive for subscribers.
@@ -56,10 +55,6 @@ pub struct Load {
     pub gaps_max: usize,
     /// Count messages without a header as errors.
     pub header_expected: bool,
-    /// Created when every client is ready.
-    pub ready_file: Option<PathBuf>,
-    /// Print the summary as one JSON object instead of a table.
-    pub json: bool,
 }
 
 /// Result of a run.
@@ -118,7 +113,7 @@ impl Run<'_> {
     /// Begins the next phase once the current one is complete or its time is over.
     fn advance(&mut self, stop: &AtomicBool) -> Result<()> {
         let now_ns = self.engine.shared.now_ns;
-        let patience_ns = nanos(self.load.drain_timeout);
+        let patience_ns = nanos(self.load.options.drain_timeout);
         if self.phase == Phase::Running {
             self.settle()?;
             let deserted = self.engine.live == 0 && self.settled_ns.is_some();
@@ -166,7 +161,7 @@ impl Run<'_> {
 
     /// Whether the run has reached the end that its options set.
     fn is_complete(&self) -> bool {
-        let Load { role, limit, duration, idle, .. } = self.load;
+        let Load { role, limit, idle, options, .. } = self.load;
         let shared = &self.engine.shared;
         let over = |since_ns: Option<u64>, length: Option<Duration>| match (since_ns, length) {
             (Some(since_ns), Some(length)) => shared.now_ns >= since_ns + nanos(length),
@@ -177,7 +172,7 @@ impl Run<'_> {
         let sent_all = shared.remaining == Some(0) && self.settled_ns.is_some();
         sent_all
             || received_all
-            || over(self.settled_ns, *duration)
+            || over(self.settled_ns, options.duration)
             || over(shared.counts.receiving.last_ns(), *idle)
     }
 
@@ -192,7 +187,7 @@ impl Run<'_> {
         } else {
             format!("not ready: {failed} of {count} clients failed, {ready} {done}")
         });
-        match &self.load.ready_file {
+        match &self.load.options.ready_file {
             Some(path) if failed == 0 => publish_ready(path),
             _ => Ok(()),
         }
@@ -232,7 +227,7 @@ impl Load {
 
     /// Removes the ready file of an earlier run.
     fn withdraw_ready(&self) -> Result<()> {
-        let Some(path) = &self.ready_file else { return Ok(()) };
+        let Some(path) = &self.options.ready_file else { return Ok(()) };
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove the old ready file {}", path.display()))

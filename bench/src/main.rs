@@ -50,7 +50,7 @@ fn run(command: cli::Command) -> Result<bool> {
             let load = command.into_load().map_err(Usage)?;
             let outcome = load::drive(&load, &*stop_on_signals()?)?;
             let summary = report::Summary::new(&load, &outcome);
-            report::print(&summary, load.json)?;
+            report::print(&summary, load.options.output.json)?;
             Ok(summary.is_success())
         }
         cli::Command::Run(args) => scenario::args::command(&args, &*stop_on_signals()?),

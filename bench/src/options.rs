@@ -29,7 +29,11 @@ pub struct Output {
 
 /// Reads the number of a protocol version.
 pub fn version() -> impl TypedValueParser<Value = Version> {
-    clap::value_parser!(u8).range(3..=5).map(Version::of)
+    clap::value_parser!(u8).range(3..=5).map(|number| match number {
+        3 => Version::V31,
+        4 => Version::V311,
+        _ => Version::V5,
+    })
 }
 
 /// Reads a time in milliseconds, fractions allowed.
@@ -46,10 +50,24 @@ pub fn seconds(text: &str) -> Result<Duration> {
     Ok(Duration::from_secs_f64(value))
 }
 
-/// The first address of a host.
-pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
-    let mut addresses = (host, port)
-        .to_socket_addrs()
-        .with_context(|| format!("cannot resolve --host {host}; give an address or a name that resolves"))?;
-    addresses.next().with_context(|| format!("--host {host} has no address"))
+/// A broker that runs already.
+#[derive(Debug, Clone, Args)]
+pub struct Address {
+    /// Address or name of the broker
+    #[arg(short = 'h', long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port of the broker
+    #[arg(short = 'p', long, default_value_t = 1883)]
+    pub port: u16,
+}
+
+impl Address {
+    /// The first address of the host.
+    pub fn resolve(&self) -> Result<SocketAddr> {
+        let Self { host, port } = self;
+        let mut addresses = (host.as_str(), *port).to_socket_addrs().with_context(|| {
+            format!("cannot resolve --host {host}; give an address or a name that resolves")
+        })?;
+        addresses.next().with_context(|| format!("--host {host} has no address"))
+    }
 }

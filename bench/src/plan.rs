@@ -1,6 +1,8 @@
 //! A load with all settings: addresses, the work of the clients, and their pace. `load` builds it
 //! for pub, sub and conn, `scenario` for run; the engine carries it out without changing it.
 
+pub use grapnel_engine::packet::Version;
+
 use crate::header::Fields;
 use crate::topic::{Identity, Template};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,33 +10,6 @@ use std::time::Duration;
 
 /// Connects from one local address; it has about 28,000 ports, of which other programs use a few.
 const CONNECTS_PER_SOURCE: usize = 20_000;
-
-/// Protocol version, numbered as for `-V`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// MQTT 3.1
-    V31 = 3,
-    /// MQTT 3.1.1
-    V311 = 4,
-    /// MQTT 5.0
-    V5 = 5,
-}
-
-impl Version {
-    /// The version for the number of `-V`, 3 to 5.
-    pub fn of(number: u8) -> Self {
-        match number {
-            3 => Self::V31,
-            4 => Self::V311,
-            _ => Self::V5,
-        }
-    }
-
-    /// The number that `-V` takes.
-    pub fn number(self) -> u8 {
-        self as u8
-    }
-}
 
 /// All settings of the engine.
 #[derive(Debug)]

@@ -4,7 +4,6 @@
 use super::{CommonArgs, LoadCommand, PayloadHeader, PubArgs, SubArgs};
 use crate::header::{Fields, random_run};
 use crate::load::{Load, Role};
-use crate::options::resolve;
 use crate::plan::{Messages, Names, Pace, PublisherShape, Setup, Shape, Sources, SubscriberShape, Version};
 use crate::topic::Template;
 use anyhow::{Result, bail, ensure};
@@ -112,11 +111,11 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
             "--password and --prefix can have {TEXT_BYTES_MAX} bytes at most"
         );
     }
-    let broker = resolve(&args.host, args.port)?;
+    let broker = args.address.resolve()?;
     if let Some(foreign) = args.ifaddr.iter().find(|source| source.is_ipv4() != broker.is_ipv4()) {
         bail!("--ifaddr {foreign} is not of the same family as the broker's address {broker}");
     }
-    let prefix = args.prefix.unwrap_or_else(|| {
+    let prefix = args.prefix.clone().unwrap_or_else(|| {
         // Different in each run, since two runs with equal ids would take each other's sessions
         // over; short enough for MQTT 3.1, which allows ids of 23 characters.
         format!("bench_{}_{:06x}_", role.name(), random_run() & 0xFF_FFFF)
@@ -124,9 +123,9 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
     let first = args.startnumber + 1;
     let setup = Setup {
         broker,
-        sources: Sources::Listed(args.ifaddr),
+        sources: Sources::Listed(args.ifaddr.clone()),
         version,
-        names: Names { prefix, first, user_name: args.username, password: args.password },
+        names: Names { prefix, first, user_name: args.username.clone(), password: args.password.clone() },
         keep_alive_s: args.keepalive,
         clean: args.clean,
         session_expiry_s: args.session_expiry,
@@ -142,15 +141,12 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
     Ok(Load {
         role,
         setup,
-        drain_timeout: args.drain_timeout,
-        duration: args.duration,
+        options: args,
         idle: None,
         limit: None,
         wait_for_all: false,
         gaps_max: 0,
         header_expected: false,
-        ready_file: args.ready_file,
-        json: args.output.json,
     })
 }
 
@@ -200,7 +196,7 @@ mod tests {
     #[test]
     fn flags_that_take_a_bool_can_stand_alone() {
         let load = load("pub -t a -r -C --json -c 1").unwrap();
-        assert!(load.setup.messages.retain && load.setup.clean && load.json);
+        assert!(load.setup.messages.retain && load.setup.clean && load.options.output.json);
     }
 
     #[test]

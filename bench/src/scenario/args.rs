@@ -3,7 +3,7 @@
 
 use super::target::{parse_cpus, pin, pin_process, usual_cpus};
 use super::{FIELDS, Kind, Scenario, Target, Waiting};
-use crate::options::{Output, Usage, resolve, seconds, version};
+use crate::options::{Address, Output, Usage, seconds, version};
 use crate::plan::{Pace, Version};
 use crate::report::print;
 use anyhow::{Context, Result, bail, ensure};
@@ -98,18 +98,14 @@ pub struct LoadArgs {
 /// Who is measured.
 #[derive(Debug, Clone, Args)]
 pub struct TargetArgs {
-    /// Address or name of a broker that runs already
-    #[arg(short = 'h', long, default_value = "127.0.0.1", conflicts_with = "broker")]
-    pub host: String,
-    /// Its port
-    #[arg(short = 'p', long, default_value_t = 1883, conflicts_with = "broker")]
-    pub port: u16,
-    /// Its process, whose CPU time and memory are measured
-    #[arg(long, value_name = "PID", conflicts_with = "broker")]
+    #[command(flatten)]
+    pub address: Address,
+    /// Process id of the broker at that address; without it, CPU time and memory are not measured
+    #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
     /// Start this broker, and end it afterwards; {listen} becomes an address with a free port, {port} the port alone,
     /// {dir} a fresh directory
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["host", "port", "pid"])]
     pub broker: Option<String>,
     #[command(flatten)]
     pub cpus: CpuArgs,
@@ -292,7 +288,7 @@ impl TargetArgs {
         if let Some(command) = &self.broker {
             return Target::start(command, &cpus.broker, version);
         }
-        let mut target = Target::at(resolve(&self.host, self.port)?, self.pid);
+        let mut target = Target::at(self.address.resolve()?, self.pid);
         if let Some(pid) = self.pid {
             pin_process(pid, &cpus.broker)?;
             target.cpus.clone_from(&cpus.broker);

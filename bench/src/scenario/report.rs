@@ -311,7 +311,7 @@ impl Options {
         };
         let count = |clients: usize| u32::try_from(clients).unwrap_or(u32::MAX);
         Self {
-            version: scenario.options.version.number(),
+            version: scenario.options.version.level(),
             qos: scenario.options.qos,
             size: scenario.options.size,
             window,
