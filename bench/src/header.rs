@@ -5,6 +5,7 @@
 //! bytes), the client number (4) and the sequence number from 1 (8), then with `ts` nanoseconds
 //! since 1970 (8).
 
+use bytes::{Buf, BufMut};
 use std::hash::{BuildHasher, RandomState};
 
 const MAGIC: &[u8; 3] = b"Gbh";
@@ -37,20 +38,18 @@ impl Fields {
     /// Writes the header over the first [`Fields::len`] bytes of `payload`, which must be that
     /// long.
     #[inline]
-    pub fn write(self, payload: &mut [u8], publisher: Publisher, sequence: u64, due_ns: u64) {
+    pub fn write(self, mut payload: &mut [u8], publisher: Publisher, sequence: u64, due_ns: u64) {
         if !self.any() {
             return;
         }
-        payload[..3].copy_from_slice(MAGIC);
-        payload[3] = if self.cnt { FLAG_CNT } else { 0 } | if self.ts { FLAG_TS } else { 0 };
-        let mut at = 4;
+        payload.put_slice(MAGIC);
+        payload.put_u8(if self.cnt { FLAG_CNT } else { 0 } | if self.ts { FLAG_TS } else { 0 });
         if self.cnt {
-            payload[4..12].copy_from_slice(&publisher.0.to_be_bytes());
-            payload[12..20].copy_from_slice(&sequence.to_be_bytes());
-            at = 20;
+            payload.put_u64(publisher.0);
+            payload.put_u64(sequence);
         }
         if self.ts {
-            payload[at..at + 8].copy_from_slice(&due_ns.to_be_bytes());
+            payload.put_u64(due_ns);
         }
     }
 }
@@ -98,20 +97,14 @@ pub struct Stamp {
 /// Reads the header, or `None` if the payload has none.
 #[inline]
 pub fn read(payload: &[u8]) -> Option<Stamp> {
-    let (head, rest) = payload.split_first_chunk::<4>()?;
-    let flags = head[3];
-    if &head[..3] != MAGIC || flags == 0 || flags & !(FLAG_CNT | FLAG_TS) != 0 {
+    let mut rest = payload.strip_prefix(MAGIC)?;
+    let flags = rest.try_get_u8().ok()?;
+    if flags == 0 || flags & !(FLAG_CNT | FLAG_TS) != 0 {
         return None;
     }
-    let (sequence, rest) = if flags & FLAG_CNT == 0 {
-        (None, rest)
-    } else {
-        let (publisher, rest) = rest.split_first_chunk::<8>()?;
-        let (sequence, rest) = rest.split_first_chunk::<8>()?;
-        (Some((Publisher(u64::from_be_bytes(*publisher)), u64::from_be_bytes(*sequence))), rest)
-    };
-    let due_ns =
-        if flags & FLAG_TS == 0 { None } else { Some(u64::from_be_bytes(*rest.first_chunk::<8>()?)) };
+    let mut number = || rest.try_get_u64().ok();
+    let sequence = if flags & FLAG_CNT == 0 { None } else { Some((Publisher(number()?), number()?)) };
+    let due_ns = if flags & FLAG_TS == 0 { None } else { Some(number()?) };
     Some(Stamp { sequence, due_ns })
 }
 
