@@ -16,10 +16,10 @@ pub struct Usage(pub anyhow::Error);
 /// How a load reports.
 #[derive(Debug, Clone, Args)]
 pub struct Output {
-    /// Print the report as one JSON object
+    /// Print the report as one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Print nothing but the report
+    /// Print only the report, without progress and errors of clients on stderr
     #[arg(long)]
     pub quiet: bool,
     /// Print help

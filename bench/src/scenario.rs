@@ -28,31 +28,31 @@ use std::time::Duration;
 /// Header of every message: publisher, sequence number, and when it was sent or due.
 pub const FIELDS: Fields = Fields { cnt: true, ts: true };
 
-/// Who talks to whom; the comments are what `run list` prints.
+/// The scenarios; the comments are what `run list` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// 1 publisher to 1 subscriber, pipelined: 512 messages outstanding, 64 at once
+    /// 1 publisher to 1 subscriber, at most 512 messages outstanding, sent 64 at once
     OneToOne,
     /// 1 publisher to 1 subscriber, one message outstanding
     PingPong,
-    /// 50 pairs, 16 messages outstanding in each, 8 at once
+    /// 50 pairs, at most 16 messages outstanding in each, sent 8 at once
     Pairs,
     /// 50 pairs, one message outstanding in each
     PairsOne,
     /// 1 publisher to 500 subscribers, one message outstanding
     FanOut,
-    /// 1 publisher to 500 subscribers, 16 messages outstanding, 8 at once
+    /// 1 publisher to 500 subscribers, at most 16 messages outstanding, sent 8 at once
     FanOutBurst,
-    /// 200 publishers to 1 subscriber with a + filter, 4 messages outstanding each
+    /// 200 publishers to 1 subscriber with a + filter, at most 4 messages outstanding of each, sent 4 at once
     FanIn,
-    /// 1 publisher to 1 subscriber, one by one at 5000 messages a second (open loop)
+    /// 1 publisher to 1 subscriber, 5000 messages a second at even intervals (open loop)
     Paced,
-    /// 10 publishers over a topic tree, 1000 filters with + and # on some 50 clients
+    /// 10 publishers to a tree of topics, 1000 filters with + and # on about 50 subscribers
     Wildcards,
-    /// 20000 connects, CONNACK awaited, disconnected at once; 64 under way
+    /// 20000 clients that connect and disconnect after CONNACK, at most 64 at the same time
     ConnectStorm,
-    /// 10000 connections that do nothing: memory of each, CPU of the broker
+    /// 10000 connections that do nothing, to measure the memory of each and the broker's CPU time
     Idle,
 }
 
@@ -60,9 +60,9 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Waiting {
-    /// Asks again and again: exact times, and no wake-up that would be on the broker's account
+    /// Polls without sleeping: exact times, and the broker is not charged for waking the generator
     Spin,
-    /// Sleeps until something comes, as clients do
+    /// Sleeps until the next event, as clients do
     Sleep,
 }
 

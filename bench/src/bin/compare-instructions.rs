@@ -18,16 +18,16 @@ const NOTABLE_PERCENT: f64 = 3.0;
 /// Compare instruction counts with the committed baseline
 #[derive(Debug, Parser)]
 struct Options {
-    /// The folder into which gungraun wrote its summaries
+    /// Folder with the summaries that gungraun wrote
     #[arg(long)]
     summaries: PathBuf,
-    /// The committed counts: one JSON object, from a unit's name to its instructions
+    /// File with the committed counts: a JSON object from the names of units to their instructions
     #[arg(long)]
     baseline: PathBuf,
-    /// Make what was counted the new baseline
+    /// Write the new counts to the baseline file instead of comparing them
     #[arg(long)]
     write: bool,
-    /// One JSON object instead of a table
+    /// Print one JSON object instead of a table
     #[arg(long, conflicts_with = "write")]
     json: bool,
 }

@@ -12,33 +12,34 @@ use std::time::Duration;
 /// `grapnel-bench compare`
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// A broker and the command that starts it, with {listen}, {port} and {dir} as in run; may be given repeatedly
+    /// Name of a broker and the command that starts it, with {listen}, {port} and {dir} as in run; may be repeated
     #[arg(long = "broker", value_name = "NAME=COMMAND", required = true)]
     pub brokers: Vec<String>,
-    /// What the brokers are multiples of [default: floor, the relay of this program]
+    /// The broker that the others are compared with [default: floor, the baseline relay of this program]
     #[arg(long, value_name = "NAME=COMMAND")]
     pub reference: Option<String>,
-    /// A load, as a scenario with options of run: pairs,qos=1,size=1024; may be given repeatedly [default: all scenarios]
+    /// A scenario with options of run, such as pairs,qos=1,size=1024; may be repeated [default: all scenarios, also
+    /// with other QoS and sizes where they matter]
     #[arg(long = "case", value_name = "SCENARIO[,OPTION=VALUE]...")]
     pub cases: Vec<String>,
-    /// How often each case is measured with each broker
+    /// How often each case is measured with each broker, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-    /// Measured seconds of each
+    /// Length of each measured window in seconds, more than 0
     #[arg(long, value_name = "S", default_value = "2", value_parser = seconds)]
     pub duration: Duration,
-    /// Count the brokers' system calls too, in a second window (needs perf and root)
+    /// Count the brokers' system calls too, in a second window of the same length (needs perf, and root)
     #[arg(long)]
     pub syscalls: bool,
     #[command(flatten)]
     pub cpus: CpuArgs,
-    /// Write the table there too
+    /// Write the table to this file too
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
-    /// Write every figure there
+    /// Write all numbers and all reports to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Say nothing meanwhile
+    /// Show no progress
     #[arg(long)]
     pub quiet: bool,
     /// Print help

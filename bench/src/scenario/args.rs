@@ -28,7 +28,7 @@ fn up_to(max: u32) -> RangedI64ValueParser<u32> {
 /// `grapnel-bench run`
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// What to run, or list
+    /// Name of the scenario to run, or list
     #[arg(value_name = "SCENARIO", value_parser = what())]
     pub what: What,
     #[command(flatten)]
@@ -45,52 +45,58 @@ pub struct LoadArgs {
     /// QoS of messages and subscriptions: 0, 1 or 2
     #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: u8,
-    /// Payload size in bytes, of which 28 are a header
+    /// Payload size in bytes, 28 to 16777216; the first 28 bytes are a header
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = 64)]
     pub size: usize,
-    /// Protocol version: 3 (MQTT 3.1), 4 (3.1.1) or 5 (5.0)
+    /// Protocol version: 3 (MQTT 3.1), 4 (MQTT 3.1.1) or 5 (MQTT 5.0)
     #[arg(short = 'V', long, default_value = "5", value_parser = version())]
     pub version: Version,
-    /// Measured seconds
+    /// Length of the measured window in seconds, more than 0
     #[arg(long, value_name = "S", default_value = "3", value_parser = seconds)]
     pub duration: Duration,
-    /// Seconds of load before measuring begins
+    /// Seconds of load before the measured window
     #[arg(long, value_name = "S", default_value = "0.5", value_parser = seconds)]
     pub warm_up: Duration,
-    /// Closed loop: messages of one publisher that not all its subscribers have received yet
+    /// Closed loop: maximum number of messages of one publisher that not all of their subscribers have received,
+    /// 1 to 65535 [default: the scenario's]
     #[arg(short = 'w', long, value_name = "MESSAGES", value_parser = up_to(WINDOW_MAX))]
     pub window: Option<u32>,
-    /// Closed loop: send so many at once, when the window has room for them
+    /// Closed loop: a publisher sends this many messages at once, when its window has room for them, 1 to --window
+    /// [default: the scenario's]
     #[arg(long, value_name = "MESSAGES", value_parser = up_to(WINDOW_MAX))]
     pub burst: Option<u32>,
-    /// Open loop: messages a second in all, whatever the broker does; latency counts from when a message was due
+    /// Open loop: messages a second of all publishers together, whatever the broker does, 1 to 100000000; latency
+    /// counts from when a message was due
     #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub rate: Option<u64>,
-    /// Pairs (pairs, pairs-one, and the others with one)
+    /// Number of pairs of a publisher and a subscriber (one-to-one, ping-pong, pairs, pairs-one, paced), 1 to 1000000
+    /// [default: the scenario's]
     #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub pairs: Option<u32>,
-    /// Publishing clients (fan-in, fan-out, wildcards)
+    /// Number of publishers (fan-in, fan-out, fan-out-burst, wildcards), 1 to 1000000 [default: the scenario's]
     #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub publishers: Option<u32>,
-    /// Subscribing clients (fan-in, fan-out; about so many with wildcards)
+    /// Number of subscribers (fan-in, fan-out, fan-out-burst; approximate with wildcards), 1 to 1000000
+    /// [default: the scenario's]
     #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub subscribers: Option<u32>,
-    /// Connections (connect-storm: in all; idle: at once)
+    /// Number of connections (connect-storm: in total; idle: at the same time), 1 to 1000000 [default: the scenario's]
     #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub connections: Option<u32>,
-    /// Filters of all subscribers together (wildcards)
+    /// Number of filters of all subscribers together (wildcards), 1 to 1000000 [default: the scenario's]
     #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub filters: Option<u32>,
-    /// Connects under way at once
+    /// Maximum number of clients that are connecting at the same time, 1 to 1000000
     #[arg(long, value_name = "CLIENTS", default_value_t = 64, value_parser = up_to(COUNT_MAX))]
     pub connects_pending_max: u32,
-    /// Seconds without any delivery after which outstanding messages are lost
+    /// Maximum number of seconds without a delivery: after that the run ends, and outstanding messages count as lost;
+    /// also the timeout of a connect
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
     pub patience: Duration,
-    /// Count the broker's system calls too, in a second window of the same length (needs perf and root)
+    /// Count the broker's system calls too, in a second window of the same length (needs perf, and root)
     #[arg(long)]
     pub syscalls: bool,
-    /// How the generator waits between events [default: spin, or sleep where there is only one CPU]
+    /// How the generator waits for the next event [default: spin, or sleep if there is only one CPU]
     #[arg(long, value_name = "HOW")]
     pub waiting: Option<Waiting>,
 }
@@ -103,8 +109,8 @@ pub struct TargetArgs {
     /// Process id of the broker at that address; without it, CPU time and memory are not measured
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
-    /// Start this broker, and end it afterwards; {listen} becomes an address with a free port, {port} the port alone,
-    /// {dir} a fresh directory
+    /// Command that starts the broker, which is ended after the run; {listen} becomes 127.0.0.1:PORT with a free port,
+    /// {port} only that port, {dir} a new directory
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["host", "port", "pid"])]
     pub broker: Option<String>,
     #[command(flatten)]
@@ -117,10 +123,10 @@ type CpuList = Vec<usize>;
 /// Which CPUs are asked for.
 #[derive(Debug, Clone, Args)]
 pub struct CpuArgs {
-    /// CPUs of the broker, such as 1 or 2-3 [default: the last, if it is started here]
+    /// CPUs of the broker, such as 1 or 2-3,5 [default: the last one, if the broker is started by --broker]
     #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
     broker_cpu: Option<CpuList>,
-    /// CPUs of the generator [default: the first]
+    /// CPUs of the generator, such as 0 [default: the first one]
     #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
     bench_cpu: Option<CpuList>,
 }
@@ -135,7 +141,7 @@ pub enum What {
 }
 
 fn what() -> impl TypedValueParser<Value = What> {
-    let list = PossibleValue::new("list").help("Say what there is");
+    let list = PossibleValue::new("list").help("Print the names of the scenarios");
     let kinds = Kind::value_variants().iter().filter_map(ValueEnum::to_possible_value);
     PossibleValuesParser::new(std::iter::once(list).chain(kinds))
         .map(|word| Kind::from_str(&word, false).map_or(What::List, What::Run))
