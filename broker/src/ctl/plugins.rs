@@ -345,7 +345,7 @@ pub(super) fn print_list(list: &PluginList, output: &mut Output) -> Result<(), C
 
 /// Describes a generation that is in no chain any more and has not ended yet.
 fn ends(left_ms: u64) -> String {
-    format!("brings what it has begun to its end, in at most {} s", left_ms.div_ceil(1000))
+    format!("finishes its pending work, for at most {} s", left_ms.div_ceil(1000))
 }
 
 fn plugin_row(plugin: &PluginInfo) -> [String; 6] {

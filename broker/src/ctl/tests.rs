@@ -150,7 +150,7 @@ acl   -        failed                4      1  -
 acl: cannot load acl: no file
 2 retired generations keep 4 KiB mapped
 tap: generation 3 is retired, but 2 of its threads have not ended
-tap: generation 4 brings what it has begun to its end, in at most 2 s
+tap: generation 4 finishes its pending work, for at most 2 s
 ";
     assert_eq!(text, expected);
     let text = printed(false, Some(80), |output| plugins::print_one(&plugin, output));

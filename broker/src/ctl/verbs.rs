@@ -229,7 +229,7 @@ fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlErro
         return Ok(vec![name.clone()]);
     }
     Err(CtlError::Usage(format!(
-        "the plugins {} are all meant by {word}; name one of them, as in grapnel-ctl {} {}",
+        "{word} can be any of the plugins {}; name one of them, as in grapnel-ctl {} {}",
         names.join(", "),
         names[0],
         form.name
@@ -322,6 +322,6 @@ mod tests {
         let runtime = super::super::runtime().unwrap();
         let found = runtime.block_on(having(&broker, &typed, loaded, Duration::from_secs(1))).unwrap();
         let said = meant(&typed, found).unwrap_err().to_string();
-        assert!(said.starts_with("the plugins a, b are all meant by k; name one of them"), "{said}");
+        assert!(said.starts_with("k can be any of the plugins a, b; name one of them"), "{said}");
     }
 }

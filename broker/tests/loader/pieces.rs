@@ -149,7 +149,7 @@ fn pieces_without_an_end_are_given_up_and_whoever_waits_goes_on() {
         // A command during the handover waits its turn.
         broker.manager.disable("stateful").unwrap();
         let error = reload.join().unwrap();
-        let expected = "cannot reload stateful: its state on shard 0 cannot be handed over: it did not come to an end within 400 ms, and ";
+        let expected = "cannot reload stateful: its state on shard 0 cannot be handed over: it was not complete after 400 ms, with ";
         assert!(error.starts_with(expected), "{error}");
     });
     broker.manager.unload("stateful").unwrap();

@@ -171,7 +171,7 @@ scenario! {
         broker.ctl_ok(&["plugins", "unload", "verbs"]);
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "other", "--once"]);
         let (code, said) = run(broker, &["verbs", "mark", "off"]);
-        let says = "the plugins other, speaker are all meant by verbs; name one of them, as in grapnel-ctl other mark";
+        let says = "verbs can be any of the plugins other, speaker; name one of them, as in grapnel-ctl other mark";
         assert!(code == Some(2) && said.contains(says), "{code:?} {said}");
         broker.ctl_ok(&["plugins", "unload", "other"]);
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);

@@ -86,7 +86,7 @@ impl Handover {
         late.then(|| {
             let (Moved { pieces, bytes, .. }, ms) = (self.moved, bounds.timeout.as_millis());
             format!(
-                "it did not come to an end within {ms} ms, and {pieces} pieces with {bytes} bytes have gone over; raise \
+                "it was not complete after {ms} ms, with {bytes} bytes handed over in {pieces} pieces; raise \
                  limits.state_handover_timeout_ms, or reload it when less of its state changes"
             )
         })
