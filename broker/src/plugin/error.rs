@@ -232,10 +232,16 @@ pub enum LoadError {
         unanswered: Unanswered,
     },
     /// A new version failed; the old version stays loaded.
-    #[error("{error}; plugin {name} {version} {}", if *enabled { "goes on" } else { "stays loaded, and disabled" })]
+    #[error(
+        "{}; version {version} {}",
+        unchanged(error, doing, name),
+        if *enabled { "goes on" } else { "stays loaded, and disabled" }
+    )]
     GoesOn {
         /// Why the new version failed.
         error: Box<LoadError>,
+        /// The requested operation: reload or configure.
+        doing: &'static str,
         /// The plugin.
         name: String,
         /// The version that stays loaded.
@@ -295,6 +301,19 @@ impl LoadError {
             cause => cause,
         }
     }
+}
+
+/// An error of a new version as one about the change of the plugin, which stays loaded.
+fn unchanged(error: &LoadError, doing: &str, name: &str) -> String {
+    let said = error.to_string();
+    if said.starts_with(&format!("cannot {doing} {name}")) {
+        return said;
+    }
+    // `cannot load NAME: …`, or `cannot load FILE: …`.
+    let reason = said.strip_prefix("cannot load ").unwrap_or(&said);
+    let reason = reason.strip_prefix("cannot reload ").unwrap_or(reason);
+    let reason = reason.strip_prefix(&format!("{name}: ")).unwrap_or(reason);
+    format!("cannot {doing} {name}: {reason}")
 }
 
 fn list(paths: &[PathBuf]) -> String {

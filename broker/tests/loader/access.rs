@@ -29,7 +29,7 @@ fn a_reload_that_leaves_nobody_to_decide_needs_force() {
     std::fs::copy(plugin_file("noop"), &file).unwrap();
     let refused = "cannot reload x, as others than this machine reach the broker: client.authenticate would have no hook left, and \
                    then anybody may connect to 0.0.0.0:1883, with any user name, as allow_anonymous is true; load another plugin \
-                   that decides first, or say --force (force=true in the API); plugin x 0.1.0 goes on";
+                   that decides first, or say --force (force=true in the API); version 0.1.0 goes on";
     assert_eq!(broker.manager.reload("x", Some(json!({}))).unwrap_err().to_string(), refused);
     assert_eq!(authenticators(&broker), 1, "nothing has changed");
     broker.manager.reload_with("x", Some(json!({})), true).unwrap();
