@@ -117,6 +117,10 @@ fn check_config_looks_at_the_plugins_too() {
     ] {
         assert!(log.contains(says), "{says:?} is not in: {log}");
     }
+    // Nothing is loaded, so files that a plugin reads itself are not opened.
+    let users = format!("[plugins.auth-file]\n{}\nconfig = {{ path = \"/there/is/none\" }}", of("auth-file"));
+    let (success, log) = check_config(&users);
+    assert!(success, "{log}");
     let (success, log) = check_config(&format!("[plugins.stateful]\n{stateful}"));
     assert!(!success && log.contains("it needs plugin noop, which is neither configured nor"), "{log}");
     let (success, log) = check_config(&format!("[plugins.noop]\n{stateful}"));
