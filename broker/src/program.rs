@@ -23,6 +23,7 @@ use crate::plugin::{self, OpenListener, PluginManager, Settings};
 use crate::preflight;
 use crate::shard::heartbeat::Clock;
 use crate::shard::supervise::{End, Shards, Signals};
+use crate::usage;
 
 /// An MQTT broker that people extend with hooks
 #[derive(Debug, Parser)]
@@ -30,7 +31,10 @@ use crate::shard::supervise::{End, Shards, Signals};
 struct Cli {
     #[command(flatten)]
     overrides: CliOverrides,
-    /// Check the configuration, the files of its plugins and their configurations, and exit
+    /// Check the configuration and exit. Checked are all keys and, for each plugin of the
+    /// configuration: that its .so can be opened, its hooks, that the plugins it needs are there,
+    /// and its configuration. No plugin is loaded, and files that a plugin reads itself, such as a
+    /// password file, are not opened
     #[arg(long)]
     check_config: bool,
     /// Print a configuration file with every key, its unit and the reason for its default, and exit
@@ -61,7 +65,10 @@ pub fn main(allocations: Option<CountAllocations>) -> ExitCode {
         return code;
     }
     die_with_parent();
-    let cli = Cli::parse();
+    let cli: Cli = match usage::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     if cli.print_default_config {
         say(&Config::default_text());
         return ExitCode::SUCCESS;

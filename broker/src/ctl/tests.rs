@@ -4,8 +4,6 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use clap::CommandFactory;
-
 use super::*;
 use crate::control::wire;
 
@@ -248,7 +246,7 @@ pub(super) fn check_against(socket: &std::path::Path) {
     };
     let commands: [(&[&str], &str); 10] = [
         (&["plugins", "list"], ""),
-        (&["plugins", "verbs"], ""),
+        (&["plugins", "verbs"], "grapnel-ctl passwd FILE USER"),
         (&["hooks", "list"], ""),
         (&["hooks", "list", "--all"], "message.publish"),
         (&["status"], "connections"),
