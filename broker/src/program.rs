@@ -11,6 +11,7 @@ use clap::Parser;
 use grapnel_engine::hook::HookPoint;
 use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::{ListenerInfo, Setup};
+use grapnel_plugin_abi::counted;
 
 use crate::announce::Announcer;
 use crate::config::{CliOverrides, Config, ConfigErrors, Environment, NoMatch};
@@ -234,8 +235,8 @@ fn setups(config: &Config) -> Result<Vec<Setup>, Refusal> {
 }
 
 fn ready_lines(config: &Config, bound: &[Bound]) -> String {
-    let shards = config.shards;
-    let mut lines = format!("grapnel {}: {shards} shards\n", env!("CARGO_PKG_VERSION"));
+    let shards = counted(config.shards, "shard");
+    let mut lines = format!("grapnel {}: {shards}\n", env!("CARGO_PKG_VERSION"));
     for listener in bound {
         lines += &format!("listening on mqtt://{}\n", listener.local);
     }

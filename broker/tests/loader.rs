@@ -239,7 +239,7 @@ fn retired_generations_are_bounded() {
     broker.load("c-entry", json!({})).unwrap();
     broker.manager.reload("c-entry", None).unwrap();
     let error = broker.manager.reload("c-entry", None).unwrap_err().to_string();
-    assert!(error.contains("1 retired generations hold") && error.contains("plugins_retired_max"), "{error}");
+    assert!(error.contains("1 retired generation with ") && error.contains("plugins_retired_max"), "{error}");
     assert_eq!(broker.shards.chains(), [["c-entry/publish"]], "the one in force stays");
 }
 

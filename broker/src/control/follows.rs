@@ -5,6 +5,7 @@
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use grapnel_plugin_abi::counted;
 use serde::Deserialize;
 
 use super::answer::{ApiError, Json, Parameters};
@@ -78,20 +79,16 @@ pub(super) async fn of(api: &Api, leaving: &Leaving) -> Result<Vec<String>, ApiE
         return Ok(sentences);
     }
     let gathered = api.shards.call_all(|shard| *shard.counters()).await;
-    let counted = |of: fn(&grapnel_engine::shard::Counters) -> u64| -> u64 {
+    let sum = |of: fn(&grapnel_engine::shard::Counters) -> u64| -> u64 {
         gathered.answers.iter().map(|(_, counters)| of(counters)).sum()
     };
     let at_least = if gathered.unanswered.is_empty() { "" } else { "at least " };
     sentences.push(format!(
         "{at_least}{} and {} go on without it",
-        shown(counted(|counters| counters.connections_count), "connection"),
-        shown(counted(|counters| counters.sessions_count), "session")
+        counted(sum(|counters| counters.connections_count), "connection"),
+        counted(sum(|counters| counters.sessions_count), "session")
     ));
     Ok(sentences)
-}
-
-fn shown(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn sentences(rows: &[HookRow], leaving: &Leaving, listeners: &[Listener], allowed: bool) -> Vec<String> {

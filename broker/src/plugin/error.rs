@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use grapnel_engine::id::ShardId;
+use grapnel_plugin_abi::counted;
 
 use crate::shard::handle::Unanswered;
 
@@ -280,8 +281,10 @@ pub enum LoadError {
     },
     /// There are too many retired generations.
     #[error(
-        "cannot load {name}: {retired} retired generations hold {bytes} bytes of mapped code, and plugins_retired_max allows \
-         no more; raise it or restart the broker"
+        "cannot load {name}: {} with {} of mapped code cannot be freed, and limits.plugins_retired_max allows no more; \
+         raise it or restart the broker",
+        counted(*retired, "retired generation"),
+        counted(*bytes, "byte")
     )]
     RetiredFull {
         /// The plugin.

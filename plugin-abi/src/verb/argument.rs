@@ -274,7 +274,7 @@ impl Argument {
         let bytes = i64::try_from(text.len()).unwrap_or(i64::MAX);
         let (min, max) = (self.min.unwrap_or(0), self.max.unwrap_or(TEXT_BYTES_MAX));
         if bytes < min || bytes > max {
-            return Err(format!("it has {bytes} bytes, and may have {min} to {max}"));
+            return Err(format!("it has {}, and may have {min} to {max}", crate::counted(bytes, "byte")));
         }
         if text.contains('\0') {
             return Err("it has a zero byte".to_owned());

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use grapnel_plugin_abi::{HookPoint, Level};
+use grapnel_plugin_abi::{HookPoint, Level, counted};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::call_queue::{PendingCall, PendingCalls};
@@ -352,9 +352,9 @@ impl<'w> Serving<'w> {
                 self.keeps = self.worker.keeps(ready.keeps);
                 self.first_words = None;
                 self.worker.queue.open();
-                let (name, hooks) = (self.worker.name(), ready.hooks.len());
+                let (name, hooks) = (self.worker.name(), counted(ready.hooks.len(), "hook"));
                 host.info(format_args!(
-                    "{name} is ready: {}, {hooks} hooks, process {}",
+                    "{name} is ready: {}, {hooks}, process {}",
                     ready.sdk,
                     self.process.id()
                 ));

@@ -274,13 +274,16 @@ fn subscriptions_that_rules_take_are_told() {
 
     std::fs::write(&acl, "pattern readwrite open/#\n").unwrap();
     let said = broker.ctl_ok(&["plugins", "reload", "acl-file"]);
-    assert!(said.contains("3 subscriptions were taken back"), "{said}");
+    assert!(said.contains("3 subscriptions were revoked"), "{said}");
     let ends: Vec<Option<u8>> = clients.iter_mut().map(Client::end).collect();
     assert_eq!(ends, [Some(0x87), None, None]);
     assert_eq!(stays.publish(&Publish::new("open/x", "x").qos(1)), 0, "it has lost nothing");
-    let taken = |line: &str| Some(line.split_once("were taken back, as ")?.1.to_owned());
+    let taken = |line: &str| Some(line.split_once("were revoked, because ")?.1.to_owned());
     let line = broker.process().wait_for_line("what was revoked", PATIENCE, taken);
-    assert!(line.ends_with("does not allow them any more: 3 refused by acl-file"), "{line}");
+    assert!(
+        line.ends_with("they are no longer allowed by client.authorize: 3 refused by acl-file"),
+        "{line}"
+    );
     let again = broker.ctl_json(&["authz", "invalidate"]);
     assert_eq!(
         (&again["revoked"]["subscriptions"], &again["revoked"]["complete"]),

@@ -314,7 +314,7 @@ fn a_verb_that_never_answers_is_left_behind_and_counted() {
     lines("the verb hang has not answered within 200 ms");
     // Both places are taken until they return, only for verbs of this plugin.
     let (code, said) = run(&broker, &["verbs", "greet", "ann"]);
-    let says = "2 calls of verbs of plugin verbs have not returned, as many as there may be (limits.plugin_verbs_max)";
+    let says = "as many verbs of plugin verbs run as may at a time, 2 (limits.plugin_verbs_max)";
     assert!(code == Some(1) && said.contains(says), "{said}");
     assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/greet?name=a", "").0, 503);
     let metrics = broker.ctl_json(&["metrics"]);

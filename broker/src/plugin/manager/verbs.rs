@@ -69,7 +69,7 @@ pub enum VerbError {
     Arguments(String),
     /// The maximum number of calls is running.
     #[error(
-        "{running} calls of verbs of plugin {plugin} have not returned, as many as there may be (limits.plugin_verbs_max); try \
+        "as many verbs of plugin {plugin} run as may at a time, {running} (limits.plugin_verbs_max); try \
          again when one has, or reload the plugin"
     )]
     Busy {

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use grapnel_plugin_abi::counted;
+
 /// Number of logins, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NotStored {
@@ -70,8 +72,8 @@ impl fmt::Display for NotStored {
         .collect();
         write!(
             f,
-            "data of {} logins is not stored for the next worker, where hooks that need it fail: {}",
-            self.count().max(self.untold),
+            "data of {} is not stored for the next worker, where hooks that need it fail: {}",
+            counted(self.count().max(self.untold), "login"),
             parts.join(", ")
         )
     }
