@@ -266,8 +266,8 @@ pub enum LoadError {
     },
     /// After the change, no plugin would decide who may connect or what clients may do.
     #[error(
-        "cannot {doing} {name}, as others than this machine reach the broker: {}; load another plugin that decides first, or \
-         say --force (force=true in the API)",
+        "cannot {doing} {name}, because other machines can reach the broker: {}; load another plugin that decides first, or \
+         give --force (force=true in the API)",
         follows.join("; ")
     )]
     LastDecider {
