@@ -289,6 +289,18 @@ fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {
     assert!(code == Some(1) && said.contains(says), "{said}");
     assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/flood?bytes=100000", "").0, 502);
     assert_eq!(broker.ctl_ok(&["verbs", "greet", "ann"]), "hello ann\nNone [] 0");
+    // A panic and two answers that were too long; two calls with wrong arguments.
+    let greet = "/api/v1/plugins/verbs/commands/greet";
+    for query in ["?name=a&times=9", "?nam=a"] {
+        assert_eq!(http(&broker, "GET", &format!("{greet}{query}"), "").0, 400, "{query}");
+    }
+    let metrics = broker.ctl_json(&["metrics"]);
+    let counted = |name: &str| {
+        let row = metrics["metrics"].as_array().unwrap().iter().find(|row| row["name"] == name);
+        row.unwrap_or_else(|| panic!("{name}"))["value"].as_i64().unwrap()
+    };
+    let counted = ["verbs_failed", "verbs_invalid", "verbs_refused"].map(counted);
+    assert_eq!(counted, [3, 2, 0]);
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.ping();
 }
