@@ -65,6 +65,14 @@ pub(super) fn parse(
     let name = names.join(" ");
     let form = forms.iter().find(|form| form.name == name);
     let form = form.ok_or_else(|| CtlError::Usage(format!("plugin {word} has no verb {name:?}")))?;
+    if let Some(argument) = unknown(form) {
+        return Err(CtlError::Refused(format!(
+            "{name} of plugin {word} has the argument {}, whose type this grapnel-ctl {} does not know; use the grapnel-ctl \
+             of the broker's version",
+            argument.name,
+            env!("CARGO_PKG_VERSION")
+        )));
+    }
     Ok(Some((form.clone(), given(form, matches))))
 }
 
@@ -132,8 +140,18 @@ fn group(command: Command, verbs: &Below<'_>) -> Command {
     command
 }
 
+/// An argument of a type that only a newer version knows. The verb cannot be called then.
+fn unknown(form: &Form) -> Option<&Argument> {
+    form.arguments.iter().find(|argument| argument.kind == Kind::Unknown)
+}
+
 fn leaf(command: Command, form: &Form) -> Command {
     let command = command.about(printable(&form.help));
+    if unknown(form).is_some() {
+        // Whatever was typed: the verb is refused for its declaration.
+        let words = Arg::new("ARGUMENTS").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
+        return command.arg(words);
+    }
     form.arguments.iter().filter(|argument| !argument.is_filled_in()).fold(command, |command, argument| {
         if argument.kind == Kind::Secret { secret(command, argument) } else { command.arg(plain(argument)) }
     })
@@ -271,6 +289,31 @@ mod tests {
         let secret = "--key-stdin key: read from the next line of standard input, as in --key-stdin < FILE \
                       [default: asked for at the terminal]";
         assert!(wait.contains(secret), "{wait}");
+    }
+
+    #[test]
+    fn an_argument_of_an_unknown_type_keeps_only_its_own_verb_from_being_called() {
+        let newer = json!([
+            {"name": "paint", "help": "Paints", "arguments": [{"name": "colour", "type": "colour"}]},
+            {"name": "list", "help": "Lists"},
+        ]);
+        // As `grapnel-ctl` reads the declarations of a broker.
+        let forms: Vec<Form> = serde_json::from_value(newer).unwrap();
+        command("art", "grapnel-ctl art", &forms).debug_assert();
+        let typed = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let mut output = Output::to(Vec::new(), false, None);
+            let parsed = parse("art", "grapnel-ctl art", &forms, &words, &mut output);
+            parsed.map(|parsed| parsed.unwrap().0.name).map_err(|error| error.to_string())
+        };
+        assert_eq!(typed(&["list"]), Ok("list".to_owned()));
+        for words in [&["paint"][..], &["paint", "--colour", "red"], &["paint", "red"]] {
+            let said = typed(words).unwrap_err();
+            assert!(
+                said.starts_with("paint of plugin art has the argument colour, whose type this"),
+                "{said}"
+            );
+        }
     }
 
     #[test]
