@@ -19,6 +19,7 @@ mod output;
 mod plugin_config;
 mod plugins;
 mod printable;
+mod schema;
 mod status;
 mod table;
 mod trace;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::CtlError;
 use super::authz::print_revoked;
@@ -14,6 +14,7 @@ use super::follows;
 use super::output::Output;
 use super::plugin_config;
 use super::printable::printable;
+use super::schema;
 use super::table::{self, Column, or_dash, since};
 use crate::control::wire::Changed;
 use crate::plugin::check::{self, Checked};
@@ -270,7 +271,7 @@ fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError>
         print_mounts(&checked.hooks, output)?;
     }
     super::verbs::of_file(&checked.name, &checked.verbs, output)?;
-    print_schema(checked.config_schema.as_ref(), output)
+    schema::print(checked.config_schema.as_ref(), output)
 }
 
 pub(super) async fn switch(
@@ -409,14 +410,7 @@ pub(super) fn print_one(plugin: &PluginInfo, output: &mut Output) -> Result<(), 
         output.line("")?;
         print_mounts(&plugin.hooks, output)?;
     }
-    print_schema(plugin.config_schema.as_ref(), output)
-}
-
-fn print_schema(schema: Option<&Value>, output: &mut Output) -> Result<(), CtlError> {
-    let Some(schema) = schema else { return Ok(()) };
-    output.line("")?;
-    output.line("its configuration, as a JSON Schema:")?;
-    format!("{schema:#}").lines().try_for_each(|line| output.line(&printable(line)))
+    schema::print(plugin.config_schema.as_ref(), output)
 }
 
 /// Prints the hooks of a plugin with their settings.

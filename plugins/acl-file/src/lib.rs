@@ -81,6 +81,10 @@ impl Plugin for AclFile {
     type Config = Config;
     type Shard = AclShard;
 
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
+
     fn load(config: Config, host: &Host) -> Result<AclFile, Error> {
         let host = *host;
         let watch = Watch {

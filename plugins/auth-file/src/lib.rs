@@ -64,6 +64,10 @@ impl Plugin for AuthFile {
     type Config = Config;
     type Shard = AuthShard;
 
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
+
     fn load(config: Config, host: &Host) -> Result<AuthFile, Error> {
         config.check().map_err(Error::new)?;
         let users = open(&config, *host)?;

@@ -145,6 +145,10 @@ impl Plugin for Delayed {
     type Config = Config;
     type Shard = DelayedShard;
 
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
+
     fn load(config: Config, host: &Host) -> Result<Delayed, Error> {
         config.check()?;
         Ok(Delayed { config, host: *host, left: Mutex::default() })

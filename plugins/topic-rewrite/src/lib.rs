@@ -42,6 +42,10 @@ impl Plugin for TopicRewrite {
     type Config = Config;
     type Shard = RewriteShard;
 
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
+
     fn load(config: Config, host: &Host) -> Result<TopicRewrite, Error> {
         let rules = Rules::compile(&config.rules)?;
         let refused = (0..rules.len()).map(|_| AtomicU64::new(0)).collect();

@@ -31,7 +31,7 @@ fn a_good_plugin_is_shown_with_what_it_would_mount() {
     let (success, shown, said) = run(check(&file("stateful"), &["--set", "step=2"]));
     assert!(success, "{said}");
     for text in
-        ["stateful", "noop", "message.publish", "ignore", "JSON Schema", "\"maximum\": 1000000", "good"]
+        ["stateful", "noop", "message.publish", "ignore", "JSON Schema", "whole number, 0 to 1000000", "good"]
     {
         assert!(shown.contains(text), "{text:?} is not in: {shown}");
     }
