@@ -391,7 +391,9 @@ fn a_required_plugin_that_fails_stops_the_start_and_another_does_not() {
     assert_eq!(broker.loaded(), ["noop", "missing"]);
     let required = PluginConfig { required: true, ..missing };
     let error = Fixture::new(1).manager.start(&[required]).unwrap_err().to_string();
-    assert!(error.contains("there is no plugin named missing"), "{error}");
+    assert!(error.starts_with("there is no plugin named missing"), "{error}");
+    let says = "the broker does not start without plugin missing: plugins.missing.required is true";
+    assert!(error.ends_with(says), "{error}");
 }
 
 /// `panic-in-load` fails with its default configuration, so that the configuration it received is

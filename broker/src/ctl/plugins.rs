@@ -117,6 +117,9 @@ pub(super) struct LoadCommand {
     /// Do not load it again when the broker restarts
     #[arg(long)]
     once: bool,
+    /// Do not start the broker again without it
+    #[arg(long, conflicts_with = "once")]
+    required: bool,
 }
 
 /// The file to check.
@@ -162,6 +165,7 @@ pub(super) async fn run(
                 "merge": command.config.config.is_none(),
                 "priority": command.priority,
                 "once": command.once,
+                "required": command.required,
             });
             let done: Changed<ByHand> = broker.json(Method::POST, "/api/v1/plugins", Some(&body)).await?;
             if output.json {
@@ -354,7 +358,7 @@ fn plugin_row(plugin: &PluginInfo) -> [String; 6] {
     [
         plugin.name.clone(),
         or_dash(Some(plugin.version.as_str()).filter(|version| !version.is_empty())),
-        state(plugin).to_owned(),
+        if plugin.required { format!("{}, required", state(plugin)) } else { state(plugin).to_owned() },
         plugin.generation.to_string(),
         plugin.hooks.iter().filter(|hook| !hook.unmounted).count().to_string(),
         if loaded { format!("{} ago", since(plugin.loaded_at_ms)) } else { "-".to_owned() },
@@ -392,6 +396,10 @@ pub(super) fn print_one(plugin: &PluginInfo, output: &mut Output) -> Result<(), 
     let mut pairs = vec![
         ("name", plugin.name.clone()),
         ("state", state),
+        (
+            "required",
+            if plugin.required { "the broker does not start without it".to_owned() } else { String::new() },
+        ),
         ("version", plugin.version.clone()),
         ("description", plugin.description.clone()),
         ("built with", plugin.sdk.clone()),

@@ -106,6 +106,7 @@ fn plugins_are_listed_with_what_is_wrong_with_them() {
         sdk: "grapnel-plugin-abi 1.0.0".to_owned(),
         file: Some("/p/tap.so".into()),
         origin: Origin::Once,
+        required: false,
         generation: 4,
         priority: None,
         hooks: vec![HookInfo {

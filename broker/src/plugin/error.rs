@@ -250,6 +250,16 @@ pub enum LoadError {
         /// Whether it is in the chains.
         enabled: bool,
     },
+    /// A required plugin could not be loaded at the start.
+    #[error("{error}; the broker does not start without plugin {name}: {remedy}")]
+    Required {
+        /// Why it could not be loaded.
+        error: Box<LoadError>,
+        /// The plugin.
+        name: String,
+        /// Why it is required, and how to start without it.
+        remedy: String,
+    },
     /// A plugin of this name is loaded already.
     #[error("plugin {name} is loaded already; reload it, or load this one under another name")]
     AlreadyLoaded {
@@ -297,10 +307,10 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// The cause, without the part about the version that stays loaded.
+    /// The cause, without the part about what follows from it.
     pub fn cause(&self) -> &LoadError {
         match self {
-            LoadError::GoesOn { error, .. } => error.cause(),
+            LoadError::GoesOn { error, .. } | LoadError::Required { error, .. } => error.cause(),
             cause => cause,
         }
     }

@@ -128,13 +128,13 @@ impl PluginManager {
     /// # Errors
     /// As [`PluginManager::load`].
     pub fn load_by_hand(&self, request: LoadRequest) -> Result<ByHand, LoadError> {
-        let LoadRequest { source, name, config, merge, priority, once } = request;
+        let LoadRequest { source, name, config, merge, priority, once, required } = request;
         let by_path = lookup::is_path(&source);
         let absolute = std::path::absolute(&source).ok().filter(|_| by_path);
         let source = absolute.map_or(source, |path| path.display().to_string());
         let name = name.or_else(|| (!by_path).then(|| source.clone()));
         let origin = if once { Origin::Once } else { Origin::Recorded };
-        let mut wanted = Wanted { name, source, config, priority, origin, disabled: false };
+        let mut wanted = Wanted { name, source, config, priority, origin, required, disabled: false };
         let table = |name: &str| self.configured.get()?.iter().find(|table| merge && table.name == name);
         if let Some(path) = wanted.name.as_deref().and_then(table).and_then(|table| table.path.as_ref())
             && !by_path
