@@ -97,7 +97,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     }
     log::start(&config.log_level.to_string());
     fatal::install().map_err(|error| {
-        Refusal::new(EXIT_CODE_REFUSED, format!("the system takes no handler of fatal signals: {error}"))
+        Refusal::new(EXIT_CODE_REFUSED, format!("cannot install a handler of fatal signals: {error}"))
     })?;
     let signals = Signals::take().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     let config = Arc::new(config);
@@ -155,7 +155,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
         died => died,
     };
     if let End::Died { shard, cause } = &end {
-        tracing::error!("shard {shard} {cause}; there is no half broker, so the process ends");
+        tracing::error!("shard {shard} {cause}; the broker cannot run without it, so the process ends");
     }
     Ok(end.exit_code())
 }
@@ -215,7 +215,7 @@ fn start_retry(config: &Config) -> Duration {
 fn setups(config: &Config) -> Result<Vec<Setup>, Refusal> {
     let random = || {
         getrandom::u64().map_err(|error| {
-            Refusal::new(EXIT_CODE_REFUSED, format!("the system gives no random numbers: {error}"))
+            Refusal::new(EXIT_CODE_REFUSED, format!("the system has no random numbers: {error}"))
         })
     };
     let keys = [random()?, random()?, random()?, random()?];

@@ -499,7 +499,7 @@ fn a_record_that_cannot_be_written_is_a_warning_on_a_plugin_that_works() {
     let broker = Fixture::with(1, |settings| settings.record = Some("/proc/nowhere/plugins.json".into()));
     let info = broker.load("noop", json!({})).unwrap();
     assert_eq!(info.state, PluginState::Loaded);
-    assert!(info.warnings[0].contains("will not come back as it is after a restart"), "{:?}", info.warnings);
+    assert!(info.warnings[0].contains("a restart will not restore it as it is"), "{:?}", info.warnings);
 }
 
 #[test]

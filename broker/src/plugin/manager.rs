@@ -96,7 +96,7 @@ impl PluginManager {
         if let Some(record) = &settings.record
             && let Err(error) = loader.overrides.read(&overrides::file_beside(record))
         {
-            tracing::error!("what was set for hooks through ctl does not come back: {error}");
+            tracing::error!("settings of hooks made with grapnel-ctl are not restored: {error}");
         }
         let (loader, view) = (Arc::new(Mutex::new(loader)), Arc::<RwLock<View>>::default());
         let recompiler = Recompiler::start(Arc::clone(&loader), Arc::clone(&view))?;
@@ -413,7 +413,7 @@ impl PluginManager {
         if let Err(error) = self.write_record_to_disk()
             && let Some(plugin) = self.view().active.iter().find(|plugin| &*plugin.name == name)
         {
-            plugin.warn(format!("it works, but will not come back as it is after a restart: {error}"));
+            plugin.warn(format!("it works, but a restart will not restore it as it is: {error}"));
         }
         self.show(name)
     }

@@ -481,7 +481,8 @@ impl<'w> Serving<'w> {
             let told = self.worker.fail_remaining(here);
             if stops && told > 0 {
                 let name = self.worker.name();
-                self.worker.host.warn(format_args!("{name} has not been sent {told} events at its end"));
+                let events = counted(told, "event");
+                self.worker.host.warn(format_args!("{name} has ended, and {events} were not sent to it"));
             }
         }
         self.worker.fail_all(std::mem::take(&mut self.pending));

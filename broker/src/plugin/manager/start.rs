@@ -120,7 +120,7 @@ impl PluginManager {
             if configured.iter().any(|plugin| plugin.name == name) {
                 tracing::info!(
                     plugin = name,
-                    "the configuration names a plugin that ctl had loaded; it has its way"
+                    "this plugin was also loaded with grapnel-ctl; the configuration file is used"
                 );
                 continue;
             }
@@ -134,7 +134,7 @@ impl PluginManager {
 
     fn remembered(&self) -> Content {
         self.record.as_ref().map_or(Ok(Content::default()), Record::read).unwrap_or_else(|error| {
-            tracing::error!("plugins that were loaded through ctl do not come back: {error}");
+            tracing::error!("plugins loaded with grapnel-ctl are not restored: {error}");
             Content::default()
         })
     }
