@@ -18,9 +18,11 @@ mod scenario;
 mod sequence;
 mod socket;
 mod topic;
+#[path = "../../broker/src/usage.rs"]
+mod usage;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::CommandFactory;
 use options::Usage;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::Write;
@@ -29,16 +31,25 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 const EXIT_FAILED: u8 = 1;
-const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    match run(cli::Cli::parse().command) {
+    let cli: cli::Cli = match usage::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    match run(cli.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
+            let (said, code) = if error.is::<Usage>() {
+                let command = usage::command_of(&cli::Cli::command(), std::env::args_os().skip(1));
+                (usage::with_remedy(&format!("{error:#}"), &command), usage::EXIT_CODE)
+            } else {
+                (format!("{error:#}"), EXIT_FAILED)
+            };
             // Without an open stderr there is still the exit code.
-            let _ = writeln!(std::io::stderr(), "grapnel-bench: {error:#}");
-            ExitCode::from(if error.is::<Usage>() { EXIT_USAGE } else { EXIT_FAILED })
+            let _ = writeln!(std::io::stderr(), "grapnel-bench: {said}");
+            ExitCode::from(code)
         }
     }
 }

@@ -37,10 +37,14 @@ pub struct CliOverrides {
     /// Configuration file (TOML); without one the broker uses its defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Listen here instead of on the configured addresses; may be repeated. Only the address of a
-    /// listener changes: of the one that is configured with this address, else of the first one
-    /// that no other --listen has taken. If there are more --listen than listeners, the additional
-    /// ones have the allow_anonymous of the first
+    /// Address to listen on, such as 0.0.0.0:1883; may be repeated [default: the listeners of the
+    /// configuration, else 127.0.0.1:1883]
+    ///
+    /// Port 0 takes a free port, which the broker prints. Write an IPv6 address in brackets. The
+    /// addresses replace those of the configuration: each takes the listener that is configured
+    /// with it, else the next one, which keeps its allow_anonymous. If there are more addresses
+    /// than listeners, the additional ones have the allow_anonymous of the first listener; if there
+    /// are fewer, the other listeners are left out.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<String>,
     /// Number of shards, 1 to 64, or auto for one per core

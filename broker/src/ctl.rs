@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 mod authz;
 mod clients;
@@ -19,6 +19,7 @@ mod output;
 mod plugin_config;
 mod plugins;
 mod printable;
+mod schema;
 mod status;
 mod table;
 mod trace;
@@ -28,6 +29,7 @@ use connection::Broker;
 use output::Output;
 
 use crate::config::Environment;
+use crate::usage;
 
 /// Shows and changes a running Grapnel broker.
 #[derive(Debug, Parser)]
@@ -125,7 +127,11 @@ pub fn main() -> ExitCode {
     if let Some(code) = crate::plugin::check::main_of_child() {
         return code;
     }
-    let ctl = Ctl::parse();
+    let ctl: Ctl = match usage::parse() {
+        Ok(ctl) => ctl,
+        Err(code) => return code,
+    };
+    let command = name_of(&ctl.command);
     let mut output = Output::of_process(ctl.global.json);
     let result = run(ctl, &Environment::of_process(), &mut output).and_then(|()| output.flush());
     match result {
@@ -133,10 +139,25 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let code = error.exit_code();
             if code != 0 && !matches!(error, CtlError::Ended(_)) {
-                output.complain(&error.to_string());
+                let said = match &error {
+                    CtlError::Usage(said) => usage::with_remedy(said, &command),
+                    other => other.to_string(),
+                };
+                output.complain(&said);
             }
             ExitCode::from(code)
         }
+    }
+}
+
+/// The command of this process, whose help an error names.
+fn name_of(command: &Command) -> String {
+    match command {
+        Command::OfPlugin(words) => {
+            let plugin = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+            format!("grapnel-ctl {}", printable::printable(&plugin))
+        }
+        _ => usage::command_of(&Ctl::command(), std::env::args_os().skip(1)),
     }
 }
 

@@ -15,3 +15,4 @@ pub mod preflight;
 pub mod program;
 pub mod rt;
 pub mod shard;
+mod usage;

@@ -11,6 +11,7 @@ use clap::Parser;
 use grapnel_engine::hook::HookPoint;
 use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::{ListenerInfo, Setup};
+use grapnel_plugin_abi::counted;
 
 use crate::announce::Announcer;
 use crate::config::{CliOverrides, Config, ConfigErrors, Environment, NoMatch};
@@ -23,6 +24,7 @@ use crate::plugin::{self, OpenListener, PluginManager, Settings};
 use crate::preflight;
 use crate::shard::heartbeat::Clock;
 use crate::shard::supervise::{End, Shards, Signals};
+use crate::usage;
 
 /// An MQTT broker that people extend with hooks
 #[derive(Debug, Parser)]
@@ -30,7 +32,10 @@ use crate::shard::supervise::{End, Shards, Signals};
 struct Cli {
     #[command(flatten)]
     overrides: CliOverrides,
-    /// Check the configuration, the files of its plugins and their configurations, and exit
+    /// Check the configuration and exit. Checked are all keys and, for each plugin of the
+    /// configuration: that its .so can be opened, its hooks, that the plugins it needs are there,
+    /// and its configuration. No plugin is loaded, and files that a plugin reads itself, such as a
+    /// password file, are not opened
     #[arg(long)]
     check_config: bool,
     /// Print a configuration file with every key, its unit and the reason for its default, and exit
@@ -61,7 +66,10 @@ pub fn main(allocations: Option<CountAllocations>) -> ExitCode {
         return code;
     }
     die_with_parent();
-    let cli = Cli::parse();
+    let cli: Cli = match usage::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     if cli.print_default_config {
         say(&Config::default_text());
         return ExitCode::SUCCESS;
@@ -89,7 +97,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     }
     log::start(&config.log_level.to_string());
     fatal::install().map_err(|error| {
-        Refusal::new(EXIT_CODE_REFUSED, format!("the system takes no handler of fatal signals: {error}"))
+        Refusal::new(EXIT_CODE_REFUSED, format!("cannot install a handler of fatal signals: {error}"))
     })?;
     let signals = Signals::take().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     let config = Arc::new(config);
@@ -147,7 +155,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
         died => died,
     };
     if let End::Died { shard, cause } = &end {
-        tracing::error!("shard {shard} {cause}; there is no half broker, so the process ends");
+        tracing::error!("shard {shard} {cause}; the broker cannot run without it, so the process ends");
     }
     Ok(end.exit_code())
 }
@@ -207,7 +215,7 @@ fn start_retry(config: &Config) -> Duration {
 fn setups(config: &Config) -> Result<Vec<Setup>, Refusal> {
     let random = || {
         getrandom::u64().map_err(|error| {
-            Refusal::new(EXIT_CODE_REFUSED, format!("the system gives no random numbers: {error}"))
+            Refusal::new(EXIT_CODE_REFUSED, format!("the system has no random numbers: {error}"))
         })
     };
     let keys = [random()?, random()?, random()?, random()?];
@@ -227,8 +235,8 @@ fn setups(config: &Config) -> Result<Vec<Setup>, Refusal> {
 }
 
 fn ready_lines(config: &Config, bound: &[Bound]) -> String {
-    let shards = config.shards;
-    let mut lines = format!("grapnel {}: {shards} shards\n", env!("CARGO_PKG_VERSION"));
+    let shards = counted(config.shards, "shard");
+    let mut lines = format!("grapnel {}: {shards}\n", env!("CARGO_PKG_VERSION"));
     for listener in bound {
         lines += &format!("listening on mqtt://{}\n", listener.local);
     }

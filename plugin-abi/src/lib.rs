@@ -50,6 +50,7 @@
 //! same as data. [`host`] is the broker's side. All items at the top of the crate are the SDK.
 //! [`testing`] runs a plugin without a broker. [`verb`] has the types of verbs for both sides.
 
+mod counted;
 pub mod guide;
 pub mod host;
 pub mod layout;
@@ -63,6 +64,7 @@ pub mod testing;
 pub mod topic;
 pub mod verb;
 
+pub use counted::counted;
 pub use point::{FaultPolicy, HookPoint};
 pub use sdk::notifications::*;
 pub use sdk::{

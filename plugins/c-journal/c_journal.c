@@ -347,8 +347,8 @@ static grapnel_flow refuse(shard *shard, const grapnel_event *event, int reason)
     count_refusal(journal, reason);
     if ((count & (count - 1)) == 0) {
         char line[128];
-        snprintf(line, sizeof(line), "%" PRIu64 " messages refused on shard %" PRIu32 " so far: %s is reached", count, shard->number,
-                 of_owner ? "client_pending_bytes_max" : "pending_bytes_max");
+        snprintf(line, sizeof(line), "%" PRIu64 " message%s refused on shard %" PRIu32 " so far: %s is reached", count,
+                 count == 1 ? "" : "s", shard->number, of_owner ? "client_pending_bytes_max" : "pending_bytes_max");
         grapnel_log(journal->host, GRAPNEL_LOG_LEVEL_WARN, line);
     }
     const grapnel_slice why =

@@ -229,7 +229,7 @@ fn what_waits_is_counted_as_it_is_held() {
         assert_eq!(publisher.publish(&message), code, "{length} bytes where {most} may wait");
     }
     broker.process().wait_for_line("a line of what was refused", PATIENCE, |line| {
-        line.contains("1 messages refused on shard").then_some(())
+        line.contains("1 message refused on shard").then_some(())
     });
     assert_eq!(metric(&broker, "pending_refused_total"), 2);
     assert_eq!(metric(&broker, "pending_refused_owner"), 0);

@@ -464,8 +464,8 @@ scenario! {
         broker.ctl_ok(&["plugins", "reload", "exhook"]);
         check("after another");
         Client::hello(broker, Version::V5, "ends").send_publish(&Publish::new("end", "x"));
-        broker.process().wait_for_line("it is started anew", PATIENCE, |line| {
-            line.contains("it is started anew").then_some(())
+        broker.process().wait_for_line("it is restarted", PATIENCE, |line| {
+            line.contains("it is restarted").then_some(())
         });
         // Once at the load, once for each reload, and now.
         broker.process().wait_for_lines("a worker that is ready", 4, PATIENCE, |line| {

@@ -278,7 +278,7 @@ fn a_database_that_goes_and_comes(hooks: Hooks) {
     Client::connect(&broker, &login("c", "alice", b"secret")).disconnect();
     bystander.goes_on();
     // A worker with coroutines survives; one that waited for the database was ended with its call.
-    let anew = broker.process().log().contains("is started anew");
+    let anew = broker.process().log().contains("is restarted");
     assert_eq!(anew, hooks == Hooks::Emqx, "{}", broker.process().log());
 }
 

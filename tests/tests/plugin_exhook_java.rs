@@ -46,7 +46,7 @@ scenario! {
 scenario! {
     /// A process ends in a hook: the policy decides that publish, the client stays connected, and
     /// the next process is called.
-    fn a_process_that_ends_is_started_anew(broker in broker()) {
+    fn a_process_that_ends_is_restarted(broker in broker()) {
         // Java starts slowly, and the next call waits for it.
         load(broker, &dialect().settings("Mirror", &["failed_action=deny", "call_timeout=15s"]));
         let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
@@ -55,7 +55,7 @@ scenario! {
         assert_eq!(client.publish(&Publish::new("mirror/a", "abc").qos(1)), 0);
         assert_eq!(client.message().text(), "cba");
         broker.process().wait_for_lines("its end", 1, PATIENCE, |line| {
-            line.contains("java/0 has ended (exit status: 3); it is started anew").then_some(())
+            line.contains("java/0 has ended (exit status: 3); it is restarted").then_some(())
         });
     }
 }

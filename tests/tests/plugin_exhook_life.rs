@@ -73,12 +73,9 @@ fn farewells(settings: &[String], failed: &str, publishes: bool) {
     broker.ctl_ok(&["plugins", "reload", "exhook"]);
     processes.push(process());
     let said = broker.ctl_ok(&["plugins", "unload", "exhook"]);
-    assert!(said.contains("exhook brings what it has begun to its end, in at most "), "{said}");
+    assert!(said.contains("exhook finishes its pending work, for at most "), "{said}");
     let listed = broker.ctl_ok(&["plugins", "list"]);
-    assert!(
-        listed.contains("exhook: generation 2 brings what it has begun to its end, in at most"),
-        "{listed}"
-    );
+    assert!(listed.contains("exhook: generation 2 finishes its pending work, for at most"), "{listed}");
     load(&broker, settings);
     processes.push(process());
     if publishes {
@@ -102,7 +99,7 @@ fn farewells(settings: &[String], failed: &str, publishes: bool) {
     assert_eq!((count(&broker, "farewell: all is closed"), count(&broker, failed)), (3, 3), "{log}");
     let written = std::fs::read_to_string(&file).unwrap();
     assert_eq!(written.lines().collect::<HashSet<_>>(), processes.iter().map(String::as_str).collect());
-    for bad in ["started anew", "killed", "left out", "has ended", "not ended"] {
+    for bad in ["restarted", "killed", "left out", "has ended", "not ended"] {
         assert!(!log.contains(bad), "{bad}: {log}");
     }
 }
@@ -176,7 +173,7 @@ fn a_worker_that_does_not_end_is_killed_in_its_time() {
         "python3/0 has not ended within 300 ms of the shutdown (farewell_timeout) and is killed",
         1,
     );
-    assert_eq!(count(&broker, "started anew"), 0);
+    assert_eq!(count(&broker, "restarted"), 0);
 }
 
 /// Three seconds of calls are under way, publishes and a login: at a reload or an unload the old
@@ -205,7 +202,7 @@ fn under_way(lasting: &str) {
         broker.ctl_ok(&["plugins", then, "exhook"]);
         if then == "reload" {
             let listed = broker.ctl_ok(&["plugins", "list"]);
-            assert!(listed.contains("generation 1 brings what it has begun to its end"), "{listed}");
+            assert!(listed.contains("generation 1 finishes its pending work"), "{listed}");
             let mut other = Client::connect(&broker, &login("other"));
             other.subscribe("t", 0);
             assert_eq!(other.publish(&Publish::new("t", "x").qos(1)), 0);
@@ -222,9 +219,11 @@ fn under_way(lasting: &str) {
         assert_eq!(code, 0, "{then}");
         entering.disconnect();
     }
-    until("the old workers end", || !broker.ctl_ok(&["plugins", "list"]).contains("to its end"));
+    until("the old workers end", || {
+        !broker.ctl_ok(&["plugins", "list"]).contains("finishes its pending work")
+    });
     let log = broker.process().log();
-    for bad in ["did not answer", "failed", "started anew", "killed"] {
+    for bad in ["did not answer", "failed", "restarted", "killed"] {
         assert!(!log.contains(bad), "{bad}: {log}");
     }
 }
@@ -307,7 +306,7 @@ fn what_comes_while_a_worker_is_started_anew_may_end_by_its_policy() {
     assert!(said.contains("while_down: this word is not known; it must be one of wait, policy"), "{said}");
 }
 
-/// With `auto_reconnect = false` a worker that has ended stays away: the policy decides new
+/// With `auto_reconnect = false` a worker that has ended is not restarted: the policy decides new
 /// requests, and granted subscriptions stay, also at a recheck. The same holds for a worker that
 /// does not answer.
 #[test]
@@ -320,7 +319,11 @@ fn a_worker_that_is_away_takes_nothing_that_was_granted() {
         let (broker, mut client) = moody(&more, dir.path());
         client.subscribe("t", 0);
         assert_eq!(client.publish(&Publish::new(topic, "x").qos(1)), 0x83);
-        await_lines(&broker, "it stays away, as auto_reconnect is off", usize::from(topic == "end"));
+        await_lines(
+            &broker,
+            "it is not restarted, because auto_reconnect is false",
+            usize::from(topic == "end"),
+        );
         broker.ctl_ok(&["authz", "invalidate"]);
         // New requests are denied once the existing subscriptions have been rechecked.
         assert_eq!(client.subscribe_all(&Subscribe::to("u", 0)), [0x87]);
@@ -328,7 +331,7 @@ fn a_worker_that_is_away_takes_nothing_that_was_granted() {
         assert_eq!(workers(&broker).len(), 1);
         let trips = broker.ctl_ok(&["plugins", "list"]);
         assert!(!trips.contains("tripped"), "{trips}");
-        await_lines(&broker, "it stays away, as auto_reconnect is off", 1);
+        await_lines(&broker, "it is not restarted, because auto_reconnect is false", 1);
     }
 }
 
@@ -462,7 +465,9 @@ fn reloads_leave_nothing_behind() {
         assert_eq!(client.publish(&Publish::new("mirror/a", "abc").qos(1)), 0);
         assert_eq!(client.message().text(), "cba");
         broker.ctl_ok(&["plugins", "reload", "exhook"]);
-        until("the old workers end", || !broker.ctl_ok(&["plugins", "list"]).contains("to its end"));
+        until("the old workers end", || {
+            !broker.ctl_ok(&["plugins", "list"]).contains("finishes its pending work")
+        });
     };
     // The first reloads allocate what is allocated once.
     (0..2).for_each(|_| reload());

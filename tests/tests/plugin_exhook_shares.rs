@@ -74,7 +74,7 @@ impl Python {
         std::fs::remove_file(self.path()).unwrap();
         send(workers(broker)[0], Signal::KILL);
         broker.process().wait_for_lines("it cannot be started", 1, PATIENCE, |line| {
-            line.contains("it is started anew in 800 ms").then_some(())
+            line.contains("it is restarted in 800 ms").then_some(())
         });
     }
 

@@ -39,7 +39,7 @@ scenario! {
         for topic in ["a/b", "a", "b/c", "a/c"] {
             assert_eq!(client.publish(&Publish::new(topic, "xy").qos(1)), 0x10, "nobody subscribes");
         }
-        report(broker, r#""a" 3 messages 6 bytes; "b" 1 messages 2 bytes; dropped: no_subscribers 4"#);
+        report(broker, r#""a" 3 messages 6 bytes; "b" 1 message 2 bytes; dropped: no_subscribers 4"#);
         client.ping();
     }
 }

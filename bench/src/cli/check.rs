@@ -97,7 +97,7 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
     );
     ensure!(
         !args.username.as_ref().is_some_and(Template::needs_user_name),
-        "%u stands for the user name and cannot be part of --username"
+        "%u is the user name itself and cannot be part of --username"
     );
     ensure!(
         args.startnumber.checked_add(args.count).is_some(),

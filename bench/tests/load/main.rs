@@ -190,6 +190,10 @@ fn bad_arguments_exit_with_two() {
         let ended = Tool::spawn(arguments.split(' ')).end();
         assert_eq!(ended.code, Some(2), "{arguments}");
         assert!(ended.stderr.contains(part), "{arguments}: {}", ended.stderr);
+        // One sentence, as of every program of Grapnel.
+        let said = ended.stderr.trim_end();
+        assert!(said.starts_with("grapnel-bench: ") && said.ends_with(" --help"), "{arguments}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments}: {said}");
     }
 }
 

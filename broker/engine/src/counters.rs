@@ -74,7 +74,7 @@ counters! {
     messages_retained_count: "retained messages stored now";
     messages_retained_bytes: "bytes of the retained messages stored now";
     messages_forwarded: "messages sent to other shards";
-    subscriptions_revoked: "subscriptions taken back because the rules have changed";
+    subscriptions_revoked: "subscriptions revoked because the rules have changed";
     messages_wills: "will messages published";
     messages_plugins: "messages that plugins published";
     messages_fetched: "retained messages that plugins have read on behalf of clients";

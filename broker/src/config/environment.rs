@@ -45,7 +45,7 @@ pub(super) fn apply(environment: &Environment, draft: &mut Draft) {
                     draft.set_of_listener(index, &key, &value, &origin);
                 } else {
                     let count = draft.listeners.len();
-                    draft.fail(&origin, format_args!("there are {count} listeners, so the next is {count}"));
+                    draft.fail(&origin, format_args!("the next listener is number {count}, counted from 0"));
                 }
             }
             Some(Target::Plugin(plugin, key)) => {

@@ -424,7 +424,7 @@ fn each_mistake_in_the_environment_has_its_sentence() {
             "no key has this variable; the nearest is GRAPNEL_LIMITS_RECEIVE_MAX",
         ),
         ("GRAPNEL_LOGLEVEL", "info", "no key has this variable; the nearest is GRAPNEL_LOG_LEVEL"),
-        ("GRAPNEL_LISTENERS_2_BIND", "127.0.0.1:1", "there are 1 listeners, so the next is 1"),
+        ("GRAPNEL_LISTENERS_2_BIND", "127.0.0.1:1", "the next listener is number 1, counted from 0"),
         (
             "GRAPNEL_SHARDS",
             "",

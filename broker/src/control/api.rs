@@ -45,8 +45,8 @@ impl Api {
         Arc::clone(&self.long).try_acquire_owned().map_err(|_| {
             let max = long_requests_max(&self.config.control);
             let sentence = format_args!(
-                "{max} traces, changes and verbs of plugins are in hand or wait, as many as there may be: control.connections_max less \
-                 control.connections_free_min; try again when one has ended"
+                "no more than {max} of traces, changes and verbs of plugins can run or wait at a time \
+                 (control.connections_max less control.connections_free_min); try again when one has ended"
             );
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
         })

@@ -5,6 +5,7 @@
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use grapnel_plugin_abi::counted;
 use serde::Deserialize;
 
 use super::answer::{ApiError, Json, Parameters};
@@ -78,20 +79,16 @@ pub(super) async fn of(api: &Api, leaving: &Leaving) -> Result<Vec<String>, ApiE
         return Ok(sentences);
     }
     let gathered = api.shards.call_all(|shard| *shard.counters()).await;
-    let counted = |of: fn(&grapnel_engine::shard::Counters) -> u64| -> u64 {
+    let sum = |of: fn(&grapnel_engine::shard::Counters) -> u64| -> u64 {
         gathered.answers.iter().map(|(_, counters)| of(counters)).sum()
     };
     let at_least = if gathered.unanswered.is_empty() { "" } else { "at least " };
     sentences.push(format!(
         "{at_least}{} and {} go on without it",
-        shown(counted(|counters| counters.connections_count), "connection"),
-        shown(counted(|counters| counters.sessions_count), "session")
+        counted(sum(|counters| counters.connections_count), "connection"),
+        counted(sum(|counters| counters.sessions_count), "session")
     ));
     Ok(sentences)
-}
-
-fn shown(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn sentences(rows: &[HookRow], leaving: &Leaving, listeners: &[Listener], allowed: bool) -> Vec<String> {
@@ -124,18 +121,18 @@ fn links_shown(rows: &[&HookRow]) -> String {
 /// The rule of the configuration that applies if no hook of a point decides.
 fn if_nobody_decides(point: &str, listeners: &[Listener], allowed: bool) -> Option<String> {
     match point {
-        "client.authorize" if allowed => Some(
-            "every publish and subscription is allowed, as authorization.no_match is \"allow\"".to_owned(),
-        ),
-        "client.authorize" => Some(
-            "every publish and subscription is refused, as authorization.no_match is \"deny\"".to_owned(),
-        ),
+        "client.authorize" if allowed => {
+            Some("every publish and subscription is allowed (authorization.no_match = \"allow\")".to_owned())
+        }
+        "client.authorize" => {
+            Some("every publish and subscription is refused (authorization.no_match = \"deny\")".to_owned())
+        }
         "client.authenticate" => {
             let part = |open: bool, so: &str| {
                 let these = listeners.iter().filter(|listener| listener.allow_anonymous == open);
                 let these: Vec<&str> = these.map(|listener| listener.address.as_str()).collect();
                 (!these.is_empty())
-                    .then(|| format!("{so} {}, as allow_anonymous is {open}", these.join(" and ")))
+                    .then(|| format!("{so} {} (allow_anonymous = {open})", these.join(" and ")))
             };
             let parts = [part(true, "everybody may connect to"), part(false, "nobody can connect to")];
             Some(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
@@ -183,7 +180,7 @@ mod tests {
                 "message.acked loses acl/acked and has no hook left",
             ]
         );
-        assert!(sentences(&rows, &leaving, &[], false)[0].contains("is refused, as authorization.no_match"));
+        assert!(sentences(&rows, &leaving, &[], false)[0].contains("is refused (authorization.no_match"));
         let change = HookChange {
             plugin: "acl".to_owned(),
             point: "message.publish".to_owned(),
@@ -223,10 +220,8 @@ mod tests {
             [listener("127.0.0.1:1", true), listener("0.0.0.0:2", false), listener("[::]:3", false)];
         assert_eq!(
             sentences(&rows(&[("client.authenticate", "a", "b")]), &Leaving::plugin("a"), &listeners, true),
-            [
-                "client.authenticate loses a/b and has no hook left: everybody may connect to 127.0.0.1:1, as allow_anonymous is \
-                 true; nobody can connect to 0.0.0.0:2 and [::]:3, as allow_anonymous is false"
-            ]
+            ["client.authenticate loses a/b and has no hook left: everybody may connect to 127.0.0.1:1 \
+                 (allow_anonymous = true); nobody can connect to 0.0.0.0:2 and [::]:3 (allow_anonymous = false)"]
         );
     }
 }

@@ -77,15 +77,20 @@ pub(super) struct LoadBody {
     priority: Option<i32>,
     #[serde(default)]
     once: bool,
+    #[serde(default)]
+    required: bool,
 }
 
 async fn load(
     State(api): State<Api>,
     Payload(body): Payload<LoadBody>,
 ) -> Result<Json<Changed<ByHand>>, ApiError> {
-    let LoadBody { source, name, config, merge, priority, once } = body;
+    let LoadBody { source, name, config, merge, priority, once, required } = body;
+    if once && required {
+        return Err(ApiError::bad_request("a plugin that is loaded once cannot be required"));
+    }
     HookOverride { priority, ..HookOverride::default() }.check().map_err(ApiError::bad_request)?;
-    let request = LoadRequest { source, name, config, merge, priority, once };
+    let request = LoadRequest { source, name, config, merge, priority, once, required };
     change(&api, move |api| api.plugins.load_by_hand(request)).await.map(Json)
 }
 

@@ -29,8 +29,8 @@ pub(super) fn routes() -> Router<Api> {
 }
 
 /// Counters of the process, which are not counted by shard: name, meaning and value.
-fn of_process() -> [(&'static str, &'static str, u64); 6] {
-    let [begun, late, refused] = verbs_counted();
+fn of_process() -> [(&'static str, &'static str, u64); 8] {
+    let [begun, late, refused, invalid, failed] = verbs_counted();
     [
         ("log_lines_lost", "lines of the log that could not be written", log::lines_lost()),
         (
@@ -50,6 +50,8 @@ fn of_process() -> [(&'static str, &'static str, u64); 6] {
             "calls of verbs of plugins refused because too many of the plugin run, or it ends",
             refused,
         ),
+        ("verbs_invalid", "calls of verbs of plugins refused for their arguments", invalid),
+        ("verbs_failed", "calls of verbs of plugins that ran and failed", failed),
     ]
 }
 

@@ -259,7 +259,10 @@ fn traces_and_changes_of_plugins_leave_places_to_others() {
     for (status, body) in [plane.get("/api/v1/trace/y"), plane.ask("DELETE", "/api/v1/plugins/tap")] {
         assert_eq!(status, 503);
         let error = body["error"].as_str().unwrap();
-        assert!(error.starts_with("1 traces, changes and verbs of plugins are in hand or wait"), "{error}");
+        assert!(
+            error.starts_with("no more than 1 of traces, changes and verbs of plugins can run"),
+            "{error}"
+        );
     }
     assert_eq!(plane.get("/api/v1/status").0, 200);
     drop(trace);

@@ -12,6 +12,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use grapnel_engine::shard;
+use grapnel_plugin_abi::counted;
 use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::sync::mpsc::error::SendTimeoutError;
@@ -118,7 +119,7 @@ async fn run(
             write_line(&mut batch, &line);
         }
         let ended = match (left, unanswered, stop) {
-            (0, _, _) => Some(format!("{} packets were traced", bound.count)),
+            (0, _, _) => Some(format!("the limit of {} is reached", counted(bound.count, "packet"))),
             (_, Some(sentence), _) => Some(sentence),
             (_, _, true) => Some("the broker stops".to_owned()),
             _ if Instant::now() >= bound.until => Some(format!("{} s are over", bound.seconds)),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::StatusCode;
+use grapnel_plugin_abi::counted;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::ApiError;
@@ -29,8 +30,8 @@ impl Traces {
             return Err(ApiError::new(StatusCode::CONFLICT, sentence));
         }
         if running.len() >= max {
-            let sentence =
-                format_args!("{max} clients are being traced, as many as control.traces_max allows");
+            let max = counted(max, "client");
+            let sentence = format!("no more than {max} can be traced at a time (control.traces_max)");
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, sentence));
         }
         running.insert(client_id.to_owned());

@@ -17,7 +17,7 @@ use super::follows::Leaving;
 use super::plugins::change_in_place;
 use super::wire::{Changed, PluginsVerbs, Revoked, VerbAnswer};
 use crate::config::HookOverride;
-use crate::plugin::{HookChange, PluginVerbs, VerbError};
+use crate::plugin::{HookChange, PluginVerbs, VerbError, count_failed_verb, count_invalid_verb};
 
 /// Its routes.
 pub(super) fn routes() -> Router<Api> {
@@ -77,7 +77,7 @@ async fn call(
     Payload(body): Payload<Map<String, Value>>,
 ) -> Result<Json<VerbAnswer>, ApiError> {
     let form = declared(&api, &plugin, &verb)?;
-    let given = given(&body).map_err(ApiError::bad_request)?;
+    let given = given(&body).inspect_err(|_| count_invalid_verb()).map_err(ApiError::bad_request)?;
     run(&api, &plugin, &form, given).await.map(Json)
 }
 
@@ -152,12 +152,14 @@ async fn run_whole(
     let Answer { text, columns, rows, value, exit_code, then } = answer;
     if !then.is_empty() && !form.changes {
         let what = "wants a change, and is declared to change nothing".to_owned();
+        count_failed_verb();
         return Err(VerbError::Nonsense { plugin: plugin.to_owned(), verb: form.name.clone(), what }.into());
     }
     let (mut revoked, mut follows, mut steps) = (None, Vec::new(), vec![format!("{} has run", form.name)]);
     for step in then {
         let what = shown(&step);
         let done = change(api, plugin, step, (is_forced, &place)).await.map_err(|error| {
+            count_failed_verb();
             let all = [std::mem::take(&mut follows), error.follows].concat();
             let sentence = format!("{}; before that, {}", error.sentence, steps.join(", "));
             ApiError { follows: all, sentence, ..error }

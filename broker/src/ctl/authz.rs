@@ -1,6 +1,7 @@
 //! `grapnel-ctl authz`: rechecks what client.authorize has allowed.
 
 use clap::{Args, Subcommand};
+use grapnel_plugin_abi::counted;
 use hyper::Method;
 
 use super::CtlError;
@@ -41,7 +42,7 @@ pub(super) async fn run(broker: &Broker, command: AuthzCommand, output: &mut Out
     if output.json {
         output.value(&done)?;
     } else {
-        output.line(&format!("rechecks subscriptions on {} shards", done.now.shards))?;
+        output.line(&format!("rechecks subscriptions on {}", counted(done.now.shards, "shard")))?;
         print_revoked(done.revoked, output)?;
     }
     complete(&done.now.unanswered)
@@ -52,14 +53,15 @@ pub(super) fn print_revoked(revoked: Revoked, output: &mut Output) -> Result<(),
     match (revoked.subscriptions, revoked.complete) {
         (0, true) => Ok(()),
         (0, false) => output.line(
-            "no subscription was taken back so far; the recheck goes on, and the log names the rest",
+            "no subscription has been revoked yet; the recheck continues, and the log says how many it revokes",
         ),
-        (1, true) => output.line("1 subscription was taken back, as it is not allowed any more"),
+        (1, true) => output.line("1 subscription was revoked, because it is no longer allowed"),
         (count, true) => {
-            output.line(&format!("{count} subscriptions were taken back, as they are not allowed any more"))
+            output.line(&format!("{count} subscriptions were revoked, because they are no longer allowed"))
         }
         (count, false) => output.line(&format!(
-            "at least {count} so far: subscriptions that were taken back, as they are not allowed any more; the recheck goes on, and the log names the rest"
+            "{} so far, no longer allowed; the recheck continues, and the log says how many it revokes",
+            counted(count, "revoked subscription")
         )),
     }
 }

@@ -40,6 +40,11 @@ impl Broker {
         Broker { socket, timeout: Duration::from_secs(timeout_s), guessed_by }
     }
 
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Sends a GET request and reads a JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
         self.json(Method::GET, path, None).await

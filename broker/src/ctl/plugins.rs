@@ -113,6 +113,9 @@ pub(super) struct LoadCommand {
     /// Do not load it again when the broker restarts
     #[arg(long)]
     once: bool,
+    /// Do not start the broker again without it
+    #[arg(long, conflicts_with = "once")]
+    required: bool,
 }
 
 /// The file to check.
@@ -179,6 +182,7 @@ async fn load(broker: &Broker, command: LoadCommand, output: &mut Output) -> Res
         "merge": command.config.config.is_none(),
         "priority": command.priority,
         "once": command.once,
+        "required": command.required,
     });
     let done: Changed<ByHand> = broker.json(Method::POST, "/api/v1/plugins", Some(&body)).await?;
     if output.json {

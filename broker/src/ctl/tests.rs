@@ -4,8 +4,6 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use clap::CommandFactory;
-
 use super::*;
 use crate::control::wire;
 
@@ -108,6 +106,7 @@ fn plugins_are_listed_with_what_is_wrong_with_them() {
         sdk: "grapnel-plugin-abi 1.0.0".to_owned(),
         file: Some("/p/tap.so".into()),
         origin: Origin::Once,
+        required: false,
         generation: 4,
         priority: None,
         hooks: vec![HookInfo {
@@ -150,7 +149,7 @@ acl   -        failed                4      1  -
 acl: cannot load acl: no file
 2 retired generations keep 4 KiB mapped
 tap: generation 3 is retired, but 2 of its threads have not ended
-tap: generation 4 brings what it has begun to its end, in at most 2 s
+tap: generation 4 finishes its pending work, for at most 2 s
 ";
     assert_eq!(text, expected);
     let text = printed(false, Some(80), |output| plugins::print::print_one(&plugin, output));
@@ -248,7 +247,7 @@ pub(super) fn check_against(socket: &std::path::Path) {
     };
     let commands: [(&[&str], &str); 10] = [
         (&["plugins", "list"], ""),
-        (&["plugins", "verbs"], ""),
+        (&["plugins", "verbs"], "grapnel-ctl passwd FILE USER"),
         (&["hooks", "list"], ""),
         (&["hooks", "list", "--all"], "message.publish"),
         (&["status"], "connections"),

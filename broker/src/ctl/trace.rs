@@ -1,6 +1,7 @@
 //! `grapnel-ctl trace client`: the packets of one client while they are sent and received.
 
 use clap::Subcommand;
+use grapnel_plugin_abi::counted;
 use http_body_util::BodyExt;
 
 use super::CtlError;
@@ -80,7 +81,9 @@ pub(super) fn print(line: &str, output: &mut Output) -> Result<(), CtlError> {
             };
             output.line(&format!("{} {arrow} {}", time_of_day(at_ms), printable(&packet)))
         }
-        Ok(TraceLine::Lost { lost }) => output.line(&format!("… {lost} packets came too fast to be kept")),
+        Ok(TraceLine::Lost { lost }) => {
+            output.line(&format!("… {} came too fast to be kept", counted(lost, "packet")))
+        }
         Ok(TraceLine::Ended { ended }) => output.line(&format!("the trace has ended: {}", printable(&ended))),
         // A kind of line of a newer broker.
         Err(_) => output.line(&printable(line)),

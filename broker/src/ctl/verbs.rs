@@ -87,16 +87,20 @@ pub(super) fn run(
     let Some((form, given)) = line::parse(&word, &shown, &found.forms, &words, output)? else {
         return Ok(());
     };
-    if form.local {
-        // The broker's declaration decides only that a local file is used. The file and its own
-        // declaration decide which code runs.
-        let Some((file, forms)) = local::file(&word, environment, timeout)? else {
-            return Err(missing(&first, &word, environment));
-        };
-        let Some((form, given)) = line::parse(&word, &shown, &forms, &words, output)? else {
-            return Ok(());
-        };
-        return local::run(&Typed { word, form, given }, &file, timeout, output);
+    // The broker's declaration decides only that a local file is used. The file and its own
+    // declaration decide which code runs. Before a secret is sent, the file is asked whether the
+    // verb is local: a broker that says it is not must not get the secret.
+    if form.local || has_secret(&form) {
+        match local::file(&word, environment, timeout)? {
+            Some((file, forms)) if form.local || is_local(&forms, &form.name) => {
+                let Some((form, given)) = line::parse(&word, &shown, &forms, &words, output)? else {
+                    return Ok(());
+                };
+                return local::run(&Typed { word, form, given }, &file, timeout, output);
+            }
+            None if form.local => return Err(missing(&first, &word, environment)),
+            _ => {}
+        }
     }
     let typed = Typed { word, form, given };
     if found.loaded.is_empty() {
@@ -109,6 +113,14 @@ pub(super) fn run(
     }
     let answers = runtime.block_on(ask(&broker, &typed, found.loaded, timeout, output))?;
     print::answers(answers, output)
+}
+
+fn has_secret(form: &Form) -> bool {
+    form.arguments.iter().any(|argument| argument.kind == Kind::Secret)
+}
+
+fn is_local(forms: &[Form], verb: &str) -> bool {
+    forms.iter().any(|form| form.name == verb && form.local)
 }
 
 /// The verbs of all plugins that are loaded: `grapnel-ctl plugins verbs`.
@@ -140,8 +152,9 @@ async fn ask(
     timeout: Duration,
     output: &mut Output,
 ) -> Result<Vec<VerbAnswer>, CtlError> {
-    let Typed { form, given, .. } = typed;
-    let given = absolute(form, secret::with_secrets(form, given.clone())?)?;
+    let Typed { word, form, given } = typed;
+    let receiver = format!("plugin {word} of the broker at {}", broker.socket().display());
+    let given = absolute(form, secret::with_secrets(form, given.clone(), Some(&receiver))?)?;
     let checked = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
     // The deadline of the verb is added to the timeout for an answer.
     let timeout = timeout + Duration::from_millis(form.deadline_ms(&checked, 0));
@@ -229,7 +242,7 @@ fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlErro
         return Ok(vec![name.clone()]);
     }
     Err(CtlError::Usage(format!(
-        "the plugins {} are all meant by {word}; name one of them, as in grapnel-ctl {} {}",
+        "{word} can be any of the plugins {}; name one of them, as in grapnel-ctl {} {}",
         names.join(", "),
         names[0],
         form.name
@@ -255,8 +268,7 @@ fn absolute(form: &Form, given: line::Given) -> Result<line::Given, CtlError> {
 fn request(plugin: &str, form: &Form, given: &[(String, String)]) -> (Method, String, Option<Value>) {
     let words: Vec<String> = form.name.split(' ').map(encoded).collect();
     let path = format!("/api/v1/plugins/{}/commands/{}", encoded(plugin), words.join("/"));
-    let has_secret = form.arguments.iter().any(|argument| argument.kind == Kind::Secret);
-    if !form.changes && !has_secret {
+    if !form.changes && !has_secret(form) {
         let query: Vec<String> =
             given.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
         return (Method::GET, format!("{path}?{}", query.join("&")), None);
@@ -322,6 +334,6 @@ mod tests {
         let runtime = super::super::runtime().unwrap();
         let found = runtime.block_on(having(&broker, &typed, loaded, Duration::from_secs(1))).unwrap();
         let said = meant(&typed, found).unwrap_err().to_string();
-        assert!(said.starts_with("the plugins a, b are all meant by k; name one of them"), "{said}");
+        assert!(said.starts_with("k can be any of the plugins a, b; name one of them"), "{said}");
     }
 }

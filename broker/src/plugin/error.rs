@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use grapnel_engine::id::ShardId;
+use grapnel_plugin_abi::counted;
 
 use crate::shard::handle::Unanswered;
 
@@ -232,16 +233,32 @@ pub enum LoadError {
         unanswered: Unanswered,
     },
     /// A new version failed; the old version stays loaded.
-    #[error("{error}; plugin {name} {version} {}", if *enabled { "goes on" } else { "stays loaded, and disabled" })]
+    #[error(
+        "{}; version {version} {}",
+        unchanged(error, doing, name),
+        if *enabled { "goes on" } else { "stays loaded, and disabled" }
+    )]
     GoesOn {
         /// Why the new version failed.
         error: Box<LoadError>,
+        /// The requested operation: reload or configure.
+        doing: &'static str,
         /// The plugin.
         name: String,
         /// The version that stays loaded.
         version: String,
         /// Whether it is in the chains.
         enabled: bool,
+    },
+    /// A required plugin could not be loaded at the start.
+    #[error("{error}; the broker does not start without plugin {name}: {remedy}")]
+    Required {
+        /// Why it could not be loaded.
+        error: Box<LoadError>,
+        /// The plugin.
+        name: String,
+        /// Why it is required, and how to start without it.
+        remedy: String,
     },
     /// A plugin of this name is loaded already.
     #[error("plugin {name} is loaded already; reload it, or load this one under another name")]
@@ -259,8 +276,8 @@ pub enum LoadError {
     },
     /// After the change, no plugin would decide who may connect or what clients may do.
     #[error(
-        "cannot {doing} {name}, as others than this machine reach the broker: {}; load another plugin that decides first, or \
-         say --force (force=true in the API)",
+        "cannot {doing} {name}, because other machines can reach the broker: {}; load another plugin that decides first, or \
+         give --force (force=true in the API)",
         follows.join("; ")
     )]
     LastDecider {
@@ -274,8 +291,10 @@ pub enum LoadError {
     },
     /// There are too many retired generations.
     #[error(
-        "cannot load {name}: {retired} retired generations hold {bytes} bytes of mapped code, and plugins_retired_max allows \
-         no more; raise it or restart the broker"
+        "cannot load {name}: {} with {} of mapped code cannot be freed, and limits.plugins_retired_max allows no more; \
+         raise it or restart the broker",
+        counted(*retired, "retired generation"),
+        counted(*bytes, "byte")
     )]
     RetiredFull {
         /// The plugin.
@@ -288,13 +307,26 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// The cause, without the part about the version that stays loaded.
+    /// The cause, without the part about what follows from it.
     pub fn cause(&self) -> &LoadError {
         match self {
-            LoadError::GoesOn { error, .. } => error.cause(),
+            LoadError::GoesOn { error, .. } | LoadError::Required { error, .. } => error.cause(),
             cause => cause,
         }
     }
+}
+
+/// An error of a new version as one about the change of the plugin, which stays loaded.
+fn unchanged(error: &LoadError, doing: &str, name: &str) -> String {
+    let said = error.to_string();
+    if said.starts_with(&format!("cannot {doing} {name}")) {
+        return said;
+    }
+    // `cannot load NAME: …`, or `cannot load FILE: …`.
+    let reason = said.strip_prefix("cannot load ").unwrap_or(&said);
+    let reason = reason.strip_prefix("cannot reload ").unwrap_or(reason);
+    let reason = reason.strip_prefix(&format!("{name}: ")).unwrap_or(reason);
+    format!("cannot {doing} {name}: {reason}")
 }
 
 fn list(paths: &[PathBuf]) -> String {

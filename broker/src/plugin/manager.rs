@@ -93,7 +93,7 @@ impl PluginManager {
         if let Some(record) = &settings.record
             && let Err(error) = loader.overrides.read(&overrides::file_beside(record))
         {
-            tracing::error!("what was set for hooks through ctl does not come back: {error}");
+            tracing::error!("settings of hooks made with grapnel-ctl are not restored: {error}");
         }
         let (loader, view) = (Arc::new(Mutex::new(loader)), Arc::<RwLock<View>>::default());
         let recompiler = Recompiler::start(Arc::clone(&loader), Arc::clone(&view))?;
@@ -125,13 +125,13 @@ impl PluginManager {
     /// # Errors
     /// As [`PluginManager::load`].
     pub fn load_by_hand(&self, request: LoadRequest) -> Result<ByHand, LoadError> {
-        let LoadRequest { source, name, config, merge, priority, once } = request;
+        let LoadRequest { source, name, config, merge, priority, once, required } = request;
         let by_path = lookup::is_path(&source);
         let absolute = std::path::absolute(&source).ok().filter(|_| by_path);
         let source = absolute.map_or(source, |path| path.display().to_string());
         let name = name.or_else(|| (!by_path).then(|| source.clone()));
         let origin = if once { Origin::Once } else { Origin::Recorded };
-        let mut wanted = Wanted { name, source, config, priority, origin, disabled: false };
+        let mut wanted = Wanted { name, source, config, priority, origin, required, disabled: false };
         let table = |name: &str| self.configured.get()?.iter().find(|table| merge && table.name == name);
         if let Some(path) = wanted.name.as_deref().and_then(table).and_then(|table| table.path.as_ref())
             && !by_path
@@ -315,7 +315,7 @@ impl PluginManager {
         if let Err(error) = self.write_record_to_disk()
             && let Some(plugin) = self.view().active.iter().find(|plugin| &*plugin.name == name)
         {
-            plugin.warn(format!("it works, but will not come back as it is after a restart: {error}"));
+            plugin.warn(format!("it works, but a restart will not restore it as it is: {error}"));
         }
         self.show(name)
     }

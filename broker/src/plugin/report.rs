@@ -51,6 +51,9 @@ pub struct PluginInfo {
     pub file: Option<PathBuf>,
     /// Where the request to load it comes from.
     pub origin: Origin,
+    /// Whether the broker does not start without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
     /// 1 for the first load under this name; each further attempt adds 1. 0 if it failed.
     pub generation: u32,
     /// Priority that the operator set for all of its hooks.

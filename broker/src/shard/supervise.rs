@@ -309,5 +309,5 @@ const LOOK: Duration = Duration::from_millis(50);
 const STOP_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn died(shard: ShardId, cause: Option<String>) -> End {
-    End::Died { shard, cause: cause.unwrap_or_else(|| "it ended unasked".to_owned()) }
+    End::Died { shard, cause: cause.unwrap_or_else(|| "ended by itself".to_owned()) }
 }

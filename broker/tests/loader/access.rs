@@ -27,9 +27,9 @@ fn a_reload_that_leaves_nobody_to_decide_needs_force() {
     let wanted = LoadRequest { name: Some("x".to_owned()), ..request(&file.display().to_string(), config) };
     broker.manager.load(wanted).unwrap();
     std::fs::copy(plugin_file("noop"), &file).unwrap();
-    let refused = "cannot reload x, as others than this machine reach the broker: client.authenticate would have no hook left, and \
-                   then anybody may connect to 0.0.0.0:1883, with any user name, as allow_anonymous is true; load another plugin \
-                   that decides first, or say --force (force=true in the API); plugin x 0.1.0 goes on";
+    let refused = "cannot reload x, because other machines can reach the broker: client.authenticate would have no hook left, and \
+                   then anybody may connect to 0.0.0.0:1883, with any user name and any password (allow_anonymous = true); load \
+                   another plugin that decides first, or give --force (force=true in the API); version 0.1.0 goes on";
     assert_eq!(broker.manager.reload("x", Some(json!({}))).unwrap_err().to_string(), refused);
     assert_eq!(authenticators(&broker), 1, "nothing has changed");
     broker.manager.reload_with("x", Some(json!({})), true).unwrap();
@@ -77,7 +77,7 @@ fn force_is_wanted_for_the_last_one_beyond_loopback_alone() {
         };
         broker.manager.override_hook(&hook(false)).unwrap();
         let error = broker.manager.unload("a").unwrap_err().to_string();
-        let follows = format!("and then nobody can connect to {address}, as allow_anonymous is false; ");
+        let follows = format!("and then nobody can connect to {address} (allow_anonymous = false); ");
         assert!(error.starts_with("cannot unload a, ") && error.contains(&follows), "{error}");
         assert_eq!(authenticators(&broker), 1);
         broker.manager.unload_with("a", true).unwrap();

@@ -185,7 +185,7 @@ fn a_state_that_cannot_be_handed_over_keeps_the_old_version() {
     assert_eq!(
         error,
         "cannot reload stateful: its state on shard 1 cannot be handed over: export_state: failed as configured; nothing has \
-         changed; plugin stateful 0.1.0 goes on"
+         changed; version 0.1.0 goes on"
     );
     assert_eq!((count(&broker, 0), count(&broker, 1)), (Some(2), Some(2)));
 

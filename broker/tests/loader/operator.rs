@@ -183,6 +183,10 @@ fn overrides_that_cannot_be_read_are_named_in_the_log() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("hooks.json"), "{").unwrap();
     let broker = Fixture::over(dir, 1, |_| {});
-    assert!(log.text().contains("what was set for hooks through ctl does not come back"), "{}", log.text());
+    assert!(
+        log.text().contains("settings of hooks made with grapnel-ctl are not restored"),
+        "{}",
+        log.text()
+    );
     load_two(&broker);
 }

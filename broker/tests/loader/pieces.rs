@@ -109,7 +109,7 @@ fn a_reload_that_fails_at_any_piece_leaves_the_old_version_as_it_is() {
             let failing = json!({"pieces": true, "fail": {"side": side, "shard": 1, "call": call}});
             let error = broker.manager.reload("stateful", Some(failing)).unwrap_err().to_string();
             let expected = "cannot reload stateful: its state on shard 1 cannot be handed over: import_piece: failed as configured; \
-                            nothing has changed; plugin stateful 0.1.0 goes on";
+                            nothing has changed; version 0.1.0 goes on";
             assert_eq!(error, expected);
         }
         let failing = json!({"pieces": true, "fail_activate_after": 50});
@@ -133,7 +133,7 @@ fn a_piece_that_cannot_be_written_is_a_sentence() {
     broker.load("c-entry", json!({"huge_pieces": true})).unwrap();
     let error = broker.manager.reload("c-entry", None).unwrap_err().to_string();
     let expected = "export_piece: a piece of its state has more than the 65536 bytes that were requested; this is an error of the \
-                    plugin; nothing has changed; plugin c-entry 0.1.0 goes on";
+                    plugin; nothing has changed; version 0.1.0 goes on";
     assert!(error.ends_with(expected), "{error}");
 }
 
@@ -149,7 +149,7 @@ fn pieces_without_an_end_are_given_up_and_whoever_waits_goes_on() {
         // A command during the handover waits its turn.
         broker.manager.disable("stateful").unwrap();
         let error = reload.join().unwrap();
-        let expected = "cannot reload stateful: its state on shard 0 cannot be handed over: it did not come to an end within 400 ms, and ";
+        let expected = "cannot reload stateful: its state on shard 0 cannot be handed over: it was not complete after 400 ms, with ";
         assert!(error.starts_with(expected), "{error}");
     });
     broker.manager.unload("stateful").unwrap();

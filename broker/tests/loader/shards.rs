@@ -208,7 +208,15 @@ impl Fixture {
 }
 
 pub fn request(source: &str, config: Value) -> LoadRequest {
-    LoadRequest { source: source.to_owned(), name: None, config, merge: false, priority: None, once: false }
+    LoadRequest {
+        source: source.to_owned(),
+        name: None,
+        config,
+        merge: false,
+        priority: None,
+        once: false,
+        required: false,
+    }
 }
 
 /// The folder in which cargo puts the plugins of the workspace.

@@ -57,9 +57,13 @@ impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Full::OwnerEntries(max) => write!(f, "one client may have {max} at a time"),
-            Full::OwnerBytes(max) => write!(f, "one client may have {max} bytes at a time"),
+            Full::OwnerBytes(max) => {
+                write!(f, "one client may have {} at a time", crate::counted(*max, "byte"))
+            }
             Full::Entries(max) => write!(f, "there may be {max} of all clients at a time"),
-            Full::Bytes(max) => write!(f, "there may be {max} bytes of all clients at a time"),
+            Full::Bytes(max) => {
+                write!(f, "there may be {} of all clients at a time", crate::counted(*max, "byte"))
+            }
         }
     }
 }

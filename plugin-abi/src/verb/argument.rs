@@ -37,6 +37,10 @@ pub enum Kind {
     /// The data of `plugins show` about the plugin, as JSON. The broker fills it in; the caller
     /// does not pass it.
     Plugin,
+    /// A type of a newer version, read from a broker. The verb cannot be called, and a manifest
+    /// cannot declare it.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The declaration of an argument.
@@ -179,6 +183,9 @@ impl Argument {
                 TAKEN.join(", ")
             ));
         }
+        if self.kind == Kind::Unknown {
+            return Err("is of a type that this version does not know".to_owned());
+        }
         let lone = matches!(self.kind, Kind::Flag | Kind::Secret | Kind::Plugin);
         if lone && (self.positional || self.repeated || self.default.is_some()) {
             return Err("can be neither positional nor repeated nor have a default".to_owned());
@@ -267,6 +274,7 @@ impl Argument {
             Kind::OneOf if self.one_of.iter().any(|one| one == text) => Ok(Some(text.to_owned())),
             Kind::OneOf => Err(format!("{text:?} is none of {}", self.one_of.join(", "))),
             Kind::Plugin => Err("nobody gives it".to_owned()),
+            Kind::Unknown => Err("it is of a type that this version does not know".to_owned()),
         }
     }
 
@@ -274,7 +282,7 @@ impl Argument {
         let bytes = i64::try_from(text.len()).unwrap_or(i64::MAX);
         let (min, max) = (self.min.unwrap_or(0), self.max.unwrap_or(TEXT_BYTES_MAX));
         if bytes < min || bytes > max {
-            return Err(format!("it has {bytes} bytes, and may have {min} to {max}"));
+            return Err(format!("it has {}, and may have {min} to {max}", crate::counted(bytes, "byte")));
         }
         if text.contains('\0') {
             return Err("it has a zero byte".to_owned());

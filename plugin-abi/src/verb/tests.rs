@@ -113,6 +113,7 @@ fn a_declaration_that_cannot_be_is_refused_with_its_place() {
         (json!({"name": "a", "unless": "b"}), "names in unless what is no other flag"),
         (json!({"name": "a", "type": "flag", "unless": "a"}), "names in unless what is no other flag"),
         (json!({"name": "a", "sort": 1}), "unknown field `sort`"),
+        (json!({"name": "a", "type": "colour"}), "which is of a type that this version does not know"),
         (json!({"name": "a", "type": "path", "default": "x"}), "has a default that is no absolute path"),
         (json!({"name": "a", "help": "two\nlines"}), "has a help with a control character"),
         (json!({"name": "a", "help": "x".repeat(LINE_BYTES_MAX + 1)}), "has a help of 1025 bytes"),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Action, Authorize, Error, Flow, Host, InstanceMessage, Plugin, Reason, Refused, Whose,
+    Action, Authorize, Error, Flow, Host, InstanceMessage, Plugin, Reason, Refused, Whose, counted,
 };
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
@@ -73,13 +73,17 @@ impl News {
     }
 
     fn said(&self, acl: &Acl) -> String {
-        format!("{} lines in force from {}", acl.len(), self.path.display())
+        format!("{} in force from {}", counted(acl.len(), "line"), self.path.display())
     }
 }
 
 impl Plugin for AclFile {
     type Config = Config;
     type Shard = AclShard;
+
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
 
     fn load(config: Config, host: &Host) -> Result<AclFile, Error> {
         let host = *host;

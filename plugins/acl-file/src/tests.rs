@@ -111,7 +111,7 @@ fn a_change_is_announced_when_all_shards_judge_by_it() {
     let config = format!(r#"{{"path": {:?}}}"#, path.to_str().unwrap());
     let mut plugin = testing::load_on::<AclFile>(3, &config).unwrap();
     let announced = |plugin: &TestPlugin<AclFile>| {
-        plugin.logs().iter().filter(|(_, line)| line.contains("lines in force from")).count()
+        plugin.logs().iter().filter(|(_, line)| line.contains(" in force from ")).count()
     };
     assert_eq!(announced(&plugin), 1, "at load");
     write(dir.path(), "topic write b\n");

@@ -19,7 +19,7 @@ grapnel_plugin_abi::arguments! {
         user: String,
         /// Delete this user instead of setting a password
         delete: bool,
-        /// The password
+        /// The new password
         password: Option<Secret> {
             required: true,
             prompt: "Password of {user}",
@@ -111,8 +111,23 @@ fn replace(path: &Path, lines: &[&str]) -> Result<(), VerbError> {
     if !text.is_empty() {
         text.push('\n');
     }
+    let shown = path.display();
+    if let Some(folder) = missing_folder(path) {
+        let folder = folder.display();
+        return Err(VerbError::new(format!(
+            "cannot write {shown}: there is no folder {folder}; make it with mkdir -p {folder}, or give another path"
+        )));
+    }
     write_whole(path, &text)
-        .map_err(|error| VerbError::new(format!("cannot write {}: {error}; it is as it was", path.display())))
+        .map_err(|error| VerbError::new(format!("cannot write {shown}: {error}; it is as it was")))
+}
+
+/// The folder of a file that is to be written, if it does not exist.
+fn missing_folder(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let folder = path.parent()?;
+    let missing = std::fs::metadata(folder).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    missing.then(|| folder.to_owned())
 }
 
 /// Writes a new file beside the old one and renames it. A new file can be read only by its owner.
@@ -201,6 +216,18 @@ mod tests {
         delete(&path, "ann").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "ann2:y\n");
         assert!(delete(&path, "ann").is_err());
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_named_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("nodir");
+        let said = set(&folder.join("users"), "ann", "secret").unwrap_err().to_string();
+        let folder = folder.display();
+        let expected = format!(
+            "cannot write {folder}/users: there is no folder {folder}; make it with mkdir -p {folder}, or give another path"
+        );
+        assert_eq!(said, expected);
     }
 
     #[test]

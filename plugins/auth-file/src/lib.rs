@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{
     Authenticate, AuthenticateTicket, Error, Flow, Host, Plugin, Reason, Refused, Rejected, ShareLimits,
-    Shares, Verbs, Verdict as Answered, address_share,
+    Shares, Verbs, Verdict as Answered, address_share, counted,
 };
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
@@ -64,10 +64,14 @@ impl Plugin for AuthFile {
     type Config = Config;
     type Shard = AuthShard;
 
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
+
     fn load(config: Config, host: &Host) -> Result<AuthFile, Error> {
         config.check().map_err(Error::new)?;
         let users = open(&config, *host)?;
-        host.info(format_args!("{} users in {}", users.latest().len(), config.path.display()));
+        host.info(format_args!("{} in {}", counted(users.latest().len(), "user"), config.path.display()));
         Ok(AuthFile {
             users,
             pool: Pool::start(config.threads, Shares::new(limits(&config)).with_metrics(host, "logins"))?,
@@ -108,7 +112,9 @@ fn open(config: &Config, host: Host) -> Result<WatchedFile<Table>, Error> {
     let chooser = RandomState::new();
     let path = config.path.clone();
     let told = move |change: Change<'_, Table>| match change {
-        Change::Taken(users) => host.info(format_args!("{} users in {} now", users.len(), path.display())),
+        Change::Taken(users) => {
+            host.info(format_args!("{} in {} now", counted(users.len(), "user"), path.display()));
+        }
         Change::Refused(error) => host.error(format_args!("{error}; the users read before stay")),
     };
     Ok(WatchedFile::open(watch, move |text| Table::parse(text, costs, chooser.clone()), told)?)

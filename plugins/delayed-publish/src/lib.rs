@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::{
     Answer, Counter, Entries, EntryId, Error, Flow, Host, InstanceMessage, Journal, Leftovers, Pieces,
-    Plugin, Publish, Reason, Refused, Timer, topic,
+    Plugin, Publish, Reason, Refused, Timer, counted, topic,
 };
 
 use grapnel_plugin_abi::raw::Status;
@@ -132,7 +132,7 @@ fn parse(name: &str, delay_s_max: u64) -> Result<(u64, &str), String> {
     let delay_s =
         seconds.parse().ok().filter(|_| digits).ok_or("the delay must be a whole number of seconds")?;
     if delay_s > delay_s_max {
-        return Err(format!("the delay must be at most {delay_s_max} seconds"));
+        return Err(format!("the delay must be at most {}", counted(delay_s_max, "second")));
     }
     topic::check_name(to).map_err(|problem| problem.to_string())?;
     if to.starts_with('$') {
@@ -144,6 +144,10 @@ fn parse(name: &str, delay_s_max: u64) -> Result<(u64, &str), String> {
 impl Plugin for Delayed {
     type Config = Config;
     type Shard = DelayedShard;
+
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
 
     fn load(config: Config, host: &Host) -> Result<Delayed, Error> {
         config.check()?;
@@ -425,7 +429,8 @@ impl DelayedShard {
             Err(refused) => {
                 if now_ms >= self.no_timer_logged_ms {
                     self.no_timer_logged_ms = now_ms + LOGGED_EVERY_MS;
-                    host.error(format_args!("{} messages have no timer: {refused}", self.store.len()));
+                    let waiting = counted(self.store.len(), "message");
+                    host.error(format_args!("no timer for {waiting}: {refused}"));
                 }
                 // Retried in the next turn of the shard; if that fails too, with the next message
                 // or reply.

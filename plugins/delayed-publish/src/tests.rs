@@ -285,7 +285,7 @@ fn a_timer_that_is_refused_is_tried_again() {
     assert_eq!(plugin.deliver_messages(), 1);
     let said = (
         grapnel_plugin_abi::Level::Error,
-        "1 messages have no timer: the broker refused it: a limit is reached".to_owned(),
+        "no timer for 1 message: the broker refused it: a limit is reached".to_owned(),
     );
     assert_eq!(plugin.logs(), [said]);
     pass(&mut plugin, 990);

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use grapnel_plugin_abi::{HookPoint, Level};
+use grapnel_plugin_abi::{HookPoint, Level, counted};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::call_queue::PendingCalls;
@@ -336,7 +336,8 @@ impl<'w> Serving<'w> {
             let told = self.worker.fail_remaining(here);
             if stops && told > 0 {
                 let name = self.worker.name();
-                self.worker.host.warn(format_args!("{name} has not been sent {told} events at its end"));
+                let events = counted(told, "event");
+                self.worker.host.warn(format_args!("{name} has ended, and {events} were not sent to it"));
             }
         }
         self.worker.fail_all(std::mem::take(&mut self.pending));

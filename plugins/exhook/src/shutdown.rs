@@ -58,7 +58,7 @@ impl Serving<'_> {
             Some(status) if status.success() => {}
             Some(status) => host.warn(format_args!("{name} has ended during shutdown ({status})")),
             None => host.warn(format_args!(
-                "{name} has not ended within {} ms of the shutdown (farewell_timeout) and is killed; what it had yet to do is lost",
+                "{name} has not ended within {} ms of the shutdown (farewell_timeout) and is killed; its unfinished work is lost",
                 timeout.as_millis()
             )),
         }

@@ -90,8 +90,8 @@ impl Worker {
                 End::Renewed => {
                     let name = self.name();
                     self.host.info(format_args!(
-                        "{name} is started anew, since hooks of exhook were not called for a time, or are not, and sessions may \
-                         have ended unseen"
+                        "{name} is restarted: some hooks of exhook were not called for a time, or still are not, so that it may not \
+                         know of sessions that have ended"
                     ));
                     self.rest_before_renewal(began.elapsed());
                     self.queue.stats.restarted();
@@ -111,13 +111,15 @@ impl Worker {
                 return;
             }
             if !again {
-                self.host.error(format_args!("{name} {lost}; it stays away, as auto_reconnect is off"));
+                self.host.error(format_args!(
+                    "{name} {lost}; it is not restarted, because auto_reconnect is false"
+                ));
                 return;
             }
             if began.elapsed() > SETTLED {
                 pause = BACKOFF.0;
             }
-            self.host.error(format_args!("{name} {lost}; it is started anew in {} ms", pause.as_millis()));
+            self.host.error(format_args!("{name} {lost}; it is restarted in {} ms", pause.as_millis()));
             if self.wait_for_restart(pause) {
                 self.fail_remaining(Vec::new());
                 return;

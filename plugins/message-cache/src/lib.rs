@@ -106,6 +106,10 @@ impl Plugin for Cache {
     type Config = Config;
     type Shard = CacheShard;
 
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
+
     fn load(config: Config, host: &Host) -> Result<Cache, Error> {
         config.check()?;
         Ok(Cache { config, host: *host, left: Mutex::default() })

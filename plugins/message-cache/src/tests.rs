@@ -239,7 +239,7 @@ fn a_message_that_never_finds_room_is_counted_as_refused() {
     });
     let end = came.last().unwrap();
     assert_eq!((value(end, "messages"), value(end, "refused")), (Some("19"), Some("1")));
-    assert_eq!(value(end, "incomplete"), Some("1 messages are left out, refused with 0x88"));
+    assert_eq!(value(end, "incomplete"), Some("1 message is left out, refused with 0x88"));
 }
 
 /// A client that loses the right to its filter gets only a limited number of further messages,

@@ -2,7 +2,7 @@
 //! replies.
 
 use grapnel_plugin_abi::raw::Status;
-use grapnel_plugin_abi::{EntryId, Reason, Refused, Weigh, tree_entry_bytes};
+use grapnel_plugin_abi::{EntryId, Reason, Refused, Weigh, counted, tree_entry_bytes};
 
 use super::{CacheShard, TICK};
 use crate::answer::{Answer, ShardRequest};
@@ -158,10 +158,11 @@ impl UnderWay {
     pub(crate) fn problem(&self, stopped: Option<&str>) -> Option<String> {
         let mut problems: Vec<String> = stopped.map(str::to_owned).into_iter().collect();
         if self.answer.left_out() > 0 {
-            problems.push(format!("{} shards did not answer", self.answer.left_out()));
+            problems.push(format!("{} did not answer", counted(self.answer.left_out(), "shard")));
         }
         if let Some(refusal) = &self.last_refusal {
-            problems.push(format!("{} messages are left out, {refusal}", self.refused));
+            let verb = if self.refused == 1 { "is" } else { "are" };
+            problems.push(format!("{} {verb} left out, {refusal}", counted(self.refused, "message")));
         }
         (!problems.is_empty()).then(|| problems.join("; "))
     }

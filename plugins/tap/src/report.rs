@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use grapnel_plugin_abi::counted;
+
 use crate::count::{Counts, Total};
 
 /// One line with these totals, the difference to `before`, and the dropped messages by cause.
@@ -18,15 +20,17 @@ pub fn line(totals: &[Total], before: &[Total], drops: &[(&str, u64)]) -> String
     let ((messages, bytes), (messages_before, bytes_before)) = (sum(totals), sum(before));
     // Totals of two moments differ: a group may have moved into (other) and back.
     let mut line = format!(
-        "{messages} messages, {bytes} bytes (since the last report {}, {})",
+        "{}, {} (since the last report {}, {})",
+        counted(messages, "message"),
+        counted(bytes, "byte"),
         messages.saturating_sub(messages_before),
         bytes.saturating_sub(bytes_before),
     );
     for (index, total) in totals.iter().enumerate() {
         let separator = if index == 0 { ": " } else { "; " };
         // Writing to a String cannot fail.
-        let _ =
-            write!(line, "{separator}{:?} {} messages {} bytes", total.group, total.messages, total.bytes);
+        let (messages, bytes) = (counted(total.messages, "message"), counted(total.bytes, "byte"));
+        let _ = write!(line, "{separator}{:?} {messages} {bytes}", total.group);
     }
     for (index, (cause, drops)) in drops.iter().enumerate() {
         let separator = if index == 0 { "; dropped: " } else { ", " };
@@ -109,7 +113,7 @@ mod tests {
         assert!(first.starts_with("1 messages, 5 bytes (since the last report 1, 5)"), "{first}");
         drop(reporter.unwrap());
         let last = lines.iter().last().unwrap();
-        let expected = "1 messages, 5 bytes (since the last report 0, 0): \"a\" 1 messages 5 bytes; dropped: no_subscribers 1";
+        let expected = "1 message, 5 bytes (since the last report 0, 0): \"a\" 1 message 5 bytes; dropped: no_subscribers 1";
         assert_eq!(last, expected);
     }
 

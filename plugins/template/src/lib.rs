@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused};
+use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused, counted};
 
 /// The configuration, in `[plugins.template] config` or with `--set` of ctl.
 #[derive(serde::Deserialize)]
@@ -39,7 +39,7 @@ impl Plugin for TemplatePlugin {
         if config.property.is_empty() {
             return Err(Error::new("the property needs a name"));
         }
-        host.info(format_args!("marks messages on {} shards", host.shards()));
+        host.info(format_args!("marks messages on {}", counted(host.shards(), "shard")));
         Ok(TemplatePlugin { config })
     }
 

@@ -8,7 +8,7 @@ pub mod rule;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused, Subscribe, Unsubscribe};
+use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused, Subscribe, Unsubscribe, counted};
 
 use config::{Action, Config};
 use rule::{Client, Outcome, Rewriter, Rules};
@@ -41,6 +41,10 @@ pub struct RewriteShard {
 impl Plugin for TopicRewrite {
     type Config = Config;
     type Shard = RewriteShard;
+
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
 
     fn load(config: Config, host: &Host) -> Result<TopicRewrite, Error> {
         let rules = Rules::compile(&config.rules)?;
@@ -76,7 +80,8 @@ impl Drop for TopicRewrite {
         for (index, count) in self.refused.iter().enumerate() {
             let count = count.load(Ordering::Relaxed);
             if count > 0 {
-                self.host.info(format_args!("rule {} left {count} topics as they were", index + 1));
+                let topics = counted(count, "topic");
+                self.host.info(format_args!("rule {} did not rewrite {topics}", index + 1));
             }
         }
     }

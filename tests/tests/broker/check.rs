@@ -31,7 +31,7 @@ fn a_good_plugin_is_shown_with_what_it_would_mount() {
     let (success, shown, said) = run(check(&file("stateful"), &["--set", "step=2"]));
     assert!(success, "{said}");
     for text in
-        ["stateful", "noop", "message.publish", "ignore", "JSON Schema", "\"maximum\": 1000000", "good"]
+        ["stateful", "noop", "message.publish", "ignore", "JSON Schema", "whole number, 0 to 1000000", "good"]
     {
         assert!(shown.contains(text), "{text:?} is not in: {shown}");
     }
@@ -117,6 +117,10 @@ fn check_config_looks_at_the_plugins_too() {
     ] {
         assert!(log.contains(says), "{says:?} is not in: {log}");
     }
+    // Nothing is loaded, so files that a plugin reads itself are not opened.
+    let users = format!("[plugins.auth-file]\n{}\nconfig = {{ path = \"/there/is/none\" }}", of("auth-file"));
+    let (success, log) = check_config(&users);
+    assert!(success, "{log}");
     let (success, log) = check_config(&format!("[plugins.stateful]\n{stateful}"));
     assert!(!success && log.contains("it needs plugin noop, which is neither configured nor"), "{log}");
     let (success, log) = check_config(&format!("[plugins.noop]\n{stateful}"));

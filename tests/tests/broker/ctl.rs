@@ -207,6 +207,40 @@ fn ctl_says_where_it_looked_when_nobody_is_there() {
     assert!(process.log().contains(plugin::argument(&socket)), "{}", process.log());
 }
 
+/// A wrong command line is one sentence in every program: it ends with the help to read, and the
+/// exit code is 2.
+#[test]
+fn a_wrong_command_line_is_one_sentence_that_names_the_help() {
+    let programs: [(&str, &[&str], &str); 9] = [
+        ("grapnel", &["--frob"], "unexpected argument '--frob' found; see grapnel --help"),
+        ("grapnel", &["--listen"], "see grapnel --help"),
+        ("grapnel-ctl", &["plugins", "laod"], "see grapnel-ctl plugins --help"),
+        ("grapnel-ctl", &["plugins", "load"], "<NAME|PATH>; see grapnel-ctl plugins load --help"),
+        ("grapnel-ctl", &["--timeout", "0", "status"], "see grapnel-ctl status --help"),
+        ("grapnel-ctl", &["plugins", "check", "x", "--set", "y"], "see grapnel-ctl plugins check --help"),
+        ("grapnel-ctl", &["passwd", "users"], "<USER>; see grapnel-ctl passwd --help"),
+        ("grapnel-bench", &["pub", "-q", "3"], "see grapnel-bench pub --help"),
+        ("grapnel-bench", &["pub", "-t", "a/#"], "see grapnel-bench pub --help"),
+    ];
+    for (program, arguments, end) in programs {
+        let mut process = Process::start(
+            program,
+            {
+                let mut command = command(plugin::built(program));
+                command.args(arguments);
+                command
+            },
+            None,
+        );
+        let status = process.wait(PATIENCE).expect("it ends");
+        let log = process.log();
+        let said = log.trim_end();
+        assert_eq!(status.code(), Some(2), "{program} {arguments:?}: {said}");
+        assert!(said.starts_with(&format!("{program}: ")) && said.ends_with(end), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{program} {arguments:?}: {said}");
+    }
+}
+
 #[test]
 fn the_socket_is_for_its_owner_only_and_goes_with_the_broker() {
     use std::os::unix::fs::PermissionsExt;

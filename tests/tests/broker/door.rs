@@ -79,7 +79,7 @@ const FILE: [Codes; 2] = [KNOWN, KNOWN_OR_NAMELESS];
 const EVERYBODY: [Codes; 2] = [OPEN, OPEN];
 const SILENT: [Codes; 2] = [SHUT, NAMELESS];
 
-const NO_PLUGIN: &str = "no plugin decides logins (client.authenticate has no hook): anybody may connect to ";
+const NO_PLUGIN: &str = "logins: no plugin has a hook at client.authenticate, so anybody may connect to ";
 const BY_FILE: &str = "logins: decided by auth-file/authenticate; ";
 const LAST: &str = "client.authenticate would have no hook left, and then nobody can connect to 0.0.0.0:";
 
@@ -90,7 +90,7 @@ fn steps() -> Vec<Step> {
         done(&["plugins", "load", "auth-file", "--set", "path=USERS"], FILE, BY_FILE),
         refused(&["plugins", "reload", "auth-file", "--set", "path=MISSING"], "MISSING", FILE),
         refused(&["plugins", "unload", "auth-file"], LAST, FILE),
-        refused(&["plugins", "disable", "auth-file"], "say --force", FILE),
+        refused(&["plugins", "disable", "auth-file"], "give --force", FILE),
         refused(&["hooks", "unmount", "auth-file", "client.authenticate", "authenticate"], LAST, FILE),
         // A second plugin that allows every client: first after auth-file in the chain, then before
         // it.
@@ -163,8 +163,8 @@ fn every_way_to_open_or_shut_the_door_is_one_line_of_the_log() {
         |text: &str| files.iter().fold(text.to_owned(), |text, (name, file)| text.replace(name, file));
     assert_eq!([codes(outside), codes(inside)], NOBODY);
     let first = format!(
-        "no plugin decides logins (client.authenticate has no hook): anybody may connect to {inside}, with any user name, as \
-         allow_anonymous is true; nobody can connect to {outside}, as allow_anonymous is false"
+        "logins: no plugin has a hook at client.authenticate, so anybody may connect to {inside}, with any user name and any \
+         password (allow_anonymous = true); nobody can connect to {outside} (allow_anonymous = false)"
     );
     assert_eq!(lines(&broker), [first]);
     let mut known = 1;
@@ -250,7 +250,7 @@ fn what_is_configured_holds_without_a_plugin_and_on_another_address() {
         let broker = builder.start();
         assert_eq!(codes(broker.address()), expected, "{config} {variable:?}");
         let lines = lines(&broker);
-        assert!(lines.len() == 1 && lines[0].starts_with("no plugin decides logins"), "{lines:#?}");
+        assert!(lines.len() == 1 && lines[0].starts_with("logins: no plugin has a hook at "), "{lines:#?}");
     }
 }
 
@@ -274,13 +274,16 @@ fn subscriptions_that_rules_take_are_told() {
 
     std::fs::write(&acl, "pattern readwrite open/#\n").unwrap();
     let said = broker.ctl_ok(&["plugins", "reload", "acl-file"]);
-    assert!(said.contains("3 subscriptions were taken back"), "{said}");
+    assert!(said.contains("3 subscriptions were revoked"), "{said}");
     let ends: Vec<Option<u8>> = clients.iter_mut().map(Client::end).collect();
     assert_eq!(ends, [Some(0x87), None, None]);
     assert_eq!(stays.publish(&Publish::new("open/x", "x").qos(1)), 0, "it has lost nothing");
-    let taken = |line: &str| Some(line.split_once("were taken back, as ")?.1.to_owned());
+    let taken = |line: &str| Some(line.split_once("were revoked, because ")?.1.to_owned());
     let line = broker.process().wait_for_line("what was revoked", PATIENCE, taken);
-    assert!(line.ends_with("does not allow them any more: 3 refused by acl-file"), "{line}");
+    assert!(
+        line.ends_with("they are no longer allowed by client.authorize: 3 refused by acl-file"),
+        "{line}"
+    );
     let again = broker.ctl_json(&["authz", "invalidate"]);
     assert_eq!(
         (&again["revoked"]["subscriptions"], &again["revoked"]["complete"]),

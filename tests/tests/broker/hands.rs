@@ -53,6 +53,49 @@ fn a_state_folder_has_one_broker_and_the_second_names_it() {
     assert_eq!(again.ctl_json(&["plugins", "list"])["plugins"][0]["name"], "noop");
 }
 
+/// A plugin that was loaded with `--required` is one without which the broker does not start again.
+#[test]
+fn a_plugin_that_was_loaded_as_required_is_there_or_the_broker_does_not_start() {
+    let first = builder().start();
+    let file = first.home().join("guard.so");
+    std::fs::copy(plugin::library("noop"), &file).unwrap();
+    let path = plugin::argument(&file).to_owned();
+    let refused = first.ctl_refused(&["plugins", "load", &path, "--name", "guard", "--once", "--required"]);
+    assert!(refused.contains("cannot be used with"), "{refused}");
+    first.ctl_ok(&["plugins", "load", &path, "--name", "guard", "--required"]);
+    let listed = first.ctl_ok(&["plugins", "list"]);
+    assert!(listed.contains("loaded, required"), "{listed}");
+    let shown = first.ctl_ok(&["plugins", "show", "guard"]);
+    assert!(shown.contains("the broker does not start without it"), "{shown}");
+    // It stays required over a reload, and is loaded again.
+    first.ctl_ok(&["plugins", "reload", "guard"]);
+    let again = builder().home(first.stop()).start();
+    assert_eq!(again.ctl_json(&["plugins", "show", "guard"])["required"], true);
+    let home = again.stop();
+
+    std::fs::remove_file(&file).unwrap();
+    let state = home.path().join("state");
+    let mut process = start(&state, &home.path().join("other.sock"), "127.0.0.1:0");
+    let status = process.wait(PATIENCE).expect("it ends");
+    let log = process.log();
+    let says = format!(
+        "; the broker does not start without plugin guard: it was loaded with --required; to start without it, remove its \
+         entry from {}",
+        state.join("plugins.json").display()
+    );
+    assert!(status.code() == Some(1) && log.contains(&says), "{log}");
+
+    // With the file, or without the requirement, it starts.
+    std::fs::copy(plugin::library("noop"), &file).unwrap();
+    let third = builder().home(home).start();
+    third.ctl_ok(&["plugins", "unload", "guard"]);
+    third.ctl_ok(&["plugins", "load", &path, "--name", "guard"]);
+    let home = third.stop();
+    std::fs::remove_file(&file).unwrap();
+    let fourth = builder().home(home).start();
+    assert_eq!(fourth.ctl_json(&["plugins", "show", "guard"])["state"], "failed");
+}
+
 #[test]
 fn of_two_brokers_that_start_at_one_moment_one_has_the_socket() {
     let home = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 
 mod check;
 mod ctl;
+mod declared;
 mod door;
 mod faults;
 mod fetch;

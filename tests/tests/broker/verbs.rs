@@ -171,7 +171,7 @@ scenario! {
         broker.ctl_ok(&["plugins", "unload", "verbs"]);
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "other", "--once"]);
         let (code, said) = run(broker, &["verbs", "mark", "off"]);
-        let says = "the plugins other, speaker are all meant by verbs; name one of them, as in grapnel-ctl other mark";
+        let says = "verbs can be any of the plugins other, speaker; name one of them, as in grapnel-ctl other mark";
         assert!(code == Some(2) && said.contains(says), "{code:?} {said}");
         broker.ctl_ok(&["plugins", "unload", "other"]);
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
@@ -289,6 +289,18 @@ fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {
     assert!(code == Some(1) && said.contains(says), "{said}");
     assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/flood?bytes=100000", "").0, 502);
     assert_eq!(broker.ctl_ok(&["verbs", "greet", "ann"]), "hello ann\nNone [] 0");
+    // A panic and two answers that were too long; two calls with wrong arguments.
+    let greet = "/api/v1/plugins/verbs/commands/greet";
+    for query in ["?name=a&times=9", "?nam=a"] {
+        assert_eq!(http(&broker, "GET", &format!("{greet}{query}"), "").0, 400, "{query}");
+    }
+    let metrics = broker.ctl_json(&["metrics"]);
+    let counted = |name: &str| {
+        let row = metrics["metrics"].as_array().unwrap().iter().find(|row| row["name"] == name);
+        row.unwrap_or_else(|| panic!("{name}"))["value"].as_i64().unwrap()
+    };
+    let counted = ["verbs_failed", "verbs_invalid", "verbs_refused"].map(counted);
+    assert_eq!(counted, [3, 2, 0]);
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.ping();
 }
@@ -314,7 +326,7 @@ fn a_verb_that_never_answers_is_left_behind_and_counted() {
     lines("the verb hang has not answered within 200 ms");
     // Both places are taken until they return, only for verbs of this plugin.
     let (code, said) = run(&broker, &["verbs", "greet", "ann"]);
-    let says = "2 calls of verbs of plugin verbs have not returned, as many as there may be (limits.plugin_verbs_max)";
+    let says = "as many verbs of plugin verbs run as may at a time, 2 (limits.plugin_verbs_max)";
     assert!(code == Some(1) && said.contains(says), "{said}");
     assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/greet?name=a", "").0, 503);
     let metrics = broker.ctl_json(&["metrics"]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use grapnel_tests::markdown::{Page, Table, names_in};
-use grapnel_tests::repository::assert_none;
+use grapnel_tests::repository::{assert_none, files_with};
 
 use super::program::{Key, keys};
 
@@ -102,6 +102,27 @@ fn every_range_is_the_programs() {
     }
     assert!(seen > 90, "{seen} ranges are not all of them");
     assert_none("ranges", &faults);
+}
+
+/// Readers find a limit by its table: `limits.defer_window`, not `defer_window`.
+#[test]
+fn every_limit_named_in_the_authors_guide_has_its_table() {
+    let keys = keys();
+    let limits: BTreeSet<&str> = keys.iter().filter_map(|key| key.name.strip_prefix("limits.")).collect();
+    let mut paths = files_with(&["md"]);
+    paths.retain(|path| path.starts_with("plugin-abi"));
+    let (mut faults, mut seen) = (Vec::new(), 0);
+    for page in paths.iter().map(Page::read) {
+        for (line, span) in page.spans() {
+            let name = span.split([' ', '=']).next().unwrap_or_default();
+            seen += usize::from(name.strip_prefix("limits.").is_some_and(|name| limits.contains(name)));
+            if limits.contains(name) {
+                faults.push(format!("{}: `{span}` is limits.{name}", page.at(line)));
+            }
+        }
+    }
+    assert!(seen > 30, "{seen} limits are not all of them");
+    assert_none("limits without their table", &faults);
 }
 
 #[test]

@@ -10,4 +10,5 @@ mod links;
 mod names;
 mod points;
 mod program;
+mod schemas;
 mod verbs;

@@ -164,7 +164,7 @@ fn call_of(line: &str) -> Option<(String, Value)> {
 pub fn workers(broker: &Broker) -> Vec<u32> {
     broker.process().lines(|line| {
         let (_, rest) = line.split_once("/0 is ready: ")?;
-        let number = rest.split_once(" hooks, process ")?.1;
+        let number = rest.split_once(", process ")?.1;
         number.split(' ').next()?.parse().ok()
     })
 }

@@ -325,7 +325,7 @@ fn a_trace_shows_packets_from_before_the_client_came_until_its_count_is_full() {
         (packets[2], &lines[2]["direction"], &lines[2]["shard"]),
         ("PINGREQ", &json!("in"), &json!(home))
     );
-    assert_eq!(next_line(&mut reader), json!({"ended": "3 packets were traced"}));
+    assert_eq!(next_line(&mut reader), json!({"ended": "the limit of 3 packets is reached"}));
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn a_client_is_traced_once_and_a_bounded_number_of_them() {
     let again = json!({"error": "client \"a\" is being traced already; end that trace first"});
     assert_eq!(plane.get("/api/v1/trace/a"), (409, again));
     let _second = trace(&plane, "/api/v1/trace/b");
-    let full = json!({"error": "2 clients are being traced, as many as control.traces_max allows"});
+    let full = json!({"error": "no more than 2 clients can be traced at a time (control.traces_max)"});
     assert_eq!(plane.get("/api/v1/trace/c"), (429, full));
 }
 

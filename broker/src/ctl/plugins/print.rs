@@ -1,12 +1,11 @@
 //! What `grapnel-ctl plugins` prints.
 
-use serde_json::Value;
-
 use crate::control::wire::{Changed, Revoked};
 use crate::ctl::CtlError;
 use crate::ctl::authz::print_revoked;
 use crate::ctl::output::Output;
 use crate::ctl::printable::printable;
+use crate::ctl::schema;
 use crate::ctl::table::{self, Column, or_dash, since};
 use crate::plugin::check::Checked;
 use crate::plugin::{ByHand, HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded};
@@ -62,7 +61,7 @@ fn plugin_row(plugin: &PluginInfo) -> [String; 6] {
     [
         plugin.name.clone(),
         or_dash(Some(plugin.version.as_str()).filter(|version| !version.is_empty())),
-        state(plugin).to_owned(),
+        if plugin.required { format!("{}, required", state(plugin)) } else { state(plugin).to_owned() },
         plugin.generation.to_string(),
         plugin.hooks.iter().filter(|hook| !hook.unmounted).count().to_string(),
         if loaded { format!("{} ago", since(plugin.loaded_at_ms)) } else { "-".to_owned() },
@@ -100,6 +99,10 @@ pub(in crate::ctl) fn print_one(plugin: &PluginInfo, output: &mut Output) -> Res
     let mut pairs = vec![
         ("name", plugin.name.clone()),
         ("state", state),
+        (
+            "required",
+            if plugin.required { "the broker does not start without it".to_owned() } else { String::new() },
+        ),
         ("version", plugin.version.clone()),
         ("description", plugin.description.clone()),
         ("built with", plugin.sdk.clone()),
@@ -118,7 +121,7 @@ pub(in crate::ctl) fn print_one(plugin: &PluginInfo, output: &mut Output) -> Res
         output.line("")?;
         print_mounts(&plugin.hooks, output)?;
     }
-    print_schema(plugin.config_schema.as_ref(), output)
+    schema::print(plugin.config_schema.as_ref(), output)
 }
 
 pub(super) fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError> {
@@ -150,7 +153,7 @@ pub(super) fn print_checked(checked: &Checked, output: &mut Output) -> Result<()
         print_mounts(&checked.hooks, output)?;
     }
     crate::ctl::verbs::of_file(&checked.name, &checked.verbs, output)?;
-    print_schema(checked.config_schema.as_ref(), output)
+    schema::print(checked.config_schema.as_ref(), output)
 }
 
 /// Prints the hooks of a plugin with their settings.
@@ -178,13 +181,6 @@ fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError>
         ]
     });
     table::print(output, columns, rows)
-}
-
-fn print_schema(schema: Option<&Value>, output: &mut Output) -> Result<(), CtlError> {
-    let Some(schema) = schema else { return Ok(()) };
-    output.line("")?;
-    output.line("its configuration, as a JSON Schema:")?;
-    format!("{schema:#}").lines().try_for_each(|line| output.line(&printable(line)))
 }
 
 /// Prints a plugin that was just loaded. Also prints where its configuration comes from, unless all
@@ -219,7 +215,7 @@ pub(super) fn print_unloaded(done: &Unloaded, revoked: Revoked, output: &mut Out
 
 /// Describes a generation that is in no chain any more and has not ended yet.
 fn ends(left_ms: u64) -> String {
-    format!("brings what it has begun to its end, in at most {} s", left_ms.div_ceil(1000))
+    format!("finishes its pending work, for at most {} s", left_ms.div_ceil(1000))
 }
 
 pub(super) fn print_done(

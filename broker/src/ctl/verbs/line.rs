@@ -1,6 +1,8 @@
 //! Builds a command line from the declarations of verbs: its help, its checks, and the parsed
 //! arguments.
 
+use std::ffi::OsString;
+
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 use grapnel_plugin_abi::verb::{Argument, Form, Kind};
@@ -8,6 +10,7 @@ use grapnel_plugin_abi::verb::{Argument, Form, Kind};
 use super::super::output::Output;
 use super::super::printable::printable;
 use super::super::{Ctl, CtlError, Global};
+use crate::usage;
 
 /// The global options, at any position. Those after the command word override those before it.
 pub(super) fn global(words: &[String], outer: Global) -> Result<Global, CtlError> {
@@ -22,18 +25,15 @@ pub(super) fn global(words: &[String], outer: Global) -> Result<Global, CtlError
         }
     }
     let matches = Global::augment_args(Command::new("grapnel-ctl")).try_get_matches_from(typed);
-    let matches = matches.map_err(|error| CtlError::Usage(sentence(&error)))?;
-    let inner = Global::from_arg_matches(&matches).map_err(|error| CtlError::Usage(sentence(&error)))?;
+    let wrong = |error: clap::Error| CtlError::Usage(usage::sentence(&error, "grapnel-ctl"));
+    let matches = matches.map_err(wrong)?;
+    let inner = Global::from_arg_matches(&matches).map_err(wrong)?;
     let is_typed = matches.value_source("timeout") == Some(ValueSource::CommandLine);
     Ok(Global {
         socket: inner.socket.or(outer.socket),
         json: inner.json || outer.json,
         timeout: if is_typed { inner.timeout } else { outer.timeout },
     })
-}
-
-fn sentence(error: &clap::Error) -> String {
-    error.to_string().trim_start_matches("error: ").trim_end().to_owned()
 }
 
 /// Names of arguments with the values that were typed for them.
@@ -49,9 +49,12 @@ pub(super) fn parse(
 ) -> Result<Option<(Form, Given)>, CtlError> {
     let command = command(word, shown, forms);
     let typed = std::iter::once(word.to_owned()).chain(words.iter().cloned());
-    let matches = match command.try_get_matches_from(typed) {
+    let matches = match command.clone().try_get_matches_from(typed) {
         Ok(matches) => matches,
-        Err(error) if error.use_stderr() => return Err(CtlError::Usage(sentence(&error))),
+        Err(error) if error.use_stderr() => {
+            let command = usage::command_of(&command, words.iter().map(OsString::from));
+            return Err(CtlError::Usage(usage::sentence(&error, &command)));
+        }
         Err(help) => return output.text(&help.to_string()).map(|()| None),
     };
     let (mut names, mut matches) = (Vec::new(), &matches);
@@ -62,6 +65,14 @@ pub(super) fn parse(
     let name = names.join(" ");
     let form = forms.iter().find(|form| form.name == name);
     let form = form.ok_or_else(|| CtlError::Usage(format!("plugin {word} has no verb {name:?}")))?;
+    if let Some(argument) = unknown(form) {
+        return Err(CtlError::Refused(format!(
+            "{name} of plugin {word} has the argument {}, whose type this grapnel-ctl {} does not know; use the grapnel-ctl \
+             of the broker's version",
+            argument.name,
+            env!("CARGO_PKG_VERSION")
+        )));
+    }
     Ok(Some((form.clone(), given(form, matches))))
 }
 
@@ -129,8 +140,18 @@ fn group(command: Command, verbs: &Below<'_>) -> Command {
     command
 }
 
+/// An argument of a type that only a newer version knows. The verb cannot be called then.
+fn unknown(form: &Form) -> Option<&Argument> {
+    form.arguments.iter().find(|argument| argument.kind == Kind::Unknown)
+}
+
 fn leaf(command: Command, form: &Form) -> Command {
     let command = command.about(printable(&form.help));
+    if unknown(form).is_some() {
+        // Whatever was typed: the verb is refused for its declaration.
+        let words = Arg::new("ARGUMENTS").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
+        return command.arg(words);
+    }
     form.arguments.iter().filter(|argument| !argument.is_filled_in()).fold(command, |command, argument| {
         if argument.kind == Kind::Secret { secret(command, argument) } else { command.arg(plain(argument)) }
     })
@@ -172,9 +193,16 @@ fn secret(command: Command, argument: &Argument) -> Command {
         let arg = Arg::new(long.clone()).long(long).help(help).action(ArgAction::SetTrue);
         unless.iter().fold(arg, |arg, flag| arg.conflicts_with(flag.clone()))
     };
-    let from = option(stdin_of(name), format!("Read from standard input instead of asking for it: {what}"));
-    let command = command.arg(from);
-    if *required { command } else { command.arg(option(name.clone(), format!("Ask for it: {what}"))) }
+    let default = if *required { "asked for at the terminal" } else { "none" };
+    let stdin = stdin_of(name);
+    let help = format!(
+        "{what}: read from the next line of standard input, as in --{stdin} < FILE [default: {default}]"
+    );
+    let command = command.arg(option(stdin, help));
+    if *required {
+        return command;
+    }
+    command.arg(option(name.clone(), format!("{what}: asked for at the terminal [default: none]")))
 }
 
 /// Whether a word is a command of the program itself. Such a command takes precedence over a plugin
@@ -254,8 +282,37 @@ mod tests {
         let shown = command("exhook", "grapnel-ctl exhook", &[raw]).render_help().to_string();
         assert!(shown.contains("a\\u{1b}b") && !shown.contains('\u{1b}'), "{shown:?}");
         let wait = help(&["wait", "--help"]);
-        for part in ["How long (1m or less) [default: 1s]", "(-5 to 5)", "--key-stdin"] {
+        for part in ["How long (1m or less) [default: 1s]", "(-5 to 5)"] {
             assert!(wait.contains(part), "{part}: {wait}");
+        }
+        let wait = wait.split_whitespace().collect::<Vec<_>>().join(" ");
+        let secret = "--key-stdin key: read from the next line of standard input, as in --key-stdin < FILE \
+                      [default: asked for at the terminal]";
+        assert!(wait.contains(secret), "{wait}");
+    }
+
+    #[test]
+    fn an_argument_of_an_unknown_type_keeps_only_its_own_verb_from_being_called() {
+        let newer = json!([
+            {"name": "paint", "help": "Paints", "arguments": [{"name": "colour", "type": "colour"}]},
+            {"name": "list", "help": "Lists"},
+        ]);
+        // As `grapnel-ctl` reads the declarations of a broker.
+        let forms: Vec<Form> = serde_json::from_value(newer).unwrap();
+        command("art", "grapnel-ctl art", &forms).debug_assert();
+        let typed = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let mut output = Output::to(Vec::new(), false, None);
+            let parsed = parse("art", "grapnel-ctl art", &forms, &words, &mut output);
+            parsed.map(|parsed| parsed.unwrap().0.name).map_err(|error| error.to_string())
+        };
+        assert_eq!(typed(&["list"]), Ok("list".to_owned()));
+        for words in [&["paint"][..], &["paint", "--colour", "red"], &["paint", "red"]] {
+            let said = typed(words).unwrap_err();
+            assert!(
+                said.starts_with("paint of plugin art has the argument colour, whose type this"),
+                "{said}"
+            );
         }
     }
 
@@ -279,7 +336,10 @@ mod tests {
             (&["wait", "--mode", "fast", "--never"], "cannot be used with"),
             (&["wait", "--key", "secret"], "unexpected argument"),
             (&["drivers", "disable"], "required arguments were not provided"),
-            (&["drivers", "lst"], "unrecognized subcommand 'lst'"),
+            (
+                &["drivers", "lst"],
+                "unrecognized subcommand 'lst'; a similar subcommand exists: 'list'; see grapnel-ctl exhook drivers --help",
+            ),
             (&["drivers", "disable", "a", "--self", "x"], "unexpected argument '--self'"),
             (&[], "Usage: grapnel-ctl exhook"),
         ] {

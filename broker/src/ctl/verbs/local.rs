@@ -67,7 +67,7 @@ pub(super) fn run(
             file.display()
         )));
     }
-    let given = secret::with_secrets(form, given.clone())?;
+    let given = secret::with_secrets(form, given.clone(), None)?;
     let arguments = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
     let timeout = timeout + Duration::from_millis(form.deadline_ms(&arguments, 0));
     let outcome = check::call_local(file, &form.name, given, timeout)

@@ -73,7 +73,9 @@ pub(super) fn list(all: &PluginsVerbs, output: &mut Output) -> Result<(), CtlErr
         return output.value(all);
     }
     if all.plugins.is_empty() {
-        return output.line("no plugin that is loaded adds commands");
+        output.line("no loaded plugin adds commands: a plugin adds its commands when it is loaded")?;
+        return output
+            .line("without a broker: grapnel-ctl passwd FILE USER, a command of the plugin auth-file");
     }
     let rows = all.plugins.iter().flat_map(|plugin| {
         plugin

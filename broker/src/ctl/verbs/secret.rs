@@ -11,9 +11,11 @@ use super::super::printable::printable;
 const SECRET_BYTES_MAX: i64 = 65_536;
 
 /// Reads the secrets. Returns the arguments with the secrets in place of the way to read them.
+/// `receiver` is who gets them, if they leave this process; the prompt says so.
 pub(super) fn with_secrets(
     form: &Form,
     mut given: super::line::Given,
+    receiver: Option<&str>,
 ) -> Result<super::line::Given, CtlError> {
     for argument in form.arguments.iter().filter(|argument| argument.kind == Kind::Secret) {
         let name = &argument.name;
@@ -24,7 +26,7 @@ pub(super) fn with_secrets(
         let value = match place {
             None if !argument.required || needless => continue,
             _ if from_stdin => read(argument, &mut std::io::stdin().lock())?,
-            _ => asked(argument, &prompt(argument, &given))?,
+            _ => asked(argument, &prompt(argument, &given, receiver))?,
         };
         match place {
             Some(place) => given[place].1 = value,
@@ -35,15 +37,16 @@ pub(super) fn with_secrets(
 }
 
 /// The prompt: the text of the declaration, with the values of other arguments in place of
-/// `{NAME}`.
-fn prompt(argument: &Argument, given: &[(String, String)]) -> String {
+/// `{NAME}`, and the receiver.
+fn prompt(argument: &Argument, given: &[(String, String)], receiver: Option<&str>) -> String {
     let text = argument.prompt.clone().unwrap_or_else(|| argument.name.clone());
     let text = given.iter().fold(text, |text, (name, value)| {
         let shown: String = value.chars().filter(|c| !c.is_control()).collect();
         text.replace(&format!("{{{name}}}"), &shown)
     });
+    let sent = receiver.map(|receiver| format!(" (sent to {receiver})")).unwrap_or_default();
     // The declaration may come from a broker, so it is made safe for the terminal.
-    printable(&text)
+    printable(&format!("{text}{sent}"))
 }
 
 /// Reads the next line of the input.
@@ -108,15 +111,17 @@ mod tests {
     #[test]
     fn what_is_asked_names_other_arguments_without_control_characters() {
         let given = [("user".to_owned(), "an\u{1b}n".to_owned())];
-        assert_eq!(prompt(&secret(), &given), "Password of ann");
+        assert_eq!(prompt(&secret(), &given, None), "Password of ann");
+        let sent = prompt(&secret(), &given, Some("plugin p of the broker at /s"));
+        assert_eq!(sent, "Password of ann (sent to plugin p of the broker at /s)");
         let declared = secret().prompt("\u{1b}[2J{user}");
-        assert_eq!(prompt(&declared, &given), "\\u{1b}[2Jann");
+        assert_eq!(prompt(&declared, &given, None), "\\u{1b}[2Jann");
     }
 
     #[test]
     fn a_secret_is_not_asked_for_where_it_is_needless() {
         let form = Form { arguments: vec![secret().unless("delete")], ..Form::default() };
         let given = vec![("delete".to_owned(), "true".to_owned())];
-        assert_eq!(with_secrets(&form, given.clone()).unwrap(), given);
+        assert_eq!(with_secrets(&form, given.clone(), None).unwrap(), given);
     }
 }

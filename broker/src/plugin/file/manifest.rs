@@ -205,7 +205,8 @@ impl Library {
     }
 }
 
-/// Checks a configuration against the plugin's schema, then calls the plugin's own check.
+/// Checks the values of a configuration against the plugin's schema, then calls the plugin's own
+/// check, then looks for missing keys.
 pub(in crate::plugin) fn check_config(
     library: &Library,
     about: &About,
@@ -215,10 +216,11 @@ pub(in crate::plugin) fn check_config(
     if !config.is_object() {
         return Err(LoadError::ConfigShape { name: name.to_owned() });
     }
-    if let Some(schema) = &about.schema {
-        schema.check(config).map_err(|said| LoadError::Config { name: name.to_owned(), said })?;
-    }
-    library.check_config(name, &config.to_string())
+    let wrong = |said| LoadError::Config { name: name.to_owned(), said };
+    let Some(schema) = &about.schema else { return library.check_config(name, &config.to_string()) };
+    schema.check_values(config).map_err(wrong)?;
+    library.check_config(name, &config.to_string())?;
+    schema.check_missing(config).map_err(wrong)
 }
 
 /// The flags, if all are known. An unknown flag is refused, because it may require something that

@@ -2,6 +2,7 @@
 //! configuration is checked against it before the plugin gets it. Errors name keys and never show
 //! values, which may be secrets.
 
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
@@ -34,11 +35,21 @@ impl Schema {
         &self.value
     }
 
-    /// Checks a configuration. The error says what is wrong with it.
-    pub(in crate::plugin) fn check(&self, config: &Value) -> Result<(), String> {
+    /// Checks the values of a configuration. The error says what is wrong with them.
+    pub(in crate::plugin) fn check_values(&self, config: &Value) -> Result<(), String> {
+        self.check(config, |error| !is_missing(error))
+    }
+
+    /// Checks that no key is missing. To be called after the plugin's own check: for a key that is
+    /// misspelt, that names the nearest one.
+    pub(in crate::plugin) fn check_missing(&self, config: &Value) -> Result<(), String> {
+        self.check(config, is_missing)
+    }
+
+    fn check(&self, config: &Value, wanted: fn(&ValidationError<'_>) -> bool) -> Result<(), String> {
         let mut complaints: Vec<String> = Vec::new();
         let mut more = 0;
-        for error in self.validator.iter_errors(config) {
+        for error in self.validator.iter_errors(config).filter(|error| wanted(error)) {
             if complaints.len() < COMPLAINTS_MAX {
                 complaints.push(complaint(&error));
             } else {
@@ -53,10 +64,20 @@ impl Schema {
     }
 }
 
+fn is_missing(error: &ValidationError<'_>) -> bool {
+    matches!(error.kind(), ValidationErrorKind::Required { .. })
+}
+
 fn complaint(error: &ValidationError<'_>) -> String {
     let path = error.instance_path().as_str().trim_start_matches('/').replace('/', ".");
-    let said = error.masked_with("the value");
-    if path.is_empty() { said.to_string() } else { format!("{path}: {said}") }
+    // In the words of the SDK, which checks the types of a configuration without a schema.
+    let said = match error.kind() {
+        ValidationErrorKind::Required { property: Value::String(key) } => format!("the key {key} is missing"),
+        ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
+        ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
+        _ => error.masked_with("the value").to_string(),
+    };
+    if path.is_empty() { said } else { format!("{path}: {said}") }
 }
 
 #[cfg(test)]
@@ -80,9 +101,12 @@ mod tests {
             },
         });
         let schema = Schema::parse(&schema.to_string()).unwrap();
-        let told = |config: Value| schema.check(&config).unwrap_err();
-        assert_eq!(schema.check(&json!({"url": "https://x", "mode": "fast"})), Ok(()));
-        assert_eq!(told(json!({})), "\"url\" is a required property");
+        let told = |config: Value| schema.check_values(&config).unwrap_err();
+        assert_eq!(schema.check_values(&json!({"url": "https://x", "mode": "fast"})), Ok(()));
+        assert_eq!(schema.check_values(&json!({})), Ok(()));
+        assert_eq!(schema.check_missing(&json!({})).unwrap_err(), "the key url is missing");
+        let rate = told(json!({"url": "https://x", "limits": {"rate": 0}}));
+        assert_eq!(rate, "limits.rate: must be at least 1");
         let bad = json!({"url": "s3cret", "limits": {"rate": "s3cret"}, "mode": "s3cret", "list": [true, "s3cret"]});
         let told_all = told(bad);
         for part in [

@@ -3,6 +3,7 @@
 
 use grapnel_engine::limits::Limits;
 use grapnel_engine::shard::RefusedAnswer;
+use grapnel_plugin_abi::counted;
 use grapnel_plugin_abi::host::{FieldChange, HostServices};
 
 use super::services::Services;
@@ -37,7 +38,7 @@ impl AnswerBounds {
         let bytes: u64 = changes.iter().map(|change| (change.bytes.len() + change.key.len()) as u64).sum();
         let bytes_max = 2 * self.packet_bytes_max + count * self.topic_bytes_max;
         if bytes > bytes_max {
-            return Err(format!("{bytes} bytes in {count} changes are more than {bytes_max}"));
+            return Err(format!("{bytes} bytes in {} are more than {bytes_max}", counted(count, "change")));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use grapnel_plugin_abi::counted;
 use grapnel_plugin_abi::host::MountRequest;
 use grapnel_plugin_abi::raw::Status;
 
@@ -67,8 +68,9 @@ impl Mounts {
         }
         if state.mounted.len() as u64 >= max {
             let what = format!(
-                "has mounted {max} hooks at run time and gets no {} on {point}; limits.plugin_hooks_max is {max}",
-                hook.name
+                "cannot mount {} on {point}: it may have {} that it mounts at run time (limits.plugin_hooks_max)",
+                hook.name,
+                counted(max, "hook")
             );
             return Err((Status::FULL, what));
         }

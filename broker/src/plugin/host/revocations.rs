@@ -56,11 +56,11 @@ impl Revocations {
                 None => format!("{count} allowed by no plugin, and authorization.no_match is \"deny\""),
             })
             .collect();
-        let (noun, them) =
-            if count == 1 { ("subscription was", "it") } else { ("subscriptions were", "them") };
+        let (noun, are) =
+            if count == 1 { ("subscription was", "it is") } else { ("subscriptions were", "they are") };
         (count > 0).then(|| {
             format!(
-                "{count} {noun} taken back, as client.authorize does not allow {them} any more: {}",
+                "{count} {noun} revoked, because {are} no longer allowed by client.authorize: {}",
                 who.join(", ")
             )
         })
@@ -83,7 +83,7 @@ mod tests {
         assert!(!all.add(Some("acl".into()), 3, at(100)));
         assert!(!all.add(None, 1, at(200)));
         assert_eq!(all.due(), Some(at(500)));
-        let line = "6 subscriptions were taken back, as client.authorize does not allow them any more: 1 allowed by no plugin, and \
+        let line = "6 subscriptions were revoked, because they are no longer allowed by client.authorize: 1 allowed by no plugin, and \
                     authorization.no_match is \"deny\", 5 refused by acl";
         assert_eq!(all.take_line().unwrap(), line);
         assert_eq!((all.due(), all.take_line()), (None, None));
@@ -94,8 +94,7 @@ mod tests {
         assert_eq!(all.due(), Some(at(5_000)));
         all.take_line();
         all.add(Some("acl".into()), 1, at(0));
-        let one =
-            "1 subscription was taken back, as client.authorize does not allow it any more: 1 refused by acl";
+        let one = "1 subscription was revoked, because it is no longer allowed by client.authorize: 1 refused by acl";
         assert_eq!(all.take_line().unwrap(), one);
     }
 }

@@ -513,7 +513,7 @@ mod tests {
         assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"123456789")]), Err(Status::FULL));
         assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"1"); 4]), Err(Status::FULL));
         let mut refused = std::iter::from_fn(|| shards[1].next_refused());
-        assert_eq!(refused.next(), Some((ticket.0, "9 bytes in 1 changes are more than 8".to_owned())));
+        assert_eq!(refused.next(), Some((ticket.0, "9 bytes in 1 change are more than 8".to_owned())));
         assert_eq!(refused.next(), Some((ticket.0, "4 changes are more than 3".to_owned())));
         assert_eq!(refused.next(), None);
         assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"1234"); 3]), Ok(()));

@@ -28,7 +28,7 @@ impl OpenListener {
 
 /// The hook points that decide, each with what it decides about.
 const POINTS: [(HookPoint, &str); 2] =
-    [(HookPoint::ClientAuthenticate, "logins"), (HookPoint::ClientAuthorize, "what clients may do")];
+    [(HookPoint::ClientAuthenticate, "logins"), (HookPoint::ClientAuthorize, "permissions")];
 
 /// What applies if no plugin decides, and what was logged last.
 pub(in crate::plugin) struct Access {
@@ -64,19 +64,25 @@ impl Access {
     fn sentence(&self, point: HookPoint, what: &str, chain: &Chain) -> String {
         if chain.is_empty() {
             let follows = self.follows(point, |_| true);
-            return format!("no plugin decides {what} ({} has no hook): {follows}", point.name());
+            return format!("{what}: no plugin has a hook at {}, so {follows}", point.name());
         }
         let links: Vec<String> = chain.links().map(|(link, _)| shown(link, point)).collect();
         let mut sentence = format!("{what}: decided by {}", links.join(", then "));
         let open = addresses(self.listeners.iter().filter(|listener| listener.allow_anonymous));
         match point {
             HookPoint::ClientAuthenticate if !open.is_empty() => {
-                sentence += &format!("; who gives no user name may connect to {open}, unless they refuse it");
+                sentence += &format!(
+                    "; a client without a user name may connect to {open} if none of these hooks refuses it \
+                     (allow_anonymous = true)"
+                );
             }
             HookPoint::ClientAuthenticate => {}
             _ => {
-                let so = if self.no_match_allow { "allowed" } else { "refused" };
-                sentence += &format!("; what none of them answers is {so} (authorization.no_match)");
+                let (so, no_match) =
+                    if self.no_match_allow { ("allowed", "allow") } else { ("refused", "deny") };
+                sentence += &format!(
+                    "; a request that none of these hooks answers is {so} (authorization.no_match = \"{no_match}\")"
+                );
             }
         }
         sentence
@@ -86,9 +92,9 @@ impl Access {
     fn follows(&self, point: HookPoint, which: impl Fn(&OpenListener) -> bool) -> String {
         if point == HookPoint::ClientAuthorize {
             let so = if self.no_match_allow {
-                "every client may publish and subscribe to everything, as authorization.no_match is \"allow\""
+                "every client may publish and subscribe to everything (authorization.no_match = \"allow\")"
             } else {
-                "no client may publish or subscribe, as authorization.no_match is \"deny\""
+                "no client may publish or subscribe (authorization.no_match = \"deny\")"
             };
             return so.to_owned();
         }
@@ -101,11 +107,11 @@ impl Access {
         let mut parts = Vec::new();
         if !open.is_empty() {
             parts.push(format!(
-                "anybody may connect to {open}, with any user name, as allow_anonymous is true"
+                "anybody may connect to {open}, with any user name and any password (allow_anonymous = true)"
             ));
         }
         if !closed.is_empty() {
-            parts.push(format!("nobody can connect to {closed}, as allow_anonymous is false"));
+            parts.push(format!("nobody can connect to {closed} (allow_anonymous = false)"));
         }
         parts.join("; ")
     }
@@ -184,18 +190,18 @@ mod tests {
         let both = access(&[("127.0.0.1:1883", true), ("0.0.0.0:1884", false), ("[::]:1885", false)], true);
         assert_eq!(
             said(&both, 0),
-            "no plugin decides logins (client.authenticate has no hook): anybody may connect to 127.0.0.1:1883, with any user \
-             name, as allow_anonymous is true; nobody can connect to 0.0.0.0:1884 and [::]:1885, as allow_anonymous is false"
+            "logins: no plugin has a hook at client.authenticate, so anybody may connect to 127.0.0.1:1883, with any user name \
+             and any password (allow_anonymous = true); nobody can connect to 0.0.0.0:1884 and [::]:1885 (allow_anonymous = false)"
         );
         assert_eq!(
             said(&both, 1),
-            "no plugin decides what clients may do (client.authorize has no hook): every client may publish and subscribe to \
-             everything, as authorization.no_match is \"allow\""
+            "permissions: no plugin has a hook at client.authorize, so every client may publish and subscribe to everything \
+             (authorization.no_match = \"allow\")"
         );
         let denies = access(&[("0.0.0.0:1884", true)], false);
         assert!(
             said(&denies, 1)
-                .ends_with("no client may publish or subscribe, as authorization.no_match is \"deny\"")
+                .ends_with("no client may publish or subscribe (authorization.no_match = \"deny\")")
         );
         assert!(said(&denies, 0).contains("anybody may connect to 0.0.0.0:1884"));
     }

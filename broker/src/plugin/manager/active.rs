@@ -32,6 +32,8 @@ pub(in crate::plugin) struct Wanted {
     pub config: serde_json::Value,
     pub priority: Option<i32>,
     pub origin: Origin,
+    /// Whether the broker does not start without it.
+    pub required: bool,
     /// Loaded, but in no chain.
     pub disabled: bool,
 }
@@ -386,9 +388,9 @@ impl Active {
             let info = hook.info(self.priority(hook), deadline_ms, self.policy(hook));
             HookInfo { unmounted: overridden.mounted == Some(false), ..info }
         });
-        let (origin, priority, enabled) = {
+        let (origin, required, priority, enabled) = {
             let wanted = self.wanted_mut();
-            (wanted.origin, wanted.priority, !wanted.disabled)
+            (wanted.origin, wanted.required, wanted.priority, !wanted.disabled)
         };
         let tripped = *self.tripped();
         PluginInfo {
@@ -406,6 +408,7 @@ impl Active {
             sdk: self.about.sdk.clone(),
             file: Some(self.file.clone()),
             origin,
+            required,
             generation: self.generation,
             priority,
             hooks: hooks.collect(),

@@ -44,16 +44,17 @@ impl PluginManager {
         let mut loader = self.begin();
         let result = self.reload_in(&mut loader, name, config, ("reload", force));
         self.end(loader);
-        let info = result.map_err(|error| self.goes_on(name, error))?;
+        let info = result.map_err(|error| self.goes_on("reload", name, error))?;
         Ok(self.recorded(&info.name).unwrap_or(info))
     }
 
     /// Why a plugin was not replaced, with the version that is still loaded.
-    fn goes_on(&self, name: &str, error: LoadError) -> LoadError {
+    fn goes_on(&self, doing: &'static str, name: &str, error: LoadError) -> LoadError {
         let view = self.view();
         let Some(plugin) = view.active.iter().find(|plugin| &*plugin.name == name) else { return error };
         LoadError::GoesOn {
             error: Box::new(error),
+            doing,
             name: name.to_owned(),
             version: plugin.about.version.clone(),
             enabled: plugin.is_enabled(),
@@ -172,7 +173,7 @@ impl PluginManager {
         let Configured { reloaded, plugin } = result.map_err(|error| match error {
             // The error says already what is still in force.
             LoadError::Configure { .. } => error,
-            error => self.goes_on(name, error),
+            error => self.goes_on("configure", name, error),
         })?;
         Ok(Configured { reloaded, plugin: self.recorded(&plugin.name).unwrap_or(plugin) })
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::Shard;
+use grapnel_plugin_abi::counted;
 use grapnel_plugin_abi::raw::ExportStep;
 
 use super::broadcast;
@@ -86,8 +87,10 @@ impl Handover {
         late.then(|| {
             let (Moved { pieces, bytes, .. }, ms) = (self.moved, bounds.timeout.as_millis());
             format!(
-                "it did not come to an end within {ms} ms, and {pieces} pieces with {bytes} bytes have gone over; raise \
-                 limits.state_handover_timeout_ms, or reload it when less of its state changes"
+                "it was not complete after {ms} ms, with {} handed over in {}; raise limits.state_handover_timeout_ms, or \
+                 reload it when less of its state changes",
+                counted(bytes, "byte"),
+                counted(pieces, "piece")
             )
         })
     }

@@ -18,6 +18,9 @@ pub(in crate::plugin) struct Recorded {
     pub priority: Option<i32>,
     #[serde(default)]
     pub config: serde_json::Value,
+    /// Whether the broker does not start without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
 }
 
 /// The content of the record.

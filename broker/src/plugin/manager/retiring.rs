@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use grapnel_plugin_abi::counted;
+
 use super::loader_state::{LoaderState, Retiring, Staged};
 
 impl LoaderState {
@@ -22,8 +24,8 @@ impl LoaderState {
         tracing::info!(
             plugin = &*plugin.name,
             generation = plugin.generation,
-            "{} of its threads bring to its end what they have begun, for at most {} ms more",
-            self.services.threads_left(&plugin.name, plugin.generation),
+            "{} of it may finish pending work, for at most {} ms",
+            counted(self.services.threads_left(&plugin.name, plugin.generation), "thread"),
             patience.saturating_sub(asked.elapsed()).as_millis()
         );
         self.retiring.push(Retiring { plugin: Arc::clone(plugin), end_requested_at: asked, patience });

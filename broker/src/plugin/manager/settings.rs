@@ -133,6 +133,8 @@ pub struct LoadRequest {
     pub priority: Option<i32>,
     /// Do not load it again after a restart.
     pub once: bool,
+    /// Do not start the broker without it after a restart. Has no effect with `once`.
+    pub required: bool,
 }
 
 impl std::fmt::Debug for LoadRequest {

@@ -15,7 +15,6 @@ use crate::plugin::report::Origin;
 /// A plugin that is still to be loaded.
 struct Pending {
     wanted: Wanted,
-    required: bool,
     opened: Result<Opened, LoadError>,
 }
 
@@ -36,9 +35,9 @@ impl PluginManager {
         }
         let wanted = self.wanted_at_start(configured);
         let mut pending: Vec<Option<Pending>> = Vec::with_capacity(wanted.len());
-        for (wanted, required) in wanted {
+        for wanted in wanted {
             let opened = self.open(&mut loader, &wanted);
-            pending.push(Some(Pending { wanted, required, opened }));
+            pending.push(Some(Pending { wanted, opened }));
         }
         let (indexes, circles) = order_of(&pending);
         let mut result = Ok(());
@@ -65,7 +64,7 @@ impl PluginManager {
         plugin: Pending,
         circle: Option<Vec<String>>,
     ) -> Result<(), LoadError> {
-        let Pending { wanted, required, opened } = plugin;
+        let Pending { wanted, opened } = plugin;
         let loaded = opened.and_then(|opened| match circle {
             Some(circle) => {
                 loader.close(&opened);
@@ -77,49 +76,65 @@ impl PluginManager {
         loader.reap();
         let Err(error) = loaded else { return Ok(()) };
         tracing::error!("{error}");
+        let required = wanted.required.then(|| self.required(&wanted));
         self.view_mut().failed.push(Failed { wanted, reason: error.to_string() }.into());
-        if required { Err(error) } else { Ok(()) }
+        match required {
+            Some((name, remedy)) => Err(LoadError::Required { error: Box::new(error), name, remedy }),
+            None => Ok(()),
+        }
     }
 
-    /// The plugins to load at the start, each with whether the broker must not start without it.
-    fn wanted_at_start(&self, configured: &[PluginConfig]) -> Vec<(Wanted, bool)> {
+    /// The name of a required plugin, and how to start the broker without it.
+    fn required(&self, wanted: &Wanted) -> (String, String) {
+        let name = wanted.name.clone().unwrap_or_else(|| wanted.source.clone());
+        let remedy = match (wanted.origin, &self.record) {
+            (Origin::Recorded, Some(record)) => format!(
+                "it was loaded with --required; to start without it, remove its entry from {}",
+                record.path().display()
+            ),
+            _ => format!("plugins.{name}.required is true"),
+        };
+        (name, remedy)
+    }
+
+    /// The plugins to load at the start.
+    fn wanted_at_start(&self, configured: &[PluginConfig]) -> Vec<Wanted> {
         let Content { plugins, disabled } = self.remembered();
-        let mut wanted: Vec<(Wanted, bool)> = Vec::new();
+        let mut wanted: Vec<Wanted> = Vec::new();
         for plugin in configured {
             let source = match &plugin.path {
                 Some(path) => path.display().to_string(),
                 None => plugin.name.clone(),
             };
-            let plugin_wanted = Wanted {
+            wanted.push(Wanted {
                 name: Some(plugin.name.clone()),
                 source,
                 config: plugin.config.clone(),
                 priority: plugin.priority,
                 origin: Origin::Configured,
+                required: plugin.required,
                 disabled: disabled.contains(&plugin.name),
-            };
-            wanted.push((plugin_wanted, plugin.required));
+            });
         }
-        for Recorded { name, source, priority, config } in plugins {
+        for Recorded { name, source, priority, config, required } in plugins {
             if configured.iter().any(|plugin| plugin.name == name) {
                 tracing::info!(
                     plugin = name,
-                    "the configuration names a plugin that ctl had loaded; it has its way"
+                    "this plugin was also loaded with grapnel-ctl; the configuration file is used"
                 );
                 continue;
             }
             let disabled = disabled.contains(&name);
-            let recorded =
-                Wanted { name: Some(name), source, config, priority, origin: Origin::Recorded, disabled };
+            let (name, origin) = (Some(name), Origin::Recorded);
             // If it fails, that is logged and listed; it stays in the record.
-            wanted.push((recorded, false));
+            wanted.push(Wanted { name, source, config, priority, origin, required, disabled });
         }
         wanted
     }
 
     fn remembered(&self) -> Content {
         self.record.as_ref().map_or(Ok(Content::default()), Record::read).unwrap_or_else(|error| {
-            tracing::error!("plugins that were loaded through ctl do not come back: {error}");
+            tracing::error!("plugins loaded with grapnel-ctl are not restored: {error}");
             Content::default()
         })
     }

@@ -19,11 +19,23 @@ use crate::plugin::error::LoadError;
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 static LATE: AtomicU64 = AtomicU64::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
+static INVALID: AtomicU64 = AtomicU64::new(0);
+static FAILED: AtomicU64 = AtomicU64::new(0);
 
-/// Counts of verb calls since the start: begun, not answered in time, and refused because of the
-/// limit or because no thread could be started. Any thread.
-pub fn verbs_counted() -> [u64; 3] {
-    [&BEGUN, &LATE, &REFUSED].map(|count| count.load(Ordering::Relaxed))
+/// Counts of verb calls since the start: begun, not answered in time, refused because of the limit
+/// or because no thread could be started, refused for their arguments, and failed. Any thread.
+pub fn verbs_counted() -> [u64; 5] {
+    [&BEGUN, &LATE, &REFUSED, &INVALID, &FAILED].map(|count| count.load(Ordering::Relaxed))
+}
+
+/// Counts a verb that has run and failed.
+pub fn count_failed_verb() {
+    FAILED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts a verb that was refused for its arguments.
+pub fn count_invalid_verb() {
+    INVALID.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The verbs of a plugin.
@@ -69,7 +81,7 @@ pub enum VerbError {
     Arguments(String),
     /// The maximum number of calls is running.
     #[error(
-        "{running} calls of verbs of plugin {plugin} have not returned, as many as there may be (limits.plugin_verbs_max); try \
+        "as many verbs of plugin {plugin} run as may at a time, {running} (limits.plugin_verbs_max); try \
          again when one has, or reload the plugin"
     )]
     Busy {
@@ -162,6 +174,7 @@ impl Begun {
     /// The thread of the call has ended without an answer.
     pub fn is_lost(&self) -> VerbError {
         let what = "ended without an answer".to_owned();
+        count_failed_verb();
         VerbError::Nonsense { plugin: self.plugin.clone(), verb: self.verb.clone(), what }
     }
 }
@@ -233,13 +246,7 @@ impl PluginManager {
         if form.local {
             return Err(VerbError::Local { plugin: name.to_owned(), verb: verb.to_owned() });
         }
-        let mut arguments =
-            form.arguments(given).map_err(|Wrong(said)| VerbError::Arguments(format!("{verb}: {said}")))?;
-        for (argument, value) in given {
-            form.argument(argument)
-                .map_or(Ok(()), |declared| declared.fits_broker(value))
-                .map_err(|what| VerbError::Arguments(format!("{verb}: {argument}: {what}")))?;
-        }
+        let mut arguments = checked(form, given).inspect_err(|_| count_invalid_verb())?;
         let limits = &self.settings.limits;
         let deadline = Duration::from_millis(form.deadline_ms(&arguments, limits.plugin_verb_timeout_ms));
         arguments.extend(filled_in(form, plugin));
@@ -288,6 +295,19 @@ fn form<'a>(plugin: &'a Active, verb: &str) -> Result<&'a Form, VerbError> {
     })
 }
 
+/// The given arguments for the plugin.
+fn checked(form: &Form, given: &[(String, String)]) -> Result<Vec<(String, String)>, VerbError> {
+    let verb = &form.name;
+    let arguments =
+        form.arguments(given).map_err(|Wrong(said)| VerbError::Arguments(format!("{verb}: {said}")))?;
+    for (argument, value) in given {
+        form.argument(argument)
+            .map_or(Ok(()), |declared| declared.fits_broker(value))
+            .map_err(|what| VerbError::Arguments(format!("{verb}: {argument}: {what}")))?;
+    }
+    Ok(arguments)
+}
+
 /// The arguments that the broker fills in.
 fn filled_in(form: &Form, plugin: &Active) -> Vec<(String, String)> {
     let wanted = form.arguments.iter().filter(|argument| argument.kind == Kind::Plugin);
@@ -325,7 +345,10 @@ impl Call {
                 "the verb {verb} has returned when nobody waited for it any more; its answer is lost"
             );
         }
-        outcome(written, (plugin, verb), bytes_max)
+        outcome(written, (plugin, verb), bytes_max).inspect_err(|error| match error {
+            VerbError::Arguments(_) => count_invalid_verb(),
+            _ => count_failed_verb(),
+        })
     }
 }
 

@@ -34,6 +34,7 @@ impl Failed {
             sdk: String::new(),
             file: lookup::is_path(&self.wanted.source).then(|| PathBuf::from(&self.wanted.source)),
             origin: self.wanted.origin,
+            required: self.wanted.required,
             generation: 0,
             priority: self.wanted.priority,
             hooks: Vec::new(),
@@ -87,6 +88,7 @@ impl View {
             source: wanted.source,
             priority: wanted.priority,
             config: wanted.config,
+            required: wanted.required,
         });
         Content { plugins: plugins.collect(), disabled }
     }

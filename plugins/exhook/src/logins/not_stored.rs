@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use grapnel_plugin_abi::counted;
+
 /// Number of logins, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NotStored {
@@ -47,20 +49,21 @@ impl fmt::Display for NotStored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<_> = [
             (self.too_long, "longer than login_bytes_max"),
-            (self.of_user, "of users who have an eighth of what is free (logins_bytes_max)"),
+            (self.of_user, "beyond the share of one user, an eighth of the free space (logins_bytes_max)"),
             (self.of_all, "beyond logins_bytes_max"),
             (
                 self.of_coming,
-                "of clients on their way in, of which there are too many (clients_max, logins_bytes_max)",
+                "of clients whose login was pending, because too many were (clients_max, logins_bytes_max)",
             ),
             (
                 self.of_doubted,
-                "of sessions of which it was not known whether they are there, as the room was needed (logins_bytes_max)",
+                "of sessions that may have ended, because the space was needed (logins_bytes_max)",
             ),
             (self.handed_over, "lost in a reload"),
             (
                 self.untold,
-                "of addresses with so many of them that for 10 minutes whoever goes on with a session from there may be one",
+                "that cannot be told apart from others of their address: any session that is resumed from there within \
+                 10 minutes may be one of them",
             ),
         ]
         .into_iter()
@@ -69,8 +72,8 @@ impl fmt::Display for NotStored {
         .collect();
         write!(
             f,
-            "what {} logins gave is not kept for the next worker, where hooks that look for it fail: {}",
-            self.count().max(self.untold),
+            "data of {} is not stored for the next worker, where hooks that need it fail: {}",
+            counted(self.count().max(self.untold), "login"),
             parts.join(", ")
         )
     }

@@ -150,7 +150,7 @@ fn no_more_is_kept_than_there_is_room_for() {
     assert_eq!(unkept, NotStored { too_long: 1, of_all: 1, ..NotStored::default() });
     assert_eq!(
         unkept.to_string(),
-        "what 2 logins gave is not kept for the next worker, where hooks that look for it fail: 1 longer than login_bytes_max, \
+        "data of 2 logins is not stored for the next worker, where hooks that need it fail: 1 longer than login_bytes_max, \
          1 beyond logins_bytes_max"
     );
     kept.forget(of("b"), 0);

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::time::Instant;
 
-use grapnel_plugin_abi::Level;
+use grapnel_plugin_abi::{Level, counted};
 
 use super::{LAST, Serving};
 use crate::call_queue::PendingCall;
@@ -88,9 +88,9 @@ impl Serving<'_> {
                 self.keeps = self.worker.keeps(ready.keeps);
                 self.first_words = None;
                 self.worker.queue.open();
-                let (name, hooks) = (self.worker.name(), ready.hooks.len());
+                let (name, hooks) = (self.worker.name(), counted(ready.hooks.len(), "hook"));
                 host.info(format_args!(
-                    "{name} is ready: {}, {hooks} hooks, process {}",
+                    "{name} is ready: {}, {hooks}, process {}",
                     ready.sdk,
                     self.process.id()
                 ));

@@ -126,7 +126,7 @@ fn large_messages_come_one_at_a_time() {
     assert_eq!(came, [150_000, 10, 100_000, 100_001, 20, 100_002, 7, 0]);
     ask(&mut plugin, "c", "x/3");
     let end = take(&mut plugin, 100).pop().unwrap();
-    let said = "1 messages are left out, too large for client_requests_bytes_max or requests_bytes_max";
+    let said = "1 message is left out, too large for client_requests_bytes_max or requests_bytes_max";
     assert_eq!((value(&end, "refused"), value(&end, "incomplete")), (Some("1"), Some(said)));
 }
 
@@ -237,6 +237,6 @@ fn what_was_too_large_to_be_kept_is_said() {
     }
     ask(&mut plugin, "c", "**");
     let came = take(&mut plugin, 100);
-    let said = Some("1 messages are left out, too large to be kept");
+    let said = Some("1 message is left out, too large to be kept");
     assert_eq!((came.len(), value(&came[0], "refused"), value(&came[0], "incomplete")), (1, Some("1"), said));
 }

@@ -1,0 +1,115 @@
+//! The schemas of bundled plugins' configurations, and the tables of keys in their READMEs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use grapnel_tests::markdown::{Page, names_in};
+use grapnel_tests::plugin;
+use grapnel_tests::repository::assert_none;
+use serde_json::Value;
+
+use super::program::printed;
+
+const PLUGINS: [&str; 5] = ["auth-file", "acl-file", "delayed-publish", "message-cache", "topic-rewrite"];
+
+fn schema_of(name: &str) -> Value {
+    let file = plugin::library(name);
+    let text = printed("grapnel-ctl", &["plugins", "check", plugin::argument(&file), "--json"]);
+    let checked: Value = serde_json::from_str(&text).expect("it is JSON");
+    checked["config_schema"].clone()
+}
+
+/// The keys of a schema with their descriptions; those of a list's tables as `list[].key`.
+fn keys_of(schema: &Value) -> BTreeMap<String, Value> {
+    let mut keys = BTreeMap::new();
+    for (key, about) in schema["properties"].as_object().expect("it has keys") {
+        for (below, about) in about["items"]["properties"].as_object().into_iter().flatten() {
+            keys.insert(format!("{key}[].{below}"), about.clone());
+        }
+        keys.insert(key.clone(), about.clone());
+    }
+    keys
+}
+
+/// What the README says of a key: its default, and its unit and range.
+#[derive(Default)]
+struct Row {
+    default: String,
+    range: String,
+}
+
+fn rows_of(name: &str) -> BTreeMap<String, Row> {
+    let mut rows = BTreeMap::new();
+    for table in Page::read(&format!("plugins/{name}/README.md")).tables() {
+        let before = match table.header.first().map(String::as_str) {
+            Some("key") => "",
+            Some("key of a rule") => "rules[].",
+            _ => continue,
+        };
+        let column = |name: &str| table.header.iter().position(|header| header == name);
+        let (default, range) = (column("default"), column("unit, range"));
+        for row in &table.rows {
+            let cell = |at: Option<usize>| at.map_or(String::new(), |at| row[at].clone());
+            for key in names_in(&row[0]) {
+                rows.insert(format!("{before}{key}"), Row { default: cell(default), range: cell(range) });
+            }
+        }
+    }
+    rows
+}
+
+/// The default as a README writes it.
+fn shown(default: &Value) -> String {
+    match default {
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn each_schema_has_the_keys_of_its_readme_and_no_other() {
+    let mut faults = Vec::new();
+    for name in PLUGINS {
+        let schema: BTreeSet<String> = keys_of(&schema_of(name)).into_keys().collect();
+        let readme: BTreeSet<String> = rows_of(name).into_keys().collect();
+        faults.extend(schema.symmetric_difference(&readme).map(|key| format!("{name}: {key}")));
+    }
+    assert_none("keys that only the schema or only the README has", &faults);
+}
+
+#[test]
+fn each_schema_says_the_defaults_units_and_ranges_of_its_readme() {
+    let (mut faults, mut seen) = (Vec::new(), 0);
+    for name in PLUGINS {
+        let rows = rows_of(name);
+        for (key, about) in keys_of(&schema_of(name)) {
+            let Some(row) = rows.get(&key) else { continue };
+            let mut fault = |what: String| faults.push(format!("{name}: {key}: {what}"));
+            let default = row.default.trim_matches('`').replace([',', '–'], "").replace("none", "");
+            if !key.contains("[]") && shown(&about["default"]) != default {
+                fault(format!("the default is {} and not {default}", about["default"]));
+            }
+            if about["description"].as_str().is_none_or(str::is_empty) {
+                fault("it has no description".to_owned());
+            }
+            if about["type"] != "integer" {
+                continue;
+            }
+            seen += 1;
+            let unit = about["x-unit"].as_str().unwrap_or_default();
+            let range = row.range.replace(',', "");
+            if unit.is_empty() || !range.starts_with(unit) {
+                fault(format!("the unit is {unit:?} and not as in {range:?}"));
+            }
+            let says = match (about["minimum"].as_u64(), about["maximum"].as_u64()) {
+                (Some(min), Some(max)) => format!(" {min}–{max}"),
+                (Some(min), None) if min > 0 => format!(" from {min}"),
+                _ => String::new(),
+            };
+            if !range.ends_with(&says) || (says.is_empty() && range.contains(['–'])) {
+                fault(format!("its range is{says} and not as in {range:?}"));
+            }
+        }
+    }
+    assert!(seen > 20, "{seen} numbers are not all of them");
+    assert_none("keys", &faults);
+}
