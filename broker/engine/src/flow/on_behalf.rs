@@ -386,9 +386,9 @@ pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
             page.fail(ReasonCode::QUOTA_EXCEEDED);
             fetched(parts, Some(page));
         }
-        PagePlace::Kept(index) => {
+        PagePlace::Kept(_) | PagePlace::Settling(_) => {
             let answer = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
-            if let Some((plugin, page)) = parts.hooks.plugins_mut().replace_kept_page(index, answer) {
+            if let Some((plugin, page)) = parts.hooks.plugins_mut().replace_page(place, answer) {
                 refusals::page_refused(parts, plugin, *page);
             }
         }

@@ -124,6 +124,18 @@ impl Scene {
         versions: &[PluginHandle],
         suspended: Vec<PluginHandle>,
     ) {
+        let table = self.table(links, versions, suspended);
+        self.world.shards[self.home].swap_chains(table);
+        self.world.drive();
+    }
+
+    /// The chains with these links and versions.
+    pub(crate) fn table(
+        &self,
+        links: Vec<Link>,
+        versions: &[PluginHandle],
+        suspended: Vec<PluginHandle>,
+    ) -> ChainTable {
         let pointer = std::ptr::from_ref(self.messages).cast_mut().cast();
         // SAFETY: never freed, and the test has one thread.
         let entry = unsafe { InstanceEntry::new(on_timer, on_instance_message, pointer) };
@@ -137,9 +149,7 @@ impl Scene {
         let mut links: Vec<_> = links.into_iter().map(|link| (AUTHORIZE, link)).collect();
         links.push((HookPoint::MessagePublish, keeps));
         let instances = versions.iter().map(|version| (*version, entry)).collect();
-        let table = ChainTable::compile(1, links).with_instances(instances).with_suspended_plugins(suspended);
-        self.world.shards[self.home].swap_chains(table);
-        self.world.drive();
+        ChainTable::compile(1, links).with_instances(instances).with_suspended_plugins(suspended)
     }
 
     fn kept(&mut self) -> Whom {
