@@ -145,7 +145,8 @@ impl PluginStore {
 
     /// Adds a page.
     pub(crate) fn begin_page(&mut self, number: u64, page: PageUnderWay) {
-        self.request_queues.begin_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+        let whose = self.request_queues.whose(&page.identity);
+        self.request_queues.begin_page(page.plugin.number(), whose, page.reserved_bytes());
         self.pages.begin(number, page);
     }
 
@@ -173,8 +174,8 @@ impl PluginStore {
     /// page was to be.
     pub(crate) fn has_room_for_found(&self, number: u64, limits: &Limits) -> bool {
         let Some(page) = self.pages.get(number).filter(|page| page.is_beyond()) else { return true };
-        let (plugin, client_id) = (page.plugin.number(), &page.identity.client_id);
-        self.request_queues.has_room_for_grown_page(plugin, client_id, page.reserved_bytes(), limits)
+        let (plugin, whose) = (page.plugin.number(), self.request_queues.whose(&page.identity));
+        self.request_queues.has_room_for_grown_page(plugin, whose, page.reserved_bytes(), limits)
     }
 
     /// Removes a page that is complete.
