@@ -2,6 +2,7 @@
 //! [`plugin!`](crate::plugin) macro that exports it. It is compiled into every plugin; the broker
 //! uses none of it.
 
+mod account;
 mod address;
 mod aftermath;
 mod behalf;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+pub(crate) use account::account_of;
 pub use address::address_share;
 pub use behalf::{Answer, Identity, OnBehalf, Wish};
 pub use client::{Action, Authenticate, Authorize, Connect, Connected, Disconnected, Verdict, Will};

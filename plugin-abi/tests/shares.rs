@@ -118,6 +118,91 @@ fn what_one_takes_out_is_room_for_him_alone() {
     assert_eq!((shares.owner_of(again), shares.get(of_a)), (Some("a"), None));
 }
 
+fn full_for(shares: &mut Shares<Value>, account: &str, owner: &str, bytes: usize) -> Option<Full> {
+    let before = (shares.len(), shares.bytes(), shares.owners());
+    let full = shares.insert_for(Some(account), owner, value(bytes)).err()?.full;
+    assert_eq!((shares.len(), shares.bytes(), shares.owners()), before, "nothing has changed");
+    Some(full)
+}
+
+#[test]
+fn an_account_has_as_much_as_one_owner_and_beyond_that_what_is_free() {
+    let limits = ShareLimits { entries_max: 10, owner_entries_max: 2, ..UNLIMITED };
+    let mut shares = shares(limits);
+    let mut number = 0;
+    let mut of_account = |shares: &mut Shares<Value>, account: &str| {
+        number += 1;
+        full_for(shares, account, &format!("client {number}"), 0)
+    };
+    for _ in 0..5 {
+        assert_eq!(of_account(&mut shares, "a"), None);
+    }
+    let refused = of_account(&mut shares, "a");
+    assert_eq!(refused, Some(Full::AccountEntries(5)));
+    assert!(refused.is_some_and(|full| full.is_of_owner() && full.to_string().contains("have 5 together")));
+    assert_eq!((shares.used_by_account("a").0, shares.used_by_account("b").0), (5, 0));
+    // The next one has less, down to what one owner may have, and then the total is full.
+    assert_eq!(
+        [0; 4].map(|_| of_account(&mut shares, "b")),
+        [None, None, None, Some(Full::AccountEntries(2))]
+    );
+    assert_eq!([0; 3].map(|_| of_account(&mut shares, "c")), [None, None, Some(Full::AccountEntries(2))]);
+    assert_eq!(of_account(&mut shares, "d"), Some(Full::Entries(10)));
+    // The owner's own limit comes first, and one without an account has no such limit.
+    let mut one = Shares::new(limits);
+    assert_eq!([0; 3].map(|_| full_for(&mut one, "a", "c", 0)), [None, None, Some(Full::OwnerEntries(2))]);
+    assert_eq!((0..10).filter(|n| full(&mut one, &n.to_string(), 0).is_none()).count(), 8);
+}
+
+#[test]
+fn the_bytes_of_an_account_are_bounded_with_the_names_of_its_owners() {
+    let mut shares = shares(ShareLimits { bytes_max: 100_000, owner_bytes_max: 10_000, ..UNLIMITED });
+    let mut clients = 0;
+    let refused = loop {
+        match full_for(&mut shares, "a", &format!("client {clients}"), 1_000) {
+            None => clients += 1,
+            Some(full) => break full,
+        }
+    };
+    let (entries, held) = shares.used_by_account("a");
+    assert_eq!((entries, held < shares.bytes()), (clients, true), "and its own name beside it");
+    // Half, and at most one entry beyond it.
+    assert!((49_000..=51_000).contains(&held), "{held}");
+    assert_eq!(refused, Full::AccountBytes(100_000 - shares.bytes()));
+    assert_eq!(full_for(&mut shares, "b", "other", 1_000), None);
+    // What is charged later counts too, and what is taken out is room again.
+    let oldest = shares.oldest().unwrap();
+    shares.charge(oldest, 5_000);
+    assert_eq!(shares.used_by_account("a"), (entries, held + 5_000));
+    shares.charge(oldest, 0);
+    assert!(full_for(&mut shares, "a", "one more", 900).is_some());
+    for _ in 0..3 {
+        shares.remove(shares.oldest().unwrap());
+    }
+    assert_eq!(full_for(&mut shares, "a", "one more", 900), None);
+}
+
+#[test]
+fn an_account_goes_with_its_last_entry_whoever_its_owners_are() {
+    let before = held();
+    let mut shares = shares(UNLIMITED);
+    let first = shares.insert_for(Some("a"), "c", value(10)).unwrap();
+    let second = shares.restore_for(Some("b"), "c", value(20));
+    let third = shares.insert("c", value(30)).unwrap();
+    assert_eq!([first, second, third].map(|id| shares.account_of(id)), [Some("a"), Some("b"), None]);
+    shares.remove(first);
+    assert!(shares.used_by_account("a").1 > 0, "it was charged with the name of the owner, who is there");
+    shares.remove(second);
+    assert_eq!(shares.used_by_account("b"), (0, 0));
+    shares.remove(third);
+    assert_eq!((shares.bytes(), shares.used_by_account("a"), held() - before), (0, (0, 0), 0));
+    let mut left = Leftovers::default();
+    let mut cleared = Shares::new(UNLIMITED);
+    (0..100).for_each(|n| drop(cleared.insert_for(Some(&format!("account {n}")), "c", value(1))));
+    cleared.clear_into(&mut left);
+    assert_eq!((cleared.bytes(), cleared.used_by_account("account 1")), (0, (0, 0)));
+}
+
 #[test]
 fn owners_take_turns_whatever_each_of_them_has() {
     let mut shares = shares(UNLIMITED);
@@ -288,8 +373,8 @@ fn an_entry_is_charged_with_what_is_held_for_it() {
     let (a, b) = (shares.insert("a", value(0)).unwrap(), shares.insert("b", value(0)).unwrap());
     let (all, of_a) = (shares.bytes(), shares.used_by("a").1);
     assert_eq!(shares.free_bytes("a"), 10_000 - of_a);
-    assert!(shares.charge(a, 9_000) && shares.charge(a, 9_500));
-    assert_eq!((shares.bytes(), shares.used_by("a").1), (all + 9_500, of_a + 9_500));
+    assert!(shares.charge(a, 9_000) && shares.charge(a, 9_400));
+    assert_eq!((shares.bytes(), shares.used_by("a").1), (all + 9_400, of_a + 9_400));
     assert_eq!(full(&mut shares, "a", 1_000), Some(Full::OwnerBytes(10_000)));
     assert_eq!(shares.free_bytes("b"), 15_000 - shares.bytes(), "of all there is less");
     assert!(shares.charge(b, 9_000), "it is held, whatever the limits are");
@@ -413,26 +498,32 @@ fn what_goes_at_once_is_what_would_go_one_by_one() {
 /// Compares with the allocator: never more memory than counted, and not much less.
 #[test]
 fn what_is_counted_is_what_is_held() {
-    for (bytes, owners) in [(0, 1), (0, 5000), (1, 7), (40, 5000), (1000, 3), (200_000, 40)] {
+    let cases = [(0, 1), (0, 5000), (1, 7), (40, 5000), (1000, 3), (200_000, 40)];
+    for ((bytes, owners), accounts) in cases.into_iter().flat_map(|case| [0, 3, 5000].map(|n| (case, n))) {
         let entries = if bytes > 10_000 { 100 } else { 5000 };
         let before = held();
         let mut shares = shares(UNLIMITED);
         for n in 0..entries {
-            shares.insert(&format!("client {}", n % owners), value(bytes)).unwrap();
+            let account = (accounts > 0).then(|| format!("account {}", n % accounts));
+            let owner = format!("client {}", n % owners);
+            shares.insert_for(account.as_deref(), &owner, value(bytes)).unwrap();
         }
         let (real, counted) = (held() - before, shares.bytes() as i64);
-        assert!(real <= counted + 4096, "{bytes} × {owners}: {real} bytes, counted {counted}");
-        assert!(counted <= 2 * real, "{bytes} × {owners}: {real} bytes, counted {counted}");
+        assert!(real <= counted + 4096, "{bytes} × {owners} × {accounts}: {real} bytes, counted {counted}");
+        assert!(counted <= 2 * real, "{bytes} × {owners} × {accounts}: {real} bytes, counted {counted}");
         // Half of the entries are removed, in an order that leaves holes.
         let ids: Vec<EntryId> = shares.iter().map(|(id, ..)| id).step_by(2).collect();
         let listed = held();
         ids.iter().for_each(|id| drop(shares.remove(*id)));
         let (real, counted) = (real + held() - listed, shares.bytes() as i64);
-        assert!(real <= counted + 4096, "{bytes} × {owners}: {real} bytes left, counted {counted}");
+        assert!(
+            real <= counted + 4096,
+            "{bytes} × {owners} × {accounts}: {real} bytes left, counted {counted}"
+        );
         drop(ids);
         while shares.take_in_turn().is_some() {}
         assert_eq!((shares.bytes(), shares.len(), shares.owners()), (0, 0, 0));
-        assert_eq!(held(), before, "{bytes} × {owners}: nothing stays");
+        assert_eq!(held(), before, "{bytes} × {owners} × {accounts}: nothing stays");
     }
 }
 

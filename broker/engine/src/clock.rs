@@ -43,6 +43,8 @@ pub(crate) enum Overdue {
     /// Sessions with batches that settle: no message from before their marks can come live any
     /// more.
     Settled,
+    /// Stored instance messages for a version of a plugin that has not come.
+    InstanceMessages,
 }
 
 /// Bytes that a timer is charged for.

@@ -22,7 +22,7 @@ mod timers;
 
 use answers::Answers;
 use codes::Codes;
-pub(crate) use kept::{PageAbout, StoredInstanceMessage};
+pub(crate) use kept::{PageAbout, StoredInstanceMessage, StoredMessages};
 use request_queues::RequestQueues;
 use timers::PluginTimer;
 
@@ -31,8 +31,10 @@ use timers::PluginTimer;
 pub(crate) enum PagePlace {
     /// Being filled, with this number.
     UnderWay(u64),
-    /// Stored for its plugin, at this index.
-    Kept(usize),
+    /// Stored for its plugin, with this number.
+    Kept(u64),
+    /// Stored and to be processed again, with this number.
+    Settling(u64),
 }
 
 /// What a shard stores for plugins beside their links.
@@ -49,19 +51,18 @@ pub(crate) struct PluginStore {
     suspended_timers: BTreeMap<u64, (u64, u64)>,
     /// Number of such timers so far.
     suspended_timers_count: u64,
-    messages: VecDeque<StoredInstanceMessage>,
-    messages_bytes: usize,
+    messages: StoredMessages,
     /// Number of stored answers of the broker, in total and for each version of a plugin.
     answers_stored: usize,
     answers_stored_for: HashMap<PluginHandle, usize>,
-    /// Stored instance messages that are processed again in slices. They are not charged meanwhile.
-    settling: VecDeque<StoredInstanceMessage>,
+    /// Stored instance messages that are processed again in slices. They take no room of the stored
+    /// ones meanwhile.
+    settling: StoredMessages,
+    /// The timer of stored messages whose version is in no chain table and not waited for, with the
+    /// time for which it is armed.
+    lateness: Option<(u64, Timer)>,
     /// Answers beyond those that are stored as instance messages.
     codes: Codes,
-    /// Bytes of the stored pages.
-    pages_stored_bytes: usize,
-    /// Bytes of each stored page, with its index.
-    pages_kept: BTreeSet<(usize, usize)>,
     /// Versions that are no longer in the chains but may come back, with their instances.
     detached: BTreeSet<u64>,
     replays: VecDeque<Replay>,
@@ -135,7 +136,8 @@ impl PluginStore {
 
     /// Adds a page.
     pub(crate) fn begin_page(&mut self, number: u64, page: PageUnderWay) {
-        self.request_queues.begin_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+        let whose = self.request_queues.whose(&page.identity);
+        self.request_queues.begin_page(page.plugin.number(), whose, page.reserved_bytes());
         self.pages.begin(number, page);
     }
 
@@ -163,8 +165,8 @@ impl PluginStore {
     /// page was to be.
     pub(crate) fn has_room_for_found(&self, number: u64, limits: &Limits) -> bool {
         let Some(page) = self.pages.get(number).filter(|page| page.is_beyond()) else { return true };
-        let (plugin, client_id) = (page.plugin.number(), &page.identity.client_id);
-        self.request_queues.has_room_for_grown_page(plugin, client_id, page.reserved_bytes(), limits)
+        let (plugin, whose) = (page.plugin.number(), self.request_queues.whose(&page.identity));
+        self.request_queues.has_room_for_grown_page(plugin, whose, page.reserved_bytes(), limits)
     }
 
     /// Removes a page that is complete.
@@ -174,14 +176,15 @@ impl PluginStore {
         Some(page)
     }
 
-    /// Bytes of the pages that are being filled or stored.
+    /// Bytes of the pages that are being filled, stored or processed again.
     pub(crate) fn pages_bytes(&self) -> usize {
-        self.pages.charged_bytes(None) + self.pages_stored_bytes
+        self.pages.charged_bytes(None) + self.messages.pages_bytes() + self.settling.pages_bytes()
     }
 
     /// Recomputes `pages_bytes`.
     pub(crate) fn recount_pages(&self) -> usize {
-        self.pages.recount() + self.messages.iter().map(StoredInstanceMessage::page_bytes).sum::<usize>()
+        let stored = self.messages.iter().chain(self.settling.iter());
+        self.pages.recount() + stored.map(StoredInstanceMessage::page_bytes).sum::<usize>()
     }
 
     /// Bytes of the pages that are being filled for a client.
@@ -192,25 +195,23 @@ impl PluginStore {
     /// The page with the most bytes.
     pub(crate) fn heaviest_page(&self) -> Option<(usize, PagePlace)> {
         let under_way = self.pages.heaviest().map(|(bytes, number)| (bytes, PagePlace::UnderWay(number)));
-        let kept = self.pages_kept.last().map(|(bytes, index)| (*bytes, PagePlace::Kept(*index)));
-        under_way.into_iter().chain(kept).max_by_key(|(bytes, _)| *bytes)
+        let kept = self.messages.heaviest_page().map(|(bytes, number)| (bytes, PagePlace::Kept(number)));
+        let settling = self.settling.heaviest_page();
+        let settling = settling.map(|(bytes, number)| (bytes, PagePlace::Settling(number)));
+        under_way.into_iter().chain(kept).chain(settling).max_by_key(|(bytes, _)| *bytes)
     }
 
     /// Replaces a stored page by this code. Returns its plugin and its description.
-    pub(crate) fn replace_kept_page(
+    pub(crate) fn replace_page(
         &mut self,
-        index: usize,
+        place: PagePlace,
         code: Bytes,
     ) -> Option<(PluginHandle, Box<PageAbout>)> {
-        let message = self.messages.get_mut(index)?;
-        let before = message.charge();
-        let page = message.page.take()?;
-        message.bytes = code;
-        let less = before - message.charge();
-        self.pages_kept.remove(&(before, index));
-        self.messages_bytes -= less;
-        self.pages_stored_bytes -= less;
-        Some((message.plugin, page))
+        match place {
+            PagePlace::UnderWay(_) => None,
+            PagePlace::Kept(number) => self.messages.replace_page(number, code),
+            PagePlace::Settling(number) => self.settling.replace_page(number, code),
+        }
     }
 
     /// The sessions whose slots hold requests on behalf of a client.
@@ -229,48 +230,47 @@ impl PluginStore {
         message: StoredInstanceMessage,
         limits: &Limits,
     ) -> Result<(), StoredInstanceMessage> {
-        let bytes = self.messages_bytes + message.charge();
         let is_answer = message.from == FROM_THE_BROKER;
         let has_room = if is_answer {
             // A page of retained messages is larger than a code.
-            let pages_bytes = self.pages_stored_bytes + message.page_bytes();
+            let pages_bytes = self.messages.pages_bytes() + message.page_bytes();
             let kept = self.answers_stored_for.entry(message.plugin).or_default();
             let fits = (*kept as u64) < answers_max(limits)
                 && pages_bytes as u64 <= STORED_PAGES * limits.behalf_page_bytes_max;
-            if fits {
-                *kept += 1;
-                self.pages_stored_bytes = pages_bytes;
-            }
+            *kept += usize::from(fits);
             fits
         } else {
+            let bytes = self.messages.bytes() - self.messages.pages_bytes() + message.charge();
             self.messages.len() - self.answers_stored < STORED_MESSAGES_MAX
-                && bytes - self.pages_stored_bytes <= STORED_MESSAGE_BYTES_MAX
+                && bytes <= STORED_MESSAGE_BYTES_MAX
         };
         if !has_room {
             return Err(message);
         }
         self.answers_stored += usize::from(is_answer);
-        self.messages_bytes = bytes;
-        if message.page.is_some() {
-            self.pages_kept.insert((message.charge(), self.messages.len()));
-        }
         self.messages.push_back(message);
         Ok(())
     }
 
-    /// Puts all stored instance messages into the queue for processing, in order.
-    pub(crate) fn settle_mails(&mut self) {
-        (self.messages_bytes, self.answers_stored, self.pages_stored_bytes) = (0, 0, 0);
+    /// Puts all stored instance messages into the queue for processing, in order. Returns their
+    /// timer, which the caller cancels.
+    pub(crate) fn settle_mails(&mut self) -> Option<Timer> {
+        self.answers_stored = 0;
         self.answers_stored_for = HashMap::new();
-        self.pages_kept = BTreeSet::new();
         // Messages still in that queue came after the stored ones.
         let behind = std::mem::take(&mut self.settling);
         self.settling = std::mem::take(&mut self.messages);
-        self.settling.extend(behind);
+        self.settling.append(behind);
+        self.lateness.take().map(|(_, timer)| timer)
+    }
+
+    /// The timer of stored messages that may be too late for their version, with its time.
+    pub(crate) fn lateness(&mut self) -> &mut Option<(u64, Timer)> {
+        &mut self.lateness
     }
 
     /// The instance messages to process again; new ones are added behind them.
-    pub(crate) fn settling(&mut self) -> &mut VecDeque<StoredInstanceMessage> {
+    pub(crate) fn settling(&mut self) -> &mut StoredMessages {
         &mut self.settling
     }
 

@@ -216,7 +216,8 @@ impl Shards {
     /// Stops accepting and disconnects all clients. Runs `last` when all clients have gone or
     /// `timeout` is over; `last` may take `patience` longer. The shards answer until then, and are
     /// ended after that. A second signal while clients are awaited ends that wait at once, and
-    /// `last` gets [`LAST_TIMEOUT`]; a second signal during `last` ends the wait for it.
+    /// `last` gets [`LAST_TIMEOUT`]; a second signal during `last` ends the wait for it. A shard
+    /// that dies meanwhile ends all waits, and the broker with it.
     pub fn drain(
         self,
         asked: i32,
@@ -246,14 +247,22 @@ impl Shards {
             }
         }
         let least = Instant::now() + LAST_TIMEOUT;
-        self.do_within(if asked_again { least } else { until.max(least) + patience }, last);
-        self.stop(until.max(Instant::now() + STOP_TIMEOUT));
-        End::Signal(asked)
+        let patient = if asked_again { least } else { until.max(least) + patience };
+        if let Err(died) = self.do_within(patient, last) {
+            return died;
+        }
+        match self.stop(until.max(Instant::now() + STOP_TIMEOUT)) {
+            Ok(()) => End::Signal(asked),
+            Err(died) => died,
+        }
     }
 
     /// Runs `work` on a thread of its own and waits for it until `until`, or until a further
     /// signal.
-    fn do_within(&self, until: Instant, work: impl FnOnce() + Send + 'static) {
+    ///
+    /// # Errors
+    /// A shard has died, and nobody need wait for the work any longer.
+    fn do_within(&self, until: Instant, work: impl FnOnce() + Send + 'static) -> Result<(), End> {
         let (done, wait) = channel::<()>();
         let thread = std::thread::Builder::new().name("last words".to_owned()).spawn(move || {
             work();
@@ -264,31 +273,42 @@ impl Shards {
             // Nothing is sent, so that the wait ends with the thread or with the time.
             match wait.recv_timeout(left.min(LOOK)) {
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
-                Err(RecvTimeoutError::Disconnected) if thread.is_ok() => return,
+                Err(RecvTimeoutError::Disconnected) if thread.is_ok() => return Ok(()),
                 _ => {
                     tracing::warn!("the plugins could not be ended in time; leaves");
-                    return;
+                    return Ok(());
                 }
             }
-            let asked = |event| matches!(event, Event::Signal(_));
-            if self.events.try_iter().any(asked) {
-                tracing::warn!("second signal: stops without waiting for plugins");
-                return;
+            for event in self.events.try_iter() {
+                match event {
+                    Event::Ended(shard, cause) => return Err(died(shard, cause)),
+                    Event::Signal(_) => {
+                        tracing::warn!("second signal: stops without waiting for plugins");
+                        return Ok(());
+                    }
+                    Event::Running(_) | Event::Drained(_) => {}
+                }
             }
         }
     }
 
-    fn stop(&self, until: Instant) {
+    /// Ends all shards and waits for them until `until`.
+    ///
+    /// # Errors
+    /// A shard has died instead, or had died before.
+    fn stop(&self, until: Instant) -> Result<(), End> {
         self.command_all(|| Command::Stop);
         let mut missing = ShardSet::all(self.handles.len());
         while !missing.is_empty() {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Event::Ended(shard, _)) => missing.remove(shard),
+                Ok(Event::Ended(shard, None)) => missing.remove(shard),
+                Ok(Event::Ended(shard, cause)) => return Err(died(shard, cause)),
                 Ok(_) => {}
                 // A hook may block a shard; the process ends without that shard.
-                Err(_) => return,
+                Err(_) => return Ok(()),
             }
         }
+        Ok(())
     }
 
     fn command_all(&self, command: impl Fn() -> Command) {

@@ -1,6 +1,7 @@
 //! What a plugin requests on behalf of a client: the identity that it stores of the client, for
 //! whom it requests, and the result. The functions themselves are in [`Host`].
 
+use super::account::account_of;
 use super::error::{Error, Refused};
 use super::event::Context;
 use super::host::Host;
@@ -65,6 +66,14 @@ impl Identity {
     /// User name of the client, if it gave one.
     pub fn username(&self) -> Option<&str> {
         ClientIdentity::decode(&self.0).ok().and_then(|identity| identity.username)
+    }
+
+    /// The account of the client, as [`crate::Publish::account`] returns it.
+    pub fn account(&self) -> Option<String> {
+        let identity = ClientIdentity::decode(&self.0).ok()?;
+        let peer = identity.peer.map(|peer| peer.ip()).filter(|ip| !ip.is_unspecified());
+        let host = peer.map(|ip| ip.to_string());
+        account_of(identity.username, !identity.anonymous, host.as_deref())
     }
 }
 

@@ -209,6 +209,15 @@ macro_rules! client_getters {
             self.context.number(crate::raw::Field::ANONYMOUS, 0) == Some(1)
         }
 
+        /// The account of the client, to charge it for what its clients make a plugin hold
+        /// ([`Shares::insert_for`](crate::Shares::insert_for)): the user name if a plugin has
+        /// verified it, otherwise the address ([`address_share`](crate::address_share)). It is the
+        /// same for all client identifiers of a user. `None` if the event has neither. Do not take
+        /// it apart.
+        pub fn account(&self) -> Option<String> {
+            crate::sdk::account_of(self.username(), !self.is_anonymous(), self.peer_host())
+        }
+
         /// Subject of the client's TLS certificate.
         pub fn tls_subject(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::TLS_SUBJECT, 0)

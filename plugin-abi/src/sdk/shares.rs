@@ -3,7 +3,6 @@
 //! in the instances of shards, or behind a lock from other threads.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -11,62 +10,17 @@ use super::host::Host;
 use super::leftovers::Leftovers;
 use super::weigh::{Weigh, allocated, tree_entry_bytes};
 
+mod accounts;
 mod beyond;
+mod limits;
 mod metrics;
 mod over_oldest;
 
+use accounts::Accounts;
 use beyond::Beyond;
+pub use limits::{Full, ShareLimits};
 use metrics::Metrics;
 pub use over_oldest::EVICTED_AT_ONCE;
-
-/// The limits of [`Shares`]. 0 allows nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ShareLimits {
-    /// Maximum number of entries of all owners together.
-    pub entries_max: u64,
-    /// Maximum bytes of all owners together.
-    pub bytes_max: u64,
-    /// Maximum number of entries of one owner.
-    pub owner_entries_max: u64,
-    /// Maximum bytes of one owner.
-    pub owner_bytes_max: u64,
-}
-
-/// The limit that an entry would exceed. If both the owner's limit and the total are exceeded, it
-/// is the owner's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Full {
-    /// The owner has the maximum number of entries.
-    OwnerEntries(u64),
-    /// The owner's bytes would exceed its maximum.
-    OwnerBytes(u64),
-    /// There are as many entries as the total limit allows.
-    Entries(u64),
-    /// The bytes in total would exceed the maximum.
-    Bytes(u64),
-}
-
-impl Full {
-    /// Whether only this owner's limit is exceeded, so that other owners are not affected.
-    pub const fn is_of_owner(self) -> bool {
-        matches!(self, Full::OwnerEntries(_) | Full::OwnerBytes(_))
-    }
-}
-
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Full::OwnerEntries(max) => write!(f, "one client may have {max} at a time"),
-            Full::OwnerBytes(max) => {
-                write!(f, "one client may have {} at a time", crate::counted(*max, "byte"))
-            }
-            Full::Entries(max) => write!(f, "there may be {max} of all clients at a time"),
-            Full::Bytes(max) => {
-                write!(f, "there may be {} of all clients at a time", crate::counted(*max, "byte"))
-            }
-        }
-    }
-}
 
 /// A value that was not stored, and the limit.
 #[derive(Debug)]
@@ -88,6 +42,7 @@ struct Entry<V> {
     /// The part of the bytes that was charged later, with [`Shares::charge`].
     charged: u64,
     owner: Arc<str>,
+    account: Option<Arc<str>>,
     /// The owner's previous and next entry; 0 for none.
     older: u64,
     newer: u64,
@@ -102,10 +57,12 @@ struct Owner {
     last_entry: u64,
     /// Its key in `turns`.
     turn: u64,
+    /// The account that is charged with its name: that of its first entry.
+    account: Option<Arc<str>>,
 }
 
 /// Values that are stored for owners. An owner is any text: a client identifier, an address, a user
-/// name.
+/// name. Several owners may have one account ([`Shares::insert_for`]), which has a limit too.
 ///
 /// An entry is charged with its whole memory: the value and its heap ([`Weigh`]), the entry's
 /// bookkeeping, and the plugin's index entry for it ([`Shares::beside_each`]). The first entry of
@@ -119,6 +76,7 @@ pub struct Shares<V> {
     beside_owner: u64,
     entries: BTreeMap<u64, Box<Entry<V>>>,
     owners: BTreeMap<Arc<str>, Owner>,
+    accounts: Accounts,
     /// The order of owners for [`Shares::take_in_turn`].
     turns: BTreeMap<u64, Arc<str>>,
     last_number: u64,
@@ -141,6 +99,7 @@ impl<V: Weigh> Shares<V> {
             beside_owner: 0,
             entries: BTreeMap::new(),
             owners: BTreeMap::new(),
+            accounts: Accounts::default(),
             turns: BTreeMap::new(),
             last_number: 0,
             last_turn: 0,
@@ -202,21 +161,42 @@ impl<V: Weigh> Shares<V> {
     /// The value, with the limit that it would exceed: the owner's or the total. The refusal is
     /// counted.
     pub fn insert(&mut self, owner: &str, value: V) -> Result<EntryId, Rejected<V>> {
+        self.insert_for(None, owner, value)
+    }
+
+    /// As [`Shares::insert`], for an owner that may be one of many of the same account: the client
+    /// identifiers of one user. All owners of an account together may have as much as one owner,
+    /// and beyond that no more than is still free, so that others find room however many owners
+    /// somebody makes. The events of the SDK name the account, as [`crate::Publish::account`] does.
+    ///
+    /// # Errors
+    /// As [`Shares::insert`], and for the limit of the account.
+    pub fn insert_for(
+        &mut self,
+        account: Option<&str>,
+        owner: &str,
+        value: V,
+    ) -> Result<EntryId, Rejected<V>> {
         let bytes = self.bytes_of(&value);
-        match self.find_full(self.limits, owner, bytes) {
+        match self.find_full(account, owner, bytes) {
             Some(full) => {
                 self.metrics.refused(full);
                 Err(Rejected { full, value })
             }
-            None => Ok(self.put(owner, value, bytes)),
+            None => Ok(self.put((account, owner), value, bytes)),
         }
     }
 
     /// Stores a value without checking the limits, for values that were accepted before, as in
     /// `import_state` with a new configuration.
     pub fn restore(&mut self, owner: &str, value: V) -> EntryId {
+        self.restore_for(None, owner, value)
+    }
+
+    /// As [`Shares::restore`], for a value that was stored with [`Shares::insert_for`].
+    pub fn restore_for(&mut self, account: Option<&str>, owner: &str, value: V) -> EntryId {
         let bytes = self.bytes_of(&value);
-        self.put(owner, value, bytes)
+        self.put((account, owner), value, bytes)
     }
 
     /// As [`Shares::restore`], with the number from the previous version. The number must be higher
@@ -227,7 +207,7 @@ impl<V: Weigh> Shares<V> {
         }
         let (bytes, given) = (self.bytes_of(&value), self.last_number);
         self.last_number = id.0 - 1;
-        self.put(owner, value, bytes);
+        self.put((None, owner), value, bytes);
         // No number is used twice.
         self.last_number = given.max(id.0);
         true
@@ -238,28 +218,36 @@ impl<V: Weigh> Shares<V> {
     /// # Errors
     /// The limit that it would exceed.
     pub fn has_room(&self, owner: &str, value: &V) -> Result<(), Full> {
-        self.find_full(self.limits, owner, self.bytes_of(value)).map_or(Ok(()), Err)
+        self.find_full(None, owner, self.bytes_of(value)).map_or(Ok(()), Err)
     }
 
-    fn find_full(&self, limits: ShareLimits, owner: &str, bytes: u64) -> Option<Full> {
+    fn find_full(&self, account: Option<&str>, owner: &str, bytes: u64) -> Option<Full> {
         let (entries, held, new) = match self.owners.get(owner) {
             Some(known) => (known.entries, known.bytes, bytes),
             None => (0, 0, bytes + self.owner_bytes(owner)),
         };
-        limits.find_full(
+        let all = new.saturating_add(account.map_or(0, |account| self.accounts.new_bytes(account)));
+        let full = self.limits.find_full(
             (entries, held.saturating_add(new)),
-            (self.entries.len() as u64, self.bytes.saturating_add(new)),
-        )
+            (self.entries.len() as u64, self.bytes.saturating_add(all)),
+        );
+        // The owner's limit comes first, and that of the account before the total.
+        let of_owner = full.filter(|full| full.is_of_owner());
+        of_owner.or_else(|| self.find_account_full(account?, all)).or(full)
     }
 
-    fn put(&mut self, owner: &str, value: V, bytes: u64) -> EntryId {
+    fn put(&mut self, (account, owner): (Option<&str>, &str), value: V, bytes: u64) -> EntryId {
         self.last_number += 1;
         let number = self.last_number;
         self.work += 2;
+        let account = account.map(|account| self.add_account(account));
         let name = match self.owners.get_key_value(owner) {
             Some((name, _)) => Arc::clone(name),
-            None => self.add_owner(owner),
+            None => self.add_owner(owner, account.clone()),
         };
+        if let Some(account) = &account {
+            self.accounts.charge(account, 1, bytes);
+        }
         let mut older = 0;
         if let Some(known) = self.owners.get_mut(&name) {
             older = std::mem::replace(&mut known.last_entry, number);
@@ -273,18 +261,29 @@ impl<V: Weigh> Shares<V> {
             entry.newer = number;
         }
         self.look_at_owner(&name);
-        let entry = Entry { value, bytes, charged: 0, owner: name, older, newer: 0 };
+        let entry = Entry { value, bytes, charged: 0, owner: name, account, older, newer: 0 };
         self.entries.insert(number, Box::new(entry));
         self.bytes += bytes;
         self.metrics.moved(1, bytes as i64, 0);
         EntryId(number)
     }
 
-    fn add_owner(&mut self, owner: &str) -> Arc<str> {
+    fn add_account(&mut self, account: &str) -> Arc<str> {
+        let bytes = self.accounts.new_bytes(account);
+        self.work += 1;
+        self.bytes += bytes;
+        self.metrics.moved(0, bytes as i64, 0);
+        self.accounts.add(account)
+    }
+
+    fn add_owner(&mut self, owner: &str, account: Option<Arc<str>>) -> Arc<str> {
         let (name, bytes) = (Arc::<str>::from(owner), self.owner_bytes(owner));
         self.last_turn += 1;
         self.turns.insert(self.last_turn, Arc::clone(&name));
-        let known = Owner { entries: 0, bytes, first: 0, last_entry: 0, turn: self.last_turn };
+        if let Some(account) = &account {
+            self.accounts.charge(account, 0, bytes);
+        }
+        let known = Owner { entries: 0, bytes, first: 0, last_entry: 0, turn: self.last_turn, account };
         self.owners.insert(Arc::clone(&name), known);
         self.bytes += bytes;
         self.metrics.moved(0, bytes as i64, 1);
@@ -316,11 +315,15 @@ impl<V> Shares<V> {
             gone = (owner.entries == 0).then_some((owner.turn, owner.bytes));
         }
         let mut bytes = entry.bytes;
+        if let Some(account) = &entry.account {
+            bytes += self.accounts.take_back(account, 1, entry.bytes);
+        }
         if self.beyond.has_owners() {
             self.look_at_owner(&entry.owner);
         }
         if let Some((turn, owner_bytes)) = gone {
-            self.owners.remove(&entry.owner);
+            let account = self.owners.remove(&entry.owner).and_then(|owner| owner.account);
+            bytes += account.map_or(0, |account| self.accounts.take_back(&account, 0, owner_bytes));
             self.turns.remove(&turn);
             bytes += owner_bytes;
         }
@@ -329,6 +332,7 @@ impl<V> Shares<V> {
         if self.entries.is_empty() {
             // An empty tree still has a node.
             (self.entries, self.owners, self.turns, self.beyond) = Default::default();
+            self.accounts = Accounts::default();
         }
         Some(entry.value)
     }
@@ -358,6 +362,7 @@ impl<V> Shares<V> {
         left.add(std::mem::take(&mut self.entries));
         left.add(std::mem::take(&mut self.owners));
         left.add(std::mem::take(&mut self.turns));
+        std::mem::take(&mut self.accounts).clear_into(left);
         std::mem::take(&mut self.beyond).clear_into(left);
     }
 
@@ -373,6 +378,11 @@ impl<V> Shares<V> {
         }
         entry.bytes = entry.bytes - before + bytes;
         let owner = Arc::clone(&entry.owner);
+        if let Some(account) = &entry.account {
+            // The entry stays, so the account stays.
+            self.accounts.charge(account, 0, bytes);
+            self.accounts.take_back(account, 0, before);
+        }
         self.work += 2;
         if let Some(known) = self.owners.get_mut(&owner) {
             known.bytes = known.bytes - before + bytes;
@@ -460,28 +470,5 @@ impl<V> Shares<V> {
     /// Number of tree look-ups for changes so far, for tests that measure the work.
     pub fn work(&self) -> u64 {
         self.work
-    }
-}
-
-impl ShareLimits {
-    /// Whether an owner with this many entries and bytes exceeds its limits.
-    fn is_owner_beyond(self, entries: u64, bytes: u64) -> bool {
-        entries > self.owner_entries_max || bytes > self.owner_bytes_max
-    }
-
-    /// The first limit that is exceeded. `owner` is the owner's number of entries before the
-    /// insertion and its bytes after it; `total` is the same for all owners.
-    fn find_full(self, owner: (u64, u64), total: (u64, u64)) -> Option<Full> {
-        if owner.0 >= self.owner_entries_max {
-            Some(Full::OwnerEntries(self.owner_entries_max))
-        } else if owner.1 > self.owner_bytes_max {
-            Some(Full::OwnerBytes(self.owner_bytes_max))
-        } else if total.0 >= self.entries_max {
-            Some(Full::Entries(self.entries_max))
-        } else if total.1 > self.bytes_max {
-            Some(Full::Bytes(self.bytes_max))
-        } else {
-            None
-        }
     }
 }

@@ -41,6 +41,11 @@ impl DelayedMessage {
         }
     }
 
+    /// The account of the publisher.
+    pub fn account(&self) -> Option<String> {
+        self.identity.as_ref().and_then(Identity::account)
+    }
+
     /// The message to publish.
     pub fn outgoing(&self) -> Outgoing {
         let mut message = Outgoing::new(self.topic.as_str(), self.payload.as_slice())

@@ -80,11 +80,13 @@ impl Store {
     /// Stores a message until its due time, for its publisher.
     ///
     /// # Errors
-    /// The limit that it would exceed, the client's or the total.
+    /// The limit that it would exceed: the client's, its account's or the total.
     pub fn store(&mut self, due_ms: u64, delayed: &DelayedMessage) -> Result<(), Full> {
         let due = (due_ms, self.last + 1);
         let stored = StoredMessage { due, bytes: delayed.bytes(), tried_ms: Cell::new(0) };
-        let id = self.stored.insert(&delayed.from, stored).map_err(|rejected| rejected.full)?;
+        let account = delayed.account();
+        let stored = self.stored.insert_for(account.as_deref(), &delayed.from, stored);
+        let id = stored.map_err(|rejected| rejected.full)?;
         self.last += 1;
         self.journal.note(&due);
         self.add(due, id);
@@ -262,7 +264,7 @@ impl Store {
         self.remove(&due);
         self.last = self.last.max(due.1);
         let stored = StoredMessage { due, bytes: bytes.into(), tried_ms: Cell::new(tried_ms) };
-        let id = self.stored.restore(&delayed.from, stored);
+        let id = self.stored.restore_for(delayed.account().as_deref(), &delayed.from, stored);
         if tried_ms > 0 {
             self.note_published(due, id);
         }

@@ -76,7 +76,7 @@ fn what_changes_while_it_goes_over_goes_over() {
 fn a_client_over_its_share_is_refused_alone() {
     let mut plugin = testing::load::<Delayed>(r#"{"client_messages_max": 2, "messages_max": 3}"#).unwrap();
     let mut send = |client: &str| {
-        let mut message = sent("$delayed/9/a").with_client_id(client);
+        let mut message = sent("$delayed/9/a").with_client_id(client).with_username(client);
         assert_eq!(plugin.run(&mut message), Outcome::Stop);
         assert_eq!(message.is_dropped(), !message.is_rejected());
         message.reason_text().map(str::to_owned)
@@ -87,6 +87,37 @@ fn a_client_over_its_share_is_refused_alone() {
     assert_eq!(send("you"), None);
     let said = "too many messages are delayed already: there may be 3 of all clients at a time";
     assert_eq!(send("you").as_deref(), Some(said));
+}
+
+/// A user with many client identifiers has no more of the room than others leave, also after a
+/// reload, and others still find room. So has whoever is not verified, by address.
+#[test]
+fn a_user_with_many_client_identifiers_takes_no_room_from_others() {
+    const CONFIG: &str = r#"{"client_messages_max": 2, "messages_max": 20}"#;
+    // User name, whether nobody has verified it, and address.
+    let (ann, bob) = (("ann", 0, "10.0.0.1"), ("bob", 0, "10.0.0.1"));
+    let (unverified, elsewhere) = (("ann", 1, "10.0.0.1"), ("ann", 1, "10.0.0.2"));
+    for (greedy, other) in [(ann, bob), (unverified, ann), (ann, unverified), (unverified, elsewhere)] {
+        let mut plugin = testing::load::<Delayed>(CONFIG).unwrap();
+        let send = |plugin: &mut TestPlugin<Delayed>, (name, anonymous, host), client: String| {
+            let message = sent("$delayed/9/a").with_client_id(&client).with_username(name);
+            let message = message.with_text(Field::PEER_HOST, host);
+            let mut message = message.with_number(Field::ANONYMOUS, anonymous);
+            plugin.run(&mut message);
+            message.reason_text().map(str::to_owned)
+        };
+        for number in 0..10 {
+            assert_eq!(send(&mut plugin, greedy, format!("client {number}")), None, "half of the room");
+        }
+        let said = "too many messages are delayed already: the clients of one user or address may have 10 \
+                    together at the moment";
+        assert_eq!(send(&mut plugin, greedy, "one more".to_owned()).as_deref(), Some(said));
+        let mut plugin = plugin.reloaded(CONFIG).unwrap();
+        assert_eq!(send(&mut plugin, greedy, "one more".to_owned()).as_deref(), Some(said));
+        for number in 0..5 {
+            assert_eq!(send(&mut plugin, other, format!("other {number}")), None);
+        }
+    }
 }
 
 /// Messages that are due together are published in slices, in order, and completely.

@@ -224,7 +224,10 @@ impl CacheShard {
         let name = message.topic();
         if self.shared.config.filters.iter().any(|filter| topic::matches(filter, name)) {
             self.left.free(FREED_WITH_EACH);
-            self.store.keep(message.wall_ms(), message.client_id(), name, message.payload());
+            // A user with many client identifiers has one share.
+            let account = message.account();
+            let owner = account.as_deref().unwrap_or(message.client_id());
+            self.store.keep(message.wall_ms(), owner, name, message.payload());
             self.come_nearer_soon();
         }
     }
@@ -254,7 +257,7 @@ impl CacheShard {
             return Ok(Flow::Stop);
         };
         let request = Request { client, filter, response_topic, correlation_data };
-        match self.requests.insert(message.client_id(), request) {
+        match self.requests.insert_for(message.account().as_deref(), message.client_id(), request) {
             Ok(id) => {
                 if let Some(client) = self.requests.owner_name(id) {
                     self.turns.push(client, id, self.now_ms);

@@ -27,7 +27,8 @@ fn fill(plugin: &mut TestPlugin<Cache>, shards: u32, count: u64) {
 }
 
 fn ask(plugin: &mut TestPlugin<Cache>, client: &str, filter: &str) -> FakeEvent {
-    let mut request = FakeEvent::publish(&format!("$cache/{filter}"), b"answers").with_client_id(client);
+    let request = FakeEvent::publish(&format!("$cache/{filter}"), b"answers").with_client_id(client);
+    let mut request = request.with_username(client);
     assert_eq!(plugin.run(&mut request), Outcome::Stop);
     request
 }
@@ -374,6 +375,24 @@ fn requests_have_a_share_for_each_client() {
     }
     assert_eq!(ends, ["10", "10", "1"]);
     assert!(ask(&mut plugin, "c", "**").is_dropped(), "there is room again");
+}
+
+/// A user with many client identifiers has no more of the requests than others leave.
+#[test]
+fn requests_of_a_user_leave_room_for_others() {
+    let mut plugin = load(1, r#", "client_requests_max": 2, "requests_max": 20, "answers_max": 1"#);
+    let mut request = |user: &str, client: &str| {
+        let mut event = FakeEvent::publish("$cache/**", b"answers").with_client_id(client);
+        event = event.with_username(user);
+        plugin.run(&mut event);
+        event.reason_text().map(str::to_owned)
+    };
+    let taken = (0..20).filter(|n| request("ann", &format!("client {n}")).is_none()).count();
+    assert_eq!(taken, 10);
+    let said = "too many requests wait for an answer: the clients of one user or address may have 10 together \
+                at the moment";
+    assert_eq!(request("ann", "one more").as_deref(), Some(said));
+    assert_eq!(request("bob", "c"), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::refusals;
+use crate::clock::Overdue;
 use crate::hook::{Callback, PluginHandle};
 use crate::interface::FROM_THE_BROKER;
 use crate::parts::Parts;
@@ -53,9 +54,11 @@ fn hand(parts: &mut Parts, message: StoredInstanceMessage) {
 }
 
 /// Hands over stored messages to plugins that are called now, and drops messages whose plugin has
-/// gone or is too late. One slice runs at once, the rest in later turns.
+/// gone or is too late. One slice runs at once, the rest in later turns. Called when the chains
+/// have changed, when a plugin has gone, and when the first message may be too late.
 pub(crate) fn settle_mails(parts: &mut Parts) {
-    parts.hooks.plugins_mut().settle_mails();
+    let timer = parts.hooks.plugins_mut().settle_mails();
+    parts.clock.cancel_overdue(timer);
     settle_some(parts, SLICE);
 }
 
@@ -118,6 +121,7 @@ pub(crate) fn bring_answer(
 /// Stores the message, or counts that there is no room. An answer is never lost: without room a
 /// code is stored behind everything else, and a page is replaced by the code for "no room".
 fn store_instance_message(parts: &mut Parts, message: StoredInstanceMessage) {
+    expect_plugin(parts, message.plugin, message.until_ms);
     let limits = Arc::clone(&parts.setup.limits);
     let plugins = parts.hooks.plugins_mut();
     let Err(mut message) = plugins.store_instance_message(message, &limits) else { return };
@@ -139,6 +143,19 @@ fn store_instance_message(parts: &mut Parts, message: StoredInstanceMessage) {
         parts.counters.behalf_no_room += 1;
         refusals::page_refused(parts, plugin, *page);
     }
+}
+
+/// Arms the timer of stored messages for this time, unless it is armed for an earlier one or the
+/// plugin is waited for. Whenever a plugin is no longer waited for, the stored messages are
+/// processed again.
+fn expect_plugin(parts: &mut Parts, plugin: PluginHandle, until_ms: u64) {
+    let armed = *parts.hooks.plugins_mut().lateness();
+    if armed.is_some_and(|(due_ms, _)| due_ms <= until_ms) || parts.hooks.is_waited_for(plugin) {
+        return;
+    }
+    parts.clock.cancel_overdue(armed.map(|(_, timer)| timer));
+    let timer = parts.clock.arm_overdue(until_ms, Overdue::InstanceMessages);
+    *parts.hooks.plugins_mut().lateness() = Some((until_ms, timer));
 }
 
 /// Stores the code that answers a request of a plugin that is not called now.

@@ -68,6 +68,7 @@ pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
     deadlines.extend(parts.hooks.plugins_mut().timers());
     deadlines.extend(parts.hooks.rechecks().timer());
     seconds.extend(parts.work.settling().timer());
+    seconds.extend(parts.hooks.plugins_mut().lateness().map(|(_, timer)| timer));
     for (_, session) in parts.sessions.iter() {
         let (ends, packets) = session.timers();
         deadlines.extend(packets.into_iter().flatten());

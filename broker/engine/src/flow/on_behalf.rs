@@ -160,7 +160,8 @@ fn put(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) {
     let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
     let bytes = behalf.bytes() + asked.as_ref().map_or(0, |(_, message)| message.bytes());
     let limits = Arc::clone(&parts.setup.limits);
-    if !parts.hooks.plugins_mut().request_queues().has_room(plugin.number(), &client_id, bytes, &limits) {
+    let queues = parts.hooks.plugins_mut().request_queues();
+    if !queues.has_room(plugin.number(), queues.whose(&behalf.identity), bytes, &limits) {
         parts.counters.behalf_no_room += 1;
         let (about, reason) = (about(&behalf.deed, asked), ReasonCode::QUOTA_EXCEEDED);
         return refuse(parts, (plugin, behalf.answer), client_id, about, reason);
@@ -185,7 +186,9 @@ fn request_queue_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
     if let Some(session) = parts.sessions.get_mut(line) {
         session.request_queue = Some(number as u32);
     }
-    parts.hooks.plugins_mut().request_queues().open(number, Arc::clone(client_id), line);
+    let queues = parts.hooks.plugins_mut().request_queues();
+    let whose = queues.whose(&behalf.identity);
+    queues.open(number, whose, line);
     line
 }
 
@@ -296,7 +299,8 @@ fn fetch(parts: &mut Parts, behalf: Behalf) {
     let fetch = fetch.within(limits.behalf_page_messages_max, request_queues::page_bytes_max(&limits));
     let page = PageUnderWay::new(plugin, (identity, by_id), answer, fetch, now, owners);
     let queues = parts.hooks.plugins_mut().request_queues();
-    if !queues.has_room_for_page(plugin.number(), &client_id, page.reserved_bytes(), &limits) {
+    let whose = queues.whose(&page.identity);
+    if !queues.has_room_for_page(plugin.number(), whose, page.reserved_bytes(), &limits) {
         parts.counters.behalf_no_room += 1;
         let deed = Deed::Fetch { fetch: page.fetch, by_id };
         let about = (deed.words(), deed.filter().into());
@@ -386,9 +390,9 @@ pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
             page.fail(ReasonCode::QUOTA_EXCEEDED);
             fetched(parts, Some(page));
         }
-        PagePlace::Kept(index) => {
+        PagePlace::Kept(_) | PagePlace::Settling(_) => {
             let answer = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
-            if let Some((plugin, page)) = parts.hooks.plugins_mut().replace_kept_page(index, answer) {
+            if let Some((plugin, page)) = parts.hooks.plugins_mut().replace_page(place, answer) {
                 refusals::page_refused(parts, plugin, *page);
             }
         }

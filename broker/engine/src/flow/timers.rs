@@ -6,7 +6,7 @@ use grapnel_plugin_abi::raw::Ticket;
 
 use super::{
     admission, authority, commands, connack, deliver, ending, filter_barrier, filter_rights, filters, hooks,
-    on_behalf, pump, reading, renewal, retained,
+    instance_message, on_behalf, pump, reading, renewal, retained,
 };
 use crate::clients::connection::State;
 use crate::clock::{Deadline, Overdue};
@@ -58,6 +58,7 @@ fn holds_overdue(parts: &mut Parts, timer: Timer, entry: Overdue) -> bool {
         Overdue::Expiry(key) => parts.sessions.get(key).and_then(|session| session.expiry_timer),
         Overdue::Will(key) => parts.sessions.get(key).and_then(|session| session.will_timer),
         Overdue::Settled => parts.work.settling().timer(),
+        Overdue::InstanceMessages => parts.hooks.plugins_mut().lateness().map(|(_, timer)| timer),
     };
     held == Some(timer)
 }
@@ -84,6 +85,7 @@ fn run_overdue(parts: &mut Parts, entry: Overdue) {
         Overdue::Expiry(session) => ending::expiry_due(parts, session),
         Overdue::Will(session) => ending::will_due(parts, session),
         Overdue::Settled => retained::settle_due(parts),
+        Overdue::InstanceMessages => instance_message::settle_mails(parts),
     }
 }
 

@@ -258,7 +258,9 @@ fn settle<'l, F: Fold<'l>>(
     let (fold, event) = visit.parts();
     if fold.is_refused() && matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::DEFER | Flow::FAULT) {
         // A fault that does not trip its plugin, because a client may have chosen the invalid
-        // value. It makes no difference whether the link ignored the error or returned it.
+        // value. It makes no difference whether the link ignored the error, returned it, or
+        // returned one of its own: after `set_topic(x).is_err()` that is the refusal in other
+        // words. If it counted, a client could trip the plugin.
         stats.faults += 1;
         fold.note_refused();
         return undo(link, fold);

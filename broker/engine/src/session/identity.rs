@@ -105,6 +105,17 @@ pub enum Principal<'a> {
     Anonymous,
 }
 
+/// Who is charged where one user may have many client identifiers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Account<'a> {
+    /// A user name that a plugin has verified.
+    User(&'a str),
+    /// An IPv4 address.
+    Address(u64),
+    /// The network of an IPv6 address: its first 64 bits.
+    Network(u64),
+}
+
 impl Identity {
     /// The principal that this client logs in as. The only place that decides it: plugins cannot
     /// name another principal yet.
@@ -113,6 +124,20 @@ impl Identity {
             Some(name) => Principal::User(name),
             None if self.anonymous => Principal::Anonymous,
             None => Principal::Nameless,
+        }
+    }
+
+    /// Who is charged for what plugins request on behalf of this client: the user, if a plugin has
+    /// verified the user name, otherwise the address.
+    pub fn account(&self) -> Account<'_> {
+        match (&self.username, self.peer.ip()) {
+            (Some(name), _) if !self.anonymous => Account::User(name),
+            (_, IpAddr::V4(ip)) => Account::Address(ip.to_bits().into()),
+            (_, IpAddr::V6(ip)) => match ip.to_ipv4_mapped() {
+                Some(ip) => Account::Address(ip.to_bits().into()),
+                // One customer usually has a whole /64.
+                None => Account::Network((ip.to_bits() >> 64) as u64),
+            },
         }
     }
 
@@ -181,6 +206,44 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_is_charged_where_the_name_is_verified_and_the_address_elsewhere() {
+        let account = |username, anonymous, peer: &str| {
+            let identity = ClientIdentity {
+                client_id: "c",
+                username,
+                superuser: false,
+                anonymous,
+                clean_start: true,
+                proto_ver: 5,
+                keep_alive_s: 0,
+                expiry_s: 0,
+                receive_maximum: 1,
+                connected_at_ms: 0,
+                connection: 1,
+                peer: Some(peer.parse().unwrap()),
+                local: None,
+                listener: "",
+                properties: b"",
+            };
+            let identity = Identity::from_stored(&identity).unwrap();
+            match identity.account() {
+                Account::User(name) => format!("user {name}"),
+                Account::Address(ip) => format!("address {ip:x}"),
+                Account::Network(ip) => format!("network {ip:x}"),
+            }
+        };
+        for (username, anonymous, peer, expected) in [
+            (Some("ann"), false, "10.0.0.1:1", "user ann"),
+            (Some("ann"), true, "10.0.0.1:1", "address a000001"),
+            (None, false, "10.0.0.1:2", "address a000001"),
+            (None, true, "[::ffff:10.0.0.1]:2", "address a000001"),
+            (None, true, "[2001:db8::7]:2", "network 20010db800000000"),
+        ] {
+            assert_eq!(account(username, anonymous, peer), expected);
+        }
+    }
 
     #[test]
     fn hosts_read_as_the_standard_library_writes_them() {

@@ -713,25 +713,61 @@ fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
     }
 }
 
-/// An instance message for a plugin that is not mounted in time is dropped at the next change of
-/// the chains, and counted.
+/// An instance message for a plugin that is not mounted within 60 s is dropped and counted then,
+/// whether or not the chains change. Its timer leaves with it.
 #[test]
 fn a_message_for_a_plugin_that_never_comes_is_counted_as_lost() {
-    let mut world = World::new(1);
-    for number in 0..3 {
-        let message = Command::InstanceMessage {
+    for changes in [false, true] {
+        let mut world = World::new(1);
+        let message = |number| Command::InstanceMessage {
             plugin: PluginHandle(9),
             from: 3,
             number,
             bytes: Bytes::from_static(b"x"),
         };
-        world.shards[0].command(message);
+        let none = world.shards[0].timers();
+        (0..3).for_each(|number| world.shards[0].command(message(number)));
+        world.pass_ms(30_000);
+        world.shards[0].command(message(3));
+        if changes {
+            world.shards[0].swap_chains(ChainTable::empty());
+        }
+        world.pass_ms(29_000);
+        assert_eq!(world.shards[0].counters().plugin_mail_stale, 0, "it may still come");
+        let (armed, owned) = world.shards[0].timers();
+        assert_eq!((armed, owned), (none.0 + 1, none.1 + 1), "one timer for all of them");
+        world.pass_ms(2_000);
+        assert_eq!(world.shards[0].counters().plugin_mail_stale, 3);
+        world.pass_ms(30_000);
+        assert_eq!(world.shards[0].counters().plugin_mail_stale, 4, "it came later");
+        assert_eq!(world.shards[0].timers(), none);
+        let (noted, entry) = instance();
+        world.shards[0].swap_chains(table(entry));
+        assert_eq!(noted.0.take(), Vec::<String>::new());
     }
+}
+
+/// The timer of stored instance messages ends when their plugin comes, and a plugin that is
+/// suspended or may come back has none.
+#[test]
+fn a_message_for_a_plugin_that_comes_leaves_no_timer() {
+    let mut world = World::new(1);
+    let none = world.shards[0].timers();
+    let (noted, entry) = instance();
+    let plugin = PluginHandle(9);
+    let message = |number| Command::InstanceMessage { plugin, from: 3, number, bytes: Bytes::from("x") };
+    world.shards[0].command(message(1));
+    world.pass_ms(59_000);
+    world.shards[0].swap_chains(table(entry));
+    assert_eq!((noted.0.take(), world.shards[0].timers()), (vec!["message 1 from 3: x".to_owned()], none));
+    drop(world.shards[0].swap_chains(table(entry).with_suspended_plugins(vec![plugin])));
+    world.shards[0].command(message(2));
     world.shards[0].swap_chains(ChainTable::empty());
-    assert_eq!(world.shards[0].counters().plugin_mail_stale, 0, "it may still come");
-    world.pass_ms(61_000);
-    world.shards[0].swap_chains(ChainTable::empty());
-    assert_eq!(world.shards[0].counters().plugin_mail_stale, 3);
+    world.shards[0].command(message(3));
+    assert_eq!(world.shards[0].timers(), none);
+    world.pass_ms(100_000);
+    world.shards[0].swap_chains(table(entry));
+    assert_eq!(noted.0.take(), ["message 2 from 3: x", "message 3 from 3: x"]);
 }
 
 /// A timer that a plugin cancels while it is suspended is removed, however often that happens.

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::ffi::c_void;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle};
@@ -124,6 +125,18 @@ impl Scene {
         versions: &[PluginHandle],
         suspended: Vec<PluginHandle>,
     ) {
+        let table = self.table(links, versions, suspended);
+        self.world.shards[self.home].swap_chains(table);
+        self.world.drive();
+    }
+
+    /// The chains with these links and versions.
+    pub(crate) fn table(
+        &self,
+        links: Vec<Link>,
+        versions: &[PluginHandle],
+        suspended: Vec<PluginHandle>,
+    ) -> ChainTable {
         let pointer = std::ptr::from_ref(self.messages).cast_mut().cast();
         // SAFETY: never freed, and the test has one thread.
         let entry = unsafe { InstanceEntry::new(on_timer, on_instance_message, pointer) };
@@ -137,9 +150,7 @@ impl Scene {
         let mut links: Vec<_> = links.into_iter().map(|link| (AUTHORIZE, link)).collect();
         links.push((HookPoint::MessagePublish, keeps));
         let instances = versions.iter().map(|version| (*version, entry)).collect();
-        let table = ChainTable::compile(1, links).with_instances(instances).with_suspended_plugins(suspended);
-        self.world.shards[self.home].swap_chains(table);
-        self.world.drive();
+        ChainTable::compile(1, links).with_instances(instances).with_suspended_plugins(suspended)
     }
 
     fn kept(&mut self) -> Whom {
@@ -623,6 +634,8 @@ fn so_many_pages_are_under_way_and_no_more() {
     let mut clients = vec!["c".to_owned()];
     for n in 0..200 {
         let name = format!("c{n}");
+        // Each from an address of its own, so that none is charged for another.
+        scene.world.host = Ipv4Addr::new(10, 0, 0, n).into();
         let client = scene.world.connect(&name, &Ask::v(Version::V5));
         if scene.world.shard_of(client) == scene.home
             && clients.len() * PAGES_OF_CLIENT_MAX <= PAGES_OF_PLUGIN_MAX
@@ -656,6 +669,29 @@ fn so_many_pages_are_under_way_and_no_more() {
         scene.mount(Vec::new());
         scene.messages();
     }
+}
+
+/// Whoever is not verified has one account for all clients of its address: however many there are,
+/// they leave room for another address.
+#[test]
+fn clients_of_one_address_leave_pages_for_others() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+    scene.retain("r", 1);
+    let names: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
+    for name in &names {
+        scene.world.connect(name, &Ask::v(Version::V5));
+        for number in 0..PAGES_OF_CLIENT_MAX {
+            scene.ask_for(Whom::Client(name.as_str().into()), number as u64, fetch("r/#"));
+        }
+    }
+    let refused = scene.messages();
+    assert_eq!(refused.len(), names.len() * PAGES_OF_CLIENT_MAX - PAGES_OF_PLUGIN_MAX / 2);
+    assert!(refused.iter().all(|(_, bytes)| *bytes == [0x97]));
+    scene.world.host = Ipv4Addr::new(10, 0, 0, 1).into();
+    scene.world.connect("other", &Ask::v(Version::V5));
+    scene.ask_for(Whom::Client("other".into()), 100, fetch("r/#"));
+    assert_eq!((scene.messages(), taken.about().len()), (vec![], PAGES_OF_PLUGIN_MAX / 2 + 1));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! charged while they are under way, within the same limit as other requests for the client, and
 //! their messages are authorized within the budget of a turn.
 
+use bytes::Bytes;
 use grapnel_engine::codec;
 use grapnel_engine::hook::{ChainTable, FaultPolicy, Link};
 use grapnel_engine::id::ShardId;
@@ -10,7 +11,7 @@ use grapnel_engine::packet::{
 };
 use grapnel_engine::session::fetch::{Fetch, FetchPlace};
 use grapnel_engine::shard::{Command, Lane, OnBehalf, Scope, Whom, Wish};
-use grapnel_plugin_abi::raw::{Field, Flow};
+use grapnel_plugin_abi::raw::{FROM_BROKER, Field, Flow};
 
 use crate::deferral::{Taken, allow, deny};
 use crate::fetch::{READER, Scene, deliveries_later, even_alone, fetch, topics};
@@ -89,6 +90,60 @@ fn a_page_that_is_kept_for_its_plugin_is_charged() {
     assert!((10_000..10_500).contains(&kept), "{kept}");
     scene.mount(Vec::new());
     assert_eq!((scene.charged().0, scene.page().messages.len()), (0, 1));
+}
+
+impl Scene {
+    /// Suspends the reader, has it owed `codes` one-byte answers and these pages, and calls it
+    /// again: it gets the first of what is stored at once, and the rest in the next turns.
+    fn settle_behind(&mut self, codes: u64, pages: &[&str]) {
+        self.rest();
+        for number in 0..codes {
+            let bytes = Bytes::from_static(&[0]);
+            let code = Command::InstanceMessage { plugin: READER, from: FROM_BROKER, number, bytes };
+            self.world.shards[self.home].command(code);
+        }
+        for (page, number) in pages.iter().zip(codes..) {
+            self.ask(number, Fetch { bytes_max: 500_000, ..fetch(page) });
+        }
+        let table = self.table(Vec::new(), &[READER], Vec::new());
+        self.world.shards[self.home].swap_chains(table);
+    }
+}
+
+/// A page is charged also while what is stored for its plugin is handed over in slices.
+#[test]
+fn a_page_is_charged_until_its_plugin_has_it() {
+    for (codes, is_charged) in [(1_023, false), (1_024, true), (3_000, true)] {
+        let mut scene = Scene::with(1, Vec::new(), |_| {});
+        scene.world.publish_with(scene.client, "r", &"x".repeat(10_000), QoS::AtMostOnce, 0, true, &[]);
+        scene.settle_behind(codes, &["r"]);
+        let (charged, _) = scene.charged();
+        assert!((if is_charged { 10_000..10_500 } else { 0..1 }).contains(&charged), "{codes}: {charged}");
+        scene.world.drive();
+        assert_eq!((scene.charged().0, scene.messages().len() as u64), (0, codes + 1));
+    }
+}
+
+/// Such a page is ended like any other where the shard has too much, and no client with fewer
+/// bytes is.
+#[test]
+fn a_page_that_is_to_be_handed_over_is_ended_before_a_client_with_fewer_bytes() {
+    let mut scene = Scene::with(1, Vec::new(), |limits| limits.shard_bytes_max = 1 << 20);
+    let holder = scene.world.connect("holder", &Ask { clean: false, ..Ask::v(Version::V311) });
+    scene.world.subscribe(holder, "q", QoS::AtLeastOnce);
+    scene.world.lose(holder);
+    for topic in ["r/1", "r/2"] {
+        scene.world.publish_with(scene.client, topic, &"x".repeat(400_000), QoS::AtMostOnce, 0, true, &[]);
+    }
+    scene.settle_behind(1_024, &["r/1", "r/2"]);
+    assert!(scene.charged().0 > 800_000);
+    scene.world.publish(scene.client, "q", &"q".repeat(310_000), QoS::AtLeastOnce, 1);
+    let messages = scene.messages();
+    assert_eq!(messages.len(), 1_026);
+    let ends: Vec<bool> = messages[1_024..].iter().map(|(_, bytes)| *bytes == [0x97]).collect();
+    assert_eq!(ends, [false, true], "one of them is refused, and each comes in its place");
+    let ended = ["sessions_evicted", "connections_evicted"].map(|name| scene.counter(name));
+    assert_eq!((ended, scene.counter("behalf_no_room"), scene.charged().0), ([0, 0], 1, 0));
 }
 
 /// A page that is dropped leaves no ticket behind.

@@ -10,8 +10,14 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::raw::Status;
 
-/// Characters of a name that are used.
+/// Bytes of a name that are used.
 const NAME_BYTES_MAX: usize = 64;
+
+/// The first bytes of a name, in whole characters.
+fn shortened(name: &str) -> &str {
+    let end = (0..=name.len().min(NAME_BYTES_MAX)).rev().find(|end| name.is_char_boundary(*end));
+    &name[..end.unwrap_or(0)]
+}
 
 /// The threads of one generation.
 #[derive(Default)]
@@ -105,7 +111,7 @@ impl Threads {
         if name.contains('\0') {
             return Err(Status::INVALID);
         }
-        let name: String = name.chars().take(NAME_BYTES_MAX).collect();
+        let name = shortened(name).to_owned();
         // Locked until the thread is in the list, so that an end of the plugin sees all threads.
         let mut state = self.shared.state();
         if state.stopping.is_some() {
@@ -195,5 +201,45 @@ impl Threads {
     /// How many threads have not ended.
     pub(in crate::plugin) fn running(&self) -> usize {
         self.shared.state().running.iter().filter(|running| !running.ended).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_cut_at_so_many_bytes_and_between_two_characters() {
+        let a = |count: usize| "a".repeat(count);
+        for (name, bytes) in [
+            (String::new(), 0),
+            (a(NAME_BYTES_MAX), NAME_BYTES_MAX),
+            (a(NAME_BYTES_MAX + 1), NAME_BYTES_MAX),
+            // Characters of two bytes: they end at the limit, or one byte beyond it.
+            ("ü".repeat(NAME_BYTES_MAX / 2), NAME_BYTES_MAX),
+            ("ü".repeat(NAME_BYTES_MAX / 2) + "a", NAME_BYTES_MAX),
+            (a(1) + &"ü".repeat(NAME_BYTES_MAX / 2), NAME_BYTES_MAX - 1),
+            // A character of four bytes of which three would fit.
+            (a(NAME_BYTES_MAX - 4) + "🦀", NAME_BYTES_MAX),
+            (a(NAME_BYTES_MAX - 3) + "🦀", NAME_BYTES_MAX - 3),
+        ] {
+            assert_eq!(shortened(&name), &name[..bytes], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_thread_has_the_shortened_name() {
+        let threads = Threads::default();
+        let (end, wait) = mpsc::channel::<()>();
+        let body = move || wait.recv().is_err();
+        let name = "ü".repeat(NAME_BYTES_MAX);
+        threads.spawn(&name, (For::Itself, 1), Duration::ZERO, || (), body, drop).unwrap();
+        assert_eq!(threads.stop(Duration::ZERO), ["ü".repeat(NAME_BYTES_MAX / 2)]);
+        drop(end);
+        assert!(threads.wait_ended(Instant::now() + Duration::from_secs(20)));
     }
 }

@@ -313,3 +313,22 @@ fn plugins_have_time_to_end_where_clients_used_up_theirs() {
     let end = broker.shards.drain(15, Duration::from_millis(1_100), Duration::ZERO, last);
     assert!(end == End::Signal(15) && ended.load(Ordering::Relaxed));
 }
+
+/// A shard that dies while plugins end is the end of the broker, whatever the plugins still do.
+#[test]
+fn a_shard_that_dies_while_plugins_end_is_seen() {
+    let broker = Broker::start(2);
+    let handle = broker.shards.handles()[1].clone();
+    let (release, held) = channel::<()>();
+    let last = move || {
+        handle.submit(Box::new(|_| panic!("a hook went wrong")));
+        // As a plugin that waits for the shard.
+        let _ = held.recv();
+    };
+    let began = Instant::now();
+    let end = broker.shards.drain(15, PATIENCE, PATIENCE, last);
+    let cause = "panicked: a hook went wrong".to_owned();
+    assert_eq!(end, End::Died { shard: ShardId(1), cause });
+    assert!(began.elapsed() < PATIENCE, "the others are not waited for");
+    drop(release);
+}

@@ -42,7 +42,7 @@ impl<V: Weigh> Shares<V> {
         match planned {
             Ok(numbers) => {
                 numbers.into_iter().for_each(|number| self.evict(EntryId(number), &mut gone));
-                Ok(self.put(owner, value, bytes))
+                Ok(self.put((None, owner), value, bytes))
             }
             Err(full) => {
                 self.metrics.refused(full);

@@ -1,5 +1,6 @@
 //! How the host's functions read and change a fake event.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::channel;
 
 use super::super::open_ticket;
@@ -129,7 +130,10 @@ impl EventAccess for FakeEvent {
             receive_maximum: u16::MAX,
             connected_at_ms: 0,
             connection: 1,
-            peer: None,
+            peer: text(Field::PEER_HOST).and_then(|host| host.parse().ok()).map(|ip: IpAddr| {
+                let port = self.number(Field::PEER_PORT, 0).unwrap_or(0);
+                SocketAddr::new(ip, u16::try_from(port).unwrap_or(0))
+            }),
             local: None,
             listener: text(Field::LISTENER).unwrap_or(""),
             properties: &[],

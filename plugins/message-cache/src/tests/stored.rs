@@ -18,7 +18,8 @@ fn limits_that_were_lowered_are_kept_soon() {
     for (client, topic) in [("a", "x"), ("b", "y")] {
         for n in 0..2_000 {
             let payload = format!("{topic}{n}");
-            plugin.run(&mut FakeEvent::publish(topic, payload.as_bytes()).with_client_id(client));
+            let message = FakeEvent::publish(topic, payload.as_bytes()).with_client_id(client);
+            plugin.run(&mut message.with_username(client));
         }
     }
     let lowered = r##"{"filters": ["#"], "messages_per_topic_max": 5}"##;
@@ -33,6 +34,22 @@ fn limits_that_were_lowered_are_kept_soon() {
     plugin.advance(Duration::from_secs(1));
     let left = payloads(&mut plugin);
     assert!((2..8).contains(&left.len()) && left.contains(&"x1999".to_owned()), "{left:?}");
+}
+
+/// A user has one share, whatever client identifiers it uses: its messages do not drive out others.
+#[test]
+fn messages_of_a_user_are_charged_to_the_user() {
+    let mut plugin = load(1, r#", "client_bytes_max": 3000, "bytes_max": 8000"#);
+    let mut keep = |user: &str, n: usize| {
+        let (topic, client) = (format!("{user}/{n}"), format!("client {n}"));
+        let message = FakeEvent::publish(&topic, topic.as_bytes()).with_client_id(&client);
+        plugin.run(&mut message.with_username(user));
+    };
+    keep("bob", 0);
+    (0..50).for_each(|n| keep("ann", n));
+    let kept = payloads(&mut plugin);
+    assert!((3..10).contains(&kept.len()), "{kept:?}");
+    assert_eq!((kept[0].as_str(), kept.last().map(String::as_str)), ("bob/0", Some("ann/49")));
 }
 
 /// Without a timer the limits are applied by instance messages, one at a time however many messages
