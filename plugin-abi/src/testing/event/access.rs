@@ -58,9 +58,11 @@ impl FakeEvent {
             | Field::RESPONSE_TOPIC
             | Field::CORRELATION_DATA
             | Field::AUTH_DATA => Stored::Bytes(bytes.to_vec()),
-            Field::SESSION_PRESENT | Field::SESSION_OWNER | Field::ASSIGNED_CLIENT_ID | Field::MESSAGE_ID => {
-                return Err(Status::UNSUPPORTED);
-            }
+            Field::SESSION_PRESENT
+            | Field::SESSION_OWNER
+            | Field::SESSION
+            | Field::ASSIGNED_CLIENT_ID
+            | Field::MESSAGE_ID => return Err(Status::UNSUPPORTED),
             Field::CLIENT_ID | Field::USERNAME | Field::PASSWORD | Field::DUP | Field::FROM => {
                 return Err(Status::UNSUPPORTED);
             }
@@ -129,6 +131,7 @@ impl EventAccess for FakeEvent {
             receive_maximum: u16::MAX,
             connected_at_ms: 0,
             connection: 1,
+            session: self.number(Field::SESSION, 0).unwrap_or(0),
             peer: None,
             local: None,
             listener: text(Field::LISTENER).unwrap_or(""),
