@@ -9,7 +9,7 @@ use grapnel_plugin_abi::{Entries, Error, Host, Journal};
 use rmpv::ValueRef;
 
 use crate::clients::shard_of;
-use crate::logins::{Connection, Gave, HandedOver, LoginStore, OF_NOBODY, owner_of};
+use crate::logins::{Connection, Gave, HandedOver, LoginStore, OF_NOBODY};
 use crate::wire::{Writer, bytes_ref, flag_of, number_of, or_nil, text_ref};
 use crate::{ExhookShard, LOOK, Pool, PoolShard};
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::*;
 use crate::clients::{Clients, Moment, Places, Who};
 use crate::config::Written;
+use crate::logins::owner_of;
 use crate::queue::Owner;
 use crate::{PLACES, PoolShard};
 
