@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xaad9440962ff316d)
+#define GRAPNEL_ABI_HASH UINT64_C(0x31b2701ba6203cdf)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -273,6 +273,12 @@ typedef uint32_t grapnel_field;
 /** At authenticate, user name of whom the session under the client identifier belongs to (text, read only; absent
  *  where there is no session, or it is of a client without a user name). */
 #define GRAPNEL_FIELD_SESSION_OWNER UINT32_C(78)
+/** Number of the session: no other one of this run has it, and of two under one client identifier the later has the
+ *  greater one. A session keeps it when another connection takes it over or resumes it. It is not there where the
+ *  client has no session: in client.authorize before it is let in, and where it is refused. At client.connect and
+ *  client.authenticate, for a client that is not in yet, it is that of the session under the client identifier,
+ *  which may belong to somebody else and may end before the client is let in. */
+#define GRAPNEL_FIELD_SESSION UINT32_C(79)
 
 /** Whose authorisation is asked again. */
 typedef uint32_t grapnel_scope;

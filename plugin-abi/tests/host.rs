@@ -60,6 +60,7 @@ impl EventAccess for Recorder {
             receive_maximum: 1,
             connected_at_ms: 0,
             connection: 1,
+            session: 1,
             peer: None,
             local: None,
             listener: "",

@@ -871,6 +871,28 @@ fn sessions_that_end_while_the_operator_has_taken_the_hooks_about_them_out_leave
     sessions_that_end_unseen_leave_nothing(&broker().start(), those("unmount"), back);
 }
 
+/// While those hooks and the one at client.connect are out, only the number of the session says that
+/// another one has begun under a client identifier.
+#[test]
+fn sessions_that_begin_and_end_unseen_are_told_apart() {
+    let broker = broker().start();
+    let _home = load_late(&broker, &["Grants"]);
+    mount(&broker, "unmount", |point| {
+        point.starts_with("session.")
+            || ["client.connect", "client.connack", "client.connected"].contains(&point)
+    });
+    let of = |user: &str| Connect::new(Version::V5, "c").login(user, "p");
+    let mut ann = Client::connect(&broker, &of("ann").persistent());
+    assert!(!may(&mut ann, "a") && may(&mut ann, "grant") && may(&mut ann, "a"));
+    ann.disconnect();
+    let mut ann = Client::connect(&broker, &of("ann").persistent());
+    assert!(may(&mut ann, "a"), "her session goes on");
+    ann.disconnect();
+    Client::connect(&broker, &of("ann")).disconnect();
+    let mut eve = Client::connect(&broker, &of("eve").persistent());
+    assert!(!may(&mut eve, "a"), "the worker takes her session for another one");
+}
+
 /// While exhook is tripped, until this has been done.
 fn sessions_that_end_while_it_is_tripped_leave_nothing(back: &[&str]) {
     let broker = broker().config("[limits]\nbreaker_faults_max = 1").start();

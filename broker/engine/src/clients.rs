@@ -123,13 +123,21 @@ pub(crate) struct Sessions {
     by_client: ClientIds,
     /// Number of sessions without a client, for requests of plugins.
     plugins: usize,
+    /// The last number of a session of a client.
+    last_number: u64,
     /// The counts of all shards of the process.
     totals: Arc<Totals>,
 }
 
 impl Sessions {
     pub(crate) fn new(hasher: &ahash::RandomState, totals: Arc<Totals>) -> Sessions {
-        Sessions { table: Holders::default(), by_client: ClientIds::new(hasher), plugins: 0, totals }
+        Sessions {
+            table: Holders::default(),
+            by_client: ClientIds::new(hasher),
+            plugins: 0,
+            last_number: 0,
+            totals,
+        }
     }
 
     /// Shares the counts with all shards of the process. To be called before the first session.
@@ -142,6 +150,13 @@ impl Sessions {
     #[inline]
     pub(crate) fn reserve(&self, max: u64, total_max: u64) -> bool {
         (self.clients_len() as u64) < max && self.totals.sessions().take(total_max)
+    }
+
+    /// A number that no session of this shard has had, from 1 on.
+    #[inline]
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
     /// Releases a reservation that is not used.

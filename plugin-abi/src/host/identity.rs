@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::raw::{IDENTITY_BYTES_MAX, Status};
 
 /// Value of the first byte. Another layout has another number.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 
 const HAS_USERNAME: u8 = 1;
 const SUPERUSER: u8 = 2;
@@ -40,6 +40,8 @@ pub struct ClientIdentity<'a> {
     pub connected_at_ms: u64,
     /// Number of the network connection; 0 for none.
     pub connection: u64,
+    /// Number of the session; 0 for none.
+    pub session: u64,
     /// Remote address of the connection.
     pub peer: Option<SocketAddr>,
     /// Local address of the connection.
@@ -76,6 +78,7 @@ impl<'a> ClientIdentity<'a> {
         out.extend(self.receive_maximum.to_le_bytes());
         out.extend(self.connected_at_ms.to_le_bytes());
         out.extend(self.connection.to_le_bytes());
+        out.extend(self.session.to_le_bytes());
         put_address(out, self.peer);
         put_address(out, self.local);
         for part in [
@@ -130,6 +133,7 @@ fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
     let receive_maximum = u16::from_le_bytes(rest.array()?);
     let connected_at_ms = u64::from_le_bytes(rest.array()?);
     let connection = u64::from_le_bytes(rest.array()?);
+    let session = u64::from_le_bytes(rest.array()?);
     let (peer, local) = (rest.address()?, rest.address()?);
     let (client_id, username) = (rest.text()?, rest.text()?);
     let (listener, properties) = (rest.text()?, rest.part()?);
@@ -149,6 +153,7 @@ fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
         receive_maximum,
         connected_at_ms,
         connection,
+        session,
         peer,
         local,
         listener,
@@ -205,6 +210,7 @@ mod tests {
             receive_maximum: 20,
             connected_at_ms: 1 << 40,
             connection: 7,
+            session: 9,
             peer: Some("[2001:db8::1]:40000".parse().unwrap()),
             local: Some("127.0.0.1:1883".parse().unwrap()),
             listener: "default",
@@ -232,7 +238,7 @@ mod tests {
         }
         let longer = [&bytes[..], b"x"].concat();
         assert_eq!(ClientIdentity::decode(&longer), Err(Status::INVALID));
-        for (at, value) in [(0, 0), (0, 2), (1, 0xff), (2, 0), (2, 6), (27, 5)] {
+        for (at, value) in [(0, 0), (0, 1), (0, 3), (1, 0xff), (2, 0), (2, 6), (35, 5)] {
             let mut other = bytes.clone();
             other[at] = value;
             assert_eq!(ClientIdentity::decode(&other), Err(Status::INVALID), "byte {at} is {value}");

@@ -232,6 +232,12 @@ numbers! {
         /// At authenticate, user name of whom the session under the client identifier belongs to (text, read only; absent where there
         /// is no session, or it is of a client without a user name).
         SESSION_OWNER = 78;
+        /// Number of the session: no other one of this run has it, and of two under one client identifier the later has the greater
+        /// one. A session keeps it when another connection takes it over or resumes it. It is not there where the client has no session:
+        /// in client.authorize before it is let in, and where it is refused. At client.connect and client.authenticate, for a client
+        /// that is not in yet, it is that of the session under the client identifier, which may belong to somebody else and may end
+        /// before the client is let in.
+        SESSION = 79;
     }
 }
 

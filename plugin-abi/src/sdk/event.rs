@@ -218,6 +218,16 @@ macro_rules! client_getters {
             crate::sdk::account_of(self.username(), !self.is_anonymous(), self.peer_host())
         }
 
+        /// Number of the session, unique while this broker process runs; of two sessions under one
+        /// client identifier, the later has the greater one. A session keeps it when another
+        /// connection takes it over or resumes it. `None` if the client has no session:
+        /// at `client.authorize` before it is let in, and if it is refused. At `client.connect` and
+        /// `client.authenticate`, for a client that is not in yet, it is the number of the session
+        /// under the client identifier, which may belong to somebody else.
+        pub fn session_number(&self) -> Option<u64> {
+            self.context.number(crate::raw::Field::SESSION, 0)
+        }
+
         /// Subject of the client's TLS certificate.
         pub fn tls_subject(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::TLS_SUBJECT, 0)

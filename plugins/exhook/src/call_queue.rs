@@ -354,7 +354,7 @@ impl Writing<'_> {
         if epoch == 0 {
             return;
         }
-        let client = Named { number, about: None };
+        let client = Named { number, ..Named::default() };
         let mut call = self.put_together(0, FORGOTTEN, client, |data| {
             data.nil();
         });

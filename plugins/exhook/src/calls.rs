@@ -223,11 +223,8 @@ impl PoolShard {
     pub(crate) fn is_connected(&mut self, who: &Who<'_>) {
         let said = self.goes_on.take().filter(|(client_id, _)| **client_id == *who.client_id);
         if self.pool.keeps && said.is_none() {
-            // The operator has removed the hook at client.connack, so it is not known whose session
-            // this is.
-            let clients = self.clients_of(who.client_id);
-            clients.refused(who);
-            clients.enter(who, false);
+            // The operator has removed the hook at client.connack.
+            self.clients_of(who.client_id).enter_unanswered(who);
         }
     }
 }

@@ -8,6 +8,7 @@ mod described;
 mod described_clients;
 mod logins;
 mod pending_logins;
+mod stored_logins;
 mod table;
 
 use std::hash::{BuildHasher, RandomState};
@@ -88,6 +89,8 @@ pub struct Places {
     pub visitors_bytes_max: usize,
     /// How long a pending login stays after its last event.
     pub visit_max: Duration,
+    /// Whether the worker stores login data: then the sessions of clients are recorded for it.
+    pub keeps: bool,
 }
 
 /// The clients that a shard has described to one worker.
@@ -98,6 +101,7 @@ pub struct Clients {
     /// Connections that are not in yet.
     pending_logins: PendingLogins,
     shard: u32,
+    keeps: bool,
     /// The login data of this worker, of all shards.
     logins: Arc<LoginStore>,
     next: u64,
@@ -113,6 +117,7 @@ impl Clients {
             described: Table::new(places.clients_max),
             pending_logins: PendingLogins::new(places),
             shard,
+            keeps: places.keeps,
             logins,
             next: (u64::from(shard) + 1) << SHARD_BITS,
             hasher: RandomState::new(),
@@ -209,7 +214,7 @@ impl Clients {
             && !known.said.entering
             && !known.said.late
         {
-            return Named { number: known.number, about: known.about.clone() };
+            return known.named();
         }
         let saw = is_told && known.is_some_and(|known| known.said.saw);
         let written = entering.map(Entering::written);
@@ -224,8 +229,10 @@ impl Clients {
             _ => More::None,
         };
         let is_entering = entering.is_some_and(|entering| !entering.late);
-        let stored = entering.filter(|entering| entering.has_session);
-        let stored = stored.and_then(|_| self.logins.stored(who.client_id, self.shard, epoch));
+        // Not for a client that is in and authenticates again.
+        let comes_in = is_entering && slot != ClientSlot::Client;
+        let stored = comes_in.then(|| self.logins.stored(who.client_id, self.shard, who.session, epoch));
+        let stored = stored.flatten();
         // A connecting client will have login data of its own; a client from before this process
         // has some.
         let is_late = known.is_some_and(|known| known.said.late);
@@ -238,6 +245,7 @@ impl Clients {
         }
         let Some(known) = self.at_mut(who, slot) else { return Named::default() };
         let before = known.before(slot, origin);
+        known.session = if is_entering && !comes_in { 0 } else { who.session };
         known.keep(written);
         let saw = saw || is_entering;
         known.said = Said { print, origin, epoch, entering: is_entering, saw, late: false };
@@ -247,16 +255,6 @@ impl Clients {
             self.pending_logins.weigh(visit, bytes);
         }
         named
-    }
-
-    /// A connection is in, so its stored data is valid although events were missed. For a
-    /// connection that was known before a gap, later data is stored as well. For others this may be
-    /// the last event of a session that has ended.
-    fn confirm(&mut self, who: &Who<'_>) {
-        let (gaps, origin) = (self.logins.gaps(), self.origin(who));
-        let known = self.described.get_mut(who.client_id).filter(|known| known.said.origin == origin);
-        let is_first = known.is_some_and(|known| std::mem::replace(&mut known.gaps, gaps) != gaps);
-        self.logins.confirm_once(who.connection(), self.shard, is_first, || who.owner());
     }
 
     fn at(&self, who: &Who<'_>, slot: ClientSlot) -> Option<&DescribedClient> {
@@ -284,6 +282,7 @@ impl Clients {
             about: None,
             since: 0,
             gaps: self.logins.gaps(),
+            session: who.session,
         };
         self.next += 1;
         match slot {
@@ -416,7 +415,7 @@ impl Clients {
         self.next += 1;
         let given = Given { login: self.login(who), stored: None };
         let about = About::new(described_as(who, More::None, &Given::default()));
-        let named = Named { number: self.next - 1, about: Some(about) };
+        let named = Named { number: self.next - 1, about: Some(about), session: who.session };
         line.describe(named.clone(), &described_as(who, More::None, &given));
         named
     }

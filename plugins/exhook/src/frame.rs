@@ -70,17 +70,17 @@ fn carry(
     told: &mut HashSet<u64>,
     (bytes, count): (&mut Vec<u8>, &mut usize),
 ) -> bool {
-    let number = call.client.number;
+    let (number, session) = (call.client.number, call.client.session);
     match (call.point, &call.client.about) {
         (FORGOTTEN, _) => told.contains(&number),
         (point, Some(about)) if told.insert(number) => {
-            *count += describe(number, about.bytes(), logins, bytes);
+            *count += describe((number, session), about.bytes(), logins, bytes);
             point != DESCRIBED
         }
         (DESCRIBED, None) => {
             told.insert(number);
             let Some(about) = described(&call.bytes) else { return true };
-            *count += describe(number, about, logins, bytes);
+            *count += describe((number, session), about, logins, bytes);
             false
         }
         _ => true,
@@ -89,10 +89,15 @@ fn carry(
 
 /// Writes a description that was encoded for another process, with the login data that this one
 /// (`logins.1`) needs. Returns the number of calls written.
-fn describe(number: u64, about: &[u8], (logins, epoch): (&LoginStore, u64), bytes: &mut Vec<u8>) -> usize {
+fn describe(
+    (number, session): (u64, u64),
+    about: &[u8],
+    (logins, epoch): (&LoginStore, u64),
+    bytes: &mut Vec<u8>,
+) -> usize {
     let shard = shard_of(number);
-    let entering = logins.entering(about, shard, epoch);
-    let login = logins.described(about, shard).filter(|_| entering.is_none());
+    let entering = logins.entering(about, shard, session, epoch);
+    let login = logins.described(about, shard, session).filter(|_| entering.is_none());
     let first = entering.as_deref().unwrap_or(about);
     for about in [Some(first), login.as_deref()].into_iter().flatten() {
         write_call(bytes, 0, DESCRIBED, number, |data| data.0.extend_from_slice(about));

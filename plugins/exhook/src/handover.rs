@@ -9,9 +9,8 @@ use grapnel_plugin_abi::{Entries, Error, Host, Journal};
 use rmpv::ValueRef;
 
 use crate::clients::shard_of;
-use crate::logins::{Connection, Gave, HandedOver, LoginStore, OF_NOBODY, owner_of};
-use crate::wire::{Writer, bytes_ref, flag_of, text_ref};
-use crate::worker::Worker;
+use crate::logins::{Connection, Gave, HandedOver, LoginStore, OF_NOBODY};
+use crate::wire::{Writer, bytes_ref, flag_of, number_of, or_nil, text_ref};
 use crate::{ExhookShard, LOOK, Pool, PoolShard};
 
 /// Most nesting levels of an entry.
@@ -40,13 +39,6 @@ impl ExhookShard {
         pool.into_iter().flat_map(move |pool| pool.logins[which.clone()].iter().map(|logins| &**logins))
     }
 
-    /// As `login_store`, but empty if the present workers do not store login data: session ends are
-    /// not seen then, so the data would never be removed.
-    fn kept_on(&self, key: &Key) -> impl Iterator<Item = &LoginStore> {
-        let keeps = self.pool(&key.0).is_some_and(|pool| pool.keeps);
-        self.login_store(key).filter(move |_| keeps)
-    }
-
     /// Stops recording changes once a reload has ended or was cancelled.
     pub(crate) fn end_of_handover(&mut self) {
         if self.hands_over && !self.journal.is_under_way() {
@@ -61,7 +53,7 @@ impl ExhookShard {
 impl Entries for ExhookShard {
     type Key = Key;
 
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
 
     fn journal(&mut self) -> &mut Journal<Key> {
         self.hands_over = true;
@@ -106,23 +98,24 @@ impl Entries for ExhookShard {
         count > 0
     }
 
-    /// The client's worker may have another index here. A key of another driver is ignored.
+    /// The client's worker may have another index here. A key of another driver is ignored, and so
+    /// is one where the present workers do not store login data: session ends are not seen then, so
+    /// the data would never be removed.
     fn put(&mut self, key: Key, value: &[u8]) -> Result<(), Error> {
         let wrong = || Error::new(format!("what the login of client {:?} gave cannot be read", key.1));
         let mut rest = value;
         let read = rmpv::decode::read_value_ref_with_max_depth(&mut rest, DEPTH_MAX).map_err(|_| wrong())?;
         let ValueRef::Array(parts) = &read else { return Err(wrong()) };
-        let all: Option<Vec<HandedOver<'_>>> = if let Some(ValueRef::Array(_)) = parts.first() {
-            parts.iter().map(|part| read_one(part, &key.1)).collect()
-        } else {
-            read_one(&read, &key.1).map(|one| vec![one])
-        };
+        let all: Option<Vec<HandedOver<'_>>> = parts.iter().map(|part| read_one(part, &key.1)).collect();
         let all = all.filter(|all| !all.is_empty()).ok_or_else(wrong)?;
         let now = Instant::now();
-        for logins in self.kept_on(&key) {
-            logins.forget_client(&key.1, self.shard);
+        let Some(pool) = self.pool(&key.0).filter(|pool| pool.keeps) else { return Ok(()) };
+        self.login_store(&key).for_each(|logins| logins.forget_client(&key.1, self.shard));
+        for over in all {
+            let worker = over.client().map(|client| pool.worker_of_hash(client));
+            let which = worker.map_or(0..pool.logins.len(), |worker| worker..worker + 1);
             // What has no room is counted, and hooks fail that need it.
-            all.iter().for_each(|over| logins.take_over(self.shard, *over, now));
+            pool.logins[which].iter().for_each(|logins| logins.take_over(self.shard, over, now));
         }
         Ok(())
     }
@@ -136,62 +129,37 @@ impl Entries for ExhookShard {
     }
 
     fn takes(version: u32) -> bool {
-        (1..=Self::VERSION).contains(&version)
+        version == Self::VERSION
     }
 
-    /// The workers of the version before may still have work, and report its results until they
-    /// end.
     fn completed(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        for pool in self.all().filter(|pool| pool.keeps) {
-            let until = now + Worker::patience(&pool.config);
-            pool.logins.iter().for_each(|logins| logins.expect_more(self.shard, until));
-        }
         self.look_later(LOOK);
         Ok(())
     }
 }
 
-/// `[host, port, bytes or nil, owner, is_coming, is_doubted, anew or nil, number]`.
+/// `[host, port, bytes or nil, owner, is_coming, is_doubted, anew or nil, number, session]`.
 fn write_one(out: &mut Writer<'_>, over: &HandedOver<'_>) {
-    out.list(8).text(over.whose.host).number(over.whose.port).bytes_or_nil(over.bytes);
+    out.list(9).text(over.whose.host).number(over.whose.port).bytes_or_nil(over.bytes);
     out.number(over.owner).flag(over.is_coming).flag(over.is_doubted).bytes_or_nil(over.anew);
-    out.number(over.number);
+    out.number(over.number).number(over.session);
 }
 
-/// Also reads the formats of earlier versions, which lack the owner, the doubt or the number.
 fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOver<'a>> {
     let ValueRef::Array(parts) = value else { return None };
-    let (host, port, bytes) = (parts.first()?, parts.get(1)?, parts.get(2)?);
-    let (host, port) = (text_ref(host)?, u16::try_from(port.as_u64()?).ok()?);
-    let bytes = match bytes {
-        ValueRef::Nil => None,
-        bytes => Some(bytes_ref(bytes)?),
+    let [host, port, bytes, owner, is_coming, is_doubted, anew, number, session] = parts.as_slice() else {
+        return None;
     };
-    let whose = Connection { client_id, host, port };
-    let anew = parts.get(6).and_then(bytes_ref);
-    let number = parts.get(7).and_then(ValueRef::as_u64).unwrap_or(0);
-    let over = |owner, is_coming, is_doubted| HandedOver {
-        whose,
-        bytes,
-        anew,
-        owner,
-        is_coming,
-        is_doubted,
-        number,
-    };
-    match parts.get(3..)? {
-        [] if bytes.is_some() => Some(over(owner_of(None, host), false, false)),
-        [owner, is_coming, rest @ ..] => {
-            let is_doubted = match rest {
-                [] => false,
-                [is_doubted, _anew] | [is_doubted, _anew, _] => flag_of(is_doubted)?,
-                _ => return None,
-            };
-            Some(over(owner.as_u64()?, flag_of(is_coming)?, is_doubted))
-        }
-        _ => None,
-    }
+    Some(HandedOver {
+        whose: Connection { client_id, host: text_ref(host)?, port: number_of(port)? },
+        bytes: or_nil(Some(bytes), bytes_ref).ok()?,
+        anew: or_nil(Some(anew), bytes_ref).ok()?,
+        owner: owner.as_u64()?,
+        is_coming: flag_of(is_coming)?,
+        is_doubted: flag_of(is_doubted)?,
+        number: number.as_u64()?,
+        session: session.as_u64()?,
+    })
 }
 
 /// Stores the login data that a process of a driver reports.
@@ -254,12 +222,15 @@ impl Keeping<'_> {
             None if is_coming => self.logins.none_coming(whose, shard, now),
             None => self.logins.forget(whose, shard),
         };
-        let owner = noted?;
+        let (owner, session) = noted?;
         let mut message = Vec::new();
         let mut out = Writer(&mut message);
         out.list(4).number(load).text(self.driver).text(whose.client_id);
         let (is_doubted, number) = (false, client);
-        write_one(&mut out, &HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number });
+        write_one(
+            &mut out,
+            &HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number, session },
+        );
         Some(message)
     }
 }

@@ -30,18 +30,18 @@ macro_rules! who {
             peer_port: $event.peer_port(),
             local_port: $event.sock_port(),
             listener: $event.listener(),
+            session: $event.session_number().unwrap_or(0),
         }
     };
 }
 
 /// What an event about CONNECT adds to the client.
 macro_rules! entering {
-    ($event:expr, $password:expr, $has_session:expr) => {
+    ($event:expr, password $password:expr) => {
         Entering {
             will: $event.will().map(|will| (will.topic, will.payload, will.qos, will.retain)),
             password: $password,
             late: false,
-            has_session: $has_session,
             ..entering!($event, false)
         }
     };
@@ -49,7 +49,6 @@ macro_rules! entering {
         Entering {
             late: true,
             is_login_call: $is_login_call,
-            has_session: false,
             password: None,
             will: None,
             clean_start: $event.clean_start(),
@@ -116,8 +115,7 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
 impl PoolShard {
     /// `[]`. Python: `ConnectEvent`.
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
-        // Stored login data exists only while the session does, so `has_session` may be true here.
-        let (who, entering) = (who!(event), entering!(event, None, true));
+        let (who, entering) = (who!(event), entering!(event, password None));
         let data = |out: &mut Writer<'_>| {
             out.list(0);
         };
@@ -128,7 +126,7 @@ impl PoolShard {
     /// `[verdict, method, auth_data, session]`: verdict so far 0 none, 1 allow, 2 deny; whether a session
     /// exists under the client identifier. Python: `AuthenticateEvent`.
     fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
-        let (who, entering) = (who!(event), entering!(event, event.password(), event.has_session()));
+        let (who, entering) = (who!(event), entering!(event, password event.password()));
         let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
         let there = event.has_session();
         let moment = if event.is_renewal() { Moment::IsIn } else { Moment::ComesIn };
@@ -259,7 +257,7 @@ impl PoolShard {
         });
         if self.pool.keeps && matches!(point, HookPoint::SessionTerminated | HookPoint::SessionDiscarded) {
             // After the call, which includes the stored data.
-            self.clients_of(who.client_id).session_over(who.client_id);
+            self.clients_of(who.client_id).session_over(&who);
         }
     }
 

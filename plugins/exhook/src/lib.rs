@@ -26,7 +26,6 @@ mod wire;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -40,7 +39,7 @@ use grapnel_plugin_abi::{
 use call_queue::CallQueue;
 use clients::{Clients, Places};
 use config::{Config, PLACES, Written};
-use logins::{LoginStore, ON_THE_WAY_MAX};
+use logins::{LoginStore, ON_THE_WAY_MAX, hash_of};
 use stats::{Kinds, WorkerStats};
 use wire::{Ready, Wanted};
 use worker::Worker;
@@ -128,6 +127,7 @@ impl Plugin for Exhook {
                 visitors_max: PENDING_LOGINS_MIN.max(clients_max / PENDING_LOGINS_SHARE),
                 visitors_bytes_max: usize::try_from(pool.config.queue.bytes_max).unwrap_or(usize::MAX),
                 visit_max: pool.config.call_timeout + ON_THE_WAY_MAX,
+                keeps: pool.keeps,
             };
             let clients =
                 pool.logins.iter().map(|logins| Clients::new(shard, places, Arc::clone(logins))).collect();
@@ -147,16 +147,10 @@ impl Plugin for Exhook {
         }
     }
 
-    fn activate(self: &Arc<Self>) -> Result<(), Error> {
-        self.pools.iter().flat_map(|pool| &pool.logins).for_each(|logins| logins.is_back());
-        Ok(())
-    }
-
     /// From now on no hook here reports which sessions end, so workers with state of sessions are
     /// renewed before this is enabled again. In a reload no hook is called after this.
     fn deactivate(self: &Arc<Self>) {
         for pool in self.pools.iter().filter(|pool| pool.keeps) {
-            pool.logins.iter().for_each(|logins| logins.is_away());
             pool.queues.iter().for_each(|queue| queue.outdate());
         }
     }
@@ -361,7 +355,11 @@ impl Pool {
 
     /// The worker of a client: always the same one, even after a restart of the broker.
     pub(crate) fn worker_of(&self, client_id: &str) -> usize {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(client_id);
+        self.worker_of_hash(hash_of(client_id))
+    }
+
+    /// The same, by the hash of the client identifier.
+    pub(crate) fn worker_of_hash(&self, hash: u64) -> usize {
         usize::try_from(hash % self.queues.len().max(1) as u64).unwrap_or(0)
     }
 }

@@ -11,7 +11,7 @@ mod state;
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,21 +20,19 @@ use rmpv::ValueRef;
 
 use crate::wire::{Writer, flag_of, get, text_ref};
 pub use coming::{OF_NOBODY, ON_THE_WAY_MAX};
+use lost::LostLogin;
+pub use lost::hash_of;
 pub use not_stored::NotStored;
 pub use state::owner_of;
-use state::{Bounds, Live, Login, Logins, State, TakesLate};
+use state::{Bounds, Live, Logins, State};
 
 /// See the module.
 #[derive(Debug)]
 pub struct LoginStore {
     state: Mutex<State>,
-    /// Number of entries, so that a lookup in an empty store takes no lock; and whether some are
-    /// doubted (see `doubt.rs`).
+    /// Number of entries, so that a lookup in an empty store takes no lock.
     count: AtomicUsize,
-    has_doubted: AtomicBool,
-    /// Set while no shard reports which sessions end. All entries are hidden then.
-    away: AtomicBool,
-    /// Number of gaps so far.
+    /// Number of gaps so far (see `doubt.rs`).
     gaps: AtomicU64,
     bounds: Bounds,
     /// Counts the logins whose data could not be stored.
@@ -85,14 +83,27 @@ pub struct HandedOver<'a> {
     /// As [`Gave::number`]; 0 where it is not known. For an entry of `lost.rs` (no client
     /// identifier): its address there.
     pub number: u64,
+    /// The session that it belongs to; 0 while the login is pending. For an entry of `lost.rs` (no
+    /// client identifier): the hash of the client identifier, or 0 for all of an address.
+    pub session: u64,
 }
 
 impl HandedOver<'_> {
-    /// An entry of `lost.rs`: its number and its address.
-    fn lost((owner, number): (u64, u64)) -> HandedOver<'static> {
+    /// An entry of `lost.rs`.
+    fn lost(lost: LostLogin) -> HandedOver<'static> {
+        let LostLogin { number: owner, share: number, client: session } = lost;
         let whose = Connection { client_id: OF_NOBODY, host: "", port: 0 };
         let (bytes, anew, is_coming, is_doubted) = (None, None, true, false);
-        HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number }
+        HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number, session }
+    }
+
+    /// The hash of the client identifier; `None` for an entry of a whole address.
+    pub fn client(&self) -> Option<u64> {
+        match (self.whose.client_id, self.session) {
+            (OF_NOBODY, 0) => None,
+            (OF_NOBODY, client) => Some(client),
+            (client_id, _) => Some(hash_of(client_id)),
+        }
     }
 }
 
@@ -106,9 +117,8 @@ impl LoginStore {
         counter: Option<Counter>,
     ) -> LoginStore {
         let bounds = Bounds { one_max, all_max, coming_max };
-        let [has_doubted, away] = [const { AtomicBool::new(false) }; 2];
         let (count, gaps) = (AtomicUsize::new(0), AtomicU64::new(0));
-        LoginStore { state: Mutex::default(), count, has_doubted, away, gaps, bounds, counter }
+        LoginStore { state: Mutex::default(), count, gaps, bounds, counter }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -122,7 +132,6 @@ impl LoginStore {
         let before = state.not_stored.count();
         let result = change(&mut state);
         self.count.store(state.count + state.lost.len(), Ordering::Relaxed);
-        self.has_doubted.store(state.has_doubted(), Ordering::Relaxed);
         let lost = state.not_stored.count() - before;
         if let Some(counter) = self.counter.filter(|_| lost > 0) {
             counter.add(u32::try_from(lost).unwrap_or(u32::MAX));
@@ -132,13 +141,14 @@ impl LoginStore {
 
     /// Stores the data of a login. It replaces the earlier data of that client, so that a client
     /// has one entry at most. If there is no room, the failure is counted and the earlier data is
-    /// removed, since it is outdated. Without a session nothing is stored. Returns who is charged
-    /// if a version that takes over must be informed.
-    pub fn store(&self, gave: Gave<'_>, shard: u32) -> Option<u64> {
+    /// removed, since it is outdated. Nothing is stored if this is not the last connection of its
+    /// session. Returns who is charged, and the session, if a version that takes over must be
+    /// informed.
+    pub fn store(&self, gave: Gave<'_>, shard: u32) -> Option<(u64, u64)> {
         self.change(|state| {
-            let owner = state.of(shard).owner(gave.whose.client_id)?;
-            state.put(&self.bounds, gave, shard, owner);
-            state.of(shard).changed.is_some().then_some(owner)
+            let live = state.of(shard).live_of(gave.whose)?;
+            state.put(&self.bounds, gave, shard, live);
+            state.of(shard).changed.is_some().then_some((live.owner, live.session))
         })
     }
 
@@ -146,33 +156,51 @@ impl LoginStore {
     /// or until other logins from its address need the room. Call it only while the worker's answer
     /// to the login is awaited: the end of a connection that has already closed would never be
     /// reported. Returns the same as [`LoginStore::store`].
-    pub fn store_of_login(&self, gave: Gave<'_>, shard: u32, now: Instant) -> Option<u64> {
+    pub fn store_of_login(&self, gave: Gave<'_>, shard: u32, now: Instant) -> Option<(u64, u64)> {
         self.put_coming((gave.whose, shard), Some(gave), now)
     }
 
     /// As [`LoginStore::store_of_login`], for data that cannot be stored.
-    pub fn none_coming(&self, whose: Connection<'_>, shard: u32, now: Instant) -> Option<u64> {
+    pub fn none_coming(&self, whose: Connection<'_>, shard: u32, now: Instant) -> Option<(u64, u64)> {
         self.put_coming((whose, shard), None, now)
     }
 
-    fn put_coming(&self, whose: (Connection<'_>, u32), gave: Option<Gave<'_>>, now: Instant) -> Option<u64> {
+    fn put_coming(
+        &self,
+        whose: (Connection<'_>, u32),
+        gave: Option<Gave<'_>>,
+        now: Instant,
+    ) -> Option<(u64, u64)> {
         let owner = owner_of(None, whose.0.host);
         self.change(|state| {
             state.put_coming(&self.bounds, whose, gave, (owner, None, now));
-            state.of(whose.1).changed.is_some().then_some(owner)
+            state.of(whose.1).changed.is_some().then_some((owner, 0))
         })
     }
 
-    /// A client of this owner has connected. The data of its login belongs to its session from now
-    /// on. `goes_on` says whether the session was resumed.
-    pub fn enter(&self, whose: Connection<'_>, shard: u32, owner: u64, goes_on: bool) {
-        self.change(|state| state.enter(&self.bounds, whose, shard, Live { owner, goes_on }));
+    /// A client of this owner has connected and has session `session`, which it has resumed
+    /// (`goes_on`) or begun. The data of its login belongs to that session from now on.
+    pub fn enter(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64), goes_on: bool) {
+        let live = Live::of(whose, session, owner, goes_on);
+        self.change(|state| state.enter(&self.bounds, whose, shard, live));
+    }
+
+    /// As [`LoginStore::enter`], where it is not known whether a pending login from this address is
+    /// this one. If there is one, nothing is stored of this login.
+    pub fn enter_unanswered(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64)) {
+        self.change(|state| {
+            let (coming, is_lost) = state.end_coming(whose, shard);
+            if coming.is_some() || is_lost {
+                state.remove(shard, whose.client_id);
+            }
+            state.enter(&self.bounds, whose, shard, Live::of(whose, session, owner, false));
+        });
     }
 
     /// The data of a login has arrived after its client connected.
     pub fn enter_again(&self, whose: Connection<'_>, shard: u32) {
         self.change(|state| {
-            if let Some(live) = state.of(shard).live(whose.client_id) {
+            if let Some(live) = state.of(shard).live_of(whose) {
                 state.enter(&self.bounds, whose, shard, live);
             }
         });
@@ -187,49 +215,25 @@ impl LoginStore {
 
     /// The worker says that the data of this connection's login is no longer valid. Returns the
     /// same as [`LoginStore::store`].
-    pub fn forget(&self, whose: Connection<'_>, shard: u32) -> Option<u64> {
+    pub fn forget(&self, whose: Connection<'_>, shard: u32) -> Option<(u64, u64)> {
         self.change(|state| {
             state.forget(whose, shard);
-            state.of(shard).changed.is_some().then_some(0)
+            state.of(shard).changed.is_some().then_some((0, 0))
         })
     }
 
-    /// The session of this client has ended, whichever connection it belonged to.
-    pub fn over(&self, client_id: &str, shard: u32) {
-        self.change(|state| {
-            state.remove(shard, client_id);
-            state.of(shard).over(client_id, self.bounds.coming_max);
-        });
+    /// This session of a client has ended, whichever connection it belonged to.
+    pub fn over(&self, client_id: &str, shard: u32, session: u64) {
+        self.change(|state| state.over(shard, client_id, session));
     }
 
-    /// Removes pending logins that are too old, and records that are no longer needed. Call it
-    /// regularly.
+    /// Removes pending logins that are too old, and lists doubted entries. Call it regularly.
     pub fn expire(&self, now: Instant) {
         self.change(|state| state.expire(now));
     }
 
-    /// From now on session ends are not reported, for example because the plugin is disabled.
-    /// All entries are hidden. During a reload, late data from the worker of this version is still
-    /// handed to the next version.
-    pub fn is_away(&self) {
-        self.away.store(true, Ordering::Release);
-    }
-
-    /// Session ends are reported again. It is not known which entries are still valid.
-    pub fn is_back(&self) {
-        if !self.away.load(Ordering::Acquire) {
-            return;
-        }
-        self.change(|state| {
-            let shards: Vec<u32> = state.shards.keys().copied().collect();
-            shards.into_iter().for_each(|shard| state.begin_doubt(shard));
-        });
-        self.gaps.fetch_add(1, Ordering::Relaxed);
-        self.away.store(false, Ordering::Release);
-    }
-
-    /// Session events of a shard were missed. Its entries stay hidden until an event confirms them,
-    /// and are evicted first.
+    /// Session events of a shard were missed. Its entries are evicted first until an event confirms
+    /// that their sessions exist.
     pub fn doubt(&self, shard: u32) {
         self.change(|state| state.begin_doubt(shard));
         self.gaps.fetch_add(1, Ordering::Relaxed);
@@ -240,51 +244,38 @@ impl LoginStore {
         self.gaps.load(Ordering::Relaxed)
     }
 
-    /// As [`LoginStore::confirm_once`], for an event that is not the first one after a gap.
-    #[cfg(test)]
-    pub fn confirm(&self, whose: Connection<'_>, shard: u32, owner: impl FnOnce() -> u64) {
-        self.confirm_once(whose, shard, false, owner);
-    }
-
-    /// An event shows that this connection is in. `is_first` is set for the first event after a gap
-    /// of a connection that was known before the gap: then its session is recorded again.
-    pub fn confirm_once(
-        &self,
-        whose: Connection<'_>,
-        shard: u32,
-        is_first: bool,
-        owner: impl FnOnce() -> u64,
-    ) {
-        if is_first || self.has_doubted.load(Ordering::Relaxed) {
-            let owner = owner();
-            self.change(|state| state.confirm(whose, shard, owner, is_first));
-        }
+    /// The first event of a connection after a gap, or at all. `was_known` is set for a connection
+    /// that had events before the gap.
+    pub fn confirm(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64), was_known: bool) {
+        let live = Live { is_doubted: !was_known, ..Live::of(whose, session, owner, false) };
+        self.change(|state| state.confirm(&self.bounds, whose, shard, live));
     }
 
     /// The data of this connection's login. The owner is compared too, because another user may
-    /// later connect from the same port with the same identifier.
-    pub fn of(&self, whose: Connection<'_>, shard: u32, owner: u64) -> Option<Box<[u8]>> {
-        if self.shows_nothing() {
+    /// later connect from the same port and inherit the session.
+    pub fn of(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64)) -> Option<Box<[u8]>> {
+        if self.is_empty() {
             return None;
         }
         let state = self.lock();
-        let login = state.get(shard, whose.client_id)?;
+        let login = state.get(shard, whose.client_id, session)?;
         (login.is_of(whose) && login.owner == owner).then(|| login.bytes.clone())
     }
 
-    /// The data of the login that began this client's session, unless process `epoch` has it
+    /// The data of the login that began this session of a client, unless process `epoch` has it
     /// already.
-    pub fn stored(&self, client_id: &str, shard: u32, epoch: u64) -> Option<Box<[u8]>> {
-        if self.shows_nothing() {
+    pub fn stored(&self, client_id: &str, shard: u32, session: u64, epoch: u64) -> Option<Box<[u8]>> {
+        if self.is_empty() {
             return None;
         }
         let state = self.lock();
-        state.get(shard, client_id).filter(|login| login.epoch != epoch).map(|login| login.bytes.clone())
+        let login = state.get(shard, client_id, session).filter(|login| login.epoch != epoch);
+        login.map(|login| login.bytes.clone())
     }
 
     /// A partial description that adds the login data to the client's description `about`.
-    pub fn described(&self, about: &[u8], shard: u32) -> Option<Vec<u8>> {
-        if self.shows_nothing() {
+    pub fn described(&self, about: &[u8], shard: u32, session: u64) -> Option<Vec<u8>> {
+        if self.is_empty() {
             return None;
         }
         let value = rmpv::decode::read_value_ref(&mut { about }).ok()?;
@@ -296,7 +287,8 @@ impl LoginStore {
         }
         let user = get(&value, "username").and_then(text_ref);
         let is_anonymous = get(&value, "anonymous").and_then(flag_of)?;
-        let login = self.of(of, shard, owner_of(user.filter(|_| !is_anonymous), of.host))?;
+        let owner = owner_of(user.filter(|_| !is_anonymous), of.host);
+        let login = self.of(of, shard, (session, owner))?;
         let mut bytes = Vec::new();
         let mut out = Writer(&mut bytes);
         out.map(4).text("client_id").text(of.client_id).text("peer_host").text(of.host);
@@ -306,8 +298,8 @@ impl LoginStore {
 
     /// The description of a client that is connecting, with the data of the login that began its
     /// session. `None` where there is nothing to add. `epoch` is the process that will read it.
-    pub fn entering(&self, about: &[u8], shard: u32, epoch: u64) -> Option<Vec<u8>> {
-        if self.shows_nothing() {
+    pub fn entering(&self, about: &[u8], shard: u32, session: u64, epoch: u64) -> Option<Vec<u8>> {
+        if self.is_empty() {
             return None;
         }
         let value = rmpv::decode::read_value_ref(&mut { about }).ok()?;
@@ -315,7 +307,7 @@ impl LoginStore {
         if !is_entering(&value) {
             return None;
         }
-        let stored = self.stored(text_ref(get(&value, "client_id")?)?, shard, epoch)?;
+        let stored = self.stored(text_ref(get(&value, "client_id")?)?, shard, session, epoch)?;
         let ValueRef::Map(mut pairs) = value else { return None };
         pairs.retain(|(key, _)| text_ref(key) != Some("stored"));
         pairs.push((ValueRef::from("stored"), ValueRef::Binary(&stored)));
@@ -324,9 +316,9 @@ impl LoginStore {
         Some(bytes)
     }
 
-    /// Whether there is nothing that may be shown.
-    fn shows_nothing(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0 || self.away.load(Ordering::Acquire)
+    /// Whether nothing is stored.
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
     }
 
     /// What could not be stored since the last call.
@@ -352,43 +344,42 @@ impl LoginStore {
     /// Calls `call` with each entry of a client of a shard.
     pub fn each_of(&self, shard: u32, client_id: &str, mut call: impl FnMut(HandedOver<'_>)) {
         let state = self.lock();
-        let is_away = self.away.load(Ordering::Acquire);
         if client_id == OF_NOBODY {
             state.lost.of_shard(shard).for_each(|of| call(HandedOver::lost(of)));
         } else if let Some(logins) = state.shards.get(&shard) {
-            logins.each_of(client_id, &mut |over| {
-                let is_doubted = over.is_doubted || is_away && !over.is_coming;
-                call(HandedOver { is_doubted, ..over });
-            });
+            logins.each_of(client_id, &mut call);
         }
     }
 
-    /// Takes over an entry of the version before. It may be stored until [`LoginStore::over`].
+    /// Takes over an entry of the version before.
     pub fn take_over(&self, shard: u32, over: HandedOver<'_>, now: Instant) {
         self.change(|state| state.take_over(&self.bounds, shard, over, now));
     }
 
     /// Takes over an entry that the worker of the version before reports after the handover.
-    /// Returns whether it was taken: it is not taken if the session has ended here meanwhile. An
-    /// entry without data says that the earlier data is no longer valid. A refused entry is counted
-    /// if its session may still exist. For a client that connected before the handover the result
-    /// of its login has been handed over already, and a doubted entry stays doubted. Another
+    /// Returns whether it was taken: it is not taken if a later session or a later connection has an
+    /// entry here. An entry without data says that the earlier data is no longer valid. Another
     /// connection may have come from the same port since; then the worker before has given it a
     /// higher number.
     pub fn take_late(&self, shard: u32, over: HandedOver<'_>, now: Instant) -> bool {
+        let (whose, session) = (over.whose, over.session);
         self.change(|state| {
-            let takes = state.of(shard).takes_late(over.whose.client_id, now);
-            if !over.is_coming && takes != TakesLate::Yes {
-                let is_lost = takes == TakesLate::NoLonger && over.bytes.is_some();
-                state.not_stored.handed_over += u64::from(is_lost);
+            let there = state.there(shard, whose.client_id);
+            let is_in = there.is_some_and(|login| login.is_of(whose) && !login.is_before(over.number));
+            let is_later = there.is_some_and(|login| {
+                login.session > session || login.session == session && !login.is_of(whose)
+            });
+            let live = state.of(shard).live(whose.client_id);
+            if over.is_coming {
+                if is_in {
+                    return false;
+                }
+            } else if over.bytes.is_some() && (is_later || live.is_some_and(|live| live.session > session)) {
                 return false;
             }
-            let is_in = |login: &Login| login.is_of(over.whose) && !login.is_before(over.number);
-            if over.is_coming && state.there(shard, over.whose.client_id).is_some_and(is_in) {
-                return false;
-            }
-            let is_doubted = over.is_doubted || state.is_doubted(shard, over.whose.client_id);
-            let over = HandedOver { is_doubted, ..over };
+            // If no event has shown its session here, it may have ended.
+            let is_there = live.is_some_and(|live| live.session == session && !live.is_doubted);
+            let over = HandedOver { is_doubted: over.is_doubted || !is_there, ..over };
             state.take_over(&self.bounds, shard, over, now);
             true
         })
@@ -398,11 +389,6 @@ impl LoginStore {
     #[cfg(test)]
     pub fn has_shard(&self, shard: u32) -> bool {
         self.lock().shards.contains_key(&shard)
-    }
-
-    /// The worker of the version before may report more until then.
-    pub fn expect_more(&self, shard: u32, until: Instant) {
-        self.lock().of(shard).expect_more(until);
     }
 
     /// Counts an entry that could not be handed over.

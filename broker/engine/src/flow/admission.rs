@@ -167,10 +167,14 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
     let holder;
     let mut request = None;
     let waiter = match admission.step {
-        Step::Connect => Waiter::Connect(key),
+        Step::Connect => {
+            client.session = holder_of(parts, &identity.client_id).map_or(0, |holder| holder.session);
+            Waiter::Connect(key)
+        }
         Step::Authenticate => {
             client.password = connect.password;
             holder = holder_of(parts, &identity.client_id);
+            client.session = holder.as_ref().map_or(0, |holder| holder.session);
             client.stored = Some(match &holder {
                 Some(holder) => StoredSession::Of(holder.username.as_deref()),
                 None => StoredSession::Absent,
@@ -206,11 +210,8 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
     hooks::go_on(parts, &mut admission.suspended, client, request, None, waiter)
 }
 
-/// The identity of the session under a client identifier, if a link is mounted that could use it.
+/// The identity of the session under a client identifier.
 fn holder_of(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
-    if parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty() {
-        return None;
-    }
     let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
     Some(Rc::clone(&session.identity))
 }

@@ -193,6 +193,7 @@ impl crate::clients::connection::Connection {
             receive_maximum: u16::MAX,
             connected_at_ms: wall_ms,
             connection: 0,
+            session: 0,
             properties: Box::default(),
         }
     }

@@ -100,6 +100,7 @@ pub(crate) fn identity_of(
         connection: u64::from(parts.setup.id.0) << 56
             | u64::from(key.generation) << 24
             | u64::from(key.index),
+        session: 0,
         anonymous: true,
         properties: kept_properties(&connect.properties),
     })
@@ -166,7 +167,7 @@ pub(crate) fn establish(
     admission: Admission,
     discards: bool,
 ) -> Handled {
-    let Admission { identity, assigned, will, final_auth_data: farewell, inheritance, .. } = admission;
+    let Admission { mut identity, assigned, will, final_auth_data: farewell, inheritance, .. } = admission;
     let section = connack::welcome_section(parts, connect, &identity, assigned, farewell.as_deref());
     let clean = connect.clean_start || discards;
     let existing = parts.sessions.by_client_id(&identity.client_id);
@@ -177,11 +178,14 @@ pub(crate) fn establish(
     let present = existing.and_then(|session| make_way(parts, session, clean));
     debug_assert_eq!(present.is_some(), goes_on, "what was reserved is used");
     parts.counters.session_owner_discarded += u64::from(discards);
+    let number = session_number(parts, present);
+    set_session(parts, key, &mut identity, number);
     let section = connack::run_connack(parts, &identity, ReasonCode::SUCCESS, present.is_some(), section);
     if !connack::connack_fits(parts, key, &section) {
         if present.is_none() {
             parts.sessions.give_back();
         }
+        set_session(parts, key, &mut identity, 0);
         // Links have added properties that may not be omitted [MQTT-3.2.0-1].
         return connack::refuse(parts, key, ReasonCode::PACKET_TOO_LARGE, None);
     }
@@ -350,6 +354,23 @@ fn make_way(parts: &mut Parts, session_key: SessionKey, clean_start: bool) -> Op
         return None;
     }
     Some(session_key)
+}
+
+/// The number of the session that a connection gets: that of the session it resumes, or a new one.
+fn session_number(parts: &mut Parts, present: Option<SessionKey>) -> u64 {
+    let resumed = present.and_then(|session| parts.sessions.get(session));
+    match resumed {
+        Some(session) => session.identity.session,
+        None => u64::from(parts.setup.id.0) << 56 | parts.sessions.next_number(),
+    }
+}
+
+/// Sets the number of the session in a client's identity, before its hooks see it as let in.
+fn set_session(parts: &mut Parts, key: ConnKey, identity: &mut Rc<Identity>, number: u64) {
+    // Otherwise the identity would be copied.
+    reading::take_identity(parts, key);
+    Rc::make_mut(identity).session = number;
+    reading::set_identity(parts, key, Rc::clone(identity));
 }
 
 fn create_session(parts: &mut Parts, identity: &Rc<Identity>) -> SessionKey {

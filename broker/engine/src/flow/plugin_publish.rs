@@ -86,6 +86,7 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         receive_maximum: u16::MAX,
         connected_at_ms: parts.clock.now().wall_ms,
         connection: 0,
+        session: 0,
         anonymous: false,
         local_host: Host::new(),
         properties: Box::default(),

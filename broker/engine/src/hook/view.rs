@@ -44,6 +44,9 @@ pub struct ClientView<'a> {
     pub connected_at_ms: u64,
     /// Number of the network connection in this run of the broker; 0 for none.
     pub connection: u64,
+    /// Number of the session in this run of the broker; 0 for none. Before the client is in, that
+    /// of the session under its client identifier.
+    pub session: u64,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
     /// Whether it was accepted without an answer of client.authenticate.
@@ -84,6 +87,7 @@ impl ClientView<'static> {
         receive_maximum: u16::MAX,
         connected_at_ms: 0,
         connection: 0,
+        session: 0,
         superuser: false,
         anonymous: true,
         properties: &[],
@@ -121,6 +125,7 @@ impl<'a> ClientView<'a> {
             Field::SESSION_EXPIRY_S => Ok(FieldValue::Number(u64::from(self.expiry_s))),
             Field::RECEIVE_MAXIMUM => Ok(FieldValue::Number(u64::from(self.receive_maximum))),
             Field::CONNECTION => Ok(FieldValue::Number(self.connection)),
+            Field::SESSION => number(Some(self.session).filter(|session| *session > 0)),
             Field::CONNECTED_AT_MS => Ok(FieldValue::Number(self.connected_at_ms)),
             Field::IS_SUPERUSER => Ok(FieldValue::Number(u64::from(self.superuser))),
             Field::ANONYMOUS => Ok(FieldValue::Number(u64::from(self.anonymous))),
@@ -164,6 +169,7 @@ impl<'a> ClientView<'a> {
             receive_maximum: self.receive_maximum,
             connected_at_ms: self.connected_at_ms,
             connection: self.connection,
+            session: self.session,
             peer: self.peer,
             local: self.local,
             listener: self.listener,

@@ -87,6 +87,9 @@ pub struct Identity {
     pub connected_at_ms: u64,
     /// Number of the network connection in this run of the broker; 0 for none.
     pub connection: u64,
+    /// Number of the session in this run of the broker; 0 for none. It is set when the client is
+    /// let in, and is the same for all connections of the session.
+    pub session: u64,
     /// Whether it was accepted without an answer of client.authenticate.
     pub anonymous: bool,
     /// Encoded properties of CONNECT, without those of authentication.
@@ -165,6 +168,7 @@ impl Identity {
             receive_maximum: kept.receive_maximum,
             connected_at_ms: kept.connected_at_ms,
             connection: kept.connection,
+            session: kept.session,
             anonymous: kept.anonymous,
             properties: kept.properties.into(),
         })
@@ -194,6 +198,7 @@ impl Identity {
             receive_maximum: self.receive_maximum,
             connected_at_ms: self.connected_at_ms,
             connection: self.connection,
+            session: self.session,
             superuser: self.superuser,
             anonymous: self.anonymous,
             properties: &self.properties,

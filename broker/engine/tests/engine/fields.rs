@@ -134,6 +134,7 @@ WILL_RETAIN 1
 USER_PROPERTY 'key' 'value'
 USER_PROPERTIES 1
 CONNECTION 1
+SESSION absent
 SESSION_OWNER absent";
     assert_eq!(log.take(), [sorted(expected.lines()).join("\n")]);
 }
@@ -166,12 +167,13 @@ fn a_connack_shows_what_is_granted() {
         "USER_PROPERTY absent",
         "USER_PROPERTIES 0",
         "CONNECTION 1",
+        "SESSION 1",
     ];
     assert_eq!(shown, sorted(expected));
 }
 
 /// Fields of the client that every point after CONNACK has.
-const CLIENT: [&str; 13] = [
+const CLIENT: [&str; 14] = [
     "PASSWORD absent",
     "CLEAN_START 0",
     "KEEP_ALIVE_S 30",
@@ -185,6 +187,7 @@ const CLIENT: [&str; 13] = [
     "REQUEST_RESPONSE_INFO 1",
     "REQUEST_PROBLEM_INFO 1",
     "CONNECTION 1",
+    "SESSION 1",
 ];
 
 /// Fields of a point in addition to those of the client.
@@ -379,6 +382,7 @@ fn a_message_shows_the_client_that_it_comes_from() {
         "IS_SUPERUSER 0",
         "ANONYMOUS 1",
         "CONNECTION 1",
+        "SESSION 1",
     ] {
         assert!(shown.iter().any(|one| one == line), "{line} is not among {shown:?}");
     }

@@ -25,6 +25,7 @@ mod pressure;
 mod publishing;
 mod retained;
 mod rules;
+mod session_numbers;
 mod sessions;
 mod subscribing;
 mod subscriptions;

@@ -59,9 +59,11 @@ impl FakeEvent {
             | Field::RESPONSE_TOPIC
             | Field::CORRELATION_DATA
             | Field::AUTH_DATA => Stored::Bytes(bytes.to_vec()),
-            Field::SESSION_PRESENT | Field::SESSION_OWNER | Field::ASSIGNED_CLIENT_ID | Field::MESSAGE_ID => {
-                return Err(Status::UNSUPPORTED);
-            }
+            Field::SESSION_PRESENT
+            | Field::SESSION_OWNER
+            | Field::SESSION
+            | Field::ASSIGNED_CLIENT_ID
+            | Field::MESSAGE_ID => return Err(Status::UNSUPPORTED),
             Field::CLIENT_ID | Field::USERNAME | Field::PASSWORD | Field::DUP | Field::FROM => {
                 return Err(Status::UNSUPPORTED);
             }
@@ -130,6 +132,7 @@ impl EventAccess for FakeEvent {
             receive_maximum: u16::MAX,
             connected_at_ms: 0,
             connection: 1,
+            session: self.number(Field::SESSION, 0).unwrap_or(0),
             peer: text(Field::PEER_HOST).and_then(|host| host.parse().ok()).map(|ip: IpAddr| {
                 let port = self.number(Field::PEER_PORT, 0).unwrap_or(0);
                 SocketAddr::new(ip, u16::try_from(port).unwrap_or(0))

@@ -33,6 +33,7 @@ fn shard_that(keeps: bool) -> ExhookShard {
         visitors_max: 100,
         visitors_bytes_max: 1 << 20,
         visit_max: Duration::ZERO,
+        keeps,
     };
     let clients = vec![Clients::new(0, places, Arc::clone(&logins[0]))];
     let lines = vec![Arc::new(CallQueue::new(config.queue, WorkerStats::none()).unwrap())];
@@ -56,6 +57,7 @@ fn who(port: u16) -> Who<'static> {
         peer_port: Some(port),
         local_port: None,
         listener: None,
+        session: 1,
     }
 }
 
@@ -159,7 +161,7 @@ fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
         if connected {
             of.is_connected(&who(2));
         }
-        let stored = logins.stored("c", 0, 2);
+        let stored = logins.stored("c", 0, 1, 2);
         assert_eq!(stored.as_deref(), expected.map(str::as_bytes), "{connack}, {connected}");
     }
 }
@@ -173,7 +175,7 @@ fn who_is_refused_after_it_was_let_in_leaves_nothing() {
     let whose = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
     logins.store_of_login(Gave { whose, bytes: b"c", anew: None, epoch: 1, number: 0 }, 0, Instant::now());
     of.is_answered(&who(1), true, true);
-    assert!(logins.stored("c", 0, 2).is_some());
+    assert!(logins.stored("c", 0, 1, 2).is_some());
     of.is_answered(&who(1), false, false);
-    assert!(logins.stored("c", 0, 2).is_none());
+    assert!(logins.stored("c", 0, 1, 2).is_none());
 }

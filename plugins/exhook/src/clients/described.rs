@@ -24,6 +24,9 @@ pub struct Who<'a> {
     pub local_port: Option<u16>,
     /// The listener of the connection.
     pub listener: Option<&'a str>,
+    /// The number of its session; before it is in, of the session under its client identifier. 0
+    /// for none.
+    pub session: u64,
 }
 
 /// What is known only while a client connects, or just after.
@@ -33,8 +36,6 @@ pub struct Entering<'a> {
     pub late: bool,
     /// Whether the worker handles logins, so that a new process has missed this one.
     pub is_login_call: bool,
-    /// Whether the broker has a session of its identifier.
-    pub has_session: bool,
     /// Any bytes.
     pub password: Option<&'a [u8]>,
     /// Of CONNECT.
@@ -69,8 +70,12 @@ impl Who<'_> {
         }
     }
 
-    /// Who is charged for its stored data.
-    pub(super) fn owner(&self) -> u64 {
+    /// Its session, and who is charged for its stored data.
+    pub(super) fn session(&self) -> (u64, u64) {
+        (self.session, self.owner())
+    }
+
+    fn owner(&self) -> u64 {
         owner_of(self.username.filter(|_| !self.anonymous), self.peer_host.unwrap_or(""))
     }
 }
@@ -136,7 +141,7 @@ pub(super) fn described_as(who: &Who<'_>, more: More<'_>, given: &Given) -> Vec<
         More::Entering(password, said) => said.pairs + usize::from(password.is_some()),
         More::Earlier(said) => 1 + said.pairs,
     };
-    out.map(9 + said + usize::from(given.login.is_some()) + usize::from(given.stored.is_some()));
+    out.map(10 + said + usize::from(given.login.is_some()) + usize::from(given.stored.is_some()));
     out.text("client_id").text(who.client_id);
     out.text("username").text_or_nil(who.username);
     out.text("superuser").flag(who.superuser);
@@ -146,6 +151,7 @@ pub(super) fn described_as(who: &Who<'_>, more: More<'_>, given: &Given) -> Vec<
     out.text("peer_port").number(who.peer_port.unwrap_or(0));
     out.text("local_port").number(who.local_port.unwrap_or(0));
     out.text("listener").text(who.listener.unwrap_or(""));
+    out.text("session").number_or_nil(Some(who.session).filter(|session| *session > 0));
     for (key, bytes) in [("login", &given.login), ("stored", &given.stored)] {
         if let Some(bytes) = bytes {
             out.text(key).bytes(bytes);

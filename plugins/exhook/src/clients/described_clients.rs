@@ -41,6 +41,8 @@ pub(super) struct DescribedClient {
     pub(super) since: u64,
     /// Number of gaps at its last event, or first.
     pub(super) gaps: u64,
+    /// The session of its last event, or that under its identifier before it is in; 0 for none.
+    pub(super) session: u64,
 }
 
 /// The record of a client before a call was built.
@@ -74,18 +76,22 @@ impl DescribedClient {
     /// Describes the client. The returned name includes a description for calls that another
     /// process may get. If the description has a password, the name does not include it.
     pub(super) fn describe(&mut self, line: &mut Writing<'_>, who: &Who<'_>, described: Vec<u8>) -> Named {
-        let number = self.number;
+        let named = Named { about: None, ..self.named() };
         if self.said.entering {
-            line.describe(Named { number, about: None }, &described);
+            line.describe(named.clone(), &described);
             self.about = None;
-            return Named { number, about: Some(About::new(described)) };
+            return Named { about: Some(About::new(described)), ..named };
         }
         // The login data is added when another process gets the call: it may have changed by then.
         let earlier =
             self.connect_data.as_ref().map(|kept| described_as(who, More::Earlier(kept), &Given::default()));
-        let named = Named { number, about: None };
         line.describe(named, &described);
         self.about = Some(About::new(earlier.unwrap_or(described)));
-        Named { number, about: self.about.clone() }
+        self.named()
+    }
+
+    /// As calls name it.
+    pub(super) fn named(&self) -> Named {
+        Named { number: self.number, about: self.about.clone(), session: self.session }
     }
 }

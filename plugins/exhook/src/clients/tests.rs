@@ -18,7 +18,8 @@ const VISITORS: usize = 100;
 const PLACES: Places = places(MAX, VISITORS);
 
 const fn places(clients_max: usize, visitors_max: usize) -> Places {
-    Places { clients_max, visitors_max, visitors_bytes_max: 1 << 20, visit_max: Duration::from_secs(600) }
+    let visit_max = Duration::from_secs(600);
+    Places { clients_max, visitors_max, visitors_bytes_max: 1 << 20, visit_max, keeps: true }
 }
 
 fn none() -> Arc<LoginStore> {
@@ -135,6 +136,7 @@ fn who(peer_port: u16) -> Who<'static> {
         peer_port: Some(peer_port),
         local_port: Some(1883),
         listener: Some("default"),
+        session: 1,
     }
 }
 
@@ -147,15 +149,25 @@ fn a_process_that_is_started_anew_hears_what_logins_gave() {
         let calls = sent(&queue, &logins);
         ["login", "stored"].map(|key| calls.iter().any(|call| has(call, key)))
     };
-    let with_session = Entering { has_session: true, ..Entering::default() };
     assert_eq!(tell(&who(1), Some(&Entering::default())), [false, false]);
     keeps(&logins, &clients_of(&logins, 3), &who(1), b"login", queue.epoch());
     assert_eq!(tell(&who(1), None), [false, false], "the process has it itself");
-    assert_eq!(tell(&who(2), Some(&with_session)), [false, false], "and that of the session too");
+    assert_eq!(tell(&who(2), Some(&Entering::default())), [false, false], "and that of the session too");
     next_process(&queue);
-    assert_eq!(tell(&who(2), Some(&with_session)), [false, true], "another one that wants the session");
+    assert_eq!(
+        tell(&who(2), Some(&Entering::default())),
+        [false, true],
+        "another one that wants the session"
+    );
     assert_eq!(tell(&who(1), None), [true, false]);
-    assert_eq!(tell(&who(3), Some(&Entering::default())), [false, false], "the broker has no session");
+    for session in [0, 2] {
+        let another = Who { session, ..who(3) };
+        assert_eq!(
+            tell(&another, Some(&Entering::default())),
+            [false, false],
+            "there is none, or another one"
+        );
+    }
     assert_eq!(shard_of(number(&queue, &mut clients, &who(1), None).number), 3);
 }
 
@@ -223,8 +235,8 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
                 data.bytes(&vec![0; bytes]);
             });
         });
-        clients.session_over(name);
-        assert!(logins.of(who.connection(), 0, who.owner()).is_none(), "the session is over");
+        clients.session_over(&who);
+        assert!(logins.of(who.connection(), 0, who.session()).is_none(), "the session is over");
         waiting(&queue)
     };
     assert_eq!(last("c", 40_000), [(FORGOTTEN, first)]);
@@ -236,7 +248,7 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
 fn keeps(logins: &LoginStore, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
     clients.enter(who, false);
     logins.store(Gave { whose: who.connection(), bytes, anew: None, epoch, number: 0 }, clients.shard);
-    assert!(logins.of(who.connection(), clients.shard, who.owner()).is_some());
+    assert!(logins.of(who.connection(), clients.shard, who.session()).is_some());
 }
 
 /// Data of a session is removed with it, whichever connection stored it and whatever the worker is
@@ -248,17 +260,17 @@ fn what_was_kept_leaves_with_the_session() {
     keeps(&logins, &clients, &who(1), b"login", 1);
     number(&queue, &mut clients, &who(2), None);
     leave(&queue, &mut clients, &who(1), 7);
-    assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_some(), "its connection has ended");
-    clients.session_over("c");
-    assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_none());
+    assert!(logins.of(who(1).connection(), 0, who(1).session()).is_some(), "its connection has ended");
+    clients.session_over(&who(1));
+    assert!(logins.of(who(1).connection(), 0, who(1).session()).is_none());
     // Later reports of the worker have no client.
     logins.store(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1, number: 0 }, 0);
-    assert!(logins.of(who(1).connection(), 0, who(1).owner()).is_none());
+    assert!(logins.of(who(1).connection(), 0, who(1).session()).is_none());
     keeps(&logins, &clients, &who(2), b"login", 1);
     clients.connection_ended(None, &who(2));
-    assert!(logins.of(who(2).connection(), 0, who(2).owner()).is_some());
-    clients.session_over("c");
-    assert!(logins.of(who(2).connection(), 0, who(2).owner()).is_none());
+    assert!(logins.of(who(2).connection(), 0, who(2).session()).is_some());
+    clients.session_over(&who(1));
+    assert!(logins.of(who(2).connection(), 0, who(2).session()).is_none());
 }
 
 #[test]
@@ -349,7 +361,7 @@ fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
 /// that began its session.
 #[test]
 fn a_login_that_goes_over_shows_whose_session_it_wants() {
-    let entering = Entering { password: Some(b"x"), has_session: true, ..Entering::default() };
+    let entering = Entering { password: Some(b"x"), ..Entering::default() };
     for is_described in [false, true] {
         let (queue, logins) = (line(), none());
         let mut clients = Clients::new(3, PLACES, Arc::clone(&logins));

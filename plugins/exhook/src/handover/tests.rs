@@ -11,11 +11,14 @@ use serde_json::json;
 use super::*;
 use crate::clients::{Clients, Moment, Places, Who};
 use crate::config::Written;
+use crate::logins::owner_of;
 use crate::queue::Owner;
 use crate::{PLACES, PoolShard};
 
 /// Number of a client of shard 0 with a pending request.
 const CLIENT: u64 = (1 << 40) + 7;
+/// The session of all clients, unless a test says otherwise.
+const S: u64 = 3;
 
 fn pool(driver: &str, workers: usize) -> Arc<Pool> {
     pool_that(true, driver, workers)
@@ -38,6 +41,7 @@ fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
         visitors_max: 100,
         visitors_bytes_max: 1 << 20,
         visit_max: Duration::from_secs(600),
+        keeps: pool.keeps,
     };
     let clients = pool.logins.iter().map(|logins| Clients::new(number, places, Arc::clone(logins))).collect();
     pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: None });
@@ -57,13 +61,13 @@ fn owner(client_id: &str) -> u64 {
 
 fn keep(pool: &Pool, number: u32, client_id: &str, bytes: &[u8]) {
     let logins = &pool.logins[pool.worker_of(client_id)];
-    logins.enter(whose(client_id), number, owner(client_id), false);
+    logins.enter(whose(client_id), number, (S, owner(client_id)), false);
     logins.store(Gave { whose: whose(client_id), bytes, anew: None, epoch: 5, number: 0 }, number);
-    assert!(logins.of(whose(client_id), number, owner(client_id)).is_some());
+    assert!(logins.of(whose(client_id), number, (S, owner(client_id))).is_some());
 }
 
 fn kept(pool: &Pool, number: u32, client_id: &str) -> Option<Vec<u8>> {
-    pool.logins[pool.worker_of(client_id)].of(whose(client_id), number, owner(client_id)).map(Into::into)
+    pool.logins[pool.worker_of(client_id)].of(whose(client_id), number, (S, owner(client_id))).map(Into::into)
 }
 
 /// Transfers one piece. Returns whether more follow.
@@ -97,7 +101,7 @@ fn logins_go_to_the_workers_of_the_next_version() {
     for (n, name) in names.iter().enumerate() {
         let number = (n % 2) as u32;
         assert_eq!(kept(&new, number, name).as_deref(), Some(name.as_bytes()));
-        let stored = new.logins[new.worker_of(name)].stored(name, number, 1);
+        let stored = new.logins[new.worker_of(name)].stored(name, number, S, 1);
         assert_eq!(stored.as_deref(), Some(name.as_bytes()), "no process has it yet");
     }
     assert_eq!(kept(&new, 0, "gone"), None, "what came before is replaced");
@@ -178,7 +182,7 @@ fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> 
 fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 3));
     let enter =
-        |pool: &Pool, name| pool.logins[pool.worker_of(name)].enter(whose(name), 0, owner(name), false);
+        |pool: &Pool, name| pool.logins[pool.worker_of(name)].enter(whose(name), 0, (S, owner(name)), false);
     keep(&old, 0, "gone", b"x");
     keep(&old, 0, "ended", b"x");
     enter(&old, "late");
@@ -195,9 +199,14 @@ fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     // Data that is no longer valid.
     to.late(&says(&old, "gone", None, false).unwrap());
     assert_eq!(kept(&new, 0, "gone"), None);
-    // A session that has ended since.
+    // A session that has ended since, and another that has begun.
     let ended = says(&old, "ended", Some(b"y"), false).unwrap();
-    new.logins[new.worker_of("ended")].over("ended", 0);
+    let logins = &new.logins[new.worker_of("ended")];
+    logins.over("ended", 0, S);
+    to.late(&ended);
+    let session = (S + 1, owner("ended"));
+    assert_eq!((logins.of(whose("ended"), 0, session), logins.stored("ended", 0, S + 1, 1)), (None, None));
+    logins.enter(whose("ended"), 0, session, false);
     to.late(&ended);
     assert_eq!(kept(&new, 0, "ended"), None);
     // Messages of the same load are ignored.
@@ -222,8 +231,8 @@ fn what_is_kept_with_an_answer_goes_over() {
     keeping.note(1, other, Said { client: CLIENT, anew: None, bytes: Some(b"d"), is_coming: true });
     hand_over(&old, &new);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"before"[..]));
-    new.logins[0].enter(other, 0, 1, false);
-    assert_eq!(new.logins[0].of(other, 0, 1).as_deref(), Some(&b"d"[..]));
+    new.logins[0].enter(other, 0, (S, 1), false);
+    assert_eq!(new.logins[0].of(other, 0, (S, 1)).as_deref(), Some(&b"d"[..]));
 }
 
 /// Data without room at the handover is counted, and not shown.
@@ -250,19 +259,38 @@ fn nothing_goes_over_to_code_that_keeps_nothing() {
     to.late(&says(&first, "c", Some(b"ann, late"), false).unwrap());
     // Its session ends without a notification.
     hand_over(&second, &third);
-    assert_eq!(third.logins[0].stored("c", 0, 1), None, "nobody else is shown what she had");
+    assert_eq!(third.logins[0].stored("c", 0, S, 1), None, "nobody else is shown what she had");
 }
 
-/// Doubted data stays doubted after a reload.
+/// Whether the entry of a client is evicted first.
+fn is_doubted(pool: &Pool, client_id: &str) -> Option<bool> {
+    let mut found = None;
+    pool.logins[0].each_of(0, client_id, |over| found = Some(over.is_doubted));
+    found
+}
+
+/// Doubted data stays doubted after a reload, whatever comes late, until an event shows its session.
 #[test]
 fn what_is_doubted_goes_over_so() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
     keep(&old, 0, "c", b"ann");
-    old.logins[0].is_away();
-    hand_over(&old, &new);
-    assert_eq!((kept(&new, 0, "c"), new.logins[0].stored("c", 0, 1)), (None, None));
-    new.logins[0].confirm(whose("c"), 0, || owner("c"));
-    assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann"[..]));
+    keep(&old, 0, "d", b"bob");
+    old.logins[0].doubt(0);
+    let (_from, mut to) = hand_over(&old, &new);
+    assert_eq!((is_doubted(&new, "c"), is_doubted(&new, "d")), (Some(true), Some(true)));
+    assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann"[..]), "it is its own session's all the same");
+    old.logins[0].confirm(whose("c"), 0, (S, owner("c")), true);
+    to.late(&says(&old, "c", Some(b"ann, late"), false).unwrap());
+    assert_eq!((kept(&new, 0, "c").as_deref(), is_doubted(&new, "c")), (Some(&b"ann, late"[..]), Some(true)));
+    new.logins[0].confirm(whose("c"), 0, (S, owner("c")), true);
+    assert_eq!(
+        (kept(&new, 0, "c").as_deref(), is_doubted(&new, "c")),
+        (Some(&b"ann, late"[..]), Some(false))
+    );
+    // Data that is no longer valid is removed, and an event does not restore it.
+    to.late(&says(&old, "d", None, false).unwrap());
+    new.logins[0].confirm(whose("d"), 0, (S, owner("d")), true);
+    assert_eq!(kept(&new, 0, "d"), None);
 }
 
 /// Data in an answer that came too late belongs to a connection whose end would not be reported.
@@ -273,7 +301,7 @@ fn what_comes_with_a_late_answer_is_not_kept() {
         let keeping =
             Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| is_asked, shards: 2 };
         keeping.note(1, whose("c"), Said { client: CLIENT, anew: None, bytes: Some(b"c"), is_coming: true });
-        old.logins[0].enter(whose("c"), 0, owner("c"), false);
+        old.logins[0].enter(whose("c"), 0, (S, owner("c")), false);
         assert_eq!(kept(&old, 0, "c"), expected);
     }
 }
@@ -305,32 +333,12 @@ fn what_comes_late_of_who_had_been_let_in_is_not_for_either_end() {
         Keeping { logins: &old.logins[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
     let said = Said { client: CLIENT, bytes: Some(b"both"), anew: Some(b"own"), is_coming: true };
     let late = keeping.note(Arc::as_ptr(&old) as u64, whose("c"), said).unwrap();
-    old.logins[0].enter(whose("c"), 0, owner("c"), false);
+    old.logins[0].enter(whose("c"), 0, (S, owner("c")), false);
     let (_from, mut to) = hand_over(&old, &new);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"own"[..]));
     to.late(&late);
     new.logins[0].enter_again(whose("c"), 0);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"own"[..]));
-}
-
-/// A late report does not confirm doubted data either.
-#[test]
-fn what_is_doubted_stays_so_whatever_comes_late() {
-    let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
-    keep(&old, 0, "c", b"ann");
-    keep(&old, 0, "d", b"bob");
-    old.logins[0].is_away();
-    old.logins[0].is_back();
-    let (_from, mut to) = hand_over(&old, &new);
-    old.logins[0].confirm(whose("c"), 0, || owner("c"));
-    to.late(&says(&old, "c", Some(b"ann, late"), false).unwrap());
-    assert_eq!((kept(&new, 0, "c"), new.logins[0].stored("c", 0, 1)), (None, None));
-    new.logins[0].confirm(whose("c"), 0, || owner("c"));
-    assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann, late"[..]));
-    // Data that is no longer valid is removed, and an event does not restore it.
-    to.late(&says(&old, "d", None, false).unwrap());
-    new.logins[0].confirm(whose("d"), 0, || owner("d"));
-    assert_eq!(kept(&new, 0, "d"), None);
 }
 
 /// A login that is pending in a reload and requests to resume a session: whether it does is known
@@ -349,7 +357,7 @@ fn what_a_login_gives_for_either_end_goes_over() {
         let (_from, mut to) = hand_over(&old, &new);
         to.late(&says("late").unwrap());
         for name in ["before", "late"] {
-            new.logins[0].enter(whose(name), 0, owner(name), goes_on);
+            new.logins[0].enter(whose(name), 0, (S, owner(name)), goes_on);
             let expected = if goes_on { &b"both"[..] } else { b"own" };
             assert_eq!(kept(&new, 0, name).as_deref(), Some(expected), "{name}");
         }
@@ -373,15 +381,18 @@ fn a_login_without_room_goes_over() {
     // Whichever worker serves it by then.
     hand_over(&old, &more);
     let worker = &more.logins[more.worker_of("before")];
-    worker.enter(eve("before"), 0, owner("before"), true);
-    assert_eq!(worker.stored("before", 0, 1), None);
+    let has_lost = |logins: &LoginStore| logins.next(0, None).as_deref() == Some(OF_NOBODY);
+    assert_eq!(more.logins.iter().filter(|logins| has_lost(logins)).count(), 1, "no other worker has it");
+    assert!(has_lost(worker));
+    worker.enter(eve("before"), 0, (S, owner("before")), true);
+    assert_eq!(worker.stored("before", 0, S, 1), None);
     let (_from, mut to) = hand_over(&old, &new);
     let note = |name| keeping.note(Arc::as_ptr(&old) as u64, eve(name), none).unwrap();
     to.late(&note("late"));
-    let stored = |name| new.logins[0].stored(name, 0, 1).is_some();
+    let stored = |name| new.logins[0].stored(name, 0, S, 1).is_some();
     for (name, is_there) in [("before", false), ("late", false), ("later", true), ("other", true)] {
         assert!(stored(name));
-        new.logins[0].enter(eve(name), 0, owner(name), true);
+        new.logins[0].enter(eve(name), 0, (S, owner(name)), true);
         assert_eq!(stored(name), is_there, "{name}");
     }
     let queue = Arc::clone(&new.queues[0]);
@@ -395,6 +406,7 @@ fn a_login_without_room_goes_over() {
         peer_port: Some(8),
         local_port: None,
         listener: None,
+        session: S,
     };
     let clients = &mut to.pools[0].as_mut().unwrap().clients[0];
     let mut writing = queue.write_forgotten(Owner::Client("later")).unwrap();
@@ -417,11 +429,11 @@ fn a_late_login_from_the_same_port_is_taken() {
     old.logins[0].note_changes(0, true);
     let note = |said| keeping.note(Arc::as_ptr(&old) as u64, whose("c"), said).unwrap();
     let first = note(said(CLIENT, b"first"));
-    old.logins[0].enter(whose("c"), 0, owner("c"), false);
+    old.logins[0].enter(whose("c"), 0, (S, owner("c")), false);
     let (_from, mut to) = hand_over(&old, &new);
     let second = note(said(CLIENT + 1, b"second"));
     let enter = || {
-        new.logins[0].enter(whose("c"), 0, owner("c"), true);
+        new.logins[0].enter(whose("c"), 0, (S, owner("c")), true);
         kept(&new, 0, "c")
     };
     to.late(&first);
@@ -452,7 +464,7 @@ fn numbers_go_over_once() {
     assert_eq!(numbers(&pools[0]), [CLIENT; 2]);
     hand_over(&pools[0], &pools[1]);
     assert_eq!(numbers(&pools[1]), [0; 2]);
-    pools[1].logins[0].enter(whose, 0, owner("coming"), true);
+    pools[1].logins[0].enter(whose, 0, (S, owner("coming")), true);
     assert_eq!(numbers(&pools[1]), [0; 2]);
     hand_over(&pools[1], &pools[2]);
     assert_eq!(numbers(&pools[2]), [0; 2]);
@@ -469,8 +481,8 @@ fn addresses_with_many_lost_logins_go_over() {
     }
     hand_over(&old, &new);
     assert_eq!(new.logins[0].take_not_stored().untold, 0, "the version before has said so");
-    new.logins[0].enter(Connection { host: "10.0.0.2", ..whose("c") }, 0, owner("c"), true);
-    assert!(new.logins[0].stored("c", 0, 1).is_some());
-    new.logins[0].enter(Connection { port: 8, ..whose("d") }, 0, owner("d"), true);
-    assert!(new.logins[0].stored("d", 0, 1).is_none(), "it may be one of them");
+    new.logins[0].enter(Connection { host: "10.0.0.2", ..whose("c") }, 0, (S, owner("c")), true);
+    assert!(new.logins[0].stored("c", 0, S, 1).is_some());
+    new.logins[0].enter(Connection { port: 8, ..whose("d") }, 0, (S, owner("d")), true);
+    assert!(new.logins[0].stored("d", 0, S, 1).is_none(), "it may be one of them");
 }

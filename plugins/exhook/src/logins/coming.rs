@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::lost::{number_of, share_of};
+use super::lost::{LostLogin, hash_of, number_of, share_of};
 use super::state::{Bounds, Full, Login, SLICE, State, client_of, key_of};
 use super::{Connection, Gave};
 
@@ -130,11 +130,12 @@ impl State {
     /// Records that nothing is stored of a connection that may still connect.
     fn lose(&mut self, shard: u32, key: &str, now: Instant) {
         let host = key.split('\0').nth(1).unwrap_or("");
-        self.note_lost(shard, (number_of(key), share_of(host)), now);
+        let (number, share, client) = (number_of(key), share_of(host), hash_of(client_of(key)));
+        self.note_lost(shard, LostLogin { number, share, client }, now);
     }
 
-    /// As `lose`, by the number of the connection and its address.
-    pub(super) fn note_lost(&mut self, shard: u32, of: (u64, u64), now: Instant) {
+    /// As `lose`, without its key.
+    pub(super) fn note_lost(&mut self, shard: u32, of: LostLogin, now: Instant) {
         self.not_stored.untold += u64::from(self.lost.note(shard, of, now));
         self.of(shard).note(OF_NOBODY);
     }
@@ -163,8 +164,7 @@ impl State {
         (self.take_coming(whose, shard), is_lost)
     }
 
-    /// Removes a batch of pending logins that are too old, and records of ended sessions that are
-    /// no longer needed. Also lists a batch of doubted entries.
+    /// Removes a batch of pending logins that are too old, and lists a batch of doubted entries.
     pub fn expire(&mut self, now: Instant) {
         self.list_doubted();
         self.lost.expire(now);
@@ -176,6 +176,5 @@ impl State {
             }
             self.drop_coming(shard, &key);
         }
-        self.shards.values_mut().for_each(|logins| logins.forget_ends(now));
     }
 }

@@ -1,14 +1,15 @@
-//! Entries that may be outdated. While hooks of the plugin are not called (it is disabled or
-//! tripped, or the operator has removed hooks), nobody reports which sessions begin and end. Such a
-//! period is a gap. All entries from before a gap are doubted after it: they are hidden until an
-//! event of their own connection shows that the session still exists. They are charged to nobody
-//! meanwhile.
+//! Entries whose sessions may have ended without a notification. While hooks of the plugin are not
+//! called (it is disabled or tripped, or the operator has removed hooks), nobody reports which
+//! sessions begin and end. Such a period is a gap. An entry is shown for its own session only, so
+//! that one of an ended session is shown to nobody. But it would stay for ever: so all entries from
+//! before a gap are doubted after it, until an event shows that their session still exists. Doubted
+//! entries are charged to nobody, and are evicted first when room is needed.
 
 use std::collections::HashMap;
 use std::ops::Bound;
 
 use super::Connection;
-use super::state::{Live, Login, Logins, SLICE, State};
+use super::state::{Bounds, Live, Login, Logins, SLICE, State};
 
 /// No gap has this number, so an entry with it is always doubted.
 const NEVER: u64 = u64::MAX;
@@ -26,7 +27,7 @@ impl State {
     pub fn begin_doubt(&mut self, shard: u32) {
         let logins = self.of(shard);
         logins.gap += 1;
-        (logins.live, logins.ended) = (HashMap::new(), None);
+        logins.live = HashMap::new();
         if logins.unlisted.replace("".into()).is_none() {
             self.unlisted += 1;
         }
@@ -66,31 +67,44 @@ impl State {
         }
     }
 
-    /// Whether any entry may be doubted.
-    pub(super) fn has_doubted(&self) -> bool {
-        self.unlisted > 0 || !self.doubted.is_empty()
-    }
-
-    /// This connection of this owner is in, so the data of its login is valid.
-    pub fn confirm(&mut self, whose: Connection<'_>, shard: u32, owner: u64, is_first: bool) {
+    /// A client's session has this number. An entry of an earlier one is removed, since that one
+    /// has ended. The entry of this one is no longer doubted.
+    pub(super) fn is_there(&mut self, shard: u32, client_id: &str, session: u64) {
         let logins = self.of(shard);
-        if is_first && logins.live(whose.client_id).is_none() {
-            // Data that it returns from now on is stored, even if there was none before or an
-            // earlier connection's.
-            logins.is_live(whose.client_id, Live { owner, goes_on: true });
-        }
-        let Some(login) = logins.by_client.get_mut(whose.client_id) else { return };
-        if login.gap == logins.gap || login.owner != owner || !login.is_of(whose) {
+        let gap = logins.gap;
+        let Some(login) = logins.by_client.get_mut(client_id) else { return };
+        if login.session != session {
+            if login.session < session {
+                self.remove(shard, client_id);
+            }
             return;
         }
-        login.gap = logins.gap;
-        let (yielded, cost) = (std::mem::take(&mut login.yields), login.cost);
-        logins.is_live(whose.client_id, Live { owner, goes_on: true });
-        if yielded {
+        login.gap = gap;
+        if std::mem::take(&mut login.yields) {
             // Its room was granted before.
-            self.doubted.remove(&(owner, shard, whose.client_id.into()));
+            let (owner, cost) = (login.owner, login.cost);
+            self.doubted.remove(&(owner, shard, client_id.into()));
             self.charge(owner, cost);
         }
+    }
+
+    /// An event shows that this connection is in, or was: data of its session is stored from now
+    /// on. It is doubted where the connection was not known before, because it may have gone.
+    pub fn confirm(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, live: Live) {
+        let logins = self.of(shard);
+        let live = match logins.live(whose.client_id) {
+            // A late event of an earlier session.
+            Some(before) if before.session > live.session => return,
+            Some(before) if before.session == live.session => {
+                let goes_on = before.goes_on && before.connection == live.connection;
+                Live { is_doubted: live.is_doubted && before.is_doubted, goes_on, ..live }
+            }
+            // It may never be reported that it has ended.
+            None if live.is_doubted && logins.live.len() >= bounds.coming_max => return,
+            _ => live,
+        };
+        logins.is_live(whose.client_id, live);
+        self.is_there(shard, whose.client_id, live.session);
     }
 
     /// Number of entries that are doubted and listed.

@@ -23,12 +23,21 @@ const ANY: u64 = 0;
 /// Stands for all addresses.
 const ANYBODY: u64 = 0;
 
+/// A connection that is recorded; number 0 for all connections of an address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LostLogin {
+    /// See [`number_of`], [`share_of`] and [`hash_of`].
+    pub number: u64,
+    pub share: u64,
+    pub client: u64,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
-    /// By shard and number: the time of the loss, and the address whose share of [`LOST_MAX`] it
-    /// uses.
-    of: BTreeMap<(u32, u64), (Instant, u64)>,
+    /// By shard and number: the time of the loss, the address whose share of [`LOST_MAX`] it uses,
+    /// and the client.
+    of: BTreeMap<(u32, u64), (Instant, u64, u64)>,
     order: BTreeSet<(Instant, u32, u64)>,
     /// Number of recorded connections of each address.
     shares: HashMap<u64, usize>,
@@ -42,6 +51,12 @@ pub(super) fn number_of(key: &str) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(key).max(ANY + 1)
 }
 
+/// The hash of a client identifier, by which its worker is chosen. It is the same in the next
+/// version.
+pub fn hash_of(client_id: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(client_id)
+}
+
 /// The share of an address: who is charged for its pending logins.
 pub(super) fn share_of(host: &str) -> u64 {
     owner_of(None, host).max(ANYBODY + 1)
@@ -50,7 +65,7 @@ pub(super) fn share_of(host: &str) -> u64 {
 impl Lost {
     /// Records a connection without data, and its address. Returns whether it cannot be
     /// distinguished from others.
-    pub fn note(&mut self, shard: u32, (number, share): (u64, u64), now: Instant) -> bool {
+    pub fn note(&mut self, shard: u32, LostLogin { number, share, client }: LostLogin, now: Instant) -> bool {
         self.remove(shard, number);
         let of_share = self.shares.get(&share).copied().unwrap_or(0);
         if number == ANY || of_share >= SHARE_MAX || self.of.len() >= LOST_MAX {
@@ -59,7 +74,7 @@ impl Lost {
             // The version before has counted it.
             return number != ANY;
         }
-        self.of.insert((shard, number), (now, share));
+        self.of.insert((shard, number), (now, share, client));
         self.order.insert((now, shard, number));
         *self.shares.entry(share).or_default() += 1;
         false
@@ -73,7 +88,7 @@ impl Lost {
     }
 
     fn remove(&mut self, shard: u32, number: u64) -> bool {
-        let Some((since, share)) = self.of.remove(&(shard, number)) else { return false };
+        let Some((since, share, _)) = self.of.remove(&(shard, number)) else { return false };
         if let Some(count) = self.shares.get_mut(&share) {
             *count -= 1;
             if *count == 0 {
@@ -92,16 +107,20 @@ impl Lost {
         self.any.retain(|_, since| !is_over(*since));
     }
 
-    /// The connections of a shard with their addresses, for the next version.
-    pub fn of_shard(&self, shard: u32) -> impl Iterator<Item = (u64, u64)> {
+    /// The connections of a shard, for the next version.
+    pub fn of_shard(&self, shard: u32) -> impl Iterator<Item = LostLogin> {
         let mine = self.of.range((shard, 0)..=(shard, u64::MAX));
-        let mine = mine.map(|((_, number), (_, share))| (*number, *share));
-        mine.chain(self.any.keys().map(|share| (ANY, *share)))
+        let one = |((_, number), (_, share, client)): (&(u32, u64), &(Instant, u64, u64))| LostLogin {
+            number: *number,
+            share: *share,
+            client: *client,
+        };
+        mine.map(one).chain(self.any.keys().map(|share| LostLogin { number: ANY, share: *share, client: 0 }))
     }
 
     /// Removes the connections of a shard.
     pub fn clear(&mut self, shard: u32) {
-        let mine: Vec<u64> = self.of_shard(shard).map(|(number, _)| number).collect();
+        let mine: Vec<u64> = self.of_shard(shard).map(|lost| lost.number).collect();
         for number in mine {
             self.remove(shard, number);
         }

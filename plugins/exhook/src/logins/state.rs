@@ -1,7 +1,7 @@
 //! The tables behind `LoginStore`, for each shard: entries of sessions, entries of pending logins,
 //! and who is charged. Used under its lock; each step takes a few look-ups, or [`SLICE`] of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::ops::Bound;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use grapnel_plugin_abi::address_share;
 
 use super::coming::{Coming, OF_NOBODY, Order};
-use super::lost::Lost;
+use super::lost::{Lost, LostLogin, number_of};
 use super::{Connection, Gave, HandedOver, NotStored};
 use crate::shrink;
 
@@ -44,7 +44,9 @@ pub(super) struct Login {
     /// The client's number, and whether the version before assigned it.
     pub number: u64,
     pub is_handed_over: bool,
-    /// Number of gaps when it was last confirmed, see `doubt.rs`.
+    /// The session that it belongs to; 0 while the login is pending. It is shown for no other.
+    pub session: u64,
+    /// Number of gaps when it was last known that the session exists, see `doubt.rs`.
     pub gap: u64,
     /// Whether it is listed as doubted: then nobody is charged for it.
     pub yields: bool,
@@ -57,8 +59,21 @@ pub(super) struct Login {
 pub(super) struct Live {
     /// Who is charged for its data.
     pub owner: u64,
+    /// Its number.
+    pub session: u64,
+    /// Its last connection, see `lost.rs`.
+    pub connection: u64,
     /// Whether the client resumed it when it last connected.
     pub goes_on: bool,
+    /// Whether it may have ended already without a notification.
+    pub is_doubted: bool,
+}
+
+impl Live {
+    /// The session of a connection that has just been let in.
+    pub fn of(whose: Connection<'_>, session: u64, owner: u64, goes_on: bool) -> Live {
+        Live { owner, session, connection: number_of(&key_of(whose)), goes_on, is_doubted: false }
+    }
 }
 
 /// Why a login's data is not stored.
@@ -75,26 +90,14 @@ pub(super) struct Logins {
     pub by_client: BTreeMap<Box<str>, Login>,
     /// By client and connection, see [`key_of`].
     pub coming: BTreeMap<Box<str>, Coming>,
-    /// The sessions of clients that have connected, by hash of the client identifier, with who is
-    /// charged.
+    /// The sessions of clients that have connected, by hash of the client identifier.
     pub(super) live: HashMap<u64, Live>,
-    /// Client identifiers whose sessions have ended since this version took over. Kept while the
-    /// worker of the version before may still report data.
-    pub(super) ended: Option<Ended>,
     /// Number of gaps so far, and the client after which doubted entries are still to be listed.
     pub(super) gap: u64,
     pub(super) unlisted: Option<Box<str>>,
     /// The clients whose entries have changed; `None` while nobody reads the changes.
     pub changed: Option<BTreeSet<Box<str>>>,
     hasher: RandomState,
-}
-
-#[derive(Debug)]
-pub(super) struct Ended {
-    until: Instant,
-    clients: HashSet<u64>,
-    /// More sessions have ended than can be recorded: late data is refused then.
-    too_many: bool,
 }
 
 #[derive(Debug, Default)]
@@ -132,17 +135,6 @@ pub(super) fn client_of(key: &str) -> &str {
     key.split_once('\0').map_or(key, |(client_id, _)| client_id)
 }
 
-/// Whether late data from the version before is taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum TakesLate {
-    Yes,
-    /// No: the session has ended.
-    HasEnded,
-    /// No: nothing more is expected, or more sessions have ended than are recorded. The data is
-    /// lost.
-    NoLonger,
-}
-
 impl Login {
     pub fn is_of(&self, whose: Connection<'_>) -> bool {
         (&*self.host, self.port) == (whose.host, whose.port)
@@ -160,11 +152,12 @@ impl Login {
         anew: Option<&'a [u8]>,
         is_coming: bool,
     ) -> HandedOver<'a> {
-        let Login { host, port, bytes, owner, number, .. } = self;
+        let Login { host, port, bytes, owner, number, session, .. } = self;
         let whose = Connection { client_id, host, port: *port };
         // Only numbers of the same version can be compared.
         let (owner, number) = (*owner, if self.is_handed_over { 0 } else { *number });
-        HandedOver { whose, bytes: Some(&**bytes), anew, owner, is_coming, is_doubted: false, number }
+        let (bytes, session, is_doubted) = (Some(&**bytes), *session, false);
+        HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number, session }
     }
 }
 
@@ -173,14 +166,14 @@ impl Logins {
         self.hasher.hash_one(client_id)
     }
 
-    /// Who is charged for a client with a session.
-    pub fn owner(&self, client_id: &str) -> Option<u64> {
-        self.live(client_id).map(|live| live.owner)
-    }
-
     /// The session of a client that has connected.
     pub fn live(&self, client_id: &str) -> Option<Live> {
         self.live.get(&self.hash(client_id)).copied()
+    }
+
+    /// The same, if this is its last connection.
+    pub fn live_of(&self, whose: Connection<'_>) -> Option<Live> {
+        self.live(whose.client_id).filter(|live| live.connection == number_of(&key_of(whose)))
     }
 
     pub(super) fn is_live(&mut self, client_id: &str, live: Live) {
@@ -189,46 +182,12 @@ impl Logins {
     }
 
     /// A session has ended.
-    pub fn over(&mut self, client_id: &str, noted_max: usize) {
+    pub fn over(&mut self, client_id: &str, session: u64) {
         let hash = self.hash(client_id);
-        self.live.remove(&hash);
-        shrink::table(&mut self.live, LIVE_MIN);
-        if let Some(ended) = &mut self.ended {
-            if ended.clients.len() < noted_max {
-                ended.clients.insert(hash);
-            } else {
-                ended.too_many = true;
-            }
+        if self.live.get(&hash).is_some_and(|live| live.session == session) {
+            self.live.remove(&hash);
+            shrink::table(&mut self.live, LIVE_MIN);
         }
-    }
-
-    /// Drops the record of ended sessions once the version before can report nothing more.
-    pub(super) fn forget_ends(&mut self, now: Instant) {
-        self.ended = self.ended.take().filter(|ended| now <= ended.until);
-    }
-
-    /// Whether late data of a client from the version before may be taken: its session must not
-    /// have ended since.
-    pub fn takes_late(&mut self, client_id: &str, now: Instant) -> TakesLate {
-        self.forget_ends(now);
-        let Some(ended) = &self.ended else { return TakesLate::NoLonger };
-        if ended.clients.contains(&self.hash(client_id)) {
-            TakesLate::HasEnded
-        } else if ended.too_many {
-            TakesLate::NoLonger
-        } else {
-            TakesLate::Yes
-        }
-    }
-
-    /// Number of recorded session ends; `None` while they are not recorded.
-    #[cfg(test)]
-    pub fn ends_noted(&self) -> Option<usize> {
-        self.ended.as_ref().map(|ended| ended.clients.len())
-    }
-
-    pub fn expect_more(&mut self, until: Instant) {
-        self.ended = Some(Ended { until, clients: HashSet::new(), too_many: false });
     }
 
     pub(super) fn note(&mut self, client_id: &str) {
@@ -271,20 +230,14 @@ impl State {
         self.shards.entry(shard).or_default()
     }
 
-    /// The entry of a client, unless it is doubted.
-    pub fn get(&self, shard: u32, client_id: &str) -> Option<&Login> {
-        self.there(shard, client_id).filter(|_| !self.is_doubted(shard, client_id))
-    }
-
-    /// Whether the client's entry is doubted.
-    pub fn is_doubted(&self, shard: u32, client_id: &str) -> bool {
-        let Some(logins) = self.shards.get(&shard) else { return false };
-        logins.by_client.get(client_id).is_some_and(|login| logins.is_doubted(login))
-    }
-
-    /// The entry of a client, even if it is doubted.
+    /// The entry of a client, whichever session it belongs to.
     pub fn there(&self, shard: u32, client_id: &str) -> Option<&Login> {
         self.shards.get(&shard)?.by_client.get(client_id)
+    }
+
+    /// The entry of a client, if it belongs to this session.
+    pub fn get(&self, shard: u32, client_id: &str, session: u64) -> Option<&Login> {
+        self.there(shard, client_id).filter(|login| login.session == session && session > 0)
     }
 
     /// Makes room for a login and charges it. Doubted entries are evicted for it, the owner's own
@@ -318,8 +271,8 @@ impl State {
         self.count += 1;
         self.charge(owner, cost);
         let (host, port, bytes) = (whose.host.into(), whose.port, bytes.into());
-        let (is_handed_over, gap, yields) = (false, 0, false);
-        Ok(Login { host, port, bytes, epoch, number, is_handed_over, gap, yields, owner, cost })
+        let (is_handed_over, session, gap, yields) = (false, 0, 0, false);
+        Ok(Login { host, port, bytes, epoch, number, is_handed_over, session, gap, yields, owner, cost })
     }
 
     pub(super) fn count_unkept(&mut self, full: Full) {
@@ -356,38 +309,43 @@ impl State {
     }
 
     /// Replaces the entry of a client.
-    pub fn put(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, owner: u64) {
-        let before = self.there(shard, gave.whose.client_id).filter(|login| login.owner == owner);
+    pub fn put(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, live: Live) {
+        let before = self.there(shard, gave.whose.client_id).filter(|login| login.owner == live.owner);
         let granted = before.map_or(0, |login| login.cost);
-        self.put_granted(bounds, gave, shard, (owner, granted));
+        self.put_granted(bounds, gave, shard, (live, granted));
     }
 
-    fn put_granted(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, (owner, granted): (u64, usize)) {
+    fn put_granted(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, (live, granted): (Live, usize)) {
         let client_id = gave.whose.client_id;
+        let Live { owner, session, is_doubted, .. } = live;
         self.remove(shard, client_id);
         match self.made_room(bounds, gave, owner, granted) {
             Ok(login) => {
                 let logins = self.of(shard);
-                let login = Login { gap: logins.gap, ..login };
+                let login = Login { session, gap: logins.gap, ..login };
                 logins.by_client.insert(client_id.into(), login);
             }
             Err(full) => self.count_unkept(full),
         }
+        if is_doubted {
+            self.doubt(shard, client_id);
+        }
         self.of(shard).note(client_id);
     }
 
+    /// A connection is in this session.
     pub fn enter(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, live: Live) {
         let (coming, is_lost) = self.end_coming(whose, shard);
-        let is_lost = is_lost && coming.is_none();
-        if !live.goes_on || is_lost || self.is_doubted(shard, whose.client_id) {
-            // It belongs to an earlier session or an earlier login, or this cannot be determined.
+        if is_lost && coming.is_none() {
+            // It belongs to an earlier login.
             self.remove(shard, whose.client_id);
         }
+        self.is_there(shard, whose.client_id, live.session);
         self.of(shard).is_live(whose.client_id, live);
         if let Some(Coming { login, anew, .. }) = coming {
             let bytes = anew.as_deref().filter(|_| !live.goes_on).unwrap_or(&login.bytes);
             let gave = Gave { whose, bytes, anew: None, epoch: login.epoch, number: login.number };
-            self.put(bounds, gave, shard, live.owner);
+            self.put(bounds, gave, shard, live);
             if login.is_handed_over {
                 self.is_handed_over(shard, whose.client_id);
             }
@@ -397,10 +355,13 @@ impl State {
     /// Takes over an entry of the version before. What was stored there is stored here too,
     /// whatever the owner's share is now.
     pub fn take_over(&mut self, bounds: &Bounds, shard: u32, over: HandedOver<'_>, now: Instant) {
-        let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number } = over;
+        let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number, session } = over;
         let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: 0, number });
         match gave {
-            _ if whose.client_id == OF_NOBODY => self.note_lost(shard, (owner, number), now),
+            _ if whose.client_id == OF_NOBODY => {
+                let lost = LostLogin { number: owner, share: number, client: session };
+                self.note_lost(shard, lost, now);
+            }
             gave if is_coming => {
                 self.put_coming(bounds, (whose, shard), gave, (owner, Some(usize::MAX), now));
                 if let Some(coming) = self.of(shard).coming.get_mut(&key_of(whose)) {
@@ -408,13 +369,12 @@ impl State {
                 }
             }
             Some(gave) => {
-                self.put_granted(bounds, Gave { anew: None, ..gave }, shard, (owner, usize::MAX));
+                // The result of its login has been handed over already.
+                let live = Live { is_doubted, ..Live::of(whose, session, owner, true) };
+                self.put_granted(bounds, Gave { anew: None, ..gave }, shard, (live, usize::MAX));
                 self.is_handed_over(shard, whose.client_id);
-                if is_doubted {
-                    self.doubt(shard, whose.client_id);
-                } else {
-                    // The result of its login has been handed over already.
-                    self.of(shard).is_live(whose.client_id, Live { owner, goes_on: true });
+                if !is_doubted && self.of(shard).live(whose.client_id).is_none() {
+                    self.of(shard).is_live(whose.client_id, live);
                 }
             }
             None => self.forget(whose, shard),
@@ -432,6 +392,14 @@ impl State {
         if self.there(shard, whose.client_id).is_some_and(|login| login.is_of(whose)) {
             self.remove(shard, whose.client_id);
         }
+    }
+
+    /// A session has ended.
+    pub fn over(&mut self, shard: u32, client_id: &str, session: u64) {
+        if self.get(shard, client_id, session).is_some() {
+            self.remove(shard, client_id);
+        }
+        self.of(shard).over(client_id, session);
     }
 
     pub fn remove(&mut self, shard: u32, client_id: &str) {

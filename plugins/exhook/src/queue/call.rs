@@ -101,6 +101,9 @@ pub struct Named {
     pub number: u64,
     /// Its description, for a process that does not have it.
     pub about: Option<Arc<About>>,
+    /// The number of its session; before it is in, of the session under its client identifier. 0
+    /// for none.
+    pub session: u64,
 }
 
 /// A queued call.

@@ -25,7 +25,7 @@ fn push(queue: &mut Queue, who: &str, kind: Kind, id: u64, len: usize) -> Result
 
 /// A request about the connection with this number.
 fn push_of(queue: &mut Queue, who: Owner<'_>, number: u64, id: u64) -> Result<(), Full> {
-    let call = Call::new(&[0; 10], id, 3, Named { number, about: None }, 1);
+    let call = Call::new(&[0; 10], id, 3, Named { number, ..Named::default() }, 1);
     queue.push((who, who), Kind::Question, &mut vec![call])
 }
 
@@ -144,7 +144,7 @@ fn descriptions_are_charged_while_a_call_has_them() {
     const C: Owner<'_> = Owner::Client("c");
     let before = queue.usage();
     let about = About::new(vec![0; 5000]);
-    let named = || Named { number: 1, about: Some(Arc::clone(&about)) };
+    let named = || Named { number: 1, about: Some(Arc::clone(&about)), session: 0 };
     let described = Call::new(&[0; 10], 0, -1, named(), 1);
     let with = |id| Call::new(&[0; 10], id, 3, named(), 1);
     queue.push((C, C), Kind::Notification, &mut vec![described, with(0)]).unwrap();
@@ -166,7 +166,7 @@ fn what_is_forgotten_takes_no_room() {
     let mut queue = Queue::new(Limits { calls_max: 2, ..ROOMY });
     push(&mut queue, "a", Kind::Question, 1, 10).unwrap();
     push(&mut queue, "a", Kind::Question, 2, 10).unwrap();
-    let forgotten = |number| Call::new(&[0; 4], 0, -2, Named { number, about: None }, 1);
+    let forgotten = |number| Call::new(&[0; 4], 0, -2, Named { number, ..Named::default() }, 1);
     queue.push_forgotten(Some(Owner::Client("a")), forgotten(7));
     queue.push_forgotten(None, forgotten(8));
     assert_eq!(queue.usage().calls, 2);
@@ -183,7 +183,7 @@ fn what_is_forgotten_takes_no_room() {
 #[test]
 fn who_is_gone_is_forgotten_after_what_was_put_back() {
     let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
-    let forgotten = || Call::new(&[0; 4], 0, -2, Named { number: 7, about: None }, 1);
+    let forgotten = || Call::new(&[0; 4], 0, -2, Named { number: 7, ..Named::default() }, 1);
     for (is_let_in, before) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut queue = Queue::new(ROOMY);
         push_of(&mut queue, here, 7, 1).unwrap();
@@ -292,7 +292,7 @@ fn words_of_who_is_gone_do_not_pile_up() {
             let (id, number) = (call.id, call.client.number);
             queue.release(call);
             if id != 0 {
-                let named = Named { number, about: None };
+                let named = Named { number, ..Named::default() };
                 queue.push_forgotten(Some(Owner::Client("c")), Call::new(&[0; 4], 0, -2, named, 1));
             }
         }
@@ -307,7 +307,8 @@ fn a_description_is_released_from_who_was_charged_for_it() {
     let mut queue = Queue::new(ROOMY);
     let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
     let about = About::new(vec![0; 5000]);
-    let call = |id| Call::new(&[0; 10], id, 3, Named { number: 7, about: Some(Arc::clone(&about)) }, 1);
+    let call =
+        |id| Call::new(&[0; 10], id, 3, Named { number: 7, about: Some(Arc::clone(&about)), session: 0 }, 1);
     let other = |id| Call::new(&[0; 10], id, 3, Named::default(), 1);
     queue.push((c, c), Kind::Question, &mut vec![other(1)]).unwrap();
     let before = queue.entries.get(c).unwrap().usage;
@@ -354,7 +355,7 @@ fn who_has_come_in_keeps_its_order() {
         push_of(&mut queue, here, 100 + id, id).unwrap();
     }
     push_of(&mut queue, c, 7, 73).unwrap();
-    queue.push_forgotten(Some(c), Call::new(&[0; 4], 0, -2, Named { number: 7, about: None }, 1));
+    queue.push_forgotten(Some(c), Call::new(&[0; 4], 0, -2, Named { number: 7, ..Named::default() }, 1));
     let order = |queue: &mut Queue| {
         let mut calls = Vec::new();
         queue.take(60, usize::MAX, &mut calls);

@@ -168,6 +168,7 @@ mod tests {
             receive_maximum: 1,
             connected_at_ms: 0,
             connection: 1,
+            session: 1,
             peer: None,
             local: None,
             listener: "default",

@@ -1715,3 +1715,64 @@ def test_a_bound_of_nothing_keeps_no_message(amqtt: Any) -> None:
     broker.describe(1)
     broker.tell("message.publish", 1, message("look"))
     assert recorded(broker) == [([], 0)]
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_a_session_that_ended_unseen_leaves_nothing_to_the_next(amqtt: Any, in_turn: bool) -> None:
+    """The broker's number says which session a client has, whatever events are missing."""
+    config = {"plugins": {"hooks.Shows": {}, "hooks.Once": {}}}
+    broker = amqtt(BANNED, config)
+    ann = {**broker_client("c1"), "clean_start": False, "password": None, "session": 5}
+    broker.calls([[0, -1, 1, ann]])
+    broker.tell("client.connected", 1, [])
+    assert asked(broker, 1, "a") is True and asked(broker, 1, "set") is False
+    # Events are missing: only the client of the next session is described, by its first event.
+    eve = {key: ann[key] for key in SHORT}
+    broker.calls([[0, -1, 2, {**eve, "username": "eve", "peer_port": 2, "session": 6}]])
+    assert asked(broker, 2, "a") == "fails", "its login is not known, and nothing is shown of hers"
+    if in_turn:
+        # A late event of the earlier session changes nothing of the later one.
+        broker.calls([[0, -1, 3, {**eve, "peer_port": 3, "session": 5}]])
+        broker.tell("session.terminated", 3, [True, 30, "expired", None])
+        assert asked(broker, 2, "set") is False
+    # The same session goes on with another connection.
+    broker.calls([[0, -1, 4, {**eve, "username": "eve", "peer_port": 4, "session": 6}]])
+    assert asked(broker, 4, "a") == (False if in_turn else "fails")
+
+
+def test_a_login_is_shown_no_session_that_has_ended_unseen(amqtt: Any) -> None:
+    broker = amqtt(OWNER, OWNERS)
+    assert wants_in(broker, 1, False, username="ann", peer_port=1, session=None)
+    broker.calls([[0, -1, 1, {**broker_client("c1"), "peer_port": 1, "clean_start": False, "session": 5}]])
+    broker.tell("client.connected", 1, [])
+    # Others log in while the session is there, while there is none, and while there is a later one.
+    assert not wants_in(broker, 2, True, username="eve", peer_port=2, session=5)
+    assert wants_in(broker, 3, False, username="eve", peer_port=3, session=None)
+    assert not wants_in(broker, 4, True, username="eve", peer_port=4, session=5)
+    broker.calls([[0, -1, 5, {**broker_client("c1"), "clean_start": False, "peer_port": 5, "session": 6}]])
+    code, _ = broker.ask("client.authenticate", 5, [0, None, None, True])
+    assert code == 2, "the session is not known to this worker"
+
+
+FIRST = """
+    class First(BaseAuthPlugin):
+        async def authenticate(self, *, session):
+            print(repr(("at", session.attributes.setdefault("first", session.username))))
+            return True
+"""
+
+
+def test_what_a_login_was_shown_of_a_session_that_it_does_not_get_is_not_its_own(amqtt: Any) -> None:
+    broker = amqtt(OWNER + FIRST, {"plugins": {"hooks.First": {}, "hooks.Shows": {}}})
+    ann = {**broker_client("c1"), "clean_start": False}
+    assert wants_in(broker, 1, False, username="ann", peer_port=1, session=None)
+    broker.calls([[0, -1, 1, {**ann, "peer_port": 1, "session": 5}]])
+    broker.tell("client.connected", 1, [])
+    later = {key: ann[key] for key in SHORT}
+    for number, session in ((2, 5), (3, 6)):
+        # Where the broker begins another session, client.connack is missing.
+        assert wants_in(broker, number, True, username="eve", peer_port=number, session=5)
+        broker.calls([[0, -1, number, {**later, "username": "eve", "peer_port": number, "session": session}]])
+        broker.tell("client.connected", number, [])
+    there = [("at", "ann"), ("in", {"first": "ann"})]
+    assert recorded(broker) == [*there, *there, ("at", "ann"), ("in", {})]

@@ -108,16 +108,15 @@ fn a_login_that_comes_late_is_told() {
     assert_eq!(tell(&mut clients, &who(1)), [false; 0], "once");
 }
 
-/// A client that was known before a gap and has an event after it stores data. One that was not
-/// known may have gone with its session: nothing is recorded for it, since that would never be
-/// removed.
+/// A client that has an event after a gap stores data. One that was not known before may have gone
+/// with its session: what it stores is evicted first.
 #[test]
-fn who_was_known_before_a_gap_is_in_after_it() {
+fn who_has_an_event_after_a_gap_keeps_what_it_gives() {
     let (queue, logins) = (line(), none());
     let mut clients = Clients::new(3, PLACES, Arc::clone(&logins));
     let give = |who: &Who<'_>| {
         logins.store(Gave { whose: who.connection(), bytes: b"x", anew: None, epoch: 1, number: 0 }, 3);
-        logins.of(who.connection(), 3, who.owner()).is_some()
+        logins.of(who.connection(), 3, who.session()).is_some()
     };
     let other = Who { client_id: "d", ..who(2) };
     clients.enter(&who(1), false);
@@ -127,7 +126,18 @@ fn who_was_known_before_a_gap_is_in_after_it() {
     for _ in 0..2 {
         number(&queue, &mut clients, &who(1), None);
         number(&queue, &mut clients, &other, None);
-        assert!(give(&who(1)) && !give(&other));
+        assert!(give(&who(1)) && give(&other));
         logins.expire(Instant::now());
+        let is_doubted = |client_id| {
+            let mut found = None;
+            logins.each_of(3, client_id, |over| found = Some(over.is_doubted));
+            found
+        };
+        assert_eq!(["c", "d"].map(is_doubted), [Some(false), Some(true)]);
     }
+    // A worker that stores nothing has nothing recorded.
+    let mut clients = Clients::new(3, Places { keeps: false, ..PLACES }, Arc::clone(&logins));
+    let third = Who { client_id: "e", ..who(3) };
+    number(&queue, &mut clients, &third, None);
+    assert!(!give(&third));
 }

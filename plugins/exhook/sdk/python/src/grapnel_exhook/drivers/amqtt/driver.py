@@ -144,7 +144,7 @@ class AmqttDriver(Calls):
         if known.thing is None:
             from .sessions import Session
 
-            before = None if known.came_in else self._broker.session(known.raw["client_id"])
+            before = None if known.came_in else self._broker.session_of(known.raw)
             if before is not None and (not is_in or known.raw.get("earlier")) and not before.is_from(known.raw):
                 # A pending login under the identifier of a client, or of one whose login was not
                 # seen here.
@@ -386,10 +386,10 @@ class AmqttDriver(Calls):
         session.is_new = there is False and not self._broker.has(session)
         if there is False or session.clean_session or session.is_shown or self._broker.has(session) or not self._settings.mirror:
             return
-        before = self._broker.session(session.client_id)
+        before = self._broker.session_of(self._clients.raw(client))
         stored = self._clients.raw(client).get("stored")
         if before is None and stored is not None:
-            before = self._logins.stored(session.client_id, stored)
+            before = self._logins.stored(self._clients.raw(client), stored)
         if before is not None:
             session.show(before)
         elif there:

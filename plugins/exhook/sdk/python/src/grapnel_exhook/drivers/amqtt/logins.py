@@ -113,12 +113,12 @@ class Logins:
                 session.kept = login
                 self.touch(number, session)
 
-    def stored(self, client_id: str, kept: bytes) -> Any:
-        """The session from stored data, for a client from before this worker."""
+    def stored(self, raw: dict[str, Any], kept: bytes) -> Any:
+        """The session of a described client, from stored data of a worker before this one."""
         from .sessions import Session
 
         before = Session()
-        before.client_id = client_id
+        before.client_id, before.session_number = raw["client_id"], raw.get("session")
         before.become("disconnected")
         try:
             before.remember(kept)

@@ -152,6 +152,10 @@ class Session(AmqttSession):
     goes_on_unknown = False
     #: Whether the broker has no session to resume.
     is_new = False
+    #: The broker's number of the session; None if it has none, or if it is not known.
+    session_number: int | None = None
+    #: The number of the session whose attributes it shows.
+    shown_number: int | None = None
 
     def __init__(self) -> None:
         self._attributes: dict[str, Any] = {}
@@ -284,8 +288,14 @@ class Session(AmqttSession):
         self.knows_password = self.knows_login = True
         self.kept = self.told = kept
 
+    def is_other_than(self, number: int | None) -> bool:
+        """Whether the session with this number is another one. If a number is not known, it may be
+        this one."""
+        return None not in (self.session_number, number) and self.session_number != number
+
     def show(self, before: Session) -> None:
         """Show a pending login the plugins' data of the session that it wants to resume."""
+        self.shown_number = before.session_number
         if isinstance(before._attributes, Unknown):
             self.miss_session(before)
             self.parent = 1
@@ -380,6 +390,12 @@ class Session(AmqttSession):
         if raw.get("password") is not None:
             # Described only while the client connects.
             self.password = _text(raw["password"])
+        if "session" in raw:
+            self.session_number = raw["session"]
+        if self.shown_number is not None and self.is_other_than(self.shown_number):
+            # It has another session than the one that it was shown.
+            self.shown_number = None
+            self.begin(None)
         self.remote_address = raw.get("peer_host")
         self.remote_port = raw.get("peer_port")
         if "clean_start" not in raw:
@@ -402,7 +418,7 @@ class Session(AmqttSession):
 
 
 # Values that belong to one connection only.
-_OF_ONE = frozenset(("goes_on_unknown", "is_new", "told"))
+_OF_ONE = frozenset(("goes_on_unknown", "is_new", "told", "session_number", "shown_number"))
 _KEPT = {"kept", "kept_anew"}
 _NAMES = frozenset(vars(Session())) | _KEPT | {"touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"} | _OF_ONE
 

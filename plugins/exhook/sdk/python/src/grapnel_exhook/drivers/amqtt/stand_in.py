@@ -209,6 +209,18 @@ class StandIn:
         """The session of a client, if there is one."""
         return self._sessions.get(client_id or "", (None, None))[0]
 
+    def session_of(self, raw: dict[str, Any]) -> Session | None:
+        """The session of a described client, if it is known here. One that has ended, without a
+        notification, is removed."""
+        client_id, number = raw["client_id"], raw.get("session")
+        known = self.session(client_id)
+        if known is None or known.session_number is None or "session" not in raw:
+            return known
+        if number is not None and number > known.session_number:
+            self._sessions.pop(client_id, None)
+            self._filters.pop(client_id, None)
+        return known if number == known.session_number else None
+
     def is_in(self, session: Session) -> bool:
         """Whether `connected` was called for its client."""
         return self.session(session.client_id) is not None if self._mirror else session.is_connected
@@ -229,7 +241,7 @@ class StandIn:
         client_id = session.client_id or ""
         before = self._sessions.get(client_id, (None, None))[0]
         if before is not session:
-            if session.is_new and before is not None:
+            if before is not None and (session.is_new or before.is_other_than(session.session_number)):
                 # The end of the known session was not notified.
                 self._filters.pop(client_id, None)
                 before = None
@@ -240,7 +252,9 @@ class StandIn:
     def ended(self, session: Session) -> None:
         """A session has ended."""
         known = self._sessions.get(session.client_id or "")
-        if known is not None and (known[0] is session or not known[0].is_connected):
+        if known is None or known[0].is_other_than(session.session_number):
+            return
+        if known[0] is session or not known[0].is_connected:
             self._sessions.pop(session.client_id or "", None)
             self._filters.pop(session.client_id or "", None)
 
