@@ -172,6 +172,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             receive_maximum: 100,
             connected_at_ms: 1,
             connection: 1,
+            session: 1,
             superuser: false,
             anonymous: true,
             properties: &[],

@@ -6,7 +6,6 @@
 
 mod described;
 mod described_clients;
-mod logins;
 mod pending_logins;
 mod stored_logins;
 mod table;

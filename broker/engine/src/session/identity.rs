@@ -227,6 +227,7 @@ mod tests {
                 receive_maximum: 1,
                 connected_at_ms: 0,
                 connection: 1,
+                session: 1,
                 peer: Some(peer.parse().unwrap()),
                 local: None,
                 listener: "",
