@@ -72,6 +72,12 @@ abi:
 documents *args:
     scripts/documents {{args}}
 
+# Make the book of docs/ for a browser, into docs/book
+book:
+    mdbook --version >/dev/null 2>&1 || cargo install --locked mdbook
+    mdbook build docs
+    python3 tests/reader/links.py docs/book
+
 # Build the API documentation of all crates; broken links are errors
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
