@@ -15,8 +15,8 @@ run *args:
 test *args:
     scripts/test {{args}}
 
-# What takes too long for every change: licences, miri, instruction counts, all scenarios, mutants
-nightly: lint miri bench-instructions
+# What takes too long for every change: licences, miri, instruction counts, documents, all scenarios, mutants
+nightly: lint miri bench-instructions documents
     scripts/test --every --only protocol --only plugins
     scripts/mutants --sample 60 --seed "$(date +%j)"
 
@@ -67,6 +67,16 @@ bench-instructions *args:
 abi:
     GRAPNEL_WRITE_ABI=1 cargo test --profile {{profile}} -p grapnel-plugin-abi --test layout --test header -- the_header_says the_abi_is_the_one the_document_has
     GRAPNEL_WRITE_ABI=1 cargo test --profile {{profile}} -p grapnel-tests --test documents -- points::the_
+
+# Run the commands of the documents as a new user would, from a fresh clone: --page FILE
+documents *args:
+    scripts/documents {{args}}
+
+# Make the book of docs/ for a browser, into docs/book
+book:
+    mdbook --version >/dev/null 2>&1 || cargo install --locked mdbook
+    mdbook build docs
+    python3 tests/reader/links.py docs/book
 
 # Build the API documentation of all crates; broken links are errors
 doc:

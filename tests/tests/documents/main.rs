@@ -2,6 +2,7 @@
 //! commands run, their examples are accepted, and their links have targets. The program's side
 //! comes from its own output, or from the source if it prints none.
 
+mod commands;
 mod console;
 mod examples;
 mod first;

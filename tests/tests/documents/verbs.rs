@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use grapnel_tests::Broker;
-use grapnel_tests::markdown::{Page, Table, names_in};
+use grapnel_tests::markdown::{Block, Page, Table, names_in};
 use grapnel_tests::repository::{assert_none, root};
 
+use super::commands::KINDS;
 use super::program::{Help, help, parsed, printed};
 
 /// Every command by its words, such as `plugins load`; groups such as `plugins` too.
@@ -159,10 +160,14 @@ fn fault_of(line: &str, verbs: &Verbs) -> Option<String> {
     Some(format!("{command:?} has no option {unknown}"))
 }
 
+fn may_have_commands(block: &Block) -> bool {
+    block.language == "text" || KINDS.contains(&block.language.as_str())
+}
+
 /// Command lines of a page: in spans, and in blocks after `$ `, with their continuation lines.
 fn command_lines(page: &Page) -> Vec<(usize, String)> {
     let mut lines = page.spans();
-    for block in page.blocks().into_iter().filter(|block| matches!(&*block.language, "console" | "text")) {
+    for block in page.blocks().into_iter().filter(may_have_commands) {
         let text = block.text.replace("\\\n", " ");
         let commands = text.lines().filter_map(|line| line.strip_prefix("$ "));
         lines.extend(commands.map(|line| (block.line, line.to_owned())));

@@ -110,21 +110,23 @@ class Unknown(dict[str, Any]):
         self._look_at_all()
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     # Use the methods above.
-    get = MutableMapping.get
+    get = MutableMapping.get  # type: ignore[assignment]
     pop = MutableMapping.pop
     update = MutableMapping.update
     setdefault = MutableMapping.setdefault
-    keys = MutableMapping.keys
-    values = MutableMapping.values
-    items = MutableMapping.items
+    keys = MutableMapping.keys  # type: ignore[assignment]
+    values = MutableMapping.values  # type: ignore[assignment]
+    items = MutableMapping.items  # type: ignore[assignment]
 
 
 class Session(AmqttSession):
     """A session of the broker, in this worker."""
 
+    retained_messages: Any
+    inflight_in: Any
     _machine: Any = None
     _aliases: dict[str, Aliases] | None = None
     _password: str | None = None
@@ -348,7 +350,10 @@ class Session(AmqttSession):
     def begin(self, before: Session | None) -> None:
         """The client is in. If it resumes the session `before`, plugins' values are taken over."""
         shown = self._attributes
-        own = shown.own() if isinstance(shown, Shown) or self.goes_on_unknown else dict.copy(shown)
+        if isinstance(shown, Shown) or (isinstance(shown, Unknown) and self.goes_on_unknown):
+            own = shown.own()
+        else:
+            own = dict.copy(shown)
         if before is None:
             if isinstance(shown, Shown):
                 self._attributes, self.parent = own, 0
