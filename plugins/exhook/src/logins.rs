@@ -247,7 +247,8 @@ impl LoginStore {
     /// The first event of a connection after a gap, or at all. `was_known` is set for a connection
     /// that had events before the gap.
     pub fn confirm(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64), was_known: bool) {
-        let live = Live { is_doubted: !was_known, ..Live::of(whose, session, owner, false) };
+        let live = Live::of(whose, session, owner, false);
+        let live = Live { was_seen: false, is_doubted: !was_known, ..live };
         self.change(|state| state.confirm(&self.bounds, whose, shard, live));
     }
 

@@ -95,6 +95,8 @@ impl State {
         let live = match logins.live(whose.client_id) {
             // A late event of an earlier session.
             Some(before) if before.session > live.session => return,
+            // The last connection is known. This may be an earlier one, for which a plugin publishes.
+            Some(before) if before.session == live.session && before.was_seen => before,
             Some(before) if before.session == live.session => {
                 let goes_on = before.goes_on && before.connection == live.connection;
                 Live { is_doubted: live.is_doubted && before.is_doubted, goes_on, ..live }

@@ -65,6 +65,9 @@ pub(super) struct Live {
     pub connection: u64,
     /// Whether the client resumed it when it last connected.
     pub goes_on: bool,
+    /// Whether that connection was seen to come in. Then every later one is seen too, until the next
+    /// gap.
+    pub was_seen: bool,
     /// Whether it may have ended already without a notification.
     pub is_doubted: bool,
 }
@@ -72,7 +75,8 @@ pub(super) struct Live {
 impl Live {
     /// The session of a connection that has just been let in.
     pub fn of(whose: Connection<'_>, session: u64, owner: u64, goes_on: bool) -> Live {
-        Live { owner, session, connection: number_of(&key_of(whose)), goes_on, is_doubted: false }
+        let connection = number_of(&key_of(whose));
+        Live { owner, session, connection, goes_on, was_seen: true, is_doubted: false }
     }
 }
 
@@ -370,7 +374,7 @@ impl State {
             }
             Some(gave) => {
                 // The result of its login has been handed over already.
-                let live = Live { is_doubted, ..Live::of(whose, session, owner, true) };
+                let live = Live { was_seen: false, is_doubted, ..Live::of(whose, session, owner, true) };
                 self.put_granted(bounds, Gave { anew: None, ..gave }, shard, (live, usize::MAX));
                 self.is_handed_over(shard, whose.client_id);
                 if !is_doubted && self.of(shard).live(whose.client_id).is_none() {

@@ -208,6 +208,25 @@ fn what_is_said_of_an_earlier_connection_is_not_kept() {
     }
 }
 
+/// An event of an earlier connection of the session, as of a message that a plugin publishes for it
+/// later, does not make it the last one.
+#[test]
+fn a_late_event_of_an_earlier_connection_changes_nothing() {
+    for is_known in [false, true] {
+        let logins = kept();
+        logins.enter(ANN, 0, (S, 5), false);
+        logins.enter(EVE, 0, (S, OWNER), true);
+        logins.confirm(ANN, 0, (S, 5), is_known);
+        logins.store(gave(ANN, b"ann", 1), 0);
+        assert!(logins.is_empty());
+        logins.store(gave(EVE, b"eve", 1), 0);
+        assert_eq!(logins.of(EVE, 0, (S, OWNER)).as_deref(), Some(&b"eve"[..]));
+        assert_eq!(doubted(&logins), 0);
+        logins.over("c", 0, S);
+        assert_eq!((bytes(&logins), logins.is_empty()), (0, true));
+    }
+}
+
 /// The operator has taken out the hook at client.connack: it is not known whose login is pending
 /// from this address, so it is not the client's, and what there was is not its own either.
 #[test]
