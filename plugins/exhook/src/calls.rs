@@ -206,22 +206,24 @@ impl PoolShard {
         if is_let_in {
             if self.pool.keeps {
                 self.clients_of(who.client_id).enter(who, present);
-                self.goes_on = Some((who.client_id.into(), present));
+                self.let_in = Some((who.client_id.into(), if present { 0 } else { who.session }));
             }
             return;
         }
         // If the first CONNACK was too large, the client had been let in just before.
-        let was_in = self.goes_on.take().is_some_and(|(client_id, _)| *client_id == *who.client_id);
+        let let_in = self.let_in.take().filter(|(client_id, _)| **client_id == *who.client_id);
         let clients = self.clients_of(who.client_id);
         clients.refused(who);
-        if was_in {
+        if let Some((_, begun)) = let_in {
             clients.forget_login(who);
+            // No event says that a session has ended which has not begun.
+            clients.session_over(&Who { session: begun, ..*who });
         }
     }
 
     /// A connection is in.
     pub(crate) fn is_connected(&mut self, who: &Who<'_>) {
-        let said = self.goes_on.take().filter(|(client_id, _)| **client_id == *who.client_id);
+        let said = self.let_in.take().filter(|(client_id, _)| **client_id == *who.client_id);
         if self.pool.keeps && said.is_none() {
             // The operator has removed the hook at client.connack.
             self.clients_of(who.client_id).enter_unanswered(who);

@@ -88,9 +88,9 @@ pub(crate) struct PoolShard {
     pool: Arc<Pool>,
     /// The clients that each worker knows.
     clients: Vec<Clients>,
-    /// The client whose CONNACK came last, until its client.connected, and whether it resumed a
-    /// session.
-    goes_on: Option<(Box<str>, bool)>,
+    /// The client whose CONNACK came last, until its client.connected, and the number of the session
+    /// that it begins; 0 if it resumes one.
+    let_in: Option<(Box<str>, u64)>,
 }
 
 /// Pending logins that a shard records for one worker: this fraction of `clients_max`, but at least
@@ -132,7 +132,7 @@ impl Plugin for Exhook {
             let clients =
                 pool.logins.iter().map(|logins| Clients::new(shard, places, Arc::clone(logins))).collect();
             pools[pool.config.driver.place()] =
-                Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: None });
+                Some(PoolShard { pool: Arc::clone(pool), clients, let_in: None });
         }
         let load = self.host.handle();
         let (host, journal) = (Some(self.host), Journal::default());
@@ -164,8 +164,8 @@ impl Plugin for Exhook {
     /// the version before was at the handover. Session ends in between are reported neither here
     /// nor to the workers.
     fn configured(self: &Arc<Self>, shard: &mut ExhookShard) {
-        for PoolShard { pool, goes_on, .. } in shard.pools.iter_mut().flatten().filter(|of| of.pool.keeps) {
-            *goes_on = None;
+        for PoolShard { pool, let_in, .. } in shard.pools.iter_mut().flatten().filter(|of| of.pool.keeps) {
+            *let_in = None;
             pool.logins.iter().for_each(|logins| logins.doubt(shard.shard));
             pool.queues.iter().for_each(|queue| queue.outdate());
         }

@@ -41,7 +41,7 @@ fn shard_that(keeps: bool) -> ExhookShard {
     let wanted: BTreeMap<_, _> = points.into_iter().map(|point| (point, Wanted::default())).collect();
     let pool = Arc::new(Pool { config, queues: lines, logins, started: Arc::default(), wanted, keeps });
     let mut pools = [const { None }; PLACES];
-    pools[0] = Some(PoolShard { pool, clients, goes_on: None });
+    pools[0] = Some(PoolShard { pool, clients, let_in: None });
     let journal = Journal::default();
     ExhookShard { shard: 0, load: 1, pools, host: None, timer: None, journal, hands_over: false }
 }
@@ -173,9 +173,16 @@ fn who_is_refused_after_it_was_let_in_leaves_nothing() {
     let of = shard.pools[0].as_mut().unwrap();
     let logins = Arc::clone(&of.pool.logins[0]);
     let whose = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
-    logins.store_of_login(Gave { whose, bytes: b"c", anew: None, epoch: 1, number: 0 }, 0, Instant::now());
-    of.is_answered(&who(1), true, true);
-    assert!(logins.stored("c", 0, 1, 2).is_some());
-    of.is_answered(&who(1), false, false);
-    assert!(logins.stored("c", 0, 1, 2).is_none());
+    let gave = Gave { whose, bytes: b"c", anew: None, epoch: 1, number: 0 };
+    for resumes in [true, false] {
+        logins.store_of_login(gave, 0, Instant::now());
+        of.is_answered(&who(1), true, resumes);
+        assert!(logins.stored("c", 0, 1, 2).is_some());
+        // It has no session at the second CONNACK.
+        of.is_answered(&Who { session: 0, ..who(1) }, false, false);
+        assert!(logins.stored("c", 0, 1, 2).is_none());
+        // The session that it resumed is still there; one that it was to begin is not.
+        logins.store(gave, 0);
+        assert_eq!(logins.stored("c", 0, 1, 2).is_some(), resumes);
+    }
 }

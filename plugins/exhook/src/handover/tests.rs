@@ -44,7 +44,7 @@ fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
         keeps: pool.keeps,
     };
     let clients = pool.logins.iter().map(|logins| Clients::new(number, places, Arc::clone(logins))).collect();
-    pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: None });
+    pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients, let_in: None });
     // Each pool belongs to another load.
     let load = Arc::as_ptr(pool) as u64;
     let journal = Journal::default();
