@@ -182,6 +182,25 @@ fn the_bytes_of_an_account_are_bounded_with_the_names_of_its_owners() {
     assert_eq!(full_for(&mut shares, "a", "one more", 900), None);
 }
 
+/// What is held for its entries later leaves room for others too, however many owners it has.
+#[test]
+fn an_account_may_use_no_more_extra_memory_than_others_leave() {
+    let mut shares = shares(ShareLimits { bytes_max: 100_000, owner_bytes_max: 20_000, ..UNLIMITED });
+    let mut owners = 0;
+    while let Ok(id) = shares.insert_for(Some("a"), &format!("client {owners}"), value(0)) {
+        let free = shares.free_bytes(&format!("client {owners}"));
+        assert!(shares.charge(id, free));
+        owners += 1;
+    }
+    let (_, held) = shares.used_by_account("a");
+    assert!(owners > 2 && (49_000..=51_000).contains(&held), "{owners} owners, {held} bytes");
+    // Another one has all that one owner may have.
+    let id = shares.insert_for(Some("b"), "other", value(0)).unwrap();
+    let free = shares.free_bytes("other");
+    assert_eq!(free, 20_000 - shares.used_by("other").1);
+    assert!(shares.charge(id, free) && shares.free_bytes("other") == 0);
+}
+
 #[test]
 fn an_account_goes_with_its_last_entry_whoever_its_owners_are() {
     let before = held();

@@ -393,11 +393,13 @@ impl<V> Shares<V> {
         true
     }
 
-    /// How many more bytes an owner with entries may use: the rest of its limit or of the total,
-    /// whichever is less.
+    /// How many more bytes an owner with entries may use: the rest of its limit, of that of its
+    /// account or of the total, whichever is least.
     pub fn free_bytes(&self, owner: &str) -> u64 {
         let of_owner = self.limits.owner_bytes_max.saturating_sub(self.used_by(owner).1);
-        of_owner.min(self.limits.bytes_max.saturating_sub(self.bytes))
+        let account = self.owners.get(owner).and_then(|owner| owner.account.as_deref());
+        let of_account = account.map_or(u64::MAX, |account| self.free_bytes_of_account(account));
+        of_owner.min(of_account).min(self.limits.bytes_max.saturating_sub(self.bytes))
     }
 
     /// A value.

@@ -80,6 +80,14 @@ impl<V> Shares<V> {
         self.accounts.used_by(account)
     }
 
+    /// How many more bytes an account may use: the rest of what one owner may have, or so many that
+    /// as much is free then as the account has, whichever is more.
+    pub(super) fn free_bytes_of_account(&self, account: &str) -> u64 {
+        let (_, held) = self.accounts.used_by(account);
+        let free = self.limits.bytes_max.saturating_sub(self.bytes);
+        self.limits.owner_bytes_max.saturating_sub(held).max(free.saturating_sub(held) / 2)
+    }
+
     /// The limit of an account that an entry with these bytes, owner and account included, would
     /// exceed: as much as one owner may have, or as much as is free, whichever is more. So no
     /// account has more than half of the total, unless one owner may have that.
