@@ -1,7 +1,9 @@
 //! The number of a session for hooks: the same for all its connections, and another one for every
 //! other session, so that a plugin knows what belongs to which.
 
-use grapnel_engine::hook::{FaultPolicy, HookPoint};
+use std::collections::BTreeSet;
+
+use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint};
 use grapnel_engine::limits::SessionOwner;
 use grapnel_engine::packet::{Packet, Property, QoS, Version};
 use grapnel_engine::reason::ReasonCode;
@@ -84,6 +86,21 @@ fn a_session_that_begins_has_a_number_of_its_own() {
     let (_, numbers) = enter(&mut world, &log, &Ask { clean: false, ..v3 });
     assert_eq!(numbers, ["5", "5", "6", "6"], "it does not outlive its connection");
     assert!(world.is_closed(client));
+}
+
+/// Each shard numbers its own sessions.
+#[test]
+fn sessions_of_two_shards_have_different_numbers() {
+    let (mut world, log) = (World::new(2), Log::default());
+    for shard in &mut world.shards {
+        shard.swap_chains(ChainTable::compile(1, told(&log, &[HookPoint::ClientConnected], number)));
+    }
+    for n in 0..20 {
+        world.connect(&format!("c{n}"), &request(false));
+    }
+    let numbers: BTreeSet<String> = log.take().into_iter().collect();
+    let firsts = [1, 1 << 56 | 1].map(|first: u64| numbers.contains(&first.to_string()));
+    assert_eq!((numbers.len(), firsts), (20, [true, true]));
 }
 
 /// A session that another principal's CONNECT ends has another number than the one that begins, and
