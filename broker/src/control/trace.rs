@@ -132,7 +132,7 @@ async fn run(
             if batch.is_empty() { Ok(()) } else { sender.send_timeout(batch.into(), bound.stall).await };
         if let Err(SendTimeoutError::Timeout(_)) = went {
             tracing::warn!(
-                "the trace of client {:?} has ended: its reader has taken nothing for {} ms (control.stall_timeout_ms)",
+                "the trace of client {:?} has ended: its reader has not taken the next lines within {} ms (control.stall_timeout_ms)",
                 tracing.client_id,
                 bound.stall.as_millis()
             );

@@ -398,6 +398,32 @@ fn a_trace_whose_reader_stands_still_ends_and_frees_its_place() {
     assert!(!rest.contains("ended"), "{rest}");
 }
 
+/// The same if the reader takes enough for its connection to stay open, and less than is traced.
+#[test]
+fn a_trace_whose_reader_is_too_slow_ends_and_frees_its_place() {
+    let engines = Engines::start(1, Limits { trace_lines_max: 10_000, ..Limits::default() });
+    let plane = Plane::before(engines.handles.clone(), |config| {
+        config.control.answer_timeout = Duration::from_secs(10);
+        config.control.traces_max = 1;
+        config.control.stall_timeout = Duration::from_millis(200);
+    });
+    let (_, key) = engines.client("a", &[]);
+    let mut reader = trace(&plane, "/api/v1/trace/a?count=1000000");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        engines.on(0, move |engine| engine.receive(key, Input::Scratch(&PINGREQ.repeat(2500))).consumed);
+        reader.get_mut().read_exact(&mut [0; 1024]).unwrap();
+        let (status, body) = plane.get("/api/v1/trace/b?for_s=1");
+        if status == 200 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "its place is not free again: {body}");
+    }
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("ended"), "{rest}");
+}
+
 #[test]
 fn stopping_ends_traces_with_a_word() {
     let (_engines, mut plane) = plane(1);
