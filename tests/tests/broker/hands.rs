@@ -130,6 +130,27 @@ fn of_two_brokers_that_start_at_one_moment_one_has_the_socket() {
     }
 }
 
+/// Between the check for another broker and its own socket, a broker that starts has no socket yet:
+/// its lock keeps the other one out.
+#[test]
+fn a_broker_whose_socket_is_not_there_keeps_its_place() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("ctl.sock");
+    let first = start(&home.path().join("first"), &socket, "127.0.0.1:0");
+    wait_until_ready(&first);
+    std::fs::remove_file(&socket).unwrap();
+    let mut second = start(&home.path().join("second"), &socket, "127.0.0.1:0");
+    let status = second.wait(PATIENCE).expect("it ends");
+    let said = format!(
+        "cannot use the control socket {}: another broker (process {})",
+        socket.display(),
+        first.id()
+    );
+    assert!(!status.success() && second.log().contains(&said), "{}", second.log());
+    assert!(!socket.exists());
+    first.signal(Signal::TERM);
+}
+
 /// A port that is in use at the first attempt is bound once it is free.
 #[test]
 fn a_port_that_becomes_free_while_a_broker_starts_is_had() {
