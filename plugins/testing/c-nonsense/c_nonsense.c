@@ -21,7 +21,7 @@ typedef struct {
     bool twice;
 } nonsense;
 
-/* Tests declare invalid verbs, and omit the function. */
+/* Tests declare other verbs, omit the function, and mount the hook elsewhere. */
 #ifndef VERBS
 #define VERBS                                                                                       \
     "[{\"name\": \"add\", \"help\": \"Adds two numbers\", \"arguments\": ["                         \
@@ -33,6 +33,9 @@ typedef struct {
 #endif
 #ifndef VERB
 #define VERB verb
+#endif
+#ifndef POINT
+#define POINT GRAPNEL_POINT_MESSAGE_PUBLISH
 #endif
 
 static const char verbs[] = VERBS;
@@ -98,6 +101,13 @@ static grapnel_status babble(grapnel_slice what, const grapnel_state_sink *out) 
     if (grapnel_equal(what, grapnel_text("silent"))) return GRAPNEL_STATUS_FAILED;
     if (grapnel_equal(what, grapnel_text("bytes"))) return grapnel_write(out, "\xff\xfe");
     if (grapnel_equal(what, grapnel_text("json"))) return grapnel_write(out, "{\"tables\": [");
+    if (grapnel_equal(what, grapnel_text("disable"))) {
+        return grapnel_write(out, "{\"then\": [{\"do\": \"disable\", \"force\": true}]}");
+    }
+    if (grapnel_equal(what, grapnel_text("unmount"))) {
+        return grapnel_write(out, "{\"then\": [{\"do\": \"unmount\", \"hooks\": [\"client.authorize/publish\"], "
+                                  "\"force\": true}]}");
+    }
     /* It continues although nothing more is accepted, and does not report that. */
     for (int at = 0; grapnel_equal(what, grapnel_text("much")) && at < 10000; at++) grapnel_write(out, "bla ");
     return GRAPNEL_STATUS_OK;
@@ -122,7 +132,7 @@ static grapnel_status verb(void *plugin, grapnel_slice name, const grapnel_pair 
 static grapnel_status mount(uint32_t index, grapnel_mount *out) {
     if (index != 0) return GRAPNEL_STATUS_ABSENT;
     out->size = (uint32_t)sizeof(*out);
-    out->point = GRAPNEL_POINT_MESSAGE_PUBLISH;
+    out->point = POINT;
     out->hook = publish;
     out->name = grapnel_text("publish");
     return GRAPNEL_STATUS_OK;

@@ -567,6 +567,31 @@ scenario! {
     }
 }
 
+/// A plugin that forces a change itself removes the last hook that decides about clients only if
+/// the operator has given the flag.
+#[test]
+fn a_plugin_forces_nothing_that_the_operator_does_not_force() {
+    let verbs = json!([{"name": "babble", "help": "what", "changes": true, "arguments": [
+        {"name": "what", "positional": true, "required": true},
+        {"name": "force", "type": "flag"},
+    ]}])
+    .to_string();
+    let declared = format!("-DVERBS={verbs:?}");
+    let plugin = Compiled::with("testing/c-nonsense", &[&declared, "-DPOINT=GRAPNEL_POINT_CLIENT_AUTHORIZE"]);
+    let broker = builder().listen(&["0.0.0.0:0"]).start();
+    broker.ctl_ok(&["plugins", "load", plugin.path(), "--once"]);
+    for what in ["unmount", "disable"] {
+        let (code, said) = run(&broker, &["c-nonsense", "babble", what]);
+        let says = "client.authorize would have no hook left";
+        assert!(code == Some(1) && said.contains(says), "{what}: {code:?} {said}");
+        let (code, said) = run(&broker, &["c-nonsense", "babble", what, "--force"]);
+        assert_eq!(code, Some(0), "{what}: {said}");
+        if what == "unmount" {
+            broker.ctl_ok(&["hooks", "mount", "c-nonsense", "client.authorize", "publish"]);
+        }
+    }
+}
+
 scenario! {
     /// A plugin with invalid declarations is refused as a whole with the reason, by the broker and
     /// by the check.
