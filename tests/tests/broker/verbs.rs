@@ -567,6 +567,15 @@ scenario! {
     }
 }
 
+/// `grapnel-ctl` waits for the deadline of a verb besides its own timeout.
+#[test]
+fn a_verb_may_take_longer_than_the_timeout_of_grapnel_ctl() {
+    let broker = builder().start();
+    load(&broker);
+    let (code, said) = run(&broker, &["--timeout", "3", "verbs", "wait", "3.5s"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
 /// A plugin that forces a change itself removes the last hook that decides about clients only if
 /// the operator has given the flag.
 #[test]
