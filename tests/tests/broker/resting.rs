@@ -1,7 +1,7 @@
 //! A suspended plugin, disabled by the operator or tripped: its timers and instance messages wait
 //! for it.
 
-use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version};
+use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, plugin};
 
 /// A timer and an instance message that come due while the plugin is suspended are delivered when
 /// it is called again, once, and not before.
@@ -45,4 +45,20 @@ fn a_tripped_plugin_gets_its_timers_and_messages_when_it_is_armed_again() {
         broker.process().wait_for_line("tripped", PATIENCE, tripped);
     };
     rests(trip, "rearm");
+}
+
+/// A disabled plugin may still make requests on behalf of clients. Their answers have to be stored,
+/// so there is a limit, from when it is disabled until it is enabled.
+#[test]
+fn a_disabled_plugin_requests_only_as_much_as_can_be_answered_later() {
+    let broker =
+        Broker::builder().grapnel_only().shards(1).config("[limits]\nbehalf_requests_max = 3\n").start();
+    let file = plugin::library("verbs");
+    broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
+    let asks = || broker.ctl_ok(&["verbs", "asks", "5"]);
+    assert_eq!(asks(), "5");
+    broker.ctl_ok(&["plugins", "disable", "verbs"]);
+    assert_eq!((asks(), asks()), ("3".to_owned(), "0".to_owned()));
+    broker.ctl_ok(&["plugins", "enable", "verbs"]);
+    assert_eq!(asks(), "5");
 }

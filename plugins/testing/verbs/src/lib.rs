@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::verb::{Answer, Then};
 use grapnel_plugin_abi::{
-    AboutPlugin, Error, Host, NoArguments, NoConfig, Plugin, Publish, Refused, Secret, VerbCall, VerbError,
-    Verbs,
+    AboutPlugin, Error, Host, NoArguments, NoConfig, OnBehalf, Plugin, Publish, Refused, Secret, VerbCall,
+    VerbError, Verbs, Wish,
 };
 
 struct Speaker {
@@ -45,6 +45,13 @@ grapnel_plugin_abi::arguments! {
     struct Flood {
         /// How many bytes to answer with
         bytes: u32,
+    }
+}
+
+grapnel_plugin_abi::arguments! {
+    struct Asks {
+        /// How often
+        times: u32,
     }
 }
 
@@ -127,6 +134,11 @@ impl Plugin for Speaker {
             .read("flood", "Answers with so many bytes", |_, Flood { bytes }, _| {
                 Ok(Answer::text("x".repeat(bytes as usize)))
             })
+            .read(
+                "asks",
+                "Requests rights of a client, and shows how often that was not refused",
+                Speaker::asks,
+            )
             .read("panic", "Panics", |_, NoArguments, _| panic!("as it is told"))
             .read("fail", "Fails", |_, NoArguments, _| Err(VerbError::new("the database is away")))
             .read("miss", "Finds nothing", |_, NoArguments, _| {
@@ -169,6 +181,13 @@ impl Speaker {
     fn rows(self: &Arc<Self>, _given: NoArguments, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
         let row = |name, calls, mean_us| Row { name, calls, mean_us };
         Ok(Answer::rows(&[row("one", 7, None), row("two", 12, Some(3))])?)
+    }
+
+    fn asks(self: &Arc<Self>, Asks { times }: Asks, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
+        let wish = Wish::Publish("t", 0, false);
+        let asked =
+            (0..times).map(|number| self.host.authorize_as(OnBehalf::client("c"), wish, u64::from(number)));
+        Ok(Answer::text(asked.filter(Result::is_ok).count().to_string()))
     }
 
     fn wait(self: &Arc<Self>, Wait { time }: Wait, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
