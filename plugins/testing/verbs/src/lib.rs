@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::verb::{Answer, Then};
 use grapnel_plugin_abi::{
-    AboutPlugin, Error, Host, NoArguments, NoConfig, Plugin, Publish, Refused, Secret, VerbCall, VerbError,
+    Error, Host, NoArguments, NoConfig, Plugin, PluginInfo, Publish, Refused, Secret, VerbCall, VerbError,
     Verbs,
 };
 
@@ -81,7 +81,7 @@ grapnel_plugin_abi::arguments! {
         what: String { one_of: ["on", "off", "away", "back"] },
         /// Also where nobody would decide any more
         force: bool,
-        about: AboutPlugin,
+        about: PluginInfo,
     }
 }
 
@@ -89,7 +89,7 @@ grapnel_plugin_abi::arguments! {
     struct Halves {
         /// The file that it waits for
         file: PathBuf,
-        about: AboutPlugin,
+        about: PluginInfo,
     }
 }
 

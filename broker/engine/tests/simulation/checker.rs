@@ -91,7 +91,7 @@ pub struct Violation {
 }
 
 /// Collects the violations.
-pub struct Judge {
+pub struct Checker {
     /// Whether a known fault counts like any other.
     known_too: fn(Rule) -> bool,
     pub violations: Vec<Violation>,
@@ -99,9 +99,9 @@ pub struct Judge {
     pub known: Vec<(Rule, u64)>,
 }
 
-impl Judge {
-    pub fn new(known_too: fn(Rule) -> bool) -> Judge {
-        Judge { known_too, violations: Vec::new(), known: Vec::new() }
+impl Checker {
+    pub fn new(known_too: fn(Rule) -> bool) -> Checker {
+        Checker { known_too, violations: Vec::new(), known: Vec::new() }
     }
 
     pub fn broken(&mut self, rule: Rule, details: impl FnOnce() -> String) {

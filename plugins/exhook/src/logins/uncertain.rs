@@ -16,7 +16,7 @@ const NEVER: u64 = u64::MAX;
 
 impl Logins {
     /// Whether the session of a login may have ended without a notification.
-    pub(super) fn is_doubted(&self, login: &Login) -> bool {
+    pub(super) fn is_uncertain(&self, login: &Login) -> bool {
         login.gap != self.gap
     }
 }
@@ -24,7 +24,7 @@ impl Logins {
 impl State {
     /// A gap begins on this shard: forgets which clients are connected, and doubts all entries
     /// without visiting them.
-    pub fn begin_doubt(&mut self, shard: u32) {
+    pub fn begin_gap(&mut self, shard: u32) {
         let logins = self.of(shard);
         logins.gap += 1;
         logins.live = HashMap::new();
@@ -34,7 +34,7 @@ impl State {
     }
 
     /// Lists a batch of doubted entries, so that they can be evicted.
-    pub(super) fn list_doubted(&mut self) {
+    pub(super) fn list_uncertain(&mut self) {
         if self.unlisted == 0 {
             return;
         }
@@ -50,19 +50,19 @@ impl State {
         });
         let Some((shard, names, is_done)) = listing else { return };
         self.unlisted -= usize::from(is_done);
-        for (name, _) in names.iter().filter(|(_, is_doubted)| *is_doubted) {
-            self.doubt(shard, name);
+        for (name, _) in names.iter().filter(|(_, is_uncertain)| *is_uncertain) {
+            self.mark_uncertain(shard, name);
         }
     }
 
     /// Doubts one entry and lists it, so that it can be evicted from now on.
-    pub(super) fn doubt(&mut self, shard: u32, client_id: &str) {
+    pub(super) fn mark_uncertain(&mut self, shard: u32, client_id: &str) {
         let login = self.shards.get_mut(&shard).and_then(|logins| logins.by_client.get_mut(client_id));
         let Some(login) = login else { return };
         login.gap = NEVER;
         if !std::mem::replace(&mut login.yields, true) {
             let (owner, cost) = (login.owner, login.cost);
-            self.doubted.insert((owner, shard, client_id.into()));
+            self.uncertain.insert((owner, shard, client_id.into()));
             self.give_back(owner, cost);
         }
     }
@@ -83,33 +83,33 @@ impl State {
         if std::mem::take(&mut login.yields) {
             // Its room was granted before.
             let (owner, cost) = (login.owner, login.cost);
-            self.doubted.remove(&(owner, shard, client_id.into()));
+            self.uncertain.remove(&(owner, shard, client_id.into()));
             self.charge(owner, cost);
         }
     }
 
     /// An event shows that this connection is in, or was: data of its session is stored from now
     /// on. It is doubted where the connection was not known before, because it may have gone.
-    pub fn confirm(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, live: Live) {
+    pub fn confirm(&mut self, bounds: &Bounds, connection: Connection<'_>, shard: u32, live: Live) {
         let logins = self.of(shard);
-        let live = match logins.live(whose.client_id) {
+        let live = match logins.live(connection.client_id) {
             // A late event of an earlier session.
             Some(before) if before.session > live.session => return,
             Some(before) if before.session == live.session => {
                 let goes_on = before.goes_on && before.connection == live.connection;
-                Live { is_doubted: live.is_doubted && before.is_doubted, goes_on, ..live }
+                Live { is_uncertain: live.is_uncertain && before.is_uncertain, goes_on, ..live }
             }
             // It may never be reported that it has ended.
-            None if live.is_doubted && logins.live.len() >= bounds.coming_max => return,
+            None if live.is_uncertain && logins.live.len() >= bounds.pending_max => return,
             _ => live,
         };
-        logins.is_live(whose.client_id, live);
-        self.is_there(shard, whose.client_id, live.session);
+        logins.is_live(connection.client_id, live);
+        self.is_there(shard, connection.client_id, live.session);
     }
 
     /// Number of entries that are doubted and listed.
     #[cfg(test)]
-    pub fn doubted(&self) -> usize {
-        self.doubted.len()
+    pub fn uncertain(&self) -> usize {
+        self.uncertain.len()
     }
 }

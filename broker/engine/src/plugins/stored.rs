@@ -17,14 +17,14 @@ pub(crate) struct StoredInstanceMessage {
     pub(crate) number: u64,
     pub(crate) bytes: Bytes,
     /// Description of the page, if it is a page of retained messages; any other answer is a code.
-    pub(crate) page: Option<Box<PageAbout>>,
+    pub(crate) page: Option<Box<PageSubject>>,
     /// How long to wait for a plugin that is in no chain table.
     pub(crate) until_ms: u64,
 }
 
 /// What a page of retained messages is about, for the log.
 #[derive(Debug)]
-pub(crate) struct PageAbout {
+pub(crate) struct PageSubject {
     /// The client for which it is read.
     pub(crate) client_id: Arc<str>,
     /// The topic filter.
@@ -34,7 +34,7 @@ pub(crate) struct PageAbout {
 impl StoredInstanceMessage {
     /// Bytes that it is charged for.
     pub(super) fn charge(&self) -> usize {
-        let about = |page: &PageAbout| size_of::<PageAbout>() + page.client_id.len() + page.filter.len();
+        let about = |page: &PageSubject| size_of::<PageSubject>() + page.client_id.len() + page.filter.len();
         self.bytes.len() + self.page.as_deref().map_or(0, about)
     }
 
@@ -93,7 +93,7 @@ impl StoredMessages {
         &mut self,
         number: u64,
         code: Bytes,
-    ) -> Option<(PluginHandle, Box<PageAbout>)> {
+    ) -> Option<(PluginHandle, Box<PageSubject>)> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let message = self.messages.get_mut(index)?;
         let before = message.charge();
@@ -107,7 +107,7 @@ impl StoredMessages {
     }
 
     /// The page with the most bytes, with its number.
-    pub(super) fn heaviest_page(&self) -> Option<(usize, u64)> {
+    pub(super) fn largest_page(&self) -> Option<(usize, u64)> {
         self.pages.last().copied()
     }
 
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn message(number: u64, bytes: usize, is_page: bool) -> StoredInstanceMessage {
-        let about = PageAbout { client_id: "c".into(), filter: "f".into() };
+        let about = PageSubject { client_id: "c".into(), filter: "f".into() };
         StoredInstanceMessage {
             plugin: PluginHandle(1),
             from: FROM_THE_BROKER,
@@ -156,22 +156,22 @@ mod tests {
         for (number, bytes, is_page) in [(0, 1, false), (1, 500, true), (2, 900, true), (3, 1, false)] {
             queue.push_back(message(number, bytes, is_page));
         }
-        let about = size_of::<PageAbout>() + 2;
-        let (bytes, number) = queue.heaviest_page().expect("there are two");
+        let about = size_of::<PageSubject>() + 2;
+        let (bytes, number) = queue.largest_page().expect("there are two");
         assert_eq!((bytes, queue.bytes()), (900 + about, 1_402 + 2 * about));
         assert_eq!(queue.pages_bytes(), queue.bytes() - 4);
         assert_eq!(queue.pop_front().map(|message| message.number), Some(0));
         let code = || Bytes::from_static(&[0x97]);
         assert!(queue.replace_page(number, code()).is_some() && queue.replace_page(number, code()).is_none());
         assert_eq!((queue.bytes(), queue.pages_bytes()), (502 + about, 499 + about));
-        let (_, number) = queue.heaviest_page().expect("there is one");
+        let (_, number) = queue.largest_page().expect("there is one");
         let mut other = StoredMessages::default();
         other.push_back(message(4, 700, true));
         queue.append(other);
         assert!(queue.replace_page(number, code()).is_some(), "its number is the same");
         let numbers: Vec<u64> = std::iter::from_fn(|| queue.pop_front()).map(|one| one.number).collect();
         assert_eq!(numbers, [1, 2, 3, 4]);
-        assert_eq!((queue.bytes(), queue.pages_bytes(), queue.heaviest_page()), (0, 0, None));
+        assert_eq!((queue.bytes(), queue.pages_bytes(), queue.largest_page()), (0, 0, None));
         assert!(queue.replace_page(number, code()).is_none(), "it has left");
     }
 }
