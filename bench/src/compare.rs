@@ -13,7 +13,7 @@ use crate::options::Usage;
 use crate::scenario::target::pin;
 use crate::scenario::{self, Report, Target};
 use anyhow::{Context, Result};
-use args::{CompareArgs, Contestant, Settled};
+use args::{CheckedOptions, CompareArgs, MeasuredBroker};
 use case::Case;
 use machine::Machine;
 use results::{Row, rows};
@@ -40,7 +40,7 @@ struct Comparison<'a> {
     machine: &'a Machine,
     rounds: u32,
     duration_s: f64,
-    brokers: &'a [Contestant],
+    brokers: &'a [MeasuredBroker],
     rows: &'a [Row],
     runs: &'a [Run],
 }
@@ -78,8 +78,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Every case with every contestant, round by round; the order changes with the round.
-fn measure(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Vec<Run> {
-    let Settled { cases, contestants, .. } = settled;
+fn measure(args: &CompareArgs, settled: &CheckedOptions, stop: &AtomicBool) -> Vec<Run> {
+    let CheckedOptions { cases, contestants, .. } = settled;
     let total = args.rounds as usize * cases.len() * contestants.len();
     let mut runs = Vec::with_capacity(total);
     let progress = Progress::new(!args.quiet);
@@ -89,10 +89,10 @@ fn measure(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Vec<Run>
                 if stop.load(Ordering::Relaxed) {
                     return runs;
                 }
-                let contestant = &contestants[(turn + round as usize) % contestants.len()];
+                let broker = &contestants[(turn + round as usize) % contestants.len()];
                 let at = runs.len() + 1;
-                progress.line(&format!("{at}/{total} round {round}: {} of {}", case.name, contestant.name));
-                runs.push(run(round, case, contestant, settled, stop));
+                progress.line(&format!("{at}/{total} round {round}: {} of {}", case.name, broker.name));
+                runs.push(run(round, case, broker, settled, stop));
             }
         }
     }
@@ -100,8 +100,8 @@ fn measure(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Vec<Run>
     runs
 }
 
-fn run(round: u32, case: &Case, contestant: &Contestant, settled: &Settled, stop: &AtomicBool) -> Run {
-    let measured = Target::start(&contestant.command, &settled.cpus.broker, case.scenario.options.version)
+fn run(round: u32, case: &Case, broker: &MeasuredBroker, settled: &CheckedOptions, stop: &AtomicBool) -> Run {
+    let measured = Target::start(&broker.command, &settled.cpus.broker, case.scenario.options.version)
         .and_then(|mut target| scenario::run(&case.scenario, &mut target, stop));
     let (report, fault) = match measured {
         Ok(report) if report.is_success() => (Some(report), None),
@@ -111,5 +111,5 @@ fn run(round: u32, case: &Case, contestant: &Contestant, settled: &Settled, stop
         }
         Err(error) => (None, Some(format!("{error:#}"))),
     };
-    Run { round, case: case.name.clone(), broker: contestant.name.clone(), report, fault }
+    Run { round, case: case.name.clone(), broker: broker.name.clone(), report, fault }
 }

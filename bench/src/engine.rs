@@ -16,7 +16,7 @@ mod timer;
 
 pub use progress::Progress;
 pub use schedule::Schedule;
-pub use shared::{Books, Shared};
+pub use shared::{MessageRecord, Shared};
 
 use crate::clock::{Clock, nanos};
 use crate::frames::Frame;
@@ -98,7 +98,7 @@ pub struct Engine<'s> {
 
 impl<'s> Engine<'s> {
     /// Opens no connection yet. Fails if this process cannot have so many.
-    pub fn new(setup: &'s Setup, books: Books) -> Result<Self> {
+    pub fn new(setup: &'s Setup, record: MessageRecord) -> Result<Self> {
         let clients = setup.shape.clients();
         let open = if setup.leaves { clients.min(setup.connects_pending_max) } else { clients };
         grapnel_floor::descriptors::reserve(u32::try_from(open).unwrap_or(u32::MAX))?;
@@ -108,7 +108,7 @@ impl<'s> Engine<'s> {
             shared: Shared {
                 setup,
                 counts: Counts::new(),
-                books,
+                record,
                 schedule: None,
                 remaining: remaining.filter(|_| !setup.shape.publishers.is_empty()),
                 out: Vec::with_capacity(READ_BYTES),
@@ -313,7 +313,7 @@ impl<'s> Engine<'s> {
     }
 
     fn serve_publishers(&mut self) {
-        if let Books::Ledger(ledger) = &mut self.shared.books {
+        if let MessageRecord::Ledger(ledger) = &mut self.shared.record {
             ledger.take_freed(&mut self.ready);
         }
         let mut ready = std::mem::take(&mut self.ready);
@@ -447,7 +447,7 @@ impl<'s> Engine<'s> {
         let Shared { counts, remaining, setup, .. } = &mut self.shared;
         if let Some(publisher) = client.publisher() {
             if let Some(remaining) = remaining {
-                *remaining = remaining.saturating_sub(publisher.forgo_quota());
+                *remaining = remaining.saturating_sub(publisher.give_up_quota());
             }
             counts.in_flight -= publisher.in_flight();
             counts.abandoned += publisher.in_flight();

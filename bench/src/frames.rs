@@ -3,7 +3,7 @@
 
 mod encode;
 
-pub use encode::{PublishHead, connect, disconnect, subscribe};
+pub use encode::{PublishPrefix, connect, disconnect, subscribe};
 pub use grapnel_floor::frame::{Frame, Front, Incomplete, Malformed, front};
 pub use grapnel_floor::wire::{publish, push_ack};
 

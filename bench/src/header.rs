@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back_for_every_choice_of_fields() {
+    fn written_headers_are_read_back_for_every_choice_of_fields() {
         let publisher = Publisher::new(0xdead_beef, 42);
         for (cnt, ts) in [(true, false), (false, true), (true, true)] {
             let fields = Fields { cnt, ts };

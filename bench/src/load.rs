@@ -5,7 +5,7 @@
 use crate::cli::CommonArgs;
 use crate::clock::nanos;
 use crate::engine::counts::Counts;
-use crate::engine::{Books, Engine};
+use crate::engine::{Engine, MessageRecord};
 use crate::plan::{Pace, Setup};
 use crate::sequence::Tracker;
 use anyhow::{Context, Result};
@@ -73,7 +73,7 @@ pub struct Outcome {
 /// Carries out `load`. Ends it early, but cleanly, when `stop` becomes true.
 pub fn drive(load: &Load, stop: &AtomicBool) -> Result<Outcome> {
     load.withdraw_ready()?;
-    let mut engine = Engine::new(&load.setup, load.books())?;
+    let mut engine = Engine::new(&load.setup, load.record())?;
     engine.shared.counts.measure(true);
     engine.publishing = !load.wait_for_all;
     let mut run = Run { load, engine, phase: Phase::Running, settled_ns: None, interrupted: false };
@@ -84,7 +84,9 @@ pub fn drive(load: &Load, stop: &AtomicBool) -> Result<Outcome> {
     }
     run.engine.progress.clear();
     let elapsed_ns = run.engine.clock.now_ns();
-    let Books::Headers { trackers, .. } = run.engine.shared.books else { unreachable!("see `books`") };
+    let MessageRecord::Headers { trackers, .. } = run.engine.shared.record else {
+        unreachable!("see `record`")
+    };
     Ok(Outcome { counts: run.engine.shared.counts, trackers, interrupted: run.interrupted, elapsed_ns })
 }
 
@@ -210,7 +212,7 @@ impl Run<'_> {
 impl Load {
     /// One tracker for each plain subscriber, and a common one for the members of a shared
     /// subscription.
-    fn books(&self) -> Books {
+    fn record(&self) -> MessageRecord {
         let mut groups = HashMap::new();
         let mut count = 0;
         let mut tracker_of = Vec::new();
@@ -222,7 +224,12 @@ impl Load {
         }
         let mut trackers = Vec::new();
         trackers.resize_with(count, Tracker::default);
-        Books::Headers { trackers, tracker_of, gaps_max: self.gaps_max, expected: self.header_expected }
+        MessageRecord::Headers {
+            trackers,
+            tracker_of,
+            gaps_max: self.gaps_max,
+            expected: self.header_expected,
+        }
     }
 
     /// Removes the ready file of an earlier run.

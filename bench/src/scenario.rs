@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_has_to_ping() {
+    fn a_keep_alive_of_zero_needs_no_ping() {
         let mut scenario = Scenario::new(Kind::Idle);
         assert!(scenario.keep_alive_s() > 300);
         scenario.options.duration = Duration::from_secs(1_000_000);

@@ -119,7 +119,7 @@ impl Stream {
             return Seen::Next;
         }
         if sequence < self.next {
-            return self.see_late(sequence);
+            return self.see_reordered(sequence);
         }
         let missing = sequence - self.next;
         self.gaps.push((self.next, sequence));
@@ -131,7 +131,7 @@ impl Stream {
     }
 
     #[cold]
-    fn see_late(&mut self, sequence: u64) -> Seen {
+    fn see_reordered(&mut self, sequence: u64) -> Seen {
         if sequence < self.first {
             // Below the first message that arrived: the numbers in between are missing so far.
             if sequence + 1 < self.first {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_the_first_is_told_apart_from_loss() {
+    fn messages_before_the_first_received_one_do_not_count_as_lost() {
         assert_eq!(tally(&[4, 5], 8), expect(0, 0, 0, 3));
         assert_eq!(tally(&[4, 5, 2], 8), expect(1, 0, 1, 1));
         assert_eq!(tally(&[4, 3, 2, 1], 8), expect(0, 0, 3, 0));

@@ -45,7 +45,7 @@ const HOOKS_MAX: usize = 8192;
 static HOOKS: [OnceLock<Arc<str>>; HOOKS_MAX] = [const { OnceLock::new() }; HOOKS_MAX];
 
 /// Address range and plugin name of the code of a generation.
-struct Place {
+struct CodeRange {
     handle: AtomicU64,
     name: AtomicPtr<u8>,
     name_bytes: AtomicUsize,
@@ -53,9 +53,9 @@ struct Place {
     end: AtomicUsize,
 }
 
-static PLACED: AtomicUsize = AtomicUsize::new(0);
-static CODE: [Place; PLACES] = [const {
-    Place {
+static CODE_RANGES: AtomicUsize = AtomicUsize::new(0);
+static CODE: [CodeRange; PLACES] = [const {
+    CodeRange {
         handle: AtomicU64::new(0),
         name: AtomicPtr::new(ptr::null_mut()),
         name_bytes: AtomicUsize::new(0),
@@ -65,16 +65,16 @@ static CODE: [Place; PLACES] = [const {
 }; PLACES];
 
 /// The action of each signal before `install`.
-struct Before(UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>);
+struct PreviousActions(UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>);
 
 // SAFETY: written only by `install`, before it sets the handler that reads it.
-unsafe impl Sync for Before {}
+unsafe impl Sync for PreviousActions {}
 
-static BEFORE: Before = Before(UnsafeCell::new([MaybeUninit::uninit(); SIGNALS.len()]));
+static BEFORE: PreviousActions = PreviousActions(UnsafeCell::new([MaybeUninit::uninit(); SIGNALS.len()]));
 
 /// What a thread belongs to.
 #[derive(Clone, Copy)]
-enum Who {
+enum ThreadOwner {
     Nobody,
     Shard(ShardId, *const CallCell),
     PluginThread(PluginHandle),
@@ -83,7 +83,7 @@ enum Who {
 thread_local! {
     // Const and without a destructor, so the first use runs no code: it is safe in a signal
     // handler.
-    static WHO: Cell<Who> = const { Cell::new(Who::Nobody) };
+    static WHO: Cell<ThreadOwner> = const { Cell::new(ThreadOwner::Nobody) };
 }
 
 /// The alternate signal stack of the current thread. It is in use until this is dropped.
@@ -115,7 +115,7 @@ impl SignalStack {
 
 impl Drop for SignalStack {
     fn drop(&mut self) {
-        WHO.set(Who::Nobody);
+        WHO.set(ThreadOwner::Nobody);
         // SAFETY: this restores the previous stack of this thread; its owner outlives this value.
         unsafe { libc::sigaltstack(&raw const self.before, ptr::null_mut()) };
     }
@@ -125,13 +125,13 @@ impl Drop for SignalStack {
 /// calling.
 pub fn enter_shard(shard: ShardId, calls: Arc<CallCell>) -> SignalStack {
     // Leaked on purpose: the handler may read the cell at any time.
-    WHO.set(Who::Shard(shard, Arc::into_raw(calls)));
+    WHO.set(ThreadOwner::Shard(shard, Arc::into_raw(calls)));
     SignalStack::new()
 }
 
 /// Registers the current thread as a thread of a plugin.
 pub fn enter_plugin_thread(plugin: PluginHandle) -> SignalStack {
-    WHO.set(Who::PluginThread(plugin));
+    WHO.set(ThreadOwner::PluginThread(plugin));
     SignalStack::new()
 }
 
@@ -139,7 +139,7 @@ pub fn enter_plugin_thread(plugin: PluginHandle) -> SignalStack {
 /// stays mapped. `inside` is any address in it.
 pub fn remember_code(plugin: PluginHandle, name: Arc<str>, inside: usize) {
     let (start, end) = code_around(inside).unwrap_or((0, 0));
-    let place = PLACED.fetch_add(1, Ordering::Relaxed);
+    let place = CODE_RANGES.fetch_add(1, Ordering::Relaxed);
     let Some(place) = CODE.get(place) else { return };
     place.name_bytes.store(name.len(), Ordering::Relaxed);
     // Leaked on purpose: the handler may read the text at any time.
@@ -278,10 +278,10 @@ impl Line {
 fn describe(line: &mut Line, signal: &str, counter: usize) {
     line.add("grapnel: ");
     line.add(signal);
-    let who = WHO.try_with(Cell::get).unwrap_or(Who::Nobody);
+    let who = WHO.try_with(Cell::get).unwrap_or(ThreadOwner::Nobody);
     let mut named = false;
     match who {
-        Who::Shard(shard, calls) => {
+        ThreadOwner::Shard(shard, calls) => {
             // SAFETY: `enter_shard` has leaked the cell, so it is alive for the rest of the
             // process.
             if let Some((called, what)) = unsafe { &*calls }.current_name() {
@@ -297,11 +297,11 @@ fn describe(line: &mut Line, signal: &str, counter: usize) {
             line.add(if named { ", on shard " } else { " in no plugin, on shard " });
             line.add_number(u64::from(shard.0));
         }
-        Who::PluginThread(plugin) => {
+        ThreadOwner::PluginThread(plugin) => {
             line.add(" in a thread of plugin ");
             add_name(line, plugin);
         }
-        Who::Nobody => {
+        ThreadOwner::Nobody => {
             if !add_owner(line, counter) {
                 line.add(" in no plugin");
             }
@@ -323,7 +323,7 @@ fn add_called(line: &mut Line, called: Called) {
 }
 
 fn add_name(line: &mut Line, plugin: PluginHandle) {
-    match placed().find(|place| place.handle.load(Ordering::Acquire) == plugin.0) {
+    match code_ranges().find(|place| place.handle.load(Ordering::Acquire) == plugin.0) {
         Some(place) => line.add(name_of(place)),
         None => line.add_number(plugin.0),
     }
@@ -331,7 +331,7 @@ fn add_name(line: &mut Line, plugin: PluginHandle) {
 
 /// Adds the name of the plugin whose code contains the instruction. Returns whether there is one.
 fn add_owner(line: &mut Line, counter: usize) -> bool {
-    let owner = placed().find(|place| {
+    let owner = code_ranges().find(|place| {
         place.handle.load(Ordering::Acquire) != 0
             && (place.start.load(Ordering::Relaxed)..place.end.load(Ordering::Relaxed)).contains(&counter)
     });
@@ -342,11 +342,11 @@ fn add_owner(line: &mut Line, counter: usize) -> bool {
     owner.is_some()
 }
 
-fn placed() -> impl Iterator<Item = &'static Place> {
-    CODE.iter().take(PLACED.load(Ordering::Relaxed))
+fn code_ranges() -> impl Iterator<Item = &'static CodeRange> {
+    CODE.iter().take(CODE_RANGES.load(Ordering::Relaxed))
 }
 
-fn name_of(place: &Place) -> &'static str {
+fn name_of(place: &CodeRange) -> &'static str {
     let (start, bytes) = (place.name.load(Ordering::Relaxed), place.name_bytes.load(Ordering::Relaxed));
     if start.is_null() {
         return "";

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_has_put_there_is_neither_followed_nor_waited_for() {
+    fn symlinks_and_fifos_of_other_users_are_not_opened() {
         let dir = tempfile::tempdir().unwrap();
         let (target, link, fifo) =
             (dir.path().join("target"), dir.path().join("link"), dir.path().join("fifo"));
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_no_reason_not_to_start() {
+    fn an_unwritable_folder_does_not_stop_the_start() {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("file"), "").unwrap();
         lock_state(&home.path().join("file/state"), NONE).unwrap();
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_and_cannot_be_read_is_not_passed_over() {
+    fn an_unreadable_state_file_stops_the_start() {
         let dir = tempfile::tempdir().unwrap();
         // The lock file is a folder, so it cannot be opened as a file for reading either.
         std::fs::create_dir(dir.path().join(STATE_LOCK)).unwrap();
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_will_not_pass_is_not_tried_again() {
+    fn permanent_errors_are_not_retried() {
         let mut tried = 0;
         let result: Result<(), String> = patiently(
             Duration::from_secs(60),

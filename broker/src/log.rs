@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_lost() {
+    fn unwritable_log_lines_are_lost() {
         let (reader, writer) = pipe().unwrap();
         drop::<PipeReader>(reader);
         assert!(!gate().put(&writer, b"x\n"));

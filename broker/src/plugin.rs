@@ -24,7 +24,7 @@ pub use manager::overrides::{HookChange, HookError};
 pub use manager::settings::{LoadRequest, Settings};
 pub use manager::stats::{HookStat, HookStats, Times};
 pub use manager::verbs::{
-    Answered, Begun, PluginVerbs, VerbError, count_failed_verb, count_invalid_verb, verbs_counted,
+    AnswerCallback, PluginVerbs, StartedCall, VerbError, count_failed_verb, count_invalid_verb, verbs_counted,
 };
 pub use report::{
     ByHand, Configured, HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired,

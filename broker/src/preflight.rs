@@ -108,11 +108,11 @@ pub struct Granted {
 /// The first thing that is missing, with its remedy; the process exits with [`EXIT_CODE`].
 pub fn check(shards: usize, descriptors_free: u64) -> Result<Granted, PreflightError> {
     let open_files = raise(Resource::Nofile);
-    judge_files(open_files, shards, descriptors_free)?;
-    judge_memlock(raise(Resource::Memlock))?;
+    check_files(open_files, shards, descriptors_free)?;
+    check_memlock(raise(Resource::Memlock))?;
     let numbers: Vec<u8> = OPERATIONS.iter().map(|&(number, _)| number).collect();
-    judge_ring(probe_ring(&numbers), ring_switch())?;
-    judge_proc(Path::new(FILES_OF_PROCESS))?;
+    check_ring(probe_ring(&numbers), ring_switch())?;
+    check_proc(Path::new(FILES_OF_PROCESS))?;
     Ok(Granted { open_files })
 }
 
@@ -143,7 +143,7 @@ const OPERATIONS: [(u8, &str); 23] = [
     (27, "RECV"),
 ];
 
-fn judge_ring(probe: RingProbe, switch: u8) -> Result<(), PreflightError> {
+fn check_ring(probe: RingProbe, switch: u8) -> Result<(), PreflightError> {
     match probe {
         RingProbe::Made { missing } if missing.is_empty() => Ok(()),
         RingProbe::Made { missing } => {
@@ -171,14 +171,14 @@ fn judge_ring(probe: RingProbe, switch: u8) -> Result<(), PreflightError> {
     }
 }
 
-fn judge_memlock(hard: u64) -> Result<(), PreflightError> {
+fn check_memlock(hard: u64) -> Result<(), PreflightError> {
     if hard < MEMLOCK_MIN_BYTES {
         return Err(PreflightError::LockedMemory { have: hard, need: MEMLOCK_MIN_BYTES });
     }
     Ok(())
 }
 
-fn judge_files(hard: u64, shards: usize, free: u64) -> Result<(), PreflightError> {
+fn check_files(hard: u64, shards: usize, free: u64) -> Result<(), PreflightError> {
     let need = 64 + FILES_PER_SHARD_MIN * shards as u64 + free;
     if hard < need {
         return Err(PreflightError::OpenFiles { have: hard, need, free });
@@ -186,7 +186,7 @@ fn judge_files(hard: u64, shards: usize, free: u64) -> Result<(), PreflightError
     Ok(())
 }
 
-fn judge_proc(files: &Path) -> Result<(), PreflightError> {
+fn check_proc(files: &Path) -> Result<(), PreflightError> {
     match std::fs::read_dir(files) {
         Ok(_) => Ok(()),
         Err(error) => Err(PreflightError::NoProc { cause: error.to_string() }),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_asked_what_it_has() {
+    fn the_kernel_reports_its_io_uring_features() {
         // No kernel has an operation 255.
         let RingProbe::Made { missing } = probe_ring(&[0, 6, 255]) else { panic!("no ring on this machine") };
         assert_eq!(missing, [255]);
@@ -229,32 +229,32 @@ mod tests {
     #[test]
     fn each_refusal_names_its_remedy() {
         let refused =
-            |errno, switch| judge_ring(RingProbe::Refused(errno), switch).expect_err("refused").to_string();
+            |errno, switch| check_ring(RingProbe::Refused(errno), switch).expect_err("refused").to_string();
         assert!(refused(Errno::NOSYS, 0).contains("Linux 5.8"));
         assert!(refused(Errno::PERM, 0).contains("seccomp"));
         assert!(refused(Errno::PERM, 1).contains("io_uring_group"));
         assert!(refused(Errno::PERM, 2).contains("sysctl kernel.io_uring_disabled=0"));
         assert!(refused(Errno::NOMEM, 0).contains("ulimit -l"));
-        let old = judge_ring(RingProbe::Made { missing: vec![22, 27] }, 0).expect_err("lacks two");
+        let old = check_ring(RingProbe::Made { missing: vec![22, 27] }, 0).expect_err("lacks two");
         assert!(old.to_string().contains("lacks READ, RECV;"), "{old}");
     }
 
     #[test]
     fn a_machine_without_proc_is_refused_by_its_name() {
         let home = tempfile::tempdir().expect("a place for temporary files");
-        let missing = judge_proc(&home.path().join("self/fd")).expect_err("there is none").to_string();
+        let missing = check_proc(&home.path().join("self/fd")).expect_err("there is none").to_string();
         assert!(missing.starts_with("/proc/self/fd cannot be read: No such file or directory"), "{missing}");
         assert!(missing.contains("mount the proc file system at /proc"), "{missing}");
     }
 
     #[test]
     fn little_memory_or_few_files_are_refused_with_both_numbers() {
-        let memory = judge_memlock(65536).expect_err("the default of old systems");
+        let memory = check_memlock(65536).expect_err("the default of old systems");
         assert!(memory.to_string().contains("may lock 65536 bytes of memory and needs 524288"), "{memory}");
-        let files = judge_files(256, 64, 0).expect_err("64 shards have 192 rings");
+        let files = check_files(256, 64, 0).expect_err("64 shards have 192 rings");
         assert!(files.to_string().contains("may open 256 files and needs 1088"), "{files}");
-        assert_eq!(judge_files(1088, 64, 0), Ok(()));
-        let files = judge_files(1088, 64, 1).expect_err("one is to stay free");
+        assert_eq!(check_files(1088, 64, 0), Ok(()));
+        let files = check_files(1088, 64, 1).expect_err("one is to stay free");
         assert!(
             files.to_string().contains("needs 1089 before the first client, of which 1 stay free"),
             "{files}"

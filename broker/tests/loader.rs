@@ -89,7 +89,7 @@ fn nothing_is_left_of_private_copies() {
 /// Every refusal in one test: none changes the chains, the list or the stored state.
 #[test]
 #[allow(clippy::too_many_lines, reason = "a table")]
-fn what_cannot_be_a_plugin_is_refused_with_a_sentence_and_the_broker_goes_on() {
+fn invalid_plugins_are_refused_with_an_error_text_and_the_broker_continues() {
     let broker = Fixture::new(2);
     let dir = broker.dir.path();
     let whole = std::fs::read(plugin_file("noop")).unwrap();
@@ -99,7 +99,7 @@ fn what_cannot_be_a_plugin_is_refused_with_a_sentence_and_the_broker_goes_on() {
     let path = |name: &str| dir.join(name).display().to_string();
     let built = |name: &str| plugin_file(name).display().to_string();
     let secret = json!({"panic_in": "nowhere", "s3cret_key": "s3cret"});
-    let told = [
+    let notifications = [
         (path("cut.so"), json!({}), format!("cannot load {}: it is truncated (", path("cut.so"))),
         (path("text.so"), json!({}), "it is not an ELF file; give the .so of a plugin".to_owned()),
         (path("folder.so"), json!({}), "it is a folder".to_owned()),
@@ -161,7 +161,7 @@ fn what_cannot_be_a_plugin_is_refused_with_a_sentence_and_the_broker_goes_on() {
         ("not/../a name.so".to_owned(), json!({}), "cannot read it".to_owned()),
         ("a name".to_owned(), json!({}), "is no name of a plugin: 1 to 64 letters".to_owned()),
     ];
-    for (source, config, text) in told {
+    for (source, config, text) in notifications {
         let error = broker.load(&source, config).unwrap_err();
         assert!(error.contains(&text), "{source}: {error}");
         assert!(!error.contains('\n'), "one sentence: {error}");
@@ -174,7 +174,7 @@ fn what_cannot_be_a_plugin_is_refused_with_a_sentence_and_the_broker_goes_on() {
 }
 
 #[test]
-fn a_plugin_that_panics_wherever_it_can_does_not_take_the_broker_along() {
+fn a_plugin_that_panics_does_not_stop_the_broker() {
     let broker = Fixture::new(1);
     for place in ["hook", "deactivate", "drop_shard"] {
         broker.load("panic-in-load", json!({"panic_in": place})).unwrap();
@@ -300,7 +300,7 @@ fn a_shard_that_does_not_answer_leaves_everything_as_it_was_and_comes_back_clean
 }
 
 #[test]
-fn a_shard_that_is_stuck_in_init_shard_lets_go_of_the_instance_when_it_returns() {
+fn a_shard_blocked_in_init_shard_drops_the_instance_afterwards() {
     let broker = Fixture::with(2, |settings| settings.answer_timeout = Duration::from_millis(50));
     // The sleeper sleeps in its hook. Here a hook blocks the shard while the next plugin is
     // initialised.
@@ -315,7 +315,7 @@ fn a_shard_that_is_stuck_in_init_shard_lets_go_of_the_instance_when_it_returns()
 }
 
 #[test]
-fn what_ctl_loaded_comes_back_after_a_restart_and_what_fails_stays_remembered() {
+fn plugins_loaded_by_ctl_return_after_a_restart_and_failed_ones_stay_recorded() {
     let broker = Fixture::new(1);
     broker.load("sleeper", json!({"sleep_ms": 1, "topic_prefix": "s3cret"})).unwrap();
     broker.load("noop", json!({})).unwrap();
@@ -433,7 +433,7 @@ fn a_plugin_that_is_loaded_by_hand_has_what_the_configuration_says_of_it() {
 }
 
 #[test]
-fn what_a_restart_takes_back_is_said_of_a_plugin_of_the_configuration() {
+fn changes_that_a_restart_undoes_are_reported_for_configured_plugins() {
     let broker = Fixture::new(1);
     let table = PluginConfig {
         config: json!({"panic_in": "nowhere"}),
@@ -548,7 +548,7 @@ fn logs_name_the_plugin_and_never_show_its_configuration() {
 }
 
 #[test]
-fn the_shards_of_these_tests_run_what_they_are_asked() {
+fn the_fake_shards_run_their_jobs() {
     let shards = FakeShards::start(1);
     assert_eq!(shards.handles[0].call(LONG, |shard| shard.id()).unwrap().index(), 0);
     assert!(plugins_dir().is_dir());

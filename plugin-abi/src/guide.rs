@@ -61,8 +61,9 @@ pub mod deferring {}
 
 #[doc = include_str!("guide/commands.md")]
 ///
-/// In this crate: [`Host`](crate::Host), [`Outgoing`](crate::Outgoing), [`Whose`](crate::Whose),
-/// [`Mounting`](crate::Mounting), [`Publish::add_message`](crate::Publish::add_message).
+/// In this crate: [`Host`](crate::Host), [`Outgoing`](crate::Outgoing),
+/// [`RecheckScope`](crate::RecheckScope), [`Mounting`](crate::Mounting),
+/// [`Publish::add_message`](crate::Publish::add_message).
 ///
 /// [behalf]: crate::guide::behalf
 /// [operation]: crate::guide::operation
@@ -114,7 +115,7 @@ pub mod verbs {}
 #[doc = include_str!("guide/shares.md")]
 ///
 /// In this crate: [`Shares`](crate::Shares), [`ShareLimits`](crate::ShareLimits),
-/// [`Weigh`](crate::Weigh), [`Leftovers`](crate::Leftovers),
+/// [`Weigh`](crate::Weigh), [`DropQueue`](crate::DropQueue),
 /// [`address_share`](crate::address_share).
 pub mod shares {}
 

@@ -15,7 +15,7 @@ mod requests;
 mod services;
 mod table;
 
-pub use behalf::{Behalf, BehalfServices, PageWanted, Whom};
+pub use behalf::{Behalf, BehalfClient, BehalfServices, PageRequest};
 pub use fetched::FetchedWriter;
 pub(crate) use fetched::Parts;
 pub use identity::ClientIdentity;
@@ -202,7 +202,7 @@ impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
     /// Reborrows the visit for a function. Returned by value, so that the caller can keep the visit
     /// in registers.
     #[inline]
-    pub fn lend(&mut self) -> Visit<'_, 'a, A> {
+    pub fn reborrow(&mut self) -> Visit<'_, 'a, A> {
         Visit { running: self.running, event: self.event, access: self.access, lent: PhantomData }
     }
 

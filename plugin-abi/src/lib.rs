@@ -68,13 +68,13 @@ pub use counted::counted;
 pub use point::{FaultPolicy, HookPoint};
 pub use sdk::notifications::*;
 pub use sdk::{
-    AboutPlugin, Action, Answer, ArgumentType, Arguments, Authenticate, AuthenticateTicket, Authorize,
-    AuthorizeTicket, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered,
-    Disconnected, Disposition, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage,
-    Filter, FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookAbout, HookId, Host, Identity,
-    InstanceMessage, IntoFlow, Journal, Leftovers, Level, Mounting, NoArguments, NoConfig, OnBehalf,
-    Outgoing, Pieces, Plugin, Publish, PublishTicket, Reason, Refused, Rejected, Secret, ShareLimits, Shares,
-    StateKey, Subscribe, Timer, Unsubscribe, VerbCall, VerbError, Verbs, Verdict, Weigh, Whose, Will, Wish,
+    Action, Answer, ArgumentType, Arguments, Authenticate, AuthenticateTicket, Authorize, AuthorizeTicket,
+    ClientAction, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered, Disconnected,
+    Disposition, DropQueue, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage, Filter,
+    FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookId, HookInfo, Host, Identity,
+    InstanceMessage, IntoFlow, Journal, Level, Mounting, NoArguments, NoConfig, OnBehalf, Outgoing, Pieces,
+    Plugin, PluginInfo, Publish, PublishTicket, Reason, RecheckScope, Refused, Rejected, Secret, ShareLimits,
+    Shares, StateKey, Subscribe, Timer, Unsubscribe, VerbCall, VerbError, Verbs, Verdict, Weigh, Will,
     address_share, allocated, tree_entry_bytes,
 };
 

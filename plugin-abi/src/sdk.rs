@@ -4,19 +4,19 @@
 
 mod account;
 mod address;
-mod aftermath;
 mod behalf;
 mod client;
 mod config;
 mod connack;
+mod drop_queue;
 mod error;
 mod event;
 mod export;
 mod fetched;
 mod filter;
 mod host;
-mod leftovers;
 mod message;
+mod message_end;
 mod metric;
 mod mounting;
 mod outgoing;
@@ -36,17 +36,17 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use account::account_of;
 pub use address::address_share;
-pub use behalf::{Answer, Identity, OnBehalf, Wish};
+pub use behalf::{Answer, ClientAction, Identity, OnBehalf};
 pub use client::{Action, Authenticate, Authorize, Connect, Connected, Disconnected, Verdict, Will};
 pub use config::NoConfig;
 pub use connack::Connack;
+pub use drop_queue::DropQueue;
 pub use error::{Error, Refused};
 pub use event::Context;
 pub use export::{Exported, HookEvent, MountSpec, hook_name, module, plugin_name, run_hook};
 pub use fetched::{Fetch, Fetched, FetchedMessage};
 pub use filter::{Filter, Subscribe, Unsubscribe};
-pub use host::{Host, Level, Whose};
-pub use leftovers::Leftovers;
+pub use host::{Host, Level, RecheckScope};
 pub use message::{Delivered, Disposition, Publish};
 pub use metric::{Counter, Gauge, GaugePart, Histogram};
 pub use mounting::{HookId, Mounting};
@@ -58,14 +58,14 @@ pub use reason::Reason;
 pub use shares::{EVICTED_AT_ONCE, EntryId, Full, Rejected, ShareLimits, Shares};
 pub use ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, FiltersTicket, PublishTicket};
 pub use verb::{
-    AboutPlugin, ArgumentType, Arguments, HookAbout, NoArguments, Secret, VerbCall, VerbError, Verbs,
+    ArgumentType, Arguments, HookInfo, NoArguments, PluginInfo, Secret, VerbCall, VerbError, Verbs,
 };
 pub use weigh::{Weigh, allocated, tree_entry_bytes};
 
 /// Events of the points that only notify, with their getters. A new event in one of these files
 /// needs no other line here.
 pub mod notifications {
-    pub use super::aftermath::*;
+    pub use super::message_end::*;
     pub use super::session::*;
     pub use super::watch::*;
 }

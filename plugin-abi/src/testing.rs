@@ -77,7 +77,7 @@ fn load_at<P: Exported>(fake: FakeCommands, shards: u32, config: &str) -> Result
         in_flight: fake_host::in_flight,
         ..host::host_api(handle, shards)
     }));
-    registry().desks.insert(handle, fake);
+    registry().command_queues.insert(handle, fake);
     let table = module::<P>();
     let mut plugin = TestPlugin {
         table,
@@ -233,7 +233,7 @@ impl<P> Drop for TestPlugin<P> {
         }
         let mut registry = registry();
         registry.logs.remove(&self.handle);
-        registry.desks.remove(&self.handle);
+        registry.command_queues.remove(&self.handle);
     }
 }
 
@@ -257,7 +257,7 @@ struct CompletedChange {
 struct Registry {
     logs: HashMap<u64, Vec<(Level, String)>>,
     tickets: HashMap<u64, Sender<Completed>>,
-    desks: HashMap<u64, FakeCommands>,
+    command_queues: HashMap<u64, FakeCommands>,
 }
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);

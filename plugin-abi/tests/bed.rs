@@ -83,11 +83,11 @@ impl SeenShard {
         message.add_user_property("seen", "last")
     }
 
-    fn asked(&mut self, request: &mut Authorize<'_>) -> Result<(), Refused> {
+    fn requested(&mut self, request: &mut Authorize<'_>) -> Result<(), Refused> {
         request.deny(Reason::NOT_AUTHORIZED)
     }
 
-    fn asked_always(&mut self, request: &mut Authorize<'_>) -> Result<(), Refused> {
+    fn requests_always(&mut self, request: &mut Authorize<'_>) -> Result<(), Refused> {
         if request.topic() == "always" { request.allow() } else { Ok(()) }
     }
 }
@@ -99,8 +99,8 @@ grapnel_plugin_abi::plugin!(Seen {
     message.publish(priority = 6, topics = &["wait/twice"], name = "again") => SeenShard::defers,
     message.publish(priority = 5) => SeenShard::last,
     message.publish(priority = 4, topics = &["ignored"]) => SeenShard::ignores,
-    client.authorize => SeenShard::asked,
-    client.authorize(priority = -1, deliver = true) => SeenShard::asked_always,
+    client.authorize => SeenShard::requested,
+    client.authorize(priority = -1, deliver = true) => SeenShard::requests_always,
 });
 
 fn seen(event: &FakeEvent) -> Vec<String> {
@@ -183,7 +183,7 @@ fn nothing_is_called_of_a_plugin_that_has_gone() {
 }
 
 #[test]
-fn deliveries_are_asked_of_those_who_want_them() {
+fn deliveries_are_authorized_by_hooks_that_request_them() {
     let mut plugin = testing::load::<Seen>("").unwrap();
     for (action, topic, expected) in [
         (Action::Publish, "a", Verdict::Deny),

@@ -165,7 +165,7 @@ unsafe extern "C" fn hook(instance: *mut c_void, event: *const Event) -> Flow {
 }
 
 #[test]
-fn a_running_hook_reads_and_changes_its_event_and_nothing_it_lent_is_kept() {
+fn a_running_hook_changes_its_event_and_the_host_copies_borrowed_bytes() {
     let mut api = host_api(7, 2);
     assert_eq!((api.plugin, api.shards, api.size as usize), (7, 2, size_of::<HostApi>()));
     // SAFETY: the hook is this test's own, and its instance is the table, alive during the call.

@@ -15,7 +15,7 @@ fn table(name: &str) -> (usize, Vec<(&'static str, usize, usize)>) {
 
 #[test]
 #[cfg(target_pointer_width = "64")]
-fn what_a_hook_gets_lies_where_it_always_lay() {
+fn the_layout_of_events_is_unchanged() {
     let (_, fields) = table("Event");
     assert_eq!(size_in("Event", 0), 112);
     assert_eq!(
@@ -48,7 +48,7 @@ fn what_a_hook_gets_lies_where_it_always_lay() {
 
 #[test]
 #[cfg(target_pointer_width = "64")]
-fn what_broker_and_plugin_call_lies_where_it_always_lay() {
+fn the_layout_of_the_function_tables_is_unchanged() {
     let (_, fields) = table("HostApi");
     assert_eq!(size_in("HostApi", 0), 280);
     assert_eq!(fields[6], ("log", 24, 8));

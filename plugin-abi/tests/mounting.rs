@@ -82,19 +82,19 @@ mod other {
 
 /// Requests to the broker.
 #[derive(Default)]
-struct Asked(Mutex<Vec<String>>);
+struct Requests(Mutex<Vec<String>>);
 
-impl Asked {
+impl Requests {
     fn note(&self, what: String) -> u64 {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.push(what);
-        asked.len() as u64
+        let mut requested = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        requested.push(what);
+        requested.len() as u64
     }
 }
 
-impl BehalfServices for Asked {}
+impl BehalfServices for Requests {}
 
-impl HostServices for Asked {
+impl HostServices for Requests {
     fn log(&self, _plugin: u64, _level: u32, _message: &str) {}
 
     fn complete(
@@ -120,7 +120,7 @@ impl HostServices for Asked {
 
 #[test]
 fn a_manual_hook_is_mounted_with_what_it_is_given_or_else_with_its_own() {
-    let request: &'static Asked = Box::leak(Box::default());
+    let request: &'static Requests = Box::leak(Box::default());
     assert!(install_services(request));
     assert_eq!(host_api(1, 1).plugin, 1);
     let mut plugin = testing::load::<Late>("").unwrap();
@@ -139,12 +139,12 @@ fn a_mount_with_flags_of_a_later_version_is_refused() {
     unsafe extern "C" fn passes(_instance: *mut std::ffi::c_void, _event: *const Event) -> Flow {
         Flow::CONTINUE
     }
-    let asked = |flags| {
+    let requested = |flags| {
         let (name, hook) = (Slice::of(b"late"), Some(passes as grapnel_plugin_abi::raw::HookFn));
         let mount = Mount { point: HookPoint::ClientAuthorize as u16, name, hook, flags, ..Mount::EMPTY };
         // SAFETY: what it points to is static.
         unsafe { MountRequest::of(&mount) }.map(|request| request.deliver)
     };
-    assert_eq!((asked(0), asked(MOUNT_DELIVER)), (Ok(false), Ok(true)));
-    assert_eq!(asked(2).unwrap_err(), "gives late the flags 0x2, of which this broker knows not all");
+    assert_eq!((requested(0), requested(MOUNT_DELIVER)), (Ok(false), Ok(true)));
+    assert_eq!(requested(2).unwrap_err(), "gives late the flags 0x2, of which this broker knows not all");
 }

@@ -11,7 +11,7 @@ use grapnel_plugin_abi::{
 };
 
 /// Logs what it sees.
-struct Scribe;
+struct FieldLogger;
 
 static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -19,20 +19,20 @@ fn note(line: String) {
     SEEN.lock().unwrap().push(line);
 }
 
-impl Plugin for Scribe {
+impl Plugin for FieldLogger {
     type Config = NoConfig;
-    type Shard = Scribe;
+    type Shard = FieldLogger;
 
-    fn load(_config: NoConfig, _host: &Host) -> Result<Scribe, Error> {
-        Ok(Scribe)
+    fn load(_config: NoConfig, _host: &Host) -> Result<FieldLogger, Error> {
+        Ok(FieldLogger)
     }
 
-    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Scribe, Error> {
-        Ok(Scribe)
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<FieldLogger, Error> {
+        Ok(FieldLogger)
     }
 }
 
-impl Scribe {
+impl FieldLogger {
     fn connect(&mut self, event: &mut Connect<'_>) {
         let will = event.will().map(|will| (will.topic, will.payload.len(), will.qos, will.retain));
         note(format!("{} {:?} {will:?}", event.proto_name(), event.maximum_packet_size()));
@@ -95,26 +95,26 @@ impl Scribe {
     }
 }
 
-grapnel_plugin_abi::__exported!(Scribe {
-    client.connect => Scribe::connect,
-    client.connack => Scribe::connack,
-    client.connected => Scribe::connected,
-    client.unsubscribe => Scribe::unsubscribe,
-    session.terminated => Scribe::session,
-    session.subscribed => Scribe::subscription,
-    session.unsubscribed => Scribe::subscription,
-    message.acked => Scribe::acked,
-    message.dropped => Scribe::dropped,
-    message.retained => Scribe::retained,
-    packet.sent => Scribe::packet,
-    broker.started => Scribe::broker,
+grapnel_plugin_abi::__exported!(FieldLogger {
+    client.connect => FieldLogger::connect,
+    client.connack => FieldLogger::connack,
+    client.connected => FieldLogger::connected,
+    client.unsubscribe => FieldLogger::unsubscribe,
+    session.terminated => FieldLogger::session,
+    session.subscribed => FieldLogger::subscription,
+    session.unsubscribed => FieldLogger::subscription,
+    message.acked => FieldLogger::acked,
+    message.dropped => FieldLogger::dropped,
+    message.retained => FieldLogger::retained,
+    packet.sent => FieldLogger::packet,
+    broker.started => FieldLogger::broker,
 });
 
 // Each typed event reads the fields of its hook point. A notification cannot be changed, so it has
 // no setters.
 #[test]
 fn every_point_shows_what_it_has() {
-    let mut scribe = testing::load::<Scribe>("").unwrap();
+    let mut scribe = testing::load::<FieldLogger>("").unwrap();
     let events = [
         FakeEvent::new(HookPoint::ClientConnect)
             .with_text(Field::PROTO_NAME, "MQTT")
@@ -160,7 +160,7 @@ fn every_point_shows_what_it_has() {
 // CONNACK's properties are set one by one; with a refusal there are fewer.
 #[test]
 fn connack_is_filled_in() {
-    let mut scribe = testing::load::<Scribe>("").unwrap();
+    let mut scribe = testing::load::<FieldLogger>("").unwrap();
     let mut event = FakeEvent::connack(Reason::SUCCESS).with_number(Field::KEEP_ALIVE_S, 60);
     assert_eq!(scribe.run(&mut event), Outcome::Continue);
     assert_eq!(event.number(Field::KEEP_ALIVE_S, 0), Some(30));
@@ -174,7 +174,7 @@ fn connack_is_filled_in() {
 // UNSUBSCRIBE is rewritten and refused filter by filter.
 #[test]
 fn an_unsubscribe_is_rewritten_and_refused() {
-    let mut scribe = testing::load::<Scribe>("").unwrap();
+    let mut scribe = testing::load::<FieldLogger>("").unwrap();
     let mut event = FakeEvent::unsubscribe(&["a", "keep"]);
     assert_eq!(scribe.run(&mut event), Outcome::Continue);
     assert_eq!((event.filter(0), event.filter(1)), (Some("inner/a"), Some("keep")));

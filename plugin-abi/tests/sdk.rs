@@ -356,8 +356,8 @@ fn a_delivery_is_vetoed() {
 }
 
 #[test]
-fn what_is_wrong_with_a_configuration_is_said_by_key_and_without_its_value() {
-    let told = [
+fn configuration_errors_name_the_key_and_not_the_value() {
+    let logged = [
         (r#"{"prefix": "p", "perfix": 1}"#, "the key perfix is not known; did you mean prefix?"),
         (
             r#"{"prefix": "p", "colour": 1}"#,
@@ -383,7 +383,7 @@ fn what_is_wrong_with_a_configuration_is_said_by_key_and_without_its_value() {
         (r#"["s3cret"]"#, "the configuration is not a JSON object"),
         ("{s3cret", "the configuration is not JSON (line 1, column 2)"),
     ];
-    for (config, text) in told {
+    for (config, text) in logged {
         assert_eq!(refusal(config), text, "{config}");
     }
 }

@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::c_void;
 
-use grapnel_plugin_abi::{EVICTED_AT_ONCE, EntryId, Full, Leftovers, ShareLimits, Shares, tree_entry_bytes};
+use grapnel_plugin_abi::{DropQueue, EVICTED_AT_ONCE, EntryId, Full, ShareLimits, Shares, tree_entry_bytes};
 
 /// Counts, for each thread, the bytes that glibc has allocated: its chunks with their headers.
 struct Counting;
@@ -103,7 +103,7 @@ fn each_limit_holds_at_nothing_at_the_limit_and_one_beyond() {
 }
 
 #[test]
-fn what_one_takes_out_is_room_for_him_alone() {
+fn space_freed_by_an_owner_is_available_to_that_owner() {
     let mut shares = shares(ShareLimits { owner_entries_max: 1, ..UNLIMITED });
     let of_a = shares.insert("a", value(1)).unwrap();
     let of_b = shares.insert("b", value(2)).unwrap();
@@ -215,7 +215,7 @@ fn an_account_goes_with_its_last_entry_whoever_its_owners_are() {
     assert_eq!(shares.used_by_account("b"), (0, 0));
     shares.remove(third);
     assert_eq!((shares.bytes(), shares.used_by_account("a"), held() - before), (0, (0, 0), 0));
-    let mut left = Leftovers::default();
+    let mut left = DropQueue::default();
     let mut cleared = Shares::new(UNLIMITED);
     (0..100).for_each(|n| drop(cleared.insert_for(Some(&format!("account {n}")), "c", value(1))));
     cleared.clear_into(&mut left);
@@ -231,7 +231,7 @@ fn owners_take_turns_whatever_each_of_them_has() {
     shares.insert("b", value(1)).unwrap();
     shares.insert("c", value(1)).unwrap();
     shares.insert("b", value(2)).unwrap();
-    let turns: Vec<_> = std::iter::from_fn(|| shares.take_in_turn()).collect();
+    let turns: Vec<_> = std::iter::from_fn(|| shares.take_next_in_turn()).collect();
     let first: Vec<_> = turns[..6].iter().map(|(owner, value)| (&**owner, value.len())).collect();
     assert_eq!(first, [("flood", 0), ("b", 1), ("c", 1), ("flood", 1), ("b", 2), ("flood", 2)]);
     assert_eq!(turns.len(), 1003);
@@ -268,7 +268,7 @@ fn room_is_made_by_the_owners_oldest_and_by_the_oldest_of_all_where_the_total_is
 /// After limits are lowered, entries are evicted in steps of bounded size, whatever entries exist
 /// or are added meanwhile.
 #[test]
-fn lowered_limits_are_worked_off_in_slices() {
+fn lowered_limits_are_applied_in_slices() {
     let lower = ShareLimits { owner_entries_max: 10, entries_max: 150, ..UNLIMITED };
     for in_place in [true, false] {
         let mut shares = shares(if in_place { UNLIMITED } else { lower });
@@ -284,20 +284,20 @@ fn lowered_limits_are_worked_off_in_slices() {
         if in_place {
             shares.set_limits(lower);
         }
-        assert!(shares.is_beyond());
+        assert!(shares.is_over_limit());
         let mut gone = 0;
         shares.insert_over_oldest("b", value(0), |_, _| gone += 1).unwrap();
         assert!(gone <= EVICTED_AT_ONCE, "{gone} in one call");
         let (mut steps, mut more) = (0, true);
         while more {
             let before = shares.len();
-            more = shares.evict_beyond(50, |_, _| ());
+            more = shares.evict_over_limit(50, |_, _| ());
             assert!(before - shares.len() <= 50);
             steps += 1;
         }
         assert!((15..60).contains(&steps), "{steps}");
         assert!(["", "a", "b"].iter().all(|owner| shares.used_by(owner).0 <= 10));
-        assert_eq!((shares.len(), shares.is_beyond()), (150, false));
+        assert_eq!((shares.len(), shares.is_over_limit()), (150, false));
     }
 }
 
@@ -323,8 +323,8 @@ fn a_large_value_passes_a_limit_for_a_moment_and_alone() {
             assert!(shares.bytes() <= most + 110_000);
         }
         assert!(shares.insert_over_oldest("a", value(0), |_, _| gone += 1).is_ok(), "that makes it no more");
-        while shares.evict_beyond(10, |_, _| ()) {}
-        assert!(shares.bytes() <= most && !shares.is_beyond());
+        while shares.evict_over_limit(10, |_, _| ()) {}
+        assert!(shares.bytes() <= most && !shares.is_over_limit());
         assert!(shares.oldest() > Some(EntryId(1)) && shares.len() > 100);
     }
 }
@@ -332,7 +332,7 @@ fn a_large_value_passes_a_limit_for_a_moment_and_alone() {
 /// If limits are raised before the eviction for lower ones has ended, entries within the new limits
 /// stay.
 #[test]
-fn raised_limits_let_go_of_nothing_that_is_within_them() {
+fn raised_limits_evict_nothing() {
     let mut shares = shares(UNLIMITED);
     for owner in ["a", "b", "c"] {
         for _ in 0..20 {
@@ -341,22 +341,22 @@ fn raised_limits_let_go_of_nothing_that_is_within_them() {
     }
     shares.set_limits(ShareLimits { owner_entries_max: 10, ..UNLIMITED });
     // An owner is known to exceed its limit once it has been examined.
-    assert!(shares.evict_beyond(1, |_, _| panic!("it has only been looked at")));
+    assert!(shares.evict_over_limit(1, |_, _| panic!("it has only been looked at")));
     while shares.used_by("b").0 == 20 {
-        assert!(shares.evict_beyond(1, |_, _| ()));
+        assert!(shares.evict_over_limit(1, |_, _| ()));
     }
     let held = ["a", "b", "c"].map(|owner| shares.used_by(owner).0);
     assert_eq!(held, [10, 19, 20]);
     shares.set_limits(ShareLimits { owner_entries_max: 19, ..UNLIMITED });
-    while shares.evict_beyond(7, |_, _| ()) {}
+    while shares.evict_over_limit(7, |_, _| ()) {}
     assert_eq!(["a", "b", "c"].map(|owner| shares.used_by(owner).0), [10, 19, 19]);
-    assert!(!shares.is_beyond());
+    assert!(!shares.is_over_limit());
 }
 
 /// A new value evicts exactly the entries that make space for it, of any owner. The names of owners
 /// that are removed with them are counted.
 #[test]
-fn what_goes_for_a_value_is_settled_before_it_goes() {
+fn the_entries_evicted_for_a_value_are_decided_before() {
     let mut measured = shares(UNLIMITED);
     let of_one = {
         measured.insert("x", value(1_000)).unwrap();
@@ -397,12 +397,12 @@ fn an_entry_is_charged_with_what_is_held_for_it() {
     assert_eq!(full(&mut shares, "a", 1_000), Some(Full::OwnerBytes(10_000)));
     assert_eq!(shares.free_bytes("b"), 15_000 - shares.bytes(), "of all there is less");
     assert!(shares.charge(b, 9_000), "it is held, whatever the limits are");
-    assert_eq!((shares.free_bytes("a"), shares.free_bytes("b"), shares.is_beyond()), (0, 0, true));
-    assert!(shares.charge(b, 0) && !shares.is_beyond());
-    assert!(shares.charge(a, 20_000) && shares.is_beyond());
+    assert_eq!((shares.free_bytes("a"), shares.free_bytes("b"), shares.is_over_limit()), (0, 0, true));
+    assert!(shares.charge(b, 0) && !shares.is_over_limit());
+    assert!(shares.charge(a, 20_000) && shares.is_over_limit());
     assert!(shares.remove(a).is_some() && !shares.charge(a, 1));
     shares.remove(b);
-    assert_eq!((shares.bytes(), shares.is_beyond()), (0, false));
+    assert_eq!((shares.bytes(), shares.is_over_limit()), (0, false));
 }
 
 /// Compares with a model, and checks the links between entries, through some thousand changes.
@@ -446,7 +446,7 @@ fn twice_as_much_costs_twice_the_work() {
             let owner = if n % 2 == 0 { "a".to_owned() } else { format!("b{n}") };
             shares.insert_over_oldest(&owner, value(0), |_, _| ()).unwrap();
         }
-        while shares.take_in_turn().is_some() {}
+        while shares.take_next_in_turn().is_some() {}
         shares.work()
     };
     let (once, twice) = (work(2_000), work(4_000));
@@ -456,7 +456,7 @@ fn twice_as_much_costs_twice_the_work() {
 /// The entries to evict for one value are found in one walk, of any owner: the cost is linear in
 /// their number.
 #[test]
-fn twice_as_many_that_go_for_a_value_are_twice_the_work() {
+fn evicting_twice_as_many_entries_is_twice_the_work() {
     let work = |count: usize| {
         let mut shares = shares(UNLIMITED);
         // The oldest entries are the owner's, so that the walk over all passes those that are
@@ -485,7 +485,7 @@ fn twice_as_many_that_go_for_a_value_are_twice_the_work() {
 /// One decision evicts the same entries as single steps would: each time the oldest of an owner
 /// beyond its limit.
 #[test]
-fn what_goes_at_once_is_what_would_go_one_by_one() {
+fn evicting_at_once_removes_the_same_entries_as_one_by_one() {
     let limits =
         ShareLimits { owner_entries_max: 9, owner_bytes_max: 9_000, entries_max: 30, bytes_max: 20_000 };
     let (mut shares, mut slow) = (shares(limits), shares(limits));
@@ -516,7 +516,7 @@ fn what_goes_at_once_is_what_would_go_one_by_one() {
 
 /// Compares with the allocator: never more memory than counted, and not much less.
 #[test]
-fn what_is_counted_is_what_is_held() {
+fn counted_bytes_are_the_allocated_bytes() {
     let cases = [(0, 1), (0, 5000), (1, 7), (40, 5000), (1000, 3), (200_000, 40)];
     for ((bytes, owners), accounts) in cases.into_iter().flat_map(|case| [0, 3, 5000].map(|n| (case, n))) {
         let entries = if bytes > 10_000 { 100 } else { 5000 };
@@ -540,7 +540,7 @@ fn what_is_counted_is_what_is_held() {
             "{bytes} × {owners} × {accounts}: {real} bytes left, counted {counted}"
         );
         drop(ids);
-        while shares.take_in_turn().is_some() {}
+        while shares.take_next_in_turn().is_some() {}
         assert_eq!((shares.bytes(), shares.len(), shares.owners()), (0, 0, 0));
         assert_eq!(held(), before, "{bytes} × {owners} × {accounts}: nothing stays");
     }
@@ -562,7 +562,7 @@ fn an_index_costs_what_it_is_said_to_cost() {
 /// Data that a plugin stores for each owner is charged once per owner, and the name can be shared
 /// without another copy.
 #[test]
-fn an_owner_is_charged_with_what_is_kept_beside_it() {
+fn an_owner_is_charged_for_additional_data() {
     let (mut plain, mut beside) =
         (Shares::<Value>::new(UNLIMITED), Shares::<Value>::new(UNLIMITED).beside_owner(1_000));
     for owner in ["a", "a", "b"] {
@@ -579,9 +579,9 @@ fn an_owner_is_charged_with_what_is_kept_beside_it() {
 /// A clear takes one step of constant time, and its memory is freed afterwards, a few entries at a
 /// time.
 #[test]
-fn what_is_cleared_is_freed_in_slices() {
+fn cleared_entries_are_freed_in_slices() {
     let before = held();
-    let mut left = Leftovers::default();
+    let mut left = DropQueue::default();
     let mut shares = Shares::<Value>::new(UNLIMITED);
     for n in 0..1_000 {
         shares.insert(&format!("{n}"), vec![0; 100].into()).unwrap();

@@ -9,7 +9,7 @@ from amqtt.contexts import Action
 from amqtt.mqtt.packet import MQTTPacket
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 from amqtt.session import ApplicationMessage, Session
-from told import told
+from call_printer import call_printed
 
 
 def _show(value):
@@ -26,7 +26,7 @@ def _show(value):
 
 
 def _tell(hook, **arguments):
-    told(hook, {name: _show(value) for name, value in arguments.items()})
+    call_printed(hook, {name: _show(value) for name, value in arguments.items()})
 
 
 class Spy(BasePlugin):

@@ -3,7 +3,7 @@
 import time
 
 from emqx_extension.hooks import EmqxHookSdk, hooks_handler
-from told import told
+from call_printer import call_printed
 
 
 def _answer(what):
@@ -59,4 +59,4 @@ def init():
 
 
 def deinit():
-    told("deinit")
+    call_printed("deinit")

@@ -308,7 +308,7 @@ impl Broker {
     #[track_caller]
     pub fn stop(mut self) -> TempDir {
         let status = self.terminate();
-        self.judge(status);
+        self.check(status);
         self.forgiven.store(true, Relaxed);
         self.home.take().expect("taken only here")
     }
@@ -328,7 +328,7 @@ impl Broker {
     }
 
     #[track_caller]
-    fn judge(&self, status: Option<ExitStatus>) {
+    fn check(&self, status: Option<ExitStatus>) {
         let log = self.process.log();
         assert!(
             status.is_some_and(|s| s.success()),
@@ -344,7 +344,7 @@ impl Drop for Broker {
         if std::thread::panicking() {
             eprintln!("---- log of the broker ({status:?})\n{}\n----", self.process.log());
         } else if !self.forgiven.load(Relaxed) {
-            self.judge(status);
+            self.check(status);
         }
     }
 }

@@ -404,7 +404,7 @@ impl Client {
     /// # Panics
     /// If the server does not close in time.
     #[track_caller]
-    pub fn vanish(mut self) {
+    pub fn drop_connection(mut self) {
         drop(self.stream.shutdown(Shutdown::Write));
         self.raw_until_closed();
     }

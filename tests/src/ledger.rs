@@ -82,7 +82,7 @@ impl<'a> Ledger<'a> {
     /// # Panics
     /// If something is left, or if the broker does not become idle.
     #[track_caller]
-    pub fn judge(&self, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) -> (Reading, Reading) {
+    pub fn check(&self, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) -> (Reading, Reading) {
         warm_up();
         let before = self.quiet();
         let began = Instant::now();

@@ -63,7 +63,7 @@ pub struct Report {
 }
 
 #[derive(Default)]
-struct Judgement {
+struct Assessment {
     phases: Vec<Phase>,
     /// Stamps seen in the current phase where there may be only one, and in all before it.
     current: BTreeSet<String>,
@@ -85,11 +85,11 @@ struct Shared {
     stop: AtomicBool,
     /// Nothing more is published, and every publish is acknowledged.
     published_all: AtomicBool,
-    judgement: Mutex<Judgement>,
+    judgement: Mutex<Assessment>,
 }
 
 impl Shared {
-    fn judgement(&self) -> MutexGuard<'_, Judgement> {
+    fn judgement(&self) -> MutexGuard<'_, Assessment> {
         self.judgement.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -145,7 +145,7 @@ impl Load {
             stamped: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             published_all: AtomicBool::new(false),
-            judgement: Mutex::new(Judgement { phases: vec![Phase::Plain], ..Judgement::default() }),
+            judgement: Mutex::new(Assessment { phases: vec![Phase::Plain], ..Assessment::default() }),
         });
         let (publishing, receiving) = (Arc::clone(&shared), Arc::clone(&shared));
         let threads = vec![
@@ -221,7 +221,7 @@ impl Load {
         self.counts(&judgement)
     }
 
-    fn counts(&self, judgement: &Judgement) -> Report {
+    fn counts(&self, judgement: &Assessment) -> Report {
         Report {
             published: self.shared.published.load(Ordering::SeqCst),
             acknowledged: self.shared.acknowledged.load(Ordering::SeqCst),

@@ -23,7 +23,7 @@ impl Storm {
     /// # Panics
     /// If a connection ends or gets no answer.
     #[track_caller]
-    pub fn rage(broker: &Broker, clients: usize, prefix: &str) -> Storm {
+    pub fn run(broker: &Broker, clients: usize, prefix: &str) -> Storm {
         Storm::of(broker, clients, |n| Connect::new(Version::V5, &format!("{prefix} {n}")))
     }
 

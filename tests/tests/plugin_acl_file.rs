@@ -49,7 +49,7 @@ topic write $private/#
 ";
 
 #[test]
-fn publishing_is_judged_as_by_mosquitto() {
+fn publishes_are_authorized_as_by_mosquitto() {
     for shards in [1, 2] {
         let Some((broker, _dir)) = broker(shards, FILE) else { continue };
         for (id, user, topic, expected) in [

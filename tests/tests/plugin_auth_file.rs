@@ -142,7 +142,7 @@ scenario! {
 /// An unknown user name takes as long as a wrong password: at least half of it, in the fastest of
 /// several tries.
 #[test]
-fn the_time_of_an_answer_does_not_tell_who_is_a_user() {
+fn the_answer_time_does_not_reveal_user_names() {
     let broker = Broker::builder().grapnel_only().start();
     load(&broker, &[]);
     let time = |login: (&str, &str)| {

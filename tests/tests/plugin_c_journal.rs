@@ -214,7 +214,7 @@ fn a_file_has_one_plugin_of_a_broker() {
 
 /// Waiting messages count with the memory that they use, which an empty message does too.
 #[test]
-fn what_waits_is_counted_as_it_is_held() {
+fn waiting_messages_are_counted_with_their_memory() {
     let plugin = Compiled::of("c-journal");
     let broker = Broker::builder().grapnel_only().start();
     let folder = tempfile::tempdir().expect("a place for temporary files");
@@ -298,7 +298,7 @@ fn metric(broker: &Broker, name: &str) -> u64 {
 
 /// If a file cannot be written, the messages are refused, and nothing else.
 #[test]
-fn what_cannot_be_written_is_not_acknowledged() {
+fn messages_that_cannot_be_written_are_not_acknowledged() {
     let plugin = Compiled::of("c-journal");
     let broker = Broker::builder().grapnel_only().start();
     load(&broker, &plugin, Path::new("/dev/full"));

@@ -8,7 +8,7 @@ const INVALID: u8 = 0x99;
 
 scenario! {
     /// Messages of its topics pass if they are JSON with the keys; others are not checked.
-    fn payloads_are_judged_by_topic(broker in Broker::builder().grapnel_only()) {
+    fn payloads_are_checked_by_topic(broker in Broker::builder().grapnel_only()) {
         let plugin = Compiled::of("cpp-json-gate");
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("#", 1);

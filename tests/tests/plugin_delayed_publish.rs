@@ -58,7 +58,7 @@ scenario! {
 
 scenario! {
     /// A reload hands over the waiting messages; each is delivered once, when it is due.
-    fn what_waits_comes_through_a_reload(broker in Broker::builder().grapnel_only()) {
+    fn waiting_messages_survive_a_reload(broker in Broker::builder().grapnel_only()) {
         broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("a", 1);
@@ -82,7 +82,7 @@ scenario! {
 /// If a message is under way to a slow plugin when this one is reloaded, the new version receives
 /// the answer: the message is delivered once, and so are those that waited behind it.
 #[test]
-fn what_is_on_its_way_comes_once_through_reloads() {
+fn messages_in_flight_arrive_once_through_reloads() {
     let broker = Broker::builder().grapnel_only().shards(1).start();
     for plugin in ["delayed-publish", "late"] {
         broker.ctl_ok(&["plugins", "load", plugin, "--once"]);
@@ -156,7 +156,7 @@ fn metric(broker: &Broker, name: &str) -> u64 {
 /// The broker has no space for due messages, since a plugin blocks earlier ones. They were
 /// acknowledged, so each is still delivered, once.
 #[test]
-fn what_finds_no_room_comes_later() {
+fn messages_without_room_are_published_later() {
     let broker = Broker::builder()
         .grapnel_only()
         .config("[limits]\nbehalf_client_requests_max = 4\n")
@@ -234,7 +234,7 @@ fn a_large_state_goes_over_beside_others() {
 }
 
 #[test]
-fn what_cannot_be_delayed_is_refused_with_its_reason() {
+fn messages_that_cannot_be_delayed_are_refused_with_the_reason() {
     let broker = Broker::builder().grapnel_only().start();
     let limits = ["--set", "delay_s_max=10", "--set", "messages_max=2"];
     broker.ctl_ok(&[&["plugins", "load", "delayed-publish", "--once"], limits.as_slice()].concat());

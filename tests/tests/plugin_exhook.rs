@@ -105,7 +105,7 @@ scenario! {
     fn half_of_an_answer_does_not_count(
         broker in broker().config("[authorization]\nno_match = \"allow\"")
     ) {
-        load(broker, &folder().join("liar"), &folder(), "liar", &["failed_action=ignore"]);
+        load(broker, &folder().join("invalid_answers"), &folder(), "liar", &["failed_action=ignore"]);
         let mut client = Client::hello(broker, Version::V5, "c");
         assert_eq!(client.subscribe_all(&Subscribe::to("t", 1).and("u", 1)), [1, 1]);
         assert_eq!(client.publish(&Publish::new("moved", "unseen").qos(1)), 0x10, "nobody has subscribed there");
@@ -122,16 +122,16 @@ scenario! {
 
 scenario! {
     /// If a process ends before it is ready, its output is the reason why the load fails.
-    fn what_cannot_start_says_why(broker in broker()) {
+    fn a_failed_start_shows_the_output_of_the_process(broker in broker()) {
         let arguments = [
             "plugins", "load", "exhook", "--once", "--set", "driver=python3", "--set", "path=/tmp", "--set", ENVIRONMENT,
             "--set",
         ];
-        let ends = folder().join("cannot");
+        let ends = folder().join("missing_package");
         let python = format!("python=\"{}\"", ends.display());
         let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
         assert!(said.contains("has ended (exit status: 7); it printed:\n") && said.contains("no module of that name"), "{said}");
-        let python = format!("python=\"{}\"", folder().join("bare").display());
+        let python = format!("python=\"{}\"", folder().join("isolated_python").display());
         let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
         assert!(said.contains("bare does not have the package grapnel-exhook; install it with"), "{said}");
         let said = broker.ctl_refused(&[&arguments[..], &["python=/no/such/python"]].concat());
@@ -139,7 +139,7 @@ scenario! {
     }
 }
 
-/// The surroundings that a worker of `surroundings.py` reports.
+/// The surroundings that a worker of `environment.py` reports.
 fn surroundings(broker: &Broker) -> Value {
     let mut client = Client::hello(broker, Version::V5, "c");
     client.subscribe("t", 0);
@@ -187,7 +187,7 @@ fn nothing_of_the_brokers_working_directory_is_run() {
     let planted = planted();
     let search = format!("{}:.:", std::fs::canonicalize(exhook_common::sdk()).unwrap().display());
     let broker = broker().working_directory(planted.path()).environment("PYTHONPATH", &search).start();
-    load(&broker, &paho::python(), &folder(), "surroundings", &["failed_action=deny"]);
+    load(&broker, &paho::python(), &folder(), "environment", &["failed_action=deny"]);
     assert_eq!(surroundings(&broker)["cwd"], "/");
     assert_untouched(&planted);
 }
@@ -198,7 +198,7 @@ fn nothing_of_a_workers_working_directory_is_run() {
     let planted = planted();
     let broker = broker().start();
     let setting = format!("working_directory={:?}", planted.path());
-    load(&broker, &paho::python(), &folder(), "surroundings", &[&setting, "failed_action=deny"]);
+    load(&broker, &paho::python(), &folder(), "environment", &[&setting, "failed_action=deny"]);
     let said = surroundings(&broker);
     assert_eq!(said["cwd"].as_str().map(Path::new), Some(planted.path()));
     let path = said["path"].as_array().unwrap().iter().map(|entry| Path::new(entry.as_str().unwrap()));
@@ -209,7 +209,7 @@ fn nothing_of_a_workers_working_directory_is_run() {
 /// Workers get the named variables, and none that configures the broker: no secrets, and nothing
 /// that changes how a program loads its code.
 #[test]
-fn a_workers_environment_is_what_is_named() {
+fn a_workers_environment_is_as_configured() {
     let broker = broker()
         .environment("GRAPNEL_LOG", "info")
         .environment("A_SECRET", "1")
@@ -218,7 +218,7 @@ fn a_workers_environment_is_what_is_named() {
         .environment("LC_ALL", "C.UTF-8")
         .start();
     let setting = "environment=[\"PYTHONPATH\", \"AN_ADDRESS\", \"OF_OURS=x=y\"]";
-    load(&broker, &paho::python(), &folder(), "surroundings", &[setting, "failed_action=deny"]);
+    load(&broker, &paho::python(), &folder(), "environment", &[setting, "failed_action=deny"]);
     let said = surroundings(&broker);
     let environment = said["environment"].as_object().unwrap();
     let has = |name: &str| environment.get(name).and_then(Value::as_str);
@@ -258,7 +258,7 @@ fn a_workers_environment_is_what_is_named() {
 fn a_relative_path_is_the_brokers() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("hooks")).unwrap();
-    std::fs::copy(folder().join("surroundings.py"), dir.path().join("hooks/here.py")).unwrap();
+    std::fs::copy(folder().join("environment.py"), dir.path().join("hooks/here.py")).unwrap();
     let broker = broker().working_directory(dir.path()).start();
     load(&broker, &paho::python(), Path::new("hooks"), "here", &["failed_action=deny"]);
     let said = surroundings(&broker);
@@ -308,7 +308,7 @@ scenario! {
     fn a_verdict_may_leave_the_last_word_to_others(
         broker in broker().config("[authorization]\nno_match = \"deny\"")
     ) {
-        for (module, priority) in [("first_word", "10"), ("last_word", "0")] {
+        for (module, priority) in [("allow_and_continue", "10"), ("deny_one_topic", "0")] {
             let set = [
                 "driver=python3".to_owned(),
                 format!("python=\"{}\"", paho::python().display()),
@@ -331,9 +331,9 @@ scenario! {
 /// An unsubscription on behalf of a client does not pass an earlier subscription that waits for its
 /// verdict.
 #[test]
-fn what_is_asked_on_behalf_of_a_client_keeps_its_order() {
+fn requests_on_behalf_of_a_client_keep_their_order() {
     let broker = broker().shards(1).start();
-    for (name, module) in [("rights", "slow_rights"), ("asks", "asks_on_behalf")] {
+    for (name, module) in [("rights", "slow_rights"), ("asks", "subscribe_on_behalf")] {
         let set = [
             "driver=python3".to_owned(),
             format!("python=\"{}\"", paho::python().display()),
@@ -355,8 +355,8 @@ fn what_is_asked_on_behalf_of_a_client_keeps_its_order() {
 scenario! {
     /// The contents of CONNECT are available from client_connected on, also to the process after
     /// one that was killed.
-    fn what_connect_said_is_known_after_a_restart(broker in broker()) {
-        load(broker, &paho::python(), &folder(), "remembers", &["failed_action=deny"]);
+    fn connect_data_is_available_after_a_restart(broker in broker()) {
+        load(broker, &paho::python(), &folder(), "login_data", &["failed_action=deny"]);
         let mut client = Client::connect(broker, &Connect::new(Version::V5, "c").keep_alive(77));
         client.subscribe("#", 0);
         let mut asked = |topic: &str| {
@@ -374,8 +374,8 @@ scenario! {
 scenario! {
     /// A command for an absent client is logged with the plugin's name: the first time, the second,
     /// the fourth.
-    fn commands_for_absent_clients_are_told(broker in broker()) {
-        load(broker, &paho::python(), &folder(), "absent", &[]);
+    fn commands_for_absent_clients_are_reported(broker in broker()) {
+        load(broker, &paho::python(), &folder(), "absent_client", &[]);
         Client::hello(broker, Version::V5, "c").publish(&Publish::new("do", "x").qos(1));
         for (what, times) in [("subscribe \"a/#\"", 1), ("kick", 2), ("unsubscribe \"a/#\"", 4)] {
             wait_for_log(
@@ -424,7 +424,7 @@ scenario! {
 scenario! {
     /// Several exhook plugins are listed together; a driver is switched if its name identifies one
     /// of them.
-    fn drivers_of_several_plugins_are_told_apart(broker in broker()) {
+    fn drivers_of_several_plugins_are_distinguished(broker in broker()) {
         let named = |name: &'static str| {
             let set = [
                 "driver=python3".to_owned(),
@@ -501,7 +501,7 @@ fn resident(id: u32) -> u64 {
 /// frame, sends invalid answers or floods. No client is disconnected because of it, every publish
 /// ends, the worker is restarted, and memory is bounded. Shards take no part in the work of a
 /// worker's thread, so each fault is tried with one number of them.
-fn harms_nobody(shards: usize, faults: &[(&str, &str)]) {
+fn affects_no_client(shards: usize, faults: &[(&str, &str)]) {
     let broker = broker().shards(shards).start();
     let rogue = folder().join("rogue");
     let timeout = format!("call_timeout={}ms", CALL_TIMEOUT.as_millis());
@@ -527,20 +527,20 @@ fn harms_nobody(shards: usize, faults: &[(&str, &str)]) {
 const DOES_NOTHING: &str = "has not done anything for 1000 ms and is killed";
 
 #[test]
-fn a_worker_that_ends_or_stands_still_harms_nobody() {
+fn a_worker_that_ends_or_hangs_affects_no_client() {
     let faults = [("killed", "has ended (signal: 9 (SIGKILL))"), ("stopped", DOES_NOTHING)];
-    harms_nobody(8, &faults);
+    affects_no_client(8, &faults);
 }
 
 #[test]
-fn a_worker_that_loops_or_sends_what_is_no_frame_harms_nobody() {
+fn a_worker_that_loops_or_sends_invalid_frames_affects_no_client() {
     let faults =
         [("endless", DOES_NOTHING), ("half", "has ended"), ("nonsense", "sent a frame of no known form")];
-    harms_nobody(2, &faults);
+    affects_no_client(2, &faults);
 }
 
 #[test]
-fn a_worker_that_sends_too_much_harms_nobody() {
+fn a_worker_that_sends_too_much_affects_no_client() {
     let huge = "sends a frame of 104857600 bytes, more than frame_bytes_max";
-    harms_nobody(1, &[("huge", huge), ("prints", DOES_NOTHING), ("floods", DOES_NOTHING)]);
+    affects_no_client(1, &[("huge", huge), ("prints", DOES_NOTHING), ("floods", DOES_NOTHING)]);
 }

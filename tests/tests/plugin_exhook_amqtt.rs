@@ -74,7 +74,7 @@ fn step<const N: usize>(calls: &Calls<'_>, expected: [(&str, Value); N]) {
 
 scenario! {
     /// Every event of the table is called, with all its arguments.
-    fn every_event_is_told(broker in broker(), version) {
+    fn every_event_is_called(broker in broker(), version) {
         let calls = Calls::of(broker);
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
         // Loaded later: both start events are called at load.
@@ -175,7 +175,7 @@ scenario! {
 
 /// The events of the broker itself.
 #[test]
-fn the_end_of_the_broker_is_told() {
+fn the_shutdown_of_the_broker_is_notified() {
     let mut broker = broker().start();
     let _home = load_yaml(&broker, "plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
     broker.process().signal(rustix::process::Signal::TERM);
@@ -193,7 +193,7 @@ fn the_end_of_the_broker_is_told() {
 /// not while others are still being loaded. A worker that is restarted later has both events at
 /// once.
 #[test]
-fn the_start_of_the_broker_is_told_when_it_has_started() {
+fn the_start_of_the_broker_is_notified_when_it_has_started() {
     let (_home, settings) = settings("plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
     let python = format!("python=\"{}\"", grapnel_tests::paho::python().display());
     let settings = [settings, vec![exhook_common::ENVIRONMENT.to_owned(), python]].concat();
@@ -231,7 +231,7 @@ scenario! {
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.LoginA: {}\n  amqtt_spy.LoginB: {}\n", &[]);
         let calls = Calls::of(broker);
         let attempt = |connect: &Connect| Client::attempt(broker, connect).1.code;
-        for (answers, comes_in) in [
+        for (answers, connects) in [
             ("true-true", true), ("true-none", true), ("none-true", true),
             ("none-none", false), ("true-false", false), ("false-true", false),
             ("none-false", false), ("false-none", false), ("false-false", false), ("true-raise", false),
@@ -243,7 +243,7 @@ scenario! {
                 (false, true) => [0x86, 0x87].contains(&code),
                 (false, false) => [4, 5].contains(&code),
             };
-            assert!(if comes_in { code == 0 } else { refused }, "{answers}: {code:#x}");
+            assert!(if connects { code == 0 } else { refused }, "{answers}: {code:#x}");
             let asked = calls.expect(["authenticate"]);
             assert_eq!(asked, [keywords(&[("client", json!("c")), ("password", json!("p"))])]);
             calls.until("authenticate", |_| true);
@@ -527,7 +527,7 @@ mod bundled {
     const TOPICS: &str = "amqtt.plugins.topic_checking";
     const LOGS: &str = "amqtt.plugins.logging_amqtt";
 
-    fn comes_in(broker: &Broker, connect: &Connect) -> bool {
+    fn connects(broker: &Broker, connect: &Connect) -> bool {
         Client::attempt(broker, connect).1.code == 0
     }
 
@@ -537,8 +537,8 @@ mod bundled {
             for allowed in [true, false] {
                 let yaml = format!("plugins:\n  {AUTH}.AnonymousAuthPlugin:\n    allow_anonymous: {allowed}\n");
                 let _home = load_yaml(broker, &yaml, &[]);
-                assert_eq!(comes_in(broker, &Connect::new(version, "c")), allowed);
-                assert!(comes_in(broker, &Connect::new(version, "c").login("alice", "")));
+                assert_eq!(connects(broker, &Connect::new(version, "c")), allowed);
+                assert!(connects(broker, &Connect::new(version, "c").login("alice", "")));
                 unload(broker);
             }
         }
@@ -555,16 +555,16 @@ mod bundled {
             std::fs::write(&file, users).unwrap();
             let yaml = format!("plugins:\n  {AUTH}.FileAuthPlugin:\n    password_file: {}\n", file.display());
             let _home = load_yaml(broker, &yaml, &[]);
-            assert!(comes_in(broker, &Connect::new(version, "c").login("alice", "secret")));
-            assert!(!comes_in(broker, &Connect::new(version, "c").login("alice", "wrong")));
-            assert!(!comes_in(broker, &Connect::new(version, "c").login("bob", "secret")));
-            assert!(!comes_in(broker, &Connect::new(version, "c")), "None, and nobody who says True");
+            assert!(connects(broker, &Connect::new(version, "c").login("alice", "secret")));
+            assert!(!connects(broker, &Connect::new(version, "c").login("alice", "wrong")));
+            assert!(!connects(broker, &Connect::new(version, "c").login("bob", "secret")));
+            assert!(!connects(broker, &Connect::new(version, "c")), "None, and nobody who says True");
         }
     }
 
     scenario! {
         /// TopicTabooPlugin: three topics, for all but admin.
-        fn taboo(broker in broker(), version) {
+        fn check_topic_taboo(broker in broker(), version) {
             let yaml = format!("plugins:\n  {AUTH}.AnonymousAuthPlugin: {{}}\n  {TOPICS}.TopicTabooPlugin: {{}}\n");
             let _home = load_yaml(broker, &yaml, &[]);
             for topic in ["prohibited", "top-secret", "data/classified"] {
@@ -739,7 +739,7 @@ fn may(client: &mut Client, topic: &str) -> bool {
 /// old worker decides then, one of which resumes a session, and for a client that has just
 /// connected.
 #[test]
-fn what_the_old_worker_says_after_a_reload_is_known_to_the_new_one() {
+fn late_answers_of_the_old_worker_reach_the_new_one() {
     let broker = broker().config("[limits]\nplugin_thread_join_ms = 50").start();
     let home = load_late(&broker, &["Login", "Events", "Role"]);
     let login = |name: &str| Connect::new(Version::V5, name).login(name, "p");
@@ -772,7 +772,7 @@ fn what_the_old_worker_says_after_a_reload_is_known_to_the_new_one() {
 
 /// Refused clients leave nothing in the worker.
 #[test]
-fn who_is_refused_is_forgotten() {
+fn refused_clients_are_forgotten() {
     let broker = broker().start();
     let _home = load_late(&broker, &["Login"]);
     for n in 0..10 {
@@ -788,7 +788,7 @@ fn who_is_refused_is_forgotten() {
 /// Plugins that only filter topics, and handle no login, have the owner of a session that is older
 /// than their worker.
 #[test]
-fn a_worker_that_is_asked_about_no_login_knows_whose_session_goes_on() {
+fn a_worker_without_login_plugins_has_the_owner_of_a_resumed_session() {
     let broker = broker().start();
     let _home = load_late(&broker, &["Bans"]);
     let connect = Connect::new(Version::V5, "c").login("ann", "p").persistent();

@@ -149,7 +149,7 @@ fn the_four_uses(hooks: Hooks) {
     );
 
     alice.disconnect();
-    Client::connect(&broker, &login("a", "alice", b"secret")).vanish();
+    Client::connect(&broker, &login("a", "alice", b"secret")).drop_connection();
     // Every row has a time, and those of one client are in order.
     database.wait_for(
         "SELECT client, username, event, reason <> '' FROM history ORDER BY at",
@@ -184,7 +184,7 @@ impl Bystander<'_> {
 
     /// Publishes, and logs in other clients of its kind, in less time than a wait for the database
     /// would take.
-    fn goes_on(&mut self) {
+    fn others_continue(&mut self) {
         let began = Instant::now();
         (0..20).for_each(|n| self.publishes(n));
         Client::connect(self.0, &login("other", "local", b"")).disconnect();
@@ -203,7 +203,7 @@ fn a_login_ends_by_the_policy(broker: &Broker, bystander: &mut Bystander<'_>) {
     let began = Instant::now();
     let mut client = Client::dial(broker, Version::V5);
     client.send(&login("late", "alice", b"secret").encode());
-    bystander.goes_on();
+    bystander.others_continue();
     let code = client.receive_where("CONNACK", |packet| match packet {
         grapnel_tests::Packet::Connack { code, .. } => Some(*code),
         _ => None,
@@ -214,7 +214,7 @@ fn a_login_ends_by_the_policy(broker: &Broker, bystander: &mut Bystander<'_>) {
 }
 
 /// Tries until she is admitted.
-fn wait_until_alice_comes_in(broker: &Broker) -> Client {
+fn wait_until_alice_connects(broker: &Broker) -> Client {
     let until = Instant::now() + PATIENCE;
     loop {
         let (client, connack) = Client::attempt(broker, &login("b", "alice", b"secret"));
@@ -266,17 +266,17 @@ fn a_database_that_goes_and_comes(hooks: Hooks) {
     a_login_ends_by_the_policy(&broker, &mut bystander);
     assert_eq!(publish("dead"), while_away);
 
-    database.come_back();
-    wait_until_alice_comes_in(&broker).disconnect();
+    database.restart();
+    wait_until_alice_connects(&broker).disconnect();
     assert_eq!(publish("after"), 0);
     database.wait_for(stored, expected);
     database.wait_for("SELECT event FROM history WHERE client = 'b' ORDER BY at", "connected\ndisconnected");
     // Restarted without a query in between: the stored connections are dead, but the first login
     // succeeds.
     database.kill(None);
-    database.come_back();
+    database.restart();
     Client::connect(&broker, &login("c", "alice", b"secret")).disconnect();
-    bystander.goes_on();
+    bystander.others_continue();
     // A worker with coroutines survives; one that waited for the database was ended with its call.
     let anew = broker.process().log().contains("is restarted");
     assert_eq!(anew, hooks == Hooks::Emqx, "{}", broker.process().log());

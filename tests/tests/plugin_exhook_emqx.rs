@@ -38,7 +38,8 @@ exhook_emqx::table!(dialect());
 fn module(source: &str) -> (tempfile::TempDir, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("own.py"), source).unwrap();
-    std::fs::copy(exhook_common::folder().join("told.py"), folder.path().join("told.py")).unwrap();
+    std::fs::copy(exhook_common::folder().join("call_printer.py"), folder.path().join("call_printer.py"))
+        .unwrap();
     let path = format!("path=\"{}\"", folder.path().display());
     (folder, vec!["driver=python3".to_owned(), path, "init_module=own".to_owned()])
 }
@@ -49,7 +50,7 @@ scenario! {
     /// for each hook. A topic that does not match is no failure.
     fn hooks_need_no_sdk(broker in broker(), version) {
         let (_folder, mut settings) = module(r#"
-from told import told
+from call_printer import call_printed
 
 class Inner:
     @staticmethod
@@ -165,7 +166,7 @@ scenario! {
     fn each_client_has_its_worker(broker in broker()) {
         let (_folder, mut settings) = module(r#"
 import os
-from told import told
+from call_printer import call_printed
 
 def connected(clientinfo, state):
     state.append(dict(clientinfo)[b"clientid"].decode())

@@ -233,7 +233,7 @@ scenario! {
 /// With a public listener, a driver beside another one can remove the last hook that decides about
 /// logins only by force. If the command is refused, all of its hooks stay.
 #[test]
-fn a_driver_that_is_the_last_to_decide_leaves_by_force() {
+fn the_last_deciding_driver_is_disabled_only_by_force() {
     let broker = broker().config("[[listeners]]\nbind = \"0.0.0.0:0\"").listen(&[]).start();
     let dir = tempfile::tempdir().unwrap();
     main_java(dir.path(), &marks(" java"));

@@ -28,7 +28,7 @@ fn python(module: &str, more: &[&str]) -> Vec<String> {
 }
 
 /// A broker with short waits for threads.
-fn hasty() -> Builder {
+fn with_short_waits() -> Builder {
     exhook_common::broker().config("[limits]\nplugin_thread_join_ms = 50")
 }
 
@@ -56,13 +56,13 @@ fn figure(broker: &Broker, which: &str) -> i64 {
 /// Everything that a worker sends at its shutdown arrives: at a reload, at an unload and at a stop
 /// of the broker by a service manager, which signals the workers too. Nothing is cut, and no worker
 /// is restarted.
-fn farewells(settings: &[String], failed: &str, publishes: bool) {
+fn check_shutdown(settings: &[String], failed: &str, publishes: bool) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("farewells");
-    let mut broker = hasty().environment("FAREWELLS", file.to_str().unwrap()).start();
+    let mut broker = with_short_waits().environment("FAREWELLS", file.to_str().unwrap()).start();
     load(&broker, settings);
     let mut reader = Client::hello(&broker, Version::V5, "reader");
-    reader.subscribe("farewell", 0);
+    reader.subscribe("shutdown", 0);
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.subscribe("t", 0);
     let mut process = || {
@@ -96,7 +96,7 @@ fn farewells(settings: &[String], failed: &str, publishes: bool) {
     let log = broker.process().log();
     assert_eq!(count(&broker, ": last line "), 6_000, "{log}");
     assert_eq!(count(&broker, ": last line 1999"), 3);
-    assert_eq!((count(&broker, "farewell: all is closed"), count(&broker, failed)), (3, 3), "{log}");
+    assert_eq!((count(&broker, "shutdown: all is closed"), count(&broker, failed)), (3, 3), "{log}");
     let written = std::fs::read_to_string(&file).unwrap();
     assert_eq!(written.lines().collect::<HashSet<_>>(), processes.iter().map(String::as_str).collect());
     for bad in ["restarted", "killed", "left out", "has ended", "not ended"] {
@@ -105,23 +105,23 @@ fn farewells(settings: &[String], failed: &str, publishes: bool) {
 }
 
 #[test]
-fn a_farewell_in_python_arrives() {
-    farewells(&python("farewell", &[]), "close: RuntimeError: failed on purpose", true);
+fn the_output_of_a_python_shutdown_arrives() {
+    check_shutdown(&python("shutdown", &[]), "close: RuntimeError: failed on purpose", true);
 }
 
 #[test]
-fn a_farewell_in_java_arrives() {
+fn the_output_of_a_java_shutdown_arrives() {
     let path = format!("path={:?}", folder().join("java"));
     let settings = ["driver=java", &path, "init_module=Farewell", "environment=[\"FAREWELLS\"]"];
     let failed = "the shutdown failed: java.lang.IllegalStateException: failed on purpose";
-    farewells(&settings.map(String::from), failed, false);
+    check_shutdown(&settings.map(String::from), failed, false);
 }
 
 /// A broker with a worker whose shutdown takes an hour, after a first signal to stop, and the
 /// clients that were connected before.
 fn stopping<T>(builder: Builder, clients: impl FnOnce(&Broker) -> T) -> (Broker, T) {
     let broker = builder.environment("FAREWELL_S", "3600").start();
-    load(&broker, &python("farewell", &["farewell_timeout=10m"]));
+    load(&broker, &python("shutdown", &["farewell_timeout=10m"]));
     let clients = clients(&broker);
     broker.process().signal(Signal::TERM);
     await_lines(&broker, "stops: signal 15", 1);
@@ -130,9 +130,9 @@ fn stopping<T>(builder: Builder, clients: impl FnOnce(&Broker) -> T) -> (Broker,
 
 /// A second signal ends the wait for shutdowns.
 #[test]
-fn a_second_signal_ends_the_wait_for_farewells() {
-    let (mut broker, ()) = stopping(hasty(), |_| ());
-    await_lines(&broker, "farewell: begins", 1);
+fn a_second_signal_ends_the_wait_for_shutdowns() {
+    let (mut broker, ()) = stopping(with_short_waits(), |_| ());
+    await_lines(&broker, "shutdown: begins", 1);
     broker.process().signal(Signal::TERM);
     assert!(broker.wait().unwrap().success());
     assert_eq!(count(&broker, "second signal: stops without waiting for plugins"), 1);
@@ -140,7 +140,7 @@ fn a_second_signal_ends_the_wait_for_farewells() {
 
 /// The same while clients are still being disconnected.
 #[test]
-fn a_second_signal_while_clients_go_ends_the_wait_for_farewells_too() {
+fn a_second_signal_during_disconnects_ends_the_wait_for_shutdowns() {
     let limits = "[limits]\nplugin_thread_join_ms = 50\ndrain_timeout_ms = 600_000";
     let (mut broker, _stuck) = stopping(exhook_common::broker().config(limits), |broker| {
         let mut stuck = Client::hello(broker, Version::V5, "stuck");
@@ -160,7 +160,7 @@ fn a_second_signal_while_clients_go_ends_the_wait_for_farewells_too() {
 /// that does not end when requested is killed after its shutdown time, which is logged.
 #[test]
 fn a_worker_that_does_not_end_is_killed_in_its_time() {
-    let broker = hasty().start();
+    let broker = with_short_waits().start();
     load(&broker, &python("mirror", &["farewell_timeout=300ms", "call_timeout=300ms"]));
     let worker = workers(&broker)[0];
     let stat = std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
@@ -182,9 +182,11 @@ fn under_way(lasting: &str) {
     let dir = tempfile::tempdir().unwrap();
     let mark = dir.path().join("mark");
     std::fs::write(&mark, "old").unwrap();
-    let broker =
-        hasty().environment("MARK_FILE", mark.to_str().unwrap()).environment("LASTING", lasting).start();
-    load(&broker, &python("lasting", &["failed_action=deny", "call_timeout=8s"]));
+    let broker = with_short_waits()
+        .environment("MARK_FILE", mark.to_str().unwrap())
+        .environment("LASTING", lasting)
+        .start();
+    load(&broker, &python("slow_calls", &["failed_action=deny", "call_timeout=8s"]));
     let login = |name: &str| Connect::new(Version::V5, name).login(name, "p");
     let mut reader = Client::connect(&broker, &login("reader"));
     reader.subscribe("slow/#", 1);
@@ -238,20 +240,21 @@ fn calls_one_after_the_other_are_answered_by_the_worker_they_were_begun_with() {
     under_way("in turn");
 }
 
-/// A broker with `moody` hooks, whose second process takes a second to start, and a client.
-fn moody(more: &[&str], dir: &Path) -> (Broker, Client) {
+/// A broker with `restarting_worker` hooks, whose second process takes a second to start, and a
+/// client.
+fn restarting_worker(more: &[&str], dir: &Path) -> (Broker, Client) {
     let seen = dir.join("seen");
-    let broker = hasty().environment("MOODY_SEEN", seen.to_str().unwrap()).start();
-    load(&broker, &python("moody", &[&["failed_action=deny"], more].concat()));
+    let broker = with_short_waits().environment("MOODY_SEEN", seen.to_str().unwrap()).start();
+    load(&broker, &python("restarting", &[&["failed_action=deny"], more].concat()));
     let client = Client::hello(&broker, Version::V5, "c");
     (broker, client)
 }
 
 /// Calls during a restart of a worker wait for it, and are answered after it has reported ready.
 #[test]
-fn what_comes_while_a_worker_is_started_anew_waits() {
+fn calls_during_a_restart_wait() {
     let dir = tempfile::tempdir().unwrap();
-    let (broker, mut client) = moody(&["call_timeout=15s"], dir.path());
+    let (broker, mut client) = restarting_worker(&["call_timeout=15s"], dir.path());
     client.subscribe("t", 0);
     assert_eq!(
         client.publish(&Publish::new("end", "x").qos(1)),
@@ -271,8 +274,8 @@ fn what_comes_while_a_worker_is_started_anew_waits() {
 /// Calls that a worker has not received when it ends go to the next one, which is notified of the
 /// clients first.
 #[test]
-fn what_a_worker_was_not_given_waits_for_the_next() {
-    let broker = hasty().config("packet_bytes_max = 1000000").start();
+fn undelivered_calls_wait_for_the_next_worker() {
+    let broker = with_short_waits().config("packet_bytes_max = 1000000").start();
     load(&broker, &python("queued", &["failed_action=deny", "call_timeout=15s"]));
     let mut clients: Vec<Client> =
         (0..8).map(|n| Client::hello(&broker, Version::V5, &format!("c{n}"))).collect();
@@ -293,9 +296,9 @@ fn what_a_worker_was_not_given_waits_for_the_next() {
 /// With `while_down = "policy"` the policy decides calls during a restart at once, and the worker
 /// answers calls after it has reported ready.
 #[test]
-fn what_comes_while_a_worker_is_started_anew_may_end_by_its_policy() {
+fn calls_during_a_restart_may_end_by_policy() {
     let dir = tempfile::tempdir().unwrap();
-    let (broker, mut client) = moody(&["call_timeout=15s", "while_down=policy"], dir.path());
+    let (broker, mut client) = restarting_worker(&["call_timeout=15s", "while_down=policy"], dir.path());
     assert_eq!(client.publish(&Publish::new("end", "x").qos(1)), 0x83);
     // Of client.authorize, which is called first.
     assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x87);
@@ -310,13 +313,13 @@ fn what_comes_while_a_worker_is_started_anew_may_end_by_its_policy() {
 /// requests, and granted subscriptions stay, also at a recheck. The same holds for a worker that
 /// does not answer.
 #[test]
-fn a_worker_that_is_away_takes_nothing_that_was_granted() {
+fn a_missing_worker_revokes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     for (topic, more) in [
         ("end", ["auto_reconnect=false", "call_timeout=15s"]),
         ("stop", ["auto_reconnect=false", "call_timeout=300ms"]),
     ] {
-        let (broker, mut client) = moody(&more, dir.path());
+        let (broker, mut client) = restarting_worker(&more, dir.path());
         client.subscribe("t", 0);
         assert_eq!(client.publish(&Publish::new(topic, "x").qos(1)), 0x83);
         await_lines(
@@ -341,12 +344,12 @@ fn a_worker_that_does_not_get_ready_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let seen = dir.path().join("seen");
     std::fs::write(&seen, "").unwrap();
-    let broker = hasty()
+    let broker = with_short_waits()
         .environment("MOODY_SEEN", seen.to_str().unwrap())
         .environment("MOODY_START_S", "3600")
         .start();
     let begun = Instant::now();
-    let said = load_refused(&broker, &python("moody", &["start_timeout=700ms"]));
+    let said = load_refused(&broker, &python("restarting", &["start_timeout=700ms"]));
     assert!(said.contains("was not ready in time"), "{said}");
     assert!(begun.elapsed() >= Duration::from_millis(700));
     assert!(!broker.ctl_ok(&["plugins", "list"]).contains("exhook "), "nothing of it is loaded");
@@ -356,9 +359,9 @@ fn a_worker_that_does_not_get_ready_is_not_waited_for() {
 /// once, and a notification is dropped; both are counted. Waiting calls are answered when the
 /// worker continues.
 #[test]
-fn a_full_queue_ends_what_is_asked_by_policy_and_drops_what_is_told() {
+fn a_full_queue_applies_the_policy_to_requests_and_drops_notifications() {
     for limit in ["queue_max=3", "queue_bytes_max=500000"] {
-        let broker = hasty().config("packet_bytes_max = 1000000").start();
+        let broker = with_short_waits().config("packet_bytes_max = 1000000").start();
         load(&broker, &python("queued", &["failed_action=deny", "call_timeout=60s", limit]));
         let worker = workers(&broker)[0];
         let mut clients: Vec<Client> =
@@ -395,9 +398,9 @@ fn a_full_queue_ends_what_is_asked_by_policy_and_drops_what_is_told() {
 /// and answered as usual, and drops are counted and logged by kind.
 #[test]
 fn a_flood_of_notifications_denies_no_login() {
-    let broker = hasty().config("packet_bytes_max = 1000000").start();
+    let broker = with_short_waits().config("packet_bytes_max = 1000000").start();
     let settings = ["failed_action=deny", "call_timeout=60s", "queue_max=40", "client_queue_max=20"];
-    load(&broker, &python("told_and_asked", &settings));
+    load(&broker, &python("notified_and_authorizing", &settings));
     let worker = workers(&broker)[0];
     let mut flooded = Client::hello(&broker, Version::V5, "flooded");
     flooded.subscribe("t", 0);
@@ -457,7 +460,7 @@ fn belongings(process: u32) -> ([usize; 4], u64) {
 #[test]
 fn reloads_leave_nothing_behind() {
     let reloads = std::env::var("GRAPNEL_RELOADS").map_or(8, |count| count.parse().unwrap());
-    let broker = hasty().start();
+    let broker = with_short_waits().start();
     load(&broker, &python("mirror", &["pool_size=2"]));
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.subscribe("mirror/#", 0);

@@ -197,7 +197,7 @@ fn life(address: SocketAddr, directory: &mut Directory) -> ([String; 4], [Client
     let subscribed = subscribe(&mut ann, "shop/ann/x");
     bob.send_publish(&Publish::new("shop/bob/news", "x").qos(1));
     let published = see(&mut bob);
-    directory.come_back();
+    directory.restart();
     // The plugins have one connection to it, which they open at their start.
     ([down, subscribed, published, entering()], [ann, bob])
 }
@@ -221,7 +221,7 @@ fn logins_and_topics_are_the_same_under_amqtt_and_a_call_that_fails_ends_no_conn
     directory.kill();
     let refused = broker.ctl_refused(&["plugins", "reload", "exhook"]);
     assert!(refused.contains("Can't contact LDAP server"), "{refused}");
-    directory.come_back();
+    directory.restart();
     broker.ctl_ok(&["plugins", "reload", "exhook"]);
     assert_eq!(subscribe(&mut clients[0], "shop/ann/x"), "SUBACK [1]");
     clients.iter_mut().for_each(Client::ping);

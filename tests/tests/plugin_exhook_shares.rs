@@ -22,7 +22,7 @@ fn claims(more: &[&str]) -> Vec<String> {
 }
 
 /// A broker with short waits for threads.
-fn hasty(more: &str) -> Builder {
+fn with_short_waits(more: &str) -> Builder {
     exhook_common::broker().config(&format!("[limits]\nplugin_thread_join_ms = 50\n{more}"))
 }
 
@@ -57,7 +57,7 @@ struct Python {
 impl Python {
     fn new() -> Python {
         let python = Python { dir: tempfile::tempdir().unwrap() };
-        python.comes_back();
+        python.allow_worker();
         python
     }
 
@@ -70,7 +70,7 @@ impl Python {
     }
 
     /// Ends the worker, so that none can be started.
-    fn rests(&self, broker: &Broker) {
+    fn stop_worker(&self, broker: &Broker) {
         std::fs::remove_file(self.path()).unwrap();
         send(workers(broker)[0], Signal::KILL);
         broker.process().wait_for_lines("it cannot be started", 1, PATIENCE, |line| {
@@ -78,7 +78,7 @@ impl Python {
         });
     }
 
-    fn comes_back(&self) {
+    fn allow_worker(&self) {
         std::fs::write(self.path(), format!("#!/bin/sh\nexec {:?} \"$@\"\n", paho::python())).unwrap();
         std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -88,8 +88,8 @@ impl Python {
 /// its calls use the share of its address, and it does not see data that hooks have stored with the
 /// client.
 #[test]
-fn who_has_not_logged_in_takes_nothing_of_the_client_it_names() {
-    let broker = hasty("packet_bytes_max = 1000000").start();
+fn a_pending_login_uses_nothing_of_the_client_it_names() {
+    let broker = with_short_waits("packet_bytes_max = 1000000").start();
     load(&broker, &claims(&["failed_action=deny", "client_queue_max=4", "address_queue_max=4"]));
     let login = |name: &str, password: &str| Connect::new(Version::V5, name).login("u", password);
     let mut client = Client::connect(&broker, &login("c", "right"));
@@ -128,15 +128,15 @@ fn who_has_not_logged_in_takes_nothing_of_the_client_it_names() {
 /// With a worker that only authorizes: the will of a client that is not admitted uses nothing of
 /// the client whose identifier it names.
 #[test]
-fn a_strangers_will_takes_nothing_of_the_client_it_names() {
+fn the_will_of_a_pending_login_uses_nothing_of_the_client_it_names() {
     let python = Python::new();
-    let broker = hasty("").start();
+    let broker = with_short_waits("").start();
     let mut settings = claims(&["failed_action=deny", "client_queue_max=4", "address_queue_max=4"]);
     settings[2] = "init_module=rights".to_owned();
     python.load(&broker, &settings);
     let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c"));
     client.publish(&Publish::new("t", "x").qos(1));
-    python.rests(&broker);
+    python.stop_worker(&broker);
     let stranger = Connect::new(Version::V5, "c").will(Will::new("t", "gone"));
     let _flood: Vec<Client> = (0..20)
         .map(|_| {
@@ -149,15 +149,15 @@ fn a_strangers_will_takes_nothing_of_the_client_it_names() {
     client.send_publish(&Publish::new("t", "x").qos(1));
     until("the client has", || figure(&broker, "queue") == 5);
     assert_eq!(figure(&broker, "refused"), 16);
-    python.comes_back();
+    python.allow_worker();
     until("nothing is held any more", || figure(&broker, "queue_bytes") == 0);
 }
 
 /// No login data is stored for a worker that has not declared it: the end of the sessions would not
 /// be reported to it.
 #[test]
-fn what_a_worker_has_not_said_that_it_keeps_is_not_kept() {
-    let broker = hasty("").start();
+fn no_login_data_is_stored_for_a_worker_that_has_not_declared_it() {
+    let broker = with_short_waits("").start();
     let mut settings = claims(&[]);
     settings[2] = "init_module=rights".to_owned();
     load(&broker, &settings);
@@ -173,13 +173,13 @@ fn what_a_worker_has_not_said_that_it_keeps_is_not_kept() {
 /// What a worker stores at its shutdown counts as its own, not as that of the next process: the
 /// next process receives it.
 #[test]
-fn what_a_worker_says_at_its_last_moment_is_shown_to_the_next() {
+fn data_stored_at_shutdown_is_shown_to_the_next_worker() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("worker");
-    let script = folder().join("last_moment.py");
+    let script = folder().join("data_at_shutdown.py");
     std::fs::write(&program, format!("#!/bin/sh\nexec {:?} {script:?}\n", paho::python())).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let broker = hasty("").start();
+    let broker = with_short_waits("").start();
     load_program(&broker, &claims(&[]), &program);
     let connect = Connect::new(Version::V5, "c").login("u", "p").persistent();
     let mut client = Client::connect(&broker, &connect);
@@ -205,15 +205,15 @@ fn what_a_worker_says_at_its_last_moment_is_shown_to_the_next() {
 
 /// While no process runs, the statistics show the calls that wait for the next one.
 #[test]
-fn figures_are_true_while_a_worker_rests() {
+fn statistics_are_correct_while_no_worker_runs() {
     let python = Python::new();
-    let broker = hasty("").start();
+    let broker = with_short_waits("").start();
     python.load(&broker, &claims(&[]));
     let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c").login("u", "right"));
-    python.rests(&broker);
+    python.stop_worker(&broker);
     client.send_publish(&Publish::new("t", "x").qos(1));
     until("one call waits", || figure(&broker, "queue") == 1 && figure(&broker, "queue_bytes") > 0);
-    python.comes_back();
+    python.allow_worker();
     assert!(puback(&mut client) < 0x80);
     until("none waits any more", || figure(&broker, "queue") == 0 && figure(&broker, "queue_bytes") == 0);
 }
@@ -222,7 +222,7 @@ fn figures_are_true_while_a_worker_rests() {
 /// each command.
 #[test]
 fn a_worker_whose_commands_fail_does_not_fill_the_log() {
-    let broker = hasty("plugin_publishes_per_second_max = 1").start();
+    let broker = with_short_waits("plugin_publishes_per_second_max = 1").start();
     load(&broker, &claims(&[]));
     let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c").login("u", "right"));
     client.publish(&Publish::new("flood", "x").qos(1));

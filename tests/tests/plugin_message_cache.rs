@@ -25,7 +25,7 @@ fn load(broker: &Broker) {
 
 /// Sends a request. Returns topic and payload of each message of the answer.
 #[track_caller]
-fn ask(client: &mut Client, filter: &str) -> Vec<(String, String)> {
+fn request(client: &mut Client, filter: &str) -> Vec<(String, String)> {
     let request = Publish::new(&format!("$cache/{filter}"), "answers").qos(1);
     let request = match client.version() {
         Version::V5 => request
@@ -83,13 +83,13 @@ scenario! {
             list.iter().map(|(topic, n)| ((*topic).to_owned(), n.to_string())).collect()
         };
         let all = pairs(&[("sensors/a", 6), ("sensors/b", 7), ("sensors/a", 8), ("sensors/b", 9), ("sensors/a", 10), ("sensors/b", 11)]);
-        assert_eq!(ask(&mut client, "**"), all);
-        assert_eq!(ask(&mut client, "*/a"), pairs(&[("sensors/a", 6), ("sensors/a", 8), ("sensors/a", 10)]));
-        assert_eq!(ask(&mut client, "other"), []);
+        assert_eq!(request(&mut client, "**"), all);
+        assert_eq!(request(&mut client, "*/a"), pairs(&[("sensors/a", 6), ("sensors/a", 8), ("sensors/a", 10)]));
+        assert_eq!(request(&mut client, "other"), []);
         let mut old = Client::hello(broker, Version::V311, "old");
         old.subscribe("answers", 1);
         drop(client);
-        let texts: Vec<String> = ask(&mut old, "sensors/b").into_iter().map(|(_, text)| text).collect();
+        let texts: Vec<String> = request(&mut old, "sensors/b").into_iter().map(|(_, text)| text).collect();
         assert_eq!(texts, ["7", "9", "11"]);
     }
 }
@@ -98,7 +98,7 @@ scenario! {
 /// same, as fast as it is acknowledged, with its end last and nothing in the log, and no other
 /// client waits for it.
 #[test]
-fn a_long_answer_is_complete_and_in_nobodys_way() {
+fn a_long_answer_is_complete_and_does_not_delay_others() {
     let broker = Broker::builder().grapnel_only().start();
     let bound = ["--set", "bytes_max=67108864", "--set", "client_bytes_max=67108864", "--once"];
     let filters = ["plugins", "load", "message-cache", "--set", r#"filters=["sensors/#"]"#];
@@ -182,7 +182,7 @@ fn an_answer_goes_where_its_client_may_publish() {
 /// Topics that a client may not subscribe to are not available from the cache either, and the
 /// answer does not reveal whether there are messages.
 #[test]
-fn nobody_gets_what_it_could_not_subscribe_to() {
+fn no_client_gets_messages_it_could_not_subscribe_to() {
     let broker = Broker::builder().grapnel_only().start();
     let rules = broker.home().join("acl");
     let text = "topic deny sensors/secret/#\ntopic readwrite #\ntopic write $cache/#\nuser chief\ntopic readwrite #\ntopic write $cache/#\n";
@@ -196,11 +196,11 @@ fn nobody_gets_what_it_could_not_subscribe_to() {
     for topic in ["sensors/secret/a", "sensors/open/a"] {
         chief.publish(&Publish::new(topic, "x").qos(1));
     }
-    assert_eq!(ask(&mut chief, "**").len(), 2);
+    assert_eq!(request(&mut chief, "**").len(), 2);
     chief.disconnect();
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.subscribe("answers", 1);
-    assert_eq!(ask(&mut client, "sensors/open/*"), [("sensors/open/a".to_owned(), "x".to_owned())]);
+    assert_eq!(request(&mut client, "sensors/open/*"), [("sensors/open/a".to_owned(), "x".to_owned())]);
     for filter in ["**", "sensors/secret/a"] {
         let request = Publish::new(&format!("$cache/{filter}"), "").qos(1);
         assert_eq!(client.publish(&request.with(RESPONSE_TOPIC, Value::text("answers"))), 0);
@@ -213,7 +213,7 @@ fn nobody_gets_what_it_could_not_subscribe_to() {
 /// A client that acknowledges nothing, and sends request after request, does not delay the answers
 /// of others.
 #[test]
-fn a_client_that_takes_nothing_is_in_nobodys_way() {
+fn a_client_that_acknowledges_nothing_does_not_delay_others() {
     let broker = Broker::builder().grapnel_only().start_with_shards(1).expect("Grapnel runs on one shard");
     load(&broker);
     let mut client = Client::hello(&broker, Version::V5, "c");
@@ -231,7 +231,7 @@ fn a_client_that_takes_nothing_is_in_nobodys_way() {
     stuck.receive_publish();
     client.subscribe("answers", 1);
     let begin = Instant::now();
-    assert_eq!(ask(&mut client, "**").len(), 200);
+    assert_eq!(request(&mut client, "**").len(), 200);
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
@@ -273,5 +273,5 @@ fn a_full_cache_goes_over_beside_others() {
     assert_eq!((metric("kept_messages"), metric("kept_messages_bytes")), (kept, bytes));
     let client = &mut publishers[0];
     client.subscribe("answers", 1);
-    assert_eq!(ask(client, "sensors/2/19999"), [("sensors/2/19999".to_owned(), "x".to_owned())]);
+    assert_eq!(request(client, "sensors/2/19999"), [("sensors/2/19999".to_owned(), "x".to_owned())]);
 }

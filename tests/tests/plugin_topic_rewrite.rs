@@ -152,7 +152,7 @@ scenario! {
 scenario! {
     /// One stamp while it is loaded, another one after each reload, none after the unload; no
     /// client is disconnected.
-    fn each_load_stamps_anew(broker in Broker::builder().grapnel_only()) {
+    fn each_load_sets_a_new_stamp(broker in Broker::builder().grapnel_only()) {
         let mut subscriber = Client::hello(broker, Version::V5, "subscriber");
         subscriber.subscribe("#", 1);
         let mut publisher = Client::connect(broker, &Connect::new(Version::V5, "publisher"));

@@ -67,7 +67,7 @@ impl Flow {
     /// Whether so many bytes wait for one connection's acknowledgements that it must be closed. A
     /// pause cannot help, and such a connection is never paused for this: a client that publishes
     /// to itself and does not acknowledge.
-    pub fn is_beyond_help(waiting_bytes: usize) -> bool {
+    pub fn has_too_many_unacknowledged_bytes(waiting_bytes: usize) -> bool {
         waiting_bytes > 2 * KEPT_BYTES_MAX
     }
 }

@@ -281,7 +281,7 @@ impl Baseline {
             return;
         }
         self.flow.count_left_over(&mut link.left_over, left_over);
-        if Flow::is_beyond_help(peer.waiting_bytes()) {
+        if Flow::has_too_many_unacknowledged_bytes(peer.waiting_bytes()) {
             let why = "its subscriptions get more than it acknowledges, and it publishes itself";
             return self.close(index, Some(Ended::Faulty(wire::Malformed(why))));
         }
@@ -344,7 +344,7 @@ mod socket_tests {
     use super::*;
 
     #[test]
-    fn what_is_accepted_does_not_wait_to_fill_segments() {
+    fn sent_data_does_not_wait_to_fill_segments() {
         let mut floor = Baseline::open(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let client = std::net::TcpStream::connect(floor.listener.local_addr().unwrap()).unwrap();
         floor.accept().unwrap();

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_topic_is_never_cached() {
+    fn an_invalid_topic_is_never_cached() {
         let mut routes = Routes::new();
         for bad in [&b""[..], b"a/+", b"#", b"a\0", b"\xFF"] {
             assert!(routes.find(bad).is_none() && routes.learn(bad).is_err(), "{bad:?}");

@@ -144,7 +144,7 @@ fn packet_identifiers_come_round_without_zero() {
 }
 
 #[test]
-fn the_exchange_of_qos_2_is_kept_on_both_sides() {
+fn the_qos_2_exchange_is_complete_on_both_sides() {
     let mut relay = Relay::new();
     let subscriber = relay.subscriber(5, "t", 2);
     let publisher = relay.client(5, &[]);
@@ -160,7 +160,7 @@ fn the_exchange_of_qos_2_is_kept_on_both_sides() {
 }
 
 #[test]
-fn what_a_message_was_on_its_way_here_does_not_concern_subscribers() {
+fn subscribers_do_not_get_dup_and_packet_id_of_the_publisher() {
     let mut relay = Relay::new();
     let subscriber = relay.subscriber(4, "t", 1);
     let publisher = relay.client(4, &[]);
@@ -209,7 +209,7 @@ fn a_packet_is_taken_once_it_is_whole_wherever_the_reads_end() {
 }
 
 #[test]
-fn the_window_of_a_client_is_kept_and_nothing_is_lost() {
+fn the_window_of_a_client_is_respected_and_no_message_is_lost() {
     let mut relay = Relay::new();
     // Receive Maximum 2.
     let subscriber = relay.client(5, &[0x21, 0, 2]);
@@ -238,7 +238,7 @@ fn the_window_of_a_client_is_kept_and_nothing_is_lost() {
 }
 
 #[test]
-fn who_left_gets_nothing_and_whoever_follows_in_the_place_gets_nothing_of_his() {
+fn a_reused_connection_index_gets_no_messages_of_the_closed_connection() {
     let mut relay = Relay::new();
     let subscriber = relay.client(5, &[0x21, 0, 1]);
     for filter in ["t", "+", "#"] {
@@ -259,7 +259,7 @@ fn who_left_gets_nothing_and_whoever_follows_in_the_place_gets_nothing_of_his() 
 }
 
 #[test]
-fn what_a_client_does_not_want_is_not_sent_to_it() {
+fn a_client_receives_only_messages_that_it_subscribed_to() {
     let mut relay = Relay::new();
     let own = relay.client(5, &[]);
     relay.feed(own, &subscribe(5, "t", 4));
@@ -366,16 +366,16 @@ const FAULTS: &[(u8, &[u8], &str)] = &[
 ];
 
 #[test]
-fn whoever_breaks_the_rules_is_told_apart_and_disturbs_nobody() {
+fn a_client_that_violates_the_protocol_is_closed_without_effect_on_others() {
     for (level, bytes, why) in FAULTS {
         let mut relay = Relay::new();
-        let witness = relay.subscriber(4, "w", 0);
+        let observer = relay.subscriber(4, "w", 0);
         let client = relay.client(*level, &[]);
         let said = relay.faulty(client, bytes);
         assert!(said.contains(why), "{said} for {bytes:02x?}");
         relay.close(client);
-        relay.feed(witness, &publish(4, 0, 0, "w", b"p"));
-        assert_eq!(relay.take(witness), publish(4, 0, 0, "w", b"p"));
+        relay.feed(observer, &publish(4, 0, 0, "w", b"p"));
+        assert_eq!(relay.take(observer), publish(4, 0, 0, "w", b"p"));
     }
 }
 
@@ -398,7 +398,7 @@ fn a_connect_that_breaks_the_rules_ends_the_connection() {
 }
 
 #[test]
-fn no_input_makes_it_panic_and_none_that_is_taken_goes_astray() {
+fn no_input_panics_and_accepted_input_is_kept() {
     // Valid packets with some changed bytes get further than random bytes.
     let mut seed = 0x2545_F491_4F6C_DD1D_u64;
     let mut random = move || {

@@ -171,7 +171,7 @@ mod tests {
     const GRANT: Grant = Grant { v5: false, qos: 0, packet_bytes_max: u32::MAX, no_local: false };
 
     #[test]
-    fn what_was_put_in_is_found_and_nothing_else() {
+    fn inserted_topics_are_found_and_no_others() {
         let mut topics = Topics::new();
         let name = |number: u32| "x/".repeat(number as usize % 20) + &number.to_string();
         for number in 0..5_000 {

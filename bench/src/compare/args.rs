@@ -49,7 +49,7 @@ pub struct CompareArgs {
 
 /// A measured broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Contestant {
+pub struct MeasuredBroker {
     /// Its name in reports.
     pub name: String,
     /// The command that starts it.
@@ -58,27 +58,27 @@ pub struct Contestant {
 
 /// Checked options.
 #[derive(Debug)]
-pub struct Settled {
+pub struct CheckedOptions {
     /// The reference first.
-    pub contestants: Vec<Contestant>,
+    pub contestants: Vec<MeasuredBroker>,
     /// The cases, in order.
     pub cases: Vec<Case>,
     /// The CPUs of generator and broker.
     pub cpus: Cpus,
 }
 
-impl Contestant {
-    fn parse(option: &str, text: &str) -> Result<Contestant> {
+impl MeasuredBroker {
+    fn parse(option: &str, text: &str) -> Result<MeasuredBroker> {
         let (name, command) = text
             .split_once('=')
             .filter(|(name, command)| !name.is_empty() && !command.trim().is_empty() && !name.contains(' '))
             .with_context(|| format!("{option} {text:?} is not NAME=COMMAND"))?;
-        Ok(Contestant { name: name.to_owned(), command: command.to_owned() })
+        Ok(MeasuredBroker { name: name.to_owned(), command: command.to_owned() })
     }
 
-    fn baseline() -> Result<Contestant> {
+    fn baseline() -> Result<MeasuredBroker> {
         let program = std::env::current_exe().context("cannot find this program to start its floor")?;
-        Ok(Contestant {
+        Ok(MeasuredBroker {
             name: "floor".to_owned(),
             command: format!("'{}' floor --listen {{listen}}", program.display()),
         })
@@ -87,17 +87,17 @@ impl Contestant {
 
 impl CompareArgs {
     /// Checks everything that can be checked without starting a process.
-    pub fn settle(&self) -> Result<Settled> {
+    pub fn settle(&self) -> Result<CheckedOptions> {
         let reference = match &self.reference {
-            Some(text) => Contestant::parse("--reference", text)?,
-            None => Contestant::baseline()?,
+            Some(text) => MeasuredBroker::parse("--reference", text)?,
+            None => MeasuredBroker::baseline()?,
         };
         let mut contestants = vec![reference];
         for text in &self.brokers {
-            let contestant = Contestant::parse("--broker", text)?;
-            let known = contestants.iter().any(|other| other.name == contestant.name);
-            ensure!(!known, "two brokers are named {:?}; give each a name of its own", contestant.name);
-            contestants.push(contestant);
+            let broker = MeasuredBroker::parse("--broker", text)?;
+            let known = contestants.iter().any(|other| other.name == broker.name);
+            ensure!(!known, "two brokers are named {:?}; give each a name of its own", broker.name);
+            contestants.push(broker);
         }
         ensure!(!self.duration.is_zero(), "--duration must be more than nothing");
         let named: Vec<&str> = self.cases.iter().map(String::as_str).collect();
@@ -107,7 +107,7 @@ impl CompareArgs {
             case.scenario.options.duration = self.duration;
             case.scenario.options.syscalls = self.syscalls && case.scenario.kind.has_messages();
         }
-        Ok(Settled { contestants, cases, cpus: self.cpus.settle(true) })
+        Ok(CheckedOptions { contestants, cases, cpus: self.cpus.settle(true) })
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
     use crate::cli::{Cli, Command};
     use clap::Parser;
 
-    fn settle(arguments: &[&str]) -> Result<Settled> {
+    fn settle(arguments: &[&str]) -> Result<CheckedOptions> {
         let words = ["grapnel-bench", "compare"].into_iter().chain(arguments.iter().copied());
         let Command::Compare(args) = Cli::try_parse_from(words)?.command else {
             anyhow::bail!("not compare")
@@ -133,7 +133,7 @@ mod tests {
         assert!(settled.contestants[0].command.ends_with("floor --listen {listen}"));
         assert_eq!(
             settled.contestants[1],
-            Contestant { name: "a".into(), command: "x --listen {listen}".into() }
+            MeasuredBroker { name: "a".into(), command: "x --listen {listen}".into() }
         );
         assert_eq!(settled.cases.len(), USUAL.len());
         let settled =
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_compared_is_refused_with_a_remedy() {
+    fn invalid_comparison_options_are_refused_with_a_remedy() {
         for (arguments, part) in [
             (&["--broker", "x"][..], "is not NAME=COMMAND"),
             (&["--broker", "a= "], "is not NAME=COMMAND"),

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_case_is_refused_with_its_name() {
+    fn an_unknown_case_is_refused_by_name() {
         for (text, part) in
             [("fly", "\"fly\""), ("pairs,qos=3", "\"pairs,qos=3\""), ("idle,rate=5", "sends no messages")]
         {

@@ -1,13 +1,19 @@
 //! The table of a comparison, for terminal and files.
 
 use super::Run;
-use super::args::{CompareArgs, Settled};
+use super::args::{CheckedOptions, CompareArgs};
 use super::machine::Machine;
 use super::results::{Cell, Row, Spread};
 use std::fmt::Write;
 
 /// The whole report, as Markdown.
-pub fn text(machine: &Machine, args: &CompareArgs, settled: &Settled, rows: &[Row], runs: &[Run]) -> String {
+pub fn text(
+    machine: &Machine,
+    args: &CompareArgs,
+    settled: &CheckedOptions,
+    rows: &[Row],
+    runs: &[Run],
+) -> String {
     let mut text = String::new();
     head(&mut text, machine, args, settled);
     for (name, unit) in [
@@ -25,7 +31,7 @@ pub fn text(machine: &Machine, args: &CompareArgs, settled: &Settled, rows: &[Ro
     text
 }
 
-fn head(text: &mut String, machine: &Machine, args: &CompareArgs, settled: &Settled) {
+fn head(text: &mut String, machine: &Machine, args: &CompareArgs, settled: &CheckedOptions) {
     let commit = machine.commit.as_deref().unwrap_or("unknown");
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -54,7 +60,7 @@ const COLUMNS: [Column; 4] = [
     }),
 ];
 
-fn table(text: &mut String, settled: &Settled, rows: &[&Row]) {
+fn table(text: &mut String, settled: &CheckedOptions, rows: &[&Row]) {
     let reference = &settled.contestants[0].name;
     let mut columns = COLUMNS.to_vec();
     columns.retain(|(_, show)| rows.iter().any(|row| row.cells.iter().any(|cell| show(cell).is_some())));
@@ -62,8 +68,8 @@ fn table(text: &mut String, settled: &Settled, rows: &[&Row]) {
     for other in &settled.contestants[1..] {
         heads.extend([other.name.clone(), format!("{} / {reference}", other.name)]);
     }
-    for contestant in &settled.contestants {
-        heads.extend(columns.iter().map(|(what, _)| format!("{}: {what}", contestant.name)));
+    for broker in &settled.contestants {
+        heads.extend(columns.iter().map(|(what, _)| format!("{}: {what}", broker.name)));
     }
     let _ = writeln!(text, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
     for row in rows {

@@ -2,7 +2,7 @@
 //! within one round.
 
 use super::Run;
-use super::args::Contestant;
+use super::args::MeasuredBroker;
 use super::case::Case;
 use crate::scenario::{Kind, Report};
 use serde::Serialize;
@@ -62,11 +62,11 @@ pub struct Row {
 }
 
 /// All rows, in the order of the cases.
-pub fn rows(cases: &[Case], contestants: &[Contestant], runs: &[Run]) -> Vec<Row> {
+pub fn rows(cases: &[Case], contestants: &[MeasuredBroker], runs: &[Run]) -> Vec<Row> {
     let row = |case: &Case| Row {
         case: case.name.clone(),
         unit: unit(case.scenario.kind),
-        cells: contestants.iter().map(|contestant| cell(case, contestant, contestants, runs)).collect(),
+        cells: contestants.iter().map(|broker| cell(case, broker, contestants, runs)).collect(),
     };
     cases.iter().map(row).collect()
 }
@@ -87,7 +87,7 @@ fn cost(report: &Report) -> Option<f64> {
     }
 }
 
-fn cell(case: &Case, contestant: &Contestant, contestants: &[Contestant], runs: &[Run]) -> Cell {
+fn cell(case: &Case, broker: &MeasuredBroker, contestants: &[MeasuredBroker], runs: &[Run]) -> Cell {
     let all_of = |name: &str| -> Vec<&Run> {
         runs.iter().filter(|run| run.case == case.name && run.broker == name).collect()
     };
@@ -96,8 +96,8 @@ fn cell(case: &Case, contestant: &Contestant, contestants: &[Contestant], runs: 
         let clean = all_of(name).into_iter().filter(|run| run.fault.is_none());
         clean.filter_map(|run| Some((run.round, run.report.as_ref()?))).collect()
     };
-    let own = of(&contestant.name);
-    let every = all_of(&contestant.name);
+    let own = of(&broker.name);
+    let every = all_of(&broker.name);
     let reference = contestants.first().map(|first| of(&first.name)).unwrap_or_default();
     let all = |pick: &dyn Fn(&Report) -> Option<f64>| {
         spread(own.iter().filter_map(|(_, report)| pick(report)).collect())
@@ -108,7 +108,7 @@ fn cell(case: &Case, contestant: &Contestant, contestants: &[Contestant], runs: 
         (beside > 0.0).then(|| own / beside)
     });
     Cell {
-        broker: contestant.name.clone(),
+        broker: broker.name.clone(),
         cost: all(&cost),
         multiple: spread(multiples.collect()),
         system: all(&|report| {
@@ -156,7 +156,8 @@ mod tests {
     /// Cells of the relay and of our broker, from the costs and losses of these rounds.
     fn cells(rounds: &[(u32, &str, f64, u64)]) -> [Cell; 2] {
         let case = Case::parse("connect-storm").unwrap();
-        let contestants = ["floor", "ours"].map(|name| Contestant { name: name.into(), command: "x".into() });
+        let contestants =
+            ["floor", "ours"].map(|name| MeasuredBroker { name: name.into(), command: "x".into() });
         let run = |&(round, broker, cost, lost): &(u32, &str, f64, u64)| {
             let mut report = Report::empty_for_tests(&case.scenario);
             (report.connects.cpu_us_each, report.lost) = (Some(cost), lost);

@@ -79,7 +79,7 @@ impl Client {
     pub fn frame(&mut self, frame: &Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Failure> {
         match (frame.kind(), self.state) {
             (kind::PUBLISH, State::Ready | State::AwaitSuback) => self.receive(frame, shared),
-            (kind::PUBLISH, State::Closing) if shared.books.is_ledger() => {
+            (kind::PUBLISH, State::Closing) if shared.record.is_ledger() => {
                 // It may be a duplicate of the last message. After our DISCONNECT no packet may be
                 // sent.
                 let before = shared.out.len();

@@ -38,12 +38,12 @@ struct Account {
 #[derive(Debug)]
 struct Listener {
     first_publisher: usize,
-    received_by: Vec<Hearing>,
+    received_by: Vec<ExpectedMessages>,
 }
 
 /// The messages of one publisher that one subscriber must receive, and has received.
 #[derive(Debug)]
-struct Hearing {
+struct ExpectedMessages {
     ranks: Vec<u32>,
     /// Number of topics of a round that the subscriber receives.
     matched: u64,
@@ -69,7 +69,7 @@ impl Ledger {
             credit: window.map(Credit::new),
             is_freed: false,
         };
-        let hearing = |ranks: &Vec<u32>| Hearing {
+        let expected_messages = |ranks: &Vec<u32>| ExpectedMessages {
             ranks: ranks.clone(),
             matched: ranks.iter().filter(|rank| **rank != NOT_RECEIVED).count() as u64,
             stream: Stream::from_the_start(),
@@ -81,7 +81,11 @@ impl Ledger {
                 .iter()
                 .map(|subscriber| Listener {
                     first_publisher: subscriber.first_publisher,
-                    received_by: subscriber.received.iter().map(|heard| hearing(&heard.ranks)).collect(),
+                    received_by: subscriber
+                        .received
+                        .iter()
+                        .map(|heard| expected_messages(&heard.ranks))
+                        .collect(),
                 })
                 .collect(),
             expected: 0,
@@ -116,25 +120,26 @@ impl Ledger {
     pub fn receive(&mut self, listener: usize, publisher: u32, sequence: u64) -> bool {
         let listener = &mut self.listeners[listener];
         let publisher = publisher as usize;
-        let hearing =
+        let expected_messages =
             publisher.checked_sub(listener.first_publisher).and_then(|at| listener.received_by.get_mut(at));
-        let (Some(hearing), Some(account)) = (hearing, self.accounts.get_mut(publisher)) else {
+        let (Some(expected_messages), Some(account)) = (expected_messages, self.accounts.get_mut(publisher))
+        else {
             self.stray += 1;
             return false;
         };
-        let ordinal = hearing.ordinal(sequence).filter(|_| (1..=account.sent).contains(&sequence));
+        let ordinal = expected_messages.ordinal(sequence).filter(|_| (1..=account.sent).contains(&sequence));
         let Some(ordinal) = ordinal else {
             self.stray += 1;
             return false;
         };
         let mut freed = false;
-        match hearing.stream.see(ordinal, GAPS_MAX) {
+        match expected_messages.stream.see(ordinal, GAPS_MAX) {
             Seen::Next => {}
             Seen::Ahead(missing) => {
                 // Messages of one publisher keep their order [MQTT-4.6.0-6]: a skipped message is
                 // unlikely to arrive, and must not block the window forever. If it arrives later,
                 // it counts, but gives no credit twice.
-                for skipped in hearing.skipped(sequence, missing) {
+                for skipped in expected_messages.skipped(sequence, missing) {
                     freed |= account.arrived(skipped);
                 }
             }
@@ -171,10 +176,10 @@ impl Ledger {
     /// number of expected deliveries and of topics.
     pub fn awaited(&self, due: impl Fn(usize) -> u64, mut each: impl FnMut(usize, u64)) {
         for listener in &self.listeners {
-            for (publisher, hearing) in (listener.first_publisher..).zip(&listener.received_by) {
+            for (publisher, expected_messages) in (listener.first_publisher..).zip(&listener.received_by) {
                 let newest_first = (1..=due(publisher)).rev();
-                for sequence in newest_first.take_while(|sequence| hearing.awaits(*sequence)) {
-                    if hearing.ordinal(sequence).is_some() {
+                for sequence in newest_first.take_while(|sequence| expected_messages.awaits(*sequence)) {
+                    if expected_messages.ordinal(sequence).is_some() {
                         each(publisher, sequence);
                     }
                 }
@@ -186,8 +191,8 @@ impl Ledger {
     /// received one.
     pub fn tally(&self) -> Tally {
         let mut sum = Tally::default();
-        for hearing in self.listeners.iter().flat_map(|listener| &listener.received_by) {
-            sum.add(hearing.stream.tally());
+        for expected_messages in self.listeners.iter().flat_map(|listener| &listener.received_by) {
+            sum.add(expected_messages.stream.tally());
         }
         sum
     }
@@ -200,7 +205,7 @@ impl Account {
     }
 }
 
-impl Hearing {
+impl ExpectedMessages {
     /// The number of a message among those of its publisher for this subscriber, from 1.
     #[inline]
     fn ordinal(&self, sequence: u64) -> Option<u64> {
@@ -298,103 +303,107 @@ mod tests {
     use super::*;
     use crate::scenario::{Kind, Scenario, shape_of};
 
-    fn books(kind: Kind, window: u32) -> Ledger {
+    fn ledger(kind: Kind, window: u32) -> Ledger {
         let mut scenario = Scenario::new(kind);
         scenario.publishers = scenario.publishers.min(3);
         scenario.subscribers = scenario.subscribers.min(3);
         Ledger::new(&shape_of(&scenario, 1), Some(window))
     }
 
-    fn freed(books: &mut Ledger) -> Vec<usize> {
+    fn freed(ledger: &mut Ledger) -> Vec<usize> {
         let mut freed = Vec::new();
-        books.take_freed(&mut freed);
+        ledger.take_freed(&mut freed);
         freed
     }
 
     #[test]
     fn credit_is_used_up_and_comes_back_in_order() {
-        let mut books = books(Kind::OneToOne, 3);
-        let sequences: Vec<_> = (0..3).map(|_| books.send(0).sequence).collect();
-        assert_eq!((sequences, books.available(0)), (vec![1, 2, 3], 0));
-        assert!(books.receive(0, 0, 1));
-        assert_eq!((books.available(0), freed(&mut books), freed(&mut books)), (1, vec![0], vec![]));
-        assert!(books.receive(0, 0, 2) && books.receive(0, 0, 3));
-        assert_eq!((books.available(0), books.outstanding()), (3, 0));
-        assert_eq!(freed(&mut books), [0], "once, although two messages freed it");
+        let mut ledger = ledger(Kind::OneToOne, 3);
+        let sequences: Vec<_> = (0..3).map(|_| ledger.send(0).sequence).collect();
+        assert_eq!((sequences, ledger.available(0)), (vec![1, 2, 3], 0));
+        assert!(ledger.receive(0, 0, 1));
+        assert_eq!((ledger.available(0), freed(&mut ledger), freed(&mut ledger)), (1, vec![0], vec![]));
+        assert!(ledger.receive(0, 0, 2) && ledger.receive(0, 0, 3));
+        assert_eq!((ledger.available(0), ledger.outstanding()), (3, 0));
+        assert_eq!(freed(&mut ledger), [0], "once, although two messages freed it");
     }
 
     #[test]
     fn a_message_is_received_when_its_last_subscriber_has_it() {
-        let mut books = books(Kind::FanOut, 2);
-        books.send(0);
-        books.send(0);
+        let mut ledger = ledger(Kind::FanOut, 2);
+        ledger.send(0);
+        ledger.send(0);
         for subscriber in 0..2 {
-            assert!(books.receive(subscriber, 0, 1) && books.receive(subscriber, 0, 2));
+            assert!(ledger.receive(subscriber, 0, 1) && ledger.receive(subscriber, 0, 2));
         }
-        assert_eq!((books.available(0), freed(&mut books)), (0, vec![]), "one subscriber has nothing yet");
-        books.receive(2, 0, 1);
-        assert_eq!((books.available(0), books.outstanding()), (1, 1));
+        assert_eq!((ledger.available(0), freed(&mut ledger)), (0, vec![]), "one subscriber has nothing yet");
+        ledger.receive(2, 0, 1);
+        assert_eq!((ledger.available(0), ledger.outstanding()), (1, 1));
     }
 
     #[test]
     fn a_message_that_comes_twice_gives_credit_once() {
-        let mut books = books(Kind::OneToOne, 2);
-        books.send(0);
-        books.send(0);
-        assert!(books.receive(0, 0, 1));
-        assert!(!books.receive(0, 0, 1));
-        assert_eq!((books.available(0), books.delivered, books.tally().duplicated), (1, 1, 1));
+        let mut ledger = ledger(Kind::OneToOne, 2);
+        ledger.send(0);
+        ledger.send(0);
+        assert!(ledger.receive(0, 0, 1));
+        assert!(!ledger.receive(0, 0, 1));
+        assert_eq!((ledger.available(0), ledger.delivered, ledger.tally().duplicated), (1, 1, 1));
     }
 
     #[test]
-    fn what_is_skipped_is_lost_and_does_not_hold_the_window() {
-        let mut books = books(Kind::OneToOne, 4);
+    fn skipped_messages_count_as_lost_and_free_the_window() {
+        let mut ledger = ledger(Kind::OneToOne, 4);
         for _ in 0..4 {
-            books.send(0);
+            ledger.send(0);
         }
-        assert!(books.receive(0, 0, 3));
-        assert_eq!((books.available(0), books.tally().lost, books.outstanding()), (3, 2, 3));
-        assert_eq!(freed(&mut books), [0]);
-        assert!(books.receive(0, 0, 2), "late, but there");
-        assert_eq!((books.available(0), books.tally().lost, books.tally().out_of_order), (3, 1, 1));
+        assert!(ledger.receive(0, 0, 3));
+        assert_eq!((ledger.available(0), ledger.tally().lost, ledger.outstanding()), (3, 2, 3));
+        assert_eq!(freed(&mut ledger), [0]);
+        assert!(ledger.receive(0, 0, 2), "late, but there");
+        assert_eq!((ledger.available(0), ledger.tally().lost, ledger.tally().out_of_order), (3, 1, 1));
     }
 
     #[test]
-    fn what_is_awaited_is_what_was_due_and_has_not_come() {
+    fn awaited_messages_are_expected_messages_not_yet_received() {
         let mut scenario = Scenario::new(Kind::FanIn);
         (scenario.publishers, scenario.subscribers) = (2, 2);
-        let mut books = Ledger::new(&shape_of(&scenario, 1), None);
-        let awaited = |books: &Ledger, due: [u64; 2]| {
+        let mut ledger = Ledger::new(&shape_of(&scenario, 1), None);
+        let awaited = |ledger: &Ledger, due: [u64; 2]| {
             let mut all = Vec::new();
-            books.awaited(|publisher| due[publisher], |publisher, sequence| all.push((publisher, sequence)));
+            ledger.awaited(|publisher| due[publisher], |publisher, sequence| all.push((publisher, sequence)));
             all
         };
-        assert_eq!(awaited(&books, [0, 0]), []);
+        assert_eq!(awaited(&ledger, [0, 0]), []);
         for publisher in [0, 0, 1] {
-            books.send(publisher);
+            ledger.send(publisher);
         }
-        assert!(books.receive(0, 0, 1) && books.receive(0, 1, 1) && books.receive(1, 0, 2));
+        assert!(ledger.receive(0, 0, 1) && ledger.receive(0, 1, 1) && ledger.receive(1, 0, 2));
         // The third message of the first publisher was due, and is not sent yet; its first was
         // skipped on the way to the second subscriber, so it counts as lost.
-        assert_eq!(awaited(&books, [3, 1]), [(0, 3), (0, 2), (0, 3), (1, 1)]);
+        assert_eq!(awaited(&ledger, [3, 1]), [(0, 3), (0, 2), (0, 3), (1, 1)]);
 
         let mut scenario = Scenario::new(Kind::Wildcards);
         (scenario.filters, scenario.publishers, scenario.subscribers) = (40, 2, 10);
-        let mut books = Ledger::new(&shape_of(&scenario, 1), None);
+        let mut ledger = Ledger::new(&shape_of(&scenario, 1), None);
         for _ in 0..3 {
-            books.send(0);
+            ledger.send(0);
         }
-        assert_eq!(awaited(&books, [3, 0]).len() as u64, books.expected, "only by those who hear the topic");
+        assert_eq!(
+            awaited(&ledger, [3, 0]).len() as u64,
+            ledger.expected,
+            "only by those who hear the topic"
+        );
     }
 
     #[test]
     fn messages_nobody_sent_are_stray() {
-        let mut books = books(Kind::Pairs, 4);
-        books.send(1);
-        assert!(!books.receive(0, 1, 1), "of another pair");
-        assert!(!books.receive(1, 1, 2), "not sent yet");
-        assert!(!books.receive(1, 1, 0) && !books.receive(1, 77, 1));
-        assert_eq!((books.stray, books.delivered), (4, 0));
+        let mut ledger = ledger(Kind::Pairs, 4);
+        ledger.send(1);
+        assert!(!ledger.receive(0, 1, 1), "of another pair");
+        assert!(!ledger.receive(1, 1, 2), "not sent yet");
+        assert!(!ledger.receive(1, 1, 0) && !ledger.receive(1, 77, 1));
+        assert_eq!((ledger.stray, ledger.delivered), (4, 0));
     }
 
     #[test]
@@ -402,29 +411,29 @@ mod tests {
         let mut scenario = Scenario::new(Kind::Wildcards);
         (scenario.filters, scenario.publishers, scenario.subscribers) = (40, 2, 10);
         let shape = shape_of(&scenario, 1);
-        let mut books = Ledger::new(&shape, Some(1));
+        let mut ledger = Ledger::new(&shape, Some(1));
         let rounds = shape.publishers[0].topics.len() * 2 + 3;
         for _ in 0..rounds {
-            let entry = books.send(0);
+            let entry = ledger.send(0);
             for (number, subscriber) in shape.subscribers.iter().enumerate() {
                 if subscriber.received[0].ranks[entry.topic] != NOT_RECEIVED {
-                    assert!(books.receive(number, 0, entry.sequence));
+                    assert!(ledger.receive(number, 0, entry.sequence));
                 }
             }
-            assert_eq!((books.available(0), books.outstanding()), (1, 0), "after {entry:?}");
+            assert_eq!((ledger.available(0), ledger.outstanding()), (1, 0), "after {entry:?}");
         }
-        assert_eq!((books.stray, books.tally()), (0, Tally::default()));
-        assert!(books.delivered > rounds as u64);
+        assert_eq!((ledger.stray, ledger.tally()), (0, Tally::default()));
+        assert!(ledger.delivered > rounds as u64);
     }
 
     #[test]
     fn without_a_window_nothing_holds_a_publisher_back() {
         let mut scenario = Scenario::new(Kind::Paced);
         scenario.publishers = 1;
-        let mut books = Ledger::new(&shape_of(&scenario, 1), None);
+        let mut ledger = Ledger::new(&shape_of(&scenario, 1), None);
         for _ in 0..10_000 {
-            books.send(0);
+            ledger.send(0);
         }
-        assert_eq!((books.available(0), books.outstanding()), (u64::MAX, 10_000));
+        assert_eq!((ledger.available(0), ledger.outstanding()), (u64::MAX, 10_000));
     }
 }

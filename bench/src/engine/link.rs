@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_socket_does_not_take_is_kept_in_order() {
+    fn unsent_bytes_are_stored_in_order() {
         let (mut link, mut peer) = pair();
         let mut sent = Vec::new();
         let mut number = 0_u32;

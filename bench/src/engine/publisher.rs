@@ -5,7 +5,7 @@
 use super::Shared;
 use super::failure::Failure;
 use crate::clock::nanos;
-use crate::frames::{self, Connack, Frame, PublishHead, kind};
+use crate::frames::{self, Connack, Frame, PublishPrefix, kind};
 use crate::header::Publisher as Stamp;
 use crate::plan::{Pace, Setup};
 use crate::reason::Reason;
@@ -19,7 +19,7 @@ const TURN_BYTES: usize = 64 * 1024;
 pub struct Publisher {
     index: usize,
     /// Fixed parts of its packets, by topic.
-    heads: Vec<PublishHead>,
+    heads: Vec<PublishPrefix>,
     window: Window,
     turn: Turn,
 }
@@ -75,7 +75,7 @@ impl Publisher {
         ensure!(connack.retain_available || !messages.retain, "the broker takes no retained messages");
         let stamp = Stamp::new(messages.run, setup.names.number(self.index));
         for topic in &setup.shape.publishers[self.index].topics {
-            let head = PublishHead::new(setup.version, topic, messages, stamp)?;
+            let head = PublishPrefix::new(setup.version, topic, messages, stamp)?;
             let (bytes, max) = (head.len() + messages.payload.len(), connack.maximum_packet_size);
             ensure!(bytes <= max as usize, "a packet of {bytes} bytes, the broker takes {max} at most");
             self.heads.push(head);
@@ -105,7 +105,7 @@ impl Publisher {
     }
 
     /// Returns the unsent part of its share of the limit, which becomes 0.
-    pub fn forgo_quota(&mut self) -> u64 {
+    pub fn give_up_quota(&mut self) -> u64 {
         if let Turn::Own { quota, .. } = &mut self.turn { std::mem::take(quota) } else { 0 }
     }
 
@@ -139,7 +139,7 @@ impl Publisher {
                 Turn::Own { .. } => {}
                 Turn::Granted(allowance) => {
                     if *allowance == 0 {
-                        *allowance = earned(setup.pace, shared.books.available(self.index));
+                        *allowance = earned(setup.pace, shared.record.available(self.index));
                     }
                     if *allowance == 0 {
                         return Produced::Blocked;
@@ -200,7 +200,7 @@ impl Publisher {
         counts.in_flight -= 1;
         if code >= 0x80 {
             counts.refused += 1;
-            let what = if shared.books.is_ledger() { "message refused" } else { name };
+            let what = if shared.record.is_ledger() { "message refused" } else { name };
             counts.error(&format!("{what}: {}", Reason::Code(code)));
             return Ok(());
         }

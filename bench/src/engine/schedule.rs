@@ -41,7 +41,7 @@ impl Schedule {
     }
 
     /// Number of messages assigned to a publisher.
-    pub fn dealt_to(&self, publisher: usize) -> u64 {
+    pub fn assigned_to(&self, publisher: usize) -> u64 {
         let (rounds, rest) = (self.dealt / self.publishers, self.dealt % self.publishers);
         rounds + u64::from((publisher as u64) < rest)
     }
@@ -65,7 +65,7 @@ mod tests {
             dealt.extend(std::iter::from_fn(|| schedule.deal(now_ns)));
         }
         assert_eq!(dealt, [0, 1]);
-        assert_eq!([0, 1, 2].map(|publisher| schedule.dealt_to(publisher)), [1, 1, 0]);
+        assert_eq!([0, 1, 2].map(|publisher| schedule.assigned_to(publisher)), [1, 1, 0]);
         assert_eq!(schedule.next_ns(), 500_001_000);
         assert_eq!(schedule.due_of(2, 1), 500_001_000);
         assert_eq!(schedule.due_of(0, 2), 750_001_000);

@@ -17,7 +17,7 @@ pub struct Shared<'s> {
     /// The counters.
     pub counts: Counts,
     /// The record of messages.
-    pub books: Books,
+    pub record: MessageRecord,
     /// The schedule of an open loop, once it has begun.
     pub schedule: Option<Schedule>,
     /// Messages still to send until the limit, over all publishers that have not failed; none
@@ -33,7 +33,7 @@ pub struct Shared<'s> {
 
 /// The record of messages.
 #[derive(Debug)]
-pub enum Books {
+pub enum MessageRecord {
     /// Publishers and receivers are in this process: every message is tracked.
     Ledger(Ledger),
     /// They are not: only the headers of messages give data.
@@ -49,7 +49,7 @@ pub enum Books {
     },
 }
 
-impl Books {
+impl MessageRecord {
     /// Whether every message is tracked.
     #[inline]
     pub fn is_ledger(&self) -> bool {
@@ -67,7 +67,7 @@ impl Shared<'_> {
     /// Records a publisher's next message. Returns its number, topic and due time.
     #[inline]
     pub(super) fn enter(&mut self, publisher: usize) -> (u64, usize, u64) {
-        let Books::Ledger(ledger) = &mut self.books else { return (0, 0, self.now_ns) };
+        let MessageRecord::Ledger(ledger) = &mut self.record else { return (0, 0, self.now_ns) };
         let entry = ledger.send(publisher);
         let due_ns = match &self.schedule {
             Some(schedule) => schedule.due_of(publisher, entry.sequence),
@@ -82,8 +82,8 @@ impl Shared<'_> {
         let stamp = header::read(payload);
         let counts = &mut self.counts;
         let now_ns = self.wall_at_zero_ns + self.now_ns;
-        match &mut self.books {
-            Books::Ledger(ledger) => {
+        match &mut self.record {
+            MessageRecord::Ledger(ledger) => {
                 let sent = stamp.and_then(|stamp| Some((stamp.sequence?, stamp.due_ns?)));
                 let known = sent.and_then(|((publisher, sequence), due_ns)| {
                     Some((subscriber?, publisher.client_of(self.setup.messages.run)?, sequence, due_ns))
@@ -97,7 +97,7 @@ impl Shared<'_> {
                     counts.latency.record(now_ns.saturating_sub(due_ns));
                 }
             }
-            Books::Headers { trackers, tracker_of, gaps_max, expected } => {
+            MessageRecord::Headers { trackers, tracker_of, gaps_max, expected } => {
                 counts.received += 1;
                 counts.received_bytes += payload.len() as u64;
                 counts.receiving.touch(self.now_ns);
@@ -121,7 +121,7 @@ impl Shared<'_> {
     /// Counts a QoS 2 message that arrived again before its PUBREL.
     pub(super) fn received_again(&mut self) {
         self.counts.redelivered += 1;
-        if self.books.is_ledger() {
+        if self.record.is_ledger() {
             self.counts.error("QoS 2 message once more before its PUBREL");
         }
     }

@@ -90,7 +90,7 @@ pub fn disconnect(out: &mut Vec<u8>) {
 
 /// The constant part of a publisher's PUBLISH packets, up to the payload.
 #[derive(Debug)]
-pub struct PublishHead {
+pub struct PublishPrefix {
     bytes: Box<[u8]>,
     /// Offset of the packet id, with QoS 1 and 2.
     id_at: Option<usize>,
@@ -98,7 +98,7 @@ pub struct PublishHead {
     publisher: Publisher,
 }
 
-impl PublishHead {
+impl PublishPrefix {
     /// Prepares packets on `topic` with these payloads; their headers name `publisher`.
     pub fn new(version: Version, topic: &str, messages: &Messages, publisher: Publisher) -> Result<Self> {
         // The whole packet is encoded once; the bytes before the payload are the head.
@@ -194,7 +194,7 @@ mod tests {
                 let fields = Fields { cnt: true, ts: true };
                 let payload = [b'a'; 40].into();
                 let messages = Messages { qos, retain: true, fields, payload, ..Messages::default() };
-                let head = PublishHead::new(version, "t/1", &messages, publisher).unwrap();
+                let head = PublishPrefix::new(version, "t/1", &messages, publisher).unwrap();
                 let mut out = Vec::new();
                 head.push(&messages.payload, 0x0203, 11, 12, &mut out);
                 head.push(&messages.payload, 0x0204, 12, 13, &mut out);
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn without_fields_the_payload_is_left_alone() {
         let messages = Messages { payload: b"hi".as_slice().into(), ..Messages::default() };
-        let head = PublishHead::new(Version::V311, "t", &messages, Publisher::new(0, 0)).unwrap();
+        let head = PublishPrefix::new(Version::V311, "t", &messages, Publisher::new(0, 0)).unwrap();
         let mut out = Vec::new();
         head.push(b"hi", 0, 1, 1, &mut out);
         assert_eq!(out, [0x30, 5, 0, 1, b't', b'h', b'i']);

@@ -174,7 +174,7 @@ fn list() -> Result<()> {
 /// The options of a load without a command.
 #[derive(Debug, Parser)]
 #[command(no_binary_name = true, disable_help_flag = true)]
-struct Words {
+struct LoadOptions {
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -188,7 +188,7 @@ impl Default for LoadArgs {
 impl LoadArgs {
     /// Reads `--OPTION=VALUE` and so on.
     pub fn parse(options: impl Iterator<Item = String>) -> Result<Self, clap::Error> {
-        Words::try_parse_from(options).map(|words| words.load)
+        LoadOptions::try_parse_from(options).map(|words| words.load)
     }
 
     /// The scenario of a kind with these options.

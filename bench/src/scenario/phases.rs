@@ -9,7 +9,7 @@ use super::usage::{Sampler, Times, own_times};
 use super::{Scenario, Waiting};
 use crate::clock::nanos;
 use crate::engine::ledger::Ledger;
-use crate::engine::{Books, Engine, Schedule, Shared};
+use crate::engine::{Engine, MessageRecord, Schedule, Shared};
 use crate::plan::{Pace, Setup};
 use anyhow::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,7 +122,7 @@ impl<'s> Run<'s> {
         let before = sampler.as_mut().map(Sampler::times).transpose()?;
         let memory_before = sampler.as_ref().map(Sampler::memory).transpose()?;
         let window = if let Pace::Credit { window, .. } = setup.pace { Some(window) } else { None };
-        let mut engine = Engine::new(setup, Books::Ledger(Ledger::new(&setup.shape, window)))?;
+        let mut engine = Engine::new(setup, MessageRecord::Ledger(Ledger::new(&setup.shape, window)))?;
         if matches!(setup.pace, Pace::Rate(_)) && scenario.waiting == Waiting::Sleep {
             engine.sleep_exactly()?;
         }
@@ -142,7 +142,7 @@ impl<'s> Run<'s> {
     }
 
     fn ledger(&self) -> &Ledger {
-        let Books::Ledger(ledger) = &self.engine.shared.books else { unreachable!("see `new`") };
+        let MessageRecord::Ledger(ledger) = &self.engine.shared.record else { unreachable!("see `new`") };
         ledger
     }
 
@@ -249,12 +249,13 @@ impl<'s> Run<'s> {
     /// waited at least until then. Without these values, a broker that delivers less would look
     /// faster.
     fn record_what_waits(&mut self) {
-        let Shared { schedule: Some(schedule), books: Books::Ledger(ledger), counts, now_ns, .. } =
-            &mut self.engine.shared
+        let Shared {
+            schedule: Some(schedule), record: MessageRecord::Ledger(ledger), counts, now_ns, ..
+        } = &mut self.engine.shared
         else {
             return;
         };
-        let due = |publisher| schedule.dealt_to(publisher);
+        let due = |publisher| schedule.assigned_to(publisher);
         ledger.awaited(due, |publisher, sequence| {
             counts.latency.record(now_ns.saturating_sub(schedule.due_of(publisher, sequence)));
         });

@@ -7,7 +7,7 @@ use super::target::{End, Target};
 use super::usage::{Memory, Times};
 use super::{Kind, Scenario, Waiting};
 use crate::engine::counts::{Counts, Latency, as_seconds};
-use crate::engine::{Books, Shared};
+use crate::engine::{MessageRecord, Shared};
 use crate::plan::{Pace, Shape};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -189,7 +189,9 @@ impl Report {
         interrupted: bool,
     ) -> Self {
         let (counts, shape) = (&shared.counts, &shared.setup.shape);
-        let Books::Ledger(ledger) = &shared.books else { unreachable!("a scenario follows every message") };
+        let MessageRecord::Ledger(ledger) = &shared.record else {
+            unreachable!("a scenario follows every message")
+        };
         let found = ledger.tally();
         let latency_us = counts.latency.latency();
         let latency_from = if matches!(scenario.pace, Pace::Rate(_)) { "schedule" } else { "send" };
@@ -395,8 +397,8 @@ impl Report {
     pub fn empty_for_tests(scenario: &Scenario) -> Report {
         let target = Target::at(SocketAddr::from(([127, 0, 0, 1], 1883)), None);
         let setup = scenario.setup(target.addr);
-        let books = Books::Ledger(crate::engine::ledger::Ledger::new(&setup.shape, None));
-        let engine = crate::engine::Engine::new(&setup, books).expect("a few hundred clients");
+        let record = MessageRecord::Ledger(crate::engine::ledger::Ledger::new(&setup.shape, None));
+        let engine = crate::engine::Engine::new(&setup, record).expect("a few hundred clients");
         Report::new(scenario, &target, &engine.shared, Measured::default(), false)
     }
 }
@@ -450,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_amiss_is_no_success() {
+    fn a_run_with_any_error_is_no_success() {
         assert!(report().is_success());
         let faults: [fn(&mut Report); 8] = [
             |report| report.lost = 1,

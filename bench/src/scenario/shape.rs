@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hears_a_topic_of_the_tree_is_what_the_filters_say() {
+    fn the_expected_receivers_of_a_topic_match_the_filters() {
         for filters in [1, 7, 100, 1000] {
             let mut scenario = scenario(Kind::Wildcards);
             (scenario.filters, scenario.publishers, scenario.subscribers) = (filters, 3, 20);

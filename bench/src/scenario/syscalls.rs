@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn why_perf_failed_is_said() {
+    fn a_failure_of_perf_is_reported_with_its_reason() {
         let forbidden =
             "event syntax error: 'x'\n   \\___ can't access\n\nError:\tNo permissions to read /sys/x\n";
         assert_eq!(cause(forbidden), "No permissions to read /sys/x");

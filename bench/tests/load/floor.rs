@@ -27,7 +27,7 @@ fn either_signal_ends_it_with_0_and_its_counts() {
 }
 
 #[test]
-fn an_address_in_use_is_said_in_a_sentence() {
+fn an_address_in_use_is_reported() {
     let floor = Floor::start();
     let ended = Tool::spawn(["floor", "--listen", &floor.addr.to_string()]).end();
     assert_eq!(ended.code, Some(1));
@@ -48,7 +48,7 @@ fn a_load_of_every_version_and_qos_arrives_once_and_in_order() {
 }
 
 #[test]
-fn clients_of_mosquitto_get_along_with_it() {
+fn mosquitto_clients_work_with_it() {
     let floor = Floor::start();
     let port = floor.addr.port().to_string();
     for version in ["mqttv31", "mqttv311", "mqttv5"] {
@@ -84,7 +84,7 @@ fn clients_of_mosquitto_get_along_with_it() {
 #[test]
 fn garbage_closes_the_connection_it_came_on_and_no_other() {
     let floor = Floor::start();
-    let mut witness = floor.subscriber("t", 0);
+    let mut observer = floor.subscriber("t", 0);
     // Before CONNECT, after it, and after a message that is still delivered.
     let mut early = floor.socket();
     early.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -95,8 +95,8 @@ fn garbage_closes_the_connection_it_came_on_and_no_other() {
     let mut other = floor.socket();
     other.send(b"\x10\x0D\0\x04MQTT\x07\x02\0\0\0\x01c");
     other.expect_end(&[0x20, 2, 0, 1]);
-    witness.expect(&publish(0, 0, "t", b"last words"));
-    witness.expect_nothing();
+    observer.expect(&publish(0, 0, "t", b"last words"));
+    observer.expect_nothing();
     let ended = floor.end(Signal::TERM);
     assert_eq!(ended.stderr.matches("grapnel-bench: closed 127.0.0.1:").count(), 3, "{}", ended.stderr);
 }
@@ -212,7 +212,7 @@ fn a_client_that_feeds_itself_and_does_not_acknowledge_is_closed() {
 }
 
 #[test]
-fn a_client_that_asks_and_does_not_read_is_not_read_either() {
+fn a_client_that_sends_requests_without_reading_is_not_read() {
     let floor = Floor::start();
     let mut asking = floor.client();
     let pings = [0xC0, 0].repeat(MIB);

@@ -198,7 +198,7 @@ fn bad_arguments_exit_with_two() {
 }
 
 #[test]
-fn nobody_listening_is_said_in_words() {
+fn a_missing_listener_is_reported() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);

@@ -143,7 +143,7 @@ fn an_open_loop_counts_from_when_messages_were_due() {
 }
 
 #[test]
-fn connections_are_counted_and_take_their_leave() {
+fn connections_are_counted_and_closed() {
     let broker = Broker::start(Behaviour::default());
     let report = measure(&broker, "connect-storm --connections 40 --connects-pending-max 6").succeeded();
     assert_eq!(report["connects"]["connected"], 40, "{report}");
@@ -220,7 +220,7 @@ fn a_process_is_measured_and_left_alone() {
 
 /// The broker answers nothing within the window: without a latency for that it would look fast.
 #[test]
-fn what_is_outstanding_at_the_end_counts_with_the_time_it_has_waited() {
+fn unacknowledged_messages_at_the_end_count_with_their_waiting_time() {
     let broker = Broker::start(Behaviour { hold: Some(1_000_000), ..Behaviour::default() });
     let arguments = "one-to-one --rate 1000 --warm-up 0 --duration 0.5 --patience 0.8";
     let report = measure(&broker, arguments).failed();
@@ -230,7 +230,7 @@ fn what_is_outstanding_at_the_end_counts_with_the_time_it_has_waited() {
 }
 
 #[test]
-fn the_report_has_the_keys_that_the_readme_tells() {
+fn the_report_has_the_keys_of_the_readme() {
     let broker = Broker::start(Behaviour::default());
     let report = measure(&broker, &format!("idle --connections 2 --pid {}", std::process::id())).succeeded();
     let keys = |of: &Value| of.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
@@ -350,7 +350,7 @@ fn the_broker_dies_with_a_tool_that_is_killed() {
 }
 
 #[test]
-fn the_list_and_the_help_tell_of_every_scenario() {
+fn list_and_help_show_every_scenario() {
     let (list, help) = (tool(&["list"]), tool(&["--help"]));
     assert_eq!((list.code, help.code), (Some(0), Some(0)));
     let names = "one-to-one ping-pong pairs-one fan-out-burst fan-in paced wildcards connect-storm idle";

@@ -184,7 +184,7 @@ mod tests {
 
     /// After 10,000 values of which three stay, only their chunks and the spare one have memory.
     #[test]
-    fn a_storm_leaves_no_capacity_behind() {
+    fn a_connect_storm_leaves_no_capacity() {
         let mut table: ChunkTable<usize> = ChunkTable::default();
         for value in 0..10_000 {
             table.insert(value);
@@ -206,7 +206,7 @@ mod tests {
 
     /// One value that is added and removed at the edge of a chunk does not allocate.
     #[test]
-    fn the_edge_of_a_chunk_asks_for_no_memory_again() {
+    fn adding_and_removing_at_a_chunk_boundary_does_not_allocate() {
         let mut table: ChunkTable<usize> = ChunkTable::default();
         for value in 0..CHUNK {
             table.insert(value);

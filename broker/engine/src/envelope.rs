@@ -9,7 +9,7 @@ use crate::id::SessionKey;
 use crate::message::Message;
 use crate::route::retained::Cursor;
 use crate::route::{GroupId, InterestBatch};
-use crate::session::readers::{PageFor, PageRequest, Wanted};
+use crate::session::readers::{PageReceiver, PageRequest, RetainedSubscription};
 
 /// The lane of an envelope.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,13 +57,13 @@ pub(crate) enum EnvelopeBody {
     /// The owner has stored it under this number; 0 if it had no room.
     Stored { id: u64, number: u64 },
     /// New subscriptions request the mark of the receiver: the number of its last stored message.
-    Mark { session: SessionKey, batch: u64, wanted: Arc<[Wanted]> },
+    Mark { session: SessionKey, batch: u64, wanted: Arc<[RetainedSubscription]> },
     /// The mark, and the indexes of the subscriptions that may have messages there.
     Marked { session: SessionKey, batch: u64, mark: u64, found: Vec<u32> },
     /// A request for a page, for a session with room or for a plugin.
-    Page { whose: PageFor, ask: PageRequest },
+    Page { receiver: PageReceiver, request: PageRequest },
     /// The page.
-    Paged { whose: PageFor, page: u64, body: PageBody },
+    Paged { receiver: PageReceiver, page: u64, body: PageBody },
 }
 
 impl EnvelopeBody {

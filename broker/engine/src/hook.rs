@@ -338,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_link_has_counted_in_several_places_adds_up() {
+    fn counts_of_a_link_are_summed() {
         let mut latency = latency::Latency::default();
         latency.record(100);
         let one = LinkStats { calls: 2, stops: 3, deferrals: 5, faults: 7, latency };

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use command::{Command, FROM_A_THREAD, FROM_THE_BROKER, OnBehalf, Outcome, Scope, Search, Whom, Wish};
+pub use command::{
+    BehalfAction, BehalfClient, Command, FROM_A_THREAD, FROM_THE_BROKER, OnBehalf, Outcome, Scope, Search,
+};
 
 use crate::clients::reading::Reading;
 use crate::hook::tickets::OwnedChange;

@@ -199,7 +199,7 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
     /// Removes one. Returns whether it existed.
     pub(crate) fn discard(&mut self, key: K) -> bool {
         let Some(Entry { weight, .. }) = self.table.remove(key) else { return false };
-        self.weigh_anew(key, weight, Weight::default());
+        self.reweigh(key, weight, Weight::default());
         true
     }
 
@@ -235,11 +235,11 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
             entry.touched = false;
             let now = entry.value.weight(limits);
             let before = std::mem::replace(&mut entry.weight, now);
-            self.weigh_anew(key, before, now);
+            self.reweigh(key, before, now);
         }
     }
 
-    fn weigh_anew(&mut self, key: K, before: Weight, now: Weight) {
+    fn reweigh(&mut self, key: K, before: Weight, now: Weight) {
         if before == now {
             return;
         }
@@ -252,10 +252,10 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
             true => class(weight.chosen, weight.first, weight.yields),
             false => 0,
         };
-        list_anew(&mut self.by_weight, key, by_weight(before), by_weight(now));
+        relist(&mut self.by_weight, key, by_weight(before), by_weight(now));
         if T::BY_FIRST_PART {
             let by_first_part = |weight: Weight| class(weight.parts[0], weight.first, false);
-            list_anew(&mut self.by_first_part, key, by_first_part(before), by_first_part(now));
+            relist(&mut self.by_first_part, key, by_first_part(before), by_first_part(now));
         }
     }
 
@@ -280,7 +280,7 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
     }
 
     /// The heaviest by its first part alone.
-    pub(crate) fn heaviest_by_first_part(&self) -> Option<K> {
+    pub(crate) fn largest_by_first_part(&self) -> Option<K> {
         self.by_first_part.last().map(|(_, key)| *key)
     }
 
@@ -290,7 +290,7 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
     }
 }
 
-fn list_anew<K: Ord + Copy>(list: &mut BTreeSet<(u16, K)>, key: K, before: u16, now: u16) {
+fn relist<K: Ord + Copy>(list: &mut BTreeSet<(u16, K)>, key: K, before: u16, now: u16) {
     if before == now {
         return;
     }

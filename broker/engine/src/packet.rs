@@ -13,7 +13,7 @@ pub(crate) mod wire;
 
 pub use connect::{Auth, ConnAck, Connect, Disconnect, Will};
 pub use control::has_control_characters;
-pub use owned::{Leave, OwnedConnect, OwnedProperties};
+pub use owned::{DisconnectRequest, OwnedConnect, OwnedProperties};
 pub use properties::{Iter as PropertiesIter, Properties};
 pub use property::{Property, PropertyId, PropertyOwner, push_property};
 pub use publish::{Ack, Publish};

@@ -19,7 +19,7 @@ use crate::work::Work;
 
 mod hooks;
 
-pub(crate) use hooks::{AtPoint, Hooks};
+pub(crate) use hooks::{ChainContext, Hooks};
 
 /// Everything that a shard owns: twelve parts with private fields, and the setup, which never
 /// changes. Two parts are plain data: the counters and the outbox.

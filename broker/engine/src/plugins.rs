@@ -11,28 +11,28 @@ use crate::id::SessionKey;
 use crate::interface::FROM_THE_BROKER;
 use crate::limits::Limits;
 use crate::log_rate::LogRate;
-use crate::session::fetch::{PageUnderWay, PagesUnderWay};
+use crate::session::fetch::{OpenPage, OpenPages};
 use crate::timer::Timer;
 
 mod answers;
 mod codes;
-mod kept;
 pub(crate) mod request_queues;
+mod stored;
 mod timers;
 
 use answers::Answers;
 use codes::Codes;
-pub(crate) use kept::{PageAbout, StoredInstanceMessage, StoredMessages};
 use request_queues::RequestQueues;
+pub(crate) use stored::{PageSubject, StoredInstanceMessage, StoredMessages};
 use timers::PluginTimer;
 
 /// Where a page of retained messages for a plugin is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum PagePlace {
+pub(crate) enum PageKey {
     /// Being filled, with this number.
-    UnderWay(u64),
+    Open(u64),
     /// Stored for its plugin, with this number.
-    Kept(u64),
+    Stored(u64),
     /// Stored and to be processed again, with this number.
     Settling(u64),
 }
@@ -69,7 +69,7 @@ pub(crate) struct PluginStore {
     /// Replays of these versions.
     replays_detached: Vec<Replay>,
     /// Pages of retained messages that plugins read on behalf of clients.
-    pages: PagesUnderWay,
+    pages: OpenPages,
     /// Rate limit, by number of a plugin, for the log line about its refused requests.
     refusals: HashMap<u64, LogRate>,
 }
@@ -84,7 +84,7 @@ pub(crate) struct Replay {
 }
 
 /// What the caller must clean up after something of a plugin was removed.
-pub(crate) struct Forgotten {
+pub(crate) struct Cleanup {
     /// Timers to cancel in the clock.
     pub(crate) timers: Vec<Timer>,
     /// Tickets that are no longer needed.
@@ -119,7 +119,7 @@ impl PluginStore {
     /// A request on behalf of a client was refused. If that is to be logged, returns the number of
     /// earlier refusals that were not.
     pub(crate) fn refused(&mut self, plugin: PluginHandle, now_ms: u64) -> Option<u64> {
-        self.refusals.entry(plugin.number()).or_default().say(now_ms)
+        self.refusals.entry(plugin.number()).or_default().record(now_ms)
     }
 
     /// Which version of a plugin gets the answers to requests of which version.
@@ -130,19 +130,19 @@ impl PluginStore {
     // --- pages of retained messages that plugins read on behalf of clients
 
     /// The pages that are being filled.
-    pub(crate) fn pages(&mut self) -> &mut PagesUnderWay {
+    pub(crate) fn pages(&mut self) -> &mut OpenPages {
         &mut self.pages
     }
 
     /// Adds a page.
-    pub(crate) fn begin_page(&mut self, number: u64, page: PageUnderWay) {
+    pub(crate) fn begin_page(&mut self, number: u64, page: OpenPage) {
         let whose = self.request_queues.whose(&page.identity);
         self.request_queues.begin_page(page.plugin.number(), whose, page.reserved_bytes());
         self.pages.begin(number, page);
     }
 
     /// A page that is being filled.
-    pub(crate) fn page(&self, number: u64) -> Option<&PageUnderWay> {
+    pub(crate) fn page(&self, number: u64) -> Option<&OpenPage> {
         self.pages.get(number)
     }
 
@@ -150,7 +150,7 @@ impl PluginStore {
     pub(crate) fn change_page<R>(
         &mut self,
         number: u64,
-        change: impl FnOnce(&mut PageUnderWay) -> R,
+        change: impl FnOnce(&mut OpenPage) -> R,
     ) -> Option<R> {
         let queues = &mut self.request_queues;
         self.pages.change(number, |page| {
@@ -164,13 +164,15 @@ impl PluginStore {
     /// Whether there is room for what a page has found. Its first message may be larger than the
     /// page was to be.
     pub(crate) fn has_room_for_found(&self, number: u64, limits: &Limits) -> bool {
-        let Some(page) = self.pages.get(number).filter(|page| page.is_beyond()) else { return true };
+        let Some(page) = self.pages.get(number).filter(|page| page.is_larger_than_requested()) else {
+            return true;
+        };
         let (plugin, whose) = (page.plugin.number(), self.request_queues.whose(&page.identity));
         self.request_queues.has_room_for_grown_page(plugin, whose, page.reserved_bytes(), limits)
     }
 
     /// Removes a page that is complete.
-    pub(crate) fn end_page(&mut self, number: u64) -> Option<PageUnderWay> {
+    pub(crate) fn end_page(&mut self, number: u64) -> Option<OpenPage> {
         let page = self.pages.end(number)?;
         self.request_queues.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
         Some(page)
@@ -193,24 +195,24 @@ impl PluginStore {
     }
 
     /// The page with the most bytes.
-    pub(crate) fn heaviest_page(&self) -> Option<(usize, PagePlace)> {
-        let under_way = self.pages.heaviest().map(|(bytes, number)| (bytes, PagePlace::UnderWay(number)));
-        let kept = self.messages.heaviest_page().map(|(bytes, number)| (bytes, PagePlace::Kept(number)));
-        let settling = self.settling.heaviest_page();
-        let settling = settling.map(|(bytes, number)| (bytes, PagePlace::Settling(number)));
+    pub(crate) fn largest_page(&self) -> Option<(usize, PageKey)> {
+        let under_way = self.pages.heaviest().map(|(bytes, number)| (bytes, PageKey::Open(number)));
+        let kept = self.messages.largest_page().map(|(bytes, number)| (bytes, PageKey::Stored(number)));
+        let settling = self.settling.largest_page();
+        let settling = settling.map(|(bytes, number)| (bytes, PageKey::Settling(number)));
         under_way.into_iter().chain(kept).chain(settling).max_by_key(|(bytes, _)| *bytes)
     }
 
     /// Replaces a stored page by this code. Returns its plugin and its description.
     pub(crate) fn replace_page(
         &mut self,
-        place: PagePlace,
+        place: PageKey,
         code: Bytes,
-    ) -> Option<(PluginHandle, Box<PageAbout>)> {
+    ) -> Option<(PluginHandle, Box<PageSubject>)> {
         match place {
-            PagePlace::UnderWay(_) => None,
-            PagePlace::Kept(number) => self.messages.replace_page(number, code),
-            PagePlace::Settling(number) => self.settling.replace_page(number, code),
+            PageKey::Open(_) => None,
+            PageKey::Stored(number) => self.messages.replace_page(number, code),
+            PageKey::Settling(number) => self.settling.replace_page(number, code),
         }
     }
 
@@ -254,7 +256,7 @@ impl PluginStore {
 
     /// Puts all stored instance messages into the queue for processing, in order. Returns their
     /// timer, which the caller cancels.
-    pub(crate) fn settle_mails(&mut self) -> Option<Timer> {
+    pub(crate) fn settle_stored_messages(&mut self) -> Option<Timer> {
         self.answers_stored = 0;
         self.answers_stored_for = HashMap::new();
         // Messages still in that queue came after the stored ones.
@@ -280,7 +282,7 @@ impl PluginStore {
     }
 
     /// Whether instance messages are stored for a version of the same plugin.
-    pub(crate) fn has_mail_of(&self, plugin: PluginHandle) -> bool {
+    pub(crate) fn has_stored_messages_of(&self, plugin: PluginHandle) -> bool {
         self.messages.iter().any(|message| message.plugin.number() == plugin.number())
     }
 
@@ -294,12 +296,12 @@ impl PluginStore {
         &self,
         is_called: impl Fn(PluginHandle) -> bool,
     ) -> Option<(PluginHandle, PluginHandle)> {
-        let told = self.codes.plugins().map(|asker| (asker, self.answers.of(asker)));
+        let told = self.codes.plugins().map(|requester| (requester, self.answers.of(requester)));
         told.into_iter().find(|(_, plugin)| is_called(*plugin))
     }
 
     /// Whether one more answer may be stored for a plugin that is suspended.
-    pub(crate) fn may_owe(&self, plugin: PluginHandle, limits: &Limits) -> bool {
+    pub(crate) fn may_store_answer(&self, plugin: PluginHandle, limits: &Limits) -> bool {
         let kept = self.answers_stored_for.get(&plugin).copied().unwrap_or(0);
         kept == 0 || ((kept + self.request_queues.under_way(plugin.number())) as u64) < answers_max(limits)
     }
@@ -377,17 +379,13 @@ impl PluginStore {
 
     /// Removes the timers, replays, pages and codes of a version for good. `is_there` says whether
     /// a version is in the chains.
-    pub(crate) fn forget(
-        &mut self,
-        gone: PluginHandle,
-        is_there: impl Fn(PluginHandle) -> bool,
-    ) -> Forgotten {
+    pub(crate) fn forget(&mut self, gone: PluginHandle, is_there: impl Fn(PluginHandle) -> bool) -> Cleanup {
         self.detached.remove(&gone.0);
         self.answers.remove(gone);
         self.refusals.remove(&gone.number());
         let (answers, detached) = (&self.answers, &self.detached);
-        let wanted = |asker| {
-            let plugin = answers.of(asker);
+        let wanted = |requester| {
+            let plugin = answers.of(requester);
             is_there(plugin) || detached.contains(&plugin.0) || !answers.was_there(plugin)
         };
         let mut tickets = Vec::new();
@@ -399,10 +397,10 @@ impl PluginStore {
             );
             tickets.extend(page.ticket());
         }
-        let codes = self.codes.forget_unwanted(wanted);
+        let codes = self.codes.remove_unwanted(wanted);
         self.replays.retain(|replay| replay.plugin != gone);
         self.replays_detached.retain(|replay| replay.plugin != gone);
-        Forgotten { timers: self.take_timers(&[gone]), tickets, codes }
+        Cleanup { timers: self.take_timers(&[gone]), tickets, codes }
     }
 }
 

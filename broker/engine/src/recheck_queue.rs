@@ -14,9 +14,9 @@ use crate::timer::Timer;
 
 /// Which subscriptions are rechecked.
 #[derive(Debug)]
-pub(crate) enum Whose {
+pub(crate) enum RecheckScope {
     /// All subscriptions.
-    Everybody,
+    All,
     /// Those that could bring a topic of this filter.
     Topics(Box<str>),
     /// Those of these sessions, by position in the table: at most one session for each position.
@@ -31,7 +31,7 @@ pub(crate) enum Whose {
 /// collects no list: of the current session it stores only the last filter.
 #[derive(Debug)]
 pub(crate) struct Walk {
-    pub(crate) whose: Whose,
+    pub(crate) scope: RecheckScope,
     /// The next position in the session table.
     place: usize,
     /// Number of positions still to be visited. After the last position comes the first.
@@ -43,14 +43,14 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    fn new(whose: Whose, places: usize) -> Walk {
-        Walk { whose, place: 0, left: places, session: None, begun: false }
+    fn new(scope: RecheckScope, places: usize) -> Walk {
+        Walk { scope, place: 0, left: places, session: None, begun: false }
     }
 
     /// Whether it has visited everything.
-    pub(crate) fn is_over(&self) -> bool {
-        match &self.whose {
-            Whose::Clients(keys) => keys.is_empty(),
+    pub(crate) fn is_done(&self) -> bool {
+        match &self.scope {
+            RecheckScope::Clients(keys) => keys.is_empty(),
             _ => self.left == 0,
         }
     }
@@ -61,7 +61,7 @@ impl Walk {
         places: usize,
         key_at: impl FnOnce(usize) -> Option<SessionKey>,
     ) -> Option<SessionKey> {
-        if let Whose::Clients(keys) = &mut self.whose {
+        if let RecheckScope::Clients(keys) = &mut self.scope {
             return keys.pop_first().map(|(_, key)| key);
         }
         let place = self.place;
@@ -124,7 +124,7 @@ impl RecheckQueue {
         session_of: impl FnOnce(&str) -> Option<SessionKey>,
     ) {
         match scope {
-            Scope::All => self.walk_everybody(places),
+            Scope::All => self.walk_all(places),
             Scope::Client(client_id) => {
                 if let Some(key) = session_of(client_id) {
                     self.walk_client(key);
@@ -137,18 +137,18 @@ impl RecheckQueue {
 
     /// Begins a walk over unanswered rechecks.
     pub(crate) fn walk_unanswered(&mut self, places: usize) {
-        let known = self.walks.iter_mut().find(|walk| matches!(walk.whose, Whose::Unanswered));
+        let known = self.walks.iter_mut().find(|walk| matches!(walk.scope, RecheckScope::Unanswered));
         match known {
             Some(walk) => walk.left = places,
-            None => self.walks.push_back(Walk::new(Whose::Unanswered, places)),
+            None => self.walks.push_back(Walk::new(RecheckScope::Unanswered, places)),
         }
     }
 
-    fn walk_everybody(&mut self, places: usize) {
-        self.walks.retain(|walk| matches!(walk.whose, Whose::Everybody | Whose::Unanswered));
-        match self.walks.iter_mut().find(|walk| matches!(walk.whose, Whose::Everybody)) {
+    fn walk_all(&mut self, places: usize) {
+        self.walks.retain(|walk| matches!(walk.scope, RecheckScope::All | RecheckScope::Unanswered));
+        match self.walks.iter_mut().find(|walk| matches!(walk.scope, RecheckScope::All)) {
             Some(walk) => walk.left = places,
-            None => self.walks.push_back(Walk::new(Whose::Everybody, places)),
+            None => self.walks.push_back(Walk::new(RecheckScope::All, places)),
         }
     }
 
@@ -157,7 +157,7 @@ impl RecheckQueue {
     fn walk_client(&mut self, key: SessionKey) {
         let mut waiting = None;
         for walk in &mut self.walks {
-            if let Whose::Clients(keys) = &mut walk.whose {
+            if let RecheckScope::Clients(keys) = &mut walk.scope {
                 if keys.get(&key.index) == Some(&key) {
                     return;
                 }
@@ -170,7 +170,7 @@ impl RecheckQueue {
             }
             None => {
                 let keys = BTreeMap::from([(key.index, key)]);
-                self.walks.push_back(Walk::new(Whose::Clients(keys), 0));
+                self.walks.push_back(Walk::new(RecheckScope::Clients(keys), 0));
             }
         }
     }
@@ -178,19 +178,19 @@ impl RecheckQueue {
     /// The same for users.
     fn walk_user(&mut self, username: &str, places: usize, hasher: ahash::RandomState) {
         let waiting = self.walks.iter_mut().filter(|walk| !walk.begun).find_map(|walk| {
-            let Whose::Users(users) = &mut walk.whose else { return None };
+            let RecheckScope::Users(users) = &mut walk.scope else { return None };
             walk.left = places;
             Some(users)
         });
         match waiting {
-            Some(users) if users.len() >= USERS_MAX => self.walk_everybody(places),
+            Some(users) if users.len() >= USERS_MAX => self.walk_all(places),
             Some(users) => {
                 users.insert(fingerprint(users, username));
             }
             None => {
                 let mut users = HashSet::with_hasher(hasher);
                 users.insert(fingerprint(&users, username));
-                self.walks.push_back(Walk::new(Whose::Users(users), places));
+                self.walks.push_back(Walk::new(RecheckScope::Users(users), places));
             }
         }
     }
@@ -198,15 +198,15 @@ impl RecheckQueue {
     fn walk_topics(&mut self, topics: &str, places: usize) {
         let (mut same, mut others) = (None, 0);
         for walk in &mut self.walks {
-            if let Whose::Topics(known) = &walk.whose {
+            if let RecheckScope::Topics(known) = &walk.scope {
                 others += 1;
                 same = if **known == *topics { Some(walk) } else { same };
             }
         }
         match same {
             Some(walk) => walk.left = places,
-            None if others >= TOPICS_MAX => self.walk_everybody(places),
-            None => self.walks.push_back(Walk::new(Whose::Topics(topics.into()), places)),
+            None if others >= TOPICS_MAX => self.walk_all(places),
+            None => self.walks.push_back(Walk::new(RecheckScope::Topics(topics.into()), places)),
         }
     }
 
@@ -335,7 +335,7 @@ fn fingerprint(users: &HashSet<u64, ahash::RandomState>, username: &str) -> u64 
     users.hasher().hash_one(username)
 }
 
-impl Whose {
+impl RecheckScope {
     /// Whether a user is in the set.
     pub(crate) fn has_user(users: &HashSet<u64, ahash::RandomState>, username: Option<&str>) -> bool {
         username.is_some_and(|username| users.contains(&fingerprint(users, username)))
@@ -375,14 +375,14 @@ mod tests {
             (0..TOPICS_MAX)
                 .for_each(|number| begin(&mut rechecks, &Scope::Topics(number.to_string().into())));
             begin(&mut rechecks, &scope);
-            assert!(matches!(rechecks.walks.make_contiguous(), [Walk { whose: Whose::Everybody, .. }]));
+            assert!(matches!(rechecks.walks.make_contiguous(), [Walk { scope: RecheckScope::All, .. }]));
         }
     }
 
     /// Repeated changes for clients and users do not lengthen a walk that is under way, and every
     /// one of them is rechecked.
     #[test]
-    fn a_walk_that_is_under_way_gets_no_longer() {
+    fn a_running_walk_does_not_grow() {
         let mut rechecks = RecheckQueue::default();
         begin(&mut rechecks, &Scope::Client("1".into()));
         begin(&mut rechecks, &Scope::Client("2".into()));
@@ -392,8 +392,8 @@ mod tests {
         for client in ["1", "2", "3"] {
             begin(&mut rechecks, &Scope::Client(client.into()));
         }
-        let places = |walk: &Walk| match &walk.whose {
-            Whose::Clients(keys) => keys.keys().copied().collect::<Vec<_>>(),
+        let places = |walk: &Walk| match &walk.scope {
+            RecheckScope::Clients(keys) => keys.keys().copied().collect::<Vec<_>>(),
             _ => panic!("{walk:?}"),
         };
         assert_eq!(rechecks.walks.iter().map(places).collect::<Vec<_>>(), [vec![2], vec![1, 3]]);
@@ -402,8 +402,10 @@ mod tests {
         rechecks.first_walk();
         begin(&mut rechecks, &user(1));
         begin(&mut rechecks, &user(2));
-        let names = |walk: &Walk| match &walk.whose {
-            Whose::Users(users) => [1, 2].map(|number| Whose::has_user(users, Some(&number.to_string()))),
+        let names = |walk: &Walk| match &walk.scope {
+            RecheckScope::Users(users) => {
+                [1, 2].map(|number| RecheckScope::has_user(users, Some(&number.to_string())))
+            }
             _ => panic!("{walk:?}"),
         };
         assert_eq!(rechecks.walks.iter().map(names).collect::<Vec<_>>(), [[true, false], [true, true]]);

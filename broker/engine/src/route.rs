@@ -288,7 +288,7 @@ impl Routes {
                 self.outbox.push(Change::RemoveWildcard(filter.name.clone()));
             } else {
                 let fingerprint = self.hashes.fingerprint(&filter.name);
-                if !self.filters.twin_announced(fingerprint, at) {
+                if !self.filters.is_fingerprint_announced(fingerprint, at) {
                     self.outbox.push(Change::RemoveLiteral(fingerprint));
                 }
             }

@@ -208,7 +208,7 @@ mod tests {
     /// The stored changes are limited, and what was allowed before a removed one is authorized
     /// again.
     #[test]
-    fn what_is_forgotten_is_asked_again() {
+    fn allowed_requests_older_than_the_stored_changes_are_authorized_again() {
         let mut rules = rules();
         rules.change(&client("first"));
         let (after_first, before) = (rules.version(), rules.version() - 1);

@@ -42,7 +42,7 @@ impl RunQueue {
 
     /// Whether the budget is used up; the rest continues in the next turn.
     #[inline]
-    pub(crate) fn is_spent(&self) -> bool {
+    pub(crate) fn is_used_up(&self) -> bool {
         self.budget == 0
     }
 

@@ -28,7 +28,7 @@ pub(crate) mod ready;
 pub mod slots;
 pub mod subscriptions;
 
-pub use behalf::{Behalf, Deed};
+pub use behalf::{Behalf, BehalfKind};
 pub use delivery::Delivery;
 pub use ending::{End, EndCause, EndReason, LifecycleState, Will};
 pub use identity::{Host, Identity, Principal, host_of};
@@ -90,7 +90,7 @@ impl ReleaseWait {
 /// Progress of the notifications to the shared subscriptions of a session, which are sent in
 /// slices.
 #[derive(Debug)]
-pub struct Telling {
+pub struct GroupUpdate {
     /// Full filter of the last shared subscription that was notified; `None` before the first.
     pub after: Option<Box<str>>,
     /// Whether they are also notified that the queue of the session has drained.
@@ -139,7 +139,7 @@ pub struct Session {
     pub in_full_group: bool,
     /// Notifications that its shared subscriptions are still to get. While it is set, the session
     /// is in the queue for the next turn.
-    pub telling: Option<Box<Telling>>,
+    pub group_update: Option<Box<GroupUpdate>>,
     /// How long the packet in front waits for a PUBREL.
     pub release_wait: ReleaseWait,
     /// Subscriptions by full filter.
@@ -167,7 +167,7 @@ pub struct Session {
     /// Messages dropped for this session.
     pub dropped: u64,
     /// A connection of another principal that waits to take over this session.
-    pub heir: Option<ConnKey>,
+    pub pending_takeover: Option<ConnKey>,
     /// The pool of the shard in which its messages are counted.
     pub pool: Pool,
     /// Number of the plugin, if this session is a request queue: it holds requests of that plugin
@@ -196,7 +196,7 @@ impl Session {
             ready: Ready::default(),
             lanes_waited: ShardSet::EMPTY,
             in_full_group: false,
-            telling: None,
+            group_update: None,
             release_wait: ReleaseWait::NotTimed,
             subscriptions: Subscriptions::default(),
             inflight: Inflight::new(window),
@@ -210,7 +210,7 @@ impl Session {
             settles_ms: None,
             deliveries: None,
             dropped: 0,
-            heir: None,
+            pending_takeover: None,
             pool,
             request_queue: None,
         }
@@ -272,7 +272,7 @@ impl Session {
     }
 
     /// Drops the readers if they hold nothing.
-    pub fn tidy_readers(&mut self) {
+    pub fn drop_empty_readers(&mut self) {
         if self.readers.as_ref().is_some_and(|readers| readers.is_empty()) {
             self.readers = None;
         }
@@ -304,13 +304,13 @@ impl Session {
     }
 
     /// Whether the session outlives its connection and has not been ended.
-    pub fn goes_on(&self) -> bool {
+    pub fn outlives_connection(&self) -> bool {
         self.is_persistent() && self.lifecycle != LifecycleState::Ends
     }
 
     /// Whether the client can use the session: it is connected or can resume it.
-    pub fn is_there(&self) -> bool {
-        self.goes_on() || self.conn.is_some() && self.lifecycle != LifecycleState::Ends
+    pub fn is_usable(&self) -> bool {
+        self.outlives_connection() || self.conn.is_some() && self.lifecycle != LifecycleState::Ends
     }
 
     /// Puts a delivery at the end of the queue. Returns false and changes nothing if a limit is

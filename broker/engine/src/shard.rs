@@ -22,7 +22,7 @@ use crate::time::Now;
 pub use crate::clients::reading::{Pause, Reading};
 pub use crate::counters::Counters;
 pub use crate::envelope::{Envelope, Lane};
-pub use crate::flow::home::home_among;
+pub use crate::flow::home::home_of_keys;
 pub use crate::hook::tickets::OwnedChange;
 pub use crate::interface::*;
 pub use crate::ledger::Ledger;
@@ -76,7 +76,7 @@ impl Shard {
             route::announce_interest(&mut self.parts);
         }
         if self.parts.hooks.calls().faults().is_waiting() {
-            hooks::judge_faults(&mut self.parts);
+            hooks::trip_faulty_plugins(&mut self.parts);
         }
         &mut self.parts.out
     }
@@ -162,7 +162,7 @@ impl Shard {
 
     /// Directs answers that are owed to version `from` to version `to`, which has taken over its
     /// state. Call it before the swap, in the same step.
-    pub fn hand_answers_over(&mut self, from: PluginHandle, to: PluginHandle) {
+    pub fn redirect_answers(&mut self, from: PluginHandle, to: PluginHandle) {
         self.parts.hooks.plugins_mut().answers().hand_over(from, to);
     }
 
@@ -217,7 +217,7 @@ impl Shard {
 
     /// Counts requests on behalf of clients that the shell refused, because too many answers wait
     /// for a plugin that is not called.
-    pub fn note_questions_refused(&mut self, refused: u64) {
+    pub fn note_requests_refused(&mut self, refused: u64) {
         self.parts.counters.behalf_no_room += refused;
         self.parts.counters.behalf_refused += refused;
     }

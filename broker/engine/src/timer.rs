@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_turns_away_waits_for_its_turn() {
+    fn an_entry_many_turns_ahead_waits_for_its_turn() {
         let mut wheel = Wheel::new(10);
         let far = 10 * PLACES as u64 * 3 + 50;
         let _ = wheel.arm(far, 7);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_over_many_turns_finds_everything() {
+    fn a_jump_over_many_turns_fires_every_entry() {
         let mut wheel = Wheel::new(1000);
         (0..1000).for_each(|n| {
             let _ = wheel.arm(u64::from(n) * 997, n);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_armed_for_the_past_comes_next() {
+    fn a_timer_armed_for_the_past_is_due_next() {
         let mut wheel = Wheel::new(10);
         assert_eq!(expired(&mut wheel, 1000), [0_u32; 0]);
         let _ = wheel.arm(5, 1);

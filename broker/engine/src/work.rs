@@ -8,7 +8,7 @@ use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::log_rate::LogRate;
 use crate::route::Matched;
 use crate::run_queue::{LaneWaiters, RunQueue};
-use crate::session::readers::{PageFor, PageRequest};
+use crate::session::readers::{PageReceiver, PageRequest};
 use crate::shared_message::SharedMessage;
 use crate::timer::Timer;
 
@@ -28,7 +28,7 @@ pub(crate) struct FanOut {
 pub(crate) struct Scan {
     /// The shard that requested the page.
     pub(crate) requester: ShardId,
-    pub(crate) whose: PageFor,
+    pub(crate) receiver: PageReceiver,
     pub(crate) request: PageRequest,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Work {
     ending: VecDeque<SessionKey>,
     /// Sessions whose clients have connected or disconnected and whose shared subscriptions are
     /// still to be updated, a slice at a time.
-    telling: VecDeque<SessionKey>,
+    group_update: VecDeque<SessionKey>,
     /// Sessions that are ready to go on.
     run: RunQueue,
     /// Sessions whose front publish waits for a lane.
@@ -69,7 +69,7 @@ pub(crate) struct Work {
     last_reader: u64,
     /// Connections whose CONNECT takes over the session of another principal and goes on in the
     /// next turn.
-    heirs: VecDeque<ConnKey>,
+    pending_takeovers: VecDeque<ConnKey>,
     /// Limits how often a full retained store is logged.
     full_notes: LogRate,
     /// Pages of retained messages that are still to be read.
@@ -87,7 +87,7 @@ impl Work {
         Work {
             fanouts: VecDeque::new(),
             ending: VecDeque::new(),
-            telling: VecDeque::new(),
+            group_update: VecDeque::new(),
             run: RunQueue::default(),
             lanes: LaneWaiters::new(shards),
             barrier_waiters: BTreeSet::new(),
@@ -97,7 +97,7 @@ impl Work {
             next_store: 1,
             last_reader: 0,
             full_notes: LogRate::default(),
-            heirs: VecDeque::new(),
+            pending_takeovers: VecDeque::new(),
             scans: VecDeque::new(),
             settling: Settling::default(),
             unread: Vec::new(),
@@ -161,8 +161,8 @@ impl Work {
             || !self.scans.is_empty()
             || !self.subscribing.is_empty()
             || !self.ending.is_empty()
-            || !self.telling.is_empty()
-            || !self.heirs.is_empty()
+            || !self.group_update.is_empty()
+            || !self.pending_takeovers.is_empty()
             || !self.unread.is_empty()
     }
 
@@ -180,7 +180,7 @@ impl Work {
 
     /// Takes from the budget of the turn.
     #[inline]
-    pub(crate) fn spend_turn(&mut self, units: u64) {
+    pub(crate) fn charge_turn(&mut self, units: u64) {
         self.turn_left = self.turn_left.saturating_sub(units);
     }
 
@@ -236,13 +236,13 @@ impl Work {
 
     /// Notes that more shared subscriptions of a session are to be updated. The caller adds each
     /// session only once.
-    pub(crate) fn push_telling(&mut self, session: SessionKey) {
-        self.telling.push_back(session);
+    pub(crate) fn push_group_update(&mut self, session: SessionKey) {
+        self.group_update.push_back(session);
     }
 
     /// Removes the next session whose shared subscriptions are updated.
-    pub(crate) fn pop_telling(&mut self) -> Option<SessionKey> {
-        self.telling.pop_front()
+    pub(crate) fn pop_group_update(&mut self) -> Option<SessionKey> {
+        self.group_update.pop_front()
     }
 
     // --- packets with filters
@@ -274,7 +274,7 @@ impl Work {
     }
 
     /// Removes the next session whose SUBACK waits for change `barrier` or an earlier one.
-    pub(crate) fn pop_past_barrier(&mut self, barrier: u64) -> Option<SessionKey> {
+    pub(crate) fn pop_before_barrier(&mut self, barrier: u64) -> Option<SessionKey> {
         let (seq, _) = *self.barrier_waiters.first()?;
         if seq > barrier {
             return None;
@@ -285,13 +285,13 @@ impl Work {
     // --- CONNECT for the session of another principal
 
     /// Has a CONNECT go on in the next turn. The caller adds each connection only once.
-    pub(crate) fn push_heir(&mut self, conn: ConnKey) {
-        self.heirs.push_back(conn);
+    pub(crate) fn push_takeover(&mut self, conn: ConnKey) {
+        self.pending_takeovers.push_back(conn);
     }
 
     /// Removes the next CONNECT that goes on.
-    pub(crate) fn pop_heir(&mut self) -> Option<ConnKey> {
-        self.heirs.pop_front()
+    pub(crate) fn pop_takeover(&mut self) -> Option<ConnKey> {
+        self.pending_takeovers.pop_front()
     }
 
     // --- retained messages
@@ -321,7 +321,7 @@ impl Work {
     /// Whether to log now (monotonic milliseconds) that the retained store is full. The rate is
     /// limited.
     pub(crate) fn begin_full_note(&mut self, now_ms: u64) -> bool {
-        self.full_notes.say(now_ms).is_some()
+        self.full_notes.record(now_ms).is_some()
     }
 
     /// Adds a page to read.

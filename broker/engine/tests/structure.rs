@@ -158,7 +158,7 @@ fn arrows_between_modules_point_down_only() {
 }
 
 #[test]
-fn a_circle_is_found() {
+fn a_cycle_is_found() {
     let modules = Modules::from([
         ("a".to_owned(), "use crate::{b::{self, B}, d};".to_owned()),
         ("b".to_owned(), "fn f() { super::c::g() }".to_owned()),
@@ -170,7 +170,7 @@ fn a_circle_is_found() {
 }
 
 #[test]
-fn a_shard_has_one_face() {
+fn a_shard_has_one_public_type() {
     for (module, text) in modules_of(&source()) {
         let has = code(&text).contains("impl Shard ");
         assert!(!has || module == "shard", "{module} has `impl Shard`: that stands in shard.rs alone");
@@ -178,7 +178,7 @@ fn a_shard_has_one_face() {
 }
 
 #[test]
-fn only_the_face_and_flows_see_all_parts() {
+fn only_the_public_type_and_flows_see_all_parts() {
     for (module, text) in modules_of(&source()) {
         let sees = code(&text).contains("Parts");
         let may = module == "parts" || module == "shard" || module.starts_with("flow");
@@ -320,7 +320,7 @@ fn a_shard_has_at_most_twelve_parts_with_private_fields() {
 }
 
 #[test]
-fn too_many_parts_and_fields_that_show_are_found() {
+fn too_many_parts_and_public_fields_are_found() {
     let many: String = (0..13).map(|number| format!("p{number}: A, ")).collect();
     let modules = Modules::from([
         (

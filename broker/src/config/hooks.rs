@@ -170,7 +170,7 @@ mod tests {
         HookOverride { priority: None, deadline_ms: None, fault_policy: None, mounted: Some(false) };
 
     #[test]
-    fn what_is_said_is_shown_in_words() {
+    fn overrides_are_shown_as_words() {
         let all = HookOverride { deadline_ms: Some(9), fault_policy: Some(OnFault::Deny), ..UNMOUNTED };
         assert_eq!(all.to_string(), "unmounted, deadline 9 ms, a fault denies");
         assert_eq!(PRIORITY.to_string(), "priority 5");

@@ -4,12 +4,12 @@
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
-        .map(|candidate| (likeness(name, candidate), candidate))
+        .map(|candidate| (similarity(name, candidate), candidate))
         .max_by(|(left, _), (right, _)| left.total_cmp(right))
         .map(|(_, candidate)| candidate)
 }
 
-fn likeness(name: &str, candidate: &str) -> f64 {
+fn similarity(name: &str, candidate: &str) -> f64 {
     // The last part counts a little less than the whole path, so that the right table wins if
     // several keys have the same last part.
     alike(name, candidate).max(0.9 * alike(last_part(name), last_part(candidate)))
@@ -31,7 +31,7 @@ mod tests {
     const KEYS: [&str; 4] = ["limits.receive_max", "limits.inflight_max", "control.socket", "log.level"];
 
     #[test]
-    fn a_slip_is_found_in_its_table() {
+    fn a_misspelled_key_is_found_in_its_table() {
         assert_eq!(nearest("limits.recieve_max", KEYS), Some("limits.receive_max"));
     }
 

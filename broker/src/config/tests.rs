@@ -273,7 +273,7 @@ fn each_mistake_in_a_file_has_its_sentence() {
 }
 
 #[test]
-fn what_later_versions_will_have_is_refused_as_that() {
+fn keys_of_later_versions_are_refused_as_such() {
     let cases = [
         ("[tls]\ncert = \"x\"", "grapnel.toml:1: tls: TLS is not in this version"),
         (
@@ -304,7 +304,7 @@ fn what_later_versions_will_have_is_refused_as_that() {
 }
 
 #[test]
-fn all_errors_are_told_at_once_wherever_they_are() {
+fn all_errors_are_reported_at_once() {
     let error = load_with("shards = 0\n[log]\nlevel = 3", &[("GRAPNEL_LIMITS_SLOTS_MAX", "x")]).unwrap_err();
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines.len(), 3, "{error}");
@@ -315,7 +315,7 @@ fn all_errors_are_told_at_once_wherever_they_are() {
 }
 
 #[test]
-fn all_syntax_errors_are_told_with_their_lines() {
+fn all_syntax_errors_are_reported_with_their_lines() {
     let error = load("shards = \n[log\nlevel = \"info\"\n").unwrap_err();
     assert!(error.lines().count() >= 2, "{error}");
     assert!(error.starts_with("grapnel.toml:1: "), "{error}");
@@ -442,7 +442,7 @@ fn each_mistake_in_the_environment_has_its_sentence() {
 }
 
 #[test]
-fn the_brokers_own_variables_and_those_of_others_are_let_be() {
+fn variables_of_other_programs_are_ignored() {
     let vars = [
         ("GRAPNEL_DIE_WITH_PARENT", "1"),
         ("GRAPNEL_LOG", "debug"),

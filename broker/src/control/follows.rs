@@ -23,7 +23,7 @@ pub(super) fn routes() -> Router<Api> {
 /// The hooks that are removed from the chains.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Leaving {
+pub(super) struct RemovedHooks {
     /// The plugin.
     pub plugin: String,
     /// The hook point, if one hook is removed. Without it, all hooks of the plugin are removed.
@@ -37,20 +37,20 @@ pub(super) struct Leaving {
     pub hooks: Option<String>,
 }
 
-impl Leaving {
+impl RemovedHooks {
     /// All hooks of a plugin.
-    pub fn plugin(name: &str) -> Leaving {
-        Leaving { plugin: name.to_owned(), point: None, hook: None, hooks: None }
+    pub fn plugin(name: &str) -> RemovedHooks {
+        RemovedHooks { plugin: name.to_owned(), point: None, hook: None, hooks: None }
     }
 
     /// The hooks that a change removes; `None` if it removes none.
-    pub fn hook(wanted: &HookChange) -> Option<Leaving> {
+    pub fn hook(wanted: &HookChange) -> Option<RemovedHooks> {
         let leaves = wanted.change.mounted == Some(false);
         let first = format!("{}/{}", wanted.point, wanted.hook);
         let all = || std::iter::once(first.as_str()).chain(wanted.also.iter().map(String::as_str));
-        leaves.then(|| Leaving {
+        leaves.then(|| RemovedHooks {
             hooks: Some(all().collect::<Vec<_>>().join(",")),
-            ..Leaving::plugin(&wanted.plugin)
+            ..RemovedHooks::plugin(&wanted.plugin)
         })
     }
 
@@ -65,13 +65,13 @@ impl Leaving {
 /// `GET /api/v1/follows`.
 async fn follows(
     State(api): State<Api>,
-    Parameters(leaving): Parameters<Leaving>,
+    Parameters(leaving): Parameters<RemovedHooks>,
 ) -> Result<Json<Follows>, ApiError> {
     Ok(Json(Follows { follows: of(&api, &leaving).await? }))
 }
 
 /// One sentence for each consequence; empty if there is none.
-pub(super) async fn of(api: &Api, leaving: &Leaving) -> Result<Vec<String>, ApiError> {
+pub(super) async fn of(api: &Api, leaving: &RemovedHooks) -> Result<Vec<String>, ApiError> {
     let report = blocking(api, |api| api.plugins.hooks(false)).await?;
     let allowed = api.config.authorization.no_match == NoMatch::Allow;
     let mut sentences = sentences(&report.rows, leaving, &api.info.listeners, allowed);
@@ -91,7 +91,7 @@ pub(super) async fn of(api: &Api, leaving: &Leaving) -> Result<Vec<String>, ApiE
     Ok(sentences)
 }
 
-fn sentences(rows: &[HookRow], leaving: &Leaving, listeners: &[Listener], allowed: bool) -> Vec<String> {
+fn sentences(rows: &[HookRow], leaving: &RemovedHooks, listeners: &[Listener], allowed: bool) -> Vec<String> {
     let mut sentences = Vec::new();
     let mut rest = rows;
     while let Some(first) = rest.first() {
@@ -170,7 +170,7 @@ mod tests {
         ]);
         rows[2].mounted = false;
         rows[2].place = 0;
-        let leaving = Leaving::plugin("acl");
+        let leaving = RemovedHooks::plugin("acl");
         assert_eq!(
             sentences(&rows, &leaving, &[], true),
             [
@@ -190,13 +190,13 @@ mod tests {
             change: crate::config::HookOverride { mounted: Some(false), ..Default::default() },
             force: false,
         };
-        let one = Leaving::hook(&change).expect("it takes a hook out");
+        let one = RemovedHooks::hook(&change).expect("it takes a hook out");
         assert_eq!(
             sentences(&rows, &one, &[], true),
             ["message.publish loses acl/a and keeps other/b, acl/c"]
         );
         let two = HookChange { also: vec!["message.acked/acked".to_owned()], ..change.clone() };
-        let two = Leaving::hook(&two).expect("it takes hooks out");
+        let two = RemovedHooks::hook(&two).expect("it takes hooks out");
         assert_eq!(
             sentences(&rows, &two, &[], true),
             [
@@ -205,12 +205,12 @@ mod tests {
             ]
         );
         let mounts = HookChange { change: crate::config::HookOverride::default(), ..change };
-        assert_eq!(Leaving::hook(&mounts), None);
-        assert_eq!(sentences(&rows, &Leaving::plugin("nobody"), &[], true), [""; 0]);
+        assert_eq!(RemovedHooks::hook(&mounts), None);
+        assert_eq!(sentences(&rows, &RemovedHooks::plugin("nobody"), &[], true), [""; 0]);
     }
 
     #[test]
-    fn where_nobody_decides_about_logins_each_listener_does() {
+    fn without_an_authenticator_each_listener_decides_about_logins() {
         let listener = |address: &str, allow_anonymous| Listener {
             name: address.to_owned(),
             address: address.to_owned(),
@@ -219,7 +219,12 @@ mod tests {
         let listeners =
             [listener("127.0.0.1:1", true), listener("0.0.0.0:2", false), listener("[::]:3", false)];
         assert_eq!(
-            sentences(&rows(&[("client.authenticate", "a", "b")]), &Leaving::plugin("a"), &listeners, true),
+            sentences(
+                &rows(&[("client.authenticate", "a", "b")]),
+                &RemovedHooks::plugin("a"),
+                &listeners,
+                true
+            ),
             ["client.authenticate loses a/b and has no hook left: everybody may connect to 127.0.0.1:1 \
                  (allow_anonymous = true); nobody can connect to 0.0.0.0:2 and [::]:3 (allow_anonymous = false)"]
         );

@@ -40,12 +40,12 @@ impl Shards {
     /// Runs the same function on every shard, at the same time.
     pub async fn call_all<R: Send + 'static>(
         &self,
-        question: impl FnOnce(&mut Shard) -> R + Clone + Send + 'static,
+        query: impl FnOnce(&mut Shard) -> R + Clone + Send + 'static,
     ) -> Gathered<R> {
         let mut asked = JoinSet::new();
         for handle in &self.handles {
-            let (handle, timeout, question) = (handle.clone(), self.timeout, question.clone());
-            asked.spawn(async move { (handle.id(), handle.call_async(timeout, question).await) });
+            let (handle, timeout, query) = (handle.clone(), self.timeout, query.clone());
+            asked.spawn(async move { (handle.id(), handle.call_async(timeout, query).await) });
         }
         let mut gathered = Gathered { answers: Vec::new(), unanswered: Vec::new() };
         while let Some(joined) = asked.join_next().await {
@@ -66,7 +66,7 @@ impl Shards {
         &self,
         from: Cursor,
         limit: usize,
-        question: impl Fn(&mut Shard, usize, usize) -> (Vec<R>, Option<usize>) + Clone + Send + 'static,
+        query: impl Fn(&mut Shard, usize, usize) -> (Vec<R>, Option<usize>) + Clone + Send + 'static,
     ) -> Page<R> {
         let mut page = Page { rows: Vec::new(), next: None, unanswered: Vec::new() };
         let mut at = from;
@@ -77,8 +77,8 @@ impl Shards {
                 page.next = Some(at);
                 break;
             }
-            let (question, place) = (question.clone(), at.place);
-            match handle.call_async(self.timeout, move |shard| question(shard, place, room)).await {
+            let (query, place) = (query.clone(), at.place);
+            match handle.call_async(self.timeout, move |shard| query(shard, place, room)).await {
                 Ok((rows, next)) => {
                     page.rows.extend(rows);
                     at = match next {

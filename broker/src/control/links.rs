@@ -29,9 +29,9 @@ pub(super) fn counted(chains: &ChainTable) -> Vec<LinkRow> {
     HookPoint::ALL.iter().flat_map(rows).collect()
 }
 
-type Figure = (&'static str, &'static str, fn(&LinkStats) -> u64);
+type StatColumn = (&'static str, &'static str, fn(&LinkStats) -> u64);
 
-const LINK_METRICS: [Figure; 4] = [
+const LINK_METRICS: [StatColumn; 4] = [
     ("link_calls", "calls of a plugin's link since this version of the plugin was loaded", |stats| {
         stats.calls
     }),

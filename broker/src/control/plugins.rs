@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::answer::{ApiError, Json, Name, Parameters, Payload};
 use super::api::Api;
-use super::follows::{self, Leaving};
+use super::follows::{self, RemovedHooks};
 use super::revoked::Revocations;
 use super::wire::Changed;
 use crate::config::HookOverride;
@@ -109,7 +109,7 @@ async fn unload(
     Name(name): Name,
     Parameters(ForceParameters { force }): Parameters<ForceParameters>,
 ) -> Result<Json<Changed<Unloaded>>, ApiError> {
-    let leaving = Some(Leaving::plugin(&name));
+    let leaving = Some(RemovedHooks::plugin(&name));
     change_after(&api, leaving, move |api| api.plugins.unload_with(&name, force)).await.map(Json)
 }
 
@@ -163,7 +163,7 @@ async fn disable(
     Name(name): Name,
     Parameters(ForceParameters { force }): Parameters<ForceParameters>,
 ) -> Result<Json<Changed<PluginInfo>>, ApiError> {
-    let leaving = Some(Leaving::plugin(&name));
+    let leaving = Some(RemovedHooks::plugin(&name));
     change_after(&api, leaving, move |api| api.plugins.disable_with(&name, force)).await.map(Json)
 }
 
@@ -191,7 +191,7 @@ async fn override_hook(
     State(api): State<Api>,
     Payload(wanted): Payload<HookChange>,
 ) -> Result<Json<Changed<HookRow>>, ApiError> {
-    let leaving = Leaving::hook(&wanted);
+    let leaving = RemovedHooks::hook(&wanted);
     change_after(&api, leaving, move |api| api.plugins.override_hook(&wanted)).await.map(Json)
 }
 
@@ -219,7 +219,7 @@ async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
 /// the hooks that leave the chains.
 pub(super) async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
-    leaving: Option<Leaving>,
+    leaving: Option<RemovedHooks>,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
 ) -> Result<Changed<R>, ApiError> {
     let place = api.begin_long()?;
@@ -231,7 +231,7 @@ pub(super) async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + '
 pub(super) async fn change_in_place<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     place: impl Send + 'static,
-    leaving: Option<Leaving>,
+    leaving: Option<RemovedHooks>,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
 ) -> Result<Changed<R>, ApiError> {
     let turn = api.plugin_turn.clone().lock_owned().await;

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_fall_is_a_gauge() {
+    fn metrics_that_can_decrease_are_gauges() {
         assert!(
             is_gauge("connections_count") && is_gauge("messages_retained_bytes") && is_gauge("memory_bytes")
         );

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
-use super::slots::{Activity, Answer, ConnectionSlots, Taken};
+use super::slots::{Activity, Answer, ConnectionSlots, HeldSlot};
 
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ pub(super) async fn serve(
 
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    taken: Taken,
+    taken: HeldSlot,
     router: Router,
     bounds: Bounds,
     mut stopping: watch::Receiver<bool>,

@@ -53,13 +53,13 @@ impl ConnectionSlots {
 
     /// A slot for an accepted connection. If all are in use, the connection that has been idle
     /// longest is closed and its slot is used. Waits while none is idle.
-    pub(super) async fn take(self: &Arc<ConnectionSlots>) -> Taken {
+    pub(super) async fn take(self: &Arc<ConnectionSlots>) -> HeldSlot {
         let permit = loop {
             let became_idle = self.idle.notified();
             if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 break Some(permit);
             }
-            self.send_one_away();
+            self.close_idle_one();
             tokio::select! {
                 // The semaphore is never closed, so this always succeeds.
                 permit = Arc::clone(&self.room).acquire_owned() => break permit.ok(),
@@ -68,10 +68,10 @@ impl ConnectionSlots {
         };
         let place = Arc::<ConnectionSlot>::default();
         self.taken().push_back(Arc::clone(&place));
-        Taken { places: Arc::clone(self), place, _permit: permit }
+        HeldSlot { places: Arc::clone(self), place, _permit: permit }
     }
 
-    fn send_one_away(&self) {
+    fn close_idle_one(&self) {
         let taken = self.taken();
         // A connection that is already closing frees a slot.
         if taken.iter().any(|place| place.leaving.load(Ordering::Relaxed)) {
@@ -120,13 +120,13 @@ impl ConnectionSlot {
 
 /// The slot of one connection. Dropping this frees it.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct HeldSlot {
     places: Arc<ConnectionSlots>,
     place: Arc<ConnectionSlot>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Taken {
+impl HeldSlot {
     /// Waits until another connection needs the slot and this one is idle.
     pub(super) async fn is_needed(&self) {
         loop {
@@ -152,7 +152,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for HeldSlot {
     fn drop(&mut self) {
         self.places.taken().retain(|other| !Arc::ptr_eq(other, &self.place));
     }
@@ -227,7 +227,7 @@ pub(super) struct Watched<S> {
 impl<S> Watched<S> {
     /// Passes on the result of a write. A write that waits longer than the window fails, unless the
     /// client took enough bytes in it.
-    fn judge(&mut self, wrote: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn on_write(&mut self, wrote: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(wrote) = wrote {
             self.taken_bytes += wrote.as_ref().map_or(0, |bytes| *bytes);
             return Poll::Ready(wrote);
@@ -263,7 +263,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.judge(wrote, cx)
+        self.on_write(wrote, cx)
     }
 
     fn poll_write_vectored(
@@ -272,7 +272,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.judge(wrote, cx)
+        self.on_write(wrote, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -307,7 +307,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     #[test]
-    fn a_newcomer_gets_the_place_of_the_one_that_has_been_idle_longest() {
+    fn a_new_connection_gets_the_slot_of_the_longest_idle_one() {
         run(async {
             let slots = ConnectionSlots::new(3);
             let (a, b, c) = (slots.take().await, slots.take().await, slots.take().await);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_takes_nothing_is_given_up_and_one_that_takes_enough_is_not() {
+    fn a_closing_connection_is_closed_if_it_reads_nothing() {
         run(async {
             let taken = ConnectionSlots::new(1).take().await;
             let (ours, _deaf) = duplex(1000);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_takes_a_byte_now_and_then_is_given_up_too() {
+    fn a_closing_connection_that_reads_slowly_is_closed_too() {
         run(async {
             let taken = ConnectionSlots::new(1).take().await;
             let (ours, mut slow) = duplex(100);

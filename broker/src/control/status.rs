@@ -56,7 +56,7 @@ fn of_process() -> [(&'static str, &'static str, u64); 8] {
 }
 
 async fn status(State(api): State<Api>) -> Json<wire::Status> {
-    let gathered = api.shards.call_all(at_a_glance).await;
+    let gathered = api.shards.call_all(shard_status).await;
     let (mut all, mut memory) = (Counters::default(), Ledger::default());
     let mut shards = Vec::new();
     for (id, (counters, ledger, generation)) in &gathered.answers {
@@ -106,7 +106,7 @@ async fn status(State(api): State<Api>) -> Json<wire::Status> {
 }
 
 /// Counters, memory ledger and generation of the chains of one shard.
-fn at_a_glance(shard: &mut Shard) -> (Counters, Ledger, u64) {
+fn shard_status(shard: &mut Shard) -> (Counters, Ledger, u64) {
     shard.settle_memory();
     (*shard.counters(), shard.ledger(), shard.chains().generation())
 }

@@ -17,21 +17,21 @@ use crate::plugin::Settings;
 mod engine;
 
 /// A control plane in a folder of its own.
-struct Plane {
+struct ControlPlane {
     server: Option<ControlServer>,
     socket: PathBuf,
     handles: Vec<ShardHandle>,
     dir: tempfile::TempDir,
 }
 
-impl Plane {
+impl ControlPlane {
     /// A control plane with shards that do not run, and with changes to the configuration.
-    fn with_silent_shards(count: u8, change: impl FnOnce(&mut Config)) -> Plane {
+    fn with_silent_shards(count: u8, change: impl FnOnce(&mut Config)) -> ControlPlane {
         let handles: Vec<ShardHandle> = (0..count).map(|id| ShardHandle::new(ShardId(id))).collect();
-        Plane::before(handles, change)
+        ControlPlane::before(handles, change)
     }
 
-    fn before(handles: Vec<ShardHandle>, change: impl FnOnce(&mut Config)) -> Plane {
+    fn before(handles: Vec<ShardHandle>, change: impl FnOnce(&mut Config)) -> ControlPlane {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::defaults(&Environment { uid: 0, cores: 1, ..Environment::default() });
         config.control.socket = dir.path().join("g.sock");
@@ -41,21 +41,21 @@ impl Plane {
         change(&mut config);
         let socket = config.control.socket.clone();
         let server = start(context(&handles, config)).unwrap();
-        Plane { server: Some(server), socket, handles, dir }
+        ControlPlane { server: Some(server), socket, handles, dir }
     }
 
     fn connect(&self) -> UnixStream {
         bounded(UnixStream::connect(&self.socket).unwrap())
     }
 
-    fn ask(&self, method: &str, path: &str) -> (u16, Value) {
+    fn request(&self, method: &str, path: &str) -> (u16, Value) {
         let mut stream = self.connect();
         write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
         json_answer(&mut stream)
     }
 
     fn get(&self, path: &str) -> (u16, Value) {
-        self.ask("GET", path)
+        self.request("GET", path)
     }
 }
 
@@ -87,20 +87,20 @@ fn json_answer(stream: &mut impl Read) -> (u16, Value) {
 }
 
 #[test]
-fn what_is_not_there_is_said_in_json() {
-    let plane = Plane::with_silent_shards(1, |_| {});
+fn missing_resources_are_answered_in_json() {
+    let plane = ControlPlane::with_silent_shards(1, |_| {});
     let expected =
         json!({"error": "there is nothing at /api/v2; the API is under /api/v1, metrics are at /metrics"});
     assert_eq!(plane.get("/api/v2"), (404, expected));
     assert_eq!(
-        plane.ask("PUT", "/api/v1/status"),
+        plane.request("PUT", "/api/v1/status"),
         (405, json!({"error": "/api/v1/status does not take PUT"}))
     );
 }
 
 #[test]
 fn a_shard_that_does_not_answer_is_named_and_not_waited_for() {
-    let plane = Plane::with_silent_shards(2, |_| {});
+    let plane = ControlPlane::with_silent_shards(2, |_| {});
     let began = Instant::now();
     let (status, body) = plane.get("/api/v1/status");
     assert_eq!(status, 200);
@@ -120,7 +120,7 @@ fn a_shard_that_does_not_answer_is_named_and_not_waited_for() {
 
 #[test]
 fn metrics_say_which_shard_is_missing() {
-    let plane = Plane::with_silent_shards(1, |_| {});
+    let plane = ControlPlane::with_silent_shards(1, |_| {});
     let mut stream = plane.connect();
     write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let (status, text) = answer(&mut stream);
@@ -130,7 +130,7 @@ fn metrics_say_which_shard_is_missing() {
 
 #[test]
 fn parameters_that_cannot_be_are_refused_with_a_sentence() {
-    let plane = Plane::with_silent_shards(1, |_| {});
+    let plane = ControlPlane::with_silent_shards(1, |_| {});
     let cases = [
         ("/api/v1/clients?limit=0", "limit must be between 1 and 1000, not 0"),
         ("/api/v1/clients?cursor=x", "\"x\" is no cursor; pass on what \"next\" said"),
@@ -143,7 +143,7 @@ fn parameters_that_cannot_be_are_refused_with_a_sentence() {
     let (status, body) = plane.get("/api/v1/clients?limits=3");
     assert_eq!(status, 400);
     assert!(body["error"].as_str().unwrap().contains("unknown field `limits`"), "{body}");
-    let kick = plane.ask("DELETE", "/api/v1/clients/x?reason=4");
+    let kick = plane.request("DELETE", "/api/v1/clients/x?reason=4");
     let sentence = "reason must be a reason code of MQTT 5 from 128 up such as 152, not 4";
     assert_eq!(kick, (400, json!({ "error": sentence })));
     let (status, body) = plane.get(&format!("/api/v1/trace/{}", "x".repeat(1025)));
@@ -153,7 +153,7 @@ fn parameters_that_cannot_be_are_refused_with_a_sentence() {
 
 #[test]
 fn a_second_broker_does_not_take_the_socket_and_the_end_frees_it() {
-    let mut plane = Plane::with_silent_shards(1, |_| {});
+    let mut plane = ControlPlane::with_silent_shards(1, |_| {});
     let mut config = Config::defaults(&Environment::default());
     config.control.socket.clone_from(&plane.socket);
     config.shell_limits.start_retry_ms = 0;
@@ -169,7 +169,7 @@ fn a_second_broker_does_not_take_the_socket_and_the_end_frees_it() {
 #[test]
 fn stopping_waits_neither_for_idle_connections_nor_for_silent_shards() {
     let mut plane =
-        Plane::with_silent_shards(1, |config| config.control.answer_timeout = Duration::from_secs(60));
+        ControlPlane::with_silent_shards(1, |config| config.control.answer_timeout = Duration::from_secs(60));
     let _idle = plane.connect();
     let mut asking = plane.connect();
     write!(asking, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
@@ -179,7 +179,7 @@ fn stopping_waits_neither_for_idle_connections_nor_for_silent_shards() {
 }
 
 /// Sends a request without its body. It is running until the stream is dropped.
-fn half_asked(plane: &Plane) -> UnixStream {
+fn incomplete_request(plane: &ControlPlane) -> UnixStream {
     let mut stream = plane.connect();
     write!(
         stream,
@@ -193,8 +193,8 @@ fn half_asked(plane: &Plane) -> UnixStream {
 
 #[test]
 fn connections_beyond_the_bound_wait_for_a_place_unless_one_is_idle() {
-    let plane = Plane::with_silent_shards(0, |config| config.control.connections_max = 1);
-    let first = half_asked(&plane);
+    let plane = ControlPlane::with_silent_shards(0, |config| config.control.connections_max = 1);
+    let first = incomplete_request(&plane);
     let mut second = plane.connect();
     second.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     write!(second, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
@@ -211,10 +211,10 @@ fn connections_beyond_the_bound_wait_for_a_place_unless_one_is_idle() {
 
 #[test]
 fn a_request_that_does_not_arrive_is_not_waited_for() {
-    let plane = Plane::with_silent_shards(0, |config| {
+    let plane = ControlPlane::with_silent_shards(0, |config| {
         config.control.request_timeout = Duration::from_millis(100);
     });
-    let mut half = half_asked(&plane);
+    let mut half = incomplete_request(&plane);
     let (status, body) = json_answer(&mut half);
     let sentence = "the request body did not arrive within 100 ms (control.request_timeout_ms)";
     assert_eq!((status, body), (408, json!({ "error": sentence })));
@@ -225,7 +225,7 @@ fn a_request_that_does_not_arrive_is_not_waited_for() {
 
 #[test]
 fn an_answer_that_is_not_taken_is_given_up_and_counted() {
-    let plane = Plane::with_silent_shards(0, |config| {
+    let plane = ControlPlane::with_silent_shards(0, |config| {
         config.control.stall_timeout = Duration::from_millis(100);
     });
     let count = || {
@@ -249,14 +249,14 @@ fn an_answer_that_is_not_taken_is_given_up_and_counted() {
 
 #[test]
 fn traces_and_changes_of_plugins_leave_places_to_others() {
-    let plane = Plane::with_silent_shards(0, |config| {
+    let plane = ControlPlane::with_silent_shards(0, |config| {
         config.control.connections_max = 3;
         config.control.connections_free_min = 2;
     });
     let mut trace = plane.connect();
     write!(trace, "GET /api/v1/trace/x HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     trace.read_exact(&mut [0; 12]).unwrap();
-    for (status, body) in [plane.get("/api/v1/trace/y"), plane.ask("DELETE", "/api/v1/plugins/tap")] {
+    for (status, body) in [plane.get("/api/v1/trace/y"), plane.request("DELETE", "/api/v1/plugins/tap")] {
         assert_eq!(status, 503);
         let error = body["error"].as_str().unwrap();
         assert!(
@@ -267,14 +267,14 @@ fn traces_and_changes_of_plugins_leave_places_to_others() {
     assert_eq!(plane.get("/api/v1/status").0, 200);
     drop(trace);
     let until = Instant::now() + Duration::from_secs(10);
-    while plane.ask("DELETE", "/api/v1/plugins/tap").0 != 404 {
+    while plane.request("DELETE", "/api/v1/plugins/tap").0 != 404 {
         assert!(Instant::now() < until, "the place of the trace is not free again");
     }
 }
 
 #[test]
 fn the_same_api_is_on_tcp_but_not_for_web_pages() {
-    let plane = Plane::with_silent_shards(0, |config| {
+    let plane = ControlPlane::with_silent_shards(0, |config| {
         config.control.http_bind = Some("127.0.0.1:0".parse().unwrap());
     });
     let address = plane.server.as_ref().unwrap().http_address().unwrap();
@@ -292,7 +292,7 @@ fn the_same_api_is_on_tcp_but_not_for_web_pages() {
     assert_eq!(request("host: rebound.example.org\r\n").0, 403);
 }
 
-impl Plane {
+impl ControlPlane {
     fn post(&self, path: &str, body: &str) -> (u16, Value) {
         let mut stream = self.connect();
         let length = body.len();
@@ -306,11 +306,11 @@ impl Plane {
 }
 
 #[test]
-fn what_the_plugin_manager_refuses_has_a_fitting_status_and_its_sentence() {
-    let plane = Plane::with_silent_shards(0, |_| {});
+fn errors_of_the_plugin_manager_have_a_fitting_status_and_their_text() {
+    let plane = ControlPlane::with_silent_shards(0, |_| {});
     let no_plugin = json!({"error": "no plugin named tap is loaded; loaded are: none"});
     assert_eq!(plane.get("/api/v1/plugins/tap"), (404, no_plugin.clone()));
-    assert_eq!(plane.ask("DELETE", "/api/v1/plugins/tap"), (404, no_plugin.clone()));
+    assert_eq!(plane.request("DELETE", "/api/v1/plugins/tap"), (404, no_plugin.clone()));
     assert_eq!(plane.post("/api/v1/plugins/tap/reload", ""), (404, no_plugin));
     let (status, body) = plane.post("/api/v1/plugins", r#"{"source": "tap"}"#);
     assert_eq!(status, 404);
@@ -330,7 +330,7 @@ fn what_the_plugin_manager_refuses_has_a_fitting_status_and_its_sentence() {
 
 #[test]
 fn bodies_that_cannot_be_are_refused_and_large_ones_are_not_read() {
-    let plane = Plane::with_silent_shards(0, |config| config.control.request_bytes_max = 1024);
+    let plane = ControlPlane::with_silent_shards(0, |config| config.control.request_bytes_max = 1024);
     let (status, body) = plane.post("/api/v1/plugins", r#"{"source": "tap", "prio": 3}"#);
     assert_eq!(status, 400);
     let error = body["error"].as_str().unwrap();
@@ -343,7 +343,7 @@ fn bodies_that_cannot_be_are_refused_and_large_ones_are_not_read() {
 
 #[test]
 fn all_hook_points_are_listed_on_request() {
-    let plane = Plane::with_silent_shards(0, |_| {});
+    let plane = ControlPlane::with_silent_shards(0, |_| {});
     assert_eq!(plane.get("/api/v1/hooks").1["rows"], json!([]));
     let (_, all) = plane.get("/api/v1/hooks?all=true");
     let points: Vec<&str> =

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::answer::{ApiError, Json, Name, Payload};
 use super::api::Api;
-use super::follows::Leaving;
+use super::follows::RemovedHooks;
 use super::plugins::change_in_place;
 use super::wire::{Changed, PluginsVerbs, Revoked, VerbAnswer};
 use crate::config::HookOverride;
@@ -113,7 +113,7 @@ fn given(body: &Map<String, Value>) -> Result<Vec<(String, String)>, String> {
 }
 
 /// The permit of a call. It is held until the changes that the answer requests have been made.
-type Place = Arc<OwnedSemaphorePermit>;
+type CallPermit = Arc<OwnedSemaphorePermit>;
 
 async fn run(
     api: &Api,
@@ -198,7 +198,7 @@ async fn change(
     api: &Api,
     plugin: &str,
     step: Then,
-    (is_forced, place): (bool, &Place),
+    (is_forced, place): (bool, &CallPermit),
 ) -> Result<Changed<()>, ApiError> {
     let (name, held) = (plugin.to_owned(), Arc::clone(place));
     match step {
@@ -207,7 +207,7 @@ async fn change(
         }
         Then::Disable { force } => {
             let force = force && is_forced;
-            let leaving = Some(Leaving::plugin(plugin));
+            let leaving = Some(RemovedHooks::plugin(plugin));
             change_in_place(api, held, leaving, move |api| api.plugins.disable_with(&name, force).map(drop))
                 .await
         }
@@ -220,7 +220,7 @@ async fn mount(
     api: &Api,
     plugin: &str,
     hooks: Vec<String>,
-    (mounted, force, place): (bool, bool, &Place),
+    (mounted, force, place): (bool, bool, &CallPermit),
 ) -> Result<Changed<()>, ApiError> {
     let Some((first, also)) = hooks.split_first() else { return Ok(Changed::default()) };
     let (point, hook) = first.split_once('/').unwrap_or((first, ""));
@@ -233,7 +233,7 @@ async fn mount(
         change: HookOverride { mounted: Some(mounted), ..HookOverride::default() },
         force,
     };
-    let leaving = Leaving::hook(&wanted);
+    let leaving = RemovedHooks::hook(&wanted);
     change_in_place(api, Arc::clone(place), leaving, move |api| api.plugins.override_hook(&wanted).map(drop))
         .await
 }
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_gives_arguments_as_texts_and_a_list_gives_each() {
+    fn arguments_in_a_body_are_texts_or_lists_of_texts() {
         let body = json!({"force": true, "names": ["a", 2], "none": null, "who": "ann"});
         let texts: Vec<_> = given(body.as_object().unwrap()).unwrap();
         let texts: Vec<_> = texts.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

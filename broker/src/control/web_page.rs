@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_page_of_another_site_embeds_is_refused() {
+    fn requests_embedded_in_pages_of_other_sites_are_refused() {
         let refused = |site: &[&'static str], host: &'static str| {
             let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
             for site in site {

@@ -12,12 +12,12 @@ use crate::control::wire::{Changed, Invalidated, Revoked};
 #[derive(Debug, Subcommand)]
 pub(super) enum AuthzCommand {
     /// Drop cached verdicts, recheck subscriptions, and revoke those that are no longer allowed
-    Invalidate(Whose),
+    Invalidate(InvalidateArguments),
 }
 
 #[derive(Debug, Args)]
 #[group(multiple = false)]
-pub(super) struct Whose {
+pub(super) struct InvalidateArguments {
     /// Only of one client identifier
     #[arg(long, value_name = "ID")]
     client: Option<String>,

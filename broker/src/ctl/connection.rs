@@ -116,7 +116,7 @@ impl Broker {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Response<Incoming>, CtlError> {
-        self.distrust()?;
+        self.check_owner()?;
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let lost = |error: hyper::Error| CtlError::Unreachable(format!("the broker did not answer: {error}"));
         let (mut sender, connection) =
@@ -142,7 +142,7 @@ impl Broker {
 
     /// Refuses a socket at the default path that belongs to another user than this one or root:
     /// other users may be able to create files in that folder.
-    fn distrust(&self) -> Result<(), CtlError> {
+    fn check_owner(&self) -> Result<(), CtlError> {
         let Some(uid) = self.guessed_by else { return Ok(()) };
         match std::fs::metadata(&self.socket) {
             Ok(found) if found.uid() != uid && found.uid() != 0 => Err(CtlError::Unreachable(format!(

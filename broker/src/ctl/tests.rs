@@ -208,8 +208,8 @@ fn without_a_broker_it_says_where_it_looked_and_what_to_do() {
 
 #[test]
 fn a_reader_that_has_gone_is_no_failure() {
-    struct Gone;
-    impl Write for Gone {
+    struct ClosedPipe;
+    impl Write for ClosedPipe {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
             Err(std::io::ErrorKind::BrokenPipe.into())
         }
@@ -218,7 +218,8 @@ fn a_reader_that_has_gone_is_no_failure() {
         }
     }
     for json in [false, true] {
-        let error = clients::print_clients(&clients(&["a"]), &mut Output::to(Gone, json, None)).unwrap_err();
+        let error =
+            clients::print_clients(&clients(&["a"]), &mut Output::to(ClosedPipe, json, None)).unwrap_err();
         assert_eq!(error.exit_code(), 0, "{error}");
     }
 }

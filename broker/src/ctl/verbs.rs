@@ -39,10 +39,10 @@ struct Found {
 
 /// A verb with its arguments as they were typed.
 #[derive(Debug)]
-struct Typed {
+struct TypedVerb {
     word: String,
     form: Form,
-    given: line::Given,
+    given: line::Values,
 }
 
 /// Runs a command that is not one of the program's own: `words` is the command and its arguments.
@@ -96,13 +96,13 @@ pub(super) fn run(
                 let Some((form, given)) = line::parse(&word, &shown, &forms, &words, output)? else {
                     return Ok(());
                 };
-                return local::run(&Typed { word, form, given }, &file, timeout, output);
+                return local::run(&TypedVerb { word, form, given }, &file, timeout, output);
             }
             None if form.local => return Err(missing(&first, &word, environment)),
             _ => {}
         }
     }
-    let typed = Typed { word, form, given };
+    let typed = TypedVerb { word, form, given };
     if found.loaded.is_empty() {
         let word = &typed.word;
         return Err(found.why_not.unwrap_or_else(|| {
@@ -147,12 +147,12 @@ async fn loaded(broker: &Broker, word: &str) -> Result<Found, CtlError> {
 /// Calls the verb of each selected plugin.
 async fn ask(
     broker: &Broker,
-    typed: &Typed,
+    typed: &TypedVerb,
     loaded: Vec<PluginVerbs>,
     timeout: Duration,
     output: &mut Output,
 ) -> Result<Vec<VerbAnswer>, CtlError> {
-    let Typed { word, form, given } = typed;
+    let TypedVerb { word, form, given } = typed;
     let receiver = format!("plugin {word} of the broker at {}", broker.socket().display());
     let given = absolute(form, secret::with_secrets(form, given.clone(), Some(&receiver))?)?;
     let checked = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
@@ -197,11 +197,11 @@ fn say(follows: &[String], output: &mut Output) {
 /// argument names. If no list contains it, all of them.
 async fn having(
     broker: &Broker,
-    typed: &Typed,
+    typed: &TypedVerb,
     loaded: Vec<PluginVerbs>,
     timeout: Duration,
 ) -> Result<Vec<PluginVerbs>, CtlError> {
-    let Typed { form, given, .. } = typed;
+    let TypedVerb { form, given, .. } = typed;
     let named = form.arguments.iter().find_map(|argument| {
         let (verb, field) = argument.listed_in.as_ref()?.split_once('/')?;
         let (_, value) = given.iter().find(|(name, _)| *name == argument.name)?;
@@ -229,8 +229,8 @@ async fn having(
 /// The plugins to call. A verb that changes nothing is called on all plugins of the kind. A verb
 /// that changes something is called on one: the one that the first argument NAME or NAME/… selects,
 /// else the one whose name is the typed word.
-fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlError> {
-    let Typed { word, form, given } = typed;
+fn meant(typed: &TypedVerb, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlError> {
+    let TypedVerb { word, form, given } = typed;
     let mut names: Vec<String> = loaded.into_iter().map(|plugin| plugin.plugin).collect();
     names.sort();
     if !form.changes || names.len() == 1 {
@@ -250,7 +250,7 @@ fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlErro
 }
 
 /// Makes paths absolute, because the broker may run in another folder.
-fn absolute(form: &Form, given: line::Given) -> Result<line::Given, CtlError> {
+fn absolute(form: &Form, given: line::Values) -> Result<line::Values, CtlError> {
     let is_path = |name: &str| form.argument(name).is_some_and(|argument| argument.kind == Kind::Path);
     let made = given.into_iter().map(|(name, value)| {
         if !is_path(&name) {
@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_no_plugin_has_the_list_that_is_named_all_are_meant() {
+    fn a_list_that_no_plugin_has_selects_all_plugins() {
         let driver = Argument::named("driver", "").listed_in("none/driver");
         let form =
             Form { name: "stop".to_owned(), changes: true, arguments: vec![driver], ..Form::default() };
@@ -328,7 +328,7 @@ mod tests {
             verbs: vec![form.clone()],
         };
         let given = vec![("driver".to_owned(), "java".to_owned())];
-        let typed = Typed { word: "k".to_owned(), form: form.clone(), given };
+        let typed = TypedVerb { word: "k".to_owned(), form: form.clone(), given };
         let broker = Broker::new(Some("/none".into()), &Environment::default(), 1);
         let loaded = vec![plugin("a"), plugin("b")];
         let runtime = super::super::runtime().unwrap();

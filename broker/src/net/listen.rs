@@ -153,7 +153,7 @@ pub(crate) enum Accepted {
     /// No connection is waiting.
     Nobody,
     /// A waiting connection was closed before it was accepted.
-    Gone,
+    Closed,
     /// A connection was accepted and closed, because the last descriptors are kept free.
     Reserved,
     /// The process or the machine has no descriptor or memory for another connection.
@@ -178,7 +178,7 @@ pub(crate) fn accept(
         }
         // Linux reports errors of the new connection here. accept(2) says to treat them like
         // EAGAIN.
-        Err(_) => return Accepted::Gone,
+        Err(_) => return Accepted::Closed,
     };
     if u64::try_from(connection.as_raw_fd()).is_ok_and(|number| number >= end) {
         REFUSED_FOR_DESCRIPTORS.fetch_add(1, Ordering::Relaxed);
@@ -186,11 +186,11 @@ pub(crate) fn accept(
     }
     // Whole packets are sent at once, so Nagle's algorithm would only delay them.
     if rustix::net::sockopt::set_tcp_nodelay(&connection, true).is_err() {
-        return Accepted::Gone;
+        return Accepted::Closed;
     }
-    let Some(peer) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Accepted::Gone };
+    let Some(peer) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Accepted::Closed };
     let local = if bound.ip().is_unspecified() { local_address(connection.as_fd()) } else { Some(bound) };
-    let Some(local) = local else { return Accepted::Gone };
+    let Some(local) = local else { return Accepted::Closed };
     Accepted::Connection(connection, Peer { listener: Arc::clone(info), peer, local })
 }
 
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_descriptors_are_kept_free() {
+    fn the_last_descriptors_stay_free() {
         let bound = bind(&listen("127.0.0.1:0"), 1, 128).unwrap();
         let address = bound.local;
         let share = bound.into_shares().next().unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unspecified_address_tells_each_connection_its_own() {
+    fn an_unspecified_address_gives_each_connection_its_local_address() {
         let bound = bind(&listen("0.0.0.0:0"), 1, 128).unwrap();
         let port = bound.local.port();
         let shares: Vec<Listening> = bound.into_shares().collect();

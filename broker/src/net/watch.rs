@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_closes_is_told_of_and_one_that_only_sends_is_not() {
+    fn a_closing_peer_is_reported_and_a_sending_one_is_not() {
         let watch = Watch::new().unwrap();
         let (mut theirs, mut socket) = pair();
         assert!(watch.watch(socket.as_fd(), 7, false));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_told_of_as_such() {
+    fn a_reset_is_reported_as_reset() {
         let watch = Watch::new().unwrap();
         let (theirs, mut socket) = pair();
         assert!(watch.watch(socket.as_fd(), 1, false));

@@ -21,7 +21,7 @@ pub(crate) enum Sent {
     /// The socket buffer is full.
     Full,
     /// The connection has ended.
-    Gone,
+    Closed,
 }
 
 /// Sends bytes from the front of a nonempty queue with one system call, without blocking. Does not
@@ -44,7 +44,7 @@ pub(crate) fn send(socket: BorrowedFd<'_>, outbound: &Outbound) -> Sent {
             // Lack of socket memory is no fault of the connection; it is treated like a full
             // socket.
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Sent::Full,
-            Err(_) => Sent::Gone,
+            Err(_) => Sent::Closed,
         };
     }
 }

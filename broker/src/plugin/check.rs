@@ -68,7 +68,7 @@ pub struct Checked {
 /// The request to the child, on its standard input: a configuration may hold secrets, and other
 /// users can see arguments.
 #[derive(Serialize, Deserialize)]
-struct Question {
+struct CheckRequest {
     file: PathBuf,
     /// Name of the plugin here; `None` for the name of its manifest.
     name: Option<String>,
@@ -111,8 +111,8 @@ pub fn check(
     timeout: Duration,
 ) -> io::Result<Checked> {
     let (name, config) = (name.map(str::to_owned), config.cloned());
-    let question = Question { file: file.to_owned(), name, config, verb: None };
-    ask(&question, timeout).map(|answer| answer.checked)
+    let request = CheckRequest { file: file.to_owned(), name, config, verb: None };
+    ask(&request, timeout).map(|answer| answer.checked)
 }
 
 /// The file of a plugin in a folder; `None` if there is none.
@@ -133,8 +133,8 @@ pub fn call_local(
     timeout: Duration,
 ) -> io::Result<LocalOutcome> {
     let verb = Some((verb.to_owned(), given));
-    let question = Question { file: file.to_owned(), name: None, config: None, verb };
-    let Answer { checked, outcome, .. } = ask(&question, timeout)?;
+    let request = CheckRequest { file: file.to_owned(), name: None, config: None, verb };
+    let Answer { checked, outcome, .. } = ask(&request, timeout)?;
     Ok(match (checked.error, outcome) {
         (Some(error), _) => LocalOutcome::Refused(error),
         (None, Some(outcome)) => outcome,
@@ -143,8 +143,8 @@ pub fn call_local(
 }
 
 /// Sends a request to a child. If the child ends early, the error of the check says in which step.
-fn ask(question: &Question, timeout: Duration) -> io::Result<Answer> {
-    let file = &question.file;
+fn ask(request: &CheckRequest, timeout: Duration) -> io::Result<Answer> {
+    let file = &request.file;
     // Only this user may use the folder, as with the copy in it.
     let own = std::fs::Permissions::from_mode(0o700);
     let dir = tempfile::Builder::new().prefix("grapnel-check-").permissions(own).tempdir()?;
@@ -160,7 +160,7 @@ fn ask(question: &Question, timeout: Duration) -> io::Result<Answer> {
         })?;
     if let Some(mut stdin) = child.stdin.take() {
         // If the child has ended already, its exit status says more than this error.
-        let _ = stdin.write_all(&serde_json::to_vec(question)?);
+        let _ = stdin.write_all(&serde_json::to_vec(request)?);
     }
     let ended = wait(&mut child, timeout)?;
     let answer = std::fs::read(answer_in(dir.path())).ok();
@@ -177,7 +177,7 @@ fn ask(question: &Question, timeout: Duration) -> io::Result<Answer> {
             None => format!("hung: it did not come back within {} ms", timeout.as_millis()),
         };
         let file = file.display();
-        let what = if question.verb.is_some() { "cannot call a verb of" } else { "cannot load" };
+        let what = if request.verb.is_some() { "cannot call a verb of" } else { "cannot load" };
         answer.checked.error = Some(format!(
             "{what} {file}: the process that was {doing} {ended}; this is an error of the plugin"
         ));
@@ -240,17 +240,17 @@ fn child(dir: &Path) -> io::Result<()> {
     // check runs nevertheless.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let mut question = Vec::new();
-    io::stdin().read_to_end(&mut question)?;
-    let question: Question = serde_json::from_slice(&question)?;
-    let mut examination = Examination { dir, checked: Checked::default(), outcome: None };
-    if let Err(failure) = examination.run(&question) {
+    let mut request = Vec::new();
+    io::stdin().read_to_end(&mut request)?;
+    let request: CheckRequest = serde_json::from_slice(&request)?;
+    let mut check = FileCheck { dir, checked: Checked::default(), outcome: None };
+    if let Err(failure) = check.run(&request) {
         match failure {
-            Failure::Plugin(error) => examination.checked.error = Some(error.to_string()),
+            Failure::Plugin(error) => check.checked.error = Some(error.to_string()),
             Failure::Io(error) => return Err(error),
         }
     }
-    examination.write(None)
+    check.write(None)
 }
 
 enum Failure {
@@ -270,23 +270,22 @@ impl From<io::Error> for Failure {
     }
 }
 
-struct Examination<'a> {
+struct FileCheck<'a> {
     dir: &'a Path,
     checked: Checked,
     outcome: Option<LocalOutcome>,
 }
 
-impl Examination<'_> {
-    fn run(&mut self, question: &Question) -> Result<(), Failure> {
+impl FileCheck<'_> {
+    fn run(&mut self, request: &CheckRequest) -> Result<(), Failure> {
         self.write(Some("opening it"))?;
         let copies = Copies::make(self.dir)?;
-        let library =
-            library::open(&question.file, &copies, |_| Ok(None)).map_err(|refused| refused.error)?;
+        let library = library::open(&request.file, &copies, |_| Ok(None)).map_err(|refused| refused.error)?;
         let (Open::Mapped(library, _) | Open::Again(library)) = library;
         self.checked.mapped_bytes = library.bytes;
         self.write(Some("reading its manifest"))?;
-        let about = library.about(&question.file.display().to_string())?;
-        let name = question.name.clone().unwrap_or_else(|| about.name.clone());
+        let about = library.about(&request.file.display().to_string())?;
+        let name = request.name.clone().unwrap_or_else(|| about.name.clone());
         let checked = &mut self.checked;
         checked.name.clone_from(&about.name);
         checked.version.clone_from(&about.version);
@@ -295,14 +294,14 @@ impl Examination<'_> {
         checked.depends.clone_from(&about.depends);
         checked.verbs.clone_from(&about.verbs);
         checked.config_schema = about.schema.as_ref().map(|schema| schema.value().clone());
-        if let Some((verb, given)) = &question.verb {
+        if let Some((verb, given)) = &request.verb {
             return self.call(&library, verb, given);
         }
         self.write(Some("listing its hooks"))?;
         let hooks = library.hooks(&name)?;
         self.checked.hooks =
             hooks.iter().map(|hook| hook.info(hook.priority, hook.deadline_ms, hook.policy())).collect();
-        if let Some(config) = &question.config {
+        if let Some(config) = &request.config {
             self.write(Some("checking its configuration"))?;
             check_config(&library, &about, &name, config)?;
             self.checked.config_is_good = true;
@@ -378,9 +377,9 @@ pub fn check_configured(config: &Config) -> Vec<String> {
     }
     let nodes: Vec<Node<'_>> =
         checked.iter().map(|(plugin, good)| Node { name: &plugin.name, needs: &good.depends }).collect();
-    for (index, circle) in order::sorted(&nodes).circles {
+    for (index, cycle) in order::sorted(&nodes).cycles {
         let (plugin, _) = checked[index];
-        let error = LoadError::Circle { name: plugin.name.clone(), circle };
+        let error = LoadError::Cycle { name: plugin.name.clone(), cycle };
         sentences.push(format!("{}: {error}", plugin.origin));
     }
     let recorded = Record::at(config.state_dir.join("plugins.json")).names();

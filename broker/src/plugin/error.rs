@@ -161,12 +161,12 @@ pub enum LoadError {
         disabled: bool,
     },
     /// Plugins need each other.
-    #[error("cannot load {name}: plugins need each other in a circle: {}", circle.join(" needs "))]
-    Circle {
+    #[error("cannot load {name}: plugins need each other in a circle: {}", cycle.join(" needs "))]
+    Cycle {
         /// The plugin.
         name: String,
-        /// The circle, from the plugin to itself.
-        circle: Vec<String>,
+        /// The cycle, from the plugin to itself.
+        cycle: Vec<String>,
     },
     /// Other plugins need it.
     #[error("cannot {doing} {name}: it is needed by {}; {doing} that first", by.join(" and "))]

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use active::{Active, Defaults, Wanted, slots};
+use active::{Active, Defaults, RequestedPlugin, slots};
 use handover::Handover;
 use loader_state::LoaderState;
 use recompiler::Recompiler;
@@ -131,7 +131,8 @@ impl PluginManager {
         let source = absolute.map_or(source, |path| path.display().to_string());
         let name = name.or_else(|| (!by_path).then(|| source.clone()));
         let origin = if once { Origin::Once } else { Origin::Recorded };
-        let mut wanted = Wanted { name, source, config, priority, origin, required, disabled: false };
+        let mut wanted =
+            RequestedPlugin { name, source, config, priority, origin, required, disabled: false };
         let table = |name: &str| self.configured.get()?.iter().find(|table| merge && table.name == name);
         if let Some(path) = wanted.name.as_deref().and_then(table).and_then(|table| table.path.as_ref())
             && !by_path
@@ -259,13 +260,13 @@ impl PluginManager {
             loader.discard(&plugin);
             self.commit_counts(&mut loader);
             drop(plugin);
-            loader.reap();
+            loader.drop_reclaimed();
         }
         loader.wait_retiring();
     }
 
     /// The checks before any code of the plugin runs: name, limits, file. Then opens the file.
-    fn open(&self, loader: &mut LoaderState, wanted: &Wanted) -> Result<Opened, LoadError> {
+    fn open(&self, loader: &mut LoaderState, wanted: &RequestedPlugin) -> Result<Opened, LoadError> {
         let known = wanted.name.clone().unwrap_or_else(|| wanted.source.clone());
         if let Some(name) = &wanted.name
             && !is_name(name)
@@ -286,7 +287,7 @@ impl PluginManager {
     fn load_in(
         &self,
         loader: &mut LoaderState,
-        wanted: &Wanted,
+        wanted: &RequestedPlugin,
         opened: Opened,
     ) -> Result<PluginInfo, LoadError> {
         let before = self.view().active.clone();
@@ -336,7 +337,7 @@ impl PluginManager {
 
     fn begin(&self) -> MutexGuard<'_, LoaderState> {
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
-        loader.reap();
+        loader.drop_reclaimed();
         loader
     }
 
@@ -345,7 +346,7 @@ impl PluginManager {
         self.commit_counts(&mut loader);
         let slots = slots(&self.view().active);
         loader.log_access(&slots);
-        loader.reap();
+        loader.drop_reclaimed();
     }
 
     fn commit(&self, loader: &mut LoaderState, active: Vec<Arc<Active>>, also: impl FnOnce(&mut View)) {
@@ -382,10 +383,10 @@ fn needed_by<'a>(name: &'a str, active: &'a [Arc<Active>]) -> impl Iterator<Item
 }
 
 /// Replaces a missing configuration by an empty one.
-fn with_object(wanted: &Wanted) -> Wanted {
+fn with_object(wanted: &RequestedPlugin) -> RequestedPlugin {
     let config = match &wanted.config {
         Value::Null => Value::Object(serde_json::Map::new()),
         config => config.clone(),
     };
-    Wanted { config, ..wanted.clone() }
+    RequestedPlugin { config, ..wanted.clone() }
 }

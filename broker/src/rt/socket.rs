@@ -42,9 +42,9 @@ impl Stream {
     pub fn unsent_bytes(&self) -> Option<u64> {
         const OUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
         // SAFETY: the kernel writes one int for TIOCOUTQ on any socket.
-        let question = unsafe { rustix::ioctl::Getter::<OUTQ, libc::c_int>::new() };
+        let request = unsafe { rustix::ioctl::Getter::<OUTQ, libc::c_int>::new() };
         // SAFETY: the call writes only the int of the getter.
-        let answer = unsafe { rustix::ioctl::ioctl(self.as_fd(), question) };
+        let answer = unsafe { rustix::ioctl::ioctl(self.as_fd(), request) };
         answer.ok().and_then(|bytes| u64::try_from(bytes).ok())
     }
 

@@ -70,7 +70,7 @@ impl Acceptor {
                     }
                     state.open(socket, peer, None);
                 }
-                Accepted::Gone => {}
+                Accepted::Closed => {}
                 Accepted::Nobody => {
                     if self.incoming.poll_ready(cx).is_pending() {
                         return Poll::Pending;

@@ -171,7 +171,7 @@ pub(crate) enum Flushed {
     /// Until the socket was full.
     Full,
     /// The connection is broken.
-    Gone,
+    Broken,
 }
 
 /// Sends as much of a queue as the socket takes now, and removes that from the queue. Also returns
@@ -185,7 +185,7 @@ pub(crate) fn flush(stream: &Stream, outbound: &mut Outbound) -> (Flushed, usize
                 left += count;
             }
             Sent::Full => return (Flushed::Full, left),
-            Sent::Gone => return (Flushed::Gone, left),
+            Sent::Closed => return (Flushed::Broken, left),
         }
     }
     (Flushed::All, left)

@@ -198,7 +198,7 @@ impl State {
             // There is room: sends the rest in as few calls as possible.
             let (flushed, count) = flush(&conn.stream, outbound);
             left += count;
-            if flushed == Flushed::Gone {
+            if flushed == Flushed::Broken {
                 self.connection_closed(token, Ended::ByPeer);
                 return false;
             }
@@ -223,7 +223,7 @@ impl State {
         while !linger.outbound.is_empty() {
             match flush(&conn.stream, &mut linger.outbound).0 {
                 Flushed::All => break,
-                Flushed::Gone => return Driven::Done,
+                Flushed::Broken => return Driven::Done,
                 Flushed::Full => {}
             }
             match conn.stream.poll_write(cx, linger.outbound.front()) {

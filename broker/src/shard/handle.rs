@@ -138,7 +138,7 @@ struct Inner {
     plugin_commands_waiting: AtomicUsize,
     plugin_commands_bytes: AtomicUsize,
     plugin_commands_refused: AtomicU64,
-    questions_refused: AtomicU64,
+    requests_refused: AtomicU64,
     invalidations: Mutex<Invalidations>,
     signal: Signal,
     heartbeat: Heartbeat,
@@ -286,16 +286,16 @@ impl ShardHandle {
 
     /// Counts a request on behalf of a client that was refused because too many answers wait for
     /// the plugin. Any thread.
-    pub fn refuse_question(&self) {
-        self.inner.questions_refused.fetch_add(1, Ordering::Relaxed);
+    pub fn refuse_request(&self) {
+        self.inner.requests_refused.fetch_add(1, Ordering::Relaxed);
         self.inner.signal.raise();
     }
 
     /// For the shard's loop: the number of such refusals since the last call.
-    pub fn take_refused_questions(&self) -> u64 {
-        match self.inner.questions_refused.load(Ordering::Relaxed) {
+    pub fn take_refused_requests(&self) -> u64 {
+        match self.inner.requests_refused.load(Ordering::Relaxed) {
             0 => 0,
-            _ => self.inner.questions_refused.swap(0, Ordering::Relaxed),
+            _ => self.inner.requests_refused.swap(0, Ordering::Relaxed),
         }
     }
 

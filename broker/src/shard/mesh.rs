@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_starved_sender_is_woken_once_and_only_below_the_half() {
+    fn a_blocked_sender_is_woken_once_below_half() {
         let bench = bench(4, 1000);
         for n in 0..4 {
             bench.data(&[n], 1);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_receiver_leaves_is_found_again() {
+    fn items_left_by_a_receiver_are_received_later() {
         let bench = bench(8, 1000);
         bench.mesh.announce(A, ShardSet(1 << B.0));
         let from = bench.mesh.arrivals(B);

@@ -136,7 +136,7 @@ impl State {
     /// Begins the last phase of a connection that the engine has dropped: its task sends these
     /// bytes, and the turn ends the connection if that takes too long.
     pub(super) fn linger_with(&mut self, token: Token, outbound: Outbound) {
-        self.enter(token, Phase::Lingering(Box::new(Linger::new(outbound))));
+        self.set_phase(token, Phase::Lingering(Box::new(Linger::new(outbound))));
         let conn = &mut *self.conns[token];
         conn.read_buffer = ReadBuffer::default();
         conn.peer = None;
@@ -160,7 +160,7 @@ impl State {
                 conn.wake();
                 self.is_full(token);
             }
-            Flushed::Gone => return self.connection_closed(token, Ended::ByPeer),
+            Flushed::Broken => return self.connection_closed(token, Ended::ByPeer),
         }
         if left > 0 {
             self.engine.written(key);
@@ -194,7 +194,7 @@ impl State {
             }
             match (&conn.phase, conn.full) {
                 (Phase::Lingering(_), _) => self.end(token),
-                (Phase::Serving, Some(full)) => self.judge_stall(token, full),
+                (Phase::Serving, Some(full)) => self.check_stall(token, full),
                 (Phase::Serving, None) | (Phase::Ended, _) => {}
             }
         }
@@ -202,7 +202,7 @@ impl State {
 
     /// Closes a connection whose client took too few bytes in the interval. Otherwise a new
     /// interval begins.
-    fn judge_stall(&mut self, token: Token, full: Full) {
+    fn check_stall(&mut self, token: Token, full: Full) {
         let limits = &self.config.limits;
         let (timeout_ms, bytes_min) = (limits.write_stall_timeout_ms, limits.write_stall_bytes_min);
         let now_ms = self.now.mono_ms;

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_follows_what_arrived_not_what_was_announced() {
+    fn memory_is_allocated_for_received_bytes_only() {
         let (mut rest, mut taker) = (ReadBuffer::default(), Taker::default());
         let stream = packet(1_000_000);
         feed(&mut rest, &mut taker, &stream[..100]);

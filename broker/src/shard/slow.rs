@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_two_looks_meet_is_told_when_it_has_ended() {
+    fn a_call_seen_by_two_checks_is_reported_when_it_has_ended() {
         let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
         enter(&calls, HookPoint::MessagePublish);
         assert_eq!(slow.look(&calls, 100, 5), None);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_timed_is_told_once_with_its_time_and_not_every_one_has_a_line() {
+    fn timed_slow_calls_are_logged_once_and_at_a_limited_rate() {
         let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
         calls.set_slow_from_ns(5_000_000);
         let mut at = |now_ms, times_ms: &[u64]| {

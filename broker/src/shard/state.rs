@@ -227,7 +227,7 @@ impl State {
     /// Ends a connection, which sends nothing more; its task then removes it.
     pub(super) fn end(&mut self, token: Token) {
         self.forget_key(token);
-        self.enter(token, Phase::Ended);
+        self.set_phase(token, Phase::Ended);
         self.conns[token].wake();
     }
 
@@ -235,7 +235,7 @@ impl State {
     /// ends.
     pub(super) fn remove(&mut self, token: Token) -> Box<Conn> {
         self.forget_key(token);
-        self.enter(token, Phase::Ended);
+        self.set_phase(token, Phase::Ended);
         let conn = self.conns.remove(token);
         if self.conns.is_empty() && self.conns.capacity() > SPARE_PLACES {
             self.conns = Slab::new();
@@ -248,7 +248,7 @@ impl State {
 
     /// Sets the phase of a connection and counts its last bytes. Beyond `closing_bytes_max` the
     /// last bytes are dropped.
-    pub(super) fn enter(&mut self, token: Token, mut phase: Phase) {
+    pub(super) fn set_phase(&mut self, token: Token, mut phase: Phase) {
         let conn = &mut *self.conns[token];
         let mut closing_bytes = self.closing_bytes - conn.phase.bytes();
         if (closing_bytes + phase.bytes()) as u64 > self.config.limits.closing_bytes_max

@@ -31,7 +31,7 @@ pub(crate) struct Turn {
 
 /// Work that a turn leaves to be done outside the borrow of the state.
 #[derive(Default)]
-struct Left {
+struct DeferredWork {
     listen: Vec<Listening>,
     again: bool,
     stop: bool,
@@ -98,13 +98,13 @@ impl Future for Turn {
 }
 
 impl State {
-    fn turn(&mut self) -> Left {
+    fn turn(&mut self) -> DeferredWork {
         let now = self.config.clock.now();
         self.config.handle.heartbeat().begin(now.mono_ms);
         if self.armed_ms.is_some_and(|armed_ms| armed_ms <= now.mono_ms) {
             self.armed_ms = None;
         }
-        let mut left = Left { again: self.advance(now), ..Left::default() };
+        let mut left = DeferredWork { again: self.advance(now), ..DeferredWork::default() };
         self.take_commands(&mut left);
         left.again |= self.take_arrivals(self.config.limits.turn_envelopes_max as usize);
         left.again |= self.take_completions();
@@ -116,7 +116,7 @@ impl State {
         left
     }
 
-    fn take_commands(&mut self, left: &mut Left) {
+    fn take_commands(&mut self, left: &mut DeferredWork) {
         while let Some(command) = self.config.handle.next_command() {
             match command {
                 Command::Listen(listening) => left.listen.extend(listening),
@@ -145,7 +145,7 @@ impl State {
     #[cold]
     fn note_commands_refused(&mut self, refused: u64) {
         self.engine.note_commands_refused(refused);
-        if let Some(refused) = self.commands_refused.say_many(refused, EVERY_MS, self.now.mono_ms) {
+        if let Some(refused) = self.commands_refused.record_many(refused, EVERY_MS, self.now.mono_ms) {
             let shard = self.config.handle.id();
             tracing::warn!(
                 "{refused} commands of plugins were refused on shard {shard}, because too many wait there \
@@ -159,8 +159,8 @@ impl State {
         for scope in self.config.handle.take_invalidations() {
             self.engine.invalidate(scope);
         }
-        let refused = self.config.handle.take_refused_questions();
-        self.engine.note_questions_refused(refused);
+        let refused = self.config.handle.take_refused_requests();
+        self.engine.note_requests_refused(refused);
         let refused = self.config.handle.take_refused_plugin_commands();
         if refused > 0 {
             self.note_commands_refused(refused);

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_step_is_told_once_and_its_end_too() {
+    fn a_long_step_and_its_end_are_logged_once_each() {
         let mut shard = watched();
         shard.handle.heartbeat().begin(1000);
         assert_eq!(shard.look(1200, 200), None);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn another_long_step_is_told_again() {
+    fn another_long_step_is_logged_again() {
         let mut shard = watched();
         shard.handle.heartbeat().begin(0);
         assert_eq!(shard.look(300, 200), Some(Finding::Stalled { ms: 300 }));

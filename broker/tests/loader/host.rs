@@ -68,7 +68,7 @@ fn metrics_of_a_plugin_are_shown_while_it_is_loaded_and_go_on_through_a_reload()
 }
 
 #[test]
-fn threads_of_a_plugin_are_told_to_end_and_joined_with_their_generation() {
+fn threads_of_a_plugin_are_requested_to_end_and_joined_with_their_generation() {
     let broker = Fixture::new(2);
     broker.load("host-calls", json!({"threads": 2})).unwrap();
     until("both threads run", || count(&broker, "threads") == 2);
@@ -116,7 +116,7 @@ fn a_thread_that_brings_something_to_its_end_has_its_time_in_the_background() {
 }
 
 #[test]
-fn a_thread_that_takes_more_time_than_it_asked_for_is_named() {
+fn a_thread_that_exceeds_its_requested_time_is_named() {
     let log = Log::install();
     for (patience_ms, retire_ms_max) in [(60, 60_000), (60_000, 60)] {
         let broker = Fixture::with(1, |settings| {
@@ -189,7 +189,7 @@ fn a_hook_is_mounted_and_unmounted_at_run_time_on_every_shard() {
 }
 
 #[test]
-fn what_load_mounts_is_part_of_the_first_chains_with_its_topics() {
+fn hooks_mounted_during_load_are_in_the_first_chains() {
     let broker = Fixture::new(2);
     broker.load("host-calls", json!({"mount_in_load": "only/+"})).unwrap();
     let both = ["host-calls/publish", "host-calls/late"];

@@ -66,7 +66,7 @@ fn a_configuration_is_held_against_the_schema_and_no_value_is_shown() {
 }
 
 #[test]
-fn what_a_plugin_needs_must_be_there_before_it_and_stays_while_it_does() {
+fn dependencies_must_be_loaded_before_and_stay_loaded() {
     let broker = Fixture::new(1);
     let error = broker.load("stateful", json!({})).unwrap_err();
     assert_eq!(error, "cannot load stateful: it needs plugin noop, which is not loaded; load that first");
@@ -100,7 +100,7 @@ fn what_a_plugin_needs_must_be_there_before_it_and_stays_while_it_does() {
 }
 
 #[test]
-fn the_start_loads_what_is_needed_first_and_names_a_circle() {
+fn the_start_loads_dependencies_first_and_names_a_cycle() {
     let broker = Fixture::new(1);
     let plugins = [
         configured("sleepless", "panic-in-load", false),
@@ -126,7 +126,7 @@ fn the_start_loads_what_is_needed_first_and_names_a_circle() {
 }
 
 #[test]
-fn what_ctl_loaded_may_be_needed_by_the_configuration() {
+fn configured_plugins_may_depend_on_plugins_loaded_by_ctl() {
     let broker = Fixture::new(1);
     broker.load("noop", json!({})).unwrap();
     let broker = Fixture::over(broker.restart(), 1, |_| {});
@@ -208,7 +208,7 @@ fn a_state_that_cannot_be_handed_over_keeps_the_old_version() {
 }
 
 #[test]
-fn a_plugin_that_hands_nothing_over_begins_anew() {
+fn a_plugin_without_handover_starts_with_new_state() {
     for (from, to) in [(true, false), (false, true)] {
         let broker = counting(1, json!({"stateless": from}));
         assert_eq!((count(&broker, 0), count(&broker, 0)), (Some(1), Some(2)));
@@ -219,7 +219,7 @@ fn a_plugin_that_hands_nothing_over_begins_anew() {
 }
 
 #[test]
-fn a_state_that_fails_at_the_swap_is_the_one_of_the_trial_and_a_warning() {
+fn a_state_that_fails_at_the_swap_is_replaced_by_that_of_the_trial() {
     let broker = counting(2, json!({}));
     assert_eq!(count(&broker, 1), Some(1));
     let failing = json!({"fail": {"side": "import", "shard": 1, "call": 2}});
@@ -241,7 +241,7 @@ fn a_reload_that_cannot_be_activated_gives_the_shards_back_to_the_old_version() 
 }
 
 #[test]
-fn what_a_version_counted_that_could_not_be_activated_comes_back_to_the_old_one() {
+fn counts_of_a_version_that_was_not_activated_return_to_the_old_one() {
     let broker = counting(2, json!({}));
     let published = AtomicU64::new(0);
     let done = AtomicBool::new(false);

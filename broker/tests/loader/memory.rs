@@ -65,7 +65,7 @@ fn a_file_that_has_not_changed_is_not_mapped_again() {
 }
 
 #[test]
-fn a_plugin_with_statics_of_its_own_and_another_name_are_mapped_anew() {
+fn plugins_with_statics_or_another_name_are_mapped_again() {
     let broker = Fixture::with(1, |settings| settings.retired_max = 1);
     broker.load("noop", json!({})).unwrap();
     let before = mapped_from(broker.dir.path()).len();
@@ -86,7 +86,7 @@ fn a_plugin_with_statics_of_its_own_and_another_name_are_mapped_anew() {
 /// Each reload of a changed file keeps the plugin's variables. It frees the memory that cannot be
 /// written: pages as in the file, and those that only the linker has written.
 #[test]
-fn what_is_retired_keeps_what_can_be_written() {
+fn retired_code_keeps_its_writable_pages() {
     let broker = Fixture::new(1);
     let file = broker.dir.path().join("changing.so");
     let code = std::fs::read(plugin_file("noop")).unwrap();

@@ -33,7 +33,7 @@ fn load_two(broker: &Fixture) {
 }
 
 #[test]
-fn what_the_operator_says_of_a_hook_holds_at_once_through_reloads_and_after_a_restart() {
+fn overrides_of_a_hook_apply_at_once_and_after_reloads_and_restarts() {
     let broker = Fixture::new(2);
     load_two(&broker);
     let row = say(&broker, "second", false, HookOverride { priority: Some(5), ..NOTHING });
@@ -68,7 +68,7 @@ fn what_the_operator_says_of_a_hook_holds_at_once_through_reloads_and_after_a_re
 }
 
 #[test]
-fn what_cannot_be_said_of_a_hook_is_refused_with_a_sentence() {
+fn invalid_overrides_of_a_hook_are_refused_with_an_error_text() {
     let broker = Fixture::new(1);
     load_two(&broker);
     assert_eq!(

@@ -138,7 +138,7 @@ fn a_piece_that_cannot_be_written_is_a_sentence() {
 }
 
 #[test]
-fn pieces_without_an_end_are_given_up_and_whoever_waits_goes_on() {
+fn endless_pieces_are_abandoned_and_waiting_operations_continue() {
     let timeout = Duration::from_millis(400);
     let broker = broker(2, json!({"pieces": true, "endless": true}), |settings| {
         settings.state_handover_timeout = timeout
@@ -205,7 +205,7 @@ fn a_version_without_pieces_gives_and_takes_the_whole() {
 
 /// How many notifications the plugin's instances have received to read the sessions again, of all
 /// its versions.
-fn told(broker: &Fixture) -> i64 {
+fn notifications(broker: &Fixture) -> i64 {
     let metrics = broker.manager.metrics();
     match metrics.iter().find(|metric| metric.name == "plugin_stateful_told").map(|metric| &metric.value) {
         Some(MetricValue::Counter(count)) => *count,
@@ -225,12 +225,12 @@ fn switch(broker: &Fixture, (point, hook): (&str, &str), mounted: bool) {
 /// An instance is notified if it, or the instance before it, has missed beginnings or ends of
 /// sessions, and of nothing else. In one test, because metrics belong to the process.
 #[test]
-fn who_has_missed_sessions_is_told_and_who_takes_over_from_it() {
+fn an_instance_that_missed_session_events_is_notified_and_so_is_its_successor() {
     const ENDED: (&str, &str) = ("session.terminated", "ended");
     let broker = broker(2, json!({"pieces": true}), |_| {});
-    let mut before = told(&broker);
+    let mut before = notifications(&broker);
     let mut come = || {
-        let now = told(&broker);
+        let now = notifications(&broker);
         now - std::mem::replace(&mut before, now)
     };
     switch(&broker, ("message.publish", "publish"), false);

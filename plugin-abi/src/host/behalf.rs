@@ -11,26 +11,26 @@ use crate::raw::{Action, BEHALF_ANSWER, NewMessage, OnBehalf, Slice, Status};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Behalf<'a> {
     /// The client.
-    pub whom: Whom<'a>,
+    pub client: BehalfClient<'a>,
     /// The number of the answer, if the plugin requested one.
     pub answer: Option<u64>,
 }
 
 /// The client of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Whom<'a> {
+pub enum BehalfClient<'a> {
     /// A client with its identity at an event.
     Identity(ClientIdentity<'a>),
     /// The client that has this client identifier when the request is executed.
     Client(&'a str),
 }
 
-impl<'a> Whom<'a> {
+impl<'a> BehalfClient<'a> {
     /// The client identifier.
     pub fn client_id(&self) -> &'a str {
         match self {
-            Whom::Identity(identity) => identity.client_id,
-            Whom::Client(client_id) => client_id,
+            BehalfClient::Identity(identity) => identity.client_id,
+            BehalfClient::Client(client_id) => client_id,
         }
     }
 }
@@ -74,12 +74,12 @@ impl<'a> Behalf<'a> {
         }
         // SAFETY: the caller guarantees both views.
         let (identity, client_id) = unsafe { (behalf.identity.bytes(), text(behalf.client_id)?) };
-        let whom = match (identity, client_id) {
+        let client = match (identity, client_id) {
             ([], "") => return Err(Status::INVALID),
-            ([], client_id) => Whom::Client(client_id),
-            (identity, _) => Whom::Identity(ClientIdentity::decode(identity)?),
+            ([], client_id) => BehalfClient::Client(client_id),
+            (identity, _) => BehalfClient::Identity(ClientIdentity::decode(identity)?),
         };
-        Ok(Behalf { whom, answer: (behalf.flags & BEHALF_ANSWER != 0).then_some(behalf.number) })
+        Ok(Behalf { client, answer: (behalf.flags & BEHALF_ANSWER != 0).then_some(behalf.number) })
     }
 }
 
@@ -133,7 +133,7 @@ pub trait BehalfServices: Sync + Send {
         plugin: u64,
         behalf: &Behalf<'_>,
         filter: &str,
-        page: PageWanted<'_>,
+        page: PageRequest<'_>,
     ) -> Result<(), Status> {
         let _ = (plugin, behalf, filter, page);
         Err(Status::UNSUPPORTED)
@@ -194,7 +194,7 @@ pub(super) unsafe extern "C" fn host_authorize_as(
 
 /// A page of retained messages to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PageWanted<'a> {
+pub struct PageRequest<'a> {
     /// The QoS of the corresponding subscription, 0 to 2.
     pub qos: u8,
     /// The start of the page; empty for the first page.
@@ -217,7 +217,7 @@ pub(super) unsafe extern "C" fn host_fetch_as(
     let Some(qos) = u8::try_from(qos).ok().filter(|qos| *qos <= 2) else { return Status::INVALID };
     // SAFETY: the plugin lends the table, what it points to, the text and the bytes for the call.
     serve(|services| unsafe {
-        let page = PageWanted { qos, place: place.bytes(), messages_max, bytes_max };
+        let page = PageRequest { qos, place: place.bytes(), messages_max, bytes_max };
         services.fetch_as(plugin, &Behalf::of_answered(behalf)?, text(filter)?, page)
     })
 }
@@ -245,26 +245,26 @@ mod tests {
     #[test]
     fn a_table_names_a_client_and_whether_it_is_answered() {
         let named = table(b"", "c");
-        assert_eq!(read(&named), Ok(Behalf { whom: Whom::Client("c"), answer: None }));
+        assert_eq!(read(&named), Ok(Behalf { client: BehalfClient::Client("c"), answer: None }));
         let answered = OnBehalf { flags: BEHALF_ANSWER, ..table(b"", "c") };
-        assert_eq!(read(&answered), Ok(Behalf { whom: Whom::Client("c"), answer: Some(7) }));
+        assert_eq!(read(&answered), Ok(Behalf { client: BehalfClient::Client("c"), answer: Some(7) }));
     }
 
     /// An older header may end before the number, and a newer one may have more fields after it.
     #[test]
     fn a_table_of_another_header_names_a_client_too() {
         let older = OnBehalf { size: std::mem::offset_of!(OnBehalf, number) as u32, ..table(b"", "c") };
-        assert_eq!(read(&older), Ok(Behalf { whom: Whom::Client("c"), answer: None }));
+        assert_eq!(read(&older), Ok(Behalf { client: BehalfClient::Client("c"), answer: None }));
         // SAFETY: the table and what it points to are alive during the call and its answer.
         let answered = unsafe { Behalf::of_answered(&raw const older) };
         assert_eq!(answered.map(|behalf| behalf.answer), Ok(Some(0)));
         let newer = OnBehalf { size: size_of::<OnBehalf>() as u32 + 8, ..table(b"", "c") };
         let memory = [newer, table(b"", "what is behind it")];
-        assert_eq!(read(&memory[0]), Ok(Behalf { whom: Whom::Client("c"), answer: None }));
+        assert_eq!(read(&memory[0]), Ok(Behalf { client: BehalfClient::Client("c"), answer: None }));
     }
 
     #[test]
-    fn what_names_nobody_is_refused() {
+    fn a_request_that_names_no_client_is_refused() {
         for wrong in [
             table(b"", ""),
             table(b"anything", ""),

@@ -123,7 +123,7 @@ fn put_address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
 }
 
 fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
-    let mut rest = Unread(bytes);
+    let mut rest = Cursor(bytes);
     let [layout, flags, proto_ver] = rest.array()?;
     if layout != LAYOUT || flags & !KNOWN_FLAGS != 0 || !(3..=5).contains(&proto_ver) {
         return None;
@@ -161,9 +161,9 @@ fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
     })
 }
 
-struct Unread<'a>(&'a [u8]);
+struct Cursor<'a>(&'a [u8]);
 
-impl<'a> Unread<'a> {
+impl<'a> Cursor<'a> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_longer_or_of_another_layout_is_refused() {
+    fn an_identity_of_wrong_length_or_layout_is_refused() {
         let mut bytes = Vec::new();
         somebody().encode(&mut bytes).unwrap();
         for len in 0..bytes.len() {

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_table_is_refused() {
+    fn a_value_that_is_no_table_is_refused() {
         // SAFETY: null is what is tested.
         assert_eq!(unsafe { copied::<NewMetric>(std::ptr::null()) }.err(), Some(Status::INVALID));
         for size in [0_u32, 3] {

@@ -80,12 +80,12 @@ impl Identity {
 /// The client of a request, and whether the plugin gets the result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OnBehalf<'a> {
-    whom: Whom<'a>,
+    client: BehalfClient<'a>,
     number: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Whom<'a> {
+enum BehalfClient<'a> {
     Identity(&'a Identity),
     Client(&'a str),
 }
@@ -94,13 +94,13 @@ impl<'a> OnBehalf<'a> {
     /// The client of an identity. If its session still exists with the same user name, the
     /// session's current values are used.
     pub fn of(identity: &'a Identity) -> OnBehalf<'a> {
-        OnBehalf { whom: Whom::Identity(identity), number: None }
+        OnBehalf { client: BehalfClient::Identity(identity), number: None }
     }
 
     /// The client that has this client identifier when the broker executes the request. Refused
     /// with [`Reason::CLIENT_ID_NOT_VALID`] if there is none.
     pub fn client(client_id: &'a str) -> OnBehalf<'a> {
-        OnBehalf { whom: Whom::Client(client_id), number: None }
+        OnBehalf { client: BehalfClient::Client(client_id), number: None }
     }
 
     /// Requests the result: [`super::Plugin::on_answer`] is called with this number, on the shard
@@ -111,9 +111,9 @@ impl<'a> OnBehalf<'a> {
     }
 
     pub(super) fn with_table<R>(&self, call: impl FnOnce(*const raw::OnBehalf) -> R) -> R {
-        let (identity, client_id) = match self.whom {
-            Whom::Identity(identity) => (identity.as_bytes(), ""),
-            Whom::Client(client_id) => (&[][..], client_id),
+        let (identity, client_id) = match self.client {
+            BehalfClient::Identity(identity) => (identity.as_bytes(), ""),
+            BehalfClient::Client(client_id) => (&[][..], client_id),
         };
         let table = raw::OnBehalf {
             size: size_of::<raw::OnBehalf>() as u32,
@@ -134,7 +134,7 @@ impl<'a> From<&'a Identity> for OnBehalf<'a> {
 
 /// An action to authorize for a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wish<'a> {
+pub enum ClientAction<'a> {
     /// Publishing to a topic name, with a QoS and the retain flag.
     Publish(&'a str, u8, bool),
     /// Subscribing to a topic filter with a QoS.
@@ -182,8 +182,8 @@ impl Host {
     ///
     /// # Errors
     /// [`Refused`] for an invalid topic or property, and above `plugin_publishes_per_second_max`.
-    pub fn publish_as<'a>(self, whom: impl Into<OnBehalf<'a>>, message: &Outgoing) -> Result<(), Refused> {
-        whom.into().with_table(|behalf| {
+    pub fn publish_as<'a>(self, client: impl Into<OnBehalf<'a>>, message: &Outgoing) -> Result<(), Refused> {
+        client.into().with_table(|behalf| {
             message.with_table(|table| {
                 // SAFETY: may be called from any thread, and the tables and what they point to are
                 // alive during the call.
@@ -199,13 +199,13 @@ impl Host {
     /// [`Refused`] for an invalid filter or invalid options.
     pub fn subscribe_as<'a>(
         self,
-        whom: impl Into<OnBehalf<'a>>,
+        client: impl Into<OnBehalf<'a>>,
         filter: &str,
         options: u8,
         subscription_id: u32,
     ) -> Result<(), Refused> {
         let filter = Slice::of(filter.as_bytes());
-        whom.into().with_table(|behalf| {
+        client.into().with_table(|behalf| {
             // SAFETY: may be called from any thread, and the table and the text are alive during
             // the call.
             Host::done(unsafe {
@@ -219,9 +219,9 @@ impl Host {
     ///
     /// # Errors
     /// [`Refused`] for an invalid filter.
-    pub fn unsubscribe_as<'a>(self, whom: impl Into<OnBehalf<'a>>, filter: &str) -> Result<(), Refused> {
+    pub fn unsubscribe_as<'a>(self, client: impl Into<OnBehalf<'a>>, filter: &str) -> Result<(), Refused> {
         let filter = Slice::of(filter.as_bytes());
-        whom.into().with_table(|behalf| {
+        client.into().with_table(|behalf| {
             // SAFETY: may be called from any thread, and the table and the text are alive during
             // the call.
             Host::done(unsafe { (self.api().unsubscribe_as)(self.handle(), behalf, filter) })
@@ -236,17 +236,17 @@ impl Host {
     /// [`Refused`] for an invalid topic name or filter, and if too many requests wait already.
     pub fn authorize_as<'a>(
         self,
-        whom: impl Into<OnBehalf<'a>>,
-        wish: Wish<'_>,
+        client: impl Into<OnBehalf<'a>>,
+        wish: ClientAction<'_>,
         number: u64,
     ) -> Result<(), Refused> {
         let (action, topic, qos, retain) = match wish {
-            Wish::Publish(topic, qos, retain) => (raw::Action::PUBLISH, topic, qos, retain),
-            Wish::Subscribe(filter, qos) => (raw::Action::SUBSCRIBE, filter, qos, false),
-            Wish::Deliver(topic, qos) => (raw::Action::DELIVER, topic, qos, false),
+            ClientAction::Publish(topic, qos, retain) => (raw::Action::PUBLISH, topic, qos, retain),
+            ClientAction::Subscribe(filter, qos) => (raw::Action::SUBSCRIBE, filter, qos, false),
+            ClientAction::Deliver(topic, qos) => (raw::Action::DELIVER, topic, qos, false),
         };
         let (topic, qos, retain) = (Slice::of(topic.as_bytes()), u32::from(qos), u32::from(retain));
-        whom.into().answered(number).with_table(|behalf| {
+        client.into().answered(number).with_table(|behalf| {
             // SAFETY: may be called from any thread, and the table and the text are alive during
             // the call.
             Host::done(unsafe {

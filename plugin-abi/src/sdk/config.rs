@@ -105,9 +105,9 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
     }
     let nearest = known
         .iter()
-        .map(|name| (likeness(key, name), name))
+        .map(|name| (similarity(key, name), name))
         .max_by(|(left, _), (right, _)| left.total_cmp(right))
-        .filter(|(likeness, _)| *likeness >= 0.5);
+        .filter(|(similarity, _)| *similarity >= 0.5);
     match nearest {
         Some((_, name)) => format!("the key {key} is not known; did you mean {name}?"),
         None => format!("the key {key} is not known; the keys are {}", known.join(", ")),
@@ -115,7 +115,7 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
 }
 
 /// Similarity from 0 to 1: finds typing errors, and words that are missing or added.
-fn likeness(key: &str, name: &str) -> f64 {
+fn similarity(key: &str, name: &str) -> f64 {
     let slips = strsim::normalized_damerau_levenshtein(key, name);
     let shorter = key.len().min(name.len());
     if shorter >= 3 && (key.contains(name) || name.contains(key)) { slips.max(0.8) } else { slips }

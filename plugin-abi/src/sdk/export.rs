@@ -191,7 +191,7 @@ fn verbs<P: Exported>() -> String {
 /// The result of the last call of `manifest` or `mount`. By contract it stays valid until the next
 /// call.
 #[derive(Default)]
-struct Lent {
+struct LastResult {
     text: String,
     verbs: String,
     list: Vec<LentSlice>,
@@ -203,9 +203,9 @@ struct LentSlice(Slice);
 // SAFETY: each is a view of a `&'static str` of the plugin.
 unsafe impl Send for LentSlice {}
 
-static LENT: Mutex<Option<Lent>> = Mutex::new(None);
+static LENT: Mutex<Option<LastResult>> = Mutex::new(None);
 
-fn lend(write: impl FnOnce(&mut Lent)) {
+fn lend(write: impl FnOnce(&mut LastResult)) {
     write(LENT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
 }
 

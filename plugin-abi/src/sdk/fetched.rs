@@ -207,13 +207,13 @@ impl Host {
     /// that are not a start of a page.
     pub fn fetch_as<'a>(
         self,
-        whom: impl Into<OnBehalf<'a>>,
+        client: impl Into<OnBehalf<'a>>,
         fetch: Fetch<'_>,
         number: u64,
     ) -> Result<(), Refused> {
         let (filter, place) = (Slice::of(fetch.filter.as_bytes()), Slice::of(fetch.place));
         let (qos, messages_max, bytes_max) = (u32::from(fetch.qos), fetch.messages_max, fetch.bytes_max);
-        whom.into().answered(number).with_table(|behalf| {
+        client.into().answered(number).with_table(|behalf| {
             // SAFETY: may be called from any thread, and the table, the text and the bytes are
             // alive during the call.
             Host::done(unsafe {

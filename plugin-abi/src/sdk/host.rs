@@ -188,12 +188,12 @@ impl Host {
     ///
     /// # Errors
     /// [`Refused`] for an invalid topic filter.
-    pub fn invalidate(self, whose: Whose<'_>) -> Result<(), Refused> {
+    pub fn invalidate(self, whose: RecheckScope<'_>) -> Result<(), Refused> {
         let (scope, what) = match whose {
-            Whose::Everybody => (Scope::ALL, ""),
-            Whose::Client(client_id) => (Scope::CLIENT, client_id),
-            Whose::User(username) => (Scope::USER, username),
-            Whose::Topics(filter) => (Scope::TOPIC_FILTER, filter),
+            RecheckScope::Everybody => (Scope::ALL, ""),
+            RecheckScope::Client(client_id) => (Scope::CLIENT, client_id),
+            RecheckScope::User(username) => (Scope::USER, username),
+            RecheckScope::Topics(filter) => (Scope::TOPIC_FILTER, filter),
         };
         // SAFETY: `invalidate` may be called from any thread, and the text is alive during the
         // call.
@@ -327,7 +327,7 @@ impl Host {
 
 /// For whom or what [`Host::invalidate`] requires new authorization.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Whose<'a> {
+pub enum RecheckScope<'a> {
     /// All clients.
     Everybody,
     /// The client with this identifier.

@@ -6,20 +6,20 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::drop_queue::DropQueue;
 use super::host::Host;
-use super::leftovers::Leftovers;
 use super::weigh::{Weigh, allocated, tree_entry_bytes};
 
 mod accounts;
-mod beyond;
 mod limits;
 mod metrics;
+mod over_limit;
 mod over_oldest;
 
 use accounts::Accounts;
-use beyond::Beyond;
 pub use limits::{Full, ShareLimits};
 use metrics::Metrics;
+use over_limit::OverLimit;
 pub use over_oldest::EVICTED_AT_ONCE;
 
 /// A value that was not stored, and the limit.
@@ -77,12 +77,12 @@ pub struct Shares<V> {
     entries: BTreeMap<u64, Box<Entry<V>>>,
     owners: BTreeMap<Arc<str>, Owner>,
     accounts: Accounts,
-    /// The order of owners for [`Shares::take_in_turn`].
+    /// The order of owners for [`Shares::take_next_in_turn`].
     turns: BTreeMap<u64, Arc<str>>,
     last_number: u64,
     last_turn: u64,
     bytes: u64,
-    beyond: Beyond,
+    over_limit: OverLimit,
     work: u64,
     metrics: Metrics,
 }
@@ -104,7 +104,7 @@ impl<V: Weigh> Shares<V> {
             last_number: 0,
             last_turn: 0,
             bytes: 0,
-            beyond: Beyond::default(),
+            over_limit: OverLimit::default(),
             work: 0,
             metrics: Metrics::default(),
         }
@@ -133,10 +133,11 @@ impl<V: Weigh> Shares<V> {
         Shares { metrics: Metrics::of(*host, name), ..self }
     }
 
-    /// Changes the limits. Entries that exceed them stay until [`Shares::evict_beyond`] is called.
+    /// Changes the limits. Entries that exceed them stay until [`Shares::evict_over_limit`] is
+    /// called.
     pub fn set_limits(&mut self, limits: ShareLimits) {
         self.limits = limits;
-        self.beyond.look_at_all();
+        self.over_limit.check_all_owners();
     }
 
     /// The current limits.
@@ -152,7 +153,7 @@ impl<V: Weigh> Shares<V> {
     /// Bytes that an owner is charged with in addition to its entries.
     fn owner_bytes(&self, owner: &str) -> u64 {
         let places = tree_entry_bytes(size_of::<(Arc<str>, Owner)>()) + tree_entry_bytes(24);
-        allocated(16 + owner.len()) + places + beyond::BYTES_OF_OWNER + self.beside_owner
+        allocated(16 + owner.len()) + places + over_limit::BYTES_OF_OWNER + self.beside_owner
     }
 
     /// Stores a value for an owner.
@@ -260,7 +261,7 @@ impl<V: Weigh> Shares<V> {
         if let Some(entry) = self.entries.get_mut(&older) {
             entry.newer = number;
         }
-        self.look_at_owner(&name);
+        self.check_owner(&name);
         let entry = Entry { value, bytes, charged: 0, owner: name, account, older, newer: 0 };
         self.entries.insert(number, Box::new(entry));
         self.bytes += bytes;
@@ -318,8 +319,8 @@ impl<V> Shares<V> {
         if let Some(account) = &entry.account {
             bytes += self.accounts.take_back(account, 1, entry.bytes);
         }
-        if self.beyond.has_owners() {
-            self.look_at_owner(&entry.owner);
+        if self.over_limit.has_owners() {
+            self.check_owner(&entry.owner);
         }
         if let Some((turn, owner_bytes)) = gone {
             let account = self.owners.remove(&entry.owner).and_then(|owner| owner.account);
@@ -331,7 +332,7 @@ impl<V> Shares<V> {
         self.metrics.moved(-1, -(bytes as i64), -i64::from(gone.is_some()));
         if self.entries.is_empty() {
             // An empty tree still has a node.
-            (self.entries, self.owners, self.turns, self.beyond) = Default::default();
+            (self.entries, self.owners, self.turns, self.over_limit) = Default::default();
             self.accounts = Accounts::default();
         }
         Some(entry.value)
@@ -339,7 +340,7 @@ impl<V> Shares<V> {
 
     /// Removes the oldest value of the next owner, with the owner's name. Owners take turns,
     /// however many values each of them has.
-    pub fn take_in_turn(&mut self) -> Option<(Arc<str>, V)> {
+    pub fn take_next_in_turn(&mut self) -> Option<(Arc<str>, V)> {
         let (turn, name) = self.turns.pop_first()?;
         self.work += 2;
         let owner = self.owners.get_mut(&name)?;
@@ -353,7 +354,7 @@ impl<V> Shares<V> {
 
     /// Removes all entries without freeing them: they move to `left`, which frees them later.
     /// Numbers continue.
-    pub fn clear_into(&mut self, left: &mut Leftovers)
+    pub fn clear_into(&mut self, left: &mut DropQueue)
     where
         V: Send + 'static,
     {
@@ -363,7 +364,7 @@ impl<V> Shares<V> {
         left.add(std::mem::take(&mut self.owners));
         left.add(std::mem::take(&mut self.turns));
         std::mem::take(&mut self.accounts).clear_into(left);
-        std::mem::take(&mut self.beyond).clear_into(left);
+        std::mem::take(&mut self.over_limit).clear_into(left);
     }
 
     /// Charges an entry with the bytes that the plugin uses for it at the moment. They are added to
@@ -388,7 +389,7 @@ impl<V> Shares<V> {
             known.bytes = known.bytes - before + bytes;
         }
         self.bytes = self.bytes - before + bytes;
-        self.look_at_owner(&owner);
+        self.check_owner(&owner);
         self.metrics.moved(0, bytes as i64 - before as i64, 0);
         true
     }

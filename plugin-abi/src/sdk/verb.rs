@@ -3,7 +3,7 @@
 
 mod arguments;
 
-pub use arguments::{AboutPlugin, ArgumentType, Arguments, HookAbout, NoArguments, Secret};
+pub use arguments::{ArgumentType, Arguments, HookInfo, NoArguments, PluginInfo, Secret};
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ pub(crate) struct Verb<P> {
     run: Run<P>,
 }
 
-type InBroker<P> = Box<dyn Fn(&Arc<P>, &[(&str, &str)], &VerbCall<'_>) -> Result<Answer, VerbError>>;
-type OnItsOwn = Box<dyn Fn(&[(&str, &str)], &VerbCall<'_>) -> Result<Answer, VerbError>>;
+type BrokerFn<P> = Box<dyn Fn(&Arc<P>, &[(&str, &str)], &VerbCall<'_>) -> Result<Answer, VerbError>>;
+type LocalFn = Box<dyn Fn(&[(&str, &str)], &VerbCall<'_>) -> Result<Answer, VerbError>>;
 
 enum Run<P> {
-    Loaded(InBroker<P>),
-    Local(OnItsOwn),
+    Loaded(BrokerFn<P>),
+    Local(LocalFn),
 }
 
 impl<P> fmt::Debug for Verbs<P> {
@@ -85,7 +85,7 @@ impl<P: Plugin> Verbs<P> {
         run: fn(A, &VerbCall<'_>) -> Result<Answer, VerbError>,
     ) -> Verbs<P> {
         let form = Form { changes: true, local: true, ..form::<A>(name, help) };
-        let run: OnItsOwn = Box::new(move |arguments, call| run(read::<A>(arguments)?, call));
+        let run: LocalFn = Box::new(move |arguments, call| run(read::<A>(arguments)?, call));
         self.verbs.push(Verb { form, run: Run::Local(run) });
         self
     }
@@ -106,7 +106,7 @@ impl<P: Plugin> Verbs<P> {
         run: fn(&Arc<P>, A, &VerbCall<'_>) -> Result<Answer, VerbError>,
     ) -> Verbs<P> {
         let form = Form { changes, ..form::<A>(name, help) };
-        let run: InBroker<P> =
+        let run: BrokerFn<P> =
             Box::new(move |plugin, arguments, call| run(plugin, read::<A>(arguments)?, call));
         self.verbs.push(Verb { form, run: Run::Loaded(run) });
         self

@@ -22,7 +22,7 @@ pub(super) enum Stored {
 
 /// The state before a hook, to undo its changes.
 #[derive(Debug, Default)]
-struct Before {
+struct Snapshot {
     fields: BTreeMap<(u32, u32), Stored>,
     /// Number of messages added before.
     added: usize,
@@ -39,7 +39,7 @@ pub struct FakeEvent {
     replaced: Vec<Stored>,
     waiting: Option<Receiver<Completed>>,
     /// The state of the event before the hook that deferred.
-    before: Before,
+    before: Snapshot,
     /// Fields that the running hook has set to an invalid value, and not to a valid one since.
     refused: Vec<Field>,
     /// Topic name and payload of the messages that hooks have added.
@@ -58,7 +58,7 @@ impl FakeEvent {
             fields,
             replaced: Vec::new(),
             waiting: None,
-            before: Before::default(),
+            before: Snapshot::default(),
             refused: Vec::new(),
             added: Vec::new(),
             remaining: None,
@@ -323,7 +323,7 @@ impl FakeEvent {
 
     /// Restores the event to its state before the failed hook.
     fn undo(&mut self) -> Outcome {
-        let Before { fields, added } = std::mem::take(&mut self.before);
+        let Snapshot { fields, added } = std::mem::take(&mut self.before);
         self.fields = fields;
         self.added.truncate(added);
         Outcome::Fault
@@ -331,7 +331,7 @@ impl FakeEvent {
 
     /// Calls one hook with this event, as a chain would; for tests of code that makes entries.
     pub fn call(&mut self, entry: Entry, shard: u32) -> Flow {
-        self.before = Before { fields: self.fields.clone(), added: self.added.len() };
+        self.before = Snapshot { fields: self.fields.clone(), added: self.added.len() };
         let mut event = self.at_hand(shard);
         self.refused.clear();
         let flow = entry.call(&mut event, self);

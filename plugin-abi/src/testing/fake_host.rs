@@ -143,7 +143,7 @@ pub(super) fn pass_answers(from: u64, to: u64) {
 
 fn with<R>(plugin: u64, call: impl FnOnce(&mut FakeCommands) -> R) -> Option<R> {
     let mut registry: Registered = registry();
-    registry.desks.get_mut(&plugin).map(call)
+    registry.command_queues.get_mut(&plugin).map(call)
 }
 
 fn text(bytes: &[u8]) -> Result<String, Status> {
@@ -208,7 +208,7 @@ pub(super) unsafe extern "C" fn publish_as(
         Ok(both) => both,
         Err(status) => return status,
     };
-    let client_id = behalf.whom.client_id().to_owned();
+    let client_id = behalf.client.client_id().to_owned();
     let message = Published { from: client_id.clone(), on_behalf_of: Some(client_id.clone()), ..message };
     let shard = SHARD.get().unwrap_or(0);
     let done = with(plugin, |fake| {
@@ -225,7 +225,7 @@ fn note_request(
 ) -> Status {
     let request = behalf.and_then(|behalf| {
         Ok(BehalfRequest {
-            client_id: behalf.whom.client_id().to_owned(),
+            client_id: behalf.client.client_id().to_owned(),
             what: what?,
             number: behalf.answer,
         })

@@ -76,7 +76,7 @@ fn arguments_are_checked_by_type_and_come_in_the_order_of_their_declaration() {
 }
 
 #[test]
-fn a_secret_is_not_asked_for_beside_the_flag_that_makes_it_needless() {
+fn there_is_no_prompt_for_a_secret_with_the_flag_that_replaces_it() {
     let form = form(json!([
         {"name": "password", "type": "secret", "required": true, "unless": "delete"},
         {"name": "delete", "type": "flag"},
@@ -164,7 +164,7 @@ fn a_declaration_that_cannot_be_is_refused_with_its_place() {
 }
 
 #[test]
-fn what_an_argument_names_is_listed_by_a_verb_that_needs_nothing() {
+fn the_list_of_an_argument_comes_from_a_verb_without_required_arguments() {
     let list = |listed_in: &str| {
         let about = json!({"name": "about", "type": "plugin", "required": true});
         let list = json!([

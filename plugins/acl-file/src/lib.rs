@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Action, Authorize, Error, Flow, Host, InstanceMessage, Plugin, Reason, Refused, Whose, counted,
+    Action, Authorize, Error, Flow, Host, InstanceMessage, Plugin, Reason, RecheckScope, Refused, counted,
 };
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
@@ -23,7 +23,7 @@ pub struct AclFile {
     acl: WatchedFile<Acl>,
     no_match: NoMatch,
     host: Host,
-    news: Arc<News>,
+    news: Arc<PendingChange>,
 }
 
 /// A shard's view of the file.
@@ -36,7 +36,7 @@ pub struct AclShard {
 /// A change on its way to the shards. It is reported when all shards use the new lines and have
 /// cleared the verdicts cached for the old ones.
 #[derive(Debug)]
-struct News {
+struct PendingChange {
     path: PathBuf,
     /// The number of the last change, and the text to log for it.
     last: Mutex<(u64, String)>,
@@ -44,7 +44,7 @@ struct News {
     missing: AtomicU32,
 }
 
-impl News {
+impl PendingChange {
     /// Sends a change to all shards, after the command that clears their cached verdicts.
     fn send(&self, host: Host, acl: &Acl) {
         let said = self.said(acl);
@@ -56,7 +56,7 @@ impl News {
         };
         // Ends subscriptions that the new lines no longer allow. The plugin may have been unloaded
         // meanwhile.
-        if let Err(refused) = host.invalidate(Whose::Everybody) {
+        if let Err(refused) = host.invalidate(RecheckScope::Everybody) {
             host.warn(format_args!("subscriptions granted before stay: {refused}"));
         }
         if let Err(refused) = host.instance_message(None, number, &[]) {
@@ -93,7 +93,8 @@ impl Plugin for AclFile {
             bytes_max: config.file_bytes_max,
             thread: "acl-file-watch".into(),
         };
-        let news = Arc::new(News { path: config.path, last: Mutex::default(), missing: AtomicU32::new(0) });
+        let news =
+            Arc::new(PendingChange { path: config.path, last: Mutex::default(), missing: AtomicU32::new(0) });
         let warn = {
             let news = Arc::clone(&news);
             move |acl: &Acl| {

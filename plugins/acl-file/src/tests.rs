@@ -37,7 +37,7 @@ const DENIED: (Outcome, Verdict, Option<Reason>) =
 const LEFT: (Outcome, Verdict, Option<Reason>) = (Outcome::Continue, Verdict::Unanswered, None);
 
 #[test]
-fn each_action_asks_for_its_access() {
+fn each_action_requires_its_access() {
     let dir = tempfile::tempdir().unwrap();
     let mut plugin = load(&write(dir.path(), FILE), "").unwrap();
     for (action, topic, expected) in [
@@ -64,7 +64,7 @@ fn each_action_asks_for_its_access() {
 }
 
 #[test]
-fn what_no_line_says_can_be_left_to_others() {
+fn requests_without_a_line_can_be_left_to_other_plugins() {
     let dir = tempfile::tempdir().unwrap();
     let mut plugin = load(&write(dir.path(), FILE), r#", "no_match": "ignore""#).unwrap();
     for (action, topic, expected) in [
@@ -105,7 +105,7 @@ fn a_changed_file_is_read_again_and_a_broken_one_is_not_taken() {
 
 /// The log reports new lines when they are in force on every shard, and not before.
 #[test]
-fn a_change_is_announced_when_all_shards_judge_by_it() {
+fn a_change_is_announced_when_all_shards_apply_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = write(dir.path(), "topic write a\n");
     let config = format!(r#"{{"path": {:?}}}"#, path.to_str().unwrap());
@@ -145,7 +145,7 @@ fn a_file_or_configuration_that_cannot_be_used_is_refused() {
 }
 
 #[test]
-fn what_is_hardly_meant_is_warned_of() {
+fn probable_mistakes_give_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let path = write(dir.path(), "pattern read a\n");
     let plugin = load(&path, "").unwrap();

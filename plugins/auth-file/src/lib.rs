@@ -145,7 +145,7 @@ impl AuthShard {
         let ticket = client.defer(shared.deadline)?;
         let job = Job {
             entry: Arc::clone(entry),
-            hopeless: !(known && fits),
+            is_always_wrong: !(known && fits),
             password: if fits { password.unwrap_or_default().into() } else { Box::default() },
             expires: Instant::now() + shared.deadline,
             answer: Login { ticket, superuser: known && shared.superusers.contains(name) },

@@ -213,7 +213,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_there_has_a_decoy_of_its_own() {
+    fn an_unknown_user_has_its_own_dummy_hash() {
         let users: Vec<String> = (0..50).map(|n| format!("user{n}:{}\n", cheap("x"))).collect();
         let table = table(&users.concat()).unwrap();
         let decoy = |name: &str| Arc::as_ptr(table.decoy(name).unwrap());

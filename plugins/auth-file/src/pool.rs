@@ -33,7 +33,7 @@ pub struct Job<A> {
     pub entry: Arc<Entry>,
     /// The verdict is [`Verdict::Wrong`] whatever the comparison gives: the entry is a decoy, or
     /// there was no password.
-    pub hopeless: bool,
+    pub is_always_wrong: bool,
     /// The client's password.
     pub password: Box<[u8]>,
     /// The deadline; nobody waits for the verdict after it.
@@ -121,7 +121,7 @@ impl<A> Queue<A> {
         let jobs = self.lock();
         let waits = |jobs: &mut Jobs<A>| jobs.waiting.is_empty() && !jobs.ends;
         let mut jobs = self.wake.wait_while(jobs, waits).unwrap_or_else(PoisonError::into_inner);
-        jobs.waiting.take_in_turn().map(|(_, job)| job)
+        jobs.waiting.take_next_in_turn().map(|(_, job)| job)
     }
 }
 
@@ -133,7 +133,9 @@ impl<A: Answer> Queue<A> {
                 false => Verdict::Expired,
                 // Compared even if it is hopeless: a wrong name must take as long as a wrong
                 // password.
-                true if job.entry.verify(&job.password, &mut memory) && !job.hopeless => Verdict::Right,
+                true if job.entry.verify(&job.password, &mut memory) && !job.is_always_wrong => {
+                    Verdict::Right
+                }
                 true => Verdict::Wrong,
             };
             job.answer.answer(verdict);
@@ -191,7 +193,7 @@ mod tests {
 
     fn job<A>(entry: &Arc<Entry>, password: &str, answer: A) -> Job<A> {
         let (entry, password) = (Arc::clone(entry), password.as_bytes().into());
-        Job { entry, hopeless: false, password, expires: Instant::now() + PATIENCE, answer }
+        Job { entry, is_always_wrong: false, password, expires: Instant::now() + PATIENCE, answer }
     }
 
     #[test]
@@ -200,14 +202,14 @@ mod tests {
         let ann = table.find("ann").unwrap();
         let pool = Pool::start(2, queue(10, 10)).unwrap();
         let (said, verdict) = mpsc::channel();
-        for (password, hopeless, expected) in [
+        for (password, is_always_wrong, expected) in [
             ("secret", false, Verdict::Right),
             ("Secret", false, Verdict::Wrong),
             ("", false, Verdict::Wrong),
             ("secret", true, Verdict::Wrong),
         ] {
-            pool.submit("a", Job { hopeless, ..job(ann, password, said.clone()) }).unwrap();
-            assert_eq!(verdict.recv_timeout(PATIENCE), Ok(expected), "{password} {hopeless}");
+            pool.submit("a", Job { is_always_wrong, ..job(ann, password, said.clone()) }).unwrap();
+            assert_eq!(verdict.recv_timeout(PATIENCE), Ok(expected), "{password} {is_always_wrong}");
         }
         pool.submit("a", Job { expires: Instant::now(), ..job(ann, "secret", said.clone()) }).unwrap();
         assert_eq!(verdict.recv_timeout(PATIENCE), Ok(Verdict::Expired));
@@ -240,12 +242,12 @@ mod tests {
     /// 1,300 logins of one address reach its limit, and the next login of another address is
     /// served.
     #[test]
-    fn a_flood_of_one_address_is_in_nobody_elses_way() {
+    fn calls_of_one_address_delay_no_other() {
         let table = table(&format!("ann:{}", cheap("secret"))).unwrap();
         let ann = table.find("ann").unwrap();
         let (said, verdict) = mpsc::channel();
         let (pool, release) = held(ann, queue(1000, 50));
-        let flood = || Job { hopeless: true, ..job(ann, "guess", Either::Say(said.clone())) };
+        let flood = || Job { is_always_wrong: true, ..job(ann, "guess", Either::Say(said.clone())) };
         let refused = (0..1300).filter_map(|_| pool.submit("flood", flood()).err());
         let refused: Vec<Full> = refused.map(|rejected| rejected.full).collect();
         assert_eq!(refused, [Full::OwnerEntries(50); 1250]);

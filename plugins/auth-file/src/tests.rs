@@ -54,7 +54,7 @@ fn users_with_their_password_are_let_in() {
 }
 
 #[test]
-fn what_is_not_its_business_is_left_to_others() {
+fn other_logins_are_left_to_other_plugins() {
     let dir = tempfile::tempdir().unwrap();
     let mut plugin = load(dir.path(), &[("ann", "a")], r#", "unknown": "ignore""#).unwrap();
     for event in [

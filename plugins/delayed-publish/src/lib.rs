@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Answer, Counter, Entries, EntryId, Error, Flow, Host, InstanceMessage, Journal, Leftovers, Pieces,
+    Answer, Counter, DropQueue, Entries, EntryId, Error, Flow, Host, InstanceMessage, Journal, Pieces,
     Plugin, Publish, Reason, Refused, Timer, counted, topic,
 };
 
@@ -74,7 +74,7 @@ struct Delayed {
     config: Config,
     host: Host,
     /// Data of ended instances. Freed with the plugin, on a thread that no shard waits for.
-    left: Mutex<Leftovers>,
+    left: Mutex<DropQueue>,
 }
 
 /// The instance of a shard.
@@ -83,7 +83,7 @@ struct DelayedShard {
     shard: u32,
     store: Store,
     /// Data of a cleared state.
-    left: Leftovers,
+    left: DropQueue,
     /// The due time of the next message, and its timer.
     armed: Option<(u64, Timer)>,
     /// Whether an instance message to itself has been sent, because there was no timer.
@@ -159,7 +159,7 @@ impl Plugin for Delayed {
             shared: Arc::clone(self),
             shard,
             store: Store::new(self.config.limits(), now_ms() * NUMBERS_IN_MS).with_metrics(&self.host),
-            left: Leftovers::default(),
+            left: DropQueue::default(),
             armed: None,
             wakes: false,
             full_until_ms: 0,
@@ -302,7 +302,7 @@ impl DelayedShard {
     /// Publishes messages that are due, one slice at a time. Each stays stored until the broker has
     /// replied.
     fn release(&mut self, now_ms: u64, most: usize) {
-        self.look_at_late(now_ms);
+        self.check_late(now_ms);
         let (mut not_taken, mut bytes) = (0, 0);
         for _ in 0..most {
             if now_ms < self.full_until_ms || bytes >= BYTES_AT_ONCE {
@@ -359,7 +359,7 @@ impl DelayedShard {
             return self.end(id, &refused, self.metrics.refused, now_ms);
         }
         let retry_ms = self.shared.config.retry_s_max.saturating_mul(1000);
-        if self.store.tried_for_ms(id, now_ms).is_some_and(|tried_ms| tried_ms >= retry_ms) {
+        if self.store.trying_ms(id, now_ms).is_some_and(|tried_ms| tried_ms >= retry_ms) {
             return self.end(id, &refused, self.metrics.lost, now_ms);
         }
         if self.store.put_off(id, now_ms) {
@@ -370,7 +370,7 @@ impl DelayedShard {
     /// Checks messages without a reply. The broker may still have them, or the reply was lost, for
     /// example while the plugin was disabled for long. A lost one is published again; in the worst
     /// case it is delivered twice.
-    fn look_at_late(&mut self, now_ms: u64) {
+    fn check_late(&mut self, now_ms: u64) {
         for _ in 0..PUBLISHED_AT_ONCE {
             let Some(id) = self.store.late(now_ms) else { return };
             let number = self.store.number_of(id).unwrap_or(0);

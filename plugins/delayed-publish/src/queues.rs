@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use grapnel_plugin_abi::{Leftovers, tree_entry_bytes};
+use grapnel_plugin_abi::{DropQueue, tree_entry_bytes};
 
 use crate::store::Due;
 
@@ -178,7 +178,7 @@ impl Queues {
     }
 
     /// Removes all messages; `left` frees them.
-    pub fn clear_into(self, left: &mut Leftovers) {
+    pub fn clear_into(self, left: &mut DropQueue) {
         left.add(self.clients);
         left.add(self.ready);
         left.add(self.pauses);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_so_many_on_their_way_and_no_more() {
+    fn a_client_has_a_bounded_number_of_messages_in_flight() {
         let clients: Vec<(&str, u64)> = (0..WINDOW as u64 + 1).map(|number| ("a", number)).collect();
         let (mut queues, names) = pushed(&clients);
         let a = Arc::clone(&names[0].0);

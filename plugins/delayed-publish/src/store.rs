@@ -7,7 +7,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use grapnel_plugin_abi::{
-    EntryId, Error, Full, Host, Journal, Leftovers, ShareLimits, Shares, Weigh, allocated, tree_entry_bytes,
+    DropQueue, EntryId, Error, Full, Host, Journal, ShareLimits, Shares, Weigh, allocated, tree_entry_bytes,
 };
 
 use crate::delayed::DelayedMessage;
@@ -202,7 +202,7 @@ impl Store {
     }
 
     /// Time since the first publish of a message.
-    pub fn tried_for_ms(&self, id: EntryId, now_ms: u64) -> Option<u64> {
+    pub fn trying_ms(&self, id: EntryId, now_ms: u64) -> Option<u64> {
         let tried_ms = self.stored.get(id)?.tried_ms.get();
         (tried_ms > 0).then(|| now_ms.saturating_sub(tried_ms))
     }
@@ -291,7 +291,7 @@ impl Store {
     }
 
     /// Removes all messages; `left` frees them.
-    pub fn clear_into(&mut self, left: &mut Leftovers) {
+    pub fn clear_into(&mut self, left: &mut DropQueue) {
         self.stored.clear_into(left);
         left.add(std::mem::take(&mut self.due));
         left.add(std::mem::take(&mut self.published));
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_over_is_read_whole_or_refused() {
+    fn a_transferred_message_is_read_completely_or_refused() {
         let mut store = Store::new(LIMITS, 0);
         store.store(20, &held("b")).unwrap();
         store.store(10, &DelayedMessage::default()).unwrap();
@@ -423,7 +423,7 @@ mod tests {
         read.put((10, 2), &unpublished, 0).unwrap();
         assert_eq!((read.len(), take(&mut read, 99)), (1, vec![DelayedMessage::default()]));
         read.put((10, 2), &unpublished, 0).unwrap();
-        let mut left = Leftovers::default();
+        let mut left = DropQueue::default();
         read.clear_into(&mut left);
         assert_eq!((read.len(), read.stored.bytes(), read.next_ms(99)), (0, 0, None));
         while left.free(1) {}

@@ -24,7 +24,7 @@ fn topics(plugin: &TestPlugin<Delayed>) -> Vec<String> {
 }
 
 #[test]
-fn what_waits_is_published_by_the_version_that_took_over() {
+fn waiting_messages_are_published_by_the_next_version() {
     let mut plugin = testing::load_on::<Delayed>(2, "").unwrap();
     let mut due = sent("$delayed/0/a");
     assert_eq!(plugin.run_on(1, &mut due), Outcome::Stop);
@@ -47,7 +47,7 @@ fn what_waits_is_published_by_the_version_that_took_over() {
 
 /// Messages arrive and are published while the stored ones are transferred in pieces.
 #[test]
-fn what_changes_while_it_goes_over_goes_over() {
+fn changes_during_a_transfer_are_transferred() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     for n in 0..100 {
         plugin.run(&mut sent(&format!("$delayed/{}/a", 3600 + n)));
@@ -122,7 +122,7 @@ fn a_user_with_many_client_identifiers_takes_no_room_from_others() {
 
 /// Messages that are due together are published in slices, in order, and completely.
 #[test]
-fn what_is_due_together_leaves_in_slices() {
+fn messages_due_together_are_published_in_slices() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     let count = 2 * PUBLISHED_AT_ONCE + 1;
     for n in 0..count {
@@ -149,7 +149,7 @@ fn what_is_due_together_leaves_in_slices() {
 
 /// With many clients, one step of the shard publishes at most this many messages.
 #[test]
-fn a_step_publishes_so_many_and_no_more() {
+fn a_step_publishes_a_bounded_number_of_messages() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     for n in 0..=PUBLISHED_AT_ONCE {
         plugin.run(&mut sent("$delayed/0/a").with_client_id(&n.to_string()));
@@ -164,7 +164,7 @@ fn a_step_publishes_so_many_and_no_more() {
 /// A client for which the broker is full pauses, longer each time. Other clients continue, and
 /// nothing is lost.
 #[test]
-fn what_finds_no_room_is_published_later_and_alone() {
+fn messages_are_retried_one_at_a_time_while_the_broker_is_full() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     for client in ["full", "free"] {
         for n in 0..3 {
@@ -197,7 +197,7 @@ fn what_finds_no_room_is_published_later_and_alone() {
 /// A message that the client may not publish at its due time is dropped, and so is one that the
 /// broker does not accept within the configured time. Many of them cause one log line in a while.
 #[test]
-fn what_is_refused_is_gone_with_a_line() {
+fn refused_messages_are_dropped_and_logged() {
     let mut plugin = testing::load::<Delayed>(r#"{"retry_s_max": 1}"#).unwrap();
     for n in 0..4 {
         plugin.run(&mut sent(&format!("$delayed/0/secret/{n}")));
@@ -241,7 +241,7 @@ fn an_answer_that_was_lost_is_missed() {
 /// A published message without a reply is transferred, and the reply goes to the next version: a
 /// reload neither duplicates nor loses it.
 #[test]
-fn what_is_not_answered_goes_over() {
+fn unanswered_messages_are_transferred_in_a_reload() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.run(&mut sent("$delayed/0/a"));
     plugin.run(&mut sent("$delayed/0/b").with_client_id("you"));
@@ -291,7 +291,7 @@ fn an_answer_that_was_lost_in_a_reload_is_missed() {
 /// The time since the first publish is transferred too, so that reloads do not extend it without
 /// end.
 #[test]
-fn what_finds_no_room_is_given_up_through_reloads() {
+fn retries_end_in_time_across_reloads() {
     let config = r#"{"retry_s_max": 10}"#;
     let mut plugin = testing::load::<Delayed>(config).unwrap();
     plugin.run(&mut sent("$delayed/0/a"));
@@ -418,7 +418,7 @@ fn an_answer_on_another_shard_finds_its_message() {
 
 /// A delay is elapsed time: setting the machine's clock does not change it.
 #[test]
-fn the_time_of_day_is_no_matter() {
+fn wall_clock_changes_have_no_effect() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     for wall_ms in [0, 1 << 41, u64::MAX] {
         plugin.run(&mut sent("$delayed/5/a").with_number(Field::TIMESTAMP_MS, wall_ms));
@@ -508,7 +508,7 @@ fn an_answer_publishes_little() {
 
 /// An expiry interval of 0 means expired, not unlimited.
 #[test]
-fn what_has_expired_is_published_to_nobody() {
+fn expired_messages_are_not_published() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     let mut message = sent("$delayed/0/a").with_number(Field::MESSAGE_EXPIRY_S, 0);
     assert_eq!(plugin.run(&mut message), Outcome::Stop);

@@ -12,7 +12,7 @@ use grapnel_plugin_abi::{Error, HookPoint};
 use rustix::event::EventfdFlags;
 
 pub use crate::pending_calls::{PendingCall, PendingCalls};
-use crate::queue::{Call, Kind, Limits, Named, Owner, Queue};
+use crate::queue::{Call, Kind, Limits, NamedClient, Owner, Queue};
 use crate::stats::{Lost, Waiting, WorkerStats};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
@@ -94,11 +94,11 @@ pub struct CallQueue {
 }
 
 /// The locked queue, while calls for one event are written.
-pub struct Writing<'a> {
+pub struct QueueWriter<'a> {
     call_queue: &'a CallQueue,
     state: Locked<'a>,
     /// Whose queue the calls enter, and who is charged.
-    whose: (Owner<'a>, Owner<'a>),
+    owners: (Owner<'a>, Owner<'a>),
     kind: Kind,
 }
 
@@ -134,39 +134,50 @@ impl CallQueue {
         self.wake.as_fd()
     }
 
-    /// Begins to write calls for an event into the queue of `whose.0`, charged to `whose.1`. `None`
-    /// if no calls are taken; that is counted.
+    /// Begins to write calls for an event into the queue of `owners.0`, charged to `owners.1`.
+    /// `None` if no calls are taken; that is counted.
     pub fn write<'a>(
         &'a self,
-        whose: (Owner<'a>, Owner<'a>),
+        owners: (Owner<'a>, Owner<'a>),
         kind: Kind,
         point: HookPoint,
-    ) -> Option<Writing<'a>> {
+    ) -> Option<QueueWriter<'a>> {
         let mut state = self.lock_to_write();
         if !state.open {
             self.stats.lost(&mut state.lost, kind, point, None);
             return None;
         }
-        Some(Writing { call_queue: self, state, whose, kind })
+        Some(QueueWriter { call_queue: self, state, owners, kind })
     }
 
     /// Begins to write that a client's number will not be used again. `None` if no calls are taken.
-    pub fn write_forgotten<'a>(&'a self, owner: Owner<'a>) -> Option<Writing<'a>> {
+    pub fn write_forgotten<'a>(&'a self, owner: Owner<'a>) -> Option<QueueWriter<'a>> {
         let state = self.lock_to_write();
-        state.open.then(|| Writing { call_queue: self, state, whose: (owner, owner), kind: Kind::Forgotten })
+        state.open.then(|| QueueWriter {
+            call_queue: self,
+            state,
+            owners: (owner, owner),
+            kind: Kind::Forgotten,
+        })
     }
 
-    /// Takes at most one frame of calls into the empty `frame`, and their tickets into `asked`.
+    /// Takes at most one frame of calls into the empty `frame`, and their tickets into `pending`.
     /// Calls whose tickets have ended are left out. All taken calls stay charged until
     /// [`CallQueue::release`] or [`CallQueue::put_back`].
-    pub fn take(&self, calls_max: usize, bytes_max: usize, frame: &mut Vec<Call>, asked: &mut PendingCalls) {
+    pub fn take(
+        &self,
+        calls_max: usize,
+        bytes_max: usize,
+        frame: &mut Vec<Call>,
+        pending: &mut PendingCalls,
+    ) {
         let State { queue, pending: waiting, .. } = &mut *self.lock();
         if self.renews() {
             return;
         }
         queue.take(calls_max, bytes_max, frame);
         let nobody_waits = |call: &mut Call| match waiting.remove(call.id) {
-            Some(waits) => asked.insert(call.id, waits).is_some(),
+            Some(waits) => pending.insert(call.id, waits).is_some(),
             None => call.id != 0,
         };
         frame.extract_if(.., nobody_waits).for_each(|call| queue.release(call));
@@ -225,7 +236,7 @@ impl CallQueue {
     /// `here` are calls that were taken and not sent. Returns the tickets, and the number of lost
     /// notifications. The lock is not held while the calls are freed.
     pub fn cut(&self, here: Vec<Call>) -> (PendingCalls, usize) {
-        let (mut queue, asked) = {
+        let (mut queue, pending) = {
             let mut state = self.lock();
             state.epoch += 1;
             state.open = false;
@@ -244,17 +255,17 @@ impl CallQueue {
             queue.release(call);
         }
         self.lock().lost.add(lost);
-        (asked, count)
+        (pending, count)
     }
 
     /// The process has ended. These unsent calls, and the queued ones, are for the next process.
-    pub fn put_back(&self, calls: Vec<Call>, asked: PendingCalls) {
+    pub fn put_back(&self, calls: Vec<Call>, pending: PendingCalls) {
         let mut state = self.lock();
         state.epoch += 1;
         state.open = true;
         self.renews.store(false, Ordering::Relaxed);
         state.queue.put_back(calls);
-        state.pending.extend(asked);
+        state.pending.extend(pending);
     }
 
     /// Takes out calls that have waited since `before` or longer, at most [`OVERDUE_MAX`]; empty if
@@ -288,8 +299,8 @@ impl CallQueue {
 
 /// Takes out the first ones that have waited since `before` or longer, [`OVERDUE_MAX`] at most.
 /// They are in the order of their numbers, which is that of time, so no others are visited.
-fn take_overdue<T>(asked: &mut PendingCalls<T>, before: Instant) -> Vec<PendingCall<T>> {
-    std::iter::from_fn(|| asked.pop_overdue(before)).take(OVERDUE_MAX).collect()
+fn take_overdue<T>(pending: &mut PendingCalls<T>, before: Instant) -> Vec<PendingCall<T>> {
+    std::iter::from_fn(|| pending.pop_overdue(before)).take(OVERDUE_MAX).collect()
 }
 
 /// The hook point of a call, if it has one.
@@ -297,7 +308,7 @@ fn point_of(call: &Call) -> Option<HookPoint> {
     u16::try_from(call.point).ok().and_then(HookPoint::from_number)
 }
 
-impl Writing<'_> {
+impl QueueWriter<'_> {
     /// Number of the process that the calls are for.
     pub fn epoch(&self) -> u64 {
         self.state.epoch
@@ -305,7 +316,7 @@ impl Writing<'_> {
 
     /// Whether there is room for a call, before it is encoded. A failure is counted.
     pub fn has_room(&mut self, point: HookPoint) -> bool {
-        let room = self.state.queue.has_room(self.whose.1, self.kind);
+        let room = self.state.queue.has_room(self.owners.1, self.kind);
         if let Err(full) = room {
             self.call_queue.stats.lost(&mut self.state.lost, self.kind, point, Some(full));
         }
@@ -322,7 +333,7 @@ impl Writing<'_> {
         &mut self,
         id: u64,
         point: i64,
-        client: Named,
+        client: NamedClient,
         data: impl FnOnce(&mut Writer<'_>),
     ) -> Call {
         let State { written, epoch, .. } = &mut *self.state;
@@ -335,14 +346,14 @@ impl Writing<'_> {
         call
     }
 
-    /// Adds one call; [`Writing::is_taken`] puts it into the queue.
-    pub fn call(&mut self, id: u64, point: i64, client: Named, data: impl FnOnce(&mut Writer<'_>)) {
+    /// Adds one call; [`QueueWriter::is_taken`] puts it into the queue.
+    pub fn call(&mut self, id: u64, point: i64, client: NamedClient, data: impl FnOnce(&mut Writer<'_>)) {
         let call = self.put_together(id, point, client, data);
         self.state.staged.push(call);
     }
 
     /// Adds the description of a client, before a call about it.
-    pub fn describe(&mut self, client: Named, described: &[u8]) {
+    pub fn describe(&mut self, client: NamedClient, described: &[u8]) {
         self.call(0, DESCRIBED, client, |data| data.0.extend_from_slice(described));
     }
 
@@ -354,7 +365,7 @@ impl Writing<'_> {
         if epoch == 0 {
             return;
         }
-        let client = Named { number, ..Named::default() };
+        let client = NamedClient { number, ..NamedClient::default() };
         let mut call = self.put_together(0, FORGOTTEN, client, |data| {
             data.nil();
         });
@@ -366,7 +377,7 @@ impl Writing<'_> {
     /// counted.
     pub fn is_taken(&mut self, point: HookPoint) -> bool {
         let State { queue, staged, lost, .. } = &mut *self.state;
-        let taken = queue.push(self.whose, self.kind, staged);
+        let taken = queue.push(self.owners, self.kind, staged);
         if let Err(full) = taken {
             self.call_queue.stats.lost(lost, self.kind, point, Some(full));
         }
@@ -389,7 +400,7 @@ impl Writing<'_> {
 /// Capacity in bytes that the buffer of a call retains.
 const WRITTEN_MAX: usize = 64 << 10;
 
-impl Drop for Writing<'_> {
+impl Drop for QueueWriter<'_> {
     fn drop(&mut self) {
         // Left over after a panic.
         self.state.staged.clear();

@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{Flow, HookPoint, Refused, address_share};
 
-use crate::call_queue::Writing;
-use crate::clients::{Clients, Entering, Moment, Who};
-use crate::queue::{Kind, Named, Owner};
+use crate::call_queue::QueueWriter;
+use crate::clients::{Clients, ConnectDetails, ConnectionState, EventClient};
+use crate::queue::{Kind, NamedClient, Owner};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 use crate::{ExhookShard, LOOK, LOOK_AGAIN, PoolShard};
 
 /// Who is charged for a client, depending on whether it is in.
-fn share_of<'a>(who: &Who<'a>, is_in: bool) -> Cow<'a, str> {
-    if is_in { Cow::Borrowed(who.client_id) } else { address_share(who.peer_host.unwrap_or("")) }
+fn share_of<'a>(who: &EventClient<'a>, is_connected: bool) -> Cow<'a, str> {
+    if is_connected { Cow::Borrowed(who.client_id) } else { address_share(who.peer_host.unwrap_or("")) }
 }
 
-fn owner(share: &str, is_in: bool) -> Owner<'_> {
-    if is_in { Owner::Client(share) } else { Owner::Address(share) }
+fn owner(share: &str, is_connected: bool) -> Owner<'_> {
+    if is_connected { Owner::Client(share) } else { Owner::Address(share) }
 }
 
 impl PoolShard {
@@ -28,19 +28,20 @@ impl PoolShard {
     pub(crate) fn notify(
         &mut self,
         point: HookPoint,
-        (who, moment): (&Who<'_>, Moment),
-        entering: Option<&Entering<'_>>,
+        (who, connection_state): (&EventClient<'_>, ConnectionState),
+        connecting: Option<&ConnectDetails<'_>>,
         data: impl FnOnce(&mut Writer<'_>),
     ) {
-        let (is_told, is_last) = (self.pool.wanted.contains_key(&point), self.is_last(point, moment));
-        if !is_told && !is_last && moment != Moment::LetIn {
+        let (is_told, is_last) =
+            (self.pool.wanted.contains_key(&point), self.is_last(point, connection_state));
+        if !is_told && !is_last && connection_state != ConnectionState::Admitted {
             return;
         }
         let worker = self.pool.worker_of(who.client_id);
         let (queue, clients) = (&self.pool.queues[worker], &mut self.clients[worker]);
-        let place = clients.locate(who, moment);
-        let share = share_of(who, place.is_in);
-        let owner = owner(&share, place.is_in);
+        let place = clients.locate(who, connection_state);
+        let share = share_of(who, place.is_connected);
+        let owner = owner(&share, place.is_connected);
         let writing = if is_told {
             queue.write((owner, owner), Kind::Notification, point)
         } else {
@@ -49,7 +50,7 @@ impl PoolShard {
         if is_last {
             let Some(mut writing) = writing else { return clients.connection_ended(None, who) };
             if is_told {
-                let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
+                let call = |writer: &mut QueueWriter<'_>, client| writer.call(0, point as i64, client, data);
                 clients.last_call(&mut writing, who, (place, point), call);
             } else {
                 clients.connection_ended(Some((&mut writing, place)), who);
@@ -57,16 +58,16 @@ impl PoolShard {
             return writing.done();
         }
         let mut writing = writing;
-        if moment == Moment::LetIn {
+        if connection_state == ConnectionState::Admitted {
             // Even if the worker is not notified, or there is no room for it.
-            clients.just_let_in(writing.as_mut(), who);
+            clients.replace_client(writing.as_mut(), who);
         }
         let Some(mut writing) = writing else { return };
         if !is_told {
             return writing.done();
         }
         if writing.has_room(point) {
-            let client = clients.number(&mut writing, who, entering, place);
+            let client = clients.number(&mut writing, who, connecting, place);
             writing.call(0, point as i64, client, data);
             if !writing.is_taken(point) {
                 clients.describe_again(who);
@@ -76,12 +77,12 @@ impl PoolShard {
     }
 
     /// Whether this may be the last event of a connection.
-    fn is_last(&self, point: HookPoint, moment: Moment) -> bool {
+    fn is_last(&self, point: HookPoint, connection_state: ConnectionState) -> bool {
         match point {
             HookPoint::SessionTerminated | HookPoint::ClientDisconnected => true,
             // The packet itself follows.
             HookPoint::ClientConnack if self.pool.wanted.contains_key(&HookPoint::PacketSent) => false,
-            _ => moment == Moment::IsRefused,
+            _ => connection_state == ConnectionState::Refused,
         }
     }
 
@@ -91,7 +92,7 @@ impl PoolShard {
         for (queue, clients) in self.pool.queues.iter().zip(&mut self.clients) {
             let mut writing = queue.write_forgotten(Owner::Address(""));
             more |= clients.expire(writing.as_mut(), now);
-            writing.into_iter().for_each(Writing::done);
+            writing.into_iter().for_each(QueueWriter::done);
         }
         more
     }
@@ -110,14 +111,14 @@ impl PoolShard {
         data: impl Fn(&mut Writer<'_>),
     ) {
         let worker = of.map(|name| self.pool.worker_of(name));
-        let whose = (Owner::Client(of.unwrap_or("")), Owner::Client(owner));
+        let connection = (Owner::Client(of.unwrap_or("")), Owner::Client(owner));
         for (index, queue) in self.pool.queues.iter().enumerate() {
             if worker.is_some_and(|worker| worker != index) {
                 continue;
             }
-            let Some(mut writing) = queue.write(whose, Kind::Notification, point) else { continue };
+            let Some(mut writing) = queue.write(connection, Kind::Notification, point) else { continue };
             if writing.has_room(point) {
-                writing.call(0, point as i64, Named::default(), &data);
+                writing.call(0, point as i64, NamedClient::default(), &data);
                 writing.is_taken(point);
                 writing.done();
             }
@@ -130,27 +131,27 @@ impl PoolShard {
     pub(crate) fn request(
         &mut self,
         point: HookPoint,
-        (who, moment): (&Who<'_>, Moment),
-        entering: Option<&Entering<'_>>,
+        (who, connection_state): (&EventClient<'_>, ConnectionState),
+        connecting: Option<&ConnectDetails<'_>>,
         defer: impl FnOnce(Duration) -> Result<Ticket, Refused>,
         data: impl FnOnce(&mut Writer<'_>),
     ) -> Flow {
         if !self.pool.answers(point) {
-            self.notify(point, (who, moment), entering, data);
+            self.notify(point, (who, connection_state), connecting, data);
             return Flow::Continue;
         }
         let worker = self.pool.worker_of(who.client_id);
         let (queue, clients) = (&self.pool.queues[worker], &mut self.clients[worker]);
-        let place = clients.locate(who, moment);
-        let share = share_of(who, place.is_in);
-        let owner = owner(&share, place.is_in);
+        let place = clients.locate(who, connection_state);
+        let share = share_of(who, place.is_connected);
+        let owner = owner(&share, place.is_connected);
         let Some(mut writing) = queue.write((owner, owner), Kind::Question, point) else {
             return Flow::Unanswered;
         };
         if !writing.has_room(point) {
             return Flow::Unanswered;
         }
-        let client = clients.number(&mut writing, who, entering, place);
+        let client = clients.number(&mut writing, who, connecting, place);
         let (id, number) = (writing.next_id(), client.number);
         writing.call(id, point as i64, client, data);
         if !writing.is_taken(point) {
@@ -176,14 +177,14 @@ impl PoolShard {
 
 impl ExhookShard {
     /// Removes expired pending logins, and arms the timer for the next time.
-    pub(crate) fn look(&mut self) {
+    pub(crate) fn expire_pending(&mut self) {
         let now = Instant::now();
         let more = self.pools.iter_mut().flatten().fold(false, |more, pool| pool.expire(now) | more);
-        self.look_later(if more { LOOK_AGAIN } else { LOOK });
+        self.arm_expiry(if more { LOOK_AGAIN } else { LOOK });
     }
 
     /// Arms the timer, in place of the earlier one.
-    pub(crate) fn look_later(&mut self, after: Duration) {
+    pub(crate) fn arm_expiry(&mut self, after: Duration) {
         let Some(host) = self.host else { return };
         if let Some(timer) = self.timer.take() {
             // It may have expired already.
@@ -202,9 +203,9 @@ impl PoolShard {
     /// A connection gets its CONNACK; `present` says whether it resumes a session. A client is
     /// recorded here and not at client.connected, which follows and which the operator may have
     /// removed: otherwise the data of an earlier login would stay.
-    pub(crate) fn is_answered(&mut self, who: &Who<'_>, is_let_in: bool, present: bool) {
+    pub(crate) fn is_answered(&mut self, who: &EventClient<'_>, is_let_in: bool, present: bool) {
         if is_let_in {
-            if self.pool.keeps {
+            if self.pool.stores_logins {
                 self.clients_of(who.client_id).enter(who, present);
                 self.let_in = Some((who.client_id.into(), if present { 0 } else { who.session }));
             }
@@ -217,14 +218,14 @@ impl PoolShard {
         if let Some((_, begun)) = let_in {
             clients.forget_login(who);
             // No event says that a session has ended which has not begun.
-            clients.session_over(&Who { session: begun, ..*who });
+            clients.session_ended(&EventClient { session: begun, ..*who });
         }
     }
 
     /// A connection is in.
-    pub(crate) fn is_connected(&mut self, who: &Who<'_>) {
+    pub(crate) fn is_connected(&mut self, who: &EventClient<'_>) {
         let said = self.let_in.take().filter(|(client_id, _)| **client_id == *who.client_id);
-        if self.pool.keeps && said.is_none() {
+        if self.pool.stores_logins && said.is_none() {
             // The operator has removed the hook at client.connack.
             self.clients_of(who.client_id).enter_unanswered(who);
         }

@@ -1,10 +1,10 @@
 //! Commands of workers to the broker. A command is decoded completely before it runs: an invalid
 //! part could otherwise widen its effect.
 
-use grapnel_plugin_abi::{Host, OnBehalf, Outgoing, Reason, Whose};
+use grapnel_plugin_abi::{Host, OnBehalf, Outgoing, Reason, RecheckScope};
 use rmpv::ValueRef;
 
-use crate::handover::{Keeping, Said};
+use crate::handover::{LoginRecorder, LoginReport};
 use crate::logins::Connection;
 use crate::wire::{bytes_ref, flag_of, get, number_of, or_nil, pairs_of, text_ref};
 
@@ -37,15 +37,15 @@ enum Command<'a> {
         port: u16,
         bytes: Option<&'a [u8]>,
         /// Whether the login is still pending.
-        coming: bool,
+        pending: bool,
         /// The bytes to use if the broker starts a new session.
-        anew: Option<&'a [u8]>,
+        new_session: Option<&'a [u8]>,
     },
 }
 
 /// A command that failed.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NotDone {
+pub struct FailedCommand {
     /// Its name, or [`UNREADABLE`]: the log counts by this.
     pub kind: &'static str,
     /// The reason, as a sentence for the log.
@@ -62,8 +62,12 @@ const NAME_SHOWN_MAX: usize = 64;
 ///
 /// # Errors
 /// The broker has refused it, or it cannot be decoded.
-pub fn run(host: Host, keeping: Option<Keeping<'_>>, command: &ValueRef<'_>) -> Result<(), NotDone> {
-    let (name, done) = match read(command).map_err(|why| NotDone { kind: UNREADABLE, why })? {
+pub fn run(
+    host: Host,
+    keeping: Option<LoginRecorder<'_>>,
+    command: &ValueRef<'_>,
+) -> Result<(), FailedCommand> {
+    let (name, done) = match read(command).map_err(|why| FailedCommand { kind: UNREADABLE, why })? {
         Command::Publish(message, None) => ("publish", host.publish(&message)),
         Command::Publish(message, Some(client)) => {
             ("publish", host.publish_as(OnBehalf::client(client), &message))
@@ -82,19 +86,19 @@ pub fn run(host: Host, keeping: Option<Keeping<'_>>, command: &ValueRef<'_>) -> 
         Command::Unsubscribe { client, filter, authorize: false } => {
             ("unsubscribe", host.unsubscribe(client, filter))
         }
-        Command::Invalidate(None) => ("invalidate", host.invalidate(Whose::Everybody)),
-        Command::Invalidate(Some(client)) => ("invalidate", host.invalidate(Whose::Client(client))),
-        Command::StoreLogin { client, client_id, host: address, port, bytes, coming, anew } => {
+        Command::Invalidate(None) => ("invalidate", host.invalidate(RecheckScope::Everybody)),
+        Command::Invalidate(Some(client)) => ("invalidate", host.invalidate(RecheckScope::Client(client))),
+        Command::StoreLogin { client, client_id, host: address, port, bytes, pending, new_session } => {
             let Some(keeping) = keeping else {
                 let why = "keep: the worker, or its first process, has not said in `ready` that it `keeps`";
-                return Err(NotDone { kind: "keep", why: why.to_owned() });
+                return Err(FailedCommand { kind: "keep", why: why.to_owned() });
             };
             let whose = Connection { client_id, host: address, port };
-            keeping.keep(host, whose, Said { client, bytes, anew, is_coming: coming });
+            keeping.record(host, whose, LoginReport { client, bytes, new_session, is_pending: pending });
             return Ok(());
         }
     };
-    done.map_err(|refused| NotDone { kind: name, why: format!("{name}: {refused}") })
+    done.map_err(|refused| FailedCommand { kind: name, why: format!("{name}: {refused}") })
 }
 
 fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
@@ -137,7 +141,7 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
             or_nil(parts.get(1), text_ref)
                 .map_err(|_| format!("{name}: the client identifier must be text"))?,
         ),
-        "keep" => keep(parts)
+        "keep" => record(parts)
             .ok_or("keep: it is not [client, client_id, host, port, bytes or nil, coming, anew]")?,
         other => {
             let shown: String = other.chars().take(NAME_SHOWN_MAX).collect();
@@ -146,13 +150,13 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
     })
 }
 
-/// `["keep", client, client_id, host, port, bytes or nil, coming, anew or nil]`; the last two may be missing.
-fn keep<'a>(parts: &[ValueRef<'a>]) -> Option<Command<'a>> {
+/// `["keep", client, client_id, host, port, bytes or nil, pending, new_session or nil]`; the last two may be missing.
+fn record<'a>(parts: &[ValueRef<'a>]) -> Option<Command<'a>> {
     let [_, client, client_id, host, port, bytes, rest @ ..] = parts else { return None };
-    let (coming, anew) = match rest {
+    let (pending, new_session) = match rest {
         [] => (false, None),
-        [coming] => (flag_of(coming)?, None),
-        [coming, anew] => (flag_of(coming)?, or_nil(Some(anew), bytes_ref).ok()?),
+        [pending] => (flag_of(pending)?, None),
+        [pending, new_session] => (flag_of(pending)?, or_nil(Some(new_session), bytes_ref).ok()?),
         _ => return None,
     };
     Some(Command::StoreLogin {
@@ -161,8 +165,8 @@ fn keep<'a>(parts: &[ValueRef<'a>]) -> Option<Command<'a>> {
         host: text_ref(host)?,
         port: number_of(port)?,
         bytes: or_nil(Some(bytes), bytes_ref).ok()?,
-        coming,
-        anew,
+        pending,
+        new_session,
     })
 }
 

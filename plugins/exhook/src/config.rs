@@ -19,7 +19,7 @@ use span::Span;
 
 /// The keys of `[plugins.exhook] config`, as they are written.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Written {
+pub struct RawConfig {
     driver: Option<String>,
     python: Option<PathBuf>,
     java: Option<PathBuf>,
@@ -219,7 +219,7 @@ const BYTES_LEAST: u64 = 64 << 10;
 /// Most workers of one pool.
 const WORKERS_MAX: u32 = 256;
 
-impl Written {
+impl RawConfig {
     /// The effective configuration, one for each driver: only EMQX's keys allow several. `beside`
     /// is the folder that the plugin was loaded from.
     ///

@@ -33,26 +33,26 @@ impl Frame {
         Frame { calls: Vec::new(), epoch, carried: HashSet::new(), bytes: Vec::new() }
     }
 
-    /// Takes calls from the queue, and their tickets into `asked`. Returns the number of calls to
+    /// Takes calls from the queue, and their tickets into `pending`. Returns the number of calls to
     /// send, and their bytes.
     pub fn fill(
         &mut self,
         queue: &CallQueue,
         logins: &LoginStore,
-        asked: &mut PendingCalls,
+        pending: &mut PendingCalls,
     ) -> (usize, &[u8]) {
-        queue.take(CALLS_MAX, BYTES_MAX, &mut self.calls, asked);
+        queue.take(CALLS_MAX, BYTES_MAX, &mut self.calls, pending);
         self.bytes.clear();
         self.bytes.shrink_to(BYTES_MAX);
         let mut count = 0;
         for call in &self.calls {
-            let (bytes, told) = (&mut self.bytes, &mut self.carried);
-            if call.epoch == self.epoch || carry(call, (logins, self.epoch), told, (bytes, &mut count)) {
+            let (bytes, notified) = (&mut self.bytes, &mut self.carried);
+            if call.epoch == self.epoch || carry(call, (logins, self.epoch), notified, (bytes, &mut count)) {
                 bytes.extend_from_slice(&call.bytes);
                 count += 1;
             }
             if call.point == FORGOTTEN {
-                told.remove(&call.client.number);
+                notified.remove(&call.client.number);
             }
         }
         if count == 0 {
@@ -67,18 +67,18 @@ impl Frame {
 fn carry(
     call: &Call,
     logins: (&LoginStore, u64),
-    told: &mut HashSet<u64>,
+    notified: &mut HashSet<u64>,
     (bytes, count): (&mut Vec<u8>, &mut usize),
 ) -> bool {
     let (number, session) = (call.client.number, call.client.session);
     match (call.point, &call.client.about) {
-        (FORGOTTEN, _) => told.contains(&number),
-        (point, Some(about)) if told.insert(number) => {
+        (FORGOTTEN, _) => notified.contains(&number),
+        (point, Some(about)) if notified.insert(number) => {
             *count += describe((number, session), about.bytes(), logins, bytes);
             point != DESCRIBED
         }
         (DESCRIBED, None) => {
-            told.insert(number);
+            notified.insert(number);
             let Some(about) = described(&call.bytes) else { return true };
             *count += describe((number, session), about, logins, bytes);
             false
@@ -96,7 +96,7 @@ fn describe(
     bytes: &mut Vec<u8>,
 ) -> usize {
     let shard = shard_of(number);
-    let entering = logins.entering(about, shard, session, epoch);
+    let entering = logins.describe_connecting(about, shard, session, epoch);
     let login = logins.described(about, shard, session).filter(|_| entering.is_none());
     let first = entering.as_deref().unwrap_or(about);
     for about in [Some(first), login.as_deref()].into_iter().flatten() {

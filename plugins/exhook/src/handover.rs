@@ -9,7 +9,7 @@ use grapnel_plugin_abi::{Entries, Error, Host, Journal};
 use rmpv::ValueRef;
 
 use crate::clients::shard_of;
-use crate::logins::{Connection, Gave, HandedOver, LoginStore, OF_NOBODY};
+use crate::logins::{Connection, HandedOver, LoginData, LoginStore, NO_CLIENT_ID};
 use crate::wire::{Writer, bytes_ref, flag_of, number_of, or_nil, text_ref};
 use crate::{ExhookShard, LOOK, Pool, PoolShard};
 
@@ -33,7 +33,7 @@ impl ExhookShard {
     fn login_store(&self, (driver, client_id): &Key) -> impl Iterator<Item = &LoginStore> {
         let pool = self.pool(driver).filter(|pool| !pool.logins.is_empty());
         let which = pool.map_or(0..0, |pool| match (client_id.as_str(), pool.worker_of(client_id)) {
-            (OF_NOBODY, _) => 0..pool.logins.len(),
+            (NO_CLIENT_ID, _) => 0..pool.logins.len(),
             (_, worker) => worker..worker + 1,
         });
         pool.into_iter().flat_map(move |pool| pool.logins[which.clone()].iter().map(|logins| &**logins))
@@ -109,7 +109,7 @@ impl Entries for ExhookShard {
         let all: Option<Vec<HandedOver<'_>>> = parts.iter().map(|part| read_one(part, &key.1)).collect();
         let all = all.filter(|all| !all.is_empty()).ok_or_else(wrong)?;
         let now = Instant::now();
-        let Some(pool) = self.pool(&key.0).filter(|pool| pool.keeps) else { return Ok(()) };
+        let Some(pool) = self.pool(&key.0).filter(|pool| pool.stores_logins) else { return Ok(()) };
         self.login_store(&key).for_each(|logins| logins.forget_client(&key.1, self.shard));
         for over in all {
             let worker = over.client().map(|client| pool.worker_of_hash(client));
@@ -133,30 +133,31 @@ impl Entries for ExhookShard {
     }
 
     fn completed(&mut self) -> Result<(), Error> {
-        self.look_later(LOOK);
+        self.arm_expiry(LOOK);
         Ok(())
     }
 }
 
-/// `[host, port, bytes or nil, owner, is_coming, is_doubted, anew or nil, number, session]`.
+/// `[host, port, bytes or nil, owner, is_pending, is_uncertain, new_session or nil, number, session]`.
 fn write_one(out: &mut Writer<'_>, over: &HandedOver<'_>) {
-    out.list(9).text(over.whose.host).number(over.whose.port).bytes_or_nil(over.bytes);
-    out.number(over.owner).flag(over.is_coming).flag(over.is_doubted).bytes_or_nil(over.anew);
+    out.list(9).text(over.connection.host).number(over.connection.port).bytes_or_nil(over.bytes);
+    out.number(over.owner).flag(over.is_pending).flag(over.is_uncertain).bytes_or_nil(over.new_session);
     out.number(over.number).number(over.session);
 }
 
 fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOver<'a>> {
     let ValueRef::Array(parts) = value else { return None };
-    let [host, port, bytes, owner, is_coming, is_doubted, anew, number, session] = parts.as_slice() else {
+    let [host, port, bytes, owner, is_pending, is_uncertain, new_session, number, session] = parts.as_slice()
+    else {
         return None;
     };
     Some(HandedOver {
-        whose: Connection { client_id, host: text_ref(host)?, port: number_of(port)? },
+        connection: Connection { client_id, host: text_ref(host)?, port: number_of(port)? },
         bytes: or_nil(Some(bytes), bytes_ref).ok()?,
-        anew: or_nil(Some(anew), bytes_ref).ok()?,
+        new_session: or_nil(Some(new_session), bytes_ref).ok()?,
         owner: owner.as_u64()?,
-        is_coming: flag_of(is_coming)?,
-        is_doubted: flag_of(is_doubted)?,
+        is_pending: flag_of(is_pending)?,
+        is_uncertain: flag_of(is_uncertain)?,
         number: number.as_u64()?,
         session: session.as_u64()?,
     })
@@ -164,13 +165,13 @@ fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOve
 
 /// Stores the login data that a process of a driver reports.
 #[derive(Clone, Copy)]
-pub(crate) struct Keeping<'a> {
+pub(crate) struct LoginRecorder<'a> {
     pub logins: &'a LoginStore,
     /// Number of the process.
     pub epoch: u64,
     pub driver: &'static str,
     /// Whether that process has a pending request about this client number.
-    pub is_asked: &'a dyn Fn(u64) -> bool,
+    pub has_request: &'a dyn Fn(u64) -> bool,
     /// Number of the broker's shards.
     pub shards: u32,
 }
@@ -178,23 +179,23 @@ pub(crate) struct Keeping<'a> {
 /// A worker's report about a login: its data, or `None` if earlier data is no longer valid; and
 /// whether the login is still pending.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Said<'a> {
+pub(crate) struct LoginReport<'a> {
     /// Number of the client.
     pub client: u64,
     pub bytes: Option<&'a [u8]>,
     /// The data to use if the broker starts a new session.
-    pub anew: Option<&'a [u8]>,
-    pub is_coming: bool,
+    pub new_session: Option<&'a [u8]>,
+    pub is_pending: bool,
 }
 
-impl Keeping<'_> {
+impl LoginRecorder<'_> {
     /// Stores or removes login data. While this version is being replaced, and afterwards, the
     /// report is sent to the next version too.
-    pub(crate) fn keep(self, host: Host, whose: Connection<'_>, said: Said<'_>) {
-        if let Some(message) = self.note(host.handle(), whose, said)
-            && host.instance_message(Some(shard_of(said.client)), 0, &message).is_err()
+    pub(crate) fn record(self, host: Host, connection: Connection<'_>, report: LoginReport<'_>) {
+        if let Some(message) = self.note(host.handle(), connection, report)
+            && host.instance_message(Some(shard_of(report.client)), 0, &message).is_err()
         {
-            self.logins.lost_on_the_way();
+            self.logins.note_handover_loss();
         }
     }
 
@@ -202,34 +203,40 @@ impl Keeping<'_> {
     fn note(
         self,
         load: u64,
-        whose: Connection<'_>,
-        Said { client, bytes, anew, is_coming }: Said<'_>,
+        connection: Connection<'_>,
+        LoginReport { client, bytes, new_session, is_pending }: LoginReport<'_>,
     ) -> Option<Vec<u8>> {
-        if is_coming && !(self.is_asked)(client) {
+        if is_pending && !(self.has_request)(client) {
             // The answer to the login came too late: the end of that connection would not be
             // reported.
             return None;
         }
         let (shard, now) = (shard_of(client), Instant::now());
-        if shard >= self.shards || whose.client_id == OF_NOBODY {
+        if shard >= self.shards || connection.client_id == NO_CLIENT_ID {
             // No such client exists; a worker may send any number.
             return None;
         }
-        let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: self.epoch, number: client });
-        let noted = match gave {
-            Some(gave) if is_coming => self.logins.store_of_login(gave, shard, now),
-            Some(gave) => self.logins.store(gave, shard),
-            None if is_coming => self.logins.none_coming(whose, shard, now),
-            None => self.logins.forget(whose, shard),
+        let data = bytes.map(|bytes| LoginData {
+            connection,
+            bytes,
+            new_session,
+            epoch: self.epoch,
+            number: client,
+        });
+        let noted = match data {
+            Some(data) if is_pending => self.logins.store_of_login(data, shard, now),
+            Some(data) => self.logins.store(data, shard),
+            None if is_pending => self.logins.pending_without_data(connection, shard, now),
+            None => self.logins.forget(connection, shard),
         };
         let (owner, session) = noted?;
         let mut message = Vec::new();
         let mut out = Writer(&mut message);
-        out.list(4).number(load).text(self.driver).text(whose.client_id);
-        let (is_doubted, number) = (false, client);
+        out.list(4).number(load).text(self.driver).text(connection.client_id);
+        let (is_uncertain, number) = (false, client);
         write_one(
             &mut out,
-            &HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number, session },
+            &HandedOver { connection, bytes, new_session, owner, is_pending, is_uncertain, number, session },
         );
         Some(message)
     }
@@ -252,16 +259,16 @@ impl ExhookShard {
             return;
         }
         let shard = self.shard;
-        let of_driver = |of: &&mut PoolShard| of.pool.config.driver.name() == driver && of.pool.keeps;
+        let of_driver = |of: &&mut PoolShard| of.pool.config.driver.name() == driver && of.pool.stores_logins;
         let Some(of) = self.pools.iter_mut().flatten().find(of_driver) else { return };
         let worker = of.pool.worker_of(client_id);
         let (logins, clients) = (&of.pool.logins[worker], &mut of.clients[worker]);
-        if !logins.take_late(shard, over, Instant::now()) || over.bytes.is_none() && !over.is_coming {
+        if !logins.take_late(shard, over, Instant::now()) || over.bytes.is_none() && !over.is_pending {
             return;
         }
-        if clients.login_came(over.whose) && over.is_coming {
+        if clients.login_came(over.connection) && over.is_pending {
             // Its client connected before this report came.
-            logins.enter_again(over.whose, shard);
+            logins.enter_again(over.connection, shard);
         }
     }
 }

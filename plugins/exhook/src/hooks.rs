@@ -11,7 +11,7 @@ use grapnel_plugin_abi::{
     Subscribe, Subscription, Unsubscribe, Verdict,
 };
 
-use crate::clients::{Entering, Moment, Who};
+use crate::clients::{ConnectDetails, ConnectionState, EventClient};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 use crate::{Exhook, ExhookShard, PoolShard};
@@ -20,7 +20,7 @@ use packets::{AUTH, CONNACK, CONNECT, DISCONNECT, connack_reason, ended};
 /// The client of an event; every event about a client has these getters.
 macro_rules! who {
     ($event:expr) => {
-        Who {
+        EventClient {
             client_id: $event.client_id(),
             username: $event.username(),
             superuser: $event.is_superuser(),
@@ -36,17 +36,17 @@ macro_rules! who {
 }
 
 /// What an event about CONNECT adds to the client.
-macro_rules! entering {
+macro_rules! connecting {
     ($event:expr, password $password:expr) => {
-        Entering {
+        ConnectDetails {
             will: $event.will().map(|will| (will.topic, will.payload, will.qos, will.retain)),
             password: $password,
             late: false,
-            ..entering!($event, false)
+            ..connecting!($event, false)
         }
     };
     ($event:expr, $is_login_call:expr) => {
-        Entering {
+        ConnectDetails {
             late: true,
             is_login_call: $is_login_call,
             password: None,
@@ -115,26 +115,39 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
 impl PoolShard {
     /// `[]`. Python: `ConnectEvent`.
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
-        let (who, entering) = (who!(event), entering!(event, password None));
+        let (who, connecting) = (who!(event), connecting!(event, password None));
         let data = |out: &mut Writer<'_>| {
             out.list(0);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Connect);
-        Ok(self.request(HookPoint::ClientConnect, (&who, Moment::ComesIn), Some(&entering), defer, data))
+        Ok(self.request(
+            HookPoint::ClientConnect,
+            (&who, ConnectionState::Connecting),
+            Some(&connecting),
+            defer,
+            data,
+        ))
     }
 
     /// `[verdict, method, auth_data, session]`: verdict so far 0 none, 1 allow, 2 deny; whether a session
     /// exists under the client identifier. Python: `AuthenticateEvent`.
     fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
-        let (who, entering) = (who!(event), entering!(event, password event.password()));
+        let (who, connecting) = (who!(event), connecting!(event, password event.password()));
         let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
         let there = event.has_session();
-        let moment = if event.is_renewal() { Moment::IsIn } else { Moment::ComesIn };
+        let connection_state =
+            if event.is_renewal() { ConnectionState::Connected } else { ConnectionState::Connecting };
         let data = |out: &mut Writer<'_>| {
             out.list(4).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data).flag(there);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authenticate);
-        Ok(self.request(HookPoint::ClientAuthenticate, (&who, moment), Some(&entering), defer, data))
+        Ok(self.request(
+            HookPoint::ClientAuthenticate,
+            (&who, connection_state),
+            Some(&connecting),
+            defer,
+            data,
+        ))
     }
 
     /// `[action, topic, qos, retain, verdict]`: action 1 publish, 2 subscribe, 3 will, 4 deliver. Python:
@@ -142,10 +155,10 @@ impl PoolShard {
     fn client_authorize(&mut self, event: &mut Authorize<'_>) -> Result<Flow, Refused> {
         use grapnel_plugin_abi::Action;
         let who = who!(event);
-        let moment = match event.action() {
-            Action::Publish => Moment::IsIn,
-            Action::Will => Moment::Unsaid,
-            Action::Subscribe | Action::Deliver => Moment::Authorizing,
+        let connection_state = match event.action() {
+            Action::Publish => ConnectionState::Connected,
+            Action::Will => ConnectionState::Unknown,
+            Action::Subscribe | Action::Deliver => ConnectionState::Authorizing,
         };
         let action = match event.action() {
             Action::Publish => 1_u64,
@@ -158,7 +171,7 @@ impl PoolShard {
             out.list(5).number(action).text(topic).number(qos).flag(retain).number(verdict_number(verdict));
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authorize);
-        Ok(self.request(HookPoint::ClientAuthorize, (&who, moment), None, defer, data))
+        Ok(self.request(HookPoint::ClientAuthorize, (&who, connection_state), None, defer, data))
     }
 
     /// `[[[filter, options], …], subscription_id, properties]`; nil for no subscription identifier; options
@@ -177,7 +190,7 @@ impl PoolShard {
             pairs(out, &users);
         };
         let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
-        Ok(self.request(HookPoint::ClientSubscribe, (&who, Moment::IsIn), None, defer, data))
+        Ok(self.request(HookPoint::ClientSubscribe, (&who, ConnectionState::Connected), None, defer, data))
     }
 
     /// `[[filter, …], properties]`. Python: `UnsubscribeEvent`.
@@ -194,7 +207,7 @@ impl PoolShard {
             pairs(out, &users);
         };
         let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
-        Ok(self.request(HookPoint::ClientUnsubscribe, (&who, Moment::IsIn), None, defer, data))
+        Ok(self.request(HookPoint::ClientUnsubscribe, (&who, ConnectionState::Connected), None, defer, data))
     }
 
     /// `message`. Python: `MessageEvent`.
@@ -205,15 +218,16 @@ impl PoolShard {
         message!(event, &mut Writer(&mut bytes), event.is_will());
         let defer = |deadline| event.defer(deadline).map(Ticket::Publish);
         let data = |out: &mut Writer<'_>| out.0.extend_from_slice(&bytes);
-        Ok(self.request(HookPoint::MessagePublish, (&who, Moment::IsIn), None, defer, data))
+        Ok(self.request(HookPoint::MessagePublish, (&who, ConnectionState::Connected), None, defer, data))
     }
 
     /// `[reason, session_present]`. Python: `ConnackEvent`.
     fn client_connack(&mut self, event: &mut Connack<'_>) {
         let (who, reason, present) = (who!(event), event.reason().0, event.session_present());
-        let moment = if reason == Reason::SUCCESS.0 { Moment::LetIn } else { Moment::IsRefused };
-        self.is_answered(&who, moment == Moment::LetIn, present);
-        self.notify(HookPoint::ClientConnack, (&who, moment), None, |out| {
+        let connection_state =
+            if reason == Reason::SUCCESS.0 { ConnectionState::Admitted } else { ConnectionState::Refused };
+        self.is_answered(&who, connection_state == ConnectionState::Admitted, present);
+        self.notify(HookPoint::ClientConnack, (&who, connection_state), None, |out| {
             out.list(2).number(reason).flag(present);
         });
     }
@@ -225,8 +239,8 @@ impl PoolShard {
         self.is_connected(&who);
         self.notify(
             HookPoint::ClientConnected,
-            (&who, Moment::LetIn),
-            Some(&entering!(event, is_login_call)),
+            (&who, ConnectionState::Admitted),
+            Some(&connecting!(event, is_login_call)),
             |out| {
                 out.list(0);
             },
@@ -236,7 +250,7 @@ impl PoolShard {
     /// `[reason, name]`. Python: `DisconnectedEvent`.
     fn client_disconnected(&mut self, event: &mut Disconnected<'_>) {
         let reason = event.reason();
-        self.notify(HookPoint::ClientDisconnected, (&who!(event), Moment::IsIn), None, |out| {
+        self.notify(HookPoint::ClientDisconnected, (&who!(event), ConnectionState::Connected), None, |out| {
             out.list(2).number(reason.0).text(ended(reason));
         });
     }
@@ -250,14 +264,16 @@ impl PoolShard {
         };
         let who = who!(event);
         let comes = matches!(point, HookPoint::SessionCreated | HookPoint::SessionResumed);
-        let moment = if comes { Moment::LetIn } else { Moment::IsIn };
-        self.notify(point, (&who, moment), None, |out| {
+        let connection_state = if comes { ConnectionState::Admitted } else { ConnectionState::Connected };
+        self.notify(point, (&who, connection_state), None, |out| {
             out.list(4).flag(event.is_persistent()).number(event.expiry_s());
             out.text_or_nil(cause).number_or_nil(reason.map(|reason| u64::from(reason.0)));
         });
-        if self.pool.keeps && matches!(point, HookPoint::SessionTerminated | HookPoint::SessionDiscarded) {
+        if self.pool.stores_logins
+            && matches!(point, HookPoint::SessionTerminated | HookPoint::SessionDiscarded)
+        {
             // After the call, which includes the stored data.
-            self.clients_of(who.client_id).session_over(&who);
+            self.clients_of(who.client_id).session_ended(&who);
         }
     }
 
@@ -291,7 +307,7 @@ impl PoolShard {
     /// subscription, otherwise nil. Python: `SubscribedEvent`.
     fn session_subscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
-        self.notify(HookPoint::SessionSubscribed, (&who!(event), Moment::IsIn), None, |out| {
+        self.notify(HookPoint::SessionSubscribed, (&who!(event), ConnectionState::Connected), None, |out| {
             out.list(5).text(filter.filter).number(filter.options).flag(event.is_new());
             out.number_or_nil(event.subscription_id().map(u64::from)).text_or_nil(event.cause());
         });
@@ -300,21 +316,28 @@ impl PoolShard {
     /// `[filter, cause]`. Python: `UnsubscribedEvent`.
     fn session_unsubscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
-        self.notify(HookPoint::SessionUnsubscribed, (&who!(event), Moment::IsIn), None, |out| {
-            out.list(2).text(filter.filter).text_or_nil(event.cause());
-        });
+        self.notify(
+            HookPoint::SessionUnsubscribed,
+            (&who!(event), ConnectionState::Connected),
+            None,
+            |out| {
+                out.list(2).text(filter.filter).text_or_nil(event.cause());
+            },
+        );
     }
 
     /// As `message_publish`.
     fn message_delivered(&mut self, event: &mut Delivered<'_>) {
-        self.notify(HookPoint::MessageDelivered, (&who!(event), Moment::IsIn), None, |out| {
+        self.notify(HookPoint::MessageDelivered, (&who!(event), ConnectionState::Connected), None, |out| {
             message!(event, out)
         });
     }
 
     /// As `message_publish`.
     fn message_acked(&mut self, event: &mut Acked<'_>) {
-        self.notify(HookPoint::MessageAcked, (&who!(event), Moment::IsIn), None, |out| message!(event, out));
+        self.notify(HookPoint::MessageAcked, (&who!(event), ConnectionState::Connected), None, |out| {
+            message!(event, out)
+        });
     }
 
     /// `[message, by, cause]`. Python: `DroppedEvent`.
@@ -328,7 +351,7 @@ impl PoolShard {
             let from = event.from().unwrap_or("");
             self.notify_without_client(HookPoint::MessageDropped, (Some(from), from), data);
         } else {
-            self.notify(HookPoint::MessageDropped, (&who!(event), Moment::IsIn), None, data);
+            self.notify(HookPoint::MessageDropped, (&who!(event), ConnectionState::Connected), None, data);
         }
     }
 
@@ -351,18 +374,18 @@ impl PoolShard {
     fn packet(&mut self, point: HookPoint, event: &Packet<'_>) {
         let who = who!(event);
         // Packets to a client that has connected, or from one that is authenticated.
-        let moment = match (point, event.packet_type()) {
-            (_, CONNECT) => Moment::ComesIn,
+        let connection_state = match (point, event.packet_type()) {
+            (_, CONNECT) => ConnectionState::Connecting,
             (HookPoint::PacketSent, CONNACK) => match connack_reason(event.bytes()) {
-                Some(0) => Moment::LetIn,
-                Some(_) => Moment::IsRefused,
-                None => Moment::Packet,
+                Some(0) => ConnectionState::Admitted,
+                Some(_) => ConnectionState::Refused,
+                None => ConnectionState::Packet,
             },
-            (_, CONNACK | DISCONNECT | AUTH) => Moment::Packet,
-            (HookPoint::PacketReceived, _) if who.anonymous => Moment::PacketSeen,
-            _ => Moment::IsIn,
+            (_, CONNACK | DISCONNECT | AUTH) => ConnectionState::Packet,
+            (HookPoint::PacketReceived, _) if who.anonymous => ConnectionState::PacketSeen,
+            _ => ConnectionState::Connected,
         };
-        self.notify(point, (&who, moment), None, |out| {
+        self.notify(point, (&who, connection_state), None, |out| {
             out.list(2).number(event.packet_type()).bytes(event.bytes());
         });
     }

@@ -37,11 +37,11 @@ use grapnel_plugin_abi::{
 };
 
 use call_queue::CallQueue;
-use clients::{Clients, Places};
-use config::{Config, PLACES, Written};
-use logins::{LoginStore, ON_THE_WAY_MAX, hash_of};
+use clients::{ClientLimits, Clients};
+use config::{Config, PLACES, RawConfig};
+use logins::{LoginStore, PENDING_TIME_MAX, hash_of};
 use stats::{Kinds, WorkerStats};
-use wire::{Ready, Wanted};
+use wire::{Ready, RequestedHook};
 use worker::Worker;
 
 /// How much longer the broker waits than the worker's thread, which fails calls by policy at its
@@ -63,9 +63,9 @@ pub(crate) struct Pool {
     /// Whether the broker has started.
     started: Arc<AtomicBool>,
     /// The hooks that the workers request, by hook point.
-    wanted: BTreeMap<HookPoint, Wanted>,
+    wanted: BTreeMap<HookPoint, RequestedHook>,
     /// Whether the workers store login data.
-    keeps: bool,
+    stores_logins: bool,
 }
 
 /// The instance of a shard.
@@ -104,10 +104,10 @@ const LOOK: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Plugin for Exhook {
-    type Config = Written;
+    type Config = RawConfig;
     type Shard = ExhookShard;
 
-    fn load(config: Written, host: &Host) -> Result<Exhook, Error> {
+    fn load(config: RawConfig, host: &Host) -> Result<Exhook, Error> {
         let configs = config.read(host.file().and_then(Path::parent))?;
         let started: Vec<_> =
             configs.into_iter().map(|config| Starting::new(config, *host)).collect::<Result<_, _>>()?;
@@ -122,12 +122,12 @@ impl Plugin for Exhook {
         let mut pools = [const { None }; PLACES];
         for pool in &self.pools {
             let clients_max = pool.config.clients_max as usize;
-            let places = Places {
+            let places = ClientLimits {
                 clients_max,
-                visitors_max: PENDING_LOGINS_MIN.max(clients_max / PENDING_LOGINS_SHARE),
-                visitors_bytes_max: usize::try_from(pool.config.queue.bytes_max).unwrap_or(usize::MAX),
-                visit_max: pool.config.call_timeout + ON_THE_WAY_MAX,
-                keeps: pool.keeps,
+                pending_max: PENDING_LOGINS_MIN.max(clients_max / PENDING_LOGINS_SHARE),
+                pending_bytes_max: usize::try_from(pool.config.queue.bytes_max).unwrap_or(usize::MAX),
+                pending_time_max: pool.config.call_timeout + PENDING_TIME_MAX,
+                stores_logins: pool.stores_logins,
             };
             let clients =
                 pool.logins.iter().map(|logins| Clients::new(shard, places, Arc::clone(logins))).collect();
@@ -137,20 +137,20 @@ impl Plugin for Exhook {
         let load = self.host.handle();
         let (host, journal) = (Some(self.host), Journal::default());
         let mut shard = ExhookShard { shard, load, pools, host, timer: None, journal, hands_over: false };
-        shard.look_later(LOOK);
+        shard.arm_expiry(LOOK);
         Ok(shard)
     }
 
     fn on_timer(shard: &mut ExhookShard, timer: Timer, _number: u64) {
         if shard.timer == Some(timer) {
-            shard.look();
+            shard.expire_pending();
         }
     }
 
     /// From now on no hook here reports which sessions end, so workers with state of sessions are
     /// renewed before this is enabled again. In a reload no hook is called after this.
     fn deactivate(self: &Arc<Self>) {
-        for pool in self.pools.iter().filter(|pool| pool.keeps) {
+        for pool in self.pools.iter().filter(|pool| pool.stores_logins) {
             pool.queues.iter().for_each(|queue| queue.outdate());
         }
     }
@@ -164,9 +164,11 @@ impl Plugin for Exhook {
     /// the version before was at the handover. Session ends in between are reported neither here
     /// nor to the workers.
     fn configured(self: &Arc<Self>, shard: &mut ExhookShard) {
-        for PoolShard { pool, let_in, .. } in shard.pools.iter_mut().flatten().filter(|of| of.pool.keeps) {
+        for PoolShard { pool, let_in, .. } in
+            shard.pools.iter_mut().flatten().filter(|of| of.pool.stores_logins)
+        {
             *let_in = None;
-            pool.logins.iter().for_each(|logins| logins.doubt(shard.shard));
+            pool.logins.iter().for_each(|logins| logins.mark_uncertain(shard.shard));
             pool.queues.iter().for_each(|queue| queue.outdate());
         }
     }
@@ -221,7 +223,7 @@ impl Starting {
                 index,
                 first: Some(first),
                 started: Arc::clone(&started),
-                keeps: None,
+                stores_logins: None,
                 wrong: 0,
                 late: 0,
                 lost: Default::default(),
@@ -239,22 +241,22 @@ impl Starting {
     /// Waits until the workers are ready, and collects the hooks that they request.
     fn ready(self) -> Result<Arc<Pool>, Error> {
         let Starting { config, queues: lines, logins: kept, started, ready } = self;
-        let (mut wanted, mut keeps) = (BTreeMap::new(), false);
+        let (mut wanted, mut stores_logins) = (BTreeMap::new(), false);
         for answer in ready {
             let ready = answer.recv().map_err(|_| Error::new("a worker's thread has ended"))?;
-            let Ready { hooks, keeps: this_keeps, .. } = ready.map_err(Error::new)?;
-            keeps |= this_keeps;
+            let Ready { hooks, stores_logins: this_keeps, .. } = ready.map_err(Error::new)?;
+            stores_logins |= this_keeps;
             for hook in hooks {
                 add(&mut wanted, hook)?;
             }
         }
         apply_topics(&config, &mut wanted)?;
-        Ok(Arc::new(Pool { config, queues: lines, logins: kept, started, wanted, keeps }))
+        Ok(Arc::new(Pool { config, queues: lines, logins: kept, started, wanted, stores_logins }))
     }
 }
 
 /// Adds one hook that a worker requests to those of the others.
-fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Error> {
+fn add(wanted: &mut BTreeMap<HookPoint, RequestedHook>, hook: RequestedHook) -> Result<(), Error> {
     let Some(point) = HookPoint::ALL.iter().copied().find(|point| point.name() == hook.point) else {
         return Err(Error::new(format!(
             "a worker requests the hook point {:?}, which does not exist",
@@ -264,7 +266,7 @@ fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Err
     let answers = hook.answers && point.may_defer();
     match wanted.get_mut(&point) {
         None => {
-            wanted.insert(point, Wanted { answers, ..hook });
+            wanted.insert(point, RequestedHook { answers, ..hook });
         }
         Some(before) => {
             before.answers |= answers;
@@ -282,7 +284,7 @@ fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Err
 }
 
 /// Replaces the workers' topic filters by the operator's.
-fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, Wanted>) -> Result<(), Error> {
+fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, RequestedHook>) -> Result<(), Error> {
     for (name, topics) in &config.topics {
         // EMQX writes message_publish, we write message.publish.
         let point = HookPoint::ALL
@@ -331,10 +333,10 @@ impl Pool {
         let is_wanted = |point| self.wanted.contains_key(&point);
         let before_it_is_in =
             [HookPoint::ClientConnect, HookPoint::ClientAuthenticate, HookPoint::ClientAuthorize];
-        let logins = self.keeps || before_it_is_in.into_iter().any(is_wanted);
+        let logins = self.stores_logins || before_it_is_in.into_iter().any(is_wanted);
         let keeping = [HookPoint::ClientConnected, HookPoint::SessionDiscarded, HookPoint::SessionTerminated];
         let all = logins.then_some(HookPoint::ClientConnack).into_iter();
-        let all = all.chain(keeping.into_iter().filter(|_| self.keeps));
+        let all = all.chain(keeping.into_iter().filter(|_| self.stores_logins));
         all.filter(|point| !self.wanted.contains_key(point))
     }
 

@@ -3,11 +3,11 @@
 //! plugin. Shards read it when they describe a client, and report which clients connect and which
 //! sessions end. The worker's thread writes it. Nothing here interprets the bytes.
 
-mod coming;
-mod doubt;
 mod lost;
 mod not_stored;
+mod pending;
 mod state;
+mod uncertain;
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -19,10 +19,10 @@ use grapnel_plugin_abi::Counter;
 use rmpv::ValueRef;
 
 use crate::wire::{Writer, flag_of, get, text_ref};
-pub use coming::{OF_NOBODY, ON_THE_WAY_MAX};
 use lost::LostLogin;
 pub use lost::hash_of;
 pub use not_stored::NotStored;
+pub use pending::{NO_CLIENT_ID, PENDING_TIME_MAX};
 pub use state::owner_of;
 use state::{Bounds, Live, Logins, State};
 
@@ -32,7 +32,7 @@ pub struct LoginStore {
     state: Mutex<State>,
     /// Number of entries, so that a lookup in an empty store takes no lock.
     count: AtomicUsize,
-    /// Number of gaps so far (see `doubt.rs`).
+    /// Number of gaps so far (see `mark_uncertain.rs`).
     gaps: AtomicU64,
     bounds: Bounds,
     /// Counts the logins whose data could not be stored.
@@ -52,14 +52,14 @@ pub struct Connection<'a> {
 
 /// The data of one login.
 #[derive(Clone, Copy, Debug)]
-pub struct Gave<'a> {
+pub struct LoginData<'a> {
     /// The connection that logged in.
-    pub whose: Connection<'a>,
+    pub connection: Connection<'a>,
     /// What it gave.
     pub bytes: &'a [u8],
     /// The data to use instead if the broker starts a new session. Only for a pending login that
     /// requested to resume an existing session.
-    pub anew: Option<&'a [u8]>,
+    pub new_session: Option<&'a [u8]>,
     /// The process that has the data itself; 0 for none.
     pub epoch: u64,
     /// The client's number in this version of the plugin.
@@ -70,17 +70,17 @@ pub struct Gave<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct HandedOver<'a> {
     /// The connection, and its data; `None` where the data could not be stored.
-    pub whose: Connection<'a>,
+    pub connection: Connection<'a>,
     pub bytes: Option<&'a [u8]>,
-    /// As [`Gave::anew`].
-    pub anew: Option<&'a [u8]>,
+    /// As [`LoginData::new_session`].
+    pub new_session: Option<&'a [u8]>,
     /// Who is charged for it. For an entry of `lost.rs` (no client identifier): its number there.
     pub owner: u64,
     /// Whether the login is still pending.
-    pub is_coming: bool,
+    pub is_pending: bool,
     /// Whether its session may have ended without a notification.
-    pub is_doubted: bool,
-    /// As [`Gave::number`]; 0 where it is not known. For an entry of `lost.rs` (no client
+    pub is_uncertain: bool,
+    /// As [`LoginData::number`]; 0 where it is not known. For an entry of `lost.rs` (no client
     /// identifier): its address there.
     pub number: u64,
     /// The session that it belongs to; 0 while the login is pending. For an entry of `lost.rs` (no
@@ -92,16 +92,16 @@ impl HandedOver<'_> {
     /// An entry of `lost.rs`.
     fn lost(lost: LostLogin) -> HandedOver<'static> {
         let LostLogin { number: owner, share: number, client: session } = lost;
-        let whose = Connection { client_id: OF_NOBODY, host: "", port: 0 };
-        let (bytes, anew, is_coming, is_doubted) = (None, None, true, false);
-        HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number, session }
+        let connection = Connection { client_id: NO_CLIENT_ID, host: "", port: 0 };
+        let (bytes, new_session, is_pending, is_uncertain) = (None, None, true, false);
+        HandedOver { connection, bytes, new_session, owner, is_pending, is_uncertain, number, session }
     }
 
     /// The hash of the client identifier; `None` for an entry of a whole address.
     pub fn client(&self) -> Option<u64> {
-        match (self.whose.client_id, self.session) {
-            (OF_NOBODY, 0) => None,
-            (OF_NOBODY, client) => Some(client),
+        match (self.connection.client_id, self.session) {
+            (NO_CLIENT_ID, 0) => None,
+            (NO_CLIENT_ID, client) => Some(client),
             (client_id, _) => Some(hash_of(client_id)),
         }
     }
@@ -109,14 +109,14 @@ impl HandedOver<'_> {
 
 impl LoginStore {
     /// An empty store. It holds at most `one_max` bytes for one login, `all_max` bytes in all, and
-    /// the data of `coming_max` pending logins. `counter` counts the logins whose data could not be
-    /// stored.
+    /// the data of `pending_max` pending logins. `counter` counts the logins whose data could not
+    /// be stored.
     pub fn new(
         (one_max, all_max): (usize, usize),
-        coming_max: usize,
+        pending_max: usize,
         counter: Option<Counter>,
     ) -> LoginStore {
-        let bounds = Bounds { one_max, all_max, coming_max };
+        let bounds = Bounds { one_max, all_max, pending_max };
         let (count, gaps) = (AtomicUsize::new(0), AtomicU64::new(0));
         LoginStore { state: Mutex::default(), count, gaps, bounds, counter }
     }
@@ -144,10 +144,10 @@ impl LoginStore {
     /// removed, since it is outdated. Nothing is stored if this is not the last connection of its
     /// session. Returns who is charged, and the session, if a version that takes over must be
     /// informed.
-    pub fn store(&self, gave: Gave<'_>, shard: u32) -> Option<(u64, u64)> {
+    pub fn store(&self, data: LoginData<'_>, shard: u32) -> Option<(u64, u64)> {
         self.change(|state| {
-            let live = state.of(shard).live_of(gave.whose)?;
-            state.put(&self.bounds, gave, shard, live);
+            let live = state.of(shard).live_of(data.connection)?;
+            state.put(&self.bounds, data, shard, live);
             state.of(shard).changed.is_some().then_some((live.owner, live.session))
         })
     }
@@ -156,68 +156,73 @@ impl LoginStore {
     /// or until other logins from its address need the room. Call it only while the worker's answer
     /// to the login is awaited: the end of a connection that has already closed would never be
     /// reported. Returns the same as [`LoginStore::store`].
-    pub fn store_of_login(&self, gave: Gave<'_>, shard: u32, now: Instant) -> Option<(u64, u64)> {
-        self.put_coming((gave.whose, shard), Some(gave), now)
+    pub fn store_of_login(&self, data: LoginData<'_>, shard: u32, now: Instant) -> Option<(u64, u64)> {
+        self.put_pending((data.connection, shard), Some(data), now)
     }
 
     /// As [`LoginStore::store_of_login`], for data that cannot be stored.
-    pub fn none_coming(&self, whose: Connection<'_>, shard: u32, now: Instant) -> Option<(u64, u64)> {
-        self.put_coming((whose, shard), None, now)
-    }
-
-    fn put_coming(
+    pub fn pending_without_data(
         &self,
-        whose: (Connection<'_>, u32),
-        gave: Option<Gave<'_>>,
+        connection: Connection<'_>,
+        shard: u32,
         now: Instant,
     ) -> Option<(u64, u64)> {
-        let owner = owner_of(None, whose.0.host);
+        self.put_pending((connection, shard), None, now)
+    }
+
+    fn put_pending(
+        &self,
+        connection: (Connection<'_>, u32),
+        data: Option<LoginData<'_>>,
+        now: Instant,
+    ) -> Option<(u64, u64)> {
+        let owner = owner_of(None, connection.0.host);
         self.change(|state| {
-            state.put_coming(&self.bounds, whose, gave, (owner, None, now));
-            state.of(whose.1).changed.is_some().then_some((owner, 0))
+            state.put_pending(&self.bounds, connection, data, (owner, None, now));
+            state.of(connection.1).changed.is_some().then_some((owner, 0))
         })
     }
 
     /// A client of this owner has connected and has session `session`, which it has resumed
     /// (`goes_on`) or begun. The data of its login belongs to that session from now on.
-    pub fn enter(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64), goes_on: bool) {
-        let live = Live::of(whose, session, owner, goes_on);
-        self.change(|state| state.enter(&self.bounds, whose, shard, live));
+    pub fn enter(&self, connection: Connection<'_>, shard: u32, (session, owner): (u64, u64), goes_on: bool) {
+        let live = Live::of(connection, session, owner, goes_on);
+        self.change(|state| state.enter(&self.bounds, connection, shard, live));
     }
 
     /// As [`LoginStore::enter`], where it is not known whether a pending login from this address is
     /// this one. If there is one, nothing is stored of this login.
-    pub fn enter_unanswered(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64)) {
+    pub fn enter_unanswered(&self, connection: Connection<'_>, shard: u32, (session, owner): (u64, u64)) {
         self.change(|state| {
-            let (coming, is_lost) = state.end_coming(whose, shard);
-            if coming.is_some() || is_lost {
-                state.remove(shard, whose.client_id);
+            let (pending, is_lost) = state.end_pending(connection, shard);
+            if pending.is_some() || is_lost {
+                state.remove(shard, connection.client_id);
             }
-            state.enter(&self.bounds, whose, shard, Live::of(whose, session, owner, false));
+            state.enter(&self.bounds, connection, shard, Live::of(connection, session, owner, false));
         });
     }
 
     /// The data of a login has arrived after its client connected.
-    pub fn enter_again(&self, whose: Connection<'_>, shard: u32) {
+    pub fn enter_again(&self, connection: Connection<'_>, shard: u32) {
         self.change(|state| {
-            if let Some(live) = state.of(shard).live_of(whose) {
-                state.enter(&self.bounds, whose, shard, live);
+            if let Some(live) = state.of(shard).live_of(connection) {
+                state.enter(&self.bounds, connection, shard, live);
             }
         });
     }
 
     /// A client was refused.
-    pub fn refused(&self, whose: Connection<'_>, shard: u32) {
+    pub fn refused(&self, connection: Connection<'_>, shard: u32) {
         if self.count.load(Ordering::Relaxed) > 0 {
-            self.change(|state| drop(state.end_coming(whose, shard)));
+            self.change(|state| drop(state.end_pending(connection, shard)));
         }
     }
 
     /// The worker says that the data of this connection's login is no longer valid. Returns the
     /// same as [`LoginStore::store`].
-    pub fn forget(&self, whose: Connection<'_>, shard: u32) -> Option<(u64, u64)> {
+    pub fn forget(&self, connection: Connection<'_>, shard: u32) -> Option<(u64, u64)> {
         self.change(|state| {
-            state.forget(whose, shard);
+            state.forget(connection, shard);
             state.of(shard).changed.is_some().then_some((0, 0))
         })
     }
@@ -234,8 +239,8 @@ impl LoginStore {
 
     /// Session events of a shard were missed. Its entries are evicted first until an event confirms
     /// that their sessions exist.
-    pub fn doubt(&self, shard: u32) {
-        self.change(|state| state.begin_doubt(shard));
+    pub fn mark_uncertain(&self, shard: u32) {
+        self.change(|state| state.begin_gap(shard));
         self.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -246,21 +251,32 @@ impl LoginStore {
 
     /// The first event of a connection after a gap, or at all. `was_known` is set for a connection
     /// that had events before the gap.
-    pub fn confirm(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64), was_known: bool) {
-        let live = Live::of(whose, session, owner, false);
-        let live = Live { was_seen: false, is_doubted: !was_known, ..live };
-        self.change(|state| state.confirm(&self.bounds, whose, shard, live));
+    pub fn confirm(
+        &self,
+        connection: Connection<'_>,
+        shard: u32,
+        (session, owner): (u64, u64),
+        was_known: bool,
+    ) {
+        let live = Live::of(connection, session, owner, false);
+        let live = Live { was_seen: false, is_uncertain: !was_known, ..live };
+        self.change(|state| state.confirm(&self.bounds, connection, shard, live));
     }
 
     /// The data of this connection's login. The owner is compared too, because another user may
     /// later connect from the same port and inherit the session.
-    pub fn of(&self, whose: Connection<'_>, shard: u32, (session, owner): (u64, u64)) -> Option<Box<[u8]>> {
+    pub fn of(
+        &self,
+        connection: Connection<'_>,
+        shard: u32,
+        (session, owner): (u64, u64),
+    ) -> Option<Box<[u8]>> {
         if self.is_empty() {
             return None;
         }
         let state = self.lock();
-        let login = state.get(shard, whose.client_id, session)?;
-        (login.is_of(whose) && login.owner == owner).then(|| login.bytes.clone())
+        let login = state.get(shard, connection.client_id, session)?;
+        (login.is_of(connection) && login.owner == owner).then(|| login.bytes.clone())
     }
 
     /// The data of the login that began this session of a client, unless process `epoch` has it
@@ -283,7 +299,7 @@ impl LoginStore {
         let (client_id, host) = (get(&value, "client_id")?, get(&value, "peer_host")?);
         let port = get(&value, "peer_port")?.as_u64().and_then(|port| u16::try_from(port).ok())?;
         let of = Connection { client_id: text_ref(client_id)?, host: text_ref(host)?, port };
-        if is_entering(&value) {
+        if is_connecting(&value) {
             return None;
         }
         let user = get(&value, "username").and_then(text_ref);
@@ -299,13 +315,13 @@ impl LoginStore {
 
     /// The description of a client that is connecting, with the data of the login that began its
     /// session. `None` where there is nothing to add. `epoch` is the process that will read it.
-    pub fn entering(&self, about: &[u8], shard: u32, session: u64, epoch: u64) -> Option<Vec<u8>> {
+    pub fn describe_connecting(&self, about: &[u8], shard: u32, session: u64, epoch: u64) -> Option<Vec<u8>> {
         if self.is_empty() {
             return None;
         }
         let value = rmpv::decode::read_value_ref(&mut { about }).ok()?;
         // Stored data of an earlier login must not affect a client that is already connected.
-        if !is_entering(&value) {
+        if !is_connecting(&value) {
             return None;
         }
         let stored = self.stored(text_ref(get(&value, "client_id")?)?, shard, session, epoch)?;
@@ -333,19 +349,19 @@ impl LoginStore {
     pub fn next(&self, shard: u32, after: Option<&str>) -> Option<String> {
         let state = self.lock();
         if after.is_none() && state.lost.of_shard(shard).next().is_some() {
-            return Some(OF_NOBODY.to_owned());
+            return Some(NO_CLIENT_ID.to_owned());
         }
         let logins = state.shards.get(&shard)?;
         let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
         let first =
             logins.by_client.range::<str, _>((behind, Bound::Unbounded)).next().map(|(name, _)| &**name);
-        first.into_iter().chain(logins.next_coming(after)).min().map(str::to_owned)
+        first.into_iter().chain(logins.next_pending(after)).min().map(str::to_owned)
     }
 
     /// Calls `call` with each entry of a client of a shard.
     pub fn each_of(&self, shard: u32, client_id: &str, mut call: impl FnMut(HandedOver<'_>)) {
         let state = self.lock();
-        if client_id == OF_NOBODY {
+        if client_id == NO_CLIENT_ID {
             state.lost.of_shard(shard).for_each(|of| call(HandedOver::lost(of)));
         } else if let Some(logins) = state.shards.get(&shard) {
             logins.each_of(client_id, &mut call);
@@ -363,24 +379,25 @@ impl LoginStore {
     /// connection may have come from the same port since; then the worker before has given it a
     /// higher number.
     pub fn take_late(&self, shard: u32, over: HandedOver<'_>, now: Instant) -> bool {
-        let (whose, session) = (over.whose, over.session);
+        let (connection, session) = (over.connection, over.session);
         self.change(|state| {
-            let there = state.there(shard, whose.client_id);
-            let is_in = there.is_some_and(|login| login.is_of(whose) && !login.is_before(over.number));
+            let there = state.there(shard, connection.client_id);
+            let is_connected =
+                there.is_some_and(|login| login.is_of(connection) && !login.is_before(over.number));
             let is_later = there.is_some_and(|login| {
-                login.session > session || login.session == session && !login.is_of(whose)
+                login.session > session || login.session == session && !login.is_of(connection)
             });
-            let live = state.of(shard).live(whose.client_id);
-            if over.is_coming {
-                if is_in {
+            let live = state.of(shard).live(connection.client_id);
+            if over.is_pending {
+                if is_connected {
                     return false;
                 }
             } else if over.bytes.is_some() && (is_later || live.is_some_and(|live| live.session > session)) {
                 return false;
             }
             // If no event has shown its session here, it may have ended.
-            let is_there = live.is_some_and(|live| live.session == session && !live.is_doubted);
-            let over = HandedOver { is_doubted: over.is_doubted || !is_there, ..over };
+            let is_there = live.is_some_and(|live| live.session == session && !live.is_uncertain);
+            let over = HandedOver { is_uncertain: over.is_uncertain || !is_there, ..over };
             state.take_over(&self.bounds, shard, over, now);
             true
         })
@@ -393,7 +410,7 @@ impl LoginStore {
     }
 
     /// Counts an entry that could not be handed over.
-    pub fn lost_on_the_way(&self) {
+    pub fn note_handover_loss(&self) {
         self.change(|state| state.not_stored.handed_over += 1);
     }
 
@@ -431,7 +448,7 @@ impl LoginStore {
 }
 
 /// Whether this describes a client that is connecting and whose login has no data yet.
-fn is_entering(described: &ValueRef<'_>) -> bool {
+fn is_connecting(described: &ValueRef<'_>) -> bool {
     get(described, "will").is_some() && get(described, "earlier").is_none()
 }
 

@@ -9,11 +9,11 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// When something was logged last.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Pace(Option<Instant>);
+pub struct LogInterval(Option<Instant>);
 
-impl Pace {
+impl LogInterval {
     /// Whether it may be logged now; if so, it counts as logged.
-    pub fn may_say(&mut self, now: Instant) -> bool {
+    pub fn may_log(&mut self, now: Instant) -> bool {
         let may = self.0.is_none_or(|said| now.saturating_duration_since(said) >= PAUSE);
         if may {
             self.0 = Some(now);
@@ -28,27 +28,27 @@ pub struct Notices(BTreeMap<&'static str, Notice>);
 
 #[derive(Default, Debug)]
 struct Notice {
-    pace: Pace,
+    pace: LogInterval,
     /// The last failure since the last line, and the number of failures since.
-    unsaid: Option<(String, u64)>,
+    unlogged: Option<(String, u64)>,
 }
 
 impl Notices {
     /// Records a failure. Returns the line to log, if one is due.
     pub fn note(&mut self, kind: &'static str, text: String, now: Instant) -> Option<String> {
         let notice = self.0.entry(kind).or_default();
-        let count = notice.unsaid.take().map_or(1, |(_, count)| count + 1);
-        if notice.pace.may_say(now) {
+        let count = notice.unlogged.take().map_or(1, |(_, count)| count + 1);
+        if notice.pace.may_log(now) {
             return Some(line(&text, count));
         }
-        notice.unsaid = Some((text, count));
+        notice.unlogged = Some((text, count));
         None
     }
 
     /// Lines for unlogged failures whose time has come, or for all of them `at_the_end`.
     pub fn due(&mut self, now: Instant, at_the_end: bool) -> Vec<String> {
         let due = self.0.values_mut().filter_map(|notice| {
-            let (text, count) = notice.unsaid.take_if(|_| notice.pace.may_say(now) || at_the_end)?;
+            let (text, count) = notice.unlogged.take_if(|_| notice.pace.may_log(now) || at_the_end)?;
             Some(line(&text, count))
         });
         due.collect()

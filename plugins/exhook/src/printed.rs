@@ -52,13 +52,13 @@ impl Lines {
     /// Ends the shutdown: logs what is left, up to the limit per second.
     pub fn end_shutdown(&mut self) {
         for (level, text) in self.paced.take().into_iter().flat_map(|(waiting, _)| waiting) {
-            self.say(level, &text);
+            self.log(level, &text);
         }
         self.new_second();
     }
 
     /// Logs one line.
-    pub fn say(&mut self, level: Level, text: &str) {
+    pub fn log(&mut self, level: Level, text: &str) {
         if let Some((waiting, _)) = &mut self.paced {
             return waiting.push_back((level, text.to_owned()));
         }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_and_what_never_ends_is_shown_all_the_same() {
+    fn invalid_text_and_endless_lines_are_shown() {
         let mut printed = Printed::default();
         assert_eq!(lines(&mut printed, b"\xff\n"), ["\u{fffd}"]);
         let mut count = 0;

@@ -183,16 +183,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::Written;
+    use crate::config::RawConfig;
 
     #[test]
-    fn a_worker_gets_what_is_named_and_nothing_of_the_brokers_own() {
+    fn a_worker_gets_only_the_configured_environment() {
         let written = json!({
             "driver": "python3",
             "path": "/tmp",
             "environment": ["PGHOST", "TZ=UTC", "MISSING", "EMPTY="],
         });
-        let written: Written = serde_json::from_value(written).unwrap();
+        let written: RawConfig = serde_json::from_value(written).unwrap();
         let config = written.read(None).unwrap().remove(0);
         let ours = [
             ("HOME", "/root"),

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use grapnel_plugin_abi::allocated;
 
-pub use call::{About, Call, Kind, Named, Owner};
+pub use call::{Call, Description, Kind, NamedClient, Owner};
 use call::{Charge, Name};
 
 use crate::shrink;
@@ -77,7 +77,7 @@ impl Entries {
 /// A connection that is not in yet, or has just connected: its calls in the queue of its address,
 /// and calls that were taken from there and may be put back.
 #[derive(Debug)]
-struct Entering {
+struct NewConnection {
     queue: Name,
     waiting: usize,
     taken: usize,
@@ -91,7 +91,7 @@ pub struct Queue {
     limits: Limits,
     entries: Entries,
     /// By client number.
-    entering: HashMap<u64, Entering>,
+    new_connections: HashMap<u64, NewConnection>,
     /// Whose turn is next: one place for each of the first calls of every owner.
     turns: VecDeque<Name>,
     /// Notices that a client's number is not used again, where none of its calls are queued. They
@@ -110,7 +110,7 @@ impl Queue {
         Queue {
             limits,
             entries: Entries::default(),
-            entering: HashMap::new(),
+            new_connections: HashMap::new(),
             turns: VecDeque::new(),
             forgotten: VecDeque::new(),
             usage: Usage::default(),
@@ -224,9 +224,9 @@ impl Queue {
     /// address or in its client's queue. If none is queued, the order does not matter.
     pub fn push_forgotten(&mut self, queue: Option<Owner<'_>>, mut call: Call) {
         call.kind = Kind::Forgotten;
-        let queue = match self.entering.get(&call.client.number) {
-            Some(entering) => {
-                let name = entering.next.as_ref().unwrap_or(&entering.queue).clone();
+        let queue = match self.new_connections.get(&call.client.number) {
+            Some(new_connections) => {
+                let name = new_connections.next.as_ref().unwrap_or(&new_connections.queue).clone();
                 Some(self.name(name.owner(), Kind::Notification))
             }
             None => {
@@ -266,16 +266,17 @@ impl Queue {
         self.count_work();
         let (number, queue) = (call.client.number, &call.queue);
         if queue.is_address && number != 0 {
-            self.is_entering(number, queue, first);
+            self.enters_address_queue(number, queue, first);
         }
         let Some(entry) = self.entries.get_mut(queue) else { return };
         if !queue.is_address
             && !first
-            && let Some(entering) = self.entering.get_mut(&number).filter(|entering| entering.next.is_none())
+            && let Some(new_connections) =
+                self.new_connections.get_mut(&number).filter(|new_connections| new_connections.next.is_none())
         {
             // Its client has connected.
-            entering.next = Some(queue.clone());
-            entry.waiting_connections += usize::from(entering.waiting > 0);
+            new_connections.next = Some(queue.clone());
+            entry.waiting_connections += usize::from(new_connections.waiting > 0);
         }
         if first {
             self.turns.push_front(queue.clone());
@@ -292,40 +293,41 @@ impl Queue {
     }
 
     /// A call of this connection enters the queue of its address; `again` if it was taken before.
-    fn is_entering(&mut self, number: u64, queue: &Name, again: bool) {
-        let new = || Entering { queue: queue.clone(), waiting: 0, taken: 0, next: None };
-        let entering = self.entering.entry(number).or_insert_with(new);
-        entering.waiting += 1;
-        entering.taken = entering.taken.saturating_sub(usize::from(again));
-        if entering.waiting > 1 {
+    fn enters_address_queue(&mut self, number: u64, queue: &Name, again: bool) {
+        let new = || NewConnection { queue: queue.clone(), waiting: 0, taken: 0, next: None };
+        let new_connections = self.new_connections.entry(number).or_insert_with(new);
+        new_connections.waiting += 1;
+        new_connections.taken = new_connections.taken.saturating_sub(usize::from(again));
+        if new_connections.waiting > 1 {
             return;
         }
-        match entering.next.as_ref().and_then(|next| self.entries.get_mut(next)) {
+        match new_connections.next.as_ref().and_then(|next| self.entries.get_mut(next)) {
             Some(next) => next.waiting_connections += 1,
-            None => entering.next = None,
+            None => new_connections.next = None,
         }
     }
 
     /// A call that was taken from the queue of an address will not be put back.
-    fn has_gone(&mut self, number: u64) {
-        let Some(entering) = self.entering.get_mut(&number) else { return };
-        entering.taken = entering.taken.saturating_sub(1);
-        if entering.waiting + entering.taken > 0 {
+    fn call_dropped(&mut self, number: u64) {
+        let Some(new_connections) = self.new_connections.get_mut(&number) else { return };
+        new_connections.taken = new_connections.taken.saturating_sub(1);
+        if new_connections.waiting + new_connections.taken > 0 {
             return;
         }
-        self.entering.remove(&number);
-        shrink::table(&mut self.entering, shrink::TABLE_MIN);
+        self.new_connections.remove(&number);
+        shrink::table(&mut self.new_connections, shrink::TABLE_MIN);
     }
 
     /// A call has left the queue of an address. After the last one of its connection, the client's
     /// calls get their turns.
     fn has_left(&mut self, number: u64) {
-        let Some(entering) = self.entering.get_mut(&number) else { return };
-        (entering.waiting, entering.taken) = (entering.waiting - 1, entering.taken + 1);
-        if entering.waiting > 0 {
+        let Some(new_connections) = self.new_connections.get_mut(&number) else { return };
+        (new_connections.waiting, new_connections.taken) =
+            (new_connections.waiting - 1, new_connections.taken + 1);
+        if new_connections.waiting > 0 {
             return;
         }
-        let Some(next) = entering.next.clone() else { return };
+        let Some(next) = new_connections.next.clone() else { return };
         let Some(entry) = self.entries.get_mut(&next) else { return };
         entry.waiting_connections = entry.waiting_connections.saturating_sub(1);
         while entry.waiting_connections == 0 && entry.turns < entry.calls.len().min(IN_ORDER) {
@@ -359,17 +361,17 @@ impl Queue {
             owner.usage.take(kind, calls, bytes);
             owner.charged = owner.charged.saturating_sub(1);
         }
-        self.let_go(owner);
+        self.remove_owner(owner);
     }
 
     /// A call that was taken is no longer charged.
     pub fn release(&mut self, call: Call) {
         self.count_work();
         if call.queue.is_address {
-            self.has_gone(call.client.number);
+            self.call_dropped(call.client.number);
         }
         if call.kind == Kind::Forgotten {
-            return self.let_go(&call.queue);
+            return self.remove_owner(&call.queue);
         }
         if let Some(about) = &call.client.about
             && about.waiting.fetch_sub(1, Relaxed) == 1
@@ -379,12 +381,12 @@ impl Queue {
         }
         self.count_out(&call.owner, call.kind, call.count(), call.cost());
         if call.queue != call.owner {
-            self.let_go(&call.queue);
+            self.remove_owner(&call.queue);
         }
     }
 
     /// Removes an owner without calls and charges.
-    fn let_go(&mut self, name: &Name) {
+    fn remove_owner(&mut self, name: &Name) {
         let entries = self.entries.of_mut(name.is_address);
         let Some(entry) = entries.get(&name.text) else { return };
         if !entry.calls.is_empty() || entry.charged > 0 {

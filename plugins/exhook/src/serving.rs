@@ -17,19 +17,19 @@ use crate::process::Process;
 use crate::wire;
 use crate::worker::Worker;
 
-pub use received::Came;
+pub use received::ReadResult;
 
 /// Most unfinished calls that a worker may have.
 const SENT_MAX: u64 = 4096;
 /// How often the thread checks whether the plugin is to end.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often it checks for overdue calls in the queue while the worker takes nothing.
-pub const QUEUE_LOOK: Duration = Duration::from_millis(20);
+pub const QUEUE_CHECK_EVERY: Duration = Duration::from_millis(20);
 /// How long a process may take to end after it has closed its socket, and how long its last output
 /// is read.
 const LAST: Duration = Duration::from_millis(200);
 /// Most printed lines that are shown as the reason why a worker was never ready.
-const FIRST_WORDS_MAX: usize = 20;
+const EARLY_LINES_MAX: usize = 20;
 /// Bytes per read.
 const READ: usize = 64 << 10;
 /// Most reads of a worker's output in one turn.
@@ -64,18 +64,18 @@ pub struct Serving<'w> {
     /// Whether the worker may still write into its socket.
     pub(crate) is_open: bool,
     /// When the queue is checked next.
-    queue_look: Instant,
+    queue_check: Instant,
     ready: bool,
     /// Number of this process. The queue has the next process's number as soon as this one has
     /// ended.
     epoch: u64,
     /// Whether it may store login data.
-    keeps: bool,
+    stores_logins: bool,
     printed: [Printed; 2],
     pub(crate) lines: Lines,
     /// What it printed to stderr before it was ready, unless it has reported itself why it cannot
     /// run.
-    pub first_words: Option<Vec<String>>,
+    pub early_output: Option<Vec<String>>,
     buffer: Vec<u8>,
 }
 
@@ -96,18 +96,18 @@ impl<'w> Serving<'w> {
             pending: PendingCalls::new(),
             stopping: None,
             is_open: true,
-            queue_look: Instant::now(),
+            queue_check: Instant::now(),
             ready: false,
             epoch,
-            keeps: false,
+            stores_logins: false,
             printed: Default::default(),
-            first_words: Some(Vec::new()),
+            early_output: Some(Vec::new()),
             buffer: vec![0; READ],
         }
     }
 
     /// Sends the first frame: names, settings and options.
-    pub fn introduce(&mut self) {
+    pub fn send_first_frame(&mut self) {
         let Worker { config, index, .. } = &*self.worker;
         let name = self.worker.name();
         wire::frame(&mut self.out, |out| {
@@ -175,8 +175,8 @@ impl<'w> Serving<'w> {
             }
             self.wait(now);
             match self.receive() {
-                Ok(Came::Nothing | Came::Something) => {}
-                Ok(Came::End) => return End::Lost(self.exit_reason()),
+                Ok(ReadResult::Nothing | ReadResult::Something) => {}
+                Ok(ReadResult::End) => return End::Lost(self.exit_reason()),
                 Err(error) => return End::Lost(error),
             }
             self.print(PRINT_READS);
@@ -247,7 +247,7 @@ impl<'w> Serving<'w> {
         // for it.
         let is_given = self.ready && !self.worker.queue.renews();
         let could = is_given && self.out.is_empty() && self.open < SENT_MAX;
-        let mut until = now + if could && self.stopping.is_none() { LOOK } else { QUEUE_LOOK };
+        let mut until = now + if could && self.stopping.is_none() { LOOK } else { QUEUE_CHECK_EVERY };
         if let Some(first) = self.pending.first() {
             until = until.min(first.since + self.worker.config.call_timeout);
         }
@@ -280,9 +280,9 @@ impl<'w> Serving<'w> {
     }
 
     fn time_out(&mut self, now: Instant) {
-        if now >= self.queue_look {
-            self.queue_look = now + QUEUE_LOOK;
-            self.worker.look(now);
+        if now >= self.queue_check {
+            self.queue_check = now + QUEUE_CHECK_EVERY;
+            self.worker.run_periodic_work(now);
         }
         let Some(before) = now.checked_sub(self.worker.config.call_timeout) else { return };
         // They are in the order of their numbers, which is that of time.
@@ -295,12 +295,12 @@ impl<'w> Serving<'w> {
     pub(crate) fn print(&mut self, times: usize) -> bool {
         let ([out, err], lines) = (&mut self.printed, &mut self.lines);
         let printed = out.read(&mut self.process.stdout, (&mut self.buffer, times), |line| {
-            lines.say(Level::Info, line);
+            lines.log(Level::Info, line);
         });
-        let first_words = &mut self.first_words;
+        let early_output = &mut self.early_output;
         let complained = err.read(&mut self.process.stderr, (&mut self.buffer, times), |line| {
-            lines.say(Level::Warn, line);
-            if let Some(words) = first_words.as_mut().filter(|words| words.len() < FIRST_WORDS_MAX) {
+            lines.log(Level::Warn, line);
+            if let Some(words) = early_output.as_mut().filter(|words| words.len() < EARLY_LINES_MAX) {
                 words.push(line.to_owned());
             }
         });
@@ -308,11 +308,11 @@ impl<'w> Serving<'w> {
     }
 
     /// As `print`, and an unterminated last line too.
-    pub(crate) fn say_what_is_printed(&mut self) {
+    pub(crate) fn print_rest(&mut self) {
         self.print(PRINT_READS);
         let ([out, err], lines) = (&mut self.printed, &mut self.lines);
-        out.unterminated(|line| lines.say(Level::Info, line));
-        err.unterminated(|line| lines.say(Level::Warn, line));
+        out.unterminated(|line| lines.log(Level::Info, line));
+        err.unterminated(|line| lines.log(Level::Warn, line));
         lines.end_shutdown();
     }
 
@@ -325,18 +325,18 @@ impl<'w> Serving<'w> {
         if waits && self.ready {
             // The process ignores an incomplete frame.
             let rest = std::mem::take(&mut self.frame.calls);
-            let mut asked = PendingCalls::new();
+            let mut pending = PendingCalls::new();
             for call in &rest {
-                self.pending.remove(call.id).map(|waits| asked.insert(call.id, waits));
+                self.pending.remove(call.id).map(|waits| pending.insert(call.id, waits));
             }
-            self.worker.queue.put_back(rest, asked);
+            self.worker.queue.put_back(rest, pending);
         } else if !waits {
             // At a shutdown, the rest of a frame is still sent; otherwise its calls are dropped.
             let here = if stops { Vec::new() } else { std::mem::take(&mut self.frame.calls) };
-            let told = self.worker.fail_remaining(here);
-            if stops && told > 0 {
+            let notified = self.worker.fail_remaining(here);
+            if stops && notified > 0 {
                 let name = self.worker.name();
-                let events = counted(told, "event");
+                let events = counted(notified, "event");
                 self.worker.host.warn(format_args!("{name} has ended, and {events} were not sent to it"));
             }
         }
@@ -348,6 +348,6 @@ impl<'w> Serving<'w> {
         }
         // An error in the last messages no longer matters.
         let _ = self.receive_all();
-        self.say_what_is_printed();
+        self.print_rest();
     }
 }

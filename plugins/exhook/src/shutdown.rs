@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::serving::{Came, QUEUE_LOOK, Serving};
+use crate::serving::{QUEUE_CHECK_EVERY, ReadResult, Serving};
 use crate::wire;
 
 /// Pause while the log is too slow.
@@ -33,7 +33,7 @@ impl Serving<'_> {
             if !more {
                 more = self.print(1);
                 match self.is_open.then(|| self.receive()) {
-                    Some(Ok(came)) => more |= came == Came::Something,
+                    Some(Ok(came)) => more |= came == ReadResult::Something,
                     Some(Err(error)) => wrong = Some(error),
                     None => {}
                 }
@@ -46,7 +46,7 @@ impl Serving<'_> {
                 // It has printed more than the log takes.
                 std::thread::park_timeout(left.min(PAUSE));
             } else {
-                self.poll(left.min(QUEUE_LOOK));
+                self.poll(left.min(QUEUE_CHECK_EVERY));
             }
         }
         self.process.end(Duration::ZERO);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::verb::{Answer, Then};
-use grapnel_plugin_abi::{AboutPlugin, HookAbout, VerbCall, VerbError, Verbs};
+use grapnel_plugin_abi::{HookInfo, PluginInfo, VerbCall, VerbError, Verbs};
 use serde::Serialize;
 
 use crate::Exhook;
@@ -17,7 +17,7 @@ const WAIT_SLICE: Duration = Duration::from_millis(250);
 grapnel_plugin_abi::arguments! {
     /// What `drivers list` is given.
     pub(crate) struct List {
-        about: AboutPlugin,
+        about: PluginInfo,
     }
 }
 
@@ -26,7 +26,7 @@ grapnel_plugin_abi::arguments! {
     pub(crate) struct Stats {
         /// Time over which the rate is measured
         interval: Duration { defaults_to: "1s", min: 1_000, max: 3_600_000, extends_deadline: true },
-        about: AboutPlugin,
+        about: PluginInfo,
     }
 }
 
@@ -35,7 +35,7 @@ grapnel_plugin_abi::arguments! {
     pub(crate) struct Enable {
         /// A driver as `drivers list` shows it, or PLUGIN/DRIVER; with the name of a plugin, all of its drivers
         driver: String { listed_in: "drivers list/driver" },
-        about: AboutPlugin,
+        about: PluginInfo,
     }
 }
 
@@ -46,7 +46,7 @@ grapnel_plugin_abi::arguments! {
         driver: String { listed_in: "drivers list/driver" },
         /// Also if no hook is left that decides who may connect or what clients may do
         force: bool,
-        about: AboutPlugin,
+        about: PluginInfo,
     }
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn verbs() -> Verbs<Exhook> {
         )
 }
 
-fn rows(plugin: &Arc<Exhook>, about: &AboutPlugin) -> Vec<DriverRow> {
+fn rows(plugin: &Arc<Exhook>, about: &PluginInfo) -> Vec<DriverRow> {
     let alone = plugin.pools.len() < 2;
     let row = |pool: &Arc<crate::Pool>| {
         let driver = pool.config.driver.name();
@@ -134,7 +134,7 @@ fn rows(plugin: &Arc<Exhook>, about: &AboutPlugin) -> Vec<DriverRow> {
 }
 
 /// The state, in the terms of `plugins list`.
-fn state(about: &AboutPlugin, driver: &str, alone: bool) -> &'static str {
+fn state(about: &PluginInfo, driver: &str, alone: bool) -> &'static str {
     let mut hooks = of_driver(about, driver, alone).peekable();
     match (about.state.as_str(), about.origin.as_str()) {
         _ if hooks.peek().is_some() && hooks.all(|hook| hook.unmounted) => "disabled",
@@ -148,7 +148,7 @@ fn state(about: &AboutPlugin, driver: &str, alone: bool) -> &'static str {
 
 /// The hooks of a driver. If the plugin runs several drivers, the names of the hooks distinguish
 /// them.
-fn of_driver<'a>(about: &'a AboutPlugin, driver: &str, alone: bool) -> impl Iterator<Item = &'a HookAbout> {
+fn of_driver<'a>(about: &'a PluginInfo, driver: &str, alone: bool) -> impl Iterator<Item = &'a HookInfo> {
     let is_java = driver == "java";
     about.hooks.iter().filter(move |hook| alone || hook.name.starts_with("java_") == is_java)
 }
@@ -316,24 +316,24 @@ fn chosen<'a>(rows: &'a [DriverRow], name: &str) -> Result<Vec<&'a DriverRow>, V
     Ok(mine)
 }
 
-fn disable(rows: &[DriverRow], about: &AboutPlugin, name: &str, force: bool) -> Result<Answer, VerbError> {
+fn disable(rows: &[DriverRow], about: &PluginInfo, name: &str, force: bool) -> Result<Answer, VerbError> {
     let mine = chosen(rows, name)?;
     let answer = switched(about, &mine, rows.len(), "disabled")?;
     if mine.len() == rows.len() {
         return Ok(answer.then(Then::Disable { force }));
     }
     // Other drivers of the plugin continue.
-    let hooks = |row: &DriverRow| of_driver(about, row.driver, false).map(HookAbout::key).collect();
+    let hooks = |row: &DriverRow| of_driver(about, row.driver, false).map(HookInfo::key).collect();
     Ok(mine.iter().fold(answer, |answer, row| answer.then(Then::Unmount { hooks: hooks(row), force })))
 }
 
 /// Enables the plugin, its hooks, or both, whichever was disabled.
-fn enable(rows: &[DriverRow], about: &AboutPlugin, name: &str) -> Result<Answer, VerbError> {
+fn enable(rows: &[DriverRow], about: &PluginInfo, name: &str) -> Result<Answer, VerbError> {
     let mine = chosen(rows, name)?;
     let mut answer = switched(about, &mine, rows.len(), "enabled")?;
     for row in &mine {
         let out = of_driver(about, row.driver, rows.len() == 1).filter(|hook| hook.unmounted);
-        let hooks: Vec<String> = out.map(HookAbout::key).collect();
+        let hooks: Vec<String> = out.map(HookInfo::key).collect();
         if !hooks.is_empty() {
             answer = answer.then(Then::Mount { hooks });
         }
@@ -343,7 +343,7 @@ fn enable(rows: &[DriverRow], about: &AboutPlugin, name: &str) -> Result<Answer,
 }
 
 fn switched(
-    about: &AboutPlugin,
+    about: &PluginInfo,
     mine: &[&DriverRow],
     all: usize,
     state: &'static str,
@@ -364,13 +364,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn about(state: &str, hooks: &[(&str, bool)]) -> AboutPlugin {
-        let hook = |(name, unmounted): &(&str, bool)| HookAbout {
+    fn about(state: &str, hooks: &[(&str, bool)]) -> PluginInfo {
+        let hook = |(name, unmounted): &(&str, bool)| HookInfo {
             point: "message.publish".to_owned(),
             name: (*name).to_owned(),
             unmounted: *unmounted,
         };
-        AboutPlugin {
+        PluginInfo {
             name: "hooks".to_owned(),
             state: state.to_owned(),
             origin: "recorded".to_owned(),
@@ -378,7 +378,7 @@ mod tests {
         }
     }
 
-    fn drivers(about: &AboutPlugin, names: &[&'static str]) -> Vec<DriverRow> {
+    fn drivers(about: &PluginInfo, names: &[&'static str]) -> Vec<DriverRow> {
         let row = |&driver: &&'static str| DriverRow {
             driver,
             plugin: about.name.clone(),
@@ -394,7 +394,7 @@ mod tests {
         let about = about("loaded", &[("publish", false), ("java_publish", true)]);
         let states: Vec<_> = drivers(&about, &["java", "python3"]).iter().map(|row| row.state).collect();
         assert_eq!(states, ["disabled", "loaded"]);
-        let tripped = AboutPlugin { state: "tripped".to_owned(), ..about };
+        let tripped = PluginInfo { state: "tripped".to_owned(), ..about };
         assert_eq!(drivers(&tripped, &["python3"])[0].state, "tripped");
     }
 

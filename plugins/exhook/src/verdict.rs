@@ -66,11 +66,11 @@ impl Ticket {
         // All of it is decoded before the ticket is changed, so that an invalid answer has no
         // effect.
         let set = match self {
-            Ticket::Connect(ticket) => match ConnectSays::of(value) {
+            Ticket::Connect(ticket) => match ConnectAnswer::of(value) {
                 Ok(says) => Ok(says.put_into(ticket)),
                 Err(wrong) => Err((Ticket::Connect(ticket), wrong)),
             },
-            Ticket::Authenticate(ticket) => match LoginSays::of(value) {
+            Ticket::Authenticate(ticket) => match LoginAnswer::of(value) {
                 Ok(says) => Ok(says.put_into(ticket)),
                 Err(wrong) => Err((Ticket::Authenticate(ticket), wrong)),
             },
@@ -82,7 +82,7 @@ impl Ticket {
                 Ok(rows) => Ok(filters(ticket, count, &rows)),
                 Err(wrong) => Err((Ticket::Filters(ticket, count), wrong)),
             },
-            Ticket::Publish(ticket) => match PublishSays::of(value) {
+            Ticket::Publish(ticket) => match PublishAnswer::of(value) {
                 Ok(says) => Ok(says.put_into(ticket)),
                 Err(wrong) => Err((Ticket::Publish(ticket), wrong)),
             },
@@ -116,22 +116,22 @@ fn text<'a>(map: &ValueRef<'a>) -> &'a str {
 
 /// An answer at client.connect.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct ConnectSays<'a> {
+struct ConnectAnswer<'a> {
     refuse: Option<(Reason, &'a str)>,
     keep_alive_s: Option<u16>,
     session_expiry_s: Option<u32>,
 }
 
-impl<'a> ConnectSays<'a> {
-    fn of(value: &ValueRef<'a>) -> Result<ConnectSays<'a>, String> {
+impl<'a> ConnectAnswer<'a> {
+    fn of(value: &ValueRef<'a>) -> Result<ConnectAnswer<'a>, String> {
         let refuse = reason(value, "refuse")?.map(|reason| (reason, text(value)));
         let keep_alive_s = read(value, "keep_alive_s", "no number of seconds below 65,536", number_of);
         let session_expiry_s = read(value, "session_expiry_s", "no number of seconds of 32 bits", number_of);
         if refuse.is_some() {
             // A refusal is valid even if other keys are not.
-            return Ok(ConnectSays { refuse, ..ConnectSays::default() });
+            return Ok(ConnectAnswer { refuse, ..ConnectAnswer::default() });
         }
-        Ok(ConnectSays { refuse, keep_alive_s: keep_alive_s?, session_expiry_s: session_expiry_s? })
+        Ok(ConnectAnswer { refuse, keep_alive_s: keep_alive_s?, session_expiry_s: session_expiry_s? })
     }
 
     fn put_into(self, mut ticket: ConnectTicket) -> Ticket {
@@ -150,18 +150,18 @@ impl<'a> ConnectSays<'a> {
 
 /// An answer at client.authenticate.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct LoginSays<'a> {
+struct LoginAnswer<'a> {
     allowed: Option<Result<(), Reason>>,
     superuser: Option<bool>,
     another_round: Option<&'a [u8]>,
     auth_data: Option<&'a [u8]>,
 }
 
-impl<'a> LoginSays<'a> {
-    fn of(value: &ValueRef<'a>) -> Result<LoginSays<'a>, String> {
+impl<'a> LoginAnswer<'a> {
+    fn of(value: &ValueRef<'a>) -> Result<LoginAnswer<'a>, String> {
         let allowed = allowed(value)?;
         let rest = || {
-            Ok(LoginSays {
+            Ok(LoginAnswer {
                 allowed,
                 superuser: read(value, "superuser", "no boolean", flag_of)?,
                 another_round: read(value, "another_round", "no bytes", bytes_ref)?,
@@ -170,7 +170,9 @@ impl<'a> LoginSays<'a> {
         };
         match rest() {
             // A denial is valid even if other keys are not.
-            Err(_) if matches!(allowed, Some(Err(_))) => Ok(LoginSays { allowed, ..LoginSays::default() }),
+            Err(_) if matches!(allowed, Some(Err(_))) => {
+                Ok(LoginAnswer { allowed, ..LoginAnswer::default() })
+            }
             read => read,
         }
     }
@@ -279,7 +281,7 @@ enum Set<'a> {
 
 /// An answer at message.publish.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct PublishSays<'a> {
+struct PublishAnswer<'a> {
     reject: Option<Reason>,
     disconnect: Option<Reason>,
     drop: bool,
@@ -287,8 +289,8 @@ struct PublishSays<'a> {
     sets: Vec<Set<'a>>,
 }
 
-impl<'a> PublishSays<'a> {
-    fn of(value: &ValueRef<'a>) -> Result<PublishSays<'a>, String> {
+impl<'a> PublishAnswer<'a> {
+    fn of(value: &ValueRef<'a>) -> Result<PublishAnswer<'a>, String> {
         let reject = reason(value, "reject")?;
         let disconnect = reason(value, "disconnect")?;
         let drop = read(value, "drop", "no boolean", flag_of)?.unwrap_or(false);
@@ -301,7 +303,7 @@ impl<'a> PublishSays<'a> {
                 None => return Err(format!("a `{key}` that no message may have")),
             }
         }
-        Ok(PublishSays { reject, disconnect, drop, text: text(value), sets })
+        Ok(PublishAnswer { reject, disconnect, drop, text: text(value), sets })
     }
 
     fn put_into(self, mut ticket: PublishTicket) -> Ticket {

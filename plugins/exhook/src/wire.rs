@@ -139,7 +139,7 @@ pub fn frame(out: &mut Vec<u8>, body: impl FnOnce(&mut Writer<'_>)) {
 
 /// A message of a worker.
 #[derive(Debug)]
-pub enum Said<'a> {
+pub enum WorkerMessage<'a> {
     /// It is ready, and requests these hooks.
     Ready(Ready),
     /// It cannot run.
@@ -158,14 +158,14 @@ pub struct Ready {
     /// Name and version of its SDK.
     pub sdk: String,
     /// The hook points that it requests.
-    pub hooks: Vec<Wanted>,
+    pub hooks: Vec<RequestedHook>,
     /// Whether it returns login data for storage.
-    pub keeps: bool,
+    pub stores_logins: bool,
 }
 
 /// A hook that a worker requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct RequestedHook {
     /// Name of the hook point.
     pub point: String,
     /// Topic filters; none for all topics.
@@ -197,8 +197,8 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
 ///
 /// # Errors
 /// What is wrong with it, as text for the log.
-pub fn read(frame: &[u8]) -> Result<Said<'_>, String> {
-    let mut reading = Stepwise { rest: frame, steps: STEPS_MAX };
+pub fn read(frame: &[u8]) -> Result<WorkerMessage<'_>, String> {
+    let mut reading = BoundedReader { rest: frame, steps: STEPS_MAX };
     let value = rmpv::decode::read_value_ref_with_max_depth(&mut reading, DEPTH_MAX).map_err(|error| {
         if reading.steps == 0 {
             return format!("sent a frame of more than {} values", STEPS_MAX / 3);
@@ -215,34 +215,34 @@ pub fn read(frame: &[u8]) -> Result<Said<'_>, String> {
     }
     let kind = parts.remove(0).as_u64();
     match (kind, parts.as_mut_slice()) {
-        (Some(0), [ready]) => Ok(Said::Ready(ready_of(ready)?)),
-        (Some(1), [text]) => Ok(Said::Failed(text_of(text).unwrap_or_default())),
+        (Some(0), [ready]) => Ok(WorkerMessage::Ready(ready_of(ready)?)),
+        (Some(1), [text]) => Ok(WorkerMessage::Failed(text_of(text).unwrap_or_default())),
         (Some(2), [ValueRef::Array(answers), done]) => {
             let answers = std::mem::take(answers).into_iter().map(answer_of).collect::<Result<_, _>>()?;
-            Ok(Said::Answers(answers, done.as_u64().unwrap_or(0)))
+            Ok(WorkerMessage::Answers(answers, done.as_u64().unwrap_or(0)))
         }
         (Some(3), [level, text]) => {
-            Ok(Said::Log(level.as_u64().unwrap_or(3), text_of(text).unwrap_or_default()))
+            Ok(WorkerMessage::Log(level.as_u64().unwrap_or(3), text_of(text).unwrap_or_default()))
         }
-        (Some(4), [ValueRef::Array(commands)]) => Ok(Said::Commands(std::mem::take(commands))),
+        (Some(4), [ValueRef::Array(commands)]) => Ok(WorkerMessage::Commands(std::mem::take(commands))),
         _ => odd(),
     }
 }
 
 /// Reads a frame in a limited number of steps.
-struct Stepwise<'a> {
+struct BoundedReader<'a> {
     rest: &'a [u8],
     steps: usize,
 }
 
-impl Read for Stepwise<'_> {
+impl Read for BoundedReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         self.steps = self.steps.checked_sub(1).ok_or_else(|| Error::other("too many values"))?;
         self.rest.read(into)
     }
 }
 
-impl<'a> BorrowRead<'a> for Stepwise<'a> {
+impl<'a> BorrowRead<'a> for BoundedReader<'a> {
     fn fill_buf(&self) -> &'a [u8] {
         self.rest
     }
@@ -272,11 +272,11 @@ fn ready_of(value: &ValueRef<'_>) -> Result<Ready, String> {
             _ => Vec::new(),
         };
         let flag = |key| get(hook, key).and_then(flag_of).unwrap_or(false);
-        Ok(Wanted { point, topics, answers: flag("answers"), deliver: flag("deliver") })
+        Ok(RequestedHook { point, topics, answers: flag("answers"), deliver: flag("deliver") })
     });
     let hooks = hooks.collect::<Result<_, &str>>().map_err(str::to_owned)?;
-    let keeps = get(value, "keeps").and_then(flag_of).unwrap_or(false);
-    Ok(Ready { sdk: get(value, "sdk").and_then(text_of).unwrap_or_default(), hooks, keeps })
+    let stores_logins = get(value, "keeps").and_then(flag_of).unwrap_or(false);
+    Ok(Ready { sdk: get(value, "sdk").and_then(text_of).unwrap_or_default(), hooks, stores_logins })
 }
 
 /// The value of a key in a map.
@@ -292,16 +292,16 @@ pub fn get<'m, 'a>(map: &'m ValueRef<'a>, key: &str) -> Option<&'m ValueRef<'a>>
 pub fn or_nil<'a, T>(
     value: Option<&ValueRef<'a>>,
     of: impl FnOnce(&ValueRef<'a>) -> Option<T>,
-) -> Result<Option<T>, Wrong> {
+) -> Result<Option<T>, WrongType> {
     match value {
         None | Some(ValueRef::Nil) => Ok(None),
-        Some(value) => of(value).map(Some).ok_or(Wrong),
+        Some(value) => of(value).map(Some).ok_or(WrongType),
     }
 }
 
 /// A value of the wrong type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wrong;
+pub struct WrongType;
 
 /// A non-negative number that fits into `T`.
 pub fn number_of<T: TryFrom<u64>>(value: &ValueRef<'_>) -> Option<T> {
@@ -371,7 +371,9 @@ mod tests {
                 });
             })
         };
-        assert!(matches!(read(&many(100_000)), Ok(Said::Commands(commands)) if commands.len() == 100_000));
+        assert!(
+            matches!(read(&many(100_000)), Ok(WorkerMessage::Commands(commands)) if commands.len() == 100_000)
+        );
         let error = read(&many(STEPS_MAX)).unwrap_err();
         assert_eq!(error, "sent a frame of more than 349525 values");
     }
@@ -417,7 +419,7 @@ mod tests {
                 }
                 out.number(done);
             });
-            let Said::Answers(read, was_done) = read(&frame).unwrap() else { panic!("answers") };
+            let WorkerMessage::Answers(read, was_done) = read(&frame).unwrap() else { panic!("answers") };
             prop_assert_eq!((read.len(), was_done), (answers.len(), done));
             for (answer, (id, code, topic, payload)) in read.iter().zip(&answers) {
                 prop_assert_eq!((answer.id, answer.code), (*id, *code));

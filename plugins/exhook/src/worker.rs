@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use grapnel_plugin_abi::Host;
 
 use crate::call_queue::{CallQueue, PendingCalls};
-use crate::command::NotDone;
+use crate::command::FailedCommand;
 use crate::config::{Config, WhileDown};
 use crate::logins::{LoginStore, NotStored};
-use crate::notices::{Notices, Pace};
+use crate::notices::{LogInterval, Notices};
 use crate::process::Process;
 use crate::queue::Call;
-use crate::serving::{End, QUEUE_LOOK, Serving};
+use crate::serving::{End, QUEUE_CHECK_EVERY, Serving};
 use crate::stats::{Lost, WorkerStats};
 use crate::verdict::Ticket;
 use crate::wire::Ready;
@@ -47,15 +47,15 @@ pub struct Worker {
     /// Whether the broker has started.
     pub started: Arc<AtomicBool>,
     /// Whether its first process has declared that it stores login data.
-    pub keeps: Option<bool>,
+    pub stores_logins: Option<bool>,
     /// Answers that were invalid or reported a failure.
     pub wrong: u64,
     /// Calls that were not answered in time.
     pub late: u64,
     /// Losses that are still to be logged, and when some were logged last.
-    pub lost: (Lost, Pace),
+    pub lost: (Lost, LogInterval),
     /// The same for login data.
-    pub not_stored: (NotStored, Pace),
+    pub not_stored: (NotStored, LogInterval),
     /// Commands that failed and are still to be logged.
     pub not_done: Notices,
 }
@@ -76,8 +76,8 @@ impl Worker {
     pub fn run(mut self) {
         let _loaded = self.queue.stats.loaded();
         self.go_on();
-        self.say_lost(true);
-        self.say_not_done(true);
+        self.log_lost(true);
+        self.log_failed_commands(true);
     }
 
     fn go_on(&mut self) {
@@ -93,7 +93,7 @@ impl Worker {
                         "{name} is restarted: some hooks of exhook were not called for a time, or still are not, so that it may not \
                          know of sessions that have ended"
                     ));
-                    self.rest_before_renewal(began.elapsed());
+                    self.pause_before_renewal(began.elapsed());
                     self.queue.stats.restarted();
                     continue;
                 }
@@ -131,14 +131,14 @@ impl Worker {
 
     /// Waits until a process may be renewed that has run for `ran`, or until the plugin is to end.
     /// Calls stay in the queue meanwhile.
-    fn rest_before_renewal(&mut self, ran: Duration) {
+    fn pause_before_renewal(&mut self, ran: Duration) {
         let until = Instant::now() + renewal_pause(ran, self.config.call_timeout);
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.host.wait_stop(left.min(QUEUE_LOOK)) {
+            if left.is_zero() || self.host.wait_stop(left.min(QUEUE_CHECK_EVERY)) {
                 return;
             }
-            self.look(Instant::now());
+            self.run_periodic_work(Instant::now());
         }
     }
 
@@ -158,8 +158,8 @@ impl Worker {
         let until = Instant::now() + pause;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let stops = self.host.wait_stop(left.min(QUEUE_LOOK));
-            self.look(Instant::now());
+            let stops = self.host.wait_stop(left.min(QUEUE_CHECK_EVERY));
+            self.run_periodic_work(Instant::now());
             if stops && !self.queue.has_pending() {
                 return true;
             }
@@ -168,23 +168,23 @@ impl Worker {
             }
             if stops {
                 // `wait_stop` returns at once from now on.
-                std::thread::park_timeout(left.min(QUEUE_LOOK));
+                std::thread::park_timeout(left.min(QUEUE_CHECK_EVERY));
             }
         }
     }
 
     /// Regular work of the thread.
-    pub fn look(&mut self, now: Instant) {
+    pub fn run_periodic_work(&mut self, now: Instant) {
         self.fail_overdue();
         self.logins.expire(now);
-        self.say_lost(false);
-        self.say_not_done(false);
+        self.log_lost(false);
+        self.log_failed_commands(false);
     }
 
-    /// Whether a process that declares `keeps` may store login data: only if the first process did,
-    /// because that decided which hooks are mounted to see sessions end.
-    pub fn keeps(&mut self, keeps: bool) -> bool {
-        *self.keeps.get_or_insert(keeps) && keeps
+    /// Whether a process that declares `stores_logins` may store login data: only if the first
+    /// process did, because that decided which hooks are mounted to see sessions end.
+    pub fn stores_logins(&mut self, stores_logins: bool) -> bool {
+        *self.stores_logins.get_or_insert(stores_logins) && stores_logins
     }
 
     /// Fails by policy what has waited in the queue for longer than `call_timeout`.
@@ -225,24 +225,24 @@ impl Worker {
     /// Closes the queue: pending requests fail by policy. `here` was taken from the queue and not
     /// sent. Returns the number of lost notifications.
     pub fn fail_remaining(&self, here: Vec<Call>) -> usize {
-        let (asked, told) = self.queue.cut(here);
-        self.fail_all(asked);
-        told
+        let (pending, notified) = self.queue.cut(here);
+        self.fail_all(pending);
+        notified
     }
 
     /// Fails these by policy.
-    pub fn fail_all(&self, asked: PendingCalls) {
-        for pending in asked.into_values() {
+    pub fn fail_all(&self, pending: PendingCalls) {
+        for pending in pending.into_values() {
             fail(&self.queue.stats, pending.ticket);
         }
     }
 
     /// Logs losses, at most once in a while, or `at_the_end`.
-    pub fn say_lost(&mut self, at_the_end: bool) {
+    pub fn log_lost(&mut self, at_the_end: bool) {
         self.log_not_stored(at_the_end);
         let (lost, pace) = &mut self.lost;
         lost.add(self.queue.take_lost());
-        if lost.is_empty() || !pace.may_say(Instant::now()) && !at_the_end {
+        if lost.is_empty() || !pace.may_log(Instant::now()) && !at_the_end {
             return;
         }
         let lost = std::mem::take(lost);
@@ -252,7 +252,7 @@ impl Worker {
     fn log_not_stored(&mut self, at_the_end: bool) {
         let (unkept, pace) = &mut self.not_stored;
         unkept.add(self.logins.take_not_stored());
-        if unkept.count() + unkept.untold == 0 || !pace.may_say(Instant::now()) && !at_the_end {
+        if unkept.count() + unkept.indistinguishable == 0 || !pace.may_log(Instant::now()) && !at_the_end {
             return;
         }
         let unkept = std::mem::take(unkept);
@@ -260,7 +260,7 @@ impl Worker {
     }
 
     /// Counts and logs a command that failed.
-    pub fn command_failed(&mut self, NotDone { kind, why }: NotDone) {
+    pub fn command_failed(&mut self, FailedCommand { kind, why }: FailedCommand) {
         self.queue.stats.command_failed();
         if let Some(line) = self.not_done.note(kind, why, Instant::now()) {
             self.host.warn(format_args!("{}: {line}", self.name()));
@@ -268,7 +268,7 @@ impl Worker {
     }
 
     /// Logs commands that failed, at most once in a while, or `at_the_end`.
-    pub fn say_not_done(&mut self, at_the_end: bool) {
+    pub fn log_failed_commands(&mut self, at_the_end: bool) {
         for line in self.not_done.due(Instant::now(), at_the_end) {
             self.host.warn(format_args!("{}: {line}", self.name()));
         }
@@ -285,10 +285,10 @@ impl Worker {
             }
         };
         let mut serving = Serving::new(self, process);
-        serving.introduce();
+        serving.send_first_frame();
         let end = serving.turns();
         serving.over(&end);
-        match (end, serving.first_words) {
+        match (end, serving.early_output) {
             (End::Lost(_), Some(words))
                 if words.iter().any(|line| line.ends_with("No module named grapnel_exhook")) =>
             {
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_renewal_waits_where_there_was_one_just_before() {
+    fn a_reauthentication_waits_for_a_pause_after_the_last_one() {
         let (zero, ms) = (Duration::ZERO, Duration::from_millis);
         assert_eq!(renewal_pause(RENEWAL, ms(60_000)), zero);
         assert_eq!(renewal_pause(ms(10), ms(60_000)), RENEWAL - ms(10));

@@ -62,7 +62,7 @@ enum State {
     /// The messages can be taken.
     Ready(VecDeque<Item>, Option<u64>),
     /// The payload of the first message is requested; these bytes of it have arrived.
-    Wanted(VecDeque<Item>, Option<u64>, Vec<u8>),
+    PageRequest(VecDeque<Item>, Option<u64>, Vec<u8>),
     /// There are no more messages.
     Over,
 }
@@ -134,7 +134,7 @@ impl Answer {
         let source = self.sources.get_mut(of as usize)?;
         let State::Ready(items, next) = &mut source.state else { return None };
         items.front().filter(|item| item.absent > 0)?;
-        source.state = State::Wanted(std::mem::take(items), *next, Vec::new());
+        source.state = State::PageRequest(std::mem::take(items), *next, Vec::new());
         Some(source.request(of))
     }
 
@@ -154,7 +154,7 @@ impl Answer {
     fn parts_of(&mut self, from: u32, serial: u32) -> Option<&mut Vec<u8>> {
         let source = self.sources.get_mut(from as usize).filter(|source| source.serial == serial)?;
         match &mut source.state {
-            State::Requested(parts) | State::Wanted(_, _, parts) => Some(parts),
+            State::Requested(parts) | State::PageRequest(_, _, parts) => Some(parts),
             _ => None,
         }
     }
@@ -179,7 +179,7 @@ impl Answer {
                 source.upto.get_or_insert(page.upto);
                 source.state = State::Fetched(page.items, page.next);
             }
-            State::Wanted(items, next, _) => {
+            State::PageRequest(items, next, _) => {
                 match (items.front_mut(), page.items.into_iter().next()) {
                     (Some(first), Some(whole)) if whole.number == first.number && whole.absent == 0 => {
                         (first.payload, first.absent) = (whole.payload, 0);
@@ -302,7 +302,7 @@ impl Answer {
         let mut asks = Vec::new();
         for (of, source) in (0..).zip(&mut self.sources) {
             match &mut source.state {
-                State::Requested(parts) | State::Wanted(_, _, parts) => {
+                State::Requested(parts) | State::PageRequest(_, _, parts) => {
                     parts.clear();
                     source.tries += 1;
                     if source.tries > TRIES {
@@ -330,7 +330,7 @@ impl Source {
     fn request(&mut self, of: u32) -> ShardRequest {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
-        if let State::Wanted(items, ..) = &self.state
+        if let State::PageRequest(items, ..) = &self.state
             && let Some(first) = items.front()
         {
             let room = Some(bytes_in_page(&first.topic, first.absent as usize));
@@ -342,7 +342,9 @@ impl Source {
     fn weigh(&mut self) {
         self.heap = match &self.state {
             State::Fetched(items, _) | State::Counted(items, ..) => items.iter().map(Item::heap_bytes).sum(),
-            State::Ready(items, _) | State::Wanted(items, ..) => items.iter().map(Item::heap_bytes).sum(),
+            State::Ready(items, _) | State::PageRequest(items, ..) => {
+                items.iter().map(Item::heap_bytes).sum()
+            }
             State::Requested(_) | State::Over => 0,
         };
     }
@@ -354,7 +356,7 @@ impl Source {
             State::Fetched(items, _) => list(items.capacity()),
             State::Counted(items, _, missing) => list(items.capacity()) + allocated(4 * missing.capacity()),
             State::Ready(items, _) => list(items.capacity()),
-            State::Wanted(items, _, parts) => {
+            State::PageRequest(items, _, parts) => {
                 list(items.capacity()) + self.room.max(allocated(parts.capacity()))
             }
             State::Over => 0,
@@ -483,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_is_not_whole_is_asked_for_again() {
+    fn an_incomplete_page_is_requested_again() {
         let stores = stores(1, 3, 3);
         let mut answer = Answer::new(1, 3);
         let serial_of = |asks: Vec<ShardRequest>| match asks[..] {

@@ -2,35 +2,37 @@
 
 use grapnel_plugin_abi::OnBehalf;
 
+use crate::progress::Stage;
 use crate::publish::Step;
 use crate::reply_number::{END, number_of};
-use crate::under_way::Stage;
 use crate::{CacheShard, GIVEN_UP_AT_ONCE};
 
 impl CacheShard {
     /// Ends the messages. A last message follows, with their number and the reason if some are
     /// missing.
     pub(crate) fn begin_end(&mut self, number: u32, stopped: Option<&str>) {
-        let Some(under_way) = self.answers.get_mut(&number) else { return };
-        let problem = under_way.problem(stopped);
-        under_way.stage = Stage::End { asked: false, problem: problem.clone() };
-        under_way.stalled = stopped.is_some();
-        under_way.moved();
-        let request = self.requests.get(under_way.request);
+        let Some(in_progress) = self.answers.get_mut(&number) else { return };
+        let problem = in_progress.problem(stopped);
+        in_progress.stage = Stage::End { asked: false, problem: problem.clone() };
+        in_progress.stalled = stopped.is_some();
+        in_progress.moved();
+        let request = self.requests.get(in_progress.request);
         if let (Some(problem), Some(request)) = (problem, request) {
             let (client, filter) = (request.client.client_id().to_owned(), request.filter.clone());
-            self.trouble(format_args!("the answer to {client:?} for {filter:?} is incomplete: {problem}"));
+            self.note_problem(format_args!(
+                "the answer to {client:?} for {filter:?} is incomplete: {problem}"
+            ));
         }
-        self.pump(number);
+        self.advance(number);
     }
 
     pub(crate) fn publish_end(&mut self, number: u32) -> Option<Step> {
-        let under_way = self.answers.get_mut(&number)?;
-        let request = self.requests.get(under_way.request)?;
-        let Stage::End { asked, problem } = &mut under_way.stage else { return None };
-        let mut end = request.message(number, &[]).user_property("messages", under_way.sent.to_string());
-        if under_way.refused > 0 {
-            end = end.user_property("refused", under_way.refused.to_string());
+        let in_progress = self.answers.get_mut(&number)?;
+        let request = self.requests.get(in_progress.request)?;
+        let Stage::End { asked, problem } = &mut in_progress.stage else { return None };
+        let mut end = request.message(number, &[]).user_property("messages", in_progress.sent.to_string());
+        if in_progress.refused > 0 {
+            end = end.user_property("refused", in_progress.refused.to_string());
         }
         if let Some(problem) = problem {
             end = end.user_property("incomplete", problem.as_str());
@@ -38,9 +40,9 @@ impl CacheShard {
         let client = OnBehalf::of(&request.client).answered(number_of(END, 0, number));
         match self.shared.host.publish_as(client, &end) {
             Ok(()) => *asked = true,
-            Err(refused) if under_way.tries_again(refused) => {}
+            Err(refused) if in_progress.tries_again(refused) => {}
             Err(refused) => {
-                self.trouble(format_args!("an answer stays without its end: {refused}"));
+                self.note_problem(format_args!("an answer stays without its end: {refused}"));
                 return Some(Step::Over);
             }
         }
@@ -48,7 +50,7 @@ impl CacheShard {
     }
 
     /// Ends requests that have waited too long, with a last message.
-    pub(crate) fn give_up_waiting(&mut self) {
+    pub(crate) fn expire_waiting(&mut self) {
         for _ in 0..GIVEN_UP_AT_ONCE {
             let Some((id, since_ms)) = self.turns.first() else { return };
             if self.now_ms - since_ms < self.shared.config.request_wait_ms_max {
@@ -64,9 +66,11 @@ impl CacheShard {
             let published = self.shared.host.publish_as(&request.client, &end);
             let (client, filter) = (request.client.client_id(), &request.filter);
             match published {
-                Ok(()) => self.trouble(format_args!("no answer to {client:?} for {filter:?}: {problem}")),
+                Ok(()) => {
+                    self.note_problem(format_args!("no answer to {client:?} for {filter:?}: {problem}"))
+                }
                 Err(refused) => {
-                    self.trouble(format_args!(
+                    self.note_problem(format_args!(
                         "no answer to {client:?} for {filter:?}, nor its end: {refused}"
                     ));
                 }
@@ -76,12 +80,12 @@ impl CacheShard {
 
     /// Removes an answer that has ended.
     pub(crate) fn end(&mut self, number: u32) {
-        let Some(under_way) = self.answers.remove(&number) else { return };
-        self.pool.moved(under_way.share(), (0, 0));
-        if let Some(client) = self.requests.owner_name(under_way.request) {
+        let Some(in_progress) = self.answers.remove(&number) else { return };
+        self.pool.moved(in_progress.share(), (0, 0));
+        if let Some(client) = self.requests.owner_name(in_progress.request) {
             self.turns.ended(client);
         }
-        self.requests.remove(under_way.request);
+        self.requests.remove(in_progress.request);
         self.begin_answers();
     }
 }

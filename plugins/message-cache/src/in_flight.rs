@@ -51,7 +51,7 @@ pub struct InFlight {
     /// The position of the next message.
     next: u32,
     /// All messages before these positions are authorized, or published.
-    unasked: u32,
+    unauthorized: u32,
     unpublished: u32,
     /// The number of requests without a reply, and its limit. The limit is one at the start and
     /// after the broker was full. Below the threshold it grows by one with each reply, above it by
@@ -65,11 +65,11 @@ pub struct InFlight {
     /// Position and bytes of published messages that the last subscriber may not have acknowledged.
     /// They leave in this order, because each subscriber acknowledges in the order of delivery
     /// [MQTT-4.6.0-2].
-    flying: VecDeque<(u32, u64)>,
-    flying_bytes: u64,
+    in_flight_positions: VecDeque<(u32, u64)>,
+    in_flight_bytes: u64,
     /// The same for messages that are not published yet.
-    grounded: u64,
-    grounded_bytes: u64,
+    unpublished_count: u64,
+    unpublished_bytes: u64,
     /// Bytes of memory of the messages, without their entries.
     heap: u64,
 }
@@ -83,7 +83,7 @@ impl Default for InFlight {
         InFlight {
             entries: BTreeMap::new(),
             next: 0,
-            unasked: 0,
+            unauthorized: 0,
             unpublished: 0,
             unanswered: 0,
             window: 1,
@@ -91,10 +91,10 @@ impl Default for InFlight {
             answered_of_window: 0,
             pause_ticks: 0,
             last_pause_ticks: 0,
-            flying: VecDeque::new(),
-            flying_bytes: 0,
-            grounded: 0,
-            grounded_bytes: 0,
+            in_flight_positions: VecDeque::new(),
+            in_flight_bytes: 0,
+            unpublished_count: 0,
+            unpublished_bytes: 0,
             heap: 0,
         }
     }
@@ -109,28 +109,28 @@ impl InFlight {
     /// Sets the number of messages in flight; returns whether subscribers have acknowledged some
     /// since the last call.
     pub fn note_in_flight(&mut self, count: u64) -> bool {
-        let before = self.flying.len();
-        while self.flying.len() as u64 > count {
-            let Some((_, bytes)) = self.flying.pop_front() else { break };
-            self.flying_bytes -= bytes;
+        let before = self.in_flight_positions.len();
+        while self.in_flight_positions.len() as u64 > count {
+            let Some((_, bytes)) = self.in_flight_positions.pop_front() else { break };
+            self.in_flight_bytes -= bytes;
         }
-        self.flying.len() < before
+        self.in_flight_positions.len() < before
     }
 
     /// Number of messages that count against the limit: in flight now or later.
     pub fn messages(&self) -> u64 {
-        self.flying.len() as u64 + self.grounded
+        self.in_flight_positions.len() as u64 + self.unpublished_count
     }
 
     /// Bytes of these messages.
     pub fn bytes(&self) -> u64 {
-        self.flying_bytes + self.grounded_bytes
+        self.in_flight_bytes + self.unpublished_bytes
     }
 
     /// Bytes of memory in use.
     pub fn held_bytes(&self) -> u64 {
         let entries = self.entries.len() as u64 * tree_entry_bytes(size_of::<(u32, Entry)>());
-        entries + self.heap + allocated(self.flying.capacity() * size_of::<(u32, u64)>())
+        entries + self.heap + allocated(self.in_flight_positions.capacity() * size_of::<(u32, u64)>())
     }
 
     /// Whether one more message may be added.
@@ -144,8 +144,8 @@ impl InFlight {
 
     /// Adds a message.
     pub fn push(&mut self, item: Item) {
-        self.grounded += 1;
-        self.grounded_bytes += bytes_of(&item);
+        self.unpublished_count += 1;
+        self.unpublished_bytes += bytes_of(&item);
         self.heap += item.heap_bytes();
         self.entries.insert(self.next, Entry { item, state: State::Waiting, put_off: 0 });
         self.next += 1;
@@ -157,9 +157,9 @@ impl InFlight {
 
     /// The next message to authorize.
     pub fn next_to_authorize(&mut self) -> Option<(u32, &Item)> {
-        let mut others = self.entries.range(self.unasked..);
+        let mut others = self.entries.range(self.unauthorized..);
         let found = others.find(|(_, entry)| entry.state == State::Waiting);
-        self.unasked = found.map_or(self.next, |(place, _)| *place);
+        self.unauthorized = found.map_or(self.next, |(place, _)| *place);
         found.filter(|_| self.may_request()).map(|(place, entry)| (*place, &entry.item))
     }
 
@@ -183,9 +183,9 @@ impl InFlight {
             return;
         };
         let bytes = bytes_of(&entry.item);
-        self.ground(-1, bytes);
-        self.flying.push_back((place, bytes));
-        self.flying_bytes += bytes;
+        self.add_unpublished(-1, bytes);
+        self.in_flight_positions.push_back((place, bytes));
+        self.in_flight_bytes += bytes;
         self.move_on(place, State::Allowed, State::Published);
     }
 
@@ -199,13 +199,13 @@ impl InFlight {
         true
     }
 
-    fn ground(&mut self, count: i64, bytes: u64) {
+    fn add_unpublished(&mut self, count: i64, bytes: u64) {
         if count < 0 {
-            self.grounded -= 1;
-            self.grounded_bytes -= bytes;
+            self.unpublished_count -= 1;
+            self.unpublished_bytes -= bytes;
         } else {
-            self.grounded += 1;
-            self.grounded_bytes += bytes;
+            self.unpublished_count += 1;
+            self.unpublished_bytes += bytes;
         }
     }
 
@@ -239,7 +239,7 @@ impl InFlight {
     pub fn refused(&mut self, place: u32) -> bool {
         let known = self.entries.contains_key(&place);
         if self.move_on(place, State::Published, State::Waiting) {
-            self.land(place);
+            self.end_in_flight(place);
         }
         self.end(place);
         known
@@ -251,11 +251,11 @@ impl InFlight {
     pub fn put_off(&mut self, place: u32) -> bool {
         if self.move_on(place, State::Published, State::Waiting) {
             self.unpublished = self.unpublished.min(place);
-            self.land(place);
+            self.end_in_flight(place);
         } else if !self.move_on(place, State::Requested, State::Waiting) {
             return true;
         }
-        self.unasked = self.unasked.min(place);
+        self.unauthorized = self.unauthorized.min(place);
         self.pause();
         let Some(entry) = self.entries.get_mut(&place) else { return true };
         entry.put_off += 1;
@@ -291,19 +291,19 @@ impl InFlight {
     }
 
     /// A published message is no longer in flight.
-    fn land(&mut self, place: u32) {
-        let at = self.flying.iter().rposition(|(other, _)| *other == place);
-        let bytes = at.and_then(|at| self.flying.remove(at)).map_or(0, |(_, bytes)| bytes);
-        self.flying_bytes -= bytes;
+    fn end_in_flight(&mut self, place: u32) {
+        let at = self.in_flight_positions.iter().rposition(|(other, _)| *other == place);
+        let bytes = at.and_then(|at| self.in_flight_positions.remove(at)).map_or(0, |(_, bytes)| bytes);
+        self.in_flight_bytes -= bytes;
         if let Some(entry) = self.entries.get(&place) {
             let bytes = bytes_of(&entry.item);
-            self.ground(1, bytes);
+            self.add_unpublished(1, bytes);
         }
     }
 
     fn end(&mut self, place: u32) {
         if let Some(entry) = self.remove(place) {
-            self.ground(-1, bytes_of(&entry.item));
+            self.add_unpublished(-1, bytes_of(&entry.item));
         }
     }
 
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_had_is_left_out_and_nothing_overtakes() {
+    fn denied_messages_are_omitted_and_the_order_is_kept() {
         let mut in_flight = wide();
         assert_eq!(fill(&mut in_flight, 1, ROOM), 8);
         let first = in_flight.next_to_authorize().map(|(place, _)| place).unwrap_or_default();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_tried_again_in_order_one_at_a_time() {
+    fn refused_messages_are_retried_in_order_one_at_a_time() {
         let mut in_flight = wide();
         fill(&mut in_flight, 1, ROOM);
         let places = publish(&mut in_flight);

@@ -8,12 +8,12 @@ mod ending;
 mod in_flight;
 mod large;
 mod pool;
+mod progress;
 mod publish;
 mod replies;
 mod reply_number;
 mod store;
 mod turns;
-mod under_way;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -22,15 +22,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Answer, Entries, Error, Flow, Host, Identity, InstanceMessage, Journal, Leftovers, Pieces, Plugin,
+    Answer, DropQueue, Entries, Error, Flow, Host, Identity, InstanceMessage, Journal, Pieces, Plugin,
     Publish, Reason, Refused, Rejected, Shares, Timer, Weigh, allocated, topic,
 };
 
 use config::Config;
 use pool::Pool;
+use progress::AnswerProgress;
 use store::Store;
 use turns::Turns;
-use under_way::UnderWay;
 
 /// A request is a message to this prefix followed by a topic filter.
 const REQUEST: &str = "$cache/";
@@ -43,7 +43,7 @@ const GIVEN_UP_AT_ONCE: usize = 16;
 
 /// Maximum number of steps in one turn while the limits are exceeded: a removed message, or a
 /// checked topic or client.
-const NEARER_AT_ONCE: usize = 256;
+const EVICTED_AT_ONCE: usize = 256;
 
 /// Number of messages of a cleared state that are freed with each new message, and in each tick.
 const FREED_WITH_EACH: usize = 8;
@@ -53,7 +53,7 @@ struct Cache {
     config: Config,
     host: Host,
     /// Data of ended instances. Freed with the plugin, on a thread that no shard waits for.
-    left: Mutex<Leftovers>,
+    left: Mutex<DropQueue>,
 }
 
 /// A request of a client.
@@ -88,18 +88,18 @@ struct CacheShard {
     /// How much of all answers may be in flight.
     pool: Pool,
     /// Data of a cleared state.
-    left: Leftovers,
+    left: DropQueue,
     /// Answers by request number. The number is used in instance messages and as the flow.
-    answers: BTreeMap<u32, UnderWay>,
+    answers: BTreeMap<u32, AnswerProgress>,
     last_number: u32,
     tick: Option<Timer>,
     /// Timer to remove messages beyond the limits, after a reload with lower limits or one large
     /// message.
-    nearer: Option<Timer>,
+    evict_timer: Option<Timer>,
     /// Whether an instance message to itself replaces the timer, because there was no free timer.
-    nearer_by_message: bool,
+    evict_by_message: bool,
     /// Number of incomplete answers.
-    troubles: u64,
+    problems: u64,
 }
 
 impl Plugin for Cache {
@@ -133,13 +133,13 @@ impl Plugin for Cache {
                 config.answers_in_flight_max,
                 config.answers_in_flight_bytes_max,
             ),
-            left: Leftovers::default(),
+            left: DropQueue::default(),
             answers: BTreeMap::new(),
             last_number: first_number(self.host),
             tick: None,
-            nearer: None,
-            nearer_by_message: false,
-            troubles: 0,
+            evict_timer: None,
+            evict_by_message: false,
+            problems: 0,
         })
     }
 
@@ -153,9 +153,9 @@ impl Plugin for Cache {
     }
 
     fn on_timer(shard: &mut CacheShard, timer: Timer, _number: u64) {
-        if shard.nearer == Some(timer) {
-            shard.nearer = None;
-            shard.come_nearer();
+        if shard.evict_timer == Some(timer) {
+            shard.evict_timer = None;
+            shard.evict_over_limit();
         }
         if shard.tick == Some(timer) {
             shard.tick = None;
@@ -209,9 +209,9 @@ impl Entries for CacheShard {
 
     fn completed(&mut self) -> Result<(), Error> {
         // Timers that were set before the instance was replaced are cancelled.
-        (self.tick, self.nearer, self.nearer_by_message) = (None, None, false);
-        self.store.look_at_topics();
-        self.come_nearer();
+        (self.tick, self.evict_timer, self.evict_by_message) = (None, None, false);
+        self.store.check_all_topics();
+        self.evict_over_limit();
         self.arm();
         Ok(())
     }
@@ -228,7 +228,7 @@ impl CacheShard {
             let account = message.account();
             let owner = account.as_deref().unwrap_or(message.client_id());
             self.store.keep(message.wall_ms(), owner, name, message.payload());
-            self.come_nearer_soon();
+            self.evict_more_soon();
         }
     }
 
@@ -282,34 +282,34 @@ impl CacheShard {
             self.last_number = self.last_number % ((1 << 26) - 1) + 1;
             let number = self.shard << 26 | self.last_number;
             let per_topic = usize::try_from(self.shared.config.messages_per_topic_max).unwrap_or(usize::MAX);
-            self.answers.insert(number, UnderWay::new(id, self.shared.host.shards(), per_topic));
-            self.go_on_soon(number);
+            self.answers.insert(number, AnswerProgress::new(id, self.shared.host.shards(), per_topic));
+            self.continue_soon(number);
         }
         self.arm();
     }
 
     /// Removes a few messages if the limits are exceeded.
-    fn come_nearer(&mut self) {
-        self.store.come_nearer(NEARER_AT_ONCE);
-        self.come_nearer_soon();
+    fn evict_over_limit(&mut self) {
+        self.store.evict_over_limit(EVICTED_AT_ONCE);
+        self.evict_more_soon();
     }
 
-    pub(crate) fn come_nearer_by_message(&mut self) {
-        self.nearer_by_message = false;
-        self.come_nearer();
+    pub(crate) fn evict_more_by_message(&mut self) {
+        self.evict_by_message = false;
+        self.evict_over_limit();
     }
 
-    fn come_nearer_soon(&mut self) {
-        if self.nearer.is_some() || self.nearer_by_message || !self.store.is_beyond() {
+    fn evict_more_soon(&mut self) {
+        if self.evict_timer.is_some() || self.evict_by_message || !self.store.is_over_limit() {
             return;
         }
         match self.shared.host.timer(TICK, 0) {
-            Ok(timer) => self.nearer = Some(timer),
+            Ok(timer) => self.evict_timer = Some(timer),
             // Retried in the next turn of the shard; if that fails too, with the next stored
             // message.
             Err(_) => {
-                let sent = self.shared.host.instance_message(Some(self.shard), under_way::COME_NEARER, &[]);
-                self.nearer_by_message = sent.is_ok();
+                let sent = self.shared.host.instance_message(Some(self.shard), progress::EVICT_MORE, &[]);
+                self.evict_by_message = sent.is_ok();
             }
         }
     }
@@ -321,10 +321,10 @@ impl CacheShard {
                 Ok(timer) => self.tick = Some(timer),
                 // The next event checks them.
                 Err(refused) => {
-                    self.trouble(format_args!("no timer for answers: {refused}"));
+                    self.note_problem(format_args!("no timer for answers: {refused}"));
                     // Retried in the next turn of the shard.
                     if let Some(number) = self.answers.keys().next().copied() {
-                        self.go_on_soon(number);
+                        self.continue_soon(number);
                     }
                 }
             }
@@ -333,22 +333,22 @@ impl CacheShard {
 
     fn pump_all(&mut self) {
         self.now_ms += TICK.as_millis() as u64;
-        self.give_up_waiting();
+        self.expire_waiting();
         let numbers: Vec<u32> = self.answers.keys().copied().collect();
         for number in numbers {
             if let Some(answer) = self.answers.get_mut(&number) {
                 answer.tick();
             }
-            self.pump(number);
+            self.advance(number);
         }
         self.begin_answers();
     }
 
     /// Counts a problem, and logs the first, second, fourth, eighth … one.
-    pub(crate) fn trouble(&mut self, what: Arguments<'_>) {
-        self.troubles += 1;
-        if self.troubles.is_power_of_two() {
-            self.shared.host.warn(format_args!("{what} ({} such cases so far)", self.troubles));
+    pub(crate) fn note_problem(&mut self, what: Arguments<'_>) {
+        self.problems += 1;
+        if self.problems.is_power_of_two() {
+            self.shared.host.warn(format_args!("{what} ({} such cases so far)", self.problems));
         }
     }
 }

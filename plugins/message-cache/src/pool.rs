@@ -32,7 +32,7 @@ impl Pool {
 
     /// How much an answer may have in flight, given what it has now.
     pub fn room(&self, own: Share) -> Room {
-        let others = self.messages - beyond_first(own);
+        let others = self.messages - beyond_first_message(own);
         let free = (self.messages_max - self.answers_max).saturating_sub(others);
         let free_bytes = self.bytes_max.saturating_sub(self.bytes - own.1);
         Room { messages: 1 + free.div_ceil(2), bytes: free_bytes.div_ceil(2) }
@@ -40,12 +40,12 @@ impl Pool {
 
     /// Updates the usage of an answer.
     pub fn moved(&mut self, before: Share, now: Share) {
-        self.messages = self.messages + beyond_first(now) - beyond_first(before);
+        self.messages = self.messages + beyond_first_message(now) - beyond_first_message(before);
         self.bytes = self.bytes + now.1 - before.1;
     }
 }
 
-fn beyond_first(share: Share) -> u64 {
+fn beyond_first_message(share: Share) -> u64 {
     share.0.saturating_sub(1)
 }
 
@@ -56,7 +56,7 @@ mod tests {
     /// Each answer takes all that is allowed, one after the other: the limit is kept, and each
     /// answer gets at least one message.
     #[test]
-    fn all_together_keep_to_the_bound_and_each_has_a_place() {
+    fn the_common_limit_leaves_one_place_for_each() {
         for (answers_max, messages_max) in [(8, 100), (1, 1), (8, 1), (8, 8), (3, 4), (100, 7)] {
             let mut pool = Pool::new(answers_max, messages_max, 1000);
             let answers = pool.answers_max();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_given_to_the_others() {
+    fn released_shares_are_available_to_others() {
         let mut pool = Pool::new(2, 102, 1000);
         let room = pool.room((0, 0));
         assert_eq!((room.messages, room.bytes), (51, 500));

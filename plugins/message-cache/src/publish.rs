@@ -2,14 +2,14 @@
 //! what is allowed.
 
 use grapnel_plugin_abi::raw::Status;
-use grapnel_plugin_abi::{OnBehalf, Outgoing, Wish};
+use grapnel_plugin_abi::{ClientAction, OnBehalf, Outgoing};
 
 use super::{CacheShard, Request};
 use crate::answer::{Next, ShardRequest};
 use crate::config::Config;
 use crate::pool::Share;
+use crate::progress::{AnswerProgress, PATIENCE_MS, Stage};
 use crate::reply_number::{DELIVER, FILTER, PUBLISH, number_of};
-use crate::under_way::{PATIENCE_MS, Stage, UnderWay};
 
 /// The filter is authorized again after this many messages and milliseconds: rights may change.
 const FILTER_MESSAGES: u64 = 256;
@@ -34,15 +34,15 @@ pub(crate) enum Step {
 
 impl CacheShard {
     /// Does everything that can be done for an answer now.
-    pub(crate) fn pump(&mut self, number: u32) {
-        let Some(before) = self.answers.get(&number).map(UnderWay::share) else { return };
+    pub(crate) fn advance(&mut self, number: u32) {
+        let Some(before) = self.answers.get(&number).map(AnswerProgress::share) else { return };
         let step = self.step(number, before);
-        if let Some(now) = self.answers.get(&number).map(UnderWay::share) {
+        if let Some(now) = self.answers.get(&number).map(AnswerProgress::share) {
             self.pool.moved(before, now);
         }
         self.charge(number);
         match step {
-            Some(Step::GoesOn) => self.go_on_soon(number),
+            Some(Step::GoesOn) => self.continue_soon(number),
             Some(Step::Ends(stopped)) => self.begin_end(number, stopped),
             Some(Step::Over) => self.end(number),
             Some(Step::Waits) | None => {}
@@ -50,21 +50,21 @@ impl CacheShard {
     }
 
     fn step(&mut self, number: u32, before: Share) -> Option<Step> {
-        let under_way = self.answers.get_mut(&number)?;
+        let in_progress = self.answers.get_mut(&number)?;
         let in_flight = self.shared.host.in_flight(number);
-        if under_way.in_flight.note_in_flight(in_flight) {
-            under_way.moved();
+        if in_progress.in_flight.note_in_flight(in_flight) {
+            in_progress.moved();
         }
         let stall_ms = self.shared.config.answer_stall_ms;
-        let stopped = why_stopped(under_way, &self.shared.config);
-        let is_paused = under_way.in_flight.is_paused();
-        match &under_way.stage {
+        let stopped = why_stopped(in_progress, &self.shared.config);
+        let is_paused = in_progress.in_flight.is_paused();
+        match &in_progress.stage {
             Stage::Messages => self.step_messages(number, before, stopped),
             Stage::Taken => Some(if in_flight == 0 || stopped.is_some() { Step::Over } else { Step::Waits }),
             Stage::Filter { .. } if stopped.is_some() => Some(Step::Ends(stopped)),
             Stage::Filter { asked: false } if !is_paused => self.authorize_filter(number),
-            Stage::End { .. } if under_way.stalled_ms >= stall_ms => {
-                self.trouble(format_args!("an answer stays without its end: nothing has come of it"));
+            Stage::End { .. } if in_progress.stalled_ms >= stall_ms => {
+                self.note_problem(format_args!("an answer stays without its end: nothing has come of it"));
                 Some(Step::Over)
             }
             Stage::End { asked: false, .. } if !is_paused => self.publish_end(number),
@@ -74,23 +74,23 @@ impl CacheShard {
 
     /// A step of an answer whose filter is authorized.
     fn step_messages(&mut self, number: u32, before: Share, stopped: Option<&'static str>) -> Option<Step> {
-        let under_way = self.answers.get_mut(&number)?;
+        let in_progress = self.answers.get_mut(&number)?;
         if stopped == Some(TOO_SLOW) {
             return Some(Step::Ends(stopped));
         }
-        if under_way.filter_age_ms >= FILTER_MS || under_way.since_filter >= FILTER_MESSAGES {
-            under_way.stage = Stage::Filter { asked: false };
+        if in_progress.filter_age_ms >= FILTER_MS || in_progress.since_filter >= FILTER_MESSAGES {
+            in_progress.stage = Stage::Filter { asked: false };
             return self.authorize_filter(number);
         }
         let mut did_something = self.authorize_and_publish(number)?;
         let room = self.pool.room(before);
         loop {
-            let under_way = self.answers.get_mut(&number)?;
+            let in_progress = self.answers.get_mut(&number)?;
             let waits = if did_something { Step::GoesOn } else { Step::Waits };
-            match under_way.answer.next() {
+            match in_progress.answer.next() {
                 Next::Message(of) => {
-                    let item = under_way.answer.first_of(of)?;
-                    if !under_way.in_flight.has_room(item, room) {
+                    let item = in_progress.answer.first_of(of)?;
+                    if !in_progress.in_flight.has_room(item, room) {
                         return Some(if stopped.is_some() { Step::Ends(stopped) } else { waits });
                     }
                     if item.absent > 0 {
@@ -101,19 +101,20 @@ impl CacheShard {
                             (false, None) => waits,
                         });
                     }
-                    under_way.in_flight.push(under_way.answer.take(of)?);
-                    under_way.since_filter += 1;
+                    in_progress.in_flight.push(in_progress.answer.take(of)?);
+                    in_progress.since_filter += 1;
                     self.authorize_and_publish(number)?;
                     did_something = true;
                 }
                 // The last message counts against the limit too.
                 Next::End
-                    if under_way.in_flight.is_empty() && under_way.in_flight.messages() < room.messages =>
+                    if in_progress.in_flight.is_empty()
+                        && in_progress.in_flight.messages() < room.messages =>
                 {
                     return Some(Step::Ends(None));
                 }
                 Next::End => {
-                    let left = stopped.filter(|_| !under_way.in_flight.is_empty());
+                    let left = stopped.filter(|_| !in_progress.in_flight.is_empty());
                     return Some(if stopped.is_some() { Step::Ends(left) } else { waits });
                 }
                 Next::Wait(asks) => {
@@ -126,33 +127,33 @@ impl CacheShard {
     /// The next messages are on other shards: sends these requests to them, or the earlier ones
     /// again if no shard has replied for too long. Returns whether it has.
     fn ask_shards(&mut self, number: u32, mut asks: Vec<ShardRequest>) -> Option<bool> {
-        let under_way = self.answers.get_mut(&number)?;
+        let in_progress = self.answers.get_mut(&number)?;
         if asks.is_empty() {
-            if under_way.silent_ms < PATIENCE_MS {
+            if in_progress.silent_ms < PATIENCE_MS {
                 return Some(false);
             }
-            asks = under_way.answer.request_again();
+            asks = in_progress.answer.request_again();
         } else {
             // One page of this shard at a time: it may take long and find nothing.
-            under_way.stalled_ms = 0;
+            in_progress.stalled_ms = 0;
         }
-        under_way.silent_ms = 0;
+        in_progress.silent_ms = 0;
         self.carry_out(number, asks);
         Some(true)
     }
 
     fn authorize_filter(&mut self, number: u32) -> Option<Step> {
-        let under_way = self.answers.get_mut(&number)?;
-        let request = self.requests.get(under_way.request)?;
-        let wish = Wish::Subscribe(&request.filter, 1);
-        match self.shared.host.authorize_as(&request.client, wish, number_of(FILTER, 0, number)) {
-            Ok(()) => under_way.stage = Stage::Filter { asked: true },
+        let in_progress = self.answers.get_mut(&number)?;
+        let request = self.requests.get(in_progress.request)?;
+        let action = ClientAction::Subscribe(&request.filter, 1);
+        match self.shared.host.authorize_as(&request.client, action, number_of(FILTER, 0, number)) {
+            Ok(()) => in_progress.stage = Stage::Filter { asked: true },
             Err(refused) if refused.status == Status::INVALID => {
-                under_way.stage =
+                in_progress.stage =
                     Stage::End { asked: false, problem: Some(format!("its filter is {refused}")) };
                 return Some(Step::GoesOn);
             }
-            Err(_) => under_way.in_flight.pause(),
+            Err(_) => in_progress.in_flight.pause(),
         }
         Some(Step::Waits)
     }
@@ -161,28 +162,28 @@ impl CacheShard {
     /// any.
     fn authorize_and_publish(&mut self, number: u32) -> Option<bool> {
         let host = self.shared.host;
-        let under_way = self.answers.get_mut(&number)?;
-        let request = self.requests.get(under_way.request)?;
+        let in_progress = self.answers.get_mut(&number)?;
+        let request = self.requests.get(in_progress.request)?;
         let client = OnBehalf::of(&request.client);
         let mut did_something = false;
-        while let Some((place, item)) = under_way.in_flight.next_to_authorize() {
-            let wish = Wish::Deliver(&item.topic, 1);
-            match host.authorize_as(client, wish, number_of(DELIVER, place, number)) {
-                Ok(()) => under_way.in_flight.requested(place),
-                Err(refused) if under_way.tries_again(refused) => return Some(did_something),
-                Err(refused) => under_way.note_refused(place, refused.to_string()),
+        while let Some((place, item)) = in_progress.in_flight.next_to_authorize() {
+            let action = ClientAction::Deliver(&item.topic, 1);
+            match host.authorize_as(client, action, number_of(DELIVER, place, number)) {
+                Ok(()) => in_progress.in_flight.requested(place),
+                Err(refused) if in_progress.tries_again(refused) => return Some(did_something),
+                Err(refused) => in_progress.note_refused(place, refused.to_string()),
             }
             did_something = true;
         }
-        while let Some((place, item)) = under_way.in_flight.next_to_publish() {
+        while let Some((place, item)) = in_progress.in_flight.next_to_publish() {
             let message = request
                 .message(number, item.payload.as_slice())
                 .user_property("topic", item.topic.as_str())
                 .user_property("timestamp_ms", item.at_ms.to_string());
             match host.publish_as(client.answered(number_of(PUBLISH, place, number)), &message) {
-                Ok(()) => under_way.in_flight.published(place),
-                Err(refused) if under_way.tries_again(refused) => return Some(did_something),
-                Err(refused) => under_way.note_refused(place, refused.to_string()),
+                Ok(()) => in_progress.in_flight.published(place),
+                Err(refused) if in_progress.tries_again(refused) => return Some(did_something),
+                Err(refused) => in_progress.note_refused(place, refused.to_string()),
             }
             did_something = true;
         }
@@ -191,11 +192,11 @@ impl CacheShard {
 }
 
 /// Why an answer ends early; `None` if it goes on.
-fn why_stopped(under_way: &mut UnderWay, config: &Config) -> Option<&'static str> {
-    if under_way.stalled_ms >= config.answer_stall_ms {
-        return Some(if std::mem::take(&mut under_way.lacks_room) { NO_ROOM } else { NOT_TAKEN });
+fn why_stopped(in_progress: &mut AnswerProgress, config: &Config) -> Option<&'static str> {
+    if in_progress.stalled_ms >= config.answer_stall_ms {
+        return Some(if std::mem::take(&mut in_progress.waits_for_memory) { NO_ROOM } else { NOT_TAKEN });
     }
-    (under_way.age_ms >= config.answer_ms_max).then_some(TOO_SLOW)
+    (in_progress.age_ms >= config.answer_ms_max).then_some(TOO_SLOW)
 }
 
 impl Request {

@@ -3,8 +3,8 @@
 use grapnel_plugin_abi::Reason;
 
 use crate::CacheShard;
+use crate::progress::{AnswerProgress, Stage};
 use crate::reply_number::{DELIVER, END, FILTER, PLACE, PLACE_OF_LARGE, PUBLISH};
-use crate::under_way::{Stage, UnderWay};
 
 /// After this many refused messages, without an accepted one, no more are published.
 const REFUSED_MAX: u64 = 16;
@@ -20,8 +20,8 @@ impl CacheShard {
         if number >> 26 != self.shard {
             return self.pass_on(number >> 26, full, reason);
         }
-        let Some(under_way) = self.answers.get_mut(&number) else { return };
-        let before = under_way.share();
+        let Some(in_progress) = self.answers.get_mut(&number) else { return };
+        let before = in_progress.share();
         let taken = reason.0 < 0x80;
         // The broker was full or had no verdict: retry.
         let again = [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason);
@@ -29,39 +29,41 @@ impl CacheShard {
         let (mut over, mut ends) = (None, None);
         match full & !(PLACE << 32 | u64::from(u32::MAX)) {
             FILTER if again => {
-                under_way.in_flight.pause();
-                under_way.stage = Stage::Filter { asked: false };
+                in_progress.in_flight.pause();
+                in_progress.stage = Stage::Filter { asked: false };
             }
-            FILTER if under_way.stage == (Stage::Filter { asked: true }) => {
+            FILTER if in_progress.stage == (Stage::Filter { asked: true }) => {
                 if taken {
-                    under_way.stage = Stage::Messages;
-                    (under_way.filter_age_ms, under_way.since_filter) = (0, 0);
-                    if !std::mem::replace(&mut under_way.begun, true) {
-                        under_way.moved();
-                        under_way.silent_ms = 0;
-                        let asks = under_way.answer.begin();
+                    in_progress.stage = Stage::Messages;
+                    (in_progress.filter_age_ms, in_progress.since_filter) = (0, 0);
+                    if !std::mem::replace(&mut in_progress.begun, true) {
+                        in_progress.moved();
+                        in_progress.silent_ms = 0;
+                        let asks = in_progress.answer.begin();
                         self.carry_out(number, asks);
                     }
                 } else {
                     ends = Some(format!("its filter is {}", said()));
                 }
             }
-            DELIVER if place == PLACE_OF_LARGE => under_way.answer_large(reason, &said),
-            DELIVER | PUBLISH if again => under_way.put_off(place, &said()),
+            DELIVER if place == PLACE_OF_LARGE => in_progress.answer_large(reason, &said),
+            DELIVER | PUBLISH if again => in_progress.put_off(place, &said()),
             DELIVER => {
-                let in_flight = &mut under_way.in_flight;
+                let in_flight = &mut in_progress.in_flight;
                 let known = if taken { in_flight.allowed(place) } else { in_flight.left_out(place) };
-                under_way.moved_if(known);
+                in_progress.moved_when(known);
             }
             PUBLISH if taken => {
-                let known = under_way.in_flight.taken(place);
-                under_way.sent += u64::from(known);
-                under_way.moved_if(known);
+                let known = in_progress.in_flight.taken(place);
+                in_progress.sent += u64::from(known);
+                in_progress.moved_when(known);
             }
             PUBLISH => {
-                under_way.moved();
-                under_way.note_refused(place, said());
-                if reason == Reason::NOT_AUTHORIZED && under_way.sent == 0 && under_way.refused >= REFUSED_MAX
+                in_progress.moved();
+                in_progress.note_refused(place, said());
+                if reason == Reason::NOT_AUTHORIZED
+                    && in_progress.sent == 0
+                    && in_progress.refused >= REFUSED_MAX
                 {
                     ends = Some(NOT_ALLOWED.to_owned());
                 }
@@ -69,19 +71,19 @@ impl CacheShard {
             END => over = self.end_answered(number, reason),
             _ => {}
         }
-        if let Some(now) = self.answers.get(&number).map(UnderWay::share) {
+        if let Some(now) = self.answers.get(&number).map(AnswerProgress::share) {
             self.pool.moved(before, now);
         }
         match over {
             Some(refused) => {
                 if refused {
-                    self.say_refused(number);
+                    self.report_refused(number);
                 }
                 self.end(number);
             }
             None => match ends {
                 Some(stopped) => self.begin_end(number, Some(&stopped)),
-                None => self.pump(number),
+                None => self.advance(number),
             },
         }
         self.arm();
@@ -89,30 +91,33 @@ impl CacheShard {
 
     /// Whether the answer has ended, and whether because the client may not publish there.
     fn end_answered(&mut self, number: u32, reason: Reason) -> Option<bool> {
-        let under_way = self.answers.get_mut(&number)?;
+        let in_progress = self.answers.get_mut(&number)?;
         if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
-            under_way.in_flight.pause();
-            if let Stage::End { asked, .. } = &mut under_way.stage {
+            in_progress.in_flight.pause();
+            if let Stage::End { asked, .. } = &mut in_progress.stage {
                 *asked = false;
             }
             return None;
         }
-        if reason.0 < 0x80 && !under_way.stalled {
-            under_way.moved();
-            under_way.stage = Stage::Taken;
+        if reason.0 < 0x80 && !in_progress.stalled {
+            in_progress.moved();
+            in_progress.stage = Stage::Taken;
             return None;
         }
-        let refused = reason == Reason::NOT_AUTHORIZED && under_way.sent == 0;
+        let refused = reason == Reason::NOT_AUTHORIZED && in_progress.sent == 0;
         if reason.0 >= 0x80 && !refused {
-            self.trouble(format_args!("an answer stays without its end: refused with 0x{:02X}", reason.0));
+            self.note_problem(format_args!(
+                "an answer stays without its end: refused with 0x{:02X}",
+                reason.0
+            ));
         }
         Some(refused)
     }
 
-    fn say_refused(&mut self, number: u32) {
-        let request = self.answers.get(&number).map(|under_way| under_way.request);
+    fn report_refused(&mut self, number: u32) {
+        let request = self.answers.get(&number).map(|in_progress| in_progress.request);
         let Some(request) = request.and_then(|id| self.requests.get(id)) else { return };
         let (client, topic) = (request.client.client_id().to_owned(), request.response_topic.clone());
-        self.trouble(format_args!("no answer to {client:?}, which may not publish to {topic:?}"));
+        self.note_problem(format_args!("no answer to {client:?}, which may not publish to {topic:?}"));
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use grapnel_plugin_abi::{
-    EntryId, Error, Host, Journal, Leftovers, ShareLimits, Shares, Weigh, allocated, topic, tree_entry_bytes,
+    DropQueue, EntryId, Error, Host, Journal, ShareLimits, Shares, Weigh, allocated, topic, tree_entry_bytes,
 };
 
 use crate::wire::{Reader, put};
@@ -129,7 +129,7 @@ pub struct Store {
     topics: BTreeMap<Arc<str>, VecDeque<EntryId>>,
     last_ms: u64,
     /// After a reload: all topics before this one have been checked for too many messages.
-    looked_upto: Option<Bound<Arc<str>>>,
+    checked_up_to: Option<Bound<Arc<str>>>,
     journal: Journal<u64>,
 }
 
@@ -140,7 +140,7 @@ impl Store {
         let smallest = StoredMessage { at_ms: 0, topic: "".into(), payload: Box::default(), lost: false };
         let least_bytes = held.bytes_of(&smallest);
         let (topics, journal) = (BTreeMap::new(), Journal::default());
-        Store { per_topic, stored: held, least_bytes, topics, last_ms: 0, looked_upto: None, journal }
+        Store { per_topic, stored: held, least_bytes, topics, last_ms: 0, checked_up_to: None, journal }
     }
 
     /// Shows the usage in `/metrics`.
@@ -151,13 +151,13 @@ impl Store {
 
     /// Stores a message of a client. If a limit is reached, the oldest messages are removed, or the
     /// client's own if its limit is reached: as many as are needed, up to [`GONE_FOR_LARGE`] and
-    /// [`EVICTED_FOR_ONE`]; [`Store::come_nearer`] removes the rest. Of a message that is larger
-    /// than a limit, or for which there is no memory while the limits are exceeded, only the
+    /// [`EVICTED_FOR_ONE`]; [`Store::evict_over_limit`] removes the rest. Of a message that is
+    /// larger than a limit, or for which there is no memory while the limits are exceeded, only the
     /// arrival is stored.
     pub fn keep(&mut self, at_ms: u64, client: &str, name: &str, payload: &[u8]) {
-        if self.is_beyond() {
+        if self.is_over_limit() {
             // Frees memory for the newest message, as far as one call may.
-            self.come_nearer(EVICTED_FOR_ONE);
+            self.evict_over_limit(EVICTED_FOR_ONE);
         }
         self.last_ms = self.last_ms.max(at_ms);
         let topic =
@@ -186,9 +186,9 @@ impl Store {
         if let Some(oldest) = self.first_beyond(name) {
             self.remove(oldest.0);
         }
-        if self.is_beyond() {
+        if self.is_over_limit() {
             // Now, so that there is memory for the next message, even if it comes soon.
-            self.come_nearer(
+            self.evict_over_limit(
                 usize::try_from(steps).map_or(GONE_FOR_LARGE, |steps| steps.min(GONE_FOR_LARGE)),
             );
         }
@@ -238,8 +238,8 @@ impl Store {
             return page;
         }
         let behind = self.stored.iter_after(EntryId(span.after));
-        for (looked_at, (id, _, stored)) in behind.take_while(|(id, ..)| id.0 <= upto).enumerate() {
-            if looked_at == PAGE_LOOKED_AT {
+        for (examined, (id, _, stored)) in behind.take_while(|(id, ..)| id.0 <= upto).enumerate() {
+            if examined == PAGE_LOOKED_AT {
                 page.next = Some(id.0 - 1);
                 break;
             }
@@ -321,36 +321,36 @@ impl Store {
     }
 
     /// Removes all messages; `left` frees them.
-    pub fn clear_into(&mut self, left: &mut Leftovers) {
+    pub fn clear_into(&mut self, left: &mut DropQueue) {
         self.stored.clear_into(left);
         left.add(std::mem::take(&mut self.topics));
-        self.looked_upto = None;
+        self.checked_up_to = None;
     }
 
     /// Starts a check of all topics: they may have too many messages if the old version stored
     /// more.
-    pub fn look_at_topics(&mut self) {
-        self.looked_upto = Some(Bound::Unbounded);
+    pub fn check_all_topics(&mut self) {
+        self.checked_up_to = Some(Bound::Unbounded);
     }
 
     /// Whether the limits are exceeded.
-    pub fn is_beyond(&self) -> bool {
-        self.looked_upto.is_some() || self.stored.is_beyond()
+    pub fn is_over_limit(&self) -> bool {
+        self.checked_up_to.is_some() || self.stored.is_over_limit()
     }
 
     /// Removes messages until the limits are met, in at most this many steps. A step removes the
     /// oldest message of a topic, a client or all, or checks a topic. Returns whether more steps
     /// are needed.
-    pub fn come_nearer(&mut self, steps: usize) -> bool {
+    pub fn evict_over_limit(&mut self, steps: usize) -> bool {
         let mut left = steps;
         while left > 0
-            && let Some(upto) = self.looked_upto.take()
+            && let Some(upto) = self.checked_up_to.take()
         {
             left -= 1;
             let next = self.topics.range::<Arc<str>, _>((upto.clone(), Bound::Unbounded)).next();
             let Some(name) = next.map(|(name, _)| Arc::clone(name)) else { break };
             // The topic is checked again until it has no message too many.
-            self.looked_upto = match self.first_beyond(&name) {
+            self.checked_up_to = match self.first_beyond(&name) {
                 Some(oldest) => {
                     self.remove(oldest.0);
                     Some(upto)
@@ -359,12 +359,12 @@ impl Store {
             };
         }
         let (mut gone, journal) = (Vec::new(), &mut self.journal);
-        self.stored.evict_beyond(left, |id, stored| {
+        self.stored.evict_over_limit(left, |id, stored| {
             journal.note(&id.0);
             gone.push((stored.topic, id));
         });
         forget(&mut self.topics, gone);
-        self.is_beyond()
+        self.is_over_limit()
     }
 }
 

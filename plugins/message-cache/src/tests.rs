@@ -126,7 +126,7 @@ fn an_answer_that_nobody_takes_ends() {
 
 /// Messages that the client may not receive are omitted without a trace.
 #[test]
-fn what_may_not_be_had_is_left_out() {
+fn denied_messages_are_omitted() {
     let mut plugin = load(2, "");
     fill(&mut plugin, 2, 100);
     ask(&mut plugin, "c", "**");
@@ -150,7 +150,7 @@ fn what_may_not_be_had_is_left_out() {
 
 /// If the client may not subscribe to the filter, the answer is empty and no message is examined.
 #[test]
-fn a_filter_that_may_not_be_had_has_no_messages() {
+fn a_denied_filter_has_no_messages() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 100);
     ask(&mut plugin, "c", "x/*");
@@ -165,7 +165,7 @@ fn a_filter_that_may_not_be_had_has_no_messages() {
 
 /// The end reports the number of refused messages, also if they are not the first ones.
 #[test]
-fn the_end_tells_what_was_refused() {
+fn the_end_reports_the_refused_messages() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 30);
     ask(&mut plugin, "c", "**");
@@ -189,7 +189,7 @@ fn the_end_tells_what_was_refused() {
 
 /// A request or message that the full broker refuses is retried, and nothing is missing in the end.
 #[test]
-fn what_finds_no_room_is_tried_again() {
+fn requests_refused_by_a_full_broker_are_retried() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 50);
     ask(&mut plugin, "c", "**");
@@ -246,7 +246,7 @@ fn a_message_that_never_finds_room_is_counted_as_refused() {
 /// A client that loses the right to its filter gets only a limited number of further messages,
 /// however slowly it acknowledges.
 #[test]
-fn a_right_that_is_lost_ends_the_answer() {
+fn a_revoked_right_ends_the_answer() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 2_000);
     ask(&mut plugin, "c", "**");
@@ -265,7 +265,7 @@ fn a_right_that_is_lost_ends_the_answer() {
 /// A slow answer leaves its place to others in the end. A request that waits too long is refused
 /// with a message.
 #[test]
-fn nobody_has_a_place_for_ever_and_nobody_waits_for_ever() {
+fn places_are_limited_in_time() {
     let mut plugin = load(
         1,
         r#", "answers_max": 1, "answers_in_flight_max": 1, "answer_ms_max": 5000, "request_wait_ms_max": 2000"#,
@@ -288,7 +288,7 @@ fn nobody_has_a_place_for_ever_and_nobody_waits_for_ever() {
 
 /// The limit of bytes applies in addition to that of messages.
 #[test]
-fn bytes_on_their_way_are_bounded() {
+fn bytes_in_flight_are_bounded() {
     let mut plugin = load(1, r#", "answers_in_flight_bytes_max": 10000"#);
     for n in 0..50 {
         plugin.run(&mut FakeEvent::publish(&format!("x/{n}"), &[b'x'; 1_000]).with_client_id("maker"));
@@ -414,7 +414,7 @@ fn limits_of_nothing_are_refused() {
 }
 
 #[test]
-fn what_is_kept_goes_over_in_a_reload() {
+fn stored_messages_are_transferred_in_a_reload() {
     let mut plugin = load(2, "");
     fill(&mut plugin, 2, 10);
     let mut plugin = plugin.reloaded(r##"{"filters": ["#"]}"##).unwrap();
@@ -424,7 +424,7 @@ fn what_is_kept_goes_over_in_a_reload() {
 
 /// New messages evict old ones while the stored messages are transferred in pieces.
 #[test]
-fn what_changes_while_it_goes_over_goes_over() {
+fn changes_during_a_transfer_are_transferred() {
     let config = r##"{"filters": ["#"], "messages_per_topic_max": 2}"##;
     let mut plugin = testing::load::<Cache>(config).unwrap();
     let keep = |plugin: &mut testing::TestPlugin<Cache>, n: u32| {

@@ -18,9 +18,9 @@ pub const BYTES_OF_CLIENT: u64 =
 struct Client {
     /// Its waiting requests, in order.
     waiting: VecDeque<EntryId>,
-    under_way: u64,
-    /// Whether it is in `row`.
-    in_row: bool,
+    in_progress: u64,
+    /// Whether it is in `queue`.
+    is_queued: bool,
 }
 
 /// Waiting requests, by client.
@@ -29,7 +29,7 @@ pub struct Turns {
     each_max: u64,
     clients: BTreeMap<Arc<str>, Client>,
     /// Clients with a request that may be answered, in order.
-    row: VecDeque<Arc<str>>,
+    queue: VecDeque<Arc<str>>,
     /// The start of the wait of each request, in order of arrival.
     since_ms: BTreeMap<EntryId, u64>,
 }
@@ -37,7 +37,7 @@ pub struct Turns {
 impl Turns {
     /// An order with this many answers of one client at a time.
     pub fn new(each_max: u64) -> Turns {
-        Turns { each_max, clients: BTreeMap::new(), row: VecDeque::new(), since_ms: BTreeMap::new() }
+        Turns { each_max, clients: BTreeMap::new(), queue: VecDeque::new(), since_ms: BTreeMap::new() }
     }
 
     /// Adds a waiting request.
@@ -50,13 +50,13 @@ impl Turns {
     /// The next request to answer; it is in progress from now on.
     pub fn next(&mut self) -> Option<EntryId> {
         loop {
-            let client = self.row.pop_front()?;
+            let client = self.queue.pop_front()?;
             let Some(known) = self.clients.get_mut(&client) else { continue };
-            known.in_row = false;
+            known.is_queued = false;
             let request = known.waiting.pop_front();
             if let Some(request) = request {
                 self.since_ms.remove(&request);
-                known.under_way += 1;
+                known.in_progress += 1;
             }
             // A client whose requests were all removed meanwhile is removed too.
             self.settle(&client);
@@ -85,20 +85,20 @@ impl Turns {
     /// An answer of a client has ended.
     pub fn ended(&mut self, client: &Arc<str>) {
         if let Some(known) = self.clients.get_mut(client) {
-            known.under_way = known.under_way.saturating_sub(1);
+            known.in_progress = known.in_progress.saturating_sub(1);
         }
         self.settle(client);
     }
 
     fn settle(&mut self, client: &Arc<str>) {
         let Some(known) = self.clients.get_mut(client) else { return };
-        if known.waiting.is_empty() && known.under_way == 0 && !known.in_row {
+        if known.waiting.is_empty() && known.in_progress == 0 && !known.is_queued {
             self.clients.remove(client);
             return;
         }
-        if !known.in_row && !known.waiting.is_empty() && known.under_way < self.each_max {
-            known.in_row = true;
-            self.row.push_back(Arc::clone(client));
+        if !known.is_queued && !known.waiting.is_empty() && known.in_progress < self.each_max {
+            known.is_queued = true;
+            self.queue.push_back(Arc::clone(client));
         }
     }
 }
@@ -129,11 +129,11 @@ mod tests {
         assert_eq!(next(&mut turns), [3, 4]);
         turns.ended(&a);
         turns.ended(&a);
-        assert!(turns.clients.is_empty() && turns.row.is_empty());
+        assert!(turns.clients.is_empty() && turns.queue.is_empty());
     }
 
     #[test]
-    fn what_waits_too_long_is_found_and_goes() {
+    fn requests_that_wait_too_long_are_removed() {
         let mut turns = Turns::new(1);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         for (client, number) in [(&a, 1), (&a, 2), (&b, 3)] {
@@ -145,6 +145,6 @@ mod tests {
         turns.remove(&b, EntryId(3));
         assert_eq!((turns.next(), turns.first()), (None, None));
         turns.ended(&a);
-        assert!(turns.clients.is_empty() && turns.row.is_empty());
+        assert!(turns.clients.is_empty() && turns.queue.is_empty());
     }
 }

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded_again() {
+    fn encoded_payloads_decode_to_the_same_bytes() {
         for codec in [Codec::Base64, Codec::Gzip, Codec::Json] {
             for payload in [b"".as_slice(), b"hello", b"\"quoted\\", "grün".as_bytes(), &[0, 255, 128]] {
                 let encoded = run(codec, Action::Encode, payload).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_nothing_grows_without_bound() {
+    fn invalid_payloads_are_reported_and_growth_is_bounded() {
         let told = |codec, payload: &[u8]| run(codec, Action::Decode, payload).unwrap_err();
         assert_eq!(told(Codec::Base64, b"a"), "the payload is not base64");
         assert_eq!(told(Codec::Gzip, b"hello"), "the payload is not gzip");

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_is_refused_or_passes() {
+    fn undecodable_payloads_are_refused_or_passed_unchanged() {
         let mut plugin = testing::load::<MessageCodec>(&format!("{{{RULES}}}")).unwrap();
         let mut message = FakeEvent::publish("in/a", b"!");
         assert_eq!(plugin.run(&mut message), Outcome::Stop);

@@ -65,7 +65,7 @@ fn an_unsubscribe_is_rewritten_as_its_subscribe_was() {
 }
 
 #[test]
-fn what_is_no_topic_is_left_alone_and_logged_once() {
+fn rewrites_to_invalid_topics_are_skipped_and_logged_once() {
     let mut plugin = load(CONFIG);
     for _ in 0..3 {
         let mut message = FakeEvent::publish("bad", b"");

@@ -136,7 +136,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
     ) -> Result<WatchedFile<T>, FileError> {
         // The state is taken before the file is read: a change in between is detected later, never
         // missed.
-        let seen = Look::at(&watch.path);
+        let seen = FileStamp::at(&watch.path);
         let value = Arc::new(read(&watch, &parse)?);
         let latest = Arc::new(Latest { version: AtomicU64::new(0), value: RwLock::new(value) });
         let stop = Arc::new(Stop::default());
@@ -238,13 +238,13 @@ impl<T> View<T> {
 /// Distinguishes states of a file without reading it. None: the file does not exist or is not
 /// accessible.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Look(Option<(u64, u64, u64, i64, i64, i64, i64)>);
+struct FileStamp(Option<(u64, u64, u64, i64, i64, i64, i64)>);
 
-impl Look {
-    fn at(path: &Path) -> Look {
+impl FileStamp {
+    fn at(path: &Path) -> FileStamp {
         let tell =
             |m: Metadata| (m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
-        Look(fs::metadata(path).ok().map(tell))
+        FileStamp(fs::metadata(path).ok().map(tell))
     }
 }
 
@@ -255,9 +255,9 @@ struct Watcher<T, P, R> {
     on_change: R,
     latest: Arc<Latest<T>>,
     /// The state that was last read or refused.
-    seen: Look,
+    seen: FileStamp,
     /// A state that differs from `seen`, until it is seen a second time.
-    pending: Look,
+    pending: FileStamp,
     /// Values that a shard may still use. They are stored here so that they are freed on this
     /// thread; at most one for each shard.
     retired: Vec<Arc<T>>,
@@ -270,7 +270,7 @@ where
 {
     fn look(&mut self) {
         self.retired.retain(|value| Arc::strong_count(value) > 1);
-        let now = Look::at(&self.watch.path);
+        let now = FileStamp::at(&self.watch.path);
         let settled = now == self.pending;
         self.pending = now;
         if !settled || self.pending == self.seen {
@@ -381,7 +381,7 @@ mod tests {
     /// Many shards read at once while the value changes: none of them gets the old one after the
     /// change was reported.
     #[test]
-    fn no_view_gives_an_old_value_once_a_change_has_been_told() {
+    fn no_view_gives_an_old_value_after_a_change_was_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "0").unwrap();
@@ -410,8 +410,8 @@ mod tests {
                     }
                 },
                 latest: Arc::clone(&file.latest),
-                seen: Look::at(&path),
-                pending: Look::at(&path),
+                seen: FileStamp::at(&path),
+                pending: FileStamp::at(&path),
                 retired: Vec::new(),
             };
             for value in 1..3_000 {
@@ -422,7 +422,7 @@ mod tests {
         });
         // Nor does it while another shard takes the new value at that moment.
         let mut view = file.view();
-        let seen = Look::at(&path);
+        let seen = FileStamp::at(&path);
         let mut watcher = Watcher {
             watch: watch(&path),
             parse: number,
@@ -439,14 +439,14 @@ mod tests {
     }
 
     #[test]
-    fn old_values_are_kept_until_no_view_holds_them() {
+    fn old_values_are_stored_until_no_view_uses_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "1").unwrap();
         let file: WatchedFile<u32> =
             WatchedFile::open(Watch { every: Duration::ZERO, ..watch(&path) }, number, |_| ()).unwrap();
         let mut view = file.view();
-        let seen = Look::at(&path);
+        let seen = FileStamp::at(&path);
         let mut watcher = Watcher {
             watch: watch(&path),
             parse: number,
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn unusable_files_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let open = || WatchedFile::open(watch(&path), number, |_| ()).unwrap_err().to_string();

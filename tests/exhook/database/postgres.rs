@@ -106,7 +106,7 @@ impl Database {
     }
 
     /// Starts it with its existing data.
-    pub fn come_back(&mut self) {
+    pub fn restart(&mut self) {
         self.server = serve(&self.folder);
     }
 }

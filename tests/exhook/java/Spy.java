@@ -23,86 +23,86 @@ public class Spy {
     }
 
     public static void deinit() {
-        Told.told("deinit");
+        CallPrinter.printed("deinit");
     }
 
     /** A client with this name is allowed; for others the broker decides. */
     public static Object on_client_authenticate(Object clientinfo, Object authresult, Object state) {
-        Told.told("client_authenticate", clientinfo, authresult, state);
+        CallPrinter.printed("client_authenticate", clientinfo, authresult, state);
         Tuple username = (Tuple) ((List<?>) clientinfo).get(2);
         assert ((Atom) username.elements[0]).value.equals("username");
         return Arrays.equals(((Binary) username.elements[1]).raw, "alice".getBytes()) ? Tuple.two(0, true) : null;
     }
 
     public static void on_client_connect(Object conninfo, Object props, Object state) {
-        Told.told("client_connect", conninfo, props, state);
+        CallPrinter.printed("client_connect", conninfo, props, state);
     }
 
     public static void on_client_connack(Object conninfo, Object props, Object state) {
-        Told.told("client_connack", conninfo, props, state);
+        CallPrinter.printed("client_connack", conninfo, props, state);
     }
 
     public static void on_client_connected(Object clientinfo, Object state) {
-        Told.told("client_connected", clientinfo, state);
+        CallPrinter.printed("client_connected", clientinfo, state);
     }
 
     public static void on_client_disconnected(Object clientinfo, Object reason, Object state) {
-        Told.told("client_disconnected", clientinfo, reason, state);
+        CallPrinter.printed("client_disconnected", clientinfo, reason, state);
     }
 
     public static void on_client_check_acl(Object clientinfo, Object action, Object topic, Object result, Object state) {
-        Told.told("client_check_acl", clientinfo, action, topic, result, state);
+        CallPrinter.printed("client_check_acl", clientinfo, action, topic, result, state);
     }
 
     public static void on_client_subscribe(Object clientinfo, Object props, Object filters, Object state) {
-        Told.told("client_subscribe", clientinfo, props, filters, state);
+        CallPrinter.printed("client_subscribe", clientinfo, props, filters, state);
     }
 
     public static void on_client_unsubscribe(Object clientinfo, Object props, Object filters, Object state) {
-        Told.told("client_unsubscribe", clientinfo, props, filters, state);
+        CallPrinter.printed("client_unsubscribe", clientinfo, props, filters, state);
     }
 
     public static void on_session_created(Object clientinfo, Object state) {
-        Told.told("session_created", clientinfo, state);
+        CallPrinter.printed("session_created", clientinfo, state);
     }
 
     public static void on_session_subscribed(Object clientinfo, Object topic, Object options, Object state) {
-        Told.told("session_subscribed", clientinfo, topic, options, state);
+        CallPrinter.printed("session_subscribed", clientinfo, topic, options, state);
     }
 
     public static void on_session_unsubscribed(Object clientinfo, Object topic, Object state) {
-        Told.told("session_unsubscribed", clientinfo, topic, state);
+        CallPrinter.printed("session_unsubscribed", clientinfo, topic, state);
     }
 
     public static void on_session_resumed(Object clientinfo, Object state) {
-        Told.told("session_resumed", clientinfo, state);
+        CallPrinter.printed("session_resumed", clientinfo, state);
     }
 
     public static void on_session_discarded(Object clientinfo, Object state) {
-        Told.told("session_discarded", clientinfo, state);
+        CallPrinter.printed("session_discarded", clientinfo, state);
     }
 
     public static void on_session_takeovered(Object clientinfo, Object state) {
-        Told.told("session_takeovered", clientinfo, state);
+        CallPrinter.printed("session_takeovered", clientinfo, state);
     }
 
     public static void on_session_terminated(Object clientinfo, Object reason, Object state) {
-        Told.told("session_terminated", clientinfo, reason, state);
+        CallPrinter.printed("session_terminated", clientinfo, reason, state);
     }
 
     public static void on_message_publish(Object message, Object state) {
-        Told.told("message_publish", message, state);
+        CallPrinter.printed("message_publish", message, state);
     }
 
     public static void on_message_delivered(Object clientinfo, Object message, Object state) {
-        Told.told("message_delivered", clientinfo, message, state);
+        CallPrinter.printed("message_delivered", clientinfo, message, state);
     }
 
     public static void on_message_acked(Object clientinfo, Object message, Object state) {
-        Told.told("message_acked", clientinfo, message, state);
+        CallPrinter.printed("message_acked", clientinfo, message, state);
     }
 
     public static void on_message_dropped(Object message, Object reason, Object state) {
-        Told.told("message_dropped", message, reason, state);
+        CallPrinter.printed("message_dropped", message, reason, state);
     }
 }

@@ -18,7 +18,7 @@ public class Verdicts {
     }
 
     public static void deinit() {
-        Told.told("deinit");
+        CallPrinter.printed("deinit");
     }
 
     private static Object of(Object record, String key) {

@@ -53,7 +53,7 @@ impl Directory {
     }
 
     /// Starts it with its existing entries.
-    pub fn come_back(&mut self) {
+    pub fn restart(&mut self) {
         self.server = serve(&self.folder);
     }
 

@@ -24,7 +24,7 @@ pub(super) fn run(shared: &Shared, mut lines: Vec<Line>) {
                 if let Some(id) = publish.id {
                     lines[pair].queue(&Packet::Puback(Ack::of(id)).encode(Version::V5));
                 }
-                judge(shared, pair, &mut next[pair], &publish);
+                check(shared, pair, &mut next[pair], &publish);
             }
             let flushed = lines[pair].flush();
             if let Err(error) = read.and(flushed) {
@@ -47,7 +47,7 @@ pub(super) fn run(shared: &Shared, mut lines: Vec<Line>) {
     }
 }
 
-fn judge(shared: &Shared, pair: usize, next: &mut u64, publish: &Publish) {
+fn check(shared: &Shared, pair: usize, next: &mut u64, publish: &Publish) {
     shared.received.fetch_add(1, Ordering::SeqCst);
     let Some([publisher, place, sent_us, sent_in]) = read_payload(&publish.payload) else {
         return shared.wrong(format!("subscriber {pair}: not a payload of ours: {publish:?}"));
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_judged_by_all_phases_it_was_on_its_way_in() {
+    fn a_message_is_checked_against_all_phases_it_was_in_flight_in() {
         use Phase::{Changing, Plain, Stamped, StampedByOne};
         let cases: &[(&[Phase], usize, bool, bool)] = &[
             (&[Plain], 0, false, true),

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_must_not_send_is_an_error() {
+    fn packets_that_a_server_must_not_send_are_errors() {
         let wrong: &[&[u8]] = &[
             &[0x10, 0],                      // CONNECT
             &[0x21, 3, 0, 0, 0],             // flags

@@ -47,7 +47,7 @@ fn a_good_plugin_is_shown_with_what_it_would_mount() {
 }
 
 #[test]
-fn what_would_not_be_loaded_is_refused_with_the_sentence_of_the_loader() {
+fn check_refuses_with_the_error_text_of_the_loader() {
     let missing = std::env::temp_dir().join("grapnel-there-is-no-such.so");
     for (path, more, says) in [
         (file("not-a-plugin"), &[][..], "not a Grapnel plugin"),
@@ -66,7 +66,7 @@ fn what_would_not_be_loaded_is_refused_with_the_sentence_of_the_loader() {
 }
 
 #[test]
-fn a_plugin_that_crashes_hangs_or_ends_its_process_takes_nobody_along() {
+fn a_crashing_or_hanging_plugin_does_not_affect_the_check() {
     let path = file("bad-constructor");
     assert!(run(check(&path, &[])).0, "without a reason it does none of it");
     for (what, says) in [("crash", "crashed (signal 6, SIGABRT)"), ("end", "was ended by it (exit code 0)")] {

@@ -110,7 +110,7 @@ fn metric(broker: &Broker, name: &str) -> u64 {
 
 scenario! {
     /// `metrics` and `GET /metrics` show the same, and the actions of clients.
-    fn metrics_tell_what_happened(broker in builder()) {
+    fn metrics_show_the_actions_of_clients(broker in builder()) {
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("t", 2);
         let mut publisher = Client::hello(broker, Version::V5, "p");

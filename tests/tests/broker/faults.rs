@@ -17,7 +17,7 @@ fn crash(topic: &str) -> (Option<i32>, String) {
 }
 
 #[track_caller]
-fn assert_said(log: &str, line: &str) {
+fn assert_logged(log: &str, line: &str) {
     let lines: Vec<&str> = log.lines().filter(|line| line.starts_with("grapnel: SIG")).collect();
     assert_eq!(lines.len(), 1, "one line:\n{log}");
     let shard_left_out = lines[0].replace("on shard 0", "on shard N").replace("on shard 1", "on shard N");
@@ -31,7 +31,7 @@ const SIGABRT: Option<i32> = Some(6);
 fn a_hook_that_writes_to_a_null_pointer_is_named_and_the_process_ends_by_the_signal() {
     let (signal, log) = crash("crash/null");
     assert_eq!(signal, SIGSEGV, "{log}");
-    assert_said(
+    assert_logged(
         &log,
         "grapnel: SIGSEGV in plugin crasher, hook publish at message.publish, on shard N; the process ends",
     );
@@ -41,7 +41,7 @@ fn a_hook_that_writes_to_a_null_pointer_is_named_and_the_process_ends_by_the_sig
 fn a_hook_that_aborts_is_named() {
     let (signal, log) = crash("crash/abort");
     assert_eq!(signal, SIGABRT, "{log}");
-    assert_said(
+    assert_logged(
         &log,
         "grapnel: SIGABRT in plugin crasher, hook publish at message.publish, on shard N; the process ends",
     );
@@ -51,7 +51,7 @@ fn a_hook_that_aborts_is_named() {
 fn of_two_hooks_at_one_point_the_one_that_ran_is_named() {
     let (signal, log) = crash("crash/second");
     assert_eq!(signal, SIGSEGV, "{log}");
-    assert_said(
+    assert_logged(
         &log,
         "grapnel: SIGSEGV in plugin crasher, hook second at message.publish, on shard N; the process ends",
     );
@@ -61,14 +61,14 @@ fn of_two_hooks_at_one_point_the_one_that_ran_is_named() {
 fn a_thread_that_the_broker_started_for_a_plugin_is_known_as_its_own() {
     let (signal, log) = crash("crash/spawned");
     assert_eq!(signal, SIGSEGV, "{log}");
-    assert_said(&log, "grapnel: SIGSEGV in a thread of plugin crasher; the process ends");
+    assert_logged(&log, "grapnel: SIGSEGV in a thread of plugin crasher; the process ends");
 }
 
 #[test]
 fn a_thread_of_which_the_broker_knows_nothing_is_known_by_the_code_it_runs() {
     let (signal, log) = crash("crash/own-thread");
     assert_eq!(signal, SIGSEGV, "{log}");
-    assert_said(&log, "grapnel: SIGSEGV in code of plugin crasher; the process ends");
+    assert_logged(&log, "grapnel: SIGSEGV in code of plugin crasher; the process ends");
 }
 
 /// A fault under `ignore` passes the message on; a plugin that fails too often is tripped until it

@@ -56,7 +56,7 @@ fn hooks_are_set_unmounted_and_mounted_with_ctl_and_stay_so_after_a_restart() {
 /// If a plugin has a hook that was unmounted earlier, its load or enable reports that the hook is
 /// not called.
 #[test]
-fn who_loads_or_enables_a_plugin_is_told_of_its_hooks_that_are_unmounted() {
+fn load_and_enable_report_unmounted_hooks() {
     let broker = builder().start();
     broker.ctl_ok(&["plugins", "load", "noop"]);
     broker.ctl_ok(&["hooks", "unmount", "noop", "message.publish", "publish"]);
@@ -96,7 +96,7 @@ fn the_configuration_overrides_single_hooks() {
 }
 
 #[test]
-fn what_links_did_is_shown_with_times() {
+fn counts_and_times_of_links_are_shown() {
     let broker = builder().shards(2).start();
     broker.ctl_ok(&["plugins", "load", "noop", "--once"]);
     let mut client = Client::hello(&broker, Version::V5, "c");

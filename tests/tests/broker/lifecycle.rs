@@ -102,7 +102,7 @@ fn a_shutdown_is_not_a_reason_for_wills_to_be_lost_or_sent_twice() {
 }
 
 #[test]
-fn check_config_says_yes_without_starting() {
+fn check_config_succeeds_without_starting() {
     let (success, log) = run("[limits]\nreceive_max = 10", &["--check-config"]);
     assert!(success, "{log}");
     assert!(!log.contains("ready"), "{log}");
@@ -118,7 +118,7 @@ fn every_mistake_in_the_configuration_is_named() {
 }
 
 #[test]
-fn what_is_not_in_this_version_is_refused_by_name() {
+fn features_of_other_versions_are_refused_by_name() {
     for (config, name) in [
         ("[tls]\ncert = \"x\"", "TLS"),
         ("[[listeners]]\nbind = \"127.0.0.1:0\"\nwebsocket = true", "WebSocket"),
@@ -249,7 +249,7 @@ fn no_descriptor_and_no_session_leaks_with_a_thousand_connections() {
     let before = descriptors();
     for n in 0..1000 {
         let client = Client::hello(&broker, Version::ALL[n % 3], &format!("c{n}"));
-        if n % 2 == 0 { client.disconnect() } else { client.vanish() }
+        if n % 2 == 0 { client.disconnect() } else { client.drop_connection() }
     }
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -268,7 +268,7 @@ fn half_a_packet_and_a_full_window_end_with_the_connection() {
         let mut client = Client::hello(&broker, Version::V5, &format!("c{n}"));
         client.send_publish(&Publish::new("t", "x").qos(2).id(1));
         client.send(&Publish::new("t", vec![0; 100_000]).encode(Version::V5)[..50_000]);
-        client.vanish();
+        client.drop_connection();
     }
     let mut client = Client::hello(&broker, Version::V5, "after");
     client.send_publish(&Publish::new("t", "x").qos(2).id(1));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, plugin};
 
-/// Minimum number of lines that one publish causes, from a hook on a shard: `witness` writes one
+/// Minimum number of lines that one publish causes, from a hook on a shard: `recorder` writes one
 /// for each of its packets and messages.
 const PUBLISHES: u64 = 300;
 
@@ -29,7 +29,7 @@ fn publish(client: &mut Client, count: u64) -> Duration {
 
 #[track_caller]
 fn serves_on_and_counts(broker: &Broker) {
-    broker.ctl_ok(&["plugins", "load", "witness", "--once"]);
+    broker.ctl_ok(&["plugins", "load", "recorder", "--once"]);
     let mut client = Client::hello(broker, Version::V5, "c");
     publish(&mut client, PUBLISHES);
     let lost = lines_lost(broker);
@@ -46,7 +46,7 @@ fn serves_on_and_counts(broker: &Broker) {
 }
 
 #[test]
-fn a_closed_pipe_costs_the_lines_and_nothing_else() {
+fn a_closed_pipe_loses_only_log_lines() {
     let (reader, writer) = pipe().unwrap();
     let broker = Broker::builder().stderr(writer).start();
     drop(reader);
@@ -54,7 +54,7 @@ fn a_closed_pipe_costs_the_lines_and_nothing_else() {
 }
 
 #[test]
-fn a_full_disk_costs_the_lines_and_nothing_else() {
+fn a_full_disk_loses_only_log_lines() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let broker = Broker::builder().stderr(full).start();
     serves_on_and_counts(&broker);
@@ -75,10 +75,10 @@ fn line_with(reader: &mut BufReader<PipeReader>, what: &str) -> String {
 /// If the reader of the log has stopped, no shard waits for it; once it reads again, lines are
 /// written again.
 #[test]
-fn a_pipe_that_nobody_reads_holds_up_nobody() {
+fn an_unread_pipe_blocks_no_one() {
     let (reader, writer) = pipe().unwrap();
     let broker = Broker::builder().shards(1).stderr(writer).start();
-    broker.ctl_ok(&["plugins", "load", "witness", "--once"]);
+    broker.ctl_ok(&["plugins", "load", "recorder", "--once"]);
     let mut client = Client::hello(&broker, Version::V5, "c");
     // Some hundred bytes each: many times the size of a pipe.
     let slowest = publish(&mut client, 3000);
@@ -133,8 +133,8 @@ fn the_programs_end_well_where_nobody_takes_what_they_print() {
             let ended = Command::new(plugin::built(program))
                 .args(arguments)
                 .env("GRAPNEL_CONTROL_SOCKET", &socket)
-                .stdout(nobody_takes(full))
-                .stderr(nobody_takes(full))
+                .stdout(output_without_reader(full))
+                .stderr(output_without_reader(full))
                 .status()
                 .unwrap();
             // A panic ends with 101, an abort by a signal.
@@ -154,8 +154,8 @@ fn a_broker_runs_without_anybody_who_reads_what_it_prints() {
         .arg(&socket)
         .env("GRAPNEL_STATE_DIR", home.path().join("state"))
         .env("GRAPNEL_DIE_WITH_PARENT", "1")
-        .stdout(nobody_takes(false))
-        .stderr(nobody_takes(true))
+        .stdout(output_without_reader(false))
+        .stderr(output_without_reader(true))
         .spawn()
         .unwrap();
     let began = Instant::now();
@@ -174,7 +174,7 @@ fn a_broker_runs_without_anybody_who_reads_what_it_prints() {
 }
 
 /// A pipe whose reader has ended, or a full disk.
-fn nobody_takes(full: bool) -> Stdio {
+fn output_without_reader(full: bool) -> Stdio {
     if full {
         return std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into();
     }

@@ -2,21 +2,21 @@
 //! come and go while clients are connected. Real processes, real sockets, real `.so` files.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod access;
 mod check;
 mod ctl;
 mod declared;
-mod door;
 mod faults;
 mod fetch;
-mod hands;
-mod held;
 mod hooks;
-mod life;
 mod lifecycle;
 mod log;
 mod memory;
 mod misbehaving;
+mod operator_mistakes;
+mod plugin_commands;
 mod plugins;
 mod refusals;
-mod resting;
+mod stalled;
+mod suspended;
 mod verbs;

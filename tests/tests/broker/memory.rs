@@ -94,7 +94,7 @@ scenario! {
 scenario! {
     /// 134 sockets send a megabyte before CONNECT, or the maximum size of a CONNECT: no connected
     /// client loses a packet that arrives in two pieces.
-    fn who_sends_much_before_connect_pays_for_it(broker in Broker::builder().grapnel_only()) {
+    fn connections_that_send_much_before_connect_are_limited(broker in Broker::builder().grapnel_only()) {
         let mut clients: Vec<Client> =
             (0..20).map(|n| Client::connect(broker, &Connect::new(Version::V311, &format!("known-{n}")))).collect();
         let publish = [vec![0x30, 0xA2, 0x9C, 0x01, 0, 5], b"halfs".to_vec(), vec![b'x'; 19_995]].concat();

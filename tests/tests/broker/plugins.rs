@@ -164,7 +164,7 @@ fn a_sleeping_hook_holds_up_its_own_shard_only() {
 #[test]
 fn the_points_of_the_brokers_life_are_around_those_of_its_clients() {
     let broker = builder().shards(2).start();
-    broker.ctl_ok(&["plugins", "load", "witness"]);
+    broker.ctl_ok(&["plugins", "load", "recorder"]);
     let mut broker = builder().shards(2).home(broker.stop()).start();
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.subscribe("t", 1);
@@ -179,7 +179,7 @@ fn the_points_of_the_brokers_life_are_around_those_of_its_clients() {
     assert!(broker.wait().is_some_and(|status| status.success()));
     let saw = broker.process().lines(|line| {
         let (_, saw) = line.split_once("saw ")?;
-        saw.strip_suffix(" plugin=\"witness\"").map(str::to_owned)
+        saw.strip_suffix(" plugin=\"recorder\"").map(str::to_owned)
     });
     let points: Vec<&str> = saw.iter().filter_map(|line| line.split(' ').next()).collect();
     let unpacked: Vec<&str> = points.iter().copied().filter(|point| !point.starts_with("packet.")).collect();

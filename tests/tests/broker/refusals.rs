@@ -28,7 +28,7 @@ impl Bystanders {
     }
 
     #[track_caller]
-    fn go_on(&mut self) {
+    fn continue_working(&mut self) {
         self.rounds += 1;
         self.publisher.publish(&Publish::new("bystanders", self.rounds.to_string()).qos(1));
         let message = self.subscriber.message();
@@ -77,7 +77,7 @@ scenario! {
         for length in [1, 63, 64, 1000, whole.len() / 2, whole.len() - 1] {
             let path = file(broker, &format!("cut-{length}.so"), &whole[..length]);
             refused(broker, text(&path), &[], &[text(&path)]);
-            bystanders.go_on();
+            bystanders.continue_working();
         }
         let half = file(broker, "half.so", &whole[..whole.len() / 2]);
         refused(broker, text(&half), &[], &["truncated", "build or copy it again"]);
@@ -93,11 +93,11 @@ scenario! {
         let missing = broker.home().join("missing.so");
         for path in [&empty, &script, &missing] {
             refused(broker, text(path), &[], &[text(path)]);
-            bystanders.go_on();
+            bystanders.continue_working();
         }
         refused(broker, text(broker.home()), &[], &[]);
         refused(broker, "no-such-plugin", &[], &["no-such-plugin", "looked for"]);
-        bystanders.go_on();
+        bystanders.continue_working();
     }
 }
 
@@ -113,7 +113,7 @@ scenario! {
         ] {
             let path = path_of(name);
             refused(broker, text(&path), &[], &[says]);
-            bystanders.go_on();
+            bystanders.continue_working();
         }
     }
 }
@@ -128,7 +128,7 @@ scenario! {
             for fail in ["true", "false"] {
                 let set = [format!("panic_in={place}"), format!("fail={fail}")];
                 refused(broker, "panic-in-load", &["--set", &set[0], "--set", &set[1]], &["panic-in-load"]);
-                bystanders.go_on();
+                bystanders.continue_working();
             }
         }
     }
@@ -143,7 +143,7 @@ scenario! {
         refused(broker, "tap", &["--set", "levels=0"], &["tap", "levels"]);
         let broken = file(broker, "broken.toml", b"levels = = 1");
         refused(broker, "tap", &["--config", text(&broken)], &["broken.toml"]);
-        bystanders.go_on();
+        bystanders.continue_working();
     }
 }
 
@@ -151,7 +151,7 @@ scenario! {
 fn a_bad_plugin_in_the_configuration_file_stops_the_broker_only_if_it_is_required() {
     let config = "[plugins.no-such-plugin]\nrequired = false";
     let broker = builder().config(config).start();
-    Bystanders::new(&broker).go_on();
+    Bystanders::new(&broker).continue_working();
     drop(broker);
 
     let mut builder = builder().config("[plugins.no-such-plugin]\nrequired = true").argument("--listen");

@@ -128,7 +128,7 @@ scenario! {
 
 scenario! {
     /// The help is what the plugin declares, and an unknown word gets an error with a remedy.
-    fn help_comes_from_the_plugin_and_unknown_words_are_said(broker in builder()) {
+    fn help_comes_from_the_plugin_and_unknown_words_are_errors(broker in builder()) {
         load(broker);
         let help = broker.ctl_ok(&["verbs", "--help"]);
         for part in ["Usage: grapnel-ctl verbs", "greet", "Says hello", "count", "--json"] {
@@ -308,7 +308,7 @@ fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {
 /// A verb that never answers is waited for until its deadline. It counts as a running call until it
 /// returns, and is notified that no caller waits.
 #[test]
-fn a_verb_that_never_answers_is_left_behind_and_counted() {
+fn a_verb_that_never_answers_is_abandoned_and_counted() {
     let broker = builder().start();
     load(&broker);
     let file = broker.home().join("there");
@@ -349,7 +349,7 @@ fn a_verb_that_never_answers_is_left_behind_and_counted() {
 /// A call whose plugin is reloaded or unloaded is notified. A call that ignores that keeps the code
 /// mapped and is listed.
 #[test]
-fn a_plugin_that_goes_away_during_a_call_is_not_pulled_from_under_it() {
+fn a_plugin_unloaded_during_a_call_stays_until_the_call_ends() {
     let broker = builder().start();
     broker.may_end_badly();
     load(&broker);
@@ -404,7 +404,7 @@ fn a_broker_stops_during_a_call() {
 
 /// If ctl was ended, the call is notified.
 #[test]
-fn a_call_whose_caller_goes_away_is_told() {
+fn a_call_is_notified_when_its_caller_has_ended() {
     let broker = builder().start();
     load(&broker);
     let path = "/api/v1/plugins/verbs/commands/stay";

@@ -172,7 +172,8 @@ impl Settings {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused(pub String);
 
-/// A connected client whose subscriptions are in force. Dropping it is equal to [`Driver::vanish`].
+/// A connected client whose subscriptions are in force. Dropping it is equal to
+/// [`Driver::drop_connection`].
 pub trait Driver {
     /// Session present flag of its CONNACK.
     fn session_present(&self) -> Result<bool, Refused>;
@@ -187,7 +188,7 @@ pub trait Driver {
     fn disconnect(self: Box<Self>) -> Result<(), Refused>;
 
     /// Ends without DISCONNECT, as a crash does.
-    fn vanish(self: Box<Self>);
+    fn drop_connection(self: Box<Self>);
 }
 
 impl dyn Driver {

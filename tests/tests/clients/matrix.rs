@@ -28,7 +28,7 @@ macro_rules! capabilities {
             use super::*;
 
             fn run(client: Client, version: Version, shards: usize) {
-                judge(Capability::$capability, scenarios::$scenario, client, version, shards);
+                check(Capability::$capability, scenarios::$scenario, client, version, shards);
             }
 
             every_client! { $($more)? }
@@ -80,7 +80,7 @@ capabilities! {
 
 /// Runs a scenario and compares its result with the table.
 #[track_caller]
-fn judge(
+fn check(
     capability: Capability,
     scenario: fn(&World) -> Result<(), Refused>,
     client: Client,

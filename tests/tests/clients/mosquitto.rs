@@ -108,7 +108,7 @@ impl Driver for Mosquitto {
         Ok(())
     }
 
-    fn vanish(mut self: Box<Self>) {
+    fn drop_connection(mut self: Box<Self>) {
         self.process.kill();
     }
 }

@@ -17,7 +17,7 @@ use crate::driver::{Driver, Message, Refused, Settings};
 
 /// A report of the event loop.
 #[derive(Debug)]
-enum Told {
+enum LoopReport {
     Connected {
         session_present: bool,
     },
@@ -40,7 +40,7 @@ const BETWEEN_CONNECTS: Duration = Duration::from_millis(50);
 
 /// An event loop on its thread.
 struct Loop {
-    told: Receiver<Told>,
+    report: Receiver<LoopReport>,
     inbox: VecDeque<Message>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -48,22 +48,22 @@ struct Loop {
 
 impl Loop {
     /// Runs `run` on a thread, which reports events until it is stopped.
-    fn start(run: impl FnOnce(Sender<Told>, oneshot::Receiver<()>) + Send + 'static) -> Loop {
-        let ((tell, told), (stop, stopped)) = (channel(), oneshot::channel());
-        let thread = std::thread::spawn(move || run(tell, stopped));
-        Loop { told, inbox: VecDeque::new(), stop: Some(stop), thread: Some(thread) }
+    fn start(run: impl FnOnce(Sender<LoopReport>, oneshot::Receiver<()>) + Send + 'static) -> Loop {
+        let ((reports, report), (stop, stopped)) = (channel(), oneshot::channel());
+        let thread = std::thread::spawn(move || run(reports, stopped));
+        Loop { report, inbox: VecDeque::new(), stop: Some(stop), thread: Some(thread) }
     }
 
     /// Waits for a report that `pick` accepts; messages that arrive meanwhile are stored.
     #[track_caller]
-    fn wait<T>(&mut self, what: &str, pick: impl Fn(&Told) -> Option<T>) -> Result<T, Refused> {
+    fn wait<T>(&mut self, what: &str, pick: impl Fn(&LoopReport) -> Option<T>) -> Result<T, Refused> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(told) => match (pick(&told), told) {
+            match self.report.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(report) => match (pick(&report), report) {
                     (Some(picked), _) => return Ok(picked),
-                    (None, Told::Message(message)) => self.inbox.push_back(message),
-                    (None, Told::Ended(error)) => return Err(Refused(error)),
+                    (None, LoopReport::Message(message)) => self.inbox.push_back(message),
+                    (None, LoopReport::Ended(error)) => return Err(Refused(error)),
                     (None, _) => {}
                 },
                 Err(_) => panic!("rumqttc: no {what} in time"),
@@ -77,9 +77,9 @@ impl Loop {
         }
         let deadline = Instant::now() + timeout;
         loop {
-            match self.told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Told::Message(message)) => return Ok(Some(message)),
-                Ok(Told::Ended(error)) => return Err(Refused(error)),
+            match self.report.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(LoopReport::Message(message)) => return Ok(Some(message)),
+                Ok(LoopReport::Ended(error)) => return Err(Refused(error)),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
                 Err(RecvTimeoutError::Disconnected) => {
@@ -159,15 +159,15 @@ macro_rules! driver {
 
             pub fn open(port: u16, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
                 let (client, mut events) = start(port, settings);
-                let session_present = events.wait("CONNACK", |told| match told {
-                    Told::Connected { session_present } => Some(*session_present),
+                let session_present = events.wait("CONNACK", |report| match report {
+                    LoopReport::Connected { session_present } => Some(*session_present),
                     _ => None,
                 })?;
                 let qos = quality(settings.qos);
                 for filter in &settings.filters {
                     client.try_subscribe(filter, qos).map_err(|error| Refused(error.to_string()))?;
-                    let granted = events.wait("SUBACK", |told| match told {
-                        Told::Subscribed { granted } => Some(*granted),
+                    let granted = events.wait("SUBACK", |report| match report {
+                        LoopReport::Subscribed { granted } => Some(*granted),
                         _ => None,
                     })?;
                     assert_eq!(granted, Some(settings.qos), "what SUBACK granted for {filter}");
@@ -186,10 +186,10 @@ macro_rules! driver {
                 configure(&mut options, settings);
                 let (client, eventloop) = AsyncClient::new(options, 10);
                 let comes_back = settings.comes_back;
-(client, Loop::start(move |tell, stopped| run(eventloop, comes_back, &tell, stopped)))
+(client, Loop::start(move |reports, stopped| run(eventloop, comes_back, &reports, stopped)))
             }
 
-            fn run(mut eventloop: EventLoop, comes_back: bool, tell: &Sender<Told>, mut stopped: oneshot::Receiver<()>) {
+            fn run(mut eventloop: EventLoop, comes_back: bool, reports: &Sender<LoopReport>, mut stopped: oneshot::Receiver<()>) {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 // QoS 2 ends with PUBCOMP: an earlier end would leave half an exchange in the
                 // session.
@@ -201,12 +201,12 @@ macro_rules! driver {
                             event = eventloop.poll() => match event {
                                 // An error means that there is no receiver, which `stopped` reports
                                 // next.
-                                Ok(event) => drop(translate(event, &mut halves).map(|told| tell.send(told))),
+                                Ok(event) => drop(translate(event, &mut halves).map(|report| reports.send(report))),
                                 // The next poll connects again; the library leaves a pause to its
                                 // user.
                                 Err(_) if comes_back => tokio::time::sleep(BETWEEN_CONNECTS).await,
                                 Err(error) => {
-                                    drop(tell.send(Told::Ended(error.to_string())));
+                                    drop(reports.send(LoopReport::Ended(error.to_string())));
                                     return;
                                 }
                             },
@@ -215,17 +215,17 @@ macro_rules! driver {
                 });
             }
 
-            fn translate(event: Event, halves: &mut HashMap<u16, Message>) -> Option<Told> {
+            fn translate(event: Event, halves: &mut HashMap<u16, Message>) -> Option<LoopReport> {
                 Some(match event {
                     Event::Incoming(Packet::ConnAck(connack)) => {
-                        Told::Connected { session_present: connack.session_present }
+                        LoopReport::Connected { session_present: connack.session_present }
                     }
                     Event::Incoming(Packet::SubAck(suback)) => {
                         let granted = match suback.return_codes[..] {
                             [SubscribeReasonCode::Success(qos)] => Some(qos as u8),
                             _ => None,
                         };
-                        Told::Subscribed { granted }
+                        LoopReport::Subscribed { granted }
                     }
                     Event::Incoming(Packet::Publish(publish)) => {
                         let message = Message {
@@ -238,12 +238,12 @@ macro_rules! driver {
                             halves.insert(publish.pkid, message);
                             return None;
                         }
-                        Told::Message(message)
+                        LoopReport::Message(message)
                     }
-                    Event::Outgoing(Outgoing::PubComp(id)) => Told::Message(halves.remove(&id)?),
-                    Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) => Told::Acknowledged,
-                    Event::Outgoing(Outgoing::Publish(id)) => Told::Sent { id },
-                    Event::Outgoing(Outgoing::Disconnect) => Told::Disconnecting,
+                    Event::Outgoing(Outgoing::PubComp(id)) => LoopReport::Message(halves.remove(&id)?),
+                    Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) => LoopReport::Acknowledged,
+                    Event::Outgoing(Outgoing::Publish(id)) => LoopReport::Sent { id },
+                    Event::Outgoing(Outgoing::Disconnect) => LoopReport::Disconnecting,
                     _ => return None,
                 })
             }
@@ -262,8 +262,8 @@ macro_rules! driver {
                     self.client
                         .try_publish(message.topic.clone(), qos, message.retain, payload)
                         .map_err(|error| Refused(error.to_string()))?;
-                    self.events.wait("end of the publication", |told| match told {
-                        Told::Sent { id: 0 } | Told::Acknowledged => Some(()),
+                    self.events.wait("end of the publication", |report| match report {
+                        LoopReport::Sent { id: 0 } | LoopReport::Acknowledged => Some(()),
                         _ => None,
                     })
                 }
@@ -274,12 +274,12 @@ macro_rules! driver {
 
                 fn disconnect(mut self: Box<Self>) -> Result<(), Refused> {
                     self.client.try_disconnect().map_err(|error| Refused(error.to_string()))?;
-                    self.events.wait("DISCONNECT", |told| matches!(told, Told::Disconnecting).then_some(()))?;
+                    self.events.wait("DISCONNECT", |report| matches!(report, LoopReport::Disconnecting).then_some(()))?;
                     // The event loop continues until the broker closes.
-                    self.events.wait("end", |told| matches!(told, Told::Ended(_)).then_some(()))
+                    self.events.wait("end", |report| matches!(report, LoopReport::Ended(_)).then_some(()))
                 }
 
-                fn vanish(mut self: Box<Self>) {
+                fn drop_connection(mut self: Box<Self>) {
                     self.events.end();
                 }
             }

@@ -48,7 +48,7 @@ pub fn will(world: &World) -> Outcome {
     let mut watcher = world.open(&Settings::new("watcher").subscribed(&["will/#"], 2))?;
     for qos in 0..=2 {
         let will = Message::new("will/x", "gone", qos);
-        world.open(&Settings::new("dying").will(will.clone()))?.vanish();
+        world.open(&Settings::new("dying").will(will.clone()))?.drop_connection();
         assert_eq!(watcher.message()?, will);
     }
     Ok(())
@@ -106,7 +106,7 @@ pub fn session_present(world: &World) -> Outcome {
 /// at the next return (section 4.1; [MQTT-3.1.2-4], -5 of 3.1.1).
 pub fn queued(world: &World) -> Outcome {
     let kept = Settings::new("sleeper").kept();
-    world.open(&kept.clone().subscribed(&["kept/#"], 2))?.vanish();
+    world.open(&kept.clone().subscribed(&["kept/#"], 2))?.drop_connection();
     let mut publisher = world.open(&Settings::new("publisher"))?;
     let missed = [Message::new("kept/1", "one", 1), Message::new("kept/2", "two", 2)];
     for message in &missed {
@@ -162,7 +162,7 @@ pub fn earlier_pubrel(world: &World) -> Outcome {
     let id = earlier.receive_publish().id.expect("QoS 2 has an identifier");
     earlier.send_packet(&Packet::Pubrec(Ack::of(id)));
     earlier.receive_where("PUBREL", |packet| matches!(packet, Packet::Pubrel(_)).then_some(()));
-    earlier.vanish();
+    earlier.drop_connection();
 
     let mut back = world.open(&Settings::new("sleeper").kept())?;
     // QoS 0, because paho-mqtt may disconnect before it acknowledges what it has just reported.
@@ -215,7 +215,7 @@ fn carry(world: &World, adjust: fn(Settings) -> Settings) -> Outcome {
     let mut subscriber = world.open(&adjust(settings))?;
     let mut publisher = world.open(&adjust(Settings::new("publisher")))?;
     for qos in 0..=2 {
-        let sent = Message::new(&format!("large/{qos}"), noise(1 << 20), qos);
+        let sent = Message::new(&format!("large/{qos}"), test_bytes(1 << 20), qos);
         publisher.publish(&sent)?;
         // Not assert_eq: it would print two mebibytes.
         let got = subscriber.message()?;
@@ -225,7 +225,7 @@ fn carry(world: &World, adjust: fn(Settings) -> Settings) -> Outcome {
 }
 
 /// Bytes of every value in an order without a pattern, the same in every run (xorshift64*).
-fn noise(bytes: usize) -> Vec<u8> {
+fn test_bytes(bytes: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let next = || {
         state ^= state >> 12;

@@ -33,14 +33,14 @@ pub fn open(
     let will = settings.will.as_ref().map(|will| {
         json!({"topic": will.topic, "payload": hex(&will.payload), "qos": will.qos, "retain": will.retain})
     });
-    let connected = scripted.ask(&json!({
+    let connected = scripted.request(&json!({
         "do": "connect", "port": settings.port(broker), "version": name(version), "client_id": settings.client_id,
         "clean": settings.clean, "expiry_s": settings.expiry_s(), "will": will, "comes_back": settings.comes_back,
     }))?;
     let instead = Refused(connected["instead"].as_str().unwrap_or_default().to_owned());
     scripted.session_present = connected["session_present"].as_bool().ok_or(instead);
     for filter in &settings.filters {
-        let granted = scripted.ask(&json!({"do": "subscribe", "filter": filter, "qos": settings.qos}))?;
+        let granted = scripted.request(&json!({"do": "subscribe", "filter": filter, "qos": settings.qos}))?;
         assert_eq!(granted["granted"], settings.qos, "what SUBACK granted for {filter}");
     }
     Ok(Box::new(scripted))
@@ -69,7 +69,7 @@ impl Scripted {
 
     /// Sends a command and waits for its answer; messages that arrive meanwhile are stored.
     #[track_caller]
-    fn ask(&mut self, command: &Value) -> Result<Value, Refused> {
+    fn request(&mut self, command: &Value) -> Result<Value, Refused> {
         self.process.write(format!("{command}\n").into_bytes());
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -100,7 +100,7 @@ impl Driver for Scripted {
     }
 
     fn publish(&mut self, message: &Message) -> Result<(), Refused> {
-        self.ask(&json!({
+        self.request(&json!({
             "do": "publish", "topic": message.topic, "payload": hex(&message.payload), "qos": message.qos,
             "retain": message.retain,
         }))?;
@@ -120,10 +120,10 @@ impl Driver for Scripted {
     }
 
     fn disconnect(mut self: Box<Self>) -> Result<(), Refused> {
-        self.ask(&json!({"do": "disconnect"})).map(drop)
+        self.request(&json!({"do": "disconnect"})).map(drop)
     }
 
-    fn vanish(mut self: Box<Self>) {
+    fn drop_connection(mut self: Box<Self>) {
         self.process.kill();
     }
 }

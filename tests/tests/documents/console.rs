@@ -219,7 +219,7 @@ fn line_matches(expected: &str, printed: &str) -> bool {
 }
 
 #[test]
-fn the_commands_of_every_page_run_and_print_what_it_says() {
+fn the_commands_of_every_page_run_with_the_shown_output() {
     let pages = Page::all_of_book();
     let pages = pages.iter().map(steps_of).filter(|steps| !steps.is_empty()).collect::<Vec<_>>();
     assert!(pages.len() > 8, "{} pages with commands are not all of them", pages.len());

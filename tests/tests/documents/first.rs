@@ -45,7 +45,7 @@ fn the_first_plugin_in_cpp_counts() {
 }
 
 #[test]
-fn the_first_plugin_in_python_lets_ann_in_and_shouts() {
+fn the_first_plugin_in_python_works_as_described() {
     let page = "README.md";
     let sdk = root().join("plugins/exhook/sdk/python/src");
     let broker = Broker::builder().grapnel_only().environment("PYTHONPATH", argument(&sdk)).start();

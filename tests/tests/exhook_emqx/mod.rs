@@ -16,38 +16,38 @@ macro_rules! table {
     ($dialect:expr) => {
         grapnel_tests::scenario! {
             /// The calls for the connect and disconnect of a client.
-            fn clients_are_told(broker in $crate::exhook_common::broker(), version) {
-                $crate::exhook_emqx::clients_are_told(broker, version, &$dialect);
+            fn clients_are_notified(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::clients_are_notified(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
             /// The calls for a message between two clients, and for one without a subscriber; any
             /// bytes.
-            fn messages_are_told(broker in $crate::exhook_common::broker(), version) {
-                $crate::exhook_emqx::messages_are_told(broker, version, &$dialect);
+            fn messages_are_notified(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::messages_are_notified(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
             /// The calls for a session that is taken over, resumed, discarded, and that outlives
             /// its connection for a second.
-            fn sessions_are_told(broker in $crate::exhook_common::broker(), version) {
-                $crate::exhook_emqx::sessions_are_told(broker, version, &$dialect);
+            fn sessions_are_notified(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::sessions_are_notified(broker, version, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
             /// The call for a session that expires.
-            fn expired_sessions_are_told(broker in $crate::exhook_common::broker()) {
-                $crate::exhook_emqx::expired_sessions_are_told(broker, &$dialect);
+            fn expired_sessions_are_notified(broker in $crate::exhook_common::broker()) {
+                $crate::exhook_emqx::expired_sessions_are_notified(broker, &$dialect);
             }
         }
 
         grapnel_tests::scenario! {
             /// A will is authorized as a publish, and published as one.
-            fn wills_are_told(broker in $crate::exhook_common::broker(), version) {
-                $crate::exhook_emqx::wills_are_told(broker, version, &$dialect);
+            fn wills_are_authorized_and_published(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::wills_are_authorized_and_published(broker, version, &$dialect);
             }
         }
 
@@ -206,7 +206,7 @@ pub fn enter(broker: &Broker, calls: &Calls<'_>, connect: &Connect) -> Client {
 }
 
 /// The calls for the connect and disconnect of a client.
-pub fn clients_are_told(broker: &Broker, version: Version, of: &Dialect) {
+pub fn clients_are_notified(broker: &Broker, version: Version, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
     let mut connect = Connect::new(version, "c").login("alice", "secret").keep_alive(77);
@@ -271,7 +271,7 @@ pub fn clients_are_told(broker: &Broker, version: Version, of: &Dialect) {
 }
 
 /// The calls for a message between two clients, and for one without a subscriber; any bytes.
-pub fn messages_are_told(broker: &Broker, version: Version, of: &Dialect) {
+pub fn messages_are_notified(broker: &Broker, version: Version, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
     let mut reader = enter(broker, &calls, &Connect::new(version, "reader"));
@@ -311,7 +311,7 @@ pub fn messages_are_told(broker: &Broker, version: Version, of: &Dialect) {
 
 /// The calls for a session that is taken over, resumed, discarded, and that outlives its connection
 /// for a second.
-pub fn sessions_are_told(broker: &Broker, version: Version, of: &Dialect) {
+pub fn sessions_are_notified(broker: &Broker, version: Version, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
     let about = json!([clientinfo(broker, "s", "", "", true), of.state()]);
@@ -331,7 +331,7 @@ pub fn sessions_are_told(broker: &Broker, version: Version, of: &Dialect) {
     assert_eq!(came["session_discarded"], about);
     assert_eq!(came["session_created"], about);
 
-    third.vanish();
+    third.drop_connection();
     let [gone] = calls.expect(["client_disconnected"]).map(known);
     assert_eq!((&gone[0], &gone[2]), (&about[0], &of.state()));
     assert!(gone[1].as_str().is_some_and(|reason| !reason.is_empty() && reason != "normal"), "{gone}");
@@ -357,18 +357,18 @@ fn five_and_a_disconnect(calls: &Calls<'_>, client_id: &str) -> HashMap<String, 
 }
 
 /// The call for a session that expires.
-pub fn expired_sessions_are_told(broker: &Broker, of: &Dialect) {
+pub fn expired_sessions_are_notified(broker: &Broker, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
     let mut connect = Connect::new(Version::V5, "s");
     connect.properties.push(SESSION_EXPIRY, Property::U32(1));
-    enter(broker, &calls, &connect).vanish();
+    enter(broker, &calls, &connect).drop_connection();
     let [_, ended] = calls.expect(["client_disconnected", "session_terminated"]).map(known);
     assert_eq!(ended, json!([clientinfo(broker, "s", "", "", true), "expired", of.state()]));
 }
 
 /// A will is authorized as a publish, and published as one.
-pub fn wills_are_told(broker: &Broker, version: Version, of: &Dialect) {
+pub fn wills_are_authorized_and_published(broker: &Broker, version: Version, of: &Dialect) {
     load(broker, &of.settings(of.spy, &[]));
     let calls = Calls::of(broker);
     let connect = Connect::new(version, "w").will(Will::new("w/t", "gone"));
@@ -383,7 +383,7 @@ pub fn wills_are_told(broker: &Broker, version: Version, of: &Dialect) {
         "session_created",
     ]);
     assert_eq!(known(asked), json!([about, "publish", "w/t", true, of.state()]));
-    client.vanish();
+    client.drop_connection();
     let published = calls.until("message_publish", |_| true);
     assert_eq!(known(published), json!([of.message(0, "w", "w/t", &json!("gone")), of.state()]));
     let dropped = calls.until("message_dropped", |_| true);

@@ -8,7 +8,7 @@ use grapnel_tests::{Broker, Connect, Publish, Subscribe, Version, Will};
 const PER_SECOND: u32 = 5000;
 
 /// Every second one ends with a reset; its earlier actions vary with all other parameters.
-fn visitor(number: u32) -> Visit {
+fn client(number: u32) -> Visit {
     let leave = match number % 8 {
         0 => Leave::ResetWithinConnect,
         2 => Leave::ResetUnread,
@@ -41,27 +41,27 @@ fn visitor(number: u32) -> Visit {
     Visit { version, bytes, answers, leave }
 }
 
-fn come_and_go(shards: usize, warm_up: u32, visits: u32) {
+fn connect_and_disconnect(shards: usize, warm_up: u32, visits: u32) {
     let broker = Broker::builder().shards(shards).config(ledger::CONFIG).counted().start();
-    Ledger::open(&broker).judge(
+    Ledger::open(&broker).check(
         &format!("{visits} connections on {shards} shards"),
-        || visit(&broker, 0..warm_up, PER_SECOND, visitor),
-        || visit(&broker, warm_up..warm_up + visits, PER_SECOND, visitor),
+        || visit(&broker, 0..warm_up, PER_SECOND, client),
+        || visit(&broker, warm_up..warm_up + visits, PER_SECOND, client),
     );
 }
 
 #[test]
 fn shards_2_a_hundred_thousand_connections() {
-    come_and_go(2, 10_000, 90_000);
+    connect_and_disconnect(2, 10_000, 90_000);
 }
 
 #[test]
 fn shards_1() {
-    come_and_go(1, 10_000, 20_000);
+    connect_and_disconnect(1, 10_000, 20_000);
 }
 
 #[test]
 fn shards_8() {
     // Each of 56 pairs of shards keeps an empty batch after the first use.
-    come_and_go(8, 30_000, 10_000);
+    connect_and_disconnect(8, 30_000, 10_000);
 }

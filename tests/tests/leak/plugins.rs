@@ -25,10 +25,10 @@ fn churn(broker: &Broker, rounds: u32) {
 }
 
 #[test]
-fn a_thousand_generations() {
+fn reloads_free_a_thousand_generations() {
     const ROUNDS: u32 = 500;
     let broker = Broker::builder().shards(2).config(ledger::CONFIG).counted().start();
-    Ledger::open(&broker).judge(
+    Ledger::open(&broker).check(
         &format!("{} generations of a plugin", 2 * ROUNDS),
         || churn(&broker, 50),
         || churn(&broker, ROUNDS),
@@ -45,5 +45,5 @@ fn files_that_are_refused() {
             broker.ctl_refused(&["plugins", "load", "no-such-plugin"]);
         }
     };
-    Ledger::open(&broker).judge(&format!("{TIMES} refused plugins"), || refuse(20), || refuse(TIMES));
+    Ledger::open(&broker).check(&format!("{TIMES} refused plugins"), || refuse(20), || refuse(TIMES));
 }

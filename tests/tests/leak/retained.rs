@@ -55,7 +55,7 @@ fn churn(broker: &Broker, topics: Range<u32>) {
 
 fn leaves_nothing(shards: usize, topics: u32) {
     let broker = Broker::builder().shards(shards).config(ledger::CONFIG).counted().start();
-    Ledger::open(&broker).judge(
+    Ledger::open(&broker).check(
         &format!("{topics} retained messages on {shards} shards"),
         || churn(&broker, 0..20_000),
         || churn(&broker, 20_000..20_000 + topics),

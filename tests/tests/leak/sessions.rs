@@ -66,7 +66,7 @@ fn churn(broker: &Broker, sessions: Range<u32>) {
 
 fn leaves_nothing(shards: usize, sessions: u32) {
     let broker = Broker::builder().shards(shards).config(ledger::CONFIG).counted().start();
-    Ledger::open(&broker).judge(
+    Ledger::open(&broker).check(
         &format!("{sessions} sessions on {shards} shards"),
         || churn(&broker, 0..WARM_UP),
         || churn(&broker, WARM_UP..WARM_UP + sessions),

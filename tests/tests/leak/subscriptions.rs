@@ -74,7 +74,7 @@ fn churn(broker: &Broker, filters: std::ops::Range<u32>) {
 
 fn leaves_nothing(shards: usize, warm_up: u32, filters: u32) {
     let broker = Broker::builder().shards(shards).config(ledger::CONFIG).counted().start();
-    Ledger::open(&broker).judge(
+    Ledger::open(&broker).check(
         &format!("{filters} filters on {shards} shards"),
         || churn(&broker, 0..warm_up),
         || churn(&broker, warm_up..warm_up + filters),

@@ -28,7 +28,7 @@ fn a_thousand_clients_at_once_are_authenticated_slowly() {
     load_slow_auth(&broker, DELAY_MS);
     let bystanders = Bystanders::start(&broker);
     let what = format!("{clients} clients are authenticated slowly at once");
-    let storm = bystanders.beside("-", &what, || Storm::rage(&broker, clients, "storm")).done;
+    let storm = bystanders.beside("-", &what, || Storm::run(&broker, clients, "storm")).done;
     let refused: Vec<_> = storm.codes.iter().filter(|(_, code)| *code != 0).collect();
     assert!(refused.is_empty(), "{} of {clients} refused: {refused:?}", refused.len());
     let ideal_ms = clients.div_ceil(THREADS) * DELAY_MS;
@@ -45,19 +45,19 @@ fn a_thousand_clients_at_once_are_authenticated_slowly() {
 /// A shard has at most `connects_pending_max` clients that wait for their authentication. Further
 /// ones are refused at once with "server busy", and the others are admitted.
 #[test]
-fn who_finds_too_many_waiting_is_told_that_the_server_is_busy() {
+fn clients_beyond_connects_pending_max_get_server_busy() {
     let (clients, max) = (300, 100);
     let config = format!("[limits]\nconnects_pending_max = {max}\n");
     let broker = Broker::builder().shards(1).grapnel_only().config(&config).start();
     load_slow_auth(&broker, 2_000);
-    let storm = Storm::rage(&broker, clients, "storm");
+    let storm = Storm::run(&broker, clients, "storm");
     let count = |code| storm.codes.iter().filter(|(_, said)| *said == code).count();
     let (welcome, busy) = (count(0), count(0x89));
     eprintln!("{clients} clients, {max} may wait: {welcome} in, {busy} told that the server is busy");
     assert_eq!(welcome + busy, clients, "{:?}", storm.codes);
     assert!(welcome >= max && busy > 0, "{welcome} in, {busy} refused");
     // Each admitted client has freed its place.
-    let again = Storm::rage(&broker, max, "storm again");
+    let again = Storm::run(&broker, max, "storm again");
     assert!(again.codes.iter().all(|(_, code)| *code == 0), "{:?}", again.codes);
 }
 

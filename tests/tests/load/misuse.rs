@@ -118,7 +118,7 @@ fn row_02_subscribe_with_very_many_filters() {
     }
 }
 
-fn asks_for_rounds(broker: &Broker, name: String) -> Client {
+fn requests_rounds(broker: &Broker, name: String) -> Client {
     let mut client = Client::dial(broker, Version::V5);
     let connect = Connect::new(Version::V5, &name).with(AUTH_METHOD, Value::text("late"));
     client.send(&connect.encode());
@@ -143,7 +143,7 @@ fn answers(client: &mut Client) -> Packet {
 /// A client that answers is admitted, one that closes frees its place at once, and a silent one
 /// after a timeout, however often.
 #[test]
-fn row_03_authentication_that_waits_and_asks_for_another_round() {
+fn row_03_deferred_authentication_with_another_round() {
     const CLIENTS: usize = 60;
     // All of them may have the same home shard.
     let config = format!("[limits]\nconnects_pending_max = {CLIENTS}\nconnect_timeout_ms = 1000\n");
@@ -151,22 +151,22 @@ fn row_03_authentication_that_waits_and_asks_for_another_round() {
     load_plugin(&broker, "late", &[]);
     let bystanders = Bystanders::start(&broker);
     let what = format!("3 times {CLIENTS} clients in 2 rounds of AUTH each answer, close, or stay silent");
-    let crowd = |kind: &str| -> Vec<Client> {
-        (0..CLIENTS).map(|n| asks_for_rounds(&broker, format!("rounds {kind} {n}"))).collect()
+    let clients = |kind: &str| -> Vec<Client> {
+        (0..CLIENTS).map(|n| requests_rounds(&broker, format!("rounds {kind} {n}"))).collect()
     };
     let beside = bystanders.beside("3", &what, || {
         let all_answer = || {
-            for client in &mut crowd("answers") {
+            for client in &mut clients("answers") {
                 let packet = answers(client);
                 assert!(matches!(packet, Packet::Connack { code: 0, .. }), "{packet:?} instead of CONNACK");
             }
         };
         for _ in 0..3 {
             all_answer();
-            let mut closing = crowd("closes");
+            let mut closing = clients("closes");
             closing.iter_mut().for_each(another_round);
-            closing.into_iter().for_each(Client::vanish);
-            let mut silent = crowd("silent");
+            closing.into_iter().for_each(Client::drop_connection);
+            let mut silent = clients("silent");
             silent.iter_mut().for_each(another_round);
             for client in &mut silent {
                 loop {

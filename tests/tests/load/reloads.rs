@@ -63,7 +63,7 @@ fn a_plugin_comes_and_goes_a_hundred_times_under_load() {
 
 /// The driver alone, with any broker: it only relies on what MQTT guarantees.
 #[test]
-fn the_load_itself_is_judged_right() {
+fn the_load_driver_reports_errors_correctly() {
     let broker = Broker::builder().shards(if Peer::chosen() == Peer::Grapnel { 2 } else { 1 }).start();
     let load = Load::start(&broker, plan());
     load.settle(5000);
@@ -167,7 +167,7 @@ fn a_thousand_reloads_hand_the_state_over() {
         broker.ctl_ok(&["plugins", "unload", "stateful"]);
         broker.ctl_ok(&["plugins", "unload", "noop"]);
     };
-    let (before, after) = Ledger::open(&broker).judge(
+    let (before, after) = Ledger::open(&broker).check(
         &format!("{RELOADS} reloads under load"),
         || {
             reload_under_load(&broker, WARM_UP);

@@ -18,7 +18,7 @@ scenario! {
         let (_second, other) = Client::attempt(broker, &connect);
         assert_ne!(other.properties.string(ASSIGNED_CLIENT_ID), Some(assigned.clone()));
 
-        first.vanish();
+        first.drop_connection();
         let mut back = Connect::new(Version::V5, &assigned);
         back.clean = false;
         let (_client, connack) = Client::attempt(broker, &back);

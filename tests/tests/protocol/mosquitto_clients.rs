@@ -64,7 +64,7 @@ scenario! {
 scenario! {
     /// A stored session receives what was published while its client was away ([MQTT-3.1.2-4], -5
     /// of 3.1.1; section 4.1).
-    fn a_kept_session_resumes_with_what_it_missed(broker, version) {
+    fn a_stored_session_resumes_with_missed_messages(broker, version) {
         let mut arguments = vec!["-i", "sleeper", "-c", "-t", "kept/#", "-q", "2"];
         if version.is_5() {
             arguments.extend(["-x", "60"]);

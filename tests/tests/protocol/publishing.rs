@@ -35,7 +35,7 @@ scenario! {
         let queued = Connect::new(Version::V5, "queued").persistent();
         let mut sleeper = Client::connect(broker, &queued);
         sleeper.subscribe("p", 1);
-        sleeper.vanish();
+        sleeper.drop_connection();
         let mut live = Client::hello(broker, Version::V5, "live");
         live.subscribe("p", 1);
         let mut publisher = Client::hello(broker, Version::V5, "publisher");
@@ -195,7 +195,7 @@ scenario! {
         let connect = Connect::new(Version::V5, "late").persistent();
         let mut sleeper = Client::connect(broker, &connect);
         sleeper.subscribe("e/#", 1);
-        sleeper.vanish();
+        sleeper.drop_connection();
         let mut publisher = Client::hello(broker, Version::V5, "p");
         let expiring = |topic: &str, seconds| Publish::new(topic, topic).qos(1).with(MESSAGE_EXPIRY, Value::U32(seconds));
         publisher.publish(&expiring("e/short", 1));
@@ -225,7 +225,7 @@ fn wait_two_seconds(broker: &Broker) {
 scenario! {
     /// [MQTT-3.1.2-24], -25: a message above the client's Maximum Packet Size is not sent to it,
     /// and counts as delivered.
-    fn the_clients_maximum_packet_size_is_kept(broker) {
+    fn the_clients_maximum_packet_size_is_respected(broker) {
         let connect = Connect::new(Version::V5, "small").with(MAXIMUM_PACKET_SIZE, Value::U32(100));
         let mut small = Client::connect(broker, &connect);
         small.subscribe("t", 1);

@@ -82,7 +82,7 @@ scenario! {
         let released = first[2].id.unwrap();
         subscriber.send_packet(&Packet::Pubrec(Ack::of(released)));
         let _: () = subscriber.receive_where("PUBREL", |p| matches!(p, Packet::Pubrel(a) if a.id == released).then_some(()));
-        subscriber.vanish();
+        subscriber.drop_connection();
 
         let (mut subscriber, connack) = Client::attempt(broker, &connect);
         assert_eq!(connack.session_present, version != Version::V31);
@@ -106,7 +106,7 @@ scenario! {
         }
         subscriber.send_packet(&Packet::Pubcomp(Ack::of(released)));
         subscriber.ping();
-        subscriber.vanish();
+        subscriber.drop_connection();
         let mut subscriber = Client::connect(broker, &connect);
         subscriber.expect_no_message();
     }
@@ -115,7 +115,7 @@ scenario! {
 scenario! {
     /// [MQTT-3.3.4-7], [MQTT-3.3.4-9]: the server has no more than Receive Maximum QoS 1 and 2
     /// messages in flight.
-    fn the_clients_receive_maximum_is_kept(broker) {
+    fn the_clients_receive_maximum_is_respected(broker) {
         if broker.mosquitto_differs("[MQTT-3.3.4-9]", "fills the window anew after each acknowledgement") {
             return;
         }
@@ -250,7 +250,7 @@ scenario! {
         subscriber.send_packet(&Packet::Pubrec(refusal));
         subscriber.ping();
         assert!(!matches!(subscriber.next(std::time::Duration::from_millis(50)), Event::Packet(Packet::Pubrel(_))));
-        subscriber.vanish();
+        subscriber.drop_connection();
         let mut subscriber = Client::connect(broker, &connect);
         subscriber.expect_no_message();
     }
@@ -316,7 +316,7 @@ scenario! {
         let connect = Connect::new(version, "again").persistent();
         let mut client = Client::connect(broker, &connect);
         client.send_publish(&Publish::new("t", "x").qos(1).id(3));
-        client.vanish();
+        client.drop_connection();
         let mut client = Client::connect(broker, &connect);
         client.send_publish(&Publish::new("t", "x").qos(1).id(3).dup());
         match client.next(PATIENCE) {
@@ -336,7 +336,7 @@ scenario! {
         let mut client = Client::connect(broker, &connect);
         client.send_publish(&Publish::new("t", "once").qos(2).id(3));
         client.receive_where("PUBREC", |p| matches!(p, Packet::Pubrec(ack) if ack.id == 3).then_some(()));
-        client.vanish();
+        client.drop_connection();
 
         let mut client = Client::connect(broker, &connect);
         client.send_publish(&Publish::new("t", "once").qos(2).id(3).dup());

@@ -7,7 +7,7 @@ use grapnel_tests::{Broker, Client, Connect, Packet, Publish, Version, scenario}
 scenario! {
     /// [MQTT-3.2.2-2], -3 and [MQTT-3.1.2-4], -5, -6: session present is correct; a clean start
     /// discards the session.
-    fn session_present_tells_the_truth(broker, version) {
+    fn session_present_is_correct(broker, version) {
         let persistent = Connect::new(version, "who").persistent();
         let present = |connect: &Connect| {
             let (client, connack) = Client::attempt(broker, connect);
@@ -27,7 +27,7 @@ scenario! {
 scenario! {
     /// Subscriptions and QoS 1 and 2 messages are stored for an absent client, in order; QoS 0 need
     /// not be (section 4.1).
-    fn messages_wait_for_a_kept_session(broker, version) {
+    fn messages_wait_for_a_stored_session(broker, version) {
         let connect = Connect::new(version, "away").persistent();
         let mut client = Client::connect(broker, &connect);
         client.subscribe("t/#", 2);
@@ -51,7 +51,7 @@ scenario! {
     fn a_clean_start_forgets(broker, version) {
         let mut client = Client::connect(broker, &Connect::new(version, "fresh").persistent());
         client.subscribe("t", 1);
-        client.vanish();
+        client.drop_connection();
         let mut publisher = Client::hello(broker, version, "p");
         publisher.publish(&Publish::new("t", "missed").qos(1));
         let mut client = Client::hello(broker, version, "fresh");
@@ -76,7 +76,7 @@ scenario! {
         };
         let present = |connect: &Connect| {
             let (client, connack) = Client::attempt(broker, connect);
-            client.vanish();
+            client.drop_connection();
             connack.session_present
         };
         present(&connect("none", None));
@@ -203,7 +203,7 @@ scenario! {
         let (mut client, connack) = Client::attempt(broker, &Connect::new(Version::V5, "upgrade").persistent());
         assert!(connack.session_present);
         assert_eq!(client.message().properties.user("k"), ["v"]);
-        client.vanish();
+        client.drop_connection();
         publisher.publish(&Publish::new("t", "y").qos(1).with(USER_PROPERTY, Value::pair("k", "v")));
         let (mut client, connack) = Client::attempt(broker, &Connect::new(Version::V311, "upgrade").persistent());
         assert!(connack.session_present);

@@ -82,7 +82,7 @@ scenario! {
 
 scenario! {
     /// Members that leave receive nothing more; the others take over their share.
-    fn the_rest_takes_over_when_a_member_leaves(broker) {
+    fn the_other_members_take_over_when_one_leaves(broker) {
         let mut members: Vec<Client> = (0..4).map(|n| Client::hello(broker, Version::V5, &format!("m{n}"))).collect();
         for member in &mut members {
             member.subscribe("$share/g/w", 1);
@@ -131,7 +131,7 @@ scenario! {
             return;
         }
         // Session expiry 0: the session ends with its connection.
-        leaver.vanish();
+        leaver.drop_connection();
         let mut got: Vec<String> = (1..5).map(|_| stayer.message().text()).collect();
         got.sort();
         assert_eq!(got, ["1", "2", "3", "4"]);
@@ -142,10 +142,10 @@ scenario! {
 scenario! {
     /// An absent persistent member receives none of the group's messages while another one is
     /// connected.
-    fn a_member_that_is_away_is_passed_over(broker) {
+    fn a_disconnected_member_is_skipped(broker) {
         let mut away = Client::connect(broker, &Connect::new(Version::V5, "away").persistent());
         away.subscribe("$share/g/w", 1);
-        away.vanish();
+        away.drop_connection();
         let mut here = Client::hello(broker, Version::V5, "here");
         here.subscribe("$share/g/w", 1);
         if broker.mosquitto_differs("section 4.8.2", "may queue for a member that is away") {

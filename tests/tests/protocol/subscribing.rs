@@ -173,7 +173,7 @@ scenario! {
 scenario! {
     /// SUBACK is a guarantee: a message published after it was read is delivered, whatever the
     /// shards of publisher and subscriber.
-    fn suback_is_a_promise(broker) {
+    fn messages_published_after_suback_arrive(broker) {
         let mut publishers: Vec<Client> =
             (0..8).map(|n| Client::hello(broker, Version::V5, &format!("publisher {n}"))).collect();
         for round in 0..200 {
@@ -190,7 +190,7 @@ scenario! {
 scenario! {
     /// The second subscriber of a filter has the same guarantee as the first, while the first
     /// SUBACK is still under way.
-    fn suback_is_a_promise_to_the_second_subscriber_too(broker) {
+    fn messages_published_after_suback_arrive_at_the_second_subscriber_too(broker) {
         let mut publisher = Client::hello(broker, Version::V5, "p");
         for round in 0..50 {
             let topic = format!("pair/{round}");
@@ -213,7 +213,7 @@ scenario! {
 scenario! {
     /// The guarantee holds for a filter that is subscribed again right after its end, although
     /// removal is deferred.
-    fn a_filter_that_comes_and_goes_keeps_the_promise(broker) {
+    fn a_filter_resubscribed_after_its_end_gets_every_message(broker) {
         let mut publisher = Client::hello(broker, Version::V5, "p");
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         for round in 0..100 {
@@ -228,12 +228,12 @@ scenario! {
 scenario! {
     /// Many clients subscribe and publish at the same time; each receives at least everything after
     /// its SUBACK, once.
-    fn subscribing_in_a_crowd(broker) {
-        crowd(broker);
+    fn many_clients_subscribe_at_once(broker) {
+        subscribe_at_once(broker);
     }
 }
 
-fn crowd(broker: &Broker) {
+fn subscribe_at_once(broker: &Broker) {
     thread::scope(|scope| {
         for n in 0..8 {
             scope.spawn(move || {

@@ -30,7 +30,7 @@ scenario! {
             will.qos = qos;
             Client::connect(broker, &Connect::new(version, "proper").will(will.clone())).disconnect();
             no_will(broker, &mut watcher);
-            Client::connect(broker, &Connect::new(version, "vanishing").will(will)).vanish();
+            Client::connect(broker, &Connect::new(version, "vanishing").will(will)).drop_connection();
             let message = watcher.message();
             assert_eq!((message.text().as_str(), message.qos, message.retain), ("gone", qos, false));
             no_will(broker, &mut watcher);
@@ -64,7 +64,7 @@ scenario! {
 
 scenario! {
     /// Section 3.14.2.1: DISCONNECT with 0x04 requests the will.
-    fn sent_when_disconnect_asks_for_it(broker) {
+    fn a_will_is_sent_if_disconnect_requests_it(broker) {
         let mut watcher = watcher(broker);
         let mut client = Client::connect(broker, &Connect::new(Version::V5, "polite").will(Will::new("will/x", "gone")));
         client.send_packet(&Packet::Disconnect { code: 0x04, properties: Properties::default() });
@@ -79,7 +79,7 @@ scenario! {
         let mut watcher = watcher(broker);
         let mut will = Will::new("will/status", "offline");
         (will.retain, will.qos) = (true, 1);
-        Client::connect(broker, &Connect::new(version, "device").will(will)).vanish();
+        Client::connect(broker, &Connect::new(version, "device").will(will)).drop_connection();
         assert_eq!(watcher.message().text(), "offline");
         let mut late = Client::hello(broker, version, "late");
         late.subscribe("will/status", 1);
@@ -101,7 +101,7 @@ scenario! {
             (USER_PROPERTY, Value::pair("a", "2")),
         ];
         let will = properties.iter().fold(Will::new("will/x", "gone"), |will, (id, value)| will.with(*id, value.clone()));
-        Client::connect(broker, &Connect::new(Version::V5, "rich").will(will.with(WILL_DELAY, Value::U32(0)))).vanish();
+        Client::connect(broker, &Connect::new(Version::V5, "rich").will(will.with(WILL_DELAY, Value::U32(0)))).drop_connection();
         let mut got = watcher.message().properties;
         got.0.sort_by_key(|(id, _)| *id);
         assert_eq!(got, Properties(properties));
@@ -115,7 +115,7 @@ scenario! {
         let mut watcher = watcher(broker);
         let will = Will::new("will/late", "gone").with(WILL_DELAY, Value::U32(2));
         let connect = Connect::new(Version::V5, "delayed").persistent().will(will);
-        Client::connect(broker, &connect).vanish();
+        Client::connect(broker, &connect).drop_connection();
         no_will(broker, &mut watcher);
         // The return in time cancels it.
         let client = Client::connect(broker, &connect);
@@ -124,7 +124,7 @@ scenario! {
         no_will(broker, &mut watcher);
 
         let start = Instant::now();
-        client.vanish();
+        client.drop_connection();
         assert_eq!(watcher.message().text(), "gone");
         let after = start.elapsed();
         assert!(after >= Duration::from_millis(950), "a delay of two seconds ended after {after:?}");
@@ -141,14 +141,14 @@ scenario! {
         }
         let mut short = Connect::new(Version::V5, "short").will(will("expired"));
         short.properties.push(SESSION_EXPIRY, Value::U32(1));
-        Client::connect(broker, &short).vanish();
+        Client::connect(broker, &short).drop_connection();
         assert_eq!(watcher.message().text(), "expired");
 
-        Client::connect(broker, &Connect::new(Version::V5, "none").will(will("no session"))).vanish();
+        Client::connect(broker, &Connect::new(Version::V5, "none").will(will("no session"))).drop_connection();
         assert_eq!(watcher.message().text(), "no session");
 
         let kept = Connect::new(Version::V5, "kept").persistent().will(will("discarded"));
-        Client::connect(broker, &kept).vanish();
+        Client::connect(broker, &kept).drop_connection();
         Client::hello(broker, Version::V5, "kept").disconnect();
         assert_eq!(watcher.message().text(), "discarded");
     }

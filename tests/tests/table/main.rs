@@ -5,21 +5,21 @@
 //! broker. `broker/engine/tests/engine/table.rs` is the same table on the engine alone.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-mod act;
-mod life;
+mod action;
+mod broker_points;
+mod fixture;
 mod points;
 mod rows;
-mod stage;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use grapnel_tests::Version;
 
-use act::{ACTS, Act, Case, Flow, Language};
+use action::{ACTS, Action, Case, Flow, Language};
+use fixture::{Clients, Fixture};
 use points::Policy;
 use rows::{Change, ROWS, Row};
-use stage::{Desk, Stage};
 
 /// Cases that are played in parallel.
 const PLAYERS: usize = 8;
@@ -29,13 +29,13 @@ const FAILURES_MAX: usize = 20;
 const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
 
 /// Plays one case. Returns what is wrong with it.
-fn play(stage: &Stage, desk: &mut Desk<'_>, row: &Row, case: &Case) -> Result<(), String> {
+fn run(fixture: &Fixture, clients: &mut Clients<'_>, row: &Row, case: &Case) -> Result<(), String> {
     let due = case.due(row);
     let id = case.script(row);
     // A panic means that the client did not get an answer in time.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let outcome = (row.play)(stage, case, &id);
-        (outcome, desk.calls_of(case.number, row.point.name, due.calls.len()))
+        let outcome = (row.run)(fixture, case, &id);
+        (outcome, clients.calls_of(case.number, row.point.name, due.calls.len()))
     }));
     let (outcome, calls) = outcome.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -56,15 +56,15 @@ fn play(stage: &Stage, desk: &mut Desk<'_>, row: &Row, case: &Case) -> Result<()
 
 /// Plays all cases with so many copies of the plugin of a language. `policy` is the operator's, if
 /// it differs from the design's.
-fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Policy) -> Policy>) {
-    let stage = Stage::open(language, copies, policy);
+fn table(language: Language, copies: usize, acts: &[Action], policy: Option<fn(Policy) -> Policy>) {
+    let fixture = Fixture::open(language, copies, policy);
     let mut cases = Vec::new();
     for row in ROWS {
         let policy = policy.map_or(row.point.policy, |policy| policy(row.point.policy));
-        for &act in acts {
+        for &action in acts {
             for version in VERSIONS {
                 for place in 0..copies {
-                    cases.push((row, Case { act, version, place, copies, policy, number: cases.len() }));
+                    cases.push((row, Case { action, version, place, copies, policy, number: cases.len() }));
                 }
             }
         }
@@ -73,11 +73,11 @@ fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Poli
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for number in 0..PLAYERS {
-            let mut desk = stage.desk(number);
-            let (stage, cases, next, played, failures) = (&stage, &cases, &next, &played, &failures);
+            let mut clients = fixture.clients(number);
+            let (fixture, cases, next, played, failures) = (&fixture, &cases, &next, &played, &failures);
             scope.spawn(move || {
                 while let Some((row, case)) = cases.get(next.fetch_add(1, Relaxed)) {
-                    if let Err(problem) = play(stage, &mut desk, row, case) {
+                    if let Err(problem) = run(fixture, &mut clients, row, case) {
                         let mut failures = failures.lock().unwrap();
                         failures.push(format!("{}: {problem}", case.name(row, language)));
                         if failures.len() >= FAILURES_MAX {
@@ -94,15 +94,15 @@ fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Poli
     // No case was left out, in the table or in playing it.
     assert_eq!(played.load(Relaxed), ROWS.len() * acts.len() * VERSIONS.len() * copies);
     let cases = cases.iter().map(|(row, case)| (row.point.name, case.place, case.due(row).counts));
-    stage.assert_counted(cases);
+    fixture.assert_counted(cases);
     eprintln!("{} cases in {language:?} with {copies} copies", played.into_inner());
-    stage.close();
+    fixture.close();
 }
 
 /// The operator sets for every hook the opposite of its point's default: refuse where a fault is
 /// ignored, and ignore where it refuses.
 fn inverted(language: Language, copies: usize) {
-    let faults: Vec<Act> = ACTS.into_iter().filter(|act| act.flow == Flow::Fault).collect();
+    let faults: Vec<Action> = ACTS.into_iter().filter(|action| action.flow == Flow::Fault).collect();
     let contrary = |policy| if policy == Policy::Deny { Policy::Ignore } else { Policy::Deny };
     table(language, copies, &faults, Some(contrary));
 }
@@ -122,7 +122,7 @@ fn faults_by_the_operators_policy_in_c() {
 /// Every point has a row, or belongs to the broker itself.
 #[test]
 fn the_table_has_every_point() {
-    let played = ROWS.iter().map(|row| row.point.name).chain(life::points().map(|point| point.name));
+    let played = ROWS.iter().map(|row| row.point.name).chain(broker_points::points().map(|point| point.name));
     let played: std::collections::BTreeSet<&str> = played.collect();
     assert_eq!(played, points::all().map(|point| point.name).collect());
     for row in ROWS {

@@ -33,38 +33,38 @@ pub fn all() -> impl Iterator<Item = Point> {
 }
 
 #[test]
-fn the_points_of_1_0_promise_what_they_always_did() {
+fn the_guarantees_of_the_points_of_1_0_are_unchanged() {
     let point = |name, folds, may_defer, policy| Point { name, folds, may_defer, policy };
     let changed = |name, may_defer| point(name, true, may_defer, Policy::Ignore);
     let guard = |name| point(name, true, true, Policy::Deny);
-    let told = |name| point(name, false, false, Policy::Ignore);
+    let notification = |name| point(name, false, false, Policy::Ignore);
     let promised = [
         changed("client.connect", true),
         guard("client.authenticate"),
         guard("client.authorize"),
         changed("client.connack", false),
-        told("client.connected"),
-        told("client.disconnected"),
+        notification("client.connected"),
+        notification("client.disconnected"),
         guard("client.subscribe"),
         changed("client.unsubscribe", true),
-        told("session.created"),
-        told("session.resumed"),
-        told("session.discarded"),
-        told("session.takenover"),
-        told("session.terminated"),
-        told("session.subscribed"),
-        told("session.unsubscribed"),
+        notification("session.created"),
+        notification("session.resumed"),
+        notification("session.discarded"),
+        notification("session.takenover"),
+        notification("session.terminated"),
+        notification("session.subscribed"),
+        notification("session.unsubscribed"),
         changed("message.publish", true),
         changed("message.delivered", false),
-        told("message.acked"),
-        told("message.dropped"),
-        told("message.retained"),
-        told("packet.received"),
-        told("packet.sent"),
-        told("broker.starting"),
-        told("broker.started"),
-        told("broker.stopping"),
-        told("broker.stopped"),
+        notification("message.acked"),
+        notification("message.dropped"),
+        notification("message.retained"),
+        notification("packet.received"),
+        notification("packet.sent"),
+        notification("broker.starting"),
+        notification("broker.started"),
+        notification("broker.stopping"),
+        notification("broker.stopped"),
     ];
     let now: Vec<Point> = all().take(promised.len()).collect();
     assert_eq!(now, promised);

@@ -5,9 +5,9 @@ use grapnel_plugin_abi::HookPoint;
 use grapnel_tests::wire::property;
 use grapnel_tests::{Client, Connect, Packet, Publish, Subscribe, Version, Will};
 
-use crate::act::{Case, Effect};
+use crate::action::{Case, Effect};
+use crate::fixture::Fixture;
 use crate::points::{Point, at};
-use crate::stage::Stage;
 
 /// What is changed at a point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +44,7 @@ pub struct Row {
     pub point: Point,
     pub change: Change,
     /// Produces the event. Returns what the client saw.
-    pub play: fn(&Stage, &Case, &str) -> String,
+    pub run: fn(&Fixture, &Case, &str) -> String,
     /// Expected result.
     pub expect: fn(Effect, Version) -> &'static str,
 }
@@ -60,15 +60,15 @@ const IN: &str = "code 0x00";
 const fn row(
     point: HookPoint,
     change: Change,
-    play: fn(&Stage, &Case, &str) -> String,
+    run: fn(&Fixture, &Case, &str) -> String,
     expect: fn(Effect, Version) -> &'static str,
 ) -> Row {
-    Row { point: at(point), change, play, expect }
+    Row { point: at(point), change, run, expect }
 }
 
 /// A notification point.
-const fn told(point: HookPoint, play: fn(&Stage, &Case, &str) -> String) -> Row {
-    row(point, Change::NONE, play, |_, _| "as ever")
+const fn notification(point: HookPoint, run: fn(&Fixture, &Case, &str) -> String) -> Row {
+    row(point, Change::NONE, run, |_, _| "as ever")
 }
 
 pub const ROWS: &[Row] = &[
@@ -201,33 +201,33 @@ pub const ROWS: &[Row] = &[
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed | Effect::Denied => "acknowledged 0x00",
     }),
-    told(HookPoint::ClientConnected, enter),
-    told(HookPoint::SessionCreated, enter),
-    told(HookPoint::ClientDisconnected, leave),
-    told(HookPoint::SessionTerminated, leave),
-    told(HookPoint::SessionResumed, resume),
-    told(HookPoint::SessionDiscarded, discard),
-    told(HookPoint::SessionTakenover, take_over),
-    told(HookPoint::SessionSubscribed, enter_and_subscribe),
-    told(HookPoint::SessionUnsubscribed, enter_and_unsubscribe),
-    told(HookPoint::MessageAcked, acknowledge),
-    told(HookPoint::MessageDropped, publish_to_nobody),
-    told(HookPoint::MessageRetained, retain),
-    told(HookPoint::PacketReceived, enter),
-    told(HookPoint::PacketSent, enter),
+    notification(HookPoint::ClientConnected, enter),
+    notification(HookPoint::SessionCreated, enter),
+    notification(HookPoint::ClientDisconnected, leave),
+    notification(HookPoint::SessionTerminated, leave),
+    notification(HookPoint::SessionResumed, resume),
+    notification(HookPoint::SessionDiscarded, discard),
+    notification(HookPoint::SessionTakenover, take_over),
+    notification(HookPoint::SessionSubscribed, enter_and_subscribe),
+    notification(HookPoint::SessionUnsubscribed, enter_and_unsubscribe),
+    notification(HookPoint::MessageAcked, acknowledge),
+    notification(HookPoint::MessageDropped, publish_to_nobody),
+    notification(HookPoint::MessageRetained, retain),
+    notification(HookPoint::PacketReceived, enter),
+    notification(HookPoint::PacketSent, enter),
 ];
 
 fn greeting(case: &Case, id: &str) -> Connect {
     Connect::new(case.version, id).keep_alive(60)
 }
 
-fn hello(stage: &Stage, case: &Case, id: &str) -> Client {
-    Client::connect(stage.broker(), &greeting(case, id))
+fn hello(fixture: &Fixture, case: &Case, id: &str) -> Client {
+    Client::connect(fixture.broker(), &greeting(case, id))
 }
 
 /// The CONNACK, and the call of client.connected; refused clients are disconnected.
-fn attempt(stage: &Stage, case: &Case, connect: &Connect) -> String {
-    let (mut client, connack) = Client::attempt(stage.broker(), connect);
+fn attempt(fixture: &Fixture, case: &Case, connect: &Connect) -> String {
+    let (mut client, connack) = Client::attempt(fixture.broker(), connect);
     let why = connack.properties.string(property::REASON_STRING).map(|why| format!(" {why}"));
     let mut saw = format!("code {:#04x}{}", connack.code, why.unwrap_or_default());
     if connack.code != 0 {
@@ -240,23 +240,23 @@ fn attempt(stage: &Stage, case: &Case, connect: &Connect) -> String {
     // Both are called in the step that sends CONNACK; the answer to the ping comes from a later
     // one.
     client.ping();
-    let calls = stage.written(case.number);
-    let told = calls.iter().find(|call| call.1 == "client.connected").map(|call| call.2.as_str());
-    saw.push_str(&format!(", keep alive and superuser {}", told.unwrap_or("not told")));
+    let calls = fixture.written(case.number);
+    let notification = calls.iter().find(|call| call.1 == "client.connected").map(|call| call.2.as_str());
+    saw.push_str(&format!(", keep alive and superuser {}", notification.unwrap_or("not told")));
     saw
 }
 
-fn connect(stage: &Stage, case: &Case, id: &str) -> String {
-    attempt(stage, case, &greeting(case, id))
+fn connect(fixture: &Fixture, case: &Case, id: &str) -> String {
+    attempt(fixture, case, &greeting(case, id))
 }
 
-fn login(stage: &Stage, case: &Case, id: &str) -> String {
-    attempt(stage, case, &greeting(case, id).login("user", "password"))
+fn login(fixture: &Fixture, case: &Case, id: &str) -> String {
+    attempt(fixture, case, &greeting(case, id).login("user", "password"))
 }
 
-fn leave_a_will(stage: &Stage, case: &Case, id: &str) -> String {
+fn leave_a_will(fixture: &Fixture, case: &Case, id: &str) -> String {
     let will = Will::new(&format!("{id}/own"), "will");
-    let (mut client, connack) = Client::attempt(stage.broker(), &greeting(case, id).will(will));
+    let (mut client, connack) = Client::attempt(fixture.broker(), &greeting(case, id).will(will));
     if connack.code == 0 {
         client.ping();
     } else {
@@ -265,16 +265,16 @@ fn leave_a_will(stage: &Stage, case: &Case, id: &str) -> String {
     format!("code {:#04x}", connack.code)
 }
 
-fn connack(stage: &Stage, case: &Case, id: &str) -> String {
-    let (mut client, connack) = Client::attempt(stage.broker(), &greeting(case, id));
+fn connack(fixture: &Fixture, case: &Case, id: &str) -> String {
+    let (mut client, connack) = Client::attempt(fixture.broker(), &greeting(case, id));
     client.ping();
     format!("code {:#04x}, property {:?}", connack.code, connack.properties.user("table"))
 }
 
 /// The result of a QoS 1 message of the client to itself: its acknowledgement, and the delivery. A
 /// second message without a script follows it, whatever the first one waits for.
-fn publish(stage: &Stage, case: &Case, id: &str) -> String {
-    let mut client = hello(stage, case, id);
+fn publish(fixture: &Fixture, case: &Case, id: &str) -> String {
+    let mut client = hello(fixture, case, id);
     client.subscribe(&format!("{id}/#"), 0);
     client.send_publish(&Publish::new(&format!("{id}/own"), "own").qos(1));
     let (mut saw, mut delivered) = (None, Vec::new());
@@ -325,14 +325,14 @@ fn delivered(client: &mut Client, id: &str) -> Vec<String> {
     }
 }
 
-fn subscribe(stage: &Stage, case: &Case, id: &str) -> String {
-    let mut client = hello(stage, case, id);
+fn subscribe(fixture: &Fixture, case: &Case, id: &str) -> String {
+    let mut client = hello(fixture, case, id);
     let codes = client.subscribe_all(&Subscribe::to(&format!("{id}/own"), 0));
     with_delivered(format!("codes {codes:?}"), &delivered(&mut client, id))
 }
 
-fn unsubscribe(stage: &Stage, case: &Case, id: &str) -> String {
-    let mut client = hello(stage, case, id);
+fn unsubscribe(fixture: &Fixture, case: &Case, id: &str) -> String {
+    let mut client = hello(fixture, case, id);
     client.subscribe(&format!("{id}/own"), 0);
     client.subscribe(&format!("{id}/new"), 0);
     let codes = client.unsubscribe(&[&format!("{id}/own")]);
@@ -343,61 +343,61 @@ fn as_ever() -> String {
     "as ever".to_owned()
 }
 
-fn enter(stage: &Stage, case: &Case, id: &str) -> String {
-    hello(stage, case, id).ping();
+fn enter(fixture: &Fixture, case: &Case, id: &str) -> String {
+    hello(fixture, case, id).ping();
     as_ever()
 }
 
-fn leave(stage: &Stage, case: &Case, id: &str) -> String {
-    hello(stage, case, id).disconnect();
+fn leave(fixture: &Fixture, case: &Case, id: &str) -> String {
+    hello(fixture, case, id).disconnect();
     as_ever()
 }
 
 /// A session that outlives its first connection. Returns whether a second connection finds it.
-fn return_with(stage: &Stage, case: &Case, again: &Connect) -> bool {
-    let first = Client::connect(stage.broker(), &greeting(case, &again.client_id).persistent());
-    first.vanish();
-    let (mut client, connack) = Client::attempt(stage.broker(), again);
+fn return_with(fixture: &Fixture, case: &Case, again: &Connect) -> bool {
+    let first = Client::connect(fixture.broker(), &greeting(case, &again.client_id).persistent());
+    first.drop_connection();
+    let (mut client, connack) = Client::attempt(fixture.broker(), again);
     client.ping();
     assert_eq!(connack.code, 0);
     connack.session_present
 }
 
-fn resume(stage: &Stage, case: &Case, id: &str) -> String {
-    assert!(return_with(stage, case, &greeting(case, id).persistent()), "the session is there");
+fn resume(fixture: &Fixture, case: &Case, id: &str) -> String {
+    assert!(return_with(fixture, case, &greeting(case, id).persistent()), "the session is there");
     as_ever()
 }
 
-fn discard(stage: &Stage, case: &Case, id: &str) -> String {
-    assert!(!return_with(stage, case, &greeting(case, id)), "the session has gone");
+fn discard(fixture: &Fixture, case: &Case, id: &str) -> String {
+    assert!(!return_with(fixture, case, &greeting(case, id)), "the session has gone");
     as_ever()
 }
 
-fn take_over(stage: &Stage, case: &Case, id: &str) -> String {
+fn take_over(fixture: &Fixture, case: &Case, id: &str) -> String {
     let connect = greeting(case, id).persistent();
-    let mut first = Client::connect(stage.broker(), &connect);
-    let (mut second, connack) = Client::attempt(stage.broker(), &connect);
+    let mut first = Client::connect(fixture.broker(), &connect);
+    let (mut second, connack) = Client::attempt(fixture.broker(), &connect);
     assert_eq!((connack.code, connack.session_present), (0, true));
     assert_eq!(first.end(), case.version.is_5().then_some(0x8E));
     second.ping();
     as_ever()
 }
 
-fn enter_and_subscribe(stage: &Stage, case: &Case, id: &str) -> String {
-    hello(stage, case, id).subscribe(&format!("{id}/own"), 1);
+fn enter_and_subscribe(fixture: &Fixture, case: &Case, id: &str) -> String {
+    hello(fixture, case, id).subscribe(&format!("{id}/own"), 1);
     as_ever()
 }
 
-fn enter_and_unsubscribe(stage: &Stage, case: &Case, id: &str) -> String {
-    let mut client = hello(stage, case, id);
+fn enter_and_unsubscribe(fixture: &Fixture, case: &Case, id: &str) -> String {
+    let mut client = hello(fixture, case, id);
     client.subscribe(&format!("{id}/own"), 1);
     let codes = client.unsubscribe(&[&format!("{id}/own")]);
     assert_eq!(codes, if case.version.is_5() { vec![0] } else { vec![] });
     as_ever()
 }
 
-fn acknowledge(stage: &Stage, case: &Case, id: &str) -> String {
-    let mut client = hello(stage, case, id);
+fn acknowledge(fixture: &Fixture, case: &Case, id: &str) -> String {
+    let mut client = hello(fixture, case, id);
     client.subscribe(&format!("{id}/own"), 1);
     assert_eq!(client.publish(&Publish::new(&format!("{id}/own"), "own").qos(1)), 0);
     client.message();
@@ -405,16 +405,16 @@ fn acknowledge(stage: &Stage, case: &Case, id: &str) -> String {
     as_ever()
 }
 
-fn publish_to_nobody(stage: &Stage, case: &Case, id: &str) -> String {
-    let mut client = hello(stage, case, id);
+fn publish_to_nobody(fixture: &Fixture, case: &Case, id: &str) -> String {
+    let mut client = hello(fixture, case, id);
     let code = client.publish(&Publish::new(&format!("{id}/own"), "own").qos(1));
     assert_eq!(code, if case.version.is_5() { 0x10 } else { 0 });
     as_ever()
 }
 
 /// A retained message, which the next subscriber receives.
-fn retain(stage: &Stage, case: &Case, id: &str) -> String {
-    let mut client = hello(stage, case, id);
+fn retain(fixture: &Fixture, case: &Case, id: &str) -> String {
+    let mut client = hello(fixture, case, id);
     let topic = format!("{id}/own");
     client.publish(&Publish::new(&topic, "own").qos(1).retain());
     client.subscribe(&topic, 0);

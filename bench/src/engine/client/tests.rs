@@ -1,7 +1,7 @@
 //! Tests of the packets that a client sends for given frames, at given times.
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::engine::Books;
+use crate::engine::MessageRecord;
 use crate::engine::counts::Counts;
 use crate::frames::{Front, front};
 use crate::header::{Fields, Publisher as Stamp};
@@ -25,7 +25,12 @@ impl Bed {
         let mut shared = Shared {
             setup,
             counts,
-            books: Books::Headers { trackers, tracker_of: vec![0; 200], gaps_max: 8, expected: false },
+            record: MessageRecord::Headers {
+                trackers,
+                tracker_of: vec![0; 200],
+                gaps_max: 8,
+                expected: false,
+            },
             schedule: None,
             remaining: load.limit,
             out: Vec::new(),
@@ -125,7 +130,7 @@ fn a_qos_2_message_is_acknowledged_by_its_pubcomp() {
 }
 
 #[test]
-fn a_strange_acknowledgement_is_an_error_and_opens_no_window() {
+fn an_unknown_acknowledgement_is_an_error_and_opens_no_window() {
     let mut bed = Bed::new("pub -V 4 -t t -q 1 -I 0 -w 1");
     bed.hears(&CONNACK).unwrap();
     bed.publishes();
@@ -165,7 +170,7 @@ fn a_quota_ends_a_publisher() {
     let mut bed = Bed::new("pub -V 4 -t t -I 0 -s 0 -c 1 -L 1000");
     bed.hears(&CONNACK).unwrap();
     assert_eq!(bed.publishes(), (Produced::Blocked, &[0x30, 3, 0, 1, b't'].repeat(1000)[..]));
-    assert_eq!((bed.client.publisher().unwrap().forgo_quota(), bed.shared.counts.sent), (0, 1000));
+    assert_eq!((bed.client.publisher().unwrap().give_up_quota(), bed.shared.counts.sent), (0, 1000));
 }
 
 #[test]
@@ -221,10 +226,12 @@ fn headers_feed_latency_and_sequence() {
     // The run began at 100 s of wall time.
     message(1, 101 * S, 2 * S);
     message(3, 103 * S, 2 * S);
-    let Books::Headers { expected, .. } = &mut bed.shared.books else { panic!("no headers") };
+    let MessageRecord::Headers { expected, .. } = &mut bed.shared.record else { panic!("no headers") };
     *expected = true;
     bed.hears(&[0x30, 4, 0, 1, b't', b'x']).unwrap();
-    let Shared { counts, books: Books::Headers { trackers, .. }, .. } = &bed.shared else { panic!() };
+    let Shared { counts, record: MessageRecord::Headers { trackers, .. }, .. } = &bed.shared else {
+        panic!()
+    };
     let latency = counts.latency.histogram();
     assert_eq!((counts.received, latency.len(), counts.from_the_future), (3, 2, 1));
     assert_eq!(latency.max() / S, 1);

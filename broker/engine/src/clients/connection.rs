@@ -190,7 +190,7 @@ impl Connection {
 
     /// The earliest time at which its client may be late or silent, monotonic milliseconds; `None`
     /// for never.
-    pub(crate) fn next_look_ms(&self, now_ms: u64) -> Option<u64> {
+    pub(crate) fn next_check_ms(&self, now_ms: u64) -> Option<u64> {
         let since_ms = if self.is_paused() { now_ms } else { self.last_received_ms };
         let silent_ms = (self.silence_max_ms > 0).then_some(since_ms + self.silence_max_ms);
         match (self.packet_due_ms, silent_ms) {

@@ -90,7 +90,7 @@ impl Waiting {
     /// A client was refused. If that is to be logged, returns the number of earlier refusals that
     /// were not.
     pub(crate) fn refused(&mut self, now_ms: u64) -> Option<u64> {
-        self.refusals.say(now_ms)
+        self.refusals.record(now_ms)
     }
 }
 

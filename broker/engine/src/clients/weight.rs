@@ -26,7 +26,7 @@ impl Holder for Connection {
     }
 
     fn recount(&self) -> [usize; 4] {
-        [self.read_bytes, self.out.recount(), 0, self.fixed_bytes() + self.own_bytes_anew()]
+        [self.read_bytes, self.out.recount(), 0, self.fixed_bytes() + self.recount_own_bytes()]
     }
 }
 
@@ -41,7 +41,7 @@ impl Connection {
         self.own_bytes_but_aliases() + self.aliases.as_ref().map_or(0, |aliases| aliases.charge())
     }
 
-    fn own_bytes_anew(&self) -> usize {
+    fn recount_own_bytes(&self) -> usize {
         self.own_bytes_but_aliases()
             + self.aliases.as_ref().map_or(0, |aliases| aliases.charge() - aliases.bytes + aliases.recount())
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::connect::kept_properties;
-use super::hooks::{Answer, Walked};
+use super::hooks::{Answer, ChainOutcome};
 use super::reading::Handled;
 use super::{authorize, connack, connect, hooks, inherit, notify, reading, renewal, send, wake};
 use crate::clients::admission::{Admission, Step};
@@ -107,9 +107,9 @@ fn go_on(
     let mut left = super::inherit::SLICE;
     loop {
         if !std::mem::take(&mut answered)
-            && let Walked::Waits = run_step(parts, key, connect, &mut admission)
+            && let ChainOutcome::Waits = run_step(parts, key, connect, &mut admission)
         {
-            return park_admission(parts, key, connect, admission);
+            return suspend_admission(parts, key, connect, admission);
         }
         let next = match admission.step {
             Step::Connect => connect_allowed(parts, key, connect, &mut admission),
@@ -123,7 +123,7 @@ fn go_on(
             Ok(Some(step)) => {
                 admission.go_to(step);
                 if step == Step::Client {
-                    return park_admission(parts, key, connect, admission);
+                    return suspend_admission(parts, key, connect, admission);
                 }
             }
             Ok(None) => match inherit::claim(parts, key, connect, &mut admission) {
@@ -139,12 +139,12 @@ fn go_on(
                     left -= 1;
                     if matches!(claim, Claim::Waits) {
                         // Until the session is idle, or this wait times out.
-                        let handled = park_admission(parts, key, connect, admission);
+                        let handled = suspend_admission(parts, key, connect, admission);
                         reading::expect_packet(parts, key);
                         return handled;
                     } else if left == 0 {
-                        let handled = park_admission(parts, key, connect, admission);
-                        wake::queue_heir(parts, key);
+                        let handled = suspend_admission(parts, key, connect, admission);
+                        wake::queue_takeover(parts, key);
                         return handled;
                     }
                 }
@@ -154,11 +154,16 @@ fn go_on(
 }
 
 /// Runs the chain of a step from where it stands.
-fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &mut Admission) -> Walked {
+fn run_step(
+    parts: &mut Parts,
+    key: ConnKey,
+    connect: &Connect<'_>,
+    admission: &mut Admission,
+) -> ChainOutcome {
     if matches!(admission.step, Step::Connect | Step::Authenticate)
         && parts.hooks.chain(admission.suspended.point()).is_empty()
     {
-        return Walked::Through;
+        return ChainOutcome::Completed;
     }
     let identity = Rc::clone(&admission.identity);
     let mut client = identity.view();
@@ -192,17 +197,17 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
         Step::Inherit => {
             request = admission.inheritance.as_ref().and_then(|inheritance| inheritance.request());
             if request.is_none() {
-                return Walked::Through;
+                return ChainOutcome::Completed;
             }
             Waiter::Will(key)
         }
         Step::Will | Step::Client => {
-            let Some(will) = &connect.will else { return Walked::Through };
+            let Some(will) = &connect.will else { return ChainOutcome::Completed };
             request =
                 Some(Request { action: Action::Will, topic: will.topic, qos: will.qos, retain: will.retain });
             if identity.superuser {
                 admission.suspended.accumulator.verdict = ALLOW;
-                return Walked::Through;
+                return ChainOutcome::Completed;
             }
             Waiter::Will(key)
         }
@@ -218,7 +223,7 @@ fn holder_of(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
 
 /// Stores a CONNECT until the next AUTH of the client or the verdict of a plugin arrives. Only in
 /// the first case the client is read.
-fn park_admission(
+fn suspend_admission(
     parts: &mut Parts,
     key: ConnKey,
     connect: &Connect<'_>,
@@ -289,8 +294,8 @@ fn inherit_answered(
 }
 
 /// Continues with the first waiting takeover. One that has ended is skipped.
-pub(crate) fn serve_heirs(parts: &mut Parts) {
-    let Some(key) = parts.work.pop_heir() else { return };
+pub(crate) fn serve_takeovers(parts: &mut Parts) {
+    let Some(key) = parts.work.pop_takeover() else { return };
     if let Some(mut admission) = take_admission(parts, key) {
         admission.queued = false;
         admission_goes_on(parts, key, admission, false);
@@ -380,9 +385,14 @@ fn authenticated(
     (identity.superuser, identity.anonymous) = (superuser, anonymous);
     reading::set_identity(parts, key, Rc::clone(&admission.identity));
     if parts.connections.get(key).is_some_and(|conn| conn.packet_bytes_max != u32::MAX) {
-        let farewell = admission.final_auth_data.as_deref();
-        let section =
-            connack::welcome_section(parts, connect, &admission.identity, admission.assigned, farewell);
+        let final_auth_data = admission.final_auth_data.as_deref();
+        let section = connack::connack_section(
+            parts,
+            connect,
+            &admission.identity,
+            admission.assigned,
+            final_auth_data,
+        );
         if !connack::connack_fits(parts, key, &section) {
             // Checked before another connection is ended for it [MQTT-3.2.0-1].
             return Err((ReasonCode::PACKET_TOO_LARGE, None));

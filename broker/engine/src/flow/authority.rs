@@ -7,7 +7,7 @@ use std::collections::btree_map;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use super::hooks::{Answer, Walked};
+use super::hooks::{Answer, ChainOutcome};
 use super::{authorize, deliver, deliver_rights, ending, hooks, subscriptions};
 use crate::clock::Deadline;
 use crate::hook::PluginHandle;
@@ -20,7 +20,7 @@ use crate::interface::{Rechecks, Scope};
 use crate::limits::Revoke;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::recheck_queue::{OpenRecheck, Whose};
+use crate::recheck_queue::{OpenRecheck, RecheckScope};
 use crate::session::deliveries::Deliveries;
 use crate::session::delivery::options_of;
 use crate::session::{Delivery, EndCause, Recheck, Session, Subscription};
@@ -81,18 +81,18 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
                 continue;
             };
             *after = Some(filter.clone());
-            if walk.whose.concerns(filter, subscription) {
+            if walk.scope.concerns(filter, subscription) {
                 return Some((*key, filter.clone()));
             }
             continue;
         }
-        if walk.is_over() {
+        if walk.is_done() {
             parts.hooks.rechecks().end_walk();
             continue;
         }
         let sessions = &parts.sessions;
         let key = walk.next(sessions.places(), |place| sessions.key_at(place));
-        let found = key.and_then(|key| sessions.get(key)).filter(|session| walk.whose.may_concern(session));
+        let found = key.and_then(|key| sessions.get(key)).filter(|session| walk.scope.may_concern(session));
         walk.session = found.map(|session| (session.key, None));
     }
     None
@@ -100,7 +100,7 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
 
 /// Rechecks a subscription in force, from where the request stands.
 fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
-    let OpenRecheck { session: key, filter, client, request: mut ask } = recheck;
+    let OpenRecheck { session: key, filter, client, request: mut auth_request } = recheck;
     let Some(session) = parts.sessions.get(key) else { return };
     let Some(subscription) = session.subscriptions.get(&filter) else { return };
     if matches!(subscription.recheck, Recheck::Open(_)) {
@@ -116,12 +116,14 @@ fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
     };
     let number = parts.hooks.rechecks().next_number();
     let waiter = Waiter::Recheck(number);
-    if let Walked::Through = hooks::go_on(parts, &mut ask, client.view(), Some(request), None, waiter) {
-        rechecked(parts, key, &filter, &ask);
+    if let ChainOutcome::Completed =
+        hooks::go_on(parts, &mut auth_request, client.view(), Some(request), None, waiter)
+    {
+        rechecked(parts, key, &filter, &auth_request);
         return;
     }
     mark(parts, key, &filter, Recheck::Open(number));
-    parts.hooks.rechecks().open(number, OpenRecheck { session: key, filter, client, request: ask });
+    parts.hooks.rechecks().open(number, OpenRecheck { session: key, filter, client, request: auth_request });
 }
 
 /// Takes a deferred verdict on a subscription in force.
@@ -212,7 +214,7 @@ pub(crate) fn authorize_deliveries(parts: &mut Parts) {
     while left > 0 && deliver_rights::may_authorize_delivery(parts) {
         let Some(key) = parts.hooks.rechecks().pop_session() else { return };
         if let Some(deliveries) = deliver_rights::deliveries_of(parts, key) {
-            deliveries.in_row = false;
+            deliveries.is_queued = false;
         }
         while left > 0 && deliver_rights::may_authorize_delivery(parts) {
             let Some(next) = deliver_rights::deliveries_of(parts, key).and_then(Deliveries::pop_front) else {
@@ -221,7 +223,7 @@ pub(crate) fn authorize_deliveries(parts: &mut Parts) {
             left -= 1;
             authorize_next(parts, key, &next);
         }
-        deliver_rights::put_in_row(parts, key);
+        deliver_rights::queue_for_authorization(parts, key);
     }
 }
 
@@ -234,12 +236,15 @@ fn authorize_next(parts: &mut Parts, key: SessionKey, next: &Delivery) {
     }
 }
 
-impl Whose {
+impl RecheckScope {
     /// Whether subscriptions of a session may be in the set. A superuser needs no authorization.
     fn may_concern(&self, session: &Session) -> bool {
         let theirs = match self {
-            Whose::Everybody | Whose::Topics(_) | Whose::Clients(_) | Whose::Unanswered => true,
-            Whose::Users(users) => Whose::has_user(users, session.identity.username.as_deref()),
+            RecheckScope::All
+            | RecheckScope::Topics(_)
+            | RecheckScope::Clients(_)
+            | RecheckScope::Unanswered => true,
+            RecheckScope::Users(users) => RecheckScope::has_user(users, session.identity.username.as_deref()),
         };
         theirs && !session.detached && !session.identity.superuser
     }
@@ -247,11 +252,11 @@ impl Whose {
     /// Whether a subscription of such a session is in the set.
     fn concerns(&self, filter: &str, subscription: &Subscription) -> bool {
         match self {
-            Whose::Topics(topics) => {
+            RecheckScope::Topics(topics) => {
                 topic::parse_filter(filter).is_ok_and(|parsed| topic::overlap(parsed.filter, topics))
             }
-            Whose::Everybody | Whose::Clients(_) | Whose::Users(_) => true,
-            Whose::Unanswered => subscription.recheck == Recheck::Again,
+            RecheckScope::All | RecheckScope::Clients(_) | RecheckScope::Users(_) => true,
+            RecheckScope::Unanswered => subscription.recheck == Recheck::Again,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! the meaning of the verdict.
 
 use super::hooks;
-use super::hooks::{Answer, Walked};
+use super::hooks::{Answer, ChainOutcome};
 use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::{ClientVerdict, Rechecked};
@@ -24,7 +24,7 @@ pub(crate) fn authorize(
     parts: &mut Parts,
     identity: &Identity,
     request: Request<'_>,
-    mut ask: AuthorizationRequest,
+    mut auth_request: AuthorizationRequest,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
 ) -> RequestOutcome {
@@ -33,9 +33,9 @@ pub(crate) fn authorize(
     if identity.superuser || asks_nobody {
         return RequestOutcome::Answered(Ok(()));
     }
-    match hooks::go_on(parts, &mut ask, identity.view(), Some(request), behind, waiter) {
-        Walked::Through => outcome(parts, &ask),
-        Walked::Waits => RequestOutcome::Waits(ask),
+    match hooks::go_on(parts, &mut auth_request, identity.view(), Some(request), behind, waiter) {
+        ChainOutcome::Completed => outcome(parts, &auth_request),
+        ChainOutcome::Waits => RequestOutcome::Waits(auth_request),
     }
 }
 

@@ -140,8 +140,8 @@ pub(crate) fn forget_plugin(parts: &mut Parts, gone: PluginHandle) {
         hooks::close_ticket(parts, ticket);
     }
     parts.counters.plugin_mail_stale += forgotten.codes;
-    if parts.hooks.plugins().has_mail_of(gone) {
-        instance_message::settle_mails(parts);
+    if parts.hooks.plugins().has_stored_messages_of(gone) {
+        instance_message::settle_stored_messages(parts);
     }
     parts.hooks.publish_timers();
 }
@@ -167,7 +167,7 @@ fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
             None => {}
         }
     }
-    instance_message::settle_mails(parts);
+    instance_message::settle_stored_messages(parts);
     parts.hooks.publish_timers();
 }
 

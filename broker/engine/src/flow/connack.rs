@@ -16,7 +16,7 @@ use crate::packet::{
     ConnAck, Connect, PACKET_BYTES_MAX, Packet, PacketType, Properties, Property, PropertyId, QoS,
     push_property,
 };
-use crate::parts::{AtPoint, Parts};
+use crate::parts::{ChainContext, Parts};
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Identity, host_of};
 
@@ -32,7 +32,7 @@ fn grants(parts: &Parts) -> Grants {
 }
 
 /// The properties of a successful CONNACK, before client.connack.
-pub(crate) fn welcome_section(
+pub(crate) fn connack_section(
     parts: &Parts,
     connect: &Connect<'_>,
     identity: &Identity,
@@ -90,7 +90,7 @@ pub(crate) fn run_connack(
 ) -> Bytes {
     let grants = grants(parts);
     let point = HookPoint::ClientConnack;
-    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
+    let ChainContext { chain, calls, .. } = parts.hooks.at(point);
     if chain.is_empty() {
         return section;
     }

@@ -167,15 +167,15 @@ pub(crate) fn establish(
     admission: Admission,
     discards: bool,
 ) -> Handled {
-    let Admission { mut identity, assigned, will, final_auth_data: farewell, inheritance, .. } = admission;
-    let section = connack::welcome_section(parts, connect, &identity, assigned, farewell.as_deref());
+    let Admission { mut identity, assigned, will, final_auth_data, inheritance, .. } = admission;
+    let section = connack::connack_section(parts, connect, &identity, assigned, final_auth_data.as_deref());
     let clean = connect.clean_start || discards;
     let existing = parts.sessions.by_client_id(&identity.client_id);
     let goes_on = existing.is_some_and(|session| !clean && can_go_on(parts, session));
     if let Err(text) = make_room(parts, existing, clean, goes_on) {
         return connack::refuse(parts, key, ReasonCode::SERVER_BUSY, text);
     }
-    let present = existing.and_then(|session| make_way(parts, session, clean));
+    let present = existing.and_then(|session| end_older(parts, session, clean));
     debug_assert_eq!(present.is_some(), goes_on, "what was reserved is used");
     parts.counters.session_owner_discarded += u64::from(discards);
     let number = session_number(parts, present);
@@ -315,7 +315,7 @@ fn is_too_busy(parts: &Parts, session: SessionKey) -> bool {
 
 /// Whether a session can continue with another connection without clean start.
 fn can_go_on(parts: &Parts, session: SessionKey) -> bool {
-    parts.sessions.get(session).is_some_and(Session::goes_on)
+    parts.sessions.get(session).is_some_and(Session::outlives_connection)
 }
 
 /// Reserves a new session, which the caller creates or gives back. A session that replaces another
@@ -328,7 +328,7 @@ fn reserve_session(parts: &Parts, replaces: bool) -> bool {
 
 /// Ends an older connection or session under the same client identifier. Returns the session if it
 /// continues.
-fn make_way(parts: &mut Parts, session_key: SessionKey, clean_start: bool) -> Option<SessionKey> {
+fn end_older(parts: &mut Parts, session_key: SessionKey, clean_start: bool) -> Option<SessionKey> {
     let session = parts.sessions.get_mut(session_key)?;
     let persistent = session.is_persistent();
     let old = session.conn;

@@ -51,7 +51,7 @@ pub(crate) fn serve_target(
         if options.no_local && own {
             continue;
         }
-        if view.stored != 0 && live::comes_stored(parts, target.session, sub.filter, view) {
+        if view.stored != 0 && live::is_delivered_from_store(parts, target.session, sub.filter, view) {
             continue;
         }
         qos = qos.max(Some(options.qos));
@@ -343,7 +343,7 @@ fn send_waiting(parts: &mut Parts, key: SessionKey) {
                 }
             }
             parts.work.run().spend(1);
-            if parts.work.run().is_spent() {
+            if parts.work.run().is_used_up() {
                 wake::wake_queue(parts, key);
                 return;
             }
@@ -355,7 +355,7 @@ fn send_waiting(parts: &mut Parts, key: SessionKey) {
         let Some(delivery) = session.dequeue() else { return };
         send_queued(parts, key, delivery);
         parts.work.run().spend(1);
-        if parts.work.run().is_spent() {
+        if parts.work.run().is_used_up() {
             wake::wake_queue(parts, key);
             return;
         }
@@ -444,7 +444,7 @@ pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &Ope
     if may {
         deliver_checked(parts, key, options, &view, &mut held);
     }
-    deliver_rights::put_in_row(parts, key);
+    deliver_rights::queue_for_authorization(parts, key);
     wake::wake_queue(parts, key);
-    wake::wake_heir(parts, key);
+    wake::wake_takeover(parts, key);
 }

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::hooks::Walked;
+use super::hooks::ChainOutcome;
 use super::{authorize, hooks, notify};
 use crate::counters::DropReason;
 use crate::hook::HookPoint;
@@ -39,10 +39,10 @@ pub(crate) fn may_deliver(
         return may;
     }
     if may_authorize_delivery(parts) {
-        return authorize_anew(parts, key, options, view, shared);
+        return reauthorize(parts, key, options, view, shared);
     }
     enqueue(parts, key, options, view, shared);
-    put_in_row(parts, key);
+    queue_for_authorization(parts, key);
     false
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn may_deliver_now(
     view: &MessageView<'_>,
     shared: &mut Option<SharedMessage>,
 ) -> bool {
-    cached_right(parts, key, view).unwrap_or_else(|| authorize_anew(parts, key, options, view, shared))
+    cached_right(parts, key, view).unwrap_or_else(|| reauthorize(parts, key, options, view, shared))
 }
 
 /// The cached verdict; `None` if links must be called. A refused message is dropped and counted.
@@ -66,7 +66,7 @@ fn cached_right(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> O
     Some(may)
 }
 
-fn authorize_anew(
+fn reauthorize(
     parts: &mut Parts,
     key: SessionKey,
     options: &DeliveryOptions,
@@ -82,7 +82,7 @@ fn authorize_anew(
 pub(crate) fn authorize_delivery(
     parts: &mut Parts,
     key: SessionKey,
-    mut ask: AuthorizationRequest,
+    mut auth_request: AuthorizationRequest,
     options: &DeliveryOptions,
     view: &MessageView<'_>,
     shared: &mut Option<SharedMessage>,
@@ -95,14 +95,16 @@ pub(crate) fn authorize_delivery(
     let request =
         Request { action: Action::Deliver, topic: view.topic, qos: options.qos, retain: options.retain };
     let waiter = Waiter::Deliver(key);
-    if let Walked::Through = hooks::go_on(parts, &mut ask, client.view(), Some(request), None, waiter) {
-        return delivery_decided(parts, key, view, &ask);
+    if let ChainOutcome::Completed =
+        hooks::go_on(parts, &mut auth_request, client.view(), Some(request), None, waiter)
+    {
+        return delivery_decided(parts, key, view, &auth_request);
     }
     let delivery = delivery_of(options, view, shared);
     parts.memory.pool().count(&delivery.message);
     if let Some(deliveries) = deliveries_of(parts, key) {
         deliveries.bytes += delivery.message.bytes();
-        deliveries.pending = Some((ask, delivery));
+        deliveries.pending = Some((auth_request, delivery));
         parts.hooks.rechecks().delivery_waits();
     }
     false
@@ -130,12 +132,12 @@ pub(crate) fn delivery_decided(
     let may = authorize::verdict_of(parts, request).is_ok();
     let remembers = request.accumulator.may_be_remembered() && most > 0;
     if let Some(deliveries) = deliveries_of(parts, key).filter(|_| remembers) {
-        if deliveries.said.len() >= most {
-            deliveries.said.clear();
-            deliveries.said_bytes = 0;
+        if deliveries.verdicts.len() >= most {
+            deliveries.verdicts.clear();
+            deliveries.verdicts_bytes = 0;
         }
-        if deliveries.said.insert(view.topic.into(), (may, epoch)).is_none() {
-            deliveries.said_bytes += view.topic.len();
+        if deliveries.verdicts.insert(view.topic.into(), (may, epoch)).is_none() {
+            deliveries.verdicts_bytes += view.topic.len();
         }
     }
     if !may {
@@ -145,11 +147,11 @@ pub(crate) fn delivery_decided(
 }
 
 /// Queues a session for authorization of its first delivery, if that waits for it.
-pub(crate) fn put_in_row(parts: &mut Parts, key: SessionKey) {
+pub(crate) fn queue_for_authorization(parts: &mut Parts, key: SessionKey) {
     if let Some(deliveries) = deliveries_of(parts, key)
         && deliveries.pending.is_none()
         && !deliveries.waiting.is_empty()
-        && !std::mem::replace(&mut deliveries.in_row, true)
+        && !std::mem::replace(&mut deliveries.is_queued, true)
     {
         parts.hooks.rechecks().push_session(key);
     }
@@ -197,7 +199,7 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
     let deliveries =
         session.deliveries.get_or_insert_with(|| Box::new(Deliveries::new(Rc::clone(client), hasher)));
     deliveries.belong_to(client);
-    let (may, when) = deliveries.said.get_mut(view.topic)?;
+    let (may, when) = deliveries.verdicts.get_mut(view.topic)?;
     let (client_id, username) = (&client.client_id, client.username.as_deref());
     let holds = parts.hooks.are_rules_current(*when, client_id, username, Some(view.topic));
     // The next check is faster.

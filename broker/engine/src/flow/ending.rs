@@ -161,7 +161,7 @@ pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: EndReason
 
 /// Has a session that ends and has nothing waiting taken down from the next turn on.
 pub(crate) fn queue_teardown(parts: &mut Parts, session_key: SessionKey) {
-    wake::wake_heir(parts, session_key);
+    wake::wake_takeover(parts, session_key);
     if let Some(session) = parts.sessions.get_mut(session_key)
         && session.lifecycle == LifecycleState::Ends
         && session.slots.is_empty()
@@ -185,7 +185,7 @@ pub(crate) fn end_sessions(parts: &mut Parts) {
 
 /// Takes down a slice of a session. Returns whether it is finished.
 fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
-    give_away_shared(parts, key);
+    redistribute_shared(parts, key);
     while let Some(session) = parts.sessions.get_mut(key) {
         if *left == 0 && !session.subscriptions.is_empty() {
             return false;
@@ -208,7 +208,7 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
 
 /// Gives deliveries for shared subscriptions of this session to other members: all that wait, and
 /// QoS 1 in flight. QoS 2 in flight never moves (section 4.8.2).
-fn give_away_shared(parts: &mut Parts, key: SessionKey) {
+fn redistribute_shared(parts: &mut Parts, key: SessionKey) {
     let unanswered = deliver_rights::take_unanswered(parts, key);
     let Some(session) = parts.sessions.get_mut(key) else { return };
     if session.inflight.is_empty() && session.queue.is_empty() && unanswered.is_empty() {

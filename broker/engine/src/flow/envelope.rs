@@ -43,14 +43,14 @@ pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
         EnvelopeBody::Store { id, message } => retain::store_for(parts, from, id, &message),
         EnvelopeBody::Stored { id, number } => pump::stored(parts, id, number),
         EnvelopeBody::Mark { session, batch, wanted } => {
-            retained::mark_for(parts, from, session, batch, &wanted)
+            retained::set_mark_for(parts, from, session, batch, &wanted)
         }
         EnvelopeBody::Marked { session, batch, mark, found } => {
             retained::marked(parts, from, session, batch, mark, &found);
         }
-        EnvelopeBody::Page { whose, ask } => {
-            parts.work.push_scan(Scan { requester: from, whose, request: ask })
+        EnvelopeBody::Page { receiver, request } => {
+            parts.work.push_scan(Scan { requester: from, receiver, request })
         }
-        EnvelopeBody::Paged { whose, page, body } => pages::page_came(parts, from, whose, page, body),
+        EnvelopeBody::Paged { receiver, page, body } => pages::page_came(parts, from, receiver, page, body),
     }
 }

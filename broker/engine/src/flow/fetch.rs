@@ -16,8 +16,8 @@ use crate::hook::view::{Action, Request};
 use crate::id::ShardId;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::fetch::PageUnderWay;
-use crate::session::readers::{PageFor, PageRequest, ReaderRequest, Room};
+use crate::session::fetch::OpenPage;
+use crate::session::readers::{PageReceiver, PageRequest, ReaderRequest, Room};
 use crate::topic;
 use crate::work::Scan;
 
@@ -27,7 +27,7 @@ pub(crate) fn only_owner(parts: &Parts, filter: &str) -> Option<ShardId> {
 }
 
 /// Begins a page. Returns it if it is complete already.
-pub(crate) fn begin(parts: &mut Parts, page: PageUnderWay) -> Option<PageUnderWay> {
+pub(crate) fn begin(parts: &mut Parts, page: OpenPage) -> Option<OpenPage> {
     let number = wake::next_reader(parts);
     parts.hooks.plugins_mut().begin_page(number, page);
     go_on(parts, number, None)
@@ -45,8 +45,8 @@ pub(crate) fn answered(
     number: u64,
     ticket: &OpenTicket,
     answer: Answer<'_>,
-) -> Option<PageUnderWay> {
-    let asked = |page: &mut PageUnderWay| {
+) -> Option<OpenPage> {
+    let asked = |page: &mut OpenPage| {
         let request = page.request.take_if(|request| request.waits_for(ticket.number))?;
         Some((request, Rc::clone(&page.identity), Arc::clone(page.found.front()?)))
     };
@@ -64,13 +64,13 @@ pub(crate) fn answered(
 }
 
 /// Continues a page whose turn has come.
-pub(crate) fn in_turn(parts: &mut Parts, number: u64) -> Option<PageUnderWay> {
+pub(crate) fn in_turn(parts: &mut Parts, number: u64) -> Option<OpenPage> {
     go_on(parts, number, None)
 }
 
 /// Reads and authorizes until it must wait. `request` is the state of the authorization of the
 /// first message.
-fn go_on(parts: &mut Parts, number: u64, mut request: Option<AuthorizationRequest>) -> Option<PageUnderWay> {
+fn go_on(parts: &mut Parts, number: u64, mut request: Option<AuthorizationRequest>) -> Option<OpenPage> {
     loop {
         if !authorize_found(parts, number, request.take()) {
             return None;
@@ -82,19 +82,23 @@ fn go_on(parts: &mut Parts, number: u64, mut request: Option<AuthorizationReques
         let (filter, qos) = (Arc::clone(&page.fetch.filter), page.fetch.qos);
         let reader = ReaderRequest { reader: 0, filter, qos, cursor };
         let room = Room { window: messages, bytes };
-        let page_ask =
+        let page_request =
             PageRequest { owner, page: number, room, messages_max: messages, readers: vec![reader] };
         wake::spend(parts, 1);
         if owner != parts.setup.id {
-            let body = EnvelopeBody::Page { whose: PageFor::Plugin, ask: page_ask };
+            let body = EnvelopeBody::Page { receiver: PageReceiver::Plugin, request: page_request };
             send::push_envelope(parts, owner, Lane::Control, body);
             return None;
         }
         if parts.work.is_turn_spent() || parts.work.scans_len() > 0 {
-            parts.work.push_scan(Scan { requester: owner, whose: PageFor::Plugin, request: page_ask });
+            parts.work.push_scan(Scan {
+                requester: owner,
+                receiver: PageReceiver::Plugin,
+                request: page_request,
+            });
             return None;
         }
-        let body = retained::scan_page(parts, &page_ask);
+        let body = retained::scan_page(parts, &page_request);
         take(parts, number, owner, body);
     }
 }
@@ -119,12 +123,12 @@ fn take(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
 
 /// Authorizes the messages that were found, one after the other. Returns false if it waits for a
 /// plugin.
-fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) -> bool {
+fn authorize_found(parts: &mut Parts, number: u64, mut auth_request: Option<AuthorizationRequest>) -> bool {
     loop {
         let Some(page) = parts.hooks.plugins().page(number) else { return false };
         let Some(message) = page.found.front().map(Arc::clone) else { return true };
         let (identity, qos) = (Rc::clone(&page.identity), page.fetch.qos.min(message.qos));
-        if ask.is_none() && parts.work.is_turn_spent() {
+        if auth_request.is_none() && parts.work.is_turn_spent() {
             parts.hooks.plugins_mut().pages().push(number);
             return false;
         }
@@ -134,12 +138,12 @@ fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<Authorization
             continue;
         }
         let request = Request { action: Action::Deliver, topic: &message.topic, qos, retain: true };
-        if ask.is_none() && !identity.superuser && !deliver_rights::may_authorize_delivery(parts) {
+        if auth_request.is_none() && !identity.superuser && !deliver_rights::may_authorize_delivery(parts) {
             // The maximum number of deliveries waits for plugins; a retry finds room.
             fail(parts, number, ReasonCode::SERVER_UNAVAILABLE);
             continue;
         }
-        let begun = ask.take().unwrap_or_else(|| authorize::new_request(parts, &identity));
+        let begun = auth_request.take().unwrap_or_else(|| authorize::new_request(parts, &identity));
         let waiter = Waiter::Fetch(number);
         match authorize::authorize(parts, &identity, request, begun, None, waiter) {
             RequestOutcome::Answered(answer) => decided(parts, number, answer.is_ok()),

@@ -28,7 +28,7 @@ pub(crate) fn await_barrier(
     state: ClientState,
 ) -> Step {
     let barrier = parts.router.barrier();
-    let is_there = state != ClientState::Gone;
+    let is_there = state != ClientState::Ended;
     if is_there && seq > barrier && parts.clock.now().mono_ms < until_ms {
         parts.work.await_barrier(seq, slot.session);
         watch(parts, slot.session, until_ms);
@@ -78,7 +78,7 @@ pub(crate) fn barrier_due(parts: &mut Parts, key: SessionKey) {
 /// Wakes the sessions whose change all other shards have acknowledged.
 pub(crate) fn barrier_moved(parts: &mut Parts) {
     let barrier = parts.router.barrier();
-    while let Some(session) = parts.work.pop_past_barrier(barrier) {
+    while let Some(session) = parts.work.pop_before_barrier(barrier) {
         wake::wake_slots(parts, session);
     }
 }
@@ -92,7 +92,7 @@ pub(crate) fn await_marks(
 ) -> Step {
     // If an owner does not answer in time, only the wait for its retained messages ends. The
     // subscription stays.
-    if state != ClientState::Gone
+    if state != ClientState::Ended
         && parts.clock.now().mono_ms < until_ms
         && !retained::is_marked(parts, slot.session, packet.batch)
     {

@@ -32,7 +32,7 @@ pub(crate) fn authorize_filters(
     let Some(session) = parts.sessions.get(slot.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
     let window = filters_window(parts);
-    while let Some(request) = packet.requested.get(packet.permits.len()) {
+    while let Some(request) = packet.requested.get(packet.decisions.len()) {
         if open >= window {
             return Step::Waits;
         }
@@ -43,12 +43,12 @@ pub(crate) fn authorize_filters(
         let decision = match (request.refused, subscriptions::filter_of(parts, request)) {
             (Some(reason), _) | (None, Err(reason)) => done(parts, Err(reason), 0),
             (None, Ok(_)) => {
-                let ask = authorize::new_request(parts, &identity);
-                decide(parts, &identity, slot, packet.permits.len(), request, ask)
+                let auth_request = authorize::new_request(parts, &identity);
+                decide(parts, &identity, slot, packet.decisions.len(), request, auth_request)
             }
         };
         open += usize::from(matches!(decision, FilterDecision::Open(_)));
-        packet.permits.push(decision);
+        packet.decisions.push(decision);
         packet.step = FilterStep::Authorize(open);
     }
     if open > 0 {
@@ -56,8 +56,8 @@ pub(crate) fn authorize_filters(
     }
     // Filters that older rules allowed, while others of the packet waited, are authorized again:
     // they are not in force yet, so a recheck did not cover them.
-    for index in packet.codes.len()..packet.permits.len() {
-        let FilterDecision::Done(Answered { answer: Ok(()), epoch, rounds }) = &mut packet.permits[index]
+    for index in packet.codes.len()..packet.decisions.len() {
+        let FilterDecision::Done(Answered { answer: Ok(()), epoch, rounds }) = &mut packet.decisions[index]
         else {
             continue;
         };
@@ -72,11 +72,11 @@ pub(crate) fn authorize_filters(
         if parts.work.is_turn_spent() {
             return Step::Later;
         }
-        let ask = authorize::new_request(parts, &identity).after_rounds(rounds.saturating_add(1));
+        let auth_request = authorize::new_request(parts, &identity).after_rounds(rounds.saturating_add(1));
         wake::spend(parts, 1);
-        let decision = decide(parts, &identity, slot, index, &packet.requested[index], ask);
+        let decision = decide(parts, &identity, slot, index, &packet.requested[index], auth_request);
         open += usize::from(matches!(decision, FilterDecision::Open(_)));
-        packet.permits[index] = decision;
+        packet.decisions[index] = decision;
         packet.step = FilterStep::Authorize(open);
     }
     if open > 0 {
@@ -97,11 +97,11 @@ fn decide(
     slot: SlotId,
     index: usize,
     request: &Requested,
-    ask: AuthorizationRequest,
+    auth_request: AuthorizationRequest,
 ) -> FilterDecision {
     let links = parts.hooks.chain(HookPoint::ClientAuthorize).links.len() as u64;
     wake::spend(parts, links);
-    parts.work.spend_turn(if links > 0 { QUESTION } else { 0 });
+    parts.work.charge_turn(if links > 0 { QUESTION } else { 0 });
     let asked = Request {
         action: Action::Subscribe,
         topic: request.topics(),
@@ -109,11 +109,11 @@ fn decide(
         retain: false,
     };
     let waiter = Waiter::Filter(slot.session, slot.number, index as u32);
-    let rounds = ask.rounds();
-    match authorize::authorize(parts, identity, asked, ask, None, waiter) {
+    let rounds = auth_request.rounds();
+    match authorize::authorize(parts, identity, asked, auth_request, None, waiter) {
         RequestOutcome::Answered(answer) => done(parts, answer, rounds),
         RequestOutcome::Unanswered(reason) => done(parts, Err(reason), rounds),
-        RequestOutcome::Waits(ask) => FilterDecision::Open(Box::new(ask)),
+        RequestOutcome::Waits(auth_request) => FilterDecision::Open(Box::new(auth_request)),
     }
 }
 
@@ -134,23 +134,23 @@ pub(crate) fn filter_answered(
     };
     let index = index as usize;
     let Some(packet) = filter_slot::filters_at(parts, session_key, number) else { return };
-    let (Some(FilterDecision::Open(ask)), Some(request)) =
-        (packet.permits.get(index), packet.requested.get(index))
+    let (Some(FilterDecision::Open(auth_request)), Some(request)) =
+        (packet.decisions.get(index), packet.requested.get(index))
     else {
         return;
     };
-    let (mut ask, request) = (AuthorizationRequest::clone(ask), request.clone());
+    let (mut auth_request, request) = (AuthorizationRequest::clone(auth_request), request.clone());
     let about = (&*identity, request.topics());
-    let decision = if authorize::request_answered(parts, about, &mut ask, ticket, answer) {
-        done(parts, authorize::verdict_of(parts, &ask), ask.rounds())
+    let decision = if authorize::request_answered(parts, about, &mut auth_request, ticket, answer) {
+        done(parts, authorize::verdict_of(parts, &auth_request), auth_request.rounds())
     } else {
         let slot = SlotId { session: session_key, number, conn: None };
-        decide(parts, &identity, slot, index, &request, ask)
+        decide(parts, &identity, slot, index, &request, auth_request)
     };
     let is_done = matches!(decision, FilterDecision::Done(_));
     let window = filters_window(parts);
     let Some(packet) = filter_slot::filters_at(parts, session_key, number) else { return };
-    packet.permits[index] = decision;
+    packet.decisions[index] = decision;
     if let (FilterStep::Authorize(open), true) = (&mut packet.step, is_done) {
         *open -= 1;
         if *open == 0 || *open + 1 == window {

@@ -22,7 +22,7 @@ pub(crate) enum ClientState {
     /// That connection has ended. The session continues, with another connection or without.
     Away,
     /// The session has ended too.
-    Gone,
+    Ended,
 }
 
 /// Result of a step of a packet.
@@ -38,14 +38,14 @@ pub(crate) enum Step {
 }
 
 pub(crate) fn client_state(parts: &Parts, slot: SlotId, packet: &FilterPacket) -> ClientState {
-    let Some(session) = parts.sessions.get(slot.session) else { return ClientState::Gone };
+    let Some(session) = parts.sessions.get(slot.session) else { return ClientState::Ended };
     // A plugin's subscription has no packet.
     if session.conn.is_some() && (packet.packet_id.is_none() || session.conn == slot.conn) {
         ClientState::Connected
-    } else if session.is_there() {
+    } else if session.is_usable() {
         ClientState::Away
     } else {
-        ClientState::Gone
+        ClientState::Ended
     }
 }
 

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use super::filter_slot::{ClientState, SlotId, Step};
-use super::hooks::{Answer, Walked};
+use super::hooks::{Answer, ChainOutcome};
 use super::{
     authorize, ending, filter_barrier, filter_rights, filter_slot, hooks, notify, retained, send,
     subscriptions, wake,
@@ -18,7 +18,7 @@ use crate::hook::subscribe::SubscribeFold;
 use crate::hook::tickets::{OpenTicket, TicketIssuer, Waiter};
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
-use crate::parts::{AtPoint, Parts};
+use crate::parts::{ChainContext, Parts};
 use crate::reason::ReasonCode;
 use crate::session::filters::{Answered, FilterDecision, FilterPacket, FilterStep, Granted};
 use crate::session::{EndCause, Slot, SlotBody};
@@ -60,7 +60,7 @@ fn unanswerable(parts: &Parts, conn: ConnKey, packet: &FilterPacket) -> Option<R
 }
 
 /// Continues with packets whose turn was over, as far as the turn's budget goes.
-pub(crate) fn go_on_with_filters(parts: &mut Parts) {
+pub(crate) fn continue_filters(parts: &mut Parts) {
     for _ in 0..parts.work.subscribing_len() {
         if parts.work.is_turn_spent() {
             return;
@@ -91,7 +91,7 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
             Step::Later => break true,
         }
     };
-    retained::put_in_batch(parts, session_key, packet);
+    retained::add_to_batch(parts, session_key, packet);
     if later && !packet.is_queued {
         packet.is_queued = true;
         parts.work.push_subscribing(session_key);
@@ -151,7 +151,7 @@ fn run_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> St
     let Some(session) = parts.sessions.get(slot.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
     let requested = std::mem::take(&mut suspended.accumulator);
-    let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
+    let ChainContext { chain, calls, tickets } = parts.hooks.at(point);
     if chain.is_empty() {
         packet.end_chain(requested);
         return Step::Goes;
@@ -167,7 +167,7 @@ fn run_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> St
     let requested = std::mem::take(&mut fold.filters);
     drop(fold);
     wake::spend(parts, parts.hooks.chain(point).links.len() as u64);
-    if let Walked::Through = hooks::note_exit(parts, suspended, exit) {
+    if let ChainOutcome::Completed = hooks::note_exit(parts, suspended, exit) {
         packet.end_chain(requested);
         return Step::Goes;
     }
@@ -186,7 +186,7 @@ fn grant_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, ali
         wake::spend(parts, 1);
         let index = packet.codes.len();
         let request = &packet.requested[index];
-        let answer = match &packet.permits[index] {
+        let answer = match &packet.decisions[index] {
             // The rules have changed between two turns.
             FilterDecision::Done(Answered { answer: Ok(()), epoch, .. })
                 if identity.as_deref().is_some_and(|client| {
@@ -247,7 +247,7 @@ pub(crate) fn subscribe_for(
     }
     let mut packet = FilterPacket::of_plugin(granted, wake::next_reader(parts));
     filter_barrier::announce_filters(parts, &mut packet);
-    retained::put_in_batch(parts, session_key, &mut packet);
+    retained::add_to_batch(parts, session_key, &mut packet);
     if let Some(session) = parts.sessions.get_mut(session_key) {
         session.slots.push(Slot::new(None, SlotBody::Filters(Box::new(packet))));
         wake::wake_slots(parts, session_key);

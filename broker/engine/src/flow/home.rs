@@ -9,11 +9,11 @@ use crate::parts::Parts;
 /// The home shard of a client identifier: a keyed hash, so that clients cannot overload one shard
 /// on purpose.
 pub(crate) fn home_of(parts: &Parts, client_id: &str) -> ShardId {
-    home_among(parts.setup.shards, parts.setup.keys, client_id)
+    home_of_keys(parts.setup.shards, parts.setup.keys, client_id)
 }
 
 /// The same, from the keys of the shards (see [`Setup`](crate::shard::Setup)) and their number.
-pub fn home_among(shards: usize, keys: [u64; 4], client_id: &str) -> ShardId {
+pub fn home_of_keys(shards: usize, keys: [u64; 4], client_id: &str) -> ShardId {
     let mut hasher = siphasher::sip::SipHasher13::new_with_keys(keys[0], keys[1]);
     hasher.write(client_id.as_bytes());
     ShardId((hasher.finish() % shards.max(1) as u64) as u8)

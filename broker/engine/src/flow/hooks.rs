@@ -12,20 +12,20 @@ use crate::hook::draft::Draft;
 use crate::hook::message::{MessageFold, Rules};
 use crate::hook::suspended::{Accumulator, RefusedChange, Resumed, Suspended};
 use crate::hook::tickets::{OpenTicket, OwnedChange, TicketIssuer, Waiter};
-use crate::hook::verdict::{ClientVerdict, Why};
+use crate::hook::verdict::{ClientVerdict, NoAnswer};
 use crate::hook::view::{Action, ClientView, Request};
 use crate::hook::{CannotTake, FaultPolicy, HookPoint, LinkIdentity, LinkStats, Refusal};
 use crate::message::MessageView;
 use crate::outbox::RefusedAnswer;
-use crate::parts::{AtPoint, Parts};
+use crate::parts::{ChainContext, Parts};
 use crate::reason::ReasonCode;
 use crate::session::Identity;
 
 /// How a run of a chain ended. The suspended state holds the details.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Walked {
+pub(crate) enum ChainOutcome {
     /// All links have run, or one has ended the chain.
-    Through,
+    Completed,
     /// It waits for its ticket. Without a ticket it waits until the event in front has passed the
     /// next link.
     Waits,
@@ -39,7 +39,7 @@ pub(crate) fn go_on(
     request: Option<Request<'_>>,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
-) -> Walked {
+) -> ChainOutcome {
     let filter = match request {
         Some(Request { action: Action::Deliver, .. }) => LinkFilter::Deliver,
         _ => LinkFilter::All,
@@ -57,10 +57,10 @@ pub(crate) fn go_on(
         // are void.
         suspended.begin_anew(parts.hooks.authz_epoch());
     }
-    if suspended.has_used_up_rounds() {
+    if suspended.has_exhausted_rounds() {
         // No link has given a verdict that is still current.
-        suspended.accumulator.fail(Why::Deadline, FaultPolicy::Deny);
-        return Walked::Through;
+        suspended.accumulator.fail(NoAnswer::Deadline, FaultPolicy::Deny);
+        return ChainOutcome::Completed;
     }
     let (verdict, visited) = suspended.split();
     let scope = DispatchScope { visited, ordering_limit: behind, ancestry: 0, filter };
@@ -69,10 +69,10 @@ pub(crate) fn go_on(
 }
 
 /// Stores how far a run has come along its chain.
-pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit: Exit) -> Walked {
+pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit: Exit) -> ChainOutcome {
     debug_assert!(suspended.ticket().is_none(), "what waits for a link does not walk");
     let (until, ticket) = match exit {
-        Exit::Done => return Walked::Through,
+        Exit::Done => return ChainOutcome::Completed,
         Exit::Blocked(place) => (place, None),
         Exit::Deferred(place, ticket) => {
             arm_ticket(parts, ticket);
@@ -81,7 +81,7 @@ pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit
     };
     let kept = ticket.map_or(0, |ticket| parts.hooks.tickets().before_bytes(ticket));
     suspended.suspend(visited_until(parts.hooks.chain(suspended.point()), until), ticket, kept);
-    Walked::Waits
+    ChainOutcome::Waits
 }
 
 fn run_client(
@@ -93,7 +93,7 @@ fn run_client(
     waiter: Option<Waiter>,
 ) -> Exit {
     let user_properties_max = parts.setup.limits.user_properties_max;
-    let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
+    let ChainContext { chain, calls, tickets } = parts.hooks.at(point);
     if chain.is_empty() {
         return Exit::Done;
     }
@@ -141,7 +141,7 @@ pub(crate) fn notify_client(
 
 /// What links of message.publish see.
 #[derive(Clone, Copy)]
-pub(crate) struct Shown<'a> {
+pub(crate) struct PublishView<'a> {
     pub(crate) view: MessageView<'a>,
     /// DUP flag of the packet.
     pub(crate) dup: bool,
@@ -154,13 +154,13 @@ pub(crate) fn run_publish(
     parts: &mut Parts,
     suspended: &mut Suspended<Draft>,
     identity: &Identity,
-    Shown { view, dup, will }: Shown<'_>,
+    PublishView { view, dup, will }: PublishView<'_>,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
-) -> Walked {
+) -> ChainOutcome {
     let rules = Rules { limits: &parts.setup.limits, now: parts.clock.now() };
     let point = HookPoint::MessagePublish;
-    let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
+    let ChainContext { chain, calls, tickets } = parts.hooks.at(point);
     let issuer = TicketIssuer::new(tickets, waiter, parts.clock.now().mono_ms);
     let draft = std::mem::take(&mut suspended.accumulator);
     let mut fold = MessageFold::new(point, identity.view(), view, draft, rules, Some(issuer));
@@ -187,7 +187,7 @@ pub(crate) fn run_publish(
 pub(crate) fn run_delivered(parts: &mut Parts, identity: &Identity, view: MessageView<'_>) -> Draft {
     let rules = Rules { limits: &parts.setup.limits, now: parts.clock.now() };
     let point = HookPoint::MessageDelivered;
-    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
+    let ChainContext { chain, calls, .. } = parts.hooks.at(point);
     let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), rules, None);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, false);
     chain.run((point, calls), DispatchScope::of_message(view.ancestry), &mut event, &mut fold);
@@ -319,10 +319,10 @@ const REFUSED_MAX: usize = 16;
 
 /// Trips the plugins with too many faults, on this shard. The outbox names them.
 #[cold]
-pub(crate) fn judge_faults(parts: &mut Parts) {
+pub(crate) fn trip_faulty_plugins(parts: &mut Parts) {
     let limits = &parts.setup.limits;
     let (bounds, now_ms) = ((limits.breaker_faults_max, limits.breaker_window_ms), parts.clock.now().mono_ms);
-    parts.counters.hook_faults += parts.hooks.judge_faults(now_ms, bounds, &mut parts.out.tripped);
+    parts.counters.hook_faults += parts.hooks.trip_faulty_plugins(now_ms, bounds, &mut parts.out.tripped);
 }
 
 /// A deferred verdict with its changes; `None` if the deadline has passed.

@@ -126,11 +126,16 @@ fn detach_for(parts: &mut Parts, key: ConnKey, session_key: SessionKey) -> Claim
         takeover::take_over(parts, session_key, old);
     }
     let Some(session) = parts.sessions.get_mut(session_key) else { return Claim::Free };
-    let before = session.heir.replace(key).filter(|heir| *heir != key);
+    let before = session.pending_takeover.replace(key).filter(|pending_takeover| *pending_takeover != key);
     let waits = session.is_busy();
     // Only one connection waits for a session: the latest.
-    if let Some(heir) = before {
-        ending::end_connection(parts, heir, EndCause::ByBroker(ReasonCode::SESSION_TAKEN_OVER), None);
+    if let Some(pending_takeover) = before {
+        ending::end_connection(
+            parts,
+            pending_takeover,
+            EndCause::ByBroker(ReasonCode::SESSION_TAKEN_OVER),
+            None,
+        );
     }
     if waits { Claim::Waits } else { Claim::Free }
 }
@@ -177,7 +182,7 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
 pub(crate) fn hand_over(parts: &mut Parts, key: SessionKey, inheritance: Option<&Inheritance>) {
     parts.counters.session_owner_inherited += 1;
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    session.heir = None;
+    session.pending_takeover = None;
     // Cached verdicts are about the old principal.
     session.deliveries = None;
     let Some(inheritance) = inheritance else { return };

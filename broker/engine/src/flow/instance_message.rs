@@ -11,7 +11,7 @@ use crate::clock::Overdue;
 use crate::hook::{Callback, PluginHandle};
 use crate::interface::FROM_THE_BROKER;
 use crate::parts::Parts;
-use crate::plugins::{PageAbout, StoredInstanceMessage};
+use crate::plugins::{PageSubject, StoredInstanceMessage};
 use crate::reason::ReasonCode;
 
 /// How long instance messages and timers wait for a plugin that is not in the chains yet.
@@ -29,20 +29,20 @@ pub(crate) fn deliver_instance_message(
     bytes: Bytes,
 ) {
     let until_ms = parts.clock.now().mono_ms + EARLY_MS;
-    bring(parts, StoredInstanceMessage { plugin, from, number, bytes, page: None, until_ms });
+    deliver_complete(parts, StoredInstanceMessage { plugin, from, number, bytes, page: None, until_ms });
 }
 
 /// As `deliver_instance_message`, with a complete message. While stored messages are processed
 /// again, the message goes behind them. Each new message processes two, so the queue gets shorter.
-fn bring(parts: &mut Parts, message: StoredInstanceMessage) {
+fn deliver_complete(parts: &mut Parts, message: StoredInstanceMessage) {
     if !parts.hooks.plugins().is_settling() {
-        return hand(parts, message);
+        return hand_over(parts, message);
     }
     parts.hooks.plugins_mut().settling().push_back(message);
     settle_some(parts, 2);
 }
 
-fn hand(parts: &mut Parts, message: StoredInstanceMessage) {
+fn hand_over(parts: &mut Parts, message: StoredInstanceMessage) {
     match parts.hooks.chains().instance_awake(message.plugin) {
         Some(instance) => {
             parts.hooks.calls().enter_callback(message.plugin, Callback::InstanceMessage);
@@ -56,8 +56,8 @@ fn hand(parts: &mut Parts, message: StoredInstanceMessage) {
 /// Hands over stored messages to plugins that are called now, and drops messages whose plugin has
 /// gone or is too late. One slice runs at once, the rest in later turns. Called when the chains
 /// have changed, when a plugin has gone, and when the first message may be too late.
-pub(crate) fn settle_mails(parts: &mut Parts) {
-    let timer = parts.hooks.plugins_mut().settle_mails();
+pub(crate) fn settle_stored_messages(parts: &mut Parts) {
+    let timer = parts.hooks.plugins_mut().settle_stored_messages();
     parts.clock.cancel_overdue(timer);
     settle_some(parts, SLICE);
 }
@@ -69,8 +69,8 @@ fn settle_some(parts: &mut Parts, slice: usize) {
         kept.plugin = plugins.answers().of(kept.plugin);
         let is_late = kept.until_ms <= parts.clock.now().mono_ms && !parts.hooks.is_waited_for(kept.plugin);
         if parts.hooks.chains().instance_awake(kept.plugin).is_some() {
-            hand(parts, kept);
-        } else if is_late || parts.hooks.is_gone(kept.plugin) {
+            hand_over(parts, kept);
+        } else if is_late || parts.hooks.is_removed(kept.plugin) {
             parts.counters.plugin_mail_stale += 1;
         } else {
             store_instance_message(parts, kept);
@@ -80,15 +80,15 @@ fn settle_some(parts: &mut Parts, slice: usize) {
 
 /// Continues with stored messages, and after them with answer codes that did not fit among the
 /// stored messages.
-pub(crate) fn go_on_with_mails(parts: &mut Parts) {
+pub(crate) fn continue_stored_messages(parts: &mut Parts) {
     if parts.hooks.plugins().is_settling() {
         return settle_some(parts, SLICE);
     }
-    let Some((asker, plugin)) = parts.hooks.codes_to_tell() else { return };
+    let Some((requester, plugin)) = parts.hooks.undelivered_codes() else { return };
     let until_ms = parts.clock.now().mono_ms + EARLY_MS;
-    for (number, code) in parts.hooks.plugins_mut().codes().take(asker, SLICE) {
+    for (number, code) in parts.hooks.plugins_mut().codes().take(requester, SLICE) {
         let bytes = Bytes::copy_from_slice(&[code.0]);
-        hand(
+        hand_over(
             parts,
             StoredInstanceMessage { plugin, from: FROM_THE_BROKER, number, bytes, page: None, until_ms },
         );
@@ -96,26 +96,29 @@ pub(crate) fn go_on_with_mails(parts: &mut Parts) {
 }
 
 /// Whether instance messages are left for the next turn.
-pub(crate) fn has_mails(parts: &Parts) -> bool {
-    parts.hooks.plugins().is_settling() || parts.hooks.codes_to_tell().is_some()
+pub(crate) fn has_stored_messages(parts: &Parts) -> bool {
+    parts.hooks.plugins().is_settling() || parts.hooks.undelivered_codes().is_some()
 }
 
 /// Delivers the answer to a request to the version that has the state of the requesting one.
 /// Without such a version the answer is dropped and counted. `page` describes the page where the
 /// answer is a page and not a code.
-pub(crate) fn bring_answer(
+pub(crate) fn deliver_answer(
     parts: &mut Parts,
-    (asker, number): (PluginHandle, u64),
+    (requester, number): (PluginHandle, u64),
     bytes: Bytes,
-    page: Option<Box<PageAbout>>,
+    page: Option<Box<PageSubject>>,
 ) {
-    let plugin = parts.hooks.plugins_mut().answers().of(asker);
-    if parts.hooks.is_gone(plugin) {
+    let plugin = parts.hooks.plugins_mut().answers().of(requester);
+    if parts.hooks.is_removed(plugin) {
         parts.counters.plugin_mail_stale += 1;
         return;
     }
     let until_ms = parts.clock.now().mono_ms + EARLY_MS;
-    bring(parts, StoredInstanceMessage { plugin, from: FROM_THE_BROKER, number, bytes, page, until_ms });
+    deliver_complete(
+        parts,
+        StoredInstanceMessage { plugin, from: FROM_THE_BROKER, number, bytes, page, until_ms },
+    );
 }
 
 /// Stores the message, or counts that there is no room. An answer is never lost: without room a
@@ -159,9 +162,9 @@ fn expect_plugin(parts: &mut Parts, plugin: PluginHandle, until_ms: u64) {
 }
 
 /// Stores the code that answers a request of a plugin that is not called now.
-pub(crate) fn keep_code(parts: &mut Parts, (asker, number): (PluginHandle, u64), code: ReasonCode) {
-    let plugin = parts.hooks.plugins_mut().answers().of(asker);
+pub(crate) fn store_code(parts: &mut Parts, (requester, number): (PluginHandle, u64), code: ReasonCode) {
+    let plugin = parts.hooks.plugins_mut().answers().of(requester);
     let is_kept =
-        !parts.hooks.is_gone(plugin) && parts.hooks.plugins_mut().codes().keep(plugin, number, code);
+        !parts.hooks.is_removed(plugin) && parts.hooks.plugins_mut().codes().keep(plugin, number, code);
     parts.counters.plugin_mail_stale += u64::from(!is_kept);
 }

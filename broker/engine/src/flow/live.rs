@@ -5,11 +5,11 @@ use super::notify;
 use crate::id::SessionKey;
 use crate::message::MessageView;
 use crate::parts::Parts;
-use crate::session::readers::Comes;
+use crate::session::readers::LiveDelivery;
 
 /// Whether the store delivers a message for one subscription of a session instead, as a retained
 /// one. Called for messages that their owner has stored, on any shard.
-pub(crate) fn comes_stored(
+pub(crate) fn is_delivered_from_store(
     parts: &mut Parts,
     session_key: SessionKey,
     filter: u32,
@@ -18,10 +18,10 @@ pub(crate) fn comes_stored(
     let seen_max = parts.setup.limits.session_queue_messages_max as usize;
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let Some(readers) = &mut session.readers else { return false };
-    match readers.comes(filter, parts.router.owner_of(view.topic), view.stored, seen_max) {
-        Comes::Live => false,
-        Comes::Stored => true,
-        Comes::TooMany => {
+    match readers.live_delivery(filter, parts.router.owner_of(view.topic), view.stored, seen_max) {
+        LiveDelivery::Live => false,
+        LiveDelivery::Stored => true,
+        LiveDelivery::TooMany => {
             notify::count_drop(parts, crate::counters::DropReason::QueueFull, view, Some(session_key));
             true
         }

@@ -15,7 +15,7 @@ use crate::id::{ConnKey, SessionKey};
 use crate::ledger::{self, Holder, IN_FLIGHT, Ledger, OUTBOUND, OWN, QUEUE, READ, SLOTS};
 use crate::outbox::Outbound;
 use crate::parts::Parts;
-use crate::plugins::PagePlace;
+use crate::plugins::PageKey;
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, EndReason};
 use crate::timer::Timer;
@@ -24,11 +24,11 @@ use crate::timer::Timer;
 const EVICTIONS: usize = 64;
 
 /// The next holder of memory to end.
-enum Heaviest {
+enum LargestHolder {
     Connection(ConnKey),
     Session(SessionKey),
     /// A page of retained messages that a plugin reads, or that is stored for a plugin.
-    Page(PagePlace),
+    Page(PageKey),
 }
 
 /// Memory of this shard that clients cause, as of the last
@@ -132,9 +132,9 @@ pub(crate) fn settle_memory(parts: &mut Parts) {
         wake::spend(parts, u64::from(heaviest.is_some()));
         match heaviest {
             None => break,
-            Some(Heaviest::Connection(key)) => evict_connection(parts, key),
-            Some(Heaviest::Session(key)) => evict_session(parts, key),
-            Some(Heaviest::Page(place)) => on_behalf::let_go_of_page(parts, place),
+            Some(LargestHolder::Connection(key)) => evict_connection(parts, key),
+            Some(LargestHolder::Session(key)) => evict_session(parts, key),
+            Some(LargestHolder::Page(place)) => on_behalf::drop_page(parts, place),
         }
         weigh(parts);
     }
@@ -152,22 +152,22 @@ fn weigh(parts: &mut Parts) {
     parts.sessions.settle(&parts.setup.limits);
 }
 
-fn to_be_ended(parts: &Parts) -> Option<Heaviest> {
+fn to_be_ended(parts: &Parts) -> Option<LargestHolder> {
     let limits = &parts.setup.limits;
     if parts.connections.pending_bytes() as u64 > limits.connects_pending_bytes_max {
-        return parts.connections.first().map(Heaviest::Connection);
+        return parts.connections.first().map(LargestHolder::Connection);
     }
     if parts.connections.bytes_by_part()[READ] as u64 > limits.partial_bytes_max {
-        return parts.connections.heaviest_by_first_part().map(Heaviest::Connection);
+        return parts.connections.largest_by_first_part().map(LargestHolder::Connection);
     }
     if ledger(parts).total() <= limits.shard_bytes_max {
         return None;
     }
-    let page = parts.hooks.plugins().heaviest_page();
-    let page = page.map(|(bytes, place)| (ledger::class(bytes, false, true), Heaviest::Page(place)));
+    let page = parts.hooks.plugins().largest_page();
+    let page = page.map(|(bytes, place)| (ledger::class(bytes, false, true), LargestHolder::Page(place)));
     let page = page.filter(|(class, _)| *class > 0);
-    let session = parts.sessions.heaviest().map(|(class, key)| (class, Heaviest::Session(key)));
-    let connection = parts.connections.heaviest().map(|(class, key)| (class, Heaviest::Connection(key)));
+    let session = parts.sessions.heaviest().map(|(class, key)| (class, LargestHolder::Session(key)));
+    let connection = parts.connections.heaviest().map(|(class, key)| (class, LargestHolder::Connection(key)));
     let all = [page, session, connection].into_iter().flatten();
     all.max_by_key(|(class, _)| *class).map(|(_, heaviest)| heaviest)
 }
@@ -187,7 +187,7 @@ fn evict_connection(parts: &mut Parts, key: ConnKey) {
 fn evict_session(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     if session.request_queue.is_some() {
-        return on_behalf::refuse_line(parts, key);
+        return on_behalf::refuse_queue(parts, key);
     }
     parts.counters.sessions_evicted += 1;
     let Some(session) = parts.sessions.get_mut(key) else { return };

@@ -13,7 +13,7 @@ use crate::hook::{HookPoint, PluginHandle};
 use crate::id::{ConnKey, SessionKey};
 use crate::message::MessageView;
 use crate::packet::PacketType;
-use crate::parts::{AtPoint, Parts};
+use crate::parts::{ChainContext, Parts};
 use crate::reason::ReasonCode;
 use crate::session::Delivery;
 use crate::session::filters::Granted;
@@ -29,7 +29,7 @@ pub(crate) fn has_links(parts: &Parts, point: HookPoint) -> bool {
 
 /// Notifies a point. A flow whose event is expensive to build checks [`has_links`] first.
 pub(crate) fn notify(parts: &mut Parts, point: HookPoint, client: Option<ClientView<'_>>, about: About<'_>) {
-    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
+    let ChainContext { chain, calls, .. } = parts.hooks.at(point);
     if chain.is_empty() {
         return;
     }
@@ -138,7 +138,7 @@ fn notify_one(
     let mut event = notification.event(parts.setup.id, parts.clock.now().wall_ms);
     event.flags |= FLAG_REPLAY;
     let scope = DispatchScope { filter: LinkFilter::Plugin(plugin), ..DispatchScope::WHOLE };
-    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
+    let ChainContext { chain, calls, .. } = parts.hooks.at(point);
     chain.run((point, calls), scope, &mut event, &mut notification);
 }
 
@@ -227,7 +227,7 @@ fn notify_sent_cold(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: u
     let about = About::Packet(kind, conn.out.copied_tail(copied), len);
     let mut notification = Notification::new(point, Some(identity.view()), about, parts.clock.now().mono_ms);
     let mut event = notification.event(parts.setup.id, parts.clock.now().wall_ms);
-    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
+    let ChainContext { chain, calls, .. } = parts.hooks.at(point);
     chain.run((point, calls), notification.scope(), &mut event, &mut notification);
 }
 

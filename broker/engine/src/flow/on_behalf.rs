@@ -18,17 +18,17 @@ use crate::hook::PluginHandle;
 use crate::hook::tickets::OpenTicket;
 use crate::hook::view::Action;
 use crate::id::{SessionKey, ShardId};
-use crate::interface::{OnBehalf, Whom, Wish};
+use crate::interface::{BehalfAction, BehalfClient, OnBehalf};
 use crate::message::Message;
 use crate::outbox::BehalfRefused;
 use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::plugins::request_queues::{self, Waiting};
-use crate::plugins::{PageAbout, PagePlace};
+use crate::plugins::{PageKey, PageSubject};
 use crate::reason::ReasonCode;
-use crate::session::fetch::{PageUnderWay, ROUNDS_MAX};
+use crate::session::fetch::{OpenPage, ROUNDS_MAX};
 use crate::session::publish::{Authorization, PublishMetadata, Refused, Verdict};
-use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
+use crate::session::{Behalf, BehalfKind, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::topic;
 
 /// What client.authorize decides about: the source, and the message or, where there is none, a
@@ -37,33 +37,33 @@ type AuthorizationSubject = (Source, Message);
 
 /// Handles a request of a plugin on behalf of a client. Called between two events.
 pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
-    let OnBehalf { plugin, whom, answer, wish } = request;
-    let (deed, mut asked) = plan_of(wish, matches!(whom, Whom::Client(_)));
+    let OnBehalf { plugin, client, answer, action } = request;
+    let (kind, mut subject) = plan_of(action, matches!(client, BehalfClient::Client(_)));
     if let Some(number) = answer
-        && !parts.hooks.may_owe(plugin, &parts.setup.limits)
+        && !parts.hooks.may_store_answer(plugin, &parts.setup.limits)
     {
         // The plugin is not called and goes on sending requests. The request is refused, and its
         // refusal is stored as a code, which takes no space from other answers.
         parts.counters.behalf_no_room += 1;
-        let (client_id, about) = (whom.client_id().into(), about(&deed, asked));
+        let (client_id, about) = (client.client_id().into(), about(&kind, subject));
         refuse(parts, (plugin, None), client_id, about, ReasonCode::QUOTA_EXCEEDED);
-        return instance_message::keep_code(parts, (plugin, number), ReasonCode::QUOTA_EXCEEDED);
+        return instance_message::store_code(parts, (plugin, number), ReasonCode::QUOTA_EXCEEDED);
     }
-    let identity = match whom {
-        Whom::Identity(kept) => current_identity(parts, Rc::new(*kept)),
-        Whom::Client(client_id) => match client(parts, &client_id) {
+    let identity = match client {
+        BehalfClient::Identity(kept) => current_identity(parts, Rc::new(*kept)),
+        BehalfClient::Client(client_id) => match client_session(parts, &client_id) {
             Some(identity) => identity,
             None => {
-                let (about, reason) = (about(&deed, asked), ReasonCode::CLIENT_ID_NOT_VALID);
+                let (about, reason) = (about(&kind, subject), ReasonCode::CLIENT_ID_NOT_VALID);
                 return refuse(parts, (plugin, answer), client_id.into(), about, reason);
             }
         },
     };
-    if let Some((source, message)) = &mut asked {
+    if let Some((source, message)) = &mut subject {
         let choices = &parts.setup.limits.choices;
         if *source == Source::Behalf && message.retain && !choices.retain_available {
             // The client's own publish would be refused too [MQTT-3.2.2-14].
-            let (about, reason) = (about(&deed, asked), ReasonCode::RETAIN_NOT_SUPPORTED);
+            let (about, reason) = (about(&kind, subject), ReasonCode::RETAIN_NOT_SUPPORTED);
             return refuse(parts, (plugin, answer), Arc::clone(&identity.client_id), about, reason);
         }
         if *source == Source::Behalf {
@@ -75,29 +75,30 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
             message.from = Arc::clone(&identity.client_id);
         }
     }
-    put(parts, Behalf { plugin, identity, deed, answer, epoch: 0, rounds: 0, question: None }, asked);
+    put(parts, Behalf { plugin, identity, kind, answer, epoch: 0, rounds: 0, authorization: None }, subject);
 }
 
 /// The action of a request, and what client.authorize decides about it. `by_id` says that the
 /// plugin named a client identifier and not an identity.
-fn plan_of(wish: Wish, by_id: bool) -> (Deed, Option<AuthorizationSubject>) {
-    match wish {
-        Wish::Publish(message) => (Deed::Publish, Some((Source::Behalf, message))),
-        Wish::Subscribe { filter, options, id } => {
-            let asked = about_filter(&filter, options.qos);
-            (Deed::Subscribe { filter, options, id }, Some(asked))
+fn plan_of(action: BehalfAction, by_id: bool) -> (BehalfKind, Option<AuthorizationSubject>) {
+    match action {
+        BehalfAction::Publish(message) => (BehalfKind::Publish, Some((Source::Behalf, message))),
+        BehalfAction::Subscribe { filter, options, id } => {
+            let subject = about_filter(&filter, options.qos);
+            (BehalfKind::Subscribe { filter, options, id }, Some(subject))
         }
-        Wish::Unsubscribe { filter } => (Deed::Unsubscribe { filter }, None),
-        Wish::Fetch(fetch) => {
-            let asked = about_filter(&fetch.filter, fetch.qos);
-            (Deed::Fetch { fetch, by_id }, Some(asked))
+        BehalfAction::Unsubscribe { filter } => (BehalfKind::Unsubscribe { filter }, None),
+        BehalfAction::Fetch(fetch) => {
+            let subject = about_filter(&fetch.filter, fetch.qos);
+            (BehalfKind::Fetch { fetch, by_id }, Some(subject))
         }
-        Wish::Authorize { action: Action::Subscribe, topic, qos, .. } => {
-            (Deed::Authorize, Some(about_filter(&topic, qos)))
+        BehalfAction::Authorize { action: Action::Subscribe, topic, qos, .. } => {
+            (BehalfKind::Authorize, Some(about_filter(&topic, qos)))
         }
-        Wish::Authorize { action, topic, qos, retain } => {
-            (Deed::Authorize, Some((Source::AuthorizationRequest(action), no_message(&topic, qos, retain))))
-        }
+        BehalfAction::Authorize { action, topic, qos, retain } => (
+            BehalfKind::Authorize,
+            Some((Source::AuthorizationRequest(action), no_message(&topic, qos, retain))),
+        ),
     }
 }
 
@@ -126,15 +127,15 @@ fn no_message(topic: &str, qos: QoS, retain: bool) -> Message {
 }
 
 /// Kind and topic of a request, for the log.
-fn about(deed: &Deed, asked: Option<AuthorizationSubject>) -> (&'static str, Box<str>) {
-    let topic = asked.map_or_else(|| deed.filter().into(), |(_, message)| message.topic);
-    (deed.words(), topic)
+fn about(kind: &BehalfKind, subject: Option<AuthorizationSubject>) -> (&'static str, Box<str>) {
+    let topic = subject.map_or_else(|| kind.filter().into(), |(_, message)| message.topic);
+    (kind.words(), topic)
 }
 
 /// The identity of the client with this identifier, from its session.
-fn client(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
+fn client_session(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
     let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
-    session.is_there().then(|| Rc::clone(&session.identity))
+    session.is_usable().then(|| Rc::clone(&session.identity))
 }
 
 /// The current identity of a client from its session, or `kept` if there is no session of the same
@@ -151,27 +152,27 @@ fn session_of(parts: &Parts, identity: &Identity) -> Option<SessionKey> {
     // A request of the plugin itself has no client, even if a client has the same identifier.
     let is_a_client = identity.connection != 0;
     let same = session.identity.principal() == identity.principal();
-    (is_a_client && same && session.is_there()).then_some(key)
+    (is_a_client && same && session.is_usable()).then_some(key)
 }
 
-/// Queues a request behind earlier requests of the plugin on behalf of the same client. `asked`
+/// Queues a request behind earlier requests of the plugin on behalf of the same client. `subject`
 /// goes through client.authorize.
-fn put(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) {
+fn put(parts: &mut Parts, behalf: Behalf, subject: Option<AuthorizationSubject>) {
     let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
-    let bytes = behalf.bytes() + asked.as_ref().map_or(0, |(_, message)| message.bytes());
+    let bytes = behalf.bytes() + subject.as_ref().map_or(0, |(_, message)| message.bytes());
     let limits = Arc::clone(&parts.setup.limits);
     let queues = parts.hooks.plugins_mut().request_queues();
     if !queues.has_room(plugin.number(), queues.whose(&behalf.identity), bytes, &limits) {
         parts.counters.behalf_no_room += 1;
-        let (about, reason) = (about(&behalf.deed, asked), ReasonCode::QUOTA_EXCEEDED);
+        let (about, reason) = (about(&behalf.kind, subject), ReasonCode::QUOTA_EXCEEDED);
         return refuse(parts, (plugin, behalf.answer), client_id, about, reason);
     }
-    let line = request_queue_of(parts, &behalf);
-    let slot = slot(parts, behalf, asked);
-    if let Some(session) = parts.sessions.get_mut(line) {
+    let queue = request_queue_of(parts, &behalf);
+    let slot = slot(parts, behalf, subject);
+    if let Some(session) = parts.sessions.get_mut(queue) {
         session.slots.push(slot);
-        wake::wake_slots(parts, line);
-        settle_request_queue(parts, line);
+        wake::wake_slots(parts, queue);
+        settle_request_queue(parts, queue);
     }
 }
 
@@ -179,17 +180,17 @@ fn put(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) {
 /// no client can resume it.
 fn request_queue_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
     let (number, client_id) = (behalf.plugin.number(), &behalf.identity.client_id);
-    if let Some(line) = parts.hooks.plugins_mut().request_queues().session(number, client_id) {
-        return line;
+    if let Some(queue) = parts.hooks.plugins_mut().request_queues().session(number, client_id) {
+        return queue;
     }
-    let line = new_session::of_plugin(parts, &behalf.identity);
-    if let Some(session) = parts.sessions.get_mut(line) {
+    let queue = new_session::of_plugin(parts, &behalf.identity);
+    if let Some(session) = parts.sessions.get_mut(queue) {
         session.request_queue = Some(number as u32);
     }
     let queues = parts.hooks.plugins_mut().request_queues();
     let whose = queues.whose(&behalf.identity);
-    queues.open(number, whose, line);
-    line
+    queues.open(number, whose, queue);
+    queue
 }
 
 /// Updates the count of what waits in a request queue, and closes the queue when it is empty.
@@ -212,11 +213,11 @@ fn count_request(parts: &mut Parts, key: SessionKey) {
 }
 
 /// The slot of a request that begins to wait.
-fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) -> Slot {
-    let Some((source, mut message)) = asked else {
+fn slot(parts: &mut Parts, behalf: Behalf, subject: Option<AuthorizationSubject>) -> Slot {
+    let Some((source, mut message)) = subject else {
         let metadata = PublishMetadata { packet_id: None, packet_qos: QoS::AtMostOnce, dup: false };
         let verdict = Verdict::code(ReasonCode::SUCCESS);
-        let waits = Refused { head: metadata, verdict, behalf: Some(Box::new(behalf)) };
+        let waits = Refused { metadata, verdict, behalf: Some(Box::new(behalf)) };
         return Slot::new(None, SlotBody::Refused(Box::new(waits)));
     };
     let now = parts.clock.now();
@@ -236,74 +237,74 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<AuthorizationSubject>) 
 
 /// Notes the verdict of client.authorize or message.publish on the request in slot `number`. A
 /// refusal is logged here, while its topic is known.
-pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: ReasonCode) {
-    let publish = parts.sessions.get_mut(line).and_then(|session| session.slots.publish_mut(number));
+pub(crate) fn decided(parts: &mut Parts, queue: SessionKey, number: u64, code: ReasonCode) {
+    let publish = parts.sessions.get_mut(queue).and_then(|session| session.slots.publish_mut(number));
     let Some(PublishSlot { message, source, behalf: Some(behalf), .. }) = publish else { return };
     if let (Source::AuthorizationRequest(action), false) = (*source, code.is_error()) {
-        behalf.question = Some((action, Arc::clone(message)));
+        behalf.authorization = Some((action, Arc::clone(message)));
     }
     // A pure authorization request has no effect that could be refused.
-    if code.is_error() && !matches!(behalf.deed, Deed::Authorize) {
+    if code.is_error() && !matches!(behalf.kind, BehalfKind::Authorize) {
         let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
-        let (what, topic) = (behalf.deed.words(), message.topic.clone());
+        let (what, topic) = (behalf.kind.words(), message.topic.clone());
         note_refused(parts, BehalfRefused { plugin, client_id, what, topic, reason: code, unlogged: 0 });
     }
 }
 
 /// Ends a request that has reached the front: applies its effect and notifies the plugin of the
 /// code.
-pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: ReasonCode) {
-    let topic = behalf.question.as_ref().map(|(_, message)| &*message.topic);
+pub(crate) fn ended(parts: &mut Parts, queue: SessionKey, behalf: Behalf, said: ReasonCode) {
+    let topic = behalf.authorization.as_ref().map(|(_, message)| &*message.topic);
     let is_old = !authorize::is_current(parts, behalf.epoch, &behalf.identity, topic);
-    let code = match &behalf.deed {
+    let code = match &behalf.kind {
         _ if said.is_error() => said,
         // The rules have changed since. A recheck did not cover this request, because it is not in
         // force yet.
-        Deed::Subscribe { .. } | Deed::Fetch { .. } | Deed::Authorize if is_old => {
-            return authorize_again(parts, line, behalf);
+        BehalfKind::Subscribe { .. } | BehalfKind::Fetch { .. } | BehalfKind::Authorize if is_old => {
+            return authorize_again(parts, queue, behalf);
         }
-        Deed::Fetch { .. } => {
+        BehalfKind::Fetch { .. } => {
             // It no longer waits.
-            count_request(parts, line);
+            count_request(parts, queue);
             return fetch(parts, behalf);
         }
-        Deed::Subscribe { filter, options, id } => {
+        BehalfKind::Subscribe { filter, options, id } => {
             let session = session_of(parts, &behalf.identity).ok_or(ReasonCode::CLIENT_ID_NOT_VALID);
             let done = session.and_then(|key| filters::subscribe_for(parts, key, filter, *options, *id));
             done.map_or_else(|reason| reason, |()| ReasonCode(options.qos.as_u8()))
         }
-        Deed::Unsubscribe { filter } => match session_of(parts, &behalf.identity) {
+        BehalfKind::Unsubscribe { filter } => match session_of(parts, &behalf.identity) {
             Some(session) => subscriptions::unsubscribe(parts, session, filter, "plugin"),
             None => ReasonCode::CLIENT_ID_NOT_VALID,
         },
-        Deed::Publish | Deed::Authorize => said,
+        BehalfKind::Publish | BehalfKind::Authorize => said,
     };
-    let Behalf { plugin, identity, deed, answer, .. } = behalf;
+    let Behalf { plugin, identity, kind, answer, .. } = behalf;
     if code.is_error() && !said.is_error() {
-        let about = (deed.words(), deed.filter().into());
+        let about = (kind.words(), kind.filter().into());
         return refuse(parts, (plugin, answer), Arc::clone(&identity.client_id), about, code);
     }
-    parts.counters.behalf_refused += u64::from(code.is_error() && !matches!(deed, Deed::Authorize));
+    parts.counters.behalf_refused += u64::from(code.is_error() && !matches!(kind, BehalfKind::Authorize));
     notify_plugin(parts, plugin, answer, code);
 }
 
 /// Begins to read a page of retained messages. From here on the page waits for other shards and
 /// plugins, and blocks no request behind it.
 fn fetch(parts: &mut Parts, behalf: Behalf) {
-    let Behalf { plugin, identity, deed, answer, epoch, rounds, .. } = behalf;
-    let Deed::Fetch { fetch, by_id } = deed else { return };
+    let Behalf { plugin, identity, kind, answer, epoch, rounds, .. } = behalf;
+    let BehalfKind::Fetch { fetch, by_id } = kind else { return };
     let client_id = Arc::clone(&identity.client_id);
     let limits = Arc::clone(&parts.setup.limits);
     let owners = (parts.setup.shards, fetch::only_owner(parts, &fetch.filter));
     let now = (epoch, rounds, parts.clock.now().mono_ms);
     let fetch = fetch.within(limits.behalf_page_messages_max, request_queues::page_bytes_max(&limits));
-    let page = PageUnderWay::new(plugin, (identity, by_id), answer, fetch, now, owners);
+    let page = OpenPage::new(plugin, (identity, by_id), answer, fetch, now, owners);
     let queues = parts.hooks.plugins_mut().request_queues();
     let whose = queues.whose(&page.identity);
     if !queues.has_room_for_page(plugin.number(), whose, page.reserved_bytes(), &limits) {
         parts.counters.behalf_no_room += 1;
-        let deed = Deed::Fetch { fetch: page.fetch, by_id };
-        let about = (deed.words(), deed.filter().into());
+        let kind = BehalfKind::Fetch { fetch: page.fetch, by_id };
+        let about = (kind.words(), kind.filter().into());
         return refuse(parts, (plugin, answer), client_id, about, ReasonCode::QUOTA_EXCEEDED);
     }
     let done = fetch::begin(parts, page);
@@ -316,7 +317,7 @@ pub(crate) fn page_came(parts: &mut Parts, number: u64, owner: ShardId, body: Pa
 }
 
 /// Continues with the pages that wait for a turn.
-pub(crate) fn go_on_with_pages(parts: &mut Parts) {
+pub(crate) fn continue_pages(parts: &mut Parts) {
     for _ in 0..parts.hooks.plugins_mut().pages().row_len() {
         if parts.work.is_turn_spent() {
             return;
@@ -334,9 +335,9 @@ pub(crate) fn fetch_answered(parts: &mut Parts, number: u64, ticket: &OpenTicket
 }
 
 /// Delivers a finished page to the plugin.
-fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
+fn fetched(parts: &mut Parts, page: Option<OpenPage>) {
     let Some(page) = page else { return };
-    let PageUnderWay { plugin, answer, by_id, rounds, .. } = page;
+    let OpenPage { plugin, answer, by_id, rounds, .. } = page;
     let is_there = !by_id || session_of(parts, &page.identity).is_some();
     let is_old = !authorize::is_current(parts, page.epoch, &page.identity, Some(&page.fetch.filter));
     let reason = if !is_there {
@@ -349,13 +350,13 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
         // again.
         let identity = current_identity(parts, page.identity);
         let (source, message) = about_filter(&page.fetch.filter, page.fetch.qos);
-        let asked = (source, Message { from: Arc::clone(&identity.client_id), ..message });
-        let deed = Deed::Fetch { fetch: page.fetch, by_id };
-        let (rounds, question) = (rounds + 1, None);
+        let subject = (source, Message { from: Arc::clone(&identity.client_id), ..message });
+        let kind = BehalfKind::Fetch { fetch: page.fetch, by_id };
+        let (rounds, authorization) = (rounds + 1, None);
         return put(
             parts,
-            Behalf { plugin, identity, deed, answer, epoch: 0, rounds, question },
-            Some(asked),
+            Behalf { plugin, identity, kind, answer, epoch: 0, rounds, authorization },
+            Some(subject),
         );
     } else if is_old {
         ReasonCode::SERVER_UNAVAILABLE
@@ -363,8 +364,8 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
         page.failed.unwrap_or(ReasonCode::SUCCESS)
     };
     if reason.is_error() {
-        let deed = Deed::Fetch { fetch: page.fetch, by_id };
-        let about = (deed.words(), deed.filter().into());
+        let kind = BehalfKind::Fetch { fetch: page.fetch, by_id };
+        let about = (kind.words(), kind.filter().into());
         return refuse(parts, (plugin, answer), Arc::clone(&page.identity.client_id), about, reason);
     }
     parts.counters.messages_fetched += page.messages.len() as u64;
@@ -375,22 +376,22 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
     for message in &page.messages {
         message.view().write_to_page(&mut bytes, message.qos.min(page.fetch.qos), now_ms);
     }
-    let about = PageAbout { client_id: Arc::clone(&page.identity.client_id), filter: page.fetch.filter };
-    instance_message::bring_answer(parts, (plugin, number), bytes.finish().into(), Some(Box::new(about)));
+    let about = PageSubject { client_id: Arc::clone(&page.identity.client_id), filter: page.fetch.filter };
+    instance_message::deliver_answer(parts, (plugin, number), bytes.finish().into(), Some(Box::new(about)));
 }
 
 /// Drops a page because the shard is over its memory limit and this page is the largest item. The
 /// plugin is notified that there was no room.
-pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
+pub(crate) fn drop_page(parts: &mut Parts, place: PageKey) {
     parts.counters.behalf_no_room += 1;
     match place {
-        PagePlace::UnderWay(number) => {
+        PageKey::Open(number) => {
             let Some(mut page) = parts.hooks.plugins_mut().end_page(number) else { return };
             page.ticket().map(|ticket| hooks::close_ticket(parts, ticket));
             page.fail(ReasonCode::QUOTA_EXCEEDED);
             fetched(parts, Some(page));
         }
-        PagePlace::Kept(_) | PagePlace::Settling(_) => {
+        PageKey::Stored(_) | PageKey::Settling(_) => {
             let answer = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
             if let Some((plugin, page)) = parts.hooks.plugins_mut().replace_page(place, answer) {
                 refusals::page_refused(parts, plugin, *page);
@@ -401,31 +402,31 @@ pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
 
 /// Refuses the requests in a queue because the shard is over its memory limit and this queue is the
 /// largest item. Requests whose effect has begun stay.
-pub(crate) fn refuse_line(parts: &mut Parts, line: SessionKey) {
-    let Some(session) = parts.sessions.get(line) else { return };
+pub(crate) fn refuse_queue(parts: &mut Parts, queue: SessionKey) {
+    let Some(session) = parts.sessions.get(queue) else { return };
     for number in session.slots.front_number()..session.slots.next_number() {
-        let Some(session) = parts.sessions.get_mut(line) else { return };
+        let Some(session) = parts.sessions.get_mut(queue) else { return };
         let publish = session.slots.publish_mut(number).filter(|publish| publish.may_be_refused());
         let Some(ticket) = publish.map(|publish| publish.stage.ticket()) else { continue };
         ticket.map(|ticket| hooks::close_ticket(parts, ticket));
         parts.counters.behalf_no_room += 1;
-        decided(parts, line, number, ReasonCode::QUOTA_EXCEEDED);
-        if let Some(session) = parts.sessions.get_mut(line) {
+        decided(parts, queue, number, ReasonCode::QUOTA_EXCEEDED);
+        if let Some(session) = parts.sessions.get_mut(queue) {
             session.slots.refuse(number, Verdict::code(ReasonCode::QUOTA_EXCEEDED));
         }
     }
-    count_request(parts, line);
-    wake::wake_slots(parts, line);
+    count_request(parts, queue);
+    wake::wake_slots(parts, queue);
 }
 
 /// Authorizes a request again that older rules had allowed, before the requests behind it.
-fn authorize_again(parts: &mut Parts, line: SessionKey, behalf: Behalf) {
+fn authorize_again(parts: &mut Parts, queue: SessionKey, behalf: Behalf) {
     let identity = current_identity(parts, Rc::clone(&behalf.identity));
-    let Some((action, message)) = &behalf.question else { return };
-    let asked = (Source::AuthorizationRequest(*action), Message::clone(message));
+    let Some((action, message)) = &behalf.authorization else { return };
+    let subject = (Source::AuthorizationRequest(*action), Message::clone(message));
     let rounds = behalf.rounds.saturating_add(1);
-    let slot = slot(parts, Behalf { identity, rounds, question: None, ..behalf }, Some(asked));
-    if let Some(session) = parts.sessions.get_mut(line) {
+    let slot = slot(parts, Behalf { identity, rounds, authorization: None, ..behalf }, Some(subject));
+    if let Some(session) = parts.sessions.get_mut(queue) {
         session.slots.push_front(slot);
     }
 }
@@ -446,6 +447,6 @@ fn refuse(
 /// Notifies the plugin of the code, if it requested an answer.
 fn notify_plugin(parts: &mut Parts, plugin: PluginHandle, answer: Option<u64>, code: ReasonCode) {
     if let Some(number) = answer {
-        instance_message::bring_answer(parts, (plugin, number), Bytes::copy_from_slice(&[code.0]), None);
+        instance_message::deliver_answer(parts, (plugin, number), Bytes::copy_from_slice(&[code.0]), None);
     }
 }

@@ -14,7 +14,7 @@ use crate::codec;
 use crate::codec::{DecodeError, Frame};
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::{Input, Next, Received};
-use crate::packet::{Ack, Disconnect, Leave, Packet, PacketType, Version};
+use crate::packet::{Ack, Disconnect, DisconnectRequest, Packet, PacketType, Version};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::filters::FilterPacket;
@@ -34,7 +34,7 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
         settle::settle(parts);
         // The client's own packets are too much for one step.
         let stops = consumed > 0
-            && (consumed < buffer.len() && parts.work.run().is_spent()
+            && (consumed < buffer.len() && parts.work.run().is_used_up()
                 || published && parts.work.has_many_fanouts());
         let Some(conn) = parts.connections.get_mut(key) else { break Next::Closed };
         if conn.is_paused() {
@@ -201,7 +201,7 @@ fn enqueue(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
 fn on_disconnect(parts: &mut Parts, key: ConnKey, disconnect: &Disconnect<'_>) -> Result<(), DecodeError> {
     let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
     let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
-    let leave = Leave::of(disconnect, session.identity.requested_expiry_s);
+    let leave = DisconnectRequest::of(disconnect, session.identity.requested_expiry_s);
     if session.slots.is_empty() {
         return pump::leave(parts, key, leave);
     }

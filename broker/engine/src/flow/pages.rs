@@ -5,11 +5,11 @@ use super::{on_behalf, retained, send};
 use crate::envelope::{EnvelopeBody, Lane, PageBody};
 use crate::id::ShardId;
 use crate::parts::Parts;
-use crate::session::readers::PageFor;
+use crate::session::readers::PageReceiver;
 
 /// Continues with pages that plugins read: authorizes the messages that were found.
-pub(crate) fn judge_pages(parts: &mut Parts) {
-    on_behalf::go_on_with_pages(parts);
+pub(crate) fn continue_page_reads(parts: &mut Parts) {
+    on_behalf::continue_pages(parts);
 }
 
 /// Reads one page for each request.
@@ -21,27 +21,33 @@ pub(crate) fn scan_pages(parts: &mut Parts) {
         }
         let Some(scan) = parts.work.pop_scan() else { return };
         let body = retained::scan_page(parts, &scan.request);
-        let (whose, page) = (scan.whose, scan.request.page);
+        let (receiver, page) = (scan.receiver, scan.request.page);
         if scan.requester == parts.setup.id {
-            page_came(parts, scan.requester, whose, page, body);
+            page_came(parts, scan.requester, receiver, page, body);
         } else {
             send::push_envelope(
                 parts,
                 scan.requester,
                 Lane::Control,
-                EnvelopeBody::Paged { whose, page, body },
+                EnvelopeBody::Paged { receiver, page, body },
             );
         }
     }
 }
 
 /// Takes a page from its owner.
-pub(crate) fn page_came(parts: &mut Parts, owner: ShardId, whose: PageFor, page: u64, body: PageBody) {
-    match whose {
-        PageFor::Session(session_key) => {
+pub(crate) fn page_came(
+    parts: &mut Parts,
+    owner: ShardId,
+    receiver: PageReceiver,
+    page: u64,
+    body: PageBody,
+) {
+    match receiver {
+        PageReceiver::Session(session_key) => {
             retained::take_page(parts, owner, session_key, page, body);
             retained::pull_retained(parts, session_key);
         }
-        PageFor::Plugin => on_behalf::page_came(parts, page, owner, body),
+        PageReceiver::Plugin => on_behalf::page_came(parts, page, owner, body),
     }
 }

@@ -20,7 +20,7 @@ use crate::message::{Message, MessageView, Origin, Payload};
 use crate::packet::{PacketType, Publish, QoS};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::publish::{AsSent, OrderingLimit, PublishMetadata, Refused, Verdict};
+use crate::session::publish::{OrderingLimit, OriginalPublish, PublishMetadata, Refused, Verdict};
 use crate::session::{Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::{codec, topic};
 
@@ -300,7 +300,8 @@ fn take_effect(
             puback::conclude(parts, at.session, Some(key), at.metadata, &Verdict::code(code));
         }
         Effect::Waits(storage) => {
-            let (message, as_sent) = (Arc::new(view.to_message()), AsSent::of_moved(sent, view.topic));
+            let (message, as_sent) =
+                (Arc::new(view.to_message()), OriginalPublish::of_moved(sent, view.topic));
             let stage = Stage::Decided { storage, extra };
             let slot = clients_publish(parts, (message, as_sent), at.metadata, stage);
             push_publish(parts, at.session, key, slot);
@@ -332,7 +333,7 @@ fn slot_of(parts: &Parts, view: &MessageView<'_>, metadata: PublishMetadata, sta
 /// The slot of a client's publish that has come so far under the current rules.
 fn clients_publish(
     parts: &Parts,
-    (message, as_sent): (Arc<Message>, Option<Box<AsSent>>),
+    (message, as_sent): (Arc<Message>, Option<Box<OriginalPublish>>),
     metadata: PublishMetadata,
     stage: Stage,
 ) -> SlotBody {
@@ -342,7 +343,7 @@ fn clients_publish(
 }
 
 fn refused(metadata: PublishMetadata, verdict: Verdict) -> SlotBody {
-    SlotBody::Refused(Box::new(Refused { head: metadata, verdict, behalf: None }))
+    SlotBody::Refused(Box::new(Refused { metadata, verdict, behalf: None }))
 }
 
 fn slot_from(

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::authorize::RequestOutcome;
-use super::hooks::Walked;
+use super::hooks::ChainOutcome;
 use super::{authorize, hooks, notify};
 use crate::counters::DropReason;
 use crate::hook::HookPoint;
@@ -18,7 +18,7 @@ use crate::id::SessionKey;
 use crate::message::{Message, MessageView};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::publish::{AsSent, Authorization, OrderingLimit, PublishMetadata, Verdict};
+use crate::session::publish::{Authorization, OrderingLimit, OriginalPublish, PublishMetadata, Verdict};
 use crate::session::{Identity, Source, Stage};
 
 /// How far a publish has come, or the verdict that refuses it.
@@ -40,13 +40,15 @@ impl Progress {
     pub(crate) fn stage(
         self,
         message: &mut Arc<Message>,
-        as_sent: &mut Option<Box<AsSent>>,
+        as_sent: &mut Option<Box<OriginalPublish>>,
         now_ms: u64,
     ) -> Stage {
         match self {
             Progress::Pass(mut draft) => {
                 if !draft.leaves_message() {
-                    let moved = draft.topic_text().and_then(|topic| AsSent::of_moved(&message.view(), topic));
+                    let moved = draft
+                        .topic_text()
+                        .and_then(|topic| OriginalPublish::of_moved(&message.view(), topic));
                     *as_sent = as_sent.take().or(moved);
                     draft.apply(Arc::make_mut(message), now_ms);
                 }
@@ -97,7 +99,7 @@ pub(crate) fn authorize_on(
     identity: &Rc<Identity>,
     view: MessageView<'_>,
     at: SlotId,
-    Authorization { request: ask, after, first }: Authorization,
+    Authorization { request: auth_request, after, first }: Authorization,
     behind: &OrderingLimit,
 ) -> Decision {
     let now_ms = parts.clock.now().mono_ms;
@@ -109,8 +111,8 @@ pub(crate) fn authorize_on(
     let request = Request { action: at.source.action(), topic, qos, retain };
     let limit = behind.authorize.as_deref().filter(|_| after.is_none());
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::ClientAuthorize);
-    let at = SlotId { rounds: at.rounds.max(ask.rounds()), ..at };
-    let outcome = authorize::authorize(parts, identity, request, ask, limit, waiter);
+    let at = SlotId { rounds: at.rounds.max(auth_request.rounds()), ..at };
+    let outcome = authorize::authorize(parts, identity, request, auth_request, limit, waiter);
     authorized(parts, identity, view, at, (outcome, after, first), behind)
 }
 
@@ -120,7 +122,7 @@ pub(crate) fn authorized(
     identity: &Rc<Identity>,
     view: MessageView<'_>,
     at: SlotId,
-    (outcome, after, first): (RequestOutcome, Option<Draft>, Option<Box<AsSent>>),
+    (outcome, after, first): (RequestOutcome, Option<Draft>, Option<Box<OriginalPublish>>),
     limit: &OrderingLimit,
 ) -> Decision {
     let outcome = match outcome {
@@ -178,19 +180,19 @@ pub(crate) fn walk(
     limit: &OrderingLimit,
 ) -> Decision {
     if parts.hooks.chain(HookPoint::MessagePublish).is_empty() {
-        return judge(parts, identity, view, at, chain.accumulator);
+        return apply_publish_verdict(parts, identity, view, at, chain.accumulator);
     }
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::MessagePublish);
-    let shown = hooks::Shown { view, dup: at.metadata.dup, will: at.source == Source::Will };
+    let shown = hooks::PublishView { view, dup: at.metadata.dup, will: at.source == Source::Will };
     let behind = limit.publish.as_deref();
     match hooks::run_publish(parts, &mut chain, identity, shown, behind, waiter) {
-        Walked::Through => judge(parts, identity, view, at, chain.accumulator),
-        Walked::Waits => Ok(Progress::Chain(chain)),
+        ChainOutcome::Completed => apply_publish_verdict(parts, identity, view, at, chain.accumulator),
+        ChainOutcome::Waits => Ok(Progress::Chain(chain)),
     }
 }
 
 /// Applies the result of message.publish.
-pub(crate) fn judge(
+pub(crate) fn apply_publish_verdict(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,

@@ -23,7 +23,7 @@ use crate::hook::draft::{Draft, DraftRules};
 use crate::hook::tickets::OpenTicket;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::Message;
-use crate::packet::Leave;
+use crate::packet::DisconnectRequest;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::publish::{Authorization, OrderingLimit, Verdict};
@@ -33,7 +33,7 @@ use crate::shared_message::SharedMessage;
 /// Moves all slots of a session that can move.
 pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
     while pump_front(parts, session_key) {
-        if parts.work.run().is_spent() {
+        if parts.work.run().is_used_up() {
             // Behind the sessions that wait already.
             wake::wake_slots(parts, session_key);
             break;
@@ -64,13 +64,15 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
                 advance_publish(parts, session_key, number);
                 true
             }
-            Stage::Decided { .. } => judge_anew(parts, session_key) || finish_front(parts, session_key),
+            Stage::Decided { .. } => {
+                reauthorize_front(parts, session_key) || finish_front(parts, session_key)
+            }
         },
         SlotBody::Refused(_) => {
             if let Some(Slot { conn, body: SlotBody::Refused(refused), .. }) = session.slots.pop() {
                 match refused.behalf {
                     Some(behalf) => on_behalf::ended(parts, session_key, *behalf, refused.verdict.code),
-                    None => puback::conclude(parts, session_key, conn, refused.head, &refused.verdict),
+                    None => puback::conclude(parts, session_key, conn, refused.metadata, &refused.verdict),
                 }
             }
             true
@@ -128,7 +130,7 @@ pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
 }
 
 /// Executes a DISCONNECT that waited in a slot.
-fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, leave: Leave) {
+fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, leave: DisconnectRequest) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if session.conn == Some(conn) {
         if let Err(error) = self::leave(parts, conn, leave) {
@@ -219,9 +221,9 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
         Source::Plugin | Source::Store => true,
         Source::Client | Source::Behalf | Source::AuthorizationRequest(_) => false,
     };
-    let asked = match &stage {
+    let check = match &stage {
         Stage::Unstarted if needs_nobody => None,
-        stage => Question::of(stage, is_moved),
+        stage => AuthorizationCheck::of(stage, is_moved),
     };
     let decision = match stage {
         Stage::Authorize(authorization) => {
@@ -232,11 +234,11 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
         _ => publish_decision::decide(parts, &identity, view, at, &behind),
     };
     drop(message);
-    settle_publish(parts, session_key, number, (decision, asked));
+    settle_publish(parts, session_key, number, (decision, check));
 }
 
 /// An authorization request under the current rules.
-struct Question {
+struct AuthorizationCheck {
     /// How often it was restarted.
     rounds: u8,
     /// Whether it has been deferred.
@@ -246,32 +248,32 @@ struct Question {
     is_whole: bool,
 }
 
-impl Question {
+impl AuthorizationCheck {
     /// The request at a stage of a publish. `is_moved` says that hooks have changed its topic
     /// already.
-    fn of(stage: &Stage, is_moved: bool) -> Option<Question> {
+    fn of(stage: &Stage, is_moved: bool) -> Option<AuthorizationCheck> {
         match stage {
-            Stage::Unstarted => Some(Question { rounds: 0, was_open: false, is_whole: true }),
+            Stage::Unstarted => Some(AuthorizationCheck { rounds: 0, was_open: false, is_whole: true }),
             Stage::Authorize(authorization) => {
-                let Authorization { request: ask, after, first } = &**authorization;
+                let Authorization { request: auth_request, after, first } = &**authorization;
                 let moved = after.as_ref().filter(|draft| is_moved || draft.topic_text().is_some());
-                let (rounds, was_open) = (ask.rounds(), ask.ticket().is_some());
-                Some(Question { rounds, was_open, is_whole: moved.is_none() || first.is_some() })
+                let (rounds, was_open) = (auth_request.rounds(), auth_request.ticket().is_some());
+                Some(AuthorizationCheck { rounds, was_open, is_whole: moved.is_none() || first.is_some() })
             }
             Stage::Chain(_) | Stage::Decided { .. } => None,
         }
     }
 }
 
-/// Settles a step of a publish; `asked` is the authorization request that led to the decision.
+/// Settles a step of a publish; `check` is the authorization request that led to the decision.
 fn settle_publish(
     parts: &mut Parts,
     session_key: SessionKey,
     number: u64,
-    (decision, asked): (Decision, Option<Question>),
+    (decision, check): (Decision, Option<AuthorizationCheck>),
 ) {
     let now = parts.hooks.authz_epoch();
-    if let Some(Question { rounds, was_open, is_whole }) = asked
+    if let Some(AuthorizationCheck { rounds, was_open, is_whole }) = check
         && let Some(session) = parts.sessions.get_mut(session_key)
         && let Some(publish) = session.slots.publish_mut(number)
     {
@@ -300,7 +302,7 @@ fn settle_publish(
 /// Has the front publish authorized again if the rules have changed for its client and its topic,
 /// or for the topic that it had before hooks changed it. The changes by hooks stay. Returns whether
 /// it is authorized again.
-fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
+fn reauthorize_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get(session_key) else { return false };
     let number = session.slots.front_number();
     let Some(Slot { body: SlotBody::Publish(publish), .. }) = session.slots.front() else { return false };
@@ -398,17 +400,17 @@ pub(crate) fn publish_answered(
     let Some(step) = begin_step(parts, session_key, number, Some(ticket.number)) else { return };
     let Step { identity, message, at, epoch: _, is_moved, stage, limit: behind } = step;
     let view = message.view();
-    let mut asked = Question::of(&stage, is_moved);
+    let mut check = AuthorizationCheck::of(&stage, is_moved);
     let decision = match stage {
         Stage::Authorize(mut authorization) => {
-            let Authorization { request: ask, after, first } = &mut *authorization;
+            let Authorization { request: auth_request, after, first } = &mut *authorization;
             let moved = after.as_ref().and_then(Draft::topic_text);
             let topic = first.as_ref().map_or(moved.unwrap_or(view.topic), |sent| &*sent.topic);
-            let ends = authorize::request_answered(parts, (&identity, topic), ask, ticket, answer);
-            asked.iter_mut().for_each(|asked| asked.rounds = ask.rounds());
-            let at = SlotId { rounds: at.rounds.max(ask.rounds()), ..at };
+            let ends = authorize::request_answered(parts, (&identity, topic), auth_request, ticket, answer);
+            check.iter_mut().for_each(|check| check.rounds = auth_request.rounds());
+            let at = SlotId { rounds: at.rounds.max(auth_request.rounds()), ..at };
             if ends {
-                let outcome = authorize::outcome(parts, ask);
+                let outcome = authorize::outcome(parts, auth_request);
                 let outcome = (outcome, after.take(), first.take());
                 publish_decision::authorized(parts, &identity, view, at, outcome, &behind)
             } else {
@@ -419,7 +421,9 @@ pub(crate) fn publish_answered(
             let limits = Arc::clone(&parts.setup.limits);
             let rules = DraftRules { limits: &limits, properties: view.properties };
             match hooks::resume(parts, &mut chain, ticket, answer, rules) {
-                Some(true) => publish_decision::judge(parts, &identity, view, at, chain.accumulator),
+                Some(true) => {
+                    publish_decision::apply_publish_verdict(parts, &identity, view, at, chain.accumulator)
+                }
                 _ => publish_decision::walk(parts, &identity, view, at, chain, &behind),
             }
         }
@@ -427,14 +431,14 @@ pub(crate) fn publish_answered(
         Stage::Unstarted | Stage::Decided { .. } => return,
     };
     drop(message);
-    settle_publish(parts, session_key, number, (decision, asked));
+    settle_publish(parts, session_key, number, (decision, check));
     wake::wake_slots(parts, session_key);
 }
 
 /// Queues a DISCONNECT behind the slots. Its session expiry applies from now on, however the
 /// connection ends. An expiry of 0 in CONNECT stays 0 [MQTT-3.14.2-2]; that error is answered when
 /// the DISCONNECT is executed.
-pub(crate) fn disconnect_waits(parts: &mut Parts, session_key: SessionKey, leave: Leave) {
+pub(crate) fn disconnect_waits(parts: &mut Parts, session_key: SessionKey, leave: DisconnectRequest) {
     let expiry_max_s = parts.setup.limits.session_expiry_max_s;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if let Some(expiry_s) = leave.expiry_s
@@ -447,7 +451,7 @@ pub(crate) fn disconnect_waits(parts: &mut Parts, session_key: SessionKey, leave
 }
 
 /// Executes a DISCONNECT with nothing in front of it.
-pub(crate) fn leave(parts: &mut Parts, key: ConnKey, leave: Leave) -> Result<(), DecodeError> {
+pub(crate) fn leave(parts: &mut Parts, key: ConnKey, leave: DisconnectRequest) -> Result<(), DecodeError> {
     parts.counters.packets_disconnect_received += 1;
     let expiry_max_s = parts.setup.limits.session_expiry_max_s;
     let Some(session) = reading::session_of(parts, key).and_then(|session| parts.sessions.get_mut(session))

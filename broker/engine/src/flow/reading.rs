@@ -131,7 +131,7 @@ pub(crate) fn pause_for_work(parts: &mut Parts, key: ConnKey) {
 
 /// At the end of a turn, resumes connections that were paused for too much work, unless they have
 /// reached a limit meanwhile.
-pub(crate) fn read_on_after_work(parts: &mut Parts) {
+pub(crate) fn resume_reads_after_work(parts: &mut Parts) {
     if parts.work.has_many_fanouts() {
         return;
     }
@@ -205,7 +205,7 @@ pub(crate) fn expect_packet(parts: &mut Parts, key: ConnKey) {
 /// Arms the only timer of a connection, for the time when its client may be late or silent, or
 /// earlier.
 pub(crate) fn watch(clock: &mut Clock, conn: &mut Connection) {
-    let Some(due_ms) = conn.next_look_ms(clock.now().mono_ms) else { return };
+    let Some(due_ms) = conn.next_check_ms(clock.now().mono_ms) else { return };
     if conn.watch.is_some_and(|watch| watch.due_ms <= due_ms) {
         return;
     }

@@ -4,7 +4,7 @@
 use crate::hook::PluginHandle;
 use crate::outbox::BehalfRefused;
 use crate::parts::Parts;
-use crate::plugins::PageAbout;
+use crate::plugins::PageSubject;
 use crate::reason::ReasonCode;
 
 /// Reports a refusal for the log.
@@ -21,7 +21,7 @@ pub(crate) fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
 pub(crate) fn page_refused(
     parts: &mut Parts,
     plugin: PluginHandle,
-    PageAbout { client_id, filter }: PageAbout,
+    PageSubject { client_id, filter }: PageSubject,
 ) {
     let (topic, reason) = (filter.as_ref().into(), ReasonCode::QUOTA_EXCEEDED);
     note_refused(parts, BehalfRefused { plugin, client_id, what: "a page of", topic, reason, unlogged: 0 });

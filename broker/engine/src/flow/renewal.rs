@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::hooks::{Answer, Walked};
+use super::hooks::{Answer, ChainOutcome};
 use super::{authority, ending, hooks, reading, send};
 use crate::clients::admission::Renewal;
 use crate::codec::DecodeError;
@@ -67,7 +67,7 @@ fn renew(parts: &mut Parts, key: ConnKey, data: Bytes, mut suspended: Suspended<
         push_property(&mut section, Property::AuthData(&data));
         let client = ClientView { properties: &section, ..identity.view() };
         let walk = hooks::go_on(parts, &mut suspended, client, None, None, Waiter::Renewal(key));
-        if let Walked::Waits = walk {
+        if let ChainOutcome::Waits = walk {
             let suspended = Box::new(suspended);
             return keep_renewal(parts, key, Renewal::Suspended { data, suspended });
         }

@@ -17,7 +17,7 @@ use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::session::delivery::{DeliveryOptions, lower};
 use crate::session::filters::{FilterPacket, FilterStep, Granted};
-use crate::session::readers::{Page, PageFor, PageRequest, Room, Wanted};
+use crate::session::readers::{Page, PageReceiver, PageRequest, RetainedSubscription, Room};
 use crate::session::{Session, SlotBody, Subscription, readers};
 use crate::shared_message::SharedMessage;
 use crate::topic;
@@ -36,7 +36,7 @@ const QUEUED_PAGE: usize = 8;
 
 /// Adds the subscriptions of a packet that are in force so far to its batch, which separates live
 /// messages from stored ones.
-pub(crate) fn put_in_batch(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
+pub(crate) fn add_to_batch(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
     if matches!(packet.step, FilterStep::Chain(..) | FilterStep::Authorize(_) | FilterStep::Notify(_)) {
         return;
     }
@@ -44,14 +44,14 @@ pub(crate) fn put_in_batch(parts: &mut Parts, session_key: SessionKey, packet: &
     let fresh = packet.granted[packet.in_batch..].iter().filter(|one| one.is_new && one.reader != 0);
     for granted in fresh {
         let readers = session.readers.get_or_insert_default();
-        readers.put_in_force(packet.batch, granted.number);
+        readers.set_in_force(packet.batch, granted.number);
     }
     packet.in_batch = packet.granted.len();
 }
 
 /// Requests marks from the owners of retained messages.
 pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
-    let wanted: Arc<[Wanted]> =
+    let wanted: Arc<[RetainedSubscription]> =
         packet.granted.iter().filter(|granted| granted.reader != 0).map(wanted_of).collect();
     let me = parts.setup.id;
     let mut owners = ShardSet::EMPTY;
@@ -69,7 +69,7 @@ pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: 
         // Nothing was in force before this step and nothing is stored: no separation is needed.
         return;
     }
-    put_in_batch(parts, session_key, packet);
+    add_to_batch(parts, session_key, packet);
     let batch = packet.batch;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     let mut asked = owners;
@@ -104,14 +104,20 @@ pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: 
 }
 
 /// Sets a mark for new subscriptions of another shard.
-pub(crate) fn mark_for(parts: &mut Parts, from: ShardId, session: SessionKey, batch: u64, wanted: &[Wanted]) {
+pub(crate) fn set_mark_for(
+    parts: &mut Parts,
+    from: ShardId,
+    session: SessionKey,
+    batch: u64,
+    wanted: &[RetainedSubscription],
+) {
     let (mark, found) = set_mark(parts, wanted);
     send::push_envelope(parts, from, Lane::Control, EnvelopeBody::Marked { session, batch, mark, found });
 }
 
 /// Sets a mark and returns the indexes of the filters that may have messages here. An empty store
 /// costs nothing.
-fn set_mark(parts: &mut Parts, wanted: &[Wanted]) -> (u64, Vec<u32>) {
+fn set_mark(parts: &mut Parts, wanted: &[RetainedSubscription]) -> (u64, Vec<u32>) {
     let mark = parts.retained.mark();
     let mut found = Vec::new();
     if parts.retained.is_empty() {
@@ -147,7 +153,7 @@ pub(crate) fn marked(
     if !known || !readers.is_marked(batch) {
         return;
     }
-    session.tidy_readers();
+    session.drop_empty_readers();
     let waits = matches!(
         session.slots.front_mut().map(|slot| &slot.body),
         Some(SlotBody::Filters(packet)) if packet.batch == batch
@@ -171,7 +177,7 @@ pub(crate) fn begin_batch(parts: &mut Parts, session_key: SessionKey, batch: u64
     let Some(readers) = &mut session.readers else { return };
     let subscriptions = &session.subscriptions;
     readers.begin(batch, |one| is_current(subscriptions, one));
-    session.tidy_readers();
+    session.drop_empty_readers();
 }
 
 /// Removes a batch whose marks are not requested.
@@ -179,7 +185,7 @@ pub(crate) fn forget_batch(parts: &mut Parts, session_key: SessionKey, packet: &
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if let Some(readers) = &mut session.readers {
         readers.abandon(packet.batch);
-        session.tidy_readers();
+        session.drop_empty_readers();
     }
 }
 
@@ -198,7 +204,7 @@ pub(crate) fn settle_due(parts: &mut Parts) {
     while let Some(session_key) = parts.work.settling().pop_due(now_ms) {
         let Some(session) = parts.sessions.get_mut(session_key) else { continue };
         session.settles_ms = session.readers.as_mut().and_then(|readers| readers.settle_due(now_ms));
-        session.tidy_readers();
+        session.drop_empty_readers();
         if let Some(next_ms) = session.settles_ms {
             parts.work.settling().insert(next_ms, session_key);
         }
@@ -236,13 +242,17 @@ pub(crate) fn pull_retained(parts: &mut Parts, session_key: SessionKey) {
                 parts,
                 owner,
                 Lane::Control,
-                EnvelopeBody::Page { whose: PageFor::Session(session_key), ask: request },
+                EnvelopeBody::Page { receiver: PageReceiver::Session(session_key), request },
             );
         } else if !parts.work.is_turn_spent() && parts.work.scans_len() == 0 {
             let body = scan_page(parts, &request);
             take_page(parts, owner, session_key, page, body);
         } else {
-            parts.work.push_scan(Scan { requester: owner, whose: PageFor::Session(session_key), request });
+            parts.work.push_scan(Scan {
+                requester: owner,
+                receiver: PageReceiver::Session(session_key),
+                request,
+            });
         }
     }
 }
@@ -324,7 +334,7 @@ pub(crate) fn scan_page(parts: &mut Parts, request: &PageRequest) -> PageBody {
             },
         );
         parts.counters.work_units += 1 + scanned.visited as u64;
-        parts.work.spend_turn(1 + scanned.visited as u64);
+        parts.work.charge_turn(1 + scanned.visited as u64);
         budget = budget.saturating_sub(scanned.visited);
         let goes_on = scanned.next.is_some();
         body.ends.push((reader.reader, scanned.next));
@@ -364,7 +374,7 @@ pub(crate) fn take_page(
         }
         readers.advance(owner, reader, next.map_or(readers::Next::Done, readers::Next::Cursor));
     }
-    session.tidy_readers();
+    session.drop_empty_readers();
 }
 
 /// Delivers a message of a page, unless no subscription needs it any more. Returns false if there
@@ -380,7 +390,9 @@ fn take_item(
     let topic = parts.numbers.hash_of(&item.message.topic);
     let Some(session) = parts.sessions.get(session_key) else { return true };
     let Some(readers) = &session.readers else { return true };
-    let Some((granted, subscription_id)) = readers.judge(page, owner, item.reader, item.number, topic) else {
+    let Some((granted, subscription_id)) =
+        readers.page_delivery(page, owner, item.reader, item.number, topic)
+    else {
         return true;
     };
     // [MQTT-3.8.3-3]: the client identifier says whose message it is, on whatever shard it is
@@ -410,8 +422,8 @@ fn take_item(
     true
 }
 
-fn wanted_of(granted: &Granted) -> Wanted {
-    Wanted {
+fn wanted_of(granted: &Granted) -> RetainedSubscription {
+    RetainedSubscription {
         reader: granted.reader,
         filter: Arc::clone(&granted.filter),
         qos: granted.options.qos,
@@ -421,6 +433,6 @@ fn wanted_of(granted: &Granted) -> Wanted {
 }
 
 /// Whether the subscription that requested these retained messages still exists unchanged.
-fn is_current(subscriptions: &BTreeMap<Box<str>, Subscription>, wanted: &Wanted) -> bool {
+fn is_current(subscriptions: &BTreeMap<Box<str>, Subscription>, wanted: &RetainedSubscription) -> bool {
     subscriptions.get(&*wanted.filter).is_some_and(|subscription| subscription.reader == wanted.reader)
 }

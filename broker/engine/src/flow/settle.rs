@@ -18,7 +18,7 @@ pub(crate) fn settle(parts: &mut Parts) {
 }
 
 fn settle_ready(parts: &mut Parts) {
-    while !parts.work.run().is_spent() {
+    while !parts.work.run().is_used_up() {
         parts.work.run().spend(1);
         if let Some(key) = next_lane_turn(parts) {
             parts.work.lanes().begin_turn(key);

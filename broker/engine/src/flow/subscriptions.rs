@@ -12,7 +12,7 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::route::SubOptions;
 use crate::session::filters::Granted;
-use crate::session::{Recheck, Subscription, Telling};
+use crate::session::{GroupUpdate, Recheck, Subscription};
 use crate::topic;
 
 /// Removes a filter from the routes.
@@ -35,7 +35,7 @@ pub(crate) fn update_groups(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     // A session without shared subscriptions pays nothing for its others.
     if session.subscriptions.shared_after(None).next().is_some() {
-        begin_telling(parts, key, false);
+        begin_group_update(parts, key, false);
     }
 }
 
@@ -43,54 +43,55 @@ pub(crate) fn update_groups(parts: &mut Parts, key: SessionKey) {
 pub(crate) fn end_full_groups(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     session.in_full_group = false;
-    begin_telling(parts, key, true);
+    begin_group_update(parts, key, true);
 }
 
 /// Begins to update the shared subscriptions of a session: whether its client is connected, and
 /// whether its queue has `drained`.
-fn begin_telling(parts: &mut Parts, key: SessionKey, drained: bool) {
+fn begin_group_update(parts: &mut Parts, key: SessionKey, drained: bool) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    if let Some(telling) = &mut session.telling {
+    if let Some(group_update) = &mut session.group_update {
         // It is in the work queue already, and restarts.
-        telling.after = None;
-        telling.drained |= drained;
+        group_update.after = None;
+        group_update.drained |= drained;
         return;
     }
-    update_some_groups(parts, key, Telling { after: None, drained });
+    update_some_groups(parts, key, GroupUpdate { after: None, drained });
 }
 
 /// Continues with sessions that have more than a slice, as far as the turn's budget goes.
-pub(crate) fn go_on_telling(parts: &mut Parts) {
+pub(crate) fn continue_group_updates(parts: &mut Parts) {
     while !parts.work.is_turn_spent() {
-        let Some(key) = parts.work.pop_telling() else { return };
-        let Some(telling) = parts.sessions.get_mut(key).and_then(|session| session.telling.take()) else {
+        let Some(key) = parts.work.pop_group_update() else { return };
+        let Some(group_update) = parts.sessions.get_mut(key).and_then(|session| session.group_update.take())
+        else {
             continue;
         };
-        update_some_groups(parts, key, *telling);
+        update_some_groups(parts, key, *group_update);
     }
 }
 
 /// Updates a slice of them, and queues the session for the next turn if some are left.
-fn update_some_groups(parts: &mut Parts, key: SessionKey, telling: Telling) {
-    if let Some(rest) = update_group_slice(parts, key, telling)
+fn update_some_groups(parts: &mut Parts, key: SessionKey, group_update: GroupUpdate) {
+    if let Some(rest) = update_group_slice(parts, key, group_update)
         && let Some(session) = parts.sessions.get_mut(key)
     {
-        session.telling = Some(Box::new(rest));
-        parts.work.push_telling(key);
+        session.group_update = Some(Box::new(rest));
+        parts.work.push_group_update(key);
     }
 }
 
 /// Updates a slice of them. Returns what is left.
-fn update_group_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> Option<Telling> {
+fn update_group_slice(parts: &mut Parts, key: SessionKey, group_update: GroupUpdate) -> Option<GroupUpdate> {
     let session = parts.sessions.get(key)?;
     let connected = session.conn.is_some();
     // A client that connects with a short queue has room, even if its groups were marked full
     // meanwhile.
     let queue_max = parts.setup.limits.session_queue_messages_max;
-    let has_room = telling.drained || connected && session.queue.len() as u64 * 2 <= queue_max;
+    let has_room = group_update.drained || connected && session.queue.len() as u64 * 2 <= queue_max;
     let mut told = 0;
     let mut last = None;
-    for filter in session.subscriptions.shared_after(telling.after.as_deref()).take(GROUPS_SLICE) {
+    for filter in session.subscriptions.shared_after(group_update.after.as_deref()).take(GROUPS_SLICE) {
         told += 1;
         last = Some(filter);
         let Ok(topic::ParsedFilter { share: Some(name), filter }) = topic::parse_filter(filter) else {
@@ -103,7 +104,7 @@ fn update_group_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> O
     }
     let rest = last
         .filter(|_| told == GROUPS_SLICE)
-        .map(|last| Telling { after: Some(last.into()), drained: telling.drained });
+        .map(|last| GroupUpdate { after: Some(last.into()), drained: group_update.drained });
     wake::spend(parts, told as u64);
     rest
 }
@@ -158,7 +159,7 @@ pub(crate) fn put_subscription(
         } else {
             // Retained messages that its reader has not delivered yet are delivered with the new
             // options.
-            readers.grant_anew(known.reader, options, id);
+            readers.regrant(known.reader, options, id);
             reader = known.reader;
         }
     }
@@ -240,7 +241,7 @@ pub(crate) fn take_subscription(
     let gone = session.subscriptions.remove(filter)?;
     if let Some(readers) = &mut session.readers {
         readers.remove(gone.reader, parts.router.filter_number(filter));
-        session.tidy_readers();
+        session.drop_empty_readers();
     }
     unroute(parts, session_key, filter);
     Some(gone)

@@ -85,7 +85,7 @@ fn run_overdue(parts: &mut Parts, entry: Overdue) {
         Overdue::Expiry(session) => ending::expiry_due(parts, session),
         Overdue::Will(session) => ending::will_due(parts, session),
         Overdue::Settled => retained::settle_due(parts),
-        Overdue::InstanceMessages => instance_message::settle_mails(parts),
+        Overdue::InstanceMessages => instance_message::settle_stored_messages(parts),
     }
 }
 

@@ -28,22 +28,22 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     timers::run_timers(parts);
     settle::settle(parts);
     fan_out(parts);
-    filters::go_on_with_filters(parts);
+    filters::continue_filters(parts);
     // Subscriptions get half of the budget, pages that plugins read a quarter, other retained
     // messages a quarter, so that none of them blocks the others.
     parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 4);
-    pages::judge_pages(parts);
+    pages::continue_page_reads(parts);
     parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 4);
     pages::scan_pages(parts);
     ending::end_sessions(parts);
-    subscriptions::go_on_telling(parts);
-    instance_message::go_on_with_mails(parts);
+    subscriptions::continue_group_updates(parts);
+    instance_message::continue_stored_messages(parts);
     commands::replay(parts);
     authority::recheck(parts);
     authority::authorize_deliveries(parts);
-    admission::serve_heirs(parts);
+    admission::serve_takeovers(parts);
     settle::settle(parts);
-    reading::read_on_after_work(parts);
+    reading::resume_reads_after_work(parts);
     parts.router.sweep(SWEEP);
     if parts.retained.next_expiry_ms().is_some_and(|at| at <= now.mono_ms) {
         let mut gone = Vec::new();
@@ -61,7 +61,7 @@ pub(crate) fn has_work(parts: &Parts) -> bool {
     parts.work.is_left()
         || parts.clock.has_due()
         || settle::has_ready(parts)
-        || instance_message::has_mails(parts)
+        || instance_message::has_stored_messages(parts)
         || commands::has_replays(parts)
         || parts.hooks.has_pages()
         || authority::has_rechecks(parts)

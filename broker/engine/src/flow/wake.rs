@@ -47,7 +47,7 @@ pub(crate) fn wait_for_lane(parts: &mut Parts, key: SessionKey, lane: ShardId) {
 /// Counts work in units: links called, nodes visited, entries moved.
 pub(crate) fn spend(parts: &mut Parts, units: u64) {
     parts.counters.work_units += units;
-    parts.work.spend_turn(units);
+    parts.work.charge_turn(units);
 }
 
 /// Returns a new number for a batch or a reader of retained messages.
@@ -56,24 +56,24 @@ pub(crate) fn next_reader(parts: &mut Parts) -> u64 {
 }
 
 /// Queues the CONNECT that waits for a session, if the session is idle now.
-pub(crate) fn wake_heir(parts: &mut Parts, session_key: SessionKey) {
+pub(crate) fn wake_takeover(parts: &mut Parts, session_key: SessionKey) {
     if let Some(session) = parts.sessions.get(session_key)
-        && let Some(heir) = session.heir
+        && let Some(pending_takeover) = session.pending_takeover
         && !session.is_busy()
     {
-        queue_heir(parts, heir);
+        queue_takeover(parts, pending_takeover);
     }
 }
 
 /// Has a CONNECT that waits for the session of another principal, and not for a plugin, go on in
 /// the next turn.
-pub(crate) fn queue_heir(parts: &mut Parts, key: ConnKey) {
+pub(crate) fn queue_takeover(parts: &mut Parts, key: ConnKey) {
     if let Some(State::Admitting(admission)) = parts.connections.get_mut(key).map(|conn| &mut conn.state)
         && admission.step == Step::Inherit
         && admission.ticket().is_none()
         && !admission.queued
     {
         admission.queued = true;
-        parts.work.push_heir(key);
+        parts.work.push_takeover(key);
     }
 }

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_is_gone_leaves_nothing() {
+    fn an_unloaded_plugin_leaves_nothing() {
         let mut breaker = Breaker::default();
         for generation in 0..1_000 {
             assert!(!breaker.note(PluginHandle(generation), 2, 5, (3, 100)));
@@ -142,12 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_tripped_where_the_limit_is_nothing() {
+    fn a_fault_limit_of_zero_trips_no_plugin() {
         assert!(!Breaker::default().note(PLUGIN, 1_000, 5, (0, 100)));
     }
 
     #[test]
-    fn a_step_tells_the_faults_of_its_plugins_apart() {
+    fn faults_in_a_step_are_counted_by_plugin() {
         let tally = FaultTally::default();
         assert!(!tally.is_waiting());
         for plugin in [1, 2, 1] {

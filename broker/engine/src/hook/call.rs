@@ -44,7 +44,7 @@ fn name_of(number: u64) -> Option<&'static str> {
 #[derive(Debug)]
 pub struct CallCell {
     /// Identity of the link; outside of events the handle of the plugin.
-    whose: AtomicU64,
+    link: AtomicU64,
     /// Low half: number of the hook point plus one, 0 while nothing is called. High half: count of
     /// the runs.
     word: AtomicU64,
@@ -74,7 +74,7 @@ impl CallCell {
     /// With this monotonic clock, nanoseconds; the engine itself has no clock.
     pub fn new(ticks_ns: fn() -> u64) -> CallCell {
         CallCell {
-            whose: AtomicU64::new(0),
+            link: AtomicU64::new(0),
             word: AtomicU64::new(0),
             ancestry: AtomicU64::new(0),
             timers: AtomicU64::new(0),
@@ -107,7 +107,7 @@ impl CallCell {
     /// Sets the link that is called next.
     #[inline]
     pub fn turn_of(&self, link: LinkIdentity) {
-        self.whose.store(u64::from(link.0), Ordering::Relaxed);
+        self.link.store(u64::from(link.0), Ordering::Relaxed);
     }
 
     #[inline]
@@ -155,7 +155,7 @@ impl CallCell {
 
     /// Before a call outside of events.
     pub fn enter_callback(&self, plugin: PluginHandle, what: Callback) {
-        self.whose.store(plugin.0, Ordering::Relaxed);
+        self.link.store(plugin.0, Ordering::Relaxed);
         self.begin(what as u64);
     }
 
@@ -177,9 +177,9 @@ impl CallCell {
     /// What is called and where, for logs: at a hook point, or in a function outside of events.
     pub fn current_name(&self) -> Option<(Called, &'static str)> {
         let number = self.word.load(Ordering::Relaxed) & NUMBER;
-        let whose = self.whose.load(Ordering::Relaxed);
+        let link = self.link.load(Ordering::Relaxed);
         let untimely = number >= Callback::Timer as u64;
-        Some((if untimely { Called::Plugin(PluginHandle(whose)) } else { hook(whose) }, name_of(number)?))
+        Some((if untimely { Called::Plugin(PluginHandle(link)) } else { hook(link) }, name_of(number)?))
     }
 
     /// Whether a function of a plugin runs. Exact on the shard's own thread.
@@ -197,12 +197,12 @@ impl CallCell {
     pub fn current(&self) -> Option<(Called, HookPoint)> {
         let number = (self.word.load(Ordering::Relaxed) & NUMBER).checked_sub(1)?;
         let point = HookPoint::from_number(u16::try_from(number).ok()?)?;
-        Some((hook(self.whose.load(Ordering::Relaxed)), point))
+        Some((hook(self.link.load(Ordering::Relaxed)), point))
     }
 }
 
-fn hook(whose: u64) -> Called {
-    Called::Hook(LinkIdentity(whose as u32))
+fn hook(link: u64) -> Called {
+    Called::Hook(LinkIdentity(link as u32))
 }
 
 #[cfg(test)]
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_calls_are_counted_and_the_last_one_kept() {
+    fn slow_calls_are_counted_and_the_last_one_is_stored() {
         let cell = CallCell::default();
         cell.timed(LinkIdentity(7), HookPoint::MessagePublish, u64::MAX - 1);
         assert_eq!(cell.slow(), (0, None));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_turn_it_is_can_be_read_while_it_lasts() {
+    fn the_running_link_can_be_read_during_its_call() {
         let cell = CallCell::default();
         cell.enter(HookPoint::MessagePublish, 0b101);
         assert_eq!(cell.ancestry(), 0b101);

@@ -20,13 +20,13 @@ pub trait Fold<'l>: EventAccess {
     /// The link deferred. Its changes are committed too; the ticket stores the earlier state, which
     /// is restored if the ticket ends with a fault. The default does nothing, for folds that give
     /// no tickets.
-    fn park(&mut self) {}
+    fn on_defer(&mut self) {}
     /// Drops the link's changes.
     fn rollback(&mut self);
     /// The ticket that the running link took, if any.
     fn ticket(&self) -> Option<Ticket>;
     /// Whether no ticket was free for the running link.
-    fn finds_no_room(&self) -> bool {
+    fn has_no_free_ticket(&self) -> bool {
         false
     }
     /// Whether the running link made an invalid change and did not replace it: then all its changes
@@ -145,7 +145,7 @@ impl Chain {
             if visit.goes_on(flow) {
                 continue;
             }
-            if let Some(exit) = settle_straight((links, link), counts, flow, calls, visit.lend()) {
+            if let Some(exit) = settle_straight((links, link), counts, flow, calls, visit.reborrow()) {
                 return exit;
             }
         }
@@ -166,7 +166,7 @@ impl Chain {
         let eligible = if everyone {
             LinkSet::first(links.len())
         } else {
-            eligible_among(links, filters, &scope, visit.access().topic())
+            first_eligible(links, filters, &scope, visit.access().topic())
         };
         let mut table = eligible.places();
         while let Some(place) = table.next() {
@@ -181,17 +181,17 @@ impl Chain {
             count.stats.calls += 1;
             calls.turn_of(link.identity);
             let flow = if timed {
-                call_timed(link, count, (point, calls), visit.lend())
+                call_timed(link, count, (point, calls), visit.reborrow())
             } else {
                 visit.call_with_args(&link.entry)
             };
             if visit.goes_on(flow) {
                 continue;
             }
-            match settle((place, link), count, flow, calls, visit.lend()) {
+            match settle((place, link), count, flow, calls, visit.reborrow()) {
                 Settled::End(exit) => return exit,
                 Settled::Moved if filters.is_some() => {
-                    table.go_on_in(eligible_among(links, filters, &scope, visit.access().topic()), place);
+                    table.go_on_in(first_eligible(links, filters, &scope, visit.access().topic()), place);
                 }
                 Settled::Moved | Settled::GoOn => {}
             }
@@ -280,10 +280,10 @@ fn settle<'l, F: Fold<'l>>(
         }
         (Flow::DEFER, Some(ticket)) => {
             stats.deferrals += 1;
-            fold.park();
+            fold.on_defer();
             Settled::End(Exit::Deferred(place, ticket))
         }
-        (Flow::DEFER | Flow::FAULT, None) if fold.finds_no_room() => {
+        (Flow::DEFER | Flow::FAULT, None) if fold.has_no_free_ticket() => {
             // All tickets are taken: a fault that does not trip the plugin, whether the link
             // returns Defer or the error.
             stats.faults += 1;
@@ -312,7 +312,7 @@ fn undo<'l, F: Fold<'l>>(link: &Link, fold: &mut F) -> Settled {
     Settled::GoOn
 }
 
-fn eligible_among(
+fn first_eligible(
     links: &[Link],
     filters: Option<&Filters>,
     scope: &DispatchScope<'_>,

@@ -7,9 +7,9 @@ use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SUPERUSER, Fiel
 
 use super::chain::Fold;
 use super::section::change_over;
-use super::tickets::{Before, TicketIssuer};
+use super::tickets::{SavedAccumulator, TicketIssuer};
 use super::verdict::ClientVerdict;
-use super::verdict::Why;
+use super::verdict::NoAnswer;
 use super::view::{ClientView, Request};
 use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
@@ -171,10 +171,10 @@ impl<'a> Fold<'a> for ClientFold<'a> {
         false
     }
 
-    fn park(&mut self) {
+    fn on_defer(&mut self) {
         if let (Some(mut next), Some(issuer)) = (self.overlay.take(), &mut self.issuer) {
             next.sign(self.verdict, self.running.map(|link| link.plugin));
-            issuer.keep(Before::Client(std::mem::replace(self.verdict, next)));
+            issuer.keep(SavedAccumulator::Client(std::mem::replace(self.verdict, next)));
         }
     }
 
@@ -189,12 +189,12 @@ impl<'a> Fold<'a> for ClientFold<'a> {
         self.issuer.as_ref().and_then(|issuer| issuer.taken)
     }
 
-    fn finds_no_room(&self) -> bool {
+    fn has_no_free_ticket(&self) -> bool {
         self.issuer.as_ref().is_some_and(TicketIssuer::is_full)
     }
 
     fn fail(&mut self, policy: FaultPolicy) {
-        let why = self.issuer.as_mut().map_or(Why::Fault, TicketIssuer::why);
+        let why = self.issuer.as_mut().map_or(NoAnswer::Fault, TicketIssuer::why);
         self.verdict.fail(why, policy);
     }
 }

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::chain::Fold;
 use super::draft::{Draft, DraftRules, Extra};
 use super::section::{Section, change_over};
-use super::tickets::{Before, TicketIssuer};
+use super::tickets::{SavedAccumulator, TicketIssuer};
 use super::view::{ClientView, user_property};
 use super::{CannotTake, FaultPolicy, HookPoint, Link, Refusal};
 use crate::id::ShardId;
@@ -311,9 +311,9 @@ impl<'a> Fold<'a> for MessageFold<'a> {
         moved
     }
 
-    fn park(&mut self) {
+    fn on_defer(&mut self) {
         if let (Some(next), Some(issuer)) = (self.overlay.take(), &mut self.issuer) {
-            issuer.keep(Before::Message(std::mem::replace(&mut self.draft, next)));
+            issuer.keep(SavedAccumulator::Message(std::mem::replace(&mut self.draft, next)));
         }
     }
 
@@ -343,7 +343,7 @@ impl<'a> Fold<'a> for MessageFold<'a> {
         self.issuer.as_ref().and_then(|issuer| issuer.taken)
     }
 
-    fn finds_no_room(&self) -> bool {
+    fn has_no_free_ticket(&self) -> bool {
         self.issuer.as_ref().is_some_and(TicketIssuer::is_full)
     }
 

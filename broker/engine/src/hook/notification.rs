@@ -139,7 +139,7 @@ impl<'a> Notification<'a> {
     pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
         let mut event = match &self.client {
             Some(client) => client.event(self.point, shard, wall_ms),
-            None => super::view::nobodys_event(self.point, shard, wall_ms),
+            None => super::view::clientless_event(self.point, shard, wall_ms),
         };
         match &self.about {
             About::Session(_, end) => event.reason_code = end.map_or(0, |(_, reason)| reason.0),

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_plugin_says_is_what_is_published() {
+    fn a_message_of_a_plugin_is_published_with_all_its_fields() {
         let given = PluginMessage {
             retain: true,
             payload_format: Some(1),
@@ -147,7 +147,7 @@ mod tests {
 
     /// An empty property is different from a missing one [MQTT-3.3.2-16, MQTT-3.3.2-20].
     #[test]
-    fn what_is_there_and_empty_stays_there() {
+    fn an_empty_property_differs_from_a_missing_one() {
         let none = made(&message()).expect("it is in order");
         assert_eq!(&*none.properties, b"");
         let given = PluginMessage {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_leaves_out_is_nothing() {
+    fn omitted_fields_are_empty() {
         let made = made(&message()).expect("it is in order");
         assert_eq!((made.properties.len(), made.retain, made.expires_at_ms), (0, false, None));
         assert_eq!(&*made.from, "plugin", "whoever it is");

@@ -55,12 +55,12 @@ pub struct Section(Form);
 enum Form {
     /// As encoded in a packet.
     Encoded(Bytes),
-    Apart(Box<Apart>),
+    EncodedProperties(Box<EncodedProperties>),
 }
 
 /// The properties of a section, each encoded.
 #[derive(Clone, Debug, Default)]
-struct Apart {
+struct EncodedProperties {
     others: SmallVec<[(PropertyId, Bytes); 4]>,
     users: VecDeque<Bytes>,
     bytes: usize,
@@ -93,7 +93,7 @@ impl Section {
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Form::Encoded(encoded) => encoded,
-            Form::Apart(apart) => apart.encoded(),
+            Form::EncodedProperties(apart) => apart.encoded(),
         }
     }
 
@@ -101,7 +101,7 @@ impl Section {
     pub fn into_bytes(self) -> Bytes {
         match self.0 {
             Form::Encoded(encoded) => encoded,
-            Form::Apart(apart) => Bytes::clone(apart.encoded()),
+            Form::EncodedProperties(apart) => Bytes::clone(apart.encoded()),
         }
     }
 
@@ -109,7 +109,7 @@ impl Section {
     pub(super) fn seen(self) -> Option<Bytes> {
         match self.0 {
             Form::Encoded(encoded) => Some(encoded),
-            Form::Apart(mut apart) => apart.encoded.take(),
+            Form::EncodedProperties(mut apart) => apart.encoded.take(),
         }
     }
 
@@ -117,7 +117,7 @@ impl Section {
     pub fn len(&self) -> usize {
         match &self.0 {
             Form::Encoded(encoded) => encoded.len(),
-            Form::Apart(apart) => apart.bytes,
+            Form::EncodedProperties(apart) => apart.bytes,
         }
     }
 
@@ -131,7 +131,7 @@ impl Section {
     pub(super) fn shown(&self, field: Field, index: u32) -> (&[u8], u32) {
         let apart = match &self.0 {
             Form::Encoded(encoded) => return (encoded, index),
-            Form::Apart(apart) => apart,
+            Form::EncodedProperties(apart) => apart,
         };
         match property_of(field) {
             None => (&[], index),
@@ -146,19 +146,19 @@ impl Section {
     /// The number of user properties in a split section, if `field` is that number.
     pub(super) fn user_count(&self, field: Field) -> Option<FieldValue<'_>> {
         match &self.0 {
-            Form::Apart(apart) if field == Field::USER_PROPERTIES => {
+            Form::EncodedProperties(apart) if field == Field::USER_PROPERTIES => {
                 Some(FieldValue::Number(apart.users.len() as u64))
             }
             _ => None,
         }
     }
 
-    fn apart(&mut self) -> &mut Apart {
+    fn apart(&mut self) -> &mut EncodedProperties {
         if let Form::Encoded(encoded) = &mut self.0 {
-            self.0 = Form::Apart(Box::new(Apart::of(std::mem::take(encoded))));
+            self.0 = Form::EncodedProperties(Box::new(EncodedProperties::of(std::mem::take(encoded))));
         }
         match &mut self.0 {
-            Form::Apart(apart) => apart,
+            Form::EncodedProperties(apart) => apart,
             Form::Encoded(_) => unreachable!("it has just been taken apart"),
         }
     }
@@ -243,9 +243,9 @@ impl Section {
     }
 }
 
-impl Apart {
-    fn of(whole: Bytes) -> Apart {
-        let mut apart = Apart { bytes: whole.len(), ..Apart::default() };
+impl EncodedProperties {
+    fn of(whole: Bytes) -> EncodedProperties {
+        let mut apart = EncodedProperties { bytes: whole.len(), ..EncodedProperties::default() };
         for property in Properties::from_encoded(&whole).iter() {
             match property {
                 Property::User(..) => apart.users.push_back(encoded(property)),
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_there_once() {
+    fn a_text_occurs_once() {
         let [a, _, b, c] = BEFORE;
         let new = Property::ContentType("new");
         assert_eq!(content(&BEFORE, change(0, 0, "", "new")).as_deref(), Ok(&section(&[new, a, b, c])[..]));
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_looked_at_is_put_together_once_however_many_changes_there_are() {
+    fn an_unread_section_is_encoded_once_after_any_number_of_changes() {
         let mut made = of(&BEFORE);
         let first = made.put_user(&change(0, 0, "0", ""), usize::MAX);
         assert!(matches!(first, Ok([Some(_), Some(_)])), "as it came");
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_string_or_too_much_is_refused() {
+    fn invalid_strings_and_too_many_properties_are_refused() {
         let put = |before: &[u8], key: &[u8], bytes: &[u8]| {
             let change = FieldChange { field: Field::USER_PROPERTY, index: APPEND, number: 0, bytes, key };
             let mut section = Section::of(Bytes::copy_from_slice(before));

@@ -8,7 +8,7 @@ use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 use super::chain::Fold;
 use super::notification::share_group;
 use super::requested::{Requested, refuse_all};
-use super::tickets::{Before, TicketIssuer};
+use super::tickets::{SavedAccumulator, TicketIssuer};
 use super::verdict::{ALLOW, DENY};
 use super::view::{ClientView, user_property};
 use super::{FaultPolicy, HookPoint, Link};
@@ -146,9 +146,9 @@ impl<'a> Fold<'a> for SubscribeFold<'a> {
         false
     }
 
-    fn park(&mut self) {
+    fn on_defer(&mut self) {
         if let (Some(next), Some(issuer)) = (self.overlay.take(), &mut self.issuer) {
-            issuer.keep(Before::Filters(std::mem::replace(&mut self.filters, next)));
+            issuer.keep(SavedAccumulator::Filters(std::mem::replace(&mut self.filters, next)));
         }
     }
 
@@ -163,7 +163,7 @@ impl<'a> Fold<'a> for SubscribeFold<'a> {
         self.issuer.as_ref().and_then(|issuer| issuer.taken)
     }
 
-    fn finds_no_room(&self) -> bool {
+    fn has_no_free_ticket(&self) -> bool {
         self.issuer.as_ref().is_some_and(TicketIssuer::is_full)
     }
 

@@ -7,9 +7,9 @@ use smallvec::SmallVec;
 
 use super::draft::{Draft, DraftRules};
 use super::requested::Requested;
-use super::tickets::{Before, OpenTicket, OwnedChange};
+use super::tickets::{OpenTicket, OwnedChange, SavedAccumulator};
 use super::verdict::ClientVerdict;
-use super::verdict::Why;
+use super::verdict::NoAnswer;
 use super::{CannotTake, FaultPolicy, HookPoint, LinkIdentity, PluginHandle};
 use crate::reason::ReasonCode;
 
@@ -90,10 +90,10 @@ pub trait Accumulator: Clone {
     }
 
     /// Restores the state from before the failed link.
-    fn restore(&mut self, before: &Before);
+    fn restore(&mut self, before: &SavedAccumulator);
 
     /// A link gave no answer.
-    fn fail(&mut self, why: Why, policy: FaultPolicy);
+    fn fail(&mut self, why: NoAnswer, policy: FaultPolicy);
 }
 
 impl<A> Suspended<A> {
@@ -208,7 +208,7 @@ fn resume<A: Accumulator>(
     if let Some(before) = open.before.as_deref() {
         accumulator.restore(before);
     }
-    accumulator.fail(if answer.is_some() { Why::Fault } else { Why::Deadline }, open.policy);
+    accumulator.fail(if answer.is_some() { NoAnswer::Fault } else { NoAnswer::Deadline }, open.policy);
     let blamed = !matches!(answer, Some((Flow::UNANSWERED, _)));
     Resumed::Failed { ends: open.policy == FaultPolicy::Deny, refused, blamed }
 }
@@ -248,13 +248,13 @@ impl Accumulator for ClientVerdict {
         ClientVerdict::sign(self, before, Some(plugin));
     }
 
-    fn restore(&mut self, before: &Before) {
-        if let Before::Client(before) = before {
+    fn restore(&mut self, before: &SavedAccumulator) {
+        if let SavedAccumulator::Client(before) = before {
             self.clone_from(before);
         }
     }
 
-    fn fail(&mut self, why: Why, policy: FaultPolicy) {
+    fn fail(&mut self, why: NoAnswer, policy: FaultPolicy) {
         ClientVerdict::fail(self, why, policy);
     }
 }
@@ -273,13 +273,13 @@ impl Accumulator for Vec<Requested> {
         Ok(())
     }
 
-    fn restore(&mut self, before: &Before) {
-        if let Before::Filters(before) = before {
+    fn restore(&mut self, before: &SavedAccumulator) {
+        if let SavedAccumulator::Filters(before) = before {
             self.clone_from(before);
         }
     }
 
-    fn fail(&mut self, _why: Why, policy: FaultPolicy) {
+    fn fail(&mut self, _why: NoAnswer, policy: FaultPolicy) {
         if policy == FaultPolicy::Deny {
             super::requested::refuse_all(self);
         }
@@ -299,13 +299,13 @@ impl Accumulator for Draft {
         Ok(())
     }
 
-    fn restore(&mut self, before: &Before) {
-        if let Before::Message(before) = before {
+    fn restore(&mut self, before: &SavedAccumulator) {
+        if let SavedAccumulator::Message(before) = before {
             self.clone_from(before);
         }
     }
 
-    fn fail(&mut self, _why: Why, policy: FaultPolicy) {
+    fn fail(&mut self, _why: NoAnswer, policy: FaultPolicy) {
         Draft::fail(self, policy);
     }
 }
@@ -338,7 +338,7 @@ impl AuthorizationRequest {
 
     /// Whether it was restarted as often as allowed. Without this limit, constant rule changes
     /// would delay it for ever.
-    pub fn has_used_up_rounds(&self) -> bool {
+    pub fn has_exhausted_rounds(&self) -> bool {
         self.rounds > ROUNDS_MAX
     }
 }
@@ -350,7 +350,7 @@ mod tests {
     use super::*;
     use crate::hook::PluginHandle;
     use crate::hook::tickets::Waiter;
-    use crate::hook::verdict::Silence;
+    use crate::hook::verdict::MissingAnswer;
     use crate::hook::verdict::{ALLOW, DENY, UNANSWERED};
     use crate::hook::view::ClientView;
 
@@ -373,7 +373,7 @@ mod tests {
             policy,
             deadline_ms: 0,
             timer: None,
-            before: before.map(|before| Box::new(Before::Client(before))),
+            before: before.map(|before| Box::new(SavedAccumulator::Client(before))),
         }
     }
 
@@ -392,18 +392,18 @@ mod tests {
         let done = waiting.resume(&open(7, FaultPolicy::Deny, None), Some((Flow::STOP, &allow)), 64);
         assert_eq!((done, waiting.accumulator.verdict), (Some(Resumed::Ends), ALLOW));
         assert_eq!(waiting.resume(&open(7, FaultPolicy::Deny, None), None, 64), None, "it waits for none");
-        assert_eq!(waiting.accumulator.silence, None);
+        assert_eq!(waiting.accumulator.missing_answer, None);
     }
 
     #[test]
-    fn a_change_that_no_message_may_have_says_why_and_undoes_those_beside_it() {
+    fn an_invalid_change_is_explained_and_undoes_the_others() {
         let limits = crate::limits::Limits::default();
         let rules = DraftRules { limits: &limits, properties: b"" };
         let topic =
             |bytes: &'static [u8]| OwnedChange { field: Field::TOPIC, bytes: bytes.into(), ..verdict(0) };
         let before = Draft { topic: Some("before".into()), ..Draft::default() };
         let ticket = |policy| OpenTicket {
-            before: Some(Box::new(Before::Message(before.clone()))),
+            before: Some(Box::new(SavedAccumulator::Message(before.clone()))),
             ..open(7, policy, None)
         };
         for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
@@ -429,18 +429,18 @@ mod tests {
         for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
             let ends = policy == FaultPolicy::Deny;
             for (answer, why, refused) in [
-                (None, Why::Deadline, None),
-                (Some((Flow::FAULT, &[][..])), Why::Fault, None),
-                (Some((Flow::UNANSWERED, &[][..])), Why::Fault, None),
-                (Some((Flow::CONTINUE, &good_and_bad[..])), Why::Fault, Some(refused)),
+                (None, NoAnswer::Deadline, None),
+                (Some((Flow::FAULT, &[][..])), NoAnswer::Fault, None),
+                (Some((Flow::UNANSWERED, &[][..])), NoAnswer::Fault, None),
+                (Some((Flow::CONTINUE, &good_and_bad[..])), NoAnswer::Fault, Some(refused)),
             ] {
                 let mut waiting = Suspended { accumulator: changed.clone(), ..request(7) };
                 let resumed = waiting.resume(&open(7, policy, Some(before.clone())), answer, 64);
                 let blamed = !matches!(answer, Some((Flow::UNANSWERED, _)));
                 assert_eq!(resumed, Some(Resumed::Failed { ends, refused, blamed }));
                 let said = if ends { DENY } else { UNANSWERED };
-                let silence = Some(Silence { why, policy });
-                assert_eq!(waiting.accumulator, ClientVerdict { verdict: said, silence, ..nobody() });
+                let missing_answer = Some(MissingAnswer { why, policy });
+                assert_eq!(waiting.accumulator, ClientVerdict { verdict: said, missing_answer, ..nobody() });
             }
         }
     }

@@ -8,7 +8,7 @@ use grapnel_plugin_abi::raw::{Field, Status, Ticket};
 
 use super::draft::Draft;
 use super::requested::Requested;
-use super::verdict::{ClientVerdict, Why};
+use super::verdict::{ClientVerdict, NoAnswer};
 use super::{FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::timer::Timer;
@@ -57,7 +57,7 @@ impl Waiter {
 
 /// The accumulator from before the link that deferred.
 #[derive(Clone, Debug)]
-pub enum Before {
+pub enum SavedAccumulator {
     /// At a hook point that decides on a client.
     Client(ClientVerdict),
     /// At message.publish.
@@ -66,13 +66,13 @@ pub enum Before {
     Filters(Vec<Requested>),
 }
 
-impl Before {
+impl SavedAccumulator {
     /// Its bytes.
     pub fn bytes(&self) -> usize {
         match self {
-            Before::Client(verdict) => size_of::<ClientVerdict>() + verdict.bytes(),
-            Before::Message(draft) => size_of::<Draft>() + draft.bytes(),
-            Before::Filters(filters) => {
+            SavedAccumulator::Client(verdict) => size_of::<ClientVerdict>() + verdict.bytes(),
+            SavedAccumulator::Message(draft) => size_of::<Draft>() + draft.bytes(),
+            SavedAccumulator::Filters(filters) => {
                 filters.iter().map(|one| size_of::<Requested>() + one.filter.len()).sum()
             }
         }
@@ -126,7 +126,7 @@ pub struct OpenTicket {
     pub timer: Option<Timer>,
     /// The accumulator to restore if the ticket ends with a fault; `None` if the link had changed
     /// nothing.
-    pub before: Option<Box<Before>>,
+    pub before: Option<Box<SavedAccumulator>>,
 }
 
 /// The tickets of a shard.
@@ -261,7 +261,7 @@ impl<'a> TicketIssuer<'a> {
     }
 
     /// The running link deferred after it changed `before`.
-    pub fn keep(&mut self, before: Before) {
+    pub fn keep(&mut self, before: SavedAccumulator) {
         if let Some(open) = self.taken.and_then(|ticket| self.tickets.get_mut(ticket)) {
             open.before = Some(Box::new(before));
         }
@@ -278,8 +278,8 @@ impl<'a> TicketIssuer<'a> {
     }
 
     /// Why the link that ran last gave no answer.
-    pub fn why(&mut self) -> Why {
-        if std::mem::take(&mut self.full) { Why::NoRoom } else { Why::Fault }
+    pub fn why(&mut self) -> NoAnswer {
+        if std::mem::take(&mut self.full) { NoAnswer::NoRoom } else { NoAnswer::Fault }
     }
 
     /// The running link failed: closes its ticket.

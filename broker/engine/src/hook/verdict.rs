@@ -25,7 +25,7 @@ pub const ANOTHER_ROUND: u8 = 3;
 
 /// Why there is no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Why {
+pub enum NoAnswer {
     /// No link was called for this request.
     NotCalled,
     /// A link failed, or its answer was invalid.
@@ -44,14 +44,14 @@ pub enum Verdict {
     /// Refused for this reason by a link, or by the operator if every link passed.
     Deny(ReasonCode),
     /// There is no answer, which is neither of the two.
-    Unanswered(Why),
+    Unanswered(NoAnswer),
 }
 
 /// A link's missing answer, with the fault policy that applies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Silence {
+pub struct MissingAnswer {
     /// Why there is no answer.
-    pub why: Why,
+    pub why: NoAnswer,
     /// Deny ends the chain; Ignore continues as if the link did not exist.
     pub policy: FaultPolicy,
 }
@@ -91,7 +91,7 @@ pub struct ClientVerdict {
     /// Whether a link was called.
     pub called: bool,
     /// A missing answer: that of the link that ended the chain by its policy, else the first.
-    pub silence: Option<Silence>,
+    pub missing_answer: Option<MissingAnswer>,
     /// The plugin whose link refused, if one did.
     pub refused_by: Option<PluginHandle>,
 }
@@ -110,7 +110,7 @@ impl ClientVerdict {
             auth_data: None,
             cacheable: true,
             called: false,
-            silence: None,
+            missing_answer: None,
             refused_by: None,
         }
     }
@@ -138,7 +138,7 @@ impl ClientVerdict {
         self.reason_string = None;
         self.cacheable = true;
         self.called = false;
-        self.silence = None;
+        self.missing_answer = None;
         self.refused_by = None;
     }
 
@@ -225,27 +225,27 @@ impl ClientVerdict {
 
 impl ClientVerdict {
     /// A link gave no answer. If its policy is to deny, the chain ends with this.
-    pub fn fail(&mut self, why: Why, policy: FaultPolicy) {
+    pub fn fail(&mut self, why: NoAnswer, policy: FaultPolicy) {
         match policy {
             FaultPolicy::Deny => {
                 self.verdict = DENY;
-                self.silence = Some(Silence { why, policy });
+                self.missing_answer = Some(MissingAnswer { why, policy });
             }
             FaultPolicy::Ignore => {
-                self.silence.get_or_insert(Silence { why, policy });
+                self.missing_answer.get_or_insert(MissingAnswer { why, policy });
             }
         }
     }
 
     /// The verdict of client.authorize. If every link that was called has passed, the operator's
     /// setting `authorization.no_match` decides.
-    pub fn said(&self, no_match_allow: bool) -> Verdict {
-        match (self.silence, self.verdict) {
-            (Some(Silence { why, policy: FaultPolicy::Deny }), _) => Verdict::Unanswered(why),
+    pub fn authorize_verdict(&self, no_match_allow: bool) -> Verdict {
+        match (self.missing_answer, self.verdict) {
+            (Some(MissingAnswer { why, policy: FaultPolicy::Deny }), _) => Verdict::Unanswered(why),
             (_, ALLOW) => Verdict::Allow,
             (_, DENY) => Verdict::Deny(self.reason),
-            (Some(silence), _) => Verdict::Unanswered(silence.why),
-            (None, _) if !self.called => Verdict::Unanswered(Why::NotCalled),
+            (Some(missing_answer), _) => Verdict::Unanswered(missing_answer.why),
+            (None, _) if !self.called => Verdict::Unanswered(NoAnswer::NotCalled),
             (None, _) if no_match_allow => Verdict::Allow,
             (None, _) => Verdict::Deny(ReasonCode::NOT_AUTHORIZED),
         }
@@ -257,8 +257,9 @@ impl ClientVerdict {
     /// # Errors
     /// The reason of the refusal.
     pub fn granted(&self, no_match_allow: bool) -> Result<(), ReasonCode> {
-        let closed = self.silence.is_some_and(|silence| silence.policy == FaultPolicy::Deny);
-        match self.said(no_match_allow) {
+        let closed =
+            self.missing_answer.is_some_and(|missing_answer| missing_answer.policy == FaultPolicy::Deny);
+        match self.authorize_verdict(no_match_allow) {
             Verdict::Allow => Ok(()),
             Verdict::Deny(reason) => Err(reason),
             Verdict::Unanswered(_) if !closed && no_match_allow => Ok(()),
@@ -268,15 +269,17 @@ impl ClientVerdict {
 
     /// Whether it is a refusal only because a link failed.
     pub fn is_unanswered_denial(&self) -> bool {
-        self.silence.is_some_and(|silence| silence.policy == FaultPolicy::Deny)
+        self.missing_answer.is_some_and(|missing_answer| missing_answer.policy == FaultPolicy::Deny)
     }
 
     /// The policy of client.authenticate for a login that no link allowed. If a link that must not
     /// be ignored failed or was late, its answer is unknown. The client then gets a reason code
     /// other than that of a bad password.
     pub fn login_refusal(&self) -> (ReasonCode, Option<Bytes>) {
-        match (self.silence, self.verdict) {
-            (Some(Silence { policy: FaultPolicy::Deny, .. }), _) => (ReasonCode::SERVER_UNAVAILABLE, None),
+        match (self.missing_answer, self.verdict) {
+            (Some(MissingAnswer { policy: FaultPolicy::Deny, .. }), _) => {
+                (ReasonCode::SERVER_UNAVAILABLE, None)
+            }
             (_, DENY) => (self.reason, self.reason_string.clone()),
             _ => (ReasonCode::BAD_USER_NAME_OR_PASSWORD, None),
         }
@@ -285,13 +288,13 @@ impl ClientVerdict {
     /// Whether the verdict may be cached for later requests. It may not if a link's answer is
     /// missing.
     pub fn may_be_remembered(&self) -> bool {
-        self.cacheable && self.silence.is_none()
+        self.cacheable && self.missing_answer.is_none()
     }
 
     /// The policy of client.authorize for what was granted before: only an answer can revoke it.
     pub fn rechecked(&self, no_match_allow: bool) -> Rechecked {
-        match self.said(no_match_allow) {
-            Verdict::Allow | Verdict::Unanswered(Why::NotCalled) => Rechecked::Stays,
+        match self.authorize_verdict(no_match_allow) {
+            Verdict::Allow | Verdict::Unanswered(NoAnswer::NotCalled) => Rechecked::Stays,
             Verdict::Deny(reason) => Rechecked::Revoked(reason),
             Verdict::Unanswered(_) => Rechecked::Repeat,
         }
@@ -344,17 +347,17 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_grants_nothing_new_and_takes_nothing_away() {
+    fn a_missing_answer_grants_nothing_and_revokes_nothing() {
         for no_match_allow in [false, true] {
             let nobody = verdict(UNANSWERED, false);
-            assert_eq!(nobody.said(no_match_allow), Verdict::Unanswered(Why::NotCalled));
+            assert_eq!(nobody.authorize_verdict(no_match_allow), Verdict::Unanswered(NoAnswer::NotCalled));
             assert_eq!(nobody.granted(no_match_allow).is_ok(), no_match_allow);
             assert_eq!(nobody.rechecked(no_match_allow), Rechecked::Stays);
-            for why in [Why::Fault, Why::Deadline, Why::NoRoom] {
+            for why in [NoAnswer::Fault, NoAnswer::Deadline, NoAnswer::NoRoom] {
                 for before in [UNANSWERED, ALLOW, DENY] {
                     let mut failed = verdict(before, true);
                     failed.fail(why, FaultPolicy::Deny);
-                    assert_eq!(failed.said(no_match_allow), Verdict::Unanswered(why));
+                    assert_eq!(failed.authorize_verdict(no_match_allow), Verdict::Unanswered(why));
                     assert_eq!(failed.granted(no_match_allow), NOBODY, "it fails closed");
                     assert_eq!(failed.rechecked(no_match_allow), Rechecked::Repeat);
                 }
@@ -373,9 +376,9 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_anew_knows_nothing_of_before() {
+    fn a_restarted_verdict_has_no_earlier_state() {
         let mut failed = verdict(ALLOW, true);
-        failed.fail(Why::Deadline, FaultPolicy::Deny);
+        failed.fail(NoAnswer::Deadline, FaultPolicy::Deny);
         let text = FieldChange { field: Field::REASON_STRING, index: 0, number: 0, bytes: b"no", key: b"" };
         assert!(failed.set(HookPoint::ClientAuthorize, &text, 64).is_ok());
         failed.begin_anew(ReasonCode::NOT_AUTHORIZED);

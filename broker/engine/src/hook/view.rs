@@ -219,7 +219,7 @@ impl<'a> ClientView<'a> {
             flags: self.flags(),
             client_id: Slice::of(self.client_id.as_bytes()),
             username: Slice::of(self.username.unwrap_or("").as_bytes()),
-            ..nobodys_event(point, shard, wall_ms)
+            ..clientless_event(point, shard, wall_ms)
         }
     }
 }
@@ -238,7 +238,7 @@ pub(super) fn user_property(
 }
 
 /// An event without a client.
-pub(super) fn nobodys_event(point: HookPoint, shard: ShardId, wall_ms: u64) -> Event {
+pub(super) fn clientless_event(point: HookPoint, shard: ShardId, wall_ms: u64) -> Event {
     Event::at(point, u32::from(shard.0), wall_ms)
 }
 

@@ -82,16 +82,16 @@ pub struct OnBehalf {
     /// The plugin.
     pub plugin: PluginHandle,
     /// The client.
-    pub whom: Whom,
+    pub client: BehalfClient,
     /// The number for the answer, if the plugin wants one.
     pub answer: Option<u64>,
     /// The requested action.
-    pub wish: Wish,
+    pub action: BehalfAction,
 }
 
 /// The client of a request on behalf of a client.
 #[derive(Debug)]
-pub enum Whom {
+pub enum BehalfClient {
     /// An identity that the plugin has stored.
     Identity(Box<Identity>),
     /// The current client with this identifier.
@@ -100,7 +100,7 @@ pub enum Whom {
 
 /// The action of a request on behalf of a client.
 #[derive(Debug)]
-pub enum Wish {
+pub enum BehalfAction {
     /// Publish a message that is checked already. Its ancestry names the plugin.
     Publish(Message),
     /// Subscribe the client; the filter is valid.
@@ -230,7 +230,7 @@ impl Command {
         let more = match self {
             Command::Sought { command, .. } => command.bytes(),
             Command::Store { message, .. } | Command::Publish { message, .. } => message.bytes(),
-            Command::As(request) => size_of::<OnBehalf>() + request.whom.bytes() + request.wish.bytes(),
+            Command::As(request) => size_of::<OnBehalf>() + request.client.bytes() + request.action.bytes(),
             Command::Kick { client_id, .. } => client_id.len(),
             Command::Subscribe { client_id, filter, .. } | Command::Unsubscribe { client_id, filter } => {
                 client_id.len() + filter.len()
@@ -246,30 +246,30 @@ impl Command {
     }
 }
 
-impl Whom {
+impl BehalfClient {
     /// Its client identifier.
     pub(crate) fn client_id(&self) -> &str {
         match self {
-            Whom::Identity(identity) => &identity.client_id,
-            Whom::Client(client_id) => client_id,
+            BehalfClient::Identity(identity) => &identity.client_id,
+            BehalfClient::Client(client_id) => client_id,
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Whom::Identity(identity) => identity.bytes(),
-            Whom::Client(client_id) => client_id.len(),
+            BehalfClient::Identity(identity) => identity.bytes(),
+            BehalfClient::Client(client_id) => client_id.len(),
         }
     }
 }
 
-impl Wish {
+impl BehalfAction {
     fn bytes(&self) -> usize {
         match self {
-            Wish::Publish(message) => message.bytes(),
-            Wish::Subscribe { filter, .. } | Wish::Unsubscribe { filter } => filter.len(),
-            Wish::Fetch(fetch) => fetch.bytes(),
-            Wish::Authorize { topic, .. } => topic.len(),
+            BehalfAction::Publish(message) => message.bytes(),
+            BehalfAction::Subscribe { filter, .. } | BehalfAction::Unsubscribe { filter } => filter.len(),
+            BehalfAction::Fetch(fetch) => fetch.bytes(),
+            BehalfAction::Authorize { topic, .. } => topic.len(),
         }
     }
 }

@@ -114,7 +114,7 @@ impl OwnedConnect {
 
 /// The request of a DISCONNECT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Leave {
+pub struct DisconnectRequest {
     /// The reason.
     pub reason: ReasonCode,
     /// The session expiry interval that it sets, seconds.
@@ -124,13 +124,13 @@ pub struct Leave {
     pub forbidden: bool,
 }
 
-impl Leave {
+impl DisconnectRequest {
     /// From a DISCONNECT. `requested_expiry_s` is the interval in CONNECT: 0 must stay 0, whatever
     /// was granted [MQTT-3.14.2-2].
-    pub fn of(disconnect: &Disconnect<'_>, requested_expiry_s: u32) -> Leave {
+    pub fn of(disconnect: &Disconnect<'_>, requested_expiry_s: u32) -> DisconnectRequest {
         let expiry_s = disconnect.properties.session_expiry_s();
         let forbidden = requested_expiry_s == 0 && expiry_s.is_some_and(|expiry_s| expiry_s > 0);
-        Leave { reason: disconnect.reason, expiry_s, forbidden }
+        DisconnectRequest { reason: disconnect.reason, expiry_s, forbidden }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::id::ShardId;
 use crate::interface::Scope;
 use crate::limits::Limits;
 use crate::log_rate::LogRate;
-use crate::plugins::{Forgotten, PluginStore};
+use crate::plugins::{Cleanup, PluginStore};
 use crate::recheck_queue::RecheckQueue;
 use crate::rules::Rules;
 use crate::timer::Timer;
@@ -32,7 +32,7 @@ pub(crate) struct Hooks {
 }
 
 /// What is needed to run a chain.
-pub(crate) struct AtPoint<'a> {
+pub(crate) struct ChainContext<'a> {
     pub(crate) chain: &'a mut Chain,
     /// The call cell, which shows the link that is running.
     pub(crate) calls: &'a Arc<CallCell>,
@@ -74,8 +74,8 @@ impl Hooks {
 
     /// The chain of a hook point, to run it, and what is needed for that.
     #[inline]
-    pub(crate) fn at(&mut self, point: HookPoint) -> AtPoint<'_> {
-        AtPoint { chain: self.chains.chain_mut(point), calls: &self.calls, tickets: &mut self.tickets }
+    pub(crate) fn at(&mut self, point: HookPoint) -> ChainContext<'_> {
+        ChainContext { chain: self.chains.chain_mut(point), calls: &self.calls, tickets: &mut self.tickets }
     }
 
     /// The chains in force.
@@ -193,20 +193,20 @@ impl Hooks {
     }
 
     /// Whether a version of a plugin is not in the chains, not about to be, and cannot come back.
-    pub(crate) fn is_gone(&mut self, plugin: PluginHandle) -> bool {
+    pub(crate) fn is_removed(&mut self, plugin: PluginHandle) -> bool {
         let is_there = self.chains.instance(plugin).is_some() || self.plugins.is_detached(plugin);
         !is_there && self.plugins.answers().was_there(plugin)
     }
 
-    /// Whether one more answer may be stored for the version that gets the answers of `asker`. One
-    /// that can be called gets answers at once.
-    pub(crate) fn may_owe(&mut self, asker: PluginHandle, limits: &Limits) -> bool {
-        let plugin = self.plugins.answers().of(asker);
-        self.chains.instance_awake(plugin).is_some() || self.plugins.may_owe(plugin, limits)
+    /// Whether one more answer may be stored for the version that gets the answers of `requester`.
+    /// One that can be called gets answers at once.
+    pub(crate) fn may_store_answer(&mut self, requester: PluginHandle, limits: &Limits) -> bool {
+        let plugin = self.plugins.answers().of(requester);
+        self.chains.instance_awake(plugin).is_some() || self.plugins.may_store_answer(plugin, limits)
     }
 
     /// A version with stored codes, and the version that gets them now.
-    pub(crate) fn codes_to_tell(&self) -> Option<(PluginHandle, PluginHandle)> {
+    pub(crate) fn undelivered_codes(&self) -> Option<(PluginHandle, PluginHandle)> {
         self.plugins.codes_for(|plugin| self.chains.instance_awake(plugin).is_some())
     }
 
@@ -227,7 +227,7 @@ impl Hooks {
 
     /// Removes what is stored for a version that has left the chains for good; nothing if it is in
     /// them.
-    pub(crate) fn forget(&mut self, gone: PluginHandle) -> Option<Forgotten> {
+    pub(crate) fn forget(&mut self, gone: PluginHandle) -> Option<Cleanup> {
         let chains = &self.chains;
         let is_there = |plugin| chains.instance(plugin).is_some();
         (!is_there(gone)).then(|| self.plugins.forget(gone, is_there))
@@ -254,7 +254,7 @@ impl Hooks {
     /// Counts the faults since the last call, and trips plugins with too many: `bounds` are faults
     /// and milliseconds, see [`Breaker::note`]. Returns the number of faults and adds the tripped
     /// plugins to the list.
-    pub(crate) fn judge_faults(
+    pub(crate) fn trip_faulty_plugins(
         &mut self,
         now_ms: u64,
         bounds: (u64, u64),
@@ -274,6 +274,6 @@ impl Hooks {
     /// A change of a link was refused. If that is to be logged, returns the number of earlier
     /// refusals that were not.
     pub(crate) fn refused(&mut self, link: LinkIdentity, now_ms: u64) -> Option<u64> {
-        self.refusals.links.entry(link).or_default().say_within(REFUSAL_LOGGED_EVERY_MS, now_ms)
+        self.refusals.links.entry(link).or_default().record_within(REFUSAL_LOGGED_EVERY_MS, now_ms)
     }
 }

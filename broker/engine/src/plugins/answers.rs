@@ -9,7 +9,7 @@ use crate::hook::PluginHandle;
 /// Receivers, by number of a plugin.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
-    plugins: HashMap<u64, Heir>,
+    plugins: HashMap<u64, Successor>,
     /// The latest version of each plugin that has left the chains. An earlier one may be in them
     /// again.
     removed: HashMap<u64, PluginHandle>,
@@ -17,7 +17,7 @@ pub(crate) struct Answers {
 
 /// The version that has the state of the versions from `since` to `until`.
 #[derive(Debug)]
-struct Heir {
+struct Successor {
     now: PluginHandle,
     since: PluginHandle,
     until: PluginHandle,
@@ -26,33 +26,33 @@ struct Heir {
 impl Answers {
     /// The state of one version is handed over to another one, which replaces it.
     pub(crate) fn hand_over(&mut self, from: PluginHandle, to: PluginHandle) {
-        let heir = self.plugins.entry(from.number());
-        let heir = heir.or_insert(Heir { now: from, since: from, until: from });
-        if heir.now != from {
+        let successor = self.plugins.entry(from.number());
+        let successor = successor.or_insert(Successor { now: from, since: from, until: from });
+        if successor.now != from {
             // It has no state of the versions before.
-            (heir.since, heir.until) = (from, from);
+            (successor.since, successor.until) = (from, from);
         }
-        heir.now = to;
-        heir.until = PluginHandle(heir.until.0.max(from.0));
+        successor.now = to;
+        successor.until = PluginHandle(successor.until.0.max(from.0));
     }
 
     /// The version that gets the answers to requests of this version.
-    pub(crate) fn of(&self, asker: PluginHandle) -> PluginHandle {
-        let heir = self
+    pub(crate) fn of(&self, requester: PluginHandle) -> PluginHandle {
+        let successor = self
             .plugins
-            .get(&asker.number())
-            .filter(|heir| heir.since.0 <= asker.0 && asker.0 <= heir.until.0);
-        heir.map_or(asker, |heir| heir.now)
+            .get(&requester.number())
+            .filter(|successor| successor.since.0 <= requester.0 && requester.0 <= successor.until.0);
+        successor.map_or(requester, |successor| successor.now)
     }
 
     /// Whether it got the state of another version since it was last in the chains.
     pub(crate) fn has_state(&self, plugin: PluginHandle) -> bool {
-        self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin)
+        self.plugins.get(&plugin.number()).is_some_and(|successor| successor.now == plugin)
     }
 
     /// A version has left the chains.
     pub(crate) fn remove(&mut self, plugin: PluginHandle) {
-        if self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin) {
+        if self.plugins.get(&plugin.number()).is_some_and(|successor| successor.now == plugin) {
             self.plugins.remove(&plugin.number());
         }
         let latest = self.removed.entry(plugin.number()).or_insert(plugin);
@@ -81,12 +81,12 @@ mod tests {
         answers.remove(version(1));
         answers.hand_over(version(2), version(3));
         answers.remove(version(2));
-        assert_eq!([1, 2, 3].map(|asker| answers.of(version(asker))), [version(3); 3]);
+        assert_eq!([1, 2, 3].map(|requester| answers.of(version(requester))), [version(3); 3]);
         assert!(answers.was_there(version(2)) && !answers.was_there(version(3)));
         assert_eq!(answers.of(PluginHandle(1 << 32 | 6)), PluginHandle(1 << 32 | 6), "another plugin");
         // A version that got no state: its request numbers are its own.
         answers.remove(version(3));
-        assert_eq!([1, 3, 4].map(|asker| answers.of(version(asker))), [1, 3, 4].map(version));
+        assert_eq!([1, 3, 4].map(|requester| answers.of(version(requester))), [1, 3, 4].map(version));
     }
 
     #[test]
@@ -96,13 +96,13 @@ mod tests {
         answers.remove(version(1));
         answers.hand_over(version(2), version(1));
         answers.remove(version(2));
-        assert_eq!([1, 2].map(|asker| answers.of(version(asker))), [version(1); 2]);
+        assert_eq!([1, 2].map(|requester| answers.of(version(requester))), [version(1); 2]);
         // State that went to a version did not come back: it gets no answers, and the next one
         // takes over from the first.
         answers.hand_over(version(1), version(3));
         answers.remove(version(3));
         answers.hand_over(version(1), version(4));
-        assert_eq!([1, 3].map(|asker| answers.of(version(asker))), [version(4), version(3)]);
+        assert_eq!([1, 3].map(|requester| answers.of(version(requester))), [version(4), version(3)]);
         // The first version leaves after the later one that it had replaced again: the later one
         // stays removed.
         answers.remove(version(1));
@@ -110,13 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_follows_through_any_number_of_reloads() {
+    fn answers_go_to_the_last_of_any_number_of_reloads() {
         let mut answers = Answers::default();
         for generation in 1..1_000 {
             answers.hand_over(version(generation), version(generation + 1));
             answers.remove(version(generation));
         }
-        assert_eq!([1, 500, 999].map(|asker| answers.of(version(asker))), [version(1_000); 3]);
+        assert_eq!([1, 500, 999].map(|requester| answers.of(version(requester))), [version(1_000); 3]);
         assert_eq!(answers.removed.len(), 1);
     }
 }

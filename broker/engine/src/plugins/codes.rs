@@ -47,7 +47,7 @@ impl Codes {
     }
 
     /// Removes the codes of versions for which `is_wanted` returns false; returns their number.
-    pub(super) fn forget_unwanted(&mut self, is_wanted: impl Fn(PluginHandle) -> bool) -> u64 {
+    pub(super) fn remove_unwanted(&mut self, is_wanted: impl Fn(PluginHandle) -> bool) -> u64 {
         let before = self.len;
         self.plugins.retain(|plugin, _| is_wanted(*plugin));
         self.len = self.plugins.values().map(VecDeque::len).sum();
@@ -69,7 +69,7 @@ mod tests {
         assert!(codes.keep(other, 7, ReasonCode::SUCCESS));
         let numbers = |taken: Vec<(u64, ReasonCode)>| taken.iter().map(|one| one.0).collect::<Vec<_>>();
         assert_eq!(numbers(codes.take(one, 3)), [0, 1, 2]);
-        assert_eq!(codes.forget_unwanted(|plugin| plugin == one), 1);
+        assert_eq!(codes.remove_unwanted(|plugin| plugin == one), 1);
         assert_eq!(numbers(codes.take(other, 3)), [0; 0]);
         assert_eq!(numbers(codes.take(one, 3)), [3, 4]);
         assert_eq!((codes.len, codes.plugins.len()), (0, 0));

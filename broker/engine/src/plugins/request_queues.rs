@@ -20,20 +20,20 @@ const SPARE: usize = 32;
 /// All request queues of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct RequestQueues {
-    plugins: HashMap<u64, OfPlugin>,
+    plugins: HashMap<u64, PluginQueues>,
     hasher: RandomState,
 }
 
 /// The client of a queue, and a keyed hash of its account: a user may have many client identifiers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Whose<'a> {
+pub(crate) struct RecheckScope<'a> {
     pub(crate) client_id: &'a Arc<str>,
     account: u64,
 }
 
 /// The queues of a plugin, by client identifier.
 #[derive(Debug, Default)]
-struct OfPlugin {
+struct PluginQueues {
     queues: HashMap<Arc<str>, RequestQueue>,
     /// The sums over the queues of each account.
     accounts: HashMap<u64, Sums>,
@@ -111,11 +111,11 @@ impl RequestQueues {
     }
 
     /// The queue of a client, for an identity of it.
-    pub(crate) fn whose<'a>(&self, identity: &'a Identity) -> Whose<'a> {
-        Whose { client_id: &identity.client_id, account: self.hasher.hash_one(identity.account()) }
+    pub(crate) fn whose<'a>(&self, identity: &'a Identity) -> RecheckScope<'a> {
+        RecheckScope { client_id: &identity.client_id, account: self.hasher.hash_one(identity.account()) }
     }
 
-    fn used(&self, plugin: u64, whose: Whose<'_>) -> Used {
+    fn used(&self, plugin: u64, whose: RecheckScope<'_>) -> Used {
         let Some(known) = self.plugins.get(&plugin) else { return Used::default() };
         let queue = known.queues.get(whose.client_id);
         let account = queue.map_or(whose.account, |queue| queue.account);
@@ -132,7 +132,13 @@ impl RequestQueues {
     }
 
     /// Whether there is room for a request of this many bytes.
-    pub(crate) fn has_room(&self, plugin: u64, whose: Whose<'_>, bytes: usize, limits: &Limits) -> bool {
+    pub(crate) fn has_room(
+        &self,
+        plugin: u64,
+        whose: RecheckScope<'_>,
+        bytes: usize,
+        limits: &Limits,
+    ) -> bool {
         let used = self.used(plugin, whose);
         let requests = free(limits.behalf_requests_max, used.all.waiting.requests);
         requests > 0
@@ -146,7 +152,7 @@ impl RequestQueues {
     pub(crate) fn has_room_for_page(
         &self,
         plugin: u64,
-        whose: Whose<'_>,
+        whose: RecheckScope<'_>,
         bytes: usize,
         limits: &Limits,
     ) -> bool {
@@ -162,7 +168,7 @@ impl RequestQueues {
     pub(crate) fn has_room_for_grown_page(
         &self,
         plugin: u64,
-        whose: Whose<'_>,
+        whose: RecheckScope<'_>,
         bytes: usize,
         limits: &Limits,
     ) -> bool {
@@ -175,12 +181,12 @@ impl RequestQueues {
     }
 
     /// Requests for a client wait in the slots of this session from now on. The slots are empty.
-    pub(crate) fn open(&mut self, plugin: u64, whose: Whose<'_>, session: SessionKey) {
+    pub(crate) fn open(&mut self, plugin: u64, whose: RecheckScope<'_>, session: SessionKey) {
         self.queue(plugin, whose).session = Some(session);
     }
 
     /// The queue of a client, which is made if there is none.
-    fn queue(&mut self, plugin: u64, whose: Whose<'_>) -> &mut RequestQueue {
+    fn queue(&mut self, plugin: u64, whose: RecheckScope<'_>) -> &mut RequestQueue {
         let queues = &mut self.plugins.entry(plugin).or_default().queues;
         let new = RequestQueue { session: None, account: whose.account, sums: Sums::default() };
         queues.entry(Arc::clone(whose.client_id)).or_insert(new)
@@ -202,7 +208,7 @@ impl RequestQueues {
     }
 
     /// Adds an open page of up to this many bytes.
-    pub(crate) fn begin_page(&mut self, plugin: u64, whose: Whose<'_>, bytes: usize) {
+    pub(crate) fn begin_page(&mut self, plugin: u64, whose: RecheckScope<'_>, bytes: usize) {
         self.queue(plugin, whose);
         self.change(plugin, whose.client_id, |sums| {
             sums.pages += 1;
@@ -305,14 +311,14 @@ mod tests {
     }
 
     /// A client with an account of its own, or with the account before a `:`.
-    fn of(name: &'static str) -> Whose<'static> {
+    fn of(name: &'static str) -> RecheckScope<'static> {
         let client_id: &'static Arc<str> = Box::leak(Box::new(name.into()));
         whose(client_id)
     }
 
-    fn whose(client_id: &Arc<str>) -> Whose<'_> {
+    fn whose(client_id: &Arc<str>) -> RecheckScope<'_> {
         let account = client_id.split_once(':').map_or(&**client_id, |(account, _)| account);
-        Whose { client_id, account: account.bytes().fold(7, |hash, byte| hash * 31 + u64::from(byte)) }
+        RecheckScope { client_id, account: account.bytes().fold(7, |hash, byte| hash * 31 + u64::from(byte)) }
     }
 
     fn limits(requests: u64, bytes: u64) -> Limits {
@@ -337,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_asks_for_little_finds_room_beside_greedy_ones() {
+    fn a_client_with_few_requests_has_room_beside_clients_with_many() {
         let limits = limits(1_024, 1 << 20);
         let mut queues = RequestQueues::default();
         assert_eq!(fill(&mut queues, "first", 1, &limits), 113, "an eighth of what it leaves free");

@@ -149,12 +149,12 @@ impl Filters {
         if filter.wildcard {
             self.trie.remove(&filter.name);
         } else {
-            self.unchain(self.hashes.fingerprint(&filter.name), at, filter.next);
+            self.unlink_literal(self.hashes.fingerprint(&filter.name), at, filter.next);
         }
     }
 
     /// Whether another literal filter with the fingerprint of `at` has been announced.
-    pub(super) fn twin_announced(&self, fingerprint: u64, at: u32) -> bool {
+    pub(super) fn is_fingerprint_announced(&self, fingerprint: u64, at: u32) -> bool {
         self.chain(fingerprint).any(|other| other != at && self.get(other).announced_seq != 0)
     }
 
@@ -178,7 +178,7 @@ impl Filters {
     }
 
     /// Removes a literal filter, followed by `next`, from its chain.
-    fn unchain(&mut self, fingerprint: u64, gone: u32, next: u32) {
+    fn unlink_literal(&mut self, fingerprint: u64, gone: u32, next: u32) {
         if self.literals.get(&fingerprint) != Some(&gone) {
             let before = self.chain_until(fingerprint, gone);
             self.get_mut(before).next = next;

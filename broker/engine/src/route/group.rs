@@ -212,7 +212,7 @@ impl Group {
     }
 
     /// Whether no shard has a member and no notification of that is left to send.
-    pub(super) fn is_spent(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.local().total == 0 && self.others.is_empty() && !self.dirty
     }
 

@@ -224,7 +224,7 @@ impl<T> Retained<T> {
         let old = std::mem::replace(old, new);
         self.bytes = total;
         self.count += 1;
-        discharge(&mut self.holders, &old.holder, freed);
+        reduce_charge(&mut self.holders, &old.holder, freed);
         charge(&mut self.holders, holder, bytes + topic.len());
         if old.expires_at_ms != expires_at_ms
             && let Some((key, _)) = self.entries.get_key_value(self.scratch.as_str())
@@ -244,7 +244,7 @@ impl<T> Retained<T> {
         to_key(topic, &mut self.scratch);
         let (key, entry) = self.entries.remove_entry(self.scratch.as_str())?;
         self.bytes -= entry.bytes + key.len();
-        discharge(&mut self.holders, &entry.holder, entry.bytes + key.len());
+        reduce_charge(&mut self.holders, &entry.holder, entry.bytes + key.len());
         if let Some(at) = entry.expires_at_ms {
             self.expiries.remove(&(at, key));
         }
@@ -329,7 +329,7 @@ impl<T> Retained<T> {
             let Some((_, key)) = self.expiries.pop_first() else { return done };
             if let Some(entry) = self.entries.remove(&key) {
                 self.bytes -= entry.bytes + key.len();
-                discharge(&mut self.holders, &entry.holder, entry.bytes + key.len());
+                reduce_charge(&mut self.holders, &entry.holder, entry.bytes + key.len());
                 to_topic(&key, &mut self.scratch);
                 gone(&self.scratch, entry.message);
             }
@@ -358,7 +358,7 @@ fn charge(holders: &mut HashMap<Arc<str>, Charge, ahash::RandomState>, holder: &
     charge.bytes += bytes;
 }
 
-fn discharge(holders: &mut HashMap<Arc<str>, Charge, ahash::RandomState>, holder: &str, bytes: usize) {
+fn reduce_charge(holders: &mut HashMap<Arc<str>, Charge, ahash::RandomState>, holder: &str, bytes: usize) {
     let Some(charge) = holders.get_mut(holder) else { return };
     charge.messages -= 1;
     charge.bytes -= bytes;

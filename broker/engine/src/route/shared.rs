@@ -158,7 +158,7 @@ impl Routes {
 
     /// Removes a group that has no member on any shard.
     pub(super) fn settle_group(&mut self, key: GroupRef) {
-        if self.groups.get(key).is_some_and(Group::is_spent)
+        if self.groups.get(key).is_some_and(Group::has_ended)
             && let Some(group) = self.groups.remove(key)
         {
             self.filters.get_mut(group.filter).remove_group(key);

@@ -132,7 +132,7 @@ fn subscribing_again_replaces_the_options_at_once() {
 }
 
 #[test]
-fn a_crowd_on_one_filter_stays_quick_and_exact() {
+fn many_subscribers_of_one_filter_stay_fast_and_exact() {
     let mut routes = one_shard();
     let count = 20_000;
     for at in 0..count {
@@ -169,7 +169,7 @@ fn topics_and_filters_of_any_depth_are_walked_without_recursion() {
 }
 
 #[test]
-fn a_single_shard_never_waits_and_tells_nobody() {
+fn a_single_shard_needs_no_barrier_and_sends_no_changes() {
     let mut routes = one_shard();
     let plain = routes.subscribe("a/b", session(1), qos(0));
     let shared = routes.subscribe_shared("g", "a/#", session(1), qos(0), true);
@@ -208,7 +208,7 @@ fn every_suback_on_a_filter_waits_for_its_add() {
 }
 
 #[test]
-fn a_filter_that_is_taken_up_again_before_the_sweep_is_no_news() {
+fn a_filter_resubscribed_before_the_sweep_is_not_announced_again() {
     let mut routes = Routes::new(ShardId(0), 2, SEEDS, RouteLimits::default());
     for filter in ["a/b", "a/+"] {
         routes.subscribe(filter, session(1), qos(0));

@@ -20,7 +20,7 @@ pub struct Behalf {
     /// gone.
     pub identity: Rc<Identity>,
     /// What is requested.
-    pub deed: Deed,
+    pub kind: BehalfKind,
     /// The number under which the plugin gets the result; `None` if it gets none.
     pub answer: Option<u64>,
     /// Version of the rules under which the request was authorized.
@@ -29,12 +29,12 @@ pub struct Behalf {
     pub rounds: u8,
     /// The authorization request, once it was allowed. It is repeated if the rules change before
     /// the request's turn.
-    pub question: Option<(Action, Arc<Message>)>,
+    pub authorization: Option<(Action, Arc<Message>)>,
 }
 
 /// What a plugin requests.
 #[derive(Debug)]
-pub enum Deed {
+pub enum BehalfKind {
     /// Publish a message.
     Publish,
     /// Only check whether the client is authorized.
@@ -62,24 +62,24 @@ pub enum Deed {
     },
 }
 
-impl Deed {
+impl BehalfKind {
     /// The filter of a subscription or a fetch; empty for all else.
     pub fn filter(&self) -> &str {
         match self {
-            Deed::Subscribe { filter, .. } | Deed::Unsubscribe { filter } => filter,
-            Deed::Fetch { fetch, .. } => &fetch.filter,
-            Deed::Publish | Deed::Authorize => "",
+            BehalfKind::Subscribe { filter, .. } | BehalfKind::Unsubscribe { filter } => filter,
+            BehalfKind::Fetch { fetch, .. } => &fetch.filter,
+            BehalfKind::Publish | BehalfKind::Authorize => "",
         }
     }
 
     /// What the request is, for the log; the topic or filter follows.
     pub fn words(&self) -> &'static str {
         match self {
-            Deed::Publish => "a publish to",
-            Deed::Authorize => "a question about",
-            Deed::Fetch { .. } => "a page of",
-            Deed::Subscribe { .. } => "a subscription to",
-            Deed::Unsubscribe { .. } => "an unsubscription from",
+            BehalfKind::Publish => "a publish to",
+            BehalfKind::Authorize => "a question about",
+            BehalfKind::Fetch { .. } => "a page of",
+            BehalfKind::Subscribe { .. } => "a subscription to",
+            BehalfKind::Unsubscribe { .. } => "an unsubscription from",
         }
     }
 }
@@ -87,7 +87,7 @@ impl Deed {
 impl Behalf {
     /// Bytes that it is charged for. Its identity counts in full even if it is shared.
     pub fn bytes(&self) -> usize {
-        let question = self.question.as_ref().map_or(0, |(_, message)| message.bytes());
-        size_of::<Behalf>() + self.identity.bytes() + self.deed.filter().len() + question
+        let authorization = self.authorization.as_ref().map_or(0, |(_, message)| message.bytes());
+        size_of::<Behalf>() + self.identity.bytes() + self.kind.filter().len() + authorization
     }
 }

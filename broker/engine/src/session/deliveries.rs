@@ -18,9 +18,9 @@ pub struct Deliveries {
     /// connection.
     pub(crate) client: Rc<Identity>,
     /// The verdict for each topic, with the version of the rules under which it was given.
-    pub(crate) said: HashMap<Box<str>, (bool, u64), ahash::RandomState>,
+    pub(crate) verdicts: HashMap<Box<str>, (bool, u64), ahash::RandomState>,
     /// Bytes of these topics.
-    pub(crate) said_bytes: usize,
+    pub(crate) verdicts_bytes: usize,
     /// The request that waits for a plugin, and its delivery.
     pub(crate) pending: Option<(AuthorizationRequest, Delivery)>,
     /// Deliveries behind `pending`, or without room in the window, in order.
@@ -28,20 +28,20 @@ pub struct Deliveries {
     /// Bytes of `pending` and `waiting`.
     pub(crate) bytes: usize,
     /// Whether the session is in the queue of those whose first delivery is to be authorized.
-    pub(crate) in_row: bool,
+    pub(crate) is_queued: bool,
 }
 
 impl Deliveries {
     pub(crate) fn new(client: Rc<Identity>, hasher: ahash::RandomState) -> Deliveries {
-        let said = HashMap::with_hasher(hasher);
+        let verdicts = HashMap::with_hasher(hasher);
         Deliveries {
             client,
-            said,
-            said_bytes: 0,
+            verdicts,
+            verdicts_bytes: 0,
             pending: None,
             waiting: VecDeque::new(),
             bytes: 0,
-            in_row: false,
+            is_queued: false,
         }
     }
 
@@ -49,8 +49,8 @@ impl Deliveries {
     pub(crate) fn belong_to(&mut self, client: &Rc<Identity>) {
         if !Rc::ptr_eq(&self.client, client) {
             self.client = Rc::clone(client);
-            self.said.clear();
-            self.said_bytes = 0;
+            self.verdicts.clear();
+            self.verdicts_bytes = 0;
         }
     }
 
@@ -67,8 +67,8 @@ impl Deliveries {
 
     /// Bytes that the deliveries and the cached verdicts are charged for.
     pub(crate) fn charge(&self) -> usize {
-        let said = self.said.len() * size_of::<(Box<str>, (bool, u64))>() + self.said_bytes;
-        self.bytes + said + self.waiting.len() * size_of::<Delivery>()
+        let verdicts = self.verdicts.len() * size_of::<(Box<str>, (bool, u64))>() + self.verdicts_bytes;
+        self.bytes + verdicts + self.waiting.len() * size_of::<Delivery>()
     }
 
     /// Number of deliveries that wait.

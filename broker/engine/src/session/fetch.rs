@@ -103,7 +103,7 @@ impl Fetch {
 
 /// A page that is being filled.
 #[derive(Debug)]
-pub(crate) struct PageUnderWay {
+pub(crate) struct OpenPage {
     pub(crate) plugin: PluginHandle,
     /// The client, as it was when the page was begun.
     pub(crate) identity: Rc<Identity>,
@@ -140,10 +140,10 @@ pub(crate) struct PageUnderWay {
     /// Why the page failed: an authorization request got no answer, or there was no room.
     pub(crate) failed: Option<ReasonCode>,
     /// Whether it is in the queue for the next turn.
-    in_row: bool,
+    is_queued: bool,
 }
 
-impl PageUnderWay {
+impl OpenPage {
     /// A page for which nothing has been read yet: from all `shards` shards, or from `only` this
     /// one.
     pub(crate) fn new(
@@ -153,10 +153,10 @@ impl PageUnderWay {
         fetch: Fetch,
         (epoch, rounds, now_ms): (u64, u8, u64),
         (shards, only): (usize, Option<ShardId>),
-    ) -> PageUnderWay {
+    ) -> OpenPage {
         let shard = only.unwrap_or(ShardId(fetch.place.shard));
         let at = (shard.index() < shards).then(|| (shard, Cursor::from_key(&fetch.place.key)));
-        PageUnderWay {
+        OpenPage {
             plugin,
             identity,
             by_id,
@@ -176,7 +176,7 @@ impl PageUnderWay {
             full: false,
             until_ms: now_ms + AUTHORIZED_FOR_MS,
             failed: None,
-            in_row: false,
+            is_queued: false,
         }
     }
 
@@ -233,13 +233,13 @@ impl PageUnderWay {
 
     /// Fails the page with this reason and drops its messages.
     pub(crate) fn fail(&mut self, reason: ReasonCode) {
-        self.let_go();
+        self.drop_found();
         self.charged_bytes -= self.messages.drain(..).map(|message| message.bytes()).sum::<usize>();
         self.failed = Some(reason);
     }
 
     /// Drops the messages that are found and not authorized.
-    fn let_go(&mut self) {
+    fn drop_found(&mut self) {
         self.charged_bytes -= self.found.drain(..).map(|message| message.bytes()).sum::<usize>();
     }
 
@@ -256,7 +256,7 @@ impl PageUnderWay {
     }
 
     /// Whether the first message is larger than the page was to be.
-    pub(crate) fn is_beyond(&self) -> bool {
+    pub(crate) fn is_larger_than_requested(&self) -> bool {
         self.charged_bytes > self.fetch.bytes_max as usize
     }
 
@@ -266,7 +266,7 @@ impl PageUnderWay {
     }
 
     fn fixed_bytes(&self) -> usize {
-        size_of::<PageUnderWay>() + self.identity.bytes() + self.fetch.bytes()
+        size_of::<OpenPage>() + self.identity.bytes() + self.fetch.bytes()
     }
 
     /// Ends the page before the first message found if plugins have used up the time.
@@ -278,7 +278,7 @@ impl PageUnderWay {
         {
             self.at = Some((owner, Cursor::until(u64::MAX).at(&first.topic)));
             self.full = true;
-            self.let_go();
+            self.drop_found();
         }
     }
 
@@ -296,8 +296,8 @@ impl PageUnderWay {
 
 /// The open pages of a shard, by number.
 #[derive(Debug, Default)]
-pub(crate) struct PagesUnderWay {
-    pages: BTreeMap<u64, PageUnderWay>,
+pub(crate) struct OpenPages {
+    pages: BTreeMap<u64, OpenPage>,
     /// Pages that continue in the next turn.
     row: VecDeque<u64>,
     /// Bytes that all pages are charged for.
@@ -306,30 +306,26 @@ pub(crate) struct PagesUnderWay {
     by_weight: BTreeSet<(usize, u64)>,
 }
 
-impl PagesUnderWay {
+impl OpenPages {
     /// Adds a new page.
-    pub(crate) fn begin(&mut self, number: u64, page: PageUnderWay) {
+    pub(crate) fn begin(&mut self, number: u64, page: OpenPage) {
         self.charged_bytes += page.charged_bytes();
         self.by_weight.insert((page.charged_bytes(), number));
         self.pages.insert(number, page);
     }
 
     /// An open page.
-    pub(crate) fn get(&self, number: u64) -> Option<&PageUnderWay> {
+    pub(crate) fn get(&self, number: u64) -> Option<&OpenPage> {
         self.pages.get(&number)
     }
 
     /// The tickets for which pages wait.
     pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
-        self.pages.values().filter_map(PageUnderWay::ticket)
+        self.pages.values().filter_map(OpenPage::ticket)
     }
 
     /// Changes a page if it is open.
-    pub(crate) fn change<R>(
-        &mut self,
-        number: u64,
-        change: impl FnOnce(&mut PageUnderWay) -> R,
-    ) -> Option<R> {
+    pub(crate) fn change<R>(&mut self, number: u64, change: impl FnOnce(&mut OpenPage) -> R) -> Option<R> {
         let page = self.pages.get_mut(&number)?;
         let before = page.charged_bytes();
         let done = change(page);
@@ -349,7 +345,7 @@ impl PagesUnderWay {
             None => self.charged_bytes,
             Some(client_id) => {
                 let own = self.pages.values().filter(|page| &*page.identity.client_id == client_id);
-                own.map(PageUnderWay::charged_bytes).sum()
+                own.map(OpenPage::charged_bytes).sum()
             }
         }
     }
@@ -361,13 +357,13 @@ impl PagesUnderWay {
 
     /// Recomputes the bytes of all pages, message by message.
     pub(crate) fn recount(&self) -> usize {
-        self.pages.values().map(PageUnderWay::recount).sum()
+        self.pages.values().map(OpenPage::recount).sum()
     }
 
     /// Puts a page into the queue for the next turn.
     pub(crate) fn push(&mut self, number: u64) {
         if let Some(page) = self.pages.get_mut(&number)
-            && !std::mem::replace(&mut page.in_row, true)
+            && !std::mem::replace(&mut page.is_queued, true)
         {
             self.row.push_back(number);
         }
@@ -377,7 +373,7 @@ impl PagesUnderWay {
     pub(crate) fn pop(&mut self) -> Option<u64> {
         let number = self.row.pop_front()?;
         if let Some(page) = self.pages.get_mut(&number) {
-            page.in_row = false;
+            page.is_queued = false;
         }
         Some(number)
     }
@@ -388,9 +384,9 @@ impl PagesUnderWay {
     }
 
     /// Takes out the pages of plugins for which `wanted` returns false.
-    pub(crate) fn take_unwanted(&mut self, wanted: impl Fn(PluginHandle) -> bool) -> Vec<PageUnderWay> {
+    pub(crate) fn take_unwanted(&mut self, wanted: impl Fn(PluginHandle) -> bool) -> Vec<OpenPage> {
         let unwanted = self.pages.extract_if(.., |_, page| !wanted(page.plugin));
-        let let_go = |(number, page): (u64, PageUnderWay)| {
+        let let_go = |(number, page): (u64, OpenPage)| {
             self.charged_bytes -= page.charged_bytes();
             self.by_weight.remove(&(page.charged_bytes(), number));
             page
@@ -399,7 +395,7 @@ impl PagesUnderWay {
     }
 
     /// Takes out a page that is complete.
-    pub(crate) fn end(&mut self, number: u64) -> Option<PageUnderWay> {
+    pub(crate) fn end(&mut self, number: u64) -> Option<OpenPage> {
         let page = self.pages.remove(&number)?;
         self.charged_bytes -= page.charged_bytes();
         self.by_weight.remove(&(page.charged_bytes(), number));

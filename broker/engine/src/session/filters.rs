@@ -83,7 +83,7 @@ pub struct FilterPacket {
     /// Number of further filters in the packet, which are refused.
     pub beyond: usize,
     /// One decision for each filter that was passed to client.authorize.
-    pub permits: Vec<FilterDecision>,
+    pub decisions: Vec<FilterDecision>,
     /// Reason codes so far.
     pub codes: Vec<u8>,
     /// The subscriptions that were granted.
@@ -127,7 +127,7 @@ impl FilterPacket {
             FilterStep::Chain(chain) => chain.ticket(),
             _ => None,
         };
-        let of_filters = self.permits.iter().filter_map(|decision| match decision {
+        let of_filters = self.decisions.iter().filter_map(|decision| match decision {
             FilterDecision::Open(request) => request.ticket(),
             FilterDecision::Done(_) => None,
         });
@@ -174,7 +174,7 @@ impl FilterPacket {
             properties: OwnedProperties::default(),
             requested: Vec::new(),
             beyond: 0,
-            permits: Vec::new(),
+            decisions: Vec::new(),
             codes: Vec::new(),
             granted: Vec::new(),
             batch: 0,

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_window_is_kept_to_when_all_is_sent_again() {
+    fn a_smaller_window_is_respected_on_resend() {
         let (mut inflight, ids) = sent(4, 4);
         inflight.restart(2);
         assert_eq!((inflight.has_resends(), inflight.has_room(), inflight.room()), (true, false, 0));
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_withdrawn_or_taken_out_is_not_counted_any_more() {
+    fn removed_packets_are_not_counted() {
         let (mut inflight, ids) = sent(4, 3);
         let one = inflight.bytes() / 3;
         assert!(one >= size_of::<Outgoing>() && inflight.bytes() == 3 * one);

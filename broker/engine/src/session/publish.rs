@@ -82,12 +82,12 @@ pub struct Authorization {
     pub after: Option<Draft>,
     /// The publish as sent, if the request is about that form and the changed form is authorized
     /// next.
-    pub first: Option<Box<AsSent>>,
+    pub first: Option<Box<OriginalPublish>>,
 }
 
 /// A publish as sent, before hooks changed its topic. Both topics must be allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AsSent {
+pub struct OriginalPublish {
     /// Topic name.
     pub topic: Box<str>,
     /// QoS.
@@ -96,18 +96,22 @@ pub struct AsSent {
     pub retain: bool,
 }
 
-impl AsSent {
+impl OriginalPublish {
     /// The publish as sent, if `topic` is another topic than that of the message.
-    pub fn of_moved(message: &MessageView<'_>, topic: &str) -> Option<Box<AsSent>> {
+    pub fn of_moved(message: &MessageView<'_>, topic: &str) -> Option<Box<OriginalPublish>> {
         let moved = topic != message.topic;
         moved.then(|| {
-            Box::new(AsSent { topic: message.topic.into(), qos: message.qos, retain: message.retain })
+            Box::new(OriginalPublish {
+                topic: message.topic.into(),
+                qos: message.qos,
+                retain: message.retain,
+            })
         })
     }
 
     /// Bytes that it is charged for.
     pub fn bytes(&self) -> usize {
-        size_of::<AsSent>() + self.topic.len()
+        size_of::<OriginalPublish>() + self.topic.len()
     }
 }
 
@@ -183,7 +187,7 @@ pub struct PublishSlot {
     /// Whether a request about it was open, and answered later, since it was last authorized again.
     pub was_open: bool,
     /// The publish as sent, if hooks changed its topic.
-    pub as_sent: Option<Box<AsSent>>,
+    pub as_sent: Option<Box<OriginalPublish>>,
     /// Its stage.
     pub stage: Stage,
 }
@@ -194,7 +198,7 @@ pub struct PublishSlot {
 #[derive(Debug)]
 pub struct Refused {
     /// Metadata of the publish.
-    pub head: PublishMetadata,
+    pub metadata: PublishMetadata,
     /// The result for its client.
     pub verdict: Verdict,
     /// The request of a plugin on behalf of a client, if it came from one.
@@ -278,7 +282,7 @@ impl PublishSlot {
     }
 
     /// Whether it waits for a plugin, or behind a publish that does.
-    pub(super) fn is_on_its_way(&self) -> bool {
+    pub(super) fn is_in_progress(&self) -> bool {
         match &self.stage {
             Stage::Authorize(authorization) => authorization.after.is_none(),
             Stage::Chain(_) => true,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-pub use owner::{Next, Page, ReaderRequest, Room, Wanted};
+pub use owner::{Next, Page, ReaderRequest, RetainedSubscription, Room};
 
 use crate::id::{SessionKey, ShardId};
 use crate::packet::{QoS, SubscriptionOptions};
@@ -21,7 +21,7 @@ use owner::{Owner, Reader};
 
 /// The receiver of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PageFor {
+pub enum PageReceiver {
     /// A session with new subscriptions.
     Session(SessionKey),
     /// A plugin, on behalf of a client.
@@ -53,7 +53,7 @@ struct Batch {
     /// Live messages that came before their owner's mark, by owner and number.
     seen: BTreeSet<(ShardId, u64)>,
     /// Subscriptions that wait for marks.
-    wanted: Arc<[Wanted]>,
+    wanted: Arc<[RetainedSubscription]>,
     /// Readers that wait for SUBACK.
     ready: Vec<(ShardId, Reader)>,
     /// Whether SUBACK is sent.
@@ -66,7 +66,7 @@ struct Batch {
 
 /// How a live message that is also stored is delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Comes {
+pub enum LiveDelivery {
     /// It is delivered live.
     Live,
     /// It is delivered from the store, as a retained message.
@@ -98,8 +98,11 @@ impl Readers {
             .batches
             .values()
             .map(|batch| {
-                let wanted: usize =
-                    batch.wanted.iter().map(|wanted| size_of::<Wanted>() + wanted.filter.len()).sum();
+                let wanted: usize = batch
+                    .wanted
+                    .iter()
+                    .map(|wanted| size_of::<RetainedSubscription>() + wanted.filter.len())
+                    .sum();
                 size_of::<Batch>()
                     + wanted
                     + batch.filters.len() * 4
@@ -111,7 +114,7 @@ impl Readers {
     }
 
     /// A new subscription with retained messages is in force: separates its live messages.
-    pub fn put_in_force(&mut self, batch: u64, filter: u32) {
+    pub fn set_in_force(&mut self, batch: u64, filter: u32) {
         self.batches.entry(batch).or_default().filters.push(filter);
         self.fresh.insert(filter, batch);
     }
@@ -121,7 +124,7 @@ impl Readers {
         &mut self,
         batch: u64,
         owners: impl Iterator<Item = ShardId>,
-        wanted: Arc<[Wanted]>,
+        wanted: Arc<[RetainedSubscription]>,
     ) {
         let batch = self.batches.entry(batch).or_default();
         batch.marks = owners.map(|owner| (owner, None)).collect();
@@ -136,7 +139,7 @@ impl Readers {
         owner: ShardId,
         mark: u64,
         found: &[u32],
-        is_current: impl Fn(&Wanted) -> bool,
+        is_current: impl Fn(&RetainedSubscription) -> bool,
     ) -> bool {
         let Some(entry) = self.batches.get_mut(&batch) else { return false };
         let Some((_, unknown @ None)) = entry.marks.iter_mut().find(|(one, _)| *one == owner) else {
@@ -163,7 +166,7 @@ impl Readers {
     }
 
     /// SUBACK is sent: pages may be requested. An owner is read once its mark has come.
-    pub fn begin(&mut self, batch: u64, is_current: impl Fn(&Wanted) -> bool) {
+    pub fn begin(&mut self, batch: u64, is_current: impl Fn(&RetainedSubscription) -> bool) {
         let Some(entry) = self.batches.get_mut(&batch) else { return };
         entry.begun = true;
         for (owner, reader) in std::mem::take(&mut entry.ready) {
@@ -253,7 +256,7 @@ impl Readers {
     }
 
     /// A subscription was granted again; its reader uses the new options.
-    pub fn grant_anew(&mut self, reader: u64, options: SubscriptionOptions, subscription_id: u32) {
+    pub fn regrant(&mut self, reader: u64, options: SubscriptionOptions, subscription_id: u32) {
         for owner in self.owners.values_mut() {
             if let Some(mut found) = owner.take(reader) {
                 found.wanted.qos = options.qos;
@@ -315,7 +318,7 @@ impl Readers {
 
     /// How to deliver a page message; `None` if its subscription is gone, or it or a newer one came
     /// live. `topic` is the fingerprint of its topic.
-    pub fn judge(
+    pub fn page_delivery(
         &self,
         page: &Page,
         owner: ShardId,
@@ -364,18 +367,26 @@ impl Readers {
 
     /// How to deliver a live message for this filter, stored by its topic's owner under `number`.
     /// One delivered before the mark is recorded, at most `seen_max` of them.
-    pub fn comes(&mut self, filter: u32, owner: ShardId, number: u64, seen_max: usize) -> Comes {
+    pub fn live_delivery(
+        &mut self,
+        filter: u32,
+        owner: ShardId,
+        number: u64,
+        seen_max: usize,
+    ) -> LiveDelivery {
         let Some(batch) = self.fresh.get(&filter).and_then(|batch| self.batches.get_mut(batch)) else {
-            return Comes::Live;
+            return LiveDelivery::Live;
         };
         let mark = batch.marks.iter().find(|(one, _)| *one == owner).and_then(|(_, mark)| *mark);
         match mark {
-            Some(mark) if number <= mark && !batch.seen.contains(&(owner, number)) => Comes::Stored,
-            Some(_) => Comes::Live,
-            None if batch.seen.len() >= seen_max && !batch.seen.contains(&(owner, number)) => Comes::TooMany,
+            Some(mark) if number <= mark && !batch.seen.contains(&(owner, number)) => LiveDelivery::Stored,
+            Some(_) => LiveDelivery::Live,
+            None if batch.seen.len() >= seen_max && !batch.seen.contains(&(owner, number)) => {
+                LiveDelivery::TooMany
+            }
             None => {
                 batch.seen.insert((owner, number));
-                Comes::Live
+                LiveDelivery::Live
             }
         }
     }
@@ -419,14 +430,14 @@ mod tests {
     const TWO: ShardId = ShardId(2);
     const ROOM: Room = Room { window: 10, bytes: 1000 };
 
-    fn wanted(reader: u64, qos: QoS) -> Wanted {
-        Wanted { reader, filter: "r/#".into(), qos, subscription_id: 0, no_local: false }
+    fn wanted(reader: u64, qos: QoS) -> RetainedSubscription {
+        RetainedSubscription { reader, filter: "r/#".into(), qos, subscription_id: 0, no_local: false }
     }
 
     /// Readers of two owners for two subscriptions, one with QoS 1 and one with QoS 0, of batch 7.
     fn readers() -> Readers {
         let mut readers = Readers::default();
-        readers.put_in_force(7, 40);
+        readers.set_in_force(7, 40);
         let wanted = [wanted(1, QoS::AtLeastOnce), wanted(2, QoS::AtMostOnce)];
         readers.request_marks(7, [ONE, TWO].into_iter(), wanted.into());
         readers
@@ -471,32 +482,38 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_before_the_mark_comes_from_the_store_and_nothing_twice() {
+    fn messages_before_the_mark_come_from_the_store_and_none_twice() {
         let mut readers = readers();
-        assert_eq!(readers.comes(41, ONE, 1, 2), Comes::Live, "another subscription");
-        assert_eq!(readers.comes(40, ONE, 99, 2), Comes::Live, "its mark is not known");
-        assert_eq!(readers.comes(40, TWO, 99, 2), Comes::Live);
-        assert_eq!(readers.comes(40, TWO, 98, 2), Comes::TooMany);
-        assert_eq!(readers.comes(40, TWO, 99, 2), Comes::Live, "for the next subscription that matches");
+        assert_eq!(readers.live_delivery(41, ONE, 1, 2), LiveDelivery::Live, "another subscription");
+        assert_eq!(readers.live_delivery(40, ONE, 99, 2), LiveDelivery::Live, "its mark is not known");
+        assert_eq!(readers.live_delivery(40, TWO, 99, 2), LiveDelivery::Live);
+        assert_eq!(readers.live_delivery(40, TWO, 98, 2), LiveDelivery::TooMany);
+        assert_eq!(
+            readers.live_delivery(40, TWO, 99, 2),
+            LiveDelivery::Live,
+            "for the next subscription that matches"
+        );
         readers.mark(7, ONE, 100, &[0], |_| true);
         readers.begin(7, |_| true);
-        for (number, comes) in [(99, Comes::Live), (100, Comes::Stored), (101, Comes::Live)] {
-            assert_eq!(readers.comes(40, ONE, number, 2), comes, "{number}");
+        for (number, comes) in
+            [(99, LiveDelivery::Live), (100, LiveDelivery::Stored), (101, LiveDelivery::Live)]
+        {
+            assert_eq!(readers.live_delivery(40, ONE, number, 2), comes, "{number}");
         }
         readers.next_page(10, ROOM).unwrap();
         readers.note_live(ONE, 5, 101);
         readers.note_live(ONE, 5, 90);
         readers.note_live(TWO, 6, 101);
         let page = readers.page_came(ONE, 10).unwrap();
-        assert_eq!(readers.judge(&page, ONE, 1, 99, 1), None, "it came live");
-        assert_eq!(readers.judge(&page, ONE, 1, 100, 5), None, "a newer one came live");
-        assert_eq!(readers.judge(&page, ONE, 1, 101, 5), Some((QoS::AtLeastOnce, 0)));
-        assert_eq!(readers.judge(&page, ONE, 1, 100, 6), Some((QoS::AtLeastOnce, 0)));
-        assert_eq!(readers.judge(&page, ONE, 2, 100, 6), None, "no such reader");
+        assert_eq!(readers.page_delivery(&page, ONE, 1, 99, 1), None, "it came live");
+        assert_eq!(readers.page_delivery(&page, ONE, 1, 100, 5), None, "a newer one came live");
+        assert_eq!(readers.page_delivery(&page, ONE, 1, 101, 5), Some((QoS::AtLeastOnce, 0)));
+        assert_eq!(readers.page_delivery(&page, ONE, 1, 100, 6), Some((QoS::AtLeastOnce, 0)));
+        assert_eq!(readers.page_delivery(&page, ONE, 2, 100, 6), None, "no such reader");
     }
 
     #[test]
-    fn a_page_is_worth_nothing_when_too_much_came_live_meanwhile() {
+    fn a_page_is_discarded_if_too_many_live_messages_came_meanwhile() {
         for (count, stale) in [(LIVE_PER_PAGE_MAX, false), (LIVE_PER_PAGE_MAX + 1, true)] {
             let mut readers = begun();
             readers.next_page(10, ROOM).unwrap();
@@ -515,7 +532,11 @@ mod tests {
             }
             readers.advance(ONE, 1, Next::Done);
             readers.advance(ONE, 2, Next::Done);
-            assert_eq!(readers.comes(40, TWO, 200, 2), Comes::Stored, "TWO is still to be read");
+            assert_eq!(
+                readers.live_delivery(40, TWO, 200, 2),
+                LiveDelivery::Stored,
+                "TWO is still to be read"
+            );
             readers.advance(TWO, 1, Next::Done);
             assert_eq!(readers.is_empty(), settled_first);
             readers.settle(7);
@@ -527,7 +548,7 @@ mod tests {
     fn batches_settle_in_order_of_their_times_and_leave_nothing() {
         let mut readers = Readers::default();
         for batch in 1..=3 {
-            readers.put_in_force(batch, batch as u32);
+            readers.set_in_force(batch, batch as u32);
             readers.request_marks(batch, std::iter::empty(), Arc::default());
             readers.begin(batch, |_| true);
             readers.settle_at(batch, 1000 * batch);
@@ -563,7 +584,7 @@ mod tests {
         let request = readers.next_page(10, ROOM).unwrap();
         assert_eq!((request.owner, request.readers.len(), request.readers[0].reader), (ONE, 1, 2));
         readers.page_came(ONE, 10);
-        readers.grant_anew(2, SubscriptionOptions::of_qos(QoS::ExactlyOnce), 5);
+        readers.regrant(2, SubscriptionOptions::of_qos(QoS::ExactlyOnce), 5);
         let request = readers.next_page(11, ROOM).unwrap();
         assert_eq!((request.readers[0].reader, request.readers[0].qos), (2, QoS::ExactlyOnce));
     }

@@ -13,7 +13,7 @@ use super::ending::{End, EndCause};
 use super::filters::FilterPacket;
 use super::publish::{OrderingLimit, PublishMetadata, PublishSlot, Refused, Stage, Verdict};
 use crate::id::ConnKey;
-use crate::packet::{Leave, QoS};
+use crate::packet::{DisconnectRequest, QoS};
 
 /// A packet that waits.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub enum SlotBody {
     /// A SUBSCRIBE or UNSUBSCRIBE.
     Filters(Box<FilterPacket>),
     /// A DISCONNECT.
-    Disconnect(Leave),
+    Disconnect(DisconnectRequest),
     /// The end of the connection; the packets it sent are in front.
     End(Box<End>),
 }
@@ -158,7 +158,7 @@ impl Slots {
     }
 
     /// The waiting DISCONNECT of a connection.
-    pub fn disconnect_of(&self, conn: ConnKey) -> Option<Leave> {
+    pub fn disconnect_of(&self, conn: ConnKey) -> Option<DisconnectRequest> {
         self.queue.iter().filter(|slot| slot.conn == Some(conn)).find_map(|slot| match slot.body {
             SlotBody::Disconnect(leave) if !leave.forbidden => Some(leave),
             _ => None,
@@ -211,7 +211,7 @@ impl Slots {
     pub fn refuse(&mut self, number: u64, verdict: Verdict) {
         let Some(slot) = self.get_mut(number) else { return };
         let SlotBody::Publish(publish) = &mut slot.body else { return };
-        let refused = Refused { head: publish.metadata, verdict, behalf: publish.behalf.take() };
+        let refused = Refused { metadata: publish.metadata, verdict, behalf: publish.behalf.take() };
         let refused = Slot::new(slot.conn, SlotBody::Refused(Box::new(refused)));
         let (before, after) = (slot.bytes, refused.bytes);
         *slot = refused;
@@ -238,7 +238,7 @@ impl Slots {
 
     /// Publishes that wait for a plugin, or behind one that does.
     pub fn deferred(&self) -> usize {
-        self.publishes().filter(|publish| publish.is_on_its_way()).count()
+        self.publishes().filter(|publish| publish.is_in_progress()).count()
     }
 
     /// Publishes that wait for a ticket.
@@ -261,12 +261,12 @@ impl Slots {
     /// Whether a publish with this identifier waits for its acknowledgement; a resend is joined
     /// with it.
     pub fn has_publish(&self, packet_id: NonZeroU16) -> bool {
-        self.owed().any(|metadata| metadata.packet_id == Some(packet_id))
+        self.unacknowledged().any(|metadata| metadata.packet_id == Some(packet_id))
     }
 
     /// Number of publishes that the broker has not acknowledged yet.
     pub fn acknowledgements_owed(&self) -> usize {
-        if self.queue.is_empty() { 0 } else { self.owed().count() }
+        if self.queue.is_empty() { 0 } else { self.unacknowledged().count() }
     }
 
     /// Number of publishes of clients that begin a QoS 2 exchange when they are acknowledged.
@@ -274,15 +274,15 @@ impl Slots {
         if self.queue.is_empty() {
             0
         } else {
-            self.owed().filter(|metadata| metadata.packet_qos == QoS::ExactlyOnce).count()
+            self.unacknowledged().filter(|metadata| metadata.packet_qos == QoS::ExactlyOnce).count()
         }
     }
 
     /// Metadata of the publishes that the broker has not acknowledged yet.
-    fn owed(&self) -> impl Iterator<Item = &PublishMetadata> {
+    fn unacknowledged(&self) -> impl Iterator<Item = &PublishMetadata> {
         let heads = self.queue.iter().filter_map(|slot| match &slot.body {
             SlotBody::Publish(publish) => Some(&publish.metadata),
-            SlotBody::Refused(refused) => Some(&refused.head),
+            SlotBody::Refused(refused) => Some(&refused.metadata),
             _ => None,
         });
         heads.filter(|metadata| metadata.packet_id.is_some())

@@ -55,7 +55,7 @@ fn a_publish_is_written_once_and_patched() {
 }
 
 #[test]
-fn the_first_byte_tells_dup_qos_and_retain() {
+fn the_first_byte_contains_dup_qos_and_retain() {
     let header = PublishHeader { packet_id: Some(id(7)), ..HEADER };
     for (qos, retain, dup, first) in [
         (QoS::AtMostOnce, false, false, 0x30),
@@ -129,7 +129,7 @@ fn a_publish_beyond_the_protocol_is_not_begun() {
 }
 
 #[test]
-fn what_belongs_to_one_connection_is_not_passed_on() {
+fn topic_aliases_of_one_connection_are_not_forwarded() {
     let mut out = vec![0xAA];
     for (received, forwarded) in [
         ("", None),
@@ -174,7 +174,7 @@ fn acknowledgements_are_as_short_as_their_version_allows() {
 
 /// The session answers with v5 codes; the codec maps them to those of each version.
 #[test]
-fn what_a_version_does_not_know_is_left_out() {
+fn fields_that_a_version_does_not_have_are_omitted() {
     let section = properties("26 0001 'k' 0001 'v'");
     let filters = Filters::from_encoded(leaked("0001 'a' 2E|0001 'b' 1D"));
     let subscribe = Packet::Subscribe(Subscribe { packet_id: id(1), properties: section, filters });

@@ -281,7 +281,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_written_is_read_back(recipe in recipe()) {
+    fn encoded_packets_decode_to_the_same_values(recipe in recipe()) {
         let packet = recipe.packet();
         let mut out = Vec::new();
         encode(&packet, recipe.version, &mut out);
@@ -360,7 +360,7 @@ fn every_single_byte_change_is_refused_or_understood() {
 }
 
 #[test]
-fn what_is_too_long_for_the_wire_is_cut_and_stays_valid() {
+fn too_long_texts_are_cut_to_valid_utf8() {
     let long = "é".repeat(40_000);
     let mut encoded = Vec::new();
     push_property(&mut encoded, Property::User(&long, "v"));
@@ -379,7 +379,7 @@ fn what_is_too_long_for_the_wire_is_cut_and_stays_valid() {
 }
 
 #[test]
-fn what_mqtt_cannot_express_is_not_written() {
+fn values_that_mqtt_cannot_express_are_not_encoded() {
     let mut out = Vec::new();
     let auth = Packet::Auth(Auth { reason: ReasonCode::SUCCESS, properties: Properties::default() });
     encode(&auth, Version::V311, &mut out);

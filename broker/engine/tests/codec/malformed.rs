@@ -390,7 +390,7 @@ fn complaints() -> Vec<&'static str> {
 
 /// Every check of the codec has a row, and so a test.
 #[test]
-fn every_complaint_of_the_codec_has_a_row() {
+fn every_error_of_the_codec_has_a_row() {
     let seen: Vec<&str> = all()
         .filter_map(|&(_, version, notation, _)| {
             let bytes = bytes(notation);

@@ -307,7 +307,7 @@ fn every_canonical_row_is_written_as_its_bytes() {
 }
 
 #[test]
-fn what_is_written_for_the_other_rows_means_the_same() {
+fn non_canonical_rows_encode_to_the_same_meaning() {
     for row in all().into_iter().filter(|row| !row.canonical) {
         let mut out = Vec::new();
         encode(&row.packet, row.version, &mut out);

@@ -12,7 +12,7 @@ use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, deny, later};
 use crate::hooks::{Call, Log, complete, link, mount};
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
 /// A link at client.authorize that also authorizes deliveries and logs each request. While `open`
 /// is false it denies subscriptions and deliveries.
@@ -29,9 +29,9 @@ fn guard(log: &Log, open: &Rc<Cell<bool>>) -> (HookPoint, Link) {
 
 fn subscribers() -> (World, usize, [usize; 2]) {
     let mut world = World::new(1);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     let subscribers = ["one", "two"].map(|name| {
-        let client = world.connect(name, &Ask::v(Version::V5));
+        let client = world.connect(name, &ConnectRequest::v(Version::V5));
         world.subscribe(client, "t/#", QoS::AtLeastOnce);
         client
     });
@@ -40,7 +40,7 @@ fn subscribers() -> (World, usize, [usize; 2]) {
 
 /// Deliveries are authorized once for each session and topic, and the verdict is remembered.
 #[test]
-fn a_delivery_is_asked_about_once_for_a_topic() {
+fn deliveries_are_authorized_once_for_each_topic() {
     let (mut world, publisher, [one, two]) = subscribers();
     let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
     mount(&mut world, vec![guard(&log, &open)]);
@@ -61,7 +61,7 @@ fn a_delivery_is_asked_about_once_for_a_topic() {
 
 /// A link that has not requested deliveries is not called for them.
 #[test]
-fn deliveries_are_for_links_that_ask_for_them() {
+fn deliveries_are_authorized_only_by_links_that_request_them() {
     let (mut world, publisher, [one, _]) = subscribers();
     let log = Log::default();
     let seen = log.clone();
@@ -109,7 +109,7 @@ fn a_delivery_that_waits_holds_up_its_own_session() {
 /// An invalidation discards verdicts and removes subscriptions that are no longer allowed, only for
 /// those it names.
 #[test]
-fn subscriptions_that_no_longer_pass_are_taken() {
+fn subscriptions_that_are_no_longer_allowed_are_revoked() {
     let scopes = [
         (Scope::All, [false, false]),
         (Scope::Client("one".into()), [false, true]),
@@ -120,8 +120,8 @@ fn subscriptions_that_no_longer_pass_are_taken() {
     for (scope, stay) in scopes {
         let (mut world, publisher, clients) = subscribers();
         let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
-        let (point, asked) = guard(&log, &open);
-        mount(&mut world, vec![(point, Link { deliver: false, ..asked })]);
+        let (point, requested) = guard(&log, &open);
+        mount(&mut world, vec![(point, Link { deliver: false, ..requested })]);
         world.pass_ms(10);
         open.set(false);
         world.shards[0].command(Command::Invalidate(scope.clone()));
@@ -135,7 +135,7 @@ fn subscriptions_that_no_longer_pass_are_taken() {
 /// A remembered verdict on a delivery is requested again after an invalidation that concerns its
 /// topic.
 #[test]
-fn a_remembered_verdict_ends_with_its_rules() {
+fn a_cached_verdict_ends_with_its_rules() {
     for (topics, ends) in [("none", false), ("t/+", true), ("t/b", false)] {
         let (mut world, publisher, [one, _]) = subscribers();
         let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
@@ -146,27 +146,27 @@ fn a_remembered_verdict_ends_with_its_rules() {
         world.pass_ms(10);
         log.take();
         world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
-        let asked: &[&str] = if ends { &["1 pub t/a", "3 one t/a", "3 two t/a"] } else { &["1 pub t/a"] };
-        assert_eq!(log.take(), asked, "{topics}");
+        let requested: &[&str] = if ends { &["1 pub t/a", "3 one t/a", "3 two t/a"] } else { &["1 pub t/a"] };
+        assert_eq!(log.take(), requested, "{topics}");
         assert_eq!(world.take_plain(one).len(), 2);
     }
 }
 
 /// A verdict that began under older rules is requested again, once.
 #[test]
-fn a_verdict_of_older_rules_is_asked_for_again() {
+fn a_verdict_under_older_rules_is_requested_again() {
     let (mut world, publisher, [one, _]) = subscribers();
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
     // Their subscriptions are rechecked too, and stay without an answer.
     world.pass_ms(10);
-    let asked = taken.about().len();
+    let requested = taken.about().len();
     world.publish(publisher, "t/a", "1", QoS::AtLeastOnce, 1);
     world.shards[0].command(Command::Invalidate(Scope::Client("pub".into())));
-    complete(&mut world, taken.ticket(asked), Flow::STOP, allow());
+    complete(&mut world, taken.ticket(requested), Flow::STOP, allow());
     assert_eq!(world.take(publisher), [], "the links are asked again");
-    assert_eq!(taken.about().len(), asked + 2);
-    complete(&mut world, taken.ticket(asked + 1), Flow::STOP, allow());
+    assert_eq!(taken.about().len(), requested + 2);
+    complete(&mut world, taken.ticket(requested + 1), Flow::STOP, allow());
     assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0)]);
     assert_eq!(world.take_plain(one), [message("t/a", "1", 1)]);
 }
@@ -177,9 +177,12 @@ fn a_verdict_of_older_rules_is_asked_for_again() {
 fn a_will_is_authorised_again_when_the_rules_have_moved() {
     for moved in [false, true] {
         let mut world = World::new(1);
-        let watcher = world.connect("watcher", &Ask::v(Version::V5));
+        let watcher = world.connect("watcher", &ConnectRequest::v(Version::V5));
         world.subscribe(watcher, "will", QoS::AtMostOnce);
-        let request = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let request = ConnectRequest {
+            will: Some(("will", "gone", QoS::AtMostOnce, false)),
+            ..ConnectRequest::v(Version::V5)
+        };
         let client = world.connect("c", &request);
         if moved {
             let denies = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
@@ -231,7 +234,7 @@ fn a_client_that_loses_a_subscription_stays_or_is_disconnected() {
     for version in [Version::V31, Version::V311, Version::V5] {
         for revoke in [Revoke::Remove, Revoke::Disconnect] {
             let mut world = World::with(1, |limits| limits.choices.revoke = revoke);
-            let request = || Ask { clean: false, ..Ask::v(version) };
+            let request = || ConnectRequest { clean: false, ..ConnectRequest::v(version) };
             let clients = ["loses", "keeps", "away"].map(|name| world.connect(name, &request()));
             for (client, filter) in [(0, "t/a"), (0, "t/b"), (1, "kept"), (2, "t/c")] {
                 world.subscribe(clients[client], filter, QoS::AtLeastOnce);
@@ -243,9 +246,9 @@ fn a_client_that_loses_a_subscription_stays_or_is_disconnected() {
             });
             mount(&mut world, vec![(HookPoint::ClientAuthorize, refuses)]);
             world.pass_ms(10);
-            let told = if version.is_v5() { vec![Got::Disconnect(0x87)] } else { vec![] };
+            let notified = if version.is_v5() { vec![Got::Disconnect(0x87)] } else { vec![] };
             let ends = revoke == Revoke::Disconnect;
-            assert_eq!(world.take(clients[0]), if ends { told } else { vec![] }, "{version:?}");
+            assert_eq!(world.take(clients[0]), if ends { notified } else { vec![] }, "{version:?}");
             assert_eq!((world.is_closed(clients[0]), world.is_closed(clients[1])), (ends, false));
             assert_eq!(revoked(&mut world), [(Some(5), 2 + u64::from(!version.is_v5()))]);
             let left: Vec<String> =
@@ -264,7 +267,7 @@ fn all_subscriptions_of_a_session_that_goes_are_counted() {
             limits.choices.revoke = Revoke::Disconnect;
             limits.rechecks_max = 1;
         });
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         for filter in ["a", "b", "kept", "z"] {
             world.subscribe(client, filter, QoS::AtLeastOnce);
         }
@@ -307,7 +310,7 @@ fn revoked(world: &mut World) -> Vec<(Option<u64>, u64)> {
 /// A revoked subscription counts for the plugin that refused it first, at once or later, and for no
 /// plugin if no link allowed it.
 #[test]
-fn what_is_revoked_is_the_word_of_one_plugin() {
+fn a_revoked_subscription_counts_for_the_plugin_that_refused_it() {
     let says = |identity, priority, topic: &'static str, verdict| {
         link(identity, priority, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.topic() == topic {
@@ -322,7 +325,7 @@ fn what_is_revoked_is_the_word_of_one_plugin() {
         Flow::STOP
     });
     mount(&mut world, vec![(HookPoint::ClientAuthorize, open)]);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     for filter in ["first", "second", "both", "overruled", "nobody", "late"] {
         assert_eq!(world.subscribe(client, filter, QoS::AtMostOnce), [0]);
     }

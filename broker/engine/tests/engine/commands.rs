@@ -19,7 +19,7 @@ use grapnel_plugin_abi::raw::{FLAG_REPLAY, FLAG_WILL, Field, Flow, NewMessage, S
 
 use crate::deferral::{Taken, later};
 use crate::hooks::{Call, Log, complete, link, mount, noting, pair};
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
 fn of_plugin(bit: u8, link: Link) -> Link {
     Link { plugin: PluginHandle(u64::from(bit)), bit, ..link }
@@ -112,9 +112,13 @@ fn messages_of_a_flow_are_counted_until_everybody_has_them() {
         world.drive();
     };
     let properties = vec![grapnel_engine::packet::Property::SessionExpiry(60)];
-    let near = world.connect_at(0, "near", &Ask::v(Version::V5));
-    let far = world.connect_at(2, "far", &Ask { clean: false, properties, ..Ask::v(Version::V5) });
-    let quick = world.connect_at(1, "quick", &Ask::v(Version::V5));
+    let near = world.connect_at(0, "near", &ConnectRequest::v(Version::V5));
+    let far = world.connect_at(
+        2,
+        "far",
+        &ConnectRequest { clean: false, properties, ..ConnectRequest::v(Version::V5) },
+    );
+    let quick = world.connect_at(1, "quick", &ConnectRequest::v(Version::V5));
     for (client, filter, qos) in
         [(near, "a", QoS::AtLeastOnce), (far, "a", QoS::ExactlyOnce), (quick, "b", QoS::AtMostOnce)]
     {
@@ -247,8 +251,8 @@ fn too_many_and_impossible_messages_are_refused() {
 #[test]
 fn a_plugin_subscribes_a_client_and_takes_it_back() {
     let mut world = World::new(1);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let client = world.connect("client", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let client = world.connect("client", &ConnectRequest::v(Version::V5));
     let options = SubscriptionOptions::from_byte(1).expect("QoS 1");
     let (client_id, filter): (Box<str>, Box<str>) = ("client".into(), "a/#".into());
     let (again, gone) = (client_id.clone(), filter.clone());
@@ -358,7 +362,7 @@ fn messages_follow_the_state() {
         world.shards[0].swap_chains(table(old, old_entry));
         world.shards[0].command(message(1));
         if is_handed_over {
-            world.shards[0].hand_answers_over(old, new);
+            world.shards[0].redirect_answers(old, new);
         }
         world.shards[0].swap_chains(table(new, new_entry));
         world.shards[0].command(message(2));
@@ -372,12 +376,12 @@ fn messages_follow_the_state() {
 /// including those that came due meanwhile. If state was handed over and came back, the version has
 /// set its timers itself by then.
 #[test]
-fn a_reload_that_is_taken_back_leaves_timers_mail_and_replay() {
+fn a_reload_that_is_undone_keeps_timers_messages_and_replay() {
     for (goes_over, comes_back) in [(false, false), (true, false), (true, true)] {
         let mut world = World::new(1);
         let calls: Arc<CallCell> = Arc::default();
         world.shards[0].set_call_cell(Arc::clone(&calls));
-        world.connect("c", &Ask::v(Version::V5));
+        world.connect("c", &ConnectRequest::v(Version::V5));
         let ((noted, old_entry), (new_noted, new_entry)) = (instance(), instance());
         let (old, new) = (PluginHandle(1 << 32 | 9), PluginHandle(2 << 32 | 9));
         let log = Log::default();
@@ -397,7 +401,7 @@ fn a_reload_that_is_taken_back_leaves_timers_mail_and_replay() {
         }
         world.shards[0].command(Command::Replay { plugin: old });
         if goes_over {
-            world.shards[0].hand_answers_over(old, new);
+            world.shards[0].redirect_answers(old, new);
         }
         world.shards[0].swap_chains(table(new, new_entry));
         world.shards[0].command(timer(new, 9, 10));
@@ -415,7 +419,7 @@ fn a_reload_that_is_taken_back_leaves_timers_mail_and_replay() {
         assert_eq!(log.take(), [""; 0], "the new one has asked for no replay");
         world.shards[0].command(timer(new, 8, 10_000));
         if comes_back {
-            world.shards[0].hand_answers_over(new, old);
+            world.shards[0].redirect_answers(new, old);
         }
         world.shards[0].swap_chains(table(old, old_entry));
         world.shards[0].forget_plugin(new);
@@ -507,7 +511,7 @@ fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
 /// again it receives those that came due meanwhile, once. Cancelled timers and those of an unloaded
 /// plugin are not delivered.
 #[test]
-fn timers_and_messages_wait_for_a_plugin_that_rests() {
+fn timers_and_messages_wait_for_a_suspended_plugin() {
     type Rest = fn(&mut World, InstanceEntry);
     let disable: Rest = |world, entry| {
         drop(world.shards[0].swap_chains(table(entry).with_suspended_plugins(vec![PluginHandle(9)])));
@@ -516,7 +520,7 @@ fn timers_and_messages_wait_for_a_plugin_that_rests() {
         let fails = of_plugin(9, link(9, 0, FaultPolicy::Ignore, |_| Flow::FAULT));
         let table = ChainTable::compile(1, [(HookPoint::MessagePublish, fails)]);
         world.shards[0].swap_chains(table.with_instances(vec![(PluginHandle(9), entry)]));
-        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
         world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
         world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
     };
@@ -563,7 +567,7 @@ fn timers_and_messages_wait_for_a_plugin_that_rests() {
 /// Stored instance messages are limited, in number and in bytes. Those beyond the limit are
 /// counted.
 #[test]
-fn messages_for_a_plugin_that_rests_is_bounded() {
+fn messages_for_a_suspended_plugin_are_bounded() {
     for (bytes, kept) in [(1, 1024), (1 << 20, 16)] {
         let mut world = World::new(1);
         let (noted, entry) = instance();
@@ -581,7 +585,7 @@ fn messages_for_a_plugin_that_rests_is_bounded() {
 
 /// Replay reports each session and subscription once, and only to the plugin that requested it.
 #[test]
-fn a_replay_tells_one_plugin_of_what_is_there() {
+fn a_replay_reports_sessions_and_subscriptions_to_one_plugin() {
     let (mut world, _subscriber, _publisher) = pair();
     let log = Log::default();
     let (_, entry) = instance();
@@ -601,10 +605,10 @@ fn a_replay_tells_one_plugin_of_what_is_there() {
     world.shards[0].swap_chains(table.with_instances(vec![(PluginHandle(9), entry)]));
     world.shards[0].command(Command::Replay { plugin: PluginHandle(9) });
     world.pass_ms(10);
-    let mut told = log.take();
-    told.sort();
+    let mut notified = log.take();
+    notified.sort();
     assert_eq!(
-        told,
+        notified,
         [
             "9 client.connected pub true",
             "9 client.connected sub true",
@@ -621,7 +625,8 @@ fn a_message_of_a_plugin_expires_when_it_says() {
     for (away_ms, comes) in [(1_900, true), (2_000, false)] {
         let mut world = World::new(1);
         let properties = || vec![grapnel_engine::packet::Property::SessionExpiry(100)];
-        let persistent = || Ask { clean: false, properties: properties(), ..Ask::v(Version::V5) };
+        let persistent =
+            || ConnectRequest { clean: false, properties: properties(), ..ConnectRequest::v(Version::V5) };
         let away = world.connect("away", &persistent());
         world.subscribe(away, "t", QoS::AtLeastOnce);
         world.lose(away);
@@ -641,7 +646,7 @@ fn a_message_of_a_plugin_expires_when_it_says() {
 fn a_replay_of_many_sessions_goes_on_in_the_next_turns() {
     let mut world = World::new(1);
     for n in 0..600 {
-        world.connect(&format!("c{n:03}"), &Ask::v(Version::V311));
+        world.connect(&format!("c{n:03}"), &ConnectRequest::v(Version::V311));
     }
     let log = Log::default();
     let (_, entry) = instance();
@@ -660,19 +665,19 @@ fn a_replay_of_many_sessions_goes_on_in_the_next_turns() {
     let first = log.take();
     assert!((1..600).contains(&first.len()), "{} in the first turn", first.len());
     world.drive();
-    let mut told = [first, log.take()].concat();
-    told.sort();
-    assert_eq!(told, (0..600).map(|n| format!("c{n:03}")).collect::<Vec<_>>());
+    let mut notified = [first, log.take()].concat();
+    notified.sort();
+    assert_eq!(notified, (0..600).map(|n| format!("c{n:03}")).collect::<Vec<_>>());
 }
 
 /// Publishes of a plugin have a limit of their own and are never evicted: the client with the most
 /// bytes is disconnected.
 #[test]
-fn what_a_plugin_publishes_is_not_evicted() {
+fn messages_of_a_plugin_are_not_evicted() {
     let mut world = World::with(1, |limits| limits.shard_bytes_max = 3_000_000);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtLeastOnce);
-    let away = world.connect("away", &Ask { clean: false, ..Ask::v(Version::V311) });
+    let away = world.connect("away", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
     world.subscribe(away, "queued", QoS::AtLeastOnce);
     world.lose(away);
     let taken = Taken::default();
@@ -697,7 +702,7 @@ fn what_a_plugin_publishes_is_not_evicted() {
 fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
-        let client = world.connect("client", &Ask::v(Version::V5));
+        let client = world.connect("client", &ConnectRequest::v(Version::V5));
         world.publish_with(client, "r", "kept", QoS::AtLeastOnce, 1, true, &[]);
         world.forget(client);
         let home = world.shard_of(client);
@@ -792,10 +797,10 @@ fn timers_that_are_held_for_a_plugin_can_be_taken_back() {
 /// A store-only message of a plugin does not go to current subscribers, but to later ones
 /// [MQTT-3.3.1-5]. An empty one clears the retained message.
 #[test]
-fn what_is_only_stored_goes_to_nobody_who_is_there() {
+fn a_store_only_message_does_not_go_to_current_subscribers() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
-        let client = world.connect("client", &Ask::v(Version::V5));
+        let client = world.connect("client", &ConnectRequest::v(Version::V5));
         world.subscribe(client, "$SYS/#", QoS::AtLeastOnce);
         let mut late = 0;
         for (payload, comes) in [("kept", 1), ("", 0)] {
@@ -808,7 +813,7 @@ fn what_is_only_stored_goes_to_nobody_who_is_there() {
             world.drive();
             assert_eq!(world.take_plain(client), [], "{shards} shards, {payload:?}");
             late += 1;
-            let reader = world.connect(&format!("late{late}"), &Ask::v(Version::V5));
+            let reader = world.connect(&format!("late{late}"), &ConnectRequest::v(Version::V5));
             world.subscribe(reader, "$SYS/r", QoS::AtLeastOnce);
             assert_eq!(world.take_plain(reader).len(), comes, "{shards} shards, {payload:?}");
         }
@@ -818,9 +823,9 @@ fn what_is_only_stored_goes_to_nobody_who_is_there() {
 /// A command about a client goes to all shards. The plugin receives one answer, also if no shard
 /// has the client.
 #[test]
-fn a_command_about_a_client_that_is_not_there_is_told() {
+fn a_command_about_an_absent_client_is_reported() {
     let mut world = World::new(2);
-    let here = world.connect("here", &Ask::v(Version::V5));
+    let here = world.connect("here", &ConnectRequest::v(Version::V5));
     let options = SubscriptionOptions::of_qos(QoS::AtMostOnce);
     let kick = |client_id: &str| Command::Kick {
         client_id: client_id.into(),
@@ -847,8 +852,8 @@ fn a_command_about_a_client_that_is_not_there_is_told() {
         (&|| kick("here"), &[]),
     ];
     for (number, (command, expected)) in commands.iter().enumerate() {
-        let told: Arc<std::sync::Mutex<Vec<Outcome>>> = Arc::default();
-        let note = Arc::clone(&told);
+        let notified: Arc<std::sync::Mutex<Vec<Outcome>>> = Arc::default();
+        let note = Arc::clone(&notified);
         let search = Arc::new(Search::new(move |outcome| note.lock().expect("the lock").push(outcome)));
         for shard in &mut world.shards {
             let search = Arc::clone(&search);
@@ -856,7 +861,7 @@ fn a_command_about_a_client_that_is_not_there_is_told() {
         }
         drop(search);
         world.drive();
-        assert_eq!(*told.lock().expect("the lock"), *expected, "command {number}");
+        assert_eq!(*notified.lock().expect("the lock"), *expected, "command {number}");
     }
     assert!(world.is_closed(here));
 }
@@ -864,7 +869,7 @@ fn a_command_about_a_client_that_is_not_there_is_told() {
 /// message.publish distinguishes a will from a publish of the client, and session.subscribed shows
 /// who made a subscription.
 #[test]
-fn wills_and_subscriptions_of_plugins_are_told_apart() {
+fn wills_and_subscriptions_of_plugins_are_distinguished() {
     let mut world = World::new(1);
     let log = Log::default();
     let seen = log.clone();
@@ -879,7 +884,7 @@ fn wills_and_subscriptions_of_plugins_are_told_apart() {
     });
     mount(&mut world, vec![(HookPoint::MessagePublish, hook), (HookPoint::SessionSubscribed, subscribed)]);
     let will = Some(("will", "gone", QoS::AtMostOnce, false));
-    let client = world.connect("c", &Ask { will, ..Ask::v(Version::V5) });
+    let client = world.connect("c", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
     world.subscribe(client, "own", QoS::AtMostOnce);
     world.shards[0].command(Command::Subscribe {
         client_id: "c".into(),

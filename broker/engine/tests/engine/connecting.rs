@@ -14,13 +14,16 @@ use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, deny, later, send_auth};
 use crate::hooks::{Call, Log, complete, link, mount, noting, number, pair};
-use crate::world::{Ask, ClientId, Got, World, message};
+use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
 const AUTHENTICATE: HookPoint = HookPoint::ClientAuthenticate;
 
 /// A CONNECT with an authentication method.
-fn method<'a>() -> Ask<'a> {
-    Ask { properties: vec![Property::AuthMethod("M"), Property::AuthData(b"hello")], ..Ask::v(Version::V5) }
+fn method<'a>() -> ConnectRequest<'a> {
+    ConnectRequest {
+        properties: vec![Property::AuthMethod("M"), Property::AuthData(b"hello")],
+        ..ConnectRequest::v(Version::V5)
+    }
 }
 
 /// A verdict that requests another AUTH from the client, with this data.
@@ -42,7 +45,7 @@ fn one_at_a_time() -> (World, Taken) {
 }
 
 /// Connects a client; a deferred verdict then requests another AUTH from it.
-fn asked_for_another(log: &mut World, taken: &Taken) -> ClientId {
+fn requests_another_round(log: &mut World, taken: &Taken) -> ClientId {
     let (client, first) = log.try_connect("c", &method());
     assert_eq!(first, None);
     complete(log, taken.ticket(0), Flow::STOP, another_round("1?"));
@@ -62,9 +65,9 @@ fn there_is_room(world: &mut World, taken: &Taken) {
 /// An AUTH round that a deferred verdict requests continues like one requested at once
 /// [MQTT-4.12.0-2].
 #[test]
-fn a_deferred_verdict_may_ask_for_another_round() {
+fn a_deferred_verdict_may_request_another_auth_round() {
     let (mut world, taken) = one_at_a_time();
-    let client = asked_for_another(&mut world, &taken);
+    let client = requests_another_round(&mut world, &taken);
     for round in 1..3 {
         next_auth(&mut world, client, "again");
         assert_eq!(taken.about().len(), round + 1, "the plugin is asked");
@@ -100,7 +103,7 @@ fn a_round_behind_a_deferred_client_connect() {
 /// A client with an outstanding AUTH round may close, break off or send another packet. Its place
 /// is then free for others.
 #[test]
-fn a_client_that_was_asked_later_may_go() {
+fn a_client_may_close_during_a_deferred_auth_round() {
     let goes: [fn(&mut World, ClientId); 4] = [
         |world, client| world.lose(client),
         |world, client| world.disconnect(client, ReasonCode::SUCCESS),
@@ -109,7 +112,7 @@ fn a_client_that_was_asked_later_may_go() {
     ];
     for go in goes {
         let (mut world, taken) = one_at_a_time();
-        let client = asked_for_another(&mut world, &taken);
+        let client = requests_another_round(&mut world, &taken);
         go(&mut world, client);
         assert!(world.is_closed(client));
         there_is_room(&mut world, &taken);
@@ -174,13 +177,15 @@ fn a_ticket_dies_with_its_client() {
             let taken = Taken::default();
             mount(&mut world, vec![(point, later(1, 0, FaultPolicy::Deny, &taken))]);
             let will = Some(("w", "x", QoS::AtMostOnce, false));
-            let (first, _) = world.try_connect("first", &Ask { will, ..Ask::v(Version::V5) });
+            let (first, _) =
+                world.try_connect("first", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
             if leaves {
                 world.lose(first);
             } else {
                 complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
             }
-            let (second, _) = world.try_connect("second", &Ask { will, ..Ask::v(Version::V5) });
+            let (second, _) =
+                world.try_connect("second", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
             assert_eq!(world.take(second), [], "{point:?}: it waits, as there is a ticket for it");
             let stale = world.shards[0].counters().tickets_stale;
             complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x8A));
@@ -205,7 +210,7 @@ fn renewing(world: &mut World, taken: &Taken) -> ClientId {
 /// Re-authentication may have rounds from deferred verdicts, and its ticket ends with the
 /// connection.
 #[test]
-fn a_renewal_may_take_rounds_and_may_be_left() {
+fn a_reauthentication_may_take_rounds_and_may_be_abandoned() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
     let taken = Taken::default();
     let client = renewing(&mut world, &taken);
@@ -224,7 +229,7 @@ fn a_renewal_may_take_rounds_and_may_be_left() {
 /// An AUTH of a re-authentication must arrive within the same time as a CONNECT; otherwise the
 /// re-authentication has failed [MQTT-4.12.1-2].
 #[test]
-fn a_renewal_does_not_wait_for_ever() {
+fn a_reauthentication_times_out() {
     let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
     let taken = Taken::default();
     let client = renewing(&mut world, &taken);
@@ -241,9 +246,9 @@ fn a_renewal_does_not_wait_for_ever() {
 
 /// A failed plugin or a missing answer has another code than a wrong password.
 #[test]
-fn a_login_that_could_not_be_decided_is_told_so() {
+fn an_undecided_login_has_its_own_reason_code() {
     for (version, code) in [(Version::V5, 0x88), (Version::V311, 3), (Version::V31, 3)] {
-        let named = Ask { username: Some("u"), ..Ask::v(version) };
+        let named = ConnectRequest { username: Some("u"), ..ConnectRequest::v(version) };
         // At once.
         let mut world = World::new(1);
         let fails = link(1, 0, FaultPolicy::Deny, |_| Flow::FAULT);
@@ -282,7 +287,7 @@ fn a_login_that_could_not_be_decided_is_told_so() {
 
 /// DISCONNECT has no 0x88; 0x89 has the same meaning for a re-authentication.
 #[test]
-fn a_renewal_that_could_not_be_decided_is_told_so() {
+fn an_undecided_reauthentication_has_its_own_reason_code() {
     let mut world = World::new(1);
     let taken = Taken::default();
     let client = renewing(&mut world, &taken);
@@ -293,7 +298,7 @@ fn a_renewal_that_could_not_be_decided_is_told_so() {
 /// With `allow_anonymous = false` no client is admitted without a plugin's Allow, with or without a
 /// user name, whatever is mounted.
 #[test]
-fn nobody_comes_in_without_an_allow() {
+fn no_client_is_admitted_without_an_allow() {
     type Mounts = fn() -> Vec<(HookPoint, Link)>;
     let silent: Mounts = || vec![(AUTHENTICATE, link(1, 0, FaultPolicy::Deny, |_| Flow::CONTINUE))];
     let broken: Mounts = || vec![(AUTHENTICATE, link(1, 0, FaultPolicy::Ignore, |_| Flow::FAULT))];
@@ -304,7 +309,8 @@ fn nobody_comes_in_without_an_allow() {
                 let mut world = World::new(1);
                 world.allow_anonymous = false;
                 mount(&mut world, mounts());
-                let (client, got) = world.try_connect("c", &Ask { username, ..Ask::v(version) });
+                let (client, got) =
+                    world.try_connect("c", &ConnectRequest { username, ..ConnectRequest::v(version) });
                 assert_eq!(got, Some(Got::ConnAck { present: false, code }), "{version:?} {username:?}");
                 assert!(world.is_closed(client));
                 assert_eq!(world.shards[0].counters().client_auth_denied, 1);
@@ -319,18 +325,19 @@ fn nobody_comes_in_without_an_allow() {
     });
     mount(&mut world, vec![(AUTHENTICATE, allows)]);
     for username in [None, Some("ann")] {
-        world.connect("c", &Ask { username, ..Ask::v(Version::V5) });
+        world.connect("c", &ConnectRequest { username, ..ConnectRequest::v(Version::V5) });
     }
 }
 
 /// A plugin that is tripped, or unloaded while its verdict is outstanding, admits no client.
 #[test]
-fn an_authenticator_that_is_tripped_or_gone_opens_nothing() {
+fn a_tripped_or_unloaded_authenticator_admits_nobody() {
     let mut world = World::with(1, |limits| limits.breaker_faults_max = 1);
     world.allow_anonymous = false;
     mount(&mut world, vec![(AUTHENTICATE, link(1, 0, FaultPolicy::Ignore, |_| Flow::FAULT))]);
     for _ in 0..3 {
-        let (_, got) = world.try_connect("c", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+        let (_, got) = world
+            .try_connect("c", &ConnectRequest { username: Some("ann"), ..ConnectRequest::v(Version::V5) });
         assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x86 }));
     }
     for (policy, code) in [(FaultPolicy::Ignore, 0x86), (FaultPolicy::Deny, 0x88)] {
@@ -338,7 +345,8 @@ fn an_authenticator_that_is_tripped_or_gone_opens_nothing() {
         world.allow_anonymous = false;
         let taken = Taken::default();
         mount(&mut world, vec![(AUTHENTICATE, later(1, 0, policy, &taken))]);
-        let (client, _) = world.try_connect("c", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+        let (client, _) = world
+            .try_connect("c", &ConnectRequest { username: Some("ann"), ..ConnectRequest::v(Version::V5) });
         mount(&mut world, Vec::new());
         world.pass_ms(1_100);
         assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
@@ -367,7 +375,7 @@ fn only_a_normal_disconnect_deletes_the_will() {
         }
         mount(&mut world, links);
         let will = Some(("w", "gone", QoS::AtMostOnce, false));
-        let client = world.connect("c", &Ask { will, ..Ask::v(Version::V5) });
+        let client = world.connect("c", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         world.disconnect(client, ReasonCode(reason));
         if lost {
@@ -388,13 +396,13 @@ fn only_a_normal_disconnect_deletes_the_will() {
 /// A publish belongs to its session, but a verdict to disconnect applies to the connection that
 /// sent the publish.
 #[test]
-fn a_verdict_to_disconnect_is_for_the_connection_it_was_asked_about() {
+fn a_disconnect_verdict_applies_to_the_connection_of_the_publish() {
     for version in [Version::V311, Version::V5] {
         let mut world = World::new(1);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
         let properties = if version.is_v5() { vec![Property::SessionExpiry(100)] } else { Vec::new() };
-        let request = Ask { clean: false, properties, ..Ask::v(version) };
+        let request = ConnectRequest { clean: false, properties, ..ConnectRequest::v(version) };
         let first = world.connect("c", &request);
         world.publish(first, "t", "x", QoS::AtLeastOnce, 7);
         let second = world.connect("c", &request);
@@ -421,12 +429,12 @@ fn disconnect_with_expiry(world: &mut World, client: ClientId, expiry_s: u32) {
 /// The expiry in CONNECT, not the granted one, decides whether DISCONNECT may set an expiry
 /// [MQTT-3.14.2-2].
 #[test]
-fn an_expiry_at_disconnect_is_judged_by_what_connect_said() {
+fn the_expiry_at_disconnect_is_checked_against_connect() {
     // Requested expiry, maximum that is granted, whether DISCONNECT may set one.
     for (asked_s, max_s, may) in [(100, 0, true), (100, 1000, true), (0, 1000, false), (0, 0, false)] {
         for waits in [false, true] {
             let mut world = World::with(1, |limits| limits.session_expiry_max_s = max_s);
-            let watcher = world.connect("watcher", &Ask::v(Version::V5));
+            let watcher = world.connect("watcher", &ConnectRequest::v(Version::V5));
             world.subscribe(watcher, "w", QoS::AtMostOnce);
             let taken = Taken::default();
             if waits {
@@ -435,7 +443,8 @@ fn an_expiry_at_disconnect_is_judged_by_what_connect_said() {
             }
             let will = Some(("w", "gone", QoS::AtMostOnce, false));
             let properties = vec![Property::SessionExpiry(asked_s)];
-            let client = world.connect("c", &Ask { will, properties, ..Ask::v(Version::V5) });
+            let client =
+                world.connect("c", &ConnectRequest { will, properties, ..ConnectRequest::v(Version::V5) });
             if waits {
                 world.publish(client, "t", "x", QoS::AtMostOnce, 0);
             }
@@ -463,7 +472,7 @@ fn an_expiry_at_disconnect_is_judged_by_what_connect_said() {
 
 /// A DISCONNECT that waits when its socket closes is also checked against its own CONNECT.
 #[test]
-fn an_expiry_of_a_disconnect_that_waits_is_judged_by_what_connect_said() {
+fn the_expiry_of_a_waiting_disconnect_is_checked_against_its_connect() {
     for (asked_s, stays) in [(100, true), (0, false)] {
         let mut world = World::new(1);
         let taken = Taken::default();
@@ -474,7 +483,10 @@ fn an_expiry_of_a_disconnect_that_waits_is_judged_by_what_connect_said() {
         });
         let publish = later(1, 0, FaultPolicy::Ignore, &taken);
         mount(&mut world, vec![(HookPoint::ClientConnect, connect), (HookPoint::MessagePublish, publish)]);
-        let request = Ask { properties: vec![Property::SessionExpiry(asked_s)], ..Ask::v(Version::V5) };
+        let request = ConnectRequest {
+            properties: vec![Property::SessionExpiry(asked_s)],
+            ..ConnectRequest::v(Version::V5)
+        };
         let client = world.connect("c", &request);
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         disconnect_with_expiry(&mut world, client, 50);
@@ -494,9 +506,9 @@ const SMALLEST: [u8; 21] = [
 /// If CONNACK exceeds the Maximum Packet Size there is no connection [MQTT-3.2.0-1], and no session
 /// is taken over.
 #[test]
-fn a_client_that_takes_no_connack_does_not_come_in() {
+fn a_client_that_reads_no_connack_is_not_admitted() {
     let mut world = World::new(1);
-    let first = world.connect("a", &Ask::v(Version::V5));
+    let first = world.connect("a", &ConnectRequest::v(Version::V5));
     let client = world.open(Version::V5);
     world.send_bytes(client, &SMALLEST);
     assert!(world.is_closed(client));
@@ -506,8 +518,11 @@ fn a_client_that_takes_no_connack_does_not_come_in() {
     assert_eq!(world.shards[0].counters().packets_connack_sent, 1);
 }
 
-fn small<'a>(bytes_max: u32) -> Ask<'a> {
-    Ask { properties: vec![Property::MaximumPacketSize(bytes_max)], ..Ask::v(Version::V5) }
+fn small<'a>(bytes_max: u32) -> ConnectRequest<'a> {
+    ConnectRequest {
+        properties: vec![Property::MaximumPacketSize(bytes_max)],
+        ..ConnectRequest::v(Version::V5)
+    }
 }
 
 /// If CONNACK is too large, only optional properties are left out [MQTT-3.2.2-19] [MQTT-3.2.2-20].
@@ -532,9 +547,9 @@ fn a_connack_loses_what_may_be_left_out() {
     let (client, got) = world.try_connect("exact", &small(short as u32));
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }));
     assert!(!world.is_closed(client));
-    for (bytes_max, told) in [(short as u32 - 1, true), (5, true), (4, false)] {
+    for (bytes_max, notified) in [(short as u32 - 1, true), (5, true), (4, false)] {
         let (client, got) = world.try_connect("less", &small(bytes_max));
-        let refused = told.then_some(Got::ConnAck { present: false, code: 0x95 });
+        let refused = notified.then_some(Got::ConnAck { present: false, code: 0x95 });
         assert_eq!((got, world.is_closed(client)), (refused, true), "{bytes_max}");
     }
     assert_eq!(world.shards[0].clients(0, 10).0.len(), 3, "no session is left of it");
@@ -544,7 +559,7 @@ fn a_connack_loses_what_may_be_left_out() {
 /// bytes, so that a client with 4 gets none.
 #[test]
 fn a_refusal_keeps_to_the_client_s_size() {
-    for (bytes_max, told) in [(100, true), (5, true), (4, false)] {
+    for (bytes_max, notified) in [(100, true), (5, true), (4, false)] {
         let mut world = World::with(1, |limits| limits.client_id_bytes_max = 23);
         let long = "x".repeat(200);
         let more = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
@@ -553,7 +568,7 @@ fn a_refusal_keeps_to_the_client_s_size() {
         });
         mount(&mut world, vec![(HookPoint::ClientConnack, more)]);
         let (client, got) = world.try_connect(&"c".repeat(24), &small(bytes_max));
-        assert_eq!(got, told.then_some(Got::ConnAck { present: false, code: 0x85 }), "{bytes_max}");
+        assert_eq!(got, notified.then_some(Got::ConnAck { present: false, code: 0x85 }), "{bytes_max}");
         assert!(world.is_closed(client));
     }
 }
@@ -590,13 +605,13 @@ fn an_auth_that_does_not_fit_ends_the_connection() {
         Flow::STOP
     });
     mount(&mut world, vec![(AUTHENTICATE, asks)]);
-    let with = |data: &'static [u8]| Ask {
+    let with = |data: &'static [u8]| ConnectRequest {
         properties: vec![
             Property::AuthMethod("M"),
             Property::AuthData(data),
             Property::MaximumPacketSize(100),
         ],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     };
     let (client, got) = world.try_connect("a", &with(b"renew"));
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x95 }));
@@ -609,7 +624,7 @@ fn an_auth_that_does_not_fit_ends_the_connection() {
 
 /// A client that the authenticator refuses takes over no session.
 #[test]
-fn who_is_refused_takes_nothing_over() {
+fn a_refused_client_takes_over_no_session() {
     let mut world = World::new(1);
     let guard = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
         let ann = call.get_text(Field::USERNAME) == "ann";
@@ -617,20 +632,24 @@ fn who_is_refused_takes_nothing_over() {
         Flow::STOP
     });
     let log = Log::default();
-    let told = link(2, 0, FaultPolicy::Ignore, noting(&log, "taken over", Flow::CONTINUE));
+    let notified = link(2, 0, FaultPolicy::Ignore, noting(&log, "taken over", Flow::CONTINUE));
     let discarded = link(3, 0, FaultPolicy::Ignore, noting(&log, "discarded", Flow::CONTINUE));
     mount(
         &mut world,
         vec![
             (AUTHENTICATE, guard),
-            (HookPoint::SessionTakenover, told),
+            (HookPoint::SessionTakenover, notified),
             (HookPoint::SessionDiscarded, discarded),
         ],
     );
     for clean in [false, true] {
         let properties = vec![Property::SessionExpiry(100)];
-        let request =
-            |username| Ask { clean, username, properties: properties.clone(), ..Ask::v(Version::V5) };
+        let request = |username| ConnectRequest {
+            clean,
+            username,
+            properties: properties.clone(),
+            ..ConnectRequest::v(Version::V5)
+        };
         let ann = world.connect("dashboard", &request(Some("ann")));
         log.take();
         for username in [None, Some("bob")] {
@@ -653,17 +672,17 @@ fn an_identifier_is_given_as_the_settings_say() {
             limits.choices.assigned_client_id_prefix = "fleet.".into();
         });
         for _ in 0..2 {
-            world.connect("", &Ask::v(version));
+            world.connect("", &ConnectRequest::v(version));
         }
         let ids: Vec<String> =
             world.shards.iter().flat_map(|shard| shard.clients(0, 10).0).map(|row| row.client_id).collect();
         assert!(ids.len() == 2 && ids[0] != ids[1], "{ids:?}");
         assert!(ids.iter().all(|id| id.starts_with("fleet.") && id.len() == 30), "{ids:?}");
         let mut world = World::with(2, |limits| limits.choices.allow_empty_client_id = false);
-        let (client, got) = world.try_connect("", &Ask::v(version));
+        let (client, got) = world.try_connect("", &ConnectRequest::v(version));
         assert_eq!(got, Some(Got::ConnAck { present: false, code: refused }));
         assert!(world.is_closed(client));
-        world.connect("c", &Ask::v(version));
+        world.connect("c", &ConnectRequest::v(version));
     }
 }
 
@@ -681,7 +700,7 @@ fn together(shards: usize, change: impl FnOnce(&mut Limits)) -> World {
 fn connections_are_limited_over_all_shards() {
     let mut world = together(4, |limits| limits.connections_total_max = 3);
     let clients: Vec<ClientId> =
-        (0..3).map(|n| world.connect(&format!("client {n}"), &Ask::v(Version::V5))).collect();
+        (0..3).map(|n| world.connect(&format!("client {n}"), &ConnectRequest::v(Version::V5))).collect();
     let peer = world.peer();
     for shard in &mut world.shards {
         assert!(shard.open(peer.clone()).is_none(), "there are three");
@@ -698,7 +717,11 @@ fn connections_are_limited_over_all_shards() {
 /// needs no free place, and loses nothing if there is none.
 #[test]
 fn sessions_are_limited_over_all_shards() {
-    let stored = |clean| Ask { clean, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    let stored = |clean| ConnectRequest {
+        clean,
+        properties: vec![Property::SessionExpiry(100)],
+        ..ConnectRequest::v(Version::V5)
+    };
     for (mut world, shards) in [
         (together(4, |limits| limits.sessions_total_max = 3), 4),
         (together(1, |limits| limits.sessions_max = 3), 1),
@@ -720,7 +743,7 @@ fn sessions_are_limited_over_all_shards() {
         }
         let refused: u64 = world.shards.iter_mut().map(|shard| shard.counters().sessions_refused).sum();
         assert_eq!(refused, 2);
-        let (client, _) = world.try_connect("client 2", &Ask::v(Version::V5));
+        let (client, _) = world.try_connect("client 2", &ConnectRequest::v(Version::V5));
         world.disconnect(client, ReasonCode::SUCCESS);
         let (_, got) = world.try_connect("other", &stored(false));
         assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }), "{shards}");
@@ -729,7 +752,7 @@ fn sessions_are_limited_over_all_shards() {
 
 /// A verdict on a re-authentication ends the chain if it says so; otherwise the next links see it.
 #[test]
-fn a_renewal_goes_on_to_the_links_behind_or_ends() {
+fn a_reauthentication_continues_with_later_links_or_ends() {
     for (flow, behind) in [(Flow::STOP, 0), (Flow::CONTINUE, 1)] {
         let mut world = World::new(1);
         let taken = Taken::default();
@@ -748,7 +771,7 @@ fn a_renewal_goes_on_to_the_links_behind_or_ends() {
 
 /// The time for an AUTH does not end while its client is paused: it begins again after that.
 #[test]
-fn a_renewal_has_a_deadline_whatever_its_client_sends_meanwhile() {
+fn a_reauthentication_has_a_deadline_whatever_its_client_sends() {
     let mut world = World::with(1, |limits| {
         limits.connect_timeout_ms = 1000;
         limits.defer_window = 1;

@@ -11,7 +11,7 @@ use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, deny, later};
 use crate::hooks::{Call, complete, link, mount};
-use crate::world::{Ask, ClientId, Got, World};
+use crate::world::{ClientId, ConnectRequest, Got, World};
 
 const V5: Version = Version::V5;
 
@@ -28,8 +28,12 @@ const ELSEWHERE: [&str; 9] = [
     "subscriptions_count",
 ];
 
-fn persistent<'a>(expiry_s: u32) -> Ask<'a> {
-    Ask { clean: false, properties: vec![Property::SessionExpiry(expiry_s)], ..Ask::v(V5) }
+fn persistent<'a>(expiry_s: u32) -> ConnectRequest<'a> {
+    ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(expiry_s)],
+        ..ConnectRequest::v(V5)
+    }
 }
 
 /// Counters of all shards that are not 0.
@@ -65,8 +69,8 @@ fn publishes(got: Vec<Got>) -> Vec<u16> {
 #[test]
 fn every_packet_of_an_exchange_is_counted_by_its_kind() {
     let mut world = World::new(1);
-    let subscriber = world.connect("subscriber", &Ask::v(V5));
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let subscriber = world.connect("subscriber", &ConnectRequest::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     world.subscribe(subscriber, "t", QoS::ExactlyOnce);
     world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
     world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
@@ -146,7 +150,7 @@ fn every_byte_is_counted() {
 }
 
 #[test]
-fn what_becomes_of_sessions_is_counted() {
+fn ends_of_sessions_are_counted() {
     let mut world = World::new(1);
     let first = world.connect("c", &persistent(100));
     let before = counted(&mut world);
@@ -172,7 +176,7 @@ fn what_becomes_of_sessions_is_counted() {
     // It disconnects, and returns with a clean start.
     world.lose(second);
     let before = counted(&mut world);
-    let third = world.connect("c", &Ask::v(V5));
+    let third = world.connect("c", &ConnectRequest::v(V5));
     let discarded =
         [("packets_sent", 1), ("session_created", 1), ("session_discarded", 1), ("session_terminated", 1)];
     assert_counts(&mut world, &before, &[&in_and_out[..], &discarded].concat());
@@ -209,7 +213,7 @@ fn refusals_are_counted_by_who_refuses() {
         call.set(Field::VERDICT, 2, "", "");
         Flow::STOP
     });
-    world.try_connect("c", &Ask::v(V5));
+    world.try_connect("c", &ConnectRequest::v(V5));
     let refused = [
         ("client_auth_denied", 1),
         ("client_connect", 1),
@@ -222,7 +226,7 @@ fn refusals_are_counted_by_who_refuses() {
     assert_counts(&mut world, &BTreeMap::new(), &refused);
     // client.authorize, of a publish and of a filter.
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     hook(&mut world, HookPoint::ClientAuthorize, |call| {
         call.set(Field::VERDICT, 2, "", "");
         Flow::STOP
@@ -257,7 +261,7 @@ fn refusals_are_counted_by_who_refuses() {
 fn broken_packets_are_counted() {
     // A reserved packet type from a connected client.
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     let before = counted(&mut world);
     world.send_bytes(client, &[0x00, 0]);
     let broken = [
@@ -295,14 +299,14 @@ const DROPS: [Drop; 4] = [
     // There is no subscriber.
     Drop {
         limits: |_| {},
-        prepare: |world| world.connect("publisher", &Ask::v(V5)),
+        prepare: |world| world.connect("publisher", &ConnectRequest::v(V5)),
         expected: &[("messages_dropped", 1), ("messages_dropped_no_subscribers", 1)],
     },
     // A plugin drops the message.
     Drop {
         limits: |_| {},
         prepare: |world| {
-            let publisher = world.connect("publisher", &Ask::v(V5));
+            let publisher = world.connect("publisher", &ConnectRequest::v(V5));
             hook(world, HookPoint::MessagePublish, |call| {
                 call.set(Field::DISPOSITION, 1, "", "");
                 Flow::STOP
@@ -315,10 +319,11 @@ const DROPS: [Drop; 4] = [
     Drop {
         limits: |_| {},
         prepare: |world| {
-            let request = Ask { properties: vec![Property::MaximumPacketSize(20)], ..Ask::v(V5) };
+            let request =
+                ConnectRequest { properties: vec![Property::MaximumPacketSize(20)], ..ConnectRequest::v(V5) };
             let subscriber = world.connect("subscriber", &request);
             world.subscribe(subscriber, "t", QoS::AtMostOnce);
-            world.connect("publisher", &Ask::v(V5))
+            world.connect("publisher", &ConnectRequest::v(V5))
         },
         expected: &[("messages_dropped", 1), ("messages_dropped_too_large", 1)],
     },
@@ -329,9 +334,9 @@ const DROPS: [Drop; 4] = [
             limits.outbound_burst_bytes_max = 0;
         },
         prepare: |world| {
-            let subscriber = world.connect("subscriber", &Ask::v(V5));
+            let subscriber = world.connect("subscriber", &ConnectRequest::v(V5));
             world.subscribe(subscriber, "#", QoS::AtMostOnce);
-            let publisher = world.connect("publisher", &Ask::v(V5));
+            let publisher = world.connect("publisher", &ConnectRequest::v(V5));
             world.takes(subscriber, Some(0));
             world.publish(publisher, "first", &"x".repeat(5000), QoS::AtMostOnce, 0);
             publisher
@@ -341,7 +346,7 @@ const DROPS: [Drop; 4] = [
 ];
 
 #[test]
-fn what_is_dropped_is_counted_by_the_reason() {
+fn dropped_messages_are_counted_by_reason() {
     for Drop { limits, prepare, expected } in DROPS {
         let mut world = World::with(1, limits);
         let publisher = prepare(&mut world);
@@ -360,11 +365,12 @@ fn what_is_dropped_is_counted_by_the_reason() {
 #[test]
 fn a_message_for_another_shard_is_counted_as_forwarded_once() {
     let mut world = World::new(2);
-    let subscribers = [world.connect_at(1, "a", &Ask::v(V5)), world.connect_at(1, "b", &Ask::v(V5))];
+    let subscribers =
+        [world.connect_at(1, "a", &ConnectRequest::v(V5)), world.connect_at(1, "b", &ConnectRequest::v(V5))];
     for subscriber in subscribers {
         world.subscribe(subscriber, "t", QoS::AtMostOnce);
     }
-    let publisher = world.connect_at(0, "p", &Ask::v(V5));
+    let publisher = world.connect_at(0, "p", &ConnectRequest::v(V5));
     let before = counted(&mut world);
     world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
     let expected = [
@@ -384,7 +390,7 @@ fn a_message_for_another_shard_is_counted_as_forwarded_once() {
 #[test]
 fn deferred_verdicts_and_their_ends_are_counted() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
     let publish = [
@@ -418,7 +424,7 @@ fn deferred_verdicts_and_their_ends_are_counted() {
 #[test]
 fn a_connection_that_has_as_much_waiting_as_may_is_counted_as_not_read_once() {
     let mut world = World::with(1, |limits| limits.slots_max = 2);
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
     let before = counted(&mut world);
@@ -446,7 +452,7 @@ fn gauges_say_what_there_is_now() {
     };
     assert_eq!(gauges(&mut world), (0, 0, 0, (0, 0)));
     let away = world.connect("away", &persistent(100));
-    let there = world.connect("there", &Ask::v(V5));
+    let there = world.connect("there", &ConnectRequest::v(V5));
     world.subscribe(away, "a", QoS::AtMostOnce);
     world.subscribe(away, "b", QoS::AtMostOnce);
     world.subscribe(there, "a", QoS::AtMostOnce);
@@ -475,7 +481,7 @@ fn gauges_say_what_there_is_now() {
 #[test]
 fn acknowledgements_that_answer_nothing_are_no_deliveries() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     let before = counted(&mut world);
     world.send(client, &Packet::PubAck(Ack::new(crate::world::id(9), ReasonCode::SUCCESS)));
     assert_counts(&mut world, &before, &[("packets_puback_received", 1), ("packets_received", 1)]);

@@ -16,7 +16,7 @@ use grapnel_engine::shard::{ConnectRefused, OwnedChange};
 use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, Field, Flow, Ticket};
 
 use crate::hooks::{Call, Log, complete, link, mount, number, pair};
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
 /// The tickets that a link has taken, in order, each with its subject.
 #[derive(Clone, Default)]
@@ -98,7 +98,7 @@ fn client_connect_answers_later() {
                 (HookPoint::ClientConnect, next),
             ],
         );
-        let (client, connack) = world.try_connect("c", &Ask::v(Version::V5));
+        let (client, connack) = world.try_connect("c", &ConnectRequest::v(Version::V5));
         assert_eq!((connack, log.take().len()), (None, 0), "nothing before the answer");
         let changes = if refuse { deny(0x8A) } else { vec![number(Field::KEEP_ALIVE_S, 7)] };
         complete(&mut world, taken.ticket(0), if refuse { Flow::STOP } else { Flow::CONTINUE }, changes);
@@ -126,7 +126,7 @@ fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
     let first = later(1, 1, FaultPolicy::Deny, &taken);
     let point = HookPoint::ClientAuthenticate;
     mount(&mut world, vec![(point, first), (point, next)]);
-    world.try_connect("c", &Ask::v(Version::V5));
+    world.try_connect("c", &ConnectRequest::v(Version::V5));
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![number(Field::IS_SUPERUSER, 1)]);
     assert_eq!(log.take(), ["true"]);
 }
@@ -134,12 +134,12 @@ fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
 /// Clients beyond `connects_pending_max` are refused with "server busy" without a call of a plugin.
 /// Each client that is answered or leaves frees its place.
 #[test]
-fn so_many_clients_may_wait_and_no_more() {
+fn pending_clients_are_limited() {
     for (version, busy) in [(Version::V5, 0x89), (Version::V311, 3)] {
         let mut world = World::with(1, |limits| limits.connects_pending_max = 2);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &taken))]);
-        let request = Ask::v(version);
+        let request = ConnectRequest::v(version);
         let (first, _) = world.try_connect("first", &request);
         let (second, _) = world.try_connect("second", &request);
         let refused = Some(Got::ConnAck { present: false, code: busy });
@@ -158,7 +158,7 @@ fn so_many_clients_may_wait_and_no_more() {
 /// Clients of one address beyond `connects_pending_per_address_max` are refused, and those of other
 /// addresses are admitted. However a client stops waiting, its place is free.
 #[test]
-fn so_many_clients_of_one_address_may_wait_and_no_more() {
+fn pending_clients_of_one_address_are_limited() {
     type End = fn(&mut World, usize, Ticket);
     let ends: [End; 4] = [
         |world, _, ticket| complete(world, ticket, Flow::STOP, allow()),
@@ -171,7 +171,7 @@ fn so_many_clients_of_one_address_may_wait_and_no_more() {
             let mut world = World::with(1, |limits| limits.connects_pending_per_address_max = 2);
             let taken = Taken::default();
             mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &taken))]);
-            let request = Ask::v(version);
+            let request = ConnectRequest::v(version);
             let refused = Some(Got::ConnAck { present: false, code: busy });
             let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|host| host.parse().expect("an address"));
             world.host = one;
@@ -197,7 +197,7 @@ fn client_connect_does_not_wait_for_ever() {
     let mut world = World::new(1);
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientConnect, later(1, 0, FaultPolicy::Ignore, &taken))]);
-    let (client, _) = world.try_connect("c", &Ask::v(Version::V311));
+    let (client, _) = world.try_connect("c", &ConnectRequest::v(Version::V311));
     world.pass_ms(1_100);
     assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
 }
@@ -209,8 +209,10 @@ fn the_will_is_authorised_later() {
         let mut world = World::new(1);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
-        let request =
-            Ask { will: Some(("will/topic", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let request = ConnectRequest {
+            will: Some(("will/topic", "gone", QoS::AtMostOnce, false)),
+            ..ConnectRequest::v(Version::V5)
+        };
         let (client, connack) = world.try_connect("c", &request);
         assert_eq!((connack, taken.about()), (None, vec!["will/topic".to_owned()]));
         complete(&mut world, taken.ticket(0), Flow::STOP, answer);
@@ -317,10 +319,10 @@ fn a_publish_outlives_its_connection_at_client_authorize() {
 #[test]
 fn client_subscribe_answers_later() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let (taken, log) = (Taken::default(), Log::default());
     let seen = log.clone();
-    let asked = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+    let requested = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         seen.note(call.topic());
         call.set(Field::VERDICT, 1, "", "");
         Flow::CONTINUE
@@ -329,7 +331,7 @@ fn client_subscribe_answers_later() {
         &mut world,
         vec![
             (HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &taken)),
-            (HookPoint::ClientAuthorize, asked),
+            (HookPoint::ClientAuthorize, requested),
         ],
     );
     send_filters(&mut world, client, &[("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce)], 7);
@@ -349,7 +351,7 @@ fn client_subscribe_answers_later() {
 #[test]
 fn filters_wait_for_authorisation_together() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
     send_filters(&mut world, client, &[("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce)], 7);
@@ -365,7 +367,11 @@ fn filters_wait_for_authorisation_together() {
 #[test]
 fn a_subscribe_that_waits_dies_with_its_connection() {
     let mut world = World::new(1);
-    let request = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    let request = ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(100)],
+        ..ConnectRequest::v(Version::V5)
+    };
     let client = world.connect("c", &request);
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &taken))]);
@@ -381,7 +387,7 @@ fn a_subscribe_that_waits_dies_with_its_connection() {
 #[test]
 fn client_unsubscribe_answers_later() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "a", QoS::AtMostOnce);
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientUnsubscribe, later(1, 0, FaultPolicy::Ignore, &taken))]);
@@ -398,8 +404,8 @@ fn client_unsubscribe_answers_later() {
 #[test]
 fn a_window_bounds_what_waits_for_plugins() {
     let mut world = World::with(1, |limits| limits.defer_window = 2);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let other = world.connect("other", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let other = world.connect("other", &ConnectRequest::v(Version::V5));
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
     for id in 1..=4 {
@@ -448,8 +454,11 @@ fn challenge(log: &Log) -> Link {
     })
 }
 
-fn scram<'a>() -> Ask<'a> {
-    Ask { properties: vec![Property::AuthMethod("M"), Property::AuthData(b"hello")], ..Ask::v(Version::V5) }
+fn scram<'a>() -> ConnectRequest<'a> {
+    ConnectRequest {
+        properties: vec![Property::AuthMethod("M"), Property::AuthData(b"hello")],
+        ..ConnectRequest::v(Version::V5)
+    }
 }
 
 /// Authentication takes as many AUTH rounds as the plugin requests, all with CONNECT's method
@@ -504,7 +513,7 @@ fn authentication_that_is_broken_off() {
     assert!(world.is_closed(client));
     // Without a method in CONNECT there is no AUTH.
     mount(&mut world, Vec::new());
-    let client = world.connect("plain", &Ask::v(Version::V5));
+    let client = world.connect("plain", &ConnectRequest::v(Version::V5));
     send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "one");
     assert_eq!(world.take(client), [Got::Disconnect(0x82)]);
 }
@@ -543,7 +552,7 @@ fn a_disconnect_counts_once_whenever_its_turn_comes() {
         let mut world = World::new(1);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
-        let client = world.connect("c", &Ask { clean: false, ..Ask::v(Version::V311) });
+        let client = world.connect("c", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
         world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
         world.disconnect(client, ReasonCode::SUCCESS);
         if lost {

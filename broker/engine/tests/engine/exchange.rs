@@ -4,7 +4,7 @@
 use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;
 
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
@@ -15,8 +15,8 @@ fn each_qos_reaches_a_subscriber_with_the_lower_of_both() {
             for sub_qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
                 for pub_qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
                     let mut world = World::new(shards);
-                    let sub = world.connect("sub", &Ask::v(version));
-                    let publisher = world.connect("pub", &Ask::v(version));
+                    let sub = world.connect("sub", &ConnectRequest::v(version));
+                    let publisher = world.connect("pub", &ConnectRequest::v(version));
                     assert_eq!(world.subscribe(sub, "a/+", sub_qos), [sub_qos.as_u8()]);
                     world.publish(
                         publisher,
@@ -47,8 +47,8 @@ fn each_qos_reaches_a_subscriber_with_the_lower_of_both() {
 fn a_repeated_qos_2_publish_is_delivered_once() {
     // [MQTT-4.3.3-10]
     let mut world = World::new(2);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
     world.publish(publisher, "t", "x", QoS::ExactlyOnce, 9);
     world.publish(publisher, "t", "x", QoS::ExactlyOnce, 9);
@@ -62,15 +62,15 @@ fn a_repeated_qos_2_publish_is_delivered_once() {
 #[test]
 fn pubrel_of_an_unknown_identifier_is_answered_with_0x92() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.ack(client, Packet::PubRel, 77);
     assert_eq!(world.take(client), [Got::Ack("PUBCOMP", 77, 0x92)]);
 }
 
 #[test]
-fn no_subscriber_is_told_in_mqtt_5() {
+fn no_matching_subscribers_is_reported_in_mqtt_5() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.publish(client, "nobody", "x", QoS::AtLeastOnce, 1);
     assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x10)]);
 }
@@ -79,9 +79,10 @@ fn no_subscriber_is_told_in_mqtt_5() {
 fn the_receive_maximum_of_the_client_bounds_what_is_in_flight() {
     // [MQTT-3.3.4-9]
     let mut world = World::new(1);
-    let request = Ask { properties: vec![Property::ReceiveMaximum(2)], ..Ask::v(Version::V5) };
+    let request =
+        ConnectRequest { properties: vec![Property::ReceiveMaximum(2)], ..ConnectRequest::v(Version::V5) };
     let sub = world.connect("sub", &request);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtLeastOnce);
     for n in 1..=5 {
         world.publish(publisher, "t", &n.to_string(), QoS::AtLeastOnce, n);
@@ -97,7 +98,7 @@ fn the_receive_maximum_of_the_client_bounds_what_is_in_flight() {
 fn more_publishes_than_our_receive_maximum_end_the_connection() {
     // [MQTT-3.3.4-7]
     let mut world = World::with(1, |limits| limits.receive_max = 2);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     for n in 1..=2 {
         world.publish(publisher, "t", "x", QoS::ExactlyOnce, n);
     }
@@ -110,8 +111,8 @@ fn more_publishes_than_our_receive_maximum_end_the_connection() {
 #[test]
 fn a_topic_alias_stands_for_its_topic_and_an_unknown_one_breaks_the_rule() {
     let mut world = World::new(2);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
     world.publish_with(publisher, "long/topic", "1", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(3)]);
     world.publish_with(publisher, "", "2", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(3)]);
@@ -124,9 +125,10 @@ fn a_topic_alias_stands_for_its_topic_and_an_unknown_one_breaks_the_rule() {
 #[test]
 fn we_set_an_alias_where_the_client_allows_one() {
     let mut world = World::new(1);
-    let request = Ask { properties: vec![Property::TopicAliasMaximum(1)], ..Ask::v(Version::V5) };
+    let request =
+        ConnectRequest { properties: vec![Property::TopicAliasMaximum(1)], ..ConnectRequest::v(Version::V5) };
     let sub = world.connect("sub", &request);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
     for topic in ["a", "a", "b"] {
         world.publish(publisher, topic, "x", QoS::AtMostOnce, 0);
@@ -143,14 +145,18 @@ fn we_set_an_alias_where_the_client_allows_one() {
 }
 
 #[test]
-fn a_message_expires_on_its_way_and_what_is_left_is_told() {
+fn a_waiting_message_expires_or_is_sent_with_its_remaining_expiry() {
     // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
     let mut world = World::new(1);
-    let request = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    let request = ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(100)],
+        ..ConnectRequest::v(Version::V5)
+    };
     let sub = world.connect("sub", &request);
     world.subscribe(sub, "t", QoS::AtLeastOnce);
     world.lose(sub);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish_with(publisher, "t", "short", QoS::AtLeastOnce, 1, false, &[Property::MessageExpiry(5)]);
     world.publish_with(publisher, "t", "long", QoS::AtLeastOnce, 2, false, &[Property::MessageExpiry(50)]);
     world.pass_ms(10_000);
@@ -162,9 +168,12 @@ fn a_message_expires_on_its_way_and_what_is_left_is_told() {
 fn a_packet_beyond_the_clients_maximum_is_never_sent() {
     // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
     let mut world = World::new(1);
-    let request = Ask { properties: vec![Property::MaximumPacketSize(30)], ..Ask::v(Version::V5) };
+    let request = ConnectRequest {
+        properties: vec![Property::MaximumPacketSize(30)],
+        ..ConnectRequest::v(Version::V5)
+    };
     let sub = world.connect("sub", &request);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtLeastOnce);
     world.publish(publisher, "t", &"x".repeat(100), QoS::AtLeastOnce, 1);
     world.publish(publisher, "t", "small", QoS::AtLeastOnce, 2);
@@ -174,9 +183,9 @@ fn a_packet_beyond_the_clients_maximum_is_never_sent() {
 #[test]
 fn large_payloads_arrive_whole() {
     let mut world = World::new(2);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
-    let other = world.connect("other", &Ask::v(Version::V311));
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
+    let other = world.connect("other", &ConnectRequest::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     world.subscribe(sub, "big", QoS::AtLeastOnce);
     world.subscribe(other, "big", QoS::AtMostOnce);
     let payload = "0123456789".repeat(50_000);
@@ -191,8 +200,8 @@ fn a_slow_subscriber_loses_qos_0_and_keeps_qos_1_within_its_queue() {
         limits.session_queue_messages_max = 3;
         limits.inflight_max = 1;
     });
-    let sub = world.connect("sub", &Ask::v(Version::V311));
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     world.subscribe(sub, "t", QoS::AtLeastOnce);
     for n in 1..=6 {
         world.publish(publisher, "t", &n.to_string(), QoS::AtLeastOnce, n);
@@ -212,11 +221,12 @@ fn a_slow_subscriber_loses_qos_0_and_keeps_qos_1_within_its_queue() {
 #[test]
 fn publishes_of_one_client_arrive_in_order_across_shards() {
     let mut world = World::new(8);
-    let subs: Vec<_> = (0..8).map(|n| world.connect(&format!("sub{n}"), &Ask::v(Version::V311))).collect();
+    let subs: Vec<_> =
+        (0..8).map(|n| world.connect(&format!("sub{n}"), &ConnectRequest::v(Version::V311))).collect();
     for &sub in &subs {
         world.subscribe(sub, "t/#", QoS::AtMostOnce);
     }
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..50 {
         world.publish(publisher, "t/x", &n.to_string(), QoS::AtMostOnce, 0);
     }
@@ -256,9 +266,9 @@ fn a_full_lane_makes_its_publisher_wait_and_loses_nothing() {
 
 /// Two clients whose homes are different shards.
 fn two_apart(world: &mut World) -> (usize, usize) {
-    let first = world.connect("first", &Ask::v(Version::V311));
+    let first = world.connect("first", &ConnectRequest::v(Version::V311));
     for n in 0.. {
-        let other = world.connect(&format!("other{n}"), &Ask::v(Version::V311));
+        let other = world.connect(&format!("other{n}"), &ConnectRequest::v(Version::V311));
         if world.shard_of(other) != world.shard_of(first) {
             return (first, other);
         }
@@ -269,12 +279,13 @@ fn two_apart(world: &mut World) -> (usize, usize) {
 #[test]
 fn a_fan_out_beyond_a_turn_is_sliced_and_nothing_overtakes_it() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
-    let subs: Vec<_> = (0..200).map(|n| world.connect(&format!("s{n}"), &Ask::v(Version::V311))).collect();
+    let subs: Vec<_> =
+        (0..200).map(|n| world.connect(&format!("s{n}"), &ConnectRequest::v(Version::V311))).collect();
     for &sub in &subs {
         world.subscribe(sub, "all", QoS::AtMostOnce);
         world.subscribe(sub, &format!("one/{sub}"), QoS::AtMostOnce);
     }
-    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
     let mut burst = Vec::new();
     for (topic, payload) in [("all", "1"), (&*format!("one/{}", subs[199]), "2")] {
         let packet = Packet::Publish(grapnel_engine::packet::Publish {
@@ -297,7 +308,7 @@ fn a_fan_out_beyond_a_turn_is_sliced_and_nothing_overtakes_it() {
 }
 
 #[test]
-fn what_a_client_must_not_send_ends_its_connection() {
+fn a_forbidden_packet_ends_the_connection() {
     let cases: [(&[u8], u8); 5] = [
         (&[0x20, 0x03, 0, 0, 0], 0x82),          // CONNACK
         (&[0xF0, 0x00], 0x82),                   // AUTH without a method [MQTT-4.12.0-6]
@@ -307,7 +318,7 @@ fn what_a_client_must_not_send_ends_its_connection() {
     ];
     for (bytes, reason) in cases {
         let mut world = World::new(1);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         world.send_bytes(client, bytes);
         assert_eq!(world.take(client), [Got::Disconnect(reason)], "{bytes:02x?}");
         assert!(world.is_closed(client));
@@ -318,8 +329,8 @@ fn what_a_client_must_not_send_ends_its_connection() {
 fn properties_of_a_publish_go_on_unchanged() {
     // [MQTT-3.3.2-17] [MQTT-3.3.2-18]
     let mut world = World::new(2);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
     let properties = [
         Property::PayloadFormat(1),
@@ -348,12 +359,12 @@ fn each_subscriber_gets_its_own_identifiers() {
             .into_iter()
             .enumerate()
             .map(|(n, id)| {
-                let sub = world.connect(&n.to_string(), &Ask::v(Version::V5));
+                let sub = world.connect(&n.to_string(), &ConnectRequest::v(Version::V5));
                 world.subscribe_with(sub, "t", SubscriptionOptions::of_qos(QoS::AtMostOnce), id);
                 (sub, id)
             })
             .collect();
-        let publisher = world.connect("p", &Ask::v(Version::V5));
+        let publisher = world.connect("p", &ConnectRequest::v(Version::V5));
         world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
         for (sub, id) in subs {
             let got = world.take(sub);

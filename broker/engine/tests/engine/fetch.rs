@@ -12,13 +12,15 @@ use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::{Property, QoS, Version};
 use grapnel_engine::session::Identity;
 use grapnel_engine::session::fetch::{Fetch, FetchPlace};
-use grapnel_engine::shard::{BehalfRefused, Command, Completion, OnBehalf, OwnedChange, Scope, Whom, Wish};
+use grapnel_engine::shard::{
+    BehalfAction, BehalfClient, BehalfRefused, Command, Completion, OnBehalf, OwnedChange, Scope,
+};
 use grapnel_plugin_abi::host::ClientIdentity;
 use grapnel_plugin_abi::raw::{FROM_BROKER, Field, Flow, Slice, Ticket};
 
 use crate::deferral::{Taken, allow, deny};
 use crate::hooks::{Call, Log, link};
-use crate::world::{Ask, ClientId, World};
+use crate::world::{ClientId, ConnectRequest, World};
 
 /// Defaults of `behalf_pages_max` and `behalf_client_pages_max`.
 const PAGES_OF_PLUGIN_MAX: usize = 64;
@@ -83,7 +85,7 @@ impl Page {
     }
 }
 
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     pub(crate) world: World,
     pub(crate) client: ClientId,
     /// The client's home shard.
@@ -93,16 +95,16 @@ pub(crate) struct Scene {
     kept: Rc<RefCell<Vec<u8>>>,
 }
 
-impl Scene {
+impl Fixture {
     /// A scene with a client `c`, on whose shard these links are mounted.
-    pub(crate) fn with(shards: usize, links: Vec<Link>, limits: impl FnOnce(&mut Limits)) -> Scene {
+    pub(crate) fn with(shards: usize, links: Vec<Link>, limits: impl FnOnce(&mut Limits)) -> Fixture {
         let mut world = World::with(shards, limits);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         let home = world.shard_of(client);
         let messages: &'static InstanceMessages = Box::leak(Box::default());
-        let mut scene = Scene { world, client, home, messages, kept: Rc::default() };
-        scene.mount(links);
-        scene
+        let mut fixture = Fixture { world, client, home, messages, kept: Rc::default() };
+        fixture.mount(links);
+        fixture
     }
 
     pub(crate) fn mount(&mut self, links: Vec<Link>) {
@@ -110,7 +112,7 @@ impl Scene {
     }
 
     /// Suspends the reading plugin.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn suspend_reader(&mut self) {
         self.mount_with(Vec::new(), vec![READER]);
     }
 
@@ -153,11 +155,11 @@ impl Scene {
         ChainTable::compile(1, links).with_instances(instances).with_suspended_plugins(suspended)
     }
 
-    fn kept(&mut self) -> Whom {
+    fn stored_identity(&mut self) -> BehalfClient {
         self.world.publish(self.client, "keep", "", QoS::AtMostOnce, 0);
         let kept = self.kept.borrow();
         let kept = ClientIdentity::decode(&kept).expect("an identity");
-        Whom::Identity(Box::new(Identity::from_stored(&kept).expect("a client's")))
+        BehalfClient::Identity(Box::new(Identity::from_stored(&kept).expect("a client's")))
     }
 
     /// Stores a retained message at each of the topics `PREFIX/0` and so on.
@@ -169,16 +171,22 @@ impl Scene {
         topics
     }
 
-    pub(crate) fn ask(&mut self, number: u64, fetch: Fetch) {
-        self.ask_for(Whom::Client("c".into()), number, fetch);
+    pub(crate) fn request(&mut self, number: u64, fetch: Fetch) {
+        self.request_for(BehalfClient::Client("c".into()), number, fetch);
     }
 
-    pub(crate) fn ask_for(&mut self, whom: Whom, number: u64, fetch: Fetch) {
-        self.ask_by(READER, whom, number, fetch);
+    pub(crate) fn request_for(&mut self, client: BehalfClient, number: u64, fetch: Fetch) {
+        self.request_by(READER, client, number, fetch);
     }
 
-    pub(crate) fn ask_by(&mut self, plugin: PluginHandle, whom: Whom, number: u64, fetch: Fetch) {
-        let request = OnBehalf { plugin, whom, answer: Some(number), wish: Wish::Fetch(fetch) };
+    pub(crate) fn request_by(
+        &mut self,
+        plugin: PluginHandle,
+        client: BehalfClient,
+        number: u64,
+        fetch: Fetch,
+    ) {
+        let request = OnBehalf { plugin, client, answer: Some(number), action: BehalfAction::Fetch(fetch) };
         self.world.shards[self.home].command(Command::As(Box::new(request)));
         self.world.drive();
     }
@@ -199,7 +207,7 @@ impl Scene {
         let mut pages = Vec::new();
         let mut place = FetchPlace::first();
         loop {
-            self.ask(1, Fetch { place, ..fetch.clone() });
+            self.request(1, Fetch { place, ..fetch.clone() });
             let page = self.page();
             let last = page.next.is_empty();
             place = FetchPlace::decode(&page.next).expect("a place");
@@ -277,45 +285,45 @@ pub(crate) fn deliveries_later(taken: &Taken) -> Link {
 #[test]
 fn all_that_match_come_once_whatever_the_bounds_of_a_page() {
     for shards in [1, 3] {
-        let mut scene = Scene::with(shards, Vec::new(), |limits| {
+        let mut fixture = Fixture::with(shards, Vec::new(), |limits| {
             limits.retained_page_messages_max = 5;
             limits.choices.allow_dollar_topics = true;
         });
-        let mut expected = scene.retain("r/a", 40);
-        scene.retain("other", 7);
-        scene.retain("$hidden", 3);
-        expected.extend(scene.retain("r/b", 3));
+        let mut expected = fixture.retain("r/a", 40);
+        fixture.retain("other", 7);
+        fixture.retain("$hidden", 3);
+        expected.extend(fixture.retain("r/b", 3));
         expected.sort();
         let bounds = [(1, 1 << 20, 1), (7, 1 << 20, 7), (256, 1 << 20, 256), (256, 1, 1), (256, 1_000, 9)];
         for (messages_max, bytes_max, most) in bounds {
-            let pages = scene.pages(&Fetch { messages_max, bytes_max, ..fetch("r/#") });
+            let pages = fixture.pages(&Fetch { messages_max, bytes_max, ..fetch("r/#") });
             assert_eq!(topics(&pages), expected, "{shards} {messages_max} {bytes_max}");
             assert!(pages.iter().all(|page| page.messages.len() <= most), "{messages_max} {bytes_max}");
             if most == 256 {
                 assert_eq!(pages.len(), 1, "there is room for all");
             }
         }
-        assert_eq!(topics(&scene.pages(&fetch("r/a/7"))), ["r/a/7"], "of the only shard that can have it");
-        assert_eq!(topics(&scene.pages(&fetch("none/here"))), [""; 0]);
-        assert_eq!(topics(&scene.pages(&fetch("#"))).len(), 50, "[MQTT-4.7.2-1]");
-        assert_eq!(scene.counter("messages_fetched"), 5 * 43 + 1 + 50);
-        assert_eq!(scene.counter("behalf_refused"), 0);
+        assert_eq!(topics(&fixture.pages(&fetch("r/a/7"))), ["r/a/7"], "of the only shard that can have it");
+        assert_eq!(topics(&fixture.pages(&fetch("none/here"))), [""; 0]);
+        assert_eq!(topics(&fixture.pages(&fetch("#"))).len(), 50, "[MQTT-4.7.2-1]");
+        assert_eq!(fixture.counter("messages_fetched"), 5 * 43 + 1 + 50);
+        assert_eq!(fixture.counter("behalf_refused"), 0);
     }
 }
 
 #[test]
 fn a_message_comes_with_all_that_it_has() {
-    let mut scene = Scene::with(1, Vec::new(), |_| {});
+    let mut fixture = Fixture::with(1, Vec::new(), |_| {});
     let properties = [
         Property::ContentType("text"),
         Property::MessageExpiry(60),
         Property::User("k", "v"),
         Property::User("k", "w"),
     ];
-    scene.world.publish_with(scene.client, "r", "x", QoS::AtLeastOnce, 5, true, &properties);
-    scene.world.pass_ms(2_000);
-    scene.ask(1, Fetch { qos: QoS::ExactlyOnce, ..fetch("r") });
-    let page = scene.page();
+    fixture.world.publish_with(fixture.client, "r", "x", QoS::AtLeastOnce, 5, true, &properties);
+    fixture.world.pass_ms(2_000);
+    fixture.request(1, Fetch { qos: QoS::ExactlyOnce, ..fetch("r") });
+    let page = fixture.page();
     for (field, expected) in [
         (Field::TOPIC, &["r"][..]),
         (Field::PAYLOAD, &["x"]),
@@ -328,89 +336,89 @@ fn a_message_comes_with_all_that_it_has() {
     ] {
         assert_eq!(page.values(field), expected, "{field:?}");
     }
-    scene.ask(1, fetch("r"));
-    assert_eq!(scene.page().values(Field::QOS), ["\0\0\0\0\0\0\0\0"], "that of the subscription");
-    scene.world.pass_ms(60_000);
-    scene.ask(1, fetch("r"));
-    assert_eq!(scene.page().messages.len(), 0, "it has expired");
+    fixture.request(1, fetch("r"));
+    assert_eq!(fixture.page().values(Field::QOS), ["\0\0\0\0\0\0\0\0"], "that of the subscription");
+    fixture.world.pass_ms(60_000);
+    fixture.request(1, fetch("r"));
+    assert_eq!(fixture.page().messages.len(), 0, "it has expired");
 }
 
 #[test]
-fn the_filter_is_authorized_and_so_is_each_message_where_somebody_asks_about_deliveries() {
+fn the_filter_and_with_a_delivery_hook_each_message_are_authorized() {
     let log = Log::default();
-    let mut scene = Scene::with(3, vec![even_alone(&log)], |_| {});
-    scene.retain("secret", 4);
-    scene.retain("open", 10);
+    let mut fixture = Fixture::with(3, vec![even_alone(&log)], |_| {});
+    fixture.retain("secret", 4);
+    fixture.retain("open", 10);
     log.take();
-    scene.ask(5, fetch("secret/#"));
-    assert_eq!(scene.messages(), [(5, vec![0x87])]);
+    fixture.request(5, fetch("secret/#"));
+    assert_eq!(fixture.messages(), [(5, vec![0x87])]);
     assert_eq!(log.take(), ["2 secret/#"]);
-    assert_eq!(scene.counter("behalf_refused"), 1);
-    let refused = scene.world.shards[scene.home].outbox().behalf_refused.pop().expect("it is logged");
+    assert_eq!(fixture.counter("behalf_refused"), 1);
+    let refused = fixture.world.shards[fixture.home].outbox().behalf_refused.pop().expect("it is logged");
     assert_eq!(&*refused.topic, "secret/#");
-    let pages = scene.pages(&Fetch { messages_max: 2, ..fetch("open/#") });
+    let pages = fixture.pages(&Fetch { messages_max: 2, ..fetch("open/#") });
     assert_eq!(topics(&pages), ["open/0", "open/2", "open/4", "open/6", "open/8"]);
-    let asked = log.take();
-    assert_eq!(asked.iter().filter(|about| *about == "2 open/#").count(), pages.len(), "of each page");
-    assert_eq!(asked.iter().filter(|about| about.starts_with("3 open/")).count(), 10, "{asked:?}");
+    let requested = log.take();
+    assert_eq!(requested.iter().filter(|about| *about == "2 open/#").count(), pages.len(), "of each page");
+    assert_eq!(requested.iter().filter(|about| about.starts_with("3 open/")).count(), 10, "{requested:?}");
     // No plugin authorizes deliveries any more.
     let all = link(3, 0, FaultPolicy::Deny, |call| {
         call.set(Field::VERDICT, 1, "", "");
         Flow::STOP
     });
-    scene.mount(vec![all]);
-    assert_eq!(topics(&scene.pages(&fetch("open/#"))).len(), 10);
+    fixture.mount(vec![all]);
+    assert_eq!(topics(&fixture.pages(&fetch("open/#"))).len(), 10);
 }
 
 #[test]
 fn messages_are_authorized_later_and_silence_opens_nothing() {
     let taken = Taken::default();
-    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
-    scene.retain("r", 4);
-    scene.ask(1, fetch("r/#"));
-    scene.complete(taken.ticket(0), Flow::STOP, allow());
-    scene.complete(taken.ticket(1), Flow::STOP, deny(0x87));
-    scene.complete(taken.ticket(1), Flow::STOP, allow());
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    fixture.retain("r", 4);
+    fixture.request(1, fetch("r/#"));
+    fixture.complete(taken.ticket(0), Flow::STOP, allow());
+    fixture.complete(taken.ticket(1), Flow::STOP, deny(0x87));
+    fixture.complete(taken.ticket(1), Flow::STOP, allow());
     assert_eq!(taken.about(), ["r/0", "r/1", "r/2"], "one after the other");
-    assert_eq!(scene.messages(), []);
-    scene.complete(taken.ticket(2), Flow::STOP, deny(0x87));
-    scene.complete(taken.ticket(3), Flow::STOP, allow());
-    assert_eq!(scene.page().topics(), ["r/0", "r/3"]);
+    assert_eq!(fixture.messages(), []);
+    fixture.complete(taken.ticket(2), Flow::STOP, deny(0x87));
+    fixture.complete(taken.ticket(3), Flow::STOP, allow());
+    assert_eq!(fixture.page().topics(), ["r/0", "r/3"]);
     // A missing verdict is an error, not a page without the message.
-    scene.ask(2, fetch("r/#"));
-    scene.complete(taken.ticket(4), Flow::STOP, allow());
-    scene.world.pass_ms(1_100);
-    assert_eq!((scene.messages(), taken.about().len()), (vec![(2, vec![0x88])], 6));
+    fixture.request(2, fetch("r/#"));
+    fixture.complete(taken.ticket(4), Flow::STOP, allow());
+    fixture.world.pass_ms(1_100);
+    assert_eq!((fixture.messages(), taken.about().len()), (vec![(2, vec![0x88])], 6));
 }
 
 /// A page examines a bounded number of messages, even if the client may read almost none, and slow
 /// plugins end a page.
 #[test]
-fn a_page_is_bounded_by_what_is_judged_and_by_time() {
+fn a_page_examines_a_bounded_number_of_messages_in_bounded_time() {
     let log = Log::default();
-    let mut scene = Scene::with(1, vec![even_alone(&log)], |_| {});
+    let mut fixture = Fixture::with(1, vec![even_alone(&log)], |_| {});
     for n in 0..100 {
-        scene.world.publish_with(scene.client, &format!("r/{n}1"), "x", QoS::AtMostOnce, 0, true, &[]);
+        fixture.world.publish_with(fixture.client, &format!("r/{n}1"), "x", QoS::AtMostOnce, 0, true, &[]);
     }
     log.take();
-    scene.ask(1, Fetch { messages_max: 10, ..fetch("r/#") });
-    let page = scene.page();
+    fixture.request(1, Fetch { messages_max: 10, ..fetch("r/#") });
+    let page = fixture.page();
     assert_eq!((page.messages.len(), page.next.is_empty(), log.take().len()), (0, false, 11));
     let taken = Taken::default();
-    scene.mount(vec![deliveries_later(&taken)]);
-    scene.ask(1, fetch("r/#"));
+    fixture.mount(vec![deliveries_later(&taken)]);
+    fixture.request(1, fetch("r/#"));
     for number in 0..7 {
-        scene.world.pass_ms(900);
+        fixture.world.pass_ms(900);
         if number < taken.about().len() {
-            scene.complete(taken.ticket(number), Flow::STOP, allow());
+            fixture.complete(taken.ticket(number), Flow::STOP, allow());
         }
     }
-    let page = scene.page();
+    let page = fixture.page();
     assert_eq!((page.messages.len(), taken.about().len()), (6, 6));
     let next = FetchPlace::decode(&page.next).expect("a place");
-    scene.mount(Vec::new());
-    scene.ask(1, Fetch { place: next, ..fetch("r/#") });
-    assert_eq!(scene.page().messages.len(), 94, "it goes on behind them");
+    fixture.mount(Vec::new());
+    fixture.request(1, Fetch { place: next, ..fetch("r/#") });
+    assert_eq!(fixture.page().messages.len(), 94, "it goes on behind them");
 }
 
 /// Another principal with the same client identifier does not get the page, also if the rules
@@ -418,41 +426,43 @@ fn a_page_is_bounded_by_what_is_judged_and_by_time() {
 #[test]
 fn a_page_of_one_principal_is_not_another_s() {
     let taken = Taken::default();
-    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
-    scene.retain("r", 1);
-    scene.ask(1, fetch("r/#"));
-    scene.world.connect("c", &Ask { username: Some("somebody"), ..Ask::v(Version::V5) });
-    scene.world.shards[scene.home].command(Command::Invalidate(Scope::All));
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    fixture.retain("r", 1);
+    fixture.request(1, fetch("r/#"));
+    fixture
+        .world
+        .connect("c", &ConnectRequest { username: Some("somebody"), ..ConnectRequest::v(Version::V5) });
+    fixture.world.shards[fixture.home].command(Command::Invalidate(Scope::All));
     let mut number = 0;
     while number < taken.about().len() {
-        scene.complete(taken.ticket(number), Flow::STOP, allow());
+        fixture.complete(taken.ticket(number), Flow::STOP, allow());
         number += 1;
     }
-    assert_eq!(scene.messages(), [(1, vec![0x85])]);
+    assert_eq!(fixture.messages(), [(1, vec![0x85])]);
 }
 
 /// Rules that change repeatedly end a page.
 #[test]
-fn a_page_begins_anew_so_often_and_no_more() {
+fn a_page_restarts_a_bounded_number_of_times() {
     let taken = Taken::default();
-    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
-    scene.retain("r", 1);
-    scene.ask(1, fetch("r/#"));
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    fixture.retain("r", 1);
+    fixture.request(1, fetch("r/#"));
     let mut number = 0;
     while number < taken.about().len() {
         assert!(number < 100, "no end");
-        scene.world.shards[scene.home].command(Command::Invalidate(Scope::All));
-        scene.complete(taken.ticket(number), Flow::STOP, allow());
+        fixture.world.shards[fixture.home].command(Command::Invalidate(Scope::All));
+        fixture.complete(taken.ticket(number), Flow::STOP, allow());
         number += 1;
         if number < taken.about().len() {
-            scene.complete(taken.ticket(number), Flow::STOP, allow());
+            fixture.complete(taken.ticket(number), Flow::STOP, allow());
             number += 1;
         }
-        if !scene.messages.0.borrow().is_empty() {
+        if !fixture.messages.0.borrow().is_empty() {
             break;
         }
     }
-    let messages = scene.messages();
+    let messages = fixture.messages();
     assert_eq!(messages.len(), 1);
 }
 
@@ -460,51 +470,54 @@ fn a_page_begins_anew_so_often_and_no_more() {
 /// No answer is lost.
 #[test]
 fn a_page_that_finds_no_room_is_answered_all_the_same() {
-    let mut scene = Scene::with(2, Vec::new(), |limits| {
+    let mut fixture = Fixture::with(2, Vec::new(), |limits| {
         (limits.behalf_bytes_max, limits.behalf_client_bytes_max) = (1 << 30, 1 << 30);
     });
     let large = "x".repeat(900_000);
     for n in 0..2 {
-        scene.world.publish_with(scene.client, &format!("r/{n}"), &large, QoS::AtMostOnce, 0, true, &[]);
+        fixture.world.publish_with(fixture.client, &format!("r/{n}"), &large, QoS::AtMostOnce, 0, true, &[]);
     }
-    scene.world.lanes_open = false;
-    (0..8).for_each(|number| scene.ask(number, Fetch { bytes_max: 1 << 20, ..fetch("r/#") }));
-    scene.rest();
-    scene.world.lanes_open = true;
-    scene.world.drive();
-    assert_eq!(scene.messages(), [], "it rests");
-    scene.mount(Vec::new());
-    let mut messages = scene.messages();
+    fixture.world.lanes_open = false;
+    (0..8).for_each(|number| fixture.request(number, Fetch { bytes_max: 1 << 20, ..fetch("r/#") }));
+    fixture.suspend_reader();
+    fixture.world.lanes_open = true;
+    fixture.world.drive();
+    assert_eq!(fixture.messages(), [], "it rests");
+    fixture.mount(Vec::new());
+    let mut messages = fixture.messages();
     messages.sort();
     assert_eq!(messages.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
     let refused = messages.iter().filter(|(_, bytes)| *bytes == [0x97]).count();
     assert!((1..8).contains(&refused), "{refused}");
-    let counted = ["behalf_refused", "behalf_no_room"].map(|name| scene.counter(name) as usize);
+    let counted = ["behalf_refused", "behalf_no_room"].map(|name| fixture.counter(name) as usize);
     assert_eq!(counted, [refused; 2]);
-    assert_eq!(scene.logged(), [(READER, "a page of r/# for c: 0x97 quota exceeded".to_owned())]);
+    assert_eq!(fixture.logged(), [(READER, "a page of r/# for c: 0x97 quota exceeded".to_owned())]);
 }
 
 #[test]
-fn a_client_that_has_gone_gets_no_page_unless_the_plugin_has_kept_it() {
+fn a_page_for_an_absent_client_needs_a_stored_identity() {
     for (end, kept) in [("goes", false), ("goes", true), ("comes as another", false), ("stays", false)] {
         let taken = Taken::default();
-        let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
-        scene.retain("r", 2);
-        let whom = match kept {
-            true => scene.kept(),
-            false => Whom::Client("c".into()),
+        let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+        fixture.retain("r", 2);
+        let client = match kept {
+            true => fixture.stored_identity(),
+            false => BehalfClient::Client("c".into()),
         };
-        scene.ask_for(whom, 1, fetch("r/#"));
-        scene.complete(taken.ticket(0), Flow::STOP, allow());
+        fixture.request_for(client, 1, fetch("r/#"));
+        fixture.complete(taken.ticket(0), Flow::STOP, allow());
         match end {
-            "goes" => scene.world.lose(scene.client),
+            "goes" => fixture.world.lose(fixture.client),
             "comes as another" => {
-                scene.world.connect("c", &Ask { username: Some("somebody"), ..Ask::v(Version::V5) });
+                fixture.world.connect(
+                    "c",
+                    &ConnectRequest { username: Some("somebody"), ..ConnectRequest::v(Version::V5) },
+                );
             }
             _ => {}
         }
-        scene.complete(taken.ticket(1), Flow::STOP, allow());
-        let messages = scene.messages();
+        fixture.complete(taken.ticket(1), Flow::STOP, allow());
+        let messages = fixture.messages();
         let [(1, bytes)] = &messages[..] else { panic!("{end}: {messages:?}") };
         if kept || end == "stays" {
             assert_eq!(page(bytes).topics(), ["r/0", "r/1"], "{end}");
@@ -515,10 +528,10 @@ fn a_client_that_has_gone_gets_no_page_unless_the_plugin_has_kept_it() {
 }
 
 #[test]
-fn nobody_is_read_for_who_is_not_there() {
-    let mut scene = Scene::with(1, Vec::new(), |_| {});
-    scene.ask_for(Whom::Client("nobody".into()), 3, fetch("#"));
-    assert_eq!(scene.messages(), [(3, vec![0x85])]);
+fn retained_messages_are_not_read_for_absent_sessions() {
+    let mut fixture = Fixture::with(1, Vec::new(), |_| {});
+    fixture.request_for(BehalfClient::Client("nobody".into()), 3, fetch("#"));
+    assert_eq!(fixture.messages(), [(3, vec![0x85])]);
 }
 
 /// After a reload was taken back, the previous version receives the pages that it has requested,
@@ -529,30 +542,30 @@ fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
     for comes_back in [true, false] {
         let taken = Taken::default();
         let (first, second, other) = (READER, PluginHandle(1 << 32 | READER.0), PluginHandle(8));
-        let mut scene = Scene::with(1, Vec::new(), |_| {});
-        scene.retain("r", 1);
+        let mut fixture = Fixture::with(1, Vec::new(), |_| {});
+        fixture.retain("r", 1);
         let links = || vec![deliveries_later(&taken)];
-        let request = |scene: &mut Scene, plugin, number| {
-            scene.ask_by(plugin, Whom::Client("c".into()), number, fetch("r/#"));
+        let request = |fixture: &mut Fixture, plugin, number| {
+            fixture.request_by(plugin, BehalfClient::Client("c".into()), number, fetch("r/#"));
         };
-        scene.mount_versions(links(), &[first, other], Vec::new());
-        request(&mut scene, first, 1);
-        scene.world.shards[0].hand_answers_over(first, second);
-        scene.mount_versions(links(), &[second, other], Vec::new());
-        request(&mut scene, second, 2);
+        fixture.mount_versions(links(), &[first, other], Vec::new());
+        request(&mut fixture, first, 1);
+        fixture.world.shards[0].redirect_answers(first, second);
+        fixture.mount_versions(links(), &[second, other], Vec::new());
+        request(&mut fixture, second, 2);
         if comes_back {
-            scene.world.shards[0].hand_answers_over(second, first);
+            fixture.world.shards[0].redirect_answers(second, first);
         }
-        scene.mount_versions(links(), &[first, other], Vec::new());
-        scene.world.shards[0].forget_plugin(second);
-        request(&mut scene, first, 3);
-        scene.mount_versions(links(), &[first], Vec::new());
+        fixture.mount_versions(links(), &[first, other], Vec::new());
+        fixture.world.shards[0].forget_plugin(second);
+        request(&mut fixture, first, 3);
+        fixture.mount_versions(links(), &[first], Vec::new());
         let mut number = 0;
         while number < taken.about().len() {
-            scene.complete(taken.ticket(number), Flow::STOP, allow());
+            fixture.complete(taken.ticket(number), Flow::STOP, allow());
             number += 1;
         }
-        let mut came: Vec<u64> = scene.messages().into_iter().map(|(number, _)| number).collect();
+        let mut came: Vec<u64> = fixture.messages().into_iter().map(|(number, _)| number).collect();
         came.sort_unstable();
         // No version receives the pages of the second one if its state did not come back.
         assert_eq!(came, if comes_back { &[1, 2, 3][..] } else { &[1, 3] }, "{comes_back}");
@@ -566,38 +579,38 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
     for is_taken_back in [true, false] {
         let taken = Taken::default();
         let (first, second) = (READER, PluginHandle(1 << 32 | READER.0));
-        let mut scene = Scene::with(1, Vec::new(), |_| {});
+        let mut fixture = Fixture::with(1, Vec::new(), |_| {});
         let links = || vec![deliveries_later(&taken)];
         for prefix in ["r", "s"] {
-            scene.retain(prefix, 1);
+            fixture.retain(prefix, 1);
         }
-        scene.mount_versions(links(), &[first], Vec::new());
+        fixture.mount_versions(links(), &[first], Vec::new());
         for (number, filter) in [(0, "r/#"), (1, "s/#")] {
-            scene.ask_by(first, Whom::Client("c".into()), number, fetch(filter));
+            fixture.request_by(first, BehalfClient::Client("c".into()), number, fetch(filter));
         }
-        let allow_all = |scene: &mut Scene, prefix: &str| {
+        let allow_all = |fixture: &mut Fixture, prefix: &str| {
             let mut number = 0;
             while number < taken.about().len() {
                 if taken.about()[number].contains(prefix) {
-                    scene.complete(taken.ticket(number), Flow::STOP, allow());
+                    fixture.complete(taken.ticket(number), Flow::STOP, allow());
                 }
                 number += 1;
             }
         };
-        scene.mount_versions(links(), &[second], Vec::new());
-        allow_all(&mut scene, "r/");
-        assert_eq!(scene.messages(), []);
+        fixture.mount_versions(links(), &[second], Vec::new());
+        allow_all(&mut fixture, "r/");
+        assert_eq!(fixture.messages(), []);
         if is_taken_back {
-            scene.mount_versions(links(), &[first], Vec::new());
-            scene.world.shards[0].forget_plugin(second);
-            allow_all(&mut scene, "s/");
+            fixture.mount_versions(links(), &[first], Vec::new());
+            fixture.world.shards[0].forget_plugin(second);
+            allow_all(&mut fixture, "s/");
         } else {
-            scene.world.shards[0].forget_plugin(first);
-            assert_eq!(scene.counter("plugin_mail_stale"), 1);
+            fixture.world.shards[0].forget_plugin(first);
+            assert_eq!(fixture.counter("plugin_mail_stale"), 1);
         }
-        let came: Vec<u64> = scene.messages().into_iter().map(|(number, _)| number).collect();
+        let came: Vec<u64> = fixture.messages().into_iter().map(|(number, _)| number).collect();
         assert_eq!(came, if is_taken_back { &[0, 1][..] } else { &[] });
-        let (armed, held) = scene.world.shards[0].timers();
+        let (armed, held) = fixture.world.shards[0].timers();
         assert_eq!(armed, held);
     }
 }
@@ -608,36 +621,36 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
 fn pages_of_a_version_that_was_never_called_go_with_it() {
     for fails in [false, true] {
         let taken = Taken::default();
-        let mut scene = Scene::with(1, Vec::new(), |_| {});
-        scene.retain("r", 1);
+        let mut fixture = Fixture::with(1, Vec::new(), |_| {});
+        fixture.retain("r", 1);
         let next = PluginHandle(1 << 32 | READER.0);
         let links = || vec![deliveries_later(&taken)];
-        scene.mount_versions(links(), &[READER], Vec::new());
-        scene.ask_by(next, Whom::Client("c".into()), 1, fetch("r/#"));
+        fixture.mount_versions(links(), &[READER], Vec::new());
+        fixture.request_by(next, BehalfClient::Client("c".into()), 1, fetch("r/#"));
         assert_eq!(taken.about().len(), 1);
         if fails {
-            scene.world.shards[0].forget_plugin(next);
+            fixture.world.shards[0].forget_plugin(next);
         }
-        scene.complete(taken.ticket(0), Flow::STOP, allow());
-        scene.mount_versions(links(), &[next], Vec::new());
-        assert_eq!(scene.messages().len(), usize::from(!fails));
+        fixture.complete(taken.ticket(0), Flow::STOP, allow());
+        fixture.mount_versions(links(), &[next], Vec::new());
+        assert_eq!(fixture.messages().len(), usize::from(!fails));
     }
 }
 
 /// A client and a plugin may have a bounded number of pages waiting for another shard; one more is
 /// refused. Each page that ends makes space, whether the plugin is there to receive it or not.
 #[test]
-fn so_many_pages_are_under_way_and_no_more() {
-    let mut scene = Scene::with(2, Vec::new(), |limits| limits.slots_max = 1_000);
-    scene.retain("r", 6);
+fn open_pages_are_limited() {
+    let mut fixture = Fixture::with(2, Vec::new(), |limits| limits.slots_max = 1_000);
+    fixture.retain("r", 6);
     // As many clients on this shard as a plugin may have pages.
     let mut clients = vec!["c".to_owned()];
     for n in 0..200 {
         let name = format!("c{n}");
         // Each from an address of its own, so that none is charged for another.
-        scene.world.host = Ipv4Addr::new(10, 0, 0, n).into();
-        let client = scene.world.connect(&name, &Ask::v(Version::V5));
-        if scene.world.shard_of(client) == scene.home
+        fixture.world.host = Ipv4Addr::new(10, 0, 0, n).into();
+        let client = fixture.world.connect(&name, &ConnectRequest::v(Version::V5));
+        if fixture.world.shard_of(client) == fixture.home
             && clients.len() * PAGES_OF_CLIENT_MAX <= PAGES_OF_PLUGIN_MAX
         {
             clients.push(name);
@@ -646,28 +659,28 @@ fn so_many_pages_are_under_way_and_no_more() {
     let most = PAGES_OF_PLUGIN_MAX / PAGES_OF_CLIENT_MAX;
     assert_eq!(clients.len(), most + 1);
     for is_there in [true, false, true] {
-        scene.world.lanes_open = false;
+        fixture.world.lanes_open = false;
         for name in &clients[..most] {
             for number in 0..PAGES_OF_CLIENT_MAX {
-                scene.ask_for(Whom::Client(name.as_str().into()), number as u64, fetch("r/#"));
+                fixture.request_for(BehalfClient::Client(name.as_str().into()), number as u64, fetch("r/#"));
             }
         }
-        assert_eq!(scene.messages(), []);
+        assert_eq!(fixture.messages(), []);
         for (name, number) in [(&clients[0], 100), (&clients[most], 101)] {
-            scene.ask_for(Whom::Client(name.as_str().into()), number, fetch("r/#"));
-            assert_eq!(scene.messages(), [(number, vec![0x97])]);
+            fixture.request_for(BehalfClient::Client(name.as_str().into()), number, fetch("r/#"));
+            assert_eq!(fixture.messages(), [(number, vec![0x97])]);
         }
         if !is_there {
-            scene.world.shards[scene.home].swap_chains(ChainTable::compile(1, Vec::new()));
+            fixture.world.shards[fixture.home].swap_chains(ChainTable::compile(1, Vec::new()));
         }
-        scene.world.lanes_open = true;
-        scene.world.drive();
-        let messages = scene.messages();
+        fixture.world.lanes_open = true;
+        fixture.world.drive();
+        let messages = fixture.messages();
         assert_eq!(messages.len(), if is_there { PAGES_OF_PLUGIN_MAX } else { 0 });
         assert!(messages.iter().all(|(_, bytes)| page(bytes).messages.len() == 6));
-        scene.world.pass_ms(61_000);
-        scene.mount(Vec::new());
-        scene.messages();
+        fixture.world.pass_ms(61_000);
+        fixture.mount(Vec::new());
+        fixture.messages();
     }
 }
 
@@ -676,83 +689,83 @@ fn so_many_pages_are_under_way_and_no_more() {
 #[test]
 fn clients_of_one_address_leave_pages_for_others() {
     let taken = Taken::default();
-    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
-    scene.retain("r", 1);
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    fixture.retain("r", 1);
     let names: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
     for name in &names {
-        scene.world.connect(name, &Ask::v(Version::V5));
+        fixture.world.connect(name, &ConnectRequest::v(Version::V5));
         for number in 0..PAGES_OF_CLIENT_MAX {
-            scene.ask_for(Whom::Client(name.as_str().into()), number as u64, fetch("r/#"));
+            fixture.request_for(BehalfClient::Client(name.as_str().into()), number as u64, fetch("r/#"));
         }
     }
-    let refused = scene.messages();
+    let refused = fixture.messages();
     assert_eq!(refused.len(), names.len() * PAGES_OF_CLIENT_MAX - PAGES_OF_PLUGIN_MAX / 2);
     assert!(refused.iter().all(|(_, bytes)| *bytes == [0x97]));
-    scene.world.host = Ipv4Addr::new(10, 0, 0, 1).into();
-    scene.world.connect("other", &Ask::v(Version::V5));
-    scene.ask_for(Whom::Client("other".into()), 100, fetch("r/#"));
-    assert_eq!((scene.messages(), taken.about().len()), (vec![], PAGES_OF_PLUGIN_MAX / 2 + 1));
+    fixture.world.host = Ipv4Addr::new(10, 0, 0, 1).into();
+    fixture.world.connect("other", &ConnectRequest::v(Version::V5));
+    fixture.request_for(BehalfClient::Client("other".into()), 100, fetch("r/#"));
+    assert_eq!((fixture.messages(), taken.about().len()), (vec![], PAGES_OF_PLUGIN_MAX / 2 + 1));
 }
 
 #[test]
 fn one_client_leaves_places_for_others() {
     let taken = Taken::default();
-    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
-    scene.retain("r", 1);
-    scene.world.connect("other", &Ask::v(Version::V5));
-    (0..=PAGES_OF_CLIENT_MAX as u64).for_each(|number| scene.ask(number, fetch("r/#")));
-    assert_eq!(scene.messages(), [(PAGES_OF_CLIENT_MAX as u64, vec![0x97])]);
-    scene.ask_for(Whom::Client("other".into()), 50, fetch("r/#"));
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    fixture.retain("r", 1);
+    fixture.world.connect("other", &ConnectRequest::v(Version::V5));
+    (0..=PAGES_OF_CLIENT_MAX as u64).for_each(|number| fixture.request(number, fetch("r/#")));
+    assert_eq!(fixture.messages(), [(PAGES_OF_CLIENT_MAX as u64, vec![0x97])]);
+    fixture.request_for(BehalfClient::Client("other".into()), 50, fetch("r/#"));
     assert_eq!(taken.about().len(), PAGES_OF_CLIENT_MAX + 1);
-    scene.complete(taken.ticket(PAGES_OF_CLIENT_MAX), Flow::STOP, allow());
-    assert_eq!(scene.messages().len(), 1);
+    fixture.complete(taken.ticket(PAGES_OF_CLIENT_MAX), Flow::STOP, allow());
+    assert_eq!(fixture.messages().len(), 1);
     // The others get no verdict.
-    scene.world.pass_ms(6_000);
-    let messages = scene.messages();
+    fixture.world.pass_ms(6_000);
+    let messages = fixture.messages();
     assert_eq!(messages.len(), PAGES_OF_CLIENT_MAX);
     assert!(messages.iter().all(|(_, bytes)| *bytes == [0x88]));
-    scene.ask(7, fetch("none"));
-    assert_eq!(scene.page().messages.len(), 0, "there is room again");
+    fixture.request(7, fetch("none"));
+    assert_eq!(fixture.page().messages.len(), 0, "there is room again");
 }
 
 #[test]
 fn rules_that_change_meanwhile_hold_for_all_of_the_page() {
     let log = Log::default();
     let taken = Taken::default();
-    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
-    scene.retain("r", 3);
-    scene.ask(1, fetch("r/#"));
-    scene.complete(taken.ticket(0), Flow::STOP, allow());
-    scene.mount(vec![even_alone(&log)]);
-    scene.world.shards[scene.home].command(Command::Invalidate(Scope::All));
-    scene.complete(taken.ticket(1), Flow::STOP, allow());
-    assert_eq!(scene.page().topics(), ["r/0", "r/2"]);
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    fixture.retain("r", 3);
+    fixture.request(1, fetch("r/#"));
+    fixture.complete(taken.ticket(0), Flow::STOP, allow());
+    fixture.mount(vec![even_alone(&log)]);
+    fixture.world.shards[fixture.home].command(Command::Invalidate(Scope::All));
+    fixture.complete(taken.ticket(1), Flow::STOP, allow());
+    assert_eq!(fixture.page().topics(), ["r/0", "r/2"]);
     assert_eq!(log.take().iter().filter(|about| *about == "2 r/#").count(), 1, "it is asked anew");
 }
 
 #[test]
-fn superusers_are_not_asked_about() {
+fn superusers_are_not_authorized() {
     let log = Log::default();
-    let mut scene = Scene::with(1, Vec::new(), |_| {});
-    scene.retain("secret", 3);
-    let Whom::Identity(identity) = scene.kept() else { panic!("an identity") };
-    scene.mount(vec![even_alone(&log)]);
+    let mut fixture = Fixture::with(1, Vec::new(), |_| {});
+    fixture.retain("secret", 3);
+    let BehalfClient::Identity(identity) = fixture.stored_identity() else { panic!("an identity") };
+    fixture.mount(vec![even_alone(&log)]);
     // Another principal than that of the session: the stored one.
     let superuser = Identity { superuser: true, username: Some("root".into()), ..*identity };
-    scene.ask_for(Whom::Identity(Box::new(superuser)), 1, fetch("secret/#"));
-    assert_eq!((scene.page().messages.len(), log.take().len()), (3, 0));
+    fixture.request_for(BehalfClient::Identity(Box::new(superuser)), 1, fetch("secret/#"));
+    assert_eq!((fixture.page().messages.len(), log.take().len()), (3, 0));
 }
 
 /// The cost of a read grows linearly with what is read, however small the pages are.
 #[test]
-fn work_grows_as_what_is_read() {
+fn work_grows_linearly_with_the_input() {
     let work = |count: usize| {
-        let mut scene = Scene::with(1, Vec::new(), |_| {});
-        scene.retain("r", count);
-        let before = scene.counter("work_units");
-        let pages = scene.pages(&Fetch { messages_max: 10, ..fetch("r/#") });
+        let mut fixture = Fixture::with(1, Vec::new(), |_| {});
+        fixture.retain("r", count);
+        let before = fixture.counter("work_units");
+        let pages = fixture.pages(&Fetch { messages_max: 10, ..fetch("r/#") });
         assert_eq!(topics(&pages).len(), count);
-        scene.counter("work_units") - before
+        fixture.counter("work_units") - before
     };
     let (once, twice) = (work(500), work(1_000));
     assert!(twice <= 2 * once + 50, "{once} and {twice}");
@@ -763,41 +776,41 @@ fn work_grows_as_what_is_read() {
 /// served meanwhile.
 #[test]
 fn a_long_search_leaves_turns_to_others() {
-    let mut scene = Scene::with(1, Vec::new(), |limits| {
+    let mut fixture = Fixture::with(1, Vec::new(), |limits| {
         limits.turn_budget_deliveries = 64;
         limits.retained_page_messages_max = 16;
     });
-    scene.retain("r", 2_000);
+    fixture.retain("r", 2_000);
     let request = |number, filter| {
         Command::As(Box::new(OnBehalf {
             plugin: READER,
-            whom: Whom::Client("c".into()),
+            client: BehalfClient::Client("c".into()),
             answer: Some(number),
-            wish: Wish::Fetch(fetch(filter)),
+            action: BehalfAction::Fetch(fetch(filter)),
         }))
     };
-    scene.world.shards[scene.home].command(request(1, "r/+/none"));
-    assert_eq!(scene.messages().len(), 0, "it goes on in the next turn");
-    scene.world.shards[scene.home].command(request(2, "r/7"));
-    scene.world.drive();
-    let numbers: Vec<u64> = scene.messages().into_iter().map(|(number, _)| number).collect();
+    fixture.world.shards[fixture.home].command(request(1, "r/+/none"));
+    assert_eq!(fixture.messages().len(), 0, "it goes on in the next turn");
+    fixture.world.shards[fixture.home].command(request(2, "r/7"));
+    fixture.world.drive();
+    let numbers: Vec<u64> = fixture.messages().into_iter().map(|(number, _)| number).collect();
     assert_eq!(numbers.len(), 2, "{numbers:?}");
 }
 
 #[test]
-fn a_place_that_nobody_has_given_leads_nowhere() {
+fn an_invalid_cursor_finds_nothing() {
     for bytes in [&b"\x02\x00"[..], b"\x01", b"x", b"\x01\x00\xff"] {
         assert_eq!(FetchPlace::decode(bytes), None, "{bytes:?}");
     }
-    let mut scene = Scene::with(2, Vec::new(), |_| {});
-    scene.retain("r", 6);
+    let mut fixture = Fixture::with(2, Vec::new(), |_| {});
+    fixture.retain("r", 6);
     for place in [&b"\x01\x02"[..], b"\x01\xff", b"\x01\x01zzz"] {
         let place = FetchPlace::decode(place).expect("it is one");
-        scene.ask(1, Fetch { place, ..fetch("r/#") });
-        let page = scene.page();
+        fixture.request(1, Fetch { place, ..fetch("r/#") });
+        let page = fixture.page();
         assert_eq!((page.messages.len(), &page.next[..]), (0, &b""[..]));
     }
     let place = FetchPlace::decode(b"\x01\x00a").expect("it is one");
-    scene.ask(1, Fetch { place, ..fetch("r/#") });
-    assert_eq!(scene.page().messages.len(), 6, "before the first that matches");
+    fixture.request(1, Fetch { place, ..fetch("r/#") });
+    assert_eq!(fixture.page().messages.len(), 6, "before the first that matches");
 }

@@ -7,8 +7,8 @@ use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version
 use grapnel_plugin_abi::raw::{Field, Flow, Status};
 
 use crate::hooks::{Call, Log, link, mount};
-use crate::points::told;
-use crate::world::{Ask, ClientId, World};
+use crate::points::notified;
+use crate::world::{ClientId, ConnectRequest, World};
 
 fn sorted(lines: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
     let mut lines: Vec<String> = lines.into_iter().map(Into::into).collect();
@@ -40,7 +40,7 @@ fn everything(call: &Call<'_>) -> String {
 
 /// A client with a value in every field, some of which the broker reduces.
 fn client(world: &mut World) -> ClientId {
-    let request = Ask {
+    let request = ConnectRequest {
         clean: false,
         keep_alive_s: 60,
         username: Some("ann"),
@@ -54,7 +54,7 @@ fn client(world: &mut World) -> ClientId {
             Property::RequestResponseInfo(true),
             Property::User("key", "value"),
         ],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     };
     world.try_connect("c", &request).0
 }
@@ -72,7 +72,7 @@ fn world() -> World {
 /// The log of a point, without the fields of the client that every point has.
 fn at(world: &mut World, point: HookPoint, happen: impl FnOnce(&mut World)) -> Vec<String> {
     let log = Log::default();
-    mount(world, told(&log, &[point], everything));
+    mount(world, notified(&log, &[point], everything));
     happen(world);
     let first = log.take().into_iter().next().expect("the point was called");
     let common = [
@@ -95,7 +95,7 @@ fn at(world: &mut World, point: HookPoint, happen: impl FnOnce(&mut World)) -> V
 fn a_connect_is_shown_as_it_would_be_granted() {
     let mut world = world();
     let log = Log::default();
-    mount(&mut world, told(&log, &[HookPoint::ClientAuthenticate], everything));
+    mount(&mut world, notified(&log, &[HookPoint::ClientAuthenticate], everything));
     client(&mut world);
     let expected = "\
 CLIENT_ID 'c'
@@ -196,7 +196,7 @@ fn beside_client(shown: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn a_session_and_its_subscription_show_where_they_stand() {
+fn the_fields_of_a_session_and_its_subscription_are_shown() {
     let mut world = world();
     let subscriber = client(&mut world);
     world.subscribe(subscriber, "t", QoS::AtLeastOnce);

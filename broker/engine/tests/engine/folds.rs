@@ -12,8 +12,8 @@ use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{Change, Field, Flow, Slice, Status};
 
 use crate::hooks::{Call, Log, link, mount};
-use crate::points::told;
-use crate::world::{Ask, Got, World, id, message};
+use crate::points::notified;
+use crate::world::{ConnectRequest, Got, World, id, message};
 
 // client.unsubscribe sees the filters of the packet, and its rewrites and refusals take effect.
 #[test]
@@ -38,7 +38,7 @@ fn filters_are_rewritten_and_refused_at_unsubscribe() {
         Flow::CONTINUE
     };
     mount(&mut world, vec![(HookPoint::ClientUnsubscribe, link(1, 0, FaultPolicy::Ignore, act))]);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     for filter in ["a", "inner/a", "keep"] {
         world.subscribe(client, filter, QoS::AtMostOnce);
     }
@@ -72,7 +72,7 @@ fn a_subscribe_is_read_whole() {
     let log = Log::default();
     mount(
         &mut world,
-        told(&log, &[HookPoint::ClientSubscribe], |call| {
+        notified(&log, &[HookPoint::ClientSubscribe], |call| {
             format!(
                 "{} filters, {} group {}, {} group {}, id {:?}, {} properties",
                 call.number(Field::FILTERS).expect("it says how many"),
@@ -85,7 +85,7 @@ fn a_subscribe_is_read_whole() {
             )
         }),
     );
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let (mut payload, mut section) = (Vec::new(), Vec::new());
     push_subscription(&mut payload, "a/+", SubscriptionOptions::default());
     push_subscription(&mut payload, "$share/g/b", SubscriptionOptions::default());
@@ -104,7 +104,11 @@ fn connack(world: &mut World, client: usize) -> (u8, Vec<String>) {
     (connack.code, connack.properties.iter().map(|property| format!("{property:?}")).collect())
 }
 
-fn ask_connack(world: &mut World, client_id: &str, request: &Ask<'_>) -> (usize, u8, Vec<String>) {
+fn request_connack(
+    world: &mut World,
+    client_id: &str,
+    request: &ConnectRequest<'_>,
+) -> (usize, u8, Vec<String>) {
     let client = world.open(request.version);
     world.send_connect(client, client_id, request);
     let (code, properties) = connack(world, client);
@@ -169,12 +173,12 @@ fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
             (HookPoint::ClientConnack, link(2, 0, FaultPolicy::Ignore, silent)),
         ],
     );
-    let request = Ask {
+    let request = ConnectRequest {
         keep_alive_s: 60,
         properties: vec![Property::SessionExpiry(60), Property::RequestResponseInfo(true)],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     };
-    let (client, code, properties) = ask_connack(&mut world, "", &request);
+    let (client, code, properties) = request_connack(&mut world, "", &request);
     let first = "present 0 code 0 assigned true keep alive 60 expiry 60 receive 64 aliases 64";
     assert_eq!((code, log.take()), (0, vec![first.to_owned()]));
     for expected in [
@@ -197,13 +201,13 @@ fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
     world.pass_ms(6000);
     assert_eq!(world.shards[0].counters().sessions_count, 0, "so does the session expiry");
 
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.publish(client, "t", &"x".repeat(100), QoS::AtMostOnce, 0);
     assert_eq!(world.take(client), [Got::Disconnect(0x95)], "so does the Maximum Packet Size");
-    let client = world.connect("d", &Ask::v(Version::V5));
+    let client = world.connect("d", &ConnectRequest::v(Version::V5));
     world.publish_with(client, "t", "x", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(2)]);
     assert_eq!(world.take(client), [Got::Disconnect(0x94)], "so does the Topic Alias Maximum");
-    let client = world.connect("e", &Ask::v(Version::V5));
+    let client = world.connect("e", &ConnectRequest::v(Version::V5));
     world.publish(client, "t", "x", QoS::ExactlyOnce, 1);
     world.publish(client, "t", "x", QoS::ExactlyOnce, 2);
     assert_eq!(
@@ -240,9 +244,9 @@ fn a_refusing_connack_is_the_links_to_fill_in() {
             (HookPoint::ClientConnack, link(2, 0, FaultPolicy::Ignore, fill)),
         ],
     );
-    let (_, code, properties) = ask_connack(&mut world, "c", &Ask::v(Version::V5));
+    let (_, code, properties) = request_connack(&mut world, "c", &ConnectRequest::v(Version::V5));
     assert_eq!((code, properties), (0x9C, vec!["ServerReference(\"other:1883\")".to_owned()]));
-    let (old, got) = world.try_connect("old", &Ask::v(Version::V311));
+    let (old, got) = world.try_connect("old", &ConnectRequest::v(Version::V311));
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 3 }));
     assert!(world.is_closed(old));
     assert_eq!(log.take(), ["c 9c", "old 9c"]);
@@ -260,8 +264,11 @@ fn a_connack_that_would_be_too_large_loses_its_texts() {
         Flow::CONTINUE
     };
     mount(&mut world, vec![(HookPoint::ClientConnack, link(1, 0, FaultPolicy::Ignore, fill))]);
-    let request = Ask { properties: vec![Property::MaximumPacketSize(100)], ..Ask::v(Version::V5) };
-    let (_, code, properties) = ask_connack(&mut world, "c", &request);
+    let request = ConnectRequest {
+        properties: vec![Property::MaximumPacketSize(100)],
+        ..ConnectRequest::v(Version::V5)
+    };
+    let (_, code, properties) = request_connack(&mut world, "c", &request);
     assert_eq!(code, 0);
     assert!(properties.iter().all(|p| !p.starts_with("User") && !p.starts_with("Reason")), "{properties:?}");
 }
@@ -275,7 +282,7 @@ fn conn_info_is_what_connect_said() {
     let points = [HookPoint::ClientConnect, HookPoint::ClientConnected, HookPoint::ClientDisconnected];
     mount(
         &mut world,
-        told(&log, &points, |call| {
+        notified(&log, &points, |call| {
             let number =
                 |field| call.number(field).map_or_else(|status| format!("{status:?}"), |n| n.to_string());
             [
@@ -298,7 +305,7 @@ fn conn_info_is_what_connect_said() {
             .join(" ")
         }),
     );
-    let request = Ask {
+    let request = ConnectRequest {
         will: Some(("bye", "x", QoS::AtLeastOnce, true)),
         properties: vec![
             Property::MaximumPacketSize(5000),
@@ -307,7 +314,7 @@ fn conn_info_is_what_connect_said() {
             Property::User("a", "1"),
             Property::User("b", "2"),
         ],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     };
     let client = world.connect("c", &request);
     world.lose(client);
@@ -321,7 +328,7 @@ fn conn_info_is_what_connect_said() {
 fn a_client_that_was_allowed_is_not_anonymous() {
     let mut world = World::new(1);
     let log = Log::default();
-    let mut links = told(&log, &[HookPoint::ClientConnected], |call| {
+    let mut links = notified(&log, &[HookPoint::ClientConnected], |call| {
         call.number(Field::ANONYMOUS).expect("every client is or is not").to_string()
     });
     let allow = |call: &mut Call<'_>| {
@@ -332,8 +339,8 @@ fn a_client_that_was_allowed_is_not_anonymous() {
     };
     links.push((HookPoint::ClientAuthenticate, link(9, 0, FaultPolicy::Deny, allow)));
     mount(&mut world, links);
-    world.connect("known", &Ask::v(Version::V5));
-    world.connect("unknown", &Ask::v(Version::V5));
+    world.connect("known", &ConnectRequest::v(Version::V5));
+    world.connect("unknown", &ConnectRequest::v(Version::V5));
     assert_eq!(log.take(), ["0", "1"]);
 }
 
@@ -357,7 +364,7 @@ fn the_properties_of_connect_can_be_changed() {
         ]
         .join(" ")
     };
-    let mut links = told(&log, &[HookPoint::ClientConnected], numbers);
+    let mut links = notified(&log, &[HookPoint::ClientConnected], numbers);
     let act = |call: &mut Call<'_>| {
         for (field, number) in [
             (Field::RECEIVE_MAXIMUM, 1),
@@ -391,12 +398,13 @@ fn the_properties_of_connect_can_be_changed() {
         links.push((point, link(52 + point as u32, -1, FaultPolicy::Ignore, see)));
     }
     mount(&mut world, links);
-    let request = Ask { properties: vec![Property::User("a", "1")], ..Ask::v(Version::V5) };
+    let request =
+        ConnectRequest { properties: vec![Property::User("a", "1")], ..ConnectRequest::v(Version::V5) };
     let client = world.connect("c", &request);
     let changed = ["client.connect", "client.authenticate", "client.connected"];
     assert_eq!(log.take(), changed.map(|point| format!("{point} 1 60 2 1 2")));
     world.subscribe(client, "t", QoS::AtLeastOnce);
-    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
     world.publish(publisher, "t", "1", QoS::AtLeastOnce, 1);
     world.publish(publisher, "t", "2", QoS::AtLeastOnce, 2);
     world.publish(publisher, "t", &"x".repeat(60), QoS::AtMostOnce, 0);
@@ -415,14 +423,15 @@ fn a_refusal_reaches_the_client_with_a_code_that_its_packet_has() {
         Flow::STOP
     };
     mount(&mut world, vec![(HookPoint::ClientAuthorize, link(1, 0, FaultPolicy::Deny, deny))]);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     for (topic, code) in [("quota", 0x97), ("banned", 0x80)] {
         assert_eq!(world.subscribe(client, topic, QoS::AtMostOnce), [code]);
         world.publish(client, topic, "x", QoS::AtLeastOnce, 1);
         world.publish(client, topic, "x", QoS::ExactlyOnce, 2);
         assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, code), Got::Ack("PUBREC", 2, code)]);
     }
-    let will = Ask { will: Some(("w", "x", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+    let will =
+        ConnectRequest { will: Some(("w", "x", QoS::AtMostOnce, false)), ..ConnectRequest::v(Version::V5) };
     let (_, got) = world.try_connect("w", &will);
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x8A }), "CONNACK has it");
 }

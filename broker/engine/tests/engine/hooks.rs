@@ -12,7 +12,7 @@ use grapnel_engine::shard::{Completion, OwnedChange};
 use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{APPEND, Change, Event, Field, Flow, Slice, Status, Ticket};
 
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
 pub(crate) type Act = Box<dyn FnMut(&mut Call<'_>) -> Flow>;
 
@@ -157,8 +157,8 @@ pub fn noting(log: &Log, name: &'static str, flow: Flow) -> impl FnMut(&mut Call
 
 pub(crate) fn pair() -> (World, usize, usize) {
     let mut world = World::new(1);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtLeastOnce);
     (world, sub, publisher)
 }
@@ -262,7 +262,7 @@ fn authorization_refuses_by_reason_and_a_fault_denies() {
 }
 
 #[test]
-fn nobody_after_a_denying_fault_can_allow() {
+fn no_link_can_allow_after_a_denying_fault() {
     let (mut world, _, publisher) = pair();
     let point = HookPoint::ClientAuthorize;
     let allow = |call: &mut Call<'_>| {
@@ -281,9 +281,9 @@ fn nobody_after_a_denying_fault_can_allow() {
 }
 
 #[test]
-fn no_match_decides_what_nobody_answers() {
+fn no_match_decides_unanswered_requests() {
     let mut world = World::with_setup(1, |_| {}, false);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
     assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0x87)]);
 }
@@ -315,7 +315,7 @@ fn a_changed_topic_is_authorised_again() {
 #[test]
 fn a_delivery_is_vetoed_or_changed_for_one_subscriber() {
     let (mut world, sub, publisher) = pair();
-    let other = world.connect("other", &Ask::v(Version::V311));
+    let other = world.connect("other", &ConnectRequest::v(Version::V311));
     world.subscribe(other, "t", QoS::AtMostOnce);
     let act = |call: &mut Call<'_>| {
         // SAFETY: the view is of the running event.
@@ -348,7 +348,7 @@ fn filters_are_rewritten_and_refused_at_subscribe() {
         Flow::CONTINUE
     };
     mount(&mut world, vec![(HookPoint::ClientSubscribe, link(1, 0, FaultPolicy::Ignore, act))]);
-    let sub = world.connect("s2", &Ask::v(Version::V5));
+    let sub = world.connect("s2", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(sub, "t", QoS::AtMostOnce), [0]);
     world.publish(publisher, "t", "no", QoS::AtMostOnce, 0);
     world.publish(publisher, "inner/t", "yes", QoS::AtMostOnce, 0);
@@ -365,10 +365,10 @@ fn connect_and_authenticate_refuse_with_their_reasons() {
             Flow::STOP
         };
         mount(&mut world, vec![(point, link(1, 0, FaultPolicy::Deny, act))]);
-        let (client, got) = world.try_connect("c", &Ask::v(Version::V5));
+        let (client, got) = world.try_connect("c", &ConnectRequest::v(Version::V5));
         assert_eq!(got, Some(Got::ConnAck { present: false, code }));
         assert!(world.is_closed(client));
-        let (_, got) = world.try_connect("c", &Ask::v(Version::V311));
+        let (_, got) = world.try_connect("c", &ConnectRequest::v(Version::V311));
         assert_eq!(got, Some(Got::ConnAck { present: false, code: 5 }));
     }
 }
@@ -378,14 +378,15 @@ fn an_unanswered_authentication_lets_only_the_anonymous_in() {
     let mut world = World::new(1);
     let silent = link(1, 0, FaultPolicy::Deny, |_| Flow::CONTINUE);
     mount(&mut world, vec![(HookPoint::ClientAuthenticate, silent)]);
-    let (_, got) = world.try_connect("a", &Ask::v(Version::V5));
+    let (_, got) = world.try_connect("a", &ConnectRequest::v(Version::V5));
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }));
-    let (_, got) = world.try_connect("b", &Ask { username: Some("u"), ..Ask::v(Version::V5) });
+    let (_, got) =
+        world.try_connect("b", &ConnectRequest { username: Some("u"), ..ConnectRequest::v(Version::V5) });
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x86 }));
 }
 
 #[test]
-fn connected_and_disconnected_are_told_in_order_at_a_takeover() {
+fn a_takeover_notifies_disconnected_before_connected() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(
@@ -401,8 +402,8 @@ fn connected_and_disconnected_are_told_in_order_at_a_takeover() {
             ),
         ],
     );
-    world.connect("c", &Ask::v(Version::V5));
-    world.connect("c", &Ask::v(Version::V5));
+    world.connect("c", &ConnectRequest::v(Version::V5));
+    world.connect("c", &ConnectRequest::v(Version::V5));
     assert_eq!(log.take(), ["connected", "disconnected", "connected"]);
 }
 
@@ -436,7 +437,7 @@ pub(crate) fn number(field: Field, number: u64) -> OwnedChange {
 }
 
 #[test]
-fn a_deferred_authentication_lets_in_refuses_or_misses_its_deadline() {
+fn a_deferred_authentication_admits_refuses_or_times_out() {
     let cases: [(Option<u64>, u8); 3] = [(Some(1), 0), (Some(2), 0x86), (None, 0x88)];
     for (verdict, code) in cases {
         let mut world = World::new(1);
@@ -444,7 +445,11 @@ fn a_deferred_authentication_lets_in_refuses_or_misses_its_deadline() {
         let deferring = link(1, 0, FaultPolicy::Deny, tickets.deferring());
         mount(&mut world, vec![(HookPoint::ClientAuthenticate, deferring)]);
         let client = world.open(Version::V5);
-        world.send_connect(client, "c", &Ask { username: Some("u"), ..Ask::v(Version::V5) });
+        world.send_connect(
+            client,
+            "c",
+            &ConnectRequest { username: Some("u"), ..ConnectRequest::v(Version::V5) },
+        );
         world.send(client, &Packet::PingReq);
         assert_eq!(world.take(client), [], "nothing is read while the verdict is out");
         match verdict {
@@ -527,7 +532,7 @@ fn a_deferred_publish_takes_effect_although_its_client_has_gone() {
 fn the_will_comes_after_the_publishes_that_wait_and_not_after_a_disconnect_that_waits() {
     for clean_end in [true, false] {
         let mut world = World::new(1);
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "#", QoS::AtMostOnce);
         let tickets = Tickets::default();
         let mut first = true;
@@ -536,7 +541,10 @@ fn the_will_comes_after_the_publishes_that_wait_and_not_after_a_disconnect_that_
             if std::mem::take(&mut first) { deferring(call) } else { Flow::CONTINUE }
         };
         mount(&mut world, vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, act))]);
-        let request = Ask { will: Some(("will", "bye", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let request = ConnectRequest {
+            will: Some(("will", "bye", QoS::AtMostOnce, false)),
+            ..ConnectRequest::v(Version::V5)
+        };
         let client = world.connect("c", &request);
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         if clean_end {
@@ -577,10 +585,10 @@ fn a_disconnect_that_waits_says_why_the_connection_ended_and_how_long_the_sessio
                 (HookPoint::ClientDisconnected, link(2, 0, FaultPolicy::Ignore, note)),
             ],
         );
-        let stored = Ask {
+        let stored = ConnectRequest {
             clean: false,
             properties: vec![grapnel_engine::packet::Property::SessionExpiry(60)],
-            ..Ask::v(Version::V5)
+            ..ConnectRequest::v(Version::V5)
         };
         let client = world.connect("c", &stored);
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
@@ -596,17 +604,17 @@ fn a_disconnect_that_waits_says_why_the_connection_ended_and_how_long_the_sessio
 #[test]
 fn a_resend_of_a_pending_publish_joins_it() {
     let mut world = World::new(1);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::ExactlyOnce);
     let tickets = Tickets::default();
     mount(
         &mut world,
         vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, tickets.deferring()))],
     );
-    let stored = Ask {
+    let stored = ConnectRequest {
         clean: false,
         properties: vec![grapnel_engine::packet::Property::SessionExpiry(60)],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     };
     let publisher = world.connect("pub", &stored);
     world.publish(publisher, "t", "x", QoS::ExactlyOnce, 4);
@@ -686,9 +694,9 @@ fn subscribe_waits_for_the_publishes_in_front() {
 #[test]
 fn a_full_slot_queue_stops_reading_and_goes_on_when_it_drains() {
     let mut world = World::with(1, |limits| limits.slots_max = 4);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     let tickets = Tickets::default();
     mount(
         &mut world,
@@ -734,11 +742,14 @@ fn a_message_lives_as_long_as_a_link_says() {
         [(Field::MESSAGE_EXPIRY_S, "", Some(5)), (Field::CONTENT_TYPE, "text", Some(60))]
     {
         let mut world = World::new(1);
-        let request =
-            Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+        let request = ConnectRequest {
+            clean: false,
+            properties: vec![Property::SessionExpiry(100)],
+            ..ConnectRequest::v(Version::V5)
+        };
         let sub = world.connect("sub", &request);
         world.subscribe(sub, "t", QoS::AtLeastOnce);
-        let publisher = world.connect("p", &Ask::v(Version::V5));
+        let publisher = world.connect("p", &ConnectRequest::v(Version::V5));
         let act = move |call: &mut Call<'_>| {
             assert_eq!(call.set(field, 5, text, ""), Status::OK);
             Flow::CONTINUE
@@ -808,9 +819,9 @@ fn a_link_sees_what_it_has_changed() {
     mount(&mut world, vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, act))]);
     let own = [Property::User("k", "1"), Property::ContentType("text")];
     world.publish_with(publisher, "t", "x", QoS::AtMostOnce, 0, false, &own);
-    let told = log.take();
-    assert!(told[0].starts_with("1 ") && told[0].ends_with('1'), "{told:?}");
-    assert!(told[1].starts_with("2 ") && told[1].ends_with("2 json"), "{told:?}");
-    assert!(told[2].starts_with("3 ") && told[2].ends_with("3 json Ok(1) -"), "{told:?}");
+    let notified = log.take();
+    assert!(notified[0].starts_with("1 ") && notified[0].ends_with('1'), "{notified:?}");
+    assert!(notified[1].starts_with("2 ") && notified[1].ends_with("2 json"), "{notified:?}");
+    assert!(notified[2].starts_with("3 ") && notified[2].ends_with("3 json Ok(1) -"), "{notified:?}");
     assert_eq!(world.take(sub).len(), 1);
 }

@@ -6,10 +6,15 @@ use grapnel_engine::packet::{Packet, Property, QoS, Version};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::hooks::{Call, Log, link};
-use crate::world::{Ask, ClientId, Got, World, message};
+use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
 /// A client whose home is this shard.
-pub(crate) fn on_shard(world: &mut World, shard: usize, name: &str, request: &Ask<'_>) -> ClientId {
+pub(crate) fn on_shard(
+    world: &mut World,
+    shard: usize,
+    name: &str,
+    request: &ConnectRequest<'_>,
+) -> ClientId {
     for n in 0..200 {
         let client = world.connect(&format!("{name}{n}"), request);
         if world.shard_of(client) == shard {
@@ -28,13 +33,14 @@ fn steps(world: &mut World) -> u64 {
 /// the cost of 100 messages to the other one.
 fn cost_beside(waiting: usize) -> u64 {
     let mut world = World::with(3, |limits| limits.lane_envelopes_max = 4);
-    let held = on_shard(&mut world, 2, "held", &Ask::v(Version::V5));
-    let other = on_shard(&mut world, 1, "other", &Ask::v(Version::V5));
+    let held = on_shard(&mut world, 2, "held", &ConnectRequest::v(Version::V5));
+    let other = on_shard(&mut world, 1, "other", &ConnectRequest::v(Version::V5));
     world.subscribe(held, "held", QoS::AtMostOnce);
     world.subscribe(other, "other", QoS::AtMostOnce);
-    let publishers: Vec<ClientId> =
-        (0..waiting).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
-    let publisher = on_shard(&mut world, 0, "q", &Ask::v(Version::V5));
+    let publishers: Vec<ClientId> = (0..waiting)
+        .map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &ConnectRequest::v(Version::V5)))
+        .collect();
+    let publisher = on_shard(&mut world, 0, "q", &ConnectRequest::v(Version::V5));
     world.shards_held = vec![2];
     for client in publishers {
         world.publish(client, "held", "x", QoS::AtLeastOnce, 1);
@@ -61,10 +67,11 @@ fn waiters_are_served_in_order_and_at_linear_cost() {
     let mut costs = Vec::new();
     for waiting in [50, 100, 200] {
         let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
-        let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+        let sub = on_shard(&mut world, 1, "sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "t", QoS::AtMostOnce);
-        let publishers: Vec<ClientId> =
-            (0..waiting).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
+        let publishers: Vec<ClientId> = (0..waiting)
+            .map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &ConnectRequest::v(Version::V5)))
+            .collect();
         world.lanes_open = false;
         let before = steps(&mut world);
         // Two each: the second of one publisher follows the first of all others.
@@ -95,12 +102,12 @@ fn waiters_are_served_in_order_and_at_linear_cost() {
 
 /// A later publisher does not pass those that wait, even if there is space at that moment.
 #[test]
-fn a_newcomer_waits_behind_those_who_wait() {
+fn a_later_publisher_does_not_pass_waiting_ones() {
     let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
-    let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+    let sub = on_shard(&mut world, 1, "sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
-    let first = on_shard(&mut world, 0, "first", &Ask::v(Version::V311));
-    let second = on_shard(&mut world, 0, "second", &Ask::v(Version::V311));
+    let first = on_shard(&mut world, 0, "first", &ConnectRequest::v(Version::V311));
+    let second = on_shard(&mut world, 0, "second", &ConnectRequest::v(Version::V311));
     world.lanes_open = false;
     for n in 0..6 {
         world.publish(first, "t", &n.to_string(), QoS::AtMostOnce, 0);
@@ -126,12 +133,12 @@ fn a_newcomer_waits_behind_those_who_wait() {
 /// If the connection or session of a waiting publisher ends, or is taken over, its publishes are
 /// still delivered, and those behind it are still served.
 #[test]
-fn waiters_that_leave_hold_nobody_up() {
+fn waiters_that_leave_delay_no_other() {
     let mut world = World::with(2, |limits| limits.lane_envelopes_max = 2);
-    let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+    let sub = on_shard(&mut world, 1, "sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
     let clients: Vec<ClientId> =
-        (0..6).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
+        (0..6).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &ConnectRequest::v(Version::V5))).collect();
     world.lanes_open = false;
     for (n, client) in clients.iter().enumerate() {
         world.publish(*client, "t", &n.to_string(), QoS::AtLeastOnce, 1);
@@ -153,8 +160,9 @@ fn waiters_that_leave_hold_nobody_up() {
 fn each_answer_of_the_other_shards_is_looked_at() {
     for shards in [2, 4] {
         let mut world = World::new(shards);
-        let clients: Vec<ClientId> =
-            (0..4).map(|n| on_shard(&mut world, 0, &format!("c{n}-"), &Ask::v(Version::V5))).collect();
+        let clients: Vec<ClientId> = (0..4)
+            .map(|n| on_shard(&mut world, 0, &format!("c{n}-"), &ConnectRequest::v(Version::V5)))
+            .collect();
         world.lanes_open = false;
         let options = grapnel_engine::packet::SubscriptionOptions::default();
         for (n, client) in clients.iter().enumerate() {
@@ -178,10 +186,11 @@ fn a_step_moves_no_more_than_its_budget() {
         limits.lane_envelopes_max = 400;
         limits.turn_budget_deliveries = 64;
     });
-    let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+    let sub = on_shard(&mut world, 1, "sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
-    let publishers: Vec<ClientId> =
-        (0..200).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V311))).collect();
+    let publishers: Vec<ClientId> = (0..200)
+        .map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &ConnectRequest::v(Version::V311)))
+        .collect();
     world.lanes_open = false;
     for _ in 0..3 {
         publishers.iter().for_each(|client| world.publish(*client, "t", "x", QoS::AtMostOnce, 0));
@@ -212,14 +221,17 @@ fn a_shared_member_gets_each_publishers_messages_in_order() {
             limits.session_queue_messages_max = 2;
             limits.inflight_max = 2;
         });
-        let request = Ask { properties: vec![Property::ReceiveMaximum(2)], ..Ask::v(Version::V5) };
+        let request = ConnectRequest {
+            properties: vec![Property::ReceiveMaximum(2)],
+            ..ConnectRequest::v(Version::V5)
+        };
         let members: Vec<ClientId> =
             (0..3).map(|shard| on_shard(&mut world, shard, &format!("m{seed}-{shard}-"), &request)).collect();
         for member in &members {
             world.subscribe(*member, "$share/g/t", QoS::AtLeastOnce);
         }
         let publishers: Vec<ClientId> = (0..2)
-            .map(|n| on_shard(&mut world, n, &format!("p{seed}-{n}-"), &Ask::v(Version::V311)))
+            .map(|n| on_shard(&mut world, n, &format!("p{seed}-{n}-"), &ConnectRequest::v(Version::V311)))
             .collect();
         let mut last = [[0_u32; 2]; 3];
         for n in 1..=120_u16 {
@@ -252,9 +264,9 @@ fn a_shared_member_gets_each_publishers_messages_in_order() {
 #[test]
 fn publishers_wait_for_a_lane_that_has_as_many_bytes_as_it_may() {
     let mut world = World::with(2, |limits| limits.lane_bytes_max = 65_536);
-    let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+    let sub = on_shard(&mut world, 1, "sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
-    let publisher = on_shard(&mut world, 0, "publisher", &Ask::v(Version::V5));
+    let publisher = on_shard(&mut world, 0, "publisher", &ConnectRequest::v(Version::V5));
     world.lanes_open = false;
     for packet_id in 1..=6 {
         world.publish(publisher, "t", &"x".repeat(30_000), QoS::AtLeastOnce, packet_id);
@@ -283,8 +295,9 @@ fn publishers_wait_for_a_lane_that_has_as_many_bytes_as_it_may() {
 #[test]
 fn retained_publishes_that_wait_for_one_owner_are_all_answered() {
     let mut world = World::new(2);
-    let publishers: Vec<ClientId> =
-        (0..10).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
+    let publishers: Vec<ClientId> = (0..10)
+        .map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &ConnectRequest::v(Version::V5)))
+        .collect();
     world.shards_held = vec![1];
     for client in &publishers {
         for packet_id in 1..=10 {
@@ -315,7 +328,7 @@ fn numbers_of_two_shards_never_meet() {
         })
     };
     world.shards[1].swap_chains(ChainTable::compile(1, vec![(HookPoint::MessagePublish, noting(1))]));
-    let client = on_shard(&mut world, 1, "c", &Ask::v(Version::V5));
+    let client = on_shard(&mut world, 1, "c", &ConnectRequest::v(Version::V5));
     world.publish(client, "t", "x", QoS::AtMostOnce, 0);
     assert_eq!(log.take(), ["1 1"], "the shard's own number in the highest byte");
 }
@@ -328,7 +341,7 @@ fn a_member_that_comes_back_with_room_gets_its_share() {
         limits.inflight_max = 1;
         limits.session_queue_messages_max = 8;
     });
-    let request = || Ask { clean: false, ..Ask::v(Version::V311) };
+    let request = || ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) };
     let (slow, back) = (0..)
         .map(|n| format!("away{n}"))
         .find_map(|name| {
@@ -340,17 +353,17 @@ fn a_member_that_comes_back_with_room_gets_its_share() {
             world.lose(client);
             here.then_some(name)
         })
-        .map(|name| (world.connect_at(1, "slow", &Ask::v(Version::V5)), name))
+        .map(|name| (world.connect_at(1, "slow", &ConnectRequest::v(Version::V5)), name))
         .expect("some name has its home there");
     world.subscribe(slow, "$share/g/t", QoS::AtLeastOnce);
-    let publisher = world.connect_at(0, "publisher", &Ask::v(Version::V5));
+    let publisher = world.connect_at(0, "publisher", &ConnectRequest::v(Version::V5));
     for n in 1..=8 {
         world.publish(publisher, "t", "x", QoS::AtLeastOnce, n);
     }
     // The slow member has many messages waiting, and leaves.
     world.unsubscribe(slow, "$share/g/t");
     let back = world.connect(&back, &request());
-    let other = world.connect_at(0, "other", &Ask::v(Version::V5));
+    let other = world.connect_at(0, "other", &ConnectRequest::v(Version::V5));
     world.subscribe(other, "$share/g/t", QoS::AtMostOnce);
     let mut got = 0;
     for round in 0..100 {

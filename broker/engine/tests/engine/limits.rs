@@ -9,7 +9,7 @@ use grapnel_engine::packet::{
 };
 use grapnel_engine::reason::ReasonCode;
 
-use crate::world::{Ask, ClientId, Got, World, id};
+use crate::world::{ClientId, ConnectRequest, Got, World, id};
 
 const V5: Version = Version::V5;
 const V311: Version = Version::V311;
@@ -18,8 +18,8 @@ const V311: Version = Version::V311;
 /// accepted.
 type Row = (&'static str, u64, fn(&mut World, u64) -> bool);
 
-fn persistent<'a>() -> Ask<'a> {
-    Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) }
+fn persistent<'a>() -> ConnectRequest<'a> {
+    ConnectRequest { clean: false, properties: vec![Property::SessionExpiry(1000)], ..ConnectRequest::v(V5) }
 }
 
 fn letters(count: u64) -> String {
@@ -32,7 +32,7 @@ fn levels(count: u64) -> String {
 
 /// Whether PUBACK accepts a publish.
 fn publishes(world: &mut World, topic: &str, payload: &str, properties: &[Property<'_>]) -> bool {
-    let client = world.connect("publisher", &Ask::v(V5));
+    let client = world.connect("publisher", &ConnectRequest::v(V5));
     world.publish_with(client, topic, payload, QoS::AtLeastOnce, 1, false, properties);
     match world.take(client)[..] {
         [Got::Ack("PUBACK", 1, code)] => code < 0x80,
@@ -42,17 +42,18 @@ fn publishes(world: &mut World, topic: &str, payload: &str, properties: &[Proper
 
 /// Whether SUBACK grants a filter.
 fn subscribes(world: &mut World, filter: &str) -> bool {
-    let client = world.connect("subscriber", &Ask::v(V5));
+    let client = world.connect("subscriber", &ConnectRequest::v(V5));
     world.subscribe(client, filter, QoS::AtLeastOnce)[0] < 0x80
 }
 
 /// Whether a CONNECT with this will is accepted.
 fn leaves_will(world: &mut World, topic: &str, payload: &str) -> bool {
-    let request = Ask { will: Some((topic, payload, QoS::AtMostOnce, false)), ..Ask::v(V5) };
-    comes_in(world, "c", &request)
+    let request =
+        ConnectRequest { will: Some((topic, payload, QoS::AtMostOnce, false)), ..ConnectRequest::v(V5) };
+    connects(world, "c", &request)
 }
 
-fn comes_in(world: &mut World, client_id: &str, request: &Ask<'_>) -> bool {
+fn connects(world: &mut World, client_id: &str, request: &ConnectRequest<'_>) -> bool {
     match world.try_connect(client_id, request).1 {
         Some(Got::ConnAck { code, .. }) => code == 0,
         other => panic!("{other:?}"),
@@ -75,7 +76,7 @@ fn filters(count: u64) -> (Vec<u8>, Vec<u8>) {
 }
 
 fn subscribes_at_once(world: &mut World, count: u64) -> bool {
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     let (payload, _) = filters(count);
     let filters = Filters::from_encoded(&payload);
     world.send(
@@ -89,7 +90,7 @@ fn subscribes_at_once(world: &mut World, count: u64) -> bool {
 }
 
 fn unsubscribe_at_once(world: &mut World, version: Version, count: u64) -> ClientId {
-    let client = world.connect("c", &Ask::v(version));
+    let client = world.connect("c", &ConnectRequest::v(version));
     let (_, payload) = filters(count);
     let filters = TopicFilters::from_encoded(&payload);
     let properties = Properties::default();
@@ -103,7 +104,7 @@ fn queued(world: &mut World, count: u64, payload: &str) -> Vec<usize> {
     let away = world.connect("away", &persistent());
     world.subscribe(away, "t", QoS::AtLeastOnce);
     world.lose(away);
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     for n in 0..count {
         world.publish(publisher, "t", &format!("{n}{payload}"), QoS::AtLeastOnce, n as u16 + 1);
     }
@@ -120,11 +121,11 @@ fn queued(world: &mut World, count: u64, payload: &str) -> Vec<usize> {
 
 /// Whether a new subscriber receives as many retained messages as were published.
 fn retains(world: &mut World, count: u64, payload: &str) -> bool {
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     for n in 0..count {
         world.publish_with(publisher, &format!("r/{n}"), payload, QoS::AtMostOnce, 0, true, &[]);
     }
-    let subscriber = world.connect("subscriber", &Ask::v(V5));
+    let subscriber = world.connect("subscriber", &ConnectRequest::v(V5));
     world.subscribe(subscriber, "r/#", QoS::AtMostOnce);
     world.take(subscriber).len() as u64 == count
 }
@@ -140,15 +141,15 @@ const ROWS: [Row; 26] = [
     ("payload_bytes_max", 100, |world, n| leaves_will(world, "t", &letters(n))),
     ("user_properties_max", 3, |world, n| publishes(world, "t", "x", &properties(n))),
     ("user_properties_max", 3, |world, n| {
-        comes_in(world, "c", &Ask { properties: properties(n), ..Ask::v(V5) })
+        connects(world, "c", &ConnectRequest { properties: properties(n), ..ConnectRequest::v(V5) })
     }),
     ("packet_bytes_max", 200, |world, n| {
-        let client = world.connect("c", &Ask::v(V311));
+        let client = world.connect("c", &ConnectRequest::v(V311));
         // A header of three bytes, a topic of three.
         world.publish(client, "t", &letters(n - 6), QoS::AtMostOnce, 0);
         !world.is_closed(client)
     }),
-    ("client_id_bytes_max", 30, |world, n| comes_in(world, &letters(n), &Ask::v(V5))),
+    ("client_id_bytes_max", 30, |world, n| connects(world, &letters(n), &ConnectRequest::v(V5))),
     ("filters_per_subscribe_max", 3, subscribes_at_once),
     ("filters_per_unsubscribe_max", 3, |world, n| {
         let client = unsubscribe_at_once(world, V5, n);
@@ -164,7 +165,8 @@ const ROWS: [Row; 26] = [
     }),
     ("subscriptions_max", 3, subscribes_at_once),
     ("shard_subscriptions_max", 3, |world, n| {
-        let clients = [world.connect("a", &Ask::v(V5)), world.connect("b", &Ask::v(V5))];
+        let clients =
+            [world.connect("a", &ConnectRequest::v(V5)), world.connect("b", &ConnectRequest::v(V5))];
         (0..n).all(|one| {
             let client = clients[one as usize % 2];
             world.subscribe(client, &format!("f/{one}"), QoS::AtMostOnce)[0] < 0x80
@@ -182,23 +184,23 @@ const ROWS: [Row; 26] = [
             world.shards[0].open(peer).is_some()
         })
     }),
-    ("sessions_max", 3, |world, n| (0..n).all(|one| comes_in(world, &format!("c{one}"), &persistent()))),
+    ("sessions_max", 3, |world, n| (0..n).all(|one| connects(world, &format!("c{one}"), &persistent()))),
     ("sessions_total_max", 3, |world, n| {
-        (0..n).all(|one| comes_in(world, &format!("c{one}"), &persistent()))
+        (0..n).all(|one| connects(world, &format!("c{one}"), &persistent()))
     }),
     ("session_queue_messages_max", 5, |world, n| queued(world, n, "").len() as u64 == n),
     ("retained_messages_max", 3, |world, n| retains(world, n, "x")),
     ("retained_client_messages_max", 3, |world, n| retains(world, n, "x")),
     ("topic_alias_max", 3, |world, n| {
-        let client = world.connect("c", &Ask::v(V5));
+        let client = world.connect("c", &ConnectRequest::v(V5));
         world.publish_with(client, "t", "x", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(n as u16)]);
         !world.is_closed(client)
     }),
     ("inflight_max", 3, |world, n| {
-        let client = world.connect("c", &Ask::v(V5));
+        let client = world.connect("c", &ConnectRequest::v(V5));
         world.subscribe(client, "t", QoS::AtLeastOnce);
         for _ in 0..n {
-            let publisher = world.connect("publisher", &Ask::v(V5));
+            let publisher = world.connect("publisher", &ConnectRequest::v(V5));
             world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
         }
         world.take(client).len() as u64 == n
@@ -209,7 +211,7 @@ const ROWS: [Row; 26] = [
 const WINDOWS: [Row; 2] = [
     // A client of MQTT 5 is disconnected [MQTT-3.3.4-7].
     ("receive_max", 3, |world, n| {
-        let client = world.connect("c", &Ask::v(V5));
+        let client = world.connect("c", &ConnectRequest::v(V5));
         for packet_id in 1..=n {
             world.publish(client, "t", "x", QoS::ExactlyOnce, packet_id as u16);
         }
@@ -217,7 +219,7 @@ const WINDOWS: [Row; 2] = [
     }),
     // Packets of an MQTT 3 client wait for its PUBREL.
     ("awaiting_rel_max", 3, |world, n| {
-        let client = world.connect("c", &Ask::v(V311));
+        let client = world.connect("c", &ConnectRequest::v(V311));
         for packet_id in 1..=n {
             world.publish(client, "t", "x", QoS::ExactlyOnce, packet_id as u16);
         }
@@ -308,7 +310,7 @@ const TIMES: [Time; 7] = [
         // One and a half times [MQTT-3.1.2-22].
         due_ms: 15_000,
         granule_ms: 1000,
-        begin: |world| world.connect("c", &Ask { keep_alive_s: 0, ..Ask::v(V5) }),
+        begin: |world| world.connect("c", &ConnectRequest { keep_alive_s: 0, ..ConnectRequest::v(V5) }),
         is_over: is_closed,
     },
     Time {
@@ -329,7 +331,7 @@ const TIMES: [Time; 7] = [
         due_ms: 3000,
         granule_ms: 1000,
         begin: |world| {
-            let client = world.connect("c", &Ask { clean: false, ..Ask::v(V311) });
+            let client = world.connect("c", &ConnectRequest { clean: false, ..ConnectRequest::v(V311) });
             world.lose(client);
             client
         },
@@ -341,10 +343,10 @@ const TIMES: [Time; 7] = [
         due_ms: 3000,
         granule_ms: 1000,
         begin: |world| {
-            let watcher = world.connect("watcher", &Ask::v(V5));
+            let watcher = world.connect("watcher", &ConnectRequest::v(V5));
             world.subscribe(watcher, "will", QoS::AtMostOnce);
             let will = Some(("will", "gone", QoS::AtMostOnce, false));
-            let client = world.connect("c", &Ask { will, will_delay_s: 100, ..persistent() });
+            let client = world.connect("c", &ConnectRequest { will, will_delay_s: 100, ..persistent() });
             world.lose(client);
             watcher
         },
@@ -358,7 +360,7 @@ const TIMES: [Time; 7] = [
         due_ms: 700,
         granule_ms: 10,
         begin: |world| {
-            let client = world.connect("c", &Ask { clean: false, ..Ask::v(V311) });
+            let client = world.connect("c", &ConnectRequest { clean: false, ..ConnectRequest::v(V311) });
             for packet_id in 1..=4 {
                 world.publish(client, "t", "x", QoS::ExactlyOnce, packet_id);
             }
@@ -374,11 +376,11 @@ const TIMES: [Time; 7] = [
         due_ms: 701,
         granule_ms: 0,
         begin: |world| {
-            let reader = world.connect("c", &Ask::v(V5));
+            let reader = world.connect("c", &ConnectRequest::v(V5));
             world.subscribe(reader, "t", QoS::AtMostOnce);
             world.take(reader);
             world.takes(reader, Some(0));
-            let publisher = world.connect("publisher", &Ask::v(V5));
+            let publisher = world.connect("publisher", &ConnectRequest::v(V5));
             world.publish(publisher, "t", &letters(5000), QoS::AtMostOnce, 0);
             publisher
         },
@@ -391,7 +393,7 @@ const TIMES: [Time; 7] = [
 ];
 
 #[test]
-fn a_time_is_over_when_a_limit_says_and_not_before() {
+fn time_limits_are_exact() {
     for Time { name, value, due_ms, granule_ms, begin, is_over } in TIMES {
         let mut world = World::with(1, |limits: &mut Limits| {
             limits.set(name, value).unwrap();
@@ -409,7 +411,7 @@ fn a_time_is_over_when_a_limit_says_and_not_before() {
 
 /// A shell that sleeps until the time given by a shard is always in time.
 #[test]
-fn whoever_wakes_when_a_shard_says_is_in_time() {
+fn a_shell_that_sleeps_until_the_next_deadline_is_in_time() {
     for Time { name, value, due_ms, granule_ms, begin, is_over } in TIMES {
         if granule_ms == 0 {
             continue;
@@ -435,14 +437,18 @@ fn whoever_wakes_when_a_shard_says_is_in_time() {
 }
 
 #[test]
-fn a_resumed_session_is_not_disturbed_by_timers_of_its_earlier_life() {
+fn timers_from_before_a_resume_do_not_affect_the_session() {
     // It is away twice, each time for less than its session expiry and its will delay.
     let mut world = World::new(1);
-    let watcher = world.connect("watcher", &Ask::v(V5));
+    let watcher = world.connect("watcher", &ConnectRequest::v(V5));
     world.subscribe(watcher, "will", QoS::AtMostOnce);
     let will = Some(("will", "gone", QoS::AtMostOnce, false));
-    let request =
-        || Ask { will, will_delay_s: 10, properties: vec![Property::SessionExpiry(10)], ..persistent() };
+    let request = || ConnectRequest {
+        will,
+        will_delay_s: 10,
+        properties: vec![Property::SessionExpiry(10)],
+        ..persistent()
+    };
     for _ in 0..3 {
         let client = world.connect("c", &request());
         world.lose(client);

@@ -15,7 +15,7 @@ use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, deny, later};
 use crate::hooks::{Call, complete, link, mount};
-use crate::world::{Ask, ClientId, Got, World, id};
+use crate::world::{ClientId, ConnectRequest, Got, World, id};
 
 const V5: Version = Version::V5;
 const SMALL: u64 = 4096;
@@ -38,7 +38,7 @@ fn flood(world: &mut World, client: ClientId, packet: &[u8], times: usize) {
 #[test]
 fn acknowledgements_of_a_client_that_does_not_read_are_bounded_and_it_is_not_read() {
     let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
-    let client = world.connect("floods", &Ask::v(V5));
+    let client = world.connect("floods", &ConnectRequest::v(V5));
     world.takes(client, Some(0));
     // PUBREL packets with unknown identifiers, enough for a megabyte of PUBCOMP with 0x92.
     let pubrels: Vec<u8> = (0..200_000_u32).flat_map(|n| [0x62, 2, (n >> 8) as u8, n as u8 | 1]).collect();
@@ -59,7 +59,7 @@ fn acknowledgements_of_a_client_that_does_not_read_are_bounded_and_it_is_not_rea
 fn pingresp_counts_as_everything_else_that_is_sent() {
     for version in [Version::V31, Version::V311, V5] {
         let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
-        let client = world.connect("pings", &Ask::v(version));
+        let client = world.connect("pings", &ConnectRequest::v(version));
         world.takes(client, Some(0));
         flood(&mut world, client, &[0xC0, 0], 100_000);
         assert!(ledger(&mut world, 0).outbound <= 2 * SMALL);
@@ -74,9 +74,9 @@ fn pingresp_counts_as_everything_else_that_is_sent() {
 }
 
 #[test]
-fn a_queue_that_is_never_empty_keeps_nothing_of_what_has_left() {
+fn a_queue_that_is_never_empty_frees_removed_entries() {
     let mut world = World::new(1);
-    let client = world.connect("slow", &Ask::v(V5));
+    let client = world.connect("slow", &ConnectRequest::v(V5));
     world.takes(client, Some(0));
     flood(&mut world, client, &[0xC0, 0], 200_000);
     for _ in 0..40 {
@@ -89,9 +89,9 @@ fn a_queue_that_is_never_empty_keeps_nothing_of_what_has_left() {
 }
 
 #[test]
-fn keep_alive_does_not_run_while_a_client_is_not_read_and_begins_anew_after() {
+fn keep_alive_pauses_while_a_client_is_not_read_and_restarts_after() {
     let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
-    let client = world.connect("patient", &Ask { keep_alive_s: 10, ..Ask::v(V5) });
+    let client = world.connect("patient", &ConnectRequest { keep_alive_s: 10, ..ConnectRequest::v(V5) });
     world.takes(client, Some(0));
     flood(&mut world, client, &[0xC0, 0], 10_000);
     assert_eq!(world.reading(client), Reading::Paused(Pause::Outbound));
@@ -108,9 +108,10 @@ fn keep_alive_does_not_run_while_a_client_is_not_read_and_begins_anew_after() {
 #[test]
 fn an_end_is_seen_while_a_connection_is_not_read() {
     let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
-    let request = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(V5) };
+    let request =
+        ConnectRequest { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..ConnectRequest::v(V5) };
     let client = world.connect("leaves", &request);
-    let watcher = world.connect("watcher", &Ask::v(V5));
+    let watcher = world.connect("watcher", &ConnectRequest::v(V5));
     world.subscribe(watcher, "will", QoS::AtMostOnce);
     world.takes(client, Some(0));
     flood(&mut world, client, &[0xC0, 0], 10_000);
@@ -121,7 +122,7 @@ fn an_end_is_seen_while_a_connection_is_not_read() {
 }
 
 #[test]
-fn what_is_sent_before_connect_is_bounded_by_its_own_limit() {
+fn bytes_before_connect_have_their_own_limit() {
     let mut world = World::with(1, |limits| limits.connect_bytes_max = 1000);
     // A header that announces one byte more than the limit, and nothing after it.
     let client = world.open(V5);
@@ -132,19 +133,19 @@ fn what_is_sent_before_connect_is_bounded_by_its_own_limit() {
     assert!(!world.is_closed(client), "1,000 are not");
     // After CONNACK the other limit applies to its packets.
     for version in [Version::V311, V5] {
-        let client = world.connect("in", &Ask::v(version));
+        let client = world.connect("in", &ConnectRequest::v(version));
         world.publish(client, "t", &"x".repeat(100_000), QoS::AtMostOnce, 0);
         assert!(!world.is_closed(client));
     }
 }
 
 #[test]
-fn those_who_have_not_been_let_in_pay_for_their_own_memory_and_the_heaviest_first() {
+fn pending_connections_are_ended_for_memory_the_largest_first() {
     let mut world = World::with(1, |limits| {
         limits.connects_pending_bytes_max = 65536;
         limits.connect_bytes_max = 131_072;
     });
-    let known = world.connect("known", &Ask::v(V5));
+    let known = world.connect("known", &ConnectRequest::v(V5));
     // Half a packet of a connected client.
     let mut half = vec![0x30, 0x80, 0x80, 0x02];
     half.extend([b'x'; 30_000]);
@@ -164,18 +165,18 @@ fn those_who_have_not_been_let_in_pay_for_their_own_memory_and_the_heaviest_firs
 }
 
 #[test]
-fn unfinished_packets_beyond_their_limit_end_first_who_is_not_in_and_then_who_holds_most() {
+fn unfinished_packets_over_the_limit_end_pending_connections_then_the_largest() {
     let mut world = World::with(1, |limits| limits.partial_bytes_max = 100_000);
     let begin = |bytes: usize| [vec![0x30, 0x80, 0x80, 0x10], vec![b'x'; bytes]].concat();
-    let small = world.connect("small", &Ask::v(V5));
+    let small = world.connect("small", &ConnectRequest::v(V5));
     world.send_bytes(small, &begin(30_000));
-    let large = world.connect("large", &Ask::v(V5));
+    let large = world.connect("large", &ConnectRequest::v(V5));
     world.send_bytes(large, &begin(60_000));
     let stranger = world.open(V5);
     world.send_bytes(stranger, &[vec![0x10, 0xFF, 0xFF, 0x06], vec![0; 20_000]].concat());
     world.pass_ms(1);
     assert!(world.is_closed(stranger) && !world.is_closed(large) && !world.is_closed(small));
-    let third = world.connect("third", &Ask::v(V5));
+    let third = world.connect("third", &ConnectRequest::v(V5));
     world.send_bytes(third, &begin(20_000));
     world.pass_ms(1);
     assert!(world.is_closed(large) && !world.is_closed(small) && !world.is_closed(third));
@@ -185,14 +186,18 @@ fn unfinished_packets_beyond_their_limit_end_first_who_is_not_in_and_then_who_ho
 #[test]
 fn beyond_the_limit_of_the_shard_the_heaviest_session_ends_and_light_ones_lose_nothing() {
     let mut world = World::with(1, |limits| limits.shard_bytes_max = 1 << 20);
-    let persistent = || Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
+    let persistent = || ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(1000)],
+        ..ConnectRequest::v(V5)
+    };
     let heavy = world.connect("heavy", &persistent());
     world.subscribe(heavy, "heavy", QoS::AtLeastOnce);
     let light = world.connect("light", &persistent());
     world.subscribe(light, "light", QoS::AtLeastOnce);
     world.lose(heavy);
     world.lose(light);
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     world.publish(publisher, "light", "kept", QoS::AtMostOnce, 0);
     world.publish(publisher, "light", "kept", QoS::AtLeastOnce, 1);
     for n in 0..40_u16 {
@@ -211,13 +216,17 @@ fn beyond_the_limit_of_the_shard_the_heaviest_session_ends_and_light_ones_lose_n
 #[test]
 fn a_message_that_many_sessions_hold_counts_once_for_the_shard_and_in_full_for_each() {
     let mut world = World::new(1);
-    let persistent = || Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
+    let persistent = || ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(1000)],
+        ..ConnectRequest::v(V5)
+    };
     for n in 0..20 {
         let client = world.connect(&format!("away-{n}"), &persistent());
         world.subscribe(client, "all", QoS::AtLeastOnce);
         world.lose(client);
     }
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     let before = ledger(&mut world, 0);
     world.publish(publisher, "all", &"x".repeat(100_000), QoS::AtLeastOnce, 1);
     let after = ledger(&mut world, 0);
@@ -232,13 +241,13 @@ fn qos_0_is_queued_beyond_the_limit_for_a_socket_that_takes_bytes_and_dropped_fo
         limits.outbound_bytes_max = SMALL;
         limits.outbound_burst_bytes_max = 1 << 20;
     });
-    let reader = world.connect("reader", &Ask::v(V5));
-    let stuck = world.connect("stuck", &Ask::v(V5));
+    let reader = world.connect("reader", &ConnectRequest::v(V5));
+    let stuck = world.connect("stuck", &ConnectRequest::v(V5));
     for client in [reader, stuck] {
         world.subscribe(client, "t", QoS::AtMostOnce);
         world.takes(client, Some(0));
     }
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     for round in 0..10 {
         for n in 0..10 {
             world.publish(publisher, "t", &format!("{round}{n}{}", "x".repeat(1000)), QoS::AtMostOnce, 0);
@@ -270,10 +279,10 @@ fn without_room_in_the_shard_the_limit_of_the_connection_holds() {
         limits.outbound_bytes_max = SMALL;
         limits.outbound_burst_bytes_max = 0;
     });
-    let reader = world.connect("reader", &Ask::v(V5));
+    let reader = world.connect("reader", &ConnectRequest::v(V5));
     world.subscribe(reader, "t", QoS::AtMostOnce);
     world.takes(reader, Some(0));
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     for _ in 0..10 {
         world.publish(publisher, "t", &"x".repeat(1000), QoS::AtMostOnce, 0);
     }
@@ -286,11 +295,11 @@ fn the_parts_of_a_ledger_name_what_a_client_holds() {
     let mut world = World::with(1, |limits| limits.inflight_max = 1);
     let nobody = ledger(&mut world, 0);
     assert_eq!(nobody.total(), 0);
-    let request = Ask {
+    let request = ConnectRequest {
         clean: false,
         properties: vec![Property::SessionExpiry(1000), Property::TopicAliasMaximum(10)],
         will: Some(("will", "message", QoS::AtMostOnce, false)),
-        ..Ask::v(V5)
+        ..ConnectRequest::v(V5)
     };
     let client = world.connect("client", &request);
     let connected = ledger(&mut world, 0);
@@ -314,7 +323,7 @@ fn the_parts_of_a_ledger_name_what_a_client_holds() {
     let acked = ledger(&mut world, 0);
     assert!(acked.queues == 0 && acked.in_flight > 0);
     world.disconnect(client, ReasonCode::SUCCESS);
-    let (client, _) = world.try_connect("client", &Ask::v(V5));
+    let (client, _) = world.try_connect("client", &ConnectRequest::v(V5));
     world.disconnect(client, ReasonCode::SUCCESS);
     world.pass_ms(10);
     assert_eq!(ledger(&mut world, 0).total(), 0, "nothing is left");
@@ -326,7 +335,7 @@ fn the_parts_of_a_ledger_name_what_a_client_holds() {
 fn a_refused_publish_that_waits_holds_nothing_of_its_message() {
     for resent in [false, true] {
         let mut world = World::new(1);
-        let client = world.connect("client", &Ask::v(V5));
+        let client = world.connect("client", &ConnectRequest::v(V5));
         let (published, authorized) = (Taken::default(), Taken::default());
         mount(
             &mut world,
@@ -357,7 +366,7 @@ fn a_refused_publish_that_waits_holds_nothing_of_its_message() {
 #[test]
 fn the_properties_of_a_subscribe_that_waits_are_charged() {
     let mut world = World::new(1);
-    let client = world.connect("client", &Ask::v(V5));
+    let client = world.connect("client", &ConnectRequest::v(V5));
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
     let (mut section, mut payload) = (Vec::new(), Vec::new());
@@ -379,11 +388,15 @@ fn tight() -> (World, ClientId, Taken) {
         limits.shard_bytes_max = 1 << 20;
         limits.slot_bytes_max = 65536;
     });
-    let persistent = Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
+    let persistent = ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(1000)],
+        ..ConnectRequest::v(V5)
+    };
     let away = world.connect("away", &persistent);
     world.subscribe(away, "away", QoS::AtLeastOnce);
     world.lose(away);
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     for n in 1.. {
         if ledger(&mut world, 0).total() >= (1 << 20) / 8 * 7 {
             break;
@@ -402,7 +415,7 @@ fn tight() -> (World, ClientId, Taken) {
 }
 
 #[test]
-fn near_the_limit_of_the_shard_whoever_has_much_that_waits_is_not_read_until_it_has_less() {
+fn near_the_memory_limit_clients_with_large_queues_are_paused() {
     let (mut world, publisher, taken) = tight();
     for place in 0..2 {
         complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
@@ -411,9 +424,9 @@ fn near_the_limit_of_the_shard_whoever_has_much_that_waits_is_not_read_until_it_
 }
 
 #[test]
-fn whoever_is_not_read_for_want_of_memory_is_read_when_there_is_some_again() {
+fn a_client_paused_for_memory_is_read_when_memory_is_free() {
     let (mut world, publisher, taken) = tight();
-    world.connect("away", &Ask::v(V5));
+    world.connect("away", &ConnectRequest::v(V5));
     world.pass_ms(10);
     assert_eq!(world.reading(publisher), Reading::Reading);
     assert_eq!(taken.about(), ["light", "large"], "its messages wait as before");
@@ -428,7 +441,7 @@ fn as_much_memory_is_held_as_a_limit_says() {
         let more = usize::from(beyond);
         // Connected clients: bytes of an incomplete packet.
         let mut world = World::with(1, |limits| limits.partial_bytes_max = BYTES);
-        let client = world.connect("c", &Ask::v(V5));
+        let client = world.connect("c", &ConnectRequest::v(V5));
         let half = [vec![0x30, 0x80, 0x80, 0x10], vec![b'x'; BYTES as usize - 4 + more]].concat();
         world.send_bytes(client, &half);
         world.pass_ms(1);
@@ -443,12 +456,16 @@ fn as_much_memory_is_held_as_a_limit_says() {
         assert_eq!(world.is_closed(client), beyond, "connects_pending_bytes_max");
     }
     // The shard as a whole.
-    let persistent = || Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
+    let persistent = || ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(1000)],
+        ..ConnectRequest::v(V5)
+    };
     let mut world = World::with(1, |limits| limits.shard_bytes_max = 1 << 20);
     let away = world.connect("away", &persistent());
     world.subscribe(away, "t", QoS::AtLeastOnce);
     world.lose(away);
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     world.publish(publisher, "t", &"x".repeat(10_000), QoS::AtLeastOnce, 1);
     let room = (1 << 20) - ledger(&mut world, 0).total() as usize;
     for (bytes, evicted) in [(room, 0), (room + 1, 1)] {
@@ -463,9 +480,9 @@ fn as_much_memory_is_held_as_a_limit_says() {
 #[test]
 fn deliveries_that_wait_for_a_plugin_are_charged() {
     let mut world = World::new(1);
-    let subscriber = world.connect("subscriber", &Ask::v(V5));
+    let subscriber = world.connect("subscriber", &ConnectRequest::v(V5));
     world.subscribe(subscriber, "t", QoS::AtLeastOnce);
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     let taken = Taken::default();
     let waits = later(1, 0, FaultPolicy::Ignore, &taken);
     let superuser = |call: &mut crate::hooks::Call<'_>| {
@@ -497,38 +514,42 @@ type Chosen = (&'static str, fn(&mut World, &str));
 
 const CHOSEN: [Chosen; 9] = [
     ("client identifier", |world, text| {
-        world.connect(&format!("c{text}"), &Ask::v(V5));
+        world.connect(&format!("c{text}"), &ConnectRequest::v(V5));
     }),
     ("user name", |world, text| {
-        world.connect("c", &Ask { username: Some(text), ..Ask::v(V5) });
+        world.connect("c", &ConnectRequest { username: Some(text), ..ConnectRequest::v(V5) });
     }),
     ("user property of CONNECT", |world, text| {
-        world.connect("c", &Ask { properties: vec![Property::User("k", text)], ..Ask::v(V5) });
+        world.connect(
+            "c",
+            &ConnectRequest { properties: vec![Property::User("k", text)], ..ConnectRequest::v(V5) },
+        );
     }),
     ("topic of a will", |world, text| {
         let will = Some((text, "x", QoS::AtMostOnce, false));
-        world.connect("c", &Ask { will, ..Ask::v(V5) });
+        world.connect("c", &ConnectRequest { will, ..ConnectRequest::v(V5) });
     }),
     ("payload of a will", |world, text| {
         let will = Some(("will", text, QoS::AtMostOnce, false));
-        world.connect("c", &Ask { will, ..Ask::v(V5) });
+        world.connect("c", &ConnectRequest { will, ..ConnectRequest::v(V5) });
     }),
     ("delayed will", |world, text| {
         let will = Some(("will", text, QoS::AtMostOnce, false));
         let properties = vec![Property::SessionExpiry(1000)];
-        let client = world.connect("c", &Ask { will, will_delay_s: 100, properties, ..Ask::v(V5) });
+        let client = world
+            .connect("c", &ConnectRequest { will, will_delay_s: 100, properties, ..ConnectRequest::v(V5) });
         world.lose(client);
     }),
     ("filter", |world, text| {
-        let client = world.connect("c", &Ask::v(V5));
+        let client = world.connect("c", &ConnectRequest::v(V5));
         world.subscribe(client, text, QoS::AtMostOnce);
     }),
     ("topic with an alias", |world, text| {
-        let client = world.connect("c", &Ask::v(V5));
+        let client = world.connect("c", &ConnectRequest::v(V5));
         world.publish_with(client, text, "x", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(1)]);
     }),
     ("identifiers of QoS 2 publishes", |world, text| {
-        let client = world.connect("c", &Ask { clean: false, ..Ask::v(Version::V311) });
+        let client = world.connect("c", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
         for packet_id in 1..=text.len() as u16 {
             world.publish(client, "t", "x", QoS::ExactlyOnce, packet_id);
         }
@@ -538,7 +559,7 @@ const CHOSEN: [Chosen; 9] = [
 /// Whatever a client chooses is charged to its connection or its session: 500 bytes more increase
 /// the ledger by 500, or by a little more if copies or table entries are stored.
 #[test]
-fn whatever_a_client_chooses_is_charged() {
+fn everything_that_a_client_chooses_is_charged() {
     for (what, choose) in CHOSEN {
         let held = |bytes: usize| {
             let mut world = World::with(1, |limits| limits.awaiting_rel_max = 2000);
@@ -555,9 +576,9 @@ fn whatever_a_client_chooses_is_charged() {
 }
 
 #[test]
-fn what_hooks_make_of_a_waiting_publish_is_charged_to_its_slot() {
+fn changes_of_hooks_to_a_waiting_publish_are_charged_to_its_slot() {
     let mut world = World::with(1, |limits| limits.slot_bytes_max = 50_000);
-    let publisher = world.connect("p", &Ask::v(V5));
+    let publisher = world.connect("p", &ConnectRequest::v(V5));
     let taken = Taken::default();
     let grows = link(1, 10, FaultPolicy::Deny, |call: &mut Call<'_>| {
         call.set(Field::PAYLOAD, 0, &"x".repeat(10_000), "");
@@ -587,7 +608,7 @@ fn what_hooks_make_of_a_waiting_publish_is_charged_to_its_slot() {
 #[test]
 fn the_filters_of_a_subscribe_are_charged_with_all_that_there_will_be_of_them() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
     let mut payload = Vec::new();
@@ -628,7 +649,7 @@ fn the_filters_of_a_subscribe_are_charged_with_all_that_there_will_be_of_them() 
 #[test]
 fn topic_aliases_are_charged_with_the_places_that_they_skip() {
     let mut world = World::with(1, |limits| limits.topic_alias_max = 65_535);
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     let before = ledger(&mut world, 0).connections;
     let alias = [Property::TopicAlias(65_535)];
     world.publish_with(client, "t", "x", QoS::AtMostOnce, 0, false, &alias);
@@ -644,7 +665,8 @@ fn a_connect_that_waits_is_charged_for_all_that_it_says() {
     let before = ledger(&mut world, 0).connections;
     let client = world.open(V5);
     let password = vec![b'x'; 40_000];
-    let request = Ask { username: Some("ann"), password: Some(&password), ..Ask::v(V5) };
+    let request =
+        ConnectRequest { username: Some("ann"), password: Some(&password), ..ConnectRequest::v(V5) };
     world.send_connect(client, "c", &request);
     let waits = ledger(&mut world, 0).connections;
     assert!(waits - before > 40_000, "{} bytes for a CONNECT of 40,000", waits - before);
@@ -653,9 +675,9 @@ fn a_connect_that_waits_is_charged_for_all_that_it_says() {
 }
 
 #[test]
-fn what_a_ticket_keeps_of_before_its_link_is_charged() {
+fn the_accumulator_saved_by_a_ticket_is_charged() {
     let mut world = World::new(1);
-    let publisher = world.connect("p", &Ask::v(V5));
+    let publisher = world.connect("p", &ConnectRequest::v(V5));
     let taken = Taken::default();
     let grows = link(1, 10, FaultPolicy::Deny, |call: &mut Call<'_>| {
         call.set(Field::PAYLOAD, 0, &"x".repeat(100_000), "");

@@ -13,13 +13,13 @@ use grapnel_engine::message::Message;
 use grapnel_engine::packet::{Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::session::Identity;
-use grapnel_engine::shard::{BehalfRefused, Command, OnBehalf, Scope, Whom, Wish};
+use grapnel_engine::shard::{BehalfAction, BehalfClient, BehalfRefused, Command, OnBehalf, Scope};
 use grapnel_plugin_abi::host::ClientIdentity;
 use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, FROM_BROKER, Field, Flow, Slice, Status};
 
 use crate::deferral::{Taken, allow, deny};
 use crate::hooks::{Call, Log, complete, link};
-use crate::world::{Ask, ClientId, World, message};
+use crate::world::{ClientId, ConnectRequest, World, message};
 
 /// The plugin that makes requests on behalf of clients.
 const MAKER: PluginHandle = PluginHandle(9);
@@ -48,35 +48,35 @@ fn instance() -> (&'static Answers, InstanceEntry) {
     (answers, unsafe { InstanceEntry::new(on_timer, on_instance_message, pointer) })
 }
 
-struct Scene {
+struct Fixture {
     world: World,
     subscriber: ClientId,
     kept: Kept,
     /// Answers that the requesting plugin has received.
-    told: &'static Answers,
+    notified: &'static Answers,
     maker: InstanceEntry,
 }
 
-impl Scene {
+impl Fixture {
     /// A scene with these links beside those of the requesting plugin. That plugin stores the
     /// identity of each client that publishes to `keep`. A subscriber receives every other topic.
     fn with(
         links: Vec<(HookPoint, Link)>,
         limits: impl FnOnce(&mut grapnel_engine::limits::Limits),
-    ) -> Scene {
-        Scene::over(World::with(1, limits), links)
+    ) -> Fixture {
+        Fixture::over(World::with(1, limits), links)
     }
 
-    fn over(mut world: World, links: Vec<(HookPoint, Link)>) -> Scene {
-        let (told, maker) = instance();
-        let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
+    fn over(mut world: World, links: Vec<(HookPoint, Link)>) -> Fixture {
+        let (notified, maker) = instance();
+        let subscriber = world.connect("subscriber", &ConnectRequest::v(Version::V5));
         for filter in ["secret/#", "open/#"] {
             world.send_subscribe(subscriber, filter, SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
         }
         world.take(subscriber);
-        let mut scene = Scene { world, subscriber, kept: Kept::default(), told, maker };
-        scene.mount(links);
-        scene
+        let mut fixture = Fixture { world, subscriber, kept: Kept::default(), notified, maker };
+        fixture.mount(links);
+        fixture
     }
 
     fn mount(&mut self, mut links: Vec<(HookPoint, Link)>) {
@@ -97,37 +97,37 @@ impl Scene {
     }
 
     /// Connects a client and has the plugin store its identity.
-    fn client(&mut self, client_id: &str, request: &Ask<'_>) -> ClientId {
+    fn client(&mut self, client_id: &str, request: &ConnectRequest<'_>) -> ClientId {
         let client = self.world.connect(client_id, request);
         self.world.publish(client, "keep", "", QoS::AtMostOnce, 0);
         client
     }
 
-    fn whom(&self, client_id: &str) -> Whom {
+    fn behalf_client(&self, client_id: &str) -> BehalfClient {
         let kept = self.kept.borrow();
         let (_, bytes) = kept.iter().find(|(id, _)| id == client_id).expect("it has been kept");
         let kept = ClientIdentity::decode(bytes).expect("an identity");
-        Whom::Identity(Box::new(Identity::from_stored(&kept).expect("a client's")))
+        BehalfClient::Identity(Box::new(Identity::from_stored(&kept).expect("a client's")))
     }
 
-    fn wish(&mut self, whom: Whom, answer: u64, wish: Wish) {
+    fn action(&mut self, client: BehalfClient, answer: u64, action: BehalfAction) {
         self.world.shards[0].command(Command::As(Box::new(OnBehalf {
             plugin: MAKER,
-            whom,
+            client,
             answer: Some(answer),
-            wish,
+            action,
         })));
         self.world.drive();
     }
 
     fn publish_as(&mut self, client_id: &str, answer: u64, topic: &str) {
-        let whom = self.whom(client_id);
-        self.wish(whom, answer, publish(topic));
+        let client = self.behalf_client(client_id);
+        self.action(client, answer, publish(topic));
     }
 
     /// Request numbers and codes of the answers so far.
-    fn told(&self) -> Vec<(u64, u8)> {
-        self.told.0.take()
+    fn notified(&self) -> Vec<(u64, u8)> {
+        self.notified.0.take()
     }
 
     fn got(&mut self) -> Vec<String> {
@@ -145,8 +145,8 @@ impl Scene {
     }
 }
 
-pub(crate) fn publish(topic: &str) -> Wish {
-    Wish::Publish(Message {
+pub(crate) fn publish(topic: &str) -> BehalfAction {
+    BehalfAction::Publish(Message {
         id: 0,
         topic: topic.into(),
         payload: Bytes::from("x"),
@@ -182,8 +182,8 @@ fn guard(log: &Log) -> (HookPoint, Link) {
     (HookPoint::ClientAuthorize, judge)
 }
 
-fn named<'a>(username: Option<&'a str>) -> Ask<'a> {
-    Ask { username, ..Ask::v(Version::V5) }
+fn named<'a>(username: Option<&'a str>) -> ConnectRequest<'a> {
+    ConnectRequest { username, ..ConnectRequest::v(Version::V5) }
 }
 
 /// A publish on behalf of a client goes through client.authorize with the stored identity: while
@@ -193,28 +193,34 @@ fn a_publish_is_authorised_for_the_client_it_is_made_for() {
     for version in [Version::V311, Version::V5] {
         for after in ["connected", "gone", "stored", "replaced", "back"] {
             let log = Log::default();
-            let mut scene = Scene::with(vec![guard(&log)], |_| {});
+            let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
             let expiry = [Property::SessionExpiry(1000)];
             let stays = after == "stored" || after == "back";
             let properties = if version.is_v5() && stays { expiry.to_vec() } else { Vec::new() };
             let clean = !stays;
-            let request = Ask { version, clean, properties, username: Some("ann"), ..Ask::v(version) };
-            let client = scene.client("c", &request);
+            let request = ConnectRequest {
+                version,
+                clean,
+                properties,
+                username: Some("ann"),
+                ..ConnectRequest::v(version)
+            };
+            let client = fixture.client("c", &request);
             match after {
-                "gone" | "stored" => scene.world.disconnect(client, ReasonCode::SUCCESS),
-                "replaced" => drop(scene.world.connect("c", &named(Some("bob")))),
-                "back" => drop(scene.world.connect("c", &request)),
+                "gone" | "stored" => fixture.world.disconnect(client, ReasonCode::SUCCESS),
+                "replaced" => drop(fixture.world.connect("c", &named(Some("bob")))),
+                "back" => drop(fixture.world.connect("c", &request)),
                 _ => {}
             }
             log.take();
-            scene.publish_as("c", 1, "secret/y");
-            scene.publish_as("c", 2, "open/y");
+            fixture.publish_as("c", 1, "secret/y");
+            fixture.publish_as("c", 2, "open/y");
             let (secret, open) = ("c ann 127.0.0.1 1 secret/y", "c ann 127.0.0.1 1 open/y");
             assert_eq!(log.take(), [secret, open], "{after} {version:?}");
-            assert_eq!(scene.got(), ["open/y"], "{after}");
+            assert_eq!(fixture.got(), ["open/y"], "{after}");
             // [MQTT-3.4.2-1]: the codes of a PUBACK.
-            assert_eq!(scene.told(), [(1, 0x87), (2, 0)], "{after}");
-            assert_eq!(scene.refused(), 1);
+            assert_eq!(fixture.notified(), [(1, 0x87), (2, 0)], "{after}");
+            assert_eq!(fixture.refused(), 1);
         }
     }
 }
@@ -229,26 +235,26 @@ fn the_message_is_the_clients() {
         seen.note(format!("{} {}", call.client_id(), call.get_text(Field::FROM)));
         Flow::CONTINUE
     });
-    let mut scene = Scene::with(vec![(HookPoint::MessagePublish, looks)], |_| {});
-    scene.client("c", &named(None));
-    scene.publish_as("c", 1, "open/y");
+    let mut fixture = Fixture::with(vec![(HookPoint::MessagePublish, looks)], |_| {});
+    fixture.client("c", &named(None));
+    fixture.publish_as("c", 1, "open/y");
     assert_eq!(log.take(), ["c c"]);
-    assert_eq!(scene.world.take_plain(scene.subscriber), [message("open/y", "x", 0)]);
+    assert_eq!(fixture.world.take_plain(fixture.subscriber), [message("open/y", "x", 0)]);
 }
 
 /// A topic that message.publish sets is authorized too.
 #[test]
-fn another_topic_is_another_question() {
+fn a_topic_set_by_a_hook_is_authorized_too() {
     let log = Log::default();
     let moves = link(2, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
         call.set(Field::TOPIC, 0, "secret/moved", "");
         Flow::CONTINUE
     });
-    let mut scene = Scene::with(vec![guard(&log), (HookPoint::MessagePublish, moves)], |_| {});
-    scene.client("c", &named(None));
-    scene.publish_as("c", 1, "open/y");
-    assert_eq!(scene.got(), [""; 0]);
-    assert_eq!((scene.told(), scene.refused()), (vec![(1, 0x87)], 1));
+    let mut fixture = Fixture::with(vec![guard(&log), (HookPoint::MessagePublish, moves)], |_| {});
+    fixture.client("c", &named(None));
+    fixture.publish_as("c", 1, "open/y");
+    assert_eq!(fixture.got(), [""; 0]);
+    assert_eq!((fixture.notified(), fixture.refused()), (vec![(1, 0x87)], 1));
 }
 
 /// Without a mounted authorizer the configuration decides.
@@ -256,10 +262,10 @@ fn another_topic_is_another_question() {
 fn without_a_link_the_configuration_decides() {
     // A subscription is not allowed either in the second case; 0x10: no matching subscribers.
     for (no_match_allow, code) in [(true, 0), (false, 0x87)] {
-        let mut scene = Scene::over(World::with_setup(1, |_| {}, no_match_allow), Vec::new());
-        scene.world.connect("c", &named(None));
-        scene.wish(Whom::Client("c".into()), 1, publish("open/y"));
-        assert_eq!(scene.told(), [(1, code)]);
+        let mut fixture = Fixture::over(World::with_setup(1, |_| {}, no_match_allow), Vec::new());
+        fixture.world.connect("c", &named(None));
+        fixture.action(BehalfClient::Client("c".into()), 1, publish("open/y"));
+        assert_eq!(fixture.notified(), [(1, code)]);
     }
 }
 
@@ -267,7 +273,7 @@ fn without_a_link_the_configuration_decides() {
 /// one; without a session the stored identity does.
 #[test]
 fn superusers_are_superusers_as_long_as_their_session_says_so() {
-    for (stays, told) in [(true, 0x87), (false, 0)] {
+    for (stays, notified) in [(true, 0x87), (false, 0)] {
         let log = Log::default();
         let superuser = Rc::new(std::cell::Cell::new(true));
         let is = Rc::clone(&superuser);
@@ -277,17 +283,17 @@ fn superusers_are_superusers_as_long_as_their_session_says_so() {
             Flow::CONTINUE
         });
         let links = vec![guard(&log), (HookPoint::ClientAuthenticate, vouches)];
-        let mut scene = Scene::with(links, |_| {});
-        let client = scene.client("c", &named(Some("root")));
+        let mut fixture = Fixture::with(links, |_| {});
+        let client = fixture.client("c", &named(Some("root")));
         if stays {
             superuser.set(false);
-            scene.world.connect("c", &named(Some("root")));
+            fixture.world.connect("c", &named(Some("root")));
         } else {
-            scene.world.disconnect(client, ReasonCode::SUCCESS);
+            fixture.world.disconnect(client, ReasonCode::SUCCESS);
         }
-        scene.publish_as("c", 1, "secret/y");
-        assert_eq!(scene.told(), [(1, told)]);
-        assert_eq!(scene.got().len(), usize::from(!stays));
+        fixture.publish_as("c", 1, "secret/y");
+        assert_eq!(fixture.notified(), [(1, notified)]);
+        assert_eq!(fixture.got().len(), usize::from(!stays));
     }
 }
 
@@ -317,19 +323,19 @@ fn allow_all(world: &mut World, taken: &Taken) {
 /// With deferred verdicts, requests on behalf of a client keep their order, and all waiting ones
 /// are authorized at once.
 #[test]
-fn what_waits_for_a_verdict_keeps_its_order() {
+fn requests_that_wait_for_verdicts_keep_their_order() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
-    scene.client("a", &named(None));
-    scene.publish_as("a", 1, "open/later/1");
-    scene.publish_as("a", 2, "open/2");
-    scene.publish_as("a", 3, "open/later/3");
+    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+    fixture.client("a", &named(None));
+    fixture.publish_as("a", 1, "open/later/1");
+    fixture.publish_as("a", 2, "open/2");
+    fixture.publish_as("a", 3, "open/later/3");
     assert_eq!(taken.about(), ["open/later/1", "open/later/3"], "the second does not wait for the first");
-    complete(&mut scene.world, taken.ticket(1), Flow::CONTINUE, allow());
-    assert_eq!((scene.got(), scene.told()), (Vec::<String>::new(), Vec::new()));
-    complete(&mut scene.world, taken.ticket(0), Flow::CONTINUE, deny(0x87));
-    assert_eq!(scene.got(), ["open/2", "open/later/3"]);
-    assert_eq!(scene.told(), [(1, 0x87), (2, 0), (3, 0)]);
+    complete(&mut fixture.world, taken.ticket(1), Flow::CONTINUE, allow());
+    assert_eq!((fixture.got(), fixture.notified()), (Vec::<String>::new(), Vec::new()));
+    complete(&mut fixture.world, taken.ticket(0), Flow::CONTINUE, deny(0x87));
+    assert_eq!(fixture.got(), ["open/2", "open/later/3"]);
+    assert_eq!(fixture.notified(), [(1, 0x87), (2, 0), (3, 0)]);
 }
 
 /// A missing verdict never allows a request, and no request waits forever: it is refused with a
@@ -337,17 +343,17 @@ fn what_waits_for_a_verdict_keeps_its_order() {
 #[test]
 fn a_verdict_that_does_not_come_is_a_refusal() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
-    scene.client("a", &named(None));
-    scene.publish_as("a", 1, "open/later");
-    scene.publish_as("a", 2, "open/next");
-    scene.world.pass_ms(1_500);
-    assert_eq!(scene.got(), ["open/next"]);
-    assert_eq!(scene.told(), [(1, 0x88), (2, 0)]);
-    assert_eq!(scene.refused(), 1);
+    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+    fixture.client("a", &named(None));
+    fixture.publish_as("a", 1, "open/later");
+    fixture.publish_as("a", 2, "open/next");
+    fixture.world.pass_ms(1_500);
+    assert_eq!(fixture.got(), ["open/next"]);
+    assert_eq!(fixture.notified(), [(1, 0x88), (2, 0)]);
+    assert_eq!(fixture.refused(), 1);
     // The verdict comes too late.
-    complete(&mut scene.world, taken.ticket(0), Flow::CONTINUE, allow());
-    assert_eq!((scene.got(), scene.told()), (Vec::<String>::new(), Vec::new()));
+    complete(&mut fixture.world, taken.ticket(0), Flow::CONTINUE, allow());
+    assert_eq!((fixture.got(), fixture.notified()), (Vec::<String>::new(), Vec::new()));
 }
 
 /// Requests for one client that wait for verdicts delay neither requests for another client nor the
@@ -355,57 +361,57 @@ fn a_verdict_that_does_not_come_is_a_refusal() {
 #[test]
 fn a_client_whose_verdicts_are_slow_holds_up_nobody_else() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
-    scene.client("slow", &named(None));
-    scene.client("other", &named(None));
-    let sessions = scene.world.shards[0].counters().sessions_count;
+    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+    fixture.client("slow", &named(None));
+    fixture.client("other", &named(None));
+    let sessions = fixture.world.shards[0].counters().sessions_count;
     // As many requests as one client may have, and one more.
     for number in 0..=128 {
-        scene.publish_as("slow", number, &format!("open/later/{number}"));
+        fixture.publish_as("slow", number, &format!("open/later/{number}"));
     }
-    assert_eq!(scene.told(), [(128, 0x97)], "behalf_client_requests_max");
-    scene.publish_as("other", 200, "open/other");
-    let Wish::Publish(own) = publish("open/own") else { return };
+    assert_eq!(fixture.notified(), [(128, 0x97)], "behalf_client_requests_max");
+    fixture.publish_as("other", 200, "open/other");
+    let BehalfAction::Publish(own) = publish("open/own") else { return };
     let own = Message { from: "plugin9".into(), ..own };
-    scene.world.shards[0].command(Command::Publish { plugin: MAKER, message: own });
-    scene.world.drive();
-    assert_eq!(scene.got(), ["open/other", "open/own"]);
-    assert_eq!(scene.told(), [(200, 0)]);
-    assert_eq!(scene.world.shards[0].counters().sessions_count, sessions, "lines are nobody's sessions");
-    allow_all(&mut scene.world, &taken);
-    assert_eq!(scene.told().len(), 128);
+    fixture.world.shards[0].command(Command::Publish { plugin: MAKER, message: own });
+    fixture.world.drive();
+    assert_eq!(fixture.got(), ["open/other", "open/own"]);
+    assert_eq!(fixture.notified(), [(200, 0)]);
+    assert_eq!(fixture.world.shards[0].counters().sessions_count, sessions, "lines are nobody's sessions");
+    allow_all(&mut fixture.world, &taken);
+    assert_eq!(fixture.notified().len(), 128);
 }
 
 /// Each client may use an eighth of the free space, so that a client with few requests is still
 /// served. Each request without space is answered.
 #[test]
-fn greedy_clients_leave_room_for_others() {
+fn clients_with_many_requests_leave_room_for_others() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |limits| limits.behalf_requests_max = 64);
+    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| limits.behalf_requests_max = 64);
     let names: Vec<String> = (0..10).map(|number| format!("greedy{number}")).collect();
     for name in &names {
-        scene.client(name, &named(None));
+        fixture.client(name, &named(None));
     }
-    scene.client("modest", &named(None));
+    fixture.client("modest", &named(None));
     let mut waiting = 0;
     for name in &names {
         for number in 0..20 {
-            scene.publish_as(name, number, "open/later");
+            fixture.publish_as(name, number, "open/later");
         }
-        let refused = scene.told();
+        let refused = fixture.notified();
         assert!(refused.iter().all(|(_, code)| *code == 0x97), "{refused:?}");
         waiting += 20 - refused.len() as u64;
     }
-    let counters = *scene.world.shards[0].counters();
+    let counters = *fixture.world.shards[0].counters();
     assert_eq!((counters.behalf_no_room, counters.behalf_refused), (200 - waiting, 200 - waiting));
     assert!((40..64).contains(&waiting), "{waiting} wait");
-    scene.publish_as("modest", 1, "open/modest");
-    assert_eq!((scene.told(), scene.got()), (vec![(1, 0)], vec!["open/modest".to_owned()]));
-    allow_all(&mut scene.world, &taken);
-    assert_eq!(scene.told().len() as u64, waiting);
+    fixture.publish_as("modest", 1, "open/modest");
+    assert_eq!((fixture.notified(), fixture.got()), (vec![(1, 0)], vec!["open/modest".to_owned()]));
+    allow_all(&mut fixture.world, &taken);
+    assert_eq!(fixture.notified().len() as u64, waiting);
     // There is space again.
-    scene.publish_as("greedy0", 7, "open/again");
-    assert_eq!(scene.told(), [(7, 0)]);
+    fixture.publish_as("greedy0", 7, "open/again");
+    assert_eq!(fixture.notified(), [(7, 0)]);
 }
 
 /// The cost of a request does not depend on the number of other clients that wait.
@@ -413,17 +419,17 @@ fn greedy_clients_leave_room_for_others() {
 fn a_request_costs_the_same_however_many_others_wait() {
     let cost = |others: usize| {
         let taken = Taken::default();
-        let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+        let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
         for number in 0..others {
             let name = format!("c{number}");
-            scene.client(&name, &named(None));
-            scene.publish_as(&name, 0, "open/later");
+            fixture.client(&name, &named(None));
+            fixture.publish_as(&name, 0, "open/later");
         }
-        scene.client("c", &named(None));
-        let before = *scene.world.shards[0].counters();
-        scene.publish_as("c", 1, "open/y");
-        let after = *scene.world.shards[0].counters();
-        assert_eq!(scene.told(), [(1, 0)]);
+        fixture.client("c", &named(None));
+        let before = *fixture.world.shards[0].counters();
+        fixture.publish_as("c", 1, "open/y");
+        let after = *fixture.world.shards[0].counters();
+        assert_eq!(fixture.notified(), [(1, 0)]);
         (after.flow_steps - before.flow_steps, after.work_units - before.work_units)
     };
     assert_eq!(cost(1_000), cost(500));
@@ -433,44 +439,44 @@ fn a_request_costs_the_same_however_many_others_wait() {
 #[test]
 fn lines_leave_nothing_behind() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
     let names: Vec<String> = (0..100).map(|number| format!("c{number}")).collect();
     for name in &names {
-        scene.client(name, &named(None));
+        fixture.client(name, &named(None));
     }
-    scene.world.pass_ms(1);
-    let before = scene.world.shards[0].ledger();
+    fixture.world.pass_ms(1);
+    let before = fixture.world.shards[0].ledger();
     for name in &names {
-        scene.publish_as(name, 1, "open/later");
-        let whom = scene.whom(name);
-        scene.wish(whom, 2, Wish::Unsubscribe { filter: "open/a".into() });
+        fixture.publish_as(name, 1, "open/later");
+        let client = fixture.behalf_client(name);
+        fixture.action(client, 2, BehalfAction::Unsubscribe { filter: "open/a".into() });
     }
-    scene.world.pass_ms(1);
-    let during = scene.world.shards[0].ledger();
-    assert_eq!(during, scene.world.shards[0].recount());
+    fixture.world.pass_ms(1);
+    let during = fixture.world.shards[0].ledger();
+    assert_eq!(during, fixture.world.shards[0].recount());
     assert!(during.slots > before.slots && during.sessions > before.sessions, "it is charged while it waits");
-    allow_all(&mut scene.world, &taken);
-    scene.world.pass_ms(1);
-    assert_eq!(scene.told().len(), 200);
-    assert_eq!(scene.world.shards[0].ledger(), before);
-    assert_eq!(scene.world.shards[0].recount(), before);
-    let (armed, held) = scene.world.shards[0].timers();
+    allow_all(&mut fixture.world, &taken);
+    fixture.world.pass_ms(1);
+    assert_eq!(fixture.notified().len(), 200);
+    assert_eq!(fixture.world.shards[0].ledger(), before);
+    assert_eq!(fixture.world.shards[0].recount(), before);
+    let (armed, held) = fixture.world.shards[0].timers();
     assert_eq!(armed, held);
 }
 
 /// Queues of requests do not count towards `sessions_max`.
 #[test]
-fn lines_are_none_of_sessions_max() {
+fn plugin_sessions_do_not_count_for_sessions_max() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |limits| limits.sessions_max = 4);
-    scene.client("a", &named(None));
-    scene.client("b", &named(None));
-    scene.publish_as("a", 1, "open/later");
-    scene.publish_as("b", 1, "open/later");
-    scene.client("c", &named(None));
-    allow_all(&mut scene.world, &taken);
-    assert_eq!(scene.world.shards[0].counters().sessions_count, 4);
-    assert_eq!(scene.world.shards[0].counters().sessions_refused, 0);
+    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| limits.sessions_max = 4);
+    fixture.client("a", &named(None));
+    fixture.client("b", &named(None));
+    fixture.publish_as("a", 1, "open/later");
+    fixture.publish_as("b", 1, "open/later");
+    fixture.client("c", &named(None));
+    allow_all(&mut fixture.world, &taken);
+    assert_eq!(fixture.world.shards[0].counters().sessions_count, 4);
+    assert_eq!(fixture.world.shards[0].counters().sessions_refused, 0);
 }
 
 /// An unsubscription waits behind an earlier subscription, also if that subscription is authorized
@@ -479,43 +485,43 @@ fn lines_are_none_of_sessions_max() {
 fn an_unsubscription_does_not_overtake_a_subscription() {
     for rules_change in [false, true] {
         let taken = Taken::default();
-        let mut scene = Scene::with(vec![slow(&taken)], |_| {});
-        scene.client("c", &named(None));
-        let whom = scene.whom("c");
-        scene.wish(whom, 1, subscribe("open/later/a"));
-        let whom = scene.whom("c");
+        let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+        fixture.client("c", &named(None));
+        let client = fixture.behalf_client("c");
+        fixture.action(client, 1, subscribe("open/later/a"));
+        let client = fixture.behalf_client("c");
         // This one is decided at once, but waits behind the one before.
-        scene.wish(whom, 2, subscribe("open/b"));
+        fixture.action(client, 2, subscribe("open/b"));
         for (number, filter) in [(3, "open/later/a"), (4, "open/b")] {
-            let whom = scene.whom("c");
-            scene.wish(whom, number, Wish::Unsubscribe { filter: filter.into() });
+            let client = fixture.behalf_client("c");
+            fixture.action(client, number, BehalfAction::Unsubscribe { filter: filter.into() });
         }
-        assert_eq!((scene.told(), subscriptions(&scene, "c")), (Vec::new(), Vec::new()));
+        assert_eq!((fixture.notified(), subscriptions(&fixture, "c")), (Vec::new(), Vec::new()));
         if rules_change {
-            scene.world.shards[0].invalidate(Scope::All);
+            fixture.world.shards[0].invalidate(Scope::All);
         }
-        allow_all(&mut scene.world, &taken);
-        scene.world.pass_ms(1_500);
-        assert_eq!(scene.told(), [(1, 1), (2, 1), (3, 0), (4, 0)], "{rules_change}");
-        assert_eq!(subscriptions(&scene, "c"), [""; 0], "{rules_change}");
+        allow_all(&mut fixture.world, &taken);
+        fixture.world.pass_ms(1_500);
+        assert_eq!(fixture.notified(), [(1, 1), (2, 1), (3, 0), (4, 0)], "{rules_change}");
+        assert_eq!(subscriptions(&fixture, "c"), [""; 0], "{rules_change}");
     }
 }
 
 /// A missing answer also has its own code if a hook of message.publish fails with policy deny, and
 /// if an authorization fails.
 #[test]
-fn nobodys_answer_is_told_apart_from_a_refusal() {
+fn a_missing_answer_has_another_code_than_a_refusal() {
     let fails = link(2, 0, FaultPolicy::Deny, |_: &mut Call<'_>| Flow::UNANSWERED);
     let refuses = link(2, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
         call.set(Field::DISPOSITION, 2, "", "");
         Flow::STOP
     });
     for (hook, code) in [(fails, 0x88), (refuses, 0x87)] {
-        let mut scene = Scene::with(Vec::new(), |_| {});
-        scene.client("c", &named(None));
-        scene.mount(vec![(HookPoint::MessagePublish, hook)]);
-        scene.publish_as("c", 1, "open/y");
-        assert_eq!((scene.told(), scene.got().len()), (vec![(1, code)], 0));
+        let mut fixture = Fixture::with(Vec::new(), |_| {});
+        fixture.client("c", &named(None));
+        fixture.mount(vec![(HookPoint::MessagePublish, hook)]);
+        fixture.publish_as("c", 1, "open/y");
+        assert_eq!((fixture.notified(), fixture.got().len()), (vec![(1, code)], 0));
     }
     for (flow, code) in [(Flow::UNANSWERED, 0x88), (Flow::STOP, 0x87)] {
         let judge = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -524,13 +530,17 @@ fn nobodys_answer_is_told_apart_from_a_refusal() {
             }
             flow
         });
-        let mut scene = Scene::with(Vec::new(), |_| {});
-        scene.client("c", &named(None));
-        scene.mount(vec![(HookPoint::ClientAuthorize, judge)]);
+        let mut fixture = Fixture::with(Vec::new(), |_| {});
+        fixture.client("c", &named(None));
+        fixture.mount(vec![(HookPoint::ClientAuthorize, judge)]);
         let (action, topic) = (Action::Publish, "open/y".into());
-        let whom = scene.whom("c");
-        scene.wish(whom, 1, Wish::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false });
-        assert_eq!(scene.told(), [(1, code)]);
+        let client = fixture.behalf_client("c");
+        fixture.action(
+            client,
+            1,
+            BehalfAction::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false },
+        );
+        assert_eq!(fixture.notified(), [(1, code)]);
     }
 }
 
@@ -538,117 +548,128 @@ fn nobodys_answer_is_told_apart_from_a_refusal() {
 /// one waiting.
 #[test]
 fn a_large_message_passes_alone() {
-    let mut scene = Scene::with(Vec::new(), |limits| {
+    let mut fixture = Fixture::with(Vec::new(), |limits| {
         (limits.behalf_bytes_max, limits.behalf_client_bytes_max) = (65_536, 1_024);
     });
-    scene.client("c", &named(None));
-    let Wish::Publish(plain) = publish("open/y") else { return };
-    let whom = scene.whom("c");
-    scene.wish(whom, 1, Wish::Publish(Message { payload: vec![b'x'; 200_000].into(), ..plain }));
-    assert_eq!((scene.told(), scene.got()), (vec![(1, 0)], vec!["open/y".to_owned()]));
+    fixture.client("c", &named(None));
+    let BehalfAction::Publish(plain) = publish("open/y") else { return };
+    let client = fixture.behalf_client("c");
+    fixture.action(
+        client,
+        1,
+        BehalfAction::Publish(Message { payload: vec![b'x'; 200_000].into(), ..plain }),
+    );
+    assert_eq!((fixture.notified(), fixture.got()), (vec![(1, 0)], vec!["open/y".to_owned()]));
 }
 
 /// If requests on behalf of clients exceed the memory limit of a shard, those of the client with
 /// the most bytes are refused. No client with fewer bytes is disconnected.
 #[test]
-fn what_waits_is_refused_where_a_shard_holds_too_much() {
+fn waiting_requests_are_refused_over_the_memory_limit() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |limits| limits.shard_bytes_max = 1 << 20);
-    let bystander = scene.world.connect("bystander", &Ask { clean: false, ..Ask::v(Version::V5) });
-    scene.world.subscribe(bystander, "q", QoS::AtLeastOnce);
-    scene.world.lose(bystander);
-    let publisher = scene.client("publisher", &named(None));
-    scene.world.publish(publisher, "q", &"q".repeat(20_000), QoS::AtLeastOnce, 1);
+    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| limits.shard_bytes_max = 1 << 20);
+    let bystander = fixture
+        .world
+        .connect("bystander", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V5) });
+    fixture.world.subscribe(bystander, "q", QoS::AtLeastOnce);
+    fixture.world.lose(bystander);
+    let publisher = fixture.client("publisher", &named(None));
+    fixture.world.publish(publisher, "q", &"q".repeat(20_000), QoS::AtLeastOnce, 1);
     for (number, bytes) in [(1, 300_000), (2, 400_000), (3, 200_000), (4, 300_000)] {
         let name = format!("c{number}");
-        scene.client(&name, &named(None));
-        let Wish::Publish(message) = publish("open/later") else { panic!("a publish") };
-        let whom = scene.whom(&name);
-        scene.wish(whom, number, Wish::Publish(Message { payload: vec![0; bytes].into(), ..message }));
-        scene.world.pass_ms(10);
+        fixture.client(&name, &named(None));
+        let BehalfAction::Publish(message) = publish("open/later") else { panic!("a publish") };
+        let client = fixture.behalf_client(&name);
+        fixture.action(
+            client,
+            number,
+            BehalfAction::Publish(Message { payload: vec![0; bytes].into(), ..message }),
+        );
+        fixture.world.pass_ms(10);
     }
-    assert_eq!(scene.told(), [(2, 0x97)]);
-    let counters = scene.world.shards[0].counters();
+    assert_eq!(fixture.notified(), [(2, 0x97)]);
+    let counters = fixture.world.shards[0].counters();
     let ended = (counters.sessions_evicted, counters.connections_evicted);
     assert_eq!((counters.behalf_no_room, counters.behalf_refused, ended), (1, 1, (0, 0)));
-    allow_all(&mut scene.world, &taken);
-    let mut told = scene.told();
-    told.sort_unstable();
-    assert_eq!(told, [(1, 0), (3, 0), (4, 0)]);
-    assert_eq!(scene.got().len(), 3);
+    allow_all(&mut fixture.world, &taken);
+    let mut notified = fixture.notified();
+    notified.sort_unstable();
+    assert_eq!(notified, [(1, 0), (3, 0), (4, 0)]);
+    assert_eq!(fixture.got().len(), 3);
 }
 
 /// At nearly the same size, a plugin's request is refused before a client is disconnected.
 #[test]
-fn what_waits_is_refused_before_a_client_that_holds_as_much_is_ended() {
+fn waiting_requests_are_refused_before_a_client_of_the_same_size_is_ended() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |limits| limits.shard_bytes_max = 500_000);
-    let publisher = scene.client("publisher", &named(None));
-    let Wish::Publish(message) = publish("open/later") else { panic!("a publish") };
-    let whom = scene.whom("publisher");
-    scene.wish(whom, 1, Wish::Publish(Message { payload: vec![0; 300_000].into(), ..message }));
-    scene.world.pass_ms(10);
-    assert_eq!(scene.told(), []);
-    let holder = scene.world.connect("holder", &Ask { clean: false, ..Ask::v(Version::V311) });
-    scene.world.subscribe(holder, "q", QoS::AtLeastOnce);
-    scene.world.lose(holder);
-    scene.world.publish(publisher, "q", &"q".repeat(310_000), QoS::AtLeastOnce, 1);
-    scene.world.pass_ms(10);
-    assert_eq!(scene.told(), [(1, 0x97)]);
-    let counters = scene.world.shards[0].counters();
+    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| limits.shard_bytes_max = 500_000);
+    let publisher = fixture.client("publisher", &named(None));
+    let BehalfAction::Publish(message) = publish("open/later") else { panic!("a publish") };
+    let client = fixture.behalf_client("publisher");
+    fixture.action(client, 1, BehalfAction::Publish(Message { payload: vec![0; 300_000].into(), ..message }));
+    fixture.world.pass_ms(10);
+    assert_eq!(fixture.notified(), []);
+    let holder =
+        fixture.world.connect("holder", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
+    fixture.world.subscribe(holder, "q", QoS::AtLeastOnce);
+    fixture.world.lose(holder);
+    fixture.world.publish(publisher, "q", &"q".repeat(310_000), QoS::AtLeastOnce, 1);
+    fixture.world.pass_ms(10);
+    assert_eq!(fixture.notified(), [(1, 0x97)]);
+    let counters = fixture.world.shards[0].counters();
     assert_eq!((counters.sessions_evicted, counters.connections_evicted), (0, 0));
 }
 
 /// At most `defer_window` requests of a client wait for verdicts at a time, and at most
 /// `behalf_client_requests_max` wait at all.
 #[test]
-fn what_waits_is_bounded() {
+fn waiting_requests_are_bounded() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |limits| {
+    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| {
         (limits.defer_window, limits.behalf_client_requests_max) = (2, 4)
     });
-    scene.client("a", &named(None));
+    fixture.client("a", &named(None));
     for number in 0..5 {
-        scene.publish_as("a", number, &format!("open/later/{number}"));
+        fixture.publish_as("a", number, &format!("open/later/{number}"));
     }
     assert_eq!(taken.about().len(), 2);
-    assert_eq!(scene.told(), [(4, 0x97)], "one beyond");
+    assert_eq!(fixture.notified(), [(4, 0x97)], "one beyond");
     for number in 0..4 {
-        complete(&mut scene.world, taken.ticket(number), Flow::CONTINUE, allow());
+        complete(&mut fixture.world, taken.ticket(number), Flow::CONTINUE, allow());
         assert_eq!(taken.about().len(), (number + 3).min(4), "an answer makes room");
     }
-    assert_eq!(scene.told(), [(0, 0), (1, 0), (2, 0), (3, 0)]);
-    assert_eq!((scene.got().len(), scene.refused()), (4, 1));
-    assert_eq!(scene.world.shards[0].ledger(), scene.world.shards[0].recount());
+    assert_eq!(fixture.notified(), [(0, 0), (1, 0), (2, 0), (3, 0)]);
+    assert_eq!((fixture.got().len(), fixture.refused()), (4, 1));
+    assert_eq!(fixture.world.shards[0].ledger(), fixture.world.shards[0].recount());
 }
 
 /// A waiting request survives a takeover of its client by another principal, and the unloading of
 /// the plugin that made it or of the authorizer.
 #[test]
-fn what_waits_outlives_its_client_and_its_maker() {
+fn a_waiting_request_outlives_its_client_and_its_plugin() {
     for change in ["taken over", "maker unloaded", "authorizer unloaded", "drained"] {
         let taken = Taken::default();
-        let mut scene = Scene::with(vec![slow(&taken)], |_| {});
-        scene.client("c", &named(Some("ann")));
-        scene.publish_as("c", 1, "open/later");
+        let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+        fixture.client("c", &named(Some("ann")));
+        fixture.publish_as("c", 1, "open/later");
         match change {
-            "taken over" => drop(scene.world.connect("c", &named(Some("bob")))),
+            "taken over" => drop(fixture.world.connect("c", &named(Some("bob")))),
             "maker unloaded" => {
-                drop(scene.world.shards[0].swap_chains(ChainTable::compile(1, [slow(&taken)])))
+                drop(fixture.world.shards[0].swap_chains(ChainTable::compile(1, [slow(&taken)])))
             }
-            "authorizer unloaded" => scene.mount(Vec::new()),
-            _ => scene.world.shards[0].drain(),
+            "authorizer unloaded" => fixture.mount(Vec::new()),
+            _ => fixture.world.shards[0].drain(),
         }
-        allow_all(&mut scene.world, &taken);
-        scene.world.pass_ms(100);
+        allow_all(&mut fixture.world, &taken);
+        fixture.world.pass_ms(100);
         if change == "drained" {
-            assert!(scene.world.shards[0].drained());
+            assert!(fixture.world.shards[0].drained());
         } else {
-            assert_eq!(scene.got(), ["open/later"], "{change}");
+            assert_eq!(fixture.got(), ["open/later"], "{change}");
         }
-        let told = if change == "maker unloaded" { vec![] } else { vec![(1, 0)] };
-        assert_eq!(scene.told(), told, "{change}");
-        let (armed, held) = scene.world.shards[0].timers();
+        let notified = if change == "maker unloaded" { vec![] } else { vec![(1, 0)] };
+        assert_eq!(fixture.notified(), notified, "{change}");
+        let (armed, held) = fixture.world.shards[0].timers();
         assert_eq!(armed, held, "{change}");
     }
 }
@@ -659,28 +680,28 @@ fn what_waits_outlives_its_client_and_its_maker() {
 fn an_answer_that_is_owed_goes_where_the_state_went() {
     for handed in [true, false] {
         let taken = Taken::default();
-        let mut scene = Scene::with(vec![slow(&taken)], |_| {});
-        scene.client("c", &named(None));
-        scene.publish_as("c", 1, "open/later");
+        let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+        fixture.client("c", &named(None));
+        fixture.publish_as("c", 1, "open/later");
         let next = PluginHandle(1 << 32 | MAKER.0);
-        let (told, entry) = instance();
+        let (notified, entry) = instance();
         if handed {
-            scene.world.shards[0].hand_answers_over(MAKER, next);
+            fixture.world.shards[0].redirect_answers(MAKER, next);
         }
         let table = ChainTable::compile(2, vec![slow(&taken)]).with_instances(vec![(next, entry)]);
-        drop(scene.world.shards[0].swap_chains(table));
+        drop(fixture.world.shards[0].swap_chains(table));
         // The answer was under way when the shard swapped the chain.
-        scene.publish_as("c", 2, "open/y");
-        allow_all(&mut scene.world, &taken);
-        assert_eq!(scene.got(), ["open/later", "open/y"]);
-        scene.world.shards[0].forget_plugin(MAKER);
+        fixture.publish_as("c", 2, "open/y");
+        allow_all(&mut fixture.world, &taken);
+        assert_eq!(fixture.got(), ["open/later", "open/y"]);
+        fixture.world.shards[0].forget_plugin(MAKER);
         assert_eq!(
-            told.0.take(),
+            notified.0.take(),
             if handed { vec![(1, 0), (2, 0)] } else { vec![] },
             "handed over: {handed}"
         );
-        assert_eq!(scene.told(), []);
-        let stale = scene.world.shards[0].counters().plugin_mail_stale;
+        assert_eq!(fixture.notified(), []);
+        let stale = fixture.world.shards[0].counters().plugin_mail_stale;
         assert_eq!(stale, if handed { 0 } else { 2 });
     }
 }
@@ -688,97 +709,97 @@ fn an_answer_that_is_owed_goes_where_the_state_went() {
 /// No answer for a disabled plugin is lost, even beyond the limit of waiting instance messages. The
 /// answers pass to the next version with the state.
 #[test]
-fn answers_wait_for_a_plugin_that_rests() {
-    let mut scene = Scene::with(Vec::new(), |_| {});
-    scene.client("c", &named(None));
+fn answers_wait_for_a_suspended_plugin() {
+    let mut fixture = Fixture::with(Vec::new(), |_| {});
+    fixture.client("c", &named(None));
     let table =
         |plugin: PluginHandle, entry| ChainTable::compile(1, []).with_instances(vec![(plugin, entry)]);
-    let maker = scene.maker;
-    drop(scene.world.shards[0].swap_chains(table(MAKER, maker).with_suspended_plugins(vec![MAKER])));
+    let maker = fixture.maker;
+    drop(fixture.world.shards[0].swap_chains(table(MAKER, maker).with_suspended_plugins(vec![MAKER])));
     for number in 0..2_000 {
-        scene.publish_as("c", number, "open/y");
+        fixture.publish_as("c", number, "open/y");
     }
     let next = PluginHandle(1 << 32 | MAKER.0);
-    let (told, entry) = instance();
-    scene.world.shards[0].hand_answers_over(MAKER, next);
-    drop(scene.world.shards[0].swap_chains(table(next, entry)));
-    assert_eq!(told.0.borrow().len(), 1_024, "a slice in one job");
+    let (notified, entry) = instance();
+    fixture.world.shards[0].redirect_answers(MAKER, next);
+    drop(fixture.world.shards[0].swap_chains(table(next, entry)));
+    assert_eq!(notified.0.borrow().len(), 1_024, "a slice in one job");
     // A request made meanwhile is answered after those that wait.
-    let whom = scene.whom("c");
-    let asked = OnBehalf { plugin: next, whom, answer: Some(2_000), wish: publish("open/y") };
-    scene.world.shards[0].command(Command::As(Box::new(asked)));
-    scene.world.drive();
-    assert_eq!(told.0.take(), (0..=2_000).map(|number| (number, 0)).collect::<Vec<_>>());
-    assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, 0);
+    let client = fixture.behalf_client("c");
+    let requested = OnBehalf { plugin: next, client, answer: Some(2_000), action: publish("open/y") };
+    fixture.world.shards[0].command(Command::As(Box::new(requested)));
+    fixture.world.drive();
+    assert_eq!(notified.0.take(), (0..=2_000).map(|number| (number, 0)).collect::<Vec<_>>());
+    assert_eq!(fixture.world.shards[0].counters().plugin_mail_stale, 0);
 }
 
 /// A suspended plugin that continues to make requests receives the answer to each one that took
 /// effect. Requests beyond the limit take no effect: they are refused, counted and logged, and the
 /// plugin receives the refusal too.
 #[test]
-fn a_plugin_that_rests_is_told_of_all_that_was_done() {
-    let mut scene = Scene::with(Vec::new(), |limits| {
+fn a_suspended_plugin_receives_the_answer_to_each_executed_request() {
+    let mut fixture = Fixture::with(Vec::new(), |limits| {
         (limits.behalf_requests_max, limits.behalf_pages_max) = (4, 4);
     });
-    scene.client("c", &named(None));
-    let table = || ChainTable::compile(1, []).with_instances(vec![(MAKER, scene.maker)]);
+    fixture.client("c", &named(None));
+    let table = || ChainTable::compile(1, []).with_instances(vec![(MAKER, fixture.maker)]);
     let (suspended, awake) = (table().with_suspended_plugins(vec![MAKER]), table());
-    drop(scene.world.shards[0].swap_chains(suspended));
-    (0..40).for_each(|number| scene.publish_as("c", number, "open/y"));
-    assert_eq!(scene.got().len(), 16);
-    let logged = std::mem::take(&mut scene.world.shards[0].outbox().behalf_refused);
+    drop(fixture.world.shards[0].swap_chains(suspended));
+    (0..40).for_each(|number| fixture.publish_as("c", number, "open/y"));
+    assert_eq!(fixture.got().len(), 16);
+    let logged = std::mem::take(&mut fixture.world.shards[0].outbox().behalf_refused);
     let logged: Vec<_> = logged.iter().map(|one| (one.plugin, one.what, &*one.topic, one.reason)).collect();
     assert_eq!(logged, [(MAKER, "a publish to", "open/y", ReasonCode::QUOTA_EXCEEDED)]);
-    let counters = scene.world.shards[0].counters();
+    let counters = fixture.world.shards[0].counters();
     assert_eq!((counters.behalf_refused, counters.behalf_no_room), (24, 24));
-    drop(scene.world.shards[0].swap_chains(awake));
-    scene.world.drive();
+    drop(fixture.world.shards[0].swap_chains(awake));
+    fixture.world.drive();
     let code = |number| if number < 16 { 0 } else { ReasonCode::QUOTA_EXCEEDED.0 };
-    assert_eq!(scene.told(), (0..40).map(|number| (number, code(number))).collect::<Vec<_>>());
-    assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, 0);
-    scene.publish_as("c", 50, "open/y");
-    assert_eq!(scene.told(), [(50, 0)], "there is room again");
+    assert_eq!(fixture.notified(), (0..40).map(|number| (number, code(number))).collect::<Vec<_>>());
+    assert_eq!(fixture.world.shards[0].counters().plugin_mail_stale, 0);
+    fixture.publish_as("c", 50, "open/y");
+    assert_eq!(fixture.notified(), [(50, 0)], "there is room again");
 }
 
 /// A suspended plugin receives one answer to each request, however many there are and however often
 /// its state is handed over. Answers that cannot be delivered are dropped with the version.
 #[test]
-fn each_request_of_a_plugin_that_rests_is_answered() {
+fn each_request_of_a_suspended_plugin_is_answered_once() {
     for handed in [true, false] {
-        let mut scene = Scene::with(Vec::new(), |limits| {
+        let mut fixture = Fixture::with(Vec::new(), |limits| {
             (limits.behalf_requests_max, limits.behalf_pages_max) = (4, 4);
         });
-        scene.client("c", &named(None));
+        fixture.client("c", &named(None));
         let version = |generation: u64| PluginHandle(generation << 32 | MAKER.0);
-        let table = |plugin| ChainTable::compile(1, []).with_instances(vec![(plugin, scene.maker)]);
+        let table = |plugin| ChainTable::compile(1, []).with_instances(vec![(plugin, fixture.maker)]);
         let tables: Vec<_> = (0..4).map(|number| table(version(number))).collect();
         let mut number = 0;
         for (generation, table) in tables.into_iter().enumerate() {
             let plugin = version(generation as u64);
             let before = PluginHandle(plugin.0.saturating_sub(1 << 32));
             if handed && before != plugin {
-                scene.world.shards[0].hand_answers_over(before, plugin);
+                fixture.world.shards[0].redirect_answers(before, plugin);
             }
-            drop(scene.world.shards[0].swap_chains(table.with_suspended_plugins(vec![plugin])));
+            drop(fixture.world.shards[0].swap_chains(table.with_suspended_plugins(vec![plugin])));
             if before != plugin {
-                scene.world.shards[0].forget_plugin(before);
+                fixture.world.shards[0].forget_plugin(before);
             }
             for _ in 0..1_000 {
-                let (whom, wish) = (scene.whom("c"), publish("open/y"));
-                let asked = OnBehalf { plugin, whom, answer: Some(number), wish };
-                scene.world.shards[0].command(Command::As(Box::new(asked)));
+                let (client, action) = (fixture.behalf_client("c"), publish("open/y"));
+                let requested = OnBehalf { plugin, client, answer: Some(number), action };
+                fixture.world.shards[0].command(Command::As(Box::new(requested)));
                 number += 1;
             }
-            scene.world.drive();
+            fixture.world.drive();
         }
-        let last = ChainTable::compile(1, []).with_instances(vec![(version(3), scene.maker)]);
-        drop(scene.world.shards[0].swap_chains(last));
-        scene.world.drive();
-        let mut told: Vec<u64> = scene.told().into_iter().map(|(number, _)| number).collect();
-        told.sort_unstable();
+        let last = ChainTable::compile(1, []).with_instances(vec![(version(3), fixture.maker)]);
+        drop(fixture.world.shards[0].swap_chains(last));
+        fixture.world.drive();
+        let mut notified: Vec<u64> = fixture.notified().into_iter().map(|(number, _)| number).collect();
+        notified.sort_unstable();
         let from = if handed { 0 } else { 3_000 };
-        assert_eq!(told, (from..4_000).collect::<Vec<_>>(), "handed over: {handed}");
-        assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, from);
+        assert_eq!(notified, (from..4_000).collect::<Vec<_>>(), "handed over: {handed}");
+        assert_eq!(fixture.world.shards[0].counters().plugin_mail_stale, from);
     }
 }
 
@@ -786,56 +807,60 @@ fn each_request_of_a_plugin_that_rests_is_answered() {
 /// called.
 #[test]
 fn a_plugin_that_is_called_is_not_refused_for_another_version() {
-    let mut scene = Scene::with(Vec::new(), |limits| {
+    let mut fixture = Fixture::with(Vec::new(), |limits| {
         (limits.behalf_requests_max, limits.behalf_pages_max) = (4, 4);
     });
-    scene.client("c", &named(None));
+    fixture.client("c", &named(None));
     let next = PluginHandle(1 << 32 | MAKER.0);
-    let (told, entry) = instance();
+    let (notified, entry) = instance();
     let table = ChainTable::compile(1, []).with_instances(vec![(next, entry)]);
-    drop(scene.world.shards[0].swap_chains(table));
+    drop(fixture.world.shards[0].swap_chains(table));
     // The plugin's threads continue to make requests.
-    (0..40).for_each(|number| scene.publish_as("c", number, "open/y"));
-    assert_eq!(scene.got().len(), 16);
-    let (whom, wish) = (scene.whom("c"), publish("open/y"));
-    let asked = OnBehalf { plugin: next, whom, answer: Some(50), wish };
-    scene.world.shards[0].command(Command::As(Box::new(asked)));
-    scene.world.drive();
-    assert_eq!((told.0.take(), scene.got().len()), (vec![(50, 0)], 1));
+    (0..40).for_each(|number| fixture.publish_as("c", number, "open/y"));
+    assert_eq!(fixture.got().len(), 16);
+    let (client, action) = (fixture.behalf_client("c"), publish("open/y"));
+    let requested = OnBehalf { plugin: next, client, answer: Some(50), action };
+    fixture.world.shards[0].command(Command::As(Box::new(requested)));
+    fixture.world.drive();
+    assert_eq!((notified.0.take(), fixture.got().len()), (vec![(50, 0)], 1));
 }
 
 /// If no link authorizes deliveries, an authorization request for one is allowed, as the broker
 /// itself would deliver.
 #[test]
-fn a_delivery_that_nobody_asks_about_is_allowed() {
+fn a_delivery_is_allowed_if_no_link_authorizes_deliveries() {
     for delivers in [false, true] {
         let silent = link(1, 0, FaultPolicy::Deny, |_: &mut Call<'_>| Flow::CONTINUE);
         let silent = (HookPoint::ClientAuthorize, Link { deliver: delivers, ..silent });
         let mut world = World::with_setup(1, |_| {}, false);
-        let (told, maker) = instance();
+        let (notified, maker) = instance();
         world.connect("c", &named(None));
         let table = ChainTable::compile(1, vec![silent]).with_instances(vec![(MAKER, maker)]);
         world.shards[0].swap_chains(table);
-        let wish = Wish::Authorize {
+        let action = BehalfAction::Authorize {
             action: Action::Deliver,
             topic: "open/y".into(),
             qos: QoS::AtMostOnce,
             retain: false,
         };
-        let (whom, answer) = (Whom::Client("c".into()), Some(1));
-        world.shards[0].command(Command::As(Box::new(OnBehalf { plugin: MAKER, whom, answer, wish })));
+        let (client, answer) = (BehalfClient::Client("c".into()), Some(1));
+        world.shards[0].command(Command::As(Box::new(OnBehalf { plugin: MAKER, client, answer, action })));
         world.drive();
         let code = if delivers { 0x87 } else { 0 };
-        assert_eq!(told.0.take(), [(1, code)], "asks for deliveries: {delivers}");
+        assert_eq!(notified.0.take(), [(1, code)], "asks for deliveries: {delivers}");
     }
 }
 
-fn subscribe(filter: &str) -> Wish {
-    Wish::Subscribe { filter: filter.into(), options: SubscriptionOptions::of_qos(QoS::AtLeastOnce), id: 0 }
+fn subscribe(filter: &str) -> BehalfAction {
+    BehalfAction::Subscribe {
+        filter: filter.into(),
+        options: SubscriptionOptions::of_qos(QoS::AtLeastOnce),
+        id: 0,
+    }
 }
 
-fn subscriptions(scene: &Scene, client_id: &str) -> Vec<String> {
-    let (rows, _) = scene.world.shards[0].subscriptions(Some(client_id), 0, 100);
+fn subscriptions(fixture: &Fixture, client_id: &str) -> Vec<String> {
+    let (rows, _) = fixture.world.shards[0].subscriptions(Some(client_id), 0, 100);
     rows.into_iter().map(|row| row.filter).collect()
 }
 
@@ -844,46 +869,48 @@ fn subscriptions(scene: &Scene, client_id: &str) -> Vec<String> {
 #[test]
 fn a_subscription_is_authorised_and_given_to_its_client_alone() {
     let log = Log::default();
-    let mut scene = Scene::with(vec![guard(&log)], |_| {});
-    scene.client("c", &named(Some("ann")));
+    let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
+    fixture.client("c", &named(Some("ann")));
     log.take();
     for (number, filter) in [(1, "secret/#"), (2, "open/a"), (3, "$share/g/open/b")] {
-        let whom = scene.whom("c");
-        scene.wish(whom, number, subscribe(filter));
+        let client = fixture.behalf_client("c");
+        fixture.action(client, number, subscribe(filter));
     }
-    let asked = ["secret/#", "open/a", "open/b"].map(|filter| format!("c ann 127.0.0.1 2 {filter}"));
-    assert_eq!(log.take(), asked);
-    assert_eq!(scene.told(), [(1, 0x87), (2, 1), (3, 1)]);
-    assert_eq!(subscriptions(&scene, "c"), ["$share/g/open/b", "open/a"]);
-    let whom = scene.whom("c");
-    scene.wish(whom, 4, Wish::Unsubscribe { filter: "open/a".into() });
+    let requested = ["secret/#", "open/a", "open/b"].map(|filter| format!("c ann 127.0.0.1 2 {filter}"));
+    assert_eq!(log.take(), requested);
+    assert_eq!(fixture.notified(), [(1, 0x87), (2, 1), (3, 1)]);
+    assert_eq!(subscriptions(&fixture, "c"), ["$share/g/open/b", "open/a"]);
+    let client = fixture.behalf_client("c");
+    fixture.action(client, 4, BehalfAction::Unsubscribe { filter: "open/a".into() });
     assert_eq!(
-        (scene.told(), subscriptions(&scene, "c")),
+        (fixture.notified(), subscriptions(&fixture, "c")),
         (vec![(4, 0)], vec!["$share/g/open/b".to_owned()])
     );
 
     // Another principal has the identifier now: its session gets no subscription and loses none.
-    scene.world.connect("c", &named(Some("bob")));
-    for (number, wish) in [(5, subscribe("open/c")), (6, Wish::Unsubscribe { filter: "open/c".into() })] {
-        let whom = scene.whom("c");
-        scene.wish(whom, number, wish);
+    fixture.world.connect("c", &named(Some("bob")));
+    for (number, action) in
+        [(5, subscribe("open/c")), (6, BehalfAction::Unsubscribe { filter: "open/c".into() })]
+    {
+        let client = fixture.behalf_client("c");
+        fixture.action(client, number, action);
     }
-    assert_eq!(scene.told(), [(5, 0x85), (6, 0x85)]);
-    assert_eq!(subscriptions(&scene, "c"), [""; 0]);
+    assert_eq!(fixture.notified(), [(5, 0x85), (6, 0x85)]);
+    assert_eq!(subscriptions(&fixture, "c"), [""; 0]);
 }
 
 /// A subscription allowed under rules that have changed since is authorized again before it comes
 /// into force.
 #[test]
-fn a_subscription_is_asked_about_again_where_the_rules_have_changed() {
+fn a_subscription_is_authorized_again_if_the_rules_have_changed() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
-    scene.client("c", &named(None));
-    scene.publish_as("c", 1, "open/later");
-    let whom = scene.whom("c");
+    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+    fixture.client("c", &named(None));
+    fixture.publish_as("c", 1, "open/later");
+    let client = fixture.behalf_client("c");
     // This one is allowed at once, but waits behind the one before.
-    scene.wish(whom, 2, subscribe("open/a"));
-    scene.world.shards[0].invalidate(Scope::All);
+    fixture.action(client, 2, subscribe("open/a"));
+    fixture.world.shards[0].invalidate(Scope::All);
     let log = Log::default();
     let seen = log.clone();
     let strict = link(4, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -893,18 +920,18 @@ fn a_subscription_is_asked_about_again_where_the_rules_have_changed() {
         }
         Flow::CONTINUE
     });
-    scene.mount(vec![slow(&taken), (HookPoint::ClientAuthorize, strict)]);
-    allow_all(&mut scene.world, &taken);
-    scene.world.pass_ms(1_500);
+    fixture.mount(vec![slow(&taken), (HookPoint::ClientAuthorize, strict)]);
+    allow_all(&mut fixture.world, &taken);
+    fixture.world.pass_ms(1_500);
     assert_eq!(log.take(), ["asked"]);
-    assert_eq!(subscriptions(&scene, "c"), [""; 0]);
-    assert_eq!(scene.told().last(), Some(&(2, 0x87)));
+    assert_eq!(subscriptions(&fixture, "c"), [""; 0]);
+    assert_eq!(fixture.notified().last(), Some(&(2, 0x87)));
 }
 
 /// An allowed request that waits behind another is authorized again by the rules of its turn: a
 /// publish and an authorization request like a subscription.
 #[test]
-fn what_was_allowed_before_its_turn_is_judged_by_the_new_rules() {
+fn a_request_allowed_before_its_turn_is_authorized_by_the_new_rules() {
     let (taken, strict) = (Taken::default(), Rc::<std::cell::Cell<bool>>::default());
     let is_strict = Rc::clone(&strict);
     let rules = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -914,46 +941,50 @@ fn what_was_allowed_before_its_turn_is_judged_by_the_new_rules() {
         call.set(Field::VERDICT, 2, "", "");
         Flow::STOP
     });
-    let mut scene = Scene::with(vec![slow(&taken), (HookPoint::ClientAuthorize, rules)], |_| {});
-    scene.client("c", &named(None));
-    scene.publish_as("c", 1, "open/later");
+    let mut fixture = Fixture::with(vec![slow(&taken), (HookPoint::ClientAuthorize, rules)], |_| {});
+    fixture.client("c", &named(None));
+    fixture.publish_as("c", 1, "open/later");
     for topic in ["open/b", "open/c"] {
-        scene.publish_as("c", 2, topic);
-        let (action, topic, whom) = (Action::Publish, topic.into(), scene.whom("c"));
-        scene.wish(whom, 3, Wish::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false });
+        fixture.publish_as("c", 2, topic);
+        let (action, topic, client) = (Action::Publish, topic.into(), fixture.behalf_client("c"));
+        fixture.action(
+            client,
+            3,
+            BehalfAction::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false },
+        );
     }
     strict.set(true);
-    scene.world.shards[0].invalidate(Scope::All);
-    allow_all(&mut scene.world, &taken);
-    assert_eq!(scene.told(), [(1, 0), (2, 0x87), (3, 0x87), (2, 0), (3, 0)]);
-    assert_eq!(scene.got(), ["open/later", "open/c"]);
-    assert_eq!(scene.world.shards[0].ledger(), scene.world.shards[0].recount());
+    fixture.world.shards[0].invalidate(Scope::All);
+    allow_all(&mut fixture.world, &taken);
+    assert_eq!(fixture.notified(), [(1, 0), (2, 0x87), (3, 0x87), (2, 0), (3, 0)]);
+    assert_eq!(fixture.got(), ["open/later", "open/c"]);
+    assert_eq!(fixture.world.shards[0].ledger(), fixture.world.shards[0].recount());
 }
 
 /// Rules that change continuously do not block a request forever: after some restarts it counts as
 /// unanswered.
 #[test]
-fn rules_that_change_all_the_time_keep_nobody_waiting_for_ever() {
+fn continuous_rule_changes_block_no_request_forever() {
     let taken = Taken::default();
-    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
-    scene.client("c", &named(None));
-    scene.publish_as("c", 1, "open/later");
+    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+    fixture.client("c", &named(None));
+    fixture.publish_as("c", 1, "open/later");
     for round in 0..9 {
-        assert_eq!((scene.told(), taken.about().len()), (vec![], round + 1));
-        scene.world.shards[0].invalidate(Scope::All);
-        complete(&mut scene.world, taken.ticket(round), Flow::CONTINUE, allow());
+        assert_eq!((fixture.notified(), taken.about().len()), (vec![], round + 1));
+        fixture.world.shards[0].invalidate(Scope::All);
+        complete(&mut fixture.world, taken.ticket(round), Flow::CONTINUE, allow());
     }
-    assert_eq!((scene.told(), taken.about().len()), (vec![(1, 0x88)], 9));
-    assert_eq!(scene.got(), [""; 0]);
+    assert_eq!((fixture.notified(), taken.about().len()), (vec![(1, 0x88)], 9));
+    assert_eq!(fixture.got(), [""; 0]);
 }
 
 /// A plugin may request an authorization alone, for data that it stores itself. The refusal counts
 /// for nothing else.
 #[test]
-fn a_question_is_answered_and_nothing_else() {
+fn an_authorization_request_alone_is_answered_without_effect() {
     let log = Log::default();
-    let mut scene = Scene::with(vec![guard(&log)], |_| {});
-    scene.client("c", &named(Some("ann")));
+    let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
+    fixture.client("c", &named(Some("ann")));
     log.take();
     for (number, action, topic, expected) in [
         (1, Action::Publish, "secret/y", 0x87),
@@ -962,17 +993,17 @@ fn a_question_is_answered_and_nothing_else() {
         // No link authorizes deliveries.
         (4, Action::Deliver, "secret/y", 0),
     ] {
-        let whom = scene.whom("c");
-        scene.wish(
-            whom,
+        let client = fixture.behalf_client("c");
+        fixture.action(
+            client,
             number,
-            Wish::Authorize { action, topic: topic.into(), qos: QoS::AtMostOnce, retain: false },
+            BehalfAction::Authorize { action, topic: topic.into(), qos: QoS::AtMostOnce, retain: false },
         );
-        assert_eq!(scene.told(), [(number, expected)]);
+        assert_eq!(fixture.notified(), [(number, expected)]);
     }
     assert_eq!(log.take().len(), 3);
-    assert_eq!((scene.got(), scene.refused()), (Vec::<String>::new(), 0));
-    assert_eq!(subscriptions(&scene, "c"), [""; 0]);
+    assert_eq!((fixture.got(), fixture.refused()), (Vec::<String>::new(), 0));
+    assert_eq!(subscriptions(&fixture, "c"), [""; 0]);
 }
 
 /// A plugin can name the current owner of a client identifier. A name without a session is an
@@ -980,33 +1011,33 @@ fn a_question_is_answered_and_nothing_else() {
 #[test]
 fn a_client_is_named_by_its_identifier() {
     let log = Log::default();
-    let mut scene = Scene::with(vec![guard(&log)], |_| {});
-    scene.world.connect("c", &named(Some("bob")));
-    scene.wish(Whom::Client("c".into()), 1, publish("open/y"));
-    scene.wish(Whom::Client("nobody".into()), 2, publish("open/y"));
-    assert_eq!(scene.told(), [(1, 0), (2, 0x85)]);
+    let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
+    fixture.world.connect("c", &named(Some("bob")));
+    fixture.action(BehalfClient::Client("c".into()), 1, publish("open/y"));
+    fixture.action(BehalfClient::Client("nobody".into()), 2, publish("open/y"));
+    assert_eq!(fixture.notified(), [(1, 0), (2, 0x85)]);
     assert_eq!(log.take(), ["c bob 127.0.0.1 1 open/y"]);
-    assert_eq!((scene.got(), scene.refused()), (vec!["open/y".to_owned()], 1));
+    assert_eq!((fixture.got(), fixture.refused()), (vec!["open/y".to_owned()], 1));
 }
 
 /// Limits that CONNACK announced apply as to the client's own PUBLISH [MQTT-3.2.2-14]; a QoS above
 /// the maximum is lowered.
 #[test]
-fn what_was_offered_holds() {
-    let mut scene = Scene::with(Vec::new(), |limits| {
+fn limits_announced_in_connack_apply() {
+    let mut fixture = Fixture::with(Vec::new(), |limits| {
         limits.choices.retain_available = false;
         limits.choices.maximum_qos = QoS::AtMostOnce;
     });
-    scene.client("c", &named(None));
-    let Wish::Publish(plain) = publish("open/y") else { return };
+    fixture.client("c", &named(None));
+    let BehalfAction::Publish(plain) = publish("open/y") else { return };
     let retained = Message { retain: true, ..plain.clone() };
     let above = Message { qos: QoS::ExactlyOnce, ..plain };
     for (number, one) in [(1, retained), (2, above)] {
-        let whom = scene.whom("c");
-        scene.wish(whom, number, Wish::Publish(one));
+        let client = fixture.behalf_client("c");
+        fixture.action(client, number, BehalfAction::Publish(one));
     }
-    assert_eq!(scene.told(), [(1, 0x9A), (2, 0)]);
-    assert_eq!(scene.world.take_plain(scene.subscriber), [message("open/y", "x", 0)]);
+    assert_eq!(fixture.notified(), [(1, 0x9A), (2, 0)]);
+    assert_eq!(fixture.world.take_plain(fixture.subscriber), [message("open/y", "x", 0)]);
 }
 
 /// For each plugin one refusal in ten seconds is logged, with the number since the last one. All
@@ -1014,23 +1045,23 @@ fn what_was_offered_holds() {
 #[test]
 fn refusals_are_logged_once_in_a_while() {
     let log = Log::default();
-    let mut scene = Scene::with(vec![guard(&log)], |_| {});
-    scene.client("c", &named(None));
+    let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
+    fixture.client("c", &named(None));
     for number in 0..3 {
-        scene.publish_as("c", number, "secret/y");
+        fixture.publish_as("c", number, "secret/y");
     }
     // A request of another plugin, for a client that does not exist.
-    let (plugin, whom) = (PluginHandle(8), Whom::Client("nobody".into()));
-    let wish = Wish::Unsubscribe { filter: "open/a".into() };
-    scene.world.shards[0].command(Command::As(Box::new(OnBehalf { plugin, whom, answer: None, wish })));
-    let logged = |scene: &mut Scene| {
-        let refused = std::mem::take(&mut scene.world.shards[0].outbox().behalf_refused);
+    let (plugin, client) = (PluginHandle(8), BehalfClient::Client("nobody".into()));
+    let action = BehalfAction::Unsubscribe { filter: "open/a".into() };
+    fixture.world.shards[0].command(Command::As(Box::new(OnBehalf { plugin, client, answer: None, action })));
+    let logged = |fixture: &mut Fixture| {
+        let refused = std::mem::take(&mut fixture.world.shards[0].outbox().behalf_refused);
         let text =
             |one: &BehalfRefused| format!("{} {} of {}: {}", one.what, one.topic, one.client_id, one.reason);
         refused.iter().map(|one| (one.plugin, text(one), one.unlogged)).collect::<Vec<_>>()
     };
     assert_eq!(
-        logged(&mut scene),
+        logged(&mut fixture),
         [
             (MAKER, "a publish to secret/y of c: 0x87 not authorized".to_owned(), 0),
             (
@@ -1040,31 +1071,31 @@ fn refusals_are_logged_once_in_a_while() {
             ),
         ]
     );
-    scene.world.pass_ms(10_000);
-    scene.publish_as("c", 4, "secret/y");
-    let next = logged(&mut scene);
-    assert_eq!((next.len(), next[0].2, scene.refused()), (1, 2, 5));
+    fixture.world.pass_ms(10_000);
+    fixture.publish_as("c", 4, "secret/y");
+    let next = logged(&mut fixture);
+    assert_eq!((next.len(), next[0].2, fixture.refused()), (1, 2, 5));
 }
 
 /// A plugin's own identity belongs to no client: a client with the same name gains and loses no
 /// rights by it.
 #[test]
-fn what_a_plugin_said_itself_stays_its_own() {
+fn an_identity_made_by_a_plugin_belongs_to_no_client() {
     let log = Log::default();
-    let mut scene = Scene::with(vec![guard(&log)], |_| {});
+    let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
     // The message of another plugin is stored with that plugin's own identity.
-    let Wish::Publish(own) = publish("keep") else { return };
+    let BehalfAction::Publish(own) = publish("keep") else { return };
     let own = Message { from: "plugin1".into(), ancestry: 0, ..own };
-    scene.world.shards[0].command(Command::Publish { plugin: PluginHandle(1), message: own });
-    scene.world.drive();
-    scene.world.connect("plugin1", &named(None));
+    fixture.world.shards[0].command(Command::Publish { plugin: PluginHandle(1), message: own });
+    fixture.world.drive();
+    fixture.world.connect("plugin1", &named(None));
     log.take();
-    let whom = scene.whom("plugin1");
-    scene.wish(whom, 1, publish("secret/y"));
-    assert_eq!((log.take(), scene.got()), (Vec::new(), vec!["secret/y".to_owned()]));
-    let whom = scene.whom("plugin1");
-    scene.wish(whom, 2, subscribe("open/a"));
-    assert_eq!(scene.told(), [(1, 0), (2, 0x85)]);
+    let client = fixture.behalf_client("plugin1");
+    fixture.action(client, 1, publish("secret/y"));
+    assert_eq!((log.take(), fixture.got()), (Vec::new(), vec!["secret/y".to_owned()]));
+    let client = fixture.behalf_client("plugin1");
+    fixture.action(client, 2, subscribe("open/a"));
+    assert_eq!(fixture.notified(), [(1, 0), (2, 0x85)]);
 }
 
 /// A client has no identity to store before it is admitted.
@@ -1085,7 +1116,7 @@ fn there_is_no_identity_before_the_client_is_in() {
         });
         let mut world = World::new(1);
         crate::hooks::mount(&mut world, vec![(point, looks)]);
-        world.connect("c", &Ask::v(Version::V5));
+        world.connect("c", &ConnectRequest::v(Version::V5));
         assert_eq!(log.take(), [format!("{expected:?}")], "{point:?}");
     }
 }

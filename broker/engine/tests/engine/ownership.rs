@@ -13,11 +13,11 @@ use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, later};
 use crate::hooks::{Call, Log, complete, link, mount};
-use crate::world::{Ask, ClientId, Got, World, message};
+use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
-fn stored<'a>(version: Version, username: Option<&'a str>) -> Ask<'a> {
+fn stored<'a>(version: Version, username: Option<&'a str>) -> ConnectRequest<'a> {
     let properties = if version.is_v5() { vec![Property::SessionExpiry(1000)] } else { Vec::new() };
-    Ask { clean: false, username, properties, ..Ask::v(version) }
+    ConnectRequest { clean: false, username, properties, ..ConnectRequest::v(version) }
 }
 
 /// A client that connects with another principal's client identifier gets a new session, and
@@ -28,7 +28,7 @@ fn another_principal_gets_a_session_of_its_own() {
         for (old, new) in [(Some("ann"), Some("bob")), (Some("ann"), None), (None, Some("bob"))] {
             for leaves in [false, true] {
                 let mut world = World::new(2);
-                let publisher = world.connect("pub", &Ask::v(Version::V5));
+                let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
                 let ann = world.connect("dashboard", &stored(version, old));
                 world.subscribe(ann, "secret/#", QoS::AtLeastOnce);
                 world.publish(publisher, "secret/1", "in flight", QoS::AtLeastOnce, 1);
@@ -41,8 +41,8 @@ fn another_principal_gets_a_session_of_its_own() {
                 assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }), "{old:?} {new:?}");
                 assert!(world.is_closed(ann));
                 let taken_over = [Got::Disconnect(0x8E)];
-                let told = if leaves || !version.is_v5() { &[] } else { &taken_over[..] };
-                assert_eq!(world.take(ann), told);
+                let notified = if leaves || !version.is_v5() { &[] } else { &taken_over[..] };
+                assert_eq!(world.take(ann), notified);
                 world.publish(publisher, "secret/1", "live", QoS::AtLeastOnce, 3);
                 assert_eq!(world.take(bob), [], "{old:?} {new:?} {leaves}");
                 // The old session is deleted permanently.
@@ -60,10 +60,11 @@ fn another_principal_gets_a_session_of_its_own() {
 fn the_same_principal_goes_on() {
     for username in [None, Some("ann")] {
         let mut world = World::new(1);
-        let ann = world.connect("c", &Ask { password: Some(b"a"), ..stored(Version::V5, username) });
+        let ann =
+            world.connect("c", &ConnectRequest { password: Some(b"a"), ..stored(Version::V5, username) });
         world.subscribe(ann, "t", QoS::AtLeastOnce);
         let (ann, got) =
-            world.try_connect("c", &Ask { password: Some(b"b"), ..stored(Version::V5, username) });
+            world.try_connect("c", &ConnectRequest { password: Some(b"b"), ..stored(Version::V5, username) });
         assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
         world.publish(ann, "t", "x", QoS::AtMostOnce, 0);
         assert_eq!(world.take_plain(ann), [message("t", "x", 0)]);
@@ -78,7 +79,7 @@ fn counters(world: &mut World) -> [u64; 3] {
 /// Only a discarded session of another principal is counted, and only if the client tried to resume
 /// it.
 #[test]
-fn what_is_discarded_for_another_principal_is_counted() {
+fn sessions_discarded_for_another_principal_are_counted() {
     let mut world = World::new(1);
     let ann = stored(Version::V5, Some("ann"));
     let bob = stored(Version::V5, Some("bob"));
@@ -87,17 +88,17 @@ fn what_is_discarded_for_another_principal_is_counted() {
     assert_eq!(counters(&mut world), [0, 0, 0]);
     world.connect("c", &bob);
     assert_eq!(counters(&mut world), [1, 0, 0]);
-    world.connect("c", &Ask { clean: true, ..ann });
+    world.connect("c", &ConnectRequest { clean: true, ..ann });
     assert_eq!(counters(&mut world), [1, 0, 0]);
     // A session that ends with its connection cannot be inherited.
-    world.connect("d", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+    world.connect("d", &ConnectRequest { username: Some("ann"), ..ConnectRequest::v(Version::V5) });
     world.connect("d", &bob);
     assert_eq!(counters(&mut world), [1, 0, 0]);
 }
 
 /// A client without a name that a plugin allowed is another principal than an anonymous client.
 #[test]
-fn who_was_vouched_for_is_not_anonymous() {
+fn a_nameless_client_allowed_by_a_plugin_is_not_anonymous() {
     let mut world = World::new(1);
     let vouches = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
         call.set(Field::VERDICT, 1, "", "");
@@ -125,7 +126,8 @@ fn another_principal_is_refused_where_that_is_the_setting() {
             if leaves {
                 world.disconnect(ann, ReasonCode::SUCCESS);
             }
-            let (bob, got) = world.try_connect("c", &Ask { clean, ..stored(version, Some("bob")) });
+            let (bob, got) =
+                world.try_connect("c", &ConnectRequest { clean, ..stored(version, Some("bob")) });
             assert_eq!(got, Some(Got::ConnAck { present: false, code }), "{version:?} {clean} {leaves}");
             assert!(world.is_closed(bob));
             assert_eq!(world.is_closed(ann), leaves);
@@ -154,22 +156,23 @@ fn guard(log: &Log) -> Link {
 /// A world with `session_owner = "inherit"`. Ann's session has a message in flight and a waiting
 /// one, each of a topic that others may receive and of one that they may not. `deliver` says
 /// whether deliveries are authorized one by one.
-struct Heirs {
+struct InheritWorld {
     world: World,
     log: Log,
     publisher: ClientId,
     ann: ClientId,
 }
 
-impl Heirs {
-    fn new(deliver: bool) -> Heirs {
+impl InheritWorld {
+    fn new(deliver: bool) -> InheritWorld {
         let mut world = World::with(1, |limits| {
             limits.choices.session_owner = SessionOwner::Inherit;
             limits.inflight_max = 2;
         });
         let log = Log::default();
         mount(&mut world, vec![(HookPoint::ClientAuthorize, Link { deliver, ..guard(&log) })]);
-        let publisher = world.connect("pub", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+        let publisher =
+            world.connect("pub", &ConnectRequest { username: Some("ann"), ..ConnectRequest::v(Version::V5) });
         let ann = world.connect("c", &stored(Version::V5, Some("ann")));
         for filter in ["shared/#", "secret/#", "+/both"] {
             assert_eq!(world.subscribe(ann, filter, QoS::AtLeastOnce), [1]);
@@ -180,7 +183,7 @@ impl Heirs {
         assert_eq!(world.take(ann).len(), 2);
         world.take(publisher);
         log.take();
-        Heirs { world, log, publisher, ann }
+        InheritWorld { world, log, publisher, ann }
     }
 
     fn of(client: &str, world: &World) -> Vec<String> {
@@ -204,24 +207,24 @@ fn topics(got: Vec<Got>) -> Vec<(String, bool)> {
 #[test]
 fn a_session_is_inherited_as_far_as_its_new_principal_may() {
     for (deliver, leaves) in [(false, false), (false, true), (true, false), (true, true)] {
-        let Heirs { mut world, log, publisher, ann } = Heirs::new(deliver);
+        let InheritWorld { mut world, log, publisher, ann } = InheritWorld::new(deliver);
         if leaves {
             world.disconnect(ann, ReasonCode::SUCCESS);
         }
         let (bob, got) = world.try_connect("c", &stored(Version::V5, Some("bob")));
         assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
         assert!(world.is_closed(ann));
-        let mut asked = log.take();
-        asked.sort();
+        let mut requested = log.take();
+        requested.sort();
         let mut expected = vec!["bob 2 +/both", "bob 2 secret/#", "bob 2 shared/#"];
         if deliver {
             expected.extend(["bob 3 secret/1", "bob 3 secret/2", "bob 3 shared/1", "bob 3 shared/2"]);
         }
-        assert_eq!(asked, expected, "each is asked once");
+        assert_eq!(requested, expected, "each is asked once");
         // The message keeps its identifier, its place and DUP of the session [MQTT-4.4.0-1].
         let got = topics(world.take(bob));
         assert_eq!(got, [("shared/1".to_owned(), true), ("shared/2".to_owned(), false)], "{deliver}");
-        assert_eq!(Heirs::of("c", &world), ["shared/#"]);
+        assert_eq!(InheritWorld::of("c", &world), ["shared/#"]);
         assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 2);
         assert_eq!(world.shards[0].counters().subscriptions_revoked, 2);
         assert_eq!(counters(&mut world), [0, 0, 1]);
@@ -237,8 +240,8 @@ fn a_session_is_inherited_as_far_as_its_new_principal_may() {
 /// Remembered delivery verdicts for the old principal do not apply to the new one, nor the other
 /// way round.
 #[test]
-fn remembered_deliveries_are_the_old_principal_s() {
-    let Heirs { mut world, log, publisher, ann } = Heirs::new(true);
+fn cached_delivery_verdicts_belong_to_the_old_principal() {
+    let InheritWorld { mut world, log, publisher, ann } = InheritWorld::new(true);
     for id in [1, 2] {
         world.ack(ann, Packet::PubAck, id);
     }
@@ -265,14 +268,14 @@ fn remembered_deliveries_are_the_old_principal_s() {
     for (id, topic) in [(13, "shared/1"), (14, "secret/1")] {
         world.publish(publisher, topic, "to bob", QoS::AtMostOnce, id);
     }
-    let asked: Vec<String> = log.take().into_iter().filter(|line| line.starts_with("bob")).collect();
-    assert_eq!(asked, ["bob shared/1 true", "bob secret/1 false"], "what ann may have is nothing to bob");
+    let requested: Vec<String> = log.take().into_iter().filter(|line| line.starts_with("bob")).collect();
+    assert_eq!(requested, ["bob shared/1 true", "bob secret/1 false"], "what ann may have is nothing to bob");
     assert_eq!(topics(world.take(bob)), [("shared/1".to_owned(), false)]);
 }
 
 /// Mounts a plugin that defers client.authorize and has allowed the existing subscriptions. Returns
 /// the number of its requests.
-fn asked_about_rights(world: &mut World) -> (Taken, usize) {
+fn mount_deferring_authorizer(world: &mut World) -> (Taken, usize) {
     let taken = Taken::default();
     mount(world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
     world.pass_ms(10);
@@ -288,8 +291,8 @@ fn asked_about_rights(world: &mut World) -> (Taken, usize) {
 #[test]
 fn an_inheritance_waits_for_its_answers() {
     for gives_up in [false, true] {
-        let Heirs { mut world, publisher, .. } = Heirs::new(false);
-        let (taken, before) = asked_about_rights(&mut world);
+        let InheritWorld { mut world, publisher, .. } = InheritWorld::new(false);
+        let (taken, before) = mount_deferring_authorizer(&mut world);
         let (bob, got) = world.try_connect("c", &stored(Version::V5, Some("bob")));
         assert_eq!(got, None);
         for place in before..before + 2 {
@@ -321,9 +324,9 @@ fn an_inheritance_waits_for_its_answers() {
 #[test]
 fn an_inheritance_that_nobody_decides_changes_nothing() {
     for answers in [true, false] {
-        let Heirs { mut world, ann, .. } = Heirs::new(false);
+        let InheritWorld { mut world, ann, .. } = InheritWorld::new(false);
         world.disconnect(ann, ReasonCode::SUCCESS);
-        let (taken, before) = asked_about_rights(&mut world);
+        let (taken, before) = mount_deferring_authorizer(&mut world);
         let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
         if answers {
             complete(&mut world, taken.ticket(before), Flow::FAULT, Vec::new());
@@ -331,7 +334,7 @@ fn an_inheritance_that_nobody_decides_changes_nothing() {
             world.pass_ms(1_100);
         }
         assert_eq!(world.take(bob), [Got::ConnAck { present: false, code: 0x88 }]);
-        assert_eq!(Heirs::of("c", &world), ["+/both", "secret/#", "shared/#"]);
+        assert_eq!(InheritWorld::of("c", &world), ["+/both", "secret/#", "shared/#"]);
         mount(&mut world, Vec::new());
         let (ann, got) = world.try_connect("c", &stored(Version::V5, Some("ann")));
         assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
@@ -343,7 +346,7 @@ fn an_inheritance_that_nobody_decides_changes_nothing() {
 /// received meanwhile.
 #[test]
 fn an_inheritance_goes_by_the_rules_of_the_moment() {
-    let Heirs { mut world, .. } = Heirs::new(false);
+    let InheritWorld { mut world, .. } = InheritWorld::new(false);
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
     world.pass_ms(10);
@@ -354,7 +357,7 @@ fn an_inheritance_goes_by_the_rules_of_the_moment() {
     let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
     complete(&mut world, taken.ticket(place), Flow::STOP, allow());
     world.shards[0].command(Command::Invalidate(Scope::Topics("none".into())));
-    let asked = |taken: &Taken, from: usize| {
+    let requested = |taken: &Taken, from: usize| {
         let mut about: Vec<String> = taken.about().split_off(from);
         about.sort();
         about
@@ -366,7 +369,7 @@ fn an_inheritance_goes_by_the_rules_of_the_moment() {
         complete(&mut world, taken.ticket(place), Flow::STOP, allow());
         place += 1;
     }
-    assert_eq!(asked(&taken, from), ["+/both", "secret/#", "shared/#"], "all three are asked again");
+    assert_eq!(requested(&taken, from), ["+/both", "secret/#", "shared/#"], "all three are asked again");
     assert_eq!(world.take(bob)[0], Got::ConnAck { present: true, code: 0 });
 }
 
@@ -432,8 +435,8 @@ fn an_inheritance_takes_turns() {
     for number in 0..300 {
         world.subscribe(ann, &format!("t/{number}"), QoS::AtLeastOnce);
     }
-    let asked = Rc::new(Cell::new(0));
-    let count = Rc::clone(&asked);
+    let requested = Rc::new(Cell::new(0));
+    let count = Rc::clone(&requested);
     let counts = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         count.set(count.get() + 1);
         call.set(Field::VERDICT, 1, "", "");
@@ -441,7 +444,7 @@ fn an_inheritance_takes_turns() {
     });
     mount(&mut world, vec![(HookPoint::ClientAuthorize, counts)]);
     world.pass_ms(100);
-    asked.set(0);
+    requested.set(0);
     let (peer, now) = (world.peer(), world.now);
     let shard = &mut world.shards[0];
     let bob = shard.open(peer).expect("there is room for a connection");
@@ -451,14 +454,14 @@ fn an_inheritance_takes_turns() {
     assert_eq!((received.consumed, received.next), (connect.len(), Next::Pause));
     let mut before = 0;
     loop {
-        let in_this_turn = asked.get() - before;
+        let in_this_turn = requested.get() - before;
         assert!((1..=32).contains(&in_this_turn), "{in_this_turn} in a turn");
-        before = asked.get();
+        before = requested.get();
         if !shard.advance(now) {
             break;
         }
     }
-    assert_eq!(asked.get(), 300);
+    assert_eq!(requested.get(), 300);
     assert_eq!(shard.outbox().resume, [bob]);
     let outbound = shard.outbound(bob).expect("it is there");
     assert_eq!(outbound.front()[..4], [0x20, outbound.front()[1], 1, 0]);

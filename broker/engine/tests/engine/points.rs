@@ -9,7 +9,7 @@ use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{Field, Flow, Status, Value};
 
 use crate::hooks::{Call, Log, link, mount, noting};
-use crate::world::{Ask, World};
+use crate::world::{ConnectRequest, World};
 
 impl Call<'_> {
     pub fn value(&self, field: Field, index: u32) -> Result<Value, Status> {
@@ -46,7 +46,7 @@ impl Call<'_> {
 }
 
 /// A link at each of these points that logs the text of `say` for each call.
-pub fn told(
+pub fn notified(
     log: &Log,
     points: &[HookPoint],
     say: impl Fn(&Call<'_>) -> String + Copy + 'static,
@@ -76,8 +76,8 @@ const LIFE: [HookPoint; 11] = [
     HookPoint::SessionUnsubscribed,
 ];
 
-fn stored(clean: bool) -> Ask<'static> {
-    Ask { clean, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) }
+fn stored(clean: bool) -> ConnectRequest<'static> {
+    ConnectRequest { clean, properties: vec![Property::SessionExpiry(60)], ..ConnectRequest::v(Version::V5) }
 }
 
 // The points are called in the order that the design lists: the end of the old session, the end of
@@ -88,7 +88,7 @@ fn the_points_of_a_connect_come_in_the_listed_order() {
     let log = Log::default();
     mount(
         &mut world,
-        told(&log, &LIFE, |call| match call.text(Field::CAUSE).as_str() {
+        notified(&log, &LIFE, |call| match call.text(Field::CAUSE).as_str() {
             "-" => call.point().name().to_owned(),
             cause => format!("{} {cause}", call.point().name()),
         }),
@@ -127,11 +127,11 @@ fn the_points_of_a_connect_come_in_the_listed_order() {
 
     world.lose(fourth);
     log.take();
-    world.connect("c", &Ask::v(Version::V5));
+    world.connect("c", &ConnectRequest::v(Version::V5));
     let discard = ["session.discarded discarded", "client.connack", "client.connected", "session.created"];
     assert_eq!(log.take(), with(&discard), "a clean start over a stored session");
 
-    world.connect("c", &Ask { clean: false, ..Ask::v(Version::V5) });
+    world.connect("c", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V5) });
     let takeover = [
         "client.disconnected",
         "session.terminated takenover",
@@ -141,9 +141,10 @@ fn the_points_of_a_connect_come_in_the_listed_order() {
     ];
     assert_eq!(log.take(), with(&takeover), "a session that does not outlive its connection is not kept");
 
-    let method = Ask { properties: vec![Property::AuthMethod("none")], ..Ask::v(Version::V5) };
+    let method =
+        ConnectRequest { properties: vec![Property::AuthMethod("none")], ..ConnectRequest::v(Version::V5) };
     world.shards[0].swap_chains(ChainTable::empty());
-    let early = told(&log, &LIFE[2..], |call| call.point().name().to_owned());
+    let early = notified(&log, &LIFE[2..], |call| call.point().name().to_owned());
     mount(&mut world, early);
     world.try_connect("c", &method);
     assert_eq!(log.take(), ["client.connack"], "a refusal before the first link");
@@ -155,14 +156,14 @@ fn a_refusal_runs_connack_and_nothing_after_it() {
     for point in [HookPoint::ClientConnect, HookPoint::ClientAuthenticate] {
         let mut world = World::new(1);
         let log = Log::default();
-        let mut links = told(&log, &LIFE, |call| call.point().name().to_owned());
+        let mut links = notified(&log, &LIFE, |call| call.point().name().to_owned());
         let act = |call: &mut Call<'_>| {
             call.set(Field::VERDICT, 2, "", "");
             Flow::CONTINUE
         };
         links.push((point, link(99, -1, FaultPolicy::Deny, act)));
         mount(&mut world, links);
-        world.try_connect("c", &Ask::v(Version::V5));
+        world.try_connect("c", &ConnectRequest::v(Version::V5));
         let before: &[&str] = match point {
             HookPoint::ClientConnect => &["client.connect"],
             _ => &["client.connect", "client.authenticate"],
@@ -173,20 +174,20 @@ fn a_refusal_runs_connack_and_nothing_after_it() {
 
 // session.terminated is called once and gives the reason.
 #[test]
-fn the_end_of_a_session_is_told_once_with_its_cause() {
+fn the_end_of_a_session_is_notified_once_with_its_reason() {
     let mut world = World::new(1);
     let log = Log::default();
     let points = [HookPoint::SessionTerminated, HookPoint::SessionDiscarded];
     mount(
         &mut world,
-        told(&log, &points, |call| {
+        notified(&log, &points, |call| {
             format!("{} {} {:02x}", call.client(), call.text(Field::CAUSE), call.event.reason_code)
         }),
     );
-    let gone = world.connect("gone", &Ask::v(Version::V5));
+    let gone = world.connect("gone", &ConnectRequest::v(Version::V5));
     world.disconnect(gone, ReasonCode::SUCCESS);
     assert_eq!(log.take(), ["gone closed 00"]);
-    let lost = world.connect("lost", &Ask::v(Version::V5));
+    let lost = world.connect("lost", &ConnectRequest::v(Version::V5));
     world.lose(lost);
     assert_eq!(log.take(), ["lost closed 80"]);
     let late = world.connect("late", &stored(true));
@@ -213,7 +214,7 @@ fn session_info_counts_what_the_session_holds() {
     let log = Log::default();
     mount(
         &mut world,
-        told(&log, &[HookPoint::SessionResumed], |call| {
+        notified(&log, &[HookPoint::SessionResumed], |call| {
             let number = |field| call.number(field).expect("every session has it");
             format!(
                 "persistent {} expiry {} subscriptions {} inflight {} queued {} awaiting {} created {}",
@@ -232,7 +233,7 @@ fn session_info_counts_what_the_session_holds() {
     world.subscribe(client, "a", QoS::AtLeastOnce);
     world.subscribe(client, "b", QoS::AtLeastOnce);
     world.publish(client, "x", "1", QoS::ExactlyOnce, 5);
-    let publisher = world.connect("p", &Ask::v(Version::V5));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V5));
     for n in 0..3 {
         world.publish(publisher, "a", &n.to_string(), QoS::AtLeastOnce, n + 1);
     }
@@ -246,10 +247,10 @@ fn session_info_counts_what_the_session_holds() {
 // session.subscribed is called once SUBACK has granted the filter, with the filter, its options,
 // and whether it is new; session.unsubscribed when the subscription has ended.
 #[test]
-fn subscriptions_are_told_once_they_are_granted() {
+fn subscriptions_are_notified_once_they_are_granted() {
     let mut world = World::new(1);
     let log = Log::default();
-    let mut links = told(&log, &[HookPoint::SessionSubscribed, HookPoint::SessionUnsubscribed], |call| {
+    let mut links = notified(&log, &[HookPoint::SessionSubscribed, HookPoint::SessionUnsubscribed], |call| {
         let number = |field| call.number(field).map_or("-".to_owned(), |number| number.to_string());
         format!(
             "{} {} options {} id {} group {} new {} cause {}",
@@ -269,7 +270,7 @@ fn subscriptions_are_told_once_they_are_granted() {
     };
     links.push((HookPoint::ClientAuthorize, link(9, 0, FaultPolicy::Deny, deny)));
     mount(&mut world, links);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::of_qos(QoS::AtLeastOnce) };
     world.subscribe_with(client, "a/+", options, Some(7));
     assert_eq!(log.take(), ["session.subscribed a/+ options 5 id 7 group - new 1 cause -"]);
@@ -286,12 +287,12 @@ fn subscriptions_are_told_once_they_are_granted() {
 
 // message.acked is called at PUBACK and at PUBCOMP, not before, with the message as delivered.
 #[test]
-fn an_acknowledged_message_is_told_at_puback_and_pubcomp() {
+fn message_acked_is_notified_at_puback_and_pubcomp() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(
         &mut world,
-        told(&log, &[HookPoint::MessageAcked], |call| {
+        notified(&log, &[HookPoint::MessageAcked], |call| {
             format!(
                 "{} {} {} q{} from {}",
                 call.client(),
@@ -302,9 +303,9 @@ fn an_acknowledged_message_is_told_at_puback_and_pubcomp() {
             )
         }),
     );
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::ExactlyOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "t", "one", QoS::AtLeastOnce, 1);
     let packet_id = world.take(sub)[0].id();
     assert_eq!(log.take(), Vec::<String>::new());
@@ -319,7 +320,7 @@ fn an_acknowledged_message_is_told_at_puback_and_pubcomp() {
 }
 
 fn drops(log: &Log) -> Vec<(HookPoint, Link)> {
-    told(log, &[HookPoint::MessageDropped], |call| {
+    notified(log, &[HookPoint::MessageDropped], |call| {
         format!(
             "{} {} by {} of '{}' {}",
             call.topic(),
@@ -333,7 +334,7 @@ fn drops(log: &Log) -> Vec<(HookPoint, Link)> {
 
 // message.dropped gives the message, the receiver (`node` if there is none), and the reason.
 #[test]
-fn every_drop_is_told_with_whom_and_why() {
+fn every_drop_is_notified_with_receiver_and_reason() {
     let mut world = World::with(1, |limits| {
         limits.inflight_max = 1;
         limits.session_queue_messages_max = 1;
@@ -356,11 +357,14 @@ fn every_drop_is_told_with_whom_and_why() {
     };
     links.push((HookPoint::MessageDelivered, link(9, 0, FaultPolicy::Ignore, act)));
     mount(&mut world, links);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "t", "nobody", QoS::AtMostOnce, 0);
     world.publish(publisher, "t", "hidden", QoS::AtMostOnce, 0);
     assert_eq!(log.take(), ["t nobody by node of '' no_subscribers", "t hidden by node of '' hook"]);
-    let small = Ask { properties: vec![Property::MaximumPacketSize(30)], ..Ask::v(Version::V5) };
+    let small = ConnectRequest {
+        properties: vec![Property::MaximumPacketSize(30)],
+        ..ConnectRequest::v(Version::V5)
+    };
     let sub = world.connect("sub", &small);
     world.subscribe(sub, "t", QoS::AtLeastOnce);
     world.publish(publisher, "t", "vetoed", QoS::AtMostOnce, 0);
@@ -383,16 +387,16 @@ fn every_drop_is_told_with_whom_and_why() {
 // message.dropped is also called for a shared message without an eligible member, and for one that
 // meets a full lane and cannot wait.
 #[test]
-fn drops_between_shards_are_told() {
+fn drops_between_shards_are_notified() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(&mut world, drops(&log));
-    let mut asks = Ask::v(Version::V5);
+    let mut asks = ConnectRequest::v(Version::V5);
     asks.properties = vec![Property::SessionExpiry(60)];
     let member = world.connect("member", &asks);
     world.subscribe(member, "$share/g/t", QoS::AtLeastOnce);
     world.lose(member);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     for n in 0..1001 {
         world.publish(publisher, "t", &n.to_string(), QoS::AtLeastOnce, 1);
     }
@@ -402,17 +406,17 @@ fn drops_between_shards_are_told() {
 // message.retained is called when a message is stored, cleared or expired, but not when there was
 // nothing to clear.
 #[test]
-fn retained_messages_are_told_as_they_come_and_go() {
+fn retained_messages_are_notified_when_stored_cleared_or_expired() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(
         &mut world,
-        told(&log, &[HookPoint::MessageRetained], |call| {
+        notified(&log, &[HookPoint::MessageRetained], |call| {
             let change = call.number(Field::RETAINED_CHANGE).expect("it says which");
             format!("{change} {} {} from {}", call.topic(), call.payload(), call.text(Field::FROM))
         }),
     );
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.publish_with(client, "t", "a", QoS::AtMostOnce, 0, true, &[]);
     world.publish_with(client, "t", "", QoS::AtMostOnce, 0, true, &[]);
     world.publish_with(client, "t", "", QoS::AtMostOnce, 0, true, &[]);
@@ -424,12 +428,12 @@ fn retained_messages_are_told_as_they_come_and_go() {
 // packet.received and packet.sent are called with client, type and the raw bytes of every packet,
 // CONNECT and CONNACK included.
 #[test]
-fn packets_are_told_with_their_bytes() {
+fn packets_are_notified_with_their_bytes() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(
         &mut world,
-        told(&log, &[HookPoint::PacketReceived, HookPoint::PacketSent], |call| {
+        notified(&log, &[HookPoint::PacketReceived, HookPoint::PacketSent], |call| {
             // SAFETY: the view is of the running event.
             let bytes = unsafe { call.event.payload.bytes() };
             let len = call.number(Field::PACKET_BYTES).expect("a packet has a size");
@@ -443,7 +447,7 @@ fn packets_are_told_with_their_bytes() {
             )
         }),
     );
-    let client = world.connect("c", &Ask::v(Version::V311));
+    let client = world.connect("c", &ConnectRequest::v(Version::V311));
     assert_eq!(log.take(), ["in c 1 [10, 0d, 00, 04, 4d, 51] of 15", "out c 2 [20, 02, 00, 00] of 4"]);
     world.send(client, &Packet::PingReq);
     assert_eq!(log.take(), ["in c 12 [c0, 00] of 2", "out c 13 [d0, 00] of 2"]);
@@ -466,7 +470,7 @@ fn packets_are_told_with_their_bytes() {
 
 // In a notification chain, a link that stops is the last one to be called.
 #[test]
-fn chains_that_only_tell_honour_stop() {
+fn notification_chains_end_at_stop() {
     let mut world = World::new(1);
     let log = Log::default();
     let point = HookPoint::SessionCreated;
@@ -477,13 +481,13 @@ fn chains_that_only_tell_honour_stop() {
             (point, link(2, 0, FaultPolicy::Ignore, noting(&log, "second", Flow::CONTINUE))),
         ],
     );
-    world.connect("c", &Ask::v(Version::V5));
+    world.connect("c", &ConnectRequest::v(Version::V5));
     assert_eq!(log.take(), ["first"]);
 }
 
 // Nothing can be changed at a notification point.
 #[test]
-fn what_is_told_cannot_be_changed() {
+fn notification_points_refuse_changes() {
     let mut world = World::new(1);
     let log = Log::default();
     let seen = log.clone();
@@ -492,7 +496,7 @@ fn what_is_told_cannot_be_changed() {
         Flow::CONTINUE
     };
     mount(&mut world, vec![(HookPoint::MessageRetained, link(1, 0, FaultPolicy::Ignore, act))]);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.publish_with(client, "t", "a", QoS::AtMostOnce, 0, true, &[]);
     assert_eq!(log.take(), ["UNSUPPORTED Err(UNSUPPORTED)"]);
 }
@@ -505,11 +509,11 @@ fn a_message_keeps_its_number_from_publish_to_acknowledgement() {
     let points = [HookPoint::MessagePublish, HookPoint::MessageDelivered, HookPoint::MessageAcked];
     mount(
         &mut world,
-        told(&log, &points, |call| call.number(Field::MESSAGE_ID).expect("it has one").to_string()),
+        notified(&log, &points, |call| call.number(Field::MESSAGE_ID).expect("it has one").to_string()),
     );
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtLeastOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     let mut numbers = Vec::new();
     for n in 1..=2 {
         world.publish(publisher, "t", "x", QoS::AtLeastOnce, n);
@@ -525,12 +529,12 @@ fn a_message_keeps_its_number_from_publish_to_acknowledgement() {
 
 // The broker's own points give its version, its uptime, and its listeners.
 #[test]
-fn the_broker_tells_of_itself() {
+fn broker_points_give_version_uptime_and_listeners() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(
         &mut world,
-        told(&log, &[HookPoint::BrokerStarted], |call| {
+        notified(&log, &[HookPoint::BrokerStarted], |call| {
             format!(
                 "{} {} {} {} {}",
                 call.text(Field::BROKER_VERSION),
@@ -549,9 +553,9 @@ fn the_broker_tells_of_itself() {
 
 /// The fields of an authorization request at client.authorize.
 #[test]
-fn a_question_says_what_it_is_about() {
+fn an_authorization_request_has_all_its_fields() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let log = Log::default();
     let asks = {
         let log = log.clone();

@@ -9,7 +9,7 @@ use grapnel_plugin_abi::raw::{Field, Flow, Status};
 
 use crate::deferral::{Taken, deny};
 use crate::hooks::{Call, complete, link, mount, pair};
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
 /// A link that defers the publishes of one topic and continues for every other.
 fn later_for(topic: &'static str, taken: &Taken) -> Link {
@@ -23,12 +23,12 @@ fn later_for(topic: &'static str, taken: &Taken) -> Link {
     })
 }
 
-fn stored_with_will(payload: &str) -> Ask<'_> {
-    Ask {
+fn stored_with_will(payload: &str) -> ConnectRequest<'_> {
+    ConnectRequest {
         clean: false,
         will: Some(("will", payload, QoS::AtMostOnce, false)),
         properties: vec![Property::SessionExpiry(100)],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     }
 }
 
@@ -75,7 +75,7 @@ fn takeovers_behind_a_waiting_publish_are_bounded() {
 #[test]
 fn thousands_of_wills_behind_a_waiting_publish_come_one_after_the_other() {
     let mut world = World::with(1, |limits| limits.slots_max = 4000);
-    let subscriber = world.connect("sub", &Ask::v(Version::V5));
+    let subscriber = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(subscriber, "#", QoS::AtMostOnce);
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
@@ -96,8 +96,11 @@ fn thousands_of_wills_behind_a_waiting_publish_come_one_after_the_other() {
 #[test]
 fn takeovers_while_a_retained_message_is_being_stored_are_bounded() {
     let mut world = World::new(2);
-    let request =
-        |_| Ask { clean: false, will: Some(("w", "", QoS::AtMostOnce, false)), ..Ask::v(Version::V311) };
+    let request = |_| ConnectRequest {
+        clean: false,
+        will: Some(("w", "", QoS::AtMostOnce, false)),
+        ..ConnectRequest::v(Version::V311)
+    };
     let client = world.connect("c", &request(0));
     world.lanes_open = false;
     // One of these topics is owned by the other shard.
@@ -238,15 +241,17 @@ fn user_properties_of_other_packets_are_bounded() {
     ];
     for packet in packets {
         let mut world = World::new(1);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         world.send(client, &packet);
         assert_eq!(world.take(client), [Got::Disconnect(0x97)], "{packet:?}");
         assert!(world.is_closed(client));
     }
     let mut world = World::new(1);
-    let request = Ask { properties: vec![Property::User("k", "v"); 65], ..Ask::v(Version::V5) };
+    let request =
+        ConnectRequest { properties: vec![Property::User("k", "v"); 65], ..ConnectRequest::v(Version::V5) };
     assert_eq!(world.try_connect("c", &request).1, Some(Got::ConnAck { present: false, code: 0x97 }));
-    let request = Ask { properties: vec![Property::User("k", "v"); 64], ..Ask::v(Version::V5) };
+    let request =
+        ConnectRequest { properties: vec![Property::User("k", "v"); 64], ..ConnectRequest::v(Version::V5) };
     world.connect("c", &request);
 }
 
@@ -257,8 +262,8 @@ fn user_properties_of_other_packets_are_bounded() {
 fn an_alias_gives_way_to_the_maximum_packet_size() {
     let mut world = World::new(1);
     let properties = vec![Property::MaximumPacketSize(20), Property::TopicAliasMaximum(10)];
-    let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
     world.publish(publisher, "topic", "0123456789", QoS::AtMostOnce, 0);
     world.publish(publisher, "topic", "0123456789+", QoS::AtMostOnce, 0);
@@ -277,7 +282,7 @@ fn a_reason_string_gives_way_to_the_maximum_packet_size() {
     for (bytes, fits) in [(10, true), (91, true), (92, false), (200, false)] {
         let mut world = World::new(1);
         let properties = vec![Property::MaximumPacketSize(100)];
-        let client = world.connect("c", &Ask { properties, ..Ask::v(Version::V5) });
+        let client = world.connect("c", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
         let text = "r".repeat(bytes);
         let refuses = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
             call.set(Field::REASON_STRING, 0, &text, "");
@@ -303,9 +308,9 @@ fn a_reason_string_gives_way_to_the_maximum_packet_size() {
 fn a_v3_client_beyond_awaiting_rel_max_waits() {
     for version in [Version::V31, Version::V311] {
         let mut world = World::with(1, |limits| limits.awaiting_rel_max = 3);
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "#", QoS::AtMostOnce);
-        let publisher = world.connect("pub", &Ask::v(version));
+        let publisher = world.connect("pub", &ConnectRequest::v(version));
         for n in 1..=6 {
             world.publish(publisher, "t", &n.to_string(), QoS::ExactlyOnce, n);
         }
@@ -340,12 +345,12 @@ fn a_v3_client_beyond_awaiting_rel_max_waits() {
 /// A publish that waits for PUBREL takes effect when its connection is gone, whether the session
 /// ends or not. Nothing is delivered twice.
 #[test]
-fn what_waits_for_pubrel_does_not_keep_a_session_alive() {
+fn a_publish_that_waits_for_pubrel_does_not_keep_a_session_alive() {
     for clean in [true, false] {
         let mut world = World::with(1, |limits| limits.awaiting_rel_max = 1);
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "#", QoS::AtMostOnce);
-        let request = Ask { clean, ..Ask::v(Version::V311) };
+        let request = ConnectRequest { clean, ..ConnectRequest::v(Version::V311) };
         let publisher = world.connect("pub", &request);
         for n in 1..=3 {
             world.publish(publisher, "t", &n.to_string(), QoS::ExactlyOnce, n);
@@ -375,9 +380,9 @@ fn a_v3_client_whose_pubrel_is_behind_what_is_not_read_goes_on() {
         limits.awaiting_rel_max = 1;
         limits.slots_max = 2;
     });
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 1..=40 {
         world.publish(publisher, "t", &n.to_string(), QoS::ExactlyOnce, n);
     }
@@ -411,9 +416,9 @@ fn a_v3_client_whose_pubrel_is_behind_what_is_not_read_goes_on() {
 #[test]
 fn a_disconnect_behind_what_waits_for_pubrel_ends_the_connection() {
     let mut world = World::with(1, |limits| limits.awaiting_rel_max = 1);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     (1..=3).for_each(|n| world.publish(publisher, "t", &n.to_string(), QoS::ExactlyOnce, n));
     world.disconnect(publisher, ReasonCode::SUCCESS);
     assert!(world.is_closed(publisher));
@@ -428,7 +433,7 @@ fn the_next_connection_waits_for_pubrel_as_the_first_did() {
         limits.awaiting_rel_max = 1;
         limits.slots_max = 2;
     });
-    let request = Ask { clean: false, ..Ask::v(Version::V311) };
+    let request = ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) };
     let publisher = world.connect("pub", &request);
     (1..=4).for_each(|n| world.publish(publisher, "t", "x", QoS::ExactlyOnce, n));
     world.pass_ms(5_100);
@@ -448,7 +453,11 @@ fn a_disconnect_verdict_never_meets_the_next_connection() {
     let (mut world, subscriber, _) = pair();
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
-    let request = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    let request = ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(100)],
+        ..ConnectRequest::v(Version::V5)
+    };
     let first = world.connect("c", &request);
     world.publish(first, "t", "x", QoS::AtLeastOnce, 1);
     let second = world.connect("c", &request);
@@ -497,16 +506,16 @@ fn refusals(world: &mut World) -> Vec<(String, String)> {
 }
 
 fn assert_refused_once(world: &mut World, about: &str) {
-    let told = refusals(world);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].0, "plugin1.hook");
-    assert!(told[0].1.contains(about), "{told:?} should speak of {about}");
+    let notified = refusals(world);
+    assert_eq!(notified.len(), 1, "{notified:?}");
+    assert_eq!(notified[0].0, "plugin1.hook");
+    assert!(notified[0].1.contains(about), "{notified:?} should speak of {about}");
     assert_eq!(world.shards[0].counters().hook_faults, 1);
     assert_eq!(world.shards[0].counters().hook_changes_refused, 1);
 }
 
 #[test]
-fn what_no_message_may_be_is_refused_with_everything_the_hook_did() {
+fn an_invalid_change_undoes_all_changes_of_its_hook() {
     for case in IMPOSSIBLE {
         for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
             let (mut world, sub, publisher) = pair();
@@ -526,7 +535,7 @@ fn what_no_message_may_be_is_refused_with_everything_the_hook_did() {
 }
 
 #[test]
-fn what_no_message_may_be_is_refused_when_it_comes_later() {
+fn invalid_deferred_changes_are_refused() {
     for (field, value, about) in IMPOSSIBLE {
         for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
             let (mut world, sub, publisher) = pair();
@@ -554,7 +563,7 @@ fn what_no_message_may_be_is_refused_when_it_comes_later() {
 
 /// As at every other point, an invalid answer is refused as a whole and reported to the log.
 #[test]
-fn an_answer_that_no_publish_can_take_is_told() {
+fn an_invalid_answer_to_a_publish_is_refused_and_logged() {
     let (mut world, sub, publisher) = pair();
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
@@ -562,13 +571,13 @@ fn an_answer_that_no_publish_can_take_is_told() {
     let changes = vec![crate::hooks::number(Field::RETAIN, 1), crate::hooks::number(Field::QOS, 3)];
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
     assert_eq!(world.take_plain(sub), [message("t", "x", 1)]);
-    let told = refusals(&mut world);
-    assert_eq!(told, [("plugin1.hook".to_owned(), "change 1, of QOS, is INVALID".to_owned())]);
+    let notified = refusals(&mut world);
+    assert_eq!(notified, [("plugin1.hook".to_owned(), "change 1, of QOS, is INVALID".to_owned())]);
     assert_eq!(world.shards[0].counters().hook_answers_refused, 1);
 }
 
 #[test]
-fn what_no_message_may_be_is_refused_at_delivery() {
+fn invalid_changes_are_refused_at_delivery() {
     for case in IMPOSSIBLE {
         for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
             let (mut world, sub, publisher) = pair();
@@ -618,9 +627,9 @@ fn refusals_have_their_limits() {
     assert_eq!(refusals(&mut world).len(), 1);
     world.pass_ms(1_000);
     world.publish(publisher, "t", "bad", QoS::AtMostOnce, 0);
-    let told = refusals(&mut world);
-    assert_eq!(told.len(), 1);
-    assert!(told[0].1.ends_with("299 more were refused since the last line"), "{told:?}");
+    let notified = refusals(&mut world);
+    assert_eq!(notified.len(), 1);
+    assert!(notified[0].1.ends_with("299 more were refused since the last line"), "{notified:?}");
     assert!(world.shards[0].outbox().tripped.is_empty());
     assert_eq!(world.shards[0].counters().hook_faults, 301);
     assert_eq!(world.take(sub).len(), 301);
@@ -632,8 +641,10 @@ fn refusals_have_their_limits() {
 fn each_refused_change_stays_refused_until_it_is_set_right() {
     let (mut world, sub, publisher) = {
         let mut world = World::with(1, |limits| limits.breaker_faults_max = 2);
-        let (sub, publisher) =
-            (world.connect("sub", &Ask::v(Version::V5)), world.connect("pub", &Ask::v(Version::V5)));
+        let (sub, publisher) = (
+            world.connect("sub", &ConnectRequest::v(Version::V5)),
+            world.connect("pub", &ConnectRequest::v(Version::V5)),
+        );
         world.subscribe(sub, "#", QoS::AtLeastOnce);
         (world, sub, publisher)
     };
@@ -673,7 +684,7 @@ fn each_refused_change_stays_refused_until_it_is_set_right() {
 fn a_panic_trips_a_plugin_whose_change_was_refused() {
     for (flow, is_tripped) in [(Flow::FAULT, false), (Flow(u32::MAX), true)] {
         let mut world = World::with(1, |limits| limits.breaker_faults_max = 2);
-        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
         let hook = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
             assert_eq!(call.set(Field::TOPIC, 0, "t/#", ""), Status::INVALID);
             flow

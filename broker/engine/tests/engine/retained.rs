@@ -70,13 +70,13 @@ fn all_of_many_retained_messages_come_on_any_number_of_shards() {
     for shards in [1, 2, 4, 8] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
             let mut world = World::new(shards);
-            let publisher = world.connect("pub", &Ask::v(Version::V5));
+            let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
             for n in 0..4000 {
                 world.publish_with(publisher, &format!("r/{n}"), "v", qos, 1, true, &[]);
                 world.take(publisher);
                 world.ack(publisher, Packet::PubRel, 1);
             }
-            let sub = world.connect("sub", &Ask::v(Version::V5));
+            let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
             subscribe_all(&mut world, sub, &["r/#"], qos);
             let got = topics(&read_all(&mut world, sub));
             assert_eq!(got.len(), 4000, "{shards} shards, QoS {}", qos.as_u8());
@@ -90,11 +90,11 @@ fn all_of_many_retained_messages_come_on_any_number_of_shards() {
 fn the_retained_messages_of_six_filters_of_one_subscribe_all_come() {
     for shards in [1, 2, 4, 8] {
         let mut world = World::new(shards);
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         for n in 0..6000 {
             world.publish_with(publisher, &format!("{}/{n}", n % 6), "v", QoS::AtLeastOnce, 1, true, &[]);
         }
-        let sub = world.connect("sub", &Ask::v(Version::V311));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
         let filters = ["0/#", "1/+", "2/#", "3/+", "4/#", "5/+"];
         subscribe_all(&mut world, sub, &filters, QoS::AtLeastOnce);
         let got = read_all(&mut world, sub);
@@ -107,12 +107,12 @@ fn large_retained_messages_all_come_to_a_client_that_reads() {
     for (shards, count, bytes) in [(1, 3, 900_000), (2, 3, 900_000), (1, 40, 200_000), (4, 40, 200_000)] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
             let mut world = World::new(shards);
-            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
             let payload = "x".repeat(bytes);
             for n in 0..count {
                 world.publish_with(publisher, &format!("r/{n}"), &payload, qos, 1, true, &[]);
             }
-            let sub = world.connect("sub", &Ask::v(Version::V311));
+            let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
             subscribe_all(&mut world, sub, &["r/#"], qos);
             let got = read_all(&mut world, sub);
             assert_eq!(topics(&got).len(), count, "{count} of {bytes} bytes, QoS {}", qos.as_u8());
@@ -125,12 +125,12 @@ fn three_hundred_retained_messages_of_20_kb_come_to_a_client_that_reads() {
     for shards in [1, 2, 8] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
             let mut world = World::new(shards);
-            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
             let payload = "x".repeat(20_000);
             for n in 0..300 {
                 world.publish_with(publisher, &format!("r/{n}"), &payload, qos, 1, true, &[]);
             }
-            let sub = world.connect("sub", &Ask::v(Version::V311));
+            let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
             subscribe_all(&mut world, sub, &["#"], qos);
             let got = read_all(&mut world, sub);
             assert_eq!(topics(&got).len(), 300, "{shards} shards, QoS {}", qos.as_u8());
@@ -143,7 +143,7 @@ fn three_hundred_retained_messages_of_20_kb_come_to_a_client_that_reads() {
 #[test]
 fn a_live_message_without_retain_leaves_the_retained_one_to_come() {
     let mut world = World::new(1);
-    let one = world.connect("one", &Ask::v(Version::V5));
+    let one = world.connect("one", &ConnectRequest::v(Version::V5));
     retain(&mut world, one, "r", "r");
     world.send_bytes(one, &[0x82, 7, 0, 1, 0, 0, 1, b'r', 0, 0x30, 5, 0, 1, b'r', 0, b'l']);
     assert_eq!(world.take(one), [Got::SubAck(1, vec![0]), stored("r", "r"), message("r", "l", 0)]);
@@ -155,8 +155,8 @@ fn a_live_message_without_retain_suppresses_no_retained_one_of_another_shard() {
     for n in 0..16 {
         let topic = format!("r/{n}");
         let mut world = World::new(2);
-        let one = world.connect("one", &Ask::v(Version::V311));
-        let two = world.connect("two", &Ask::v(Version::V311));
+        let one = world.connect("one", &ConnectRequest::v(Version::V311));
+        let two = world.connect("two", &ConnectRequest::v(Version::V311));
         retain(&mut world, two, &topic, "r");
         world.lanes_open = false;
         world.send_subscribe(one, &topic, SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
@@ -177,8 +177,8 @@ fn a_retained_message_published_during_a_subscribe_comes_once() {
     for shards in [1, 2, 3, 8] {
         for seed in 0..400_u64 {
             let mut world = World::new(shards);
-            let publisher = world.connect(&format!("p{}", seed % 7), &Ask::v(Version::V5));
-            let sub = world.connect(&format!("s{}", seed % 5), &Ask::v(Version::V5));
+            let publisher = world.connect(&format!("p{}", seed % 7), &ConnectRequest::v(Version::V5));
+            let sub = world.connect(&format!("s{}", seed % 5), &ConnectRequest::v(Version::V5));
             let (topic, filter) = (format!("r/{}", seed % 11), ["r/+", "#", "r/#"][seed as usize % 3]);
             let filter = if seed % 4 == 0 { &topic[..] } else { filter };
             world.lanes_open = false;
@@ -208,8 +208,8 @@ fn no_old_value_comes_behind_a_new_one() {
     for shards in [1, 2, 3, 8] {
         for seed in 0..300_u64 {
             let mut world = World::new(shards);
-            let publisher = world.connect(&format!("p{}", seed % 7), &Ask::v(Version::V5));
-            let sub = world.connect(&format!("s{}", seed % 5), &Ask::v(Version::V5));
+            let publisher = world.connect(&format!("p{}", seed % 7), &ConnectRequest::v(Version::V5));
+            let sub = world.connect(&format!("s{}", seed % 5), &ConnectRequest::v(Version::V5));
             for n in 0..20 {
                 retain(&mut world, publisher, &format!("r/{n}"), "0");
             }
@@ -242,12 +242,12 @@ fn no_old_value_comes_behind_a_new_one() {
 fn nothing_follows_an_unsubscribe_but_what_was_in_flight() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         for n in 0..3000 {
             world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
         }
         let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(5)];
-        let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+        let sub = world.connect("sub", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
         subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
         let before = world.take(sub);
         assert_eq!(topics(&before).len(), 5, "its Receive Maximum");
@@ -266,12 +266,12 @@ fn nothing_follows_an_unsubscribe_but_what_was_in_flight() {
 #[test]
 fn nothing_retained_follows_an_unsubscribe_from_behind_live_messages() {
     let mut world = World::new(2);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..300 {
         world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
     }
     let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(5)];
-    let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+    let sub = world.connect("sub", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
     subscribe_all(&mut world, sub, &["live"], QoS::AtLeastOnce);
     for _ in 0..20 {
         world.publish(publisher, "live", "l", QoS::AtLeastOnce, 1);
@@ -285,12 +285,12 @@ fn nothing_retained_follows_an_unsubscribe_from_behind_live_messages() {
 #[test]
 fn a_subscriber_whose_queue_never_empties_gets_its_retained_messages_all_the_same() {
     let mut world = World::new(2);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..100 {
         world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
     }
     let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(2)];
-    let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+    let sub = world.connect("sub", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
     subscribe_all(&mut world, sub, &["live"], QoS::AtLeastOnce);
     for _ in 0..100 {
         world.publish(publisher, "live", "l", QoS::AtLeastOnce, 1);
@@ -318,12 +318,12 @@ fn a_client_that_withholds_its_acknowledgements_leaves_its_shard_at_rest() {
             limits.session_queue_bytes_max = 4096;
             limits.inflight_max = 1;
         });
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         for n in 0..4 {
             let topic = format!("r/{n}");
             world.publish_with(publisher, &topic, &"v".repeat(3000), QoS::AtLeastOnce, 1, true, &[]);
         }
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "live", QoS::AtLeastOnce);
         for id in 1..3 {
             world.publish(publisher, "live", &"l".repeat(2000), QoS::AtLeastOnce, id);
@@ -354,11 +354,11 @@ fn retained_messages_go_on_where_a_session_is_resumed() {
     for shards in [1, 2, 4] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
             let mut world = World::new(shards);
-            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
             for n in 0..900 {
                 world.publish_with(publisher, &format!("r/{n}"), &"v".repeat(4000), qos, 1, true, &[]);
             }
-            let request = Ask { clean: false, ..Ask::v(Version::V311) };
+            let request = ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) };
             let sub = world.connect("sub", &request);
             subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
             let mut got = std::collections::HashSet::new();
@@ -389,15 +389,15 @@ fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
     for n in 0..8 {
         let (known, back_early, stays) = (n & 1 > 0, n & 2 > 0, n & 4 > 0);
         let mut world = World::new(2);
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         for n in 0..40 {
             world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
         }
-        let request = Ask { clean: false, ..Ask::v(Version::V311) };
+        let request = ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) };
         let mut sub = world.connect("sub", &request);
         if known {
             // It has passed the barrier and waits for the marks alone.
-            let first = world.connect_at(world.shard_of(sub), "f", &Ask::v(Version::V311));
+            let first = world.connect_at(world.shard_of(sub), "f", &ConnectRequest::v(Version::V311));
             world.subscribe(first, "r/#", QoS::AtMostOnce);
         }
         world.lanes_open = false;
@@ -405,7 +405,10 @@ fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
         assert_eq!(world.take(sub), []);
         world.lose(sub);
         // The session ends with its next connection, or not.
-        let again = Ask { clean: false, ..Ask::v(if stays { Version::V311 } else { Version::V5 }) };
+        let again = ConnectRequest {
+            clean: false,
+            ..ConnectRequest::v(if stays { Version::V311 } else { Version::V5 })
+        };
         if back_early {
             sub = world.connect("sub", &again);
             assert_eq!(world.take(sub), []);
@@ -422,15 +425,15 @@ fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
 
 /// A message retained while its subscriber is away is delivered once, live or from the store.
 #[test]
-fn what_is_retained_behind_a_subscribe_that_was_cut_off_comes_once() {
+fn a_message_retained_after_an_interrupted_subscribe_is_delivered_once() {
     for shards in [1, 2, 4] {
         let mut world = World::new(shards);
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         let put = |world: &mut World, n: usize, payload: &str| {
             world.publish_with(publisher, &format!("r/{n}"), payload, QoS::AtLeastOnce, 1, true, &[]);
         };
         (0..20).for_each(|n| put(&mut world, n, "old"));
-        let request = Ask { clean: false, ..Ask::v(Version::V311) };
+        let request = ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) };
         let sub = world.connect("sub", &request);
         world.lanes_open = false;
         world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
@@ -458,10 +461,10 @@ fn what_is_retained_behind_a_subscribe_that_was_cut_off_comes_once() {
 /// An interrupted SUBSCRIBE that other shards do not answer in time is taken back, as with a
 /// connected client. If its session has ended, it does not wait.
 #[test]
-fn a_subscribe_that_was_cut_off_does_not_wait_without_end() {
+fn an_interrupted_subscribe_does_not_wait_forever() {
     for (clean, again) in [(false, false), (false, true), (true, false)] {
         let mut world = World::new(2);
-        let request = Ask { clean, ..Ask::v(Version::V311) };
+        let request = ConnectRequest { clean, ..ConnectRequest::v(Version::V311) };
         let sub = world.connect("sub", &request);
         let home = world.shard_of(sub);
         world.lanes_open = false;
@@ -478,7 +481,7 @@ fn a_subscribe_that_was_cut_off_does_not_wait_without_end() {
         assert_eq!(counts(&mut world), (1, 1));
         if again {
             // Another one without a session that can be resumed.
-            world.connect("sub", &Ask::v(Version::V311));
+            world.connect("sub", &ConnectRequest::v(Version::V311));
             world.drive();
             assert_eq!(counts(&mut world), (1, 0));
             continue;
@@ -493,9 +496,9 @@ fn a_full_store_refuses_to_store_and_the_message_is_delivered() {
     for shards in [1, 2] {
         for version in [Version::V311, Version::V5] {
             let mut world = World::with(shards, |limits| limits.retained_messages_max = 2);
-            let sub = world.connect("sub", &Ask::v(Version::V5));
+            let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
             world.subscribe(sub, "#", QoS::AtLeastOnce);
-            let publisher = world.connect("pub", &Ask::v(version));
+            let publisher = world.connect("pub", &ConnectRequest::v(version));
             let mut codes = Vec::new();
             for n in 0..8 {
                 world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, n + 1, true, &[]);
@@ -508,9 +511,9 @@ fn a_full_store_refuses_to_store_and_the_message_is_delivered() {
             assert_eq!(topics(&read_all(&mut world, sub)).len(), 8, "all are delivered live");
             let refused = 8 - stored as usize;
             assert!(refused > 0);
-            let told = codes.iter().filter(|code| **code == 0x97).count();
-            assert_eq!(told, if version == Version::V5 { refused } else { 0 }, "{codes:?}");
-            assert_eq!(codes.iter().filter(|code| **code == 0).count(), 8 - told);
+            let notified = codes.iter().filter(|code| **code == 0x97).count();
+            assert_eq!(notified, if version == Version::V5 { refused } else { 0 }, "{codes:?}");
+            assert_eq!(codes.iter().filter(|code| **code == 0).count(), 8 - notified);
         }
     }
 }
@@ -521,8 +524,8 @@ fn a_full_store_refuses_to_store_and_the_message_is_delivered() {
 fn a_subscription_that_is_replaced_loses_nothing_while_marks_are_set() {
     for seed in 0..100_u64 {
         let mut world = World::new(3);
-        let publisher = world.connect(&format!("p{}", seed % 7), &Ask::v(Version::V5));
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let publisher = world.connect(&format!("p{}", seed % 7), &ConnectRequest::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "r", QoS::ExactlyOnce);
         world.lanes_open = false;
         world.send_subscribe(sub, "r", SubscriptionOptions::of_qos(QoS::ExactlyOnce), None);
@@ -544,11 +547,11 @@ fn a_subscription_that_is_replaced_loses_nothing_while_marks_are_set() {
 }
 
 #[test]
-fn who_wants_no_retained_messages_gets_the_live_one_once() {
+fn a_subscription_without_retained_messages_gets_the_live_one_once() {
     for seed in 0..60_u64 {
         let mut world = World::new(2);
-        let publisher = world.connect("pub", &Ask::v(Version::V5));
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         retain(&mut world, publisher, "r", "old");
         world.lanes_open = false;
         let options = SubscriptionOptions {
@@ -567,7 +570,7 @@ fn who_wants_no_retained_messages_gets_the_live_one_once() {
 /// retained messages of six topics change. The values of a topic only rise within a subscription,
 /// and the last one is delivered in the end.
 #[test]
-fn whatever_happens_the_last_value_comes_last_and_none_comes_back() {
+fn the_last_retained_value_is_delivered_last_in_all_cases() {
     for seed in 1..400_u64 {
         life(seed);
     }
@@ -629,8 +632,9 @@ fn life(seed: u64) {
         limits.inflight_max = [1, 3, 32][seed as usize / 3 % 3];
         limits.turn_budget_deliveries = 64;
     });
-    let publishers: Vec<_> = (0..6).map(|n| world.connect(&format!("p{n}"), &Ask::v(Version::V5))).collect();
-    let request = Ask { clean: false, ..Ask::v(Version::V311) };
+    let publishers: Vec<_> =
+        (0..6).map(|n| world.connect(&format!("p{n}"), &ConnectRequest::v(Version::V5))).collect();
+    let request = ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) };
     let mut sub = world.connect("sub", &request);
     let (mut value, mut published) = (0, [0_u32; 6]);
     let mut subscribed = false;
@@ -701,12 +705,12 @@ fn a_publish_costs_nothing_for_readers_that_are_open() {
     for shards in [1, 2] {
         let units = [0, 2500, 5000].map(|readers| {
             let mut world = World::with(shards, |limits| limits.filters_per_subscribe_max = 5000);
-            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
             for n in 0..5000 {
                 world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
             }
             let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(1)];
-            let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+            let sub = world.connect("sub", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
             let filters: Vec<_> = (0..readers).map(|n| format!("r/{n}")).collect();
             let filters: Vec<_> = filters.iter().map(|filter| &**filter).collect();
             if !filters.is_empty() {
@@ -730,12 +734,12 @@ fn a_publish_costs_nothing_for_readers_that_are_open() {
 fn subscribers_of_an_empty_store_leave_no_work() {
     for (shards, retained) in [(1, 0), (2, 0), (4, 0), (1, 100), (2, 100)] {
         let mut world = World::new(shards);
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         for n in 0..retained {
             retain(&mut world, publisher, &format!("other/{n}"), "v");
         }
         for client in 0..100 {
-            let sub = world.connect(&format!("s{client}"), &Ask::v(Version::V311));
+            let sub = world.connect(&format!("s{client}"), &ConnectRequest::v(Version::V311));
             let filters: Vec<_> = (0..1000).map(|n| format!("f/{client}/{n}/+")).collect();
             let filters: Vec<_> = filters.iter().map(|filter| &**filter).collect();
             subscribe_all(&mut world, sub, &filters, QoS::AtMostOnce);
@@ -762,7 +766,7 @@ fn subscribers_of_an_empty_store_leave_no_work() {
 fn nothing_is_looked_for_behind_suback_where_nothing_is_stored() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
-        let sub = world.connect("sub", &Ask::v(Version::V311));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
         let filters: Vec<_> = (0..1000).map(|n| format!("f/{n}/+")).collect();
         let filters: Vec<_> = filters.iter().map(|filter| &**filter).collect();
         let before = world.work_units();
@@ -777,12 +781,12 @@ fn nothing_is_looked_for_behind_suback_where_nothing_is_stored() {
 #[test]
 fn readers_end_with_their_subscription_and_their_session() {
     let mut world = World::new(2);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..200 {
         world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
     }
     let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(1)];
-    let request = Ask { properties, ..Ask::v(Version::V5) };
+    let request = ConnectRequest { properties, ..ConnectRequest::v(Version::V5) };
     let sub = world.connect("sub", &request);
     subscribe_all(&mut world, sub, &["r/#", "r/+"], QoS::AtLeastOnce);
     let [Got::SubAck(..), Got::Publish { id: packet_id, .. }] = &world.take(sub)[..] else {
@@ -805,12 +809,12 @@ fn readers_end_with_their_subscription_and_their_session() {
 #[test]
 fn retained_messages_of_a_shard_that_was_held_come_when_it_goes_on() {
     let mut world = World::new(2);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..40 {
         retain(&mut world, publisher, &format!("r/{n}"), "v");
     }
-    let sub = world.connect("sub", &Ask::v(Version::V311));
-    let first = world.connect_at(world.shard_of(sub), "f", &Ask::v(Version::V311));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
+    let first = world.connect_at(world.shard_of(sub), "f", &ConnectRequest::v(Version::V311));
     world.subscribe(first, "r/#", QoS::AtMostOnce);
     world.lanes_open = false;
     world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
@@ -828,14 +832,14 @@ fn retained_messages_of_a_shard_that_was_held_come_when_it_goes_on() {
 
 /// A client at its limit of retained messages does not prevent others from storing theirs.
 #[test]
-fn a_client_at_its_own_limit_of_retained_messages_is_told_and_others_are_not_held_up() {
+fn a_client_at_its_limit_of_retained_messages_does_not_affect_others() {
     for by_bytes in [false, true] {
         let mut world = World::with(1, |limits| {
             limits.retained_client_messages_max = if by_bytes { 100 } else { 2 };
             limits.retained_client_bytes_max = if by_bytes { 1000 } else { 1_000_000 };
         });
-        let [ann, bob] = ["ann", "bob"].map(|name| world.connect(name, &Ask::v(Version::V5)));
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let [ann, bob] = ["ann", "bob"].map(|name| world.connect(name, &ConnectRequest::v(Version::V5)));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "#", QoS::AtMostOnce);
         let payload = "v".repeat(200);
         let mut codes = |client, topic: &str, id| {
@@ -858,7 +862,7 @@ fn a_client_at_its_own_limit_of_retained_messages_is_told_and_others_are_not_hel
 #[test]
 fn a_full_store_is_noted_once_in_a_while() {
     let mut world = World::with(1, |limits| limits.retained_messages_max = 0);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for (wait_ms, noted) in [(0, true), (0, false), (9_999, false), (1, true)] {
         world.pass_ms(wait_ms);
         retain(&mut world, publisher, "r", "v");
@@ -869,20 +873,20 @@ fn a_full_store_is_noted_once_in_a_while() {
 
 /// If the space for a page is used when the page arrives, the page is requested again.
 #[test]
-fn a_page_that_finds_no_room_any_more_is_asked_for_again() {
+fn a_page_that_no_longer_fits_is_requested_again() {
     for seed in 1..40_u64 {
         for loses in [false, true] {
             let mut world = World::with(3, |limits| limits.session_queue_messages_max = 2);
-            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
             let qos = if loses { QoS::AtMostOnce } else { QoS::AtLeastOnce };
             for n in 0..20 {
                 world.publish_with(publisher, &format!("r/{n}"), "v", qos, 1, true, &[]);
             }
-            let mut request = Ask { clean: false, ..Ask::v(Version::V5) };
+            let mut request = ConnectRequest { clean: false, ..ConnectRequest::v(Version::V5) };
             request.properties.push(grapnel_engine::packet::Property::ReceiveMaximum(1));
             request.properties.push(grapnel_engine::packet::Property::SessionExpiry(1000));
             let mut sub = world.connect("sub", &request);
-            let live = world.connect_at(world.shard_of(sub), "live", &Ask::v(Version::V311));
+            let live = world.connect_at(world.shard_of(sub), "live", &ConnectRequest::v(Version::V311));
             world.subscribe(sub, "live", QoS::AtLeastOnce);
             world.lanes_open = false;
             subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
@@ -926,12 +930,12 @@ fn a_page_that_finds_no_room_any_more_is_asked_for_again() {
 fn large_retained_messages_are_looked_at_about_once() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         let payload = "x".repeat(200_000);
         for n in 0..100 {
             retain(&mut world, publisher, &format!("r/{n}"), &payload);
         }
-        let sub = world.connect("sub", &Ask::v(Version::V311));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
         let before = world.work_units();
         subscribe_all(&mut world, sub, &["r/#"], QoS::AtMostOnce);
         assert_eq!(topics(&world.take(sub)).len(), 100);
@@ -943,11 +947,11 @@ fn large_retained_messages_are_looked_at_about_once() {
 /// The data that distinguishes stored from live messages is kept only while one of them may be
 /// under way. After that, a session uses as much memory as one that requested no retained messages.
 #[test]
-fn nothing_is_kept_for_a_subscription_once_it_has_settled() {
+fn no_reader_state_is_stored_once_a_subscription_has_settled() {
     // Retain Handling 0 and 2 (section 3.8.3.1).
     let [(wants_before, wants), (none_before, none)] = [0, 2].map(|handling| {
         let mut world = World::new(2);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         let held = |world: &mut World| -> u64 {
             world.shards.iter_mut().map(|shard| shard.recount().sessions).sum()
         };

@@ -12,19 +12,19 @@ use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::{
     Filters, Packet, Properties, QoS, Subscribe, SubscriptionOptions, Version, push_subscription,
 };
-use grapnel_engine::shard::{Command, Lane, OnBehalf, OwnedChange, Scope, Whom, Wish};
+use grapnel_engine::shard::{BehalfAction, BehalfClient, Command, Lane, OnBehalf, OwnedChange, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow};
 use crate::hooks::{Call, Log, complete, link, mount};
 use crate::lanes::on_shard;
 use crate::on_behalf::publish;
-use crate::world::{Ask, ClientId, Got, World, message};
+use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
 /// A client, a subscriber to everything, and three links at client.authorize. The first has rules
 /// that forbid topics beginning with `b` once they are strict. The second defers topics beginning
 /// with `a`. The third returns no decision.
-struct Scene {
+struct Fixture {
     world: World,
     client: ClientId,
     subscriber: ClientId,
@@ -32,12 +32,12 @@ struct Scene {
     strict: Rc<Cell<bool>>,
 }
 
-impl Scene {
-    fn new() -> Scene {
+impl Fixture {
+    fn new() -> Fixture {
         let mut world = World::new(1);
-        let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
+        let subscriber = world.connect("subscriber", &ConnectRequest::v(Version::V5));
         world.subscribe(subscriber, "#", QoS::AtMostOnce);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         let (taken, strict) = (Taken::default(), Rc::<Cell<bool>>::default());
         let is_strict = Rc::clone(&strict);
         let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -57,7 +57,7 @@ impl Scene {
         let at = |link: Link| (HookPoint::ClientAuthorize, link);
         mount(&mut world, vec![at(rules), at(slow), at(silent)]);
         world.pass_ms(10);
-        Scene { world, client, subscriber, taken, strict }
+        Fixture { world, client, subscriber, taken, strict }
     }
 
     /// Makes the rules strict. The deferring link then allows everything that waits.
@@ -72,9 +72,9 @@ impl Scene {
         self.world.pass_ms(1_500);
     }
 
-    fn wish(&mut self, wish: Wish) {
-        let whom = Whom::Client("c".into());
-        let request = OnBehalf { plugin: PluginHandle(9), whom, answer: None, wish };
+    fn action(&mut self, action: BehalfAction) {
+        let client = BehalfClient::Client("c".into());
+        let request = OnBehalf { plugin: PluginHandle(9), client, answer: None, action };
         self.world.shards[0].command(Command::As(Box::new(request)));
         self.world.drive();
     }
@@ -83,44 +83,44 @@ impl Scene {
 /// The second PUBLISH has passed the first link and waits behind a PUBLISH that the second link has
 /// deferred. It is authorized by the new rules.
 #[test]
-fn a_publish_that_waits_behind_another_is_judged_by_the_new_rules_alone() {
-    let mut scene = Scene::new();
-    scene.world.publish(scene.client, "a", "1", QoS::AtLeastOnce, 1);
-    scene.world.publish(scene.client, "b", "2", QoS::AtLeastOnce, 2);
-    assert_eq!(scene.taken.about(), ["a"]);
-    scene.change_rules();
-    assert_eq!(scene.world.take(scene.client), [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, 0x87)]);
-    assert_eq!(scene.world.take_plain(scene.subscriber), [message("a", "1", 0)]);
+fn a_publish_behind_another_is_authorized_by_the_new_rules_alone() {
+    let mut fixture = Fixture::new();
+    fixture.world.publish(fixture.client, "a", "1", QoS::AtLeastOnce, 1);
+    fixture.world.publish(fixture.client, "b", "2", QoS::AtLeastOnce, 2);
+    assert_eq!(fixture.taken.about(), ["a"]);
+    fixture.change_rules();
+    assert_eq!(fixture.world.take(fixture.client), [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, 0x87)]);
+    assert_eq!(fixture.world.take_plain(fixture.subscriber), [message("a", "1", 0)]);
 }
 
 /// The same holds for a subscription on behalf of the client: it does not come into force.
 #[test]
-fn a_subscription_on_behalf_of_a_client_is_judged_by_the_new_rules_alone() {
-    let mut scene = Scene::new();
-    let topic = |topic: &str| Wish::Authorize {
+fn a_subscription_on_behalf_of_a_client_is_authorized_by_the_new_rules_alone() {
+    let mut fixture = Fixture::new();
+    let topic = |topic: &str| BehalfAction::Authorize {
         action: Action::Publish,
         topic: topic.into(),
         qos: QoS::AtMostOnce,
         retain: false,
     };
     let options = SubscriptionOptions::of_qos(QoS::AtMostOnce);
-    scene.wish(topic("a"));
-    scene.wish(Wish::Subscribe { filter: "b".into(), options, id: 0 });
-    assert_eq!(scene.taken.about(), ["a"]);
-    scene.change_rules();
-    let (rows, _) = scene.world.shards[0].subscriptions(Some("c"), 0, 100);
+    fixture.action(topic("a"));
+    fixture.action(BehalfAction::Subscribe { filter: "b".into(), options, id: 0 });
+    assert_eq!(fixture.taken.about(), ["a"]);
+    fixture.change_rules();
+    let (rows, _) = fixture.world.shards[0].subscriptions(Some("c"), 0, 100);
     assert_eq!(rows, []);
-    assert_eq!(scene.world.shards[0].counters().behalf_refused, 1);
+    assert_eq!(fixture.world.shards[0].counters().behalf_refused, 1);
 }
 
 /// A will is authorized again too: the client is not admitted if only the old rules allowed its
 /// will.
 #[test]
-fn a_will_that_waits_is_judged_by_the_new_rules_alone() {
-    let mut scene = Scene::new();
+fn a_waiting_will_is_authorized_by_the_new_rules_alone() {
+    let mut fixture = Fixture::new();
     let taken = Taken::default();
     let noted = taken.clone();
-    let strict = Rc::clone(&scene.strict);
+    let strict = Rc::clone(&fixture.strict);
     let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         call.set(Field::VERDICT, if strict.get() && call.topic() == "will" { 2 } else { 1 }, "", "");
         if strict.get() { Flow::STOP } else { Flow::CONTINUE }
@@ -132,16 +132,19 @@ fn a_will_that_waits_is_judged_by_the_new_rules_alone() {
         noted.note(call.topic(), call.defer().expect("a ticket"));
         Flow::DEFER
     });
-    mount(&mut scene.world, vec![(HookPoint::ClientAuthorize, rules), (HookPoint::ClientAuthorize, slow)]);
-    scene.world.pass_ms(10);
-    let request = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
-    let (client, connack) = scene.world.try_connect("w", &request);
+    mount(&mut fixture.world, vec![(HookPoint::ClientAuthorize, rules), (HookPoint::ClientAuthorize, slow)]);
+    fixture.world.pass_ms(10);
+    let request = ConnectRequest {
+        will: Some(("will", "gone", QoS::AtMostOnce, false)),
+        ..ConnectRequest::v(Version::V5)
+    };
+    let (client, connack) = fixture.world.try_connect("w", &request);
     assert_eq!((connack, taken.about()), (None, vec!["will".to_owned()]));
-    scene.strict.set(true);
-    scene.world.shards[0].invalidate(Scope::All);
-    complete(&mut scene.world, taken.ticket(0), Flow::CONTINUE, allow());
+    fixture.strict.set(true);
+    fixture.world.shards[0].invalidate(Scope::All);
+    complete(&mut fixture.world, taken.ticket(0), Flow::CONTINUE, allow());
     assert!(
-        matches!(scene.world.take(client)[..], [Got::ConnAck { code: 0x87, .. }]),
+        matches!(fixture.world.take(client)[..], [Got::ConnAck { code: 0x87, .. }]),
         "what the first link said counts no more"
     );
 }
@@ -154,7 +157,7 @@ struct Turn {
     client: ClientId,
     subscriber: ClientId,
     /// Authorization requests for the client that the rules have seen.
-    asked: Log,
+    requested: Log,
     taken: Taken,
     strict: Rc<Cell<bool>>,
 }
@@ -171,10 +174,10 @@ impl Turn {
     /// The same with these links in addition.
     fn beside(links: Vec<(HookPoint, Link)>, change: impl FnOnce(&mut Limits)) -> Turn {
         let mut world = World::with(1, change);
-        let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
+        let subscriber = world.connect("subscriber", &ConnectRequest::v(Version::V5));
         world.subscribe(subscriber, "#", QoS::AtMostOnce);
-        let (asked, taken, strict) = (Log::default(), Taken::default(), Rc::<Cell<bool>>::default());
-        let (log, is_strict) = (asked.clone(), Rc::clone(&strict));
+        let (requested, taken, strict) = (Log::default(), Taken::default(), Rc::<Cell<bool>>::default());
+        let (log, is_strict) = (requested.clone(), Rc::clone(&strict));
         let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.client_id() == "subscriber" {
                 call.set(Field::VERDICT, 1, "", "");
@@ -203,14 +206,14 @@ impl Turn {
         all.extend(links);
         mount(&mut world, all);
         world.pass_ms(10);
-        let request = Ask {
+        let request = ConnectRequest {
             username: Some("ann"),
             will: Some(("b/later", "gone", QoS::AtMostOnce, false)),
-            ..Ask::v(Version::V5)
+            ..ConnectRequest::v(Version::V5)
         };
         let client = world.connect("c", &request);
-        asked.take();
-        Turn { world, client, subscriber, asked, taken, strict }
+        requested.take();
+        Turn { world, client, subscriber, requested, taken, strict }
     }
 
     fn change(&mut self, scope: Scope) {
@@ -254,7 +257,7 @@ fn scopes() -> [(Scope, Concerns); 6] {
 /// An allowed publish that waits behind a deferred one is authorized again at its turn, by the
 /// rules of then, and only if they have changed for this client.
 #[test]
-fn a_publish_that_was_allowed_is_judged_by_the_rules_of_its_turn() {
+fn an_allowed_publish_is_authorized_again_by_the_rules_of_its_turn() {
     for (scope, concerns) in scopes() {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
             let mut turn = Turn::new();
@@ -263,14 +266,14 @@ fn a_publish_that_was_allowed_is_judged_by_the_rules_of_its_turn() {
                 turn.world.publish(turn.client, topic, "x", qos, id(number));
             }
             assert_eq!(
-                (turn.asked.take(), turn.taken.about().len()),
+                (turn.requested.take(), turn.taken.about().len()),
                 (vec!["a".into(), "b".into(), "d".into()], 1)
             );
             turn.change(scope.clone());
             turn.answer(&allow());
             let got = turn.got();
             let again: Vec<&str> = ["a", "b", "d"].into_iter().filter(|topic| concerns(topic)).collect();
-            assert_eq!(turn.asked.take(), again, "{scope:?}");
+            assert_eq!(turn.requested.take(), again, "{scope:?}");
             let concerns = concerns("b");
             let topics: &[&str] = if concerns { &["a", "d"] } else { &["a", "b", "d"] };
             assert_eq!(
@@ -290,7 +293,7 @@ fn a_publish_that_was_allowed_is_judged_by_the_rules_of_its_turn() {
 /// The same holds for a publish that waits for a later hook of its own: the hook's changes stay,
 /// and the new rules allow or refuse it.
 #[test]
-fn a_publish_whose_own_hook_answers_later_is_judged_by_the_rules_of_its_turn() {
+fn a_deferred_publish_is_authorized_by_the_rules_of_its_turn() {
     let payload = || OwnedChange {
         field: Field::PAYLOAD,
         index: 0,
@@ -304,7 +307,7 @@ fn a_publish_whose_own_hook_answers_later_is_judged_by_the_rules_of_its_turn() {
         assert_eq!(turn.taken.about(), [topic]);
         turn.change(Scope::Client("c".into()));
         turn.answer(&[payload()]);
-        assert_eq!(turn.asked.take(), [topic, topic], "once by each of the rules");
+        assert_eq!(turn.requested.take(), [topic, topic], "once by each of the rules");
         assert_eq!(turn.world.take(turn.client), [Got::Ack("PUBACK", 1, code)]);
         let got = if code == 0 { vec![message(topic, "made", 0)] } else { Vec::new() };
         assert_eq!(turn.got(), got);
@@ -329,7 +332,7 @@ fn mover() -> (HookPoint, Link) {
 /// A publish that a hook has moved must be allowed under both topics at its turn. Rules that now
 /// forbid the first topic refuse it.
 #[test]
-fn a_publish_that_was_moved_is_judged_by_both_of_its_topics() {
+fn a_moved_publish_is_authorized_for_both_topics() {
     let topic =
         || OwnedChange { field: Field::TOPIC, index: 0, number: 0, bytes: "moved".into(), key: Bytes::new() };
     for (waits_behind, sent, scope) in [
@@ -348,7 +351,7 @@ fn a_publish_that_was_moved_is_judged_by_both_of_its_topics() {
             turn.world.publish(turn.client, "a", "1", QoS::AtLeastOnce, 1);
         }
         turn.world.publish(turn.client, sent, "2", QoS::AtLeastOnce, 2);
-        turn.asked.take();
+        turn.requested.take();
         turn.change(scope.clone());
         if sent.ends_with("later") {
             turn.answer(&[topic()]);
@@ -369,10 +372,10 @@ fn a_publish_that_was_moved_is_judged_by_both_of_its_topics() {
 /// The same holds for a publish without deferral that waits for a lane. If the rules have changed
 /// for none of its topics, it is not authorized again.
 #[test]
-fn a_publish_that_was_moved_and_waits_for_a_lane_is_judged_by_both_of_its_topics() {
-    for (topics, asked) in [("b/#", &["b/move"][..]), ("moved", &["b/move", "moved"]), ("other", &[])] {
+fn a_moved_publish_that_waits_for_a_lane_is_authorized_for_both_topics() {
+    for (topics, requested) in [("b/#", &["b/move"][..]), ("moved", &["b/move", "moved"]), ("other", &[])] {
         let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
-        let request = Ask::v(Version::V5);
+        let request = ConnectRequest::v(Version::V5);
         let [subscriber, client, filler] = [(1, "subscriber"), (0, "c"), (0, "filler")]
             .map(|(shard, name)| on_shard(&mut world, shard, name, &request));
         world.subscribe(subscriber, "#", QoS::AtMostOnce);
@@ -395,7 +398,7 @@ fn a_publish_that_was_moved_and_waits_for_a_lane_is_judged_by_both_of_its_topics
         world.shards[0].invalidate(Scope::Topics(topics.into()));
         world.lanes_open = true;
         world.drive();
-        assert_eq!(log.take(), asked, "{topics}");
+        assert_eq!(log.take(), requested, "{topics}");
         let code = if strict.get() { 0x87 } else { 0 };
         assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, code)], "{topics}");
         let came = world.take_plain(subscriber).contains(&message("moved", "x", 0));
@@ -406,7 +409,7 @@ fn a_publish_that_was_moved_and_waits_for_a_lane_is_judged_by_both_of_its_topics
 /// A will that was allowed at CONNECT is authorized again at its turn if the rules have changed
 /// since, also while a hook defers it.
 #[test]
-fn a_will_is_judged_by_the_rules_of_its_turn() {
+fn a_will_is_authorized_by_the_rules_of_its_turn() {
     for (scope, concerns) in scopes() {
         let concerns = concerns("b/later");
         for late in [false, true] {
@@ -434,7 +437,7 @@ fn a_will_is_judged_by_the_rules_of_its_turn() {
 /// A plugin that continuously changes the rules of single clients, users or topics does not restart
 /// other authorization requests.
 #[test]
-fn changes_for_other_clients_and_topics_restart_no_question() {
+fn changes_for_other_clients_and_topics_restart_no_authorization() {
     for what in ["publish", "subscribe", "connect"] {
         let mut turn = Turn::new();
         let mut waiting = turn.client;
@@ -450,7 +453,10 @@ fn changes_for_other_clients_and_topics_restart_no_question() {
             }
             _ => {
                 let will = Some(("a", "gone", QoS::AtMostOnce, false));
-                waiting = turn.world.try_connect("new", &Ask { will, ..Ask::v(Version::V5) }).0;
+                waiting = turn
+                    .world
+                    .try_connect("new", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) })
+                    .0;
             }
         }
         for number in 0..20 {
@@ -459,7 +465,7 @@ fn changes_for_other_clients_and_topics_restart_no_question() {
             turn.change(Scope::Topics(format!("busy{number}/#").into()));
         }
         turn.answer(&allow());
-        assert_eq!((turn.taken.about().len(), turn.asked.take()), (1, vec!["a".to_owned()]), "{what}");
+        assert_eq!((turn.taken.about().len(), turn.requested.take()), (1, vec!["a".to_owned()]), "{what}");
         let said = match what {
             "publish" => Got::Ack("PUBACK", 1, 0),
             "subscribe" => Got::SubAck(7, vec![0]),
@@ -471,11 +477,12 @@ fn changes_for_other_clients_and_topics_restart_no_question() {
 
 /// A change discards only those remembered delivery verdicts that it concerns.
 #[test]
-fn changes_for_other_clients_forget_no_verdict_about_deliveries() {
+fn changes_for_other_clients_keep_cached_delivery_verdicts() {
     for (scope, concerns) in scopes() {
         let mut world = World::new(1);
-        let subscriber = world.connect("c", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
-        let publisher = world.connect("publisher", &Ask::v(Version::V5));
+        let subscriber =
+            world.connect("c", &ConnectRequest { username: Some("ann"), ..ConnectRequest::v(Version::V5) });
+        let publisher = world.connect("publisher", &ConnectRequest::v(Version::V5));
         let log = Log::default();
         let noted = log.clone();
         let rules = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -533,11 +540,11 @@ fn rules_that_change_all_the_time_end_a_subscribe() {
 /// If a plugin names many clients and users in one turn, only those are rechecked, once each. Names
 /// of absent clients cost nothing.
 #[test]
-fn changes_for_many_clients_and_users_ask_about_them_alone() {
+fn changes_for_many_clients_and_users_recheck_only_these() {
     let mut world = World::new(1);
     for n in 0..100 {
         for (name, username) in [("c", None), ("u", Some(format!("user{n}"))), ("other", None)] {
-            let request = Ask { username: username.as_deref(), ..Ask::v(Version::V5) };
+            let request = ConnectRequest { username: username.as_deref(), ..ConnectRequest::v(Version::V5) };
             let client = world.connect(&format!("{name}{n}"), &request);
             world.subscribe(client, "t", QoS::AtMostOnce);
         }
@@ -562,20 +569,20 @@ fn changes_for_many_clients_and_users_ask_about_them_alone() {
         }
     }
     world.drive();
-    let mut asked = log.take();
-    asked.sort();
+    let mut requested = log.take();
+    requested.sort();
     let mut named: Vec<String> = (0..100).flat_map(|n| [format!("c{n}"), format!("u{n}")]).collect();
     named.sort();
-    assert_eq!(asked, named);
+    assert_eq!(requested, named);
 }
 
 /// Two shards with room for four envelopes between them, a subscriber of everything on the second
 /// one, and two clients on the first one, whose identifiers begin with "c" and "filler".
 fn with_a_narrow_lane() -> (World, [ClientId; 3]) {
     let mut world = World::with(2, |limits| (limits.lane_envelopes_max, limits.slots_max) = (4, 1_000));
-    let ask = Ask::v(Version::V5);
+    let request = ConnectRequest::v(Version::V5);
     let clients = [(1, "subscriber"), (0, "c"), (0, "filler")]
-        .map(|(shard, name)| on_shard(&mut world, shard, name, &ask));
+        .map(|(shard, name)| on_shard(&mut world, shard, name, &request));
     world.subscribe(clients[0], "#", QoS::AtMostOnce);
     (world, clients)
 }
@@ -584,7 +591,7 @@ fn with_a_narrow_lane() -> (World, [ClientId; 3]) {
 /// again a bounded number of times; after that it counts as unanswered. This holds for the client's
 /// own publishes and for those on its behalf.
 #[test]
-fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
+fn a_publish_behind_a_full_lane_is_reauthorized_a_bounded_number_of_times() {
     for on_behalf in [false, true] {
         let (mut world, [subscriber, client, filler]) = with_a_narrow_lane();
         let taken = Taken::default();
@@ -605,8 +612,8 @@ fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
         if on_behalf {
             let mut names = (0..200).map(|n| format!("c{n}"));
             let name = names.find(|name| world.shards[0].client(name).is_some()).expect("it is there");
-            let (whom, wish) = (Whom::Client(name.into()), publish("later"));
-            let request = OnBehalf { plugin: PluginHandle(9), whom, answer: None, wish };
+            let (client, action) = (BehalfClient::Client(name.into()), publish("later"));
+            let request = OnBehalf { plugin: PluginHandle(9), client, answer: None, action };
             world.shards[0].command(Command::As(Box::new(request)));
             world.drive();
         } else {
@@ -645,13 +652,13 @@ fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_chan
     for on_behalf in [false, true] {
         let (mut world, [subscriber, client, filler]) = with_a_narrow_lane();
         let (taken, log) = (Taken::default(), Log::default());
-        let (noted, asked) = (taken.clone(), log.clone());
+        let (noted, requested) = (taken.clone(), log.clone());
         let rules = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.topic().starts_with("slow") {
                 noted.note(call.topic(), call.defer().expect("a ticket"));
                 return Flow::DEFER;
             }
-            asked.note(call.topic().to_owned());
+            requested.note(call.topic().to_owned());
             call.set(Field::VERDICT, 1, "", "");
             Flow::STOP
         });
@@ -667,8 +674,8 @@ fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_chan
         let name = names.find(|name| world.shards[0].client(name).is_some()).expect("it is there");
         for (number, topic) in topics.iter().enumerate() {
             if on_behalf {
-                let (whom, wish) = (Whom::Client(name.as_str().into()), publish(topic));
-                let request = OnBehalf { plugin: PluginHandle(9), whom, answer: None, wish };
+                let (client, action) = (BehalfClient::Client(name.as_str().into()), publish(topic));
+                let request = OnBehalf { plugin: PluginHandle(9), client, answer: None, action };
                 world.shards[0].command(Command::As(Box::new(request)));
                 world.drive();
             } else {
@@ -696,10 +703,10 @@ fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_chan
 /// restarts: at the beginning, and if the publish is authorized again after it waited behind
 /// another.
 #[test]
-fn the_questions_about_a_moved_publish_begin_anew_so_often_together() {
+fn both_authorizations_of_a_moved_publish_share_one_restart_limit() {
     for is_judged_anew in [false, true] {
         let mut world = World::new(1);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         let (taken, held) = (Taken::default(), Taken::default());
         let noted = taken.clone();
         let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {

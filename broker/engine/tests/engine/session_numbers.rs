@@ -12,8 +12,8 @@ use grapnel_plugin_abi::host::ClientIdentity;
 use grapnel_plugin_abi::raw::{Field, Flow, Status};
 
 use crate::hooks::{Call, Log, link, mount};
-use crate::points::told;
-use crate::world::{Ask, ClientId, World};
+use crate::points::notified;
+use crate::world::{ClientId, ConnectRequest, World};
 
 /// The points at which one connection is let in, or refused.
 const ENTRY: [HookPoint; 4] = [
@@ -23,8 +23,8 @@ const ENTRY: [HookPoint; 4] = [
     HookPoint::ClientConnected,
 ];
 
-fn request(clean: bool) -> Ask<'static> {
-    Ask { clean, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) }
+fn request(clean: bool) -> ConnectRequest<'static> {
+    ConnectRequest { clean, properties: vec![Property::SessionExpiry(60)], ..ConnectRequest::v(Version::V5) }
 }
 
 fn number(call: &Call<'_>) -> String {
@@ -39,12 +39,12 @@ fn number(call: &Call<'_>) -> String {
 
 fn world() -> (World, Log) {
     let (mut world, log) = (World::new(1), Log::default());
-    mount(&mut world, told(&log, &ENTRY, number));
+    mount(&mut world, notified(&log, &ENTRY, number));
     (world, log)
 }
 
 /// Connects a client and returns the number at each of the four points.
-fn enter(world: &mut World, log: &Log, request: &Ask<'_>) -> (ClientId, [String; 4]) {
+fn enter(world: &mut World, log: &Log, request: &ConnectRequest<'_>) -> (ClientId, [String; 4]) {
     let client = world.connect("c", request);
     (client, log.take().try_into().expect("four points"))
 }
@@ -80,10 +80,10 @@ fn a_session_that_begins_has_a_number_of_its_own() {
     world.drive();
     assert_eq!(enter(&mut world, &log, &request(false)).1, ["-", "-", "4", "4"], "ended by the operator");
     // MQTT 3.1.1: a session that ends with its connection.
-    let v3 = Ask::v(Version::V311);
+    let v3 = ConnectRequest::v(Version::V311);
     let (client, numbers) = enter(&mut world, &log, &v3);
     assert_eq!(numbers, ["4", "4", "5", "5"]);
-    let (_, numbers) = enter(&mut world, &log, &Ask { clean: false, ..v3 });
+    let (_, numbers) = enter(&mut world, &log, &ConnectRequest { clean: false, ..v3 });
     assert_eq!(numbers, ["5", "5", "6", "6"], "it does not outlive its connection");
     assert!(world.is_closed(client));
 }
@@ -93,7 +93,7 @@ fn a_session_that_begins_has_a_number_of_its_own() {
 fn sessions_of_two_shards_have_different_numbers() {
     let (mut world, log) = (World::new(2), Log::default());
     for shard in &mut world.shards {
-        shard.swap_chains(ChainTable::compile(1, told(&log, &[HookPoint::ClientConnected], number)));
+        shard.swap_chains(ChainTable::compile(1, notified(&log, &[HookPoint::ClientConnected], number)));
     }
     for n in 0..20 {
         world.connect(&format!("c{n}"), &request(false));
@@ -107,7 +107,7 @@ fn sessions_of_two_shards_have_different_numbers() {
 /// a session that it inherits keeps its number.
 #[test]
 fn another_principal_has_the_number_of_the_session_that_it_gets() {
-    let of = |username| Ask { username: Some(username), ..request(false) };
+    let of = |username| ConnectRequest { username: Some(username), ..request(false) };
     for (owner, expected) in [(SessionOwner::Discard, "2"), (SessionOwner::Inherit, "1")] {
         let mut world = World::with(1, |limits| limits.choices.session_owner = owner);
         let log = Log::default();
@@ -115,7 +115,7 @@ fn another_principal_has_the_number_of_the_session_that_it_gets() {
             call.set(Field::VERDICT, 1, "", "");
             Flow::CONTINUE
         });
-        let mut links = told(&log, &ENTRY, number);
+        let mut links = notified(&log, &ENTRY, number);
         links.push((HookPoint::ClientAuthenticate, allows));
         mount(&mut world, links);
         enter(&mut world, &log, &of("ann"));
@@ -131,7 +131,7 @@ fn who_is_not_let_in_has_no_number_of_its_own() {
     let first = world.connect("c", &request(false));
     log.take();
     let points = [HookPoint::ClientAuthenticate, HookPoint::ClientAuthorize, HookPoint::ClientConnack];
-    let mut links = told(&log, &points, number);
+    let mut links = notified(&log, &points, number);
     let denies = link(9, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
         call.set(Field::VERDICT, 2, "", "");
         Flow::STOP
@@ -139,7 +139,7 @@ fn who_is_not_let_in_has_no_number_of_its_own() {
     links.push((HookPoint::ClientAuthorize, denies));
     mount(&mut world, links);
     let will = Some(("t", "gone", QoS::AtMostOnce, false));
-    world.try_connect("c", &Ask { will, ..request(false) });
+    world.try_connect("c", &ConnectRequest { will, ..request(false) });
     assert_eq!(log.take(), ["1", "-", "-"]);
     // The session and its connection are as before.
     assert!(!world.is_closed(first));
@@ -148,11 +148,12 @@ fn who_is_not_let_in_has_no_number_of_its_own() {
         call.set(Field::RESPONSE_INFO, 0, &"x".repeat(100), "");
         Flow::CONTINUE
     });
-    let mut links = told(&log, &[HookPoint::ClientConnack], number);
+    let mut links = notified(&log, &[HookPoint::ClientConnack], number);
     links.push((HookPoint::ClientConnack, large));
     mount(&mut world, links);
     let properties = vec![Property::MaximumPacketSize(60), Property::RequestResponseInfo(true)];
-    let (refused, _) = world.try_connect("e", &Ask { properties, ..Ask::v(Version::V5) });
+    let (refused, _) =
+        world.try_connect("e", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
     assert!(world.is_closed(refused));
     assert_eq!(log.take(), ["2", "-"]);
     world.connect("f", &request(false));
@@ -169,7 +170,7 @@ fn events_of_a_client_have_the_number_of_its_session() {
         .filter(|point| point.name().split('.').next() != Some("broker"))
         .collect();
     let say = |call: &Call<'_>| format!("{:?} {}", call.point(), number_or_none(call));
-    mount(&mut world, told(&log, &points, say));
+    mount(&mut world, notified(&log, &points, say));
     let client = world.connect("c", &request(false));
     log.take();
     world.subscribe(client, "t", QoS::AtLeastOnce);
@@ -208,7 +209,7 @@ fn a_stored_identity_has_the_number() {
         let kept = call.identity().expect("the client is in");
         ClientIdentity::decode(&kept).expect("an identity").session.to_string()
     };
-    mount(&mut world, told(&log, &[HookPoint::MessagePublish], say));
+    mount(&mut world, notified(&log, &[HookPoint::MessagePublish], say));
     for name in ["a", "b"] {
         let client = world.connect(name, &request(false));
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);

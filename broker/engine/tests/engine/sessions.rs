@@ -8,11 +8,11 @@ use grapnel_plugin_abi::raw::Flow;
 
 use crate::deferral::{Taken, later};
 use crate::hooks::{complete, mount};
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
-fn stored(version: Version) -> Ask<'static> {
+fn stored(version: Version) -> ConnectRequest<'static> {
     let properties = if version == Version::V5 { vec![Property::SessionExpiry(60)] } else { Vec::new() };
-    Ask { clean: false, properties, ..Ask::v(version) }
+    ConnectRequest { clean: false, properties, ..ConnectRequest::v(version) }
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn a_stored_session_gets_what_came_while_it_was_away() {
             world.subscribe(sub, "t", QoS::AtLeastOnce);
             world.disconnect(sub, ReasonCode::SUCCESS);
             assert!(world.is_closed(sub));
-            let publisher = world.connect("pub", &Ask::v(version));
+            let publisher = world.connect("pub", &ConnectRequest::v(version));
             world.publish(publisher, "t", "1", QoS::AtLeastOnce, 1);
             world.publish(publisher, "t", "gone", QoS::AtMostOnce, 0);
             world.publish(publisher, "t", "2", QoS::AtLeastOnce, 2);
@@ -36,12 +36,12 @@ fn a_stored_session_gets_what_came_while_it_was_away() {
 }
 
 #[test]
-fn what_was_not_acknowledged_comes_again_with_dup_and_the_same_identifier() {
+fn unacknowledged_messages_are_resent_with_dup_and_the_same_identifier() {
     // [MQTT-4.4.0-1]
     let mut world = World::new(2);
     let sub = world.connect("sub", &stored(Version::V5));
     world.subscribe(sub, "t", QoS::ExactlyOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "t", "1", QoS::ExactlyOnce, 1);
     world.publish(publisher, "t", "2", QoS::ExactlyOnce, 2);
     let before = world.take(sub);
@@ -66,7 +66,7 @@ fn a_second_connection_takes_the_session_over() {
         assert_eq!(world.take(first), [Got::Disconnect(0x8E)]);
         assert!(world.is_closed(first));
         assert_eq!(connack, Some(Got::ConnAck { present: true, code: 0 }));
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
         assert_eq!(world.take_plain(second), [message("t", "x", 1)]);
     }
@@ -77,9 +77,9 @@ fn a_clean_start_throws_the_session_away() {
     let mut world = World::new(1);
     let first = world.connect("c", &stored(Version::V5));
     world.subscribe(first, "t", QoS::AtLeastOnce);
-    let (second, connack) = world.try_connect("c", &Ask::v(Version::V5));
+    let (second, connack) = world.try_connect("c", &ConnectRequest::v(Version::V5));
     assert_eq!(connack, Some(Got::ConnAck { present: false, code: 0 }));
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
     assert_eq!(world.take(second), []);
     world.pass_ms(10);
@@ -122,7 +122,7 @@ fn a_client_that_comes_back_stops_the_clock_of_its_session() {
 fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
     // [MQTT-3.1.2-22]
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask { keep_alive_s: 10, ..Ask::v(Version::V5) });
+    let client = world.connect("c", &ConnectRequest { keep_alive_s: 10, ..ConnectRequest::v(Version::V5) });
     world.pass_ms(14_000);
     world.send(client, &Packet::PingReq);
     assert_eq!(world.take(client), [Got::PingResp]);
@@ -144,9 +144,9 @@ fn no_connect_within_the_time_ends_the_connection() {
 }
 
 #[test]
-fn what_came_while_the_shard_was_held_counts_as_received() {
+fn bytes_that_arrived_during_a_stall_count_as_received() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask { keep_alive_s: 10, ..Ask::v(Version::V5) });
+    let client = world.connect("c", &ConnectRequest { keep_alive_s: 10, ..ConnectRequest::v(Version::V5) });
     world.hold_ms(60_000, &[(client, &[0xC0, 0])]);
     assert_eq!(world.take(client), [Got::PingResp]);
     world.pass_ms(14_000);
@@ -160,7 +160,7 @@ fn what_came_while_the_shard_was_held_counts_as_received() {
 fn the_beginning_of_a_packet_keeps_nobody_alive() {
     // [MQTT-3.1.2-22]: a packet counts as received when it is complete.
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask { keep_alive_s: 10, ..Ask::v(Version::V5) });
+    let client = world.connect("c", &ConnectRequest { keep_alive_s: 10, ..ConnectRequest::v(Version::V5) });
     world.hold_ms(60_000, &[(client, &[0xC0])]);
     assert_eq!(world.take(client), [Got::Disconnect(0x8D)]);
 }
@@ -187,14 +187,14 @@ fn a_connect_that_came_while_the_shard_was_held_is_in_time() {
 fn client_identifiers_and_who_may_leave_them_out() {
     // [MQTT-3.1.3-6] [MQTT-3.1.3-8]
     let mut world = World::new(8);
-    let (_, got) = world.try_connect("", &Ask::v(Version::V5));
+    let (_, got) = world.try_connect("", &ConnectRequest::v(Version::V5));
     assert!(matches!(got, Some(Got::ConnAck { code: 0, .. })));
-    let (_, got) = world.try_connect("", &Ask::v(Version::V311));
+    let (_, got) = world.try_connect("", &ConnectRequest::v(Version::V311));
     assert!(matches!(got, Some(Got::ConnAck { code: 0, .. })));
     let (client, got) = world.try_connect("", &stored(Version::V311));
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 2 }));
     assert!(world.is_closed(client));
-    let (_, got) = world.try_connect("", &Ask::v(Version::V31));
+    let (_, got) = world.try_connect("", &ConnectRequest::v(Version::V31));
     assert_eq!(got, Some(Got::ConnAck { present: false, code: 2 }));
 }
 
@@ -209,7 +209,7 @@ fn anything_but_connect_comes_too_early() {
 }
 
 #[test]
-fn an_unknown_protocol_level_is_told() {
+fn an_unknown_protocol_level_is_answered() {
     // [MQTT-3.1.2-2]
     let cases = [
         (*b"MQTT", 9, Version::V5, vec![Got::ConnAck { present: false, code: 0x84 }]),
@@ -226,18 +226,18 @@ fn an_unknown_protocol_level_is_told() {
     }
 }
 
-fn with_will(delay_s: u32, expiry_s: u32) -> Ask<'static> {
-    Ask {
+fn with_will(delay_s: u32, expiry_s: u32) -> ConnectRequest<'static> {
+    ConnectRequest {
         clean: expiry_s == 0,
         will: Some(("will", "bye", QoS::AtLeastOnce, false)),
         will_delay_s: delay_s,
         properties: vec![Property::SessionExpiry(expiry_s)],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     }
 }
 
 fn watcher(world: &mut World) -> usize {
-    let watcher = world.connect("watcher", &Ask::v(Version::V5));
+    let watcher = world.connect("watcher", &ConnectRequest::v(Version::V5));
     world.subscribe(watcher, "will", QoS::AtLeastOnce);
     watcher
 }
@@ -306,7 +306,7 @@ fn a_takeover_sends_the_will_that_has_no_delay() {
 fn a_session_expiry_of_zero_cannot_be_raised_at_disconnect() {
     // [MQTT-3.14.2-2]
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.send_bytes(client, &[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 9]);
     assert_eq!(world.take(client), [Got::Disconnect(0x82)]);
 }
@@ -326,10 +326,10 @@ fn a_kick_ends_the_connection_and_discards_the_session_on_demand() {
 }
 
 #[test]
-fn draining_tells_mqtt_5_clients_and_takes_nobody_new() {
+fn draining_notifies_mqtt_5_clients_and_accepts_no_new_ones() {
     let mut world = World::new(1);
-    let five = world.connect("five", &Ask::v(Version::V5));
-    let three = world.connect("three", &Ask::v(Version::V311));
+    let five = world.connect("five", &ConnectRequest::v(Version::V5));
+    let three = world.connect("three", &ConnectRequest::v(Version::V311));
     world.shards[0].drain();
     world.drive();
     assert_eq!(world.take(five), [Got::Disconnect(0x8B)]);
@@ -340,7 +340,7 @@ fn draining_tells_mqtt_5_clients_and_takes_nobody_new() {
 #[test]
 fn a_session_with_many_subscriptions_is_taken_down_in_slices() {
     let mut world = World::new(2);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     for n in 0..2000 {
         world.subscribe(client, &format!("t/{n}"), QoS::AtMostOnce);
     }
@@ -357,8 +357,11 @@ fn the_limits_and_what_we_chose_stand_in_connack() {
         limits.session_expiry_max_s = 100;
     });
     let client = world.open(Version::V5);
-    let request =
-        Ask { keep_alive_s: 600, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(Version::V5) };
+    let request = ConnectRequest {
+        keep_alive_s: 600,
+        properties: vec![Property::SessionExpiry(1000)],
+        ..ConnectRequest::v(Version::V5)
+    };
     world.send_connect(client, "", &request);
     let bytes = world.take_raw(client);
     let frame = grapnel_engine::codec::frame(&bytes, u32::MAX).unwrap().unwrap();
@@ -381,17 +384,19 @@ fn timers_leave_with_what_they_are_for() {
             // Keep alive, a delayed will and an expiry of many hours. The client returns, and
             // leaves for good.
             let name = n.to_string();
-            let client = world.connect(&name, &Ask { keep_alive_s: 40_000, ..with_will(50_000, 60_000) });
+            let client =
+                world.connect(&name, &ConnectRequest { keep_alive_s: 40_000, ..with_will(50_000, 60_000) });
             assert_eq!(armed(&mut world), 1, "keep alive");
             world.subscribe(client, "a/#", QoS::AtLeastOnce);
             world.lose(client);
             let away = armed(&mut world);
             assert!((2..=4).contains(&away), "{away}: a will, an expiry, and what looks after the SUBSCRIBE");
-            let client = world.connect(&name, &Ask { keep_alive_s: 40_000, ..with_will(50_000, 60_000) });
+            let client =
+                world.connect(&name, &ConnectRequest { keep_alive_s: 40_000, ..with_will(50_000, 60_000) });
             world.disconnect(client, ReasonCode::SUCCESS);
             let away = armed(&mut world);
             assert!((1..=3).contains(&away), "{away}: an expiry, and likewise");
-            let client = world.connect(&name, &Ask::v(Version::V5));
+            let client = world.connect(&name, &ConnectRequest::v(Version::V5));
             world.disconnect(client, ReasonCode::SUCCESS);
             // A connection that never sends CONNECT.
             let stranger = world.open(Version::V5);
@@ -412,7 +417,7 @@ fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn
     let client = world.connect("c", &with_will(10, 60));
     world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
     world.lose(client);
-    let without = Ask { will: None, will_delay_s: 0, ..with_will(0, 60) };
+    let without = ConnectRequest { will: None, will_delay_s: 0, ..with_will(0, 60) };
     let client = world.connect("c", &without);
     world.lose(client);
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
@@ -450,7 +455,7 @@ fn delays_count_from_the_end_of_the_connection() {
         world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
         world.lose(client);
         world.pass_ms(away_ms);
-        let without = Ask { will: None, will_delay_s: 0, ..with_will(0, 60) };
+        let without = ConnectRequest { will: None, will_delay_s: 0, ..with_will(0, 60) };
         let client = world.connect("c", &without);
         mount(&mut world, Vec::new());
         complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
@@ -474,7 +479,7 @@ fn delays_count_from_the_end_of_the_connection() {
 /// Sessions that expire in the same second are ended in slices, and a session that is resumed
 /// meanwhile stays.
 #[test]
-fn what_falls_due_together_is_done_in_slices() {
+fn sessions_that_expire_together_end_in_slices() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
     for n in 0..500 {
         let client = world.connect(&format!("c{n:03}"), &with_will(0, 10));

@@ -59,7 +59,7 @@ fn filters_beyond_the_limit_are_refused_one_by_one() {
         for shards in [1, 2] {
             for count in [1023, 1024, 1025, 8000] {
                 let mut world = World::new(shards);
-                let sub = world.connect("sub", &Ask::v(version));
+                let sub = world.connect("sub", &ConnectRequest::v(version));
                 world.send_bytes(sub, &subscribe_bytes(version, count, "/+"));
                 let [Got::SubAck(7, codes)] = &world.take(sub)[..] else { panic!("one SUBACK") };
                 assert_eq!(codes.len(), count);
@@ -79,7 +79,7 @@ fn a_subscribe_whose_suback_would_be_too_large_subscribes_nothing() {
     for (filters, fits) in [(15, true), (16, false), (20, false)] {
         let mut world = World::new(1);
         let properties = vec![Property::MaximumPacketSize(20)];
-        let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+        let sub = world.connect("sub", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
         world.send_bytes(sub, &subscribe_bytes(Version::V5, filters, ""));
         if fits {
             assert_eq!(world.take(sub), [Got::SubAck(7, vec![0; filters])]);
@@ -96,7 +96,7 @@ fn a_subscribe_whose_suback_would_be_too_large_subscribes_nothing() {
 fn filters_beyond_the_limit_of_an_unsubscribe_stay() {
     for count in [1024, 1025] {
         let mut world = World::with(1, |limits| limits.filters_per_subscribe_max = 2000);
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.send_bytes(sub, &subscribe_bytes(Version::V5, 1100, ""));
         world.take(sub);
         world.send_bytes(sub, &unsubscribe_bytes(Version::V5, count, ""));
@@ -106,7 +106,7 @@ fn filters_beyond_the_limit_of_an_unsubscribe_stay() {
         assert!(codes[1024..].iter().all(|code| *code == 0x80));
         assert_eq!(world.shards[0].counters().subscriptions_count, 76);
 
-        let sub = world.connect("sub3", &Ask::v(Version::V311));
+        let sub = world.connect("sub3", &ConnectRequest::v(Version::V311));
         world.send_bytes(sub, &subscribe_bytes(Version::V311, 1100, ""));
         world.take(sub);
         world.send_bytes(sub, &unsubscribe_bytes(Version::V311, count, ""));
@@ -120,11 +120,11 @@ fn units_of_subscribe(shards: usize, count: usize, suffix: &str, retained: usize
         limits.filters_per_subscribe_max = 65_535;
         limits.subscriptions_max = 1_000_000;
     });
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..retained {
         world.publish_with(publisher, &format!("f/{n}/x"), "v", QoS::AtMostOnce, 0, true, &[]);
     }
-    let sub = world.connect("sub", &Ask::v(Version::V311));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
     let before = world.work_units();
     world.send_bytes(sub, &subscribe_bytes(Version::V311, count, suffix));
     let got = world.take(sub);
@@ -151,7 +151,7 @@ fn twice_the_subscribers_that_wait_are_at_most_twice_the_work() {
     let units = [500, 1000, 2000].map(|count| {
         let mut world = World::new(2);
         let clients: Vec<_> =
-            (0..count).map(|n| world.connect(&format!("c{n}"), &Ask::v(Version::V311))).collect();
+            (0..count).map(|n| world.connect(&format!("c{n}"), &ConnectRequest::v(Version::V311))).collect();
         let before = world.work_units();
         world.lanes_open = false;
         for (n, client) in clients.iter().enumerate() {
@@ -184,9 +184,9 @@ fn a_long_subscribe_does_a_turns_work_at_a_time() {
             limits.slot_bytes_max = 100_000_000;
             limits.turn_budget_deliveries = budget;
         });
-        let sub = world.connect("sub", &Ask::v(Version::V311));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
         let home = world.shard_of(sub);
-        let other = world.connect_at(home, "o", &Ask::v(Version::V311));
+        let other = world.connect_at(home, "o", &ConnectRequest::v(Version::V311));
         let before = world.work_units();
         world.offer_bytes(sub, &subscribe_bytes(Version::V311, count, "/+"));
         let mut most = world.work_units() - before;
@@ -211,7 +211,7 @@ fn a_long_subscribe_does_a_turns_work_at_a_time() {
 
 /// A call of a plugin may take long: a turn makes few of them.
 #[test]
-fn a_turn_puts_few_questions_to_client_authorize() {
+fn a_turn_makes_few_calls_to_client_authorize() {
     let mut world = World::new(1);
     let log = Log::default();
     let seen = log.clone();
@@ -221,17 +221,17 @@ fn a_turn_puts_few_questions_to_client_authorize() {
         Flow::CONTINUE
     });
     mount(&mut world, vec![(HookPoint::ClientAuthorize, guard)]);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.pass_ms(10);
     log.take();
     world.offer_bytes(sub, &subscribe_bytes(Version::V5, 1000, ""));
-    let mut asked = vec![log.take().len()];
+    let mut requested = vec![log.take().len()];
     while world.shards[0].has_work() {
         world.shards[0].advance(world.now);
-        asked.push(log.take().len());
+        requested.push(log.take().len());
     }
-    assert_eq!(asked.iter().sum::<usize>(), 1000);
-    assert!(asked.iter().all(|count| *count <= 128), "{asked:?}");
+    assert_eq!(requested.iter().sum::<usize>(), 1000);
+    assert!(requested.iter().all(|count| *count <= 128), "{requested:?}");
     world.drive();
     assert_eq!(world.take(sub), [Got::SubAck(7, vec![0; 1000])]);
 }
@@ -242,7 +242,7 @@ fn a_turn_puts_few_questions_to_client_authorize() {
 fn a_connection_that_ends_in_the_middle_of_a_long_subscribe_leaves_nothing_behind() {
     for clean in [true, false] {
         let mut world = World::with(2, |limits| limits.turn_budget_deliveries = 64);
-        let request = Ask { clean, ..Ask::v(Version::V311) };
+        let request = ConnectRequest { clean, ..ConnectRequest::v(Version::V311) };
         let sub = world.connect("sub", &request);
         let home = world.shard_of(sub);
         world.offer_bytes(sub, &subscribe_bytes(Version::V311, 1000, "/+"));
@@ -267,10 +267,10 @@ fn a_connection_that_ends_in_the_middle_of_a_long_subscribe_leaves_nothing_behin
 /// If the other shards do not learn of one of several filters in time, only that filter is taken
 /// back, with its code in its place.
 #[test]
-fn of_several_filters_those_that_stay_unknown_are_taken_back() {
+fn of_several_filters_the_undecided_ones_are_revoked() {
     let mut world = World::new(2);
-    let first = world.connect("first", &Ask::v(Version::V5));
-    let sub = world.connect_at(world.shard_of(first), "s", &Ask::v(Version::V5));
+    let first = world.connect("first", &ConnectRequest::v(Version::V5));
+    let sub = world.connect_at(world.shard_of(first), "s", &ConnectRequest::v(Version::V5));
     let home = world.shard_of(first);
     // The other shard has f/1 and f/3 already.
     world.subscribe(first, "f/1", QoS::AtMostOnce);
@@ -290,7 +290,7 @@ fn of_several_filters_those_that_stay_unknown_are_taken_back() {
     assert_eq!(world.shards[home].counters().subscriptions_count, known + 2);
     world.lanes_open = true;
     world.drive();
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     for n in 0..5 {
         world.publish(publisher, &format!("f/{n}"), "v", QoS::AtMostOnce, 0);
     }
@@ -303,8 +303,8 @@ fn of_several_filters_those_that_stay_unknown_are_taken_back() {
 fn nothing_is_in_force_before_the_answer() {
     let mut world = World::new(1);
     let taken = Taken::default();
-    let sub = world.connect("sub", &Ask::v(Version::V5));
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
     world.send_bytes(sub, &subscribe_bytes(Version::V5, 3, ""));
     world.publish(sub, "x", "v", QoS::AtLeastOnce, 1);
@@ -325,7 +325,7 @@ fn nothing_is_in_force_before_the_answer() {
 #[test]
 fn retained_messages_wait_for_the_answers_about_their_deliveries() {
     let mut world = World::new(1);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     for n in 0..20 {
         world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtMostOnce, 0, true, &[]);
     }
@@ -340,7 +340,7 @@ fn retained_messages_wait_for_the_answers_about_their_deliveries() {
         Flow::DEFER
     });
     mount(&mut world, vec![(HookPoint::ClientAuthorize, Link { deliver: true, ..guard })]);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(sub, "r/#", QoS::AtMostOnce), [0]);
     for n in 0..20 {
         assert_eq!(taken.about().len(), n + 1, "one is asked about at a time, and nothing waits behind it");

@@ -3,7 +3,7 @@
 
 use grapnel_engine::packet::{Packet, QoS, RetainHandling, SubscriptionOptions, Version};
 
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
 fn retained(topic: &str, payload: &str, qos: u8) -> Got {
     match message(topic, payload, qos) {
@@ -18,19 +18,19 @@ fn retained(topic: &str, payload: &str, qos: u8) -> Got {
 fn a_new_subscriber_gets_the_retained_message_of_any_shard() {
     for shards in [1, 2, 8] {
         let mut world = World::new(shards);
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         for n in 0..20 {
             world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, n + 1, true, &[]);
         }
         assert_eq!(world.take(publisher).len(), 20, "each is acknowledged once its owner has it");
-        let one = world.connect("one", &Ask::v(Version::V311));
+        let one = world.connect("one", &ConnectRequest::v(Version::V311));
         world.subscribe(one, "r/7", QoS::AtMostOnce);
         assert_eq!(world.take_plain(one), [retained("r/7", "v", 0)]);
-        let all = world.connect("all", &Ask::v(Version::V5));
+        let all = world.connect("all", &ConnectRequest::v(Version::V5));
         world.subscribe(all, "r/#", QoS::AtLeastOnce);
         assert_eq!(world.take(all).len(), 20);
         world.publish_with(publisher, "r/7", "", QoS::AtLeastOnce, 1, true, &[]);
-        let two = world.connect("two", &Ask::v(Version::V311));
+        let two = world.connect("two", &ConnectRequest::v(Version::V311));
         world.subscribe(two, "r/7", QoS::AtMostOnce);
         assert_eq!(world.take(two), [], "an empty payload clears [MQTT-3.3.1-6]");
         let live = world.take_plain(one);
@@ -42,9 +42,9 @@ fn a_new_subscriber_gets_the_retained_message_of_any_shard() {
 fn retain_handling_says_when_retained_messages_come() {
     // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
     let mut world = World::new(2);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish_with(publisher, "r", "v", QoS::AtMostOnce, 0, true, &[]);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     let with = |handling| SubscriptionOptions {
         retain_handling: handling,
         ..SubscriptionOptions::of_qos(QoS::AtMostOnce)
@@ -64,12 +64,12 @@ fn retain_handling_says_when_retained_messages_come() {
 #[test]
 fn retain_as_published_and_no_local() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let own = SubscriptionOptions { no_local: true, ..SubscriptionOptions::of_qos(QoS::AtMostOnce) };
     world.subscribe_with(client, "a", own, None);
     world.publish(client, "a", "x", QoS::AtMostOnce, 0);
     assert_eq!(world.take(client), [], "[MQTT-3.8.3-3]");
-    let other = world.connect("o", &Ask::v(Version::V5));
+    let other = world.connect("o", &ConnectRequest::v(Version::V5));
     let kept =
         SubscriptionOptions { retain_as_published: true, ..SubscriptionOptions::of_qos(QoS::AtMostOnce) };
     world.subscribe_with(other, "b", kept, None);
@@ -81,10 +81,10 @@ fn retain_as_published_and_no_local() {
 fn overlapping_subscriptions_are_one_delivery_with_all_identifiers() {
     // [MQTT-3.3.4-2] [MQTT-3.3.4-4]
     let mut world = World::new(2);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe_with(sub, "a/+", SubscriptionOptions::of_qos(QoS::AtMostOnce), Some(1));
     world.subscribe_with(sub, "a/#", SubscriptionOptions::of_qos(QoS::ExactlyOnce), Some(2));
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "a/b", "x", QoS::ExactlyOnce, 1);
     let got = world.take(sub);
     let [Got::Publish { qos: 2, ids, .. }] = &got[..] else { panic!("{got:?}") };
@@ -97,10 +97,10 @@ fn overlapping_subscriptions_are_one_delivery_with_all_identifiers() {
 fn topics_that_begin_with_a_dollar_are_not_for_wildcards() {
     // [MQTT-4.7.2-1]
     let mut world = World::with(1, |limits| limits.choices.allow_dollar_topics = true);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
     world.subscribe(sub, "+/x", QoS::AtMostOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "$own/x", "x", QoS::AtMostOnce, 0);
     assert_eq!(world.take(sub), []);
     world.subscribe(sub, "$own/#", QoS::AtMostOnce);
@@ -111,13 +111,13 @@ fn topics_that_begin_with_a_dollar_are_not_for_wildcards() {
 #[test]
 fn unsubscribe_ends_deliveries_and_says_what_was_there() {
     let mut world = World::new(2);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
     world.unsubscribe(sub, "t");
     assert_eq!(world.take(sub), [Got::UnsubAck(8, vec![0])]);
     world.unsubscribe(sub, "t");
     assert_eq!(world.take(sub), [Got::UnsubAck(8, vec![0x11])]);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
     assert_eq!(world.take(sub), []);
 }
@@ -126,13 +126,14 @@ fn unsubscribe_ends_deliveries_and_says_what_was_there() {
 fn a_shared_subscription_gives_each_message_to_one_member() {
     for shards in [1, 2, 8] {
         let mut world = World::new(shards);
-        let members: Vec<_> = (0..4).map(|n| world.connect(&format!("m{n}"), &Ask::v(Version::V5))).collect();
+        let members: Vec<_> =
+            (0..4).map(|n| world.connect(&format!("m{n}"), &ConnectRequest::v(Version::V5))).collect();
         for &member in &members {
             assert_eq!(world.subscribe(member, "$share/g/t/+", QoS::AtLeastOnce), [1]);
         }
-        let plain = world.connect("plain", &Ask::v(Version::V5));
+        let plain = world.connect("plain", &ConnectRequest::v(Version::V5));
         world.subscribe(plain, "t/#", QoS::AtMostOnce);
-        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
         for n in 1..=100 {
             world.publish(publisher, "t/x", &n.to_string(), QoS::AtLeastOnce, n);
         }
@@ -160,14 +161,14 @@ fn a_shared_subscription_gives_each_message_to_one_member() {
 }
 
 #[test]
-fn what_a_leaving_member_had_unacknowledged_goes_to_another() {
+fn unacknowledged_messages_of_a_leaving_member_go_to_another() {
     let mut world = World::new(2);
-    let first = world.connect("first", &Ask::v(Version::V5));
+    let first = world.connect("first", &ConnectRequest::v(Version::V5));
     world.subscribe(first, "$share/g/t", QoS::AtLeastOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
     assert_eq!(world.take(first).len(), 1);
-    let second = world.connect("second", &Ask::v(Version::V5));
+    let second = world.connect("second", &ConnectRequest::v(Version::V5));
     world.subscribe(second, "$share/g/t", QoS::AtLeastOnce);
     world.lose(first);
     world.pass_ms(10);
@@ -175,12 +176,12 @@ fn what_a_leaving_member_had_unacknowledged_goes_to_another() {
 }
 
 #[test]
-fn suback_is_a_promise() {
+fn messages_published_after_suback_arrive() {
     // A message that is published after the SUBACK was read is delivered, on whatever shards.
     let mut world = World::new(8);
     for round in 0..100 {
-        let sub = world.connect(&format!("s{round}"), &Ask::v(Version::V311));
-        let publisher = world.connect(&format!("p{round}"), &Ask::v(Version::V311));
+        let sub = world.connect(&format!("s{round}"), &ConnectRequest::v(Version::V311));
+        let publisher = world.connect(&format!("p{round}"), &ConnectRequest::v(Version::V311));
         let topic = format!("t/{round}");
         world.subscribe(sub, &topic, QoS::AtMostOnce);
         world.publish(publisher, &topic, "x", QoS::AtMostOnce, 0);
@@ -191,7 +192,7 @@ fn suback_is_a_promise() {
 #[test]
 fn suback_waits_for_the_other_shards_and_gives_up_in_time() {
     let mut world = World::new(2);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.lanes_open = false;
     world.send_subscribe(sub, "t", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
     assert_eq!(world.take(sub), []);
@@ -207,7 +208,7 @@ fn suback_waits_for_the_other_shards_and_gives_up_in_time() {
 #[test]
 fn broken_filters_are_refused_one_by_one() {
     let mut world = World::with(1, |limits| limits.topic_levels_max = 3);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(sub, "a/b/c/d", QoS::AtMostOnce), [0x8F]);
     assert_eq!(world.subscribe(sub, "a/b/c", QoS::AtMostOnce), [0]);
 }
@@ -215,7 +216,7 @@ fn broken_filters_are_refused_one_by_one() {
 #[test]
 fn the_number_of_subscriptions_is_bounded() {
     let mut world = World::with(1, |limits| limits.subscriptions_max = 2);
-    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(sub, "1", QoS::AtMostOnce), [0]);
     assert_eq!(world.subscribe(sub, "2", QoS::AtMostOnce), [0]);
     assert_eq!(world.subscribe(sub, "3", QoS::AtMostOnce), [0x97]);
@@ -226,13 +227,13 @@ fn the_number_of_subscriptions_is_bounded() {
 /// once. The owner of the topic must have the subscription by then; otherwise it would find the new
 /// message among the stored ones.
 #[test]
-fn suback_waits_until_retained_and_live_are_told_apart() {
+fn suback_waits_until_retained_and_live_are_separated() {
     let (mut at_once, mut later) = (0, 0);
     for n in 0..20 {
         let topic = format!("r/{n}");
         let mut world = World::new(2);
         let clients: Vec<_> =
-            (0..20).map(|n| world.connect(&format!("c{n}"), &Ask::v(Version::V311))).collect();
+            (0..20).map(|n| world.connect(&format!("c{n}"), &ConnectRequest::v(Version::V311))).collect();
         let (here, there): (Vec<_>, Vec<_>) =
             clients.into_iter().partition(|client| world.shard_of(*client) == 0);
         let (first, sub, publisher) = (here[0], here[1], there[0]);
@@ -261,9 +262,12 @@ fn suback_waits_until_retained_and_live_are_told_apart() {
 #[test]
 fn a_connection_that_ends_while_suback_waits_takes_its_will_along() {
     let mut world = World::new(2);
-    let watcher = world.connect("watcher", &Ask::v(Version::V311));
+    let watcher = world.connect("watcher", &ConnectRequest::v(Version::V311));
     world.subscribe(watcher, "will", QoS::AtMostOnce);
-    let request = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V311) };
+    let request = ConnectRequest {
+        will: Some(("will", "gone", QoS::AtMostOnce, false)),
+        ..ConnectRequest::v(Version::V311)
+    };
     for n in 0..8 {
         let sub = world.connect(&format!("s{n}"), &request);
         let on_the_watchers_shard = world.shard_of(sub) == world.shard_of(watcher);
@@ -286,8 +290,8 @@ fn a_connection_that_ends_while_suback_waits_takes_its_will_along() {
 #[test]
 fn the_subscriptions_of_a_shard_are_bounded() {
     let mut world = World::with(1, |limits| limits.shard_subscriptions_max = 2);
-    let one = world.connect("one", &Ask::v(Version::V5));
-    let two = world.connect("two", &Ask::v(Version::V5));
+    let one = world.connect("one", &ConnectRequest::v(Version::V5));
+    let two = world.connect("two", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(one, "1", QoS::AtMostOnce), [0]);
     assert_eq!(world.subscribe(two, "2", QoS::AtMostOnce), [0]);
     assert_eq!(world.subscribe(two, "3", QoS::AtMostOnce), [0x97]);
@@ -299,11 +303,11 @@ fn the_subscriptions_of_a_shard_are_bounded() {
 #[test]
 fn many_retained_messages_come_in_pages_as_the_session_drains() {
     let mut world = World::with(2, |limits| limits.retained_page_messages_max = 10);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..500 {
         world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtMostOnce, 0, true, &[]);
     }
-    let sub = world.connect("sub", &Ask::v(Version::V311));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
     world.subscribe(sub, "r/+", QoS::AtMostOnce);
     assert_eq!(world.take(sub).len(), 500);
 }
@@ -317,11 +321,11 @@ fn a_member_with_much_waiting_is_passed_over_before_its_queue_is_full() {
         limits.inflight_max = 1;
         limits.session_queue_messages_max = 8;
     });
-    let reads = world.connect_at(0, "reads", &Ask::v(Version::V5));
+    let reads = world.connect_at(0, "reads", &ConnectRequest::v(Version::V5));
     world.subscribe(reads, "$share/group/t", QoS::AtMostOnce);
-    let slow = world.connect_at(1, "slow", &Ask::v(Version::V5));
+    let slow = world.connect_at(1, "slow", &ConnectRequest::v(Version::V5));
     world.subscribe(slow, "$share/group/t", QoS::AtLeastOnce);
-    let publisher = world.connect_at(0, "publisher", &Ask::v(Version::V5));
+    let publisher = world.connect_at(0, "publisher", &ConnectRequest::v(Version::V5));
     let publish = |world: &mut World| {
         for packet_id in 1..=100 {
             world.publish(publisher, "t", "x", QoS::AtLeastOnce, packet_id);
@@ -352,12 +356,12 @@ fn a_member_with_much_waiting_is_passed_over_before_its_queue_is_full() {
 #[test]
 fn a_message_for_a_member_that_has_left_goes_to_another_shard() {
     let mut world = World::new(2);
-    let leaves = world.connect_at(1, "leaves", &Ask::v(Version::V5));
-    let stays = world.connect_at(0, "stays", &Ask::v(Version::V5));
+    let leaves = world.connect_at(1, "leaves", &ConnectRequest::v(Version::V5));
+    let stays = world.connect_at(0, "stays", &ConnectRequest::v(Version::V5));
     for client in [leaves, stays] {
         world.subscribe(client, "$share/group/t", QoS::AtMostOnce);
     }
-    let publisher = world.connect_at(0, "publisher", &Ask::v(Version::V5));
+    let publisher = world.connect_at(0, "publisher", &ConnectRequest::v(Version::V5));
     world.lanes_open = false;
     for _ in 0..20 {
         world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);

@@ -14,7 +14,7 @@ use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{Change, Field, Flow, Slice, Status, Ticket};
 
 use crate::hooks::{Call, complete, link, mount};
-use crate::world::{Ask, ClientId, Got, World};
+use crate::world::{ClientId, ConnectRequest, Got, World};
 
 /// An action of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +82,13 @@ fn user_property() -> Vec<OwnedChange> {
 const SUBSCRIBER: ClientId = 0;
 const CLIENT: ClientId = 1;
 
-fn ask<'a>(version: Version) -> Ask<'a> {
-    Ask { keep_alive_s: 60, ..Ask::v(version) }
+fn request<'a>(version: Version) -> ConnectRequest<'a> {
+    ConnectRequest { keep_alive_s: 60, ..ConnectRequest::v(version) }
 }
 
-fn persistent<'a>(version: Version) -> Ask<'a> {
+fn persistent<'a>(version: Version) -> ConnectRequest<'a> {
     let properties = if version.is_v5() { vec![Property::SessionExpiry(100)] } else { Vec::new() };
-    Ask { clean: false, properties, ..ask(version) }
+    ConnectRequest { clean: false, properties, ..request(version) }
 }
 
 fn nothing(_: &mut World, _: Version) {}
@@ -96,11 +96,11 @@ fn nothing(_: &mut World, _: Version) {}
 fn connect(world: &mut World, version: Version) {
     let client = world.open(version);
     assert_eq!(client, CLIENT);
-    world.send_connect(client, "client", &ask(version));
+    world.send_connect(client, "client", &request(version));
 }
 
 fn connected(world: &mut World, version: Version) {
-    assert_eq!(world.connect("client", &ask(version)), CLIENT);
+    assert_eq!(world.connect("client", &request(version)), CLIENT);
 }
 
 fn stored(world: &mut World, version: Version) {
@@ -151,7 +151,7 @@ fn notify_broker(point: HookPoint) -> impl Fn(&mut World) {
 
 #[allow(clippy::too_many_lines, reason = "it is the table")]
 fn row(point: HookPoint) -> Row {
-    let told = |prepare, provoke| Row { point, prepare, provoke, changes: no_changes, outcome: always };
+    let notified = |prepare, provoke| Row { point, prepare, provoke, changes: no_changes, outcome: always };
     match point {
         HookPoint::ClientConnect => Row {
             point,
@@ -189,8 +189,8 @@ fn row(point: HookPoint) -> Row {
                 if changed { Outcome::Changed } else { Outcome::AsItWas }
             },
         },
-        HookPoint::ClientConnected | HookPoint::SessionCreated => told(nothing, connect),
-        HookPoint::ClientDisconnected => told(connected, |world, _| world.lose(CLIENT)),
+        HookPoint::ClientConnected | HookPoint::SessionCreated => notified(nothing, connect),
+        HookPoint::ClientDisconnected => notified(connected, |world, _| world.lose(CLIENT)),
         HookPoint::ClientSubscribe => Row {
             point,
             prepare: connected,
@@ -219,27 +219,27 @@ fn row(point: HookPoint) -> Row {
                 _ => Outcome::Refused,
             },
         },
-        HookPoint::SessionResumed => told(
+        HookPoint::SessionResumed => notified(
             |world, version| {
                 stored(world, version);
                 world.lose(CLIENT);
             },
             |world, version| drop(world.try_connect("client", &persistent(version))),
         ),
-        HookPoint::SessionDiscarded => told(stored, |world, version| {
-            world.try_connect("client", &ask(version));
+        HookPoint::SessionDiscarded => notified(stored, |world, version| {
+            world.try_connect("client", &request(version));
         }),
-        HookPoint::SessionTakenover => told(stored, |world, version| {
+        HookPoint::SessionTakenover => notified(stored, |world, version| {
             world.try_connect("client", &persistent(version));
         }),
-        HookPoint::SessionTerminated => told(connected, |world, _| {
+        HookPoint::SessionTerminated => notified(connected, |world, _| {
             world.lose(CLIENT);
             world.pass_ms(10);
         }),
         HookPoint::SessionSubscribed => {
-            told(connected, |world, _| drop(world.subscribe(CLIENT, "a", QoS::AtMostOnce)))
+            notified(connected, |world, _| drop(world.subscribe(CLIENT, "a", QoS::AtMostOnce)))
         }
-        HookPoint::SessionUnsubscribed => told(
+        HookPoint::SessionUnsubscribed => notified(
             |world, version| {
                 connected(world, version);
                 world.subscribe(CLIENT, "a", QoS::AtMostOnce);
@@ -260,7 +260,7 @@ fn row(point: HookPoint) -> Row {
             changes: || vec![change(Field::PAYLOAD, 0, "new")],
             outcome: delivered,
         },
-        HookPoint::MessageAcked => told(
+        HookPoint::MessageAcked => notified(
             |world, version| {
                 connected(world, version);
                 publish(world, version);
@@ -270,33 +270,37 @@ fn row(point: HookPoint) -> Row {
                 world.ack(SUBSCRIBER, |ack: Ack<'static>| Packet::PubAck(ack), id);
             },
         ),
-        HookPoint::MessageDropped => told(
+        HookPoint::MessageDropped => notified(
             |world, version| {
                 connected(world, version);
                 world.unsubscribe(SUBSCRIBER, "#");
             },
             publish,
         ),
-        HookPoint::MessageRetained => told(connected, |world, _| {
+        HookPoint::MessageRetained => notified(connected, |world, _| {
             world.publish_with(CLIENT, "t", "kept", QoS::AtMostOnce, 0, true, &[]);
         }),
         HookPoint::PacketReceived | HookPoint::PacketSent => {
-            told(connected, |world, _| world.send(CLIENT, &Packet::PingReq))
+            notified(connected, |world, _| world.send(CLIENT, &Packet::PingReq))
         }
         HookPoint::BrokerStarting => {
-            told(nothing, |world, _| notify_broker(HookPoint::BrokerStarting)(world))
+            notified(nothing, |world, _| notify_broker(HookPoint::BrokerStarting)(world))
         }
-        HookPoint::BrokerStarted => told(nothing, |world, _| notify_broker(HookPoint::BrokerStarted)(world)),
+        HookPoint::BrokerStarted => {
+            notified(nothing, |world, _| notify_broker(HookPoint::BrokerStarted)(world))
+        }
         HookPoint::BrokerStopping => {
-            told(nothing, |world, _| notify_broker(HookPoint::BrokerStopping)(world))
+            notified(nothing, |world, _| notify_broker(HookPoint::BrokerStopping)(world))
         }
-        HookPoint::BrokerStopped => told(nothing, |world, _| notify_broker(HookPoint::BrokerStopped)(world)),
+        HookPoint::BrokerStopped => {
+            notified(nothing, |world, _| notify_broker(HookPoint::BrokerStopped)(world))
+        }
     }
 }
 
 /// The expected result: the links that are called, and what is visible.
-fn expected(row: &Row, play: Play) -> (Vec<usize>, Outcome) {
-    let (point, Play { act, policy, links, place, version }) = (row.point, play);
+fn expected(row: &Row, run: CaseRun) -> (Vec<usize>, Outcome) {
+    let (point, CaseRun { act, policy, links, place, version }) = (row.point, run);
     let (flow, changed) = match act {
         Act::Returns(flow, changed) => (flow, changed),
         Act::Defers(flow, changed) if point.may_defer() => (flow, changed),
@@ -342,20 +346,26 @@ fn set_all(call: &Call<'_>, changes: &[OwnedChange]) {
 
 /// State that the links share.
 #[derive(Default)]
-struct Scene {
+struct Fixture {
     armed: Cell<bool>,
     called: RefCell<Vec<usize>>,
     ticket: Cell<Option<Ticket>>,
 }
 
-fn actor(scene: &Rc<Scene>, row: &Row, (act, policy): (Act, FaultPolicy), number: usize, acts: bool) -> Link {
-    let scene = Rc::clone(scene);
+fn actor(
+    fixture: &Rc<Fixture>,
+    row: &Row,
+    (act, policy): (Act, FaultPolicy),
+    number: usize,
+    acts: bool,
+) -> Link {
+    let fixture = Rc::clone(fixture);
     let changes = row.changes;
     link(number as u32 + 1, 0, policy, move |call: &mut Call<'_>| {
-        if !scene.armed.get() {
+        if !fixture.armed.get() {
             return Flow::CONTINUE;
         }
-        scene.called.borrow_mut().push(number);
+        fixture.called.borrow_mut().push(number);
         match act {
             _ if !acts => Flow::CONTINUE,
             Act::Returns(flow, changed) => {
@@ -368,7 +378,7 @@ fn actor(scene: &Rc<Scene>, row: &Row, (act, policy): (Act, FaultPolicy), number
                 if matches!(act, Act::ChangesAndDefers(_) | Act::Deadline(true)) {
                     set_all(call, &changes());
                 }
-                scene.ticket.set(call.defer().ok());
+                fixture.ticket.set(call.defer().ok());
                 Flow::DEFER
             }
         }
@@ -377,7 +387,7 @@ fn actor(scene: &Rc<Scene>, row: &Row, (act, policy): (Act, FaultPolicy), number
 
 /// One case.
 #[derive(Clone, Copy, Debug)]
-struct Play {
+struct CaseRun {
     act: Act,
     policy: FaultPolicy,
     links: usize,
@@ -386,15 +396,15 @@ struct Play {
     version: Version,
 }
 
-fn play(row: &Row, play: Play) {
-    let Play { act, policy, links, place, version } = play;
+fn run(row: &Row, run: CaseRun) {
+    let CaseRun { act, policy, links, place, version } = run;
     let mut world = World::new(1);
-    let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
+    let subscriber = world.connect("subscriber", &ConnectRequest::v(Version::V5));
     assert_eq!(subscriber, SUBSCRIBER);
     world.subscribe(subscriber, "#", QoS::AtLeastOnce);
-    let scene = Rc::new(Scene::default());
+    let fixture = Rc::new(Fixture::default());
     let chain =
-        (0..links).map(|number| (row.point, actor(&scene, row, (act, policy), number, number == place)));
+        (0..links).map(|number| (row.point, actor(&fixture, row, (act, policy), number, number == place)));
     mount(&mut world, chain.collect());
     // The subscription in force is rechecked if the rules have changed.
     world.pass_ms(10);
@@ -403,9 +413,9 @@ fn play(row: &Row, play: Play) {
     if row.point != HookPoint::MessageAcked {
         (0..=CLIENT).for_each(|client| world.forget(client));
     }
-    scene.armed.set(true);
+    fixture.armed.set(true);
     (row.provoke)(&mut world, version);
-    if let (Some(ticket), true) = (scene.ticket.get(), row.point.may_defer()) {
+    if let (Some(ticket), true) = (fixture.ticket.get(), row.point.may_defer()) {
         match act {
             Act::Defers(flow, changed) => {
                 let changes = if changed { (row.changes)() } else { Vec::new() };
@@ -415,10 +425,10 @@ fn play(row: &Row, play: Play) {
             _ => world.pass_ms(1_100),
         }
     }
-    scene.armed.set(false);
+    fixture.armed.set(false);
     let outcome = (row.outcome)(&mut world, version);
-    let seen = (scene.called.take(), outcome);
-    assert_eq!(seen, expected(row, play), "{} {play:?}", row.point.name());
+    let seen = (fixture.called.take(), outcome);
+    assert_eq!(seen, expected(row, run), "{} {run:?}", row.point.name());
 }
 
 #[test]
@@ -430,7 +440,7 @@ fn every_point_takes_every_flow() {
             for version in [Version::V311, Version::V5] {
                 for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
                     for (links, place) in [(1, 0), (3, 0), (3, 1), (3, 2)] {
-                        play(&row, Play { act, policy, links, place, version });
+                        run(&row, CaseRun { act, policy, links, place, version });
                     }
                 }
             }

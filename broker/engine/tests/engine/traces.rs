@@ -3,7 +3,7 @@
 use grapnel_engine::packet::{Packet, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;
 
-use crate::world::{Ask, Got, World};
+use crate::world::{ConnectRequest, Got, World};
 
 /// The lines since the last call, each with its direction, and the number of lost lines.
 fn lines(world: &mut World, client_id: &str) -> (Vec<String>, u64) {
@@ -18,8 +18,10 @@ fn every_packet_of_a_traced_client_is_a_line() {
     let mut world = World::new(1);
     world.shards[0].trace_start("c");
     let will = Some(("will/topic", "gone", QoS::AtMostOnce, false));
-    let client =
-        world.connect("c", &Ask { will, keep_alive_s: 60, username: Some("ann"), ..Ask::v(Version::V5) });
+    let client = world.connect(
+        "c",
+        &ConnectRequest { will, keep_alive_s: 60, username: Some("ann"), ..ConnectRequest::v(Version::V5) },
+    );
     world.send_subscribe(client, "t", SubscriptionOptions::of_qos(QoS::ExactlyOnce), None);
     world.publish(client, "t", "hello", QoS::AtMostOnce, 0);
     world.publish(client, "t", "hello", QoS::ExactlyOnce, 5);
@@ -58,10 +60,10 @@ fn every_packet_of_a_traced_client_is_a_line() {
 }
 
 #[test]
-fn a_trace_begins_and_ends_while_its_client_is_there_and_is_of_it_alone() {
+fn a_trace_covers_one_client_and_can_start_and_end_at_any_time() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
-    let other = world.connect("other", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
+    let other = world.connect("other", &ConnectRequest::v(Version::V5));
     world.shards[0].trace_start("c");
     world.send(client, &Packet::PingReq);
     world.send(other, &Packet::PingReq);
@@ -73,7 +75,7 @@ fn a_trace_begins_and_ends_while_its_client_is_there_and_is_of_it_alone() {
     let (broken, _) = lines(&mut world, "c");
     assert!(broken[0].starts_with("> (broken) "), "{broken:?}");
     world.shards[0].trace_stop("c");
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.shards[0].trace_start("c");
     world.shards[0].trace_stop("c");
     world.send(client, &Packet::PingReq);
@@ -83,7 +85,7 @@ fn a_trace_begins_and_ends_while_its_client_is_there_and_is_of_it_alone() {
 #[test]
 fn the_oldest_lines_make_room_and_are_counted() {
     let mut world = World::with(1, |limits| limits.trace_lines_max = 4);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.shards[0].trace_start("c");
     for _ in 0..2 {
         world.send(client, &Packet::PingReq);

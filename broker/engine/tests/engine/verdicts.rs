@@ -16,31 +16,31 @@ use grapnel_plugin_abi::raw::{Field, Flow, Status, Ticket};
 
 use crate::deferral::{Taken, allow, deny};
 use crate::hooks::{Call, Log, complete, link, mount, number};
-use crate::world::{Ask, Got, World, id, message};
+use crate::world::{ConnectRequest, Got, World, id, message};
 
 const AUTHORIZE: HookPoint = HookPoint::ClientAuthorize;
 
 /// A plugin that answers one request after the other, after a delay. It sees the oldest request
 /// that it has not answered.
 #[derive(Clone, Default)]
-struct Clerk {
+struct SlowAuthorizer {
     waiting: Rc<RefCell<VecDeque<(String, Ticket)>>>,
     most: Rc<Cell<usize>>,
 }
 
-impl Clerk {
+impl SlowAuthorizer {
     /// The plugin's link. It defers what `about` returns text for, and allows everything else.
     fn link(&self, about: impl Fn(&Call<'_>) -> bool + 'static) -> Link {
-        let clerk = self.clone();
+        let authorizer = self.clone();
         let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if !about(call) {
                 call.set(Field::VERDICT, 1, "", "");
                 return Flow::CONTINUE;
             }
             let Ok(ticket) = call.defer() else { return Flow::FAULT };
-            let mut waiting = clerk.waiting.borrow_mut();
+            let mut waiting = authorizer.waiting.borrow_mut();
             waiting.push_back((format!("{} {}", call.client_id(), call.topic()), ticket));
-            clerk.most.set(clerk.most.get().max(waiting.len()));
+            authorizer.most.set(authorizer.most.get().max(waiting.len()));
             Flow::DEFER
         });
         Link { deadline_ms: 5000, deliver: true, ..slow }
@@ -81,9 +81,9 @@ fn delivers(call: &Call<'_>) -> bool {
 }
 
 /// Clients `c0`, `c1` and so on, each with filters `f/0`, `f/1` and so on.
-fn crowd(world: &mut World, clients: usize, filters: usize) -> Vec<usize> {
+fn connect_subscribers(world: &mut World, clients: usize, filters: usize) -> Vec<usize> {
     let all: Vec<usize> =
-        (0..clients).map(|n| world.connect(&format!("c{n}"), &Ask::v(Version::V5))).collect();
+        (0..clients).map(|n| world.connect(&format!("c{n}"), &ConnectRequest::v(Version::V5))).collect();
     for client in &all {
         for filter in 0..filters {
             assert_eq!(world.subscribe(*client, &format!("f/{filter}"), QoS::AtLeastOnce), [1]);
@@ -106,15 +106,15 @@ fn send_many(world: &mut World, client: usize, count: usize) {
 /// Six thousand subscriptions and a new authorizer that takes 2 ms for each, one after the other.
 /// All together take longer than a deadline, and every subscription stays.
 #[test]
-fn a_slow_authorizer_takes_nothing_away_at_a_reload() {
+fn a_slow_authorizer_revokes_nothing_at_a_reload() {
     let mut world = World::new(1);
-    crowd(&mut world, 60, 100);
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+    connect_subscribers(&mut world, 60, 100);
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(subscribes))]);
     world.drive();
     let mut answered = 0;
     for _ in 0..15_000 {
-        if let Some((_, ticket)) = clerk.next() {
+        if let Some((_, ticket)) = authorizer.next() {
             world.shards[0].complete(grapnel_engine::shard::Completion {
                 ticket: ticket.0,
                 flow: Flow::STOP,
@@ -142,12 +142,12 @@ fn rechecks_keep_to_their_window() {
             limits.rechecks_max = window;
             limits.tickets_max = tickets;
         });
-        crowd(&mut world, 4, 10);
-        let clerk = Clerk::default();
-        mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+        connect_subscribers(&mut world, 4, 10);
+        let authorizer = SlowAuthorizer::default();
+        mount(&mut world, vec![(AUTHORIZE, authorizer.link(subscribes))]);
         world.drive();
-        assert_eq!(clerk.answer_all(&mut world, allow), 40, "window {window}, {tickets} tickets");
-        assert_eq!(clerk.most.get(), most);
+        assert_eq!(authorizer.answer_all(&mut world, allow), 40, "window {window}, {tickets} tickets");
+        assert_eq!(authorizer.most.get(), most);
         assert_eq!(world.shards[0].counters().subscriptions_count, 40);
         assert!(!world.shards[0].has_work());
     }
@@ -156,17 +156,17 @@ fn rechecks_keep_to_their_window() {
 /// A subscription whose recheck is not answered stays, is rechecked again at growing intervals, and
 /// ends when a plugin denies it.
 #[test]
-fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
+fn an_unanswered_recheck_is_repeated_and_changes_nothing() {
     for silence in ["deadline", "fault", "unanswered", "nonsense"] {
         let mut world = World::new(1);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         world.subscribe(client, "t", QoS::AtMostOnce);
-        let clerk = Clerk::default();
-        mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+        let authorizer = SlowAuthorizer::default();
+        mount(&mut world, vec![(AUTHORIZE, authorizer.link(subscribes))]);
         world.drive();
         let mut pauses_s = Vec::new();
         for _ in 0..3 {
-            let (pause_s, about, ticket) = clerk.wait(&mut world);
+            let (pause_s, about, ticket) = authorizer.wait(&mut world);
             assert_eq!(about, "c t");
             pauses_s.push(pause_s);
             match silence {
@@ -175,11 +175,11 @@ fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
                 "unanswered" => complete(&mut world, ticket, Flow::UNANSWERED, deny(0x87)),
                 _ => complete(&mut world, ticket, Flow::STOP, vec![number(Field::VERDICT, 77)]),
             }
-            assert!(clerk.next().is_none(), "not at once");
+            assert!(authorizer.next().is_none(), "not at once");
             world.publish(client, "t", "x", QoS::AtMostOnce, 0);
             assert_eq!(world.take(client), [message("t", "x", 0)], "{silence}: it stays");
         }
-        let (pause_s, _, ticket) = clerk.wait(&mut world);
+        let (pause_s, _, ticket) = authorizer.wait(&mut world);
         pauses_s.push(pause_s);
         assert_eq!(pauses_s, [0, 1, 2, 4], "{silence}");
         assert_eq!(world.shards[0].counters().rechecks_unanswered, 3);
@@ -187,7 +187,7 @@ fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         assert_eq!(world.take(client), [], "an answer takes it");
         world.pass_ms(200_000);
-        assert!(clerk.next().is_none());
+        assert!(authorizer.next().is_none());
         assert_eq!(world.shards[0].counters().subscriptions_revoked, 1);
     }
 }
@@ -195,7 +195,7 @@ fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
 /// A hook whose process or database is unavailable reports that, at once or later. Its fault policy
 /// decides the current request, and its plugin is not tripped for this as it is for faults.
 #[test]
-fn who_has_no_answer_is_not_tripped_for_it() {
+fn a_plugin_is_not_tripped_for_reporting_no_answer() {
     for (flow, policy, tripped) in [
         (Flow::UNANSWERED, FaultPolicy::Deny, false),
         (Flow::UNANSWERED, FaultPolicy::Ignore, false),
@@ -203,7 +203,7 @@ fn who_has_no_answer_is_not_tripped_for_it() {
     ] {
         for later in [false, true] {
             let mut world = World::with(1, |limits| limits.breaker_faults_max = 3);
-            let client = world.connect("c", &Ask::v(Version::V5));
+            let client = world.connect("c", &ConnectRequest::v(Version::V5));
             let tickets = Rc::new(RefCell::new(VecDeque::new()));
             let inner = Rc::clone(&tickets);
             let away = link(1, 0, policy, move |call: &mut Call<'_>| {
@@ -236,7 +236,7 @@ fn who_has_no_answer_is_not_tripped_for_it() {
 /// applies to the one call: a hook that fails for another reason is tripped, also later in the same
 /// chain.
 #[test]
-fn who_finds_no_ticket_is_not_tripped_for_it() {
+fn a_plugin_is_not_tripped_for_a_missing_ticket() {
     for point in [AUTHORIZE, HookPoint::MessagePublish, HookPoint::ClientSubscribe] {
         for flow in [Flow::DEFER, Flow::FAULT, Flow::CONTINUE] {
             for behind in [Flow::CONTINUE, Flow::FAULT] {
@@ -244,8 +244,10 @@ fn who_finds_no_ticket_is_not_tripped_for_it() {
                     limits.tickets_max = 1;
                     limits.breaker_faults_max = 3;
                 });
-                let (holder, client) =
-                    (world.connect("h", &Ask::v(Version::V5)), world.connect("c", &Ask::v(Version::V5)));
+                let (holder, client) = (
+                    world.connect("h", &ConnectRequest::v(Version::V5)),
+                    world.connect("c", &ConnectRequest::v(Version::V5)),
+                );
                 let holds = link(1, 9, FaultPolicy::Ignore, |call: &mut Call<'_>| {
                     if call.topic() != "hold" {
                         return Flow::CONTINUE;
@@ -285,7 +287,7 @@ fn who_finds_no_ticket_is_not_tripped_for_it() {
 #[test]
 fn an_unanswered_recheck_follows_the_links() {
     let mut world = World::with(1, |limits| limits.breaker_faults_max = 1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "t", QoS::AtMostOnce);
     let works = Rc::new(Cell::new(false));
     let inner = Rc::clone(&works);
@@ -306,7 +308,7 @@ fn an_unanswered_recheck_follows_the_links() {
 /// With `authorization.no_match = "deny"`, the unloading of an authorizer removes no subscription.
 /// If an authorizer is called and returns no decision, the operator's setting applies.
 #[test]
-fn an_authorizer_that_is_gone_is_no_answer_and_one_that_passes_is() {
+fn an_unloaded_authorizer_is_no_answer_and_one_that_passes_is() {
     let mut world = World::with_setup(1, |_| {}, false);
     let open = Rc::new(Cell::new(true));
     let inner = Rc::clone(&open);
@@ -317,7 +319,7 @@ fn an_authorizer_that_is_gone_is_no_answer_and_one_that_passes_is() {
         Flow::CONTINUE
     });
     mount(&mut world, vec![(AUTHORIZE, guard.clone())]);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(client, "t", QoS::AtMostOnce), [0]);
     mount(&mut world, Vec::new());
     world.pass_ms(10);
@@ -332,7 +334,7 @@ fn an_authorizer_that_is_gone_is_no_answer_and_one_that_passes_is() {
 /// A failure with policy ignore is no verdict either: what was granted stays, even if no other link
 /// allows it.
 #[test]
-fn an_ignored_failure_takes_nothing_away() {
+fn an_ignored_failure_revokes_nothing() {
     let mut world = World::with_setup(1, |_| {}, false);
     let works = Rc::new(Cell::new(true));
     let inner = Rc::clone(&works);
@@ -341,7 +343,7 @@ fn an_ignored_failure_takes_nothing_away() {
         if inner.get() { Flow::CONTINUE } else { Flow::FAULT }
     });
     mount(&mut world, vec![(AUTHORIZE, guard)]);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(client, "t", QoS::AtMostOnce), [0]);
     works.set(false);
     world.shards[0].invalidate(Scope::All);
@@ -352,26 +354,26 @@ fn an_ignored_failure_takes_nothing_away() {
 
 /// Rules that change continuously do not prevent the recheck of the last session.
 #[test]
-fn changing_the_rules_often_starves_nobody() {
+fn frequent_rule_changes_block_no_request() {
     let mut world = World::with(1, |limits| limits.rechecks_max = 1);
-    crowd(&mut world, 20, 1);
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+    connect_subscribers(&mut world, 20, 1);
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(subscribes))]);
     world.drive();
     for _ in 0..19 {
-        let (_, ticket) = clerk.next().expect("one waits");
+        let (_, ticket) = authorizer.next().expect("one waits");
         complete(&mut world, ticket, Flow::STOP, allow());
         world.shards[0].invalidate(Scope::All);
         world.drive();
     }
     let mut seen = std::collections::HashSet::new();
     for _ in 0..45 {
-        let Some((about, ticket)) = clerk.next() else { break };
+        let Some((about, ticket)) = authorizer.next() else { break };
         seen.insert(about);
         complete(&mut world, ticket, Flow::STOP, allow());
     }
     assert_eq!(seen.len(), 20, "everybody is asked about after the last change");
-    assert!(clerk.next().is_none(), "and then it is over");
+    assert!(authorizer.next().is_none(), "and then it is over");
 }
 
 /// If a subscriber leaves, unsubscribes or subscribes again during its recheck, the recheck and its
@@ -389,18 +391,21 @@ fn a_recheck_ends_with_its_subscription() {
     ];
     for (what, act) in leave {
         let mut world = World::with(1, |limits| limits.rechecks_max = 1);
-        let client = world.connect("a", &Ask::v(Version::V5));
+        let client = world.connect("a", &ConnectRequest::v(Version::V5));
         world.subscribe(client, "t", QoS::AtMostOnce);
-        let other = world.connect("b", &Ask::v(Version::V5));
+        let other = world.connect("b", &ConnectRequest::v(Version::V5));
         world.subscribe(other, "t", QoS::AtMostOnce);
-        let clerk = Clerk::default();
+        let authorizer = SlowAuthorizer::default();
         let first = Rc::new(Cell::new(2));
         mount(
             &mut world,
-            vec![(AUTHORIZE, clerk.link(move |call| subscribes(call) && first.replace(first.get() - 1) > 0))],
+            vec![(
+                AUTHORIZE,
+                authorizer.link(move |call| subscribes(call) && first.replace(first.get() - 1) > 0),
+            )],
         );
         world.drive();
-        let (about, ticket) = clerk.next().expect("the first is asked about");
+        let (about, ticket) = authorizer.next().expect("the first is asked about");
         assert_eq!(about, "a t");
         if what == "subscribes anew" {
             world.take(client);
@@ -408,11 +413,11 @@ fn a_recheck_ends_with_its_subscription() {
         act(&mut world, client);
         world.pass_ms(20);
         if what == "subscribes anew" {
-            let (_, own) = clerk.next().expect("the SUBSCRIBE is asked about too");
+            let (_, own) = authorizer.next().expect("the SUBSCRIBE is asked about too");
             complete(&mut world, own, Flow::STOP, allow());
             assert_eq!(world.take(client), [Got::SubAck(7, vec![0])]);
         } else {
-            assert_eq!(clerk.next().expect("the window is free").0, "b t", "{what}");
+            assert_eq!(authorizer.next().expect("the window is free").0, "b t", "{what}");
         }
         complete(&mut world, ticket, Flow::STOP, deny(0x87));
         assert_eq!(world.shards[0].counters().tickets_stale, 1, "{what}: its ticket is closed");
@@ -422,25 +427,25 @@ fn a_recheck_ends_with_its_subscription() {
 
 /// The verdict of a recheck for one connection does not apply to the next.
 #[test]
-fn a_recheck_is_about_the_client_it_was_asked_for() {
+fn a_recheck_applies_only_to_the_connection_it_was_requested_for() {
     let mut world = World::new(1);
-    let stored = |username| Ask {
+    let stored = |username| ConnectRequest {
         clean: false,
         username: Some(username),
         properties: vec![Property::SessionExpiry(60)],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     };
     let client = world.connect("c", &stored("ann"));
     world.subscribe(client, "t", QoS::AtLeastOnce);
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(subscribes))]);
     world.drive();
-    let (_, first) = clerk.next().expect("it is asked about");
+    let (_, first) = authorizer.next().expect("it is asked about");
     world.lose(client);
     world.connect("c", &stored("ann"));
     complete(&mut world, first, Flow::STOP, deny(0x87));
     assert_eq!(world.shards[0].counters().subscriptions_count, 1);
-    let (_, second) = clerk.next().expect("it is asked about for the new connection");
+    let (_, second) = authorizer.next().expect("it is asked about for the new connection");
     complete(&mut world, second, Flow::STOP, deny(0x87));
     assert_eq!(world.shards[0].counters().subscriptions_count, 0);
 }
@@ -450,32 +455,32 @@ fn a_recheck_is_about_the_client_it_was_asked_for() {
 #[test]
 fn a_filter_is_granted_by_the_rules_of_the_moment() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(subscribes))]);
     send_many(&mut world, client, 2);
-    let (about, first) = clerk.next().expect("the first filter");
+    let (about, first) = authorizer.next().expect("the first filter");
     assert_eq!(about, "c t/0");
     complete(&mut world, first, Flow::STOP, allow());
-    let (_, second) = clerk.next().expect("the second filter");
+    let (_, second) = authorizer.next().expect("the second filter");
     world.shards[0].invalidate(Scope::All);
     world.drive();
     complete(&mut world, second, Flow::STOP, allow());
-    let mut asked = Vec::new();
-    while let Some((about, ticket)) = clerk.next() {
+    let mut requested = Vec::new();
+    while let Some((about, ticket)) = authorizer.next() {
         let answer = if about == "c t/0" { deny(0x87) } else { allow() };
-        asked.push(about);
+        requested.push(about);
         complete(&mut world, ticket, Flow::STOP, answer);
     }
-    asked.sort();
-    assert_eq!(asked, ["c t/0", "c t/1"]);
+    requested.sort();
+    assert_eq!(requested, ["c t/0", "c t/1"]);
     assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 0])]);
 }
 
 /// Sends a SUBSCRIBE with this many filters; a plugin refuses those from `first` on through a
 /// ticket. Returns what the client receives.
 fn refused_later(world: &mut World, count: usize, first: u32, code: u64) -> Vec<Got> {
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let taken = Taken::default();
     let inner = taken.clone();
     let later = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
@@ -519,7 +524,7 @@ fn an_answer_about_a_thousand_filters_is_taken_to_the_last() {
 fn client_subscribe_fails_closed() {
     for silence in ["fault", "late fault", "deadline", "nonsense"] {
         let mut world = World::new(1);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         let taken = Taken::default();
         let inner = taken.clone();
         let guard = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
@@ -551,7 +556,7 @@ fn client_subscribe_fails_closed() {
 #[test]
 fn a_refused_answer_is_counted_and_named() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let taken = Taken::default();
     let inner = taken.clone();
     let later = link(3, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -584,25 +589,25 @@ fn a_refused_answer_is_counted_and_named() {
 fn guarded(
     change: impl FnOnce(&mut grapnel_engine::limits::Limits),
     qos: QoS,
-) -> (World, usize, usize, Clerk) {
+) -> (World, usize, usize, SlowAuthorizer) {
     let mut world = World::with(1, change);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "t/#", qos);
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(delivers))]);
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(delivers))]);
     world.drive();
-    (world, publisher, client, clerk)
+    (world, publisher, client, authorizer)
 }
 
 /// A delivery without a verdict is dropped, but not remembered as refused: the next one is
 /// authorized again.
 #[test]
-fn an_unanswered_delivery_is_dropped_and_not_remembered() {
-    let (mut world, publisher, client, clerk) = guarded(|_| {}, QoS::AtMostOnce);
+fn an_unanswered_delivery_is_dropped_and_not_cached() {
+    let (mut world, publisher, client, authorizer) = guarded(|_| {}, QoS::AtMostOnce);
     for silence in ["deadline", "fault"] {
         world.publish(publisher, "t/a", silence, QoS::AtMostOnce, 0);
-        let (_, ticket) = clerk.next().expect("it is asked about");
+        let (_, ticket) = authorizer.next().expect("it is asked about");
         match silence {
             "deadline" => world.pass_ms(5_100),
             _ => complete(&mut world, ticket, Flow::FAULT, Vec::new()),
@@ -610,7 +615,7 @@ fn an_unanswered_delivery_is_dropped_and_not_remembered() {
         assert_eq!(world.take(client), []);
     }
     world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
-    clerk.answer_all(&mut world, allow);
+    authorizer.answer_all(&mut world, allow);
     world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
     assert_eq!(world.take(client), [message("t/a", "1", 0), message("t/a", "2", 0)]);
     assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 2);
@@ -624,7 +629,7 @@ fn deliveries_that_wait_are_bounded() {
     for (messages_max, bytes_max, kept) in
         [(4, 1 << 20, 4), (1000, 45_000, 4), (1000, 1024, 1), (1, 1 << 20, 1)]
     {
-        let (mut world, publisher, client, clerk) = guarded(
+        let (mut world, publisher, client, authorizer) = guarded(
             |limits| {
                 limits.session_queue_messages_max = messages_max;
                 limits.session_queue_bytes_max = bytes_max;
@@ -636,7 +641,7 @@ fn deliveries_that_wait_are_bounded() {
         }
         let dropped = world.shards[0].counters().messages_dropped_queue_full;
         assert_eq!(dropped, 10 - kept, "{messages_max} messages, {bytes_max} bytes");
-        clerk.answer_all(&mut world, allow);
+        authorizer.answer_all(&mut world, allow);
         assert_eq!(world.take(client).len() as u64, kept);
         // All of the space is free again.
         for _ in 0..3 {
@@ -651,19 +656,23 @@ fn deliveries_that_wait_are_bounded() {
 #[test]
 fn deliveries_that_wait_and_the_queue_are_one_budget() {
     let mut world = World::with(1, |limits| limits.session_queue_messages_max = 5);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let stored = Ask { clean: false, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) };
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let stored = ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(60)],
+        ..ConnectRequest::v(Version::V5)
+    };
     let client = world.connect("c", &stored);
     world.subscribe(client, "t/#", QoS::AtLeastOnce);
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(|call| delivers(call) && call.topic() == "t/slow"))]);
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(|call| delivers(call) && call.topic() == "t/slow"))]);
     world.drive();
     world.lose(client);
     for topic in ["t/a", "t/a", "t/a", "t/slow", "t/a", "t/a", "t/a"] {
         world.publish(publisher, topic, "x", QoS::AtLeastOnce, 1);
     }
     assert_eq!(world.shards[0].counters().messages_dropped_queue_full, 2);
-    clerk.answer_all(&mut world, allow);
+    authorizer.answer_all(&mut world, allow);
     let client = world.connect("c", &stored);
     let topics = ["t/a", "t/a", "t/a", "t/slow", "t/a"];
     assert_eq!(world.take_plain(client), topics.map(|topic| message(topic, "x", 1)));
@@ -678,16 +687,16 @@ fn deliveries_keep_to_their_window() {
             limits.deliver_requests_max = window;
             limits.tickets_max = tickets;
         });
-        let publisher = world.connect("pub", &Ask::v(Version::V5));
-        let clients = crowd(&mut world, 10, 1);
-        let clerk = Clerk::default();
-        mount(&mut world, vec![(AUTHORIZE, clerk.link(delivers))]);
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+        let clients = connect_subscribers(&mut world, 10, 1);
+        let authorizer = SlowAuthorizer::default();
+        mount(&mut world, vec![(AUTHORIZE, authorizer.link(delivers))]);
         world.drive();
         for payload in ["1", "2"] {
             world.publish(publisher, "f/0", payload, QoS::AtMostOnce, 0);
         }
-        assert_eq!(clerk.answer_all(&mut world, allow), 10);
-        assert_eq!(clerk.most.get(), most);
+        assert_eq!(authorizer.answer_all(&mut world, allow), 10);
+        assert_eq!(authorizer.most.get(), most);
         for client in clients {
             assert_eq!(world.take(client), [message("f/0", "1", 0), message("f/0", "2", 0)]);
         }
@@ -697,13 +706,13 @@ fn deliveries_keep_to_their_window() {
 
 /// If the link that defers a delivery is unloaded, later deliveries still wait behind it.
 #[test]
-fn nothing_passes_a_delivery_that_waits_although_nobody_asks_any_more() {
-    let (mut world, publisher, client, clerk) = guarded(|_| {}, QoS::AtMostOnce);
+fn later_deliveries_wait_behind_a_deferred_one_after_its_link_is_unloaded() {
+    let (mut world, publisher, client, authorizer) = guarded(|_| {}, QoS::AtMostOnce);
     world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
     mount(&mut world, Vec::new());
     world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
     assert_eq!(world.take(client), []);
-    clerk.answer_all(&mut world, allow);
+    authorizer.answer_all(&mut world, allow);
     assert_eq!(world.take(client), [message("t/a", "1", 0), message("t/a", "2", 0)]);
 }
 
@@ -712,38 +721,41 @@ fn nothing_passes_a_delivery_that_waits_although_nobody_asks_any_more() {
 #[test]
 fn waiting_deliveries_end_with_their_session() {
     let mut world = World::new(1);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let first = world.connect("first", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let first = world.connect("first", &ConnectRequest::v(Version::V5));
     world.subscribe(first, "$share/g/t", QoS::AtLeastOnce);
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(|call| delivers(call) && call.client_id() == "first"))]);
+    let authorizer = SlowAuthorizer::default();
+    mount(
+        &mut world,
+        vec![(AUTHORIZE, authorizer.link(|call| delivers(call) && call.client_id() == "first"))],
+    );
     world.drive();
     for n in 1..=3 {
         world.publish(publisher, "t", &n.to_string(), QoS::AtLeastOnce, n);
     }
-    let (_, ticket) = clerk.next().expect("the first delivery is asked about");
-    let second = world.connect("second", &Ask::v(Version::V5));
+    let (_, ticket) = authorizer.next().expect("the first delivery is asked about");
+    let second = world.connect("second", &ConnectRequest::v(Version::V5));
     world.subscribe(second, "$share/g/t", QoS::AtLeastOnce);
     world.disconnect(first, ReasonCode::SUCCESS);
     world.pass_ms(20);
     assert_eq!(world.take_plain(second), ["1", "2", "3"].map(|n| message("t", n, 1)));
     complete(&mut world, ticket, Flow::STOP, allow());
     assert_eq!(world.shards[0].counters().tickets_stale, 1, "the ticket was closed");
-    assert!(clerk.next().is_none());
+    assert!(authorizer.next().is_none());
 }
 
 /// A remembered verdict on a delivery applies to one connection: not to the client's next one, nor
 /// to another client of the same session.
 #[test]
-fn a_remembered_verdict_ends_with_its_connection() {
+fn a_cached_verdict_ends_with_its_connection() {
     let mut world =
         World::with(1, |limits| limits.choices.session_owner = grapnel_engine::limits::SessionOwner::Inherit);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let stored = |username| Ask {
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let stored = |username| ConnectRequest {
         clean: false,
         username: Some(username),
         properties: vec![Property::SessionExpiry(60)],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     };
     let client = world.connect("c", &stored("ann"));
     world.subscribe(client, "t", QoS::AtLeastOnce);
@@ -760,37 +772,41 @@ fn a_remembered_verdict_ends_with_its_connection() {
     mount(&mut world, vec![(AUTHORIZE, Link { deliver: true, ..guard })]);
     world.drive();
     let mut client = client;
-    for (username, delivered, asked) in
+    for (username, delivered, requested) in
         [("ann", 1, 1), ("ann", 1, 0), ("ann", 1, 1), ("bob", 0, 1), ("ann", 1, 1)]
     {
-        if asked == 1 {
+        if requested == 1 {
             world.lose(client);
             client = world.connect("c", &stored(username));
         }
         world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
         let got: Vec<_> = world.take(client);
-        assert_eq!((got.len(), log.take().len()), (delivered, asked), "{username}");
+        assert_eq!((got.len(), log.take().len()), (delivered, requested), "{username}");
     }
 }
 
 /// A delivery whose verdict is outstanding is authorized again for the next connection.
 #[test]
-fn a_waiting_delivery_is_asked_about_again_for_the_next_connection() {
+fn a_waiting_delivery_is_authorized_again_for_the_next_connection() {
     let mut world = World::new(1);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let stored = Ask { clean: false, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) };
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let stored = ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(60)],
+        ..ConnectRequest::v(Version::V5)
+    };
     let client = world.connect("c", &stored);
     world.subscribe(client, "t", QoS::AtLeastOnce);
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(delivers))]);
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(delivers))]);
     world.drive();
     world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
-    let (_, first) = clerk.next().expect("it is asked about");
+    let (_, first) = authorizer.next().expect("it is asked about");
     world.lose(client);
     let client = world.connect("c", &stored);
     complete(&mut world, first, Flow::STOP, allow());
     assert_eq!(world.take(client), [], "that was about the connection before");
-    let (_, second) = clerk.next().expect("it is asked about again");
+    let (_, second) = authorizer.next().expect("it is asked about again");
     complete(&mut world, second, Flow::STOP, deny(0x87));
     assert_eq!(world.take(client), []);
     assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 1);
@@ -798,10 +814,10 @@ fn a_waiting_delivery_is_asked_about_again_for_the_next_connection() {
 
 /// A verdict that forbids remembering is requested each time.
 #[test]
-fn a_verdict_that_may_not_be_remembered_is_asked_for_again() {
+fn a_verdict_that_may_not_be_cached_is_requested_again() {
     let mut world = World::new(1);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "t", QoS::AtMostOnce);
     let log = Log::default();
     let seen = log.clone();
@@ -824,7 +840,7 @@ fn a_verdict_that_may_not_be_remembered_is_asked_for_again() {
 /// After any change of an authorize link by the operator, remembered verdicts are requested again.
 /// A change without effect causes no request.
 #[test]
-fn a_remembered_verdict_ends_with_the_links_that_gave_it() {
+fn a_cached_verdict_ends_with_the_links_that_gave_it() {
     type Change = fn(&mut Vec<(HookPoint, Link)>);
     let changes: [(&str, Change, bool); 9] = [
         ("nothing", |_| {}, false),
@@ -839,8 +855,8 @@ fn a_remembered_verdict_ends_with_the_links_that_gave_it() {
     ];
     for (what, change, again) in changes {
         let mut world = World::new(1);
-        let publisher = world.connect("pub", &Ask::v(Version::V5));
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         world.subscribe(client, "t", QoS::AtMostOnce);
         let log = Log::default();
         let seen = log.clone();
@@ -869,10 +885,10 @@ fn a_remembered_verdict_ends_with_the_links_that_gave_it() {
 
 /// A link with another function is another link, even with the same name and plugin.
 #[test]
-fn a_remembered_verdict_ends_with_the_function_that_gave_it() {
+fn a_cached_verdict_ends_with_the_function_that_gave_it() {
     let mut world = World::new(1);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "t", QoS::AtMostOnce);
     for verdict in [1, 2] {
         let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -889,7 +905,7 @@ fn a_remembered_verdict_ends_with_the_function_that_gave_it() {
 /// Requests of a superuser are not authorized and cannot be refused. A client that is no superuser
 /// any more is rechecked.
 #[test]
-fn a_superuser_may_do_everything_and_nobody_is_asked() {
+fn requests_of_a_superuser_are_allowed_without_authorization() {
     let mut world = World::with_setup(1, |_| {}, false);
     let log = Log::default();
     let seen = log.clone();
@@ -909,12 +925,12 @@ fn a_superuser_may_do_everything_and_nobody_is_asked() {
     let links =
         vec![(AUTHORIZE, Link { deliver: true, ..refuses }), (HookPoint::ClientAuthenticate, vouches)];
     mount(&mut world, links);
-    let watch = world.connect("watch", &Ask::v(Version::V5));
+    let watch = world.connect("watch", &ConnectRequest::v(Version::V5));
     world.subscribe(watch, "#", QoS::AtMostOnce);
-    let request = Ask {
+    let request = ConnectRequest {
         will: Some(("will", "bye", QoS::AtMostOnce, false)),
         properties: vec![Property::AuthMethod("M"), Property::AuthData(b"up")],
-        ..Ask::v(Version::V5)
+        ..ConnectRequest::v(Version::V5)
     };
     let root = world.connect("root", &request);
     world.take(root);
@@ -940,7 +956,7 @@ fn a_superuser_may_do_everything_and_nobody_is_asked() {
 #[test]
 fn a_superuser_leaves_its_will() {
     let mut world = World::new(1);
-    let watch = world.connect("watch", &Ask::v(Version::V5));
+    let watch = world.connect("watch", &ConnectRequest::v(Version::V5));
     world.subscribe(watch, "#", QoS::AtMostOnce);
     let refuses = link(2, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
         call.set(Field::VERDICT, if call.client_id() == "root" { 2 } else { 1 }, "", "");
@@ -953,7 +969,10 @@ fn a_superuser_leaves_its_will() {
     });
     mount(&mut world, vec![(AUTHORIZE, refuses), (HookPoint::ClientAuthenticate, vouches)]);
     world.drive();
-    let request = Ask { will: Some(("will", "bye", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+    let request = ConnectRequest {
+        will: Some(("will", "bye", QoS::AtMostOnce, false)),
+        ..ConnectRequest::v(Version::V5)
+    };
     let root = world.connect("root", &request);
     world.shards[0].invalidate(Scope::All);
     world.drive();
@@ -966,15 +985,15 @@ fn a_superuser_leaves_its_will() {
 #[test]
 fn a_stale_ticket_on_a_reused_place_answers_nothing() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
-    let client = world.connect("c", &Ask::v(Version::V5));
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(|call| call.action() == 1))]);
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(|call| call.action() == 1))]);
     world.publish(client, "a", "x", QoS::AtLeastOnce, 1);
-    let (_, stale) = clerk.next().expect("the first is asked about");
+    let (_, stale) = authorizer.next().expect("the first is asked about");
     complete(&mut world, stale, Flow::STOP, deny(0x87));
     assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x87)]);
     world.publish(client, "b", "x", QoS::AtLeastOnce, 2);
-    let (_, fresh) = clerk.next().expect("the second is asked about");
+    let (_, fresh) = authorizer.next().expect("the second is asked about");
     assert_eq!(fresh.0 & 0x00FF_FFFF, stale.0 & 0x00FF_FFFF, "in the same place");
     complete(&mut world, stale, Flow::STOP, deny(0x87));
     world.shards[0].refuse_answer(stale.0, "of the one before");
@@ -989,15 +1008,15 @@ fn a_stale_ticket_on_a_reused_place_answers_nothing() {
 #[test]
 fn no_room_for_a_ticket_is_no_answer() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
-    let client = world.connect("c", &Ask::v(Version::V5));
+    let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "t", QoS::AtMostOnce);
-    let clerk = Clerk::default();
-    mount(&mut world, vec![(AUTHORIZE, clerk.link(|call| call.action() < 3))]);
+    let authorizer = SlowAuthorizer::default();
+    mount(&mut world, vec![(AUTHORIZE, authorizer.link(|call| call.action() < 3))]);
     world.drive();
     assert_eq!(world.subscribe(client, "u", QoS::AtMostOnce), [0x87]);
     world.shards[0].invalidate(Scope::All);
     world.drive();
-    assert!(clerk.answer_all(&mut world, allow) > 1, "again, as the rules have moved");
+    assert!(authorizer.answer_all(&mut world, allow) > 1, "again, as the rules have moved");
     assert_eq!(world.shards[0].counters().subscriptions_count, 1);
 }
 
@@ -1007,7 +1026,7 @@ fn no_room_for_a_ticket_is_no_answer() {
 fn a_walk_calls_the_authorizer_once_for_each() {
     for filters in [250, 500, 1000] {
         let mut world = World::new(1);
-        crowd(&mut world, 1, filters);
+        connect_subscribers(&mut world, 1, filters);
         let calls = Rc::new(Cell::new(0));
         let inner = Rc::clone(&calls);
         let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
@@ -1169,7 +1188,7 @@ fn sees(call: &Call<'_>, rows: &[FieldRow]) -> Vec<String> {
 fn provoke(world: &mut World) {
     let will = Some(("t/will", "bye", QoS::AtMostOnce, false));
     let client = world.open(Version::V5);
-    world.send_connect(client, "c", &Ask { will, keep_alive_s: 60, ..stored() });
+    world.send_connect(client, "c", &ConnectRequest { will, keep_alive_s: 60, ..stored() });
     world.pass_ms(2_000);
     let options = SubscriptionOptions::of_qos(QoS::AtMostOnce);
     world.send_subscribe(client, "#", options, None);
@@ -1180,8 +1199,12 @@ fn provoke(world: &mut World) {
     world.pass_ms(2_000);
 }
 
-fn stored<'a>() -> Ask<'a> {
-    Ask { clean: false, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) }
+fn stored<'a>() -> ConnectRequest<'a> {
+    ConnectRequest {
+        clean: false,
+        properties: vec![Property::SessionExpiry(60)],
+        ..ConnectRequest::v(Version::V5)
+    }
 }
 
 /// After a failed link, the next link sees in every field of every accumulator the value without
@@ -1254,7 +1277,7 @@ fn a_failed_link_leaves_nothing_behind_in_any_field() {
 fn provoke_with(world: &mut World, answer: impl Fn(&mut World)) {
     let will = Some(("t/will", "bye", QoS::AtMostOnce, false));
     let client = world.open(Version::V5);
-    world.send_connect(client, "c", &Ask { will, keep_alive_s: 60, ..stored() });
+    world.send_connect(client, "c", &ConnectRequest { will, keep_alive_s: 60, ..stored() });
     answer(world);
     world.send_subscribe(client, "#", SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
     answer(world);

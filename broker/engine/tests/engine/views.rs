@@ -3,12 +3,12 @@
 use grapnel_engine::packet::{Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::shard::{ClientDetails, ClientSummary, Reading, SubscriptionRow};
 
-use crate::world::{Ask, World};
+use crate::world::{ConnectRequest, World};
 
 const V5: Version = Version::V5;
 
-fn persistent<'a>() -> Ask<'a> {
-    Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(V5) }
+fn persistent<'a>() -> ConnectRequest<'a> {
+    ConnectRequest { clean: false, properties: vec![Property::SessionExpiry(100)], ..ConnectRequest::v(V5) }
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn a_client_is_shown_as_it_is() {
     let first = world.connect("c", &persistent());
     world.lose(first);
     world.pass_ms(5_000);
-    let request = Ask {
+    let request = ConnectRequest {
         keep_alive_s: 60,
         username: Some("ann"),
         properties: vec![
@@ -31,7 +31,7 @@ fn a_client_is_shown_as_it_is() {
         will: Some(("will", "gone", QoS::AtMostOnce, false)),
         ..persistent()
     };
-    let client = world.connect("c", &Ask { clean: true, ..request });
+    let client = world.connect("c", &ConnectRequest { clean: true, ..request });
     world.pass_ms(1_000);
     world.subscribe(client, "a", QoS::AtLeastOnce);
     world.subscribe(client, "b", QoS::AtLeastOnce);
@@ -39,7 +39,7 @@ fn a_client_is_shown_as_it_is() {
     // Two in flight, one waiting, one too large for the client, and one of the client that waits
     // for its PUBREL.
     world.takes(client, Some(0));
-    let publisher = world.connect("publisher", &Ask::v(V5));
+    let publisher = world.connect("publisher", &ConnectRequest::v(V5));
     for packet_id in 1..=3 {
         world.publish(publisher, "a", "x", QoS::AtLeastOnce, packet_id);
     }
@@ -100,7 +100,7 @@ fn a_client_is_shown_as_it_is() {
 #[test]
 fn one_that_sets_no_maximum_packet_size_is_shown_without() {
     let mut world = World::new(1);
-    world.connect("c", &Ask::v(V5));
+    world.connect("c", &ConnectRequest::v(V5));
     let details = world.shards[0].client("c").unwrap();
     assert_eq!((details.packet_bytes_max, details.has_will), (0, false));
 }
@@ -110,7 +110,7 @@ fn clients_and_subscriptions_come_in_pages() {
     let mut world = World::new(1);
     let names: Vec<String> = (0..7).map(|n| format!("c{n}")).collect();
     for name in &names {
-        let client = world.connect(name, &Ask::v(V5));
+        let client = world.connect(name, &ConnectRequest::v(V5));
         world.subscribe(client, &format!("{name}/a"), QoS::AtMostOnce);
         world.subscribe(client, &format!("{name}/b"), QoS::AtMostOnce);
     }
@@ -142,7 +142,7 @@ fn clients_and_subscriptions_come_in_pages() {
 #[test]
 fn a_subscription_is_shown_with_its_options() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(V5));
+    let client = world.connect("c", &ConnectRequest::v(V5));
     // QoS 1, No Local, Retain As Published, Retain Handling 2 (section 3.8.3.1).
     let options = SubscriptionOptions::from_byte(0b0010_1101).unwrap();
     world.subscribe_with(client, "a/#", options, Some(77));
@@ -173,7 +173,7 @@ fn a_subscription_is_shown_with_its_options() {
 }
 
 #[test]
-fn why_a_client_is_not_read_is_one_word() {
+fn each_pause_reason_is_one_word() {
     use grapnel_engine::shard::Pause;
     assert_eq!(Reading::Reading.why(), None);
     let words = [Pause::Admission, Pause::Slots, Pause::Outbound, Pause::Memory]

@@ -94,7 +94,7 @@ impl Got {
 }
 
 /// Contents of a CONNECT.
-pub struct Ask<'a> {
+pub struct ConnectRequest<'a> {
     pub version: Version,
     pub clean: bool,
     pub keep_alive_s: u16,
@@ -105,9 +105,9 @@ pub struct Ask<'a> {
     pub properties: Vec<Property<'a>>,
 }
 
-impl Ask<'_> {
+impl ConnectRequest<'_> {
     pub fn v(version: Version) -> Self {
-        Ask {
+        ConnectRequest {
             version,
             clean: true,
             keep_alive_s: 0,
@@ -185,20 +185,20 @@ impl World {
     }
 
     /// Connects and expects success. Packets after CONNACK can be taken afterwards.
-    pub fn connect(&mut self, client_id: &str, request: &Ask<'_>) -> ClientId {
+    pub fn connect(&mut self, client_id: &str, request: &ConnectRequest<'_>) -> ClientId {
         let (client, connack) = self.try_connect(client_id, request);
         assert!(matches!(connack, Some(Got::ConnAck { code: 0, .. })), "{client_id}: {connack:?}");
         client
     }
 
-    pub fn try_connect(&mut self, client_id: &str, request: &Ask<'_>) -> (ClientId, Option<Got>) {
+    pub fn try_connect(&mut self, client_id: &str, request: &ConnectRequest<'_>) -> (ClientId, Option<Got>) {
         let client = self.open(request.version);
         self.send_connect(client, client_id, request);
         let connack = self.take_first(client);
         (client, connack)
     }
 
-    pub fn send_connect(&mut self, client: ClientId, client_id: &str, request: &Ask<'_>) {
+    pub fn send_connect(&mut self, client: ClientId, client_id: &str, request: &ConnectRequest<'_>) {
         let mut section = Vec::new();
         request.properties.iter().for_each(|property| push_property(&mut section, *property));
         let mut will_section = Vec::new();
@@ -633,7 +633,7 @@ impl World {
     }
 
     /// Connects a client whose home is this shard. Its identifier begins with `name`.
-    pub fn connect_at(&mut self, home: usize, name: &str, request: &Ask<'_>) -> ClientId {
+    pub fn connect_at(&mut self, home: usize, name: &str, request: &ConnectRequest<'_>) -> ClientId {
         for n in 0.. {
             let client = self.connect(&format!("{name}{n}"), request);
             if self.shard_of(client) == home {

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use grapnel_engine::packet::{PacketType, Version};
 use grapnel_engine::reason::ReasonCode;
 
+use crate::checker::Rule;
 use crate::client::{Outgoing, Request, Sent, Stage};
 use crate::engine::Offered;
-use crate::judge::Rule;
 use crate::model::topic_text;
 use crate::op::{Bad, Connect, Op, Publish};
 use crate::wire;
@@ -24,7 +24,7 @@ impl World {
         self.model.retained.step += 1;
         self.act(op);
         self.take_notes();
-        self.nobody_answers();
+        self.deny_all_while_tripped();
         self.turn();
         self.take_notes();
         self.check_bounds();
@@ -72,8 +72,8 @@ impl World {
             Op::Hold { from, to, on } => self.engine.hold(usize::from(*from), usize::from(*to), *on),
             Op::Rest => {
                 self.engine.release_all();
-                self.rest();
-                self.at_rest();
+                self.run_turns();
+                self.is_settled();
             }
             _ => self.act_on_plugins(op),
         }
@@ -116,7 +116,7 @@ impl World {
                 Offered::Moved(None) | Offered::Closed(_) => return,
                 Offered::Paused(_) => break,
                 Offered::Read(_) => {
-                    self.judge.broken(Rule::ConnackTooLarge, || format!("at most {bytes} bytes"));
+                    self.checker.broken(Rule::ConnackTooLarge, || format!("at most {bytes} bytes"));
                     break;
                 }
             }
@@ -231,10 +231,10 @@ impl World {
         let subscription_id = if version.is_v5() { subscription_id } else { 0 };
         let id = self.clients[client].free_id();
         let (bytes, kind) = if subscribe {
-            self.model.asks_subscribe(client, &filters, subscription_id);
+            self.model.on_subscribe(client, &filters, subscription_id);
             (wire::subscribe(&filters, id, subscription_id, version), PacketType::SubAck)
         } else {
-            self.model.asks_unsubscribe(client, &filters);
+            self.model.on_unsubscribe(client, &filters);
             (wire::unsubscribe(&filters, id, version), PacketType::UnsubAck)
         };
         self.sockets[number].expected.push_back((kind, id));
@@ -326,10 +326,10 @@ impl World {
 
     /// Everything under way has taken effect, unless a plugin has not answered, or a client has not
     /// released a QoS 2 message.
-    fn at_rest(&mut self) {
+    fn is_settled(&mut self) {
         if self.nothing_waits() {
             let slots: Vec<usize> = (0..self.clients.len()).map(|client| self.slots_of(client)).collect();
-            self.model.retained.at_rest(|client| slots[client] > 0);
+            self.model.retained.is_settled(|client| slots[client] > 0);
             self.settle_rules();
         }
     }

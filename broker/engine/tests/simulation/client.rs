@@ -146,7 +146,7 @@ pub struct Socket {
     /// The client has sent DISCONNECT.
     pub leaving: bool,
     /// It received AUTH before it was connected.
-    pub asked: bool,
+    pub requested: bool,
     /// Whether the broker has a reason to end it.
     pub may_end: bool,
     /// Its session is discarded with it.
@@ -194,7 +194,7 @@ impl Socket {
             aliases_out: BTreeMap::new(),
             opened_ms: 0,
             leaving: false,
-            asked: false,
+            requested: false,
             may_end: false,
             kicked: false,
             said: None,

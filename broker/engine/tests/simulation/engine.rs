@@ -10,8 +10,8 @@ use grapnel_engine::id::{ConnKey, ShardId};
 use grapnel_engine::limits::Limits;
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{
-    ClientDetails, Command, Completion, Counters, Ended, Envelope, Input, Lane, ListenerInfo, Next, OnBehalf,
-    OwnedChange, Peer, Scope, Setup, Shard, Whom, Wish,
+    BehalfAction, BehalfClient, ClientDetails, Command, Completion, Counters, Ended, Envelope, Input, Lane,
+    ListenerInfo, Next, OnBehalf, OwnedChange, Peer, Scope, Setup, Shard,
 };
 use grapnel_engine::time::Now;
 use grapnel_plugin_abi::raw::Flow;
@@ -234,15 +234,15 @@ impl Engine {
 
     /// Hands the state of a plugin to another version, on every shard.
     pub fn hand_over(&mut self, from: PluginHandle, to: PluginHandle) {
-        self.shards.iter_mut().for_each(|shard| shard.hand_answers_over(from, to));
+        self.shards.iter_mut().for_each(|shard| shard.redirect_answers(from, to));
     }
 
     /// A request of a plugin on behalf of a client, on the client's shard, or on the first shard if
     /// it has none.
-    pub fn on_behalf(&mut self, client_id: &str, plugin: PluginHandle, answer: u64, wish: Wish) {
+    pub fn on_behalf(&mut self, client_id: &str, plugin: PluginHandle, answer: u64, action: BehalfAction) {
         let home = self.shards.iter().position(|shard| shard.client(client_id).is_some());
-        let whom = Whom::Client(client_id.into());
-        let request = OnBehalf { plugin, whom, answer: Some(answer), wish };
+        let client = BehalfClient::Client(client_id.into());
+        let request = OnBehalf { plugin, client, answer: Some(answer), action };
         self.shards[home.unwrap_or(0)].command(Command::As(Box::new(request)));
     }
 

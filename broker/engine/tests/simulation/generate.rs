@@ -2,7 +2,9 @@
 
 use grapnel_engine::packet::Version;
 
-use crate::op::{Act, Answer, Bad, CLIENTS, Connect, FILTERS, Op, Publish, Scope, TOPICS, USERS, Will, Wish};
+use crate::op::{
+    Act, Answer, Bad, BehalfAction, CLIENTS, Connect, FILTERS, Op, Publish, Scope, TOPICS, USERS, Will,
+};
 use crate::random::Random;
 use crate::settings::{Weights, settings};
 
@@ -200,8 +202,8 @@ fn replaced(random: &mut Random, ops: &mut Vec<Op>) {
     ops.push(Op::Arm { plugin: 0, point: 2, act: Act::Defer, calls: 10 });
     for _ in 0..=random.below(4) {
         let filter = random.below(FILTERS.len() as u64) as u8;
-        let wish = Wish::Fetch(random.pick(&[0, 0, filter]));
-        ops.push(Op::Behalf { plugin, client: client(random), wish });
+        let action = BehalfAction::Fetch(random.pick(&[0, 0, filter]));
+        ops.push(Op::Behalf { plugin, client: client(random), action });
     }
     for ticket in 0..random.below(4) as u8 {
         ops.push(Op::Complete { ticket, answer: Answer::Continue, again: false });
@@ -213,7 +215,7 @@ fn replaced(random: &mut Random, ops: &mut Vec<Op>) {
     ops.push(match random.below(3) {
         0 => Op::Unload { plugin: other },
         1 => Op::Load { plugin: other },
-        _ => Op::Behalf { plugin, client: client(random), wish: Wish::Fetch(0) },
+        _ => Op::Behalf { plugin, client: client(random), action: BehalfAction::Fetch(0) },
     });
     ops.extend(hold(false));
 }
@@ -248,12 +250,12 @@ fn plugins(random: &mut Random) -> Op {
         6 => Op::TakeBack { plugin, comes_back: random.chance(80) },
         _ => {
             let (filter, topic) = (random.below(FILTERS.len() as u64), random.below(TOPICS.len() as u64));
-            let wish = match random.weighted(&[70, 15, 15]) {
-                0 => Wish::Fetch(filter as u8),
-                1 => Wish::Publish(topic as u8),
-                _ => Wish::Subscribe(filter as u8),
+            let action = match random.weighted(&[70, 15, 15]) {
+                0 => BehalfAction::Fetch(filter as u8),
+                1 => BehalfAction::Publish(topic as u8),
+                _ => BehalfAction::Subscribe(filter as u8),
             };
-            Op::Behalf { plugin, client: client(random), wish }
+            Op::Behalf { plugin, client: client(random), action }
         }
     }
 }

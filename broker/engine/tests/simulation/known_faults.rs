@@ -1,7 +1,7 @@
 //! Rules that the engine is known to break, each with a sentence that says how. The list may only
 //! become shorter: a fix of a fault removes its entry.
 
-use crate::judge::Rule;
+use crate::checker::Rule;
 
 /// A rule that is not enforced yet.
 pub struct Known {

@@ -95,7 +95,7 @@ pub struct Life {
     /// Filters last named by an UNSUBSCRIBE: a SUBACK that arrives after it is older.
     pub withdrawn: BTreeSet<u8>,
     /// Each filter that was ever requested, how often, and with which options.
-    pub asked: Vec<Asked>,
+    pub requested: Vec<RequestedFilter>,
     /// Messages that must be delivered, unless they are not accepted or a drop is counted.
     pub due: BTreeMap<u32, u8>,
     /// How often a message was delivered: with QoS 2, and in total.
@@ -120,7 +120,7 @@ pub struct Life {
 impl Life {
     /// Whether it has ever had a shared subscription.
     fn shares(&self) -> bool {
-        self.asked.iter().any(|asked| FILTERS[usize::from(asked.filter)].starts_with("$share"))
+        self.requested.iter().any(|requested| FILTERS[usize::from(requested.filter)].starts_with("$share"))
     }
 
     /// Updates which retained messages are still due when the connection ends. A SUBSCRIBE without
@@ -136,7 +136,7 @@ impl Life {
 
 /// How often a session has subscribed to a filter.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct RequestedFilter {
     pub filter: u8,
     pub times: u8,
     pub qos_max: u8,
@@ -362,8 +362,8 @@ impl Model {
         } else if message.accepted.is_none() {
             // MQTT 3 has no code for a refusal.
             let taken = topic_text(message.topic).split('/').count() <= self.levels_max;
-            let told = v5 || !(message.touched || (message.retain && self.retained_small));
-            message.accepted = if told { Some(taken) } else { None };
+            let notified = v5 || !(message.touched || (message.retain && self.retained_small));
+            message.accepted = if notified { Some(taken) } else { None };
         }
     }
 
@@ -389,10 +389,10 @@ impl Model {
     }
 
     /// A client has sent SUBSCRIBE.
-    pub fn asks_subscribe(&mut self, client: usize, filters: &[(u8, u8)], id: u32) {
+    pub fn on_subscribe(&mut self, client: usize, filters: &[(u8, u8)], id: u32) {
         for (filter, byte) in filters {
             let options = wire::options(*byte);
-            let is_new = !self.lives[client].asked.iter().any(|asked| asked.filter == *filter);
+            let is_new = !self.lives[client].requested.iter().any(|requested| requested.filter == *filter);
             self.forget_retained(client, *filter);
             self.expect_retained(client, *filter, options, is_new);
             let life = &mut self.lives[client];
@@ -404,14 +404,14 @@ impl Model {
                 .filter(|sub| sub.filter == *filter)
                 .for_each(|sub| sub.sure = false);
             let qos = options.qos.as_u8();
-            match life.asked.iter_mut().find(|asked| asked.filter == *filter) {
-                Some(asked) => {
-                    asked.times = asked.times.saturating_add(1);
-                    asked.qos_max = asked.qos_max.max(qos);
-                    asked.no_local &= options.no_local;
-                    asked.ended = None;
+            match life.requested.iter_mut().find(|requested| requested.filter == *filter) {
+                Some(requested) => {
+                    requested.times = requested.times.saturating_add(1);
+                    requested.qos_max = requested.qos_max.max(qos);
+                    requested.no_local &= options.no_local;
+                    requested.ended = None;
                 }
-                None => life.asked.push(Asked {
+                None => life.requested.push(RequestedFilter {
                     filter: *filter,
                     times: 1,
                     qos_max: qos,
@@ -426,7 +426,7 @@ impl Model {
     }
 
     /// A client has sent UNSUBSCRIBE.
-    pub fn asks_unsubscribe(&mut self, client: usize, filters: &[(u8, u8)]) {
+    pub fn on_unsubscribe(&mut self, client: usize, filters: &[(u8, u8)]) {
         for (filter, _) in filters {
             self.forget_retained(client, *filter);
             self.redrawn |= FILTERS[usize::from(*filter)].starts_with("$share");
@@ -489,8 +489,8 @@ impl Model {
         }
         for (filter, _) in filters {
             let life = &mut self.lives[client];
-            for asked in life.asked.iter_mut().filter(|asked| asked.filter == *filter) {
-                asked.ended.get_or_insert(reads);
+            for requested in life.requested.iter_mut().filter(|requested| requested.filter == *filter) {
+                requested.ended.get_or_insert(reads);
             }
         }
     }

@@ -99,7 +99,7 @@ pub enum Act {
 
 /// A request of a plugin on behalf of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum BehalfAction {
     /// A page of the retained messages of a filter.
     Fetch(u8),
     /// Authorization to publish to a topic.
@@ -270,7 +270,7 @@ pub enum Op {
     Behalf {
         plugin: u8,
         client: u8,
-        wish: Wish,
+        action: BehalfAction,
     },
     /// Calls a tripped or disabled plugin again, or disables it.
     Enable {

@@ -89,14 +89,14 @@ pub struct State {
     pub rules: [[bool; CLASSES]; 3],
     pub with_rules: bool,
     /// Requests of plugins on behalf of clients, by number.
-    pub wishes: Vec<Wish>,
+    pub requests: Vec<BehalfAction>,
     /// Descriptions of answers that are errors.
     pub strange_answers: Vec<String>,
 }
 
 /// A request of a plugin on behalf of a client.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct BehalfAction {
     pub plugin: usize,
     /// The version that must get the answer; `None` if there may be none.
     pub owed: Option<u32>,
@@ -116,10 +116,12 @@ unsafe extern "C" fn on_instance_message(instance: *mut c_void, _from: u32, numb
     // SAFETY: see `Plugins::instance`.
     let Mailbox { state, plugin, generation } = unsafe { &*instance.cast::<Mailbox>() };
     let state = &mut *state.borrow_mut();
-    let Some(wish) = state.wishes.get_mut(number as usize) else { return };
-    let answered = std::mem::replace(&mut wish.answered, true);
-    if answered || wish.plugin != *plugin || wish.owed.is_some_and(|owed| owed != *generation) {
-        state.strange_answers.push(format!("{number} to version {generation} of plugin {plugin}: {wish:?}"));
+    let Some(action) = state.requests.get_mut(number as usize) else { return };
+    let answered = std::mem::replace(&mut action.answered, true);
+    if answered || action.plugin != *plugin || action.owed.is_some_and(|owed| owed != *generation) {
+        state
+            .strange_answers
+            .push(format!("{number} to version {generation} of plugin {plugin}: {action:?}"));
     }
 }
 
@@ -201,7 +203,7 @@ impl Plugins {
     pub fn unload(&mut self, plugin: usize) {
         self.loaded[plugin] = None;
         self.before[plugin] = None;
-        self.owe(plugin, |_| None);
+        self.redirect_answers(plugin, |_| None);
     }
 
     /// The next version takes over. Returns both versions if the state is handed over.
@@ -213,7 +215,7 @@ impl Plugins {
         self.tripped[plugin] = false;
         self.before[plugin] = Some((old, hands_over));
         self.add_mailbox(plugin, new);
-        self.owe(plugin, |owed| (hands_over && owed == old).then_some(new));
+        self.redirect_answers(plugin, |owed| (hands_over && owed == old).then_some(new));
         self.handle(plugin).filter(|_| hands_over).map(|to| (from, to))
     }
 
@@ -224,28 +226,28 @@ impl Plugins {
         self.loaded[plugin] = Some(old);
         self.tripped[plugin] = false;
         let comes_back = comes_back && handed;
-        self.owe(plugin, |owed| (comes_back && owed == new).then_some(old));
+        self.redirect_answers(plugin, |owed| (comes_back && owed == new).then_some(old));
         self.handle(plugin).filter(|_| comes_back).map(|to| (from, to))
     }
 
     /// Answers for a plugin now go to another version of it, or to none.
-    fn owe(&mut self, plugin: usize, to: impl Fn(u32) -> Option<u32>) {
+    fn redirect_answers(&mut self, plugin: usize, to: impl Fn(u32) -> Option<u32>) {
         let mut state = self.state.borrow_mut();
-        let open = state.wishes.iter_mut().filter(|wish| wish.plugin == plugin && !wish.answered);
-        open.for_each(|wish| wish.owed = wish.owed.and_then(&to));
+        let open = state.requests.iter_mut().filter(|action| action.plugin == plugin && !action.answered);
+        open.for_each(|action| action.owed = action.owed.and_then(&to));
     }
 
     /// A plugin that is not suspended makes a request. Returns its handle and the request number.
     /// Answers wait in bounded number while the plugin is suspended, so a plugin that continues to
     /// make requests may lose some.
-    pub fn wish(&mut self, plugin: usize) -> Option<(PluginHandle, u64)> {
+    pub fn action(&mut self, plugin: usize) -> Option<(PluginHandle, u64)> {
         let (handle, owed) = (self.handle(plugin)?, self.loaded[plugin]);
         if self.suspended().contains(&handle) {
             return None;
         }
         let mut state = self.state.borrow_mut();
-        state.wishes.push(Wish { plugin, owed, answered: false });
-        Some((handle, state.wishes.len() as u64 - 1))
+        state.requests.push(BehalfAction { plugin, owed, answered: false });
+        Some((handle, state.requests.len() as u64 - 1))
     }
 
     /// The loaded plugins.

@@ -5,8 +5,8 @@ use grapnel_engine::codec;
 use grapnel_engine::packet::{Ack, ConnAck, Packet, PacketType, Publish, Version};
 use grapnel_engine::reason::ReasonCode;
 
+use crate::checker::Rule;
 use crate::client::{Piece, Request, Sent, Stage};
-use crate::judge::Rule;
 use crate::model::{Delivered, client_id, topic_index};
 use crate::op::USERS;
 use crate::wire;
@@ -23,7 +23,7 @@ impl World {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(error) => {
-                    self.judge.broken(Rule::WireLegal, || format!("socket {number}: {error:?}"));
+                    self.checker.broken(Rule::WireLegal, || format!("socket {number}: {error:?}"));
                     at = received.len();
                     break;
                 }
@@ -31,7 +31,7 @@ impl World {
             let len = frame.len;
             match codec::decode(&frame, version) {
                 Ok(packet) => self.packet(number, &packet, len),
-                Err(error) => self.judge.broken(Rule::WireLegal, || format!("socket {number}: {error:?}")),
+                Err(error) => self.checker.broken(Rule::WireLegal, || format!("socket {number}: {error:?}")),
             }
             at += len;
         }
@@ -48,12 +48,12 @@ impl World {
         let socket = &self.sockets[number];
         let most = socket.connect.packet_bytes_max.filter(|_| socket.version().is_v5()).unwrap_or(u32::MAX);
         let kind = packet.packet_type();
-        self.judge.check(len <= most as usize, Rule::PacketTooLarge, || {
+        self.checker.check(len <= most as usize, Rule::PacketTooLarge, || {
             format!("{kind:?} of {len} bytes on socket {number}, at most {most}")
         });
         let first = socket.stage == Stage::Connecting;
         if let Packet::ConnAck(connack) = packet {
-            self.judge.check(first, Rule::WireLegal, || format!("a second CONNACK on socket {number}"));
+            self.checker.check(first, Rule::WireLegal, || format!("a second CONNACK on socket {number}"));
             self.connack(number, connack);
             return;
         }
@@ -61,7 +61,7 @@ impl World {
             self.auth(number, auth.reason);
             return;
         }
-        self.judge.check(!first, Rule::WireLegal, || format!("{kind:?} before CONNACK on socket {number}"));
+        self.checker.check(!first, Rule::WireLegal, || format!("{kind:?} before CONNACK on socket {number}"));
         if self.sockets[number].stage != Stage::Live {
             return;
         }
@@ -77,7 +77,7 @@ impl World {
                 let pings = &mut self.sockets[number].pings;
                 let due = *pings > 0;
                 *pings = pings.saturating_sub(1);
-                self.judge.check(due, Rule::AcknowledgementUnknown, || "PINGRESP without PINGREQ".into());
+                self.checker.check(due, Rule::AcknowledgementUnknown, || "PINGRESP without PINGREQ".into());
             }
             // A resent packet is under way again although the first one was acknowledged meanwhile:
             // the client counts one less than the broker.
@@ -86,7 +86,7 @@ impl World {
                 let beyond = disconnect.reason == ReasonCode::RECEIVE_MAXIMUM_EXCEEDED;
                 socket.may_end |= beyond && !socket.again.is_empty();
             }
-            _ => self.judge.broken(Rule::WireLegal, || format!("{kind:?} from a server")),
+            _ => self.checker.broken(Rule::WireLegal, || format!("{kind:?} from a server")),
         }
     }
 
@@ -148,16 +148,16 @@ impl World {
             if self.model.sessions.is_discarded(client) { Rule::KickUndone } else { Rule::SessionPresent };
         let expiry_s = self.sockets[number].expiry_s;
         self.model.sessions.connected(client, request.user, expiry_s);
-        self.judge.check(!(request.clean && present), Rule::SessionPresent, || {
+        self.checker.check(!(request.clean && present), Rule::SessionPresent, || {
             format!("{} asked for a clean start", client_id(client))
         });
         let other = present && owner != request.user;
-        self.judge.check(!other, Rule::SessionOwner, || format!("{} has another user", client_id(client)));
+        self.checker.check(!other, Rule::SessionOwner, || format!("{} has another user", client_id(client)));
         // A client without a name is another principal when a plugin has allowed it than when none
         // has.
         let same = owner == request.user && USERS[usize::from(request.user) % USERS.len()].is_some();
         if let (Some(certain), false, true) = (certain, request.clean, same) {
-            self.judge
+            self.checker
                 .check(certain == present, rule, || format!("{}: present is {present}", client_id(client)));
         }
         let back = if self.sockets[number].resumed_unclear { None } else { Some(present) };
@@ -231,7 +231,7 @@ impl World {
         if let Some(alias) = publish.properties.topic_alias() {
             let known = socket.aliases_in.get(&alias).cloned();
             let right = alias > 0 && alias <= most && (!topic.is_empty() || known.is_some());
-            self.judge.check(right, Rule::AliasUnknown, || format!("alias {alias} on socket {number}"));
+            self.checker.check(right, Rule::AliasUnknown, || format!("alias {alias} on socket {number}"));
             if topic.is_empty() {
                 topic = known.unwrap_or_default();
             } else {
@@ -252,7 +252,7 @@ impl World {
             dup: publish.dup,
             ids: publish.properties.subscription_ids().collect(),
         };
-        self.model.delivered(&mut self.judge, &delivered, fresh);
+        self.model.delivered(&mut self.checker, &delivered, fresh);
     }
 
     /// Notes a QoS 1 or 2 message in flight. Returns whether it differs from the previous one with
@@ -260,19 +260,19 @@ impl World {
     fn take_id(&mut self, number: usize, id: u16, qos: u8, dup: bool, message: Option<u32>) -> bool {
         let socket = &mut self.sockets[number];
         let client = &mut self.clients[socket.client];
-        self.judge.check(!dup || socket.resumed, Rule::DupWithoutResume, || {
+        self.checker.check(!dup || socket.resumed, Rule::DupWithoutResume, || {
             format!("message {message:?} on socket {number}")
         });
         let key = message.unwrap_or(u32::MAX);
         let twice = socket.open.insert(id, key).is_some();
-        self.judge.check(!twice, Rule::PacketIdReused, || format!("identifier {id} on socket {number}"));
+        self.checker.check(!twice, Rule::PacketIdReused, || format!("identifier {id} on socket {number}"));
         let theirs = match socket.version() {
             Version::V5 => socket.connect.receive_maximum.map_or(usize::from(u16::MAX), usize::from),
             _ => usize::from(u16::MAX),
         };
         let most = theirs.min(self.settings.limits.inflight_max as usize);
         let open = socket.open.len();
-        self.judge.check(open <= most, Rule::ReceiveMaximum, || {
+        self.checker.check(open <= most, Rule::ReceiveMaximum, || {
             format!("{open} in flight on socket {number}, at most {most}")
         });
         if qos == 1 {
@@ -281,7 +281,7 @@ impl World {
         }
         client.owed.push_back((PacketType::PubRec, id));
         let before = client.incoming.insert(id, key);
-        self.judge.check(before.is_none_or(|before| before == key), Rule::PacketIdReused, || {
+        self.checker.check(before.is_none_or(|before| before == key), Rule::PacketIdReused, || {
             format!("identifier {id} stands for message {before:?} and {message:?} on socket {number}")
         });
         before.is_none()
@@ -291,7 +291,7 @@ impl World {
         let socket = &mut self.sockets[number];
         let client = &mut self.clients[socket.client];
         let known = client.incoming.remove(&id).is_some();
-        self.judge.check(known || socket.resumed, Rule::ReleaseUnknown, || {
+        self.checker.check(known || socket.resumed, Rule::ReleaseUnknown, || {
             format!("identifier {id} on socket {number}")
         });
         socket.open.entry(id).or_insert(u32::MAX);
@@ -309,7 +309,7 @@ impl World {
             let socket = &self.sockets[number];
             let odd = socket.may_end || kind == PacketType::PubComp || self.sent_again(client, kind, id);
             let odd = odd || self.clients[client].given_up.contains(&(kind, id));
-            self.judge
+            self.checker
                 .check(odd, Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
             return;
         };
@@ -319,7 +319,8 @@ impl World {
             PacketType::PubRec => out.publish.qos == 2,
             _ => out.released,
         };
-        self.judge.check(fits, Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
+        self.checker
+            .check(fits, Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
         if kind != PacketType::PubComp && !out.released {
             let v5 = self.sockets[number].version().is_v5();
             self.model.acknowledged(out.number, ack.reason.0, v5);
@@ -339,13 +340,13 @@ impl World {
         let client = self.sockets[number].client;
         let place = self.clients[client].requests.iter().position(|request| request.id == id);
         let Some(place) = place else {
-            self.judge.broken(Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
+            self.checker.broken(Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
             return;
         };
         let request = self.clients[client].requests.remove(place);
         if request.subscribe {
             let whole = codes.len() == request.filters.len();
-            self.judge.check(whole, Rule::WireLegal, || format!("SUBACK {id} with {} codes", codes.len()));
+            self.checker.check(whole, Rule::WireLegal, || format!("SUBACK {id} with {} codes", codes.len()));
             // A later UNSUBSCRIBE ends the filter.
             let later = self.clients[client].requests.iter().filter(|later| !later.subscribe);
             let taken_back =
@@ -421,6 +422,6 @@ impl World {
             (Some(_), _) => Rule::AcknowledgementOrder,
             (None, _) => Rule::AcknowledgementUnknown,
         };
-        self.judge.broken(rule, || format!("{kind:?} {id} on socket {number}, {next:?} was next"));
+        self.checker.broken(rule, || format!("{kind:?} {id} on socket {number}, {next:?} was next"));
     }
 }

@@ -39,7 +39,7 @@ fn part(number: u64) {
 
 /// `just simulate --seed N --ops N`.
 #[test]
-fn what_the_environment_asks_for() {
+fn run_with_the_seed_from_the_environment() {
     let Some(seed) = from_environment("GRAPNEL_SIMULATE_SEED") else { return };
     let ops = from_environment("GRAPNEL_SIMULATE_OPS").unwrap_or(100_000);
     check(seed, ops, from_environment("GRAPNEL_SIMULATE_ALL").is_some());

@@ -3,8 +3,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::checker::{Rule, Violation};
 use crate::generate::generate;
-use crate::judge::{Rule, Violation};
 use crate::op::Op;
 use crate::settings::settings;
 use crate::world::World;
@@ -36,22 +36,22 @@ fn run_traced(seed: u64, ops: &[Op], traced: bool) -> (Outcome, Vec<String>) {
             world.trace(|| format!("{op:?}"));
             world.apply(op);
             after += 1;
-            if !world.judge.violations.is_empty() {
+            if !world.checker.violations.is_empty() {
                 return;
             }
         }
         world.quiesce();
     }));
-    let mut violations = std::mem::take(&mut world.judge.violations);
+    let mut violations = std::mem::take(&mut world.checker.violations);
     if let Err(panic) = result {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        world.judge.broken(Rule::NoPanic, || text.unwrap_or_default());
-        violations = std::mem::take(&mut world.judge.violations);
+        world.checker.broken(Rule::NoPanic, || text.unwrap_or_default());
+        violations = std::mem::take(&mut world.checker.violations);
         violations.rotate_right(1);
     }
     let trace = world.traced.take().unwrap_or_default();
-    (Outcome { violations, after, known: std::mem::take(&mut world.judge.known) }, trace)
+    (Outcome { violations, after, known: std::mem::take(&mut world.checker.known) }, trace)
 }
 
 /// Whether a run still breaks the rule.

@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::checker::{Checker, Rule};
 use crate::client::{Client, Piece, Sent, Socket, Stage};
 use crate::engine::{Engine, Event, Offered, Place};
-use crate::judge::{Judge, Rule};
 use crate::model::wills::Due;
 use crate::model::{Model, client_id};
 use crate::op::{CLIENTS, Connect};
@@ -23,7 +23,7 @@ pub struct World {
     /// Sockets that have not ended.
     pub live: Vec<usize>,
     pub model: Model,
-    pub judge: Judge,
+    pub checker: Checker,
     pub settings: Settings,
     pub plugins: Plugins,
     events: Vec<Event>,
@@ -59,7 +59,7 @@ impl World {
             sockets: Vec::new(),
             live: Vec::new(),
             model,
-            judge: Judge::new(known_too),
+            checker: Checker::new(known_too),
             settings,
             events: Vec::new(),
             held_ms: 0,
@@ -208,7 +208,7 @@ impl World {
             }
         }
         self.live.retain(|number| self.sockets[*number].stage != Stage::Over);
-        self.check_asked();
+        self.check_clients_in_auth_are_read();
         for client in 0..self.clients.len() {
             if !self.clients[client].withholds && !self.clients[client].owed.is_empty() {
                 moved = true;
@@ -219,13 +219,13 @@ impl World {
     }
 
     /// Clients that received AUTH must be read, unless a plugin has deferred what they have sent.
-    fn check_asked(&mut self) {
+    fn check_clients_in_auth_are_read(&mut self) {
         for number in &self.live {
             let socket = &self.sockets[*number];
-            if socket.asked && socket.paused && socket.stage == Stage::Connecting {
+            if socket.requested && socket.paused && socket.stage == Stage::Connecting {
                 let id = &self.clients[socket.client].id;
                 let waits = self.plugins.state.borrow().open.iter().any(|taken| taken.client == *id);
-                self.judge.check(waits, Rule::AuthPaused, || format!("socket {number}"));
+                self.checker.check(waits, Rule::AuthPaused, || format!("socket {number}"));
             }
         }
     }
@@ -256,13 +256,13 @@ impl World {
     }
 
     /// Runs turns until nothing moves.
-    pub fn rest(&mut self) {
+    pub fn run_turns(&mut self) {
         for _ in 0..TURNS_MAX {
             if !self.turn() {
                 return;
             }
         }
-        self.judge.broken(Rule::Rests, || format!("after {TURNS_MAX} turns"));
+        self.checker.broken(Rule::Rests, || format!("after {TURNS_MAX} turns"));
     }
 
     pub fn socket_at(&self, place: Place) -> Option<usize> {
@@ -312,8 +312,8 @@ impl World {
             () if self.clients[socket.client].foreign => Rule::VerdictOfAnother,
             () => Rule::EndedWithoutCause,
         };
-        self.judge.check(cause, rule, || format!("socket {number} was closed"));
-        self.judge.check(left == 0, Rule::WireLegal, || format!("socket {number} got half a packet"));
+        self.checker.check(cause, rule, || format!("socket {number} was closed"));
+        self.checker.check(left == 0, Rule::WireLegal, || format!("socket {number} got half a packet"));
         self.over(number);
     }
 
@@ -355,13 +355,13 @@ impl World {
             self.clients[client].current = None;
             self.clients[client].connection_over();
             self.model.connection_over(client);
-            self.session_away(number);
+            self.session_disconnected(number);
         }
         self.decide_will(number, replaced);
     }
 
     /// Updates the session of a connection that has ended.
-    fn session_away(&mut self, number: usize) {
+    fn session_disconnected(&mut self, number: usize) {
         let (client, now_ms) = (self.sockets[number].client, self.engine.now_ms());
         let slots = self.slots_of(client);
         let socket = &mut self.sockets[number];
@@ -371,7 +371,7 @@ impl World {
         if self.sockets[number].kicked {
             self.discarded(client);
         } else {
-            self.model.sessions.away(client, expiry_s, now_ms, unsure);
+            self.model.sessions.disconnected(client, expiry_s, now_ms, unsure);
         }
     }
 
@@ -381,7 +381,7 @@ impl World {
         if self.clients[client].connecting.is_empty() {
             self.model.sessions.discarded(client);
         } else {
-            self.model.sessions.away(client, 0, self.engine.now_ms(), true);
+            self.model.sessions.disconnected(client, 0, self.engine.now_ms(), true);
         }
     }
 

@@ -131,13 +131,13 @@ fn subscribe(filter: &str) -> Vec<u8> {
 
 const PINGREQ: [u8; 2] = [0xC0, 0];
 
-fn plane(shards: u8) -> (Engines, Plane) {
+fn plane(shards: u8) -> (Engines, ControlPlane) {
     plane_with(shards, |_| {})
 }
 
-fn plane_with(shards: u8, change: impl FnOnce(&mut Config)) -> (Engines, Plane) {
+fn plane_with(shards: u8, change: impl FnOnce(&mut Config)) -> (Engines, ControlPlane) {
     let engines = Engines::start(shards, Limits { trace_lines_max: 4, ..Limits::default() });
-    let plane = Plane::before(engines.handles.clone(), |config| {
+    let plane = ControlPlane::before(engines.handles.clone(), |config| {
         config.control.answer_timeout = Duration::from_secs(10);
         change(config);
     });
@@ -192,19 +192,19 @@ fn kicking_disconnects_and_discarding_ends_the_session() {
     let (engines, plane) = plane(2);
     engines.client("c", &[]);
     assert_eq!(
-        plane.ask("DELETE", "/api/v1/clients/c"),
+        plane.request("DELETE", "/api/v1/clients/c"),
         (200, json!({"client_id": "c", "discarded": false}))
     );
     assert_eq!(plane.get("/api/v1/clients/c").1["connected"], json!(false));
-    let (status, body) = plane.ask("DELETE", "/api/v1/clients/c");
+    let (status, body) = plane.request("DELETE", "/api/v1/clients/c");
     assert_eq!(status, 409);
     assert_eq!(
         body,
         json!({"error": "client \"c\" is not connected, only its session is stored; discard ends that"})
     );
-    assert_eq!(plane.ask("DELETE", "/api/v1/clients/c?discard=true").0, 200);
+    assert_eq!(plane.request("DELETE", "/api/v1/clients/c?discard=true").0, 200);
     assert_eq!(plane.get("/api/v1/clients/c").0, 404);
-    assert_eq!(plane.ask("DELETE", "/api/v1/clients/c?discard=true").0, 404);
+    assert_eq!(plane.request("DELETE", "/api/v1/clients/c?discard=true").0, 404);
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn metrics_are_sums_over_the_shards() {
 }
 
 /// A running trace whose response head has been read.
-fn trace(plane: &Plane, path: &str) -> std::io::BufReader<UnixStream> {
+fn trace(plane: &ControlPlane, path: &str) -> std::io::BufReader<UnixStream> {
     let mut stream = plane.connect();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut reader = std::io::BufReader::new(stream);
@@ -329,7 +329,7 @@ fn a_trace_shows_packets_from_before_the_client_came_until_its_count_is_full() {
 }
 
 #[test]
-fn what_came_too_fast_is_counted_before_what_was_kept() {
+fn lost_trace_lines_are_counted_before_the_stored_ones() {
     let (engines, plane) = plane(1);
     let (_, key) = engines.client("t", &[]);
     let mut reader = trace(&plane, "/api/v1/trace/t?count=4");
@@ -374,7 +374,7 @@ fn a_trace_ends_on_the_shard_when_its_reader_goes_even_if_nothing_happens() {
 #[test]
 fn a_trace_whose_reader_stands_still_ends_and_frees_its_place() {
     let engines = Engines::start(1, Limits { trace_lines_max: 10_000, ..Limits::default() });
-    let plane = Plane::before(engines.handles.clone(), |config| {
+    let plane = ControlPlane::before(engines.handles.clone(), |config| {
         config.control.answer_timeout = Duration::from_secs(10);
         config.control.traces_max = 1;
         config.control.stall_timeout = Duration::from_millis(200);
@@ -402,7 +402,7 @@ fn a_trace_whose_reader_stands_still_ends_and_frees_its_place() {
 #[test]
 fn a_trace_whose_reader_is_too_slow_ends_and_frees_its_place() {
     let engines = Engines::start(1, Limits { trace_lines_max: 10_000, ..Limits::default() });
-    let plane = Plane::before(engines.handles.clone(), |config| {
+    let plane = ControlPlane::before(engines.handles.clone(), |config| {
         config.control.answer_timeout = Duration::from_secs(10);
         config.control.traces_max = 1;
         config.control.stall_timeout = Duration::from_millis(200);
@@ -425,7 +425,7 @@ fn a_trace_whose_reader_is_too_slow_ends_and_frees_its_place() {
 }
 
 #[test]
-fn stopping_ends_traces_with_a_word() {
+fn stopping_ends_traces_with_a_reason() {
     let (_engines, mut plane) = plane(1);
     let mut reader = trace(&plane, "/api/v1/trace/a");
     plane.server.take().unwrap().stop();
@@ -433,7 +433,7 @@ fn stopping_ends_traces_with_a_word() {
 }
 
 #[test]
-fn a_stored_session_is_listed_as_gone() {
+fn a_stored_session_is_listed_as_disconnected() {
     let (engines, plane) = plane(1);
     let (_, key) = engines.client("s", &[]);
     engines.on(0, move |engine| engine.closed(key, Ended::ByPeer));
@@ -505,7 +505,8 @@ fn an_invalidation_says_how_many_subscriptions_it_has_taken() {
         }
     };
     subscribers(0..10);
-    let invalidate = |plane: &Plane| plane.ask("POST", "/api/v1/authz/invalidate").1["revoked"].clone();
+    let invalidate =
+        |plane: &ControlPlane| plane.request("POST", "/api/v1/authz/invalidate").1["revoked"].clone();
     assert_eq!(invalidate(&plane), json!({"subscriptions": 0, "complete": true}));
     RULES.store(1, Ordering::Release);
     assert_eq!(invalidate(&plane), json!({"subscriptions": 20, "complete": true}));
@@ -513,7 +514,7 @@ fn an_invalidation_says_how_many_subscriptions_it_has_taken() {
 
     RULES.store(0, Ordering::Release);
     subscribers(10..12);
-    let hasty = Plane::before(engines.handles.clone(), |config| {
+    let hasty = ControlPlane::before(engines.handles.clone(), |config| {
         config.control.answer_timeout = Duration::from_millis(300)
     });
     RULES.store(2, Ordering::Release);

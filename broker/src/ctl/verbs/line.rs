@@ -37,7 +37,7 @@ pub(super) fn global(words: &[String], outer: Global) -> Result<Global, CtlError
 }
 
 /// Names of arguments with the values that were typed for them.
-pub(super) type Given = Vec<(String, String)>;
+pub(super) type Values = Vec<(String, String)>;
 
 /// The typed verb with its arguments. `None` if help was requested; it has been printed.
 pub(super) fn parse(
@@ -46,7 +46,7 @@ pub(super) fn parse(
     forms: &[Form],
     words: &[String],
     output: &mut Output,
-) -> Result<Option<(Form, Given)>, CtlError> {
+) -> Result<Option<(Form, Values)>, CtlError> {
     let command = command(word, shown, forms);
     let typed = std::iter::once(word.to_owned()).chain(words.iter().cloned());
     let matches = match command.clone().try_get_matches_from(typed) {
@@ -76,7 +76,7 @@ pub(super) fn parse(
     Ok(Some((form.clone(), given(form, matches))))
 }
 
-fn given(form: &Form, matches: &ArgMatches) -> Given {
+fn given(form: &Form, matches: &ArgMatches) -> Values {
     let mut given = Vec::new();
     for argument in &form.arguments {
         let name = &argument.name;
@@ -117,9 +117,9 @@ pub(super) fn command(word: &str, shown: &str, forms: &[Form]) -> Command {
 }
 
 /// Verbs with their remaining words.
-type Below<'a> = [(Vec<&'a str>, &'a Form)];
+type Subverbs<'a> = [(Vec<&'a str>, &'a Form)];
 
-fn group(command: Command, verbs: &Below<'_>) -> Command {
+fn group(command: Command, verbs: &Subverbs<'_>) -> Command {
     let mut command = command.subcommand_required(true).arg_required_else_help(true);
     let mut done: Vec<&str> = Vec::new();
     for (words, form) in verbs {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_typed_is_checked_by_its_type() {
+    fn typed_arguments_are_checked_by_their_type() {
         let driver = pairs(&[("driver", "java"), ("force", "true")]);
         assert_eq!(
             typed(&["drivers", "disable", "java", "--force"]),
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_nearly_a_command_is_said() {
+    fn the_nearest_command_is_suggested() {
         assert_eq!(nearest_command("stauts"), Some("status".to_owned()));
         assert_eq!(nearest_command("reverse-proxy"), None);
         assert!(["status", "help", "passwd"].into_iter().all(is_own) && !is_own("exhook"));

@@ -8,7 +8,7 @@ use grapnel_plugin_abi::verb::{Answer, Form, Wrong};
 
 use super::super::CtlError;
 use super::super::output::Output;
-use super::{Found, Typed, print, secret};
+use super::{Found, TypedVerb, print, secret};
 use crate::config::Environment;
 use crate::control::wire::VerbAnswer;
 use crate::plugin::check::{self, LocalOutcome};
@@ -54,12 +54,12 @@ pub(super) fn file(
 
 /// Calls a local verb.
 pub(super) fn run(
-    typed: &Typed,
+    typed: &TypedVerb,
     file: &Path,
     timeout: Duration,
     output: &mut Output,
 ) -> Result<(), CtlError> {
-    let Typed { word, form, given } = typed;
+    let TypedVerb { word, form, given } = typed;
     if !form.local {
         let name = &form.name;
         return Err(CtlError::Refused(format!(

@@ -14,9 +14,9 @@ const SECRET_BYTES_MAX: i64 = 65_536;
 /// `receiver` is who gets them, if they leave this process; the prompt says so.
 pub(super) fn with_secrets(
     form: &Form,
-    mut given: super::line::Given,
+    mut given: super::line::Values,
     receiver: Option<&str>,
-) -> Result<super::line::Given, CtlError> {
+) -> Result<super::line::Values, CtlError> {
     for argument in form.arguments.iter().filter(|argument| argument.kind == Kind::Secret) {
         let name = &argument.name;
         let place = given.iter().position(|(known, _)| known == name);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_names_other_arguments_without_control_characters() {
+    fn the_prompt_shows_other_arguments_without_control_characters() {
         let given = [("user".to_owned(), "an\u{1b}n".to_owned())];
         assert_eq!(prompt(&secret(), &given, None), "Password of ann");
         let sent = prompt(&secret(), &given, Some("plugin p of the broker at /s"));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_asked_for_where_it_is_needless() {
+    fn there_is_no_prompt_for_an_unneeded_secret() {
         let form = Form { arguments: vec![secret().unless("delete")], ..Form::default() };
         let given = vec![("delete".to_owned(), "true".to_owned())];
         assert_eq!(with_secrets(&form, given.clone(), None).unwrap(), given);

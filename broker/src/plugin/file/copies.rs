@@ -66,7 +66,7 @@ impl Copies {
     pub(in crate::plugin) fn make(parent: &Path) -> io::Result<Copies> {
         remove_left_over(parent);
         for _ in 0..ATTEMPTS_MAX {
-            let path = parent.join(format!("{PREFIX}{}", unguessable()?));
+            let path = parent.join(format!("{PREFIX}{}", random_name()?));
             match mkdirat(CWD, &path, Mode::RWXU) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => continue,
@@ -88,7 +88,7 @@ impl Copies {
 
     /// Writes a copy.
     pub(in crate::plugin) fn add(&self, bytes: &[u8]) -> io::Result<Copy<'_>> {
-        let name = format!("plugin-{}.so", unguessable()?);
+        let name = format!("plugin-{}.so", random_name()?);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = openat(&self.folder, name.as_str(), flags, mode)?;
@@ -137,7 +137,7 @@ impl Drop for Copy<'_> {
 }
 
 /// 32 hexadecimal digits from the system's random numbers.
-fn unguessable() -> io::Result<String> {
+fn random_name() -> io::Result<String> {
     let half = || getrandom::u64().map_err(io::Error::other);
     Ok(format!("{:016x}{:016x}", half()?, half()?))
 }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn where_one_place_takes_no_folder_another_is_used() {
+    fn an_unwritable_place_is_replaced_by_another() {
         let parent = tempfile::tempdir().unwrap();
         let (file, other) = (parent.path().join("file"), parent.path().join("other"));
         std::fs::write(&file, "").unwrap();
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_dead_brokers_left_is_removed_and_what_the_living_have_is_not() {
+    fn copies_of_dead_brokers_are_removed_and_those_of_running_ones_stay() {
         let parent = tempfile::tempdir().unwrap();
         let living = Copies::make(parent.path()).unwrap();
         let dead = parent.path().join(format!("{PREFIX}dead"));

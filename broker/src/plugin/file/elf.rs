@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_library_is_named() {
+    fn a_file_that_is_no_library_is_named() {
         assert!(told(b"").contains("the file is empty"));
         assert!(told(b"#!/bin/sh\n").contains("not an ELF file"));
         let mut narrow = own();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_lie_do_not_panic() {
+    fn invalid_headers_do_not_panic() {
         let whole = own();
         let mut bytes = whole[..4096].to_vec();
         for at in 0..64 {

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_same_bytes_are_known_and_not_without_end() {
+    fn only_identical_files_are_cached_up_to_a_limit() {
         let mut known = LayoutCache::default();
         let content = known.content(b"code");
         assert!(!known.has_passed(content));

@@ -66,16 +66,16 @@ pub(in crate::plugin) enum Open {
 
 /// Why a library was refused, and how much of it stays mapped.
 #[derive(Debug)]
-pub(in crate::plugin) struct Refused {
+pub(in crate::plugin) struct RefusedLibrary {
     /// Why.
     pub error: LoadError,
     /// Bytes of memory that stay mapped; 0 if nothing does.
     pub bytes: u64,
 }
 
-impl From<LoadError> for Refused {
-    fn from(error: LoadError) -> Refused {
-        Refused { error, bytes: 0 }
+impl From<LoadError> for RefusedLibrary {
+    fn from(error: LoadError) -> RefusedLibrary {
+        RefusedLibrary { error, bytes: 0 }
     }
 }
 
@@ -86,7 +86,7 @@ pub(in crate::plugin) fn open(
     file: &Path,
     copies: &Copies,
     again: impl FnOnce(Content) -> Result<Option<Library>, LoadError>,
-) -> Result<Open, Refused> {
+) -> Result<Open, RefusedLibrary> {
     let (mapped, image) = read(file)?;
     let content = LAYOUTS.lock().unwrap_or_else(PoisonError::into_inner).content(&mapped);
     if let Some(library) = again(content)? {
@@ -117,7 +117,7 @@ pub(in crate::plugin) fn open(
     // From here on the library stays mapped: functions of it are called, and its header gets our
     // globals.
     let kept = std::mem::ManuallyDrop::new(library);
-    let refused = |error| Refused { error, bytes: image.memory_bytes };
+    let refused = |error| RefusedLibrary { error, bytes: image.memory_bytes };
     let module = match (header, c_entry) {
         (Some(header), _) => checked_module(file, header, content).map_err(refused)?,
         (None, Some(entry)) => {

@@ -31,7 +31,7 @@ const DEPENDS_MAX: usize = 64;
 
 /// The manifest of a plugin.
 #[derive(Debug)]
-pub(in crate::plugin) struct About {
+pub(in crate::plugin) struct PluginManifest {
     pub name: String,
     pub version: String,
     pub description: String,
@@ -56,7 +56,7 @@ pub(in crate::plugin) struct Opened {
     pub file: PathBuf,
     /// Name of the plugin here.
     pub name: String,
-    pub about: About,
+    pub about: PluginManifest,
     pub hooks: Vec<Hook>,
 }
 
@@ -139,7 +139,7 @@ impl Hook {
 
 impl Library {
     /// Reads the plugin's manifest.
-    pub(in crate::plugin) fn about(&self, file: &str) -> Result<About, LoadError> {
+    pub(in crate::plugin) fn about(&self, file: &str) -> Result<PluginManifest, LoadError> {
         let mut manifest = Manifest::EMPTY;
         // SAFETY: the table has passed the checks of its layout, and `manifest` is ours.
         let status = unsafe { (self.module.manifest)(&raw mut manifest) };
@@ -161,7 +161,7 @@ impl Library {
         let verbs =
             Form::list(&text(manifest.verbs)).map_err(|what| wrong(file, format!("its verbs {what}")))?;
         let flags = known_flags(manifest.flags).map_err(|what| wrong(file, what))?;
-        Ok(About {
+        Ok(PluginManifest {
             name,
             version,
             description,
@@ -209,7 +209,7 @@ impl Library {
 /// check, then looks for missing keys.
 pub(in crate::plugin) fn check_config(
     library: &Library,
-    about: &About,
+    about: &PluginManifest,
     name: &str,
     config: &Value,
 ) -> Result<(), LoadError> {

@@ -51,7 +51,7 @@ impl Schema {
         let mut more = 0;
         for error in self.validator.iter_errors(config).filter(|error| wanted(error)) {
             if complaints.len() < COMPLAINTS_MAX {
-                complaints.push(complaint(&error));
+                complaints.push(error_text(&error));
             } else {
                 more += 1;
             }
@@ -68,7 +68,7 @@ fn is_missing(error: &ValidationError<'_>) -> bool {
     matches!(error.kind(), ValidationErrorKind::Required { .. })
 }
 
-fn complaint(error: &ValidationError<'_>) -> String {
+fn error_text(error: &ValidationError<'_>) -> String {
     let path = error.instance_path().as_str().trim_start_matches('/').replace('/', ".");
     // In the words of the SDK, which checks the types of a configuration without a schema.
     let said = match error.kind() {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complaints_name_the_key_and_never_show_a_value() {
+    fn errors_name_the_key_and_never_show_a_value() {
         let schema = json!({
             "type": "object",
             "required": ["url"],
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schema_is_said_and_nothing_is_fetched() {
+    fn an_invalid_schema_is_reported_and_nothing_is_fetched() {
         assert!(Schema::parse("{").unwrap_err().starts_with("is not JSON"));
         assert!(Schema::parse("{\"type\": 7}").unwrap_err().starts_with("is no JSON Schema"));
         let fetched = Schema::parse("{\"$ref\": \"http://127.0.0.1:9/x.json\"}").unwrap_err();

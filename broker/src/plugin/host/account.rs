@@ -16,7 +16,7 @@ pub(super) struct Account {
     /// Its bit in the ancestry of messages.
     bit: u64,
     /// Whether a message may carry the bit.
-    led: AtomicBool,
+    may_carry_bit: AtomicBool,
     /// High half: the current second since the start. Low half: publishes in that second.
     published: AtomicU64,
     replayed: AtomicBool,
@@ -34,7 +34,7 @@ impl Account {
         Account {
             name,
             bit: 1 << (bit & 63),
-            led: AtomicBool::new(leads),
+            may_carry_bit: AtomicBool::new(leads),
             published: AtomicU64::new(0),
             replayed: AtomicBool::new(false),
             flows: Mutex::default(),
@@ -45,11 +45,11 @@ impl Account {
 
     /// Notes that messages may carry its bit.
     pub(super) fn note_led(&self) {
-        self.led.store(true, Ordering::Relaxed);
+        self.may_carry_bit.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn has_led(&self) -> bool {
-        self.led.load(Ordering::Relaxed)
+        self.may_carry_bit.load(Ordering::Relaxed)
     }
 
     /// Whether the one replay of the generation begins.
@@ -95,7 +95,7 @@ impl Account {
 
     /// The shard whose hook sends the command, if a hook does, and the ancestry of the resulting
     /// message: the ancestry of the event and the plugin's own bit.
-    pub(super) fn led_here(&self) -> (Option<ShardHandle>, u64) {
+    pub(super) fn origin_of_command(&self) -> (Option<ShardHandle>, u64) {
         let here = ShardHandle::here().filter(|here| here.heartbeat().call().is_calling());
         let ancestry = here.as_ref().map_or(0, |here| here.heartbeat().call().ancestry()) | self.bit;
         (here, ancestry)

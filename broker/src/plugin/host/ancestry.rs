@@ -7,19 +7,19 @@ use std::sync::Arc;
 /// Maximum number of plugins in an ancestry.
 pub(in crate::plugin) const PLACES: usize = 64;
 
-struct Place {
+struct AncestryBit {
     name: Arc<str>,
     /// Live generations.
     live: u32,
     /// Whether a message may carry the bit.
-    led: bool,
+    may_carry_bit: bool,
 }
 
 /// The plugins that have a bit, indexed by bit.
 #[derive(Default)]
-pub(in crate::plugin) struct Places(Vec<Place>);
+pub(in crate::plugin) struct AncestryBits(Vec<AncestryBit>);
 
-impl Places {
+impl AncestryBits {
     /// The bit of a name, for one more generation. `None` if all bits belong to plugins that are
     /// loaded or whose bit messages may carry.
     pub(in crate::plugin) fn take(&mut self, name: &Arc<str>) -> Option<u8> {
@@ -27,11 +27,11 @@ impl Places {
         let place = match known {
             Some(known) => known,
             None if self.0.len() < PLACES => {
-                self.0.push(Place { name: Arc::clone(name), live: 0, led: false });
+                self.0.push(AncestryBit { name: Arc::clone(name), live: 0, may_carry_bit: false });
                 self.0.len() - 1
             }
             None => {
-                let free = self.0.iter().position(|place| place.live == 0 && !place.led)?;
+                let free = self.0.iter().position(|place| place.live == 0 && !place.may_carry_bit)?;
                 self.0[free].name = Arc::clone(name);
                 free
             }
@@ -40,11 +40,11 @@ impl Places {
         u8::try_from(place).ok()
     }
 
-    /// A generation has ended; `led` says whether messages may carry its bit.
-    pub(in crate::plugin) fn leave(&mut self, bit: u8, led: bool) {
+    /// A generation has ended; `may_carry_bit` says whether messages may carry its bit.
+    pub(in crate::plugin) fn leave(&mut self, bit: u8, may_carry_bit: bool) {
         if let Some(place) = self.0.get_mut(usize::from(bit)) {
             place.live = place.live.saturating_sub(1);
-            place.led |= led;
+            place.may_carry_bit |= may_carry_bit;
         }
     }
 }
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_bit_and_no_two_share_one() {
-        let mut slots = Places::default();
+        let mut slots = AncestryBits::default();
         let bits: Vec<_> = (0..PLACES).map(|number| slots.take(&named(number))).collect();
         assert_eq!(bits, (0..64).map(Some).collect::<Vec<_>>());
         assert_eq!(slots.take(&named(7)), Some(7), "another generation of it");

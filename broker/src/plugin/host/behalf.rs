@@ -2,7 +2,7 @@
 //! those that shards have refused.
 
 use grapnel_engine::shard::BehalfRefused;
-use grapnel_plugin_abi::host::{Behalf, BehalfServices, HostServices, PageWanted, PluginMessage};
+use grapnel_plugin_abi::host::{Behalf, BehalfServices, HostServices, PageRequest, PluginMessage};
 use grapnel_plugin_abi::raw::{Action, Status};
 
 use super::services::Services;
@@ -49,7 +49,7 @@ impl BehalfServices for Services {
         plugin: u64,
         behalf: &Behalf<'_>,
         filter: &str,
-        page: PageWanted<'_>,
+        page: PageRequest<'_>,
     ) -> Result<(), Status> {
         self.commands.fetch_as(plugin, behalf, filter, page)
     }

@@ -16,7 +16,7 @@ use grapnel_engine::limits::Limits;
 use grapnel_engine::message::FlowPart;
 use grapnel_engine::packet::SubscriptionOptions;
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::{Command, FROM_A_THREAD, Outcome, Scope, Search, home_among};
+use grapnel_engine::shard::{Command, FROM_A_THREAD, Outcome, Scope, Search, home_of_keys};
 use grapnel_engine::topic;
 use grapnel_plugin_abi::host::PluginMessage;
 use grapnel_plugin_abi::raw::{ALL_SHARDS, Status};
@@ -81,7 +81,7 @@ impl CommandQueue {
     }
 
     /// Ends a generation: it gets STALE from now on. Returns whether messages may carry its bit.
-    pub(in crate::plugin) fn dismiss(&self, plugin: PluginHandle) -> bool {
+    pub(in crate::plugin) fn end_generation(&self, plugin: PluginHandle) -> bool {
         let account = write(&self.accounts).remove(&plugin.0);
         account.is_some_and(|account| account.has_led())
     }
@@ -95,7 +95,7 @@ impl CommandQueue {
 
     /// Shares the count of waiting requests between a generation and the one that takes over its
     /// state.
-    pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
+    pub(in crate::plugin) fn share_waiting_requests(&self, from: PluginHandle, to: PluginHandle) {
         if let (Ok(from), Ok(to)) = (self.account(from.0), self.account(to.0)) {
             to.share_suspended(from.suspended());
         }
@@ -123,7 +123,7 @@ impl CommandQueue {
         Arc::clone(&read(&self.bounds))
     }
 
-    fn hand(&self, shard: &ShardHandle, command: Command) -> Result<(), Status> {
+    fn submit(&self, shard: &ShardHandle, command: Command) -> Result<(), Status> {
         let size = |max: u64| usize::try_from(max).unwrap_or(usize::MAX);
         let bounds = self.bounds();
         let (max, bytes_max) =
@@ -132,15 +132,15 @@ impl CommandQueue {
     }
 
     /// Passes a command to every shard, because only the client's shard can execute it.
-    fn hand_to_all(&self, command: impl Fn() -> Command) -> Result<(), Status> {
+    fn submit_to_all(&self, command: impl Fn() -> Command) -> Result<(), Status> {
         // A full queue of one shard must not keep the command from the other shards.
-        let each = |done: Result<(), Status>, shard| done.and(self.hand(shard, command()));
+        let each = |done: Result<(), Status>, shard| done.and(self.submit(shard, command()));
         read(&self.shards).iter().fold(Ok(()), each)
     }
 
     /// As `hand_to_all`, for a command about a client. If it has no effect, that is logged with the
     /// command, the client id and the filter.
-    fn seek(
+    fn search_client(
         &self,
         account: &Arc<Account>,
         (asked, client_id, filter): (&'static str, &str, &str),
@@ -149,7 +149,7 @@ impl CommandQueue {
         let (whose, client_id, filter) = (Arc::clone(account), client_id.to_owned(), filter.to_owned());
         let search = Arc::new(Search::new(move |outcome| whose.missed(asked, &client_id, &filter, outcome)));
         let handed = self
-            .hand_to_all(|| Command::Sought { search: Arc::clone(&search), command: Box::new(command()) });
+            .submit_to_all(|| Command::Sought { search: Arc::clone(&search), command: Box::new(command()) });
         if handed.is_err() {
             // The plugin gets the error, so that nothing is logged.
             search.note(Outcome::Done);
@@ -160,7 +160,7 @@ impl CommandQueue {
     pub(in crate::plugin) fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
         let account = self.leading_account(plugin)?;
         let bounds = self.bounds();
-        let (here, ancestry) = account.led_here();
+        let (here, ancestry) = account.origin_of_command();
         let (flow, store_only) = (message.flow, message.store_only);
         let mut message = outgoing::message_of(message, &account.name, ancestry, &bounds.limits)?;
         message.flow = (flow > 0).then(|| FlowPart::of(account.flows().count(flow)));
@@ -175,7 +175,7 @@ impl CommandQueue {
             None => shards.get(shard_of(&message.topic, shards.len())).ok_or(Status::WRONG_MOMENT)?,
         };
         let plugin = PluginHandle(plugin);
-        self.hand(
+        self.submit(
             shard,
             match store_only {
                 true => Command::Store { plugin, message },
@@ -223,7 +223,7 @@ impl CommandQueue {
         if !reason.is_defined() || client_id.is_empty() {
             return Err(Status::INVALID);
         }
-        self.seek(&account, ("kick", client_id, ""), || Command::Kick {
+        self.search_client(&account, ("kick", client_id, ""), || Command::Kick {
             client_id: client_id.into(),
             reason,
             discard,
@@ -240,7 +240,7 @@ impl CommandQueue {
     ) -> Result<(), Status> {
         let account = self.account(plugin)?;
         let options = self.options_of(filter, options, id)?;
-        self.seek(&account, ("subscribe", client_id, filter), || Command::Subscribe {
+        self.search_client(&account, ("subscribe", client_id, filter), || Command::Subscribe {
             client_id: client_id.into(),
             filter: filter.into(),
             options,
@@ -256,7 +256,7 @@ impl CommandQueue {
     ) -> Result<(), Status> {
         let account = self.account(plugin)?;
         topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
-        self.seek(&account, ("unsubscribe", client_id, filter), || Command::Unsubscribe {
+        self.search_client(&account, ("unsubscribe", client_id, filter), || Command::Unsubscribe {
             client_id: client_id.into(),
             filter: filter.into(),
         })
@@ -278,10 +278,10 @@ impl CommandQueue {
         let message =
             || Command::InstanceMessage { plugin: PluginHandle(plugin), from, number, bytes: bytes.clone() };
         if to_shard == ALL_SHARDS {
-            return self.hand_to_all(message);
+            return self.submit_to_all(message);
         }
         let shards = read(&self.shards);
-        self.hand(shards.get(to_shard as usize).ok_or(Status::INVALID)?, message())
+        self.submit(shards.get(to_shard as usize).ok_or(Status::INVALID)?, message())
     }
 
     pub(in crate::plugin) fn timer(&self, plugin: u64, after_ms: u64, number: u64) -> Result<u64, Status> {
@@ -292,14 +292,14 @@ impl CommandQueue {
         }
         let timer = self.timers.fetch_add(1, Ordering::Relaxed);
         let plugin = PluginHandle(plugin);
-        self.hand(&here, Command::Timer { plugin, timer, after_ms, number })?;
+        self.submit(&here, Command::Timer { plugin, timer, after_ms, number })?;
         Ok(timer)
     }
 
     pub(in crate::plugin) fn cancel_timer(&self, plugin: u64, timer: u64) -> Result<(), Status> {
         self.account(plugin)?;
         let here = ShardHandle::here().ok_or(Status::WRONG_MOMENT)?;
-        self.hand(&here, Command::CancelTimer { plugin: PluginHandle(plugin), timer })
+        self.submit(&here, Command::CancelTimer { plugin: PluginHandle(plugin), timer })
     }
 
     pub(in crate::plugin) fn invalidate(
@@ -322,7 +322,7 @@ impl CommandQueue {
         match &scope {
             // The state of a client and requests on its behalf are on the shard of its session.
             Scope::Client(client_id) => {
-                let home = home_among(shards.len(), *read(&self.home_keys), client_id);
+                let home = home_of_keys(shards.len(), *read(&self.home_keys), client_id);
                 shards.get(home.index()).into_iter().for_each(|shard| shard.invalidate(&scope));
             }
             _ => shards.iter().for_each(|shard| shard.invalidate(&scope)),
@@ -334,7 +334,7 @@ impl CommandQueue {
         if !self.account(plugin)?.begins_replay() {
             return Err(Status::WRONG_MOMENT);
         }
-        self.hand_to_all(|| Command::Replay { plugin: PluginHandle(plugin) })
+        self.submit_to_all(|| Command::Replay { plugin: PluginHandle(plugin) })
     }
 }
 
@@ -390,7 +390,7 @@ mod tests {
             assert_eq!((&*message.from, message.ancestry), ("five", 1 << 9));
         }
         assert_eq!(commands.publish(5, &message(b"a/+")), Err(Status::INVALID));
-        assert!(commands.dismiss(PluginHandle(5)), "it has led to messages");
+        assert!(commands.end_generation(PluginHandle(5)), "it has led to messages");
         assert_eq!(commands.publish(5, &message(b"a/b")), Err(Status::STALE));
     }
 
@@ -431,12 +431,12 @@ mod tests {
         }
         let account = commands.account(5).unwrap();
         assert!(account.flows().counts.len() <= 64);
-        commands.dismiss(PluginHandle(5));
+        commands.end_generation(PluginHandle(5));
         assert_eq!(commands.in_flight(5, 1), Err(Status::STALE));
     }
 
     #[test]
-    fn what_waits_for_a_shard_is_bounded() {
+    fn commands_that_wait_for_a_shard_are_bounded() {
         let shard = ShardHandle::new(ShardId(0));
         let message =
             || Command::InstanceMessage { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
@@ -456,7 +456,7 @@ mod tests {
             commands.invalidate(5, Raw::USER, "ann").unwrap();
         }
         let (client, user) = (Scope::Client("c".into()), Scope::User("ann".into()));
-        let home = home_among(2, [0; 4], "c").index();
+        let home = home_of_keys(2, [0; 4], "c").index();
         assert!(shards[home].take_invalidations().into_iter().eq([client, user.clone()]));
         assert!(shards[1 - home].take_invalidations().into_iter().eq([user]), "nobody called c is there");
         assert!(shards.iter().all(|shard| shard.take_invalidations().is_empty()));
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_without_room_keeps_messages_from_no_other() {
+    fn a_full_shard_does_not_block_messages_to_others() {
         let (commands, shards) = command_queue();
         let message =
             || Command::InstanceMessage { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };

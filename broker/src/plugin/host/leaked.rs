@@ -12,15 +12,15 @@ const CHUNK: usize = 64;
 
 /// Values that are never dropped and never move. They are stored in chunks, so that 64 of them cost
 /// one allocation.
-pub(in crate::plugin) struct Forever<T: 'static> {
+pub(in crate::plugin) struct Leaked<T: 'static> {
     /// The unused part of the last chunk.
     free: &'static mut [MaybeUninit<T>],
 }
 
-impl<T> Forever<T> {
+impl<T> Leaked<T> {
     /// Empty, without a chunk.
-    pub(in crate::plugin) const fn new() -> Forever<T> {
-        Forever { free: &mut [] }
+    pub(in crate::plugin) const fn new() -> Leaked<T> {
+        Leaked { free: &mut [] }
     }
 
     /// Stores a value for ever.
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_kept_once() {
+    fn each_path_is_stored_once() {
         let mut paths = Paths::new();
         let first = paths.leak(Path::new("/p/a.so"));
         assert_eq!(paths.leak(Path::new("/p/b.so")), Path::new("/p/b.so"));
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn values_stay_where_they_are_across_chunks() {
-        let mut kept = Forever::new();
+        let mut kept = Leaked::new();
         let values: Vec<&'static usize> = (0..3 * CHUNK + 1).map(|value| kept.leak(value)).collect();
         assert!(values.iter().enumerate().all(|(at, value)| at == **value));
         let address = |value: &&usize| std::ptr::from_ref(*value) as usize;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_kept_once_and_has_one_number() {
+    fn each_text_is_stored_once_with_one_number() {
         let mut texts = Texts::default();
         assert_eq!((texts.text(0), texts.text(1)), (None, None));
         let first = texts.intern("tap");

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_counts_each_value_in_its_bucket_and_begins_anew_with_other_bounds() {
+    fn a_histogram_counts_by_bucket_and_restarts_with_other_bounds() {
         let metrics = Metrics::default();
         let histogram = wanted(MetricKind::HISTOGRAM, "size", &[1, 10, 100]);
         let number = metrics.make("p", &histogram, 8).unwrap();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_a_sentence() {
+    fn invalid_metrics_are_refused_with_an_error_text() {
         let metrics = Metrics::default();
         let said = |wanted: &MetricRequest<'_>| metrics.make("p", wanted, 8).unwrap_err();
         for name in ["", "Messages", "a b", "a-b", "é", &"x".repeat(65)] {

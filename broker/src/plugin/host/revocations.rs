@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_together_is_one_line() {
+    fn revocations_at_the_same_time_are_one_log_line() {
         let mut all = Revocations::default();
         assert_eq!((all.due(), all.take_line()), (None, None));
         let start = Instant::now();

@@ -19,15 +19,15 @@ use grapnel_plugin_abi::host::{
 use grapnel_plugin_abi::raw::{Flow, HOST_STARTING, HostApi, Scope, Slice, Status, Ticket};
 
 use super::HostSettings;
-use super::ancestry::Places;
+use super::ancestry::AncestryBits;
 use super::answers::AnswerBounds;
 use super::commands::CommandQueue;
 use super::generations::LiveGenerations;
 use super::jobs::Jobs;
-use super::leaked::{Forever, Paths, Texts};
+use super::leaked::{Leaked, Paths, Texts};
 use super::metrics::{MetricReading, Metrics};
 use super::mounts::Mounted;
-use super::threads::For;
+use super::threads::Purpose;
 use crate::fatal;
 use crate::plugin::file::manifest::Hook;
 use crate::shard::handle::ShardHandle;
@@ -43,7 +43,7 @@ pub(in crate::plugin) struct Services {
     metrics: Metrics,
     pub(super) commands: CommandQueue,
     generations: LiveGenerations,
-    ancestry: Mutex<Places>,
+    ancestry: Mutex<AncestryBits>,
     limits: RwLock<ShellLimits>,
     jobs: RwLock<Option<Jobs>>,
     /// Number of the last mount.
@@ -62,7 +62,7 @@ static HOSTS_TAKEN: AtomicUsize = AtomicUsize::new(0);
 const HOSTS_MAX: usize = 4096 + 64;
 
 /// The host tables of further generations.
-static MORE_HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
+static MORE_HOSTS: Mutex<Leaked<HostApi>> = Mutex::new(Leaked::new());
 
 /// The paths of the files from which plugins were loaded; never freed.
 static FILES: Mutex<Paths> = Mutex::new(Paths::new());
@@ -165,9 +165,9 @@ impl Services {
     }
 
     /// Ends a generation: its requests are refused from now on.
-    pub(in crate::plugin) fn dismiss(&self, handle: PluginHandle, bit: u8) {
-        let led = self.commands.dismiss(handle);
-        self.ancestry.lock().unwrap_or_else(PoisonError::into_inner).leave(bit, led);
+    pub(in crate::plugin) fn end_generation(&self, handle: PluginHandle, bit: u8) {
+        let may_carry_bit = self.commands.end_generation(handle);
+        self.ancestry.lock().unwrap_or_else(PoisonError::into_inner).leave(bit, may_carry_bit);
         self.end(handle);
     }
 
@@ -178,8 +178,8 @@ impl Services {
 
     /// Called when the state of one generation is handed over to another, which then gets the
     /// answers of both: both share one count of waiting requests.
-    pub(in crate::plugin) fn share_resting(&self, from: PluginHandle, to: PluginHandle) {
-        self.commands.share_resting(from, to);
+    pub(in crate::plugin) fn share_waiting_requests(&self, from: PluginHandle, to: PluginHandle) {
+        self.commands.share_waiting_requests(from, to);
     }
 
     /// The hooks that a generation has mounted at run time, in order. Clears the mark of
@@ -241,7 +241,7 @@ impl Services {
     ) -> Result<(), Status> {
         let generation = self.generations.of(handle.0)?;
         let enter = move || fatal::enter_plugin_thread(handle);
-        generation.threads.spawn(thread, (For::Verb, max), Duration::ZERO, enter, call, done)
+        generation.threads.spawn(thread, (Purpose::Verb, max), Duration::ZERO, enter, call, done)
     }
 
     /// Wakes the recompiler: a generation ends in the background.
@@ -429,7 +429,7 @@ impl HostServices for Services {
         let max = self.limit(|limits| limits.plugin_threads_max);
         let patience = Duration::from_millis(join_ms.min(self.limit(|limits| limits.plugin_retire_ms_max)));
         let enter = move || fatal::enter_plugin_thread(PluginHandle(plugin));
-        generation.threads.spawn(name, (For::Itself, max), patience, enter, move || thread.run(), drop)
+        generation.threads.spawn(name, (Purpose::Itself, max), patience, enter, move || thread.run(), drop)
     }
 
     fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {

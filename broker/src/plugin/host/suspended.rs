@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_not_called_has_so_many_questions() {
+    fn a_suspended_plugin_has_a_bounded_number_of_requests() {
         let suspended = SuspendedRequests::default();
         let request =
             |times: usize| (0..times).map(|_| suspended.may_request("p", "c", 2)).collect::<Vec<_>>();
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_handed_on_does_not_count() {
+    fn requests_not_passed_to_a_shard_are_not_counted() {
         let suspended = SuspendedRequests::default();
         suspended.give_back();
         assert!(suspended.may_request("p", "c", 0), "it is called");

@@ -42,7 +42,7 @@ struct State {
 
 /// The purpose of a thread; each purpose has its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::plugin) enum For {
+pub(in crate::plugin) enum Purpose {
     /// Started by the plugin for its own work.
     Itself,
     /// A call of a verb.
@@ -51,7 +51,7 @@ pub(in crate::plugin) enum For {
 
 struct Running {
     number: u64,
-    of: For,
+    of: Purpose,
     name: String,
     /// The body has returned; the thread itself may still be ending.
     ended: bool,
@@ -74,12 +74,12 @@ impl Shared {
 }
 
 /// Marks a thread's body as ended, also after a panic.
-struct Leaving {
+struct EndGuard {
     number: u64,
     shared: Arc<Shared>,
 }
 
-impl Drop for Leaving {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         if let Some(running) = state.running.iter_mut().find(|running| running.number == self.number) {
@@ -102,7 +102,7 @@ impl Threads {
     pub(in crate::plugin) fn spawn<G: 'static, T: 'static>(
         &self,
         name: &str,
-        (of, max): (For, u64),
+        (of, max): (Purpose, u64),
         patience: Duration,
         before: impl FnOnce() -> G + Send + 'static,
         body: impl FnOnce() -> T + Send + 'static,
@@ -126,7 +126,7 @@ impl Threads {
         let number = state.started;
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
-            let leaving = Leaving { number, shared };
+            let leaving = EndGuard { number, shared };
             let guard = before();
             let given = body();
             drop((guard, leaving));
@@ -237,7 +237,7 @@ mod tests {
         let (end, wait) = mpsc::channel::<()>();
         let body = move || wait.recv().is_err();
         let name = "ü".repeat(NAME_BYTES_MAX);
-        threads.spawn(&name, (For::Itself, 1), Duration::ZERO, || (), body, drop).unwrap();
+        threads.spawn(&name, (Purpose::Itself, 1), Duration::ZERO, || (), body, drop).unwrap();
         assert_eq!(threads.stop(Duration::ZERO), ["ü".repeat(NAME_BYTES_MAX / 2)]);
         drop(end);
         assert!(threads.wait_ended(Instant::now() + Duration::from_secs(20)));

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_without_a_plugin_is_said_of_each_listener() {
+    fn the_effect_of_a_missing_plugin_is_given_for_each_listener() {
         let table = ChainTable::empty();
         let said = |access: &Access, at: usize| {
             let (point, what) = POINTS[at];

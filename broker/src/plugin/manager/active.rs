@@ -15,14 +15,14 @@ use super::json_merge::merged;
 use super::loaded::{Callee, Instance, Loaded};
 use crate::config::{HookOverride, HookOverrides, PluginConfig, hooks};
 use crate::plugin::error::LoadError;
-use crate::plugin::file::manifest::{About, Hook, Opened};
+use crate::plugin::file::manifest::{Hook, Opened, PluginManifest};
 use crate::plugin::host::mounts::Mounted;
 use crate::plugin::host::services::Services;
 use crate::plugin::report::{HookInfo, Origin, PluginInfo, PluginState};
 
 /// What the operator requested for a plugin: enough to load it again.
 #[derive(Clone)]
-pub(in crate::plugin) struct Wanted {
+pub(in crate::plugin) struct RequestedPlugin {
     /// Name of the plugin here. `None` if only a path was given and the plugin has not been opened
     /// yet.
     pub name: Option<String>,
@@ -38,15 +38,15 @@ pub(in crate::plugin) struct Wanted {
     pub disabled: bool,
 }
 
-impl Wanted {
+impl RequestedPlugin {
     /// The same request; values that it leaves out come from `table`, the plugin's part of the
     /// configuration.
-    pub(in crate::plugin) fn over(self, table: &PluginConfig) -> Wanted {
+    pub(in crate::plugin) fn over(self, table: &PluginConfig) -> RequestedPlugin {
         let config = match self.config {
             serde_json::Value::Null => table.config.clone(),
             said => merged(table.config.clone(), said),
         };
-        Wanted { config, priority: self.priority.or(table.priority), ..self }
+        RequestedPlugin { config, priority: self.priority.or(table.priority), ..self }
     }
 }
 
@@ -63,8 +63,8 @@ pub(in crate::plugin) struct ActiveHook {
 /// A plugin with an instance on every shard.
 pub(in crate::plugin) struct Active {
     pub name: Arc<str>,
-    wanted: Mutex<Wanted>,
-    pub about: About,
+    wanted: Mutex<RequestedPlugin>,
+    pub about: PluginManifest,
     pub file: PathBuf,
     pub generation: u32,
     pub loaded_at_ms: u64,
@@ -72,20 +72,20 @@ pub(in crate::plugin) struct Active {
     pub loaded: Arc<Loaded>,
     pub instances: Instances,
     warnings: Mutex<Vec<String>>,
-    admitted: Admitted,
+    admitted: RequestGuard,
     run_time: RunTime,
 }
 
 /// While this value lives, the generation may send requests to the broker. Dropping it also ends
 /// the generation's threads.
-pub(in crate::plugin) struct Admitted {
+pub(in crate::plugin) struct RequestGuard {
     handle: PluginHandle,
     /// Its bit in the ancestry of messages.
     bit: u8,
     services: &'static Services,
 }
 
-impl Admitted {
+impl RequestGuard {
     /// # Errors
     /// [`LoadError::Ancestry`].
     pub(in crate::plugin) fn new(
@@ -93,16 +93,16 @@ impl Admitted {
         handle: PluginHandle,
         name: &str,
         hooks: &[Hook],
-    ) -> Result<Admitted, LoadError> {
+    ) -> Result<RequestGuard, LoadError> {
         let bit = services.admit(handle, &name.into(), hooks);
         let bit = bit.ok_or_else(|| LoadError::Ancestry { name: name.to_owned() })?;
-        Ok(Admitted { handle, bit, services })
+        Ok(RequestGuard { handle, bit, services })
     }
 }
 
-impl Drop for Admitted {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.services.dismiss(self.handle, self.bit);
+        self.services.end_generation(self.handle, self.bit);
     }
 }
 
@@ -143,7 +143,7 @@ impl RunTime {
 
 /// The parts of a plugin that has been loaded on every shard.
 pub(in crate::plugin) struct Parts {
-    pub wanted: Wanted,
+    pub wanted: RequestedPlugin,
     pub opened: Opened,
     pub generation: u32,
     pub loaded_at_ms: u64,
@@ -151,7 +151,7 @@ pub(in crate::plugin) struct Parts {
     pub loaded: Arc<Loaded>,
     /// One for each shard.
     pub instances: Vec<Option<Instance>>,
-    pub admitted: Admitted,
+    pub admitted: RequestGuard,
 }
 
 /// One instance per shard, until it is taken out to be destroyed.
@@ -190,7 +190,7 @@ impl Active {
     pub(in crate::plugin) fn new(staged: Parts) -> Active {
         let Parts { wanted, opened, generation, loaded_at_ms, hooks, loaded, instances, admitted } = staged;
         let Opened { name, about, file, .. } = opened;
-        let wanted = Wanted { name: Some(name.clone()), ..wanted };
+        let wanted = RequestedPlugin { name: Some(name.clone()), ..wanted };
         let run_time = RunTime::next(admitted.services);
         Active {
             name: name.as_str().into(),
@@ -209,11 +209,11 @@ impl Active {
     }
 
     /// What the operator requests for it now.
-    pub(in crate::plugin) fn wanted(&self) -> Wanted {
+    pub(in crate::plugin) fn wanted(&self) -> RequestedPlugin {
         self.wanted_mut().clone()
     }
 
-    fn wanted_mut(&self) -> MutexGuard<'_, Wanted> {
+    fn wanted_mut(&self) -> MutexGuard<'_, RequestedPlugin> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use grapnel_engine::hook::HookPoint;
 use serde_json::Value;
 
-use super::active::{Active, PluginSlot, Wanted, slots};
+use super::active::{Active, PluginSlot, RequestedPlugin, slots};
 use super::handover::Handover;
 use super::json_merge::merged;
 use super::loader_state::{LoaderState, Staged};
@@ -359,6 +359,6 @@ fn not_loaded(name: &str, active: &[Arc<Active>]) -> LoadError {
     LoadError::NotLoaded { name: name.to_owned(), loaded: names(active) }
 }
 
-fn with_config(wanted: &Wanted, config: Option<Value>) -> Wanted {
-    Wanted { config: config.unwrap_or_else(|| wanted.config.clone()), ..wanted.clone() }
+fn with_config(wanted: &RequestedPlugin, config: Option<Value>) -> RequestedPlugin {
+    RequestedPlugin { config: config.unwrap_or_else(|| wanted.config.clone()), ..wanted.clone() }
 }

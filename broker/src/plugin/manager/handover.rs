@@ -24,25 +24,25 @@ use crate::shard::handle::{ShardHandle, Unanswered};
 /// The shards on which a state is handed over, each with both instances.
 #[derive(Clone, Default)]
 pub(in crate::plugin) struct Handover {
-    shards: Vec<(ShardId, Passing)>,
+    shards: Vec<(ShardId, InstancePair)>,
     deadline: Option<Instant>,
-    pub moved: Moved,
+    pub moved: MoveStats,
 }
 
 /// Whether more pieces follow, and what this piece moved; or why it could not be moved.
-type NextPiece = Result<(More, Moved), String>;
+type NextPiece = Result<(More, MoveStats), String>;
 
 /// Statistics of the pieces that were moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::plugin) struct Moved {
+pub(in crate::plugin) struct MoveStats {
     pub pieces: u64,
     pub bytes: u64,
     /// The longest time for which a piece blocked a shard.
     pub longest: Duration,
 }
 
-impl Moved {
-    pub(in crate::plugin) fn add(&mut self, piece: &Moved) {
+impl MoveStats {
+    pub(in crate::plugin) fn add(&mut self, piece: &MoveStats) {
         self.pieces += piece.pieces;
         self.bytes += piece.bytes;
         self.longest = self.longest.max(piece.longest);
@@ -51,7 +51,7 @@ impl Moved {
 
 impl Handover {
     /// What the shard hands over in the step of its swap; `None` if nothing is handed over there.
-    pub(in crate::plugin) fn on(&self, shard: ShardId) -> Option<Passing> {
+    pub(in crate::plugin) fn on(&self, shard: ShardId) -> Option<InstancePair> {
         self.shards.iter().find(|(of, _)| *of == shard).map(|(_, passing)| *passing)
     }
 
@@ -61,8 +61,8 @@ impl Handover {
     }
 
     /// What the shard hands back in the step in which it swaps back; `None` if nothing comes back.
-    pub(in crate::plugin) fn back_on(&self, shard: ShardId) -> Option<Passing> {
-        self.on(shard).map(|passing| Passing {
+    pub(in crate::plugin) fn moved_back_on(&self, shard: ShardId) -> Option<InstancePair> {
+        self.on(shard).map(|passing| InstancePair {
             from: passing.to,
             to: passing.from,
             handles: (passing.handles.1, passing.handles.0),
@@ -85,7 +85,7 @@ impl Handover {
     pub(in crate::plugin) fn is_late(&self, bounds: &Bounds) -> Option<String> {
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         late.then(|| {
-            let (Moved { pieces, bytes, .. }, ms) = (self.moved, bounds.timeout.as_millis());
+            let (MoveStats { pieces, bytes, .. }, ms) = (self.moved, bounds.timeout.as_millis());
             format!(
                 "it was not complete after {ms} ms, with {} handed over in {}; raise limits.state_handover_timeout_ms, or \
                  reload it when less of its state changes",
@@ -98,7 +98,7 @@ impl Handover {
 
 /// The old and the new instance of a shard.
 #[derive(Clone, Copy)]
-pub(in crate::plugin) struct Passing {
+pub(in crate::plugin) struct InstancePair {
     from: Callee,
     to: Callee,
     in_pieces: bool,
@@ -108,14 +108,14 @@ pub(in crate::plugin) struct Passing {
 }
 
 /// The result of the trial.
-enum Begun {
+enum TrialResult {
     /// Nothing is handed over.
     Nothing,
     Whole,
-    Pieces(More, Moved),
+    Pieces(More, MoveStats),
 }
 
-impl Passing {
+impl InstancePair {
     pub(in crate::plugin) fn in_pieces(&self) -> bool {
         self.in_pieces
     }
@@ -132,18 +132,18 @@ impl Passing {
 
     /// The state has been handed over: from the swap in this step on, answers of the broker go to
     /// the new instance.
-    pub(in crate::plugin) fn hand_answers_over(&self, engine: &mut Shard) {
-        engine.hand_answers_over(self.handles.0, self.handles.1);
+    pub(in crate::plugin) fn redirect_answers(&self, engine: &mut Shard) {
+        engine.redirect_answers(self.handles.0, self.handles.1);
     }
 
     /// The trial: moves the whole state, or its first piece. On the shard's thread, as all methods
     /// of this type.
-    fn begin(&self) -> Result<Begun, String> {
+    fn begin(&self) -> Result<TrialResult, String> {
         let takes = self.to.import_piece(&[], false).map_err(|said| format!("import_piece: {said}"))?;
         if takes && let Some((more, moved)) = self.piece(ExportStep::BEGIN, false)? {
-            return Ok(Begun::Pieces(more, moved));
+            return Ok(TrialResult::Pieces(more, moved));
         }
-        self.pass().map(|passed| if passed { Begun::Whole } else { Begun::Nothing })
+        self.pass().map(|passed| if passed { TrialResult::Whole } else { TrialResult::Nothing })
     }
 
     /// Exports the whole state from one instance and imports it into the other. False if one of the
@@ -155,13 +155,13 @@ impl Passing {
     }
 
     /// Moves the next piece. It is never marked as the last one, even if it is.
-    fn next(&self) -> Result<(More, Moved), String> {
+    fn next(&self) -> Result<(More, MoveStats), String> {
         self.piece(ExportStep::NEXT, false)?.ok_or_else(no_pieces)
     }
 
     /// Moves the next piece. If it is the last one, both instances now have the same state, and the
     /// instance that takes over records its changes from now on, for a possible way back.
-    pub(in crate::plugin) fn last_piece(&self) -> Result<(More, Moved), String> {
+    pub(in crate::plugin) fn last_piece(&self) -> Result<(More, MoveStats), String> {
         let moved = self.piece(ExportStep::NEXT, true)?.ok_or_else(no_pieces)?;
         if moved.0 == More::No {
             self.from.end_pieces();
@@ -191,7 +191,7 @@ impl Passing {
 
     /// Moves the state back, in the step in which a shard swaps back. Returns a reason if that
     /// failed.
-    pub(in crate::plugin) fn come_back(&self) -> Option<String> {
+    pub(in crate::plugin) fn move_back(&self) -> Option<String> {
         if self.in_pieces {
             return self.finish().err();
         }
@@ -203,7 +203,7 @@ impl Passing {
     }
 
     /// Moves one piece; `None` if the exporting instance writes none.
-    fn piece(&self, step: ExportStep, may_be_last: bool) -> Result<Option<(More, Moved)>, String> {
+    fn piece(&self, step: ExportStep, may_be_last: bool) -> Result<Option<(More, MoveStats)>, String> {
         let began = Instant::now();
         let exported = self.from.export_piece(step, self.bounds.piece_bytes_max);
         let Some((piece, more)) = exported.map_err(|said| format!("export_piece: {said}"))? else {
@@ -214,7 +214,7 @@ impl Passing {
             Ok(false) => return Err("import_piece: it takes no more pieces".to_owned()),
             Err(said) => return Err(format!("import_piece: {said}")),
         }
-        let moved = Moved { pieces: 1, bytes: piece.len() as u64, longest: began.elapsed() };
+        let moved = MoveStats { pieces: 1, bytes: piece.len() as u64, longest: began.elapsed() };
         Ok(Some((more, moved)))
     }
 }
@@ -232,18 +232,20 @@ impl LoaderState {
         let bounds = self.state_bounds;
         let passing = |shard| {
             let (from, to) = (old.instances.callee(shard)?, new.instances.callee(shard)?);
-            Some(Passing { from, to, in_pieces: false, bounds, handles: (old.handle(), new.handle()) })
+            Some(InstancePair { from, to, in_pieces: false, bounds, handles: (old.handle(), new.handle()) })
         };
         let answers = broadcast::call(
             &self.shards,
             self.answer_timeout,
             |shard| {
                 let passing = passing(shard);
-                Box::new(move |_: &mut Shard| passing.map_or(Ok(Begun::Nothing), |passing| passing.begin()))
+                Box::new(move |_: &mut Shard| {
+                    passing.map_or(Ok(TrialResult::Nothing), |passing| passing.begin())
+                })
             },
             // A late answer needs no undo: the caller destroys the new instance with all that it
             // took over.
-            |_, _: Result<Begun, String>| {},
+            |_, _: Result<TrialResult, String>| {},
         );
         let mut handover =
             Handover { deadline: Instant::now().checked_add(bounds.timeout), ..Handover::default() };
@@ -251,9 +253,9 @@ impl LoaderState {
         for (handle, answer) in self.shards.iter().zip(answers) {
             let (shard, name) = (handle.id(), new.name.to_string());
             let in_pieces = match answer {
-                Ok(Ok(Begun::Nothing)) => continue,
-                Ok(Ok(Begun::Whole)) => false,
-                Ok(Ok(Begun::Pieces(more, moved))) => {
+                Ok(Ok(TrialResult::Nothing)) => continue,
+                Ok(Ok(TrialResult::Whole)) => false,
+                Ok(Ok(TrialResult::Pieces(more, moved))) => {
                     handover.moved.add(&moved);
                     pending.extend((more == More::Yes).then(|| handle.clone()));
                     true
@@ -261,7 +263,9 @@ impl LoaderState {
                 Ok(Err(said)) => return Err(LoadError::Handover { name, shard, said }),
                 Err(unanswered) => return Err(LoadError::Shard { name, unanswered }),
             };
-            handover.shards.extend(passing(shard).map(|passing| (shard, Passing { in_pieces, ..passing })));
+            handover
+                .shards
+                .extend(passing(shard).map(|passing| (shard, InstancePair { in_pieces, ..passing })));
         }
         self.move_pieces(&new.name, &mut handover, pending)?;
         Ok(handover)
@@ -300,7 +304,7 @@ impl LoaderState {
     fn request_pieces(
         &self,
         shards: &[ShardHandle],
-        passing: impl Fn(ShardId) -> Option<Passing>,
+        passing: impl Fn(ShardId) -> Option<InstancePair>,
     ) -> Vec<Result<NextPiece, Unanswered>> {
         broadcast::call(
             shards,
@@ -308,7 +312,7 @@ impl LoaderState {
             |shard| {
                 let passing = passing(shard);
                 Box::new(move |_: &mut Shard| {
-                    passing.map_or(Ok((More::No, Moved::default())), |passing| passing.next())
+                    passing.map_or(Ok((More::No, MoveStats::default())), |passing| passing.next())
                 })
             },
             // A late answer needs no undo: the instance that took the piece is destroyed.
@@ -339,7 +343,7 @@ impl LoaderState {
             .cloned()
             .collect();
         while !pending.is_empty() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            let answers = self.request_pieces(&pending, |shard| handed.back_on(shard));
+            let answers = self.request_pieces(&pending, |shard| handed.moved_back_on(shard));
             let mut again = Vec::new();
             for (handle, answer) in pending.into_iter().zip(answers) {
                 match answer {

@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changes_goes_into_what_is_there() {
+    fn changes_are_merged_into_the_existing_configuration() {
         let config = json!({"a": 1, "t": {"x": 1, "y": 2}, "l": [1, 2]});
         let patch = json!({"t": {"y": 3, "x": null}, "l": [9], "n": {"m": {"k": true, "gone": null}}});
         let expected = json!({"a": 1, "t": {"y": 3}, "l": [9], "n": {"m": {"k": true}}});

@@ -13,7 +13,9 @@ use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::Shard;
 
 use super::access::Access;
-use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, PluginSlot, Wanted, compile};
+use super::active::{
+    Active, ActiveHook, Defaults, Parts, PluginSlot, RequestGuard, RequestedPlugin, compile,
+};
 use super::broadcast;
 use super::loaded::{Instance, Loaded};
 use super::order::{self, Node};
@@ -123,7 +125,7 @@ impl LoaderState {
     /// mapping. If `full` has a reason, no new library is mapped.
     pub(in crate::plugin) fn open(
         &mut self,
-        wanted: &Wanted,
+        wanted: &RequestedPlugin,
         file: PathBuf,
         full: Option<LoadError>,
     ) -> Result<Opened, LoadError> {
@@ -168,7 +170,7 @@ impl LoaderState {
     /// yet. On failure everything is undone except for the mapping.
     pub(in crate::plugin) fn stage(
         &mut self,
-        wanted: &Wanted,
+        wanted: &RequestedPlugin,
         opened: Opened,
         beside: &[Staged],
     ) -> Result<Staged, LoadError> {
@@ -183,7 +185,7 @@ impl LoaderState {
 
     fn stage_steps(
         &mut self,
-        wanted: &Wanted,
+        wanted: &RequestedPlugin,
         opened: Opened,
         beside: &[Staged],
     ) -> Result<Staged, LoadError> {
@@ -194,7 +196,7 @@ impl LoaderState {
         let Opened { library, file, name, about, hooks } = &opened;
         check_config(library, about, name, &wanted.config)?;
         let (handle, generation) = self.next_handle(name);
-        let admitted = Admitted::new(self.services, handle, name, hooks)?;
+        let admitted = RequestGuard::new(self.services, handle, name, hooks)?;
         let config = wanted.config.to_string();
         let loaded = Loaded::load(self.services, *library, handle, self.shards.len(), file, name, &config)?;
         let instances = self.init_shards(name, &loaded)?;
@@ -348,7 +350,7 @@ impl LoaderState {
 
     /// Drops the shared parts that shards have left in the reclaim list; `unload` of the plugins
     /// runs here. After that, only a thread that has not ended may still use their code.
-    pub(in crate::plugin) fn reap(&mut self) {
+    pub(in crate::plugin) fn drop_reclaimed(&mut self) {
         let dead = std::mem::take(&mut *self.reclaim.lock().unwrap_or_else(PoisonError::into_inner));
         drop(dead);
         self.unused.drain(..).for_each(|pages| pages.give_back(&self.copies));
@@ -361,9 +363,9 @@ fn find_needed(opened: &Opened, beside: &[Staged]) -> Result<(), LoadError> {
     let own = Node { name, needs: &about.depends };
     let others = beside.iter().map(|plugin| Node { name: &plugin.name, needs: &plugin.about.depends });
     let nodes: Vec<Node<'_>> = [own].into_iter().chain(others).collect();
-    let circles = order::sorted(&nodes).circles;
-    if let Some((_, circle)) = circles.into_iter().find(|(index, _)| *index == 0) {
-        return Err(LoadError::Circle { name: name.clone(), circle });
+    let cycles = order::sorted(&nodes).cycles;
+    if let Some((_, cycle)) = cycles.into_iter().find(|(index, _)| *index == 0) {
+        return Err(LoadError::Cycle { name: name.clone(), cycle });
     }
     for missing in &about.depends {
         let there = beside.iter().find(|plugin| *plugin.name == **missing);
@@ -407,7 +409,7 @@ fn destroy_and_reclaim(engine: &mut Shard, reclaim: &ReclaimList, instance: Inst
 }
 
 /// Adds what the chains of a table have counted.
-pub(in crate::plugin) fn absorb(totals: &mut Totals, shard: ShardId, table: &ChainTable) {
+pub(in crate::plugin) fn add_counts(totals: &mut Totals, shard: ShardId, table: &ChainTable) {
     let links = HookPoint::ALL.iter().flat_map(|point| table.chain(*point).links());
     merge(totals, links.map(|(link, stats)| ((shard, link.plugin, link.identity), stats)));
 }

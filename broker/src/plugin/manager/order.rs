@@ -15,7 +15,7 @@ pub(in crate::plugin) struct Order {
     pub indexes: Vec<usize>,
     /// The plugins that need each other in a circle: index, and the names on the way from the
     /// plugin to itself.
-    pub circles: Vec<(usize, Vec<String>)>,
+    pub cycles: Vec<(usize, Vec<String>)>,
 }
 
 /// Sorts the nodes. A needed name that is not among the nodes is ignored; the caller checks it.
@@ -46,7 +46,7 @@ impl Walk<'_> {
     fn visit(&mut self, index: usize) {
         match self.marks[index] {
             Mark::Done => return,
-            Mark::OnPath => return self.circle(index),
+            Mark::OnPath => return self.cycle(index),
             Mark::New => self.marks[index] = Mark::OnPath,
         }
         self.path.push(index);
@@ -60,14 +60,14 @@ impl Walk<'_> {
         self.order.indexes.push(index);
     }
 
-    fn circle(&mut self, index: usize) {
+    fn cycle(&mut self, index: usize) {
         let from = self.path.iter().position(|on_path| *on_path == index).unwrap_or(0);
         let members = &self.path[from..];
         for at in 0..members.len() {
             let round = members[at..].iter().chain(&members[..at]).chain([&members[at]]);
             let names = round.map(|member| self.nodes[*member].name.to_owned()).collect();
-            if !self.order.circles.iter().any(|(known, _)| *known == members[at]) {
-                self.order.circles.push((members[at], names));
+            if !self.order.cycles.iter().any(|(known, _)| *known == members[at]) {
+                self.order.cycles.push((members[at], names));
             }
         }
     }
@@ -84,21 +84,21 @@ mod tests {
             plugins.iter().zip(&needs).map(|((name, _), needs)| Node { name, needs }).collect();
         let order = sorted(&nodes);
         let names = order.indexes.iter().map(|index| nodes[*index].name.to_owned()).collect();
-        (names, order.circles.into_iter().map(|(_, circle)| circle.join(" ")).collect())
+        (names, order.cycles.into_iter().map(|(_, cycle)| cycle.join(" ")).collect())
     }
 
     #[test]
-    fn what_is_needed_comes_first_and_the_rest_as_it_was() {
-        let (names, circles) = order(&[("c", &["a", "z"]), ("b", &[]), ("a", &["d"]), ("d", &[])]);
+    fn dependencies_come_first_and_others_keep_their_order() {
+        let (names, cycles) = order(&[("c", &["a", "z"]), ("b", &[]), ("a", &["d"]), ("d", &[])]);
         assert_eq!(names.join(" "), "d a c b");
-        assert!(circles.is_empty());
+        assert!(cycles.is_empty());
     }
 
     #[test]
-    fn each_member_of_a_circle_is_told_its_way_round() {
-        let (names, circles) =
+    fn each_member_of_a_cycle_is_reported_with_the_cycle() {
+        let (names, cycles) =
             order(&[("x", &["a"]), ("a", &["b"]), ("b", &["c"]), ("c", &["a"]), ("s", &["s"])]);
         assert_eq!(names.len(), 5);
-        assert_eq!(circles, ["a b c a", "b c a b", "c a b c", "s s"]);
+        assert_eq!(cycles, ["a b c a", "b c a b", "c a b c", "s s"]);
     }
 }

@@ -150,7 +150,7 @@ mod tests {
         HookOverride { priority: None, deadline_ms: None, fault_policy: None, mounted: Some(true) };
 
     #[test]
-    fn what_ctl_says_goes_over_the_configuration_field_by_field() {
+    fn overrides_of_ctl_replace_the_configuration_field_by_field() {
         let mut overrides = Overrides::default();
         let configured = HookOverride { deadline_ms: Some(9), ..UNMOUNTED };
         overrides.configure("p", &HookOverrides::from([("message.publish/a".to_owned(), configured)]));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_is_read_again_and_what_was_configured_is_not_written() {
+    fn overrides_are_stored_and_configured_settings_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("new/hooks.json");
         let mut overrides = Overrides::default();

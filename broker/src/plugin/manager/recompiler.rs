@@ -21,7 +21,7 @@ use crate::plugin::host::revocations::Revocations;
 /// Time after which a step that a shard did not answer is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it checks whether retiring generations have ended.
-const RETIRING_LOOK: Duration = Duration::from_millis(100);
+const RETIRING_CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// The thread. Dropping it ends it.
 pub(in crate::plugin) struct Recompiler {
@@ -75,7 +75,7 @@ fn serve(
         let until_rearm = next.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
         let mut timeout = if again { RETRY.min(until_rearm) } else { until_rearm };
         if retiring {
-            timeout = timeout.min(RETIRING_LOOK);
+            timeout = timeout.min(RETIRING_CHECK_EVERY);
         }
         let revocations = || revoked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = revocations().due() {

@@ -7,7 +7,7 @@ use grapnel_engine::id::ShardId;
 use serde_json::Value;
 
 use super::active::{Active, Defaults, compile, slots};
-use super::loader_state::{Totals, absorb, merge};
+use super::loader_state::{Totals, add_counts, merge};
 use super::stats::HookStats;
 use super::view::View;
 use super::{PluginManager, names, stats, view};
@@ -87,7 +87,7 @@ impl PluginManager {
             for handle in &self.settings.shards {
                 let answer = handle.call(self.settings.answer_timeout, |shard| {
                     let mut counted = Totals::new();
-                    absorb(&mut counted, shard.id(), shard.chains());
+                    add_counts(&mut counted, shard.id(), shard.chains());
                     (shard.chains().generation(), counted)
                 });
                 match answer {

@@ -84,22 +84,22 @@ impl RetiredList {
 mod tests {
     use super::*;
 
-    fn gone(name: &str, generation: u32, mapped_bytes: u64) -> RetiredCode {
+    fn retired_code(name: &str, generation: u32, mapped_bytes: u64) -> RetiredCode {
         RetiredCode { name: name.into(), version: "1".into(), generation, mapped_bytes }
     }
 
     #[test]
-    fn what_is_reloaded_again_and_again_takes_one_run_and_every_generation_a_row() {
+    fn repeated_reloads_use_one_run_and_list_every_generation() {
         let mut all = RetiredList::default();
         for generation in 1..=500 {
-            all.add(gone("a", generation, 10));
-            all.add(gone("b", generation, 20));
-            all.add(gone("broken.so", 0, 1));
+            all.add(retired_code("a", generation, 10));
+            all.add(retired_code("b", generation, 20));
+            all.add(retired_code("broken.so", 0, 1));
         }
         assert_eq!((all.runs.len(), all.totals()), (3, (1_500, 500 * 31)));
         // A generation whose load failed interrupts the numbers, and a new file has another size.
-        all.add(gone("a", 502, 10));
-        all.add(gone("a", 503, 11));
+        all.add(retired_code("a", 502, 10));
+        all.add(retired_code("a", 503, 11));
         assert_eq!((all.runs.len(), all.totals()), (5, (1_502, 500 * 31 + 21)));
         let rows = all.rows(Services::of_process());
         let of = |name: &str| -> Vec<u32> {

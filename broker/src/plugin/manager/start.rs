@@ -2,7 +2,7 @@
 //! needed plugins first. Called before the first client can connect.
 
 use super::PluginManager;
-use super::active::Wanted;
+use super::active::RequestedPlugin;
 use super::loader_state::LoaderState;
 use super::order::{self, Node};
 use super::record::{Content, Record, Recorded};
@@ -14,7 +14,7 @@ use crate::plugin::report::Origin;
 
 /// A plugin that is still to be loaded.
 struct Pending {
-    wanted: Wanted,
+    wanted: RequestedPlugin,
     opened: Result<Opened, LoadError>,
 }
 
@@ -39,12 +39,12 @@ impl PluginManager {
             let opened = self.open(&mut loader, &wanted);
             pending.push(Some(Pending { wanted, opened }));
         }
-        let (indexes, circles) = order_of(&pending);
+        let (indexes, cycles) = order_of(&pending);
         let mut result = Ok(());
         for index in indexes {
             let Some(plugin) = pending[index].take() else { continue };
-            let circle = circles.iter().find(|(of, _)| *of == index).map(|(_, circle)| circle.clone());
-            if let Err(error) = self.load_pending(&mut loader, plugin, circle) {
+            let cycle = cycles.iter().find(|(of, _)| *of == index).map(|(_, cycle)| cycle.clone());
+            if let Err(error) = self.load_pending(&mut loader, plugin, cycle) {
                 result = Err(error);
                 break;
             }
@@ -62,18 +62,18 @@ impl PluginManager {
         &self,
         loader: &mut LoaderState,
         plugin: Pending,
-        circle: Option<Vec<String>>,
+        cycle: Option<Vec<String>>,
     ) -> Result<(), LoadError> {
         let Pending { wanted, opened } = plugin;
-        let loaded = opened.and_then(|opened| match circle {
-            Some(circle) => {
+        let loaded = opened.and_then(|opened| match cycle {
+            Some(cycle) => {
                 loader.close(&opened);
-                Err(LoadError::Circle { name: opened.name, circle })
+                Err(LoadError::Cycle { name: opened.name, cycle })
             }
             None => self.load_in(loader, &wanted, opened),
         });
         self.commit_counts(loader);
-        loader.reap();
+        loader.drop_reclaimed();
         let Err(error) = loaded else { return Ok(()) };
         tracing::error!("{error}");
         let required = wanted.required.then(|| self.required(&wanted));
@@ -85,7 +85,7 @@ impl PluginManager {
     }
 
     /// The name of a required plugin, and how to start the broker without it.
-    fn required(&self, wanted: &Wanted) -> (String, String) {
+    fn required(&self, wanted: &RequestedPlugin) -> (String, String) {
         let name = wanted.name.clone().unwrap_or_else(|| wanted.source.clone());
         let remedy = match (wanted.origin, &self.record) {
             (Origin::Recorded, Some(record)) => format!(
@@ -98,15 +98,15 @@ impl PluginManager {
     }
 
     /// The plugins to load at the start.
-    fn wanted_at_start(&self, configured: &[PluginConfig]) -> Vec<Wanted> {
+    fn wanted_at_start(&self, configured: &[PluginConfig]) -> Vec<RequestedPlugin> {
         let Content { plugins, disabled } = self.remembered();
-        let mut wanted: Vec<Wanted> = Vec::new();
+        let mut wanted: Vec<RequestedPlugin> = Vec::new();
         for plugin in configured {
             let source = match &plugin.path {
                 Some(path) => path.display().to_string(),
                 None => plugin.name.clone(),
             };
-            wanted.push(Wanted {
+            wanted.push(RequestedPlugin {
                 name: Some(plugin.name.clone()),
                 source,
                 config: plugin.config.clone(),
@@ -127,7 +127,7 @@ impl PluginManager {
             let disabled = disabled.contains(&name);
             let (name, origin) = (Some(name), Origin::Recorded);
             // If it fails, that is logged and listed; it stays in the record.
-            wanted.push(Wanted { name, source, config, priority, origin, required, disabled });
+            wanted.push(RequestedPlugin { name, source, config, priority, origin, required, disabled });
         }
         wanted
     }
@@ -141,11 +141,11 @@ impl PluginManager {
 }
 
 /// For each plugin in a circle, its index and the names on the way round.
-type Circles = Vec<(usize, Vec<String>)>;
+type Cycles = Vec<(usize, Vec<String>)>;
 
 /// The order of loading. A file that could not be opened has no dependencies; it fails at its
 /// position.
-fn order_of(pending: &[Option<Pending>]) -> (Vec<usize>, Circles) {
+fn order_of(pending: &[Option<Pending>]) -> (Vec<usize>, Cycles) {
     let nodes: Vec<Node<'_>> = pending
         .iter()
         .flatten()
@@ -154,6 +154,6 @@ fn order_of(pending: &[Option<Pending>]) -> (Vec<usize>, Circles) {
             needs: plugin.opened.as_ref().map_or(&[], |opened| &opened.about.depends),
         })
         .collect();
-    let order::Order { indexes, circles } = order::sorted(&nodes);
-    (indexes, circles)
+    let order::Order { indexes, cycles } = order::sorted(&nodes);
+    (indexes, cycles)
 }

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again_by_its_owner_alone() {
+    fn state_files_are_readable_only_by_their_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/words.json");
         assert_eq!(read::<Content>(&path).unwrap(), Content::default());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_already_is_not_written_again() {
+    fn unchanged_content_is_not_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("words.json");
         let file = || std::fs::metadata(&path).unwrap().ino();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_put_aside_and_not_shown() {
+    fn an_unreadable_file_is_moved_aside_and_its_content_is_not_shown() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("words.json");
         let aside = dir.path().join("words.unreadable");

@@ -10,9 +10,9 @@ use grapnel_engine::shard::Shard;
 
 use super::active::{PluginSlot, compile};
 use super::broadcast;
-use super::handover::{Handover, Moved, Passing};
+use super::handover::{Handover, InstancePair, MoveStats};
 use super::loaded::{Callee, More};
-use super::loader_state::{LoaderState, absorb};
+use super::loader_state::{LoaderState, add_counts};
 use crate::plugin::error::LoadError;
 use crate::shard::handle::ShardHandle;
 
@@ -24,29 +24,29 @@ enum Swap {
         /// Why the state was not handed over; the new instance then has only the state of the
         /// trial.
         lost: Option<String>,
-        moved: Moved,
+        moved: MoveStats,
         /// Needed to notify the plugins again when the previous chains are put back.
         callees: Callees,
     },
     /// A piece was handed over that was not the last one; the chains are unchanged.
-    NotYet(Moved),
+    NotYet(MoveStats),
     /// A piece could not be handed over; nothing has changed.
     Failed(String),
 }
 
-/// The plugin instances of a shard that may get a `configured` call because of a swap. `lasting`
+/// The plugin instances of a shard that may get a `configured` call because of a swap. `remaining`
 /// are the hooks that the plugins themselves have mounted both before and after the swap. A plugin
 /// gets no `configured` call for a hook that it mounted or unmounted itself: it could otherwise
 /// cause such calls in an endless loop.
 struct Callees {
     of: Vec<(PluginHandle, Callee)>,
-    lasting: Arc<HashSet<LinkIdentity>>,
+    remaining: Arc<HashSet<LinkIdentity>>,
 }
 
 impl Callees {
-    fn of(slots: &[PluginSlot], shard: ShardId, lasting: &Arc<HashSet<LinkIdentity>>) -> Callees {
+    fn of(slots: &[PluginSlot], shard: ShardId, remaining: &Arc<HashSet<LinkIdentity>>) -> Callees {
         let callee = |slot: &PluginSlot| Some((slot.plugin.handle(), slot.plugin.instances.callee(shard)?));
-        Callees { of: slots.iter().filter_map(callee).collect(), lasting: Arc::clone(lasting) }
+        Callees { of: slots.iter().filter_map(callee).collect(), remaining: Arc::clone(remaining) }
     }
 
     /// Calls `configured` of each plugin for which `table` calls other hooks of [`LIFE`] than the
@@ -55,7 +55,7 @@ impl Callees {
     /// in the step of the swap, before the swap, so that it precedes the next event. A plugin of
     /// which `table` calls no hook is left out. An instance that has taken over a state is compared
     /// with the instance before it, because it inherits what that one has seen and missed.
-    fn look_again(&self, engine: &Shard, table: &ChainTable, passing: Option<(Passing, bool)>) {
+    fn look_again(&self, engine: &Shard, table: &ChainTable, passing: Option<(InstancePair, bool)>) {
         let (mut before, after) = (self.called(engine.chains()), self.called(table));
         if let Some((passing, true)) = passing {
             let (from, to) = passing.handles();
@@ -76,12 +76,12 @@ impl Callees {
         callees.for_each(|(_, callee)| callee.configured());
     }
 
-    /// The hooks of [`LIFE`] that a table calls, restricted to `lasting`.
+    /// The hooks of [`LIFE`] that a table calls, restricted to `remaining`.
     fn called(&self, table: &ChainTable) -> HashSet<(PluginHandle, HookPoint, LinkIdentity)> {
         let links =
             LIFE.iter().flat_map(|point| table.chain(*point).links().map(move |(link, _)| (point, link)));
         let links = links
-            .filter(|(_, link)| !link.entry.is_tripped() && self.lasting.contains(&link.identity))
+            .filter(|(_, link)| !link.entry.is_tripped() && self.remaining.contains(&link.identity))
             .map(|(point, link)| (link.plugin, *point, link.identity));
         links.collect()
     }
@@ -107,22 +107,22 @@ fn own_hooks(slots: &[PluginSlot]) -> HashSet<LinkIdentity> {
 }
 
 /// Runs on the shard's thread.
-fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>, callees: Callees) -> Swap {
+fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<InstancePair>, callees: Callees) -> Swap {
     let (lost, moved) = match passing {
-        None => (None, Moved::default()),
+        None => (None, MoveStats::default()),
         Some(passing) if passing.in_pieces() => match passing.last_piece() {
             Ok((More::No, moved)) => (None, moved),
             Ok((More::Yes, moved)) => return Swap::NotYet(moved),
             Err(said) => return Swap::Failed(said),
         },
         Some(passing) => match passing.pass() {
-            Ok(true) => (None, Moved::default()),
-            Ok(false) => (Some("it was not wanted any more".to_owned()), Moved::default()),
-            Err(said) => (Some(said), Moved::default()),
+            Ok(true) => (None, MoveStats::default()),
+            Ok(false) => (Some("it was not wanted any more".to_owned()), MoveStats::default()),
+            Err(said) => (Some(said), MoveStats::default()),
         },
     };
     if let (Some(passing), None) = (passing, &lost) {
-        passing.hand_answers_over(engine);
+        passing.redirect_answers(engine);
     }
     callees.look_again(engine, &table, passing.map(|passing| (passing, lost.is_none())));
     Swap::Done { old: Box::new(engine.swap_chains(table)), lost, moved, callees }
@@ -149,27 +149,27 @@ impl LoaderState {
         after: &[PluginSlot],
         handover: &mut Handover,
     ) -> Result<Vec<(ShardId, String)>, LoadError> {
-        let mut lasting = own_hooks(before);
+        let mut remaining = own_hooks(before);
         for PluginSlot { plugin, .. } in after {
             let overrides = self.overrides.of(&plugin.name);
             plugin.refresh(overrides, |hook| self.identify(&plugin.name, hook));
         }
-        self.note_leaving((before, after), handover);
+        self.limit_leaving_requests((before, after), handover);
         let own = own_hooks(after);
-        lasting.retain(|hook| own.contains(hook));
-        let lasting = Arc::new(lasting);
+        remaining.retain(|hook| own.contains(hook));
+        let remaining = Arc::new(remaining);
         self.note_suspended(after);
         self.table_generation += 1;
         let (mut pending, mut swapped, mut lost) = (self.shards.clone(), Vec::new(), Vec::new());
         let mut failure = None;
         while !pending.is_empty() && failure.is_none() {
             let mut again = Vec::new();
-            let answers = self.request_swap(&pending, (before, after), (handover, &lasting));
+            let answers = self.request_swap(&pending, (before, after), (handover, &remaining));
             for (handle, answer) in pending.into_iter().zip(answers) {
                 let (shard, name) = (handle.id(), name.to_owned());
                 match answer {
                     Ok(Swap::Done { old, lost: said, moved, .. }) => {
-                        absorb(&mut self.totals, shard, &old);
+                        add_counts(&mut self.totals, shard, &old);
                         handover.moved.add(&moved);
                         lost.extend(said.map(|said| (shard, said)));
                         swapped.push(handle);
@@ -203,10 +203,10 @@ impl LoaderState {
     /// Bounds the authorization requests of versions that leave the chains, as long as the change
     /// may be taken back. A version whose state is handed over is left out: the version that gets
     /// the state gets its answers too.
-    fn note_leaving(&self, (before, after): (&[PluginSlot], &[PluginSlot]), handover: &Handover) {
+    fn limit_leaving_requests(&self, (before, after): (&[PluginSlot], &[PluginSlot]), handover: &Handover) {
         let handed = handover.handles();
         if let Some((from, to)) = handed {
-            self.services.share_resting(from, to);
+            self.services.share_waiting_requests(from, to);
         }
         let stays = |slot: &PluginSlot| {
             let plugin = slot.plugin.handle();
@@ -230,14 +230,14 @@ impl LoaderState {
         &self,
         shards: &[ShardHandle],
         (before, after): (&[PluginSlot], &[PluginSlot]),
-        (handover, lasting): (&Handover, &Arc<HashSet<LinkIdentity>>),
+        (handover, remaining): (&Handover, &Arc<HashSet<LinkIdentity>>),
     ) -> Vec<Result<Swap, crate::shard::handle::Unanswered>> {
         broadcast::call(
             shards,
             self.answer_timeout,
             |shard| {
                 let table = compile(self.table_generation, after, shard, self.defaults);
-                let (passing, callees) = (handover.on(shard), Callees::of(before, shard, lasting));
+                let (passing, callees) = (handover.on(shard), Callees::of(before, shard, remaining));
                 Box::new(move |engine: &mut Shard| swap_here(engine, table, passing, callees))
             },
             |engine, late| {
@@ -267,12 +267,12 @@ impl LoaderState {
         let own = Arc::new(own_hooks(before));
         broadcast::send(shards, self.answer_timeout, |shard| {
             let table = compile(generation, before, shard, defaults);
-            let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
+            let (passing, lost) = (handed.moved_back_on(shard), Arc::clone(&lost));
             let callees = Callees::of(before, shard, &own);
             Box::new(move |engine: &mut Shard| {
-                let said = passing.and_then(|passing| passing.come_back());
+                let said = passing.and_then(|passing| passing.move_back());
                 if let (Some(passing), None) = (passing, &said) {
-                    passing.hand_answers_over(engine);
+                    passing.redirect_answers(engine);
                 }
                 callees.look_again(engine, &table, passing.map(|passing| (passing, said.is_none())));
                 let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);

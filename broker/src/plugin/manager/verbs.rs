@@ -152,7 +152,7 @@ fn verbs_shown(known: &[String]) -> String {
 
 /// A call that has been started.
 #[derive(Debug)]
-pub struct Begun {
+pub struct StartedCall {
     plugin: String,
     verb: String,
     /// How long it may take.
@@ -160,13 +160,13 @@ pub struct Begun {
     abandoned: Arc<AtomicBool>,
 }
 
-impl Begun {
+impl StartedCall {
     /// The caller waits no longer: marks the call as abandoned.
     pub fn is_late(&self) -> VerbError {
         self.abandoned.store(true, Ordering::Relaxed);
         let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
         LATE.fetch_add(1, Ordering::Relaxed);
-        let Begun { plugin, verb, .. } = self;
+        let StartedCall { plugin, verb, .. } = self;
         tracing::warn!(plugin, "the verb {verb} has not answered within {deadline_ms} ms");
         VerbError::Late { plugin: plugin.clone(), verb: verb.clone(), deadline_ms }
     }
@@ -179,14 +179,14 @@ impl Begun {
     }
 }
 
-impl Drop for Begun {
+impl Drop for StartedCall {
     fn drop(&mut self) {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 }
 
 /// Receives the answer of a call, on the thread of the call.
-pub type Answered = Box<dyn FnOnce(Result<Answer, VerbError>) + Send>;
+pub type AnswerCallback = Box<dyn FnOnce(Result<Answer, VerbError>) + Send>;
 
 impl PluginManager {
     /// The verbs of all loaded plugins that have any, with the deadlines in force.
@@ -236,8 +236,8 @@ impl PluginManager {
         name: &str,
         verb: &str,
         given: &[(String, String)],
-        done: Answered,
-    ) -> Result<Begun, VerbError> {
+        done: AnswerCallback,
+    ) -> Result<StartedCall, VerbError> {
         // Holds the lock until the thread is registered with the plugin: the plugin's end then
         // waits for it.
         let view = self.view();
@@ -277,7 +277,7 @@ impl PluginManager {
         if form.changes {
             tracing::info!(plugin = name, "the verb {verb}, which changes something, has begun");
         }
-        Ok(Begun { plugin: name.to_owned(), verb: verb.to_owned(), deadline, abandoned })
+        Ok(StartedCall { plugin: name.to_owned(), verb: verb.to_owned(), deadline, abandoned })
     }
 }
 

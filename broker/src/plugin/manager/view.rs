@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use grapnel_engine::hook::{ChainTable, HookPoint, Link, LinkStats};
 
-use super::active::{Active, Wanted};
+use super::active::{Active, RequestedPlugin};
 use super::loader_state::Totals;
 use super::record::{Content, Recorded};
 use super::retired::RetiredList;
@@ -16,7 +16,7 @@ use crate::plugin::report::{HookRow, Origin, PluginInfo, PluginList, PluginState
 
 /// A plugin that was requested and could not be loaded.
 pub(in crate::plugin) struct Failed {
-    pub wanted: Wanted,
+    pub wanted: RequestedPlugin,
     pub reason: String,
 }
 
@@ -75,7 +75,7 @@ impl View {
     /// The content of the record for the next start.
     pub(in crate::plugin) fn recorded(&self) -> Content {
         let active = self.active.iter().map(|plugin| plugin.wanted());
-        let wanted: Vec<Wanted> =
+        let wanted: Vec<RequestedPlugin> =
             active.chain(self.failed.iter().map(|failed| failed.wanted.clone())).collect();
         let disabled = wanted
             .iter()

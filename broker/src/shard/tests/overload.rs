@@ -25,7 +25,7 @@ fn a_shard_that_panics_ends_the_broker_with_its_cause() {
 }
 
 #[test]
-fn a_subscriber_that_reads_nothing_is_closed_and_holds_up_nobody() {
+fn a_subscriber_that_reads_nothing_is_closed_and_delays_no_other() {
     let broker = Broker::with(2, |_, shell| shell.write_stall_timeout_ms = 300);
     let mut stuck = broker.connect("stuck");
     stuck.subscribe("flood", 0);
@@ -188,7 +188,7 @@ fn the_end_of_a_client_is_seen_while_it_is_not_read() {
 
 /// Changes a limit of the whole process, so this test needs a runner with a process for each test.
 #[test]
-fn without_descriptors_newcomers_are_closed_and_the_connected_go_on() {
+fn without_descriptors_new_connections_are_closed_and_existing_ones_continue() {
     let broker = Broker::with(1, |_, shell| shell.accept_pause_ms = 20);
     let mut first = broker.connect("first");
     // Both ends are in this process, so that the clients get their descriptors before none are
@@ -293,7 +293,7 @@ fn a_held_shard_delays_only_its_own_clients() {
 
 /// A blocked shard uses up the time in which clients should go; plugins still have their own time.
 #[test]
-fn plugins_have_time_to_end_where_clients_used_up_theirs() {
+fn plugins_have_their_own_time_to_end() {
     let broker = Broker::start(1);
     let (release, held) = channel::<()>();
     broker.shards.handles()[0].submit(Box::new(move |_| {

@@ -10,7 +10,7 @@ use super::client::{Client, Packet, connect, publish, publish_qos_1};
 use super::{Broker, End, PATIENCE, open_descriptors, wait_for};
 
 /// Each client sends to each other client through a topic of its own.
-fn everybody_reaches_everybody(shards: usize, count: usize) {
+fn each_reaches_each(shards: usize, count: usize) {
     let broker = Broker::start(shards);
     let mut clients: Vec<Client> = (0..count).map(|n| broker.connect(&format!("client-{n}"))).collect();
     for (n, client) in clients.iter_mut().enumerate() {
@@ -38,23 +38,23 @@ fn everybody_reaches_everybody(shards: usize, count: usize) {
 }
 
 #[test]
-fn everybody_reaches_everybody_on_one_shard() {
-    everybody_reaches_everybody(1, 8);
+fn each_client_reaches_each_on_one_shard() {
+    each_reaches_each(1, 8);
 }
 
 #[test]
-fn everybody_reaches_everybody_on_two_shards() {
-    everybody_reaches_everybody(2, 12);
+fn each_client_reaches_each_on_two_shards() {
+    each_reaches_each(2, 12);
 }
 
 #[test]
-fn everybody_reaches_everybody_on_more_shards_than_cores() {
-    everybody_reaches_everybody(16, 24);
+fn each_client_reaches_each_on_more_shards_than_cores() {
+    each_reaches_each(16, 24);
 }
 
 #[test]
 fn as_many_shards_as_there_may_be() {
-    everybody_reaches_everybody(64, 16);
+    each_reaches_each(64, 16);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn narrow_lanes_hold_publishers_back_and_lose_nothing() {
 }
 
 #[test]
-fn a_drain_tells_everybody_why_and_closes_what_it_has_opened() {
+fn a_drain_sends_the_reason_to_every_client_and_closes_every_connection() {
     let before = open_descriptors();
     let broker = Broker::start(3);
     let running = open_descriptors();
@@ -257,7 +257,7 @@ fn lanes_are_taken_in_turn() {
         }
     };
     // More than a turn serves. They never read, and lose messages beyond their limits.
-    let crowd: Vec<Client> = (0..100)
+    let clients: Vec<Client> = (0..100)
         .map(|_| {
             let mut client = connect_at(1);
             client.subscribe("all", 0);
@@ -281,7 +281,7 @@ fn lanes_are_taken_in_turn() {
         assert_eq!(reader.packet().publish(), ("one".to_owned(), vec![n]));
     }
     stop.store(true, Ordering::Relaxed);
-    drop(crowd);
+    drop(clients);
     assert_eq!(broker.drain(), End::Signal(15));
     sender.join().unwrap();
 }

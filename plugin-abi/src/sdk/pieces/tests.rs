@@ -102,7 +102,7 @@ fn filled(entries: u64) -> Map {
 }
 
 #[test]
-fn what_changes_on_the_way_goes_over_as_it_is_at_the_end() {
+fn entries_changed_during_a_transfer_arrive_in_their_last_state() {
     for seed in 1..40_u64 {
         let (mut from, mut to) = (filled(seed * 7), filled(3));
         let mut random = seed;
@@ -161,7 +161,7 @@ fn an_empty_state_is_one_piece_and_a_large_entry_many() {
 
 /// 65,536 keys are noted; with one more, the transfer starts again.
 #[test]
-fn what_changes_too_fast_begins_anew() {
+fn a_transfer_restarts_if_too_many_entries_change() {
     const MANY: u64 = 65_536;
     for over in [0, 1] {
         let (mut from, mut to) = (Map::default(), Map::default());
@@ -176,7 +176,7 @@ fn what_changes_too_fast_begins_anew() {
 }
 
 #[test]
-fn what_has_been_sent_does_not_pile_up() {
+fn sent_entries_are_not_recorded_without_bound() {
     let mut from = filled(1_000);
     let (mut most, mut step) = (0, ExportStep::BEGIN);
     while piece(&mut from, step, 100).1 {
@@ -198,7 +198,7 @@ fn the_work_grows_with_the_entries() {
 }
 
 #[test]
-fn what_cannot_be_read_is_a_sentence() {
+fn unreadable_pieces_give_an_error_text() {
     let mut from = filled(2);
     let (bytes, _) = piece(&mut from, ExportStep::BEGIN, 1 << 20);
     let told = |bytes: &[u8]| Map::default().import(bytes, true).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Full, Shares};
-use crate::sdk::leftovers::Leftovers;
+use crate::sdk::drop_queue::DropQueue;
 use crate::sdk::weigh::{allocated, tree_entry_bytes};
 
 /// What an account is charged with: the entries, and the names of its owners.
@@ -52,7 +52,7 @@ impl Accounts {
     }
 
     /// Removes all accounts; `left` frees them.
-    pub(super) fn clear_into(self, left: &mut Leftovers) {
+    pub(super) fn clear_into(self, left: &mut DropQueue) {
         left.add(self.0);
     }
 

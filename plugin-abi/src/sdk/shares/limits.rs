@@ -67,7 +67,7 @@ impl fmt::Display for Full {
 
 impl ShareLimits {
     /// Whether an owner with this many entries and bytes exceeds its limits.
-    pub(super) fn is_owner_beyond(self, entries: u64, bytes: u64) -> bool {
+    pub(super) fn is_owner_over_limit(self, entries: u64, bytes: u64) -> bool {
         entries > self.owner_entries_max || bytes > self.owner_bytes_max
     }
 

@@ -18,14 +18,14 @@ struct Plan {
     /// The same for all owners.
     all: (u64, u64),
     /// Number of entries that were examined.
-    looked_at: u64,
+    examined: u64,
 }
 
 impl<V: Weigh> Shares<V> {
     /// Stores a value for an owner, and evicts old entries if a limit requires it: the owner's
     /// oldest entries for the owner's limits, the oldest of all for the total. Calls `gone` with
     /// each. One call evicts at most [`EVICTED_AT_ONCE`] entries. If that is not enough, this one
-    /// value exceeds a limit, and [`Shares::evict_beyond`] evicts the rest.
+    /// value exceeds a limit, and [`Shares::evict_over_limit`] evicts the rest.
     ///
     /// # Errors
     /// The value, if it exceeds a limit by itself, or if a limit is exceeded already and the value
@@ -37,8 +37,8 @@ impl<V: Weigh> Shares<V> {
         mut gone: impl FnMut(EntryId, V),
     ) -> Result<EntryId, Rejected<V>> {
         let bytes = self.bytes_of(&value);
-        let (planned, looked_at) = self.plan(owner, bytes);
-        self.work += looked_at;
+        let (planned, examined) = self.plan(owner, bytes);
+        self.work += examined;
         match planned {
             Ok(numbers) => {
                 numbers.into_iter().for_each(|number| self.evict(EntryId(number), &mut gone));
@@ -64,10 +64,10 @@ impl<V: Weigh> Shares<V> {
             numbers: Vec::new(),
             own: (entries, held + new_owner),
             all: (self.entries.len() as u64, self.bytes + new_owner),
-            looked_at: 0,
+            examined: 0,
         };
         let filled = self.fill(&mut plan, owner, bytes, self.most_after(entries, held));
-        (filled.map(|()| plan.numbers), plan.looked_at)
+        (filled.map(|()| plan.numbers), plan.examined)
     }
 
     /// Adds entries to the plan until a value of this many bytes fits. Examines the owner's entries
@@ -84,16 +84,16 @@ impl<V: Weigh> Shares<V> {
             let oldest = if full.is_of_owner() { self.entries.get_key_value(&next_own) } else { all.next() };
             // There is one: an empty container accepts every value that its limits allow.
             let Some((number, entry)) = oldest else { break };
-            plan.looked_at += 1;
+            plan.examined += 1;
             if !name.is_some_and(|name| Arc::ptr_eq(name, &entry.owner)) {
-                plan.let_go(*number, entry.bytes);
+                plan.mark_evicted(*number, entry.bytes);
                 if entry.newer == 0 {
                     // Older entries of its owner are in the plan already.
                     plan.all.1 -= self.owner_bytes(&entry.owner);
                 }
             } else if *number == next_own {
                 // The owner's name stays, because the new entry has the same owner.
-                plan.let_go(*number, entry.bytes);
+                plan.mark_evicted(*number, entry.bytes);
                 plan.own = (plan.own.0 - 1, plan.own.1 - entry.bytes);
                 next_own = entry.newer;
             }
@@ -118,7 +118,7 @@ impl<V: Weigh> Shares<V> {
 }
 
 impl Plan {
-    fn let_go(&mut self, number: u64, bytes: u64) {
+    fn mark_evicted(&mut self, number: u64, bytes: u64) {
         self.numbers.push(number);
         self.all = (self.all.0 - 1, self.all.1 - bytes);
     }

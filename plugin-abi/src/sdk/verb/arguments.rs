@@ -136,7 +136,7 @@ impl ArgumentType for Secret {
 /// The broker's data about the plugin, as in `plugins show`. The broker fills it in; the caller
 /// does not pass it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct AboutPlugin {
+pub struct PluginInfo {
     /// The name that the plugin is loaded under.
     pub name: String,
     /// `loaded`, `disabled`, or `tripped`.
@@ -145,12 +145,12 @@ pub struct AboutPlugin {
     pub origin: String,
     /// Its hooks.
     #[serde(default)]
-    pub hooks: Vec<HookAbout>,
+    pub hooks: Vec<HookInfo>,
 }
 
 /// The broker's data about a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct HookAbout {
+pub struct HookInfo {
     /// Hook point.
     pub point: String,
     /// Its name within the plugin.
@@ -160,19 +160,19 @@ pub struct HookAbout {
     pub unmounted: bool,
 }
 
-impl HookAbout {
+impl HookInfo {
     /// `POINT/HOOK`.
     pub fn key(&self) -> String {
         format!("{}/{}", self.point, self.name)
     }
 }
 
-impl ArgumentType for AboutPlugin {
+impl ArgumentType for PluginInfo {
     fn declare(argument: Argument) -> Argument {
         Argument { kind: Kind::Plugin, ..argument }
     }
 
-    fn read(given: &[&str]) -> Result<AboutPlugin, String> {
+    fn read(given: &[&str]) -> Result<PluginInfo, String> {
         serde_json::from_str(one(given)?)
             .map_err(|error| format!("what the broker says of the plugin: {error}"))
     }

@@ -128,7 +128,7 @@ fn a_check_costs_no_allocation() {
 }
 
 #[test]
-fn a_pattern_for_everybody_is_remarked_on() {
+fn a_pattern_for_all_users_gives_a_warning() {
     let file = acl("pattern read a/b\npattern read a/%c\n");
     assert_eq!(file.warnings(), ["pattern \"a/b\" has neither %c nor %u: it holds for every client"]);
     assert_eq!(file.len(), 2);

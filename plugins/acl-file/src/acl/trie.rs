@@ -64,7 +64,7 @@ impl Node {
     fn named(&self, level: &str, rest: Option<&str>, client: Client<'_>) -> Access {
         let mut found = self.text.get(level).map_or(Access::default(), |node| node.walk(rest, client));
         for (pieces, node) in &self.templates {
-            if spells(pieces, level, client) {
+            if matches_level(pieces, level, client) {
                 found |= node.walk(rest, client);
             }
         }
@@ -80,7 +80,7 @@ fn split(topic: &str) -> (&str, Option<&str>) {
 }
 
 /// Whether the pieces together equal the level.
-fn spells(pieces: &[Piece], level: &str, client: Client<'_>) -> bool {
+fn matches_level(pieces: &[Piece], level: &str, client: Client<'_>) -> bool {
     let rest = pieces.iter().try_fold(level, |rest, piece| rest.strip_prefix(piece.text(client)?));
     rest == Some("")
 }

@@ -23,10 +23,10 @@ fn line() -> CallQueue {
     CallQueue::new(limits, WorkerStats::none()).unwrap()
 }
 
-fn tell(queue: &CallQueue, who: &str) {
+fn notify(queue: &CallQueue, who: &str) {
     let (who, point) = (Owner::Client(who), HookPoint::MessageDelivered);
     let mut writing = queue.write((who, who), Kind::Notification, point).unwrap();
-    writing.call(0, point as i64, Named::default(), |data| {
+    writing.call(0, point as i64, NamedClient::default(), |data| {
         data.nil();
     });
     assert!(writing.is_taken(point));
@@ -40,10 +40,10 @@ fn work(queue: &CallQueue) -> u64 {
 
 /// When a worker ends, shards do not wait until all its queued calls have been freed.
 #[test]
-fn no_lock_is_held_for_all_that_waits() {
+fn the_lock_is_released_between_slices() {
     let queue = line();
     for n in 0..MANY {
-        tell(&queue, &format!("c{}", n % 10_000));
+        notify(&queue, &format!("c{}", n % 10_000));
     }
     let mut here = Vec::new();
     queue.take(AT_ONCE as usize, usize::MAX, &mut here, &mut PendingCalls::new());
@@ -60,7 +60,7 @@ fn no_lock_is_held_for_all_that_waits() {
     let said = queue.take_lost().to_string();
     assert_eq!(said, "", "nobody has found no room");
     queue.open();
-    tell(&queue, "c");
+    notify(&queue, "c");
 }
 
 /// Overdue calls are taken out in slices, and no other calls are visited.
@@ -68,13 +68,13 @@ fn no_lock_is_held_for_all_that_waits() {
 fn the_overdue_leave_in_slices() {
     let now = Instant::now();
     let at = |n: u64| now + Duration::from_millis(n);
-    let mut asked = PendingCalls::new();
+    let mut pending = PendingCalls::new();
     for n in 0..MANY {
-        asked.insert(n, PendingCall { ticket: (), since: at(n), client: n % 100 });
+        pending.insert(n, PendingCall { ticket: (), since: at(n), client: n % 100 });
     }
     let (mut count, mut slices) = (0, 0);
     loop {
-        let overdue = take_overdue(&mut asked, at(50_000));
+        let overdue = take_overdue(&mut pending, at(50_000));
         assert!(overdue.len() <= OVERDUE_MAX && overdue.iter().all(|each| each.since <= at(50_000)));
         (count, slices) = (count + overdue.len(), slices + 1);
         if overdue.is_empty() {
@@ -82,7 +82,7 @@ fn the_overdue_leave_in_slices() {
         }
     }
     assert_eq!(
-        (count, asked.len() as u64, slices),
+        (count, pending.len() as u64, slices),
         (50_001, MANY - 50_001, 50_001_usize.div_ceil(OVERDUE_MAX) + 1)
     );
 }

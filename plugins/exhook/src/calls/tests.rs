@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::*;
 use crate::call_queue::CallQueue;
-use crate::clients::Places;
-use crate::config::Written;
-use crate::logins::{Connection, Gave, LoginStore};
+use crate::clients::ClientLimits;
+use crate::config::RawConfig;
+use crate::logins::{Connection, LoginData, LoginStore};
 use crate::stats::WorkerStats;
-use crate::wire::Wanted;
+use crate::wire::RequestedHook;
 use crate::{PLACES, Pool};
 
 /// A shard whose worker has hooks at client.connect and client.authorize. Pending logins expire at
@@ -23,31 +23,32 @@ fn shard() -> ExhookShard {
 }
 
 /// The same, with a worker that may store login data.
-fn shard_that(keeps: bool) -> ExhookShard {
+fn shard_that(stores_logins: bool) -> ExhookShard {
     let written = json!({"driver": "python3", "path": "/tmp", "client_queue_max": 2, "address_queue_max": 2});
-    let written: Written = serde_json::from_value(written).unwrap();
+    let written: RawConfig = serde_json::from_value(written).unwrap();
     let config = Arc::new(written.read(None).unwrap().remove(0));
     let logins = vec![Arc::new(LoginStore::new((1024, 1 << 20), 100, None))];
-    let places = Places {
+    let places = ClientLimits {
         clients_max: 100,
-        visitors_max: 100,
-        visitors_bytes_max: 1 << 20,
-        visit_max: Duration::ZERO,
-        keeps,
+        pending_max: 100,
+        pending_bytes_max: 1 << 20,
+        pending_time_max: Duration::ZERO,
+        stores_logins,
     };
     let clients = vec![Clients::new(0, places, Arc::clone(&logins[0]))];
     let lines = vec![Arc::new(CallQueue::new(config.queue, WorkerStats::none()).unwrap())];
     let points = [HookPoint::ClientConnect, HookPoint::ClientConnected, HookPoint::ClientAuthorize];
-    let wanted: BTreeMap<_, _> = points.into_iter().map(|point| (point, Wanted::default())).collect();
-    let pool = Arc::new(Pool { config, queues: lines, logins, started: Arc::default(), wanted, keeps });
+    let wanted: BTreeMap<_, _> = points.into_iter().map(|point| (point, RequestedHook::default())).collect();
+    let pool =
+        Arc::new(Pool { config, queues: lines, logins, started: Arc::default(), wanted, stores_logins });
     let mut pools = [const { None }; PLACES];
     pools[0] = Some(PoolShard { pool, clients, let_in: None });
     let journal = Journal::default();
     ExhookShard { shard: 0, load: 1, pools, host: None, timer: None, journal, hands_over: false }
 }
 
-fn who(port: u16) -> Who<'static> {
-    Who {
+fn who(port: u16) -> EventClient<'static> {
+    EventClient {
         client_id: "c",
         username: None,
         superuser: false,
@@ -61,8 +62,8 @@ fn who(port: u16) -> Who<'static> {
     }
 }
 
-fn tell(shard: &mut ExhookShard, point: HookPoint, port: u16, moment: Moment) {
-    shard.pools[0].as_mut().unwrap().notify(point, (&who(port), moment), None, |out| {
+fn notify(shard: &mut ExhookShard, point: HookPoint, port: u16, connection_state: ConnectionState) {
+    shard.pools[0].as_mut().unwrap().notify(point, (&who(port), connection_state), None, |out| {
         out.list(0);
     });
 }
@@ -75,18 +76,18 @@ fn counts(shard: &ExhookShard) -> (usize, usize) {
 /// A connection that is let in is the client, even if the worker is not notified or there is no
 /// room.
 #[test]
-fn who_is_let_in_is_the_client_whoever_hears_of_it() {
+fn an_admitted_connection_is_the_client_even_without_notification() {
     for is_away in [false, true] {
         let mut shard = shard();
-        tell(&mut shard, HookPoint::ClientConnect, 1, Moment::ComesIn);
+        notify(&mut shard, HookPoint::ClientConnect, 1, ConnectionState::Connecting);
         assert_eq!(counts(&shard), (0, 1));
         if is_away {
             shard.pools[0].as_ref().unwrap().pool.queues[0].cut(Vec::new());
         } else {
             // Its client's limit is reached.
-            tell(&mut shard, HookPoint::ClientAuthorize, 9, Moment::IsIn);
+            notify(&mut shard, HookPoint::ClientAuthorize, 9, ConnectionState::Connected);
         }
-        tell(&mut shard, HookPoint::ClientConnected, 1, Moment::LetIn);
+        notify(&mut shard, HookPoint::ClientConnected, 1, ConnectionState::Admitted);
         assert_eq!(counts(&shard), (1, 0), "{is_away}");
     }
 }
@@ -94,33 +95,35 @@ fn who_is_let_in_is_the_client_whoever_hears_of_it() {
 /// A client that reconnects without a request before it is in is the client: its authorization
 /// requests use its own share.
 #[test]
-fn who_comes_anew_is_the_client_when_it_is_asked() {
+fn a_reconnecting_client_replaces_its_earlier_connection() {
     let mut shard = shard();
-    tell(&mut shard, HookPoint::ClientAuthorize, 1, Moment::IsIn);
+    notify(&mut shard, HookPoint::ClientAuthorize, 1, ConnectionState::Connected);
     let asked = |shard: &mut ExhookShard, port| {
-        shard.pools[0].as_mut().unwrap().clients[0].locate(&who(port), Moment::Authorizing).is_in
+        shard.pools[0].as_mut().unwrap().clients[0]
+            .locate(&who(port), ConnectionState::Authorizing)
+            .is_connected
     };
     assert!(asked(&mut shard, 1) && !asked(&mut shard, 2));
-    tell(&mut shard, HookPoint::ClientConnack, 2, Moment::LetIn);
+    notify(&mut shard, HookPoint::ClientConnack, 2, ConnectionState::Admitted);
     assert!(asked(&mut shard, 2));
     assert_eq!(counts(&shard), (0, 0));
 }
 
 /// A connection that closes before it is let in expires.
 #[test]
-fn who_never_comes_in_is_forgotten() {
+fn a_login_that_never_succeeds_expires() {
     let mut shard = shard();
-    tell(&mut shard, HookPoint::ClientConnect, 1, Moment::ComesIn);
+    notify(&mut shard, HookPoint::ClientConnect, 1, ConnectionState::Connecting);
     let began = Instant::now();
     while began == Instant::now() {}
-    shard.look();
+    shard.expire_pending();
     assert_eq!(counts(&shard), (0, 0));
 }
 
 /// If a worker gets authorization requests, exhook must see which clients connect, because requests
 /// may be about one that has not.
 #[test]
-fn who_comes_in_is_seen_where_rights_are_asked_for() {
+fn connects_are_seen_if_a_worker_authorizes() {
     let shard = shard();
     let mut pool = Arc::clone(&shard.pools[0].as_ref().unwrap().pool);
     drop(shard);
@@ -130,7 +133,7 @@ fn who_comes_in_is_seen_where_rights_are_asked_for() {
         (HookPoint::ClientAuthenticate, &[HookPoint::ClientConnack]),
         (HookPoint::MessagePublish, &[]),
     ] {
-        pool.wanted = [(point, Wanted::default())].into();
+        pool.wanted = [(point, RequestedHook::default())].into();
         assert_eq!(pool.own_points().collect::<Vec<_>>(), expected);
     }
 }
@@ -141,7 +144,7 @@ fn who_comes_in_is_seen_where_rights_are_asked_for() {
 fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
     let old = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
     let new = Connection { port: 2, ..old };
-    let gave = |whose, bytes| Gave { whose, bytes, anew: None, epoch: 1, number: 0 };
+    let data = |connection, bytes| LoginData { connection, bytes, new_session: None, epoch: 1, number: 0 };
     for (connack, connected, expected) in [
         (true, true, Some("new")),
         (true, false, Some("new")),
@@ -153,8 +156,8 @@ fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
         let logins = Arc::clone(&of.pool.logins[0]);
         of.is_answered(&who(1), true, false);
         of.is_connected(&who(1));
-        logins.store(gave(old, b"old"), 0);
-        logins.store_of_login(gave(new, b"new"), 0, Instant::now());
+        logins.store(data(old, b"old"), 0);
+        logins.store_of_login(data(new, b"new"), 0, Instant::now());
         if connack {
             of.is_answered(&who(2), true, true);
         }
@@ -168,18 +171,18 @@ fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
 
 /// A connection whose CONNACK is too large has two events, and leaves no data.
 #[test]
-fn who_is_refused_after_it_was_let_in_leaves_nothing() {
+fn a_connection_refused_after_admission_leaves_no_data() {
     let mut shard = shard_that(true);
     let of = shard.pools[0].as_mut().unwrap();
     let logins = Arc::clone(&of.pool.logins[0]);
-    let whose = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
-    let gave = Gave { whose, bytes: b"c", anew: None, epoch: 1, number: 0 };
+    let connection = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
+    let gave = LoginData { connection, bytes: b"c", new_session: None, epoch: 1, number: 0 };
     for resumes in [true, false] {
         logins.store_of_login(gave, 0, Instant::now());
         of.is_answered(&who(1), true, resumes);
         assert!(logins.stored("c", 0, 1, 2).is_some());
         // It has no session at the second CONNACK.
-        of.is_answered(&Who { session: 0, ..who(1) }, false, false);
+        of.is_answered(&EventClient { session: 0, ..who(1) }, false, false);
         assert!(logins.stored("c", 0, 1, 2).is_none());
         // The session that it resumed is still there; one that it was to begin is not.
         logins.store(gave, 0);

@@ -5,7 +5,7 @@ use crate::wire::Writer;
 
 /// A client as an event shows it.
 #[derive(Clone, Copy, Debug, Hash)]
-pub struct Who<'a> {
+pub struct EventClient<'a> {
     /// The client identifier.
     pub client_id: &'a str,
     /// The user name.
@@ -31,7 +31,7 @@ pub struct Who<'a> {
 
 /// What is known only while a client connects, or just after.
 #[derive(Clone, Debug, Default)]
-pub struct Entering<'a> {
+pub struct ConnectDetails<'a> {
     /// Whether it is in already, so that there is no password, and nothing is known of a will.
     pub late: bool,
     /// Whether the worker handles logins, so that a new process has missed this one.
@@ -56,12 +56,12 @@ pub struct Entering<'a> {
 
 /// The CONNECT data without the password: `pairs` pairs of a map.
 #[derive(Clone, Debug)]
-pub(super) struct Written {
+pub(super) struct ConnectData {
     pub(super) pairs: usize,
     pub(super) bytes: Box<[u8]>,
 }
 
-impl Who<'_> {
+impl EventClient<'_> {
     pub(super) fn connection(&self) -> Connection<'_> {
         Connection {
             client_id: self.client_id,
@@ -80,9 +80,9 @@ impl Who<'_> {
     }
 }
 
-impl Entering<'_> {
+impl ConnectDetails<'_> {
     /// All but the password, as pairs of a map.
-    pub(super) fn written(&self) -> Written {
+    pub(super) fn connect_data(&self) -> ConnectData {
         let mut bytes = Vec::new();
         let out = &mut Writer(&mut bytes);
         out.text("clean_start").flag(self.clean_start);
@@ -107,25 +107,26 @@ impl Entering<'_> {
         for (key, value) in &self.properties {
             out.list(2).text(key).text(value);
         }
-        Written { pairs: if self.late { 6 } else { 7 }, bytes: bytes.into() }
+        ConnectData { pairs: if self.late { 6 } else { 7 }, bytes: bytes.into() }
     }
 }
 
 /// What a description contains besides.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum More<'a> {
+pub(super) enum ExtraFields<'a> {
     /// Nothing.
     None,
-    /// For a client that connects: its password, and the result of [`Entering::written`].
-    Entering(Option<&'a [u8]>, &'a Written),
-    /// For a client that connected before this process started: the result of [`Entering::written`]
-    /// at that time.
-    Earlier(&'a Written),
+    /// For a client that connects: its password, and the result of
+    /// [`ConnectDetails::connect_data`].
+    Connecting(Option<&'a [u8]>, &'a ConnectData),
+    /// For a client that connected before this process started: the result of
+    /// [`ConnectDetails::connect_data`] at that time.
+    Earlier(&'a ConnectData),
 }
 
 /// Stored data that hooks of another process returned.
 #[derive(Debug, Default)]
-pub(super) struct Given {
+pub(super) struct StoredData {
     /// For its login.
     pub(super) login: Option<Box<[u8]>>,
     /// For the login that began the session of its identifier.
@@ -133,15 +134,15 @@ pub(super) struct Given {
 }
 
 /// A description: a map in MessagePack.
-pub(super) fn described_as(who: &Who<'_>, more: More<'_>, given: &Given) -> Vec<u8> {
+pub(super) fn described_as(who: &EventClient<'_>, more: ExtraFields<'_>, given: &StoredData) -> Vec<u8> {
     let mut bytes = Vec::new();
     let out = &mut Writer(&mut bytes);
-    let said = match more {
-        More::None => 0,
-        More::Entering(password, said) => said.pairs + usize::from(password.is_some()),
-        More::Earlier(said) => 1 + said.pairs,
+    let sent = match more {
+        ExtraFields::None => 0,
+        ExtraFields::Connecting(password, sent) => sent.pairs + usize::from(password.is_some()),
+        ExtraFields::Earlier(sent) => 1 + sent.pairs,
     };
-    out.map(10 + said + usize::from(given.login.is_some()) + usize::from(given.stored.is_some()));
+    out.map(10 + sent + usize::from(given.login.is_some()) + usize::from(given.stored.is_some()));
     out.text("client_id").text(who.client_id);
     out.text("username").text_or_nil(who.username);
     out.text("superuser").flag(who.superuser);
@@ -158,16 +159,16 @@ pub(super) fn described_as(who: &Who<'_>, more: More<'_>, given: &Given) -> Vec<
         }
     }
     match more {
-        More::None => {}
-        More::Entering(password, said) => {
+        ExtraFields::None => {}
+        ExtraFields::Connecting(password, sent) => {
             if let Some(password) = password {
                 out.text("password").bytes(password);
             }
-            out.0.extend_from_slice(&said.bytes);
+            out.0.extend_from_slice(&sent.bytes);
         }
-        More::Earlier(said) => {
+        ExtraFields::Earlier(sent) => {
             out.text("earlier").flag(true);
-            out.0.extend_from_slice(&said.bytes);
+            out.0.extend_from_slice(&sent.bytes);
         }
     }
     bytes

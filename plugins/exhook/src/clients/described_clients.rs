@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
-use super::described::{Given, More, Written, described_as};
-use super::{ClientSlot, Who};
-use crate::call_queue::Writing;
-use crate::queue::{About, Named};
+use super::described::{ConnectData, ExtraFields, StoredData, described_as};
+use super::{ClientSlot, EventClient};
+use crate::call_queue::QueueWriter;
+use crate::queue::{Description, NamedClient};
 
 /// Most bytes of CONNECT data that are stored; longer data is sent once only.
-pub(super) const KEPT_MAX: usize = 1024;
+pub(super) const STORED_BYTES_MAX: usize = 1024;
 
 /// What was sent about a connection, and to which process.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Said {
+pub(super) struct SentDescription {
     /// Hash of all that was sent.
     pub(super) print: u64,
     /// Whether it contained data that is known only while the client connects.
-    pub(super) entering: bool,
+    pub(super) connecting: bool,
     /// Hash of the peer's address and port: another connection may take over the identifier.
     pub(super) origin: u64,
     /// The process that it was sent to.
     pub(super) epoch: u64,
     /// Whether that process saw the client connect.
-    pub(super) saw: bool,
+    pub(super) saw_connect: bool,
     /// Whether login data has arrived since.
     pub(super) late: bool,
 }
@@ -31,12 +31,12 @@ pub(super) struct Said {
 #[derive(Debug)]
 pub(super) struct DescribedClient {
     pub(super) number: u64,
-    pub(super) said: Said,
+    pub(super) sent: SentDescription,
     /// The CONNECT data as pairs of a description, without the password.
-    pub(super) connect_data: Option<Written>,
+    pub(super) connect_data: Option<ConnectData>,
     /// Its description, for calls that are sent to another process than planned. `None` where the
     /// description has a password.
-    pub(super) about: Option<Arc<About>>,
+    pub(super) about: Option<Arc<Description>>,
     /// When it became the client, as an increasing number; 0 if that was not seen.
     pub(super) since: u64,
     /// Number of gaps at its last event, or first.
@@ -47,51 +47,58 @@ pub(super) struct DescribedClient {
 
 /// The record of a client before a call was built.
 #[derive(Debug)]
-pub(super) struct Before {
+pub(super) struct PreviousRecord {
     pub(super) slot: ClientSlot,
-    pub(super) said: Said,
+    pub(super) sent: SentDescription,
     /// Set if they belong to another connection than the call.
-    pub(super) connect_data: Option<Option<Written>>,
-    pub(super) about: Option<Arc<About>>,
+    pub(super) connect_data: Option<Option<ConnectData>>,
+    pub(super) about: Option<Arc<Description>>,
 }
 
 impl DescribedClient {
     /// The record before it is described as a connection from `origin`.
-    pub(super) fn before(&mut self, slot: ClientSlot, origin: u64) -> Before {
-        Before {
+    pub(super) fn before(&mut self, slot: ClientSlot, origin: u64) -> PreviousRecord {
+        PreviousRecord {
             slot,
-            said: self.said,
-            connect_data: (self.said.origin != origin).then(|| self.connect_data.take()),
+            sent: self.sent,
+            connect_data: (self.sent.origin != origin).then(|| self.connect_data.take()),
             about: self.about.clone(),
         }
     }
 
     /// Stores the CONNECT data, if there is some.
-    pub(super) fn keep(&mut self, written: Option<Written>) {
+    pub(super) fn store_connect_data(&mut self, written: Option<ConnectData>) {
         if let Some(written) = written {
-            self.connect_data = Some(written).filter(|written| written.bytes.len() <= KEPT_MAX);
+            self.connect_data = Some(written).filter(|written| written.bytes.len() <= STORED_BYTES_MAX);
         }
     }
 
     /// Describes the client. The returned name includes a description for calls that another
     /// process may get. If the description has a password, the name does not include it.
-    pub(super) fn describe(&mut self, line: &mut Writing<'_>, who: &Who<'_>, described: Vec<u8>) -> Named {
-        let named = Named { about: None, ..self.named() };
-        if self.said.entering {
-            line.describe(named.clone(), &described);
+    pub(super) fn describe(
+        &mut self,
+        writer: &mut QueueWriter<'_>,
+        who: &EventClient<'_>,
+        described: Vec<u8>,
+    ) -> NamedClient {
+        let named = NamedClient { about: None, ..self.named() };
+        if self.sent.connecting {
+            writer.describe(named.clone(), &described);
             self.about = None;
-            return Named { about: Some(About::new(described)), ..named };
+            return NamedClient { about: Some(Description::new(described)), ..named };
         }
         // The login data is added when another process gets the call: it may have changed by then.
-        let earlier =
-            self.connect_data.as_ref().map(|kept| described_as(who, More::Earlier(kept), &Given::default()));
-        line.describe(named, &described);
-        self.about = Some(About::new(earlier.unwrap_or(described)));
+        let earlier = self
+            .connect_data
+            .as_ref()
+            .map(|kept| described_as(who, ExtraFields::Earlier(kept), &StoredData::default()));
+        writer.describe(named, &described);
+        self.about = Some(Description::new(earlier.unwrap_or(described)));
         self.named()
     }
 
     /// As calls name it.
-    pub(super) fn named(&self) -> Named {
-        Named { number: self.number, about: self.about.clone(), session: self.session }
+    pub(super) fn named(&self) -> NamedClient {
+        NamedClient { number: self.number, about: self.about.clone(), session: self.session }
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::{DescribedClient, Places};
-use crate::call_queue::Writing;
+use super::{ClientLimits, DescribedClient};
+use crate::call_queue::QueueWriter;
 use crate::shrink;
 
 /// Memory of a pending login besides its description, bytes.
@@ -45,8 +45,8 @@ impl PendingLogin {
     }
 
     /// Notifies the process that this number will not be used again.
-    pub(super) fn is_forgotten(&self, line: &mut Writing<'_>) {
-        line.forget(self.client.as_deref(), self.described.number, self.described.said.epoch);
+    pub(super) fn is_forgotten(&self, writer: &mut QueueWriter<'_>) {
+        writer.forget(self.client.as_deref(), self.described.number, self.described.sent.epoch);
     }
 }
 
@@ -71,12 +71,12 @@ pub(super) struct PendingLogins {
     order: BTreeSet<(Instant, u64)>,
     max: usize,
     bytes_max: usize,
-    visit_max: Duration,
+    pending_time_max: Duration,
 }
 
 impl PendingLogins {
     /// An empty table with room for at least one.
-    pub(super) fn new(places: Places) -> PendingLogins {
+    pub(super) fn new(limits: ClientLimits) -> PendingLogins {
         PendingLogins {
             all: HashMap::new(),
             of_address: HashMap::new(),
@@ -84,46 +84,46 @@ impl PendingLogins {
             weights: BTreeSet::new(),
             bytes: 0,
             order: BTreeSet::new(),
-            max: places.visitors_max.max(1),
-            bytes_max: places.visitors_bytes_max,
-            visit_max: places.visit_max,
+            max: limits.pending_max.max(1),
+            bytes_max: limits.pending_bytes_max,
+            pending_time_max: limits.pending_time_max,
         }
     }
 
-    pub(super) fn get(&self, visit: u64) -> Option<&PendingLogin> {
-        self.all.get(&visit)
+    pub(super) fn get(&self, login_key: u64) -> Option<&PendingLogin> {
+        self.all.get(&login_key)
     }
 
-    pub(super) fn get_mut(&mut self, visit: u64) -> Option<&mut PendingLogin> {
-        self.all.get_mut(&visit)
+    pub(super) fn get_mut(&mut self, login_key: u64) -> Option<&mut PendingLogin> {
+        self.all.get_mut(&login_key)
     }
 
     /// As `get_mut`, on an event of it.
-    pub(super) fn hear(&mut self, visit: u64, now: Instant) -> Option<&mut PendingLogin> {
-        let login = self.all.get_mut(&visit)?;
-        self.order.remove(&(login.since, visit));
-        self.order.insert((now, visit));
+    pub(super) fn touch(&mut self, login_key: u64, now: Instant) -> Option<&mut PendingLogin> {
+        let login = self.all.get_mut(&login_key)?;
+        self.order.remove(&(login.since, login_key));
+        self.order.insert((now, login_key));
         login.since = now;
         Some(login)
     }
 
     /// Inserts one that is not there. Returns the one that was evicted.
-    pub(super) fn insert(&mut self, visit: u64, login: PendingLogin) -> Option<PendingLogin> {
+    pub(super) fn insert(&mut self, login_key: u64, login: PendingLogin) -> Option<PendingLogin> {
         let fullest = if self.all.len() < self.max { None } else { self.counts.last().copied() };
-        let gone = fullest.and_then(|(_, address)| self.first_of(address, None));
-        let gone = gone.and_then(|visit| self.remove(visit));
+        let removed = fullest.and_then(|(_, address)| self.first_of(address, None));
+        let removed = removed.and_then(|login_key| self.remove(login_key));
         let number = login.described.number;
         self.change(login.address, login.bytes as isize, |numbers| {
-            numbers.insert(number, visit);
+            numbers.insert(number, login_key);
         });
-        self.order.insert((login.since, visit));
-        self.all.insert(visit, login);
-        gone
+        self.order.insert((login.since, login_key));
+        self.all.insert(login_key, login);
+        removed
     }
 
-    pub(super) fn remove(&mut self, visit: u64) -> Option<PendingLogin> {
-        let login = self.all.remove(&visit)?;
-        self.order.remove(&(login.since, visit));
+    pub(super) fn remove(&mut self, login_key: u64) -> Option<PendingLogin> {
+        let login = self.all.remove(&login_key)?;
+        self.order.remove(&(login.since, login_key));
         self.change(login.address, -(login.bytes as isize), |numbers| {
             numbers.remove(&login.described.number);
         });
@@ -134,8 +134,8 @@ impl PendingLogins {
     }
 
     /// Adds the bytes of a description.
-    pub(super) fn weigh(&mut self, visit: u64, described: usize) {
-        let Some(login) = self.all.get_mut(&visit) else { return };
+    pub(super) fn weigh(&mut self, login_key: u64, described: usize) {
+        let Some(login) = self.all.get_mut(&login_key) else { return };
         // The worker still stores what was sent once and is not repeated.
         let more = (ENTRY + described).saturating_sub(login.bytes);
         login.bytes += more;
@@ -148,23 +148,23 @@ impl PendingLogins {
         if self.bytes <= self.bytes_max {
             return None;
         }
-        let gone =
+        let removed =
             self.weights.iter().rev().take(2).find_map(|(_, address)| self.first_of(*address, Some(but)))?;
-        self.remove(gone)
+        self.remove(removed)
     }
 
     /// Takes out one without recent events.
     pub(super) fn expired(&mut self, now: Instant) -> Option<PendingLogin> {
-        let (since, visit) = *self.order.first()?;
-        if now.saturating_duration_since(since) <= self.visit_max {
+        let (since, login_key) = *self.order.first()?;
+        if now.saturating_duration_since(since) <= self.pending_time_max {
             return None;
         }
-        self.remove(visit)
+        self.remove(login_key)
     }
 
     /// The oldest one of an address, except `but`.
     fn first_of(&self, address: u64, but: Option<u64>) -> Option<u64> {
-        self.of_address.get(&address)?.numbers.values().find(|visit| Some(**visit) != but).copied()
+        self.of_address.get(&address)?.numbers.values().find(|login_key| Some(**login_key) != but).copied()
     }
 
     fn change(&mut self, address: u64, more: isize, change: impl FnOnce(&mut BTreeMap<u64, u64>)) {

@@ -2,50 +2,50 @@
 
 use std::hash::BuildHasher;
 
-use super::{Clients, Who};
+use super::{Clients, EventClient};
 use crate::logins::Connection;
 
 impl Clients {
     /// The first event of a connection, or the first one after events were missed, shows which
     /// session it has. If the connection was not known before, this may be the last event of a
     /// session that has ended.
-    pub(super) fn confirm(&mut self, who: &Who<'_>) {
+    pub(super) fn confirm(&mut self, who: &EventClient<'_>) {
         let (gaps, origin) = (self.logins.gaps(), self.origin(who));
-        let known = self.described.get_mut(who.client_id).filter(|known| known.said.origin == origin);
+        let known = self.described.get_mut(who.client_id).filter(|known| known.sent.origin == origin);
         let was_known = known.is_some();
         let is_first = known.is_none_or(|known| std::mem::replace(&mut known.gaps, gaps) != gaps);
-        if is_first && self.keeps && who.session > 0 {
+        if is_first && self.stores_logins && who.session > 0 {
             self.logins.confirm(who.connection(), self.shard, who.session(), was_known);
         }
     }
 
     /// A client has connected; `goes_on` says whether it resumed a session.
-    pub fn enter(&self, who: &Who<'_>, goes_on: bool) {
+    pub fn enter(&self, who: &EventClient<'_>, goes_on: bool) {
         self.logins.enter(who.connection(), self.shard, who.session(), goes_on);
     }
 
     /// A client has connected, and it was not seen which of its logins was answered.
-    pub fn enter_unanswered(&self, who: &Who<'_>) {
+    pub fn enter_unanswered(&self, who: &EventClient<'_>) {
         self.logins.enter_unanswered(who.connection(), self.shard, who.session());
     }
 
     /// The login data of a connection.
-    pub(super) fn login(&self, who: &Who<'_>) -> Option<Box<[u8]>> {
+    pub(super) fn login(&self, who: &EventClient<'_>) -> Option<Box<[u8]>> {
         self.logins.of(who.connection(), self.shard, who.session())
     }
 
     /// A client was refused.
-    pub fn refused(&self, who: &Who<'_>) {
+    pub fn refused(&self, who: &EventClient<'_>) {
         self.logins.refused(who.connection(), self.shard);
     }
 
     /// A client was let in, but did not connect after all.
-    pub fn forget_login(&self, who: &Who<'_>) {
+    pub fn forget_login(&self, who: &EventClient<'_>) {
         let _ = self.logins.forget(who.connection(), self.shard);
     }
 
     /// A session of a client has ended: its data is removed, whether the worker is notified or not.
-    pub fn session_over(&self, who: &Who<'_>) {
+    pub fn session_ended(&self, who: &EventClient<'_>) {
         self.logins.over(who.client_id, self.shard, who.session);
     }
 
@@ -53,9 +53,9 @@ impl Clients {
     /// describes the client with it. Returns whether that client is in already.
     pub fn login_came(&mut self, whose: Connection<'_>) -> bool {
         let origin = self.hasher.hash_one((Some(whose.host), Some(whose.port)));
-        let known = self.described.get_mut(whose.client_id).filter(|known| known.said.origin == origin);
-        let Some(known) = known.filter(|known| !known.said.entering) else { return false };
-        known.said.late = true;
+        let known = self.described.get_mut(whose.client_id).filter(|known| known.sent.origin == origin);
+        let Some(known) = known.filter(|known| !known.sent.connecting) else { return false };
+        known.sent.late = true;
         true
     }
 }

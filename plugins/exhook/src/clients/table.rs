@@ -48,10 +48,10 @@ impl<K: Hash + Eq + Clone> Table<K> {
     /// Inserts one under a free key. Returns the one that was evicted.
     pub(super) fn insert(&mut self, key: K, known: DescribedClient) -> Option<(K, DescribedClient)> {
         let first = if self.described.len() < self.max { None } else { self.order.pop_first() };
-        let gone = first.and_then(|(_, key)| self.described.remove_entry(&key));
+        let removed = first.and_then(|(_, key)| self.described.remove_entry(&key));
         self.order.insert(known.number, key.clone());
         self.described.insert(key, known);
-        gone
+        removed
     }
 
     /// Number of connections.

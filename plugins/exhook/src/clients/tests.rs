@@ -3,23 +3,29 @@
 #![allow(clippy::unwrap_used)]
 
 mod forgotten;
-mod visitors;
+mod pending_logins;
 
-use super::described_clients::KEPT_MAX;
+use super::described_clients::STORED_BYTES_MAX;
 use super::*;
 use crate::call_queue::{CallQueue, DESCRIBED, FORGOTTEN, PendingCalls};
 use crate::frame::Frame;
-use crate::logins::Gave;
+use crate::logins::LoginData;
 use crate::queue::{Kind, Limits, Owner};
 use crate::stats::WorkerStats;
 
 const MAX: usize = 1000;
 const VISITORS: usize = 100;
-const PLACES: Places = places(MAX, VISITORS);
+const PLACES: ClientLimits = limits(MAX, VISITORS);
 
-const fn places(clients_max: usize, visitors_max: usize) -> Places {
-    let visit_max = Duration::from_secs(600);
-    Places { clients_max, visitors_max, visitors_bytes_max: 1 << 20, visit_max, keeps: true }
+const fn limits(clients_max: usize, pending_max: usize) -> ClientLimits {
+    let pending_time_max = Duration::from_secs(600);
+    ClientLimits {
+        clients_max,
+        pending_max,
+        pending_bytes_max: 1 << 20,
+        pending_time_max,
+        stores_logins: true,
+    }
 }
 
 fn none() -> Arc<LoginStore> {
@@ -42,49 +48,49 @@ fn line_of(client_bytes_max: u64) -> CallQueue {
     CallQueue::new(limits, WorkerStats::none()).unwrap()
 }
 
-fn line() -> CallQueue {
+fn writer() -> CallQueue {
     line_of(1 << 30)
 }
 
 const POINT: HookPoint = HookPoint::ClientConnected;
 
-fn write<'a>(queue: &'a CallQueue, who: &Who<'a>) -> Writing<'a> {
+fn write<'a>(queue: &'a CallQueue, who: &EventClient<'a>) -> QueueWriter<'a> {
     write_for(queue, Owner::Client(who.client_id))
 }
 
-fn write_for<'a>(queue: &'a CallQueue, owner: Owner<'a>) -> Writing<'a> {
+fn write_for<'a>(queue: &'a CallQueue, owner: Owner<'a>) -> QueueWriter<'a> {
     queue.write((owner, owner), Kind::Notification, POINT).unwrap()
 }
 
 /// Locates a connection with this data.
-fn place(clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>) -> ClientRef {
-    let moment = match entering {
-        None => Moment::IsIn,
-        Some(entering) if entering.late => Moment::LetIn,
-        Some(_) => Moment::ComesIn,
+fn place(clients: &mut Clients, who: &EventClient<'_>, connecting: Option<&ConnectDetails<'_>>) -> ClientRef {
+    let connection_state = match connecting {
+        None => ConnectionState::Connected,
+        Some(connecting) if connecting.late => ConnectionState::Admitted,
+        Some(_) => ConnectionState::Connecting,
     };
-    clients.locate(who, moment)
+    clients.locate(who, connection_state)
 }
 
-fn owner<'a>(who: &Who<'a>, place: ClientRef) -> Owner<'a> {
-    if place.is_in { Owner::Client(who.client_id) } else { Owner::Address(who.peer_host.unwrap()) }
+fn owner<'a>(who: &EventClient<'a>, place: ClientRef) -> Owner<'a> {
+    if place.is_connected { Owner::Client(who.client_id) } else { Owner::Address(who.peer_host.unwrap()) }
 }
 
 /// The name of a client; its description is queued.
 fn number<'a>(
     queue: &'a CallQueue,
     clients: &mut Clients,
-    who: &Who<'a>,
-    entering: Option<&Entering<'_>>,
-) -> Named {
-    let place = place(clients, who, entering);
+    who: &EventClient<'a>,
+    connecting: Option<&ConnectDetails<'_>>,
+) -> NamedClient {
+    let place = place(clients, who, connecting);
     let mut writing = write_for(queue, owner(who, place));
-    let named = clients.number(&mut writing, who, entering, place);
+    let named = clients.number(&mut writing, who, connecting, place);
     assert!(writing.is_taken(POINT));
     named
 }
 
-fn call(queue: &CallQueue, who: &Who<'_>, client: Named, point: i64) {
+fn call(queue: &CallQueue, who: &EventClient<'_>, client: NamedClient, point: i64) {
     let mut writing = write(queue, who);
     writing.call(0, point, client, |data| {
         data.nil();
@@ -92,10 +98,10 @@ fn call(queue: &CallQueue, who: &Who<'_>, client: Named, point: i64) {
     assert!(writing.is_taken(POINT));
 }
 
-fn leave(queue: &CallQueue, clients: &mut Clients, who: &Who<'_>, point: i64) {
-    let place = clients.locate(who, Moment::IsIn);
-    clients.last_call(&mut write(queue, who), who, (place, POINT), |line, client| {
-        line.call(0, point, client, |data| {
+fn leave(queue: &CallQueue, clients: &mut Clients, who: &EventClient<'_>, point: i64) {
+    let place = clients.locate(who, ConnectionState::Connected);
+    clients.last_call(&mut write(queue, who), who, (place, POINT), |writer, client| {
+        writer.call(0, point, client, |data| {
             data.nil();
         });
     });
@@ -125,8 +131,8 @@ fn next_process(queue: &CallQueue) {
     queue.put_back(Vec::new(), PendingCalls::new());
 }
 
-fn who(peer_port: u16) -> Who<'static> {
-    Who {
+fn who(peer_port: u16) -> EventClient<'static> {
+    EventClient {
         client_id: "c",
         username: Some("u"),
         superuser: false,
@@ -141,29 +147,33 @@ fn who(peer_port: u16) -> Who<'static> {
 }
 
 #[test]
-fn a_process_that_is_started_anew_hears_what_logins_gave() {
-    let (queue, logins) = (line(), none());
+fn a_restarted_process_gets_the_login_data() {
+    let (queue, logins) = (writer(), none());
     let mut clients = Clients::new(3, PLACES, Arc::clone(&logins));
-    let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        number(&queue, &mut clients, who, entering);
+    let mut notify = |who: &EventClient<'_>, connecting: Option<&ConnectDetails<'_>>| {
+        number(&queue, &mut clients, who, connecting);
         let calls = sent(&queue, &logins);
         ["login", "stored"].map(|key| calls.iter().any(|call| has(call, key)))
     };
-    assert_eq!(tell(&who(1), Some(&Entering::default())), [false, false]);
-    keeps(&logins, &clients_of(&logins, 3), &who(1), b"login", queue.epoch());
-    assert_eq!(tell(&who(1), None), [false, false], "the process has it itself");
-    assert_eq!(tell(&who(2), Some(&Entering::default())), [false, false], "and that of the session too");
+    assert_eq!(notify(&who(1), Some(&ConnectDetails::default())), [false, false]);
+    stores_logins(&logins, &clients_of(&logins, 3), &who(1), b"login", queue.epoch());
+    assert_eq!(notify(&who(1), None), [false, false], "the process has it itself");
+    assert_eq!(
+        notify(&who(2), Some(&ConnectDetails::default())),
+        [false, false],
+        "and that of the session too"
+    );
     next_process(&queue);
     assert_eq!(
-        tell(&who(2), Some(&Entering::default())),
+        notify(&who(2), Some(&ConnectDetails::default())),
         [false, true],
         "another one that wants the session"
     );
-    assert_eq!(tell(&who(1), None), [true, false]);
+    assert_eq!(notify(&who(1), None), [true, false]);
     for session in [0, 2] {
-        let another = Who { session, ..who(3) };
+        let another = EventClient { session, ..who(3) };
         assert_eq!(
-            tell(&another, Some(&Entering::default())),
+            notify(&another, Some(&ConnectDetails::default())),
             [false, false],
             "there is none, or another one"
         );
@@ -178,15 +188,15 @@ fn waiting(queue: &CallQueue) -> Vec<(i64, u64)> {
 
 #[test]
 fn a_client_is_described_once_and_again_when_it_has_changed() {
-    let queue = line();
+    let queue = writer();
     let mut clients = Clients::new(0, PLACES, none());
-    let first = number(&queue, &mut clients, &who(1), Some(&Entering::default())).number;
+    let first = number(&queue, &mut clients, &who(1), Some(&ConnectDetails::default())).number;
     assert_eq!(waiting(&queue), [(DESCRIBED, first)]);
     for expected in [&[(DESCRIBED, first)][..], &[]] {
         assert_eq!(number(&queue, &mut clients, &who(1), None).number, first);
         assert_eq!(waiting(&queue), expected, "without the password, and then as it is");
     }
-    let changed = Who { superuser: true, ..who(1) };
+    let changed = EventClient { superuser: true, ..who(1) };
     assert_eq!(number(&queue, &mut clients, &changed, None).number, first);
     assert_eq!(waiting(&queue), [(DESCRIBED, first)]);
     next_process(&queue);
@@ -197,14 +207,14 @@ fn a_client_is_described_once_and_again_when_it_has_changed() {
 /// A call without room does not describe its client, so the next call does. A last call is the last
 /// one even without room.
 #[test]
-fn what_finds_no_room_has_told_nobody_of_its_client() {
+fn a_call_without_room_does_not_describe_its_client() {
     let (queue, logins) = (line_of(64 << 10), none());
     let mut clients = Clients::new(0, PLACES, Arc::clone(&logins));
-    let mut tell = |name: &str, entering: Option<&Entering<'_>>, bytes: usize| {
-        let who = Who { client_id: name, ..who(1) };
-        let place = place(&mut clients, &who, entering);
+    let mut notify = |name: &str, connecting: Option<&ConnectDetails<'_>>, bytes: usize| {
+        let who = EventClient { client_id: name, ..who(1) };
+        let place = place(&mut clients, &who, connecting);
         let mut writing = write_for(&queue, owner(&who, place));
-        let client = clients.number(&mut writing, &who, entering, place);
+        let client = clients.number(&mut writing, &who, connecting, place);
         writing.call(0, 7, client.clone(), |data| {
             data.bytes(&vec![0; bytes]);
         });
@@ -214,28 +224,28 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
         }
         (taken, client.number)
     };
-    let entering = Entering { keep_alive_s: 7, ..Entering::default() };
-    let (taken, first) = tell("c", Some(&entering), 40_000);
+    let connecting = ConnectDetails { keep_alive_s: 7, ..ConnectDetails::default() };
+    let (taken, first) = notify("c", Some(&connecting), 40_000);
     assert!(!taken && waiting(&queue).is_empty());
-    let (taken, again) = tell("c", None, 10);
+    let (taken, again) = notify("c", None, 10);
     assert!(taken && again == first);
     let calls = sent(&queue, &logins);
     assert_eq!(calls.iter().map(|call| part(call, 1)).collect::<Vec<_>>(), [DESCRIBED, 7]);
     assert!(has(&calls[0], "keep_alive_s"), "what CONNECT said is not lost");
     // A known client is described again only if something has changed, even after a call without
     // room.
-    assert_eq!((tell("c", None, 40_000).0, tell("c", None, 10)), (false, (true, first)));
+    assert_eq!((notify("c", None, 40_000).0, notify("c", None, 10)), (false, (true, first)));
     assert_eq!(waiting(&queue), [(7, first)]);
     let mut last = |name: &str, bytes: usize| {
-        let who = Who { client_id: name, ..who(1) };
-        keeps(&logins, &clients, &who, b"login", 1);
-        let place = clients.locate(&who, Moment::IsIn);
-        clients.last_call(&mut write(&queue, &who), &who, (place, POINT), |line, client| {
-            line.call(0, 8, client, |data| {
+        let who = EventClient { client_id: name, ..who(1) };
+        stores_logins(&logins, &clients, &who, b"login", 1);
+        let place = clients.locate(&who, ConnectionState::Connected);
+        clients.last_call(&mut write(&queue, &who), &who, (place, POINT), |writer, client| {
+            writer.call(0, 8, client, |data| {
                 data.bytes(&vec![0; bytes]);
             });
         });
-        clients.session_over(&who);
+        clients.session_ended(&who);
         assert!(logins.of(who.connection(), 0, who.session()).is_none(), "the session is over");
         waiting(&queue)
     };
@@ -245,128 +255,139 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
 }
 
 /// Connects a client and stores its login data.
-fn keeps(logins: &LoginStore, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
+fn stores_logins(logins: &LoginStore, clients: &Clients, who: &EventClient<'_>, bytes: &[u8], epoch: u64) {
     clients.enter(who, false);
-    logins.store(Gave { whose: who.connection(), bytes, anew: None, epoch, number: 0 }, clients.shard);
+    logins.store(
+        LoginData { connection: who.connection(), bytes, new_session: None, epoch, number: 0 },
+        clients.shard,
+    );
     assert!(logins.of(who.connection(), clients.shard, who.session()).is_some());
 }
 
 /// Data of a session is removed with it, whichever connection stored it and whatever the worker is
 /// notified of.
 #[test]
-fn what_was_kept_leaves_with_the_session() {
-    let (queue, logins) = (line(), none());
+fn login_data_is_removed_with_its_session() {
+    let (queue, logins) = (writer(), none());
     let mut clients = Clients::new(0, PLACES, Arc::clone(&logins));
-    keeps(&logins, &clients, &who(1), b"login", 1);
+    stores_logins(&logins, &clients, &who(1), b"login", 1);
     number(&queue, &mut clients, &who(2), None);
     leave(&queue, &mut clients, &who(1), 7);
     assert!(logins.of(who(1).connection(), 0, who(1).session()).is_some(), "its connection has ended");
-    clients.session_over(&who(1));
+    clients.session_ended(&who(1));
     assert!(logins.of(who(1).connection(), 0, who(1).session()).is_none());
     // Later reports of the worker have no client.
-    logins.store(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1, number: 0 }, 0);
+    logins.store(
+        LoginData { connection: who(1).connection(), bytes: b"late", new_session: None, epoch: 1, number: 0 },
+        0,
+    );
     assert!(logins.of(who(1).connection(), 0, who(1).session()).is_none());
-    keeps(&logins, &clients, &who(2), b"login", 1);
+    stores_logins(&logins, &clients, &who(2), b"login", 1);
     clients.connection_ended(None, &who(2));
     assert!(logins.of(who(2).connection(), 0, who(2).session()).is_some());
-    clients.session_over(&who(1));
+    clients.session_ended(&who(1));
     assert!(logins.of(who(2).connection(), 0, who(2).session()).is_none());
 }
 
 #[test]
-fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password() {
-    let queue = line();
+fn a_restarted_process_gets_the_connect_data_without_the_password() {
+    let queue = writer();
     let mut clients = Clients::new(0, PLACES, none());
-    let mut tell = |queue: &CallQueue, who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        number(queue, &mut clients, who, entering);
+    let mut notify = |queue: &CallQueue, who: &EventClient<'_>, connecting: Option<&ConnectDetails<'_>>| {
+        number(queue, &mut clients, who, connecting);
         let calls = sent(queue, &none());
         ["password", "keep_alive_s", "earlier"].map(|key| has(&calls[0], key))
     };
-    let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
-    assert_eq!(tell(&queue, &who(1), Some(&entering)), [true, true, false]);
-    assert_eq!(tell(&queue, &who(1), None), [false; 3], "it has heard of that");
+    let connecting = ConnectDetails { password: Some(b"x"), keep_alive_s: 7, ..ConnectDetails::default() };
+    assert_eq!(notify(&queue, &who(1), Some(&connecting)), [true, true, false]);
+    assert_eq!(notify(&queue, &who(1), None), [false; 3], "it has heard of that");
     next_process(&queue);
-    assert_eq!(tell(&queue, &who(1), None), [false, true, true]);
+    assert_eq!(notify(&queue, &who(1), None), [false, true, true]);
     next_process(&queue);
     assert_eq!(
-        tell(&queue, &who(2), None),
+        notify(&queue, &who(2), None),
         [false; 3],
         "that is another connection, whose CONNECT nobody saw"
     );
-    let long = "x".repeat(KEPT_MAX);
-    let entering = Entering { properties: vec![("k", &long)], ..Entering::default() };
-    assert_eq!(tell(&queue, &who(3), Some(&entering)), [false, true, false]);
+    let long = "x".repeat(STORED_BYTES_MAX);
+    let connecting = ConnectDetails { properties: vec![("k", &long)], ..ConnectDetails::default() };
+    assert_eq!(notify(&queue, &who(3), Some(&connecting)), [false, true, false]);
     next_process(&queue);
-    assert_eq!(tell(&queue, &who(3), None), [false; 3], "too long to be kept");
+    assert_eq!(notify(&queue, &who(3), None), [false; 3], "too long to be kept");
 }
 
 #[test]
-fn what_connect_said_comes_late_where_nobody_asked_before() {
-    let queue = line();
+fn connect_data_is_sent_with_the_first_requested_call() {
+    let queue = writer();
     let mut clients = Clients::new(0, PLACES, none());
-    let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        number(&queue, &mut clients, who, entering);
+    let mut notify = |who: &EventClient<'_>, connecting: Option<&ConnectDetails<'_>>| {
+        number(&queue, &mut clients, who, connecting);
         let calls = sent(&queue, &none());
         calls.first().map(|call| ["keep_alive_s", "will"].map(|key| has(call, key)))
     };
-    let late = Entering { late: true, keep_alive_s: 7, ..Entering::default() };
-    assert_eq!(tell(&who(1), Some(&late)), Some([true, false]));
-    assert_eq!(tell(&who(1), None), None, "it has no password that must not be shown any longer");
-    assert_eq!(tell(&who(2), Some(&Entering::default())), Some([true, true]));
-    assert_eq!(tell(&who(2), Some(&late)), Some([false, false]), "without the password, and nothing is new");
-    assert_eq!(tell(&who(2), None), None);
+    let late = ConnectDetails { late: true, keep_alive_s: 7, ..ConnectDetails::default() };
+    assert_eq!(notify(&who(1), Some(&late)), Some([true, false]));
+    assert_eq!(notify(&who(1), None), None, "it has no password that must not be shown any longer");
+    assert_eq!(notify(&who(2), Some(&ConnectDetails::default())), Some([true, true]));
+    assert_eq!(
+        notify(&who(2), Some(&late)),
+        Some([false, false]),
+        "without the password, and nothing is new"
+    );
+    assert_eq!(notify(&who(2), None), None);
 }
 
 /// A login that another process or version has answered: its result is not known to this process,
 /// which must not replace it by nothing.
 #[test]
-fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
-    let (queue, kept) = (line(), none());
+fn a_login_missed_by_a_process_is_marked_as_earlier() {
+    let (queue, kept) = (writer(), none());
     let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
-    let late = Entering { late: true, is_login_call: true, keep_alive_s: 7, ..Entering::default() };
-    let tell = |clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        number(&queue, clients, who, entering);
+    let late =
+        ConnectDetails { late: true, is_login_call: true, keep_alive_s: 7, ..ConnectDetails::default() };
+    let notify = |clients: &mut Clients, who: &EventClient<'_>, connecting: Option<&ConnectDetails<'_>>| {
+        number(&queue, clients, who, connecting);
         let calls = sent(&queue, &kept);
         // After the notice that the earlier number is not used again.
         let described = calls.iter().find(|call| part(call, 1) == DESCRIBED);
         described.map(|call| ["keep_alive_s", "earlier"].map(|key| has(call, key)))
     };
     // The version before answered the login.
-    assert_eq!(tell(&mut clients, &who(1), Some(&late)), Some([true, true]));
+    assert_eq!(notify(&mut clients, &who(1), Some(&late)), Some([true, true]));
     next_process(&queue);
-    assert_eq!(tell(&mut clients, &who(1), None), Some([true, true]), "and it stays so");
+    assert_eq!(notify(&mut clients, &who(1), None), Some([true, true]), "and it stays so");
     // A worker without login hooks has missed nothing.
-    let not_asked = Entering { is_login_call: false, ..late.clone() };
-    assert_eq!(tell(&mut clients, &who(2), Some(&not_asked)), Some([true, false]));
+    let not_asked = ConnectDetails { is_login_call: false, ..late.clone() };
+    assert_eq!(notify(&mut clients, &who(2), Some(&not_asked)), Some([true, false]));
     // The process that answered has ended before client.connected.
-    assert_eq!(tell(&mut clients, &who(3), Some(&Entering::default())), Some([true, false]));
+    assert_eq!(notify(&mut clients, &who(3), Some(&ConnectDetails::default())), Some([true, false]));
     next_process(&queue);
-    assert_eq!(tell(&mut clients, &who(3), Some(&late)), Some([true, true]));
+    assert_eq!(notify(&mut clients, &who(3), Some(&late)), Some([true, true]));
     // The process that answered gets it as its own, even if it is too long to be stored.
-    let text = "x".repeat(KEPT_MAX);
+    let text = "x".repeat(STORED_BYTES_MAX);
     let properties = vec![("k", &*text)];
-    let long = Entering { properties: properties.clone(), ..Entering::default() };
-    assert_eq!(tell(&mut clients, &who(4), Some(&long)), Some([true, false]));
-    let long = Entering { properties, ..late.clone() };
-    assert_eq!(tell(&mut clients, &who(4), Some(&long)), Some([true, false]));
-    assert_eq!(tell(&mut clients, &who(5), Some(&Entering::default())), Some([true, false]));
+    let long = ConnectDetails { properties: properties.clone(), ..ConnectDetails::default() };
+    assert_eq!(notify(&mut clients, &who(4), Some(&long)), Some([true, false]));
+    let long = ConnectDetails { properties, ..late.clone() };
+    assert_eq!(notify(&mut clients, &who(4), Some(&long)), Some([true, false]));
+    assert_eq!(notify(&mut clients, &who(5), Some(&ConnectDetails::default())), Some([true, false]));
     next_process(&queue);
-    assert_eq!(tell(&mut clients, &who(5), None), Some([true, true]));
-    assert_eq!(tell(&mut clients, &who(5), Some(&late)), None, "it was told so");
+    assert_eq!(notify(&mut clients, &who(5), None), Some([true, true]));
+    assert_eq!(notify(&mut clients, &who(5), Some(&late)), None, "it was told so");
     // Another client has been let in under the identifier meanwhile.
-    assert_eq!(tell(&mut clients, &who(6), Some(&late)), Some([true, true]));
+    assert_eq!(notify(&mut clients, &who(6), Some(&late)), Some([true, true]));
 }
 
 /// A login that is queued when the process ends is sent to the next one, with the data of the login
 /// that began its session.
 #[test]
-fn a_login_that_goes_over_shows_whose_session_it_wants() {
-    let entering = Entering { password: Some(b"x"), ..Entering::default() };
+fn a_transferred_login_shows_the_session_that_it_resumes() {
+    let connecting = ConnectDetails { password: Some(b"x"), ..ConnectDetails::default() };
     for is_described in [false, true] {
-        let (queue, logins) = (line(), none());
+        let (queue, logins) = (writer(), none());
         let mut clients = Clients::new(3, PLACES, Arc::clone(&logins));
-        keeps(&logins, &clients, &who(1), b"ann", queue.epoch());
-        let named = number(&queue, &mut clients, &who(2), Some(&entering));
+        stores_logins(&logins, &clients, &who(1), b"ann", queue.epoch());
+        let named = number(&queue, &mut clients, &who(2), Some(&connecting));
         if is_described {
             assert!(!has(&sent(&queue, &logins)[0], "stored"), "that process has it itself");
         }
@@ -376,8 +397,8 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
         assert_eq!(calls.iter().map(|call| part(call, 1)).collect::<Vec<_>>(), [DESCRIBED, 1]);
         assert_eq!(["stored", "password", "client_id"].map(|key| has(&calls[0], key)), [true; 3]);
         // Data that was encoded for an earlier process is replaced by the latest.
-        let named = number(&queue, &mut clients, &who(4), Some(&entering));
-        keeps(&logins, &clients, &who(1), b"ann, changed", queue.epoch());
+        let named = number(&queue, &mut clients, &who(4), Some(&connecting));
+        stores_logins(&logins, &clients, &who(1), b"ann, changed", queue.epoch());
         call(&queue, &who(4), named, 1);
         next_process(&queue);
         let calls = sent(&queue, &logins);
@@ -390,10 +411,10 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
 
 /// Data of a call without room is not used for another connection.
 #[test]
-fn what_finds_no_room_leaves_a_connection_as_it_was() {
+fn a_call_without_room_does_not_change_the_record_of_its_connection() {
     let queue = line_of(64 << 10);
     let mut clients = Clients::new(0, PLACES, none());
-    let ann = Entering { keep_alive_s: 7, ..Entering::default() };
+    let ann = ConnectDetails { keep_alive_s: 7, ..ConnectDetails::default() };
     number(&queue, &mut clients, &who(1), Some(&ann));
     number(&queue, &mut clients, &who(1), None);
     let about = |clients: &Clients| {
@@ -406,9 +427,9 @@ fn what_finds_no_room_leaves_a_connection_as_it_was() {
     assert!(before.0.is_some() && before.1.is_some());
     let eve = who(2);
     let mut writing = write(&queue, &eve);
-    let entering = Entering { keep_alive_s: 8, ..Entering::default() };
-    let place = clients.locate(&eve, Moment::IsIn);
-    let client = clients.number(&mut writing, &eve, Some(&entering), place);
+    let connecting = ConnectDetails { keep_alive_s: 8, ..ConnectDetails::default() };
+    let place = clients.locate(&eve, ConnectionState::Connected);
+    let client = clients.number(&mut writing, &eve, Some(&connecting), place);
     writing.call(0, 7, client, |data| {
         data.bytes(&vec![0; 100_000]);
     });
@@ -418,8 +439,8 @@ fn what_finds_no_room_leaves_a_connection_as_it_was() {
 }
 
 #[test]
-fn who_has_been_taken_over_goes_without_the_one_who_came() {
-    let queue = line();
+fn the_end_of_a_taken_over_connection_does_not_remove_the_new_one() {
+    let queue = writer();
     let mut clients = Clients::new(0, PLACES, none());
     let first = number(&queue, &mut clients, &who(1), None).number;
     assert_eq!(number(&queue, &mut clients, &who(2), None).number, first);
@@ -444,15 +465,15 @@ fn carried(queue: &CallQueue) -> Vec<(i64, u64, bool, bool)> {
 /// call requires.
 #[test]
 fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
-    let queue = line();
+    let queue = writer();
     let mut clients = Clients::new(0, PLACES, none());
-    let other = Who { client_id: "d", ..who(2) };
-    let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
-    let in_already = number(&queue, &mut clients, &who(1), Some(&entering)).number;
-    let told = number(&queue, &mut clients, &who(1), None);
-    assert_eq!(told.number, in_already);
-    call(&queue, &who(1), told, 5);
-    let late = number(&queue, &mut clients, &other, Some(&entering));
+    let other = EventClient { client_id: "d", ..who(2) };
+    let connecting = ConnectDetails { password: Some(b"x"), keep_alive_s: 7, ..ConnectDetails::default() };
+    let in_already = number(&queue, &mut clients, &who(1), Some(&connecting)).number;
+    let epoch_notified = number(&queue, &mut clients, &who(1), None);
+    assert_eq!(epoch_notified.number, in_already);
+    call(&queue, &who(1), epoch_notified, 5);
+    let late = number(&queue, &mut clients, &other, Some(&connecting));
     let second = late.number;
     // All of that was sent to the first process; the next is not sent.
     waiting(&queue);
@@ -499,12 +520,12 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
 }
 
 #[test]
-fn no_more_clients_are_kept_than_there_are_places() {
-    let queue = line();
+fn described_clients_are_limited() {
+    let queue = writer();
     let mut clients = Clients::new(0, PLACES, none());
     for n in 0..MAX + 10 {
         let name = format!("c{n}");
-        number(&queue, &mut clients, &Who { client_id: &name, ..who(1) }, None);
+        number(&queue, &mut clients, &EventClient { client_id: &name, ..who(1) }, None);
     }
     assert_eq!(clients.described.len(), MAX);
     let mut forgotten = 0;

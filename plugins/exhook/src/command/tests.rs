@@ -15,7 +15,7 @@ fn nonsense() -> [Value; 5] {
 
 /// A command with an invalid `authorize` is refused.
 #[test]
-fn nonsense_in_a_command_takes_no_wider_right() {
+fn an_invalid_command_gets_no_wider_right() {
     let behalf = |client: Value| {
         let message = Value::Map(vec![("topic".into(), "t".into()), ("on_behalf_of".into(), client)]);
         read(&list(&["publish".into(), message]).as_ref()).map(|_| ())
@@ -40,7 +40,7 @@ fn nonsense_in_a_command_takes_no_wider_right() {
 }
 
 #[test]
-fn nonsense_in_what_is_kept_forgets_nothing() {
+fn invalid_stored_data_removes_nothing() {
     let keep = |at: usize, value: Value| {
         let mut parts = ["keep".into(), 1.into(), "c".into(), "h".into(), 1.into(), Value::Nil];
         parts[at] = value;
@@ -59,7 +59,7 @@ fn nonsense_in_what_is_kept_forgets_nothing() {
 
 /// An empty property differs from a missing one.
 #[test]
-fn what_is_there_and_empty_stays_there() {
+fn an_empty_property_differs_from_a_missing_one() {
     let message = |parts: Vec<(Value, Value)>| {
         let parts = [vec![("topic".into(), "t".into())], parts].concat();
         match read(&list(&["publish".into(), Value::Map(parts)]).as_ref()) {
@@ -79,7 +79,7 @@ fn what_is_there_and_empty_stays_there() {
 }
 
 #[test]
-fn nonsense_in_any_part_of_a_message_is_an_error() {
+fn an_invalid_part_of_a_message_is_an_error() {
     let publish = |key: &str, value: Value| {
         let message = Value::Map(vec![("topic".into(), "t".into()), (key.into(), value)]);
         read(&list(&["publish".into(), message]).as_ref()).map(|_| ())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use grapnel_plugin_abi::Error;
 
-use super::Written;
+use super::RawConfig;
 
 /// The jar that runs hooks in Java.
 const JAR: &str = "grapnel-exhook.jar";
@@ -74,7 +74,7 @@ impl Driver {
     }
 }
 
-impl Written {
+impl RawConfig {
     /// The program that runs the hooks of a driver, and its arguments.
     pub(super) fn program(
         &self,

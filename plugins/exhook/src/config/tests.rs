@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn read_all(value: Value) -> Result<Vec<Config>, String> {
-    let written: Written = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    let written: RawConfig = serde_json::from_value(value).map_err(|error| error.to_string())?;
     written.read(Some(Path::new("/plugins"))).map_err(|error| error.to_string())
 }
 
@@ -16,7 +16,7 @@ fn read(value: Value) -> Result<Config, String> {
 }
 
 #[test]
-fn what_is_not_said_is_as_the_documentation_has_it() {
+fn defaults_are_as_documented() {
     let config = read(json!({"driver": "python3", "path": "/tmp"})).unwrap();
     assert_eq!((config.driver, config.pool_size, config.auto_reconnect), (Driver::Python3, 1, true));
     assert_eq!((config.init_module.as_str(), config.call_timeout), ("main", Duration::from_secs(5)));
@@ -169,7 +169,7 @@ fn with_environment(entry: &str) -> Value {
 }
 
 #[test]
-fn what_cannot_be_is_named() {
+fn invalid_settings_are_named() {
     for (value, expected) in [
         (json!({"path": "/tmp"}), "driver is missing"),
         (json!({"driver": "python2", "path": "/tmp"}), "Python 2 has ended"),

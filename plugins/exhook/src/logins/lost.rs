@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::Instant;
 
 use super::Connection;
-use super::coming::ON_THE_WAY_MAX;
+use super::pending::PENDING_TIME_MAX;
 use super::state::{key_of, owner_of};
 
 /// Most connections that are recorded one by one, for one worker: some 600 KiB.
@@ -82,9 +82,9 @@ impl Lost {
 
     /// Removes a connection whose login has ended. Returns whether it was recorded, or may have
     /// been.
-    pub fn take(&mut self, whose: Connection<'_>, shard: u32) -> bool {
-        let is_any = [share_of(whose.host), ANYBODY].iter().any(|share| self.any.contains_key(share));
-        self.remove(shard, number_of(&key_of(whose))) || is_any
+    pub fn take(&mut self, connection: Connection<'_>, shard: u32) -> bool {
+        let is_any = [share_of(connection.host), ANYBODY].iter().any(|share| self.any.contains_key(share));
+        self.remove(shard, number_of(&key_of(connection))) || is_any
     }
 
     fn remove(&mut self, shard: u32, number: u64) -> bool {
@@ -100,7 +100,7 @@ impl Lost {
 
     /// Removes what is too old to be still pending.
     pub fn expire(&mut self, now: Instant) {
-        let is_over = |since: Instant| now.saturating_duration_since(since) >= ON_THE_WAY_MAX;
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= PENDING_TIME_MAX;
         while let Some((_, shard, number)) = self.order.first().copied().filter(|first| is_over(first.0)) {
             self.remove(shard, number);
         }

@@ -16,21 +16,21 @@ pub struct NotStored {
     pub of_all: u64,
     /// Pending logins that were evicted for other pending ones: too many, or too many bytes from
     /// one address.
-    pub of_coming: u64,
+    pub of_pending: u64,
     /// Doubted entries that were evicted; their connections may still exist.
-    pub of_doubted: u64,
+    pub of_uncertain: u64,
     /// Data from a worker of the version before, or of this one, that could not be handed over in a
     /// reload.
     pub handed_over: u64,
     /// Logins without room that could not be distinguished from others of their address. They are
     /// also counted above, or the worker did not store them.
-    pub untold: u64,
+    pub indistinguishable: u64,
 }
 
 impl NotStored {
     /// All of them, each once.
     pub fn count(&self) -> u64 {
-        self.too_long + self.of_user + self.of_all + self.of_coming + self.of_doubted + self.handed_over
+        self.too_long + self.of_user + self.of_all + self.of_pending + self.of_uncertain + self.handed_over
     }
 
     /// Adds later losses.
@@ -38,10 +38,10 @@ impl NotStored {
         self.too_long += more.too_long;
         self.of_user += more.of_user;
         self.of_all += more.of_all;
-        self.of_coming += more.of_coming;
-        self.of_doubted += more.of_doubted;
+        self.of_pending += more.of_pending;
+        self.of_uncertain += more.of_uncertain;
         self.handed_over += more.handed_over;
-        self.untold += more.untold;
+        self.indistinguishable += more.indistinguishable;
     }
 }
 
@@ -52,16 +52,16 @@ impl fmt::Display for NotStored {
             (self.of_user, "beyond the share of one user, an eighth of the free space (logins_bytes_max)"),
             (self.of_all, "beyond logins_bytes_max"),
             (
-                self.of_coming,
+                self.of_pending,
                 "of clients whose login was pending, because too many were (clients_max, logins_bytes_max)",
             ),
             (
-                self.of_doubted,
+                self.of_uncertain,
                 "of sessions that may have ended, because the space was needed (logins_bytes_max)",
             ),
             (self.handed_over, "lost in a reload"),
             (
-                self.untold,
+                self.indistinguishable,
                 "that cannot be told apart from others of their address: any session that is resumed from there within \
                  10 minutes may be one of them",
             ),
@@ -73,7 +73,7 @@ impl fmt::Display for NotStored {
         write!(
             f,
             "data of {} is not stored for the next worker, where hooks that need it fail: {}",
-            counted(self.count().max(self.untold), "login"),
+            counted(self.count().max(self.indistinguishable), "login"),
             parts.join(", ")
         )
     }

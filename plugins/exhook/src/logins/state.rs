@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use grapnel_plugin_abi::address_share;
 
-use super::coming::{Coming, OF_NOBODY, Order};
 use super::lost::{Lost, LostLogin, number_of};
-use super::{Connection, Gave, HandedOver, NotStored};
+use super::pending::{NO_CLIENT_ID, Order, PendingData};
+use super::{Connection, HandedOver, LoginData, NotStored};
 use crate::shrink;
 
 /// Memory of an entry besides its data, bytes.
@@ -29,7 +29,7 @@ const SHARE: usize = 8;
 pub(super) struct Bounds {
     pub one_max: usize,
     pub all_max: usize,
-    pub coming_max: usize,
+    pub pending_max: usize,
 }
 
 /// The data of a login.
@@ -46,7 +46,7 @@ pub(super) struct Login {
     pub is_handed_over: bool,
     /// The session that it belongs to; 0 while the login is pending. It is shown for no other.
     pub session: u64,
-    /// Number of gaps when it was last known that the session exists, see `doubt.rs`.
+    /// Number of gaps when it was last known that the session exists, see `mark_uncertain.rs`.
     pub gap: u64,
     /// Whether it is listed as doubted: then nobody is charged for it.
     pub yields: bool,
@@ -69,14 +69,14 @@ pub(super) struct Live {
     /// gap.
     pub was_seen: bool,
     /// Whether it may have ended already without a notification.
-    pub is_doubted: bool,
+    pub is_uncertain: bool,
 }
 
 impl Live {
     /// The session of a connection that has just been let in.
-    pub fn of(whose: Connection<'_>, session: u64, owner: u64, goes_on: bool) -> Live {
-        let connection = number_of(&key_of(whose));
-        Live { owner, session, connection, goes_on, was_seen: true, is_doubted: false }
+    pub fn of(connection: Connection<'_>, session: u64, owner: u64, goes_on: bool) -> Live {
+        let connection = number_of(&key_of(connection));
+        Live { owner, session, connection, goes_on, was_seen: true, is_uncertain: false }
     }
 }
 
@@ -93,7 +93,7 @@ pub(super) enum Full {
 pub(super) struct Logins {
     pub by_client: BTreeMap<Box<str>, Login>,
     /// By client and connection, see [`key_of`].
-    pub coming: BTreeMap<Box<str>, Coming>,
+    pub pending: BTreeMap<Box<str>, PendingData>,
     /// The sessions of clients that have connected, by hash of the client identifier.
     pub(super) live: HashMap<u64, Live>,
     /// Number of gaps so far, and the client after which doubted entries are still to be listed.
@@ -117,7 +117,7 @@ pub(super) struct State {
     pub(super) lost: Lost,
     /// The doubted entries, by owner, shard and client identifier: they are evicted first. And the
     /// number of shards with more entries to list.
-    pub(super) doubted: BTreeSet<(u64, u32, Box<str>)>,
+    pub(super) uncertain: BTreeSet<(u64, u32, Box<str>)>,
     pub(super) unlisted: usize,
     pub not_stored: NotStored,
 }
@@ -130,8 +130,8 @@ pub fn owner_of(user: Option<&str>, address: &str) -> u64 {
 }
 
 /// The key of a connection. Keys sort by client identifier, which contains no U+0000.
-pub(super) fn key_of(whose: Connection<'_>) -> Box<str> {
-    format!("{}\0{}\0{}", whose.client_id, whose.host, whose.port).into()
+pub(super) fn key_of(connection: Connection<'_>) -> Box<str> {
+    format!("{}\0{}\0{}", connection.client_id, connection.host, connection.port).into()
 }
 
 /// The client identifier of a key.
@@ -140,8 +140,8 @@ pub(super) fn client_of(key: &str) -> &str {
 }
 
 impl Login {
-    pub fn is_of(&self, whose: Connection<'_>) -> bool {
-        (&*self.host, self.port) == (whose.host, whose.port)
+    pub fn is_of(&self, connection: Connection<'_>) -> bool {
+        (&*self.host, self.port) == (connection.host, connection.port)
     }
 
     /// Whether late data of the version before under this number belongs to a later connection from
@@ -153,15 +153,15 @@ impl Login {
     fn handed_over<'a>(
         &'a self,
         client_id: &'a str,
-        anew: Option<&'a [u8]>,
-        is_coming: bool,
+        new_session: Option<&'a [u8]>,
+        is_pending: bool,
     ) -> HandedOver<'a> {
         let Login { host, port, bytes, owner, number, session, .. } = self;
-        let whose = Connection { client_id, host, port: *port };
+        let connection = Connection { client_id, host, port: *port };
         // Only numbers of the same version can be compared.
         let (owner, number) = (*owner, if self.is_handed_over { 0 } else { *number });
-        let (bytes, session, is_doubted) = (Some(&**bytes), *session, false);
-        HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number, session }
+        let (bytes, session, is_uncertain) = (Some(&**bytes), *session, false);
+        HandedOver { connection, bytes, new_session, owner, is_pending, is_uncertain, number, session }
     }
 }
 
@@ -176,8 +176,8 @@ impl Logins {
     }
 
     /// The same, if this is its last connection.
-    pub fn live_of(&self, whose: Connection<'_>) -> Option<Live> {
-        self.live(whose.client_id).filter(|live| live.connection == number_of(&key_of(whose)))
+    pub fn live_of(&self, connection: Connection<'_>) -> Option<Live> {
+        self.live(connection.client_id).filter(|live| live.connection == number_of(&key_of(connection)))
     }
 
     pub(super) fn is_live(&mut self, client_id: &str, live: Live) {
@@ -201,30 +201,30 @@ impl Logins {
     }
 
     /// The next client with a pending login, after `after` in the order of identifiers.
-    pub fn next_coming(&self, after: Option<&str>) -> Option<&str> {
+    pub fn next_pending(&self, after: Option<&str>) -> Option<&str> {
         let from = after.map_or(String::new(), |after| format!("{after}\u{1}"));
         let range = (Bound::Included(&*from), Bound::Unbounded);
-        self.coming.range::<str, _>(range).next().map(|(key, _)| client_of(key))
+        self.pending.range::<str, _>(range).next().map(|(key, _)| client_of(key))
     }
 
     /// Any client with an entry.
     pub fn first(&self) -> Option<Box<str>> {
-        self.by_client.keys().next().map(|name| &**name).or_else(|| self.next_coming(None)).map(Box::from)
+        self.by_client.keys().next().map(|name| &**name).or_else(|| self.next_pending(None)).map(Box::from)
     }
 
-    fn coming_of(&self, client_id: &str) -> impl Iterator<Item = (&str, &Coming)> {
+    fn pending_of(&self, client_id: &str) -> impl Iterator<Item = (&str, &PendingData)> {
         let (from, to) = (format!("{client_id}\0"), format!("{client_id}\u{1}"));
         let range = (Bound::Included(&*from), Bound::Excluded(&*to));
-        self.coming.range::<str, _>(range).map(|(key, coming)| (&**key, coming))
+        self.pending.range::<str, _>(range).map(|(key, pending)| (&**key, pending))
     }
 
     pub fn each_of(&self, client_id: &str, call: &mut dyn FnMut(HandedOver<'_>)) {
         if let Some(login) = self.by_client.get(client_id) {
-            let is_doubted = self.is_doubted(login);
-            call(HandedOver { is_doubted, ..login.handed_over(client_id, None, false) });
+            let is_uncertain = self.is_uncertain(login);
+            call(HandedOver { is_uncertain, ..login.handed_over(client_id, None, false) });
         }
-        for (_, Coming { login, anew, .. }) in self.coming_of(client_id) {
-            call(login.handed_over(client_id, anew.as_deref(), true));
+        for (_, PendingData { login, new_session, .. }) in self.pending_of(client_id) {
+            call(login.handed_over(client_id, new_session.as_deref(), true));
         }
     }
 }
@@ -246,18 +246,21 @@ impl State {
 
     /// Makes room for a login and charges it. Doubted entries are evicted for it, the owner's own
     /// first. The first `granted` bytes do not count against the owner's share.
-    pub(super) fn made_room(
+    pub(super) fn make_room(
         &mut self,
         bounds: &Bounds,
-        Gave { whose, bytes, anew, epoch, number }: Gave<'_>,
+        LoginData { connection, bytes, new_session, epoch, number }: LoginData<'_>,
         owner: u64,
         granted: usize,
     ) -> Result<Login, Full> {
-        let cost =
-            ENTRY + whose.client_id.len() + whose.host.len() + bytes.len() + anew.map_or(0, <[u8]>::len);
+        let cost = ENTRY
+            + connection.client_id.len()
+            + connection.host.len()
+            + bytes.len()
+            + new_session.map_or(0, <[u8]>::len);
         let own = self.owners.get(&owner).copied().unwrap_or(0);
         let free = bounds.all_max.saturating_sub(self.charged - own);
-        if bytes.len().max(anew.map_or(0, <[u8]>::len)) > bounds.one_max {
+        if bytes.len().max(new_session.map_or(0, <[u8]>::len)) > bounds.one_max {
             return Err(Full::TooLong);
         } else if own + cost > free {
             return Err(Full::OfAll);
@@ -265,16 +268,16 @@ impl State {
             return Err(Full::OfUser);
         }
         while self.bytes + cost > bounds.all_max {
-            let own = self.doubted.range((owner, 0, "".into())..).next().filter(|first| first.0 == owner);
-            let first = own.or_else(|| self.doubted.first()).cloned();
+            let own = self.uncertain.range((owner, 0, "".into())..).next().filter(|first| first.0 == owner);
+            let first = own.or_else(|| self.uncertain.first()).cloned();
             let Some((_, shard, client_id)) = first else { return Err(Full::OfAll) };
             self.remove(shard, &client_id);
-            self.not_stored.of_doubted += 1;
+            self.not_stored.of_uncertain += 1;
         }
         self.bytes += cost;
         self.count += 1;
         self.charge(owner, cost);
-        let (host, port, bytes) = (whose.host.into(), whose.port, bytes.into());
+        let (host, port, bytes) = (connection.host.into(), connection.port, bytes.into());
         let (is_handed_over, session, gap, yields) = (false, 0, 0, false);
         Ok(Login { host, port, bytes, epoch, number, is_handed_over, session, gap, yields, owner, cost })
     }
@@ -313,17 +316,23 @@ impl State {
     }
 
     /// Replaces the entry of a client.
-    pub fn put(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, live: Live) {
-        let before = self.there(shard, gave.whose.client_id).filter(|login| login.owner == live.owner);
+    pub fn put(&mut self, bounds: &Bounds, data: LoginData<'_>, shard: u32, live: Live) {
+        let before = self.there(shard, data.connection.client_id).filter(|login| login.owner == live.owner);
         let granted = before.map_or(0, |login| login.cost);
-        self.put_granted(bounds, gave, shard, (live, granted));
+        self.put_granted(bounds, data, shard, (live, granted));
     }
 
-    fn put_granted(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, (live, granted): (Live, usize)) {
-        let client_id = gave.whose.client_id;
-        let Live { owner, session, is_doubted, .. } = live;
+    fn put_granted(
+        &mut self,
+        bounds: &Bounds,
+        data: LoginData<'_>,
+        shard: u32,
+        (live, granted): (Live, usize),
+    ) {
+        let client_id = data.connection.client_id;
+        let Live { owner, session, is_uncertain, .. } = live;
         self.remove(shard, client_id);
-        match self.made_room(bounds, gave, owner, granted) {
+        match self.make_room(bounds, data, owner, granted) {
             Ok(login) => {
                 let logins = self.of(shard);
                 let login = Login { session, gap: logins.gap, ..login };
@@ -331,27 +340,28 @@ impl State {
             }
             Err(full) => self.count_unkept(full),
         }
-        if is_doubted {
-            self.doubt(shard, client_id);
+        if is_uncertain {
+            self.mark_uncertain(shard, client_id);
         }
         self.of(shard).note(client_id);
     }
 
     /// A connection is in this session.
-    pub fn enter(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, live: Live) {
-        let (coming, is_lost) = self.end_coming(whose, shard);
-        if is_lost && coming.is_none() {
+    pub fn enter(&mut self, bounds: &Bounds, connection: Connection<'_>, shard: u32, live: Live) {
+        let (pending, is_lost) = self.end_pending(connection, shard);
+        if is_lost && pending.is_none() {
             // It belongs to an earlier login.
-            self.remove(shard, whose.client_id);
+            self.remove(shard, connection.client_id);
         }
-        self.is_there(shard, whose.client_id, live.session);
-        self.of(shard).is_live(whose.client_id, live);
-        if let Some(Coming { login, anew, .. }) = coming {
-            let bytes = anew.as_deref().filter(|_| !live.goes_on).unwrap_or(&login.bytes);
-            let gave = Gave { whose, bytes, anew: None, epoch: login.epoch, number: login.number };
-            self.put(bounds, gave, shard, live);
+        self.is_there(shard, connection.client_id, live.session);
+        self.of(shard).is_live(connection.client_id, live);
+        if let Some(PendingData { login, new_session, .. }) = pending {
+            let bytes = new_session.as_deref().filter(|_| !live.goes_on).unwrap_or(&login.bytes);
+            let data =
+                LoginData { connection, bytes, new_session: None, epoch: login.epoch, number: login.number };
+            self.put(bounds, data, shard, live);
             if login.is_handed_over {
-                self.is_handed_over(shard, whose.client_id);
+                self.is_handed_over(shard, connection.client_id);
             }
         }
     }
@@ -359,29 +369,31 @@ impl State {
     /// Takes over an entry of the version before. What was stored there is stored here too,
     /// whatever the owner's share is now.
     pub fn take_over(&mut self, bounds: &Bounds, shard: u32, over: HandedOver<'_>, now: Instant) {
-        let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number, session } = over;
-        let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: 0, number });
-        match gave {
-            _ if whose.client_id == OF_NOBODY => {
+        let HandedOver { connection, bytes, new_session, owner, is_pending, is_uncertain, number, session } =
+            over;
+        let data = bytes.map(|bytes| LoginData { connection, bytes, new_session, epoch: 0, number });
+        match data {
+            _ if connection.client_id == NO_CLIENT_ID => {
                 let lost = LostLogin { number: owner, share: number, client: session };
                 self.note_lost(shard, lost, now);
             }
-            gave if is_coming => {
-                self.put_coming(bounds, (whose, shard), gave, (owner, Some(usize::MAX), now));
-                if let Some(coming) = self.of(shard).coming.get_mut(&key_of(whose)) {
-                    coming.login.is_handed_over = true;
+            data if is_pending => {
+                self.put_pending(bounds, (connection, shard), data, (owner, Some(usize::MAX), now));
+                if let Some(pending) = self.of(shard).pending.get_mut(&key_of(connection)) {
+                    pending.login.is_handed_over = true;
                 }
             }
-            Some(gave) => {
+            Some(data) => {
                 // The result of its login has been handed over already.
-                let live = Live { was_seen: false, is_doubted, ..Live::of(whose, session, owner, true) };
-                self.put_granted(bounds, Gave { anew: None, ..gave }, shard, (live, usize::MAX));
-                self.is_handed_over(shard, whose.client_id);
-                if !is_doubted && self.of(shard).live(whose.client_id).is_none() {
-                    self.of(shard).is_live(whose.client_id, live);
+                let live =
+                    Live { was_seen: false, is_uncertain, ..Live::of(connection, session, owner, true) };
+                self.put_granted(bounds, LoginData { new_session: None, ..data }, shard, (live, usize::MAX));
+                self.is_handed_over(shard, connection.client_id);
+                if !is_uncertain && self.of(shard).live(connection.client_id).is_none() {
+                    self.of(shard).is_live(connection.client_id, live);
                 }
             }
-            None => self.forget(whose, shard),
+            None => self.forget(connection, shard),
         }
     }
 
@@ -392,9 +404,9 @@ impl State {
     }
 
     /// Removes the data of that connection's login.
-    pub fn forget(&mut self, whose: Connection<'_>, shard: u32) {
-        if self.there(shard, whose.client_id).is_some_and(|login| login.is_of(whose)) {
-            self.remove(shard, whose.client_id);
+    pub fn forget(&mut self, connection: Connection<'_>, shard: u32) {
+        if self.there(shard, connection.client_id).is_some_and(|login| login.is_of(connection)) {
+            self.remove(shard, connection.client_id);
         }
     }
 
@@ -411,23 +423,23 @@ impl State {
         if let Some(gone) = logins.by_client.remove(client_id) {
             logins.note(client_id);
             if gone.yields {
-                self.doubted.remove(&(gone.owner, shard, client_id.into()));
+                self.uncertain.remove(&(gone.owner, shard, client_id.into()));
             }
             self.release(&gone);
         }
     }
 
     pub fn forget_client(&mut self, client_id: &str, shard: u32) {
-        if client_id == OF_NOBODY {
+        if client_id == NO_CLIENT_ID {
             return self.lost.clear(shard);
         }
         self.remove(shard, client_id);
         let logins = self.of(shard);
         let hash = logins.hash(client_id);
         logins.live.remove(&hash);
-        let keys: Vec<Box<str>> = self.of(shard).coming_of(client_id).map(|(key, _)| key.into()).collect();
+        let keys: Vec<Box<str>> = self.of(shard).pending_of(client_id).map(|(key, _)| key.into()).collect();
         for key in keys {
-            self.drop_coming(shard, &key);
+            self.drop_pending(shard, &key);
         }
     }
 

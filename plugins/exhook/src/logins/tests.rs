@@ -28,22 +28,22 @@ fn kept_of(one_max: usize, all_max: usize) -> LoginStore {
     LoginStore::new((one_max, all_max), 4, None)
 }
 
-fn gave<'a>(whose: Connection<'a>, bytes: &'a [u8], epoch: u64) -> Gave<'a> {
-    Gave { whose, bytes, anew: None, epoch, number: 0 }
+fn data<'a>(connection: Connection<'a>, bytes: &'a [u8], epoch: u64) -> LoginData<'a> {
+    LoginData { connection, bytes, new_session: None, epoch, number: 0 }
 }
 
 /// Connects a client and stores data of its login. Returns whether there was room.
-fn keep(logins: &LoginStore, whose: Connection<'_>, bytes: &[u8], owner: u64) -> bool {
-    logins.enter(whose, 0, (S, owner), false);
-    logins.store(gave(whose, bytes, 1), 0);
-    logins.of(whose, 0, (S, owner)).is_some()
+fn keep(logins: &LoginStore, connection: Connection<'_>, bytes: &[u8], owner: u64) -> bool {
+    logins.enter(connection, 0, (S, owner), false);
+    logins.store(data(connection, bytes, 1), 0);
+    logins.of(connection, 0, (S, owner)).is_some()
 }
 
 /// The same in another session.
-fn keep_in(logins: &LoginStore, session: u64, whose: Connection<'_>, bytes: &[u8]) -> bool {
-    logins.enter(whose, 0, (session, OWNER), false);
-    logins.store(gave(whose, bytes, 1), 0);
-    logins.of(whose, 0, (session, OWNER)).is_some()
+fn keep_in(logins: &LoginStore, session: u64, connection: Connection<'_>, bytes: &[u8]) -> bool {
+    logins.enter(connection, 0, (session, OWNER), false);
+    logins.store(data(connection, bytes, 1), 0);
+    logins.of(connection, 0, (session, OWNER)).is_some()
 }
 
 fn bytes(logins: &LoginStore) -> usize {
@@ -55,8 +55,8 @@ fn count(logins: &LoginStore) -> usize {
     state.count + state.lost.len()
 }
 
-fn doubted(logins: &LoginStore) -> usize {
-    logins.lock().doubted()
+fn uncertain(logins: &LoginStore) -> usize {
+    logins.lock().uncertain()
 }
 
 fn of(client_id: &str) -> Connection<'_> {

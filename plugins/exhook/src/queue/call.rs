@@ -54,7 +54,7 @@ impl Name {
 /// The description of a client. It is shared by all calls that may be sent to another process than
 /// the one that has it.
 #[derive(Debug)]
-pub struct About {
+pub struct Description {
     bytes: Box<[u8]>,
     /// Number of queued calls that refer to it, and who is charged while there are any. Both change
     /// under the lock of the call queue.
@@ -70,10 +70,10 @@ pub(super) struct Charge {
     pub(super) owner: Name,
 }
 
-impl About {
+impl Description {
     /// From a map in MessagePack.
-    pub fn new(bytes: Vec<u8>) -> Arc<About> {
-        Arc::new(About { bytes: bytes.into(), waiting: AtomicU32::new(0), charged: Mutex::new(None) })
+    pub fn new(bytes: Vec<u8>) -> Arc<Description> {
+        Arc::new(Description { bytes: bytes.into(), waiting: AtomicU32::new(0), charged: Mutex::new(None) })
     }
 
     /// The description.
@@ -82,7 +82,7 @@ impl About {
     }
 
     pub(super) fn cost(&self) -> u64 {
-        allocated(self.bytes.len()) + allocated(16 + size_of::<About>())
+        allocated(self.bytes.len()) + allocated(16 + size_of::<Description>())
     }
 
     pub(super) fn charge(&self) -> MutexGuard<'_, Option<Charge>> {
@@ -96,11 +96,11 @@ impl About {
 
 /// A client as calls name it.
 #[derive(Clone, Debug, Default)]
-pub struct Named {
+pub struct NamedClient {
     /// Its number; 0 for no client.
     pub number: u64,
     /// Its description, for a process that does not have it.
-    pub about: Option<Arc<About>>,
+    pub about: Option<Arc<Description>>,
     /// The number of its session; before it is in, of the session under its client identifier. 0
     /// for none.
     pub session: u64,
@@ -116,7 +116,7 @@ pub struct Call {
     /// The hook point, or one of the numbers of `call_queue.rs`.
     pub point: i64,
     /// The client.
-    pub client: Named,
+    pub client: NamedClient,
     /// Number of the process that it was encoded for.
     pub epoch: u64,
     pub(super) kind: Kind,
@@ -127,7 +127,7 @@ pub struct Call {
 
 impl Call {
     /// A call without an owner.
-    pub fn new(bytes: &[u8], id: u64, point: i64, client: Named, epoch: u64) -> Call {
+    pub fn new(bytes: &[u8], id: u64, point: i64, client: NamedClient, epoch: u64) -> Call {
         let nobody = Name::default();
         let (queue, owner) = (nobody.clone(), nobody);
         Call { bytes: bytes.into(), id, point, client, epoch, kind: Kind::Forgotten, queue, owner }
@@ -142,9 +142,10 @@ impl Call {
         // Its place in two lists that have doubled, the record of a pending login, and the record
         // of a pending answer.
         let place = 2 * (size_of::<Call>() + size_of::<Name>()) as u64;
-        let entering = if self.queue.is_address { 2 * size_of::<(u64, super::Entering)>() as u64 } else { 0 };
+        let new_connections =
+            if self.queue.is_address { 2 * size_of::<(u64, super::NewConnection)>() as u64 } else { 0 };
         let waited_for = if self.kind == Kind::Question { WAITED_FOR } else { 0 };
-        place + entering + waited_for + allocated(self.bytes.len())
+        place + new_connections + waited_for + allocated(self.bytes.len())
     }
 }
 

@@ -15,7 +15,7 @@ const ROOMY: Limits = Limits {
 };
 
 fn call(id: u64, len: usize) -> Call {
-    Call::new(&vec![0; len], id, 3, Named::default(), 1)
+    Call::new(&vec![0; len], id, 3, NamedClient::default(), 1)
 }
 
 fn push(queue: &mut Queue, who: &str, kind: Kind, id: u64, len: usize) -> Result<(), Full> {
@@ -25,7 +25,7 @@ fn push(queue: &mut Queue, who: &str, kind: Kind, id: u64, len: usize) -> Result
 
 /// A request about the connection with this number.
 fn push_of(queue: &mut Queue, who: Owner<'_>, number: u64, id: u64) -> Result<(), Full> {
-    let call = Call::new(&[0; 10], id, 3, Named { number, ..Named::default() }, 1);
+    let call = Call::new(&[0; 10], id, 3, NamedClient { number, ..NamedClient::default() }, 1);
     queue.push((who, who), Kind::Question, &mut vec![call])
 }
 
@@ -80,7 +80,7 @@ fn clients_with_many_calls_take_turns_and_keep_their_order() {
 
 /// Notifications get half of the places, of each client and in all; the other half is for requests.
 #[test]
-fn questions_find_room_beside_notifications() {
+fn requests_have_room_beside_notifications() {
     let limits = Limits { calls_max: 10, client_calls_max: 4, ..ROOMY };
     let mut queue = Queue::new(limits);
     for who in ["a", "b"] {
@@ -143,8 +143,8 @@ fn descriptions_are_charged_while_a_call_has_them() {
     push(&mut queue, "c", Kind::Question, 9, 1).unwrap();
     const C: Owner<'_> = Owner::Client("c");
     let before = queue.usage();
-    let about = About::new(vec![0; 5000]);
-    let named = || Named { number: 1, about: Some(Arc::clone(&about)), session: 0 };
+    let about = Description::new(vec![0; 5000]);
+    let named = || NamedClient { number: 1, about: Some(Arc::clone(&about)), session: 0 };
     let described = Call::new(&[0; 10], 0, -1, named(), 1);
     let with = |id| Call::new(&[0; 10], id, 3, named(), 1);
     queue.push((C, C), Kind::Notification, &mut vec![described, with(0)]).unwrap();
@@ -162,11 +162,11 @@ fn descriptions_are_charged_while_a_call_has_them() {
 
 /// The notice that a client has gone is always taken, after the client's queued calls.
 #[test]
-fn what_is_forgotten_takes_no_room() {
+fn a_forget_notice_needs_no_room() {
     let mut queue = Queue::new(Limits { calls_max: 2, ..ROOMY });
     push(&mut queue, "a", Kind::Question, 1, 10).unwrap();
     push(&mut queue, "a", Kind::Question, 2, 10).unwrap();
-    let forgotten = |number| Call::new(&[0; 4], 0, -2, Named { number, ..Named::default() }, 1);
+    let forgotten = |number| Call::new(&[0; 4], 0, -2, NamedClient { number, ..NamedClient::default() }, 1);
     queue.push_forgotten(Some(Owner::Client("a")), forgotten(7));
     queue.push_forgotten(None, forgotten(8));
     assert_eq!(queue.usage().calls, 2);
@@ -181,9 +181,9 @@ fn what_is_forgotten_takes_no_room() {
 /// The notice that a connection has gone never comes before its calls, even if those were sent to a
 /// process that has ended. For a refused connection and for a connected one.
 #[test]
-fn who_is_gone_is_forgotten_after_what_was_put_back() {
+fn a_forget_notice_follows_calls_that_were_put_back() {
     let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
-    let forgotten = || Call::new(&[0; 4], 0, -2, Named { number: 7, ..Named::default() }, 1);
+    let forgotten = || Call::new(&[0; 4], 0, -2, NamedClient { number: 7, ..NamedClient::default() }, 1);
     for (is_let_in, before) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut queue = Queue::new(ROOMY);
         push_of(&mut queue, here, 7, 1).unwrap();
@@ -202,13 +202,13 @@ fn who_is_gone_is_forgotten_after_what_was_put_back() {
         let expected: &[u64] = if is_let_in { &[1, 2, 0] } else { &[1, 0] };
         assert_eq!(taken(&mut queue, 10), expected, "{is_let_in} {before}");
         assert_eq!(queue.usage(), Usage::default());
-        assert!(queue.is_empty() && queue.entering.is_empty() && queue.entries.clients.is_empty());
+        assert!(queue.is_empty() && queue.new_connections.is_empty() && queue.entries.clients.is_empty());
     }
 }
 
 /// The owner that is charged may differ from the one whose queue is used.
 #[test]
-fn an_event_of_nobody_is_charged_to_who_caused_it() {
+fn an_event_without_a_client_is_charged_to_its_cause() {
     let mut queue = Queue::new(Limits { client_calls_max: 2, ..ROOMY });
     let mut retain = |from: &str, id| {
         let whose = (Owner::Client(""), Owner::Client(from));
@@ -243,14 +243,14 @@ fn memory_of_a_storm_is_given_back() {
         push_of(&mut queue, Owner::Address("10.0.0.1"), n + 1, n).unwrap();
     }
     taken(&mut queue, usize::MAX);
-    assert!(queue.entering.capacity() < 128);
+    assert!(queue.new_connections.capacity() < 128);
     assert_eq!(queue.usage(), Usage::default());
 }
 
 /// A pending login uses the share of its address, and not that of the client whose identifier it
 /// claims. Addresses take turns.
 #[test]
-fn who_has_not_come_in_takes_the_share_of_its_address() {
+fn a_pending_login_uses_the_share_of_its_address() {
     let limits = Limits { client_calls_max: 4, address_calls_max: 100, ..ROOMY };
     let mut queue = Queue::new(limits);
     let (here, there) = (Owner::Address("10.0.0.1"), Owner::Address("10.0.0.2"));
@@ -269,13 +269,13 @@ fn who_has_not_come_in_takes_the_share_of_its_address() {
     let next: Vec<_> = (1..=n).chain(201..=204).chain([301]).chain(n + 1..=100).collect();
     assert_eq!(taken(&mut queue, 1000), next);
     assert_eq!(queue.usage(), Usage::default());
-    assert!(queue.entries.addresses.is_empty() && queue.entering.is_empty());
+    assert!(queue.entries.addresses.is_empty() && queue.new_connections.is_empty());
 }
 
 /// However slow the worker is, notices about ended pending logins are sent as fast as new ones are
 /// described, and are in no queue.
 #[test]
-fn words_of_who_is_gone_do_not_pile_up() {
+fn waker_entries_of_ended_connections_are_removed() {
     let (mut queue, mut number) = (Queue::new(ROOMY), 0);
     let mut calls = Vec::new();
     for _ in 0..1000 {
@@ -292,7 +292,7 @@ fn words_of_who_is_gone_do_not_pile_up() {
             let (id, number) = (call.id, call.client.number);
             queue.release(call);
             if id != 0 {
-                let named = Named { number, ..Named::default() };
+                let named = NamedClient { number, ..NamedClient::default() };
                 queue.push_forgotten(Some(Owner::Client("c")), Call::new(&[0; 4], 0, -2, named, 1));
             }
         }
@@ -306,10 +306,11 @@ fn words_of_who_is_gone_do_not_pile_up() {
 fn a_description_is_released_from_who_was_charged_for_it() {
     let mut queue = Queue::new(ROOMY);
     let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
-    let about = About::new(vec![0; 5000]);
-    let call =
-        |id| Call::new(&[0; 10], id, 3, Named { number: 7, about: Some(Arc::clone(&about)), session: 0 }, 1);
-    let other = |id| Call::new(&[0; 10], id, 3, Named::default(), 1);
+    let about = Description::new(vec![0; 5000]);
+    let call = |id| {
+        Call::new(&[0; 10], id, 3, NamedClient { number: 7, about: Some(Arc::clone(&about)), session: 0 }, 1)
+    };
+    let other = |id| Call::new(&[0; 10], id, 3, NamedClient::default(), 1);
     queue.push((c, c), Kind::Question, &mut vec![other(1)]).unwrap();
     let before = queue.entries.get(c).unwrap().usage;
     queue.push((here, here), Kind::Question, &mut vec![call(2)]).unwrap();
@@ -333,16 +334,16 @@ fn notifications_have_half_of_an_address() {
     let here = Owner::Address("10.0.0.1");
     for limits in [Limits { address_calls_max: 4, ..ROOMY }, Limits { address_bytes_max: 40_000, ..ROOMY }] {
         let mut queue = Queue::new(limits);
-        let mut tell = |kind| queue.push((here, here), kind, &mut vec![call(1, 8_000)]);
-        assert_eq!([(); 3].map(|()| tell(Kind::Notification)), [Ok(()), Ok(()), Err(Full::Address)]);
-        assert_eq!([(); 3].map(|()| tell(Kind::Question)), [Ok(()), Ok(()), Err(Full::Address)]);
+        let mut notify = |kind| queue.push((here, here), kind, &mut vec![call(1, 8_000)]);
+        assert_eq!([(); 3].map(|()| notify(Kind::Notification)), [Ok(()), Ok(()), Err(Full::Address)]);
+        assert_eq!([(); 3].map(|()| notify(Kind::Question)), [Ok(()), Ok(()), Err(Full::Address)]);
     }
 }
 
 /// A client that has just connected waits for its own calls in the queue of its address, but not
 /// for the rest of that queue. Earlier connections of its client do not wait for it.
 #[test]
-fn who_has_come_in_keeps_its_order() {
+fn calls_of_a_newly_connected_client_keep_their_order() {
     let mut queue = Queue::new(ROOMY);
     let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
     push_of(&mut queue, c, 1, 1).unwrap();
@@ -355,7 +356,10 @@ fn who_has_come_in_keeps_its_order() {
         push_of(&mut queue, here, 100 + id, id).unwrap();
     }
     push_of(&mut queue, c, 7, 73).unwrap();
-    queue.push_forgotten(Some(c), Call::new(&[0; 4], 0, -2, Named { number: 7, ..Named::default() }, 1));
+    queue.push_forgotten(
+        Some(c),
+        Call::new(&[0; 4], 0, -2, NamedClient { number: 7, ..NamedClient::default() }, 1),
+    );
     let order = |queue: &mut Queue| {
         let mut calls = Vec::new();
         queue.take(60, usize::MAX, &mut calls);
@@ -374,7 +378,7 @@ fn who_has_come_in_keeps_its_order() {
     let at = |id| rest.iter().position(|each| *each == id).unwrap();
     assert!(at(73) < at(0) && at(0) < at(74) && at(74) < IN_ORDER + 3, "{rest:?}");
     calls.into_iter().chain(more).for_each(|call| queue.release(call));
-    assert!(queue.is_empty() && queue.entering.is_empty());
+    assert!(queue.is_empty() && queue.new_connections.is_empty());
 }
 
 proptest::proptest! {
@@ -410,6 +414,6 @@ proptest::proptest! {
         }
         sent.into_iter().for_each(|call| queue.release(call));
         proptest::prop_assert_eq!(queue.usage(), Usage::default());
-        proptest::prop_assert!(queue.entering.is_empty() && queue.entries.clients.is_empty() && queue.entries.addresses.is_empty());
+        proptest::prop_assert!(queue.new_connections.is_empty() && queue.entries.clients.is_empty() && queue.entries.addresses.is_empty());
     }
 }

@@ -8,13 +8,13 @@ use grapnel_plugin_abi::{Level, counted};
 use super::{LAST, Serving};
 use crate::call_queue::PendingCall;
 use crate::command;
-use crate::handover::Keeping;
-use crate::wire::{self, Answer, HEAD, Said};
+use crate::handover::LoginRecorder;
+use crate::wire::{self, Answer, HEAD, WorkerMessage};
 use crate::worker::{Worker, fail};
 
 /// The result of a read from the socket.
 #[derive(PartialEq, Eq)]
-pub enum Came {
+pub enum ReadResult {
     /// Nothing is there.
     Nothing,
     /// There may be more.
@@ -28,19 +28,19 @@ impl Serving<'_> {
     ///
     /// # Errors
     /// What is wrong with it, as text for the log.
-    pub(crate) fn receive(&mut self) -> Result<Came, String> {
-        let mut came = Came::Nothing;
+    pub(crate) fn receive(&mut self) -> Result<ReadResult, String> {
+        let mut came = ReadResult::Nothing;
         for _ in 0..16 {
             match self.process.socket.read(&mut self.buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Ok(0) | Err(_) => {
                     self.is_open = false;
-                    return self.frames().map(|()| Came::End);
+                    return self.frames().map(|()| ReadResult::End);
                 }
                 Ok(count) => {
                     self.input.extend_from_slice(&self.buffer[..count]);
-                    came = Came::Something;
+                    came = ReadResult::Something;
                     self.frames()?;
                 }
             }
@@ -54,7 +54,7 @@ impl Serving<'_> {
     /// As [`Serving::receive`].
     pub(crate) fn receive_all(&mut self) -> Result<(), String> {
         let until = Instant::now() + LAST;
-        while self.is_open && self.receive()? == Came::Something && Instant::now() < until {}
+        while self.is_open && self.receive()? == ReadResult::Something && Instant::now() < until {}
         Ok(())
     }
 
@@ -80,13 +80,13 @@ impl Serving<'_> {
         Ok(())
     }
 
-    fn said(&mut self, said: Said<'_>) -> Result<(), String> {
+    fn said(&mut self, said: WorkerMessage<'_>) -> Result<(), String> {
         let host = self.worker.host;
         match said {
-            Said::Ready(ready) if !self.ready => {
+            WorkerMessage::Ready(ready) if !self.ready => {
                 self.ready = true;
-                self.keeps = self.worker.keeps(ready.keeps);
-                self.first_words = None;
+                self.stores_logins = self.worker.stores_logins(ready.stores_logins);
+                self.early_output = None;
                 self.worker.queue.open();
                 let (name, hooks) = (self.worker.name(), counted(ready.hooks.len(), "hook"));
                 host.info(format_args!(
@@ -98,11 +98,11 @@ impl Serving<'_> {
                     let _ = first.send(Ok(ready));
                 }
             }
-            Said::Failed(text) => {
-                self.first_words = None;
+            WorkerMessage::Failed(text) => {
+                self.early_output = None;
                 return Err(format!("cannot run: {text}"));
             }
-            Said::Answers(answers, done) if self.ready => {
+            WorkerMessage::Answers(answers, done) if self.ready => {
                 // A log line is not progress on a call.
                 if done > 0 || !answers.is_empty() {
                     self.last_progress = Instant::now();
@@ -112,30 +112,37 @@ impl Serving<'_> {
                     self.answer(&answer);
                 }
             }
-            Said::Log(level, text) => {
+            WorkerMessage::Log(level, text) => {
                 let level = match level {
                     1 => Level::Error,
                     2 => Level::Warn,
                     3 => Level::Info,
                     _ => Level::Debug,
                 };
-                self.lines.say(level, &text);
+                self.lines.log(level, &text);
             }
-            Said::Commands(commands) if self.ready => {
+            WorkerMessage::Commands(commands) if self.ready => {
                 let driver = self.worker.config.driver.name();
                 for command in commands {
                     let Worker { logins: kept, .. } = &*self.worker;
-                    let (epoch, is_asked) = (self.epoch, &|client| self.pending.is_about(client));
+                    let (epoch, has_request) = (self.epoch, &|client| self.pending.is_about(client));
                     let shards = host.shards();
-                    let keeping =
-                        self.keeps.then_some(Keeping { logins: kept, epoch, driver, is_asked, shards });
+                    let keeping = self.stores_logins.then_some(LoginRecorder {
+                        logins: kept,
+                        epoch,
+                        driver,
+                        has_request,
+                        shards,
+                    });
                     if let Err(not_done) = command::run(host, keeping, &command) {
                         self.worker.command_failed(not_done);
                     }
                 }
             }
-            Said::Ready(_) => return Err("introduced itself twice".to_owned()),
-            Said::Answers(..) | Said::Commands(_) => return Err("spoke before it was ready".to_owned()),
+            WorkerMessage::Ready(_) => return Err("introduced itself twice".to_owned()),
+            WorkerMessage::Answers(..) | WorkerMessage::Commands(_) => {
+                return Err("spoke before it was ready".to_owned());
+            }
         }
         Ok(())
     }

@@ -43,12 +43,12 @@ fn seconds() -> Vec<Value> {
 
 /// Each field with each type of value: a wrong type is an error, and nil is accepted.
 #[test]
-fn nonsense_in_any_field_of_an_answer_is_an_error() {
+fn an_invalid_field_of_an_answer_is_an_error() {
     type Read = fn(&ValueRef<'_>) -> Result<(), String>;
-    let connect: Read = |value| ConnectSays::of(value).map(|_| ());
-    let login: Read = |value| LoginSays::of(value).map(|_| ());
+    let connect: Read = |value| ConnectAnswer::of(value).map(|_| ());
+    let login: Read = |value| LoginAnswer::of(value).map(|_| ());
     let authorize: Read = |value| allowed(value).map(|_| ());
-    let publish: Read = |value| PublishSays::of(value).map(|_| ());
+    let publish: Read = |value| PublishAnswer::of(value).map(|_| ());
     let bytes = || vec!["x".into(), Value::Binary(vec![0xFF])];
     let pair = Value::Array(vec![Value::Array(vec!["k".into(), "v".into()])]);
     let fields: [(Read, &str, Vec<Value>); 19] = [
@@ -88,7 +88,7 @@ fn nonsense_in_any_field_of_an_answer_is_an_error() {
 }
 
 #[test]
-fn nonsense_of_any_filter_is_an_error() {
+fn an_invalid_answer_for_any_filter_is_an_error() {
     let rows = |row: [Value; 4]| {
         let value = map(&[("filters", Value::Array(vec![Value::Array(row.to_vec())]))]);
         rows_of(&value.as_ref(), 1).map(|rows| rows.len())
@@ -110,16 +110,19 @@ fn nonsense_of_any_filter_is_an_error() {
 
 /// A refusal that can be decoded is valid, whatever other fields have.
 #[test]
-fn a_refusal_stands_beside_nonsense() {
+fn a_refusal_holds_beside_invalid_values() {
     let connect = map(&[("refuse", 0x87.into()), ("text", 1.into()), ("keep_alive_s", nonsense())]);
-    let says = ConnectSays::of(&connect.as_ref()).unwrap();
-    assert_eq!(says, ConnectSays { refuse: Some((Reason(0x87), "")), ..ConnectSays::default() });
+    let says = ConnectAnswer::of(&connect.as_ref()).unwrap();
+    assert_eq!(says, ConnectAnswer { refuse: Some((Reason(0x87), "")), ..ConnectAnswer::default() });
     for reason in [300.into(), nonsense(), Value::Nil] {
         let denied = map(&[("allow", false.into()), ("reason", reason), ("superuser", 1.into())]);
         assert_eq!(allowed(&denied.as_ref()), Ok(Some(Err(Reason::NOT_AUTHORIZED))));
-        let says = LoginSays::of(&denied.as_ref()).unwrap();
-        assert_eq!(says, LoginSays { allowed: Some(Err(Reason::NOT_AUTHORIZED)), ..LoginSays::default() });
+        let says = LoginAnswer::of(&denied.as_ref()).unwrap();
+        assert_eq!(
+            says,
+            LoginAnswer { allowed: Some(Err(Reason::NOT_AUTHORIZED)), ..LoginAnswer::default() }
+        );
     }
     let rejected = map(&[("reject", 0x87.into()), ("text", 1.into())]);
-    assert_eq!(PublishSays::of(&rejected.as_ref()).unwrap().reject, Some(Reason(0x87)));
+    assert_eq!(PublishAnswer::of(&rejected.as_ref()).unwrap().reject, Some(Reason(0x87)));
 }

@@ -31,7 +31,7 @@ fn texts(store: &Store, filter: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_last_of_each_topic_are_kept() {
+fn the_last_messages_of_each_topic_are_stored() {
     let mut store = Store::new(2, LIMITS);
     for (topic, payload) in [("a", "1"), ("b", "2"), ("a", "3"), ("a", "4"), ("a/b", "5")] {
         store.keep(1, "me", topic, payload.as_bytes());
@@ -44,7 +44,7 @@ fn the_last_of_each_topic_are_kept() {
     assert_eq!(newer, [1, 0]);
     let mut other = Store::new(1, LIMITS);
     other.keep(1, "me", "trial", b"gone");
-    let mut left = Leftovers::default();
+    let mut left = DropQueue::default();
     other.clear_into(&mut left);
     assert_eq!((other.stored.len(), other.stored.bytes(), other.topics.len()), (0, 0, 0));
     while left.free(1) {}
@@ -78,7 +78,7 @@ fn empty_messages_are_not_free() {
 }
 
 #[test]
-fn a_client_drives_out_its_own_and_leaves_no_list_behind() {
+fn a_client_evicts_its_own_entries_only() {
     let one = |payload: usize| {
         let mut store = Store::new(9, LIMITS);
         store.keep(1, "c", "a", &vec![0; payload]);
@@ -156,7 +156,7 @@ fn pages_are_bounded_and_complete() {
 
 /// Lower limits are applied in steps, and no new message evicts more than the maximum.
 #[test]
-fn no_call_lets_go_of_more_than_so_many() {
+fn each_call_evicts_a_bounded_number() {
     let mut before = Store::new(10_000, LIMITS);
     for n in 0..1_000 {
         before.keep(1, if n % 2 == 0 { "me" } else { "you" }, &format!("{}", n % 4), b"");
@@ -169,7 +169,7 @@ fn no_call_lets_go_of_more_than_so_many() {
         store.put(next, &value).unwrap();
         number = Some(next);
     }
-    store.look_at_topics();
+    store.check_all_topics();
     let count = |store: &mut Store, call: &mut dyn FnMut(&mut Store)| {
         let before = store.stored.len();
         call(store);
@@ -181,7 +181,7 @@ fn no_call_lets_go_of_more_than_so_many() {
     );
     let mut more = true;
     while more {
-        assert!(count(&mut store, &mut |store| more = store.come_nearer(20)) <= 20);
+        assert!(count(&mut store, &mut |store| more = store.evict_over_limit(20)) <= 20);
     }
     assert!(store.topics.values().all(|list| list.len() <= 10 && list.capacity() < 100));
     assert!(["me", "you"].iter().all(|client| store.stored.used_by(client).1 <= 5_000));
@@ -216,7 +216,7 @@ fn a_page_takes_no_more_than_its_room() {
 }
 
 #[test]
-fn what_is_newer_on_this_shard_is_counted_by_place() {
+fn newer_messages_on_this_shard_are_counted_by_position() {
     let mut store = Store::new(9, LIMITS);
     for at_ms in [10, 20, 15] {
         store.keep(at_ms, "me", "a", b"");
@@ -257,7 +257,7 @@ fn the_newest_wins_where_room_is_short() {
         large.count()
     };
     assert_eq!(kept(&store), 16, "as many as there is room for");
-    while store.come_nearer(100) {}
+    while store.evict_over_limit(100) {}
     assert!(store.stored.bytes() <= 8 << 20);
     store.keep(3, "me", "large/0", &vec![2; 500_000]);
     assert_eq!(
@@ -278,7 +278,7 @@ fn the_newest_wins_where_room_is_short() {
 /// is not stored until there is memory again, but its arrival is: no older message is treated as
 /// the last one.
 #[test]
-fn what_goes_for_the_largest_messages_is_bounded() {
+fn evictions_for_the_largest_messages_are_bounded() {
     let mut store = Store::new(9, ShareLimits { bytes_max: 48 << 20, ..LIMITS });
     for n in 0..260_000 {
         store.keep(1, "me", &format!("{n}"), b"");
@@ -297,7 +297,7 @@ fn what_goes_for_the_largest_messages_is_bounded() {
         let span = Span { filter: "large", after: 0, upto: u64::MAX, room: u64::MAX / 2 };
         seen.push(store.page(span).items.last().unwrap().absent == 0);
         if n == 20 {
-            while store.come_nearer(256) {}
+            while store.evict_over_limit(256) {}
         }
     }
     assert_eq!(

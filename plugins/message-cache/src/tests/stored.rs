@@ -13,7 +13,7 @@ fn payloads(plugin: &mut TestPlugin<Cache>) -> Vec<String> {
 
 /// Lower limits of a new version are applied soon, even if no message is published.
 #[test]
-fn limits_that_were_lowered_are_kept_soon() {
+fn lowered_limits_are_applied_soon() {
     let mut plugin = load(1, r#", "messages_per_topic_max": 2000"#);
     for (client, topic) in [("a", "x"), ("b", "y")] {
         for n in 0..2_000 {
@@ -88,7 +88,7 @@ fn a_timer_that_is_refused_in_a_reload_is_made_up_for() {
 
 /// The memory of an answer is charged to its client only, and released with the answer.
 #[test]
-fn pages_are_charged_to_who_asks() {
+fn pages_are_charged_to_the_requesting_client() {
     let mut plugin = load(2, r#", "client_requests_bytes_max": 60000"#);
     for n in 0..100 {
         let message = FakeEvent::publish(&format!("x/{n}"), &[b'x'; 1_000]);
@@ -149,7 +149,7 @@ fn large_messages_come_one_at_a_time() {
 
 /// A message that is removed before it is fetched alone is omitted, but nothing after it.
 #[test]
-fn a_large_message_that_goes_meanwhile_is_left_out() {
+fn an_evicted_large_message_is_omitted() {
     let mut plugin = load(2, r#", "client_requests_bytes_max": 400000, "messages_per_topic_max": 1"#);
     for (topic, size) in [("x/1", 100), ("x/2", 150_000), ("x/3", 100)] {
         plugin.run_on(1, &mut FakeEvent::publish(topic, &vec![1; size]).with_client_id("maker"));
@@ -185,7 +185,7 @@ fn correlation_data_come_back_as_they_are() {
 /// A large message that the client may not receive leaves no trace: it is neither fetched nor
 /// counted.
 #[test]
-fn a_large_message_that_may_not_be_had_is_not_there() {
+fn a_denied_large_message_is_omitted() {
     let mut plugin = load(1, r#", "client_requests_bytes_max": 400000"#);
     for (topic, size) in [("x/1", 100), ("x/secret/fits", 150_000), ("x/secret/never", 250_000), ("x/2", 100)]
     {
@@ -229,7 +229,7 @@ fn a_large_message_waits_for_its_verdict() {
 /// has room for one early message. Then the shards are asked one after the other for the late ones,
 /// which stay in memory until the large one is out.
 #[test]
-fn an_answer_is_not_in_its_own_way() {
+fn an_answer_does_not_block_itself() {
     let mut plugin = load(5, r#", "client_requests_bytes_max": 400000"#);
     let mut keep = |shard: u32, at_ms: u64, topic: &str, size: usize| {
         let message = FakeEvent::publish(topic, &vec![1; size]).with_client_id("maker");
@@ -249,7 +249,7 @@ fn an_answer_is_not_in_its_own_way() {
 /// A message that was too large to be stored is counted as omitted, and the one before it is not
 /// treated as the last.
 #[test]
-fn what_was_too_large_to_be_kept_is_said() {
+fn messages_too_large_to_store_are_reported() {
     let mut plugin = load(1, r#", "messages_per_topic_max": 1, "client_bytes_max": 100000"#);
     for size in [100, 200_000] {
         plugin.run(&mut FakeEvent::publish("x", &vec![1; size]).with_client_id("maker"));

@@ -4,7 +4,7 @@
 //! points are configured. `c-table` is the same in C; `tests/tests/table` computes the expected
 //! result.
 
-mod scene;
+mod event;
 mod script;
 
 use std::fs::File;
@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::{Error, Flow, HookPoint, Host, Plugin};
 
-use scene::{Answer, Scene, Told};
-use script::{Act, Ending, Script};
+use event::{Answer, ScriptedEvent, Told};
+use script::{Action, Ending, Script};
 
 /// Deadline of a verdict that never comes.
 const DEADLINE: Duration = Duration::from_millis(20);
@@ -77,35 +77,35 @@ impl Table {
         Ok((&self.record).write_all(line.as_bytes())?)
     }
 
-    fn play<'a>(&self, point: &str, scene: &mut impl Scene<'a>) -> Result<Flow, Error> {
-        let Some(script) = self.script_of(point, scene) else { return Ok(Flow::Continue) };
+    fn run_script<'a>(&self, point: &str, event: &mut impl ScriptedEvent<'a>) -> Result<Flow, Error> {
+        let Some(script) = self.script_of(point, event) else { return Ok(Flow::Continue) };
         if script.point != point {
-            if let Some(told) = scene.notified().filter(|_| self.config.place == 0) {
-                self.write(&script, point, &told)?;
+            if let Some(notified) = event.notified().filter(|_| self.config.place == 0) {
+                self.write(&script, point, &notified)?;
             }
             return Ok(Flow::Continue);
         }
-        if !scene.is_meant(script.change) {
+        if !event.is_meant(script.change) {
             return Ok(Flow::Continue);
         }
-        self.write(&script, point, scene.saw(script.change))?;
-        if script.place != self.config.place { Ok(Flow::Continue) } else { self.act(script, scene) }
+        self.write(&script, point, event.saw(script.change))?;
+        if script.place != self.config.place { Ok(Flow::Continue) } else { self.action(script, event) }
     }
 
-    fn script_of<'s, 'a: 's>(&'s self, point: &str, scene: &impl Scene<'a>) -> Option<Script<'s>> {
+    fn script_of<'s, 'a: 's>(&'s self, point: &str, event: &impl ScriptedEvent<'a>) -> Option<Script<'s>> {
         let configured = || self.config.scripts.split(';').filter_map(Script::parse);
-        scene
+        event
             .texts()
             .into_iter()
             .find_map(Script::parse)
             .or_else(|| configured().find(|script| script.point == point))
     }
 
-    fn act<'a>(&self, script: Script<'_>, scene: &mut impl Scene<'a>) -> Result<Flow, Error> {
-        match script.act {
-            Act::Returns(ending, changed) => {
+    fn action<'a>(&self, script: Script<'_>, event: &mut impl ScriptedEvent<'a>) -> Result<Flow, Error> {
+        match script.action {
+            Action::Returns(ending, changed) => {
                 if changed {
-                    scene.change(script.change)?;
+                    event.change(script.change)?;
                 }
                 match ending {
                     Ending::Continue => Ok(Flow::Continue),
@@ -113,27 +113,27 @@ impl Table {
                     Ending::Fault => Err(Error::new("as the test asked for")),
                 }
             }
-            Act::Breaks => {
-                scene.change(script.change)?;
+            Action::Breaks => {
+                event.change(script.change)?;
                 // Without the panic hook, which would write to the log: the tests search the log
                 // for panics.
                 std::panic::resume_unwind(Box::new("as the test asked for"))
             }
-            Act::Defers(first, ending, changed) => {
+            Action::Defers(first, ending, changed) => {
                 if first {
-                    scene.change(script.change)?;
+                    event.change(script.change)?;
                 }
-                if let Some(answer) = scene.defer(script.change, PATIENCE)? {
+                if let Some(answer) = event.defer(script.change, PATIENCE)? {
                     // If the thread has ended, the ticket is dropped here, which is a fault.
                     let _ = self.later.send((answer, ending, changed));
                 }
                 Ok(Flow::Defer)
             }
-            Act::Deadline(first) => {
+            Action::Deadline(first) => {
                 if first {
-                    scene.change(script.change)?;
+                    event.change(script.change)?;
                 }
-                if let Some(answer) = scene.defer(script.change, DEADLINE)? {
+                if let Some(answer) = event.defer(script.change, DEADLINE)? {
                     self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
                 }
                 Ok(Flow::Defer)
@@ -145,7 +145,7 @@ impl Table {
 /// What a script can do with an event. Most at points that can be changed; at other points the
 /// event is only recorded.
 #[rustfmt::skip]
-macro_rules! scene {
+macro_rules! event {
     ($event:ident Connect) => { $event };
     ($event:ident Authenticate) => { $event };
     ($event:ident Authorize) => { $event };
@@ -164,7 +164,7 @@ macro_rules! hooks {
     ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident $about:tt)*) => {
         impl Instance {
             $(fn $hook(&mut self, event: &mut grapnel_plugin_abi::$type<'_>) -> Result<Flow, Error> {
-                self.table.play(HookPoint::$point.name(), scene!(event $type))
+                self.table.run_script(HookPoint::$point.name(), event!(event $type))
             })*
         }
 

@@ -11,7 +11,7 @@ pub enum Ending {
 
 /// What the addressed copy does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub enum Action {
     /// Returns, with or without the change; a fault is an error.
     Returns(Ending, bool),
     /// Makes the change and panics.
@@ -31,7 +31,7 @@ pub struct Script<'a> {
     /// The field or kind of change, if any.
     pub change: &'a str,
     /// What the copy at `place` does.
-    pub act: Act,
+    pub action: Action,
     /// The copy that executes the script; the others only record their call.
     pub place: u32,
     /// The number of the case, unique in one broker.
@@ -45,26 +45,26 @@ impl<'a> Script<'a> {
             return None;
         }
         let (point, change) = (words.next()?, words.next()?);
-        let act = match words.next()? {
-            "continue" => Act::Returns(Ending::Continue, false),
-            "continue-changed" => Act::Returns(Ending::Continue, true),
-            "stop" => Act::Returns(Ending::Stop, false),
-            "stop-changed" => Act::Returns(Ending::Stop, true),
-            "fault" => Act::Returns(Ending::Fault, true),
-            "break" => Act::Breaks,
-            "defer-continue" => Act::Defers(false, Ending::Continue, false),
-            "defer-continue-changed" => Act::Defers(false, Ending::Continue, true),
-            "defer-stop" => Act::Defers(false, Ending::Stop, false),
-            "defer-stop-changed" => Act::Defers(false, Ending::Stop, true),
-            "defer-fault" => Act::Defers(false, Ending::Fault, true),
-            "deadline" => Act::Deadline(false),
-            "changed-defer-continue" => Act::Defers(true, Ending::Continue, false),
-            "changed-defer-stop" => Act::Defers(true, Ending::Stop, false),
-            "changed-defer-fault" => Act::Defers(true, Ending::Fault, false),
-            "changed-deadline" => Act::Deadline(true),
+        let action = match words.next()? {
+            "continue" => Action::Returns(Ending::Continue, false),
+            "continue-changed" => Action::Returns(Ending::Continue, true),
+            "stop" => Action::Returns(Ending::Stop, false),
+            "stop-changed" => Action::Returns(Ending::Stop, true),
+            "fault" => Action::Returns(Ending::Fault, true),
+            "break" => Action::Breaks,
+            "defer-continue" => Action::Defers(false, Ending::Continue, false),
+            "defer-continue-changed" => Action::Defers(false, Ending::Continue, true),
+            "defer-stop" => Action::Defers(false, Ending::Stop, false),
+            "defer-stop-changed" => Action::Defers(false, Ending::Stop, true),
+            "defer-fault" => Action::Defers(false, Ending::Fault, true),
+            "deadline" => Action::Deadline(false),
+            "changed-defer-continue" => Action::Defers(true, Ending::Continue, false),
+            "changed-defer-stop" => Action::Defers(true, Ending::Stop, false),
+            "changed-defer-fault" => Action::Defers(true, Ending::Fault, false),
+            "changed-deadline" => Action::Deadline(true),
             _ => return None,
         };
         let place = words.next()?.parse().ok()?;
-        Some(Script { point, change, act, place, case: words.next()? })
+        Some(Script { point, change, action, place, case: words.next()? })
     }
 }

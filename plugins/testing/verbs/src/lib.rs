@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::verb::{Answer, Then};
 use grapnel_plugin_abi::{
-    AboutPlugin, Error, Host, NoArguments, NoConfig, OnBehalf, Plugin, Publish, Refused, Secret, VerbCall,
-    VerbError, Verbs, Wish,
+    ClientAction, Error, Host, NoArguments, NoConfig, OnBehalf, Plugin, PluginInfo, Publish, Refused, Secret,
+    VerbCall, VerbError, Verbs,
 };
 
 struct Speaker {
@@ -88,7 +88,7 @@ grapnel_plugin_abi::arguments! {
         what: String { one_of: ["on", "off", "away", "back"] },
         /// Also where nobody would decide any more
         force: bool,
-        about: AboutPlugin,
+        about: PluginInfo,
     }
 }
 
@@ -96,7 +96,7 @@ grapnel_plugin_abi::arguments! {
     struct Halves {
         /// The file that it waits for
         file: PathBuf,
-        about: AboutPlugin,
+        about: PluginInfo,
     }
 }
 
@@ -184,7 +184,7 @@ impl Speaker {
     }
 
     fn asks(self: &Arc<Self>, Asks { times }: Asks, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
-        let wish = Wish::Publish("t", 0, false);
+        let wish = ClientAction::Publish("t", 0, false);
         let asked =
             (0..times).map(|number| self.host.authorize_as(OnBehalf::client("c"), wish, u64::from(number)));
         Ok(Answer::text(asked.filter(Result::is_ok).count().to_string()))

@@ -115,7 +115,7 @@ fn ids_are_put_in_unless_they_could_widen_a_filter() {
 }
 
 #[test]
-fn what_is_no_topic_is_refused() {
+fn invalid_topics_are_refused() {
     let mut rewriter = rewriter(&[
         rule(Action::All, "empty/#", None, "$1"),
         rule(Action::All, "wild", None, "a/#"),

@@ -36,7 +36,7 @@ fn a_wildcard_change_touches_its_first_level_and_a_leading_wildcard_all() {
 }
 
 #[test]
-fn what_is_used_stays_and_what_passes_by_goes() {
+fn used_entries_stay_and_entries_used_once_are_evicted() {
     let limits = RouteLimits { topic_cache_entries_max: 100, ..RouteLimits::default() };
     let mut routes = Routes::new(ShardId(0), 1, SEEDS, limits);
     let used: Vec<String> = (0..50).map(|at| format!("used/{at}")).collect();
@@ -57,7 +57,7 @@ fn what_is_used_stays_and_what_passes_by_goes() {
 }
 
 #[test]
-fn the_newest_are_not_the_first_to_go() {
+fn the_oldest_entries_are_evicted_first() {
     let limits = RouteLimits { topic_cache_entries_max: 100, ..RouteLimits::default() };
     let mut routes = Routes::new(ShardId(0), 1, SEEDS, limits);
     for at in 0..1000 {

@@ -8,7 +8,7 @@ fn two_shards() -> [Routes; 2] {
     [0, 1].map(|me| Routes::new(ShardId(me), 2, SEEDS, RouteLimits::default()))
 }
 
-fn tell(from: &mut Routes, to: &mut Routes) {
+fn exchange(from: &mut Routes, to: &mut Routes) {
     if let Some(batch) = from.take_changes() {
         let seq = to.apply(from.me, &batch);
         from.acked(to.me, seq);
@@ -16,14 +16,14 @@ fn tell(from: &mut Routes, to: &mut Routes) {
 }
 
 #[test]
-fn shards_are_drawn_by_their_connected_members() {
+fn shards_are_picked_by_their_number_of_connected_members() {
     let [mut here, mut there] = two_shards();
     here.subscribe_shared("g", "a/+", session(0), qos(1), true);
     for at in 0..3 {
         there.subscribe_shared("g", "a/+", session(at), qos(1), true);
     }
     there.subscribe_shared("g", "a/+", session(9), qos(1), false);
-    tell(&mut there, &mut here);
+    exchange(&mut there, &mut here);
     let group = here.matches("a/b").groups[0];
     let mut drawn = BTreeMap::new();
     for step in 0..1000u64 {
@@ -37,7 +37,7 @@ fn shards_are_drawn_by_their_connected_members() {
     for at in 0..3 {
         there.set_connected("g", "a/+", session(at), false);
     }
-    tell(&mut there, &mut here);
+    exchange(&mut there, &mut here);
     assert_eq!(here.pick_shared(group, 0), Some(ShardId(0)), "nobody is connected: drawn by all members");
     assert_eq!(here.pick_shared(group, u64::MAX), Some(ShardId(1)));
     assert_eq!(here.pick_shared_among(group, ShardSet(1), u64::MAX), Some(ShardId(0)));
@@ -70,7 +70,7 @@ fn a_group_is_known_elsewhere_by_its_id_and_gone_with_its_last_member() {
     assert_eq!(done.barrier_seq, 1);
     there.subscribe_shared("other", "a/b", session(1), qos(2), true);
     assert_eq!(here.matches("a/b").groups.len(), 0);
-    tell(&mut there, &mut here);
+    exchange(&mut there, &mut here);
     assert_eq!(there.barrier(), 1);
     let matched = here.matches("a/b");
     assert_eq!(matched.groups.len(), 2);
@@ -82,7 +82,7 @@ fn a_group_is_known_elsewhere_by_its_id_and_gone_with_its_last_member() {
     assert_eq!(there.pick_member(named, |_| true), Some((session(1), qos(2))));
 
     assert!(there.unsubscribe_shared("g", "a/b", session(1)));
-    tell(&mut there, &mut here);
+    exchange(&mut there, &mut here);
     assert_eq!(here.matches("a/b").groups.len(), 1);
     assert_eq!(here.group_name(group), None, "a stale reference finds nothing");
     assert_eq!(here.pick_shared(group, 1), None);
@@ -95,7 +95,7 @@ fn a_member_that_joins_and_leaves_within_a_turn_still_fills_its_batch() {
     let [mut here, mut there] = two_shards();
     let done = here.subscribe_shared("g", "a", session(1), qos(0), true);
     here.unsubscribe_shared("g", "a", session(1));
-    tell(&mut here, &mut there);
+    exchange(&mut here, &mut there);
     assert!(here.barrier() >= done.barrier_seq);
     assert_eq!(here.stats().groups + there.stats().groups, 0);
     assert_eq!(here.stats().filters + there.stats().filters, 0);
@@ -126,7 +126,7 @@ fn only_the_first_member_on_a_shard_is_waited_for() {
     let [mut here, mut there] = two_shards();
     assert_eq!(here.subscribe_shared("g", "a", session(1), qos(0), true).barrier_seq, 1);
     assert_eq!(here.subscribe_shared("g", "a", session(2), qos(0), true).barrier_seq, 1);
-    tell(&mut here, &mut there);
+    exchange(&mut here, &mut there);
     assert_eq!(here.subscribe_shared("g", "a", session(3), qos(0), true).barrier_seq, 0);
     // The same call again changes no count, so there may be no batch to wait for.
     let again = here.subscribe_shared("g", "a", session(3), qos(1), true);
@@ -137,10 +137,10 @@ fn only_the_first_member_on_a_shard_is_waited_for() {
 fn a_group_that_lives_on_elsewhere_has_to_hear_of_the_first_member_again() {
     let [mut here, mut there] = two_shards();
     there.subscribe_shared("g", "a", session(1), qos(0), true);
-    tell(&mut there, &mut here);
+    exchange(&mut there, &mut here);
     here.subscribe_shared("g", "a", session(1), qos(0), true);
-    tell(&mut here, &mut there);
+    exchange(&mut here, &mut there);
     here.unsubscribe_shared("g", "a", session(1));
-    tell(&mut here, &mut there);
+    exchange(&mut here, &mut there);
     assert_eq!(here.subscribe_shared("g", "a", session(1), qos(0), true).barrier_seq, 3);
 }

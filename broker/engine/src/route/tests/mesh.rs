@@ -264,7 +264,7 @@ proptest! {
 }
 
 #[test]
-fn a_batch_that_comes_twice_changes_nothing() {
+fn a_repeated_batch_changes_nothing() {
     let mut one = Routes::new(ShardId(0), 2, SEEDS, RouteLimits::default());
     let mut two = Routes::new(ShardId(1), 2, SEEDS, RouteLimits::default());
     one.subscribe("a", session(1), qos(0));

@@ -13,7 +13,7 @@ pub(super) const LIVE_PER_PAGE_MAX: usize = 1024;
 
 /// A subscription that is to get its retained messages.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct RetainedSubscription {
     /// Number of the reader, unique on the subscriber's shard.
     pub reader: u64,
     /// The filter.
@@ -70,7 +70,7 @@ pub enum Next<'a> {
 /// Reads the messages of one filter from one shard's store.
 #[derive(Debug)]
 pub(super) struct Reader {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: RetainedSubscription,
     pub(super) batch: u64,
     pub(super) cursor: Cursor,
 }

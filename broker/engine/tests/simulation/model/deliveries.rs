@@ -1,55 +1,61 @@
 //! Checks of a delivery: whether its receiver may have it, how often it has arrived, and in which
 //! order.
 
-use super::{Asked, Delivered, Message, Model, client_id, topic_text};
-use crate::judge::{Judge, Rule};
+use super::{Delivered, Message, Model, RequestedFilter, client_id, topic_text};
+use crate::checker::{Checker, Rule};
 use crate::op::FILTERS;
 use crate::plugins::{CLASSES, class_of};
 
 impl Model {
     /// A client has received a message; `fresh` means that it had no message with this identifier
     /// before.
-    pub fn delivered(&mut self, judge: &mut Judge, delivered: &Delivered, fresh: bool) {
+    pub fn delivered(&mut self, checker: &mut Checker, delivered: &Delivered, fresh: bool) {
         let Some(message) = self.messages.get(delivered.number as usize).cloned() else {
-            judge.broken(Rule::Unsubscribed, || format!("message {} was never published", delivered.number));
+            checker
+                .broken(Rule::Unsubscribed, || format!("message {} was never published", delivered.number));
             return;
         };
         let Delivered { client, number, topic, qos, retain, dup, .. } = *delivered;
         let own = message.publisher == self.publisher(client);
         if message.will {
-            self.wills.came(judge, number);
+            self.wills.received(checker, number);
         }
-        self.allowed(judge, delivered, &message);
+        self.allowed(checker, delivered, &message);
         let life = &self.lives[client];
         for id in &delivered.ids {
             let known = life.ids.iter().any(|(filter, other)| other == id && self.matches(*filter, topic));
-            judge.check(known, Rule::IdentifierUnknown, || {
+            checker.check(known, Rule::IdentifierUnknown, || {
                 format!("{} got message {number} with identifier {id}", client_id(client))
             });
         }
-        let asked: Vec<Asked> =
-            life.asked.iter().filter(|asked| self.matches(asked.filter, topic)).copied().collect();
+        let requested: Vec<RequestedFilter> = life
+            .requested
+            .iter()
+            .filter(|requested| self.matches(requested.filter, topic))
+            .copied()
+            .collect();
         let read = message.read.unwrap_or(u32::MAX);
-        let current = |asked: &&Asked| message.will || asked.ended.is_none_or(|ended| read <= ended);
-        judge.check(message.touched || topic == message.topic, Rule::Unsubscribed, || {
+        let current =
+            |requested: &&RequestedFilter| message.will || requested.ended.is_none_or(|ended| read <= ended);
+        checker.check(message.touched || topic == message.topic, Rule::Unsubscribed, || {
             format!("message {number} came under another topic")
         });
-        judge.check(asked.iter().any(|asked| current(&asked)), Rule::Unsubscribed, || {
+        checker.check(requested.iter().any(|requested| current(&requested)), Rule::Unsubscribed, || {
             format!("{} got message {number} of topic {}", client_id(client), topic_text(topic))
         });
         let local = if retain { Rule::NoLocalRetained } else { Rule::NoLocal };
-        judge.check(!own || asked.iter().any(|asked| !asked.no_local), local, || {
+        checker.check(!own || requested.iter().any(|requested| !requested.no_local), local, || {
             format!("{} got its own message {number}", client_id(client))
         });
-        let qos_max = asked.iter().map(|asked| asked.qos_max).max().unwrap_or(0);
-        judge.check(message.touched || qos <= qos_max.min(message.qos), Rule::QosTooHigh, || {
+        let qos_max = requested.iter().map(|requested| requested.qos_max).max().unwrap_or(0);
+        checker.check(message.touched || qos <= qos_max.min(message.qos), Rule::QosTooHigh, || {
             format!("{} got message {number} with QoS {qos}", client_id(client))
         });
         if !fresh {
             return;
         }
-        self.counted(judge, delivered, &message, &asked);
-        self.in_order(judge, delivered, &message, &asked, (retain, dup));
+        self.counted(checker, delivered, &message, &requested);
+        self.in_order(checker, delivered, &message, &requested, (retain, dup));
         let life = &mut self.lives[client];
         life.due.remove(&number);
         if life.due_retained.get(&topic).is_some_and(|due| due.number == number) {
@@ -58,17 +64,17 @@ impl Model {
         if life.due_at_resume.get(&topic).is_some_and(|due| due.number == number) {
             life.due_at_resume.remove(&topic);
         }
-        self.retained.came(client, topic, number);
+        self.retained.received(client, topic, number);
     }
 
     /// Whether the connected user may have it.
-    fn allowed(&self, judge: &mut Judge, delivered: &Delivered, message: &Message) {
+    fn allowed(&self, checker: &mut Checker, delivered: &Delivered, message: &Message) {
         let Delivered { client, number, topic, .. } = *delivered;
         let class = class_of(topic_text(topic)).unwrap_or(CLASSES - 1);
         let user = usize::from(self.users[client]) % self.denied.len();
         let denied = self.denied[user][class].zip(message.read).is_some_and(|(since, read)| read > since);
         let rule = if self.lives[client].inherited { Rule::NotAllowedInherited } else { Rule::NotAllowed };
-        judge.check(!denied, rule, || {
+        checker.check(!denied, rule, || {
             format!(
                 "{} as user {user} got message {number} of topic {}",
                 client_id(client),
@@ -78,11 +84,18 @@ impl Model {
     }
 
     /// How often it may arrive.
-    fn counted(&mut self, judge: &mut Judge, delivered: &Delivered, message: &Message, asked: &[Asked]) {
+    fn counted(
+        &mut self,
+        checker: &mut Checker,
+        delivered: &Delivered,
+        message: &Message,
+        requested: &[RequestedFilter],
+    ) {
         let Delivered { client, number, qos, dup, .. } = *delivered;
-        let shared = |asked: &&Asked| FILTERS[usize::from(asked.filter)].starts_with("$share");
-        let groups = asked.iter().filter(shared).count();
-        let plain: usize = asked.iter().filter(|a| !shared(a)).map(|a| usize::from(a.times)).sum();
+        let shared =
+            |requested: &&RequestedFilter| FILTERS[usize::from(requested.filter)].starts_with("$share");
+        let groups = requested.iter().filter(shared).count();
+        let plain: usize = requested.iter().filter(|a| !shared(a)).map(|a| usize::from(a.times)).sum();
         let plain = match (message.retain, message.late) {
             (true, true) => plain * 2,
             (true, false) => plain,
@@ -97,7 +110,7 @@ impl Model {
         if qos == 2 {
             got.0 = got.0.saturating_add(1);
             let (times, most) = (got.0, most * (1 + again));
-            judge.check(usize::from(times) <= most, twice(Rule::ExactlyOnce), || {
+            checker.check(usize::from(times) <= most, twice(Rule::ExactlyOnce), || {
                 format!("{} got message {number} {times} times with QoS 2, {most} allowed", client_id(client))
             });
         }
@@ -105,7 +118,7 @@ impl Model {
             got.1 = got.1.saturating_add(1);
             let times = got.1;
             let most = most * (1 + usize::from(message.again));
-            judge.check(usize::from(times) <= most, twice(Rule::TooOften), || {
+            checker.check(usize::from(times) <= most, twice(Rule::TooOften), || {
                 format!("{} got message {number} {times} times, {most} allowed", client_id(client))
             });
         }
@@ -113,20 +126,21 @@ impl Model {
 
     fn in_order(
         &mut self,
-        judge: &mut Judge,
+        checker: &mut Checker,
         delivered: &Delivered,
         message: &Message,
-        asked: &[Asked],
+        requested: &[RequestedFilter],
         (retain, dup): (bool, bool),
     ) {
         let Delivered { client, number, topic, qos, .. } = *delivered;
-        let shared = asked.iter().any(|asked| FILTERS[usize::from(asked.filter)].starts_with("$share"));
+        let shared =
+            requested.iter().any(|requested| FILTERS[usize::from(requested.filter)].starts_with("$share"));
         if retain || dup || message.will || message.again > 0 {
             return;
         }
         // Messages of a member that leaves reach others late, and several groups deliver a message
         // at several times.
-        if shared && (self.redrawn || asked.len() > 1) {
+        if shared && (self.redrawn || requested.len() > 1) {
             return;
         }
         let rule = if shared { Rule::OrderShared } else { Rule::Order };
@@ -134,7 +148,7 @@ impl Model {
         let last = self.lives[client].last.entry((message.publisher, topic, qos)).or_default();
         let before = *last;
         *last = before.max(read);
-        judge.check(read >= before, rule, || {
+        checker.check(read >= before, rule, || {
             format!("{} got message {number} of topic {} late", client_id(client), topic_text(topic))
         });
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Message, Publisher, topic_text};
-use crate::judge::{Judge, Rule};
+use crate::checker::{Checker, Rule};
 
 /// A retained publish.
 struct Version {
@@ -45,7 +45,7 @@ impl Retained {
     }
 
     /// A client has received a message.
-    pub fn came(&mut self, client: usize, topic: u8, number: u32) {
+    pub fn received(&mut self, client: usize, topic: u8, number: u32) {
         if let Some((reader, got)) = &mut self.reader
             && *reader == client
         {
@@ -77,7 +77,7 @@ impl Retained {
     }
 
     /// Every publish has taken effect, except those of clients with waiting packets.
-    pub fn at_rest(&mut self, waits: impl Fn(usize) -> bool) {
+    pub fn is_settled(&mut self, waits: impl Fn(usize) -> bool) {
         let step = self.step;
         for version in self.topics.values_mut().flatten().filter(|version| !waits(version.publisher.client)) {
             version.done.get_or_insert(step);
@@ -88,7 +88,7 @@ impl Retained {
     /// missing messages: for a valid reason, or for one that another rule covers.
     pub fn compare(
         &self,
-        judge: &mut Judge,
+        checker: &mut Checker,
         messages: &[Message],
         got: &BTreeMap<u8, Vec<u32>>,
         lacks: Option<Option<Rule>>,
@@ -118,18 +118,18 @@ impl Retained {
             match got.get(topic).map(Vec::as_slice) {
                 None | Some([]) if lacks == Some(None) => {}
                 None | Some([]) => {
-                    judge.check(may_lack, lacks.flatten().unwrap_or(Rule::RetainedMissing), || {
+                    checker.check(may_lack, lacks.flatten().unwrap_or(Rule::RetainedMissing), || {
                         format!("nothing is retained for {name}, one of {:?} should be", numbers(&candidates))
                     })
                 }
                 Some([number]) => {
                     let known = candidates.iter().any(|version| version.number == *number);
-                    judge.check(known || lacks == Some(None), Rule::RetainedWrong, || {
+                    checker.check(known || lacks == Some(None), Rule::RetainedWrong, || {
                         format!("{number} is retained for {name}, not one of {:?}", numbers(&candidates))
                     });
                 }
                 Some(several) => {
-                    judge.broken(Rule::RetainedTwice, || format!("{several:?} came for {name}"));
+                    checker.broken(Rule::RetainedTwice, || format!("{several:?} came for {name}"));
                 }
             }
         }

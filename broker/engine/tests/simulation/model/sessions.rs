@@ -42,7 +42,7 @@ impl Sessions {
     }
 
     /// The connection has ended; `unsure` means that the engine may not have processed that yet.
-    pub fn away(&mut self, client: usize, expiry_s: u32, now_ms: u64, unsure: bool) {
+    pub fn disconnected(&mut self, client: usize, expiry_s: u32, now_ms: u64, unsure: bool) {
         let until_ms = now_ms + u64::from(expiry_s) * 1000;
         self.states[client].0 = match expiry_s {
             _ if unsure => State::Unsure,

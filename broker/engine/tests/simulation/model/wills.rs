@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::judge::{Judge, Rule};
+use crate::checker::{Checker, Rule};
 
 /// What must happen to a will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +80,14 @@ impl Wills {
     }
 
     /// A client has received a will.
-    pub fn came(&mut self, judge: &mut Judge, number: u32) {
-        judge.check(self.decided.get(&number) != Some(&Due::MustNot), Rule::WillUnwanted, || {
+    pub fn received(&mut self, checker: &mut Checker, number: u32) {
+        checker.check(self.decided.get(&number) != Some(&Due::MustNot), Rule::WillUnwanted, || {
             format!("will {number} came")
         });
     }
 
     /// Compares with the count of the engine.
-    pub fn compare(&self, judge: &mut Judge, counted: u64) {
+    pub fn compare(&self, checker: &mut Checker, counted: u64) {
         let of = |due: Due| self.decided.values().filter(|d| **d == due).count() as u64;
         let (must, either) = (of(Due::Must), of(Due::Either));
         let by_reason = of(Due::MustByReason);
@@ -96,14 +96,14 @@ impl Wills {
             let list: Vec<_> = self.decided.iter().collect();
             format!("{counted} wills were published of {list:?}")
         };
-        judge.check(counted >= must, Rule::WillMissing, listed);
-        judge.check(counted >= must + by_reason || counted < must, Rule::WillReason, listed);
+        checker.check(counted >= must, Rule::WillMissing, listed);
+        checker.check(counted >= must + by_reason || counted < must, Rule::WillReason, listed);
         let most = must + by_reason + either;
-        judge.check(counted <= most + waiting + expiry, Rule::WillUnwanted, listed);
+        checker.check(counted <= most + waiting + expiry, Rule::WillUnwanted, listed);
         if counted <= most + waiting + expiry {
-            judge.check(counted <= most + expiry || waiting == 0, Rule::WillWaiting, listed);
-            judge.check(counted <= most + waiting || expiry == 0, Rule::WillExpiry, listed);
-            judge.check(
+            checker.check(counted <= most + expiry || waiting == 0, Rule::WillWaiting, listed);
+            checker.check(counted <= most + waiting || expiry == 0, Rule::WillExpiry, listed);
+            checker.check(
                 counted <= most,
                 if waiting > 0 { Rule::WillWaiting } else { Rule::WillExpiry },
                 listed,

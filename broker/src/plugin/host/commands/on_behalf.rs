@@ -6,9 +6,9 @@ use grapnel_engine::message::FlowPart;
 use grapnel_engine::packet::QoS;
 use grapnel_engine::session::Identity;
 use grapnel_engine::session::fetch::{Fetch, FetchPlace};
-use grapnel_engine::shard::{Command, OnBehalf, Whom, Wish, home_among};
+use grapnel_engine::shard::{BehalfAction, BehalfClient, Command, OnBehalf, home_of_keys};
 use grapnel_engine::topic;
-use grapnel_plugin_abi::host::{self, Behalf, PageWanted, PluginMessage};
+use grapnel_plugin_abi::host::{self, Behalf, PageRequest, PluginMessage};
 use grapnel_plugin_abi::raw::{Action as RawAction, Status};
 
 use super::{CommandQueue, read};
@@ -26,16 +26,16 @@ impl CommandQueue {
             return Err(Status::INVALID);
         }
         let bounds = self.bounds();
-        let (_, ancestry) = account.led_here();
+        let (_, ancestry) = account.origin_of_command();
         let flow = message.flow;
-        let mut message = outgoing::message_of(message, behalf.whom.client_id(), ancestry, &bounds.limits)?;
+        let mut message = outgoing::message_of(message, behalf.client.client_id(), ancestry, &bounds.limits)?;
         message.flow = (flow > 0).then(|| FlowPart::of(account.flows().count(flow)));
-        let whom = whom_of(behalf)?;
+        let client = behalf_client(behalf)?;
         if !account.may_publish(self.begin.elapsed().as_secs(), bounds.shell.plugin_publishes_per_second_max)
         {
             return Err(Status::FULL);
         }
-        self.hand_as(plugin, behalf, whom, Wish::Publish(message))
+        self.submit_behalf(plugin, behalf, client, BehalfAction::Publish(message))
     }
 
     pub(in crate::plugin) fn subscribe_as(
@@ -48,8 +48,8 @@ impl CommandQueue {
     ) -> Result<(), Status> {
         self.account(plugin)?;
         let options = self.options_of(filter, options, id)?;
-        let wish = Wish::Subscribe { filter: filter.into(), options, id };
-        self.hand_as(plugin, behalf, whom_of(behalf)?, wish)
+        let action = BehalfAction::Subscribe { filter: filter.into(), options, id };
+        self.submit_behalf(plugin, behalf, behalf_client(behalf)?, action)
     }
 
     pub(in crate::plugin) fn unsubscribe_as(
@@ -60,7 +60,12 @@ impl CommandQueue {
     ) -> Result<(), Status> {
         self.account(plugin)?;
         topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
-        self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Unsubscribe { filter: filter.into() })
+        self.submit_behalf(
+            plugin,
+            behalf,
+            behalf_client(behalf)?,
+            BehalfAction::Unsubscribe { filter: filter.into() },
+        )
     }
 
     pub(in crate::plugin) fn authorize_as(
@@ -86,11 +91,11 @@ impl CommandQueue {
             }
         }
         let qos = QoS::from_u8(qos).ok_or(Status::INVALID)?;
-        self.hand_as(
+        self.submit_behalf(
             plugin,
             behalf,
-            whom_of(behalf)?,
-            Wish::Authorize { action, topic: topic.into(), qos, retain },
+            behalf_client(behalf)?,
+            BehalfAction::Authorize { action, topic: topic.into(), qos, retain },
         )
     }
 
@@ -99,7 +104,7 @@ impl CommandQueue {
         plugin: u64,
         behalf: &Behalf<'_>,
         filter: &str,
-        page: PageWanted<'_>,
+        page: PageRequest<'_>,
     ) -> Result<(), Status> {
         self.account(plugin)?;
         // A shared subscription gets no retained messages [MQTT 5.0 section 4.8.2].
@@ -108,36 +113,42 @@ impl CommandQueue {
             .filter(|place| fits && place.is_within(read(&self.shards).len()))
             .ok_or(Status::INVALID)?;
         let qos = QoS::from_u8(page.qos).ok_or(Status::INVALID)?;
-        let PageWanted { messages_max, bytes_max, .. } = page;
+        let PageRequest { messages_max, bytes_max, .. } = page;
         let fetch = Fetch { filter: filter.into(), qos, place, messages_max, bytes_max };
-        self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Fetch(fetch))
+        self.submit_behalf(plugin, behalf, behalf_client(behalf)?, BehalfAction::Fetch(fetch))
     }
 
     /// Passes a request to the shard of the client's session.
-    fn hand_as(&self, plugin: u64, behalf: &Behalf<'_>, whom: Whom, wish: Wish) -> Result<(), Status> {
+    fn submit_behalf(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        client: BehalfClient,
+        action: BehalfAction,
+    ) -> Result<(), Status> {
         let shards = read(&self.shards);
-        let home = home_among(shards.len(), *read(&self.home_keys), behalf.whom.client_id());
+        let home = home_of_keys(shards.len(), *read(&self.home_keys), behalf.client.client_id());
         let shard = shards.get(home.index()).ok_or(Status::WRONG_MOMENT)?;
         let (account, asked_max) = (self.account(plugin)?, self.bounds().limits.behalf_requests_max);
         let suspended = behalf.answer.map(|_| account.suspended());
         if let Some(suspended) = &suspended
-            && !suspended.may_request(&account.name, behalf.whom.client_id(), asked_max)
+            && !suspended.may_request(&account.name, behalf.client.client_id(), asked_max)
         {
-            shard.refuse_question();
+            shard.refuse_request();
             return Err(Status::FULL);
         }
         let (plugin, answer) = (PluginHandle(plugin), behalf.answer);
-        let handed = self.hand(shard, Command::As(Box::new(OnBehalf { plugin, whom, answer, wish })));
+        let handed = self.submit(shard, Command::As(Box::new(OnBehalf { plugin, client, answer, action })));
         handed.inspect_err(|_| suspended.iter().for_each(|suspended| suspended.give_back()))
     }
 }
 
 /// Converts the identity to the engine's form.
-fn whom_of(behalf: &Behalf<'_>) -> Result<Whom, Status> {
-    Ok(match behalf.whom {
-        host::Whom::Client(client_id) => Whom::Client(client_id.into()),
-        host::Whom::Identity(kept) => {
-            Whom::Identity(Box::new(Identity::from_stored(&kept).ok_or(Status::INVALID)?))
+fn behalf_client(behalf: &Behalf<'_>) -> Result<BehalfClient, Status> {
+    Ok(match behalf.client {
+        host::BehalfClient::Client(client_id) => BehalfClient::Client(client_id.into()),
+        host::BehalfClient::Identity(kept) => {
+            BehalfClient::Identity(Box::new(Identity::from_stored(&kept).ok_or(Status::INVALID)?))
         }
     })
 }
@@ -177,43 +188,43 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_on_behalf_of_a_client_goes_to_its_shard_and_in_its_name() {
+    fn requests_on_behalf_of_a_client_go_to_its_shard_with_its_identity() {
         let (commands, shards) = command_queue();
         for number in 0..20 {
             let name = format!("c{number}");
-            let home = home_among(2, [0; 4], &name).index();
-            let identity = host::Whom::Identity(somebody(&name));
-            for whom in [identity, host::Whom::Client(&name)] {
-                let behalf = Behalf { whom, answer: Some(number) };
+            let home = home_of_keys(2, [0; 4], &name).index();
+            let identity = host::BehalfClient::Identity(somebody(&name));
+            for client in [identity, host::BehalfClient::Client(&name)] {
+                let behalf = Behalf { client, answer: Some(number) };
                 commands.publish_as(5, &behalf, &message(b"a/b")).unwrap();
                 let Some(Command::As(request)) = shards[home].next_plugin_command() else {
                     panic!("{name} went to the other shard")
                 };
-                let OnBehalf { plugin, answer, wish: Wish::Publish(message), .. } = *request else {
+                let OnBehalf { plugin, answer, action: BehalfAction::Publish(message), .. } = *request else {
                     panic!()
                 };
                 assert_eq!((plugin, answer), (PluginHandle(5), Some(number)));
                 assert_eq!((&*message.from, message.ancestry), (&*name, 1 << 9));
             }
         }
-        assert!(commands.dismiss(PluginHandle(5)), "it has led to messages");
+        assert!(commands.end_generation(PluginHandle(5)), "it has led to messages");
     }
 
     #[test]
-    fn a_plugin_that_is_not_called_asks_so_much_and_is_refused_then() {
+    fn requests_of_a_suspended_plugin_are_bounded() {
         let (commands, shards) = command_queue();
         let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
         *write(&commands.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
-        let home = &shards[home_among(2, [0; 4], "c").index()];
+        let home = &shards[home_of_keys(2, [0; 4], "c").index()];
         let asks = |answer| {
-            let behalf = Behalf { whom: host::Whom::Client("c"), answer };
+            let behalf = Behalf { client: host::BehalfClient::Client("c"), answer };
             (0..5).map(|_| commands.unsubscribe_as(5, &behalf, "a").is_ok()).collect::<Vec<_>>()
         };
         assert_eq!(asks(Some(1)), [true; 5]);
         commands.set_suspended(PluginHandle(5), true);
         assert_eq!(asks(None), [true; 5], "it is told nothing");
         assert_eq!(asks(Some(1)), [true, true, true, false, false]);
-        assert_eq!((home.take_refused_questions(), home.take_refused_questions()), (2, 0));
+        assert_eq!((home.take_refused_requests(), home.take_refused_requests()), (2, 0));
         assert_eq!(
             std::iter::from_fn(|| home.next_plugin_command()).count(),
             13,
@@ -222,9 +233,9 @@ mod tests {
         // A version that has taken over the state shares the count with the old one.
         let next = PluginHandle(1 << 32 | 5);
         commands.admit(next, &"five".into(), 9, false);
-        commands.share_resting(PluginHandle(5), next);
+        commands.share_waiting_requests(PluginHandle(5), next);
         commands.set_suspended(next, true);
-        let behalf = Behalf { whom: host::Whom::Client("c"), answer: Some(1) };
+        let behalf = Behalf { client: host::BehalfClient::Client("c"), answer: Some(1) };
         assert_eq!(commands.unsubscribe_as(next.0, &behalf, "a"), Err(Status::FULL));
         commands.set_suspended(next, false);
         assert_eq!(asks(Some(1)), [true; 5]);
@@ -240,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_on_behalf_of_a_client_is_refused() {
+    fn invalid_requests_on_behalf_of_a_client_are_refused() {
         let (commands, shards) = command_queue();
-        let good = Behalf { whom: host::Whom::Client("c"), answer: None };
+        let good = Behalf { client: host::BehalfClient::Client("c"), answer: None };
         // Properties that no CONNECT may have.
         let wrong = ClientIdentity { properties: b"\x01\x00", ..somebody("c") };
-        let wrong = Behalf { whom: host::Whom::Identity(wrong), answer: None };
+        let wrong = Behalf { client: host::BehalfClient::Identity(wrong), answer: None };
         let publish = |behalf, topic| commands.publish_as(5, behalf, &message(topic));
         assert_eq!(publish(&wrong, b"a/b"), Err(Status::INVALID));
         assert_eq!(publish(&good, b"a/+"), Err(Status::INVALID));
@@ -269,19 +280,19 @@ mod tests {
             commands.authorize_as(5, &good, RawAction::PUBLISH, "a", (3, false)),
             Err(Status::INVALID)
         );
-        let page = PageWanted { qos: 1, place: &[], messages_max: 256, bytes_max: 1 << 20 };
+        let page = PageRequest { qos: 1, place: &[], messages_max: 256, bytes_max: 1 << 20 };
         for (filter, wrong) in [
             ("a/#/b", page),
             // A shared subscription gets no retained messages.
             ("$share/g/a", page),
-            ("a", PageWanted { qos: 3, ..page }),
-            ("a", PageWanted { messages_max: 0, ..page }),
-            ("a", PageWanted { bytes_max: 0, ..page }),
+            ("a", PageRequest { qos: 3, ..page }),
+            ("a", PageRequest { messages_max: 0, ..page }),
+            ("a", PageRequest { bytes_max: 0, ..page }),
             // Places: invalid, of another layout, of a shard that does not exist, and not UTF-8.
-            ("a", PageWanted { place: b"x", ..page }),
-            ("a", PageWanted { place: b"\x02\x00", ..page }),
-            ("a", PageWanted { place: b"\x01\x02a", ..page }),
-            ("a", PageWanted { place: b"\x01\x00\xff", ..page }),
+            ("a", PageRequest { place: b"x", ..page }),
+            ("a", PageRequest { place: b"\x02\x00", ..page }),
+            ("a", PageRequest { place: b"\x01\x02a", ..page }),
+            ("a", PageRequest { place: b"\x01\x00\xff", ..page }),
         ] {
             assert_eq!(
                 commands.fetch_as(5, &good, filter, wrong),
@@ -290,10 +301,10 @@ mod tests {
             );
         }
         assert!(shards.iter().all(|shard| shard.next_plugin_command().is_none()));
-        commands.fetch_as(5, &good, "a/#", PageWanted { place: b"\x01\x01a", ..page }).unwrap();
-        commands.fetch_as(5, &good, "a/#", PageWanted { messages_max: 1, bytes_max: 1, ..page }).unwrap();
+        commands.fetch_as(5, &good, "a/#", PageRequest { place: b"\x01\x01a", ..page }).unwrap();
+        commands.fetch_as(5, &good, "a/#", PageRequest { messages_max: 1, bytes_max: 1, ..page }).unwrap();
         // The limits of the settings apply to a page.
-        let all = PageWanted { messages_max: u32::MAX, bytes_max: u32::MAX, ..page };
+        let all = PageRequest { messages_max: u32::MAX, bytes_max: u32::MAX, ..page };
         commands.fetch_as(5, &good, "a/#", all).unwrap();
         assert_eq!(commands.publish_as(6, &good, &message(b"a/b")), Err(Status::STALE));
         commands.subscribe_as(5, &good, "$share/g/a/#", 1, 7).unwrap();

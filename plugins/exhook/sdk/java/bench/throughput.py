@@ -39,7 +39,7 @@ def run(what: str, point: str, data: list, verdict: bool, batch: int, seconds: f
     with tempfile.TemporaryDirectory() as folder, Quick(Path(folder), options, path=[str(compiled(source))]) as broker:
         broker.start()
         broker.calls([[0, -1, number, client(f"c{number}", password=None)] for number in range(1, 101)])
-        broker.until(lambda: broker.done == broker.asked)
+        broker.until(lambda: broker.done == broker.requested)
         # The same frame is sent repeatedly, to measure the worker and not Python's encoding.
         body = msgpack.packb([1, [[n + 1 if verdict else 0, POINTS[point], n % 100 + 1, data] for n in range(batch)]])
         frame = struct.pack("<I", len(body)) + body
@@ -47,12 +47,12 @@ def run(what: str, point: str, data: list, verdict: bool, batch: int, seconds: f
         def window(end: float) -> int:
             before = broker.done
             while time.perf_counter() < end:
-                while broker.asked - broker.done < 8 * batch:
+                while broker.requested - broker.done < 8 * batch:
                     broker.socket.sendall(frame)
-                    broker.asked += batch
-                goal = broker.asked - 4 * batch
+                    broker.requested += batch
+                goal = broker.requested - 4 * batch
                 broker.until(lambda: broker.done >= goal)
-            broker.until(lambda: broker.done == broker.asked)
+            broker.until(lambda: broker.done == broker.requested)
             return broker.done - before
 
         window(time.perf_counter() + 3)
@@ -65,7 +65,7 @@ def run(what: str, point: str, data: list, verdict: bool, batch: int, seconds: f
             for ident in range(1, 2001):
                 start = time.perf_counter()
                 broker.calls([[ident, POINTS[point], 1, data]])
-                broker.until(lambda: broker.done == broker.asked)
+                broker.until(lambda: broker.done == broker.requested)
                 lags.append(time.perf_counter() - start)
             lags.sort()
             print(f"{'':36} one at a time: median {lags[1000] * 1e6:.0f} µs, p99 {lags[1980] * 1e6:.0f} µs")

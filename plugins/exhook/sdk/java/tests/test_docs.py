@@ -21,16 +21,16 @@ def test_the_main_of_the_readme_does_what_it_says(start: Start, tmp_path: Path) 
         broker = start(path=[str(tmp_path)])
         assert broker.hooks["message.publish"]["topics"] == ["shop/+/orders"]
         broker.describe(1)
-        assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+        assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
         broker.describe(1, password=b"wrong")
-        assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
+        assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
         broker.describe(2, username=None)
-        assert broker.ask("client.authenticate", 2, [0, None, None]) == (0, None)
-        assert broker.ask("client.authorize", 1, [1, "shop/ann/orders", 0, False, 0]) == (1, {"allow": True})
-        assert broker.ask("client.authorize", 1, [2, "shop/bob/orders", 0, False, 0]) == (1, {"allow": False})
+        assert broker.request("client.authenticate", 2, [0, None, None]) == (0, None)
+        assert broker.request("client.authorize", 1, [1, "shop/ann/orders", 0, False, 0]) == (1, {"allow": True})
+        assert broker.request("client.authorize", 1, [2, "shop/bob/orders", 0, False, 0]) == (1, {"allow": False})
         sent = message("shop/ann/orders", " 3 äpples ".encode())
-        assert broker.ask("message.publish", 1, sent) == (0, {"payload": "3 äpples".encode()})
-        broker.tell("client.disconnected", 1, [0x8D, None])
+        assert broker.request("message.publish", 1, sent) == (0, {"payload": "3 äpples".encode()})
+        broker.notify("client.disconnected", 1, [0x8D, None])
         assert "c1 has left: keepalive_timeout\n" in broker.printed() and broker.lines() == ""
 
 

@@ -75,9 +75,9 @@ def test_every_hook_gets_its_arguments_in_order_with_the_state_last(start: Start
     for _, point, data, _, answers in TABLE:
         assert broker.hooks[point] == {"point": point, "answers": answers, "topics": []}
         if answers:
-            assert broker.ask(point, 1, data) == (0, None), broker.lines()
+            assert broker.request(point, 1, data) == (0, None), broker.lines()
         else:
-            broker.tell(point, 1, data)
+            broker.notify(point, 1, data)
     assert broker.stop() == 0 and broker.lines() == ""
     seen = recorded(broker)
     assert len(seen) == len(TABLE)
@@ -100,15 +100,15 @@ def test_a_main_of_the_raw_driver_is_compiled_and_run_as_it_is(start: Start, pac
     broker.describe()
     for name, point, data, _, answers in TABLE:
         if name == "client_authenticate":
-            assert broker.ask(point, 1, data) == (1, {"allow": True})
+            assert broker.request(point, 1, data) == (1, {"allow": True})
         elif name == "client_check_acl":
-            assert broker.ask(point, 1, data) == (1, {"allow": False})
-            assert broker.ask(point, 1, [2, "t/1", 0, False, 0]) == (1, {"allow": True})
+            assert broker.request(point, 1, data) == (1, {"allow": False})
+            assert broker.request(point, 1, [2, "t/1", 0, False, 0]) == (1, {"allow": True})
         elif name == "message_publish":
             payload = bytes(range(256))
-            assert broker.ask(point, 1, message("t/1", payload)) == (0, {"payload": payload * 2})
+            assert broker.request(point, 1, message("t/1", payload)) == (0, {"payload": payload * 2})
         else:
-            broker.tell(point, 1, data if not name.startswith("message_") else retold(name, "test/1"))
+            broker.notify(point, 1, data if not name.startswith("message_") else acknowledged(name, "test/1"))
     assert broker.stop() == 0 and broker.lines() == ""
     lines = broker.printed().splitlines()
     assert lines[0] == "init" and lines[-1] == "deinit"
@@ -118,7 +118,7 @@ def test_a_main_of_the_raw_driver_is_compiled_and_run_as_it_is(start: Start, pac
     assert called == [[name, str(n)] for n, name in enumerate(names, 1)]
 
 
-def retold(name: str, topic: str) -> list[Any]:
+def acknowledged(name: str, topic: str) -> list[Any]:
     sent = message(topic, b"\xff")
     return [sent, "broker", "no_subscribers"] if name == "message_dropped" else sent
 
@@ -129,18 +129,18 @@ def test_what_emqxs_sdk_for_java_does_with_its_arguments_works(start: Start, pac
     classes = compiled(written_for(package, "sdk/Handler.java"), "Handler")
     broker = start(path=[str(classes)], init_module="shop.Handler", options=("-Dfile.encoding=UTF-8",))
     broker.describe(1, username=None, version=4)
-    broker.tell("client.connect", 1, [])
-    broker.tell("client.connack", 1, [0, False])
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
-    assert broker.ask("client.authorize", 1, [2, "t", 0, False, 0]) == (1, {"allow": True})
-    assert broker.ask("client.authorize", 1, [3, "t", 0, False, 0]) == (1, {"allow": False})
-    broker.tell("client.subscribe", 1, [[["ä/#", 2]], None, []])
-    broker.tell("client.unsubscribe", 1, [["a"], []])
-    broker.tell("session.subscribed", 1, ["a", 1, False, None])
-    broker.tell("client.disconnected", 1, [0, None])
-    broker.tell("session.terminated", 1, [True, 0, None, 0x8E])
+    broker.notify("client.connect", 1, [])
+    broker.notify("client.connack", 1, [0, False])
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    assert broker.request("client.authorize", 1, [2, "t", 0, False, 0]) == (1, {"allow": True})
+    assert broker.request("client.authorize", 1, [3, "t", 0, False, 0]) == (1, {"allow": False})
+    broker.notify("client.subscribe", 1, [[["ä/#", 2]], None, []])
+    broker.notify("client.unsubscribe", 1, [["a"], []])
+    broker.notify("session.subscribed", 1, ["a", 1, False, None])
+    broker.notify("client.disconnected", 1, [0, None])
+    broker.notify("session.terminated", 1, [True, 0, None, 0x8E])
     sent = message("ä", b"\xff\x00", qos=2, publisher="")
-    assert broker.ask("message.publish", 1, sent) == (0, {"qos": 2, "topic": "ä", "payload": b"\xff\x00"})
+    assert broker.request("message.publish", 1, sent) == (0, {"qos": 2, "topic": "ä", "payload": b"\xff\x00"})
     assert broker.stop() == 0 and broker.lines() == ""
     client = "grapnel@test c1 null secret 10.0.0.7 1883 mqtt null false false"
     conn = "grapnel@test c1 null 10.0.0.7 1883 MQTT 4 60"
@@ -151,17 +151,17 @@ def test_what_emqxs_sdk_for_java_does_with_its_arguments_works(start: Start, pac
 def test_client_connack_takes_three_parameters_too(start: Start) -> None:
     broker = start(SHOW + hookspec("client_connack") + recorder("client_connack", 2))
     broker.describe()
-    broker.tell("client.connack", 1, [0, True])
+    broker.notify("client.connack", 1, [0, True])
     assert recorded(broker) == [("client_connack", [CONNINFO, [], "the state"])]
 
 
 def test_what_is_absent_is_the_empty_binary(start: Start) -> None:
     broker = start(recording("client_connect", "client_connected", "client_disconnected", "message_publish"))
     broker.describe(1, username=None, password=None, version=3)
-    broker.tell("client.connect", 1, [])
-    broker.tell("client.connected", 1, [])
-    broker.tell("client.disconnected", 1, [0x8D, None])
-    broker.ask("message.publish", 0, message("a", b"", publisher=None))
+    broker.notify("client.connect", 1, [])
+    broker.notify("client.connected", 1, [])
+    broker.notify("client.disconnected", 1, [0x8D, None])
+    broker.request("message.publish", 0, message("a", b"", publisher=None))
     connect, connected, disconnected, publish = (arguments for _, arguments in recorded(broker))
     assert (atom("username"), b"") in connect[0] and (atom("proto_name"), b"MQIsdp") in connect[0] and connect[1] == []
     assert (atom("username"), b"") in connected[0] and (atom("password"), b"") in connected[0]
@@ -172,7 +172,7 @@ def test_what_is_absent_is_the_empty_binary(start: Start) -> None:
 def test_numbers_that_32_bits_do_not_hold_are_big_integers(start: Start) -> None:
     broker = start(recording("client_connect"))
     broker.describe(1, session_expiry_s=0xFFFFFFFF, receive_maximum=65535)
-    broker.tell("client.connect", 1, [])
+    broker.notify("client.connect", 1, [])
     assert recorded(broker)[0][1][1] == [(atom("Session-Expiry-Interval"), {"big": 0xFFFFFFFF})]
 
 
@@ -180,7 +180,7 @@ def test_numbers_that_32_bits_do_not_hold_are_big_integers(start: Start) -> None
 def test_passwords_of_any_bytes_come_whole(start: Start, secret: bytes) -> None:
     broker = start(recording("client_authenticate"))
     broker.describe(1, password=secret)
-    broker.ask("client.authenticate", 1, [0, None, None])
+    broker.request("client.authenticate", 1, [0, None, None])
     assert (atom("password"), secret) in recorded(broker)[0][1][0]
 
 
@@ -189,7 +189,7 @@ def test_check_acl_says_publish_for_a_will_and_the_verdict_so_far(start: Start) 
     assert broker.hooks["client.authorize"].get("deliver", False) is False
     broker.describe()
     for action, verdict in [(1, 0), (3, 1), (2, 2)]:
-        broker.ask("client.authorize", 1, [action, "t", 0, False, verdict])
+        broker.request("client.authorize", 1, [action, "t", 0, False, verdict])
     seen = [arguments[1:4] for _, arguments in recorded(broker)]
     assert seen == [[atom("publish"), b"t", True], [atom("publish"), b"t", True], [atom("subscribe"), b"t", False]]
 
@@ -198,7 +198,7 @@ def test_authresult_says_whether_a_hook_before_has_let_it_in(start: Start) -> No
     broker = start(recording("client_authenticate"))
     broker.describe(1, anonymous=True)
     for verdict in (0, 1, 2):
-        broker.ask("client.authenticate", 1, [verdict, None, None])
+        broker.request("client.authenticate", 1, [verdict, None, None])
     assert [arguments[1] for _, arguments in recorded(broker)] == [False, True, False]
 
 
@@ -266,7 +266,7 @@ def test_every_answer_comes_to_what_emqx_makes_of_it_or_a_failure(start: Start) 
             ("client.authorize", [1, "t", 0, False, 0], verdict),
             ("message.publish", message(), change),
         ]:
-            got = broker.ask(point, 1, data)
+            got = broker.request(point, 1, data)
             assert got[0] == 2 if expected == 2 else got == expected, (java, point, got)
             if expected == 2:
                 assert got[1].startswith("Main.on_"), (java, got)
@@ -291,7 +291,7 @@ def test_what_a_failed_answer_says(start: Start) -> None:
         "x": "Main.on_message_publish: java.io.IOException: gone",
     }
     for topic, text in says.items():
-        code, told = broker.ask("message.publish", 0, message(topic))
+        code, told = broker.request("message.publish", 0, message(topic))
         assert code == 2 and text in told
 
 
@@ -304,9 +304,9 @@ def test_an_exception_in_every_hook_fails_that_call_alone(start: Start) -> None:
     broker.describe()
     for name, point, data, _, answers in TABLE:
         if answers:
-            assert broker.ask(point, 1, data) == (2, f"Main.on_{name}: java.lang.IllegalStateException: {name}")
+            assert broker.request(point, 1, data) == (2, f"Main.on_{name}: java.lang.IllegalStateException: {name}")
         else:
-            broker.tell(point, 1, data)
+            broker.notify(point, 1, data)
         assert f"Main.on_{name}: java.lang.IllegalStateException: {name}" in broker.lines()
         assert f"at Main.on_{name}(Main.java:" in broker.lines() and "io.grapnel" not in broker.lines()
 
@@ -315,7 +315,7 @@ def test_the_failures_of_a_hook_are_logged_once_a_second(start: Start) -> None:
     source = 'public static void on_message_delivered(Object c, Object m, Object s) { throw new RuntimeException("again"); }'
     broker = start(hookspec("message_delivered") + source)
     for _ in range(100):
-        broker.tell("message.delivered", 0, message())
+        broker.notify("message.delivered", 0, message())
     assert 1 <= len(broker.log) < 50 and broker.log[0][0] == 1
 
 
@@ -347,7 +347,7 @@ def test_each_hook_with_topics_is_called_for_those_that_match(start: Start) -> N
     topics = sorted({topic for _, yes, no in MATCHES for topic in (*yes, *no)})
     for topic in topics:
         before = len(recorded(broker))
-        assert broker.ask("message.publish", 0, message(topic)) == (0, None)
+        assert broker.request("message.publish", 0, message(topic)) == (0, None)
         called = {int(name) for name, _ in recorded(broker)[before:]}
         for n, (filter, yes, no) in enumerate(MATCHES):
             if topic in yes or topic in no:
@@ -365,8 +365,8 @@ def test_one_hook_without_topics_wants_all(start: Start) -> None:
     """
     broker = start(SHOW + source)
     assert broker.hooks["message.publish"]["topics"] == []
-    broker.ask("message.publish", 0, message("a"))
-    broker.ask("message.publish", 0, message("b"))
+    broker.request("message.publish", 0, message("a"))
+    broker.request("message.publish", 0, message("b"))
     assert [name for name, _ in recorded(broker)] == ["every", "some", "every"]
 
 
@@ -380,17 +380,17 @@ def test_one_hook_alone_takes_what_the_broker_sends(start: Start) -> None:
     """
     broker = start(SHOW + source + recorder("message_publish", 1))
     assert broker.hooks["message.publish"]["topics"] == ["a"]
-    broker.ask("message.publish", 0, message("other"))
+    broker.request("message.publish", 0, message("other"))
     assert len(recorded(broker)) == 1
 
 
 def test_messages_below_sys_are_not_shown(start: Start) -> None:
     broker = start(recording("message_publish", "message_delivered", "message_acked", "message_dropped"))
-    assert broker.ask("message.publish", 0, message("$SYS/a")) == (0, None)
-    broker.tell("message.delivered", 0, message("$SYS/a"))
-    broker.tell("message.acked", 0, message("$SYS/a"))
-    broker.tell("message.dropped", 0, [message("$SYS/a"), "", ""])
-    broker.ask("message.publish", 0, message("$SYSTEM"))
+    assert broker.request("message.publish", 0, message("$SYS/a")) == (0, None)
+    broker.notify("message.delivered", 0, message("$SYS/a"))
+    broker.notify("message.acked", 0, message("$SYS/a"))
+    broker.notify("message.dropped", 0, [message("$SYS/a"), "", ""])
+    broker.request("message.publish", 0, message("$SYSTEM"))
     assert [name for name, _ in recorded(broker)] == ["message_publish"]
 
 
@@ -421,11 +421,11 @@ def test_several_methods_of_a_hook_run_in_order(start: Start) -> None:
     """
     broker = start(SHOW + source)
     broker.describe()
-    assert broker.ask("message.publish", 0, message("t")) == (0, {"topic": "moved", "payload": b"new"})
+    assert broker.request("message.publish", 0, message("t")) == (0, {"topic": "moved", "payload": b"new"})
     assert recorded(broker) == [("first", [b"t", 5]), ("second", [b"moved", 5])]
-    assert broker.ask("client.authorize", 1, [1, "a", 0, False, 0]) == (1, {"allow": True})
-    assert broker.ask("client.authorize", 1, [1, "b", 0, False, 0]) == (1, {"allow": False})
-    broker.tell("client.connected", 1, [])
+    assert broker.request("client.authorize", 1, [1, "a", 0, False, 0]) == (1, {"allow": True})
+    assert broker.request("client.authorize", 1, [1, "b", 0, False, 0]) == (1, {"allow": False})
+    broker.notify("client.connected", 1, [])
     assert recorded(broker)[-1] == ("after", [])
     assert "Main.fail: java.lang.RuntimeException: first one" in broker.lines() and "second one" not in broker.lines()
 
@@ -453,13 +453,13 @@ def test_what_a_hook_does_to_its_arguments_stays_with_it(start: Start) -> None:
     broker = start(SHOW + source + recorder("client_check_acl", 4) + recorder("message_publish", 1))
     broker.describe()
     for _ in range(2):
-        broker.ask("client.authorize", 1, [1, "t", 0, False, 0])
+        broker.request("client.authorize", 1, [1, "t", 0, False, 0])
         assert recorded(broker)[-1][1] == [CLIENTINFO, atom("publish"), b"t", True, None]
-        broker.ask("message.publish", 1, SENT)
+        broker.request("message.publish", 1, SENT)
         assert recorded(broker)[-1][1] == [MESSAGE, None]
 
 
-def test_two_who_want_to_be_one_client_are_judged_by_their_own_passwords(start: Start) -> None:
+def test_two_logins_with_one_identifier_are_checked_by_their_own_passwords(start: Start) -> None:
     source = """
         public static Object on_client_authenticate(Object client, Object result, Object state) {
             byte[] secret = ((Binary) ((Tuple) ((List<?>) client).get(3)).get(1)).raw;
@@ -480,7 +480,7 @@ def test_two_who_want_to_be_one_client_are_judged_by_their_own_passwords(start: 
     # values remain.
     short = {key: right[key] for key in ("client_id", "username", "peer_host", "peer_port", "version")}
     broker.calls([[0, -1, 2, {**short, "username": "bob"}]])
-    broker.tell("client.connected", 2, [])
+    broker.notify("client.connected", 2, [])
     info = {key["atom"]: value for key, value in recorded(broker)[-1][1][0]}
     assert info["sockport"] == 1883 and info["username"] == b"bob" and info["password"] == b""
 
@@ -490,7 +490,7 @@ def test_what_is_not_said_again_still_holds_of_that_connection_alone(start: Star
 
     def told(**said: Any) -> dict[str, Any]:
         broker.calls([[0, -1, 1, {"client_id": "c1", **said}]])
-        broker.tell("client.connected", 1, [])
+        broker.notify("client.connected", 1, [])
         return {key["atom"]: value for key, value in recorded(broker)[-1][1][0]}
 
     here, there = {"peer_host": "10.0.0.7", "peer_port": 1}, {"peer_host": "10.0.0.8", "peer_port": 1}
@@ -520,7 +520,7 @@ def test_the_terms_are_values(start: Start) -> None:
         }
     """
     broker = start(SHOW + hookspec("message_publish") + source)
-    assert broker.ask("message.publish", 0, message()) == (0, None)
+    assert broker.request("message.publish", 0, message()) == (0, None)
     ((_, values),) = recorded(broker)
     texts = next(line for line in broker.printed().splitlines() if line.startswith("texts "))
     assert values == [True, 2, b"b", True, False, "ä".encode(), atom("a"), 4, True]

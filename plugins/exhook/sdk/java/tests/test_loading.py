@@ -122,7 +122,7 @@ def test_the_context_class_loader_finds_users_resources(start: Start, tmp_path: 
         } catch (java.io.IOException e) {}
     """
     broker = start(path=[str(compiled(main_class(source))), str(tmp_path)])
-    broker.tell("message.delivered", 0, message())
+    broker.notify("message.delivered", 0, message())
     assert "name = the shop\n" in broker.printed()
 
 
@@ -138,7 +138,7 @@ def test_sources_are_compiled_with_those_that_they_need(start: Start, tmp_path: 
     temporary.mkdir()
     for path in (tmp_path, tmp_path / "Main.java"):
         broker = start(path=[str(path)], options=(f"-Djava.io.tmpdir={temporary}",))
-        assert broker.ask("message.publish", 0, message("t", b"x"))[0] == 0
+        assert broker.request("message.publish", 0, message("t", b"x"))[0] == 0
         assert "ä\n" in broker.printed()
     left = {file.name for file in tmp_path.rglob("*")} - {"output.txt"}
     assert left == {"Main.java", "shop", "Side.java", "Unused.java", "temporary"}
@@ -151,7 +151,7 @@ def test_a_class_that_only_the_hookspec_names_is_compiled_too(start: Start, tmp_
     )
     broker = start(path=[str(tmp_path)])
     broker.describe()
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     assert "the state\n" in broker.printed()
 
 
@@ -163,7 +163,7 @@ def test_a_source_that_is_newer_than_its_class_wins_and_an_older_one_does_not(st
     def printed() -> str:
         broker = start(path=[str(tmp_path)])
         broker.describe()
-        broker.tell("client.connected", 1, [])
+        broker.notify("client.connected", 1, [])
         return broker.printed()
 
     file = tmp_path / "Main.java"

@@ -19,7 +19,7 @@ AUTHORIZE = POINTS["client.authorize"]
 PUBLISH = POINTS["message.publish"]
 
 
-def asked(topic: str) -> list:
+def requested(topic: str) -> list:
     return [1, topic, 0, False, 0]
 
 
@@ -34,15 +34,15 @@ def test_ready_names_sdk_process_and_hooks(start: Start) -> None:
 
 @pytest.mark.parametrize("payload", [b"", bytes(range(256)), b"\xff" * 100_000])
 def test_payloads_of_any_bytes_come_and_go(start: Start, payload: bytes) -> None:
-    assert start(ECHO).ask("message.publish", 0, message("t", payload)) == (0, {"payload": payload, "topic": "t"})
+    assert start(ECHO).request("message.publish", 0, message("t", payload)) == (0, {"payload": payload, "topic": "t"})
 
 
 def test_a_topic_of_65535_bytes_comes_and_goes(start: Start) -> None:
     topic = "ä" * 32767 + "x"
     broker = start(ECHO)
-    assert broker.ask("message.publish", 0, message(topic, b""))[1] == {"topic": topic, "payload": b""}
+    assert broker.request("message.publish", 0, message(topic, b""))[1] == {"topic": topic, "payload": b""}
     emoji = "😀" * 16383
-    assert broker.ask("message.publish", 0, message(emoji, b""))[1] == {"topic": emoji, "payload": b""}
+    assert broker.request("message.publish", 0, message(emoji, b""))[1] == {"topic": emoji, "payload": b""}
 
 
 def test_the_answers_to_a_frame_of_calls_come_together(start: Start) -> None:
@@ -63,7 +63,7 @@ def test_thousands_of_calls_of_all_kinds_are_answered_and_counted(start: Start) 
             calls += [[0, -1, n, {"client_id": f"c{n}"}], [ident, PUBLISH, n, message(f"t/{ident}", b"%d" % ident)]]
             calls.append([0, -2, n, None])
         broker.calls(calls)
-    broker.until(lambda: broker.done == broker.asked)
+    broker.until(lambda: broker.done == broker.requested)
     assert len(broker.answers) == ident
     for n in range(1, ident + 1):
         assert broker.answers[n] == (0, {"topic": f"t/{n}", "payload": b"%d" % n})
@@ -72,7 +72,7 @@ def test_thousands_of_calls_of_all_kinds_are_answered_and_counted(start: Start) 
 def test_frames_in_pieces_are_put_together(start: Start) -> None:
     broker = start(ECHO)
     body = msgpack.packb([1, [[7, PUBLISH, 0, message("t", b"x")]]])
-    broker.asked += 1
+    broker.requested += 1
     for byte in len(body).to_bytes(4, "little") + body:
         broker.socket.send(bytes([byte]))
     broker.until(lambda: 7 in broker.answers)
@@ -102,24 +102,24 @@ def test_the_longest_answer_that_fits_is_sent_and_one_more_byte_is_a_failure(sta
     """
     limit = 64 * 1024
     broker = start(source, frame_bytes_max=limit)
-    outcomes = [broker.ask("message.publish", 0, message("t", b"%d" % size)) for size in range(limit - 60, limit)]
+    outcomes = [broker.request("message.publish", 0, message("t", b"%d" % size)) for size in range(limit - 60, limit)]
     codes = [code for code, _ in outcomes]
     assert codes == sorted(codes) and codes[0] == 0 and codes[-1] == 2
     assert "frame_bytes_max" in outcomes[-1][1] and str(limit) in outcomes[-1][1]
-    assert broker.ask("message.publish", 0, message("t", b"3")) == (0, {"payload": b"\0\0\0"})
+    assert broker.request("message.publish", 0, message("t", b"3")) == (0, {"payload": b"\0\0\0"})
 
 
 def test_lines_of_the_log_and_failures_fit_into_short_frames(start: Start) -> None:
     source = ASK % 'throw new RuntimeException("ä".repeat(100_000));'
     broker = start(source, frame_bytes_max=1024)
-    code, text = broker.ask("client.authorize", 0, asked("t"))
+    code, text = broker.request("client.authorize", 0, requested("t"))
     assert code == 2 and text.startswith("Main.on_client_check_acl: java.lang.RuntimeException: ä")
 
 
 def test_a_frame_of_a_kind_that_is_not_known_is_logged_and_passed_over(start: Start) -> None:
     broker = start(ECHO)
     broker.send([77, "?"])
-    broker.ask("message.publish", 0, message())
+    broker.request("message.publish", 0, message())
     assert broker.log[0][0] == 2 and "77" in broker.lines()
 
 
@@ -140,7 +140,7 @@ def test_answers_before_a_slow_hook_are_not_held_back_by_it(start: Start) -> Non
         return null;
     """
     broker = start(source)
-    broker.calls([[n, AUTHORIZE, 0, asked(t)] for n, t in [(1, "x"), (2, "slow"), (3, "slower")]])
+    broker.calls([[n, AUTHORIZE, 0, requested(t)] for n, t in [(1, "x"), (2, "slow"), (3, "slower")]])
     broker.until(lambda: 2 in broker.answers, wait_s=2.5)
     assert 3 not in broker.answers
 
@@ -154,7 +154,7 @@ def test_hooks_run_one_at_a_time_on_one_thread(start: Start) -> None:
     """ + "static int inside = 0;"
     broker = start(source)
     for at in range(0, 60, 20):
-        broker.calls([[n, AUTHORIZE, 0, asked("t")] for n in range(at + 1, at + 21)])
+        broker.calls([[n, AUTHORIZE, 0, requested("t")] for n in range(at + 1, at + 21)])
     broker.until(lambda: broker.done == 60)
     assert len({line for line in broker.printed().splitlines() if line.startswith("thread ")}) == 1
 
@@ -164,7 +164,7 @@ def test_hooks_run_one_at_a_time_on_one_thread(start: Start) -> None:
 
 def test_prints_go_to_standard_output_line_by_line_in_utf_8(start: Start) -> None:
     broker = start(TELL % 'System.out.printf("to öut %s\\n", "x"); System.err.println("to errör"); System.out.print("cut");')
-    broker.tell("message.delivered", 0, message())
+    broker.notify("message.delivered", 0, message())
     assert "to öut x\n" in broker.printed() and "to errör\n" in broker.printed() and "cut" not in broker.printed()
     broker.stop()
     assert "cut" in broker.printed()
@@ -172,7 +172,7 @@ def test_prints_go_to_standard_output_line_by_line_in_utf_8(start: Start) -> Non
 
 def test_standard_input_is_empty_for_user_code(start: Start) -> None:
     broker = start(TELL % 'try { System.out.println("read " + System.in.read()); } catch (java.io.IOException e) {}')
-    broker.tell("message.delivered", 0, message())
+    broker.notify("message.delivered", 0, message())
     assert "read -1\n" in broker.printed()
 
 
@@ -186,7 +186,7 @@ def test_javas_logging_goes_to_the_brokers_log_with_its_level(start: Start) -> N
         log.log(java.util.logging.Level.SEVERE, "failed", new IllegalStateException("why"));
     """
     broker = start(source)
-    broker.tell("message.delivered", 0, message())
+    broker.notify("message.delivered", 0, message())
     assert broker.log[:3] == [(3, "shop: infö"), (2, "shop: warning"), (1, "shop: look at 5")]
     assert broker.log[3][1].startswith("shop: failed\njava.lang.IllegalStateException: why\n\tat Main.")
     assert "warning" not in broker.printed()
@@ -199,10 +199,10 @@ def test_log_level_lets_more_or_less_through(start: Start) -> None:
         log.info("INFO");
     """
     debug = start(source, config={"log_level": "debug"})
-    debug.tell("message.delivered", 0, message())
+    debug.notify("message.delivered", 0, message())
     assert debug.log == [(4, "s: FINE"), (3, "s: INFO")]
     warn = start(source, config={"log_level": "warn"})
-    warn.tell("message.delivered", 0, message())
+    warn.notify("message.delivered", 0, message())
     assert warn.log == []
 
 
@@ -229,12 +229,12 @@ def test_whatever_a_hook_throws_the_worker_stays(start: Start) -> None:
         ("assert", "java.lang.AssertionError: assert"), ("deep", "java.lang.StackOverflowError"),
         ("interrupted", "java.lang.InterruptedException"), ("odd", "Main$1"), ("null", "NullPointerException"),
     ]:  # fmt: skip
-        code, text = broker.ask("client.authorize", 0, asked(topic))
+        code, text = broker.request("client.authorize", 0, requested(topic))
         assert code == 2 and says in text, (topic, text)
-        assert broker.ask("client.authorize", 0, asked("ok")) == (1, {"allow": True}), topic
+        assert broker.request("client.authorize", 0, requested("ok")) == (1, {"allow": True}), topic
     # An interrupt flag that a hook leaves must not affect the next hook.
-    assert broker.ask("client.authorize", 0, asked("interrupts")) == (1, {"allow": True})
-    assert broker.ask("client.authorize", 0, asked("ok")) == (1, {"allow": True})
+    assert broker.request("client.authorize", 0, requested("interrupts")) == (1, {"allow": True})
+    assert broker.request("client.authorize", 0, requested("ok")) == (1, {"allow": True})
 
 
 def test_threads_that_interrupt_the_hooks_thread_break_nothing(start: Start) -> None:
@@ -245,7 +245,7 @@ def test_threads_that_interrupt_the_hooks_thread_break_nothing(start: Start) -> 
     """
     broker = start(source)
     for at in range(0, 2000, 100):
-        broker.calls([[n, AUTHORIZE, 0, asked("t")] for n in range(at + 1, at + 101)])
+        broker.calls([[n, AUTHORIZE, 0, requested("t")] for n in range(at + 1, at + 101)])
     broker.until(lambda: broker.done == 2000)
     assert all(answer == (0, None) for answer in broker.answers.values())
     assert broker.stop() == 0
@@ -254,14 +254,14 @@ def test_threads_that_interrupt_the_hooks_thread_break_nothing(start: Start) -> 
 def test_memory_that_runs_out_ends_the_process(start: Start) -> None:
     source = ASK % "List<byte[]> all = new ArrayList<>(); while (true) all.add(new byte[1 << 20]);"
     broker = start(source, options=("-Xmx64m",))
-    broker.begin("client.authorize", 0, asked("t"))
+    broker.begin("client.authorize", 0, requested("t"))
     assert broker.process.wait(10) == 3
     assert "OutOfMemoryError" in broker.printed()
 
 
 def test_a_hook_may_end_the_process(start: Start) -> None:
     broker = start(ASK % 'System.out.print("last words"); System.exit(7); return null;')
-    broker.begin("client.authorize", 0, asked("t"))
+    broker.begin("client.authorize", 0, requested("t"))
     assert broker.process.wait(5) == 7 and "last words" in broker.printed()
 
 
@@ -280,7 +280,7 @@ def test_signals_that_end_programs_are_for_the_broker(start: Start, number: int)
     broker = start(source)
     signal.signal(number, before or signal.SIG_DFL)
     broker.process.send_signal(number)
-    assert broker.ask("client.authorize", 0, asked("t")) == (1, {"allow": True})
+    assert broker.request("client.authorize", 0, requested("t")) == (1, {"allow": True})
     broker.process.send_signal(number)
     assert broker.stop() == 0 and "deinit\n" in broker.printed()
 
@@ -291,7 +291,7 @@ def test_signals_that_end_programs_are_for_the_broker(start: Start, number: int)
 def test_stop_finishes_what_has_begun_runs_deinit_and_exits_with_0(start: Start) -> None:
     source = ASK % "Thread.sleep(200); return Tuple.two(0, true);" + DEINIT
     broker = start(source)
-    slow = broker.begin("client.authorize", 0, asked("t"))
+    slow = broker.begin("client.authorize", 0, requested("t"))
     assert broker.stop() == 0
     assert broker.answers[slow] == (1, {"allow": True}) and "deinit\n" in broker.printed()
 
@@ -318,7 +318,7 @@ def test_stop_ends_in_its_time_whatever_user_code_does_and_says_what_was_cut(sta
         }.get(what, ""),
     )
     broker = start(source, farewell_timeout_ms=1000)
-    broker.begin("client.authorize", 0, asked("t"))
+    broker.begin("client.authorize", 0, requested("t"))
     begin = time.monotonic()
     code = broker.stop()
     assert time.monotonic() - begin < 1.0 + 1.0
@@ -327,7 +327,7 @@ def test_stop_ends_in_its_time_whatever_user_code_does_and_says_what_was_cut(sta
     assert cut is None or f"{cut} did not come to an end within 1000 ms and is cut" in broker.lines()
 
 
-def test_a_farewell_has_its_time_and_all_of_it_arrives(start: Start) -> None:
+def test_a_shutdown_has_its_time_and_all_its_output_arrives(start: Start) -> None:
     """Longer than the default of two seconds."""
     source = ECHO + """
         public static void deinit() throws Exception {
@@ -343,7 +343,7 @@ def test_a_farewell_has_its_time_and_all_of_it_arrives(start: Start) -> None:
     assert "shop: closed" in broker.lines() and "on purpose" in broker.lines()
 
 
-def test_a_broker_that_is_gone_ends_the_worker_with_its_farewell(start: Start) -> None:
+def test_a_closed_broker_connection_ends_the_worker_with_its_shutdown(start: Start) -> None:
     broker = start(ECHO + DEINIT)
     broker.socket.close()
     assert broker.process.wait(5) == 0 and "deinit\n" in broker.printed()

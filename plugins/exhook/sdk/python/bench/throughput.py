@@ -85,11 +85,11 @@ def run(name: str, source: str, what: str, call: list, verdict: bool, batch: int
             def window(end: float) -> int:
                 before = broker.done
                 while time.perf_counter() < end:
-                    while broker.asked - broker.done < 4 * batch:
+                    while broker.requested - broker.done < 4 * batch:
                         frame()
-                    goal = broker.asked - 2 * batch
+                    goal = broker.requested - 2 * batch
                     broker.until(lambda: broker.done >= goal)
-                broker.until(lambda: broker.done == broker.asked)
+                broker.until(lambda: broker.done == broker.requested)
                 broker.answers.clear()
                 return broker.done - before
 

@@ -142,7 +142,7 @@ class FakeBroker:
         self.anew: list[bytes | None] = []
         self.answers: dict[int, tuple[int, Any]] = {}
         self.done = 0
-        self.asked = 0
+        self.requested = 0
         self.frames_of_answers = 0
         self.hooks: dict[str, dict[str, Any]] = {}
         self.ready: dict[str, Any] = {}
@@ -228,7 +228,7 @@ class FakeBroker:
                 assert code in (0, 1, 2) and (isinstance(value, str) if code == 2 else value is None or isinstance(value, dict))
                 self.answers[ident] = (code, value)
             self.done += done
-            assert self.done <= self.asked
+            assert self.done <= self.requested
         elif kind == 3:
             assert frame[1] in (1, 2, 3, 4) and isinstance(frame[2], str)
             self.log.append((frame[1], frame[2]))
@@ -246,7 +246,7 @@ class FakeBroker:
 
     def calls(self, calls: list[list[Any]]) -> None:
         """Send a frame of calls."""
-        self.asked += len(calls)
+        self.requested += len(calls)
         self.send([1, calls])
 
     def until_read(self) -> None:
@@ -269,7 +269,7 @@ class FakeBroker:
         """Describe a client."""
         self.calls([[0, -1, number, client(**about)]])
 
-    def ask(self, point: str, client: int, data: Any) -> tuple[int, Any]:
+    def request(self, point: str, client: int, data: Any) -> tuple[int, Any]:
         """Send a request and wait for the answer."""
         ident = self.begin(point, client, data)
         self.until(lambda: ident in self.answers)
@@ -281,12 +281,12 @@ class FakeBroker:
         self.calls([[self._next_id, POINTS[point], client, data]])
         return self._next_id
 
-    def tell(self, point: str, client: int, data: Any) -> None:
+    def notify(self, point: str, client: int, data: Any) -> None:
         """Notify and wait until it is done."""
         self.calls([[0, POINTS[point], client, data]])
-        self.until(lambda: self.done == self.asked)
+        self.until(lambda: self.done == self.requested)
 
-    def tell_only(self, point: str, topic: str) -> None:
+    def notify_only(self, point: str, topic: str) -> None:
         """Notify of a message without waiting."""
         self.calls([[0, POINTS[point], 0, message(topic)]])
 

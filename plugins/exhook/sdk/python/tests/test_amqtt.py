@@ -119,7 +119,7 @@ def test_every_event_gets_its_arguments(amqtt: Any) -> None:
     broker.describe(1, version=4)
     told = 2
     for point, client, data, expected in TABLE:
-        broker.tell(point, client, data)
+        broker.notify(point, client, data)
         seen = recorded(broker)
         assert seen[told:] == expected, point
         told = len(seen)
@@ -133,9 +133,9 @@ def test_every_event_gets_its_arguments(amqtt: Any) -> None:
 def test_a_plugin_loaded_before_the_broker_has_started_gets_post_start_then(amqtt: Any) -> None:
     broker = amqtt(EVENTS, PLUGIN, running=False)
     assert recorded(broker) == [("broker_pre_start",)]
-    broker.tell("broker.started", 0, ["1", 1])
+    broker.notify("broker.started", 0, ["1", 1])
     assert recorded(broker) == [("broker_pre_start",), ("broker_post_start",)]
-    broker.tell("broker.stopping", 0, ["1", 1])
+    broker.notify("broker.stopping", 0, ["1", 1])
     broker.stop()
     assert [name for name, *_ in recorded(broker)].count("broker_pre_shutdown") == 1
 
@@ -153,9 +153,9 @@ def test_a_method_gets_only_what_it_accepts(amqtt: Any, signature: str) -> None:
     broker = amqtt(source, {"plugins": ["hooks.Few"]})
     assert broker.ready["hooks"][-1] is not None and "packet.received" in broker.hooks
     broker.describe(1, version=4)
-    broker.tell("client.connected", 1, [])
-    broker.tell("packet.received", 1, [3, PUBLISH])
-    broker.tell("packet.received", 1, [12, b"\xc0\x00"])
+    broker.notify("client.connected", 1, [])
+    broker.notify("packet.received", 1, [3, PUBLISH])
+    broker.notify("packet.received", 1, [12, b"\xc0\x00"])
     assert recorded(broker) == [("connected", "c1"), ("received",)] and "rror" not in broker.lines()
 
 
@@ -164,7 +164,7 @@ def test_an_exception_in_every_method_fails_that_call_alone(amqtt: Any) -> None:
     broker = amqtt(source, PLUGIN)
     broker.describe(1, version=4)
     for point, client, data, _ in TABLE:
-        broker.tell(point, client, data)
+        broker.notify(point, client, data)
     assert broker.stop() == 0
     for name in ("broker_pre_start", "broker_post_start", "mqtt_packet_received", "broker_message_broadcast", "close"):
         assert f"ValueError: {name}" in broker.lines()
@@ -189,7 +189,7 @@ def test_a_method_that_waits_does_not_hold_that_of_another_plugin(amqtt: Any) ->
     broker.describe(2, client_id="c2")
     broker.calls([[0, POINTS["client.connected"], 1, []]])
     broker.until_printed("('second', 'c1')")
-    broker.tell("client.connected", 2, [])
+    broker.notify("client.connected", 2, [])
     broker.until_printed("('first', 'c1')")
     broker.until_printed("('first', 'c2')")
     assert set(recorded(broker)[-3:]) == {("second", "c2"), ("first", "c1"), ("first", "c2")}
@@ -237,7 +237,7 @@ def test_verdicts_add_up_one_yes_and_no_no(amqtt: Any) -> None:
             ("client.authenticate", [0, None, None], login),
             ("client.authorize", [1, opinions, 0, False, 0], topic),
         ]:
-            code, value = broker.ask(point, number, data)
+            code, value = broker.request(point, number, data)
             if expected == "fails":
                 assert code == 2 and "ZeroDivisionError" in value
             elif expected is None:
@@ -250,9 +250,9 @@ def test_what_plugins_see_of_a_login(amqtt: Any) -> None:
     broker = amqtt(VERDICTS, {"plugins": {"hooks.A": {}}})
     will = {"topic": "w", "payload": b"\xff", "qos": 2, "retain": True}
     broker.describe(1, username="y", password=b"\xffpw", will=will, clean_start=False)
-    broker.ask("client.authenticate", 1, [0, None, None])
+    broker.request("client.authenticate", 1, [0, None, None])
     broker.describe(2, username="y", password=None, will=None)
-    broker.ask("client.authenticate", 2, [0, None, None])
+    broker.request("client.authenticate", 2, [0, None, None])
     assert recorded(broker) == [
         ("c1", "y", "\udcffpw", "10.0.0.7", 50123, False, 60, True, "w", b"\xff", 2, True),
         ("c1", "y", None, "10.0.0.7", 50123, True, 60, False, None, None, 0, False),
@@ -263,11 +263,11 @@ def test_actions_of_topic_filtering(amqtt: Any) -> None:
     broker = amqtt(VERDICTS, {"plugins": {"hooks.C": {}}})
     broker.describe()
     for action in (1, 2, 3, 4):
-        broker.ask("client.authorize", 1, [action, "y", 0, False, 0])
+        broker.request("client.authorize", 1, [action, "y", 0, False, 0])
     assert [action for _, _, action in recorded(broker)] == ["publish", "subscribe", "publish", "receive"]
 
 
-def test_a_session_is_the_same_object_from_login_to_farewell(amqtt: Any) -> None:
+def test_a_session_is_the_same_object_from_login_to_its_end(amqtt: Any) -> None:
     source = """
         from amqtt.plugins.base import BaseAuthPlugin
         class A(BaseAuthPlugin):
@@ -282,10 +282,10 @@ def test_a_session_is_the_same_object_from_login_to_farewell(amqtt: Any) -> None
     """
     broker = amqtt(source, {"plugins": {"hooks.A": {}}})
     broker.describe(1)
-    broker.ask("client.authenticate", 1, [0, None, None])
+    broker.request("client.authenticate", 1, [0, None, None])
     broker.describe(1, password=None)
-    broker.tell("client.connected", 1, [])
-    broker.tell("client.disconnected", 1, [0, ""])
+    broker.notify("client.connected", 1, [])
+    broker.notify("client.disconnected", 1, [0, ""])
     assert recorded(broker) == [({"role": "secret"}, True, "secret", True)] * 2
 
 
@@ -314,28 +314,28 @@ def test_who_is_not_let_in_gets_no_session_and_changes_nobody_elses(amqtt: Any) 
         """Sends what the broker sends: the packet, the request, and the packet of the answer."""
         short = {key: who[key] for key in keys}
         broker.calls([[0, -1, number, short], [0, POINTS["packet.received"], number, [1, connect]], [0, -1, number, who]])
-        code, value = broker.ask("client.authenticate", number, [0, None, None])
+        code, value = broker.request("client.authenticate", number, [0, None, None])
         assert (code, value) == (1, {"allow": in_or_out})
         broker.calls([[0, -1, number, short]])
-        broker.tell("packet.sent", number, [2, connack])
+        broker.notify("packet.sent", number, [2, connack])
         if in_or_out:
-            broker.tell("client.connected", number, [])
+            broker.notify("client.connected", number, [])
 
     right = client("c1", username="ann", password=b"right", peer_port=1, keep_alive_s=7, version=4)
     wrong = client("c1", username="admin", password=b"wrong", peer_port=2, keep_alive_s=9, version=4)
     comes(1, wrong, False)
     broker.calls([[0, -2, 1, None]])
     comes(2, right, True)
-    broker.tell("message.publish", 2, message())
+    broker.notify("message.publish", 2, message())
     # A sent packet alone does not mean that a client is in.
     broker.calls([[0, -1, 9, {**{key: wrong[key] for key in keys}, "client_id": "c9"}]])
-    broker.tell("packet.sent", 9, [2, connack])
+    broker.notify("packet.sent", 9, [2, connack])
     # A packet to the other connection before its CONNECT is not taken for this one's.
     broker.calls([[0, -1, 2, {key: wrong[key] for key in keys}]])
-    broker.tell("packet.sent", 2, [2, connack])
+    broker.notify("packet.sent", 2, [2, connack])
     comes(2, wrong, False)
     broker.calls([[0, -1, 2, {key: right[key] for key in keys}]])
-    broker.tell("message.publish", 2, message())
+    broker.notify("message.publish", 2, message())
     ann = ("in", [("ann", "right", 7)])
     refused = [("connect", None), ("sent", "admin", "new")]
     assert recorded(broker) == [*refused, ("connect", None), ("sent", "ann", "new"), ann, refused[1], refused[1], *refused, ann]
@@ -385,14 +385,14 @@ def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
     broker.describe(1, clean_start=False)
     broker.describe(2, client_id="c2")
     for number in (1, 2):
-        broker.tell("client.connected", number, [])
-        broker.tell("session.subscribed", number, ["a/#", number, True, None])
-    broker.tell("session.subscribed", 1, ["b", 0, True, None])
-    broker.tell("session.unsubscribed", 1, ["b", "unsubscribe"])
-    broker.tell("message.retained", 0, [message("x", b"1", retain=True), 0])
-    broker.tell("message.retained", 0, [message("y", b"1", retain=True), 1])
-    broker.tell("message.retained", 0, [message("y", b"", retain=True), 2])
-    broker.tell("client.disconnected", 1, [0, ""])
+        broker.notify("client.connected", number, [])
+        broker.notify("session.subscribed", number, ["a/#", number, True, None])
+    broker.notify("session.subscribed", 1, ["b", 0, True, None])
+    broker.notify("session.unsubscribed", 1, ["b", "unsubscribe"])
+    broker.notify("message.retained", 0, [message("x", b"1", retain=True), 0])
+    broker.notify("message.retained", 0, [message("y", b"1", retain=True), 1])
+    broker.notify("message.retained", 0, [message("y", b"", retain=True), 2])
+    broker.notify("client.disconnected", 1, [0, ""])
     sessions = [("c1", "disconnected"), ("c2", "connected")]
     tables = (None, "c1", {"r/1": b"kept", "x": b"1"})
     assert recorded(broker)[-1] == (sessions, *tables, {"a/#": [("c1", 1), ("c2", 2)]})
@@ -400,9 +400,9 @@ def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
     # returns.
     broker.calls([[0, -2, 1, None]])
     broker.describe(3, clean_start=False)
-    broker.tell("client.connected", 3, [])
-    broker.tell("session.terminated", 2, [False, 0, "closed", 0])
-    broker.tell("client.disconnected", 3, [0, ""])
+    broker.notify("client.connected", 3, [])
+    broker.notify("session.terminated", 2, [False, 0, "closed", 0])
+    broker.notify("client.disconnected", 3, [0, ""])
     assert recorded(broker)[-1] == ([("c1", "disconnected")], *tables, {"a/#": [("c1", 1)]})
 
 
@@ -420,7 +420,7 @@ def test_sessions_that_nobody_has_begun_do_not_fill_the_log(amqtt: Any) -> None:
     assert [text.split("session of ")[1].split(",")[0] for text in said] == [f"client{1 << power}" for power in range(7)]
 
 
-def test_without_a_mirror_only_what_plugins_listen_to_is_asked_for(amqtt: Any) -> None:
+def test_without_a_mirror_only_used_hooks_are_requested(amqtt: Any) -> None:
     broker = amqtt(VERDICTS, {"plugins": {"hooks.A": {}}, "mirror": False})
     assert list(broker.hooks) == ["client.authenticate"]
 
@@ -484,8 +484,8 @@ def test_packets_of_3_1_1_and_5_are_aMQTTs_objects(amqtt: Any) -> None:
         (4, packet(12, b""), ("PingReqPacket", 12, None, None)),
     ]
     for client, data, _ in cases:
-        broker.tell("packet.received", client, [data[0] >> 4, data])
-    broker.tell("packet.received", 5, [15, packet(15, b"\x18\0")])
+        broker.notify("packet.received", client, [data[0] >> 4, data])
+    broker.notify("packet.received", 5, [15, packet(15, b"\x18\0")])
     seen = recorded(broker)
     assert broker.lines().count("\n") == 0, broker.lines()
     for (kind, number, header, payload, _), (_, data, expected) in zip(seen, cases, strict=True):
@@ -553,8 +553,8 @@ plugins:
         assert "listeners" in broker.lines() and "unheard-of" in broker.lines()
         broker.describe(1, username=None)
         broker.describe(2)
-        assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
-        assert broker.ask("client.authenticate", 2, [0, None, None]) == (1, {"allow": True})
+        assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
+        assert broker.request("client.authenticate", 2, [0, None, None]) == (1, {"allow": True})
     assert amqtt(source, {}, path=[str(tmp_path / "amqtt.yaml")]).hooks
 
 
@@ -568,8 +568,8 @@ def test_aliases_are_entry_points_with_the_old_sections(amqtt: Any, tmp_path: Pa
     }
     broker = amqtt(VERDICTS, config)
     broker.describe(1, username="ny")
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
-    assert broker.ask("client.authorize", 1, [1, "yn", 0, False, 0]) == (1, {"allow": True})
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    assert broker.request("client.authorize", 1, [1, "yn", 0, False, 0]) == (1, {"allow": True})
     assert len(recorded(broker)) == 2
 
 
@@ -598,21 +598,21 @@ def test_topic_check_without_auth_is_what_amqtt_makes_of_it(amqtt: Any, tmp_path
     broker = amqtt(VERDICTS, {"plugin_namespace": "shop.plugins", "topic-check": section})
     assert "amqtt.plugins.authentication.AnonymousAuthPlugin" in theirs.plugins  # type: ignore[operator]
     broker.describe(1, username=None)
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
     assert "client.authorize" not in broker.hooks
 
 
-def test_without_a_list_all_authentication_plugins_of_the_namespace_are_asked(amqtt: Any, tmp_path: Path) -> None:
+def test_without_a_list_all_authentication_plugins_are_called(amqtt: Any, tmp_path: Path) -> None:
     entry_points(tmp_path, "shop.plugins", mine="hooks:A", other="hooks:B")
     broker = amqtt(VERDICTS, {"plugin_namespace": "shop.plugins", "auth": {}})
     broker.describe(1, username="yn")
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
 
 
 def test_an_alias_with_options_is_a_class_with_options(amqtt: Any) -> None:
     broker = amqtt("", {"plugins": {"auth_anonymous": {"allow_anonymous": False}}})
     broker.describe(1, username=None)
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
 
 
 @pytest.mark.parametrize(
@@ -657,8 +657,8 @@ def test_what_cannot_be_loaded_says_why(amqtt: Any, config: dict, says: str) -> 
 # aMQTT's own plugins
 
 
-def ask(broker: FakeBroker, client: int, topic: str, action: int = 1) -> bool | None:
-    code, value = broker.ask("client.authorize", client, [action, topic, 0, False, 0])
+def request(broker: FakeBroker, client: int, topic: str, action: int = 1) -> bool | None:
+    code, value = broker.request("client.authorize", client, [action, topic, 0, False, 0])
     assert code != 2, value
     return None if value is None else value["allow"]
 
@@ -669,7 +669,7 @@ def test_anonymous_auth(amqtt: Any) -> None:
         broker = amqtt("", {"plugins": {name: {"allow_anonymous": allowed}}})
         broker.describe(1, username=None)
         broker.describe(2)
-        assert [broker.ask("client.authenticate", n, [0, None, None])[1]["allow"] for n in (1, 2)] == expected
+        assert [broker.request("client.authenticate", n, [0, None, None])[1]["allow"] for n in (1, 2)] == expected
 
 
 def test_file_auth(amqtt: Any, tmp_path: Path) -> None:
@@ -684,10 +684,10 @@ def test_file_auth(amqtt: Any, tmp_path: Path) -> None:
     cases = [("ann", b"secret", True), ("ann", b"wrong", False), ("bob", b"secret", False), (None, None, False)]
     for number, (username, password, _) in enumerate(cases, 1):
         broker.describe(number, username=username, password=password)
-    answers = [broker.ask("client.authenticate", n, [0, None, None]) for n in range(1, 5)]
+    answers = [broker.request("client.authenticate", n, [0, None, None]) for n in range(1, 5)]
     assert [value["allow"] for _, value in answers] == [expected for *_, expected in cases]
     broker.describe(9, password=b"\xff\xfe")
-    code, value = broker.ask("client.authenticate", 9, [0, None, None])
+    code, value = broker.request("client.authenticate", 9, [0, None, None])
     assert code == 2 or value == {"allow": False}
 
 
@@ -695,8 +695,8 @@ def test_topic_taboo(amqtt: Any) -> None:
     broker = amqtt("", {"plugins": {"amqtt.plugins.topic_checking.TopicTabooPlugin": {}}})
     broker.describe(1)
     broker.describe(2, username="admin")
-    assert [ask(broker, 1, t) for t in ("prohibited", "data/classified", "free")] == [False, False, True]
-    assert ask(broker, 2, "top-secret") is True
+    assert [request(broker, 1, t) for t in ("prohibited", "data/classified", "free")] == [False, False, True]
+    assert request(broker, 2, "top-secret") is True
 
 
 def test_topic_access_control_list(amqtt: Any) -> None:
@@ -705,9 +705,9 @@ def test_topic_access_control_list(amqtt: Any) -> None:
     broker = amqtt("", {"plugins": {name: options}})
     broker.describe(1)
     broker.describe(2, username=None)
-    assert [ask(broker, 1, t, 2) for t in ("a/b/c", "b")] == [True, False]
-    assert [ask(broker, 1, t, 1) for t in ("a/b/set", "a/b")] == [True, False]
-    assert [ask(broker, 2, t, 2) for t in ("open", "a/b")] == [True, False]
+    assert [request(broker, 1, t, 2) for t in ("a/b/c", "b")] == [True, False]
+    assert [request(broker, 1, t, 1) for t in ("a/b/set", "a/b")] == [True, False]
+    assert [request(broker, 2, t, 2) for t in ("open", "a/b")] == [True, False]
 
 
 def test_topic_access_control_list_of_the_old_sections(amqtt: Any) -> None:
@@ -720,8 +720,8 @@ def test_topic_access_control_list_of_the_old_sections(amqtt: Any) -> None:
     }  # fmt: skip
     broker = amqtt("", sections)
     broker.describe(1)
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
-    assert [[ask(broker, 1, t, a) for t in "spr"] for a in (2, 1, 4)] == [
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    assert [[request(broker, 1, t, a) for t in "spr"] for a in (2, 1, 4)] == [
         [True, False, False], [False, True, False], [False, False, True],
     ]  # fmt: skip
 
@@ -732,12 +732,12 @@ def test_event_and_packet_logger(amqtt: Any) -> None:
     # At info only two events are logged; no other hooks are requested.
     assert set(quiet.hooks) == {"client.connected", "client.disconnected"}
     quiet.describe()
-    quiet.tell("client.connected", 1, [])
+    quiet.notify("client.connected", 1, [])
     assert "### 'on_broker_client_connected' EVENT FIRED ###" in quiet.lines()
     loud = amqtt("", {**plugins, "log_level": "debug"})
     loud.describe(1, version=4)
     for point, client, data, _ in TABLE:
-        loud.tell(point, client, data)
+        loud.notify(point, client, data)
     for event in ("message_received", "message_broadcast", "client_subscribed", "client_unsubscribed", "retained_message"):
         assert f"### 'on_broker_{event}' EVENT FIRED ###" in loud.lines()
     assert "c1 <-in-- PublishPacket(" in loud.lines() and "c1 -out-> PubackPacket(" in loud.lines()
@@ -746,8 +746,8 @@ def test_event_and_packet_logger(amqtt: Any) -> None:
 def test_broker_sys(amqtt: Any) -> None:
     broker = amqtt("", {"plugins": {"amqtt.plugins.sys.broker.BrokerSysPlugin": {"sys_interval": 1}}})
     broker.describe(1, version=4)
-    broker.tell("client.connected", 1, [])
-    broker.tell("packet.received", 1, [3, PUBLISH])
+    broker.notify("client.connected", 1, [])
+    broker.notify("packet.received", 1, [3, PUBLISH])
     topics: dict[str, bytes] = {}
 
     def seen() -> bool:
@@ -765,7 +765,7 @@ def test_broker_sys(amqtt: Any) -> None:
 def test_the_default_plugins_where_the_configuration_names_none(amqtt: Any) -> None:
     broker = amqtt("", {"sys_interval": None})
     broker.describe(1, username=None)
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
 
 
 def test_a_plugin_of_an_entry_point_need_not_keep_its_context(amqtt: Any, tmp_path: Path) -> None:
@@ -780,7 +780,7 @@ def test_a_plugin_of_an_entry_point_need_not_keep_its_context(amqtt: Any, tmp_pa
     """
     broker = amqtt(source, {"plugin_namespace": "shop.plugins", "auth": {}})
     broker.describe(1)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     assert "c1 is here" in broker.lines()
 
 
@@ -799,9 +799,9 @@ def test_what_plugins_take_from_the_table_of_retained_messages_is_cleared(amqtt:
     """
     broker = amqtt(source, {"plugins": {"hooks.Uses": {}}})
     for topic in ("a", "b"):
-        broker.tell("message.retained", 0, [message(topic, b"12", retain=True), 0])
+        broker.notify("message.retained", 0, [message(topic, b"12", retain=True), 0])
     broker.describe(1)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     assert recorded(broker) == [(b"12", None, ["b"]), (0, 0)], broker.lines()
     sent = [(command[1]["topic"], command[1]["payload"], command[1]["retain"]) for command in broker.commands]
     assert sent[:2] == [("a", b"", True), ("a", b"12", True)] and sorted(sent[2:]) == [("a", b"", True), ("b", b"", True)]
@@ -823,13 +823,13 @@ def test_a_retained_message_says_whose_it_is(amqtt: Any) -> None:
     broker.describe(1)
     broker.describe(2, client_id="c2")
     for number in (1, 2):
-        broker.tell("client.connected", number, [])
+        broker.notify("client.connected", number, [])
     for topic, publisher in [("a", "c1"), ("b", ""), ("c", "gone")]:
-        broker.tell("message.retained", 0, [message(topic, b"1", retain=True, publisher=publisher), 0])
+        broker.notify("message.retained", 0, [message(topic, b"1", retain=True, publisher=publisher), 0])
     # The table does not keep sessions that have ended.
-    broker.tell("session.terminated", 1, [False, 0, "closed", 0])
+    broker.notify("session.terminated", 1, [False, 0, "closed", 0])
     broker.calls([[0, -2, 1, None]])
-    broker.tell("client.disconnected", 2, [0, ""])
+    broker.notify("client.disconnected", 2, [0, ""])
     told = [("c1", "a", True), (None, "b", True), (None, "c", True)]
     assert recorded(broker) == [*told, [("a", None), ("b", None), ("c", None)]], broker.lines()
 
@@ -906,13 +906,13 @@ def test_what_a_plugin_sets_on_a_session_is_there_until_the_session_ends(amqtt: 
     comings = [(False, 10), (False, 20), (True, 30), (False, 40)]
     for number, (clean, keep_alive) in enumerate(comings, 1):
         broker.describe(number, clean_start=clean, keep_alive_s=keep_alive, peer_port=number)
-        broker.tell("client.connected", number, [])
-        broker.tell("client.disconnected", number, [0, ""])
+        broker.notify("client.connected", number, [])
+        broker.notify("client.disconnected", number, [0, ""])
         broker.calls([[0, -2, number, None]])
     assert recorded(broker) == [(1, 1, 10), (2, 2, 20), (1, 1, 30), (2, 2, 40)]
 
 
-def test_topic_aliases_of_two_who_want_to_be_one_client_are_kept_apart(amqtt: Any) -> None:
+def test_topic_aliases_of_two_logins_with_one_identifier_are_separate(amqtt: Any) -> None:
     source = """
         from amqtt.plugins.base import BasePlugin
         class Messages(BasePlugin):
@@ -923,18 +923,18 @@ def test_topic_aliases_of_two_who_want_to_be_one_client_are_kept_apart(amqtt: An
     connect = packet(1, b"\0\4MQTT\5\2\0\x3c\0\0\2c1")
     named, short = packet(3, b"\0\3a/b\3\x23\0\7" + b"1"), packet(3, b"\0\0\3\x23\0\7" + b"2")
     broker.describe(1, peer_port=1)
-    broker.tell("packet.received", 1, [1, connect])
-    broker.tell("packet.received", 1, [3, named])
+    broker.notify("packet.received", 1, [1, connect])
+    broker.notify("packet.received", 1, [3, named])
     # Another client comes with the same identifier and is refused.
     broker.describe(1, peer_port=2)
-    broker.tell("packet.received", 1, [1, connect])
+    broker.notify("packet.received", 1, [1, connect])
     broker.describe(1, peer_port=1)
-    broker.tell("packet.received", 1, [3, short])
+    broker.notify("packet.received", 1, [3, short])
     assert recorded(broker) == [("a/b", b"1"), ("a/b", b"2")]
     # A new connection begins without aliases.
     broker.describe(1, peer_port=3)
-    broker.tell("packet.received", 1, [1, connect])
-    broker.tell("packet.received", 1, [3, short])
+    broker.notify("packet.received", 1, [1, connect])
+    broker.notify("packet.received", 1, [3, short])
     assert recorded(broker)[-1] == ("", b"2")
 
 
@@ -956,9 +956,9 @@ def test_without_a_mirror_clients_leave_nothing_behind(amqtt: Any) -> None:
     for number in (1, 2, 3):
         about = client(f"c{number}")
         broker.calls([[0, -1, number, {key: about[key] for key in short}]])
-        broker.tell("client.connected", number, [])
-        broker.tell("session.subscribed", number, ["a/#", 1, True, None])
-        broker.tell("message.publish", number, message())
+        broker.notify("client.connected", number, [])
+        broker.notify("session.subscribed", number, ["a/#", 1, True, None])
+        broker.notify("message.publish", number, message())
         broker.calls([[0, -2, number, None]])
     assert recorded(broker) == [row for n in (1, 2, 3) for row in ((f"c{n}", "connected"), (f"c{n}", 0, 0))]
 
@@ -1004,15 +1004,15 @@ def comes_in(broker: FakeBroker, number: int, **about: Any) -> dict[str, Any]:
 
     who = client(**about)
     broker.calls([[0, -1, number, who]])
-    assert broker.ask("client.authenticate", number, [0, None, None, False])[1] == {"allow": True}
+    assert broker.request("client.authenticate", number, [0, None, None, False])[1] == {"allow": True}
     later = {key: who[key] for key in SHORT}
     broker.calls([[0, -1, number, later]])
-    broker.tell("client.connected", number, [])
+    broker.notify("client.connected", number, [])
     return later
 
 
-def asked(broker: FakeBroker, number: int, topic: str) -> Any:
-    code, value = broker.ask("client.authorize", number, [1, topic, 0, False, 0])
+def requested(broker: FakeBroker, number: int, topic: str) -> Any:
+    code, value = broker.request("client.authorize", number, [1, topic, 0, False, 0])
     return "fails" if code == 2 else None if value is None else value["allow"]
 
 
@@ -1020,7 +1020,7 @@ def test_what_a_login_gave_is_known_to_the_next_worker(amqtt: Any) -> None:
     first = amqtt(LOGIN, LOGINS)
     later = comes_in(first, 7, username="ann", password=b"token")
     first.until(lambda: len(first.kept) == 1)
-    assert [asked(first, 7, topic) for topic in ("token", "other", "role/user", "role/admin", "count")] == [
+    assert [requested(first, 7, topic) for topic in ("token", "other", "role/user", "role/admin", "count")] == [
         True, False, True, False, True,
     ]  # fmt: skip
     # Later changes too, with the answer that depends on them.
@@ -1030,10 +1030,10 @@ def test_what_a_login_gave_is_known_to_the_next_worker(amqtt: Any) -> None:
     assert (number, client_id, host, port) == (7, "c1", later["peer_host"], later["peer_port"])
     next_one = amqtt(LOGIN, LOGINS)
     next_one.calls([[0, -1, 9, {**later, "earlier": True, "clean_start": True, "login": login}]])
-    assert [asked(next_one, 9, topic) for topic in ("token", "other", "role/user", "role/admin", "count")] == [
+    assert [requested(next_one, 9, topic) for topic in ("token", "other", "role/user", "role/admin", "count")] == [
         True, False, True, False, True,
     ]  # fmt: skip
-    next_one.tell("session.subscribed", 9, ["a", 1, True, None])
+    next_one.notify("session.subscribed", 9, ["a", 1, True, None])
     assert recorded(next_one)[-1] == ("token", {"role": "user", "n": count + 1}, False, "ann", ("set", "ann"))
 
 
@@ -1077,23 +1077,23 @@ def is_banned_at_the_next(amqtt: Any, first: FakeBroker, later: dict[str, Any]) 
     next_one = amqtt(LATER, BANS)
     login = [command for command in first.kept if command[0] == "keep"][-1][-1]
     next_one.calls([[0, -1, 9, {**later, "earlier": True, "clean_start": True, "login": login}]])
-    return asked(next_one, 9, "a") is False
+    return requested(next_one, 9, "a") is False
 
 
 @pytest.mark.parametrize("topic", ["forbidden", "slow", "set"])
 def test_what_a_verdict_was_made_of_is_known_with_its_answer(amqtt: Any, topic: str) -> None:
     first = amqtt(LATER, BANS)
     later = comes_in(first, 7)
-    assert [asked(first, 7, "a") for _ in range(3)] == [True] * 3
+    assert [requested(first, 7, "a") for _ in range(3)] == [True] * 3
     assert not is_banned_at_the_next(amqtt, first, later)
     if topic == "slow":
         # Another answer is sent while it is suspended.
         ident = first.begin("client.authorize", 7, [1, topic, 0, False, 0])
-        assert asked(first, 7, "b") is True
+        assert requested(first, 7, "b") is True
         first.until(lambda: ident in first.answers)
         assert first.answers[ident] == (1, {"allow": False})
     else:
-        assert asked(first, 7, topic) is False
+        assert requested(first, 7, topic) is False
     # The worker ends without sending its answer.
     first.process.kill()
     assert is_banned_at_the_next(amqtt, first, later)
@@ -1103,16 +1103,16 @@ def test_what_a_verdict_was_made_of_is_known_with_its_answer(amqtt: Any, topic: 
 def test_what_changes_at_an_event_is_known_with_what_comes_next(amqtt: Any, topic: str) -> None:
     first = amqtt(LATER, BANS)
     later = comes_in(first, 7)
-    assert [asked(first, 7, "a") for _ in range(3)] == [True] * 3
-    first.tell("session.subscribed", 7, [topic, 1, True, None])
+    assert [requested(first, 7, "a") for _ in range(3)] == [True] * 3
+    first.notify("session.subscribed", 7, [topic, 1, True, None])
     if topic == "slow":
         first.until_printed("changed")
-    assert asked(first, 7, "b") is False
+    assert requested(first, 7, "b") is False
     first.process.kill()
     assert is_banned_at_the_next(amqtt, first, later)
 
 
-def test_what_changed_last_is_known_after_the_farewell(amqtt: Any) -> None:
+def test_the_last_changes_are_stored_at_shutdown(amqtt: Any) -> None:
     first = amqtt(LATER, BANS)
     later = comes_in(first, 7)
     first.calls([[0, POINTS["session.subscribed"], 7, ["slow", 1, True, None]]])
@@ -1127,28 +1127,28 @@ def test_where_a_login_is_not_known_a_denial_becomes_no_permission(amqtt: Any) -
     for about in ({}, {"earlier": True, "clean_start": True}, {"login": b"no pickle"}):
         broker = amqtt(LOGIN, LOGINS)
         broker.calls([[0, -1, 9, {**later, **about}]])
-        assert [asked(broker, 9, topic) for topic in ("token", "other", "role/user", "role/admin")] == ["fails"] * 4
+        assert [requested(broker, 9, topic) for topic in ("token", "other", "role/user", "role/admin")] == ["fails"] * 4
         assert "looks for password of the session of c1, whose login this worker has not seen" in broker.lines()
         # What a plugin finds out anew it knows.
-        assert asked(broker, 9, "count") is True
+        assert requested(broker, 9, "count") is True
     # A client without a password has none; that is known.
     nobody = amqtt(LOGIN, LOGINS)
     comes_in(nobody, 1, username=None, password=None)
-    assert [asked(nobody, 1, topic) for topic in ("token", "role/user")] == [None, True]
+    assert [requested(nobody, 1, topic) for topic in ("token", "role/user")] == [None, True]
 
 
 def test_what_a_login_gave_is_forgotten_with_its_session(amqtt: Any) -> None:
     broker = amqtt(LOGIN, LOGINS)
     comes_in(broker, 7)
-    broker.tell("client.disconnected", 7, [0, ""])
+    broker.notify("client.disconnected", 7, [0, ""])
     assert len(broker.kept) == 1
-    broker.tell("session.terminated", 7, [True, 30, "expired", None])
+    broker.notify("session.terminated", 7, [True, 30, "expired", None])
     assert [command[-1] for command in broker.kept[1:]] == [None]
     # Nothing of a refused client is stored for the session of the same identifier.
     comes_in(broker, 8, client_id="c2")
     broker.calls([[0, -1, 8, {**broker_client("c2"), "peer_port": 9}]])
-    broker.ask("client.authenticate", 8, [0, None, None, False])
-    broker.tell("client.disconnected", 7, [0, ""])
+    broker.request("client.authenticate", 8, [0, None, None, False])
+    broker.notify("client.disconnected", 7, [0, ""])
     assert (len(broker.kept), broker.coming) == (4, [True, False, True, True])
 
 
@@ -1166,42 +1166,42 @@ def test_what_a_login_gave_goes_out_with_its_answer(amqtt: Any) -> None:
     second = amqtt(LOGIN, LOGINS)
     later = {key: who[key] for key in (*SHORT, "clean_start", "keep_alive_s")}
     second.calls([[0, -1, 3, {**later, "earlier": True, "login": login}]])
-    second.tell("client.connected", 3, [])
-    assert [asked(second, 3, topic) for topic in ("token", "other", "role/user")] == [True, False, True]
+    second.notify("client.connected", 3, [])
+    assert [requested(second, 3, topic) for topic in ("token", "other", "role/user")] == [True, False, True]
     # It may come after the client was described: then the description is repeated.
     third = amqtt(LOGIN, LOGINS)
     third.calls([[0, -1, 3, {**later, "earlier": True}]])
-    third.tell("client.connected", 3, [])
-    assert asked(third, 3, "token") == "fails"
+    third.notify("client.connected", 3, [])
+    assert requested(third, 3, "token") == "fails"
     third.calls([[0, -1, 3, {**{key: who[key] for key in SHORT}, "login": login}]])
-    assert [asked(third, 3, topic) for topic in ("token", "other", "role/user")] == [True, False, True]
+    assert [requested(third, 3, topic) for topic in ("token", "other", "role/user")] == [True, False, True]
     # A late change by the earlier worker is used, unless this worker has changed the data itself:
     # then this worker sends its data again.
     changed = pickle.dumps({**pickle.loads(login), "attributes": {"role": "admin"}})
     again = {**{key: who[key] for key in SHORT}, "login": changed}
     third.calls([[0, -1, 3, again]])
-    assert [asked(third, 3, topic) for topic in ("role/user", "role/admin")] == [False, True]
+    assert [requested(third, 3, topic) for topic in ("role/user", "role/admin")] == [False, True]
     second.calls([[0, -1, 3, {**again, "login": login}]])
     assert second.kept == []
-    assert asked(second, 3, "count") is True
+    assert requested(second, 3, "count") is True
     own = second.kept[-1]
     second.calls([[0, -1, 3, again]])
-    assert [asked(second, 3, topic) for topic in ("role/user", "role/admin")] == [True, False]
+    assert [requested(second, 3, topic) for topic in ("role/user", "role/admin")] == [True, False]
     assert second.kept[1:] == [own]
     # A refused client leaves nothing, and nothing is sent twice.
     comes_in(first, 8, client_id="c2", username="ann", password=b"token")
     assert first.coming == [True, True]
 
 
-def test_the_will_of_a_stranger_is_judged_by_nothing_of_the_client_that_it_names(amqtt: Any) -> None:
+def test_the_will_of_a_pending_login_is_authorized_without_data_of_the_client(amqtt: Any) -> None:
     broker = amqtt(LOGIN, LOGINS)
     later = comes_in(broker, 7, username="ann", password=b"token")
     will = [3, "role/user", 0, False, 0]
-    assert broker.ask("client.authorize", 7, will) == (1, {"allow": True})
+    assert broker.request("client.authorize", 7, will) == (1, {"allow": True})
     # For a client whose login this worker has not seen, because it handles only authorization.
     broker.calls([[0, -1, 8, {**later, "peer_port": 9}]])
-    assert broker.ask("client.authorize", 8, will)[0] == 2
-    assert [asked(broker, 7, topic) for topic in ("token", "role/user")] == [True, True]
+    assert broker.request("client.authorize", 8, will)[0] == 2
+    assert [requested(broker, 7, topic) for topic in ("token", "role/user")] == [True, True]
 
 
 def test_what_a_login_gave_that_goes_on_with_a_session_goes_out_for_either_end(amqtt: Any) -> None:
@@ -1209,18 +1209,18 @@ def test_what_a_login_gave_that_goes_on_with_a_session_goes_out_for_either_end(a
     for that case."""
     first = amqtt(LOGIN, LOGINS)
     later = comes_in(first, 7, username="ann", password=b"token")
-    assert asked(first, 7, "count") is True
-    first.tell("client.disconnected", 7, [0, ""])
+    assert requested(first, 7, "count") is True
+    first.notify("client.disconnected", 7, [0, ""])
     kept = len(first.kept)
     first.describe(8, username="ann", password=b"token", clean_start=False, peer_port=9)
-    assert first.ask("client.authenticate", 8, [0, None, None, True])[1] == {"allow": True}
+    assert first.request("client.authenticate", 8, [0, None, None, True])[1] == {"allow": True}
     (command,) = first.kept[kept:]
     assert first.coming[kept:] == [True]
     assert pickle.loads(command[5])["attributes"] == {"role": "user", "n": 1}
     assert pickle.loads(first.anew[-1])["attributes"] == {"role": "user"}
     second = amqtt(LOGIN, LOGINS)
     second.calls([[0, -1, 3, {**later, "peer_port": 9, "earlier": True, "clean_start": False, "login": command[5]}]])
-    assert [asked(second, 3, topic) for topic in ("token", "role/user", "count")] == [True] * 3
+    assert [requested(second, 3, topic) for topic in ("token", "role/user", "count")] == [True] * 3
 
 
 BANNED = """
@@ -1242,28 +1242,28 @@ def test_a_mirror_without_authenticators_knows_whose_session_goes_on(amqtt: Any)
 
     def enters(broker: FakeBroker, number: int, there: bool, **about: Any) -> None:
         broker.describe(number, **long_lived, **about)
-        broker.tell("client.connect", number, [])
-        broker.tell("client.connack", number, [0, there])
-        broker.tell("client.connected", number, [])
+        broker.notify("client.connect", number, [])
+        broker.notify("client.connack", number, [0, there])
+        broker.notify("client.connected", number, [])
 
     first = amqtt(BANNED, config)
     enters(first, 1, False, peer_port=1)
-    assert asked(first, 1, "a") is True and asked(first, 1, "set") is False
+    assert requested(first, 1, "a") is True and requested(first, 1, "set") is False
     stored = first.kept[-1][-1]
     second = amqtt(BANNED, config)
     enters(second, 1, True, peer_port=2, stored=stored)
-    assert asked(second, 1, "a") is False
+    assert requested(second, 1, "a") is False
     # The broker has no session: the one that this worker has ended without a notification.
     enters(second, 2, False, peer_port=3)
-    assert asked(second, 2, "a") is True
+    assert requested(second, 2, "a") is True
     # A refused client sees no data.
     second.describe(3, **long_lived, peer_port=4)
-    second.tell("client.connack", 3, [0x87, False])
+    second.notify("client.connack", 3, [0x87, False])
     assert recorded(second) == [({"banned": True}, 1), ({}, 0)]
     # No data is stored: it is unknown, not empty.
     third = amqtt(BANNED, config)
     enters(third, 1, True, peer_port=2)
-    assert asked(third, 1, "a") == "fails"
+    assert requested(third, 1, "a") == "fails"
 
 
 def broker_client(client_id: str) -> dict[str, Any]:
@@ -1272,7 +1272,7 @@ def broker_client(client_id: str) -> dict[str, Any]:
     return client(client_id)
 
 
-def test_what_cannot_be_kept_is_said_and_does_not_take_the_rest(amqtt: Any) -> None:
+def test_data_that_cannot_be_stored_is_reported_and_the_rest_is_stored(amqtt: Any) -> None:
     source = """
         from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
         class Login(BaseAuthPlugin):
@@ -1291,7 +1291,7 @@ def test_what_cannot_be_kept_is_said_and_does_not_take_the_rest(amqtt: Any) -> N
     assert first.lines().count("'lock' among the attributes of sessions is not known to a worker after this one") == 1
     second = amqtt(source, config)
     second.calls([[0, -1, 1, {**later, "login": first.kept[0][-1]}]])
-    assert [asked(second, 1, name) for name in ("role", "lock")] == [True, False]
+    assert [requested(second, 1, name) for name in ("role", "lock")] == [True, False]
 
 
 OWNER = """
@@ -1313,19 +1313,19 @@ OWNERS = {"plugins": {"hooks.Owner": {}, "hooks.Shows": {}}}
 
 def wants_in(broker: FakeBroker, number: int, there: bool, **about: Any) -> bool:
     broker.calls([[0, -1, number, {**broker_client("c1"), "clean_start": False, **about}]])
-    return bool(broker.ask("client.authenticate", number, [0, None, None, there])[1]["allow"])
+    return bool(broker.request("client.authenticate", number, [0, None, None, there])[1]["allow"])
 
 
-def test_whoever_resumes_a_session_is_judged_with_what_plugins_have_kept_at_it(amqtt: Any) -> None:
+def test_a_resumed_session_is_authorized_with_its_stored_data(amqtt: Any) -> None:
     broker = amqtt(OWNER, OWNERS)
     assert wants_in(broker, 1, False, username="ann", peer_port=1)
-    broker.tell("client.connected", 1, [])
-    broker.tell("client.disconnected", 1, [0, ""])
+    broker.notify("client.connected", 1, [])
+    broker.notify("client.disconnected", 1, [0, ""])
     broker.calls([[0, -2, 1, None]])
     assert not wants_in(broker, 2, True, username="eve", peer_port=2)
     # A pending login cannot change the session that it sees, and the owner can still connect.
     assert wants_in(broker, 3, True, username="ann", peer_port=3)
-    broker.tell("client.connected", 3, [])
+    broker.notify("client.connected", 3, [])
     # With a clean start there is nothing to resume [MQTT-3.1.2-4], nor if the broker has no
     # session.
     assert wants_in(broker, 4, True, username="eve", peer_port=4, clean_start=True)
@@ -1353,7 +1353,7 @@ LARGE = """
 def test_a_login_whose_own_part_is_longer_than_a_frame_is_answered(amqtt: Any) -> None:
     broker = amqtt(LARGE, {"plugins": {"hooks.Large": {}, "hooks.Shows": {}}}, frame_bytes_max=4096)
     assert wants_in(broker, 1, False, username="ann", peer_port=1)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     assert wants_in(broker, 2, True, username="eve", peer_port=2)
     # That data exists, but neither the data of the session nor that of a new one.
     assert broker.kept[-1][1] == 2 and broker.kept[-1][5:] in ([None], [None, True])
@@ -1375,30 +1375,30 @@ AGAIN = """
 """
 
 
-def test_what_a_login_sets_as_it_was_is_kept_for_a_session_that_begins_anew(amqtt: Any) -> None:
+def test_login_data_is_stored_for_a_new_session(amqtt: Any) -> None:
     broker = amqtt(AGAIN, {"plugins": {"hooks.Again": {}, "hooks.Shows": {}}})
     assert wants_in(broker, 1, False, username="ann", peer_port=1)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     assert wants_in(broker, 2, True, username="eve", peer_port=2)
     assert wants_in(broker, 2, True, username="eve", peer_port=2)
     own = [pickle.loads(anew)["attributes"] for anew in broker.anew if anew is not None]
     assert own[-1] == {"role": "user"} and own[0] == {}
 
 
-def test_a_session_that_is_older_than_the_worker_is_shown_as_it_was_kept(amqtt: Any) -> None:
+def test_a_session_older_than_the_worker_is_shown_as_stored(amqtt: Any) -> None:
     first = amqtt(OWNER, OWNERS)
     assert wants_in(first, 1, False, username="ann", peer_port=1)
-    first.tell("client.connected", 1, [])
+    first.notify("client.connected", 1, [])
     first.until(lambda: len(first.kept) == 1)
     second = amqtt(OWNER, OWNERS)
     kept = first.kept[0][-1]
     assert not wants_in(second, 2, True, username="eve", peer_port=2, stored=kept)
     assert wants_in(second, 3, True, username="ann", peer_port=3, stored=kept)
-    second.tell("client.connected", 3, [])
+    second.notify("client.connected", 3, [])
     assert recorded(second) == [("eve", "c1", "ann", 1), ("ann", "c1", "ann", 1), ("in", {"owner": "ann"})]
 
 
-def test_of_a_session_that_ends_instead_of_going_on_only_what_was_set_at_the_login_is_kept(amqtt: Any) -> None:
+def test_only_login_data_survives_a_session_that_was_not_resumed(amqtt: Any) -> None:
     """The broker's `session_owner` may allow this."""
     source = """
         from amqtt.plugins.base import BaseAuthPlugin
@@ -1412,12 +1412,12 @@ def test_of_a_session_that_ends_instead_of_going_on_only_what_was_set_at_the_log
     """
     broker = amqtt(source, {"plugins": {"hooks.Any": {}}})
     wants_in(broker, 1, False, username="ann", peer_port=1)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     wants_in(broker, 2, True, username="eve", peer_port=2)
     broker.calls([[0, -1, 2, {**{key: broker_client("c1")[key] for key in SHORT}, "username": "ann", "peer_port": 1}]])
-    broker.tell("session.discarded", 2, [True, 30, "discarded", 0x8E])
+    broker.notify("session.discarded", 2, [True, 30, "discarded", 0x8E])
     broker.calls([[0, -1, 2, {**{key: broker_client("c1")[key] for key in SHORT}, "username": "eve", "peer_port": 2}]])
-    broker.tell("client.connected", 2, [])
+    broker.notify("client.connected", 2, [])
     assert recorded(broker) == [({"role": "ann", "last": "ann"}, 0), ({"last": "eve"}, 0)]
 
 
@@ -1440,22 +1440,22 @@ def test_a_login_that_another_process_has_answered_decides_nothing_here(amqtt: A
     config = {"plugins": {"hooks.Login": {}, "hooks.Admins": {}}}
     seen, missed = amqtt(source, config), amqtt(source, config)
     later = comes_in(seen, 1)
-    assert asked(seen, 1, "a/admin") is False
+    assert requested(seen, 1, "a/admin") is False
     missed.calls([[0, -1, 1, {**later, "clean_start": True, "keep_alive_s": 60, "earlier": True}]])
-    missed.tell("client.connected", 1, [])
-    assert asked(missed, 1, "a/admin") == "fails"
+    missed.notify("client.connected", 1, [])
+    assert requested(missed, 1, "a/admin") == "fails"
     assert missed.kept == [], "what is not known is not kept as if it were all"
     # Data of another connection under its identifier is not used either.
     comes_in(missed, 1, peer_port=2)
-    missed.tell("client.disconnected", 1, [0, ""])
+    missed.notify("client.disconnected", 1, [0, ""])
     missed.calls([[0, -1, 1, {**later, "peer_port": 3, "clean_start": False, "keep_alive_s": 60, "earlier": True}]])
-    missed.tell("client.connected", 1, [])
-    assert asked(missed, 1, "a/admin") == "fails"
+    missed.notify("client.connected", 1, [])
+    assert requested(missed, 1, "a/admin") == "fails"
 
 
 def fails_to_come_in(broker: FakeBroker, number: int, **about: Any) -> bool:
     broker.calls([[0, -1, number, {**broker_client("c1"), "clean_start": False, **about}]])
-    code, value = broker.ask("client.authenticate", number, [0, None, None, True])
+    code, value = broker.request("client.authenticate", number, [0, None, None, True])
     if code == 2:
         assert "authenticate looks for owner of the session of c1, which is older than this worker" in value
     return code == 2
@@ -1470,16 +1470,16 @@ def test_a_login_fails_where_what_the_session_has_is_not_known_and_a_plugin_look
     # If the broker has no session, or the client does not want it, no data is missing.
     assert wants_in(broker, 4, True, username="ann", peer_port=4, clean_start=True)
     assert wants_in(broker, 5, False, username="ann", peer_port=5)
-    broker.tell("client.connected", 5, [])
+    broker.notify("client.connected", 5, [])
     assert not wants_in(broker, 6, True, username="eve", peer_port=6)
     # A plugin that reads no attributes is not delayed.
     blind = amqtt(LOGIN, LOGINS)
     assert wants_in(blind, 1, True, username="ann", password=b"token", peer_port=1)
     later = {key: broker_client("c1")[key] for key in SHORT}
     blind.calls([[0, -1, 1, {**later, "username": "ann", "peer_port": 1}]])
-    blind.tell("client.connected", 1, [])
+    blind.notify("client.connected", 1, [])
     # Values that its login has set are known, others are not.
-    assert [asked(blind, 1, topic) for topic in ("role/user", "role/admin", "token")] == [True, False, True]
+    assert [requested(blind, 1, topic) for topic in ("role/user", "role/admin", "token")] == [True, False, True]
 
 
 def test_what_is_not_known_of_a_session_is_not_known_to_the_next_worker_either(amqtt: Any) -> None:
@@ -1505,19 +1505,19 @@ def test_what_is_not_known_of_a_session_is_not_known_to_the_next_worker_either(a
     later = {**{key: broker_client("c1")[key] for key in SHORT}, "peer_port": 1}
     assert wants_in(first, 1, True, peer_port=1)
     first.calls([[0, -1, 1, later]])
-    first.tell("client.connected", 1, [])
+    first.notify("client.connected", 1, [])
     second = next_with(first.kept[-1][-1], later)
     for worker in (first, second):
-        assert [asked(worker, 1, topic) for topic in ("last", "banned")] == [False, "fails"]
+        assert [requested(worker, 1, topic) for topic in ("last", "banned")] == [False, "fails"]
     # If one value of a login cannot be pickled, only that one is unknown.
     whole = amqtt(source, config)
     later = comes_in(whole, 1)
-    assert [asked(whole, 1, topic) for topic in ("lock", "banned")] == [False, True]
+    assert [requested(whole, 1, topic) for topic in ("lock", "banned")] == [False, True]
     third = next_with(whole.kept[-1][-1], later)
-    assert [asked(third, 1, topic) for topic in ("last", "lock", "banned")] == [False, "fails", True]
+    assert [requested(third, 1, topic) for topic in ("last", "lock", "banned")] == [False, "fails", True]
 
 
-def test_a_session_whose_end_was_not_told_leaves_nothing_to_the_next(amqtt: Any) -> None:
+def test_a_session_whose_end_was_not_notified_leaves_nothing_to_the_next(amqtt: Any) -> None:
     source = """
         from amqtt.plugins.base import BaseAuthPlugin
         class Marks(BaseAuthPlugin):
@@ -1529,13 +1529,13 @@ def test_a_session_whose_end_was_not_told_leaves_nothing_to_the_next(amqtt: Any)
     """
     broker = amqtt(source, {"plugins": {"hooks.Marks": {}}})
     assert wants_in(broker, 1, False, username="ann", peer_port=1)
-    broker.tell("client.connected", 1, [])
-    broker.tell("session.subscribed", 1, ["a", 1, True, None])
-    broker.tell("client.disconnected", 1, [0, ""])
+    broker.notify("client.connected", 1, [])
+    broker.notify("session.subscribed", 1, ["a", 1, True, None])
+    broker.notify("client.disconnected", 1, [0, ""])
     broker.calls([[0, -2, 1, None]])
     # session.terminated had no room. The broker has no session.
     assert wants_in(broker, 2, False, username="bob", peer_port=2)
-    broker.tell("client.connected", 2, [])
+    broker.notify("client.connected", 2, [])
     assert recorded(broker) == [({"ann": True}, []), ({"bob": True}, [])]
 
 
@@ -1554,7 +1554,7 @@ def test_a_login_that_has_become_too_long_is_forgotten(amqtt: Any) -> None:
     broker = amqtt(source, {"plugins": {"hooks.Login": {}, "hooks.Grows": {}}}, frame_bytes_max=1 << 16)
     comes_in(broker, 1)
     broker.until(lambda: len(broker.kept) == 1)
-    assert asked(broker, 1, "a") is True
+    assert requested(broker, 1, "a") is True
     assert [command[-1] is None for command in broker.kept] == [False, True]
 
 
@@ -1578,18 +1578,18 @@ def released(ident: int) -> list[Any]:
     return [6, packet(6, ident.to_bytes(2, "big"), 2)]
 
 
-def test_a_message_of_qos_2_is_told_once_with_its_pubrel(amqtt: Any) -> None:
+def test_a_message_of_qos_2_is_notified_once_with_its_pubrel(amqtt: Any) -> None:
     broker = amqtt(MESSAGES, {"plugins": {"hooks.Messages": {}}})
     broker.describe(1, version=4)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     for data in (published(1, b"a"), published(1, b"a", dup=True), released(2)):
-        broker.tell("packet.received", 1, data)
+        broker.notify("packet.received", 1, data)
     assert recorded(broker) == []
     for data in (published(2, b"b"), released(1), released(1), released(2), published(1, b"c"), released(1)):
-        broker.tell("packet.received", 1, data)
+        broker.notify("packet.received", 1, data)
     # In MQTT 5 a refused one ends without PUBREL: it is reported when its identifier is used again.
     for data in (published(1, b"d"), published(1, b"e")):
-        broker.tell("packet.received", 1, data)
+        broker.notify("packet.received", 1, data)
     assert recorded(broker) == [("received", "c1", data, 2) for data in (b"a", b"b", b"c", b"d")]
 
 
@@ -1603,38 +1603,38 @@ def test_messages_of_qos_2_are_held_within_bounds(amqtt: Any) -> None:
 """
     broker = amqtt(source, {"plugins": {"hooks.Messages": {}}})
     broker.describe(1, version=4)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     for ident in range(1, 1030):
         broker.calls([[0, POINTS["packet.received"], 1, published(ident, b"x")]])
-    broker.tell("session.subscribed", 1, ["t", 2, True, None, None])
+    broker.notify("session.subscribed", 1, ["t", 2, True, None, None])
     told_early = [("received", "c1", b"x", 2)] * 5
     assert recorded(broker) == [*told_early, (1024, 1024)]
     # A message that was reported early is not reported again, neither for a retransmission nor with
     # its PUBREL.
     for data in (published(1029, b"x", dup=True), released(1029), released(1)):
-        broker.tell("packet.received", 1, data)
-    broker.tell("session.subscribed", 1, ["t", 2, True, None, None])
+        broker.notify("packet.received", 1, data)
+    broker.notify("session.subscribed", 1, ["t", 2, True, None, None])
     assert recorded(broker)[6:] == [told_early[0], (1023, 1023)]
 
 
-def test_messages_of_qos_2_are_told_after_their_client_has_come_back(amqtt: Any) -> None:
+def test_messages_of_qos_2_are_notified_after_a_reconnect(amqtt: Any) -> None:
     broker = amqtt(MESSAGES, {"plugins": {"hooks.Messages": {}}})
     broker.describe(1, version=4, clean_start=False, peer_port=1)
-    broker.tell("client.connected", 1, [])
-    broker.tell("packet.received", 1, published(1, b"a"))
-    broker.tell("client.disconnected", 1, [0, ""])
+    broker.notify("client.connected", 1, [])
+    broker.notify("packet.received", 1, published(1, b"a"))
+    broker.notify("client.disconnected", 1, [0, ""])
     broker.calls([[0, -2, 1, None]])
     broker.describe(2, version=4, clean_start=False, peer_port=2)
-    broker.tell("client.connected", 2, [])
-    broker.tell("packet.received", 2, released(1))
+    broker.notify("client.connected", 2, [])
+    broker.notify("packet.received", 2, released(1))
     assert recorded(broker) == [("received", "c1", b"a", 2)]
 
 
 def test_a_will_is_no_broadcast(amqtt: Any) -> None:
     broker = amqtt(MESSAGES, {"plugins": {"hooks.Messages": {}}})
     broker.describe()
-    broker.tell("message.publish", 1, message("w", b"gone", properties={"will": True}))
-    broker.tell("message.publish", 1, message("t", b"here"))
+    broker.notify("message.publish", 1, message("w", b"gone", properties={"will": True}))
+    broker.notify("message.publish", 1, message("t", b"here"))
     assert recorded(broker) == [("broadcast", "c1", b"here")]
 
 
@@ -1648,13 +1648,13 @@ def test_a_subscription_that_a_plugin_adds_is_no_event(amqtt: Any) -> None:
     """
     broker = amqtt(source, {"plugins": {"hooks.Adds": {}}})
     broker.describe()
-    broker.tell("client.connected", 1, [])
-    broker.tell("session.subscribed", 1, ["a", 1, True, None, None])
+    broker.notify("client.connected", 1, [])
+    broker.notify("session.subscribed", 1, ["a", 1, True, None, None])
     assert broker.commands == [["subscribe", "c1", "a/more", 1]]
     # As the broker notifies.
-    broker.tell("session.subscribed", 1, ["a/more", 1, True, None, "plugin"])
+    broker.notify("session.subscribed", 1, ["a/more", 1, True, None, "plugin"])
     assert len(broker.commands) == 1 and [topic for topic, _ in recorded(broker)] == ["a"]
-    broker.tell("session.subscribed", 1, ["b", 1, True, None, None])
+    broker.notify("session.subscribed", 1, ["b", 1, True, None, None])
     assert recorded(broker)[1:] == [("b", {"a": ["c1"], "a/more": ["c1"], "b": ["c1"]})]
 
 
@@ -1675,11 +1675,11 @@ def test_retained_messages_have_a_bound_of_memory(amqtt: Any) -> None:
     broker = amqtt(LOOKS, {"plugins": {"hooks.Looks": {}}, "retained_bytes_max": 2 * each})
 
     def retain(topic: str, payload: bytes) -> None:
-        broker.tell("message.retained", 0, [message(topic, payload), 0 if payload else 2])
+        broker.notify("message.retained", 0, [message(topic, payload), 0 if payload else 2])
 
     def table() -> Any:
         broker.describe(1)
-        broker.tell("message.publish", 1, message("look"))
+        broker.notify("message.publish", 1, message("look"))
         return recorded(broker)[-1]
 
     ten = b"x" * 10
@@ -1711,9 +1711,9 @@ def test_a_bound_that_is_no_number_of_bytes_is_refused(amqtt: Any, wrong: Any) -
 
 def test_a_bound_of_nothing_keeps_no_message(amqtt: Any) -> None:
     broker = amqtt(LOOKS, {"plugins": {"hooks.Looks": {}}, "retained_bytes_max": 0})
-    broker.tell("message.retained", 0, [message("r", b"x"), 0])
+    broker.notify("message.retained", 0, [message("r", b"x"), 0])
     broker.describe(1)
-    broker.tell("message.publish", 1, message("look"))
+    broker.notify("message.publish", 1, message("look"))
     assert recorded(broker) == [([], 0)]
 
 
@@ -1724,33 +1724,33 @@ def test_a_session_that_ended_unseen_leaves_nothing_to_the_next(amqtt: Any, in_t
     broker = amqtt(BANNED, config)
     ann = {**broker_client("c1"), "clean_start": False, "password": None, "session": 5}
     broker.calls([[0, -1, 1, ann]])
-    broker.tell("client.connected", 1, [])
-    assert asked(broker, 1, "a") is True and asked(broker, 1, "set") is False
+    broker.notify("client.connected", 1, [])
+    assert requested(broker, 1, "a") is True and requested(broker, 1, "set") is False
     # Events are missing: only the client of the next session is described, by its first event.
     eve = {key: ann[key] for key in SHORT}
     broker.calls([[0, -1, 2, {**eve, "username": "eve", "peer_port": 2, "session": 6}]])
-    assert asked(broker, 2, "a") == "fails", "its login is not known, and nothing is shown of hers"
+    assert requested(broker, 2, "a") == "fails", "its login is not known, and nothing is shown of hers"
     if in_turn:
         # A late event of the earlier session changes nothing of the later one.
         broker.calls([[0, -1, 3, {**eve, "peer_port": 3, "session": 5}]])
-        broker.tell("session.terminated", 3, [True, 30, "expired", None])
-        assert asked(broker, 2, "set") is False
+        broker.notify("session.terminated", 3, [True, 30, "expired", None])
+        assert requested(broker, 2, "set") is False
     # The same session goes on with another connection.
     broker.calls([[0, -1, 4, {**eve, "username": "eve", "peer_port": 4, "session": 6}]])
-    assert asked(broker, 4, "a") == (False if in_turn else "fails")
+    assert requested(broker, 4, "a") == (False if in_turn else "fails")
 
 
 def test_a_login_is_shown_no_session_that_has_ended_unseen(amqtt: Any) -> None:
     broker = amqtt(OWNER, OWNERS)
     assert wants_in(broker, 1, False, username="ann", peer_port=1, session=None)
     broker.calls([[0, -1, 1, {**broker_client("c1"), "peer_port": 1, "clean_start": False, "session": 5}]])
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     # Others log in while the session is there, while there is none, and while there is a later one.
     assert not wants_in(broker, 2, True, username="eve", peer_port=2, session=5)
     assert wants_in(broker, 3, False, username="eve", peer_port=3, session=None)
     assert not wants_in(broker, 4, True, username="eve", peer_port=4, session=5)
     broker.calls([[0, -1, 5, {**broker_client("c1"), "clean_start": False, "peer_port": 5, "session": 6}]])
-    code, _ = broker.ask("client.authenticate", 5, [0, None, None, True])
+    code, _ = broker.request("client.authenticate", 5, [0, None, None, True])
     assert code == 2, "the session is not known to this worker"
 
 
@@ -1767,12 +1767,12 @@ def test_what_a_login_was_shown_of_a_session_that_it_does_not_get_is_not_its_own
     ann = {**broker_client("c1"), "clean_start": False}
     assert wants_in(broker, 1, False, username="ann", peer_port=1, session=None)
     broker.calls([[0, -1, 1, {**ann, "peer_port": 1, "session": 5}]])
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     later = {key: ann[key] for key in SHORT}
     for number, session in ((2, 5), (3, 6)):
         # Where the broker begins another session, client.connack is missing.
         assert wants_in(broker, number, True, username="eve", peer_port=number, session=5)
         broker.calls([[0, -1, number, {**later, "username": "eve", "peer_port": number, "session": session}]])
-        broker.tell("client.connected", number, [])
+        broker.notify("client.connected", number, [])
     there = [("at", "ann"), ("in", {"first": "ann"})]
     assert recorded(broker) == [*there, *there, ("at", "ann"), ("in", {})]

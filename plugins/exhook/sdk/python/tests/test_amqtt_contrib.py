@@ -34,7 +34,7 @@ def theirs(config: dict[str, Any], logins: Logins, topics: list[str]) -> dict[An
     from amqtt.contexts import Action
     from amqtt.session import Session
 
-    async def ask() -> dict[Any, tuple[bool, list[Any]]]:
+    async def request() -> dict[Any, tuple[bool, list[Any]]]:
         broker = Broker(config)
         manager = broker.plugins_manager
         decided: dict[Any, tuple[bool, list[Any]]] = {}
@@ -59,7 +59,7 @@ def theirs(config: dict[str, Any], logins: Logins, topics: list[str]) -> dict[An
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return asyncio.run(ask())
+        return asyncio.run(request())
 
 
 def compare(broker: FakeBroker, config: dict[str, Any], logins: Logins, topics: list[str]) -> set[Any]:
@@ -74,7 +74,7 @@ def compare(broker: FakeBroker, config: dict[str, Any], logins: Logins, topics: 
         if len(question) == 2:
             if "client.authenticate" not in broker.hooks:
                 continue
-            answer = broker.ask("client.authenticate", logins.index(question) + 1, [0, None, None, False])
+            answer = broker.request("client.authenticate", logins.index(question) + 1, [0, None, None, False])
             assert answer == (1, {"allow": allowed}), question
             opinions.update(("login", opinion) for opinion in said)
             continue
@@ -82,7 +82,7 @@ def compare(broker: FakeBroker, config: dict[str, Any], logins: Logins, topics: 
             continue
         login, topic, action = question
         number = next(key for key, value in ACTIONS.items() if value == action)
-        answer = broker.ask("client.authorize", logins.index(login) + 1, [number, topic, 0, False, 0])
+        answer = broker.request("client.authorize", logins.index(login) + 1, [number, topic, 0, False, 0])
         if said == [None]:
             # Without an opinion aMQTT denies; here the broker decides, as aMQTT's documents say.
             assert answer == (0, None) and not allowed, question
@@ -121,9 +121,9 @@ class Answers(BaseHTTPRequestHandler):
     """Answers what the password, or without one the client identifier, asks for."""
 
     def do_GET(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert set(asked) in ({"username", "password", "client_id"}, {"username", "client_id", "topic", "acc"})
-        wish = asked["password"] if "password" in asked else asked["topic"]
+        requested = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert set(requested) in ({"username", "password", "client_id"}, {"username", "client_id", "topic", "acc"})
+        wish = requested["password"] if "password" in requested else requested["topic"]
         body = json.dumps({"Ok": {"yes": True, "no": False}.get(wish)}).encode()
         self.send_response(500 if wish == "fails" else 200)
         self.send_header("Content-Type", "application/json")
@@ -182,8 +182,8 @@ def test_auth_db(start: Start, tmp_path: Path) -> None:
     opinions = compare(broker, config, logins[:3] + logins[4:], ["my/topic", "$SYS/broker/uptime", "other"])
     assert opinions == {("login", True), ("login", False), ("topic", True), ("topic", False), ("topic", None)}
     broker.describe(9, client_id="c9", username="nobody", password=b"secret")
-    assert broker.ask("client.authenticate", 9, [0, None, None, False]) == (1, {"allow": False})
-    code, text = broker.ask("client.authorize", 9, [1, "my/topic", 0, False, 0])
+    assert broker.request("client.authenticate", 9, [0, None, None, False]) == (1, {"allow": False})
+    code, text = broker.request("client.authorize", 9, [1, "my/topic", 0, False, 0])
     assert code == 2 and "TopicAuthDBPlugin.topic_filtering" in broker.lines(), text
 
 
@@ -227,11 +227,11 @@ def test_shadows(start: Start, tmp_path: Path) -> None:
     config = {"plugins": {"amqtt.contrib.shadows.ShadowPlugin": {"connection": connection}}}
     broker = start(None, driver="amqtt", init_module="", config=config)
     broker.describe(1, version=4)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
 
     def says(topic: str, data: Any, messages: int = 1) -> dict[str, Any]:
         before = len(broker.commands)
-        broker.tell("packet.received", 1, publish(f"$shadow/dev/lamp/{topic}", json.dumps(data).encode()))
+        broker.notify("packet.received", 1, publish(f"$shadow/dev/lamp/{topic}", json.dumps(data).encode()))
         broker.until(lambda: len(broker.commands) >= before + messages)
         new = [command[1] for command in broker.commands[before:]]
         return {what["topic"].removeprefix("$shadow/dev/lamp/"): json.loads(what["payload"]) for what in new}
@@ -263,15 +263,15 @@ def test_stored_sessions_and_messages(start: Start, tmp_path: Path) -> None:
     messages = "select topic, data, qos from stored_messages"
     for number, name, about in [(1, "stays", {"will": will}), (2, "without", {}), (3, "clean", {"clean_start": True})]:
         broker.describe(number, client_id=name, **{"clean_start": False, **about})
-        broker.ask("client.authenticate", number, [0, None, None, False])
-        broker.tell("client.connected", number, [])
+        broker.request("client.authenticate", number, [0, None, None, False])
+        broker.notify("client.connected", number, [])
         until_there("select * from stored_sessions where will_qos is not null", min(number, 2))
-    broker.tell("session.subscribed", 1, ["a/#", 1, True, None, None])
+    broker.notify("session.subscribed", 1, ["a/#", 1, True, None, None])
     until_there("select * from stored_sessions where subscriptions != '[]'", 1)
     for count, (topic, payload, change) in enumerate([("kept", b"old", 0), ("cleared", b"x", 0)], 1):
-        broker.tell("message.retained", 0, [message(topic, payload, retain=True, publisher="stays"), change])
+        broker.notify("message.retained", 0, [message(topic, payload, retain=True, publisher="stays"), change])
         until_there(messages, count)
-    broker.tell("message.retained", 0, [message("cleared", b"", retain=True, publisher="stays"), 2])
+    broker.notify("message.retained", 0, [message("cleared", b"", retain=True, publisher="stays"), 2])
     until_there(messages, 1)
     assert broker.stop() == 0
     with contextlib.closing(sqlite3.connect(file)) as database:
@@ -295,4 +295,4 @@ def test_without_tls_nobody_has_a_certificate(start: Start) -> None:
     config = {"plugins": {"amqtt.contrib.cert.UserAuthCertPlugin": {"uri_domain": "example.org"}}}
     broker = start(None, driver="amqtt", init_module="", config=config)
     broker.describe(1)
-    assert broker.ask("client.authenticate", 1, [0, None, None, False]) == (1, {"allow": False})
+    assert broker.request("client.authenticate", 1, [0, None, None, False]) == (1, {"allow": False})

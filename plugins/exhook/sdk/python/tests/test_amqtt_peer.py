@@ -61,7 +61,7 @@ def theirs(config: dict[str, Any]) -> Iterator[tuple[Any, bool]]:
     from amqtt.contexts import Action
     from amqtt.session import Session
 
-    async def ask() -> list[tuple[Any, bool]]:
+    async def request() -> list[tuple[Any, bool]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             broker = Broker(copy.deepcopy(config))
@@ -76,7 +76,7 @@ def theirs(config: dict[str, Any]) -> Iterator[tuple[Any, bool]]:
                     answers.append(((login, topic, action), allowed))
         return answers
 
-    yield from asyncio.run(ask())
+    yield from asyncio.run(request())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -92,15 +92,15 @@ def test_bundled_plugins_decide_as_under_amqtt(start: Start, tmp_path: Path, mon
         broker.calls([[0, -1, number, who]])
     for question, expected in theirs(config):
         if len(question) == 2:
-            asked = ("client.authenticate", numbers[question], [0, None, None, False])
+            requested = ("client.authenticate", numbers[question], [0, None, None, False])
         else:
             login, topic, action = question
             number = next(key for key, value in ACTIONS.items() if value == action)
-            asked = ("client.authorize", numbers[login], [number, topic, 0, False, 0])
-        if asked[0] in broker.hooks:
-            code, value = broker.ask(*asked)
+            requested = ("client.authorize", numbers[login], [number, topic, 0, False, 0])
+        if requested[0] in broker.hooks:
+            code, value = broker.request(*requested)
             assert code == 1 and value == {"allow": expected}, question
         else:
             # No plugin decides: both allow all topics. For logins the broker's own rule decides
             # here, and aMQTT denies.
-            assert expected is (asked[0] == "client.authorize"), question
+            assert expected is (requested[0] == "client.authorize"), question

@@ -17,7 +17,7 @@ def test_what_is_not_repeated_holds_but_for_the_password() -> None:
     assert clients.describe(1, {"client_id": "c"}).raw == known.raw
 
 
-def test_connections_of_one_number_are_kept_apart() -> None:
+def test_connections_of_one_number_are_separate() -> None:
     clients = Clients()
     clients.describe(1, about(1, keep_alive_s=5)).thing = "one"
     other = clients.describe(1, about(2))

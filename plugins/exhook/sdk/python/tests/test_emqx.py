@@ -89,9 +89,9 @@ def test_every_hook_gets_its_arguments_in_order_with_the_state_last(start: Start
     for _, point, data, _, answers in TABLE:
         assert broker.hooks[point]["answers"] is answers and broker.hooks[point]["topics"] == []
         if answers:
-            assert broker.ask(point, 1, data) == (0, None)
+            assert broker.request(point, 1, data) == (0, None)
         else:
-            broker.tell(point, 1, data)
+            broker.notify(point, 1, data)
     assert broker.stop() == 0
     seen = recorded(broker)
     assert seen.pop() == ("deinit",)
@@ -126,9 +126,9 @@ def test_every_hook_of_the_sdk_is_called_with_what_its_signature_says(start: Sta
     broker.describe(1, password=b"\xff\x00")
     for _, point, data, _, answers in TABLE:
         if answers:
-            assert broker.ask(point, 1, data) == (0, None), broker.lines()
+            assert broker.request(point, 1, data) == (0, None), broker.lines()
         else:
-            broker.tell(point, 1, data)
+            broker.notify(point, 1, data)
     assert broker.lines() == ""
     seen = dict(recorded(broker))
     assert len(seen) == len(TABLE)
@@ -159,17 +159,17 @@ def test_client_connack_gets_rc_where_its_signature_has_it(start: Start) -> None
     """
     broker = start(source)
     broker.describe()
-    broker.tell("client.connack", 1, [0, True])
+    broker.notify("client.connack", 1, [0, True])
     assert recorded(broker) == [("c1", "success", {}, ())]
 
 
 def test_what_is_absent_is_the_empty_string(start: Start) -> None:
     broker = start(RAW % ["client_connect", "client_connected", "client_disconnected", "message_publish"])
     broker.describe(1, username=None, password=None, version=3)
-    broker.tell("client.connect", 1, [])
-    broker.tell("client.connected", 1, [])
-    broker.tell("client.disconnected", 1, [0x8D, None])
-    broker.ask("message.publish", 0, message("a", b"", publisher=None))
+    broker.notify("client.connect", 1, [])
+    broker.notify("client.connected", 1, [])
+    broker.notify("client.disconnected", 1, [0x8D, None])
+    broker.request("message.publish", 0, message("a", b"", publisher=None))
     connect, connected, disconnected, publish = (args for _, args in recorded(broker))
     assert (b"username", b"") in connect[0] and (b"proto_name", b"MQIsdp") in connect[0] and connect[1] == []
     assert (b"username", b"") in connected[0] and (b"password", b"") in connected[0]
@@ -189,7 +189,7 @@ def test_check_acl_says_publish_for_a_will_and_the_verdict_so_far(start: Start, 
     broker = start(RAW % ["client_check_acl"])
     assert broker.hooks["client.authorize"].get("deliver", False) is False
     broker.describe()
-    broker.ask("client.authorize", 1, data)
+    broker.request("client.authorize", 1, data)
     assert recorded(broker)[0][1][1:4] == (kind, b"t", result)
 
 
@@ -197,7 +197,7 @@ def test_check_acl_says_publish_for_a_will_and_the_verdict_so_far(start: Start, 
 def test_authresult_says_whether_a_hook_before_has_let_it_in(start: Start, verdict: int, anonymous: bool, result: bool) -> None:
     broker = start(RAW % ["client_authenticate"])
     broker.describe(1, anonymous=anonymous)
-    broker.ask("client.authenticate", 1, [verdict, None, None])
+    broker.request("client.authenticate", 1, [verdict, None, None])
     assert recorded(broker)[0][1][1] is result
 
 
@@ -245,7 +245,7 @@ def test_every_answer_comes_to_what_emqx_makes_of_it_or_a_failure(start: Start) 
         ]:
             if expected is None:
                 continue
-            got = broker.ask(point, 1, data)
+            got = broker.request(point, 1, data)
             assert got[0] == 2 if expected == 2 else got == expected, (text, point, got)
             if expected == 2:
                 assert got[1].startswith("on_")
@@ -267,10 +267,10 @@ def test_an_exception_in_every_hook_fails_that_call_alone(start: Start) -> None:
     broker.describe()
     for name, point, data, _, answers in TABLE:
         if answers:
-            code, text = broker.ask(point, 1, data)
+            code, text = broker.request(point, 1, data)
             assert code == 2 and text == f"on_{name}: ValueError: {name}"
         else:
-            broker.tell(point, 1, data)
+            broker.notify(point, 1, data)
         assert f"on_{name}: ValueError: {name}" in broker.lines()
 
 
@@ -304,7 +304,7 @@ def test_what_a_hook_does_to_its_records_stays_with_it(start: Start) -> None:
     broker = start(source)
     broker.describe()
     for _ in range(2):
-        broker.ask("client.authorize", 1, [1, "t", 0, False, 0])
+        broker.request("client.authorize", 1, [1, "t", 0, False, 0])
     assert recorded(broker) == [(10,), (10,)]
 
 
@@ -326,18 +326,18 @@ def test_several_functions_of_a_hook_run_in_order(start: Start) -> None:
     """
     broker = start(source)
     broker.describe()
-    assert broker.ask("message.publish", 0, message("t")) == (0, {"topic": "moved", "payload": b"new"})
+    assert broker.request("message.publish", 0, message("t")) == (0, {"topic": "moved", "payload": b"new"})
     assert recorded(broker) == [("first", b"t", 5), ("second", b"moved", 5)]
-    assert broker.ask("client.authorize", 1, [1, "a", 0, False, 0]) == (1, {"allow": True})
-    assert broker.ask("client.authorize", 1, [1, "b", 0, False, 0]) == (1, {"allow": False})
+    assert broker.request("client.authorize", 1, [1, "a", 0, False, 0]) == (1, {"allow": True})
+    assert broker.request("client.authorize", 1, [1, "b", 0, False, 0]) == (1, {"allow": False})
 
 
 def test_messages_below_sys_are_not_shown(start: Start) -> None:
     broker = start(RAW % ["message_publish", "message_delivered", "message_dropped"])
-    broker.ask("message.publish", 0, message("$SYS/a"))
-    broker.tell("message.delivered", 0, message("$SYS/a"))
-    broker.tell("message.dropped", 0, [message("$SYS/a"), "", ""])
-    broker.ask("message.publish", 0, message("$other"))
+    broker.request("message.publish", 0, message("$SYS/a"))
+    broker.notify("message.delivered", 0, message("$SYS/a"))
+    broker.notify("message.dropped", 0, [message("$SYS/a"), "", ""])
+    broker.request("message.publish", 0, message("$other"))
     assert [name for name, _ in recorded(broker)] == ["message_publish"]
 
 
@@ -388,16 +388,16 @@ def test_a_file_of_the_article_behaves_as_in_the_article(start: Start, file: Pat
     broker.describe(1, client_id="with", username="ann")
     broker.describe(2, client_id="without", username=None)
     broker.describe(3, client_id="")
-    broker.tell("client.connect", 1, [])
-    assert [broker.ask("client.authenticate", n, [0, None, None])[1] for n in (1, 2, 3)] == [
+    broker.notify("client.connect", 1, [])
+    assert [broker.request("client.authenticate", n, [0, None, None])[1] for n in (1, 2, 3)] == [
         {"allow": True}, {"allow": True}, {"allow": False},
     ]  # fmt: skip
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     for action in (1, 2):
-        assert broker.ask("client.authorize", 1, [action, "t", 0, False, 0]) == (1, {"allow": True})
-        assert broker.ask("client.authorize", 2, [action, "t", 0, False, 0]) == (1, {"allow": False})
+        assert broker.request("client.authorize", 1, [action, "t", 0, False, 0]) == (1, {"allow": True})
+        assert broker.request("client.authorize", 2, [action, "t", 0, False, 0]) == (1, {"allow": False})
     for payload in (b"hello", b"", b"\xff\xfe"):
-        assert broker.ask("message.publish", 1, message("t", payload)) == (0, None)
+        assert broker.request("message.publish", 1, message("t", payload)) == (0, None)
     assert broker.stop() == 0
     printed = broker.printed()
     for line in (
@@ -419,9 +419,9 @@ def test_connack_shows_what_only_connect_has_also_without_another_hook_of_a_logi
     # The broker describes the rest only for these two points.
     assert broker.hooks["client.connect"] == {"point": "client.connect", "topics": [], "answers": False}
     broker.describe(1, keep_alive_s=42)
-    broker.tell("client.connect", 1, [])
+    broker.notify("client.connect", 1, [])
     broker.calls([[0, -1, 1, {"client_id": "c1", "username": "ann", "peer_host": "10.0.0.7", "peer_port": 50123}]])
-    broker.tell("client.connack", 1, [0, False])
+    broker.notify("client.connack", 1, [0, False])
     assert recorded(broker) == [(42,)]
 
 
@@ -459,9 +459,9 @@ def test_hooks_without_the_decorator_read_records_as_erlport_gave_them(start: St
     """
     broker = start(source)
     broker.describe()
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
-    broker.tell("client.subscribe", 1, [[["a/#", 0b101110], ["b", 1]], None, [["k", "v"]]])
-    assert broker.ask("message.publish", 1, message("t", b"\xff\xc3\xa4")) == (0, None)
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    broker.notify("client.subscribe", 1, [[["a/#", 0b101110], ["b", 1]], None, [["k", "v"]]])
+    assert broker.request("message.publish", 1, message("t", b"\xff\xc3\xa4")) == (0, None)
     shown = (b"\xff\xc3\xa4", "\udcff\xe4", True, "\xff\xc3\xa4")
     assert recorded(broker) == [["a/#"], [(b"k", b"v")], shown, ("strict",)], broker.lines()
 
@@ -480,5 +480,5 @@ def test_props_under_the_decorator_have_to_dict(start: Start) -> None:
     broker = start(source)
     for number, (version, properties) in enumerate([(5, [["k", "v"]]), (4, [])], 1):
         broker.describe(number, version=version, properties=properties, receive_maximum=None)
-        broker.tell("client.connect", number, [])
+        broker.notify("client.connect", number, [])
     assert recorded(broker) == [("c1", {"User-Property": [(b"k", b"v")], "Session-Expiry-Interval": 30}), ("c1", {})]

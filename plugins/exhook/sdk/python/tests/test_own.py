@@ -99,9 +99,9 @@ def test_every_point_gets_its_event(start: Start, kind: str) -> None:
     broker.describe(1, client_id="c1")
     for point, data, _ in TABLE:
         if point in ANSWERING:
-            assert broker.ask(point, 1, data) == (0, None)
+            assert broker.request(point, 1, data) == (0, None)
         else:
-            broker.tell(point, 1, data)
+            broker.notify(point, 1, data)
     seen = {point: (who, values) for point, _, who, values in recorded(broker)}
     for point, _, values in TABLE:
         assert seen[point] == ("c1", values), point
@@ -122,10 +122,10 @@ def test_an_exception_at_every_point_fails_that_call_alone(start: Start, kind: s
     broker.describe()
     for point, data, _ in TABLE:
         if point in ANSWERING:
-            code, text = broker.ask(point, 1, data)
+            code, text = broker.request(point, 1, data)
             assert code == 2 and text.endswith(f"ValueError: {point}")
         else:
-            broker.tell(point, 1, data)
+            broker.notify(point, 1, data)
     for point in POINTS:
         assert f"ValueError: {point}" in broker.lines()
 
@@ -145,11 +145,11 @@ def test_what_a_client_shows(start: Start) -> None:
     broker = start(source)
     will = {"topic": "w", "payload": b"\xff", "qos": 1, "retain": True}
     broker.describe(1, password=b"\xff", will=will, properties=[["k", "v"]], superuser=True)
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     broker.calls([[0, -1, 1, {"client_id": "c1"}]])
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     broker.calls([[0, -2, 1, None], [0, -1, 1, {"client_id": "c1"}]])
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     first, second, third = recorded(broker)
     assert first == (
         "c1", "ann", b"\xff", None, "10.0.0.7", 50123, 1883, "default", 5, True, 60, 30, 100, 1_700_000_000_000, True,
@@ -243,7 +243,7 @@ def test_every_answer_comes_to_what_the_protocol_says(start: Start, kind: str) -
     broker.describe()
     for point, data, answer, (code, value) in ANSWERS:
         (broker.output.parent / "answer").write_text(answer)
-        got = broker.ask(point, 1, data)
+        got = broker.request(point, 1, data)
         if code == 2:
             assert got[0] == 2 and value in got[1] and point.replace(".", "_") in got[1], (point, answer, got)
         else:
@@ -274,10 +274,10 @@ def test_classes_have_an_instance_setup_and_close(start: Start) -> None:
     """
     broker = start(source, config={"who": "me"}, worker="shop/2", index=2, pool_size=3)
     broker.describe()
-    broker.tell("client.connected", 1, [])
-    broker.tell("client.connected", 1, [])
-    broker.tell("client.disconnected", 1, [0, ""])
-    broker.tell("session.created", 1, [False, 0, None, None])
+    broker.notify("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
+    broker.notify("client.disconnected", 1, [0, ""])
+    broker.notify("session.created", 1, [False, 0, None, None])
     broker.stop()
     assert broker.lines() == ""
     who = ("me", "shop/2", 2, 3, "grapnel@test")
@@ -289,7 +289,7 @@ def test_setup_of_the_module_sync_and_async(start: Start) -> None:
     for setup in ("def setup():", "def setup(config):", "async def setup(config):"):
         broker = start(source + f"{setup}\n    global state\n    state = 5\n")
         broker.describe()
-        broker.tell("client.connected", 1, [])
+        broker.notify("client.connected", 1, [])
         assert recorded(broker) == [(5,)]
 
 
@@ -332,9 +332,9 @@ def test_topics_of_several_hooks_add_up_and_each_gets_its_own(start: Start) -> N
     broker = start(source)
     assert broker.hooks["message.delivered"]["topics"] == ["+/b", "a/#", "c"]
     for topic in ("a/b", "a/c", "c", "z/b"):
-        broker.tell("message.delivered", 0, message(topic))
+        broker.notify("message.delivered", 0, message(topic))
     for topic in ("x", "y"):
-        broker.tell("message.dropped", 0, [message(topic), "", ""])
+        broker.notify("message.dropped", 0, [message(topic), "", ""])
     assert recorded(broker) == [("a", "a/b"), ("b", "a/b"), ("a", "a/c"), ("b", "c"), ("b", "z/b"), ("x", "x"), ("y", "y")]
 
 
@@ -367,11 +367,11 @@ def test_hooks_at_one_point_see_what_those_before_them_changed(start: Start, kin
             print(repr((event.message.topic, event.message.payload, event.message.properties)))
     """
     broker = start(source)
-    assert broker.ask("message.publish", 0, message("t", b"x")) == (
+    assert broker.request("message.publish", 0, message("t", b"x")) == (
         0,
         {"topic": "moved", "payload": b"x!", "user": [["a", "1"], ["b", "2"]]},
     )
-    assert broker.ask("message.publish", 0, message("plain", b"x")) == (0, None)
+    assert broker.request("message.publish", 0, message("plain", b"x")) == (0, None)
     assert recorded(broker) == [("moved", b"x!", [("a", "1"), ("b", "2")]), ("plain", b"x", [])]
 
 
@@ -388,7 +388,7 @@ def test_filters_of_several_hooks_add_up(start: Start) -> None:
     """
     broker = start(source)
     broker.describe()
-    answer = broker.ask("client.subscribe", 1, [[["a", 0], ["b", 0]], None, []])
+    answer = broker.request("client.subscribe", 1, [[["a", 0], ["b", 0]], None, []])
     assert answer == (0, {"filters": [[0, "a/x", 1, None], [1, None, None, 0x87]]})
 
 
@@ -407,9 +407,9 @@ def test_the_first_verdict_that_is_last_ends_the_chain(start: Start) -> None:
     """
     broker = start(source)
     broker.describe()
-    assert broker.ask("client.authorize", 1, [1, "y", 0, False, 0]) == (1, {"allow": False})
+    assert broker.request("client.authorize", 1, [1, "y", 0, False, 0]) == (1, {"allow": False})
     assert recorded(broker) == []
-    assert broker.ask("client.authorize", 1, [1, "x", 0, False, 0]) == (0, {"allow": True})
+    assert broker.request("client.authorize", 1, [1, "x", 0, False, 0]) == (0, {"allow": True})
     assert broker.hooks["client.authorize"]["deliver"] is False
 
 
@@ -423,18 +423,18 @@ def test_a_verdict_that_ends_the_chain_keeps_what_those_before_it_added(start: S
     """
     broker = start(source)
     broker.describe()
-    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True, "superuser": True})
+    assert broker.request("client.authenticate", 1, [0, None, None]) == (1, {"allow": True, "superuser": True})
 
 
-def test_deliveries_are_only_asked_where_a_hook_wants_them(start: Start) -> None:
+def test_deliveries_are_only_authorized_if_a_hook_requests_them(start: Start) -> None:
     broker = start("from grapnel_exhook import on\n@on.client_authorize(deliver=True)\ndef a(e): return True\n")
     assert broker.hooks["client.authorize"] == {"point": "client.authorize", "topics": [], "answers": True, "deliver": True}
 
 
-def test_publishes_that_are_only_told_do_not_wait(start: Start) -> None:
+def test_publish_notifications_do_not_wait(start: Start) -> None:
     broker = start("from grapnel_exhook import on\n@on.message_publish(notify=True, topics=['a'])\ndef p(e): return 5\n")
     assert broker.hooks["message.publish"] == {"point": "message.publish", "topics": ["a"], "answers": False}
-    broker.tell("message.publish", 0, message("a"))
+    broker.notify("message.publish", 0, message("a"))
     assert broker.lines() == ""
 
 
@@ -450,7 +450,7 @@ def test_a_batch_hook_gets_the_events_of_a_frame(start: Start, kind: str) -> Non
     broker = start(source)
     for count in (5, 3, 2):
         broker.calls([[0, POINTS["message.delivered"], 0, message("t", b"%d" % n)] for n in range(count)])
-        broker.until(lambda: broker.done == broker.asked)
+        broker.until(lambda: broker.done == broker.requested)
     assert [len(batch) for batch in recorded(broker)] == [5, 3, 2]
     assert "full" in broker.lines()
 
@@ -475,8 +475,8 @@ def test_a_batch_hook_that_waits_gets_the_rest_in_one_list(start: Start) -> None
     for n in range(1, 4):
         broker.calls([[0, at, 0, message("t", b"%d" % n)]])
     broker.calls([[0, -1, 2, {"client_id": "c2"}]])
-    broker.until(lambda: broker.done == broker.asked)
-    broker.tell("client.connected", 1, [])
+    broker.until(lambda: broker.done == broker.requested)
+    broker.notify("client.connected", 1, [])
     broker.until_printed("[b'1', b'2', b'3']")
     assert recorded(broker) == [[b"0"], [b"1", b"2", b"3"]]
 
@@ -504,13 +504,13 @@ def test_a_batch_hook_that_is_too_far_behind_loses_events_and_says_so(start: Sta
     frame = 8 if payload else 2000
     for _ in range(events // frame):
         broker.calls([call] * frame)
-        broker.until(lambda: broker.done > broker.asked - 4 * frame)
-    broker.until(lambda: broker.done == broker.asked)
+        broker.until(lambda: broker.done > broker.requested - 4 * frame)
+    broker.until(lambda: broker.done == broker.requested)
     assert "lost" not in broker.lines()
     broker.calls([call] * 3)
-    broker.until(lambda: broker.done == broker.asked)
+    broker.until(lambda: broker.done == broker.requested)
     assert f"store: an event is lost: the batch hook is {events} events behind" in broker.lines().replace("RuntimeError: ", "")
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     broker.until_printed(f"[{events}]")
     # Now there is room.
     broker.calls([call])
@@ -528,7 +528,7 @@ def test_a_batch_hook_beside_others_at_its_point(start: Start) -> None:
     broker = start(source)
     broker.calls([[0, POINTS["message.delivered"], 0, message(t)] for t in ("a", "b", "a")])
     broker.until(lambda: broker.done == 3)
-    broker.tell("message.delivered", 0, message("b"))
+    broker.notify("message.delivered", 0, message("b"))
     assert recorded(broker) == [("one", "b"), ["batch", 2], ("one", "b")]
 
 
@@ -587,9 +587,9 @@ def test_a_batch_hook_counts_the_bytes_of_packets(start: Start) -> None:
     """
     broker = start(source)
     for kind in (1, 2, 3, 4):
-        broker.tell("packet.received", 0, [kind, bytes(600)])
+        broker.notify("packet.received", 0, [kind, bytes(600)])
         broker.until_printed("[1]")
-    broker.tell("client.connected", 0, [])
+    broker.notify("client.connected", 0, [])
     broker.until_printed("[2, 3]")
     assert "an event is lost" in broker.lines()
 
@@ -624,7 +624,7 @@ def test_a_hook_with_yield_is_refused_since_nothing_would_run_it(start: Start, k
 
 
 @pytest.mark.parametrize("beside", ["", "@on.session_created\nasync def s(event): pass\n"])
-def test_a_hook_that_returns_a_coroutine_without_being_async_is_told_of(start: Start, beside: str) -> None:
+def test_a_hook_that_returns_a_coroutine_without_being_async_is_reported(start: Start, beside: str) -> None:
     source = """
         import functools
         from grapnel_exhook import on
@@ -642,8 +642,8 @@ def test_a_hook_that_returns_a_coroutine_without_being_async_is_told_of(start: S
     import textwrap
 
     broker = start(textwrap.dedent(source) + beside)
-    broker.tell("client.connected", 0, [])
-    broker.tell("message.delivered", 0, message())
+    broker.notify("client.connected", 0, [])
+    broker.notify("message.delivered", 0, message())
     broker.until(lambda: sum("returned a coroutine that nobody awaits" in text for _, text in broker.log) == 2, wait_s=3)
     assert "connected" in broker.lines() and "store" in broker.lines()
 
@@ -652,13 +652,13 @@ def test_a_setup_that_returns_a_coroutine_without_being_async_is_awaited_or_refu
     source = "from grapnel_exhook import on\n@on.client_connected\n{kind} c(e): print(repr((state,)))\n"
     source += "async def later():\n    global state\n    state = 5\nsetup = lambda: later()\nsetup.__module__ = __name__\n"
     broker = start(source.format(kind="async def"))
-    broker.tell("client.connected", 0, [])
+    broker.notify("client.connected", 0, [])
     assert recorded(broker) == [(5,)]
     with pytest.raises(Refused, match="setup returned a coroutine; make it async def"):
         start(source.format(kind="def"))
 
 
-def test_the_broker_can_be_asked_while_the_module_is_loaded(start: Start) -> None:
+def test_the_broker_can_be_called_while_the_module_is_loaded(start: Start) -> None:
     source = """
         from grapnel_exhook import Hooks, broker, on
         broker.publish("from/import")
@@ -672,7 +672,7 @@ def test_the_broker_can_be_asked_while_the_module_is_loaded(start: Start) -> Non
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_who_only_wants_to_know_is_told_also_where_a_verdict_fails(start: Start, kind: str) -> None:
+def test_notification_hooks_are_called_also_if_a_verdict_fails(start: Start, kind: str) -> None:
     source = f"""
         from grapnel_exhook import on
         @on.message_publish
@@ -684,6 +684,6 @@ def test_who_only_wants_to_know_is_told_also_where_a_verdict_fails(start: Start,
     """
     broker = start(source)
     for topic in ("wrong", "raises"):
-        code, text = broker.ask("message.publish", 0, message(topic))
+        code, text = broker.request("message.publish", 0, message(topic))
         assert code == 2 and ("returned 5" in text or "ZeroDivisionError" in text)
     assert recorded(broker) == [("wrong",), ("raises",)]

@@ -135,7 +135,7 @@ def test_a_client_that_is_described_again_stays_who_it_is() -> None:
         assert harness.authorize(ann, "t").allowed is True
 
 
-def test_what_a_broker_would_not_ask_or_take_is_not_asked_or_taken() -> None:
+def test_calls_and_answers_that_a_broker_would_refuse_are_refused() -> None:
     @on.client_authorize
     def authorize(event: Any) -> bool:
         return True

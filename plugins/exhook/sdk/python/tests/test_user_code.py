@@ -24,7 +24,7 @@ def test_failures_are_logged_whatever_user_code_does_to_logging(start: Start, ro
             1 / 0
     """
     broker = start(source)
-    broker.tell("message.delivered", 0, message())
+    broker.notify("message.delivered", 0, message())
     assert "ZeroDivisionError" in broker.lines()
 
 
@@ -41,7 +41,7 @@ def test_a_forked_child_does_not_hold_the_socket_open(start: Start) -> None:
             print(repr((child,)))
     """
     broker = start(source)
-    broker.tell("client.connected", 0, [])
+    broker.notify("client.connected", 0, [])
     ((child,),) = recorded(broker)
     try:
         broker.process.kill()
@@ -52,7 +52,7 @@ def test_a_forked_child_does_not_hold_the_socket_open(start: Start) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_forked_child_writes_no_frames_and_runs_no_farewell(start: Start, kind: str) -> None:
+def test_a_forked_child_writes_no_frames_and_runs_no_shutdown(start: Start, kind: str) -> None:
     source = f"""
         import logging, multiprocessing, os
         from grapnel_exhook import on, broker
@@ -75,9 +75,9 @@ def test_a_forked_child_writes_no_frames_and_runs_no_farewell(start: Start, kind
             print(repr(("closed",)))
     """
     broker = start(source)
-    broker.tell("client.connected", 0, [])
+    broker.notify("client.connected", 0, [])
     broker.until_printed("child: hello from it")
-    assert broker.ask("client.authorize", 0, [1, "t", 0, False, 0]) == (0, None)
+    assert broker.request("client.authorize", 0, [1, "t", 0, False, 0]) == (0, None)
     assert broker.stop() == 0
     (told, closed) = recorded(broker)
     assert "a child" in told[0] and closed == ("closed",)
@@ -98,7 +98,7 @@ def test_a_setup_that_is_cancelled_refuses_the_load(start: Start, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_whatever_a_farewell_raises_the_worker_ends_with_0(start: Start, kind: str) -> None:
+def test_a_worker_exits_with_0_whatever_its_shutdown_raises(start: Start, kind: str) -> None:
     source = f"""
         import asyncio
         from grapnel_exhook import on, broker
@@ -140,7 +140,7 @@ def test_what_a_hook_raises_after_it_has_waited_ends_its_call(start: Start) -> N
         ident = broker.begin("client.authorize", 0, [1, topic, 0, False, 0])
         broker.until(lambda ident=ident: ident in broker.answers, wait_s=5)
         assert broker.answers[ident][0] == 2
-    assert broker.done == broker.asked
+    assert broker.done == broker.requested
 
 
 def test_context_variables_of_a_hook_that_waits_are_its_own(start: Start) -> None:

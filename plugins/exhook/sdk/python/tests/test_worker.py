@@ -28,12 +28,12 @@ def test_ready_names_sdk_process_and_hooks(start: Start) -> None:
 
 @pytest.mark.parametrize("payload", [b"", bytes(range(256)), b"\xff" * 100_000])
 def test_payloads_of_any_bytes_come_and_go(start: Start, payload: bytes) -> None:
-    assert start(ECHO).ask("message.publish", 0, message("t", payload)) == (0, {"payload": payload, "topic": "t"})
+    assert start(ECHO).request("message.publish", 0, message("t", payload)) == (0, {"payload": payload, "topic": "t"})
 
 
 def test_a_topic_of_65535_bytes_comes_and_goes(start: Start) -> None:
     topic = "ä" * 32767 + "x"
-    assert start(ECHO).ask("message.publish", 0, message(topic, b""))[1] == {"topic": topic, "payload": b""}
+    assert start(ECHO).request("message.publish", 0, message(topic, b""))[1] == {"topic": topic, "payload": b""}
 
 
 def test_the_answers_to_a_frame_of_calls_come_together(start: Start) -> None:
@@ -49,7 +49,7 @@ def test_frames_in_pieces_are_put_together(start: Start) -> None:
 
     broker = start(ECHO)
     body = msgpack.packb([1, [[7, POINTS["message.publish"], 0, message("t", b"x")]]])
-    broker.asked += 1
+    broker.requested += 1
     for byte in len(body).to_bytes(4, "little") + body:
         broker.socket.send(bytes([byte]))
     broker.until(lambda: 7 in broker.answers)
@@ -69,7 +69,7 @@ def test_an_answer_longer_than_a_frame_is_a_failure(start: Start) -> None:
         def publish(event):
             return Modify(payload=bytes(100 << 20))
     """
-    code, text = start(source, frame_bytes_max=64 * 1024).ask("message.publish", 0, message())
+    code, text = start(source, frame_bytes_max=64 * 1024).request("message.publish", 0, message())
     assert code == 2 and "frame_bytes_max" in text
 
 
@@ -137,7 +137,7 @@ def test_prints_go_to_standard_output_line_by_line(start: Start) -> None:
             print("got", event.message.payload.decode("utf-8", "surrogateescape"))
     """
     broker = start(source)
-    broker.tell("message.delivered", 0, message("t", b"\xfftext"))
+    broker.notify("message.delivered", 0, message("t", b"\xfftext"))
     assert "got \\udcfftext" in broker.printed()
 
 
@@ -157,13 +157,13 @@ def test_logging_goes_to_the_brokers_log_with_its_level(start: Start) -> None:
     """
     broker = start(source)
     broker.describe()
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     expected = [(3, "shop: level 20"), (2, "shop: level 30"), (1, "shop: level 40"), (1, "shop: level 50")]
     assert broker.log[:4] == expected
     assert broker.log[4][1].startswith("shop: look\nTraceback") and "ZeroDivisionError" in broker.log[4][1]
     debug = start(config={"log_level": "debug"})
     debug.describe()
-    debug.tell("client.connected", 1, [])
+    debug.notify("client.connected", 1, [])
     assert (4, "shop: level 10") in debug.log
 
 
@@ -191,7 +191,7 @@ def test_sys_exit_in_a_hook_is_a_failure_of_the_hook(start: Start) -> None:
     """
     broker = start(source)
     broker.describe()
-    assert broker.ask("client.authorize", 1, [1, "t", 0, False, 0]) == (2, "authorize: SystemExit: 4")
+    assert broker.request("client.authorize", 1, [1, "t", 0, False, 0]) == (2, "authorize: SystemExit: 4")
     assert broker.process.poll() is None
 
 
@@ -220,11 +220,11 @@ def test_a_verdict_that_waits_does_not_hold_the_others(start: Start) -> None:
     broker.describe()
     slow = broker.begin("client.authorize", 1, [1, "wait", 0, False, 0])
     for n in range(50):
-        assert broker.ask("client.authorize", 1, [1, f"t{n}", 0, False, 0]) == (1, {"allow": True})
+        assert broker.request("client.authorize", 1, [1, f"t{n}", 0, False, 0]) == (1, {"allow": True})
     assert slow not in broker.answers
     broker.calls([[0, POINTS["message.acked"], 0, message("wait")]])
     broker.until(lambda: slow in broker.answers)
-    broker.until(lambda: broker.done == broker.asked)
+    broker.until(lambda: broker.done == broker.requested)
 
 
 def test_notifications_of_one_client_keep_their_order_behind_one_that_waits(start: Start) -> None:
@@ -241,11 +241,11 @@ def test_notifications_of_one_client_keep_their_order_behind_one_that_waits(star
     broker.calls([[0, at, 1, message("4")], [0, at, 2, message("c")]])
     broker.until_printed("('c2', 'c')")
     # Suspended calls do not block the broker from sending.
-    broker.until(lambda: broker.done == broker.asked)
+    broker.until(lambda: broker.done == broker.requested)
     assert recorded(broker) == [("c1", "1"), ("c2", "a"), ("c2", "b"), ("c2", "c")]
-    broker.tell_only("message.acked", "wait/1")
+    broker.notify_only("message.acked", "wait/1")
     broker.until_printed("('c1', '2')")
-    broker.tell_only("message.acked", "wait/2")
+    broker.notify_only("message.acked", "wait/2")
     broker.until_printed("('c1', '4')")
     mine = [topic for who, topic in recorded(broker) if who == "c1"]
     assert mine == ["1", "wait/1", "2", "wait/2", "3", "4"]
@@ -271,7 +271,7 @@ def test_hooks_begin_in_the_order_of_events_whether_async_or_not(start: Start) -
     data = [[], [1, "t", 0, False, 0], message(), [0, ""]]
     broker.describe()
     broker.calls([[int("auth" in point), POINTS[point], 1, each] for point, each in zip(points, data, strict=True)])
-    broker.until(lambda: broker.done == broker.asked)
+    broker.until(lambda: broker.done == broker.requested)
     assert recorded(broker) == [("connected",), ("authorize",), ("delivered",), ("disconnected",)]
 
 
@@ -313,7 +313,7 @@ LOGINS = {
 
 
 @pytest.mark.parametrize("kind", LOGINS)
-def test_two_who_want_to_be_one_client_are_judged_by_their_own_passwords(start: Start, kind: str) -> None:
+def test_two_logins_with_one_identifier_are_checked_by_their_own_passwords(start: Start, kind: str) -> None:
     from fake_broker import client
 
     amqtt = {"driver": "amqtt", "config": {"plugins": {"hooks.Login": {}}}} if kind == "amqtt" else {}
@@ -336,7 +336,7 @@ def test_two_who_want_to_be_one_client_are_judged_by_their_own_passwords(start: 
         broker.calls([[0, -1, 2, wrong], [0, -2, 2, None]])
         short = {key: right[key] for key in ("client_id", "username", "peer_host", "peer_port", "version")}
         broker.calls([[0, -1, 3, short]])
-        broker.tell("client.connected", 3, [])
+        broker.notify("client.connected", 3, [])
     assert "rror" not in broker.lines()
 
 
@@ -384,7 +384,7 @@ def test_exceptions_after_waiting_and_cancelling_oneself_are_failures(start: Sta
     broker = start(source)
     broker.describe()
     for topic, says in [("late", "ValueError: late"), ("cancelled", "CancelledError"), ("self", "CancelledError")]:
-        code, text = broker.ask("client.authorize", 1, [1, topic, 0, False, 0])
+        code, text = broker.request("client.authorize", 1, [1, topic, 0, False, 0])
         assert code == 2 and says in text
 
 
@@ -395,15 +395,15 @@ def test_what_waits_does_not_keep_the_broker_from_sending_on_up_to_a_limit(start
         broker.calls([[0, at, 0, message("wait")] for _ in range(500)])
     # 10,000 count when they suspend, the rest when they end.
     broker.until(lambda: broker.done >= 10_000)
-    assert broker.ask("client.authorize", 0, [1, "t", 0, False, 0]) == (1, {"allow": True})
+    assert broker.request("client.authorize", 0, [1, "t", 0, False, 0]) == (1, {"allow": True})
     assert broker.done == 10_001
-    broker.tell_only("message.acked", "wait")
-    broker.until(lambda: broker.done == broker.asked)
+    broker.notify_only("message.acked", "wait")
+    broker.until(lambda: broker.done == broker.requested)
 
 
 def test_what_an_async_notification_returns_does_not_count(start: Start) -> None:
     broker = start("from grapnel_exhook import on\n@on.message_delivered\nasync def d(event): return 5\n")
-    broker.tell("message.delivered", 0, message())
+    broker.notify("message.delivered", 0, message())
     assert broker.lines() == ""
 
 
@@ -418,7 +418,7 @@ def test_whatever_a_hook_raises_the_worker_stays(start: Start, kind: str) -> Non
     """
     broker = start(source)
     for topic in ("odd", "deep", "exit", "key", "mem"):
-        assert broker.ask("client.authorize", 0, [1, topic, 0, False, 0])[0] == 2
+        assert broker.request("client.authorize", 0, [1, topic, 0, False, 0])[0] == 2
 
 
 def test_sync_hooks_may_run_event_loops_of_their_own(start: Start) -> None:
@@ -434,7 +434,7 @@ def test_sync_hooks_may_run_event_loops_of_their_own(start: Start) -> None:
     """
     broker = start(source)
     broker.describe()
-    assert broker.ask("client.authorize", 1, [1, "t", 0, False, 0]) == (1, {"allow": True})
+    assert broker.request("client.authorize", 1, [1, "t", 0, False, 0]) == (1, {"allow": True})
 
 
 def test_answers_before_a_slow_sync_hook_are_not_held_back_by_it(start: Start) -> None:
@@ -479,7 +479,7 @@ def test_commands_from_hooks_tasks_and_threads(start: Start) -> None:
     """
     broker = start(source)
     broker.describe()
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     broker.until(lambda: len(broker.commands) == 10)
     commands = broker.commands
     assert commands[0] == ["publish", {"topic": "from/setup", "payload": "ä".encode(), "qos": 0, "retain": False}]
@@ -507,7 +507,7 @@ def test_commands_of_a_thread_go_out_while_nothing_happens(start: Start, kind: s
     """
     broker = start(source)
     broker.describe()
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     broker.until(lambda: broker.commands == [["kick", "c1", 0x98]], wait_s=5)
 
 
@@ -538,7 +538,7 @@ def test_commands_that_cannot_be_meant_raise_where_they_are_given(start: Start) 
 
     broker = start(source, frame_bytes_max=64 << 10)
     broker.describe()
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     said = recorded(broker)
     assert len(said) == 21 and ("none",) not in said and broker.commands == [], said
 
@@ -553,11 +553,11 @@ def test_many_commands_go_in_frames_that_the_broker_takes(start: Start) -> None:
     """
     broker = start(source, frame_bytes_max=64 << 10)
     broker.describe()
-    broker.tell("client.connected", 1, [])
+    broker.notify("client.connected", 1, [])
     assert [command[1]["topic"] for command in broker.commands] == [f"t/{n}" for n in range(10_000)]
 
 
-def test_stop_runs_the_farewell_and_exits_with_0(start: Start) -> None:
+def test_stop_runs_the_shutdown_and_exits_with_0(start: Start) -> None:
     source = """
         from grapnel_exhook import on, broker
         @on.client_connected
@@ -612,7 +612,7 @@ def test_stop_ends_in_its_time_whatever_user_code_does_and_says_what_was_cut(sta
     assert "threads (sleeper) did not come to an end within 1.2 s and is cut" in broker.lines()
 
 
-def test_a_farewell_that_blocks_is_cut_in_its_time(start: Start) -> None:
+def test_a_blocking_shutdown_is_cut_in_time(start: Start) -> None:
     source = """
         import time
         from grapnel_exhook import on
@@ -629,7 +629,7 @@ def test_a_farewell_that_blocks_is_cut_in_its_time(start: Start) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_farewell_has_its_time_and_all_of_it_arrives(start: Start, kind: str) -> None:
+def test_a_shutdown_has_its_time_and_all_its_output_arrives(start: Start, kind: str) -> None:
     """Longer than the default of two seconds, with work in parallel and after it."""
     source = f"""
         import atexit, logging, threading, time
@@ -687,18 +687,18 @@ def test_signals_that_end_programs_are_for_the_broker(start: Start, kind: str, n
     broker = start(source)
     broker.describe()
     broker.process.send_signal(number)
-    assert broker.ask("client.authorize", 1, [1, "t", 0, False, 0]) == (1, {"allow": True})
+    assert broker.request("client.authorize", 1, [1, "t", 0, False, 0]) == (1, {"allow": True})
     broker.process.send_signal(number)
     assert broker.stop() == 0 and "closed" in broker.printed()
 
 
-def test_a_failing_farewell_is_logged_and_exits_with_0(start: Start) -> None:
+def test_a_failing_shutdown_is_logged_and_exits_with_0(start: Start) -> None:
     broker = start("from grapnel_exhook import on\n@on.client_connected\ndef c(e): pass\ndef close(): 1 / 0\n")
     assert broker.stop() == 0 and "ZeroDivisionError" in broker.lines()
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_broker_that_is_gone_ends_the_worker_with_its_farewell(start: Start, kind: str) -> None:
+def test_a_closed_broker_connection_ends_the_worker_with_its_shutdown(start: Start, kind: str) -> None:
     source = f"from grapnel_exhook import on\n@on.client_connected\n{kind} c(e): pass\ndef close(): print('closed')\n"
     broker = start(source)
     broker.socket.close()
@@ -708,7 +708,7 @@ def test_a_broker_that_is_gone_ends_the_worker_with_its_farewell(start: Start, k
 def test_a_frame_of_a_kind_that_is_not_known_is_logged_and_passed_over(start: Start) -> None:
     broker = start(ECHO)
     broker.send([77, "?"])
-    broker.ask("message.publish", 0, message())
+    broker.request("message.publish", 0, message())
     assert "77" in broker.lines()
 
 

@@ -4,13 +4,13 @@ use super::*;
 
 /// A connection that comes again has a new number.
 #[test]
-fn who_has_come_back_is_not_the_one_described_first() {
-    let queue = line();
-    let mut clients = Clients::new(0, places(2, 2), none());
-    let named = |name| Who { client_id: name, ..who(1) };
-    let mut tell = |name| number(&queue, &mut clients, &named(name), None).number;
-    tell("a");
-    let b = tell("b");
+fn a_returning_connection_has_a_new_number() {
+    let queue = writer();
+    let mut clients = Clients::new(0, limits(2, 2), none());
+    let named = |name| EventClient { client_id: name, ..who(1) };
+    let mut notify = |name| number(&queue, &mut clients, &named(name), None).number;
+    notify("a");
+    let b = notify("b");
     leave(&queue, &mut clients, &named("a"), 7);
     number(&queue, &mut clients, &named("a"), None);
     sent(&queue, &none());
@@ -23,10 +23,10 @@ fn who_has_come_back_is_not_the_one_described_first() {
 /// A process that got a client's description with a call for an earlier process is notified when
 /// the client is forgotten: when another client evicts it, and when its last call finds no room.
 #[test]
-fn who_was_told_with_a_call_that_went_over_is_forgotten() {
+fn a_process_described_by_a_moved_call_is_notified_of_the_end() {
     for is_last in [false, true] {
         let queue = line_of(64 << 10);
-        let mut clients = Clients::new(0, places(1, 1), none());
+        let mut clients = Clients::new(0, limits(1, 1), none());
         let client = number(&queue, &mut clients, &who(1), None);
         sent(&queue, &none());
         call(&queue, &who(1), client.clone(), 5);
@@ -42,15 +42,15 @@ fn who_was_told_with_a_call_that_went_over_is_forgotten() {
         };
         assert_eq!(fill(&mut frame), [DESCRIBED, 5]);
         if is_last {
-            let place = clients.locate(&who(1), Moment::IsIn);
-            clients.last_call(&mut write(&queue, &who(1)), &who(1), (place, POINT), |line, client| {
-                line.call(0, 7, client, |data| {
+            let place = clients.locate(&who(1), ConnectionState::Connected);
+            clients.last_call(&mut write(&queue, &who(1)), &who(1), (place, POINT), |writer, client| {
+                writer.call(0, 7, client, |data| {
                     data.bytes(&vec![0; 100_000]);
                 });
             });
             assert_eq!(fill(&mut frame), [FORGOTTEN]);
         } else {
-            number(&queue, &mut clients, &Who { client_id: "d", ..who(1) }, None);
+            number(&queue, &mut clients, &EventClient { client_id: "d", ..who(1) }, None);
             assert_eq!(fill(&mut frame), [FORGOTTEN, DESCRIBED]);
         }
         // A process without its description is not notified of its end.
@@ -61,18 +61,18 @@ fn who_was_told_with_a_call_that_went_over_is_forgotten() {
 
 /// A refused connection is forgotten. Others under that identifier, pending or connected, stay.
 #[test]
-fn who_was_refused_is_forgotten() {
-    let (queue, logins) = (line(), none());
+fn a_refused_connection_is_forgotten() {
+    let (queue, logins) = (writer(), none());
     let mut clients = Clients::new(0, PLACES, Arc::clone(&logins));
-    let refused = |clients: &mut Clients, who: &Who<'_>| {
-        let place = clients.locate(who, Moment::IsRefused);
+    let refused = |clients: &mut Clients, who: &EventClient<'_>| {
+        let place = clients.locate(who, ConnectionState::Refused);
         let mut writing = queue.write_forgotten(owner(who, place)).unwrap();
         clients.connection_ended(Some((&mut writing, place)), who);
         writing.done();
     };
     let in_already = number(&queue, &mut clients, &who(1), None).number;
-    let first = number(&queue, &mut clients, &who(2), Some(&Entering::default())).number;
-    let second = number(&queue, &mut clients, &who(3), Some(&Entering::default())).number;
+    let first = number(&queue, &mut clients, &who(2), Some(&ConnectDetails::default())).number;
+    let second = number(&queue, &mut clients, &who(3), Some(&ConnectDetails::default())).number;
     sent(&queue, &logins);
     refused(&mut clients, &who(2));
     assert_eq!(waiting(&queue), [(FORGOTTEN, first)]);
@@ -82,7 +82,7 @@ fn who_was_refused_is_forgotten() {
     assert_eq!(waiting(&queue), []);
     assert_eq!(number(&queue, &mut clients, &who(1), None).number, in_already);
     // No calls are taken, so there is no process to notify.
-    number(&queue, &mut clients, &who(2), Some(&Entering::default()));
+    number(&queue, &mut clients, &who(2), Some(&ConnectDetails::default()));
     queue.cut(Vec::new());
     assert!(queue.write_forgotten(Owner::Address("127.0.0.1")).is_none());
     clients.connection_ended(None, &who(2));
@@ -91,53 +91,56 @@ fn who_was_refused_is_forgotten() {
 
 /// Late login data from the version before is described with the next call.
 #[test]
-fn a_login_that_comes_late_is_told() {
-    let (queue, logins) = (line(), none());
+fn late_login_data_is_described_with_the_next_call() {
+    let (queue, logins) = (writer(), none());
     let mut clients = Clients::new(0, PLACES, Arc::clone(&logins));
-    let tell = |clients: &mut Clients, who: &Who<'_>| {
+    let notify = |clients: &mut Clients, who: &EventClient<'_>| {
         number(&queue, clients, who, None);
         sent(&queue, &logins).iter().map(|call| has(call, "login")).collect::<Vec<_>>()
     };
     assert!(!clients.login_came(who(1).connection()), "nobody knows it");
-    assert_eq!(tell(&mut clients, &who(1)), [false]);
-    keeps(&logins, &clients, &who(1), b"login", 0);
+    assert_eq!(notify(&mut clients, &who(1)), [false]);
+    stores_logins(&logins, &clients, &who(1), b"login", 0);
     assert!(!clients.login_came(who(2).connection()), "another connection's");
-    assert_eq!(tell(&mut clients, &who(1)), [false; 0]);
+    assert_eq!(notify(&mut clients, &who(1)), [false; 0]);
     assert!(clients.login_came(who(1).connection()));
-    assert_eq!(tell(&mut clients, &who(1)), [true]);
-    assert_eq!(tell(&mut clients, &who(1)), [false; 0], "once");
+    assert_eq!(notify(&mut clients, &who(1)), [true]);
+    assert_eq!(notify(&mut clients, &who(1)), [false; 0], "once");
 }
 
 /// A client that has an event after a gap stores data. One that was not known before may have gone
 /// with its session: what it stores is evicted first.
 #[test]
 fn who_has_an_event_after_a_gap_keeps_what_it_gives() {
-    let (queue, logins) = (line(), none());
+    let (queue, logins) = (writer(), none());
     let mut clients = Clients::new(3, PLACES, Arc::clone(&logins));
-    let give = |who: &Who<'_>| {
-        logins.store(Gave { whose: who.connection(), bytes: b"x", anew: None, epoch: 1, number: 0 }, 3);
+    let give = |who: &EventClient<'_>| {
+        logins.store(
+            LoginData { connection: who.connection(), bytes: b"x", new_session: None, epoch: 1, number: 0 },
+            3,
+        );
         logins.of(who.connection(), 3, who.session()).is_some()
     };
-    let other = Who { client_id: "d", ..who(2) };
+    let other = EventClient { client_id: "d", ..who(2) };
     clients.enter(&who(1), false);
     number(&queue, &mut clients, &who(1), None);
-    logins.doubt(3);
+    logins.mark_uncertain(3);
     assert!(!give(&who(1)), "nobody has heard of it since");
     for _ in 0..2 {
         number(&queue, &mut clients, &who(1), None);
         number(&queue, &mut clients, &other, None);
         assert!(give(&who(1)) && give(&other));
         logins.expire(Instant::now());
-        let is_doubted = |client_id| {
+        let is_uncertain = |client_id| {
             let mut found = None;
-            logins.each_of(3, client_id, |over| found = Some(over.is_doubted));
+            logins.each_of(3, client_id, |over| found = Some(over.is_uncertain));
             found
         };
-        assert_eq!(["c", "d"].map(is_doubted), [Some(false), Some(true)]);
+        assert_eq!(["c", "d"].map(is_uncertain), [Some(false), Some(true)]);
     }
     // A worker that stores nothing has nothing recorded.
-    let mut clients = Clients::new(3, Places { keeps: false, ..PLACES }, Arc::clone(&logins));
-    let third = Who { client_id: "e", ..who(3) };
+    let mut clients = Clients::new(3, ClientLimits { stores_logins: false, ..PLACES }, Arc::clone(&logins));
+    let third = EventClient { client_id: "e", ..who(3) };
     number(&queue, &mut clients, &third, None);
     assert!(!give(&third));
 }

@@ -3,14 +3,14 @@
 use super::*;
 
 #[test]
-fn those_of_a_shard_are_told_apart() {
+fn entries_of_a_shard_are_separate() {
     let logins = kept_of(10, 10_000);
     assert!(keep(&logins, ANN, b"0", OWNER));
     for client_id in ["e", "d"] {
         logins.enter(of(client_id), 1, (S, OWNER), false);
-        logins.store(gave(of(client_id), b"1", 1), 1);
+        logins.store(data(of(client_id), b"1", 1), 1);
     }
-    logins.store_of_login(gave(of("c2"), b"1", 1), 1, Instant::now());
+    logins.store_of_login(data(of("c2"), b"1", 1), 1, Instant::now());
     assert_eq!(
         [None, Some("c2"), Some("d"), Some("e")].map(|after| logins.next(1, after)),
         [Some("c2".to_owned()), Some("d".to_owned()), Some("e".to_owned()), None]
@@ -18,7 +18,7 @@ fn those_of_a_shard_are_told_apart() {
     let each = |shard, client_id| {
         let mut found = Vec::new();
         logins.each_of(shard, client_id, |over| {
-            found.push((over.whose.port, over.bytes.unwrap().to_vec(), over.is_coming));
+            found.push((over.connection.port, over.bytes.unwrap().to_vec(), over.is_pending));
         });
         found
     };
@@ -31,28 +31,28 @@ fn those_of_a_shard_are_told_apart() {
 }
 
 #[test]
-fn changes_are_noted_while_somebody_wants_to_know() {
+fn changes_are_recorded_while_they_are_read() {
     let logins = kept_of(10, 10_000);
     let changes = || logins.take_changes(0).iter().map(ToString::to_string).collect::<Vec<_>>();
     assert!(keep(&logins, of("a"), b"1", OWNER));
     logins.note_changes(0, true);
     assert!(keep(&logins, of("b"), b"1", OWNER));
     logins.enter(of("c"), 1, (S, OWNER), false);
-    logins.store(gave(of("c"), b"1", 1), 1);
+    logins.store(data(of("c"), b"1", 1), 1);
     logins.note_changes(0, true);
     logins.forget(of("a"), 0);
     assert!(!keep(&logins, of("d"), &[0; 11], OWNER));
-    logins.store_of_login(gave(of("e"), b"1", 1), 0, Instant::now());
+    logins.store_of_login(data(of("e"), b"1", 1), 0, Instant::now());
     assert_eq!(changes(), ["a", "b", "d", "e"]);
     assert!(changes().is_empty());
     assert_eq!(
-        logins.store(gave(of("b"), b"2", 1), 0),
+        logins.store(data(of("b"), b"2", 1), 0),
         Some((OWNER, S)),
         "the next version is to hear of it"
     );
     logins.note_changes(0, false);
     assert!(keep(&logins, of("f"), b"1", OWNER));
-    assert_eq!((logins.store(gave(of("f"), b"2", 1), 0), changes().len()), (None, 0));
+    assert_eq!((logins.store(data(of("f"), b"2", 1), 0), changes().len()), (None, 0));
 }
 
 /// Late data from the worker of the version before is taken for its own session.
@@ -60,31 +60,31 @@ fn changes_are_noted_while_somebody_wants_to_know() {
 fn what_comes_late_is_taken_for_its_session() {
     let logins = kept();
     let now = Instant::now();
-    let over = |whose, session, bytes| HandedOver {
-        whose,
+    let over = |connection, session, bytes| HandedOver {
+        connection,
         bytes,
-        anew: None,
+        new_session: None,
         owner: OWNER,
-        is_coming: false,
-        is_doubted: false,
+        is_pending: false,
+        is_uncertain: false,
         number: 0,
         session,
     };
     let stored = |session| logins.stored("c", 0, session, 2);
     logins.enter(ANN, 0, (S, OWNER), true);
     assert!(logins.take_late(0, over(ANN, S, Some(b"x")), now));
-    assert_eq!((stored(S).as_deref(), doubted(&logins)), (Some(&b"x"[..]), 0));
+    assert_eq!((stored(S).as_deref(), uncertain(&logins)), (Some(&b"x"[..]), 0));
     assert!(logins.take_late(0, over(ANN, 0, None), now) && logins.is_empty(), "it is no longer true");
     // Where no event has shown the session, it may have ended.
     logins.over("c", 0, S);
     assert!(logins.take_late(0, over(ANN, S, Some(b"x")), now));
-    assert_eq!((stored(S + 1), doubted(&logins)), (None, 1));
+    assert_eq!((stored(S + 1), uncertain(&logins)), (None, 1));
     logins.confirm(ANN, 0, (S, OWNER), true);
-    assert_eq!((stored(S).as_deref(), doubted(&logins)), (Some(&b"x"[..]), 0));
+    assert_eq!((stored(S).as_deref(), uncertain(&logins)), (Some(&b"x"[..]), 0));
     // Another session has begun, whether there is data of it or not.
     logins.enter(EVE, 0, (S + 1, OWNER), false);
     assert!(!logins.take_late(0, over(ANN, S, Some(b"x")), now) && logins.is_empty());
-    logins.store(gave(EVE, b"eve", 1), 0);
+    logins.store(data(EVE, b"eve", 1), 0);
     assert!(!logins.take_late(0, over(ANN, S, Some(b"x")), now));
     assert!(!logins.take_late(0, over(ANN, S + 1, Some(b"x")), now), "an earlier connection");
     assert_eq!(stored(S + 1).as_deref(), Some(&b"eve"[..]));

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn no_more_is_kept_than_there_is_room_for() {
+fn stored_login_data_is_limited() {
     let kept = kept_of(10, 2 * (ENTRY + 1 + 8 + 10));
     assert!(keep(&kept, of("a"), &[0; 10], 1));
     assert!(!keep(&kept, of("a"), &[0; 11], 1), "and what there was is no longer true");
@@ -50,7 +50,7 @@ fn a_user_with_many_identifiers_has_a_share() {
 /// Room that a user was granted stays granted when other users come, through a reload and when an
 /// entry of the same size replaces the first.
 #[test]
-fn what_was_granted_stays_so() {
+fn granted_room_stays_granted() {
     let one = ENTRY + 4 + 8 + 10;
     let (logins, next) = (kept_of(10, 80 * one), kept_of(10, 80 * one));
     let names: Vec<_> = (1000..1080).map(|n| n.to_string()).collect();
@@ -58,7 +58,7 @@ fn what_was_granted_stays_so() {
     assert!(names[10..].iter().zip(2..).all(|(name, owner)| keep(&logins, of(name), &[0; 10], owner)));
     // By now the first user has more than an eighth of what is left.
     for name in &names[..10] {
-        logins.store(gave(of(name), &[1; 10], 1), 0);
+        logins.store(data(of(name), &[1; 10], 1), 0);
         assert_eq!(logins.of(of(name), 0, (S, 1)).as_deref(), Some(&[1; 10][..]));
     }
     let mut after = None;
@@ -87,23 +87,23 @@ fn owners_are_users_or_addresses() {
 /// A client that connects and closes repeatedly uses no share of others at its address: its pending
 /// logins are evicted by later ones there, and expire.
 #[test]
-fn what_is_on_its_way_makes_room_for_others() {
+fn pending_logins_do_not_use_the_share_of_others() {
     let (logins, now) = (LoginStore::new((100, 100_000), 10_000, None), Instant::now());
     let from = |port| Connection { port, ..ANN };
     for port in 0..1000 {
-        logins.store_of_login(gave(from(port), &[0; 100], 1), 0, now);
+        logins.store_of_login(data(from(port), &[0; 100], 1), 0, now);
     }
     assert!(logins.lock().bytes() <= 100_000 / 8);
     let dropped = logins.take_not_stored();
-    assert!(dropped.of_coming > 900 && dropped.count() == dropped.of_coming, "{dropped:?}");
+    assert!(dropped.of_pending > 900 && dropped.count() == dropped.of_pending, "{dropped:?}");
     logins.enter(from(999), 0, (S, OWNER), false);
     assert!(logins.of(from(999), 0, (S, OWNER)).is_some(), "the last one is there");
     let other = Connection { client_id: "d", host: "10.0.0.2", port: 1 };
-    logins.store_of_login(gave(other, b"x", 1), 0, now + Duration::from_secs(1));
+    logins.store_of_login(data(other, b"x", 1), 0, now + Duration::from_secs(1));
     // Expired in batches.
-    (0..2).for_each(|_| logins.expire(now + coming::ON_THE_WAY_MAX));
+    (0..2).for_each(|_| logins.expire(now + pending::PENDING_TIME_MAX));
     assert_eq!(logins.lock().count, 2);
-    logins.expire(now + coming::ON_THE_WAY_MAX + Duration::from_secs(1));
+    logins.expire(now + pending::PENDING_TIME_MAX + Duration::from_secs(1));
     assert_eq!(logins.lock().count, 1);
     logins.over("c", 0, S);
     assert_eq!(logins.lock().bytes(), 0);

@@ -19,13 +19,13 @@ fn a_login_is_its_connections_and_its_sessions() {
 
 /// Nothing is stored for a client that was not seen to connect, or whose session has ended.
 #[test]
-fn nothing_is_kept_where_there_is_no_session() {
+fn nothing_is_stored_without_a_session() {
     let logins = kept();
-    logins.store(gave(ANN, b"ann", 1), 0);
+    logins.store(data(ANN, b"ann", 1), 0);
     assert!(logins.is_empty());
     assert!(keep(&logins, ANN, b"ann", OWNER));
     logins.over("c", 0, S);
-    logins.store(gave(ANN, b"late", 1), 0);
+    logins.store(data(ANN, b"late", 1), 0);
     assert!(logins.is_empty());
     assert_eq!(logins.lock().bytes(), 0);
     assert_eq!(logins.take_not_stored().count(), 0);
@@ -33,10 +33,10 @@ fn nothing_is_kept_where_there_is_no_session() {
 
 /// Data of an answered login belongs to the session when its client connects, not earlier.
 #[test]
-fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
+fn data_of_a_login_belongs_to_the_session_once_connected() {
     let logins = kept();
     assert!(keep(&logins, ANN, b"ann", OWNER));
-    logins.store_of_login(gave(EVE, b"eve", 1), 0, Instant::now());
+    logins.store_of_login(data(EVE, b"eve", 1), 0, Instant::now());
     assert_eq!(
         (logins.of(EVE, 0, (S, OWNER)), logins.stored("c", 0, S, 2).as_deref()),
         (None, Some(&b"ann"[..]))
@@ -44,7 +44,7 @@ fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
     logins.refused(EVE, 0);
     logins.enter(EVE, 0, (S, OWNER), false);
     assert_eq!(logins.of(EVE, 0, (S, OWNER)), None, "another plugin did not let her in");
-    logins.store_of_login(gave(EVE, b"eve", 1), 0, Instant::now());
+    logins.store_of_login(data(EVE, b"eve", 1), 0, Instant::now());
     logins.over("c", 0, S);
     logins.enter(EVE, 0, (S, OWNER), false);
     assert_eq!(
@@ -52,34 +52,34 @@ fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
         (Some(&b"eve"[..]), None)
     );
     // If the new data has no room, the session's earlier data is removed too.
-    logins.store_of_login(gave(ANN, &[0; 101], 1), 0, Instant::now());
+    logins.store_of_login(data(ANN, &[0; 101], 1), 0, Instant::now());
     logins.enter(ANN, 0, (S, OWNER), false);
     assert!(logins.is_empty());
     assert_eq!(logins.take_not_stored(), NotStored { too_long: 1, ..NotStored::default() });
     assert!(keep(&logins, ANN, b"ann", OWNER));
-    logins.none_coming(EVE, 0, Instant::now());
+    logins.pending_without_data(EVE, 0, Instant::now());
     logins.enter(EVE, 0, (S, OWNER), false);
     assert!(logins.is_empty(), "the worker cannot say what it gave");
     // Pending logins that never connect do not stay forever.
     for port in 0..9 {
-        logins.store_of_login(gave(Connection { port, ..ANN }, b"x", 1), 0, Instant::now());
+        logins.store_of_login(data(Connection { port, ..ANN }, b"x", 1), 0, Instant::now());
     }
     assert_eq!(logins.lock().count, 4);
-    assert_eq!(logins.take_not_stored(), NotStored { of_coming: 5, ..NotStored::default() });
+    assert_eq!(logins.take_not_stored(), NotStored { of_pending: 5, ..NotStored::default() });
     logins.clear(0);
     assert_eq!((logins.lock().bytes(), logins.is_empty()), (0, true));
 }
 
 #[test]
-fn a_description_is_told_with_its_login() {
+fn a_description_contains_its_login_data() {
     let logins = kept();
-    let described = |port: u16, (user, anonymous): (&str, bool), is_entering: bool| {
+    let described = |port: u16, (user, anonymous): (&str, bool), is_connecting: bool| {
         let mut about = Vec::new();
         let mut out = Writer(&mut about);
-        out.map(5 + usize::from(is_entering)).text("client_id").text("c");
+        out.map(5 + usize::from(is_connecting)).text("client_id").text("c");
         out.text("peer_host").text("10.0.0.1").text("peer_port").number(port);
         out.text("username").text(user).text("anonymous").flag(anonymous);
-        if is_entering {
+        if is_connecting {
             out.text("will").nil();
         }
         logins.described(&about, 0, S)
@@ -112,9 +112,9 @@ fn a_client_has_one_entry() {
 
 /// A refused login leaves no data, even if its data could not be stored.
 #[test]
-fn who_was_refused_leaves_nothing() {
+fn a_refused_login_leaves_no_data() {
     let logins = kept();
-    logins.none_coming(EVE, 0, Instant::now());
+    logins.pending_without_data(EVE, 0, Instant::now());
     logins.refused(EVE, 0);
     assert!(keep(&logins, ANN, b"ann", OWNER));
     logins.enter(EVE, 0, (S, OWNER), true);
@@ -128,21 +128,21 @@ fn who_was_refused_leaves_nothing() {
 /// A login that requests to resume a session has different data if a new one begins: data that
 /// another user's plugins stored in the old session is not used.
 #[test]
-fn who_begins_anew_has_nothing_of_the_session_before() {
+fn a_new_session_has_no_data_of_the_one_before() {
     let logins = kept();
-    let both = |whose| Gave {
-        whose,
+    let both = |connection| LoginData {
+        connection,
         bytes: b"of the session, and her own",
-        anew: Some(b"her own"),
+        new_session: Some(b"her own"),
         epoch: 1,
         number: 0,
     };
     for (port, goes_on) in [(1, true), (2, false)] {
-        let whose = Connection { port, ..ANN };
-        logins.store_of_login(both(whose), 0, Instant::now());
-        logins.enter(whose, 0, (S, OWNER), goes_on);
+        let connection = Connection { port, ..ANN };
+        logins.store_of_login(both(connection), 0, Instant::now());
+        logins.enter(connection, 0, (S, OWNER), goes_on);
         let expected = if goes_on { &b"of the session, and her own"[..] } else { b"her own" };
-        assert_eq!(logins.of(whose, 0, (S, OWNER)).as_deref(), Some(expected));
+        assert_eq!(logins.of(connection, 0, (S, OWNER)).as_deref(), Some(expected));
         // The report of the version before comes only now.
         let late = Connection { port: port + 10, ..ANN };
         logins.enter(late, 0, (S, OWNER), goes_on);
@@ -151,9 +151,15 @@ fn who_begins_anew_has_nothing_of_the_session_before() {
         assert_eq!(logins.of(late, 0, (S, OWNER)).as_deref(), Some(expected));
     }
     // Both are charged, and neither may exceed the limit for one login.
-    let long = |bytes, anew| Gave { whose: EVE, bytes, anew: Some(anew), epoch: 1, number: 0 };
-    for (bytes, anew) in [(&[0; 101][..], &b""[..]), (b"", &[0; 101])] {
-        logins.store_of_login(long(bytes, anew), 0, Instant::now());
+    let long = |bytes, new_session| LoginData {
+        connection: EVE,
+        bytes,
+        new_session: Some(new_session),
+        epoch: 1,
+        number: 0,
+    };
+    for (bytes, new_session) in [(&[0; 101][..], &b""[..]), (b"", &[0; 101])] {
+        logins.store_of_login(long(bytes, new_session), 0, Instant::now());
         logins.enter(EVE, 0, (S, OWNER), true);
         assert_eq!(logins.of(EVE, 0, (S, OWNER)), None);
     }
@@ -177,7 +183,7 @@ fn what_is_anothers_session_is_shown_to_nobody() {
         }
         assert_eq!((bytes(&logins), logins.is_empty()), (0, true));
         // The end of the first one is reported late.
-        logins.store(gave(ANN, b"anew", 1), 0);
+        logins.store(data(ANN, b"anew", 1), 0);
         logins.over("c", 0, S);
         assert!(logins.of(ANN, 0, (S + 1, OWNER)).is_some());
         logins.over("c", 0, S + 1);
@@ -190,7 +196,7 @@ fn what_is_anothers_session_is_shown_to_nobody() {
 fn a_session_that_begins_has_nothing_of_the_one_before() {
     let logins = kept();
     assert!(keep(&logins, ANN, b"ann", OWNER));
-    logins.store_of_login(gave(EVE, b"eve", 1), 0, Instant::now());
+    logins.store_of_login(data(EVE, b"eve", 1), 0, Instant::now());
     logins.enter(EVE, 0, (S + 1, OWNER), false);
     assert_eq!(logins.of(EVE, 0, (S + 1, OWNER)).as_deref(), Some(&b"eve"[..]));
     assert_eq!(logins.stored("c", 0, S, 2), None);
@@ -203,7 +209,7 @@ fn what_is_said_of_an_earlier_connection_is_not_kept() {
     assert!(keep(&logins, ANN, b"ann", OWNER));
     for session in [S, S + 1] {
         assert!(keep_in(&logins, session, EVE, b"eve"));
-        logins.store(gave(ANN, b"ann, late", 1), 0);
+        logins.store(data(ANN, b"ann, late", 1), 0);
         assert_eq!(logins.stored("c", 0, session, 2).as_deref(), Some(&b"eve"[..]));
     }
 }
@@ -217,11 +223,11 @@ fn a_late_event_of_an_earlier_connection_changes_nothing() {
         logins.enter(ANN, 0, (S, 5), false);
         logins.enter(EVE, 0, (S, OWNER), true);
         logins.confirm(ANN, 0, (S, 5), is_known);
-        logins.store(gave(ANN, b"ann", 1), 0);
+        logins.store(data(ANN, b"ann", 1), 0);
         assert!(logins.is_empty());
-        logins.store(gave(EVE, b"eve", 1), 0);
+        logins.store(data(EVE, b"eve", 1), 0);
         assert_eq!(logins.of(EVE, 0, (S, OWNER)).as_deref(), Some(&b"eve"[..]));
-        assert_eq!(doubted(&logins), 0);
+        assert_eq!(uncertain(&logins), 0);
         logins.over("c", 0, S);
         assert_eq!((bytes(&logins), logins.is_empty()), (0, true));
     }
@@ -235,11 +241,11 @@ fn a_login_whose_answer_was_not_seen_leaves_nothing() {
         let logins = kept();
         assert!(keep(&logins, ANN, b"ann", OWNER));
         if is_pending {
-            logins.store_of_login(gave(EVE, b"eve", 1), 0, Instant::now());
+            logins.store_of_login(data(EVE, b"eve", 1), 0, Instant::now());
         }
         logins.enter_unanswered(EVE, 0, (S, OWNER));
         assert_eq!(logins.stored("c", 0, S, 2).as_deref(), expected);
-        logins.store(gave(EVE, b"more", 1), 0);
+        logins.store(data(EVE, b"more", 1), 0);
         assert_eq!(logins.of(EVE, 0, (S, OWNER)).as_deref(), Some(&b"more"[..]));
     }
 }

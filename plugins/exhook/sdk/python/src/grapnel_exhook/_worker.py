@@ -32,7 +32,7 @@ PROTOCOL = 1
 # Most time that answers wait for other calls of the same frame.
 _HOLD_S = 0.02
 # Default seconds for the shutdown, and the part of it (at most a quarter) reserved for the log.
-_FAREWELL_S = 2.0
+_SHUTDOWN_S = 2.0
 _SPARE_S = 0.5
 # Most queued commands; more are sent before the end of the frame.
 _COMMANDS_MAX = 4096
@@ -56,7 +56,7 @@ class Worker:
         self._commands: list[list[Any]] = []
         self._main = threading.get_ident()
         self._stopping = False
-        self._farewell_s = _FAREWELL_S
+        self._shutdown_s = _SHUTDOWN_S
         # Deadline of user code's shutdown. After the shutdown, commands are sent at once.
         self._until = 0.0
         self._over = False
@@ -77,7 +77,7 @@ class Worker:
         try:
             setup = self._first_frame()
             self._channel.frame_bytes_max = int(setup.get("frame_bytes_max") or self._channel.frame_bytes_max)
-            self._farewell_s = int(setup.get("farewell_timeout_ms") or 0) / 1000 or _FAREWELL_S
+            self._shutdown_s = int(setup.get("farewell_timeout_ms") or 0) / 1000 or _SHUTDOWN_S
             handler = self._log_here()
             try:
                 return self._serve(setup)
@@ -141,7 +141,7 @@ class Worker:
             return self._cannot(error)
         if self._driver.asynchronous:
             code = asyncio.run(self._serve_on_loop(setup))
-            self._last_words()
+            self._send_at_once()
             return code
         try:
             self._driver.start()
@@ -164,7 +164,7 @@ class Worker:
             self._driver.stop()
         except BaseException as error:
             logger.error("the shutdown failed", exc_info=error)
-        self._last_words()
+        self._send_at_once()
         return 0
 
     async def _serve_on_loop(self, setup: dict[str, Any]) -> int:
@@ -197,7 +197,7 @@ class Worker:
                 await asyncio.wait_for(stopping, self._driver.farewell_s)
         except asyncio.TimeoutError as error:
             if stopping is not None and stopping.cancelled():
-                logger.error("the hooks' shutdown was cut after %s s", self._farewell_s)
+                logger.error("the hooks' shutdown was cut after %s s", self._shutdown_s)
             else:
                 logger.error("the shutdown failed", exc_info=error)
         except BaseException as error:
@@ -205,14 +205,14 @@ class Worker:
         self.flush()
         return self._exit_code
 
-    def _last_words(self) -> None:
+    def _send_at_once(self) -> None:
         """Called after user code's shutdown: from now on commands are sent at once."""
         self._over = True
         self._cut = ""
         self.flush()
 
     def _cannot(self, error: BaseException) -> int:
-        self._farewell_s = min(self._farewell_s, _FAREWELL_S)
+        self._shutdown_s = min(self._shutdown_s, _SHUTDOWN_S)
         self._leave_at_last()
         text = tail(error)
         limit = max(256, self._channel.frame_bytes_max // 4 - 64)
@@ -286,11 +286,11 @@ class Worker:
     def _leave_at_last(self) -> None:
         """End the process at the deadline, even if user code or its threads still run."""
         if not self._until:
-            spare = min(_SPARE_S, self._farewell_s / 4)
-            self._until = monotonic() + self._farewell_s - spare
+            spare = min(_SPARE_S, self._shutdown_s / 4)
+            self._until = monotonic() + self._shutdown_s - spare
         if self._own_process and not self._leaving:
             self._leaving = True
-            last = threading.Timer(self._until - monotonic() + min(_SPARE_S, self._farewell_s / 4) / 2, self._leave)
+            last = threading.Timer(self._until - monotonic() + min(_SPARE_S, self._shutdown_s / 4) / 2, self._leave)
             last.daemon = True
             last.start()
 
@@ -298,7 +298,7 @@ class Worker:
         ours = threading.current_thread()
         threads = [each.name for each in threading.enumerate() if not each.daemon and each is not ours and each.ident != self._main]
         cut = self._cut or f"threads ({', '.join(threads)})"
-        logger.error("%s did not come to an end within %s s and is cut", cut, self._farewell_s)
+        logger.error("%s did not come to an end within %s s and is cut", cut, self._shutdown_s)
         os._exit(1)
 
     def _take(self, frame: list[Any]) -> None:
@@ -314,7 +314,7 @@ class Worker:
         table = self._table
         driver = self._driver
         answers = self._answers
-        told: Any = None
+        reported: Any = None
         until = monotonic() + _HOLD_S
         for ident, point, client, data in calls:
             if point < 0:
@@ -328,14 +328,14 @@ class Worker:
                 answer = table[point](client, data)
             except BaseException as error:
                 answer = self._failed(point, error)
-                told = answer[1]
+                reported = answer[1]
             if answer is None:
                 self._done += 1
                 if ident:
                     answers.append((ident, GO_ON, None))
             elif answer.__class__ is tuple:
                 self._done += 1
-                if answer[0] == FAILED and answer[1] is not told:
+                if answer[0] == FAILED and answer[1] is not reported:
                     self._complaints.failed(self._name(point), answer[1])
                 if ident:
                     answers.append((ident, *answer))

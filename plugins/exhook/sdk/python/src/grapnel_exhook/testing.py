@@ -3,7 +3,7 @@
     from grapnel_exhook.testing import Harness
     import hooks
 
-    def test_strangers_stay_out():
+    def test_unknown_users_are_refused():
         with Harness(hooks) as broker:
             ann = broker.client("c1", username="ann", password=b"secret")
             assert broker.authenticate(ann).allowed
@@ -172,14 +172,14 @@ class Harness:
             "connected_at_ms": 1_700_000_000_000, "will": None, "properties": [], **about,
         }  # fmt: skip
         if any(point in self._handlers for point in _LETTING_IN):
-            self._tell_of(self._next, {**self._about[self._next], "password": None})
+            self._notify_of(self._next, {**self._about[self._next], "password": None})
         return self._next
 
     def describe(self, client: int, **about: Any) -> None:
         """Change the description of a client."""
         self._about[client].update(about)
 
-    def _tell_of(self, client: int, raw: dict[str, Any]) -> None:
+    def _notify_of(self, client: int, raw: dict[str, Any]) -> None:
         if client in self._about and self._told.get(client) != raw:
             self._told[client] = raw
             self._driver.describe(client, dict(raw))
@@ -187,9 +187,9 @@ class Harness:
     def _introduce(self, point: str, client: int) -> None:
         about = self._about.get(client, {})
         if point in _LETTING_IN:
-            self._tell_of(client, about if point == "client.authenticate" else {**about, "password": None})
+            self._notify_of(client, about if point == "client.authenticate" else {**about, "password": None})
         else:
-            self._tell_of(client, {key: about.get(key) for key in _ALWAYS})
+            self._notify_of(client, {key: about.get(key) for key in _ALWAYS})
 
     def forget(self, client: int) -> None:
         """The client's number will not be used again."""

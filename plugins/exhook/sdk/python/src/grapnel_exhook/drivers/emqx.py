@@ -125,7 +125,7 @@ class EmqxDriver(Driver):
 
     # Notifications
 
-    def _tell(self, hooks: list[_Hook], arguments: Callable[[int, Any], tuple[Any, ...]]) -> Handler:
+    def _notify(self, hooks: list[_Hook], arguments: Callable[[int, Any], tuple[Any, ...]]) -> Handler:
         state = self._state
         if len(hooks) == 1:
             function = hooks[0].function
@@ -142,12 +142,12 @@ class EmqxDriver(Driver):
 
     def _client_connect(self, hooks: list[_Hook]) -> Handler:
         conninfo, props = self._records.conninfo, self._records.connect_props
-        return self._tell(hooks, lambda client, data: (conninfo(client), props(client)))
+        return self._notify(hooks, lambda client, data: (conninfo(client), props(client)))
 
     def _client_connack(self, hooks: list[_Hook]) -> Handler:
         conninfo, state = self._records.conninfo, self._state
 
-        def tell(client: int, data: Any) -> None:
+        def notify(client: int, data: Any) -> None:
             rc = reason_name(data[0])
             calls: list[tuple[Function, tuple[Any, ...]]] = []
             for hook in hooks:
@@ -156,21 +156,21 @@ class EmqxDriver(Driver):
                 calls.append((hook.function, (*first, no_props, state)))
             _each(calls)
 
-        return tell
+        return notify
 
     def _client_connected(self, hooks: list[_Hook]) -> Handler:
         clientinfo = self._records.clientinfo
-        return self._tell(hooks, lambda client, data: (clientinfo(client),))
+        return self._notify(hooks, lambda client, data: (clientinfo(client),))
 
     _session_created = _session_resumed = _session_discarded = _session_takeovered = _client_connected
 
     def _client_disconnected(self, hooks: list[_Hook]) -> Handler:
         clientinfo = self._records.clientinfo
-        return self._tell(hooks, lambda client, data: (clientinfo(client), binary(data[1]) or reason_name(data[0])))
+        return self._notify(hooks, lambda client, data: (clientinfo(client), binary(data[1]) or reason_name(data[0])))
 
     def _client_subscribe(self, hooks: list[_Hook]) -> Handler:
         records = self._records
-        return self._tell(
+        return self._notify(
             hooks,
             lambda client, data: (
                 records.clientinfo(client),
@@ -181,7 +181,7 @@ class EmqxDriver(Driver):
 
     def _client_unsubscribe(self, hooks: list[_Hook]) -> Handler:
         records = self._records
-        return self._tell(
+        return self._notify(
             hooks,
             lambda client, data: (
                 records.clientinfo(client),
@@ -192,18 +192,18 @@ class EmqxDriver(Driver):
 
     def _session_subscribed(self, hooks: list[_Hook]) -> Handler:
         records = self._records
-        return self._tell(
+        return self._notify(
             hooks,
             lambda client, data: (records.clientinfo(client), binary(data[0]), records.options(data[1], bool(data[2]))),
         )
 
     def _session_unsubscribed(self, hooks: list[_Hook]) -> Handler:
         clientinfo = self._records.clientinfo
-        return self._tell(hooks, lambda client, data: (clientinfo(client), binary(data[0])))
+        return self._notify(hooks, lambda client, data: (clientinfo(client), binary(data[0])))
 
     def _session_terminated(self, hooks: list[_Hook]) -> Handler:
         clientinfo = self._records.clientinfo
-        return self._tell(
+        return self._notify(
             hooks,
             lambda client, data: (
                 clientinfo(client),
@@ -218,7 +218,7 @@ class EmqxDriver(Driver):
         message."""
         record, state = self._records.message, self._state
 
-        def tell(client: int, data: Any) -> None:
+        def notify(client: int, data: Any) -> None:
             raw = message_of(data)
             topic = raw[1]
             if topic.startswith("$SYS/"):
@@ -231,7 +231,7 @@ class EmqxDriver(Driver):
                 calls.append((hook.function, (*before, record(raw), *after, state)))
             _each(calls)
 
-        return tell
+        return notify
 
     def _message_delivered(self, hooks: list[_Hook]) -> Handler:
         clientinfo = self._records.clientinfo
@@ -244,10 +244,10 @@ class EmqxDriver(Driver):
 
     # Verdicts
 
-    def _verdict(self, hooks: list[_Hook], ask: Callable[[_Hook, int, Any], Any]) -> Handler:
+    def _verdict(self, hooks: list[_Hook], request: Callable[[_Hook, int, Any], Any]) -> Handler:
         def decide(client: int, data: Any) -> tuple[int, Any] | None:
             for hook in hooks:
-                answer = ask(hook, client, data)
+                answer = request(hook, client, data)
                 if answer is None:
                     continue
                 if isinstance(answer, tuple) and len(answer) == 2 and answer[0].__class__ is int:
@@ -266,19 +266,19 @@ class EmqxDriver(Driver):
     def _client_authenticate(self, hooks: list[_Hook]) -> Handler:
         clientinfo, state = self._records.clientinfo, self._state
 
-        def ask(hook: _Hook, client: int, data: Any) -> Any:
+        def request(hook: _Hook, client: int, data: Any) -> Any:
             return hook.function(clientinfo(client), data[0] == 1, state)
 
-        return self._verdict(hooks, ask)
+        return self._verdict(hooks, request)
 
     def _client_check_acl(self, hooks: list[_Hook]) -> Handler:
         clientinfo, state = self._records.clientinfo, self._state
 
-        def ask(hook: _Hook, client: int, data: Any) -> Any:
+        def request(hook: _Hook, client: int, data: Any) -> Any:
             action = Binary(b"subscribe" if data[0] == 2 else b"publish")
             return hook.function(clientinfo(client), action, binary(data[1]), data[4] != 2, state)
 
-        return self._verdict(hooks, ask)
+        return self._verdict(hooks, request)
 
     def _message_publish(self, hooks: list[_Hook]) -> Handler:
         record, state = self._records.message, self._state

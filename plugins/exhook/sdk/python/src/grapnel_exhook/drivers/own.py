@@ -28,7 +28,7 @@ _BEHIND_BYTES_MAX = 64 * 1024 * 1024
 class Hook:
     """A function with a mark."""
 
-    __slots__ = ("asynchronous", "behind", "behind_bytes", "busy", "function", "mark", "matches", "name", "point", "told")
+    __slots__ = ("asynchronous", "behind", "behind_bytes", "busy", "function", "mark", "matches", "name", "point", "notified")
 
     def __init__(self, function: Callable[..., Any], mark: Mark, name: str) -> None:
         self.function = function
@@ -36,8 +36,8 @@ class Hook:
         self.name = name
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise LoadError(f"hook {name} has a yield, so that calling it runs nothing of it; hooks return their answer")
-        self.told = mark.point == NOTIFY_PUBLISH
-        self.point = "message.publish" if self.told else mark.point
+        self.notified = mark.point == NOTIFY_PUBLISH
+        self.point = "message.publish" if self.notified else mark.point
         self.matches = matcher(mark.topics)
         self.asynchronous = inspect.iscoroutinefunction(function)
         self.behind: list[Event] = []
@@ -223,7 +223,7 @@ class OwnDriver(Driver):
         return entries
 
     def _answers(self, point: str) -> bool:
-        return point in ANSWERING and any(not hook.told for hook in self._points[point])
+        return point in ANSWERING and any(not hook.notified for hook in self._points[point])
 
     def name_of(self, point: str) -> str:
         return ", ".join(hook.name for hook in self._points.get(point, ())) or point
@@ -257,10 +257,10 @@ class OwnDriver(Driver):
 
             return (lambda client, data: queued(kind(clients.get(client), data))) if self._queues else one
         if self._queues and not all(hook.mark.batch for hook in hooks):
-            return lambda client, data: self._tell_waiting(hooks, kind(clients.get(client), data))
+            return lambda client, data: self._notify_waiting(hooks, kind(clients.get(client), data))
 
         def several(client: int, data: Any) -> None:
-            self._tell(hooks, kind(clients.get(client), data))
+            self._notify(hooks, kind(clients.get(client), data))
 
         return several
 
@@ -292,7 +292,7 @@ class OwnDriver(Driver):
         hook.behind.append(event)
         hook.behind_bytes += _payload_bytes(event._data)
 
-    def _tell(self, hooks: list[Hook], event: Event) -> None:
+    def _notify(self, hooks: list[Hook], event: Event) -> None:
         for hook in hooks:
             if not self._wanted(hook, event):
                 continue
@@ -304,7 +304,7 @@ class OwnDriver(Driver):
             except (Exception, SystemExit) as error:
                 self.complain(hook.name, error)
 
-    async def _tell_waiting(self, hooks: list[Hook], event: Event) -> None:
+    async def _notify_waiting(self, hooks: list[Hook], event: Event) -> None:
         for hook in hooks:
             if not self._wanted(hook, event):
                 continue
@@ -349,17 +349,17 @@ class OwnDriver(Driver):
         return run_waiting if hook.asynchronous else run
 
     def _verdict(self, point: str) -> Handler:
-        hooks = [hook for hook in self._points[point] if not hook.told]
-        told = [hook for hook in self._points[point] if hook.told]
+        hooks = [hook for hook in self._points[point] if not hook.notified]
+        notified = [hook for hook in self._points[point] if hook.notified]
         kind = OF_POINT[point]
         interpret = INTERPRETERS[point]
         clients = self._clients
-        if len(hooks) == 1 and not told:
+        if len(hooks) == 1 and not notified:
             hook = hooks[0]
             function = hook.function
             if self._queues:
 
-                async def ask(event: Event, data: Any) -> Any:
+                async def request(event: Event, data: Any) -> Any:
                     try:
                         result = function(event)
                         return interpret(await result if hook.asynchronous else result, data)
@@ -368,7 +368,7 @@ class OwnDriver(Driver):
 
                 # The event is created now: when the coroutine begins, the client may have a new
                 # description.
-                return lambda client, data: ask(kind(clients.get(client), data), data)
+                return lambda client, data: request(kind(clients.get(client), data), data)
 
             def decide(client: int, data: Any) -> Any:
                 try:
@@ -378,10 +378,10 @@ class OwnDriver(Driver):
 
             return decide
         if self._queues:
-            return lambda client, data: self._chain_waiting(point, hooks, told, clients.get(client), data)
-        return lambda client, data: self._chain(point, hooks, told, clients.get(client), data)
+            return lambda client, data: self._chain_waiting(point, hooks, notified, clients.get(client), data)
+        return lambda client, data: self._chain(point, hooks, notified, clients.get(client), data)
 
-    def _chain(self, point: str, hooks: list[Hook], told: list[Hook], who: Client | None, data: Any) -> Any:
+    def _chain(self, point: str, hooks: list[Hook], notified: list[Hook], who: Client | None, data: Any) -> Any:
         """Each hook sees the changes of earlier ones. The first that ends the chain, or fails, ends
         it for all."""
         interpret = INTERPRETERS[point]
@@ -395,7 +395,7 @@ class OwnDriver(Driver):
                 answer = interpret(hook.function(event), data)
             except Exception as error:
                 # By default the message continues after a failure, so these hooks must be notified.
-                self._tell(told, event)
+                self._notify(notified, event)
                 if isinstance(error, WrongAnswer):
                     return (FAILED, f"{hook.name} {error}")
                 raise
@@ -403,10 +403,10 @@ class OwnDriver(Driver):
                 if answer[0] == STOP:
                     return (STOP, {**merged, **answer[1]}) if merged else answer
                 data = apply(point, data, merged, answer[1])
-        self._tell(told, kind(who, data))
+        self._notify(notified, kind(who, data))
         return (GO_ON, merged) if merged else None
 
-    async def _chain_waiting(self, point: str, hooks: list[Hook], told: list[Hook], who: Client | None, data: Any) -> Any:
+    async def _chain_waiting(self, point: str, hooks: list[Hook], notified: list[Hook], who: Client | None, data: Any) -> Any:
         interpret = INTERPRETERS[point]
         kind = OF_POINT[point]
         merged: dict[str, Any] = {}
@@ -418,7 +418,7 @@ class OwnDriver(Driver):
                 result = hook.function(event)
                 answer = interpret(await result if hook.asynchronous else result, data)
             except Exception as error:
-                await self._tell_waiting(told, event)
+                await self._notify_waiting(notified, event)
                 if isinstance(error, WrongAnswer):
                     return (FAILED, f"{hook.name} {error}")
                 raise
@@ -426,5 +426,5 @@ class OwnDriver(Driver):
                 if answer[0] == STOP:
                     return (STOP, {**merged, **answer[1]}) if merged else answer
                 data = apply(point, data, merged, answer[1])
-        await self._tell_waiting(told, kind(who, data))
+        await self._notify_waiting(notified, kind(who, data))
         return (GO_ON, merged) if merged else None

@@ -45,12 +45,12 @@ final class Handlers {
     private Handler handler(Kind kind, List<Hook> hooks) {
         switch (kind.name) {
             case "client_connect":
-                return tell(hooks, (hook, client, data) ->
+                return notification(hooks, (hook, client, data) ->
                         arguments(records.conninfo(client), records.connectProps(client)));
             case "client_connack":
-                return tell(hooks, this::connack);
+                return notification(hooks, this::connack);
             case "client_disconnected":
-                return tell(hooks, (hook, client, data) -> arguments(
+                return notification(hooks, (hook, client, data) -> arguments(
                         records.clientinfo(client),
                         Records.binary(isEmpty(data.get(1)) ? Reasons.name(data.get(0)) : data.get(1))));
             case "client_authenticate":
@@ -63,21 +63,21 @@ final class Handlers {
                         Records.binary(data.get(1)),
                         Wire.number(data.get(4), 0) != DENIED));
             case "client_subscribe":
-                return tell(hooks, (hook, client, data) -> arguments(
+                return notification(hooks, (hook, client, data) -> arguments(
                         records.clientinfo(client), records.props(data.get(2), data.get(1)), filters(data.get(0))));
             case "client_unsubscribe":
-                return tell(hooks, (hook, client, data) -> arguments(
+                return notification(hooks, (hook, client, data) -> arguments(
                         records.clientinfo(client), records.props(data.get(1), null), filters(data.get(0))));
             case "session_subscribed":
-                return tell(hooks, (hook, client, data) -> arguments(
+                return notification(hooks, (hook, client, data) -> arguments(
                         records.clientinfo(client),
                         Records.binary(data.get(0)),
                         records.options(data.get(1), data.get(2))));
             case "session_unsubscribed":
-                return tell(hooks, (hook, client, data) ->
+                return notification(hooks, (hook, client, data) ->
                         arguments(records.clientinfo(client), Records.binary(data.get(0))));
             case "session_terminated":
-                return tell(hooks, (hook, client, data) ->
+                return notification(hooks, (hook, client, data) ->
                         arguments(records.clientinfo(client), Records.binary(whyTerminated(data))));
             case "message_publish":
                 return (client, data) -> change(hooks, data);
@@ -91,7 +91,7 @@ final class Handlers {
                         Records.binary(isEmpty(data.get(2)) ? data.get(1) : data.get(2))));
             default:
                 // client_connected, session_created, _resumed, _discarded, _takeovered.
-                return tell(hooks, (hook, client, data) -> arguments(records.clientinfo(client)));
+                return notification(hooks, (hook, client, data) -> arguments(records.clientinfo(client)));
         }
     }
 
@@ -140,7 +140,7 @@ final class Handlers {
         return all;
     }
 
-    private Handler tell(List<Hook> hooks, Arguments arguments) {
+    private Handler notification(List<Hook> hooks, Arguments arguments) {
         return (client, data) -> {
             Round round = new Round();
             for (Hook hook : hooks) {

@@ -75,7 +75,7 @@ final class Hooks {
     private final Records records;
     private final Map<Kind, List<Hook>> hooks = new LinkedHashMap<>();
     private Object state;
-    private Hook farewell;
+    private Hook shutdown;
 
     Hooks(String module, UserLoader loader, String node) {
         this.module = module;
@@ -97,7 +97,7 @@ final class Hooks {
         if (init == null) {
             throw new LoadError("class " + module + " has no init() without parameters");
         }
-        farewell = classes.find(type, "deinit", 0);
+        shutdown = classes.find(type, "deinit", 0);
         Object returned = init.call();
         Object[] pair = Terms.tuple(returned, 2);
         int code = pair == null ? -1 : Terms.number(pair[0]);
@@ -220,8 +220,8 @@ final class Hooks {
 
     /** Runs the hooks' own shutdown. Throws what it throws. */
     void stop() throws Throwable {
-        if (farewell != null) {
-            farewell.call();
+        if (shutdown != null) {
+            shutdown.call();
         }
     }
 }

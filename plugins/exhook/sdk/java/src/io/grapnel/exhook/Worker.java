@@ -28,7 +28,7 @@ public final class Worker {
     /** Most time that answers wait for other calls of the same frame, nanoseconds. */
     private static final long HOLD_NS = 20_000_000L;
     /** Default time for the shutdown, milliseconds. */
-    private static final long FAREWELL_MS = 2000;
+    private static final long SHUTDOWN_MS = 2000;
     /** Part of the shutdown time that is reserved for the log, milliseconds; at most an eighth. */
     private static final long SPARE_MS = 250;
     private static final int LINE_CHARS_MAX = 32 * 1024;
@@ -39,7 +39,7 @@ public final class Worker {
     private final AtomicBoolean ending = new AtomicBoolean();
     private final Failures failures = new Failures(text -> log(1, text));
     private volatile int frameBytesMax = 16 << 20;
-    private volatile long farewellMs = FAREWELL_MS;
+    private volatile long shutdownMs = SHUTDOWN_MS;
     /** What runs at the end, for the log line if the time is over. */
     private volatile String now = "what had begun";
     private Hooks hooks;
@@ -151,7 +151,7 @@ public final class Worker {
             Map<String, Object> setup = Wire.map(first.get(1));
             long most = Wire.number(setup.get("frame_bytes_max"), frameBytesMax);
             frameBytesMax = (int) Math.max(1024, Math.min(most, Integer.MAX_VALUE));
-            farewellMs = Math.max(1, Wire.number(setup.get("farewell_timeout_ms"), FAREWELL_MS));
+            shutdownMs = Math.max(1, Wire.number(setup.get("farewell_timeout_ms"), SHUTDOWN_MS));
             answers = new Answers(channel, frameBytesMax);
             LogHandler.install(this::log, Wire.text(Wire.map(setup.get("config")).get("log_level")));
             try {
@@ -171,7 +171,7 @@ public final class Worker {
         } catch (OutOfMemoryError error) {
             outOfMemory(error);
         }
-        farewell();
+        shutdown();
         return code;
     }
 
@@ -336,7 +336,7 @@ public final class Worker {
 
     // The end
 
-    private void farewell() {
+    private void shutdown() {
         if (hooks == null) {
             return;
         }
@@ -358,7 +358,7 @@ public final class Worker {
     }
 
     private void endAtLast() {
-        long last = farewellMs - Math.min(SPARE_MS, farewellMs / 8);
+        long last = shutdownMs - Math.min(SPARE_MS, shutdownMs / 8);
         long until = System.nanoTime() + last * 1_000_000;
         for (long left = last; left > 0; left = (until - System.nanoTime()) / 1_000_000) {
             try {
@@ -370,7 +370,7 @@ public final class Worker {
         // Logged on another thread, because the blocked code may hold the log's lock.
         Thread words = new Thread(
                 () -> {
-                    log(1, now + " did not come to an end within " + farewellMs + " ms and is cut");
+                    log(1, now + " did not come to an end within " + shutdownMs + " ms and is cut");
                     System.out.flush();
                     System.err.flush();
                 },

@@ -42,7 +42,7 @@ class Calls(Driver):
     def _methods(self, event: str) -> list[Any]:
         return self._manager.methods_of(event)  # type: ignore[no-any-return]
 
-    def _tell(self, methods: list[Any], arguments: dict[str, Any], session: Any = None) -> Any:
+    def _notify(self, methods: list[Any], arguments: dict[str, Any], session: Any = None) -> Any:
         """One coroutine for each method. `session` is the client's."""
         if len(methods) == 1:
             return self._call(methods[0], arguments, session)

@@ -60,7 +60,7 @@ class AmqttDriver(Calls):
         from .stand_in import Context, StandIn
 
         settings = self._settings
-        self._broker = StandIn(settings.broker, self._tell_retained, settings.mirror, settings.retained_bytes_max)
+        self._broker = StandIn(settings.broker, self._notify_retained, settings.mirror, settings.retained_bytes_max)
         context = Context(self._broker)
         context.config = settings.broker
         with warnings.catch_warnings():
@@ -195,7 +195,7 @@ class AmqttDriver(Calls):
         self._broker.connected(session)
         if self.keeps:
             self._logins.enter(client, session)
-        return self._tell(methods, {"client_id": session.client_id, "client_session": session}, session)
+        return self._notify(methods, {"client_id": session.client_id, "client_session": session}, session)
 
     def _disconnected(self, methods: list[Any], client: int) -> Any:
         session = self._session(client)
@@ -203,7 +203,7 @@ class AmqttDriver(Calls):
         if not self._settings.mirror:
             # The end of its session is not notified.
             self._over(client, session)
-        return self._tell(methods, {"client_id": session.client_id, "client_session": session}, session)
+        return self._notify(methods, {"client_id": session.client_id, "client_session": session}, session)
 
     def _ended(self, client: int, data: Any) -> None:
         session = self._session(client)
@@ -223,7 +223,7 @@ class AmqttDriver(Calls):
         if len(data) > 4 and data[4] == "plugin":
             # aMQTT reports SUBSCRIBE, not subscriptions by plugins.
             return None
-        return self._tell(methods, {"client_id": client_id, "topic": topic, "qos": qos}, session)
+        return self._notify(methods, {"client_id": client_id, "topic": topic, "qos": qos}, session)
 
     def _unsubscribed(self, methods: list[Any], client: int, data: Any) -> Any:
         session, topic = self._session(client), data[0]
@@ -232,7 +232,7 @@ class AmqttDriver(Calls):
         if data[1] not in _BY_UNSUBSCRIBE:
             # aMQTT reports UNSUBSCRIBE, not the end of a session.
             return None
-        return self._tell(methods, {"client_id": client_id, "topic": topic}, session)
+        return self._notify(methods, {"client_id": client_id, "topic": topic}, session)
 
     # Messages
 
@@ -246,7 +246,7 @@ class AmqttDriver(Calls):
                 if session is None or data[8].get("will"):
                     # aMQTT reports a client's PUBLISH, not its own messages or wills.
                     return None
-                return self._tell(broadcast, {"client_id": session.client_id, "message": incoming(data)}, session)
+                return self._notify(broadcast, {"client_id": session.client_id, "message": incoming(data)}, session)
 
             self._on("message.publish", about_to_go, broadcast)
         retained = self._methods("broker_retained_message")
@@ -273,9 +273,9 @@ class AmqttDriver(Calls):
         if not methods:
             return None
         message = RetainedApplicationMessage(source, topic, payload, raw[3])
-        return self._tell(methods, {"client_id": None, "retained_message": message})
+        return self._notify(methods, {"client_id": None, "retained_message": message})
 
-    async def _tell_retained(self, message: Any) -> None:
+    async def _notify_retained(self, message: Any) -> None:
         """The broker does not return messages that plugins retain, but aMQTT reports them."""
         arguments = {"client_id": None, "retained_message": message}
         for method in self._methods("broker_retained_message"):
@@ -308,13 +308,13 @@ class AmqttDriver(Calls):
             session.begin_connection()
         if kind == _PUBREL and published:
             message = self._received.release(session, _packet_id(raw))
-            told = self._tell_received(published, session, [] if message is None else [message])
+            calls_received = self._notify_received(published, session, [] if message is None else [message])
             if not received:
-                return told
+                return calls_received
         elif not received and kind != _PUBLISH:
             return None
         else:
-            told = []
+            calls_received = []
         packet = self._decode("received", session, client, raw)
         if packet is None:
             return None
@@ -322,10 +322,10 @@ class AmqttDriver(Calls):
         arguments = {"packet": packet, "session": session if kind != _CONNECT else None}
         calls = [self._call(method, arguments, session) for method in received]
         if kind == _PUBLISH and published:
-            told = self._tell_received(published, session, self._received.publish(session, packet))
-        return calls + told
+            calls_received = self._notify_received(published, session, self._received.publish(session, packet))
+        return calls + calls_received
 
-    def _tell_received(self, methods: list[Any], session: Any, messages: list[Any]) -> list[Any]:
+    def _notify_received(self, methods: list[Any], session: Any, messages: list[Any]) -> list[Any]:
         calls = []
         for message in messages:
             arguments = {"client_id": session.client_id if session else None, "message": message}
@@ -335,7 +335,7 @@ class AmqttDriver(Calls):
     def _packet_out(self, sent: list[Any], client: int, data: Any) -> Any:
         session = self._session(client, is_in=False)
         packet = self._decode("sent", session, client, data[1])
-        return None if packet is None else self._tell(sent, {"packet": packet, "session": session}, session)
+        return None if packet is None else self._notify(sent, {"packet": packet, "session": session}, session)
 
     # Verdicts
 
@@ -351,11 +351,11 @@ class AmqttDriver(Calls):
         async def authenticate(number: int, session: Any) -> Any:
             arguments = {"session": session}
             missed = "?"
-            session.ask(comes_in=True)
+            session.request(comes_in=True)
             try:
                 answers = [await method.call(**method.wants(arguments)) for method in methods]
             finally:
-                missed = session.asked(comes_in=True)
+                missed = session.requested(comes_in=True)
             # A login needs at least one plugin that accepts it, and none that refuses it.
             said = [answer for answer in answers if answer is not None]
             if not said or not all(said):
@@ -403,12 +403,12 @@ class AmqttDriver(Calls):
         async def topic_filtering(session: Any, data: Any) -> Any:
             arguments = {"session": session, "topic": data[1], "action": actions[data[0]]}
             missed = "?"
-            session.ask()
+            session.request()
             session.begin_call()
             try:
                 answers = [await method.call(**method.wants(arguments)) for method in methods]
             finally:
-                missed = session.asked()
+                missed = session.requested()
                 session.end_call()
             said = [answer for answer in answers if answer is not None]
             if not all(said):

@@ -45,7 +45,7 @@ class Logins:
             if not session.knows_login or not self._broker.has(session):
                 # Nothing is stored before a client is in, nor data that this worker does not have.
                 continue
-            kept = session.keepsake(self._not_kept)
+            kept = session.stored_state(self._not_kept)
             if kept != session.kept:
                 session.kept = kept
                 self.give(number, session, kept)
@@ -54,9 +54,9 @@ class Logins:
         """Send login data before the answer: another worker may see the client connect."""
         if not session.knows_login or self._broker.has(session):
             return
-        kept = session.keepsake(self._not_kept)
+        kept = session.stored_state(self._not_kept)
         # It is known only later whether the session is resumed.
-        anew = session.keepsake(self._not_kept, anew=True) if session.is_shown else None
+        anew = session.stored_state(self._not_kept, anew=True) if session.is_shown else None
         if kept != session.kept or anew != session.kept_anew:
             session.kept, session.kept_anew = kept, anew
             self.give(number, session, kept, [True] if anew is None else [True, anew])
@@ -107,7 +107,7 @@ class Logins:
         if not session.knows_login:
             self.recall(known)
         elif login != session.kept:
-            if session.keepsake(self._not_kept) == session.told:
+            if session.stored_state(self._not_kept) == session.reported:
                 session.remember(login)
             else:
                 session.kept = login

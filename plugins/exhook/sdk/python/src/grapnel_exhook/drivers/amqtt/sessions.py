@@ -142,7 +142,7 @@ class Session(AmqttSession):
     #: The data to use if a new session begins instead of the requested one.
     kept_anew: bytes | None = None
     #: The login data as last described by the broker.
-    told: bytes | None = None
+    reported: bytes | None = None
     #: Called when plugins access the attributes, which they may then change.
     touched: Callable[[Session], None] | None = None
     #: Number of running plugin calls about it, and whether one has accessed the attributes.
@@ -235,7 +235,7 @@ class Session(AmqttSession):
         self._attributes.update(own)
         self.goes_on_unknown = True
 
-    def ask(self, comes_in: bool = False) -> None:
+    def request(self, comes_in: bool = False) -> None:
         """A plugin is about to decide, and may need login data. If its client `comes_in`, a value
         that the plugin sets for an unknown attribute does not make it known."""
         self._comes_in += comes_in
@@ -243,14 +243,14 @@ class Session(AmqttSession):
             self._missed.clear()
         self._is_asking += 1
 
-    def asked(self, comes_in: bool = False) -> str:
+    def requested(self, comes_in: bool = False) -> str:
         """The plugin has decided. Returns the name of an attribute that it needed and that is not
         known; empty for none."""
         self._comes_in -= comes_in
         self._is_asking -= 1
         return ", ".join(sorted(self._missed))
 
-    def keepsake(self, complain: Callable[[str, BaseException], None], anew: bool = False) -> bytes:
+    def stored_state(self, complain: Callable[[str, BaseException], None], anew: bool = False) -> bytes:
         """The login data for a later worker; `anew` if its client does not resume the requested
         session."""
         plain = dict.copy(self._attributes)
@@ -288,7 +288,7 @@ class Session(AmqttSession):
         for name, value in (login.get("more") or {}).items():
             setattr(self, name, value)
         self.knows_password = self.knows_login = True
-        self.kept = self.told = kept
+        self.kept = self.reported = kept
 
     def is_other_than(self, number: int | None) -> bool:
         """Whether the session with this number is another one. If a number is not known, it may be
@@ -423,7 +423,7 @@ class Session(AmqttSession):
 
 
 # Values that belong to one connection only.
-_OF_ONE = frozenset(("goes_on_unknown", "is_new", "told", "session_number", "shown_number"))
+_OF_ONE = frozenset(("goes_on_unknown", "is_new", "reported", "session_number", "shown_number"))
 _KEPT = {"kept", "kept_anew"}
 _NAMES = frozenset(vars(Session())) | _KEPT | {"touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"} | _OF_ONE
 

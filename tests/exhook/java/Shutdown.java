@@ -7,9 +7,9 @@ import java.util.List;
 import java.util.logging.Logger;
 
 /** Answers with its process number, and ends slowly, with lines, a log record, a file and an exception. */
-public class Farewell {
+public class Shutdown {
     public static Object init() {
-        return Tuple.two(0, Tuple.two(List.of(Tuple.three("message_publish", "Farewell", "publish")), null));
+        return Tuple.two(0, Tuple.two(List.of(Tuple.three("message_publish", "Shutdown", "publish")), null));
     }
 
     public static Object publish(Object message, Object state) {
@@ -23,7 +23,7 @@ public class Farewell {
         for (int n = 0; n < 2000; n++) {
             System.out.println("last line " + n);
         }
-        Logger.getLogger("farewell").warning("all is closed");
+        Logger.getLogger("shutdown").warning("all is closed");
         Path file = Path.of(System.getenv("FAREWELLS"));
         String line = ProcessHandle.current().pid() + "\n";
         Files.writeString(file, line, StandardOpenOption.CREATE, StandardOpenOption.APPEND);

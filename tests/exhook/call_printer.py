@@ -29,5 +29,5 @@ def _show(value):
     return {type(value).__name__: str(value)}
 
 
-def told(hook, *arguments):
+def call_printed(hook, *arguments):
     print("CALL", json.dumps([hook, [_show(argument) for argument in arguments]]))

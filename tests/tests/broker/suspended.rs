@@ -5,7 +5,7 @@ use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, plugin};
 
 /// A timer and an instance message that come due while the plugin is suspended are delivered when
 /// it is called again, once, and not before.
-fn rests(rest: fn(&Broker, &mut Client), wake: &str) {
+fn waits_while_suspended(rest: fn(&Broker, &mut Client), wake: &str) {
     // One shard, so that earlier due times there are delivered earlier.
     let broker =
         Broker::builder().grapnel_only().shards(1).config("[limits]\nbreaker_faults_max = 3\n").start();
@@ -32,7 +32,7 @@ fn rests(rest: fn(&Broker, &mut Client), wake: &str) {
 
 #[test]
 fn a_disabled_plugin_gets_its_timers_and_messages_when_it_is_enabled() {
-    rests(|broker, _| drop(broker.ctl_ok(&["plugins", "disable", "host-calls"])), "enable");
+    waits_while_suspended(|broker, _| drop(broker.ctl_ok(&["plugins", "disable", "host-calls"])), "enable");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_tripped_plugin_gets_its_timers_and_messages_when_it_is_armed_again() {
         let tripped = |line: &str| line.contains("the plugin is tripped").then_some(());
         broker.process().wait_for_line("tripped", PATIENCE, tripped);
     };
-    rests(trip, "rearm");
+    waits_while_suspended(trip, "rearm");
 }
 
 /// A disabled plugin may still make requests on behalf of clients. Their answers have to be stored,

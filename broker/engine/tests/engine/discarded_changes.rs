@@ -15,7 +15,7 @@ use grapnel_plugin_abi::raw::{Field, Flow, Status};
 use crate::commands::add;
 use crate::deferral::{Taken, send_auth};
 use crate::hooks::{Call, Log, complete, link, mount, number, pair};
-use crate::world::{Ask, Got, World, message};
+use crate::world::{ConnectRequest, Got, World, message};
 
 /// How a ticket can end by a fault.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +101,7 @@ fn a_message_is_as_the_links_before_have_left_it() {
 
 /// A failed link makes no client a superuser and admits none.
 #[test]
-fn a_login_that_fails_half_way_leaves_nothing() {
+fn an_interrupted_login_leaves_nothing() {
     for by in ENDS {
         let mut world = World::new(1);
         let taken = Taken::default();
@@ -111,7 +111,11 @@ fn a_login_that_fails_half_way_leaves_nothing() {
         };
         let point = HookPoint::ClientAuthenticate;
         mount(&mut world, vec![(point, half(1, FaultPolicy::Ignore, &taken, change))]);
-        let named = Ask { username: Some("ann"), password: Some(b"wrong"), ..Ask::v(Version::V5) };
+        let named = ConnectRequest {
+            username: Some("ann"),
+            password: Some(b"wrong"),
+            ..ConnectRequest::v(Version::V5)
+        };
         let (client, _) = world.try_connect("c", &named);
         end(&mut world, &taken, by);
         // Without any authenticator every client is admitted.
@@ -123,7 +127,7 @@ fn a_login_that_fails_half_way_leaves_nothing() {
 
 /// The same for a re-authentication (MQTT 5.0 section 4.12.1).
 #[test]
-fn a_renewal_that_fails_half_way_is_none() {
+fn a_failed_reauthentication_changes_nothing() {
     let mut world = World::new(1);
     let (taken, first) = (Taken::default(), Cell::new(true));
     let tickets = taken.clone();
@@ -136,7 +140,8 @@ fn a_renewal_that_fails_half_way_is_none() {
         Flow::DEFER
     });
     mount(&mut world, vec![(HookPoint::ClientAuthenticate, guard)]);
-    let request = Ask { properties: vec![Property::AuthMethod("M")], ..Ask::v(Version::V5) };
+    let request =
+        ConnectRequest { properties: vec![Property::AuthMethod("M")], ..ConnectRequest::v(Version::V5) };
     let client = world.connect("c", &request);
     send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "x");
     end(&mut world, &taken, End::Completed);
@@ -145,7 +150,7 @@ fn a_renewal_that_fails_half_way_is_none() {
 
 /// An authorization that restarts because the rules have changed keeps no earlier verdict.
 #[test]
-fn a_question_that_begins_anew_begins_with_nothing() {
+fn a_restarted_authorization_has_no_earlier_verdict() {
     let (mut world, _subscriber, publisher) = pair();
     let (taken, first) = (Taken::default(), Cell::new(true));
     let tickets = taken.clone();
@@ -206,21 +211,21 @@ fn nothing_is_authorised_half_way() {
     for by in ENDS {
         let Guarded { mut world, taken, waits } = Guarded::new();
         waits.set(1);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
         end(&mut world, &taken, by);
         assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x87)], "{by:?}");
 
         let Guarded { mut world, taken, waits } = Guarded::new();
         waits.set(2);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         world.send_subscribe(client, "t", SubscriptionOptions::default(), None);
         end(&mut world, &taken, by);
         assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87])], "{by:?}");
 
         let Guarded { mut world, taken, waits } = Guarded::new();
         waits.set(3);
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         world.subscribe(client, "t", QoS::AtMostOnce);
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         end(&mut world, &taken, by);
@@ -229,13 +234,16 @@ fn nothing_is_authorised_half_way() {
 
         let Guarded { mut world, taken, waits } = Guarded::new();
         waits.set(4);
-        let will = Ask { will: Some(("w", "x", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let will = ConnectRequest {
+            will: Some(("w", "x", QoS::AtMostOnce, false)),
+            ..ConnectRequest::v(Version::V5)
+        };
         let (client, _) = world.try_connect("c", &will);
         end(&mut world, &taken, by);
         assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0x87 }], "{by:?}");
 
         let Guarded { mut world, taken, waits } = Guarded::new();
-        let client = world.connect("c", &Ask::v(Version::V5));
+        let client = world.connect("c", &ConnectRequest::v(Version::V5));
         world.subscribe(client, "t", QoS::AtMostOnce);
         waits.set(2);
         world.shards[0].command(Command::Invalidate(Scope::All));

@@ -11,8 +11,8 @@ use rustix::process::Signal;
 const DEADLINE_MS: u64 = 4500;
 
 /// Stops the broker's process, runs `meanwhile`, and continues the process long after every
-/// deadline; `witness` receives nothing meanwhile.
-fn hold(broker: &Broker, witness: &mut Client, meanwhile: impl FnOnce()) {
+/// deadline; `observer` receives nothing meanwhile.
+fn hold(broker: &Broker, observer: &mut Client, meanwhile: impl FnOnce()) {
     broker.process().signal(Signal::STOP);
     let status = format!("/proc/{}/status", broker.process().id());
     let asked = Instant::now();
@@ -21,14 +21,14 @@ fn hold(broker: &Broker, witness: &mut Client, meanwhile: impl FnOnce()) {
         std::thread::yield_now();
     }
     meanwhile();
-    assert_eq!(witness.next(Duration::from_millis(DEADLINE_MS + 1500)), Event::Silence);
+    assert_eq!(observer.next(Duration::from_millis(DEADLINE_MS + 1500)), Event::Silence);
     broker.process().signal(Signal::CONT);
 }
 
 scenario! {
     /// [MQTT-3.1.2-22]: bytes that were in the socket in time count as received in time, also a
     /// CONNECT. A client that sent nothing, or only a part, is disconnected.
-    fn what_came_while_the_broker_was_held_came_in_time(
+    fn packets_that_arrived_during_a_stall_are_in_time(
         broker in Broker::builder().grapnel_only().config(&format!("[limits]\nconnect_timeout_ms = {DEADLINE_MS}"))
     ) {
         // Their time begins here; little of it passes before the broker is stopped.

@@ -32,7 +32,7 @@ pub enum When {
 
 /// An action of a plugin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Act {
+pub struct Action {
     /// Its name for the plugins.
     pub word: &'static str,
     pub flow: Flow,
@@ -41,28 +41,28 @@ pub struct Act {
     pub later: bool,
 }
 
-const fn act(word: &'static str, flow: Flow, changes: When, later: bool) -> Act {
-    Act { word, flow, changes, later }
+const fn action(word: &'static str, flow: Flow, changes: When, later: bool) -> Action {
+    Action { word, flow, changes, later }
 }
 
 /// All actions of a plugin. `fault` is an error in Rust, `break` a panic, and in C an invalid flow.
-pub const ACTS: [Act; 16] = [
-    act("continue", Flow::Continue, When::Never, false),
-    act("continue-changed", Flow::Continue, When::InTheHook, false),
-    act("stop", Flow::Stop, When::Never, false),
-    act("stop-changed", Flow::Stop, When::InTheHook, false),
-    act("fault", Flow::Fault, When::InTheHook, false),
-    act("break", Flow::Fault, When::InTheHook, false),
-    act("defer-continue", Flow::Continue, When::Never, true),
-    act("defer-continue-changed", Flow::Continue, When::WithTheTicket, true),
-    act("defer-stop", Flow::Stop, When::Never, true),
-    act("defer-stop-changed", Flow::Stop, When::WithTheTicket, true),
-    act("defer-fault", Flow::Fault, When::WithTheTicket, true),
-    act("deadline", Flow::Fault, When::Never, true),
-    act("changed-defer-continue", Flow::Continue, When::InTheHook, true),
-    act("changed-defer-stop", Flow::Stop, When::InTheHook, true),
-    act("changed-defer-fault", Flow::Fault, When::InTheHook, true),
-    act("changed-deadline", Flow::Fault, When::InTheHook, true),
+pub const ACTS: [Action; 16] = [
+    action("continue", Flow::Continue, When::Never, false),
+    action("continue-changed", Flow::Continue, When::InTheHook, false),
+    action("stop", Flow::Stop, When::Never, false),
+    action("stop-changed", Flow::Stop, When::InTheHook, false),
+    action("fault", Flow::Fault, When::InTheHook, false),
+    action("break", Flow::Fault, When::InTheHook, false),
+    action("defer-continue", Flow::Continue, When::Never, true),
+    action("defer-continue-changed", Flow::Continue, When::WithTheTicket, true),
+    action("defer-stop", Flow::Stop, When::Never, true),
+    action("defer-stop-changed", Flow::Stop, When::WithTheTicket, true),
+    action("defer-fault", Flow::Fault, When::WithTheTicket, true),
+    action("deadline", Flow::Fault, When::Never, true),
+    action("changed-defer-continue", Flow::Continue, When::InTheHook, true),
+    action("changed-defer-stop", Flow::Stop, When::InTheHook, true),
+    action("changed-defer-fault", Flow::Fault, When::InTheHook, true),
+    action("changed-deadline", Flow::Fault, When::InTheHook, true),
 ];
 
 /// Expected effect of an action.
@@ -77,7 +77,7 @@ pub enum Effect {
 /// One case of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    pub act: Act,
+    pub action: Action,
     pub version: Version,
     /// Index of the copy that acts; the others continue.
     pub place: usize,
@@ -119,7 +119,7 @@ impl Case {
     pub fn script(&self, row: &Row) -> String {
         format!(
             "table,{},{},{},{},{}",
-            row.point.name, row.change.word, self.act.word, self.place, self.number
+            row.point.name, row.change.word, self.action.word, self.place, self.number
         )
     }
 
@@ -128,7 +128,7 @@ impl Case {
             "{} ({}) {} by plugin {} of {} in {language:?}, {:?}",
             row.point.name,
             row.change.word,
-            self.act.word,
+            self.action.word,
             self.place + 1,
             self.copies,
             self.version
@@ -136,13 +136,13 @@ impl Case {
     }
 
     pub fn due(&self, row: &Row) -> Due {
-        let flow = match self.act.flow {
+        let flow = match self.action.flow {
             // A point that cannot wait gives no ticket, and a Defer without one is a fault.
-            _ if self.act.later && !row.point.may_defer => Flow::Fault,
+            _ if self.action.later && !row.point.may_defer => Flow::Fault,
             flow => flow,
         };
         let changed = row.change != Change::NONE
-            && match self.act.changes {
+            && match self.action.changes {
                 When::Never => false,
                 When::InTheHook => true,
                 When::WithTheTicket => row.change.with_ticket,
@@ -163,7 +163,7 @@ impl Case {
         };
         let counts = Counts {
             stops: u64::from(flow == Flow::Stop),
-            deferrals: u64::from(self.act.later && row.point.may_defer),
+            deferrals: u64::from(self.action.later && row.point.may_defer),
             faults: u64::from(flow == Flow::Fault),
         };
         Due { effect, counts, calls: (0..=last).map(|place| (place, saw(place).to_owned())).collect() }

@@ -23,7 +23,7 @@ const GO_ON: u64 = 6 << 32;
 /// A reply of the broker that arrived on another shard than that of the answer.
 const ANSWERED: u64 = 7 << 32;
 /// To itself, because there was no timer: the limits are exceeded.
-pub(crate) const COME_NEARER: u64 = 8 << 32;
+pub(crate) const EVICT_MORE: u64 = 8 << 32;
 
 /// A page is sent in instance messages of this size.
 const MESSAGE_BYTES: usize = 64 << 10;
@@ -57,7 +57,7 @@ pub(crate) enum Stage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Large {
     /// To be authorized, after this many tries without a verdict.
-    Unasked(u32),
+    Unauthorized(u32),
     /// Authorization is requested: the tries, and the shard of the message.
     Requested(u32, u32),
     /// The client may receive it.
@@ -65,7 +65,7 @@ pub(crate) enum Large {
 }
 
 /// A request for a page.
-struct Wanted {
+struct PageRequest {
     after: u64,
     upto: u64,
     room: u64,
@@ -74,7 +74,7 @@ struct Wanted {
 
 /// An answer in progress with its state.
 #[derive(Debug)]
-pub(crate) struct UnderWay {
+pub(crate) struct AnswerProgress {
     pub(crate) request: EntryId,
     pub(crate) answer: Answer,
     pub(crate) stage: Stage,
@@ -98,16 +98,16 @@ pub(crate) struct UnderWay {
     /// Whether the first page has arrived.
     pub(crate) begun: bool,
     /// Whether its client, or all together, have no memory for its next message.
-    pub(crate) lacks_room: bool,
+    pub(crate) waits_for_memory: bool,
     pub(crate) large: Large,
     /// Whether an instance message to continue has been sent.
     goes_on: bool,
 }
 
-impl UnderWay {
+impl AnswerProgress {
     /// The answer to a request, from this many shards.
-    pub(crate) fn new(request: EntryId, shards: u32, per_topic: usize) -> UnderWay {
-        UnderWay {
+    pub(crate) fn new(request: EntryId, shards: u32, per_topic: usize) -> AnswerProgress {
+        AnswerProgress {
             request,
             answer: Answer::new(shards, per_topic),
             stage: Stage::Filter { asked: false },
@@ -123,8 +123,8 @@ impl UnderWay {
             filter_age_ms: 0,
             since_filter: 0,
             begun: false,
-            lacks_room: false,
-            large: Large::Unasked(0),
+            waits_for_memory: false,
+            large: Large::Unauthorized(0),
             goes_on: false,
         }
     }
@@ -148,7 +148,7 @@ impl UnderWay {
     /// Bytes of memory in use; charged to its client.
     pub(crate) fn held_bytes(&self) -> u64 {
         let refusal = self.last_refusal.as_ref().map_or(0, String::heap_bytes);
-        tree_entry_bytes(size_of::<(u32, UnderWay)>())
+        tree_entry_bytes(size_of::<(u32, AnswerProgress)>())
             + self.answer.held_bytes()
             + self.in_flight.held_bytes()
             + refusal
@@ -197,7 +197,7 @@ impl UnderWay {
         (self.stalled_ms, self.not_taken_ms) = (0, None);
     }
 
-    pub(crate) fn moved_if(&mut self, known: bool) {
+    pub(crate) fn moved_when(&mut self, known: bool) {
         if known {
             self.moved();
         }
@@ -217,10 +217,10 @@ impl CacheShard {
                 }
                 return;
             }
-            COME_NEARER => return self.come_nearer_by_message(),
+            EVICT_MORE => return self.evict_more_by_message(),
             kind => {
-                let Some(under_way) = self.answers.get_mut(&number) else { return };
-                let answer = &mut under_way.answer;
+                let Some(in_progress) = self.answers.get_mut(&number) else { return };
+                let answer = &mut in_progress.answer;
                 match kind {
                     PART => {
                         let Some(serial) = reader.small() else { return };
@@ -228,24 +228,24 @@ impl CacheShard {
                         Vec::new()
                     }
                     END_OF_PAGE => {
-                        under_way.silent_ms = 0;
+                        in_progress.silent_ms = 0;
                         end_of_page(answer, from, &mut reader).unwrap_or_default()
                     }
                     COUNTS => {
-                        under_way.silent_ms = 0;
+                        in_progress.silent_ms = 0;
                         let (Some(source), Some(serial)) = (reader.small(), reader.small()) else { return };
                         answer.counts(from, (source, serial), std::iter::from_fn(|| reader.small()));
                         Vec::new()
                     }
                     _ => {
-                        under_way.goes_on = false;
+                        in_progress.goes_on = false;
                         Vec::new()
                     }
                 }
             }
         };
         self.carry_out(number, asks);
-        self.pump(number);
+        self.advance(number);
         self.arm();
     }
 
@@ -291,7 +291,7 @@ impl CacheShard {
         while let Some(request) = asks.pop() {
             match request {
                 ShardRequest::Page { of, after, upto, room, serial } => {
-                    let wanted = Wanted { after, upto, room: room.unwrap_or(page_bytes), serial };
+                    let wanted = PageRequest { after, upto, room: room.unwrap_or(page_bytes), serial };
                     asks.extend(self.request_page(number, of, wanted).unwrap_or_default());
                 }
                 ShardRequest::Counts { of, source, upto, serial } => {
@@ -308,7 +308,7 @@ impl CacheShard {
     fn page_bytes(&self, number: u32, asks: &[ShardRequest]) -> u64 {
         let count =
             asks.iter().filter(|ask| matches!(ask, ShardRequest::Page { room: None, .. })).count() as u64;
-        let request = self.answers.get(&number).map(|under_way| under_way.request);
+        let request = self.answers.get(&number).map(|in_progress| in_progress.request);
         let client = request.and_then(|request| self.requests.owner_of(request)).unwrap_or_default();
         let (limits, (_, held)) = (self.requests.limits(), self.requests.used_by(client));
         let of_client = (limits.owner_bytes_max / 2).saturating_sub(held);
@@ -318,20 +318,20 @@ impl CacheShard {
 
     /// Charges the client of an answer with its current memory.
     pub(crate) fn charge(&mut self, number: u32) {
-        if let Some(under_way) = self.answers.get(&number) {
-            self.requests.charge(under_way.request, under_way.held_bytes());
+        if let Some(in_progress) = self.answers.get(&number) {
+            self.requests.charge(in_progress.request, in_progress.held_bytes());
         }
     }
 
-    fn request_page(&mut self, number: u32, of: u32, wanted: Wanted) -> Option<Vec<ShardRequest>> {
-        let (host, Wanted { after, upto, room, serial }) = (self.shared.host, wanted);
-        let under_way = self.answers.get_mut(&number)?;
-        let filter = self.requests.get(under_way.request)?.filter.as_str();
+    fn request_page(&mut self, number: u32, of: u32, wanted: PageRequest) -> Option<Vec<ShardRequest>> {
+        let (host, PageRequest { after, upto, room, serial }) = (self.shared.host, wanted);
+        let in_progress = self.answers.get_mut(&number)?;
+        let filter = self.requests.get(in_progress.request)?.filter.as_str();
         if of == self.shard {
             let page = self.store.page(Span { filter, after, upto, room });
-            return Some(under_way.answer.page(of, serial, page));
+            return Some(in_progress.answer.page(of, serial, page));
         }
-        under_way.answer.reserve(of, room);
+        in_progress.answer.reserve(of, room);
         let mut message = Vec::new();
         [after, upto, room].iter().for_each(|number| message.extend(number.to_le_bytes()));
         message.extend(serial.to_le_bytes());
@@ -341,17 +341,17 @@ impl CacheShard {
     }
 
     fn request_counts(&mut self, number: u32, of: u32, page: (u32, u32), upto: u64) {
-        let Some(under_way) = self.answers.get_mut(&number) else { return };
+        let Some(in_progress) = self.answers.get_mut(&number) else { return };
         let (source, serial) = page;
         let mut message = source.to_le_bytes().to_vec();
         message.extend(upto.to_le_bytes());
         message.extend(serial.to_le_bytes());
-        message.extend(write_places(source, under_way.answer.items_of(source)));
+        message.extend(write_places(source, in_progress.answer.items_of(source)));
         if of == self.shard {
             let mut reader = Reader(message.get(16..).unwrap_or_default());
             let places = std::iter::from_fn(|| read_place(&mut reader));
             let counts = places.map(|(place, name)| self.store.newer(of, upto, name, place));
-            under_way.answer.counts(of, page, counts);
+            in_progress.answer.counts(of, page, counts);
         } else {
             let _ = self.shared.host.instance_message(Some(of), REQUEST_COUNTS | u64::from(number), &message);
         }
@@ -359,11 +359,11 @@ impl CacheShard {
 
     /// Continues an answer after its published messages have been processed and others had their
     /// turn.
-    pub(crate) fn go_on_soon(&mut self, number: u32) {
+    pub(crate) fn continue_soon(&mut self, number: u32) {
         let (host, shard) = (self.shared.host, self.shard);
-        if let Some(under_way) = self.answers.get_mut(&number).filter(|under_way| !under_way.goes_on) {
+        if let Some(in_progress) = self.answers.get_mut(&number).filter(|in_progress| !in_progress.goes_on) {
             // Otherwise the next tick continues it.
-            under_way.goes_on = host.instance_message(Some(shard), GO_ON | u64::from(number), &[]).is_ok();
+            in_progress.goes_on = host.instance_message(Some(shard), GO_ON | u64::from(number), &[]).is_ok();
         }
     }
 

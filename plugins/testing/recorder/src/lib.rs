@@ -32,7 +32,7 @@ macro_rules! parts {
 }
 
 /// A hook for each point.
-macro_rules! witnesses {
+macro_rules! record_hooks {
     ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident $about:tt)*) => {
         impl Recorder {
             $(fn $hook(&mut self, event: &mut grapnel_plugin_abi::$type<'_>) {
@@ -45,4 +45,4 @@ macro_rules! witnesses {
     };
 }
 
-grapnel_plugin_abi::for_each_point! { witnesses }
+grapnel_plugin_abi::for_each_point! { record_hooks }

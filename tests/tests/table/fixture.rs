@@ -11,7 +11,7 @@ use grapnel_tests::plugin::{self, Compiled};
 use grapnel_tests::{Broker, Client, PATIENCE, Version};
 use tempfile::TempDir;
 
-use crate::act::{Counts, Language};
+use crate::action::{Counts, Language};
 use crate::points::{Policy, all};
 
 const SHARDS: usize = 2;
@@ -80,16 +80,16 @@ impl Record {
 }
 
 /// A broker, its plugins, and their record.
-pub struct Stage {
+pub struct Fixture {
     broker: Broker,
     record: Mutex<Record>,
     _library: Library,
     _folder: TempDir,
 }
 
-impl Stage {
+impl Fixture {
     /// Starts it. `policy` computes the operator's fault policy from the design's, for every hook.
-    pub fn open(language: Language, copies: usize, policy: Option<fn(Policy) -> Policy>) -> Stage {
+    pub fn open(language: Language, copies: usize, policy: Option<fn(Policy) -> Policy>) -> Fixture {
         let library = Library::of(language);
         let folder = tempfile::tempdir().expect("a place for temporary files");
         let path = folder.path().join("record");
@@ -102,7 +102,7 @@ impl Stage {
         assert_mounted(&broker, copies);
         // Plugin panics are logged as such; any other panic ends the process.
         broker.may_end_badly();
-        Stage { broker, record, _library: library, _folder: folder }
+        Fixture { broker, record, _library: library, _folder: folder }
     }
 
     pub fn broker(&self) -> &Broker {
@@ -110,7 +110,7 @@ impl Stage {
     }
 
     /// The clients of one player.
-    pub fn desk(&self, player: usize) -> Desk<'_> {
+    pub fn clients(&self, player: usize) -> Clients<'_> {
         let mut waiting: Vec<usize> = (0..SHARDS).collect();
         let mut clients = Vec::new();
         for number in 0.. {
@@ -126,7 +126,7 @@ impl Stage {
                 break;
             }
         }
-        Desk { stage: self, clients }
+        Clients { fixture: self, clients }
     }
 
     /// Calls of a case that the plugins have recorded so far.
@@ -160,19 +160,19 @@ impl Stage {
 }
 
 /// A client on each shard: when both have been answered, every earlier step has ended.
-pub struct Desk<'a> {
-    stage: &'a Stage,
+pub struct Clients<'a> {
+    fixture: &'a Fixture,
     clients: Vec<Client>,
 }
 
-impl Desk<'_> {
+impl Clients<'_> {
     /// The plugins that were called at the point of a case, once there are so many or more and
     /// nothing is under way.
     pub fn calls_of(&mut self, case: usize, point: &str, count: usize) -> Vec<(usize, String)> {
         let deadline = Instant::now() + PATIENCE / 4;
         let calls = || -> Vec<(usize, String)> {
             // Calls of client.connected for cases of other points are excluded.
-            let written = self.stage.written(case).into_iter().filter(|call| call.1 == point);
+            let written = self.fixture.written(case).into_iter().filter(|call| call.1 == point);
             written.map(|(place, _, saw)| (place, saw)).collect()
         };
         loop {

@@ -153,7 +153,7 @@ fn a_broker_whose_socket_is_not_there_keeps_its_place() {
 
 /// A port that is in use at the first attempt is bound once it is free.
 #[test]
-fn a_port_that_becomes_free_while_a_broker_starts_is_had() {
+fn a_port_that_becomes_free_during_the_start_is_used() {
     let home = tempfile::tempdir().unwrap();
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap().to_string();
@@ -265,7 +265,7 @@ fn signals_that_mean_nothing_here_are_ignored_with_a_line() {
 }
 
 #[test]
-fn what_follows_is_said_before_hooks_leave() {
+fn consequences_are_shown_before_hooks_are_removed() {
     let broker = builder().start();
     broker.ctl_ok(&["plugins", "load", "noop", "--once"]);
     let mut client = Client::hello(&broker, Version::V5, "c");

@@ -22,7 +22,7 @@ const UNAVAILABLE: Reason = Reason(0x88);
 const SPECIFIC: Reason = Reason(0x83);
 
 /// An event as the scripts need it.
-pub trait Scene<'a> {
+pub trait ScriptedEvent<'a> {
     /// Texts that may contain the script.
     fn texts(&self) -> Vec<&'a str>;
 
@@ -69,7 +69,7 @@ macro_rules! end {
     };
 }
 
-impl<'a> Scene<'a> for Connect<'a> {
+impl<'a> ScriptedEvent<'a> for Connect<'a> {
     fn texts(&self) -> Vec<&'a str> {
         vec![self.client_id()]
     }
@@ -99,7 +99,7 @@ impl<'a> Scene<'a> for Connect<'a> {
     }
 }
 
-impl<'a> Scene<'a> for Authenticate<'a> {
+impl<'a> ScriptedEvent<'a> for Authenticate<'a> {
     fn texts(&self) -> Vec<&'a str> {
         vec![self.client_id()]
     }
@@ -136,7 +136,7 @@ impl<'a> Scene<'a> for Authenticate<'a> {
     }
 }
 
-impl<'a> Scene<'a> for Authorize<'a> {
+impl<'a> ScriptedEvent<'a> for Authorize<'a> {
     fn texts(&self) -> Vec<&'a str> {
         vec![self.client_id()]
     }
@@ -172,7 +172,7 @@ impl<'a> Scene<'a> for Authorize<'a> {
     }
 }
 
-impl<'a> Scene<'a> for Connack<'a> {
+impl<'a> ScriptedEvent<'a> for Connack<'a> {
     fn texts(&self) -> Vec<&'a str> {
         vec![self.client_id()]
     }
@@ -186,7 +186,7 @@ impl<'a> Scene<'a> for Connack<'a> {
     }
 }
 
-impl<'a> Scene<'a> for Connected<'a> {
+impl<'a> ScriptedEvent<'a> for Connected<'a> {
     fn texts(&self) -> Vec<&'a str> {
         vec![self.client_id()]
     }
@@ -199,7 +199,7 @@ impl<'a> Scene<'a> for Connected<'a> {
 /// The script is for one filter, which ends with `/own` and is changed to end with `/new`.
 macro_rules! filters {
     ($type:ident) => {
-        impl<'a> Scene<'a> for $type<'a> {
+        impl<'a> ScriptedEvent<'a> for $type<'a> {
             fn texts(&self) -> Vec<&'a str> {
                 vec![self.client_id()]
             }
@@ -255,7 +255,7 @@ fn saw_message(change: &str, topic: &str, payload: &[u8], refused: bool) -> &'st
     }
 }
 
-impl<'a> Scene<'a> for Publish<'a> {
+impl<'a> ScriptedEvent<'a> for Publish<'a> {
     fn texts(&self) -> Vec<&'a str> {
         vec![self.client_id()]
     }
@@ -300,7 +300,7 @@ impl<'a> Scene<'a> for Publish<'a> {
     }
 }
 
-impl<'a> Scene<'a> for Delivered<'a> {
+impl<'a> ScriptedEvent<'a> for Delivered<'a> {
     fn texts(&self) -> Vec<&'a str> {
         vec![self.client_id()]
     }
@@ -322,7 +322,7 @@ impl<'a> Scene<'a> for Delivered<'a> {
     }
 }
 
-impl<'a> Scene<'a> for Packet<'a> {
+impl<'a> ScriptedEvent<'a> for Packet<'a> {
     fn texts(&self) -> Vec<&'a str> {
         vec![self.client_id()]
     }
@@ -336,7 +336,7 @@ impl<'a> Scene<'a> for Packet<'a> {
 /// An event of a point that only notifies, with its client and topic; either may be empty.
 pub struct Told<'a>(pub (&'a str, &'a str));
 
-impl<'a> Scene<'a> for Told<'a> {
+impl<'a> ScriptedEvent<'a> for Told<'a> {
     fn texts(&self) -> Vec<&'a str> {
         let (client_id, topic) = self.0;
         vec![client_id, topic]

@@ -14,7 +14,7 @@ use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, later};
 use crate::hooks::{Call, complete, link, mount};
-use crate::world::{Ask, ClientId, Got, World, id};
+use crate::world::{ClientId, ConnectRequest, Got, World, id};
 
 fn encoded(packet: &Packet<'_>, version: Version) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -53,7 +53,7 @@ fn in_force(world: &World, client: &str) -> usize {
 fn many_subscribers(world: &mut World, count: usize) -> Vec<ClientId> {
     let mut all = Vec::new();
     for n in 0..count {
-        let client = world.connect(&format!("s{n}"), &Ask::v(Version::V5));
+        let client = world.connect(&format!("s{n}"), &ConnectRequest::v(Version::V5));
         world.subscribe(client, "all", QoS::AtMostOnce);
         all.push(client);
     }
@@ -64,7 +64,7 @@ fn many_subscribers(world: &mut World, count: usize) -> Vec<ClientId> {
 fn one_read_takes_no_more_publishes_than_a_step_has_room_for() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
     let subs = many_subscribers(&mut world, 20);
-    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
     let before = world.shards[0].counters().messages_sent;
     world.offer_bytes(publisher, &publish_bytes("all", b"1").repeat(100));
     // Three fan-outs of 20 are within 64, the fourth exceeds it.
@@ -82,7 +82,7 @@ fn one_read_takes_no_more_publishes_than_a_step_has_room_for() {
 fn a_publisher_of_large_fan_outs_waits_for_them_and_the_shard_is_charged() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
     let subs = many_subscribers(&mut world, 100);
-    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
     for _ in 0..200 {
         world.offer_bytes(publisher, &publish_bytes("all", &[b'x'; 10_000]));
     }
@@ -99,7 +99,7 @@ fn a_publisher_of_large_fan_outs_waits_for_them_and_the_shard_is_charged() {
 fn nothing_of_a_sliced_fan_out_comes_behind_unsuback() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
     let subs = many_subscribers(&mut world, 200);
-    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
     world.offer_bytes(publisher, &publish_bytes("all", b"1"));
     let mut payload = Vec::new();
     push_filter(&mut payload, "all");
@@ -115,14 +115,14 @@ fn nothing_of_a_sliced_fan_out_comes_behind_unsuback() {
 /// The connection ends while some filters of a SUBSCRIBE are in force and the others are authorized
 /// again.
 #[test]
-fn a_subscribe_that_is_cut_off_while_it_is_authorized_again_leaves_its_filters_at_work() {
+fn an_interrupted_reauthorization_leaves_the_granted_filters_in_force() {
     let mut world = World::with(1, |limits| {
         limits.turn_budget_deliveries = 64;
         limits.session_queue_messages_max = 4;
     });
-    let request = Ask { clean: false, ..Ask::v(Version::V311) };
+    let request = ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) };
     let sub = world.connect("sub", &request);
-    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
     world.offer_bytes(sub, &subscribe_bytes((0..100).map(|n| format!("f/{n:03}"))));
     let now = world.now;
     for _ in 0..100 {
@@ -150,8 +150,8 @@ fn a_subscribe_keeps_to_the_window_frees_its_tickets_and_trips_nobody() {
         limits.tickets_max = 100;
         limits.defer_window = 64;
     });
-    let one = world.connect("one", &Ask::v(Version::V311));
-    let two = world.connect("two", &Ask::v(Version::V311));
+    let one = world.connect("one", &ConnectRequest::v(Version::V311));
+    let two = world.connect("two", &ConnectRequest::v(Version::V311));
     let taken = Taken::default();
     let slow = |point, identity| {
         let taken = taken.clone();
@@ -175,7 +175,11 @@ fn a_subscribe_keeps_to_the_window_frees_its_tickets_and_trips_nobody() {
     // 36 are left. A missing ticket is no fault of the plugin.
     for n in 0..200 {
         let client = world.open(Version::V5);
-        world.send_connect(client, &format!("c{n}"), &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+        world.send_connect(
+            client,
+            &format!("c{n}"),
+            &ConnectRequest { username: Some("ann"), ..ConnectRequest::v(Version::V5) },
+        );
     }
     assert_eq!(world.shards[0].outbox().tripped, []);
 }
@@ -183,7 +187,7 @@ fn a_subscribe_keeps_to_the_window_frees_its_tickets_and_trips_nobody() {
 #[test]
 fn the_filters_of_a_subscribe_go_on_as_their_window_opens() {
     let mut world = World::with(1, |limits| limits.defer_window = 8);
-    let client = world.connect("c", &Ask::v(Version::V311));
+    let client = world.connect("c", &ConnectRequest::v(Version::V311));
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
     world.send_bytes(client, &subscribe_bytes((0..100).map(|n| n.to_string())));
@@ -206,7 +210,7 @@ fn levels_of_filters_with_wildcards_are_charged() {
         world.shards[0].settle_memory();
         world.shards[0].ledger().sessions - before
     };
-    let client = world.connect("c", &Ask::v(Version::V311));
+    let client = world.connect("c", &ConnectRequest::v(Version::V311));
     let deep = "x/".repeat(60);
     let (literal, wild) =
         (charged(&mut world, client, &format!("{deep}y")), charged(&mut world, client, &format!("{deep}#")));
@@ -219,12 +223,12 @@ fn levels_of_filters_with_wildcards_are_charged() {
 fn a_forbidden_disconnect_that_waits_discards_no_will() {
     for lost in [false, true] {
         let mut world = World::new(1);
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "w", QoS::AtMostOnce);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
         let will = Some(("w", "gone", QoS::AtMostOnce, false));
-        let client = world.connect("c", &Ask { will, ..Ask::v(Version::V5) });
+        let client = world.connect("c", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         let mut section = Vec::new();
         push_property(&mut section, Property::SessionExpiry(50));
@@ -251,23 +255,23 @@ fn a_refused_connack_is_traced() {
     });
     mount(&mut world, vec![(HookPoint::ClientAuthenticate, denies)]);
     world.shards[0].trace_start("c");
-    world.try_connect("c", &Ask::v(Version::V5));
+    world.try_connect("c", &ConnectRequest::v(Version::V5));
     let lines = world.shards[0].trace_take("c").0;
     let inbound: Vec<_> = lines.iter().map(|line| line.inbound).collect();
     assert_eq!(inbound, [true, false], "{lines:?}");
 }
 
 #[test]
-fn a_session_with_many_shared_subscriptions_tells_them_in_slices() {
+fn many_shared_subscriptions_of_a_session_are_updated_in_slices() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
-    let request = Ask { clean: false, ..Ask::v(Version::V311) };
+    let request = ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) };
     let many = world.connect("many", &request);
-    let other = world.connect("other", &Ask::v(Version::V311));
+    let other = world.connect("other", &ConnectRequest::v(Version::V311));
     for client in [many, other] {
         world.send_bytes(client, &subscribe_bytes((0..1000).map(|n| format!("$share/g/f/{n}"))));
         world.forget(client);
     }
-    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
     let to_all = |world: &mut World| {
         (0..1000).for_each(|n| world.publish(publisher, &format!("f/{n}"), "x", QoS::AtMostOnce, 0));
     };
@@ -295,9 +299,9 @@ fn a_session_with_many_shared_subscriptions_tells_them_in_slices() {
 #[test]
 fn a_plugin_may_subscribe_a_client_that_is_away_and_others_of_the_group_come_first() {
     let mut world = World::new(1);
-    let away = world.connect("away", &Ask { clean: false, ..Ask::v(Version::V311) });
+    let away = world.connect("away", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
     world.lose(away);
-    let here = world.connect("here", &Ask::v(Version::V311));
+    let here = world.connect("here", &ConnectRequest::v(Version::V311));
     world.subscribe(here, "$share/g/t", QoS::AtLeastOnce);
     world.shards[0].command(Command::Subscribe {
         client_id: "away".into(),
@@ -318,12 +322,12 @@ fn messages_of_other_shards_wait_while_large_fan_outs_are_under_way() {
     let mut world = World::with(2, |limits| limits.turn_budget_deliveries = 64);
     let subs: Vec<ClientId> = (0..100)
         .map(|n| {
-            let sub = world.connect_at(1, &format!("s{n}-"), &Ask::v(Version::V311));
+            let sub = world.connect_at(1, &format!("s{n}-"), &ConnectRequest::v(Version::V311));
             world.subscribe(sub, "all", QoS::AtMostOnce);
             sub
         })
         .collect();
-    let publisher = world.connect_at(0, "p", &Ask::v(Version::V311));
+    let publisher = world.connect_at(0, "p", &ConnectRequest::v(Version::V311));
     for _ in 0..300 {
         world.offer_bytes(publisher, &publish_bytes("all", &[b'x'; 1_000]));
     }
@@ -355,19 +359,20 @@ fn publishes_to_a_shared_subscription_without_room_are_bounded_in_a_step() {
         limits.session_queue_messages_max = 1;
     });
     for n in 0..50 {
-        let member = world.connect(&n.to_string(), &Ask { clean: false, ..Ask::v(Version::V311) });
+        let member = world
+            .connect(&n.to_string(), &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
         world.subscribe(member, "$share/g/t", QoS::AtLeastOnce);
         world.lose(member);
     }
-    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
     for packet_id in 1..=50 {
         world.publish(publisher, "t", "x", QoS::AtLeastOnce, packet_id);
     }
     let before = world.work_units();
     world.offer_bytes(publisher, &publish_bytes("t", b"x").repeat(100));
     assert_eq!(world.reading(publisher), Reading::Paused(Pause::Work));
-    let asked = world.work_units() - before;
-    assert!((64..=150).contains(&asked), "{asked} members asked in a step of 64");
+    let requested = world.work_units() - before;
+    assert!((64..=150).contains(&requested), "{requested} members asked in a step of 64");
     world.drive();
     assert_eq!(world.reading(publisher), Reading::Reading);
 }

@@ -8,7 +8,7 @@ import time
 
 from grapnel_exhook import MessageEvent, Modify, broker, on
 
-log = logging.getLogger("farewell")
+log = logging.getLogger("shutdown")
 
 
 @on.message_publish
@@ -23,7 +23,7 @@ def close() -> None:
     for n in range(2000):
         print("last line", n)
     log.warning("all is closed")
-    broker.publish("farewell", str(os.getpid()))
+    broker.publish("shutdown", str(os.getpid()))
     with open(os.environ["FAREWELLS"], "a") as file:
         file.write(f"{os.getpid()}\n")
     raise RuntimeError("failed on purpose")

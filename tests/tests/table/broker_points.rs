@@ -6,10 +6,10 @@ use std::path::Path;
 use grapnel_tests::{Broker, Client, Publish, Version};
 
 use crate::VERSIONS;
-use crate::act::{ACTS, Act, Case, Language};
+use crate::action::{ACTS, Action, Case, Language};
+use crate::fixture::{Library, Record, plugins};
 use crate::points::{Point, all};
 use crate::rows::{Change, Row};
-use crate::stage::{Library, Record, plugins};
 
 pub fn points() -> impl Iterator<Item = Point> {
     all().filter(|point| point.name.starts_with("broker."))
@@ -17,18 +17,18 @@ pub fn points() -> impl Iterator<Item = Point> {
 
 /// The rows of the points; they are not played.
 fn rows() -> Vec<Row> {
-    let row = |point| Row { point, change: Change::NONE, play: |_, _, _| String::new(), expect: |_, _| "" };
+    let row = |point| Row { point, change: Change::NONE, run: |_, _, _| String::new(), expect: |_, _| "" };
     points().map(row).collect()
 }
 
 /// A broker from start to stop, with an action at each point. Returns the number of cases.
-fn live(language: Language, library: &Library, act: Act, place: usize, copies: usize) -> usize {
+fn live(language: Language, library: &Library, action: Action, place: usize, copies: usize) -> usize {
     let rows = rows();
     let folder = tempfile::tempdir().expect("a place for temporary files");
     let path = folder.path().join("record");
     let case = |number: usize| {
         let policy = rows[number].point.policy;
-        Case { act, version: Version::V5, place, copies, policy, number }
+        Case { action, version: Version::V5, place, copies, policy, number }
     };
     let scripts: Vec<String> =
         rows.iter().enumerate().map(|(number, row)| case(number).script(row)).collect();
@@ -63,12 +63,12 @@ fn serve(config: &str) {
 fn table(language: Language) {
     let library = Library::of(language);
     // None of these points has tickets, so all deferred actions are the same: a Defer.
-    let (later, mut acts): (Vec<Act>, Vec<Act>) = ACTS.into_iter().partition(|act| act.later);
+    let (later, mut acts): (Vec<Action>, Vec<Action>) = ACTS.into_iter().partition(|action| action.later);
     acts.extend(later.first());
     let mut played = 0;
-    for &act in &acts {
+    for &action in &acts {
         for (place, copies) in [(0, 1), (0, 3), (1, 3), (2, 3)] {
-            played += live(language, &library, act, place, copies);
+            played += live(language, &library, action, place, copies);
         }
     }
     assert_eq!(played, points().count() * acts.len() * 4);

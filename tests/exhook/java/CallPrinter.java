@@ -8,10 +8,10 @@ import java.util.List;
 import java.util.StringJoiner;
 
 /** Prints a call of a hook as one line of JSON for a test. */
-final class Told {
-    private Told() {}
+final class CallPrinter {
+    private CallPrinter() {}
 
-    static void told(String hook, Object... arguments) {
+    static void printed(String hook, Object... arguments) {
         StringJoiner all = new StringJoiner(", ", "[", "]");
         for (Object argument : arguments) {
             all.add(show(argument));

@@ -1,7 +1,7 @@
 //! Data of pending logins, in order of arrival and charged to their addresses. Most entries last
 //! only until the client connects or is refused. The broker does not report that a connection has
 //! closed before that, so a new entry evicts the oldest one of its address, and no entry lasts
-//! longer than [`ON_THE_WAY_MAX`]. An entry that has no room, or was evicted, is recorded in
+//! longer than [`PENDING_TIME_MAX`]. An entry that has no room, or was evicted, is recorded in
 //! `lost.rs`: otherwise its client would get the data of the login that began its session.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 
 use super::lost::{LostLogin, hash_of, number_of, share_of};
 use super::state::{Bounds, Full, Login, SLICE, State, client_of, key_of};
-use super::{Connection, Gave};
+use super::{Connection, LoginData};
 
 /// How long a login may be pending after its last event: the longest time that the broker can be
 /// configured to wait for a client's next AUTH (`limits.connect_timeout_ms`).
-pub const ON_THE_WAY_MAX: Duration = Duration::from_secs(600);
+pub const PENDING_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// No client has this identifier: entries of `lost.rs` are handed over under it.
-pub const OF_NOBODY: &str = "";
+pub const NO_CLIENT_ID: &str = "";
 
 /// The data of one pending login.
 #[derive(Debug)]
-pub(super) struct Coming {
+pub(super) struct PendingData {
     pub login: Login,
     /// Used instead if the broker starts a new session although the client requested to resume one.
-    pub anew: Option<Box<[u8]>>,
+    pub new_session: Option<Box<[u8]>>,
     pub number: u64,
     pub since: Instant,
 }
@@ -45,9 +45,9 @@ impl Order {
         self.next
     }
 
-    pub fn remove(&mut self, coming: &Coming) {
-        self.places.remove(&coming.number);
-        self.of_owner.remove(&(coming.login.owner, coming.number));
+    pub fn remove(&mut self, pending: &PendingData) {
+        self.places.remove(&pending.number);
+        self.of_owner.remove(&(pending.login.owner, pending.number));
     }
 
     pub fn len(&self) -> usize {
@@ -70,48 +70,48 @@ impl State {
     /// Stores the data of a pending login; `None` records that it cannot be stored. The first
     /// `granted` bytes do not count against the owner's share. Without `granted`, the size of the
     /// present entry is used.
-    pub fn put_coming(
+    pub fn put_pending(
         &mut self,
         bounds: &Bounds,
-        (whose, shard): (Connection<'_>, u32),
-        gave: Option<Gave<'_>>,
+        (connection, shard): (Connection<'_>, u32),
+        data: Option<LoginData<'_>>,
         (owner, granted, now): (u64, Option<usize>, Instant),
     ) {
-        let before = self.take_coming(whose, shard).filter(|coming| coming.login.owner == owner);
-        let granted = granted.unwrap_or_else(|| before.map_or(0, |coming| coming.login.cost));
-        while gave.is_some()
-            && self.order.len() >= bounds.coming_max
+        let before = self.take_pending(connection, shard).filter(|pending| pending.login.owner == owner);
+        let granted = granted.unwrap_or_else(|| before.map_or(0, |pending| pending.login.cost));
+        while data.is_some()
+            && self.order.len() >= bounds.pending_max
             && let Some((shard, oldest)) = self.order.first()
         {
-            self.lose_coming(shard, &oldest, now);
+            self.evict_pending(shard, &oldest, now);
         }
-        let key = key_of(whose);
-        let room = gave.map(|gave| (gave, self.room_on_the_way(bounds, gave, (owner, granted), now)));
-        let Some((Gave { anew, .. }, Some(login))) = room else {
+        let key = key_of(connection);
+        let room = data.map(|data| (data, self.make_pending_room(bounds, data, (owner, granted), now)));
+        let Some((LoginData { new_session, .. }, Some(login))) = room else {
             return self.lose(shard, &key, now);
         };
         let number = self.order.push(owner, (shard, key.clone()));
-        let coming = Coming { login, anew: anew.map(Box::from), number, since: now };
-        self.of(shard).coming.insert(key, coming);
-        self.of(shard).note(whose.client_id);
+        let pending = PendingData { login, new_session: new_session.map(Box::from), number, since: now };
+        self.of(shard).pending.insert(key, pending);
+        self.of(shard).note(connection.client_id);
     }
 
     /// Makes room for one entry by evicting older ones of its address. Their connections are most
     /// likely closed: the answers to their logins have been sent.
-    fn room_on_the_way(
+    fn make_pending_room(
         &mut self,
         bounds: &Bounds,
-        gave: Gave<'_>,
+        data: LoginData<'_>,
         (owner, granted): (u64, usize),
         now: Instant,
     ) -> Option<Login> {
         loop {
-            let full = match self.made_room(bounds, gave, owner, granted) {
+            let full = match self.make_room(bounds, data, owner, granted) {
                 Ok(login) => return Some(login),
                 Err(full) => full,
             };
             match self.order.first_of(owner).filter(|_| full != Full::TooLong) {
-                Some((shard, oldest)) => self.lose_coming(shard, &oldest, now),
+                Some((shard, oldest)) => self.evict_pending(shard, &oldest, now),
                 None => {
                     self.count_unkept(full);
                     return None;
@@ -121,9 +121,9 @@ impl State {
     }
 
     /// Evicts a pending login that may still succeed.
-    fn lose_coming(&mut self, shard: u32, key: &str, now: Instant) {
-        self.not_stored.of_coming += 1;
-        self.drop_coming(shard, key);
+    fn evict_pending(&mut self, shard: u32, key: &str, now: Instant) {
+        self.not_stored.of_pending += 1;
+        self.drop_pending(shard, key);
         self.lose(shard, key, now);
     }
 
@@ -136,45 +136,49 @@ impl State {
 
     /// As `lose`, without its key.
     pub(super) fn note_lost(&mut self, shard: u32, of: LostLogin, now: Instant) {
-        self.not_stored.untold += u64::from(self.lost.note(shard, of, now));
-        self.of(shard).note(OF_NOBODY);
+        self.not_stored.indistinguishable += u64::from(self.lost.note(shard, of, now));
+        self.of(shard).note(NO_CLIENT_ID);
     }
 
-    pub(super) fn drop_coming(&mut self, shard: u32, key: &str) -> Option<Coming> {
+    pub(super) fn drop_pending(&mut self, shard: u32, key: &str) -> Option<PendingData> {
         let logins = self.of(shard);
-        let coming = logins.coming.remove(key)?;
+        let pending = logins.pending.remove(key)?;
         logins.note(client_of(key));
-        self.order.remove(&coming);
-        self.release(&coming.login);
-        Some(coming)
+        self.order.remove(&pending);
+        self.release(&pending.login);
+        Some(pending)
     }
 
     /// Takes out the entry of a pending login.
-    pub fn take_coming(&mut self, whose: Connection<'_>, shard: u32) -> Option<Coming> {
-        self.drop_coming(shard, &key_of(whose))
+    pub fn take_pending(&mut self, connection: Connection<'_>, shard: u32) -> Option<PendingData> {
+        self.drop_pending(shard, &key_of(connection))
     }
 
-    /// As `take_coming`, for a login whose result is known. Also returns whether data of it was
+    /// As `take_pending`, for a login whose result is known. Also returns whether data of it was
     /// lost.
-    pub(super) fn end_coming(&mut self, whose: Connection<'_>, shard: u32) -> (Option<Coming>, bool) {
-        let is_lost = self.lost.take(whose, shard);
+    pub(super) fn end_pending(
+        &mut self,
+        connection: Connection<'_>,
+        shard: u32,
+    ) -> (Option<PendingData>, bool) {
+        let is_lost = self.lost.take(connection, shard);
         if is_lost {
-            self.of(shard).note(OF_NOBODY);
+            self.of(shard).note(NO_CLIENT_ID);
         }
-        (self.take_coming(whose, shard), is_lost)
+        (self.take_pending(connection, shard), is_lost)
     }
 
     /// Removes a batch of pending logins that are too old, and lists a batch of doubted entries.
     pub fn expire(&mut self, now: Instant) {
-        self.list_doubted();
+        self.list_uncertain();
         self.lost.expire(now);
         for _ in 0..SLICE {
             let Some((shard, key)) = self.order.first() else { break };
-            let since = self.shards.get(&shard).and_then(|logins| logins.coming.get(&key));
-            if since.is_some_and(|coming| now.saturating_duration_since(coming.since) < ON_THE_WAY_MAX) {
+            let since = self.shards.get(&shard).and_then(|logins| logins.pending.get(&key));
+            if since.is_some_and(|pending| now.saturating_duration_since(pending.since) < PENDING_TIME_MAX) {
                 break;
             }
-            self.drop_coming(shard, &key);
+            self.drop_pending(shard, &key);
         }
     }
 }

@@ -5,11 +5,11 @@ use grapnel_engine::hook::view::Action;
 use grapnel_engine::packet::QoS;
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::session::fetch::{Fetch, FetchPlace};
-use grapnel_engine::shard::{Scope as EngineScope, Wish as EngineWish};
+use grapnel_engine::shard::{BehalfAction as EngineWish, Scope as EngineScope};
 
+use crate::checker::Rule;
 use crate::client::Sent;
-use crate::judge::Rule;
-use crate::op::{Answer, FILTERS, Op, Scope, TOPICS, USERS, Wish};
+use crate::op::{Answer, BehalfAction, FILTERS, Op, Scope, TOPICS, USERS};
 use crate::plugins::{CLASSES, Note, PLUGINS, POINTS, answer};
 use crate::wire;
 use crate::world::World;
@@ -40,8 +40,8 @@ impl World {
                 let handed = self.plugins.take_back(usize::from(*plugin) % PLUGINS, *comes_back);
                 self.replace(handed);
             }
-            Op::Behalf { plugin, client, wish } => {
-                self.on_behalf(usize::from(*plugin) % PLUGINS, self.client(*client), *wish);
+            Op::Behalf { plugin, client, action } => {
+                self.on_behalf(usize::from(*plugin) % PLUGINS, self.client(*client), *action);
             }
             Op::Enable { plugin, on } => {
                 let plugin = usize::from(*plugin) % PLUGINS;
@@ -118,43 +118,43 @@ impl World {
         self.mount();
     }
 
-    fn on_behalf(&mut self, plugin: usize, client: usize, wish: Wish) {
-        let Some((handle, answer)) = self.plugins.wish(plugin) else { return };
+    fn on_behalf(&mut self, plugin: usize, client: usize, action: BehalfAction) {
+        let Some((handle, answer)) = self.plugins.action(plugin) else { return };
         // A page cannot be of a shared subscription.
         let plain = |filter: u8| Some(FILTERS[usize::from(filter)]).filter(|text| !text.starts_with('$'));
         let asks = |action, topic: &str| {
             let topic = topic.into();
             EngineWish::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false }
         };
-        let wish = match wish {
-            Wish::Fetch(filter) => EngineWish::Fetch(Fetch {
+        let action = match action {
+            BehalfAction::Fetch(filter) => EngineWish::Fetch(Fetch {
                 filter: plain(filter).unwrap_or("#").into(),
                 qos: QoS::AtLeastOnce,
                 place: FetchPlace::first(),
                 messages_max: 10,
                 bytes_max: 4_096,
             }),
-            Wish::Publish(topic) => asks(Action::Publish, TOPICS[usize::from(topic)]),
-            Wish::Subscribe(filter) => asks(Action::Subscribe, plain(filter).unwrap_or("#")),
+            BehalfAction::Publish(topic) => asks(Action::Publish, TOPICS[usize::from(topic)]),
+            BehalfAction::Subscribe(filter) => asks(Action::Subscribe, plain(filter).unwrap_or("#")),
         };
-        self.engine.on_behalf(&self.clients[client].id, handle, answer, wish);
+        self.engine.on_behalf(&self.clients[client].id, handle, answer, action);
     }
 
     /// Checks that plugins received no wrong answers.
     pub fn check_answers(&mut self) {
         let strange = std::mem::take(&mut self.plugins.state.borrow_mut().strange_answers);
         for answer in strange {
-            self.judge.broken(Rule::BehalfAnswers, || answer);
+            self.checker.broken(Rule::BehalfAnswers, || answer);
         }
     }
 
     /// Checks that plugins received every answer.
-    pub fn check_wishes(&mut self) {
+    pub fn check_behalf_answers(&mut self) {
         let state = self.plugins.state.borrow();
-        let left = state.wishes.iter().enumerate();
-        let left = left.filter(|(_, wish)| !wish.answered && wish.owed.is_some());
+        let left = state.requests.iter().enumerate();
+        let left = left.filter(|(_, action)| !action.answered && action.owed.is_some());
         let left: Vec<_> = left.take(4).collect();
-        self.judge.check(left.is_empty(), Rule::BehalfUnanswered, || format!("{left:?}"));
+        self.checker.check(left.is_empty(), Rule::BehalfUnanswered, || format!("{left:?}"));
     }
 
     /// A plugin has been tripped on some shard.
@@ -162,12 +162,12 @@ impl World {
         if let Some(plugin) = self.plugins.of_handle(handle) {
             self.plugins.tripped[plugin] = true;
             self.mount();
-            self.nobody_answers();
+            self.deny_all_while_tripped();
         }
     }
 
     /// While a plugin is tripped, its client.authorize denies everything.
-    pub fn nobody_answers(&mut self) {
+    pub fn deny_all_while_tripped(&mut self) {
         if self.plugins.tripped.contains(&true) {
             for client in 0..self.model.lives.len() {
                 self.model.touch_all_of(client);
@@ -288,7 +288,7 @@ impl World {
             return;
         }
         let socket = &mut self.sockets[number];
-        socket.asked = true;
+        socket.requested = true;
         let bytes = wire::auth(ReasonCode::CONTINUE_AUTHENTICATION, socket.version());
         socket.push(&crate::client::Piece { bytes, sent: Sent::Other });
         self.offer(number, 0);

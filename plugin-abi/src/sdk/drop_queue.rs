@@ -8,15 +8,15 @@
 ///
 /// Dropping it frees all values.
 #[derive(Default)]
-pub struct Leftovers(Vec<Box<dyn Iterator<Item = ()> + Send>>);
+pub struct DropQueue(Vec<Box<dyn Iterator<Item = ()> + Send>>);
 
-impl std::fmt::Debug for Leftovers {
+impl std::fmt::Debug for DropQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Leftovers(of {})", self.0.len())
+        write!(f, "DropQueue(of {})", self.0.len())
     }
 }
 
-impl Leftovers {
+impl DropQueue {
     /// Adds values, to be freed one after the other.
     pub fn add<I>(&mut self, values: I)
     where
@@ -26,7 +26,7 @@ impl Leftovers {
     }
 
     /// Moves all values of another one into this one.
-    pub fn append(&mut self, mut other: Leftovers) {
+    pub fn append(&mut self, mut other: DropQueue) {
         self.0.append(&mut other.0);
     }
 
@@ -55,9 +55,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_freed_as_many_at_a_time_as_was_said() {
+    fn values_are_freed_in_slices_of_the_given_size() {
         let value = Arc::new(());
-        let (mut left, mut other) = (Leftovers::default(), Leftovers::default());
+        let (mut left, mut other) = (DropQueue::default(), DropQueue::default());
         assert!(!left.free(0), "there is nothing");
         left.add((0..5).map(|n| (n, Arc::clone(&value))).collect::<BTreeMap<i32, _>>());
         other.add(vec![Arc::clone(&value); 4]);

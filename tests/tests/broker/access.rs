@@ -148,7 +148,7 @@ fn steps() -> Vec<Step> {
 }
 
 #[test]
-fn every_way_to_open_or_shut_the_door_is_one_line_of_the_log() {
+fn every_change_of_access_is_one_log_line() {
     let config = "[[listeners]]\nbind = \"0.0.0.0:0\"\n[[listeners]]\nbind = \"127.0.0.1:0\"\n[limits]\nbreaker_faults_max = 1\n";
     let broker = Broker::builder().grapnel_only().shards(2).config(config).listen(&[]).start();
     let [outside, inside] = broker.addresses()[..] else { panic!("two listeners") };
@@ -192,7 +192,7 @@ fn every_way_to_open_or_shut_the_door_is_one_line_of_the_log() {
 }
 
 /// Sends a request to the API. Returns status line and body.
-fn ask(broker: &Broker, method: &str, path: &str) -> String {
+fn request(broker: &Broker, method: &str, path: &str) -> String {
     let mut stream = UnixStream::connect(broker.socket()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
@@ -204,7 +204,7 @@ fn ask(broker: &Broker, method: &str, path: &str) -> String {
 /// The same holds for the last authorizer and over HTTP. A broker that only loopback reaches does
 /// not authorize.
 #[test]
-fn the_last_plugin_that_decides_what_clients_may_do_goes_by_force_alone() {
+fn the_last_authorizing_plugin_is_removed_only_by_force() {
     for outside in [true, false] {
         let listen = if outside { "0.0.0.0:0" } else { "127.0.0.1:0" };
         let broker = Broker::builder().grapnel_only().shards(1).listen(&[listen]).start();
@@ -212,15 +212,15 @@ fn the_last_plugin_that_decides_what_clients_may_do_goes_by_force_alone() {
         std::fs::write(&acl, "pattern readwrite #\n").unwrap();
         broker.ctl_ok(&["plugins", "load", "acl-file", "--set", &format!("path={}", plugin::argument(&acl))]);
         if outside {
-            let answer = ask(&broker, "DELETE", "/api/v1/plugins/acl-file");
+            let answer = request(&broker, "DELETE", "/api/v1/plugins/acl-file");
             assert!(answer.starts_with("HTTP/1.1 409 "), "{answer}");
             let follows = "client.authorize would have no hook left, and then every client may publish and subscribe to everything";
             assert!(answer.contains(follows) && answer.contains("force=true in the API"), "{answer}");
-            let answer = ask(&broker, "POST", "/api/v1/plugins/acl-file/disable");
+            let answer = request(&broker, "POST", "/api/v1/plugins/acl-file/disable");
             assert!(answer.starts_with("HTTP/1.1 409 "), "{answer}");
         }
         let path = if outside { "/api/v1/plugins/acl-file?force=true" } else { "/api/v1/plugins/acl-file" };
-        let answer = ask(&broker, "DELETE", path);
+        let answer = request(&broker, "DELETE", path);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 }
@@ -228,7 +228,7 @@ fn the_last_plugin_that_decides_what_clients_may_do_goes_by_force_alone() {
 /// The setting for anonymous clients applies whatever the state of the plugin, wherever it was set,
 /// and on every address. Only the command line changes it.
 #[test]
-fn what_is_configured_holds_without_a_plugin_and_on_another_address() {
+fn the_anonymous_setting_applies_without_a_plugin_and_on_every_address() {
     let shut = "[[listeners]]\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n";
     let missing = "[plugins.auth-file]\nconfig = { path = \"/nowhere/users\" }\n";
     let variable = ("GRAPNEL_LISTENERS_0_ALLOW_ANONYMOUS", "false");
@@ -257,7 +257,7 @@ fn what_is_configured_holds_without_a_plugin_and_on_another_address() {
 /// Subscriptions that new rules remove are reported: to the operator who changed the rules, in one
 /// line of the log, and to the client if the operator has set that.
 #[test]
-fn subscriptions_that_rules_take_are_told() {
+fn subscriptions_revoked_by_new_rules_are_reported() {
     let config = "[mqtt]\nrevoke = \"disconnect\"\n[authorization]\nno_match = \"deny\"\n";
     let broker = Broker::builder().grapnel_only().shards(2).config(config).start();
     let acl = broker.home().join("acl");

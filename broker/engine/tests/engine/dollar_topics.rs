@@ -8,7 +8,7 @@ use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, later};
 use crate::hooks::{Call, complete, link, mount, number};
-use crate::world::{Ask, ClientId, Got, World, message};
+use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
 const PUBLISH: HookPoint = HookPoint::MessagePublish;
 
@@ -19,11 +19,11 @@ fn world(version: Version) -> (World, ClientId, ClientId) {
 
 fn world_with(version: Version, allowed: bool) -> (World, ClientId, ClientId) {
     let mut world = World::with(1, |limits| limits.choices.allow_dollar_topics = allowed);
-    let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
+    let subscriber = world.connect("subscriber", &ConnectRequest::v(Version::V5));
     for filter in ["#", "$SYS/#", "$other/#", "$/#"] {
         world.subscribe(subscriber, filter, QoS::AtLeastOnce);
     }
-    let publisher = world.connect("publisher", &Ask::v(version));
+    let publisher = world.connect("publisher", &ConnectRequest::v(version));
     (world, subscriber, publisher)
 }
 
@@ -88,7 +88,7 @@ fn it_does_so_neither_by_an_alias_nor_behind_another_publish() {
 /// A topic below `$` is allowed if a plugin accepts it, at once or later, or if a plugin gives it
 /// to a message.
 #[test]
-fn what_a_plugin_takes_or_moves_is_not_refused() {
+fn a_dollar_topic_that_a_plugin_accepts_is_allowed() {
     for defers in [false, true] {
         let (mut world, subscriber, publisher) = world(Version::V5);
         let taken = Taken::default();
@@ -131,7 +131,7 @@ fn a_will_is_refused_likewise_and_a_plugins_own_message_is_not() {
     let (mut world, subscriber, _) = world(Version::V5);
     for (topic, came) in [("$SYS/will", vec![]), ("will", vec![message("will", "gone", 0)])] {
         let will = Some((topic, "gone", QoS::AtMostOnce, false));
-        let client = world.connect("c", &Ask { will, ..Ask::v(Version::V5) });
+        let client = world.connect("c", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
         world.lose(client);
         assert_eq!(world.take_plain(subscriber), came);
     }

@@ -12,12 +12,12 @@ use grapnel_plugin_abi::raw::Flow;
 
 use crate::deferral::{Taken, later};
 use crate::hooks::{complete, mount};
-use crate::world::{Ask, ClientId, Got, World, message};
+use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
-fn stored(properties: &[Property<'static>]) -> Ask<'static> {
+fn stored(properties: &[Property<'static>]) -> ConnectRequest<'static> {
     let mut all = vec![Property::SessionExpiry(1000)];
     all.extend_from_slice(properties);
-    Ask { clean: false, properties: all, ..Ask::v(Version::V5) }
+    ConnectRequest { clean: false, properties: all, ..ConnectRequest::v(Version::V5) }
 }
 
 /// Bytes that a message to `t` counts towards limits, in addition to its payload.
@@ -32,7 +32,7 @@ fn the_bytes_of_a_session_queue_are_bounded() {
     for (limit, fits) in [(3 * (overhead() + 100), 3), (3 * (overhead() + 100) - 1, 2), (overhead() + 99, 0)]
     {
         let mut world = World::with(1, |limits| limits.session_queue_bytes_max = limit);
-        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
         let sub = world.connect("sub", &stored(&[]));
         world.subscribe(sub, "t", QoS::AtLeastOnce);
         world.lose(sub);
@@ -55,7 +55,7 @@ fn the_bytes_of_a_session_queue_are_bounded() {
 #[test]
 fn the_messages_of_a_session_queue_are_bounded_at_the_limit_and_one_beyond() {
     let mut world = World::with(1, |limits| limits.session_queue_messages_max = 2);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     let sub = world.connect("sub", &stored(&[]));
     world.subscribe(sub, "t", QoS::ExactlyOnce);
     world.lose(sub);
@@ -72,7 +72,7 @@ fn the_messages_of_a_session_queue_are_bounded_at_the_limit_and_one_beyond() {
 #[test]
 fn the_bytes_of_waiting_publishes_are_bounded() {
     let mut world = World::with(1, |limits| limits.slot_bytes_max = 4 * (overhead() + 100));
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     let taken = Taken::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
     let mut completed = 0;
@@ -99,7 +99,7 @@ fn the_bytes_of_packets_that_wait_are_bounded() {
         let properties = if id.is_some() { 2 } else { 0 };
         let each = (size_of::<Requested>() + 13) as u64 + properties;
         let mut world = World::with(1, |limits| limits.slot_bytes_max = overhead() + 1 + 3 * each);
-        let client = world.connect("c", &Ask::v(version));
+        let client = world.connect("c", &ConnectRequest::v(version));
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
@@ -120,10 +120,13 @@ fn the_bytes_of_packets_that_wait_are_bounded() {
 fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
     for (expiry_s, present) in [(0, false), (50, true)] {
         let mut world = World::new(1);
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "#", QoS::AtMostOnce);
-        let request =
-            Ask { will: Some(("will", "w", QoS::AtMostOnce, false)), will_delay_s: 10, ..stored(&[]) };
+        let request = ConnectRequest {
+            will: Some(("will", "w", QoS::AtMostOnce, false)),
+            will_delay_s: 10,
+            ..stored(&[])
+        };
         let client = world.connect("c", &request);
         let taken = Taken::default();
         mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
@@ -151,9 +154,9 @@ fn a_disconnect_waits_for_the_publishes_in_front() {
     for (reason, will) in [(ReasonCode::SUCCESS, false), (ReasonCode::DISCONNECT_WITH_WILL, true)] {
         for lost in [false, true] {
             let mut world = World::new(1);
-            let sub = world.connect("sub", &Ask::v(Version::V5));
+            let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
             world.subscribe(sub, "#", QoS::AtMostOnce);
-            let request = Ask { will: Some(("will", "w", QoS::AtMostOnce, false)), ..stored(&[]) };
+            let request = ConnectRequest { will: Some(("will", "w", QoS::AtMostOnce, false)), ..stored(&[]) };
             let client = world.connect("c", &request);
             let taken = Taken::default();
             mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
@@ -184,9 +187,9 @@ fn a_disconnect_waits_for_the_publishes_in_front() {
 /// An alias stands for the topic of its last use with a topic [section 3.3.2.3.4], up to the Topic
 /// Alias Maximum [MQTT-3.3.2-9], within one connection [MQTT-3.3.2-7].
 #[test]
-fn a_topic_alias_is_set_anew() {
+fn a_topic_alias_can_be_set_again() {
     let mut world = World::with(1, |limits| limits.topic_alias_max = 3);
-    let sub = world.connect("sub", &Ask::v(Version::V311));
+    let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
     world.subscribe(sub, "#", QoS::AtMostOnce);
     let publisher = world.connect("pub", &stored(&[]));
     for (topic, alias, meant) in
@@ -221,10 +224,12 @@ fn take_ids(world: &mut World, client: ClientId) -> Vec<(String, u8, bool, u16)>
 #[test]
 fn qos_2_in_flight_of_a_shared_member_does_not_move() {
     let mut world = World::new(1);
-    let first =
-        world.connect("first", &Ask { properties: vec![Property::ReceiveMaximum(3)], ..Ask::v(Version::V5) });
+    let first = world.connect(
+        "first",
+        &ConnectRequest { properties: vec![Property::ReceiveMaximum(3)], ..ConnectRequest::v(Version::V5) },
+    );
     world.subscribe(first, "$share/g/t", QoS::ExactlyOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     let all = [("1", 2), ("2", 1), ("3", 2), ("4", 2), ("5", 1)];
     for (n, (payload, qos)) in (1..).zip(all) {
         let qos = QoS::from_u8(qos).expect("a QoS");
@@ -233,7 +238,7 @@ fn qos_2_in_flight_of_a_shared_member_does_not_move() {
     let got = take_ids(&mut world, first);
     assert_eq!(got.len(), 3);
     world.ack(first, Packet::PubRec, got[0].3);
-    let second = world.connect("second", &Ask::v(Version::V5));
+    let second = world.connect("second", &ConnectRequest::v(Version::V5));
     world.subscribe(second, "$share/g/t", QoS::ExactlyOnce);
     world.lose(first);
     let moved: Vec<(String, u8)> = take_ids(&mut world, second)
@@ -254,7 +259,7 @@ fn a_resume_with_a_smaller_receive_maximum_sends_less_at_a_time() {
     let mut world = World::new(1);
     let sub = world.connect("sub", &stored(&[Property::ReceiveMaximum(5)]));
     world.subscribe(sub, "t", QoS::ExactlyOnce);
-    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 1..=7 {
         let qos = if n % 2 == 0 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
         world.publish(publisher, "t", &n.to_string(), qos, n);
@@ -309,7 +314,7 @@ fn the_expiry_interval_is_counted_down_and_rounded_up() {
         let request = stored(&[Property::ReceiveMaximum(1)]);
         let sub = world.connect("sub", &request);
         world.subscribe(sub, "t", QoS::AtLeastOnce);
-        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
         world.publish(publisher, "t", "first", QoS::AtLeastOnce, 1);
         let expiry = [Property::MessageExpiry(10)];
         world.publish_with(publisher, "t", "x", QoS::AtLeastOnce, 2, false, &expiry);
@@ -334,9 +339,9 @@ fn the_expiry_interval_is_counted_down_and_rounded_up() {
 fn the_expiry_interval_counts_while_a_publish_waits() {
     for (waited_ms, left) in [(700, Some(2)), (1_000, Some(1)), (2_000, None)] {
         let mut world = World::with(1, |limits| limits.defer_deadline_ms = 60_000);
-        let sub = world.connect("sub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "t", QoS::AtMostOnce);
-        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
         let taken = Taken::default();
         let link =
             grapnel_engine::hook::Link { deadline_ms: 60_000, ..later(1, 0, FaultPolicy::Ignore, &taken) };

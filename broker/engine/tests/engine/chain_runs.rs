@@ -49,7 +49,7 @@ fn a_link_with_filters_sees_the_topics_that_match_one_of_them() {
 }
 
 #[test]
-fn a_rewritten_topic_is_compared_anew_for_the_links_behind() {
+fn a_rewritten_topic_is_matched_again_for_later_links() {
     let (mut world, _, publisher) = pair();
     let log = Log::default();
     let noting = |name| noting(&log, name, Flow::CONTINUE);
