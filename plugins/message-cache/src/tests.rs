@@ -6,7 +6,7 @@ use std::time::Duration;
 use grapnel_plugin_abi::raw::Action;
 use grapnel_plugin_abi::raw::Field;
 use grapnel_plugin_abi::testing::{self, BehalfAction, FakeEvent, Outcome, Published, TestPlugin};
-use grapnel_plugin_abi::{Level, Reason};
+use grapnel_plugin_abi::{Level, Reason, counted};
 
 use super::{Cache, TICK};
 
@@ -333,7 +333,8 @@ fn bytes_of_requests_are_exact() {
     }
     for most in [1, refused] {
         let said = format!(
-            "too many requests wait for an answer: there may be {most} bytes of all clients at a time"
+            "too many requests wait for an answer: there may be {} of all clients at a time",
+            counted(most, "byte")
         );
         assert_eq!(answered(most), Some(said));
     }
