@@ -174,8 +174,8 @@ mod tests {
         assert_eq!(
             sentences(&rows, &leaving, &[], true),
             [
-                "client.authorize loses acl/authorize and has no hook left: every publish and subscription is allowed, as \
-                 authorization.no_match is \"allow\"",
+                "client.authorize loses acl/authorize and has no hook left: every publish and subscription is allowed \
+                 (authorization.no_match = \"allow\")",
                 "message.publish loses acl/a, acl/c and keeps other/b",
                 "message.acked loses acl/acked and has no hook left",
             ]

@@ -110,7 +110,7 @@ mod tests {
         let reporter =
             Reporter::start(counts, Duration::from_millis(1), move |line| log.send(line.to_owned()).unwrap());
         let first = lines.recv_timeout(Duration::from_secs(20)).unwrap();
-        assert!(first.starts_with("1 messages, 5 bytes (since the last report 1, 5)"), "{first}");
+        assert!(first.starts_with("1 message, 5 bytes (since the last report 1, 5)"), "{first}");
         drop(reporter.unwrap());
         let last = lines.iter().last().unwrap();
         let expected = "1 message, 5 bytes (since the last report 0, 0): \"a\" 1 message 5 bytes; dropped: no_subscribers 1";

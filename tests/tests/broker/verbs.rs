@@ -119,7 +119,7 @@ scenario! {
         for (verb, code, says) in [
             ("fail", 1, "grapnel-ctl: the database is away"),
             ("miss", 1, "grapnel-ctl: there is no such thing"),
-            ("misuse", 2, "grapnel-ctl: not on a Monday"),
+            ("misuse", 2, "grapnel-ctl: not on a Monday; see grapnel-ctl verbs --help"),
         ] {
             assert_eq!(run(broker, &["verbs", verb]), (Some(code), says.to_owned()), "{verb}");
         }

@@ -20,7 +20,7 @@ const NOT_RUN: [(&str, &str, &str); 8] = [
     ("bench/README.md", "just bench-instructions ", "just nightly runs it; the rest takes hours"),
     ("bench/README.md", "scripts/bench-floor --duration 1", "takes hours"),
     ("plugins/exhook/docs/moving-from-amqtt.md", "cd /srv/shop ", "starts aMQTT"),
-    ("plugins/exhook/docs/moving-from-emqx.md", "pip3 install emqx-extension-sdk", "starts EMQX"),
+    ("plugins/exhook/docs/moving-from-emqx.md", "emqx_ctl plugins load ", "starts EMQX"),
 ];
 /// Programs whose command line is recognised without `$ ` before it.
 const PROGRAMS: [&str; 13] = [

@@ -209,9 +209,9 @@ fn every_exit_code_has_its_row_and_every_row_its_code() {
 
 #[test]
 fn every_state_of_a_plugin_has_its_row() {
-    let source = text("broker/src/ctl/plugins.rs");
-    let (_, functions) = source.split_once("pub(super) fn state(").expect("it is there");
-    let (functions, _) = functions.split_once("pub(super) fn print_one").expect("it follows");
+    let source = text("broker/src/ctl/plugins/print.rs");
+    let (_, functions) = source.split_once("fn state(").expect("it is there");
+    let (functions, _) = functions.split_once("fn print_one").expect("it follows");
     let words = functions.split('"').skip(1).step_by(2).map(str::to_owned).collect();
     assert_same("states of plugins", &words, &first_column(&tables("docs/src/exit-codes.md", "word")));
 }
