@@ -133,7 +133,7 @@ scenario! {
         assert!(said.contains("has ended (exit status: 7); it printed:\n") && said.contains("no module of that name"), "{said}");
         let python = format!("python=\"{}\"", folder().join("isolated_python").display());
         let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
-        assert!(said.contains("bare does not have the package grapnel-exhook; install it with"), "{said}");
+        assert!(said.contains("isolated_python does not have the package grapnel-exhook; install it with"), "{said}");
         let said = broker.ctl_refused(&[&arguments[..], &["python=/no/such/python"]].concat());
         assert!(said.contains("there is no /no/such/python: install Python 3.10"), "{said}");
     }
