@@ -55,20 +55,20 @@ from call_printer import call_printed
 class Inner:
     @staticmethod
     def published(message, state):
-        told("message_publish", message, state)
+        call_printed("message_publish", message, state)
         raise RuntimeError("on purpose")
 
 def connack(conninfo, rc, props, state):
-    told("client_connack", [key for key, _ in conninfo], rc, props, state)
+    call_printed("client_connack", [key for key, _ in conninfo], rc, props, state)
 
 def delivered(clientinfo, message, state):
-    told("message_delivered", dict(message)[b"topic"], state)
+    call_printed("message_delivered", dict(message)[b"topic"], state)
 
 def acked(clientinfo, message, state):
-    told("message_acked", dict(message)[b"topic"], state)
+    call_printed("message_acked", dict(message)[b"topic"], state)
 
 def dropped(message, reason, state):
-    told("message_dropped", dict(message)[b"topic"], state)
+    call_printed("message_dropped", dict(message)[b"topic"], state)
 
 def init():
     return 0, ([
@@ -80,7 +80,7 @@ def init():
     ], {"made": "by init"})
 
 def deinit():
-    told("deinit")
+    call_printed("deinit")
 "#);
         settings.push("failed_action=deny".to_owned());
         load(broker, &settings);
@@ -170,13 +170,13 @@ from call_printer import call_printed
 
 def connected(clientinfo, state):
     state.append(dict(clientinfo)[b"clientid"].decode())
-    told("client_connected", os.getpid(), state)
+    call_printed("client_connected", os.getpid(), state)
 
 def init():
     return 0, ([("client_connected", "own", "connected", [])], [])
 
 def deinit():
-    told("deinit", os.getpid())
+    call_printed("deinit", os.getpid())
 "#);
         settings.push("pool_size=3".to_owned());
         load(broker, &settings);
