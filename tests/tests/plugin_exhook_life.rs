@@ -112,7 +112,7 @@ fn the_output_of_a_python_shutdown_arrives() {
 #[test]
 fn the_output_of_a_java_shutdown_arrives() {
     let path = format!("path={:?}", folder().join("java"));
-    let settings = ["driver=java", &path, "init_module=Farewell", "environment=[\"FAREWELLS\"]"];
+    let settings = ["driver=java", &path, "init_module=Shutdown", "environment=[\"FAREWELLS\"]"];
     let failed = "the shutdown failed: java.lang.IllegalStateException: failed on purpose";
     check_shutdown(&settings.map(String::from), failed, false);
 }

@@ -235,12 +235,14 @@ fn a_client_that_acknowledges_nothing_does_not_delay_others() {
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
-/// A reload with the maximum content of the default limits, beside other clients: all of it is
+/// A reload with the maximum content of the default `bytes_max`, beside other clients: all of it is
 /// there afterwards, and the longest pause of the others is printed.
 #[test]
 fn a_full_cache_goes_over_beside_others() {
     let broker = Broker::builder().grapnel_only().start_with_shards(1).expect("Grapnel runs on one shard");
-    broker.ctl_ok(&["plugins", "load", "message-cache", "--set", r#"filters=["sensors/#"]"#, "--once"]);
+    // All clients here are of one address, which may have half of it by default.
+    let settings = ["--set", r#"filters=["sensors/#"]"#, "--set", "client_bytes_max=16777216"];
+    broker.ctl_ok(&[&["plugins", "load", "message-cache", "--once"], &settings[..]].concat());
     let metric = |name: &str| {
         let metrics = broker.ctl_ok(&["metrics"]);
         let shown = format!("plugin_message_cache_{name}");
@@ -248,7 +250,6 @@ fn a_full_cache_goes_over_beside_others() {
         let value = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
         value.unwrap_or_else(|| panic!("{shown} is not in {metrics}"))
     };
-    // One client may have half of it.
     let mut publishers = ["p", "q", "r"].map(|name| Client::hello(&broker, Version::V5, name));
     for n in 0..20_000 {
         for (place, publisher) in publishers.iter_mut().enumerate() {
