@@ -126,7 +126,7 @@ impl Plugin for Cache {
                 .beside_each(turns::BYTES_OF_EACH)
                 .beside_owner(turns::BYTES_OF_CLIENT)
                 .with_metrics(&self.host, "requests"),
-            turns: Turns::new(config.client_answers_max),
+            turns: Turns::new(config.client_answers_max, config.answers_max),
             now_ms: 0,
             pool: Pool::new(
                 config.answers_max,
@@ -257,10 +257,11 @@ impl CacheShard {
             return Ok(Flow::Stop);
         };
         let request = Request { client, filter, response_topic, correlation_data };
-        match self.requests.insert_for(message.account().as_deref(), message.client_id(), request) {
+        let account = message.account();
+        match self.requests.insert_for(account.as_deref(), message.client_id(), request) {
             Ok(id) => {
                 if let Some(client) = self.requests.owner_name(id) {
-                    self.turns.push(client, id, self.now_ms);
+                    self.turns.push(account.as_deref(), client, id, self.now_ms);
                 }
             }
             Err(Rejected { full, .. }) => {
