@@ -40,7 +40,7 @@ struct Row {
 
 fn rows_of(name: &str) -> BTreeMap<String, Row> {
     let mut rows = BTreeMap::new();
-    for table in Page::read(&format!("plugins/{name}/README.md")).tables() {
+    for table in Page::read(format!("plugins/{name}/README.md")).tables() {
         let before = match table.header.first().map(String::as_str) {
             Some("key") => "",
             Some("key of a rule") => "rules[].",
