@@ -30,7 +30,7 @@ impl Announcer {
     }
 
     /// Calls the hooks of one of the points named `broker.…`. Blocks until they have run or
-    /// [`HOOKS_TIMEOUT`] has passed, so it must not be called from a shard.
+    /// 5 s (`HOOKS_TIMEOUT`) have passed, so it must not be called from a shard.
     pub fn notify(&self, point: HookPoint) {
         let Some(shard) = &self.shard else { return };
         let uptime_ms = self.clock.mono_ms();

@@ -216,7 +216,7 @@ impl Shards {
     /// Stops accepting and disconnects all clients. Runs `last` when all clients have gone or
     /// `timeout` is over; `last` may take `patience` longer. The shards answer until then, and are
     /// ended after that. A second signal while clients are awaited ends that wait at once, and
-    /// `last` gets [`LAST_TIMEOUT`]; a second signal during `last` ends the wait for it. A shard
+    /// `last` gets `LAST_TIMEOUT`; a second signal during `last` ends the wait for it. A shard
     /// that dies meanwhile ends all waits, and the broker with it.
     pub fn drain(
         self,
