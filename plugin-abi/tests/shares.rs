@@ -600,3 +600,17 @@ fn cleared_entries_are_freed_in_slices() {
     drop((left, shares));
     assert_eq!(held(), before);
 }
+
+/// Numbers that come from the previous version are not given again, nor are those of entries that
+/// have been removed.
+#[test]
+fn no_number_is_used_twice() {
+    let mut shares = shares(UNLIMITED);
+    let ids: Vec<EntryId> = (0..3).map(|_| shares.insert("a", value(0)).unwrap()).collect();
+    ids[1..].iter().for_each(|id| drop(shares.remove(*id)));
+    assert!(shares.restore_as(EntryId(2), "a", value(0)));
+    assert!(!shares.restore_as(EntryId(2), "a", value(0)));
+    assert_eq!(shares.insert("a", value(0)).unwrap(), EntryId(4));
+    assert!(shares.restore_as(EntryId(9), "a", value(0)));
+    assert_eq!(shares.insert("a", value(0)).unwrap(), EntryId(10));
+}

@@ -438,6 +438,27 @@ fn a_reload_that_is_undone_keeps_timers_messages_and_replay() {
     }
 }
 
+/// They wait for such a version as long as its instance exists, however long the reload takes.
+#[test]
+fn messages_and_timers_wait_for_a_version_that_may_come_back() {
+    let mut world = World::new(1);
+    let ((noted, old_entry), (_, new_entry)) = (instance(), instance());
+    let (old, new) = (PluginHandle(1 << 32 | 9), PluginHandle(2 << 32 | 9));
+    let table =
+        |plugin: PluginHandle, entry| ChainTable::compile(1, []).with_instances(vec![(plugin, entry)]);
+    world.shards[0].swap_chains(table(old, old_entry));
+    world.shards[0].command(Command::Timer { plugin: old, timer: 1, after_ms: 50, number: 1 });
+    world.shards[0].swap_chains(table(new, new_entry));
+    let message = Command::InstanceMessage { plugin: old, from: 3, number: 4, bytes: Bytes::new() };
+    world.shards[0].command(message);
+    (0..4).for_each(|_| world.pass_ms(30_000));
+    world.shards[0].swap_chains(table(old, old_entry));
+    world.shards[0].forget_plugin(new);
+    world.pass_ms(100);
+    assert_eq!(noted.0.take(), ["message 4 from 3: ", "timer 1"]);
+    assert_eq!(world.shards[0].counters().plugin_mail_stale, 0);
+}
+
 unsafe extern "C" fn on_timer_called(instance: *mut c_void, _timer: u64, _number: u64) {
     // SAFETY: the instance is a leaked `Instance` of this thread.
     unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(is_called());
