@@ -598,6 +598,8 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
             }
         };
         fixture.mount_versions(links(), &[second], Vec::new());
+        // Another plugin is unloaded meanwhile.
+        fixture.world.shards[0].forget_plugin(PluginHandle(8));
         allow_all(&mut fixture, "r/");
         assert_eq!(fixture.messages(), []);
         if is_taken_back {
