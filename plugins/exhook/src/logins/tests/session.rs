@@ -194,12 +194,17 @@ fn what_is_anothers_session_is_shown_to_nobody() {
 /// A session that begins has the data of the login that began it.
 #[test]
 fn a_session_that_begins_has_nothing_of_the_one_before() {
-    let logins = kept();
-    assert!(keep(&logins, ANN, b"ann", OWNER));
-    logins.store_of_login(data(EVE, b"eve", 1), 0, Instant::now());
-    logins.enter(EVE, 0, (S + 1, OWNER), false);
-    assert_eq!(logins.of(EVE, 0, (S + 1, OWNER)).as_deref(), Some(&b"eve"[..]));
-    assert_eq!(logins.stored("c", 0, S, 2), None);
+    for gives in [true, false] {
+        let logins = kept();
+        assert!(keep(&logins, ANN, b"ann", OWNER));
+        if gives {
+            logins.store_of_login(data(EVE, b"eve", 1), 0, Instant::now());
+        }
+        logins.enter(EVE, 0, (S + 1, OWNER), false);
+        let expected = gives.then_some(&b"eve"[..]);
+        assert_eq!(logins.of(EVE, 0, (S + 1, OWNER)).as_deref(), expected);
+        assert_eq!(logins.stored("c", 0, S, 2), None);
+    }
 }
 
 /// A report about a connection that another one has taken over is not of that other one's login.
