@@ -243,6 +243,7 @@ scenario! {
         assert!(is_marked());
         let (status, body) = http(broker, "POST", path, r#"{"what": "away"}"#);
         assert_eq!((status, &body["revoked"]["subscriptions"]), (200, &0.into()), "{body}");
+        assert_eq!(body["follows"][0], "message.publish loses verbs/publish and has no hook left");
         assert!(!is_marked());
         // A disabled plugin still answers verbs, and reports its state itself.
         assert_eq!(broker.ctl_json(&["verbs", "mark", "back"])["value"], Value::Null);
@@ -484,7 +485,7 @@ fn a_broker_does_not_choose_the_file_of_a_local_verb() {
     let listener = UnixListener::bind(&socket).unwrap();
     let file = plugin::library("verbs");
     let verb = |name: &str| json!({"name": name, "help": "", "local": true});
-    let verbs = json!([verb("crash"), verb("other")]);
+    let verbs = json!([verb("crash"), verb("other"), verb("fail")]);
     let says = json!({
         "plugins": [{"plugin": "evil", "kind": "evil", "verbs": verbs}, {"plugin": "verbs", "kind": "verbs", "verbs": verbs}],
         "file": file,
@@ -522,6 +523,9 @@ fn a_broker_does_not_choose_the_file_of_a_local_verb() {
     // A verb that the file itself does not declare is not called in it.
     let (code, said) = call(&["verbs", "other"], None);
     assert!(code == Some(2) && said.contains("unrecognized subcommand 'other'"), "{code:?} {said}");
+    // Nor is one that needs a broker by the file's own declaration.
+    let (code, said) = call(&["verbs", "fail"], None);
+    assert!(code == Some(1) && said.contains("fail of plugin verbs is not declared in "), "{code:?} {said}");
     let (code, said) = call(&["verbs", "crash"], None);
     assert!(
         code == Some(1) && said.contains("the process that was answering crash crashed"),
