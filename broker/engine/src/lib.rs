@@ -33,6 +33,7 @@ mod run_queue;
 pub mod session;
 pub mod shard;
 mod shared_message;
+mod shrink;
 pub mod time;
 pub mod timer;
 pub mod topic;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::id::SessionKey;
+use crate::shrink;
 
 /// Number of maps: with a million identifiers each has about sixteen thousand.
 const MAPS: usize = 64;
@@ -47,10 +48,7 @@ impl ClientIds {
             return;
         }
         map.remove(client_id);
-        // Only at a quarter, so that the map does not grow again soon.
-        if map.capacity() > SPARE.max(4 * map.len()) {
-            map.shrink_to(2 * map.len());
-        }
+        shrink::map(map, SPARE);
     }
 }
 

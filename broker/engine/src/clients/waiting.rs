@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::log_rate::LogRate;
+use crate::shrink;
 
 /// Minimum capacity of the map.
 const SPARE: usize = 64;
@@ -81,9 +82,7 @@ impl Waiting {
         *count -= 1;
         if *count == 0 {
             self.networks.remove(&network);
-            if self.networks.capacity() > SPARE.max(4 * self.networks.len()) {
-                self.networks.shrink_to(2 * self.networks.len());
-            }
+            shrink::map(&mut self.networks, SPARE);
         }
     }
 

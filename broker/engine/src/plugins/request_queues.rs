@@ -4,12 +4,13 @@
 //! `flow/on_behalf.rs` opens and closes the queues.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::id::SessionKey;
 use crate::limits::Limits;
 use crate::session::identity::Identity;
+use crate::shrink;
 
 /// One client may use this fraction of the free room: so some room stays free for clients with
 /// small needs.
@@ -242,7 +243,7 @@ impl RequestQueues {
         account.follow(before, queue.sums);
         if account.is_empty() {
             known.accounts.remove(&queue.account);
-            shrink(&mut known.accounts);
+            shrink::map(&mut known.accounts, SPARE);
         }
     }
 
@@ -257,7 +258,7 @@ impl RequestQueues {
             self.plugins.remove(&plugin);
             self.plugins.shrink_to(SPARE);
         } else {
-            shrink(&mut known.queues);
+            shrink::map(&mut known.queues, SPARE);
         }
     }
 }
@@ -269,13 +270,6 @@ pub(crate) fn page_bytes_max(limits: &Limits) -> u64 {
         .behalf_page_bytes_max
         .min(limits.behalf_client_bytes_max)
         .min(limits.behalf_bytes_max / SHARE as u64)
-}
-
-/// Gives capacity back at a quarter, so that the map does not grow again soon.
-fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
-    if map.capacity() > SPARE.max(4 * map.len()) {
-        map.shrink_to(2 * map.len());
-    }
 }
 
 fn free(max: u64, taken: usize) -> usize {
