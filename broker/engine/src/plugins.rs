@@ -136,8 +136,8 @@ impl PluginStore {
 
     /// Adds a page.
     pub(crate) fn begin_page(&mut self, number: u64, page: OpenPage) {
-        let whose = self.request_queues.whose(&page.identity);
-        self.request_queues.begin_page(page.plugin.number(), whose, page.reserved_bytes());
+        let owner = self.request_queues.owner_of(&page.identity);
+        self.request_queues.begin_page(page.plugin.number(), owner, page.reserved_bytes());
         self.pages.begin(number, page);
     }
 
@@ -167,8 +167,8 @@ impl PluginStore {
         let Some(page) = self.pages.get(number).filter(|page| page.is_larger_than_requested()) else {
             return true;
         };
-        let (plugin, whose) = (page.plugin.number(), self.request_queues.whose(&page.identity));
-        self.request_queues.has_room_for_grown_page(plugin, whose, page.reserved_bytes(), limits)
+        let (plugin, owner) = (page.plugin.number(), self.request_queues.owner_of(&page.identity));
+        self.request_queues.has_room_for_grown_page(plugin, owner, page.reserved_bytes(), limits)
     }
 
     /// Removes a page that is complete.

@@ -162,7 +162,7 @@ fn put(parts: &mut Parts, behalf: Behalf, subject: Option<AuthorizationSubject>)
     let bytes = behalf.bytes() + subject.as_ref().map_or(0, |(_, message)| message.bytes());
     let limits = Arc::clone(&parts.setup.limits);
     let queues = parts.hooks.plugins_mut().request_queues();
-    if !queues.has_room(plugin.number(), queues.whose(&behalf.identity), bytes, &limits) {
+    if !queues.has_room(plugin.number(), queues.owner_of(&behalf.identity), bytes, &limits) {
         parts.counters.behalf_no_room += 1;
         let (about, reason) = (about(&behalf.kind, subject), ReasonCode::QUOTA_EXCEEDED);
         return refuse(parts, (plugin, behalf.answer), client_id, about, reason);
@@ -188,8 +188,8 @@ fn request_queue_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
         session.request_queue = Some(number as u32);
     }
     let queues = parts.hooks.plugins_mut().request_queues();
-    let whose = queues.whose(&behalf.identity);
-    queues.open(number, whose, queue);
+    let owner = queues.owner_of(&behalf.identity);
+    queues.open(number, owner, queue);
     queue
 }
 
@@ -300,8 +300,8 @@ fn fetch(parts: &mut Parts, behalf: Behalf) {
     let fetch = fetch.within(limits.behalf_page_messages_max, request_queues::page_bytes_max(&limits));
     let page = OpenPage::new(plugin, (identity, by_id), answer, fetch, now, owners);
     let queues = parts.hooks.plugins_mut().request_queues();
-    let whose = queues.whose(&page.identity);
-    if !queues.has_room_for_page(plugin.number(), whose, page.reserved_bytes(), &limits) {
+    let owner = queues.owner_of(&page.identity);
+    if !queues.has_room_for_page(plugin.number(), owner, page.reserved_bytes(), &limits) {
         parts.counters.behalf_no_room += 1;
         let kind = BehalfKind::Fetch { fetch: page.fetch, by_id };
         let about = (kind.words(), kind.filter().into());

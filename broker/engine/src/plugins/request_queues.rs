@@ -27,7 +27,7 @@ pub(crate) struct RequestQueues {
 
 /// The client of a queue, and a keyed hash of its account: a user may have many client identifiers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RecheckScope<'a> {
+pub(crate) struct RequestOwner<'a> {
     pub(crate) client_id: &'a Arc<str>,
     account: u64,
 }
@@ -112,14 +112,14 @@ impl RequestQueues {
     }
 
     /// The queue of a client, for an identity of it.
-    pub(crate) fn whose<'a>(&self, identity: &'a Identity) -> RecheckScope<'a> {
-        RecheckScope { client_id: &identity.client_id, account: self.hasher.hash_one(identity.account()) }
+    pub(crate) fn owner_of<'a>(&self, identity: &'a Identity) -> RequestOwner<'a> {
+        RequestOwner { client_id: &identity.client_id, account: self.hasher.hash_one(identity.account()) }
     }
 
-    fn used(&self, plugin: u64, whose: RecheckScope<'_>) -> Used {
+    fn used(&self, plugin: u64, owner: RequestOwner<'_>) -> Used {
         let Some(known) = self.plugins.get(&plugin) else { return Used::default() };
-        let queue = known.queues.get(whose.client_id);
-        let account = queue.map_or(whose.account, |queue| queue.account);
+        let queue = known.queues.get(owner.client_id);
+        let account = queue.map_or(owner.account, |queue| queue.account);
         Used {
             all: known.sums,
             account: known.accounts.get(&account).copied().unwrap_or_default(),
@@ -136,11 +136,11 @@ impl RequestQueues {
     pub(crate) fn has_room(
         &self,
         plugin: u64,
-        whose: RecheckScope<'_>,
+        owner: RequestOwner<'_>,
         bytes: usize,
         limits: &Limits,
     ) -> bool {
-        let used = self.used(plugin, whose);
+        let used = self.used(plugin, owner);
         let requests = free(limits.behalf_requests_max, used.all.waiting.requests);
         requests > 0
             && (used.own.waiting.requests as u64) < limits.behalf_client_requests_max
@@ -153,11 +153,11 @@ impl RequestQueues {
     pub(crate) fn has_room_for_page(
         &self,
         plugin: u64,
-        whose: RecheckScope<'_>,
+        owner: RequestOwner<'_>,
         bytes: usize,
         limits: &Limits,
     ) -> bool {
-        let used = self.used(plugin, whose);
+        let used = self.used(plugin, owner);
         let pages = free(limits.behalf_pages_max, used.all.pages);
         pages > 0
             && (used.own.pages as u64) < limits.behalf_client_pages_max
@@ -169,11 +169,11 @@ impl RequestQueues {
     pub(crate) fn has_room_for_grown_page(
         &self,
         plugin: u64,
-        whose: RecheckScope<'_>,
+        owner: RequestOwner<'_>,
         bytes: usize,
         limits: &Limits,
     ) -> bool {
-        let mut used = self.used(plugin, whose);
+        let mut used = self.used(plugin, owner);
         for sums in [&mut used.all, &mut used.account, &mut used.own] {
             sums.pages -= 1;
             sums.pages_bytes -= bytes;
@@ -182,15 +182,15 @@ impl RequestQueues {
     }
 
     /// Requests for a client wait in the slots of this session from now on. The slots are empty.
-    pub(crate) fn open(&mut self, plugin: u64, whose: RecheckScope<'_>, session: SessionKey) {
-        self.queue(plugin, whose).session = Some(session);
+    pub(crate) fn open(&mut self, plugin: u64, owner: RequestOwner<'_>, session: SessionKey) {
+        self.queue(plugin, owner).session = Some(session);
     }
 
     /// The queue of a client, which is made if there is none.
-    fn queue(&mut self, plugin: u64, whose: RecheckScope<'_>) -> &mut RequestQueue {
+    fn queue(&mut self, plugin: u64, owner: RequestOwner<'_>) -> &mut RequestQueue {
         let queues = &mut self.plugins.entry(plugin).or_default().queues;
-        let new = RequestQueue { session: None, account: whose.account, sums: Sums::default() };
-        queues.entry(Arc::clone(whose.client_id)).or_insert(new)
+        let new = RequestQueue { session: None, account: owner.account, sums: Sums::default() };
+        queues.entry(Arc::clone(owner.client_id)).or_insert(new)
     }
 
     /// Sets the amount that waits in a queue.
@@ -209,9 +209,9 @@ impl RequestQueues {
     }
 
     /// Adds an open page of up to this many bytes.
-    pub(crate) fn begin_page(&mut self, plugin: u64, whose: RecheckScope<'_>, bytes: usize) {
-        self.queue(plugin, whose);
-        self.change(plugin, whose.client_id, |sums| {
+    pub(crate) fn begin_page(&mut self, plugin: u64, owner: RequestOwner<'_>, bytes: usize) {
+        self.queue(plugin, owner);
+        self.change(plugin, owner.client_id, |sums| {
             sums.pages += 1;
             sums.pages_bytes += bytes;
         });
@@ -305,14 +305,14 @@ mod tests {
     }
 
     /// A client with an account of its own, or with the account before a `:`.
-    fn of(name: &'static str) -> RecheckScope<'static> {
+    fn of(name: &'static str) -> RequestOwner<'static> {
         let client_id: &'static Arc<str> = Box::leak(Box::new(name.into()));
-        whose(client_id)
+        owner(client_id)
     }
 
-    fn whose(client_id: &Arc<str>) -> RecheckScope<'_> {
+    fn owner(client_id: &Arc<str>) -> RequestOwner<'_> {
         let account = client_id.split_once(':').map_or(&**client_id, |(account, _)| account);
-        RecheckScope { client_id, account: account.bytes().fold(7, |hash, byte| hash * 31 + u64::from(byte)) }
+        RequestOwner { client_id, account: account.bytes().fold(7, |hash, byte| hash * 31 + u64::from(byte)) }
     }
 
     fn limits(requests: u64, bytes: u64) -> Limits {
@@ -321,7 +321,7 @@ mod tests {
 
     fn wait(queues: &mut RequestQueues, client_id: &str, requests: usize, bytes: usize) {
         if queues.session(1, client_id).is_none() {
-            queues.open(1, whose(&client_id.into()), key(7));
+            queues.open(1, owner(&client_id.into()), key(7));
         }
         queues.count(1, client_id, Waiting { requests, bytes });
     }
@@ -329,7 +329,7 @@ mod tests {
     /// Adds requests of this many bytes for a client until there is no room; returns their number.
     fn fill(queues: &mut RequestQueues, client_id: &str, bytes: usize, limits: &Limits) -> usize {
         let mut requests = 0;
-        while queues.has_room(1, whose(&client_id.into()), bytes, limits) {
+        while queues.has_room(1, owner(&client_id.into()), bytes, limits) {
             requests += 1;
             wait(queues, client_id, requests, requests * bytes);
         }
@@ -425,8 +425,8 @@ mod tests {
         let mut pages = 0;
         for number in 0..20 {
             let client_id = format!("greedy:{number}").into();
-            if queues.has_room_for_page(1, whose(&client_id), 0, &limits) {
-                queues.begin_page(1, whose(&client_id), 0);
+            if queues.has_room_for_page(1, owner(&client_id), 0, &limits) {
+                queues.begin_page(1, owner(&client_id), 0);
                 pages += 1;
             }
         }
