@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0x31b2701ba6203cdf)
+#define GRAPNEL_ABI_HASH UINT64_C(0xd192a8a04aaa17e9)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -190,11 +190,12 @@ typedef uint32_t grapnel_field;
 #define GRAPNEL_FIELD_PROTO_NAME UINT32_C(38)
 /** Address the client came to (text, without the port). */
 #define GRAPNEL_FIELD_SOCK_HOST UINT32_C(39)
-/** Subject of the client's TLS certificate (text). */
+/** Subject of the client's TLS certificate, as RFC 4514 writes it (text, read only). Fields of a certificate are
+ *  there if the client has shown one that was verified. */
 #define GRAPNEL_FIELD_TLS_SUBJECT UINT32_C(40)
 /** What the listener puts in front of the client's topics (text). */
 #define GRAPNEL_FIELD_MOUNTPOINT UINT32_C(41)
-/** Whether nobody vouched for the client (0, 1). */
+/** Whether nobody vouched for the client: neither a plugin nor its certificate (0, 1). */
 #define GRAPNEL_FIELD_ANONYMOUS UINT32_C(42)
 /** When the session was made, milliseconds since 1970. */
 #define GRAPNEL_FIELD_SESSION_CREATED_AT_MS UINT32_C(43)
@@ -279,6 +280,35 @@ typedef uint32_t grapnel_field;
  *  client.authenticate, for a client that is not in yet, it is that of the session under the client identifier,
  *  which may belong to somebody else and may end before the client is let in. */
 #define GRAPNEL_FIELD_SESSION UINT32_C(79)
+/** How the client has reached the broker: `tcp`, `tls`, `ws`, `wss` or `unix` (text, read only). It is not there for
+ *  what is no client, such as a plugin that publishes. */
+#define GRAPNEL_FIELD_TRANSPORT UINT32_C(80)
+/** Version of the client's TLS connection, to the broker or to a proxy in front of it, such as `TLSv1.3` (text, read
+ *  only). */
+#define GRAPNEL_FIELD_TLS_VERSION UINT32_C(81)
+/** Cipher suite of that connection, by its IANA name (text, read only). */
+#define GRAPNEL_FIELD_TLS_CIPHER UINT32_C(82)
+/** Server name that the client asked for in TLS (SNI; text, read only). */
+#define GRAPNEL_FIELD_TLS_SERVER_NAME UINT32_C(83)
+/** Last common name in the subject of the client's certificate (text, read only). */
+#define GRAPNEL_FIELD_TLS_COMMON_NAME UINT32_C(84)
+/** Subject alternative name of the client's certificate by index: `DNS:…`, `URI:…`, `email:…`, `IP:…` (text, read
+ *  only). */
+#define GRAPNEL_FIELD_TLS_ALTERNATIVE_NAME UINT32_C(85)
+/** Number of subject alternative names (read only). It is not there without a certificate. */
+#define GRAPNEL_FIELD_TLS_ALTERNATIVE_NAMES UINT32_C(86)
+/** Issuer of the client's certificate, as RFC 4514 writes it (text, read only). */
+#define GRAPNEL_FIELD_TLS_ISSUER UINT32_C(87)
+/** Serial number of the client's certificate, hexadecimal in lower case (text, read only). */
+#define GRAPNEL_FIELD_TLS_SERIAL UINT32_C(88)
+/** SHA-256 of the client's certificate (DER), hexadecimal in lower case (text, read only). */
+#define GRAPNEL_FIELD_TLS_FINGERPRINT UINT32_C(89)
+/** Whether the listener took the user name from the client's certificate, which has authenticated the client (0, 1;
+ *  read only). */
+#define GRAPNEL_FIELD_USERNAME_CERTIFIED UINT32_C(90)
+/** User name in CONNECT, at connect and authenticate (text, read only). It is another one than USERNAME where the
+ *  listener takes the user name from the client's certificate. */
+#define GRAPNEL_FIELD_CONNECT_USERNAME UINT32_C(91)
 
 /** Whose authorisation is asked again. */
 typedef uint32_t grapnel_scope;
@@ -374,6 +404,12 @@ typedef uint32_t grapnel_export_step;
 /** Bit of grapnel_host_api.flags: the plugin was loaded by the start of the broker, which has not started yet;
  *  broker.started is still to come. */
 #define GRAPNEL_HOST_STARTING UINT32_C(1)
+
+/** Bit that grapnel_host_api.hook_calls gives: the shard calls the hook from now on. */
+#define GRAPNEL_HOOK_CALLED UINT32_C(1)
+
+/** Bit that grapnel_host_api.hook_calls gives: the shard called the hook before the change. */
+#define GRAPNEL_HOOK_WAS_CALLED UINT32_C(2)
 
 /** Bit of grapnel_event.flags: the message is retained, or the client asks for retain. */
 #define GRAPNEL_FLAG_RETAIN UINT32_C(1)
@@ -727,6 +763,13 @@ struct grapnel_host_api {
      *  in the bucket of this number, of which the last one has those above all bounds. GRAPNEL_STATUS_ABSENT beyond
      *  the last bucket. Any thread. */
     grapnel_status (*reading)(uint64_t metric, uint32_t bucket, int64_t *out);
+    /** Which calls of the plugin's hook of this name at this hook point the shard makes, as bits:
+     *  GRAPNEL_HOOK_CALLED if it calls the hook from now on, GRAPNEL_HOOK_WAS_CALLED if it did before the change
+     *  that `configured` is about. Without such a change both are the same. A hook is not called if the operator has
+     *  unmounted it, if the plugin is disabled or tripped, or if there is none of that name. In an instance that has
+     *  taken a state over, the second bit is about the version before. In `configured` alone;
+     *  GRAPNEL_STATUS_WRONG_MOMENT elsewhere. */
+    grapnel_status (*hook_calls)(uint64_t plugin, uint32_t point, grapnel_slice name, uint32_t *out);
 };
 
 /** Number of a hook point. */
@@ -1052,7 +1095,7 @@ GRAPNEL_STATIC_ASSERT(sizeof(grapnel_state_sink) == 16, "grapnel_state_sink has 
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, ctx, 0, 8);
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, write, 8, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 280, "grapnel_host_api has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 288, "grapnel_host_api has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_host_api, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_minor, 6, 2);
@@ -1090,6 +1133,7 @@ GRAPNEL_CHECK_FIELD(grapnel_host_api, unsubscribe_as, 248, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, authorize_as, 256, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, fetch_as, 264, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, reading, 272, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, hook_calls, 280, 8);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_error_text) == 24, "grapnel_error_text has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_error_text, ptr, 0, 8);

@@ -27,9 +27,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_singular_and_everything_else_plural() {
-        let said = [0_u64, 1, 2].map(|count| counted(count, "shard"));
-        assert_eq!(said, ["0 shards", "1 shard", "2 shards"]);
+    fn only_one_is_singular() {
+        let texts = [0_u64, 1, 2].map(|count| counted(count, "shard"));
+        assert_eq!(texts, ["0 shards", "1 shard", "2 shards"]);
         assert_eq!((counted(2_u32, "entry"), counted(2_u32, "key")), ("2 entries".into(), "2 keys".into()));
         assert_eq!(counted(1_i64, "entry"), "1 entry");
     }

@@ -8,12 +8,14 @@ use std::marker::PhantomData;
 use crate::raw::{Change, Event, Field, Flow, HookFn, NewMessage, Slice, Status, Ticket, Value};
 
 mod behalf;
+mod cursor;
 mod fetched;
 mod identity;
 mod module;
 mod requests;
 mod services;
 mod table;
+mod tls;
 
 pub use behalf::{Behalf, BehalfClient, BehalfServices, PageRequest};
 pub use fetched::FetchedWriter;
@@ -23,6 +25,7 @@ pub use module::{ForeignTable, Module};
 pub(crate) use requests::list;
 pub use requests::{MetricRequest, MountRequest, PluginMessage};
 pub use services::{COMPLETION_CHANGES_MAX, HostServices, PluginThread, host_api, install_services};
+pub use tls::{CertificateIdentity, Names, TlsIdentity};
 
 /// A field's value on the broker's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -138,7 +138,7 @@ tables! {
         size, abi_major, abi_minor, plugin, shards, flags, log, get, set, defer, complete, add_message, hook, unhook,
         publish, kick, subscribe, unsubscribe, invalidate, instance_message, timer, cancel_timer, spawn, wait_stop, metric, measure,
         adjust, replay, file, in_flight, identity, publish_as, subscribe_as, unsubscribe_as, authorize_as, fetch_as,
-        reading,
+        reading, hook_calls,
         #[cfg(feature = "abi-test-grown")] grown,
     }
     ErrorText { ptr, capacity, len }

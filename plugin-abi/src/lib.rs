@@ -71,7 +71,7 @@ pub use sdk::{
     Action, Answer, ArgumentType, Arguments, Authenticate, AuthenticateTicket, Authorize, AuthorizeTicket,
     ClientAction, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered, Disconnected,
     Disposition, DropQueue, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage, Filter,
-    FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookId, HookInfo, Host, Identity,
+    FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookCalls, HookId, HookInfo, Host, Identity,
     InstanceMessage, IntoFlow, Journal, Level, Mounting, NoArguments, NoConfig, OnBehalf, Outgoing, Pieces,
     Plugin, PluginInfo, Publish, PublishTicket, Reason, RecheckScope, Refused, Rejected, Secret, ShareLimits,
     Shares, StateKey, Subscribe, Timer, Unsubscribe, VerbCall, VerbError, Verbs, Verdict, Weigh, Will,

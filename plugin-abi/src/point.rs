@@ -45,7 +45,7 @@ macro_rules! for_each_point {
             /// A CONNECT was read; nothing is decided yet.
             0, Fold, true, Ignore;
             when "a CONNECT was read, before anything is decided";
-            fields "`VERDICT`, `REASON_CODE`, `REASON_STRING`";
+            fields "`CONNECT_USERNAME`, `VERDICT`, `REASON_CODE`, `REASON_STRING`";
             may "change properties of the CONNECT, refuse it";
             result "refused: CONNACK with that reason; otherwise `client.authenticate` follows";
             changes "`VERDICT`, `REASON_CODE`, `REASON_STRING`, `KEEP_ALIVE_S`, \
@@ -58,14 +58,15 @@ macro_rules! for_each_point {
             1, Fold, true, Deny;
             when "after `client.connect`; for each AUTH packet; when a connected MQTT 5 client \
                 authenticates again";
-            fields "`PASSWORD`, `AUTH_METHOD`, `AUTH_DATA`, `WILL_TOPIC`, `WILL_PAYLOAD`, \
-                `WILL_QOS`, `WILL_RETAIN`, `SESSION_PRESENT`, `SESSION_OWNER`, `VERDICT`, \
-                `REASON_CODE`, `REASON_STRING`";
+            fields "`CONNECT_USERNAME`, `PASSWORD`, `AUTH_METHOD`, `AUTH_DATA`, `WILL_TOPIC`, \
+                `WILL_PAYLOAD`, `WILL_QOS`, `WILL_RETAIN`, `SESSION_PRESENT`, `SESSION_OWNER`, \
+                `VERDICT`, `REASON_CODE`, `REASON_STRING`";
             may "allow, deny, request another AUTH packet, send data to the client, make it a \
                 superuser";
             result "allowed: the client may connect; denied: it is refused with that reason; no \
                 verdict: a client without a user name may connect if its listener has \
-                `allow_anonymous = true`; any other client is refused with 0x86";
+                `allow_anonymous = true`, and one whose user name the listener takes from its \
+                certificate; any other client is refused with 0x86";
             changes "`VERDICT`, `REASON_CODE`, `REASON_STRING`, `AUTH_DATA`, `IS_SUPERUSER`";
         }
         client.authorize: ClientAuthorize, client_authorize, Authorize {

@@ -14,9 +14,9 @@ pub use host::{HookFn, HostApi};
 pub use numbers::{
     ALL_SHARDS, APPEND, Action, BEHALF_ANSWER, Disposition, ExportStep, FLAG_DUP, FLAG_HAS_PASSWORD,
     FLAG_HAS_USERNAME, FLAG_REPLAY, FLAG_RETAIN, FLAG_SUPERUSER, FLAG_SYS, FLAG_WILL, FROM_BROKER, Field,
-    Flow, HOST_STARTING, IDENTITY_BYTES_MAX, LogLevel, MANIFEST_CLOSABLE, MANIFEST_IN_PLACE,
-    MESSAGE_HAS_CONTENT_TYPE, MESSAGE_HAS_CORRELATION_DATA, MOUNT_DELIVER, MetricKind, Policy, Scope, Status,
-    Verdict,
+    Flow, HOOK_CALLED, HOOK_WAS_CALLED, HOST_STARTING, IDENTITY_BYTES_MAX, LogLevel, MANIFEST_CLOSABLE,
+    MANIFEST_IN_PLACE, MESSAGE_HAS_CONTENT_TYPE, MESSAGE_HAS_CORRELATION_DATA, MOUNT_DELIVER, MetricKind,
+    Policy, Scope, Status, Verdict,
 };
 pub use requests::{NewMessage, NewMetric, NewThread, OnBehalf, Pair, StateSink};
 pub use slice::Slice;

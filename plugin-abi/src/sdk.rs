@@ -49,7 +49,7 @@ pub use filter::{Filter, Subscribe, Unsubscribe};
 pub use host::{Host, Level, RecheckScope};
 pub use message::{Delivered, Disposition, Publish};
 pub use metric::{Counter, Gauge, GaugePart, Histogram};
-pub use mounting::{HookId, Mounting};
+pub use mounting::{HookCalls, HookId, Mounting};
 pub use notifications::*;
 pub use outgoing::Outgoing;
 pub(crate) use pieces::entries_of;
@@ -212,7 +212,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// resumed, discarded, takenover and terminated. The instance then misses events or has missed
     /// some. It is not called for hooks that the plugin itself mounts or unmounts. It is called
     /// before the hooks are. After a reload of a tripped plugin it is called for the new instance,
-    /// after the state is taken over.
+    /// after the state is taken over. [`Host::hook_calls`] says which hooks have changed.
     fn configured(self: &Arc<Self>, shard: &mut Self::Shard) {
         let _ = shard;
     }

@@ -103,7 +103,7 @@ mod tests {
 
     /// The examples of sections 4.7.1 and 4.7.2.
     #[test]
-    fn matches_what_the_specification_says() {
+    fn topics_match_filters_as_in_the_specification() {
         for (filter, name, expected) in [
             ("sport/tennis/player1/#", "sport/tennis/player1", true),
             ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_filter_is_taken_apart() {
+    fn a_shared_filter_is_split_into_group_and_filter() {
         assert_eq!(split_share("$share/g/a/#"), ("$share/g/", "a/#"));
         assert_eq!(split_share("$share/g"), ("", "$share/g"));
         assert_eq!(split_share("a/b"), ("", "a/b"));

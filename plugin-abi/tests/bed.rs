@@ -125,7 +125,7 @@ fn a_hook_is_called_for_its_topics_alone() {
 }
 
 #[test]
-fn hooks_behind_a_deferred_one_are_called_after_its_answer() {
+fn later_hooks_are_called_after_the_answer_of_a_deferred_one() {
     let mut plugin = testing::load::<Seen>("").unwrap();
     for (topic, payload, outcome, expected) in [
         ("wait/a", "", Outcome::Continue, &["moves", "deferred", "last"][..]),
@@ -159,8 +159,8 @@ fn a_setter_that_is_refused_makes_the_call_a_fault() {
         let mut event = FakeEvent::publish("ignored", payload.as_bytes());
         assert_eq!(plugin.run(&mut event), outcome, "{payload}");
         let all = ["moves", "last", "ignores"];
-        let kept = if outcome == Outcome::Fault { &all[..2] } else { &all[..] };
-        assert_eq!(seen(&event), kept, "{payload}");
+        let expected = if outcome == Outcome::Fault { &all[..2] } else { &all[..] };
+        assert_eq!(seen(&event), expected, "{payload}");
         assert_eq!((event.topic(), event.payload()), (topic, payload.as_bytes()));
         // It applies to that call alone.
         assert_eq!(plugin.run(&mut FakeEvent::publish("b", b"")), Outcome::Continue);
@@ -169,17 +169,17 @@ fn a_setter_that_is_refused_makes_the_call_a_fault() {
 
 /// An event may still wait when its plugin is unloaded: the plugin is not called then.
 #[test]
-fn nothing_is_called_of_a_plugin_that_has_gone() {
+fn no_hook_of_an_unloaded_plugin_is_called() {
     let mut plugin = testing::load::<Seen>("").unwrap();
     let mut event = FakeEvent::publish("wait/a", b"");
     assert_eq!(plugin.run(&mut event), Outcome::Deferred);
-    let mut kept = FakeEvent::publish("wait/a", b"keep");
-    assert_eq!(plugin.run(&mut kept), Outcome::Deferred);
-    assert_eq!(kept.wait(Duration::ZERO), Outcome::Deferred);
+    let mut message = FakeEvent::publish("wait/a", b"keep");
+    assert_eq!(plugin.run(&mut message), Outcome::Deferred);
+    assert_eq!(message.wait(Duration::ZERO), Outcome::Deferred);
     drop(plugin);
     assert_eq!(event.wait(SOON), Outcome::Continue);
     assert_eq!(seen(&event), ["moves", "deferred"]);
-    assert_eq!(kept.wait(SOON), Outcome::Fault, "its ticket went with the instance");
+    assert_eq!(message.wait(SOON), Outcome::Fault, "its ticket went with the instance");
 }
 
 #[test]

@@ -77,17 +77,17 @@ fn compile(compiler: &str, language: &str, standard: &str, source_text: &str) {
 }
 
 #[test]
-fn c_takes_the_header_without_a_warning() {
+fn the_header_compiles_in_c_without_a_warning() {
     compile("cc", "c", "-std=c11", MINIMAL);
 }
 
 #[test]
-fn cplusplus_takes_the_header_without_a_warning() {
+fn the_header_compiles_in_cplusplus_without_a_warning() {
     compile("c++", "c++", "-std=c++17", MINIMAL);
 }
 
 #[test]
-fn clang_takes_the_header_without_a_warning_where_there_is_one() {
+fn the_header_compiles_with_clang_if_it_is_installed() {
     for (compiler, language, standard) in [("clang", "c", "-std=c11"), ("clang++", "c++", "-std=c++17")] {
         if Command::new(compiler).arg("--version").output().is_ok() {
             compile(compiler, language, standard, MINIMAL);

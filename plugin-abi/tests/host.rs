@@ -51,6 +51,7 @@ impl EventAccess for Recorder {
         Ok(ClientIdentity {
             client_id: "c",
             username: None,
+            is_certified: false,
             superuser: false,
             anonymous: true,
             clean_start: true,
@@ -64,6 +65,8 @@ impl EventAccess for Recorder {
             peer: None,
             local: None,
             listener: "",
+            transport: "tcp",
+            tls: None,
             properties: b"",
         })
     }

@@ -119,7 +119,7 @@ impl HostServices for Requests {
 }
 
 #[test]
-fn a_manual_hook_is_mounted_with_what_it_is_given_or_else_with_its_own() {
+fn a_manual_hook_is_mounted_with_the_given_or_its_own_settings() {
     let request: &'static Requests = Box::leak(Box::default());
     assert!(install_services(request));
     assert_eq!(host_api(1, 1).plugin, 1);

@@ -113,7 +113,7 @@ grapnel_plugin_abi::__exported!(FieldLogger {
 // Each typed event reads the fields of its hook point. A notification cannot be changed, so it has
 // no setters.
 #[test]
-fn every_point_shows_what_it_has() {
+fn every_point_shows_its_fields() {
     let mut scribe = testing::load::<FieldLogger>("").unwrap();
     let events = [
         FakeEvent::new(HookPoint::ClientConnect)
@@ -159,7 +159,7 @@ fn every_point_shows_what_it_has() {
 
 // CONNACK's properties are set one by one; with a refusal there are fewer.
 #[test]
-fn connack_is_filled_in() {
+fn a_hook_can_set_the_properties_of_connack() {
     let mut scribe = testing::load::<FieldLogger>("").unwrap();
     let mut event = FakeEvent::connack(Reason::SUCCESS).with_number(Field::KEEP_ALIVE_S, 60);
     assert_eq!(scribe.run(&mut event), Outcome::Continue);

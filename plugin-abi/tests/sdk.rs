@@ -211,7 +211,7 @@ fn refusal(config: &str) -> String {
 }
 
 #[test]
-fn hooks_run_by_priority_and_see_what_the_one_before_left() {
+fn hooks_run_by_priority_and_see_earlier_changes() {
     let mut plugin = probe();
     let mut message =
         FakeEvent::publish("a", b"x").with_user_property("gone", "1").with_user_property("stays", "2");
@@ -223,7 +223,7 @@ fn hooks_run_by_priority_and_see_what_the_one_before_left() {
 }
 
 #[test]
-fn each_shard_has_an_instance_of_its_own() {
+fn each_shard_has_its_own_instance() {
     let mut plugin = testing::load_on::<Probe>(2, r#"{"prefix": "p/"}"#).unwrap();
     plugin.run_on(0, &mut FakeEvent::publish("a", b"").with_user_property("k", "v"));
     plugin.run_on(0, &mut FakeEvent::publish("a", b"").with_user_property("k", "v"));
@@ -233,7 +233,7 @@ fn each_shard_has_an_instance_of_its_own() {
 }
 
 #[test]
-fn a_fault_leaves_nothing_of_the_change_and_is_logged() {
+fn a_fault_undoes_the_changes_of_its_hook_and_is_logged() {
     let mut plugin = probe();
     for (topic, log) in [
         ("half", "the hook at message.publish failed: after half of the work (fault 1)"),
@@ -273,7 +273,7 @@ fn a_publish_is_answered_later_from_another_thread() {
 }
 
 #[test]
-fn a_ticket_that_is_lost_leaves_nothing_of_the_change() {
+fn a_dropped_ticket_undoes_the_changes_of_its_hook() {
     let mut plugin = probe();
     let mut message = FakeEvent::publish("half, then lost", b"whole");
     assert_eq!(plugin.run(&mut message), Outcome::Deferred);
@@ -389,7 +389,7 @@ fn configuration_errors_name_the_key_and_not_the_value() {
 }
 
 #[test]
-fn a_whole_configuration_is_taken() {
+fn a_complete_configuration_is_accepted() {
     let config = r#"{"prefix": "p", "rules": [{"from": "a"}], "mode": "usual", "limit": null}"#;
     let plugin = testing::load::<Probe>(config).unwrap();
     drop(plugin);
@@ -398,7 +398,7 @@ fn a_whole_configuration_is_taken() {
 }
 
 #[test]
-fn a_plugin_that_fails_says_why_wherever_it_fails() {
+fn a_plugin_that_fails_in_any_function_has_an_error_text() {
     assert_eq!(refusal(r#"{"prefix": ""}"#), "the prefix is empty");
     let with = |mode: &str| refusal(&format!(r#"{{"prefix": "p", "mode": "{mode}"}}"#));
     assert_eq!(with("panic_in_load"), "load panicked: as configured");

@@ -77,7 +77,7 @@ fn full(shares: &mut Shares<Value>, owner: &str, bytes: usize) -> Option<Full> {
 }
 
 #[test]
-fn each_limit_holds_at_nothing_at_the_limit_and_one_beyond() {
+fn each_limit_is_checked_at_zero_at_the_limit_and_one_above() {
     let mut none = shares(ShareLimits { owner_entries_max: 0, ..UNLIMITED });
     assert_eq!(full(&mut none, "a", 0), Some(Full::OwnerEntries(0)));
     let mut none = shares(ShareLimits { entries_max: 0, ..UNLIMITED });
@@ -126,7 +126,7 @@ fn full_for(shares: &mut Shares<Value>, account: &str, owner: &str, bytes: usize
 }
 
 #[test]
-fn an_account_has_as_much_as_one_owner_and_beyond_that_what_is_free() {
+fn an_account_has_the_share_of_one_owner_and_free_room_beyond() {
     let limits = ShareLimits { entries_max: 10, owner_entries_max: 2, ..UNLIMITED };
     let mut shares = shares(limits);
     let mut number = 0;
@@ -155,7 +155,7 @@ fn an_account_has_as_much_as_one_owner_and_beyond_that_what_is_free() {
 }
 
 #[test]
-fn the_bytes_of_an_account_are_bounded_with_the_names_of_its_owners() {
+fn the_bytes_of_an_account_include_the_names_of_its_owners() {
     let mut shares = shares(ShareLimits { bytes_max: 100_000, owner_bytes_max: 10_000, ..UNLIMITED });
     let mut clients = 0;
     let refused = loop {
@@ -184,7 +184,7 @@ fn the_bytes_of_an_account_are_bounded_with_the_names_of_its_owners() {
 
 /// What is held for its entries later leaves room for others too, however many owners it has.
 #[test]
-fn an_account_may_use_no_more_extra_memory_than_others_leave() {
+fn an_account_may_use_only_extra_memory_that_is_free() {
     let mut shares = shares(ShareLimits { bytes_max: 100_000, owner_bytes_max: 20_000, ..UNLIMITED });
     let mut owners = 0;
     while let Ok(id) = shares.insert_for(Some("a"), &format!("client {owners}"), value(0)) {
@@ -202,7 +202,7 @@ fn an_account_may_use_no_more_extra_memory_than_others_leave() {
 }
 
 #[test]
-fn an_account_goes_with_its_last_entry_whoever_its_owners_are() {
+fn an_account_is_removed_with_its_last_entry() {
     let before = held();
     let mut shares = shares(UNLIMITED);
     let first = shares.insert_for(Some("a"), "c", value(10)).unwrap();
@@ -223,7 +223,7 @@ fn an_account_goes_with_its_last_entry_whoever_its_owners_are() {
 }
 
 #[test]
-fn owners_take_turns_whatever_each_of_them_has() {
+fn owners_take_turns_with_any_number_of_entries() {
     let mut shares = shares(UNLIMITED);
     for n in 0..1000 {
         shares.insert("flood", value(n)).unwrap();
@@ -240,7 +240,7 @@ fn owners_take_turns_whatever_each_of_them_has() {
 }
 
 #[test]
-fn room_is_made_by_the_owners_oldest_and_by_the_oldest_of_all_where_the_total_is_full() {
+fn the_oldest_entry_of_the_owner_or_of_all_is_evicted_for_a_new_one() {
     let mut shares = shares(ShareLimits { owner_entries_max: 2, entries_max: 3, ..UNLIMITED });
     let mut gone: Vec<(EntryId, usize)> = Vec::new();
     let mut put = |shares: &mut Shares<Value>, owner: &str, bytes| {
@@ -304,7 +304,7 @@ fn lowered_limits_are_applied_in_slices() {
 /// One large value evicts at most as many entries as one step allows. It alone may exceed a limit,
 /// and no later value adds to that.
 #[test]
-fn a_large_value_passes_a_limit_for_a_moment_and_alone() {
+fn one_large_value_may_exceed_a_limit_for_a_moment() {
     for of_owner in [true, false] {
         let most = 1 << 20;
         let mut shares = shares(match of_owner {
@@ -356,7 +356,7 @@ fn raised_limits_evict_nothing() {
 /// A new value evicts exactly the entries that make space for it, of any owner. The names of owners
 /// that are removed with them are counted.
 #[test]
-fn the_entries_evicted_for_a_value_are_decided_before() {
+fn the_entries_to_evict_are_decided_before_the_first_is_removed() {
     let mut measured = shares(UNLIMITED);
     let of_one = {
         measured.insert("x", value(1_000)).unwrap();
@@ -386,7 +386,7 @@ fn the_entries_evicted_for_a_value_are_decided_before() {
 /// The memory that a plugin currently holds for an entry is charged to the entry, and is freed with
 /// it.
 #[test]
-fn an_entry_is_charged_with_what_is_held_for_it() {
+fn an_entry_is_charged_with_its_allocated_bytes() {
     let limits = ShareLimits { owner_bytes_max: 10_000, bytes_max: 15_000, ..UNLIMITED };
     let mut shares = shares(limits);
     let (a, b) = (shares.insert("a", value(0)).unwrap(), shares.insert("b", value(0)).unwrap());
@@ -407,7 +407,7 @@ fn an_entry_is_charged_with_what_is_held_for_it() {
 
 /// Compares with a model, and checks the links between entries, through some thousand changes.
 #[test]
-fn it_counts_as_a_list_would() {
+fn counts_are_the_same_as_of_a_list() {
     let mut shares = shares(UNLIMITED);
     let mut model: Vec<(EntryId, String, usize)> = Vec::new();
     let mut seed = 7u64;
@@ -439,7 +439,7 @@ fn it_counts_as_a_list_would() {
 
 /// The cost of an operation does not depend on the size of an owner.
 #[test]
-fn twice_as_much_costs_twice_the_work() {
+fn twice_the_entries_take_twice_the_work() {
     let work = |count: usize| {
         let mut shares = shares(ShareLimits { owner_entries_max: count as u64 / 2, ..UNLIMITED });
         for n in 0..count {
@@ -456,7 +456,7 @@ fn twice_as_much_costs_twice_the_work() {
 /// The entries to evict for one value are found in one walk, of any owner: the cost is linear in
 /// their number.
 #[test]
-fn evicting_twice_as_many_entries_is_twice_the_work() {
+fn evicting_twice_the_entries_takes_twice_the_work() {
     let work = |count: usize| {
         let mut shares = shares(UNLIMITED);
         // The oldest entries are the owner's, so that the walk over all passes those that are
@@ -548,15 +548,15 @@ fn counted_bytes_are_the_allocated_bytes() {
 
 /// An index beside the shares costs what `tree_entry_bytes` returns.
 #[test]
-fn an_index_costs_what_it_is_said_to_cost() {
+fn an_index_takes_the_charged_bytes() {
     let before = held();
     let mut index: std::collections::BTreeSet<(u64, u64)> = (0..10_000).map(|n| (n, n)).collect();
     for n in 0..10_000 {
         index.insert((n * 7919 % 10_000, 20_000 + n));
     }
     index.retain(|(_, number)| number % 3 == 0);
-    let (real, said) = (held() - before, tree_entry_bytes(16) as i64 * index.len() as i64);
-    assert!(real <= said + 1024, "{real} bytes, said {said}");
+    let (real, computed) = (held() - before, tree_entry_bytes(16) as i64 * index.len() as i64);
+    assert!(real <= computed + 1024, "{real} bytes, said {computed}");
 }
 
 /// Data that a plugin stores for each owner is charged once per owner, and the name can be shared

@@ -34,21 +34,21 @@ grapnel_plugin_abi::plugin!(Early {});
 /// A version that takes over has the previous version's clock from its first call, and is refused
 /// timers where the previous one was.
 #[test]
-fn a_version_that_takes_over_finds_the_broker_as_it_is() {
-    let said = |plugin: &TestPlugin<Early>| -> Vec<String> {
+fn a_new_version_has_the_clock_and_timer_limits_of_the_previous_one() {
+    let lines = |plugin: &TestPlugin<Early>| -> Vec<String> {
         plugin.logs().into_iter().map(|(_, line)| line).collect()
     };
     let mut plugin = testing::load::<Early>("").unwrap();
     plugin.advance(Duration::from_secs(100));
-    assert_eq!(said(&plugin), ["armed", "due 7"]);
+    assert_eq!(lines(&plugin), ["armed", "due 7"]);
     let mut plugin = plugin.reloaded("").unwrap();
     plugin.advance(Duration::from_millis(900));
-    assert_eq!(said(&plugin), ["armed"], "a second is a second");
+    assert_eq!(lines(&plugin), ["armed"], "a second is a second");
     plugin.advance(Duration::from_millis(200));
-    assert_eq!(said(&plugin), ["armed", "due 7"]);
+    assert_eq!(lines(&plugin), ["armed", "due 7"]);
     plugin.refuse_timers(true);
     let mut plugin = plugin.reloaded("").unwrap();
-    assert_eq!(said(&plugin), ["refused"]);
+    assert_eq!(lines(&plugin), ["refused"]);
     plugin.refuse_timers(false);
-    assert_eq!(said(&plugin.reloaded("").unwrap()), ["armed"]);
+    assert_eq!(lines(&plugin.reloaded("").unwrap()), ["armed"]);
 }

@@ -129,7 +129,7 @@ fn answered(plugin: &mut TestPlugin<Later>, mut event: FakeEvent) -> (FakeEvent,
 }
 
 #[test]
-fn a_client_is_refused_and_the_chain_goes_on() {
+fn a_ticket_can_refuse_a_client_and_continue_the_chain() {
     use grapnel_plugin_abi::raw::Field;
     let client = FakeEvent::new(HookPoint::ClientConnect).with_user_property("k", "v");
     let (client, seen) = answered(&mut later(), client);
@@ -141,7 +141,7 @@ fn a_client_is_refused_and_the_chain_goes_on() {
 }
 
 #[test]
-fn a_login_is_answered_and_the_chain_goes_on() {
+fn a_ticket_can_answer_a_login_and_continue_the_chain() {
     let mut plugin = later();
     let login = |name: &str| FakeEvent::authenticate("ann", b"x").with_client_id(name);
     let (event, seen) = answered(&mut plugin, login("known"));
@@ -155,7 +155,7 @@ fn a_login_is_answered_and_the_chain_goes_on() {
 }
 
 #[test]
-fn a_request_is_answered_and_the_chain_goes_on() {
+fn a_ticket_can_answer_a_request_and_continue_the_chain() {
     let mut plugin = later();
     let (event, seen) = answered(&mut plugin, FakeEvent::authorize(Action::Publish, "mine"));
     assert_eq!((event.verdict(), &*seen), (Verdict::Allow, "Allow"));
@@ -167,7 +167,7 @@ fn a_request_is_answered_and_the_chain_goes_on() {
 }
 
 #[test]
-fn a_publish_is_refused_and_the_chain_goes_on() {
+fn a_ticket_can_refuse_a_publish_and_continue_the_chain() {
     let mut plugin = later();
     let (event, seen) = answered(&mut plugin, FakeEvent::publish("drop", b"x"));
     assert!(event.is_dropped());
@@ -182,7 +182,7 @@ fn a_publish_is_refused_and_the_chain_goes_on() {
 }
 
 #[test]
-fn changes_that_were_taken_back_are_not_made() {
+fn changes_that_were_undone_are_not_applied() {
     use grapnel_plugin_abi::raw::Field;
     let mut event = FakeEvent::publish("again", b"x");
     assert_eq!(later().run(&mut event), Outcome::Deferred);
@@ -191,7 +191,7 @@ fn changes_that_were_taken_back_are_not_made() {
 }
 
 #[test]
-fn a_veto_is_seen_by_the_hook_behind_it() {
+fn a_veto_is_seen_by_the_next_hook() {
     let mut plugin = later();
     let mut message = FakeEvent::delivered("t", b"x");
     assert_eq!(plugin.run(&mut message), Outcome::Continue);

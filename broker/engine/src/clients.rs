@@ -49,12 +49,13 @@ impl Connections {
         }
     }
 
-    /// The host of the broker's address on a connection as text.
+    /// The host of the broker's address on a connection as text; empty for none.
     #[inline]
-    pub(crate) fn local_host(&mut self, address: &SocketAddr) -> Host {
+    pub(crate) fn local_host(&mut self, address: Option<SocketAddr>) -> Host {
+        let Some(ip) = address.map(|address| address.ip()) else { return Host::new() };
         match &self.local {
-            Some((ip, host)) if *ip == address.ip() => *host,
-            _ => self.local.insert((address.ip(), host_of(address))).1,
+            Some((last, host)) if *last == ip => host.clone(),
+            _ => self.local.insert((ip, host_of(address))).1.clone(),
         }
     }
 

@@ -3,7 +3,8 @@
 
 mod command;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +17,9 @@ use crate::clients::reading::Reading;
 use crate::hook::tickets::OwnedChange;
 use crate::id::ShardId;
 use crate::limits::Limits;
+use crate::packet::Version;
+
+pub use crate::transport::{CertificateFacts, TlsFacts, Transport};
 
 /// Setup of a shard. All shards have the same, except for `id` and `seed`.
 #[derive(Clone, Debug)]
@@ -35,24 +39,87 @@ pub struct Setup {
 }
 
 /// Properties of a listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenerInfo {
     /// Its name, for conn info.
     pub name: Arc<str>,
     /// Whether to admit a client that no link of client.authenticate has decided on: one without a
     /// user name, and, where no link is mounted, also one with a user name.
     pub allow_anonymous: bool,
+    /// How its clients reach the broker.
+    pub transport: Transport,
+    /// The protocol versions that it accepts. A CONNECT of another one is refused with 0x84,
+    /// unsupported protocol version (MQTT 3: return code 1), before any hook decides on it.
+    pub versions: Versions,
+    /// The longest keep alive of its clients, seconds, if it is shorter than
+    /// [`Limits::keep_alive_max_s`]. An MQTT 5 client with a longer one, or with none, gets this one
+    /// as Server Keep Alive. An MQTT 3 client keeps its own, because it could not be told.
+    pub keep_alive_max_s: Option<NonZeroU16>,
 }
 
-/// Addresses of a connection.
+/// Protocol versions that a listener accepts; all by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// MQTT 3.1.
+    pub v31: bool,
+    /// MQTT 3.1.1.
+    pub v311: bool,
+    /// MQTT 5.0.
+    pub v5: bool,
+}
+
+impl Default for Versions {
+    fn default() -> Versions {
+        Versions { v31: true, v311: true, v5: true }
+    }
+}
+
+impl Versions {
+    /// Whether a version is among them.
+    pub fn has(self, version: Version) -> bool {
+        match version {
+            Version::V31 => self.v31,
+            Version::V311 => self.v311,
+            Version::V5 => self.v5,
+        }
+    }
+}
+
+/// What is known of a connection below MQTT. All of it moves along if another shard is the home of
+/// the client.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Its listener.
     pub listener: Arc<ListenerInfo>,
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// The local address.
-    pub local: SocketAddr,
+    /// The client's address, as the socket or a trusted proxy says. `None` for a client of a Unix
+    /// socket; all of these together count as one address.
+    pub peer: Option<SocketAddr>,
+    /// The address that the client connected to; `None` for a Unix socket.
+    pub local: Option<SocketAddr>,
+    /// Its TLS connection, once the handshake is over or a proxy has told of it.
+    pub tls: Option<Arc<TlsFacts>>,
+    /// The user name that the listener takes from the client's verified certificate. It is the
+    /// client's user name, whatever CONNECT says, and the client is authenticated by it: it comes in
+    /// unless a link of client.authenticate refuses it. Set it only if the listener is configured
+    /// so. A client that shows a certificate without such a name must be disconnected, because with
+    /// `None` it would be treated like a client without a certificate.
+    pub username: Option<Arc<str>>,
+}
+
+impl Peer {
+    /// A connection before the bytes of its first layer: with the addresses of its socket alone.
+    pub fn new(
+        listener: Arc<ListenerInfo>,
+        peer: impl Into<Option<SocketAddr>>,
+        local: impl Into<Option<SocketAddr>>,
+    ) -> Peer {
+        Peer { listener, peer: peer.into(), local: local.into(), tls: None, username: None }
+    }
+
+    /// The client's address without its port.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.peer.map(|peer| peer.ip())
+    }
 }
 
 /// Bytes read from a connection, beginning at a packet's first byte.

@@ -2,11 +2,14 @@
 //! changed holders, so that only those are weighed again, and finds the holder with the largest
 //! charge.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{ConnKey, Key, Table};
 use crate::limits::Limits;
 use crate::shared_message::Pool;
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes that a shard holds for clients, by purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +112,76 @@ pub(crate) struct Weight {
     pub(crate) ends: bool,
 }
 
+/// A [`Weight`] as every holder stores it, in a third of the memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Charge {
+    parts: [u32; 4],
+    burst: u32,
+    /// What the client does not cause: all parts without `chosen`.
+    fixed: u16,
+    /// [`Charge::FIRST`], [`Charge::YIELDS`], [`Charge::ENDS`], or [`Charge::HUGE`] alone.
+    flags: u8,
+    /// Whether the holder has changed since it was last weighed.
+    touched: bool,
+}
+
+impl Charge {
+    const FIRST: u8 = 1;
+    const YIELDS: u8 = 2;
+    const ENDS: u8 = 4;
+    /// The weight does not fit, and is stored elsewhere.
+    const HUGE: u8 = 8;
+
+    #[inline]
+    fn of(weight: &Weight) -> Charge {
+        Charge::fitted(weight).unwrap_or(Charge { flags: Charge::HUGE, ..Charge::default() })
+    }
+
+    /// The charge of a weight; `None` if that does not fit.
+    #[inline]
+    fn fitted(weight: &Weight) -> Option<Charge> {
+        let Weight { parts: [a, b, c, d], burst, .. } = *weight;
+        if (a | b | c | d | burst) >> 32 != 0
+            || weight.pending != if weight.first { weight.chosen } else { 0 }
+        {
+            return None;
+        }
+        let fixed = (a + b + c + d).checked_sub(weight.chosen)?;
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        Some(Charge {
+            parts: [a as u32, b as u32, c as u32, d as u32],
+            burst: burst as u32,
+            fixed: u16::try_from(fixed).ok()?,
+            flags: flag(weight.first, Charge::FIRST)
+                | flag(weight.yields, Charge::YIELDS)
+                | flag(weight.ends, Charge::ENDS),
+            touched: false,
+        })
+    }
+
+    #[inline]
+    fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The weight, unless it is huge.
+    #[inline]
+    fn weight(self) -> Weight {
+        let parts = self.parts.map(|part| part as usize);
+        let (chosen, first) =
+            (parts.iter().sum::<usize>() - usize::from(self.fixed), self.has(Charge::FIRST));
+        Weight {
+            parts,
+            pending: if first { chosen } else { 0 },
+            chosen,
+            burst: self.burst as usize,
+            first,
+            yields: self.has(Charge::YIELDS),
+            ends: self.has(Charge::ENDS),
+        }
+    }
+}
+
 /// A connection or session.
 pub(crate) trait Holder {
     /// Whether holders are also ordered by their first part alone.
@@ -122,8 +195,7 @@ pub(crate) trait Holder {
 #[derive(Debug)]
 struct Entry<T> {
     value: T,
-    touched: bool,
-    weight: Weight,
+    charge: Charge,
 }
 
 /// Connections or sessions by key, with their charges: a [`Table`] that records changed entries.
@@ -132,6 +204,8 @@ pub(crate) struct Holders<K, T> {
     table: Table<Entry<T>>,
     /// Keys of the entries changed since they were last weighed, each once.
     touched: Vec<K>,
+    /// Weights of the entries that are too heavy for a [`Charge`].
+    huge: BTreeMap<K, Weight>,
     /// Sums of all charges, as of the last weighing.
     parts: [usize; 4],
     pending: usize,
@@ -147,6 +221,7 @@ impl<K, T> Default for Holders<K, T> {
         Holders {
             table: Table::default(),
             touched: Vec::new(),
+            huge: BTreeMap::new(),
             parts: [0; 4],
             pending: 0,
             burst: 0,
@@ -172,11 +247,8 @@ pub(crate) fn class(bytes: usize, first: bool, yields: bool) -> u16 {
 
 impl<K: Key + Ord, T: Holder> Holders<K, T> {
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(K) -> T) -> K {
-        let key = self.table.insert_with(|key| Entry {
-            value: make(key),
-            touched: true,
-            weight: Weight::default(),
-        });
+        let charge = Charge { touched: true, ..Charge::default() };
+        let key = self.table.insert_with(|key| Entry { value: make(key), charge });
         self.touched.push(key);
         key
     }
@@ -189,8 +261,8 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
     #[inline]
     pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut T> {
         let entry = self.table.get_mut(key)?;
-        if !entry.touched {
-            entry.touched = true;
+        if !entry.charge.touched {
+            entry.charge.touched = true;
             self.touched.push(key);
         }
         Some(&mut entry.value)
@@ -198,8 +270,12 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
 
     /// Removes one. Returns whether it existed.
     pub(crate) fn discard(&mut self, key: K) -> bool {
-        let Some(Entry { weight, .. }) = self.table.remove(key) else { return false };
-        self.reweigh(key, weight, Weight::default());
+        let Some(Entry { charge, .. }) = self.table.remove(key) else { return false };
+        let before = self.weight_of(key, charge);
+        if charge.has(Charge::HUGE) {
+            self.huge.remove(&key);
+        }
+        self.reweigh(key, before, Weight::default());
         true
     }
 
@@ -225,17 +301,36 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
 
     /// Charge of a holder in bytes, as of the last weighing.
     pub(crate) fn charged(&self, key: K) -> usize {
-        self.table.get(key).map_or(0, |entry| entry.weight.parts.iter().sum())
+        let charge = self.table.get(key).map(|entry| entry.charge);
+        charge.map_or(0, |charge| self.weight_of(key, charge).parts.iter().sum())
     }
 
     /// Weighs the changed entries again.
     pub(crate) fn settle(&mut self, limits: &Limits) {
         while let Some(key) = self.touched.pop() {
             let Some(entry) = self.table.get_mut(key) else { continue };
-            entry.touched = false;
             let now = entry.value.weight(limits);
-            let before = std::mem::replace(&mut entry.weight, now);
+            let charge = Charge::of(&now);
+            let before = std::mem::replace(&mut entry.charge, charge);
+            if (Charge { touched: false, ..before }) == charge && !charge.has(Charge::HUGE) {
+                continue;
+            }
+            let before = self.weight_of(key, before);
+            if charge.has(Charge::HUGE) {
+                self.huge.insert(key, now);
+            } else if !self.huge.is_empty() {
+                self.huge.remove(&key);
+            }
             self.reweigh(key, before, now);
+        }
+    }
+
+    /// The weight that a charge stands for.
+    fn weight_of(&self, key: K, charge: Charge) -> Weight {
+        if charge.has(Charge::HUGE) {
+            self.huge.get(&key).copied().unwrap_or_default()
+        } else {
+            charge.weight()
         }
     }
 

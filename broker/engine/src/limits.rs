@@ -187,7 +187,7 @@ bounds! {
     packet_bytes_max = 1048576, 128..=268435460, "largest packet accepted from a client, announced as Maximum Packet Size; the same as EMQX";
     partial_bytes_max = 67108864, 65536..=17179869184, "bytes of incomplete packets that a shard stores for all its connections; beyond it connections without CONNACK are disconnected first, then those that use most of these bytes";
     connects_pending_max = 16384, 1..=16777215, "clients per shard whose CONNECT waits for a plugin or for the client's next AUTH; beyond it a new one is refused with 0x89, server busy, before any plugin is called";
-    connects_pending_per_address_max = 8192, 1..=16777215, "how many of these clients may have one IPv4 address or one /64 network of IPv6; beyond it a new one of that address is refused with 0x89 too. The default is half of connects_pending_max: one address cannot take all places, and many clients behind one router or proxy can still connect. A value of connects_pending_max or more switches the check off";
+    connects_pending_per_address_max = 8192, 1..=16777215, "how many of these clients may have one IPv4 address or one /64 network of IPv6, or come over Unix sockets; beyond it a new one of that address is refused with 0x89 too. The default is half of connects_pending_max: one address cannot take all places, and many clients behind one router or proxy can still connect. A value of connects_pending_max or more switches the check off";
     client_id_bytes_max = 1024, 23..=65535, "longest client identifier; MQTT 3.1 promises 23 bytes, MQTT 5 allows 65535, and 1 KiB keeps tables small";
     topic_bytes_max = 4096, 64..=65535, "longest topic name or filter; the same as EMQX";
     topic_levels_max = 128, 1..=32768, "levels of a topic name or filter; bounds the depth of every search in the topic trees";
@@ -250,6 +250,14 @@ bounds! {
     outbound_burst_ms = 2000, 0..=600000, "a socket that took bytes within this time counts as one that keeps taking them";
     shard_bytes_max = 4294967296, 1048576..=1099511627776, "bytes that clients make one shard use, retained messages not counted; beyond it connections without CONNACK are ended first, then those that use most. Set it to the memory for clients divided by the number of shards";
     drain_timeout_ms = 5000, 100..=600000, "time from SIGTERM until the process ends";
+}
+
+impl Limits {
+    /// Limits that a shard reads only when it is made, so that
+    /// [`Shard::set_rules`](crate::shard::Shard::set_rules) does not change them; and
+    /// `defer_deadline_ms`, which the plugin loader reads when it is made.
+    pub const AT_START: [&str; 4] =
+        ["tickets_max", "topic_cache_entries_max", "topic_cache_bytes_max", "defer_deadline_ms"];
 }
 
 #[cfg(test)]

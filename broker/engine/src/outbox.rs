@@ -12,10 +12,16 @@ use crate::hook::{HookPoint, PluginHandle};
 use crate::id::{ConnKey, ShardId};
 use crate::reason::ReasonCode;
 
-/// Bytes on their way to one socket.
+/// Bytes on their way to one socket. A connection with nothing to send has no memory here.
 #[derive(Debug, Default)]
-pub struct Outbound {
-    segments: VecDeque<Segment>,
+pub struct Outbound(Option<Box<Pieces>>);
+
+/// Bytes in pieces. The first one is apart from the others, because most often there is one.
+#[derive(Debug, Default)]
+struct Pieces {
+    /// `None` if there are no bytes.
+    front: Option<Segment>,
+    rest: VecDeque<Segment>,
     /// Bytes of the first segment that have been sent.
     sent: usize,
     bytes: usize,
@@ -40,36 +46,83 @@ impl Segment {
     }
 }
 
+impl Pieces {
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+        self.front.iter().chain(&self.rest)
+    }
+
+    fn back_mut(&mut self) -> Option<&mut Segment> {
+        self.rest.back_mut().or(self.front.as_mut())
+    }
+
+    fn push(&mut self, segment: Segment) {
+        match &self.front {
+            None => self.front = Some(segment),
+            Some(_) => self.rest.push_back(segment),
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        debug_assert!(count <= self.bytes, "more left than there was");
+        self.bytes -= count.min(self.bytes);
+        let mut gone = self.sent + count;
+        while let Some(front) = &mut self.front {
+            let length = front.as_slice().len();
+            if gone < length {
+                break;
+            }
+            gone -= length;
+            match front {
+                // The last copied segment keeps its memory for the next packets of the turn.
+                Segment::Copied(bytes) if self.rest.is_empty() => {
+                    bytes.clear();
+                    self.sent = 0;
+                    return;
+                }
+                _ => self.front = self.rest.pop_front(),
+            }
+        }
+        self.sent = gone;
+    }
+}
+
 impl Outbound {
     /// Bytes that have not been sent.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.bytes
+        self.0.as_ref().map_or(0, |pieces| pieces.bytes)
     }
 
     /// Bytes of memory: unsent bytes, sent bytes of the first segment, and the segments themselves.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes + self.sent + self.segments.len() * size_of::<Segment>()
+        let Some(pieces) = &self.0 else { return 0 };
+        let segments = usize::from(pieces.front.is_some()) + pieces.rest.len();
+        pieces.bytes + pieces.sent + segments * size_of::<Segment>()
     }
 
     /// Recomputes `memory_bytes`.
     pub(crate) fn recount(&self) -> usize {
-        self.segments.iter().map(|segment| size_of::<Segment>() + segment.as_slice().len()).sum()
+        let segments = self.0.iter().flat_map(|pieces| pieces.iter());
+        segments.map(|segment| size_of::<Segment>() + segment.as_slice().len()).sum()
     }
 
     /// Whether nothing is to be sent.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.len() == 0
     }
 
     /// The first contiguous piece.
     pub fn front(&self) -> &[u8] {
-        self.segments.front().map_or(&[], |segment| &segment.as_slice()[self.sent..])
+        let Some(pieces) = &self.0 else { return &[] };
+        pieces.front.as_ref().map_or(&[], |segment| &segment.as_slice()[pieces.sent..])
     }
 
     /// The pieces in order, for a vectored write; at most `N`.
     pub fn pieces<const N: usize>(&self) -> smallvec::SmallVec<[&[u8]; N]> {
-        let mut skip = self.sent;
-        self.segments
+        let Some(pieces) = &self.0 else { return smallvec::SmallVec::new() };
+        let mut skip = pieces.sent;
+        pieces
             .iter()
             .take(N)
             .map(|segment| {
@@ -82,68 +135,52 @@ impl Outbound {
 
     /// Marks `count` bytes as sent (at most [`Outbound::len`]).
     pub fn advance(&mut self, count: usize) {
-        debug_assert!(count <= self.bytes, "more left than there was");
-        self.bytes -= count.min(self.bytes);
-        let mut gone = self.sent + count;
-        let mut left = self.segments.len();
-        while let Some(front) = self.segments.front_mut() {
-            let length = front.as_slice().len();
-            if gone < length {
-                break;
-            }
-            gone -= length;
-            match front {
-                // The last copied segment keeps its memory for the next packets of the turn.
-                Segment::Copied(bytes) if left == 1 => {
-                    bytes.clear();
-                    self.sent = 0;
-                    return;
-                }
-                _ => {
-                    left -= 1;
-                    self.segments.pop_front();
-                }
-            }
+        debug_assert!(count <= self.len(), "more left than there was");
+        if let Some(pieces) = &mut self.0 {
+            pieces.advance(count);
         }
-        self.sent = gone;
     }
 
     /// The last `count` copied bytes, before shared ones after them; fewer if they are not
     /// contiguous.
     pub(crate) fn copied_tail(&self, count: usize) -> &[u8] {
-        let copied = self.segments.iter().rev().find_map(|segment| match segment {
-            Segment::Copied(bytes) => Some(&bytes[..]),
-            Segment::Shared(_) => None,
+        let copied = self.0.as_ref().and_then(|pieces| {
+            pieces.iter().rev().find_map(|segment| match segment {
+                Segment::Copied(bytes) => Some(&bytes[..]),
+                Segment::Shared(_) => None,
+            })
         });
         copied.map_or(&[], |bytes| &bytes[bytes.len().saturating_sub(count)..])
     }
 
     /// Frees the memory of an empty queue.
     pub fn release(&mut self) {
-        if self.bytes == 0 {
-            self.segments = VecDeque::new();
-            self.sent = 0;
+        if self.is_empty() {
+            self.0 = None;
         }
     }
 
     /// Appends by copying: `write` gets the buffer of the last segment and may only append to it.
     pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let pieces = self.0.get_or_insert_default();
         let open =
             |segment: &Segment| matches!(segment, Segment::Copied(bytes) if bytes.len() < SEGMENT_BYTES);
-        if !self.segments.back().is_some_and(open) {
-            self.segments.push_back(Segment::Copied(Vec::new()));
+        if !pieces.back_mut().is_some_and(|segment| open(segment)) {
+            pieces.push(Segment::Copied(Vec::new()));
         }
-        if let Some(Segment::Copied(buffer)) = self.segments.back_mut() {
+        if let Some(Segment::Copied(buffer)) = pieces.back_mut() {
             let before = buffer.len();
             write(buffer);
-            self.bytes += buffer.len() - before;
+            let written = buffer.len() - before;
+            pieces.bytes += written;
         }
     }
 
     /// Appends a shared payload by reference.
     pub(crate) fn append_shared(&mut self, payload: Bytes) {
-        self.bytes += payload.len();
-        self.segments.push_back(Segment::Shared(payload));
+        let pieces = self.0.get_or_insert_default();
+        pieces.bytes += payload.len();
+        pieces.push(Segment::Shared(payload));
     }
 }
 
@@ -197,11 +234,22 @@ pub struct BehalfRefused {
     pub unlogged: u64,
 }
 
+/// Whose limit of pending CONNECTs was reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectLimit {
+    /// That of all clients of the shard.
+    Shard,
+    /// That of an address.
+    Address(IpAddr),
+    /// That of an address, by clients of Unix sockets, which count as one.
+    UnixSockets,
+}
+
 /// A CONNECT that was refused because too many clients wait for admission, for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectRefused {
-    /// The address whose limit was reached; `None` if it was the limit of the shard.
-    pub address: Option<IpAddr>,
+    /// The limit that was reached.
+    pub limit: ConnectLimit,
     /// Number of refusals since the last one that was logged, of all addresses.
     pub unlogged: u64,
 }

@@ -10,6 +10,7 @@ use crate::delivery::{EncodedFrame, FrameCache, Shape};
 use crate::id::ShardId;
 use crate::interface::Setup;
 use crate::ledger::Memory;
+use crate::limits::Limits;
 use crate::message::{Message, MessageView};
 use crate::outbox::Outbox;
 use crate::route::retained::{Retained, RetainedLimits};
@@ -21,8 +22,8 @@ mod hooks;
 
 pub(crate) use hooks::{ChainContext, Hooks};
 
-/// Everything that a shard owns: twelve parts with private fields, and the setup, which never
-/// changes. Two parts are plain data: the counters and the outbox.
+/// Everything that a shard owns: twelve parts with private fields, and the setup, which flows do not
+/// change. Two parts are plain data: the counters and the outbox.
 pub(crate) struct Parts {
     /// The configuration of the shard.
     pub(crate) setup: Fixed<Setup>,
@@ -49,7 +50,7 @@ pub(crate) struct Parts {
     pub(crate) memory: Memory,
 }
 
-/// A value that can be read and never changed.
+/// A value that flows can read and not change. [`Parts::set_rules`] replaces a part of it.
 pub(crate) struct Fixed<T>(T);
 
 impl<T> Deref for Fixed<T> {
@@ -147,33 +148,50 @@ impl Numbers {
     }
 }
 
+fn route_limits(limits: &Limits) -> RouteLimits {
+    RouteLimits {
+        topic_cache_entries_max: size(limits.topic_cache_entries_max),
+        topic_cache_bytes_max: size(limits.topic_cache_bytes_max),
+        shard_subscriptions_max: size(limits.shard_subscriptions_max),
+        idle_filters_max: size(limits.idle_filters_max),
+    }
+}
+
+fn retained_limits(limits: &Limits) -> RetainedLimits {
+    RetainedLimits {
+        retained_messages_max: size(limits.retained_messages_max),
+        retained_bytes_max: size(limits.retained_bytes_max),
+        retained_client_messages_max: size(limits.retained_client_messages_max),
+        retained_client_bytes_max: size(limits.retained_client_bytes_max),
+    }
+}
+
+fn size(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
 impl Parts {
+    /// Replaces the limits, and what is allowed if no link of client.authorize decides. The limits
+    /// of `Limits::AT_START` keep their effect.
+    pub(crate) fn set_rules(&mut self, limits: Arc<Limits>, no_match_allow: bool) {
+        self.retained.set_limits(retained_limits(&limits));
+        self.router.set_limits(route_limits(&limits));
+        let Fixed(setup) = &mut self.setup;
+        setup.limits = limits;
+        setup.no_match_allow = no_match_allow;
+    }
+
     /// The parts of an empty shard.
     pub(crate) fn new(setup: Setup) -> Parts {
         let limits = Arc::clone(&setup.limits);
-        let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         let numbers = Numbers::new(&setup);
         let (hasher, totals) = (&numbers.hasher, Arc::<Totals>::default());
-        let route_limits = RouteLimits {
-            topic_cache_entries_max: size(limits.topic_cache_entries_max),
-            topic_cache_bytes_max: size(limits.topic_cache_bytes_max),
-            shard_subscriptions_max: size(limits.shard_subscriptions_max),
-            idle_filters_max: size(limits.idle_filters_max),
-        };
         Parts {
             clock: Clock::new(),
             connections: Connections::new(hasher, Arc::clone(&totals)),
             sessions: Sessions::new(hasher, totals),
-            router: Routes::new(setup.id, setup.shards, setup.keys, route_limits),
-            retained: Retained::new(
-                RetainedLimits {
-                    retained_messages_max: size(limits.retained_messages_max),
-                    retained_bytes_max: size(limits.retained_bytes_max),
-                    retained_client_messages_max: size(limits.retained_client_messages_max),
-                    retained_client_bytes_max: size(limits.retained_client_bytes_max),
-                },
-                hasher.clone(),
-            ),
+            router: Routes::new(setup.id, setup.shards, setup.keys, route_limits(&limits)),
+            retained: Retained::new(retained_limits(&limits), hasher.clone()),
             hooks: Hooks::new(setup.id, limits.tickets_max, hasher.clone()),
             out: Outbox::new(setup.shards),
             counters: Counters::default(),

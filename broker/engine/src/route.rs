@@ -42,6 +42,9 @@ use hash::{HashedMap, Hashes};
 use interest::Outbox;
 use subscriber_set::Subscriber;
 
+/// Entries that a table of routing may have capacity for, whatever its size.
+const SPARE: usize = 1024;
+
 /// The options of a subscription (MQTT 5.0 section 3.8.3.1) that are used at delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SubOptions {
@@ -165,6 +168,12 @@ impl Routes {
             nothing: Rc::default(),
             hashes,
         }
+    }
+
+    /// Replaces the limits, except those of the topic cache. Subscriptions stay, also if they are
+    /// more than that.
+    pub fn set_limits(&mut self, limits: RouteLimits) {
+        self.limits = limits;
     }
 
     // --- subscriptions of this shard

@@ -3,12 +3,13 @@
 //! received packets that wait. It decides packet identifiers and windows. It stores hook and route
 //! types for the packets that wait. It calls no hook, looks up no route and uses no socket.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use crate::hook::notification::SessionView;
 use crate::id::{ConnKey, SessionKey, ShardSet};
+use crate::on_demand::{Empty, OnDemand};
 use crate::packet::{QoS, SubscriptionOptions};
 use crate::shared_message::Pool;
 use crate::time::Now;
@@ -23,6 +24,7 @@ pub mod filters;
 pub mod identity;
 pub mod inflight;
 pub mod publish;
+pub mod queue;
 pub mod readers;
 pub(crate) mod ready;
 pub mod slots;
@@ -34,6 +36,7 @@ pub use ending::{End, EndCause, EndReason, LifecycleState, Will};
 pub use identity::{Host, Identity, Principal, host_of};
 pub use inflight::{Inflight, Outgoing, Phase};
 pub use publish::{PublishSlot, Source, Stage, Storage};
+pub use queue::Queue;
 pub use readers::Readers;
 pub use ready::Ready;
 pub use slots::{Slot, SlotBody, Slots};
@@ -66,9 +69,10 @@ pub enum Recheck {
 
 /// How long the packet in front waits for a PUBREL that completes another QoS 2 exchange of its
 /// client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum ReleaseWait {
     /// Without a deadline, until the PUBREL comes.
+    #[default]
     NotTimed,
     /// With a deadline: the connection is not read, so the PUBREL may be among the unread bytes.
     Timed(Timer),
@@ -97,6 +101,72 @@ pub struct GroupUpdate {
     pub drained: bool,
 }
 
+/// What few sessions have, or only for a moment.
+#[derive(Debug, Default)]
+pub struct Rare {
+    /// Timer of the will delay.
+    pub will_timer: Option<Timer>,
+    /// Timer that ends the wait of a SUBSCRIBE for other shards.
+    pub barrier_timer: Option<Timer>,
+    /// Shards to which it waits for room in the lane.
+    pub lanes_waited: ShardSet,
+    /// Notifications that its shared subscriptions are still to get. While it is set, the session
+    /// is in the queue for the next turn.
+    pub group_update: Option<Box<GroupUpdate>>,
+    /// How long the packet in front waits for a PUBREL.
+    pub release_wait: ReleaseWait,
+    /// The will of a connection that has ended, until its delay is over.
+    pub delayed_will: Option<Box<Will>>,
+    /// The time at which its readers settle, monotonic milliseconds; `None` if no time is set.
+    pub settles_ms: Option<u64>,
+    /// A connection of another principal that waits to take over this session.
+    pub pending_takeover: Option<ConnKey>,
+    /// Number of the plugin, if this session is a request queue: it holds requests of that plugin
+    /// on behalf of a client.
+    pub request_queue: Option<u32>,
+}
+
+impl Empty for Rare {
+    const EMPTY: &'static Rare = &Rare {
+        will_timer: None,
+        barrier_timer: None,
+        lanes_waited: ShardSet::EMPTY,
+        group_update: None,
+        release_wait: ReleaseWait::NotTimed,
+        delayed_will: None,
+        settles_ms: None,
+        pending_takeover: None,
+        request_queue: None,
+    };
+}
+
+impl Rare {
+    /// Whether a session that has none of it would be the same.
+    fn is_empty(&self) -> bool {
+        // Named one by one, so that none is forgotten.
+        let Rare {
+            will_timer,
+            barrier_timer,
+            lanes_waited,
+            group_update,
+            release_wait,
+            delayed_will,
+            settles_ms,
+            pending_takeover,
+            request_queue,
+        } = self;
+        will_timer.is_none()
+            && barrier_timer.is_none()
+            && lanes_waited.is_empty()
+            && group_update.is_none()
+            && *release_wait == ReleaseWait::NotTimed
+            && delayed_will.is_none()
+            && settles_ms.is_none()
+            && pending_takeover.is_none()
+            && request_queue.is_none()
+    }
+}
+
 /// One session on its home shard.
 #[derive(Debug)]
 pub struct Session {
@@ -116,10 +186,6 @@ pub struct Session {
     pub epoch: u32,
     /// Timer of the session expiry interval while there is no connection.
     pub expiry_timer: Option<Timer>,
-    /// Timer of the will delay.
-    pub will_timer: Option<Timer>,
-    /// Timer that ends the wait of a SUBSCRIBE for other shards.
-    pub barrier_timer: Option<Timer>,
     /// The end reason, if it is decided before the connection ends.
     pub end_reason: Option<EndReason>,
     /// The lifecycle state. A session with `LifecycleState::Ends` lives until its slots have
@@ -132,47 +198,31 @@ pub struct Session {
     pub in_teardown: bool,
     /// Parts of the session that can continue; for these it is in the run queue.
     pub ready: Ready,
-    /// Shards to which it waits for room in the lane.
-    pub lanes_waited: ShardSet,
     /// Whether one of its shared subscriptions was marked full on this shard. The mark is removed
     /// when the queue has drained.
     pub in_full_group: bool,
-    /// Notifications that its shared subscriptions are still to get. While it is set, the session
-    /// is in the queue for the next turn.
-    pub group_update: Option<Box<GroupUpdate>>,
-    /// How long the packet in front waits for a PUBREL.
-    pub release_wait: ReleaseWait,
     /// Subscriptions by full filter.
     pub subscriptions: Subscriptions,
     /// Packets that were sent and are not acknowledged.
     pub inflight: Inflight,
     /// Messages that wait for the window or the connection.
-    pub queue: VecDeque<Delivery>,
-    /// Bytes of `queue`.
-    pub queue_bytes: usize,
+    pub queue: Queue,
     /// Packet identifiers of received QoS 2 publishes that wait for PUBREL.
-    pub awaiting_rel: BTreeSet<NonZeroU16>,
+    pub(crate) awaiting_rel: OnDemand<BTreeSet<NonZeroU16>>,
     /// Received packets that wait for their turn.
     pub slots: Slots,
     /// The will of the connection, until it ends.
     pub will: Option<Box<Will>>,
-    /// The will of a connection that has ended, until its delay is over.
-    pub delayed_will: Option<Box<Will>>,
     /// Retained messages that are still to be delivered; `None` if there are none.
     pub readers: Option<Box<Readers>>,
-    /// The time at which its readers settle, monotonic milliseconds; `None` if no time is set.
-    pub settles_ms: Option<u64>,
     /// Deliveries that are authorized one by one, if a plugin requests that.
     pub deliveries: Option<Box<crate::session::deliveries::Deliveries>>,
     /// Messages dropped for this session.
     pub dropped: u64,
-    /// A connection of another principal that waits to take over this session.
-    pub pending_takeover: Option<ConnKey>,
     /// The pool of the shard in which its messages are counted.
     pub pool: Pool,
-    /// Number of the plugin, if this session is a request queue: it holds requests of that plugin
-    /// on behalf of a client.
-    pub request_queue: Option<u32>,
+    /// What few sessions have.
+    rare: OnDemand<Rare>,
 }
 
 impl Session {
@@ -187,33 +237,45 @@ impl Session {
             since_wall_ms: now.wall_ms,
             epoch: 0,
             expiry_timer: None,
-            will_timer: None,
-            barrier_timer: None,
             end_reason: None,
             lifecycle: LifecycleState::Stays,
             detached: false,
             in_teardown: false,
             ready: Ready::default(),
-            lanes_waited: ShardSet::EMPTY,
             in_full_group: false,
-            group_update: None,
-            release_wait: ReleaseWait::NotTimed,
             subscriptions: Subscriptions::default(),
             inflight: Inflight::new(window),
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            awaiting_rel: BTreeSet::new(),
+            queue: Queue::default(),
+            awaiting_rel: OnDemand::default(),
             slots: Slots::default(),
             will: None,
-            delayed_will: None,
             readers: None,
-            settles_ms: None,
             deliveries: None,
             dropped: 0,
-            pending_takeover: None,
             pool,
-            request_queue: None,
+            rare: OnDemand::default(),
         }
+    }
+
+    /// What few sessions have.
+    #[inline]
+    pub fn rare(&self) -> &Rare {
+        &self.rare
+    }
+
+    /// What few sessions have, to set something of it; allocates if this session has none of it.
+    pub fn set_rare(&mut self) -> &mut Rare {
+        self.rare.make()
+    }
+
+    /// Takes something out of what few sessions have. Frees its memory if nothing else is left.
+    pub fn take_rare<T: Default>(&mut self, take: impl FnOnce(&mut Rare) -> T) -> T {
+        let Some(rare) = self.rare.get_mut() else { return T::default() };
+        let taken = take(rare);
+        if rare.is_empty() {
+            self.rare.release();
+        }
+        taken
     }
 
     /// Records a PUBLISH that is being sent with an identifier from [`Inflight::next_packet_id`].
@@ -238,13 +300,13 @@ impl Session {
     /// clients obey the Receive Maximum.
     pub fn may_await_release(&self, awaiting_rel_max: u64) -> bool {
         self.identity.version.is_v5()
-            || self.release_wait == ReleaseWait::Over
+            || self.rare.release_wait == ReleaseWait::Over
             || (self.awaiting_rel.len() as u64) < awaiting_rel_max
     }
 
     /// Ends the wait for a PUBREL. Returns the timer of the deadline, which no longer applies.
     pub fn end_release_wait(&mut self) -> Option<Timer> {
-        std::mem::replace(&mut self.release_wait, ReleaseWait::NotTimed).timer()
+        self.take_rare(|rare| std::mem::take(&mut rare.release_wait).timer())
     }
 
     /// Whether the publish in front waits for a PUBREL of its client. False without a connection,
@@ -295,7 +357,7 @@ impl Session {
     /// the 10 ms wheel.
     #[inline]
     pub(crate) fn timers(&self) -> ([Option<Timer>; 2], [Option<Timer>; 2]) {
-        ([self.expiry_timer, self.will_timer], [self.barrier_timer, self.release_wait.timer()])
+        ([self.expiry_timer, self.rare.will_timer], [self.rare.barrier_timer, self.rare.release_wait.timer()])
     }
 
     /// Whether the session outlives its connection.
@@ -322,8 +384,7 @@ impl Session {
                 readers.queued(delivery.reader);
             }
             self.pool.count(&delivery.message);
-            self.queue_bytes += delivery.message.bytes();
-            self.queue.push_back(delivery);
+            self.queue.push(delivery);
         }
         room
     }
@@ -331,21 +392,29 @@ impl Session {
     /// Whether the queue has room for a delivery.
     pub fn has_queue_room(&self, delivery: &Delivery, messages_max: u64, bytes_max: u64) -> bool {
         (self.queue.len() as u64) < messages_max
-            && (self.queue_bytes + delivery.message.bytes()) as u64 <= bytes_max
+            && (self.queue.bytes() + delivery.message.bytes()) as u64 <= bytes_max
     }
 
     /// Removes from the queue the deliveries for which `stays` returns false, and returns them.
     pub fn withdraw_queued(&mut self, mut stays: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
-        let (kept, gone): (VecDeque<Delivery>, VecDeque<Delivery>) =
-            std::mem::take(&mut self.queue).into_iter().partition(|delivery| stays(delivery));
-        self.queue = kept;
+        let (kept, gone): (Vec<Delivery>, Vec<Delivery>) =
+            self.queue.take().into_iter().partition(|delivery| stays(delivery));
+        kept.into_iter().for_each(|delivery| self.queue.push(delivery));
         for delivery in &gone {
-            self.queue_bytes -= delivery.message.bytes();
             if let (Some(readers), true) = (&mut self.readers, delivery.reader != 0) {
                 readers.dequeued(delivery.reader);
             }
         }
-        gone.into()
+        gone
+    }
+
+    /// Bytes of its parts that have memory, without what is in them.
+    pub(crate) fn parts_bytes(&self) -> usize {
+        self.queue.part_bytes()
+            + self.inflight.part_bytes()
+            + self.slots.part_bytes()
+            + self.awaiting_rel.memory()
+            + self.rare.memory()
     }
 
     /// Whether a received packet or a delivery waits for a plugin, a lane or another shard.
@@ -357,11 +426,7 @@ impl Session {
     /// ended.
     pub fn dequeue(&mut self) -> Option<Delivery> {
         loop {
-            let delivery = self.queue.pop_front()?;
-            self.queue_bytes -= delivery.message.bytes();
-            if self.queue.is_empty() && self.queue.capacity() > 1024 {
-                self.queue = VecDeque::new();
-            }
+            let delivery = self.queue.pop()?;
             let reader = delivery.reader;
             if reader == 0 || self.readers.as_mut().is_some_and(|readers| readers.dequeued(reader)) {
                 return Some(delivery);

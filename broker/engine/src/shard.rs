@@ -2,9 +2,9 @@
 //! out bytes and envelopes. The engine makes all protocol decisions; the shell only moves bytes.
 //!
 //! Order of calls, all on the shard's thread: [`Shard::advance`] with the time of the step, then
-//! any of `open`, `receive`, `closed`, `envelope`, `complete` and the commands, then the shell
-//! empties [`Shard::outbox`]. Returned values borrow no session, so the shell may await between any
-//! two calls.
+//! any of `open`, `identify`, `receive`, `closed`, `envelope`, `complete` and the commands, then
+//! the shell empties [`Shard::outbox`]. Returned values borrow no session, so the shell may await
+//! between any two calls.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use crate::flow::{
 use crate::hook::notification::BrokerView;
 use crate::hook::{CallCell, ChainTable, HookPoint, PluginHandle};
 use crate::id::{ConnKey, ShardId};
+use crate::limits::Limits;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::time::Now;
@@ -26,7 +27,9 @@ pub use crate::flow::home::home_of_keys;
 pub use crate::hook::tickets::OwnedChange;
 pub use crate::interface::*;
 pub use crate::ledger::Ledger;
-pub use crate::outbox::{BehalfRefused, Closing, ConnectRefused, Outbound, Outbox, RefusedAnswer, Revoked};
+pub use crate::outbox::{
+    BehalfRefused, Closing, ConnectLimit, ConnectRefused, Outbound, Outbox, RefusedAnswer, Revoked,
+};
 pub use crate::totals::Totals;
 
 /// The engine of one shard.
@@ -85,6 +88,14 @@ impl Shard {
     /// another thread. Call it before the first hook.
     pub fn set_call_cell(&mut self, calls: Arc<CallCell>) {
         self.parts.hooks.set_call_cell(calls);
+    }
+
+    /// Replaces the limits, and what is allowed if no link of client.authorize decides
+    /// (`authorization.no_match`). What a client was granted under the earlier limits stays: its
+    /// subscriptions, stored messages, and what CONNACK announced. The limits of
+    /// [`Limits::AT_START`](crate::limits::Limits::AT_START) do not change. Between two steps.
+    pub fn set_rules(&mut self, limits: Arc<Limits>, no_match_allow: bool) {
+        self.parts.set_rules(limits, no_match_allow);
     }
 
     /// Sets the totals in which all shards of the process count connections and sessions. Call it
@@ -232,16 +243,30 @@ impl Shard {
         send::outbound(&mut self.parts, conn)
     }
 
+    /// The same, to be looked at.
+    pub fn queued(&self, conn: ConnKey) -> Option<&Outbound> {
+        send::queued(&self.parts, conn)
+    }
+
     /// Notes that bytes of a connection's outbound queue were written, so that waiting messages
     /// move up.
     pub fn written(&mut self, conn: ConnKey) {
         self.step(|parts| packets::written(parts, conn))
     }
 
-    /// Opens a connection, before its first byte. `None` when `connections_max` or
+    /// Opens a connection, before its first byte and before any handshake. `None` when `connections_max` or
     /// `connections_total_max` is reached or the broker drains: close the socket.
     pub fn open(&mut self, peer: Peer) -> Option<ConnKey> {
         connect::open(&mut self.parts, peer)
+    }
+
+    /// Replaces what is known of a connection, after its handshake and before its first MQTT byte is
+    /// passed in. Returns false, and changes nothing, for a stale key and for a connection that has
+    /// sent its CONNECT: the shell then closes the socket. After a handoff it is not needed, because
+    /// [`Shard::open`] gets the same `peer`.
+    #[must_use]
+    pub fn identify(&mut self, conn: ConnKey, peer: Peer) -> bool {
+        connect::identify(&mut self.parts, conn, peer)
     }
 
     /// Disconnects a client with a reason (MQTT 5: DISCONNECT; 3.x: the socket closes). A

@@ -1,11 +1,13 @@
 //! After its first run, the path of a QoS 0 message from the client's bytes to the subscribers'
 //! outbound queues allocates nothing: codec, hooks, routing and delivery, with 0, 1 and 8 links
-//! mounted. A publish also stores nothing for subscribers that wait for other messages.
+//! mounted. A publish also stores nothing for subscribers that wait for other messages. An idle client
+//! takes little memory.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use grapnel_engine::codec;
@@ -25,11 +27,21 @@ struct Counting;
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static BYTES: Cell<u64> = const { Cell::new(0) };
+    static FREED: Cell<u64> = const { Cell::new(0) };
 }
 
 fn count(size: usize) {
     ALLOCATIONS.with(|count| count.set(count.get() + 1));
     BYTES.with(|bytes| bytes.set(bytes.get() + size as u64));
+}
+
+fn free(size: usize) {
+    FREED.with(|bytes| bytes.set(bytes.get() + size as u64));
+}
+
+/// Bytes that this thread has allocated and not freed.
+fn live_bytes() -> u64 {
+    BYTES.with(Cell::get) - FREED.with(Cell::get)
 }
 
 // SAFETY: every call goes to the system's allocator unchanged; counting touches a
@@ -42,11 +54,13 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        free(layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        free(layout.size());
         count(size);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(pointer, layout, size) }
@@ -83,11 +97,16 @@ fn send(shard: &mut Shard, key: ConnKey, packet: &Packet<'_>, version: Version) 
 }
 
 fn connect(shard: &mut Shard, client_id: &str, version: Version) -> ConnKey {
-    let peer = Peer {
-        listener: Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true }),
-        peer: "127.0.0.1:40000".parse().unwrap(),
-        local: "127.0.0.1:1883".parse().unwrap(),
-    };
+    let listener =
+        Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true, ..ListenerInfo::default() });
+    connect_at(shard, &listener, client_id, version)
+}
+
+fn connect_at(shard: &mut Shard, listener: &Arc<ListenerInfo>, client_id: &str, version: Version) -> ConnKey {
+    let listener = Arc::clone(listener);
+    let [peer, local] =
+        ["127.0.0.1:40000", "127.0.0.1:1883"].map(|address| address.parse::<SocketAddr>().ok());
+    let peer = Peer::new(listener, peer, local);
     let key = shard.open(peer).unwrap();
     let connect = Connect {
         version,
@@ -114,14 +133,17 @@ fn subscribe(shard: &mut Shard, key: ConnKey, filter: &str, version: Version) {
     send(shard, key, &Packet::Subscribe(subscribe), version);
 }
 
-/// Flushes the connections, as the shell does after each read.
-fn flush(shard: &mut Shard, keys: &mut Vec<ConnKey>) -> usize {
+/// Flushes the connections, as the shell does after each read; it also releases their memory.
+fn flush(shard: &mut Shard, keys: &mut Vec<ConnKey>, release: bool) -> usize {
     let mut sent = 0;
     std::mem::swap(keys, &mut shard.outbox().dirty);
     for key in keys.drain(..) {
         if let Some(outbound) = shard.outbound(key) {
             let bytes = outbound.len();
             outbound.advance(bytes);
+            if outbound.is_empty() && release {
+                outbound.release();
+            }
             sent += bytes;
             shard.written(key);
         }
@@ -180,7 +202,7 @@ fn qos_0_allocates_nothing_in_steady_state() {
         let mut step = |shard: &mut Shard| {
             let received = shard.receive(publisher, Input::Scratch(&bytes));
             assert_eq!(received.next, Next::Read);
-            flush(shard, &mut keys)
+            flush(shard, &mut keys, false)
         };
         (0..100).for_each(|_| {
             step(&mut shard);
@@ -206,7 +228,7 @@ fn qos_0_allocates_nothing_in_steady_state() {
 
 /// Retained messages that a client has yet to receive store nothing of later publishes.
 #[test]
-fn a_publish_takes_no_memory_for_readers_that_are_open() {
+fn a_publish_allocates_nothing_for_open_readers() {
     let bytes = [0, 500].map(|readers| {
         let mut shard = shard();
         let publisher = connect(&mut shard, "publisher", Version::V311);
@@ -241,7 +263,7 @@ fn a_publish_takes_no_memory_for_readers_that_are_open() {
             let sent = shard.counters().messages_sent;
             assert!((1..100).contains(&sent), "{sent} fill its window, the others wait");
         }
-        flush(&mut shard, &mut Vec::new());
+        flush(&mut shard, &mut Vec::new(), true);
         let topics: Vec<String> = (0..1000).map(|n| format!("other/{n}")).collect();
         let before = BYTES.with(Cell::get);
         for topic in &topics {
@@ -250,4 +272,42 @@ fn a_publish_takes_no_memory_for_readers_that_are_open() {
         BYTES.with(Cell::get) - before
     });
     assert!(bytes[1] <= bytes[0] + 4096, "{bytes:?} bytes without readers and with them");
+}
+
+/// Clients of the test of memory: whole chunks of every table.
+const CLIENTS: u64 = 4096;
+
+/// The most bytes that an idle client may take in the engine.
+const IDLE_BYTES_MAX: u64 = 900;
+
+/// The most bytes that its only subscription may add.
+const SUBSCRIPTION_BYTES_MAX: u64 = 480;
+
+/// What a client takes in the engine that does nothing but stay connected, and what a subscription
+/// adds. The client identifier has 11 bytes and the filter 10.
+#[test]
+fn an_idle_client_takes_little_memory() {
+    for version in [Version::V311, Version::V5] {
+        let mut shard = shard();
+        let listener =
+            Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true, ..ListenerInfo::default() });
+        let mut dirty = Vec::new();
+        let mut keys = Vec::with_capacity(CLIENTS as usize);
+        let empty = live_bytes();
+        for n in 0..CLIENTS {
+            keys.push(connect_at(&mut shard, &listener, &format!("client-{n:04}"), version));
+            flush(&mut shard, &mut dirty, true);
+        }
+        while shard.advance(Now { mono_ms: 1001, wall_ms: 1_700_000_000_001 }) {}
+        let idle = live_bytes() - empty;
+        for (n, key) in keys.iter().enumerate() {
+            subscribe(&mut shard, *key, &format!("idle/{n:05}"), version);
+            flush(&mut shard, &mut dirty, true);
+        }
+        while shard.advance(Now { mono_ms: 1002, wall_ms: 1_700_000_000_002 }) {}
+        let subscribed = live_bytes() - empty - idle;
+        let each = (idle / CLIENTS, subscribed / CLIENTS);
+        assert!(each.0 <= IDLE_BYTES_MAX, "{} bytes for an idle client of {version:?}", each.0);
+        assert!(each.1 <= SUBSCRIPTION_BYTES_MAX, "{} bytes for a subscription of {version:?}", each.1);
+    }
 }

@@ -149,7 +149,7 @@ fn circle(arrows: &Arrows) -> Option<Vec<String>> {
 }
 
 #[test]
-fn arrows_between_modules_point_down_only() {
+fn modules_depend_on_lower_modules_only() {
     let modules = modules_of(&source());
     assert!(modules.len() > 40, "the source was read: {}", modules.len());
     if let Some(circle) = circle(&arrows_of(&modules)) {

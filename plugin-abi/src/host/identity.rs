@@ -2,18 +2,21 @@
 //! reads. Only the broker writes them. The reader is strict, because a plugin may have truncated
 //! them or stored them in a file.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
+use super::cursor::Cursor;
+use super::tls::TlsIdentity;
 use crate::raw::{IDENTITY_BYTES_MAX, Status};
 
 /// Value of the first byte. Another layout has another number.
-const LAYOUT: u8 = 2;
+const LAYOUT: u8 = 3;
 
 const HAS_USERNAME: u8 = 1;
 const SUPERUSER: u8 = 2;
 const ANONYMOUS: u8 = 4;
 const CLEAN_START: u8 = 8;
-const KNOWN_FLAGS: u8 = HAS_USERNAME | SUPERUSER | ANONYMOUS | CLEAN_START;
+const CERTIFIED: u8 = 16;
+const KNOWN_FLAGS: u8 = HAS_USERNAME | SUPERUSER | ANONYMOUS | CLEAN_START | CERTIFIED;
 
 /// A client's identity at an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,9 +25,11 @@ pub struct ClientIdentity<'a> {
     pub client_id: &'a str,
     /// User name.
     pub username: Option<&'a str>,
+    /// Whether the listener took the user name from the client's verified certificate.
+    pub is_certified: bool,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
-    /// Whether no plugin has authenticated it.
+    /// Whether nobody has authenticated it.
     pub anonymous: bool,
     /// Clean start.
     pub clean_start: bool,
@@ -48,6 +53,11 @@ pub struct ClientIdentity<'a> {
     pub local: Option<SocketAddr>,
     /// Name of the listener.
     pub listener: &'a str,
+    /// How it has reached the broker: `tcp`, `tls`, `ws`, `wss` or `unix`; empty for what is no
+    /// client, such as a plugin that publishes.
+    pub transport: &'a str,
+    /// Its TLS connection.
+    pub tls: Option<TlsIdentity<'a>>,
     /// Encoded properties of CONNECT; not checked.
     pub properties: &'a [u8],
 }
@@ -58,7 +68,8 @@ impl<'a> ClientIdentity<'a> {
     /// # Errors
     /// [`Status::FULL`] above [`IDENTITY_BYTES_MAX`]; nothing is appended then.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Status> {
-        let texts = self.client_id.len() + self.username.map_or(0, str::len) + self.listener.len();
+        let names = self.client_id.len() + self.username.map_or(0, str::len) + self.listener.len();
+        let texts = names + self.transport.len() + TlsIdentity::encoded_len(self.tls.as_ref());
         // Numbers, addresses and lengths need fewer bytes than this.
         if texts + self.properties.len() + FIXED_BYTES > IDENTITY_BYTES_MAX as usize {
             return Err(Status::FULL);
@@ -69,6 +80,7 @@ impl<'a> ClientIdentity<'a> {
             (SUPERUSER, self.superuser),
             (ANONYMOUS, self.anonymous),
             (CLEAN_START, self.clean_start),
+            (CERTIFIED, self.is_certified),
         ] {
             flags |= if is_set { flag } else { 0 };
         }
@@ -85,11 +97,13 @@ impl<'a> ClientIdentity<'a> {
             self.client_id.as_bytes(),
             self.username.unwrap_or("").as_bytes(),
             self.listener.as_bytes(),
+            self.transport.as_bytes(),
             self.properties,
         ] {
             out.extend((part.len() as u32).to_le_bytes());
             out.extend(part);
         }
+        TlsIdentity::encode(self.tls.as_ref(), out);
         Ok(())
     }
 
@@ -136,7 +150,8 @@ fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
     let session = u64::from_le_bytes(rest.array()?);
     let (peer, local) = (rest.address()?, rest.address()?);
     let (client_id, username) = (rest.text()?, rest.text()?);
-    let (listener, properties) = (rest.text()?, rest.part()?);
+    let (listener, transport, properties) = (rest.text()?, rest.text()?, rest.part()?);
+    let tls = TlsIdentity::read(&mut rest)?;
     let has_username = flags & HAS_USERNAME != 0;
     if client_id.is_empty() || !has_username && !username.is_empty() || !rest.0.is_empty() {
         return None;
@@ -144,6 +159,7 @@ fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
     Some(ClientIdentity {
         client_id,
         username: has_username.then_some(username),
+        is_certified: flags & CERTIFIED != 0,
         superuser: flags & SUPERUSER != 0,
         anonymous: flags & ANONYMOUS != 0,
         clean_start: flags & CLEAN_START != 0,
@@ -157,50 +173,23 @@ fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
         peer,
         local,
         listener,
+        transport,
+        tls,
         properties,
     })
-}
-
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn part(&mut self) -> Option<&'a [u8]> {
-        let len = u32::from_le_bytes(self.array()?) as usize;
-        let (part, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(part)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        std::str::from_utf8(self.part()?).ok()
-    }
-
-    fn address(&mut self) -> Option<Option<SocketAddr>> {
-        let ip = match self.array()? {
-            [0] => return Some(None),
-            [4] => IpAddr::V4(Ipv4Addr::from(self.array::<4>()?)),
-            [6] => IpAddr::V6(Ipv6Addr::from(self.array::<16>()?)),
-            _ => return None,
-        };
-        Some(Some(SocketAddr::new(ip, u16::from_le_bytes(self.array()?))))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::tls::{CertificateIdentity, Names};
     use super::*;
 
     fn somebody<'a>() -> ClientIdentity<'a> {
         ClientIdentity {
             client_id: "pump-1",
             username: Some(""),
+            is_certified: false,
             superuser: true,
             anonymous: false,
             clean_start: true,
@@ -214,15 +203,46 @@ mod tests {
             peer: Some("[2001:db8::1]:40000".parse().unwrap()),
             local: Some("127.0.0.1:1883".parse().unwrap()),
             listener: "default",
+            transport: "tcp",
+            tls: None,
             properties: b"\x21\x00\x14",
         }
     }
 
+    /// Somebody with this TLS connection and a certificate with these names.
+    fn with_certificate(names: &[String]) -> ClientIdentity<'_> {
+        let certificate = CertificateIdentity {
+            subject: "CN=pump-1,O=Works",
+            common_name: "pump-1",
+            alternative_names: Names::of(names),
+            issuer: "CN=Works CA",
+            serial: "0a",
+            fingerprint: "00ff",
+        };
+        let tls = TlsIdentity {
+            version: "TLSv1.3",
+            cipher: "TLS_AES_128_GCM_SHA256",
+            server_name: "",
+            certificate: Some(certificate),
+        };
+        ClientIdentity { is_certified: true, transport: "wss", tls: Some(tls), ..somebody() }
+    }
+
     #[test]
-    fn an_identity_comes_back_as_it_was() {
+    fn an_identity_decodes_to_the_same_values() {
         let nobody =
             ClientIdentity { username: None, peer: None, local: None, properties: b"", ..somebody() };
-        for identity in [somebody(), nobody, ClientIdentity { anonymous: true, proto_ver: 3, ..somebody() }] {
+        let names = ["DNS:pump-1.works", "", "IP:10.0.0.1"].map(str::to_owned);
+        let certified = with_certificate(&names);
+        let tls = certified.tls.map(|tls| TlsIdentity { certificate: None, ..tls });
+        for identity in [
+            somebody(),
+            nobody,
+            ClientIdentity { anonymous: true, proto_ver: 3, ..somebody() },
+            certified,
+            with_certificate(&[]),
+            ClientIdentity { tls, ..somebody() },
+        ] {
             let mut bytes = Vec::new();
             identity.encode(&mut bytes).unwrap();
             assert_eq!(ClientIdentity::decode(&bytes), Ok(identity));
@@ -232,13 +252,14 @@ mod tests {
     #[test]
     fn an_identity_of_wrong_length_or_layout_is_refused() {
         let mut bytes = Vec::new();
-        somebody().encode(&mut bytes).unwrap();
+        let names = ["DNS:pump-1.works".to_owned()];
+        with_certificate(&names).encode(&mut bytes).unwrap();
         for len in 0..bytes.len() {
             assert_eq!(ClientIdentity::decode(&bytes[..len]), Err(Status::INVALID), "{len} bytes");
         }
         let longer = [&bytes[..], b"x"].concat();
         assert_eq!(ClientIdentity::decode(&longer), Err(Status::INVALID));
-        for (at, value) in [(0, 0), (0, 1), (0, 3), (1, 0xff), (2, 0), (2, 6), (35, 5)] {
+        for (at, value) in [(0, 0), (0, 1), (0, 2), (0, 4), (1, 0xff), (2, 0), (2, 6), (35, 5)] {
             let mut other = bytes.clone();
             other[at] = value;
             assert_eq!(ClientIdentity::decode(&other), Err(Status::INVALID), "byte {at} is {value}");
@@ -255,7 +276,8 @@ mod tests {
 
     #[test]
     fn the_bytes_are_bounded() {
-        let room = IDENTITY_BYTES_MAX as usize - FIXED_BYTES - "pump-1default".len();
+        // One byte says that there is no TLS connection.
+        let room = IDENTITY_BYTES_MAX as usize - FIXED_BYTES - "pump-1defaulttcp".len() - 1;
         for (len, expected) in [(room, Ok(())), (room + 1, Err(Status::FULL))] {
             let properties = vec![0; len];
             let mut bytes = Vec::new();
@@ -264,5 +286,20 @@ mod tests {
             assert_eq!(bytes.is_empty(), expected.is_err());
             assert!(bytes.len() <= IDENTITY_BYTES_MAX as usize);
         }
+    }
+    #[test]
+    fn a_certificate_counts_towards_the_bound() {
+        let len_of = |names: &[String]| {
+            let mut bytes = Vec::new();
+            with_certificate(names).encode(&mut bytes).map(|()| bytes.len())
+        };
+        let max = IDENTITY_BYTES_MAX as usize;
+        let with = |length: &usize| len_of(&["x".repeat(*length)]);
+        let lengths: Vec<usize> = (0..=max).collect();
+        let beyond = lengths.partition_point(|length| with(length).is_ok());
+        assert!((max - FIXED_BYTES..=max).contains(&with(&(beyond - 1)).unwrap()));
+        assert_eq!(with(&beyond), Err(Status::FULL));
+        // The length of each name counts, and not its text alone.
+        assert_eq!(len_of(&vec![String::new(); max / 4]), Err(Status::FULL));
     }
 }

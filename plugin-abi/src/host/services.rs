@@ -11,6 +11,7 @@ use super::requests::{MetricRequest, MountRequest, PluginMessage, list, text};
 use super::table::copied;
 use super::{FieldChange, change_of, host_add_message, host_defer, host_get, host_identity, host_set};
 use crate::module::Mount;
+use crate::point::HookPoint;
 use crate::raw::{
     ABI_MAJOR, ABI_MINOR, Change, Flow, HostApi, NewMessage, NewMetric, NewThread, Scope, Slice, Status,
     Ticket,
@@ -131,6 +132,11 @@ pub trait HostServices: BehalfServices {
         let _ = (metric, bucket);
         Err(Status::UNSUPPORTED)
     }
+    /// As [`HostApi::hook_calls`]; returns the bits.
+    fn hook_calls(&self, plugin: u64, point: HookPoint, name: &str) -> Result<u32, Status> {
+        let _ = (plugin, point, name);
+        Err(Status::UNSUPPORTED)
+    }
     /// As [`HostApi::in_flight`]; returns the number of messages.
     fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
         let _ = (plugin, flow);
@@ -191,6 +197,7 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         authorize_as: host_authorize_as,
         fetch_as: host_fetch_as,
         reading: host_reading,
+        hook_calls: host_hook_calls,
         #[cfg(feature = "abi-test-grown")]
         grown: host_grown,
     }
@@ -367,6 +374,13 @@ unsafe extern "C" fn host_adjust(metric: u64, by: i64) -> Status {
 unsafe extern "C" fn host_reading(metric: u64, bucket: u32, out: *mut i64) -> Status {
     // SAFETY: `out` is null or writable.
     serve(|services| unsafe { give(out, services.reading(metric, bucket)) })
+}
+
+unsafe extern "C" fn host_hook_calls(plugin: u64, point: u32, name: Slice, out: *mut u32) -> Status {
+    let point = u16::try_from(point).ok().and_then(HookPoint::from_number);
+    let Some(point) = point else { return Status::INVALID };
+    // SAFETY: the plugin lends the text for the call, and `out` is null or writable.
+    serve(|services| unsafe { give(out, services.hook_calls(plugin, point, text(name)?)) })
 }
 
 unsafe extern "C" fn host_in_flight(plugin: u64, flow: u32, out: *mut u64) -> Status {

@@ -6,7 +6,8 @@ use abi_stable::StableAbi;
 
 #[cfg(doc)]
 use super::{
-    ABI_MAJOR, ABI_MINOR, ALL_SHARDS, FLAG_REPLAY, FROM_BROKER, HOST_STARTING, IDENTITY_BYTES_MAX, LogLevel,
+    ABI_MAJOR, ABI_MINOR, ALL_SHARDS, FLAG_REPLAY, FROM_BROKER, HOOK_CALLED, HOOK_WAS_CALLED, HOST_STARTING,
+    IDENTITY_BYTES_MAX, LogLevel,
 };
 use super::{
     Action, Change, Event, Field, Flow, NewMessage, NewMetric, NewThread, OnBehalf, Scope, Slice, Status,
@@ -162,6 +163,12 @@ pub struct HostApi {
     /// What a metric has now: the value of a counter or gauge, with `bucket` 0; of a histogram how many values are in the bucket of
     /// this number, of which the last one has those above all bounds. [`Status::ABSENT`] beyond the last bucket. Any thread.
     pub reading: unsafe extern "C" fn(metric: u64, bucket: u32, out: *mut i64) -> Status,
+    /// Which calls of the plugin's hook of this name at this hook point the shard makes, as bits: [`HOOK_CALLED`] if it calls the hook
+    /// from now on, [`HOOK_WAS_CALLED`] if it did before the change that `configured` is about. Without such a change both are the same.
+    /// A hook is not called if the operator has unmounted it, if the plugin is disabled or tripped, or if there is none of that name. In
+    /// an instance that has taken a state over, the second bit is about the version before. In `configured` alone;
+    /// [`Status::WRONG_MOMENT`] elsewhere.
+    pub hook_calls: unsafe extern "C" fn(plugin: u64, point: u32, name: Slice, out: *mut u32) -> Status,
     /// What a later version could add: a function that answers 77.
     #[cfg(feature = "abi-test-grown")]
     pub grown: unsafe extern "C" fn(plugin: u64) -> u64,

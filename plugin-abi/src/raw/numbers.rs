@@ -151,11 +151,12 @@ numbers! {
         PROTO_NAME = 38;
         /// Address the client came to (text, without the port).
         SOCK_HOST = 39;
-        /// Subject of the client's TLS certificate (text).
+        /// Subject of the client's TLS certificate, as RFC 4514 writes it (text, read only). Fields of a certificate are there if the
+        /// client has shown one that was verified.
         TLS_SUBJECT = 40;
         /// What the listener puts in front of the client's topics (text).
         MOUNTPOINT = 41;
-        /// Whether nobody vouched for the client (0, 1).
+        /// Whether nobody vouched for the client: neither a plugin nor its certificate (0, 1).
         ANONYMOUS = 42;
         /// When the session was made, milliseconds since 1970.
         SESSION_CREATED_AT_MS = 43;
@@ -238,6 +239,32 @@ numbers! {
         /// that is not in yet, it is that of the session under the client identifier, which may belong to somebody else and may end
         /// before the client is let in.
         SESSION = 79;
+        /// How the client has reached the broker: `tcp`, `tls`, `ws`, `wss` or `unix` (text, read only). It is not there for what is no
+        /// client, such as a plugin that publishes.
+        TRANSPORT = 80;
+        /// Version of the client's TLS connection, to the broker or to a proxy in front of it, such as `TLSv1.3` (text, read only).
+        TLS_VERSION = 81;
+        /// Cipher suite of that connection, by its IANA name (text, read only).
+        TLS_CIPHER = 82;
+        /// Server name that the client asked for in TLS (SNI; text, read only).
+        TLS_SERVER_NAME = 83;
+        /// Last common name in the subject of the client's certificate (text, read only).
+        TLS_COMMON_NAME = 84;
+        /// Subject alternative name of the client's certificate by index: `DNS:…`, `URI:…`, `email:…`, `IP:…` (text, read only).
+        TLS_ALTERNATIVE_NAME = 85;
+        /// Number of subject alternative names (read only). It is not there without a certificate.
+        TLS_ALTERNATIVE_NAMES = 86;
+        /// Issuer of the client's certificate, as RFC 4514 writes it (text, read only).
+        TLS_ISSUER = 87;
+        /// Serial number of the client's certificate, hexadecimal in lower case (text, read only).
+        TLS_SERIAL = 88;
+        /// SHA-256 of the client's certificate (DER), hexadecimal in lower case (text, read only).
+        TLS_FINGERPRINT = 89;
+        /// Whether the listener took the user name from the client's certificate, which has authenticated the client (0, 1; read only).
+        USERNAME_CERTIFIED = 90;
+        /// User name in CONNECT, at connect and authenticate (text, read only). It is another one than USERNAME where the listener takes
+        /// the user name from the client's certificate.
+        CONNECT_USERNAME = 91;
     }
 }
 
@@ -358,6 +385,10 @@ pub const APPEND: u32 = u32::MAX;
 /// Bit of [`HostApi::flags`](super::HostApi::flags): the plugin was loaded by the start of the broker, which has not started yet;
 /// broker.started is still to come.
 pub const HOST_STARTING: u32 = 1;
+/// Bit that [`HostApi::hook_calls`](super::HostApi::hook_calls) gives: the shard calls the hook from now on.
+pub const HOOK_CALLED: u32 = 1;
+/// Bit that [`HostApi::hook_calls`](super::HostApi::hook_calls) gives: the shard called the hook before the change.
+pub const HOOK_WAS_CALLED: u32 = 2;
 /// Bit of [`Event::flags`]: the message is retained, or the client asks for retain.
 pub const FLAG_RETAIN: u32 = 1;
 /// Bit of [`Event::flags`]: DUP of the packet.

@@ -3,15 +3,19 @@
 
 use super::address::address_share;
 
-/// The account of a client with this user name, which a plugin has verified or not, at this host.
-/// `None` for what is no client, such as a plugin that publishes.
-pub(crate) fn account_of(username: Option<&str>, is_verified: bool, host: Option<&str>) -> Option<String> {
-    match username.filter(|_| is_verified) {
-        Some(name) => Some(format!("user {name}")),
-        None => {
-            let host = host.filter(|host| !host.is_empty())?;
-            Some(format!("address {}", address_share(host)))
-        }
+/// The account of a client with this user name, which is verified or not, at this host. A client
+/// without a host is one of a Unix socket; all of these have one account. `None` for what is no
+/// client, such as a plugin that publishes.
+pub(crate) fn account_of(
+    username: Option<&str>,
+    is_verified: bool,
+    host: Option<&str>,
+    is_client: bool,
+) -> Option<String> {
+    match (username.filter(|_| is_verified), host.filter(|host| !host.is_empty())) {
+        (Some(name), _) => Some(format!("user {name}")),
+        (None, Some(host)) => Some(format!("address {}", address_share(host))),
+        (None, None) => is_client.then(|| "unix".to_owned()),
     }
 }
 
@@ -21,7 +25,7 @@ mod tests {
 
     #[test]
     fn a_user_name_counts_where_it_is_verified_and_the_address_elsewhere() {
-        for (username, is_verified, host, account) in [
+        let accounts = [
             (Some("ann"), true, Some("10.0.0.1"), Some("user ann")),
             (Some("ann"), true, None, Some("user ann")),
             (Some(""), true, Some("10.0.0.1"), Some("user ")),
@@ -33,8 +37,11 @@ mod tests {
             (Some("ann"), false, None, None),
             (None, true, None, None),
             (None, true, Some(""), None),
-        ] {
-            assert_eq!(account_of(username, is_verified, host).as_deref(), account, "{username:?} {host:?}");
+        ];
+        for (username, is_verified, host, account) in accounts {
+            let of = |is_client| account_of(username, is_verified, host, is_client);
+            assert_eq!(of(false).as_deref(), account, "{username:?} {host:?}");
+            assert_eq!(of(true).as_deref(), account.or(Some("unix")), "{username:?} {host:?}");
         }
     }
 }

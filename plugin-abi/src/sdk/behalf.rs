@@ -71,9 +71,9 @@ impl Identity {
     /// The account of the client, as [`crate::Publish::account`] returns it.
     pub fn account(&self) -> Option<String> {
         let identity = ClientIdentity::decode(&self.0).ok()?;
-        let peer = identity.peer.map(|peer| peer.ip()).filter(|ip| !ip.is_unspecified());
-        let host = peer.map(|ip| ip.to_string());
-        account_of(identity.username, !identity.anonymous, host.as_deref())
+        let host = identity.peer.map(|peer| peer.ip().to_string());
+        let is_client = !identity.transport.is_empty();
+        account_of(identity.username, !identity.anonymous, host.as_deref(), is_client)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::Refused;
-use super::event::{at, bytes, client_getters, number, pair, user_property_getters, wrapper};
+use super::event::{at, bytes, client_getters, login_getters, number, pair, user_property_getters, wrapper};
 use super::reason::Reason;
 use super::ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, deadline_ms};
 use crate::raw::{APPEND, Change, FLAG_REPLAY, FLAG_RETAIN, Field};
@@ -16,8 +16,9 @@ wrapper! {
 
 wrapper! {
     /// Decides whether the client may connect (`client.authenticate`). Without a verdict, a client
-    /// is accepted only if it has no user name and the listener allows anonymous clients. A fault
-    /// denies: the client is refused with 0x88, server unavailable.
+    /// is accepted only if it has no user name and the listener allows anonymous clients, or if the
+    /// listener takes its user name from its certificate. A fault denies: the client is refused
+    /// with 0x88, server unavailable.
     Authenticate
 }
 
@@ -108,6 +109,12 @@ macro_rules! connect_getters {
             self.context.number(crate::raw::Field::CONNECTED_AT_MS, 0)
         }
 
+        /// Number of the network connection, unique while this broker process runs. All rounds of
+        /// one authentication have the same number.
+        pub fn connection(&self) -> u64 {
+            self.context.number(crate::raw::Field::CONNECTION, 0).unwrap_or(0)
+        }
+
         /// Whether the client requests response information.
         pub fn wants_response_info(&self) -> bool {
             self.context.number(crate::raw::Field::REQUEST_RESPONSE_INFO, 0) == Some(1)
@@ -156,6 +163,7 @@ macro_rules! connection_getters {
 
 impl<'a> Connect<'a> {
     client_getters! {}
+    login_getters! {}
     connection_getters! {}
     user_property_getters! {}
 
@@ -265,6 +273,7 @@ impl<'a> Connect<'a> {
 
 impl<'a> Authenticate<'a> {
     client_getters! {}
+    login_getters! {}
     connection_getters! {}
     user_property_getters! {}
 
@@ -359,12 +368,6 @@ impl<'a> Authenticate<'a> {
     /// [`Refused`] for data longer than 65,535 bytes.
     pub fn set_auth_data(&mut self, data: &[u8]) -> Result<(), Refused> {
         self.change(bytes(Field::AUTH_DATA, data))
-    }
-
-    /// Number of the network connection, unique while this broker process runs. All rounds of one
-    /// authentication have the same number.
-    pub fn connection(&self) -> u64 {
-        self.context.number(Field::CONNECTION, 0).unwrap_or(0)
     }
 
     /// Sets whether the client is a superuser, who may do everything.

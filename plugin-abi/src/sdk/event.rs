@@ -177,7 +177,8 @@ macro_rules! client_getters {
             self.context.event().proto_ver
         }
 
-        /// IP address of the client, without the port.
+        /// IP address of the client, without the port; the one that a trusted proxy tells, if there
+        /// is one. `None` for a client of a Unix socket.
         pub fn peer_host(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::PEER_HOST, 0)
         }
@@ -204,18 +205,21 @@ macro_rules! client_getters {
             self.context.number(crate::raw::Field::SOCK_PORT, 0).map(|port| port as u16)
         }
 
-        /// Whether no plugin has authenticated the client.
+        /// Whether nobody has authenticated the client: neither a plugin nor, where the listener
+        /// takes the user name from it, the client's certificate.
         pub fn is_anonymous(&self) -> bool {
             self.context.number(crate::raw::Field::ANONYMOUS, 0) == Some(1)
         }
 
         /// The account of the client, to charge it for what its clients make a plugin hold
-        /// ([`Shares::insert_for`](crate::Shares::insert_for)): the user name if a plugin has
-        /// verified it, otherwise the address ([`address_share`](crate::address_share)). It is the
-        /// same for all client identifiers of a user. `None` if the event has neither. Do not take
-        /// it apart.
+        /// ([`Shares::insert_for`](crate::Shares::insert_for)): the user name if it is verified,
+        /// otherwise the address ([`address_share`](crate::address_share)), or one account for all
+        /// clients of Unix sockets. It is the same for all client identifiers of a user. `None` if
+        /// the event has no client. Do not take it apart.
         pub fn account(&self) -> Option<String> {
-            crate::sdk::account_of(self.username(), !self.is_anonymous(), self.peer_host())
+            let host = self.peer_host();
+            let is_client = host.is_some() || self.transport().is_some();
+            crate::sdk::account_of(self.username(), !self.is_anonymous(), host, is_client)
         }
 
         /// Number of the session, unique while this broker process runs; of two sessions under one
@@ -228,9 +232,65 @@ macro_rules! client_getters {
             self.context.number(crate::raw::Field::SESSION, 0)
         }
 
-        /// Subject of the client's TLS certificate.
+        /// How the client has reached the broker: `tcp`, `tls`, `ws`, `wss` or `unix`. `None` for
+        /// what is no client, such as a plugin that publishes.
+        pub fn transport(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TRANSPORT, 0)
+        }
+
+        /// Version of the client's TLS connection, to the broker or to a proxy in front of it, such
+        /// as `TLSv1.3`.
+        pub fn tls_version(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TLS_VERSION, 0)
+        }
+
+        /// Cipher suite of the TLS connection, by its IANA name.
+        pub fn tls_cipher(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TLS_CIPHER, 0)
+        }
+
+        /// The server name that the client asked for in TLS (SNI).
+        pub fn tls_server_name(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TLS_SERVER_NAME, 0)
+        }
+
+        /// Subject of the client's TLS certificate, as RFC 4514 writes it. This and the other facts
+        /// of the certificate are there if the client has shown one that was verified.
         pub fn tls_subject(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::TLS_SUBJECT, 0)
+        }
+
+        /// The last common name in the subject of the certificate.
+        pub fn tls_common_name(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TLS_COMMON_NAME, 0)
+        }
+
+        /// The subject alternative names of the certificate, in order: `DNS:…`, `URI:…`, `email:…`
+        /// or `IP:…`. Empty without a certificate.
+        pub fn tls_alternative_names(&self) -> impl Iterator<Item = &'a str> {
+            (0..).map_while(|index| self.context.text(crate::raw::Field::TLS_ALTERNATIVE_NAME, index))
+        }
+
+        /// Issuer of the certificate, as RFC 4514 writes it.
+        pub fn tls_issuer(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TLS_ISSUER, 0)
+        }
+
+        /// Serial number of the certificate, hexadecimal in lower case.
+        pub fn tls_serial(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TLS_SERIAL, 0)
+        }
+
+        /// SHA-256 of the certificate (DER), hexadecimal in lower case.
+        pub fn tls_fingerprint(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TLS_FINGERPRINT, 0)
+        }
+
+        /// Whether the listener took the user name from the client's certificate. Then the
+        /// certificate has authenticated the client: at `client.authenticate` it is accepted unless
+        /// a plugin refuses it.
+        pub fn username_is_certified(&self) -> bool {
+            self.context.number(crate::raw::Field::USERNAME_CERTIFIED, 0) == Some(1)
         }
 
         /// The prefix that the listener puts in front of the client's topics.
@@ -265,6 +325,17 @@ macro_rules! client_getters {
         /// The broker.
         pub fn host(&self) -> crate::Host {
             self.context.host()
+        }
+    };
+}
+
+/// Getters of what is known before and while the client is authenticated.
+macro_rules! login_getters {
+    () => {
+        /// User name in CONNECT, if there is one. It is another one than the client's user name
+        /// where the listener takes that from the certificate.
+        pub fn connect_username(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::CONNECT_USERNAME, 0)
         }
     };
 }
@@ -322,4 +393,4 @@ macro_rules! wrapper {
     };
 }
 
-pub(super) use {client_getters, user_property_getters, wrapper};
+pub(super) use {client_getters, login_getters, user_property_getters, wrapper};

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_read_as_it_was_written() {
+    fn a_written_page_is_read_unchanged() {
         let bytes = page();
         let page = Fetched::read(5, &bytes).unwrap();
         assert_eq!((page.number, page.next()), (5, Some(&b"next"[..])));
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_cut_short_are_read_as_far_as_they_are_whole() {
+    fn of_truncated_bytes_the_complete_messages_are_read() {
         let bytes = page();
         for len in 0..bytes.len() {
             let Some(page) = Fetched::read(5, &bytes[..len]) else {

@@ -8,7 +8,7 @@ use super::host::Host;
 use super::ticket::deadline_ms;
 use crate::module::Mount;
 use crate::point::{FaultPolicy, HookPoint};
-use crate::raw::{Slice, Status};
+use crate::raw::{HOOK_CALLED, HOOK_WAS_CALLED, Slice, Status};
 
 /// Options for mounting a hook at run time. The default of each is the value in the `plugin!`
 /// macro.
@@ -77,6 +77,23 @@ impl Mounting {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct HookId(u64);
 
+/// Whether a shard calls a hook of the plugin, before and after a change of its chains.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HookCalls {
+    /// Whether it called the hook before the change. After a reload: whether it called the hook of
+    /// the version before.
+    pub before: bool,
+    /// Whether it calls the hook from now on.
+    pub now: bool,
+}
+
+impl HookCalls {
+    /// Whether the change is about this hook.
+    pub fn has_changed(self) -> bool {
+        self.before != self.now
+    }
+}
+
 impl Host {
     /// Mounts a hook of the plugin `P` by its name in the `plugin!` macro. `P` must be this plugin,
     /// and the hook must have `manual = true`. Every shard calls it from its next turn on. Any
@@ -136,5 +153,21 @@ impl Host {
         // SAFETY: `unhook` may be called from any thread.
         let status = unsafe { (api.unhook)(api.plugin, hook.0) };
         if status == Status::OK { Ok(()) } else { Err(Refused { field: None, status }) }
+    }
+
+    /// Whether this shard calls a hook of this plugin, by its name in the `plugin!` macro. A hook is
+    /// not called if the operator has unmounted it, or if the plugin is disabled or tripped. Only in
+    /// [`super::Plugin::configured`], to see what has changed.
+    ///
+    /// # Errors
+    /// [`Refused`] elsewhere.
+    pub fn hook_calls(self, point: HookPoint, name: &str) -> Result<HookCalls, Refused> {
+        let (api, mut bits) = (self.api(), 0);
+        // SAFETY: the host checks the moment itself, the name is alive during the call, and `bits`
+        // is writable.
+        let status =
+            unsafe { (api.hook_calls)(api.plugin, point as u32, Slice::of(name.as_bytes()), &raw mut bits) };
+        Host::done(status)?;
+        Ok(HookCalls { before: bits & HOOK_WAS_CALLED != 0, now: bits & HOOK_CALLED != 0 })
     }
 }

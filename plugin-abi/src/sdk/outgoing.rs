@@ -207,23 +207,23 @@ mod tests {
     }
 
     #[test]
-    fn each_property_comes_to_the_broker_as_it_is() {
+    fn each_property_reaches_the_broker_unchanged() {
         for (message, expected) in messages().into_iter().zip([None, Some(&b""[..]), Some(b"x")]) {
             message.with_table(|table| {
                 // SAFETY: the table and what it points to live through the call.
-                let said = unsafe { PluginMessage::of(table) }.unwrap();
-                assert_eq!(said.content_type, expected);
-                assert_eq!(said.correlation_data, message.correlation_data.as_deref());
-                assert_eq!(said.payload_format, message.payload_format);
-                assert_eq!(said.user_properties.len(), message.user_properties.len());
+                let received = unsafe { PluginMessage::of(table) }.unwrap();
+                assert_eq!(received.content_type, expected);
+                assert_eq!(received.correlation_data, message.correlation_data.as_deref());
+                assert_eq!(received.payload_format, message.payload_format);
+                assert_eq!(received.user_properties.len(), message.user_properties.len());
                 let (response, expiry) = (message.response_topic.as_bytes(), message.message_expiry_s);
-                assert_eq!((said.response_topic, said.message_expiry_s), (response, expiry));
+                assert_eq!((received.response_topic, received.message_expiry_s), (response, expiry));
             });
         }
     }
 
     #[test]
-    fn each_property_comes_through_a_page_as_it_is() {
+    fn each_property_passes_a_page_unchanged() {
         for message in messages() {
             let mut page = FetchedWriter::new(b"");
             message.write_to_page(&mut page);
@@ -236,21 +236,21 @@ mod tests {
     /// A plugin in C sets a flag for a property that is present and empty. A property that is not
     /// empty needs no flag; other flags are invalid.
     #[test]
-    fn flags_are_for_what_is_empty() {
-        let said = |message: &Outgoing, flags| {
+    fn flags_mark_properties_that_are_empty() {
+        let read_back = |message: &Outgoing, flags| {
             message.with_table(|table| {
                 // SAFETY: the table and what it points to live through the call.
                 let table = unsafe { NewMessage { flags, ..std::ptr::read(table) } };
                 // SAFETY: likewise.
-                let said = unsafe { PluginMessage::of(&raw const table) }?;
-                Ok((said.content_type.is_some(), said.correlation_data.is_some()))
+                let read_back = unsafe { PluginMessage::of(&raw const table) }?;
+                Ok((read_back.content_type.is_some(), read_back.correlation_data.is_some()))
             })
         };
         let [none, _, full] = messages();
         assert_eq!(
-            [0, 1, 2, 3].map(|flags| said(&none, flags)),
+            [0, 1, 2, 3].map(|flags| read_back(&none, flags)),
             [(false, false), (true, false), (false, true), (true, true)].map(Ok)
         );
-        assert_eq!((said(&full, 0), said(&none, 4)), (Ok((true, true)), Err(Status::INVALID)));
+        assert_eq!((read_back(&full, 0), read_back(&none, 4)), (Ok((true, true)), Err(Status::INVALID)));
     }
 }

@@ -185,29 +185,29 @@ impl<'a> VerbCall<'a> {
 #[derive(Debug)]
 pub struct VerbError {
     pub(crate) status: Status,
-    pub(crate) said: String,
+    pub(crate) text: String,
 }
 
 impl VerbError {
     /// The verb cannot be executed: `grapnel-ctl` ends with 1.
-    pub fn new(said: impl Into<String>) -> VerbError {
-        VerbError { status: Status::FAILED, said: said.into() }
+    pub fn new(text: impl Into<String>) -> VerbError {
+        VerbError { status: Status::FAILED, text: text.into() }
     }
 
     /// The arguments are invalid, although each has the right type: `grapnel-ctl` ends with 2.
-    pub fn usage(said: impl Into<String>) -> VerbError {
-        VerbError { status: Status::INVALID, said: said.into() }
+    pub fn usage(text: impl Into<String>) -> VerbError {
+        VerbError { status: Status::INVALID, text: text.into() }
     }
 
     /// The thing that an argument names does not exist: `grapnel-ctl` ends with 1.
-    pub fn absent(said: impl Into<String>) -> VerbError {
-        VerbError { status: Status::ABSENT, said: said.into() }
+    pub fn absent(text: impl Into<String>) -> VerbError {
+        VerbError { status: Status::ABSENT, text: text.into() }
     }
 }
 
 impl fmt::Display for VerbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.said)
+        f.write_str(&self.text)
     }
 }
 

@@ -130,7 +130,7 @@ mod tests {
     use crate::Outgoing;
 
     #[test]
-    fn empty_texts_of_a_list_are_not_free() {
+    fn empty_texts_of_a_list_are_charged() {
         let pairs = vec![(String::new(), String::new()); 64];
         assert_eq!(pairs.heap_bytes(), allocated(64 * 48));
         assert_eq!(Vec::<(String, String)>::new().heap_bytes(), 0);
@@ -140,10 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_rounded_as_the_allocator_rounds_it() {
+    fn a_size_is_rounded_up_as_by_the_allocator() {
         let rounded = [(0, 0), (1, 32), (24, 32), (25, 48), (40, 48), (41, 64), (131_071, 131_088)];
-        for (asked, given) in rounded {
-            assert_eq!(allocated(asked), given, "{asked}");
+        for (requested, given) in rounded {
+            assert_eq!(allocated(requested), given, "{requested}");
         }
         assert_eq!(allocated(131_072), 131_072 + 4096);
         assert_eq!(allocated(131_072 + 4080), 131_072 + 4096);

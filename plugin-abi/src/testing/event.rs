@@ -49,7 +49,7 @@ pub struct FakeEvent {
 }
 
 impl FakeEvent {
-    /// An event of any hook point, for a client named `client` with MQTT 5.
+    /// An event of any hook point, for a client named `client` with MQTT 5 over TCP.
     pub fn new(point: HookPoint) -> FakeEvent {
         let fields = BTreeMap::new();
         let event = FakeEvent {
@@ -68,6 +68,7 @@ impl FakeEvent {
             .with_text(Field::PEER_HOST, "127.0.0.1")
             .with_number(Field::PEER_PORT, 40_000)
             .with_text(Field::LISTENER, "default")
+            .with_text(Field::TRANSPORT, "tcp")
     }
 
     /// `message.publish` with QoS 0.
@@ -151,6 +152,30 @@ impl FakeEvent {
         let pair = Stored::Pair(key.as_bytes().to_vec(), value.as_bytes().to_vec());
         self.put(Field::USER_PROPERTY, self.count(Field::USER_PROPERTY), pair);
         self
+    }
+
+    /// Gives the client a TLS connection with a verified certificate: the common name is all of its
+    /// subject, and the alternative names are such as `DNS:pump.example`. Other fields of it can be
+    /// set one by one, such as [`Field::TLS_ISSUER`].
+    #[must_use]
+    pub fn with_certificate(self, common_name: &str, alternative_names: &[&str]) -> FakeEvent {
+        let mut event = self
+            .with_text(Field::TRANSPORT, "tls")
+            .with_text(Field::TLS_VERSION, "TLSv1.3")
+            .with_text(Field::TLS_CIPHER, "TLS_AES_128_GCM_SHA256")
+            .with_text(Field::TLS_SUBJECT, &format!("CN={common_name}"))
+            .with_text(Field::TLS_COMMON_NAME, common_name)
+            .with_number(Field::TLS_ALTERNATIVE_NAMES, alternative_names.len() as u64);
+        for (index, name) in (0..).zip(alternative_names) {
+            event.put(Field::TLS_ALTERNATIVE_NAME, index, Stored::Bytes(name.as_bytes().to_vec()));
+        }
+        event
+    }
+
+    /// Sets a user name that the listener has taken from the client's certificate.
+    #[must_use]
+    pub fn with_certified_username(self, username: &str) -> FakeEvent {
+        self.with_username(username).with_number(Field::USERNAME_CERTIFIED, 1)
     }
 
     /// Sets any field that is a number or a flag.

@@ -13,7 +13,7 @@ fn given(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn arguments_are_checked_by_type_and_come_in_the_order_of_their_declaration() {
+fn arguments_are_checked_by_type_and_passed_in_declared_order() {
     let form = form(json!([
         {"name": "who", "positional": true, "required": true, "max": 3},
         {"name": "times", "type": "integer", "min": 1, "max": 5, "default": "2"},
@@ -23,7 +23,7 @@ fn arguments_are_checked_by_type_and_come_in_the_order_of_their_declaration() {
         {"name": "force", "type": "flag"},
     ]))
     .unwrap();
-    let checked = |pairs: &[(&str, &str)]| form.arguments(&given(pairs)).map_err(|Wrong(said)| said);
+    let checked = |pairs: &[(&str, &str)]| form.arguments(&given(pairs)).map_err(|Wrong(error)| error);
     assert_eq!(checked(&[("who", "ann")]), Ok(given(&[("who", "ann"), ("times", "2")])));
     let all = [
         ("tag", "b"),
@@ -48,7 +48,7 @@ fn arguments_are_checked_by_type_and_come_in_the_order_of_their_declaration() {
     let many = given(&[("for", "3000000"), ("for", "3000000"), ("for", "9223372036854775807")]);
     assert_eq!(form.deadline_ms(&many, 10_000), 3_610_000);
     assert_eq!(checked(&[("who", "x"), ("force", "false")]), Ok(given(&[("who", "x"), ("times", "2")])));
-    for (pairs, says) in [
+    for (pairs, expected) in [
         (&[][..], "the argument who is missing: "),
         (&[("who", "anna")], "who: it has 4 bytes, and may have 0 to 3"),
         (&[("who", "a\0")], "who: it has a zero byte"),
@@ -67,8 +67,8 @@ fn arguments_are_checked_by_type_and_come_in_the_order_of_their_declaration() {
         (&[("who", "x"), ("tme", "1")], "drivers stats has no argument tme; did you mean times?"),
         (&[("who", "x"), ("quality", "1")], "drivers stats has no argument quality"),
     ] {
-        let said = checked(pairs).unwrap_err();
-        assert!(said.starts_with(says), "{said}");
+        let error = checked(pairs).unwrap_err();
+        assert!(error.starts_with(expected), "{error}");
     }
     let many: Vec<_> = (0..=VALUES_MAX).map(|_| ("tag", "a")).chain([("who", "x")]).collect();
     assert_eq!(checked(&many).unwrap_err(), "the argument tag is given more than 1024 times");
@@ -83,7 +83,7 @@ fn there_is_no_prompt_for_a_secret_with_the_flag_that_replaces_it() {
         {"name": "self", "type": "plugin"},
     ]))
     .unwrap();
-    let checked = |pairs: &[(&str, &str)]| form.arguments(&given(pairs)).map_err(|Wrong(said)| said);
+    let checked = |pairs: &[(&str, &str)]| form.arguments(&given(pairs)).map_err(|Wrong(error)| error);
     assert_eq!(checked(&[("delete", "true")]), Ok(given(&[("delete", "1")])));
     assert_eq!(checked(&[("password", "p"), ("delete", "false")]), Ok(given(&[("password", "p")])));
     assert!(checked(&[]).unwrap_err().starts_with("the argument password is missing"));
@@ -96,8 +96,8 @@ fn there_is_no_prompt_for_a_secret_with_the_flag_that_replaces_it() {
 }
 
 #[test]
-fn a_declaration_that_cannot_be_is_refused_with_its_place() {
-    for (argument, says) in [
+fn an_invalid_declaration_is_refused_with_its_position() {
+    for (argument, expected) in [
         (json!({"name": "Force"}), "has the argument Force, which is no name"),
         (json!({"name": "json"}), "is no name"),
         (json!({"name": "key-stdin"}), "is no name"),
@@ -129,8 +129,8 @@ fn a_declaration_that_cannot_be_is_refused_with_its_place() {
             "is one of 257 texts; at most 256",
         ),
     ] {
-        let said = form(json!([argument.clone()])).unwrap_err();
-        assert!(said.contains(says), "{argument}: {said}");
+        let error = form(json!([argument.clone()])).unwrap_err();
+        assert!(error.contains(expected), "{argument}: {error}");
     }
     let twice = form(json!([{"name": "a"}, {"name": "a"}])).unwrap_err();
     assert!(twice.ends_with("has two arguments a"), "{twice}");
@@ -185,15 +185,15 @@ fn the_list_of_an_argument_comes_from_a_verb_without_required_arguments() {
         "drivers of/driver",
         "drivers stop/driver",
     ] {
-        let said = list(listed_in).unwrap_err();
-        let says =
+        let error = list(listed_in).unwrap_err();
+        let expected =
             "have \"disable\" with the argument driver, which names in listed_in what is no VERB/FIELD";
-        assert!(said.starts_with(says), "{listed_in}: {said}");
+        assert!(error.starts_with(expected), "{listed_in}: {error}");
     }
 }
 
 #[test]
-fn a_manifest_is_read_strictly_and_what_a_newer_broker_says_is_not() {
+fn unknown_fields_are_refused_in_a_manifest_and_ignored_from_a_newer_broker() {
     let argument = Argument {
         kind: Kind::OneOf,
         positional: true,
@@ -230,8 +230,8 @@ fn a_manifest_is_read_strictly_and_what_a_newer_broker_says_is_not() {
     let newer = json!({"name": "v", "help": "", "sort": 1, "arguments": [{"name": "a", "colour": "red"}]});
     let read: Form = serde_json::from_value(newer.clone()).unwrap();
     assert_eq!((read.name.as_str(), read.arguments[0].name.as_str()), ("v", "a"));
-    let said = Form::list(&json!([newer]).to_string()).unwrap_err();
-    assert_eq!(said, "are not declared as they must be: unknown field `sort`");
+    let error = Form::list(&json!([newer]).to_string()).unwrap_err();
+    assert_eq!(error, "are not declared as they must be: unknown field `sort`");
     assert!(serde_json::from_value::<Column>(json!({"title": "A", "width": 3})).is_ok());
     let long = json!([{"name": "v", "help": "a\nb"}]).to_string();
     assert_eq!(
@@ -241,7 +241,7 @@ fn a_manifest_is_read_strictly_and_what_a_newer_broker_says_is_not() {
 }
 
 #[test]
-fn a_relative_path_does_not_fit_a_broker() {
+fn a_path_for_a_broker_must_be_absolute() {
     let path = Argument { kind: Kind::Path, ..Argument::named("file", "") };
     assert_eq!(path.fits_broker("/a/b"), Ok(()));
     for wrong in ["a", "./a", ""] {
@@ -251,18 +251,18 @@ fn a_relative_path_does_not_fit_a_broker() {
 }
 
 #[test]
-fn a_value_may_have_so_many_levels() {
+fn a_value_may_have_a_limited_number_of_levels() {
     let read = |levels: usize| {
         let (open, close) = ("[".repeat(levels), "]".repeat(levels));
         Answer::read(format!("{{\"value\": {open}{close}}}").as_bytes())
     };
     assert!(read(100).is_ok());
-    let says = "has a value of more than 100 lists and objects within each other";
-    assert_eq!(read(101).unwrap_err(), says);
+    let expected = "has a value of more than 100 lists and objects within each other";
+    assert_eq!(read(101).unwrap_err(), expected);
 }
 
 #[test]
-fn rows_become_a_table_with_a_column_for_each_field_in_its_order() {
+fn rows_are_printed_as_a_table_with_a_column_for_each_field() {
     #[derive(Serialize)]
     struct Row {
         worker: &'static str,
@@ -290,10 +290,10 @@ fn rows_become_a_table_with_a_column_for_each_field_in_its_order() {
 }
 
 #[test]
-fn an_answer_is_text_or_what_it_says_it_is() {
+fn an_answer_is_text_unless_it_declares_another_form() {
     assert_eq!(Answer::read(b"two\nlines"), Ok(Answer::text("two\nlines")));
     assert_eq!(Answer::read(b""), Ok(Answer::text("")));
-    for (bytes, says) in [
+    for (bytes, expected) in [
         (&b"\xff"[..], "is not UTF-8"),
         (b"{", "is not what an answer looks like"),
         (br#"{"tabel": 1}"#, "unknown field `tabel`"),
@@ -306,8 +306,8 @@ fn an_answer_is_text_or_what_it_says_it_is() {
         (br#"{"exit_code": 256}"#, "is not what an answer looks like"),
         (br#"{"then": [{"do": "reboot"}]}"#, "unknown variant `reboot`"),
     ] {
-        let said = Answer::read(bytes).unwrap_err();
-        assert!(said.contains(says), "{said}");
+        let error = Answer::read(bytes).unwrap_err();
+        assert!(error.contains(expected), "{error}");
     }
     let then = Answer::read(
         br#"{"then": [{"do": "unmount", "hooks": ["a/b"]}, {"do": "enable"}], "exit_code": 125}"#,

@@ -1,6 +1,7 @@
 //! A network connection in the engine, and the only place that puts packets on its outbound queue.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
@@ -30,26 +31,28 @@ pub(crate) enum State {
     Live,
 }
 
-/// Topic aliases of an MQTT 5 connection in both directions (section 3.3.2.3.4).
+/// Topic aliases of an MQTT 5 connection in both directions (section 3.3.2.3.4), from the first one
+/// that is set.
 #[derive(Debug)]
 pub(crate) struct Aliases {
-    /// Maximum number that the client may set.
-    pub(crate) inbound_max: u16,
     /// Set by the client: alias − 1 → topic.
     pub(crate) inbound: Vec<Option<Rc<str>>>,
     /// Set by the broker: topic → alias.
     pub(crate) outbound: HashMap<Box<str>, u16, ahash::RandomState>,
-    /// Maximum number that the broker may set.
-    pub(crate) outbound_max: u16,
     /// Bytes of all these topics.
     pub(crate) bytes: usize,
 }
 
 impl Aliases {
-    /// Bytes that they are charged for: the topics, and an entry for each.
+    /// None is set.
+    pub(crate) fn new(hasher: ahash::RandomState) -> Aliases {
+        Aliases { inbound: Vec::new(), outbound: HashMap::with_hasher(hasher), bytes: 0 }
+    }
+
+    /// Bytes that they are charged for: the topics, an entry for each, and the tables.
     pub(crate) fn charge(&self) -> usize {
         let inbound = self.inbound.len() * size_of::<Option<Rc<str>>>();
-        self.bytes + inbound + self.outbound.len() * size_of::<(Box<str>, u16)>()
+        size_of::<Aliases>() + self.bytes + inbound + self.outbound.len() * size_of::<(Box<str>, u16)>()
     }
 
     /// Recomputes `bytes`.
@@ -73,7 +76,9 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) key: ConnKey,
-    pub(crate) peer: Peer,
+    /// What is known of it below MQTT, until its CONNECT is accepted. Then the identity has all that
+    /// is still needed.
+    pub(crate) peer: Option<Box<Peer>>,
     pub(crate) state: State,
     pub(crate) version: Version,
     pub(crate) session: Option<SessionKey>,
@@ -100,7 +105,7 @@ pub(crate) struct Connection {
     /// When a packet was last received, monotonic milliseconds.
     pub(crate) last_received_ms: u64,
     /// One and a half times the keep alive, milliseconds; 0 for none [MQTT-3.1.2-22].
-    pub(crate) silence_max_ms: u64,
+    pub(crate) silence_max_ms: u32,
     /// Maximum packet size that the client may send, bytes.
     pub(crate) receive_bytes_max: u32,
     /// The Receive Maximum that the broker granted.
@@ -111,6 +116,11 @@ pub(crate) struct Connection {
     pub(crate) problem_info: bool,
     /// Whether the operator allows reason strings.
     pub(crate) reason_strings: bool,
+    /// Maximum number of topic aliases that the client may set.
+    pub(crate) inbound_aliases_max: u16,
+    /// Maximum number of topic aliases that the broker may set.
+    pub(crate) outbound_aliases_max: u16,
+    /// Topic aliases; `None` before the first one is set.
     pub(crate) aliases: Option<Box<Aliases>>,
     pub(crate) traced: bool,
     /// Authentication method of CONNECT.
@@ -131,7 +141,7 @@ impl Connection {
     pub(crate) fn new(key: ConnKey, peer: Peer, now_ms: u64, receive_bytes_max: u32) -> Connection {
         Connection {
             key,
-            peer,
+            peer: Some(Box::new(peer)),
             state: State::New,
             version: Version::V311,
             session: None,
@@ -152,11 +162,19 @@ impl Connection {
             packet_bytes_max: u32::MAX,
             problem_info: true,
             reason_strings: true,
+            inbound_aliases_max: 0,
+            outbound_aliases_max: 0,
             aliases: None,
             traced: false,
             auth_method: None,
             renewal: None,
         }
+    }
+
+    /// The client's address without its port; `None` for a client of a Unix socket, and once CONNECT
+    /// is accepted.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.peer.as_ref()?.address()
     }
 
     /// Whether it is not read.
@@ -185,14 +203,16 @@ impl Connection {
     /// Whether the client has sent nothing for too long. The time does not count while the broker
     /// does not read [MQTT-3.1.2-22].
     pub(crate) fn is_silent(&self, now_ms: u64) -> bool {
-        self.silence_max_ms > 0 && now_ms >= self.last_received_ms + self.silence_max_ms && !self.is_paused()
+        self.silence_max_ms > 0
+            && now_ms >= self.last_received_ms + u64::from(self.silence_max_ms)
+            && !self.is_paused()
     }
 
     /// The earliest time at which its client may be late or silent, monotonic milliseconds; `None`
     /// for never.
     pub(crate) fn next_check_ms(&self, now_ms: u64) -> Option<u64> {
         let since_ms = if self.is_paused() { now_ms } else { self.last_received_ms };
-        let silent_ms = (self.silence_max_ms > 0).then_some(since_ms + self.silence_max_ms);
+        let silent_ms = (self.silence_max_ms > 0).then_some(since_ms + u64::from(self.silence_max_ms));
         match (self.packet_due_ms, silent_ms) {
             (Some(packet_ms), Some(silent_ms)) => Some(packet_ms.min(silent_ms)),
             (one, other) => one.or(other),

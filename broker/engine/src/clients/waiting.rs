@@ -11,19 +11,22 @@ use crate::shrink;
 const SPARE: usize = 64;
 
 /// What counts as one address: an IPv4 address, or the first 64 bits of an IPv6 address, because
-/// one customer gets all addresses with these bits.
+/// one customer gets all addresses with these bits. Clients without an address, which are those of
+/// Unix sockets, are on one machine, and count as one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Network {
+    Local,
     V4(u32),
     V6(u64),
 }
 
 impl Network {
-    fn of(address: IpAddr) -> Network {
+    fn of(address: Option<IpAddr>) -> Network {
         // A listener for both families gives IPv4 clients an IPv4-mapped IPv6 address.
-        match address.to_canonical() {
-            IpAddr::V4(address) => Network::V4(address.to_bits()),
-            IpAddr::V6(address) => Network::V6((address.to_bits() >> 64) as u64),
+        match address.map(|address| address.to_canonical()) {
+            None => Network::Local,
+            Some(IpAddr::V4(address)) => Network::V4(address.to_bits()),
+            Some(IpAddr::V6(address)) => Network::V6((address.to_bits() >> 64) as u64),
         }
     }
 }
@@ -55,7 +58,7 @@ impl Waiting {
     /// Whether one more of this address may wait: fewer than `max` wait, and fewer than
     /// `address_max` of its network.
     #[inline]
-    pub(crate) fn has_room(&self, address: IpAddr, max: u64, address_max: u64) -> Result<(), Busy> {
+    pub(crate) fn has_room(&self, address: Option<IpAddr>, max: u64, address_max: u64) -> Result<(), Busy> {
         if self.count >= max {
             return Err(Busy::All);
         }
@@ -69,13 +72,13 @@ impl Waiting {
     }
 
     /// A client of this address starts to wait.
-    pub(crate) fn begins(&mut self, address: IpAddr) {
+    pub(crate) fn begins(&mut self, address: Option<IpAddr>) {
         self.count += 1;
         *self.networks.entry(Network::of(address)).or_default() += 1;
     }
 
     /// A client of this address no longer waits.
-    pub(crate) fn ends(&mut self, address: IpAddr) {
+    pub(crate) fn ends(&mut self, address: Option<IpAddr>) {
         self.count -= 1;
         let network = Network::of(address);
         let Some(count) = self.networks.get_mut(&network) else { return };
@@ -101,8 +104,9 @@ mod tests {
         Waiting::new(ahash::RandomState::with_seeds(1, 2, 3, 4))
     }
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+    /// An address; `None` for `unix`.
+    fn address(text: &str) -> Option<IpAddr> {
+        (text != "unix").then(|| text.parse().expect("an address"))
     }
 
     #[test]
@@ -113,6 +117,9 @@ mod tests {
             ("10.0.0.1", "::ffff:10.0.0.1", true),
             ("::ffff:10.0.0.1", "::ffff:10.0.0.2", false),
             ("::ffff:10.0.0.1", "::1", false),
+            ("unix", "unix", true),
+            ("unix", "::", false),
+            ("unix", "0.0.0.0", false),
             ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", true),
             ("2001:db8:0:1::1", "2001:db8:0:2::1", false),
         ] {
@@ -127,7 +134,7 @@ mod tests {
     #[test]
     fn each_address_has_its_own_places_and_a_storm_leaves_nothing() {
         let mut waiting = waiting();
-        let addresses: Vec<IpAddr> = (0..10_000_u32).map(|n| IpAddr::V4(n.into())).collect();
+        let addresses: Vec<_> = (0..10_000_u32).map(|n| Some(IpAddr::V4(n.into()))).collect();
         for _ in 0..2 {
             addresses.iter().for_each(|one| waiting.begins(*one));
         }

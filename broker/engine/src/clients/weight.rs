@@ -2,6 +2,7 @@
 
 use crate::clients::connection::{Connection, State};
 use crate::clock::TIMER_BYTES;
+use crate::interface::Peer;
 use crate::ledger::{Holder, IN_FLIGHT, OUTBOUND, QUEUE, READ, SLOTS, Weight};
 use crate::limits::Limits;
 use crate::session::{Phase, Session};
@@ -33,7 +34,9 @@ impl Holder for Connection {
 impl Connection {
     /// Bytes that do not depend on the client.
     fn fixed_bytes(&self) -> usize {
-        size_of::<Connection>() + if self.watch.is_some() { TIMER_BYTES } else { 0 }
+        let peer = if self.peer.is_some() { size_of::<Peer>() } else { 0 };
+        let watch = if self.watch.is_some() { TIMER_BYTES } else { 0 };
+        size_of::<Connection>() + peer + watch
     }
 
     /// Bytes of an undecided CONNECT, of a re-authentication, and of topic aliases.
@@ -55,7 +58,10 @@ impl Connection {
         // With a session, the session is charged for the identity of the client.
         let identity = self.identity.as_ref().filter(|_| self.session.is_none());
         let method = self.auth_method.as_ref().map_or(0, |method| method.len());
-        admission + renewal + method + identity.map_or(0, |identity| identity.bytes())
+        let tls = self.peer.as_ref().filter(|_| self.identity.is_none()).and_then(|peer| peer.tls.as_ref());
+        // Before CONNECT, the connection has them alone.
+        let told = tls.map_or(0, |tls| tls.bytes());
+        admission + renewal + method + told + identity.map_or(0, |identity| identity.bytes())
     }
 }
 
@@ -72,7 +78,7 @@ impl Holder for Session {
         let chosen = self.own_bytes(self.subscriptions.bytes());
         let parts = [
             self.slots.charge(),
-            self.queue_bytes + self.queue.len() * DELIVERY_BYTES,
+            self.queue.bytes() + self.queue.len() * DELIVERY_BYTES,
             self.inflight.bytes(),
             self.fixed_bytes() + chosen,
         ];
@@ -81,8 +87,8 @@ impl Holder for Session {
             chosen: parts[SLOTS] + parts[QUEUE] + parts[IN_FLIGHT] + chosen,
             // A detached session cannot be ended, except a request queue of a plugin with requests
             // to refuse.
-            yields: self.request_queue.is_some(),
-            ends: !self.detached || self.request_queue.is_some() && self.slots.may_be_refused(),
+            yields: self.rare().request_queue.is_some(),
+            ends: !self.detached || self.rare().request_queue.is_some() && self.slots.may_be_refused(),
             ..Weight::default()
         }
     }
@@ -101,7 +107,8 @@ impl Session {
     /// Bytes that do not depend on the client.
     fn fixed_bytes(&self) -> usize {
         let (ends, packets) = self.timers();
-        size_of::<Session>() + ends.iter().chain(&packets).flatten().count() * TIMER_BYTES
+        let timers = ends.iter().chain(&packets).flatten().count() * TIMER_BYTES;
+        size_of::<Session>() + self.parts_bytes() + timers
     }
 
     /// All messages that are on their way to its client.
@@ -114,10 +121,33 @@ impl Session {
     }
 
     fn own_bytes(&self, subscriptions: usize) -> usize {
-        let wills = [&self.will, &self.delayed_will].into_iter().flatten().map(|will| will.bytes());
+        let wills = [&self.will, &self.rare().delayed_will].into_iter().flatten().map(|will| will.bytes());
         let readers = self.readers.as_ref().map_or(0, |readers| readers.bytes());
         let deliveries = self.deliveries.as_ref().map_or(0, |deliveries| deliveries.charge());
         let awaiting = self.awaiting_rel.len() * AWAITING_REL_BYTES;
         subscriptions + wills.sum::<usize>() + readers + deliveries + awaiting + self.identity.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Host, Identity, Inflight, Queue, Slots, Subscriptions};
+
+    /// Every idle client has one of each. Parts that few clients use belong behind a pointer.
+    #[test]
+    fn what_every_client_has_stays_small() {
+        for (name, bytes, most) in [
+            ("Connection", size_of::<Connection>(), 184),
+            ("Session", size_of::<Session>(), 200),
+            ("Identity", size_of::<Identity>(), 232),
+            ("Host", size_of::<Host>(), 24),
+            ("Inflight", size_of::<Inflight>(), 16),
+            ("Queue", size_of::<Queue>(), 8),
+            ("Slots", size_of::<Slots>(), 16),
+            ("Subscriptions", size_of::<Subscriptions>(), 32),
+        ] {
+            assert!(bytes <= most, "{name} has {bytes} bytes, not {most}");
+        }
     }
 }

@@ -12,7 +12,7 @@ fn summary(parts: &Parts, session: &Session) -> ClientSummary {
         client_id: identity.client_id.to_string(),
         username: identity.username.as_deref().map(str::to_owned),
         connected: session.conn.is_some(),
-        peer: session.conn.map(|_| identity.peer),
+        peer: session.conn.and(identity.peer),
         protocol: identity.version.level(),
         keep_alive_s: identity.keep_alive_s,
         expiry_s: session.expiry_s,
@@ -42,20 +42,19 @@ pub(crate) fn clients(parts: &Parts, cursor: usize, limit: usize) -> (Vec<Client
 pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
     let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
     let conn = session.conn.and_then(|key| parts.connections.get(key));
-    let aliases = conn.and_then(|conn| conn.aliases.as_ref());
     let packet_bytes_max = conn.map_or(0, |conn| conn.packet_bytes_max);
     // Requests of plugins on its behalf are charged to it too.
     let behalf = parts.hooks.plugins();
     let lines: usize = behalf.request_queues_of(client_id).map(|line| parts.sessions.charged(line)).sum();
     Some(ClientDetails {
         summary: summary(parts, session),
-        listener: conn.map(|conn| conn.peer.listener.name.to_string()),
+        listener: conn.map(|_| session.identity.listener.to_string()),
         clean_start: session.identity.clean_start,
         receive_maximum: session.identity.receive_maximum,
         packet_bytes_max: if packet_bytes_max == u32::MAX { 0 } else { packet_bytes_max },
-        topic_alias_max: aliases.map_or(0, |aliases| aliases.outbound_max),
+        topic_alias_max: conn.map_or(0, |conn| conn.outbound_aliases_max),
         superuser: session.identity.superuser,
-        has_will: session.will.is_some() || session.delayed_will.is_some(),
+        has_will: session.will.is_some() || session.rare().delayed_will.is_some(),
         awaiting_rel: session.awaiting_rel.len(),
         slots: session.slots.len(),
         outbound_bytes: conn.map_or(0, |conn| conn.out.len()),

@@ -24,7 +24,7 @@ use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::{ALLOW, ANOTHER_ROUND, ClientVerdict, DENY, UNANSWERED};
 use crate::hook::view::{Action, Request, StoredSession};
 use crate::id::ConnKey;
-use crate::outbox::ConnectRefused;
+use crate::outbox::{ConnectLimit, ConnectRefused};
 use crate::packet::{Auth, Connect, OwnedConnect, Packet, PacketType, Properties, Property, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
@@ -48,8 +48,9 @@ pub(crate) fn admit(
     }
     let limits = &parts.setup.limits;
     let (max, address_max) = (limits.connects_pending_max, limits.connects_pending_per_address_max);
-    if let Err(busy) = parts.connections.waiting().has_room(identity.peer.ip(), max, address_max) {
-        return refuse_busy(parts, key, identity.peer.ip(), busy);
+    let address = identity.peer.map(|peer| peer.ip());
+    if let Err(busy) = parts.connections.waiting().has_room(address, max, address_max) {
+        return refuse_busy(parts, key, address, busy);
     }
     if connect.properties.auth_method().is_some()
         && parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty()
@@ -77,7 +78,7 @@ pub(crate) fn admit(
 }
 
 /// Refuses a CONNECT without a call of a plugin, because the maximum number waits already.
-fn refuse_busy(parts: &mut Parts, key: ConnKey, address: IpAddr, busy: Busy) -> Handled {
+fn refuse_busy(parts: &mut Parts, key: ConnKey, address: Option<IpAddr>, busy: Busy) -> Handled {
     let text: &[u8] = match busy {
         Busy::All => {
             parts.counters.connects_pending_refused += 1;
@@ -90,8 +91,12 @@ fn refuse_busy(parts: &mut Parts, key: ConnKey, address: IpAddr, busy: Busy) -> 
     };
     let now_ms = parts.clock.now().mono_ms;
     if let Some(unlogged) = parts.connections.waiting().refused(now_ms) {
-        let address = (busy == Busy::Address).then_some(address);
-        parts.out.connect_refused = Some(ConnectRefused { address, unlogged });
+        let limit = match (busy, address) {
+            (Busy::All, _) => ConnectLimit::Shard,
+            (Busy::Address, Some(address)) => ConnectLimit::Address(address),
+            (Busy::Address, None) => ConnectLimit::UnixSockets,
+        };
+        parts.out.connect_refused = Some(ConnectRefused { limit, unlogged });
     }
     connack::refuse(parts, key, ReasonCode::SERVER_BUSY, Some(text))
 }
@@ -169,6 +174,7 @@ fn run_step(
     let mut client = identity.view();
     let mut section = Vec::new();
     client.will = connect.will;
+    client.connect_username = connect.username;
     let holder;
     let mut request = None;
     let waiter = match admission.step {
@@ -236,7 +242,7 @@ fn suspend_admission(
     if !by_client {
         conn.pause(Pause::Admission);
     }
-    let peer = conn.peer.peer.ip();
+    let peer = conn.address();
     parts.connections.waiting().begins(peer);
     if by_client {
         // Each round has the same timeout as CONNECT.
@@ -253,7 +259,7 @@ fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
     }
     let State::Admitting(admission) = std::mem::replace(&mut conn.state, State::New) else { return None };
     conn.packet_due_ms = None;
-    let peer = conn.peer.peer.ip();
+    let peer = conn.address();
     parts.connections.waiting().ends(peer);
     Some(*admission)
 }
@@ -359,11 +365,16 @@ fn authenticated(
     let conn = parts.connections.get(key).ok_or((ReasonCode::UNSPECIFIED_ERROR, None))?;
     // No link has decided: the listener decides. With links mounted, a user name that none accepts
     // is unknown.
-    let welcome = conn.peer.listener.allow_anonymous && (nameless || !guarded);
+    let allowed = conn.peer.as_ref().is_some_and(|peer| peer.listener.allow_anonymous);
+    let welcome = allowed && (nameless || !guarded);
+    // The operator has said in the listener's settings that the certificate is the login. Links may
+    // refuse it, and a fault of one does too; none has to repeat it.
+    let is_certified = admission.identity.is_certified;
     let verdict = &mut admission.suspended.accumulator;
     let method = connect.properties.auth_method();
     match verdict.verdict {
         ALLOW => {}
+        UNANSWERED if is_certified && method.is_none() => {}
         UNANSWERED if welcome && method.is_none() => parts.counters.client_auth_anonymous += 1,
         ANOTHER_ROUND if method.is_some() => {
             let data = verdict.auth_data.take();
@@ -379,7 +390,7 @@ fn authenticated(
         }
     }
     admission.final_auth_data = verdict.auth_data.take().filter(|_| method.is_some());
-    let (superuser, anonymous) = (verdict.superuser, verdict.verdict == UNANSWERED);
+    let (superuser, anonymous) = (verdict.superuser, verdict.verdict == UNANSWERED && !is_certified);
     reading::take_identity(parts, key);
     let identity = Rc::make_mut(&mut admission.identity);
     (identity.superuser, identity.anonymous) = (superuser, anonymous);

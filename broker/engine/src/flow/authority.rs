@@ -3,7 +3,6 @@
 //! kind that wait for plugins is limited; the others wait. A granted subscription stays until a
 //! verdict revokes it.
 
-use std::collections::btree_map;
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -264,7 +263,7 @@ impl RecheckScope {
 fn filters_after<'a>(
     session: &'a Session,
     after: Option<&str>,
-) -> btree_map::Range<'a, Box<str>, Subscription> {
+) -> impl Iterator<Item = (&'a Box<str>, &'a Subscription)> + use<'a> {
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    session.subscriptions.range::<str, _>((from, Bound::Unbounded))
+    session.subscriptions.range(from)
 }

@@ -12,6 +12,7 @@ use crate::hook::HookPoint;
 use crate::hook::chain::DispatchScope;
 use crate::hook::connack::{ConnackFold, Grants};
 use crate::id::ConnKey;
+use crate::interface::Peer;
 use crate::packet::{
     ConnAck, Connect, PACKET_BYTES_MAX, Packet, PacketType, Properties, Property, PropertyId, QoS,
     push_property,
@@ -152,11 +153,12 @@ pub(crate) fn refuse(parts: &mut Parts, key: ConnKey, reason: ReasonCode, text: 
         {
             push_property(&mut section, Property::ReasonString(text));
         }
-        let identity =
-            conn.identity.clone().unwrap_or_else(|| Rc::new(conn.stranger(parts.clock.now().wall_ms)));
-        let section = run_connack(parts, &identity, reason, false, section.into());
-        let code = if v5 { reason.0 } else { reason.connack_v3() };
-        send_connack(parts, key, false, code, &section);
+        let stranger = |peer: &Peer| Rc::new(conn.stranger(peer, parts.clock.now().wall_ms));
+        if let Some(identity) = conn.identity.clone().or_else(|| conn.peer.as_deref().map(stranger)) {
+            let section = run_connack(parts, &identity, reason, false, section.into());
+            let code = if v5 { reason.0 } else { reason.connack_v3() };
+            send_connack(parts, key, false, code, &section);
+        }
     }
     ending::end_connection(parts, key, EndCause::ByBroker(reason), None);
     Handled::Closed
@@ -174,17 +176,20 @@ fn without_extras(properties: &Properties<'_>) -> Vec<u8> {
 
 impl crate::clients::connection::Connection {
     /// The identity of a client whose CONNECT could not be decoded.
-    fn stranger(&self, wall_ms: u64) -> Identity {
+    fn stranger(&self, peer: &Peer, wall_ms: u64) -> Identity {
         Identity {
             client_id: Arc::from(""),
-            username: None,
+            username: peer.username.as_deref().map(Box::from),
+            is_certified: peer.username.is_some(),
             superuser: false,
             anonymous: true,
-            peer: self.peer.peer,
-            peer_host: host_of(&self.peer.peer),
-            local: self.peer.local,
-            local_host: host_of(&self.peer.local),
-            listener: Arc::clone(&self.peer.listener.name),
+            peer: peer.peer,
+            peer_host: host_of(peer.peer),
+            local: peer.local,
+            local_host: host_of(peer.local),
+            listener: Arc::clone(&peer.listener.name),
+            transport: Some(peer.listener.transport),
+            tls: peer.tls.clone(),
             version: self.version,
             clean_start: true,
             keep_alive_s: 0,

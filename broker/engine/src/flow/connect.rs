@@ -1,7 +1,7 @@
 //! CONNECT (MQTT 5.0 section 3.1): the home shard, client.connect, client.authenticate, and the
 //! session that is created, resumed, taken over or discarded.
 
-use std::collections::HashMap;
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use super::{
 };
 use crate::clients::Connection;
 use crate::clients::admission::Admission;
-use crate::clients::connection::{Aliases, State};
+use crate::clients::connection::State;
 use crate::hook::HookPoint;
 use crate::id::{ConnKey, SessionKey};
-use crate::interface::Peer;
+use crate::interface::{ListenerInfo, Peer};
+use crate::limits::Limits;
 use crate::message::{Message, Origin};
 use crate::packet::{Connect, PACKET_BYTES_MAX, Properties, Property, PropertyId, Version, push_property};
 use crate::parts::Parts;
@@ -54,6 +55,22 @@ pub(crate) fn granted_expiry(asked_s: u32, max_s: u64) -> u32 {
     u32::try_from(u64::from(asked_s).min(max_s)).unwrap_or(u32::MAX)
 }
 
+/// The keep alive that the broker grants, before client.connect.
+fn granted_keep_alive_s(connect: &Connect<'_>, limits: &Limits, listener: &ListenerInfo) -> u16 {
+    let max_s = listener.keep_alive_max_s.map_or(u16::MAX, NonZeroU16::get);
+    let max_s = max_s.min(limits.keep_alive_max_s as u16);
+    match (connect.version, connect.keep_alive_s) {
+        // The client must use the value of Server Keep Alive [MQTT-3.2.2-21].
+        (Version::V5, 0) if max_s < u16::MAX => max_s,
+        (Version::V5, asked) => asked.min(max_s),
+        // CONNACK of MQTT 3 has no place for another value, and a client that does not know of it
+        // would be disconnected again and again. Without Server Keep Alive the value of CONNECT
+        // applies [MQTT-3.2.2-22].
+        (_, asked) => asked,
+    }
+}
+
+/// The identity of a client that wants to get in.
 pub(crate) fn identity_of(
     parts: &mut Parts,
     key: ConnKey,
@@ -70,29 +87,26 @@ pub(crate) fn identity_of(
         _ if connect.clean_start => 0,
         _ => granted_expiry(limits.session_expiry_v3_s as u32, u64::from(u32::MAX)),
     };
-    // Only MQTT 5 can receive a shorter one [MQTT-3.1.2-21].
-    let keep_alive_max_s = limits.keep_alive_max_s as u16;
-    let keep_alive_s = match (connect.version, connect.keep_alive_s) {
-        (Version::V5, 0) if keep_alive_max_s < u16::MAX => keep_alive_max_s,
-        (Version::V5, asked) => asked.min(keep_alive_max_s),
-        (_, asked) => asked,
-    };
     let now = parts.clock.now();
-    let local = parts.connections.get(key)?.peer.local;
-    let local_host = parts.connections.local_host(&local);
-    let conn = parts.connections.get(key)?;
+    let local = parts.connections.get(key)?.peer.as_ref()?.local;
+    let local_host = parts.connections.local_host(local);
+    let peer = parts.connections.get(key)?.peer.as_ref()?;
+    let username = peer.username.as_deref().or(connect.username);
     Some(Identity {
         client_id,
-        username: connect.username.map(Box::from),
+        username: username.map(Box::from),
+        is_certified: peer.username.is_some(),
         superuser: false,
-        peer: conn.peer.peer,
-        peer_host: host_of(&conn.peer.peer),
+        peer: peer.peer,
+        peer_host: host_of(peer.peer),
         local,
         local_host,
-        listener: Arc::clone(&conn.peer.listener.name),
+        listener: Arc::clone(&peer.listener.name),
+        transport: Some(peer.listener.transport),
+        tls: peer.tls.clone(),
         version: connect.version,
         clean_start: connect.clean_start,
-        keep_alive_s,
+        keep_alive_s: granted_keep_alive_s(connect, &limits, &peer.listener),
         expiry_s,
         requested_expiry_s: connect.properties.session_expiry_s().unwrap_or(0),
         receive_maximum: connect.properties.receive_maximum().unwrap_or(u16::MAX),
@@ -253,7 +267,7 @@ fn attach_session(
     session.conn = Some(key);
     session.slots.note_return(parts.clock.now().mono_ms);
     // The session continues, so the will of its last connection is cancelled [MQTT-3.1.3-9].
-    session.delayed_will = None;
+    drop(session.take_rare(|rare| rare.delayed_will.take()));
     ending::cancel_end(&mut parts.clock, session);
     session.expiry_s = identity.expiry_s;
     session.since_wall_ms = parts.clock.now().wall_ms;
@@ -279,6 +293,8 @@ fn attach_connection(
 ) -> Option<()> {
     let conn = parts.connections.get_mut(key)?;
     conn.state = State::Live;
+    // The identity has what is needed of it.
+    conn.peer = None;
     conn.identity = Some(Rc::clone(identity));
     conn.auth_method = connect.properties.auth_method().map(Box::from);
     // An overdue CONNECT has been answered.
@@ -287,19 +303,14 @@ fn attach_connection(
     conn.receive_bytes_max = parts.setup.limits.packet_bytes_max as u32;
     conn.session = Some(session_key);
     conn.last_received_ms = parts.clock.now().mono_ms;
-    conn.silence_max_ms = u64::from(identity.keep_alive_s) * 1500;
+    conn.silence_max_ms = u32::from(identity.keep_alive_s) * 1500;
     reading::watch(&mut parts.clock, conn);
     if connect.version.is_v5() {
         let theirs = Properties::from_encoded(&identity.properties).topic_alias_maximum().unwrap_or(0);
         conn.receive_maximum = granted.receive_maximum().unwrap_or(u16::MAX);
         conn.receive_bytes_max = granted.maximum_packet_size().unwrap_or(PACKET_BYTES_MAX);
-        conn.aliases = Some(Box::new(Aliases {
-            bytes: 0,
-            inbound: Vec::new(),
-            inbound_max: granted.topic_alias_maximum().unwrap_or(0),
-            outbound: HashMap::with_hasher(parts.numbers.hasher()),
-            outbound_max: theirs.min(parts.setup.limits.topic_alias_max as u16),
-        }));
+        conn.inbound_aliases_max = granted.topic_alias_maximum().unwrap_or(0);
+        conn.outbound_aliases_max = theirs.min(parts.setup.limits.topic_alias_max as u16);
     }
     Some(())
 }
@@ -400,4 +411,15 @@ pub(crate) fn open(parts: &mut Parts, peer: Peer) -> Option<ConnKey> {
         .insert_with(|key| Connection { reason_strings, ..Connection::new(key, peer, now_ms, bytes_max) });
     reading::expect_packet(parts, key);
     Some(key)
+}
+
+/// Replaces what is known of a connection whose CONNECT has not been read. Returns false for any
+/// other one: its identity is made already, and its address may be counted.
+pub(crate) fn identify(parts: &mut Parts, key: ConnKey, peer: Peer) -> bool {
+    let Some(conn) = parts.connections.get_mut(key) else { return false };
+    let is_new = matches!(conn.state, State::New) && conn.identity.is_none();
+    if is_new {
+        conn.peer = Some(Box::new(peer));
+    }
+    is_new
 }

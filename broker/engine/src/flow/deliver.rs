@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::hooks::Answer;
 use super::{authorize, deliver_rights, hooks, live, notify, send, subscriptions, wake};
-use crate::clients::connection::count_sent;
+use crate::clients::connection::{Aliases, count_sent};
 use crate::counters::DropReason;
 use crate::delivery::{SHARED_PAYLOAD_BYTES, Shape};
 use crate::hook::HookPoint;
@@ -261,9 +261,9 @@ fn write_publish(
     if conn.out.is_empty() {
         conn.taken_ms = now_ms;
     }
-    let alias = match &conn.aliases {
-        Some(aliases) if aliases.outbound_max > 0 => alias_for(aliases, view.topic),
-        _ => None,
+    let alias = match conn.outbound_aliases_max {
+        0 => None,
+        max => alias_for(conn.aliases.as_deref(), view.topic, max),
     };
     let shape = Shape {
         version: conn.version,
@@ -296,7 +296,9 @@ fn write_publish(
         conn.out.append_shared(payload);
     }
     // The alias is established only when the packet that sets it is queued.
-    if let (Some((alias, false)), Some(aliases)) = (alias, &mut conn.aliases) {
+    if let Some((alias, false)) = alias {
+        let empty = || Box::new(Aliases::new(parts.numbers.hasher()));
+        let aliases = conn.aliases.get_or_insert_with(empty);
         aliases.bytes += view.topic.len();
         aliases.outbound.insert(view.topic.into(), alias);
     }
@@ -396,13 +398,14 @@ fn send_queued(parts: &mut Parts, key: SessionKey, delivery: Delivery) {
     publish_now(parts, key, &options, delivery, &view, &mut shared);
 }
 
-/// The alias for a topic, and whether the client has it already; `None` when all are taken.
-fn alias_for(aliases: &crate::clients::connection::Aliases, topic: &str) -> Option<(u16, bool)> {
+/// The alias for a topic, and whether the client has it already; `None` when all `max` are taken.
+fn alias_for(aliases: Option<&Aliases>, topic: &str, max: u16) -> Option<(u16, bool)> {
+    let Some(aliases) = aliases else { return Some((1, false)) };
     if let Some(alias) = aliases.outbound.get(topic) {
         return Some((*alias, true));
     }
     let next = aliases.outbound.len() as u16 + 1;
-    (next <= aliases.outbound_max).then_some((next, false))
+    (next <= max).then_some((next, false))
 }
 
 /// Takes a deferred verdict on a delivery: sends or drops it, then continues with the next one that

@@ -174,7 +174,7 @@ pub(crate) fn enqueue(
     let deliveries =
         session.deliveries.get_or_insert_with(|| Box::new(Deliveries::new(Rc::clone(client), hasher)));
     let messages = session.queue.len() + deliveries.len();
-    let bytes = session.queue_bytes + deliveries.bytes + view.bytes();
+    let bytes = session.queue.bytes() + deliveries.bytes + view.bytes();
     if messages as u64 >= messages_max || bytes as u64 > bytes_max {
         notify::count_drop(parts, DropReason::QueueFull, view, Some(key));
         return;

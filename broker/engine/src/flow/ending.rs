@@ -63,9 +63,10 @@ pub(crate) fn connection_over(parts: &mut Parts, session_key: SessionKey, end: E
         if is_due || ends {
             publish_will(parts, session_key, *will, behind);
         } else if !resumed && let Some(session) = parts.sessions.get_mut(session_key) {
-            session.delayed_will = Some(will);
-            parts.clock.cancel_overdue(session.will_timer.take());
-            session.will_timer = Some(parts.clock.arm_overdue(due_ms, Overdue::Will(session_key)));
+            let rare = session.set_rare();
+            rare.delayed_will = Some(will);
+            parts.clock.cancel_overdue(rare.will_timer.take());
+            rare.will_timer = Some(parts.clock.arm_overdue(due_ms, Overdue::Will(session_key)));
         }
     }
     if resumed {
@@ -85,8 +86,8 @@ pub(crate) fn connection_over(parts: &mut Parts, session_key: SessionKey, end: E
 /// The delay of a will is over.
 pub(crate) fn will_due(parts: &mut Parts, session_key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    session.will_timer = None;
-    if let Some(will) = session.delayed_will.take() {
+    let due = session.take_rare(|rare| (rare.will_timer.take(), rare.delayed_will.take()));
+    if let (_, Some(will)) = due {
         publish_will(parts, session_key, *will, false);
     }
 }
@@ -101,7 +102,7 @@ pub(crate) fn expiry_due(parts: &mut Parts, session_key: SessionKey) {
 
 /// Cancels expiry and delayed will of a session: its client is back, or it ends for another reason.
 pub(crate) fn cancel_end(clock: &mut Clock, session: &mut Session) {
-    clock.cancel_overdue(session.will_timer.take());
+    clock.cancel_overdue(session.take_rare(|rare| rare.will_timer.take()));
     clock.cancel_overdue(session.expiry_timer.take());
 }
 
@@ -149,7 +150,7 @@ pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: EndReason
     session.lifecycle = LifecycleState::Ends;
     cancel_end(&mut parts.clock, session);
     // The end of a session does not wait for the delay [MQTT-3.1.3-9].
-    if let Some(will) = session.delayed_will.take() {
+    if let Some(will) = session.take_rare(|rare| rare.delayed_will.take()) {
         publish_will(parts, session_key, *will, false);
     }
     if parts.sessions.get(session_key).is_some_and(|session| !session.slots.is_empty()) {
@@ -196,9 +197,9 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
         subscriptions::unroute(parts, key, &filter);
     }
     if let Some(session) = parts.sessions.get_mut(key) {
-        parts.clock.cancel_deadline(session.barrier_timer.take());
+        parts.clock.cancel_deadline(session.take_rare(|rare| rare.barrier_timer.take()));
         parts.clock.cancel_deadline(session.end_release_wait());
-        let settles_ms = session.settles_ms;
+        let settles_ms = session.rare().settles_ms;
         retained::forget_settling(parts, key, settles_ms);
         parts.sessions.discard(key);
     }
@@ -222,8 +223,7 @@ fn redistribute_shared(parts: &mut Parts, key: SessionKey) {
             _ => None,
         })
         .collect();
-    session.queue_bytes = 0;
-    let waiting = std::mem::take(&mut session.queue);
+    let waiting = session.queue.take();
     for delivery in in_flight.into_iter().chain(waiting).chain(unanswered) {
         if let Some(group) = delivery.group {
             // The lifecycle state of the leaving member excludes it from the pick.
@@ -293,7 +293,7 @@ pub(crate) fn end_connection(
     parts.out.closing.push(Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
     // Its ticket is closed too: a later verdict is stale.
     let (is_admitting, ticket) = (matches!(conn.state, State::Admitting(_)), conn.ticket());
-    let (session, peer) = (conn.session, conn.peer.peer.ip());
+    let (session, peer) = (conn.session, conn.address());
     reading::remove_connection(parts, key);
     ticket.map(|ticket| hooks::close_ticket(parts, ticket));
     if is_admitting {

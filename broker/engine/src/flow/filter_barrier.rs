@@ -61,16 +61,17 @@ pub(crate) fn await_barrier(
 /// timer.
 fn watch(parts: &mut Parts, key: SessionKey, until_ms: u64) {
     if let Some(session) = parts.sessions.get_mut(key)
-        && session.barrier_timer.is_none()
+        && session.rare().barrier_timer.is_none()
     {
-        session.barrier_timer = Some(parts.clock.arm_deadline(until_ms, Deadline::Barrier(key)));
+        let timer = parts.clock.arm_deadline(until_ms, Deadline::Barrier(key));
+        session.set_rare().barrier_timer = Some(timer);
     }
 }
 
 /// The timer has expired.
 pub(crate) fn barrier_due(parts: &mut Parts, key: SessionKey) {
     if let Some(session) = parts.sessions.get_mut(key) {
-        session.barrier_timer = None;
+        let _ = session.take_rare(|rare| rare.barrier_timer.take());
         wake::wake_slots(parts, key);
     }
 }

@@ -17,6 +17,9 @@ pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, w
         conn.packet_due_ms = None;
         conn.version = version.unwrap_or(conn.version);
     }
+    if version.is_some_and(|version| !accepts(parts, key, version)) {
+        return connack::refuse(parts, key, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, None);
+    }
     let connect = match codec::decode(frame, Version::V5) {
         Ok(packet) if user_properties::refuses_controls(parts, &packet) => {
             parts.counters.packets_malformed += 1;
@@ -80,4 +83,11 @@ pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, w
     parts.counters.packets_connect_received += 1;
     parts.counters.client_connect += 1;
     admission::admit(parts, key, &connect, whole, assigned)
+}
+
+/// Whether the listener of a connection accepts clients of this version [MQTT-3.1.2-2]. What is no
+/// version of MQTT is left to the decoder.
+fn accepts(parts: &Parts, key: ConnKey, version: Version) -> bool {
+    let peer = parts.connections.get(key).and_then(|conn| conn.peer.as_ref());
+    peer.is_some_and(|peer| peer.listener.versions.has(version))
 }

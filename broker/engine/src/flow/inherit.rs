@@ -126,7 +126,8 @@ fn detach_for(parts: &mut Parts, key: ConnKey, session_key: SessionKey) -> Claim
         takeover::take_over(parts, session_key, old);
     }
     let Some(session) = parts.sessions.get_mut(session_key) else { return Claim::Free };
-    let before = session.pending_takeover.replace(key).filter(|pending_takeover| *pending_takeover != key);
+    let before =
+        session.set_rare().pending_takeover.replace(key).filter(|pending_takeover| *pending_takeover != key);
     let waits = session.is_busy();
     // Only one connection waits for a session: the latest.
     if let Some(pending_takeover) = before {
@@ -182,7 +183,7 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
 pub(crate) fn hand_over(parts: &mut Parts, key: SessionKey, inheritance: Option<&Inheritance>) {
     parts.counters.session_owner_inherited += 1;
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    session.pending_takeover = None;
+    let _ = session.take_rare(|rare| rare.pending_takeover.take());
     // Cached verdicts are about the old principal.
     session.deliveries = None;
     let Some(inheritance) = inheritance else { return };

@@ -186,7 +186,7 @@ fn evict_connection(parts: &mut Parts, key: ConnKey) {
 
 fn evict_session(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    if session.request_queue.is_some() {
+    if session.rare().request_queue.is_some() {
         return on_behalf::refuse_queue(parts, key);
     }
     parts.counters.sessions_evicted += 1;

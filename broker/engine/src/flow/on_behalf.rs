@@ -185,7 +185,7 @@ fn request_queue_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
     }
     let queue = new_session::of_plugin(parts, &behalf.identity);
     if let Some(session) = parts.sessions.get_mut(queue) {
-        session.request_queue = Some(number as u32);
+        session.set_rare().request_queue = Some(number as u32);
     }
     let queues = parts.hooks.plugins_mut().request_queues();
     let owner = queues.owner_of(&behalf.identity);
@@ -196,7 +196,7 @@ fn request_queue_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
 /// Updates the count of what waits in a request queue, and closes the queue when it is empty.
 pub(crate) fn settle_request_queue(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get(key) else { return };
-    let Some(number) = session.request_queue.map(u64::from) else { return };
+    let Some(number) = session.rare().request_queue.map(u64::from) else { return };
     if !session.slots.is_empty() {
         return count_request(parts, key);
     }
@@ -207,7 +207,7 @@ pub(crate) fn settle_request_queue(parts: &mut Parts, key: SessionKey) {
 
 fn count_request(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get(key) else { return };
-    let Some(number) = session.request_queue.map(u64::from) else { return };
+    let Some(number) = session.rare().request_queue.map(u64::from) else { return };
     let now = Waiting { requests: session.slots.len(), bytes: session.slots.bytes() };
     parts.hooks.plugins_mut().request_queues().count(number, &session.identity.client_id, now);
 }

@@ -247,7 +247,8 @@ fn on_pubrel(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Decod
     else {
         return Ok(());
     };
-    let reason = if session.awaiting_rel.remove(&ack.packet_id) {
+    let awaiting = session.awaiting_rel.get_mut();
+    let reason = if awaiting.is_some_and(|awaiting| awaiting.remove(&ack.packet_id)) {
         if (session.awaiting_rel.len() as u64) < most {
             parts.clock.cancel_deadline(session.end_release_wait());
         }

@@ -1,7 +1,6 @@
 //! Messages that plugins publish, or add to a publish that has taken effect. They wait in the slots
 //! of a session without a client.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -69,15 +68,17 @@ fn known_session(parts: &mut Parts, plugin: PluginHandle) -> Option<SessionKey> 
 
 /// Creates the session of a plugin. Lists do not show it, and no client can resume it.
 fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -> SessionKey {
-    let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     let identity = Rc::new(Identity {
         client_id: Arc::clone(name),
         username: None,
+        is_certified: false,
         superuser: true,
-        peer: nowhere,
+        peer: None,
         peer_host: Host::new(),
-        local: nowhere,
+        local: None,
         listener: "".into(),
+        transport: None,
+        tls: None,
         version: Version::V5,
         clean_start: true,
         keep_alive_s: 0,

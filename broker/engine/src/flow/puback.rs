@@ -46,7 +46,7 @@ fn acknowledge(parts: &mut Parts, session_key: SessionKey, metadata: PublishMeta
     let v5 = session.identity.version.is_v5();
     // A PUBREC with an error ends the exchange. 3.x has no such code, so PUBREL will come.
     if kind == PacketType::PubRec && !(v5 && verdict.code.is_error()) {
-        session.awaiting_rel.insert(packet_id);
+        session.awaiting_rel.make().insert(packet_id);
     }
     let Some(conn) = session.conn else { return };
     // A plugin may have set any reason code [MQTT-3.4.2-1] [MQTT-3.5.2-1].

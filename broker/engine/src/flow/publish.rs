@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::publish_decision::{Decision, Progress, SlotId};
 use super::{plugin_publish, puback, publish_decision, reading, route, send, user_properties, wake};
+use crate::clients::connection::Aliases;
 use crate::codec::DecodeError;
 use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::flow::route::Effect;
@@ -117,21 +118,22 @@ fn resolve_alias(
     }
     let Some(alias) = publish.properties.topic_alias() else { return Ok(None) };
     let invalid = |detail| DecodeError { reason: ReasonCode::TOPIC_ALIAS_INVALID, detail };
-    let Some(aliases) = parts.connections.get_mut(key).and_then(|conn| conn.aliases.as_mut()) else {
-        return Ok(None);
-    };
-    if alias > aliases.inbound_max {
+    let Some(conn) = parts.connections.get_mut(key) else { return Ok(None) };
+    if alias > conn.inbound_aliases_max {
         // [MQTT-3.3.2-9]
         return Err(invalid("topic alias above the Topic Alias Maximum"));
     }
     let place = usize::from(alias) - 1;
     if publish.topic.is_empty() {
-        let known = aliases.inbound.get(place).cloned().flatten();
+        let aliases = conn.aliases.as_ref();
+        let known = aliases.and_then(|aliases| aliases.inbound.get(place).cloned().flatten());
         return known.map(Some).ok_or(DecodeError {
             reason: ReasonCode::PROTOCOL_ERROR,
             detail: "topic alias that was never set",
         });
     }
+    let empty = || Box::new(Aliases::new(parts.numbers.hasher()));
+    let aliases = conn.aliases.get_or_insert_with(empty);
     if aliases.inbound.len() <= place {
         aliases.inbound.resize(place + 1, None);
     }

@@ -100,9 +100,9 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
 fn watch_release(parts: &mut Parts, session_key: SessionKey) {
     let due_ms = parts.clock.now().mono_ms + parts.setup.limits.awaiting_rel_timeout_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    if session.release_wait == ReleaseWait::NotTimed {
-        session.release_wait =
-            ReleaseWait::Timed(parts.clock.arm_deadline(due_ms, Deadline::Release(session_key)));
+    if session.rare().release_wait == ReleaseWait::NotTimed {
+        let timer = parts.clock.arm_deadline(due_ms, Deadline::Release(session_key));
+        session.set_rare().release_wait = ReleaseWait::Timed(timer);
     }
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
         (parts.setup.limits.awaiting_rel_max, parts.setup.limits.awaiting_rel_timeout_ms);
     let now_ms = parts.clock.now().mono_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    session.release_wait = ReleaseWait::NotTimed;
+    let _ = session.end_release_wait();
     if !session.waits_for_release(rel_max) {
         return;
     }
@@ -122,7 +122,7 @@ pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
     let Some(conn) = parts.connections.get(key) else { return };
     let holds = matches!(conn.reading, Reading::Paused(Pause::Slots | Pause::Memory));
     if holds && now_ms >= conn.last_received_ms + timeout_ms {
-        session.release_wait = ReleaseWait::Over;
+        session.set_rare().release_wait = ReleaseWait::Over;
         wake::wake_slots(parts, session_key);
     } else {
         watch_release(parts, session_key);

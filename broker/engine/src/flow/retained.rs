@@ -4,7 +4,6 @@
 //! 3.1.1]. Then it requests pages of what is older, one at a time and never more than the session
 //! has room for.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -18,7 +17,7 @@ use crate::parts::Parts;
 use crate::session::delivery::{DeliveryOptions, lower};
 use crate::session::filters::{FilterPacket, FilterStep, Granted};
 use crate::session::readers::{Page, PageReceiver, PageRequest, RetainedSubscription, Room};
-use crate::session::{Session, SlotBody, Subscription, readers};
+use crate::session::{Session, SlotBody, Subscriptions, readers};
 use crate::shared_message::SharedMessage;
 use crate::topic;
 use crate::work::Scan;
@@ -88,8 +87,8 @@ pub(crate) fn request_marks(parts: &mut Parts, session_key: SessionKey, packet: 
     }
     let settles_ms = parts.clock.now().mono_ms + SETTLE_MS;
     readers.settle_at(batch, settles_ms);
-    if session.settles_ms.is_none() {
-        session.settles_ms = Some(settles_ms);
+    if session.rare().settles_ms.is_none() {
+        session.set_rare().settles_ms = Some(settles_ms);
         parts.work.settling().insert(settles_ms, session_key);
         watch_settling(parts, settles_ms);
     }
@@ -203,9 +202,13 @@ pub(crate) fn settle_due(parts: &mut Parts) {
     parts.work.settling().end_watch();
     while let Some(session_key) = parts.work.settling().pop_due(now_ms) {
         let Some(session) = parts.sessions.get_mut(session_key) else { continue };
-        session.settles_ms = session.readers.as_mut().and_then(|readers| readers.settle_due(now_ms));
+        let next_ms = session.readers.as_mut().and_then(|readers| readers.settle_due(now_ms));
+        match next_ms {
+            Some(next_ms) => session.set_rare().settles_ms = Some(next_ms),
+            None => session.take_rare(|rare| rare.settles_ms = None),
+        }
         session.drop_empty_readers();
-        if let Some(next_ms) = session.settles_ms {
+        if let Some(next_ms) = next_ms {
             parts.work.settling().insert(next_ms, session_key);
         }
     }
@@ -285,13 +288,13 @@ fn reader_room(parts: &Parts, session: &Session) -> Option<Room> {
 
 /// Length of a session's queue, in messages and bytes.
 fn queue_of(session: &Session) -> (usize, usize) {
-    (session.queue.len(), session.queue_bytes)
+    (session.queue.len(), session.queue.bytes())
 }
 
 fn queue_has_room(parts: &Parts, session: &Session, bytes: usize) -> bool {
     let limits = &parts.setup.limits;
     (session.queue.len() as u64) < limits.session_queue_messages_max.div_ceil(2)
-        && (session.queue_bytes + bytes) as u64 <= limits.session_queue_bytes_max
+        && (session.queue.bytes() + bytes) as u64 <= limits.session_queue_bytes_max
 }
 
 /// Whether a retained message that has arrived can be delivered now.
@@ -433,6 +436,6 @@ fn wanted_of(granted: &Granted) -> RetainedSubscription {
 }
 
 /// Whether the subscription that requested these retained messages still exists unchanged.
-fn is_current(subscriptions: &BTreeMap<Box<str>, Subscription>, wanted: &RetainedSubscription) -> bool {
-    subscriptions.get(&*wanted.filter).is_some_and(|subscription| subscription.reader == wanted.reader)
+fn is_current(subscriptions: &Subscriptions, wanted: &RetainedSubscription) -> bool {
+    subscriptions.get(&wanted.filter).is_some_and(|subscription| subscription.reader == wanted.reader)
 }

@@ -42,6 +42,11 @@ pub(crate) fn send_ack(
     notify::notify_sent(parts, key, kind, sent, sent);
 }
 
+/// The outbound queue of a connection, to be looked at.
+pub(crate) fn queued(parts: &Parts, conn: ConnKey) -> Option<&Outbound> {
+    parts.connections.get(conn).map(|conn| &conn.out)
+}
+
 /// The outbound queue of a connection, to be written from the front and `advance`d.
 pub(crate) fn outbound(parts: &mut Parts, conn: ConnKey) -> Option<&mut Outbound> {
     let conn = parts.connections.get_mut(conn)?;

@@ -55,7 +55,7 @@ fn next_lane_turn(parts: &mut Parts) -> Option<SessionKey> {
         }
         let key = parts.work.lanes().pop(lane);
         if let Some(session) = key.and_then(|key| parts.sessions.get_mut(key)) {
-            session.lanes_waited.remove(lane);
+            session.take_rare(|rare| rare.lanes_waited.remove(lane));
             return key;
         }
     }

@@ -50,7 +50,9 @@ pub(crate) fn end_full_groups(parts: &mut Parts, key: SessionKey) {
 /// whether its queue has `drained`.
 fn begin_group_update(parts: &mut Parts, key: SessionKey, drained: bool) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    if let Some(group_update) = &mut session.group_update {
+    if session.rare().group_update.is_some()
+        && let Some(group_update) = &mut session.set_rare().group_update
+    {
         // It is in the work queue already, and restarts.
         group_update.after = None;
         group_update.drained |= drained;
@@ -63,10 +65,9 @@ fn begin_group_update(parts: &mut Parts, key: SessionKey, drained: bool) {
 pub(crate) fn continue_group_updates(parts: &mut Parts) {
     while !parts.work.is_turn_spent() {
         let Some(key) = parts.work.pop_group_update() else { return };
-        let Some(group_update) = parts.sessions.get_mut(key).and_then(|session| session.group_update.take())
-        else {
-            continue;
-        };
+        let session = parts.sessions.get_mut(key);
+        let group_update = session.and_then(|session| session.take_rare(|rare| rare.group_update.take()));
+        let Some(group_update) = group_update else { continue };
         update_some_groups(parts, key, *group_update);
     }
 }
@@ -76,7 +77,7 @@ fn update_some_groups(parts: &mut Parts, key: SessionKey, group_update: GroupUpd
     if let Some(rest) = update_group_slice(parts, key, group_update)
         && let Some(session) = parts.sessions.get_mut(key)
     {
-        session.group_update = Some(Box::new(rest));
+        session.set_rare().group_update = Some(Box::new(rest));
         parts.work.push_group_update(key);
     }
 }

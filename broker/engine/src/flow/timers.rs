@@ -44,8 +44,10 @@ fn holds_deadline(parts: &mut Parts, timer: Timer, deadline: Deadline) -> bool {
     let held = match deadline {
         Deadline::Ticket(ticket) => parts.hooks.open_ticket(ticket).and_then(|open| open.timer),
         Deadline::Connection(conn) => watch_of(parts, conn, true),
-        Deadline::Barrier(key) => parts.sessions.get(key).and_then(|session| session.barrier_timer),
-        Deadline::Release(key) => parts.sessions.get(key).and_then(|session| session.release_wait.timer()),
+        Deadline::Barrier(key) => parts.sessions.get(key).and_then(|session| session.rare().barrier_timer),
+        Deadline::Release(key) => {
+            parts.sessions.get(key).and_then(|session| session.rare().release_wait.timer())
+        }
         Deadline::Recheck => parts.hooks.rechecks().timer(),
         Deadline::Plugin { timer, .. } => parts.hooks.plugins_mut().armed(timer),
     };
@@ -56,7 +58,7 @@ fn holds_overdue(parts: &mut Parts, timer: Timer, entry: Overdue) -> bool {
     let held = match entry {
         Overdue::Connection(conn) => watch_of(parts, conn, false),
         Overdue::Expiry(key) => parts.sessions.get(key).and_then(|session| session.expiry_timer),
-        Overdue::Will(key) => parts.sessions.get(key).and_then(|session| session.will_timer),
+        Overdue::Will(key) => parts.sessions.get(key).and_then(|session| session.rare().will_timer),
         Overdue::Settled => parts.work.settling().timer(),
         Overdue::InstanceMessages => parts.hooks.plugins_mut().lateness().map(|(_, timer)| timer),
     };

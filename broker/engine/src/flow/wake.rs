@@ -37,10 +37,10 @@ pub(crate) fn wake_queue(parts: &mut Parts, key: SessionKey) {
 /// keeps its place.
 pub(crate) fn wait_for_lane(parts: &mut Parts, key: SessionKey, lane: ShardId) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    if session.lanes_waited.contains(lane) {
+    if session.rare().lanes_waited.contains(lane) {
         return;
     }
-    session.lanes_waited.insert(lane);
+    session.set_rare().lanes_waited.insert(lane);
     parts.work.lanes().wait(key, lane);
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn next_reader(parts: &mut Parts) -> u64 {
 /// Queues the CONNECT that waits for a session, if the session is idle now.
 pub(crate) fn wake_takeover(parts: &mut Parts, session_key: SessionKey) {
     if let Some(session) = parts.sessions.get(session_key)
-        && let Some(pending_takeover) = session.pending_takeover
+        && let Some(pending_takeover) = session.rare().pending_takeover
         && !session.is_busy()
     {
         queue_takeover(parts, pending_takeover);

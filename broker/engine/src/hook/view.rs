@@ -10,6 +10,7 @@ use grapnel_plugin_abi::raw::{
 use super::HookPoint;
 use crate::id::ShardId;
 use crate::packet::{Properties, QoS, Version, Will};
+use crate::transport::{TlsFacts, Transport};
 
 /// Fields of a client for hooks.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,10 @@ pub struct ClientView<'a> {
     pub client_id: &'a str,
     /// User name.
     pub username: Option<&'a str>,
+    /// Whether the listener took the user name from the client's verified certificate.
+    pub is_certified: bool,
+    /// User name in CONNECT, only at connect and authenticate.
+    pub connect_username: Option<&'a str>,
     /// Password, only at authenticate.
     pub password: Option<&'a [u8]>,
     /// The address of the client.
@@ -30,6 +35,10 @@ pub struct ClientView<'a> {
     pub local_host: &'a str,
     /// Name of the listener.
     pub listener: &'a str,
+    /// How the client has reached the broker; `None` for the session of a plugin.
+    pub transport: Option<Transport>,
+    /// Its TLS connection.
+    pub tls: Option<&'a TlsFacts>,
     /// Protocol version.
     pub version: Version,
     /// Clean start.
@@ -74,12 +83,16 @@ impl ClientView<'static> {
     pub(crate) const NOBODY: ClientView<'static> = ClientView {
         client_id: "",
         username: None,
+        is_certified: false,
+        connect_username: None,
         password: None,
         peer: None,
         peer_host: "",
         local: None,
         local_host: "",
         listener: "",
+        transport: None,
+        tls: None,
         version: Version::V5,
         clean_start: true,
         keep_alive_s: 0,
@@ -129,8 +142,11 @@ impl<'a> ClientView<'a> {
             Field::CONNECTED_AT_MS => Ok(FieldValue::Number(self.connected_at_ms)),
             Field::IS_SUPERUSER => Ok(FieldValue::Number(u64::from(self.superuser))),
             Field::ANONYMOUS => Ok(FieldValue::Number(u64::from(self.anonymous))),
-            // There is no TLS yet, and no listener adds a prefix to topics.
-            Field::TLS_SUBJECT | Field::MOUNTPOINT => Err(Status::ABSENT),
+            Field::TRANSPORT => text(self.transport.map(Transport::word)),
+            Field::USERNAME_CERTIFIED => Ok(FieldValue::Number(u64::from(self.is_certified))),
+            Field::CONNECT_USERNAME => text(self.connect_username),
+            // No listener adds a prefix to topics.
+            Field::MOUNTPOINT => Err(Status::ABSENT),
             Field::WILL_TOPIC => text(self.will.map(|will| will.topic)),
             Field::WILL_PAYLOAD => {
                 self.will.map(|will| FieldValue::Bytes(will.payload)).ok_or(Status::ABSENT)
@@ -151,8 +167,33 @@ impl<'a> ClientView<'a> {
             }
             Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(self.properties(), field, index),
             Field::SESSION_PRESENT | Field::SESSION_OWNER => self.stored_session(field),
-            _ => Err(Status::UNSUPPORTED),
+            _ => self.of_tls(field, index),
         }
+    }
+
+    /// A field of the TLS connection or of the certificate; ABSENT without them, and where a text is
+    /// not known.
+    fn of_tls(&self, field: Field, index: u32) -> Result<FieldValue<'a>, Status> {
+        let certificate = self.tls.and_then(|tls| tls.certificate.as_ref());
+        let names = certificate.map(|certificate| &certificate.alternative_names);
+        let text = match field {
+            Field::TLS_VERSION => self.tls.map(|tls| &tls.version),
+            Field::TLS_CIPHER => self.tls.map(|tls| &tls.cipher),
+            Field::TLS_SERVER_NAME => self.tls.map(|tls| &tls.server_name),
+            Field::TLS_SUBJECT => certificate.map(|certificate| &certificate.subject),
+            Field::TLS_COMMON_NAME => certificate.map(|certificate| &certificate.common_name),
+            Field::TLS_ALTERNATIVE_NAME => names.and_then(|names| names.get(index as usize)),
+            Field::TLS_ALTERNATIVE_NAMES => {
+                let count = names.ok_or(Status::ABSENT)?.len();
+                return Ok(FieldValue::Number(count as u64));
+            }
+            Field::TLS_ISSUER => certificate.map(|certificate| &certificate.issuer),
+            Field::TLS_SERIAL => certificate.map(|certificate| &certificate.serial),
+            Field::TLS_FINGERPRINT => certificate.map(|certificate| &certificate.fingerprint),
+            _ => return Err(Status::UNSUPPORTED),
+        };
+        let known = text.filter(|text| !text.is_empty());
+        known.map(|text| FieldValue::Bytes(text.as_bytes())).ok_or(Status::ABSENT)
     }
 
     /// Its identity, for a plugin to store.
@@ -160,6 +201,7 @@ impl<'a> ClientView<'a> {
         ClientIdentity {
             client_id: self.client_id,
             username: self.username,
+            is_certified: self.is_certified,
             superuser: self.superuser,
             anonymous: self.anonymous,
             clean_start: self.clean_start,
@@ -173,6 +215,8 @@ impl<'a> ClientView<'a> {
             peer: self.peer,
             local: self.local,
             listener: self.listener,
+            transport: self.transport.map_or("", Transport::word),
+            tls: self.tls.map(TlsFacts::view),
             properties: self.properties,
         }
     }

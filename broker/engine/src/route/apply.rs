@@ -1,8 +1,9 @@
 //! Applies another shard's batch. `Routes::apply` calls it for each change in order. It notifies no
 //! shard: only its own shard sends interest.
 
-use super::{Change, GroupChange, MemberCount, Routes};
+use super::{Change, GroupChange, MemberCount, Routes, SPARE};
 use crate::id::ShardId;
+use crate::shrink;
 
 impl Routes {
     pub(super) fn apply_change(&mut self, from: ShardId, change: &Change) {
@@ -16,10 +17,7 @@ impl Routes {
                 shards.remove(from);
                 if shards.is_empty() {
                     self.literal_interest.remove(fingerprint);
-                    let (len, capacity) = (self.literal_interest.len(), self.literal_interest.capacity());
-                    if capacity > 1024 && len < capacity / 8 {
-                        self.literal_interest.shrink_to(len * 2);
-                    }
+                    shrink::map(&mut self.literal_interest, SPARE);
                 }
                 self.cache.forget(*fingerprint);
             }

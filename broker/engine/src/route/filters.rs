@@ -4,11 +4,12 @@
 
 use slab::Slab;
 
-use super::GroupRef;
 use super::hash::{HashedMap, Hashes};
 use super::subscriber_set::Subscribers;
 use super::trie::Trie;
+use super::{GroupRef, SPARE};
 use crate::id::ShardSet;
+use crate::shrink;
 
 const NONE: u32 = u32::MAX;
 
@@ -186,9 +187,7 @@ impl Filters {
             self.literals.insert(fingerprint, next);
         } else {
             self.literals.remove(&fingerprint);
-            if self.literals.capacity() > 1024 && self.literals.len() < self.literals.capacity() / 8 {
-                self.literals.shrink_to(self.literals.len() * 2);
-            }
+            shrink::map(&mut self.literals, SPARE);
         }
     }
 

@@ -156,6 +156,11 @@ impl<T> Retained<T> {
         }
     }
 
+    /// Replaces the limits. Messages that are stored stay, also if they are more than that.
+    pub fn set_limits(&mut self, limits: RetainedLimits) {
+        self.limits = limits;
+    }
+
     /// Number of messages, those included that have expired and wait for [`Retained::expire`].
     pub fn len(&self) -> usize {
         self.entries.len()

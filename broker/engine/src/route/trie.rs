@@ -5,7 +5,9 @@
 
 use slab::Slab;
 
+use super::SPARE;
 use super::hash::{Hashes, KeyedMap};
+use crate::shrink;
 
 /// No node, no value.
 const NONE: u32 = u32::MAX;
@@ -200,7 +202,7 @@ impl Trie {
             self.edges.remove(&(parent, id));
             self.node_mut(parent).children -= 1;
         }
-        shrink(&mut self.edges);
+        shrink::map(&mut self.edges, SPARE);
         parent
     }
 
@@ -225,7 +227,7 @@ impl Trie {
         if known.edges == 0 {
             self.levels.remove(level);
             self.free_level_ids.push(id);
-            shrink(&mut self.levels);
+            shrink::map(&mut self.levels, SPARE);
         }
         id
     }
@@ -233,31 +235,4 @@ impl Trie {
 
 fn some(value: u32) -> Option<u32> {
     (value != NONE).then_some(value)
-}
-
-/// Frees memory once a map is nearly empty; rare enough to be free on average.
-fn shrink<K: Eq + std::hash::Hash, V>(map: &mut KeyedMap<K, V>) {
-    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
-        map.shrink_to(map.len() * 2);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_map_gives_memory_back_when_it_is_nearly_empty_and_not_before() {
-        let mut map: KeyedMap<u32, u32> = KeyedMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4));
-        map.extend((0..10_000).map(|key| (key, key)));
-        let full = map.capacity();
-        shrink(&mut map);
-        assert_eq!(map.capacity(), full);
-        map.retain(|key, _| *key < full as u32 / 8);
-        shrink(&mut map);
-        assert!(map.capacity() > full / 2, "an eighth is not nearly empty");
-        map.retain(|key, _| *key < 100);
-        shrink(&mut map);
-        assert!((100..1_000).contains(&map.capacity()), "{} places for 100", map.capacity());
-    }
 }

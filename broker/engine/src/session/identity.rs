@@ -1,36 +1,68 @@
 //! The identity of a client and the way it connected.
 
-use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use grapnel_plugin_abi::host::ClientIdentity;
 
 use crate::hook::view::ClientView;
 use crate::packet::{PacketType, Properties, PropertyOwner, Version};
+use crate::transport::{TlsFacts, Transport};
 
-/// The longest text of an address without its port, bytes: IPv6 that ends with an IPv4 address.
-const HOST_BYTES_MAX: usize = 45;
+/// The longest text of an IPv4 address, bytes.
+const IPV4_BYTES_MAX: usize = 15;
 
-/// An address without its port, as text.
-pub type Host = arrayvec::ArrayString<HOST_BYTES_MAX>;
+/// An address without its port, as text. Every client has two of them, so IPv4 needs no memory of
+/// its own, and no room for the longest IPv6 address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Host {
+    /// An IPv4 address, or empty for none.
+    Short(arrayvec::ArrayString<IPV4_BYTES_MAX>),
+    /// An IPv6 address.
+    Long(Box<str>),
+}
 
-/// The host of an address as text. IPv4 skips the formatter, because every connection needs two of
-/// these texts.
-pub fn host_of(address: &SocketAddr) -> Host {
-    let mut text = Host::new();
-    match address.ip() {
-        IpAddr::V4(ip) => text.push_str(dotted(ip.octets(), &mut [0; 15])),
-        ip => {
-            // Cannot fail: the text has room for the longest address.
-            let _ = write!(text, "{ip}");
+impl Host {
+    /// The host of no address.
+    pub fn new() -> Host {
+        Host::Short(arrayvec::ArrayString::new_const())
+    }
+}
+
+impl Default for Host {
+    fn default() -> Host {
+        Host::new()
+    }
+}
+
+impl Deref for Host {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Host::Short(text) => text,
+            Host::Long(text) => text,
         }
     }
-    text
+}
+
+/// The host of an address as text; empty for none. IPv4 skips the formatter, because every
+/// connection needs two of these texts.
+pub fn host_of(address: Option<SocketAddr>) -> Host {
+    match address.map(|address| address.ip()) {
+        None => Host::new(),
+        Some(IpAddr::V4(ip)) => {
+            let mut text = arrayvec::ArrayString::new_const();
+            text.push_str(dotted(ip.octets(), &mut [0; IPV4_BYTES_MAX]));
+            Host::Short(text)
+        }
+        Some(ip) => Host::Long(ip.to_string().into()),
+    }
 }
 
 /// Four numbers with dots between them.
-fn dotted(octets: [u8; 4], room: &mut [u8; 15]) -> &str {
+fn dotted(octets: [u8; 4], room: &mut [u8; IPV4_BYTES_MAX]) -> &str {
     let mut len = 0;
     let mut put = |byte| {
         room[len] = byte;
@@ -59,18 +91,24 @@ pub struct Identity {
     pub client_id: Arc<str>,
     /// User name.
     pub username: Option<Box<str>>,
+    /// Whether the listener took the user name from the client's verified certificate.
+    pub is_certified: bool,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
-    /// The address of the client.
-    pub peer: SocketAddr,
-    /// The host part of `peer` as text.
+    /// The address of the client; `None` for a client of a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The host part of `peer` as text; empty for none.
     pub peer_host: Host,
-    /// The address of the broker on this connection.
-    pub local: SocketAddr,
-    /// The host part of `local` as text.
+    /// The address of the broker on this connection; `None` for a Unix socket.
+    pub local: Option<SocketAddr>,
+    /// The host part of `local` as text; empty for none.
     pub local_host: Host,
     /// Name of the listener.
     pub listener: Arc<str>,
+    /// How it has reached the broker; `None` for the session of a plugin.
+    pub transport: Option<Transport>,
+    /// Its TLS connection.
+    pub tls: Option<Arc<TlsFacts>>,
     /// Protocol version.
     pub version: Version,
     /// Clean start.
@@ -90,29 +128,32 @@ pub struct Identity {
     /// Number of the session in this run of the broker; 0 for none. It is set when the client is
     /// let in, and is the same for all connections of the session.
     pub session: u64,
-    /// Whether it was accepted without an answer of client.authenticate.
+    /// Whether nobody has authenticated it: neither a link of client.authenticate nor its
+    /// certificate.
     pub anonymous: bool,
     /// Encoded properties of CONNECT, without those of authentication.
     pub properties: Box<[u8]>,
 }
 
-/// The principal to which a session belongs. With TLS, an identity from the certificate will come
-/// before the user name.
+/// The principal to which a session belongs. A user name that the listener takes from a certificate
+/// is the same user as one that a plugin has verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Principal<'a> {
     /// A client with this user name.
     User(&'a str),
     /// A client without a user name that a plugin authenticated.
     Nameless,
-    /// A client without a user name that no plugin authenticated.
+    /// A client without a user name that nobody authenticated.
     Anonymous,
 }
 
 /// Who is charged where one user may have many client identifiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Account<'a> {
-    /// A user name that a plugin has verified.
+    /// A user name that a plugin or a certificate has verified.
     User(&'a str),
+    /// All clients without an address: those of Unix sockets.
+    Local,
     /// An IPv4 address.
     Address(u64),
     /// The network of an IPv6 address: its first 64 bits.
@@ -130,13 +171,14 @@ impl Identity {
         }
     }
 
-    /// Who is charged for what plugins request on behalf of this client: the user, if a plugin has
-    /// verified the user name, otherwise the address.
+    /// Who is charged for what plugins request on behalf of this client: the user, if the user name
+    /// is verified, otherwise the address.
     pub fn account(&self) -> Account<'_> {
-        match (&self.username, self.peer.ip()) {
+        match (&self.username, self.peer.map(|peer| peer.ip())) {
             (Some(name), _) if !self.anonymous => Account::User(name),
-            (_, IpAddr::V4(ip)) => Account::Address(ip.to_bits().into()),
-            (_, IpAddr::V6(ip)) => match ip.to_ipv4_mapped() {
+            (_, None) => Account::Local,
+            (_, Some(IpAddr::V4(ip))) => Account::Address(ip.to_bits().into()),
+            (_, Some(IpAddr::V6(ip))) => match ip.to_ipv4_mapped() {
                 Some(ip) => Account::Address(ip.to_bits().into()),
                 // One customer usually has a whole /64.
                 None => Account::Network((ip.to_bits() >> 64) as u64),
@@ -149,17 +191,22 @@ impl Identity {
         let versions = [Version::V31, Version::V311, Version::V5];
         let version = versions.into_iter().find(|version| version.level() == kept.proto_ver)?;
         Properties::check(kept.properties, PropertyOwner::Packet(PacketType::Connect)).ok()?;
-        let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        let (peer, local) = (kept.peer.unwrap_or(nowhere), kept.local.unwrap_or(nowhere));
+        let transport = match kept.transport {
+            "" => None,
+            word => Some(Transport::from_word(word)?),
+        };
         Some(Identity {
             client_id: kept.client_id.into(),
             username: kept.username.map(Box::from),
+            is_certified: kept.is_certified,
             superuser: kept.superuser,
-            peer,
-            peer_host: host_of(&peer),
-            local,
-            local_host: host_of(&local),
+            peer: kept.peer,
+            peer_host: host_of(kept.peer),
+            local: kept.local,
+            local_host: host_of(kept.local),
             listener: kept.listener.into(),
+            transport,
+            tls: kept.tls.map(|tls| Arc::new(TlsFacts::of(&tls))),
             version,
             clean_start: kept.clean_start,
             keep_alive_s: kept.keep_alive_s,
@@ -177,7 +224,8 @@ impl Identity {
     /// Bytes that it is charged for.
     pub fn bytes(&self) -> usize {
         let username = self.username.as_deref().map_or(0, str::len);
-        size_of::<Identity>() + self.client_id.len() + username + self.properties.len()
+        let tls = self.tls.as_ref().map_or(0, |tls| tls.bytes());
+        size_of::<Identity>() + self.client_id.len() + username + self.properties.len() + tls
     }
 
     /// The view for hooks.
@@ -185,12 +233,16 @@ impl Identity {
         ClientView {
             client_id: &self.client_id,
             username: self.username.as_deref(),
+            is_certified: self.is_certified,
+            connect_username: None,
             password: None,
-            peer: Some(self.peer),
+            peer: self.peer,
             peer_host: &self.peer_host,
-            local: Some(self.local),
+            local: self.local,
             local_host: &self.local_host,
             listener: &self.listener,
+            transport: self.transport,
+            tls: self.tls.as_deref(),
             version: self.version,
             clean_start: self.clean_start,
             keep_alive_s: self.keep_alive_s,
@@ -218,6 +270,7 @@ mod tests {
             let identity = ClientIdentity {
                 client_id: "c",
                 username,
+                is_certified: false,
                 superuser: false,
                 anonymous,
                 clean_start: true,
@@ -228,14 +281,17 @@ mod tests {
                 connected_at_ms: 0,
                 connection: 1,
                 session: 1,
-                peer: Some(peer.parse().unwrap()),
+                peer: peer.parse().ok(),
                 local: None,
                 listener: "",
+                transport: "",
+                tls: None,
                 properties: b"",
             };
             let identity = Identity::from_stored(&identity).unwrap();
             match identity.account() {
                 Account::User(name) => format!("user {name}"),
+                Account::Local => "local".to_owned(),
                 Account::Address(ip) => format!("address {ip:x}"),
                 Account::Network(ip) => format!("network {ip:x}"),
             }
@@ -246,6 +302,8 @@ mod tests {
             (None, false, "10.0.0.1:2", "address a000001"),
             (None, true, "[::ffff:10.0.0.1]:2", "address a000001"),
             (None, true, "[2001:db8::7]:2", "network 20010db800000000"),
+            (Some("ann"), true, "", "local"),
+            (Some("ann"), false, "", "user ann"),
         ] {
             assert_eq!(account(username, anonymous, peer), expected);
         }
@@ -264,7 +322,8 @@ mod tests {
             "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         ] {
             let ip: IpAddr = host.parse().unwrap();
-            assert_eq!(host_of(&SocketAddr::new(ip, 1883)).as_str(), ip.to_string());
+            assert_eq!(&*host_of(Some(SocketAddr::new(ip, 1883))), ip.to_string());
         }
+        assert_eq!(&*host_of(None), "");
     }
 }

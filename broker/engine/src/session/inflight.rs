@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
 use super::Delivery;
+use crate::on_demand::{Empty, OnDemand};
 use crate::packet::QoS;
 
 /// The phase of a packet sent to the client.
@@ -37,13 +38,38 @@ impl Outgoing {
 /// The packets in flight, in the order in which they were sent [MQTT-4.6.0-5].
 #[derive(Debug)]
 pub struct Inflight {
+    packets: OnDemand<Packets>,
+    next_id: NonZeroU16,
+    window: u16,
+}
+
+#[derive(Debug, Default)]
+struct Packets {
     entries: VecDeque<Outgoing>,
     /// How many of the oldest entries have been sent on the present connection.
     sent: usize,
     /// Bytes of the messages.
     bytes: usize,
-    next_id: NonZeroU16,
-    window: usize,
+}
+
+impl Empty for Packets {
+    const EMPTY: &'static Packets = &Packets { entries: VecDeque::new(), sent: 0, bytes: 0 };
+}
+
+impl Packets {
+    fn remove(&mut self, place: usize) -> Option<Outgoing> {
+        if place < self.sent {
+            self.sent -= 1;
+        }
+        let entry = self.entries.remove(place)?;
+        self.bytes -= entry.bytes();
+        Some(entry)
+    }
+}
+
+/// A window as it is stored: at most 65,535 packets.
+fn stored(window: usize) -> u16 {
+    u16::try_from(window).unwrap_or(u16::MAX)
 }
 
 /// Why an acknowledgement is invalid.
@@ -56,52 +82,53 @@ pub enum AckError {
 }
 
 impl Inflight {
+    /// Bytes that it has allocated, without its entries.
+    #[inline]
+    pub(crate) fn part_bytes(&self) -> usize {
+        self.packets.memory()
+    }
+
     /// An empty window of `window` packets (1 to 65,535).
     pub fn new(window: usize) -> Inflight {
-        Inflight { entries: VecDeque::new(), sent: 0, bytes: 0, next_id: NonZeroU16::MIN, window }
+        Inflight { packets: OnDemand::default(), next_id: NonZeroU16::MIN, window: stored(window) }
     }
 
     /// Starts another connection with its own Receive Maximum [MQTT-3.3.4-9]: all packets are to be
     /// sent again.
     pub fn restart(&mut self, window: usize) {
-        self.window = window;
-        self.sent = 0;
+        self.window = stored(window);
+        self.send_again();
+    }
+
+    fn send_again(&mut self) {
+        if let Some(packets) = self.packets.get_mut() {
+            packets.sent = 0;
+        }
     }
 
     /// The next packet of an earlier connection to send again, in order [MQTT-4.4.0-1]. `None` if
     /// the window is full or none is left.
     pub fn next_resend(&mut self) -> Option<Outgoing> {
-        if self.sent >= self.window {
-            return None;
-        }
-        let entry = self.entries.get(self.sent)?.clone();
-        self.sent += 1;
+        let packets = self.packets.get_mut().filter(|packets| packets.sent < usize::from(self.window))?;
+        let entry = packets.entries.get(packets.sent)?.clone();
+        packets.sent += 1;
         Some(entry)
     }
 
     /// Whether packets of an earlier connection are still to be sent again.
     #[inline]
     pub fn has_resends(&self) -> bool {
-        self.sent < self.entries.len()
-    }
-
-    fn remove(&mut self, place: usize) -> Option<Outgoing> {
-        if place < self.sent {
-            self.sent -= 1;
-        }
-        let entry = self.entries.remove(place)?;
-        self.bytes -= entry.bytes();
-        Some(entry)
+        self.packets.sent < self.packets.entries.len()
     }
 
     /// Bytes of the messages in flight.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.packets.bytes
     }
 
     /// The messages that may be sent again, in order.
     pub fn published(&self) -> impl Iterator<Item = &Delivery> {
-        self.entries.iter().filter_map(|entry| match &entry.phase {
+        self.packets.entries.iter().filter_map(|entry| match &entry.phase {
             Phase::Published(delivery) => Some(delivery),
             Phase::Released(_) => None,
         })
@@ -111,9 +138,10 @@ impl Inflight {
     /// no connection or was sent nothing on it.
     pub fn withdraw(&mut self, mut stays: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
         let mut gone = Vec::new();
-        self.sent = 0;
-        let bytes = &mut self.bytes;
-        self.entries.retain(|entry| match &entry.phase {
+        let Some(packets) = self.packets.get_mut() else { return gone };
+        packets.sent = 0;
+        let bytes = &mut packets.bytes;
+        packets.entries.retain(|entry| match &entry.phase {
             Phase::Published(delivery) if !stays(delivery) => {
                 *bytes -= entry.bytes();
                 gone.push(delivery.clone());
@@ -126,22 +154,24 @@ impl Inflight {
 
     /// Number of packets in flight.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.packets.entries.len()
     }
 
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.packets.entries.is_empty()
     }
 
     /// Whether another packet may be sent.
     pub fn has_room(&self) -> bool {
-        self.sent == self.entries.len() && self.sent < self.window
+        let sent = self.packets.sent;
+        sent == self.packets.entries.len() && sent < usize::from(self.window)
     }
 
     /// How many more packets may be sent.
     pub fn room(&self) -> usize {
-        if self.sent == self.entries.len() { self.window.saturating_sub(self.sent) } else { 0 }
+        let sent = self.packets.sent;
+        if sent == self.packets.entries.len() { usize::from(self.window).saturating_sub(sent) } else { 0 }
     }
 
     /// The next unused identifier [MQTT-2.2.1-3]. The window is below 65,535, so there is one.
@@ -151,7 +181,7 @@ impl Inflight {
             self.next_id = self.next_id.checked_add(1).unwrap_or(NonZeroU16::MIN);
             // A collision needs an entry that is 65,535 identifiers old, so the search begins with
             // the oldest.
-            if !self.entries.iter().any(|entry| entry.packet_id == id) {
+            if !self.packets.entries.iter().any(|entry| entry.packet_id == id) {
                 return id;
             }
         }
@@ -159,15 +189,19 @@ impl Inflight {
 
     /// Records a PUBLISH that is being sent with an identifier from [`Inflight::next_packet_id`].
     pub fn publish(&mut self, packet_id: NonZeroU16, delivery: Delivery) {
-        debug_assert!(self.entries.len() < usize::from(u16::MAX), "every identifier would be in use");
+        let packets = self.packets.make();
+        debug_assert!(packets.entries.len() < usize::from(u16::MAX), "every identifier would be in use");
         let entry = Outgoing { packet_id, phase: Phase::Published(delivery) };
-        self.bytes += entry.bytes();
-        self.entries.push_back(entry);
-        self.sent += 1;
+        packets.bytes += entry.bytes();
+        packets.entries.push_back(entry);
+        packets.sent += 1;
     }
 
-    fn place(&self, packet_id: NonZeroU16) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.packet_id == packet_id)
+    /// The packets, and the place of the one with this identifier.
+    fn find(&mut self, packet_id: NonZeroU16) -> Result<(&mut Packets, usize), AckError> {
+        let packets = self.packets.get_mut().ok_or(AckError::Unknown)?;
+        let place = packets.entries.iter().position(|entry| entry.packet_id == packet_id);
+        place.map(|place| (packets, place)).ok_or(AckError::Unknown)
     }
 
     /// PUBACK: the exchange of a QoS 1 message is over.
@@ -175,12 +209,12 @@ impl Inflight {
     /// # Errors
     /// No such packet, or one of QoS 2.
     pub fn puback(&mut self, packet_id: NonZeroU16) -> Result<Delivery, AckError> {
-        let place = self.place(packet_id).ok_or(AckError::Unknown)?;
-        match &self.entries[place].phase {
+        let (packets, place) = self.find(packet_id)?;
+        match &packets.entries[place].phase {
             Phase::Published(delivery) if delivery.qos == QoS::AtLeastOnce => {}
             _ => return Err(AckError::Unexpected),
         }
-        match self.remove(place).map(|entry| entry.phase) {
+        match packets.remove(place).map(|entry| entry.phase) {
             Some(Phase::Published(delivery)) => Ok(delivery),
             _ => Err(AckError::Unknown),
         }
@@ -192,8 +226,8 @@ impl Inflight {
     /// # Errors
     /// No such packet, or one of QoS 1.
     pub fn pubrec(&mut self, packet_id: NonZeroU16) -> Result<(), AckError> {
-        let place = self.place(packet_id).ok_or(AckError::Unknown)?;
-        let entry = &mut self.entries[place];
+        let (packets, place) = self.find(packet_id)?;
+        let entry = &mut packets.entries[place];
         match &entry.phase {
             Phase::Published(delivery) if delivery.qos == QoS::ExactlyOnce => {
                 entry.phase = Phase::Released(delivery.clone());
@@ -218,11 +252,11 @@ impl Inflight {
     /// # Errors
     /// No such packet, or one that PUBREC has not come for.
     pub fn pubcomp(&mut self, packet_id: NonZeroU16) -> Result<Delivery, AckError> {
-        let place = self.place(packet_id).ok_or(AckError::Unknown)?;
-        if !matches!(self.entries[place].phase, Phase::Released(_)) {
+        let (packets, place) = self.find(packet_id)?;
+        if !matches!(packets.entries[place].phase, Phase::Released(_)) {
             return Err(AckError::Unexpected);
         }
-        match self.remove(place).map(|entry| entry.phase) {
+        match packets.remove(place).map(|entry| entry.phase) {
             Some(Phase::Released(delivery)) => Ok(delivery),
             _ => Err(AckError::Unknown),
         }
@@ -230,14 +264,12 @@ impl Inflight {
 
     /// All packets, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Outgoing> {
-        self.entries.iter()
+        self.packets.entries.iter()
     }
 
     /// Takes everything out, oldest first.
-    pub fn drain(&mut self) -> impl Iterator<Item = Outgoing> + '_ {
-        self.sent = 0;
-        self.bytes = 0;
-        self.entries.drain(..)
+    pub fn drain(&mut self) -> impl Iterator<Item = Outgoing> + use<> {
+        self.packets.take().entries.into_iter()
     }
 }
 

@@ -13,6 +13,7 @@ use super::ending::{End, EndCause};
 use super::filters::FilterPacket;
 use super::publish::{OrderingLimit, PublishMetadata, PublishSlot, Refused, Stage, Verdict};
 use crate::id::ConnKey;
+use crate::on_demand::{Empty, OnDemand};
 use crate::packet::{DisconnectRequest, QoS};
 
 /// A packet that waits.
@@ -79,38 +80,58 @@ fn behalf_bytes(behalf: &Option<Box<Behalf>>) -> usize {
 /// What every slot is charged for beside its packet.
 const SLOT_BYTES: usize = size_of::<Slot>() + size_of::<PublishSlot>();
 
+/// Capacity that an empty queue keeps, in packets.
+const SPARE: usize = 64;
+
 /// The slots of a session.
 #[derive(Debug, Default)]
 pub struct Slots {
-    queue: VecDeque<Slot>,
+    waiting: OnDemand<Waiting>,
+    /// Number of the packet in front.
     first: u64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    queue: VecDeque<Slot>,
+    /// Bytes of the packets.
     bytes: usize,
 }
 
+impl Empty for Waiting {
+    const EMPTY: &'static Waiting = &Waiting { queue: VecDeque::new(), bytes: 0 };
+}
+
 impl Slots {
+    /// Bytes that it has allocated, without its entries.
+    #[inline]
+    pub(crate) fn part_bytes(&self) -> usize {
+        self.waiting.memory()
+    }
+
     /// Number of waiting packets.
     pub fn len(&self) -> usize {
-        self.queue.len()
+        self.waiting.queue.len()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.waiting.queue.is_empty()
     }
 
     /// Bytes of the waiting packets.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.waiting.bytes
     }
 
     /// Bytes that the waiting packets add to a ledger.
     pub fn charge(&self) -> usize {
-        self.queue.len() * SLOT_BYTES + self.bytes
+        self.waiting.queue.len() * SLOT_BYTES + self.waiting.bytes
     }
 
     /// Whether only publishes wait, so that another may begin its chain behind them.
     pub fn only_publishes(&self) -> bool {
-        self.queue.iter().all(|slot| match &slot.body {
+        self.waiting.queue.iter().all(|slot| match &slot.body {
             SlotBody::Publish(publish) => !matches!(publish.stage, Stage::Unstarted),
             SlotBody::Refused(_) => true,
             _ => false,
@@ -119,31 +140,34 @@ impl Slots {
 
     /// Puts a packet at the end. Returns the slot id, which names it until it leaves.
     pub fn push(&mut self, slot: Slot) -> u64 {
-        self.bytes += slot.bytes;
-        self.queue.push_back(slot);
-        self.first + self.queue.len() as u64 - 1
+        let Waiting { queue, bytes } = self.waiting.make();
+        *bytes += slot.bytes;
+        queue.push_back(slot);
+        self.first + queue.len() as u64 - 1
     }
 
     /// Puts a packet in front, in the place of the one that was just taken.
     pub fn push_front(&mut self, slot: Slot) {
-        self.bytes += slot.bytes;
-        self.queue.push_front(slot);
+        let Waiting { queue, bytes } = self.waiting.make();
+        *bytes += slot.bytes;
+        queue.push_front(slot);
         self.first -= 1;
     }
 
     /// The number that the next packet will have.
     pub fn next_number(&self) -> u64 {
-        self.first + self.queue.len() as u64
+        self.first + self.waiting.queue.len() as u64
     }
 
     /// The packet in front.
     pub fn front_mut(&mut self) -> Option<&mut Slot> {
-        self.queue.front_mut()
+        self.waiting.get_mut()?.queue.front_mut()
     }
 
     /// If the end of the last connection waits, records that the client is connected again.
     pub fn note_return(&mut self, now_ms: u64) {
-        let last = self.queue.iter_mut().rev().find_map(|slot| match &mut slot.body {
+        let Some(Waiting { queue, .. }) = self.waiting.get_mut() else { return };
+        let last = queue.iter_mut().rev().find_map(|slot| match &mut slot.body {
             SlotBody::End(end) => Some(end),
             _ => None,
         });
@@ -154,12 +178,12 @@ impl Slots {
 
     /// Whether a DISCONNECT waits; then its client sends nothing more.
     pub fn has_disconnect(&self) -> bool {
-        self.queue.iter().any(|slot| matches!(slot.body, SlotBody::Disconnect(_)))
+        self.waiting.queue.iter().any(|slot| matches!(slot.body, SlotBody::Disconnect(_)))
     }
 
     /// The waiting DISCONNECT of a connection.
     pub fn disconnect_of(&self, conn: ConnKey) -> Option<DisconnectRequest> {
-        self.queue.iter().filter(|slot| slot.conn == Some(conn)).find_map(|slot| match slot.body {
+        self.waiting.queue.iter().filter(|slot| slot.conn == Some(conn)).find_map(|slot| match slot.body {
             SlotBody::Disconnect(leave) if !leave.forbidden => Some(leave),
             _ => None,
         })
@@ -167,7 +191,7 @@ impl Slots {
 
     /// The packet in front.
     pub fn front(&self) -> Option<&Slot> {
-        self.queue.front()
+        self.waiting.queue.front()
     }
 
     /// Number of the packet in front.
@@ -177,18 +201,20 @@ impl Slots {
 
     /// Takes the packet in front.
     pub fn pop(&mut self) -> Option<Slot> {
-        let slot = self.queue.pop_front()?;
+        let Waiting { queue, bytes } = self.waiting.get_mut()?;
+        let slot = queue.pop_front()?;
         self.first += 1;
-        self.bytes -= slot.bytes;
-        if self.queue.is_empty() && self.queue.capacity() > 64 {
-            self.queue = VecDeque::new();
+        *bytes -= slot.bytes;
+        if queue.is_empty() && queue.capacity() > SPARE {
+            self.waiting.release();
         }
         Some(slot)
     }
 
     /// A packet by its slot id.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Slot> {
-        self.queue.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.waiting.get_mut()?.queue.get_mut(place)
     }
 
     /// A waiting publish by its slot id.
@@ -204,7 +230,7 @@ impl Slots {
         let Some(slot) = self.get_mut(number) else { return };
         let before = std::mem::replace(&mut slot.bytes, slot.body.bytes());
         let after = slot.bytes;
-        self.bytes = self.bytes - before + after;
+        self.recount(before, after);
     }
 
     /// Refuses a waiting publish: its message is dropped and its slot stays.
@@ -215,7 +241,14 @@ impl Slots {
         let refused = Slot::new(slot.conn, SlotBody::Refused(Box::new(refused)));
         let (before, after) = (slot.bytes, refused.bytes);
         *slot = refused;
-        self.bytes = self.bytes - before + after;
+        self.recount(before, after);
+    }
+
+    /// Counts the new bytes of a packet.
+    fn recount(&mut self, before: usize, after: usize) {
+        if let Some(Waiting { bytes, .. }) = self.waiting.get_mut() {
+            *bytes = *bytes - before + after;
+        }
     }
 
     /// Whether a publish waits that has had no effect yet.
@@ -229,7 +262,7 @@ impl Slots {
         let Ok(before) = usize::try_from(number.saturating_sub(self.first)) else {
             return OrderingLimit::default();
         };
-        let ahead = self.queue.iter().take(before).rev().find_map(|slot| match &slot.body {
+        let ahead = self.waiting.queue.iter().take(before).rev().find_map(|slot| match &slot.body {
             SlotBody::Publish(publish) => publish.position(),
             _ => None,
         });
@@ -248,7 +281,7 @@ impl Slots {
 
     /// The tickets that packets wait for.
     pub fn open_tickets(&self) -> impl Iterator<Item = Ticket> {
-        self.queue.iter().flat_map(|slot| {
+        self.waiting.queue.iter().flat_map(|slot| {
             let (publish, filters) = match &slot.body {
                 SlotBody::Publish(publish) => (publish.stage.ticket(), None),
                 SlotBody::Filters(packet) => (None, Some(packet.tickets())),
@@ -266,12 +299,12 @@ impl Slots {
 
     /// Number of publishes that the broker has not acknowledged yet.
     pub fn acknowledgements_owed(&self) -> usize {
-        if self.queue.is_empty() { 0 } else { self.unacknowledged().count() }
+        if self.waiting.queue.is_empty() { 0 } else { self.unacknowledged().count() }
     }
 
     /// Number of publishes of clients that begin a QoS 2 exchange when they are acknowledged.
     pub fn exactly_once(&self) -> usize {
-        if self.queue.is_empty() {
+        if self.waiting.queue.is_empty() {
             0
         } else {
             self.unacknowledged().filter(|metadata| metadata.packet_qos == QoS::ExactlyOnce).count()
@@ -280,7 +313,7 @@ impl Slots {
 
     /// Metadata of the publishes that the broker has not acknowledged yet.
     fn unacknowledged(&self) -> impl Iterator<Item = &PublishMetadata> {
-        let heads = self.queue.iter().filter_map(|slot| match &slot.body {
+        let heads = self.waiting.queue.iter().filter_map(|slot| match &slot.body {
             SlotBody::Publish(publish) => Some(&publish.metadata),
             SlotBody::Refused(refused) => Some(&refused.metadata),
             _ => None,
@@ -290,7 +323,7 @@ impl Slots {
 
     /// All waiting publishes in order.
     pub fn publishes(&self) -> impl Iterator<Item = &PublishSlot> {
-        self.queue.iter().filter_map(|slot| match &slot.body {
+        self.waiting.queue.iter().filter_map(|slot| match &slot.body {
             SlotBody::Publish(publish) => Some(&**publish),
             _ => None,
         })
@@ -299,7 +332,8 @@ impl Slots {
     /// Sets the cause of the waiting end of a connection. Used when the DISCONNECT of its client is
     /// processed after the connection is gone.
     pub fn mark_end(&mut self, conn: ConnKey, cause: EndCause) {
-        for slot in &mut self.queue {
+        let Some(Waiting { queue, .. }) = self.waiting.get_mut() else { return };
+        for slot in queue {
             if let SlotBody::End(end) = &mut slot.body
                 && slot.conn == Some(conn)
             {
@@ -310,6 +344,6 @@ impl Slots {
 
     /// All waiting packets in order.
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.queue.iter()
+        self.waiting.queue.iter()
     }
 }

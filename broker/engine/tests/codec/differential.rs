@@ -304,7 +304,7 @@ fn compare(oracle: Oracle, bytes: &[u8], version: Version) -> Outcome {
 
 /// The tables show no difference but the listed ones, and every list entry has a difference.
 #[test]
-fn the_tables_differ_as_listed_and_no_less() {
+fn both_decoders_differ_on_the_listed_rows_only() {
     let rows = table::all().into_iter().map(|row| (row.bytes, row.version));
     let broken = malformed::all().map(|&(_, version, notation, _)| (notation::bytes(notation), version));
     let rows: Vec<(Vec<u8>, Version)> = rows.chain(broken).collect();
@@ -336,7 +336,7 @@ proptest! {
 
     /// Generated packets, unchanged and with up to two bytes changed.
     #[test]
-    fn generated_packets_differ_as_listed(
+    fn both_decoders_differ_on_generated_packets_only_as_listed(
         recipe in recipe(),
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
     ) {

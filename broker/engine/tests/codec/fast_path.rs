@@ -112,7 +112,7 @@ fn properties_of_the_delivery_join_those_of_the_message() {
 }
 
 #[test]
-fn a_publish_beyond_the_protocol_is_not_begun() {
+fn a_publish_longer_than_the_protocol_allows_is_not_encoded() {
     // Two bytes of topic length, three of topic, two of identifier.
     let largest = PublishHeader { payload_len: 268_435_455 - 7, ..HEADER };
     let mut out = Vec::new();
@@ -225,7 +225,7 @@ proptest! {
 
     /// A decoded delivery equals its source.
     #[test]
-    fn a_delivery_is_read_as_it_was_meant(
+    fn an_encoded_delivery_decodes_to_the_same_values(
         ids in prop::collection::vec(1u32..=268_435_455, 0..4),
         alias in prop::option::of(1u16..),
         expiry in prop::option::of(any::<u32>()),

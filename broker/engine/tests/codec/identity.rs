@@ -296,7 +296,7 @@ proptest! {
     }
 
     #[test]
-    fn a_prefix_is_never_an_error(recipe in recipe()) {
+    fn the_beginning_of_a_packet_is_never_an_error(recipe in recipe()) {
         let mut out = Vec::new();
         encode(&recipe.packet(), recipe.version, &mut out);
         for end in 0..out.len() {
@@ -305,7 +305,7 @@ proptest! {
     }
 
     #[test]
-    fn changed_bytes_are_refused_or_understood(
+    fn a_packet_with_changed_bytes_is_refused_or_decoded(
         recipe in recipe(),
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
@@ -322,7 +322,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..64), kind in 0u8..16) {
+    fn random_bytes_cause_no_panic(bytes in vec(any::<u8>(), 0..64), kind in 0u8..16) {
         check_any(&bytes);
         // The same as the body of a packet of each type, so that the decoder gets further.
         let mut framed = vec![kind << 4 | if matches!(kind, 6 | 8 | 10) { 2 } else { 0 }, bytes.len() as u8];
@@ -346,7 +346,7 @@ fn check_any(bytes: &[u8]) {
 
 /// Each byte of each row of the tables, changed to each value.
 #[test]
-fn every_single_byte_change_is_refused_or_understood() {
+fn a_packet_with_one_changed_byte_is_refused_or_decoded() {
     for row in crate::table::all().iter().filter(|row| row.bytes.len() < 100) {
         let mut bytes = row.bytes.clone();
         for at in 0..bytes.len() {

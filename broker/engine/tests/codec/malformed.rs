@@ -255,7 +255,7 @@ pub fn all() -> impl Iterator<Item = &'static Broken> {
 }
 
 #[test]
-fn every_row_is_refused_for_its_reason() {
+fn each_malformed_packet_is_refused_with_its_error() {
     for &(rule, version, notation, reason) in all() {
         let bytes = bytes(notation);
         let result = match frame(&bytes, u32::MAX) {
@@ -273,7 +273,7 @@ fn every_row_is_refused_for_its_reason() {
 }
 
 #[test]
-fn a_bad_header_is_refused_before_the_body_comes() {
+fn a_bad_header_is_refused_before_the_body_arrives() {
     for &(rule, _, notation, reason) in HEADERS {
         let bytes = bytes(notation);
         let header = bytes.len().min(5);
@@ -315,7 +315,7 @@ fn valid(id: u8) -> Vec<u8> {
 }
 
 #[test]
-fn each_packet_takes_its_properties_once_and_no_others() {
+fn each_packet_may_have_its_properties_once_and_no_others() {
     for &(owner, allowed) in MATRIX {
         let allowed = bytes(allowed);
         for id in 0..=u8::MAX {
@@ -345,7 +345,7 @@ fn each_packet_takes_its_properties_once_and_no_others() {
 
 /// The reason codes of table 2-6, packet by packet.
 #[test]
-fn each_packet_takes_its_reason_codes_and_no_others() {
+fn each_packet_may_have_its_reason_codes_and_no_others() {
     for (packet, allowed) in [
         ("20 [00 CC 00]", "00 80 81 82 83 84 85 86 87 88 89 8A 8C 90 95 97 99 9A 9B 9C 9D 9F"),
         ("40 [0001 CC]", "00 10 80 83 87 90 91 97 99"),
@@ -390,7 +390,7 @@ fn complaints() -> Vec<&'static str> {
 
 /// Every check of the codec has a row, and so a test.
 #[test]
-fn every_error_of_the_codec_has_a_row() {
+fn every_error_of_the_codec_has_a_row_in_the_table() {
     let seen: Vec<&str> = all()
         .filter_map(|&(_, version, notation, _)| {
             let bytes = bytes(notation);

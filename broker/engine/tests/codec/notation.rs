@@ -56,7 +56,7 @@ pub fn leaked(text: &str) -> &'static [u8] {
 }
 
 #[test]
-fn the_notation_says_what_it_looks_like() {
+fn the_notation_is_parsed_as_it_is_written() {
     assert_eq!(bytes("10 02|0A'a'"), [0x10, 2, 10, b'a']);
     assert_eq!(bytes("30 [0001 'a' [23 0001]]"), bytes("30 07 0001 61 03 23 0001"));
     assert_eq!(length(268_435_455), [0xFF, 0xFF, 0xFF, 0x7F]);

@@ -288,7 +288,7 @@ pub fn whole(bytes: &[u8]) -> Frame<'_> {
 }
 
 #[test]
-fn every_row_is_read_as_its_packet() {
+fn each_row_decodes_to_its_packet() {
     for row in all() {
         let packet = decode(&whole(&row.bytes), row.version);
         assert_eq!(packet, Ok(row.packet), "{} {}", row.version, row.section);
@@ -296,7 +296,7 @@ fn every_row_is_read_as_its_packet() {
 }
 
 #[test]
-fn every_canonical_row_is_written_as_its_bytes() {
+fn each_canonical_row_encodes_to_its_bytes() {
     for row in all().into_iter().filter(|row| row.canonical) {
         // Existing bytes of the buffer stay.
         let mut out = vec![0xAA];
@@ -317,7 +317,7 @@ fn non_canonical_rows_encode_to_the_same_meaning() {
 }
 
 #[test]
-fn every_prefix_needs_more_and_what_follows_is_left() {
+fn a_decoder_waits_for_a_whole_packet_and_leaves_the_following_bytes() {
     for row in all() {
         for end in 0..row.bytes.len() {
             assert_eq!(frame(&row.bytes[..end], u32::MAX), Ok(None), "{} up to {end}", row.section);
@@ -331,7 +331,7 @@ fn every_prefix_needs_more_and_what_follows_is_left() {
 }
 
 #[test]
-fn the_length_is_known_with_the_header_and_limited_before_the_body_comes() {
+fn the_length_is_checked_when_the_header_has_arrived() {
     for row in all() {
         let len = row.bytes.len();
         let header = if len > 129 { 3 } else { 2 };
@@ -345,7 +345,7 @@ fn the_length_is_known_with_the_header_and_limited_before_the_body_comes() {
 }
 
 #[test]
-fn the_table_holds_every_packet_of_every_version() {
+fn the_table_has_every_packet_of_every_version() {
     for version in [Version::V311, Version::V5] {
         for kind in PacketType::ALL {
             let known = all().iter().any(|row| row.version == version && row.packet.packet_type() == kind);

@@ -10,7 +10,7 @@ use grapnel_engine::packet::{QoS, Version};
 use grapnel_engine::shard::{Command, Rechecks, Revoked, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
-use crate::deferral::{Taken, allow, deny, later};
+use crate::deferral::{DeferredTickets, allow, deny, later};
 use crate::hooks::{Call, Log, complete, link, mount};
 use crate::world::{ConnectRequest, Got, World, message};
 
@@ -81,10 +81,10 @@ fn deliveries_are_authorized_only_by_links_that_request_them() {
 /// A delivery that waits for a verdict blocks only the outgoing queue of its session, and keeps its
 /// order there.
 #[test]
-fn a_delivery_that_waits_holds_up_its_own_session() {
+fn a_delivery_that_waits_delays_only_its_session() {
     let (mut world, publisher, [one, two]) = subscribers();
-    let (taken, free) = (Taken::default(), Rc::new(Cell::new(false)));
-    let inner = taken.clone();
+    let (tickets, free) = (DeferredTickets::default(), Rc::new(Cell::new(false)));
+    let inner = tickets.clone();
     let waiting = Rc::clone(&free);
     let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         if call.action() == 3 && call.client_id() == "one" && !waiting.get() {
@@ -99,10 +99,10 @@ fn a_delivery_that_waits_holds_up_its_own_session() {
     for payload in ["1", "2", "3"] {
         world.publish(publisher, "t/a", payload, QoS::AtMostOnce, 0);
     }
-    assert_eq!(taken.about(), ["t/a"], "one question at a time");
+    assert_eq!(tickets.about(), ["t/a"], "one question at a time");
     let all = ["1", "2", "3"].map(|payload| message("t/a", payload, 0));
     assert_eq!((world.take_plain(one), world.take_plain(two)), (vec![], all.to_vec()));
-    complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(0), Flow::STOP, allow());
     assert_eq!(world.take_plain(one), all);
 }
 
@@ -135,7 +135,7 @@ fn subscriptions_that_are_no_longer_allowed_are_revoked() {
 /// A remembered verdict on a delivery is requested again after an invalidation that concerns its
 /// topic.
 #[test]
-fn a_cached_verdict_ends_with_its_rules() {
+fn a_cached_verdict_is_not_used_after_a_change_of_the_rules() {
     for (topics, ends) in [("none", false), ("t/+", true), ("t/b", false)] {
         let (mut world, publisher, [one, _]) = subscribers();
         let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
@@ -156,17 +156,17 @@ fn a_cached_verdict_ends_with_its_rules() {
 #[test]
 fn a_verdict_under_older_rules_is_requested_again() {
     let (mut world, publisher, [one, _]) = subscribers();
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &tickets))]);
     // Their subscriptions are rechecked too, and stay without an answer.
     world.pass_ms(10);
-    let requested = taken.about().len();
+    let requested = tickets.about().len();
     world.publish(publisher, "t/a", "1", QoS::AtLeastOnce, 1);
     world.shards[0].command(Command::Invalidate(Scope::Client("pub".into())));
-    complete(&mut world, taken.ticket(requested), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(requested), Flow::STOP, allow());
     assert_eq!(world.take(publisher), [], "the links are asked again");
-    assert_eq!(taken.about().len(), requested + 2);
-    complete(&mut world, taken.ticket(requested + 1), Flow::STOP, allow());
+    assert_eq!(tickets.about().len(), requested + 2);
+    complete(&mut world, tickets.ticket(requested + 1), Flow::STOP, allow());
     assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0)]);
     assert_eq!(world.take_plain(one), [message("t/a", "1", 1)]);
 }
@@ -174,7 +174,7 @@ fn a_verdict_under_older_rules_is_requested_again() {
 /// A will that was allowed at CONNECT is authorized again when it is due, if the rules have changed
 /// since.
 #[test]
-fn a_will_is_authorised_again_when_the_rules_have_moved() {
+fn a_will_is_authorized_again_when_the_rules_have_changed() {
     for moved in [false, true] {
         let mut world = World::new(1);
         let watcher = world.connect("watcher", &ConnectRequest::v(Version::V5));
@@ -200,11 +200,11 @@ fn a_will_is_authorised_again_when_the_rules_have_moved() {
 
 /// A recheck of a subscription in force may be deferred; the subscription stays until the answer.
 #[test]
-fn a_subscription_in_force_stays_until_the_answer() {
+fn a_subscription_stays_until_its_recheck_is_answered() {
     let (mut world, publisher, [one, _]) = subscribers();
-    let taken = Taken::default();
+    let tickets = DeferredTickets::default();
     let lock = Rc::new(Cell::new(false));
-    let (inner, locked) = (taken.clone(), Rc::clone(&lock));
+    let (inner, locked) = (tickets.clone(), Rc::clone(&lock));
     let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         if call.action() == 2 && locked.get() {
             inner.note(call.client_id(), call.defer().expect("it may wait"));
@@ -218,10 +218,10 @@ fn a_subscription_in_force_stays_until_the_answer() {
     lock.set(true);
     world.shards[0].command(Command::Invalidate(Scope::Client("one".into())));
     world.pass_ms(10);
-    assert_eq!(taken.about(), ["one"]);
+    assert_eq!(tickets.about(), ["one"]);
     world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
     assert_eq!(world.take_plain(one), [message("t/a", "1", 0)]);
-    complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+    complete(&mut world, tickets.ticket(0), Flow::STOP, deny(0x87));
     world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
     assert_eq!(world.take_plain(one), []);
 }
@@ -261,7 +261,7 @@ fn a_client_that_loses_a_subscription_stays_or_is_disconnected() {
 /// If a session ends with its connection, all its subscriptions end and are counted once, also if
 /// packets of the client still wait and the session ends later.
 #[test]
-fn all_subscriptions_of_a_session_that_goes_are_counted() {
+fn all_subscriptions_of_a_session_that_ends_by_a_revocation_are_counted() {
     for waits in [false, true] {
         let mut world = World::with(1, |limits| {
             limits.choices.revoke = Revoke::Disconnect;
@@ -271,13 +271,13 @@ fn all_subscriptions_of_a_session_that_goes_are_counted() {
         for filter in ["a", "b", "kept", "z"] {
             world.subscribe(client, filter, QoS::AtLeastOnce);
         }
-        let taken = Taken::default();
+        let tickets = DeferredTickets::default();
         let refuses = link(5, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
             let refused = call.action() == 2 && call.topic() != "kept";
             call.set(Field::VERDICT, if refused { 2 } else { 1 }, "", "");
             Flow::CONTINUE
         });
-        let slow = later(6, 0, FaultPolicy::Deny, &taken);
+        let slow = later(6, 0, FaultPolicy::Deny, &tickets);
         mount(&mut world, vec![(HookPoint::MessagePublish, slow.clone())]);
         if waits {
             world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
@@ -286,7 +286,7 @@ fn all_subscriptions_of_a_session_that_goes_are_counted() {
         world.pass_ms(10);
         assert!(world.is_closed(client));
         if waits {
-            complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![]);
+            complete(&mut world, tickets.ticket(0), Flow::CONTINUE, vec![]);
         }
         world.pass_ms(10);
         assert_eq!(revoked(&mut world), [(Some(5), 4)], "waits: {waits}");
@@ -311,7 +311,7 @@ fn revoked(world: &mut World) -> Vec<(Option<u64>, u64)> {
 /// plugin if no link allowed it.
 #[test]
 fn a_revoked_subscription_counts_for_the_plugin_that_refused_it() {
-    let says = |identity, priority, topic: &'static str, verdict| {
+    let authorizer = |identity, priority, topic: &'static str, verdict| {
         link(identity, priority, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.topic() == topic {
                 call.set(Field::VERDICT, verdict, "", "");
@@ -329,8 +329,8 @@ fn a_revoked_subscription_counts_for_the_plugin_that_refused_it() {
     for filter in ["first", "second", "both", "overruled", "nobody", "late"] {
         assert_eq!(world.subscribe(client, filter, QoS::AtMostOnce), [0]);
     }
-    let taken = Taken::default();
-    let inner = taken.clone();
+    let tickets = DeferredTickets::default();
+    let inner = tickets.clone();
     let late = link(9, -9, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         if call.topic() != "late" {
             return Flow::CONTINUE;
@@ -339,12 +339,12 @@ fn a_revoked_subscription_counts_for_the_plugin_that_refused_it() {
         Flow::DEFER
     });
     let links = vec![
-        says(2, 9, "first", 2),
-        says(3, 8, "second", 2),
-        says(4, 7, "both", 2),
-        says(5, 6, "both", 2),
-        says(6, 5, "overruled", 2),
-        says(7, 4, "overruled", 1),
+        authorizer(2, 9, "first", 2),
+        authorizer(3, 8, "second", 2),
+        authorizer(4, 7, "both", 2),
+        authorizer(5, 6, "both", 2),
+        authorizer(6, 5, "overruled", 2),
+        authorizer(7, 4, "overruled", 1),
         late,
     ];
     mount(&mut world, links.into_iter().map(|link| (HookPoint::ClientAuthorize, link)).collect());
@@ -352,14 +352,14 @@ fn a_revoked_subscription_counts_for_the_plugin_that_refused_it() {
     assert_eq!(revoked(&mut world), [(None, 1), (Some(2), 1), (Some(3), 1), (Some(4), 1)]);
     let rechecks = world.shards[0].rechecks();
     assert_eq!(rechecks, Rechecks { revoked: 4, under_way: true, unanswered: false });
-    complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+    complete(&mut world, tickets.ticket(0), Flow::STOP, deny(0x87));
     assert_eq!(revoked(&mut world), [(Some(9), 1)]);
     assert_eq!(world.shards[0].rechecks(), Rechecks { revoked: 5, under_way: false, unanswered: false });
 }
 
 /// A recheck without an answer stays known as unanswered until it is repeated.
 #[test]
-fn a_recheck_without_an_answer_is_known() {
+fn a_recheck_without_an_answer_is_reported_as_unanswered() {
     let (mut world, _, _) = subscribers();
     mount(&mut world, vec![(HookPoint::ClientAuthorize, link(1, 0, FaultPolicy::Deny, |_| Flow::FAULT))]);
     assert!(world.shards[0].rechecks().under_way, "the walk is in slices of turns");

@@ -127,15 +127,15 @@ fn played(script: &[Does], publishes: usize, looked_at: bool) -> (Vec<Vec<u64>>,
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
-    fn both_walks_call_and_count_alike(script in prop::collection::vec(does(), 1..8)) {
+    fn both_ways_to_run_a_chain_call_and_count_the_same_links(script in prop::collection::vec(does(), 1..8)) {
         let publishes = 400;
         let (straight, counted) = played(&script, publishes, false);
         let (looked_at, expected) = played(&script, publishes, true);
         prop_assert_eq!(&straight, &looked_at);
-        let figures = |stats: &[LinkStats]| {
+        let counts = |stats: &[LinkStats]| {
             stats.iter().map(|s| (s.calls, s.stops, s.faults)).collect::<Vec<_>>()
         };
-        prop_assert_eq!(figures(&counted), figures(&expected));
+        prop_assert_eq!(counts(&counted), counts(&expected));
         for (at, stats) in counted.iter().enumerate() {
             let seen = straight.iter().flatten().filter(|link| **link == at as u64).count();
             prop_assert_eq!(stats.calls, seen as u64, "link {} of {:?}", at, script);
@@ -145,7 +145,7 @@ proptest! {
 
 /// The first calls of a chain are timed, and then one in 64.
 #[test]
-fn calls_are_timed_by_sample() {
+fn one_call_in_many_is_timed() {
     let (mut world, _, publisher) = pair();
     mount(&mut world, vec![(POINT, link(1, 0, FaultPolicy::Ignore, |_: &mut Call<'_>| Flow::CONTINUE))]);
     let mut timed = Vec::new();

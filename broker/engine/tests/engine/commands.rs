@@ -17,7 +17,7 @@ use grapnel_engine::shard::{Command, Outcome, Search};
 use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{FLAG_REPLAY, FLAG_WILL, Field, Flow, NewMessage, Slice, Status};
 
-use crate::deferral::{Taken, later};
+use crate::deferral::{DeferredTickets, later};
 use crate::hooks::{Call, Log, complete, link, mount, noting, pair};
 use crate::world::{ConnectRequest, Got, World, message};
 
@@ -76,7 +76,7 @@ pub fn add(call: &Call<'_>, topic: &str, payload: &str) -> Status {
 
 /// A plugin in the ancestry of a message does not see that message at any point.
 #[test]
-fn a_plugins_message_is_seen_by_all_other_plugins() {
+fn hooks_of_all_other_plugins_are_called_for_a_message_of_a_plugin() {
     let (mut world, subscriber, _publisher) = pair();
     let log = Log::default();
     let on = |bit, point, name| {
@@ -152,13 +152,13 @@ fn messages_of_a_flow_are_counted_until_everybody_has_them() {
 
 /// Publishes of a plugin take effect in order, also if one of them waits for a verdict.
 #[test]
-fn publishes_of_a_plugin_keep_their_order_behind_one_that_waits() {
+fn publishes_of_a_plugin_keep_their_order_if_the_first_waits() {
     let (mut world, subscriber, _publisher) = pair();
     let tickets = std::rc::Rc::new(RefCell::new(Vec::new()));
-    let kept = std::rc::Rc::clone(&tickets);
+    let inner = std::rc::Rc::clone(&tickets);
     let waits = link(2, 0, FaultPolicy::Ignore, move |call| {
         if call.payload() == "first" {
-            kept.borrow_mut().push(call.defer().expect("a ticket"));
+            inner.borrow_mut().push(call.defer().expect("a ticket"));
             return Flow::DEFER;
         }
         Flow::CONTINUE
@@ -181,7 +181,7 @@ fn publishes_of_a_plugin_keep_their_order_behind_one_that_waits() {
 /// A message that a hook adds is published after the message of the event. Hooks of other plugins
 /// see it; those of the same plugin do not.
 #[test]
-fn an_added_message_follows_and_its_maker_does_not_see_it() {
+fn an_added_message_follows_and_is_not_shown_to_the_plugin_that_added_it() {
     let (mut world, subscriber, publisher) = pair();
     let log = Log::default();
     let seen = log.clone();
@@ -238,8 +238,8 @@ fn too_many_and_impossible_messages_are_refused() {
     let seen = log.clone();
     let hook = link(1, 0, FaultPolicy::Ignore, move |call| {
         seen.note(format!("{:?}", add(call, "a/+", "x")));
-        let taken = (0..20).take_while(|_| add(call, "other", "x") == Status::OK).count();
-        seen.note(format!("{taken} {:?}", add(call, "other", "x")));
+        let tickets = (0..20).take_while(|_| add(call, "other", "x") == Status::OK).count();
+        seen.note(format!("{tickets} {:?}", add(call, "other", "x")));
         Flow::CONTINUE
     });
     mount(&mut world, vec![(HookPoint::MessagePublish, of_plugin(1, hook))]);
@@ -249,7 +249,7 @@ fn too_many_and_impossible_messages_are_refused() {
 
 /// A subscription that a plugin makes or ends works like the client's own.
 #[test]
-fn a_plugin_subscribes_a_client_and_takes_it_back() {
+fn a_plugin_subscribes_and_unsubscribes_a_client() {
     let mut world = World::new(1);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     let client = world.connect("client", &ConnectRequest::v(Version::V5));
@@ -312,9 +312,9 @@ fn table(entry: InstanceEntry) -> ChainTable {
 /// A timer fires once after its time, unless it is cancelled or its plugin is unloaded. Instance
 /// messages arrive at once.
 #[test]
-fn timers_and_messages_reach_the_instance() {
+fn timers_and_instance_messages_reach_their_instance() {
     let mut world = World::new(1);
-    let (noted, entry) = instance();
+    let (recorded, entry) = instance();
     let plugin = PluginHandle(9);
     let timer = |timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer * 10 };
     // Set while the plugin is loaded: it is not in the chains yet.
@@ -326,32 +326,32 @@ fn timers_and_messages_reach_the_instance() {
         bytes: Bytes::from("early"),
     });
     world.pass_ms(100);
-    assert_eq!(noted.0.take(), Vec::<String>::new());
+    assert_eq!(recorded.0.take(), Vec::<String>::new());
     world.shards[0].swap_chains(table(entry));
-    assert_eq!(noted.0.take(), ["message 4 from 3: early"]);
+    assert_eq!(recorded.0.take(), ["message 4 from 3: early"]);
     world.pass_ms(100);
-    assert_eq!(noted.0.take(), ["timer 10"]);
+    assert_eq!(recorded.0.take(), ["timer 10"]);
 
     world.shards[0].command(timer(2, 50));
     world.shards[0].command(timer(3, 50));
     world.shards[0].command(Command::CancelTimer { plugin, timer: 3 });
     world.pass_ms(40);
-    assert_eq!(noted.0.take(), Vec::<String>::new());
+    assert_eq!(recorded.0.take(), Vec::<String>::new());
     world.pass_ms(100);
-    assert_eq!(noted.0.take(), ["timer 20"]);
+    assert_eq!(recorded.0.take(), ["timer 20"]);
 
     world.shards[0].command(timer(5, 50));
     world.shards[0].swap_chains(ChainTable::empty());
     world.shards[0].forget_plugin(plugin);
     world.shards[0].swap_chains(table(entry));
     world.pass_ms(1000);
-    assert_eq!(noted.0.take(), Vec::<String>::new(), "a timer ends with its plugin");
+    assert_eq!(recorded.0.take(), Vec::<String>::new(), "a timer ends with its plugin");
 }
 
 /// An instance message of a thread of a replaced version goes to the version that took over the
 /// state, or is dropped if none did.
 #[test]
-fn messages_follow_the_state() {
+fn instance_messages_go_to_the_version_that_has_the_state() {
     for is_handed_over in [true, false] {
         let mut world = World::new(1);
         let ((old_noted, old_entry), (new_noted, new_entry)) = (instance(), instance());
@@ -382,16 +382,16 @@ fn a_reload_that_is_undone_keeps_timers_messages_and_replay() {
         let calls: Arc<CallCell> = Arc::default();
         world.shards[0].set_call_cell(Arc::clone(&calls));
         world.connect("c", &ConnectRequest::v(Version::V5));
-        let ((noted, old_entry), (new_noted, new_entry)) = (instance(), instance());
+        let ((recorded, old_entry), (new_noted, new_entry)) = (instance(), instance());
         let (old, new) = (PluginHandle(1 << 32 | 9), PluginHandle(2 << 32 | 9));
         let log = Log::default();
         let table = |plugin: PluginHandle, entry| {
             let log = log.clone();
-            let tells = link(9, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            let sender = link(9, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
                 log.note(format!("{} {}", plugin.0 >> 32, call.client_id()));
                 Flow::CONTINUE
             });
-            let link = (HookPoint::ClientConnected, Link { plugin, ..tells });
+            let link = (HookPoint::ClientConnected, Link { plugin, ..sender });
             ChainTable::compile(1, [link]).with_instances(vec![(plugin, entry)])
         };
         let timer = |plugin, timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer };
@@ -414,7 +414,7 @@ fn a_reload_that_is_undone_keeps_timers_messages_and_replay() {
             });
         }
         world.pass_ms(100);
-        assert_eq!((noted.0.take(), new_noted.0.take()), (vec![], vec!["timer 9".to_owned()]));
+        assert_eq!((recorded.0.take(), new_noted.0.take()), (vec![], vec!["timer 9".to_owned()]));
         world.shards[0].command(Command::CancelTimer { plugin: old, timer: 3 });
         assert_eq!(log.take(), [""; 0], "the new one has asked for no replay");
         world.shards[0].command(timer(new, 8, 10_000));
@@ -430,7 +430,7 @@ fn a_reload_that_is_undone_keeps_timers_messages_and_replay() {
             (true, false) => vec!["timer 1", "timer 2"],
             (true, true) => vec![],
         };
-        assert_eq!(noted.0.take(), expected, "{goes_over} {comes_back}");
+        assert_eq!(recorded.0.take(), expected, "{goes_over} {comes_back}");
         assert_eq!(log.take(), ["1 c"], "{goes_over} {comes_back}");
         assert_eq!((calls.timers(), world.shards[0].counters().plugin_mail_stale), (0, 0));
         let (armed, held) = world.shards[0].timers();
@@ -440,9 +440,9 @@ fn a_reload_that_is_undone_keeps_timers_messages_and_replay() {
 
 /// They wait for such a version as long as its instance exists, however long the reload takes.
 #[test]
-fn messages_and_timers_wait_for_a_version_that_may_come_back() {
+fn messages_and_timers_wait_for_a_version_while_its_reload_may_be_undone() {
     let mut world = World::new(1);
-    let ((noted, old_entry), (_, new_entry)) = (instance(), instance());
+    let ((recorded, old_entry), (_, new_entry)) = (instance(), instance());
     let (old, new) = (PluginHandle(1 << 32 | 9), PluginHandle(2 << 32 | 9));
     let table =
         |plugin: PluginHandle, entry| ChainTable::compile(1, []).with_instances(vec![(plugin, entry)]);
@@ -455,7 +455,7 @@ fn messages_and_timers_wait_for_a_version_that_may_come_back() {
     world.shards[0].swap_chains(table(old, old_entry));
     world.shards[0].forget_plugin(new);
     world.pass_ms(100);
-    assert_eq!(noted.0.take(), ["message 4 from 3: ", "timer 1"]);
+    assert_eq!(recorded.0.take(), ["message 4 from 3: ", "timer 1"]);
     assert_eq!(world.shards[0].counters().plugin_mail_stale, 0);
 }
 
@@ -477,11 +477,11 @@ unsafe extern "C" fn on_instance_message_called(
 /// A call of a timer or an instance message is visible to the shard's watcher while it lasts, and
 /// no longer.
 #[test]
-fn a_timer_and_a_message_are_calls_while_they_last() {
+fn a_running_timer_or_message_call_has_a_call_number() {
     let mut world = World::new(1);
     world.shards[0].set_call_cell(CALLS.with_borrow(Arc::clone));
-    let (noted, _) = instance();
-    let pointer = std::ptr::from_ref(noted).cast_mut().cast();
+    let (recorded, _) = instance();
+    let pointer = std::ptr::from_ref(recorded).cast_mut().cast();
     // SAFETY: never freed, and the test has one thread.
     let entry = unsafe { InstanceEntry::new(on_timer_called, on_instance_message_called, pointer) };
     world.shards[0].swap_chains(table(entry));
@@ -495,14 +495,14 @@ fn a_timer_and_a_message_are_calls_while_they_last() {
     ] {
         world.shards[0].command(command);
         world.pass_ms(100);
-        assert_eq!(noted.0.take(), [called]);
+        assert_eq!(recorded.0.take(), [called]);
         assert_eq!(is_called(), "nobody");
     }
 }
 
 /// Timers of a plugin that is never mounted, or is unloaded, are dropped and no longer counted.
 #[test]
-fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
+fn timers_of_a_plugin_that_is_never_mounted_or_unloaded_are_dropped() {
     let mut world = World::new(1);
     let calls: Arc<CallCell> = Arc::default();
     world.shards[0].set_call_cell(Arc::clone(&calls));
@@ -547,7 +547,7 @@ fn timers_and_messages_wait_for_a_suspended_plugin() {
     };
     for rest in [disable, trip] {
         let mut world = World::with(1, |limits| limits.breaker_faults_max = 2);
-        let (noted, entry) = instance();
+        let (recorded, entry) = instance();
         let plugin = PluginHandle(9);
         let timer = |timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer * 10 };
         let message = |number| Command::InstanceMessage { plugin, from: 3, number, bytes: Bytes::from("x") };
@@ -562,14 +562,18 @@ fn timers_and_messages_wait_for_a_suspended_plugin() {
         world.pass_ms(100_000);
         world.shards[0].command(Command::CancelTimer { plugin, timer: 3 });
         disable(&mut world, entry);
-        assert_eq!(noted.0.take(), Vec::<String>::new());
+        assert_eq!(recorded.0.take(), Vec::<String>::new());
 
         world.shards[0].swap_chains(table(entry));
         world.pass_ms(20);
-        assert_eq!(noted.0.take(), ["message 1 from 3: x", "message 2 from 3: x", "timer 20", "timer 10"]);
+        assert_eq!(recorded.0.take(), ["message 1 from 3: x", "message 2 from 3: x", "timer 20", "timer 10"]);
         world.shards[0].command(message(5));
         world.pass_ms(100_000);
-        assert_eq!(noted.0.take(), ["message 5 from 3: x", "timer 40"], "everything else goes on as before");
+        assert_eq!(
+            recorded.0.take(),
+            ["message 5 from 3: x", "timer 40"],
+            "everything else goes on as before"
+        );
 
         world.shards[0].command(timer(6, 50));
         disable(&mut world, entry);
@@ -580,7 +584,7 @@ fn timers_and_messages_wait_for_a_suspended_plugin() {
         world.shards[0].forget_plugin(plugin);
         world.shards[0].swap_chains(table(entry));
         world.pass_ms(100);
-        assert_eq!(noted.0.take(), Vec::<String>::new(), "what was kept goes with its plugin");
+        assert_eq!(recorded.0.take(), Vec::<String>::new(), "what was kept goes with its plugin");
         assert_eq!(world.shards[0].counters().plugin_mail_stale, stale + 1);
     }
 }
@@ -588,10 +592,10 @@ fn timers_and_messages_wait_for_a_suspended_plugin() {
 /// Stored instance messages are limited, in number and in bytes. Those beyond the limit are
 /// counted.
 #[test]
-fn messages_for_a_suspended_plugin_are_bounded() {
-    for (bytes, kept) in [(1, 1024), (1 << 20, 16)] {
+fn instance_messages_for_a_suspended_plugin_are_limited() {
+    for (bytes, stored) in [(1, 1024), (1 << 20, 16)] {
         let mut world = World::new(1);
-        let (noted, entry) = instance();
+        let (recorded, entry) = instance();
         world.shards[0].swap_chains(table(entry).with_suspended_plugins(vec![PluginHandle(9)]));
         for number in 0..1_100 {
             let bytes = Bytes::from(vec![b'x'; bytes]);
@@ -599,8 +603,8 @@ fn messages_for_a_suspended_plugin_are_bounded() {
             world.shards[0].command(Command::InstanceMessage { plugin, from: 3, number, bytes });
         }
         world.shards[0].swap_chains(table(entry));
-        assert_eq!(noted.0.take().len(), kept);
-        assert_eq!(world.shards[0].counters().plugin_mail_stale, 1_100 - kept as u64);
+        assert_eq!(recorded.0.take().len(), stored);
+        assert_eq!(world.shards[0].counters().plugin_mail_stale, 1_100 - stored as u64);
     }
 }
 
@@ -642,7 +646,7 @@ fn a_replay_reports_sessions_and_subscriptions_to_one_plugin() {
 
 /// The expiry that a plugin sets for a message counts from its publish.
 #[test]
-fn a_message_of_a_plugin_expires_when_it_says() {
+fn a_message_of_a_plugin_expires_after_its_expiry_interval() {
     for (away_ms, comes) in [(1_900, true), (2_000, false)] {
         let mut world = World::new(1);
         let properties = || vec![grapnel_engine::packet::Property::SessionExpiry(100)];
@@ -664,7 +668,7 @@ fn a_message_of_a_plugin_expires_when_it_says() {
 
 /// A replay of many sessions is sent in slices and reports each session once.
 #[test]
-fn a_replay_of_many_sessions_goes_on_in_the_next_turns() {
+fn a_replay_of_many_sessions_takes_several_turns() {
     let mut world = World::new(1);
     for n in 0..600 {
         world.connect(&format!("c{n:03}"), &ConnectRequest::v(Version::V311));
@@ -701,8 +705,8 @@ fn messages_of_a_plugin_are_not_evicted() {
     let away = world.connect("away", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
     world.subscribe(away, "queued", QoS::AtLeastOnce);
     world.lose(away);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     for _ in 0..20 {
         world.shards[0].command(publish(1, "t", &"x".repeat(100_000), 0));
     }
@@ -714,13 +718,13 @@ fn messages_of_a_plugin_are_not_evicted() {
     assert_eq!(world.shards[0].counters().sessions_evicted, 1);
     world.forget(sub);
     // All wait behind the first.
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert_eq!(world.take(sub).len(), 20);
 }
 
 /// Retained messages follow a subscription that a plugin makes.
 #[test]
-fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
+fn a_client_gets_retained_messages_when_a_plugin_subscribes_it() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
         let client = world.connect("client", &ConnectRequest::v(Version::V5));
@@ -742,7 +746,7 @@ fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
 /// An instance message for a plugin that is not mounted within 60 s is dropped and counted then,
 /// whether or not the chains change. Its timer leaves with it.
 #[test]
-fn a_message_for_a_plugin_that_never_comes_is_counted_as_lost() {
+fn a_message_for_a_version_that_never_becomes_active_is_dropped_and_counted() {
     for changes in [false, true] {
         let mut world = World::new(1);
         let message = |number| Command::InstanceMessage {
@@ -767,25 +771,25 @@ fn a_message_for_a_plugin_that_never_comes_is_counted_as_lost() {
         world.pass_ms(30_000);
         assert_eq!(world.shards[0].counters().plugin_mail_stale, 4, "it came later");
         assert_eq!(world.shards[0].timers(), none);
-        let (noted, entry) = instance();
+        let (recorded, entry) = instance();
         world.shards[0].swap_chains(table(entry));
-        assert_eq!(noted.0.take(), Vec::<String>::new());
+        assert_eq!(recorded.0.take(), Vec::<String>::new());
     }
 }
 
 /// The timer of stored instance messages ends when their plugin comes, and a plugin that is
 /// suspended or may come back has none.
 #[test]
-fn a_message_for_a_plugin_that_comes_leaves_no_timer() {
+fn a_message_for_a_version_that_becomes_active_leaves_no_timer() {
     let mut world = World::new(1);
     let none = world.shards[0].timers();
-    let (noted, entry) = instance();
+    let (recorded, entry) = instance();
     let plugin = PluginHandle(9);
     let message = |number| Command::InstanceMessage { plugin, from: 3, number, bytes: Bytes::from("x") };
     world.shards[0].command(message(1));
     world.pass_ms(59_000);
     world.shards[0].swap_chains(table(entry));
-    assert_eq!((noted.0.take(), world.shards[0].timers()), (vec!["message 1 from 3: x".to_owned()], none));
+    assert_eq!((recorded.0.take(), world.shards[0].timers()), (vec!["message 1 from 3: x".to_owned()], none));
     drop(world.shards[0].swap_chains(table(entry).with_suspended_plugins(vec![plugin])));
     world.shards[0].command(message(2));
     world.shards[0].swap_chains(ChainTable::empty());
@@ -793,14 +797,14 @@ fn a_message_for_a_plugin_that_comes_leaves_no_timer() {
     assert_eq!(world.shards[0].timers(), none);
     world.pass_ms(100_000);
     world.shards[0].swap_chains(table(entry));
-    assert_eq!(noted.0.take(), ["message 2 from 3: x", "message 3 from 3: x"]);
+    assert_eq!(recorded.0.take(), ["message 2 from 3: x", "message 3 from 3: x"]);
 }
 
 /// A timer that a plugin cancels while it is suspended is removed, however often that happens.
 #[test]
-fn timers_that_are_held_for_a_plugin_can_be_taken_back() {
+fn timers_stored_for_a_suspended_plugin_can_be_cancelled() {
     let mut world = World::new(1);
-    let (noted, entry) = instance();
+    let (recorded, entry) = instance();
     world.shards[0].swap_chains(table(entry).with_suspended_plugins(vec![PluginHandle(9)]));
     for timer in 0..100 {
         let plugin = PluginHandle(9);
@@ -812,7 +816,7 @@ fn timers_that_are_held_for_a_plugin_can_be_taken_back() {
     }
     world.shards[0].swap_chains(table(entry));
     world.pass_ms(100);
-    assert_eq!(noted.0.take().len(), 1, "the one that was not taken back");
+    assert_eq!(recorded.0.take().len(), 1, "the one that was not taken back");
 }
 
 /// A store-only message of a plugin does not go to current subscribers, but to later ones
@@ -890,7 +894,7 @@ fn a_command_about_an_absent_client_is_reported() {
 /// message.publish distinguishes a will from a publish of the client, and session.subscribed shows
 /// who made a subscription.
 #[test]
-fn wills_and_subscriptions_of_plugins_are_distinguished() {
+fn hooks_see_whether_a_publish_is_a_will_and_whether_a_plugin_subscribed() {
     let mut world = World::new(1);
     let log = Log::default();
     let seen = log.clone();

@@ -12,7 +12,7 @@ use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{OwnedChange, Pause, Reading, Totals};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
-use crate::deferral::{Taken, allow, deny, later, send_auth};
+use crate::deferral::{DeferredTickets, allow, deny, later, send_auth};
 use crate::hooks::{Call, Log, complete, link, mount, noting, number, pair};
 use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
@@ -37,28 +37,28 @@ fn next_auth(world: &mut World, client: ClientId, data: &str) {
 }
 
 /// A world that allows one waiting client. Its authenticator defers everything.
-fn one_at_a_time() -> (World, Taken) {
+fn one_at_a_time() -> (World, DeferredTickets) {
     let mut world = World::with(1, |limits| limits.connects_pending_max = 1);
-    let taken = Taken::default();
-    mount(&mut world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &taken))]);
-    (world, taken)
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &tickets))]);
+    (world, tickets)
 }
 
 /// Connects a client; a deferred verdict then requests another AUTH from it.
-fn requests_another_round(log: &mut World, taken: &Taken) -> ClientId {
+fn requests_another_round(log: &mut World, tickets: &DeferredTickets) -> ClientId {
     let (client, first) = log.try_connect("c", &method());
     assert_eq!(first, None);
-    complete(log, taken.ticket(0), Flow::STOP, another_round("1?"));
+    complete(log, tickets.ticket(0), Flow::STOP, another_round("1?"));
     assert_eq!(log.take(client), [Got::Auth(0x18, "1?".into())]);
     client
 }
 
 /// Another client can still connect: the first client no longer uses its place.
-fn there_is_room(world: &mut World, taken: &Taken) {
+fn there_is_room(world: &mut World, tickets: &DeferredTickets) {
     let (other, _) = world.try_connect("other", &method());
-    let last = taken.about().len() - 1;
-    assert_eq!(taken.about()[last], "other");
-    complete(world, taken.ticket(last), Flow::STOP, allow());
+    let last = tickets.about().len() - 1;
+    assert_eq!(tickets.about()[last], "other");
+    complete(world, tickets.ticket(last), Flow::STOP, allow());
     assert_eq!(world.take(other), [Got::ConnAck { present: false, code: 0 }]);
 }
 
@@ -66,35 +66,35 @@ fn there_is_room(world: &mut World, taken: &Taken) {
 /// [MQTT-4.12.0-2].
 #[test]
 fn a_deferred_verdict_may_request_another_auth_round() {
-    let (mut world, taken) = one_at_a_time();
-    let client = requests_another_round(&mut world, &taken);
+    let (mut world, tickets) = one_at_a_time();
+    let client = requests_another_round(&mut world, &tickets);
     for round in 1..3 {
         next_auth(&mut world, client, "again");
-        assert_eq!(taken.about().len(), round + 1, "the plugin is asked");
-        complete(&mut world, taken.ticket(round), Flow::STOP, another_round("2?"));
+        assert_eq!(tickets.about().len(), round + 1, "the plugin is asked");
+        complete(&mut world, tickets.ticket(round), Flow::STOP, another_round("2?"));
         assert_eq!(world.take(client), [Got::Auth(0x18, "2?".into())]);
     }
     next_auth(&mut world, client, "last");
-    complete(&mut world, taken.ticket(3), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(3), Flow::STOP, allow());
     world.send(client, &Packet::PingReq);
     assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }, Got::PingResp]);
-    there_is_room(&mut world, &taken);
+    there_is_room(&mut world, &tickets);
 }
 
 /// The same where client.connect is deferred, and client.authenticate requests the round at once.
 #[test]
-fn a_round_behind_a_deferred_client_connect() {
+fn an_auth_round_can_follow_a_deferred_client_connect() {
     let mut world = World::new(1);
-    let taken = Taken::default();
+    let tickets = DeferredTickets::default();
     let rounds = link(2, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
         let verdict = if call.get_text(Field::AUTH_DATA) == "hello" { 3 } else { 1 };
         call.set(Field::VERDICT, verdict, "", "");
         Flow::STOP
     });
-    let first = later(1, 0, FaultPolicy::Ignore, &taken);
+    let first = later(1, 0, FaultPolicy::Ignore, &tickets);
     mount(&mut world, vec![(HookPoint::ClientConnect, first), (AUTHENTICATE, rounds)]);
     let (client, _) = world.try_connect("c", &method());
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert_eq!(world.take(client), [Got::Auth(0x18, String::new())]);
     next_auth(&mut world, client, "again");
     assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
@@ -104,50 +104,50 @@ fn a_round_behind_a_deferred_client_connect() {
 /// is then free for others.
 #[test]
 fn a_client_may_close_during_a_deferred_auth_round() {
-    let goes: [fn(&mut World, ClientId); 4] = [
+    let actions: [fn(&mut World, ClientId); 4] = [
         |world, client| world.lose(client),
         |world, client| world.disconnect(client, ReasonCode::SUCCESS),
         |world, client| world.publish(client, "t", "x", QoS::AtMostOnce, 0),
         |world, client| send_auth(world, client, ReasonCode::REAUTHENTICATE, "M", "x"),
     ];
-    for go in goes {
-        let (mut world, taken) = one_at_a_time();
-        let client = requests_another_round(&mut world, &taken);
+    for go in actions {
+        let (mut world, tickets) = one_at_a_time();
+        let client = requests_another_round(&mut world, &tickets);
         go(&mut world, client);
         assert!(world.is_closed(client));
-        there_is_room(&mut world, &taken);
+        there_is_room(&mut world, &tickets);
     }
 }
 
 /// A client that sends nothing is disconnected when the time for this round is over, regardless of
 /// when its CONNECT arrived.
 #[test]
-fn every_round_has_its_own_time() {
+fn each_auth_round_has_its_own_deadline() {
     let mut world = World::with(1, |limits| {
         limits.connects_pending_max = 1;
         limits.connect_timeout_ms = 1000;
     });
-    let taken = Taken::default();
-    mount(&mut world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &tickets))]);
     let (client, _) = world.try_connect("c", &method());
     world.pass_ms(900);
-    complete(&mut world, taken.ticket(0), Flow::STOP, another_round("1?"));
+    complete(&mut world, tickets.ticket(0), Flow::STOP, another_round("1?"));
     world.pass_ms(900);
     assert!(!world.is_closed(client), "its time for CONNECT is not that of the round");
     next_auth(&mut world, client, "again");
     // A plugin has its own deadline.
     world.pass_ms(900);
-    complete(&mut world, taken.ticket(1), Flow::STOP, another_round("2?"));
+    complete(&mut world, tickets.ticket(1), Flow::STOP, another_round("2?"));
     world.pass_ms(990);
     assert!(!world.is_closed(client));
     world.pass_ms(20);
     assert!(world.is_closed(client));
-    there_is_room(&mut world, &taken);
+    there_is_room(&mut world, &tickets);
 }
 
 /// An AUTH that arrived in time counts, even if it was read late and begins one more round.
 #[test]
-fn an_auth_that_was_read_late_begins_a_round() {
+fn an_auth_that_arrived_in_time_and_was_read_late_begins_a_round() {
     let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
     let rounds = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
         let verdict = if call.get_text(Field::AUTH_DATA) == "last" { 1 } else { 3 };
@@ -170,38 +170,38 @@ fn an_auth_that_was_read_late_begins_a_round() {
 /// The ticket of a client that has gone is void: its place is free at once, and an answer to it is
 /// stale, also if the places of the ticket and of the connection are used again.
 #[test]
-fn a_ticket_dies_with_its_client() {
+fn a_ticket_of_a_login_is_void_after_its_client_has_gone() {
     for point in [HookPoint::ClientConnect, AUTHENTICATE, HookPoint::ClientAuthorize] {
         for leaves in [false, true] {
             let mut world = World::with(1, |limits| limits.tickets_max = 1);
-            let taken = Taken::default();
-            mount(&mut world, vec![(point, later(1, 0, FaultPolicy::Deny, &taken))]);
+            let tickets = DeferredTickets::default();
+            mount(&mut world, vec![(point, later(1, 0, FaultPolicy::Deny, &tickets))]);
             let will = Some(("w", "x", QoS::AtMostOnce, false));
             let (first, _) =
                 world.try_connect("first", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
             if leaves {
                 world.lose(first);
             } else {
-                complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+                complete(&mut world, tickets.ticket(0), Flow::STOP, deny(0x87));
             }
             let (second, _) =
                 world.try_connect("second", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
             assert_eq!(world.take(second), [], "{point:?}: it waits, as there is a ticket for it");
             let stale = world.shards[0].counters().tickets_stale;
-            complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x8A));
+            complete(&mut world, tickets.ticket(0), Flow::STOP, deny(0x8A));
             assert_eq!(world.shards[0].counters().tickets_stale, stale + 1, "{point:?}");
             assert_eq!(world.take(second), [], "{point:?}: what was said about another is nothing to it");
-            complete(&mut world, taken.ticket(1), Flow::STOP, allow());
+            complete(&mut world, tickets.ticket(1), Flow::STOP, allow());
             assert_eq!(world.take(second), [Got::ConnAck { present: false, code: 0 }], "{point:?}");
         }
     }
 }
 
 /// A connected MQTT 5 client whose authenticator defers re-authentication.
-fn renewing(world: &mut World, taken: &Taken) -> ClientId {
-    mount(world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, taken))]);
+fn renewing(world: &mut World, tickets: &DeferredTickets) -> ClientId {
+    mount(world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, tickets))]);
     let (client, _) = world.try_connect("c", &method());
-    complete(world, taken.ticket(0), Flow::STOP, allow());
+    complete(world, tickets.ticket(0), Flow::STOP, allow());
     assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
     send_auth(world, client, ReasonCode::REAUTHENTICATE, "M", "x");
     client
@@ -210,20 +210,20 @@ fn renewing(world: &mut World, taken: &Taken) -> ClientId {
 /// Re-authentication may have rounds from deferred verdicts, and its ticket ends with the
 /// connection.
 #[test]
-fn a_reauthentication_may_take_rounds_and_may_be_abandoned() {
+fn a_reauthentication_may_take_several_rounds_and_may_be_abandoned() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
-    let taken = Taken::default();
-    let client = renewing(&mut world, &taken);
-    complete(&mut world, taken.ticket(1), Flow::STOP, another_round("1?"));
+    let tickets = DeferredTickets::default();
+    let client = renewing(&mut world, &tickets);
+    complete(&mut world, tickets.ticket(1), Flow::STOP, another_round("1?"));
     assert_eq!(world.take(client), [Got::Auth(0x18, "1?".into())]);
     next_auth(&mut world, client, "one");
-    complete(&mut world, taken.ticket(2), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(2), Flow::STOP, allow());
     assert_eq!(world.take(client), [Got::Auth(0, String::new())]);
     send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "x");
     world.lose(client);
-    complete(&mut world, taken.ticket(3), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(3), Flow::STOP, allow());
     assert_eq!(world.shards[0].counters().tickets_stale, 1);
-    there_is_room(&mut world, &taken);
+    there_is_room(&mut world, &tickets);
 }
 
 /// An AUTH of a re-authentication must arrive within the same time as a CONNECT; otherwise the
@@ -231,10 +231,10 @@ fn a_reauthentication_may_take_rounds_and_may_be_abandoned() {
 #[test]
 fn a_reauthentication_times_out() {
     let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
-    let taken = Taken::default();
-    let client = renewing(&mut world, &taken);
+    let tickets = DeferredTickets::default();
+    let client = renewing(&mut world, &tickets);
     world.pass_ms(500);
-    complete(&mut world, taken.ticket(1), Flow::STOP, another_round("1?"));
+    complete(&mut world, tickets.ticket(1), Flow::STOP, another_round("1?"));
     world.take(client);
     world.pass_ms(900);
     world.send(client, &Packet::PingReq);
@@ -257,17 +257,17 @@ fn an_undecided_login_has_its_own_reason_code() {
         // Later, and never.
         for answers in [true, false] {
             let mut world = World::new(1);
-            let taken = Taken::default();
+            let tickets = DeferredTickets::default();
             // A reason string of an earlier link is no decision.
             let first = link(2, 1, FaultPolicy::Deny, |call: &mut Call<'_>| {
                 call.set(Field::REASON_CODE, 0x8A, "", "");
                 Flow::CONTINUE
             });
-            let second = later(1, 0, FaultPolicy::Deny, &taken);
+            let second = later(1, 0, FaultPolicy::Deny, &tickets);
             mount(&mut world, vec![(AUTHENTICATE, first), (AUTHENTICATE, second)]);
             let (client, _) = world.try_connect("c", &named);
             if answers {
-                complete(&mut world, taken.ticket(0), Flow::FAULT, Vec::new());
+                complete(&mut world, tickets.ticket(0), Flow::FAULT, Vec::new());
             } else {
                 world.pass_ms(1_100);
             }
@@ -289,8 +289,8 @@ fn an_undecided_login_has_its_own_reason_code() {
 #[test]
 fn an_undecided_reauthentication_has_its_own_reason_code() {
     let mut world = World::new(1);
-    let taken = Taken::default();
-    let client = renewing(&mut world, &taken);
+    let tickets = DeferredTickets::default();
+    let client = renewing(&mut world, &tickets);
     world.pass_ms(1_100);
     assert_eq!(world.take(client), [Got::Disconnect(0x89)]);
 }
@@ -343,8 +343,8 @@ fn a_tripped_or_unloaded_authenticator_admits_nobody() {
     for (policy, code) in [(FaultPolicy::Ignore, 0x86), (FaultPolicy::Deny, 0x88)] {
         let mut world = World::new(1);
         world.allow_anonymous = false;
-        let taken = Taken::default();
-        mount(&mut world, vec![(AUTHENTICATE, later(1, 0, policy, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(AUTHENTICATE, later(1, 0, policy, &tickets))]);
         let (client, _) = world
             .try_connect("c", &ConnectRequest { username: Some("ann"), ..ConnectRequest::v(Version::V5) });
         mount(&mut world, Vec::new());
@@ -362,7 +362,7 @@ fn only_a_normal_disconnect_deletes_the_will() {
         reasons.into_iter().flat_map(|r| [(r, false, false), (r, true, false), (r, true, true)])
     {
         let (mut world, subscriber, _) = pair();
-        let taken = Taken::default();
+        let tickets = DeferredTickets::default();
         let log = Log::default();
         let seen = log.clone();
         let ended = link(2, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
@@ -371,7 +371,7 @@ fn only_a_normal_disconnect_deletes_the_will() {
         });
         let mut links = vec![(HookPoint::ClientDisconnected, ended)];
         if waits {
-            links.push((HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken)));
+            links.push((HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets)));
         }
         mount(&mut world, links);
         let will = Some(("w", "gone", QoS::AtMostOnce, false));
@@ -382,8 +382,8 @@ fn only_a_normal_disconnect_deletes_the_will() {
             world.lose(client);
         }
         let mut place = 0;
-        while place < taken.about().len() {
-            complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
+        while place < tickets.about().len() {
+            complete(&mut world, tickets.ticket(place), Flow::CONTINUE, Vec::new());
             place += 1;
         }
         let mut expected = vec![message("t", "x", 0)];
@@ -399,8 +399,8 @@ fn only_a_normal_disconnect_deletes_the_will() {
 fn a_disconnect_verdict_applies_to_the_connection_of_the_publish() {
     for version in [Version::V311, Version::V5] {
         let mut world = World::new(1);
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
         let properties = if version.is_v5() { vec![Property::SessionExpiry(100)] } else { Vec::new() };
         let request = ConnectRequest { clean: false, properties, ..ConnectRequest::v(version) };
         let first = world.connect("c", &request);
@@ -408,13 +408,13 @@ fn a_disconnect_verdict_applies_to_the_connection_of_the_publish() {
         let second = world.connect("c", &request);
         assert!(world.is_closed(first));
         let disconnect = vec![number(Field::DISPOSITION, 3), number(Field::REASON_CODE, 0x97)];
-        complete(&mut world, taken.ticket(0), Flow::STOP, disconnect.clone());
+        complete(&mut world, tickets.ticket(0), Flow::STOP, disconnect.clone());
         assert!(!world.is_closed(second), "it has done nothing");
         let refused = if version.is_v5() { 0x97 } else { 0 };
         assert_eq!(world.take(second), [Got::Ack("PUBACK", 7, refused)], "it may give the message up");
         // A connection that still exists is disconnected.
         world.publish(second, "t", "x", QoS::AtLeastOnce, 8);
-        complete(&mut world, taken.ticket(1), Flow::STOP, disconnect);
+        complete(&mut world, tickets.ticket(1), Flow::STOP, disconnect);
         assert!(world.is_closed(second));
     }
 }
@@ -436,10 +436,10 @@ fn the_expiry_at_disconnect_is_checked_against_connect() {
             let mut world = World::with(1, |limits| limits.session_expiry_max_s = max_s);
             let watcher = world.connect("watcher", &ConnectRequest::v(Version::V5));
             world.subscribe(watcher, "w", QoS::AtMostOnce);
-            let taken = Taken::default();
+            let tickets = DeferredTickets::default();
             if waits {
                 let point = HookPoint::MessagePublish;
-                mount(&mut world, vec![(point, later(1, 0, FaultPolicy::Ignore, &taken))]);
+                mount(&mut world, vec![(point, later(1, 0, FaultPolicy::Ignore, &tickets))]);
             }
             let will = Some(("w", "gone", QoS::AtMostOnce, false));
             let properties = vec![Property::SessionExpiry(asked_s)];
@@ -450,10 +450,15 @@ fn the_expiry_at_disconnect_is_checked_against_connect() {
             }
             disconnect_with_expiry(&mut world, client, 50);
             if waits {
-                complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+                complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
                 mount(&mut world, Vec::new());
                 if !may {
-                    complete(&mut world, taken.ticket(taken.about().len() - 1), Flow::CONTINUE, Vec::new());
+                    complete(
+                        &mut world,
+                        tickets.ticket(tickets.about().len() - 1),
+                        Flow::CONTINUE,
+                        Vec::new(),
+                    );
                 }
             }
             let got = world.take_plain(watcher);
@@ -475,13 +480,13 @@ fn the_expiry_at_disconnect_is_checked_against_connect() {
 fn the_expiry_of_a_waiting_disconnect_is_checked_against_its_connect() {
     for (asked_s, stays) in [(100, true), (0, false)] {
         let mut world = World::new(1);
-        let taken = Taken::default();
+        let tickets = DeferredTickets::default();
         let connect = link(2, 0, FaultPolicy::Ignore, |call: &mut Call<'_>| {
             // A plugin's change does not count as the value of CONNECT.
             call.set(Field::SESSION_EXPIRY_S, 200, "", "");
             Flow::CONTINUE
         });
-        let publish = later(1, 0, FaultPolicy::Ignore, &taken);
+        let publish = later(1, 0, FaultPolicy::Ignore, &tickets);
         mount(&mut world, vec![(HookPoint::ClientConnect, connect), (HookPoint::MessagePublish, publish)]);
         let request = ConnectRequest {
             properties: vec![Property::SessionExpiry(asked_s)],
@@ -491,7 +496,7 @@ fn the_expiry_of_a_waiting_disconnect_is_checked_against_its_connect() {
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         disconnect_with_expiry(&mut world, client, 50);
         world.lose(client);
-        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
         let stored = world.shards[0].client("c").map(|client| client.summary.expiry_s);
         assert_eq!(stored, Some(if stays { 50 } else { 200 }), "{asked_s}");
     }
@@ -527,7 +532,7 @@ fn small<'a>(bytes_max: u32) -> ConnectRequest<'a> {
 
 /// If CONNACK is too large, only optional properties are left out [MQTT-3.2.2-19] [MQTT-3.2.2-20].
 #[test]
-fn a_connack_loses_what_may_be_left_out() {
+fn a_connack_that_is_too_large_is_sent_without_optional_properties() {
     let mut world = World::new(1);
     let long = "x".repeat(100);
     let text = long.clone();
@@ -558,7 +563,7 @@ fn a_connack_loses_what_may_be_left_out() {
 /// A refusal also observes the client's Maximum Packet Size, whatever refuses: it has at least 5
 /// bytes, so that a client with 4 gets none.
 #[test]
-fn a_refusal_keeps_to_the_client_s_size() {
+fn a_refusing_connack_is_no_larger_than_the_client_allows() {
     for (bytes_max, notified) in [(100, true), (5, true), (4, false)] {
         let mut world = World::with(1, |limits| limits.client_id_bytes_max = 23);
         let long = "x".repeat(200);
@@ -576,7 +581,7 @@ fn a_refusal_keeps_to_the_client_s_size() {
 /// A DISCONNECT that is too large loses its reason string [MQTT-3.14.2-3]; a client with 2 bytes
 /// gets none.
 #[test]
-fn a_disconnect_loses_its_reason_string() {
+fn a_disconnect_that_is_too_large_is_sent_without_its_reason_string() {
     // Packet type 13 with wrong flags [MQTT-2.1.3-1].
     let broken = [0xD1, 0x00];
     for bytes_max in [30, 20, 19] {
@@ -598,13 +603,13 @@ fn a_disconnect_loses_its_reason_string() {
 fn an_auth_that_does_not_fit_ends_the_connection() {
     let mut world = World::new(1);
     let long = "x".repeat(200);
-    let asks = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+    let authenticator = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         let renews = call.get_text(Field::AUTH_DATA) == "renew";
         call.set(Field::AUTH_DATA, 0, if renews { &long } else { "" }, "");
         call.set(Field::VERDICT, if renews { 3 } else { 1 }, "", "");
         Flow::STOP
     });
-    mount(&mut world, vec![(AUTHENTICATE, asks)]);
+    mount(&mut world, vec![(AUTHENTICATE, authenticator)]);
     let with = |data: &'static [u8]| ConnectRequest {
         properties: vec![
             Property::AuthMethod("M"),
@@ -664,7 +669,7 @@ fn a_refused_client_takes_over_no_session() {
 /// Settings decide whether the broker assigns client identifiers, and with which prefix
 /// [MQTT-3.1.3-6].
 #[test]
-fn an_identifier_is_given_as_the_settings_say() {
+fn an_empty_client_identifier_is_replaced_or_refused_by_the_settings() {
     for (version, refused) in [(Version::V5, 0x85), (Version::V311, 2)] {
         let mut world = World::with(2, |limits| {
             assert!(limits.choices.allow_empty_client_id, "the default");
@@ -755,15 +760,18 @@ fn sessions_are_limited_over_all_shards() {
 fn a_reauthentication_continues_with_later_links_or_ends() {
     for (flow, behind) in [(Flow::STOP, 0), (Flow::CONTINUE, 1)] {
         let mut world = World::new(1);
-        let taken = Taken::default();
-        let client = renewing(&mut world, &taken);
-        complete(&mut world, taken.ticket(1), Flow::STOP, allow());
+        let tickets = DeferredTickets::default();
+        let client = renewing(&mut world, &tickets);
+        complete(&mut world, tickets.ticket(1), Flow::STOP, allow());
         world.forget(client);
         let log = Log::default();
         let last = link(2, -1, FaultPolicy::Deny, noting(&log, "behind", Flow::CONTINUE));
-        mount(&mut world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &taken)), (AUTHENTICATE, last)]);
+        mount(
+            &mut world,
+            vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &tickets)), (AUTHENTICATE, last)],
+        );
         send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "x");
-        complete(&mut world, taken.ticket(2), flow, allow());
+        complete(&mut world, tickets.ticket(2), flow, allow());
         assert_eq!(world.take(client), [Got::Auth(0, String::new())]);
         assert_eq!(log.take().len(), behind);
     }
@@ -776,22 +784,22 @@ fn a_reauthentication_has_a_deadline_whatever_its_client_sends() {
         limits.connect_timeout_ms = 1000;
         limits.defer_window = 1;
     });
-    let taken = Taken::default();
-    let client = renewing(&mut world, &taken);
-    complete(&mut world, taken.ticket(1), Flow::STOP, another_round("1?"));
+    let tickets = DeferredTickets::default();
+    let client = renewing(&mut world, &tickets);
+    complete(&mut world, tickets.ticket(1), Flow::STOP, another_round("1?"));
     world.forget(client);
     mount(
         &mut world,
         vec![
-            (AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &taken)),
-            (HookPoint::MessagePublish, later(2, 0, FaultPolicy::Ignore, &taken)),
+            (AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &tickets)),
+            (HookPoint::MessagePublish, later(2, 0, FaultPolicy::Ignore, &tickets)),
         ],
     );
     // PUBLISH, QoS 1, identifier 1, no properties.
     let publish = [0x32, 7, 0, 1, b't', 0, 1, 0, b'x'];
     world.hold_ms(1_100, &[(client, &publish)]);
     assert_eq!(world.reading(client), Reading::Paused(Pause::Slots));
-    complete(&mut world, taken.ticket(2), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(2), Flow::CONTINUE, Vec::new());
     assert_eq!(world.reading(client), Reading::Reading);
     assert!(!world.is_closed(client));
     world.pass_ms(2_100);

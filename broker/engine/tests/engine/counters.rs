@@ -9,7 +9,7 @@ use grapnel_engine::packet::{Ack, Packet, Property, QoS, Version};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_plugin_abi::raw::{Field, Flow};
 
-use crate::deferral::{Taken, deny, later};
+use crate::deferral::{DeferredTickets, deny, later};
 use crate::hooks::{Call, complete, link, mount};
 use crate::world::{ClientId, ConnectRequest, Got, World};
 
@@ -206,7 +206,7 @@ fn hook(world: &mut World, point: HookPoint, act: impl FnMut(&mut Call<'_>) -> F
 }
 
 #[test]
-fn refusals_are_counted_by_who_refuses() {
+fn refusals_are_counted_by_their_cause() {
     // client.authenticate.
     let mut world = World::new(1);
     hook(&mut world, HookPoint::ClientAuthenticate, |call| {
@@ -391,8 +391,8 @@ fn a_message_for_another_shard_is_counted_as_forwarded_once() {
 fn deferred_verdicts_and_their_ends_are_counted() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(V5));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     let publish = [
         ("messages_qos0_received", 1),
         ("messages_received", 1),
@@ -404,11 +404,11 @@ fn deferred_verdicts_and_their_ends_are_counted() {
     assert_counts(&mut world, &before, &[&publish[..], &[("hook_deferred", 1)]].concat());
     // Answered, and answered again.
     let before = counted(&mut world);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     let nobody = [("messages_dropped", 1), ("messages_dropped_no_subscribers", 1)];
     assert_counts(&mut world, &before, &nobody);
     let before = counted(&mut world);
-    complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+    complete(&mut world, tickets.ticket(0), Flow::STOP, deny(0x87));
     assert_counts(&mut world, &before, &[("tickets_stale", 1)]);
     // Never answered.
     world.publish(client, "t", "x", QoS::AtMostOnce, 0);
@@ -422,11 +422,11 @@ fn deferred_verdicts_and_their_ends_are_counted() {
 }
 
 #[test]
-fn a_connection_that_has_as_much_waiting_as_may_is_counted_as_not_read_once() {
+fn a_connection_that_reaches_its_limit_of_waiting_packets_is_counted_once_as_not_read() {
     let mut world = World::with(1, |limits| limits.slots_max = 2);
     let client = world.connect("c", &ConnectRequest::v(V5));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     let before = counted(&mut world);
     for _ in 0..3 {
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
@@ -443,7 +443,7 @@ fn a_connection_that_has_as_much_waiting_as_may_is_counted_as_not_read_once() {
 }
 
 #[test]
-fn gauges_say_what_there_is_now() {
+fn gauges_have_the_current_numbers() {
     let mut world = World::new(1);
     let gauges = |world: &mut World| {
         let counters = *world.shards[0].counters();
@@ -479,7 +479,7 @@ fn gauges_say_what_there_is_now() {
 }
 
 #[test]
-fn acknowledgements_that_answer_nothing_are_no_deliveries() {
+fn unexpected_acknowledgements_are_not_counted_as_deliveries() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(V5));
     let before = counted(&mut world);

@@ -12,7 +12,7 @@ use grapnel_engine::packet::{
     push_subscription,
 };
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::{ConnectRefused, OwnedChange};
+use grapnel_engine::shard::{ConnectLimit, ConnectRefused, OwnedChange};
 use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, Field, Flow, Ticket};
 
 use crate::hooks::{Call, Log, complete, link, mount, number, pair};
@@ -20,9 +20,9 @@ use crate::world::{ConnectRequest, Got, World, message};
 
 /// The tickets that a link has taken, in order, each with its subject.
 #[derive(Clone, Default)]
-pub struct Taken(Rc<RefCell<Vec<(String, Ticket)>>>);
+pub struct DeferredTickets(Rc<RefCell<Vec<(String, Ticket)>>>);
 
-impl Taken {
+impl DeferredTickets {
     pub fn note(&self, about: &str, ticket: Ticket) {
         self.0.borrow_mut().push((about.to_owned(), ticket));
     }
@@ -37,8 +37,8 @@ impl Taken {
 }
 
 /// A link that defers everything.
-pub fn later(identity: u32, priority: i32, policy: FaultPolicy, taken: &Taken) -> Link {
-    let taken = taken.clone();
+pub fn later(identity: u32, priority: i32, policy: FaultPolicy, tickets: &DeferredTickets) -> Link {
+    let tickets = tickets.clone();
     link(identity, priority, policy, move |call: &mut Call<'_>| {
         if call.action() == 2 && call.topic() == "#" {
             // The subscription in force of `pair`, which is rechecked when a link is mounted.
@@ -47,7 +47,7 @@ pub fn later(identity: u32, priority: i32, policy: FaultPolicy, taken: &Taken) -
         }
         let about = if call.topic().is_empty() { call.client_id() } else { call.topic() };
         let about = about.to_owned();
-        taken.0.borrow_mut().push((about, call.defer().expect("the point may wait")));
+        tickets.0.borrow_mut().push((about, call.defer().expect("the point may wait")));
         Flow::DEFER
     })
 }
@@ -82,10 +82,10 @@ fn send_filters(world: &mut World, client: usize, filters: &[(&str, QoS)], packe
 /// client.connect may defer. Its changes and refusals count as if it had answered at once, and the
 /// next link follows.
 #[test]
-fn client_connect_answers_later() {
+fn client_connect_can_be_deferred() {
     for refuse in [false, true] {
         let mut world = World::new(1);
-        let (taken, log) = (Taken::default(), Log::default());
+        let (tickets, log) = (DeferredTickets::default(), Log::default());
         let seen = log.clone();
         let next = link(2, 0, FaultPolicy::Ignore, move |_| {
             seen.note("next");
@@ -94,14 +94,14 @@ fn client_connect_answers_later() {
         mount(
             &mut world,
             vec![
-                (HookPoint::ClientConnect, later(1, 1, FaultPolicy::Ignore, &taken)),
+                (HookPoint::ClientConnect, later(1, 1, FaultPolicy::Ignore, &tickets)),
                 (HookPoint::ClientConnect, next),
             ],
         );
         let (client, connack) = world.try_connect("c", &ConnectRequest::v(Version::V5));
         assert_eq!((connack, log.take().len()), (None, 0), "nothing before the answer");
         let changes = if refuse { deny(0x8A) } else { vec![number(Field::KEEP_ALIVE_S, 7)] };
-        complete(&mut world, taken.ticket(0), if refuse { Flow::STOP } else { Flow::CONTINUE }, changes);
+        complete(&mut world, tickets.ticket(0), if refuse { Flow::STOP } else { Flow::CONTINUE }, changes);
         let code = if refuse { 0x8A } else { 0 };
         assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
         assert_eq!(log.take().len(), usize::from(!refuse));
@@ -115,19 +115,19 @@ fn client_connect_answers_later() {
 
 /// The next link sees what an answer sets for the client, also in the flags of its event.
 #[test]
-fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
+fn a_later_link_sees_the_superuser_flag_that_a_deferred_link_has_set() {
     let mut world = World::new(1);
-    let (taken, log) = (Taken::default(), Log::default());
+    let (tickets, log) = (DeferredTickets::default(), Log::default());
     let seen = log.clone();
     let next = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         seen.note((call.flags() & FLAG_SUPERUSER != 0).to_string());
         Flow::CONTINUE
     });
-    let first = later(1, 1, FaultPolicy::Deny, &taken);
+    let first = later(1, 1, FaultPolicy::Deny, &tickets);
     let point = HookPoint::ClientAuthenticate;
     mount(&mut world, vec![(point, first), (point, next)]);
     world.try_connect("c", &ConnectRequest::v(Version::V5));
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![number(Field::IS_SUPERUSER, 1)]);
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, vec![number(Field::IS_SUPERUSER, 1)]);
     assert_eq!(log.take(), ["true"]);
 }
 
@@ -137,15 +137,15 @@ fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
 fn pending_clients_are_limited() {
     for (version, busy) in [(Version::V5, 0x89), (Version::V311, 3)] {
         let mut world = World::with(1, |limits| limits.connects_pending_max = 2);
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &tickets))]);
         let request = ConnectRequest::v(version);
         let (first, _) = world.try_connect("first", &request);
         let (second, _) = world.try_connect("second", &request);
         let refused = Some(Got::ConnAck { present: false, code: busy });
         assert_eq!(world.try_connect("third", &request).1, refused);
-        assert_eq!(taken.about(), ["first", "second"], "nobody was asked about the third");
-        complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+        assert_eq!(tickets.about(), ["first", "second"], "nobody was asked about the third");
+        complete(&mut world, tickets.ticket(0), Flow::STOP, allow());
         assert_eq!(world.take(first), [Got::ConnAck { present: false, code: 0 }]);
         assert_eq!(world.try_connect("fourth", &request).1, None);
         assert_eq!(world.try_connect("fifth", &request).1, refused);
@@ -169,8 +169,11 @@ fn pending_clients_of_one_address_are_limited() {
     for (version, busy) in [(Version::V5, 0x89), (Version::V311, 3)] {
         for (number, end) in ends.iter().enumerate() {
             let mut world = World::with(1, |limits| limits.connects_pending_per_address_max = 2);
-            let taken = Taken::default();
-            mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &taken))]);
+            let tickets = DeferredTickets::default();
+            mount(
+                &mut world,
+                vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &tickets))],
+            );
             let request = ConnectRequest::v(version);
             let refused = Some(Got::ConnAck { present: false, code: busy });
             let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|host| host.parse().expect("an address"));
@@ -180,11 +183,11 @@ fn pending_clients_of_one_address_are_limited() {
             assert_eq!(world.try_connect("third", &request).1, refused);
             assert_eq!(world.shards[0].counters().connects_pending_address_refused, 1);
             let logged = world.shards[0].outbox().connect_refused.take();
-            assert_eq!(logged, Some(ConnectRefused { address: Some(one), unlogged: 0 }));
+            assert_eq!(logged, Some(ConnectRefused { limit: ConnectLimit::Address(one), unlogged: 0 }));
             world.host = other;
             assert_eq!(world.try_connect("other", &request).1, None);
-            assert_eq!(taken.about(), ["first", "second", "other"], "nobody was asked about the third");
-            end(&mut world, first, taken.ticket(0));
+            assert_eq!(tickets.about(), ["first", "second", "other"], "nobody was asked about the third");
+            end(&mut world, first, tickets.ticket(0));
             world.host = one;
             assert_eq!(world.try_connect("fourth", &request).1, None, "end {number}");
         }
@@ -193,10 +196,10 @@ fn pending_clients_of_one_address_are_limited() {
 
 /// A missed deadline at client.connect is a fault that is ignored: the client is admitted.
 #[test]
-fn client_connect_does_not_wait_for_ever() {
+fn a_deferred_client_connect_ends_at_its_deadline() {
     let mut world = World::new(1);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientConnect, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientConnect, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     let (client, _) = world.try_connect("c", &ConnectRequest::v(Version::V311));
     world.pass_ms(1_100);
     assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
@@ -204,18 +207,18 @@ fn client_connect_does_not_wait_for_ever() {
 
 /// A will is authorized before CONNACK, and a will that is denied refuses the client.
 #[test]
-fn the_will_is_authorised_later() {
+fn the_authorization_of_a_will_can_be_deferred() {
     for (answer, code) in [(allow(), 0), (deny(0x87), 0x87)] {
         let mut world = World::new(1);
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &tickets))]);
         let request = ConnectRequest {
             will: Some(("will/topic", "gone", QoS::AtMostOnce, false)),
             ..ConnectRequest::v(Version::V5)
         };
         let (client, connack) = world.try_connect("c", &request);
-        assert_eq!((connack, taken.about()), (None, vec!["will/topic".to_owned()]));
-        complete(&mut world, taken.ticket(0), Flow::STOP, answer);
+        assert_eq!((connack, tickets.about()), (None, vec!["will/topic".to_owned()]));
+        complete(&mut world, tickets.ticket(0), Flow::STOP, answer);
         assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
     }
 }
@@ -223,18 +226,18 @@ fn the_will_is_authorised_later() {
 /// Publishes are authorized concurrently; they take effect and are acknowledged in order of
 /// arrival.
 #[test]
-fn publishes_wait_for_authorisation_in_order() {
+fn publishes_that_wait_for_authorization_keep_their_order() {
     let (mut world, subscriber, publisher) = pair();
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &tickets))]);
     for (id, topic) in [(1, "a"), (2, "b"), (3, "c")] {
         world.publish(publisher, topic, "x", QoS::AtLeastOnce, id);
     }
-    assert_eq!(taken.about(), ["a", "b", "c"], "none waits for the one in front");
-    complete(&mut world, taken.ticket(2), Flow::STOP, allow());
-    complete(&mut world, taken.ticket(1), Flow::STOP, deny(0x87));
+    assert_eq!(tickets.about(), ["a", "b", "c"], "none waits for the one in front");
+    complete(&mut world, tickets.ticket(2), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(1), Flow::STOP, deny(0x87));
     assert_eq!((world.take(publisher), world.take_plain(subscriber)), (vec![], vec![]));
-    complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(0), Flow::STOP, allow());
     assert_eq!(
         world.take(publisher),
         [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, 0x87), Got::Ack("PUBACK", 3, 0),]
@@ -245,9 +248,9 @@ fn publishes_wait_for_authorisation_in_order() {
 /// Every link sees the publishes of a connection in order, at client.authorize and then at
 /// message.publish.
 #[test]
-fn no_publish_passes_a_link_before_the_one_in_front() {
+fn each_link_is_called_for_publishes_in_their_order() {
     let (mut world, _subscriber, publisher) = pair();
-    let (taken, log) = (Taken::default(), Log::default());
+    let (tickets, log) = (DeferredTickets::default(), Log::default());
     let noting = |identity, name: &'static str| {
         let log = log.clone();
         link(identity, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
@@ -258,7 +261,7 @@ fn no_publish_passes_a_link_before_the_one_in_front() {
     mount(
         &mut world,
         vec![
-            (HookPoint::ClientAuthorize, later(1, 1, FaultPolicy::Deny, &taken)),
+            (HookPoint::ClientAuthorize, later(1, 1, FaultPolicy::Deny, &tickets)),
             (HookPoint::ClientAuthorize, noting(2, "second")),
             (HookPoint::MessagePublish, noting(3, "publish")),
         ],
@@ -268,18 +271,18 @@ fn no_publish_passes_a_link_before_the_one_in_front() {
     log.take();
     world.publish(publisher, "a", "x", QoS::AtLeastOnce, 1);
     world.publish(publisher, "b", "x", QoS::AtLeastOnce, 2);
-    complete(&mut world, taken.ticket(1), Flow::CONTINUE, allow());
+    complete(&mut world, tickets.ticket(1), Flow::CONTINUE, allow());
     assert_eq!(log.take(), Vec::<String>::new(), "b waits for a at the next link");
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, allow());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, allow());
     assert_eq!(log.take(), ["second a", "publish a", "second b", "publish b"]);
     assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, 0)]);
 }
 
 /// A topic that message.publish has changed is authorized again, and that may be deferred too.
 #[test]
-fn a_changed_topic_waits_for_authorisation_again() {
+fn a_changed_topic_is_authorized_again_before_the_publish_goes_on() {
     let (mut world, subscriber, publisher) = pair();
-    let taken = Taken::default();
+    let tickets = DeferredTickets::default();
     let rewrite = link(2, 0, FaultPolicy::Ignore, |call: &mut Call<'_>| {
         call.set(Field::TOPIC, 0, "new", "");
         Flow::CONTINUE
@@ -287,15 +290,15 @@ fn a_changed_topic_waits_for_authorisation_again() {
     mount(
         &mut world,
         vec![
-            (HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken)),
+            (HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &tickets)),
             (HookPoint::MessagePublish, rewrite),
         ],
     );
     world.publish(publisher, "old", "x", QoS::AtLeastOnce, 1);
-    complete(&mut world, taken.ticket(0), Flow::STOP, allow());
-    assert_eq!(taken.about(), ["old", "new"]);
+    complete(&mut world, tickets.ticket(0), Flow::STOP, allow());
+    assert_eq!(tickets.about(), ["old", "new"]);
     assert_eq!(world.take(publisher), []);
-    complete(&mut world, taken.ticket(1), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(1), Flow::STOP, allow());
     assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0)]);
     assert_eq!(world.take_plain(subscriber), [message("new", "x", 1)]);
 }
@@ -303,24 +306,24 @@ fn a_changed_topic_waits_for_authorisation_again() {
 /// A publish belongs to its session: it takes effect when its verdict arrives, whatever the state
 /// of the connection.
 #[test]
-fn a_publish_outlives_its_connection_at_client_authorize() {
+fn a_publish_deferred_at_client_authorize_takes_effect_after_its_connection_has_ended() {
     let (mut world, subscriber, publisher) = pair();
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &tickets))]);
     world.publish(publisher, "a", "x", QoS::AtMostOnce, 0);
     world.disconnect(publisher, ReasonCode::SUCCESS);
     assert_eq!(world.take_plain(subscriber), []);
-    complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(0), Flow::STOP, allow());
     assert_eq!(world.take_plain(subscriber), [message("a", "x", 0)]);
 }
 
 /// client.subscribe may defer. The filters that its answer rewrites are authorized, and later
 /// packets wait.
 #[test]
-fn client_subscribe_answers_later() {
+fn client_subscribe_can_be_deferred() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
-    let (taken, log) = (Taken::default(), Log::default());
+    let (tickets, log) = (DeferredTickets::default(), Log::default());
     let seen = log.clone();
     let requested = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         seen.note(call.topic());
@@ -330,7 +333,7 @@ fn client_subscribe_answers_later() {
     mount(
         &mut world,
         vec![
-            (HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &taken)),
+            (HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &tickets)),
             (HookPoint::ClientAuthorize, requested),
         ],
     );
@@ -339,7 +342,7 @@ fn client_subscribe_answers_later() {
     assert_eq!((world.take(client), log.take()), (vec![], vec![]));
     let mut changes = vec![text(Field::FILTER, 0, "c/#")];
     changes.push(OwnedChange { index: 1, ..number(Field::VERDICT, 2) });
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, changes);
     assert_eq!(log.take(), ["c/#", "c/own"]);
     let got: Vec<Got> = world.take_plain(client);
     assert_eq!(got[0], Got::SubAck(7, vec![0, 0x87]));
@@ -349,23 +352,23 @@ fn client_subscribe_answers_later() {
 /// The filters of a SUBSCRIBE are authorized concurrently; SUBACK waits for the last and has the
 /// codes in order [MQTT-3.8.4-6].
 #[test]
-fn filters_wait_for_authorisation_together() {
+fn all_filters_of_a_subscribe_are_authorized_at_the_same_time() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &tickets))]);
     send_filters(&mut world, client, &[("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce)], 7);
-    assert_eq!(taken.about(), ["a", "b"]);
-    complete(&mut world, taken.ticket(1), Flow::STOP, allow());
+    assert_eq!(tickets.about(), ["a", "b"]);
+    complete(&mut world, tickets.ticket(1), Flow::STOP, allow());
     assert_eq!(world.take(client), []);
-    complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+    complete(&mut world, tickets.ticket(0), Flow::STOP, deny(0x87));
     assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 1])]);
 }
 
 /// A waiting SUBSCRIBE ends with its connection. Earlier packets take effect, and a late answer has
 /// no effect.
 #[test]
-fn a_subscribe_that_waits_dies_with_its_connection() {
+fn a_subscribe_that_waits_is_dropped_when_its_connection_ends() {
     let mut world = World::new(1);
     let request = ConnectRequest {
         clean: false,
@@ -373,27 +376,27 @@ fn a_subscribe_that_waits_dies_with_its_connection() {
         ..ConnectRequest::v(Version::V5)
     };
     let client = world.connect("c", &request);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     send_filters(&mut world, client, &[("a", QoS::AtMostOnce)], 7);
     world.lose(client);
     let again = world.connect("c", &request);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     world.publish(again, "a", "x", QoS::AtLeastOnce, 1);
     assert_eq!(world.take(again), [Got::Ack("PUBACK", 1, 0x10)], "nobody has subscribed");
 }
 
 /// client.unsubscribe may defer, and may refuse a filter.
 #[test]
-fn client_unsubscribe_answers_later() {
+fn client_unsubscribe_can_be_deferred() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "a", QoS::AtMostOnce);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientUnsubscribe, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientUnsubscribe, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     world.unsubscribe(client, "a");
     assert_eq!(world.take(client), []);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![number(Field::VERDICT, 2)]);
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, vec![number(Field::VERDICT, 2)]);
     assert!(matches!(&world.take(client)[..], [Got::UnsubAck(_, codes)] if codes[..] == [0x87]));
     world.publish(client, "a", "x", QoS::AtMostOnce, 0);
     assert_eq!(world.take_plain(client), [message("a", "x", 0)], "the subscription stays");
@@ -402,21 +405,21 @@ fn client_unsubscribe_answers_later() {
 /// At most `defer_window` publishes of a connection wait for plugins. Its further bytes are not
 /// read; other connections are.
 #[test]
-fn a_window_bounds_what_waits_for_plugins() {
+fn defer_window_limits_the_publishes_that_wait_for_plugins() {
     let mut world = World::with(1, |limits| limits.defer_window = 2);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     let other = world.connect("other", &ConnectRequest::v(Version::V5));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     for id in 1..=4 {
         world.publish(publisher, "a", "x", QoS::AtLeastOnce, id);
     }
-    assert_eq!(taken.about().len(), 2);
+    assert_eq!(tickets.about().len(), 2);
     world.publish(other, "b", "x", QoS::AtLeastOnce, 1);
-    assert_eq!(taken.about(), ["a", "a", "b"]);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(tickets.about(), ["a", "a", "b"]);
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0x10)]);
-    assert_eq!(taken.about(), ["a", "a", "b", "a"], "half of the window is free: the next is read");
+    assert_eq!(tickets.about(), ["a", "a", "b", "a"], "half of the window is free: the next is read");
 }
 
 fn auth<'a>(section: &'a mut Vec<u8>, reason: ReasonCode, method: &str, data: &str) -> Packet<'a> {
@@ -464,7 +467,7 @@ fn scram<'a>() -> ConnectRequest<'a> {
 /// Authentication takes as many AUTH rounds as the plugin requests, all with CONNECT's method
 /// [MQTT-4.12.0-2] [MQTT-4.12.0-5].
 #[test]
-fn authentication_in_rounds() {
+fn a_login_may_take_several_auth_rounds() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(&mut world, vec![(HookPoint::ClientAuthenticate, challenge(&log))]);
@@ -491,7 +494,7 @@ fn authentication_in_rounds() {
 /// An AUTH with another method or out of turn, or another packet instead of it, ends the connection
 /// [MQTT-4.12.0-3] [MQTT-4.12.0-6].
 #[test]
-fn authentication_that_is_broken_off() {
+fn a_login_with_a_wrong_or_missing_auth_ends_the_connection() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(&mut world, vec![(HookPoint::ClientAuthenticate, challenge(&log))]);
@@ -523,8 +526,8 @@ fn authentication_that_is_broken_off() {
 fn an_answer_with_more_user_properties_than_a_packet_may_have_is_refused_as_a_whole() {
     for (added, passes) in [(63, true), (64, false)] {
         let (mut world, sub, publisher) = pair();
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
         let one = [Property::User("own", "1")];
         world.publish_with(publisher, "t", "x", QoS::AtMostOnce, 0, false, &one);
         let property = || OwnedChange {
@@ -535,7 +538,7 @@ fn an_answer_with_more_user_properties_than_a_packet_may_have_is_refused_as_a_wh
             key: "key".into(),
         };
         let changes = (0..added).map(|_| property()).chain([text(Field::PAYLOAD, 0, "changed")]).collect();
-        complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
+        complete(&mut world, tickets.ticket(0), Flow::CONTINUE, changes);
         let got = world.take_plain(sub);
         let expected = if passes { "changed" } else { "x" };
         assert_eq!(got.len(), 1);
@@ -547,36 +550,36 @@ fn an_answer_with_more_user_properties_than_a_packet_may_have_is_refused_as_a_wh
 
 /// A DISCONNECT that was read takes effect once, also if its connection has ended before its turn.
 #[test]
-fn a_disconnect_counts_once_whenever_its_turn_comes() {
+fn a_disconnect_is_counted_once_also_if_it_waits() {
     for lost in [false, true] {
         let mut world = World::new(1);
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
         let client = world.connect("c", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
         world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
         world.disconnect(client, ReasonCode::SUCCESS);
         if lost {
             world.lose(client);
         }
-        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
         assert_eq!(world.shards[0].counters().packets_disconnect_received, 1, "lost {lost}");
     }
 }
 
 /// The result of a deferred answer counts for the link that gave it.
 #[test]
-fn late_answers_count_at_their_link() {
+fn late_answers_are_counted_for_their_link() {
     for (answer, stops, faults) in
         [(Some(Flow::CONTINUE), 0, 0), (Some(Flow::STOP), 1, 0), (Some(Flow::FAULT), 0, 1), (None, 0, 1)]
     {
         let (mut world, _, publisher) = pair();
-        let taken = Taken::default();
+        let tickets = DeferredTickets::default();
         let point = HookPoint::MessagePublish;
         let first = link(1, 10, FaultPolicy::Ignore, |_: &mut Call<'_>| Flow::CONTINUE);
-        mount(&mut world, vec![(point, first), (point, later(2, 0, FaultPolicy::Ignore, &taken))]);
+        mount(&mut world, vec![(point, first), (point, later(2, 0, FaultPolicy::Ignore, &tickets))]);
         world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
         match answer {
-            Some(flow) => complete(&mut world, taken.ticket(0), flow, Vec::new()),
+            Some(flow) => complete(&mut world, tickets.ticket(0), flow, Vec::new()),
             None => world.pass_ms(60_000),
         }
         let stats: Vec<_> = world.shards[0]
@@ -592,9 +595,9 @@ fn late_answers_count_at_their_link() {
 /// A publish that waits behind another one passes the same links as that one, although neither has
 /// taken effect.
 #[test]
-fn publishes_behind_one_that_waits_follow_it_from_link_to_link() {
+fn publishes_behind_a_waiting_one_pass_each_link_after_it() {
     let (mut world, sub, publisher) = pair();
-    let (first, second) = (Taken::default(), Taken::default());
+    let (first, second) = (DeferredTickets::default(), DeferredTickets::default());
     let point = HookPoint::MessagePublish;
     mount(
         &mut world,
@@ -619,7 +622,7 @@ fn publishes_behind_one_that_waits_follow_it_from_link_to_link() {
 
 /// The reason code of a refusal is a failure code of MQTT.
 #[test]
-fn a_publish_is_refused_with_a_reason_that_is_one() {
+fn a_publish_is_refused_only_with_a_reason_code_that_puback_may_have() {
     let (mut world, _, publisher) = pair();
     let log = Log::default();
     let act = {

@@ -9,7 +9,7 @@ use crate::world::{ConnectRequest, Got, World, message};
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
 #[test]
-fn each_qos_reaches_a_subscriber_with_the_lower_of_both() {
+fn a_message_is_delivered_with_the_lower_qos_of_publish_and_subscription() {
     for shards in [1, 2, 8] {
         for version in VERSIONS {
             for sub_qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
@@ -109,7 +109,7 @@ fn more_publishes_than_our_receive_maximum_end_the_connection() {
 }
 
 #[test]
-fn a_topic_alias_stands_for_its_topic_and_an_unknown_one_breaks_the_rule() {
+fn a_topic_alias_stands_for_its_topic_and_an_unknown_one_ends_the_connection() {
     let mut world = World::new(2);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
@@ -123,7 +123,7 @@ fn a_topic_alias_stands_for_its_topic_and_an_unknown_one_breaks_the_rule() {
 }
 
 #[test]
-fn we_set_an_alias_where_the_client_allows_one() {
+fn the_broker_sets_a_topic_alias_if_the_client_allows_one() {
     let mut world = World::new(1);
     let request =
         ConnectRequest { properties: vec![Property::TopicAliasMaximum(1)], ..ConnectRequest::v(Version::V5) };
@@ -181,7 +181,7 @@ fn a_packet_beyond_the_clients_maximum_is_never_sent() {
 }
 
 #[test]
-fn large_payloads_arrive_whole() {
+fn large_payloads_arrive_unchanged() {
     let mut world = World::new(2);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     let other = world.connect("other", &ConnectRequest::v(Version::V311));
@@ -237,7 +237,7 @@ fn publishes_of_one_client_arrive_in_order_across_shards() {
 }
 
 #[test]
-fn a_full_lane_makes_its_publisher_wait_and_loses_nothing() {
+fn a_publisher_waits_for_a_full_lane_and_no_message_is_lost() {
     let mut world = World::with(2, |limits| limits.lane_envelopes_max = 64);
     let (sub, publisher) = two_apart(&mut world);
     world.subscribe(sub, "t", QoS::AtLeastOnce);
@@ -326,7 +326,7 @@ fn a_forbidden_packet_ends_the_connection() {
 }
 
 #[test]
-fn properties_of_a_publish_go_on_unchanged() {
+fn properties_of_a_publish_are_forwarded_unchanged() {
     // [MQTT-3.3.2-17] [MQTT-3.3.2-18]
     let mut world = World::new(2);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
@@ -352,7 +352,7 @@ fn properties_of_a_publish_go_on_unchanged() {
 
 /// Only the parts that are the same for all subscribers are encoded once for all [MQTT-3.3.4-3].
 #[test]
-fn each_subscriber_gets_its_own_identifiers() {
+fn each_subscriber_gets_its_own_subscription_identifiers() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
         let subs: Vec<_> = [Some(7), None, Some(9), None]

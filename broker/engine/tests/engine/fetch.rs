@@ -18,7 +18,7 @@ use grapnel_engine::shard::{
 use grapnel_plugin_abi::host::ClientIdentity;
 use grapnel_plugin_abi::raw::{FROM_BROKER, Field, Flow, Slice, Ticket};
 
-use crate::deferral::{Taken, allow, deny};
+use crate::deferral::{DeferredTickets, allow, deny};
 use crate::hooks::{Call, Log, link};
 use crate::world::{ClientId, ConnectRequest, World};
 
@@ -143,14 +143,14 @@ impl Fixture {
         // SAFETY: never freed, and the test has one thread.
         let entry = unsafe { InstanceEntry::new(on_timer, on_instance_message, pointer) };
         let kept = Rc::clone(&self.kept);
-        let keeps = link(9, 100, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+        let storing_link = link(9, 100, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
             if call.topic() == "keep" {
                 *kept.borrow_mut() = call.identity().expect("the client is in");
             }
             Flow::CONTINUE
         });
         let mut links: Vec<_> = links.into_iter().map(|link| (AUTHORIZE, link)).collect();
-        links.push((HookPoint::MessagePublish, keeps));
+        links.push((HookPoint::MessagePublish, storing_link));
         let instances = versions.iter().map(|version| (*version, entry)).collect();
         ChainTable::compile(1, links).with_instances(instances).with_suspended_plugins(suspended)
     }
@@ -269,21 +269,21 @@ pub(crate) fn even_alone(log: &Log) -> Link {
 }
 
 /// Defers the verdict for each delivery.
-pub(crate) fn deliveries_later(taken: &Taken) -> Link {
-    let taken = taken.clone();
+pub(crate) fn deliveries_later(tickets: &DeferredTickets) -> Link {
+    let tickets = tickets.clone();
     let act = move |call: &mut Call<'_>| {
         if call.action() != 3 {
             call.set(Field::VERDICT, 1, "", "");
             return Flow::STOP;
         }
-        taken.note(call.topic(), call.defer().expect("the point may wait"));
+        tickets.note(call.topic(), call.defer().expect("the point may wait"));
         Flow::DEFER
     };
     Link { deliver: true, ..link(3, 0, FaultPolicy::Deny, act) }
 }
 
 #[test]
-fn all_that_match_come_once_whatever_the_bounds_of_a_page() {
+fn every_matching_message_is_read_once_with_any_page_size() {
     for shards in [1, 3] {
         let mut fixture = Fixture::with(shards, Vec::new(), |limits| {
             limits.retained_page_messages_max = 5;
@@ -312,7 +312,7 @@ fn all_that_match_come_once_whatever_the_bounds_of_a_page() {
 }
 
 #[test]
-fn a_message_comes_with_all_that_it_has() {
+fn a_fetched_message_has_all_its_fields() {
     let mut fixture = Fixture::with(1, Vec::new(), |_| {});
     let properties = [
         Property::ContentType("text"),
@@ -371,24 +371,24 @@ fn the_filter_and_with_a_delivery_hook_each_message_are_authorized() {
 }
 
 #[test]
-fn messages_are_authorized_later_and_silence_opens_nothing() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+fn a_page_waits_for_deferred_verdicts_and_leaves_out_unanswered_messages() {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
     fixture.retain("r", 4);
     fixture.request(1, fetch("r/#"));
-    fixture.complete(taken.ticket(0), Flow::STOP, allow());
-    fixture.complete(taken.ticket(1), Flow::STOP, deny(0x87));
-    fixture.complete(taken.ticket(1), Flow::STOP, allow());
-    assert_eq!(taken.about(), ["r/0", "r/1", "r/2"], "one after the other");
+    fixture.complete(tickets.ticket(0), Flow::STOP, allow());
+    fixture.complete(tickets.ticket(1), Flow::STOP, deny(0x87));
+    fixture.complete(tickets.ticket(1), Flow::STOP, allow());
+    assert_eq!(tickets.about(), ["r/0", "r/1", "r/2"], "one after the other");
     assert_eq!(fixture.messages(), []);
-    fixture.complete(taken.ticket(2), Flow::STOP, deny(0x87));
-    fixture.complete(taken.ticket(3), Flow::STOP, allow());
+    fixture.complete(tickets.ticket(2), Flow::STOP, deny(0x87));
+    fixture.complete(tickets.ticket(3), Flow::STOP, allow());
     assert_eq!(fixture.page().topics(), ["r/0", "r/3"]);
     // A missing verdict is an error, not a page without the message.
     fixture.request(2, fetch("r/#"));
-    fixture.complete(taken.ticket(4), Flow::STOP, allow());
+    fixture.complete(tickets.ticket(4), Flow::STOP, allow());
     fixture.world.pass_ms(1_100);
-    assert_eq!((fixture.messages(), taken.about().len()), (vec![(2, vec![0x88])], 6));
+    assert_eq!((fixture.messages(), tickets.about().len()), (vec![(2, vec![0x88])], 6));
 }
 
 /// A page examines a bounded number of messages, even if the client may read almost none, and slow
@@ -404,17 +404,17 @@ fn a_page_examines_a_bounded_number_of_messages_in_bounded_time() {
     fixture.request(1, Fetch { messages_max: 10, ..fetch("r/#") });
     let page = fixture.page();
     assert_eq!((page.messages.len(), page.next.is_empty(), log.take().len()), (0, false, 11));
-    let taken = Taken::default();
-    fixture.mount(vec![deliveries_later(&taken)]);
+    let tickets = DeferredTickets::default();
+    fixture.mount(vec![deliveries_later(&tickets)]);
     fixture.request(1, fetch("r/#"));
     for number in 0..7 {
         fixture.world.pass_ms(900);
-        if number < taken.about().len() {
-            fixture.complete(taken.ticket(number), Flow::STOP, allow());
+        if number < tickets.about().len() {
+            fixture.complete(tickets.ticket(number), Flow::STOP, allow());
         }
     }
     let page = fixture.page();
-    assert_eq!((page.messages.len(), taken.about().len()), (6, 6));
+    assert_eq!((page.messages.len(), tickets.about().len()), (6, 6));
     let next = FetchPlace::decode(&page.next).expect("a place");
     fixture.mount(Vec::new());
     fixture.request(1, Fetch { place: next, ..fetch("r/#") });
@@ -424,9 +424,9 @@ fn a_page_examines_a_bounded_number_of_messages_in_bounded_time() {
 /// Another principal with the same client identifier does not get the page, also if the rules
 /// change at the same time.
 #[test]
-fn a_page_of_one_principal_is_not_another_s() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+fn a_page_is_not_given_to_another_user_with_the_same_client_identifier() {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
     fixture.retain("r", 1);
     fixture.request(1, fetch("r/#"));
     fixture
@@ -434,8 +434,8 @@ fn a_page_of_one_principal_is_not_another_s() {
         .connect("c", &ConnectRequest { username: Some("somebody"), ..ConnectRequest::v(Version::V5) });
     fixture.world.shards[fixture.home].command(Command::Invalidate(Scope::All));
     let mut number = 0;
-    while number < taken.about().len() {
-        fixture.complete(taken.ticket(number), Flow::STOP, allow());
+    while number < tickets.about().len() {
+        fixture.complete(tickets.ticket(number), Flow::STOP, allow());
         number += 1;
     }
     assert_eq!(fixture.messages(), [(1, vec![0x85])]);
@@ -444,18 +444,18 @@ fn a_page_of_one_principal_is_not_another_s() {
 /// Rules that change repeatedly end a page.
 #[test]
 fn a_page_restarts_a_bounded_number_of_times() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
     fixture.retain("r", 1);
     fixture.request(1, fetch("r/#"));
     let mut number = 0;
-    while number < taken.about().len() {
+    while number < tickets.about().len() {
         assert!(number < 100, "no end");
         fixture.world.shards[fixture.home].command(Command::Invalidate(Scope::All));
-        fixture.complete(taken.ticket(number), Flow::STOP, allow());
+        fixture.complete(tickets.ticket(number), Flow::STOP, allow());
         number += 1;
-        if number < taken.about().len() {
-            fixture.complete(taken.ticket(number), Flow::STOP, allow());
+        if number < tickets.about().len() {
+            fixture.complete(tickets.ticket(number), Flow::STOP, allow());
             number += 1;
         }
         if !fixture.messages.0.borrow().is_empty() {
@@ -469,7 +469,7 @@ fn a_page_restarts_a_bounded_number_of_times() {
 /// A suspended plugin receives its page, or the refusal for lack of space, when it is called again.
 /// No answer is lost.
 #[test]
-fn a_page_that_finds_no_room_is_answered_all_the_same() {
+fn a_page_without_room_is_answered_with_a_refusal() {
     let mut fixture = Fixture::with(2, Vec::new(), |limits| {
         (limits.behalf_bytes_max, limits.behalf_client_bytes_max) = (1 << 30, 1 << 30);
     });
@@ -496,16 +496,16 @@ fn a_page_that_finds_no_room_is_answered_all_the_same() {
 
 #[test]
 fn a_page_for_an_absent_client_needs_a_stored_identity() {
-    for (end, kept) in [("goes", false), ("goes", true), ("comes as another", false), ("stays", false)] {
-        let taken = Taken::default();
-        let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    for (end, is_stored) in [("goes", false), ("goes", true), ("comes as another", false), ("stays", false)] {
+        let tickets = DeferredTickets::default();
+        let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
         fixture.retain("r", 2);
-        let client = match kept {
+        let client = match is_stored {
             true => fixture.stored_identity(),
             false => BehalfClient::Client("c".into()),
         };
         fixture.request_for(client, 1, fetch("r/#"));
-        fixture.complete(taken.ticket(0), Flow::STOP, allow());
+        fixture.complete(tickets.ticket(0), Flow::STOP, allow());
         match end {
             "goes" => fixture.world.lose(fixture.client),
             "comes as another" => {
@@ -516,10 +516,10 @@ fn a_page_for_an_absent_client_needs_a_stored_identity() {
             }
             _ => {}
         }
-        fixture.complete(taken.ticket(1), Flow::STOP, allow());
+        fixture.complete(tickets.ticket(1), Flow::STOP, allow());
         let messages = fixture.messages();
         let [(1, bytes)] = &messages[..] else { panic!("{end}: {messages:?}") };
-        if kept || end == "stays" {
+        if is_stored || end == "stays" {
             assert_eq!(page(bytes).topics(), ["r/0", "r/1"], "{end}");
         } else {
             assert_eq!(bytes, &[0x85], "{end}");
@@ -538,13 +538,13 @@ fn retained_messages_are_not_read_for_absent_sessions() {
 /// whatever other plugin is unloaded. It also receives the pages of the version that was taken
 /// back, if that version's state came back.
 #[test]
-fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
+fn pages_go_to_the_old_version_if_a_reload_is_undone() {
     for comes_back in [true, false] {
-        let taken = Taken::default();
+        let tickets = DeferredTickets::default();
         let (first, second, other) = (READER, PluginHandle(1 << 32 | READER.0), PluginHandle(8));
         let mut fixture = Fixture::with(1, Vec::new(), |_| {});
         fixture.retain("r", 1);
-        let links = || vec![deliveries_later(&taken)];
+        let links = || vec![deliveries_later(&tickets)];
         let request = |fixture: &mut Fixture, plugin, number| {
             fixture.request_by(plugin, BehalfClient::Client("c".into()), number, fetch("r/#"));
         };
@@ -561,26 +561,26 @@ fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
         request(&mut fixture, first, 3);
         fixture.mount_versions(links(), &[first], Vec::new());
         let mut number = 0;
-        while number < taken.about().len() {
-            fixture.complete(taken.ticket(number), Flow::STOP, allow());
+        while number < tickets.about().len() {
+            fixture.complete(tickets.ticket(number), Flow::STOP, allow());
             number += 1;
         }
-        let mut came: Vec<u64> = fixture.messages().into_iter().map(|(number, _)| number).collect();
-        came.sort_unstable();
+        let mut numbers: Vec<u64> = fixture.messages().into_iter().map(|(number, _)| number).collect();
+        numbers.sort_unstable();
         // No version receives the pages of the second one if its state did not come back.
-        assert_eq!(came, if comes_back { &[1, 2, 3][..] } else { &[1, 3] }, "{comes_back}");
+        assert_eq!(numbers, if comes_back { &[1, 2, 3][..] } else { &[1, 3] }, "{comes_back}");
     }
 }
 
 /// The same without a state handover, with a page and an answer that arrive while the other version
 /// is called.
 #[test]
-fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
+fn pages_and_answers_wait_for_the_old_version_while_a_reload_may_be_undone() {
     for is_taken_back in [true, false] {
-        let taken = Taken::default();
+        let tickets = DeferredTickets::default();
         let (first, second) = (READER, PluginHandle(1 << 32 | READER.0));
         let mut fixture = Fixture::with(1, Vec::new(), |_| {});
-        let links = || vec![deliveries_later(&taken)];
+        let links = || vec![deliveries_later(&tickets)];
         for prefix in ["r", "s"] {
             fixture.retain(prefix, 1);
         }
@@ -590,9 +590,9 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
         }
         let allow_all = |fixture: &mut Fixture, prefix: &str| {
             let mut number = 0;
-            while number < taken.about().len() {
-                if taken.about()[number].contains(prefix) {
-                    fixture.complete(taken.ticket(number), Flow::STOP, allow());
+            while number < tickets.about().len() {
+                if tickets.about()[number].contains(prefix) {
+                    fixture.complete(tickets.ticket(number), Flow::STOP, allow());
                 }
                 number += 1;
             }
@@ -610,8 +610,8 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
             fixture.world.shards[0].forget_plugin(first);
             assert_eq!(fixture.counter("plugin_mail_stale"), 1);
         }
-        let came: Vec<u64> = fixture.messages().into_iter().map(|(number, _)| number).collect();
-        assert_eq!(came, if is_taken_back { &[0, 1][..] } else { &[] });
+        let numbers: Vec<u64> = fixture.messages().into_iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, if is_taken_back { &[0, 1][..] } else { &[] });
         let (armed, held) = fixture.world.shards[0].timers();
         assert_eq!(armed, held);
     }
@@ -620,20 +620,20 @@ fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
 /// Requests of a version whose load has failed, and which was never in a chain, end with that
 /// version.
 #[test]
-fn pages_of_a_version_that_was_never_called_go_with_it() {
+fn pages_of_a_version_that_never_became_active_are_dropped_with_it() {
     for fails in [false, true] {
-        let taken = Taken::default();
+        let tickets = DeferredTickets::default();
         let mut fixture = Fixture::with(1, Vec::new(), |_| {});
         fixture.retain("r", 1);
         let next = PluginHandle(1 << 32 | READER.0);
-        let links = || vec![deliveries_later(&taken)];
+        let links = || vec![deliveries_later(&tickets)];
         fixture.mount_versions(links(), &[READER], Vec::new());
         fixture.request_by(next, BehalfClient::Client("c".into()), 1, fetch("r/#"));
-        assert_eq!(taken.about().len(), 1);
+        assert_eq!(tickets.about().len(), 1);
         if fails {
             fixture.world.shards[0].forget_plugin(next);
         }
-        fixture.complete(taken.ticket(0), Flow::STOP, allow());
+        fixture.complete(tickets.ticket(0), Flow::STOP, allow());
         fixture.mount_versions(links(), &[next], Vec::new());
         assert_eq!(fixture.messages().len(), usize::from(!fails));
     }
@@ -690,8 +690,8 @@ fn open_pages_are_limited() {
 /// they leave room for another address.
 #[test]
 fn clients_of_one_address_leave_pages_for_others() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
     fixture.retain("r", 1);
     let names: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
     for name in &names {
@@ -706,20 +706,20 @@ fn clients_of_one_address_leave_pages_for_others() {
     fixture.world.host = Ipv4Addr::new(10, 0, 0, 1).into();
     fixture.world.connect("other", &ConnectRequest::v(Version::V5));
     fixture.request_for(BehalfClient::Client("other".into()), 100, fetch("r/#"));
-    assert_eq!((fixture.messages(), taken.about().len()), (vec![], PAGES_OF_PLUGIN_MAX / 2 + 1));
+    assert_eq!((fixture.messages(), tickets.about().len()), (vec![], PAGES_OF_PLUGIN_MAX / 2 + 1));
 }
 
 #[test]
-fn one_client_leaves_places_for_others() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+fn one_client_leaves_pages_for_others() {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
     fixture.retain("r", 1);
     fixture.world.connect("other", &ConnectRequest::v(Version::V5));
     (0..=PAGES_OF_CLIENT_MAX as u64).for_each(|number| fixture.request(number, fetch("r/#")));
     assert_eq!(fixture.messages(), [(PAGES_OF_CLIENT_MAX as u64, vec![0x97])]);
     fixture.request_for(BehalfClient::Client("other".into()), 50, fetch("r/#"));
-    assert_eq!(taken.about().len(), PAGES_OF_CLIENT_MAX + 1);
-    fixture.complete(taken.ticket(PAGES_OF_CLIENT_MAX), Flow::STOP, allow());
+    assert_eq!(tickets.about().len(), PAGES_OF_CLIENT_MAX + 1);
+    fixture.complete(tickets.ticket(PAGES_OF_CLIENT_MAX), Flow::STOP, allow());
     assert_eq!(fixture.messages().len(), 1);
     // The others get no verdict.
     fixture.world.pass_ms(6_000);
@@ -731,16 +731,16 @@ fn one_client_leaves_places_for_others() {
 }
 
 #[test]
-fn rules_that_change_meanwhile_hold_for_all_of_the_page() {
+fn a_page_is_authorized_completely_by_the_rules_after_a_change() {
     let log = Log::default();
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
     fixture.retain("r", 3);
     fixture.request(1, fetch("r/#"));
-    fixture.complete(taken.ticket(0), Flow::STOP, allow());
+    fixture.complete(tickets.ticket(0), Flow::STOP, allow());
     fixture.mount(vec![even_alone(&log)]);
     fixture.world.shards[fixture.home].command(Command::Invalidate(Scope::All));
-    fixture.complete(taken.ticket(1), Flow::STOP, allow());
+    fixture.complete(tickets.ticket(1), Flow::STOP, allow());
     assert_eq!(fixture.page().topics(), ["r/0", "r/2"]);
     assert_eq!(log.take().iter().filter(|about| *about == "2 r/#").count(), 1, "it is asked anew");
 }
@@ -777,7 +777,7 @@ fn work_grows_linearly_with_the_input() {
 /// A page that finds nothing in a large store continues in later turns, and other requests are
 /// served meanwhile.
 #[test]
-fn a_long_search_leaves_turns_to_others() {
+fn a_long_search_takes_several_turns() {
     let mut fixture = Fixture::with(1, Vec::new(), |limits| {
         limits.turn_budget_deliveries = 64;
         limits.retained_page_messages_max = 16;

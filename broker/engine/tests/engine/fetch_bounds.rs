@@ -13,7 +13,7 @@ use grapnel_engine::session::fetch::{Fetch, FetchPlace};
 use grapnel_engine::shard::{BehalfAction, BehalfClient, Command, Lane, OnBehalf, Scope};
 use grapnel_plugin_abi::raw::{FROM_BROKER, Field, Flow};
 
-use crate::deferral::{Taken, allow, deny};
+use crate::deferral::{DeferredTickets, allow, deny};
 use crate::fetch::{Fixture, READER, deliveries_later, even_alone, fetch, topics};
 use crate::hooks::{Call, Log, link};
 use crate::world::{ConnectRequest, id};
@@ -34,8 +34,8 @@ impl Fixture {
 #[test]
 fn a_page_is_charged_while_it_is_open() {
     for end in ["comes", "is not answered", "is late", "nobody gets it", "begins anew"] {
-        let taken = Taken::default();
-        let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+        let tickets = DeferredTickets::default();
+        let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
         let payload = "x".repeat(10_000);
         for topic in ["r/0", "r/1", "r/2"] {
             fixture.world.publish_with(fixture.client, topic, &payload, QoS::AtMostOnce, 0, true, &[]);
@@ -46,17 +46,19 @@ fn a_page_is_charged_while_it_is_open() {
         let (all, with_page) = fixture.charged();
         assert!((30_000..33_000).contains(&all), "{all}");
         assert_eq!(with_page - before, all as usize);
-        fixture.complete(taken.ticket(0), Flow::STOP, deny(0x87));
+        fixture.complete(tickets.ticket(0), Flow::STOP, deny(0x87));
         let (less, _) = fixture.charged();
         assert!((10_000..10_500).contains(&(all - less)), "what it may not have is let go of: {all} {less}");
         match end {
-            "comes" => (1..3).for_each(|number| fixture.complete(taken.ticket(number), Flow::STOP, allow())),
-            "is not answered" => fixture.complete(taken.ticket(1), Flow::FAULT, Vec::new()),
+            "comes" => {
+                (1..3).for_each(|number| fixture.complete(tickets.ticket(number), Flow::STOP, allow()))
+            }
+            "is not answered" => fixture.complete(tickets.ticket(1), Flow::FAULT, Vec::new()),
             "is late" => {
                 for number in 1..8 {
                     fixture.world.pass_ms(900);
-                    if number < taken.about().len() {
-                        fixture.complete(taken.ticket(number), Flow::STOP, allow());
+                    if number < tickets.about().len() {
+                        fixture.complete(tickets.ticket(number), Flow::STOP, allow());
                     }
                 }
             }
@@ -68,8 +70,8 @@ fn a_page_is_charged_while_it_is_open() {
             _ => {
                 fixture.world.shards[fixture.home].command(Command::Invalidate(Scope::All));
                 let mut number = 1;
-                while number < taken.about().len() {
-                    fixture.complete(taken.ticket(number), Flow::STOP, allow());
+                while number < tickets.about().len() {
+                    fixture.complete(tickets.ticket(number), Flow::STOP, allow());
                     number += 1;
                 }
             }
@@ -86,8 +88,8 @@ fn a_page_that_waits_for_its_plugin_is_charged() {
     fixture.world.publish_with(fixture.client, "r", &"x".repeat(10_000), QoS::AtMostOnce, 0, true, &[]);
     fixture.suspend_reader();
     fixture.request(1, fetch("r"));
-    let (kept, _) = fixture.charged();
-    assert!((10_000..10_500).contains(&kept), "{kept}");
+    let (stored_bytes, _) = fixture.charged();
+    assert!((10_000..10_500).contains(&stored_bytes), "{stored_bytes}");
     fixture.mount(Vec::new());
     assert_eq!((fixture.charged().0, fixture.page().messages.len()), (0, 1));
 }
@@ -112,7 +114,7 @@ impl Fixture {
 
 /// A page is charged also while what is stored for its plugin is handed over in slices.
 #[test]
-fn a_page_is_charged_until_its_plugin_has_it() {
+fn a_page_is_charged_until_its_plugin_has_received_it() {
     for (codes, is_charged) in [(1_023, false), (1_024, true), (3_000, true)] {
         let mut fixture = Fixture::with(1, Vec::new(), |_| {});
         fixture.world.publish_with(fixture.client, "r", &"x".repeat(10_000), QoS::AtMostOnce, 0, true, &[]);
@@ -127,7 +129,7 @@ fn a_page_is_charged_until_its_plugin_has_it() {
 /// Such a page is ended like any other where the shard has too much, and no client with fewer
 /// bytes is.
 #[test]
-fn a_page_that_is_to_be_handed_over_is_ended_before_a_client_with_fewer_bytes() {
+fn a_finished_page_is_dropped_before_a_client_with_fewer_bytes_is_ended() {
     let mut fixture = Fixture::with(1, Vec::new(), |limits| limits.shard_bytes_max = 1 << 20);
     let holder =
         fixture.world.connect("holder", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
@@ -158,8 +160,8 @@ fn a_page_that_is_to_be_handed_over_is_ended_before_a_client_with_fewer_bytes() 
 /// A page that is dropped leaves no ticket behind.
 #[test]
 fn a_page_that_is_dropped_closes_its_ticket() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |_| {});
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |_| {});
     fixture.retain("r", 1);
     let before = fixture.world.shards[0].timers();
     fixture.request(1, fetch("r/#"));
@@ -175,10 +177,10 @@ fn a_page_that_is_dropped_closes_its_ticket() {
 /// If pages exceed the memory limit of a shard, pages are ended, also those that wait for their
 /// plugin, and no client with fewer bytes is disconnected. The plugin receives a refusal for each.
 #[test]
-fn pages_are_ended_where_pages_hold_too_much() {
-    for kept in [false, true] {
-        let taken = Taken::default();
-        let links = || if kept { Vec::new() } else { vec![deliveries_later(&taken)] };
+fn pages_are_ended_when_pages_exceed_the_memory_limit() {
+    for is_authorized in [false, true] {
+        let tickets = DeferredTickets::default();
+        let links = || if is_authorized { Vec::new() } else { vec![deliveries_later(&tickets)] };
         let mut fixture = Fixture::with(1, links(), |limits| limits.shard_bytes_max = 1 << 20);
         let bystander = fixture
             .world
@@ -190,7 +192,7 @@ fn pages_are_ended_where_pages_hold_too_much() {
             let (topic, payload) = (format!("r/{n}"), "x".repeat(300_000));
             fixture.world.publish_with(fixture.client, &topic, &payload, QoS::AtMostOnce, 0, true, &[]);
         }
-        if kept {
+        if is_authorized {
             fixture.suspend_reader();
         }
         for n in 0..6 {
@@ -199,12 +201,12 @@ fn pages_are_ended_where_pages_hold_too_much() {
         }
         let (held, _) = fixture.charged();
         assert!((900_000..1 << 20).contains(&held), "{held}");
-        if kept {
+        if is_authorized {
             fixture.mount(links());
         }
         let refused = fixture.messages().into_iter().filter(|(_, bytes)| *bytes == [0x97]).count();
         let counted = ["behalf_no_room", "behalf_refused"].map(|name| fixture.counter(name));
-        assert_eq!((refused, counted), (3, [3, 3]), "kept: {kept}");
+        assert_eq!((refused, counted), (3, [3, 3]), "kept: {is_authorized}");
         let logged = fixture.logged();
         assert!(matches!(&logged[..], [(READER, text)] if text.starts_with("a page of r/")), "{logged:?}");
         let ended = ["sessions_evicted", "connections_evicted"].map(|name| fixture.counter(name));
@@ -215,11 +217,11 @@ fn pages_are_ended_where_pages_hold_too_much() {
 /// At nearly the same size, a page is refused before a client is disconnected.
 #[test]
 fn a_page_is_refused_before_a_client_of_the_same_size_is_ended() {
-    for kept in [false, true] {
-        let taken = Taken::default();
-        let links = if kept { Vec::new() } else { vec![deliveries_later(&taken)] };
+    for is_authorized in [false, true] {
+        let tickets = DeferredTickets::default();
+        let links = if is_authorized { Vec::new() } else { vec![deliveries_later(&tickets)] };
         // The client's message is charged twice while its delivery is authorized.
-        let shard_bytes_max = if kept { 500_000 } else { 800_000 };
+        let shard_bytes_max = if is_authorized { 500_000 } else { 800_000 };
         let mut fixture = Fixture::with(1, links, |limits| limits.shard_bytes_max = shard_bytes_max);
         let holder = fixture
             .world
@@ -227,7 +229,7 @@ fn a_page_is_refused_before_a_client_of_the_same_size_is_ended() {
         fixture.world.subscribe(holder, "q", QoS::AtLeastOnce);
         fixture.world.lose(holder);
         fixture.world.publish_with(fixture.client, "r", &"x".repeat(300_000), QoS::AtMostOnce, 0, true, &[]);
-        if kept {
+        if is_authorized {
             fixture.suspend_reader();
         }
         fixture.request(1, Fetch { bytes_max: 400_000, ..fetch("r") });
@@ -236,15 +238,15 @@ fn a_page_is_refused_before_a_client_of_the_same_size_is_ended() {
         assert!((300_000..301_000).contains(&held), "{held}");
         fixture.world.publish(fixture.client, "q", &"q".repeat(310_000), QoS::AtLeastOnce, 1);
         fixture.world.pass_ms(10);
-        assert_eq!(fixture.charged().0, 0, "kept: {kept}");
+        assert_eq!(fixture.charged().0, 0, "kept: {is_authorized}");
         let ended = ["sessions_evicted", "connections_evicted"].map(|name| fixture.counter(name));
-        assert_eq!((ended, fixture.counter("behalf_refused")), ([0, 0], 1), "kept: {kept}");
+        assert_eq!((ended, fixture.counter("behalf_refused")), ([0, 0], 1), "kept: {is_authorized}");
     }
 }
 
 /// The largest page is found at once, whatever else is stored for plugins.
 #[test]
-fn the_heaviest_page_is_found_at_once() {
+fn the_largest_page_is_found_without_a_search() {
     let units = [500, 1_000].map(|kept| {
         let mut fixture = Fixture::with(1, Vec::new(), |limits| limits.shard_bytes_max = 1 << 20);
         for n in 0..6 {
@@ -274,8 +276,8 @@ fn the_heaviest_page_is_found_at_once() {
 /// leaves space for others.
 #[test]
 fn one_page_leaves_room_for_others() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |limits| {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |limits| {
         limits.behalf_bytes_max = 1 << 20;
     });
     let payload = "x".repeat(100_000);
@@ -295,9 +297,9 @@ fn one_page_leaves_room_for_others() {
         let client = BehalfClient::Client(name.into());
         fixture.request_for(client, number as u64, Fetch { bytes_max: u32::MAX, ..fetch("r/#") });
     }
-    assert_eq!((fixture.messages(), taken.about().len()), (vec![], 4), "all four are under way");
+    assert_eq!((fixture.messages(), tickets.about().len()), (vec![], 4), "all four are under way");
     for number in 0..4 {
-        fixture.complete(taken.ticket(number), Flow::STOP, allow());
+        fixture.complete(tickets.ticket(number), Flow::STOP, allow());
     }
     // Two messages are more than an eighth of a MiB.
     assert!(fixture.messages().iter().all(|(_, bytes)| (100_000..110_000).contains(&bytes.len())));
@@ -306,10 +308,10 @@ fn one_page_leaves_room_for_others() {
 /// A message larger than a client's limit of waiting bytes is delivered if nothing else waits for
 /// the client, and is refused until then, from any shard.
 #[test]
-fn a_large_first_message_comes_alone() {
+fn a_large_first_message_is_a_page_of_its_own() {
     for shards in [1, 3] {
-        let taken = Taken::default();
-        let mut fixture = Fixture::with(shards, vec![deliveries_later(&taken)], |limits| {
+        let tickets = DeferredTickets::default();
+        let mut fixture = Fixture::with(shards, vec![deliveries_later(&tickets)], |limits| {
             limits.behalf_client_bytes_max = 100_000;
         });
         fixture.retain("r", 1);
@@ -324,17 +326,17 @@ fn a_large_first_message_comes_alone() {
             fixture.request(2, Fetch { bytes_max: 10_000, ..fetch(topic) });
             assert_eq!(fixture.messages(), [(2, vec![0x97])], "{topic} of {shards} shards");
         }
-        assert_eq!((fixture.counter("behalf_no_room"), taken.about().len()), (4, 1));
+        assert_eq!((fixture.counter("behalf_no_room"), tickets.about().len()), (4, 1));
         let (held, _) = fixture.charged();
         assert!(held < 10_000, "{held}");
-        fixture.complete(taken.ticket(0), Flow::STOP, allow());
+        fixture.complete(tickets.ticket(0), Flow::STOP, allow());
         assert_eq!(fixture.page().messages.len(), 1);
         for topic in &large {
             fixture.request(3, Fetch { bytes_max: 10_000, ..fetch(topic) });
             // There is no space for another one beside it.
             fixture.request(4, small());
             assert_eq!(fixture.messages(), [(4, vec![0x97])]);
-            fixture.complete(taken.ticket(taken.about().len() - 1), Flow::STOP, allow());
+            fixture.complete(tickets.ticket(tickets.about().len() - 1), Flow::STOP, allow());
             assert_eq!(fixture.page().topics(), [topic.as_str()]);
         }
     }
@@ -378,8 +380,8 @@ fn pages_being_authorized_leave_turns_to_scans() {
 /// without waiting bytes gets a page of any size.
 #[test]
 fn pages_of_a_client_share_its_bytes() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(1, vec![deliveries_later(&taken)], |limits| {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(1, vec![deliveries_later(&tickets)], |limits| {
         limits.behalf_client_bytes_max = 100_000;
         limits.behalf_page_bytes_max = 200_000;
     });
@@ -391,9 +393,9 @@ fn pages_of_a_client_share_its_bytes() {
     assert_eq!((fixture.messages(), fixture.counter("behalf_no_room")), (vec![(2, vec![0x97])], 1));
     fixture.request(3, page(30_000));
     fixture.request_for(BehalfClient::Client("other".into()), 4, page(200_000));
-    assert_eq!((fixture.messages(), taken.about().len()), (vec![], 3), "each within its own");
+    assert_eq!((fixture.messages(), tickets.about().len()), (vec![], 3), "each within its own");
     for number in 0..3 {
-        fixture.complete(taken.ticket(number), Flow::STOP, allow());
+        fixture.complete(tickets.ticket(number), Flow::STOP, allow());
     }
     assert_eq!(fixture.messages().len(), 3);
     fixture.request(5, page(60_000));
@@ -403,7 +405,7 @@ fn pages_of_a_client_share_its_bytes() {
 /// A plugin that requests more messages than the settings allow gets the allowed number, and the
 /// others with the next pages.
 #[test]
-fn a_page_has_no_more_than_the_settings_say() {
+fn a_page_is_no_larger_than_its_limits() {
     for (bytes_max, most) in [(1 << 20, 3), (1_024, 2)] {
         let mut fixture = Fixture::with(1, Vec::new(), |limits| {
             (limits.behalf_page_messages_max, limits.behalf_page_bytes_max) = (3, bytes_max);
@@ -462,15 +464,15 @@ fn messages_from_another_shard_are_authorized_within_the_turn_budget() {
 /// A plugin that continuously changes the rules of other clients does not restart a page.
 #[test]
 fn changes_for_other_clients_restart_no_page() {
-    let taken = Taken::default();
-    let noted = taken.clone();
+    let tickets = DeferredTickets::default();
+    let inner = tickets.clone();
     // The authorization of the subscription is deferred too.
     let later = link(3, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         if call.action() == 1 {
             call.set(Field::VERDICT, 1, "", "");
             return Flow::STOP;
         }
-        noted.note(call.topic(), call.defer().expect("the point may wait"));
+        inner.note(call.topic(), call.defer().expect("the point may wait"));
         Flow::DEFER
     });
     let mut fixture = Fixture::with(1, vec![Link { deliver: true, ..later }], |_| {});
@@ -480,7 +482,7 @@ fn changes_for_other_clients_restart_no_page() {
         for busy in 0..20 {
             fixture.world.shards[0].invalidate(Scope::Client(format!("busy{busy}").into()));
         }
-        fixture.complete(taken.ticket(number), Flow::STOP, allow());
+        fixture.complete(tickets.ticket(number), Flow::STOP, allow());
     }
-    assert_eq!((fixture.page().messages.len(), taken.about().len()), (3, 4));
+    assert_eq!((fixture.page().messages.len(), tickets.about().len()), (3, 4));
 }

@@ -83,6 +83,9 @@ fn at(world: &mut World, point: HookPoint, happen: impl FnOnce(&mut World)) -> V
         "LISTENER ",
         "PROTO_",
         "TLS_",
+        "TRANSPORT ",
+        "USERNAME_CERTIFIED ",
+        "CONNECT_USERNAME ",
         "MOUNTPOINT ",
         "WILL_",
         "AUTH_",
@@ -92,7 +95,7 @@ fn at(world: &mut World, point: HookPoint, happen: impl FnOnce(&mut World)) -> V
 }
 
 #[test]
-fn a_connect_is_shown_as_it_would_be_granted() {
+fn client_connect_shows_the_values_that_would_be_granted() {
     let mut world = world();
     let log = Log::default();
     mount(&mut world, notified(&log, &[HookPoint::ClientAuthenticate], everything));
@@ -119,7 +122,19 @@ REASON_CODE 134
 REASON_STRING absent
 PROTO_NAME 'MQTT'
 SOCK_HOST '127.0.0.1'
+TRANSPORT 'tcp'
+TLS_VERSION absent
+TLS_CIPHER absent
+TLS_SERVER_NAME absent
 TLS_SUBJECT absent
+TLS_COMMON_NAME absent
+TLS_ALTERNATIVE_NAME absent
+TLS_ALTERNATIVE_NAMES absent
+TLS_ISSUER absent
+TLS_SERIAL absent
+TLS_FINGERPRINT absent
+USERNAME_CERTIFIED 0
+CONNECT_USERNAME 'ann'
 MOUNTPOINT absent
 ANONYMOUS 1
 MAXIMUM_PACKET_SIZE 5000
@@ -140,7 +155,7 @@ SESSION_OWNER absent";
 }
 
 #[test]
-fn a_connack_shows_what_is_granted() {
+fn client_connack_shows_the_granted_values() {
     let mut world = world();
     let shown = at(&mut world, HookPoint::ClientConnack, |world| {
         client(world);
@@ -262,7 +277,7 @@ fn publish(world: &mut World, client: ClientId, topic: &str, retain: bool) {
 }
 
 #[test]
-fn a_message_shows_all_that_it_has() {
+fn message_publish_shows_all_fields_of_a_message() {
     let mut world = world();
     let publisher = client(&mut world);
     world.pass_ms(500);
@@ -310,7 +325,7 @@ fn a_message_shows_all_that_it_has() {
 }
 
 #[test]
-fn a_packet_shows_its_type_and_its_bytes() {
+fn packet_points_show_the_type_and_the_bytes() {
     let mut world = world();
     let client = client(&mut world);
     for (point, kind, bytes) in [(HookPoint::PacketReceived, 12, 2), (HookPoint::PacketSent, 13, 2)] {
@@ -323,7 +338,7 @@ fn a_packet_shows_its_type_and_its_bytes() {
 }
 
 #[test]
-fn the_broker_shows_itself() {
+fn broker_points_show_the_fields_of_the_broker() {
     let mut world = world();
     let listeners = ["127.0.0.1:1883".to_owned()];
     let shown = at(&mut world, HookPoint::BrokerStarted, |world| {
@@ -336,7 +351,7 @@ fn the_broker_shows_itself() {
 
 /// A link at CONNACK sees what earlier links have granted, not the values before.
 #[test]
-fn the_next_link_at_connack_sees_what_the_one_before_has_granted() {
+fn a_link_at_connack_sees_the_values_that_the_previous_link_has_granted() {
     const GRANTS: [(Field, u64); 5] = [
         (Field::KEEP_ALIVE_S, 20),
         (Field::SESSION_EXPIRY_S, 50),
@@ -365,7 +380,7 @@ fn the_next_link_at_connack_sees_what_the_one_before_has_granted() {
 }
 
 #[test]
-fn a_message_shows_the_client_that_it_comes_from() {
+fn a_message_shows_the_client_that_has_published_it() {
     let mut world = world();
     let publisher = client(&mut world);
     let shown = at(&mut world, HookPoint::MessagePublish, |world| publish(world, publisher, "t", false));

@@ -67,7 +67,7 @@ fn change_at(call: &Call<'_>, field: Field, index: u32, number: u64, bytes: &str
 // client.subscribe reads every filter with its group, and the packet's identifier and user
 // properties.
 #[test]
-fn a_subscribe_is_read_whole() {
+fn client_subscribe_sees_all_filters_and_properties() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(
@@ -119,7 +119,7 @@ fn request_connack(
 // that a link sets are sent, and apply.
 #[test]
 #[allow(clippy::too_many_lines, reason = "one scenario")]
-fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
+fn values_that_links_set_in_connack_are_sent_and_apply() {
     let mut world = World::new(1);
     let log = Log::default();
     let seen = log.clone();
@@ -221,7 +221,7 @@ fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
 // user properties and, if the reason is another server, its name. Clients of 3.1.1 get what their
 // version has.
 #[test]
-fn a_refusing_connack_is_the_links_to_fill_in() {
+fn links_can_fill_in_a_refusing_connack() {
     let mut world = World::new(1);
     let refuse = |call: &mut Call<'_>| {
         call.set(Field::VERDICT, 2, "", "");
@@ -255,7 +255,7 @@ fn a_refusing_connack_is_the_links_to_fill_in() {
 // Reason string and user properties are left out if CONNACK exceeds the client's Maximum Packet
 // Size [MQTT-3.2.2-19] [MQTT-3.2.2-20].
 #[test]
-fn a_connack_that_would_be_too_large_loses_its_texts() {
+fn a_connack_that_would_be_too_large_is_sent_without_its_texts() {
     let mut world = World::new(1);
     let long = "x".repeat(200);
     let fill = move |call: &mut Call<'_>| {
@@ -276,7 +276,7 @@ fn a_connack_that_would_be_too_large_loses_its_texts() {
 // Conn info has everything that CONNECT contained, while the connection lasts. Secrets and the will
 // are visible only at connect and authenticate.
 #[test]
-fn conn_info_is_what_connect_said() {
+fn conn_info_has_the_values_of_connect() {
     let mut world = World::new(1);
     let log = Log::default();
     let points = [HookPoint::ClientConnect, HookPoint::ClientConnected, HookPoint::ClientDisconnected];

@@ -245,7 +245,7 @@ fn a_publish_is_dropped_rejected_or_its_sender_disconnected() {
 }
 
 #[test]
-fn authorization_refuses_by_reason_and_a_fault_denies() {
+fn authorization_refuses_with_a_reason_code_and_a_fault_denies() {
     for (flow, verdict, code) in [(Flow::STOP, 2, 0x87), (Flow::FAULT, 0, 0x87), (Flow::CONTINUE, 1, 0x00)] {
         let (mut world, sub, publisher) = pair();
         let act = move |call: &mut Call<'_>| {
@@ -289,7 +289,7 @@ fn no_match_decides_unanswered_requests() {
 }
 
 #[test]
-fn a_changed_topic_is_authorised_again() {
+fn a_changed_topic_is_authorized_again() {
     let (mut world, sub, publisher) = pair();
     let rewrite = |call: &mut Call<'_>| {
         call.set(Field::TOPIC, 0, "secret", "");
@@ -374,7 +374,7 @@ fn connect_and_authenticate_refuse_with_their_reasons() {
 }
 
 #[test]
-fn an_unanswered_authentication_lets_only_the_anonymous_in() {
+fn a_login_without_a_verdict_is_allowed_only_for_anonymous_clients() {
     let mut world = World::new(1);
     let silent = link(1, 0, FaultPolicy::Deny, |_| Flow::CONTINUE);
     mount(&mut world, vec![(HookPoint::ClientAuthenticate, silent)]);
@@ -469,7 +469,7 @@ fn a_deferred_authentication_admits_refuses_or_times_out() {
 }
 
 #[test]
-fn publishes_behind_a_deferred_one_take_effect_in_order() {
+fn publishes_behind_a_deferred_one_take_effect_after_it_in_order() {
     let (mut world, sub, publisher) = pair();
     let tickets = Tickets::default();
     let log = Log::default();
@@ -505,7 +505,7 @@ fn publishes_behind_a_deferred_one_take_effect_in_order() {
 }
 
 #[test]
-fn a_deferred_publish_takes_effect_although_its_client_has_gone() {
+fn a_deferred_publish_takes_effect_after_its_client_has_disconnected() {
     for ending in ["disconnect", "lost"] {
         let (mut world, sub, publisher) = pair();
         let tickets = Tickets::default();
@@ -529,7 +529,7 @@ fn a_deferred_publish_takes_effect_although_its_client_has_gone() {
 }
 
 #[test]
-fn the_will_comes_after_the_publishes_that_wait_and_not_after_a_disconnect_that_waits() {
+fn a_will_is_sent_after_waiting_publishes_and_not_after_a_waiting_disconnect() {
     for clean_end in [true, false] {
         let mut world = World::new(1);
         let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
@@ -562,7 +562,7 @@ fn the_will_comes_after_the_publishes_that_wait_and_not_after_a_disconnect_that_
 }
 
 #[test]
-fn a_disconnect_that_waits_says_why_the_connection_ended_and_how_long_the_session_stays() {
+fn a_waiting_disconnect_decides_the_reason_of_the_end_and_the_session_expiry() {
     // [MQTT-3.14.4-3] and section 3.14.2.2.2; expiry 60 s at CONNECT, none or 0 at DISCONNECT.
     for (goodbye, reason, stays) in [
         (&[0xE0, 0][..], Some(0), true),
@@ -655,7 +655,7 @@ fn a_missed_deadline_is_a_fault_by_policy() {
 }
 
 #[test]
-fn changes_that_come_with_a_completion_count_and_broken_ones_are_a_fault() {
+fn changes_of_a_completion_are_applied_and_invalid_ones_are_a_fault() {
     let (mut world, sub, publisher) = pair();
     let tickets = Tickets::default();
     mount(&mut world, vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Deny, tickets.deferring()))]);
@@ -671,7 +671,7 @@ fn changes_that_come_with_a_completion_count_and_broken_ones_are_a_fault() {
 }
 
 #[test]
-fn subscribe_waits_for_the_publishes_in_front() {
+fn a_subscribe_waits_for_earlier_publishes() {
     let (mut world, _, publisher) = pair();
     let tickets = Tickets::default();
     mount(
@@ -692,7 +692,7 @@ fn subscribe_waits_for_the_publishes_in_front() {
 }
 
 #[test]
-fn a_full_slot_queue_stops_reading_and_goes_on_when_it_drains() {
+fn a_connection_is_not_read_while_its_slots_are_full() {
     let mut world = World::with(1, |limits| limits.slots_max = 4);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
@@ -714,7 +714,7 @@ fn a_full_slot_queue_stops_reading_and_goes_on_when_it_drains() {
 }
 
 #[test]
-fn an_event_that_waited_through_a_reload_skips_the_links_it_has_visited() {
+fn after_a_reload_a_waiting_event_skips_the_links_that_were_called() {
     let (mut world, sub, publisher) = pair();
     let log = Log::default();
     let tickets = Tickets::default();
@@ -737,7 +737,7 @@ fn an_event_that_waited_through_a_reload_skips_the_links_it_has_visited() {
 
 /// A link may change the expiry of a message, and another change leaves the expiry alone.
 #[test]
-fn a_message_lives_as_long_as_a_link_says() {
+fn a_link_can_set_the_expiry_of_a_message() {
     for (field, text, seconds) in
         [(Field::MESSAGE_EXPIRY_S, "", Some(5)), (Field::CONTENT_TYPE, "text", Some(60))]
     {
@@ -766,7 +766,7 @@ fn a_message_lives_as_long_as_a_link_says() {
 
 /// A response topic must be a topic name [MQTT-3.3.2-14], and can be removed.
 #[test]
-fn a_response_topic_is_set_to_a_name_or_taken_out() {
+fn a_link_can_set_or_remove_a_response_topic() {
     let (mut world, sub, publisher) = pair();
     let log = Log::default();
     let act = {
@@ -788,7 +788,7 @@ fn a_response_topic_is_set_to_a_name_or_taken_out() {
 
 /// A link that reads a message between its changes sees each change, also of user properties.
 #[test]
-fn a_link_sees_what_it_has_changed() {
+fn a_link_sees_its_own_changes() {
     let (mut world, sub, publisher) = pair();
     let log = Log::default();
     let act = {

@@ -57,13 +57,13 @@ fn cost_beside(waiting: usize) -> u64 {
 /// Publishers that wait for a blocked shard add no cost to publishes to another shard, however many
 /// wait.
 #[test]
-fn waiters_for_one_lane_cost_nothing_while_others_move() {
+fn publishers_that_wait_for_one_lane_cost_no_work_while_others_continue() {
     assert_eq!((cost_beside(10), cost_beside(200)), (0, 0));
 }
 
 /// All waiting publishers pass a moving lane in order of arrival, with work linear in their number.
 #[test]
-fn waiters_are_served_in_order_and_at_linear_cost() {
+fn waiting_publishers_continue_in_order_at_linear_cost() {
     let mut costs = Vec::new();
     for waiting in [50, 100, 200] {
         let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
@@ -133,7 +133,7 @@ fn a_later_publisher_does_not_pass_waiting_ones() {
 /// If the connection or session of a waiting publisher ends, or is taken over, its publishes are
 /// still delivered, and those behind it are still served.
 #[test]
-fn waiters_that_leave_delay_no_other() {
+fn waiting_publishers_that_disconnect_delay_no_other() {
     let mut world = World::with(2, |limits| limits.lane_envelopes_max = 2);
     let sub = on_shard(&mut world, 1, "sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
@@ -157,7 +157,7 @@ fn waiters_that_leave_delay_no_other() {
 /// If the first answer of the other shards does not reach the barrier of a SUBACK, the SUBACK waits
 /// for the next answer.
 #[test]
-fn each_answer_of_the_other_shards_is_looked_at() {
+fn each_answer_of_another_shard_is_processed() {
     for shards in [2, 4] {
         let mut world = World::new(shards);
         let clients: Vec<ClientId> = (0..4)
@@ -262,7 +262,7 @@ fn a_shared_member_gets_each_publishers_messages_in_order() {
 /// A lane is full at a limit of bytes as well as of envelopes, and publishers continue when half
 /// has moved.
 #[test]
-fn publishers_wait_for_a_lane_that_has_as_many_bytes_as_it_may() {
+fn publishers_wait_for_a_lane_at_its_limit_of_bytes() {
     let mut world = World::with(2, |limits| limits.lane_bytes_max = 65_536);
     let sub = on_shard(&mut world, 1, "sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
@@ -316,7 +316,7 @@ fn retained_publishes_that_wait_for_one_owner_are_all_answered() {
 
 /// Two shards never give the same number to a message or a connection.
 #[test]
-fn numbers_of_two_shards_never_meet() {
+fn two_shards_never_use_the_same_number() {
     let mut world = World::new(2);
     let log = Log::default();
     let noting = |identity: u32| {
@@ -336,7 +336,7 @@ fn numbers_of_two_shards_never_meet() {
 /// A member that joins a shared subscription with nothing waiting is picked, whatever was recorded
 /// of the others while it was away.
 #[test]
-fn a_member_that_comes_back_with_room_gets_its_share() {
+fn a_shared_member_that_joins_without_waiting_messages_gets_its_share() {
     let mut world = World::with(2, |limits| {
         limits.inflight_max = 1;
         limits.session_queue_messages_max = 8;

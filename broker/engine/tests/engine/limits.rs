@@ -1,6 +1,8 @@
 //! Every limit at its boundary: the limit itself is accepted, and one more is not. A row of a table
 //! produces a given amount in a world of its own, and returns whether all of it was accepted.
 
+use std::sync::Arc;
+
 use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::SubscriptionOptions;
 use grapnel_engine::packet::{
@@ -238,7 +240,7 @@ fn takes((name, _, takes): &Row, limit: u64, amount: u64) -> bool {
 }
 
 #[test]
-fn as_much_is_taken_as_a_limit_says_and_no_more() {
+fn values_up_to_a_limit_are_accepted_and_larger_ones_refused() {
     for row in ROWS.iter().chain(&WINDOWS) {
         let (name, limit, _) = row;
         assert!(takes(row, *limit, *limit), "{name}: {limit} of {limit}");
@@ -256,7 +258,7 @@ const BYTES: [Row; 3] = [
 ];
 
 #[test]
-fn two_messages_take_twice_the_bytes_of_one() {
+fn two_messages_are_charged_twice_the_bytes_of_one() {
     for row in &BYTES {
         // The least limit that accepts so many.
         let least = |amount: u64| {
@@ -411,7 +413,7 @@ fn time_limits_are_exact() {
 
 /// A shell that sleeps until the time given by a shard is always in time.
 #[test]
-fn a_shell_that_sleeps_until_the_next_deadline_is_in_time() {
+fn a_shell_that_sleeps_until_the_next_deadline_misses_none() {
     for Time { name, value, due_ms, granule_ms, begin, is_over } in TIMES {
         if granule_ms == 0 {
             continue;
@@ -465,4 +467,39 @@ fn timers_from_before_a_resume_do_not_affect_the_session() {
     world.pass_ms(2_000);
     assert!(world.shards[0].client("c").is_none());
     assert_eq!(world.take(watcher).len(), 1);
+}
+
+/// A shard gets other limits while it runs: what is there stays, and what comes then is judged by
+/// them. So is what no plugin decides.
+#[test]
+fn limits_and_the_rule_without_a_decision_change_while_the_shard_runs() {
+    let set = |world: &mut World, change: fn(&mut Limits), allow: bool| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        world.shards[0].set_rules(Arc::new(limits), allow);
+    };
+    let mut world = World::new(1);
+    let client = world.connect("c", &ConnectRequest::v(V5));
+    let first = |world: &mut World, filter: &str| world.subscribe(client, filter, QoS::AtMostOnce)[0];
+    assert_eq!((first(&mut world, "a"), first(&mut world, "b")), (0, 0));
+    set(&mut world, |limits| limits.subscriptions_max = 1, true);
+    assert_eq!((first(&mut world, "a"), first(&mut world, "c")), (0, 0x97), "what is there stays");
+    set(&mut world, |limits| limits.shard_subscriptions_max = 2, true);
+    assert_eq!(first(&mut world, "c"), 0x97);
+    set(&mut world, |_| {}, true);
+    assert_eq!(first(&mut world, "c"), 0);
+    set(&mut world, |limits| limits.retained_messages_max = 0, true);
+    world.publish_with(client, "kept", "1", QoS::AtMostOnce, 0, true, &[]);
+    assert_eq!(first(&mut world, "kept"), 0);
+    assert_eq!(world.take(client), [], "it was not stored");
+    set(&mut world, |_| {}, true);
+    world.publish_with(client, "later", "2", QoS::AtMostOnce, 0, true, &[]);
+    assert_eq!(first(&mut world, "later"), 0);
+    assert!(matches!(world.take(client)[..], [Got::Publish { .. }]), "it was stored");
+    assert!(publishes(&mut world, "a", "x", &[]));
+    world.take(client);
+    set(&mut world, |_| {}, false);
+    assert!(!publishes(&mut world, "a", "x", &[]));
+    set(&mut world, |_| {}, true);
+    assert!(publishes(&mut world, "a", "x", &[]));
 }

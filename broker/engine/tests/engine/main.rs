@@ -32,6 +32,7 @@ mod subscribing;
 mod subscriptions;
 mod table;
 mod traces;
+mod transport;
 mod verdicts;
 mod views;
 mod work_limits;

@@ -13,7 +13,7 @@ use grapnel_engine::shard::{Ledger, OwnedChange, Pause, Reading};
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
-use crate::deferral::{Taken, allow, deny, later};
+use crate::deferral::{DeferredTickets, allow, deny, later};
 use crate::hooks::{Call, complete, link, mount};
 use crate::world::{ClientId, ConnectRequest, Got, World, id};
 
@@ -36,7 +36,7 @@ fn flood(world: &mut World, client: ClientId, packet: &[u8], times: usize) {
 }
 
 #[test]
-fn acknowledgements_of_a_client_that_does_not_read_are_bounded_and_it_is_not_read() {
+fn unsent_acknowledgements_are_limited_and_their_client_is_not_read() {
     let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
     let client = world.connect("floods", &ConnectRequest::v(V5));
     world.takes(client, Some(0));
@@ -56,7 +56,7 @@ fn acknowledgements_of_a_client_that_does_not_read_are_bounded_and_it_is_not_rea
 }
 
 #[test]
-fn pingresp_counts_as_everything_else_that_is_sent() {
+fn pingresp_counts_against_the_limit_of_unsent_bytes() {
     for version in [Version::V31, Version::V311, V5] {
         let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
         let client = world.connect("pings", &ConnectRequest::v(version));
@@ -106,7 +106,7 @@ fn keep_alive_pauses_while_a_client_is_not_read_and_restarts_after() {
 }
 
 #[test]
-fn an_end_is_seen_while_a_connection_is_not_read() {
+fn the_end_of_a_connection_is_noticed_while_it_is_not_read() {
     let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
     let request =
         ConnectRequest { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..ConnectRequest::v(V5) };
@@ -140,7 +140,7 @@ fn bytes_before_connect_have_their_own_limit() {
 }
 
 #[test]
-fn pending_connections_are_ended_for_memory_the_largest_first() {
+fn pending_connections_over_the_memory_limit_are_ended_largest_first() {
     let mut world = World::with(1, |limits| {
         limits.connects_pending_bytes_max = 65536;
         limits.connect_bytes_max = 131_072;
@@ -184,7 +184,7 @@ fn unfinished_packets_over_the_limit_end_pending_connections_then_the_largest() 
 }
 
 #[test]
-fn beyond_the_limit_of_the_shard_the_heaviest_session_ends_and_light_ones_lose_nothing() {
+fn above_the_memory_limit_of_the_shard_only_the_largest_session_ends() {
     let mut world = World::with(1, |limits| limits.shard_bytes_max = 1 << 20);
     let persistent = || ConnectRequest {
         clean: false,
@@ -214,7 +214,7 @@ fn beyond_the_limit_of_the_shard_the_heaviest_session_ends_and_light_ones_lose_n
 }
 
 #[test]
-fn a_message_that_many_sessions_hold_counts_once_for_the_shard_and_in_full_for_each() {
+fn a_message_of_many_sessions_is_charged_once_to_the_shard_and_in_full_to_each_session() {
     let mut world = World::new(1);
     let persistent = || ConnectRequest {
         clean: false,
@@ -236,7 +236,7 @@ fn a_message_that_many_sessions_hold_counts_once_for_the_shard_and_in_full_for_e
 }
 
 #[test]
-fn qos_0_is_queued_beyond_the_limit_for_a_socket_that_takes_bytes_and_dropped_for_one_that_does_not() {
+fn qos_0_above_the_limit_is_queued_for_a_reading_client_and_dropped_for_a_stalled_one() {
     let mut world = World::with(1, |limits| {
         limits.outbound_bytes_max = SMALL;
         limits.outbound_burst_bytes_max = 1 << 20;
@@ -291,7 +291,7 @@ fn without_room_in_the_shard_the_limit_of_the_connection_holds() {
 }
 
 #[test]
-fn the_parts_of_a_ledger_name_what_a_client_holds() {
+fn the_parts_of_a_ledger_show_the_memory_of_a_client() {
     let mut world = World::with(1, |limits| limits.inflight_max = 1);
     let nobody = ledger(&mut world, 0);
     assert_eq!(nobody.total(), 0);
@@ -332,11 +332,11 @@ fn the_parts_of_a_ledger_name_what_a_client_holds() {
 /// A publish that client.authorize refuses, and that waits behind another, keeps its place but not
 /// its message.
 #[test]
-fn a_refused_publish_that_waits_holds_nothing_of_its_message() {
+fn a_refused_publish_that_waits_is_not_charged_for_its_message() {
     for resent in [false, true] {
         let mut world = World::new(1);
         let client = world.connect("client", &ConnectRequest::v(V5));
-        let (published, authorized) = (Taken::default(), Taken::default());
+        let (published, authorized) = (DeferredTickets::default(), DeferredTickets::default());
         mount(
             &mut world,
             vec![
@@ -367,8 +367,8 @@ fn a_refused_publish_that_waits_holds_nothing_of_its_message() {
 fn the_properties_of_a_subscribe_that_waits_are_charged() {
     let mut world = World::new(1);
     let client = world.connect("client", &ConnectRequest::v(V5));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &tickets))]);
     let (mut section, mut payload) = (Vec::new(), Vec::new());
     push_property(&mut section, Property::User("key", &"x".repeat(10_000)));
     push_subscription(&mut payload, "filter", SubscriptionOptions::default());
@@ -376,14 +376,14 @@ fn the_properties_of_a_subscribe_that_waits_are_charged() {
     let filters = Filters::from_encoded(&payload);
     world.send(client, &Packet::Subscribe(Subscribe { packet_id: id(7), properties, filters }));
     assert!(ledger(&mut world, 0).slots > 10_000);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert_eq!(world.take(client).len(), 1);
     assert_eq!(ledger(&mut world, 0).slots, 0);
 }
 
 /// A shard near its limit because of messages for an absent client, and a publisher whose first
 /// message waits for a plugin.
-fn tight() -> (World, ClientId, Taken) {
+fn tight() -> (World, ClientId, DeferredTickets) {
     let mut world = World::with(1, |limits| {
         limits.shard_bytes_max = 1 << 20;
         limits.slot_bytes_max = 65536;
@@ -404,38 +404,38 @@ fn tight() -> (World, ClientId, Taken) {
         world.publish(publisher, "away", &"x".repeat(10_000), QoS::AtLeastOnce, n);
         world.take(publisher);
     }
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     world.publish(publisher, "light", "x", QoS::AtMostOnce, 0);
     assert_eq!(world.reading(publisher), Reading::Reading, "it holds next to nothing");
     world.publish(publisher, "large", &"x".repeat(5_000), QoS::AtMostOnce, 0);
     assert_eq!(world.reading(publisher), Reading::Paused(Pause::Memory));
     assert_eq!(counter(&mut world, "pauses_memory"), 1);
-    (world, publisher, taken)
+    (world, publisher, tickets)
 }
 
 #[test]
 fn near_the_memory_limit_clients_with_large_queues_are_paused() {
-    let (mut world, publisher, taken) = tight();
+    let (mut world, publisher, tickets) = tight();
     for place in 0..2 {
-        complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
+        complete(&mut world, tickets.ticket(place), Flow::CONTINUE, Vec::new());
     }
     assert_eq!(world.reading(publisher), Reading::Reading);
 }
 
 #[test]
 fn a_client_paused_for_memory_is_read_when_memory_is_free() {
-    let (mut world, publisher, taken) = tight();
+    let (mut world, publisher, tickets) = tight();
     world.connect("away", &ConnectRequest::v(V5));
     world.pass_ms(10);
     assert_eq!(world.reading(publisher), Reading::Reading);
-    assert_eq!(taken.about(), ["light", "large"], "its messages wait as before");
+    assert_eq!(tickets.about(), ["light", "large"], "its messages wait as before");
 }
 
 /// The broker stores as many bytes as a memory limit allows without ending a client. At one byte
 /// more, the client with the most bytes is ended.
 #[test]
-fn as_much_memory_is_held_as_a_limit_says() {
+fn a_client_is_ended_one_byte_above_a_memory_limit() {
     const BYTES: u64 = 70_000;
     for beyond in [false, true] {
         let more = usize::from(beyond);
@@ -478,13 +478,13 @@ fn as_much_memory_is_held_as_a_limit_says() {
 
 /// Deliveries that wait for client.authorize are charged to the receiving session.
 #[test]
-fn deliveries_that_wait_for_a_plugin_are_charged() {
+fn deliveries_that_wait_for_a_verdict_are_charged() {
     let mut world = World::new(1);
     let subscriber = world.connect("subscriber", &ConnectRequest::v(V5));
     world.subscribe(subscriber, "t", QoS::AtLeastOnce);
     let publisher = world.connect("publisher", &ConnectRequest::v(V5));
-    let taken = Taken::default();
-    let waits = later(1, 0, FaultPolicy::Ignore, &taken);
+    let tickets = DeferredTickets::default();
+    let waits = later(1, 0, FaultPolicy::Ignore, &tickets);
     let superuser = |call: &mut crate::hooks::Call<'_>| {
         if call.client_id() == "publisher" || call.topic() == "t" && call.action() == 2 {
             call.set(grapnel_plugin_abi::raw::Field::VERDICT, 1, "", "");
@@ -500,10 +500,10 @@ fn deliveries_that_wait_for_a_plugin_are_charged() {
     for packet_id in 1..=3 {
         world.publish(publisher, "t", &"x".repeat(10_000), QoS::AtLeastOnce, packet_id);
     }
-    assert_eq!(taken.about(), ["t"], "the others wait behind");
+    assert_eq!(tickets.about(), ["t"], "the others wait behind");
     let waiting = ledger(&mut world, 0).sessions - before;
     assert!((30_000..32_000).contains(&waiting), "{waiting}");
-    complete(&mut world, taken.ticket(0), Flow::STOP, crate::deferral::allow());
+    complete(&mut world, tickets.ticket(0), Flow::STOP, crate::deferral::allow());
     assert_eq!(world.take(subscriber).len(), 3, "it is said for the topic");
     let remembered = ledger(&mut world, 0).sessions - before;
     assert!((1..500).contains(&remembered), "{remembered}: what was said is remembered");
@@ -579,14 +579,14 @@ fn everything_that_a_client_chooses_is_charged() {
 fn changes_of_hooks_to_a_waiting_publish_are_charged_to_its_slot() {
     let mut world = World::with(1, |limits| limits.slot_bytes_max = 50_000);
     let publisher = world.connect("p", &ConnectRequest::v(V5));
-    let taken = Taken::default();
+    let tickets = DeferredTickets::default();
     let grows = link(1, 10, FaultPolicy::Deny, |call: &mut Call<'_>| {
         call.set(Field::PAYLOAD, 0, &"x".repeat(10_000), "");
         call.set(Field::USER_PROPERTY, 0, &"v".repeat(2_000), "k");
         Flow::CONTINUE
     });
     let point = HookPoint::MessagePublish;
-    mount(&mut world, vec![(point, grows), (point, later(2, 0, FaultPolicy::Deny, &taken))]);
+    mount(&mut world, vec![(point, grows), (point, later(2, 0, FaultPolicy::Deny, &tickets))]);
     world.publish(publisher, "t", "small", QoS::AtLeastOnce, 1);
     let slots = ledger(&mut world, 0).slots;
     assert!((12_000..14_000).contains(&slots), "{slots} bytes for a publish of 12,000");
@@ -599,18 +599,18 @@ fn changes_of_hooks_to_a_waiting_publish_are_charged_to_its_slot() {
     for place in 0..5 {
         let smaller =
             OwnedChange { field: Field::PAYLOAD, index: 0, number: 0, bytes: "y".into(), key: "".into() };
-        complete(&mut world, taken.ticket(place), Flow::CONTINUE, vec![smaller]);
+        complete(&mut world, tickets.ticket(place), Flow::CONTINUE, vec![smaller]);
     }
     assert_eq!(world.reading(publisher), Reading::Reading);
     assert_eq!(ledger(&mut world, 0).slots, 0);
 }
 
 #[test]
-fn the_filters_of_a_subscribe_are_charged_with_all_that_there_will_be_of_them() {
+fn the_filters_of_a_subscribe_are_charged_with_their_final_size() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(V5));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &tickets))]);
     let mut payload = Vec::new();
     for n in 0..100 {
         push_subscription(&mut payload, &format!("f/{n:03}"), SubscriptionOptions::of_qos(QoS::AtMostOnce));
@@ -627,27 +627,27 @@ fn the_filters_of_a_subscribe_are_charged_with_all_that_there_will_be_of_them() 
         key: "".into(),
     };
     let second = link(2, -1, FaultPolicy::Deny, {
-        let taken = taken.clone();
+        let tickets = tickets.clone();
         move |call: &mut Call<'_>| {
-            taken.note("second", call.defer().expect("it may wait"));
+            tickets.note("second", call.defer().expect("it may wait"));
             Flow::DEFER
         }
     });
     mount(
         &mut world,
         vec![
-            (HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken)),
+            (HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &tickets)),
             (HookPoint::ClientSubscribe, second),
         ],
     );
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![longer]);
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, vec![longer]);
     assert_eq!(ledger(&mut world, 0).slots, as_it_came + 2 * (1_000 - 5), "its filter and that of the grant");
-    complete(&mut world, taken.ticket(1), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(1), Flow::CONTINUE, Vec::new());
     assert_eq!(ledger(&mut world, 0).slots, 0);
 }
 
 #[test]
-fn topic_aliases_are_charged_with_the_places_that_they_skip() {
+fn topic_aliases_are_charged_with_the_entries_that_they_skip() {
     let mut world = World::with(1, |limits| limits.topic_alias_max = 65_535);
     let client = world.connect("c", &ConnectRequest::v(V5));
     let before = ledger(&mut world, 0).connections;
@@ -658,10 +658,10 @@ fn topic_aliases_are_charged_with_the_places_that_they_skip() {
 }
 
 #[test]
-fn a_connect_that_waits_is_charged_for_all_that_it_says() {
+fn a_waiting_connect_is_charged_for_all_its_fields() {
     let mut world = World::new(1);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientConnect, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientConnect, later(1, 0, FaultPolicy::Deny, &tickets))]);
     let before = ledger(&mut world, 0).connections;
     let client = world.open(V5);
     let password = vec![b'x'; 40_000];
@@ -670,7 +670,7 @@ fn a_connect_that_waits_is_charged_for_all_that_it_says() {
     world.send_connect(client, "c", &request);
     let waits = ledger(&mut world, 0).connections;
     assert!(waits - before > 40_000, "{} bytes for a CONNECT of 40,000", waits - before);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert!(ledger(&mut world, 0).connections < before + 4_000);
 }
 
@@ -678,16 +678,16 @@ fn a_connect_that_waits_is_charged_for_all_that_it_says() {
 fn the_accumulator_saved_by_a_ticket_is_charged() {
     let mut world = World::new(1);
     let publisher = world.connect("p", &ConnectRequest::v(V5));
-    let taken = Taken::default();
+    let tickets = DeferredTickets::default();
     let grows = link(1, 10, FaultPolicy::Deny, |call: &mut Call<'_>| {
         call.set(Field::PAYLOAD, 0, &"x".repeat(100_000), "");
         Flow::CONTINUE
     });
     let shrinks = link(2, 0, FaultPolicy::Deny, {
-        let taken = taken.clone();
+        let tickets = tickets.clone();
         move |call: &mut Call<'_>| {
             call.set(Field::PAYLOAD, 0, "y", "");
-            taken.note("", call.defer().expect("it may wait"));
+            tickets.note("", call.defer().expect("it may wait"));
             Flow::DEFER
         }
     });
@@ -699,7 +699,7 @@ fn the_accumulator_saved_by_a_ticket_is_charged() {
     let slots = ledger(&mut world, 0).slots;
     assert!((2_000_000..2_100_000).contains(&slots), "{slots} bytes, while tickets keep 2,000,000");
     for place in 0..20 {
-        complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
+        complete(&mut world, tickets.ticket(place), Flow::CONTINUE, Vec::new());
     }
     assert_eq!(ledger(&mut world, 0).slots, 0);
 }

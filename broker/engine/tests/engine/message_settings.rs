@@ -37,7 +37,7 @@ fn first_has(world: &mut World, client: ClientId, id: PropertyId) -> Option<Stri
 #[test]
 fn a_full_queue_drops_the_newest_or_the_oldest() {
     let bytes = (size_of::<Message>() + 2) as u64;
-    for (choice, by_bytes, kept) in [
+    for (choice, by_bytes, expected) in [
         (QueueFull::DropNewest, false, ["1", "2", "3"]),
         (QueueFull::DropOldest, false, ["4", "5", "6"]),
         (QueueFull::DropNewest, true, ["1", "2", "3"]),
@@ -70,7 +70,7 @@ fn a_full_queue_drops_the_newest_or_the_oldest() {
             assert_eq!(world.shards[0].counters().messages_dropped_queue_full, 4);
         }
         let sub = world.connect("sub", &request);
-        assert_eq!(world.take_plain(sub), kept.map(|payload| message("t", payload, 1)), "{choice:?}");
+        assert_eq!(world.take_plain(sub), expected.map(|payload| message("t", payload, 1)), "{choice:?}");
     }
 }
 
@@ -138,7 +138,7 @@ fn retain_available_is_announced_and_enforced() {
 /// A payload of payload_bytes_max is accepted and one byte more is not: from a client, its will,
 /// and a hook.
 #[test]
-fn payloads_are_bounded() {
+fn payloads_above_payload_bytes_max_are_refused() {
     for (bytes, fine) in [(0, true), (9, true), (10, true), (11, false), (5_000, false)] {
         let mut world = World::with(1, |limits| limits.payload_bytes_max = 10);
         let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
@@ -202,7 +202,7 @@ fn reason_strings_can_be_switched_off() {
 /// Control characters and noncharacters end the connection if the operator refuses them, and are
 /// accepted otherwise [MQTT-1.5.4-2]: in topics, filters, names and properties, not in payloads.
 #[test]
-fn control_characters_are_taken_or_refused() {
+fn control_characters_are_accepted_or_refused_by_the_setting() {
     for refuses in [false, true] {
         let mut world = World::with(1, |limits| limits.choices.refuses_control_characters = refuses);
         for (version, name) in [(Version::V311, "a\u{7}b"), (Version::V5, "a\u{FFFE}b")] {

@@ -17,7 +17,7 @@ use grapnel_engine::shard::{BehalfAction, BehalfClient, BehalfRefused, Command, 
 use grapnel_plugin_abi::host::ClientIdentity;
 use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, FROM_BROKER, Field, Flow, Slice, Status};
 
-use crate::deferral::{Taken, allow, deny};
+use crate::deferral::{DeferredTickets, allow, deny};
 use crate::hooks::{Call, Log, complete, link};
 use crate::world::{ClientId, ConnectRequest, World, message};
 
@@ -81,7 +81,7 @@ impl Fixture {
 
     fn mount(&mut self, mut links: Vec<(HookPoint, Link)>) {
         let kept = Rc::clone(&self.kept);
-        let keeps = link(9, 100, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+        let storing_link = link(9, 100, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
             if call.topic() == "keep" {
                 let identity = call.identity().expect("the client is in");
                 kept.borrow_mut().push((call.client_id().to_owned(), identity));
@@ -90,7 +90,7 @@ impl Fixture {
             }
             Flow::CONTINUE
         });
-        links.push((HookPoint::MessagePublish, Link { bit: 9, ..keeps }));
+        links.push((HookPoint::MessagePublish, Link { bit: 9, ..storing_link }));
         let table = ChainTable::compile(1, links).with_instances(vec![(MAKER, self.maker)]);
         self.world.shards[0].swap_chains(table);
         self.world.drive();
@@ -189,7 +189,7 @@ fn named<'a>(username: Option<&'a str>) -> ConnectRequest<'a> {
 /// A publish on behalf of a client goes through client.authorize with the stored identity: while
 /// the client is connected, when it has gone, and when another principal has its client identifier.
 #[test]
-fn a_publish_is_authorised_for_the_client_it_is_made_for() {
+fn a_publish_on_behalf_of_a_client_is_authorized_for_this_client() {
     for version in [Version::V311, Version::V5] {
         for after in ["connected", "gone", "stored", "replaced", "back"] {
             let log = Log::default();
@@ -228,7 +228,7 @@ fn a_publish_is_authorised_for_the_client_it_is_made_for() {
 /// The message has the client's identifier, whatever the plugin sets, and the hooks of the
 /// requesting plugin do not see it.
 #[test]
-fn the_message_is_the_clients() {
+fn a_message_published_on_behalf_of_a_client_shows_this_client() {
     let log = Log::default();
     let seen = log.clone();
     let looks = link(2, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
@@ -259,7 +259,7 @@ fn a_topic_set_by_a_hook_is_authorized_too() {
 
 /// Without a mounted authorizer the configuration decides.
 #[test]
-fn without_a_link_the_configuration_decides() {
+fn without_a_link_no_match_decides_requests_on_behalf_of_clients() {
     // A subscription is not allowed either in the second case; 0x10: no matching subscribers.
     for (no_match_allow, code) in [(true, 0), (false, 0x87)] {
         let mut fixture = Fixture::over(World::with_setup(1, |_| {}, no_match_allow), Vec::new());
@@ -272,7 +272,7 @@ fn without_a_link_the_configuration_decides() {
 /// A request for a superuser is not authorized, like its packets. The session decides whether it is
 /// one; without a session the stored identity does.
 #[test]
-fn superusers_are_superusers_as_long_as_their_session_says_so() {
+fn a_superuser_is_not_authorized_while_its_session_has_the_flag() {
     for (stays, notified) in [(true, 0x87), (false, 0)] {
         let log = Log::default();
         let superuser = Rc::new(std::cell::Cell::new(true));
@@ -298,24 +298,24 @@ fn superusers_are_superusers_as_long_as_their_session_says_so() {
 }
 
 /// A link at client.authorize that defers topics beginning with `later`, and allows all others.
-fn slow(taken: &Taken) -> (HookPoint, Link) {
-    let taken = taken.clone();
+fn slow(tickets: &DeferredTickets) -> (HookPoint, Link) {
+    let tickets = tickets.clone();
     let judge = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         if call.client_id() == "subscriber" || !call.topic().contains("later") {
             call.set(Field::VERDICT, 1, "", "");
             return Flow::CONTINUE;
         }
-        taken.note(call.topic(), call.defer().expect("a ticket"));
+        tickets.note(call.topic(), call.defer().expect("a ticket"));
         Flow::DEFER
     });
     (HookPoint::ClientAuthorize, judge)
 }
 
 /// Allows every waiting authorization, including those that begin meanwhile.
-fn allow_all(world: &mut World, taken: &Taken) {
+fn allow_all(world: &mut World, tickets: &DeferredTickets) {
     let mut at = 0;
-    while at < taken.about().len() {
-        complete(world, taken.ticket(at), Flow::CONTINUE, allow());
+    while at < tickets.about().len() {
+        complete(world, tickets.ticket(at), Flow::CONTINUE, allow());
         at += 1;
     }
 }
@@ -324,16 +324,16 @@ fn allow_all(world: &mut World, taken: &Taken) {
 /// are authorized at once.
 #[test]
 fn requests_that_wait_for_verdicts_keep_their_order() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
     fixture.client("a", &named(None));
     fixture.publish_as("a", 1, "open/later/1");
     fixture.publish_as("a", 2, "open/2");
     fixture.publish_as("a", 3, "open/later/3");
-    assert_eq!(taken.about(), ["open/later/1", "open/later/3"], "the second does not wait for the first");
-    complete(&mut fixture.world, taken.ticket(1), Flow::CONTINUE, allow());
+    assert_eq!(tickets.about(), ["open/later/1", "open/later/3"], "the second does not wait for the first");
+    complete(&mut fixture.world, tickets.ticket(1), Flow::CONTINUE, allow());
     assert_eq!((fixture.got(), fixture.notified()), (Vec::<String>::new(), Vec::new()));
-    complete(&mut fixture.world, taken.ticket(0), Flow::CONTINUE, deny(0x87));
+    complete(&mut fixture.world, tickets.ticket(0), Flow::CONTINUE, deny(0x87));
     assert_eq!(fixture.got(), ["open/2", "open/later/3"]);
     assert_eq!(fixture.notified(), [(1, 0x87), (2, 0), (3, 0)]);
 }
@@ -341,9 +341,9 @@ fn requests_that_wait_for_verdicts_keep_their_order() {
 /// A missing verdict never allows a request, and no request waits forever: it is refused with a
 /// code that differs from that of an explicit refusal.
 #[test]
-fn a_verdict_that_does_not_come_is_a_refusal() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+fn a_request_without_a_verdict_is_refused() {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
     fixture.client("a", &named(None));
     fixture.publish_as("a", 1, "open/later");
     fixture.publish_as("a", 2, "open/next");
@@ -352,16 +352,16 @@ fn a_verdict_that_does_not_come_is_a_refusal() {
     assert_eq!(fixture.notified(), [(1, 0x88), (2, 0)]);
     assert_eq!(fixture.refused(), 1);
     // The verdict comes too late.
-    complete(&mut fixture.world, taken.ticket(0), Flow::CONTINUE, allow());
+    complete(&mut fixture.world, tickets.ticket(0), Flow::CONTINUE, allow());
     assert_eq!((fixture.got(), fixture.notified()), (Vec::<String>::new(), Vec::new()));
 }
 
 /// Requests for one client that wait for verdicts delay neither requests for another client nor the
 /// plugin's own publishes.
 #[test]
-fn a_client_whose_verdicts_are_slow_holds_up_nobody_else() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+fn slow_verdicts_for_one_client_delay_no_other_client() {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
     fixture.client("slow", &named(None));
     fixture.client("other", &named(None));
     let sessions = fixture.world.shards[0].counters().sessions_count;
@@ -378,7 +378,7 @@ fn a_client_whose_verdicts_are_slow_holds_up_nobody_else() {
     assert_eq!(fixture.got(), ["open/other", "open/own"]);
     assert_eq!(fixture.notified(), [(200, 0)]);
     assert_eq!(fixture.world.shards[0].counters().sessions_count, sessions, "lines are nobody's sessions");
-    allow_all(&mut fixture.world, &taken);
+    allow_all(&mut fixture.world, &tickets);
     assert_eq!(fixture.notified().len(), 128);
 }
 
@@ -386,8 +386,8 @@ fn a_client_whose_verdicts_are_slow_holds_up_nobody_else() {
 /// served. Each request without space is answered.
 #[test]
 fn clients_with_many_requests_leave_room_for_others() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| limits.behalf_requests_max = 64);
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |limits| limits.behalf_requests_max = 64);
     let names: Vec<String> = (0..10).map(|number| format!("greedy{number}")).collect();
     for name in &names {
         fixture.client(name, &named(None));
@@ -407,7 +407,7 @@ fn clients_with_many_requests_leave_room_for_others() {
     assert!((40..64).contains(&waiting), "{waiting} wait");
     fixture.publish_as("modest", 1, "open/modest");
     assert_eq!((fixture.notified(), fixture.got()), (vec![(1, 0)], vec!["open/modest".to_owned()]));
-    allow_all(&mut fixture.world, &taken);
+    allow_all(&mut fixture.world, &tickets);
     assert_eq!(fixture.notified().len() as u64, waiting);
     // There is space again.
     fixture.publish_as("greedy0", 7, "open/again");
@@ -418,8 +418,8 @@ fn clients_with_many_requests_leave_room_for_others() {
 #[test]
 fn a_request_costs_the_same_however_many_others_wait() {
     let cost = |others: usize| {
-        let taken = Taken::default();
-        let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+        let tickets = DeferredTickets::default();
+        let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
         for number in 0..others {
             let name = format!("c{number}");
             fixture.client(&name, &named(None));
@@ -437,9 +437,9 @@ fn a_request_costs_the_same_however_many_others_wait() {
 
 /// Call queues leave nothing behind: not in the ledger, sessions, timers or tickets.
 #[test]
-fn lines_leave_nothing_behind() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+fn request_queues_leave_nothing_behind() {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
     let names: Vec<String> = (0..100).map(|number| format!("c{number}")).collect();
     for name in &names {
         fixture.client(name, &named(None));
@@ -455,7 +455,7 @@ fn lines_leave_nothing_behind() {
     let during = fixture.world.shards[0].ledger();
     assert_eq!(during, fixture.world.shards[0].recount());
     assert!(during.slots > before.slots && during.sessions > before.sessions, "it is charged while it waits");
-    allow_all(&mut fixture.world, &taken);
+    allow_all(&mut fixture.world, &tickets);
     fixture.world.pass_ms(1);
     assert_eq!(fixture.notified().len(), 200);
     assert_eq!(fixture.world.shards[0].ledger(), before);
@@ -467,14 +467,14 @@ fn lines_leave_nothing_behind() {
 /// Queues of requests do not count towards `sessions_max`.
 #[test]
 fn plugin_sessions_do_not_count_for_sessions_max() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| limits.sessions_max = 4);
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |limits| limits.sessions_max = 4);
     fixture.client("a", &named(None));
     fixture.client("b", &named(None));
     fixture.publish_as("a", 1, "open/later");
     fixture.publish_as("b", 1, "open/later");
     fixture.client("c", &named(None));
-    allow_all(&mut fixture.world, &taken);
+    allow_all(&mut fixture.world, &tickets);
     assert_eq!(fixture.world.shards[0].counters().sessions_count, 4);
     assert_eq!(fixture.world.shards[0].counters().sessions_refused, 0);
 }
@@ -484,8 +484,8 @@ fn plugin_sessions_do_not_count_for_sessions_max() {
 #[test]
 fn an_unsubscription_does_not_overtake_a_subscription() {
     for rules_change in [false, true] {
-        let taken = Taken::default();
-        let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+        let tickets = DeferredTickets::default();
+        let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
         fixture.client("c", &named(None));
         let client = fixture.behalf_client("c");
         fixture.action(client, 1, subscribe("open/later/a"));
@@ -500,7 +500,7 @@ fn an_unsubscription_does_not_overtake_a_subscription() {
         if rules_change {
             fixture.world.shards[0].invalidate(Scope::All);
         }
-        allow_all(&mut fixture.world, &taken);
+        allow_all(&mut fixture.world, &tickets);
         fixture.world.pass_ms(1_500);
         assert_eq!(fixture.notified(), [(1, 1), (2, 1), (3, 0), (4, 0)], "{rules_change}");
         assert_eq!(subscriptions(&fixture, "c"), [""; 0], "{rules_change}");
@@ -547,7 +547,7 @@ fn a_missing_answer_has_another_code_than_a_refusal() {
 /// A message larger than a client's limit for waiting bytes is published if the client has no other
 /// one waiting.
 #[test]
-fn a_large_message_passes_alone() {
+fn a_large_message_is_accepted_if_nothing_else_waits() {
     let mut fixture = Fixture::with(Vec::new(), |limits| {
         (limits.behalf_bytes_max, limits.behalf_client_bytes_max) = (65_536, 1_024);
     });
@@ -566,8 +566,8 @@ fn a_large_message_passes_alone() {
 /// the most bytes are refused. No client with fewer bytes is disconnected.
 #[test]
 fn waiting_requests_are_refused_over_the_memory_limit() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| limits.shard_bytes_max = 1 << 20);
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |limits| limits.shard_bytes_max = 1 << 20);
     let bystander = fixture
         .world
         .connect("bystander", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V5) });
@@ -591,7 +591,7 @@ fn waiting_requests_are_refused_over_the_memory_limit() {
     let counters = fixture.world.shards[0].counters();
     let ended = (counters.sessions_evicted, counters.connections_evicted);
     assert_eq!((counters.behalf_no_room, counters.behalf_refused, ended), (1, 1, (0, 0)));
-    allow_all(&mut fixture.world, &taken);
+    allow_all(&mut fixture.world, &tickets);
     let mut notified = fixture.notified();
     notified.sort_unstable();
     assert_eq!(notified, [(1, 0), (3, 0), (4, 0)]);
@@ -601,8 +601,8 @@ fn waiting_requests_are_refused_over_the_memory_limit() {
 /// At nearly the same size, a plugin's request is refused before a client is disconnected.
 #[test]
 fn waiting_requests_are_refused_before_a_client_of_the_same_size_is_ended() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| limits.shard_bytes_max = 500_000);
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |limits| limits.shard_bytes_max = 500_000);
     let publisher = fixture.client("publisher", &named(None));
     let BehalfAction::Publish(message) = publish("open/later") else { panic!("a publish") };
     let client = fixture.behalf_client("publisher");
@@ -623,20 +623,20 @@ fn waiting_requests_are_refused_before_a_client_of_the_same_size_is_ended() {
 /// At most `defer_window` requests of a client wait for verdicts at a time, and at most
 /// `behalf_client_requests_max` wait at all.
 #[test]
-fn waiting_requests_are_bounded() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |limits| {
+fn waiting_requests_are_limited() {
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |limits| {
         (limits.defer_window, limits.behalf_client_requests_max) = (2, 4)
     });
     fixture.client("a", &named(None));
     for number in 0..5 {
         fixture.publish_as("a", number, &format!("open/later/{number}"));
     }
-    assert_eq!(taken.about().len(), 2);
+    assert_eq!(tickets.about().len(), 2);
     assert_eq!(fixture.notified(), [(4, 0x97)], "one beyond");
     for number in 0..4 {
-        complete(&mut fixture.world, taken.ticket(number), Flow::CONTINUE, allow());
-        assert_eq!(taken.about().len(), (number + 3).min(4), "an answer makes room");
+        complete(&mut fixture.world, tickets.ticket(number), Flow::CONTINUE, allow());
+        assert_eq!(tickets.about().len(), (number + 3).min(4), "an answer makes room");
     }
     assert_eq!(fixture.notified(), [(0, 0), (1, 0), (2, 0), (3, 0)]);
     assert_eq!((fixture.got().len(), fixture.refused()), (4, 1));
@@ -648,19 +648,19 @@ fn waiting_requests_are_bounded() {
 #[test]
 fn a_waiting_request_outlives_its_client_and_its_plugin() {
     for change in ["taken over", "maker unloaded", "authorizer unloaded", "drained"] {
-        let taken = Taken::default();
-        let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+        let tickets = DeferredTickets::default();
+        let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
         fixture.client("c", &named(Some("ann")));
         fixture.publish_as("c", 1, "open/later");
         match change {
             "taken over" => drop(fixture.world.connect("c", &named(Some("bob")))),
             "maker unloaded" => {
-                drop(fixture.world.shards[0].swap_chains(ChainTable::compile(1, [slow(&taken)])))
+                drop(fixture.world.shards[0].swap_chains(ChainTable::compile(1, [slow(&tickets)])))
             }
             "authorizer unloaded" => fixture.mount(Vec::new()),
             _ => fixture.world.shards[0].drain(),
         }
-        allow_all(&mut fixture.world, &taken);
+        allow_all(&mut fixture.world, &tickets);
         fixture.world.pass_ms(100);
         if change == "drained" {
             assert!(fixture.world.shards[0].drained());
@@ -677,10 +677,10 @@ fn a_waiting_request_outlives_its_client_and_its_plugin() {
 /// The answer to a request goes to the version that has the plugin's state by then. A version that
 /// took over no state receives no answer: its request numbers may differ.
 #[test]
-fn an_answer_that_is_owed_goes_where_the_state_went() {
+fn an_answer_goes_to_the_version_that_has_the_state() {
     for handed in [true, false] {
-        let taken = Taken::default();
-        let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+        let tickets = DeferredTickets::default();
+        let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
         fixture.client("c", &named(None));
         fixture.publish_as("c", 1, "open/later");
         let next = PluginHandle(1 << 32 | MAKER.0);
@@ -688,11 +688,11 @@ fn an_answer_that_is_owed_goes_where_the_state_went() {
         if handed {
             fixture.world.shards[0].redirect_answers(MAKER, next);
         }
-        let table = ChainTable::compile(2, vec![slow(&taken)]).with_instances(vec![(next, entry)]);
+        let table = ChainTable::compile(2, vec![slow(&tickets)]).with_instances(vec![(next, entry)]);
         drop(fixture.world.shards[0].swap_chains(table));
         // The answer was under way when the shard swapped the chain.
         fixture.publish_as("c", 2, "open/y");
-        allow_all(&mut fixture.world, &taken);
+        allow_all(&mut fixture.world, &tickets);
         assert_eq!(fixture.got(), ["open/later", "open/y"]);
         fixture.world.shards[0].forget_plugin(MAKER);
         assert_eq!(
@@ -867,7 +867,7 @@ fn subscriptions(fixture: &Fixture, client_id: &str) -> Vec<String> {
 /// A subscription on behalf of a client is authorized like its SUBSCRIBE; for a shared one this is
 /// the filter without the share. Only a session of the same principal gets it.
 #[test]
-fn a_subscription_is_authorised_and_given_to_its_client_alone() {
+fn a_subscription_on_behalf_of_a_client_is_authorized_and_made_for_this_client_only() {
     let log = Log::default();
     let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
     fixture.client("c", &named(Some("ann")));
@@ -903,8 +903,8 @@ fn a_subscription_is_authorised_and_given_to_its_client_alone() {
 /// into force.
 #[test]
 fn a_subscription_is_authorized_again_if_the_rules_have_changed() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
     fixture.client("c", &named(None));
     fixture.publish_as("c", 1, "open/later");
     let client = fixture.behalf_client("c");
@@ -920,8 +920,8 @@ fn a_subscription_is_authorized_again_if_the_rules_have_changed() {
         }
         Flow::CONTINUE
     });
-    fixture.mount(vec![slow(&taken), (HookPoint::ClientAuthorize, strict)]);
-    allow_all(&mut fixture.world, &taken);
+    fixture.mount(vec![slow(&tickets), (HookPoint::ClientAuthorize, strict)]);
+    allow_all(&mut fixture.world, &tickets);
     fixture.world.pass_ms(1_500);
     assert_eq!(log.take(), ["asked"]);
     assert_eq!(subscriptions(&fixture, "c"), [""; 0]);
@@ -932,7 +932,7 @@ fn a_subscription_is_authorized_again_if_the_rules_have_changed() {
 /// publish and an authorization request like a subscription.
 #[test]
 fn a_request_allowed_before_its_turn_is_authorized_by_the_new_rules() {
-    let (taken, strict) = (Taken::default(), Rc::<std::cell::Cell<bool>>::default());
+    let (tickets, strict) = (DeferredTickets::default(), Rc::<std::cell::Cell<bool>>::default());
     let is_strict = Rc::clone(&strict);
     let rules = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         if !is_strict.get() || call.topic() != "open/b" {
@@ -941,7 +941,7 @@ fn a_request_allowed_before_its_turn_is_authorized_by_the_new_rules() {
         call.set(Field::VERDICT, 2, "", "");
         Flow::STOP
     });
-    let mut fixture = Fixture::with(vec![slow(&taken), (HookPoint::ClientAuthorize, rules)], |_| {});
+    let mut fixture = Fixture::with(vec![slow(&tickets), (HookPoint::ClientAuthorize, rules)], |_| {});
     fixture.client("c", &named(None));
     fixture.publish_as("c", 1, "open/later");
     for topic in ["open/b", "open/c"] {
@@ -955,7 +955,7 @@ fn a_request_allowed_before_its_turn_is_authorized_by_the_new_rules() {
     }
     strict.set(true);
     fixture.world.shards[0].invalidate(Scope::All);
-    allow_all(&mut fixture.world, &taken);
+    allow_all(&mut fixture.world, &tickets);
     assert_eq!(fixture.notified(), [(1, 0), (2, 0x87), (3, 0x87), (2, 0), (3, 0)]);
     assert_eq!(fixture.got(), ["open/later", "open/c"]);
     assert_eq!(fixture.world.shards[0].ledger(), fixture.world.shards[0].recount());
@@ -965,16 +965,16 @@ fn a_request_allowed_before_its_turn_is_authorized_by_the_new_rules() {
 /// unanswered.
 #[test]
 fn continuous_rule_changes_block_no_request_forever() {
-    let taken = Taken::default();
-    let mut fixture = Fixture::with(vec![slow(&taken)], |_| {});
+    let tickets = DeferredTickets::default();
+    let mut fixture = Fixture::with(vec![slow(&tickets)], |_| {});
     fixture.client("c", &named(None));
     fixture.publish_as("c", 1, "open/later");
     for round in 0..9 {
-        assert_eq!((fixture.notified(), taken.about().len()), (vec![], round + 1));
+        assert_eq!((fixture.notified(), tickets.about().len()), (vec![], round + 1));
         fixture.world.shards[0].invalidate(Scope::All);
-        complete(&mut fixture.world, taken.ticket(round), Flow::CONTINUE, allow());
+        complete(&mut fixture.world, tickets.ticket(round), Flow::CONTINUE, allow());
     }
-    assert_eq!((fixture.notified(), taken.about().len()), (vec![(1, 0x88)], 9));
+    assert_eq!((fixture.notified(), tickets.about().len()), (vec![(1, 0x88)], 9));
     assert_eq!(fixture.got(), [""; 0]);
 }
 
@@ -1009,7 +1009,7 @@ fn an_authorization_request_alone_is_answered_without_effect() {
 /// A plugin can name the current owner of a client identifier. A name without a session is an
 /// error.
 #[test]
-fn a_client_is_named_by_its_identifier() {
+fn a_request_names_its_client_by_the_identifier() {
     let log = Log::default();
     let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
     fixture.world.connect("c", &named(Some("bob")));
@@ -1043,7 +1043,7 @@ fn limits_announced_in_connack_apply() {
 /// For each plugin one refusal in ten seconds is logged, with the number since the last one. All
 /// are counted.
 #[test]
-fn refusals_are_logged_once_in_a_while() {
+fn refusals_are_logged_at_a_limited_rate() {
     let log = Log::default();
     let mut fixture = Fixture::with(vec![guard(&log)], |_| {});
     fixture.client("c", &named(None));
@@ -1100,7 +1100,7 @@ fn an_identity_made_by_a_plugin_belongs_to_no_client() {
 
 /// A client has no identity to store before it is admitted.
 #[test]
-fn there_is_no_identity_before_the_client_is_in() {
+fn a_client_has_no_identity_before_its_login_has_succeeded() {
     for (point, expected) in [
         (HookPoint::ClientConnect, Some(Status::UNSUPPORTED)),
         (HookPoint::ClientAuthenticate, Some(Status::UNSUPPORTED)),

@@ -11,7 +11,7 @@ use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{Command, Input, Next, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
-use crate::deferral::{Taken, allow, later};
+use crate::deferral::{DeferredTickets, allow, later};
 use crate::hooks::{Call, Log, complete, link, mount};
 use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
@@ -23,7 +23,7 @@ fn stored<'a>(version: Version, username: Option<&'a str>) -> ConnectRequest<'a>
 /// A client that connects with another principal's client identifier gets a new session, and
 /// nothing of the old one: neither queued messages, nor those in flight, nor later ones.
 #[test]
-fn another_principal_gets_a_session_of_its_own() {
+fn another_user_gets_a_new_session() {
     for version in [Version::V311, Version::V5] {
         for (old, new) in [(Some("ann"), Some("bob")), (Some("ann"), None), (None, Some("bob"))] {
             for leaves in [false, true] {
@@ -57,7 +57,7 @@ fn another_principal_gets_a_session_of_its_own() {
 
 /// The same principal resumes its session, from any address and with any password.
 #[test]
-fn the_same_principal_goes_on() {
+fn the_same_user_resumes_its_session() {
     for username in [None, Some("ann")] {
         let mut world = World::new(1);
         let ann =
@@ -79,7 +79,7 @@ fn counters(world: &mut World) -> [u64; 3] {
 /// Only a discarded session of another principal is counted, and only if the client tried to resume
 /// it.
 #[test]
-fn sessions_discarded_for_another_principal_are_counted() {
+fn sessions_discarded_for_another_user_are_counted() {
     let mut world = World::new(1);
     let ann = stored(Version::V5, Some("ann"));
     let bob = stored(Version::V5, Some("bob"));
@@ -117,7 +117,7 @@ fn a_nameless_client_allowed_by_a_plugin_is_not_anonymous() {
 /// `session_owner = "refuse"`: another principal is refused and changes nothing, with or without a
 /// clean start.
 #[test]
-fn another_principal_is_refused_where_that_is_the_setting() {
+fn with_refuse_another_user_is_refused() {
     for (version, code) in [(Version::V5, 0x87), (Version::V311, 5)] {
         for (clean, leaves) in [(false, false), (true, false), (false, true), (true, true)] {
             let mut world = World::with(1, |limits| limits.choices.session_owner = SessionOwner::Refuse);
@@ -205,7 +205,7 @@ fn topics(got: Vec<Got>) -> Vec<(String, bool)> {
 /// `session_owner = "inherit"`: the new principal keeps those subscriptions, messages in flight and
 /// waiting messages that it is allowed. All others are removed before they could be delivered.
 #[test]
-fn a_session_is_inherited_as_far_as_its_new_principal_may() {
+fn an_inherited_session_keeps_what_its_new_user_may_have() {
     for (deliver, leaves) in [(false, false), (false, true), (true, false), (true, true)] {
         let InheritWorld { mut world, log, publisher, ann } = InheritWorld::new(deliver);
         if leaves {
@@ -240,7 +240,7 @@ fn a_session_is_inherited_as_far_as_its_new_principal_may() {
 /// Remembered delivery verdicts for the old principal do not apply to the new one, nor the other
 /// way round.
 #[test]
-fn cached_delivery_verdicts_belong_to_the_old_principal() {
+fn cached_delivery_verdicts_are_not_inherited() {
     let InheritWorld { mut world, log, publisher, ann } = InheritWorld::new(true);
     for id in [1, 2] {
         world.ack(ann, Packet::PubAck, id);
@@ -275,41 +275,41 @@ fn cached_delivery_verdicts_belong_to_the_old_principal() {
 
 /// Mounts a plugin that defers client.authorize and has allowed the existing subscriptions. Returns
 /// the number of its requests.
-fn mount_deferring_authorizer(world: &mut World) -> (Taken, usize) {
-    let taken = Taken::default();
-    mount(world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
+fn mount_deferring_authorizer(world: &mut World) -> (DeferredTickets, usize) {
+    let tickets = DeferredTickets::default();
+    mount(world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &tickets))]);
     world.pass_ms(10);
-    let before = taken.about().len();
+    let before = tickets.about().len();
     for place in 0..before {
-        complete(world, taken.ticket(place), Flow::STOP, allow());
+        complete(world, tickets.ticket(place), Flow::STOP, allow());
     }
-    (taken, before)
+    (tickets, before)
 }
 
 /// A takeover with inheritance waits for deferred verdicts: nothing changes before the last one,
 /// and a client that leaves changes nothing.
 #[test]
-fn an_inheritance_waits_for_its_answers() {
+fn an_inheritance_waits_for_deferred_verdicts() {
     for gives_up in [false, true] {
         let InheritWorld { mut world, publisher, .. } = InheritWorld::new(false);
-        let (taken, before) = mount_deferring_authorizer(&mut world);
+        let (tickets, before) = mount_deferring_authorizer(&mut world);
         let (bob, got) = world.try_connect("c", &stored(Version::V5, Some("bob")));
         assert_eq!(got, None);
         for place in before..before + 2 {
-            assert_eq!(taken.about().len(), place + 1, "one at a time");
-            complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+            assert_eq!(tickets.about().len(), place + 1, "one at a time");
+            complete(&mut world, tickets.ticket(place), Flow::STOP, allow());
             assert_eq!(world.take(bob), []);
         }
         world.publish(publisher, "shared/3", "x", QoS::AtMostOnce, 0);
         if gives_up {
             world.lose(bob);
-            complete(&mut world, taken.ticket(before + 2), Flow::STOP, allow());
+            complete(&mut world, tickets.ticket(before + 2), Flow::STOP, allow());
             mount(&mut world, Vec::new());
             let (_, got) = world.try_connect("c", &stored(Version::V5, Some("ann")));
             assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }), "it is still ann's");
             assert_eq!(counters(&mut world), [0, 0, 0]);
         } else {
-            complete(&mut world, taken.ticket(before + 2), Flow::STOP, allow());
+            complete(&mut world, tickets.ticket(before + 2), Flow::STOP, allow());
             let got = world.take(bob);
             assert_eq!(got[0], Got::ConnAck { present: true, code: 0 });
             assert_eq!(topics(got[1..].to_vec()).len(), 2);
@@ -322,14 +322,14 @@ fn an_inheritance_waits_for_its_answers() {
 /// A failure of a plugin is no denial: the client is refused with "server unavailable", and the
 /// session stays unchanged.
 #[test]
-fn an_inheritance_that_nobody_decides_changes_nothing() {
+fn an_inheritance_without_a_verdict_changes_nothing() {
     for answers in [true, false] {
         let InheritWorld { mut world, ann, .. } = InheritWorld::new(false);
         world.disconnect(ann, ReasonCode::SUCCESS);
-        let (taken, before) = mount_deferring_authorizer(&mut world);
+        let (tickets, before) = mount_deferring_authorizer(&mut world);
         let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
         if answers {
-            complete(&mut world, taken.ticket(before), Flow::FAULT, Vec::new());
+            complete(&mut world, tickets.ticket(before), Flow::FAULT, Vec::new());
         } else {
             world.pass_ms(1_100);
         }
@@ -345,20 +345,20 @@ fn an_inheritance_that_nobody_decides_changes_nothing() {
 /// If the rules change meanwhile, the authorization is repeated, also for what the session has
 /// received meanwhile.
 #[test]
-fn an_inheritance_goes_by_the_rules_of_the_moment() {
+fn an_inheritance_is_authorized_by_the_current_rules() {
     let InheritWorld { mut world, .. } = InheritWorld::new(false);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &tickets))]);
     world.pass_ms(10);
-    let mut place = taken.about().len();
+    let mut place = tickets.about().len();
     for place in 0..place {
-        complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+        complete(&mut world, tickets.ticket(place), Flow::STOP, allow());
     }
     let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
-    complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+    complete(&mut world, tickets.ticket(place), Flow::STOP, allow());
     world.shards[0].command(Command::Invalidate(Scope::Topics("none".into())));
-    let requested = |taken: &Taken, from: usize| {
-        let mut about: Vec<String> = taken.about().split_off(from);
+    let requested = |tickets: &DeferredTickets, from: usize| {
+        let mut about: Vec<String> = tickets.about().split_off(from);
         about.sort();
         about
     };
@@ -366,29 +366,29 @@ fn an_inheritance_goes_by_the_rules_of_the_moment() {
     let from = place + 1;
     for _ in 0..4 {
         assert_eq!(world.take(bob), []);
-        complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+        complete(&mut world, tickets.ticket(place), Flow::STOP, allow());
         place += 1;
     }
-    assert_eq!(requested(&taken, from), ["+/both", "secret/#", "shared/#"], "all three are asked again");
+    assert_eq!(requested(&tickets, from), ["+/both", "secret/#", "shared/#"], "all three are asked again");
     assert_eq!(world.take(bob)[0], Got::ConnAck { present: true, code: 0 });
 }
 
 /// A publish of the old principal that waits for a plugin is decided with the old principal's
 /// rights. The new principal waits for it, for a bounded time.
 #[test]
-fn an_inheritance_waits_for_what_the_old_principal_has_sent() {
+fn an_inheritance_waits_for_the_packets_of_the_old_user() {
     for answers in [true, false] {
         let mut world = World::with(1, |limits| {
             limits.choices.session_owner = SessionOwner::Inherit;
             limits.connect_timeout_ms = 500;
         });
-        let (taken, log) = (Taken::default(), Log::default());
+        let (tickets, log) = (DeferredTickets::default(), Log::default());
         let seen = log.clone();
         let names = link(3, -1, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             seen.note(format!("{} {}", call.get_text(Field::USERNAME), call.topic()));
             Flow::CONTINUE
         });
-        let waits = later(2, 0, FaultPolicy::Ignore, &taken);
+        let waits = later(2, 0, FaultPolicy::Ignore, &tickets);
         mount(&mut world, vec![(HookPoint::MessagePublish, waits), (HookPoint::MessagePublish, names)]);
         let ann = world.connect("c", &stored(Version::V5, Some("ann")));
         world.publish(ann, "t", "x", QoS::AtLeastOnce, 1);
@@ -396,7 +396,7 @@ fn an_inheritance_waits_for_what_the_old_principal_has_sent() {
         assert_eq!(got, None);
         assert!(world.is_closed(ann));
         if answers {
-            complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+            complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
             assert_eq!(log.take(), ["ann t"]);
             assert_eq!(world.take(bob), [Got::ConnAck { present: true, code: 0 }]);
         } else {
@@ -412,24 +412,24 @@ fn an_inheritance_waits_for_what_the_old_principal_has_sent() {
 /// If two clients request the same session, the last one gets it, and the other one is
 /// disconnected.
 #[test]
-fn one_at_a_time_inherits() {
+fn a_session_is_inherited_by_one_client_at_a_time() {
     let mut world = World::with(1, |limits| limits.choices.session_owner = SessionOwner::Inherit);
-    let taken = Taken::default();
-    let waits = later(2, 0, FaultPolicy::Ignore, &taken);
+    let tickets = DeferredTickets::default();
+    let waits = later(2, 0, FaultPolicy::Ignore, &tickets);
     mount(&mut world, vec![(HookPoint::MessagePublish, waits)]);
     let ann = world.connect("c", &stored(Version::V5, Some("ann")));
     world.publish(ann, "t", "x", QoS::AtLeastOnce, 1);
     let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
     let (eve, _) = world.try_connect("c", &stored(Version::V5, Some("eve")));
     assert_eq!((world.is_closed(bob), world.is_closed(eve)), (true, false));
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert_eq!(world.take(eve), [Got::ConnAck { present: true, code: 0 }]);
 }
 
 /// A session with many subscriptions is authorized in slices: other clients are served between
 /// them.
 #[test]
-fn an_inheritance_takes_turns() {
+fn a_large_inheritance_takes_several_turns() {
     let mut world = World::with(1, |limits| limits.choices.session_owner = SessionOwner::Inherit);
     let ann = world.connect("c", &stored(Version::V5, Some("ann")));
     for number in 0..300 {
@@ -469,7 +469,7 @@ fn an_inheritance_takes_turns() {
 
 /// client.authenticate sees whether a session exists, and its owner; other points do not.
 #[test]
-fn an_authenticator_sees_whose_session_there_is() {
+fn client_authenticate_shows_the_user_of_the_existing_session() {
     let mut world = World::new(1);
     let log = Log::default();
     let shows = |point: HookPoint| {

@@ -83,7 +83,7 @@ fn stored(clean: bool) -> ConnectRequest<'static> {
 // The points are called in the order that the design lists: the end of the old session, the end of
 // the old connection, the new connection, and then its session.
 #[test]
-fn the_points_of_a_connect_come_in_the_listed_order() {
+fn the_hook_points_of_a_connect_run_in_the_listed_order() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(
@@ -391,9 +391,9 @@ fn drops_between_shards_are_notified() {
     let mut world = World::new(1);
     let log = Log::default();
     mount(&mut world, drops(&log));
-    let mut asks = ConnectRequest::v(Version::V5);
-    asks.properties = vec![Property::SessionExpiry(60)];
-    let member = world.connect("member", &asks);
+    let mut request = ConnectRequest::v(Version::V5);
+    request.properties = vec![Property::SessionExpiry(60)];
+    let member = world.connect("member", &request);
     world.subscribe(member, "$share/g/t", QoS::AtLeastOnce);
     world.lose(member);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
@@ -557,7 +557,7 @@ fn an_authorization_request_has_all_its_fields() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let log = Log::default();
-    let asks = {
+    let authorizer = {
         let log = log.clone();
         link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             let number = |field| call.number(field).unwrap_or(99);
@@ -567,7 +567,7 @@ fn an_authorization_request_has_all_its_fields() {
             Flow::CONTINUE
         })
     };
-    mount(&mut world, vec![(HookPoint::ClientAuthorize, asks)]);
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, authorizer)]);
     world.publish_with(client, "a", "x", QoS::ExactlyOnce, 1, true, &[]);
     world.publish_with(client, "b", "x", QoS::AtLeastOnce, 2, false, &[]);
     world.forget(client);

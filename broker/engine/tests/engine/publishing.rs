@@ -7,18 +7,18 @@ use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{Pause, Reading};
 use grapnel_plugin_abi::raw::{Field, Flow, Status};
 
-use crate::deferral::{Taken, deny};
+use crate::deferral::{DeferredTickets, deny};
 use crate::hooks::{Call, complete, link, mount, pair};
 use crate::world::{ConnectRequest, Got, World, message};
 
 /// A link that defers the publishes of one topic and continues for every other.
-fn later_for(topic: &'static str, taken: &Taken) -> Link {
-    let taken = taken.clone();
+fn later_for(topic: &'static str, tickets: &DeferredTickets) -> Link {
+    let tickets = tickets.clone();
     link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
         if call.topic() != topic {
             return Flow::CONTINUE;
         }
-        taken.note(topic, call.defer().expect("the point may wait"));
+        tickets.note(topic, call.defer().expect("the point may wait"));
         Flow::DEFER
     })
 }
@@ -36,10 +36,10 @@ fn stored_with_will(payload: &str) -> ConnectRequest<'_> {
 /// takeovers are accepted as the session may have packets waiting; the others are refused with
 /// "server busy". All wills are published once, in order.
 #[test]
-fn takeovers_behind_a_waiting_publish_are_bounded() {
+fn takeovers_behind_a_waiting_publish_are_limited() {
     let (mut world, subscriber, _) = pair();
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &tickets))]);
     let mut last = world.connect("c", &stored_with_will("0"));
     world.publish(last, "t", "x", QoS::AtLeastOnce, 1);
     let mut served = 0;
@@ -60,7 +60,7 @@ fn takeovers_behind_a_waiting_publish_are_bounded() {
     }
     assert_eq!(served, 127, "with the publish they are slots_max");
     assert_eq!(world.take(subscriber), []);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     let mut expected = vec![message("t", "x", 1)];
     expected.extend((0..served).map(|n| message("will", &n.to_string(), 0)));
     assert_eq!(world.take_plain(subscriber), expected);
@@ -73,19 +73,19 @@ fn takeovers_behind_a_waiting_publish_are_bounded() {
 
 /// Any number of wills behind a publish are published one after the other, without recursion.
 #[test]
-fn thousands_of_wills_behind_a_waiting_publish_come_one_after_the_other() {
+fn many_wills_behind_a_waiting_publish_are_sent_in_order() {
     let mut world = World::with(1, |limits| limits.slots_max = 4000);
     let subscriber = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(subscriber, "#", QoS::AtMostOnce);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &tickets))]);
     let first = world.connect("c", &stored_with_will("0"));
     world.publish(first, "t", "x", QoS::AtLeastOnce, 1);
     for n in 1..=3000 {
         let (_, connack) = world.try_connect("c", &stored_with_will(&n.to_string()));
         assert_eq!(connack, Some(Got::ConnAck { present: true, code: 0 }));
     }
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     let mut expected = vec![message("t", "x", 0)];
     expected.extend((0..3000).map(|n| message("will", &n.to_string(), 0)));
     assert_eq!(world.take_plain(subscriber), expected);
@@ -94,7 +94,7 @@ fn thousands_of_wills_behind_a_waiting_publish_come_one_after_the_other() {
 /// The same where the publish waits for the owner of its retained topic, which has no deadline, and
 /// where MQTT 3 clients get the code of their version.
 #[test]
-fn takeovers_while_a_retained_message_is_being_stored_are_bounded() {
+fn takeovers_while_a_retained_message_is_stored_are_limited() {
     let mut world = World::new(2);
     let request = |_| ConnectRequest {
         clean: false,
@@ -126,10 +126,10 @@ fn takeovers_while_a_retained_message_is_being_stored_are_bounded() {
 
 /// The bytes of waiting wills are counted.
 #[test]
-fn the_bytes_of_wills_that_wait_are_bounded() {
+fn the_bytes_of_waiting_wills_are_limited() {
     let mut world = World::with(1, |limits| limits.slot_bytes_max = 4096);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &tickets))]);
     let will = "w".repeat(1500);
     let client = world.connect("c", &stored_with_will(&will));
     world.publish(client, "t", "x", QoS::AtMostOnce, 0);
@@ -144,7 +144,7 @@ fn the_bytes_of_wills_that_wait_are_bounded() {
         [0, 0, 0x89, 0x89],
         "two wills of 1,500 bytes with their messages' own and the publish"
     );
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert_eq!(world.shards[0].counters().messages_wills, 2);
     assert!(matches!(world.try_connect("c", &stored_with_will(&will)).1, Some(Got::ConnAck { code: 0, .. })));
 }
@@ -152,10 +152,10 @@ fn the_bytes_of_wills_that_wait_are_bounded() {
 /// Acknowledgements are sent in the order of the publishes, also one that refuses a topic with too
 /// many levels or too many user properties [MQTT-4.6.0-2] [MQTT-4.6.0-3].
 #[test]
-fn a_refusal_waits_for_the_publishes_in_front() {
+fn a_refusal_is_sent_after_the_answers_to_earlier_publishes() {
     let (mut world, subscriber, publisher) = pair();
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &tickets))]);
     let deep = "a/".repeat(200);
     let many: Vec<Property<'_>> = vec![Property::User("k", "v"); 65];
     world.publish(publisher, "t", "1", QoS::AtLeastOnce, 1);
@@ -164,7 +164,7 @@ fn a_refusal_waits_for_the_publishes_in_front() {
     world.publish_with(publisher, "u", "4", QoS::AtLeastOnce, 4, false, &many);
     world.publish(publisher, "u", "5", QoS::AtLeastOnce, 5);
     assert_eq!((world.take(publisher), world.take(subscriber)), (vec![], vec![]));
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     let expected = [
         Got::Ack("PUBACK", 1, 0),
         Got::Ack("PUBACK", 2, 0x90),
@@ -180,15 +180,15 @@ fn a_refusal_waits_for_the_publishes_in_front() {
 /// A resend joins a refused publish that still waits, and the refusal ends a QoS 2 exchange
 /// [MQTT-4.3.3-9].
 #[test]
-fn a_resend_joins_a_refusal_that_waits() {
+fn a_resent_publish_shares_the_pending_refusal() {
     let (mut world, _, publisher) = pair();
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &tickets))]);
     let deep = "a/".repeat(200);
     world.publish(publisher, "t", "1", QoS::AtLeastOnce, 1);
     world.publish(publisher, &deep, "2", QoS::ExactlyOnce, 2);
     world.publish(publisher, &deep, "2", QoS::ExactlyOnce, 2);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBREC", 2, 0x90)]);
     world.ack(publisher, Packet::PubRel, 2);
     assert_eq!(world.take(publisher), [Got::Ack("PUBCOMP", 2, 0x92)]);
@@ -197,7 +197,7 @@ fn a_resend_joins_a_refusal_that_waits() {
 /// `user_properties_max` user properties are accepted, one more is not: an acknowledged publish is
 /// refused with a code, any other packet ends its connection with the same code.
 #[test]
-fn user_properties_are_bounded() {
+fn user_properties_of_a_publish_are_limited() {
     for (count, code) in [(0, 0), (63, 0), (64, 0), (65, 0x97), (20_000, 0x97)] {
         let (mut world, subscriber, publisher) = pair();
         let many: Vec<Property<'_>> = vec![Property::User("k", "v"); count];
@@ -215,7 +215,7 @@ fn user_properties_are_bounded() {
 }
 
 #[test]
-fn user_properties_of_other_packets_are_bounded() {
+fn user_properties_of_other_packets_are_limited() {
     use grapnel_engine::packet::{
         Ack, Disconnect, Filters, Properties, Subscribe, SubscriptionOptions, TopicFilters, Unsubscribe,
         push_filter, push_property, push_subscription,
@@ -259,7 +259,7 @@ fn user_properties_of_other_packets_are_bounded() {
 /// delivered without one [MQTT-3.1.2-24] [MQTT-3.1.2-25]. One byte more is not delivered. An
 /// existing alias saves the bytes of the topic.
 #[test]
-fn an_alias_gives_way_to_the_maximum_packet_size() {
+fn a_topic_alias_is_left_out_if_the_packet_would_be_too_large() {
     let mut world = World::new(1);
     let properties = vec![Property::MaximumPacketSize(20), Property::TopicAliasMaximum(10)];
     let sub = world.connect("sub", &ConnectRequest { properties, ..ConnectRequest::v(Version::V5) });
@@ -278,7 +278,7 @@ fn an_alias_gives_way_to_the_maximum_packet_size() {
 /// A reason string that does not fit is left out of the acknowledgement [MQTT-3.4.2-2]
 /// [MQTT-3.5.2-2]; one that fits is not.
 #[test]
-fn a_reason_string_gives_way_to_the_maximum_packet_size() {
+fn a_reason_string_is_left_out_if_the_packet_would_be_too_large() {
     for (bytes, fits) in [(10, true), (91, true), (92, false), (200, false)] {
         let mut world = World::new(1);
         let properties = vec![Property::MaximumPacketSize(100)];
@@ -375,7 +375,7 @@ fn a_publish_that_waits_for_pubrel_does_not_keep_a_session_alive() {
 /// would help is among the bytes not read. After a while it is read again, whatever it has sent
 /// before the PUBREL, and then waits as before.
 #[test]
-fn a_v3_client_whose_pubrel_is_behind_what_is_not_read_goes_on() {
+fn a_v3_client_whose_pubrel_is_unread_is_read_again_after_a_timeout() {
     let mut world = World::with(1, |limits| {
         limits.awaiting_rel_max = 1;
         limits.slots_max = 2;
@@ -414,7 +414,7 @@ fn a_v3_client_whose_pubrel_is_behind_what_is_not_read_goes_on() {
 /// After a DISCONNECT no PUBREL can follow: a publish that waits for one takes effect, and the
 /// connection ends at once.
 #[test]
-fn a_disconnect_behind_what_waits_for_pubrel_ends_the_connection() {
+fn a_disconnect_behind_publishes_that_wait_for_pubrel_ends_the_connection() {
     let mut world = World::with(1, |limits| limits.awaiting_rel_max = 1);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
@@ -428,7 +428,7 @@ fn a_disconnect_behind_what_waits_for_pubrel_ends_the_connection() {
 
 /// A connection that was allowed more than `awaiting_rel_max` does not give this to the next one.
 #[test]
-fn the_next_connection_waits_for_pubrel_as_the_first_did() {
+fn the_next_connection_of_a_session_waits_for_pubrel_too() {
     let mut world = World::with(1, |limits| {
         limits.awaiting_rel_max = 1;
         limits.slots_max = 2;
@@ -449,10 +449,10 @@ fn the_next_connection_waits_for_pubrel_as_the_first_did() {
 /// A Disconnect verdict for a publish of a connection that was taken over never ends the new
 /// connection.
 #[test]
-fn a_disconnect_verdict_never_meets_the_next_connection() {
+fn a_disconnect_verdict_never_ends_the_next_connection() {
     let (mut world, subscriber, _) = pair();
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &tickets))]);
     let request = ConnectRequest {
         clean: false,
         properties: vec![Property::SessionExpiry(100)],
@@ -464,7 +464,7 @@ fn a_disconnect_verdict_never_meets_the_next_connection() {
     let mut changes = deny(0x87);
     changes.pop();
     changes.push(crate::hooks::number(Field::DISPOSITION, 3));
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, changes);
     assert!(!world.is_closed(second));
     // The new connection may have resent the publish, and the resend joined the waiting one. Its
     // refusal is then sent like any other.
@@ -539,8 +539,8 @@ fn invalid_deferred_changes_are_refused() {
     for (field, value, about) in IMPOSSIBLE {
         for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
             let (mut world, sub, publisher) = pair();
-            let taken = Taken::default();
-            let later = Link { policy, ..later_for("t", &taken) };
+            let tickets = DeferredTickets::default();
+            let later = Link { policy, ..later_for("t", &tickets) };
             mount(&mut world, vec![(HookPoint::MessagePublish, later)]);
             world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
             let change = grapnel_engine::shard::OwnedChange {
@@ -549,7 +549,7 @@ fn invalid_deferred_changes_are_refused() {
             };
             complete(
                 &mut world,
-                taken.ticket(0),
+                tickets.ticket(0),
                 Flow::CONTINUE,
                 vec![crate::hooks::number(Field::QOS, 0), change],
             );
@@ -565,11 +565,11 @@ fn invalid_deferred_changes_are_refused() {
 #[test]
 fn an_invalid_answer_to_a_publish_is_refused_and_logged() {
     let (mut world, sub, publisher) = pair();
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &tickets))]);
     world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
     let changes = vec![crate::hooks::number(Field::RETAIN, 1), crate::hooks::number(Field::QOS, 3)];
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, changes);
     assert_eq!(world.take_plain(sub), [message("t", "x", 1)]);
     let notified = refusals(&mut world);
     assert_eq!(notified, [("plugin1.hook".to_owned(), "change 1, of QOS, is INVALID".to_owned())]);
@@ -594,7 +594,7 @@ fn invalid_changes_are_refused_at_delivery() {
 /// one has no fault. Faults of this kind are reported once a second, with their number, and do not
 /// trip the plugin, because clients may have chosen the topic.
 #[test]
-fn refusals_have_their_limits() {
+fn recorded_refusals_of_a_call_are_limited() {
     let (mut world, sub, publisher) = pair();
     let topics = ["t/".repeat(127) + "t", "t".repeat(4096)];
     let wanted = topics.clone();
@@ -638,7 +638,7 @@ fn refusals_have_their_limits() {
 /// A hook that reports a fault after a refused change is not tripped for it either. A valid value
 /// for one field does not repair another.
 #[test]
-fn each_refused_change_stays_refused_until_it_is_set_right() {
+fn a_refused_change_stays_refused_until_a_valid_one_replaces_it() {
     let (mut world, sub, publisher) = {
         let mut world = World::with(1, |limits| limits.breaker_faults_max = 2);
         let (sub, publisher) = (
@@ -701,7 +701,7 @@ fn a_panic_trips_a_plugin_whose_change_was_refused() {
 /// A message that a hook adds is checked in the same way, and an invalid one discards the hook's
 /// other changes.
 #[test]
-fn an_impossible_message_that_a_hook_adds_is_refused_with_everything_it_did() {
+fn an_invalid_added_message_undoes_all_changes_of_its_hook() {
     let (mut world, sub, publisher) = pair();
     let hook = link(1, 0, FaultPolicy::Ignore, |call: &mut Call<'_>| {
         call.set(Field::TOPIC, 0, "changed", "");

@@ -66,7 +66,7 @@ fn stored(topic: &str, payload: &str) -> Got {
 }
 
 #[test]
-fn all_of_many_retained_messages_come_on_any_number_of_shards() {
+fn all_of_many_retained_messages_arrive_with_any_number_of_shards() {
     for shards in [1, 2, 4, 8] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
             let mut world = World::new(shards);
@@ -87,7 +87,7 @@ fn all_of_many_retained_messages_come_on_any_number_of_shards() {
 }
 
 #[test]
-fn the_retained_messages_of_six_filters_of_one_subscribe_all_come() {
+fn the_retained_messages_of_six_filters_of_one_subscribe_all_arrive() {
     for shards in [1, 2, 4, 8] {
         let mut world = World::new(shards);
         let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
@@ -103,7 +103,7 @@ fn the_retained_messages_of_six_filters_of_one_subscribe_all_come() {
 }
 
 #[test]
-fn large_retained_messages_all_come_to_a_client_that_reads() {
+fn large_retained_messages_all_arrive_at_a_reading_client() {
     for (shards, count, bytes) in [(1, 3, 900_000), (2, 3, 900_000), (1, 40, 200_000), (4, 40, 200_000)] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
             let mut world = World::new(shards);
@@ -121,7 +121,7 @@ fn large_retained_messages_all_come_to_a_client_that_reads() {
 }
 
 #[test]
-fn three_hundred_retained_messages_of_20_kb_come_to_a_client_that_reads() {
+fn three_hundred_retained_messages_of_20_kb_arrive_at_a_reading_client() {
     for shards in [1, 2, 8] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
             let mut world = World::new(shards);
@@ -141,7 +141,7 @@ fn three_hundred_retained_messages_of_20_kb_come_to_a_client_that_reads() {
 /// A live message without RETAIN replaces no retained one [MQTT-3.3.1-8]: the retained one is still
 /// delivered, and first.
 #[test]
-fn a_live_message_without_retain_leaves_the_retained_one_to_come() {
+fn a_new_message_without_retain_does_not_replace_the_retained_one() {
     let mut world = World::new(1);
     let one = world.connect("one", &ConnectRequest::v(Version::V5));
     retain(&mut world, one, "r", "r");
@@ -151,7 +151,7 @@ fn a_live_message_without_retain_leaves_the_retained_one_to_come() {
 
 /// The same where the retained message belongs to another shard: both are delivered, in any order.
 #[test]
-fn a_live_message_without_retain_suppresses_no_retained_one_of_another_shard() {
+fn a_new_message_without_retain_does_not_replace_a_retained_one_of_another_shard() {
     for n in 0..16 {
         let topic = format!("r/{n}");
         let mut world = World::new(2);
@@ -172,7 +172,7 @@ fn a_live_message_without_retain_suppresses_no_retained_one_of_another_shard() {
 /// A retained message that is published during a SUBSCRIBE is delivered once, live or retained
 /// [4.3.3].
 #[test]
-fn a_retained_message_published_during_a_subscribe_comes_once() {
+fn a_retained_message_published_during_a_subscribe_arrives_once() {
     let mut kinds = [0, 0];
     for shards in [1, 2, 3, 8] {
         for seed in 0..400_u64 {
@@ -204,7 +204,7 @@ fn a_retained_message_published_during_a_subscribe_comes_once() {
 /// The last message of a topic that a client receives is the last one published, whenever it
 /// subscribed.
 #[test]
-fn no_old_value_comes_behind_a_new_one() {
+fn no_old_value_arrives_after_a_new_one() {
     for shards in [1, 2, 3, 8] {
         for seed in 0..300_u64 {
             let mut world = World::new(shards);
@@ -239,7 +239,7 @@ fn no_old_value_comes_behind_a_new_one() {
 
 /// After UNSUBACK only messages in flight are delivered [MQTT-3.10.4-2] [MQTT-3.10.4-3].
 #[test]
-fn nothing_follows_an_unsubscribe_but_what_was_in_flight() {
+fn after_an_unsubscribe_only_messages_in_flight_arrive() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
         let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
@@ -264,7 +264,7 @@ fn nothing_follows_an_unsubscribe_but_what_was_in_flight() {
 
 /// The same where live messages are in the queue before retained ones.
 #[test]
-fn nothing_retained_follows_an_unsubscribe_from_behind_live_messages() {
+fn after_an_unsubscribe_no_retained_message_arrives() {
     let mut world = World::new(2);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..300 {
@@ -283,7 +283,7 @@ fn nothing_retained_follows_an_unsubscribe_from_behind_live_messages() {
 }
 
 #[test]
-fn a_subscriber_whose_queue_never_empties_gets_its_retained_messages_all_the_same() {
+fn a_subscriber_whose_queue_never_empties_gets_its_retained_messages() {
     let mut world = World::new(2);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..100 {
@@ -312,7 +312,7 @@ fn a_subscriber_whose_queue_never_empties_gets_its_retained_messages_all_the_sam
 /// If a queue has space, but not for the next stored message, that message is not offered again and
 /// again.
 #[test]
-fn a_client_that_withholds_its_acknowledgements_leaves_its_shard_at_rest() {
+fn a_client_that_does_not_acknowledge_causes_no_work() {
     for shards in [1, 2] {
         let mut world = World::with(shards, |limits| {
             limits.session_queue_bytes_max = 4096;
@@ -335,13 +335,13 @@ fn a_client_that_withholds_its_acknowledgements_leaves_its_shard_at_rest() {
         world.pass_ms(1000);
         let spent = world.work_units() - before;
         assert!(spent < 100, "{shards} shards spent {spent} units on a client that waits");
-        let (mut came, mut rounds) = (0, 0);
-        while came < 6 {
+        let (mut count, mut rounds) = (0, 0);
+        while count < 6 {
             rounds += 1;
-            assert!(rounds < 100, "{came} of 6 came");
+            assert!(rounds < 100, "{count} of 6 came");
             for got in world.take(sub) {
                 let Got::Publish { id, .. } = got else { continue };
-                came += 1;
+                count += 1;
                 world.ack(sub, Packet::PubAck, id);
             }
         }
@@ -350,7 +350,7 @@ fn a_client_that_withholds_its_acknowledgements_leaves_its_shard_at_rest() {
 
 /// The readers of a session continue after its connection has ended.
 #[test]
-fn retained_messages_go_on_where_a_session_is_resumed() {
+fn sending_retained_messages_continues_after_a_resume() {
     for shards in [1, 2, 4] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
             let mut world = World::new(shards);
@@ -385,7 +385,7 @@ fn retained_messages_go_on_where_a_session_is_resumed() {
 /// marks. The subscription is in force, so the session receives the retained messages when it is
 /// resumed, before or after those arrive.
 #[test]
-fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
+fn retained_messages_arrive_after_a_resume_if_the_subscribe_was_waiting() {
     for n in 0..8 {
         let (known, back_early, stays) = (n & 1 > 0, n & 2 > 0, n & 4 > 0);
         let mut world = World::new(2);
@@ -492,7 +492,7 @@ fn an_interrupted_subscribe_does_not_wait_forever() {
 }
 
 #[test]
-fn a_full_store_refuses_to_store_and_the_message_is_delivered() {
+fn a_message_that_a_full_store_refuses_is_still_delivered() {
     for shards in [1, 2] {
         for version in [Version::V311, Version::V5] {
             let mut world = World::with(shards, |limits| limits.retained_messages_max = 2);
@@ -521,7 +521,7 @@ fn a_full_store_refuses_to_store_and_the_message_is_delivered() {
 /// A subscription that is replaced stays in force meanwhile [MQTT-3.8.4-3]; its retained messages
 /// are sent again.
 #[test]
-fn a_subscription_that_is_replaced_loses_nothing_while_marks_are_set() {
+fn a_subscription_replaced_during_its_subscribe_loses_no_message() {
     for seed in 0..100_u64 {
         let mut world = World::new(3);
         let publisher = world.connect(&format!("p{}", seed % 7), &ConnectRequest::v(Version::V5));
@@ -619,14 +619,14 @@ impl Seen {
 #[allow(clippy::too_many_lines, reason = "one scenario")]
 fn life(seed: u64) {
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut draw = move |below: u64| {
+    let mut random_below = move |below: u64| {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         (random >> 11) % below
     };
-    let shards = [1, 2, 3, 8][draw(4) as usize];
-    let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][draw(3) as usize];
+    let shards = [1, 2, 3, 8][random_below(4) as usize];
+    let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][random_below(3) as usize];
     let mut world = World::with(shards, |limits| {
         limits.retained_page_messages_max = [1, 2, 256][seed as usize % 3];
         limits.inflight_max = [1, 3, 32][seed as usize / 3 % 3];
@@ -643,7 +643,7 @@ fn life(seed: u64) {
     world.lanes_open = false;
     for round in 0..60 {
         let settle = round == 59;
-        match draw(8) {
+        match random_below(8) {
             _ if settle => {
                 if !subscribed {
                     subscribe_all(&mut world, sub, &["r/#"], qos);
@@ -653,7 +653,7 @@ fn life(seed: u64) {
                 world.drive();
             }
             0..4 => {
-                let n = draw(6) as usize;
+                let n = random_below(6) as usize;
                 value += 1;
                 published[n] = value;
                 let text = format!("{value:05}");
@@ -675,7 +675,7 @@ fn life(seed: u64) {
             }
             6 if qos == QoS::AtLeastOnce && subscribed => {
                 world.lose(sub);
-                for _ in 0..draw(40) {
+                for _ in 0..random_below(40) {
                     world.step_shuffled(&mut order);
                 }
                 sub = world.connect("sub", &request);
@@ -688,7 +688,7 @@ fn life(seed: u64) {
             }
             _ => {}
         }
-        for _ in 0..draw(60) {
+        for _ in 0..random_below(60) {
             world.step_shuffled(&mut order);
         }
         seen.read(&mut world, sub, &format!("seed {seed}, round {round}"));
@@ -701,7 +701,7 @@ fn life(seed: u64) {
 /// The cost of a publish, in work and in memory, does not depend on the number of open readers, of
 /// one session or of many.
 #[test]
-fn a_publish_costs_nothing_for_readers_that_are_open() {
+fn a_publish_costs_no_work_for_open_readers() {
     for shards in [1, 2] {
         let units = [0, 2500, 5000].map(|readers| {
             let mut world = World::with(shards, |limits| limits.filters_per_subscribe_max = 5000);
@@ -731,7 +731,7 @@ fn a_publish_costs_nothing_for_readers_that_are_open() {
 
 /// A hundred thousand wildcard filters without a matching retained message leave no work.
 #[test]
-fn subscribers_of_an_empty_store_leave_no_work() {
+fn subscribers_of_an_empty_store_cause_no_later_work() {
     for (shards, retained) in [(1, 0), (2, 0), (4, 0), (1, 100), (2, 100)] {
         let mut world = World::new(shards);
         let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
@@ -763,7 +763,7 @@ fn subscribers_of_an_empty_store_leave_no_work() {
 
 /// For filters without a stored message, all work is done by the time of SUBACK.
 #[test]
-fn nothing_is_looked_for_behind_suback_where_nothing_is_stored() {
+fn an_empty_store_is_not_searched_after_suback() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
         let sub = world.connect("sub", &ConnectRequest::v(Version::V311));
@@ -807,7 +807,7 @@ fn readers_end_with_their_subscription_and_their_session() {
 
 /// Retained messages of a shard that does not answer in time are delivered when it answers.
 #[test]
-fn retained_messages_of_a_shard_that_was_held_come_when_it_goes_on() {
+fn retained_messages_of_a_stalled_shard_arrive_when_it_continues() {
     let mut world = World::new(2);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..40 {
@@ -860,7 +860,7 @@ fn a_client_at_its_limit_of_retained_messages_does_not_affect_others() {
 
 /// A full store is logged once in a while, not with every message.
 #[test]
-fn a_full_store_is_noted_once_in_a_while() {
+fn a_full_store_is_logged_at_a_limited_rate() {
     let mut world = World::with(1, |limits| limits.retained_messages_max = 0);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for (wait_ms, noted) in [(0, true), (0, false), (9_999, false), (1, true)] {
@@ -927,7 +927,7 @@ fn a_page_that_no_longer_fits_is_requested_again() {
 
 /// A page contains no more than there is space for: a message without space is not examined twice.
 #[test]
-fn large_retained_messages_are_looked_at_about_once() {
+fn large_retained_messages_are_examined_about_once() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
         let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));

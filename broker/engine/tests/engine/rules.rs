@@ -15,7 +15,7 @@ use grapnel_engine::packet::{
 use grapnel_engine::shard::{BehalfAction, BehalfClient, Command, Lane, OnBehalf, OwnedChange, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
-use crate::deferral::{Taken, allow};
+use crate::deferral::{DeferredTickets, allow};
 use crate::hooks::{Call, Log, complete, link, mount};
 use crate::lanes::on_shard;
 use crate::on_behalf::publish;
@@ -28,7 +28,7 @@ struct Fixture {
     world: World,
     client: ClientId,
     subscriber: ClientId,
-    taken: Taken,
+    tickets: DeferredTickets,
     strict: Rc<Cell<bool>>,
 }
 
@@ -38,26 +38,26 @@ impl Fixture {
         let subscriber = world.connect("subscriber", &ConnectRequest::v(Version::V5));
         world.subscribe(subscriber, "#", QoS::AtMostOnce);
         let client = world.connect("c", &ConnectRequest::v(Version::V5));
-        let (taken, strict) = (Taken::default(), Rc::<Cell<bool>>::default());
+        let (tickets, strict) = (DeferredTickets::default(), Rc::<Cell<bool>>::default());
         let is_strict = Rc::clone(&strict);
         let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             let forbidden = is_strict.get() && call.topic().starts_with('b');
             call.set(Field::VERDICT, if forbidden { 2 } else { 1 }, "", "");
             if forbidden { Flow::STOP } else { Flow::CONTINUE }
         });
-        let noted = taken.clone();
+        let inner = tickets.clone();
         let slow = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if !call.topic().starts_with('a') {
                 return Flow::CONTINUE;
             }
-            noted.note(call.topic(), call.defer().expect("a ticket"));
+            inner.note(call.topic(), call.defer().expect("a ticket"));
             Flow::DEFER
         });
         let silent = link(3, 0, FaultPolicy::Deny, |_: &mut Call<'_>| Flow::CONTINUE);
         let at = |link: Link| (HookPoint::ClientAuthorize, link);
         mount(&mut world, vec![at(rules), at(slow), at(silent)]);
         world.pass_ms(10);
-        Fixture { world, client, subscriber, taken, strict }
+        Fixture { world, client, subscriber, tickets, strict }
     }
 
     /// Makes the rules strict. The deferring link then allows everything that waits.
@@ -65,8 +65,8 @@ impl Fixture {
         self.strict.set(true);
         self.world.shards[0].invalidate(Scope::All);
         let mut at = 0;
-        while at < self.taken.about().len() {
-            complete(&mut self.world, self.taken.ticket(at), Flow::CONTINUE, allow());
+        while at < self.tickets.about().len() {
+            complete(&mut self.world, self.tickets.ticket(at), Flow::CONTINUE, allow());
             at += 1;
         }
         self.world.pass_ms(1_500);
@@ -87,7 +87,7 @@ fn a_publish_behind_another_is_authorized_by_the_new_rules_alone() {
     let mut fixture = Fixture::new();
     fixture.world.publish(fixture.client, "a", "1", QoS::AtLeastOnce, 1);
     fixture.world.publish(fixture.client, "b", "2", QoS::AtLeastOnce, 2);
-    assert_eq!(fixture.taken.about(), ["a"]);
+    assert_eq!(fixture.tickets.about(), ["a"]);
     fixture.change_rules();
     assert_eq!(fixture.world.take(fixture.client), [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, 0x87)]);
     assert_eq!(fixture.world.take_plain(fixture.subscriber), [message("a", "1", 0)]);
@@ -106,7 +106,7 @@ fn a_subscription_on_behalf_of_a_client_is_authorized_by_the_new_rules_alone() {
     let options = SubscriptionOptions::of_qos(QoS::AtMostOnce);
     fixture.action(topic("a"));
     fixture.action(BehalfAction::Subscribe { filter: "b".into(), options, id: 0 });
-    assert_eq!(fixture.taken.about(), ["a"]);
+    assert_eq!(fixture.tickets.about(), ["a"]);
     fixture.change_rules();
     let (rows, _) = fixture.world.shards[0].subscriptions(Some("c"), 0, 100);
     assert_eq!(rows, []);
@@ -118,8 +118,8 @@ fn a_subscription_on_behalf_of_a_client_is_authorized_by_the_new_rules_alone() {
 #[test]
 fn a_waiting_will_is_authorized_by_the_new_rules_alone() {
     let mut fixture = Fixture::new();
-    let taken = Taken::default();
-    let noted = taken.clone();
+    let tickets = DeferredTickets::default();
+    let inner = tickets.clone();
     let strict = Rc::clone(&fixture.strict);
     let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         call.set(Field::VERDICT, if strict.get() && call.topic() == "will" { 2 } else { 1 }, "", "");
@@ -129,7 +129,7 @@ fn a_waiting_will_is_authorized_by_the_new_rules_alone() {
         if call.topic() != "will" {
             return Flow::CONTINUE;
         }
-        noted.note(call.topic(), call.defer().expect("a ticket"));
+        inner.note(call.topic(), call.defer().expect("a ticket"));
         Flow::DEFER
     });
     mount(&mut fixture.world, vec![(HookPoint::ClientAuthorize, rules), (HookPoint::ClientAuthorize, slow)]);
@@ -139,10 +139,10 @@ fn a_waiting_will_is_authorized_by_the_new_rules_alone() {
         ..ConnectRequest::v(Version::V5)
     };
     let (client, connack) = fixture.world.try_connect("w", &request);
-    assert_eq!((connack, taken.about()), (None, vec!["will".to_owned()]));
+    assert_eq!((connack, tickets.about()), (None, vec!["will".to_owned()]));
     fixture.strict.set(true);
     fixture.world.shards[0].invalidate(Scope::All);
-    complete(&mut fixture.world, taken.ticket(0), Flow::CONTINUE, allow());
+    complete(&mut fixture.world, tickets.ticket(0), Flow::CONTINUE, allow());
     assert!(
         matches!(fixture.world.take(client)[..], [Got::ConnAck { code: 0x87, .. }]),
         "what the first link said counts no more"
@@ -158,7 +158,7 @@ struct Turn {
     subscriber: ClientId,
     /// Authorization requests for the client that the rules have seen.
     requested: Log,
-    taken: Taken,
+    tickets: DeferredTickets,
     strict: Rc<Cell<bool>>,
 }
 
@@ -176,7 +176,8 @@ impl Turn {
         let mut world = World::with(1, change);
         let subscriber = world.connect("subscriber", &ConnectRequest::v(Version::V5));
         world.subscribe(subscriber, "#", QoS::AtMostOnce);
-        let (requested, taken, strict) = (Log::default(), Taken::default(), Rc::<Cell<bool>>::default());
+        let (requested, tickets, strict) =
+            (Log::default(), DeferredTickets::default(), Rc::<Cell<bool>>::default());
         let (log, is_strict) = (requested.clone(), Rc::clone(&strict));
         let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.client_id() == "subscriber" {
@@ -189,12 +190,12 @@ impl Turn {
             if forbidden { Flow::STOP } else { Flow::CONTINUE }
         });
         let defers = |identity, is_meant: fn(&str) -> bool| {
-            let noted = taken.clone();
+            let inner = tickets.clone();
             link(identity, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
                 if !is_meant(call.topic()) {
                     return Flow::CONTINUE;
                 }
-                noted.note(call.topic(), call.defer().expect("a ticket"));
+                inner.note(call.topic(), call.defer().expect("a ticket"));
                 Flow::DEFER
             })
         };
@@ -213,7 +214,7 @@ impl Turn {
         };
         let client = world.connect("c", &request);
         requested.take();
-        Turn { world, client, subscriber, requested, taken, strict }
+        Turn { world, client, subscriber, requested, tickets, strict }
     }
 
     fn change(&mut self, scope: Scope) {
@@ -225,8 +226,8 @@ impl Turn {
     /// Allows everything that waits, with these changes, until nothing waits.
     fn answer(&mut self, changes: &[OwnedChange]) {
         let mut at = 0;
-        while at < self.taken.about().len() {
-            complete(&mut self.world, self.taken.ticket(at), Flow::CONTINUE, changes.to_vec());
+        while at < self.tickets.about().len() {
+            complete(&mut self.world, self.tickets.ticket(at), Flow::CONTINUE, changes.to_vec());
             at += 1;
         }
         let ledger = self.world.shards[0].recount();
@@ -266,7 +267,7 @@ fn an_allowed_publish_is_authorized_again_by_the_rules_of_its_turn() {
                 turn.world.publish(turn.client, topic, "x", qos, id(number));
             }
             assert_eq!(
-                (turn.requested.take(), turn.taken.about().len()),
+                (turn.requested.take(), turn.tickets.about().len()),
                 (vec!["a".into(), "b".into(), "d".into()], 1)
             );
             turn.change(scope.clone());
@@ -304,7 +305,7 @@ fn a_deferred_publish_is_authorized_by_the_rules_of_its_turn() {
     for (topic, code) in [("b/later", 0x87), ("d/later", 0)] {
         let mut turn = Turn::new();
         turn.world.publish(turn.client, topic, "x", QoS::AtLeastOnce, 1);
-        assert_eq!(turn.taken.about(), [topic]);
+        assert_eq!(turn.tickets.about(), [topic]);
         turn.change(Scope::Client("c".into()));
         turn.answer(&[payload()]);
         assert_eq!(turn.requested.take(), [topic, topic], "once by each of the rules");
@@ -363,8 +364,8 @@ fn a_moved_publish_is_authorized_for_both_topics() {
         let acks = if waits_behind { &acks[..] } else { &acks[1..] };
         assert_eq!(turn.world.take(turn.client), acks, "{sent} {scope:?}");
         let mut got = if waits_behind { vec![message("a", "1", 0)] } else { Vec::new() };
-        let came = if sent == "d" { "d" } else { "moved" };
-        got.extend((!forbidden).then(|| message(came, "2", 0)));
+        let topic = if sent == "d" { "d" } else { "moved" };
+        got.extend((!forbidden).then(|| message(topic, "2", 0)));
         assert_eq!(turn.got(), got, "{sent} {scope:?}");
     }
 }
@@ -380,9 +381,9 @@ fn a_moved_publish_that_waits_for_a_lane_is_authorized_for_both_topics() {
             .map(|(shard, name)| on_shard(&mut world, shard, name, &request));
         world.subscribe(subscriber, "#", QoS::AtMostOnce);
         let (log, strict) = (Log::default(), Rc::<Cell<bool>>::default());
-        let (noted, is_strict) = (log.clone(), Rc::clone(&strict));
+        let (inner, is_strict) = (log.clone(), Rc::clone(&strict));
         let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
-            noted.note(call.topic());
+            inner.note(call.topic());
             let forbidden = is_strict.get() && call.topic() == "b/move";
             call.set(Field::VERDICT, if forbidden { 2 } else { 1 }, "", "");
             Flow::STOP
@@ -401,8 +402,8 @@ fn a_moved_publish_that_waits_for_a_lane_is_authorized_for_both_topics() {
         assert_eq!(log.take(), requested, "{topics}");
         let code = if strict.get() { 0x87 } else { 0 };
         assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, code)], "{topics}");
-        let came = world.take_plain(subscriber).contains(&message("moved", "x", 0));
-        assert_eq!(came, !strict.get());
+        let has_arrived = world.take_plain(subscriber).contains(&message("moved", "x", 0));
+        assert_eq!(has_arrived, !strict.get());
     }
 }
 
@@ -416,13 +417,13 @@ fn a_will_is_authorized_by_the_rules_of_its_turn() {
             let mut turn = Turn::new();
             if late {
                 turn.world.lose(turn.client);
-                assert_eq!(turn.taken.about(), ["b/later"]);
+                assert_eq!(turn.tickets.about(), ["b/later"]);
                 turn.change(scope.clone());
             } else {
                 turn.change(scope.clone());
                 turn.world.lose(turn.client);
                 assert_eq!(
-                    turn.taken.about().len(),
+                    turn.tickets.about().len(),
                     usize::from(!concerns),
                     "hooks see no will that is refused"
                 );
@@ -465,13 +466,13 @@ fn changes_for_other_clients_and_topics_restart_no_authorization() {
             turn.change(Scope::Topics(format!("busy{number}/#").into()));
         }
         turn.answer(&allow());
-        assert_eq!((turn.taken.about().len(), turn.requested.take()), (1, vec!["a".to_owned()]), "{what}");
-        let said = match what {
+        assert_eq!((turn.tickets.about().len(), turn.requested.take()), (1, vec!["a".to_owned()]), "{what}");
+        let expected = match what {
             "publish" => Got::Ack("PUBACK", 1, 0),
             "subscribe" => Got::SubAck(7, vec![0]),
             _ => Got::ConnAck { present: false, code: 0 },
         };
-        assert_eq!(turn.world.take(waiting), [said]);
+        assert_eq!(turn.world.take(waiting), [expected]);
     }
 }
 
@@ -484,10 +485,10 @@ fn changes_for_other_clients_keep_cached_delivery_verdicts() {
             world.connect("c", &ConnectRequest { username: Some("ann"), ..ConnectRequest::v(Version::V5) });
         let publisher = world.connect("publisher", &ConnectRequest::v(Version::V5));
         let log = Log::default();
-        let noted = log.clone();
+        let inner = log.clone();
         let rules = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.action() == 3 {
-                noted.note(call.topic());
+                inner.note(call.topic());
             }
             call.set(Field::VERDICT, 1, "", "");
             Flow::STOP
@@ -510,7 +511,7 @@ fn changes_for_other_clients_keep_cached_delivery_verdicts() {
 /// Rules that change continuously do not block a SUBSCRIBE forever, however many of its filters are
 /// authorized one after the other. After some restarts it counts as unanswered.
 #[test]
-fn rules_that_change_all_the_time_end_a_subscribe() {
+fn a_subscribe_is_refused_if_the_rules_change_all_the_time() {
     let mut turn = Turn::with(|limits| limits.defer_window = 1);
     let mut filters = Vec::new();
     for filter in ["a/1", "a/2"] {
@@ -525,11 +526,11 @@ fn rules_that_change_all_the_time_end_a_subscribe() {
         }),
     );
     let mut answered = 0;
-    while answered < turn.taken.about().len() && answered < 100 {
+    while answered < turn.tickets.about().len() && answered < 100 {
         if answered % 2 == 1 {
             turn.change(Scope::All);
         }
-        complete(&mut turn.world, turn.taken.ticket(answered), Flow::CONTINUE, allow());
+        complete(&mut turn.world, turn.tickets.ticket(answered), Flow::CONTINUE, allow());
         answered += 1;
     }
     let got = turn.world.take(turn.client);
@@ -550,9 +551,9 @@ fn changes_for_many_clients_and_users_recheck_only_these() {
         }
     }
     let log = Log::default();
-    let noted = log.clone();
+    let inner = log.clone();
     let rules = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
-        noted.note(call.client_id());
+        inner.note(call.client_id());
         call.set(Field::VERDICT, 1, "", "");
         Flow::STOP
     });
@@ -594,14 +595,14 @@ fn with_a_narrow_lane() -> (World, [ClientId; 3]) {
 fn a_publish_behind_a_full_lane_is_reauthorized_a_bounded_number_of_times() {
     for on_behalf in [false, true] {
         let (mut world, [subscriber, client, filler]) = with_a_narrow_lane();
-        let taken = Taken::default();
-        let noted = taken.clone();
+        let tickets = DeferredTickets::default();
+        let inner = tickets.clone();
         let slow = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.topic() != "later" {
                 call.set(Field::VERDICT, 1, "", "");
                 return Flow::STOP;
             }
-            noted.note(call.topic(), call.defer().expect("a ticket"));
+            inner.note(call.topic(), call.defer().expect("a ticket"));
             Flow::DEFER
         });
         world.shards[0].swap_chains(ChainTable::compile(1, vec![(HookPoint::ClientAuthorize, slow)]));
@@ -621,8 +622,8 @@ fn a_publish_behind_a_full_lane_is_reauthorized_a_bounded_number_of_times() {
         }
         let (mut answered, mut batch) = (0, Vec::new());
         for _ in 0..80 {
-            if answered < taken.about().len() {
-                complete(&mut world, taken.ticket(answered), Flow::STOP, allow());
+            if answered < tickets.about().len() {
+                complete(&mut world, tickets.ticket(answered), Flow::STOP, allow());
                 answered += 1;
             }
             world.shards[0].invalidate(Scope::All);
@@ -648,14 +649,14 @@ fn a_publish_behind_a_full_lane_is_reauthorized_a_bounded_number_of_times() {
 /// for a lane is authorized by the rules of each moment, and is not refused because they change
 /// often. This holds for the client's own publishes and for those on its behalf.
 #[test]
-fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_changes() {
+fn a_publish_that_is_allowed_at_once_may_wait_for_a_lane_during_any_number_of_changes() {
     for on_behalf in [false, true] {
         let (mut world, [subscriber, client, filler]) = with_a_narrow_lane();
-        let (taken, log) = (Taken::default(), Log::default());
-        let (noted, requested) = (taken.clone(), log.clone());
+        let (tickets, log) = (DeferredTickets::default(), Log::default());
+        let (inner, requested) = (tickets.clone(), log.clone());
         let rules = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.topic().starts_with("slow") {
-                noted.note(call.topic(), call.defer().expect("a ticket"));
+                inner.note(call.topic(), call.defer().expect("a ticket"));
                 return Flow::DEFER;
             }
             requested.note(call.topic().to_owned());
@@ -684,7 +685,7 @@ fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_chan
         }
         for number in 0..20 {
             world.shards[0].invalidate(Scope::All);
-            complete(&mut world, taken.ticket(number), Flow::STOP, allow());
+            complete(&mut world, tickets.ticket(number), Flow::STOP, allow());
         }
         let times = log.take().iter().filter(|topic| *topic == "later").count();
         assert!(times > 10, "it was asked about {times} times");
@@ -694,8 +695,9 @@ fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_chan
         if !on_behalf {
             assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0)]);
         }
-        let came = world.take_plain(subscriber).into_iter().filter(|got| *got == message("later", "x", 0));
-        assert_eq!(came.count(), 1, "{on_behalf}");
+        let received =
+            world.take_plain(subscriber).into_iter().filter(|got| *got == message("later", "x", 0));
+        assert_eq!(received.count(), 1, "{on_behalf}");
     }
 }
 
@@ -707,20 +709,20 @@ fn both_authorizations_of_a_moved_publish_share_one_restart_limit() {
     for is_judged_anew in [false, true] {
         let mut world = World::new(1);
         let client = world.connect("c", &ConnectRequest::v(Version::V5));
-        let (taken, held) = (Taken::default(), Taken::default());
-        let noted = taken.clone();
+        let (tickets, held) = (DeferredTickets::default(), DeferredTickets::default());
+        let inner = tickets.clone();
         let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.topic() == "front" {
                 call.set(Field::VERDICT, 1, "", "");
                 return Flow::STOP;
             }
-            noted.note(call.topic(), call.defer().expect("a ticket"));
+            inner.note(call.topic(), call.defer().expect("a ticket"));
             Flow::DEFER
         });
-        let noted = held.clone();
+        let inner = held.clone();
         let moves = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if call.topic() == "front" {
-                noted.note("front", call.defer().expect("a ticket"));
+                inner.note("front", call.defer().expect("a ticket"));
                 return Flow::DEFER;
             }
             call.set(Field::TOPIC, 0, "moved", "");
@@ -731,7 +733,7 @@ fn both_authorizations_of_a_moved_publish_share_one_restart_limit() {
         let answer = |world: &mut World, changes: usize| {
             for _ in 0..changes {
                 world.shards[0].invalidate(Scope::All);
-                complete(world, taken.ticket(taken.about().len() - 1), Flow::STOP, allow());
+                complete(world, tickets.ticket(tickets.about().len() - 1), Flow::STOP, allow());
             }
         };
         if is_judged_anew {
@@ -740,16 +742,16 @@ fn both_authorizations_of_a_moved_publish_share_one_restart_limit() {
         world.publish(client, "later", "x", QoS::AtLeastOnce, 1);
         if is_judged_anew {
             for number in 0..2 {
-                complete(&mut world, taken.ticket(number), Flow::STOP, allow());
+                complete(&mut world, tickets.ticket(number), Flow::STOP, allow());
             }
             world.shards[0].invalidate(Scope::All);
             complete(&mut world, held.ticket(0), Flow::CONTINUE, Vec::new());
         }
         // The request about `later` restarts, which makes five restarts by now.
         answer(&mut world, if is_judged_anew { 4 } else { 5 });
-        assert_eq!(taken.about().last().map(String::as_str), Some("later"));
-        complete(&mut world, taken.ticket(taken.about().len() - 1), Flow::STOP, allow());
-        assert_eq!(taken.about().last().map(String::as_str), Some("moved"));
+        assert_eq!(tickets.about().last().map(String::as_str), Some("later"));
+        complete(&mut world, tickets.ticket(tickets.about().len() - 1), Flow::STOP, allow());
+        assert_eq!(tickets.about().last().map(String::as_str), Some("moved"));
         answer(&mut world, 3);
         assert_eq!(world.take(client), [], "{is_judged_anew}: eight times by now");
         answer(&mut world, 1);

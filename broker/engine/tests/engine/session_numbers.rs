@@ -64,7 +64,7 @@ fn a_session_keeps_its_number_when_it_is_taken_over_or_resumed() {
 }
 
 #[test]
-fn a_session_that_begins_has_a_number_of_its_own() {
+fn each_new_session_has_another_number() {
     let (mut world, log) = world();
     enter(&mut world, &log, &request(false));
     let (client, numbers) = enter(&mut world, &log, &request(true));
@@ -106,7 +106,7 @@ fn sessions_of_two_shards_have_different_numbers() {
 /// A session that another principal's CONNECT ends has another number than the one that begins, and
 /// a session that it inherits keeps its number.
 #[test]
-fn another_principal_has_the_number_of_the_session_that_it_gets() {
+fn another_user_sees_the_number_of_the_session_that_it_gets() {
     let of = |username| ConnectRequest { username: Some(username), ..request(false) };
     for (owner, expected) in [(SessionOwner::Discard, "2"), (SessionOwner::Inherit, "1")] {
         let mut world = World::with(1, |limits| limits.choices.session_owner = owner);
@@ -126,7 +126,7 @@ fn another_principal_has_the_number_of_the_session_that_it_gets() {
 /// A client that is refused has no session, whatever is stored under its identifier; nor has one
 /// whose will is authorized.
 #[test]
-fn who_is_not_let_in_has_no_number_of_its_own() {
+fn a_refused_client_has_no_session_number() {
     let (mut world, log) = world();
     let first = world.connect("c", &request(false));
     log.take();
@@ -206,8 +206,8 @@ fn number_or_none(call: &Call<'_>) -> String {
 fn a_stored_identity_has_the_number() {
     let (mut world, log) = (World::new(1), Log::default());
     let say = |call: &Call<'_>| {
-        let kept = call.identity().expect("the client is in");
-        ClientIdentity::decode(&kept).expect("an identity").session.to_string()
+        let identity = call.identity().expect("the client is in");
+        ClientIdentity::decode(&identity).expect("an identity").session.to_string()
     };
     mount(&mut world, notified(&log, &[HookPoint::MessagePublish], say));
     for name in ["a", "b"] {

@@ -10,7 +10,7 @@ use grapnel_engine::packet::{Disconnect, Packet, Properties, Property, QoS, Vers
 use grapnel_engine::reason::ReasonCode;
 use grapnel_plugin_abi::raw::Flow;
 
-use crate::deferral::{Taken, later};
+use crate::deferral::{DeferredTickets, later};
 use crate::hooks::{complete, mount};
 use crate::world::{ClientId, ConnectRequest, Got, World, message};
 
@@ -28,7 +28,7 @@ const fn overhead() -> u64 {
 /// As many messages wait as `session_queue_bytes_max` allows. Messages that leave the queue make
 /// space for as many again.
 #[test]
-fn the_bytes_of_a_session_queue_are_bounded() {
+fn the_bytes_of_a_session_queue_are_limited() {
     for (limit, fits) in [(3 * (overhead() + 100), 3), (3 * (overhead() + 100) - 1, 2), (overhead() + 99, 0)]
     {
         let mut world = World::with(1, |limits| limits.session_queue_bytes_max = limit);
@@ -53,7 +53,7 @@ fn the_bytes_of_a_session_queue_are_bounded() {
 
 /// When a session ends, the bytes of its queue are freed: they do not count for the next session.
 #[test]
-fn the_messages_of_a_session_queue_are_bounded_at_the_limit_and_one_beyond() {
+fn a_session_queue_holds_as_many_messages_as_its_limit_and_no_more() {
     let mut world = World::with(1, |limits| limits.session_queue_messages_max = 2);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     let sub = world.connect("sub", &stored(&[]));
@@ -70,23 +70,23 @@ fn the_messages_of_a_session_queue_are_bounded_at_the_limit_and_one_beyond() {
 /// Publishes wait up to `slot_bytes_max`. The connection is then not read until half of it is free.
 /// Bytes that have left no longer count.
 #[test]
-fn the_bytes_of_waiting_publishes_are_bounded() {
+fn the_bytes_of_waiting_publishes_are_limited() {
     let mut world = World::with(1, |limits| limits.slot_bytes_max = 4 * (overhead() + 100));
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
     let mut completed = 0;
     for round in 1..=3 {
         for n in 1..=6 {
             world.publish(publisher, "t", &"x".repeat(100), QoS::AtLeastOnce, n);
         }
         let before = (round - 1) * 6;
-        assert_eq!(taken.about().len(), before + 4, "the fifth is not read");
-        complete(&mut world, taken.ticket(completed), Flow::CONTINUE, Vec::new());
-        assert_eq!(taken.about().len(), before + 4, "more than half is taken");
-        complete(&mut world, taken.ticket(completed + 1), Flow::CONTINUE, Vec::new());
-        assert_eq!(taken.about().len(), before + 6, "half is free");
-        (2..6).for_each(|n| complete(&mut world, taken.ticket(completed + n), Flow::CONTINUE, Vec::new()));
+        assert_eq!(tickets.about().len(), before + 4, "the fifth is not read");
+        complete(&mut world, tickets.ticket(completed), Flow::CONTINUE, Vec::new());
+        assert_eq!(tickets.about().len(), before + 4, "more than half is taken");
+        complete(&mut world, tickets.ticket(completed + 1), Flow::CONTINUE, Vec::new());
+        assert_eq!(tickets.about().len(), before + 6, "half is free");
+        (2..6).for_each(|n| complete(&mut world, tickets.ticket(completed + n), Flow::CONTINUE, Vec::new()));
         completed += 6;
         assert_eq!(world.take(publisher).len(), 6);
     }
@@ -94,14 +94,14 @@ fn the_bytes_of_waiting_publishes_are_bounded() {
 
 /// A waiting SUBSCRIBE counts with its stored filters and properties.
 #[test]
-fn the_bytes_of_packets_that_wait_are_bounded() {
+fn the_bytes_of_waiting_packets_are_limited() {
     for (version, id) in [(Version::V311, None), (Version::V5, Some(1))] {
         let properties = if id.is_some() { 2 } else { 0 };
         let each = (size_of::<Requested>() + 13) as u64 + properties;
         let mut world = World::with(1, |limits| limits.slot_bytes_max = overhead() + 1 + 3 * each);
         let client = world.connect("c", &ConnectRequest::v(version));
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
         let options = grapnel_engine::packet::SubscriptionOptions::default();
         for n in 0..4 {
@@ -109,7 +109,7 @@ fn the_bytes_of_packets_that_wait_are_bounded() {
         }
         world.send(client, &Packet::PingReq);
         assert_eq!(world.take(client), [], "the fourth SUBSCRIBE and PINGREQ are not read");
-        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
         assert_eq!(world.take(client).len(), 5);
     }
 }
@@ -117,7 +117,7 @@ fn the_bytes_of_packets_that_wait_are_bounded() {
 /// The session expiry of a waiting DISCONNECT applies from the time it was received: after 0, a
 /// CONNECT finds no session, and the will is no longer delayed [MQTT-3.1.3-9].
 #[test]
-fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
+fn a_connect_waits_until_the_earlier_disconnect_has_changed_the_session() {
     for (expiry_s, present) in [(0, false), (50, true)] {
         let mut world = World::new(1);
         let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
@@ -128,8 +128,8 @@ fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
             ..stored(&[])
         };
         let client = world.connect("c", &request);
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
         world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
         let mut section = Vec::new();
         push_property(&mut section, Property::SessionExpiry(expiry_s));
@@ -139,7 +139,7 @@ fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
         let (_, connack) = world.try_connect("c", &stored(&[]));
         assert_eq!(connack, Some(Got::ConnAck { present, code: 0 }));
         mount(&mut world, Vec::new());
-        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
         let mut expected = vec![message("t", "x", 0)];
         // Its client returns within the delay.
         expected.extend((!present).then(|| message("will", "w", 0)));
@@ -150,7 +150,7 @@ fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
 /// A DISCONNECT behind a waiting publish takes effect after it: 0x00 deletes the will
 /// [MQTT-3.14.4-3], 0x04 sends it after the publish, and its session expiry counts.
 #[test]
-fn a_disconnect_waits_for_the_publishes_in_front() {
+fn a_disconnect_waits_for_earlier_publishes() {
     for (reason, will) in [(ReasonCode::SUCCESS, false), (ReasonCode::DISCONNECT_WITH_WILL, true)] {
         for lost in [false, true] {
             let mut world = World::new(1);
@@ -158,8 +158,8 @@ fn a_disconnect_waits_for_the_publishes_in_front() {
             world.subscribe(sub, "#", QoS::AtMostOnce);
             let request = ConnectRequest { will: Some(("will", "w", QoS::AtMostOnce, false)), ..stored(&[]) };
             let client = world.connect("c", &request);
-            let taken = Taken::default();
-            mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+            let tickets = DeferredTickets::default();
+            mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
             world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
             let mut section = Vec::new();
             push_property(&mut section, Property::SessionExpiry(3));
@@ -171,7 +171,7 @@ fn a_disconnect_waits_for_the_publishes_in_front() {
             }
             mount(&mut world, Vec::new());
             assert_eq!(world.take(sub), []);
-            complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+            complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
             let mut expected = vec![message("t", "x", 0)];
             expected.extend(will.then(|| message("will", "w", 0)));
             assert_eq!(world.take(sub), expected);
@@ -222,7 +222,7 @@ fn take_ids(world: &mut World, client: ClientId) -> Vec<(String, u8, bool, u16)>
 /// messages go to another member. Its QoS 2 messages in flight do not, with or without PUBREC
 /// (section 4.8.2).
 #[test]
-fn qos_2_in_flight_of_a_shared_member_does_not_move() {
+fn qos_2_messages_in_flight_stay_with_their_shared_member() {
     let mut world = World::new(1);
     let first = world.connect(
         "first",
@@ -342,13 +342,13 @@ fn the_expiry_interval_counts_while_a_publish_waits() {
         let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "t", QoS::AtMostOnce);
         let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
-        let taken = Taken::default();
+        let tickets = DeferredTickets::default();
         let link =
-            grapnel_engine::hook::Link { deadline_ms: 60_000, ..later(1, 0, FaultPolicy::Ignore, &taken) };
+            grapnel_engine::hook::Link { deadline_ms: 60_000, ..later(1, 0, FaultPolicy::Ignore, &tickets) };
         mount(&mut world, vec![(HookPoint::MessagePublish, link)]);
         world.publish_with(publisher, "t", "x", QoS::AtLeastOnce, 1, false, &[Property::MessageExpiry(2)]);
         world.pass_ms(waited_ms);
-        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
         assert_eq!(expiry_of_first(&mut world, sub), left, "after {waited_ms} ms");
         assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0)]);
     }

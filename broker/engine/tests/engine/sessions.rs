@@ -6,7 +6,7 @@ use grapnel_engine::packet::{Packet, Property, QoS, Version};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_plugin_abi::raw::Flow;
 
-use crate::deferral::{Taken, later};
+use crate::deferral::{DeferredTickets, later};
 use crate::hooks::{complete, mount};
 use crate::world::{ConnectRequest, Got, World, message};
 
@@ -16,7 +16,7 @@ fn stored(version: Version) -> ConnectRequest<'static> {
 }
 
 #[test]
-fn a_stored_session_gets_what_came_while_it_was_away() {
+fn a_resumed_session_gets_the_messages_of_the_meantime() {
     for shards in [1, 2, 8] {
         for version in [Version::V31, Version::V311, Version::V5] {
             let mut world = World::new(shards);
@@ -73,7 +73,7 @@ fn a_second_connection_takes_the_session_over() {
 }
 
 #[test]
-fn a_clean_start_throws_the_session_away() {
+fn a_clean_start_discards_the_session() {
     let mut world = World::new(1);
     let first = world.connect("c", &stored(Version::V5));
     world.subscribe(first, "t", QoS::AtLeastOnce);
@@ -88,7 +88,7 @@ fn a_clean_start_throws_the_session_away() {
 }
 
 #[test]
-fn a_session_expires_when_its_interval_is_over() {
+fn a_session_expires_after_its_expiry_interval() {
     // [MQTT-3.1.2-23]
     let mut world = World::new(1);
     let client = world.connect("c", &stored(Version::V5));
@@ -104,7 +104,7 @@ fn a_session_expires_when_its_interval_is_over() {
 }
 
 #[test]
-fn a_client_that_comes_back_stops_the_clock_of_its_session() {
+fn a_client_that_reconnects_stops_the_expiry_of_its_session() {
     let mut world = World::new(1);
     let client = world.connect("c", &stored(Version::V5));
     world.lose(client);
@@ -119,7 +119,7 @@ fn a_client_that_comes_back_stops_the_clock_of_its_session() {
 }
 
 #[test]
-fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
+fn a_client_silent_for_one_and_a_half_keep_alives_is_disconnected() {
     // [MQTT-3.1.2-22]
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest { keep_alive_s: 10, ..ConnectRequest::v(Version::V5) });
@@ -134,7 +134,7 @@ fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
 }
 
 #[test]
-fn no_connect_within_the_time_ends_the_connection() {
+fn a_connection_without_connect_is_closed_after_its_timeout() {
     let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
     let client = world.open(Version::V311);
     world.pass_ms(900);
@@ -157,7 +157,7 @@ fn bytes_that_arrived_during_a_stall_count_as_received() {
 }
 
 #[test]
-fn the_beginning_of_a_packet_keeps_nobody_alive() {
+fn an_unfinished_packet_does_not_extend_the_keep_alive() {
     // [MQTT-3.1.2-22]: a packet counts as received when it is complete.
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest { keep_alive_s: 10, ..ConnectRequest::v(Version::V5) });
@@ -166,7 +166,7 @@ fn the_beginning_of_a_packet_keeps_nobody_alive() {
 }
 
 #[test]
-fn a_connect_that_came_while_the_shard_was_held_is_in_time() {
+fn a_connect_that_arrived_while_the_shard_stalled_is_in_time() {
     let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
     let whole = world.open(Version::V311);
     let begun = world.open(Version::V311);
@@ -184,7 +184,7 @@ fn a_connect_that_came_while_the_shard_was_held_is_in_time() {
 }
 
 #[test]
-fn client_identifiers_and_who_may_leave_them_out() {
+fn an_empty_client_identifier_is_allowed_by_version_and_clean_start() {
     // [MQTT-3.1.3-6] [MQTT-3.1.3-8]
     let mut world = World::new(8);
     let (_, got) = world.try_connect("", &ConnectRequest::v(Version::V5));
@@ -199,7 +199,7 @@ fn client_identifiers_and_who_may_leave_them_out() {
 }
 
 #[test]
-fn anything_but_connect_comes_too_early() {
+fn a_first_packet_other_than_connect_ends_the_connection() {
     // [MQTT-3.1.0-1]
     let mut world = World::new(1);
     let client = world.open(Version::V311);
@@ -209,7 +209,7 @@ fn anything_but_connect_comes_too_early() {
 }
 
 #[test]
-fn an_unknown_protocol_level_is_answered() {
+fn an_unknown_protocol_level_is_answered_with_its_connack() {
     // [MQTT-3.1.2-2]
     let cases = [
         (*b"MQTT", 9, Version::V5, vec![Got::ConnAck { present: false, code: 0x84 }]),
@@ -338,7 +338,7 @@ fn draining_notifies_mqtt_5_clients_and_accepts_no_new_ones() {
 }
 
 #[test]
-fn a_session_with_many_subscriptions_is_taken_down_in_slices() {
+fn a_session_with_many_subscriptions_is_ended_in_slices() {
     let mut world = World::new(2);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     for n in 0..2000 {
@@ -351,7 +351,7 @@ fn a_session_with_many_subscriptions_is_taken_down_in_slices() {
 }
 
 #[test]
-fn the_limits_and_what_we_chose_stand_in_connack() {
+fn connack_has_the_limits_and_the_chosen_values() {
     let mut world = World::with(1, |limits| {
         limits.keep_alive_max_s = 60;
         limits.session_expiry_max_s = 100;
@@ -375,7 +375,7 @@ fn the_limits_and_what_we_chose_stand_in_connack() {
 }
 
 #[test]
-fn timers_leave_with_what_they_are_for() {
+fn timers_are_removed_with_their_sessions_and_connections() {
     for shards in [1, 2] {
         let mut world = World::new(shards);
         let armed =
@@ -409,18 +409,18 @@ fn timers_leave_with_what_they_are_for() {
 /// Two connections of one session have ended while packets of the first one still wait: the will of
 /// the first was cancelled when the second connected [MQTT-3.1.3-9].
 #[test]
-fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn() {
+fn a_delayed_will_is_cancelled_by_a_short_reconnect() {
     let mut world = World::new(1);
     let watcher = watcher(&mut world);
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Deny, &tickets))]);
     let client = world.connect("c", &with_will(10, 60));
     world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
     world.lose(client);
     let without = ConnectRequest { will: None, will_delay_s: 0, ..with_will(0, 60) };
     let client = world.connect("c", &without);
     world.lose(client);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     // A will that is published now would be visible.
     mount(&mut world, Vec::new());
     world.pass_ms(30_000);
@@ -435,22 +435,22 @@ fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn
 }
 
 /// Makes publishes wait up to ten minutes for a plugin.
-fn hold_publishes(world: &mut World) -> Taken {
-    let taken = Taken::default();
-    let mut waits = later(1, 0, FaultPolicy::Deny, &taken);
+fn hold_publishes(world: &mut World) -> DeferredTickets {
+    let tickets = DeferredTickets::default();
+    let mut waits = later(1, 0, FaultPolicy::Deny, &tickets);
     waits.deadline_ms = 600_000;
     mount(world, vec![(HookPoint::MessagePublish, waits)]);
-    taken
+    tickets
 }
 
 /// The will delay [MQTT-3.1.3-9] and the session expiry count from the end of the connection,
 /// whenever the client's earlier packets take effect.
 #[test]
-fn delays_count_from_the_end_of_the_connection() {
+fn will_delay_and_session_expiry_begin_at_the_end_of_the_connection() {
     for (away_ms, wills) in [(5_000, 0), (20_000, 1)] {
         let mut world = World::new(1);
         let watcher = watcher(&mut world);
-        let taken = hold_publishes(&mut world);
+        let tickets = hold_publishes(&mut world);
         let client = world.connect("c", &with_will(10, 60));
         world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
         world.lose(client);
@@ -458,19 +458,19 @@ fn delays_count_from_the_end_of_the_connection() {
         let without = ConnectRequest { will: None, will_delay_s: 0, ..with_will(0, 60) };
         let client = world.connect("c", &without);
         mount(&mut world, Vec::new());
-        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
         assert_eq!(world.take(watcher).len(), wills, "{away_ms} ms away, delay 10 s");
         world.lose(client);
     }
     // The session of an absent client ends 60 s after its connection, although a publish of it has
     // waited for 50.
     let mut world = World::new(1);
-    let taken = hold_publishes(&mut world);
+    let tickets = hold_publishes(&mut world);
     let client = world.connect("c", &with_will(0, 60));
     world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
     world.lose(client);
     world.pass_ms(50_000);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     mount(&mut world, Vec::new());
     world.pass_ms(12_000);
     assert_eq!(world.shards[0].counters().session_expired, 1);

@@ -4,7 +4,7 @@ use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
 use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
-use crate::deferral::{Taken, allow, later};
+use crate::deferral::{DeferredTickets, allow, later};
 use crate::hooks::{Call, Log, complete, link, mount};
 use crate::world::*;
 
@@ -63,11 +63,11 @@ fn filters_beyond_the_limit_are_refused_one_by_one() {
                 world.send_bytes(sub, &subscribe_bytes(version, count, "/+"));
                 let [Got::SubAck(7, codes)] = &world.take(sub)[..] else { panic!("one SUBACK") };
                 assert_eq!(codes.len(), count);
-                let taken = count.min(1024);
-                assert!(codes[..taken].iter().all(|code| *code == 0));
-                assert!(codes[taken..].iter().all(|code| *code == refusal), "{:?}", codes.last());
+                let tickets = count.min(1024);
+                assert!(codes[..tickets].iter().all(|code| *code == 0));
+                assert!(codes[tickets..].iter().all(|code| *code == refusal), "{:?}", codes.last());
                 let home = world.shard_of(sub);
-                assert_eq!(world.shards[home].counters().subscriptions_count, taken as u64);
+                assert_eq!(world.shards[home].counters().subscriptions_count, tickets as u64);
             }
         }
     }
@@ -134,7 +134,7 @@ fn units_of_subscribe(shards: usize, count: usize, suffix: &str, retained: usize
 }
 
 #[test]
-fn twice_the_filters_are_at_most_twice_the_work() {
+fn twice_the_filters_take_at_most_twice_the_work() {
     for shards in [1, 2, 4] {
         for (suffix, retained) in [("", 0), ("", 500), ("/+", 0), ("/#", 500), ("/+", 8000)] {
             let units = [1000, 2000, 4000].map(|count| units_of_subscribe(shards, count, suffix, retained));
@@ -147,7 +147,7 @@ fn twice_the_filters_are_at_most_twice_the_work() {
 }
 
 #[test]
-fn twice_the_subscribers_that_wait_are_at_most_twice_the_work() {
+fn twice_the_subscribers_that_wait_take_at_most_twice_the_work() {
     let units = [500, 1000, 2000].map(|count| {
         let mut world = World::new(2);
         let clients: Vec<_> =
@@ -175,7 +175,7 @@ fn twice_the_subscribers_that_wait_are_at_most_twice_the_work() {
 /// A turn works on a long SUBSCRIBE within its budget, and other clients are served between two
 /// turns.
 #[test]
-fn a_long_subscribe_does_a_turns_work_at_a_time() {
+fn a_long_subscribe_takes_several_turns() {
     for (shards, count) in [(1, 20_000), (2, 8000)] {
         let budget = 512;
         let mut world = World::with(shards, |limits| {
@@ -267,7 +267,7 @@ fn a_connection_that_ends_in_the_middle_of_a_long_subscribe_leaves_nothing_behin
 /// If the other shards do not learn of one of several filters in time, only that filter is taken
 /// back, with its code in its place.
 #[test]
-fn of_several_filters_the_undecided_ones_are_revoked() {
+fn filters_that_other_shards_do_not_confirm_in_time_are_refused_alone() {
     let mut world = World::new(2);
     let first = world.connect("first", &ConnectRequest::v(Version::V5));
     let sub = world.connect_at(world.shard_of(first), "s", &ConnectRequest::v(Version::V5));
@@ -300,22 +300,22 @@ fn of_several_filters_the_undecided_ones_are_revoked() {
 /// A deferred SUBSCRIBE is not authorized again and not in force before its answer, whatever moves
 /// its session.
 #[test]
-fn nothing_is_in_force_before_the_answer() {
+fn no_filter_is_granted_before_the_verdict() {
     let mut world = World::new(1);
-    let taken = Taken::default();
+    let tickets = DeferredTickets::default();
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
-    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &tickets))]);
     world.send_bytes(sub, &subscribe_bytes(Version::V5, 3, ""));
     world.publish(sub, "x", "v", QoS::AtLeastOnce, 1);
     world.send(sub, &Packet::PingReq);
     world.publish(publisher, "f/1", "early", QoS::AtMostOnce, 0);
     world.pass_ms(500);
-    assert_eq!(taken.about(), ["sub"], "one question");
+    assert_eq!(tickets.about(), ["sub"], "one question");
     assert_eq!(world.take(sub), [Got::PingResp]);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, Vec::new());
     assert_eq!(world.take(sub), [Got::SubAck(7, vec![0, 0, 0]), Got::Ack("PUBACK", 1, 0x10)]);
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, allow());
+    complete(&mut world, tickets.ticket(0), Flow::CONTINUE, allow());
     world.publish(publisher, "f/1", "late", QoS::AtMostOnce, 0);
     assert_eq!(world.take(sub), [message("f/1", "late", 0)]);
 }
@@ -323,14 +323,14 @@ fn nothing_is_in_force_before_the_answer() {
 /// If client.authorize defers every delivery of a retained message, all of them are delivered in
 /// the end.
 #[test]
-fn retained_messages_wait_for_the_answers_about_their_deliveries() {
+fn retained_messages_wait_for_the_verdicts_on_their_deliveries() {
     let mut world = World::new(1);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     for n in 0..20 {
         world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtMostOnce, 0, true, &[]);
     }
-    let taken = Taken::default();
-    let seen = taken.clone();
+    let tickets = DeferredTickets::default();
+    let seen = tickets.clone();
     let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         if call.action() != 3 {
             call.set(Field::VERDICT, 1, "", "");
@@ -343,8 +343,8 @@ fn retained_messages_wait_for_the_answers_about_their_deliveries() {
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(sub, "r/#", QoS::AtMostOnce), [0]);
     for n in 0..20 {
-        assert_eq!(taken.about().len(), n + 1, "one is asked about at a time, and nothing waits behind it");
-        complete(&mut world, taken.ticket(n), Flow::CONTINUE, allow());
+        assert_eq!(tickets.about().len(), n + 1, "one is asked about at a time, and nothing waits behind it");
+        complete(&mut world, tickets.ticket(n), Flow::CONTINUE, allow());
         assert_eq!(world.take(sub).len(), 1);
     }
 }

@@ -39,7 +39,7 @@ fn a_new_subscriber_gets_the_retained_message_of_any_shard() {
 }
 
 #[test]
-fn retain_handling_says_when_retained_messages_come() {
+fn retain_handling_decides_when_retained_messages_are_sent() {
     // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
     let mut world = World::new(2);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
@@ -62,7 +62,7 @@ fn retain_handling_says_when_retained_messages_come() {
 }
 
 #[test]
-fn retain_as_published_and_no_local() {
+fn retain_as_published_and_no_local_are_respected() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let own = SubscriptionOptions { no_local: true, ..SubscriptionOptions::of_qos(QoS::AtMostOnce) };
@@ -70,9 +70,9 @@ fn retain_as_published_and_no_local() {
     world.publish(client, "a", "x", QoS::AtMostOnce, 0);
     assert_eq!(world.take(client), [], "[MQTT-3.8.3-3]");
     let other = world.connect("o", &ConnectRequest::v(Version::V5));
-    let kept =
+    let options =
         SubscriptionOptions { retain_as_published: true, ..SubscriptionOptions::of_qos(QoS::AtMostOnce) };
-    world.subscribe_with(other, "b", kept, None);
+    world.subscribe_with(other, "b", options, None);
     world.publish_with(client, "b", "x", QoS::AtMostOnce, 0, true, &[]);
     assert_eq!(world.take(other), [retained("b", "x", 0)], "[MQTT-3.3.1-13]");
 }
@@ -94,7 +94,7 @@ fn overlapping_subscriptions_are_one_delivery_with_all_identifiers() {
 }
 
 #[test]
-fn topics_that_begin_with_a_dollar_are_not_for_wildcards() {
+fn a_leading_wildcard_does_not_match_topics_that_begin_with_a_dollar() {
     // [MQTT-4.7.2-1]
     let mut world = World::with(1, |limits| limits.choices.allow_dollar_topics = true);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
@@ -109,7 +109,7 @@ fn topics_that_begin_with_a_dollar_are_not_for_wildcards() {
 }
 
 #[test]
-fn unsubscribe_ends_deliveries_and_says_what_was_there() {
+fn unsubscribe_ends_deliveries_and_reports_unknown_filters() {
     let mut world = World::new(2);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     world.subscribe(sub, "t", QoS::AtMostOnce);
@@ -206,7 +206,7 @@ fn suback_waits_for_the_other_shards_and_gives_up_in_time() {
 }
 
 #[test]
-fn broken_filters_are_refused_one_by_one() {
+fn invalid_filters_are_refused_one_by_one() {
     let mut world = World::with(1, |limits| limits.topic_levels_max = 3);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(sub, "a/b/c/d", QoS::AtMostOnce), [0x8F]);
@@ -214,7 +214,7 @@ fn broken_filters_are_refused_one_by_one() {
 }
 
 #[test]
-fn the_number_of_subscriptions_is_bounded() {
+fn the_number_of_subscriptions_is_limited() {
     let mut world = World::with(1, |limits| limits.subscriptions_max = 2);
     let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
     assert_eq!(world.subscribe(sub, "1", QoS::AtMostOnce), [0]);
@@ -260,7 +260,7 @@ fn suback_waits_until_retained_and_live_are_separated() {
 }
 
 #[test]
-fn a_connection_that_ends_while_suback_waits_takes_its_will_along() {
+fn a_will_is_sent_if_its_connection_ends_while_suback_waits() {
     let mut world = World::new(2);
     let watcher = world.connect("watcher", &ConnectRequest::v(Version::V311));
     world.subscribe(watcher, "will", QoS::AtMostOnce);
@@ -288,7 +288,7 @@ fn a_connection_that_ends_while_suback_waits_takes_its_will_along() {
 }
 
 #[test]
-fn the_subscriptions_of_a_shard_are_bounded() {
+fn the_subscriptions_of_a_shard_are_limited() {
     let mut world = World::with(1, |limits| limits.shard_subscriptions_max = 2);
     let one = world.connect("one", &ConnectRequest::v(Version::V5));
     let two = world.connect("two", &ConnectRequest::v(Version::V5));
@@ -301,7 +301,7 @@ fn the_subscriptions_of_a_shard_are_bounded() {
 }
 
 #[test]
-fn many_retained_messages_come_in_pages_as_the_session_drains() {
+fn many_retained_messages_are_read_in_pages_as_the_session_has_room() {
     let mut world = World::with(2, |limits| limits.retained_page_messages_max = 10);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V311));
     for n in 0..500 {
@@ -316,7 +316,7 @@ fn many_retained_messages_come_in_pages_as_the_session_drains() {
 /// another shard has a member that reads: nothing is dropped. It receives its share again when half
 /// of the queue has been sent.
 #[test]
-fn a_member_with_much_waiting_is_passed_over_before_its_queue_is_full() {
+fn a_shared_member_with_a_long_queue_is_skipped_before_its_queue_is_full() {
     let mut world = World::with(2, |limits| {
         limits.inflight_max = 1;
         limits.session_queue_messages_max = 8;

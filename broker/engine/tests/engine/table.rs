@@ -432,7 +432,7 @@ fn run(row: &Row, run: CaseRun) {
 }
 
 #[test]
-fn every_point_takes_every_flow() {
+fn every_point_accepts_every_flow() {
     for point in HookPoint::ALL {
         let row = row(*point);
         assert!(point.kind() == Kind::Run || !(row.changes)().is_empty(), "{} has a change", point.name());

@@ -83,7 +83,7 @@ fn a_trace_covers_one_client_and_can_start_and_end_at_any_time() {
 }
 
 #[test]
-fn the_oldest_lines_make_room_and_are_counted() {
+fn the_oldest_trace_lines_are_dropped_and_counted() {
     let mut world = World::with(1, |limits| limits.trace_lines_max = 4);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.shards[0].trace_start("c");
@@ -94,7 +94,7 @@ fn the_oldest_lines_make_room_and_are_counted() {
     for _ in 0..3 {
         world.send(client, &Packet::PingReq);
     }
-    let (kept, lost) = lines(&mut world, "c");
-    assert_eq!((kept.len(), lost), (4, 2));
+    let (stored, lost) = lines(&mut world, "c");
+    assert_eq!((stored.len(), lost), (4, 2));
     assert_eq!(lines(&mut world, "c").1, 0);
 }

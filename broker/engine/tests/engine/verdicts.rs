@@ -14,7 +14,7 @@ use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{OwnedChange, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow, Status, Ticket};
 
-use crate::deferral::{Taken, allow, deny};
+use crate::deferral::{DeferredTickets, allow, deny};
 use crate::hooks::{Call, Log, complete, link, mount, number};
 use crate::world::{ConnectRequest, Got, World, id, message};
 
@@ -136,7 +136,7 @@ fn a_slow_authorizer_revokes_nothing_at_a_reload() {
 /// A bounded number of rechecks waits for a plugin at a time, whatever the size of the ticket
 /// table.
 #[test]
-fn rechecks_keep_to_their_window() {
+fn no_more_rechecks_than_rechecks_max_run_at_a_time() {
     for (window, tickets, most) in [(1, 100, 1), (8, 100, 8), (100, 3, 3), (39, 100, 39), (41, 100, 40)] {
         let mut world = World::with(1, |limits| {
             limits.rechecks_max = window;
@@ -285,7 +285,7 @@ fn a_plugin_is_not_tripped_for_a_missing_ticket() {
 /// After a new table of links, unanswered rechecks are repeated at once, as after a plugin is armed
 /// again.
 #[test]
-fn an_unanswered_recheck_follows_the_links() {
+fn an_unanswered_recheck_is_repeated_after_a_change_of_links() {
     let mut world = World::with(1, |limits| limits.breaker_faults_max = 1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "t", QoS::AtMostOnce);
@@ -308,7 +308,7 @@ fn an_unanswered_recheck_follows_the_links() {
 /// With `authorization.no_match = "deny"`, the unloading of an authorizer removes no subscription.
 /// If an authorizer is called and returns no decision, the operator's setting applies.
 #[test]
-fn an_unloaded_authorizer_is_no_answer_and_one_that_passes_is() {
+fn a_recheck_is_unanswered_by_an_unloaded_plugin_and_answered_by_one_that_continues() {
     let mut world = World::with_setup(1, |_| {}, false);
     let open = Rc::new(Cell::new(true));
     let inner = Rc::clone(&open);
@@ -453,7 +453,7 @@ fn a_recheck_applies_only_to_the_connection_it_was_requested_for() {
 /// A filter that was allowed while others of its packet waited is authorized again if the rules
 /// have changed meanwhile. No recheck covers it, since it is not in force yet.
 #[test]
-fn a_filter_is_granted_by_the_rules_of_the_moment() {
+fn a_filter_is_granted_by_the_current_rules() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let authorizer = SlowAuthorizer::default();
@@ -481,8 +481,8 @@ fn a_filter_is_granted_by_the_rules_of_the_moment() {
 /// ticket. Returns what the client receives.
 fn refused_later(world: &mut World, count: usize, first: u32, code: u64) -> Vec<Got> {
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
-    let taken = Taken::default();
-    let inner = taken.clone();
+    let tickets = DeferredTickets::default();
+    let inner = tickets.clone();
     let later = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
         inner.note("", call.defer().expect("it may wait"));
         Flow::DEFER
@@ -493,13 +493,13 @@ fn refused_later(world: &mut World, count: usize, first: u32, code: u64) -> Vec<
         [(Field::REASON_CODE, code), (Field::VERDICT, 2)]
             .map(|(field, value)| OwnedChange { index, ..number(field, value) })
     };
-    complete(world, taken.ticket(0), Flow::STOP, (first..count as u32).flat_map(refuse).collect());
+    complete(world, tickets.ticket(0), Flow::STOP, (first..count as u32).flat_map(refuse).collect());
     world.take(client)
 }
 
 /// Through a ticket client.subscribe may refuse every filter that a packet can have.
 #[test]
-fn as_many_filters_are_refused_later_as_a_packet_has() {
+fn a_deferred_answer_can_refuse_every_filter_of_a_packet() {
     for count in [129, 1000] {
         let mut world = World::new(1);
         assert_eq!(refused_later(&mut world, count, 0, 0x87), [Got::SubAck(7, vec![0x87; count])]);
@@ -510,7 +510,7 @@ fn as_many_filters_are_refused_later_as_a_packet_has() {
 /// In an answer about any number of filters, each filter gets its own result. An invalid answer has
 /// no effect on any of them.
 #[test]
-fn an_answer_about_a_thousand_filters_is_taken_to_the_last() {
+fn a_deferred_answer_about_a_thousand_filters_is_applied_completely() {
     let mut world = World::new(1);
     let mut codes = vec![0x8F; 1000];
     codes[0] = 0;
@@ -521,12 +521,12 @@ fn an_answer_about_a_thousand_filters_is_taken_to_the_last() {
 /// client.subscribe fails closed: a link that fails, answers too late or sends an invalid answer
 /// allows no filter.
 #[test]
-fn client_subscribe_fails_closed() {
+fn a_failed_client_subscribe_refuses_the_subscription() {
     for silence in ["fault", "late fault", "deadline", "nonsense"] {
         let mut world = World::new(1);
         let client = world.connect("c", &ConnectRequest::v(Version::V5));
-        let taken = Taken::default();
-        let inner = taken.clone();
+        let tickets = DeferredTickets::default();
+        let inner = tickets.clone();
         let guard = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
             if silence == "fault" {
                 return Flow::FAULT;
@@ -538,12 +538,12 @@ fn client_subscribe_fails_closed() {
         send_many(&mut world, client, 3);
         match silence {
             "fault" => {}
-            "late fault" => complete(&mut world, taken.ticket(0), Flow::FAULT, Vec::new()),
+            "late fault" => complete(&mut world, tickets.ticket(0), Flow::FAULT, Vec::new()),
             "deadline" => world.pass_ms(1_100),
             _ => {
                 let refuse = OwnedChange { index: 1, ..number(Field::VERDICT, 2) };
                 let broken = OwnedChange { index: 3, ..number(Field::VERDICT, 2) };
-                complete(&mut world, taken.ticket(0), Flow::STOP, vec![refuse, broken]);
+                complete(&mut world, tickets.ticket(0), Flow::STOP, vec![refuse, broken]);
             }
         }
         assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87; 3])], "{silence}");
@@ -554,11 +554,11 @@ fn client_subscribe_fails_closed() {
 /// An invalid answer is refused as a whole and counted, and the outbox names the plugin and the
 /// reason.
 #[test]
-fn a_refused_answer_is_counted_and_named() {
+fn an_invalid_answer_is_counted_and_logged() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
-    let taken = Taken::default();
-    let inner = taken.clone();
+    let tickets = DeferredTickets::default();
+    let inner = tickets.clone();
     let later = link(3, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
         inner.note("", call.defer().expect("it may wait"));
         Flow::DEFER
@@ -566,18 +566,23 @@ fn a_refused_answer_is_counted_and_named() {
     mount(&mut world, vec![(HookPoint::ClientSubscribe, later)]);
     send_many(&mut world, client, 2);
     // The shell refuses it: the ticket stays open, and a smaller answer is accepted.
-    world.shards[0].refuse_answer(taken.ticket(0).0, "9 changes, more than 8");
+    world.shards[0].refuse_answer(tickets.ticket(0).0, "9 changes, more than 8");
     let refused = std::mem::take(&mut world.shards[0].outbox().refused);
     let named: Vec<_> =
         refused.iter().map(|r| (r.plugin.0, r.link.as_deref(), r.point, r.reason.as_str())).collect();
     let point = HookPoint::ClientSubscribe;
     assert_eq!(named, [(3, Some("plugin3.hook"), point, "9 changes, more than 8")]);
-    complete(&mut world, taken.ticket(0), Flow::STOP, vec![number(Field::VERDICT, 2)]);
+    complete(&mut world, tickets.ticket(0), Flow::STOP, vec![number(Field::VERDICT, 2)]);
     assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 0])]);
-    world.shards[0].refuse_answer(taken.ticket(0).0, "too late");
+    world.shards[0].refuse_answer(tickets.ticket(0).0, "too late");
     // The engine refuses it.
     send_many(&mut world, client, 2);
-    complete(&mut world, taken.ticket(1), Flow::STOP, vec![number(Field::VERDICT, 2), number(Field::QOS, 1)]);
+    complete(
+        &mut world,
+        tickets.ticket(1),
+        Flow::STOP,
+        vec![number(Field::VERDICT, 2), number(Field::QOS, 1)],
+    );
     let refused = std::mem::take(&mut world.shards[0].outbox().refused);
     assert_eq!(refused.len(), 1);
     assert_eq!(refused[0].reason, "change 1, of QOS, is UNSUPPORTED");
@@ -624,9 +629,9 @@ fn an_unanswered_delivery_is_dropped_and_not_cached() {
 /// Deliveries behind an unanswered one count towards the limits of the session's queue, in messages
 /// and in bytes.
 #[test]
-fn deliveries_that_wait_are_bounded() {
+fn waiting_deliveries_are_limited() {
     let payload = "x".repeat(10_000);
-    for (messages_max, bytes_max, kept) in
+    for (messages_max, bytes_max, stored) in
         [(4, 1 << 20, 4), (1000, 45_000, 4), (1000, 1024, 1), (1, 1 << 20, 1)]
     {
         let (mut world, publisher, client, authorizer) = guarded(
@@ -640,9 +645,9 @@ fn deliveries_that_wait_are_bounded() {
             world.publish(publisher, "t/a", &payload, QoS::AtMostOnce, 0);
         }
         let dropped = world.shards[0].counters().messages_dropped_queue_full;
-        assert_eq!(dropped, 10 - kept, "{messages_max} messages, {bytes_max} bytes");
+        assert_eq!(dropped, 10 - stored, "{messages_max} messages, {bytes_max} bytes");
         authorizer.answer_all(&mut world, allow);
-        assert_eq!(world.take(client).len() as u64, kept);
+        assert_eq!(world.take(client).len() as u64, stored);
         // All of the space is free again.
         for _ in 0..3 {
             world.publish(publisher, "t/a", &payload, QoS::AtMostOnce, 0);
@@ -654,7 +659,7 @@ fn deliveries_that_wait_are_bounded() {
 /// The queue and the deliveries that wait for authorization share one limit: an absent client has
 /// no more of both than of one.
 #[test]
-fn deliveries_that_wait_and_the_queue_are_one_budget() {
+fn waiting_deliveries_and_queued_messages_share_one_limit() {
     let mut world = World::with(1, |limits| limits.session_queue_messages_max = 5);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     let stored = ConnectRequest {
@@ -681,7 +686,7 @@ fn deliveries_that_wait_and_the_queue_are_one_budget() {
 /// A bounded number of deliveries waits for a plugin at a time. The others wait behind them, and
 /// all are sent in order.
 #[test]
-fn deliveries_keep_to_their_window() {
+fn no_more_deliveries_than_deliver_requests_max_are_authorized_at_a_time() {
     for (window, tickets, most) in [(1, 100, 1), (3, 100, 3), (100, 2, 2)] {
         let mut world = World::with(1, |limits| {
             limits.deliver_requests_max = window;
@@ -747,7 +752,7 @@ fn waiting_deliveries_end_with_their_session() {
 /// A remembered verdict on a delivery applies to one connection: not to the client's next one, nor
 /// to another client of the same session.
 #[test]
-fn a_cached_verdict_ends_with_its_connection() {
+fn a_cached_verdict_is_not_used_for_the_next_connection() {
     let mut world =
         World::with(1, |limits| limits.choices.session_owner = grapnel_engine::limits::SessionOwner::Inherit);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
@@ -840,7 +845,7 @@ fn a_verdict_that_may_not_be_cached_is_requested_again() {
 /// After any change of an authorize link by the operator, remembered verdicts are requested again.
 /// A change without effect causes no request.
 #[test]
-fn a_cached_verdict_ends_with_the_links_that_gave_it() {
+fn a_cached_verdict_is_not_used_after_its_links_have_changed() {
     type Change = fn(&mut Vec<(HookPoint, Link)>);
     let changes: [(&str, Change, bool); 9] = [
         ("nothing", |_| {}, false),
@@ -885,7 +890,7 @@ fn a_cached_verdict_ends_with_the_links_that_gave_it() {
 
 /// A link with another function is another link, even with the same name and plugin.
 #[test]
-fn a_cached_verdict_ends_with_the_function_that_gave_it() {
+fn a_cached_verdict_is_not_used_after_its_function_has_changed() {
     let mut world = World::new(1);
     let publisher = world.connect("pub", &ConnectRequest::v(Version::V5));
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
@@ -954,7 +959,7 @@ fn requests_of_a_superuser_are_allowed_without_authorization() {
 
 /// The will of a superuser cannot be refused, at CONNECT or after a change of the rules.
 #[test]
-fn a_superuser_leaves_its_will() {
+fn the_will_of_a_superuser_is_sent_without_authorization() {
     let mut world = World::new(1);
     let watch = world.connect("watch", &ConnectRequest::v(Version::V5));
     world.subscribe(watch, "#", QoS::AtMostOnce);
@@ -983,7 +988,7 @@ fn a_superuser_leaves_its_will() {
 /// An answer to a used ticket is stale, also if its place in the table belongs to another ticket by
 /// now.
 #[test]
-fn a_stale_ticket_on_a_reused_place_answers_nothing() {
+fn an_old_ticket_does_not_answer_a_later_request_in_its_slot() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     let authorizer = SlowAuthorizer::default();
@@ -1006,7 +1011,7 @@ fn a_stale_ticket_on_a_reused_place_answers_nothing() {
 
 /// A Defer without a ticket grants nothing new, and what was granted stays.
 #[test]
-fn no_room_for_a_ticket_is_no_answer() {
+fn a_request_without_a_free_ticket_is_unanswered() {
     let mut world = World::with(1, |limits| limits.tickets_max = 1);
     let client = world.connect("c", &ConnectRequest::v(Version::V5));
     world.subscribe(client, "t", QoS::AtMostOnce);
@@ -1023,7 +1028,7 @@ fn no_room_for_a_ticket_is_no_answer() {
 /// The cost of a recheck is linear in the number of subscriptions: one walk examines each of them
 /// once.
 #[test]
-fn a_walk_calls_the_authorizer_once_for_each() {
+fn a_recheck_calls_the_authorizer_once_for_each_subscription() {
     for filters in [250, 500, 1000] {
         let mut world = World::new(1);
         connect_subscribers(&mut world, 1, filters);
@@ -1210,7 +1215,7 @@ fn stored<'a>() -> ConnectRequest<'a> {
 /// After a failed link, the next link sees in every field of every accumulator the value without
 /// that link. This holds for a failure at once, after a Defer, and by the deadline.
 #[test]
-fn a_failed_link_leaves_nothing_behind_in_any_field() {
+fn no_field_keeps_a_change_of_a_failed_link() {
     for (point, rows) in accumulators() {
         let mut expected = None;
         for failure in ["not there", "at once", "later", "by its deadline"] {
@@ -1229,8 +1234,8 @@ fn a_failed_link_leaves_nothing_behind_in_any_field() {
                 }
                 Flow::CONTINUE
             });
-            let taken = Taken::default();
-            let tickets = taken.clone();
+            let tickets = DeferredTickets::default();
+            let inner = tickets.clone();
             let fails = link(2, 2, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
                 for (field, _, value, _, text) in &failed_rows {
                     change(call, *field, *value, text);
@@ -1238,7 +1243,7 @@ fn a_failed_link_leaves_nothing_behind_in_any_field() {
                 if failure == "at once" {
                     return Flow::FAULT;
                 }
-                tickets.note("", call.defer().expect("the point may wait"));
+                inner.note("", call.defer().expect("the point may wait"));
                 Flow::DEFER
             });
             let seen = log.clone();
@@ -1252,7 +1257,7 @@ fn a_failed_link_leaves_nothing_behind_in_any_field() {
             }
             if failure == "later" {
                 // A thread of the plugin reports a failure at once.
-                let faults = taken.clone();
+                let faults = tickets.clone();
                 let done = Rc::new(Cell::new(0));
                 mount(&mut world, links);
                 provoke_with(&mut world, |world| {
@@ -1289,7 +1294,7 @@ fn provoke_with(world: &mut World, answer: impl Fn(&mut World)) {
 
 /// If one change of an answer is invalid, none of its changes takes effect.
 #[test]
-fn an_answer_is_taken_whole_or_not_at_all() {
+fn an_answer_is_applied_completely_or_not_at_all() {
     let text = |field, text: &'static str| OwnedChange { bytes: Bytes::from(text), ..number(field, 0) };
     let cases: [(HookPoint, Vec<OwnedChange>, OwnedChange); 4] = [
         (HookPoint::ClientConnect, vec![number(Field::KEEP_ALIVE_S, 7)], number(Field::RECEIVE_MAXIMUM, 0)),
@@ -1299,8 +1304,8 @@ fn an_answer_is_taken_whole_or_not_at_all() {
     ];
     for (point, good, bad) in cases {
         let mut world = World::new(1);
-        let (taken, log) = (Taken::default(), Log::default());
-        let (inner, seen) = (taken.clone(), log.clone());
+        let (tickets, log) = (DeferredTickets::default(), Log::default());
+        let (inner, seen) = (tickets.clone(), log.clone());
         let later = link(1, 1, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
             inner.note("", call.defer().expect("it may wait"));
             Flow::DEFER
@@ -1320,8 +1325,13 @@ fn an_answer_is_taken_whole_or_not_at_all() {
         let mut changes = good;
         changes.push(bad);
         provoke_with(&mut world, |world| {
-            while done.get() < taken.about().len() {
-                complete(world, taken.ticket(done.replace(done.get() + 1)), Flow::CONTINUE, changes.clone());
+            while done.get() < tickets.about().len() {
+                complete(
+                    world,
+                    tickets.ticket(done.replace(done.get() + 1)),
+                    Flow::CONTINUE,
+                    changes.clone(),
+                );
             }
         });
         let seen = log.take();

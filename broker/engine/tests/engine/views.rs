@@ -13,7 +13,7 @@ fn persistent<'a>() -> ConnectRequest<'a> {
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "one scenario")]
-fn a_client_is_shown_as_it_is() {
+fn a_client_is_listed_with_its_current_values() {
     let mut world = World::with(1, |limits| limits.inflight_max = 2);
     let (created, came) = (world.now.wall_ms, world.now.wall_ms + 5_000);
     let first = world.connect("c", &persistent());
@@ -53,7 +53,7 @@ fn a_client_is_shown_as_it_is() {
         client_id: "c".into(),
         username: Some("ann".into()),
         connected: true,
-        peer: Some(peer),
+        peer,
         protocol: 5,
         keep_alive_s: 60,
         expiry_s: 50,
@@ -98,7 +98,7 @@ fn a_client_is_shown_as_it_is() {
 }
 
 #[test]
-fn one_that_sets_no_maximum_packet_size_is_shown_without() {
+fn a_client_without_maximum_packet_size_is_listed_without_it() {
     let mut world = World::new(1);
     world.connect("c", &ConnectRequest::v(V5));
     let details = world.shards[0].client("c").unwrap();
@@ -106,7 +106,7 @@ fn one_that_sets_no_maximum_packet_size_is_shown_without() {
 }
 
 #[test]
-fn clients_and_subscriptions_come_in_pages() {
+fn clients_and_subscriptions_are_listed_in_pages() {
     let mut world = World::new(1);
     let names: Vec<String> = (0..7).map(|n| format!("c{n}")).collect();
     for name in &names {
@@ -140,7 +140,7 @@ fn clients_and_subscriptions_come_in_pages() {
 }
 
 #[test]
-fn a_subscription_is_shown_with_its_options() {
+fn a_subscription_is_listed_with_its_options() {
     let mut world = World::new(1);
     let client = world.connect("c", &ConnectRequest::v(V5));
     // QoS 1, No Local, Retain As Published, Retain Handling 2 (section 3.8.3.1).

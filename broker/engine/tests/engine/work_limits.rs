@@ -12,7 +12,7 @@ use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{Command, Lane, Pause, Reading, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
-use crate::deferral::{Taken, later};
+use crate::deferral::{DeferredTickets, later};
 use crate::hooks::{Call, complete, link, mount};
 use crate::world::{ClientId, ConnectRequest, Got, World, id};
 
@@ -61,7 +61,7 @@ fn many_subscribers(world: &mut World, count: usize) -> Vec<ClientId> {
 }
 
 #[test]
-fn one_read_takes_no_more_publishes_than_a_step_has_room_for() {
+fn one_read_processes_no_more_publishes_than_a_step_allows() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
     let subs = many_subscribers(&mut world, 20);
     let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
@@ -79,7 +79,7 @@ fn one_read_takes_no_more_publishes_than_a_step_has_room_for() {
 }
 
 #[test]
-fn a_publisher_of_large_fan_outs_waits_for_them_and_the_shard_is_charged() {
+fn a_publisher_waits_for_its_large_fan_outs_and_they_are_charged() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
     let subs = many_subscribers(&mut world, 100);
     let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
@@ -96,7 +96,7 @@ fn a_publisher_of_large_fan_outs_waits_for_them_and_the_shard_is_charged() {
 }
 
 #[test]
-fn nothing_of_a_sliced_fan_out_comes_behind_unsuback() {
+fn a_sliced_fan_out_delivers_nothing_after_unsuback() {
     let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
     let subs = many_subscribers(&mut world, 200);
     let publisher = world.connect("p", &ConnectRequest::v(Version::V311));
@@ -145,19 +145,19 @@ fn an_interrupted_reauthorization_leaves_the_granted_filters_in_force() {
 }
 
 #[test]
-fn a_subscribe_keeps_to_the_window_frees_its_tickets_and_trips_nobody() {
+fn a_subscribe_keeps_to_defer_window_and_its_end_frees_its_tickets() {
     let mut world = World::with(1, |limits| {
         limits.tickets_max = 100;
         limits.defer_window = 64;
     });
     let one = world.connect("one", &ConnectRequest::v(Version::V311));
     let two = world.connect("two", &ConnectRequest::v(Version::V311));
-    let taken = Taken::default();
+    let tickets = DeferredTickets::default();
     let slow = |point, identity| {
-        let taken = taken.clone();
+        let tickets = tickets.clone();
         let mut link = link(identity, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
             if let Ok(ticket) = call.defer() {
-                taken.note("", ticket);
+                tickets.note("", ticket);
             }
             Flow::DEFER
         });
@@ -168,10 +168,10 @@ fn a_subscribe_keeps_to_the_window_frees_its_tickets_and_trips_nobody() {
     mount(&mut world, slow);
     let filters = || subscribe_bytes((0..1000).map(|n| n.to_string()));
     world.send_bytes(one, &filters());
-    assert_eq!(taken.about().len(), 64, "its window");
+    assert_eq!(tickets.about().len(), 64, "its window");
     world.lose(one);
     world.send_bytes(two, &filters());
-    assert_eq!(taken.about().len(), 128, "the tickets of the first are free");
+    assert_eq!(tickets.about().len(), 128, "the tickets of the first are free");
     // 36 are left. A missing ticket is no fault of the plugin.
     for n in 0..200 {
         let client = world.open(Version::V5);
@@ -185,16 +185,16 @@ fn a_subscribe_keeps_to_the_window_frees_its_tickets_and_trips_nobody() {
 }
 
 #[test]
-fn the_filters_of_a_subscribe_go_on_as_their_window_opens() {
+fn the_filters_of_a_subscribe_are_authorized_within_defer_window() {
     let mut world = World::with(1, |limits| limits.defer_window = 8);
     let client = world.connect("c", &ConnectRequest::v(Version::V311));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let tickets = DeferredTickets::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &tickets))]);
     world.send_bytes(client, &subscribe_bytes((0..100).map(|n| n.to_string())));
     let mut place = 0;
-    while place < taken.about().len() {
-        assert!(taken.about().len() - place <= 8);
-        complete(&mut world, taken.ticket(place), Flow::STOP, crate::deferral::allow());
+    while place < tickets.about().len() {
+        assert!(tickets.about().len() - place <= 8);
+        complete(&mut world, tickets.ticket(place), Flow::STOP, crate::deferral::allow());
         place += 1;
     }
     assert_eq!(world.take(client), [Got::SubAck(7, vec![0; 100])]);
@@ -210,23 +210,25 @@ fn levels_of_filters_with_wildcards_are_charged() {
         world.shards[0].settle_memory();
         world.shards[0].ledger().sessions - before
     };
-    let client = world.connect("c", &ConnectRequest::v(Version::V311));
+    // Two clients, so that each has its first subscription.
+    let first = world.connect("c", &ConnectRequest::v(Version::V311));
+    let second = world.connect("d", &ConnectRequest::v(Version::V311));
     let deep = "x/".repeat(60);
     let (literal, wild) =
-        (charged(&mut world, client, &format!("{deep}y")), charged(&mut world, client, &format!("{deep}#")));
+        (charged(&mut world, first, &format!("{deep}y")), charged(&mut world, second, &format!("{deep}#")));
     assert_eq!(wild - literal, 61 * 56);
 }
 
 /// A DISCONNECT that sets an expiry after 0 at CONNECT is a protocol error [MQTT-3.14.2-2], also if
 /// its connection closes before its turn: the will is sent.
 #[test]
-fn a_forbidden_disconnect_that_waits_discards_no_will() {
+fn an_invalid_disconnect_that_waits_does_not_delete_the_will() {
     for lost in [false, true] {
         let mut world = World::new(1);
         let sub = world.connect("sub", &ConnectRequest::v(Version::V5));
         world.subscribe(sub, "w", QoS::AtMostOnce);
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let tickets = DeferredTickets::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &tickets))]);
         let will = Some(("w", "gone", QoS::AtMostOnce, false));
         let client = world.connect("c", &ConnectRequest { will, ..ConnectRequest::v(Version::V5) });
         world.publish(client, "t", "x", QoS::AtMostOnce, 0);
@@ -238,8 +240,8 @@ fn a_forbidden_disconnect_that_waits_discards_no_will() {
             world.lose(client);
         }
         let mut place = 0;
-        while place < taken.about().len() {
-            complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
+        while place < tickets.about().len() {
+            complete(&mut world, tickets.ticket(place), Flow::CONTINUE, Vec::new());
             place += 1;
         }
         assert_eq!(world.take_plain(sub).len(), 1, "lost: {lost}");
@@ -297,7 +299,7 @@ fn many_shared_subscriptions_of_a_session_are_updated_in_slices() {
 }
 
 #[test]
-fn a_plugin_may_subscribe_a_client_that_is_away_and_others_of_the_group_come_first() {
+fn a_disconnected_shared_member_subscribed_by_a_plugin_is_picked_last() {
     let mut world = World::new(1);
     let away = world.connect("away", &ConnectRequest { clean: false, ..ConnectRequest::v(Version::V311) });
     world.lose(away);
@@ -318,7 +320,7 @@ fn a_plugin_may_subscribe_a_client_that_is_away_and_others_of_the_group_come_fir
 }
 
 #[test]
-fn messages_of_other_shards_wait_while_large_fan_outs_are_under_way() {
+fn messages_of_other_shards_wait_during_large_fan_outs() {
     let mut world = World::with(2, |limits| limits.turn_budget_deliveries = 64);
     let subs: Vec<ClientId> = (0..100)
         .map(|n| {
@@ -331,15 +333,15 @@ fn messages_of_other_shards_wait_while_large_fan_outs_are_under_way() {
     for _ in 0..300 {
         world.offer_bytes(publisher, &publish_bytes("all", &[b'x'; 1_000]));
     }
-    let mut taken = 0;
+    let mut tickets = 0;
     while world.shards[1].takes_messages() {
         let mut one = Vec::new();
         world.shards[0].outbox().take_batch(ShardId(1), Lane::Data, 1, &mut one);
         let Some(envelope) = one.pop() else { break };
         world.shards[1].envelope(ShardId(0), envelope);
-        taken += 1;
+        tickets += 1;
     }
-    assert_eq!(taken, 16, "fan-outs that may be under way");
+    assert_eq!(tickets, 16, "fan-outs that may be under way");
     let now = world.now;
     while !world.shards[1].takes_messages() {
         assert!(world.shards[1].advance(now), "it goes on by itself");
@@ -353,7 +355,7 @@ fn messages_of_other_shards_wait_while_large_fan_outs_are_under_way() {
 /// If every member of a shared subscription has reached its limit of waiting messages, each publish
 /// examines all of them, and the work is counted.
 #[test]
-fn publishes_to_a_shared_subscription_without_room_are_bounded_in_a_step() {
+fn shared_members_without_room_that_a_publish_examines_count_as_work() {
     let mut world = World::with(1, |limits| {
         limits.turn_budget_deliveries = 64;
         limits.session_queue_messages_max = 1;

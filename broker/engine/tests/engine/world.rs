@@ -25,6 +25,8 @@ pub type ClientId = usize;
 struct Client {
     version: Version,
     place: Option<(usize, ConnKey)>,
+    /// What the shell knows of its connection.
+    peer: Peer,
     /// Bytes that the shell stores for a connection that is paused or has sent part of a packet.
     rest: BytesMut,
     /// Bytes that arrived while the shard was blocked. They are read when the engine requests them.
@@ -49,6 +51,8 @@ pub struct World {
     pub allow_anonymous: bool,
     /// Address of the next connections.
     pub host: IpAddr,
+    /// The other settings of the listener.
+    pub listener: ListenerInfo,
 }
 
 /// A packet that a client received, in a form that tests can compare.
@@ -162,6 +166,7 @@ impl World {
             shards_held: Vec::new(),
             allow_anonymous: true,
             host: Ipv4Addr::LOCALHOST.into(),
+            listener: ListenerInfo { name: "test".into(), ..ListenerInfo::default() },
         }
     }
 
@@ -170,10 +175,11 @@ impl World {
         let number = self.clients.len();
         let shard = number % self.shards.len();
         let peer = self.peer();
-        let key = self.shards[shard].open(peer).expect("there is room for a connection");
+        let key = self.shards[shard].open(peer.clone()).expect("there is room for a connection");
         self.clients.push(Client {
             version,
             place: Some((shard, key)),
+            peer,
             rest: BytesMut::new(),
             unread: Vec::new(),
             paused: false,
@@ -367,6 +373,11 @@ impl World {
         self.clients[client].place.expect("the client is connected").0
     }
 
+    /// The key of a client's connection on its shard.
+    pub fn key_of(&self, client: ClientId) -> ConnKey {
+        self.clients[client].place.expect("the client is connected").1
+    }
+
     /// Advances the clock, in steps of at most a second.
     pub fn pass_ms(&mut self, mut ms: u64) {
         while ms > 0 {
@@ -448,7 +459,7 @@ impl World {
                 }
                 Next::Handoff(home) => {
                     let home = home.index();
-                    let peer = self.peer();
+                    let peer = self.clients[client].peer.clone();
                     let key = self.shards[home].open(peer).expect("there is room for a connection");
                     self.clients[client].place = Some((home, key));
                 }
@@ -652,14 +663,18 @@ impl World {
         self.clients.iter().position(|client| client.place == Some((shard, key)))
     }
 
-    /// Address of the world's clients.
+    /// What the next connection is opened with.
     pub fn peer(&self) -> Peer {
-        let allow_anonymous = self.allow_anonymous;
-        Peer {
-            listener: Arc::new(ListenerInfo { name: "test".into(), allow_anonymous }),
-            peer: SocketAddr::new(self.host, 40_000),
-            local: "127.0.0.1:1883".parse().expect("an address"),
-        }
+        let listener = ListenerInfo { allow_anonymous: self.allow_anonymous, ..self.listener.clone() };
+        let local: SocketAddr = "127.0.0.1:1883".parse().expect("an address");
+        Peer::new(Arc::new(listener), SocketAddr::new(self.host, 40_000), local)
+    }
+
+    /// The layers of a connection have found out more of it. Returns whether the engine takes it.
+    pub fn identify(&mut self, client: ClientId, more: impl FnOnce(&mut Peer)) -> bool {
+        let Client { place, peer, .. } = &mut self.clients[client];
+        more(peer);
+        place.is_some_and(|(shard, key)| self.shards[shard].identify(key, peer.clone()))
     }
 }
 

@@ -68,14 +68,15 @@ impl Engine {
             keys: [seed | 1, 2, 3, 4],
             seed: seed + index as u64,
         };
-        let listener = Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true });
+        let listener =
+            Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true, ..ListenerInfo::default() });
         let address = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let mut engine = Engine {
             shards: (0..shards).map(|index| Shard::new(setup(index))).collect(),
             lanes: (0..shards * shards).map(|_| [VecDeque::new(), VecDeque::new()]).collect(),
             held: vec![false; shards * shards],
             now: Now { mono_ms: 1000, wall_ms: 1_700_000_000_000 },
-            peer: Peer { listener, peer: address(40000), local: address(1883) },
+            peer: Peer::new(listener, address(40000), address(1883)),
             tables: 0,
         };
         engine.pass_ms(0);

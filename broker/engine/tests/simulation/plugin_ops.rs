@@ -5,7 +5,7 @@ use grapnel_engine::hook::view::Action;
 use grapnel_engine::packet::QoS;
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::session::fetch::{Fetch, FetchPlace};
-use grapnel_engine::shard::{BehalfAction as EngineWish, Scope as EngineScope};
+use grapnel_engine::shard::{BehalfAction as EngineAction, Scope as EngineScope};
 
 use crate::checker::Rule;
 use crate::client::Sent;
@@ -122,20 +122,20 @@ impl World {
         let Some((handle, answer)) = self.plugins.action(plugin) else { return };
         // A page cannot be of a shared subscription.
         let plain = |filter: u8| Some(FILTERS[usize::from(filter)]).filter(|text| !text.starts_with('$'));
-        let asks = |action, topic: &str| {
+        let authorize = |action, topic: &str| {
             let topic = topic.into();
-            EngineWish::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false }
+            EngineAction::Authorize { action, topic, qos: QoS::AtMostOnce, retain: false }
         };
         let action = match action {
-            BehalfAction::Fetch(filter) => EngineWish::Fetch(Fetch {
+            BehalfAction::Fetch(filter) => EngineAction::Fetch(Fetch {
                 filter: plain(filter).unwrap_or("#").into(),
                 qos: QoS::AtLeastOnce,
                 place: FetchPlace::first(),
                 messages_max: 10,
                 bytes_max: 4_096,
             }),
-            BehalfAction::Publish(topic) => asks(Action::Publish, TOPICS[usize::from(topic)]),
-            BehalfAction::Subscribe(filter) => asks(Action::Subscribe, plain(filter).unwrap_or("#")),
+            BehalfAction::Publish(topic) => authorize(Action::Publish, TOPICS[usize::from(topic)]),
+            BehalfAction::Subscribe(filter) => authorize(Action::Subscribe, plain(filter).unwrap_or("#")),
         };
         self.engine.on_behalf(&self.clients[client].id, handle, answer, action);
     }

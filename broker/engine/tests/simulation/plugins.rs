@@ -48,7 +48,7 @@ pub fn class_of(topic: &str) -> Option<usize> {
 
 /// A ticket that a hook has taken.
 #[derive(Clone, Debug)]
-pub struct Taken {
+pub struct OpenTicket {
     pub ticket: u64,
     pub point: usize,
     pub client: String,
@@ -82,8 +82,8 @@ pub enum Note {
 #[derive(Default)]
 pub struct State {
     armed: Vec<VecDeque<Act>>,
-    pub open: Vec<Taken>,
-    pub closed: Vec<Taken>,
+    pub open: Vec<OpenTicket>,
+    pub closed: Vec<OpenTicket>,
     pub notes: Vec<Note>,
     /// Whether a user may use a class: `rules[user][class]`.
     pub rules: [[bool; CLASSES]; 3],
@@ -268,8 +268,9 @@ impl Plugins {
 
     /// The loaded plugins that are disabled or tripped.
     pub fn suspended(&self) -> Vec<PluginHandle> {
-        let rests = |plugin: &usize| !self.all_awake && (!self.enabled[*plugin] || self.tripped[*plugin]);
-        (0..PLUGINS).filter(rests).filter_map(|plugin| self.handle(plugin)).collect()
+        let is_suspended =
+            |plugin: &usize| !self.all_awake && (!self.enabled[*plugin] || self.tripped[*plugin]);
+        (0..PLUGINS).filter(is_suspended).filter_map(|plugin| self.handle(plugin)).collect()
     }
 
     pub fn arm(&mut self, plugin: usize, point: usize, act: Act, calls: u8) {
@@ -383,7 +384,7 @@ impl Hook {
             "bob" => 2,
             _ => 0,
         };
-        let about = Taken {
+        let about = OpenTicket {
             ticket: 0,
             point: self.point,
             client: call.text(call.event.client_id),
@@ -400,7 +401,7 @@ impl Hook {
     }
 
     /// What a hook does whatever it is armed for: it answers authentication and enforces the rules.
-    fn usual(&self, call: &Call<'_>, state: &mut State, about: &Taken) {
+    fn usual(&self, call: &Call<'_>, state: &mut State, about: &OpenTicket) {
         match POINTS[self.point] {
             HookPoint::ClientAuthenticate => {
                 call.set(Field::VERDICT, 1, b"", APPEND);
@@ -416,7 +417,7 @@ impl Hook {
         }
     }
 
-    fn act(&self, call: &Call<'_>, state: &mut State, mut about: Taken, act: Act) -> Flow {
+    fn act(&self, call: &Call<'_>, state: &mut State, mut about: OpenTicket, act: Act) -> Flow {
         match act {
             Act::Change => {
                 self.change(call);
@@ -456,7 +457,7 @@ impl Hook {
     }
 
     /// What the model must expect if client.authorize gets no answer.
-    fn unanswered(&self, about: &Taken) -> Option<Note> {
+    fn unanswered(&self, about: &OpenTicket) -> Option<Note> {
         match about.action {
             _ if POINTS[self.point] != HookPoint::ClientAuthorize => None,
             1 => Some(Note::Publisher(about.client.clone())),
@@ -475,7 +476,7 @@ impl Hook {
         }
     }
 
-    fn refuse(&self, call: &Call<'_>, state: &mut State, about: &Taken, act: Act) {
+    fn refuse(&self, call: &Call<'_>, state: &mut State, about: &OpenTicket, act: Act) {
         let (disposition, note) = match act {
             Act::Drop => (1, Some(message_note(about))),
             Act::Reject => (2, Some(message_note(about))),
@@ -513,12 +514,12 @@ impl Hook {
 
 /// What the model must expect after a refusal of a message. A message without a payload has no
 /// number.
-fn message_note(about: &Taken) -> Note {
+fn message_note(about: &OpenTicket) -> Note {
     about.number.map_or_else(|| Note::Publisher(about.client.clone()), Note::Message)
 }
 
 /// What the model must expect after a refusal at client.authorize.
-pub fn refused(about: &Taken) -> Option<Note> {
+pub fn refused(about: &OpenTicket) -> Option<Note> {
     match about.action {
         1 => Some(Note::Publisher(about.client.clone())),
         2 => Some(Note::Subscriber(about.client.clone())),
@@ -527,7 +528,7 @@ pub fn refused(about: &Taken) -> Option<Note> {
 }
 
 /// The answer to a ticket: the flow, the changes, and what the model must take into account.
-pub fn answer(taken: &Taken, how: Answer, may: bool) -> (Flow, Vec<OwnedChange>, Option<Note>) {
+pub fn answer(taken: &OpenTicket, how: Answer, may: bool) -> (Flow, Vec<OwnedChange>, Option<Note>) {
     let number =
         |field, number| OwnedChange { field, index: 0, number, bytes: Bytes::new(), key: Bytes::new() };
     let mut changes = Vec::new();

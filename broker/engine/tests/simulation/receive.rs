@@ -354,8 +354,8 @@ impl World {
             let unsure = (request.unanswered, request.denied);
             self.model.subscribed(client, &request.filters, codes, unsure, &taken_back);
             for ((filter, _), code) in request.filters.iter().zip(codes) {
-                let asks = |later: &Request| later.filters.iter().any(|(one, _)| one == filter);
-                if *code < 0x80 && !self.clients[client].requests.iter().any(asks) {
+                let has_filter = |later: &Request| later.filters.iter().any(|(one, _)| one == filter);
+                if *code < 0x80 && !self.clients[client].requests.iter().any(has_filter) {
                     self.model.retained_promised(client, *filter);
                 }
             }

@@ -31,7 +31,7 @@ pub(super) unsafe extern "C" fn verb<P: Exported>(
         };
         let call = VerbCall::over(sink);
         let answered = P::verbs().call(name, shared.map(|shared| &shared.plugin), &arguments, &call);
-        call.answer(&answered.map_err(|error| (error.status, error.said))?)
+        call.answer(&answered.map_err(|error| (error.status, error.text))?)
     };
     // SAFETY: `error` is the host's.
     unsafe { guarded("the verb", error, call) }

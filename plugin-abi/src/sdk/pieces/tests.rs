@@ -10,7 +10,7 @@ use super::*;
 struct Map {
     entries: BTreeMap<u64, Vec<u8>>,
     journal: Journal<u64>,
-    asked: Cell<usize>,
+    key_reads: Cell<usize>,
     completed: usize,
 }
 
@@ -34,7 +34,7 @@ impl Entries for Map {
     }
 
     fn next_key(&self, after: Option<&u64>) -> Option<u64> {
-        self.asked.set(self.asked.get() + 1);
+        self.key_reads.set(self.key_reads.get() + 1);
         let from = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(*after));
         self.entries.range((from, std::ops::Bound::Unbounded)).next().map(|(key, _)| *key)
     }
@@ -134,7 +134,7 @@ fn entries_changed_during_a_transfer_arrive_in_their_last_state() {
 }
 
 #[test]
-fn nothing_is_noted_where_nothing_goes_over() {
+fn changes_are_recorded_only_during_a_transfer() {
     let mut from = filled(10);
     assert!(from.journal.noted.is_empty());
     move_over(&mut from, &mut Map::default(), ExportStep::BEGIN, 100, |_| {});
@@ -176,7 +176,7 @@ fn a_transfer_restarts_if_too_many_entries_change() {
 }
 
 #[test]
-fn sent_entries_are_not_recorded_without_bound() {
+fn the_record_of_sent_entries_is_limited() {
     let mut from = filled(1_000);
     let (mut most, mut step) = (0, ExportStep::BEGIN);
     while piece(&mut from, step, 100).1 {
@@ -189,36 +189,36 @@ fn sent_entries_are_not_recorded_without_bound() {
 /// Twice as many entries are twice the work.
 #[test]
 fn the_work_grows_with_the_entries() {
-    let asked = |entries| {
+    let key_reads = |entries| {
         let mut from = filled(entries);
         move_over(&mut from, &mut Map::default(), ExportStep::BEGIN, 512, |_| {});
-        from.asked.get()
+        from.key_reads.get()
     };
-    assert_eq!((asked(1_000), asked(2_000)), (1_001, 2_001));
+    assert_eq!((key_reads(1_000), key_reads(2_000)), (1_001, 2_001));
 }
 
 #[test]
 fn unreadable_pieces_give_an_error_text() {
     let mut from = filled(2);
     let (bytes, _) = piece(&mut from, ExportStep::BEGIN, 1 << 20);
-    let told = |bytes: &[u8]| Map::default().import(bytes, true).unwrap_err().to_string();
-    assert_eq!(told(&bytes[..bytes.len() - 1]), "its state ends within an entry");
+    let error_of = |bytes: &[u8]| Map::default().import(bytes, true).unwrap_err().to_string();
+    assert_eq!(error_of(&bytes[..bytes.len() - 1]), "its state ends within an entry");
     let mut other = bytes.clone();
     other[17] = 9;
     assert_eq!(
-        told(&other),
+        error_of(&other),
         "its state has form 9, and this version of the plugin reads form 1; where the state may be lost, unload it and load this \
          version"
     );
     other[0] = 7;
-    assert_eq!(told(&other), "an entry of its state is of an unknown kind (7)");
+    assert_eq!(error_of(&other), "an entry of its state is of an unknown kind (7)");
     let mut endless = bytes;
     endless[1..9].fill(0xff);
-    assert_eq!(told(&endless), "its state ends within an entry");
+    assert_eq!(error_of(&endless), "its state ends within an entry");
 }
 
 #[test]
-fn keys_come_back_as_they_went() {
+fn keys_are_decoded_unchanged() {
     fn again<K: StateKey + std::fmt::Debug>(key: &K) {
         let mut bytes = Vec::new();
         key.write(&mut bytes);

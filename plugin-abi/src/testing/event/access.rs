@@ -62,6 +62,19 @@ impl FakeEvent {
             Field::SESSION_PRESENT
             | Field::SESSION_OWNER
             | Field::SESSION
+            | Field::TRANSPORT
+            | Field::TLS_VERSION
+            | Field::TLS_CIPHER
+            | Field::TLS_SERVER_NAME
+            | Field::TLS_SUBJECT
+            | Field::TLS_COMMON_NAME
+            | Field::TLS_ALTERNATIVE_NAME
+            | Field::TLS_ALTERNATIVE_NAMES
+            | Field::TLS_ISSUER
+            | Field::TLS_SERIAL
+            | Field::TLS_FINGERPRINT
+            | Field::USERNAME_CERTIFIED
+            | Field::CONNECT_USERNAME
             | Field::ASSIGNED_CLIENT_ID
             | Field::MESSAGE_ID => return Err(Status::UNSUPPORTED),
             Field::CLIENT_ID | Field::USERNAME | Field::PASSWORD | Field::DUP | Field::FROM => {
@@ -123,6 +136,7 @@ impl EventAccess for FakeEvent {
         Ok(ClientIdentity {
             client_id: text(Field::CLIENT_ID).ok_or(Status::UNSUPPORTED)?,
             username: text(Field::USERNAME),
+            is_certified: self.number(Field::USERNAME_CERTIFIED, 0) == Some(1),
             superuser: self.number(Field::IS_SUPERUSER, 0) == Some(1),
             anonymous: self.number(Field::ANONYMOUS, 0) == Some(1),
             clean_start: true,
@@ -139,6 +153,9 @@ impl EventAccess for FakeEvent {
             }),
             local: None,
             listener: text(Field::LISTENER).unwrap_or(""),
+            transport: text(Field::TRANSPORT).unwrap_or(""),
+            // An identity shows nothing of it to the plugin.
+            tls: None,
             properties: &[],
         })
     }
