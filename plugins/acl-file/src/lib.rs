@@ -47,10 +47,10 @@ struct PendingChange {
 impl PendingChange {
     /// Sends a change to all shards, after the command that clears their cached verdicts.
     fn send(&self, host: Host, acl: &Acl) {
-        let said = self.said(acl);
+        let summary = self.summary(acl);
         let number = {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            *last = (last.0 + 1, said.clone());
+            *last = (last.0 + 1, summary.clone());
             self.missing.store(host.shards(), Ordering::Release);
             last.0
         };
@@ -60,7 +60,7 @@ impl PendingChange {
             host.warn(format_args!("subscriptions granted before stay: {refused}"));
         }
         if let Err(refused) = host.instance_message(None, number, &[]) {
-            host.info(format_args!("{said}, if not yet on every shard: {refused}"));
+            host.info(format_args!("{summary}, if not yet on every shard: {refused}"));
         }
     }
 
@@ -72,7 +72,7 @@ impl PendingChange {
         }
     }
 
-    fn said(&self, acl: &Acl) -> String {
+    fn summary(&self, acl: &Acl) -> String {
         format!("{} in force from {}", counted(acl.len(), "line"), self.path.display())
     }
 }
@@ -102,7 +102,7 @@ impl Plugin for AclFile {
                 acl.warnings().iter().for_each(|warning| host.warn(format_args!("{path}: {warning}")));
             }
         };
-        let told = {
+        let notify = {
             let (warn, news) = (warn.clone(), Arc::clone(&news));
             move |change: Change<'_, Acl>| match change {
                 Change::Taken(acl) => {
@@ -114,9 +114,9 @@ impl Plugin for AclFile {
                 }
             }
         };
-        let acl = WatchedFile::open(watch, Acl::parse, told)?;
+        let acl = WatchedFile::open(watch, Acl::parse, notify)?;
         warn(&acl.latest());
-        host.info(news.said(&acl.latest()));
+        host.info(news.summary(&acl.latest()));
         Ok(AclFile { acl, no_match: config.no_match, host, news })
     }
 

@@ -64,7 +64,7 @@ fn each_action_requires_its_access() {
 }
 
 #[test]
-fn requests_without_a_line_can_be_left_to_other_plugins() {
+fn requests_that_no_line_matches_can_be_left_to_other_plugins() {
     let dir = tempfile::tempdir().unwrap();
     let mut plugin = load(&write(dir.path(), FILE), r#", "no_match": "ignore""#).unwrap();
     for (action, topic, expected) in [
@@ -79,7 +79,7 @@ fn requests_without_a_line_can_be_left_to_other_plugins() {
 }
 
 #[test]
-fn a_changed_file_is_read_again_and_a_broken_one_is_not_taken() {
+fn a_changed_file_is_read_again_and_an_invalid_one_is_not_used() {
     let dir = tempfile::tempdir().unwrap();
     let path = write(dir.path(), "topic write a\n");
     let mut plugin = load(&path, "").unwrap();
@@ -97,9 +97,9 @@ fn a_changed_file_is_read_again_and_a_broken_one_is_not_taken() {
         assert!(Instant::now() < until, "{:?}", plugin.logs());
         std::thread::yield_now();
     }
-    let said = plugin.logs().pop().unwrap().1;
-    assert!(said.starts_with(&format!("{}:2: unknown word \"topics\"", path.display())), "{said}");
-    assert!(said.ends_with("the lines read before stay in force"), "{said}");
+    let line = plugin.logs().pop().unwrap().1;
+    assert!(line.starts_with(&format!("{}:2: unknown word \"topics\"", path.display())), "{line}");
+    assert!(line.ends_with("the lines read before stay in force"), "{line}");
     assert_eq!(ask(&mut plugin, publish("b")), ALLOWED);
 }
 
@@ -134,11 +134,11 @@ fn a_change_is_announced_when_all_shards_apply_it() {
 }
 
 #[test]
-fn a_file_or_configuration_that_cannot_be_used_is_refused() {
+fn an_unusable_file_or_configuration_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = write(dir.path(), "# ours\ntopic some a\n");
-    let said = load(&path, "").unwrap_err();
-    assert!(said.starts_with(&format!("{}:2: unknown access \"some\"", path.display())), "{said}");
+    let error = load(&path, "").unwrap_err();
+    assert!(error.starts_with(&format!("{}:2: unknown access \"some\"", path.display())), "{error}");
     let unknown = load(&path, r#", "no_macth": "deny""#).unwrap_err();
     assert_eq!(unknown, "the key no_macth is not known; did you mean no_match?");
     assert_eq!(testing::load::<AclFile>("{}").unwrap_err(), "the key path is missing");

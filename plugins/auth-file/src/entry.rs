@@ -86,11 +86,11 @@ fn set(path: &Path, user: &str, password: &str) -> Result<(), VerbError> {
 fn delete(path: &Path, user: &str) -> Result<(), VerbError> {
     let missing = || VerbError::new(format!("there is no user {user} in {}", path.display()));
     let text = read(path)?.ok_or_else(missing)?;
-    let kept: Vec<&str> = text.lines().filter(|line| !is_entry_of(line, user)).collect();
-    if kept.len() == text.lines().count() {
+    let others: Vec<&str> = text.lines().filter(|line| !is_entry_of(line, user)).collect();
+    if others.len() == text.lines().count() {
         return Err(missing());
     }
-    replace(path, &kept)
+    replace(path, &others)
 }
 
 fn is_entry_of(line: &str, user: &str) -> bool {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_is_private_and_its_entry_opens_with_the_password() {
+    fn a_new_file_is_private_and_its_entry_accepts_the_password() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users");
         set(&path, "ann", "secret").unwrap();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn deleting_takes_the_user_out_or_says_that_there_is_none() {
+    fn deleting_removes_the_user_or_reports_that_there_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users");
         assert!(delete(&path, "ann").unwrap_err().to_string().starts_with("there is no user ann in "));
@@ -219,19 +219,19 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_missing_is_named_with_the_remedy() {
+    fn a_missing_folder_is_named_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("nodir");
-        let said = set(&folder.join("users"), "ann", "secret").unwrap_err().to_string();
+        let error = set(&folder.join("users"), "ann", "secret").unwrap_err().to_string();
         let folder = folder.display();
         let expected = format!(
             "cannot write {folder}/users: there is no folder {folder}; make it with mkdir -p {folder}, or give another path"
         );
-        assert_eq!(said, expected);
+        assert_eq!(error, expected);
     }
 
     #[test]
-    fn names_that_the_file_cannot_hold_are_refused() {
+    fn user_names_that_the_file_cannot_contain_are_refused() {
         for user in ["", "a:b", "#a", "a\nb"] {
             assert!(
                 check_user(user).is_err_and(|error| error.to_string().starts_with("a user name must")),

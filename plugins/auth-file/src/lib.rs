@@ -111,13 +111,13 @@ fn open(config: &Config, host: Host) -> Result<WatchedFile<Table>, Error> {
     let costs = Costs { memory_kib_max: config.memory_kib_max, passes_max: config.passes_max };
     let chooser = RandomState::new();
     let path = config.path.clone();
-    let told = move |change: Change<'_, Table>| match change {
+    let notify = move |change: Change<'_, Table>| match change {
         Change::Taken(users) => {
             host.info(format_args!("{} in {} now", counted(users.len(), "user"), path.display()));
         }
         Change::Refused(error) => host.error(format_args!("{error}; the users read before stay")),
     };
-    Ok(WatchedFile::open(watch, move |text| Table::parse(text, costs, chooser.clone()), told)?)
+    Ok(WatchedFile::open(watch, move |text| Table::parse(text, costs, chooser.clone()), notify)?)
 }
 
 impl AuthShard {
@@ -126,7 +126,11 @@ impl AuthShard {
         // a password login [MQTT-4.12.0-1]. No hash is computed for a client that an earlier plugin
         // has refused.
         let Some(name) = client.username() else { return Ok(Flow::Continue) };
-        if client.auth_method().is_some() || client.verdict() == Answered::Deny {
+        // Nor is a certificate, whose user has no password to check.
+        if client.username_is_certified()
+            || client.auth_method().is_some()
+            || client.verdict() == Answered::Deny
+        {
             return Ok(Flow::Continue);
         }
         let shared = &self.shared;

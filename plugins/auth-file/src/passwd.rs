@@ -45,8 +45,8 @@ impl Entry {
         }
         let params = Params::try_from(&entry).map_err(|error| format!("argon2 parameters: {error}"))?;
         if params.m_cost() > costs.memory_kib_max {
-            let (asked, max) = (params.m_cost(), costs.memory_kib_max);
-            return Err(format!("m={asked} KiB is more than memory_kib_max = {max}"));
+            let (memory_kib, max) = (params.m_cost(), costs.memory_kib_max);
+            return Err(format!("m={memory_kib} KiB is more than memory_kib_max = {max}"));
         }
         if params.t_cost() > costs.passes_max {
             return Err(format!("t={} is more than passes_max = {}", params.t_cost(), costs.passes_max));
@@ -177,7 +177,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn memory_serves_cheap_and_costly_entries_in_any_order() {
+    fn one_buffer_is_used_for_cheap_and_costly_entries_in_any_order() {
         let table = table(&format!("ann:{REFERENCE}\nbob:{}", cheap("b"))).unwrap();
         let mut memory = Vec::new();
         assert!(table.find("bob").unwrap().verify(b"b", &mut memory));
@@ -187,26 +187,27 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named() {
-        let said = |line: &str| {
+    fn an_invalid_line_is_named_in_the_error() {
+        let error_of = |line: &str| {
             let LineError { line, reason } = table(&format!("# first\n{line}\n")).unwrap_err();
             assert_eq!(line, 2);
             reason
         };
-        assert_eq!(said("ann"), "no ':' between user name and entry");
-        assert_eq!(said(&format!(":{REFERENCE}")), "no user name before ':'");
-        assert!(said("ann:secret").starts_with("user \"ann\": not an argon2id entry: "));
+        assert_eq!(error_of("ann"), "no ':' between user name and entry");
+        assert_eq!(error_of(&format!(":{REFERENCE}")), "no user name before ':'");
+        assert!(error_of("ann:secret").starts_with("user \"ann\": not an argon2id entry: "));
         let changed = |from, to| format!("ann:{}", REFERENCE.replace(from, to));
-        assert!(said(&changed("argon2id", "argon2i")).contains("algorithm argon2i is not argon2id"));
-        assert!(said(&changed("v=19", "v=16")).contains("version must be given, and be 19"));
-        assert!(said(&changed("$v=19", "")).contains("version must be given, and be 19"));
+        assert!(error_of(&changed("argon2id", "argon2i")).contains("algorithm argon2i is not argon2id"));
+        assert!(error_of(&changed("v=19", "v=16")).contains("version must be given, and be 19"));
+        assert!(error_of(&changed("$v=19", "")).contains("version must be given, and be 19"));
         assert!(
-            said(&changed("m=65536", "m=65537")).contains("m=65537 KiB is more than memory_kib_max = 65536")
+            error_of(&changed("m=65536", "m=65537"))
+                .contains("m=65537 KiB is more than memory_kib_max = 65536")
         );
-        assert!(said(&changed("t=2", "t=11")).contains("t=11 is more than passes_max = 10"));
-        assert!(said(&changed("m=65536", "m=7")).contains("argon2 parameters"));
+        assert!(error_of(&changed("t=2", "t=11")).contains("t=11 is more than passes_max = 10"));
+        assert!(error_of(&changed("m=65536", "m=7")).contains("argon2 parameters"));
         let no_hash = REFERENCE.rsplit_once('$').unwrap().0;
-        assert!(said(&format!("ann:{no_hash}")).contains("salt or hash is missing"));
+        assert!(error_of(&format!("ann:{no_hash}")).contains("salt or hash is missing"));
         let LineError { line, reason } =
             table(&format!("a:{REFERENCE}\nb:{REFERENCE}\na:{REFERENCE}")).unwrap_err();
         assert_eq!((line, reason.as_str()), (3, "user \"a\" is in the file twice"));

@@ -182,7 +182,7 @@ mod tests {
     impl Answer for Either {
         fn answer(self, verdict: Verdict) {
             match self {
-                Either::Say(said) => said.answer(verdict),
+                Either::Say(sender) => sender.answer(verdict),
                 Either::Hold(hold) => {
                     hold.held.send(()).unwrap();
                     let _ = hold.release.recv_timeout(PATIENCE);
@@ -197,21 +197,21 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_checked() {
+    fn right_and_wrong_passwords_are_told_apart() {
         let table = table(&format!("ann:{}", cheap("secret"))).unwrap();
         let ann = table.find("ann").unwrap();
         let pool = Pool::start(2, queue(10, 10)).unwrap();
-        let (said, verdict) = mpsc::channel();
+        let (sender, verdict) = mpsc::channel();
         for (password, is_always_wrong, expected) in [
             ("secret", false, Verdict::Right),
             ("Secret", false, Verdict::Wrong),
             ("", false, Verdict::Wrong),
             ("secret", true, Verdict::Wrong),
         ] {
-            pool.submit("a", Job { is_always_wrong, ..job(ann, password, said.clone()) }).unwrap();
+            pool.submit("a", Job { is_always_wrong, ..job(ann, password, sender.clone()) }).unwrap();
             assert_eq!(verdict.recv_timeout(PATIENCE), Ok(expected), "{password} {is_always_wrong}");
         }
-        pool.submit("a", Job { expires: Instant::now(), ..job(ann, "secret", said.clone()) }).unwrap();
+        pool.submit("a", Job { expires: Instant::now(), ..job(ann, "secret", sender.clone()) }).unwrap();
         assert_eq!(verdict.recv_timeout(PATIENCE), Ok(Verdict::Expired));
     }
 
@@ -225,12 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_gives_the_job_back_and_the_end_waits_for_the_rest() {
+    fn a_full_queue_returns_the_job_and_the_end_waits_for_queued_jobs() {
         let table = table(&format!("ann:{}", cheap("secret"))).unwrap();
         let ann = table.find("ann").unwrap();
-        let (said, verdict) = mpsc::channel();
+        let (sender, verdict) = mpsc::channel();
         let (pool, release) = held(ann, queue(2, 2));
-        let waiting = || job(ann, "secret", Either::Say(said.clone()));
+        let waiting = || job(ann, "secret", Either::Say(sender.clone()));
         assert!(pool.submit("a", waiting()).is_ok());
         assert!(pool.submit("b", waiting()).is_ok());
         assert!(pool.submit("c", waiting()).is_err_and(|rejected| rejected.full == Full::Entries(2)));
@@ -242,16 +242,16 @@ mod tests {
     /// 1,300 logins of one address reach its limit, and the next login of another address is
     /// served.
     #[test]
-    fn calls_of_one_address_delay_no_other() {
+    fn logins_of_one_address_delay_no_other() {
         let table = table(&format!("ann:{}", cheap("secret"))).unwrap();
         let ann = table.find("ann").unwrap();
-        let (said, verdict) = mpsc::channel();
+        let (sender, verdict) = mpsc::channel();
         let (pool, release) = held(ann, queue(1000, 50));
-        let flood = || Job { is_always_wrong: true, ..job(ann, "guess", Either::Say(said.clone())) };
+        let flood = || Job { is_always_wrong: true, ..job(ann, "guess", Either::Say(sender.clone())) };
         let refused = (0..1300).filter_map(|_| pool.submit("flood", flood()).err());
         let refused: Vec<Full> = refused.map(|rejected| rejected.full).collect();
         assert_eq!(refused, [Full::OwnerEntries(50); 1250]);
-        assert!(pool.submit("known", job(ann, "secret", Either::Say(said.clone()))).is_ok());
+        assert!(pool.submit("known", job(ann, "secret", Either::Say(sender.clone()))).is_ok());
         release.send(()).unwrap();
         drop(pool);
         let verdicts: Vec<Verdict> = verdict.try_iter().collect();

@@ -37,7 +37,7 @@ fn is_refused(plugin: &mut TestPlugin<AuthFile>, event: FakeEvent, reason: Reaso
 }
 
 #[test]
-fn users_with_their_password_are_let_in() {
+fn users_with_the_right_password_are_allowed() {
     let dir = tempfile::tempdir().unwrap();
     let mut plugin =
         load(dir.path(), &[("ann", "a"), ("bob", "b")], r#", "superusers": ["bob", "eve"]"#).unwrap();
@@ -61,6 +61,7 @@ fn other_logins_are_left_to_other_plugins() {
         FakeEvent::new(HookPoint::ClientAuthenticate),
         FakeEvent::authenticate("stranger", b"a"),
         FakeEvent::authenticate("ann", b"a").with_text(Field::AUTH_METHOD, "SCRAM"),
+        FakeEvent::authenticate("", b"a").with_certified_username("ann"),
     ] {
         let (outcome, event) = ask(&mut plugin, event);
         assert_eq!((outcome, event.verdict()), (Outcome::Continue, Verdict::Unanswered));
@@ -71,14 +72,14 @@ fn other_logins_are_left_to_other_plugins() {
 }
 
 #[test]
-fn an_empty_file_lets_nobody_in() {
+fn an_empty_file_allows_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let mut plugin = load(dir.path(), &[], "").unwrap();
     is_refused(&mut plugin, FakeEvent::authenticate("ann", b"a"), Reason::BAD_USERNAME_OR_PASSWORD);
 }
 
 #[test]
-fn a_password_beyond_the_limit_and_none_at_all_are_wrong() {
+fn a_too_long_or_missing_password_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let long = "x".repeat(11);
     let users = [("ann", long.as_str()), ("bob", "")];
@@ -150,17 +151,17 @@ fn an_address_has_its_share_of_the_queue() {
 }
 
 #[test]
-fn a_file_or_configuration_that_cannot_be_used_is_refused() {
+fn an_unusable_file_or_configuration_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("passwd");
-    let said = |more| load(dir.path(), &[("ann", "a")], more).unwrap_err();
-    assert_eq!(said(r#", "threads": 0"#), "threads = 0: must be from 1 to 64");
+    let error_of = |more| load(dir.path(), &[("ann", "a")], more).unwrap_err();
+    assert_eq!(error_of(r#", "threads": 0"#), "threads = 0: must be from 1 to 64");
     assert_eq!(
-        said(r#", "memory_kib_max": 7"#),
+        error_of(r#", "memory_kib_max": 7"#),
         format!("{}:1: user \"ann\": m=8 KiB is more than memory_kib_max = 7", path.display())
     );
     assert_eq!(
-        said(r#", "unknown": "allow""#),
+        error_of(r#", "unknown": "allow""#),
         "unknown: this word is not known; it must be one of deny, ignore"
     );
     assert_eq!(testing::load::<AuthFile>("{}").unwrap_err(), "the key path is missing");

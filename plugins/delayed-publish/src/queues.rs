@@ -236,15 +236,15 @@ mod tests {
 
     /// Publishes at most `most` messages that may be published.
     fn publish(queues: &mut Queues, names: &[(Arc<str>, u64)], most: usize) -> Vec<u64> {
-        let mut came = Vec::new();
-        while came.len() < most
+        let mut order = Vec::new();
+        while order.len() < most
             && let Some(due) = queues.first()
         {
             let (client, _) = names.iter().find(|(_, number)| *number == due.1).expect("it was pushed");
             queues.published(client, due, 99);
-            came.push(due.1);
+            order.push(due.1);
         }
-        came
+        order
     }
 
     fn pushed(clients: &[(&str, u64)]) -> (Queues, Vec<(Arc<str>, u64)>) {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_found_no_room_waits_longer_each_time_and_alone() {
+    fn a_client_without_room_waits_longer_each_time_and_delays_no_other() {
         let (mut queues, names) = pushed(&[("a", 1), ("a", 2), ("b", 3), ("b", 4)]);
         assert_eq!(publish(&mut queues, &names, 3), [1, 2, 3]);
         let (a, b) = (Arc::clone(&names[0].0), Arc::clone(&names[2].0));

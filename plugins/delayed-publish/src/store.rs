@@ -333,17 +333,17 @@ mod tests {
     /// Removes all messages that may be published now and returns them. The broker accepts each at
     /// once.
     fn take(store: &mut Store, now_ms: u64) -> Vec<DelayedMessage> {
-        let mut came = Vec::new();
+        let mut order = Vec::new();
         while let Some((id, delayed)) = store.next(now_ms) {
             store.published(id, now_ms, now_ms + 1);
             store.taken(id);
-            came.push(delayed);
+            order.push(delayed);
         }
-        came
+        order
     }
 
     #[test]
-    fn messages_leave_when_they_are_due_and_in_order() {
+    fn messages_are_published_when_they_are_due_and_in_order() {
         let mut store = Store::new(LIMITS, 0);
         for (due_ms, topic) in [(20, "b"), (10, "a"), (20, "c"), (30, "d")] {
             store.store(due_ms, &held(topic)).unwrap();
@@ -358,7 +358,7 @@ mod tests {
 
     /// A message is stored until the broker has accepted it, and leaves no data behind.
     #[test]
-    fn a_message_stays_until_it_has_been_taken() {
+    fn a_message_is_stored_until_the_broker_has_accepted_it() {
         let mut store = Store::new(LIMITS, 0);
         store.store(10, &held("a")).unwrap();
         let (id, _) = store.next(10).unwrap();
@@ -379,7 +379,7 @@ mod tests {
     /// However many messages of a client cannot be published, a message of another client after
     /// them is found with limited work.
     #[test]
-    fn a_client_that_waits_is_passed_by_in_slices() {
+    fn messages_of_a_waiting_client_are_skipped_in_slices() {
         let mut store = Store::new(ShareLimits { bytes_max: 1 << 30, owner_bytes_max: 1 << 30, ..LIMITS }, 0);
         let count = 3 * QUEUED_AT_ONCE;
         (0..count).for_each(|_| store.store(10, &DelayedMessage::default()).unwrap());
@@ -431,7 +431,7 @@ mod tests {
 
     /// 64 empty user properties use about 500 bytes, which count against the client's memory.
     #[test]
-    fn a_client_is_charged_with_what_is_really_held() {
+    fn a_client_is_charged_with_the_allocated_bytes() {
         let heavy = DelayedMessage { user_properties: vec![Default::default(); 64], ..held("a") };
         assert!(heavy.bytes().len() > 64 * 8);
         let mut store = Store::new(ShareLimits { owner_bytes_max: 3000, ..LIMITS }, 0);

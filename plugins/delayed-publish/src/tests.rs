@@ -82,11 +82,11 @@ fn a_client_over_its_share_is_refused_alone() {
         message.reason_text().map(str::to_owned)
     };
     assert_eq!([send("me"), send("me")], [None, None]);
-    let said = "too many messages are delayed already: one client may have 2 at a time";
-    assert_eq!(send("me").as_deref(), Some(said));
+    let refusal = "too many messages are delayed already: one client may have 2 at a time";
+    assert_eq!(send("me").as_deref(), Some(refusal));
     assert_eq!(send("you"), None);
-    let said = "too many messages are delayed already: there may be 3 of all clients at a time";
-    assert_eq!(send("you").as_deref(), Some(said));
+    let refusal = "too many messages are delayed already: there may be 3 of all clients at a time";
+    assert_eq!(send("you").as_deref(), Some(refusal));
 }
 
 /// A user with many client identifiers has no more of the room than others leave, also after a
@@ -109,11 +109,11 @@ fn a_user_with_many_client_identifiers_takes_no_room_from_others() {
         for number in 0..10 {
             assert_eq!(send(&mut plugin, greedy, format!("client {number}")), None, "half of the room");
         }
-        let said = "too many messages are delayed already: the clients of one user or address may have 10 \
+        let refusal = "too many messages are delayed already: the clients of one user or address may have 10 \
                     together at the moment";
-        assert_eq!(send(&mut plugin, greedy, "one more".to_owned()).as_deref(), Some(said));
+        assert_eq!(send(&mut plugin, greedy, "one more".to_owned()).as_deref(), Some(refusal));
         let mut plugin = plugin.reloaded(CONFIG).unwrap();
-        assert_eq!(send(&mut plugin, greedy, "one more".to_owned()).as_deref(), Some(said));
+        assert_eq!(send(&mut plugin, greedy, "one more".to_owned()).as_deref(), Some(refusal));
         for number in 0..5 {
             assert_eq!(send(&mut plugin, other, format!("other {number}")), None);
         }
@@ -128,23 +128,23 @@ fn messages_due_together_are_published_in_slices() {
     for n in 0..count {
         plugin.run(&mut sent(&format!("$delayed/0/{n}")));
     }
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     let mut rounds = 0;
-    while came.len() < count {
+    while received.len() < count {
         pass(&mut plugin, 10);
         let slice = topics(&plugin);
         assert!((1..=queues::WINDOW).contains(&slice.len()), "{}", slice.len());
-        came.extend(slice);
+        received.extend(slice);
         plugin.answer_published_with(|_| Reason::SUCCESS);
         // Each reply allows one more message.
         let next = topics(&plugin);
         assert!(next.len() <= queues::WINDOW);
-        came.extend(next);
+        received.extend(next);
         plugin.answer_published_with(|_| Reason::SUCCESS);
         rounds += 1;
     }
     assert!(rounds < count, "{rounds}");
-    assert!(came.into_iter().eq((0..count).map(|n| n.to_string())));
+    assert!(received.into_iter().eq((0..count).map(|n| n.to_string())));
 }
 
 /// With many clients, one step of the shard publishes at most this many messages.
@@ -205,8 +205,8 @@ fn refused_messages_are_dropped_and_logged() {
     pass(&mut plugin, 10);
     assert_eq!(plugin.published().len(), 4);
     plugin.answer_published_with(|_| Reason::NOT_AUTHORIZED);
-    let said = r#"the delayed message of client "me" to "secret/0" is gone: refused with 0x87"#;
-    assert_eq!(plugin.logs(), [(grapnel_plugin_abi::Level::Warn, said.to_owned())]);
+    let line = r#"the delayed message of client "me" to "secret/0" is gone: refused with 0x87"#;
+    assert_eq!(plugin.logs(), [(grapnel_plugin_abi::Level::Warn, line.to_owned())]);
     pass(&mut plugin, LOGGED_EVERY_MS);
     plugin.run(&mut sent("$delayed/0/full"));
     let mut tries = 0;
@@ -217,13 +217,13 @@ fn refused_messages_are_dropped_and_logged() {
     }
     assert_eq!(tries, 5, "after 100, 300, 700 and 1,500 ms");
     assert_eq!(plugin.logs().len(), 2);
-    let said = r#"the delayed message of client "me" to "full" is gone: refused with 0x97, and 3 other messages since the last such line"#;
-    assert_eq!(plugin.logs().last().map(|(_, line)| line.as_str()), Some(said));
+    let line = r#"the delayed message of client "me" to "full" is gone: refused with 0x97, and 3 other messages since the last such line"#;
+    assert_eq!(plugin.logs().last().map(|(_, line)| line.as_str()), Some(line));
 }
 
 /// A message without a reply is published again once the broker no longer has it.
 #[test]
-fn an_answer_that_was_lost_is_missed() {
+fn a_message_whose_answer_was_lost_is_published_again() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.run(&mut sent("$delayed/0/a"));
     pass(&mut plugin, PATIENCE_MS + 100);
@@ -265,8 +265,8 @@ fn unanswered_messages_are_transferred_in_a_reload() {
     pass(&mut plugin, PATIENCE_MS);
     assert_eq!(topics(&plugin), Vec::<String>::new());
     let mut answers = [Reason::SUCCESS, Reason::QUOTA_EXCEEDED].into_iter();
-    let said = plugin.answer_published_with(|_| answers.next().unwrap_or(Reason::SUCCESS));
-    assert_eq!(said, 4);
+    let answered = plugin.answer_published_with(|_| answers.next().unwrap_or(Reason::SUCCESS));
+    assert_eq!(answered, 4);
     pass(&mut plugin, 200);
     assert_eq!(topics(&plugin), ["d"], "for which there was no room");
     plugin.answer_published();
@@ -276,7 +276,7 @@ fn unanswered_messages_are_transferred_in_a_reload() {
 
 /// A reply that is lost in a reload is detected in the end.
 #[test]
-fn an_answer_that_was_lost_in_a_reload_is_missed() {
+fn a_message_whose_answer_was_lost_in_a_reload_is_published_again() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.run(&mut sent("$delayed/0/a"));
     pass(&mut plugin, 10);
@@ -308,17 +308,17 @@ fn retries_end_in_time_across_reloads() {
 /// If a timer is refused, the next turn of the shard tries again until there is one, with a log
 /// line in a while.
 #[test]
-fn a_timer_that_is_refused_is_tried_again() {
+fn a_refused_timer_is_set_again() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.refuse_timers(true);
     plugin.run(&mut sent("$delayed/1/a"));
     plugin.refuse_timers(false);
     assert_eq!(plugin.deliver_messages(), 1);
-    let said = (
+    let line = (
         grapnel_plugin_abi::Level::Error,
         "no timer for 1 message: the broker refused it: a limit is reached".to_owned(),
     );
-    assert_eq!(plugin.logs(), [said]);
+    assert_eq!(plugin.logs(), [line]);
     pass(&mut plugin, 990);
     assert_eq!(topics(&plugin), Vec::<String>::new());
     pass(&mut plugin, 20);
@@ -327,7 +327,7 @@ fn a_timer_that_is_refused_is_tried_again() {
 
 /// The same for a timer that is refused to the version that takes over.
 #[test]
-fn a_timer_that_is_refused_in_a_reload_is_tried_again() {
+fn a_timer_refused_in_a_reload_is_set_again() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.run(&mut sent("$delayed/1/a"));
     plugin.refuse_timers(true);
@@ -343,7 +343,7 @@ fn a_timer_that_is_refused_in_a_reload_is_tried_again() {
 
 /// Without a timer, only one instance message is sent at a time, however many messages arrive.
 #[test]
-fn timers_that_are_refused_for_long_cost_one_message_at_a_time() {
+fn while_timers_are_refused_one_message_is_tried_at_a_time() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.refuse_timers(true);
     for _ in 0..10 {
@@ -358,7 +358,7 @@ fn timers_that_are_refused_for_long_cost_one_message_at_a_time() {
 
 /// An existing timer stays if an earlier one is refused.
 #[test]
-fn a_timer_that_is_there_goes_on_where_a_nearer_one_is_refused() {
+fn an_existing_timer_stays_if_an_earlier_one_is_refused() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.run(&mut sent("$delayed/2/later"));
     plugin.refuse_timers(true);
@@ -370,7 +370,7 @@ fn a_timer_that_is_there_goes_on_where_a_nearer_one_is_refused() {
 
 /// An empty property is delivered as empty, and an absent one as absent, also through a reload.
 #[test]
-fn each_property_comes_as_it_was() {
+fn all_properties_are_published_unchanged() {
     for (text, number) in [(None, None), (Some(""), Some(0)), (Some("x"), Some(1))] {
         let mut plugin = testing::load::<Delayed>("").unwrap();
         let mut message = sent("$delayed/1/a");
@@ -388,14 +388,14 @@ fn each_property_comes_as_it_was() {
         assert_eq!(plugin.run(&mut message), Outcome::Stop);
         let mut plugin = plugin.reloaded("").unwrap();
         pass(&mut plugin, 1_010);
-        let came = plugin.published().pop().unwrap();
-        assert_eq!(came.content_type.as_deref(), text);
-        assert_eq!(came.correlation_data.as_deref(), text.map(str::as_bytes));
-        assert_eq!(came.payload_format.map(u64::from), number);
+        let message = plugin.published().pop().unwrap();
+        assert_eq!(message.content_type.as_deref(), text);
+        assert_eq!(message.correlation_data.as_deref(), text.map(str::as_bytes));
+        assert_eq!(message.payload_format.map(u64::from), number);
         let pair = text.map(|text| (text.to_owned(), text.to_owned()));
-        assert_eq!(came.user_properties, pair.into_iter().collect::<Vec<_>>());
+        assert_eq!(message.user_properties, pair.into_iter().collect::<Vec<_>>());
         let full = text == Some("x");
-        assert_eq!((came.response_topic == "x", came.message_expiry_s == 7), (full, full));
+        assert_eq!((message.response_topic == "x", message.message_expiry_s == 7), (full, full));
     }
 }
 
@@ -430,7 +430,7 @@ fn wall_clock_changes_have_no_effect() {
 }
 
 #[test]
-fn no_delay_is_too_long_to_be_counted() {
+fn the_longest_delay_does_not_overflow() {
     let mut plugin = testing::load::<Delayed>(&format!(r#"{{"delay_s_max": {}}}"#, u64::MAX)).unwrap();
     let mut message = sent(&format!("$delayed/{}/a", u64::MAX));
     plugin.run(&mut message);
@@ -438,7 +438,7 @@ fn no_delay_is_too_long_to_be_counted() {
 }
 
 #[test]
-fn seconds_and_topic_are_read() {
+fn seconds_and_topic_are_parsed() {
     assert_eq!(parse("$delayed/0/a", 9), Ok((0, "a")));
     assert_eq!(parse("$delayed/9/a//b", 9), Ok((9, "a//b")));
     for (name, problem) in [
@@ -457,7 +457,7 @@ fn seconds_and_topic_are_read() {
 
 /// Without a verdict a message is retried.
 #[test]
-fn silence_loses_nothing() {
+fn messages_without_an_answer_are_not_lost() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.run(&mut sent("$delayed/0/a"));
     for _ in 0..3 {
@@ -473,7 +473,7 @@ fn silence_loses_nothing() {
 
 /// Large messages are published in smaller slices.
 #[test]
-fn bytes_that_leave_in_one_step_are_bounded() {
+fn bytes_published_in_one_step_are_limited() {
     let mut plugin = testing::load::<Delayed>(r#"{"client_bytes_max": 67108864}"#).unwrap();
     for _ in 0..10 {
         let mut message =
@@ -493,7 +493,7 @@ fn bytes_that_leave_in_one_step_are_bounded() {
 
 /// A reply allows one more message, and does not start a whole slice.
 #[test]
-fn an_answer_publishes_little() {
+fn an_answer_publishes_a_limited_number_of_messages() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     for n in 0..200 {
         plugin.run(&mut sent("$delayed/0/a").with_client_id(&n.to_string()));

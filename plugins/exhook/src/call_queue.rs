@@ -12,7 +12,7 @@ use grapnel_plugin_abi::{Error, HookPoint};
 use rustix::event::EventfdFlags;
 
 pub use crate::pending_calls::{PendingCall, PendingCalls};
-use crate::queue::{Call, Kind, Limits, NamedClient, Owner, Queue};
+use crate::queue::{Account, Call, Kind, Limits, NamedClient, Owner, Queue};
 use crate::stats::{Lost, Waiting, WorkerStats};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
@@ -99,6 +99,7 @@ pub struct QueueWriter<'a> {
     state: Locked<'a>,
     /// Whose queue the calls enter, and who is charged.
     owners: (Owner<'a>, Owner<'a>),
+    account: Option<Account>,
     kind: Kind,
 }
 
@@ -147,7 +148,7 @@ impl CallQueue {
             self.stats.lost(&mut state.lost, kind, point, None);
             return None;
         }
-        Some(QueueWriter { call_queue: self, state, owners, kind })
+        Some(QueueWriter { call_queue: self, state, owners, account: None, kind })
     }
 
     /// Begins to write that a client's number will not be used again. `None` if no calls are taken.
@@ -157,6 +158,7 @@ impl CallQueue {
             call_queue: self,
             state,
             owners: (owner, owner),
+            account: None,
             kind: Kind::Forgotten,
         })
     }
@@ -308,6 +310,16 @@ fn point_of(call: &Call) -> Option<HookPoint> {
     u16::try_from(call.point).ok().and_then(HookPoint::from_number)
 }
 
+impl<'a> QueueWriter<'a> {
+    /// Charges the calls to this account too.
+    #[must_use]
+    pub fn for_account(self, account: Option<Account>) -> QueueWriter<'a> {
+        let mut writer = self;
+        writer.account = account;
+        writer
+    }
+}
+
 impl QueueWriter<'_> {
     /// Number of the process that the calls are for.
     pub fn epoch(&self) -> u64 {
@@ -316,7 +328,7 @@ impl QueueWriter<'_> {
 
     /// Whether there is room for a call, before it is encoded. A failure is counted.
     pub fn has_room(&mut self, point: HookPoint) -> bool {
-        let room = self.state.queue.has_room(self.owners.1, self.kind);
+        let room = self.state.queue.has_room(self.owners.1, self.account, self.kind);
         if let Err(full) = room {
             self.call_queue.stats.lost(&mut self.state.lost, self.kind, point, Some(full));
         }
@@ -348,7 +360,8 @@ impl QueueWriter<'_> {
 
     /// Adds one call; [`QueueWriter::is_taken`] puts it into the queue.
     pub fn call(&mut self, id: u64, point: i64, client: NamedClient, data: impl FnOnce(&mut Writer<'_>)) {
-        let call = self.put_together(id, point, client, data);
+        let mut call = self.put_together(id, point, client, data);
+        call.account = self.account;
         self.state.staged.push(call);
     }
 

@@ -9,7 +9,7 @@ use grapnel_plugin_abi::{Flow, HookPoint, Refused, address_share};
 
 use crate::call_queue::QueueWriter;
 use crate::clients::{Clients, ConnectDetails, ConnectionState, EventClient};
-use crate::queue::{Kind, NamedClient, Owner};
+use crate::queue::{Account, Kind, NamedClient, Owner};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 use crate::{ExhookShard, LOOK, LOOK_AGAIN, PoolShard};
@@ -17,6 +17,11 @@ use crate::{ExhookShard, LOOK, LOOK_AGAIN, PoolShard};
 /// Who is charged for a client, depending on whether it is in.
 fn share_of<'a>(who: &EventClient<'a>, is_connected: bool) -> Cow<'a, str> {
     if is_connected { Cow::Borrowed(who.client_id) } else { address_share(who.peer_host.unwrap_or("")) }
+}
+
+/// Whose account is charged too: an address before its login has one share only.
+fn account_of(who: &EventClient<'_>, is_connected: bool) -> Option<Account> {
+    if is_connected { who.account() } else { None }
 }
 
 fn owner(share: &str, is_connected: bool) -> Owner<'_> {
@@ -43,7 +48,9 @@ impl PoolShard {
         let share = share_of(who, place.is_connected);
         let owner = owner(&share, place.is_connected);
         let writing = if is_told {
-            queue.write((owner, owner), Kind::Notification, point)
+            let account = account_of(who, place.is_connected);
+            let writing = queue.write((owner, owner), Kind::Notification, point);
+            writing.map(|writing| writing.for_account(account))
         } else {
             queue.write_forgotten(owner)
         };
@@ -116,7 +123,10 @@ impl PoolShard {
             if worker.is_some_and(|worker| worker != index) {
                 continue;
             }
-            let Some(mut writing) = queue.write(connection, Kind::Notification, point) else { continue };
+            let Some(writing) = queue.write(connection, Kind::Notification, point) else { continue };
+            // Who the publisher is can only be told by its client identifier, of which one user may
+            // have many. The broker's own events have none.
+            let mut writing = writing.for_account((!owner.is_empty()).then_some(Account::PUBLISHERS));
             if writing.has_room(point) {
                 writing.call(0, point as i64, NamedClient::default(), &data);
                 writing.is_taken(point);
@@ -145,9 +155,10 @@ impl PoolShard {
         let place = clients.locate(who, connection_state);
         let share = share_of(who, place.is_connected);
         let owner = owner(&share, place.is_connected);
-        let Some(mut writing) = queue.write((owner, owner), Kind::Question, point) else {
+        let Some(writing) = queue.write((owner, owner), Kind::Question, point) else {
             return Flow::Unanswered;
         };
+        let mut writing = writing.for_account(account_of(who, place.is_connected));
         if !writing.has_room(point) {
             return Flow::Unanswered;
         }
@@ -222,12 +233,12 @@ impl PoolShard {
         }
     }
 
-    /// A connection is in.
-    pub(crate) fn is_connected(&mut self, who: &EventClient<'_>) {
+    /// A connection is in; `connection` is its number.
+    pub(crate) fn is_connected(&mut self, who: &EventClient<'_>, connection: u64) {
         let said = self.let_in.take().filter(|(client_id, _)| **client_id == *who.client_id);
         if self.pool.stores_logins && said.is_none() {
             // The operator has removed the hook at client.connack.
-            self.clients_of(who.client_id).enter_unanswered(who);
+            self.clients_of(who.client_id).enter_unanswered(who, connection);
         }
     }
 }

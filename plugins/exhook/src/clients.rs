@@ -19,9 +19,9 @@ use grapnel_plugin_abi::{HookPoint, address_share};
 use crate::call_queue::QueueWriter;
 use crate::logins::LoginStore;
 use crate::queue::{Description, NamedClient};
-pub use described::{ConnectDetails, EventClient};
+pub use described::{CertificateDetails, ConnectDetails, EventClient, TlsDetails};
 use described::{ExtraFields, StoredData, described_as};
-use described_clients::{DescribedClient, PreviousRecord, SentDescription};
+use described_clients::{DescribedClient, PreviousRecord, SeenLogin, SentDescription};
 use pending_logins::{PendingLogin, PendingLogins};
 use table::Table;
 
@@ -185,12 +185,20 @@ impl Clients {
         if place.slot == ClientSlot::Client {
             self.promote_pending(Some(writer), who);
         }
+        let pending = connecting.filter(|connecting| !connecting.late);
+        if let (ClientSlot::Pending(login_key), Some(connecting)) = (place.slot, pending) {
+            self.end_earlier_login(writer, who, (login_key, connecting.connection));
+        }
         let is_new = self.at(who, place.slot).is_none();
         let named = self.number_at(writer, who, connecting, place.slot);
         if let ClientSlot::Pending(login_key) = place.slot
             && let Some(login) = self.pending_logins.get_mut(login_key)
         {
             login.packet_seen |= place.connection_state == ConnectionState::PacketSeen;
+            if let Some(ConnectDetails { connection, .. }) = pending {
+                let (connection, session) = (*connection, who.session);
+                login.described.login = Some(SeenLogin { connection, session, gaps: self.logins.gaps() });
+            }
             if is_new && place.connection_state != ConnectionState::Connecting {
                 // It may have connected and gone since, so it must not replace the present client.
                 login.came = 0;
@@ -304,6 +312,7 @@ impl Clients {
             since: 0,
             gaps: self.logins.gaps(),
             session: who.session,
+            login: None,
         };
         self.next += 1;
         match slot {

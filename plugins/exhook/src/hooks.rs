@@ -2,6 +2,7 @@
 //! if a worker requests it.
 
 mod packets;
+mod transport;
 
 use std::sync::atomic::Ordering;
 
@@ -16,6 +17,7 @@ use crate::verdict::Ticket;
 use crate::wire::Writer;
 use crate::{Exhook, ExhookShard, PoolShard};
 use packets::{AUTH, CONNACK, CONNECT, DISCONNECT, connack_reason, ended};
+use transport::tls;
 
 /// The client of an event; every event about a client has these getters.
 macro_rules! who {
@@ -42,12 +44,14 @@ macro_rules! connecting {
             will: $event.will().map(|will| (will.topic, will.payload, will.qos, will.retain)),
             password: $password,
             late: false,
+            certified: $event.username_is_certified().then(|| $event.connect_username()),
             ..connecting!($event, false)
         }
     };
     ($event:expr, $is_login_call:expr) => {
         ConnectDetails {
             late: true,
+            connection: $event.connection(),
             is_login_call: $is_login_call,
             password: None,
             will: None,
@@ -57,6 +61,9 @@ macro_rules! connecting {
             receive_maximum: $event.receive_maximum(),
             connected_at_ms: $event.connected_at_ms(),
             properties: $event.user_properties().collect(),
+            transport: $event.transport().unwrap_or(""),
+            certified: $event.username_is_certified().then_some(None),
+            tls: tls!($event),
         }
     };
 }
@@ -236,7 +243,7 @@ impl PoolShard {
     fn client_connected(&mut self, event: &mut Connected<'_>) {
         let is_login_call = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
         let who = who!(event);
-        self.is_connected(&who);
+        self.is_connected(&who, event.connection());
         self.notify(
             HookPoint::ClientConnected,
             (&who, ConnectionState::Admitted),

@@ -33,7 +33,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Error, FaultPolicy, HookPoint, Host, InstanceMessage, Journal, Mounting, Pieces, Plugin, Timer, Verbs,
+    Error, FaultPolicy, HookCalls, HookPoint, Host, InstanceMessage, Journal, Mounting, Pieces, Plugin,
+    Timer, Verbs,
 };
 
 use call_queue::CallQueue;
@@ -99,6 +100,18 @@ const PENDING_LOGINS_SHARE: usize = 8;
 /// See [`PENDING_LOGINS_SHARE`].
 const PENDING_LOGINS_MIN: usize = 16_384;
 
+/// The hook points that say how connections and sessions begin and end.
+const LIFE: [HookPoint; 8] = [
+    HookPoint::ClientConnack,
+    HookPoint::ClientConnected,
+    HookPoint::ClientDisconnected,
+    HookPoint::SessionCreated,
+    HookPoint::SessionResumed,
+    HookPoint::SessionDiscarded,
+    HookPoint::SessionTakenover,
+    HookPoint::SessionTerminated,
+];
+
 /// How often a shard checks for expired pending logins, and how soon again if there were many.
 const LOOK: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -106,6 +119,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 impl Plugin for Exhook {
     type Config = RawConfig;
     type Shard = ExhookShard;
+
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
 
     fn load(config: RawConfig, host: &Host) -> Result<Exhook, Error> {
         let configs = config.read(host.file().and_then(Path::parent))?;
@@ -163,10 +180,12 @@ impl Plugin for Exhook {
     /// them is called again: the operator removed them, or the plugin was disabled or tripped, or
     /// the version before was at the handover. Session ends in between are reported neither here
     /// nor to the workers.
+    ///
+    /// A driver whose own hooks are called as before has missed nothing.
     fn configured(self: &Arc<Self>, shard: &mut ExhookShard) {
-        for PoolShard { pool, let_in, .. } in
-            shard.pools.iter_mut().flatten().filter(|of| of.pool.stores_logins)
-        {
+        let calls = |point, name: &str| self.host.hook_calls(point, name).ok();
+        let missed = |of: &&mut PoolShard| of.pool.stores_logins && of.pool.hooks_have_changed(calls);
+        for PoolShard { pool, let_in, .. } in shard.pools.iter_mut().flatten().filter(missed) {
             *let_in = None;
             pool.logins.iter().for_each(|logins| logins.mark_uncertain(shard.shard));
             pool.queues.iter().for_each(|queue| queue.outdate());
@@ -338,6 +357,14 @@ impl Pool {
         let all = logins.then_some(HookPoint::ClientConnack).into_iter();
         let all = all.chain(keeping.into_iter().filter(|_| self.stores_logins));
         all.filter(|point| !self.wanted.contains_key(point))
+    }
+
+    /// Whether other hooks of this driver about connections and sessions are called than before.
+    /// `calls` is what the broker says of a hook; `None` counts as a change.
+    fn hooks_have_changed(&self, calls: impl Fn(HookPoint, &str) -> Option<HookCalls>) -> bool {
+        let place = self.config.driver.place();
+        let mut calls = LIFE.iter().map(|point| calls(*point, hooks::name(*point, place)));
+        calls.any(|calls| calls.is_none_or(HookCalls::has_changed))
     }
 
     /// The result of a failed call at a point.

@@ -3,6 +3,7 @@
 //! plugin. Shards read it when they describe a client, and report which clients connect and which
 //! sessions end. The worker's thread writes it. Nothing here interprets the bytes.
 
+mod live;
 mod lost;
 mod not_stored;
 mod pending;
@@ -19,12 +20,13 @@ use grapnel_plugin_abi::Counter;
 use rmpv::ValueRef;
 
 use crate::wire::{Writer, flag_of, get, text_ref};
+use live::{LIVE_LEAST, Live};
 use lost::LostLogin;
 pub use lost::hash_of;
 pub use not_stored::NotStored;
 pub use pending::{NO_CLIENT_ID, PENDING_TIME_MAX};
 pub use state::owner_of;
-use state::{Bounds, Live, Logins, State};
+use state::{Bounds, Logins, State};
 
 /// See the module.
 #[derive(Debug)]
@@ -64,6 +66,15 @@ pub struct LoginData<'a> {
     pub epoch: u64,
     /// The client's number in this version of the plugin.
     pub number: u64,
+}
+
+/// The login of a connection that was seen before its client connected.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnLogin {
+    /// As [`LoginData::number`].
+    pub number: u64,
+    /// The session under its client identifier at that time; 0 for none.
+    pub session: u64,
 }
 
 /// An entry that is handed over to another version of the plugin.
@@ -108,15 +119,16 @@ impl HandedOver<'_> {
 }
 
 impl LoginStore {
-    /// An empty store. It holds at most `one_max` bytes for one login, `all_max` bytes in all, and
-    /// the data of `pending_max` pending logins. `counter` counts the logins whose data could not
+    /// An empty store. It holds at most `one_max` bytes for one login, `all_max` bytes in all, the
+    /// data of `pending_max` pending logins, and as many sessions of each shard, but at least
+    /// [`LIVE_LEAST`]. `counter` counts the logins whose data could not
     /// be stored.
     pub fn new(
         (one_max, all_max): (usize, usize),
         pending_max: usize,
         counter: Option<Counter>,
     ) -> LoginStore {
-        let bounds = Bounds { one_max, all_max, pending_max };
+        let bounds = Bounds { one_max, all_max, pending_max, live_max: pending_max.max(LIVE_LEAST) };
         let (count, gaps) = (AtomicUsize::new(0), AtomicU64::new(0));
         LoginStore { state: Mutex::default(), count, gaps, bounds, counter }
     }
@@ -190,10 +202,21 @@ impl LoginStore {
         self.change(|state| state.enter(&self.bounds, connection, shard, live));
     }
 
-    /// As [`LoginStore::enter`], where it is not known whether a pending login from this address is
-    /// this one. If there is one, nothing is stored of this login.
-    pub fn enter_unanswered(&self, connection: Connection<'_>, shard: u32, (session, owner): (u64, u64)) {
+    /// As [`LoginStore::enter`], where the CONNACK was not seen. If there is a pending login from
+    /// this address, and it is not `own`, the one of this connection, nothing is stored of this login.
+    pub fn enter_unanswered(
+        &self,
+        connection: Connection<'_>,
+        shard: u32,
+        (session, owner): (u64, u64),
+        own: Option<OwnLogin>,
+    ) {
         self.change(|state| {
+            if let Some(own) = own.filter(|own| state.is_pending(connection, shard, own.number)) {
+                let goes_on = state.goes_on(connection, shard, (own.session, session));
+                let live = Live::of(connection, session, owner, goes_on);
+                return state.enter(&self.bounds, connection, shard, live);
+            }
             let (pending, is_lost) = state.end_pending(connection, shard);
             if pending.is_some() || is_lost {
                 state.remove(shard, connection.client_id);

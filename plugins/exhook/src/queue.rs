@@ -2,9 +2,10 @@
 //! address with pending logins. Each queue keeps its order. Calls go in the order of arrival, but
 //! an owner with many calls takes turns with the others. A connection that has just connected is in
 //! its client's queue, after its calls in the queue of its address. Memory is counted for each
-//! owner and in all; notifications get at most half of either, so that requests find room. Used
+//! owner, for all clients of an account, and in all; notifications get at most half of either, so that requests find room. Used
 //! under the lock of `call_queue.rs`; it does not depend on processes or tickets.
 
+mod account;
 mod call;
 mod room;
 
@@ -14,6 +15,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use grapnel_plugin_abi::allocated;
 
+pub use account::Account;
+use account::Accounts;
 pub use call::{Call, Description, Kind, NamedClient, Owner};
 use call::{Charge, Name};
 
@@ -38,14 +41,16 @@ struct Entry {
     charged: usize,
     /// Memory of this entry itself, and the kind of call that it was created for.
     own: (Kind, u64),
+    /// The account that is charged with that.
+    account: Option<Account>,
 }
 
 impl Entry {
-    /// Memory of an entry: its place in a table that has doubled, its name, and the first places of
-    /// its list.
+    /// Memory of an entry: its place in a table that has doubled, its name, the first places of its
+    /// list, and its account.
     fn cost(name: &str) -> u64 {
         let places = 2 * size_of::<(Arc<str>, Entry)>();
-        places as u64 + allocated(16 + name.len()) + allocated(4 * size_of::<Call>())
+        places as u64 + Accounts::COST + allocated(16 + name.len()) + allocated(4 * size_of::<Call>())
     }
 }
 
@@ -90,6 +95,7 @@ struct NewConnection {
 pub struct Queue {
     limits: Limits,
     entries: Entries,
+    accounts: Accounts,
     /// By client number.
     new_connections: HashMap<u64, NewConnection>,
     /// Whose turn is next: one place for each of the first calls of every owner.
@@ -110,6 +116,7 @@ impl Queue {
         Queue {
             limits,
             entries: Entries::default(),
+            accounts: Accounts::default(),
             new_connections: HashMap::new(),
             turns: VecDeque::new(),
             forgotten: VecDeque::new(),
@@ -157,12 +164,18 @@ impl Queue {
     ///
     /// # Errors
     /// The limit that is reached.
-    pub fn has_room(&self, owner: Owner<'_>, kind: Kind) -> Result<(), Full> {
+    pub fn has_room(&self, owner: Owner<'_>, account: Option<Account>, kind: Kind) -> Result<(), Full> {
         let usage = self.entries.get(owner).map_or_else(Usage::default, |entry| entry.usage);
-        self.fits((owner, usage), kind, (1, size_of::<Call>() as u64))
+        self.fits((owner, usage), account, kind, (1, size_of::<Call>() as u64))
     }
 
-    fn fits(&self, (owner, usage): (Owner<'_>, Usage), kind: Kind, more: (u64, u64)) -> Result<(), Full> {
+    fn fits(
+        &self,
+        (owner, usage): (Owner<'_>, Usage),
+        account: Option<Account>,
+        kind: Kind,
+        more: (u64, u64),
+    ) -> Result<(), Full> {
         let limits = &self.limits;
         let (full, owner_max) = match owner {
             Owner::Client(_) => (Full::Client, (limits.client_calls_max, limits.client_bytes_max)),
@@ -172,6 +185,8 @@ impl Queue {
             Ok(())
         } else if !usage.fits(kind, more, owner_max) {
             Err(full)
+        } else if !self.accounts.fits(account, (limits, self.usage), kind, more) {
+            Err(Full::Account)
         } else if !self.usage.fits(kind, more, (limits.calls_max, limits.bytes_max)) {
             Err(Full::All)
         } else {
@@ -179,7 +194,8 @@ impl Queue {
         }
     }
 
-    /// Puts calls that belong together into a queue, all or none. `owner` is charged.
+    /// Puts calls that belong together into a queue, all or none. `owner` is charged, and the account
+    /// of the calls, which is the same for all.
     ///
     /// # Errors
     /// The limit that is reached. Nothing has changed then, and the calls are dropped.
@@ -189,6 +205,7 @@ impl Queue {
         kind: Kind,
         calls: &mut Vec<Call>,
     ) -> Result<(), Full> {
+        let account = calls.first().and_then(|call| call.account);
         let mut more = (0, 0);
         for call in &mut *calls {
             (call.kind, call.queue.is_address) = (kind, queue.is_address());
@@ -206,12 +223,12 @@ impl Queue {
                 Usage::default()
             }
         };
-        if let Err(full) = self.fits((owner, usage), kind, more) {
+        if let Err(full) = self.fits((owner, usage), account, kind, more) {
             calls.clear();
             return Err(full);
         }
-        let (queue, same) = (self.name(queue, kind), queue == owner);
-        let owner = if same { queue.clone() } else { self.name(owner, kind) };
+        let (queue, same) = (self.name(queue, kind, account), queue == owner);
+        let owner = if same { queue.clone() } else { self.name(owner, kind, account) };
         for mut call in calls.drain(..) {
             (call.queue, call.owner) = (queue.clone(), owner.clone());
             self.charge(&call);
@@ -227,11 +244,11 @@ impl Queue {
         let queue = match self.new_connections.get(&call.client.number) {
             Some(new_connections) => {
                 let name = new_connections.next.as_ref().unwrap_or(&new_connections.queue).clone();
-                Some(self.name(name.owner(), Kind::Notification))
+                Some(self.name(name.owner(), Kind::Notification, None))
             }
             None => {
                 let there = queue.filter(|queue| self.entries.get(*queue).is_some());
-                there.map(|queue| self.name(queue, Kind::Notification))
+                there.map(|queue| self.name(queue, Kind::Notification, None))
             }
         };
         let Some(queue) = queue else {
@@ -245,7 +262,7 @@ impl Queue {
     }
 
     /// The name of an owner. Creates its entry if there is none.
-    fn name(&mut self, owner: Owner<'_>, kind: Kind) -> Name {
+    fn name(&mut self, owner: Owner<'_>, kind: Kind, account: Option<Account>) -> Name {
         let (entries, is_address) = (self.entries.of_mut(owner.is_address()), owner.is_address());
         if let Some((text, _)) = entries.get_key_value(owner.name()) {
             return Name { is_address, text: Arc::clone(text) };
@@ -254,9 +271,10 @@ impl Queue {
         let mut usage = Usage::default();
         usage.add(kind, 0, bytes);
         self.usage.add(kind, 0, bytes);
+        self.accounts.add(account, kind, 0, bytes);
         let own = (kind, bytes);
-        let entry =
-            Entry { calls: VecDeque::new(), turns: 0, waiting_connections: 0, usage, charged: 0, own };
+        let calls = VecDeque::new();
+        let entry = Entry { calls, turns: 0, waiting_connections: 0, usage, charged: 0, own, account };
         entries.insert(Arc::clone(&text), entry);
         Name { is_address, text }
     }
@@ -337,26 +355,28 @@ impl Queue {
     }
 
     fn charge(&mut self, call: &Call) {
-        self.count_in(&call.owner, call.kind, call.count(), call.cost());
+        self.count_in((&call.owner, call.account), call.kind, call.count(), call.cost());
         if let Some(about) = &call.client.about
             && about.waiting.fetch_add(1, Relaxed) == 0
         {
             let (kind, bytes) = (call.kind, about.cost());
-            self.count_in(&call.owner, kind, 0, bytes);
-            *about.charge() = Some(Charge { kind, bytes, owner: call.owner.clone() });
+            self.count_in((&call.owner, call.account), kind, 0, bytes);
+            *about.charge() = Some(Charge { kind, bytes, owner: call.owner.clone(), account: call.account });
         }
     }
 
-    fn count_in(&mut self, owner: &Name, kind: Kind, calls: u64, bytes: u64) {
+    fn count_in(&mut self, (owner, account): (&Name, Option<Account>), kind: Kind, calls: u64, bytes: u64) {
         self.usage.add(kind, calls, bytes);
+        self.accounts.add(account, kind, calls, bytes);
         if let Some(owner) = self.entries.get_mut(owner) {
             owner.usage.add(kind, calls, bytes);
             owner.charged += 1;
         }
     }
 
-    fn count_out(&mut self, owner: &Name, kind: Kind, calls: u64, bytes: u64) {
+    fn count_out(&mut self, (owner, account): (&Name, Option<Account>), kind: Kind, calls: u64, bytes: u64) {
         self.usage.take(kind, calls, bytes);
+        self.accounts.take(account, kind, calls, bytes);
         if let Some(owner) = self.entries.get_mut(owner) {
             owner.usage.take(kind, calls, bytes);
             owner.charged = owner.charged.saturating_sub(1);
@@ -375,11 +395,11 @@ impl Queue {
         }
         if let Some(about) = &call.client.about
             && about.waiting.fetch_sub(1, Relaxed) == 1
-            && let Some(Charge { kind, bytes, owner }) = about.charge().take()
+            && let Some(Charge { kind, bytes, owner, account }) = about.charge().take()
         {
-            self.count_out(&owner, kind, 0, bytes);
+            self.count_out((&owner, account), kind, 0, bytes);
         }
-        self.count_out(&call.owner, call.kind, call.count(), call.cost());
+        self.count_out((&call.owner, call.account), call.kind, call.count(), call.cost());
         if call.queue != call.owner {
             self.remove_owner(&call.queue);
         }
@@ -392,9 +412,10 @@ impl Queue {
         if !entry.calls.is_empty() || entry.charged > 0 {
             return;
         }
-        let (kind, bytes) = entry.own;
+        let ((kind, bytes), account) = (entry.own, entry.account);
         entries.remove(&name.text);
         self.usage.take(kind, 0, bytes);
+        self.accounts.take(account, kind, 0, bytes);
         // Returns memory after a peak.
         if shrink::table(entries, shrink::TABLE_MIN) {
             self.turns.shrink_to(self.turns.len() * 2);
@@ -439,7 +460,7 @@ impl Queue {
     pub fn put_back(&mut self, calls: Vec<Call>) {
         for mut call in calls.into_iter().rev() {
             // The entry may have been removed meanwhile if the call was not counted.
-            call.queue = self.name(call.queue.clone().owner(), Kind::Notification);
+            call.queue = self.name(call.queue.clone().owner(), Kind::Notification, None);
             self.put(call, true);
         }
     }

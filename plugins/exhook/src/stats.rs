@@ -23,6 +23,7 @@ pub struct WorkerStats {
     dropped: Option<Counter>,
     dropped_client: Option<Counter>,
     dropped_address: Option<Counter>,
+    dropped_account: Option<Counter>,
     refused: Option<Counter>,
     /// Dropped notifications of the driver's workers, by hook point.
     kinds: Arc<Kinds>,
@@ -46,6 +47,7 @@ impl WorkerStats {
             dropped: counter("dropped", "Notifications that were dropped"),
             dropped_client: counter("dropped_client", "Of them, those whose client had no room left"),
             dropped_address: counter("dropped_address", "Of them, those whose address had no room left"),
+            dropped_account: counter("dropped_account", "Of them, those whose user had no room left"),
             refused: counter("refused", "Questions that found no room"),
             kinds,
             failed: counter("failed", "Calls that ended by their policy"),
@@ -75,6 +77,7 @@ impl WorkerStats {
             dropped: None,
             dropped_client: None,
             dropped_address: None,
+            dropped_account: None,
             refused: None,
             kinds: Arc::default(),
             failed: None,
@@ -101,6 +104,7 @@ impl WorkerStats {
             dropped: counted(self.dropped),
             dropped_client: counted(self.dropped_client),
             dropped_address: counted(self.dropped_address),
+            dropped_account: counted(self.dropped_account),
             refused: counted(self.refused),
             restarts: counted(self.restarts),
             commands_failed: counted(self.commands_failed),
@@ -125,6 +129,7 @@ impl WorkerStats {
             add(self.dropped, 1);
             add(self.dropped_client, usize::from(full == Some(Full::Client)));
             add(self.dropped_address, usize::from(full == Some(Full::Address)));
+            add(self.dropped_account, usize::from(full == Some(Full::Account)));
             self.kinds.dropped(point);
         }
         let Some(full) = full else { return };
@@ -133,6 +138,7 @@ impl WorkerStats {
         match full {
             Full::Client => lost.of_client += 1,
             Full::Address => lost.of_address += 1,
+            Full::Account => lost.of_account += 1,
             Full::All => lost.of_all += 1,
         }
     }
@@ -187,6 +193,7 @@ pub struct Totals {
     pub dropped: i64,
     pub dropped_client: i64,
     pub dropped_address: i64,
+    pub dropped_account: i64,
     pub refused: i64,
     pub restarts: i64,
     pub commands_failed: i64,
@@ -227,6 +234,7 @@ pub struct Lost {
     questions: BTreeMap<HookPoint, u64>,
     of_client: u64,
     of_address: u64,
+    of_account: u64,
     of_all: u64,
 }
 
@@ -245,6 +253,7 @@ impl Lost {
         }
         self.of_client += more.of_client;
         self.of_address += more.of_address;
+        self.of_account += more.of_account;
         self.of_all += more.of_all;
     }
 }
@@ -266,6 +275,11 @@ impl fmt::Display for Lost {
         for (count, whose, settings) in [
             (self.of_client, "its client", "client_queue_max, client_queue_bytes_max"),
             (self.of_address, "its address", "address_queue_max, address_queue_bytes_max"),
+            (
+                self.of_account,
+                "all clients of its user, or without one of its address",
+                "client_queue_max, client_queue_bytes_max, queue_max, queue_bytes_max",
+            ),
             (self.of_all, "all together", "queue_max, queue_bytes_max"),
         ] {
             if count > 0 {

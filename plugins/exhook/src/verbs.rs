@@ -75,11 +75,12 @@ struct WorkerRow {
     p99_us: Option<i64>,
     failed: i64,
     timeouts: i64,
-    /// Dropped notifications in all, because of the client's limit, and because of the address's
-    /// limit; and requests without room.
+    /// Dropped notifications in all, because of the client's limit, because of the address's limit,
+    /// and because of the account's limit; and requests without room.
     dropped: i64,
     dropped_client: i64,
     dropped_address: i64,
+    dropped_account: i64,
     refused: i64,
     restarts: i64,
     /// Commands that failed.
@@ -220,6 +221,7 @@ fn row(plugin: &str, driver: &'static str, worker: usize, rate: i64, totals: Tot
         dropped,
         dropped_client,
         dropped_address,
+        dropped_account,
         refused,
         restarts,
         commands_failed,
@@ -240,6 +242,7 @@ fn row(plugin: &str, driver: &'static str, worker: usize, rate: i64, totals: Tot
         dropped,
         dropped_client,
         dropped_address,
+        dropped_account,
         refused,
         restarts,
         commands_failed,

@@ -206,21 +206,21 @@ impl Answer {
             return Vec::new();
         }
         let uptos: Vec<Option<u64>> = self.sources.iter().map(|source| source.upto).collect();
-        let mut asks = Vec::new();
+        let mut requests = Vec::new();
         for (at, source) in (0..).zip(&mut self.sources) {
             let State::Fetched(items, next) = &mut source.state else { continue };
             let (items, next) = (std::mem::take(items), *next);
             let others =
                 (0..).zip(&uptos).filter(|(of, upto)| *of != at && upto.is_some_and(|upto| upto > 0));
             let missing: Vec<u32> = others.map(|(of, _)| of).filter(|_| !items.is_empty()).collect();
-            asks.extend(missing.iter().map(|of| {
+            requests.extend(missing.iter().map(|of| {
                 let upto = uptos.get(*of as usize).copied().flatten().unwrap_or(0);
                 ShardRequest::Counts { of: *of, source: at, upto, serial: source.serial }
             }));
             source.state = State::Counted(items, next, missing);
             source.take_counted(self.per_topic);
         }
-        asks
+        requests
     }
 
     /// Takes the counts of newer messages that a shard has for the messages of a page. `page` is
@@ -249,7 +249,7 @@ impl Answer {
 
     /// The next step. The result stays the same until [`Answer::take`].
     pub fn next(&mut self) -> Next {
-        let (mut asks, mut waits, mut first) = (Vec::new(), false, None::<(Position, u32)>);
+        let (mut requests, mut waits, mut first) = (Vec::new(), false, None::<(Position, u32)>);
         for (of, source) in (0..).zip(&mut self.sources) {
             match &source.state {
                 State::Over => {}
@@ -262,7 +262,7 @@ impl Answer {
                         (waits, source.after) = (true, *after);
                         source.state = State::Requested(Vec::new());
                         source.heap = 0;
-                        asks.push(source.request(of));
+                        requests.push(source.request(of));
                     }
                     (None, None) => source.state = State::Over,
                 },
@@ -270,7 +270,7 @@ impl Answer {
             }
         }
         match first {
-            _ if waits => Next::Wait(asks),
+            _ if waits => Next::Wait(requests),
             Some((_, of)) => Next::Message(of),
             None => Next::End,
         }
@@ -299,7 +299,7 @@ impl Answer {
     /// No reply for too long: returns the requests to repeat. A shard that never replies is skipped
     /// in the end.
     pub fn request_again(&mut self) -> Vec<ShardRequest> {
-        let mut asks = Vec::new();
+        let mut requests = Vec::new();
         for (of, source) in (0..).zip(&mut self.sources) {
             match &mut source.state {
                 State::Requested(parts) | State::PageRequest(_, _, parts) => {
@@ -308,7 +308,7 @@ impl Answer {
                     if source.tries > TRIES {
                         (source.state, source.given_up) = (State::Over, true);
                     } else {
-                        asks.push(source.request(of));
+                        requests.push(source.request(of));
                     }
                 }
                 // Without these counts the answer may have too many messages of a topic, but none
@@ -320,8 +320,8 @@ impl Answer {
                 _ => {}
             }
         }
-        asks.extend(self.count_fetched());
-        asks
+        requests.extend(self.count_fetched());
+        requests
     }
 }
 
@@ -397,9 +397,9 @@ mod tests {
     const ROOM: u64 = 10_000;
 
     /// Executes requests on the stores of all shards, except the shard that does not reply.
-    fn carry_out(answer: &mut Answer, stores: &[Store], deaf: Option<u32>, asks: Vec<ShardRequest>) {
-        let mut asks = VecDeque::from(asks);
-        while let Some(request) = asks.pop_front() {
+    fn carry_out(answer: &mut Answer, stores: &[Store], deaf: Option<u32>, requests: Vec<ShardRequest>) {
+        let mut requests = VecDeque::from(requests);
+        while let Some(request) = requests.pop_front() {
             match request {
                 ShardRequest::Page { of, .. } | ShardRequest::Counts { of, .. } if Some(of) == deaf => {}
                 ShardRequest::Page { of, after, upto, room, serial } => {
@@ -408,7 +408,7 @@ mod tests {
                     let page = stores[of as usize].page(Span { filter: "#", after, upto, room });
                     let bytes = write_items(&page.items);
                     bytes.chunks(100).for_each(|part| answer.part(of, serial, part));
-                    asks.extend(answer.end_of_page(of, serial, page, bytes.len() as u64));
+                    requests.extend(answer.end_of_page(of, serial, page, bytes.len() as u64));
                 }
                 ShardRequest::Counts { of, source, upto, serial } => {
                     let bytes = write_places(source, answer.items_of(source));
@@ -423,9 +423,9 @@ mod tests {
 
     fn answered(stores: &[Store], per_topic: usize, deaf: Option<u32>) -> (Vec<String>, usize) {
         let mut answer = Answer::new(stores.len() as u32, per_topic);
-        let asks = answer.begin();
-        carry_out(&mut answer, stores, deaf, asks);
-        let mut came = Vec::new();
+        let requests = answer.begin();
+        carry_out(&mut answer, stores, deaf, requests);
+        let mut received = Vec::new();
         for _ in 0..100_000 {
             match answer.next() {
                 Next::Message(of) => {
@@ -435,14 +435,14 @@ mod tests {
                     }
                     assert!(answer.first_of(of).is_some());
                     let item = answer.take(of).unwrap();
-                    came.push(format!("{}={}", item.topic, String::from_utf8_lossy(&item.payload)));
+                    received.push(format!("{}={}", item.topic, String::from_utf8_lossy(&item.payload)));
                 }
-                Next::Wait(asks) if asks.is_empty() => {
-                    let asks = answer.request_again();
-                    carry_out(&mut answer, stores, deaf, asks);
+                Next::Wait(requests) if requests.is_empty() => {
+                    let requests = answer.request_again();
+                    carry_out(&mut answer, stores, deaf, requests);
                 }
-                Next::Wait(asks) => carry_out(&mut answer, stores, deaf, asks),
-                Next::End => return (came, answer.left_out()),
+                Next::Wait(requests) => carry_out(&mut answer, stores, deaf, requests),
+                Next::End => return (received, answer.left_out()),
             }
         }
         panic!("it has no end");
@@ -466,31 +466,31 @@ mod tests {
     }
 
     #[test]
-    fn it_is_what_one_list_of_all_shards_would_have() {
+    fn an_answer_is_the_same_as_from_one_list_of_all_shards() {
         for (shards, count, topics) in
             [(1, 50, 7), (2, 50, 7), (3, 100, 4), (4, 3000, 1000), (2, 1500, 1), (5, 0, 1)]
         {
-            let (came, left_out) = answered(&stores(shards, count, topics), 3, None);
-            assert_eq!(came, expected(count, topics, 3), "{shards} shards, {count} of {topics}");
+            let (received, left_out) = answered(&stores(shards, count, topics), 3, None);
+            assert_eq!(received, expected(count, topics, 3), "{shards} shards, {count} of {topics}");
             assert_eq!(left_out, 0);
         }
     }
 
     #[test]
-    fn a_shard_that_does_not_answer_is_left_out_and_the_rest_is_complete() {
+    fn a_shard_that_does_not_reply_is_left_out_and_the_others_are_complete() {
         let stores = stores(2, 20, 20);
-        let (came, left_out) = answered(&stores, 3, Some(1));
+        let (received, left_out) = answered(&stores, 3, Some(1));
         assert_eq!(left_out, 1);
-        assert!(came.into_iter().eq((0..20).step_by(2).map(|n| format!("t{n}={n}"))));
+        assert!(received.into_iter().eq((0..20).step_by(2).map(|n| format!("t{n}={n}"))));
     }
 
     #[test]
     fn an_incomplete_page_is_requested_again() {
         let stores = stores(1, 3, 3);
         let mut answer = Answer::new(1, 3);
-        let serial_of = |asks: Vec<ShardRequest>| match asks[..] {
+        let serial_of = |requests: Vec<ShardRequest>| match requests[..] {
             [ShardRequest::Page { of: 0, after: 0, serial, .. }] => serial,
-            _ => panic!("{asks:?}"),
+            _ => panic!("{requests:?}"),
         };
         let first = serial_of(answer.begin());
         let bytes =
@@ -516,7 +516,7 @@ mod tests {
     /// A page for a repeated request does not answer the request of a payload, and the message
     /// stays.
     #[test]
-    fn a_page_that_comes_twice_is_no_message() {
+    fn a_repeated_page_adds_no_message() {
         let mut store = Store::new(3, LIMITS);
         store.keep(1, "me", "large", &[7; 20_000]);
         store.keep(2, "me", "small", b"");

@@ -13,7 +13,7 @@ impl CacheShard {
     pub(crate) fn begin_end(&mut self, number: u32, stopped: Option<&str>) {
         let Some(in_progress) = self.answers.get_mut(&number) else { return };
         let problem = in_progress.problem(stopped);
-        in_progress.stage = Stage::End { asked: false, problem: problem.clone() };
+        in_progress.stage = Stage::End { requested: false, problem: problem.clone() };
         in_progress.stalled = stopped.is_some();
         in_progress.moved();
         let request = self.requests.get(in_progress.request);
@@ -29,7 +29,7 @@ impl CacheShard {
     pub(crate) fn publish_end(&mut self, number: u32) -> Option<Step> {
         let in_progress = self.answers.get_mut(&number)?;
         let request = self.requests.get(in_progress.request)?;
-        let Stage::End { asked, problem } = &mut in_progress.stage else { return None };
+        let Stage::End { requested, problem } = &mut in_progress.stage else { return None };
         let mut end = request.message(number, &[]).user_property("messages", in_progress.sent.to_string());
         if in_progress.refused > 0 {
             end = end.user_property("refused", in_progress.refused.to_string());
@@ -39,7 +39,7 @@ impl CacheShard {
         }
         let client = OnBehalf::of(&request.client).answered(number_of(END, 0, number));
         match self.shared.host.publish_as(client, &end) {
-            Ok(()) => *asked = true,
+            Ok(()) => *requested = true,
             Err(refused) if in_progress.tries_again(refused) => {}
             Err(refused) => {
                 self.note_problem(format_args!("an answer stays without its end: {refused}"));

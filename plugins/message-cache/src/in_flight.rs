@@ -340,16 +340,16 @@ mod tests {
 
     /// Authorizes and publishes all waiting messages; returns their positions.
     fn publish(in_flight: &mut InFlight) -> Vec<u32> {
-        let mut came = Vec::new();
+        let mut published = Vec::new();
         while let Some((place, _)) = in_flight.next_to_authorize() {
             in_flight.requested(place);
             assert!(in_flight.allowed(place));
         }
         while let Some((place, _)) = in_flight.next_to_publish() {
             in_flight.published(place);
-            came.push(place);
+            published.push(place);
         }
-        came
+        published
     }
 
     /// An answer whose messages are all acknowledged at once, until its window is wide.
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn it_begins_with_one_and_takes_the_room_there_is() {
+    fn the_window_begins_with_one_message_and_grows_to_the_free_room() {
         let mut in_flight = InFlight::default();
         assert_eq!((fill(&mut in_flight, 1, ROOM), publish(&mut in_flight)), (1, vec![0]));
         assert_eq!(fill(&mut in_flight, 1, ROOM), 0);
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_their_bound_and_one_message_is_always_let_in() {
+    fn bytes_in_flight_are_limited_and_one_message_is_always_allowed() {
         let mut in_flight = wide();
         assert_eq!(fill(&mut in_flight, 333, ROOM), 3);
         let places = publish(&mut in_flight);
@@ -429,12 +429,12 @@ mod tests {
         (0..PAUSE_TICKS_MAX).for_each(|_| in_flight.tick());
         assert_eq!(publish(&mut in_flight), places[4..5]);
         let rest: Vec<u32> = places[4..].to_vec();
-        let mut came = vec![places[4]];
+        let mut published = vec![places[4]];
         for place in &rest {
             in_flight.taken(*place);
-            came.extend(publish(&mut in_flight));
+            published.extend(publish(&mut in_flight));
         }
-        assert_eq!(came, rest);
+        assert_eq!(published, rest);
         assert!(in_flight.is_empty());
         in_flight.note_in_flight(0);
         assert_eq!((in_flight.messages(), in_flight.bytes(), in_flight.unanswered), (0, 0, 0));

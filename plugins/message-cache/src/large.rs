@@ -26,13 +26,13 @@ impl AnswerProgress {
     }
 
     /// Handles the authorization result for such a message.
-    pub(crate) fn answer_large(&mut self, reason: Reason, said: &dyn Fn() -> String) {
+    pub(crate) fn answer_large(&mut self, reason: Reason, refusal: &dyn Fn() -> String) {
         let Large::Requested(of, tries) = self.large else { return };
         if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
             self.in_flight.pause();
             self.large = Large::Unauthorized(tries + 1);
             if tries == LARGE_PUT_OFF_MAX {
-                self.omit_large(of, Some(said()));
+                self.omit_large(of, Some(refusal()));
             }
         } else if reason.0 < 0x80 {
             self.large = Large::Allowed;
@@ -58,8 +58,8 @@ impl CacheShard {
         let item = in_progress.answer.first_of(of)?;
         let request = self.requests.get(in_progress.request)?;
         let action = ClientAction::Deliver(&item.topic, 1);
-        let asked = number_of(DELIVER, PLACE_OF_LARGE, number);
-        match self.shared.host.authorize_as(&request.client, action, asked) {
+        let authorization = number_of(DELIVER, PLACE_OF_LARGE, number);
+        match self.shared.host.authorize_as(&request.client, action, authorization) {
             Ok(()) => in_progress.large = Large::Requested(of, tries),
             Err(refused) if in_progress.tries_again(refused) => {}
             Err(refused) => {

@@ -56,7 +56,7 @@ mod tests {
     /// Each answer takes all that is allowed, one after the other: the limit is kept, and each
     /// answer gets at least one message.
     #[test]
-    fn the_common_limit_leaves_one_place_for_each() {
+    fn the_common_limit_leaves_one_message_for_each_answer() {
         for (answers_max, messages_max) in [(8, 100), (1, 1), (8, 1), (8, 8), (3, 4), (100, 7)] {
             let mut pool = Pool::new(answers_max, messages_max, 1000);
             let answers = pool.answers_max();

@@ -41,12 +41,12 @@ const RETRY_MS: u64 = 5_000;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
     /// Authorization of the filter: to be requested, or requested.
-    Filter { asked: bool },
+    Filter { requested: bool },
     /// Its messages are published.
     Messages,
     /// Its last message, which reports whether the answer is complete: to be published, or
     /// published.
-    End { asked: bool, problem: Option<String> },
+    End { requested: bool, problem: Option<String> },
     /// All is published. The messages in flight count against the limit until subscribers
     /// acknowledge them.
     Taken,
@@ -110,7 +110,7 @@ impl AnswerProgress {
         AnswerProgress {
             request,
             answer: Answer::new(shards, per_topic),
-            stage: Stage::Filter { asked: false },
+            stage: Stage::Filter { requested: false },
             in_flight: InFlight::default(),
             sent: 0,
             refused: 0,
@@ -208,7 +208,7 @@ impl CacheShard {
     pub(crate) fn take_message(&mut self, from: u32, message_number: u64, bytes: &[u8]) {
         let number = message_number as u32;
         let mut reader = Reader(bytes);
-        let asks = match message_number & !u64::from(u32::MAX) {
+        let requests = match message_number & !u64::from(u32::MAX) {
             REQUEST_PAGE => return self.send_page(from, number, &mut reader).unwrap_or_default(),
             REQUEST_COUNTS => return self.send_counts(from, number, &mut reader).unwrap_or_default(),
             ANSWERED => {
@@ -244,7 +244,7 @@ impl CacheShard {
                 }
             }
         };
-        self.carry_out(number, asks);
+        self.carry_out(number, requests);
         self.advance(number);
         self.arm();
     }
@@ -285,14 +285,14 @@ impl CacheShard {
 
     /// Executes requests: by instance messages on other shards, and at once on this one. A request
     /// that cannot be sent is repeated later.
-    pub(crate) fn carry_out(&mut self, number: u32, asks: Vec<ShardRequest>) {
-        let page_bytes = self.page_bytes(number, &asks);
-        let mut asks = asks;
-        while let Some(request) = asks.pop() {
+    pub(crate) fn carry_out(&mut self, number: u32, requests: Vec<ShardRequest>) {
+        let page_bytes = self.page_bytes(number, &requests);
+        let mut requests = requests;
+        while let Some(request) = requests.pop() {
             match request {
                 ShardRequest::Page { of, after, upto, room, serial } => {
                     let wanted = PageRequest { after, upto, room: room.unwrap_or(page_bytes), serial };
-                    asks.extend(self.request_page(number, of, wanted).unwrap_or_default());
+                    requests.extend(self.request_page(number, of, wanted).unwrap_or_default());
                 }
                 ShardRequest::Counts { of, source, upto, serial } => {
                     self.request_counts(number, of, (source, serial), upto);
@@ -305,9 +305,9 @@ impl CacheShard {
     /// The memory for each of the requested pages: together half of the free part of one half of
     /// the client's limit, and at least a minimum, so that every answer continues. The other half
     /// is for messages that are fetched alone.
-    fn page_bytes(&self, number: u32, asks: &[ShardRequest]) -> u64 {
+    fn page_bytes(&self, number: u32, requests: &[ShardRequest]) -> u64 {
         let count =
-            asks.iter().filter(|ask| matches!(ask, ShardRequest::Page { room: None, .. })).count() as u64;
+            requests.iter().filter(|ask| matches!(ask, ShardRequest::Page { room: None, .. })).count() as u64;
         let request = self.answers.get(&number).map(|in_progress| in_progress.request);
         let client = request.and_then(|request| self.requests.owner_of(request)).unwrap_or_default();
         let (limits, (_, held)) = (self.requests.limits(), self.requests.used_by(client));

@@ -62,12 +62,12 @@ impl CacheShard {
             Stage::Messages => self.step_messages(number, before, stopped),
             Stage::Taken => Some(if in_flight == 0 || stopped.is_some() { Step::Over } else { Step::Waits }),
             Stage::Filter { .. } if stopped.is_some() => Some(Step::Ends(stopped)),
-            Stage::Filter { asked: false } if !is_paused => self.authorize_filter(number),
+            Stage::Filter { requested: false } if !is_paused => self.authorize_filter(number),
             Stage::End { .. } if in_progress.stalled_ms >= stall_ms => {
                 self.note_problem(format_args!("an answer stays without its end: nothing has come of it"));
                 Some(Step::Over)
             }
-            Stage::End { asked: false, .. } if !is_paused => self.publish_end(number),
+            Stage::End { requested: false, .. } if !is_paused => self.publish_end(number),
             Stage::Filter { .. } | Stage::End { .. } => Some(Step::Waits),
         }
     }
@@ -79,7 +79,7 @@ impl CacheShard {
             return Some(Step::Ends(stopped));
         }
         if in_progress.filter_age_ms >= FILTER_MS || in_progress.since_filter >= FILTER_MESSAGES {
-            in_progress.stage = Stage::Filter { asked: false };
+            in_progress.stage = Stage::Filter { requested: false };
             return self.authorize_filter(number);
         }
         let mut did_something = self.authorize_and_publish(number)?;
@@ -117,8 +117,12 @@ impl CacheShard {
                     let left = stopped.filter(|_| !in_progress.in_flight.is_empty());
                     return Some(if stopped.is_some() { Step::Ends(left) } else { waits });
                 }
-                Next::Wait(asks) => {
-                    return Some(if self.ask_shards(number, asks)? { Step::GoesOn } else { waits });
+                Next::Wait(requests) => {
+                    return Some(if self.request_from_shards(number, requests)? {
+                        Step::GoesOn
+                    } else {
+                        waits
+                    });
                 }
             }
         }
@@ -126,19 +130,19 @@ impl CacheShard {
 
     /// The next messages are on other shards: sends these requests to them, or the earlier ones
     /// again if no shard has replied for too long. Returns whether it has.
-    fn ask_shards(&mut self, number: u32, mut asks: Vec<ShardRequest>) -> Option<bool> {
+    fn request_from_shards(&mut self, number: u32, mut requests: Vec<ShardRequest>) -> Option<bool> {
         let in_progress = self.answers.get_mut(&number)?;
-        if asks.is_empty() {
+        if requests.is_empty() {
             if in_progress.silent_ms < PATIENCE_MS {
                 return Some(false);
             }
-            asks = in_progress.answer.request_again();
+            requests = in_progress.answer.request_again();
         } else {
             // One page of this shard at a time: it may take long and find nothing.
             in_progress.stalled_ms = 0;
         }
         in_progress.silent_ms = 0;
-        self.carry_out(number, asks);
+        self.carry_out(number, requests);
         Some(true)
     }
 
@@ -147,10 +151,10 @@ impl CacheShard {
         let request = self.requests.get(in_progress.request)?;
         let action = ClientAction::Subscribe(&request.filter, 1);
         match self.shared.host.authorize_as(&request.client, action, number_of(FILTER, 0, number)) {
-            Ok(()) => in_progress.stage = Stage::Filter { asked: true },
+            Ok(()) => in_progress.stage = Stage::Filter { requested: true },
             Err(refused) if refused.status == Status::INVALID => {
                 in_progress.stage =
-                    Stage::End { asked: false, problem: Some(format!("its filter is {refused}")) };
+                    Stage::End { requested: false, problem: Some(format!("its filter is {refused}")) };
                 return Some(Step::GoesOn);
             }
             Err(_) => in_progress.in_flight.pause(),

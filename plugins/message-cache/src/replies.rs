@@ -25,29 +25,29 @@ impl CacheShard {
         let taken = reason.0 < 0x80;
         // The broker was full or had no verdict: retry.
         let again = [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason);
-        let said = || format!("refused with 0x{:02X}", reason.0);
+        let refusal = || format!("refused with 0x{:02X}", reason.0);
         let (mut over, mut ends) = (None, None);
         match full & !(PLACE << 32 | u64::from(u32::MAX)) {
             FILTER if again => {
                 in_progress.in_flight.pause();
-                in_progress.stage = Stage::Filter { asked: false };
+                in_progress.stage = Stage::Filter { requested: false };
             }
-            FILTER if in_progress.stage == (Stage::Filter { asked: true }) => {
+            FILTER if in_progress.stage == (Stage::Filter { requested: true }) => {
                 if taken {
                     in_progress.stage = Stage::Messages;
                     (in_progress.filter_age_ms, in_progress.since_filter) = (0, 0);
                     if !std::mem::replace(&mut in_progress.begun, true) {
                         in_progress.moved();
                         in_progress.silent_ms = 0;
-                        let asks = in_progress.answer.begin();
-                        self.carry_out(number, asks);
+                        let requests = in_progress.answer.begin();
+                        self.carry_out(number, requests);
                     }
                 } else {
-                    ends = Some(format!("its filter is {}", said()));
+                    ends = Some(format!("its filter is {}", refusal()));
                 }
             }
-            DELIVER if place == PLACE_OF_LARGE => in_progress.answer_large(reason, &said),
-            DELIVER | PUBLISH if again => in_progress.put_off(place, &said()),
+            DELIVER if place == PLACE_OF_LARGE => in_progress.answer_large(reason, &refusal),
+            DELIVER | PUBLISH if again => in_progress.put_off(place, &refusal()),
             DELIVER => {
                 let in_flight = &mut in_progress.in_flight;
                 let known = if taken { in_flight.allowed(place) } else { in_flight.left_out(place) };
@@ -60,7 +60,7 @@ impl CacheShard {
             }
             PUBLISH => {
                 in_progress.moved();
-                in_progress.note_refused(place, said());
+                in_progress.note_refused(place, refusal());
                 if reason == Reason::NOT_AUTHORIZED
                     && in_progress.sent == 0
                     && in_progress.refused >= REFUSED_MAX
@@ -94,8 +94,8 @@ impl CacheShard {
         let in_progress = self.answers.get_mut(&number)?;
         if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
             in_progress.in_flight.pause();
-            if let Stage::End { asked, .. } = &mut in_progress.stage {
-                *asked = false;
+            if let Stage::End { requested, .. } = &mut in_progress.stage {
+                *requested = false;
             }
             return None;
         }

@@ -45,12 +45,12 @@ fn yes(_: &BehalfAction) -> Reason {
 }
 
 /// Lets the broker reply until nothing more follows. It accepts all publishes.
-fn answer(plugin: &mut TestPlugin<Cache>, says: Says<'_>) {
+fn answer(plugin: &mut TestPlugin<Cache>, verdict: Says<'_>) {
     loop {
-        let asked = plugin.take_requests();
-        let mut count = plugin.deliver_messages() + asked.len();
-        for asked in asked {
-            plugin.answer_on(0, asked.number.unwrap(), says(&asked.what));
+        let requests = plugin.take_requests();
+        let mut count = plugin.deliver_messages() + requests.len();
+        for requests in requests {
+            plugin.answer_on(0, requests.number.unwrap(), verdict(&requests.what));
         }
         count += plugin.answer_published_with(|_| Reason::SUCCESS);
         if count == 0 {
@@ -65,37 +65,37 @@ fn take(plugin: &mut TestPlugin<Cache>, most: usize) -> Vec<Published> {
     take_with(plugin, most, &mut yes)
 }
 
-fn take_with(plugin: &mut TestPlugin<Cache>, most: usize, says: Says<'_>) -> Vec<Published> {
-    let mut came = Vec::new();
+fn take_with(plugin: &mut TestPlugin<Cache>, most: usize, verdict: Says<'_>) -> Vec<Published> {
+    let mut received = Vec::new();
     for _ in 0..100_000 {
-        answer(plugin, says);
+        answer(plugin, verdict);
         let portion = plugin.published();
         assert!(portion.len() <= most, "{} at a time", portion.len());
-        came.extend(portion);
-        if came.last().is_some_and(|last| value(last, "messages").is_some()) {
-            answer(plugin, says);
-            return came;
+        received.extend(portion);
+        if received.last().is_some_and(|last| value(last, "messages").is_some()) {
+            answer(plugin, verdict);
+            return received;
         }
         plugin.advance(TICK);
     }
-    panic!("there is no end after {} messages", came.len());
+    panic!("there is no end after {} messages", received.len());
 }
 
 /// Thousands of messages of several shards come complete, in order, at the subscribers' speed, and
 /// the end comes last.
 #[test]
-fn an_answer_of_many_pages_is_complete_and_paced() {
+fn an_answer_of_many_pages_is_complete_and_follows_the_subscriber() {
     for shards in [1, 3] {
         let mut plugin = load(shards, r#", "answers_in_flight_max": 64"#);
         fill(&mut plugin, shards, 5_000);
         assert!(ask(&mut plugin, "c", "**").is_dropped());
-        let came = take(&mut plugin, 64);
-        assert!(came[..5_000].iter().zip(0..).all(|(message, n): (_, u64)| {
+        let received = take(&mut plugin, 64);
+        assert!(received[..5_000].iter().zip(0..).all(|(message, n): (_, u64)| {
             value(message, "topic") == Some(format!("x/{n}").as_str())
                 && message.payload == n.to_string().as_bytes()
         }));
-        assert_eq!((came.len(), value(&came[5_000], "messages")), (5_001, Some("5000")));
-        assert_eq!(value(&came[5_000], "incomplete"), None);
+        assert_eq!((received.len(), value(&received[5_000], "messages")), (5_001, Some("5000")));
+        assert_eq!(value(&received[5_000], "incomplete"), None);
         plugin.advance(Duration::from_secs(1));
         assert_eq!((plugin.published(), plugin.logs()), (Vec::new(), Vec::new()));
     }
@@ -104,7 +104,7 @@ fn an_answer_of_many_pages_is_complete_and_paced() {
 /// While no published message is acknowledged, no more are published. In the end the answer reports
 /// that it is incomplete, in one line.
 #[test]
-fn an_answer_that_nobody_takes_ends() {
+fn an_answer_that_nobody_reads_ends() {
     let mut plugin = load(1, r#", "answers_max": 1, "answers_in_flight_max": 10, "answer_stall_ms": 1000"#);
     fill(&mut plugin, 1, 3_000);
     ask(&mut plugin, "c", "**");
@@ -114,14 +114,14 @@ fn an_answer_that_nobody_takes_ends() {
     assert_eq!(plugin.logs(), []);
     plugin.advance(Duration::from_millis(200));
     answer(&mut plugin, &mut yes);
-    let came = plugin.published();
-    assert_eq!(came.len(), 7);
-    assert_eq!(value(&came[6], "messages"), Some("6"));
-    assert_eq!(value(&came[6], "incomplete"), Some("its subscribers do not take it"));
+    let received = plugin.published();
+    assert_eq!(received.len(), 7);
+    assert_eq!(value(&received[6], "messages"), Some("6"));
+    assert_eq!(value(&received[6], "incomplete"), Some("its subscribers do not take it"));
     let logs = plugin.logs();
-    let said =
+    let summary =
         "the answer to \"c\" for \"#\" is incomplete: its subscribers do not take it (1 such cases so far)";
-    assert_eq!(logs, [(Level::Warn, said.to_owned())]);
+    assert_eq!(logs, [(Level::Warn, summary.to_owned())]);
 }
 
 /// Messages that the client may not receive are omitted without a trace.
@@ -130,21 +130,21 @@ fn denied_messages_are_omitted() {
     let mut plugin = load(2, "");
     fill(&mut plugin, 2, 100);
     ask(&mut plugin, "c", "**");
-    let mut asked = Vec::new();
-    let came = take_with(&mut plugin, 100, &mut |what| {
-        asked.push(what.clone());
+    let mut requested = Vec::new();
+    let received = take_with(&mut plugin, 100, &mut |what| {
+        requested.push(what.clone());
         match what {
             BehalfAction::Authorize(Action::DELIVER, topic) if topic.ends_with('7') => Reason::NOT_AUTHORIZED,
             _ => Reason::SUCCESS,
         }
     });
-    let topics: Vec<&str> = came.iter().filter_map(|message| value(message, "topic")).collect();
+    let topics: Vec<&str> = received.iter().filter_map(|message| value(message, "topic")).collect();
     let expected: Vec<String> = (0..100).filter(|n| n % 10 != 7).map(|n| format!("x/{n}")).collect();
     assert_eq!(topics, expected);
-    assert_eq!((value(&came[90], "messages"), value(&came[90], "refused")), (Some("90"), None));
-    assert_eq!(value(&came[90], "incomplete"), None);
-    assert_eq!(asked[0], BehalfAction::Authorize(Action::SUBSCRIBE, "#".to_owned()));
-    assert_eq!(asked.len(), 101, "once for each message");
+    assert_eq!((value(&received[90], "messages"), value(&received[90], "refused")), (Some("90"), None));
+    assert_eq!(value(&received[90], "incomplete"), None);
+    assert_eq!(requested[0], BehalfAction::Authorize(Action::SUBSCRIBE, "#".to_owned()));
+    assert_eq!(requested.len(), 101, "once for each message");
     assert_eq!(plugin.logs(), []);
 }
 
@@ -155,12 +155,12 @@ fn a_denied_filter_has_no_messages() {
     fill(&mut plugin, 1, 100);
     ask(&mut plugin, "c", "x/*");
     let mut count = 0;
-    let came = take_with(&mut plugin, 1, &mut |_| {
+    let received = take_with(&mut plugin, 1, &mut |_| {
         count += 1;
         Reason::NOT_AUTHORIZED
     });
-    assert_eq!((came.len(), count, value(&came[0], "messages")), (1, 1, Some("0")));
-    assert_eq!(value(&came[0], "incomplete"), Some("its filter is refused with 0x87"));
+    assert_eq!((received.len(), count, value(&received[0], "messages")), (1, 1, Some("0")));
+    assert_eq!(value(&received[0], "incomplete"), Some("its filter is refused with 0x87"));
 }
 
 /// The end reports the number of refused messages, also if they are not the first ones.
@@ -169,20 +169,20 @@ fn the_end_reports_the_refused_messages() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 30);
     ask(&mut plugin, "c", "**");
-    let (mut came, mut answered) = (Vec::new(), 0);
-    while came.last().is_none_or(|last| value(last, "messages").is_none()) {
-        for asked in plugin.take_requests() {
-            plugin.answer_on(0, asked.number.unwrap(), Reason::SUCCESS);
+    let (mut received, mut answered) = (Vec::new(), 0);
+    while received.last().is_none_or(|last| value(last, "messages").is_none()) {
+        for requested in plugin.take_requests() {
+            plugin.answer_on(0, requested.number.unwrap(), Reason::SUCCESS);
         }
         plugin.answer_published_with(|_| {
             answered += 1;
             if (11..=13).contains(&answered) { Reason::IMPLEMENTATION_SPECIFIC } else { Reason::SUCCESS }
         });
         plugin.deliver_messages();
-        came.extend(plugin.published());
+        received.extend(plugin.published());
         plugin.advance(TICK);
     }
-    let end = came.last().unwrap();
+    let end = received.last().unwrap();
     assert_eq!((value(end, "messages"), value(end, "refused")), (Some("27"), Some("3")));
     assert_eq!(value(end, "incomplete"), Some("3 messages are left out, refused with 0x83"));
 }
@@ -193,52 +193,52 @@ fn requests_refused_by_a_full_broker_are_retried() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 50);
     ask(&mut plugin, "c", "**");
-    let (mut came, mut turn) = (Vec::new(), 0);
+    let (mut received, mut turn) = (Vec::new(), 0);
     for _ in 0..10_000 {
         let mut room = || {
             turn += 1;
             if turn % 5 == 0 { Reason::QUOTA_EXCEEDED } else { Reason::SUCCESS }
         };
-        for asked in plugin.take_requests() {
-            plugin.answer_on(0, asked.number.unwrap(), room());
+        for requested in plugin.take_requests() {
+            plugin.answer_on(0, requested.number.unwrap(), room());
         }
         // A refused message has not been published.
         let mut refused = Vec::new();
         let published = plugin.published();
         let mut at = 0;
         plugin.answer_published_with(|_| {
-            let said = room();
-            refused.push(said != Reason::SUCCESS);
+            let reason = room();
+            refused.push(reason != Reason::SUCCESS);
             at += 1;
-            said
+            reason
         });
         assert_eq!(at, published.len());
-        came.extend(published.into_iter().zip(refused).filter(|(_, refused)| !refused).map(|(it, _)| it));
+        received.extend(published.into_iter().zip(refused).filter(|(_, refused)| !refused).map(|(it, _)| it));
         plugin.deliver_messages();
-        if came.last().is_some_and(|last| value(last, "messages").is_some()) {
+        if received.last().is_some_and(|last| value(last, "messages").is_some()) {
             break;
         }
         plugin.advance(TICK);
     }
-    let end = came.pop().unwrap();
+    let end = received.pop().unwrap();
     assert_eq!((value(&end, "messages"), value(&end, "incomplete")), (Some("50"), None));
-    let mut topics: Vec<&str> = came.iter().filter_map(|message| value(message, "topic")).collect();
+    let mut topics: Vec<&str> = received.iter().filter_map(|message| value(message, "topic")).collect();
     topics.sort_unstable();
     topics.dedup();
-    assert_eq!((came.len(), topics.len()), (50, 50), "each once");
+    assert_eq!((received.len(), topics.len()), (50, 50), "each once");
 }
 
 /// One message that is never accepted is refused in the end, and the others come.
 #[test]
-fn a_message_that_never_finds_room_is_counted_as_refused() {
+fn a_message_that_is_always_refused_is_counted_as_refused() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 20);
     ask(&mut plugin, "c", "**");
-    let came = take_with(&mut plugin, 100, &mut |what| match what {
+    let received = take_with(&mut plugin, 100, &mut |what| match what {
         BehalfAction::Authorize(Action::DELIVER, topic) if topic == "x/7" => Reason::SERVER_UNAVAILABLE,
         _ => Reason::SUCCESS,
     });
-    let end = came.last().unwrap();
+    let end = received.last().unwrap();
     assert_eq!((value(end, "messages"), value(end, "refused")), (Some("19"), Some("1")));
     assert_eq!(value(end, "incomplete"), Some("1 message is left out, refused with 0x88"));
 }
@@ -250,22 +250,22 @@ fn a_revoked_right_ends_the_answer() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 2_000);
     ask(&mut plugin, "c", "**");
-    let mut asked = 0;
-    let came = take_with(&mut plugin, 100, &mut |what| match what {
+    let mut count = 0;
+    let received = take_with(&mut plugin, 100, &mut |what| match what {
         BehalfAction::Authorize(Action::SUBSCRIBE, _) => {
-            asked += 1;
-            if asked > 2 { Reason::NOT_AUTHORIZED } else { Reason::SUCCESS }
+            count += 1;
+            if count > 2 { Reason::NOT_AUTHORIZED } else { Reason::SUCCESS }
         }
         _ => Reason::SUCCESS,
     });
-    assert!((257..=1_024).contains(&came.len()), "{}", came.len());
-    assert_eq!(value(came.last().unwrap(), "incomplete"), Some("its filter is refused with 0x87"));
+    assert!((257..=1_024).contains(&received.len()), "{}", received.len());
+    assert_eq!(value(received.last().unwrap(), "incomplete"), Some("its filter is refused with 0x87"));
 }
 
 /// A slow answer leaves its place to others in the end. A request that waits too long is refused
 /// with a message.
 #[test]
-fn places_are_limited_in_time() {
+fn waiting_requests_and_answers_end_after_their_time() {
     let mut plugin = load(
         1,
         r#", "answers_max": 1, "answers_in_flight_max": 1, "answer_ms_max": 5000, "request_wait_ms_max": 2000"#,
@@ -288,14 +288,14 @@ fn places_are_limited_in_time() {
 
 /// The limit of bytes applies in addition to that of messages.
 #[test]
-fn bytes_in_flight_are_bounded() {
+fn bytes_in_flight_are_limited() {
     let mut plugin = load(1, r#", "answers_in_flight_bytes_max": 10000"#);
     for n in 0..50 {
         plugin.run(&mut FakeEvent::publish(&format!("x/{n}"), &[b'x'; 1_000]).with_client_id("maker"));
     }
     ask(&mut plugin, "c", "**");
-    let came = take(&mut plugin, 5);
-    assert_eq!(value(came.last().unwrap(), "messages"), Some("50"));
+    let received = take(&mut plugin, 5);
+    assert_eq!(value(received.last().unwrap(), "messages"), Some("50"));
     // A single message is sent whatever its size, and the end, which has no payload, together with
     // the last one.
     let mut plugin = load(1, r#", "answers_in_flight_bytes_max": 1"#);
@@ -306,7 +306,7 @@ fn bytes_in_flight_are_bounded() {
 
 /// A limit of one message at a time holds for all answers together.
 #[test]
-fn one_message_in_flight_is_the_least() {
+fn one_message_may_always_be_in_flight() {
     let mut plugin = load(1, r#", "answers_in_flight_max": 1"#);
     fill(&mut plugin, 1, 20);
     for client in ["c", "d", "e"] {
@@ -320,7 +320,7 @@ fn one_message_in_flight_is_the_least() {
 /// A request that uses the memory limit exactly is answered; with a limit one byte lower it is
 /// refused.
 #[test]
-fn bytes_of_requests_are_exact() {
+fn requests_are_charged_with_their_exact_bytes() {
     let answered = |most: u64| {
         let mut plugin = load(1, &format!(r#", "requests_bytes_max": {most}"#));
         let request = ask(&mut plugin, "c", "**");
@@ -332,11 +332,11 @@ fn bytes_of_requests_are_exact() {
         if answered(middle).is_none() { taken = middle } else { refused = middle }
     }
     for most in [1, refused] {
-        let said = format!(
+        let end = format!(
             "too many requests wait for an answer: there may be {} of all clients at a time",
             counted(most, "byte")
         );
-        assert_eq!(answered(most), Some(said));
+        assert_eq!(answered(most), Some(end));
     }
     assert!((300..3_000).contains(&taken), "{taken}");
 }
@@ -363,16 +363,16 @@ fn requests_have_a_share_for_each_client() {
     );
     let refused = ask(&mut plugin, "c", "**");
     assert_eq!((refused.is_rejected(), refused.reason()), (true, Some(Reason::QUOTA_EXCEEDED)));
-    let said = "too many requests wait for an answer: one client may have 2 at a time";
-    assert_eq!(refused.reason_text(), Some(said));
+    let refusal = "too many requests wait for an answer: one client may have 2 at a time";
+    assert_eq!(refused.reason_text(), Some(refusal));
     assert!(ask(&mut plugin, "d", "x/9").is_dropped());
     let refused = ask(&mut plugin, "e", "x/9");
-    let said = "too many requests wait for an answer: there may be 3 of all clients at a time";
-    assert_eq!(refused.reason_text(), Some(said));
+    let refusal = "too many requests wait for an answer: there may be 3 of all clients at a time";
+    assert_eq!(refused.reason_text(), Some(refusal));
     let mut ends = Vec::new();
     while ends.len() < 3 {
-        let came = take(&mut plugin, 100);
-        ends.extend(came.iter().filter_map(|message| value(message, "messages")).map(str::to_owned));
+        let received = take(&mut plugin, 100);
+        ends.extend(received.iter().filter_map(|message| value(message, "messages")).map(str::to_owned));
     }
     assert_eq!(ends, ["10", "10", "1"]);
     assert!(ask(&mut plugin, "c", "**").is_dropped(), "there is room again");
@@ -390,14 +390,14 @@ fn requests_of_a_user_leave_room_for_others() {
     };
     let taken = (0..20).filter(|n| request("ann", &format!("client {n}")).is_none()).count();
     assert_eq!(taken, 10);
-    let said = "too many requests wait for an answer: the clients of one user or address may have 10 together \
+    let refusal = "too many requests wait for an answer: the clients of one user or address may have 10 together \
                 at the moment";
-    assert_eq!(request("ann", "one more").as_deref(), Some(said));
+    assert_eq!(request("ann", "one more").as_deref(), Some(refusal));
     assert_eq!(request("bob", "c"), None);
 }
 
 #[test]
-fn limits_of_nothing_are_refused() {
+fn limits_of_zero_are_refused() {
     for key in [
         "bytes_max",
         "client_bytes_max",
@@ -409,8 +409,8 @@ fn limits_of_nothing_are_refused() {
         "answers_in_flight_bytes_max",
         "messages_per_topic_max",
     ] {
-        let said = testing::load::<Cache>(&format!(r#"{{"filters": [], "{key}": 0}}"#)).unwrap_err();
-        assert_eq!(said, format!("{key} = 0: must be at least 1"));
+        let error = testing::load::<Cache>(&format!(r#"{{"filters": [], "{key}": 0}}"#)).unwrap_err();
+        assert_eq!(error, format!("{key} = 0: must be at least 1"));
     }
 }
 

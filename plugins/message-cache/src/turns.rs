@@ -232,7 +232,7 @@ mod tests {
 
     /// A limit that allows one answer, or fewer than a client may have, is never zero.
     #[test]
-    fn an_account_may_have_what_one_client_may_have() {
+    fn an_account_has_the_limits_of_one_client() {
         for answers_max in [1, 2, 3] {
             let mut turns = Turns::new(2, answers_max);
             let client: Arc<str> = "c".into();

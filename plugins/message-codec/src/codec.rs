@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_are_those_of_other_programs() {
+    fn encodings_are_compatible_with_other_programs() {
         assert_eq!(run(Codec::Base64, Action::Encode, b"hello").unwrap(), b"aGVsbG8=");
         assert_eq!(run(Codec::Base64, Action::Decode, b"aGVsbG8=\n").unwrap(), b"hello");
         // printf hello | gzip -n
@@ -153,18 +153,18 @@ mod tests {
 
     #[test]
     fn invalid_payloads_are_reported_and_growth_is_bounded() {
-        let told = |codec, payload: &[u8]| run(codec, Action::Decode, payload).unwrap_err();
-        assert_eq!(told(Codec::Base64, b"a"), "the payload is not base64");
-        assert_eq!(told(Codec::Gzip, b"hello"), "the payload is not gzip");
-        assert_eq!(told(Codec::Json, b"{"), "the payload is not JSON");
+        let error_of = |codec, payload: &[u8]| run(codec, Action::Decode, payload).unwrap_err();
+        assert_eq!(error_of(Codec::Base64, b"a"), "the payload is not base64");
+        assert_eq!(error_of(Codec::Gzip, b"hello"), "the payload is not gzip");
+        assert_eq!(error_of(Codec::Json, b"{"), "the payload is not JSON");
         for object in
             ["{}", "[]", r#"{"payload": "a", "payload_base64": "YQ=="}"#, r#"{"payload_base64": 1}"#]
         {
             let none = "the payload is no JSON object with either payload or payload_base64";
-            assert_eq!(told(Codec::Json, object.as_bytes()), none, "{object}");
+            assert_eq!(error_of(Codec::Json, object.as_bytes()), none, "{object}");
         }
         let bomb = gzip(&vec![0; 10_000_000]).unwrap();
-        assert_eq!(told(Codec::Gzip, &bomb), "the payload would have more than 1000 bytes");
+        assert_eq!(error_of(Codec::Gzip, &bomb), "the payload would have more than 1000 bytes");
         let long = run(Codec::Base64, Action::Encode, &[0; 999]).unwrap_err();
         assert_eq!(long, "the payload would have more than 1000 bytes");
     }

@@ -72,6 +72,10 @@ impl Plugin for MessageCodec {
     type Config = Config;
     type Shard = CodecShard;
 
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
+
     fn load(config: Config, _host: &Host) -> Result<MessageCodec, Error> {
         for (at, rule) in config.rules.iter().enumerate() {
             topic::check_filter(&rule.filter)
@@ -182,11 +186,11 @@ mod tests {
 
     #[test]
     fn a_wrong_rule_is_refused() {
-        let said =
+        let error_of =
             |rule: &str| testing::load::<MessageCodec>(&format!(r#"{{"rules": [{rule}]}}"#)).unwrap_err();
-        let wrong = said(r#"{"on": "publish", "filter": "a/#/b", "codec": "gzip", "action": "encode"}"#);
+        let wrong = error_of(r#"{"on": "publish", "filter": "a/#/b", "codec": "gzip", "action": "encode"}"#);
         assert!(wrong.starts_with("rules[0].filter: "), "{wrong}");
-        let wrong = said(r#"{"on": "publish", "filter": "a", "codec": "zip", "action": "encode"}"#);
+        let wrong = error_of(r#"{"on": "publish", "filter": "a", "codec": "zip", "action": "encode"}"#);
         assert_eq!(wrong, "rules[0].codec: this word is not known; it must be one of base64, gzip, json");
     }
 }

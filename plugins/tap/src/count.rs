@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_was_met_before_costs_no_allocation() {
+    fn a_known_group_costs_no_allocation() {
         let prefixes = vec!["sensors/".to_owned(), "sensors/indoor/".to_owned()];
         for config in [
             Config::default(),
@@ -339,11 +339,11 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_named() {
-        let said = |config: Config| config.check().unwrap_err();
-        assert_eq!(said(Config { levels: 0, ..Config::default() }), "levels = 0: must be from 1 to 200");
+        let error_of = |config: Config| config.check().unwrap_err();
+        assert_eq!(error_of(Config { levels: 0, ..Config::default() }), "levels = 0: must be from 1 to 200");
         let two = vec!["a".to_owned(), "b".to_owned()];
         let few = Config { prefixes: two, groups_max: 1, ..Config::default() };
-        assert_eq!(said(few), "2 prefixes are more than groups_max = 1; raise it");
+        assert_eq!(error_of(few), "2 prefixes are more than groups_max = 1; raise it");
         assert!(Config::default().check().is_ok());
     }
 }

@@ -34,6 +34,10 @@ impl Plugin for Tap {
     type Config = Config;
     type Shard = TapShard;
 
+    fn config_schema() -> Option<String> {
+        Some(include_str!("schema.json").to_owned())
+    }
+
     fn load(config: Config, host: &Host) -> Result<Tap, Error> {
         config.check().map_err(Error::new)?;
         let counts = Counts::new(&config, host.shards() as usize);
@@ -85,8 +89,8 @@ mod tests {
 
     #[test]
     fn a_wrong_configuration_is_refused() {
-        let said = |config| testing::load::<Tap>(config).unwrap_err();
-        assert_eq!(said(r#"{"groups_max": 0}"#), "groups_max = 0: must be from 1 to 100000");
-        assert_eq!(said(r#"{"prefix": []}"#), "the key prefix is not known; did you mean prefixes?");
+        let error_of = |config| testing::load::<Tap>(config).unwrap_err();
+        assert_eq!(error_of(r#"{"groups_max": 0}"#), "groups_max = 0: must be from 1 to 100000");
+        assert_eq!(error_of(r#"{"prefix": []}"#), "the key prefix is not known; did you mean prefixes?");
     }
 }

@@ -100,7 +100,7 @@ mod tests {
     use crate::count::Counter;
 
     #[test]
-    fn reports_come_when_something_was_counted_and_at_the_end() {
+    fn a_report_is_written_if_something_was_counted_and_at_the_end() {
         let config = Config::default();
         let counts = Counts::new(&config, 1);
         let mut counter = Counter::new(&config, Arc::clone(&counts), 0);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_interval_only_the_end_is_reported() {
+    fn without_an_interval_only_one_report_is_written_at_the_end() {
         let counts = Counts::new(&Config::default(), 1);
         let (log, lines) = mpsc::channel();
         let reporter =

@@ -84,8 +84,11 @@ mod tests {
 
     #[test]
     fn a_wrong_configuration_is_refused() {
-        let said = |config| testing::load::<TemplatePlugin>(config).unwrap_err();
-        assert_eq!(said(r#"{"property": ""}"#), "the property needs a name");
-        assert_eq!(said(r#"{"prefix": "a/"}"#), "the key prefix is not known; did you mean topic_prefix?");
+        let error_of = |config| testing::load::<TemplatePlugin>(config).unwrap_err();
+        assert_eq!(error_of(r#"{"property": ""}"#), "the property needs a name");
+        assert_eq!(
+            error_of(r#"{"prefix": "a/"}"#),
+            "the key prefix is not known; did you mean topic_prefix?"
+        );
     }
 }

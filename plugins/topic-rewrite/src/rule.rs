@@ -134,9 +134,9 @@ fn compile(rule: usize, config: &RuleConfig) -> Result<Rule, RuleError> {
         return Err(RuleError::NoDestination { rule });
     }
     let destination = parts(&config.destination);
-    let asked =
+    let groups_used =
         destination.iter().filter_map(|part| if let Part::Group(group) = part { Some(*group) } else { None });
-    match asked.max() {
+    match groups_used.max() {
         Some(group) if group > count => {
             Err(RuleError::Group { rule, destination: config.destination.clone(), group, groups: count })
         }

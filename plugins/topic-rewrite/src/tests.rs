@@ -83,13 +83,13 @@ fn rewrites_to_invalid_topics_are_skipped_and_logged_once() {
 
 #[test]
 fn a_wrong_configuration_is_refused() {
-    let said = |config| testing::load::<TopicRewrite>(config).unwrap_err();
-    assert_eq!(said(r#"{"rulez": []}"#), "the key rulez is not known; did you mean rules?");
-    assert_eq!(said(r#"{"rules": [{"filter": "a"}]}"#), "rules[0]: the key destination is missing");
-    let unknown = said(r#"{"rules": [{"filter": "a", "destination": "b", "regexp": "c"}]}"#);
+    let error_of = |config| testing::load::<TopicRewrite>(config).unwrap_err();
+    assert_eq!(error_of(r#"{"rulez": []}"#), "the key rulez is not known; did you mean rules?");
+    assert_eq!(error_of(r#"{"rules": [{"filter": "a"}]}"#), "rules[0]: the key destination is missing");
+    let unknown = error_of(r#"{"rules": [{"filter": "a", "destination": "b", "regexp": "c"}]}"#);
     assert_eq!(unknown, "rules[0]: the key regexp is not known; did you mean regex?");
-    let twice = said(r#"{"rules": [{"filter": "a", "destination": "b", "re": "c", "regex": "d"}]}"#);
+    let twice = error_of(r#"{"rules": [{"filter": "a", "destination": "b", "re": "c", "regex": "d"}]}"#);
     assert_eq!(twice, "rules[0]: the key regex is there twice");
-    let look_around = said(r#"{"rules": [{"filter": "a", "destination": "b", "regex": "(?=a)"}]}"#);
+    let look_around = error_of(r#"{"rules": [{"filter": "a", "destination": "b", "regex": "(?=a)"}]}"#);
     assert!(look_around.starts_with("rule 1: regex \"(?=a)\": look-around"), "{look_around}");
 }

@@ -132,7 +132,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
     pub fn open(
         watch: Watch,
         parse: impl Fn(&str) -> Result<T, LineError> + Send + 'static,
-        told: impl Fn(Change<'_, T>) + Send + 'static,
+        notify: impl Fn(Change<'_, T>) + Send + 'static,
     ) -> Result<WatchedFile<T>, FileError> {
         // The state is taken before the file is read: a change in between is detected later, never
         // missed.
@@ -146,7 +146,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
             let mut watcher = Watcher {
                 watch,
                 parse,
-                on_change: told,
+                on_change: notify,
                 latest,
                 seen: seen.clone(),
                 pending: seen,
@@ -198,12 +198,12 @@ impl<T> Drop for WatchedFile<T> {
 impl Stop {
     /// Waits at most this long; returns true once the end was requested.
     fn requested_within(&self, wait: Duration) -> bool {
-        let asked = lock(&self.requested);
-        let (asked, _) = self
+        let requested = lock(&self.requested);
+        let (requested, _) = self
             .wake
-            .wait_timeout_while(asked, wait, |asked| !*asked)
+            .wait_timeout_while(requested, wait, |requested| !*requested)
             .unwrap_or_else(PoisonError::into_inner);
-        *asked
+        *requested
     }
 }
 
@@ -340,18 +340,18 @@ mod tests {
     }
 
     fn watched(path: &Path) -> (WatchedFile<u32>, mpsc::Receiver<Result<u32, String>>) {
-        let (told, changes) = mpsc::channel();
-        let tell = move |change: Change<'_, u32>| {
-            let _ = told.send(match change {
+        let (sender, changes) = mpsc::channel();
+        let notify = move |change: Change<'_, u32>| {
+            let _ = sender.send(match change {
                 Change::Taken(value) => Ok(*value),
                 Change::Refused(error) => Err(error.to_string()),
             });
         };
-        (WatchedFile::open(watch(path), number, tell).unwrap(), changes)
+        (WatchedFile::open(watch(path), number, notify).unwrap(), changes)
     }
 
     #[test]
-    fn a_change_reaches_every_view_and_the_old_value_outlives_a_refused_one() {
+    fn a_change_reaches_every_view_and_a_refused_one_keeps_the_old_value() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "1").unwrap();
@@ -381,7 +381,7 @@ mod tests {
     /// Many shards read at once while the value changes: none of them gets the old one after the
     /// change was reported.
     #[test]
-    fn no_view_gives_an_old_value_after_a_change_was_reported() {
+    fn no_view_returns_an_old_value_after_a_change_was_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "0").unwrap();
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_it_ends_the_thread_at_once() {
+    fn dropping_a_watched_file_ends_its_thread_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "1").unwrap();

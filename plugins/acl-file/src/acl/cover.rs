@@ -43,15 +43,15 @@ pub(super) fn may_read_all(
     let may_use_patterns = patterns.is_some();
     let patterns = lines(patterns.unwrap_or_default(), client);
     let longest = own.iter().chain(&patterns).map(|line| line.words.len()).max().unwrap_or(0);
-    let mut said = false;
+    let mut is_covered = false;
     let mut all = true;
     for slice in slices(filter, longest) {
         let concerns =
             |line: &Line<'_>| line.access.has(Access::READ | Access::DENY) && line.meets(&slice).is_some();
-        said |= own.iter().chain(&patterns).any(concerns);
+        is_covered |= own.iter().chain(&patterns).any(concerns);
         all = all && may_read(&slice, &own, &patterns);
     }
-    match (all, said || !may_use_patterns) {
+    match (all, is_covered || !may_use_patterns) {
         (true, _) => Answer::Allow,
         (false, true) => Answer::Deny,
         (false, false) => Answer::NoMatch,

@@ -23,7 +23,7 @@ fn allowed(answer: Answer) -> bool {
 
 /// Each row was tried with `mosquitto_pub -V 5 -q 1`, which reports whether the publish was denied.
 #[test]
-fn publishing_is_answered_as_by_mosquitto() {
+fn publishes_are_decided_as_by_mosquitto() {
     let ann = named("ann");
     for (text, client, topic, expected) in [
         ("user ann\ntopic write a/#\npattern deny a/secret\n", ann, "a/secret", true),
@@ -74,7 +74,7 @@ fn publishing_is_answered_as_by_mosquitto() {
 /// Cases that are stricter than in Mosquitto: an identifier with `/` or a leading `$`, if patterns
 /// use it.
 #[test]
-fn identifiers_that_reach_beyond_a_level_get_nothing_from_patterns() {
+fn patterns_grant_nothing_to_identifiers_with_wildcards_or_slashes() {
     let file = acl("topic write own\npattern write d/%c/#\npattern write free\n");
     for id in ["a/b", "$SYS"] {
         let client = Client { id, username: None };
@@ -91,7 +91,7 @@ fn identifiers_that_reach_beyond_a_level_get_nothing_from_patterns() {
 }
 
 #[test]
-fn lines_mosquitto_refuses_are_refused_with_their_number() {
+fn lines_that_mosquitto_refuses_are_refused_with_their_number() {
     for (line, reason) in [
         (
             "topic a b",
@@ -190,15 +190,15 @@ fn substituted(lines: &Lines, client: Client<'_>) -> Lines {
 /// The manual, implemented simply: one name against one line after the other.
 fn plain(substituted: &Lines, access: &str, topic: &str) -> bool {
     for patterns in [false, true] {
-        let says = |wanted: &[&str]| {
+        let has_line = |wanted: &[&str]| {
             substituted.iter().any(|(is_pattern, access, filter)| {
                 *is_pattern == patterns && wanted.contains(access) && matches(filter, topic)
             })
         };
-        if says(&["deny"]) {
+        if has_line(&["deny"]) {
             return false;
         }
-        if says(&[access, "readwrite"]) {
+        if has_line(&[access, "readwrite"]) {
             return true;
         }
     }
@@ -251,7 +251,7 @@ proptest! {
     /// The client has no user name. With a user name, the file's `topic` lines would not apply;
     /// both cases are tried.
     #[test]
-    fn the_trie_finds_what_the_lines_say(lines in files(), topic in names(&["a", "b", "$", "", "xann", "%c"])) {
+    fn the_trie_decides_as_the_lines_one_by_one(lines in files(), topic in names(&["a", "b", "$", "", "xann", "%c"])) {
         let text = text(&lines);
         let ann = Client { id: "a", username: Some("ann") };
         let nobody = Client { id: "a", username: None };
@@ -263,7 +263,7 @@ proptest! {
 
     /// Allowed if and only if every name that the filter matches may be read.
     #[test]
-    fn a_subscription_is_the_sum_of_its_names(lines in files(), filter in filters(&["a", "b", "+", "$", "", "xann"])) {
+    fn a_filter_is_allowed_if_every_matching_name_is(lines in files(), filter in filters(&["a", "b", "+", "$", "", "xann"])) {
         let client = Client { id: "a", username: Some("ann") };
         let substituted = substituted(&lines, client);
         let expected = every_name()

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use grapnel_plugin_abi::Journal;
+use grapnel_plugin_abi::{HookCalls, Journal};
 use serde_json::json;
 
 use super::*;
@@ -155,14 +155,14 @@ fn one_of_two_hooks_is_enough_to_see_who_comes_in() {
         let of = shard.pools[0].as_mut().unwrap();
         let logins = Arc::clone(&of.pool.logins[0]);
         of.is_answered(&who(1), true, false);
-        of.is_connected(&who(1));
+        of.is_connected(&who(1), 1);
         logins.store(data(old, b"old"), 0);
         logins.store_of_login(data(new, b"new"), 0, Instant::now());
         if connack {
             of.is_answered(&who(2), true, true);
         }
         if connected {
-            of.is_connected(&who(2));
+            of.is_connected(&who(2), 2);
         }
         let stored = logins.stored("c", 0, 1, 2);
         assert_eq!(stored.as_deref(), expected.map(str::as_bytes), "{connack}, {connected}");
@@ -188,4 +188,22 @@ fn a_connection_refused_after_admission_leaves_no_data() {
         logins.store(gave, 0);
         assert_eq!(logins.stored("c", 0, 1, 2).is_some(), resumes);
     }
+}
+
+/// A driver has missed events if other hooks of its own are called than before, or if the broker
+/// does not say.
+#[test]
+fn a_driver_is_concerned_by_its_own_hooks_alone() {
+    let shard = shard();
+    let pool = &shard.pools[0].as_ref().unwrap().pool;
+    let same = HookCalls { before: true, now: true };
+    let left = HookCalls { before: true, now: false };
+    let with = |name: &'static str, calls: Option<HookCalls>| {
+        pool.hooks_have_changed(|_, hook| if hook == name { calls } else { Some(same) })
+    };
+    assert!(!with("client_connack", Some(same)));
+    assert!(with("client_connack", Some(left)) && with("session_terminated", Some(left)));
+    assert!(with("client_connack", None));
+    assert!(!with("java_client_connack", Some(left)), "another driver's");
+    assert!(!with("message_publish", Some(left)), "it says nothing of sessions");
 }

@@ -27,6 +27,17 @@ pub(super) struct SentDescription {
     pub(super) late: bool,
 }
 
+/// A pending login, as its last event shows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SeenLogin {
+    /// Number of the network connection.
+    pub(super) connection: u64,
+    /// The session under its client identifier at that time; 0 for none.
+    pub(super) session: u64,
+    /// Number of gaps at that time.
+    pub(super) gaps: u64,
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct DescribedClient {
@@ -43,6 +54,8 @@ pub(super) struct DescribedClient {
     pub(super) gaps: u64,
     /// The session of its last event, or that under its identifier before it is in; 0 for none.
     pub(super) session: u64,
+    /// Its login; `None` if that was not seen.
+    pub(super) login: Option<SeenLogin>,
 }
 
 /// The record of a client before a call was built.

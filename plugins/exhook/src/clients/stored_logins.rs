@@ -3,7 +3,8 @@
 use std::hash::BuildHasher;
 
 use super::{Clients, EventClient};
-use crate::logins::Connection;
+use crate::call_queue::QueueWriter;
+use crate::logins::{Connection, OwnLogin};
 
 impl Clients {
     /// The first event of a connection, or the first one after events were missed, shows which
@@ -24,9 +25,42 @@ impl Clients {
         self.logins.enter(who.connection(), self.shard, who.session(), goes_on);
     }
 
-    /// A client has connected, and it was not seen which of its logins was answered.
-    pub fn enter_unanswered(&self, who: &EventClient<'_>) {
-        self.logins.enter_unanswered(who.connection(), self.shard, who.session());
+    /// A client has connected, and its CONNACK was not seen. `connection` is the number of its
+    /// network connection, by which its login is found.
+    pub fn enter_unanswered(&self, who: &EventClient<'_>, connection: u64) {
+        let own = self.own_login(who, connection);
+        self.logins.enter_unanswered(who.connection(), self.shard, who.session(), own);
+    }
+
+    /// The login of this network connection, if it was seen, and no event was missed since.
+    fn own_login(&self, who: &EventClient<'_>, connection: u64) -> Option<OwnLogin> {
+        let known = match self.pending_logins.get(self.login_key(who)) {
+            Some(login) => &login.described,
+            // An event before this one has shown that it is in.
+            None => {
+                self.described.get(who.client_id).filter(|known| known.sent.origin == self.origin(who))?
+            }
+        };
+        let seen = known.login.filter(|seen| seen.connection == connection && connection > 0)?;
+        let own = OwnLogin { number: known.number, session: seen.session };
+        (seen.gaps == self.logins.gaps()).then_some(own)
+    }
+
+    /// A login from the same address and port under the same client identifier shows that the
+    /// connection before it has closed. What was stored of that one's login is not of this one.
+    pub(super) fn end_earlier_login(
+        &mut self,
+        writer: &mut QueueWriter<'_>,
+        who: &EventClient<'_>,
+        (login_key, connection): (u64, u64),
+    ) {
+        let seen = self.pending_logins.get(login_key).and_then(|login| login.described.login);
+        if seen.is_some_and(|seen| seen.connection != connection)
+            && let Some(removed) = self.pending_logins.remove(login_key)
+        {
+            removed.is_forgotten(writer);
+            self.refused(who);
+        }
     }
 
     /// The login data of a connection.

@@ -19,6 +19,9 @@ pub struct NotStored {
     pub of_pending: u64,
     /// Doubted entries that were evicted; their connections may still exist.
     pub of_uncertain: u64,
+    /// Sessions that are not recorded any more, because too many are: what their present connections
+    /// give later is not stored.
+    pub of_sessions: u64,
     /// Data from a worker of the version before, or of this one, that could not be handed over in a
     /// reload.
     pub handed_over: u64,
@@ -30,7 +33,8 @@ pub struct NotStored {
 impl NotStored {
     /// All of them, each once.
     pub fn count(&self) -> u64 {
-        self.too_long + self.of_user + self.of_all + self.of_pending + self.of_uncertain + self.handed_over
+        let of_others = self.of_pending + self.of_uncertain + self.of_sessions;
+        self.too_long + self.of_user + self.of_all + of_others + self.handed_over
     }
 
     /// Adds later losses.
@@ -40,6 +44,7 @@ impl NotStored {
         self.of_all += more.of_all;
         self.of_pending += more.of_pending;
         self.of_uncertain += more.of_uncertain;
+        self.of_sessions += more.of_sessions;
         self.handed_over += more.handed_over;
         self.indistinguishable += more.indistinguishable;
     }
@@ -58,6 +63,11 @@ impl fmt::Display for NotStored {
             (
                 self.of_uncertain,
                 "of sessions that may have ended, because the space was needed (logins_bytes_max)",
+            ),
+            (
+                self.of_sessions,
+                "of sessions that are not recorded any more, because more than clients_max are; their ends are not seen \
+                 while session.discarded or session.terminated is unmounted",
             ),
             (self.handed_over, "lost in a reload"),
             (

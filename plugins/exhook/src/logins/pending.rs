@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::live::Live;
 use super::lost::{LostLogin, hash_of, number_of, share_of};
 use super::state::{Bounds, Full, Login, SLICE, State, client_of, key_of};
 use super::{Connection, LoginData};
@@ -147,6 +148,21 @@ impl State {
         self.order.remove(&pending);
         self.release(&pending.login);
         Some(pending)
+    }
+
+    /// Whether the data of this pending login is stored, by its number in this version.
+    pub fn is_pending(&self, connection: Connection<'_>, shard: u32, number: u64) -> bool {
+        let pending = self.shards.get(&shard).and_then(|logins| logins.pending.get(&key_of(connection)));
+        pending.is_some_and(|pending| !pending.login.is_handed_over && pending.login.number == number)
+    }
+
+    /// Whether a connection has resumed `session`, and not begun it: at its login (`before`) the
+    /// session was there, or another connection was seen in it since.
+    pub fn goes_on(&self, connection: Connection<'_>, shard: u32, (before, session): (u64, u64)) -> bool {
+        let live = self.shards.get(&shard).and_then(|logins| logins.live(connection.client_id));
+        let is_of_another =
+            |live: Live| live.session == session && live.connection != number_of(&key_of(connection));
+        (before == session && session > 0) || live.is_some_and(is_of_another)
     }
 
     /// Takes out the entry of a pending login.

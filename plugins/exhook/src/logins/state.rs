@@ -8,16 +8,14 @@ use std::time::Instant;
 
 use grapnel_plugin_abi::address_share;
 
+use super::live::{Live, LiveSessions};
 use super::lost::{Lost, LostLogin, number_of};
 use super::pending::{NO_CLIENT_ID, Order, PendingData};
 use super::{Connection, HandedOver, LoginData, NotStored};
-use crate::shrink;
 
 /// Memory of an entry besides its data, bytes.
 pub(super) const ENTRY: usize = 128;
 
-/// Capacity that the table of connected clients' sessions may retain, whatever its size.
-const LIVE_MIN: usize = 1024;
 /// Most entries that are visited under one lock.
 pub(super) const SLICE: usize = 512;
 
@@ -30,6 +28,8 @@ pub(super) struct Bounds {
     pub one_max: usize,
     pub all_max: usize,
     pub pending_max: usize,
+    /// Sessions of a shard whose clients have connected.
+    pub live_max: usize,
 }
 
 /// The data of a login.
@@ -54,32 +54,6 @@ pub(super) struct Login {
     pub cost: usize,
 }
 
-/// The session of a connected client.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Live {
-    /// Who is charged for its data.
-    pub owner: u64,
-    /// Its number.
-    pub session: u64,
-    /// Its last connection, see `lost.rs`.
-    pub connection: u64,
-    /// Whether the client resumed it when it last connected.
-    pub goes_on: bool,
-    /// Whether that connection was seen to come in. Then every later one is seen too, until the next
-    /// gap.
-    pub was_seen: bool,
-    /// Whether it may have ended already without a notification.
-    pub is_uncertain: bool,
-}
-
-impl Live {
-    /// The session of a connection that has just been let in.
-    pub fn of(connection: Connection<'_>, session: u64, owner: u64, goes_on: bool) -> Live {
-        let connection = number_of(&key_of(connection));
-        Live { owner, session, connection, goes_on, was_seen: true, is_uncertain: false }
-    }
-}
-
 /// Why a login's data is not stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
@@ -95,7 +69,7 @@ pub(super) struct Logins {
     /// By client and connection, see [`key_of`].
     pub pending: BTreeMap<Box<str>, PendingData>,
     /// The sessions of clients that have connected, by hash of the client identifier.
-    pub(super) live: HashMap<u64, Live>,
+    pub(super) live: LiveSessions,
     /// Number of gaps so far, and the client after which doubted entries are still to be listed.
     pub(super) gap: u64,
     pub(super) unlisted: Option<Box<str>>,
@@ -172,7 +146,7 @@ impl Logins {
 
     /// The session of a client that has connected.
     pub fn live(&self, client_id: &str) -> Option<Live> {
-        self.live.get(&self.hash(client_id)).copied()
+        self.live.get(self.hash(client_id))
     }
 
     /// The same, if this is its last connection.
@@ -180,17 +154,17 @@ impl Logins {
         self.live(connection.client_id).filter(|live| live.connection == number_of(&key_of(connection)))
     }
 
-    pub(super) fn is_live(&mut self, client_id: &str, live: Live) {
+    /// Records the session of a client. Returns whether another one was removed for it.
+    fn is_live(&mut self, client_id: &str, live: Live, max: usize) -> bool {
         let hash = self.hash(client_id);
-        self.live.insert(hash, live);
+        self.live.insert(hash, live, max)
     }
 
     /// A session has ended.
     pub fn over(&mut self, client_id: &str, session: u64) {
         let hash = self.hash(client_id);
-        if self.live.get(&hash).is_some_and(|live| live.session == session) {
-            self.live.remove(&hash);
-            shrink::table(&mut self.live, LIVE_MIN);
+        if self.live.get(hash).is_some_and(|live| live.session == session) {
+            self.live.remove(hash);
         }
     }
 
@@ -346,6 +320,12 @@ impl State {
         self.of(shard).note(client_id);
     }
 
+    /// Records the session of a client, and counts one that was removed for it.
+    pub(super) fn is_live(&mut self, bounds: &Bounds, shard: u32, client_id: &str, live: Live) {
+        let is_full = self.of(shard).is_live(client_id, live, bounds.live_max);
+        self.not_stored.of_sessions += u64::from(is_full);
+    }
+
     /// A connection is in this session.
     pub fn enter(&mut self, bounds: &Bounds, connection: Connection<'_>, shard: u32, live: Live) {
         let (pending, is_lost) = self.end_pending(connection, shard);
@@ -354,7 +334,7 @@ impl State {
             self.remove(shard, connection.client_id);
         }
         self.is_there(shard, connection.client_id, live.session);
-        self.of(shard).is_live(connection.client_id, live);
+        self.is_live(bounds, shard, connection.client_id, live);
         if let Some(PendingData { login, new_session, .. }) = pending {
             let bytes = new_session.as_deref().filter(|_| !live.goes_on).unwrap_or(&login.bytes);
             let data =
@@ -390,7 +370,7 @@ impl State {
                 self.put_granted(bounds, LoginData { new_session: None, ..data }, shard, (live, usize::MAX));
                 self.is_handed_over(shard, connection.client_id);
                 if !is_uncertain && self.of(shard).live(connection.client_id).is_none() {
-                    self.of(shard).is_live(connection.client_id, live);
+                    self.is_live(bounds, shard, connection.client_id, live);
                 }
             }
             None => self.forget(connection, shard),
@@ -436,7 +416,7 @@ impl State {
         self.remove(shard, client_id);
         let logins = self.of(shard);
         let hash = logins.hash(client_id);
-        logins.live.remove(&hash);
+        logins.live.remove(hash);
         let keys: Vec<Box<str>> = self.of(shard).pending_of(client_id).map(|(key, _)| key.into()).collect();
         for key in keys {
             self.drop_pending(shard, &key);

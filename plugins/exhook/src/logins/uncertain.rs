@@ -5,11 +5,11 @@
 //! before a gap are doubted after it, until an event shows that their session still exists. Doubted
 //! entries are charged to nobody, and are evicted first when room is needed.
 
-use std::collections::HashMap;
 use std::ops::Bound;
 
 use super::Connection;
-use super::state::{Bounds, Live, Login, Logins, SLICE, State};
+use super::live::{Live, LiveSessions};
+use super::state::{Bounds, Login, Logins, SLICE, State};
 
 /// No gap has this number, so an entry with it is always doubted.
 const NEVER: u64 = u64::MAX;
@@ -27,7 +27,7 @@ impl State {
     pub fn begin_gap(&mut self, shard: u32) {
         let logins = self.of(shard);
         logins.gap += 1;
-        logins.live = HashMap::new();
+        logins.live = LiveSessions::default();
         if logins.unlisted.replace("".into()).is_none() {
             self.unlisted += 1;
         }
@@ -105,7 +105,7 @@ impl State {
             None if live.is_uncertain && logins.live.len() >= bounds.pending_max => return,
             _ => live,
         };
-        logins.is_live(connection.client_id, live);
+        self.is_live(bounds, shard, connection.client_id, live);
         self.is_there(shard, connection.client_id, live.session);
     }
 

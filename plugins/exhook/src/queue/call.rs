@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grapnel_plugin_abi::{allocated, tree_entry_bytes};
 
+use super::account::Account;
+
 /// The kind of a call, for the limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -68,6 +70,7 @@ pub(super) struct Charge {
     pub(super) kind: Kind,
     pub(super) bytes: u64,
     pub(super) owner: Name,
+    pub(super) account: Option<Account>,
 }
 
 impl Description {
@@ -123,6 +126,8 @@ pub struct Call {
     /// Whose queue it is in, and who is charged.
     pub(super) queue: Name,
     pub(super) owner: Name,
+    /// The account that is charged too.
+    pub account: Option<Account>,
 }
 
 impl Call {
@@ -130,7 +135,17 @@ impl Call {
     pub fn new(bytes: &[u8], id: u64, point: i64, client: NamedClient, epoch: u64) -> Call {
         let nobody = Name::default();
         let (queue, owner) = (nobody.clone(), nobody);
-        Call { bytes: bytes.into(), id, point, client, epoch, kind: Kind::Forgotten, queue, owner }
+        Call {
+            bytes: bytes.into(),
+            id,
+            point,
+            client,
+            epoch,
+            kind: Kind::Forgotten,
+            queue,
+            owner,
+            account: None,
+        }
     }
 
     /// 0 for descriptions and notices: only their bytes are counted.

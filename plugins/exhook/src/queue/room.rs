@@ -26,6 +26,8 @@ pub enum Full {
     Client,
     /// The address's limit is reached.
     Address,
+    /// The limit of the client's account is reached.
+    Account,
     /// The limit of all is reached.
     All,
 }

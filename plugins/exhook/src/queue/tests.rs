@@ -88,7 +88,7 @@ fn requests_have_room_beside_notifications() {
             push(&mut queue, who, Kind::Notification, 0, 10).unwrap();
         }
         assert_eq!(push(&mut queue, who, Kind::Notification, 0, 10), Err(Full::Client));
-        assert_eq!(queue.has_room(Owner::Client(who), Kind::Notification), Err(Full::Client));
+        assert_eq!(queue.has_room(Owner::Client(who), None, Kind::Notification), Err(Full::Client));
     }
     push(&mut queue, "c", Kind::Notification, 0, 10).unwrap();
     assert_eq!(push(&mut queue, "c", Kind::Notification, 0, 10), Err(Full::All));
@@ -258,7 +258,7 @@ fn a_pending_login_uses_the_share_of_its_address() {
         push_of(&mut queue, here, id, id).unwrap();
     }
     assert_eq!(push_of(&mut queue, here, 101, 101), Err(Full::Address));
-    assert_eq!(queue.has_room(here, Kind::Question), Err(Full::Address));
+    assert_eq!(queue.has_room(here, None, Kind::Question), Err(Full::Address));
     // A client may have the name of an address.
     for id in 201..=204 {
         push_of(&mut queue, Owner::Client("10.0.0.1"), 1000, id).unwrap();
@@ -416,4 +416,63 @@ proptest::proptest! {
         proptest::prop_assert_eq!(queue.usage(), Usage::default());
         proptest::prop_assert!(queue.new_connections.is_empty() && queue.entries.clients.is_empty() && queue.entries.addresses.is_empty());
     }
+}
+
+/// A request or notification of a client that belongs to an account.
+fn push_as(queue: &mut Queue, who: &str, account: u64, kind: Kind) -> Result<(), Full> {
+    let owner = Owner::Client(who);
+    let call = Call { account: Some(Account(account)), ..call(1, 10) };
+    queue.push((owner, owner), kind, &mut vec![call])
+}
+
+/// All clients of an account have one client's share, and beyond it no more than is free.
+#[test]
+fn clients_of_one_account_leave_as_much_as_they_have() {
+    let mut queue = Queue::new(Limits { calls_max: 100, client_calls_max: 10, ..ROOMY });
+    let flood = |queue: &mut Queue, account: u64, kind: Kind| {
+        let taken = (0..100).take_while(|n| {
+            let taken = push_as(queue, &format!("{account} {n}"), account, kind);
+            assert!(matches!(taken, Ok(()) | Err(Full::Account | Full::All)), "{taken:?}");
+            taken.is_ok()
+        });
+        taken.count()
+    };
+    assert_eq!(flood(&mut queue, 1, Kind::Question), 50, "half of all");
+    assert_eq!(queue.has_room(Owner::Client("1"), Some(Account(1)), Kind::Question), Err(Full::Account));
+    assert_eq!(queue.has_room(Owner::Client("2"), Some(Account(2)), Kind::Question), Ok(()));
+    assert_eq!(flood(&mut queue, 2, Kind::Question), 25, "half of what is left");
+    assert_eq!(flood(&mut queue, 3, Kind::Question), 13);
+    // One client's share, although less is free.
+    assert_eq!(queue.usage().calls, 88);
+    assert_eq!(flood(&mut queue, 4, Kind::Question), 10);
+    assert_eq!(flood(&mut queue, 5, Kind::Question), 2, "no more than all may have");
+    taken(&mut queue, usize::MAX);
+    assert!(queue.accounts.is_empty() && queue.usage() == Usage::default());
+    // Notifications get half of it.
+    assert_eq!(flood(&mut queue, 1, Kind::Notification), 33);
+    assert_eq!(flood(&mut queue, 2, Kind::Notification), 17, "half of all together");
+    taken(&mut queue, usize::MAX);
+    assert!(queue.accounts.is_empty() && queue.usage() == Usage::default());
+}
+
+/// The same in bytes. The memory of their entries and of descriptions is the account's too.
+#[test]
+fn an_account_has_the_memory_of_all_its_clients() {
+    let mut one = Queue::new(ROOMY);
+    push_as(&mut one, "1 00", 1, Kind::Question).unwrap();
+    let cost = one.usage().bytes;
+    let limits = Limits { bytes_max: 20 * cost, client_bytes_max: cost, ..ROOMY };
+    let mut queue = Queue::new(limits);
+    for n in 0..10 {
+        push_as(&mut queue, &format!("1 {n:02}"), 1, Kind::Question).unwrap();
+    }
+    assert_eq!(push_as(&mut queue, "1 10", 1, Kind::Question), Err(Full::Account));
+    assert_eq!(queue.usage().bytes, 10 * cost);
+    push_as(&mut queue, "2 00", 2, Kind::Question).unwrap();
+    let mut calls = Vec::new();
+    queue.take(usize::MAX, usize::MAX, &mut calls);
+    assert_eq!(push_as(&mut queue, "1 10", 1, Kind::Question), Err(Full::Account), "they are not sent yet");
+    queue.put_back(calls);
+    taken(&mut queue, usize::MAX);
+    assert!(queue.accounts.is_empty() && queue.usage() == Usage::default());
 }

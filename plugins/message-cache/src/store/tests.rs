@@ -66,7 +66,7 @@ fn the_last_messages_of_each_topic_are_stored() {
 
 /// 1.2 million empty messages used 40 times the memory that they were counted with.
 #[test]
-fn empty_messages_are_not_free() {
+fn empty_messages_are_charged() {
     let mut store = Store::new(9, ShareLimits { bytes_max: 100_000, ..LIMITS });
     for n in 0..10_000 {
         store.keep(1, "me", &format!("{n}"), b"");
@@ -104,7 +104,7 @@ fn a_client_evicts_its_own_entries_only() {
 /// One large message of a client evicts many of its small ones, which lie between messages of
 /// others in the list of their topic.
 #[test]
-fn many_go_from_the_middle_of_a_topic_at_once() {
+fn many_messages_are_removed_from_the_middle_of_a_topic_at_once() {
     for small in [10, 200, 1_000] {
         let mut store = Store::new(100_000, ShareLimits { owner_bytes_max: 1 << 20, ..LIMITS });
         for n in 0..small {
@@ -191,7 +191,7 @@ fn each_call_evicts_a_bounded_number() {
 /// A page stays within its memory limit. A larger message comes alone without its payload, and
 /// complete if there is memory.
 #[test]
-fn a_page_takes_no_more_than_its_room() {
+fn a_page_is_no_larger_than_its_room() {
     let mut store = Store::new(9, LIMITS);
     for payload in [100, 10_000, 100, 100] {
         store.keep(1, "me", "a/b", &vec![7; payload]);
@@ -232,7 +232,7 @@ fn newer_messages_on_this_shard_are_counted_by_position() {
 
 /// Consecutive large messages that replace many small ones are all stored: each evicts enough.
 #[test]
-fn the_newest_wins_where_room_is_short() {
+fn the_newest_messages_stay_if_room_is_short() {
     let limits = ShareLimits { bytes_max: 8 << 20, ..LIMITS };
     let mut store = Store::new(1, limits);
     for n in 0..30_000 {
@@ -252,11 +252,11 @@ fn the_newest_wins_where_room_is_short() {
             assert!(store.stored.bytes() <= (8 << 20) + 1_000, "{}", store.stored.bytes());
         }
     }
-    let kept = |store: &Store| {
+    let large_count = |store: &Store| {
         let large = store.stored.iter().filter(|(_, _, stored)| stored.payload.len() == 500_000);
         large.count()
     };
-    assert_eq!(kept(&store), 16, "as many as there is room for");
+    assert_eq!(large_count(&store), 16, "as many as there is room for");
     while store.evict_over_limit(100) {}
     assert!(store.stored.bytes() <= 8 << 20);
     store.keep(3, "me", "large/0", &vec![2; 500_000]);
@@ -305,6 +305,6 @@ fn evictions_for_the_largest_messages_are_bounded() {
         (true, false, true),
         "the first, the next, and once there is room"
     );
-    let kept = seen.iter().filter(|kept| **kept).count();
-    assert!((8..60).contains(&kept), "{kept}");
+    let stored = seen.iter().filter(|stored| **stored).count();
+    assert!((8..60).contains(&stored), "{stored}");
 }

@@ -6,9 +6,9 @@ use super::*;
 /// Requests all messages, and returns the payloads of the answer.
 fn payloads(plugin: &mut TestPlugin<Cache>) -> Vec<String> {
     ask(plugin, "c", "**");
-    let mut came = take(plugin, 100);
-    came.pop();
-    came.iter().map(|message| String::from_utf8_lossy(&message.payload).into_owned()).collect()
+    let mut received = take(plugin, 100);
+    received.pop();
+    received.iter().map(|message| String::from_utf8_lossy(&message.payload).into_owned()).collect()
 }
 
 /// Lower limits of a new version are applied soon, even if no message is published.
@@ -47,15 +47,15 @@ fn messages_of_a_user_are_charged_to_the_user() {
     };
     keep("bob", 0);
     (0..50).for_each(|n| keep("ann", n));
-    let kept = payloads(&mut plugin);
-    assert!((3..10).contains(&kept.len()), "{kept:?}");
-    assert_eq!((kept[0].as_str(), kept.last().map(String::as_str)), ("bob/0", Some("ann/49")));
+    let stored = payloads(&mut plugin);
+    assert!((3..10).contains(&stored.len()), "{stored:?}");
+    assert_eq!((stored[0].as_str(), stored.last().map(String::as_str)), ("bob/0", Some("ann/49")));
 }
 
 /// Without a timer the limits are applied by instance messages, one at a time however many messages
 /// come.
 #[test]
-fn a_timer_that_is_refused_is_made_up_for() {
+fn a_refused_timer_is_replaced() {
     let mut plugin = load(1, r#", "client_bytes_max": 4000000"#);
     for n in 0..10_000 {
         plugin.run(&mut FakeEvent::publish(&format!("x/{n}"), b"").with_client_id("maker"));
@@ -66,13 +66,13 @@ fn a_timer_that_is_refused_is_made_up_for() {
     assert_eq!(plugin.deliver_messages(), 1);
     let timers = |plugin: &mut TestPlugin<Cache>| plugin.advance(Duration::from_secs(1));
     timers(&mut plugin);
-    let kept = payloads(&mut plugin).len();
-    assert!((1_000..3_500).contains(&kept), "{kept}");
+    let stored = payloads(&mut plugin).len();
+    assert!((1_000..3_500).contains(&stored), "{stored}");
 }
 
 /// The same if the timer is refused to the version that takes over with lower limits.
 #[test]
-fn a_timer_that_is_refused_in_a_reload_is_made_up_for() {
+fn a_timer_refused_in_a_reload_is_replaced() {
     let mut plugin = load(1, r#", "messages_per_topic_max": 2000"#);
     for n in 0..2_000 {
         let message = &mut FakeEvent::publish("x", format!("{n}").as_bytes()).with_client_id("maker");
@@ -97,8 +97,8 @@ fn pages_are_charged_to_the_requesting_client() {
     ask(&mut plugin, "c", "**");
     // The filter is allowed and its pages come, but there is no verdict for the messages.
     plugin.deliver_messages();
-    let asked = plugin.take_requests();
-    plugin.answer_on(0, asked[0].number.unwrap(), Reason::SUCCESS);
+    let requests = plugin.take_requests();
+    plugin.answer_on(0, requests[0].number.unwrap(), Reason::SUCCESS);
     plugin.deliver_messages();
     plugin.advance(TICK);
     let correlation = [b'x'; 55_000];
@@ -109,17 +109,17 @@ fn pages_are_charged_to_the_requesting_client() {
     };
     let mut refused = second("c");
     plugin.run(&mut refused);
-    let said = "too many requests wait for an answer: one client may have 60000 bytes at a time";
-    assert_eq!(refused.reason_text(), Some(said));
+    let refusal = "too many requests wait for an answer: one client may have 60000 bytes at a time";
+    assert_eq!(refused.reason_text(), Some(refusal));
     let mut taken = second("d");
     plugin.run(&mut taken);
     assert!(taken.is_dropped(), "{:?}", taken.reason_text());
     let mut yes = yes;
     let mut ends = 0;
     while ends < 2 {
-        let came = take_with(&mut plugin, 100, &mut yes);
-        ends += came.iter().filter(|message| value(message, "messages") == Some("100")).count();
-        assert!(came.iter().all(|message| value(message, "incomplete").is_none()));
+        let received = take_with(&mut plugin, 100, &mut yes);
+        ends += received.iter().filter(|message| value(message, "messages") == Some("100")).count();
+        assert!(received.iter().all(|message| value(message, "incomplete").is_none()));
     }
     let mut again = second("c");
     plugin.run(&mut again);
@@ -129,7 +129,7 @@ fn pages_are_charged_to_the_requesting_client() {
 /// A message that does not fit into a page is fetched alone. One that is larger than half a
 /// client's limit is omitted and counted.
 #[test]
-fn large_messages_come_one_at_a_time() {
+fn large_messages_are_fetched_one_at_a_time() {
     let mut plugin =
         load(3, r#", "client_requests_bytes_max": 400000, "answers_in_flight_bytes_max": 150000"#);
     let sizes = [150_000, 10, 100_000, 250_000, 100_001, 20, 100_002, 7];
@@ -138,13 +138,13 @@ fn large_messages_come_one_at_a_time() {
         plugin.run_on(n % 3, &mut message.with_number(Field::TIMESTAMP_MS, 1_000 + u64::from(n)));
     }
     ask(&mut plugin, "c", "**");
-    let came = take(&mut plugin, 100);
-    let came: Vec<_> = came.iter().map(|message| message.payload.len()).collect();
-    assert_eq!(came, [150_000, 10, 100_000, 100_001, 20, 100_002, 7, 0]);
+    let received = take(&mut plugin, 100);
+    let received: Vec<_> = received.iter().map(|message| message.payload.len()).collect();
+    assert_eq!(received, [150_000, 10, 100_000, 100_001, 20, 100_002, 7, 0]);
     ask(&mut plugin, "c", "x/3");
     let end = take(&mut plugin, 100).pop().unwrap();
-    let said = "1 message is left out, too large for client_requests_bytes_max or requests_bytes_max";
-    assert_eq!((value(&end, "refused"), value(&end, "incomplete")), (Some("1"), Some(said)));
+    let warning = "1 message is left out, too large for client_requests_bytes_max or requests_bytes_max";
+    assert_eq!((value(&end, "refused"), value(&end, "incomplete")), (Some("1"), Some(warning)));
 }
 
 /// A message that is removed before it is fetched alone is omitted, but nothing after it.
@@ -156,8 +156,8 @@ fn an_evicted_large_message_is_omitted() {
     }
     ask(&mut plugin, "c", "**");
     plugin.deliver_messages();
-    let asked = plugin.take_requests();
-    plugin.answer_on(0, asked[0].number.unwrap(), Reason::SUCCESS);
+    let requests = plugin.take_requests();
+    plugin.answer_on(0, requests[0].number.unwrap(), Reason::SUCCESS);
     plugin.deliver_messages();
     // The pages have arrived, and another message replaces it.
     plugin.run_on(1, &mut FakeEvent::publish("x/2", b"new").with_client_id("maker"));
@@ -168,7 +168,7 @@ fn an_evicted_large_message_is_omitted() {
 
 /// Empty correlation data is returned as empty, and absent data as absent.
 #[test]
-fn correlation_data_come_back_as_they_are() {
+fn correlation_data_are_returned_unchanged() {
     let mut plugin = load(1, "");
     fill(&mut plugin, 1, 1);
     for data in [None, Some(&b""[..]), Some(b"id")] {
@@ -177,8 +177,10 @@ fn correlation_data_come_back_as_they_are() {
             request = request.with_bytes(Field::CORRELATION_DATA, data);
         }
         plugin.run(&mut request);
-        let came = take(&mut plugin, 100);
-        assert!(came.len() == 2 && came.iter().all(|message| message.correlation_data.as_deref() == data));
+        let received = take(&mut plugin, 100);
+        assert!(
+            received.len() == 2 && received.iter().all(|message| message.correlation_data.as_deref() == data)
+        );
     }
 }
 
@@ -192,17 +194,17 @@ fn a_denied_large_message_is_omitted() {
         plugin.run(&mut FakeEvent::publish(topic, &vec![1; size]).with_client_id("maker"));
     }
     ask(&mut plugin, "c", "**");
-    let came = take_with(&mut plugin, 100, &mut |what| match what {
+    let received = take_with(&mut plugin, 100, &mut |what| match what {
         BehalfAction::Authorize(Action::DELIVER, topic) if topic.starts_with("x/secret") => {
             Reason::NOT_AUTHORIZED
         }
         _ => Reason::SUCCESS,
     });
-    let topics: Vec<_> = came.iter().filter_map(|message| value(message, "topic")).collect();
+    let topics: Vec<_> = received.iter().filter_map(|message| value(message, "topic")).collect();
     assert_eq!(topics, ["x/1", "x/2"]);
-    let end = came.last().unwrap();
-    let said = ["messages", "refused", "incomplete"].map(|key| value(end, key));
-    assert_eq!((said, plugin.logs()), ([Some("2"), None, None], Vec::new()));
+    let end = received.last().unwrap();
+    let counts = ["messages", "refused", "incomplete"].map(|key| value(end, key));
+    assert_eq!((counts, plugin.logs()), ([Some("2"), None, None], Vec::new()));
 }
 
 /// No verdict for a large message for a while: it is authorized again, and comes in order.
@@ -214,14 +216,14 @@ fn a_large_message_waits_for_its_verdict() {
     }
     ask(&mut plugin, "c", "**");
     let mut silences = 0;
-    let came = take_with(&mut plugin, 100, &mut |what| match what {
+    let received = take_with(&mut plugin, 100, &mut |what| match what {
         BehalfAction::Authorize(Action::DELIVER, topic) if topic == "x/2" && silences < 3 => {
             silences += 1;
             Reason::SERVER_UNAVAILABLE
         }
         _ => Reason::SUCCESS,
     });
-    let topics: Vec<_> = came.iter().filter_map(|message| value(message, "topic")).collect();
+    let topics: Vec<_> = received.iter().filter_map(|message| value(message, "topic")).collect();
     assert_eq!((silences, topics), (3, vec!["x/1", "x/2", "x/3"]));
 }
 
@@ -241,9 +243,9 @@ fn an_answer_does_not_block_itself() {
     }
     keep(0, 5_000, "x/large", 190_000);
     ask(&mut plugin, "c", "**");
-    let came = take(&mut plugin, 100);
-    assert_eq!(came.iter().position(|message| value(message, "topic") == Some("x/large")), Some(4));
-    assert_eq!((came.len(), value(came.last().unwrap(), "incomplete")), (18, None));
+    let received = take(&mut plugin, 100);
+    assert_eq!(received.iter().position(|message| value(message, "topic") == Some("x/large")), Some(4));
+    assert_eq!((received.len(), value(received.last().unwrap(), "incomplete")), (18, None));
 }
 
 /// A message that was too large to be stored is counted as omitted, and the one before it is not
@@ -255,7 +257,10 @@ fn messages_too_large_to_store_are_reported() {
         plugin.run(&mut FakeEvent::publish("x", &vec![1; size]).with_client_id("maker"));
     }
     ask(&mut plugin, "c", "**");
-    let came = take(&mut plugin, 100);
-    let said = Some("1 message is left out, too large to be kept");
-    assert_eq!((came.len(), value(&came[0], "refused"), value(&came[0], "incomplete")), (1, Some("1"), said));
+    let received = take(&mut plugin, 100);
+    let warning = Some("1 message is left out, too large to be kept");
+    assert_eq!(
+        (received.len(), value(&received[0], "refused"), value(&received[0], "incomplete")),
+        (1, Some("1"), warning)
+    );
 }

@@ -85,8 +85,8 @@ impl Plugin for HostCalls {
             let patience = Duration::from_millis(config.patience_ms);
             host.spawn_for("stubborn", patience, move |host| {
                 while !host.wait_stop(Duration::from_secs(3600)) {}
-                let told = Instant::now();
-                while told.elapsed() < stubborn {
+                let requested_at = Instant::now();
+                while requested_at.elapsed() < stubborn {
                     std::thread::park_timeout(stubborn);
                 }
                 let answer = host.publish(&Outgoing::new("host-calls/last", "words"));
@@ -109,15 +109,15 @@ impl Plugin for HostCalls {
     }
 
     fn on_timer(instance: &mut Instance, _timer: Timer, number: u64) {
-        instance.came("timer", number);
+        instance.report("timer", number);
     }
 
     fn on_instance_message(instance: &mut Instance, message: &InstanceMessage<'_>) {
-        instance.came("message", message.number);
+        instance.report("message", message.number);
     }
 
     fn on_answer(instance: &mut Instance, answer: Answer) {
-        instance.came("answer", u64::from(answer.reason.0));
+        instance.report("answer", u64::from(answer.reason.0));
     }
 
     fn on_fetched(instance: &mut Instance, page: &Fetched<'_>) {
@@ -130,7 +130,7 @@ impl Plugin for HostCalls {
         }
         match page.next() {
             Some(place) => instance.read_on(place, page.number + 1),
-            None => instance.came("end", page.number),
+            None => instance.report("end", page.number),
         }
     }
 }
@@ -159,7 +159,7 @@ impl HostCalls {
 
 impl Instance {
     /// Reports an event to the test.
-    fn came(&self, what: &str, number: u64) {
+    fn report(&self, what: &str, number: u64) {
         let host = self.shared.host;
         if let Err(refused) = host.publish(&Outgoing::new(format!("came/{what}"), number.to_string())) {
             host.error(refused);

@@ -36,8 +36,8 @@ macro_rules! record_hooks {
     ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident $about:tt)*) => {
         impl Recorder {
             $(fn $hook(&mut self, event: &mut grapnel_plugin_abi::$type<'_>) {
-                let (who, what) = parts!(event $type);
-                event.host().info(format_args!("saw {} {who} {what}", HookPoint::$point.name()));
+                let (client, what) = parts!(event $type);
+                event.host().info(format_args!("saw {} {client} {what}", HookPoint::$point.name()));
             })*
         }
 

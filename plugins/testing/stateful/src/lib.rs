@@ -5,17 +5,22 @@
 
 mod pieces;
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{
-    Configured, Counter as Count, Error, Flow, HookId, Host, Mounting, Pieces, Plugin, Publish, Session,
+    ClientAction, Configured, Counter as Count, Error, Flow, HookCalls, HookId, HookPoint, Host, Mounting,
+    OnBehalf, Pieces, Plugin, Publish, Session,
 };
 use pieces::Held;
 
 /// Maximum time that `activate` waits.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Number of requests at a time.
+const REQUESTS: u64 = 5;
 
 #[derive(serde::Deserialize, Clone, Default)]
 #[serde(default)]
@@ -44,6 +49,9 @@ struct Config {
     endless: bool,
     /// Whether it mounts or unmounts a hook at each call of `configured` on shard 0.
     restless: bool,
+    /// A folder: whenever the file `ask` appears there, a thread makes [`REQUESTS`] requests on
+    /// behalf of a client, and writes how many were taken into the file `answer`.
+    asks: Option<PathBuf>,
     /// Makes `activate` fail.
     fail_activate: bool,
     /// Makes `activate` wait until this version has counted this many publishes, and then fail.
@@ -66,6 +74,10 @@ struct Stateful {
     counted: AtomicU64,
     /// Number of calls of `configured`.
     told: Count,
+    /// Of them, those that found the hook `ended` no longer called, and those that found it called
+    /// again.
+    ended_left: Count,
+    ended_came: Count,
     mounted: Mutex<Option<HookId>>,
     host: Host,
 }
@@ -94,6 +106,23 @@ impl Stateful {
     }
 }
 
+fn make_requests(host: Host, folder: &Path) {
+    let (ask, answer) = (folder.join("ask"), folder.join("answer"));
+    while !host.wait_stop(Duration::from_millis(2)) {
+        if std::fs::remove_file(&ask).is_err() {
+            continue;
+        }
+        let wish = ClientAction::Publish("t", 0, false);
+        let taken = (0..REQUESTS)
+            .filter(|number| host.authorize_as(OnBehalf::client("c"), wish, *number).is_ok())
+            .count();
+        let written = std::fs::write(folder.join("new"), taken.to_string());
+        if let Err(error) = written.and_then(|()| std::fs::rename(folder.join("new"), &answer)) {
+            host.error(format_args!("cannot write {}: {error}", answer.display()));
+        }
+    }
+}
+
 impl Plugin for Stateful {
     type Config = Config;
     type Shard = Counter;
@@ -114,12 +143,20 @@ impl Plugin for Stateful {
     fn load(config: Config, host: &Host) -> Result<Stateful, Error> {
         let (calls, counted) = (AtomicU64::new(0), AtomicU64::new(0));
         let told = host.counter("told", "times that an instance was told to look again")?;
+        let ended_left = host.counter("ended_left", "times that a hook was not called any more")?;
+        let ended_came = host.counter("ended_came", "times that a hook was called again")?;
+        if let Some(folder) = config.asks.clone() {
+            host.spawn("asks", move |host| make_requests(host, &folder))?;
+        }
         let (config, mounted) = (Mutex::new(config), Mutex::default());
-        Ok(Stateful { config, calls, counted, told, mounted, host: *host })
+        Ok(Stateful { config, calls, counted, told, ended_left, ended_came, mounted, host: *host })
     }
 
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<Counter, Error> {
         let config = self.config();
+        if self.host.hook_calls(HookPoint::SessionTerminated, "ended").is_ok() {
+            return Err(Error::new("which hooks are called is shown too early"));
+        }
         let held = Held::new(&config, &self.host)?;
         Ok(Counter { plugin: Arc::clone(self), shard, step: config.step.max(1), count: 0, held })
     }
@@ -175,6 +212,12 @@ impl Plugin for Stateful {
     fn configured(self: &Arc<Self>, counter: &mut Counter) {
         counter.step = self.config().step.max(1);
         self.told.add_one();
+        match self.host.hook_calls(HookPoint::SessionTerminated, "ended") {
+            Ok(HookCalls { before: true, now: false }) => self.ended_left.add_one(),
+            Ok(HookCalls { before: false, now: true }) => self.ended_came.add_one(),
+            Ok(_) => {}
+            Err(refused) => panic!("{refused}"),
+        }
         if self.config().restless && counter.shard == 0 {
             let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
             *mounted = match mounted.take() {

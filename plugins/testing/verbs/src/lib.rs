@@ -184,10 +184,10 @@ impl Speaker {
     }
 
     fn asks(self: &Arc<Self>, Asks { times }: Asks, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
-        let wish = ClientAction::Publish("t", 0, false);
-        let asked =
-            (0..times).map(|number| self.host.authorize_as(OnBehalf::client("c"), wish, u64::from(number)));
-        Ok(Answer::text(asked.filter(Result::is_ok).count().to_string()))
+        let action = ClientAction::Publish("t", 0, false);
+        let requests =
+            (0..times).map(|number| self.host.authorize_as(OnBehalf::client("c"), action, u64::from(number)));
+        Ok(Answer::text(requests.filter(Result::is_ok).count().to_string()))
     }
 
     fn wait(self: &Arc<Self>, Wait { time }: Wait, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {

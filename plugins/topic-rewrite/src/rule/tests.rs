@@ -31,7 +31,7 @@ const ANN: Client<'_> = Client { id: "ann-1", username: Some("ann") };
 /// The example of EMQX's page "Topic Rewrite": five subscriptions and their results. The last rule
 /// whose filter matches decides; no other rule is applied if its expression does not match.
 #[test]
-fn emqx_example() {
+fn the_example_of_emqx_is_rewritten() {
     let mut rewriter = rewriter(&[
         rule(Action::All, "y/+/z/#", Some("^y/(.+)/z/(.+)$"), "y/z/$2"),
         rule(Action::All, "x/#", Some("^x/y/(.+)$"), "z/y/x/$1"),
@@ -97,7 +97,7 @@ fn a_shared_subscription_keeps_its_group() {
 }
 
 #[test]
-fn ids_are_put_in_unless_they_could_widen_a_filter() {
+fn identifiers_are_inserted_unless_they_contain_wildcards() {
     let mut rewriter = rewriter(&[
         rule(Action::All, "c/#", None, "by/%c/${clientid}/$1"),
         rule(Action::All, "u/#", None, "by/%u/${username}/$1"),
@@ -132,7 +132,7 @@ fn invalid_topics_are_refused() {
 /// A topic below `$` is reached only if the operator's rule has it, never by a client's values
 /// [MQTT-4.7.2-1].
 #[test]
-fn only_a_destination_leads_below_the_dollar_sign() {
+fn only_a_destination_with_a_dollar_moves_a_message_there() {
     let mut rewriter = rewriter(&[
         rule(Action::All, "in/#", None, "$1"),
         rule(Action::All, "by-id/#", None, "%c/$1"),
@@ -155,7 +155,7 @@ fn a_result_equal_to_the_topic_changes_nothing() {
 }
 
 #[test]
-fn destinations_are_taken_apart() {
+fn destinations_are_parsed_into_parts() {
     use Part::{ClientId, Group, Text, Username};
     let text = |text: &str| Text(text.into());
     assert_eq!(parts("$12/$1x%c%u"), [Group(12), text("/"), Group(1), text("x"), ClientId, Username]);
@@ -164,24 +164,24 @@ fn destinations_are_taken_apart() {
 }
 
 #[test]
-fn a_rule_that_cannot_be_used_is_named() {
-    let said = |rules: &[RuleConfig]| Rules::compile(rules).unwrap_err().to_string();
+fn an_unusable_rule_is_named_in_the_error() {
+    let error_of = |rules: &[RuleConfig]| Rules::compile(rules).unwrap_err().to_string();
     let good = rule(Action::All, "a", None, "b");
     assert_eq!(
-        said(&[good.clone(), rule(Action::All, "a#", None, "b")]),
+        error_of(&[good.clone(), rule(Action::All, "a#", None, "b")]),
         "rule 2: filter \"a#\": '#' must be the last level, alone"
     );
-    let unclosed = said(&[rule(Action::All, "a", Some("("), "b")]);
+    let unclosed = error_of(&[rule(Action::All, "a", Some("("), "b")]);
     assert_eq!(unclosed, "rule 1: regex \"(\": unclosed group");
     assert_eq!(
-        said(&[rule(Action::All, "a/+", None, "b/$2")]),
+        error_of(&[rule(Action::All, "a/+", None, "b/$2")]),
         "rule 1: destination \"b/$2\" asks for $2, but the number of groups is 1"
     );
-    assert_eq!(said(&[rule(Action::All, "a", None, "")]), "rule 1: destination is empty");
+    assert_eq!(error_of(&[rule(Action::All, "a", None, "")]), "rule 1: destination is empty");
 }
 
 #[test]
-fn an_optional_group_is_empty() {
+fn an_optional_group_without_a_match_is_empty() {
     let mut rewriter = rewriter(&[rule(Action::All, "#", Some("^a(/x)?(/y)$"), "b$1$2")]);
     assert_eq!(rewriter.topic(Action::Publish, "a/y", ANN), "b/y");
 }

@@ -161,6 +161,40 @@ def test_what_a_client_shows(start: Start) -> None:
     assert third == ("c1", None, None, None, "", 0, 0, "", 0, False, 0, 0, 0, 0, False, False, [], None, 1)
 
 
+def test_what_a_client_shows_of_its_transport(start: Start) -> None:
+    source = """
+        from grapnel_exhook import on
+        @on.client_connected
+        def connected(event):
+            client = event.client
+            tls = client.tls
+            certificate = tls and tls.certificate
+            shown = (tls and tuple(tls[:3]), certificate and tuple(certificate))
+            print(repr((client.transport, *shown, client.certified, client.username, client.connect_username)))
+    """
+    broker = start(source)
+    certificate = {
+        "subject": "CN=pump,O=Works", "common_name": "pump", "alternative_names": ["DNS:pump", "IP:10.0.0.7"],
+        "issuer": "CN=CA", "serial": "0a", "fingerprint": "ff",
+    }  # fmt: skip
+    tls = {"version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "server_name": "", "certificate": certificate}
+    session = (tls["version"], tls["cipher"], "")
+    cases: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+        ({"transport": "unix"}, ("unix", None, None, False, "ann", "ann")),
+        ({"transport": "tls", "tls": {**tls, "certificate": None}}, ("tls", session, None, False, "ann", "ann")),
+        (
+            {"transport": "wss", "tls": tls, "username": "pump", "certified": True, "connect_username": "ann"},
+            ("wss", session, ("CN=pump,O=Works", "pump", ("DNS:pump", "IP:10.0.0.7"), "CN=CA", "0a", "ff"), True, "pump", "ann"),
+        ),
+        ({}, ("", None, None, False, "ann", "ann")),
+    ]  # fmt: skip
+    for about, _ in cases:
+        broker.describe(1, **about)
+        broker.notify("client.connected", 1, [])
+        broker.calls([[0, -2, 1, None]])
+    assert recorded(broker) == [expected for _, expected in cases]
+
+
 ANSWERS: list[tuple[str, Any, str, Any]] = [
     ("client.connect", [], "None", (0, None)),
     ("client.connect", [], "Refuse(0x8a, 'no')", (1, {"refuse": 0x8A, "text": "no"})),

@@ -326,3 +326,56 @@ fn a_pending_login_at_a_stale_clients_address_is_not_that_client() {
         );
     }
 }
+
+/// What a pending login gave is stored without its CONNACK, if its network connection is known.
+/// Another connection from the same port gets none of it.
+#[test]
+fn a_login_is_found_by_the_number_of_its_connection() {
+    let details = |connection| ConnectDetails { connection, ..ConnectDetails::default() };
+    let stored = |logins: &LoginStore| logins.of(who(2).connection(), 0, who(2).session()).is_some();
+    let begin = || {
+        let (queue, logins) = (writer(), none());
+        let mut clients = Clients::new(0, PLACES, Arc::clone(&logins));
+        let named = number(&queue, &mut clients, &who(2), Some(&details(7)));
+        let connecting = who(2);
+        let gave = LoginData {
+            connection: connecting.connection(),
+            bytes: b"ann",
+            new_session: None,
+            epoch: 1,
+            number: named.number,
+        };
+        logins.store_of_login(gave, 0, Instant::now());
+        (queue, logins, clients)
+    };
+    let (_, logins, clients) = begin();
+    clients.enter_unanswered(&who(2), 7);
+    assert!(stored(&logins));
+    // An event shows that it is in before client.connected does.
+    let (queue, logins, mut clients) = begin();
+    assert!(epoch_notified(&queue, &mut clients, &who(2), ConnectionState::Admitted).1);
+    clients.enter_unanswered(&who(2), 7);
+    assert!(stored(&logins));
+    // Another connection, whose login was not seen.
+    for connection in [0, 8] {
+        let (_, logins, clients) = begin();
+        clients.enter_unanswered(&who(2), connection);
+        assert!(!stored(&logins), "{connection}");
+    }
+    // Another connection, whose login was seen: the first one has closed.
+    let (queue, logins, mut clients) = begin();
+    let (before, _) = epoch_notified(&queue, &mut clients, &who(2), ConnectionState::Packet);
+    removed(&queue);
+    let after = number(&queue, &mut clients, &who(2), Some(&details(8))).number;
+    assert_eq!((removed(&queue), clients.pending_logins.len()), (vec![before], 1));
+    assert_ne!(after, before);
+    clients.enter(&who(2), false);
+    assert!(!stored(&logins));
+    // Another round of the same login.
+    assert_eq!(number(&queue, &mut clients, &who(2), Some(&details(8))).number, after);
+    // Events were missed since.
+    let (_, logins, clients) = begin();
+    logins.mark_uncertain(1);
+    clients.enter_unanswered(&who(2), 7);
+    assert!(!stored(&logins));
+}

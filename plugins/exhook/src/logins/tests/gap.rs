@@ -114,3 +114,23 @@ fn no_more_of_those_who_may_have_gone_are_recorded_than_there_are_places() {
     logins.store(data(ANN, b"ann", 1), 0);
     assert_eq!((count(&logins), uncertain(&logins)), (5, 4), "who is seen to come in is always recorded");
 }
+
+/// While the hooks that report the ends of sessions are unmounted, no more sessions are recorded
+/// than may be, and what that costs is counted.
+#[test]
+fn sessions_whose_ends_are_not_reported_are_bounded() {
+    let logins = kept();
+    let enter = |n: usize| logins.enter(of(&n.to_string()), 0, (S + n as u64, OWNER), false);
+    (0..LIVE_LEAST).for_each(enter);
+    assert_eq!(logins.take_not_stored(), NotStored::default());
+    enter(LIVE_LEAST);
+    assert_eq!(logins.take_not_stored(), NotStored { of_sessions: 1, ..NotStored::default() });
+    let stores = |n: usize| {
+        logins.store(data(of(&n.to_string()), b"x", 1), 0);
+        logins.stored(&n.to_string(), 0, S + n as u64, 2).is_some()
+    };
+    assert_eq!([0, 1, LIVE_LEAST].map(stores), [false, true, true]);
+    // It connects again.
+    enter(0);
+    assert!(stores(0));
+}

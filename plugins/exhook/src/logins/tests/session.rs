@@ -238,8 +238,9 @@ fn a_late_event_of_an_earlier_connection_changes_nothing() {
     }
 }
 
-/// The operator has taken out the hook at client.connack: it is not known whose login is pending
-/// from this address, so it is not the client's, and what there was is not its own either.
+/// The operator has taken out the hook at client.connack, and the login was not seen either: it is
+/// not known whose login is pending from this address, so it is not the client's, and what there was
+/// is not its own either.
 #[test]
 fn a_login_whose_answer_was_not_seen_leaves_nothing() {
     for (is_pending, expected) in [(true, None), (false, Some(&b"ann"[..]))] {
@@ -248,9 +249,45 @@ fn a_login_whose_answer_was_not_seen_leaves_nothing() {
         if is_pending {
             logins.store_of_login(data(EVE, b"eve", 1), 0, Instant::now());
         }
-        logins.enter_unanswered(EVE, 0, (S, OWNER));
+        logins.enter_unanswered(EVE, 0, (S, OWNER), None);
         assert_eq!(logins.stored("c", 0, S, 2).as_deref(), expected);
         logins.store(data(EVE, b"more", 1), 0);
         assert_eq!(logins.of(EVE, 0, (S, OWNER)).as_deref(), Some(&b"more"[..]));
+    }
+}
+
+/// The operator has taken out the hook at client.connack, and the login was seen: what it gave is
+/// the client's, and no other login's is.
+#[test]
+fn a_login_that_was_seen_needs_no_answer() {
+    let eve = LoginData { number: 9, new_session: Some(b"anew"), ..data(EVE, b"eve", 1) };
+    // The number of the login, the session at its time, the session now, and what is stored then.
+    for (number, before, session, expected) in [
+        (9, S, S, Some(&b"eve"[..])),
+        (9, 0, S + 1, Some(b"anew")),
+        (9, S, S + 1, Some(b"anew")),
+        // Another connection has begun the session meanwhile.
+        (9, 0, S, Some(b"eve")),
+        // It is the data of an earlier connection from the same port.
+        (8, S, S, None),
+    ] {
+        let logins = kept();
+        assert!(keep(&logins, ANN, b"ann", OWNER));
+        logins.store_of_login(eve, 0, Instant::now());
+        let own = Some(OwnLogin { number, session: before });
+        logins.enter_unanswered(EVE, 0, (session, OWNER), own);
+        assert_eq!(logins.stored("c", 0, session, 2).as_deref(), expected, "{number} {before} {session}");
+        logins.over("c", 0, session);
+        assert_eq!((bytes(&logins), count(&logins)), (0, 0));
+    }
+    // It gave nothing, or what it gave found no room.
+    for (is_lost, expected) in [(false, Some(&b"ann"[..])), (true, None)] {
+        let logins = kept();
+        assert!(keep(&logins, ANN, b"ann", OWNER));
+        if is_lost {
+            logins.pending_without_data(EVE, 0, Instant::now());
+        }
+        logins.enter_unanswered(EVE, 0, (S, OWNER), Some(OwnLogin { number: 9, session: S }));
+        assert_eq!(logins.stored("c", 0, S, 2).as_deref(), expected);
     }
 }

@@ -30,7 +30,7 @@ from .answers import (
     Reject,
     Rewrite,
 )
-from .events import Action, Change, Client, Event, Message, Options, Verdict, Will
+from .events import Action, Certificate, Change, Client, Event, Message, Options, Tls, Verdict, Will
 from .hooks import Config, Hooks, on
 
 # Begin: the classes of events, from plugin-abi/src/point.rs; `just abi` writes it anew
@@ -53,9 +53,10 @@ from .events import UnsubscribedEvent as UnsubscribedEvent
 # End: the classes of events
 
 __all__ = [
-    "Action", "Allow", "AuthenticateAnswer", "AuthorizeAnswer", "Challenge", "Change", "Client", "Config",
-    "ConnectAnswer", "Deny", "Disconnect", "Drop", "Event", "FilterAnswer", "FiltersAnswer", "Hooks", "Limits",
-    "Message", "Modify", "Options", "PublishAnswer", "Refuse", "Reject", "Rewrite", "Verdict", "Will", "broker", "on",
+    "Action", "Allow", "AuthenticateAnswer", "AuthorizeAnswer", "Certificate", "Challenge", "Change", "Client",
+    "Config", "ConnectAnswer", "Deny", "Disconnect", "Drop", "Event", "FilterAnswer", "FiltersAnswer", "Hooks",
+    "Limits", "Message", "Modify", "Options", "PublishAnswer", "Refuse", "Reject", "Rewrite", "Tls", "Verdict",
+    "Will", "broker", "on",
 ]  # fmt: skip
 # Begin: the names of the classes of events, from plugin-abi/src/point.rs; `just abi` writes it anew
 __all__ += [

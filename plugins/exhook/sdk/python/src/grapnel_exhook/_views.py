@@ -47,6 +47,37 @@ class Will(NamedTuple):
     retain: bool
 
 
+class Certificate(NamedTuple):
+    """A verified TLS certificate of a client. A text is empty where it is not known."""
+
+    subject: str
+    """As RFC 4514 writes it."""
+    common_name: str
+    """The last one of the subject."""
+    alternative_names: tuple[str, ...]
+    """`DNS:…`, `URI:…`, `email:…` or `IP:…`."""
+    issuer: str
+    """As RFC 4514 writes it."""
+    serial: str
+    """Hexadecimal in lower case."""
+    fingerprint: str
+    """SHA-256 of the certificate (DER), hexadecimal in lower case."""
+
+
+class Tls(NamedTuple):
+    """The TLS connection of a client, to the broker or to a proxy in front of it. A text is empty
+    where it is not known."""
+
+    version: str
+    """Such as `TLSv1.3`."""
+    cipher: str
+    """The cipher suite, by its IANA name."""
+    server_name: str
+    """The server name that the client asked for (SNI)."""
+    certificate: Certificate | None
+    """The certificate of the client, if it has shown one that was verified."""
+
+
 class Options(NamedTuple):
     """The options of a subscription (MQTT 5, 3.8.3.1)."""
 
@@ -71,9 +102,10 @@ class Options(NamedTuple):
 class Client:
     """A client as the broker described it when the event happened.
 
-    CONNECT data (`clean_start` to `connected_at_ms`, `will` and `properties`) is known if the
-    module has a hook at `client_connect`, `client_authenticate` or, except for the will,
-    `client_connected`. Otherwise it is 0, False, None or empty.
+    CONNECT data (`clean_start` to `connected_at_ms`, `will` and `properties`) and the transport
+    (`transport`, `tls`, `certified` and `connect_username`) are known if the module has a hook at
+    `client_connect`, `client_authenticate` or, except for the will and `connect_username`,
+    `client_connected`. Otherwise they are 0, False, None or empty.
     """
 
     __slots__ = ("_raw", "attributes", "number")
@@ -183,6 +215,38 @@ class Client:
     def properties(self) -> list[tuple[str, str]]:
         """The user properties of its CONNECT."""
         return [(key, value) for key, value in self._raw.get("properties") or ()]
+
+    @property
+    def transport(self) -> str:
+        """How it has reached the broker: `tcp`, `tls`, `ws`, `wss` or `unix`."""
+        return self._raw.get("transport") or ""
+
+    @property
+    def tls(self) -> Tls | None:
+        """Its TLS connection, if it has one."""
+        tls = self._raw.get("tls")
+        if not tls:
+            return None
+        raw = tls.get("certificate")
+        certificate = None
+        if raw:
+            certificate = Certificate(
+                raw["subject"], raw["common_name"], tuple(raw["alternative_names"]), raw["issuer"], raw["serial"],
+                raw["fingerprint"],
+            )  # fmt: skip
+        return Tls(tls["version"], tls["cipher"], tls["server_name"], certificate)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the listener took the user name from the certificate, which has authenticated the
+        client. It is let in unless a hook at `client_authenticate` refuses it."""
+        return bool(self._raw.get("certified"))
+
+    @property
+    def connect_username(self) -> str | None:
+        """The user name in CONNECT, if there is one. It is another one than `username` only where
+        the client is `certified`, and has no effect then."""
+        return self._raw.get("connect_username") if self.certified else self.username
 
 
 class Message:

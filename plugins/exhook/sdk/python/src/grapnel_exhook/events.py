@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from ._views import Action as Action
+from ._views import Certificate as Certificate
 from ._views import Change as Change
 from ._views import Client as Client
 from ._views import Message as Message
 from ._views import Options as Options
+from ._views import Tls as Tls
 from ._views import Verdict as Verdict
 from ._views import Will as Will
 

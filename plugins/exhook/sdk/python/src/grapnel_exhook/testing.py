@@ -169,7 +169,7 @@ class Harness:
             "client_id": client_id, "username": None, "superuser": False, "anonymous": False, "version": 5,
             "peer_host": "127.0.0.1", "peer_port": 50_000 + self._next, "local_port": 1883, "listener": "default",
             "password": None, "clean_start": True, "keep_alive_s": 60, "session_expiry_s": 0, "receive_maximum": 65_535,
-            "connected_at_ms": 1_700_000_000_000, "will": None, "properties": [], **about,
+            "connected_at_ms": 1_700_000_000_000, "will": None, "properties": [], "transport": "tcp", **about,
         }  # fmt: skip
         if any(point in self._handlers for point in _LETTING_IN):
             self._notify_of(self._next, {**self._about[self._next], "password": None})
