@@ -1,21 +1,18 @@
-//! Checks before the first executor starts what the machine must provide: an io_uring ring, locked
-//! memory for it, file descriptors, /proc. Without these the runtime would panic or exit; here the
-//! error is one sentence with the remedy. Called by `program` once, before any shard.
+//! Checks before the first shard starts what the machine must provide: file descriptors, /proc, and
+//! io_uring where it was asked for. What is missing is named in one sentence with the remedy. Called
+//! by `program` once.
 
 use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::rt::{RingProbe, probe_ring};
+use crate::rt::{Io, IoChoice, try_ring};
 
 /// Exit code if the machine lacks something: EX_CONFIG of sysexits.
 pub const EXIT_CODE: u8 = 78;
 
-/// Locked memory that the runtime needs, bytes.
-const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
-
-/// Descriptors per shard besides connections, at least: three rings, an eventfd and listeners.
+/// Descriptors per shard besides connections, at least: a ring or an epoll, an eventfd and listeners.
 const FILES_PER_SHARD_MIN: u64 = 16;
 
 /// The open files of this process. Private copies of plugins are loaded through it.
@@ -26,7 +23,7 @@ const FILES_OF_PROCESS: &str = "/proc/self/fd";
 pub enum PreflightError {
     /// `io_uring_setup` does not exist.
     #[error(
-        "this kernel has no io_uring, which the broker needs; run it on Linux 5.8 or later, built with CONFIG_IO_URING"
+        "this kernel has no io_uring; run the broker on Linux 6.1 or later, built with CONFIG_IO_URING, or with io = \"epoll\" in [runtime]"
     )]
     NoRing,
     /// The administrator has switched io_uring off.
@@ -41,7 +38,7 @@ pub enum PreflightError {
     #[error(
         "this process may not use io_uring (EPERM), most likely because of a container's seccomp profile; \
          allow io_uring_setup, io_uring_enter and io_uring_register in it, or run the container with \
-         --security-opt seccomp=unconfined"
+         --security-opt seccomp=unconfined, or set io = \"epoll\" in [runtime]"
     )]
     Forbidden,
     /// A ring was refused for another reason.
@@ -52,23 +49,11 @@ pub enum PreflightError {
         /// What the kernel said.
         cause: String,
     },
-    /// The ring lacks operations.
-    #[error("this kernel's io_uring is too old: it lacks {missing}; run the broker on Linux 5.8 or later")]
-    TooOld {
-        /// Names of the operations.
-        missing: String,
-    },
-    /// Too little locked memory.
+    /// The ring lacks what the shards need.
     #[error(
-        "this process may lock {have} bytes of memory and needs {need}; raise it with `ulimit -l unlimited`, LimitMEMLOCK= \
-         in a systemd unit, or --ulimit memlock=-1 for a container"
+        "this kernel's io_uring is too old; run the broker on Linux 6.1 or later, or with io = \"epoll\" in [runtime]"
     )]
-    LockedMemory {
-        /// The hard limit.
-        have: u64,
-        /// What the rings need.
-        need: u64,
-    },
+    TooOld,
     /// Too few descriptors.
     #[error(
         "this process may open {have} files and needs {need} before the first client, of which {free} stay free for whoever \
@@ -99,62 +84,48 @@ pub enum PreflightError {
 pub struct Granted {
     /// Open files of the process, after the soft limit was raised to the hard one.
     pub open_files: u64,
+    /// How the shards wait for their sockets.
+    pub io: Io,
 }
 
 /// Checks the machine for this number of shards and of descriptors that clients leave free. Raises
-/// the soft limits of locked memory and open files to the hard ones.
+/// the soft limits of locked memory and open files to the hard ones. Where the choice is automatic
+/// and io_uring cannot be used, the log says why, and the shards use epoll.
 ///
 /// # Errors
 /// The first thing that is missing, with its remedy; the process exits with [`EXIT_CODE`].
-pub fn check(shards: usize, descriptors_free: u64) -> Result<Granted, PreflightError> {
+pub fn check(choice: IoChoice, shards: usize, descriptors_free: u64) -> Result<Granted, PreflightError> {
     let open_files = raise(Resource::Nofile);
     check_files(open_files, shards, descriptors_free)?;
-    check_memlock(raise(Resource::Memlock))?;
-    let numbers: Vec<u8> = OPERATIONS.iter().map(|&(number, _)| number).collect();
-    check_ring(probe_ring(&numbers), ring_switch())?;
     check_proc(Path::new(FILES_OF_PROCESS))?;
-    Ok(Granted { open_files })
+    let io = match choice {
+        IoChoice::Only(Io::Epoll) => Io::Epoll,
+        IoChoice::Only(Io::IoUring) => check_io_uring().map(|()| Io::IoUring)?,
+        IoChoice::Auto => match check_io_uring() {
+            Ok(()) => Io::IoUring,
+            Err(reason) => {
+                tracing::info!("waits for sockets with epoll, because io_uring cannot be used: {reason}");
+                Io::Epoll
+            }
+        },
+    };
+    Ok(Granted { open_files, io })
 }
 
-/// Operations that the runtime needs, with their numbers in the kernel's ABI.
-const OPERATIONS: [(u8, &str); 23] = [
-    (0, "NOP"),
-    (1, "READV"),
-    (2, "WRITEV"),
-    (3, "FSYNC"),
-    (4, "READ_FIXED"),
-    (5, "WRITE_FIXED"),
-    (6, "POLL_ADD"),
-    (7, "POLL_REMOVE"),
-    (9, "SENDMSG"),
-    (10, "RECVMSG"),
-    (11, "TIMEOUT"),
-    (12, "TIMEOUT_REMOVE"),
-    (13, "ACCEPT"),
-    (15, "LINK_TIMEOUT"),
-    (16, "CONNECT"),
-    (17, "FALLOCATE"),
-    (18, "OPENAT"),
-    (19, "CLOSE"),
-    (21, "STATX"),
-    (22, "READ"),
-    (23, "WRITE"),
-    (26, "SEND"),
-    (27, "RECV"),
-];
+/// Whether this process can use io_uring as the shards do.
+fn check_io_uring() -> Result<(), PreflightError> {
+    // Some kernels count the memory of rings as locked.
+    raise(Resource::Memlock);
+    try_ring().map_err(|error| refusal(&error, ring_switch()))
+}
 
-fn check_ring(probe: RingProbe, switch: u8) -> Result<(), PreflightError> {
-    match probe {
-        RingProbe::Made { missing } if missing.is_empty() => Ok(()),
-        RingProbe::Made { missing } => {
-            let named = OPERATIONS.iter().filter(|(number, _)| missing.contains(number));
-            let names: Vec<&str> = named.map(|&(_, name)| name).collect();
-            Err(PreflightError::TooOld { missing: names.join(", ") })
-        }
-        RingProbe::Refused(Errno::NOSYS) => Err(PreflightError::NoRing),
-        // Kernels before 5.6 have rings, but no probe for their operations.
-        RingProbe::Refused(Errno::INVAL) => Err(PreflightError::TooOld { missing: "the probe".to_owned() }),
-        RingProbe::Refused(Errno::PERM | Errno::ACCESS) => Err(match switch {
+/// What the kernel's refusal of a ring means.
+fn refusal(error: &std::io::Error, switch: u8) -> PreflightError {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSYS) => PreflightError::NoRing,
+        // `None`: it lacks what every kernel with deferred task work has.
+        Some(Errno::INVAL) | None => PreflightError::TooOld,
+        Some(Errno::PERM | Errno::ACCESS) => match switch {
             1 => PreflightError::SwitchedOff {
                 value: 1,
                 remedy: "the administrator can set it to 0, or put the broker's group into kernel.io_uring_group",
@@ -164,18 +135,9 @@ fn check_ring(probe: RingProbe, switch: u8) -> Result<(), PreflightError> {
                 remedy: "the administrator can allow it with `sysctl kernel.io_uring_disabled=0`",
             },
             _ => PreflightError::Forbidden,
-        }),
-        RingProbe::Refused(errno) => {
-            Err(PreflightError::Refused { cause: std::io::Error::from(errno).to_string() })
-        }
+        },
+        Some(_) => PreflightError::Refused { cause: error.to_string() },
     }
-}
-
-fn check_memlock(hard: u64) -> Result<(), PreflightError> {
-    if hard < MEMLOCK_MIN_BYTES {
-        return Err(PreflightError::LockedMemory { have: hard, need: MEMLOCK_MIN_BYTES });
-    }
-    Ok(())
 }
 
 fn check_files(hard: u64, shards: usize, free: u64) -> Result<(), PreflightError> {
@@ -215,32 +177,24 @@ mod tests {
 
     #[test]
     fn this_machine_passes_and_gets_its_hard_limit_of_files() {
-        let granted = check(2, 192).expect("the machine of the tests has io_uring");
+        let granted =
+            check(IoChoice::Only(Io::IoUring), 2, 192).expect("the machine of the tests has io_uring");
         assert_eq!(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), granted.open_files);
     }
 
     #[test]
-    fn the_kernel_reports_its_io_uring_features() {
-        // No kernel has an operation 255.
-        let RingProbe::Made { missing } = probe_ring(&[0, 6, 255]) else { panic!("no ring on this machine") };
-        assert_eq!(missing, [255]);
-    }
-
-    #[test]
     fn each_refusal_names_its_remedy() {
-        let refused =
-            |errno, switch| check_ring(RingProbe::Refused(errno), switch).expect_err("refused").to_string();
-        assert!(refused(Errno::NOSYS, 0).contains("Linux 5.8"));
+        let refused = |errno: Errno, switch| refusal(&std::io::Error::from(errno), switch).to_string();
+        assert!(refused(Errno::NOSYS, 0).contains("Linux 6.1"));
+        assert!(refused(Errno::INVAL, 0).contains("io = \"epoll\""));
         assert!(refused(Errno::PERM, 0).contains("seccomp"));
         assert!(refused(Errno::PERM, 1).contains("io_uring_group"));
         assert!(refused(Errno::PERM, 2).contains("sysctl kernel.io_uring_disabled=0"));
         assert!(refused(Errno::NOMEM, 0).contains("ulimit -l"));
-        let old = check_ring(RingProbe::Made { missing: vec![22, 27] }, 0).expect_err("lacks two");
-        assert!(old.to_string().contains("lacks READ, RECV;"), "{old}");
     }
 
     #[test]
-    fn a_machine_without_proc_is_refused_by_its_name() {
+    fn a_machine_without_proc_is_refused() {
         let home = tempfile::tempdir().expect("a place for temporary files");
         let missing = check_proc(&home.path().join("self/fd")).expect_err("there is none").to_string();
         assert!(missing.starts_with("/proc/self/fd cannot be read: No such file or directory"), "{missing}");
@@ -248,10 +202,8 @@ mod tests {
     }
 
     #[test]
-    fn little_memory_or_few_files_are_refused_with_both_numbers() {
-        let memory = check_memlock(65536).expect_err("the default of old systems");
-        assert!(memory.to_string().contains("may lock 65536 bytes of memory and needs 524288"), "{memory}");
-        let files = check_files(256, 64, 0).expect_err("64 shards have 192 rings");
+    fn few_files_are_refused_with_both_numbers() {
+        let files = check_files(256, 64, 0).expect_err("64 shards need more");
         assert!(files.to_string().contains("may open 256 files and needs 1088"), "{files}");
         assert_eq!(check_files(1088, 64, 0), Ok(()));
         let files = check_files(1088, 64, 1).expect_err("one is to stay free");

@@ -1,161 +1,274 @@
-//! The wrapper around the runtime: an executor on the current thread, tasks, one timer, sockets.
-//! Called by `shard` and `preflight`. No other file names glommio, so that another runtime can
-//! replace it.
+//! The sockets of one shard: which of them have bytes, room, or connections that wait. One shard
+//! has one [`Driver`], which its loop asks and in which it waits. There are two: a ring of the
+//! shard's own (io_uring), and epoll for kernels and containers that do not allow io_uring. The
+//! rest of the shell does not know which one it has.
 //!
-//! Rules for glommio 0.9. No task is cancelled or dropped while it waits, because its memory would
-//! leak; each task ends by itself. A task that waits has registered its waker. Other threads have
-//! at most one wake of a task outstanding, because its reference count has 16 bits. Every executor
-//! has a [`Guard`], because it may sleep although tasks are ready.
+//! The rules that both keep. A socket is read only between [`Driver::read`] and [`Driver::pause`];
+//! while it is paused, its end is reported. What was received before a pause may be reported after
+//! it. A socket that was removed is never reported again. Events are in the order in which they
+//! happened on one socket.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Placement, Shares};
+mod epoll;
+mod placement;
+mod probe;
+mod uring;
+mod wakeup;
 
-mod socket;
+pub(crate) use placement::{cores_for, pin_to};
+pub(crate) use probe::try_ring;
+pub(crate) use wakeup::Wakeup;
 
-pub use socket::{Incoming, Stream};
-pub(crate) use socket::{RingProbe, probe_ring};
+use crate::net::{self, Sent};
+use epoll::Epoll;
+use uring::Uring;
 
-/// How long a step may run before the runtime checks its rings again. The default of 100 ms would
-/// delay messages from other shards to a busy one by 50 ms on average.
-const PREEMPT_AFTER: Duration = Duration::from_micros(500);
-
-/// The same until the first task has run. There is no [`Guard`] yet, so if the executor slept by
-/// mistake, it would not wake. No other task waits yet, so the timer can be longer than the system
-/// ever preempts the thread.
-const FIRST_PREEMPT_AFTER: Duration = Duration::from_secs(1);
-
-/// Registered memory of an executor, bytes. It is used for files only, and a shard reads none.
-const IO_MEMORY_BYTES: usize = 64 << 10;
-
-/// Entries of each of an executor's rings.
-const RING_DEPTH: usize = 1024;
-
-/// Why an executor could not be created.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot make an io_uring executor: {cause}")]
-pub struct ExecutorError {
-    cause: String,
+/// How the shards are to wait for their sockets, as configured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IoChoice {
+    /// With io_uring if this process may use it and it is new enough, otherwise with epoll.
+    #[default]
+    Auto,
+    /// With this one alone.
+    Only(Io),
 }
 
-/// Runs tasks on the thread that made it.
+/// How a shard waits for its sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Io {
+    /// A ring of the shard's own. Needs Linux 6.1 and the permission to use io_uring.
+    IoUring,
+    /// epoll. Runs on every kernel.
+    Epoll,
+}
+
+impl Io {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Io::IoUring => "io_uring",
+            Io::Epoll => "epoll",
+        }
+    }
+}
+
+/// A socket of a driver. It is valid until [`Driver::remove`] or [`Driver::release`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SocketId(u32);
+
+/// How a socket is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reading {
+    /// Once; then [`Driver::read`] must be called again. The socket can be released at once after
+    /// that. For a connection that may be handed off to another shard.
+    Once,
+    /// Until it is paused.
+    Stream,
+}
+
+/// Bytes that were received. They stay where they are until [`Driver::give_back`].
+#[derive(PartialEq, Eq, Debug)]
+#[must_use = "the buffer is lost if it is not given back"]
+pub(crate) struct Chunk {
+    /// Which buffer of the ring; `None` is the one of epoll.
+    buffer: Option<u16>,
+    len: u32,
+}
+
+impl Chunk {
+    /// Number of bytes, at least one.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+}
+
+/// What has happened. `owner` is what [`Driver::add`] was given.
 #[derive(Debug)]
-pub struct Executor {
-    inner: LocalExecutor,
+pub(crate) enum Event {
+    /// Bytes were received.
+    Received { owner: usize, chunk: Chunk },
+    /// The peer has closed its sending side, or the connection is broken. Nothing more is received.
+    Ended { owner: usize },
+    /// The same of a socket that is paused: bytes that were sent before may be unread, unless it is
+    /// broken.
+    Closed { owner: usize, broken: bool },
+    /// The socket has room, after [`Driver::want_room`].
+    Room { owner: usize },
+    /// Nothing refers to the socket any more, after [`Driver::release`].
+    Released { owner: usize, socket: OwnedFd },
+    /// Connections may wait at a listener; accept until there is none.
+    Waiting { listener: usize },
 }
 
-impl Executor {
-    /// An executor for the current thread. It does not pin the thread to a processor.
+/// The result of [`Driver::release`].
+#[derive(Debug)]
+pub(crate) enum Release {
+    /// The socket.
+    Now(OwnedFd),
+    /// [`Event::Released`] follows, and before it what was received until then.
+    Later,
+}
+
+/// The front of an outbound queue on its way into a socket.
+#[derive(Debug)]
+pub(crate) struct Send<'a> {
+    /// The socket.
+    pub socket: SocketId,
+    /// Nonempty bytes.
+    pub bytes: &'a [u8],
+    /// The result.
+    pub sent: Sent,
+}
+
+/// How large a driver's buffers are, bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BufferSizes {
+    /// Largest number of bytes read from a socket at once.
+    pub read: usize,
+    /// Bytes read from one socket before the others get a turn.
+    pub turn: usize,
+}
+
+/// The driver of one shard. Used by the shard's thread alone.
+#[derive(Debug)]
+pub(crate) enum Driver {
+    /// A ring.
+    Ring(Box<Uring>),
+    /// epoll.
+    Epoll(Box<Epoll>),
+}
+
+macro_rules! either {
+    ($self:ident, $driver:ident => $call:expr) => {
+        match $self {
+            Driver::Ring($driver) => $call,
+            Driver::Epoll($driver) => $call,
+        }
+    };
+}
+
+impl Driver {
+    /// A driver for the current thread. `wakeup` ends its wait.
     ///
     /// # Errors
-    /// [`ExecutorError`] if the kernel refuses a ring. `preflight` reports the usual reasons before
-    /// this.
-    pub fn new() -> Result<Executor, ExecutorError> {
-        let inner = LocalExecutorBuilder::new(Placement::Unbound)
-            .io_memory(IO_MEMORY_BYTES)
-            .ring_depth(RING_DEPTH)
-            .preempt_timer(FIRST_PREEMPT_AFTER)
-            .make()
-            .map_err(|error| ExecutorError { cause: error.to_string() })?;
-        Ok(Executor { inner })
-    }
-
-    /// Runs a task and those that it spawns. Returns when the first task has ended; spawned tasks
-    /// that have not ended by then do not run any further.
-    pub fn run<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {
-        self.inner.run(async move {
-            // The latency of the queue is the preempt timer while one of its tasks is ready. Tasks
-            // that they spawn are in this queue too.
-            let latency = Latency::Matters(PREEMPT_AFTER);
-            let queue = glommio::executor().create_task_queue(Shares::default(), latency, "shard");
-            glommio::spawn_local_into(task, queue).expect("the queue was made one line above").await
+    /// The kernel refuses a ring, or there is no descriptor left.
+    pub fn new(io: Io, sizes: BufferSizes, wakeup: Arc<Wakeup>) -> io::Result<Driver> {
+        Ok(match io {
+            Io::IoUring => Driver::Ring(Box::new(Uring::new(sizes, wakeup)?)),
+            Io::Epoll => Driver::Epoll(Box::new(Epoll::new(sizes, wakeup)?)),
         })
     }
-}
 
-/// Starts a task on this thread's executor. The task is polled inside this call, so the caller must
-/// hold no borrow that the task needs.
-pub fn spawn(task: impl Future<Output = ()> + 'static) {
-    drop(glommio::spawn_local(task).detach());
-}
-
-/// Whether the current step has run so long that other tasks should get a turn.
-pub fn should_yield() -> bool {
-    glommio::executor().need_preempt()
-}
-
-/// The one timer of a task.
-#[derive(Debug)]
-pub struct Timer {
-    inner: glommio::timer::Timer,
-}
-
-impl Timer {
-    /// A timer that is not set yet. Inside a task only.
-    pub fn new() -> Timer {
-        Timer { inner: glommio::timer::Timer::new(Duration::ZERO) }
+    /// Takes a connected socket over. It is not read yet.
+    pub fn add(&mut self, socket: OwnedFd, owner: usize) -> SocketId {
+        either!(self, driver => driver.add(socket, owner))
     }
 
-    /// Wakes the task after `duration`; replaces the previous time. Ready if the duration is zero.
-    pub fn poll_after(&mut self, duration: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        self.inner.reset(duration);
-        Pin::new(&mut self.inner).poll(cx).map(drop)
+    /// Reads a socket from now on. Does nothing if it is read already.
+    pub fn read(&mut self, socket: SocketId, how: Reading) {
+        either!(self, driver => driver.read(socket, how));
     }
-}
 
-/// When a guard of a busy executor runs, and when it tries again if the executor slept by mistake.
-const GUARD_AFTER: [Duration; 5] = [
-    Duration::from_millis(1),
-    Duration::from_millis(2),
-    Duration::from_millis(4),
-    Duration::from_millis(8),
-    Duration::from_millis(16),
-];
-
-/// How much later it runs on an idle executor.
-const GUARD_IDLE: Duration = Duration::from_millis(15);
-
-/// A task that bounds how long the executor can sleep although tasks are ready.
-///
-/// Before glommio 0.9 runs the first ready task of a round, it checks the preempt timer. If the
-/// timer has expired, no task runs; the executor takes this for "no task is ready" and sleeps until
-/// the next event (`run_task_queues` returns `false`). This happens if the system preempts the
-/// thread at that point for longer than the timer: with more shards than cores, once in some
-/// hundred wakes. The guard makes sure that an event follows soon. It sets several timers at
-/// growing distances, because the round that one timer starts may be lost in the same way. If all
-/// of them are lost, a wake from another thread helps; `beat` is how the watchdog notices that.
-pub struct Guard<F> {
-    timers: [Timer; GUARD_AFTER.len()],
-    beat: F,
-}
-
-impl<F: FnMut() -> bool + Unpin> Guard<F> {
-    /// `beat` is called each time the guard runs; it returns whether the shard has done anything
-    /// since the last call. Inside a task only.
-    pub fn new(beat: F) -> Guard<F> {
-        Guard { timers: std::array::from_fn(|_| Timer::new()), beat }
+    /// Stops reading a socket and reports its end from now on.
+    pub fn pause(&mut self, socket: SocketId) {
+        either!(self, driver => driver.pause(socket));
     }
-}
 
-impl<F: FnMut() -> bool + Unpin> Future for Guard<F> {
-    type Output = ();
+    /// Reports once when a full socket has room.
+    pub fn want_room(&mut self, socket: SocketId) {
+        either!(self, driver => driver.want_room(socket));
+    }
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let later = if (this.beat)() { Duration::ZERO } else { GUARD_IDLE };
-        for (timer, after) in this.timers.iter_mut().zip(GUARD_AFTER) {
-            // A timer that is due already wakes no task; the next timer does.
-            let _ = timer.poll_after(after + later, cx);
+    /// Closes a socket; the driver may do so a moment later.
+    pub fn remove(&mut self, socket: SocketId) {
+        either!(self, driver => driver.remove(socket));
+    }
+
+    /// Gives a socket up for another thread.
+    pub fn release(&mut self, socket: SocketId) -> Release {
+        either!(self, driver => driver.release(socket))
+    }
+
+    /// The descriptor of a socket.
+    pub fn fd(&self, socket: SocketId) -> BorrowedFd<'_> {
+        either!(self, driver => driver.fd(socket))
+    }
+
+    /// Bytes of a socket that were received and are in events not taken yet.
+    pub fn untaken_bytes(&self, socket: SocketId) -> u64 {
+        match self {
+            Driver::Ring(ring) => ring.untaken_bytes(socket),
+            // Its bytes stay in the socket until the event is taken.
+            Driver::Epoll(_) => 0,
         }
-        Poll::Pending
+    }
+
+    /// Sends on many sockets without blocking, with one call where that is cheaper.
+    pub fn send_all(&mut self, sends: &mut [Send<'_>]) {
+        match self {
+            Driver::Ring(ring) => ring.send_all(sends),
+            Driver::Epoll(epoll) => {
+                for send in sends {
+                    send.sent = net::send_bytes(epoll.fd(send.socket), send.bytes);
+                }
+            }
+        }
+    }
+
+    /// Watches a listening socket, which must be nonblocking.
+    pub fn listen(&mut self, socket: OwnedFd, listener: usize) {
+        either!(self, driver => driver.listen(socket, listener));
+    }
+
+    /// The descriptor of a listener; `None` if it is not watched.
+    pub fn listener(&self, listener: usize) -> Option<BorrowedFd<'_>> {
+        either!(self, driver => driver.listener(listener))
+    }
+
+    /// Closes a listening socket; the driver may do so a moment later.
+    pub fn unlisten(&mut self, listener: usize) {
+        either!(self, driver => driver.unlisten(listener));
+    }
+
+    /// Collects events. Waits for the first one up to `timeout` (`None`: for ever) if there is none
+    /// yet, or until the wakeup. Returns at once if the wakeup was rung while nobody waited.
+    ///
+    /// # Errors
+    /// The kernel's, which none of the usual reasons has.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        either!(self, driver => driver.wait(timeout))
+    }
+
+    /// About how many events are collected now. Sending collects more of them.
+    pub fn collected(&self) -> usize {
+        either!(self, driver => driver.collected())
+    }
+
+    /// The next event that was collected.
+    pub fn next_event(&mut self) -> Option<Event> {
+        either!(self, driver => driver.next_event())
+    }
+
+    /// The bytes of a chunk.
+    pub fn bytes(&self, chunk: &Chunk) -> &[u8] {
+        match (self, chunk.buffer) {
+            (Driver::Ring(ring), Some(buffer)) => ring.bytes(buffer, chunk.len()),
+            (Driver::Epoll(epoll), None) => epoll.bytes(chunk.len()),
+            _ => &[],
+        }
+    }
+
+    /// Gives the buffer of a chunk back.
+    pub fn give_back(&mut self, chunk: Chunk) {
+        if let (Driver::Ring(ring), Some(buffer)) = (self, chunk.buffer) {
+            ring.give_back(buffer);
+        }
     }
 }
 
-impl Default for Timer {
-    fn default() -> Self {
-        Timer::new()
-    }
-}
+#[cfg(test)]
+mod tests;

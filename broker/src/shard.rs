@@ -3,12 +3,14 @@
 
 mod acceptor;
 mod alarm;
-mod closings;
 mod conn;
 mod connection;
+mod decode;
 pub mod handle;
 pub mod heartbeat;
+mod layered;
 pub mod limits;
+pub mod listeners;
 mod mesh;
 mod outbox;
 mod read_buffer;

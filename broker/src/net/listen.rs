@@ -4,43 +4,52 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use grapnel_engine::shard::{ListenerInfo, Peer};
+use grapnel_engine::shard::Peer;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::{Resource, getrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::address::{Address, FileOwner, SocketFile, remove_left_over};
+use super::rules::ListenerRules;
 
 /// A listener as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Listen {
-    /// Address and port; port 0 takes any free one.
-    pub bind: SocketAddr,
-    /// Its name, and whether clients are let in without authentication.
-    pub info: Arc<ListenerInfo>,
+    /// Where; port 0 takes any free one.
+    pub bind: Address,
+    /// Mode and owner, if it is a Unix socket.
+    pub owner: FileOwner,
+    /// What it says of its connections.
+    pub rules: Arc<ListenerRules>,
 }
 
 /// A listener with its sockets, which already take connections into their backlog.
 #[derive(Debug)]
 pub struct Bound {
-    /// Its name, and whether clients are let in without authentication.
-    pub info: Arc<ListenerInfo>,
+    /// What it says of its connections.
+    pub rules: Arc<ListenerRules>,
     /// The bound address; a port 0 is replaced by the port that the system has chosen.
-    pub local: SocketAddr,
-    /// A socket for each shard.
+    pub local: Address,
+    /// A socket for each shard; a Unix socket for the first one alone, because there can be no
+    /// second.
     sockets: Vec<Socket>,
+    file: Option<SocketFile>,
 }
 
 impl Bound {
     /// The socket of each shard, in the order of their numbers.
     pub fn into_shares(self) -> impl Iterator<Item = Listening> {
-        let Bound { info, local, sockets } = self;
+        let Bound { rules, local, sockets, mut file } = self;
         sockets.into_iter().map(move |socket| Listening {
-            info: Arc::clone(&info),
-            local,
+            rules: Arc::clone(&rules),
+            local: local.clone(),
             socket: socket.into(),
+            file: file.take(),
         })
     }
 }
@@ -48,20 +57,22 @@ impl Bound {
 /// One shard's share of a listener.
 #[derive(Debug)]
 pub struct Listening {
-    /// Its name, and whether clients are let in without authentication.
-    pub(crate) info: Arc<ListenerInfo>,
+    /// What it says of its connections.
+    pub(crate) rules: Arc<ListenerRules>,
     /// The bound address; may be the unspecified address.
-    pub(crate) local: SocketAddr,
+    pub(crate) local: Address,
     /// A nonblocking socket.
     pub(crate) socket: OwnedFd,
+    /// The file of a Unix socket.
+    pub(crate) file: Option<SocketFile>,
 }
 
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {bind}: {}", reason(.cause, *.bind))]
+#[error("cannot listen on {bind}: {}", reason(.cause, .bind))]
 pub struct ListenError {
     /// The configured address.
-    pub bind: SocketAddr,
+    pub bind: Address,
     /// What the kernel said.
     #[source]
     pub cause: io::Error,
@@ -74,11 +85,23 @@ impl ListenError {
     }
 }
 
-fn reason(cause: &io::Error, bind: SocketAddr) -> String {
+fn reason(cause: &io::Error, bind: &Address) -> String {
+    let choose = match bind {
+        Address::Tcp(_) => "choose another with --listen",
+        Address::Unix(_) => "choose another path",
+    };
+    let privileged = matches!(bind, Address::Tcp(address) if address.port() < 1024);
     match cause.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::ADDRINUSE) => "address in use; another broker? choose another with --listen".to_owned(),
-        Some(Errno::ACCESS) if bind.port() < 1024 => {
+        _ if cause.kind() == io::ErrorKind::AddrInUse => format!("address in use; another broker? {choose}"),
+        _ if cause.kind() == io::ErrorKind::AlreadyExists => {
+            format!("there is a file that is no socket; remove it, or {choose}")
+        }
+        Some(Errno::ACCESS) if privileged => {
             "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE, or choose another with --listen"
+                .to_owned()
+        }
+        Some(Errno::PERM) if matches!(bind, Address::Unix(_)) => {
+            "the broker may not give the file to another user or group; run it as root, or leave unix_owner and unix_group out"
                 .to_owned()
         }
         Some(Errno::ADDRNOTAVAIL) => {
@@ -92,31 +115,73 @@ fn reason(cause: &io::Error, bind: SocketAddr) -> String {
     }
 }
 
-/// Binds one socket for each shard and listens on it, with a backlog of `backlog` connections each.
-///
-/// The first socket is bound and listens without SO_REUSEPORT, so a port that another process has
-/// is refused, also if that process is a Grapnel broker. Then SO_REUSEPORT is set on it, and the
-/// other sockets are bound to the same port.
+/// Binds the sockets of a listener and listens on them, with a backlog of `backlog` connections
+/// each.
 ///
 /// # Errors
 /// [`ListenError`] with a remedy; nothing stays bound.
 pub fn bind(listen: &Listen, shards: usize, backlog: u64) -> Result<Bound, ListenError> {
-    let failed = |cause| ListenError { bind: listen.bind, cause };
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-    let first = socket_for(listen.bind).map_err(failed)?;
-    first.bind(&listen.bind.into()).map_err(failed)?;
-    first.listen(backlog).map_err(failed)?;
-    first.set_reuse_port(true).map_err(failed)?;
-    let local = first.local_addr().map_err(failed)?.as_socket().unwrap_or(listen.bind);
+    let rules = Arc::clone(&listen.rules);
+    let bound =
+        match &listen.bind {
+            Address::Tcp(address) => bind_tcp(*address, &rules, shards, backlog)
+                .map(|(local, sockets)| Bound { rules, local: local.into(), sockets, file: None }),
+            Address::Unix(path) => bind_unix(path, listen.owner, backlog).map(|(socket, file)| Bound {
+                rules,
+                local: listen.bind.clone(),
+                sockets: vec![socket],
+                file: Some(file),
+            }),
+        };
+    bound.map_err(|cause| ListenError { bind: listen.bind.clone(), cause })
+}
+
+/// Binds one socket for each shard.
+///
+/// The first socket is bound and listens without SO_REUSEPORT, so a port that another process has
+/// is refused, also if that process is a Grapnel broker. Then SO_REUSEPORT is set on it, and the
+/// other sockets are bound to the same port.
+fn bind_tcp(
+    bind: SocketAddr,
+    rules: &ListenerRules,
+    shards: usize,
+    backlog: i32,
+) -> io::Result<(SocketAddr, Vec<Socket>)> {
+    let socket_for = |address| {
+        let socket = socket_for(address)?;
+        // It counts for connections only if it is set before they begin: it decides on the window.
+        match rules.socket.receive_buffer_bytes {
+            0 => {}
+            bytes => socket.set_recv_buffer_size(bytes as usize)?,
+        }
+        io::Result::Ok(socket)
+    };
+    let first = socket_for(bind)?;
+    first.bind(&bind.into())?;
+    first.listen(backlog)?;
+    first.set_reuse_port(true)?;
+    let local = first.local_addr()?.as_socket().unwrap_or(bind);
     let mut sockets = vec![first];
     for _ in 1..shards {
-        let socket = socket_for(local).map_err(failed)?;
-        socket.set_reuse_port(true).map_err(failed)?;
-        socket.bind(&local.into()).map_err(failed)?;
-        socket.listen(backlog).map_err(failed)?;
+        let socket = socket_for(local)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&local.into())?;
+        socket.listen(backlog)?;
         sockets.push(socket);
     }
-    Ok(Bound { info: Arc::clone(&listen.info), local, sockets })
+    Ok((local, sockets))
+}
+
+fn bind_unix(path: &Path, owner: FileOwner, backlog: i32) -> io::Result<(Socket, SocketFile)> {
+    remove_left_over(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::of(path)?;
+    // Nobody can connect before it listens.
+    owner.apply(path)?;
+    socket.listen(backlog)?;
+    Ok((socket, file))
 }
 
 fn socket_for(address: SocketAddr) -> io::Result<Socket> {
@@ -162,12 +227,7 @@ pub(crate) enum Accepted {
 
 /// Accepts the next connection of a listener. It is closed at once if its descriptor is not below
 /// `end`.
-pub(crate) fn accept(
-    socket: BorrowedFd<'_>,
-    info: &Arc<ListenerInfo>,
-    bound: SocketAddr,
-    end: u64,
-) -> Accepted {
+pub(crate) fn accept(socket: BorrowedFd<'_>, rules: &ListenerRules, bound: &Address, end: u64) -> Accepted {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (connection, from) = match rustix::net::acceptfrom_with(socket, flags) {
         Ok(accepted) => accepted,
@@ -184,14 +244,16 @@ pub(crate) fn accept(
         REFUSED_FOR_DESCRIPTORS.fetch_add(1, Ordering::Relaxed);
         return Accepted::Reserved;
     }
-    // Whole packets are sent at once, so Nagle's algorithm would only delay them.
-    if rustix::net::sockopt::set_tcp_nodelay(&connection, true).is_err() {
+    let Address::Tcp(bound) = bound else {
+        return Accepted::Connection(connection, Peer::new(Arc::clone(&rules.info), None, None));
+    };
+    if rules.socket.apply(connection.as_fd()).is_err() {
         return Accepted::Closed;
     }
     let Some(peer) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Accepted::Closed };
-    let local = if bound.ip().is_unspecified() { local_address(connection.as_fd()) } else { Some(bound) };
+    let local = if bound.ip().is_unspecified() { local_address(connection.as_fd()) } else { Some(*bound) };
     let Some(local) = local else { return Accepted::Closed };
-    Accepted::Connection(connection, Peer { listener: Arc::clone(info), peer, local })
+    Accepted::Connection(connection, Peer::new(Arc::clone(&rules.info), peer, local))
 }
 
 fn local_address(connection: BorrowedFd<'_>) -> Option<SocketAddr> {
@@ -206,11 +268,23 @@ mod tests {
     use std::net::TcpStream;
     use std::time::{Duration, Instant};
 
+    use grapnel_engine::shard::ListenerInfo;
+
     use super::*;
 
     fn listen(bind: &str) -> Listen {
-        let info = Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true });
-        Listen { bind: bind.parse().unwrap(), info }
+        let info =
+            Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true, ..ListenerInfo::default() });
+        let address: SocketAddr = bind.parse().unwrap();
+        let rules = Arc::new(ListenerRules::plain(info));
+        Listen { bind: address.into(), owner: FileOwner::default(), rules }
+    }
+
+    fn tcp(address: &Address) -> SocketAddr {
+        match address {
+            Address::Tcp(address) => *address,
+            Address::Unix(path) => panic!("{} is no TCP address", path.display()),
+        }
     }
 
     fn accept_all(shares: &[Listening], wanted: usize) -> Vec<(usize, OwnedFd, Peer)> {
@@ -218,7 +292,7 @@ mod tests {
         let mut all = Vec::new();
         while all.len() < wanted && Instant::now() < until {
             for (shard, share) in shares.iter().enumerate() {
-                match accept(share.socket.as_fd(), &share.info, share.local, u64::MAX) {
+                match accept(share.socket.as_fd(), &share.rules, &share.local, u64::MAX) {
                     Accepted::Connection(socket, peer) => all.push((shard, socket, peer)),
                     Accepted::Nobody => {}
                     other => panic!("{other:?}"),
@@ -231,7 +305,7 @@ mod tests {
     #[test]
     fn port_0_gives_one_port_that_all_shards_accept_from() {
         let bound = bind(&listen("127.0.0.1:0"), 4, 128).unwrap();
-        let address = bound.local;
+        let address = tcp(&bound.local);
         assert_ne!(address.port(), 0);
         let shares: Vec<Listening> = bound.into_shares().collect();
         assert_eq!(shares.len(), 4);
@@ -244,7 +318,11 @@ mod tests {
             assert!(accepted.iter().any(|(by, ..)| *by == shard), "shard {shard} accepted nobody");
         }
         let ours: Vec<SocketAddr> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
-        assert!(accepted.iter().all(|(_, _, peer)| ours.contains(&peer.peer) && peer.local == address));
+        assert!(
+            accepted
+                .iter()
+                .all(|(_, _, peer)| ours.contains(&peer.peer.unwrap()) && peer.local == Some(address))
+        );
     }
 
     #[test]
@@ -265,7 +343,7 @@ mod tests {
     #[test]
     fn a_broker_that_starts_again_does_not_wait_for_closed_connections() {
         let first = bind(&listen("127.0.0.1:0"), 1, 128).unwrap();
-        let address = first.local;
+        let address = tcp(&first.local);
         let mut client = TcpStream::connect(address).unwrap();
         let shares: Vec<Listening> = first.into_shares().collect();
         // The side that closes first keeps the connection in TIME_WAIT.
@@ -278,13 +356,13 @@ mod tests {
     #[test]
     fn the_last_descriptors_stay_free() {
         let bound = bind(&listen("127.0.0.1:0"), 1, 128).unwrap();
-        let address = bound.local;
+        let address = tcp(&bound.local);
         let share = bound.into_shares().next().unwrap();
         let mut client = TcpStream::connect(address).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let before = refused_for_descriptors();
         // Numbers below 3 are the standard streams, so the connection has a number of at least 3.
-        let accepted = accept(share.socket.as_fd(), &share.info, share.local, 3);
+        let accepted = accept(share.socket.as_fd(), &share.rules, &share.local, 3);
         assert!(matches!(accepted, Accepted::Reserved), "{accepted:?}");
         assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is closed, not left hanging");
         assert!(refused_for_descriptors() > before);
@@ -297,11 +375,11 @@ mod tests {
     #[test]
     fn an_unspecified_address_gives_each_connection_its_local_address() {
         let bound = bind(&listen("0.0.0.0:0"), 1, 128).unwrap();
-        let port = bound.local.port();
+        let port = tcp(&bound.local).port();
         let shares: Vec<Listening> = bound.into_shares().collect();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let accepted = accept_all(&shares, 1);
-        assert_eq!(accepted[0].2.local, SocketAddr::from(([127, 0, 0, 1], port)));
+        assert_eq!(accepted[0].2.local, Some(SocketAddr::from(([127, 0, 0, 1], port))));
     }
 
     #[test]

@@ -27,17 +27,28 @@ pub(crate) enum Sent {
 /// Sends bytes from the front of a nonempty queue with one system call, without blocking. Does not
 /// remove them from the queue.
 pub(crate) fn send(socket: BorrowedFd<'_>, outbound: &Outbound) -> Sent {
-    let pieces = outbound.pieces::<PIECES>();
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    match outbound.pieces::<PIECES>().as_slice() {
+        [piece] => send_bytes(socket, piece),
+        pieces => {
+            let slices: SmallVec<[IoSlice<'_>; PIECES]> =
+                pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let none = &mut SendAncillaryBuffer::default();
+            sent(|| rustix::net::sendmsg(socket, &slices, none, FLAGS))
+        }
+    }
+}
+
+/// Sends from the front of nonempty bytes, without blocking.
+pub(crate) fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8]) -> Sent {
+    sent(|| rustix::net::send(socket, bytes, FLAGS))
+}
+
+/// Flags of every send.
+const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+fn sent(mut send: impl FnMut() -> rustix::io::Result<usize>) -> Sent {
     loop {
-        let sent = match pieces.as_slice() {
-            [piece] => rustix::net::send(socket, piece, flags),
-            pieces => {
-                let slices: SmallVec<[IoSlice<'_>; PIECES]> =
-                    pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-                rustix::net::sendmsg(socket, &slices, &mut SendAncillaryBuffer::default(), flags)
-            }
-        };
+        let sent = send();
         return match sent {
             Ok(bytes) => Sent::Bytes(bytes),
             Err(Errno::INTR) => continue,
@@ -47,6 +58,17 @@ pub(crate) fn send(socket: BorrowedFd<'_>, outbound: &Outbound) -> Sent {
             Err(_) => Sent::Closed,
         };
     }
+}
+
+/// Bytes that were sent and that the peer's TCP has not acknowledged; `None` if the socket does not
+/// report it.
+pub(crate) fn unsent_bytes(socket: BorrowedFd<'_>) -> Option<u64> {
+    const OUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
+    // SAFETY: the kernel writes one int for TIOCOUTQ on any socket.
+    let request = unsafe { rustix::ioctl::Getter::<OUTQ, libc::c_int>::new() };
+    // SAFETY: the call writes only the int of the getter.
+    let answer = unsafe { rustix::ioctl::ioctl(socket, request) };
+    answer.ok().and_then(|bytes| u64::try_from(bytes).ok())
 }
 
 /// Bytes received and not read; 0 if the socket does not report it.

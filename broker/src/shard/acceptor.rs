@@ -1,31 +1,30 @@
-//! The task of one listener on one shard. It accepts in bursts, pauses when no descriptor is left
-//! for clients, and ends when the shard drains.
+//! A listener on one shard. It accepts in bursts, pauses when no descriptor is left for clients,
+//! and ends when the shard drains.
 
 use std::fs::File;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use grapnel_engine::shard::ListenerInfo;
+use grapnel_engine::log_rate::LogRate;
+use grapnel_engine::shard::Peer;
 
-use super::state::{Shared, State};
-use super::turn::spawn_opened;
-use crate::net::{Accepted, Listening, accept, descriptors_for_clients};
-use crate::rt::Incoming;
+use super::layered::Layered;
+use super::state::{Arrival, State};
+use crate::net::{
+    self, Accepted, Address, ListenerRules, Listening, SocketFile, accept, descriptors_for_clients,
+};
 
 /// One listener on one shard.
-pub(crate) struct Acceptor {
-    shared: Rc<Shared>,
-    incoming: Incoming,
-    info: Arc<ListenerInfo>,
-    local: SocketAddr,
-    /// Index of its waker in the shard's table. The waker is stored there because a task whose last
-    /// waker is dropped is never polled again, and its memory is leaked.
-    place: Option<usize>,
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    rules: Arc<ListenerRules>,
+    local: Address,
+    /// The file of a Unix socket, which goes with the listener.
+    _file: Option<SocketFile>,
+    /// Connections may wait.
+    waiting: bool,
+    /// Nothing is accepted until this millisecond; 0 if it does not pause.
+    pub until_ms: u64,
     /// A spare descriptor. It is closed when none are left, so that a waiting connection can be
     /// accepted and closed instead of hanging.
     reserve: Option<File>,
@@ -33,126 +32,206 @@ pub(crate) struct Acceptor {
     end: u64,
     /// When descriptors were last missing, until the log says that connections are accepted again.
     exhausted_ms: Option<u64>,
+    /// Rate limit of the log line about connections that are not allowed.
+    refused: LogRate,
 }
 
 /// Time without a refusal after which the log says that connections are accepted again. If clients
 /// come and go at the limit, there would otherwise be a line for each.
 const ENOUGH_AGAIN_MS: u64 = 1000;
+/// Interval of the log line about connections that are not allowed, milliseconds.
+const LOG_EVERY_MS: u64 = 1000;
+/// Time after which a listener with as many handshakes as it may have looks again, milliseconds.
+const HANDSHAKES_PAUSE_MS: u64 = 10;
 
-impl Acceptor {
-    /// Must be called inside a task of the shard.
-    pub fn new(shared: Rc<Shared>, listening: Listening) -> Acceptor {
-        let Listening { info, local, socket } = listening;
-        let incoming = Incoming::new(socket);
-        let end = descriptors_for_clients(shared.state.borrow().config.limits.descriptors_free_min);
-        Acceptor {
-            shared,
-            incoming,
-            info,
+impl State {
+    /// Accepts from a listener from now on.
+    pub(super) fn listen(&mut self, listening: Listening) {
+        if self.draining {
+            return;
+        }
+        let Listening { rules, local, socket, file } = listening;
+        let end = descriptors_for_clients(self.config.limits.descriptors_free_min);
+        // Connections may wait already, of which no event tells.
+        let place = self.acceptors.insert(Acceptor {
+            rules,
             local,
-            place: None,
+            _file: file,
+            waiting: true,
+            until_ms: 0,
             reserve: open_reserve(),
             end,
             exhausted_ms: None,
+            refused: LogRate::default(),
+        });
+        self.driver.listen(socket, place);
+    }
+
+    /// Closes the listener with this name, if there is one.
+    pub(super) fn unlisten(&mut self, name: &Arc<str>) {
+        let named = |acceptor: &Acceptor| acceptor.rules.info.name == *name;
+        let places: Vec<usize> =
+            self.acceptors.iter().filter(|(_, acceptor)| named(acceptor)).map(|(place, _)| place).collect();
+        for place in places {
+            self.acceptors.remove(place);
+            self.driver.unlisten(place);
         }
     }
 
-    /// Accepts waiting connections. Ready when other tasks must run first.
-    fn burst(&mut self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
-        for _ in 0..state.config.limits.accept_burst_max {
-            match accept(self.incoming.as_fd(), &self.info, self.local, self.end) {
+    /// Gives other properties to the listener with this name, for connections from now on.
+    pub(super) fn relisten(&mut self, name: &Arc<str>, rules: &Arc<ListenerRules>) {
+        let named = |acceptor: &Acceptor| acceptor.rules.info.name == *name;
+        for (_, acceptor) in self.acceptors.iter_mut().filter(|(_, acceptor)| named(acceptor)) {
+            acceptor.rules = Arc::clone(rules);
+        }
+    }
+
+    /// Accepts no connection any more.
+    pub(super) fn unlisten_all(&mut self) {
+        for (place, _) in std::mem::take(&mut self.acceptors) {
+            self.driver.unlisten(place);
+        }
+    }
+
+    pub(super) fn connection_waits(&mut self, listener: usize) {
+        if let Some(acceptor) = self.acceptors.get_mut(listener) {
+            acceptor.waiting = true;
+        }
+    }
+
+    /// Accepts a burst from each listener that has connections waiting. Returns whether there may
+    /// be more.
+    pub(super) fn accept_waiting(&mut self) -> bool {
+        let mut more = false;
+        let mut place = 0;
+        // By number, because a connection that is opened may not borrow the table.
+        while place < self.acceptors.capacity() && !self.acceptors.is_empty() {
+            let now_ms = self.now.mono_ms;
+            if let Some(acceptor) = self.acceptors.get_mut(place)
+                && acceptor.waiting
+                && acceptor.until_ms <= now_ms
+            {
+                acceptor.until_ms = 0;
+                more |= self.accept_burst(place);
+            }
+            place += 1;
+        }
+        more
+    }
+
+    /// Accepts waiting connections. Returns whether there may be more.
+    fn accept_burst(&mut self, place: usize) -> bool {
+        for _ in 0..self.config.limits.accept_burst_max {
+            if !self.may_accept(place) {
+                return false;
+            }
+            let second = self.now.mono_ms / 1000;
+            let Some(socket) = self.driver.listener(place) else { return false };
+            let acceptor = &mut self.acceptors[place];
+            match accept(socket, &acceptor.rules, &acceptor.local, acceptor.end) {
                 Accepted::Connection(socket, peer) => {
-                    let now_ms = state.now.mono_ms;
-                    if self.exhausted_ms.is_some_and(|last_ms| now_ms >= last_ms + ENOUGH_AGAIN_MS) {
-                        self.exhausted_ms = None;
-                        tracing::info!("accepts connections on {} again", self.local);
-                        self.reserve = self.reserve.take().or_else(open_reserve);
+                    let now_ms = self.now.mono_ms;
+                    if acceptor.exhausted_ms.is_some_and(|last_ms| now_ms >= last_ms + ENOUGH_AGAIN_MS) {
+                        acceptor.exhausted_ms = None;
+                        tracing::info!("accepts connections on {} again", acceptor.local);
+                        acceptor.reserve = acceptor.reserve.take().or_else(open_reserve);
                     }
-                    state.open(socket, peer, None);
+                    self.admit(place, socket, peer);
                 }
-                Accepted::Closed => {}
+                Accepted::Closed => acceptor.rules.not_accepted(second),
                 Accepted::Nobody => {
-                    if self.incoming.poll_ready(cx).is_pending() {
-                        return Poll::Pending;
-                    }
+                    acceptor.rules.not_accepted(second);
+                    acceptor.waiting = false;
+                    return false;
                 }
                 Accepted::Reserved => {
-                    self.pause(state, None);
-                    return Poll::Pending;
+                    acceptor.rules.not_accepted(second);
+                    self.pause_accepting(place, None);
+                    return false;
                 }
                 Accepted::Exhausted(errno) => {
-                    self.pause(state, Some(errno));
-                    if self.reserve.take().is_some() {
-                        drop(accept(self.incoming.as_fd(), &self.info, self.local, self.end));
+                    acceptor.rules.not_accepted(second);
+                    // The connection that has waited longest is accepted and closed, which would
+                    // otherwise time out.
+                    if acceptor.reserve.take().is_some() {
+                        drop(accept(socket, &acceptor.rules, &acceptor.local, acceptor.end));
                     }
-                    self.reserve = open_reserve();
-                    return Poll::Pending;
+                    acceptor.reserve = open_reserve();
+                    self.pause_accepting(place, Some(errno));
+                    return false;
                 }
             }
         }
-        Poll::Ready(())
+        true
     }
 
-    /// Accepts no connection for a while, and logs the reason once. With the last descriptor gone,
-    /// the caller then accepts and closes the connection that has waited longest, which would
-    /// otherwise time out.
-    fn pause(&mut self, state: &mut State, errno: Option<rustix::io::Errno>) {
-        let limits = &state.config.limits;
-        if self.exhausted_ms.replace(state.now.mono_ms).is_none() {
-            let why = errno.map_or_else(
-                || {
-                    let free = limits.descriptors_free_min;
-                    format!("only the {free} descriptors of limits.descriptors_free_min are left, which are not for clients")
-                },
-                |errno| std::io::Error::from(errno).to_string(),
-            );
-            tracing::error!(
-                "cannot accept connections on {}: {why}; closes new ones until descriptors are free again (raise `ulimit -n`)",
-                self.local
-            );
+    /// Whether a listener may accept one more connection now. If it may not, connections wait in its
+    /// backlog: until the next second, or until a handshake has ended.
+    fn may_accept(&mut self, place: usize) -> bool {
+        let now_ms = self.now.mono_ms;
+        let acceptor = &mut self.acceptors[place];
+        let handshakes_max = acceptor.rules.layers.handshakes_max;
+        if handshakes_max > 0 && self.handshakes >= handshakes_max {
+            // Asked again soon, because nothing else says that a handshake has ended.
+            acceptor.until_ms = now_ms + HANDSHAKES_PAUSE_MS;
+            return false;
         }
-        let until_ms = state.now.mono_ms + limits.accept_pause_ms;
-        self.wait(state, until_ms);
-    }
-
-    fn wait(&self, state: &mut State, until_ms: u64) {
-        if let Some(slot) = self.place.and_then(|place| state.acceptors.get_mut(place)) {
-            slot.0 = until_ms;
+        if !acceptor.rules.may_accept(now_ms / 1000) {
+            acceptor.until_ms = (now_ms / 1000 + 1) * 1000;
+            return false;
         }
+        true
     }
-}
 
-impl Future for Acceptor {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let shared = Rc::clone(&this.shared);
-        let mut state = shared.state.borrow_mut();
-        state.begin();
-        if state.draining {
-            if let Some(place) = this.place.take() {
-                state.acceptors.remove(place);
+    /// Opens an accepted connection, unless its listener does not allow it.
+    fn admit(&mut self, place: usize, socket: OwnedFd, peer: Peer) {
+        let now_ms = self.now.mono_ms;
+        let acceptor = &mut self.acceptors[place];
+        let allowed = match (acceptor.rules.place(), Layered::new(&acceptor.rules, &peer)) {
+            (None, _) => {
+                let max = acceptor.rules.connections_max;
+                Err(format!("the listener has {max} connections (connections_max)"))
             }
-            state.finish(true);
-            return Poll::Ready(());
+            (_, Err(error)) => Err(error.to_string()),
+            (Some(taken), Ok(layered)) => Ok((taken, layered)),
+        };
+        match allowed {
+            Ok((taken, layered)) => {
+                self.open(Arrival { socket, peer, unread: None, layered, place: Some(taken) });
+            }
+            Err(why) => {
+                net::count_refused_by_listener();
+                let Some(unlogged) = acceptor.refused.record_within(LOG_EVERY_MS, now_ms) else { return };
+                let from = peer.peer.map_or_else(String::new, |address| format!(" from {address}"));
+                let more = match unlogged {
+                    0 => String::new(),
+                    more => format!("; {more} more since the last line"),
+                };
+                let name = &acceptor.rules.info.name;
+                tracing::warn!("a connection{from} to listener {name} was closed: {why}{more}");
+            }
         }
-        let place = *this.place.get_or_insert_with(|| state.acceptors.insert((0, cx.waker().clone())));
-        let now_ms = state.now.mono_ms;
-        let (until_ms, waker) = &mut state.acceptors[place];
-        waker.clone_from(cx.waker());
-        if *until_ms > now_ms {
-            state.finish(true);
-            return Poll::Pending;
+    }
+
+    /// Accepts no connection for a while, and logs the reason once.
+    fn pause_accepting(&mut self, place: usize, errno: Option<rustix::io::Errno>) {
+        let limits = &self.config.limits;
+        let acceptor = &mut self.acceptors[place];
+        acceptor.until_ms = self.now.mono_ms + limits.accept_pause_ms;
+        if acceptor.exhausted_ms.replace(self.now.mono_ms).is_some() {
+            return;
         }
-        *until_ms = 0;
-        if this.burst(&mut state, cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
-        state.finish(true);
-        drop(state);
-        spawn_opened(&shared);
-        Poll::Pending
+        let why = errno.map_or_else(
+            || {
+                let free = limits.descriptors_free_min;
+                format!("only the {free} descriptors of limits.descriptors_free_min are left, which are not for clients")
+            },
+            |errno| std::io::Error::from(errno).to_string(),
+        );
+        tracing::error!(
+            "cannot accept connections on {}: {why}; closes new ones until descriptors are free again (raise `ulimit -n`)",
+            acceptor.local
+        );
     }
 }
 

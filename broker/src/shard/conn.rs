@@ -1,18 +1,18 @@
-//! A connection of the shell: its socket, its read buffer, and the state of its task. The MQTT
-//! state is in the engine alone.
+//! A connection of the shell: its socket, its read buffer, and its phase. The MQTT state is in the
+//! engine alone.
 
-use std::task::Waker;
+use std::os::fd::BorrowedFd;
 
-use grapnel_engine::id::ConnKey;
+use grapnel_engine::id::{ConnKey, ShardId};
 use grapnel_engine::shard::{Outbound, Peer, Reading};
 
 use super::alarm::{Alarm, Alarms};
+use super::layered::Layered;
 use super::read_buffer::ReadBuffer;
-use crate::net::{self, Sent};
-use crate::rt::Stream;
-use std::os::fd::AsFd;
+use crate::net::{self, ListenerPlace, Sent};
+use crate::rt::SocketId;
 
-/// Index of a connection in its shard's table, while its task lives.
+/// Index of a connection in its shard's table, until its socket is closed or given up.
 pub(crate) type Token = usize;
 
 /// A full socket, with the interval in which its client must take a minimum of bytes.
@@ -31,8 +31,19 @@ pub(crate) enum Phase {
     Serving,
     /// The engine has dropped it; its last bytes are still to be sent.
     Lingering(Box<Linger>),
+    /// It moves to another shard, as soon as the driver has given its socket up.
+    Leaving(Box<Leaving>),
     /// It has ended.
     Ended,
+}
+
+/// A connection on its way to its home shard.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// Its home.
+    pub shard: ShardId,
+    /// Bytes that were received of it; no engine has taken any of them.
+    pub unread: Vec<u8>,
 }
 
 /// The last bytes of a connection.
@@ -51,48 +62,53 @@ pub(crate) struct Linger {
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    pub stream: Stream,
+    pub socket: SocketId,
     pub key: ConnKey,
     serial: u32,
     pub phase: Phase,
-    /// The waker of its task. It is stored in any case, because a task whose last waker is dropped
-    /// is never polled again, and its memory is leaked.
-    pub waker: Option<Waker>,
+    /// Whether it is in the shard's list of connections to be continued.
+    pub listed: bool,
+    /// Whether the front of its queue is being sent.
+    pub fronted: bool,
     pub read_buffer: ReadBuffer,
+    /// What lies between its socket and the engine; `None` if bytes pass as they are.
+    pub layered: Option<Box<Layered>>,
+    /// Its place among the connections of its listener.
+    pub place: Option<ListenerPlace>,
     /// Where it comes from, until it can no longer be handed off to another shard.
     pub peer: Option<Box<Peer>>,
     /// Whether the engine reads the connection, as last reported by the engine.
     pub reading: Reading,
     /// The read buffer must be offered before anything is read.
     pub resumed: bool,
-    /// Whether its end is watched while it is not read.
-    pub watched: bool,
     /// Set while the engine checks its deadline: the number of bytes that arrived in time and are
     /// still to be read.
-    pub deadline_bytes: Option<u64>,
+    pub deadline_bytes: Option<u32>,
     /// Bytes that its socket has taken so far.
     sent_bytes: u64,
     /// Set while its socket is full.
-    pub full: Option<Full>,
+    pub full: Option<Box<Full>>,
     alarm_ms: Option<u64>,
 }
 
 impl Conn {
     /// A connection that has just been opened. `rest` is offered to the engine before anything is
     /// read.
-    pub fn new(stream: Stream, key: ConnKey, serial: u32, rest: ReadBuffer, peer: Option<Box<Peer>>) -> Conn {
+    pub fn new(socket: SocketId, key: ConnKey, serial: u32, rest: ReadBuffer) -> Conn {
         let resumed = !rest.is_empty();
         Conn {
-            stream,
+            socket,
             key,
             serial,
             phase: Phase::Serving,
-            waker: None,
+            listed: false,
+            fronted: false,
             read_buffer: rest,
-            peer,
+            layered: None,
+            place: None,
+            peer: None,
             reading: Reading::Reading,
             resumed,
-            watched: false,
             deadline_bytes: None,
             sent_bytes: 0,
             full: None,
@@ -100,16 +116,9 @@ impl Conn {
         }
     }
 
-    /// Makes the executor poll the task.
-    pub fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// A value that no other connection of the shard has.
-    pub fn mark(&self, token: Token) -> u64 {
-        u64::from(self.serial) << 32 | token as u64 & u64::from(u32::MAX)
+    /// Memory that is charged as received and not taken, bytes.
+    pub fn memory(&self) -> usize {
+        self.read_buffer.memory() + self.layered.as_ref().map_or(0, |layered| layered.memory())
     }
 
     /// Counts bytes that its socket has taken.
@@ -119,8 +128,8 @@ impl Conn {
 
     /// Bytes that the client's side has acknowledged. Bytes in our socket's buffer do not count,
     /// because they are no progress of a client that reads nothing.
-    pub fn taken_bytes(&self) -> u64 {
-        self.sent_bytes.saturating_sub(self.stream.unsent_bytes().unwrap_or(self.sent_bytes))
+    pub fn taken_bytes(&self, socket: BorrowedFd<'_>) -> u64 {
+        self.sent_bytes.saturating_sub(net::unsent_bytes(socket).unwrap_or(self.sent_bytes))
     }
 
     /// Sets the time at which the turn checks the connection; replaces the earlier alarm.
@@ -140,6 +149,11 @@ impl Conn {
         own
     }
 
+    /// Takes the alarm back.
+    pub fn clear_alarm(&mut self) {
+        self.alarm_ms = None;
+    }
+
     /// Whether an alarm is set.
     pub fn has_alarm(&self) -> bool {
         self.alarm_ms.is_some()
@@ -151,7 +165,7 @@ impl Phase {
     pub fn bytes(&self) -> usize {
         match self {
             Phase::Lingering(linger) => linger.bytes,
-            Phase::Serving | Phase::Ended => 0,
+            Phase::Serving | Phase::Leaving(_) | Phase::Ended => 0,
         }
     }
 }
@@ -174,12 +188,23 @@ pub(crate) enum Flushed {
     Broken,
 }
 
-/// Sends as much of a queue as the socket takes now, and removes that from the queue. Also returns
-/// the number of bytes sent.
-pub(crate) fn flush(stream: &Stream, outbound: &mut Outbound) -> (Flushed, usize) {
+/// Sends as much of a queue as the socket takes now, through the layers if there are any, and
+/// removes that from the queue. Also returns the number of bytes that the socket has taken.
+pub(crate) fn flush_through(
+    layered: Option<&mut Layered>,
+    socket: BorrowedFd<'_>,
+    outbound: &mut Outbound,
+) -> (Flushed, usize) {
+    match layered {
+        Some(layered) => layered.flush(socket, outbound),
+        None => flush(socket, outbound),
+    }
+}
+
+fn flush(socket: BorrowedFd<'_>, outbound: &mut Outbound) -> (Flushed, usize) {
     let mut left = 0;
     while !outbound.is_empty() {
-        match net::send(stream.as_fd(), outbound) {
+        match net::send(socket, outbound) {
             Sent::Bytes(count) => {
                 outbound.advance(count);
                 left += count;

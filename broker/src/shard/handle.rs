@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::{Command as PluginCommand, Completion, Scope, Shard};
 
 use super::heartbeat::Heartbeat;
-use crate::net::Listening;
+use super::limits::ShellLimits;
+use crate::net::{ListenerRules, Listening};
 
 /// A job for a shard, run with its engine between two steps of its loop.
 pub type Job = Box<dyn FnOnce(&mut Shard) + Send>;
@@ -24,6 +25,14 @@ pub type Job = Box<dyn FnOnce(&mut Shard) + Send>;
 pub(crate) enum Command {
     /// Accept connections from these listeners from now on.
     Listen(Vec<Listening>),
+    /// Close the sockets of the listener with this name. Connections that it has accepted stay.
+    Unlisten(Arc<str>),
+    /// Connections that the listener with this name accepts from now on get these properties, which
+    /// may have another name.
+    Relisten(Arc<str>, Arc<ListenerRules>),
+    /// Use these limits from now on. What was made with others keeps them: buffers, lanes, and the
+    /// descriptors that an acceptor leaves free.
+    Limits(Arc<ShellLimits>),
     /// Accept no more connections, disconnect all clients, report when that is done, and continue
     /// to serve the mesh.
     Drain,
@@ -41,54 +50,38 @@ pub struct Unanswered {
     pub waited_ms: u64,
 }
 
-/// Wakes the shard's loop from any thread. The runtime counts concurrent wakes from other threads
-/// in a 16-bit reference count, so the flag `raised` allows only one at a time. That is safe only
-/// if no task but the woken one lowers the flag. The shard has a task for this alone, its waker
-/// task, which no other event polls.
+/// Wakes the shard's loop from any thread.
 #[derive(Debug, Default)]
 pub struct Signal {
     raised: AtomicBool,
-    waker: Mutex<Option<Waker>>,
+    waker: OnceLock<Waker>,
 }
 
 impl Signal {
     /// Wakes the loop, unless a wake is pending.
     pub fn raise(&self) {
-        if self.raised.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let waker = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if let Some(waker) = waker {
-            waker.wake();
+        if !self.raised.swap(true, Ordering::SeqCst)
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake_by_ref();
         }
     }
 
-    /// Wakes the loop even if a wake is pending. For the watchdog, which calls it rarely and only
-    /// for a sleeping shard.
-    pub(super) fn kick(&self) {
-        let waker = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// For the shard's waker task, before the loop reads its queues: a later raise wakes again.
-    /// Returns whether a wake was pending.
+    /// For the shard's loop, before it reads its queues: a later raise wakes again. Returns whether
+    /// a wake was pending.
     pub fn lower(&self) -> bool {
-        self.raised.swap(false, Ordering::AcqRel)
+        self.is_raised() && self.raised.swap(false, Ordering::SeqCst)
     }
 
     /// Whether a wake is pending.
     pub fn is_raised(&self) -> bool {
-        self.raised.load(Ordering::Acquire)
+        self.raised.load(Ordering::SeqCst)
     }
 
-    /// Sets the waker. After this the loop must check its queues once more before it sleeps.
-    pub fn register(&self, waker: &Waker) {
-        let mut place = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !place.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *place = Some(waker.clone());
-        }
+    /// Sets the waker, once. After this the loop must check its queues before it waits.
+    pub fn register(&self, waker: Waker) {
+        // A signal belongs to one shard, which registers one waker.
+        let _ = self.waker.set(waker);
     }
 }
 

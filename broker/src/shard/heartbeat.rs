@@ -2,8 +2,9 @@
 //! which plugin it is calling. Written by the shard with plain stores, read by the watchdog. A
 //! reader may see one store of two; that is sufficient for a log line.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::thread::Thread;
 use std::time::Instant;
 
 use grapnel_engine::hook::CallCell;
@@ -44,11 +45,12 @@ impl Clock {
 pub struct Heartbeat {
     /// Steps begun since the start.
     steps: AtomicU64,
-    /// Rounds of the guard since the start.
-    beats: AtomicU64,
     /// When the current step began, in milliseconds of the clock plus one; 0 between steps.
     began: AtomicU64,
     call: Arc<CallCell>,
+    watchdog: OnceLock<Thread>,
+    /// The watchdog waits until a shard wakes it.
+    watchdog_sleeps: AtomicBool,
 }
 
 /// The clock that calls of plugins are timed with, nanoseconds.
@@ -61,7 +63,8 @@ impl Default for Heartbeat {
     fn default() -> Heartbeat {
         Heartbeat {
             steps: AtomicU64::new(0),
-            beats: AtomicU64::new(0),
+            watchdog: OnceLock::new(),
+            watchdog_sleeps: AtomicBool::new(false),
             began: AtomicU64::new(0),
             call: Arc::new(CallCell::new(ticks_ns)),
         }
@@ -81,15 +84,33 @@ impl Heartbeat {
         self.began.store(0, Ordering::Relaxed);
     }
 
-    /// Counts a round of the shard's guard.
-    pub(crate) fn beat(&self) {
-        self.beats.store(self.beats.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    /// For the watchdog: its thread, which [`Heartbeat::wake_watchdog`] wakes.
+    pub(crate) fn set_watchdog(&self, watchdog: Thread) {
+        // There is one watchdog.
+        let _ = self.watchdog.set(watchdog);
     }
 
-    /// Rounds of the guard since the start. A shard without a round for long is asleep, possibly
-    /// although it has work.
-    pub fn beats(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
+    /// For the watchdog: it is about to sleep. It must look at the shard once more after this.
+    pub(crate) fn watchdog_sleeps(&self) {
+        self.watchdog_sleeps.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether the watchdog sleeps, or is about to.
+    #[cfg(test)]
+    pub(crate) fn watchdog_is_asleep(&self) -> bool {
+        self.watchdog_sleeps.load(Ordering::Relaxed)
+    }
+
+    /// For the shard, after the begin of a step: wakes the watchdog if it sleeps.
+    pub(crate) fn wake_watchdog(&self) {
+        fence(Ordering::SeqCst);
+        if self.watchdog_sleeps.load(Ordering::Relaxed)
+            && self.watchdog_sleeps.swap(false, Ordering::Relaxed)
+            && let Some(watchdog) = self.watchdog.get()
+        {
+            watchdog.unpark();
+        }
     }
 
     /// Steps since the start.

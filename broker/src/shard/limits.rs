@@ -46,6 +46,29 @@ grapnel_engine::bounds! {
     stall_warning_ms = 200, 10..=600000, "time that one step may block a shard before the log names the shard and what it calls";
 }
 
+impl ShellLimits {
+    /// Limits that are read only when something is made at the start: buffers, lanes, sockets, the
+    /// watchdog, the plugin loader. The others can change while the broker runs.
+    pub const AT_START: [&str; 16] = [
+        "listen_backlog_max",
+        "descriptors_free_min",
+        "read_scratch_bytes_max",
+        "read_turn_bytes_max",
+        "lane_batches_max",
+        "lane_transit_bytes_max",
+        "plugin_answer_timeout_ms",
+        "state_bytes_max",
+        "state_piece_bytes_max",
+        "state_handover_timeout_ms",
+        "plugins_retired_max",
+        "plugin_verb_timeout_ms",
+        "plugin_verbs_max",
+        "plugin_verb_bytes_max",
+        "slow_call_ms",
+        "stall_warning_ms",
+    ];
+}
+
 #[cfg(test)]
 mod tests {
     use super::ShellLimits;

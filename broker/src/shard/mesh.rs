@@ -149,11 +149,6 @@ impl<T, C> Mesh<T, C> {
         }
     }
 
-    /// Whether anything has arrived since the last [`Mesh::arrivals`]. Cheap enough for every step.
-    pub fn has_arrivals(&self, to: ShardId) -> bool {
-        self.arrived[to.index()].load(Ordering::Relaxed) != 0
-    }
-
     /// Takes the set of shards from which something has arrived. A caller that does not take all
     /// items must call [`Mesh::not_done`].
     pub fn arrivals(&self, to: ShardId) -> ShardSet {
@@ -232,7 +227,7 @@ mod tests {
         let handles: Vec<ShardHandle> = [A, B].map(ShardHandle::new).into();
         let wakes: Vec<Arc<Wakes>> = handles.iter().map(|_| Arc::default()).collect();
         for (handle, wakes) in handles.iter().zip(&wakes) {
-            handle.signal().register(&Waker::from(Arc::clone(wakes)));
+            handle.signal().register(Waker::from(Arc::clone(wakes)));
         }
         Bench { mesh: Mesh::new(&handles, &limits), handles, wakes }
     }
@@ -334,10 +329,9 @@ mod tests {
             bench.mesh.announce(A, to);
         }
         assert_eq!(bench.woken(B), 1);
-        assert!(bench.mesh.has_arrivals(B));
         assert!(bench.handles[1].signal().lower());
         assert_eq!(bench.mesh.arrivals(B), ShardSet(1 << A.0));
-        assert!(!bench.mesh.has_arrivals(B));
+        assert_eq!(bench.mesh.arrivals(B), ShardSet::EMPTY);
         bench.mesh.announce(A, to);
         assert_eq!(bench.woken(B), 2);
     }

@@ -1,20 +1,25 @@
-//! Empties the engine's outbox after a step: bytes to sockets, ended connections to their last
-//! phase, envelopes to other shards. The code that ran the step calls this before it returns, so
-//! that an answer is sent in the same turn.
+//! Empties the engine's outbox: bytes to sockets, ended connections to their last phase, envelopes
+//! to other shards. Called once for all events of a turn, or earlier if there is much to send.
 
 use grapnel_engine::id::{ConnKey, ShardId, ShardSet};
-use grapnel_engine::shard::{Closing, ConnectRefused, Ended, Envelope, Lane, Outbound, Reading};
+use grapnel_engine::shard::{
+    Closing, ConnectLimit, ConnectRefused, Ended, Envelope, Lane, Outbound, Reading,
+};
 
-use super::conn::{Conn, Flushed, Full, Linger, Phase, Token, flush};
+use super::conn::{Conn, Flushed, Full, Leaving, Linger, Phase, Token, flush_through};
 use super::mesh::{BATCH_ENVELOPES, Control, DataBatch};
 use super::read_buffer::ReadBuffer;
-use super::state::{Handoff, State};
-use crate::net;
-use std::os::fd::AsFd;
+use super::state::{Arrival, State, token_of};
+use crate::net::{self, Sent};
+use crate::rt::Send;
+use std::os::fd::OwnedFd;
 
 /// Maximum number of rounds in one step. More are needed because sent bytes let queued messages
 /// move up, which gives new bytes. The turn continues with the rest.
 const ROUNDS: usize = 8;
+
+/// Queues whose first pieces are sent together, at least.
+const SENDS_MIN: usize = 4;
 
 /// Logs that a CONNECT was refused as if the server were busy, and which limit was reached.
 #[cold]
@@ -23,11 +28,14 @@ fn log_refused(refused: &ConnectRefused, shard: ShardId) {
         0 => String::new(),
         more => format!("; {more} more were refused since the last line"),
     };
-    match refused.address {
-        Some(address) => tracing::warn!(
+    match refused.limit {
+        ConnectLimit::Address(address) => tracing::warn!(
             "a client from {address} was refused on shard {shard}: limits.connects_pending_per_address_max is reached: so many CONNECTs are pending from its address{more}"
         ),
-        None => tracing::warn!(
+        ConnectLimit::UnixSockets => tracing::warn!(
+            "a client of a Unix socket was refused on shard {shard}: limits.connects_pending_per_address_max is reached: so many CONNECTs are pending from Unix sockets{more}"
+        ),
+        ConnectLimit::Shard => tracing::warn!(
             "a client was refused on shard {shard}: limits.connects_pending_max is reached: so many CONNECTs are pending{more}"
         ),
     }
@@ -36,6 +44,7 @@ fn log_refused(refused: &ConnectRefused, shard: ShardId) {
 impl State {
     /// Delivers everything in the engine's outbox.
     pub(super) fn empty_outbox(&mut self) {
+        self.offered_bytes = 0;
         for _ in 0..ROUNDS {
             let sent = self.send_envelopes();
             let outbox = self.engine.outbox();
@@ -56,9 +65,7 @@ impl State {
             if !sent && nobody && outbox.closing.is_empty() {
                 // A step outside the turn may leave sliced work, with which only the turn
                 // continues.
-                if self.engine.has_work() {
-                    self.wake_turn();
-                }
+                self.turn_due |= self.engine.has_work();
                 return;
             }
             self.flush_dirty();
@@ -66,12 +73,13 @@ impl State {
             self.check_overdue();
             self.begin_closing();
         }
-        self.wake_turn();
+        self.turn_due = true;
     }
 
     fn flush_dirty(&mut self) {
         let mut keys = std::mem::take(&mut self.spare_keys);
         std::mem::swap(&mut keys, &mut self.engine.outbox().dirty);
+        self.send_fronts(&keys);
         for key in keys.drain(..) {
             if let Some(token) = self.token(key) {
                 self.flush_conn(token, key);
@@ -80,7 +88,47 @@ impl State {
         self.spare_keys = keys;
     }
 
-    fn wake_resumed(&mut self) {
+    /// Sends the first piece of each of many queues with few calls. Most queues have no second one.
+    fn send_fronts(&mut self, keys: &[ConnKey]) {
+        if keys.len() < SENDS_MIN {
+            return;
+        }
+        let State { engine, conns, driver, by_key, .. } = &mut *self;
+        let mut fronts = Vec::with_capacity(keys.len());
+        let mut sends = Vec::with_capacity(keys.len());
+        for &key in keys {
+            let Some(token) = token_of(by_key, key) else { continue };
+            let conn = &mut conns[token];
+            let front = engine.queued(key).map_or(&[][..], |outbound| outbound.front());
+            let fits = conn.full.is_none() && conn.layered.is_none() && !front.is_empty();
+            // A connection may be listed twice: the same bytes must not be sent twice.
+            if fits && !std::mem::replace(&mut conn.fronted, true) {
+                fronts.push((token, key));
+                sends.push(Send { socket: conn.socket, bytes: front, sent: Sent::Full });
+            }
+        }
+        driver.send_all(&mut sends);
+        let results: Vec<Sent> = sends.into_iter().map(|send| send.sent).collect();
+        // First for all, because what follows may end any connection, with the bytes that are left.
+        for (&(token, key), sent) in fronts.iter().zip(&results) {
+            conns[token].fronted = false;
+            if let (Sent::Bytes(count), Some(outbound)) = (*sent, engine.outbound(key)) {
+                outbound.advance(count);
+                outbound.release();
+                conns[token].sent(count);
+            }
+        }
+        for ((token, key), sent) in fronts.into_iter().zip(results) {
+            match sent {
+                Sent::Bytes(_) => self.engine.written(key),
+                _ if self.token(key) != Some(token) => {}
+                Sent::Full => self.is_full(token),
+                Sent::Closed => self.connection_closed(token, Ended::ByPeer),
+            }
+        }
+    }
+
+    pub(super) fn wake_resumed(&mut self) {
         let mut keys = std::mem::take(&mut self.spare_keys);
         std::mem::swap(&mut keys, &mut self.engine.outbox().resume);
         for key in keys.drain(..) {
@@ -89,29 +137,29 @@ impl State {
             if conn.reading != Reading::Reading {
                 conn.reading = Reading::Reading;
                 conn.resumed = true;
-                conn.wake();
+                self.list(token);
             }
         }
         self.spare_keys = keys;
     }
 
     /// Starts the check of connections whose deadline has passed. The bytes that are in their
-    /// sockets now arrived in time, however late this check is. Their tasks read these bytes and
-    /// then notify the engine.
+    /// sockets and in events now arrived in time, however late this check is. When they have been
+    /// offered, the engine is told.
     fn check_overdue(&mut self) {
         let mut keys = std::mem::take(&mut self.spare_keys);
         std::mem::swap(&mut keys, &mut self.engine.outbox().overdue);
         for key in keys.drain(..) {
             let Some(token) = self.token(key) else { continue };
             let conn = &mut *self.conns[token];
-            conn.deadline_bytes = Some(net::unread_bytes(conn.stream.as_fd()));
+            let unread_bytes = net::unread_bytes(self.driver.fd(conn.socket));
+            let held_bytes = conn.layered.as_ref().map_or(0, |layered| layered.held.len() as u64);
+            let untaken_bytes = self.driver.untaken_bytes(conn.socket);
+            let bytes = unread_bytes + untaken_bytes + held_bytes;
+            conn.deadline_bytes = Some(u32::try_from(bytes).unwrap_or(u32::MAX));
+            // Otherwise the read buffer is offered first.
             if conn.reading == Reading::Reading && !conn.resumed {
                 self.count_offered(token, 0);
-            }
-            // Otherwise the read buffer is offered first.
-            let conn = &self.conns[token];
-            if conn.deadline_bytes.is_some() {
-                conn.wake();
             }
         }
         self.spare_keys = keys;
@@ -133,8 +181,8 @@ impl State {
         self.linger_with(token, closing.outbound);
     }
 
-    /// Begins the last phase of a connection that the engine has dropped: its task sends these
-    /// bytes, and the turn ends the connection if that takes too long.
+    /// Begins the last phase of a connection that the engine has dropped: these bytes are sent, and
+    /// the turn ends the connection if that takes too long.
     pub(super) fn linger_with(&mut self, token: Token, outbound: Outbound) {
         self.set_phase(token, Phase::Lingering(Box::new(Linger::new(outbound))));
         let conn = &mut *self.conns[token];
@@ -142,24 +190,22 @@ impl State {
         conn.peer = None;
         let until_ms = self.now.mono_ms + self.config.limits.linger_ms;
         conn.set_alarm(token, until_ms, &mut self.alarms);
-        conn.wake();
+        self.list(token);
     }
 
-    /// Sends the bytes of a connection, unless its socket is full and its task waits for room.
+    /// Sends the bytes of a connection, unless its socket is full.
     fn flush_conn(&mut self, token: Token, key: ConnKey) {
         let conn = &mut *self.conns[token];
         if conn.full.is_some() {
             return;
         }
         let Some(outbound) = self.engine.outbound(key) else { return };
-        let (flushed, left) = flush(&conn.stream, outbound);
+        let (flushed, left) =
+            flush_through(conn.layered.as_deref_mut(), self.driver.fd(conn.socket), outbound);
         conn.sent(left);
         match flushed {
             Flushed::All => outbound.release(),
-            Flushed::Full => {
-                conn.wake();
-                self.is_full(token);
-            }
+            Flushed::Full => self.is_full(token),
             Flushed::Broken => return self.connection_closed(token, Ended::ByPeer),
         }
         if left > 0 {
@@ -170,7 +216,9 @@ impl State {
     /// Called when the socket did not take all bytes, after it had room.
     pub(super) fn is_full(&mut self, token: Token) {
         let conn = &mut *self.conns[token];
-        conn.full = Some(Full { since_ms: self.now.mono_ms, taken_bytes: conn.taken_bytes() });
+        self.driver.want_room(conn.socket);
+        let taken_bytes = conn.taken_bytes(self.driver.fd(conn.socket));
+        conn.full = Some(Box::new(Full { since_ms: self.now.mono_ms, taken_bytes }));
         if !conn.has_alarm() {
             let at_ms = self.now.mono_ms + self.config.limits.write_stall_timeout_ms;
             conn.set_alarm(token, at_ms, &mut self.alarms);
@@ -192,10 +240,13 @@ impl State {
             if !conn.take_alarm(&alarm) {
                 continue;
             }
-            match (&conn.phase, conn.full) {
+            match (&conn.phase, conn.full.as_deref().copied()) {
                 (Phase::Lingering(_), _) => self.end(token),
+                (Phase::Serving, _) if conn.layered.as_ref().is_some_and(|layered| layered.is_late()) => {
+                    self.end_slow_handshake(token);
+                }
                 (Phase::Serving, Some(full)) => self.check_stall(token, full),
-                (Phase::Serving, None) | (Phase::Ended, _) => {}
+                (Phase::Serving, None) | (Phase::Leaving(_) | Phase::Ended, _) => {}
             }
         }
     }
@@ -209,12 +260,12 @@ impl State {
         let conn = &mut *self.conns[token];
         let mut since_ms = full.since_ms;
         if since_ms + timeout_ms <= now_ms {
-            let taken_bytes = conn.taken_bytes();
+            let taken_bytes = conn.taken_bytes(self.driver.fd(conn.socket));
             if taken_bytes.saturating_sub(full.taken_bytes) < bytes_min {
                 return self.connection_closed(token, Ended::Stuck);
             }
             since_ms = now_ms;
-            conn.full = Some(Full { since_ms, taken_bytes });
+            conn.full = Some(Box::new(Full { since_ms, taken_bytes }));
         }
         conn.set_alarm(token, since_ms + timeout_ms, &mut self.alarms);
     }
@@ -281,22 +332,17 @@ impl State {
     }
 
     /// Moves a connection, which has been removed from all tables, to its home shard.
-    pub(super) fn hand_off(&mut self, conn: Conn, to: ShardId, unread: Vec<u8>) {
-        let Some(peer) = conn.peer else {
+    pub(super) fn hand_off(&mut self, conn: Conn, socket: OwnedFd, leaving: Leaving) {
+        let Leaving { shard: to, unread } = leaving;
+        let Conn { layered, place, peer, .. } = conn;
+        let Some(peer) = peer else {
             debug_assert!(false, "the engine handed a connection on that it had begun to serve");
             return;
         };
-        let socket = match conn.stream.into_fd() {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::warn!("closed a connection from {} that belongs to shard {to}: {error}", peer.peer);
-                return;
-            }
-        };
         // The engine's earlier messages to that shard must arrive before the connection.
         self.send_staged_control(to);
-        let handoff = Box::new(Handoff { socket, unread, peer: *peer });
-        self.config.mesh.send_control(self.id(), to, Control::Own(handoff));
+        let arrival = Box::new(Arrival { socket, peer: *peer, unread: Some(unread), layered, place });
+        self.config.mesh.send_control(self.id(), to, Control::Own(arrival));
         let mut reached = ShardSet::EMPTY;
         reached.insert(to);
         self.config.mesh.announce(self.id(), reached);
@@ -344,10 +390,9 @@ impl State {
         while *budget > 0 {
             match self.config.mesh.next_control(from, to) {
                 None => return true,
-                Some(Control::Own(handoff)) => {
+                Some(Control::Own(arrival)) => {
                     *budget -= 1;
-                    let Handoff { socket, unread, peer } = *handoff;
-                    self.open(socket, peer, Some(unread));
+                    self.open(*arrival);
                 }
                 Some(Control::Batch(envelopes)) => self.take_envelopes(from, envelopes, budget),
             }

@@ -51,6 +51,11 @@ impl ReadBuffer {
         self.start == self.bytes.len()
     }
 
+    /// Adds bytes that were received while nothing is to be offered.
+    pub fn hold(&mut self, received: &[u8]) {
+        self.keep(received);
+    }
+
     fn unread(&self) -> &[u8] {
         &self.bytes[self.start..]
     }

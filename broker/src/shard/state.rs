@@ -1,12 +1,9 @@
-//! A shard's engine with its sockets, and the begin and end of each step. The tasks of the shard
-//! (turn, acceptors, connections) borrow this for one poll each and never across an await. It uses
-//! tasks and threads only through wakers.
+//! A shard's engine with its sockets, and the begin of each step. The shard's loop (`turn.rs`) owns
+//! it.
 
-use std::cell::RefCell;
-use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::Waker;
 
 use grapnel_engine::id::{ConnKey, ShardId};
 use grapnel_engine::log_rate::LogRate;
@@ -14,40 +11,39 @@ use grapnel_engine::shard::{Closing, Envelope, Peer, Shard};
 use grapnel_engine::time::Now;
 use slab::Slab;
 
+use super::acceptor::Acceptor;
 use super::alarm::Alarms;
 use super::conn::{Conn, Linger, Phase, Token};
 use super::handle::ShardHandle;
 use super::heartbeat::Clock;
+use super::layered::Layered;
 use super::limits::ShellLimits;
 use super::mesh::Mesh;
 use super::read_buffer::ReadBuffer;
-use crate::net::Watch;
-use crate::rt::Stream;
+use crate::net::ListenerPlace;
+use crate::rt::{BufferSizes, Driver, Io, Wakeup};
 
-/// A step takes this fraction of the turn's budget for envelopes of other shards.
-const STEPS_OF_A_TURN: usize = 8;
 /// Number of free entries up to which tables of connections do not shrink.
 const SPARE_PLACES: usize = 1024;
 
-/// A connection that moves to its home shard.
+/// A connection that comes to a shard: from a listener, or from the shard that accepted it.
 #[derive(Debug)]
-pub(crate) struct Handoff {
+pub(crate) struct Arrival {
     /// Closed on drop if it does not arrive.
     pub socket: OwnedFd,
-    /// Bytes that were read of it; the engine has taken none of them.
-    pub unread: Vec<u8>,
     /// Where it comes from.
     pub peer: Peer,
+    /// Bytes that another shard has received of it; the engine has taken none of them. `None` if it
+    /// comes from a listener.
+    pub unread: Option<Vec<u8>>,
+    /// Its layers.
+    pub layered: Option<Box<Layered>>,
+    /// Its place among the connections of its listener.
+    pub place: Option<ListenerPlace>,
 }
 
 /// The lanes between the shards.
-pub(crate) type EngineMesh = Mesh<Envelope, Box<Handoff>>;
-
-/// The data that all tasks of a shard share.
-pub(crate) struct Shared {
-    /// Borrowed for one poll at a time.
-    pub state: RefCell<State>,
-}
+pub(crate) type EngineMesh = Mesh<Envelope, Box<Arrival>>;
 
 /// What a shard needs beside its engine.
 pub(crate) struct ShardConfig {
@@ -61,6 +57,24 @@ pub(crate) struct ShardConfig {
     pub clock: Clock,
     /// How many shards there are.
     pub shards: usize,
+    /// How the shard waits for its sockets.
+    pub io: Io,
+}
+
+/// The connection that has an index of the engine's connection table now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keyed {
+    generation: u32,
+    token: u32,
+}
+
+impl Keyed {
+    /// None: no key of the engine has the generation 0.
+    const NONE: Keyed = Keyed { generation: 0, token: 0 };
+
+    fn new(key: ConnKey, token: Token) -> Keyed {
+        Keyed { generation: key.generation, token: token as u32 }
+    }
 }
 
 /// One shard's engine and connections.
@@ -69,24 +83,33 @@ pub(crate) struct State {
     pub(super) config: ShardConfig,
     pub(super) now: Now,
     pub(super) conns: Slab<Box<Conn>>,
-    /// For each index of the engine's connection table: generation and token of the connection that
-    /// has it now.
-    by_key: Vec<Option<(u32, Token)>>,
+    /// By the index of the engine's connection table.
+    pub(super) by_key: Vec<Keyed>,
     next_serial: u32,
-    /// Connections whose task has not been started.
-    opened: Vec<Token>,
-    pub(super) scratch: Box<[u8]>,
+    /// Connections that are to be continued without an event of their sockets.
+    pub(super) listed: VecDeque<Token>,
+    pub(super) driver: Driver,
+    pub(super) wakeup: Arc<Wakeup>,
+    /// Bytes offered to the engine since the outbox was emptied.
+    pub(super) offered_bytes: usize,
+    /// Connections whose layers are not open.
+    pub(super) handshakes: u64,
+    /// Of these, how many hold bytes until it is their turn.
+    pub(super) held_handshakes: u64,
+    /// Steps of handshakes that are left in this round.
+    pub(super) handshake_steps: usize,
+    /// Decoded bytes; empty between two steps.
+    pub(super) decoded: Vec<u8>,
+    /// Rate limit of the log line about connections that their layers have refused.
+    pub(super) layers_refused: LogRate,
+    /// The last round has left it to this one to send.
+    pub(super) postponed: bool,
     /// Size of the last bytes of ended connections.
     closing_bytes: usize,
-    /// Reports the end of connections that are not read.
-    pub(super) watch: Watch,
     pub(super) alarms: Alarms,
-    /// Acceptors that wait, each with the millisecond until which it accepts nothing (0 if it waits
-    /// for a connection).
-    pub(super) acceptors: Slab<(u64, Waker)>,
-    turn: Option<Waker>,
-    /// When the turn's timer is due, milliseconds.
-    pub(super) armed_ms: Option<u64>,
+    pub(super) acceptors: Slab<Acceptor>,
+    /// The turn has more to do than wait.
+    pub(super) turn_due: bool,
     /// The shard whose data lane is read next.
     pub(super) next_lane: ShardId,
     /// No connection is accepted any more.
@@ -98,29 +121,48 @@ pub(crate) struct State {
     pub(super) commands_refused: LogRate,
 }
 
+/// The connection of an engine's key, if the key is still valid.
+pub(super) fn token_of(by_key: &[Keyed], key: ConnKey) -> Option<Token> {
+    let keyed = by_key.get(key.index as usize)?;
+    (keyed.generation == key.generation).then_some(keyed.token as usize)
+}
+
 impl State {
     /// Makes a shard without connections.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// The kernel refuses a driver, or the process has no descriptor left.
     pub fn new(mut engine: Shard, config: ShardConfig) -> std::io::Result<State> {
-        let watch = Watch::new()?;
+        let limits = &config.limits;
+        let sizes = BufferSizes {
+            read: limits.read_scratch_bytes_max as usize,
+            turn: limits.read_turn_bytes_max as usize,
+        };
+        let wakeup = Arc::new(Wakeup::new()?);
+        let driver = Driver::new(config.io, sizes, Arc::clone(&wakeup))?;
+        config.handle.signal().register(Arc::clone(&wakeup).into());
         engine.set_call_cell(std::sync::Arc::clone(config.handle.heartbeat().call()));
-        let scratch = vec![0; config.limits.read_scratch_bytes_max as usize].into_boxed_slice();
         Ok(State {
             engine,
             now: config.clock.now(),
             conns: Slab::new(),
             by_key: Vec::new(),
             next_serial: 0,
-            opened: Vec::new(),
-            scratch,
+            listed: VecDeque::new(),
+            driver,
+            wakeup,
+            offered_bytes: 0,
+            handshakes: 0,
+            held_handshakes: 0,
+            handshake_steps: 0,
+            decoded: Vec::new(),
+            layers_refused: LogRate::default(),
+            postponed: false,
             closing_bytes: 0,
-            watch,
             alarms: Alarms::default(),
             acceptors: Slab::new(),
-            turn: None,
-            armed_ms: None,
+            // What other threads have sent before the start is taken in the first turn.
+            turn_due: true,
             next_lane: ShardId(0),
             draining: false,
             commands_refused: LogRate::default(),
@@ -139,7 +181,7 @@ impl State {
         let now = self.config.clock.now();
         self.config.handle.heartbeat().begin(now.mono_ms);
         if now.mono_ms != self.now.mono_ms && self.advance(now) {
-            self.wake_turn();
+            self.turn_due = true;
         }
     }
 
@@ -149,60 +191,58 @@ impl State {
         self.engine.advance(now)
     }
 
-    /// Ends a step of a connection or an acceptor. Takes some of the envelopes from other shards,
-    /// so that a busy shard does not delay them; empties the outbox; wakes the turn if something is
-    /// due. `spawns` if the caller itself starts the tasks of new connections.
-    pub fn finish(&mut self, spawns: bool) {
-        let budget = self.config.limits.turn_envelopes_max as usize / STEPS_OF_A_TURN;
-        let behind = self.config.mesh.has_arrivals(self.id()) && self.take_arrivals(budget);
-        self.empty_outbox();
-        let due = self.next_due_ms();
-        let late = due.is_some_and(|due| self.armed_ms.is_none_or(|armed| due < armed));
-        if behind || late || self.draining || (!spawns && !self.opened.is_empty()) {
-            self.wake_turn();
-        }
-        self.config.handle.heartbeat().end();
-    }
-
     /// When the next timed work of the shard is due.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         let acceptors =
-            self.acceptors.iter().map(|(_, (until_ms, _))| *until_ms).filter(|until_ms| *until_ms > 0);
+            self.acceptors.iter().map(|(_, acceptor)| acceptor.until_ms).filter(|until_ms| *until_ms > 0);
         [self.engine.next_deadline_ms(), self.alarms.next_ms(), acceptors.min()].into_iter().flatten().min()
     }
 
-    /// Opens a new connection. If the engine has too many, the socket is closed. `brought` are the
-    /// bytes that another shard has read of it.
-    pub fn open(&mut self, socket: OwnedFd, peer: Peer, brought: Option<Vec<u8>>) {
-        // The address is needed only for a handoff: by the shard that accepted the connection,
-        // before the engine has taken any byte of it.
-        let kept = (self.config.shards > 1 && brought.is_none()).then(|| Box::new(peer.clone()));
+    /// Opens a new connection. If the engine has too many, the socket is closed.
+    pub fn open(&mut self, arrival: Arrival) {
+        let Arrival { socket, peer, unread, layered, place } = arrival;
+        // What is known of the peer is needed for a handoff, by the shard that accepted the
+        // connection, and until the layers have told the rest.
+        let handshake = layered.as_ref().is_some_and(|layered| !layered.identified);
+        let kept = (self.config.shards > 1 && unread.is_none() || handshake).then(|| Box::new(peer.clone()));
         // The engine may reuse the index of a connection that has just ended. That connection can
         // be found by its index only until then.
         self.begin_closing();
         let Some(key) = self.engine.open(peer) else { return };
         self.next_serial = self.next_serial.wrapping_add(1);
-        let rest = ReadBuffer::brought(brought.unwrap_or_default());
-        self.engine.charge_read_buffer(key, rest.memory());
-        let conn = Conn::new(Stream::new(socket), key, self.next_serial, rest, kept);
-        let token = self.conns.insert(Box::new(conn));
+        let rest = ReadBuffer::brought(unread.unwrap_or_default());
+        let entry = self.conns.vacant_entry();
+        let token = entry.key();
+        let socket = self.driver.add(socket, token);
+        let conn = entry.insert(Box::new(Conn::new(socket, key, self.next_serial, rest)));
+        (conn.peer, conn.layered, conn.place) = (kept, layered, place);
+        self.engine.charge_read_buffer(key, conn.memory());
+        if handshake {
+            self.handshakes += 1;
+            if let Some(ms) = conn.layered.as_ref().and_then(|layered| layered.handshake_timeout_ms()) {
+                conn.set_alarm(token, self.now.mono_ms + ms, &mut self.alarms);
+            }
+        }
+        let resumed = conn.resumed;
         let place = key.index as usize;
         if place >= self.by_key.len() {
-            self.by_key.resize(place + 1, None);
+            self.by_key.resize(place + 1, Keyed::NONE);
         }
-        self.by_key[place] = Some((key.generation, token));
-        self.opened.push(token);
+        self.by_key[place] = Keyed::new(key, token);
+        if resumed { self.list(token) } else { self.read(token) }
     }
 
-    /// Takes a connection whose task has not been started.
-    pub fn next_opened(&mut self) -> Option<Token> {
-        self.opened.pop()
+    /// Continues a connection soon.
+    pub(super) fn list(&mut self, token: Token) {
+        let conn = &mut *self.conns[token];
+        if !std::mem::replace(&mut conn.listed, true) {
+            self.listed.push_back(token);
+        }
     }
 
     /// The connection of an engine's key, if the key is still valid.
     pub(super) fn token(&self, key: ConnKey) -> Option<Token> {
-        let (generation, token) = (*self.by_key.get(key.index as usize)?)?;
-        (generation == key.generation).then_some(token)
+        token_of(&self.by_key, key)
     }
 
     /// Removes the engine's key of a connection, because the engine has dropped the connection or
@@ -210,13 +250,13 @@ impl State {
     pub(super) fn forget_key(&mut self, token: Token) {
         let Some(conn) = self.conns.get_mut(token) else { return };
         let place = conn.key.index as usize;
-        if self.by_key.get(place) != Some(&Some((conn.key.generation, token))) {
+        if self.by_key.get(place) != Some(&Keyed::new(conn.key, token)) {
             return;
         }
-        self.by_key[place] = None;
+        self.by_key[place] = Keyed::NONE;
         // The engine reuses the lowest indexes first, so that entries of a burst of connections are
         // at the end.
-        while self.by_key.last() == Some(&None) {
+        while self.by_key.last() == Some(&Keyed::NONE) {
             self.by_key.pop();
         }
         if self.by_key.capacity() > SPARE_PLACES.max(4 * self.by_key.len()) {
@@ -224,24 +264,39 @@ impl State {
         }
     }
 
-    /// Ends a connection, which sends nothing more; its task then removes it.
+    /// Ends a connection, which sends nothing more. It is removed later, because the caller may
+    /// still have its token.
     pub(super) fn end(&mut self, token: Token) {
         self.forget_key(token);
         self.set_phase(token, Phase::Ended);
-        self.conns[token].wake();
+        self.list(token);
     }
 
-    /// Removes a connection; dropping it closes its socket. Called only by its own task, which then
-    /// ends.
-    pub(super) fn remove(&mut self, token: Token) -> Box<Conn> {
+    /// Counts a connection no longer among those whose layers are not open.
+    pub(super) fn end_handshake(&mut self, token: Token) {
+        let layered = self.conns[token].layered.as_mut().filter(|layered| !layered.identified);
+        if let Some(layered) = layered {
+            layered.identified = true;
+            self.handshakes -= 1;
+            self.held_handshakes -= u64::from(!layered.held.is_empty());
+            layered.held = Vec::new();
+        }
+    }
+
+    /// Removes a connection and closes its socket.
+    pub(super) fn remove(&mut self, token: Token) {
+        let conn = self.take(token);
+        self.driver.remove(conn.socket);
+    }
+
+    /// Removes a connection from the tables. Its socket stays with the driver.
+    pub(super) fn take(&mut self, token: Token) -> Box<Conn> {
         self.forget_key(token);
         self.set_phase(token, Phase::Ended);
+        self.end_handshake(token);
         let conn = self.conns.remove(token);
         if self.conns.is_empty() && self.conns.capacity() > SPARE_PLACES {
             self.conns = Slab::new();
-        }
-        if conn.watched {
-            self.watch.forget(conn.stream.as_fd());
         }
         conn
     }
@@ -263,26 +318,4 @@ impl State {
             self.engine.charge_closing(closing_bytes);
         }
     }
-
-    /// Makes the executor poll the turn.
-    pub fn wake_turn(&self) {
-        if let Some(waker) = &self.turn {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Sets the waker of the turn.
-    pub(super) fn set_turn(&mut self, waker: &Waker) {
-        if !self.turn.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            self.turn = Some(waker.clone());
-        }
-    }
-}
-
-/// Makes a shard without connections, in the form that its tasks share.
-///
-/// # Errors
-/// The process has no descriptor left.
-pub(crate) fn share(engine: Shard, config: ShardConfig) -> std::io::Result<Rc<Shared>> {
-    Ok(Rc::new(Shared { state: RefCell::new(State::new(engine, config)?) }))
 }

@@ -14,9 +14,11 @@ use signal_hook::iterator;
 use super::handle::{Command, ShardHandle};
 use super::heartbeat::Clock;
 use super::limits::ShellLimits;
+use super::listeners::Listeners;
 use super::start::{Event, StartError, start};
 use super::watchdog::{NamePlugin, Thresholds, Watchdog};
 use crate::net::Bound;
+use crate::rt::Io;
 
 /// Exit code of a process whose shard died: EX_SOFTWARE of sysexits.
 pub const EXIT_CODE_DIED: u8 = 70;
@@ -81,8 +83,7 @@ impl End {
 
 /// Signals that have a meaning in other brokers and would end a process without a handler. Each has
 /// the log line that it causes.
-const IGNORED: [(i32, &str); 3] = [
-    (SIGHUP, "SIGHUP is ignored: this version reads its configuration only when it starts"),
+const IGNORED: [(i32, &str); 2] = [
     (SIGUSR1, "SIGUSR1 is ignored: everything is in memory, so there is nothing to save"),
     (
         SIGUSR2,
@@ -95,19 +96,20 @@ fn ignored(signal: i32) -> Option<&'static str> {
     IGNORED.iter().find(|(known, _)| *known == signal).map(|(_, sentence)| *sentence)
 }
 
-/// The signals of the process. From [`Signals::take`] on, ignored signals do not end the process;
-/// they are logged once [`Shards::handle_signals`] is called.
+/// The signals of the process. From [`Signals::take`] on, SIGHUP and ignored signals do not end the
+/// process; they have their effect once [`Shards::handle_signals`] is called.
 #[derive(Debug)]
 pub struct Signals(iterator::Signals);
 
 impl Signals {
-    /// Installs handlers for the ignored signals. SIGTERM and SIGINT still end the process, which
+    /// Installs handlers for SIGHUP and the ignored signals. SIGTERM and SIGINT still end the process, which
     /// has nothing to drain yet.
     ///
     /// # Errors
     /// The handlers cannot be made.
     pub fn take() -> Result<Signals, ShardsError> {
-        let signals = iterator::Signals::new(IGNORED.map(|(signal, _)| signal)).map_err(no_handlers)?;
+        let ignored = IGNORED.iter().map(|(signal, _)| signal);
+        let signals = iterator::Signals::new(ignored.chain([&SIGHUP])).map_err(no_handlers)?;
         Ok(Signals(signals))
     }
 }
@@ -135,14 +137,14 @@ impl Shards {
     pub fn start(
         setups: Vec<Setup>,
         limits: &Arc<ShellLimits>,
-        clock: Clock,
+        (clock, io): (Clock, Io),
         name: NamePlugin,
     ) -> Result<Shards, ShardsError> {
         let handles: Vec<ShardHandle> = setups.iter().map(|setup| ShardHandle::new(setup.id)).collect();
         let (sender, events) = channel();
         let watchdog = Watchdog::start(handles.clone(), clock, Thresholds::of(limits), name)
             .map_err(|cause| ShardsError::Helper { what: "the watchdog", cause })?;
-        start(setups, &handles, limits, clock, &sender)?;
+        start(setups, &handles, limits, (clock, io), &sender)?;
         let shards = Shards { handles, events, sender, _watchdog: watchdog };
         shards.wait_until_running()?;
         Ok(shards)
@@ -170,18 +172,26 @@ impl Shards {
         &self.handles
     }
 
-    /// Makes all shards accept from a listener, each from its own socket.
-    pub fn listen(&self, bound: Bound) {
-        for (handle, share) in self.handles.iter().zip(bound.into_shares()) {
-            handle.command(Command::Listen(vec![share]));
-        }
+    /// Opens and closes listeners on the shards. Any thread may use what is returned.
+    pub fn listeners(&self) -> Listeners {
+        Listeners::new(self.handles.clone())
     }
 
-    /// Delivers SIGTERM and SIGINT to [`Shards::wait`]; the other signals are logged.
+    /// As [`Listeners::listen`].
+    pub fn listen(&self, bound: Bound) {
+        self.listeners().listen(bound);
+    }
+
+    /// Delivers SIGTERM and SIGINT to [`Shards::wait`], and calls `hang_up` for SIGHUP; the other
+    /// signals are logged. `hang_up` must return at once.
     ///
     /// # Errors
     /// The handlers or their thread cannot be made.
-    pub fn handle_signals(&self, signals: Signals) -> Result<(), ShardsError> {
+    pub fn handle_signals(
+        &self,
+        signals: Signals,
+        hang_up: impl Fn() + Send + 'static,
+    ) -> Result<(), ShardsError> {
         let Signals(mut signals) = signals;
         for signal in [SIGTERM, SIGINT] {
             signals.add_signal(signal).map_err(no_handlers)?;
@@ -189,7 +199,9 @@ impl Shards {
         let sender = self.sender.clone();
         let forward = move || {
             for signal in signals.forever() {
-                if let Some(sentence) = ignored(signal) {
+                if signal == SIGHUP {
+                    hang_up();
+                } else if let Some(sentence) = ignored(signal) {
                     tracing::info!("{sentence}");
                 } else if sender.send(Event::Signal(signal)).is_err() {
                     return;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod listeners;
 mod overload;
 mod traffic;
 
@@ -18,7 +19,8 @@ use grapnel_engine::shard::{ListenerInfo, Setup};
 use super::heartbeat::Clock;
 use super::limits::ShellLimits;
 use super::supervise::{End, Shards};
-use crate::net::{Listen, bind};
+use crate::net::{Address, FileOwner, Listen, ListenerRules, bind};
+use crate::rt::Io;
 use client::Client;
 
 /// Maximum time of each wait.
@@ -47,12 +49,12 @@ impl Broker {
             keys: [11, 12, 13, 14],
             seed: shard as u64 + 1,
         });
-        let info = Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true });
-        let listen = Listen { bind: "127.0.0.1:0".parse().unwrap(), info };
+        let listen = listen("test");
         let bound = bind(&listen, shards, shell.listen_backlog_max).unwrap();
-        let address = bound.local;
+        let address = tcp(&bound.local);
         let shards =
-            Shards::start(setups.collect(), &Arc::new(shell), Clock::start(), Box::new(|_| None)).unwrap();
+            Shards::start(setups.collect(), &Arc::new(shell), (Clock::start(), io()), Box::new(|_| None))
+                .unwrap();
         shards.listen(bound);
         Broker { shards, address }
     }
@@ -80,6 +82,29 @@ impl Broker {
 
     fn drain(self) -> End {
         self.shards.drain(15, PATIENCE, Duration::ZERO, || {})
+    }
+}
+
+/// A listener on any port of loopback.
+fn listen(name: &str) -> Listen {
+    let info = ListenerInfo { name: name.into(), allow_anonymous: true, ..ListenerInfo::default() };
+    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let rules = Arc::new(ListenerRules::plain(Arc::new(info)));
+    Listen { bind: address.into(), owner: FileOwner::default(), rules }
+}
+
+fn tcp(address: &Address) -> SocketAddr {
+    match address {
+        Address::Tcp(address) => *address,
+        Address::Unix(path) => panic!("{} is no TCP address", path.display()),
+    }
+}
+
+/// How the shards of these tests wait. One run of the tests takes io_uring, another one epoll.
+fn io() -> Io {
+    match std::env::var("GRAPNEL_TESTS_IO").as_deref() {
+        Ok("epoll") => Io::Epoll,
+        _ => Io::IoUring,
     }
 }
 

@@ -1,9 +1,9 @@
 //! A thread that observes every shard. It logs when a single step takes long, and in which plugin,
-//! and which calls of plugins were slow (`slow.rs`). It wakes a shard that sleeps although it has
-//! work (see [`Guard`](crate::rt::Guard)). Started by `supervise` before the shards; ends with the
-//! process or when dropped.
+//! and which calls of plugins were slow (`slow.rs`). It sleeps while all shards are idle. Started by
+//! `supervise` before the shards; ends with the process or when dropped.
 
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,11 +14,13 @@ use super::heartbeat::Clock;
 use super::limits::ShellLimits;
 use super::slow::SlowCalls;
 
-/// Maximum time between two checks, milliseconds. It is longer than the longest interval between
-/// two rounds of a shard's guard.
+/// Maximum time between two checks while a shard has work, milliseconds.
 const LOOK_EVERY_MS: u64 = 50;
 /// Minimum time between two checks, milliseconds.
 const LOOK_EVERY_MS_MIN: u64 = 5;
+/// Time without work after which the watchdog sleeps until a shard wakes it, milliseconds. Being
+/// woken costs the shard a system call.
+const SLEEP_AFTER_MS: u64 = 1000;
 
 /// What is worth a log line.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,7 @@ pub type NamePlugin = Box<dyn Fn(Called) -> Option<String> + Send>;
 /// The watchdog; it runs until it is dropped.
 #[derive(Debug)]
 pub struct Watchdog {
-    stop: Option<Sender<()>>,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -57,51 +59,55 @@ impl Watchdog {
         thresholds: Thresholds,
         name: NamePlugin,
     ) -> std::io::Result<Watchdog> {
-        let (stop, stopped) = channel();
         let mut watched: Vec<Watched> = shards.into_iter().map(Watched::new).collect();
+        let handles: Vec<ShardHandle> = watched.iter().map(|shard| shard.handle.clone()).collect();
         let Thresholds { stall_ms: warning_ms, slow_call_ms } = thresholds;
         let from_ns = if slow_call_ms == 0 { u64::MAX } else { slow_call_ms.saturating_mul(1_000_000) };
         watched.iter().for_each(|shard| shard.handle.heartbeat().call().set_slow_from_ns(from_ns));
         let idle_ms = (warning_ms / 4).clamp(LOOK_EVERY_MS_MIN, LOOK_EVERY_MS);
         let busy_ms =
             if slow_call_ms == 0 { idle_ms } else { slow_call_ms.clamp(LOOK_EVERY_MS_MIN, idle_ms) };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
-            let mut period = Duration::from_millis(idle_ms);
-            while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
+            let (mut period_ms, mut idle_for_ms) = (idle_ms, 0);
+            loop {
+                std::thread::park_timeout(Duration::from_millis(period_ms));
+                if stopped.load(Ordering::Acquire) {
+                    return;
+                }
                 let now = clock.mono_ms();
-                // An idle shard has no slow calls.
                 let busy = watched.iter_mut().filter_map(|shard| shard.has_moved().then_some(())).count() > 0;
-                period = Duration::from_millis(if busy { busy_ms } else { idle_ms });
                 for shard in &mut watched {
-                    shard.wake_if_asleep();
-                    if let Some(slow) = shard.slow.look(shard.handle.heartbeat().call(), now, slow_call_ms) {
-                        let plugin = name(slow.called).unwrap_or_else(|| unnamed(slow.called));
-                        tracing::warn!("{}", slow.sentence(&plugin, shard.handle.id()));
-                    }
-                    match shard.look(now, warning_ms) {
-                        Some(Finding::Stalled { ms }) => {
-                            let what = describe(&shard.handle, &name);
-                            tracing::warn!(
-                                "shard {} has been in one step for {ms} ms: {what}",
-                                shard.handle.id()
-                            );
-                        }
-                        Some(Finding::Recovered { ms }) => {
-                            tracing::warn!("shard {} goes on after about {ms} ms", shard.handle.id());
-                        }
-                        None => {}
-                    }
+                    shard.report(now, (warning_ms, slow_call_ms), &name);
+                }
+                // An idle shard has no slow calls.
+                idle_for_ms = if busy { 0 } else { idle_for_ms + period_ms };
+                period_ms = if busy { busy_ms } else { idle_ms };
+                if idle_for_ms >= SLEEP_AFTER_MS {
+                    sleep(&mut watched);
+                    idle_for_ms = 0;
                 }
             }
         })?;
-        Ok(Watchdog { stop: Some(stop), thread: Some(thread) })
+        handles.iter().for_each(|handle| handle.heartbeat().set_watchdog(thread.thread().clone()));
+        Ok(Watchdog { stop, thread: Some(thread) })
+    }
+}
+
+/// Sleeps until a shard has work, or the watchdog ends.
+fn sleep(watched: &mut [Watched]) {
+    watched.iter().for_each(|shard| shard.handle.heartbeat().watchdog_sleeps());
+    if watched.iter_mut().filter_map(|shard| shard.has_moved().then_some(())).count() == 0 {
+        std::thread::park();
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.stop.take();
+        self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // A panic of the watchdog is logged already.
             let _ = thread.join();
         }
@@ -139,8 +145,6 @@ struct Watched {
     handle: ShardHandle,
     /// The reported step, and how long it had been running at the last check.
     logged: Option<(u64, u64)>,
-    /// The guard's rounds at the last check.
-    beats: u64,
     /// The number of steps at the last check.
     steps: u64,
     slow: SlowCalls,
@@ -148,7 +152,7 @@ struct Watched {
 
 impl Watched {
     fn new(handle: ShardHandle) -> Watched {
-        Watched { handle, logged: None, beats: 0, steps: 0, slow: SlowCalls::default() }
+        Watched { handle, logged: None, steps: 0, slow: SlowCalls::default() }
     }
 
     /// Whether a step has begun since the last check, or is running.
@@ -158,14 +162,20 @@ impl Watched {
         before != self.steps || heartbeat.step_ms(0).is_some()
     }
 
-    /// Wakes a shard whose guard has had no round since the last check, if no step is running.
-    fn wake_if_asleep(&mut self) {
-        let heartbeat = self.handle.heartbeat();
-        let beats = heartbeat.beats();
-        let asleep = beats == self.beats && beats > 0;
-        self.beats = beats;
-        if asleep && heartbeat.step_ms(0).is_none() {
-            self.handle.signal().kick();
+    /// Logs what is worth a line.
+    fn report(&mut self, now_ms: u64, (warning_ms, slow_call_ms): (u64, u64), name: &NamePlugin) {
+        let id = self.handle.id();
+        if let Some(slow) = self.slow.look(self.handle.heartbeat().call(), now_ms, slow_call_ms) {
+            let plugin = name(slow.called).unwrap_or_else(|| unnamed(slow.called));
+            tracing::warn!("{}", slow.sentence(&plugin, id));
+        }
+        match self.look(now_ms, warning_ms) {
+            Some(Finding::Stalled { ms }) => {
+                let what = describe(&self.handle, name);
+                tracing::warn!("shard {id} has been in one step for {ms} ms: {what}");
+            }
+            Some(Finding::Recovered { ms }) => tracing::warn!("shard {id} goes on after about {ms} ms"),
+            None => {}
         }
     }
 
@@ -189,10 +199,6 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Wake, Waker};
-
     use grapnel_engine::hook::{HookPoint, LinkIdentity};
     use grapnel_engine::id::ShardId;
 
@@ -234,29 +240,28 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_whose_guard_does_not_come_round_is_woken_unless_a_step_holds_it() {
-        #[derive(Default)]
-        struct Wakes(AtomicUsize);
-        impl Wake for Wakes {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
+    fn a_watchdog_sleeps_until_a_shard_has_work_and_then_observes_it() {
+        let shard = ShardHandle::new(ShardId(0));
+        let (named, names) = std::sync::mpsc::channel();
+        let name: NamePlugin = Box::new(move |_| {
+            let _ = named.send(());
+            None
+        });
+        let thresholds = Thresholds { stall_ms: 10, slow_call_ms: 0 };
+        let clock = Clock::start();
+        let watchdog = Watchdog::start(vec![shard.clone()], clock, thresholds, name).expect("a thread");
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while !shard.heartbeat().watchdog_is_asleep() {
+            assert!(std::time::Instant::now() < until, "it does not sleep");
+            std::thread::yield_now();
         }
-        let wakes = Arc::new(Wakes::default());
-        let mut shard = watched();
-        shard.handle.signal().register(&Waker::from(Arc::clone(&wakes)));
-        let mut look = |prepare: fn(&ShardHandle)| {
-            prepare(&shard.handle);
-            shard.wake_if_asleep();
-            wakes.0.load(Ordering::SeqCst)
-        };
-        assert_eq!(look(|_| {}), 0, "it has not started");
-        assert_eq!(look(|shard| shard.heartbeat().beat()), 0);
-        assert_eq!(look(|shard| shard.heartbeat().beat()), 0);
-        assert_eq!(look(|_| {}), 1, "asleep");
-        assert_eq!(look(|shard| shard.heartbeat().begin(5)), 1, "held by a step");
-        assert_eq!(look(|shard| shard.heartbeat().end()), 2);
-        assert_eq!(look(|shard| shard.heartbeat().beat()), 2);
+        // A step that does not end is found, also by a watchdog that slept.
+        shard.heartbeat().call().enter(HookPoint::MessagePublish, 0);
+        shard.heartbeat().call().turn_of(LinkIdentity(3));
+        shard.heartbeat().begin(clock.mono_ms());
+        shard.heartbeat().wake_watchdog();
+        names.recv_timeout(Duration::from_secs(20)).expect("the step is not found");
+        drop(watchdog);
     }
 
     #[test]
