@@ -35,11 +35,11 @@ impl Announcer {
         let Some(shard) = &self.shard else { return };
         let uptime_ms = self.clock.mono_ms();
         let listeners = Arc::clone(&self.listeners);
-        let told = shard.call(HOOKS_TIMEOUT, move |shard| {
+        let called = shard.call(HOOKS_TIMEOUT, move |shard| {
             let version = env!("CARGO_PKG_VERSION");
             shard.notify_broker(point, BrokerView { version, uptime_ms, listeners: &listeners });
         });
-        if let Err(error) = told {
+        if let Err(error) = called {
             tracing::warn!("{error}; goes on without the hooks of {}", point.name());
         }
     }

@@ -17,17 +17,30 @@ mod error;
 mod file;
 pub(crate) mod hooks;
 mod keys;
+mod listener;
+mod listener_draft;
 mod nearest;
+mod network;
 mod places;
+mod settings;
 mod text;
+mod unwired;
 mod value;
 
-use draft::{Draft, ListenerDraft};
-pub use error::{ConfigErrors, Origin};
+use draft::Draft;
+pub use error::{ConfigErrors, Origin, Sources};
 pub use file::FILE_BYTES_MAX;
 pub use hooks::{HookOverride, HookOverrides, OnFault};
-pub use keys::SOCKET_PATH_BYTES_MAX;
+pub use keys::{SOCKET_PATH_BYTES_MAX, When};
+pub use listener::{
+    Bind, Certificate, ClientCertificate, Forwarded, ListenerConfig, MountPiece, MountPoint, ProxyProtocol,
+    SocketOptions, TlsIdentity, TlsListener, TlsVersion, UnixOptions, Versions, WebSocketListener,
+};
+use listener_draft::ListenerDraft;
+pub use network::Network;
 pub use places::Environment;
+pub use settings::{Difference, Setting, difference, is_same_listener};
+pub use unwired::unwired;
 use value::Value;
 pub use value::to_json;
 
@@ -37,8 +50,8 @@ pub struct CliOverrides {
     /// Configuration file (TOML); without one the broker uses its defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address to listen on, such as 0.0.0.0:1883; may be repeated [default: the listeners of the
-    /// configuration, else 127.0.0.1:1883]
+    /// Address to listen on, such as 0.0.0.0:1883 or unix:/run/mqtt.sock; may be repeated [default:
+    /// the listeners of the configuration, else 127.0.0.1:1883]
     ///
     /// Port 0 takes a free port, which the broker prints. Write an IPv6 address in brackets. The
     /// addresses replace those of the configuration: each takes the listener that is configured
@@ -62,6 +75,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// How many shards, 1 to 64.
     pub shards: usize,
+    /// How shards wait for sockets.
+    pub io: Io,
     /// Where clients connect; never empty.
     pub listeners: Vec<ListenerConfig>,
     /// What clients may do.
@@ -80,19 +95,24 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What is logged, if GRAPNEL_LOG is not set.
     pub log_level: LogLevel,
+    /// Where each key was set, except those of listeners.
+    pub sources: Sources,
 }
 
-/// One listening address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerConfig {
-    /// Its name for plugins, the log and the status.
-    pub name: String,
-    /// Address and port; port 0 lets the system choose.
-    pub bind: SocketAddr,
-    /// Whether a client is let in if no link of client.authenticate decides about it.
-    pub allow_anonymous: bool,
-    /// Where it was configured.
-    pub origin: Origin,
+/// How shards wait for sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// With io_uring where the kernel allows it, else with epoll.
+    Auto,
+    /// With io_uring.
+    IoUring,
+    /// With epoll.
+    Epoll,
+}
+
+impl Io {
+    const WORDS: [(&'static str, Io); 3] =
+        [("auto", Io::Auto), ("io_uring", Io::IoUring), ("epoll", Io::Epoll)];
 }
 
 /// `[authorization]`.
@@ -111,6 +131,10 @@ pub enum NoMatch {
     Deny,
 }
 
+impl NoMatch {
+    const WORDS: [(&'static str, NoMatch); 2] = [("allow", NoMatch::Allow), ("deny", NoMatch::Deny)];
+}
+
 /// `[plugins.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PluginConfig {
@@ -120,14 +144,22 @@ pub struct PluginConfig {
     pub path: Option<PathBuf>,
     /// Priority of its hooks instead of their own.
     pub priority: Option<i32>,
-    /// Whether the broker refuses to start without it.
-    pub required: bool,
+    /// Whether the broker refuses to start without it. `None` where the configuration does not say:
+    /// then it is so if the plugin was also loaded with `grapnel-ctl plugins load --required`.
+    pub required: Option<bool>,
     /// Its own configuration, an object.
     pub config: serde_json::Value,
     /// The operator's settings for single hooks of it.
     pub hooks: HookOverrides,
     /// Where it was configured.
     pub origin: Origin,
+}
+
+impl PluginConfig {
+    /// Whether another configuration says the same of it, wherever it is written there.
+    pub fn is_same(&self, other: &PluginConfig) -> bool {
+        *self == PluginConfig { origin: self.origin.clone(), ..other.clone() }
+    }
 }
 
 /// `[control]`.
@@ -214,12 +246,8 @@ impl Config {
         Config {
             file: None,
             shards: environment.default_shards(),
-            listeners: vec![ListenerConfig {
-                name: Config::DEFAULT_BIND.to_string(),
-                bind: Config::DEFAULT_BIND,
-                allow_anonymous: true,
-                origin: Origin::Default,
-            }],
+            io: Io::Auto,
+            listeners: vec![default_listener()],
             authorization: AuthorizationConfig { no_match: NoMatch::Allow },
             limits: Limits::default(),
             shell_limits: ShellLimits::default(),
@@ -228,6 +256,7 @@ impl Config {
             control: ControlConfig { socket: environment.default_socket(), ..ControlConfig::default() },
             state_dir: environment.default_state_dir().unwrap_or_default(),
             log_level: LogLevel::Info,
+            sources: Sources::default(),
         }
     }
 
@@ -243,7 +272,7 @@ impl Config {
             draft.config.file = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
         }
         if draft.listeners.is_empty() {
-            let bind = Some(Config::DEFAULT_BIND);
+            let bind = Some(Bind::Tcp(Config::DEFAULT_BIND));
             draft.listeners.push(ListenerDraft { bind, ..ListenerDraft::default() });
         }
         environment::apply(environment, &mut draft);
@@ -256,6 +285,13 @@ impl Config {
     pub fn default_text() -> String {
         text::default_text()
     }
+}
+
+/// The listener of a configuration that has none.
+fn default_listener() -> ListenerConfig {
+    let bind = Some(Bind::Tcp(Config::DEFAULT_BIND));
+    let draft = ListenerDraft { bind, ..ListenerDraft::default() };
+    draft.finish().expect("it has an address and nothing that could contradict itself")
 }
 
 fn apply_options(cli: &CliOverrides, draft: &mut Draft) {
@@ -288,7 +324,7 @@ fn listen_on(addresses: &[String], draft: &mut Draft) {
         left.iter_mut().find(|place| place.as_ref().is_some_and(wanted)).and_then(Option::take)
     };
     let named = |listen: &String| {
-        let bind: Option<SocketAddr> = listen.parse().ok();
+        let bind = keys::bind(&Value::Plain(listen.clone())).ok();
         take(&|listener| bind.is_some() && listener.bind == bind)
     };
     let mut taken: Vec<Option<ListenerDraft>> = addresses.iter().map(named).collect();

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::Config;
 use crate::lock::patiently;
 use crate::plugin::PluginManager;
+use crate::reload::Reloader;
 use crate::shard::handle::ShardHandle;
 
 mod answer;
 mod api;
 mod authz;
 mod clients;
+mod config;
 mod follows;
 mod gather;
 mod links;
@@ -50,8 +51,8 @@ pub struct ControlContext {
     pub shards: Vec<ShardHandle>,
     /// Loads and unloads plugins.
     pub plugins: Arc<PluginManager>,
-    /// The configuration in force.
-    pub config: Arc<Config>,
+    /// The configuration in force, and its reload.
+    pub reloader: Arc<Reloader>,
     /// Data that only `program` has.
     pub info: BrokerInfo,
 }
@@ -61,8 +62,6 @@ pub struct ControlContext {
 pub struct BrokerInfo {
     /// When it started, milliseconds since 1970.
     pub started_at_ms: u64,
-    /// Where it listens, with the ports that the system chose.
-    pub listeners: Vec<wire::Listener>,
     /// Reads the counters of the allocator, in a program whose allocator counts.
     pub allocations: Option<CountAllocations>,
 }
@@ -106,8 +105,9 @@ pub struct ControlServer {
 /// [`ControlError`] if a running broker has the socket, an address is in use, or resources are
 /// missing.
 pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
-    let control = &context.config.control;
-    let patience = Duration::from_millis(context.config.shell_limits.start_retry_ms);
+    let config = context.reloader.config();
+    let control = &config.control;
+    let patience = Duration::from_millis(config.shell_limits.start_retry_ms);
     let (unix, socket) = socket::listen(&control.socket, patience)?;
     let http = control.http_bind.map(|address| bind_http(address, patience)).transpose()?;
     let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -124,8 +124,7 @@ pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
     let api = api::Api {
         shards: gather::Shards { handles: context.shards, timeout: control.answer_timeout },
         plugins: context.plugins,
-        plugin_turn: Arc::default(),
-        config: context.config.clone(),
+        reloader: context.reloader,
         info: Arc::new(context.info),
         http_address,
         traces: traces::Traces::default(),

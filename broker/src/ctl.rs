@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 mod authz;
 mod clients;
+mod config;
 mod connection;
 mod follows;
 mod hooks;
@@ -78,6 +79,9 @@ enum Command {
     /// Recheck what plugins have allowed
     #[command(subcommand)]
     Authz(authz::AuthzCommand),
+    /// Show the configuration in force, and read it again
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Show all counters, summed over the shards
     Metrics(metrics::MetricsCommand),
     /// Show packets while they are received and sent
@@ -139,11 +143,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let code = error.exit_code();
             if code != 0 && !matches!(error, CtlError::Ended(_)) {
-                let said = match &error {
-                    CtlError::Usage(said) => usage::with_remedy(said, &command),
+                let text = match &error {
+                    CtlError::Usage(text) => usage::with_remedy(text, &command),
                     other => other.to_string(),
                 };
-                output.complain(&said);
+                output.complain(&text);
             }
             ExitCode::from(code)
         }
@@ -178,6 +182,7 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
             Command::Clients(command) => clients::run(&broker, command, output).await,
             Command::Subscriptions(command) => clients::run_subscriptions(&broker, command, output).await,
             Command::Authz(command) => authz::run(&broker, command, output).await,
+            Command::Config(command) => config::run(&broker, command, output).await,
             Command::Metrics(command) => metrics::run(&broker, &command, output).await,
             Command::Trace(command) => trace::run(&broker, command, output).await,
             // Handled above.

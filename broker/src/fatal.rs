@@ -278,9 +278,9 @@ impl Line {
 fn describe(line: &mut Line, signal: &str, counter: usize) {
     line.add("grapnel: ");
     line.add(signal);
-    let who = WHO.try_with(Cell::get).unwrap_or(ThreadOwner::Nobody);
+    let owner = WHO.try_with(Cell::get).unwrap_or(ThreadOwner::Nobody);
     let mut named = false;
-    match who {
+    match owner {
         ThreadOwner::Shard(shard, calls) => {
             // SAFETY: `enter_shard` has leaked the cell, so it is alive for the rest of the
             // process.
@@ -377,7 +377,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_around_a_function_of_ours_is_executable_and_holds_it() {
+    fn the_mapping_found_for_a_function_is_executable_and_contains_it() {
         let inside = install as *const () as usize;
         let (start, end) = code_around(inside).unwrap();
         assert!((start..end).contains(&inside));
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_where_its_place_ends() {
+    fn a_line_is_cut_at_the_end_of_its_buffer() {
         let mut line = Line { bytes: [0; 512], len: 0 };
         line.add_number(0);
         line.add_number(u64::MAX);
@@ -395,28 +395,28 @@ mod tests {
     }
 
     #[test]
-    fn the_plugin_is_found_by_the_call_the_thread_or_the_code() {
-        let told = |counter| {
+    fn the_plugin_at_fault_is_found_by_call_thread_or_code_address() {
+        let line_for = |counter| {
             let mut line = Line { bytes: [0; 512], len: 0 };
             describe(&mut line, "SIGSEGV", counter);
             String::from_utf8_lossy(&line.bytes[..line.len]).into_owned()
         };
         let inside = install as *const () as usize;
         remember_code(PluginHandle(7), "crasher".into(), inside);
-        assert_eq!(told(inside), "grapnel: SIGSEGV in code of plugin crasher; the process ends\n");
-        assert_eq!(told(1), "grapnel: SIGSEGV in no plugin; the process ends\n");
+        assert_eq!(line_for(inside), "grapnel: SIGSEGV in code of plugin crasher; the process ends\n");
+        assert_eq!(line_for(1), "grapnel: SIGSEGV in no plugin; the process ends\n");
         {
             let _stack = enter_plugin_thread(PluginHandle(7));
-            assert_eq!(told(1), "grapnel: SIGSEGV in a thread of plugin crasher; the process ends\n");
+            assert_eq!(line_for(1), "grapnel: SIGSEGV in a thread of plugin crasher; the process ends\n");
         }
         let calls = Arc::new(CallCell::default());
         let _stack = enter_shard(ShardId(3), Arc::clone(&calls));
-        assert_eq!(told(1), "grapnel: SIGSEGV in no plugin, on shard 3; the process ends\n");
+        assert_eq!(line_for(1), "grapnel: SIGSEGV in no plugin, on shard 3; the process ends\n");
         calls.enter(grapnel_engine::hook::HookPoint::MessagePublish, 0);
         remember_hook(LinkIdentity(7), &"crasher/second".into());
         calls.turn_of(LinkIdentity(7));
         assert_eq!(
-            told(1),
+            line_for(1),
             "grapnel: SIGSEGV in plugin crasher, hook second at message.publish, on shard 3; the process ends\n"
         );
     }

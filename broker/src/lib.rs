@@ -13,6 +13,8 @@ pub mod net;
 pub mod plugin;
 pub mod preflight;
 pub mod program;
+pub mod reload;
 pub mod rt;
 pub mod shard;
+mod transport;
 mod usage;

@@ -138,11 +138,11 @@ pub(crate) fn patiently<T, E: std::fmt::Display>(
     mut attempt: impl FnMut() -> Result<T, E>,
 ) -> Result<T, E> {
     let began = Instant::now();
-    let mut told = false;
+    let mut is_logged = false;
     loop {
         match attempt() {
             Err(error) if may_pass(&error) && began.elapsed() < patience => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut is_logged, true) {
                     tracing::info!("{error}; tries again for {} ms", patience.as_millis());
                 }
                 pause();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_one_process_s_and_names_it() {
+    fn a_lock_belongs_to_one_process_and_names_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         std::fs::write(&path, "left behind by one that was killed, and longer than an id").unwrap();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_whose_file_was_removed_guards_nothing_of_others() {
+    fn a_lock_whose_file_was_removed_does_not_block_others() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let old = FileLock::take(&path).unwrap();
@@ -392,7 +392,7 @@ mod tests {
     const REFUSALS: [Errno; 4] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::ACCESS];
 
     #[test]
-    fn a_folder_that_takes_no_file_is_locked_itself() {
+    fn an_unwritable_folder_is_locked_itself() {
         for errno in REFUSALS {
             let dir = tempfile::tempdir().unwrap();
             let refuse = |_: &Path| Err(errno.into());
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_file_that_cannot_be_written_is_locked_all_the_same() {
+    fn a_read_only_lock_file_is_still_locked() {
         for errno in REFUSALS {
             let dir = tempfile::tempdir().unwrap();
             let refuse = |_: &Path| Err(errno.into());

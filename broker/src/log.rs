@@ -5,7 +5,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,18 +27,53 @@ pub fn lines_lost() -> u64 {
     LINES_LOST.load(Ordering::Relaxed)
 }
 
+/// Changes what is logged while the process runs. Cheap to clone; any thread.
+#[derive(Clone)]
+pub struct Level {
+    /// `None`: `GRAPNEL_LOG` decides.
+    filter: Option<Arc<SetFilter>>,
+}
+
+type SetFilter = dyn Fn(EnvFilter) -> bool + Send + Sync;
+
+impl std::fmt::Debug for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Level").field("can_change", &self.filter.is_some()).finish()
+    }
+}
+
+impl Level {
+    /// Logs from now on what this level has. Returns whether that is so: not if `GRAPNEL_LOG`
+    /// decides what is logged.
+    pub fn set(&self, level: &str) -> bool {
+        self.filter.as_ref().is_some_and(|set| set(EnvFilter::new(level)))
+    }
+
+    /// One that changes nothing, for tests.
+    #[cfg(test)]
+    pub(crate) fn fixed() -> Level {
+        Level { filter: None }
+    }
+}
+
 /// Starts the log of this process, once. `GRAPNEL_LOG` in the environment overrides the configured
 /// level.
-pub fn start(level: &str) {
-    let filter = EnvFilter::try_from_env("GRAPNEL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
+pub fn start(level: &str) -> Level {
+    let of_environment = EnvFilter::try_from_env("GRAPNEL_LOG").ok();
+    let is_fixed = of_environment.is_some();
+    let filter = of_environment.unwrap_or_else(|| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| LogWriter)
         .with_ansi(io::stderr().is_terminal())
         // The subscriber would report errors with `eprintln!`, which panics if standard error has
         // failed.
         .log_internal_errors(false)
-        .init();
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    let set = move |filter| handle.reload(filter).is_ok();
+    Level { filter: (!is_fixed).then(|| Arc::new(set) as Arc<SetFilter>) }
 }
 
 /// Writes whole lines to standard error. It never fails and never panics.
@@ -115,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_written_as_it_is_however_long() {
+    fn a_line_of_any_length_is_written_unchanged() {
         let (mut reader, writer) = pipe().unwrap();
         let line = [b'x'; PIECE_BYTES * 2 + 1];
         assert!(gate().put(&writer, &line));
@@ -127,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn unwritable_log_lines_are_lost() {
+    fn log_lines_that_cannot_be_written_are_dropped() {
         let (reader, writer) = pipe().unwrap();
         drop::<PipeReader>(reader);
         assert!(!gate().put(&writer, b"x\n"));
@@ -136,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pipe_is_waited_for_once_and_written_to_as_soon_as_it_is_read() {
+    fn a_full_pipe_is_waited_for_once_and_used_again_after_a_read() {
         let (mut reader, writer) = pipe().unwrap();
         let mut gate = gate();
         let piece = [b'x'; PIECE_BYTES];
@@ -152,9 +187,10 @@ mod tests {
     /// `print_stderr` forbid them. Direct use of the streams is allowed only in files that ignore
     /// write errors visibly.
     #[test]
-    fn nobody_else_writes_to_the_standard_streams() {
+    fn only_the_log_writes_to_the_standard_streams() {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let may = ["log.rs", "program.rs", "usage.rs", "ctl/output.rs"];
+        // The last one is a test that prints what it measures.
+        let may = ["log.rs", "program.rs", "usage.rs", "ctl/output.rs", "transport/tls/tests/measure.rs"];
         let mut folders = vec![source.clone()];
         let mut found = Vec::new();
         while let Some(folder) = folders.pop() {

@@ -5,23 +5,26 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use clap::Parser;
 use grapnel_engine::hook::HookPoint;
 use grapnel_engine::id::ShardId;
-use grapnel_engine::shard::{ListenerInfo, Setup};
+use grapnel_engine::shard::{Setup, Transport};
 use grapnel_plugin_abi::counted;
 
 use crate::announce::Announcer;
-use crate::config::{CliOverrides, Config, ConfigErrors, Environment, NoMatch};
-use crate::control::{self, BrokerInfo, ControlContext, CountAllocations, wire};
+use crate::config::{self, CliOverrides, Config, ConfigErrors, Environment, NoMatch, unwired};
+use crate::control::{self, BrokerInfo, ControlContext, ControlServer, CountAllocations};
 use crate::fatal;
 use crate::lock;
 use crate::log;
-use crate::net::{self, Bound, Listen, ListenError};
-use crate::plugin::{self, OpenListener, PluginManager, Settings};
+use crate::net::{Address, Bound};
+use crate::plugin::{self, PluginManager, Settings};
 use crate::preflight;
+use crate::reload::{self, ReloadContext, Reloader};
+use crate::rt::{Io, IoChoice};
 use crate::shard::heartbeat::Clock;
 use crate::shard::supervise::{End, Shards, Signals};
 use crate::usage;
@@ -32,7 +35,7 @@ use crate::usage;
 struct Cli {
     #[command(flatten)]
     overrides: CliOverrides,
-    /// Check the configuration and exit. Checked are all keys and, for each plugin of the
+    /// Check the configuration and exit. Checked are all keys, the certificates of listeners and, for each plugin of the
     /// configuration: that its .so can be opened, its hooks, that the plugins it needs are there,
     /// and its configuration. No plugin is loaded, and files that a plugin reads itself, such as a
     /// password file, are not opened
@@ -58,6 +61,9 @@ impl Refusal {
 
 /// Exit code if a port, a socket, a thread or another resource is not available.
 const EXIT_CODE_REFUSED: u8 = 1;
+
+/// How often the files of certificates are looked at.
+const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(10);
 
 /// Runs a broker until it has ended, and returns the exit code of the process. `allocations` reads
 /// the counters of the program's allocator, if it has any; `status` shows them.
@@ -85,24 +91,19 @@ pub fn main(allocations: Option<CountAllocations>) -> ExitCode {
 
 fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> {
     let environment = Environment::of_process();
-    let config = Config::load(&cli.overrides, &environment)
-        .map_err(|errors| Refusal::new(ConfigErrors::EXIT_CODE, errors))?;
+    let config = load(&cli.overrides, &environment)?;
     if cli.check_config {
-        let sentences = plugin::check::check_configured(&config);
-        if !sentences.is_empty() {
-            return Err(Refusal::new(ConfigErrors::EXIT_CODE, ConfigErrors { sentences }));
-        }
-        say("the configuration is good\n");
-        return Ok(0);
+        return check(&config);
     }
-    log::start(&config.log_level.to_string());
+    let level = log::start(&config.log_level.to_string());
     fatal::install().map_err(|error| {
         Refusal::new(EXIT_CODE_REFUSED, format!("cannot install a handler of fatal signals: {error}"))
     })?;
     let signals = Signals::take().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     let config = Arc::new(config);
-    preflight::check(config.shards, config.shell_limits.descriptors_free_min)
-        .map_err(|error| Refusal::new(preflight::EXIT_CODE, error))?;
+    let granted =
+        preflight::check(io_choice(config.io), config.shards, config.shell_limits.descriptors_free_min)
+            .map_err(|error| Refusal::new(preflight::EXIT_CODE, error))?;
     // Locked before the state is read, and until the process ends.
     let _state = lock::lock_state(&config.state_dir, start_retry(&config))
         .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
@@ -112,52 +113,93 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     let name = plugin::name_of;
     let setups = setups(&config)?;
     let home_keys = setups.first().map_or([0; 4], |setup| setup.keys);
-    let shards = Shards::start(setups, &limits, clock, Box::new(name))
+    let shards = Shards::start(setups, &limits, (clock, granted.io), Box::new(name))
         .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
-    shards.handle_signals(signals).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
+    let (hang_up, hang_ups) = sync_channel(1);
+    // A request that finds another one waiting adds nothing: the waiting one reads the file later.
+    let hang_up = move || {
+        let _ = hang_up.try_send(());
+    };
+    shards.handle_signals(signals, hang_up).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
 
     let plugins = start_plugins(&config, &bound, &shards, home_keys)?;
-    let listeners = bound.iter().map(|bound| bound.local.to_string()).collect();
-    let announcer = Announcer::new(shards.handles(), clock, listeners);
-    announcer.notify(HookPoint::BrokerStarting);
-    let info = info(&bound, clock, allocations);
+    let reloader = Arc::new(Reloader::new(ReloadContext {
+        cli: cli.overrides.clone(),
+        environment,
+        shards: shards.handles().to_vec(),
+        plugins: Arc::clone(&plugins),
+        level,
+        config: Arc::clone(&config),
+        open: bound.iter().map(reload::open).collect(),
+    }));
+    announcer(&shards, clock, &reloader).notify(HookPoint::BrokerStarting);
+    // Until the shards have the listeners, no reload can change them.
+    let turn = reloader.turn().blocking_lock();
     let context = ControlContext {
         shards: shards.handles().to_vec(),
         plugins: Arc::clone(&plugins),
-        config: Arc::clone(&config),
-        info,
+        reloader: Arc::clone(&reloader),
+        info: BrokerInfo { started_at_ms: clock.now().wall_ms, allocations },
     };
     let control = control::start(context).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     let ready = ready_lines(&config, &bound);
     for listener in bound {
         shards.listen(listener);
     }
-    announcer.notify(HookPoint::BrokerStarted);
+    drop(turn);
+    announcer(&shards, clock, &reloader).notify(HookPoint::BrokerStarted);
+    reload_on(hang_ups, &reloader)?;
     say(&ready);
 
     let end = match shards.wait() {
-        End::Signal(signal) => {
-            tracing::info!("stops: signal {signal}");
-            announcer.notify(HookPoint::BrokerStopping);
-            let stopping = std::thread::spawn(move || control.stop());
-            let timeout = Duration::from_millis(config.limits.drain_timeout_ms);
-            // Time that plugins request to finish their work and to shut down their processes.
-            let patience = plugins.patience();
-            let last = move || {
-                announcer.notify(HookPoint::BrokerStopped);
-                plugins.shutdown();
-            };
-            let end = shards.drain(signal, timeout, patience, last);
-            // The control thread logs its own errors.
-            let _ = stopping.join();
-            end
-        }
+        End::Signal(signal) => stop(shards, signal, (clock, &reloader), plugins, control),
         died => died,
     };
     if let End::Died { shard, cause } = &end {
         tracing::error!("shard {shard} {cause}; the broker cannot run without it, so the process ends");
     }
     Ok(end.exit_code())
+}
+
+fn io_choice(configured: config::Io) -> IoChoice {
+    match configured {
+        config::Io::Auto => IoChoice::Auto,
+        config::Io::IoUring => IoChoice::Only(Io::IoUring),
+        config::Io::Epoll => IoChoice::Only(Io::Epoll),
+    }
+}
+
+/// Checks what the configuration names, and starts nothing. Returns the exit code.
+fn check(config: &Config) -> Result<u8, Refusal> {
+    refuse(reload::check(config))?;
+    refuse(plugin::check::check_configured(config, |_| true))?;
+    say("the configuration is good\n");
+    Ok(0)
+}
+
+/// Disconnects the clients, ends the plugins and then the shards.
+fn stop(
+    shards: Shards,
+    signal: i32,
+    (clock, reloader): (Clock, &Reloader),
+    plugins: Arc<PluginManager>,
+    control: ControlServer,
+) -> End {
+    tracing::info!("stops: signal {signal}");
+    let announcer = announcer(&shards, clock, reloader);
+    announcer.notify(HookPoint::BrokerStopping);
+    let stopping = std::thread::spawn(move || control.stop());
+    let timeout = Duration::from_millis(reloader.config().limits.drain_timeout_ms);
+    // Time that plugins request to finish their work and to shut down their processes.
+    let patience = plugins.patience();
+    let last = move || {
+        announcer.notify(HookPoint::BrokerStopped);
+        plugins.shutdown();
+    };
+    let end = shards.drain(signal, timeout, patience, last);
+    // The control thread logs its own errors.
+    let _ = stopping.join();
+    end
 }
 
 /// Loads the configured plugins. Called before the listeners accept clients, because plugins decide
@@ -168,10 +210,8 @@ fn start_plugins(
     shards: &Shards,
     home_keys: [u64; 4],
 ) -> Result<Arc<PluginManager>, Refusal> {
-    let listener =
-        |bound: &Bound| OpenListener { address: bound.local, allow_anonymous: bound.info.allow_anonymous };
     // With the ports that the system has chosen for port 0.
-    let listeners = bound.iter().map(listener).collect();
+    let listeners = bound.iter().map(|bound| reload::open(bound).for_plugins()).collect();
     let settings = Settings { listeners, home_keys, ..Settings::of(config, shards.handles().to_vec()) };
     let plugins = PluginManager::new(settings).map_err(|error| {
         let sentence = format!("cannot make a folder for the plugins that are loaded: {error}");
@@ -181,29 +221,53 @@ fn start_plugins(
     Ok(Arc::new(plugins))
 }
 
-fn info(bound: &[Bound], clock: Clock, allocations: Option<CountAllocations>) -> BrokerInfo {
-    let listener = |bound: &Bound| wire::Listener {
-        name: bound.info.name.to_string(),
-        address: bound.local.to_string(),
-        allow_anonymous: bound.info.allow_anonymous,
+/// Notifies plugins, with the listeners that are open now.
+fn announcer(shards: &Shards, clock: Clock, reloader: &Reloader) -> Announcer {
+    let listeners = reloader.open().iter().map(|open| open.address.to_string()).collect();
+    Announcer::new(shards.handles(), clock, listeners)
+}
+
+/// Reloads the configuration for each request, on a thread of its own, which ends with the process.
+fn reload_on(requests: Receiver<()>, reloader: &Arc<Reloader>) -> Result<(), Refusal> {
+    // The thread must not keep the plugins when the broker ends.
+    let reloader = Arc::downgrade(reloader);
+    let work = move || {
+        // Nothing wakes the process while no listener has certificates.
+        while let Some(has_certificates) = reloader.upgrade().map(|reloader| reloader.has_certificates()) {
+            let request = match has_certificates {
+                true => requests.recv_timeout(LOOK_AT_CERTIFICATES),
+                false => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let Some(reloader) = reloader.upgrade() else { return };
+            match request {
+                Ok(()) => reloader.reload_in_turn(),
+                Err(RecvTimeoutError::Timeout) => reloader.reload_certificates(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
     };
-    BrokerInfo {
-        started_at_ms: clock.now().wall_ms,
-        listeners: bound.iter().map(listener).collect(),
-        allocations,
+    let thread = std::thread::Builder::new().name("reload".to_owned()).spawn(work);
+    let failed = |error| Refusal::new(EXIT_CODE_REFUSED, format!("cannot start a thread: {error}"));
+    thread.map(drop).map_err(failed)
+}
+
+fn load(overrides: &CliOverrides, environment: &Environment) -> Result<Config, Refusal> {
+    let config = Config::load(overrides, environment);
+    let config = config.map_err(|errors| Refusal::new(ConfigErrors::EXIT_CODE, errors))?;
+    refuse(unwired(&config))?;
+    Ok(config)
+}
+
+/// Refuses a configuration with these errors, if there are any.
+fn refuse(sentences: Vec<String>) -> Result<(), Refusal> {
+    if sentences.is_empty() {
+        return Ok(());
     }
+    Err(Refusal::new(ConfigErrors::EXIT_CODE, ConfigErrors { sentences }))
 }
 
 fn bind_all(config: &Config) -> Result<Vec<Bound>, Refusal> {
-    let listeners = config.listeners.iter().map(|listener| {
-        let info =
-            ListenerInfo { name: listener.name.as_str().into(), allow_anonymous: listener.allow_anonymous };
-        let listen = Listen { bind: listener.bind, info: Arc::new(info) };
-        let in_use = |error: &ListenError| error.is_in_use();
-        lock::patiently(start_retry(config), in_use, || {
-            net::bind(&listen, config.shards, config.shell_limits.listen_backlog_max)
-        })
-    });
+    let listeners = config.listeners.iter().map(|listener| reload::bind(listener, config));
     listeners.collect::<Result<_, _>>().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))
 }
 
@@ -238,7 +302,16 @@ fn ready_lines(config: &Config, bound: &[Bound]) -> String {
     let shards = counted(config.shards, "shard");
     let mut lines = format!("grapnel {}: {shards}\n", env!("CARGO_PKG_VERSION"));
     for listener in bound {
-        lines += &format!("listening on mqtt://{}\n", listener.local);
+        let scheme = match listener.rules.info.transport {
+            Transport::Tcp | Transport::Unix => "mqtt",
+            Transport::Tls => "mqtts",
+            Transport::Ws => "ws",
+            Transport::Wss => "wss",
+        };
+        lines += &match &listener.local {
+            Address::Tcp(address) => format!("listening on {scheme}://{address}\n"),
+            Address::Unix(path) => format!("listening on {}\n", path.display()),
+        };
     }
     lines += &format!("ctl socket {}\nready\n", config.control.socket.display());
     lines

@@ -25,8 +25,8 @@ pub(crate) fn parse<T: Parser>() -> Result<T, ExitCode> {
             return ExitCode::SUCCESS;
         }
         let root = T::command();
-        let said = sentence(&error, &command_of(&root, words.into_iter().skip(1)));
-        let _ = writeln!(std::io::stderr(), "{}: {said}", root.get_name());
+        let sentence_text = sentence(&error, &command_of(&root, words.into_iter().skip(1)));
+        let _ = writeln!(std::io::stderr(), "{}: {sentence_text}", root.get_name());
         ExitCode::from(EXIT_CODE)
     })
 }
@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    fn said(words: &[&str]) -> String {
+    fn error_text(words: &[&str]) -> String {
         let range = clap::value_parser!(u8).range(1..=9);
         let load = Command::new("load")
             .arg(Arg::new("FILE").required(true))
@@ -99,22 +99,22 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_one_sentence_that_ends_with_the_help_to_read() {
-        assert_eq!(said(&["plugins", "load", "x"]), "good");
+    fn an_error_is_one_sentence_that_names_the_help() {
+        assert_eq!(error_text(&["plugins", "load", "x"]), "good");
         assert_eq!(
-            said(&["plugins", "load"]),
+            error_text(&["plugins", "load"]),
             "the following required arguments were not provided: <FILE>; see tool plugins load --help"
         );
         assert_eq!(
-            said(&["plugins", "laod"]),
+            error_text(&["plugins", "laod"]),
             "unrecognized subcommand 'laod'; a similar subcommand exists: 'load'; see tool plugins --help"
         );
         assert_eq!(
-            said(&["plugins", "load", "x", "--times", "10"]),
+            error_text(&["plugins", "load", "x", "--times", "10"]),
             "invalid value '10' for '--times <times>': 10 is not in 1..=9; see tool plugins load --help"
         );
         assert_eq!(
-            said(&["plugins", "load", "x", "--mode", "quick"]),
+            error_text(&["plugins", "load", "x", "--mode", "quick"]),
             "invalid value 'quick' for '--mode <mode>' [possible values: fast, slow]; see tool plugins load --help"
         );
         assert_eq!(with_remedy("no; see tool --help", "tool plugins"), "no; see tool --help");

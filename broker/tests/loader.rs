@@ -19,6 +19,9 @@ mod operator;
 #[path = "loader/pieces.rs"]
 mod pieces;
 
+#[path = "loader/requests.rs"]
+mod requests;
+
 #[path = "loader/memory.rs"]
 mod memory;
 
@@ -376,7 +379,7 @@ fn configured(name: &str, path: Option<std::path::PathBuf>) -> PluginConfig {
         name: name.to_owned(),
         path,
         priority: None,
-        required: false,
+        required: None,
         config: json!({}),
         hooks: Default::default(),
         origin: ConfigOrigin::Default,
@@ -389,11 +392,45 @@ fn a_required_plugin_that_fails_stops_the_start_and_another_does_not() {
     let missing = configured("missing", None);
     broker.manager.start(&[missing.clone(), configured("noop", None)]).unwrap();
     assert_eq!(broker.loaded(), ["noop", "missing"]);
-    let required = PluginConfig { required: true, ..missing };
+    let required = PluginConfig { required: Some(true), ..missing };
     let error = Fixture::new(1).manager.start(&[required]).unwrap_err().to_string();
     assert!(error.starts_with("there is no plugin named missing"), "{error}");
     let says = "the broker does not start without plugin missing: plugins.missing.required is true";
     assert!(error.ends_with(says), "{error}");
+}
+
+/// A plugin that was loaded as required is so too where the configuration names it, unless the
+/// configuration says otherwise.
+#[test]
+fn a_plugin_that_was_loaded_as_required_stays_so_when_it_is_configured() {
+    let broker = Fixture::new(1);
+    let file = broker.dir.path().join("guard.so");
+    std::fs::copy(plugin_file("noop"), &file).unwrap();
+    let load = |required| {
+        let source = file.display().to_string();
+        LoadRequest { name: Some("guard".to_owned()), required, ..request(&source, json!({})) }
+    };
+    broker.manager.load(load(true)).unwrap();
+    let dir = broker.restart();
+    std::fs::remove_file(&file).unwrap();
+    let named = |required| PluginConfig { required, ..configured("guard", Some(file.clone())) };
+    let broker = Fixture::over(dir, 1, |_| {});
+    let error = broker.manager.start(&[named(None)]).unwrap_err().to_string();
+    let says = "the broker does not start without plugin guard: it was loaded with --required, and \
+                plugins.guard.required does not say otherwise; to start without it, set plugins.guard.required to false";
+    assert!(error.ends_with(says), "{error}");
+    let broker = Fixture::over(broker.restart(), 1, |_| {});
+    let error = broker.manager.start(&[named(Some(true))]).unwrap_err().to_string();
+    assert!(error.ends_with("plugin guard: plugins.guard.required is true"), "{error}");
+    let broker = Fixture::over(broker.restart(), 1, |_| {});
+    broker.manager.start(&[named(Some(false))]).unwrap();
+    // One that was not loaded as required is not.
+    std::fs::copy(plugin_file("noop"), &file).unwrap();
+    let broker = Fixture::new(1);
+    broker.manager.load(load(false)).unwrap();
+    let dir = broker.restart();
+    std::fs::remove_file(&file).unwrap();
+    Fixture::over(dir, 1, |_| {}).manager.start(&[named(None)]).unwrap();
 }
 
 /// `panic-in-load` fails with its default configuration, so that the configuration it received is

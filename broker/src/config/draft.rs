@@ -1,31 +1,20 @@
 //! A configuration that is being read. Takes values from the file, the environment and the command
 //! line, collects errors, and returns the finished [`Config`]. Used by `Config::load` alone.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use super::error::{ConfigErrors, Origin};
-use super::keys::{self, Key};
+use super::keys::{self, Key, ListenerKey};
+use super::listener_draft::ListenerDraft;
 use super::nearest::nearest;
 use super::value::Value;
-use super::{Config, ListenerConfig, PluginConfig};
-
-/// A listener that may be incomplete.
-#[derive(Debug, Default)]
-pub(super) struct ListenerDraft {
-    pub name: Option<String>,
-    pub bind: Option<SocketAddr>,
-    pub allow_anonymous: Option<bool>,
-    pub origin: Option<Origin>,
-    /// A value of it was refused. Then a missing address is not reported too.
-    pub refused: bool,
-}
+use super::{Config, PluginConfig};
 
 pub(super) struct Draft {
     pub config: Config,
     pub listeners: Vec<ListenerDraft>,
     pub keys: Vec<Key<Config>>,
-    pub listener_keys: Vec<Key<ListenerDraft>>,
+    pub listener_keys: Vec<ListenerKey>,
     pub plugin_keys: Vec<Key<PluginConfig>>,
     errors: Vec<String>,
 }
@@ -51,8 +40,9 @@ impl Draft {
         let Some(key) = self.keys.iter().find(|key| key.path == path) else {
             return self.fail_unknown(path, origin);
         };
-        if let Err(error) = (key.set)(&mut self.config, value) {
-            self.fail(origin, format_args!("{path} {error}"));
+        match (key.set)(&mut self.config, value) {
+            Ok(()) => self.config.sources.set(path, origin),
+            Err(error) => self.fail(origin, format_args!("{path} {error}")),
         }
     }
 
@@ -61,9 +51,12 @@ impl Draft {
         let Some(key) = self.listener_keys.iter().find(|key| key.path == name) else {
             return self.fail_unknown(&format!("listeners.{name}"), origin);
         };
-        if let Err(error) = (key.set)(&mut self.listeners[index], value) {
-            self.listeners[index].refused = true;
-            self.fail(origin, format_args!("listeners.{name} {error}"));
+        match (key.set)(&mut self.listeners[index], value) {
+            Ok(()) => self.listeners[index].sources.set(name, origin),
+            Err(error) => {
+                self.listeners[index].refused = true;
+                self.fail(origin, format_args!("listeners.{name} {error}"));
+            }
         }
     }
 
@@ -74,8 +67,9 @@ impl Draft {
         let Some(key) = self.plugin_keys.iter().find(|key| key.path == name) else {
             return self.fail_unknown(&path, origin);
         };
-        if let Err(error) = (key.set)(plugin, value) {
-            self.fail(origin, format_args!("{path} {error}"));
+        match (key.set)(plugin, value) {
+            Ok(()) => self.config.sources.set(&path, origin),
+            Err(error) => self.fail(origin, format_args!("{path} {error}")),
         }
     }
 
@@ -97,7 +91,7 @@ impl Draft {
             name: name.to_owned(),
             path: None,
             priority: None,
-            required: false,
+            required: None,
             config: serde_json::Value::Object(serde_json::Map::new()),
             hooks: super::HookOverrides::new(),
             origin: origin.clone(),
@@ -137,37 +131,42 @@ impl Draft {
             );
         }
         for draft in std::mem::take(&mut self.listeners) {
-            let origin = draft.origin.unwrap_or(Origin::Default);
-            let Some(bind) = draft.bind else {
-                if draft.refused {
-                    continue;
+            let origin = draft.origin.clone().unwrap_or(Origin::Default);
+            let is_named = draft.name.is_some();
+            match draft.finish() {
+                Ok(mut listener) => {
+                    // Two listeners may have the address 127.0.0.1:0, but not the same name.
+                    if !is_named && listener.bind.is_any_port() {
+                        listener.name = self.free_name(listener.name);
+                    }
+                    self.config.listeners.push(listener);
                 }
-                self.fail(
-                    &origin,
-                    "this listener has no bind; say where it listens, such as bind = \"127.0.0.1:1883\"",
-                );
-                continue;
-            };
-            self.config.listeners.push(ListenerConfig {
-                name: draft.name.unwrap_or_else(|| bind.to_string()),
-                bind,
-                allow_anonymous: draft.allow_anonymous.unwrap_or_else(|| bind.ip().is_loopback()),
-                origin,
-            });
+                Err(sentences) => sentences.iter().for_each(|sentence| self.fail(&origin, sentence)),
+            }
         }
         self.refuse_doubled_listeners();
         if self.errors.is_empty() { Ok(self.config) } else { Err(ConfigErrors { sentences: self.errors }) }
+    }
+
+    /// The name, or the name with the first number that makes it another one than those of the
+    /// listeners before it.
+    fn free_name(&self, name: String) -> String {
+        let is_taken = |name: &str| self.config.listeners.iter().any(|listener| listener.name == name);
+        let numbered = (2..).map(|number| format!("{name} ({number})"));
+        std::iter::once(name.clone()).chain(numbered).find(|name| !is_taken(name)).unwrap_or(name)
     }
 
     fn refuse_doubled_listeners(&mut self) {
         let mut sentences = Vec::new();
         for (index, listener) in self.config.listeners.iter().enumerate() {
             for other in &self.config.listeners[..index] {
-                if listener.bind == other.bind && listener.bind.port() != 0 {
+                if listener.bind == other.bind && !listener.bind.is_any_port() {
                     sentences.push(format!("{}: two listeners bind to {}", listener.origin, listener.bind));
-                } else if listener.name == other.name && listener.bind.port() != 0 {
-                    sentences
-                        .push(format!("{}: two listeners are named \"{}\"", listener.origin, listener.name));
+                } else if listener.name == other.name {
+                    sentences.push(format!(
+                        "{}: two listeners are named \"{}\"; give one of them another name",
+                        listener.origin, listener.name
+                    ));
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! Overrides from the environment: `GRAPNEL_` and the path of the key in upper case, with `_` for
 //! every separator. Used by `Config::load`, after the file and before the command line.
 
-use super::draft::{Draft, ListenerDraft};
+use super::draft::Draft;
 use super::error::Origin;
 use super::keys::{self, OWN_VARIABLES, TESTS_PREFIX, VARIABLE_PREFIX};
+use super::listener_draft::ListenerDraft;
 use super::nearest::nearest;
 use super::places::Environment;
 use super::value::Value;

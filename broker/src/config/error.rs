@@ -1,6 +1,7 @@
 //! All errors of a configuration together. Made by the readers of the file, the environment and the
 //! command line; printed by `program`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -29,6 +30,36 @@ impl fmt::Display for Origin {
             Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
             Origin::Environment(name) => write!(f, "{name}"),
             Origin::Option(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// Where the keys of a configuration were set. A key that is not in it has its default. It is not
+/// compared: a configuration is the same wherever it was written.
+#[derive(Clone, Debug, Default, Eq)]
+pub struct Sources(BTreeMap<String, Origin>);
+
+impl PartialEq for Sources {
+    fn eq(&self, _: &Sources) -> bool {
+        true
+    }
+}
+
+impl Sources {
+    /// Where a key was set last.
+    pub fn of(&self, key: &str) -> &Origin {
+        self.0.get(key).unwrap_or(&Origin::Default)
+    }
+
+    pub(super) fn set(&mut self, key: &str, origin: &Origin) {
+        self.0.insert(key.to_owned(), origin.clone());
+    }
+
+    /// Takes the source of one key from another configuration.
+    pub(super) fn take_over(&mut self, key: &str, from: &Sources) {
+        match from.0.get(key) {
+            Some(origin) => self.set(key, origin),
+            None => drop(self.0.remove(key)),
         }
     }
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::draft::{Draft, ListenerDraft};
+use super::draft::Draft;
 use super::error::Origin;
 use super::keys;
+use super::listener_draft::ListenerDraft;
 use super::value::{Value, from_document};
 
 /// Largest configuration file that is read, bytes, so that a wrong path does not fill memory.
@@ -97,11 +98,39 @@ impl Reader<'_> {
             self.draft.listeners.push(ListenerDraft { origin: Some(origin), ..ListenerDraft::default() });
             let index = self.draft.listeners.len() - 1;
             for (name, at, value) in in_order(table) {
-                let origin = self.origin(at..at);
-                if let Some(value) = self.value(&format!("listeners.{name}"), &origin, value) {
-                    self.draft.set_of_listener(index, name, &value, &origin);
+                match (name, value.get_ref()) {
+                    ("tls", DeValue::Table(table)) => {
+                        self.draft.listeners[index].tls();
+                        self.table_of_listener(index, name, table);
+                    }
+                    ("websocket", DeValue::Table(table)) => {
+                        self.draft.listeners[index].websocket();
+                        self.table_of_listener(index, name, table);
+                    }
+                    ("tls" | "websocket", _) => {
+                        let origin = self.origin(at..at);
+                        let sentence = format!(
+                            "listeners.{name} is a table: write [listeners.{name}] and its keys below"
+                        );
+                        self.draft.listeners[index].refused = true;
+                        self.draft.fail(&origin, sentence);
+                    }
+                    _ => self.key_of_listener(index, name, at, value),
                 }
             }
+        }
+    }
+
+    fn table_of_listener(&mut self, index: usize, table: &str, keys: &DeTable<'_>) {
+        for (key, at, value) in in_order(keys) {
+            self.key_of_listener(index, &format!("{table}.{key}"), at, value);
+        }
+    }
+
+    fn key_of_listener(&mut self, index: usize, name: &str, at: usize, value: &Spanned<DeValue<'_>>) {
+        let origin = self.origin(at..at);
+        if let Some(value) = self.value(&format!("listeners.{name}"), &origin, value) {
+            self.draft.set_of_listener(index, name, &value, &origin);
         }
     }
 

@@ -1,22 +1,37 @@
 //! The list of all keys of the configuration: name, accepted values, comment, and how the value is
 //! set. The readers, the suggestions for unknown keys and the printed configuration use this list.
 
+use std::path::Path;
+
 use grapnel_engine::id::SHARDS_MAX;
 use grapnel_engine::limits::{LimitError, Limits, Setting};
-
-use crate::shard::limits::ShellLimits;
+use serde_json::Value as Json;
 
 use super::value::Value;
-use super::{Config, ListenerDraft, LogLevel, NoMatch, PluginConfig};
+use super::{Config, Io, LogLevel, NoMatch, PluginConfig};
+use crate::shard::limits::ShellLimits;
 
 mod control;
+mod listener;
 mod mqtt;
+mod tls;
 
 pub use control::SOCKET_PATH_BYTES_MAX;
 use control::control_keys;
+pub(super) use listener::{ListenerKey, bind};
 
-/// A key of `T`: the whole configuration, one listener or one plugin.
-pub(super) struct Key<T> {
+/// When a changed value has its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// With a reload of the configuration.
+    Now,
+    /// With the next start of the broker.
+    Start,
+}
+
+/// A key of the whole configuration, one listener or one plugin: of `D` while it is read, and of
+/// `T` afterwards.
+pub(super) struct Key<D, T = D> {
     /// Dotted path; for a listener or plugin only the last part.
     pub path: String,
     /// The accepted values, in words.
@@ -25,11 +40,16 @@ pub(super) struct Key<T> {
     pub reason: &'static str,
     /// How it is printed.
     pub printed: Printed,
+    /// When a changed value has its effect.
+    pub when: When,
     /// Sets the value, or returns an error in words.
-    pub set: Setter<T>,
+    pub set: Setter<D>,
+    /// The value, in a form that `set` takes. Null: there is none.
+    pub get: Getter<T>,
 }
 
-type Setter<T> = Box<dyn Fn(&mut T, &Value) -> Result<(), String>>;
+type Setter<D> = Box<dyn Fn(&mut D, &Value) -> Result<(), String>>;
+type Getter<T> = Box<dyn Fn(&T) -> Json>;
 
 /// The value that the printed configuration shows for a key.
 pub(super) enum Printed {
@@ -39,15 +59,23 @@ pub(super) enum Printed {
     Example(String),
 }
 
-impl<T> Key<T> {
+impl<D, T> Key<D, T> {
+    /// A key whose changes have their effect with a reload.
     fn new(
         path: &str,
         takes: &str,
         reason: &'static str,
         printed: Printed,
-        set: impl Fn(&mut T, &Value) -> Result<(), String> + 'static,
-    ) -> Key<T> {
-        Key { path: path.to_owned(), takes: takes.to_owned(), reason, printed, set: Box::new(set) }
+        set: impl Fn(&mut D, &Value) -> Result<(), String> + 'static,
+        get: impl Fn(&T) -> Json + 'static,
+    ) -> Key<D, T> {
+        let (set, get) = (Box::new(set), Box::new(get));
+        Key { path: path.to_owned(), takes: takes.to_owned(), reason, printed, when: When::Now, set, get }
+    }
+
+    /// The same key, whose changes have their effect with the next start.
+    fn at_start(self) -> Key<D, T> {
+        Key { when: When::Start, ..self }
     }
 
     /// The last part of the path.
@@ -59,6 +87,15 @@ impl<T> Key<T> {
     pub fn variable(&self) -> String {
         variable(&self.path)
     }
+}
+
+/// The word of a value, which must be one of them.
+fn shown_word<V: PartialEq + Copy>(words: &[(&'static str, V)], value: V) -> Json {
+    words.iter().find(|(_, known)| *known == value).map_or(Json::Null, |(word, _)| (*word).into())
+}
+
+fn path(path: &Path) -> Json {
+    path.display().to_string().into()
 }
 
 /// The environment variable of a dotted path: the prefix, then the path in upper case, with `_` for
@@ -81,8 +118,9 @@ pub(super) const TESTS_PREFIX: &str = "GRAPNEL_TESTS_";
 
 /// Tables with their comments, in the order in which they are printed. The first is the document
 /// itself.
-pub(super) const TABLES: [(&str, &str); 8] = [
+pub(super) const TABLES: [(&str, &str); 9] = [
     ("", ""),
+    ("runtime", "How shards run."),
     ("authorization", "What clients may do when no plugin decides."),
     ("mqtt", "Choices that MQTT leaves to the broker."),
     (
@@ -100,13 +138,7 @@ pub(super) const TABLES: [(&str, &str); 8] = [
 
 /// Keys of features that later versions will have: the path (also as a prefix before `.` or `_`)
 /// and the beginning of the error message.
-pub(super) const NOT_YET: [(&str, &str); 12] = [
-    ("tls", "TLS is"),
-    ("listeners.tls", "TLS is"),
-    ("listeners.cert", "TLS is"),
-    ("listeners.websocket", "WebSocket is"),
-    ("listeners.ws", "WebSocket is"),
-    ("websocket", "WebSocket is"),
+pub(super) const NOT_YET: [(&str, &str); 6] = [
     ("storage", "storage on disk is"),
     ("persistence", "storage on disk is"),
     ("bridge", "bridging is"),
@@ -125,36 +157,65 @@ pub(super) fn not_yet(path: &str) -> Option<&'static str> {
 
 /// All keys except those of listeners and plugins, with the defaults of this version.
 pub(super) fn keys() -> Vec<Key<Config>> {
-    let mut keys = vec![
-        Key::new(
-            "shards",
-            "\"auto\" or 1 to 64",
-            "number of shards; \"auto\" is one for each core that the process may use",
-            Printed::Default("\"auto\"".to_owned()),
-            |config: &mut Config, value| {
-                if !matches!(value.text(), Ok("auto")) {
-                    let wanted = value.number(1, SHARDS_MAX as i64);
-                    config.shards =
-                        wanted.map_err(|error| format!("{error}; \"auto\" is one for each core"))? as usize;
-                }
-                Ok(())
-            },
-        ),
-        Key::new(
-            "authorization.no_match",
-            "\"allow\" or \"deny\"",
-            "what a client may do when no plugin decides; by default a broker without an access list allows everything. Set it to deny if a list must name everything that is allowed",
-            Printed::Default("\"allow\"".to_owned()),
-            |config: &mut Config, value| {
-                config.authorization.no_match =
-                    value.word(&[("allow", NoMatch::Allow), ("deny", NoMatch::Deny)])?;
-                Ok(())
-            },
-        ),
-    ];
+    let mut keys = vec![shards_key(), io_key(), no_match_key()];
     keys.extend(mqtt::keys());
     keys.extend(limit_keys());
-    keys.push(Key::new(
+    keys.push(plugins_dir_key());
+    keys.extend(control_keys());
+    keys.push(state_dir_key());
+    keys.push(log_level_key());
+    keys
+}
+fn shards_key() -> Key<Config> {
+    Key::new(
+        "shards",
+        "\"auto\" or 1 to 64",
+        "number of shards; \"auto\" is one for each core that the process may use",
+        Printed::Default("\"auto\"".to_owned()),
+        |config: &mut Config, value| {
+            if !matches!(value.text(), Ok("auto")) {
+                let wanted = value.number(1, SHARDS_MAX as i64);
+                config.shards =
+                    wanted.map_err(|error| format!("{error}; \"auto\" is one for each core"))? as usize;
+            }
+            Ok(())
+        },
+        |config: &Config| config.shards.into(),
+    )
+    .at_start()
+}
+
+fn io_key() -> Key<Config> {
+    Key::new(
+        "runtime.io",
+        "\"auto\", \"io_uring\" or \"epoll\"",
+        "how shards wait for sockets; \"auto\" is io_uring where the kernel allows it, else epoll",
+        Printed::Default("\"auto\"".to_owned()),
+        |config: &mut Config, value| {
+            config.io = value.word(&Io::WORDS)?;
+            Ok(())
+        },
+        |config: &Config| shown_word(&Io::WORDS, config.io),
+    )
+    .at_start()
+}
+
+fn no_match_key() -> Key<Config> {
+    Key::new(
+        "authorization.no_match",
+        "\"allow\" or \"deny\"",
+        "what a client may do when no plugin decides; by default a broker without an access list allows everything. Set it to deny if a list must name everything that is allowed",
+        Printed::Default("\"allow\"".to_owned()),
+        |config: &mut Config, value| {
+            config.authorization.no_match = value.word(&NoMatch::WORDS)?;
+            Ok(())
+        },
+        |config: &Config| shown_word(&NoMatch::WORDS, config.authorization.no_match),
+    )
+}
+
+fn plugins_dir_key() -> Key<Config> {
+    Key::new(
         "plugins.dir",
         "a folder",
         "where a plugin is looked up by name; by default the folder of the executable if it contains plugins (a build folder), else the folder where packages install them",
@@ -163,9 +224,13 @@ pub(super) fn keys() -> Vec<Key<Config>> {
             config.plugins_dir = value.path()?;
             Ok(())
         },
-    ));
-    keys.extend(control_keys());
-    keys.push(Key::new(
+        |config: &Config| path(&config.plugins_dir),
+    )
+    .at_start()
+}
+
+fn state_dir_key() -> Key<Config> {
+    Key::new(
         "state.dir",
         "a folder",
         "the state folder; by default /var/lib/grapnel for root, else $XDG_STATE_HOME/grapnel, else ~/.local/state/grapnel",
@@ -174,8 +239,13 @@ pub(super) fn keys() -> Vec<Key<Config>> {
             config.state_dir = value.path()?;
             Ok(())
         },
-    ));
-    keys.push(Key::new(
+        |config: &Config| path(&config.state_dir),
+    )
+    .at_start()
+}
+
+fn log_level_key() -> Key<Config> {
+    Key::new(
         "log.level",
         "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         "what is logged; info is starts, stops, plugins and what needs attention, but nothing per client. The variable GRAPNEL_LOG filters by module",
@@ -184,8 +254,8 @@ pub(super) fn keys() -> Vec<Key<Config>> {
             config.log_level = value.word(&LogLevel::WORDS)?;
             Ok(())
         },
-    ));
-    keys
+        |config: &Config| config.log_level.to_string().into(),
+    )
 }
 
 fn limit_keys() -> impl Iterator<Item = Key<Config>> {
@@ -206,7 +276,7 @@ fn limit_key(
     default: Option<u64>,
     set: fn(&mut Config, &str, u64) -> Result<(), LimitError>,
 ) -> Key<Config> {
-    Key::new(
+    let key = Key::new(
         &format!("limits.{}", setting.name),
         &format!("{} to {}", setting.min, setting.max),
         setting.reason,
@@ -217,46 +287,18 @@ fn limit_key(
             let number = value.number(setting.min as i64, max)?;
             set(config, setting.name, number as u64).map_err(|error| error.to_string())
         },
-    )
+        move |config: &Config| {
+            let value = config.limits.value(setting.name).or_else(|| config.shell_limits.value(setting.name));
+            value.map_or(Json::Null, Json::from)
+        },
+    );
+    let at_start = Limits::AT_START.contains(&setting.name) || ShellLimits::AT_START.contains(&setting.name);
+    if at_start { key.at_start() } else { key }
 }
 
 /// The keys of one `[[listeners]]`.
-pub(super) fn listener_keys() -> Vec<Key<ListenerDraft>> {
-    vec![
-        Key::new(
-            "bind",
-            "an IP address and a port; port 0 lets the system choose",
-            "where clients connect; the default is MQTT's port on this machine only, until you decide who else may connect",
-            Printed::Default("\"127.0.0.1:1883\"".to_owned()),
-            |listener: &mut ListenerDraft, value| {
-                listener.bind = Some(value.address()?);
-                Ok(())
-            },
-        ),
-        Key::new(
-            "allow_anonymous",
-            "true or false",
-            "whether a client is let in that no plugin has accepted or refused. With true, a client without a user name is let in, and a client with one if no authentication plugin is loaded. With false, only clients that a plugin accepts are let in. The default is true on a loopback address, else false",
-            Printed::Default("true".to_owned()),
-            |listener: &mut ListenerDraft, value| {
-                listener.allow_anonymous = Some(value.flag()?);
-                Ok(())
-            },
-        ),
-        Key::new(
-            "name",
-            "text",
-            "how plugins, the log and grapnel-ctl status name the listener; by default its address",
-            Printed::Example("\"inside\"".to_owned()),
-            |listener: &mut ListenerDraft, value| match value.text()? {
-                name if name.is_empty() || name.len() > 64 => Err("must have 1 to 64 bytes".to_owned()),
-                name => {
-                    listener.name = Some(name.to_owned());
-                    Ok(())
-                }
-            },
-        ),
-    ]
+pub(super) fn listener_keys() -> Vec<ListenerKey> {
+    listener::keys()
 }
 
 /// The keys of one `[plugins.NAME]`.
@@ -271,6 +313,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
                 plugin.path = Some(value.path()?);
                 Ok(())
             },
+            |plugin: &PluginConfig| plugin.path.as_deref().map_or(Json::Null, path),
         ),
         Key::new(
             "priority",
@@ -281,6 +324,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
                 plugin.priority = Some(value.number(-1_000_000, 1_000_000)? as i32);
                 Ok(())
             },
+            |plugin: &PluginConfig| plugin.priority.map_or(Json::Null, Json::from),
         ),
         Key::new(
             "required",
@@ -288,9 +332,10 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
             "whether the broker refuses to start when the plugin cannot be loaded; set it to true for plugins that decide who may connect or what clients may do",
             Printed::Example("false".to_owned()),
             |plugin: &mut PluginConfig, value| {
-                plugin.required = value.flag()?;
+                plugin.required = Some(value.flag()?);
                 Ok(())
             },
+            |plugin: &PluginConfig| plugin.required.into(),
         ),
         Key::new(
             "config",
@@ -301,6 +346,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
                 plugin.config = value.object()?;
                 Ok(())
             },
+            |plugin: &PluginConfig| plugin.config.clone(),
         ),
         Key::new(
             "hooks",
@@ -311,6 +357,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
                 plugin.hooks = super::hooks::parse(&value.object()?)?;
                 Ok(())
             },
+            |plugin: &PluginConfig| serde_json::to_value(&plugin.hooks).unwrap_or_default(),
         ),
     ]
 }

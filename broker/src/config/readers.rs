@@ -14,6 +14,9 @@ use crate::shard::limits::ShellLimits;
 const UNREAD: [&str; 0] = [];
 /// Counters that no code raises yet. The same rule holds.
 const UNRAISED: [&str; 0] = [];
+/// Fields of listeners that no code reads yet, because `unwired` refuses what sets them. The list
+/// may only get shorter.
+const UNWIRED: [&str; 1] = ["ListenerConfig::mount_point"];
 
 /// A source file without comments, string contents and tests.
 struct Source {
@@ -141,10 +144,14 @@ fn every_limit_is_read() {
 /// The keys outside of `[limits]`, by the fields of the configuration that they set.
 #[test]
 fn every_other_key_is_read() {
-    let declared =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config.rs")).unwrap();
-    let declared = code(&declared);
-    let structs = ["Config", "ListenerConfig", "AuthorizationConfig", "PluginConfig", "ControlConfig"];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let text = |file: &str| std::fs::read_to_string(source.join(file)).unwrap();
+    let declared = code(&(text("config.rs") + &code(&text("config/listener.rs"))));
+    let structs = ["Config", "AuthorizationConfig", "PluginConfig", "ControlConfig"];
+    let of_listener = ["ListenerConfig", "UnixOptions", "Versions", "SocketOptions", "ProxyProtocol"];
+    let of_layers = ["TlsListener", "Certificate", "WebSocketListener"];
+    let structs = structs.into_iter().chain(of_listener).chain(of_layers);
+    let mut unread = Vec::new();
     let sources = users();
     let mut seen = 0;
     for name in structs {
@@ -154,10 +161,16 @@ fn every_other_key_is_read() {
             body.split("pub ").filter_map(|field| field.split_once(':')).map(|(field, _)| field.trim())
         {
             seen += 1;
-            assert!(is_read(&sources, field, ""), "nothing reads {name}::{field}");
+            // Names that other types have too are read in any case.
+            let key = format!("{name}::{field}");
+            let is_known = UNWIRED.contains(&key.as_str());
+            if !is_known && field != "sources" && !is_read(&sources, field, "") {
+                unread.push(key);
+            }
         }
     }
-    assert!(seen > 20, "{seen} fields are not all of them");
+    assert_eq!(unread, [""; 0], "nothing reads these fields");
+    assert!(seen > 60, "{seen} fields are not all of them");
 }
 
 #[test]

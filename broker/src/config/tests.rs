@@ -63,7 +63,7 @@ fn the_printed_configuration_reads_as_the_defaults() {
 fn the_printed_configuration_names_every_key_and_its_examples_are_valid() {
     let text = Config::default_text();
     let mut names: Vec<String> = keys::keys().iter().map(|key| key.name().to_owned()).collect();
-    names.extend(keys::listener_keys().iter().map(|key| key.path.clone()));
+    names.extend(keys::listener_keys().iter().map(|key| key.name().to_owned()));
     names.extend(keys::plugin_keys().iter().map(|key| key.path.clone()));
     for name in names {
         let there = text.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{name} = ")));
@@ -140,7 +140,7 @@ level = "debug"
     assert_eq!((config.limits.receive_max, config.limits.sessions_total_max), (10, 3));
     assert_eq!(config.plugins_dir, Path::new("/p"));
     let zeta = &config.plugins[0];
-    assert_eq!((zeta.name.as_str(), zeta.priority, zeta.required), ("zeta", Some(-3), true));
+    assert_eq!((zeta.name.as_str(), zeta.priority, zeta.required), ("zeta", Some(-3), Some(true)));
     assert_eq!(zeta.path.as_deref(), Some(Path::new("/x/libz.so")));
     let expected = serde_json::json!({"rules": [{"from": "a", "at": "2026-01-02"}], "n": 1.5});
     assert_eq!(zeta.config, expected);
@@ -275,19 +275,6 @@ fn each_mistake_in_a_file_has_its_sentence() {
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
     let cases = [
-        ("[tls]\ncert = \"x\"", "grapnel.toml:1: tls: TLS is not in this version"),
-        (
-            "[[listeners]]\nbind = \"127.0.0.1:1\"\ntls = true",
-            "grapnel.toml:3: listeners.tls: TLS is not in this version",
-        ),
-        (
-            "[[listeners]]\nbind = \"127.0.0.1:1\"\ntls_cert = \"x\"",
-            "grapnel.toml:3: listeners.tls_cert: TLS is not in this version",
-        ),
-        (
-            "[[listeners]]\nbind = \"127.0.0.1:1\"\n[listeners.websocket]\npath = \"/\"",
-            "grapnel.toml:3: listeners.websocket: WebSocket is not in this version",
-        ),
         ("[storage]\ndir = \"x\"", "grapnel.toml:1: storage: storage on disk is not in this version"),
         ("[persistence]", "grapnel.toml:1: persistence: storage on disk is not in this version"),
         ("[[bridge]]\nto = \"x\"", "grapnel.toml:1: bridge: bridging is not in this version"),
@@ -296,10 +283,11 @@ fn keys_of_later_versions_are_refused_as_such() {
     for (text, sentence) in cases {
         assert_eq!(load(text).unwrap_err(), sentence, "for {text}");
     }
-    let error = with_vars(&[("GRAPNEL_TLS_CERT", "x"), ("GRAPNEL_LISTENERS_0_TLS", "true")]).unwrap_err();
+    let error = with_vars(&[("GRAPNEL_CONTROL_TLS", "x"), ("GRAPNEL_STORAGE", "true")]).unwrap_err();
     assert_eq!(
         error,
-        "GRAPNEL_LISTENERS_0_TLS: TLS is not in this version\nGRAPNEL_TLS_CERT: TLS is not in this version"
+        "GRAPNEL_CONTROL_TLS: no key has this variable; the nearest is GRAPNEL_CONTROL_SOCKET\n\
+         GRAPNEL_STORAGE: storage on disk is not in this version"
     );
 }
 
@@ -332,6 +320,7 @@ fn a_file_that_cannot_be_read_is_named() {
 fn the_environment_overrides_every_key_of_the_document() {
     let samples = [
         ("shards", "5"),
+        ("runtime.io", "epoll"),
         ("authorization.no_match", "deny"),
         ("mqtt.queue_full", "drop_oldest"),
         ("mqtt.maximum_qos", "1"),
@@ -409,7 +398,10 @@ fn listeners_and_plugins_are_overridden_by_place_and_name() {
     let names: Vec<&str> = config.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
     assert_eq!(names, ["topic-rewrite", "with_line", "auth-file"]);
     assert_eq!(config.plugins[0].priority, Some(7));
-    assert!(config.plugins[1].required);
+    assert_eq!(
+        config.plugins.iter().map(|plugin| plugin.required).collect::<Vec<_>>(),
+        [None, Some(true), None]
+    );
     assert_eq!(config.plugins[2].config, serde_json::json!({"file": "users"}));
     assert!(!config.listeners[0].allow_anonymous);
     assert_eq!(config.listeners[1].bind.to_string(), "127.0.0.1:2");
@@ -450,6 +442,135 @@ fn variables_of_other_programs_are_ignored() {
         ("OTHER", "x"),
     ];
     assert!(with_vars(&vars).is_ok());
+}
+
+/// Keys of listeners that cannot be, or contradict each other.
+#[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
+fn each_mistake_of_a_listener_has_its_sentence() {
+    let cases = [
+        ("unix_mode = \"0660\"", "1: listeners.unix_mode, unix_owner and unix_group are for Unix sockets"),
+        ("unix_mode = 660", "3: listeners.unix_mode must be octal digits in quotes"),
+        ("unix_mode = \"999\"", "3: listeners.unix_mode must be octal digits in quotes"),
+        ("name = \"a\\u0007\"", "3: listeners.name must have no control characters"),
+        ("mount_point = \"a/#\"", "3: listeners.mount_point must be the beginning of a topic"),
+        ("versions = []", "3: listeners.versions must have one of"),
+        (
+            "versions = [\"4\"]",
+            "3: listeners.versions must be a list of \"3.1\", \"3.1.1\" and \"5\", not \"4\"",
+        ),
+        ("versions = 5", "3: listeners.versions must be a list in [ ], not 5"),
+        ("keep_alive_s_max = 9", "3: listeners.keep_alive_s_max must be between 10 and 65535, not 9"),
+        ("proxy_protocol = true", "1: listeners.proxy_protocol needs proxy_sources"),
+        ("proxy_sources = [\"::1\"]", "1: listeners.proxy_sources has no effect without proxy_protocol"),
+        (
+            "proxy_sources = [\"10.0.0.1/8\"]",
+            "3: listeners.proxy_sources has \"10.0.0.1/8\", which begins in",
+        ),
+        ("tls = true", "3: listeners.tls is a table: write [listeners.tls]"),
+        ("tls_cert = \"x\"", "3: there is no key listeners.tls_cert; the nearest is listeners.tls.cert"),
+        ("[listeners.tls]", "1: listeners.tls has no certificate; add cert"),
+        ("[listeners.tls]\ncert = \"c\"", "1: listeners.tls.cert has no key"),
+        ("[listeners.tls]\nkey = \"k\"", "1: listeners.tls.key has no cert"),
+        (
+            "[listeners.tls]\ncertificates = [{ cert = \"c\" }]",
+            "4: listeners.tls.certificates must be a list such",
+        ),
+        (
+            "[listeners.tls]\ncert = \"c\"\nkey = \"k\"\ncertificates = [{ cert = \"c\", key = \"k\" }]",
+            "1: listeners.tls.cert and key are the short form",
+        ),
+        (
+            "[listeners.tls]\ncert = \"c\"\nkey = \"k\"\nclient_certificate = \"required\"",
+            "1: listeners.tls.client_certificate needs client_ca",
+        ),
+        (
+            "[listeners.tls]\ncert = \"c\"\nkey = \"k\"\nclient_ca = \"a\"\nclient_certificate = \"none\"",
+            "1: listeners.tls.client_ca has no effect with",
+        ),
+        ("[listeners.tls]\ncert = \"c\"\nkey = \"k\"\ncrl = [\"r\"]", "1: listeners.tls.crl needs client_ca"),
+        (
+            "[listeners.tls]\ncert = \"c\"\nkey = \"k\"\nidentity = \"cn\"",
+            "1: listeners.tls.identity needs certificates of clients",
+        ),
+        (
+            "[listeners.tls]\ncert = \"c\"\nkey = \"k\"\nversion_min = \"1.1\"",
+            "6: listeners.tls.version_min must be",
+        ),
+        (
+            "[listeners.tls]\ncert = \"c\"\nkey = \"k\"\nsni = 1",
+            "6: there is no key listeners.tls.sni; the nearest is listeners.",
+        ),
+        ("[listeners.websocket]\npath = \"mqtt\"", "4: listeners.websocket.path must be a path such as"),
+        (
+            "[listeners.websocket]\norigins = [\"x.org\"]",
+            "4: listeners.websocket.origins must be origins such as",
+        ),
+        (
+            "[[listeners]]\nbind = \"127.0.0.1:2\"\nname = \"127.0.0.1:1\"",
+            "3: two listeners are named \"127.0.0.1:1\"",
+        ),
+    ];
+    for (text, sentence) in cases {
+        let error = load(&format!("[[listeners]]\nbind = \"127.0.0.1:1\"\n{text}")).unwrap_err();
+        assert!(error.starts_with(&format!("grapnel.toml:{sentence}")), "{text}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let unix = |text: &str| load(&format!("[[listeners]]\nbind = \"unix:/m.sock\"\n{text}"));
+    assert!(unix("tcp_nodelay = true").unwrap_err().contains("are for TCP"));
+    assert!(unix("proxy_protocol = true\nproxy_sources = [\"::1\"]").unwrap_err().contains("is for TCP"));
+    assert!(
+        unix("[[listeners]]\nbind = \"unix:/m.sock\"")
+            .unwrap_err()
+            .contains("two listeners bind to unix:/m.sock")
+    );
+    let listener = unix("proxy_protocol = true\nunix_mode = \"0600\"").unwrap().listeners.remove(0);
+    assert_eq!((listener.unix.mode, listener.allow_anonymous), (Some(0o600), true));
+    // 107 bytes are the most that a Unix socket can have.
+    let of_length =
+        |length: usize| load(&format!("[[listeners]]\nbind = \"unix:/{}\"", "x".repeat(length - 1)));
+    assert!(of_length(107).is_ok());
+    assert!(
+        of_length(108)
+            .unwrap_err()
+            .starts_with("grapnel.toml:2: listeners.bind must have a path of at most 107")
+    );
+}
+
+#[test]
+fn a_listener_has_what_its_keys_say() {
+    let text = "[[listeners]]\nbind = \"0.0.0.0:8883\"\n[listeners.tls]\ncertificates = [{ cert = \"/a\", key = \"/b\" }, \
+                { cert = \"/c\", key = \"/d\" }]\nclient_ca = \"/ca\"\n[listeners.websocket]\n";
+    let vars = [
+        ("GRAPNEL_LISTENERS_0_VERSIONS", "5, 3.1.1"),
+        ("GRAPNEL_LISTENERS_0_TLS_IDENTITY", "san"),
+        ("GRAPNEL_LISTENERS_0_PROXY_PROTOCOL", "true"),
+        ("GRAPNEL_LISTENERS_0_PROXY_SOURCES", "[\"10.0.0.0/8\"]"),
+        ("GRAPNEL_LISTENERS_1_BIND", "unix:/run/m.sock"),
+    ];
+    let config = load_with(text, &vars).unwrap();
+    let first = &config.listeners[0];
+    assert_eq!(first.versions.words(), ["3.1.1", "5"]);
+    let tls = first.tls.as_ref().unwrap();
+    assert_eq!(tls.certificates.len(), 2);
+    assert_eq!(tls.client_certificate, ClientCertificate::Required, "a client_ca is there to be used");
+    assert_eq!(tls.identity, TlsIdentity::AlternativeName);
+    assert_eq!((tls.version_min, tls.handshake_timeout_ms), (TlsVersion::V1_2, 10_000));
+    assert_eq!(first.websocket.as_ref().unwrap().path, "/mqtt");
+    assert!(first.proxy.as_ref().unwrap().sources[0].contains("10.2.3.4".parse().unwrap()));
+    assert_eq!(config.listeners[1].bind, Bind::Unix("/run/m.sock".into()));
+}
+
+#[test]
+fn what_no_shard_applies_yet_is_refused_and_not_ignored() {
+    let sentences = |text: &str| unwired(&load(text).unwrap());
+    assert_eq!(sentences(""), [""; 0]);
+    assert_eq!(sentences(&Config::default_text()), [""; 0]);
+    let mounted = sentences("[[listeners]]\nbind = \"127.0.0.1:1\"\nmount_point = \"site/\"");
+    assert!(
+        mounted.len() == 1 && mounted[0].contains("listeners.mount_point is not in this version"),
+        "{mounted:?}"
+    );
 }
 
 fn listening(text: &str, listen: &[&str], vars: &[(&str, &str)]) -> Vec<(String, String, bool)> {

@@ -36,7 +36,7 @@ pub(super) fn default_text() -> String {
                      broker listens on this one.",
                 );
                 line(&mut text, "[[listeners]]");
-                keys::listener_keys().iter().for_each(|key| print(&mut text, key, ""));
+                print_listener(&mut text);
             }
             "plugins" => {
                 text.push('\n');
@@ -54,7 +54,26 @@ fn table_of(path: &str) -> &str {
     path.rsplit_once('.').map_or("", |(table, _)| table)
 }
 
-fn print<T>(text: &mut String, key: &Key<T>, sign: &str) {
+/// The keys of a listener, then the tables in it, which are examples.
+fn print_listener(text: &mut String) {
+    let tables = [
+        ("", ""),
+        ("tls", "TLS of this listener. Its table makes its connections encrypted."),
+        ("websocket", "WebSocket of this listener. Its table makes its clients send MQTT over HTTP."),
+    ];
+    for (table, about) in tables {
+        if !table.is_empty() {
+            text.push('\n');
+            comment(text, about);
+            line(text, &format!("#[listeners.{table}]"));
+        }
+        let sign = if table.is_empty() { "" } else { "#" };
+        let keys = keys::listener_keys();
+        keys.iter().filter(|key| table_of(&key.path) == table).for_each(|key| print(text, key, sign));
+    }
+}
+
+fn print<D, T>(text: &mut String, key: &Key<D, T>, sign: &str) {
     let mut reason = key.reason.to_owned();
     if let Some(first) = reason.get_mut(..1) {
         first.make_ascii_uppercase();

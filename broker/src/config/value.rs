@@ -89,6 +89,38 @@ impl Value {
         Err(format!("must be {}, not {}", words.join(" or "), self.shown()))
     }
 
+    /// A list of texts. Text of the environment is a list in TOML, or words between commas.
+    pub fn texts(&self) -> Result<Vec<String>, String> {
+        let list = match self {
+            Value::Plain(text) if !text.trim_start().starts_with('[') => {
+                let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+                return Ok(words.map(str::to_owned).collect());
+            }
+            _ => self.list()?,
+        };
+        let text = |item: toml::Value| match item {
+            toml::Value::String(text) => Ok(text),
+            other => Err(format!("must be a list of texts in quotes, not of {}", Value::Toml(other).shown())),
+        };
+        list.into_iter().map(text).collect()
+    }
+
+    /// A list. Text of the environment is read as TOML.
+    pub fn list(&self) -> Result<Vec<toml::Value>, String> {
+        let wrong = || format!("must be a list in [ ], not {}", self.shown());
+        match self {
+            Value::Toml(toml::Value::Array(items)) => Ok(items.clone()),
+            Value::Toml(_) => Err(wrong()),
+            Value::Plain(text) => {
+                let parsed = format!("value = {text}").parse::<toml::Table>().ok();
+                match parsed.and_then(|mut table| table.remove("value")) {
+                    Some(toml::Value::Array(items)) => Ok(items),
+                    _ => Err(wrong()),
+                }
+            }
+        }
+    }
+
     /// A path; a relative one is resolved against the current folder of the process.
     pub fn path(&self) -> Result<PathBuf, String> {
         let text = self.text()?;

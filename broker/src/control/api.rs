@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use axum::http::StatusCode;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::BrokerInfo;
 use super::answer::{ApiError, RequestTimeout};
 use super::gather::Shards;
 use super::traces::Traces;
+use super::wire;
 use crate::config::{Config, ControlConfig};
 use crate::plugin::PluginManager;
+use crate::reload::{Reloader, RunningListener};
 
 /// The state of the handlers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Api {
     pub shards: Shards,
     pub plugins: Arc<PluginManager>,
-    /// Held during a change of plugins, so that there is one at a time.
-    pub plugin_turn: Arc<Mutex<()>>,
-    pub config: Arc<Config>,
+    pub reloader: Arc<Reloader>,
     pub info: Arc<BrokerInfo>,
     pub http_address: Option<SocketAddr>,
     pub traces: Traces,
@@ -39,11 +39,26 @@ pub(super) fn long_requests_max(control: &ControlConfig) -> usize {
 }
 
 impl Api {
+    /// The configuration in force.
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.reloader.config()
+    }
+
+    /// Where clients connect.
+    pub(super) fn listeners(&self) -> Vec<wire::Listener> {
+        let listener = |open: RunningListener| wire::Listener {
+            name: open.rules.info.name.to_string(),
+            address: open.address.to_string(),
+            allow_anonymous: open.rules.info.allow_anonymous,
+        };
+        self.reloader.open().into_iter().map(listener).collect()
+    }
+
     /// Takes a permit for a request that may take long. The number of permits is bounded, so that
     /// connections are left for other requests.
     pub(super) fn begin_long(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.long).try_acquire_owned().map_err(|_| {
-            let max = long_requests_max(&self.config.control);
+            let max = long_requests_max(&self.config().control);
             let sentence = format_args!(
                 "no more than {max} of traces, changes and verbs of plugins can run or wait at a time \
                  (control.connections_max less control.connections_free_min); try again when one has ended"
@@ -55,7 +70,7 @@ impl Api {
 
 impl FromRef<Api> for RequestTimeout {
     fn from_ref(api: &Api) -> RequestTimeout {
-        RequestTimeout(api.config.control.request_timeout)
+        RequestTimeout(api.config().control.request_timeout)
     }
 }
 
@@ -64,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_trace_or_change_is_always_possible() {
+    fn one_trace_or_change_fits_with_the_smallest_limits() {
         let long = |connections_max, connections_free_min| {
             long_requests_max(&ControlConfig {
                 connections_max,

@@ -73,8 +73,8 @@ async fn follows(
 /// One sentence for each consequence; empty if there is none.
 pub(super) async fn of(api: &Api, leaving: &RemovedHooks) -> Result<Vec<String>, ApiError> {
     let report = blocking(api, |api| api.plugins.hooks(false)).await?;
-    let allowed = api.config.authorization.no_match == NoMatch::Allow;
-    let mut sentences = sentences(&report.rows, leaving, &api.info.listeners, allowed);
+    let allowed = api.config().authorization.no_match == NoMatch::Allow;
+    let mut sentences = sentences(&report.rows, leaving, &api.listeners(), allowed);
     if sentences.is_empty() {
         return Ok(sentences);
     }
@@ -100,15 +100,15 @@ fn sentences(rows: &[HookRow], leaving: &RemovedHooks, listeners: &[Listener], a
         let (of_point, others) = rest.split_at(end);
         rest = others;
         let links = of_point.iter().filter(|row| row.place > 0 && row.mounted);
-        let (goes, stays): (Vec<&HookRow>, Vec<&HookRow>) = links.partition(|row| leaving.names(row));
-        if goes.is_empty() {
+        let (removed, remaining): (Vec<&HookRow>, Vec<&HookRow>) = links.partition(|row| leaving.names(row));
+        if removed.is_empty() {
             continue;
         }
-        let (point, goes) = (&first.point, links_shown(&goes));
-        sentences.push(match (stays.is_empty(), if_nobody_decides(point, listeners, allowed)) {
-            (false, _) => format!("{point} loses {goes} and keeps {}", links_shown(&stays)),
-            (true, None) => format!("{point} loses {goes} and has no hook left"),
-            (true, Some(then)) => format!("{point} loses {goes} and has no hook left: {then}"),
+        let (point, removed) = (&first.point, links_shown(&removed));
+        sentences.push(match (remaining.is_empty(), if_nobody_decides(point, listeners, allowed)) {
+            (false, _) => format!("{point} loses {removed} and keeps {}", links_shown(&remaining)),
+            (true, None) => format!("{point} loses {removed} and has no hook left"),
+            (true, Some(then)) => format!("{point} loses {removed} and has no hook left: {then}"),
         });
     }
     sentences
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn each_point_says_what_goes_what_stays_and_what_holds_then() {
+    fn each_point_lists_removed_hooks_remaining_hooks_and_the_effect() {
         let mut rows = rows(&[
             ("client.authenticate", "other", "login"),
             ("client.authorize", "acl", "authorize"),

@@ -42,13 +42,13 @@ impl Shards {
         &self,
         query: impl FnOnce(&mut Shard) -> R + Clone + Send + 'static,
     ) -> Gathered<R> {
-        let mut asked = JoinSet::new();
+        let mut calls = JoinSet::new();
         for handle in &self.handles {
             let (handle, timeout, query) = (handle.clone(), self.timeout, query.clone());
-            asked.spawn(async move { (handle.id(), handle.call_async(timeout, query).await) });
+            calls.spawn(async move { (handle.id(), handle.call_async(timeout, query).await) });
         }
         let mut gathered = Gathered { answers: Vec::new(), unanswered: Vec::new() };
-        while let Some(joined) = asked.join_next().await {
+        while let Some(joined) = calls.join_next().await {
             match joined {
                 Ok((shard, Ok(answer))) => gathered.answers.push((shard, answer)),
                 Ok((_, Err(unanswered))) => gathered.unanswered.push(unanswered),

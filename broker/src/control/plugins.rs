@@ -1,6 +1,8 @@
 //! The requests about plugins and chains. The plugin manager blocks while shards answer, so it is
 //! called on threads that may block, one change at a time.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -35,7 +37,14 @@ pub(super) fn routes() -> Router<Api> {
 
 impl From<LoadError> for ApiError {
     fn from(error: LoadError) -> ApiError {
-        let status = match error.cause() {
+        ApiError::new(ApiError::status_of(&error), error)
+    }
+}
+
+impl ApiError {
+    /// The status of an error of the loader.
+    pub(super) fn status_of(error: &LoadError) -> StatusCode {
+        match error.cause() {
             LoadError::Name { .. } | LoadError::ConfigShape { .. } => StatusCode::BAD_REQUEST,
             LoadError::NotFound { .. } | LoadError::NotLoaded { .. } => StatusCode::NOT_FOUND,
             LoadError::AlreadyLoaded { .. }
@@ -44,8 +53,7 @@ impl From<LoadError> for ApiError {
             | LoadError::LastDecider { .. } => StatusCode::CONFLICT,
             LoadError::Shard { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
-        };
-        ApiError::new(status, error)
+        }
     }
 }
 
@@ -101,7 +109,7 @@ pub(super) struct ForceParameters {
     /// Makes the change even if no plugin is left that decides who may connect or what clients may
     /// do.
     #[serde(default)]
-    force: bool,
+    pub force: bool,
 }
 
 async fn unload(
@@ -207,7 +215,7 @@ impl From<HookError> for ApiError {
 }
 
 /// Runs a change that removes no hook from the chains.
-async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
+pub(super) async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
 ) -> Result<Changed<R>, ApiError> {
@@ -234,7 +242,7 @@ pub(super) async fn change_in_place<R: Send + 'static, E: Into<ApiError> + Send 
     leaving: Option<RemovedHooks>,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
 ) -> Result<Changed<R>, ApiError> {
-    let turn = api.plugin_turn.clone().lock_owned().await;
+    let turn = Arc::clone(api.reloader.turn()).lock_owned().await;
     let follows = match leaving {
         Some(leaving) => follows::of(api, &leaving).await?,
         None => Vec::new(),

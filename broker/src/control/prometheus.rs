@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_escaped_as_the_format_wants_it() {
+    fn labels_are_escaped_as_the_prometheus_format_requires() {
         let mut text = Text::default();
         text.family("x", "a \\ b\nc", false);
         text.sample("x", &[("a", "q\"\\\n"), ("b", "2")], 3);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_of_a_plugin_ends_with_all_its_values() {
+    fn the_last_bucket_of_a_histogram_counts_all_values() {
         let mut text = Text::default();
         let value = MetricValue::Histogram { buckets: vec![(1, 2), (5, 2)], count: 3, sum: -4 };
         text.plugin_metric(&MetricReading { name: "plugin_p_x".to_owned(), help: "x".to_owned(), value });

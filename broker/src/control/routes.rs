@@ -7,11 +7,11 @@ use axum::http::{Method, StatusCode, Uri};
 
 use super::answer::ApiError;
 use super::api::Api;
-use super::{authz, clients, follows, plugins, status, trace, verbs};
+use super::{authz, clients, config, follows, plugins, status, trace, verbs};
 
 /// All routes.
 pub(super) fn router(api: Api) -> Router {
-    let request_bytes_max = api.config.control.request_bytes_max;
+    let request_bytes_max = api.config().control.request_bytes_max;
     Router::new()
         .merge(status::routes())
         .merge(plugins::routes())
@@ -20,6 +20,7 @@ pub(super) fn router(api: Api) -> Router {
         .merge(clients::routes())
         .merge(authz::routes())
         .merge(trace::routes())
+        .merge(config::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(request_bytes_max))

@@ -314,7 +314,7 @@ mod tests {
             // `a` has sent a request and got its answer, so `b` has been idle longest. `c` has a
             // running request.
             drop(a.activity().begin());
-            let asking = c.activity().begin();
+            let pending = c.activity().begin();
             let newcomer = tokio::spawn({
                 let slots = Arc::clone(&slots);
                 async move { slots.take().await }
@@ -330,7 +330,7 @@ mod tests {
             });
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished());
-            drop(asking);
+            drop(pending);
             tokio::time::timeout(LONG, c.is_needed()).await.expect("c is to go");
             drop(c);
             let e = waiting.await.unwrap();

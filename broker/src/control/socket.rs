@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_private_and_goes_with_its_value() {
+    fn the_socket_is_private_and_removed_when_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.sock");
         let (_listener, file) = listen(&path).unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn brokers_that_start_at_one_moment_agree_on_one_of_them() {
+    fn of_brokers_that_start_together_one_gets_the_socket() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.sock");
         for round in 0..50 {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_brokers_socket_is_replaced_and_a_living_ones_is_not() {
+    fn the_socket_of_a_dead_broker_is_replaced_and_of_a_running_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.sock");
         let living = UnixListener::bind(&path).unwrap();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_socket_is_left_alone() {
+    fn a_file_that_is_no_socket_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes");
         std::fs::write(&path, "dear diary").unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_took_our_place_is_not_removed_at_the_end() {
+    fn the_socket_of_another_broker_is_not_removed_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.sock");
         let (_listener, file) = listen(&path).unwrap();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_named() {
+    fn a_missing_folder_is_named_in_the_error() {
         let error = listen(Path::new("/nowhere/g.sock")).unwrap_err().to_string();
         assert!(
             error.starts_with("cannot use the control socket /nowhere/g.sock: cannot lock /nowhere/g.sock.lock: No such file"),

@@ -29,7 +29,7 @@ pub(super) fn routes() -> Router<Api> {
 }
 
 /// Counters of the process, which are not counted by shard: name, meaning and value.
-fn of_process() -> [(&'static str, &'static str, u64); 8] {
+fn of_process() -> [(&'static str, &'static str, u64); 9] {
     let [begun, late, refused, invalid, failed] = verbs_counted();
     [
         ("log_lines_lost", "lines of the log that could not be written", log::lines_lost()),
@@ -37,6 +37,11 @@ fn of_process() -> [(&'static str, &'static str, u64); 8] {
             "connections_refused_descriptors",
             "connections closed because the process had no file descriptor left for clients",
             net::refused_for_descriptors(),
+        ),
+        (
+            "connections_refused_listener",
+            "connections closed before MQTT by the rules of their listener: too many of them, a proxy that is not listed, a failed TLS handshake or WebSocket request",
+            net::refused_by_listener(),
         ),
         (
             "control_connections_stalled",
@@ -73,6 +78,7 @@ async fn status(State(api): State<Api>) -> Json<wire::Status> {
             memory: (*ledger).into(),
         });
     }
+    let config = api.config();
     let plugins = api.plugins.list().plugins;
     let (loaded, failed): (Vec<_>, Vec<_>) =
         plugins.into_iter().partition(|plugin| !matches!(plugin.state, PluginState::Failed(_)));
@@ -91,14 +97,14 @@ async fn status(State(api): State<Api>) -> Json<wire::Status> {
         messages_dropped: all.messages_dropped,
         memory: memory.into(),
         shards,
-        listeners: api.info.listeners.clone(),
+        listeners: api.listeners(),
         plugins: names(loaded),
         plugins_failed: names(failed),
-        control_socket: api.config.control.socket.display().to_string(),
+        control_socket: config.control.socket.display().to_string(),
         control_http: api.http_address.map(|address| address.to_string()),
-        config_file: api.config.file.as_ref().map(|file| file.display().to_string()),
-        plugins_dir: api.config.plugins_dir.display().to_string(),
-        state_dir: api.config.state_dir.display().to_string(),
+        config_file: config.file.as_ref().map(|file| file.display().to_string()),
+        plugins_dir: config.plugins_dir.display().to_string(),
+        state_dir: config.state_dir.display().to_string(),
         log_lines_lost: log::lines_lost(),
         allocations: api.info.allocations.map(|count| count()),
         unanswered: gathered.unanswered_rows(),
@@ -228,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_of_a_plugin_is_called_as_prometheus_calls_its_samples() {
+    fn a_metric_of_a_plugin_has_the_same_name_in_json_and_prometheus() {
         let rows = |value| {
             let reading = MetricReading { name: "plugin_p_x".to_owned(), help: "what".to_owned(), value };
             let rows = plugin_rows(reading);

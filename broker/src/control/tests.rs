@@ -8,11 +8,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use grapnel_engine::id::ShardId;
+use grapnel_engine::shard::ListenerInfo;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{Environment, NoMatch};
+use crate::config::{CliOverrides, Config, Environment, NoMatch};
+use crate::net::ListenerRules;
 use crate::plugin::Settings;
+use crate::reload::{ReloadContext, RunningListener};
 
 mod engine;
 
@@ -60,12 +63,22 @@ impl ControlPlane {
 }
 
 fn context(handles: &[ShardHandle], config: Config) -> ControlContext {
-    let listener =
-        wire::Listener { name: "a".to_owned(), address: "127.0.0.1:1883".to_owned(), allow_anonymous: true };
-    let info = BrokerInfo { started_at_ms: 1, listeners: vec![listener], allocations: None };
+    let info = BrokerInfo { started_at_ms: 1, allocations: None };
     let settings = Settings { record: None, copies_dir: None, ..Settings::of(&config, handles.to_vec()) };
     let plugins = Arc::new(PluginManager::new(settings).unwrap());
-    ControlContext { shards: handles.to_vec(), plugins, config: Arc::new(config), info }
+    let address: std::net::SocketAddr = "127.0.0.1:1883".parse().unwrap();
+    let listener = ListenerInfo { name: "a".into(), allow_anonymous: true, ..ListenerInfo::default() };
+    let rules = Arc::new(ListenerRules::plain(Arc::new(listener)));
+    let reloader = Arc::new(Reloader::new(ReloadContext {
+        cli: CliOverrides { config: config.file.clone(), ..CliOverrides::default() },
+        environment: Environment { uid: 0, cores: 1, ..Environment::default() },
+        shards: handles.to_vec(),
+        plugins: Arc::clone(&plugins),
+        level: crate::log::Level::fixed(),
+        config: Arc::new(config),
+        open: vec![RunningListener { address: address.into(), rules }],
+    }));
+    ControlContext { shards: handles.to_vec(), plugins, reloader, info }
 }
 
 fn bounded(stream: UnixStream) -> UnixStream {
@@ -99,7 +112,7 @@ fn missing_resources_are_answered_in_json() {
 }
 
 #[test]
-fn a_shard_that_does_not_answer_is_named_and_not_waited_for() {
+fn a_shard_that_does_not_answer_is_named_after_a_timeout() {
     let plane = ControlPlane::with_silent_shards(2, |_| {});
     let began = Instant::now();
     let (status, body) = plane.get("/api/v1/status");
@@ -129,7 +142,7 @@ fn metrics_say_which_shard_is_missing() {
 }
 
 #[test]
-fn parameters_that_cannot_be_are_refused_with_a_sentence() {
+fn invalid_parameters_are_refused_with_a_sentence() {
     let plane = ControlPlane::with_silent_shards(1, |_| {});
     let cases = [
         ("/api/v1/clients?limit=0", "limit must be between 1 and 1000, not 0"),
@@ -152,7 +165,7 @@ fn parameters_that_cannot_be_are_refused_with_a_sentence() {
 }
 
 #[test]
-fn a_second_broker_does_not_take_the_socket_and_the_end_frees_it() {
+fn a_second_broker_is_refused_the_socket_until_the_first_has_ended() {
     let mut plane = ControlPlane::with_silent_shards(1, |_| {});
     let mut config = Config::defaults(&Environment::default());
     config.control.socket.clone_from(&plane.socket);
@@ -167,12 +180,12 @@ fn a_second_broker_does_not_take_the_socket_and_the_end_frees_it() {
 }
 
 #[test]
-fn stopping_waits_neither_for_idle_connections_nor_for_silent_shards() {
+fn a_stop_does_not_wait_for_idle_connections_or_silent_shards() {
     let mut plane =
         ControlPlane::with_silent_shards(1, |config| config.control.answer_timeout = Duration::from_secs(60));
     let _idle = plane.connect();
-    let mut asking = plane.connect();
-    write!(asking, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut pending = plane.connect();
+    write!(pending, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     let began = Instant::now();
     plane.server.take().unwrap().stop();
     assert!(began.elapsed() < STOP_TIMEOUT + Duration::from_secs(5), "{:?}", began.elapsed());
@@ -192,7 +205,7 @@ fn incomplete_request(plane: &ControlPlane) -> UnixStream {
 }
 
 #[test]
-fn connections_beyond_the_bound_wait_for_a_place_unless_one_is_idle() {
+fn connections_over_the_limit_wait_unless_an_idle_one_can_be_closed() {
     let plane = ControlPlane::with_silent_shards(0, |config| config.control.connections_max = 1);
     let first = incomplete_request(&plane);
     let mut second = plane.connect();
@@ -210,7 +223,7 @@ fn connections_beyond_the_bound_wait_for_a_place_unless_one_is_idle() {
 }
 
 #[test]
-fn a_request_that_does_not_arrive_is_not_waited_for() {
+fn an_unfinished_request_is_closed_after_its_timeout() {
     let plane = ControlPlane::with_silent_shards(0, |config| {
         config.control.request_timeout = Duration::from_millis(100);
     });
@@ -224,7 +237,7 @@ fn a_request_that_does_not_arrive_is_not_waited_for() {
 }
 
 #[test]
-fn an_answer_that_is_not_taken_is_given_up_and_counted() {
+fn an_answer_that_is_not_read_is_abandoned_and_counted() {
     let plane = ControlPlane::with_silent_shards(0, |config| {
         config.control.stall_timeout = Duration::from_millis(100);
     });
@@ -248,7 +261,7 @@ fn an_answer_that_is_not_taken_is_given_up_and_counted() {
 }
 
 #[test]
-fn traces_and_changes_of_plugins_leave_places_to_others() {
+fn traces_and_plugin_changes_leave_connections_for_others() {
     let plane = ControlPlane::with_silent_shards(0, |config| {
         config.control.connections_max = 3;
         config.control.connections_free_min = 2;
@@ -329,7 +342,7 @@ fn errors_of_the_plugin_manager_have_a_fitting_status_and_their_text() {
 }
 
 #[test]
-fn bodies_that_cannot_be_are_refused_and_large_ones_are_not_read() {
+fn invalid_bodies_are_refused_and_large_ones_are_not_read() {
     let plane = ControlPlane::with_silent_shards(0, |config| config.control.request_bytes_max = 1024);
     let (status, body) = plane.post("/api/v1/plugins", r#"{"source": "tap", "prio": 3}"#);
     assert_eq!(status, 400);

@@ -54,7 +54,7 @@ async fn trace(
     Name(client_id): Name,
     Parameters(wanted): Parameters<TraceParameters>,
 ) -> Result<Response, ApiError> {
-    let bytes_max = api.config.limits.client_id_bytes_max;
+    let bytes_max = api.config().limits.client_id_bytes_max;
     if client_id.len() as u64 > bytes_max {
         let sentence = format_args!(
             "no client can have an id of more than {bytes_max} bytes (limits.client_id_bytes_max)"
@@ -63,7 +63,8 @@ async fn trace(
     }
     let count = within("count", wanted.count, COUNT)?;
     let seconds = within("for_s", wanted.for_s, SECONDS)?;
-    let control = &api.config.control;
+    let config = api.config();
+    let control = &config.control;
     let tracing = api.traces.begin(&client_id, control.traces_max, &api.shards, api.begin_long()?)?;
     // Started on every shard: the client may not have connected yet, and its home shard is known
     // only to the shards.

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_declared_flag_that_was_given_forces_a_change() {
+    fn a_verb_forces_a_change_only_with_a_declared_and_given_flag() {
         let given = |value: &str| vec![("force".to_owned(), value.to_owned())];
         let form = |kind| Form {
             arguments: vec![Argument { kind, ..Argument::named("force", "") }],

@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_names_are_taken_for_this_machine() {
+    fn only_loopback_names_count_as_this_machine() {
         let named = |host: &'static str| {
             names_loopback(&HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]))
         };

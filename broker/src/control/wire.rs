@@ -2,12 +2,14 @@
 //! on the field names: fields are added, never changed.
 
 mod clients;
+mod config;
 
 use grapnel_engine::shard;
 use grapnel_plugin_abi::verb::Column;
 use serde::{Deserialize, Serialize};
 
 pub use clients::{Client, ClientDetails, Clients, Kicked, Subscription, Subscriptions};
+pub use config::{ConfigSetting, ConfigSettings};
 
 use crate::plugin::PluginVerbs;
 

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_what_they_look_like() {
+    fn values_of_set_have_the_type_that_they_look_like() {
         let config = set(&[
             "n=3",
             "f=0.5",
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn dotted_keys_nest_and_a_value_is_no_table() {
+    fn dotted_keys_make_tables_and_a_value_is_no_table() {
         assert_eq!(set(&["a.b.c=1", "a.b.d=2"]).unwrap(), json!({"a": {"b": {"c": 1, "d": 2}}}));
         assert_eq!(set(&["a=1", "a.b=2"]).unwrap_err(), "--set a.b=2: a is a value and has no keys in it");
         assert_eq!(set(&["a..b=2"]).unwrap_err(), "--set a..b=2: the key has an empty part");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn files_may_be_toml_or_json_and_set_goes_over_them() {
+    fn a_file_may_be_toml_or_json_and_set_overrides_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.toml");
         std::fs::write(&path, "[rules]\na = 1\nb = 2\n").unwrap();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_conf_file_are_flat_keys_with_text() {
+    fn lines_of_a_conf_file_are_keys_with_text_values() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("emqx_extension_hook.conf");
         let text = "## EMQX\n\nexhook.drivers = python3\nexhook.drivers.python3.call_timeout = 5s\n";

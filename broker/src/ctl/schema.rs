@@ -46,19 +46,28 @@ fn value(about: &Value) -> String {
     if let Some(choices) = about["enum"].as_array() {
         return choices.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ");
     }
-    let kind = match about["type"].as_str() {
-        Some("integer") => "whole number",
-        Some("string") => "text",
-        Some("array") => "list",
-        Some("object") => "table",
-        Some("boolean") => "true or false",
-        other => other.unwrap_or("any"),
+    let kinds = match &about["type"] {
+        Value::Array(several) => several.iter().filter_map(Value::as_str).map(kind).collect(),
+        one => vec![one.as_str().map_or("any", kind)],
     };
+    let kind = kinds.join(" or ");
     match (about["minimum"].as_number(), about["maximum"].as_number()) {
         (Some(min), Some(max)) => format!("{kind}, {min} to {max}"),
         (Some(min), None) => format!("{kind}, from {min}"),
         (None, Some(max)) => format!("{kind}, up to {max}"),
-        (None, None) => kind.to_owned(),
+        (None, None) => kind,
+    }
+}
+
+/// The word for a type of JSON Schema.
+fn kind(name: &str) -> &str {
+    match name {
+        "integer" => "whole number",
+        "string" => "text",
+        "array" => "list",
+        "object" => "table",
+        "boolean" => "true or false",
+        other => other,
     }
 }
 
@@ -77,7 +86,12 @@ mod tests {
         let schema = json!({
             "type": "object",
             "required": ["path"],
-            "properties": {"path": {"type": "string"}, "rules": {"type": "array", "items": rule}, "wait_s": wait},
+            "properties": {
+                "path": {"type": "string"},
+                "rules": {"type": "array", "items": rule},
+                "time": {"type": ["string", "integer"], "minimum": 1},
+                "wait_s": wait,
+            },
         });
         let mut rows = Vec::new();
         add_rows(&schema, "", &mut rows);
@@ -86,6 +100,7 @@ mod tests {
             ["path", "text", "", "required", ""],
             ["rules", "list", "", "-", ""],
             ["rules[].on", "\"a\" or \"b\"", "", "\"a\"", ""],
+            ["time", "text or whole number, from 1", "", "-", ""],
             ["wait_s", "whole number, 1 to 9", "seconds", "2", "How long."],
         ];
         assert_eq!(rows, expected);

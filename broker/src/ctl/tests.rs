@@ -52,12 +52,12 @@ fn clients(ids: &[&str]) -> wire::Clients {
 }
 
 #[test]
-fn the_command_line_is_sound() {
+fn the_command_line_is_defined_without_conflicts() {
     Ctl::command().debug_assert();
 }
 
 #[test]
-fn clients_fit_on_eighty_columns() {
+fn the_table_of_clients_fits_into_eighty_columns() {
     let all = clients(&[
         "sensor-17",
         "a-client-whose-identifier-is-much-longer-than-a-terminal-has-any-room-for-really",
@@ -69,7 +69,7 @@ fn clients_fit_on_eighty_columns() {
 }
 
 #[test]
-fn piped_tables_have_one_line_a_row() {
+fn a_piped_table_has_one_line_for_each_row() {
     let long = "x".repeat(300);
     let text = printed(false, None, |output| clients::print_clients(&clients(&[&long]), output));
     assert_eq!(text.lines().count(), 2, "{text}");
@@ -79,7 +79,7 @@ fn piped_tables_have_one_line_a_row() {
 }
 
 #[test]
-fn a_client_cannot_speak_to_the_terminal() {
+fn control_characters_of_clients_do_not_reach_the_terminal() {
     let text =
         printed(false, None, |output| clients::print_clients(&clients(&["\u{1b}[2Jhello\u{202e}"]), output));
     assert!(text.contains("\\u{1b}[2Jhello\\u{202e}"), "{text}");
@@ -87,7 +87,7 @@ fn a_client_cannot_speak_to_the_terminal() {
 }
 
 #[test]
-fn programs_get_the_field_names_of_the_api() {
+fn json_output_has_the_field_names_of_the_api() {
     let text = printed(true, None, |output| clients::print_clients(&clients(&["a"]), output));
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["clients"][0]["client_id"], "a");
@@ -96,7 +96,7 @@ fn programs_get_the_field_names_of_the_api() {
 }
 
 #[test]
-fn plugins_are_listed_with_what_is_wrong_with_them() {
+fn plugins_list_shows_the_errors_of_plugins() {
     use crate::plugin::{HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired};
     let plugin = PluginInfo {
         name: "tap".to_owned(),
@@ -164,7 +164,7 @@ tap: generation 4 finishes its pending work, for at most 2 s
 }
 
 #[test]
-fn trace_lines_are_short_for_people_and_whole_for_programs() {
+fn trace_lines_are_shortened_in_text_and_complete_in_json() {
     let line = r#"{"at_ms":3723004,"direction":"in","packet":"PINGREQ","shard":1}"#;
     assert_eq!(printed(false, None, |output| trace::print(line, output)), "01:02:03.004Z -> PINGREQ\n");
     assert_eq!(printed(true, None, |output| trace::print(line, output)), format!("{line}\n"));
@@ -173,7 +173,7 @@ fn trace_lines_are_short_for_people_and_whole_for_programs() {
 }
 
 #[test]
-fn a_stream_is_cut_into_lines_wherever_it_breaks() {
+fn a_stream_is_split_into_lines_wherever_its_chunks_end() {
     let mut lines = trace::Lines::default();
     assert!(lines.push(b"{\"a\"").unwrap().is_empty());
     assert_eq!(lines.push(b":1}\n{}\n{").unwrap(), ["{\"a\":1}", "{}"]);
@@ -187,12 +187,12 @@ fn durations_have_their_two_largest_units() {
 }
 
 #[test]
-fn names_are_encoded_whatever_they_hold() {
+fn names_with_any_characters_are_encoded_in_urls() {
     assert_eq!(connection::encoded("a/b c?ü.."), "a%2Fb%20c%3F%C3%BC%2E%2E");
 }
 
 #[test]
-fn without_a_broker_it_says_where_it_looked_and_what_to_do() {
+fn the_error_without_a_broker_names_the_socket_and_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("g.sock");
     let ctl = Ctl::parse_from(["grapnel-ctl", "status", "--socket", socket.to_str().unwrap()]);
@@ -207,7 +207,7 @@ fn without_a_broker_it_says_where_it_looked_and_what_to_do() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_failure() {
+fn a_closed_standard_output_is_no_failure() {
     struct ClosedPipe;
     impl Write for ClosedPipe {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {

@@ -155,7 +155,7 @@ async fn ask(
     let TypedVerb { word, form, given } = typed;
     let receiver = format!("plugin {word} of the broker at {}", broker.socket().display());
     let given = absolute(form, secret::with_secrets(form, given.clone(), Some(&receiver))?)?;
-    let checked = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
+    let checked = form.arguments(&given).map_err(|Wrong(error)| CtlError::Usage(error))?;
     // The deadline of the verb is added to the timeout for an answer.
     let timeout = timeout + Duration::from_millis(form.deadline_ms(&checked, 0));
     let loaded = having(broker, typed, loaded, timeout).await?;
@@ -317,6 +317,86 @@ mod tests {
 
     use super::*;
 
+    /// A broker that answers the list of each plugin, until the process ends. Gives the requests.
+    fn serve(socket: &std::path::Path) -> std::sync::mpsc::Receiver<String> {
+        use std::io::{BufRead, BufReader, Write};
+        let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        let (requests, received) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                let mut lines = BufReader::new(&stream).lines().map(Result::unwrap);
+                let asked = lines.next().unwrap();
+                lines.find(String::is_empty).unwrap();
+                let drivers = if asked.contains("/b/") { ["python3", "java"] } else { ["amqtt", "lua"] };
+                let rows = drivers.map(|driver| serde_json::json!({"driver": driver}));
+                let body = serde_json::json!({"value": rows}).to_string();
+                let head = format!("connection: close\r\ncontent-length: {}", body.len());
+                (&stream).write_all(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").as_bytes()).unwrap();
+                requests.send(asked).unwrap();
+            }
+        });
+        received
+    }
+
+    /// Where two plugins of a kind are loaded, a change means the one that lists what it names.
+    #[test]
+    fn a_change_means_the_plugin_that_has_what_it_names() {
+        let driver = Argument::named("driver", "").listed_in("drivers list/driver");
+        let stop = Form { name: "stop".into(), changes: true, arguments: vec![driver], ..Form::default() };
+        let list = Form { name: "drivers list".into(), ..Form::default() };
+        let plugin = |name: &str| PluginVerbs {
+            plugin: name.to_owned(),
+            kind: "k".to_owned(),
+            verbs: vec![list.clone(), stop.clone()],
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = super::super::runtime().unwrap();
+        let of_b = "GET /api/v1/plugins/b/commands/drivers/list? HTTP/1.1";
+        for (at, (named, expected)) in [
+            ("java", Ok("b")),
+            ("amqtt", Ok("a")),
+            // Nobody has it: none is selected.
+            ("perl", Err("k can be any of the plugins a, b; name one of them")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let socket = dir.path().join(at.to_string());
+            let requests = serve(&socket);
+            let broker = Broker::new(Some(socket), &Environment::default(), 20);
+            let given = vec![("driver".to_owned(), named.to_owned())];
+            let typed = TypedVerb { word: "k".to_owned(), form: stop.clone(), given };
+            let loaded = vec![plugin("a"), plugin("b")];
+            let found = runtime.block_on(having(&broker, &typed, loaded, Duration::from_secs(20))).unwrap();
+            let meant = meant(&typed, found).map_err(|error| error.to_string());
+            match expected {
+                Ok(name) => assert_eq!(meant.unwrap(), [name], "{named}"),
+                Err(text) => assert!(meant.unwrap_err().starts_with(text), "{named}"),
+            }
+            assert!(requests.try_iter().any(|request| request == of_b), "{named}");
+        }
+    }
+
+    /// A verb that only looks is called on all of them, and nobody is asked first.
+    #[test]
+    fn a_verb_that_only_looks_means_all_plugins() {
+        let driver = Argument::named("driver", "").listed_in("drivers list/driver");
+        let look = Form { name: "look".into(), arguments: vec![driver], ..Form::default() };
+        let plugin = |name: &str| PluginVerbs {
+            plugin: name.to_owned(),
+            kind: "k".to_owned(),
+            verbs: vec![look.clone()],
+        };
+        let given = vec![("driver".to_owned(), "java".to_owned())];
+        let typed = TypedVerb { word: "k".to_owned(), form: look.clone(), given };
+        let broker = Broker::new(Some("/none".into()), &Environment::default(), 1);
+        let runtime = super::super::runtime().unwrap();
+        let loaded = vec![plugin("b"), plugin("a")];
+        let found = runtime.block_on(having(&broker, &typed, loaded, Duration::from_secs(1))).unwrap();
+        assert_eq!(meant(&typed, found).unwrap(), ["a", "b"]);
+    }
+
     #[test]
     fn a_list_that_no_plugin_has_selects_all_plugins() {
         let driver = Argument::named("driver", "").listed_in("none/driver");
@@ -333,7 +413,7 @@ mod tests {
         let loaded = vec![plugin("a"), plugin("b")];
         let runtime = super::super::runtime().unwrap();
         let found = runtime.block_on(having(&broker, &typed, loaded, Duration::from_secs(1))).unwrap();
-        let said = meant(&typed, found).unwrap_err().to_string();
-        assert!(said.starts_with("k can be any of the plugins a, b; name one of them"), "{said}");
+        let error = meant(&typed, found).unwrap_err().to_string();
+        assert!(error.starts_with("k can be any of the plugins a, b; name one of them"), "{error}");
     }
 }

@@ -26,7 +26,7 @@ use super::manager::order::{self, Node};
 use super::manager::record::Record;
 use super::manager::verbs::{VerbError, outcome};
 use super::report::HookInfo;
-use crate::config::Config;
+use crate::config::{Config, PluginConfig};
 
 /// The first argument of the child process. Internal, not documented for users.
 const CHILD: &str = "check-plugin-in-child";
@@ -314,14 +314,14 @@ impl FileCheck<'_> {
         let (name, is_it) = (self.checked.name.clone(), |form: &&Form| form.name == verb && form.local);
         let form = self.checked.verbs.iter().find(is_it);
         let Some((form, entry)) = form.zip(VerbEntry::local(library)) else {
-            let said = format!("plugin {name} has no verb {verb:?} that works without a broker");
-            self.outcome = Some(LocalOutcome::Refused(said));
+            let reason = format!("plugin {name} has no verb {verb:?} that works without a broker");
+            self.outcome = Some(LocalOutcome::Refused(reason));
             return Ok(());
         };
         let arguments = match form.arguments(given) {
             Ok(arguments) => arguments,
-            Err(verb::Wrong(said)) => {
-                self.outcome = Some(LocalOutcome::Usage(said));
+            Err(verb::Wrong(reason)) => {
+                self.outcome = Some(LocalOutcome::Usage(reason));
                 return Ok(());
             }
         };
@@ -335,7 +335,7 @@ impl FileCheck<'_> {
                 LocalOutcome::Refused(error.to_string())
             }
             Ok(answer) => LocalOutcome::Done(answer),
-            Err(VerbError::Arguments(said)) => LocalOutcome::Usage(said),
+            Err(VerbError::Arguments(reason)) => LocalOutcome::Usage(reason),
             Err(error) => LocalOutcome::Refused(error.to_string()),
         });
         Ok(())
@@ -354,13 +354,13 @@ impl FileCheck<'_> {
     }
 }
 
-/// Checks all plugins of a configuration. Returns a sentence for each problem that would prevent
-/// loading. Loads nothing.
-pub fn check_configured(config: &Config) -> Vec<String> {
+/// Checks the plugins of a configuration for which `which` is true. Returns a sentence for each
+/// problem that would prevent loading. Loads nothing.
+pub fn check_configured(config: &Config, which: impl Fn(&PluginConfig) -> bool) -> Vec<String> {
     let timeout = Duration::from_millis(config.shell_limits.plugin_answer_timeout_ms);
     let mut sentences = Vec::new();
     let mut checked = Vec::new();
-    for plugin in &config.plugins {
+    for plugin in config.plugins.iter().filter(|plugin| which(plugin)) {
         let source =
             plugin.path.as_ref().map_or_else(|| plugin.name.clone(), |path| path.display().to_string());
         let result = lookup::find(&source, &config.plugins_dir).map_err(|error| error.to_string());

@@ -67,12 +67,12 @@ pub enum LoadError {
         what: String,
     },
     /// The dynamic linker refused it.
-    #[error("cannot load {}: the dynamic linker says: {said}", file.display())]
+    #[error("cannot load {}: the dynamic linker says: {reason}", file.display())]
     Linker {
         /// The plugin's file.
         file: PathBuf,
         /// The linker's message.
-        said: String,
+        reason: String,
     },
     /// A library that exports no plugin.
     #[error(
@@ -130,12 +130,12 @@ pub enum LoadError {
         what: String,
     },
     /// Its configuration is invalid.
-    #[error("cannot load {name}: its configuration is wrong: {said}")]
+    #[error("cannot load {name}: its configuration is wrong: {reason}")]
     Config {
         /// The plugin.
         name: String,
         /// What the plugin said.
-        said: String,
+        reason: String,
     },
     /// No bit in the ancestry of messages is left for its name.
     #[error(
@@ -180,7 +180,7 @@ pub enum LoadError {
     },
     /// Its state cannot be handed over to the version that replaces it.
     #[error(
-        "cannot reload {name}: its state on shard {shard} cannot be handed over: {said}; nothing has changed"
+        "cannot reload {name}: its state on shard {shard} cannot be handed over: {reason}; nothing has changed"
     )]
     Handover {
         /// The plugin.
@@ -188,41 +188,41 @@ pub enum LoadError {
         /// The shard.
         shard: ShardId,
         /// The reason; for an error of the plugin, with the function that failed.
-        said: String,
+        reason: String,
     },
     /// It refused a configuration while it was running.
-    #[error("cannot configure {name}: {said}; its configuration is the one it had")]
+    #[error("cannot configure {name}: {reason}; its configuration is the one it had")]
     Configure {
         /// The plugin.
         name: String,
         /// What the plugin said.
-        said: String,
+        reason: String,
     },
     /// Its `load` failed.
-    #[error("cannot load {name}: {said}")]
+    #[error("cannot load {name}: {reason}")]
     Load {
         /// The plugin.
         name: String,
         /// What the plugin said.
-        said: String,
+        reason: String,
     },
     /// It could not be started on a shard.
-    #[error("cannot load {name}: on shard {shard}: {said}")]
+    #[error("cannot load {name}: on shard {shard}: {reason}")]
     InitShard {
         /// The plugin.
         name: String,
         /// The shard.
         shard: ShardId,
         /// What the plugin said.
-        said: String,
+        reason: String,
     },
     /// Its `activate` failed.
-    #[error("cannot load {name}: {said}; nothing has changed")]
+    #[error("cannot load {name}: {reason}; nothing has changed")]
     Activate {
         /// The plugin.
         name: String,
         /// What the plugin said.
-        said: String,
+        reason: String,
     },
     /// A shard did not answer.
     #[error("nothing has changed for plugin {name}: {unanswered}")]
@@ -318,12 +318,12 @@ impl LoadError {
 
 /// An error of a new version as one about the change of the plugin, which stays loaded.
 fn unchanged(error: &LoadError, doing: &str, name: &str) -> String {
-    let said = error.to_string();
-    if said.starts_with(&format!("cannot {doing} {name}")) {
-        return said;
+    let text = error.to_string();
+    if text.starts_with(&format!("cannot {doing} {name}")) {
+        return text;
     }
     // `cannot load NAME: …`, or `cannot load FILE: …`.
-    let reason = said.strip_prefix("cannot load ").unwrap_or(&said);
+    let reason = text.strip_prefix("cannot load ").unwrap_or(&text);
     let reason = reason.strip_prefix("cannot reload ").unwrap_or(reason);
     let reason = reason.strip_prefix(&format!("{name}: ")).unwrap_or(reason);
     format!("cannot {doing} {name}: {reason}")

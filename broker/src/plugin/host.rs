@@ -14,6 +14,7 @@ mod account;
 pub(super) mod ancestry;
 mod answers;
 mod behalf;
+pub(super) mod called_hooks;
 mod commands;
 mod flows;
 pub(super) mod generations;

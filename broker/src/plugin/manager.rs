@@ -13,8 +13,10 @@ mod loader_state;
 pub(super) mod order;
 pub(super) mod overrides;
 mod recompiler;
+mod reconfigure;
 pub(super) mod record;
 mod reports;
+mod requested;
 mod retired;
 mod retiring;
 pub(super) mod settings;
@@ -27,16 +29,17 @@ mod view;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use active::{Active, Defaults, RequestedPlugin, slots};
+use active::{Active, Defaults, slots};
 use handover::Handover;
 use loader_state::LoaderState;
 use recompiler::Recompiler;
 use record::Record;
+use requested::RequestedPlugin;
 use settings::{LoadRequest, Settings};
 use view::View;
 
@@ -58,8 +61,8 @@ pub struct PluginManager {
     /// Locked for the duration of a transaction.
     loader: Arc<Mutex<LoaderState>>,
     view: Arc<RwLock<View>>,
-    /// The plugins of the configuration, set at the start.
-    configured: OnceLock<Vec<PluginConfig>>,
+    /// The plugins of the configuration: as of the start, or of the last reload.
+    configured: RwLock<Arc<[PluginConfig]>>,
     _recompiler: Recompiler,
 }
 
@@ -99,7 +102,7 @@ impl PluginManager {
         let recompiler = Recompiler::start(Arc::clone(&loader), Arc::clone(&view))?;
         services.attend(recompiler.jobs());
         let record = settings.record.clone().map(Record::at);
-        let configured = OnceLock::new();
+        let configured = RwLock::new(Arc::default());
         Ok(PluginManager {
             settings,
             services,
@@ -133,7 +136,8 @@ impl PluginManager {
         let origin = if once { Origin::Once } else { Origin::Recorded };
         let mut wanted =
             RequestedPlugin { name, source, config, priority, origin, required, disabled: false };
-        let table = |name: &str| self.configured.get()?.iter().find(|table| merge && table.name == name);
+        let configured = self.configured();
+        let table = |name: &str| configured.iter().find(|table| merge && table.name == name);
         if let Some(path) = wanted.name.as_deref().and_then(table).and_then(|table| table.path.as_ref())
             && !by_path
         {
@@ -171,6 +175,14 @@ impl PluginManager {
     /// As [`PluginManager::unload`].
     pub fn unload_with(&self, name: &str, force: bool) -> Result<Unloaded, LoadError> {
         let mut loader = self.begin();
+        let result = self.unload_in(&mut loader, name, force);
+        self.end(loader);
+        let unloaded = result?;
+        self.write_record();
+        Ok(unloaded)
+    }
+
+    fn unload_in(&self, loader: &mut LoaderState, name: &str, force: bool) -> Result<Unloaded, LoadError> {
         let before = self.view().active.clone();
         let Some(plugin) = before.iter().find(|plugin| &*plugin.name == name) else {
             let mut view = self.view_mut();
@@ -179,8 +191,6 @@ impl PluginManager {
             if view.failed.len() == known {
                 return Err(LoadError::NotLoaded { name: name.to_owned(), loaded: names(&view.active) });
             }
-            drop(view);
-            self.write_record();
             return Ok(Unloaded { unloaded: name.to_owned(), ..Unloaded::default() });
         };
         let by: Vec<String> = needed_by(name, &before).map(|other| other.name.to_string()).collect();
@@ -193,19 +203,15 @@ impl PluginManager {
         if plugin.is_enabled() {
             plugin.loaded.deactivate();
         }
-        self.commit(&mut loader, after, |_| {});
+        self.commit(loader, after, |_| {});
         loader.discard(plugin);
         tracing::info!(plugin = name, generation = plugin.generation, "unloaded");
-        let unloaded = Unloaded {
+        Ok(Unloaded {
             unloaded: name.to_owned(),
             mapped_bytes: plugin.loaded.library.bytes,
             threads_left: self.services.threads_left(name, plugin.generation),
             ends_within_ms: self.services.ends_within_ms(name, plugin.generation),
-        };
-        drop(before);
-        self.end(loader);
-        self.write_record();
-        Ok(unloaded)
+        })
     }
 
     /// Re-arms a tripped plugin, so that it is called again; does nothing if it is not tripped.
@@ -298,12 +304,12 @@ impl PluginManager {
             return Err(error);
         }
         if new.is_enabled()
-            && let Err(said) = new.loaded.activate()
+            && let Err(reason) = new.loaded.activate()
         {
             let shards = self.settings.shards.clone();
             loader.swap_back(&shards, &slots(&before), &Handover::default());
             loader.discard(&new);
-            return Err(LoadError::Activate { name: new.name.to_string(), said });
+            return Err(LoadError::Activate { name: new.name.to_string(), reason });
         }
         self.commit(loader, after, |view| view.failed.retain(|failed| failed.name() != &*new.name));
         tracing::info!(plugin = &*new.name, version = new.about.version, file = %new.file.display(), "loaded");
@@ -333,6 +339,15 @@ impl PluginManager {
         record
             .write(&recorded)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", record.path().display())))
+    }
+
+    /// The plugins of the configuration.
+    fn configured(&self) -> Arc<[PluginConfig]> {
+        Arc::clone(&self.configured.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_configured(&self, plugins: &[PluginConfig]) {
+        *self.configured.write().unwrap_or_else(PoisonError::into_inner) = plugins.into();
     }
 
     fn begin(&self) -> MutexGuard<'_, LoaderState> {

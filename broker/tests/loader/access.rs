@@ -9,7 +9,8 @@ use serde_json::json;
 use super::shards::{Fixture, plugin_file, request};
 
 fn fixture(address: &str, allow_anonymous: bool) -> Fixture {
-    let listener = OpenListener { address: address.parse().unwrap(), allow_anonymous };
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    let listener = OpenListener { address: address.into(), allow_anonymous };
     Fixture::with(2, |settings| settings.listeners = vec![listener])
 }
 

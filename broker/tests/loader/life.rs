@@ -41,7 +41,7 @@ fn configured(name: &str, file: &str, required: bool) -> PluginConfig {
         name: name.to_owned(),
         path: Some(plugin_file(file)),
         priority: None,
-        required,
+        required: Some(required),
         config: json!({}),
         hooks: grapnel::config::HookOverrides::default(),
         origin: ConfigOrigin::Default,

@@ -93,7 +93,7 @@ fn the_configuration_says_it_too_and_ctl_has_the_last_word() {
         name: "noop".to_owned(),
         path: None,
         priority: Some(3),
-        required: true,
+        required: Some(true),
         config: json!({}),
         hooks: HookOverrides::from([("message.publish/publish".to_owned(), change)]),
         origin: Origin::Default,

@@ -80,10 +80,13 @@ impl FakeShards {
     /// The same with a given topic and payload, both short.
     pub fn publish_to(&self, shard: usize, topic: &'static str, payload: &'static [u8], messages: usize) {
         let done = self.handles[shard].call(LONG, move |engine| {
-            let listener = Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true });
+            let listener = Arc::new(ListenerInfo {
+                name: "test".into(),
+                allow_anonymous: true,
+                ..ListenerInfo::default()
+            });
             let address = SocketAddr::from(([127, 0, 0, 1], 40_000));
-            let conn =
-                engine.open(Peer { listener, peer: address, local: address }).expect("a place is free");
+            let conn = engine.open(Peer::new(listener, address, address)).expect("a place is free");
             let mut bytes = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00".to_vec();
             for _ in 0..messages {
                 let rest = 2 + topic.len() + payload.len();
@@ -120,7 +123,7 @@ fn run(handle: &ShardHandle, shards: usize, stop: &AtomicBool) {
     };
     let mut shard = Shard::new(setup);
     shard.advance(Now { mono_ms: 1_000, wall_ms: 1_000_000 });
-    handle.signal().register(&Waker::from(Arc::new(Unpark(std::thread::current()))));
+    handle.signal().register(Waker::from(Arc::new(Unpark(std::thread::current()))));
     loop {
         handle.signal().lower();
         while let Some(job) = handle.next_job() {

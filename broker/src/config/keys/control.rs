@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Key, Printed};
+use super::{Key, Printed, path};
 use crate::config::{Config, ControlConfig};
 
 /// The keys of `[control]`.
@@ -34,7 +34,9 @@ fn place_keys() -> [Key<Config>; 2] {
                 config.control.socket = path;
                 Ok(())
             },
-        ),
+            |config: &Config| path(&config.control.socket),
+        )
+        .at_start(),
         Key::new(
             "control.http_bind",
             "\"\" for none, or a loopback address and port",
@@ -47,7 +49,9 @@ fn place_keys() -> [Key<Config>; 2] {
                 };
                 Ok(())
             },
-        ),
+            |config: &Config| config.control.http_bind.map_or(String::new(), |bind| bind.to_string()).into(),
+        )
+        .at_start(),
     ]
 }
 
@@ -63,7 +67,9 @@ fn connection_keys(defaults: &ControlConfig) -> [Key<Config>; 3] {
                 config.control.connections_max = value.number(1, 1024)? as usize;
                 Ok(())
             },
-        ),
+            |config: &Config| config.control.connections_max.into(),
+        )
+        .at_start(),
         Key::new(
             "control.connections_free_min",
             "0 to 1023",
@@ -73,7 +79,9 @@ fn connection_keys(defaults: &ControlConfig) -> [Key<Config>; 3] {
                 config.control.connections_free_min = value.number(0, 1023)? as usize;
                 Ok(())
             },
-        ),
+            |config: &Config| config.control.connections_free_min.into(),
+        )
+        .at_start(),
         Key::new(
             "control.request_bytes_max",
             "1024 to 16777216",
@@ -83,7 +91,9 @@ fn connection_keys(defaults: &ControlConfig) -> [Key<Config>; 3] {
                 config.control.request_bytes_max = value.number(1024, 16 << 20)? as usize;
                 Ok(())
             },
-        ),
+            |config: &Config| config.control.request_bytes_max.into(),
+        )
+        .at_start(),
     ]
 }
 
@@ -99,7 +109,9 @@ fn time_keys(defaults: &ControlConfig) -> [Key<Config>; 3] {
                 config.control.answer_timeout = Duration::from_millis(value.number(10, 60_000)? as u64);
                 Ok(())
             },
-        ),
+            |config: &Config| ms(config.control.answer_timeout),
+        )
+        .at_start(),
         Key::new(
             "control.request_timeout_ms",
             "10 to 600000",
@@ -109,7 +121,9 @@ fn time_keys(defaults: &ControlConfig) -> [Key<Config>; 3] {
                 config.control.request_timeout = Duration::from_millis(value.number(10, 600_000)? as u64);
                 Ok(())
             },
-        ),
+            |config: &Config| ms(config.control.request_timeout),
+        )
+        .at_start(),
         Key::new(
             "control.stall_timeout_ms",
             "10 to 600000",
@@ -119,7 +133,9 @@ fn time_keys(defaults: &ControlConfig) -> [Key<Config>; 3] {
                 config.control.stall_timeout = Duration::from_millis(value.number(10, 600_000)? as u64);
                 Ok(())
             },
-        ),
+            |config: &Config| ms(config.control.stall_timeout),
+        )
+        .at_start(),
     ]
 }
 
@@ -133,7 +149,13 @@ fn traces_key(defaults: &ControlConfig) -> Key<Config> {
             config.control.traces_max = value.number(1, 64)? as usize;
             Ok(())
         },
+        |config: &Config| config.control.traces_max.into(),
     )
+    .at_start()
+}
+
+fn ms(time: Duration) -> serde_json::Value {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).into()
 }
 
 /// Longest path of a Unix socket, bytes: the size of `sun_path` without the final zero.

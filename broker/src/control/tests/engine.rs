@@ -3,6 +3,7 @@
 
 use std::ffi::c_void;
 use std::io::BufRead;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Wake, Waker};
 use std::thread::Thread;
@@ -91,7 +92,7 @@ impl Drop for Engines {
 }
 
 fn run(mut engine: Shard, handle: &ShardHandle, all: &[ShardHandle], stop: &AtomicBool) {
-    handle.signal().register(&Waker::from(Arc::new(Unpark(std::thread::current()))));
+    handle.signal().register(Waker::from(Arc::new(Unpark(std::thread::current()))));
     let mut mono_ms = 0;
     while !stop.load(Ordering::Acquire) {
         handle.signal().lower();
@@ -117,8 +118,11 @@ fn run(mut engine: Shard, handle: &ShardHandle, all: &[ShardHandle], stop: &Atom
 }
 
 fn peer() -> Peer {
-    let listener = Arc::new(ListenerInfo { name: "tests".into(), allow_anonymous: true });
-    Peer { listener, peer: "127.0.0.1:5000".parse().unwrap(), local: "127.0.0.1:1883".parse().unwrap() }
+    let listener =
+        Arc::new(ListenerInfo { name: "tests".into(), allow_anonymous: true, ..ListenerInfo::default() });
+    let [peer, local] =
+        ["127.0.0.1:5000", "127.0.0.1:1883"].map(|address| address.parse::<SocketAddr>().ok());
+    Peer::new(listener, peer, local)
 }
 
 /// SUBSCRIBE to one filter at QoS 1.
@@ -147,7 +151,7 @@ fn plane_with(shards: u8, change: impl FnOnce(&mut Config)) -> (Engines, Control
 }
 
 #[test]
-fn clients_of_all_shards_come_in_pages_and_each_once() {
+fn clients_of_all_shards_are_listed_in_pages_each_once() {
     let (engines, plane) = plane(3);
     let mut expected: Vec<String> = (0..25).map(|n| format!("client/{n}")).collect();
     let homes: Vec<usize> = expected.iter().map(|id| engines.client(id, &[]).0).collect();
@@ -174,7 +178,7 @@ fn clients_of_all_shards_come_in_pages_and_each_once() {
 }
 
 #[test]
-fn one_client_is_shown_whatever_its_name_holds() {
+fn a_client_is_shown_with_any_characters_in_its_identifier() {
     let (engines, plane) = plane(2);
     let (home, _) = engines.client("a/b ü", &subscribe("x/+"));
     let (status, body) = plane.get("/api/v1/clients/a%2Fb%20%C3%BC");
@@ -316,7 +320,7 @@ fn next_line(reader: &mut impl BufRead) -> Value {
 }
 
 #[test]
-fn a_trace_shows_packets_from_before_the_client_came_until_its_count_is_full() {
+fn a_trace_begins_before_its_client_connects_and_ends_at_its_packet_count() {
     let (engines, plane) = plane(2);
     let mut reader = trace(&plane, "/api/v1/trace/t?count=3");
     let (home, _) = engines.client("t", &PINGREQ);
@@ -331,7 +335,7 @@ fn a_trace_shows_packets_from_before_the_client_came_until_its_count_is_full() {
 }
 
 #[test]
-fn lost_trace_lines_are_counted_before_the_stored_ones() {
+fn a_trace_reports_lost_lines_before_the_stored_ones() {
     let (engines, plane) = plane(1);
     let (_, key) = engines.client("t", &[]);
     let mut reader = trace(&plane, "/api/v1/trace/t?count=4");
@@ -343,7 +347,7 @@ fn lost_trace_lines_are_counted_before_the_stored_ones() {
 }
 
 #[test]
-fn a_client_is_traced_once_and_a_bounded_number_of_them() {
+fn a_client_has_one_trace_and_the_number_of_traces_is_limited() {
     let (_engines, plane) = plane_with(1, |config| config.control.traces_max = 2);
     let _first = trace(&plane, "/api/v1/trace/a");
     let again = json!({"error": "client \"a\" is being traced already; end that trace first"});
@@ -354,7 +358,7 @@ fn a_client_is_traced_once_and_a_bounded_number_of_them() {
 }
 
 #[test]
-fn a_trace_ends_on_the_shard_when_its_reader_goes_even_if_nothing_happens() {
+fn a_trace_ends_on_the_shard_when_its_reader_disconnects() {
     let (_engines, plane) = plane_with(1, |config| config.control.traces_max = 1);
     let reader = trace(&plane, "/api/v1/trace/a");
     drop(reader);
@@ -404,13 +408,13 @@ fn expect_trace_to_end(stall_timeout: Duration, mut read: impl FnMut(&mut UnixSt
 }
 
 #[test]
-fn a_trace_whose_reader_stands_still_ends_and_frees_its_place() {
+fn a_trace_whose_reader_stops_reading_ends_and_frees_its_connection() {
     expect_trace_to_end(Duration::from_millis(200), |_| ());
 }
 
 /// The same if the reader takes enough for its connection to stay open, and less than is traced.
 #[test]
-fn a_trace_whose_reader_is_too_slow_ends_and_frees_its_place() {
+fn a_trace_whose_reader_is_too_slow_ends_and_frees_its_connection() {
     let mut read_at = Instant::now();
     expect_trace_to_end(Duration::from_millis(500), |stream| {
         // The lines of one call are some times as much. The kernel passes on nothing before three
@@ -443,7 +447,7 @@ fn a_stored_session_is_listed_as_disconnected() {
 }
 
 #[test]
-fn ctl_speaks_with_the_api_it_was_made_for() {
+fn ctl_can_call_each_route_of_the_api() {
     let (engines, plane) = plane(2);
     engines.client("c1", &subscribe("x"));
     assert!(plane.dir.path().exists());
@@ -493,7 +497,7 @@ fn authorizer() -> ChainTable {
 /// The answer waits until every shard has rechecked its subscriptions, but at most as long as a
 /// shard may take to answer. After that it reports the count so far.
 #[test]
-fn an_invalidation_says_how_many_subscriptions_it_has_taken() {
+fn the_answer_to_an_invalidation_counts_revoked_subscriptions() {
     let (engines, plane) = plane_with(2, |config| config.control.answer_timeout = Duration::from_secs(60));
     (0..2).for_each(|shard| drop(engines.on(shard, |engine| engine.swap_chains(authorizer()))));
     let subscribers = |of: std::ops::Range<usize>| {
@@ -517,7 +521,7 @@ fn an_invalidation_says_how_many_subscriptions_it_has_taken() {
     });
     RULES.store(2, Ordering::Release);
     // The count so far depends on how far the shards have come.
-    let said = invalidate(&hasty);
-    assert_eq!(said["complete"], json!(false), "{said}");
-    assert!(said["subscriptions"].as_u64().is_some_and(|count| count <= 4), "{said}");
+    let answer = invalidate(&hasty);
+    assert_eq!(answer["complete"], json!(false), "{answer}");
+    assert!(answer["subscriptions"].as_u64().is_some_and(|count| count <= 4), "{answer}");
 }

@@ -89,8 +89,8 @@ fn given(form: &Form, matches: &ArgMatches) -> Values {
             // Only the way to read the secret; the secret itself is read later.
             Kind::Secret => {
                 let from_stdin = matches.get_flag(&stdin_of(name));
-                let asked = !argument.required && matches.get_flag(name);
-                let how = if from_stdin { Some("stdin") } else { asked.then_some("terminal") };
+                let is_prompted = !argument.required && matches.get_flag(name);
+                let how = if from_stdin { Some("stdin") } else { is_prompted.then_some("terminal") };
                 Vec::from_iter(how.map(str::to_owned))
             }
             _ if !is_typed() => Vec::new(),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_of_a_plugin_is_sound_and_its_help_says_what_is_declared() {
+    fn the_command_line_of_a_plugin_has_its_declared_verbs_and_help() {
         command("exhook", "grapnel-ctl exhook", &forms()).debug_assert();
         let help = |words: &[&str]| {
             let words = std::iter::once("exhook").chain(words.iter().copied());
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_of_an_unknown_type_keeps_only_its_own_verb_from_being_called() {
+    fn an_argument_of_an_unknown_type_disables_only_its_verb() {
         let newer = json!([
             {"name": "paint", "help": "Paints", "arguments": [{"name": "colour", "type": "colour"}]},
             {"name": "list", "help": "Lists"},
@@ -308,10 +308,10 @@ mod tests {
         };
         assert_eq!(typed(&["list"]), Ok("list".to_owned()));
         for words in [&["paint"][..], &["paint", "--colour", "red"], &["paint", "red"]] {
-            let said = typed(words).unwrap_err();
+            let error = typed(words).unwrap_err();
             assert!(
-                said.starts_with("paint of plugin art has the argument colour, whose type this"),
-                "{said}"
+                error.starts_with("paint of plugin art has the argument colour, whose type this"),
+                "{error}"
             );
         }
     }
@@ -343,14 +343,14 @@ mod tests {
             (&["drivers", "disable", "a", "--self", "x"], "unexpected argument '--self'"),
             (&[], "Usage: grapnel-ctl exhook"),
         ] {
-            let said = typed(words).unwrap_err();
-            assert!(said.contains(says), "{words:?}: {said}");
+            let error = typed(words).unwrap_err();
+            assert!(error.contains(says), "{words:?}: {error}");
         }
         assert_eq!(typed(&["--help"]), Err("help".to_owned()));
     }
 
     #[test]
-    fn the_options_of_every_command_may_stand_behind_the_verb() {
+    fn global_options_may_follow_the_verb() {
         let outer = || Global { socket: Some("/outer".into()), json: false, timeout: 7 };
         let global = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();

@@ -68,7 +68,7 @@ pub(super) fn run(
         )));
     }
     let given = secret::with_secrets(form, given.clone(), None)?;
-    let arguments = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
+    let arguments = form.arguments(&given).map_err(|Wrong(error)| CtlError::Usage(error))?;
     let timeout = timeout + Duration::from_millis(form.deadline_ms(&arguments, 0));
     let outcome = check::call_local(file, &form.name, given, timeout)
         .map_err(|error| CtlError::Refused(format!("cannot call {}: {error}", file.display())))?;
@@ -77,7 +77,7 @@ pub(super) fn run(
             let answer = VerbAnswer { text, columns, rows, value, exit_code, ..VerbAnswer::default() };
             print::answers(vec![answer], output)
         }
-        LocalOutcome::Usage(said) => Err(CtlError::Usage(said)),
-        LocalOutcome::Refused(said) => Err(CtlError::Refused(said)),
+        LocalOutcome::Usage(error) => Err(CtlError::Usage(error)),
+        LocalOutcome::Refused(error) => Err(CtlError::Refused(error)),
     }
 }

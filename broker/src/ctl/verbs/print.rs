@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn several_answers_are_one_table_and_one_list() {
+    fn answers_of_several_plugins_are_one_table_and_one_list() {
         let two = || vec![answer(&["a"], json!([1])), answer(&["b\u{1b}"], json!([2]))];
         assert_eq!(joined(two().into_iter().map(value).collect()), json!([1, 2]));
         assert_eq!(joined(vec![value(answer(&[], json!({"x": 1})))]), json!({"x": 1}));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_named_like_a_command_is_called_otherwise() {
+    fn a_plugin_named_like_a_command_is_called_by_its_full_form() {
         assert_eq!(shadowed("exhook", "exhook"), None);
         let free = shadowed("status", "exhook").unwrap();
         assert!(
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_code_of_the_plugin_is_that_of_the_program() {
+    fn the_exit_code_of_a_verb_is_that_of_grapnel_ctl() {
         let mut output = Output::to(Vec::new(), false, None);
         let ended = answers(vec![VerbAnswer { exit_code: 9, ..VerbAnswer::default() }], &mut output);
         assert_eq!(ended.unwrap_err().exit_code(), 9);

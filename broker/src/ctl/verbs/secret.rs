@@ -26,7 +26,7 @@ pub(super) fn with_secrets(
         let value = match place {
             None if !argument.required || needless => continue,
             _ if from_stdin => read(argument, &mut std::io::stdin().lock())?,
-            _ => asked(argument, &prompt(argument, &given, receiver))?,
+            _ => prompted(argument, &prompt(argument, &given, receiver))?,
         };
         match place {
             Some(place) => given[place].1 = value,
@@ -63,7 +63,7 @@ fn read(argument: &Argument, input: &mut dyn BufRead) -> Result<String, CtlError
     checked(argument, line.to_owned())
 }
 
-fn asked(argument: &Argument, prompt: &str) -> Result<String, CtlError> {
+fn prompted(argument: &Argument, prompt: &str) -> Result<String, CtlError> {
     let name = &argument.name;
     let request = |prompt: &str| {
         rpassword::prompt_password(prompt).map_err(|error| {

@@ -14,6 +14,9 @@ pub(in crate::plugin) fn with_error(
         return Ok(());
     }
     let len = text.len.min(buffer.len());
-    let said = String::from_utf8_lossy(&buffer[..len]).trim().to_owned();
-    Err((status, if said.is_empty() { format!("it failed without saying why ({status:?})") } else { said }))
+    let reason = String::from_utf8_lossy(&buffer[..len]).trim().to_owned();
+    Err((
+        status,
+        if reason.is_empty() { format!("it failed without saying why ({status:?})") } else { reason },
+    ))
 }

@@ -210,7 +210,7 @@ mod tests {
     /// Changes the umask of the whole process, so this test needs a runner with a process for each
     /// test.
     #[test]
-    fn folder_and_copies_are_the_owners_alone_whatever_the_umask() {
+    fn folder_and_copies_are_private_with_any_umask() {
         for mask in [0o000, 0o002, 0o022, 0o777] {
             let parent = tempfile::tempdir().unwrap();
             let before = rustix::process::umask(Mode::from_raw_mode(mask));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unwritable_place_is_replaced_by_another() {
+    fn an_unwritable_folder_is_replaced_by_a_temporary_one() {
         let parent = tempfile::tempdir().unwrap();
         let (file, other) = (parent.path().join("file"), parent.path().join("other"));
         std::fs::write(&file, "").unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_has_a_path_of_its_own_and_goes_with_its_value() {
+    fn a_copy_has_its_own_path_and_is_removed_when_dropped() {
         let parent = tempfile::tempdir().unwrap();
         let copies = Copies::make(parent.path()).unwrap();
         let first = copies.add(b"one").unwrap();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn another_folder_in_its_place_is_not_used() {
+    fn a_folder_that_has_replaced_ours_is_not_used() {
         let parent = tempfile::tempdir().unwrap();
         let copies = Copies::make(parent.path()).unwrap();
         let copy = copies.add(b"ours").unwrap();

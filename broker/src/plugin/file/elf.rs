@@ -242,12 +242,12 @@ mod tests {
         std::fs::read(std::env::current_exe().unwrap()).unwrap()
     }
 
-    fn told(bytes: &[u8]) -> String {
+    fn error_of(bytes: &[u8]) -> String {
         check(Path::new("x.so"), bytes, 4096).unwrap_err().to_string()
     }
 
     #[test]
-    fn a_whole_library_passes_and_only_its_loaded_part_is_needed() {
+    fn a_library_is_valid_if_its_loaded_part_is_complete() {
         let bytes = own();
         let image = check(Path::new("x.so"), bytes.as_slice(), 4096).unwrap();
         assert!(image.loaded_file_bytes < bytes.len(), "symbols and debug lines lie behind");
@@ -255,13 +255,17 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_library_is_refused_wherever_it_ends() {
+    fn a_library_truncated_anywhere_is_refused() {
         let bytes = own();
         let image = check(Path::new("x.so"), bytes.as_slice(), 4096).unwrap();
         for end in
             [5, 63, 64, 200, 4096, image.loaded_file_bytes - 1, image.loaded_file_bytes, bytes.len() - 1]
         {
-            assert!(told(&bytes[..end]).contains("truncated"), "cut at {end}: {}", told(&bytes[..end]));
+            assert!(
+                error_of(&bytes[..end]).contains("truncated"),
+                "cut at {end}: {}",
+                error_of(&bytes[..end])
+            );
         }
     }
 
@@ -282,18 +286,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_library_is_named() {
-        assert!(told(b"").contains("the file is empty"));
-        assert!(told(b"#!/bin/sh\n").contains("not an ELF file"));
+    fn a_file_that_is_no_library_is_named_in_the_error() {
+        assert!(error_of(b"").contains("the file is empty"));
+        assert!(error_of(b"#!/bin/sh\n").contains("not an ELF file"));
         let mut narrow = own();
         narrow[4] = 1;
-        assert!(told(&narrow).contains("not a 64-bit one"));
+        assert!(error_of(&narrow).contains("not a 64-bit one"));
         let mut foreign = own();
         foreign[18..20].copy_from_slice(&0x1234_u16.to_le_bytes());
-        assert!(told(&foreign).contains("another kind of processor"));
+        assert!(error_of(&foreign).contains("another kind of processor"));
         let mut object = own();
         object[16..18].copy_from_slice(&1_u16.to_le_bytes());
-        assert!(told(&object).contains("not a shared library"));
+        assert!(error_of(&object).contains("not a shared library"));
     }
 
     #[test]

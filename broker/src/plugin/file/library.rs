@@ -116,7 +116,7 @@ pub(in crate::plugin) fn open(
     }
     // From here on the library stays mapped: functions of it are called, and its header gets our
     // globals.
-    let kept = std::mem::ManuallyDrop::new(library);
+    let library = std::mem::ManuallyDrop::new(library);
     let refused = |error| RefusedLibrary { error, bytes: image.memory_bytes };
     let module = match (header, c_entry) {
         (Some(header), _) => checked_module(file, header, content).map_err(refused)?,
@@ -128,7 +128,7 @@ pub(in crate::plugin) fn open(
         }
         (None, None) => return Err(LoadError::NotAPlugin { file: file.to_owned() }.into()),
     };
-    tracing::debug!(file = %file.display(), library = ?*kept, "mapped a plugin");
+    tracing::debug!(file = %file.display(), library = ?*library, "mapped a plugin");
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     Ok(Open::Mapped(Library { module, bytes: image.memory_bytes, number }, Source { content, read_only }))
 }
@@ -190,12 +190,12 @@ fn page_bytes() -> u64 {
 
 /// The linker's message, with the operator's path instead of the private one.
 fn linker(file: &Path, copy: &Path, error: &libloading::Error) -> LoadError {
-    let mut said = error.to_string();
+    let mut reason = error.to_string();
     if let Some(source) = std::error::Error::source(error) {
-        said = source.to_string();
+        reason = source.to_string();
     }
-    let said = said.replace(&copy.display().to_string(), &file.display().to_string());
-    LoadError::Linker { file: file.to_owned(), said }
+    let reason = reason.replace(&copy.display().to_string(), &file.display().to_string());
+    LoadError::Linker { file: file.to_owned(), reason }
 }
 
 fn header_of(library: &unix::Library) -> Option<AbiHeaderRef> {
@@ -322,30 +322,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_in_c_that_is_not_taken_is_a_sentence_with_a_remedy() {
-        let told = |table| foreign_table(Path::new("x.so"), table).to_string();
+    fn the_error_for_an_unusable_c_table_names_a_remedy() {
+        let error_of = |table| foreign_table(Path::new("x.so"), table).to_string();
         assert_eq!(
-            told(ForeignTable::Missing),
+            error_of(ForeignTable::Missing),
             "cannot load x.so: grapnel_plugin_v1 returned no table; this is an error of the plugin"
         );
         assert_eq!(
-            told(ForeignTable::Function("drop_shard")),
+            error_of(ForeignTable::Function("drop_shard")),
             "cannot load x.so: its table has no function drop_shard; this is an error of the plugin"
         );
         assert_eq!(
-            told(ForeignTable::Version(2, 1)),
+            error_of(ForeignTable::Version(2, 1)),
             "cannot load x.so: built for ABI 2.1, this broker speaks 1.0; rebuild it with grapnel-plugin-abi 1"
         );
         assert_eq!(
-            told(ForeignTable::Version(1, 7)),
+            error_of(ForeignTable::Version(1, 7)),
             "cannot load x.so: built for ABI 1.7, this broker speaks 1.0; its minor version is later than the broker's, which is \
              0: rebuild it with grapnel-plugin-abi ~1.0, or load it into a broker that speaks 1.7"
         );
         assert!(
-            told(ForeignTable::Short(7)).contains("laid out differently (its table says it has 7 bytes)")
+            error_of(ForeignTable::Short(7)).contains("laid out differently (its table says it has 7 bytes)")
         );
         let hash = ForeignTable::Hash { theirs: 7, ours: 8 };
-        assert!(told(hash).contains("laid out differently (hash 0000000000000007 instead"));
+        assert!(error_of(hash).contains("laid out differently (hash 0000000000000007 instead"));
     }
 }
 
@@ -370,12 +370,12 @@ mod grown {
         match open(&file, &copies, |_| Ok(None)).map_err(|refused| refused.error.to_string()) {
             Ok(Open::Mapped(library, _)) => library,
             Ok(Open::Again(_)) => panic!("it was mapped before"),
-            Err(said) => panic!("{name}: {said}"),
+            Err(reason) => panic!("{name}: {reason}"),
         }
     }
 
     #[test]
-    fn a_broker_that_has_grown_loads_plugins_of_the_version_before() {
+    fn a_newer_broker_loads_plugins_of_the_previous_version() {
         assert_eq!(ABI_MINOR, 1, "this is the broker that has grown");
         for name in ["noop", "c_entry"] {
             let library = opened(name);

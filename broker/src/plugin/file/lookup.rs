@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_in_each_of_its_spellings_and_the_first_wins() {
+    fn a_plugin_is_found_by_each_spelling_of_its_file_in_order() {
         let dir = tempfile::tempdir().unwrap();
         for file in ["libmy-guard.so", "my-guard.so", "libgrapnel_my_guard.so"] {
             std::fs::write(dir.path().join(file), b"").unwrap();
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_another_broker_is_ours_unless_there_is_such_a_file() {
+    fn emqx_s_plugin_name_means_exhook_unless_there_is_such_a_file() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("libgrapnel_exhook.so"), b"").unwrap();
         assert_eq!(find("emqx_extension_hook", dir.path()).unwrap(), dir.path().join("libgrapnel_exhook.so"));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_there_says_where_it_was_looked_for() {
+    fn the_error_for_an_unknown_name_lists_the_searched_paths() {
         let error = find("my-guard", Path::new("/p")).unwrap_err().to_string();
         assert_eq!(
             error,
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_taken_as_it_is_and_a_name_cannot_leave_the_folder() {
+    fn a_path_is_used_unchanged_and_a_name_cannot_leave_the_folder() {
         assert_eq!(find("./x.so", Path::new("/p")).unwrap(), Path::new("./x.so"));
         assert_eq!(find("/a/b", Path::new("/p")).unwrap(), Path::new("/a/b"));
         assert!(matches!(find("..", Path::new("/p")), Err(LoadError::Name { .. })));

@@ -201,7 +201,7 @@ impl Library {
         let config = Slice::of(config.as_bytes());
         // SAFETY: the configuration and the error text are alive during the call.
         with_error(|error| unsafe { (self.module.check_config)(config, error) })
-            .map_err(|(_, said)| LoadError::Config { name: name.to_owned(), said })
+            .map_err(|(_, reason)| LoadError::Config { name: name.to_owned(), reason })
     }
 }
 
@@ -216,7 +216,7 @@ pub(in crate::plugin) fn check_config(
     if !config.is_object() {
         return Err(LoadError::ConfigShape { name: name.to_owned() });
     }
-    let wrong = |said| LoadError::Config { name: name.to_owned(), said };
+    let wrong = |reason| LoadError::Config { name: name.to_owned(), reason };
     let Some(schema) = &about.schema else { return library.check_config(name, &config.to_string()) };
     schema.check_values(config).map_err(wrong)?;
     library.check_config(name, &config.to_string())?;
@@ -274,11 +274,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flag_that_nobody_knows_is_refused() {
+    fn an_unknown_flag_is_refused() {
         for known in [0, MANIFEST_CLOSABLE, MANIFEST_IN_PLACE, MANIFEST_CLOSABLE | MANIFEST_IN_PLACE] {
             assert_eq!(known_flags(known), Ok(known));
         }
-        let told = "its manifest has flags that this broker does not know (0x4)";
-        assert_eq!(known_flags(MANIFEST_CLOSABLE | 4), Err(told.to_owned()));
+        let expected = "its manifest has flags that this broker does not know (0x4)";
+        assert_eq!(known_flags(MANIFEST_CLOSABLE | 4), Err(expected.to_owned()));
     }
 }

@@ -71,13 +71,13 @@ fn is_missing(error: &ValidationError<'_>) -> bool {
 fn error_text(error: &ValidationError<'_>) -> String {
     let path = error.instance_path().as_str().trim_start_matches('/').replace('/', ".");
     // In the words of the SDK, which checks the types of a configuration without a schema.
-    let said = match error.kind() {
+    let text = match error.kind() {
         ValidationErrorKind::Required { property: Value::String(key) } => format!("the key {key} is missing"),
         ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
         _ => error.masked_with("the value").to_string(),
     };
-    if path.is_empty() { said } else { format!("{path}: {said}") }
+    if path.is_empty() { text } else { format!("{path}: {text}") }
 }
 
 #[cfg(test)]
@@ -101,14 +101,14 @@ mod tests {
             },
         });
         let schema = Schema::parse(&schema.to_string()).unwrap();
-        let told = |config: Value| schema.check_values(&config).unwrap_err();
+        let error_of = |config: Value| schema.check_values(&config).unwrap_err();
         assert_eq!(schema.check_values(&json!({"url": "https://x", "mode": "fast"})), Ok(()));
         assert_eq!(schema.check_values(&json!({})), Ok(()));
         assert_eq!(schema.check_missing(&json!({})).unwrap_err(), "the key url is missing");
-        let rate = told(json!({"url": "https://x", "limits": {"rate": 0}}));
+        let rate = error_of(json!({"url": "https://x", "limits": {"rate": 0}}));
         assert_eq!(rate, "limits.rate: must be at least 1");
         let bad = json!({"url": "s3cret", "limits": {"rate": "s3cret"}, "mode": "s3cret", "list": [true, "s3cret"]});
-        let told_all = told(bad);
+        let told_all = error_of(bad);
         for part in [
             "limits.rate: the value is not of type \"integer\"",
             "list.1: the value is not of type \"boolean\"",
@@ -118,9 +118,9 @@ mod tests {
             assert!(told_all.contains(part), "{told_all}");
         }
         assert!(!told_all.contains("s3cret"), "{told_all}");
-        let key = told(json!({"url": "https://x", "ur1": "s3cret"}));
+        let key = error_of(json!({"url": "https://x", "ur1": "s3cret"}));
         assert_eq!(key, "Additional properties are not allowed ('ur1' was unexpected)");
-        let many = told(json!({"url": "https://x", "list": [0, 0, 0, 0, 0, 0]}));
+        let many = error_of(json!({"url": "https://x", "list": [0, 0, 0, 0, 0, 0]}));
         assert!(many.ends_with("; and 2 more"), "{many}");
     }
 

@@ -73,12 +73,12 @@ impl Account {
 
     /// Called when a command about a client had no effect. Logs the first, second, fourth, eighth …
     /// time.
-    pub(super) fn missed(&self, asked: &str, client_id: &str, filter: &str, outcome: Outcome) {
+    pub(super) fn missed(&self, command: &str, client_id: &str, filter: &str, outcome: Outcome) {
         let times = self.missed.fetch_add(1, Ordering::Relaxed) + 1;
         if !times.is_power_of_two() {
             return;
         }
-        let why = match (asked, outcome) {
+        let why = match (command, outcome) {
             (_, Outcome::Done) => return,
             (_, Outcome::Absent) => "no client of that name has a session here",
             ("kick", _) => "it is not connected; its session stays",
@@ -89,7 +89,7 @@ impl Account {
         let about = if filter.is_empty() { String::new() } else { format!(" {filter:?}") };
         tracing::warn!(
             plugin,
-            "{plugin}: {asked}{about} of client {client_id:?} is not done: {why} ({times} so far)"
+            "{plugin}: {command}{about} of client {client_id:?} is not done: {why} ({times} so far)"
         );
     }
 

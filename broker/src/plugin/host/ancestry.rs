@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_keeps_its_bit_and_no_two_share_one() {
+    fn each_plugin_name_keeps_a_bit_of_its_own() {
         let mut slots = AncestryBits::default();
         let bits: Vec<_> = (0..PLACES).map(|number| slots.take(&named(number))).collect();
         assert_eq!(bits, (0..64).map(Some).collect::<Vec<_>>());

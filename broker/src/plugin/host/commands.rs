@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publish_of_a_thread_enters_the_shard_of_its_topic_and_names_its_maker() {
+    fn a_publish_of_a_thread_goes_to_the_shard_of_its_topic_with_its_plugin() {
         let (commands, shards) = command_queue();
         commands.publish(5, &message(b"a/b")).unwrap();
         commands.publish(5, &message(b"a/b")).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn publishes_are_bounded_in_each_second() {
+    fn publishes_for_each_second_are_limited() {
         let (commands, _shards) = command_queue();
         let account = commands.account(5).unwrap();
         assert!((0..3).all(|_| account.may_publish(7, 3)));
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_a_flow_are_counted_until_nobody_holds_them() {
+    fn messages_of_a_flow_are_counted_until_they_are_freed() {
         let (commands, shards) = command_queue();
         let home = &shards[shard_of("a/b", 2)];
         let of = |flow| PluginMessage { flow, ..message(b"a/b") };
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_wait_for_a_shard_are_bounded() {
+    fn commands_that_wait_for_a_shard_are_limited() {
         let shard = ShardHandle::new(ShardId(0));
         let message =
             || Command::InstanceMessage { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalidation_is_never_refused_and_waits_once() {
+    fn an_invalidation_is_never_refused_and_queued_once() {
         use grapnel_plugin_abi::raw::Scope as Raw;
         let (commands, shards) = command_queue();
         for _ in 0..10 {
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn more_invalidations_than_may_wait_are_one_of_everything() {
+    fn too_many_waiting_invalidations_become_one_for_all() {
         let shard = ShardHandle::new(ShardId(0));
         let client = |number: usize| Scope::Client(format!("{number:0128}").into());
         let long = |bytes: usize| Scope::User("u".repeat(bytes).into());
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_wait_for_a_shard_are_bounded() {
+    fn bytes_that_wait_for_a_shard_are_limited() {
         let shard = ShardHandle::new(ShardId(0));
         let message = |len: usize| {
             let bytes = Bytes::from(vec![0; len]);
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn timers_belong_to_the_threads_of_shards() {
+    fn timers_can_only_be_set_on_threads_of_shards() {
         let (commands, shards) = command_queue();
         assert_eq!(commands.timer(5, 10, 1), Err(Status::WRONG_MOMENT));
         shards[1].enter();

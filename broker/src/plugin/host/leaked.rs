@@ -48,12 +48,12 @@ impl Paths {
 
     /// Returns the one copy of a path.
     pub(in crate::plugin) fn leak(&mut self, path: &Path) -> &'static Path {
-        if let Some(kept) = self.leaked.get(path) {
-            return kept;
+        if let Some(path) = self.leaked.get(path) {
+            return path;
         }
-        let kept: &'static Path = Box::leak(path.into());
-        self.leaked.insert(kept);
-        kept
+        let path: &'static Path = Box::leak(path.into());
+        self.leaked.insert(path);
+        path
     }
 }
 
@@ -103,9 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn values_stay_where_they_are_across_chunks() {
-        let mut kept = Leaked::new();
-        let values: Vec<&'static usize> = (0..3 * CHUNK + 1).map(|value| kept.leak(value)).collect();
+    fn values_keep_their_address_when_chunks_are_added() {
+        let mut leaked = Leaked::new();
+        let values: Vec<&'static usize> = (0..3 * CHUNK + 1).map(|value| leaked.leak(value)).collect();
         assert!(values.iter().enumerate().all(|(at, value)| at == **value));
         let address = |value: &&usize| std::ptr::from_ref(*value) as usize;
         let apart = |pair: &&[&usize]| address(&pair[1]) != address(&pair[0]) + size_of::<usize>();

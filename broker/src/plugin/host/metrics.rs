@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_is_found_again_by_the_next_version_and_shown_for_its_plugin_alone() {
+    fn a_metric_continues_in_the_next_version_and_belongs_to_its_plugin() {
         let metrics = Metrics::default();
         let first = metrics.make("my-tap", &counter("messages"), 8).unwrap();
         metrics.measure(first, 3).unwrap();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gauge_is_set_and_moved_and_a_counter_never_falls() {
+    fn a_gauge_can_be_set_and_changed_and_a_counter_never_decreases() {
         let metrics = Metrics::default();
         let gauge = metrics.make("p", &wanted(MetricKind::GAUGE, "depth", &[]), 8).unwrap();
         metrics.measure(gauge, 5).unwrap();
@@ -365,17 +365,17 @@ mod tests {
     #[test]
     fn invalid_metrics_are_refused_with_an_error_text() {
         let metrics = Metrics::default();
-        let said = |wanted: &MetricRequest<'_>| metrics.make("p", wanted, 8).unwrap_err();
+        let error_of = |wanted: &MetricRequest<'_>| metrics.make("p", wanted, 8).unwrap_err();
         for name in ["", "Messages", "a b", "a-b", "é", &"x".repeat(65)] {
-            let (status, what) = said(&counter(name));
+            let (status, what) = error_of(&counter(name));
             assert_eq!(status, Status::INVALID);
             assert!(what.ends_with("a name is 1 to 64 lower case letters, digits and _"), "{what}");
         }
-        assert!(said(&wanted(MetricKind(9), "x", &[])).1.ends_with("there is no kind 9"));
-        assert!(said(&wanted(MetricKind::HISTOGRAM, "x", &[2, 2])).1.ends_with("must grow"));
-        assert!(said(&wanted(MetricKind::GAUGE, "x", &[2])).1.ends_with("only a histogram has bounds"));
+        assert!(error_of(&wanted(MetricKind(9), "x", &[])).1.ends_with("there is no kind 9"));
+        assert!(error_of(&wanted(MetricKind::HISTOGRAM, "x", &[2, 2])).1.ends_with("must grow"));
+        assert!(error_of(&wanted(MetricKind::GAUGE, "x", &[2])).1.ends_with("only a histogram has bounds"));
         metrics.make("p", &counter("x"), 8).unwrap();
-        assert!(said(&wanted(MetricKind::GAUGE, "x", &[])).1.contains("another kind"));
+        assert!(error_of(&wanted(MetricKind::GAUGE, "x", &[])).1.contains("another kind"));
     }
 
     #[test]
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_has_a_share_of_the_table() {
+    fn a_plugin_has_a_limited_number_of_metrics() {
         let metrics = Metrics::default();
         for number in 0..100 {
             metrics.make("p", &counter(&format!("x{number}")), 100).unwrap();

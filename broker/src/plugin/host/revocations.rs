@@ -49,7 +49,7 @@ impl Revocations {
         self.since = None;
         let by = std::mem::take(&mut self.by);
         let count: u64 = by.values().sum();
-        let who: Vec<String> = by
+        let causes: Vec<String> = by
             .iter()
             .map(|(plugin, count)| match plugin {
                 Some(plugin) => format!("{count} refused by {plugin}"),
@@ -61,7 +61,7 @@ impl Revocations {
         (count > 0).then(|| {
             format!(
                 "{count} {noun} revoked, because {are} no longer allowed by client.authorize: {}",
-                who.join(", ")
+                causes.join(", ")
             )
         })
     }

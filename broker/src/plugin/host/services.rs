@@ -21,6 +21,7 @@ use grapnel_plugin_abi::raw::{Flow, HOST_STARTING, HostApi, Scope, Slice, Status
 use super::HostSettings;
 use super::ancestry::AncestryBits;
 use super::answers::AnswerBounds;
+use super::called_hooks;
 use super::commands::CommandQueue;
 use super::generations::LiveGenerations;
 use super::jobs::Jobs;
@@ -377,6 +378,11 @@ impl HostServices for Services {
         self.metrics.reading(metric, bucket)
     }
 
+    fn hook_calls(&self, plugin: u64, point: HookPoint, name: &str) -> Result<u32, Status> {
+        self.generations.of(plugin)?;
+        called_hooks::look_up(PluginHandle(plugin), point, name)
+    }
+
     fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
         self.commands.publish(plugin, message)
     }
@@ -470,7 +476,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_generation_is_called_by_its_name_and_has_a_table_of_its_own() {
+    fn each_generation_has_its_name_and_its_own_host_table() {
         let services = Services::of_process();
         // More than the static memory has room for.
         let first: Vec<_> = (1..=5_000).map(|generation| services.handle_of("first", generation)).collect();
@@ -494,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_reaches_the_shard_that_gave_the_ticket_out() {
+    fn a_completion_goes_to_the_shard_of_its_ticket() {
         let shards = [ShardHandle::new(ShardId(0)), ShardHandle::new(ShardId(1))];
         let services = Services::default();
         *services.shards.write().unwrap() = shards.to_vec();

@@ -21,19 +21,19 @@ impl SuspendedRequests {
 
     /// Takes back the count of a request that was not passed to the shard.
     pub(super) fn give_back(&self) {
-        let less = |asked: u64| (asked > 1).then(|| asked - 1);
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let decremented = |count: u64| (count > 1).then(|| count - 1);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, decremented);
     }
 
     /// Counts a request that has an answer; false if `max` requests wait already. Refusals are
     /// logged the first, second, fourth, eighth … time.
     pub(super) fn may_request(&self, plugin: &str, client_id: &str, max: u64) -> bool {
-        let count = |asked: u64| (asked > 0).then(|| asked.saturating_add(1));
-        let Ok(asked) = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) else {
+        let incremented = |count: u64| (count > 0).then(|| count.saturating_add(1));
+        let Ok(count) = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, incremented) else {
             // It is not suspended: it gets its answer at once.
             return true;
         };
-        let times = asked.saturating_sub(max);
+        let times = count.saturating_sub(max);
         if times.is_power_of_two() {
             tracing::warn!(
                 plugin,
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_suspended_plugin_has_a_bounded_number_of_requests() {
+    fn a_suspended_plugin_has_a_limited_number_of_requests() {
         let suspended = SuspendedRequests::default();
         let request =
             |times: usize| (0..times).map(|_| suspended.may_request("p", "c", 2)).collect::<Vec<_>>();

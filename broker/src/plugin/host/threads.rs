@@ -183,8 +183,8 @@ impl Threads {
     /// Requests all threads to end and joins those that end within the time, counted from the first
     /// such request. Returns the names of the others.
     pub(in crate::plugin) fn stop(&self, timeout: Duration) -> Vec<String> {
-        let (asked, _) = self.request_end();
-        self.wait_ended(asked + timeout);
+        let (requested_at, _) = self.request_end();
+        self.wait_ended(requested_at + timeout);
         let mut state = self.shared.state();
         let (ended, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut state.running).into_iter().partition(|running| running.ended);
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_cut_at_so_many_bytes_and_between_two_characters() {
+    fn a_thread_name_is_cut_between_two_characters() {
         let a = |count: usize| "a".repeat(count);
         for (name, bytes) in [
             (String::new(), 0),

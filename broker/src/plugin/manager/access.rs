@@ -2,19 +2,18 @@
 //! change after which no plugin would decide while other machines can reach the broker. Used by
 //! every transaction on plugins.
 
-use std::net::SocketAddr;
-
 use grapnel_engine::hook::{Chain, ChainTable, FaultPolicy, HookPoint, Link};
 
 use super::active::PluginSlot;
 use super::overrides::Overrides;
+use crate::net::Address;
 use crate::plugin::error::LoadError;
 
 /// The parts of a listener that matter for access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenListener {
     /// The address on which it listens.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Whether a client may connect if no link of client.authenticate decides.
     pub allow_anonymous: bool,
 }
@@ -22,7 +21,7 @@ pub struct OpenListener {
 impl OpenListener {
     /// Whether other machines can reach it.
     fn is_beyond_loopback(&self) -> bool {
-        !self.address.ip().is_loopback()
+        !self.address.is_local()
     }
 }
 
@@ -41,6 +40,12 @@ pub(in crate::plugin) struct Access {
 impl Access {
     pub(in crate::plugin) fn new(listeners: Vec<OpenListener>, no_match_allow: bool) -> Access {
         Access { listeners, no_match_allow, logged: Default::default() }
+    }
+
+    /// Replaces what applies if no plugin decides.
+    pub(in crate::plugin) fn set(&mut self, listeners: Vec<OpenListener>, no_match_allow: bool) {
+        self.listeners = listeners;
+        self.no_match_allow = no_match_allow;
     }
 
     /// Logs who decides from now on, one line for each point for which that has changed.
@@ -130,10 +135,10 @@ impl Access {
         if !self.listeners.iter().any(OpenListener::is_beyond_loopback) {
             return Ok(());
         }
-        let goes = |point: HookPoint| is_decided(point, before) && !is_decided(point, after);
+        let is_removed = |point: HookPoint| is_decided(point, before) && !is_decided(point, after);
         let follows: Vec<String> = POINTS
             .into_iter()
-            .filter(|(point, _)| goes(*point))
+            .filter(|(point, _)| is_removed(*point))
             .map(|(point, _)| {
                 let follows = self.follows(point, OpenListener::is_beyond_loopback);
                 format!("{} would have no hook left, and then {follows}", point.name())
@@ -174,7 +179,7 @@ mod tests {
 
     fn access(listeners: &[(&str, bool)], no_match_allow: bool) -> Access {
         let listener = |(address, allow_anonymous): &(&str, bool)| OpenListener {
-            address: address.parse().unwrap_or_else(|_| panic!("{address} is no address")),
+            address: Address::Tcp(address.parse().unwrap_or_else(|_| panic!("{address} is no address"))),
             allow_anonymous: *allow_anonymous,
         };
         Access::new(listeners.iter().map(listener).collect(), no_match_allow)
@@ -183,26 +188,26 @@ mod tests {
     #[test]
     fn the_effect_of_a_missing_plugin_is_given_for_each_listener() {
         let table = ChainTable::empty();
-        let said = |access: &Access, at: usize| {
+        let line = |access: &Access, at: usize| {
             let (point, what) = POINTS[at];
             access.sentence(point, what, table.chain(point))
         };
         let both = access(&[("127.0.0.1:1883", true), ("0.0.0.0:1884", false), ("[::]:1885", false)], true);
         assert_eq!(
-            said(&both, 0),
+            line(&both, 0),
             "logins: no plugin has a hook at client.authenticate, so anybody may connect to 127.0.0.1:1883, with any user name \
              and any password (allow_anonymous = true); nobody can connect to 0.0.0.0:1884 and [::]:1885 (allow_anonymous = false)"
         );
         assert_eq!(
-            said(&both, 1),
+            line(&both, 1),
             "permissions: no plugin has a hook at client.authorize, so every client may publish and subscribe to everything \
              (authorization.no_match = \"allow\")"
         );
         let denies = access(&[("0.0.0.0:1884", true)], false);
         assert!(
-            said(&denies, 1)
+            line(&denies, 1)
                 .ends_with("no client may publish or subscribe (authorization.no_match = \"deny\")")
         );
-        assert!(said(&denies, 0).contains("anybody may connect to 0.0.0.0:1884"));
+        assert!(line(&denies, 0).contains("anybody may connect to 0.0.0.0:1884"));
     }
 }

@@ -11,44 +11,14 @@ use grapnel_engine::hook::{
 };
 use grapnel_engine::id::ShardId;
 
-use super::json_merge::merged;
 use super::loaded::{Callee, Instance, Loaded};
-use crate::config::{HookOverride, HookOverrides, PluginConfig, hooks};
+use super::requested::RequestedPlugin;
+use crate::config::{HookOverride, HookOverrides, hooks};
 use crate::plugin::error::LoadError;
 use crate::plugin::file::manifest::{Hook, Opened, PluginManifest};
 use crate::plugin::host::mounts::Mounted;
 use crate::plugin::host::services::Services;
-use crate::plugin::report::{HookInfo, Origin, PluginInfo, PluginState};
-
-/// What the operator requested for a plugin: enough to load it again.
-#[derive(Clone)]
-pub(in crate::plugin) struct RequestedPlugin {
-    /// Name of the plugin here. `None` if only a path was given and the plugin has not been opened
-    /// yet.
-    pub name: Option<String>,
-    /// Name or path, from which the file is looked up.
-    pub source: String,
-    /// A JSON object.
-    pub config: serde_json::Value,
-    pub priority: Option<i32>,
-    pub origin: Origin,
-    /// Whether the broker does not start without it.
-    pub required: bool,
-    /// Loaded, but in no chain.
-    pub disabled: bool,
-}
-
-impl RequestedPlugin {
-    /// The same request; values that it leaves out come from `table`, the plugin's part of the
-    /// configuration.
-    pub(in crate::plugin) fn over(self, table: &PluginConfig) -> RequestedPlugin {
-        let config = match self.config {
-            serde_json::Value::Null => table.config.clone(),
-            said => merged(table.config.clone(), said),
-        };
-        RequestedPlugin { config, priority: self.priority.or(table.priority), ..self }
-    }
-}
+use crate::plugin::report::{HookInfo, PluginInfo, PluginState};
 
 /// A hook with its identity among all hooks.
 pub(in crate::plugin) struct ActiveHook {
@@ -226,6 +196,11 @@ impl Active {
         self.wanted_mut().disabled = !enabled;
     }
 
+    /// Replaces the request, whose source, configuration and priority must be those in force.
+    pub(in crate::plugin) fn set_wanted(&self, wanted: RequestedPlugin) {
+        *self.wanted_mut() = wanted;
+    }
+
     pub(in crate::plugin) fn set_config(&self, config: serde_json::Value) {
         self.wanted_mut().config = config;
     }
@@ -328,12 +303,14 @@ impl Active {
 
     /// Whether it has a hook mounted on a point: by its present mounts, and by `said`, the
     /// operator's settings.
-    pub(in crate::plugin) fn mounts_at(&self, point: HookPoint, said: &HookOverrides) -> bool {
+    pub(in crate::plugin) fn mounts_at(&self, point: HookPoint, overrides: &HookOverrides) -> bool {
         let mounted = self.admitted.services.mounted_by(self.handle());
         let hooks =
             self.hooks.iter().map(|active| &active.hook).chain(mounted.iter().map(|mounted| &mounted.hook));
         hooks.filter(|hook| hook.point == point).any(|hook| {
-            said.get(&hooks::key(point, &hook.name)).is_none_or(|said| said.mounted != Some(false))
+            overrides
+                .get(&hooks::key(point, &hook.name))
+                .is_none_or(|overrides| overrides.mounted != Some(false))
         })
     }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use grapnel_engine::hook::HookPoint;
 use serde_json::Value;
 
-use super::active::{Active, PluginSlot, RequestedPlugin, slots};
+use super::active::{Active, PluginSlot, slots};
 use super::handover::Handover;
 use super::json_merge::merged;
 use super::loader_state::{LoaderState, Staged};
 use super::overrides::{self, HookChange, HookError};
+use super::requested::RequestedPlugin;
 use super::swap::not_back;
 use super::{PluginManager, names, needed_by, with_object};
 use crate::config::hooks;
@@ -76,15 +77,29 @@ impl PluginManager {
             let opened = self.open(loader, &wanted)?;
             return self.load_in(loader, &wanted, opened);
         };
-        let wanted = with_object(&with_config(&old.wanted(), config));
+        let wanted = with_config(&old.wanted(), config);
+        self.reload_as(loader, &old, &wanted, (doing, force))
+    }
+
+    /// Replaces a loaded plugin by what is wanted instead, which has the same name.
+    pub(super) fn reload_as(
+        &self,
+        loader: &mut LoaderState,
+        old: &Staged,
+        wanted: &RequestedPlugin,
+        (doing, force): (&'static str, bool),
+    ) -> Result<PluginInfo, LoadError> {
+        let before = self.view().active.clone();
+        let name = &*old.name;
+        let wanted = with_object(wanted);
         let opened = self.open(loader, &wanted)?;
-        let beside: Vec<_> = before.iter().filter(|plugin| !Arc::ptr_eq(plugin, &old)).cloned().collect();
+        let beside: Vec<_> = before.iter().filter(|plugin| !Arc::ptr_eq(plugin, old)).cloned().collect();
         let new = loader.stage(&wanted, opened, &beside)?;
-        let replaced = |plugin: &Staged| if Arc::ptr_eq(plugin, &old) { &new } else { plugin }.clone();
+        let replaced = |plugin: &Staged| if Arc::ptr_eq(plugin, old) { &new } else { plugin }.clone();
         let after: Vec<_> = before.iter().map(replaced).collect();
         let checked = loader.check_access((doing, name), (&slots(&before), &slots(&after)), force);
         checked.inspect_err(|_| loader.discard(&new))?;
-        self.replace(loader, &before, &old, &new)
+        self.replace(loader, &before, old, &new)
     }
 
     /// Replaces the loaded version by a staged one, or discards the staged one.
@@ -109,16 +124,16 @@ impl PluginManager {
         })?;
         if old.is_enabled() {
             old.loaded.deactivate();
-            if let Err(said) = new.loaded.activate() {
+            if let Err(reason) = new.loaded.activate() {
                 let shards = self.settings.shards.clone();
-                for (shard, said) in loader.swap_back(&shards, &slots(before), &handed) {
-                    old.warn(not_back(shard, &said));
+                for (shard, reason) in loader.swap_back(&shards, &slots(before), &handed) {
+                    old.warn(not_back(shard, &reason));
                 }
-                if let Err(said) = old.loaded.activate() {
-                    old.warn(format!("it could not be activated again after a reload that failed: {said}"));
+                if let Err(reason) = old.loaded.activate() {
+                    old.warn(format!("it could not be activated again after a reload that failed: {reason}"));
                 }
                 loader.discard(new);
-                return Err(LoadError::Activate { name: old.name.to_string(), said });
+                return Err(LoadError::Activate { name: old.name.to_string(), reason });
             }
         }
         if handed.has_pieces() {
@@ -126,10 +141,10 @@ impl PluginManager {
         }
         self.commit(loader, after, |_| {});
         loader.discard(old);
-        for (shard, said) in lost {
+        for (shard, reason) in lost {
             new.warn(format!(
                 "on shard {shard} its state went over when the reload was tried and not again when the shard swapped, so that \
-                 what came between is lost: {said}"
+                 what came between is lost: {reason}"
             ));
         }
         tracing::info!(
@@ -178,7 +193,7 @@ impl PluginManager {
         Ok(Configured { reloaded, plugin: self.recorded(&plugin.name).unwrap_or(plugin) })
     }
 
-    fn configure_in(
+    pub(super) fn configure_in(
         &self,
         loader: &mut LoaderState,
         name: &str,
@@ -190,7 +205,7 @@ impl PluginManager {
         let config = if merge { merged(plugin.wanted().config, config) } else { config };
         check_config(&plugin.loaded.library, &plugin.about, name, &config)?;
         let taken = plugin.loaded.configure(&config.to_string());
-        let taken = taken.map_err(|said| LoadError::Configure { name: name.to_owned(), said })?;
+        let taken = taken.map_err(|reason| LoadError::Configure { name: name.to_owned(), reason })?;
         if !taken {
             let plugin = self.reload_in(loader, name, Some(config), ("configure", force))?;
             return Ok(Configured { reloaded: true, plugin });
@@ -250,8 +265,8 @@ impl PluginManager {
             plugin.warn(format!("what was set for its hooks holds, but not after a restart: {error}"));
         }
         for key in &wanted {
-            let said = loader.overrides.of(name).get(key).copied().unwrap_or_default();
-            tracing::info!(plugin = name, hook = key, "what the operator says of the hook: {said}");
+            let overrides = loader.overrides.of(name).get(key).copied().unwrap_or_default();
+            tracing::info!(plugin = name, hook = key, "what the operator says of the hook: {overrides}");
         }
         self.end(loader);
         let row = self.hooks(false).rows.into_iter();
@@ -326,11 +341,11 @@ impl PluginManager {
         plugin: &Staged,
     ) -> Result<(), LoadError> {
         switch(loader, active, plugin, true)?;
-        if let Err(said) = plugin.loaded.activate() {
+        if let Err(reason) = plugin.loaded.activate() {
             plugin.set_enabled(false);
             let shards = self.settings.shards.clone();
             loader.swap_back(&shards, &slots(active), &Handover::default());
-            return Err(LoadError::Activate { name: plugin.name.to_string(), said });
+            return Err(LoadError::Activate { name: plugin.name.to_string(), reason });
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use super::loaded::{Callee, More};
 use super::loader_state::{LoaderState, Staged};
 use super::settings::Bounds;
 use crate::plugin::error::LoadError;
+use crate::plugin::host::called_hooks::{self, CalledHooks};
 use crate::shard::handle::{ShardHandle, Unanswered};
 
 /// The shards on which a state is handed over, each with both instances.
@@ -139,7 +140,7 @@ impl InstancePair {
     /// The trial: moves the whole state, or its first piece. On the shard's thread, as all methods
     /// of this type.
     fn begin(&self) -> Result<TrialResult, String> {
-        let takes = self.to.import_piece(&[], false).map_err(|said| format!("import_piece: {said}"))?;
+        let takes = self.to.import_piece(&[], false).map_err(|reason| format!("import_piece: {reason}"))?;
         if takes && let Some((more, moved)) = self.piece(ExportStep::BEGIN, false)? {
             return Ok(TrialResult::Pieces(more, moved));
         }
@@ -150,8 +151,10 @@ impl InstancePair {
     /// two does not support that.
     pub(in crate::plugin) fn pass(&self) -> Result<bool, String> {
         let state = self.from.export_state(self.bounds.whole_bytes_max);
-        let Some(state) = state.map_err(|said| format!("export_state: {said}"))? else { return Ok(false) };
-        self.to.import_state(&state).map_err(|said| format!("import_state: {said}"))
+        let Some(state) = state.map_err(|reason| format!("export_state: {reason}"))? else {
+            return Ok(false);
+        };
+        self.to.import_state(&state).map_err(|reason| format!("import_state: {reason}"))
     }
 
     /// Moves the next piece. It is never marked as the last one, even if it is.
@@ -166,7 +169,7 @@ impl InstancePair {
         if moved.0 == More::No {
             self.from.end_pieces();
             let followed = self.to.export_piece(ExportStep::FOLLOW, 0);
-            followed.map_err(|said| format!("export_piece: {said}"))?;
+            followed.map_err(|reason| format!("export_piece: {reason}"))?;
         }
         Ok(moved)
     }
@@ -198,7 +201,7 @@ impl InstancePair {
         match self.pass() {
             Ok(true) => None,
             Ok(false) => Some("it was not wanted".to_owned()),
-            Err(said) => Some(said),
+            Err(reason) => Some(reason),
         }
     }
 
@@ -206,13 +209,13 @@ impl InstancePair {
     fn piece(&self, step: ExportStep, may_be_last: bool) -> Result<Option<(More, MoveStats)>, String> {
         let began = Instant::now();
         let exported = self.from.export_piece(step, self.bounds.piece_bytes_max);
-        let Some((piece, more)) = exported.map_err(|said| format!("export_piece: {said}"))? else {
+        let Some((piece, more)) = exported.map_err(|reason| format!("export_piece: {reason}"))? else {
             return Ok(None);
         };
         match self.to.import_piece(&piece, may_be_last && more == More::No) {
             Ok(true) => {}
             Ok(false) => return Err("import_piece: it takes no more pieces".to_owned()),
-            Err(said) => return Err(format!("import_piece: {said}")),
+            Err(reason) => return Err(format!("import_piece: {reason}")),
         }
         let moved = MoveStats { pieces: 1, bytes: piece.len() as u64, longest: began.elapsed() };
         Ok(Some((more, moved)))
@@ -260,7 +263,7 @@ impl LoaderState {
                     pending.extend((more == More::Yes).then(|| handle.clone()));
                     true
                 }
-                Ok(Err(said)) => return Err(LoadError::Handover { name, shard, said }),
+                Ok(Err(reason)) => return Err(LoadError::Handover { name, shard, reason }),
                 Err(unanswered) => return Err(LoadError::Shard { name, unanswered }),
             };
             handover
@@ -280,8 +283,8 @@ impl LoaderState {
         mut pending: Vec<ShardHandle>,
     ) -> Result<(), LoadError> {
         while let Some(first) = pending.first() {
-            if let Some(said) = self.must_end(handover) {
-                return Err(LoadError::Handover { name: name.to_owned(), shard: first.id(), said });
+            if let Some(reason) = self.must_end(handover) {
+                return Err(LoadError::Handover { name: name.to_owned(), shard: first.id(), reason });
             }
             let answers = self.request_pieces(&pending, |shard| handover.on(shard));
             let mut again = Vec::new();
@@ -292,7 +295,7 @@ impl LoaderState {
                         handover.moved.add(&moved);
                         again.extend((more == More::Yes).then_some(handle));
                     }
-                    Ok(Err(said)) => return Err(LoadError::Handover { name, shard, said }),
+                    Ok(Err(reason)) => return Err(LoadError::Handover { name, shard, reason }),
                     Err(unanswered) => return Err(LoadError::Shard { name, unanswered }),
                 }
             }
@@ -350,7 +353,7 @@ impl LoaderState {
                     Ok(Ok((More::Yes, _))) => again.push(handle),
                     // The shard moves the rest in its step of the swap, even if that comes late.
                     Ok(Ok((More::No, _))) | Err(_) => {}
-                    Ok(Err(said)) => lost.push((handle.id(), said)),
+                    Ok(Err(reason)) => lost.push((handle.id(), reason)),
                 }
             }
             pending = again;
@@ -376,9 +379,10 @@ impl LoaderState {
     pub(in crate::plugin) fn notify_configured(&self, plugin: &Staged) -> bool {
         broadcast::send(&self.shards, self.answer_timeout, |shard| {
             let callee = plugin.instances.callee(shard);
-            Box::new(move |_: &mut Shard| {
+            Box::new(move |engine: &mut Shard| {
                 if let Some(callee) = callee {
-                    callee.configured();
+                    let called = CalledHooks::of(engine.chains());
+                    called_hooks::show(called.clone(), called, || callee.configured());
                 }
             })
         })

@@ -58,7 +58,7 @@ impl Loaded {
         let mut shared = std::ptr::null_mut();
         // SAFETY: the host table stays for ever, the rest is alive during the call.
         with_error(|error| unsafe { (library.module.load)(api, config, &raw mut shared, error) })
-            .map_err(|(_, said)| LoadError::Load { name: name.to_owned(), said })?;
+            .map_err(|(_, reason)| LoadError::Load { name: name.to_owned(), reason })?;
         Ok(Arc::new(Loaded { handle, library, shared, services }))
     }
 
@@ -68,7 +68,7 @@ impl Loaded {
         let init = self.library.module.init_shard;
         // SAFETY: `shared` is what `load` gave and lives as long as `self`; the rest is alive during the call.
         with_error(|error| unsafe { init(self.shared, u32::from(shard.0), &raw mut instance, error) })
-            .map_err(|(_, said)| said)?;
+            .map_err(|(_, reason)| reason)?;
         Ok(Instance { instance, owner: Some(Arc::clone(self)) })
     }
 
@@ -76,7 +76,7 @@ impl Loaded {
     pub(in crate::plugin) fn activate(&self) -> Result<(), String> {
         // SAFETY: `shared` is what `load` gave and lives as long as `self`.
         with_error(|error| unsafe { (self.library.module.activate)(self.shared, error) })
-            .map_err(|(_, said)| said)
+            .map_err(|(_, reason)| reason)
     }
 
     /// Notifies the plugin that no shard calls it any more.
@@ -99,7 +99,7 @@ impl Loaded {
         match with_error(|error| unsafe { (self.library.module.configure)(self.shared, config, error) }) {
             Ok(()) => Ok(true),
             Err((Status::UNSUPPORTED, _)) => Ok(false),
-            Err((_, said)) => Err(said),
+            Err((_, reason)) => Err(reason),
         }
     }
 }
@@ -129,7 +129,7 @@ pub(in crate::plugin) enum VerbFailure {
     /// The answer was larger than the limit.
     Full,
     /// The plugin returned this error.
-    Said(Status, String),
+    Reported(Status, String),
 }
 
 type VerbFn = unsafe extern "C" fn(
@@ -184,7 +184,7 @@ impl VerbEntry {
         match called {
             _ if out.state.is_full => Err(VerbFailure::Full),
             Ok(()) => Ok(out.state.bytes),
-            Err((status, said)) => Err(VerbFailure::Said(status, said)),
+            Err((status, reason)) => Err(VerbFailure::Reported(status, reason)),
         }
     }
 }
@@ -282,7 +282,7 @@ impl Callee {
             }
             Ok(()) => Ok(Some(state.bytes)),
             Err((Status::UNSUPPORTED, _)) => Ok(None),
-            Err((_, said)) => Err(said),
+            Err((_, reason)) => Err(reason),
         }
     }
 
@@ -307,7 +307,7 @@ impl Callee {
             Ok(()) => Ok(Some((state.bytes, More::Yes))),
             Err((Status::ABSENT, _)) => Ok(Some((state.bytes, More::No))),
             Err((Status::UNSUPPORTED, _)) => Ok(None),
-            Err((_, said)) => Err(said),
+            Err((_, reason)) => Err(reason),
         }
     }
 
@@ -327,7 +327,7 @@ impl Callee {
         match with_error(import) {
             Ok(()) => Ok(true),
             Err((Status::UNSUPPORTED, _)) => Ok(false),
-            Err((_, said)) => Err(said),
+            Err((_, reason)) => Err(reason),
         }
     }
 
@@ -340,7 +340,7 @@ impl Callee {
         match with_error(import) {
             Ok(()) => Ok(true),
             Err((Status::UNSUPPORTED, _)) => Ok(false),
-            Err((_, said)) => Err(said),
+            Err((_, reason)) => Err(reason),
         }
     }
 

@@ -13,13 +13,12 @@ use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::Shard;
 
 use super::access::Access;
-use super::active::{
-    Active, ActiveHook, Defaults, Parts, PluginSlot, RequestGuard, RequestedPlugin, compile,
-};
+use super::active::{Active, ActiveHook, Defaults, Parts, PluginSlot, RequestGuard, compile};
 use super::broadcast;
 use super::loaded::{Instance, Loaded};
 use super::order::{self, Node};
 use super::overrides::Overrides;
+use super::requested::RequestedPlugin;
 use super::retired::RetiredCode;
 use super::settings::Bounds;
 use crate::fatal;
@@ -148,11 +147,11 @@ impl LoaderState {
             }
         };
         let shown = file.display().to_string();
-        let asked = library.about(&shown).and_then(|about| {
+        let described = library.about(&shown).and_then(|about| {
             let name = wanted.name.clone().unwrap_or_else(|| about.name.clone());
             library.hooks(&name).map(|hooks| (name, about, hooks))
         });
-        match asked {
+        match described {
             Ok((name, about, hooks)) => {
                 if about.in_place {
                     self.mapped.allow_again(library, &name);
@@ -263,7 +262,7 @@ impl LoaderState {
                     instances.push(Some(instance));
                     continue;
                 }
-                Ok(Err(said)) => LoadError::InitShard { name, shard: handle.id(), said },
+                Ok(Err(reason)) => LoadError::InitShard { name, shard: handle.id(), reason },
                 Err(unanswered) => LoadError::Shard { name, unanswered },
             };
             instances.push(None);

@@ -37,7 +37,7 @@ pub struct HookChange {
 }
 
 /// All settings of the operator for hooks, by plugin.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::plugin) struct Overrides {
     configured: BTreeMap<String, HookOverrides>,
     /// Set through ctl.
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_is_mounted_again_is_not_overridden_any_more() {
+    fn mounting_a_hook_again_removes_its_override() {
         let mut overrides = Overrides::default();
         overrides.set("p", "message.publish/a", false, UNMOUNTED);
         assert_eq!(overrides.of("p").len(), 1);

@@ -31,7 +31,8 @@ impl PluginManager {
     /// A warning for a plugin whose configuration differs from the one of the broker's
     /// configuration file, which is in force again after a restart; `None` if they are equal.
     fn lost_by_a_restart(&self, view: &View, name: &str) -> Option<String> {
-        let table = self.configured.get()?.iter().find(|table| table.name == name)?;
+        let configured = self.configured();
+        let table = configured.iter().find(|table| table.name == name)?;
         let plugin = view.active.iter().find(|plugin| &*plugin.name == name)?;
         let config_of = |config: &Value| config.as_object().cloned().unwrap_or_default();
         let differs = config_of(&plugin.wanted().config) != config_of(&table.config);

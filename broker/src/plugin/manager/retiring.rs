@@ -16,8 +16,9 @@ impl LoaderState {
     pub(in crate::plugin) fn end_threads(&mut self, plugin: &Staged) {
         let (handle, join) = (plugin.handle(), self.services.thread_join());
         let patient = self.services.begin_end(handle).filter(|(_, patience)| *patience > join);
-        let late = patient.filter(|(asked, _)| !self.services.wait_ended(handle, *asked + join));
-        let Some((asked, patience)) = late else {
+        let late =
+            patient.filter(|(requested_at, _)| !self.services.wait_ended(handle, *requested_at + join));
+        let Some((requested_at, patience)) = late else {
             self.services.end(handle);
             return;
         };
@@ -26,9 +27,9 @@ impl LoaderState {
             generation = plugin.generation,
             "{} of it may finish pending work, for at most {} ms",
             counted(self.services.threads_left(&plugin.name, plugin.generation), "thread"),
-            patience.saturating_sub(asked.elapsed()).as_millis()
+            patience.saturating_sub(requested_at.elapsed()).as_millis()
         );
-        self.retiring.push(Retiring { plugin: Arc::clone(plugin), end_requested_at: asked, patience });
+        self.retiring.push(Retiring { plugin: Arc::clone(plugin), end_requested_at: requested_at, patience });
         self.services.retiring();
     }
 

@@ -8,7 +8,8 @@ use grapnel_engine::limits::Limits;
 use serde_json::Value;
 
 use super::access::OpenListener;
-use crate::config::{Config, NoMatch};
+use crate::config::{Bind, Config, ListenerConfig, NoMatch};
+use crate::net::Address;
 use crate::plugin::host::HostSettings;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
@@ -68,19 +69,20 @@ impl Settings {
                 .unwrap_or(usize::MAX),
             state_handover_timeout: Duration::from_millis(config.shell_limits.state_handover_timeout_ms),
             limits: config.shell_limits.clone(),
-            listeners: config
-                .listeners
-                .iter()
-                .map(|listener| OpenListener {
-                    address: listener.bind,
-                    allow_anonymous: listener.allow_anonymous,
-                })
-                .collect(),
+            listeners: config.listeners.iter().map(open_listener).collect(),
             no_match_allow: config.authorization.no_match == NoMatch::Allow,
             home_keys: [0; 4],
             message_limits: Arc::new(config.limits.clone()),
         }
     }
+}
+
+fn open_listener(listener: &ListenerConfig) -> OpenListener {
+    let address = match &listener.bind {
+        Bind::Tcp(address) => Address::Tcp(*address),
+        Bind::Unix(path) => Address::Unix(path.clone()),
+    };
+    OpenListener { address, allow_anonymous: listener.allow_anonymous }
 }
 
 impl Settings {

@@ -2,10 +2,10 @@
 //! needed plugins first. Called before the first client can connect.
 
 use super::PluginManager;
-use super::active::RequestedPlugin;
 use super::loader_state::LoaderState;
 use super::order::{self, Node};
 use super::record::{Content, Record, Recorded};
+use super::requested::RequestedPlugin;
 use super::view::Failed;
 use crate::config::PluginConfig;
 use crate::plugin::error::LoadError;
@@ -26,8 +26,8 @@ impl PluginManager {
     /// # Errors
     /// The first plugin that is marked `required` and cannot be loaded.
     pub fn start(&self, configured: &[PluginConfig]) -> Result<(), LoadError> {
-        // For later loads by hand. There is only one start, so that the cell is empty.
-        let _ = self.configured.set(configured.to_vec());
+        // For later loads by hand.
+        self.set_configured(configured);
         let _starting = self.services.starting();
         let mut loader = self.begin();
         for plugin in configured {
@@ -92,9 +92,20 @@ impl PluginManager {
                 "it was loaded with --required; to start without it, remove its entry from {}",
                 record.path().display()
             ),
+            _ if !self.is_said_to_be_required(&name) => format!(
+                "it was loaded with --required, and plugins.{name}.required does not say otherwise; to start without it, set \
+                 plugins.{name}.required to false"
+            ),
             _ => format!("plugins.{name}.required is true"),
         };
         (name, remedy)
+    }
+
+    /// Whether the configuration says that the plugin of this name is required.
+    fn is_said_to_be_required(&self, name: &str) -> bool {
+        let configured = self.configured();
+        let mut configured = configured.iter();
+        configured.any(|plugin| plugin.name == name && plugin.required == Some(true))
     }
 
     /// The plugins to load at the start.
@@ -102,19 +113,11 @@ impl PluginManager {
         let Content { plugins, disabled } = self.remembered();
         let mut wanted: Vec<RequestedPlugin> = Vec::new();
         for plugin in configured {
-            let source = match &plugin.path {
-                Some(path) => path.display().to_string(),
-                None => plugin.name.clone(),
-            };
-            wanted.push(RequestedPlugin {
-                name: Some(plugin.name.clone()),
-                source,
-                config: plugin.config.clone(),
-                priority: plugin.priority,
-                origin: Origin::Configured,
-                required: plugin.required,
-                disabled: disabled.contains(&plugin.name),
-            });
+            let mut request = RequestedPlugin::configured(plugin, disabled.contains(&plugin.name));
+            // What was required with grapnel-ctl stays so, unless the configuration says otherwise.
+            let recorded = || plugins.iter().any(|one| one.name == plugin.name && one.required);
+            request.required = plugin.required.unwrap_or_else(recorded);
+            wanted.push(request);
         }
         for Recorded { name, source, priority, config, required } in plugins {
             if configured.iter().any(|plugin| plugin.name == name) {

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_file_is_moved_aside_and_its_content_is_not_shown() {
+    fn an_unreadable_file_is_renamed_and_its_content_is_not_logged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("words.json");
         let aside = dir.path().join("words.unreadable");

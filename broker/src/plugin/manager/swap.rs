@@ -14,6 +14,7 @@ use super::handover::{Handover, InstancePair, MoveStats};
 use super::loaded::{Callee, More};
 use super::loader_state::{LoaderState, add_counts};
 use crate::plugin::error::LoadError;
+use crate::plugin::host::called_hooks::{self, CalledHooks};
 use crate::shard::handle::ShardHandle;
 
 /// The result of the swap step of one shard.
@@ -64,16 +65,25 @@ impl Callees {
         }
         let changed: HashSet<PluginHandle> =
             after.symmetric_difference(&before).map(|(plugin, ..)| *plugin).collect();
-        let called: HashSet<PluginHandle> = HookPoint::ALL
-            .iter()
-            .flat_map(|point| table.chain(*point).links())
-            .filter(|(link, _)| !link.entry.is_tripped())
-            .map(|(link, _)| link.plugin)
-            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        let (called_before, called) = (CalledHooks::of(engine.chains()), CalledHooks::of(table));
         let receiver = passing.map(|(passing, _)| passing.receiver());
         let others = self.of.iter().copied().filter(|(of, _)| receiver.is_none_or(|(to, _)| *of != to));
-        let callees = others.chain(receiver).filter(|(of, _)| changed.contains(of) && called.contains(of));
-        callees.for_each(|(_, callee)| callee.configured());
+        let callees: Vec<Callee> = others
+            .chain(receiver)
+            .filter(|(of, _)| changed.contains(of) && called.has_any_of(*of))
+            .map(|(_, callee)| callee)
+            .collect();
+        let called_before = match passing {
+            Some((passing, true)) => {
+                let (from, to) = passing.handles();
+                called_before.handed_over(from, to)
+            }
+            _ => called_before,
+        };
+        called_hooks::show(called_before, called, || callees.iter().for_each(Callee::configured));
     }
 
     /// The hooks of [`LIFE`] that a table calls, restricted to `remaining`.
@@ -113,12 +123,12 @@ fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<InstancePair
         Some(passing) if passing.in_pieces() => match passing.last_piece() {
             Ok((More::No, moved)) => (None, moved),
             Ok((More::Yes, moved)) => return Swap::NotYet(moved),
-            Err(said) => return Swap::Failed(said),
+            Err(reason) => return Swap::Failed(reason),
         },
         Some(passing) => match passing.pass() {
             Ok(true) => (None, MoveStats::default()),
             Ok(false) => (Some("it was not wanted any more".to_owned()), MoveStats::default()),
-            Err(said) => (Some(said), MoveStats::default()),
+            Err(reason) => (Some(reason), MoveStats::default()),
         },
     };
     if let (Some(passing), None) = (passing, &lost) {
@@ -168,34 +178,34 @@ impl LoaderState {
             for (handle, answer) in pending.into_iter().zip(answers) {
                 let (shard, name) = (handle.id(), name.to_owned());
                 match answer {
-                    Ok(Swap::Done { old, lost: said, moved, .. }) => {
+                    Ok(Swap::Done { old, lost: reason, moved, .. }) => {
                         add_counts(&mut self.totals, shard, &old);
                         handover.moved.add(&moved);
-                        lost.extend(said.map(|said| (shard, said)));
+                        lost.extend(reason.map(|reason| (shard, reason)));
                         swapped.push(handle);
                     }
                     Ok(Swap::NotYet(moved)) => {
                         handover.moved.add(&moved);
                         again.push(handle);
                     }
-                    Ok(Swap::Failed(said)) => {
-                        failure.get_or_insert(LoadError::Handover { name, shard, said });
+                    Ok(Swap::Failed(reason)) => {
+                        failure.get_or_insert(LoadError::Handover { name, shard, reason });
                     }
                     Err(unanswered) => {
                         failure.get_or_insert(LoadError::Shard { name, unanswered });
                     }
                 }
             }
-            if let (Some(first), Some(said)) = (again.first(), self.must_end(handover)) {
+            if let (Some(first), Some(reason)) = (again.first(), self.must_end(handover)) {
                 let name = name.to_owned();
-                failure.get_or_insert(LoadError::Handover { name, shard: first.id(), said });
+                failure.get_or_insert(LoadError::Handover { name, shard: first.id(), reason });
             }
             pending = again;
         }
         let Some(failure) = failure else { return Ok(lost) };
         let handed = handover.clone().without(&lost);
-        for (shard, said) in self.swap_back(&swapped, before, &handed) {
-            tracing::warn!(plugin = name, "{}", not_back(shard, &said));
+        for (shard, reason) in self.swap_back(&swapped, before, &handed) {
+            tracing::warn!(plugin = name, "{}", not_back(shard, &reason));
         }
         Err(failure)
     }
@@ -270,13 +280,13 @@ impl LoaderState {
             let (passing, lost) = (handed.moved_back_on(shard), Arc::clone(&lost));
             let callees = Callees::of(before, shard, &own);
             Box::new(move |engine: &mut Shard| {
-                let said = passing.and_then(|passing| passing.move_back());
-                if let (Some(passing), None) = (passing, &said) {
+                let reason = passing.and_then(|passing| passing.move_back());
+                if let (Some(passing), None) = (passing, &reason) {
                     passing.redirect_answers(engine);
                 }
-                callees.look_again(engine, &table, passing.map(|passing| (passing, said.is_none())));
+                callees.look_again(engine, &table, passing.map(|passing| (passing, reason.is_none())));
                 let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
-                lost.extend(said.map(|said| (shard, said)));
+                lost.extend(reason.map(|reason| (shard, reason)));
                 drop(engine.swap_chains(table));
             })
         });
@@ -285,9 +295,9 @@ impl LoaderState {
 }
 
 /// The log text for a state that did not come back.
-pub(in crate::plugin) fn not_back(shard: ShardId, said: &str) -> String {
+pub(in crate::plugin) fn not_back(shard: ShardId, reason: &str) -> String {
     format!(
         "a reload was taken back after shard {shard} had swapped, and the state of the new version did not come back there, so that \
-         what came between is lost: {said}"
+         what came between is lost: {reason}"
     )
 }

@@ -299,7 +299,7 @@ fn form<'a>(plugin: &'a Active, verb: &str) -> Result<&'a Form, VerbError> {
 fn checked(form: &Form, given: &[(String, String)]) -> Result<Vec<(String, String)>, VerbError> {
     let verb = &form.name;
     let arguments =
-        form.arguments(given).map_err(|Wrong(said)| VerbError::Arguments(format!("{verb}: {said}")))?;
+        form.arguments(given).map_err(|Wrong(reason)| VerbError::Arguments(format!("{verb}: {reason}")))?;
     for (argument, value) in given {
         form.argument(argument)
             .map_or(Ok(()), |declared| declared.fits_broker(value))
@@ -361,9 +361,9 @@ pub(in crate::plugin) fn outcome(
     let bytes = match written {
         Ok(bytes) => bytes,
         Err(VerbFailure::Full) => return Err(VerbError::TooLarge { plugin, verb, bytes_max }),
-        Err(VerbFailure::Said(Status::INVALID, said)) => return Err(VerbError::Arguments(said)),
-        Err(VerbFailure::Said(Status::ABSENT, said)) => return Err(VerbError::Absent(said)),
-        Err(VerbFailure::Said(_, said)) => return Err(VerbError::Failed(said)),
+        Err(VerbFailure::Reported(Status::INVALID, reason)) => return Err(VerbError::Arguments(reason)),
+        Err(VerbFailure::Reported(Status::ABSENT, reason)) => return Err(VerbError::Absent(reason)),
+        Err(VerbFailure::Reported(_, reason)) => return Err(VerbError::Failed(reason)),
     };
     Answer::read(&bytes).map_err(|what| VerbError::Nonsense {
         plugin,

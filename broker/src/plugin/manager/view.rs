@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use grapnel_engine::hook::{ChainTable, HookPoint, Link, LinkStats};
 
-use super::active::{Active, RequestedPlugin};
+use super::active::Active;
 use super::loader_state::Totals;
 use super::record::{Content, Recorded};
+use super::requested::RequestedPlugin;
 use super::retired::RetiredList;
 use crate::plugin::file::lookup;
 use crate::plugin::host::services::Services;
@@ -133,20 +134,20 @@ pub(in crate::plugin) fn rows(
     let mut rows: Vec<HookRow> = (1..).zip(chain.links()).map(row).collect();
     for plugin in active {
         plugin.each_hook(|active| {
-            let said = plugin.overridden(&active.hook);
-            if active.hook.point != point || said.is_empty() {
+            let overrides = plugin.overridden(&active.hook);
+            if active.hook.point != point || overrides.is_empty() {
                 return;
             }
             let mine = |row: &&mut HookRow| row.plugin == *plugin.name && row.hook == active.hook.name;
             if let Some(row) = rows.iter_mut().find(mine) {
-                row.overridden = said.words();
+                row.overridden = overrides.words();
                 return;
             }
             rows.push(HookRow {
                 plugin: plugin.name.to_string(),
                 hook: active.hook.name.clone(),
                 generation: plugin.generation,
-                overridden: said.words(),
+                overridden: overrides.words(),
                 ..empty.clone()
             });
         });

@@ -170,6 +170,7 @@ mod tests {
         ClientIdentity {
             client_id,
             username: Some("ann"),
+            is_certified: false,
             superuser: false,
             anonymous: false,
             clean_start: true,
@@ -183,6 +184,8 @@ mod tests {
             peer: None,
             local: None,
             listener: "default",
+            transport: "tcp",
+            tls: None,
             properties: b"",
         }
     }
@@ -211,19 +214,19 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_a_suspended_plugin_are_bounded() {
+    fn requests_of_a_suspended_plugin_are_limited() {
         let (commands, shards) = command_queue();
         let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
         *write(&commands.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
         let home = &shards[home_of_keys(2, [0; 4], "c").index()];
-        let asks = |answer| {
+        let unsubscribe = |answer| {
             let behalf = Behalf { client: host::BehalfClient::Client("c"), answer };
             (0..5).map(|_| commands.unsubscribe_as(5, &behalf, "a").is_ok()).collect::<Vec<_>>()
         };
-        assert_eq!(asks(Some(1)), [true; 5]);
+        assert_eq!(unsubscribe(Some(1)), [true; 5]);
         commands.set_suspended(PluginHandle(5), true);
-        assert_eq!(asks(None), [true; 5], "it is told nothing");
-        assert_eq!(asks(Some(1)), [true, true, true, false, false]);
+        assert_eq!(unsubscribe(None), [true; 5], "it is told nothing");
+        assert_eq!(unsubscribe(Some(1)), [true, true, true, false, false]);
         assert_eq!((home.take_refused_requests(), home.take_refused_requests()), (2, 0));
         assert_eq!(
             std::iter::from_fn(|| home.next_plugin_command()).count(),
@@ -238,16 +241,16 @@ mod tests {
         let behalf = Behalf { client: host::BehalfClient::Client("c"), answer: Some(1) };
         assert_eq!(commands.unsubscribe_as(next.0, &behalf, "a"), Err(Status::FULL));
         commands.set_suspended(next, false);
-        assert_eq!(asks(Some(1)), [true; 5]);
+        assert_eq!(unsubscribe(Some(1)), [true; 5]);
         while home.next_plugin_command().is_some() {}
         // A command that the shard refuses is not counted.
         commands.set_suspended(PluginHandle(5), true);
         let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
         let shell = ShellLimits { plugin_commands_max: 0, ..ShellLimits::default() };
         *write(&commands.bounds) = Arc::new(Bounds { limits: Arc::clone(&limits), shell });
-        assert_eq!(asks(Some(1)), [false; 5]);
+        assert_eq!(unsubscribe(Some(1)), [false; 5]);
         *write(&commands.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
-        assert_eq!(asks(Some(1)), [true, true, true, false, false]);
+        assert_eq!(unsubscribe(Some(1)), [true, true, true, false, false]);
     }
 
     #[test]
