@@ -34,7 +34,11 @@ pub enum Command {
     #[command(disable_help_flag = true, args_override_self = false)]
     Compare(Box<CompareArgs>),
     /// Run the baseline relay, the least MQTT possible, to compare brokers with; it runs until SIGINT or SIGTERM
-    Floor(BaselineArgs),
+    Floor {
+        /// Address to listen on; port 0: any free port
+        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:1883")]
+        listen: SocketAddr,
+    },
 }
 
 /// Each becomes one `Load`, see `check`.
@@ -48,7 +52,37 @@ pub enum LoadCommand {
     Sub(SubArgs),
     /// Connect many clients and keep them connected
     #[command(disable_help_flag = true, args_override_self = true)]
-    Conn(ConnArgs),
+    Conn(CommonArgs),
+}
+
+impl LoadCommand {
+    /// The options that all three have.
+    pub fn common(&self) -> &CommonArgs {
+        match self {
+            Self::Pub(PubArgs { common, .. }) | Self::Sub(SubArgs { common, .. }) | Self::Conn(common) => {
+                common
+            }
+        }
+    }
+
+    /// The name in the summary.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pub(_) => "pub",
+            Self::Sub(_) => "sub",
+            Self::Conn(_) => "conn",
+        }
+    }
+
+    /// Messages in all: to send for publishers, to receive for subscribers; `None` without a limit.
+    pub fn limit(&self) -> Option<u64> {
+        match self {
+            Self::Pub(PubArgs { limit, .. }) | Self::Sub(SubArgs { limit, .. }) => {
+                Some(*limit).filter(|limit| *limit > 0)
+            }
+            Self::Conn(_) => None,
+        }
+    }
 }
 
 /// `grapnel-bench pub`
@@ -114,21 +148,6 @@ pub struct SubArgs {
     pub gaps_max: usize,
     #[command(flatten)]
     pub common: CommonArgs,
-}
-
-/// `grapnel-bench conn`
-#[derive(Debug, Args)]
-pub struct ConnArgs {
-    #[command(flatten)]
-    pub common: CommonArgs,
-}
-
-/// `grapnel-bench floor`
-#[derive(Debug, Args)]
-pub struct BaselineArgs {
-    /// Address to listen on; port 0: any free port
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:1883")]
-    pub listen: SocketAddr,
 }
 
 /// What every subcommand that makes a load takes.

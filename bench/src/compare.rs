@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use args::{CheckedOptions, CompareArgs, MeasuredBroker};
 use case::Case;
 use machine::Machine;
-use results::{Row, rows};
+use results::rows;
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
@@ -34,17 +34,6 @@ struct Run {
     fault: Option<String>,
 }
 
-/// All results, as `--json` writes them.
-#[derive(Debug, Serialize)]
-struct Comparison<'a> {
-    machine: &'a Machine,
-    rounds: u32,
-    duration_s: f64,
-    brokers: &'a [MeasuredBroker],
-    rows: &'a [Row],
-    runs: &'a [Run],
-}
-
 /// Carries out `compare` and prints the table; true if there was no error.
 pub fn command(args: &CompareArgs, stop: &AtomicBool) -> Result<bool> {
     let settled = &args.settle().map_err(Usage)?;
@@ -59,14 +48,14 @@ pub fn command(args: &CompareArgs, stop: &AtomicBool) -> Result<bool> {
         write(path, &text)?;
     }
     if let Some(path) = &args.json {
-        let comparison = Comparison {
-            machine: &machine,
-            rounds: args.rounds,
-            duration_s: args.duration.as_secs_f64(),
-            brokers: &settled.contestants,
-            rows: &rows,
-            runs: &runs,
-        };
+        let comparison = serde_json::json!({
+            "machine": machine,
+            "rounds": args.rounds,
+            "duration_s": args.duration.as_secs_f64(),
+            "brokers": settled.contestants,
+            "rows": rows,
+            "runs": runs,
+        });
         let json = serde_json::to_string_pretty(&comparison).context("cannot write the results as JSON")?;
         write(path, &(json + "\n"))?;
     }

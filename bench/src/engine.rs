@@ -12,7 +12,6 @@ mod progress;
 mod publisher;
 mod schedule;
 mod shared;
-mod timer;
 
 pub use progress::Progress;
 pub use schedule::Schedule;
@@ -29,10 +28,10 @@ use failure::{Failure, State};
 use link::Link;
 use mio::{Events, Interest, Poll, Token};
 use publisher::Produced;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
-use timer::Timer;
 
 /// All connections read into one buffer of this size.
 const READ_BYTES: usize = 256 * 1024;
@@ -83,16 +82,13 @@ pub struct Engine<'s> {
     /// Progress output.
     pub progress: Progress,
     poll: Poll,
-    /// For an open loop that sleeps.
-    timer: Option<Timer>,
     events: Events,
     /// By position among the clients, which is also the epoll token.
     conns: Vec<Conn>,
     alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
     read: Box<[u8]>,
     /// Connections with more work that no event will report.
-    again: Vec<usize>,
-    again_spare: Vec<usize>,
+    again: VecDeque<usize>,
     next_connect_ns: u64,
 }
 
@@ -123,22 +119,13 @@ impl<'s> Engine<'s> {
             idle_ns: 0,
             progress: Progress::new(setup.talks),
             poll: Poll::new().context("cannot create an epoll instance")?,
-            timer: None,
             events: Events::with_capacity(1024),
             conns: Vec::with_capacity(clients),
             alarms: BinaryHeap::new(),
             read: vec![0; READ_BYTES].into(),
-            again: Vec::new(),
-            again_spare: Vec::new(),
+            again: VecDeque::new(),
             next_connect_ns: 0,
         })
-    }
-
-    /// Ends the sleep of an open loop with microsecond accuracy from now on; epoll itself counts in
-    /// milliseconds.
-    pub fn sleep_exactly(&mut self) -> Result<()> {
-        self.timer = Some(Timer::new(self.poll.registry())?);
-        Ok(())
     }
 
     /// Waits until there is work, or until a time, and does the work. With `spins` it does not
@@ -148,10 +135,6 @@ impl<'s> Engine<'s> {
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             let index = event.token().0;
-            if index >= self.conns.len() {
-                // The timer: the work that is due is handled below.
-                continue;
-            }
             // Errors, like the end, are found by the read that follows them.
             let closed = event.is_read_closed() || event.is_error();
             if let Some(link) = self.conns[index].link.as_mut().filter(|_| closed) {
@@ -176,16 +159,18 @@ impl<'s> Engine<'s> {
         let has_work = !self.again.is_empty() || !self.ready.is_empty() || next_connect_ns <= now_ns;
         let mut patience = Duration::ZERO;
         if !has_work && !spins {
-            if let (Some(schedule), Some(timer)) = (&self.shared.schedule, &self.timer)
-                && self.publishing
-            {
-                timer.ring_in(schedule.next_ns().saturating_sub(now_ns))?;
-            }
+            let schedule = self.shared.schedule.as_ref().filter(|_| self.publishing);
+            let due_ns = schedule.map_or(u64::MAX, Schedule::next_ns);
             let alarm_ns = self.alarms.peek().map_or(u64::MAX, |Reverse((due_ns, _))| *due_ns);
-            let rest_ns = alarm_ns.min(next_connect_ns).min(until_ns).saturating_sub(now_ns);
-            patience = Duration::from_nanos(rest_ns.min(SLEEP_NS_MAX));
+            let next_ns = due_ns.min(alarm_ns).min(next_connect_ns).min(until_ns);
+            patience = Duration::from_nanos(next_ns.saturating_sub(now_ns).min(SLEEP_NS_MAX));
+            // epoll itself counts in milliseconds, which is too coarse for an open loop.
+            let timeout = Timespec::try_from(patience).context("a sleep that is too long")?;
+            // A signal ends the sleep early; other errors come from the next call too.
+            let _ =
+                rustix::event::poll(&mut [PollFd::new(&self.poll.registry(), PollFlags::IN)], Some(&timeout));
         }
-        if let Err(error) = self.poll.poll(&mut self.events, Some(patience))
+        if let Err(error) = self.poll.poll(&mut self.events, Some(Duration::ZERO))
             && error.kind() != std::io::ErrorKind::Interrupted
         {
             return Err(error).context("epoll failed");
@@ -251,12 +236,12 @@ impl<'s> Engine<'s> {
     }
 
     fn serve_again(&mut self) {
-        let mut again = std::mem::replace(&mut self.again, std::mem::take(&mut self.again_spare));
-        for index in again.drain(..) {
+        // Those that are added meanwhile are served in the next turn.
+        for _ in 0..self.again.len() {
+            let Some(index) = self.again.pop_front() else { return };
             let readable = self.conns[index].again.take().unwrap_or(false);
             self.serve(index, readable, false);
         }
-        self.again_spare = again;
     }
 
     fn ring_alarms(&mut self) {
@@ -391,7 +376,7 @@ impl<'s> Engine<'s> {
         let more_to_send = produced == Produced::More && !link.has_unsent();
         if more_to_read || more_to_send {
             if again.is_none() {
-                self.again.push(index);
+                self.again.push_back(index);
             }
             *again = Some(more_to_read || again.unwrap_or(false));
         }
@@ -419,8 +404,19 @@ impl<'s> Engine<'s> {
         (ready + failed) as usize == self.shared.setup.shape.clients()
     }
 
-    /// Ends every connection from our side; the ends from the broker's side are then awaited.
-    pub fn close_all(&mut self) {
+    /// Ends every connection from our side, waits until the broker has ended them too, at most this
+    /// long, and removes the progress line.
+    pub fn close(&mut self, patience: Duration) -> Result<()> {
+        self.close_all();
+        let until_ns = self.shared.now_ns + nanos(patience);
+        while self.live > 0 && self.shared.now_ns < until_ns {
+            self.turn(false, until_ns)?;
+        }
+        self.progress.clear();
+        Ok(())
+    }
+
+    fn close_all(&mut self) {
         (self.connecting, self.publishing) = (false, false);
         for index in 0..self.conns.len() {
             let Conn { client, link: Some(_), .. } = &mut self.conns[index] else { continue };

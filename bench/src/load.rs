@@ -2,59 +2,26 @@
 //! [`Load`] of the arguments, `main` calls [`drive`], `report` prints the result. It only decides
 //! when the run ends; the engine does the work.
 
-use crate::cli::CommonArgs;
+use crate::cli::{LoadCommand, PubArgs, SubArgs};
 use crate::clock::nanos;
 use crate::engine::counts::Counts;
 use crate::engine::{Engine, MessageRecord};
 use crate::plan::{Pace, Setup};
 use crate::sequence::Tracker;
 use anyhow::{Context, Result};
+use grapnel_plugin_abi::counted;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What the clients do once connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Publish.
-    Pub,
-    /// Subscribe and count.
-    Sub,
-    /// Stay connected.
-    Conn,
-}
-
-impl Role {
-    /// The command's name in the summary.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pub => "pub",
-            Self::Sub => "sub",
-            Self::Conn => "conn",
-        }
-    }
-}
-
 /// A load with its end conditions and its output.
 #[derive(Debug)]
 pub struct Load {
-    /// What the clients do once connected.
-    pub role: Role,
     /// The clients.
     pub setup: Setup,
     /// As given; what concerns the clients is in `setup`.
-    pub options: CommonArgs,
-    /// Ends the run this long after the last message was received.
-    pub idle: Option<Duration>,
-    /// Messages in all: to send for publishers, to receive for subscribers.
-    pub limit: Option<u64>,
-    /// Publish only when all are connected.
-    pub wait_for_all: bool,
-    /// Remembered gaps per publisher and receiver.
-    pub gaps_max: usize,
-    /// Count messages without a header as errors.
-    pub header_expected: bool,
+    pub command: LoadCommand,
 }
 
 /// Result of a run.
@@ -75,67 +42,39 @@ pub fn drive(load: &Load, stop: &AtomicBool) -> Result<Outcome> {
     load.withdraw_ready()?;
     let mut engine = Engine::new(&load.setup, load.record())?;
     engine.shared.counts.measure(true);
-    engine.publishing = !load.wait_for_all;
-    let mut run = Run { load, engine, phase: Phase::Running, settled_ns: None, interrupted: false };
-    while run.phase != Phase::Over {
-        run.engine.turn(false, u64::MAX)?;
-        run.advance(stop)?;
-        run.show_progress();
+    engine.publishing = !load.waits_for_all();
+    let mut run = Run { load, engine, settled_ns: None };
+    while !run.is_complete() && !stop.load(Ordering::Relaxed) {
+        run.turn(u64::MAX)?;
+        run.settle()?;
     }
-    run.engine.progress.clear();
+    let interrupted = stop.load(Ordering::Relaxed);
+    (run.engine.connecting, run.engine.publishing) = (false, false);
+    let drain_timeout = load.command.common().drain_timeout;
+    let until_ns = run.engine.shared.now_ns + nanos(drain_timeout);
+    while !run.engine.is_drained() && run.engine.shared.now_ns < until_ns {
+        run.turn(until_ns)?;
+    }
+    run.engine.close(drain_timeout)?;
     let elapsed_ns = run.engine.clock.now_ns();
     let MessageRecord::Headers { trackers, .. } = run.engine.shared.record else {
         unreachable!("see `record`")
     };
-    Ok(Outcome { counts: run.engine.shared.counts, trackers, interrupted: run.interrupted, elapsed_ns })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The load runs.
-    Running,
-    /// Nothing new is published; acknowledgements are awaited until then.
-    Draining(u64),
-    /// DISCONNECT is sent; the ends of the connections are awaited until then.
-    Closing(u64),
-    Over,
+    Ok(Outcome { counts: run.engine.shared.counts, trackers, interrupted, elapsed_ns })
 }
 
 #[derive(Debug)]
 struct Run<'l> {
     load: &'l Load,
     engine: Engine<'l>,
-    phase: Phase,
     /// When every client was ready or had failed.
     settled_ns: Option<u64>,
-    interrupted: bool,
 }
 
 impl Run<'_> {
-    /// Begins the next phase once the current one is complete or its time is over.
-    fn advance(&mut self, stop: &AtomicBool) -> Result<()> {
-        let now_ns = self.engine.shared.now_ns;
-        let patience_ns = nanos(self.load.options.drain_timeout);
-        if self.phase == Phase::Running {
-            self.settle()?;
-            let deserted = self.engine.live == 0 && self.settled_ns.is_some();
-            self.interrupted = stop.load(Ordering::Relaxed);
-            if deserted || self.interrupted || self.is_complete() {
-                (self.engine.connecting, self.engine.publishing) = (false, false);
-                self.phase = Phase::Draining(now_ns + patience_ns);
-            }
-        }
-        if let Phase::Draining(until_ns) = self.phase
-            && (self.engine.is_drained() || now_ns >= until_ns)
-        {
-            self.engine.close_all();
-            self.phase = Phase::Closing(now_ns + patience_ns);
-        }
-        if let Phase::Closing(until_ns) = self.phase
-            && (self.engine.live == 0 || now_ns >= until_ns)
-        {
-            self.phase = Phase::Over;
-        }
+    fn turn(&mut self, until_ns: u64) -> Result<()> {
+        self.engine.turn(false, until_ns)?;
+        self.show_progress();
         Ok(())
     }
 
@@ -148,7 +87,7 @@ impl Run<'_> {
         let now_ns = self.engine.shared.now_ns;
         self.settled_ns = Some(now_ns);
         self.announce()?;
-        if self.load.wait_for_all {
+        if self.load.waits_for_all() {
             self.engine.publishing = true;
             let publishers = self.load.setup.shape.publishers.len();
             let Pace::Interval { gap, .. } = self.load.setup.pace else { return Ok(()) };
@@ -161,35 +100,40 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether the run has reached the end that its options set.
+    /// Whether the run has reached the end that its options set, or has no client left.
     fn is_complete(&self) -> bool {
-        let Load { role, limit, idle, options, .. } = self.load;
+        let command = &self.load.command;
+        let idle = if let LoadCommand::Sub(SubArgs { idle, .. }) = command { *idle } else { None };
         let shared = &self.engine.shared;
         let over = |since_ns: Option<u64>, length: Option<Duration>| match (since_ns, length) {
             (Some(since_ns), Some(length)) => shared.now_ns >= since_ns + nanos(length),
             _ => false,
         };
         let received = shared.counts.received;
-        let received_all = *role != Role::Pub && limit.is_some_and(|limit| received >= limit);
+        let is_pub = matches!(command, LoadCommand::Pub(_));
+        let received_all = !is_pub && command.limit().is_some_and(|limit| received >= limit);
         let sent_all = shared.remaining == Some(0) && self.settled_ns.is_some();
-        sent_all
+        let deserted = self.engine.live == 0 && self.settled_ns.is_some();
+        deserted
+            || sent_all
             || received_all
-            || over(self.settled_ns, options.duration)
-            || over(shared.counts.receiving.last_ns(), *idle)
+            || over(self.settled_ns, command.common().duration)
+            || over(shared.counts.receiving.last_ns(), idle)
     }
 
     /// Every client is ready or has failed: reports the numbers, and creates the ready file if none
     /// has failed.
     fn announce(&self) -> Result<()> {
         let Counts { ready, failed, .. } = self.engine.shared.counts;
-        let done = if self.load.role == Role::Sub { "subscribed" } else { "connected" };
-        let count = self.load.setup.shape.clients();
+        let done = if matches!(self.load.command, LoadCommand::Sub(_)) { "subscribed" } else { "connected" };
+        let clients = |count| counted(count, "client");
+        let count = self.load.setup.shape.clients() as u64;
         self.engine.progress.say(&if failed == 0 {
-            format!("ready: {ready} clients {done}")
+            format!("ready: {} {done}", clients(ready.into()))
         } else {
-            format!("not ready: {failed} of {count} clients failed, {ready} {done}")
+            format!("not ready: {failed} of {} failed, {ready} {done}", clients(count))
         });
-        match &self.load.options.ready_file {
+        match &self.load.command.common().ready_file {
             Some(path) if failed == 0 => publish_ready(path),
             _ => Ok(()),
         }
@@ -224,17 +168,21 @@ impl Load {
         }
         let mut trackers = Vec::new();
         trackers.resize_with(count, Tracker::default);
-        MessageRecord::Headers {
-            trackers,
-            tracker_of,
-            gaps_max: self.gaps_max,
-            expected: self.header_expected,
-        }
+        let (gaps_max, expected) = match &self.command {
+            LoadCommand::Sub(args) => (args.gaps_max, !args.payload_hdrs.is_empty()),
+            _ => (0, false),
+        };
+        MessageRecord::Headers { trackers, tracker_of, gaps_max, expected }
+    }
+
+    /// Whether publishing begins only when all are connected.
+    fn waits_for_all(&self) -> bool {
+        matches!(self.command, LoadCommand::Pub(PubArgs { wait_before_publishing: true, .. }))
     }
 
     /// Removes the ready file of an earlier run.
     fn withdraw_ready(&self) -> Result<()> {
-        let Some(path) = &self.options.ready_file else { return Ok(()) };
+        let Some(path) = &self.command.common().ready_file else { return Ok(()) };
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove the old ready file {}", path.display()))

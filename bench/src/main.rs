@@ -61,12 +61,12 @@ fn run(command: cli::Command) -> Result<bool> {
             let load = command.into_load().map_err(Usage)?;
             let outcome = load::drive(&load, &*stop_on_signals()?)?;
             let summary = report::Summary::new(&load, &outcome);
-            report::print(&summary, load.options.output.json)?;
+            report::print(&summary, load.command.common().output.json)?;
             Ok(summary.is_success())
         }
         cli::Command::Run(args) => scenario::args::command(&args, &*stop_on_signals()?),
         cli::Command::Compare(args) => compare::command(&args, &*stop_on_signals()?),
-        cli::Command::Floor(args) => grapnel_floor::serve(args.listen).map(|()| true),
+        cli::Command::Floor { listen } => grapnel_floor::serve(listen).map(|()| true),
     }
 }
 

@@ -4,7 +4,7 @@
 pub use grapnel_engine::packet::Version;
 
 use crate::header::Fields;
-use crate::topic::{Identity, Template};
+use crate::topic::Template;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -98,15 +98,15 @@ impl Names {
 
     /// User name of the client at `index`.
     pub fn user_name(&self, index: usize) -> Option<String> {
-        let template = self.user_name.as_ref()?;
-        let (number, client_id) = (self.number(index), &self.client_id(index));
-        Some(template.expand(Identity { number, client_id, user_name: None }))
+        let number = self.number(index).to_string();
+        Some(self.user_name.as_ref()?.expand(&number, &self.client_id(index), ""))
     }
 
     /// A topic or filter of the client at `index`.
     pub fn topic(&self, template: &Template, index: usize) -> String {
-        let (number, client_id) = (self.number(index), &self.client_id(index));
-        template.expand(Identity { number, client_id, user_name: self.user_name(index).as_deref() })
+        let (number, client_id) = (self.number(index).to_string(), self.client_id(index));
+        // `cli` refuses %u without a user name.
+        template.expand(&number, &client_id, &self.user_name(index).unwrap_or_default())
     }
 }
 
@@ -149,16 +149,10 @@ pub struct SubscriberShape {
     pub filters: Vec<String>,
     /// Number of the first publisher from which it receives; the others follow.
     pub first_publisher: usize,
-    /// What it receives from each; empty if the load does not define it.
-    pub received: Vec<ReceivedFrom>,
-}
-
-/// Which messages of one publisher a subscriber receives.
-#[derive(Debug, Default, Clone)]
-pub struct ReceivedFrom {
-    /// For each topic of the publisher its index among the received ones, or [`NOT_RECEIVED`];
-    /// empty if all are received.
-    pub ranks: Vec<u32>,
+    /// What it receives from each: for each topic of the publisher its index among the received
+    /// ones, or [`NOT_RECEIVED`]; no index if all are received. Empty if the load does not define
+    /// it.
+    pub received: Vec<Vec<u32>>,
 }
 
 /// What publishers send, and with which QoS subscribers subscribe.

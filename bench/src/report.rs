@@ -1,8 +1,9 @@
 //! The summary of a run: as a table or as one JSON object. `main` builds it from the result of the
 //! poll loop.
 
+use crate::cli::LoadCommand;
 use crate::engine::counts::{Counts, as_seconds};
-use crate::load::{Load, Outcome, Role};
+use crate::load::{Load, Outcome};
 use crate::sequence::Tally;
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -95,16 +96,17 @@ impl<'o> Summary<'o> {
     /// Summarizes a result.
     pub fn new(load: &Load, outcome: &'o Outcome) -> Self {
         let counts = &outcome.counts;
-        let reached = if load.role == Role::Pub { counts.sent } else { counts.received };
+        let is_pub = matches!(load.command, LoadCommand::Pub(_));
+        let reached = if is_pub { counts.sent } else { counts.received };
         let connecting_s =
             as_seconds(counts.last_connack_ns.saturating_sub(counts.first_connect_ns.unwrap_or(0)));
         Self {
-            command: load.role.name(),
+            command: load.command.name(),
             clients: load.setup.shape.clients(),
             counts,
             unacked: counts.unacked(),
             sequence: Sequence::of(outcome),
-            short_of_limit: load.limit.map_or(0, |limit| limit.saturating_sub(reached)),
+            short_of_limit: load.command.limit().map_or(0, |limit| limit.saturating_sub(reached)),
             interrupted: outcome.interrupted,
             elapsed_s: as_seconds(outcome.elapsed_ns),
             connects_per_s: per_second(u64::from(counts.connected), connecting_s),

@@ -194,7 +194,7 @@ impl Scenario {
 /// becomes true. Fails only if nothing can be measured; failed connections and messages are in the
 /// report. The calling thread does all the work: pin it before, see [`target::pin`].
 pub fn run(scenario: &Scenario, target: &mut Target, stop: &AtomicBool) -> Result<Report> {
-    let setup = scenario.setup(target.addr);
+    let setup = scenario.setup(target.broker.address);
     let mut report = phases::drive(scenario, &setup, target, stop)?;
     // Its connections end a moment before the process does.
     let is_broken = report.disconnects > 0 || report.connects.failed > 0;

@@ -3,28 +3,9 @@
 
 use anyhow::{Result, bail};
 
-/// A text with placeholders, parsed and checked.
+/// A text with placeholders, checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Literal(String),
-    Number,
-    ClientId,
-    UserName,
-}
-
-/// Values of the placeholders for one client.
-#[derive(Debug, Clone, Copy)]
-pub struct Identity<'a> {
-    /// `%i`
-    pub number: u32,
-    /// `%c`
-    pub client_id: &'a str,
-    /// `%u`
-    pub user_name: Option<&'a str>,
-}
+pub struct Template(String);
 
 /// Message for any other placeholder.
 const KNOWN: &str = "use %i (client number), %c (client id), %u (user name), or %% for a percent sign";
@@ -33,48 +14,29 @@ impl std::str::FromStr for Template {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let mut parts = Vec::new();
-        let mut literal = String::new();
-        let mut letters = text.chars();
-        while let Some(letter) = letters.next() {
-            if letter != '%' {
-                literal.push(letter);
-                continue;
-            }
-            let part = match letters.next() {
-                Some('%') => {
-                    literal.push('%');
-                    continue;
-                }
-                Some('i') => Part::Number,
-                Some('c') => Part::ClientId,
-                Some('u') => Part::UserName,
+        let mut rest = text;
+        while let Some((_, behind)) = rest.split_once('%') {
+            match behind.chars().next() {
+                Some('%' | 'i' | 'c' | 'u') => rest = &behind[1..],
                 Some(letter) => bail!("unknown placeholder %{letter}; {KNOWN}"),
                 None => bail!("a lone % at the end; {KNOWN}"),
-            };
-            if !literal.is_empty() {
-                parts.push(Part::Literal(std::mem::take(&mut literal)));
             }
-            parts.push(part);
         }
-        if !literal.is_empty() {
-            parts.push(Part::Literal(literal));
-        }
-        Ok(Self(parts))
+        Ok(Self(text.to_owned()))
     }
 }
 
 impl Template {
-    /// The text for one client. A missing user name expands to nothing; `cli` refuses such a
-    /// template before.
-    pub fn expand(&self, who: Identity<'_>) -> String {
+    /// The text for one client: `%i`, `%c` and `%u` are replaced by these.
+    pub fn expand(&self, number: &str, client_id: &str, user_name: &str) -> String {
         let mut text = String::new();
-        for part in &self.0 {
-            match part {
-                Part::Literal(literal) => text.push_str(literal),
-                Part::Number => text.push_str(&who.number.to_string()),
-                Part::ClientId => text.push_str(who.client_id),
-                Part::UserName => text.push_str(who.user_name.unwrap_or_default()),
+        let mut letters = self.0.chars();
+        while let Some(letter) = letters.next() {
+            match if letter == '%' { letters.next() } else { None } {
+                Some('i') => text.push_str(number),
+                Some('c') => text.push_str(client_id),
+                Some('u') => text.push_str(user_name),
+                _ => text.push(letter),
             }
         }
         text
@@ -82,24 +44,17 @@ impl Template {
 
     /// Whether `%u` occurs.
     pub fn needs_user_name(&self) -> bool {
-        self.0.contains(&Part::UserName)
+        self.expand("", "", "u") != self.literals()
     }
 
-    /// Whether the literal parts contain one of `letters`.
-    pub fn has_literal(&self, letters: &[char]) -> bool {
-        self.0.iter().any(|part| matches!(part, Part::Literal(literal) if literal.contains(letters)))
+    /// The text without what differs from client to client.
+    pub fn literals(&self) -> String {
+        self.expand("", "", "")
     }
 
-    /// Bytes of the literal parts.
-    pub fn literal_len(&self) -> usize {
-        let literals =
-            self.0.iter().map(|part| if let Part::Literal(literal) = part { literal.len() } else { 0 });
-        literals.sum()
-    }
-
-    /// Whether the text begins with `prefix` for every client.
+    /// Whether the text begins with `prefix`, which has no percent sign, for every client.
     pub fn starts_with(&self, prefix: &str) -> bool {
-        matches!(self.0.first(), Some(Part::Literal(literal)) if literal.starts_with(prefix))
+        self.0.starts_with(prefix)
     }
 }
 
@@ -108,10 +63,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const WHO: Identity<'_> = Identity { number: 17, client_id: "bench_17", user_name: Some("ann") };
-
     fn expand(text: &str) -> String {
-        text.parse::<Template>().unwrap().expand(WHO)
+        text.parse::<Template>().unwrap().expand("17", "bench_17", "ann")
     }
 
     #[test]
@@ -136,8 +89,7 @@ mod tests {
     fn a_placeholder_does_not_count_as_a_literal() {
         let template: Template = "a/%u/+".parse().unwrap();
         assert!(template.needs_user_name());
-        assert!(template.has_literal(&['+', '#']));
-        assert!(!template.has_literal(&['u']));
+        assert_eq!(template.literals(), "a//+");
         assert!("$share/g/%i".parse::<Template>().unwrap().starts_with("$share/"));
     }
 }

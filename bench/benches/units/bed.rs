@@ -1,5 +1,6 @@
 //! A shard without sockets, and clients whose bytes it receives and sends as through the shell.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -33,18 +34,16 @@ impl Bed {
             seed: 1,
         });
         shard.advance(Now { mono_ms: 1000, wall_ms: 1_700_000_000_000 });
-        let listener = Arc::new(ListenerInfo { name: "bench".into(), allow_anonymous: true });
+        let listener =
+            Arc::new(ListenerInfo { name: "bench".into(), allow_anonymous: true, ..ListenerInfo::default() });
         Bed { shard, listener, dirty: Vec::new() }
     }
 
     /// A connection, before its first byte.
     pub fn open(&mut self) -> ConnKey {
-        let peer = Peer {
-            listener: Arc::clone(&self.listener),
-            peer: "127.0.0.1:40000".parse().unwrap(),
-            local: "127.0.0.1:1883".parse().unwrap(),
-        };
-        self.shard.open(peer).unwrap()
+        let [peer, local] =
+            ["127.0.0.1:40000", "127.0.0.1:1883"].map(|address| address.parse::<SocketAddr>().ok());
+        self.shard.open(Peer::new(Arc::clone(&self.listener), peer, local)).unwrap()
     }
 
     /// A client that is connected.

@@ -26,62 +26,9 @@ impl<F: FnMut() -> u64> Unit for F {
 /// Steps before the first measured one: buffers grow, caches are filled.
 const WARM_UP_STEPS: u32 = 300;
 
-/// Calls a macro with every unit: its group, its name, and how it is made.
-macro_rules! for_each_unit {
-    ($callback:ident) => {
-        $callback! {
-            codec {
-                decode_connect_v5 => codec::decode_connect_v5();
-                decode_publish_v311 => codec::decode_publish_v311();
-                decode_publish_v5 => codec::decode_publish_v5();
-                decode_subscribe_v5 => codec::decode_subscribe_v5();
-                encode_connack_v5 => codec::encode_connack_v5();
-                encode_publish_v311 => codec::encode_publish_v311();
-                encode_publish_v5 => codec::encode_publish_v5();
-            }
-            trie {
-                match_cached => trie::match_cached();
-                match_deep => trie::match_deep();
-                match_literal => trie::match_literal();
-                match_none => trie::match_none();
-                match_wildcards => trie::match_wildcards();
-                subscribe_literal => trie::subscribe("site/new/temperature");
-                subscribe_wildcard => trie::subscribe("site/+/new/#");
-            }
-            chain {
-                idle_c_4 => chain::idle(chain::Idle::C, 4);
-                idle_c_16 => chain::idle(chain::Idle::C, 16);
-                idle_sdk_4 => chain::idle(chain::Idle::Sdk, 4);
-                idle_sdk_16 => chain::idle(chain::Idle::Sdk, 16);
-                idle_filtered_4 => chain::idle(chain::Idle::Filtered, 4);
-                idle_filtered_16 => chain::idle(chain::Idle::Filtered, 16);
-                links_0 => chain::publish(0);
-                links_1 => chain::publish(1);
-                links_4 => chain::publish(4);
-                links_16 => chain::publish(16);
-                rewrite_1 => chain::rewrite();
-            }
-            session {
-                connect_disconnect => session::connect_disconnect();
-                fan_out_500_qos0 => session::fan_out(500, 0);
-                fan_out_500_qos1 => session::fan_out(500, 1);
-                ping => session::ping();
-                publish_qos0 => session::publish(0);
-                publish_qos0_links_4 => session::publish_through(4);
-                publish_qos0_v5 => session::publish_v5();
-                publish_qos1 => session::publish(1);
-                publish_qos2 => session::publish(2);
-                publish_unrouted => session::publish_unrouted();
-                resume_10_queued => session::resume(10);
-                retained_set_clear => session::retained_set_clear();
-                shared_10_members => session::shared(10);
-                subscribe_unsubscribe => session::subscribe_unsubscribe();
-            }
-        }
-    };
-}
-
-macro_rules! by_name {
+/// Makes the names of all units and the function that makes a unit: from its group, its name, and
+/// how it is made.
+macro_rules! units {
     ($($group:ident { $($name:ident => $make:expr;)* })*) => {
         /// All names, in order.
         pub const NAMES: &[&str] = &[$($(concat!(stringify!($group), "/", stringify!($name))),*),*];
@@ -95,7 +42,55 @@ macro_rules! by_name {
     };
 }
 
-for_each_unit! { by_name }
+units! {
+    codec {
+        decode_connect_v5 => codec::decode_connect_v5();
+        decode_publish_v311 => codec::decode_publish_v311();
+        decode_publish_v5 => codec::decode_publish_v5();
+        decode_subscribe_v5 => codec::decode_subscribe_v5();
+        encode_connack_v5 => codec::encode_connack_v5();
+        encode_publish_v311 => codec::encode_publish_v311();
+        encode_publish_v5 => codec::encode_publish_v5();
+    }
+    trie {
+        match_cached => trie::match_cached();
+        match_deep => trie::match_deep();
+        match_literal => trie::match_literal();
+        match_none => trie::match_none();
+        match_wildcards => trie::match_wildcards();
+        subscribe_literal => trie::subscribe("site/new/temperature");
+        subscribe_wildcard => trie::subscribe("site/+/new/#");
+    }
+    chain {
+        idle_c_4 => chain::idle(chain::Idle::C, 4);
+        idle_c_16 => chain::idle(chain::Idle::C, 16);
+        idle_sdk_4 => chain::idle(chain::Idle::Sdk, 4);
+        idle_sdk_16 => chain::idle(chain::Idle::Sdk, 16);
+        idle_filtered_4 => chain::idle(chain::Idle::Filtered, 4);
+        idle_filtered_16 => chain::idle(chain::Idle::Filtered, 16);
+        links_0 => chain::publish(0);
+        links_1 => chain::publish(1);
+        links_4 => chain::publish(4);
+        links_16 => chain::publish(16);
+        rewrite_1 => chain::rewrite();
+    }
+    session {
+        connect_disconnect => session::connect_disconnect();
+        fan_out_500_qos0 => session::fan_out(500, 0);
+        fan_out_500_qos1 => session::fan_out(500, 1);
+        ping => session::ping();
+        publish_qos0 => session::publish(0);
+        publish_qos0_links_4 => session::publish_through(4);
+        publish_qos0_v5 => session::publish_v5();
+        publish_qos1 => session::publish(1);
+        publish_qos2 => session::publish(2);
+        publish_unrouted => session::publish_unrouted();
+        resume_10_queued => session::resume(10);
+        retained_set_clear => session::retained_set_clear();
+        shared_10_members => session::shared(10);
+        subscribe_unsubscribe => session::subscribe_unsubscribe();
+    }
+}
 
 /// A unit, warmed up.
 pub fn prepare(name: &str) -> Box<dyn Unit> {

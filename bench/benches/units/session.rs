@@ -114,16 +114,20 @@ pub fn publish_unrouted() -> impl Unit {
     move || unit.step() + 1
 }
 
+/// So many clients that subscribe to the same filter.
+fn subscribed(bed: &mut Bed, count: u16, filter: &str, qos: u8) -> Vec<ConnKey> {
+    let subscriber = |number| {
+        let key = bed.connect(&format!("s{number}"), V311);
+        bed.subscribe(key, filter, qos, V311);
+        key
+    };
+    (0..count).map(subscriber).collect()
+}
+
 pub fn fan_out(subscribers: u16, qos: u8) -> impl Unit {
     let mut bed = Bed::new();
     let publisher = bed.connect("publisher", V311);
-    let keys: Vec<ConnKey> = (0..subscribers)
-        .map(|number| {
-            let key = bed.connect(&format!("s{number}"), V311);
-            bed.subscribe(key, TOPIC, qos, V311);
-            key
-        })
-        .collect();
+    let keys = subscribed(&mut bed, subscribers, TOPIC, qos);
     let publish = bed::publish(TOPIC, qos, V311);
     let mut answers = Answers::new();
     move || {
@@ -142,10 +146,7 @@ pub fn fan_out(subscribers: u16, qos: u8) -> impl Unit {
 pub fn shared(members: u16) -> impl Unit {
     let mut bed = Bed::new();
     let publisher = bed.connect("publisher", V311);
-    for number in 0..members {
-        let key = bed.connect(&format!("m{number}"), V311);
-        bed.subscribe(key, &format!("$share/g/{TOPIC}"), 0, V311);
-    }
+    subscribed(&mut bed, members, &format!("$share/g/{TOPIC}"), 0);
     let publish = bed::publish(TOPIC, 0, V311);
     move || {
         bed.send(publisher, &publish);

@@ -22,22 +22,9 @@ pub struct Flow {
     pub paused: Vec<u32>,
     /// Bytes that sockets have not accepted, over all connections.
     left_over: usize,
-    appended: usize,
 }
 
 impl Flow {
-    /// Adds appended bytes. Returns how many were appended in this turn.
-    #[inline]
-    pub fn add_appended(&mut self, bytes: usize) -> usize {
-        self.appended += bytes;
-        self.appended
-    }
-
-    /// The relay has tried to send all appended bytes.
-    pub fn turn_ends(&mut self) {
-        self.appended = 0;
-    }
-
     /// The unsent bytes of a connection have changed from `counted` to `now`.
     pub fn count_left_over(&mut self, counted: &mut usize, now: usize) {
         self.left_over = self.left_over - *counted + now;

@@ -14,7 +14,6 @@ mod relay;
 mod routes;
 #[cfg(test)]
 mod tests;
-mod topics;
 pub mod wire;
 
 use anyhow::{Context, Result};
@@ -148,7 +147,7 @@ impl Baseline {
                         self.ready(u32::try_from(index).expect("was one when it was added"), event.flags)
                     }
                 }
-                if self.flow.add_appended(self.relay.out.take_appended()) > TURN_BYTES_MAX {
+                if self.relay.out.appended > TURN_BYTES_MAX {
                     self.flush();
                 }
             }
@@ -240,7 +239,7 @@ impl Baseline {
     /// Sends once to each connection with new bytes, then reads those again that need not be paused
     /// any more.
     fn flush(&mut self) {
-        self.flow.turn_ends();
+        self.relay.out.appended = 0;
         while let Some(index) = self.relay.out.pop_dirty() {
             self.send(index);
         }

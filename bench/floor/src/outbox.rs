@@ -14,8 +14,8 @@ pub struct Outbox {
     dirty: Vec<u32>,
     /// A PUBLISH in the form that the subscribers of one group need.
     anew: Vec<u8>,
-    /// Bytes of messages appended since [`Outbox::take_appended`].
-    appended: usize,
+    /// Bytes of messages appended since the relay's loop has last sent all.
+    pub appended: usize,
     waiting_bytes: usize,
 }
 
@@ -30,11 +30,6 @@ impl Outbox {
         let index = self.dirty.pop()?;
         self.peers[index as usize].dirty = false;
         Some(index)
-    }
-
-    /// Bytes of messages appended since the last call.
-    pub fn take_appended(&mut self) -> usize {
-        std::mem::take(&mut self.appended)
     }
 
     /// Bytes of messages that wait for acknowledgements, over all connections.

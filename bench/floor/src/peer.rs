@@ -1,8 +1,8 @@
 //! One connection of the relay, without its socket: its negotiated properties, its unsent bytes,
 //! and its window of unacknowledged messages. Owned by `relay`; no I/O here.
 
-use super::frame::{Front, front};
 use super::wire;
+use std::collections::VecDeque;
 
 /// Maximum of unacknowledged messages to a client, whatever it allows. Identifiers are assigned in
 /// turn and repeat after 65,535, so that none is in use twice even if a client acknowledges out of
@@ -33,9 +33,9 @@ pub struct Peer {
     last_id: u16,
     in_flight: u16,
     window: u16,
-    /// PUBLISH packets that do not fit the window, and the offset of the first.
-    waiting: Vec<u8>,
-    waiting_at: usize,
+    /// PUBLISH packets that do not fit the window, each with the offset of its identifier.
+    waiting: VecDeque<(Box<[u8]>, usize)>,
+    waiting_bytes: usize,
 }
 
 impl Peer {
@@ -63,7 +63,7 @@ impl Peer {
 
     /// Bytes of messages that wait for acknowledgements of earlier ones.
     pub fn waiting_bytes(&self) -> usize {
-        self.waiting.len() - self.waiting_at
+        self.waiting_bytes
     }
 
     /// Stores the contents of CONNECT.
@@ -97,26 +97,22 @@ impl Peer {
     #[inline(always)]
     pub fn push_with_id(&mut self, packet: &[u8], id_at: usize) -> usize {
         if self.in_flight >= self.window {
-            return self.wait(packet);
+            return self.wait(packet, id_at);
         }
-        let id = self.next_id();
+        self.in_flight += 1;
+        self.last_id = if self.last_id == u16::MAX { 1 } else { self.last_id + 1 };
         let at = self.out.len() + id_at;
         self.out.extend_from_slice(packet);
-        self.out[at..at + 2].copy_from_slice(&id.to_be_bytes());
+        self.out[at..at + 2].copy_from_slice(&self.last_id.to_be_bytes());
         0
     }
 
     #[cold]
     #[inline(never)]
-    fn wait(&mut self, packet: &[u8]) -> usize {
-        self.waiting.extend_from_slice(packet);
+    fn wait(&mut self, packet: &[u8], id_at: usize) -> usize {
+        self.waiting.push_back((packet.into(), id_at));
+        self.waiting_bytes += packet.len();
         packet.len()
-    }
-
-    fn next_id(&mut self) -> u16 {
-        self.in_flight += 1;
-        self.last_id = if self.last_id == u16::MAX { 1 } else { self.last_id + 1 };
-        self.last_id
     }
 
     /// A message is completely acknowledged, and the next waiting one is sent. Returns by how many
@@ -131,22 +127,10 @@ impl Peer {
     #[cold]
     #[inline(never)]
     fn push_waiting(&mut self) -> usize {
-        let Ok(Front::Whole(frame)) = front(&self.waiting[self.waiting_at..]) else { return 0 };
-        let length = frame.bytes.len();
-        let Some(id_at) = wire::id_at(frame.bytes) else { return 0 };
-        let packet = self.waiting_at..self.waiting_at + length;
-        let at = self.out.len() + id_at;
-        self.out.extend_from_slice(&self.waiting[packet]);
-        let id = self.next_id();
-        self.out[at..at + 2].copy_from_slice(&id.to_be_bytes());
-        self.waiting_at += length;
-        if self.waiting_at > self.waiting.len() / 2 {
-            self.waiting.drain(..self.waiting_at);
-            self.waiting_at = 0;
-            if self.waiting.is_empty() && self.waiting.capacity() > KEPT_CAPACITY_BYTES {
-                self.waiting = Vec::new();
-            }
-        }
-        length
+        // The acknowledgement has made room in the window, so it does not wait again.
+        let Some((packet, id_at)) = self.waiting.pop_front() else { return 0 };
+        self.waiting_bytes -= packet.len();
+        self.push_with_id(&packet, id_at);
+        packet.len()
     }
 }

@@ -3,8 +3,8 @@
 //! any change of subscriptions clears all lists.
 
 use super::group::{Grant, Group};
-use super::topics::Topics;
 use super::wire::{self, Malformed};
+use foldhash::fast::RandomState;
 use std::collections::{BTreeMap, HashMap};
 
 /// Memory for topics and their lists; when it is used up, all are cleared and made again as needed.
@@ -21,7 +21,7 @@ pub struct Routes {
     wild: Filters,
     subscriptions: usize,
     /// Contains only valid topics, so that a topic found here need not be checked again.
-    cache: Topics,
+    cache: HashMap<Box<[u8]>, Vec<Group>, RandomState>,
     cache_bytes: usize,
 }
 
@@ -32,7 +32,7 @@ impl Routes {
             exact: Filters::new(),
             wild: Filters::new(),
             subscriptions: 0,
-            cache: Topics::new(),
+            cache: HashMap::default(),
             cache_bytes: 0,
         }
     }
@@ -40,7 +40,7 @@ impl Routes {
     /// The subscribers of `topic`; `None` if they have not been computed yet.
     #[inline]
     pub fn find(&self, topic: &[u8]) -> Option<&[Group]> {
-        self.cache.find(topic)
+        self.cache.get(topic).map(Vec::as_slice)
     }
 
     /// Computes the subscribers of `topic`. Fails for an invalid topic name.
@@ -75,7 +75,7 @@ impl Routes {
             self.forget();
         }
         self.cache_bytes += bytes;
-        self.cache.insert(topic, groups);
+        self.cache.insert(topic.into(), groups);
         Ok(())
     }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_subscriptions_is_seen_by_topics_that_were_seen_before() {
+    fn a_change_of_subscriptions_applies_to_cached_topics() {
         let mut routes = Routes::new();
         assert_eq!(found(&mut routes, "a/b"), []);
         assert_eq!(routes.subscribe(b"a/b", 1, GRANT), Some(true));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_filters_of_one_client_come_to_one_copy_of_the_highest_qos() {
+    fn overlapping_filters_of_one_client_deliver_one_copy_with_the_highest_qos() {
         let mut routes = Routes::new();
         for (filter, qos) in [("a/#", 2), ("a/+", 0), ("a/b", 1)] {
             routes.subscribe(filter.as_bytes(), 7, Grant { qos, ..GRANT });
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_bounded() {
+    fn the_cache_is_limited() {
         let mut routes = Routes::new();
         let topic = |number: u32| format!("{number:060000}").into_bytes();
         for number in 0..2_000 {

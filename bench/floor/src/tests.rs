@@ -127,7 +127,7 @@ fn each_subscriber_has_packet_identifiers_of_its_own() {
 }
 
 #[test]
-fn packet_identifiers_come_round_without_zero() {
+fn packet_identifiers_wrap_around_without_zero() {
     let mut relay = Relay::new();
     let subscriber = relay.subscriber(4, "t", 1);
     let publisher = relay.client(4, &[]);
@@ -175,7 +175,7 @@ fn subscribers_do_not_get_dup_and_packet_id_of_the_publisher() {
 }
 
 #[test]
-fn properties_go_where_there_are_some() {
+fn properties_are_sent_in_mqtt_5_only() {
     let mut relay = Relay::new();
     let five = relay.subscriber(5, "t", 0);
     let three = relay.subscriber(4, "t", 0);
@@ -194,7 +194,7 @@ fn properties_go_where_there_are_some() {
 }
 
 #[test]
-fn a_packet_is_taken_once_it_is_whole_wherever_the_reads_end() {
+fn a_packet_split_anywhere_is_processed_when_it_is_complete() {
     let large = [&[0x30, 0xCB, 0x01][..], b"\0\x01t", &[7; 200]].concat();
     let stream = [publish(4, 0, 0, "t", b"a"), large.clone(), publish(4, 0, 0, "t", b"b")].concat();
     for cut in 0..stream.len() {
@@ -371,8 +371,8 @@ fn a_client_that_violates_the_protocol_is_closed_without_effect_on_others() {
         let mut relay = Relay::new();
         let observer = relay.subscriber(4, "w", 0);
         let client = relay.client(*level, &[]);
-        let said = relay.faulty(client, bytes);
-        assert!(said.contains(why), "{said} for {bytes:02x?}");
+        let received = relay.faulty(client, bytes);
+        assert!(received.contains(why), "{received} for {bytes:02x?}");
         relay.close(client);
         relay.feed(observer, &publish(4, 0, 0, "w", b"p"));
         assert_eq!(relay.take(observer), publish(4, 0, 0, "w", b"p"));
@@ -439,7 +439,7 @@ fn no_input_panics_and_accepted_input_is_kept() {
 }
 
 #[test]
-fn nothing_is_allocated_once_it_runs() {
+fn a_running_relay_allocates_nothing() {
     for qos in 0..3 {
         let mut relay = Relay::new();
         let publisher = relay.client(4, &[]);

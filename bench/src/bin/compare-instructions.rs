@@ -47,7 +47,8 @@ fn main() -> Result<()> {
         let text = serde_json::to_string_pretty(&counted)? + "\n";
         fs::write(&options.baseline, text)
             .with_context(|| format!("cannot write {}", options.baseline.display()))?;
-        return say(&format!("{} units written to {}\n", counted.len(), options.baseline.display()));
+        let units = grapnel_plugin_abi::counted(counted.len(), "unit");
+        return say(&format!("{units} written to {}\n", options.baseline.display()));
     }
     let baseline = read_baseline(&options.baseline)?;
     let lines = compare(&baseline, &counted);

@@ -3,7 +3,7 @@
 
 use super::{CommonArgs, LoadCommand, PayloadHeader, PubArgs, SubArgs};
 use crate::header::{Fields, random_run};
-use crate::load::{Load, Role};
+use crate::load::Load;
 use crate::plan::{Messages, Names, Pace, PublisherShape, Setup, Shape, Sources, SubscriberShape, Version};
 use crate::topic::Template;
 use anyhow::{Result, bail, ensure};
@@ -19,19 +19,22 @@ const PAYLOAD_BYTES_MAX: usize = 268_435_455 - 65_535 - 16;
 impl LoadCommand {
     /// Checks the arguments and resolves the host.
     pub fn into_load(self) -> Result<Load> {
-        match self {
-            Self::Pub(args) => publish(args),
-            Self::Sub(args) => subscribe(args),
-            Self::Conn(args) => common(args.common, Role::Conn),
+        let mut setup = connections(self.common(), self.name())?;
+        match &self {
+            Self::Pub(args) => publish(args, self.limit(), &mut setup)?,
+            Self::Sub(args) => subscribe(args, &mut setup)?,
+            Self::Conn(_) => {}
         }
+        Ok(Load { setup, command: self })
     }
 }
 
-fn publish(args: PubArgs) -> Result<Load> {
+/// Makes publishers of the connections.
+fn publish(args: &PubArgs, limit: Option<u64>, setup: &mut Setup) -> Result<()> {
     let fields = fields(&args.payload_hdrs);
     check_topic(&args.topic, &args.common)?;
     ensure!(
-        !args.topic.has_literal(&['+', '#']),
+        !args.topic.literals().contains(['+', '#']),
         "--topic of pub is a topic name and cannot hold the wildcards + and #"
     );
     ensure!(
@@ -41,16 +44,13 @@ fn publish(args: PubArgs) -> Result<Load> {
         fields.len()
     );
     ensure!(args.size <= PAYLOAD_BYTES_MAX, "--size {} is more than an MQTT packet can hold", args.size);
-    let mut load = common(args.common, Role::Pub)?;
-    load.limit = Some(args.limit).filter(|limit| *limit > 0);
-    load.wait_for_all = args.wait_before_publishing;
-    let Setup { names, shape, .. } = &mut load.setup;
+    let Setup { names, shape, .. } = setup;
     let topic = |index| vec![names.topic(&args.topic, index)];
     shape.publishers = (0..std::mem::take(&mut shape.idle) as usize)
         .map(|index| PublisherShape { topics: topic(index), receivers: Vec::new() })
         .collect();
-    load.setup.pace = Pace::Interval { gap: args.interval_of_msg, limit: load.limit };
-    load.setup.messages = Messages {
+    setup.pace = Pace::Interval { gap: args.interval_of_msg, limit };
+    setup.messages = Messages {
         qos: args.qos,
         retain: args.retain,
         payload: vec![b'a'; args.size].into(),
@@ -58,10 +58,11 @@ fn publish(args: PubArgs) -> Result<Load> {
         run: random_run(),
         window: args.window,
     };
-    Ok(load)
+    Ok(())
 }
 
-fn subscribe(args: SubArgs) -> Result<Load> {
+/// Makes subscribers of the connections.
+fn subscribe(args: &SubArgs, setup: &mut Setup) -> Result<()> {
     for filter in &args.topic {
         check_topic(filter, &args.common)?;
     }
@@ -70,22 +71,17 @@ fn subscribe(args: SubArgs) -> Result<Load> {
         shared == 0 || shared == args.topic.len(),
         "shared and plain filters in one run make losses impossible to tell; start one sub for each kind"
     );
-    let mut load = common(args.common, Role::Sub)?;
-    load.limit = Some(args.limit).filter(|limit| *limit > 0);
-    load.idle = args.idle;
-    load.gaps_max = args.gaps_max;
-    load.header_expected = !args.payload_hdrs.is_empty();
-    load.setup.messages.qos = args.qos;
-    let Setup { names, shape, .. } = &mut load.setup;
+    setup.messages.qos = args.qos;
+    let Setup { names, shape, .. } = setup;
     let filters = |index| args.topic.iter().map(|filter| names.topic(filter, index)).collect();
     shape.subscribers = (0..std::mem::take(&mut shape.idle) as usize)
         .map(|index| SubscriberShape { filters: filters(index), first_publisher: 0, received: Vec::new() })
         .collect();
-    Ok(load)
+    Ok(())
 }
 
-/// A load of clients that only connect; `publish` and `subscribe` add their work.
-fn common(args: CommonArgs, role: Role) -> Result<Load> {
+/// Clients that only connect. `command` is a part of their default identifiers.
+fn connections(args: &CommonArgs, command: &str) -> Result<Setup> {
     let version = args.version;
     ensure!(
         args.session_expiry.is_none() || version == Version::V5,
@@ -118,14 +114,18 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
     let prefix = args.prefix.clone().unwrap_or_else(|| {
         // Different in each run, since two runs with equal ids would take each other's sessions
         // over; short enough for MQTT 3.1, which allows ids of 23 characters.
-        format!("bench_{}_{:06x}_", role.name(), random_run() & 0xFF_FFFF)
+        format!("bench_{}_{:06x}_", command, random_run() & 0xFF_FFFF)
     });
-    let first = args.startnumber + 1;
-    let setup = Setup {
+    Ok(Setup {
         broker,
         sources: Sources::Listed(args.ifaddr.clone()),
         version,
-        names: Names { prefix, first, user_name: args.username.clone(), password: args.password.clone() },
+        names: Names {
+            prefix,
+            first: args.startnumber + 1,
+            user_name: args.username.clone(),
+            password: args.password.clone(),
+        },
         keep_alive_s: args.keepalive,
         clean: args.clean,
         session_expiry_s: args.session_expiry,
@@ -137,22 +137,12 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
         connects_pending_max: args.connects_pending_max,
         connect_timeout: args.connect_timeout,
         talks: !args.output.quiet,
-    };
-    Ok(Load {
-        role,
-        setup,
-        options: args,
-        idle: None,
-        limit: None,
-        wait_for_all: false,
-        gaps_max: 0,
-        header_expected: false,
     })
 }
 
 fn check_topic(topic: &Template, args: &CommonArgs) -> Result<()> {
     ensure!(*topic != Template::default(), "--topic is empty");
-    ensure!(topic.literal_len() <= TEXT_BYTES_MAX, "--topic can have {TEXT_BYTES_MAX} bytes at most");
+    ensure!(topic.literals().len() <= TEXT_BYTES_MAX, "--topic can have {TEXT_BYTES_MAX} bytes at most");
     ensure!(
         args.username.is_some() || !topic.needs_user_name(),
         "--topic holds %u, the user name, but there is no --username"
@@ -168,19 +158,29 @@ fn fields(names: &[PayloadHeader]) -> Fields {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cli::{Cli, load};
+    use crate::cli::{Cli, Command, load};
+    use clap::Parser;
 
+    /// Why a command line is refused.
     fn refusal(arguments: &str) -> String {
-        format!("{:#}", load(arguments).unwrap_err())
+        let words = shlex::split(arguments).unwrap();
+        let words = std::iter::once("grapnel-bench".to_owned()).chain(words);
+        let checked = Cli::try_parse_from(words).map_err(Into::into).and_then(|cli| match cli.command {
+            Command::Load(load) => load.into_load().map(drop),
+            Command::Run(args) => args.scenario().and_then(|_| args.target.cpus()).map(drop),
+            Command::Compare(args) => args.settle().map(drop),
+            Command::Floor { .. } => Ok(()),
+        });
+        format!("{:#}", checked.unwrap_err())
     }
 
     #[test]
     fn the_command_lines_of_emqtt_bench_are_understood() {
         let arguments = "pub -h 127.0.0.2 -p 1884 -c 50 -i 0 -I 10 -t bench/%i -s 64 -q 1 -V 4 -k 60 -C false -r true -L 9 -F 7 -n 100 -u a%i -P b --prefix x_ --payload-hdrs cnt64,ts --ifaddr 127.0.0.1,127.0.0.3";
-        let Load { setup, limit, .. } = load(arguments).unwrap();
+        let Load { setup, command } = load(arguments).unwrap();
         assert_eq!(setup.broker.to_string(), "127.0.0.2:1884");
         assert_eq!((setup.shape.clients(), setup.names.number(0), setup.keep_alive_s), (50, 101, 60));
-        assert_eq!((setup.version, setup.clean, limit), (Version::V311, false, Some(9)));
+        assert_eq!((setup.version, setup.clean, command.limit()), (Version::V311, false, Some(9)));
         assert_eq!(setup.connect_gap, Duration::ZERO);
         assert_eq!(setup.sources.of(setup.broker, 1), Some("127.0.0.3".parse().unwrap()));
         assert_eq!(setup.names.client_id(0), "x_101");
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn flags_that_take_a_bool_can_stand_alone() {
         let load = load("pub -t a -r -C --json -c 1").unwrap();
-        assert!(load.setup.messages.retain && load.setup.clean && load.options.output.json);
+        assert!(load.setup.messages.retain && load.setup.clean && load.command.common().output.json);
     }
 
     #[test]
@@ -225,6 +225,29 @@ mod tests {
             ("conn --ifaddr ::1", "not of the same family"),
             ("conn -c 0", "0 is not in 1.."),
             ("conn -h a..b", "cannot resolve"),
+            ("run pairs -w 4 --burst 5", "does not fit into --window 4"),
+            ("run pairs -w 4 --rate 5", "choose"),
+            ("run paced -w 4", "take one-to-one"),
+            ("run idle --rate 5", "sends no messages"),
+            ("run pairs -s 27", "must be from 28"),
+            ("run fan-out --pairs 3", "fan-out has no --pairs"),
+            ("run pairs --filters 3", "pairs has no --filters"),
+            ("run pairs --duration 0", "more than nothing"),
+            ("run pairs --duration=-1", "must be a time"),
+            ("run pairs -w 0", "0 is not in 1..=65535"),
+            ("run pairs --broker-cpu 1", "needs --broker or --pid"),
+            ("run pairs --broker x --pid 1", "cannot be used with"),
+            ("run pairs --bench-cpu x", "not a list such as"),
+            ("run fly", "invalid value 'fly'"),
+            ("compare --broker x", "is not NAME=COMMAND"),
+            ("compare --broker 'a= '", "is not NAME=COMMAND"),
+            ("compare --broker a=x --broker a=y", "a name of its own"),
+            ("compare --broker floor=y", "a name of its own"),
+            ("compare --broker a=x --case fly", "no scenario \"fly\""),
+            ("compare --broker a=x --duration 0", "more than nothing"),
+            ("compare --broker a=x --rounds 0", "0 is not in 1..=1000"),
+            ("compare --broker a=x --bench-cpu z", "not a list such as"),
+            ("compare", "--broker"),
         ] {
             let refusal = refusal(arguments);
             assert!(refusal.contains(part), "{arguments}: {refusal}");

@@ -4,6 +4,7 @@ use super::Run;
 use super::args::{CheckedOptions, CompareArgs};
 use super::machine::Machine;
 use super::results::{Cell, Row, Spread};
+use grapnel_plugin_abi::counted;
 use std::fmt::Write;
 
 /// The whole report, as Markdown.
@@ -36,13 +37,13 @@ fn head(text: &mut String, machine: &Machine, args: &CompareArgs, settled: &Chec
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "{}, {} CPUs, Linux {}; commit {commit}; {}. Median of {} rounds of {} s, least and greatest in brackets;\n\
+        "{}, {}, Linux {}; commit {commit}; {}. Median of {} of {} s, least and greatest in brackets;\n\
          multiples of {} are formed within each round.\n\n```\n{}\n```",
         machine.cpu,
-        machine.cpus,
+        counted(machine.cpus, "CPU"),
         machine.kernel,
         machine.day,
-        args.rounds,
+        counted(args.rounds, "round"),
         args.duration.as_secs_f64(),
         settled.contestants[0].name,
         machine.command
@@ -87,7 +88,8 @@ fn table(text: &mut String, settled: &CheckedOptions, rows: &[&Row]) {
 fn faults(text: &mut String, runs: &[Run]) {
     let faults: Vec<&Run> = runs.iter().filter(|run| run.fault.is_some()).collect();
     if faults.is_empty() {
-        let _ = writeln!(text, "\n{} runs, no message lost, duplicated or out of order.", runs.len());
+        let _ =
+            writeln!(text, "\n{}, no message lost, duplicated or out of order.", counted(runs.len(), "run"));
         return;
     }
     let _ = writeln!(

@@ -83,7 +83,7 @@ fn cost(report: &Report) -> Option<f64> {
     match report.scenario {
         Kind::ConnectStorm => report.connects.cpu_us_each,
         Kind::Idle => report.memory.as_ref()?.bytes_per_connection,
-        _ => report.cpu.as_ref()?.us_per_delivery,
+        _ => report.window.cpu.as_ref()?.all.us_per_delivery,
     }
 }
 
@@ -112,19 +112,19 @@ fn cell(case: &Case, broker: &MeasuredBroker, contestants: &[MeasuredBroker], ru
         cost: all(&cost),
         multiple: spread(multiples.collect()),
         system: all(&|report| {
-            let cpu = report.cpu.as_ref()?;
+            let cpu = report.window.cpu.as_ref()?;
             let (user, system) = (cpu.user_s?, cpu.system_s?);
             (user + system > 0.0).then(|| system / (user + system))
         }),
         syscalls: all(&|report| report.syscalls.as_ref()?.per_delivery),
-        per_s: all(&|report| report.delivered_per_s.or(report.connects.per_s)),
+        per_s: all(&|report| report.window.delivered_per_s.or(report.connects.per_s)),
         p50_us: all(&|report| Some(report.latency_us.as_ref()?.p50)),
         p99_us: all(&|report| Some(report.latency_us.as_ref()?.p99)),
-        share: all(&|report| Some(report.cpu.as_ref()?.share)),
-        rss_bytes: all(&|report| Some(report.memory.as_ref()?.rss_bytes as f64)),
+        share: all(&|report| Some(report.window.cpu.as_ref()?.all.share)),
+        rss_bytes: all(&|report| Some(report.memory.as_ref()?.now.rss_bytes as f64)),
         children: all(&|report| match report.scenario {
             Kind::ConnectStorm | Kind::Idle => None,
-            _ => report.children.as_ref()?.us_per_delivery,
+            _ => report.window.children.as_ref()?.us_per_delivery,
         }),
         lost: every.iter().filter_map(|run| run.report.as_ref()).map(|report| report.lost).sum(),
         left_out: u32::try_from(every.iter().filter(|run| run.fault.is_some()).count()).unwrap_or(u32::MAX),

@@ -79,7 +79,7 @@ impl Counts {
     /// All counters zero, with the latency meters of messages off.
     pub fn new() -> Self {
         let mut counts = Self::default();
-        counts.connect_latency.switch(true);
+        counts.connect_latency.on = true;
         counts
     }
 
@@ -95,8 +95,7 @@ impl Counts {
 
     /// Switches the latency meters of messages.
     pub fn measure(&mut self, on: bool) {
-        self.latency.switch(on);
-        self.ack_latency.switch(on);
+        (self.latency.on, self.ack_latency.on) = (on, on);
     }
 
     /// QoS 1 and 2 messages that were never acknowledged.
@@ -137,20 +136,18 @@ pub fn as_seconds(ns: u64) -> f64 {
     std::time::Duration::from_nanos(ns).as_secs_f64()
 }
 
-/// A histogram of every message, fast for batches: equal values in a row are recorded together.
+/// A histogram that records only while it is on.
 #[derive(Debug)]
 pub struct Meter {
     histogram: Histogram<u64>,
     on: bool,
-    value: u64,
-    times: u64,
 }
 
 impl Default for Meter {
     fn default() -> Self {
         // Three digits from 1 ns to an hour, allocated here once.
         let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are valid");
-        Self { histogram, on: false, value: 0, times: 0 }
+        Self { histogram, on: false }
     }
 }
 
@@ -158,28 +155,14 @@ impl Meter {
     /// Records one value in nanoseconds, at most an hour, if it is on.
     #[inline]
     pub fn record(&mut self, value: u64) {
-        if value != self.value {
-            self.flush();
-            self.value = value;
+        if self.on {
+            self.histogram.saturating_record(value);
         }
-        self.times += 1;
-    }
-
-    fn flush(&mut self) {
-        if self.on && self.times > 0 {
-            self.histogram.saturating_record_n(self.value, self.times);
-        }
-        self.times = 0;
-    }
-
-    fn switch(&mut self, on: bool) {
-        self.flush();
-        self.on = on;
     }
 
     /// The recorded values, or `None` if there are none.
     pub fn latency(&self) -> Option<Latency> {
-        let histogram = self.histogram();
+        let histogram = &self.histogram;
         let us = |ns: u64| ns as f64 / 1000.0;
         let at = |quantile: f64| us(histogram.value_at_quantile(quantile));
         (!histogram.is_empty()).then(|| Latency {
@@ -195,12 +178,9 @@ impl Meter {
     }
 
     /// The same as a histogram in nanoseconds.
-    pub fn histogram(&self) -> Histogram<u64> {
-        let mut histogram = self.histogram.clone();
-        if self.on && self.times > 0 {
-            histogram.saturating_record_n(self.value, self.times);
-        }
-        histogram
+    #[cfg(test)]
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
     }
 }
 
@@ -240,21 +220,13 @@ mod tests {
     #[test]
     fn a_meter_records_every_value_of_its_time_and_none_else() {
         let mut meter = Meter::default();
-        meter.record(5);
-        meter.switch(true);
-        for value in [7, 7, 7, 9, 7] {
-            meter.record(value);
+        for (on, values) in [(false, &[5][..]), (true, &[7, 7, 7, 9, 7]), (false, &[11])] {
+            meter.on = on;
+            values.iter().for_each(|value| meter.record(*value));
         }
-        let recorded = |meter: &Meter| -> Vec<_> {
-            let histogram = meter.histogram();
-            histogram.iter_recorded().map(|at| (at.value_iterated_to(), at.count_at_value())).collect()
-        };
-        assert_eq!(recorded(&meter), [(7, 4), (9, 1)], "while it is on");
-        meter.switch(false);
-        meter.record(11);
-        meter.switch(true);
-        meter.switch(false);
-        assert_eq!(recorded(&meter), [(7, 4), (9, 1)]);
+        let recorded = meter.histogram().iter_recorded();
+        let recorded: Vec<_> = recorded.map(|at| (at.value_iterated_to(), at.count_at_value())).collect();
+        assert_eq!(recorded, [(7, 4), (9, 1)]);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! or duplicated, and so how many each publisher may send. Called for every message sent and
 //! received; it handles neither packets nor time.
 
-use crate::plan::{NOT_RECEIVED, Shape};
+use crate::plan::{NOT_RECEIVED, Shape, SubscriberShape};
 use crate::sequence::{Seen, Stream, Tally};
+use std::collections::VecDeque;
 
 /// Gaps that one receiver stores per publisher.
 const GAPS_MAX: usize = 4096;
@@ -74,20 +75,13 @@ impl Ledger {
             matched: ranks.iter().filter(|rank| **rank != NOT_RECEIVED).count() as u64,
             stream: Stream::from_the_start(),
         };
+        let listener = |subscriber: &SubscriberShape| Listener {
+            first_publisher: subscriber.first_publisher,
+            received_by: subscriber.received.iter().map(expected_messages).collect(),
+        };
         Self {
             accounts: shape.publishers.iter().map(|publisher| account(&publisher.receivers)).collect(),
-            listeners: shape
-                .subscribers
-                .iter()
-                .map(|subscriber| Listener {
-                    first_publisher: subscriber.first_publisher,
-                    received_by: subscriber
-                        .received
-                        .iter()
-                        .map(|heard| expected_messages(&heard.ranks))
-                        .collect(),
-                })
-                .collect(),
+            listeners: shape.subscribers.iter().map(listener).collect(),
             expected: 0,
             delivered: 0,
             stray: 0,
@@ -232,69 +226,54 @@ impl ExpectedMessages {
     }
 }
 
-/// The credit of one publisher: a ring of the messages that not all subscribers have received, with
-/// the number of missing deliveries of each.
+/// The credit of one publisher: the number of missing deliveries of each message from the oldest one
+/// that some subscriber has not received.
 #[derive(Debug)]
 struct Credit {
     window: u64,
-    /// The oldest message that some subscriber has not received.
+    /// The number of that oldest message.
     first: u64,
-    /// The next to be sent.
-    next: u64,
-    mask: u64,
-    awaited: Box<[u32]>,
+    awaited: VecDeque<u32>,
 }
 
 impl Credit {
     fn new(window: u32) -> Self {
-        let slots = window.next_power_of_two();
-        Self {
-            window: u64::from(window),
-            first: 1,
-            next: 1,
-            mask: u64::from(slots) - 1,
-            awaited: vec![0; slots as usize].into(),
-        }
+        let awaited = VecDeque::with_capacity(window as usize);
+        Self { window: u64::from(window), first: 1, awaited }
     }
 
     fn available(&self) -> u64 {
-        self.window - (self.next - self.first)
-    }
-
-    #[inline]
-    fn slot(&mut self, sequence: u64) -> &mut u32 {
-        // The mask keeps the index within the ring.
-        &mut self.awaited[(sequence & self.mask) as usize]
+        self.window - self.awaited.len() as u64
     }
 
     #[inline]
     fn sent(&mut self, receivers: u32) {
-        *self.slot(self.next) = receivers;
-        self.next += 1;
-        if receivers == 0 {
-            self.finish();
-        }
+        self.awaited.push_back(receivers);
+        self.finish();
     }
 
     /// Records one more delivery of a message; true if that gives credit.
     #[inline]
     fn arrived(&mut self, sequence: u64) -> bool {
-        // A message that is new to a subscriber was not yet received by all.
-        debug_assert!((self.first..self.next).contains(&sequence), "message {sequence} is not under way");
-        let slot = self.slot(sequence);
-        *slot = slot.saturating_sub(1);
-        if *slot > 0 || sequence != self.first {
+        let at = sequence.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let Some(missing) = at.and_then(|at| self.awaited.get_mut(at)) else {
+            // A message that is new to a subscriber was not yet received by all.
+            debug_assert!(false, "message {sequence} is not under way");
             return false;
-        }
-        self.finish();
-        true
+        };
+        *missing = missing.saturating_sub(1);
+        self.finish()
     }
 
+    /// Whether the oldest messages have been received by all.
     #[inline]
-    fn finish(&mut self) {
-        while self.first < self.next && *self.slot(self.first) == 0 {
+    fn finish(&mut self) -> bool {
+        let first = self.first;
+        while self.awaited.front() == Some(&0) {
+            self.awaited.pop_front();
             self.first += 1;
         }
+        self.first > first
     }
 }
 
@@ -416,7 +395,7 @@ mod tests {
         for _ in 0..rounds {
             let entry = ledger.send(0);
             for (number, subscriber) in shape.subscribers.iter().enumerate() {
-                if subscriber.received[0].ranks[entry.topic] != NOT_RECEIVED {
+                if subscriber.received[0][entry.topic] != NOT_RECEIVED {
                     assert!(ledger.receive(number, 0, entry.sequence));
                 }
             }

@@ -10,6 +10,7 @@ use crate::header::Publisher as Stamp;
 use crate::plan::{Pace, Setup};
 use crate::reason::Reason;
 use anyhow::{Result, ensure};
+use slab::Slab;
 
 /// Maximum bytes of one publisher's turn, so that the others are served and one write sends them.
 const TURN_BYTES: usize = 64 * 1024;
@@ -221,12 +222,12 @@ fn earned(pace: Pace, available: u64) -> u64 {
     }
 }
 
-/// The packet ids 1 to its size, with the state of each.
+/// The packet ids 1 to its size, with the state of those in use.
 #[derive(Debug)]
 pub struct Window {
     qos: u8,
-    slots: Vec<Slot>,
-    free: Vec<u16>,
+    size: u16,
+    slots: Slab<Slot>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -235,11 +236,9 @@ struct Slot {
     sent_ns: u64,
 }
 
-/// State of a packet id.
+/// State of a packet id in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Not in use.
-    Free,
     /// PUBLISH is sent.
     Published,
     /// PUBREC has arrived and PUBREL is sent.
@@ -247,16 +246,15 @@ pub enum Phase {
 }
 
 impl Window {
-    /// Of this size, or without ids for QoS 0.
+    /// Of this size; QoS 0 needs no ids.
     pub fn new(qos: u8, size: u16) -> Self {
-        let size = if qos == 0 { 0 } else { size };
-        let slots = vec![Slot { phase: Phase::Free, sent_ns: 0 }; usize::from(size)];
-        Self { qos, slots, free: (1..=size).rev().collect() }
+        let slots = Slab::with_capacity(if qos == 0 { 0 } else { size.into() });
+        Self { qos, size, slots }
     }
 
     /// Ids in use.
     pub fn in_flight(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len()
     }
 
     /// A packet id for the next message, 0 with QoS 0, or `None` while the window is full.
@@ -265,13 +263,11 @@ impl Window {
         if self.qos == 0 {
             return Some(0);
         }
-        let packet_id = self.free.pop()?;
-        self.slots[usize::from(packet_id) - 1] = Slot { phase: Phase::Published, sent_ns: now_ns };
-        Some(packet_id)
-    }
-
-    fn slot(&mut self, packet_id: u16) -> Option<&mut Slot> {
-        self.slots.get_mut(usize::from(packet_id).checked_sub(1)?)
+        if self.slots.len() >= usize::from(self.size) {
+            return None;
+        }
+        let slot = self.slots.insert(Slot { phase: Phase::Published, sent_ns: now_ns });
+        u16::try_from(slot + 1).ok()
     }
 
     /// Frees the id if it is in this phase. Returns when its message was sent.
@@ -279,17 +275,15 @@ impl Window {
     pub fn give_back(&mut self, packet_id: u16, phase: Phase) -> Option<u64> {
         // PUBACK belongs to QoS 1 and PUBCOMP to QoS 2; PUBREC with a refusal ends a QoS 2 message
         // early.
-        let slot = self.slot(packet_id).filter(|slot| slot.phase == phase)?;
-        slot.phase = Phase::Free;
-        let sent_ns = slot.sent_ns;
-        self.free.push(packet_id);
-        Some(sent_ns)
+        let at = usize::from(packet_id).checked_sub(1)?;
+        self.slots.get(at).filter(|slot| slot.phase == phase)?;
+        Some(self.slots.remove(at).sent_ns)
     }
 
     /// PUBREC has arrived. True also for a duplicate: then PUBREL is sent again [MQTT-4.3.3-4].
     pub fn release(&mut self, packet_id: u16) -> bool {
-        let qos = self.qos;
-        let slot = self.slot(packet_id).filter(|slot| qos == 2 && slot.phase != Phase::Free);
+        let at = usize::from(packet_id).checked_sub(1).filter(|_| self.qos == 2);
+        let slot = at.and_then(|at| self.slots.get_mut(at));
         slot.map(|slot| slot.phase = Phase::Released).is_some()
     }
 }

@@ -6,32 +6,45 @@ use crate::plan::{Messages, Setup, Version};
 use anyhow::{Context, Result};
 use bytes::BytesMut;
 use grapnel_floor::wire::push_variable;
-use mqttbytes::{QoS, qos, v4, v5};
+use mqttbytes::{QoS, qos, v5};
+
+/// Writes the packet that an expression makes. In the expression, the given name is mqttbytes' module
+/// of the version: the types of both modules have the same names. What only MQTT 5 has is added by
+/// the last argument.
+macro_rules! written {
+    ($version:expr, $mqtt:ident => $packet:expr $(, $add:expr)?) => {{
+        let mut bytes = BytesMut::new();
+        let written = if $version == Version::V5 {
+            use mqttbytes::v5 as $mqtt;
+            let packet = $packet;
+            $(let packet = $add(packet);)?
+            packet.write(&mut bytes)
+        } else {
+            use mqttbytes::v4 as $mqtt;
+            $packet.write(&mut bytes)
+        };
+        written.map_err(anyhow::Error::msg).map(|_| bytes)
+    }};
+}
 
 /// Appends the CONNECT of the client at `index`.
 pub fn connect(setup: &Setup, index: usize, out: &mut Vec<u8>) -> Result<()> {
-    let mut packet = BytesMut::new();
-    let (client_id, user_name) = (setup.names.client_id(index), setup.names.user_name(index));
-    let password = setup.names.password.clone();
+    let (user_name, password) = (setup.names.user_name(index), setup.names.password.clone());
     let login = user_name.is_some() || password.is_some();
     let (user_name, password) = (user_name.unwrap_or_default(), password.unwrap_or_default());
-    let written = if setup.version == Version::V5 {
-        let mut connect = v5::Connect::new(client_id);
-        (connect.keep_alive, connect.clean_session) = (setup.keep_alive_s, setup.clean);
-        connect.properties = setup.session_expiry_s.map(expiring_after);
-        if login {
-            connect.set_login(user_name, password);
-        }
-        connect.write(&mut packet)
-    } else {
-        let mut connect = v4::Connect::new(client_id);
-        (connect.keep_alive, connect.clean_session) = (setup.keep_alive_s, setup.clean);
-        if login {
-            connect.set_login(user_name, password);
-        }
-        connect.write(&mut packet)
-    };
-    written.map_err(anyhow::Error::msg).context("cannot write CONNECT")?;
+    let expiring =
+        |connect| v5::Connect { properties: setup.session_expiry_s.map(expiring_after), ..connect };
+    let packet = written!(
+        setup.version,
+        mqtt => {
+            let mut connect = mqtt::Connect::new(setup.names.client_id(index));
+            (connect.keep_alive, connect.clean_session) = (setup.keep_alive_s, setup.clean);
+            connect.login = login.then(|| mqtt::Login::new(user_name, password));
+            connect
+        },
+        expiring
+    );
+    let packet = packet.context("cannot write CONNECT")?;
     if setup.version == Version::V31 {
         to_v31(&packet, out);
     } else {
@@ -69,17 +82,17 @@ fn to_v31(v311: &[u8], out: &mut Vec<u8>) {
 
 /// Appends a SUBSCRIBE with packet id 1 for `filters` at `level` (0 to 2).
 pub fn subscribe(version: Version, filters: &[String], level: u8, out: &mut Vec<u8>) -> Result<()> {
-    let mut packet = BytesMut::new();
     let level = qos(level).map_err(anyhow::Error::msg)?;
-    let written = if version == Version::V5 {
-        let filters = filters.iter().map(|filter| v5::SubscribeFilter::new(filter.clone(), level)).collect();
-        v5::Subscribe { pkid: 1, filters, properties: None }.write(&mut packet)
-    } else {
-        let filters = filters.iter().map(|filter| v4::SubscribeFilter::new(filter.clone(), level)).collect();
-        v4::Subscribe { pkid: 1, filters }.write(&mut packet)
-    };
-    written.map_err(anyhow::Error::msg).context("cannot write SUBSCRIBE")?;
-    out.extend_from_slice(&packet);
+    let packet = written!(
+        version,
+        mqtt => {
+            let filters = filters.iter().map(|filter| mqtt::SubscribeFilter::new(filter.clone(), level));
+            let mut subscribe = mqtt::Subscribe::new_many(filters);
+            subscribe.pkid = 1;
+            subscribe
+        }
+    );
+    out.extend_from_slice(&packet.context("cannot write SUBSCRIBE")?);
     Ok(())
 }
 
@@ -102,19 +115,16 @@ impl PublishPrefix {
     /// Prepares packets on `topic` with these payloads; their headers name `publisher`.
     pub fn new(version: Version, topic: &str, messages: &Messages, publisher: Publisher) -> Result<Self> {
         // The whole packet is encoded once; the bytes before the payload are the head.
-        let mut packet = BytesMut::new();
         let level = qos(messages.qos).map_err(anyhow::Error::msg)?;
-        let payload = messages.payload.to_vec();
-        let written = if version == Version::V5 {
-            let mut publish = v5::Publish::new(topic, level, payload);
-            (publish.retain, publish.pkid) = (messages.retain, 1);
-            publish.write(&mut packet)
-        } else {
-            let mut publish = v4::Publish::new(topic, level, payload);
-            (publish.retain, publish.pkid) = (messages.retain, 1);
-            publish.write(&mut packet)
-        };
-        written.map_err(anyhow::Error::msg).with_context(|| format!("cannot write PUBLISH on {topic}"))?;
+        let packet = written!(
+            version,
+            mqtt => {
+                let mut publish = mqtt::Publish::new(topic, level, messages.payload.to_vec());
+                (publish.retain, publish.pkid) = (messages.retain, 1);
+                publish
+            }
+        );
+        let packet = packet.with_context(|| format!("cannot write PUBLISH on {topic}"))?;
         let head = packet.len() - messages.payload.len();
         let properties = usize::from(version == Version::V5);
         let id_at = (level != QoS::AtMostOnce).then_some(head - properties - 2);

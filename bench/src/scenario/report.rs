@@ -3,7 +3,7 @@
 
 mod table;
 
-use super::target::{End, Target};
+use super::target::{Broker, End, Target};
 use super::usage::{Memory, Times};
 use super::{Kind, Scenario, Waiting};
 use crate::engine::counts::{Counts, Latency, as_seconds};
@@ -11,7 +11,6 @@ use crate::engine::{MessageRecord, Shared};
 use crate::plan::{Pace, Shape};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 /// The counters at one moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,10 +50,8 @@ pub struct Measured {
     pub memory_before: Option<Memory>,
     /// Memory of the broker at the end of the window.
     pub memory: Option<Memory>,
-    /// System calls of the broker in their own window.
-    pub syscalls: Option<Syscalls>,
-    /// Why they were not counted, although requested.
-    pub syscalls_why_not: Option<String>,
+    /// System calls of the broker in their own window, or why they were not counted, if requested.
+    pub syscalls: Option<Result<Syscalls, String>>,
 }
 
 /// Report of a scenario. README.md describes the keys; a value that could not be measured is null.
@@ -64,13 +61,8 @@ pub struct Report {
     pub broker: Broker,
     pub options: Options,
     pub connects: Connects,
-    pub measured_s: Option<f64>,
-    pub sent: u64,
-    pub delivered: u64,
-    pub delivered_bytes: u64,
-    pub sent_per_s: Option<f64>,
-    pub delivered_per_s: Option<f64>,
-    pub delivered_bytes_per_s: Option<f64>,
+    #[serde(flatten)]
+    pub window: Window,
     pub lost: u64,
     pub duplicated: u64,
     pub out_of_order: u64,
@@ -81,24 +73,29 @@ pub struct Report {
     pub latency_from: Option<&'static str>,
     pub latency_us: Option<Latency>,
     pub ack_latency_us: Option<Latency>,
-    pub cpu: Option<Cpu>,
-    pub children: Option<ChildrenCpu>,
     pub memory: Option<MemoryUse>,
     pub syscalls: Option<Syscalls>,
     pub syscalls_why_not: Option<String>,
-    pub bench: Option<Bench>,
     pub interrupted: bool,
     pub errors: BTreeMap<String, u64>,
     pub broker_log: Option<String>,
 }
 
-/// The measured broker.
-#[derive(Debug, Clone, Serialize)]
-pub struct Broker {
-    pub address: SocketAddr,
-    pub pid: Option<u32>,
-    pub command: Option<String>,
-    pub cpus: Vec<usize>,
+/// The measured window; empty if a run ended before its end.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Window {
+    pub measured_s: Option<f64>,
+    pub sent: u64,
+    pub delivered: u64,
+    pub delivered_bytes: u64,
+    pub sent_per_s: Option<f64>,
+    pub delivered_per_s: Option<f64>,
+    pub delivered_bytes_per_s: Option<f64>,
+    pub cpu: Option<Cpu>,
+    /// Of the processes that the broker has started, such as workers of its plugins, if they used
+    /// any.
+    pub children: Option<Used>,
+    pub bench: Option<Bench>,
 }
 
 /// The options of the load.
@@ -128,29 +125,26 @@ pub struct Connects {
     pub cpu_us_each: Option<f64>,
 }
 
+/// CPU time in the measured window.
+#[derive(Debug, Clone, Serialize)]
+pub struct Used {
+    pub total_s: f64,
+    /// Fraction of one CPU: 1 is all of it.
+    pub share: f64,
+    pub us_per_delivery: Option<f64>,
+}
+
 /// CPU time of the broker in the measured window.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cpu {
-    pub total_s: f64,
+    #[serde(flatten)]
+    pub all: Used,
     pub user_s: Option<f64>,
     pub system_s: Option<f64>,
-    /// Fraction of one CPU: 1 is all of it.
-    pub share: f64,
     /// Time in which its threads were ready but had no CPU, as a fraction of the window.
     pub waited: f64,
-    pub us_per_delivery: Option<f64>,
     pub user_us_per_delivery: Option<f64>,
     pub system_us_per_delivery: Option<f64>,
-}
-
-/// CPU time of the processes that the broker has started, such as workers of its plugins; null if
-/// there were none.
-#[derive(Debug, Clone, Serialize)]
-pub struct ChildrenCpu {
-    pub total_s: f64,
-    /// Fraction of one CPU: 1 is all of it.
-    pub share: f64,
-    pub us_per_delivery: Option<f64>,
 }
 
 /// The generator in the measured window.
@@ -165,8 +159,8 @@ pub struct Bench {
 /// Memory of the broker at the end of the measured window.
 #[derive(Debug, Clone, Serialize)]
 pub struct MemoryUse {
-    pub rss_bytes: u64,
-    pub rss_peak_bytes: u64,
+    #[serde(flatten)]
+    pub now: Memory,
     pub rss_before_bytes: Option<u64>,
     pub bytes_per_connection: Option<f64>,
 }
@@ -188,25 +182,27 @@ impl Report {
         measured: Measured,
         interrupted: bool,
     ) -> Self {
-        let (counts, shape) = (&shared.counts, &shared.setup.shape);
+        let counts = &shared.counts;
         let MessageRecord::Ledger(ledger) = &shared.record else {
             unreachable!("a scenario follows every message")
         };
         let found = ledger.tally();
         let latency_us = counts.latency.latency();
         let latency_from = if matches!(scenario.pace, Pace::Rate(_)) { "schedule" } else { "send" };
-        let mut report = Self {
+        let window = measured.start.zip(measured.end);
+        let connects = Connects::of(counts, &measured);
+        let memory = MemoryUse::of(scenario, &measured, counts.connected);
+        let (syscalls, syscalls_why_not) = match measured.syscalls {
+            Some(Ok(syscalls)) => (Some(syscalls), None),
+            Some(Err(why_not)) => (None, Some(why_not)),
+            None => (None, None),
+        };
+        Self {
             scenario: scenario.kind,
-            broker: Broker::of(target),
-            options: Options::of(scenario, shape),
-            connects: Connects::of(counts, &measured),
-            measured_s: None,
-            sent: 0,
-            delivered: 0,
-            delivered_bytes: 0,
-            sent_per_s: None,
-            delivered_per_s: None,
-            delivered_bytes_per_s: None,
+            broker: target.broker.clone(),
+            options: Options::of(scenario, &shared.setup.shape),
+            connects,
+            window: window.map_or_else(Window::default, |(start, end)| Window::of(scenario.kind, start, end)),
             lost: ledger.outstanding(),
             duplicated: found.duplicated,
             out_of_order: found.out_of_order,
@@ -217,48 +213,13 @@ impl Report {
             latency_from: latency_us.is_some().then_some(latency_from),
             latency_us,
             ack_latency_us: counts.ack_latency.latency(),
-            cpu: None,
-            children: None,
-            memory: MemoryUse::of(scenario, &measured, counts.connected),
-            syscalls: measured.syscalls,
-            syscalls_why_not: measured.syscalls_why_not,
-            bench: None,
+            memory,
+            syscalls,
+            syscalls_why_not,
             interrupted,
             errors: counts.errors.clone(),
             broker_log: None,
-        };
-        if let (Some(start), Some(end)) = (measured.start, measured.end) {
-            report.add_window(start, end);
         }
-        report
-    }
-
-    /// Adds the measurements between two readings.
-    pub fn add_window(&mut self, start: Reading, end: Reading) {
-        let passed_ns = end.at_ns.saturating_sub(start.at_ns);
-        let passed_s = as_seconds(passed_ns);
-        self.measured_s = Some(passed_s);
-        self.sent = end.sent - start.sent;
-        self.delivered = end.delivered - start.delivered;
-        self.delivered_bytes = end.delivered_bytes - start.delivered_bytes;
-        let has_messages = self.scenario.has_messages();
-        let rate = |count: u64| ratio(count as f64, passed_s).filter(|_| has_messages);
-        self.sent_per_s = rate(self.sent);
-        self.delivered_per_s = rate(self.delivered);
-        self.delivered_bytes_per_s = rate(self.delivered_bytes);
-        let own = start.own.zip(end.own).map(|(start, end)| end.since(start));
-        self.bench = ratio((end.idle_ns - start.idle_ns) as f64, passed_ns as f64).map(|idle| Bench {
-            busy: 1.0 - idle.min(1.0),
-            waited: own.map(|own| as_seconds(own.waited_ns) / passed_s),
-        });
-        let used = start.used.zip(end.used).map(|(start, end)| end.since(start));
-        self.cpu = used.map(|used| Cpu::of(used, passed_s, self.delivered));
-        let used = start.children.zip(end.children).map(|(start, end)| as_seconds(end.since(start).total_ns));
-        self.children = used.filter(|total_s| *total_s > 0.0).map(|total_s| ChildrenCpu {
-            total_s,
-            share: total_s / passed_s,
-            us_per_delivery: ratio(total_s * 1e6, self.delivered as f64),
-        });
     }
 
     /// The broker ended by itself: an error, whatever was measured.
@@ -295,10 +256,33 @@ impl Report {
     }
 }
 
-impl Broker {
-    fn of(target: &Target) -> Self {
-        let Target { addr, pid, command, cpus, .. } = target;
-        Self { address: *addr, pid: *pid, command: command.clone(), cpus: cpus.clone() }
+impl Window {
+    /// What happened between two readings.
+    fn of(kind: Kind, start: Reading, end: Reading) -> Self {
+        let passed_ns = end.at_ns.saturating_sub(start.at_ns);
+        let passed_s = as_seconds(passed_ns);
+        let (sent, delivered) = (end.sent - start.sent, end.delivered - start.delivered);
+        let delivered_bytes = end.delivered_bytes - start.delivered_bytes;
+        let rate = |count: u64| ratio(count as f64, passed_s).filter(|_| kind.has_messages());
+        let used = |of: fn(&Reading) -> Option<Times>| Some(of(&end)?.since(of(&start)?));
+        let idle = ratio((end.idle_ns - start.idle_ns) as f64, passed_ns as f64);
+        let own = used(|reading| reading.own);
+        let children = used(|reading| reading.children).filter(|used| used.total_ns > 0);
+        Self {
+            measured_s: Some(passed_s),
+            sent,
+            delivered,
+            delivered_bytes,
+            sent_per_s: rate(sent),
+            delivered_per_s: rate(delivered),
+            delivered_bytes_per_s: rate(delivered_bytes),
+            cpu: used(|reading| reading.used).map(|used| Cpu::of(used, passed_s, delivered)),
+            children: children.map(|used| Used::of(used, passed_s, delivered)),
+            bench: idle.map(|idle| Bench {
+                busy: 1.0 - idle.min(1.0),
+                waited: own.map(|own| as_seconds(own.waited_ns) / passed_s),
+            }),
+        }
     }
 }
 
@@ -351,8 +335,7 @@ impl MemoryUse {
         let only_connections = before.filter(|_| scenario.kind == Kind::Idle);
         let each = |before: u64| ratio(memory.rss_bytes as f64 - before as f64, f64::from(connected));
         Some(Self {
-            rss_bytes: memory.rss_bytes,
-            rss_peak_bytes: memory.rss_peak_bytes,
+            now: memory,
             rss_before_bytes: before,
             bytes_per_connection: only_connections.and_then(each),
         })
@@ -366,24 +349,25 @@ impl Syscalls {
     }
 }
 
+impl Used {
+    fn of(used: Times, passed_s: f64, delivered: u64) -> Self {
+        let total_s = as_seconds(used.total_ns);
+        let us_per_delivery = ratio(total_s * 1e6, delivered as f64);
+        Self { total_s, share: total_s / passed_s, us_per_delivery }
+    }
+}
+
 impl Cpu {
     /// The exact total, split in the ratio of the ticks of user and system time.
     fn of(used: Times, passed_s: f64, delivered: u64) -> Self {
-        let total_s = as_seconds(used.total_ns);
-        let user_share = used.user_share();
-        let user_s = user_share.map(|user| total_s * user);
-        let system_s = user_share.map(|user| total_s * (1.0 - user));
-        let each = |seconds: f64| ratio(seconds * 1e6, delivered as f64);
-        Self {
-            total_s,
-            user_s,
-            system_s,
-            share: total_s / passed_s,
-            waited: as_seconds(used.waited_ns) / passed_s,
-            us_per_delivery: each(total_s),
-            user_us_per_delivery: user_s.and_then(each),
-            system_us_per_delivery: system_s.and_then(each),
-        }
+        let all = Used::of(used, passed_s, delivered);
+        let user = used.user_share();
+        let part = |of: f64| user.map(|user| of * user).zip(user.map(|user| of * (1.0 - user))).unzip();
+        let (user_s, system_s) = part(all.total_s);
+        let (user_us_per_delivery, system_us_per_delivery) =
+            all.us_per_delivery.map(part).unwrap_or_default();
+        let waited = as_seconds(used.waited_ns) / passed_s;
+        Self { all, user_s, system_s, waited, user_us_per_delivery, system_us_per_delivery }
     }
 }
 
@@ -395,8 +379,8 @@ fn ratio(of: f64, to: f64) -> Option<f64> {
 impl Report {
     /// A report without measurements.
     pub fn empty_for_tests(scenario: &Scenario) -> Report {
-        let target = Target::at(SocketAddr::from(([127, 0, 0, 1], 1883)), None);
-        let setup = scenario.setup(target.addr);
+        let target = Target::at(([127, 0, 0, 1], 1883).into(), None);
+        let setup = scenario.setup(target.broker.address);
         let record = MessageRecord::Ledger(crate::engine::ledger::Ledger::new(&setup.shape, None));
         let engine = crate::engine::Engine::new(&setup, record).expect("a few hundred clients");
         Report::new(scenario, &target, &engine.shared, Measured::default(), false)
@@ -414,7 +398,6 @@ mod tests {
 
     #[test]
     fn costs_are_those_of_the_window_per_delivery() {
-        let mut report = report();
         let used = |total_ns, user_ticks, system_ticks| {
             Some(Times { total_ns, waited_ns: total_ns / 2, user_ticks, system_ticks })
         };
@@ -438,16 +421,16 @@ mod tests {
             children: used(500_000_000, 0, 0),
             own: used(1_000_000_000, 0, 0),
         };
-        report.add_window(start, end);
-        assert_eq!((report.measured_s, report.sent, report.delivered), (Some(2.0), 200, 400_000));
-        assert_eq!((report.delivered_per_s, report.delivered_bytes_per_s), (Some(200_000.0), Some(400.0)));
-        let bench = report.bench.unwrap();
+        let window = Window::of(Kind::Pairs, start, end);
+        assert_eq!((window.measured_s, window.sent, window.delivered), (Some(2.0), 200, 400_000));
+        assert_eq!((window.delivered_per_s, window.delivered_bytes_per_s), (Some(200_000.0), Some(400.0)));
+        let bench = window.bench.unwrap();
         assert_eq!((bench.busy, bench.waited), (0.75, Some(0.25)));
-        let children = report.children.unwrap();
+        let children = window.children.unwrap();
         assert_eq!((children.total_s, children.share, children.us_per_delivery), (0.4, 0.2, Some(1.0)));
-        let cpu = report.cpu.unwrap();
-        assert_eq!((cpu.total_s, cpu.user_s, cpu.system_s, cpu.share), (1.0, Some(0.25), Some(0.75), 0.5));
-        assert_eq!(cpu.us_per_delivery, Some(2.5));
+        let cpu = window.cpu.unwrap();
+        assert_eq!((cpu.all.total_s, cpu.all.share, cpu.all.us_per_delivery), (1.0, 0.5, Some(2.5)));
+        assert_eq!((cpu.user_s, cpu.system_s), (Some(0.25), Some(0.75)));
         assert_eq!((cpu.user_us_per_delivery, cpu.system_us_per_delivery), (Some(0.625), Some(1.875)));
     }
 

@@ -2,7 +2,7 @@
 //! receives what. Computed once, before the first connect.
 
 use super::{Kind, Scenario};
-use crate::plan::{NOT_RECEIVED, PublisherShape, ReceivedFrom, Shape, SubscriberShape};
+use crate::plan::{NOT_RECEIVED, PublisherShape, Shape, SubscriberShape};
 
 /// Maximum number of topics of one load; a larger tree is sampled.
 const TOPICS_MAX: usize = 4096;
@@ -14,7 +14,7 @@ pub fn shape_of(scenario: &Scenario, run: u32) -> Shape {
     let hears = |filter: String, first_publisher, count: u32| SubscriberShape {
         filters: vec![filter],
         first_publisher,
-        received: vec![ReceivedFrom::default(); count as usize],
+        received: vec![Vec::new(); count as usize],
     };
     let (publishers, subscribers) = (scenario.publishers, scenario.subscribers);
     match scenario.kind {
@@ -115,7 +115,7 @@ fn tree(scenario: &Scenario, root: &str) -> Shape {
                         let matched = group.iter().any(|pattern| pattern.matches(topic));
                         matched.then(|| heard.next()).flatten().unwrap_or(NOT_RECEIVED)
                     };
-                    ReceivedFrom { ranks: (0..topics_each).map(&mut rank).collect() }
+                    (0..topics_each).map(&mut rank).collect()
                 })
                 .collect(),
         })
@@ -129,9 +129,8 @@ fn tree(scenario: &Scenario, root: &str) -> Shape {
             .collect(),
         receivers: (0..topics_each)
             .map(|turn| {
-                let hears = |subscriber: &&SubscriberShape| {
-                    subscriber.received[publisher].ranks[turn] != NOT_RECEIVED
-                };
+                let hears =
+                    |subscriber: &&SubscriberShape| subscriber.received[publisher][turn] != NOT_RECEIVED;
                 u32::try_from(subscribers.iter().filter(hears).count()).unwrap_or(u32::MAX)
             })
             .collect(),
@@ -192,7 +191,7 @@ mod tests {
                         let matching = u32::try_from(matching.count()).expect("few filters");
                         assert!(matching < 2, "{:?} overlap at {topic}", subscriber.filters);
                         receivers += matching;
-                        let ranks = &subscriber.received[number].ranks;
+                        let ranks = &subscriber.received[number];
                         let before = ranks[..turn].iter().filter(|rank| **rank != NOT_RECEIVED).count();
                         let rank =
                             if matching == 1 { u32::try_from(before).expect("few") } else { NOT_RECEIVED };

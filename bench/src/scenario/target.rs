@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::Serialize;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -26,17 +27,23 @@ const LOG_LINES: usize = 20;
 /// Text before the address that Grapnel prints once it listens.
 const LISTENING: &str = "listening on mqtt://";
 
-/// A broker to be measured.
-#[derive(Debug)]
-pub struct Target {
+/// A broker, as reports describe it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Broker {
     /// Its address.
-    pub addr: SocketAddr,
+    pub address: SocketAddr,
     /// Its process, if known: needed to measure its CPU time and memory.
     pub pid: Option<u32>,
     /// The command it was started with.
     pub command: Option<String>,
     /// Its CPUs; empty if the system selects them.
     pub cpus: Vec<usize>,
+}
+
+/// A broker to be measured.
+#[derive(Debug)]
+pub struct Target {
+    pub broker: Broker,
     process: Option<Process>,
 }
 
@@ -51,8 +58,8 @@ pub struct End {
 
 impl Target {
     /// A broker that runs already.
-    pub fn at(addr: SocketAddr, pid: Option<u32>) -> Self {
-        Self { addr, pid, command: None, cpus: Vec::new(), process: None }
+    pub fn at(address: SocketAddr, pid: Option<u32>) -> Self {
+        Self { broker: Broker { address, pid, command: None, cpus: Vec::new() }, process: None }
     }
 
     /// Starts `command` on these CPUs and waits until it accepts a CONNECT of `version`. In the
@@ -63,13 +70,10 @@ impl Target {
         // It inherits our limit of open files; that of a login shell is low for a broker.
         grapnel_floor::descriptors::raise_limit();
         let process = Process::start(command, cpus)?;
-        let mut target = Self {
-            addr: process.promised.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-            pid: Some(process.child.id()),
-            command: Some(command.to_owned()),
-            cpus: cpus.to_vec(),
-            process: Some(process),
-        };
+        let address = process.promised.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let mut target = Self::at(address, Some(process.child.id()));
+        (target.broker.command, target.broker.cpus) = (Some(command.to_owned()), cpus.to_vec());
+        target.process = Some(process);
         target.await_ready(version)?;
         Ok(target)
     }
@@ -85,7 +89,7 @@ impl Target {
             }
             let Some(process) = &mut self.process else { return Ok(()) };
             if let Some(addr) = process.address() {
-                self.addr = addr;
+                self.broker.address = addr;
                 match connect_once(addr, version) {
                     Ok(()) => return Ok(()),
                     Err(error) => last = format!("{error:#}"),
@@ -188,34 +192,22 @@ impl Process {
 }
 
 impl Drop for Process {
+    /// Ends the broker, and kills it after a timeout. If it has already ended, only its status is
+    /// collected.
     fn drop(&mut self) {
-        end(&mut self.child, Signal::TERM);
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        if !ends_within(&self.child, PATIENCE) {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
     }
-}
-
-/// Ends a child with a signal, and kills it after a timeout. If it has already ended, only its
-/// status is collected.
-pub fn end(child: &mut Child, signal: Signal) {
-    let _ = kill_process(Pid::from_child(child), signal);
-    if !ends_within(child, PATIENCE) {
-        let _ = child.kill();
-    }
-    let _ = child.wait();
 }
 
 /// Waits until a child ends, at most this long; true if it has.
 fn ends_within(child: &Child, patience: Duration) -> bool {
     let Ok(process) = pidfd_open(Pid::from_child(child), PidfdFlags::empty()) else { return true };
-    becomes_readable(&process, patience)
-}
-
-/// Waits until there is something to read or the other side has ended, at most this long.
-pub fn becomes_readable(fd: &impl std::os::fd::AsFd, patience: Duration) -> bool {
-    let timeout = Timespec {
-        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: patience.subsec_nanos().into(),
-    };
-    matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)), Ok(1..))
+    let timeout = Timespec::try_from(patience).ok();
+    matches!(poll(&mut [PollFd::new(&process, PollFlags::IN)], timeout.as_ref()), Ok(1..))
 }
 
 fn free_address() -> Result<SocketAddr> {

@@ -47,7 +47,7 @@ impl Times {
 }
 
 /// Memory of a process in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Memory {
     /// Resident now.
     pub rss_bytes: u64,

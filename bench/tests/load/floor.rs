@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const MIB: usize = 1024 * 1024;
 
 #[test]
-fn either_signal_ends_it_with_0_and_its_counts() {
+fn sigint_and_sigterm_end_it_with_0_and_its_counts() {
     for signal in [Signal::INT, Signal::TERM] {
         let floor = Floor::start();
         let (mut publisher, mut subscriber) = (floor.client(), floor.subscriber("t", 0));
@@ -60,23 +60,23 @@ fn mosquitto_clients_work_with_it() {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let mut said = String::new();
+            let mut text = String::new();
             let mut stdout = sub.stdout.take().unwrap();
             let mut chunk = [0; 256];
-            while !said.contains("Subscribed (mid") {
+            while !text.contains("Subscribed (mid") {
                 let read = stdout.read(&mut chunk).unwrap();
-                assert!(read > 0, "mosquitto_sub, which scripts/test installs, has ended: {said}");
-                said += &String::from_utf8_lossy(&chunk[..read]);
+                assert!(read > 0, "mosquitto_sub, which scripts/test installs, has ended: {text}");
+                text += &String::from_utf8_lossy(&chunk[..read]);
             }
             let sent = Command::new("mosquitto_pub")
                 .args(["-p", &port, "-V", version, "-q", qos, "-t", "a/b", "-m", "hello"])
                 .status()
                 .unwrap();
             assert!(sent.success(), "{version} QoS {qos}");
-            stdout.read_to_string(&mut said).unwrap();
-            assert!(sub.wait().unwrap().success(), "{version} QoS {qos}: {said}");
-            assert!(said.contains(&format!("received PUBLISH (d0, q{qos}, r0")), "{said}");
-            assert!(said.contains("a/b hello\n"), "{said}");
+            stdout.read_to_string(&mut text).unwrap();
+            assert!(sub.wait().unwrap().success(), "{version} QoS {qos}: {text}");
+            assert!(text.contains(&format!("received PUBLISH (d0, q{qos}, r0")), "{text}");
+            assert!(text.contains("a/b hello\n"), "{text}");
         }
     }
 }
@@ -152,7 +152,7 @@ fn a_subscriber_that_does_not_read_stops_publishers_and_loses_nothing() {
 }
 
 #[test]
-fn a_subscriber_that_does_not_read_and_goes_lets_publishers_go_on() {
+fn publishers_continue_after_a_subscriber_that_does_not_read_has_left() {
     let floor = Floor::start();
     let slow = floor.subscriber("slow", 0);
     let mut publisher = floor.client();
@@ -198,7 +198,7 @@ fn a_subscriber_that_does_not_acknowledge_stops_publishers_and_loses_nothing() {
 }
 
 #[test]
-fn a_client_that_feeds_itself_and_does_not_acknowledge_is_closed() {
+fn a_client_that_publishes_to_itself_without_acknowledging_is_closed() {
     let floor = Floor::start();
     let mut selfish = one_at_a_time(&floor);
     // One KiB each, so that the delivered one and the PUBACKs fit the socket; 256 MiB if all were

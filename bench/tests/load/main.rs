@@ -77,7 +77,7 @@ fn payloads_larger_than_the_read_buffer_arrive() {
 }
 
 #[test]
-fn a_paced_load_keeps_its_pace() {
+fn a_load_with_a_rate_keeps_its_rate() {
     let broker = Broker::start(Behaviour::default());
     let sent = run(broker.addr, "pub -c 5 -i 0 -t t -I 20 --duration 1 --wait-before-publishing").succeeded();
     // Five clients with fifty messages a second; a loaded machine may be slower, but not faster.
@@ -86,7 +86,7 @@ fn a_paced_load_keeps_its_pace() {
 }
 
 #[test]
-fn the_broker_decides_how_wide_the_window_is() {
+fn the_receive_maximum_of_the_broker_limits_the_window() {
     let broker = Broker::start(Behaviour { receive_maximum: Some(3), ..Behaviour::default() });
     let sent = run(broker.addr, "pub -c 1 -q 1 -t t -I 0 -w 50 -L 300").succeeded();
     assert_eq!((&sent["acked"], broker.seen().unacknowledged_max), (&300.into(), 3));
@@ -120,7 +120,7 @@ fn a_dropped_connection_fails_the_run() {
 }
 
 #[test]
-fn the_end_of_a_stream_is_noticed_even_behind_data() {
+fn the_end_of_a_stream_is_noticed_after_its_data() {
     let broker = Broker::start(Behaviour { close_subscriber_after: Some(50), ..Behaviour::default() });
     let sub = Tool::start(broker.addr, "sub -c 1 -t t").ready();
     run(broker.addr, "pub -c 1 -t t -I 0 -L 100").succeeded();
@@ -177,7 +177,7 @@ fn a_signal_ends_the_run_with_its_summary() {
 }
 
 #[test]
-fn bad_arguments_exit_with_two() {
+fn invalid_arguments_exit_with_2() {
     for (arguments, part) in [
         ("pub -t a/#", "cannot hold the wildcards"),
         ("sub", "--topic"),
@@ -191,9 +191,9 @@ fn bad_arguments_exit_with_two() {
         assert_eq!(ended.code, Some(2), "{arguments}");
         assert!(ended.stderr.contains(part), "{arguments}: {}", ended.stderr);
         // One sentence, as of every program of Grapnel.
-        let said = ended.stderr.trim_end();
-        assert!(said.starts_with("grapnel-bench: ") && said.ends_with(" --help"), "{arguments}: {said}");
-        assert_eq!(said.lines().count(), 1, "{arguments}: {said}");
+        let text = ended.stderr.trim_end();
+        assert!(text.starts_with("grapnel-bench: ") && text.ends_with(" --help"), "{arguments}: {text}");
+        assert_eq!(text.lines().count(), 1, "{arguments}: {text}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! A relay process, and clients on raw sockets with a dozen packets. Every wait is bounded.
 
 use super::tool::{Ended, PATIENCE, Tool};
+use grapnel_floor::wire::push_variable;
 use procfs::process::Process;
 use rustix::process::Signal;
 use std::io::{BufRead, ErrorKind, Read, Write};
@@ -139,16 +140,9 @@ impl Client {
 pub fn packet(first: u8, body: &[&[u8]]) -> Vec<u8> {
     let body = body.concat();
     let mut packet = vec![first];
-    let mut length = body.len();
-    loop {
-        let low = u8::try_from(length & 0x7F).unwrap();
-        length >>= 7;
-        packet.push(if length > 0 { low | 0x80 } else { low });
-        if length == 0 {
-            packet.extend(body);
-            return packet;
-        }
-    }
+    push_variable(body.len(), &mut packet);
+    packet.extend(body);
+    packet
 }
 
 /// A text with its length before it.

@@ -53,15 +53,15 @@ fn every_scenario_delivers_in_every_qos() {
         for qos in 0..=2 {
             let broker = Broker::start(Behaviour::default());
             let report = measure(&broker, &format!("{scenario} -q {qos} -V {}", 3 + qos)).succeeded();
-            let told = format!("{scenario} with QoS {qos}: {report}");
-            assert!(number(&report, "delivered") > 0.0, "{told}");
+            let label = format!("{scenario} with QoS {qos}: {report}");
+            assert!(number(&report, "delivered") > 0.0, "{label}");
             let faults = ["lost", "duplicated", "out_of_order", "stray", "refused", "unacked", "disconnects"];
-            expect_counts(&report, &told, &faults.map(|fault| (fault, 0)));
-            assert!(report["latency_us"]["p50"].as_f64() > Some(0.0), "{told}");
-            assert_eq!(report["ack_latency_us"].is_null(), qos == 0, "{told}");
-            assert_eq!(report["connects"]["connected"], broker.seen().client_ids.len(), "{told}");
+            expect_counts(&report, &label, &faults.map(|fault| (fault, 0)));
+            assert!(report["latency_us"]["p50"].as_f64() > Some(0.0), "{label}");
+            assert_eq!(report["ack_latency_us"].is_null(), qos == 0, "{label}");
+            assert_eq!(report["connects"]["connected"], broker.seen().client_ids.len(), "{label}");
             assert_eq!(report["broker"]["pid"], Value::Null);
-            assert!(report["cpu"].is_null() && report["memory"].is_null(), "without a process id: {told}");
+            assert!(report["cpu"].is_null() && report["memory"].is_null(), "without a process id: {label}");
         }
     }
 }
@@ -102,7 +102,7 @@ fn lost_and_doubled_messages_fail_the_run() {
 }
 
 #[test]
-fn a_lost_message_with_nothing_behind_it_ends_the_run() {
+fn the_loss_of_the_last_message_ends_the_run() {
     let broker = Broker::start(Behaviour { lose_every: Some(5), ..Behaviour::default() });
     let report = measure(&broker, "ping-pong --patience 0.2 --duration 60").failed();
     assert_eq!((broker.seen().published, &report["lost"]), (5, &1.into()), "{report}");
@@ -202,7 +202,7 @@ fn the_broker_decides_how_many_messages_are_in_flight() {
 }
 
 #[test]
-fn a_process_is_measured_and_left_alone() {
+fn a_given_process_is_measured_and_not_ended() {
     let broker = Broker::start(Behaviour::default());
     let pid = std::process::id();
     let report = measure(&broker, &format!("fan-out --subscribers 3 --pid {pid} --syscalls")).succeeded();
@@ -340,7 +340,7 @@ fn a_broker_that_dies_in_the_run_is_reported() {
 }
 
 #[test]
-fn the_broker_dies_with_a_tool_that_is_killed() {
+fn a_started_broker_ends_when_the_tool_is_killed() {
     let options = ["--connections", "10", "--duration", "60"];
     let tool = Tool::spawn(["run", "idle", "--broker", FLOOR].into_iter().chain(options));
     let broker = loaded_broker(&tool, 10);

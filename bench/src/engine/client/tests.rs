@@ -32,7 +32,7 @@ impl Bed {
                 expected: false,
             },
             schedule: None,
-            remaining: load.limit,
+            remaining: load.command.limit(),
             out: Vec::new(),
             now_ns: 0,
             wall_at_zero_ns: 100 * S,

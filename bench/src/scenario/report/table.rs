@@ -1,7 +1,8 @@
 //! The report as a table.
 
-use super::{Bench, ChildrenCpu, Cpu, MemoryUse, Report, Syscalls};
+use super::{Bench, Cpu, MemoryUse, Report, Syscalls, Used, Window};
 use crate::report::{Rows, above_zero};
+use grapnel_plugin_abi::counted;
 use std::fmt;
 
 /// Above this fraction the generator itself may limit the results.
@@ -12,16 +13,19 @@ const WAITED_MAX: f64 = 0.02;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Window { measured_s, cpu, children, bench, .. } = &self.window;
         let mut rows = Rows { f, width: 22 };
         rows.row("scenario", format!("{}: {}", self.scenario.name(), self.load()))?;
         rows.row("broker", self.who())?;
         rows.row("connects", self.connecting())?;
-        rows.some("measured", self.measured_s.map(|measured_s| format!("{measured_s:.3} s")))?;
+        rows.some("measured", measured_s.map(|measured_s| format!("{measured_s:.3} s")))?;
         if self.scenario.has_messages() {
-            rows.row("sent", format!("{}{}", self.sent, per_second(self.sent_per_s)))?;
-            let bytes = self.delivered_bytes_per_s.map(|rate| format!(", {:.1} MB/s", rate / 1e6));
-            let (rate, bytes) = (per_second(self.delivered_per_s), bytes.unwrap_or_default());
-            rows.row("delivered", format!("{}{rate}{bytes}", self.delivered))?;
+            let Window { sent, delivered, sent_per_s, delivered_per_s, delivered_bytes_per_s, .. } =
+                self.window;
+            rows.row("sent", format!("{sent}{}", per_second(sent_per_s)))?;
+            let bytes = delivered_bytes_per_s.map(|rate| format!(", {:.1} MB/s", rate / 1e6));
+            let (rate, bytes) = (per_second(delivered_per_s), bytes.unwrap_or_default());
+            rows.row("delivered", format!("{delivered}{rate}{bytes}"))?;
             rows.row("lost", self.lost)?;
         }
         let disconnects = ("disconnects", self.disconnects.into());
@@ -33,13 +37,13 @@ impl fmt::Display for Report {
         rows.some("ack latency", self.ack_latency_us.as_ref())?;
         rows.some("connect latency", self.connects.latency_us.as_ref())?;
         rows.some("CPU per connect", self.connects.cpu_us_each.map(|each| format!("{each:.1} µs")))?;
-        rows.some("broker's CPU", self.cpu.as_ref())?;
-        rows.some("its children's CPU", self.children.as_ref())?;
+        rows.some("broker's CPU", cpu.as_ref())?;
+        rows.some("its children's CPU", children.as_ref())?;
         rows.some("broker's memory", self.memory.as_ref())?;
         rows.some("broker's calls", self.syscalls.as_ref())?;
         let why_not = self.syscalls_why_not.as_ref();
         rows.some("broker's calls", why_not.map(|why| format!("not counted: {why}")))?;
-        rows.some("generator", self.bench.as_ref().filter(|_| self.scenario.has_messages()))?;
+        rows.some("generator", bench.as_ref().filter(|_| self.scenario.has_messages()))?;
         rows.some("waited for a CPU", self.waited())?;
         rows.some("interrupted", self.interrupted.then_some("by a signal"))?;
         rows.errors(&self.errors)?;
@@ -51,10 +55,11 @@ impl Report {
     fn load(&self) -> String {
         let options = &self.options;
         if !self.scenario.has_messages() {
-            return format!("{} connections, MQTT version {}", options.connections, options.version);
+            let connections = counted(options.connections, "connection");
+            return format!("{connections}, MQTT version {}", options.version);
         }
-        let filters =
-            if options.filters > 0 { format!(" with {} filters", options.filters) } else { String::new() };
+        let filters = above_zero(options.filters.into());
+        let filters = filters.map(|count| format!(" with {}", counted(count, "filter"))).unwrap_or_default();
         let pace = match (options.window, options.burst, options.rate) {
             (Some(window), Some(burst), _) => format!("window {window}, burst {burst}"),
             (.., Some(rate)) => format!("{rate} messages/s"),
@@ -75,8 +80,8 @@ impl Report {
 
     /// A note if a process had to wait long for a CPU.
     fn waited(&self) -> Option<String> {
-        let waited =
-            [self.cpu.as_ref().map(|cpu| cpu.waited), self.bench.as_ref().and_then(|bench| bench.waited)];
+        let Window { cpu, bench, .. } = &self.window;
+        let waited = [cpu.as_ref().map(|cpu| cpu.waited), bench.as_ref().and_then(|bench| bench.waited)];
         waited.iter().flatten().find(|waited| **waited > WAITED_MAX)?;
         let [broker, bench] =
             waited.map(|waited| waited.map_or("?".to_owned(), |waited| format!("{:.0}", waited * 100.0)));
@@ -98,32 +103,38 @@ impl fmt::Display for Bench {
     }
 }
 
-impl fmt::Display for Cpu {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Used {
+    fn show(&self, f: &mut fmt::Formatter<'_>, parts: &str) -> fmt::Result {
         if let Some(each) = self.us_per_delivery {
-            write!(f, "{each:.3} µs per delivery")?;
-            if let (Some(user), Some(system)) = (self.user_us_per_delivery, self.system_us_per_delivery) {
-                write!(f, " (user {user:.3}, system {system:.3})")?;
-            }
-            write!(f, ", ")?;
+            write!(f, "{each:.3} µs per delivery{parts}, ")?;
         }
         write!(f, "{:.1} % of one CPU", self.share * 100.0)
     }
 }
 
-impl fmt::Display for ChildrenCpu {
+impl fmt::Display for Used {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(each) = self.us_per_delivery {
-            write!(f, "{each:.3} µs per delivery, ")?;
-        }
-        write!(f, "{:.1} % of one CPU", self.share * 100.0)
+        self.show(f, "")
+    }
+}
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = self.user_us_per_delivery.zip(self.system_us_per_delivery);
+        let parts = parts.map(|(user, system)| format!(" (user {user:.3}, system {system:.3})"));
+        self.all.show(f, &parts.unwrap_or_default())
     }
 }
 
 impl fmt::Display for MemoryUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        write!(f, "{:.1} MiB, at most {:.1} MiB", mebibytes(self.rss_bytes), mebibytes(self.rss_peak_bytes))?;
+        write!(
+            f,
+            "{:.1} MiB, at most {:.1} MiB",
+            mebibytes(self.now.rss_bytes),
+            mebibytes(self.now.rss_peak_bytes)
+        )?;
         if let Some(each) = self.bytes_per_connection {
             write!(f, ", {each:.0} bytes per connection")?;
         }
