@@ -16,9 +16,14 @@ test *args:
     scripts/test {{args}}
 
 # What takes too long for every change: licences, miri, instruction counts, documents, all scenarios, mutants
-nightly: lint miri bench-instructions documents
+nightly: lint miri bench-instructions documents reloads
     scripts/test --every --only protocol --only plugins
+    GRAPNEL_TESTS_IO=epoll GRAPNEL_RUNTIME_IO=epoll scripts/test --only unit --only protocol --only clients --only broker --only hooks --only plugins --only load --only leak
     scripts/mutants --sample 60 --seed "$(date +%j)"
+
+# Reload the configuration 1,000 times under load, with 200 changes of certificates
+reloads:
+    scripts/test --every --only transports -- a_thousand_reloads
 
 # Check formatting, shell scripts, lints, and licences and duplicates of dependencies
 lint:

@@ -36,6 +36,13 @@ class Connection:
             settings["will"] = aiomqtt.Will(
                 will["topic"], bytes.fromhex(will["payload"]), will["qos"], will["retain"]
             )
+        if command["tls"]:
+            tls = command["tls"]
+            settings["tls_params"] = aiomqtt.TLSParameters(
+                ca_certs=tls["authority"], certfile=tls["certificate"], keyfile=tls["key"]
+            )
+        if command["path"]:
+            settings["transport"], settings["websocket_path"] = "websockets", command["path"]
         self.client = aiomqtt.Client(
             "127.0.0.1",
             command["port"],

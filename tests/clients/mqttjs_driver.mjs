@@ -4,6 +4,7 @@
 //
 // usage: node mqttjs.mjs DIRECTORY-WITH-NODE_MODULES
 
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
 import { join, resolve } from 'node:path';
@@ -36,8 +37,14 @@ const commands = {
     if (command.expiry_s !== null && version === '5') {
       options.properties = { sessionExpiryInterval: command.expiry_s };
     }
+    if (command.tls) {
+      options.ca = readFileSync(command.tls.authority);
+      options.cert = readFileSync(command.tls.certificate);
+      options.key = readFileSync(command.tls.key);
+    }
+    const scheme = command.path ? (command.tls ? 'wss' : 'ws') : (command.tls ? 'mqtts' : 'mqtt');
     return new Promise((done, failed) => {
-      client = mqtt.connect(`mqtt://127.0.0.1:${command.port}`, options);
+      client = mqtt.connect(`${scheme}://127.0.0.1:${command.port}${command.path ?? ''}`, options);
       client.on('message', (topic, body, packet) => {
         say({ event: 'message', topic, payload: body.toString('hex'), qos: packet.qos, retain: packet.retain });
       });

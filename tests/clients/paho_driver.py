@@ -29,8 +29,14 @@ class Connection:
             client_id=command["client_id"],
             protocol=PROTOCOLS[command["version"]],
             reconnect_on_failure=command["comes_back"],
+            transport="websockets" if command["path"] else "tcp",
             **settings,
         )
+        if command["tls"]:
+            tls = command["tls"]
+            self.client.tls_set(tls["authority"], tls["certificate"], tls["key"])
+        if command["path"]:
+            self.client.ws_set_options(command["path"])
         # Seconds; whole seconds are its default.
         self.client.reconnect_delay_set(min_delay=0.05, max_delay=1)
         self.connected, self.subscribed, self.ended = queue.Queue(), queue.Queue(), queue.Queue()

@@ -70,6 +70,12 @@ def steps_of(lines):
     return steps
 
 
+def commands(lines):
+    """How many commands a block has, in words."""
+    count = len(steps_of(lines))
+    return f"{count} command{'' if count == 1 else 's'}"
+
+
 def matches(expected, printed):
     def clean(lines):
         return [words for words in (" ".join(line.split()) for line in lines) if words]
@@ -257,7 +263,7 @@ def read(page):
                 begun = time.monotonic()
                 run_block(reader, page, line, lines)
                 progress("")
-                print(f"{at}: {len(steps_of(lines))} commands, {time.monotonic() - begun:.1f} s", flush=True)
+                print(f"{at}: {commands(lines)}, {time.monotonic() - begun:.1f} s", flush=True)
         at = f"{page}: at its end"
         reader.end()
     except Wrong as wrong:
@@ -315,7 +321,7 @@ def main():
     if sys.argv[1] == "--list":
         for kind, line, lines in blocks_of(pathlib.Path(sys.argv[2])):
             if kind in KINDS:
-                print(f"{sys.argv[2]}:{line}: {len(steps_of(lines))} commands ({kind})")
+                print(f"{sys.argv[2]}:{line}: {commands(lines)} ({kind})")
         return
     sys.exit(0 if (build() if sys.argv[1] == "--build" else read(sys.argv[1])) else 1)
 

@@ -1,6 +1,7 @@
 //! Broker processes: Grapnel from the build folder of the test itself, or Mosquitto, against which
 //! the protocol tests are checked. Each has its own port, socket, state folder and log.
 
+use std::ffi::{OsStr, OsString};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -48,9 +49,16 @@ pub struct Builder {
     stderr: Option<Stdio>,
     working_directory: Option<PathBuf>,
     listen: Vec<String>,
+    wrapper: Vec<OsString>,
 }
 
 impl Builder {
+    /// A program and its arguments that start the broker: its own command line follows them.
+    pub fn started_by(mut self, wrapper: &[&OsStr]) -> Builder {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self.grapnel_only()
+    }
+
     /// Addresses for `--listen`, instead of one on loopback with a free port; with none, the
     /// configuration decides.
     pub fn listen(mut self, addresses: &[&str]) -> Builder {
@@ -179,7 +187,9 @@ impl Builder {
         let file = home.path().join("grapnel.toml");
         let config = format!("[plugins]\ndir = {:?}\n{}", plugin::directory(), self.config);
         std::fs::write(&file, config).expect("the directory is ours");
-        let mut command = command(plugin::built(self.program));
+        let mut words = self.wrapper.iter().cloned().chain([plugin::built(self.program).into()]);
+        let mut command = command(words.next().expect("the broker at least"));
+        command.args(words);
         command.arg("--config").arg(&file).arg("--socket").arg(home.path().join("ctl.sock"));
         command.args(["--shards", &self.shards.to_string()]).args(&self.arguments);
         // Removes the environment of the tests or of the developer's own broker.
@@ -222,7 +232,9 @@ impl Builder {
     }
 }
 
-fn free_port() -> u16 {
+/// A port of loopback that nothing uses now, for a program that cannot take port 0. Another process
+/// can take it before that program does.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
     listener.local_addr().expect("a bound socket has an address").port()
 }
@@ -253,6 +265,7 @@ impl Broker {
             stderr: None,
             working_directory: None,
             listen: vec!["127.0.0.1:0".to_owned()],
+            wrapper: Vec::new(),
         }
     }
 

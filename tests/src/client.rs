@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::layers::{End, Layers};
 use crate::wire::{Ack, Decoded, Properties, decode, encode};
 use crate::{Broker, Connect, PATIENCE, Packet, Publish, Subscribe, Version};
 
@@ -23,6 +24,8 @@ pub enum Event {
 /// A connection, and the received packets that the test has not read yet.
 pub struct Client {
     stream: TcpStream,
+    /// What lies between the packets and the stream; nothing on a plain listener.
+    layers: Option<Box<Layers>>,
     version: Version,
     buffer: Vec<u8>,
     aside: VecDeque<Packet>,
@@ -58,7 +61,46 @@ impl Client {
     pub fn dial_at(address: SocketAddr, version: Version) -> Client {
         let stream = TcpStream::connect(address).expect("the broker accepts connections");
         stream.set_nodelay(true).expect("a fresh socket takes options");
-        Client { stream, version, buffer: Vec::new(), aside: VecDeque::new(), last_id: 0 }
+        Client::over(stream, None, version)
+    }
+
+    /// A client on a connection that is open, with the layers that have shaken hands on it.
+    pub fn over(stream: TcpStream, layers: Option<Layers>, version: Version) -> Client {
+        let layers = layers.map(Box::new);
+        Client { stream, layers, version, buffer: Vec::new(), aside: VecDeque::new(), last_id: 0 }
+    }
+
+    /// Sends CONNECT. Returns the CONNACK, whatever its code.
+    #[track_caller]
+    pub fn log_in(&mut self, connect: &Connect) -> Connack {
+        self.send(&connect.encode());
+        self.connack()
+    }
+
+    /// The layers, for tests that make what travels themselves.
+    ///
+    /// # Panics
+    /// If the connection has none.
+    #[track_caller]
+    pub fn layers(&mut self) -> &mut Layers {
+        self.layers.as_mut().expect("the connection has layers")
+    }
+
+    /// The bytes that carry `bytes` on this connection.
+    pub fn encoded(&mut self, bytes: &[u8]) -> Vec<u8> {
+        match &mut self.layers {
+            Some(layers) => layers.encode(bytes),
+            None => bytes.to_vec(),
+        }
+    }
+
+    /// How the server has ended the layers so far.
+    ///
+    /// # Panics
+    /// If the connection has none.
+    #[track_caller]
+    pub fn end_of_layers(&mut self) -> End {
+        self.layers().end().clone()
     }
 
     /// Connects. Returns the CONNACK, whatever its code.
@@ -107,6 +149,7 @@ impl Client {
     #[track_caller]
     pub fn into_stream(self) -> TcpStream {
         assert!(self.buffer.is_empty() && self.aside.is_empty(), "unread: {:?}", self.aside);
+        assert!(self.layers.is_none(), "a driver of many knows no layers");
         self.stream
     }
 
@@ -116,13 +159,24 @@ impl Client {
     /// If the connection has ended.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
+        let bytes = self.encoded(bytes);
+        self.send_encoded(&bytes);
+    }
+
+    /// Sends bytes as they are, below all layers.
+    ///
+    /// # Panics
+    /// As [`Client::send`].
+    #[track_caller]
+    pub fn send_encoded(&mut self, bytes: &[u8]) {
         self.stream.set_write_timeout(Some(PATIENCE)).expect("not a zero timeout");
         self.stream.write_all(bytes).expect("the server takes what is sent");
     }
 
     /// Sends bytes to a server that may have closed already.
     pub fn send_anyway(&mut self, bytes: &[u8]) {
-        drop(self.stream.write_all(bytes));
+        let bytes = self.encoded(bytes);
+        drop(self.stream.write_all(&bytes));
     }
 
     /// Sends a packet.
@@ -161,7 +215,7 @@ impl Client {
             let mut chunk = [0; 65536];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Event::Closed,
-                Ok(read) => self.buffer.extend_from_slice(&chunk[..read]),
+                Ok(read) => self.take_in(&chunk[..read]),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     if Instant::now() >= deadline {
                         return Event::Silence;
@@ -172,6 +226,17 @@ impl Client {
                 }
                 Err(e) => panic!("reading from the server: {e}"),
             }
+        }
+    }
+
+    /// Adds what was received to the buffer, without its layers.
+    #[track_caller]
+    fn take_in(&mut self, bytes: &[u8]) {
+        let Some(layers) = &mut self.layers else { return self.buffer.extend_from_slice(bytes) };
+        match layers.decode(bytes, &mut self.buffer) {
+            // It may have closed meanwhile, which the next read shows.
+            Ok(answers) => drop(self.stream.write_all(&answers)),
+            Err(error) => panic!("the server sent {error}"),
         }
     }
 
@@ -382,13 +447,14 @@ impl Client {
     #[track_caller]
     pub fn raw_until_closed(&mut self) -> Vec<u8> {
         self.stream.set_read_timeout(Some(PATIENCE)).expect("not a zero timeout");
-        let mut bytes = std::mem::take(&mut self.buffer);
+        let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             Err(error) => panic!("the server does not close: {error}, after {bytes:02x?}"),
         }
-        bytes
+        self.take_in(&bytes);
+        std::mem::take(&mut self.buffer)
     }
 
     /// Sends DISCONNECT, and waits until the server has closed.

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 pub mod broker;
 pub mod bystander;
+pub mod certificates;
 pub mod churn;
 pub mod client;
 pub mod ctl;
 pub mod flood;
+pub mod layers;
 pub mod ledger;
 mod line;
 pub mod load;
@@ -22,11 +24,13 @@ pub mod plugin;
 pub mod process;
 pub mod repository;
 pub mod row;
+pub mod site;
 pub mod storm;
 pub mod wire;
 
 pub use broker::{Broker, Peer};
 pub use client::Client;
+pub use site::{Io, Kind, Site};
 pub use wire::{Connect, Packet, Publish, Subscribe, Version, Will};
 
 /// Timeout for an event that must happen. It is long because CI has two busy cores; only a failing

@@ -251,13 +251,13 @@ fn slug(heading: &str) -> String {
         rest = behind.split_once(')').map_or("", |(_, rest)| rest);
     }
     text.push_str(rest);
-    let kept = text.trim().chars().filter_map(|each| match each {
+    let letters = text.trim().chars().filter_map(|each| match each {
         ' ' => Some('-'),
         '-' | '_' => Some(each),
         _ if each.is_alphanumeric() => Some(each),
         _ => None,
     });
-    kept.flat_map(char::to_lowercase).collect()
+    letters.flat_map(char::to_lowercase).collect()
 }
 
 /// The cells of a row.

@@ -247,6 +247,15 @@ impl Process {
         self.status
     }
 
+    /// Waits until it has ended, and leaves its status for [`Process::wait`].
+    ///
+    /// # Panics
+    /// If it does not end in time; the message contains its output.
+    #[track_caller]
+    pub fn wait_for_ending(&self, timeout: Duration) {
+        assert!(exits_within(self.pid(), timeout), "{} does not end:\n{}", self.name, self.log());
+    }
+
     /// Waits for its end and checks the status. Returns its output.
     ///
     /// # Panics

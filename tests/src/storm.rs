@@ -57,7 +57,7 @@ impl Storm {
                 let (n, line) = &mut waiting[place];
                 let mut code = None;
                 let read = line.read(|packet| match packet {
-                    Packet::Connack { code: said, .. } if code.is_none() => code = Some(said),
+                    Packet::Connack { code: received, .. } if code.is_none() => code = Some(received),
                     other => assert!(code.is_some(), "{other:?} instead of CONNACK for client {n}"),
                 });
                 let Some(code) = code else {

@@ -108,7 +108,7 @@ fn a_subscription_needs_every_name_that_it_matches() {
 }
 
 #[test]
-fn a_will_must_be_allowed_too() {
+fn a_will_is_authorized_too() {
     let Some((broker, _dir)) = broker(2, FILE) else { return };
     if broker.mosquitto_differs("acl_file", "it looks at a will when it is sent") {
         return;
@@ -122,7 +122,7 @@ fn a_will_must_be_allowed_too() {
 scenario! {
     /// New lines apply to later publishes; a file with a wrong line is not loaded, and the log
     /// names the line.
-    fn a_changed_file_is_taken(broker in Broker::builder().grapnel_only()) {
+    fn a_changed_file_takes_effect(broker in Broker::builder().grapnel_only()) {
         let file = broker.home().join("acl");
         let replace = |text: &str| {
             let new = broker.home().join("acl.new");
@@ -150,7 +150,7 @@ scenario! {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_refused_and_named() {
+fn an_unusable_file_is_refused_and_named() {
     if Peer::chosen() == Peer::Mosquitto {
         return;
     }
@@ -158,15 +158,15 @@ fn a_file_that_cannot_be_used_is_refused_and_named() {
     let load = |set: &str| broker.ctl_refused(&["plugins", "load", "acl-file", "--set", set]);
     let file = broker.home().join("acl");
     std::fs::write(&file, "topic a\ntopics b\n").expect("the directory is ours");
-    let said = load(&format!("path={}", file.display()));
-    assert!(said.contains(&format!("{}:2: unknown word \"topics\"", file.display())), "{said}");
-    let said = load("path=/nowhere/acl");
-    assert!(said.contains("cannot read /nowhere/acl: No such file"), "{said}");
+    let error = load(&format!("path={}", file.display()));
+    assert!(error.contains(&format!("{}:2: unknown word \"topics\"", file.display())), "{error}");
+    let error = load("path=/nowhere/acl");
+    assert!(error.contains("cannot read /nowhere/acl: No such file"), "{error}");
     Client::hello(&broker, Version::V5, "after").ping();
 }
 
 #[test]
-fn a_subscription_ends_with_the_line_that_allowed_it() {
+fn a_subscription_is_revoked_when_its_line_is_removed() {
     if Peer::chosen() == Peer::Mosquitto {
         // It authorizes each message instead.
         return;

@@ -58,7 +58,7 @@ fn wait_for_code(broker: &Broker, login: (&str, &str), expected: u8) {
 scenario! {
     /// 0x86 of MQTT 5 is return code 5, not authorized, in earlier versions (section 3.2.2.3 of
     /// 3.1.1).
-    fn the_users_of_the_file_are_let_in(broker in Broker::builder().grapnel_only(), version) {
+    fn users_of_the_file_can_log_in(broker in Broker::builder().grapnel_only(), version) {
         load(broker, &[]);
         let refused = if version.is_5() { 0x86 } else { 5 };
         for (login, expected) in [
@@ -77,7 +77,7 @@ scenario! {
 
 scenario! {
     /// Logins with mosquitto's clients; after an unload every client is admitted again.
-    fn mosquitto_clients_log_in(broker in Broker::builder().grapnel_only()) {
+    fn mosquitto_clients_can_log_in(broker in Broker::builder().grapnel_only()) {
         load(broker, &[]);
         let mut subscriber = Subscriber::start(broker, Version::V5, &["-u", "ann", "-P", "secret", "-t", "t", "-q", "1"]);
         publish(broker, Version::V311, &["-u", "bob", "-P", "bob's", "-t", "t", "-m", "hello", "-q", "1"]);
@@ -91,7 +91,7 @@ scenario! {
 scenario! {
     /// New passwords are used while it runs; a file with a wrong line is not loaded, and the log
     /// names the line.
-    fn a_changed_file_is_taken(broker in Broker::builder().grapnel_only()) {
+    fn a_changed_file_takes_effect(broker in Broker::builder().grapnel_only()) {
         let file = load(broker, &[]);
         let mut connected = Client::connect(broker, &Connect::new(Version::V5, "before").login("ann", "secret"));
         passwd(&file, "eve", "new");
@@ -115,7 +115,7 @@ scenario! {
 scenario! {
     /// More logins at once than may wait: some are admitted, the others are refused with "server
     /// busy" (0x89). Connected clients are not affected, because other threads compute the hashes.
-    fn a_flood_of_logins_is_answered(broker in Broker::builder().grapnel_only()) {
+    fn every_login_of_a_flood_is_answered(broker in Broker::builder().grapnel_only()) {
         load(broker, &["threads=1", "queue_max=4"]);
         let mut connected = Client::hello(broker, Version::V5, "connected");
         let mut flood: Vec<Client> = (0..60)
@@ -176,20 +176,20 @@ scenario! {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_refused_and_named() {
+fn an_unusable_file_is_refused_and_named() {
     let broker = Broker::builder().grapnel_only().start();
     let load = |set: &str| broker.ctl_refused(&["plugins", "load", "auth-file", "--set", set]);
-    let said = load("path=/nowhere/users");
-    assert!(said.contains("cannot read /nowhere/users: No such file"), "{said}");
+    let error = load("path=/nowhere/users");
+    assert!(error.contains("cannot read /nowhere/users: No such file"), "{error}");
     let file = broker.home().join("users");
     std::fs::write(&file, "# first\nann:$argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$c29tZXNhbHRzb21lc2FsdA\n")
         .expect("the directory is ours");
-    let said = load(&format!("path={}", file.display()));
+    let error = load(&format!("path={}", file.display()));
     assert!(
-        said.contains(&format!("{}:2: user \"ann\": algorithm argon2i is not argon2id", file.display())),
-        "{said}"
+        error.contains(&format!("{}:2: user \"ann\": algorithm argon2i is not argon2id", file.display())),
+        "{error}"
     );
-    let said = load("pat=/nowhere");
-    assert!(said.contains("the key pat is not known; did you mean path?"), "{said}");
+    let error = load("pat=/nowhere");
+    assert!(error.contains("the key pat is not known; did you mean path?"), "{error}");
     Client::hello(&broker, Version::V5, "after").ping();
 }

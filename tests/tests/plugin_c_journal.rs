@@ -85,8 +85,8 @@ scenario! {
             let topic = if n % 3 == 0 { "else" } else { "orders/x" };
             publisher.send_publish(&Publish::new(topic, n.to_string()).qos(1).id(n + 1));
         }
-        let came: Vec<String> = (0..50).map(|_| subscriber.message().text()).collect();
-        assert_eq!(came, (0..50).map(|n| n.to_string()).collect::<Vec<_>>());
+        let received: Vec<String> = (0..50).map(|_| subscriber.message().text()).collect();
+        assert_eq!(received, (0..50).map(|n| n.to_string()).collect::<Vec<_>>());
         let written: Vec<String> = records(&file).into_iter().map(|(_, _, payload)| payload).collect();
         assert_eq!(written, (0..50).filter(|n| n % 3 != 0).map(|n| n.to_string()).collect::<Vec<_>>());
     }
@@ -104,7 +104,7 @@ fn limit_files(broker: &Broker, bytes: &str) {
 /// acknowledged ones can be read. Numbers continue over restarts, and a record that a crash has
 /// truncated is removed.
 #[test]
-fn the_file_is_whole_after_writes_that_were_cut_short() {
+fn the_file_has_only_whole_records_after_interrupted_writes() {
     let plugin = Compiled::of("c-journal");
     let folder = tempfile::tempdir().expect("a place for temporary files");
     let file = folder.path().join("orders");
@@ -156,7 +156,7 @@ fn the_file_is_whole_after_writes_that_were_cut_short() {
 
 /// One broker writes a file. A reload does not release the file; the end of the broker does.
 #[test]
-fn a_file_has_one_broker() {
+fn a_file_is_used_by_one_broker() {
     let plugin = Compiled::of("c-journal");
     let folder = tempfile::tempdir().expect("a place for temporary files");
     let file = folder.path().join("orders");
@@ -166,8 +166,8 @@ fn a_file_has_one_broker() {
     first.ctl_ok(&["plugins", "reload", "c-journal"]);
     let setting = format!("file={:?}", file.display().to_string());
     let refused = second.ctl_refused(&["plugins", "load", plugin.path(), "--set", &setting]);
-    let said = "file: another broker writes it; name another file, or stop that broker first";
-    assert!(refused.contains(said), "{refused}");
+    let error = "file: another broker writes it; name another file, or stop that broker first";
+    assert!(refused.contains(error), "{refused}");
     let mut publisher = Client::hello(&first, Version::V5, "p");
     assert_eq!(publisher.publish(&Publish::new("orders/a", "one").qos(1)), 0x10, "nobody subscribes");
     drop(publisher);
@@ -183,7 +183,7 @@ fn a_file_has_one_broker() {
 /// of the other. A reload of that plugin takes the file over, also with other settings, and an
 /// unload frees it for the other.
 #[test]
-fn a_file_has_one_plugin_of_a_broker() {
+fn a_file_is_used_by_one_plugin_of_a_broker() {
     let plugin = Compiled::of("c-journal");
     let folder = tempfile::tempdir().expect("a place for temporary files");
     let file = folder.path().join("orders");
@@ -193,9 +193,9 @@ fn a_file_has_one_plugin_of_a_broker() {
     let second = ["plugins", "load", plugin.path(), "--name", "second", "--set", &setting, "--once"];
     for _ in 0..2 {
         let refused = broker.ctl_refused(&second);
-        let said =
+        let error =
             "file: another plugin of this broker writes it; name another file, or unload that plugin first";
-        assert!(refused.contains(said), "{refused}");
+        assert!(refused.contains(error), "{refused}");
         broker.ctl_ok(&["plugins", "reload", "c-journal", "--set", &setting, "--set", "property=at"]);
     }
     let other = format!("file={:?}", folder.path().join("other").display().to_string());
@@ -237,7 +237,7 @@ fn waiting_messages_are_counted_with_their_memory() {
 
 /// A client's waiting messages use its own share, and messages of other clients wait in addition.
 #[test]
-fn a_client_has_a_share_of_what_waits() {
+fn a_client_has_a_share_of_the_waiting_memory() {
     let plugin = Compiled::of("c-journal");
     let broker = Broker::builder().grapnel_only().shards(1).start();
     let folder = tempfile::tempdir().expect("a place for temporary files");
@@ -269,13 +269,14 @@ fn a_client_has_a_share_of_what_waits() {
     let reader = std::thread::spawn(move || std::fs::read(pipe).map(|bytes| bytes.len()));
     let unwritten = "the journal cannot be written";
     let full = "too many messages of this client wait for the journal";
-    for (client, said) in [(&mut one, &[unwritten, full, full][..]), (&mut other, &[unwritten, full, full])] {
-        for said in said {
+    for (client, error) in [(&mut one, &[unwritten, full, full][..]), (&mut other, &[unwritten, full, full])]
+    {
+        for error in error {
             let reason = client.receive_where("PUBACK", |packet| match packet {
                 Packet::Puback(ack) => Some((ack.code, ack.properties.string(REASON_STRING))),
                 _ => None,
             });
-            assert_eq!(reason, (0x97, Some((*said).to_owned())));
+            assert_eq!(reason, (0x97, Some((*error).to_owned())));
         }
     }
     assert_eq!(metric(&broker, "pending_refused_unwritten"), 2);
@@ -313,7 +314,7 @@ fn messages_that_cannot_be_written_are_not_acknowledged() {
 fn a_wrong_configuration_is_refused() {
     let plugin = Compiled::of("c-journal");
     let broker = Broker::builder().grapnel_only().start();
-    for (setting, said) in [
+    for (setting, error) in [
         ("pending_bytes_max=1", "the key file is missing: a path to append to"),
         ("path=\"x\"", "the key path is not known"),
         ("file=1", "file: it must be a text of at most 4095 bytes"),
@@ -325,7 +326,7 @@ fn a_wrong_configuration_is_refused() {
         ("pending_bytes_max=-1", "pending_bytes_max: it must be a whole number, not negative"),
     ] {
         let refused = broker.ctl_refused(&["plugins", "load", plugin.path(), "--set", setting]);
-        assert!(refused.contains(said), "{setting}: {refused}");
+        assert!(refused.contains(error), "{setting}: {refused}");
     }
     Client::hello(&broker, Version::V5, "after").ping();
 }

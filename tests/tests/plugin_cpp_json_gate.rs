@@ -41,7 +41,7 @@ scenario! {
 
 /// A text is UTF-8 (RFC 8259, section 8.1), in a key as in a value.
 #[test]
-fn a_text_that_is_not_utf8_is_no_json() {
+fn a_payload_that_is_not_utf8_is_refused() {
     let plugin = Compiled::of("cpp-json-gate");
     let broker = Broker::builder().grapnel_only().start();
     broker.ctl_ok(&["plugins", "load", plugin.path(), "--set", "filters=[\"#\"]", "--once"]);

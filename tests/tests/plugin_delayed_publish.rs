@@ -16,7 +16,7 @@ const DELAY: Duration = Duration::from_secs(1);
 scenario! {
     /// mosquitto's clients: acknowledged at once, delivered after a second, nothing on the delayed
     /// topic itself.
-    fn a_message_comes_when_it_is_due(broker in Broker::builder().grapnel_only(), version) {
+    fn a_delayed_message_arrives_when_it_is_due(broker in Broker::builder().grapnel_only(), version) {
         broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
         let mut subscriber = Subscriber::start(broker, version, &["-q", "1", "-t", "lights/#", "-t", "$delayed/#", "-C", "2"]);
         let start = Instant::now();
@@ -24,15 +24,15 @@ scenario! {
         assert!(start.elapsed() < DELAY, "the publisher does not wait");
         publish(broker, version, &["-t", "lights/hall", "-q", "1", "-m", "on"]);
         let messages = subscriber.messages(2);
-        let came: Vec<_> = messages.iter().map(|message| (message.topic.as_str(), message.payload.as_str())).collect();
-        assert_eq!(came, [("lights/hall", "on"), ("lights/hall", "off")]);
+        let received: Vec<_> = messages.iter().map(|message| (message.topic.as_str(), message.payload.as_str())).collect();
+        assert_eq!(received, [("lights/hall", "on"), ("lights/hall", "off")]);
         assert!(start.elapsed() >= DELAY);
     }
 }
 
 scenario! {
     /// A message keeps its properties, and messages due together keep their order.
-    fn a_message_comes_as_it_was_sent(broker in Broker::builder().grapnel_only()) {
+    fn a_delayed_message_arrives_unchanged(broker in Broker::builder().grapnel_only()) {
         broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("#", 2);
@@ -69,10 +69,10 @@ scenario! {
             assert_eq!(publisher.publish(&Publish::new("$delayed/1/a", n.to_string()).qos(1)), 0);
         }
         broker.ctl_ok(&["plugins", "reload", "delayed-publish"]);
-        let mut came: Vec<String> = (0..8).map(|_| subscriber.message().text()).collect();
+        let mut received: Vec<String> = (0..8).map(|_| subscriber.message().text()).collect();
         assert!(start.elapsed() >= DELAY);
-        came.sort();
-        assert_eq!(came, (0..8).map(|n| n.to_string()).collect::<Vec<_>>());
+        received.sort();
+        assert_eq!(received, (0..8).map(|n| n.to_string()).collect::<Vec<_>>());
         // A duplicate would arrive before this.
         publishers[0].publish(&Publish::new("a", "last").qos(1));
         assert_eq!(subscriber.message().text(), "last");
@@ -106,19 +106,19 @@ fn messages_in_flight_arrive_once_through_reloads() {
     for _ in 0..2 {
         broker.ctl_ok(&["plugins", "reload", "delayed-publish"]);
     }
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     let mut other = Client::hello(&broker, Version::V5, "q");
-    while came.len() < 20 {
+    while received.len() < 20 {
         other.publish(&Publish::new("release", "").qos(1));
         loop {
             let message = subscriber.message();
             if message.topic == "release" {
                 break;
             }
-            came.push(message.text());
+            received.push(message.text());
         }
     }
-    assert_eq!(came, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(received, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
     assert_eq!((metric(&broker, "waiting_messages"), metric(&broker, "retried_messages")), (0, 0));
 }
 
@@ -180,16 +180,16 @@ fn messages_without_room_are_published_later() {
         12,
         "none is forgotten before it is known to be published"
     );
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     while metric(&broker, "waiting_messages") > 0 {
-        assert!(Instant::now() < deadline, "{came:?}");
+        assert!(Instant::now() < deadline, "{received:?}");
         publisher.publish(&Publish::new("release", "x").qos(1));
         publisher.publish(&Publish::new("marker", "marker").qos(1));
-        came.extend(subscriber.messages_until("marker"));
+        received.extend(subscriber.messages_until("marker"));
     }
     publisher.publish(&Publish::new("marker", "marker").qos(1));
-    came.extend(subscriber.messages_until("marker"));
-    let mut topics: Vec<String> = came.into_iter().map(|message| message.topic).collect();
+    received.extend(subscriber.messages_until("marker"));
+    let mut topics: Vec<String> = received.into_iter().map(|message| message.topic).collect();
     topics.sort();
     let mut sent: Vec<String> = (0..12).map(|n| format!("held/{n}")).collect();
     sent.sort();
@@ -199,7 +199,7 @@ fn messages_without_room_are_published_later() {
 /// A reload with 18 MB of messages, beside other clients: all messages are there afterwards, and
 /// the longest pause of the others is printed.
 #[test]
-fn a_large_state_goes_over_beside_others() {
+fn the_reload_of_a_large_state_delays_no_other_client() {
     let broker = Broker::builder().grapnel_only().start();
     let load = ["plugins", "load", "delayed-publish", "--once", "--set"];
     broker
@@ -253,7 +253,7 @@ fn messages_that_cannot_be_delayed_are_refused_with_the_reason() {
 /// may publish to when it is due, whether it is still connected, has gone, or another principal has
 /// its identifier by then.
 #[test]
-fn a_message_is_authorised_for_its_client_when_it_is_due() {
+fn a_message_is_authorized_for_its_client_when_it_is_due() {
     let broker = Broker::builder().grapnel_only().start();
     let rules = broker.home().join("acl");
     std::fs::write(
@@ -290,7 +290,7 @@ fn a_message_is_authorised_for_its_client_when_it_is_due() {
 /// A message that waits for a verdict on behalf of one client does not block another client's
 /// message that is due at the same time.
 #[test]
-fn one_clients_slow_verdict_holds_up_no_other_client() {
+fn a_slow_verdict_for_one_client_delays_no_other_client() {
     let broker = Broker::builder().shards(1).grapnel_only().start();
     for plugin in ["late", "delayed-publish"] {
         broker.ctl_ok(&["plugins", "load", plugin, "--once"]);

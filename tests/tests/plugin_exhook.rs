@@ -43,9 +43,9 @@ fn login(version: Version, client_id: &str, username: Option<&str>) -> Connect {
 /// Waits until the broker's log contains this.
 #[allow(clippy::disallowed_methods, reason = "a log can only be looked at")]
 fn wait_for_log(broker: &Broker, what: &str) {
-    let asked = Instant::now();
+    let started = Instant::now();
     while !broker.process().log().contains(what) {
-        assert!(asked.elapsed() < PATIENCE, "the log does not say {what:?}:\n{}", broker.process().log());
+        assert!(started.elapsed() < PATIENCE, "the log does not say {what:?}:\n{}", broker.process().log());
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -54,7 +54,7 @@ scenario! {
     /// The file of EMQX's article, with the behaviour described there: without a user name no topic
     /// may be published or subscribed, with one every topic may. Every client is admitted, since
     /// the broker has given it an identifier by then.
-    fn hooks_of_emqx_run_as_they_are(broker in broker(), version) {
+    fn hooks_of_emqx_run_unchanged(broker in broker(), version) {
         // The article's own file, if it is available.
         let path = std::env::var_os("GRAPNEL_COMPAT_DIR").map_or_else(folder, PathBuf::from);
         load(broker, &paho::python(), &path, "hooks", &[]);
@@ -77,15 +77,15 @@ scenario! {
 
 scenario! {
     /// Any bytes, in both directions.
-    fn any_bytes_survive(broker in roomy_broker()) {
+    fn any_bytes_pass_unchanged_in_both_directions(broker in roomy_broker()) {
         load(broker, &paho::python(), &folder(), "mirror", &[]);
-        exhook_common::any_bytes_survive(broker);
+        exhook_common::any_bytes_pass_unchanged_in_both_directions(broker);
     }
 }
 
 scenario! {
     /// An exception is a failure: a message continues unchanged unless `failed_action` denies it.
-    fn an_exception_ends_by_the_policy(broker in broker()) {
+    fn after_an_exception_failed_action_decides(broker in broker()) {
         for (action, code) in [("ignore", 0), ("deny", 0x83)] {
             load(broker, &paho::python(), &folder(), "mirror", &[&format!("failed_action={action}")]);
             let mut client = Client::connect(broker, &Connect::new(Version::V5, "c"));
@@ -110,8 +110,8 @@ scenario! {
         assert_eq!(client.subscribe_all(&Subscribe::to("t", 1).and("u", 1)), [1, 1]);
         assert_eq!(client.publish(&Publish::new("moved", "unseen").qos(1)), 0x10, "nobody has subscribed there");
         assert_eq!(client.publish(&Publish::new("t", "as it was").qos(1)), 0);
-        let came = client.message();
-        assert_eq!((came.topic.as_str(), came.text().as_str()), ("t", "as it was"));
+        let message = client.message();
+        assert_eq!((message.topic.as_str(), message.text().as_str()), ("t", "as it was"));
         assert_eq!(client.unsubscribe(&["t"]), [0]);
         assert_eq!(broker.ctl_json(&["clients", "show", "c"])["superuser"], false);
         for what in ["an `allow` that is no boolean", "the index of no filter", "a `qos` that no message may have"] {
@@ -129,13 +129,13 @@ scenario! {
         ];
         let ends = folder().join("missing_package");
         let python = format!("python=\"{}\"", ends.display());
-        let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
-        assert!(said.contains("has ended (exit status: 7); it printed:\n") && said.contains("no module of that name"), "{said}");
+        let error = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
+        assert!(error.contains("has ended (exit status: 7); it printed:\n") && error.contains("no module of that name"), "{error}");
         let python = format!("python=\"{}\"", folder().join("isolated_python").display());
-        let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
-        assert!(said.contains("isolated_python does not have the package grapnel-exhook; install it with"), "{said}");
-        let said = broker.ctl_refused(&[&arguments[..], &["python=/no/such/python"]].concat());
-        assert!(said.contains("there is no /no/such/python: install Python 3.10"), "{said}");
+        let error = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
+        assert!(error.contains("isolated_python does not have the package grapnel-exhook; install it with"), "{error}");
+        let error = broker.ctl_refused(&[&arguments[..], &["python=/no/such/python"]].concat());
+        assert!(error.contains("there is no /no/such/python: install Python 3.10"), "{error}");
     }
 }
 
@@ -144,8 +144,8 @@ fn surroundings(broker: &Broker) -> Value {
     let mut client = Client::hello(broker, Version::V5, "c");
     client.subscribe("t", 0);
     assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
-    let said = client.message();
-    serde_json::from_slice(&said.payload).unwrap_or_else(|error| panic!("{error}: {}", said.text()))
+    let message = client.message();
+    serde_json::from_slice(&message.payload).unwrap_or_else(|error| panic!("{error}: {}", message.text()))
 }
 
 /// A folder with modules that Python or a worker might import; each leaves a file if it is run.
@@ -183,7 +183,7 @@ fn assert_untouched(planted: &TempDir) {
 /// A user who may write into the broker's working directory cannot put code into its workers, not
 /// even if Python is configured to search its working directory.
 #[test]
-fn nothing_of_the_brokers_working_directory_is_run() {
+fn no_module_of_the_brokers_working_directory_is_run() {
     let planted = planted();
     let search = format!("{}:.:", std::fs::canonicalize(exhook_common::sdk()).unwrap().display());
     let broker = broker().working_directory(planted.path()).environment("PYTHONPATH", &search).start();
@@ -194,15 +194,16 @@ fn nothing_of_the_brokers_working_directory_is_run() {
 
 /// The same holds for a configured working directory.
 #[test]
-fn nothing_of_a_workers_working_directory_is_run() {
+fn no_module_of_a_workers_working_directory_is_run() {
     let planted = planted();
     let broker = broker().start();
     let setting = format!("working_directory={:?}", planted.path());
     load(&broker, &paho::python(), &folder(), "environment", &[&setting, "failed_action=deny"]);
-    let said = surroundings(&broker);
-    assert_eq!(said["cwd"].as_str().map(Path::new), Some(planted.path()));
-    let path = said["path"].as_array().unwrap().iter().map(|entry| Path::new(entry.as_str().unwrap()));
-    path.for_each(|entry| assert!(entry.is_absolute() && entry != planted.path(), "{said}"));
+    let surroundings_shown = surroundings(&broker);
+    assert_eq!(surroundings_shown["cwd"].as_str().map(Path::new), Some(planted.path()));
+    let path =
+        surroundings_shown["path"].as_array().unwrap().iter().map(|entry| Path::new(entry.as_str().unwrap()));
+    path.for_each(|entry| assert!(entry.is_absolute() && entry != planted.path(), "{surroundings_shown}"));
     assert_untouched(&planted);
 }
 
@@ -219,8 +220,8 @@ fn a_workers_environment_is_as_configured() {
         .start();
     let setting = "environment=[\"PYTHONPATH\", \"AN_ADDRESS\", \"OF_OURS=x=y\"]";
     load(&broker, &paho::python(), &folder(), "environment", &[setting, "failed_action=deny"]);
-    let said = surroundings(&broker);
-    let environment = said["environment"].as_object().unwrap();
+    let surroundings_shown = surroundings(&broker);
+    let environment = surroundings_shown["environment"].as_object().unwrap();
     let has = |name: &str| environment.get(name).and_then(Value::as_str);
     assert_eq!(
         (has("AN_ADDRESS"), has("OF_OURS"), has("LC_ALL")),
@@ -247,23 +248,26 @@ fn a_workers_environment_is_as_configured() {
     for name in environment.keys() {
         assert!(named.contains(&name.as_str()) || name.starts_with("LC_"), "{name} is not named");
     }
-    let said =
+    let error =
         broker.ctl_refused(&["plugins", "configure", "exhook", "--set", "environment=[\"GRAPNEL_LOG\"]"]);
-    assert!(said.contains("GRAPNEL_LOG is the broker's own"), "{said}");
+    assert!(error.contains("GRAPNEL_LOG is the broker's own"), "{error}");
 }
 
 /// Paths in the configuration are relative to the broker's working directory, although workers run
 /// elsewhere.
 #[test]
-fn a_relative_path_is_the_brokers() {
+fn a_relative_path_begins_at_the_brokers_working_directory() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("hooks")).unwrap();
     std::fs::copy(folder().join("environment.py"), dir.path().join("hooks/here.py")).unwrap();
     let broker = broker().working_directory(dir.path()).start();
     load(&broker, &paho::python(), Path::new("hooks"), "here", &["failed_action=deny"]);
-    let said = surroundings(&broker);
+    let surroundings_shown = surroundings(&broker);
     let first = std::fs::canonicalize(dir.path().join("hooks")).unwrap();
-    assert_eq!((&said["cwd"], said["path"][0].as_str().map(Path::new)), (&"/".into(), Some(&*first)));
+    assert_eq!(
+        (&surroundings_shown["cwd"], surroundings_shown["path"][0].as_str().map(Path::new)),
+        (&"/".into(), Some(&*first))
+    );
 }
 
 scenario! {
@@ -359,14 +363,14 @@ scenario! {
         load(broker, &paho::python(), &folder(), "login_data", &["failed_action=deny"]);
         let mut client = Client::connect(broker, &Connect::new(Version::V5, "c").keep_alive(77));
         client.subscribe("#", 0);
-        let mut asked = |topic: &str| {
+        let mut publish_to = |topic: &str| {
             let code = client.publish(&Publish::new(topic, "x").qos(1));
             (code < 0x80).then(|| client.message().text())
         };
-        let first = asked("t").unwrap();
+        let first = publish_to("t").unwrap();
         assert!(first.starts_with("77 s, process "), "{first}");
-        assert_eq!(asked("end"), None, "its process has ended in the middle of it");
-        let second = asked("t").unwrap();
+        assert_eq!(publish_to("end"), None, "its process has ended in the middle of it");
+        let second = publish_to("t").unwrap();
         assert!(second.starts_with("77 s, process ") && second != first, "{first}, then {second}");
     }
 }
@@ -391,7 +395,7 @@ scenario! {
 scenario! {
     /// `exhook drivers` lists the loaded drivers with the statistics of their workers. A disabled
     /// driver is not called until it is enabled.
-    fn drivers_are_shown_and_switched(broker in broker()) {
+    fn drivers_can_be_listed_disabled_and_enabled(broker in broker()) {
         load(broker, &paho::python(), &folder(), "mirror", &["pool_size=2"]);
         let mut client = Client::hello(broker, Version::V5, "c");
         client.subscribe("mirror/#", 0);
@@ -510,13 +514,13 @@ fn affects_no_client(shards: usize, faults: &[(&str, &str)]) {
     let mut client = Client::hello(&broker, Version::V5, "c");
     publish_through(&mut client, "nothing", Duration::from_millis(300));
     let before = resident(broker.process().id());
-    for (what, says) in faults {
+    for (what, expected) in faults {
         publish_through(&mut client, what, Duration::from_millis(1500));
-        wait_for_log(&broker, says);
+        wait_for_log(&broker, expected);
         // It is back: a publish gets an answer, not the policy's decision.
-        let asked = Instant::now();
+        let started = Instant::now();
         while client.publish(&Publish::new("t", "again").qos(1)) >= 0x80 {
-            assert!(asked.elapsed() < PATIENCE, "{what}: the worker does not come back");
+            assert!(started.elapsed() < PATIENCE, "{what}: the worker does not come back");
         }
         bystander.ping();
     }

@@ -64,11 +64,11 @@ fn bytes(value: &[u8]) -> Value {
 /// The next calls are these, in any order if the documents define none.
 #[track_caller]
 fn step<const N: usize>(calls: &Calls<'_>, expected: [(&str, Value); N]) {
-    let mut came: Vec<(String, Value)> = (0..N).map(|_| calls.next()).collect();
+    let mut received: Vec<(String, Value)> = (0..N).map(|_| calls.next()).collect();
     for (hook, arguments) in expected {
-        let at = came.iter().position(|(called, with)| called == hook && *with == arguments);
-        let at = at.unwrap_or_else(|| panic!("{hook} with {arguments} is not among {came:#?}"));
-        came.remove(at);
+        let at = received.iter().position(|(called, with)| called == hook && *with == arguments);
+        let at = at.unwrap_or_else(|| panic!("{hook} with {arguments} is not among {received:#?}"));
+        received.remove(at);
     }
 }
 
@@ -110,12 +110,12 @@ scenario! {
         assert_eq!(client.message().payload, b"\xFF\x00");
         let about = message("ApplicationMessage", &json!(["t/a", bytes(b"\xFF\x00"), 1, true]));
         let about = keywords(&[("client_id", json!("c")), ("message", about)]);
-        let kept = message("RetainedApplicationMessage", &json!(["t/a", bytes(b"\xFF\x00"), 1]));
+        let retained = message("RetainedApplicationMessage", &json!(["t/a", bytes(b"\xFF\x00"), 1]));
         step(&calls, [
             ("on_mqtt_packet_received", packet("PublishPacket")),
             ("on_broker_message_received", about.clone()),
             ("on_broker_message_broadcast", about),
-            ("on_broker_retained_message", keywords(&[("client_id", Value::Null), ("retained_message", kept)])),
+            ("on_broker_retained_message", keywords(&[("client_id", Value::Null), ("retained_message", retained)])),
             ("on_mqtt_packet_sent", packet("PubackPacket")),
             ("on_mqtt_packet_sent", packet("PublishPacket")),
             ("on_mqtt_packet_received", packet("PubackPacket")),
@@ -151,7 +151,7 @@ scenario! {
 
 scenario! {
     /// A method gets only the arguments that it names.
-    fn methods_get_what_they_take(broker in broker(), version) {
+    fn methods_get_the_arguments_that_they_declare(broker in broker(), version) {
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.Few: {}\n", &[]);
         let calls = Calls::of(broker);
         let mut client = Client::connect(broker, &Connect::new(version, "c").login("alice", ""));
@@ -180,11 +180,11 @@ fn the_shutdown_of_the_broker_is_notified() {
     let _home = load_yaml(&broker, "plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
     broker.process().signal(rustix::process::Signal::TERM);
     assert!(broker.wait().is_some_and(|status| status.success()));
-    let told = broker.process().lines(|line| {
+    let lines = broker.process().lines(|line| {
         let (_, call) = line.split_once(" CALL [\"on_broker_")?;
         Some(call.split_once('"')?.0.to_owned())
     });
-    assert_eq!(told, ["pre_start", "post_start", "pre_shutdown", "post_shutdown"]);
+    assert_eq!(lines, ["pre_start", "post_start", "pre_shutdown", "post_shutdown"]);
     let closed = broker.process().lines(|line| line.contains("CALL [\"close\"").then_some(()));
     assert_eq!(closed.len(), 1);
 }
@@ -227,7 +227,7 @@ fn the_start_of_the_broker_is_notified_when_it_has_started() {
 
 scenario! {
     /// A login needs one plugin that returns True and none that returns False; None does not count.
-    fn logins_add_up(broker in broker(), version) {
+    fn several_login_plugins_decide_together(broker in broker(), version) {
         let _home = load_yaml(broker, "plugins:\n  amqtt_spy.LoginA: {}\n  amqtt_spy.LoginB: {}\n", &[]);
         let calls = Calls::of(broker);
         let attempt = |connect: &Connect| Client::attempt(broker, connect).1.code;
@@ -244,8 +244,8 @@ scenario! {
                 (false, false) => [4, 5].contains(&code),
             };
             assert!(if connects { code == 0 } else { refused }, "{answers}: {code:#x}");
-            let asked = calls.expect(["authenticate"]);
-            assert_eq!(asked, [keywords(&[("client", json!("c")), ("password", json!("p"))])]);
+            let call = calls.expect(["authenticate"]);
+            assert_eq!(call, [keywords(&[("client", json!("c")), ("password", json!("p"))])]);
             calls.until("authenticate", |_| true);
         }
         assert!(attempt(&Connect::new(version, "c")) != 0, "nobody says True of a client without a name");
@@ -275,14 +275,14 @@ scenario! {
                 let refused = version.is_5() && action == "publish" && !allowed;
                 assert_eq!(code, if refused { 0x87 } else { 0 }, "{topic}");
                 writer.publish(&Publish::new("end", "end").qos(1));
-                let came: Vec<_> = reader.messages_until("end").iter().map(Publish::text).collect();
-                assert_eq!(came, if allowed { vec![answers] } else { vec![] }, "{topic}");
-                let asked = keywords(&[
+                let received: Vec<_> = reader.messages_until("end").iter().map(Publish::text).collect();
+                assert_eq!(received, if allowed { vec![answers] } else { vec![] }, "{topic}");
+                let expected = keywords(&[
                     ("client", json!(if action == "publish" { "writer" } else { "reader" })),
                     ("topic", json!(topic)),
                     ("action", json!(action)),
                 ]);
-                calls.until("topic_filtering", |arguments| *arguments == asked);
+                calls.until("topic_filtering", |arguments| *arguments == expected);
             }
             let topic = format!("subscribe/{answers}");
             let codes = writer.subscribe_all(&Subscribe::to(&topic, 1));
@@ -356,23 +356,23 @@ scenario! {
         let mut other = Client::hello(broker, version, "other");
         other.subscribe("from/#", 1);
         client.publish(&Publish::new("do/broadcast", "").qos(1));
-        let came = other.message();
-        assert_eq!((came.topic.as_str(), &came.payload[..], came.qos), ("from/plugin", &b"\xFFhi"[..], 1));
+        let received = other.message();
+        assert_eq!((received.topic.as_str(), &received.payload[..], received.qos), ("from/plugin", &b"\xFFhi"[..], 1));
 
         // The client has no own subscription for it.
         client.publish(&Publish::new("do/subscribe", "").qos(1));
         calls_look(&mut client, &calls, |look| look["subscriptions"] == json!([["added/#", "c", 1], ["from/#", "other", 1]]));
         // A command takes some time; messages published after it is in force are delivered.
-        let asked = Instant::now();
-        let came = loop {
+        let started = Instant::now();
+        let received = loop {
             other.publish(&Publish::new("added/a", "x").qos(1));
             match client.next(Duration::from_millis(50)) {
-                Event::Packet(Packet::Publish(came)) => break came,
-                other => assert!(asked.elapsed() < PATIENCE && other == Event::Silence, "{other:?}"),
+                Event::Packet(Packet::Publish(received)) => break received,
+                other => assert!(started.elapsed() < PATIENCE && other == Event::Silence, "{other:?}"),
             }
         };
-        client.acknowledge(&came);
-        assert_eq!((came.topic.as_str(), came.qos), ("added/a", 1));
+        client.acknowledge(&received);
+        assert_eq!((received.topic.as_str(), received.qos), ("added/a", 1));
 
         client.publish(&Publish::new("do/retain", "kept").qos(1));
         let look = calls_look(&mut client, &calls, |look| look["retained"] != json!([]));
@@ -384,8 +384,8 @@ scenario! {
         retains(broker, 1);
         let mut late = Client::hello(broker, version, "late");
         late.subscribe("kept", 1);
-        let came = late.message();
-        assert_eq!((came.text(), came.retain), ("kept".to_owned(), true));
+        let received = late.message();
+        assert_eq!((received.text(), received.retain), ("kept".to_owned(), true));
 
         // As in aMQTT, a stored message is not delivered to current subscribers, nor is its removal
         // without data.
@@ -482,9 +482,9 @@ scenario! {
 /// command has requested, but the command takes some time.
 #[track_caller]
 fn retains(broker: &Broker, count: u64) {
-    let asked = Instant::now();
+    let started = Instant::now();
     while broker.ctl_json(&["status"])["retained_messages"] != count {
-        assert!(asked.elapsed() < PATIENCE, "not {count} retained messages");
+        assert!(started.elapsed() < PATIENCE, "not {count} retained messages");
     }
 }
 
@@ -492,7 +492,7 @@ fn retains(broker: &Broker, count: u64) {
 /// client may be delayed.
 #[track_caller]
 fn calls_look(client: &mut Client, calls: &Calls<'_>, until: impl Fn(&Value) -> bool) -> Value {
-    let asked = Instant::now();
+    let started = Instant::now();
     loop {
         client.publish(&Publish::new("do/look", "").qos(1));
         let look = calls.until("look", |_| true);
@@ -506,7 +506,7 @@ fn calls_look(client: &mut Client, calls: &Calls<'_>, until: impl Fn(&Value) -> 
         if until(&look) {
             return look;
         }
-        assert!(asked.elapsed() < PATIENCE, "{look}");
+        assert!(started.elapsed() < PATIENCE, "{look}");
     }
 }
 
@@ -599,7 +599,7 @@ mod bundled {
                 alice.publish(&Publish::new(topic, "x").qos(1));
             }
             alice.publish(&Publish::new("both", "end").qos(1));
-            let topics = |came: Vec<Publish>| came.into_iter().map(|came| came.topic).collect::<Vec<_>>();
+            let topics = |received: Vec<Publish>| received.into_iter().map(|received| received.topic).collect::<Vec<_>>();
             assert_eq!(topics(nobody.messages_until("end")), ["out/a", "both"]);
             assert_eq!(topics(alice.messages_until("end")), ["both"]);
             // She may subscribe to topics that she may not receive; a client without a name may not
@@ -624,7 +624,7 @@ mod bundled {
             client.publish(&Publish::new("t", "x").qos(1));
             client.message();
             client.disconnect();
-            for (level, says) in [
+            for (level, expected) in [
                 ("INFO", "### 'on_broker_client_connected' EVENT FIRED ###"),
                 ("INFO", "### 'on_broker_client_disconnected' EVENT FIRED ###"),
                 ("DEBUG", "### 'on_broker_client_subscribed' EVENT FIRED ###"),
@@ -634,8 +634,8 @@ mod bundled {
                 ("DEBUG", "c -out-> PublishPacket("),
                 ("DEBUG", "-out-> ConnackPacket("),
             ] {
-                let found = |line: &str| (line.contains(says) && line.contains(level)).then_some(());
-                broker.process().wait_for_line(says, PATIENCE, found);
+                let found = |line: &str| (line.contains(expected) && line.contains(level)).then_some(());
+                broker.process().wait_for_line(expected, PATIENCE, found);
             }
         }
     }
@@ -650,9 +650,9 @@ mod bundled {
             client.publish(&Publish::new("t", "x").qos(1));
             client.subscribe("$SYS/broker/#", 0);
             let mut of = |topic: &str| loop {
-                let came = client.message();
-                if came.topic == format!("$SYS/broker/{topic}") {
-                    break came;
+                let received = client.message();
+                if received.topic == format!("$SYS/broker/{topic}") {
+                    break received;
                 }
             };
             let kept = of("version");
@@ -849,7 +849,7 @@ fn mount(broker: &Broker, what: &str, which: impl Fn(&str) -> bool) {
 }
 
 #[test]
-fn sessions_that_end_while_the_operator_has_taken_all_hooks_out_leave_nothing() {
+fn sessions_that_end_while_all_hooks_are_unmounted_leave_nothing() {
     let all = |what: &'static str| move |broker: &Broker| mount(broker, what, |_| true);
     sessions_that_end_unseen_leave_nothing(&broker().start(), all("unmount"), all("mount"));
 }
@@ -857,7 +857,7 @@ fn sessions_that_end_while_the_operator_has_taken_all_hooks_out_leave_nothing() 
 /// The hooks that notify exhook of the begin and end of sessions, while it still authorizes
 /// clients.
 #[test]
-fn sessions_that_end_while_the_operator_has_taken_the_hooks_about_them_out_leave_nothing() {
+fn sessions_that_end_while_the_session_hooks_are_unmounted_leave_nothing() {
     let about = |point: &str| {
         point.starts_with("session.") || ["client.connack", "client.connected"].contains(&point)
     };
@@ -921,4 +921,20 @@ fn sessions_that_end_while_exhook_is_tripped_leave_nothing() {
 #[test]
 fn sessions_that_end_while_exhook_is_tripped_leave_nothing_after_a_reload() {
     sessions_that_end_while_it_is_tripped_leave_nothing(&["plugins", "reload", "exhook"]);
+}
+
+/// While only the hook at client.connack is unmounted, what a login gave is still stored for the next
+/// worker.
+#[test]
+fn what_a_login_gave_is_kept_without_the_hook_at_connack() {
+    let broker = broker().start();
+    let home = load_late(&broker, &["Login", "Role"]);
+    std::fs::write(home.path().join("gate"), "open").unwrap();
+    let connect = |name: &str| Connect::new(Version::V5, name).login("login", "p");
+    // The first call after this is for another process.
+    mount(&broker, "unmount", |point| point == "client.connack");
+    let mut client = Client::connect(&broker, &connect("c"));
+    assert!(may(&mut client, "t"));
+    broker.ctl_ok(&["plugins", "reload", "exhook"]);
+    assert!(may(&mut client, "t"), "the next worker has what its login gave");
 }

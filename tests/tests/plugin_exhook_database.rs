@@ -128,15 +128,15 @@ fn the_four_uses(hooks: Hooks) {
     assert!(connack.code >= 0x80, "nobody comes in without a user name");
 
     let mut alice = Client::connect(&broker, &login("a", "alice", b"secret"));
-    let asked = Subscribe::to("store/#", 2).and("store/x/secret", 0).and("#", 0).and("other", 0);
-    assert_eq!(alice.subscribe_all(&asked), [2, 0x87, 0x87, 0x87]);
+    let request = Subscribe::to("store/#", 2).and("store/x/secret", 0).and("#", 0).and("other", 0);
+    assert_eq!(alice.subscribe_all(&request), [2, 0x87, 0x87, 0x87]);
     for (topic, payload, qos) in
         [("store/a", bytes(), 1), ("store/b", Vec::new(), 2), ("store/c", b"c".to_vec(), 0)]
     {
         let code = alice.publish(&Publish::new(topic, payload.clone()).qos(qos));
         assert_eq!(code, 0, "{topic}");
-        let came = alice.message();
-        assert_eq!((came.topic.as_str(), came.payload), (topic, payload));
+        let message = alice.message();
+        assert_eq!((message.topic.as_str(), message.payload), (topic, payload));
     }
     for topic in ["store/closed", "other"] {
         assert_eq!(alice.publish(&Publish::new(topic, "unseen").qos(1)), 0x87, "{topic}");
@@ -162,12 +162,12 @@ fn the_four_uses(hooks: Hooks) {
 }
 
 #[test]
-fn the_four_uses_with_hooks_of_emqx() {
+fn a_database_decides_and_stores_with_hooks_of_emqx() {
     the_four_uses(Hooks::Emqx);
 }
 
 #[test]
-fn the_four_uses_with_hooks_of_our_own() {
+fn a_database_decides_and_stores_with_hooks_of_our_own() {
     the_four_uses(Hooks::Own);
 }
 
@@ -283,18 +283,18 @@ fn a_database_that_goes_and_comes(hooks: Hooks) {
 }
 
 #[test]
-fn a_database_that_goes_and_comes_with_hooks_of_emqx() {
+fn a_database_may_restart_with_hooks_of_emqx() {
     a_database_that_goes_and_comes(Hooks::Emqx);
 }
 
 #[test]
-fn a_database_that_goes_and_comes_with_hooks_of_our_own() {
+fn a_database_may_restart_with_hooks_of_our_own() {
     a_database_that_goes_and_comes(Hooks::Own);
 }
 
 /// A login with a slow query blocks neither other logins of the same worker nor connected clients.
 #[test]
-fn a_slow_query_is_waited_for_by_its_client_alone() {
+fn a_slow_query_delays_only_its_client() {
     let (database, broker) = start(Hooks::Own);
     // Bob's row exists when the test inserts it.
     database.sql(

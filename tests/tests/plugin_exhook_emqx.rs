@@ -104,19 +104,19 @@ def deinit():
         client.ping();
         broker.ctl_ok(&["plugins", "unload", "exhook"]);
         // Acknowledgements of any topic; other topics were not requested.
-        let mut came = Vec::new();
+        let mut received = Vec::new();
         loop {
             let (hook, arguments) = calls.next();
             if hook == "deinit" {
                 break;
             }
-            came.push((hook, arguments));
+            received.push((hook, arguments));
         }
-        came.iter_mut().filter(|(hook, _)| hook == "message_publish").for_each(|(_, arguments)| {
+        received.iter_mut().filter(|(hook, _)| hook == "message_publish").for_each(|(_, arguments)| {
             assert_eq!(arguments[1], state);
             *arguments = arguments[0][4].clone();
         });
-        assert_eq!(came, [
+        assert_eq!(received, [
             ("message_acked".to_owned(), json!([bytes("other"), state])),
             ("message_delivered".to_owned(), json!([bytes("also"), state])),
             ("message_acked".to_owned(), json!([bytes("also"), state])),
@@ -132,10 +132,10 @@ fn bytes(text: &str) -> Value {
 
 scenario! {
     /// A failed load reports the reason with the traceback, and its hooks are not called.
-    fn what_fails_to_load_is_not_there(broker in broker()) {
+    fn a_plugin_whose_hooks_fail_to_load_is_not_loaded(broker in broker()) {
         let hook = "def h(message, state): raise RuntimeError('asked')\n";
         let spec = "[('message_publish', 'own', 'h', [])]";
-        for (source, says) in [
+        for (source, expected) in [
             ("import nowhere_to_be_found\n".to_owned(), "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
             ("def f(:\n".to_owned(), "SyntaxError: invalid syntax"),
             (format!("{hook}def init():\n    return {spec}[9]\n"), "IndexError: list index out of range"),
@@ -145,8 +145,8 @@ scenario! {
         ] {
             let (_folder, mut settings) = module(&source);
             settings.push("failed_action=deny".to_owned());
-            let said = load_refused(broker, &settings);
-            assert!(said.contains(says), "{says:?} is not in {said}");
+            let error = load_refused(broker, &settings);
+            assert!(error.contains(expected), "{expected:?} is not in {error}");
             let hooks = broker.ctl_ok(&["hooks", "list"]);
             assert!(!hooks.contains("exhook"), "{hooks}");
             let mut client = Client::hello(broker, Version::V5, "c");
@@ -205,7 +205,7 @@ def deinit():
 scenario! {
     /// EMQX's lines unchanged, under its plugin's name, with the folder, the file, or a list as
     /// path.
-    fn emqx_configuration_is_taken_as_it_is(broker in broker()) {
+    fn the_configuration_of_emqx_is_read_unchanged(broker in broker()) {
         let python = paho::python();
         let named = tempfile::tempdir().unwrap();
         let file = named.path().join("emqx_extension_hook.conf");
@@ -231,9 +231,9 @@ scenario! {
             broker.ctl_ok(&["plugins", "unload", "emqx_extension_hook"]);
         }
         std::fs::write(&file, "exhook.drivers = python2\n").unwrap();
-        let said = broker.ctl_refused(&[
+        let error = broker.ctl_refused(&[
             "plugins", "load", "emqx_extension_hook", "--once", "--config", file.to_str().unwrap(),
         ]);
-        assert!(said.contains("python2"), "{said}");
+        assert!(error.contains("python2"), "{error}");
     }
 }

@@ -37,9 +37,9 @@ exhook_emqx::table!(dialect());
 
 scenario! {
     /// Any bytes, in both directions.
-    fn any_bytes_survive(broker in roomy_broker()) {
+    fn any_bytes_pass_unchanged_in_both_directions(broker in roomy_broker()) {
         load(broker, &dialect().settings("Mirror", &["failed_action=deny"]));
-        exhook_common::any_bytes_survive(broker);
+        exhook_common::any_bytes_pass_unchanged_in_both_directions(broker);
     }
 }
 
@@ -128,8 +128,8 @@ scenario! {
         broker.ctl_ok(&["plugins", "reload", "emqx_extension_hook"]);
         assert_eq!(marked(), "x new");
         main_java(dir.path(), "public static Object init() { return nothing; }");
-        let said = broker.ctl_refused(&["plugins", "reload", "emqx_extension_hook"]);
-        assert!(said.contains("Main.java:4") && said.contains("cannot find symbol"), "{said}");
+        let error = broker.ctl_refused(&["plugins", "reload", "emqx_extension_hook"]);
+        assert!(error.contains("Main.java:4") && error.contains("cannot find symbol"), "{error}");
         assert_eq!(marked(), "x new", "what cannot be loaded leaves what is there");
     }
 }
@@ -137,15 +137,15 @@ scenario! {
 /// Java searches only its own jar and the hooks' folder, whatever the broker's working directory
 /// and environment; workers run in a fixed folder, with named environment variables.
 #[test]
-fn nothing_of_the_brokers_working_directory_is_run() {
+fn no_module_of_the_brokers_working_directory_is_run() {
     let (planted, hooks) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     main_java(planted.path(), &marks(" planted"));
-    let said = r#"String.join("|", System.getProperty("user.dir"), System.getProperty("java.class.path"),
+    let expression = r#"String.join("|", System.getProperty("user.dir"), System.getProperty("java.class.path"),
         String.valueOf(System.getProperty("planted")), String.join(",", System.getenv().keySet()))"#;
     let mark = "new String(((Binary) payload.elements[1]).raw) + \" said\"";
     let members = marks(" said");
     assert!(members.contains(mark), "{members}");
-    main_java(hooks.path(), &members.replace(mark, said));
+    main_java(hooks.path(), &members.replace(mark, expression));
     let broker = broker()
         .working_directory(planted.path())
         .environment("CLASSPATH", ".")
@@ -157,9 +157,9 @@ fn nothing_of_the_brokers_working_directory_is_run() {
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.subscribe("t", 0);
     assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
-    let said = client.message().text();
-    let parts: Vec<&str> = said.split('|').collect();
-    let [folder, jar, planted, names] = parts[..] else { panic!("{said}") };
+    let text = client.message().text();
+    let parts: Vec<&str> = text.split('|').collect();
+    let [folder, jar, planted, names] = parts[..] else { panic!("{text}") };
     assert_eq!((folder, planted), ("/", "null"));
     assert!(
         Path::new(jar).is_absolute() && jar.ends_with("/grapnel-exhook.jar") && !jar.contains(':'),
@@ -204,10 +204,10 @@ scenario! {
             };
             let row = |driver: &str, state: &str| (driver.to_owned(), state.to_owned());
             assert_eq!(states(), [row("java", "loaded once"), row("python3", "loaded once")]);
-            let said = broker.ctl_ok(&["exhook", "drivers", "disable", "java"]);
+            let output = broker.ctl_ok(&["exhook", "drivers", "disable", "java"]);
             assert!(
-                said.contains("grapnel-ctl: message.publish loses emqx_extension_hook/java_message_publish and keeps emqx_"),
-                "{said}"
+                output.contains("grapnel-ctl: message.publish loses emqx_extension_hook/java_message_publish and keeps emqx_"),
+                "{output}"
             );
             assert_eq!(states(), [row("java", "disabled"), row("python3", "loaded once")]);
             assert_eq!(marked(), "x python");
@@ -274,18 +274,63 @@ fn the_last_deciding_driver_is_disabled_only_by_force() {
     assert_eq!(points(), all[..3]);
 }
 
+/// A change that is about the hooks of one driver leaves the workers of the other driver as they
+/// are, and what they have of clients.
+#[test]
+fn a_change_at_one_driver_leaves_the_worker_of_the_other() {
+    let broker = broker().start();
+    let dir = tempfile::tempdir().unwrap();
+    let gone = "public static Object init() {
+        return Tuple.two(0, Tuple.two(List.of(Tuple.three(\"client_disconnected\", \"Main\", \"gone\")), null));
+    }
+    public static void gone(Object clientinfo, Object reason, Object state) {}";
+    main_java(dir.path(), gone);
+    let grants = "from amqtt.plugins.base import BaseTopicPlugin\n\n\
+                  class Grants(BaseTopicPlugin):\n    \
+                  async def topic_filtering(self, *, session, topic, action):\n        \
+                  session.attributes[\"granted\"] = topic == \"grant\" or session.attributes.get(\"granted\", False)\n        \
+                  return session.attributes[\"granted\"]\n";
+    std::fs::write(dir.path().join("grants.py"), grants).unwrap();
+    let (yaml, path) = (dir.path().join("amqtt.yaml"), dir.path().display());
+    std::fs::write(&yaml, "plugins:\n  grants.Grants: {}\n").unwrap();
+    let file = dir.path().join("exhook.json");
+    let config = format!(
+        "{{\"exhook.drivers\": \"amqtt,java\", \"exhook.drivers.java.path\": \"{path}\", \"config\": \"{}\"}}",
+        yaml.display()
+    );
+    std::fs::write(&file, config).unwrap();
+    let python = format!("python=\"{}\"", paho::python().display());
+    let options = ["--config", file.to_str().unwrap(), "--set", &python, "--set", ENVIRONMENT];
+    broker.ctl_ok(&[&["plugins", "load", "exhook", "--once"], &options[..]].concat());
+    let started = || {
+        let ready = |line: &str| line.contains("amqtt/0 is ready").then_some(());
+        broker.process().lines(ready).len()
+    };
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    let mut may = |topic: &str| client.publish(&Publish::new(topic, "x").qos(1)) & 0x80 == 0;
+    assert!(!may("a") && may("grant") && may("a"));
+    for what in ["unmount", "mount"] {
+        broker.ctl_ok(&["hooks", what, "exhook", "client.disconnected", "java_client_disconnected"]);
+        assert!(may("a"));
+    }
+    assert_eq!(started(), 1, "its own hooks are called as before");
+    broker.ctl_ok(&["hooks", "unmount", "exhook", "session.terminated", "session_terminated"]);
+    assert!(may("a"));
+    exhook_common::until("it is another process", || started() == 2);
+}
+
 scenario! {
     /// A failed load reports the reason, and its hooks are not called.
-    fn what_fails_to_load_is_not_there(broker in broker()) {
+    fn a_plugin_whose_hooks_fail_to_load_is_not_loaded(broker in broker()) {
         let dir = tempfile::tempdir().unwrap();
         let settings = |more: &[&str]| {
             let of = Dialect { path: dir.path().to_owned(), ..dialect() };
             of.settings("Main", more)
         };
-        let refused = |more: &[&str], says: &[&str]| {
-            let said = load_refused(broker, &settings(more));
-            for says in says {
-                assert!(said.contains(says), "{says:?} is not in {said}");
+        let refused = |more: &[&str], expected: &[&str]| {
+            let error = load_refused(broker, &settings(more));
+            for expected in expected {
+                assert!(error.contains(expected), "{expected:?} is not in {error}");
             }
             let hooks = broker.ctl_ok(&["hooks", "list"]);
             assert!(!hooks.contains("exhook"), "{hooks}");

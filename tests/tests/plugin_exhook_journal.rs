@@ -150,7 +150,7 @@ fn differences(theirs: &Steps, ours: &Steps) -> String {
 }
 
 #[test]
-fn a_journal_is_the_same_under_amqtt_and_here() {
+fn a_journal_plugin_writes_the_same_under_amqtt_and_here() {
     let found = differences(&steps(&theirs()), &steps(&ours()));
     let file = home().join("differences.txt");
     let expected = std::fs::read_to_string(&file).unwrap();

@@ -72,16 +72,16 @@ fn check_shutdown(settings: &[String], failed: &str, publishes: bool) {
     let mut processes = vec![process()];
     broker.ctl_ok(&["plugins", "reload", "exhook"]);
     processes.push(process());
-    let said = broker.ctl_ok(&["plugins", "unload", "exhook"]);
-    assert!(said.contains("exhook finishes its pending work, for at most "), "{said}");
+    let output = broker.ctl_ok(&["plugins", "unload", "exhook"]);
+    assert!(output.contains("exhook finishes its pending work, for at most "), "{output}");
     let listed = broker.ctl_ok(&["plugins", "list"]);
     assert!(listed.contains("exhook: generation 2 finishes its pending work, for at most"), "{listed}");
     load(&broker, settings);
     processes.push(process());
     if publishes {
-        let mut said: Vec<String> = (0..2).map(|_| reader.message().text()).collect();
-        said.sort_by_key(|process| processes.iter().position(|other| other == process));
-        assert_eq!(said, processes[..2]);
+        let mut texts: Vec<String> = (0..2).map(|_| reader.message().text()).collect();
+        texts.sort_by_key(|process| processes.iter().position(|other| other == process));
+        assert_eq!(texts, processes[..2]);
     }
     // As systemd does: all processes of the service, in any group; the broker last, so that the
     // others have been signalled by then.
@@ -159,7 +159,7 @@ fn a_second_signal_during_disconnects_ends_the_wait_for_shutdowns() {
 /// A worker has its own process group, so that a signal to the broker does not reach it. A worker
 /// that does not end when requested is killed after its shutdown time, which is logged.
 #[test]
-fn a_worker_that_does_not_end_is_killed_in_its_time() {
+fn a_worker_that_does_not_end_is_killed_after_farewell_timeout() {
     let broker = with_short_waits().start();
     load(&broker, &python("mirror", &["farewell_timeout=300ms", "call_timeout=300ms"]));
     let worker = workers(&broker)[0];
@@ -194,13 +194,13 @@ fn under_way(lasting: &str) {
     for (next, then) in [("new", "reload"), ("newer", "unload")] {
         let before = std::fs::read_to_string(&mark).unwrap();
         std::fs::write(&mark, next).unwrap();
-        let asked = deferrals(&broker);
+        let deferred = deferrals(&broker);
         for n in 0..5 {
             slow.send_publish(&Publish::new(&format!("slow/{n}"), "x").qos(1));
         }
         let mut entering = Client::dial(&broker, Version::V5);
         entering.send(&login("slow").encode());
-        until("the worker is asked all of it", || deferrals(&broker) >= asked + 6);
+        until("the worker is asked all of it", || deferrals(&broker) >= deferred + 6);
         broker.ctl_ok(&["plugins", then, "exhook"]);
         if then == "reload" {
             let listed = broker.ctl_ok(&["plugins", "list"]);
@@ -231,12 +231,12 @@ fn under_way(lasting: &str) {
 }
 
 #[test]
-fn calls_beside_each_other_are_answered_by_the_worker_they_were_begun_with() {
+fn concurrent_calls_are_answered_by_the_worker_that_got_them() {
     under_way("beside");
 }
 
 #[test]
-fn calls_one_after_the_other_are_answered_by_the_worker_they_were_begun_with() {
+fn consecutive_calls_are_answered_by_the_worker_that_got_them() {
     under_way("in turn");
 }
 
@@ -279,13 +279,13 @@ fn undelivered_calls_wait_for_the_next_worker() {
     load(&broker, &python("queued", &["failed_action=deny", "call_timeout=15s"]));
     let mut clients: Vec<Client> =
         (0..8).map(|n| Client::hello(&broker, Version::V5, &format!("c{n}"))).collect();
-    let asked = deferrals(&broker);
+    let deferred = deferrals(&broker);
     send(workers(&broker)[0], Signal::STOP);
     // No socket accepts the first of them as a whole.
     for client in &mut clients {
         client.send_publish(&Publish::new("t", "x".repeat(400_000)).qos(1));
     }
-    until("all of them wait", || deferrals(&broker) == asked + 8);
+    until("all of them wait", || deferrals(&broker) == deferred + 8);
     send(workers(&broker)[0], Signal::KILL);
     for client in &mut clients {
         assert_eq!(puback(client), 0x10);
@@ -305,8 +305,8 @@ fn calls_during_a_restart_may_end_by_policy() {
     assert_eq!(workers(&broker).len(), 1, "at once");
     await_lines(&broker, "/0 is ready", 2);
     assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x10);
-    let said = broker.ctl_refused(&["plugins", "configure", "exhook", "--set", "while_down=sometimes"]);
-    assert!(said.contains("while_down: this word is not known; it must be one of wait, policy"), "{said}");
+    let error = broker.ctl_refused(&["plugins", "configure", "exhook", "--set", "while_down=sometimes"]);
+    assert!(error.contains("while_down: the value is not one of \"wait\" or \"policy\""), "{error}");
 }
 
 /// With `auto_reconnect = false` a worker that has ended is not restarted: the policy decides new
@@ -340,7 +340,7 @@ fn a_missing_worker_revokes_nothing() {
 
 /// A worker that is not ready within `start_timeout` is killed, and the load refused.
 #[test]
-fn a_worker_that_does_not_get_ready_is_not_waited_for() {
+fn the_load_fails_if_a_worker_is_not_ready_in_time() {
     let dir = tempfile::tempdir().unwrap();
     let seen = dir.path().join("seen");
     std::fs::write(&seen, "").unwrap();
@@ -349,8 +349,8 @@ fn a_worker_that_does_not_get_ready_is_not_waited_for() {
         .environment("MOODY_START_S", "3600")
         .start();
     let begun = Instant::now();
-    let said = load_refused(&broker, &python("restarting", &["start_timeout=700ms"]));
-    assert!(said.contains("was not ready in time"), "{said}");
+    let error = load_refused(&broker, &python("restarting", &["start_timeout=700ms"]));
+    assert!(error.contains("was not ready in time"), "{error}");
     assert!(begun.elapsed() >= Duration::from_millis(700));
     assert!(!broker.ctl_ok(&["plugins", "list"]).contains("exhook "), "nothing of it is loaded");
 }
@@ -382,8 +382,8 @@ fn a_full_queue_applies_the_policy_to_requests_and_drops_notifications() {
         let mut late = Client::hello(&broker, Version::V5, "late");
         assert_eq!(late.publish(&large), 0x83, "{limit}: at once");
         // A small call may still fit within the bytes.
-        let told = dropped + i64::from(limit.starts_with("queue_max"));
-        assert_eq!(figure(&broker, "dropped"), told, "{limit}: nobody is told of whom came late");
+        let notified = dropped + i64::from(limit.starts_with("queue_max"));
+        assert_eq!(figure(&broker, "dropped"), notified, "{limit}: nobody is told of whom came late");
         send(worker, Signal::CONT);
         let codes: Vec<u8> = clients.iter_mut().map(puback).collect();
         assert!(codes.iter().all(|code| [0x83, 0x10].contains(code)), "{limit}: {codes:?}");
@@ -412,9 +412,9 @@ fn a_flood_of_notifications_denies_no_login() {
         assert_eq!(writer.publish(&Publish::new("t", "x").qos(1)), 0);
     }
     let mut entering = Client::dial(&broker, Version::V5);
-    let asked = deferrals(&broker);
+    let deferred = deferrals(&broker);
     entering.send(&Connect::new(Version::V5, "late").encode());
-    until("it is asked whether it may come in", || deferrals(&broker) > asked);
+    until("it is asked whether it may come in", || deferrals(&broker) > deferred);
     let row = &broker.ctl_json(&["exhook", "drivers", "stats"])[0];
     let of = |which: &str| row[which].as_i64().unwrap();
     assert_eq!((of("refused"), of("failed")), (0, 0), "{row}");

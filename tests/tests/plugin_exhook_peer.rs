@@ -147,10 +147,10 @@ fn logins_and_topics(address: SocketAddr) -> Vec<String> {
             client.publish(&Publish::new(topic, *topic).qos(1));
         }
     }
-    let came = bob.messages_until("end");
+    let received = bob.messages_until("end");
     seen.push(format!(
         "bob gets {:?}",
-        came.iter().map(|message| message.topic.as_str()).collect::<Vec<_>>()
+        received.iter().map(|message| message.topic.as_str()).collect::<Vec<_>>()
     ));
     seen
 }
@@ -230,7 +230,7 @@ fn logins_and_topics_are_the_same_under_amqtt_and_a_call_that_fails_ends_no_conn
 
 /// Neither broker starts if its plugins cannot log in to their directory.
 #[test]
-fn without_a_login_to_the_directory_neither_starts() {
+fn without_a_login_to_the_directory_neither_broker_starts() {
     let mut directory = Directory::start();
     let broker = broker().start();
     for (password, why) in [("wrong", "Invalid credentials"), (READER.1, "Can't contact LDAP server")] {

@@ -34,24 +34,24 @@ fn request(client: &mut Client, filter: &str) -> Vec<(String, String)> {
         _ => request,
     };
     assert_eq!(client.publish(&request), 0);
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     loop {
         let message = client.message();
         assert_eq!(message.topic, "answers");
         if client.version() != Version::V5 {
             // Without properties the empty payload marks the end.
             if message.payload.is_empty() {
-                return came;
+                return received;
             }
-            came.push((String::new(), message.text()));
+            received.push((String::new(), message.text()));
             continue;
         }
         assert_eq!(message.properties.find(CORRELATION_DATA), Some(&Value::Binary(b"7".to_vec())));
         if let [count] = message.properties.user("messages").as_slice() {
-            assert_eq!(count, &came.len().to_string());
-            return came;
+            assert_eq!(count, &received.len().to_string());
+            return received;
         }
-        came.push((message.properties.user("topic").concat(), message.text()));
+        received.push((message.properties.user("topic").concat(), message.text()));
     }
 }
 
@@ -66,7 +66,7 @@ fn next_milliseconds() {
 scenario! {
     /// Publishers on every shard write to the same topics; a request returns the last messages, in
     /// the order in which they were sent.
-    fn the_last_messages_of_all_shards_come_in_order(broker in Broker::builder().grapnel_only()) {
+    fn the_last_messages_of_all_shards_arrive_in_order(broker in Broker::builder().grapnel_only()) {
         load(broker);
         let mut publishers: Vec<Client> =
             (0..6).map(|n| Client::hello(broker, Version::V5, &format!("p{n}"))).collect();
@@ -133,7 +133,7 @@ fn a_long_answer_is_complete_and_does_not_delay_others() {
 }
 
 #[test]
-fn a_request_that_cannot_be_is_refused_and_reaches_nobody() {
+fn an_invalid_request_is_refused_and_reaches_nobody() {
     let broker = Broker::builder().grapnel_only().start();
     load(&broker);
     let mut client = Client::hello(&broker, Version::V5, "c");
@@ -152,7 +152,7 @@ fn a_request_that_cannot_be_is_refused_and_reaches_nobody() {
 /// An answer is published on behalf of the requesting client: it goes to no topic that this client
 /// may not publish to.
 #[test]
-fn an_answer_goes_where_its_client_may_publish() {
+fn an_answer_is_sent_only_to_topics_that_its_client_may_publish_to() {
     let broker = Broker::builder().grapnel_only().start();
     let rules = broker.home().join("acl");
     let text = "topic deny door/open\ntopic readwrite #\ntopic write $cache/#\nuser chief\ntopic readwrite #\ntopic write $cache/#\n";
@@ -238,7 +238,7 @@ fn a_client_that_acknowledges_nothing_does_not_delay_others() {
 /// A reload with the maximum content of the default `bytes_max`, beside other clients: all of it is
 /// there afterwards, and the longest pause of the others is printed.
 #[test]
-fn a_full_cache_goes_over_beside_others() {
+fn the_reload_of_a_full_cache_delays_no_other_client() {
     let broker = Broker::builder().grapnel_only().start_with_shards(1).expect("Grapnel runs on one shard");
     // All clients here are of one address, which may have half of it by default.
     let settings = ["--set", r#"filters=["sensors/#"]"#, "--set", "client_bytes_max=16777216"];
@@ -257,8 +257,8 @@ fn a_full_cache_goes_over_beside_others() {
         }
     }
     publishers.iter_mut().for_each(Client::ping);
-    let (kept, bytes) = (metric("kept_messages"), metric("kept_messages_bytes"));
-    assert!(bytes > (16 << 20) - 1000, "{bytes} bytes of {kept} messages");
+    let (messages, bytes) = (metric("kept_messages"), metric("kept_messages_bytes"));
+    assert!(bytes > (16 << 20) - 1000, "{bytes} bytes of {messages} messages");
     let bystanders = Bystanders::start(&broker);
     let begin = Instant::now();
     broker.ctl_ok(&["plugins", "reload", "message-cache"]);
@@ -266,12 +266,12 @@ fn a_full_cache_goes_over_beside_others() {
     bystanders.settle();
     let felt = bystanders.since();
     eprintln!(
-        "{kept} messages went over in {took:?}; others: messages {}, pings {}",
+        "{messages} messages went over in {took:?}; others: messages {}, pings {}",
         felt.messages, felt.pings
     );
     assert!(felt.messages.longest < Duration::from_secs(3), "{}", felt.messages);
     drop(bystanders);
-    assert_eq!((metric("kept_messages"), metric("kept_messages_bytes")), (kept, bytes));
+    assert_eq!((metric("kept_messages"), metric("kept_messages_bytes")), (messages, bytes));
     let client = &mut publishers[0];
     client.subscribe("answers", 1);
     assert_eq!(request(client, "sensors/2/19999"), [("sensors/2/19999".to_owned(), "x".to_owned())]);

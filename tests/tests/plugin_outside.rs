@@ -50,7 +50,7 @@ fn is_refused_with_a_sentence(broker: &Broker, file: &Path) {
 }
 
 #[test]
-fn a_plugin_made_of_the_published_crate_alone_is_loaded_unless_it_is_for_a_later_abi() {
+fn a_plugin_built_from_the_published_crate_is_loaded_unless_its_abi_is_newer() {
     let broker = Broker::builder().grapnel_only().start();
     is_loaded_and_called(&broker, &built(&[]));
     is_refused_with_a_sentence(&broker, &built(&["--features", "later"]));

@@ -46,7 +46,7 @@ fn load(broker: &Broker) {
 scenario! {
     /// The example of EMQX's documentation, published, and one message whose new topic would be
     /// invalid.
-    fn messages_go_where_the_rules_say(broker in Broker::builder().grapnel_only()) {
+    fn messages_are_moved_by_the_rules(broker in Broker::builder().grapnel_only()) {
         load(broker);
         let mut subscriber = Subscriber::start(broker, Version::V5, &["-t", "#", "-q", "1"]);
         let moves = [
@@ -74,7 +74,7 @@ scenario! {
 /// A rule may produce a topic that is too long for the broker: the message keeps its topic, with
 /// its stamp. That is no fault of the plugin, which continues with the next message.
 #[test]
-fn a_topic_that_is_too_long_for_the_broker_is_left_as_it_is() {
+fn a_message_whose_new_topic_is_too_long_is_not_moved() {
     let broker = Broker::builder()
         .grapnel_only()
         .config("[limits]\ntopic_bytes_max = 64\nbreaker_faults_max = 2")
@@ -101,7 +101,7 @@ fn a_topic_that_is_too_long_for_the_broker_is_left_as_it_is() {
 
 scenario! {
     /// A subscription is rewritten too, and keeps its options and its group.
-    fn subscriptions_go_where_the_rules_say(broker in Broker::builder().grapnel_only(), version) {
+    fn subscriptions_are_moved_by_the_rules(broker in Broker::builder().grapnel_only(), version) {
         load(broker);
         let mut subscriber = Client::hello(broker, version, "subscriber");
         let codes = subscriber.subscribe_all(&Subscribe::to("moved/#", 1).and("plain", 2));
@@ -185,8 +185,8 @@ fn a_wrong_rule_is_refused_and_named() {
         (r#"rules=[{filter = "a", destination = "$1"}]"#, "asks for $1, but the number of groups is 0"),
         (r#"rules=[{filter = "a/#/b", destination = "c"}]"#, "'#' must be the last level, alone"),
     ] {
-        let said = broker.ctl_refused(&["plugins", "load", "topic-rewrite", "--set", rules]);
-        assert!(said.contains(reason), "{rules}: {said}");
+        let error = broker.ctl_refused(&["plugins", "load", "topic-rewrite", "--set", rules]);
+        assert!(error.contains(reason), "{rules}: {error}");
     }
     Client::hello(&broker, Version::V5, "after").ping();
 }

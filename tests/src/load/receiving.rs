@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_checked_against_all_phases_it_was_in_flight_in() {
+    fn a_message_is_checked_against_each_phase_in_which_it_was_in_flight() {
         use Phase::{Changing, Plain, Stamped, StampedByOne};
         let cases: &[(&[Phase], usize, bool, bool)] = &[
             (&[Plain], 0, false, true),

@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_split_anywhere_is_read_when_it_is_whole() {
+    fn a_packet_split_anywhere_is_read_when_it_is_complete() {
         let bytes = Publish::new("a/b", "hello").qos(1).id(7).encode(Version::V5);
         for cut in 0..bytes.len() {
             assert_eq!(decode(Version::V5, &bytes[..cut]), Ok(Decoded::More), "cut at {cut}");

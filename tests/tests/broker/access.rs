@@ -178,15 +178,15 @@ fn every_change_of_access_is_one_log_line() {
             }
             None => drop(broker.ctl_ok(&arguments)),
             Some(sentence) => {
-                let said = broker.ctl_refused(&arguments);
-                assert!(said.contains(&named(sentence)), "{ctl:?}: {said}");
+                let output = broker.ctl_refused(&arguments);
+                assert!(output.contains(&named(sentence)), "{ctl:?}: {output}");
             }
         }
         known += usize::from(line.is_some());
-        let told = wait_for_lines(&broker, known);
+        let lines = wait_for_lines(&broker, known);
         assert_eq!([codes(outside), codes(inside)], expected, "{ctl:?}");
-        assert_eq!(told.len(), known, "{ctl:?}: {told:#?}");
-        assert!(told[known - 1].contains(line.unwrap_or("")), "{ctl:?}: {}", told[known - 1]);
+        assert_eq!(lines.len(), known, "{ctl:?}: {lines:#?}");
+        assert!(lines[known - 1].contains(line.unwrap_or("")), "{ctl:?}: {}", lines[known - 1]);
     }
     assert_eq!(lines(&broker).len(), known);
 }
@@ -228,7 +228,7 @@ fn the_last_authorizing_plugin_is_removed_only_by_force() {
 /// The setting for anonymous clients applies whatever the state of the plugin, wherever it was set,
 /// and on every address. Only the command line changes it.
 #[test]
-fn the_anonymous_setting_applies_without_a_plugin_and_on_every_address() {
+fn without_a_plugin_allow_anonymous_decides_on_every_address() {
     let shut = "[[listeners]]\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n";
     let missing = "[plugins.auth-file]\nconfig = { path = \"/nowhere/users\" }\n";
     let variable = ("GRAPNEL_LISTENERS_0_ALLOW_ANONYMOUS", "false");
@@ -273,8 +273,8 @@ fn subscriptions_revoked_by_new_rules_are_reported() {
     stays.subscribe("open/#", 1);
 
     std::fs::write(&acl, "pattern readwrite open/#\n").unwrap();
-    let said = broker.ctl_ok(&["plugins", "reload", "acl-file"]);
-    assert!(said.contains("3 subscriptions were revoked"), "{said}");
+    let output = broker.ctl_ok(&["plugins", "reload", "acl-file"]);
+    assert!(output.contains("3 subscriptions were revoked"), "{output}");
     let ends: Vec<Option<u8>> = clients.iter_mut().map(Client::end).collect();
     assert_eq!(ends, [Some(0x87), None, None]);
     assert_eq!(stays.publish(&Publish::new("open/x", "x").qos(1)), 0, "it has lost nothing");

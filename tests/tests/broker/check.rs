@@ -27,13 +27,13 @@ fn file(name: &str) -> String {
 }
 
 #[test]
-fn a_good_plugin_is_shown_with_what_it_would_mount() {
-    let (success, shown, said) = run(check(&file("stateful"), &["--set", "step=2"]));
-    assert!(success, "{said}");
+fn check_shows_the_hooks_of_a_valid_plugin() {
+    let (success, output, error) = run(check(&file("stateful"), &["--set", "step=2"]));
+    assert!(success, "{error}");
     for text in
         ["stateful", "noop", "message.publish", "ignore", "JSON Schema", "whole number, 0 to 1000000", "good"]
     {
-        assert!(shown.contains(text), "{text:?} is not in: {shown}");
+        assert!(output.contains(text), "{text:?} is not in: {output}");
     }
     let (success, json, _) = run(check(&file("stateful"), &["--json"]));
     let json: Value = serde_json::from_str(&json).unwrap();
@@ -47,9 +47,9 @@ fn a_good_plugin_is_shown_with_what_it_would_mount() {
 }
 
 #[test]
-fn check_refuses_with_the_error_text_of_the_loader() {
+fn check_prints_the_error_that_a_load_would_have() {
     let missing = std::env::temp_dir().join("grapnel-there-is-no-such.so");
-    for (path, more, says) in [
+    for (path, more, expected) in [
         (file("not-a-plugin"), &[][..], "not a Grapnel plugin"),
         (file("foreign-abi"), &[], "built for ABI 2.1"),
         (file("foreign-layout"), &[], "laid out differently"),
@@ -58,28 +58,30 @@ fn check_refuses_with_the_error_text_of_the_loader() {
         (file("stateful"), &["--set", "step=s3cret"], "step: the value is not of type \"integer\""),
         (file("stateful"), &["--set", "stepp=1"], "the key stepp is not known; did you mean step?"),
     ] {
-        let (success, shown, said) = run(check(&path, more));
-        assert!(!success && said.contains(says) && !said.contains("s3cret"), "{path}: {said}");
-        assert!(!shown.contains("not checked"), "a configuration that is wrong has been checked: {shown}");
-        assert_eq!(said.lines().count(), 1, "one sentence, not: {said}");
+        let (success, output, error) = run(check(&path, more));
+        assert!(!success && error.contains(expected) && !error.contains("s3cret"), "{path}: {error}");
+        assert!(!output.contains("not checked"), "a configuration that is wrong has been checked: {output}");
+        assert_eq!(error.lines().count(), 1, "one sentence, not: {error}");
     }
 }
 
 #[test]
-fn a_crashing_or_hanging_plugin_does_not_affect_the_check() {
+fn check_reports_a_crashing_or_hanging_plugin() {
     let path = file("bad-constructor");
     assert!(run(check(&path, &[])).0, "without a reason it does none of it");
-    for (what, says) in [("crash", "crashed (signal 6, SIGABRT)"), ("end", "was ended by it (exit code 0)")] {
+    for (what, expected) in
+        [("crash", "crashed (signal 6, SIGABRT)"), ("end", "was ended by it (exit code 0)")]
+    {
         let mut command = check(&path, &[]);
         command.env("GRAPNEL_TESTS_CONSTRUCTOR", what);
-        let (success, _, said) = run(command);
-        assert!(!success && said.contains(says) && said.contains("opening it"), "{what}: {said}");
+        let (success, _, error) = run(command);
+        assert!(!success && error.contains(expected) && error.contains("opening it"), "{what}: {error}");
     }
     let mut command = check(&path, &["--timeout", "1"]);
     command.env("GRAPNEL_TESTS_CONSTRUCTOR", "hang");
     let start = Instant::now();
-    let (success, _, said) = run(command);
-    assert!(!success && said.contains("opening it hung: it did not come back within 1000 ms"), "{said}");
+    let (success, _, error) = run(command);
+    assert!(!success && error.contains("opening it hung: it did not come back within 1000 ms"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(30));
 }
 
@@ -97,7 +99,7 @@ fn check_config(config: &str) -> (bool, String) {
 }
 
 #[test]
-fn check_config_looks_at_the_plugins_too() {
+fn check_config_checks_the_plugins_too() {
     let of = |name: &str| format!("path = {:?}", file(name));
     let (noop, stateful) = (of("noop"), of("stateful"));
     let good = format!("[plugins.stateful]\n{stateful}\nconfig = {{ step = 3 }}\n[plugins.noop]\n{noop}");
@@ -110,12 +112,12 @@ fn check_config_looks_at_the_plugins_too() {
     );
     let (success, log) = check_config(&bad);
     assert!(!success && !log.contains("s3cret"), "{log}");
-    for says in [
+    for expected in [
         "grapnel.toml:1: cannot load stateful: its configuration is wrong: step: the value is not of type",
         "grapnel.toml:4: cannot load noop: its configuration is wrong",
         "grapnel.toml:7: cannot load /there/is/none.so: cannot read it",
     ] {
-        assert!(log.contains(says), "{says:?} is not in: {log}");
+        assert!(log.contains(expected), "{expected:?} is not in: {log}");
     }
     // Nothing is loaded, so files that a plugin reads itself are not opened.
     let users = format!("[plugins.auth-file]\n{}\nconfig = {{ path = \"/there/is/none\" }}", of("auth-file"));

@@ -15,17 +15,17 @@ fn builder() -> grapnel_tests::broker::Builder {
 
 scenario! {
     /// `status` counts connections, sessions, subscriptions and messages over all shards.
-    fn status_counts(broker in builder()) {
+    fn status_counts_connections_sessions_and_subscriptions(broker in builder()) {
         let mut clients: Vec<Client> = (0..5).map(|n| Client::hello(broker, Version::V5, &format!("c{n}"))).collect();
         for client in &mut clients {
             client.subscribe("t", 0);
         }
-        let kept = Client::connect(broker, &Connect::new(Version::V5, "kept").persistent());
+        let client = Client::connect(broker, &Connect::new(Version::V5, "kept").persistent());
         clients[0].publish(&Publish::new("t", "x").qos(1).retain());
         for client in &mut clients {
             client.message();
         }
-        kept.disconnect();
+        client.disconnect();
         let status = broker.ctl_json(&["status"]);
         assert_eq!(status["connections"], 5);
         assert_eq!(status["sessions"], 6);
@@ -197,7 +197,7 @@ fn passwd_writes_entries_that_only_their_owner_may_read() {
 }
 
 #[test]
-fn ctl_says_where_it_looked_when_nobody_is_there() {
+fn ctl_names_the_socket_when_no_broker_answers() {
     let home = tempfile::tempdir().unwrap();
     let socket = home.path().join("nobody.sock");
     let mut ctl = command(plugin::built("grapnel-ctl"));
@@ -210,7 +210,7 @@ fn ctl_says_where_it_looked_when_nobody_is_there() {
 /// A wrong command line is one sentence in every program: it ends with the help to read, and the
 /// exit code is 2.
 #[test]
-fn a_wrong_command_line_is_one_sentence_that_names_the_help() {
+fn a_wrong_command_line_gets_one_sentence_that_names_the_help() {
     let programs: [(&str, &[&str], &str); 9] = [
         ("grapnel", &["--frob"], "unexpected argument '--frob' found; see grapnel --help"),
         ("grapnel", &["--listen"], "see grapnel --help"),
@@ -234,15 +234,15 @@ fn a_wrong_command_line_is_one_sentence_that_names_the_help() {
         );
         let status = process.wait(PATIENCE).expect("it ends");
         let log = process.log();
-        let said = log.trim_end();
-        assert_eq!(status.code(), Some(2), "{program} {arguments:?}: {said}");
-        assert!(said.starts_with(&format!("{program}: ")) && said.ends_with(end), "{arguments:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{program} {arguments:?}: {said}");
+        let text = log.trim_end();
+        assert_eq!(status.code(), Some(2), "{program} {arguments:?}: {text}");
+        assert!(text.starts_with(&format!("{program}: ")) && text.ends_with(end), "{arguments:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{program} {arguments:?}: {text}");
     }
 }
 
 #[test]
-fn the_socket_is_for_its_owner_only_and_goes_with_the_broker() {
+fn the_socket_is_private_and_removed_when_the_broker_ends() {
     use std::os::unix::fs::PermissionsExt;
     let broker = builder().start();
     let socket = broker.socket().to_owned();

@@ -55,15 +55,15 @@ fn a_secret_of_a_local_verb_is_never_sent_whatever_the_broker_declares() {
     let plugins = json!({"plugins": [{"plugin": "auth-file", "kind": "auth-file", "verbs": [verb]}]});
     let requests = declaring(&socket, &plugins);
     let words = ["auth-file", "passwd", plugin::argument(&users), "ann", "--password-stdin"];
-    let (code, said) = ctl(&socket, &words, b"s3cret\n");
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output) = ctl(&socket, &words, b"s3cret\n");
+    assert_eq!(code, Some(0), "{output}");
     assert!(std::fs::read_to_string(&users).unwrap().starts_with("ann:$argon2id$"));
     assert_eq!(*requests.lock().unwrap(), ["GET /api/v1/commands HTTP/1.1"]);
 }
 
 /// An argument of a type of a newer broker keeps its own verb from being called, and no other.
 #[test]
-fn a_verb_with_an_argument_of_an_unknown_type_is_refused_alone() {
+fn only_the_verb_with_an_argument_of_an_unknown_type_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let socket = home.path().join("s.sock");
     let verbs = json!([
@@ -74,12 +74,12 @@ fn a_verb_with_an_argument_of_an_unknown_type_is_refused_alone() {
         &socket,
         &json!({"plugins": [{"plugin": "art", "kind": "art", "verbs": verbs}], "text": "listed"}),
     );
-    let (code, said) = ctl(&socket, &["art", "paint", "--colour", "red"], b"");
-    let says = "grapnel-ctl: paint of plugin art has the argument colour, whose type this grapnel-ctl ";
-    assert!(code == Some(1) && said.starts_with(says), "{code:?} {said}");
+    let (code, output) = ctl(&socket, &["art", "paint", "--colour", "red"], b"");
+    let expected = "grapnel-ctl: paint of plugin art has the argument colour, whose type this grapnel-ctl ";
+    assert!(code == Some(1) && output.starts_with(expected), "{code:?} {output}");
     assert_eq!(ctl(&socket, &["art", "list"], b""), (Some(0), "listed".to_owned()));
-    let (code, said) = ctl(&socket, &["plugins", "verbs"], b"");
-    assert!(code == Some(0) && said.contains("paint"), "{code:?} {said}");
+    let (code, output) = ctl(&socket, &["plugins", "verbs"], b"");
+    assert!(code == Some(0) && output.contains("paint"), "{code:?} {output}");
     let called = requests.lock().unwrap().iter().filter(|request| request.contains("/plugins/art/")).count();
     assert_eq!(called, 1, "only list was called");
 }

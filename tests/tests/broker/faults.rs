@@ -58,14 +58,14 @@ fn of_two_hooks_at_one_point_the_one_that_ran_is_named() {
 }
 
 #[test]
-fn a_thread_that_the_broker_started_for_a_plugin_is_known_as_its_own() {
+fn a_fault_in_a_thread_of_a_plugin_names_the_plugin() {
     let (signal, log) = crash("crash/spawned");
     assert_eq!(signal, SIGSEGV, "{log}");
     assert_logged(&log, "grapnel: SIGSEGV in a thread of plugin crasher; the process ends");
 }
 
 #[test]
-fn a_thread_of_which_the_broker_knows_nothing_is_known_by_the_code_it_runs() {
+fn a_fault_in_a_foreign_thread_names_the_plugin_by_its_code() {
     let (signal, log) = crash("crash/own-thread");
     assert_eq!(signal, SIGSEGV, "{log}");
     assert_logged(&log, "grapnel: SIGSEGV in code of plugin crasher; the process ends");
@@ -74,7 +74,7 @@ fn a_thread_of_which_the_broker_knows_nothing_is_known_by_the_code_it_runs() {
 /// A fault under `ignore` passes the message on; a plugin that fails too often is tripped until it
 /// is armed again.
 #[test]
-fn a_plugin_that_fails_too_often_is_tripped_shown_counted_and_armed_again() {
+fn a_plugin_that_fails_too_often_is_tripped_and_can_be_rearmed() {
     let config = "[limits]\nbreaker_faults_max = 3\n";
     let broker = Broker::builder().grapnel_only().shards(2).config(config).start();
     broker.ctl_ok(&["plugins", "load", "host-calls", "--once"]);

@@ -4,7 +4,7 @@
 use grapnel_tests::{Broker, Client, Publish, Version};
 
 #[test]
-fn a_plugin_reads_what_its_client_may_have_and_no_more() {
+fn a_plugin_reads_only_messages_that_its_client_may_receive() {
     let broker = Broker::builder().grapnel_only().shards(2).start();
     let rules = broker.home().join("acl");
     std::fs::write(
@@ -24,18 +24,18 @@ fn a_plugin_reads_what_its_client_may_have_and_no_more() {
     client.subscribe("came/#", 1);
     client.subscribe("fetched/#", 1);
     client.publish(&Publish::new("host-calls/fetch", "door/#").qos(1));
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     loop {
         let message = client.message();
         if message.topic == "came/end" {
             break;
         }
         assert!(message.topic.ends_with(&format!("/{}", message.text())), "{}", message.topic);
-        came.push(message.topic);
+        received.push(message.topic);
     }
-    came.sort();
+    received.sort();
     assert_eq!(
-        came,
+        received,
         ["fetched/door/0", "fetched/door/1", "fetched/door/2", "fetched/door/3", "fetched/door/4"]
     );
     // The client may not read everything of secret/#.

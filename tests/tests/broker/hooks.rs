@@ -19,7 +19,7 @@ fn named(places: &[(&str, u64)]) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn hooks_are_set_unmounted_and_mounted_with_ctl_and_stay_so_after_a_restart() {
+fn changes_of_hooks_with_ctl_hold_after_a_restart() {
     let broker = builder().start();
     broker.ctl_ok(&["plugins", "load", "noop"]);
     broker.ctl_ok(&["plugins", "load", "host-calls"]);
@@ -28,11 +28,11 @@ fn hooks_are_set_unmounted_and_mounted_with_ctl_and_stay_so_after_a_restart() {
     let with = |verb: &'static str, more: &[&'static str]| -> Vec<&'static str> {
         ["hooks", verb].into_iter().chain(hook).chain(more.iter().copied()).collect()
     };
-    let said =
+    let output =
         broker.ctl_ok(&with("set", &["--priority", "-5", "--deadline-ms", "200", "--fault-policy", "deny"]));
     assert!(
-        said.contains("is number 2 at message.publish: priority -5, deadline 200 ms, fault policy deny"),
-        "{said}"
+        output.contains("is number 2 at message.publish: priority -5, deadline 200 ms, fault policy deny"),
+        "{output}"
     );
     broker.ctl_ok(&with("set", &["--priority", "5"]));
     assert_eq!(order(&broker), named(&[("host-calls", 1), ("noop", 2)]));
@@ -63,19 +63,19 @@ fn load_and_enable_report_unmounted_hooks() {
     let table = broker.ctl_ok(&["hooks", "list", "--all"]);
     assert!(table.lines().any(|line| line.contains("noop") && line.contains("unmounted")), "{table}");
     broker.ctl_ok(&["plugins", "unload", "noop"]);
-    let said = [
+    let output = [
         broker.ctl_ok(&["plugins", "load", "noop"]),
         broker.ctl_ok(&["plugins", "reload", "noop"]),
         broker.ctl_ok(&["plugins", "enable", "noop"]),
     ];
-    for said in said {
-        assert!(said.contains(": no hooks"), "{said}");
+    for output in output {
+        assert!(output.contains(": no hooks"), "{output}");
         assert!(
-            said.contains(
+            output.contains(
                 "its hook publish at message.publish is not called, because the operator has unmounted it; \
                  `grapnel-ctl hooks mount noop message.publish publish` puts it in again"
             ),
-            "{said}"
+            "{output}"
         );
     }
     let log = broker.process().log();
@@ -84,8 +84,8 @@ fn load_and_enable_report_unmounted_hooks() {
     let list = broker.ctl_json(&["plugins", "show", "noop"]);
     assert_eq!(list["hooks"][0]["unmounted"], true, "{list}");
     broker.ctl_ok(&["hooks", "mount", "noop", "message.publish", "publish"]);
-    let said = broker.ctl_ok(&["plugins", "reload", "noop"]);
-    assert!(said.contains("is reloaded: message.publish") && !said.contains("not called"), "{said}");
+    let output = broker.ctl_ok(&["plugins", "reload", "noop"]);
+    assert!(output.contains("is reloaded: message.publish") && !output.contains("not called"), "{output}");
 }
 
 #[test]

@@ -20,17 +20,17 @@ fn run(config: &str, arguments: &[&str]) -> (bool, String) {
 
 /// Checks that a start is refused with each of these texts.
 #[track_caller]
-fn refused(config: &str, arguments: &[&str], says: &[&str]) {
+fn refused(config: &str, arguments: &[&str], expected: &[&str]) {
     let (success, log) = run(config, arguments);
     assert!(!success, "it started: {log}");
-    for text in says {
+    for text in expected {
         assert!(log.contains(text), "{text:?} is not in: {log}");
     }
     assert!(!log.contains("panicked"), "{log}");
 }
 
 #[test]
-fn it_says_where_it_listens_before_it_is_ready() {
+fn the_addresses_are_logged_before_the_broker_is_ready() {
     let broker = Broker::builder().shards(3).grapnel_only().start();
     let lines = broker.process().lines(|line| Some(line.to_owned()));
     let place = |start: &str| lines.iter().position(|line| line.starts_with(start)).expect(start);
@@ -47,7 +47,7 @@ fn it_says_where_it_listens_before_it_is_ready() {
 scenario! {
     /// SIGTERM: MQTT 5 clients get DISCONNECT 0x8B, the connections of others end, and the process
     /// ends with 0.
-    fn sigterm_drains(broker in Broker::builder().grapnel_only()) {
+    fn sigterm_stops_the_broker_after_its_clients_were_notified(broker in Broker::builder().grapnel_only()) {
         let mut clients: Vec<Client> =
             (0..30).map(|n| Client::hello(broker, Version::ALL[n % 3], &format!("c{n}"))).collect();
         broker.process().signal(Signal::TERM);
@@ -59,7 +59,7 @@ scenario! {
 }
 
 #[test]
-fn sigint_drains_too() {
+fn sigint_stops_the_broker_like_sigterm() {
     let mut broker = Broker::builder().grapnel_only().start();
     let mut client = Client::hello(&broker, Version::V5, "c");
     broker.process().signal(Signal::INT);
@@ -70,7 +70,7 @@ fn sigint_drains_too() {
 scenario! {
     /// The drain is bounded: a client that reads nothing and has unacknowledged messages does not
     /// delay it.
-    fn a_stuck_client_does_not_hold_the_drain_up(broker in Broker::builder().grapnel_only().config("[limits]\ndrain_timeout_ms = 500")) {
+    fn a_client_that_does_not_read_does_not_delay_the_stop(broker in Broker::builder().grapnel_only().config("[limits]\ndrain_timeout_ms = 500")) {
         let mut stuck = Client::hello(broker, Version::V5, "stuck");
         stuck.subscribe("t", 1);
         let mut publisher = Client::hello(broker, Version::V5, "p");
@@ -85,7 +85,7 @@ scenario! {
 }
 
 #[test]
-fn a_shutdown_is_not_a_reason_for_wills_to_be_lost_or_sent_twice() {
+fn a_shutdown_sends_each_will_once() {
     let broker = Broker::builder().shards(2).grapnel_only().start();
     let mut watcher = Client::hello(&broker, Version::V5, "watcher");
     watcher.subscribe("will", 0);
@@ -109,19 +109,18 @@ fn check_config_succeeds_without_starting() {
 }
 
 #[test]
-fn every_mistake_in_the_configuration_is_named() {
+fn every_error_of_the_configuration_is_reported() {
     let config = "[limits]\nrecieve_max = 10\nslots_max = 0\n[authorization]\nno_match = \"maybe\"";
     for arguments in [&["--check-config"][..], &["--listen", "127.0.0.1:0"]] {
-        let says = ["recieve_max", "receive_max", "slots_max", "no_match", "\"allow\""];
-        refused(config, arguments, &says);
+        let expected = ["recieve_max", "receive_max", "slots_max", "no_match", "\"allow\""];
+        refused(config, arguments, &expected);
     }
 }
 
 #[test]
 fn features_of_other_versions_are_refused_by_name() {
     for (config, name) in [
-        ("[tls]\ncert = \"x\"", "TLS"),
-        ("[[listeners]]\nbind = \"127.0.0.1:0\"\nwebsocket = true", "WebSocket"),
+        ("[[listeners]]\nbind = \"127.0.0.1:0\"\nmount_point = \"site/\"", "mount_point"),
         ("[storage]\npath = \"x\"", "storage on disk"),
         ("[bridge]\naddress = \"x\"", "bridging"),
         ("[cluster]\nnodes = []", "clustering"),
@@ -131,7 +130,7 @@ fn features_of_other_versions_are_refused_by_name() {
 }
 
 #[test]
-fn shards_beyond_the_range_are_refused() {
+fn a_number_of_shards_out_of_range_is_refused() {
     for (shards, good) in [("0", false), ("1", true), ("64", true), ("65", false), ("many", false)] {
         let mut process =
             Process::start("grapnel", start_with(&["--shards", shards, "--check-config"]), None);
@@ -183,7 +182,7 @@ fn the_printed_defaults_are_a_valid_configuration() {
 }
 
 #[test]
-fn an_address_in_use_is_named() {
+fn an_address_in_use_is_named_in_the_error() {
     let broker = Broker::builder().grapnel_only().start();
     let address = broker.address().to_string();
     // SO_REUSEPORT must not let two brokers share a port by mistake.
@@ -210,7 +209,7 @@ fn a_second_broker_on_the_same_socket_is_refused() {
 }
 
 #[test]
-fn a_listener_beyond_loopback_that_nobody_guards_is_warned_of() {
+fn a_warning_is_logged_for_an_unprotected_listener_beyond_loopback() {
     let warning = |listen: &str| {
         let mut builder = Broker::builder();
         let (mut command, _home) = builder.grapnel_command();
@@ -262,7 +261,7 @@ fn no_descriptor_and_no_session_leaks_with_a_thousand_connections() {
 }
 
 #[test]
-fn half_a_packet_and_a_full_window_end_with_the_connection() {
+fn an_unfinished_packet_and_a_full_window_leave_nothing_behind() {
     let broker = Broker::builder().shards(2).grapnel_only().start();
     for n in 0..50 {
         let mut client = Client::hello(&broker, Version::V5, &format!("c{n}"));

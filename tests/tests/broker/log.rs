@@ -75,7 +75,7 @@ fn line_with(reader: &mut BufReader<PipeReader>, what: &str) -> String {
 /// If the reader of the log has stopped, no shard waits for it; once it reads again, lines are
 /// written again.
 #[test]
-fn an_unread_pipe_blocks_no_one() {
+fn an_unread_pipe_blocks_no_shard() {
     let (reader, writer) = pipe().unwrap();
     let broker = Broker::builder().shards(1).stderr(writer).start();
     broker.ctl_ok(&["plugins", "load", "recorder", "--once"]);
@@ -96,7 +96,7 @@ fn an_unread_pipe_blocks_no_one() {
 
 /// A fatal signal ends the process, although its message cannot be written.
 #[test]
-fn a_fatal_signal_ends_the_process_although_nobody_reads() {
+fn a_fatal_signal_ends_the_process_while_its_pipe_is_not_read() {
     let (_reader, mut writer) = pipe().unwrap();
     rustix::io::ioctl_fionbio(&writer, true).unwrap();
     while writer.write(&[b'x'; 4096]).is_ok() {}
@@ -112,7 +112,7 @@ fn a_fatal_signal_ends_the_process_although_nobody_reads() {
 
 /// The output of a program may also go to a closed pipe or a full disk.
 #[test]
-fn the_programs_end_well_where_nobody_takes_what_they_print() {
+fn the_programs_end_normally_with_a_closed_standard_output() {
     let broker = Broker::builder().grapnel_only().start();
     let socket = plugin::argument(broker.socket()).to_owned();
     let programs: [(&str, &[&str]); 11] = [
@@ -146,7 +146,7 @@ fn the_programs_end_well_where_nobody_takes_what_they_print() {
 
 /// The message that the broker is ready goes to standard output, which may be closed, too.
 #[test]
-fn a_broker_runs_without_anybody_who_reads_what_it_prints() {
+fn a_broker_runs_without_a_reader_of_its_output() {
     let home = tempfile::tempdir().unwrap();
     let socket = home.path().join("ctl.sock");
     let mut broker = Command::new(plugin::built("grapnel"))

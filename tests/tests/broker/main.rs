@@ -4,6 +4,7 @@
 
 mod access;
 mod check;
+mod config_reload;
 mod ctl;
 mod declared;
 mod faults;

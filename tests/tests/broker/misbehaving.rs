@@ -22,7 +22,7 @@ fn state(broker: &Broker, name: &str) -> String {
 /// The plugins: one panics, one sleeps, one floods, one completes tickets twice, one returns
 /// invalid answers, one leaves threads behind, and two publish on each other's publishes.
 #[test]
-fn a_broker_serves_its_clients_among_plugins_that_misbehave() {
+fn a_broker_serves_clients_while_plugins_misbehave() {
     let broker = Broker::builder().grapnel_only().shards(2).config(CONFIG).start();
     // A plugin's panic is in the log.
     broker.may_end_badly();

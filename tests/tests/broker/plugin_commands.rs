@@ -36,8 +36,8 @@ scenario! {
         let done = broker.ctl_json(&["plugins", "configure", "stateful", "--set", "step=10"]);
         assert_eq!((&done["reloaded"], &done["plugin"]["generation"]), (&false.into(), &6.into()));
         assert_eq!(count(&mut publisher, &mut subscriber), Some(20));
-        let said = broker.ctl_ok(&["plugins", "configure", "stateful", "--set", "fixed=1"]);
-        assert!(said.contains("reloaded with its new configuration"), "{said}");
+        let output = broker.ctl_ok(&["plugins", "configure", "stateful", "--set", "fixed=1"]);
+        assert!(output.contains("reloaded with its new configuration"), "{output}");
         assert_eq!(count(&mut publisher, &mut subscriber), Some(30));
         let refused = broker.ctl_refused(&["plugins", "configure", "stateful", "--set", "step=s3cret"]);
         assert!(refused.contains("step: the value is not of type") && !refused.contains("s3cret"), "{refused}");
@@ -49,8 +49,8 @@ scenario! {
         assert_eq!(count(&mut publisher, &mut subscriber), Some(40));
         let shown = broker.ctl_ok(&["plugins", "show", "stateful"]);
         assert!(shown.contains("JSON Schema") && shown.contains("whole number, 0 to 1000000"), "{shown}");
-        let said = broker.ctl_ok(&["plugins", "unload", "stateful"]);
-        assert!(said.contains("KiB mapped"), "{said}");
+        let output = broker.ctl_ok(&["plugins", "unload", "stateful"]);
+        assert!(output.contains("KiB mapped"), "{output}");
         broker.ctl_ok(&["plugins", "unload", "noop"]);
     }
 }
@@ -71,7 +71,7 @@ fn a_disabled_plugin_is_disabled_after_a_restart() {
 /// Messages continue on several shards while the plugin is reloaded: every publisher's counts are
 /// consecutive.
 #[test]
-fn counts_go_on_exactly_through_reloads_under_load() {
+fn counts_stay_exact_through_reloads_under_load() {
     let broker = builder().shards(2).start();
     broker.ctl_ok(&["plugins", "load", "noop", "--once"]);
     broker.ctl_ok(&["plugins", "load", "stateful", "--once"]);

@@ -30,7 +30,7 @@ fn pass(publisher: &mut Client, subscriber: &mut Client) -> (String, Vec<String>
 
 scenario! {
     /// Loaded, reloaded and unloaded with one command each, with the same two connected clients.
-    fn a_plugin_changes_live_traffic_and_goes_again(broker in builder()) {
+    fn a_plugin_changes_messages_while_it_is_loaded(broker in builder()) {
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("in/+", 1);
         subscriber.subscribe("out/+", 1);
@@ -60,7 +60,7 @@ scenario! {
 }
 
 #[test]
-fn a_load_survives_a_restart_unless_it_was_for_once() {
+fn a_loaded_plugin_is_loaded_again_after_a_restart_unless_loaded_with_once() {
     let broker = builder().start();
     broker.ctl_ok(&["plugins", "load", "noop"]);
     broker.ctl_ok(&["plugins", "load", "tap", "--once"]);
@@ -78,7 +78,7 @@ fn a_load_survives_a_restart_unless_it_was_for_once() {
 scenario! {
     /// mosquitto_pub -q 0 through a hook that defers for 100 ms: the message is delivered although
     /// the client has gone.
-    fn a_deferred_publish_outlives_its_client(broker in builder(), version) {
+    fn a_deferred_publish_is_delivered_after_its_client_has_disconnected(broker in builder(), version) {
         broker.ctl_ok(&["plugins", "load", "defer-publish", "--set", "delay_ms=100", "--once"]);
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         subscriber.subscribe("t", 0);
@@ -109,7 +109,7 @@ scenario! {
 }
 
 #[test]
-fn a_sleeping_hook_holds_up_its_own_shard_only() {
+fn a_sleeping_hook_delays_only_its_shard() {
     let broker = builder().shards(2).start();
     let mut clients: Vec<Client> =
         (0..32).map(|n| Client::hello(&broker, Version::V5, &format!("c{n}"))).collect();
@@ -162,7 +162,7 @@ fn a_sleeping_hook_holds_up_its_own_shard_only() {
 // Every point of the broker itself is called once in a running broker, on one shard, whatever the
 // number of shards, and in order before and after the points of clients.
 #[test]
-fn the_points_of_the_brokers_life_are_around_those_of_its_clients() {
+fn the_broker_points_run_before_and_after_those_of_clients() {
     let broker = builder().shards(2).start();
     broker.ctl_ok(&["plugins", "load", "recorder"]);
     let mut broker = builder().shards(2).home(broker.stop()).start();

@@ -39,15 +39,15 @@ impl Bystanders {
 
 /// Tries a load that must be refused with one line that contains each of these texts.
 #[track_caller]
-fn refused(broker: &Broker, source: &str, more: &[&str], says: &[&str]) {
+fn refused(broker: &Broker, source: &str, more: &[&str], expected: &[&str]) {
     let mut arguments = vec!["plugins", "load", source, "--once"];
     arguments.extend(more);
-    let said = broker.ctl_refused(&arguments);
+    let error = broker.ctl_refused(&arguments);
     // Further lines, such as an error in a file, are indented.
-    let sentences = said.lines().filter(|line| !line.starts_with("  ")).count();
-    assert_eq!(sentences, 1, "one sentence, not: {said}");
-    for text in says {
-        assert!(said.contains(text), "{text:?} is not in: {said}");
+    let sentences = error.lines().filter(|line| !line.starts_with("  ")).count();
+    assert_eq!(sentences, 1, "one sentence, not: {error}");
+    for text in expected {
+        assert!(error.contains(text), "{text:?} is not in: {error}");
     }
     let list = broker.ctl_json(&["plugins", "list"]);
     assert_eq!(list["plugins"], serde_json::json!([]), "nothing stays behind");
@@ -71,7 +71,7 @@ fn text(path: &Path) -> &str {
 scenario! {
     /// A file truncated at any place: it is checked before the dynamic linker maps it, which would
     /// cause SIGBUS.
-    fn truncated_files(broker in builder()) {
+    fn a_truncated_file_is_refused(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
         let whole = std::fs::read(path_of("noop")).unwrap();
         for length in [1, 63, 64, 1000, whole.len() / 2, whole.len() - 1] {
@@ -86,7 +86,7 @@ scenario! {
 
 scenario! {
     /// Not a library: an empty file, a text, a program, a folder, a missing file.
-    fn files_that_are_no_libraries(broker in builder()) {
+    fn a_file_that_is_no_library_is_refused(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
         let empty = file(broker, "empty.so", b"");
         let script = file(broker, "script.so", &b"#!/bin/sh\necho hello\n".repeat(50));
@@ -103,16 +103,16 @@ scenario! {
 
 scenario! {
     /// Other libraries: no plugin, another ABI, the same version with another layout.
-    fn libraries_of_other_makes(broker in builder()) {
+    fn a_library_that_is_no_plugin_is_refused(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
-        for (name, says) in [
+        for (name, expected) in [
             ("not-a-plugin", "not a Grapnel plugin"),
             ("foreign-abi", "built for ABI 2.1"),
             ("foreign-layout", "rebuild it"),
             ("foreign-hash", "rebuild it"),
         ] {
             let path = path_of(name);
-            refused(broker, text(&path), &[], &[says]);
+            refused(broker, text(&path), &[], &[expected]);
             bystanders.continue_working();
         }
     }
@@ -120,7 +120,7 @@ scenario! {
 
 scenario! {
     /// A plugin that panics or fails during its load is removed completely.
-    fn plugins_that_panic_while_they_are_loaded(broker in builder()) {
+    fn a_plugin_that_panics_during_its_load_is_refused(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
         // The panic of the plugin is in the log; the broker itself does not panic.
         broker.may_end_badly();
@@ -136,7 +136,7 @@ scenario! {
 
 scenario! {
     /// An unknown key, a value of the wrong type, and a file that is not TOML.
-    fn configurations_that_are_wrong(broker in builder()) {
+    fn a_plugin_with_a_wrong_configuration_is_refused(broker in builder()) {
         let mut bystanders = Bystanders::new(broker);
         refused(broker, "topic-rewrite", &["--set", "ruels=[]"], &["topic-rewrite", "ruels"]);
         refused(broker, "tap", &["--set", "levels=\"many\""], &["tap", "configuration is wrong"]);

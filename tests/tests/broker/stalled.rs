@@ -15,9 +15,9 @@ const DEADLINE_MS: u64 = 4500;
 fn hold(broker: &Broker, observer: &mut Client, meanwhile: impl FnOnce()) {
     broker.process().signal(Signal::STOP);
     let status = format!("/proc/{}/status", broker.process().id());
-    let asked = Instant::now();
+    let started = Instant::now();
     while !std::fs::read_to_string(&status).unwrap().contains("State:\tT") {
-        assert!(asked.elapsed() < PATIENCE, "the broker does not stop");
+        assert!(started.elapsed() < PATIENCE, "the broker does not stop");
         std::thread::yield_now();
     }
     meanwhile();

@@ -16,9 +16,9 @@ fn waits_while_suspended(rest: fn(&Broker, &mut Client), wake: &str) {
     let next = |client: &mut Client| client.receive_publish().topic;
 
     client.publish(&Publish::new("host-calls/later", "10").qos(1));
-    let mut came = [next(&mut client), next(&mut client)];
-    came.sort();
-    assert_eq!(came, ["came/message", "came/timer"], "that is what it does");
+    let mut received = [next(&mut client), next(&mut client)];
+    received.sort();
+    assert_eq!(received, ["came/message", "came/timer"], "that is what it does");
 
     client.publish(&Publish::new("host-calls/later", "1500").qos(1));
     rest(&broker, &mut client);
@@ -55,10 +55,10 @@ fn a_disabled_plugin_requests_only_as_much_as_can_be_answered_later() {
         Broker::builder().grapnel_only().shards(1).config("[limits]\nbehalf_requests_max = 3\n").start();
     let file = plugin::library("verbs");
     broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
-    let asks = || broker.ctl_ok(&["verbs", "asks", "5"]);
-    assert_eq!(asks(), "5");
+    let call_verb = || broker.ctl_ok(&["verbs", "asks", "5"]);
+    assert_eq!(call_verb(), "5");
     broker.ctl_ok(&["plugins", "disable", "verbs"]);
-    assert_eq!((asks(), asks()), ("3".to_owned(), "0".to_owned()));
+    assert_eq!((call_verb(), call_verb()), ("3".to_owned(), "0".to_owned()));
     broker.ctl_ok(&["plugins", "enable", "verbs"]);
-    assert_eq!(asks(), "5");
+    assert_eq!(call_verb(), "5");
 }

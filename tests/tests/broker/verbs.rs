@@ -58,12 +58,12 @@ fn http(broker: &Broker, method: &str, path: &str, body: &str) -> (u16, Value) {
 scenario! {
     /// Arguments reach the plugin with their types; invalid ones are refused before the plugin is
     /// called.
-    fn arguments_reach_the_plugin_by_their_types(broker in builder()) {
+    fn arguments_reach_the_plugin_with_their_types(broker in builder()) {
         load(broker);
         assert_eq!(broker.ctl_ok(&["verbs", "greet", "ann"]), "hello ann\nNone [] 0");
         let all = ["verbs", "greet", "ann", "--times", "2", "--mood", "sad", "--tag", "a b", "--tag=ü", "--within", "1.5s", "--loud"];
         assert_eq!(broker.ctl_ok(&all), "HELLO ANN\nHELLO ANN\nSome(\"sad\") [\"a b\", \"ü\"] 1500");
-        for (more, says) in [
+        for (more, expected) in [
             (&["--times", "4"][..], "4 is out of range; it may be 0 to 3"),
             (&["--times", "-1"], "-1 is out of range"),
             (&["--times", "x"], "\"x\" is no whole number"),
@@ -73,22 +73,22 @@ scenario! {
             (&["--lout"], "unexpected argument '--lout'"),
             (&["bob"], "unexpected argument 'bob'"),
         ] {
-            let (code, said) = run(broker, &[&["verbs", "greet", "ann"], more].concat());
-            assert!(code == Some(2) && said.contains(says), "{more:?}: {code:?} {said}");
+            let (code, output) = run(broker, &[&["verbs", "greet", "ann"], more].concat());
+            assert!(code == Some(2) && output.contains(expected), "{more:?}: {code:?} {output}");
         }
-        let (code, said) = run(broker, &["verbs", "greet"]);
-        assert!(code == Some(2) && said.contains("<NAME>"), "{code:?} {said}");
+        let (code, output) = run(broker, &["verbs", "greet"]);
+        assert!(code == Some(2) && output.contains("<NAME>"), "{code:?} {output}");
         // A request to the API is checked by the same rules.
         let path = "/api/v1/plugins/verbs/commands/greet";
         assert_eq!(http(broker, "GET", &format!("{path}?name=ann&times=2&tag=a&tag=b&loud=true"), "").1["text"], "HELLO ANN\nHELLO ANN\nNone [\"a\", \"b\"] 0");
         assert_eq!(http(broker, "POST", path, r#"{"name": "ann", "times": 2, "tag": ["a"], "within": 2}"#).1["text"], "hello ann\nhello ann\nNone [\"a\"] 2000");
-        for (query, says) in [
+        for (query, expected) in [
             ("", "greet: the argument name is missing: Whom"),
             ("?name=a&times=4", "greet: times: 4 is out of range; it may be 0 to 3"),
             ("?name=a&tims=1", "greet: greet has no argument tims; did you mean times?"),
             ("?name=a&name=b", "greet: the argument name is given more than once"),
         ] {
-            assert_eq!(http(broker, "GET", &format!("{path}{query}"), ""), (400, json!({"error": says})), "{query}");
+            assert_eq!(http(broker, "GET", &format!("{path}{query}"), ""), (400, json!({"error": expected})), "{query}");
         }
         let relative = http(broker, "GET", "/api/v1/plugins/verbs/commands/hang?file=there", "");
         assert_eq!(relative, (400, json!({"error": "hang: file: \"there\" is no absolute path"})));
@@ -105,7 +105,7 @@ scenario! {
 scenario! {
     /// A table is printed as text or as JSON; text, exit codes and refusals are passed on as the
     /// plugin returns them.
-    fn answers_are_tables_text_or_json_with_an_exit_code(broker in builder()) {
+    fn an_answer_is_a_table_text_or_json_with_an_exit_code(broker in builder()) {
         load(broker);
         let table = "NAME  CALLS  MEAN US\none       7        -\ntwo      12        3";
         assert_eq!(broker.ctl_ok(&["verbs", "table", "rows"]), table);
@@ -114,14 +114,14 @@ scenario! {
         assert_eq!(broker.ctl_json(&["verbs", "greet", "ann"]), json!({"text": "hello ann\nNone [] 0"}));
         assert_eq!(run(broker, &["verbs", "exit", "9"]), (Some(9), "ended".to_owned()));
         assert_eq!(run(broker, &["verbs", "exit", "125"]).0, Some(125));
-        let (code, said) = run(broker, &["verbs", "exit", "126"]);
-        assert!(code == Some(1) && said.contains("has the exit code 126; at most 125 can be; this is an error of the plugin"), "{said}");
-        for (verb, code, says) in [
+        let (code, output) = run(broker, &["verbs", "exit", "126"]);
+        assert!(code == Some(1) && output.contains("has the exit code 126; at most 125 can be; this is an error of the plugin"), "{output}");
+        for (verb, code, expected) in [
             ("fail", 1, "grapnel-ctl: the database is away"),
             ("miss", 1, "grapnel-ctl: there is no such thing"),
             ("misuse", 2, "grapnel-ctl: not on a Monday; see grapnel-ctl verbs --help"),
         ] {
-            assert_eq!(run(broker, &["verbs", verb]), (Some(code), says.to_owned()), "{verb}");
+            assert_eq!(run(broker, &["verbs", verb]), (Some(code), expected.to_owned()), "{verb}");
         }
     }
 }
@@ -141,13 +141,13 @@ scenario! {
         let list = broker.ctl_ok(&["plugins", "verbs"]);
         assert!(list.contains("verbs   mark        yes      Switches the hook or the plugin\n"), "{list}");
         assert_eq!(broker.ctl_json(&["plugins", "verbs"])["plugins"][0]["kind"], "verbs");
-        for (words, says) in [
+        for (words, expected) in [
             (&["verbs", "grete", "ann"][..], "unrecognized subcommand 'grete'"),
             (&["stauts"], "there is no command stauts, and no plugin of that name with commands; did you mean status?"),
             (&["tap", "list"], "no plugin of that name with commands is loaded; see grapnel-ctl --help, and grapnel-ctl plugins verbs"),
         ] {
-            let (code, said) = run(broker, words);
-            assert!(code == Some(2) && said.contains(says), "{words:?}: {code:?} {said}");
+            let (code, output) = run(broker, words);
+            assert!(code == Some(2) && output.contains(expected), "{words:?}: {code:?} {output}");
         }
         let (status, body) = http(broker, "GET", "/api/v1/plugins/verbs/commands/grete", "");
         assert_eq!(status, 404);
@@ -170,13 +170,13 @@ scenario! {
         // one.
         broker.ctl_ok(&["plugins", "unload", "verbs"]);
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "other", "--once"]);
-        let (code, said) = run(broker, &["verbs", "mark", "off"]);
-        let says = "verbs can be any of the plugins other, speaker; name one of them, as in grapnel-ctl other mark";
-        assert!(code == Some(2) && said.contains(says), "{code:?} {said}");
+        let (code, output) = run(broker, &["verbs", "mark", "off"]);
+        let expected = "verbs can be any of the plugins other, speaker; name one of them, as in grapnel-ctl other mark";
+        assert!(code == Some(2) && output.contains(expected), "{code:?} {output}");
         broker.ctl_ok(&["plugins", "unload", "other"]);
         broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
-        let (code, said) = run(broker, &["verbs", "mark", "off"]);
-        assert_eq!(code, Some(0), "{said}");
+        let (code, output) = run(broker, &["verbs", "mark", "off"]);
+        assert_eq!(code, Some(0), "{output}");
         // A command of grapnel-ctl has precedence over a plugin of that name, and the list shows
         // the name to use then.
         broker.ctl_ok(&["plugins", "unload", "verbs"]);
@@ -192,7 +192,7 @@ scenario! {
 scenario! {
     /// A secret is read from standard input or the terminal, never from the command line, and is
     /// sent only in a body.
-    fn secrets_never_stand_on_a_command_line(broker in builder()) {
+    fn a_secret_on_a_command_line_is_refused(broker in builder()) {
         load(broker);
         let login = |more: &[&str], input: &[u8]| {
             ended("login", ctl(broker, &[&["verbs", "login", "ann"], more].concat()), Some(input))
@@ -200,14 +200,14 @@ scenario! {
         assert_eq!(login(&["--password-stdin"], b"s3cret\n"), (Some(0), "ann: Some(6) bytes, false".to_owned()));
         assert_eq!(login(&["--password-stdin"], b"0123456789abcdef"), (Some(0), "ann: Some(16) bytes, false".to_owned()));
         assert_eq!(login(&["--forget"], b""), (Some(0), "ann: None bytes, true".to_owned()));
-        for (more, input, code, says) in [
+        for (more, input, code, expected) in [
             (&["--password-stdin"][..], &b"0123456789abcdefg\n"[..], 1, "it has 17 bytes, and may have 0 to 16"),
             (&["--password-stdin"], b"\n", 1, "the password is empty; nothing was changed"),
             (&["--password", "s3cret"], b"", 2, "unexpected argument"),
             (&["--password-stdin", "--forget"], b"s3cret\n", 2, "cannot be used with"),
         ] {
-            let (ended, said) = login(more, input);
-            assert!(ended == Some(code) && said.contains(says), "{more:?}: {ended:?} {said}");
+            let (ended, output) = login(more, input);
+            assert!(ended == Some(code) && output.contains(expected), "{more:?}: {ended:?} {output}");
         }
         let path = "/api/v1/plugins/verbs/commands/login";
         let (status, body) = http(broker, "GET", &format!("{path}?user=ann&password=s3cret"), "");
@@ -220,7 +220,7 @@ scenario! {
 scenario! {
     /// A verb that changes the hooks of its plugin does what the operator's command does, reports
     /// the effects, and needs POST.
-    fn a_verb_switches_the_hooks_of_its_plugin(broker in builder()) {
+    fn a_verb_can_mount_and_unmount_hooks_of_its_plugin(broker in builder()) {
         load(broker);
         let mut client = Client::hello(broker, Version::V5, "c");
         client.subscribe("t", 0);
@@ -229,11 +229,11 @@ scenario! {
             !client.message().properties.0.is_empty()
         };
         assert!(is_marked());
-        let said = broker.ctl_ok(&["verbs", "mark", "off"]);
+        let output = broker.ctl_ok(&["verbs", "mark", "off"]);
         let is_it = |line: &str| line.contains("the verb mark, which changes something, has begun").then_some(());
         broker.process().wait_for_lines("what was called", 1, PATIENCE, is_it);
-        assert!(said.contains("verbs is loaded"), "{said}");
-        assert!(said.contains("grapnel-ctl: message.publish loses verbs/publish and has no hook left"), "{said}");
+        assert!(output.contains("verbs is loaded"), "{output}");
+        assert!(output.contains("grapnel-ctl: message.publish loses verbs/publish and has no hook left"), "{output}");
         assert!(!is_marked());
         broker.ctl_ok(&["verbs", "mark", "on"]);
         assert!(is_marked());
@@ -248,8 +248,8 @@ scenario! {
         // A disabled plugin still answers verbs, and reports its state itself.
         assert_eq!(broker.ctl_json(&["verbs", "mark", "back"])["value"], Value::Null);
         assert!(is_marked());
-        let (code, said) = run(broker, &["verbs", "lie"]);
-        assert!(code == Some(1) && said.contains("wants a change, and is declared to change nothing"), "{said}");
+        let (code, output) = run(broker, &["verbs", "lie"]);
+        assert!(code == Some(1) && output.contains("wants a change, and is declared to change nothing"), "{output}");
         assert!(is_marked());
     }
 }
@@ -257,7 +257,7 @@ scenario! {
 scenario! {
     /// A change is completed even if its caller has gone, and a refusal lists the changes made
     /// before it.
-    fn a_change_is_not_left_half_done_in_silence(broker in builder()) {
+    fn a_half_done_change_of_hooks_is_reported(broker in builder()) {
         load(broker);
         let file = broker.home().join("there");
         let calling = Process::start("halves", ctl(broker, &["verbs", "halves", plugin::argument(&file)]), None);
@@ -269,25 +269,25 @@ scenario! {
         while broker.ctl_json(&["plugins", "show", "verbs"])["hooks"][0]["unmounted"] != true {
             assert!(std::time::Instant::now() < deadline, "its hook was taken out");
         }
-        let (code, said) = run(broker, &["verbs", "halves", plugin::argument(&file)]);
-        let says = "; before that, halves has run, the hooks message.publish/publish were unmounted";
-        assert!(code == Some(1) && said.contains(says), "{code:?} {said}");
+        let (code, output) = run(broker, &["verbs", "halves", plugin::argument(&file)]);
+        let expected = "; before that, halves has run, the hooks message.publish/publish were unmounted";
+        assert!(code == Some(1) && output.contains(expected), "{code:?} {output}");
     }
 }
 
 /// A plugin that panics in a verb, or whose answer is too long, fails that call only.
 #[test]
-fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {
+fn a_panic_or_a_too_long_answer_ends_only_the_call() {
     let broker = builder().start();
     broker.may_end_badly();
     load(&broker);
-    let (code, said) = run(&broker, &["verbs", "panic"]);
-    assert!(code == Some(1) && said.contains("the verb panicked: as it is told"), "{code:?} {said}");
+    let (code, output) = run(&broker, &["verbs", "panic"]);
+    assert!(code == Some(1) && output.contains("the verb panicked: as it is told"), "{code:?} {output}");
     // The answer is JSON, whose syntax takes some bytes.
     assert_eq!(run(&broker, &["verbs", "flood", "900"]).0, Some(0));
-    let (code, said) = run(&broker, &["verbs", "flood", "1025"]);
-    let says = "flood of plugin verbs answered with more than 1024 bytes (limits.plugin_verb_bytes_max)";
-    assert!(code == Some(1) && said.contains(says), "{said}");
+    let (code, output) = run(&broker, &["verbs", "flood", "1025"]);
+    let expected = "flood of plugin verbs answered with more than 1024 bytes (limits.plugin_verb_bytes_max)";
+    assert!(code == Some(1) && output.contains(expected), "{output}");
     assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/flood?bytes=100000", "").0, 502);
     assert_eq!(broker.ctl_ok(&["verbs", "greet", "ann"]), "hello ann\nNone [] 0");
     // A panic and two answers that were too long; two calls with wrong arguments.
@@ -315,9 +315,9 @@ fn a_verb_that_never_answers_is_abandoned_and_counted() {
     let file = broker.home().join("there");
     let hang = ["verbs", "hang", plugin::argument(&file)];
     for _ in 0..2 {
-        let (code, said) = run(&broker, &hang);
-        let says = "plugin verbs has not answered hang within 200 ms; what it was to do may still happen";
-        assert!(code == Some(1) && said.contains(says), "{said}");
+        let (code, output) = run(&broker, &hang);
+        let expected = "plugin verbs has not answered hang within 200 ms; what it was to do may still happen";
+        assert!(code == Some(1) && output.contains(expected), "{output}");
     }
     let lines = |part: &'static str| {
         let is_it = |line: &str| line.contains(part).then_some(());
@@ -326,9 +326,9 @@ fn a_verb_that_never_answers_is_abandoned_and_counted() {
     lines("nobody waits for it");
     lines("the verb hang has not answered within 200 ms");
     // Both places are taken until they return, only for verbs of this plugin.
-    let (code, said) = run(&broker, &["verbs", "greet", "ann"]);
-    let says = "as many verbs of plugin verbs run as may at a time, 2 (limits.plugin_verbs_max)";
-    assert!(code == Some(1) && said.contains(says), "{said}");
+    let (code, output) = run(&broker, &["verbs", "greet", "ann"]);
+    let expected = "as many verbs of plugin verbs run as may at a time, 2 (limits.plugin_verbs_max)";
+    assert!(code == Some(1) && output.contains(expected), "{output}");
     assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/greet?name=a", "").0, 503);
     let metrics = broker.ctl_json(&["metrics"]);
     let counted = |name: &str| {
@@ -405,7 +405,7 @@ fn a_broker_stops_during_a_call() {
 
 /// If ctl was ended, the call is notified.
 #[test]
-fn a_call_is_notified_when_its_caller_has_ended() {
+fn a_running_verb_sees_that_its_caller_has_disconnected() {
     let broker = builder().start();
     load(&broker);
     let path = "/api/v1/plugins/verbs/commands/stay";
@@ -434,27 +434,28 @@ fn local_verbs_work_without_a_broker() {
     };
     assert_eq!(local(&["verbs", "count", "five"]), (Some(0), "5 bytes".to_owned()));
     assert_eq!(local(&["verbs", "count", "five", "--json"]), (Some(0), "5".to_owned()));
-    let (code, said) = local(&["verbs", "count", "six"]);
-    assert!(code == Some(1) && said.contains("No such file"), "{said}");
-    let (code, said) = local(&["verbs", "crash"]);
+    let (code, output) = local(&["verbs", "count", "six"]);
+    assert!(code == Some(1) && output.contains("No such file"), "{output}");
+    let (code, output) = local(&["verbs", "crash"]);
     assert!(
-        code == Some(1) && said.contains("the process that was answering crash crashed (signal 6, SIGABRT)"),
-        "{said}"
+        code == Some(1)
+            && output.contains("the process that was answering crash crashed (signal 6, SIGABRT)"),
+        "{output}"
     );
-    let (code, said) = local(&["verbs", "reach"]);
-    let says = "reach of plugin verbs wants a change of hooks, and works without a broker; this is an error of the plugin";
-    assert!(code == Some(1) && said.contains(says), "{said}");
+    let (code, output) = local(&["verbs", "reach"]);
+    let expected = "reach of plugin verbs wants a change of hooks, and works without a broker; this is an error of the plugin";
+    assert!(code == Some(1) && output.contains(expected), "{output}");
     // The others need a broker, and report that.
-    let (code, said) = local(&["verbs", "greet", "ann"]);
-    assert!(code == Some(3) && said.contains("cannot reach the broker at"), "{said}");
+    let (code, output) = local(&["verbs", "greet", "ann"]);
+    assert!(code == Some(3) && output.contains("cannot reach the broker at"), "{output}");
     assert!(local(&["verbs", "greet", "--help"]).1.contains("Says hello"));
-    let (code, said) = local(&["reverse-proxy", "list"]);
+    let (code, output) = local(&["reverse-proxy", "list"]);
     assert!(
         code == Some(3)
-            && said.contains(
+            && output.contains(
                 "there is no command reverse-proxy, and whether a plugin adds it cannot be looked up"
             ),
-        "{said}"
+        "{output}"
     );
     // An error names a plugin that is not installed, or whose file is invalid.
     let in_folder = |word: &str| {
@@ -465,15 +466,15 @@ fn local_verbs_work_without_a_broker() {
             .env("GRAPNEL_CONTROL_SOCKET", home.path().join("none.sock"));
         ended(word, command, None)
     };
-    let says = format!(
+    let expected = format!(
         "passwd is a command of the plugin auth-file, whose file is not in {}",
         home.path().display()
     );
-    let (code, said) = in_folder("passwd");
-    assert!(code == Some(1) && said.contains(&says), "{code:?} {said}");
+    let (code, output) = in_folder("passwd");
+    assert!(code == Some(1) && output.contains(&expected), "{code:?} {output}");
     std::fs::write(home.path().join("libgrapnel_verbs.so"), "nothing").unwrap();
-    let (code, said) = in_folder("verbs");
-    assert!(code == Some(1) && said.contains("libgrapnel_verbs.so"), "{code:?} {said}");
+    let (code, output) = in_folder("verbs");
+    assert!(code == Some(1) && output.contains("libgrapnel_verbs.so"), "{code:?} {output}");
 }
 
 /// A broker that reports a wrong path of a plugin's file cannot make `grapnel-ctl` run that file
@@ -486,21 +487,21 @@ fn a_broker_does_not_choose_the_file_of_a_local_verb() {
     let file = plugin::library("verbs");
     let verb = |name: &str| json!({"name": name, "help": "", "local": true});
     let verbs = json!([verb("crash"), verb("other"), verb("fail")]);
-    let says = json!({
+    let expected = json!({
         "plugins": [{"plugin": "evil", "kind": "evil", "verbs": verbs}, {"plugin": "verbs", "kind": "verbs", "verbs": verbs}],
         "file": file,
     });
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let mut asked = Vec::new();
+            let mut requests = Vec::new();
             let mut some = [0_u8; 1024];
-            while !asked.ends_with(b"\r\n\r\n") {
+            while !requests.ends_with(b"\r\n\r\n") {
                 match stream.read(&mut some) {
-                    Ok(bytes @ 1..) => asked.extend_from_slice(&some[..bytes]),
+                    Ok(bytes @ 1..) => requests.extend_from_slice(&some[..bytes]),
                     _ => break,
                 }
             }
-            let body = says.to_string();
+            let body = expected.to_string();
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
                 body.len()
@@ -517,19 +518,25 @@ fn a_broker_does_not_choose_the_file_of_a_local_verb() {
         }
         ended(&words.join(" "), command, None)
     };
-    let (code, said) = call(&["evil", "crash"], Some(home.path()));
-    let says = format!("whose file is not in {}", home.path().display());
-    assert!(code == Some(1) && said.contains(&says) && !said.contains("SIGABRT"), "{code:?} {said}");
-    // A verb that the file itself does not declare is not called in it.
-    let (code, said) = call(&["verbs", "other"], None);
-    assert!(code == Some(2) && said.contains("unrecognized subcommand 'other'"), "{code:?} {said}");
-    // Nor is one that needs a broker by the file's own declaration.
-    let (code, said) = call(&["verbs", "fail"], None);
-    assert!(code == Some(1) && said.contains("fail of plugin verbs is not declared in "), "{code:?} {said}");
-    let (code, said) = call(&["verbs", "crash"], None);
+    let (code, output) = call(&["evil", "crash"], Some(home.path()));
+    let expected = format!("whose file is not in {}", home.path().display());
     assert!(
-        code == Some(1) && said.contains("the process that was answering crash crashed"),
-        "{code:?} {said}"
+        code == Some(1) && output.contains(&expected) && !output.contains("SIGABRT"),
+        "{code:?} {output}"
+    );
+    // A verb that the file itself does not declare is not called in it.
+    let (code, output) = call(&["verbs", "other"], None);
+    assert!(code == Some(2) && output.contains("unrecognized subcommand 'other'"), "{code:?} {output}");
+    // Nor is one that needs a broker by the file's own declaration.
+    let (code, output) = call(&["verbs", "fail"], None);
+    assert!(
+        code == Some(1) && output.contains("fail of plugin verbs is not declared in "),
+        "{code:?} {output}"
+    );
+    let (code, output) = call(&["verbs", "crash"], None);
+    assert!(
+        code == Some(1) && output.contains("the process that was answering crash crashed"),
+        "{code:?} {output}"
     );
 }
 
@@ -548,23 +555,23 @@ scenario! {
 
 scenario! {
     /// A plugin in C declares and answers verbs as well; its invalid answers are its own errors.
-    fn verbs_in_c(broker in builder()) {
+    fn verbs_of_a_plugin_in_c_work(broker in builder()) {
         let nonsense = Compiled::of("testing/c-nonsense");
         let check = broker.ctl_ok(&["plugins", "check", nonsense.path()]);
         assert!(check.contains("babble  no       no     Answers nonsense"), "{check}");
         broker.ctl_ok(&["plugins", "load", nonsense.path(), "--set", "how=\"twice\"", "--once"]);
         assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "3", "39"]), "42");
         assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "3", "39", "--loud"]), "42!");
-        let (code, said) = run(broker, &["c-nonsense", "add", "3", "-9"]);
-        assert!(code == Some(2) && said.contains("it adds no negative numbers"), "{code:?} {said}");
-        for (what, says) in [
+        let (code, output) = run(broker, &["c-nonsense", "add", "3", "-9"]);
+        assert!(code == Some(2) && output.contains("it adds no negative numbers"), "{code:?} {output}");
+        for (what, expected) in [
             ("bytes", "gave an answer that is not UTF-8; this is an error of the plugin"),
             ("json", "gave an answer that is not what an answer looks like"),
             ("much", "answered with more than 1024 bytes"),
             ("silent", "it failed without saying why"),
         ] {
-            let (code, said) = run(broker, &["c-nonsense", "babble", what]);
-            assert!(code == Some(1) && said.contains(says), "{what}: {code:?} {said}");
+            let (code, output) = run(broker, &["c-nonsense", "babble", what]);
+            assert!(code == Some(1) && output.contains(expected), "{what}: {code:?} {output}");
         }
         assert_eq!(run(broker, &["c-nonsense", "babble", "nothing"]), (Some(0), String::new()));
         assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "1", "1"]), "2");
@@ -576,14 +583,14 @@ scenario! {
 fn a_verb_may_take_longer_than_the_timeout_of_grapnel_ctl() {
     let broker = builder().start();
     load(&broker);
-    let (code, said) = run(&broker, &["--timeout", "3", "verbs", "wait", "3.5s"]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output) = run(&broker, &["--timeout", "3", "verbs", "wait", "3.5s"]);
+    assert_eq!(code, Some(0), "{output}");
 }
 
 /// A plugin that forces a change itself removes the last hook that decides about clients only if
 /// the operator has given the flag.
 #[test]
-fn a_plugin_forces_nothing_that_the_operator_does_not_force() {
+fn a_verb_forces_no_change_without_force_of_the_operator() {
     let verbs = json!([{"name": "babble", "help": "what", "changes": true, "arguments": [
         {"name": "what", "positional": true, "required": true},
         {"name": "force", "type": "flag"},
@@ -594,11 +601,11 @@ fn a_plugin_forces_nothing_that_the_operator_does_not_force() {
     let broker = builder().listen(&["0.0.0.0:0"]).start();
     broker.ctl_ok(&["plugins", "load", plugin.path(), "--once"]);
     for what in ["unmount", "disable"] {
-        let (code, said) = run(&broker, &["c-nonsense", "babble", what]);
-        let says = "client.authorize would have no hook left";
-        assert!(code == Some(1) && said.contains(says), "{what}: {code:?} {said}");
-        let (code, said) = run(&broker, &["c-nonsense", "babble", what, "--force"]);
-        assert_eq!(code, Some(0), "{what}: {said}");
+        let (code, output) = run(&broker, &["c-nonsense", "babble", what]);
+        let expected = "client.authorize would have no hook left";
+        assert!(code == Some(1) && output.contains(expected), "{what}: {code:?} {output}");
+        let (code, output) = run(&broker, &["c-nonsense", "babble", what, "--force"]);
+        assert_eq!(code, Some(0), "{what}: {output}");
         if what == "unmount" {
             broker.ctl_ok(&["hooks", "mount", "c-nonsense", "client.authorize", "publish"]);
         }
@@ -608,9 +615,9 @@ fn a_plugin_forces_nothing_that_the_operator_does_not_force() {
 scenario! {
     /// A plugin with invalid declarations is refused as a whole with the reason, by the broker and
     /// by the check.
-    fn declarations_that_cannot_be_are_refused_with_a_sentence(broker in builder()) {
+    fn invalid_declarations_are_refused_with_a_sentence(broker in builder()) {
         let one = |name: &str| json!([{"name": name, "help": "what"}]).to_string();
-        for (verbs, says) in [
+        for (verbs, expected) in [
             ("[{\"name\": ".to_owned(), "its verbs are not declared as they must be: EOF while parsing a value"),
             ("{}".to_owned(), "its verbs are not declared as they must be: invalid type: map"),
             (one("a b c d e"), "its verbs have \"a b c d e\", which is not one to 4 words of lower case letters"),
@@ -621,21 +628,21 @@ scenario! {
         ] {
             let plugin = Compiled::with("testing/c-nonsense", &[&format!("-DVERBS={verbs:?}")]);
             let refused = broker.ctl_refused(&["plugins", "load", plugin.path(), "--once"]);
-            assert!(refused.contains("cannot load ") && refused.contains(says), "{verbs}: {refused}");
-            let (code, said) = run(broker, &["plugins", "check", plugin.path()]);
-            assert!(code == Some(1) && said.contains(says), "{verbs}: {code:?} {said}");
+            assert!(refused.contains("cannot load ") && refused.contains(expected), "{verbs}: {refused}");
+            let (code, output) = run(broker, &["plugins", "check", plugin.path()]);
+            assert!(code == Some(1) && output.contains(expected), "{verbs}: {code:?} {output}");
         }
         let forgotten = Compiled::with("testing/c-nonsense", &["-DVERB=NULL", "-Wno-unused-function"]);
         broker.ctl_ok(&["plugins", "load", forgotten.path(), "--set", "how=\"twice\"", "--once"]);
-        let (code, said) = run(broker, &["c-nonsense", "add", "3", "39"]);
-        let says = "add of plugin c-nonsense is declared, and its table has no function for verbs; this is an error of the plugin";
-        assert!(code == Some(1) && said.contains(says), "{code:?} {said}");
+        let (code, output) = run(broker, &["c-nonsense", "add", "3", "39"]);
+        let expected = "add of plugin c-nonsense is declared, and its table has no function for verbs; this is an error of the plugin";
+        assert!(code == Some(1) && output.contains(expected), "{code:?} {output}");
     }
 }
 
 scenario! {
     /// A call no longer counts once its answer has arrived: an immediate next call has a place.
-    fn calls_one_after_the_other_find_their_place(broker in Broker::builder().grapnel_only().shards(1).config("[limits]\nplugin_verbs_max = 1\n")) {
+    fn calls_one_after_the_other_are_not_refused_for_the_limit(broker in Broker::builder().grapnel_only().shards(1).config("[limits]\nplugin_verbs_max = 1\n")) {
         load(broker);
         for call in 0..500 {
             let (status, body) = http(broker, "GET", "/api/v1/plugins/verbs/commands/greet?name=ann", "");

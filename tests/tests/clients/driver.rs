@@ -2,9 +2,10 @@
 //! `rumqttc.rs` implement it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use grapnel_tests::{Broker, PATIENCE, Version};
+use grapnel_tests::{Broker, Kind, PATIENCE, Site, Version};
 
 use crate::link::Link;
 use crate::{mosquitto, rumqttc, scripted};
@@ -106,6 +107,21 @@ pub struct Settings {
     pub comes_back: bool,
     /// Port to connect to instead of the broker's.
     pub port: Option<u16>,
+    /// Layers of the connection; none is plain TCP.
+    pub layers: Option<Layers>,
+}
+
+/// How a client connects to a listener with TLS or WebSocket.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    /// The listener.
+    pub kind: Kind,
+    /// Certificate of the authority that the client trusts.
+    pub authority: PathBuf,
+    /// Certificate and key that the client shows.
+    pub shown: (PathBuf, PathBuf),
+    /// Settings of TLS, for a client in Rust.
+    pub tls: std::sync::Arc<rustls::ClientConfig>,
 }
 
 impl Settings {
@@ -122,11 +138,12 @@ impl Settings {
             packet_bytes_max: None,
             comes_back,
             port,
+            layers: None,
         }
     }
 
     /// Without a clean start; the session is stored for at least a minute.
-    pub fn kept(mut self) -> Settings {
+    pub fn persistent(mut self) -> Settings {
         self.clean = false;
         self
     }
@@ -152,6 +169,19 @@ impl Settings {
     pub fn over(mut self, link: &Link) -> Settings {
         self.comes_back = true;
         self.port = Some(link.port());
+        self
+    }
+
+    /// To a listener with layers.
+    pub fn at(mut self, site: &Site, kind: Kind) -> Settings {
+        let files = site.certificates();
+        self.port = Some(site.address(kind).port());
+        self.layers = Some(Layers {
+            kind,
+            authority: files.authority(),
+            shown: (files.client(), files.client_key()),
+            tls: files.client_config(kind == Kind::Mutual, rustls::DEFAULT_VERSIONS),
+        });
         self
     }
 

@@ -76,6 +76,10 @@ capabilities! {
     Shared shared "shared subscription" on_1_and_8_shards;
     Large large "1 MiB each way";
     LargeWithRoom large_with_room "1 MiB, its limit raised";
+    Tls tls "TLS";
+    Certificate certificate "TLS with its own certificate";
+    WebSocket websocket "WebSocket";
+    WebSocketTls websocket_tls "WebSocket over TLS";
 }
 
 /// Runs a scenario and compares its result with the table.
@@ -94,8 +98,8 @@ fn check(
     let listed = refusals::of(client, version, capability);
     match (outcome, listed) {
         (Ok(()), None) => {}
-        (Err(Refused(said)), Some(refusal)) => {
-            assert!(said.contains(refusal.says), "refusals.rs expects {:?}, it said {said:?}", refusal.says);
+        (Err(Refused(text)), Some(refusal)) => {
+            assert!(text.contains(refusal.says), "refusals.rs expects {:?}, it said {text:?}", refusal.says);
         }
         (Ok(()), Some(refusal)) => panic!("{refusal:?} no longer holds: take it out of refusals.rs"),
         (Err(refused), None) => panic!("{refused:?}: if that is the library's doing, list it in refusals.rs"),

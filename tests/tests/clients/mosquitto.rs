@@ -8,7 +8,7 @@ use grapnel_tests::process::{Process, command};
 use grapnel_tests::{Broker, PATIENCE, Version};
 use rustix::process::Signal;
 
-use crate::driver::{Driver, Message, Refused, Settings};
+use crate::driver::{Driver, Layers, Message, Refused, Settings};
 use crate::scripted::from_hex;
 
 struct Mosquitto {
@@ -18,6 +18,7 @@ struct Mosquitto {
     /// Number of the first unread line.
     line: usize,
     has_will: bool,
+    layers: Option<Layers>,
 }
 
 /// Starts mosquitto_sub and waits for its SUBACK. The program needs a subscription, so a client
@@ -25,7 +26,9 @@ struct Mosquitto {
 #[track_caller]
 pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
     let port = broker.address().port();
-    let mut command = tool("mosquitto_sub", settings.port(broker), version);
+    let port = settings.layers.as_ref().map_or(port, |_| settings.port(broker));
+    let layers = settings.layers.clone();
+    let mut command = tool("mosquitto_sub", settings.port(broker), version, layers.as_ref());
     command.args(["-d", "-F", "message %q %r %x %t", "-i", &settings.client_id]);
     command.args(["-q", &settings.qos.to_string()]);
     if !settings.clean {
@@ -56,7 +59,7 @@ pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Bo
     };
     assert_eq!(granted, vec![settings.qos.to_string(); filters.len()].join(", "), "what SUBACK granted");
     // Messages may have arrived before SUBACK.
-    Ok(Box::new(Mosquitto { port, version, process, line: 0, has_will }))
+    Ok(Box::new(Mosquitto { port, version, process, line: 0, has_will, layers }))
 }
 
 /// The version of the tools, such as `2.0.11`.
@@ -69,22 +72,29 @@ pub fn release() -> String {
     })
 }
 
-fn tool(program: &str, port: u16, version: Version) -> Command {
+fn tool(program: &str, port: u16, version: Version, layers: Option<&Layers>) -> Command {
     let mut command = command(program);
     command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", version.mosquitto()]);
+    if let Some(layers) = layers.filter(|layers| layers.kind.has_tls()) {
+        command.arg("--cafile").arg(&layers.authority);
+        command.arg("--cert").arg(&layers.shown.0).arg("--key").arg(&layers.shown.1);
+    }
+    if layers.is_some_and(|layers| layers.kind.has_websocket()) {
+        command.arg("--ws");
+    }
     command
 }
 
 impl Driver for Mosquitto {
     fn session_present(&self) -> Result<bool, Refused> {
-        let said = self.process.wait_for_line("CONNACK", PATIENCE, |line| {
+        let line = self.process.wait_for_line("CONNACK", PATIENCE, |line| {
             line.find("received CONNACK").map(|at| line[at..].to_owned())
         });
-        Err(Refused(said))
+        Err(Refused(line))
     }
 
     fn publish(&mut self, message: &Message) -> Result<(), Refused> {
-        let mut command = tool("mosquitto_pub", self.port, self.version);
+        let mut command = tool("mosquitto_pub", self.port, self.version, self.layers.as_ref());
         command.args(["-t", &message.topic, "-q", &message.qos.to_string()]);
         if message.retain {
             command.arg("-r");

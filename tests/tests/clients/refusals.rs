@@ -34,6 +34,20 @@ pub static REFUSALS: &[Refusal] = &[
     Refusal {
         client: Client::Mosquitto,
         versions: &Version::ALL,
+        capabilities: &[Capability::WebSocket, Capability::WebSocketTls],
+        says: "Unknown option '--ws'",
+        how: "the tools of this version have no WebSocket",
+    },
+    Refusal {
+        client: Client::Rumqttc,
+        versions: &[Version::V311, Version::V5],
+        capabilities: &[Capability::WebSocket, Capability::WebSocketTls],
+        says: "built without the feature websocket",
+        how: "not tested: its WebSocket is a feature that brings another version of tungstenite and of what that needs",
+    },
+    Refusal {
+        client: Client::Mosquitto,
+        versions: &Version::ALL,
         capabilities: &[Capability::SessionPresent],
         says: "received CONNACK (0)",
         how: "mosquitto_sub does not show the flag; all that `-d` prints of CONNACK is its code",

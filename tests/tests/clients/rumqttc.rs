@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use grapnel_tests::{Broker, PATIENCE, Version};
-use rumqttc::Outgoing;
+use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use tokio::sync::oneshot;
 
 use crate::driver::{Driver, Message, Refused, Settings};
@@ -111,6 +111,9 @@ impl Drop for Loop {
 /// Connects and subscribes.
 #[track_caller]
 pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
+    if settings.layers.as_ref().is_some_and(|layers| layers.kind.has_websocket()) {
+        return Err(Refused("built without the feature websocket".to_owned()));
+    }
     match version {
         Version::V31 => Err(Refused(announced())),
         Version::V311 => v4::open(settings.port(broker), settings),
@@ -178,6 +181,9 @@ macro_rules! driver {
             /// Connects in the background.
             pub(super) fn start(port: u16, settings: &Settings) -> (AsyncClient, Loop) {
                 let mut options = MqttOptions::new(settings.client_id.clone(), "127.0.0.1", port);
+                if let Some(layers) = &settings.layers {
+                    options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(layers.tls.clone())));
+                }
                 if let Some(will) = &settings.will {
                     let qos = quality(will.qos);
                     options.set_last_will(will_of!($module, will, qos));

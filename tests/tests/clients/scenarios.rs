@@ -2,8 +2,9 @@
 //! scenario ends with an error if the library refuses; any other failure is a panic. Expectations
 //! come from the specification.
 
+use grapnel_tests::certificates::CLIENT_NAME;
 use grapnel_tests::wire::Ack;
-use grapnel_tests::{Client as RawClient, Connect, Packet, Version};
+use grapnel_tests::{Client as RawClient, Connect, Io, Kind, Packet, Site, Version};
 
 use crate::driver::{Message, Refused, Settings, World, messages_of_all};
 use crate::link::Link;
@@ -93,8 +94,10 @@ pub fn retained(world: &World) -> Outcome {
 /// CONNACK shows whether there was a session ([MQTT-3.2.2-2], -3); the flag exists since MQTT
 /// 3.1.1.
 pub fn session_present(world: &World) -> Outcome {
-    let kept = Settings::new("sleeper").kept();
-    for (settings, expected) in [(&kept, false), (&kept, true), (&Settings::new("sleeper"), false)] {
+    let persistent = Settings::new("sleeper").persistent();
+    for (settings, expected) in
+        [(&persistent, false), (&persistent, true), (&Settings::new("sleeper"), false)]
+    {
         let client = world.open(settings)?;
         assert_eq!(client.session_present()?, expected && world.version != Version::V31);
         client.disconnect()?;
@@ -105,15 +108,15 @@ pub fn session_present(world: &World) -> Outcome {
 /// A stored session receives what was published while its client was away, once, and nothing of it
 /// at the next return (section 4.1; [MQTT-3.1.2-4], -5 of 3.1.1).
 pub fn queued(world: &World) -> Outcome {
-    let kept = Settings::new("sleeper").kept();
-    world.open(&kept.clone().subscribed(&["kept/#"], 2))?.drop_connection();
+    let persistent = Settings::new("sleeper").persistent();
+    world.open(&persistent.clone().subscribed(&["kept/#"], 2))?.drop_connection();
     let mut publisher = world.open(&Settings::new("publisher"))?;
     let missed = [Message::new("kept/1", "one", 1), Message::new("kept/2", "two", 2)];
     for message in &missed {
         publisher.publish(message)?;
     }
     // Without a new subscription: messages belong to the old session.
-    let mut back = world.open(&kept)?;
+    let mut back = world.open(&persistent)?;
     let mut got = vec![back.message()?, back.message()?];
     got.sort_by(|a, b| a.topic.cmp(&b.topic));
     assert_eq!(got, missed);
@@ -121,7 +124,7 @@ pub fn queued(world: &World) -> Outcome {
     assert_eq!(back.messages_until("end")?, [], "nothing comes twice");
     back.disconnect()?;
 
-    let mut again = world.open(&kept)?;
+    let mut again = world.open(&persistent)?;
     publisher.publish(&Message::new("kept/end", "second end", 2))?;
     assert_eq!(again.messages_until("second end")?, [], "nothing comes again");
     Ok(())
@@ -131,7 +134,7 @@ pub fn queued(world: &World) -> Outcome {
 /// messages, once.
 pub fn comes_back(world: &World) -> Outcome {
     let link = Link::new(world.broker.address());
-    let settings = Settings::new("mobile").kept().subscribed(&["kept/#"], 2).over(&link);
+    let settings = Settings::new("mobile").persistent().subscribed(&["kept/#"], 2).over(&link);
     let mut mobile = world.open(&settings)?;
     let mut publisher = world.open(&Settings::new("publisher"))?;
     publisher.publish(&Message::new("kept/0", "before", 0))?;
@@ -164,7 +167,7 @@ pub fn earlier_pubrel(world: &World) -> Outcome {
     earlier.receive_where("PUBREL", |packet| matches!(packet, Packet::Pubrel(_)).then_some(()));
     earlier.drop_connection();
 
-    let mut back = world.open(&Settings::new("sleeper").kept())?;
+    let mut back = world.open(&Settings::new("sleeper").persistent())?;
     // QoS 0, because paho-mqtt may disconnect before it acknowledges what it has just reported.
     publisher.publish(&Message::new("kept/end", "end", 0))?;
     assert_eq!(back.messages_until("end")?, [], "the earlier process had it");
@@ -234,4 +237,45 @@ fn test_bytes(bytes: usize) -> Vec<u8> {
         state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_be_bytes()[0]
     };
     std::iter::repeat_with(next).take(bytes).collect()
+}
+
+/// Over TLS, with a certificate that the client verifies.
+pub fn tls(world: &World) -> Outcome {
+    through(world, Kind::Tls)
+}
+
+/// Over TLS with a certificate of the client, which names its user.
+pub fn certificate(world: &World) -> Outcome {
+    through(world, Kind::Mutual)
+}
+
+/// Over WebSocket ([MQTT-6.0.0-3]).
+pub fn websocket(world: &World) -> Outcome {
+    through(world, Kind::Ws)
+}
+
+/// Over WebSocket over TLS.
+pub fn websocket_tls(world: &World) -> Outcome {
+    through(world, Kind::Wss)
+}
+
+/// Each QoS through a listener of a broker with all of them.
+fn through(world: &World, kind: Kind) -> Outcome {
+    let site = Site::plan(Io::Ring).start();
+    let mut subscriber =
+        world.open(&Settings::new("subscriber").at(&site, kind).subscribed(&["through"], 2))?;
+    let shown = site.broker().ctl_json(&["clients", "show", "subscriber"]);
+    assert_eq!(shown["listener"], kind.name());
+    let certified = kind == Kind::Mutual;
+    assert_eq!(shown["username"].as_str(), certified.then_some(CLIENT_NAME), "{shown}");
+    let mut publisher = world.open(&Settings::new("publisher").at(&site, kind))?;
+    for qos in 0..=2 {
+        let message = Message::new("through", vec![qos; 50_000], qos);
+        // Not text: mosquitto_pub takes it from its input.
+        let message =
+            Message { payload: message.payload.iter().map(|byte| b'a' + byte).collect(), ..message };
+        publisher.publish(&message)?;
+        assert_eq!(subscriber.message()?, message);
+    }
+    Ok(())
 }

@@ -33,9 +33,16 @@ pub fn open(
     let will = settings.will.as_ref().map(|will| {
         json!({"topic": will.topic, "payload": hex(&will.payload), "qos": will.qos, "retain": will.retain})
     });
+    let layers = settings.layers.as_ref();
+    let tls = layers.filter(|layers| layers.kind.has_tls()).map(|layers| {
+        let (certificate, key) = &layers.shown;
+        json!({"authority": layers.authority, "certificate": certificate, "key": key})
+    });
+    let path = layers.filter(|layers| layers.kind.has_websocket()).map(|_| "/mqtt");
     let connected = scripted.request(&json!({
         "do": "connect", "port": settings.port(broker), "version": name(version), "client_id": settings.client_id,
         "clean": settings.clean, "expiry_s": settings.expiry_s(), "will": will, "comes_back": settings.comes_back,
+        "tls": tls, "path": path,
     }))?;
     let instead = Refused(connected["instead"].as_str().unwrap_or_default().to_owned());
     scripted.session_present = connected["session_present"].as_bool().ok_or(instead);

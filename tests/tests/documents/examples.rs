@@ -88,12 +88,12 @@ fn fault_of(plugins: &Plugins, reader: &Reader, text: &str) -> Option<String> {
         Reader::Other => return None,
     };
     let output = command.output().expect("a built program starts");
-    let said = [output.stdout, output.stderr].concat();
-    (!output.status.success()).then(|| String::from_utf8_lossy(&said).into_owned())
+    let output_text = [output.stdout, output.stderr].concat();
+    (!output.status.success()).then(|| String::from_utf8_lossy(&output_text).into_owned())
 }
 
 #[test]
-fn every_example_of_a_configuration_is_taken() {
+fn every_example_of_a_configuration_is_valid() {
     let plugins = Plugins::made();
     let mut faults = Vec::new();
     let mut seen = BTreeMap::<String, usize>::new();

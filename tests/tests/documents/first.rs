@@ -18,8 +18,8 @@ fn block(page: &str, language: &str) -> String {
 /// Checks that a page contains what `grapnel-ctl` prints when the plugin is loaded.
 fn is_said(page: &str, printed: &str) {
     let line = printed.lines().find(|line| line.contains("is loaded: ")).expect("a line for people");
-    let said = Page::read(page).blocks().iter().any(|block| block.text.lines().any(|each| each == line));
-    assert!(said, "{page} does not say: {line}");
+    let is_shown = Page::read(page).blocks().iter().any(|block| block.text.lines().any(|each| each == line));
+    assert!(is_shown, "{page} does not say: {line}");
 }
 
 #[test]

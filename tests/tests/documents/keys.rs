@@ -67,14 +67,14 @@ fn every_default_is_the_programs() {
     let mut seen = 0;
     for (name, default) in documented("default") {
         let Some(Key { value, is_example, .. }) = keys.iter().find(|key| key.name == name) else { continue };
-        let said = default.trim_matches('`');
+        let documented_default = default.trim_matches('`');
         // "none", or a sentence if the default depends on something.
-        if *is_example || said.contains(' ') || said.is_empty() {
+        if *is_example || documented_default.contains(' ') || documented_default.is_empty() {
             continue;
         }
         seen += 1;
-        if said != value {
-            faults.push(format!("{name}: the document says {said}, the program {value}"));
+        if documented_default != value {
+            faults.push(format!("{name}: the document says {documented_default}, the program {value}"));
         }
     }
     assert!(seen > 100, "{seen} defaults are not all of them");

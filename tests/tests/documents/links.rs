@@ -35,7 +35,7 @@ fn read(path: &Path) -> Result<Page, String> {
 }
 
 #[test]
-fn every_link_and_include_leads_somewhere() {
+fn every_link_and_include_has_a_target() {
     let mut faults = Vec::new();
     let mut seen = 0;
     for path in files_with(&["md"]) {
@@ -59,7 +59,7 @@ fn every_link_and_include_leads_somewhere() {
 }
 
 #[test]
-fn every_page_of_the_book_stands_in_its_summary() {
+fn every_page_of_the_book_is_in_its_summary() {
     let summary = Page::read("docs/src/SUMMARY.md");
     let links = summary.links().into_iter().filter_map(|(_, link)| resolved(&summary.path, &link.ok()?));
     let listed: BTreeSet<_> = links.collect();

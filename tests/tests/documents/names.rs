@@ -124,22 +124,22 @@ fn every_route_has_its_row_with_its_parameters_and_every_row_its_route() {
         let path: Vec<&str> =
             path.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
         let path = path.join("/");
-        let said = |cell: &str| names_in(cell).into_iter().collect::<BTreeSet<String>>();
+        let names = |cell: &str| names_in(cell).into_iter().collect::<BTreeSet<String>>();
 
         let (status, answer) = request(broker.socket(), method, &format!("{path}?no_such=1"), "{}");
-        let of_path = !said(&row[1]).is_empty();
+        let of_path = !names(&row[1]).is_empty();
         assert_eq!(
             status == 400 && answer.contains("no_such"),
             of_path,
             "{route}?no_such: {status} {answer}"
         );
-        assert_eq!(expected_in(&answer), said(&row[1]), "parameters of {route}: {answer}");
+        assert_eq!(expected_in(&answer), names(&row[1]), "parameters of {route}: {answer}");
         if row[2].is_empty() {
             continue;
         }
         let (status, answer) = request(broker.socket(), method, &path, "{\"no_such\":1}");
         assert_eq!(status, 400, "{route}: {answer}");
-        assert_eq!(expected_in(&answer), said(&row[2]), "fields of {route}: {answer}");
+        assert_eq!(expected_in(&answer), names(&row[2]), "fields of {route}: {answer}");
     }
 }
 

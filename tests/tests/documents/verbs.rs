@@ -120,11 +120,11 @@ fn every_option_has_its_row_and_every_row_its_option() {
         known.extend(own.map(|(name, value)| (name.clone(), *value, command.clone())));
     }
     let documented = rows_of_options(&verbs);
-    let said = |(name, value, command): &(String, bool, String)| {
+    let described = |(name, value, command): &(String, bool, String)| {
         format!("{command} {name}{}", if *value { " VALUE" } else { "" })
     };
-    let missing: Vec<_> = known.difference(&documented).map(said).collect();
-    let unknown: Vec<_> = documented.difference(&known).map(said).collect();
+    let missing: Vec<_> = known.difference(&documented).map(described).collect();
+    let unknown: Vec<_> = documented.difference(&known).map(described).collect();
     assert_none("options that the table does not have", &missing);
     assert_none("options that grapnel-ctl does not have", &unknown);
 }

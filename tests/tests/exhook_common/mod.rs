@@ -58,7 +58,7 @@ pub fn all_bytes() -> Vec<u8> {
 /// Any bytes reach the hooks and come back unchanged. The hooks reverse payloads below `mirror/`
 /// and allow a login with all byte values as password. Covers payloads, passwords, empty ones, and
 /// the longest topic.
-pub fn any_bytes_survive(broker: &Broker) {
+pub fn any_bytes_pass_unchanged_in_both_directions(broker: &Broker) {
     let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
     client.subscribe("mirror/#", 0);
     let long = format!("mirror/{}", "x".repeat(65_535 - 7));
@@ -70,9 +70,9 @@ pub fn any_bytes_survive(broker: &Broker) {
         (&long, all_bytes()),
     ] {
         assert_eq!(client.publish(&Publish::new(topic, payload.clone()).qos(1)), 0);
-        let came = client.message();
+        let message = client.message();
         let turned: Vec<u8> = payload.into_iter().rev().collect();
-        assert_eq!((came.topic.as_str(), came.payload == turned), (topic, true));
+        assert_eq!((message.topic.as_str(), message.payload == turned), (topic, true));
     }
     let (_, connack) = Client::attempt(broker, &with_password("d", b"other"));
     assert_eq!(connack.code, 0x87);

@@ -185,9 +185,9 @@ fn known(mut value: Value) -> Value {
 /// The next calls must be these, with these arguments.
 #[track_caller]
 fn expect<const N: usize>(calls: &Calls<'_>, expected: [(&str, Value); N]) {
-    let came = calls.expect(std::array::from_fn::<_, N, _>(|at| expected[at].0));
-    for (came, (hook, arguments)) in came.into_iter().zip(expected) {
-        assert_eq!(known(came), arguments, "{hook}");
+    let received = calls.expect(std::array::from_fn::<_, N, _>(|at| expected[at].0));
+    for (received, (hook, arguments)) in received.into_iter().zip(expected) {
+        assert_eq!(known(received), arguments, "{hook}");
     }
 }
 
@@ -236,8 +236,8 @@ pub fn clients_are_notified(broker: &Broker, version: Version, of: &Dialect) {
     assert_eq!(client.subscribe_all(&subscribe), [1]);
     // No Local, Retain As Published and Retain Handling 1, if the version has them.
     let (nl, rap, rh) = if version.is_5() { (1, 1, 1) } else { (0, 0, 0) };
-    let (came, arguments) = calls.next();
-    assert_eq!((came.as_str(), known(arguments.clone())[0].clone()), ("client_subscribe", about("")));
+    let (received, arguments) = calls.next();
+    assert_eq!((received.as_str(), known(arguments.clone())[0].clone()), ("client_subscribe", about("")));
     assert_eq!((&arguments[1], &arguments[3]), (&props, &of.state()));
     let filters = &arguments[2]["record"];
     assert_eq!(filters[0][0], "t/+");
@@ -320,16 +320,16 @@ pub fn sessions_are_notified(broker: &Broker, version: Version, of: &Dialect) {
 
     let mut second = Client::connect(broker, &persistent);
     first.end();
-    let came = five_and_a_disconnect(&calls, "s");
-    assert_eq!(came["session_takeovered"], about);
-    assert_eq!(came["session_resumed"], about);
+    let received = five_and_a_disconnect(&calls, "s");
+    assert_eq!(received["session_takeovered"], about);
+    assert_eq!(received["session_resumed"], about);
 
     let clean = Connect { clean: true, ..persistent.clone() };
     let third = Client::connect(broker, &clean);
     second.end();
-    let came = five_and_a_disconnect(&calls, "s");
-    assert_eq!(came["session_discarded"], about);
-    assert_eq!(came["session_created"], about);
+    let received = five_and_a_disconnect(&calls, "s");
+    assert_eq!(received["session_discarded"], about);
+    assert_eq!(received["session_created"], about);
 
     third.drop_connection();
     let [gone] = calls.expect(["client_disconnected"]).map(known);
@@ -347,13 +347,16 @@ pub fn sessions_are_notified(broker: &Broker, version: Version, of: &Dialect) {
 /// is open; the order within the new connection is not.
 #[track_caller]
 fn five_and_a_disconnect(calls: &Calls<'_>, client_id: &str) -> HashMap<String, Value> {
-    let came: Vec<(String, Value)> = (0..7).map(|_| calls.next()).collect();
-    let names: Vec<_> =
-        came.iter().map(|(hook, _)| hook.as_str()).filter(|hook| *hook != "client_disconnected").collect();
+    let received: Vec<(String, Value)> = (0..7).map(|_| calls.next()).collect();
+    let names: Vec<_> = received
+        .iter()
+        .map(|(hook, _)| hook.as_str())
+        .filter(|hook| *hook != "client_disconnected")
+        .collect();
     let order =
         ["client_connect", "client_authenticate", names[2], "client_connack", "client_connected", names[5]];
     assert_eq!(names, order, "{client_id}");
-    came.into_iter().map(|(hook, arguments)| (hook, known(arguments))).collect()
+    received.into_iter().map(|(hook, arguments)| (hook, known(arguments))).collect()
 }
 
 /// The call for a session that expires.
@@ -374,7 +377,7 @@ pub fn wills_are_authorized_and_published(broker: &Broker, version: Version, of:
     let connect = Connect::new(version, "w").will(Will::new("w/t", "gone"));
     let client = Client::connect(broker, &connect);
     let about = clientinfo(broker, "w", "", "", true);
-    let [_, _, asked, ..] = calls.expect([
+    let [_, _, authorized, ..] = calls.expect([
         "client_connect",
         "client_authenticate",
         "client_check_acl",
@@ -382,7 +385,7 @@ pub fn wills_are_authorized_and_published(broker: &Broker, version: Version, of:
         "client_connected",
         "session_created",
     ]);
-    assert_eq!(known(asked), json!([about, "publish", "w/t", true, of.state()]));
+    assert_eq!(known(authorized), json!([about, "publish", "w/t", true, of.state()]));
     client.drop_connection();
     let published = calls.until("message_publish", |_| true);
     assert_eq!(known(published), json!([of.message(0, "w", "w/t", &json!("gone")), of.state()]));
@@ -490,8 +493,8 @@ pub fn rights_are_as_the_hook_says(broker: &Broker, version: Version, of: &Diale
             restarts.after(what);
             // The next publish of the same client: the denied one has not been published.
             assert_eq!(client.publish(&Publish::new("acl/end", "end").qos(1)), 0);
-            let came: Vec<_> = reader.messages_until("end").iter().map(Publish::text).collect();
-            assert_eq!(came, if allowed { vec![what] } else { vec![] }, "publish {what}");
+            let received: Vec<_> = reader.messages_until("end").iter().map(Publish::text).collect();
+            assert_eq!(received, if allowed { vec![what] } else { vec![] }, "publish {what}");
 
             let codes = client.subscribe_all(&Subscribe::to(&topic, 1));
             let refused = if version.is_5() { 0x87 } else { 0x80 };
@@ -533,8 +536,12 @@ pub fn messages_are_changed_as_the_hook_says(broker: &Broker, version: Version, 
         ];
         for (what, topic, payload, qos) in changes.into_iter().chain([("all", "changed/all", &b"p"[..], 2)]) {
             assert_eq!(client.publish(&Publish::new(&format!("message/{what}"), "as it was").qos(1)), 0);
-            let came = client.message();
-            assert_eq!((came.topic.as_str(), &came.payload[..], came.qos), (topic, payload, qos), "{what}");
+            let received = client.message();
+            assert_eq!(
+                (received.topic.as_str(), &received.payload[..], received.qos),
+                (topic, payload, qos),
+                "{what}"
+            );
         }
         // A plain bool is valid for verdicts; here it is a wrong type.
         for what in failures(policy.is_some()).chain(["true", "wrong qos", "wrong pairs"]) {
@@ -543,10 +550,13 @@ pub fn messages_are_changed_as_the_hook_says(broker: &Broker, version: Version, 
             assert_eq!(code, if denied && version.is_5() { 0x83 } else { 0 }, "{what}");
             restarts.after(what);
             assert_eq!(client.publish(&Publish::new("end", "end").qos(1)), 0, "after {what}");
-            let came = client.messages_until("end");
-            let came: Vec<_> = came.iter().map(|came| (came.topic.as_str(), came.text(), came.qos)).collect();
+            let received = client.messages_until("end");
+            let received: Vec<_> = received
+                .iter()
+                .map(|received| (received.topic.as_str(), received.text(), received.qos))
+                .collect();
             let expected = if denied { vec![] } else { vec![(topic.as_str(), what.to_owned(), 1)] };
-            assert_eq!(came, expected, "{what}");
+            assert_eq!(received, expected, "{what}");
         }
         broker.ctl_ok(&["plugins", "unload", "exhook"]);
     }

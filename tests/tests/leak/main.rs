@@ -12,7 +12,7 @@ mod subscriptions;
 use grapnel_tests::Broker;
 
 #[test]
-fn a_broker_that_counts_its_allocations_says_so_and_no_other_does() {
+fn only_the_counting_broker_shows_allocations() {
     let counted = Broker::builder().counted().start();
     let allocations = counted.ctl_json(&["status"])["allocations"].clone();
     let number = |name: &str| allocations[name].as_u64().unwrap_or(0);

@@ -36,7 +36,7 @@ fn reloads_free_a_thousand_generations() {
 }
 
 #[test]
-fn files_that_are_refused() {
+fn refused_files_leave_nothing_behind() {
     const TIMES: u32 = 200;
     let broker = Broker::builder().shards(2).config(ledger::CONFIG).counted().start();
     let refuse = |times: u32| {

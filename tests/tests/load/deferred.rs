@@ -51,7 +51,7 @@ fn clients_beyond_connects_pending_max_get_server_busy() {
     let broker = Broker::builder().shards(1).grapnel_only().config(&config).start();
     load_slow_auth(&broker, 2_000);
     let storm = Storm::run(&broker, clients, "storm");
-    let count = |code| storm.codes.iter().filter(|(_, said)| *said == code).count();
+    let count = |code| storm.codes.iter().filter(|(_, other)| *other == code).count();
     let (welcome, busy) = (count(0), count(0x89));
     eprintln!("{clients} clients, {max} may wait: {welcome} in, {busy} told that the server is busy");
     assert_eq!(welcome + busy, clients, "{:?}", storm.codes);
@@ -64,7 +64,7 @@ fn clients_beyond_connects_pending_max_get_server_busy() {
 /// One publisher with 64 messages in flight through a hook that answers each a millisecond later;
 /// 32 may wait at a time.
 #[test]
-fn one_publisher_behind_a_hook_that_defers_every_message() {
+fn messages_of_one_publisher_pass_a_hook_that_defers_each() {
     let broker = Broker::builder().shards(1).grapnel_only().start();
     load_plugin(&broker, "defer-publish", &["delay_ms=1"]);
     let row = Row { messages: 30_000, window: 64 };

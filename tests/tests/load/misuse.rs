@@ -106,14 +106,14 @@ fn row_02_subscribe_with_very_many_filters() {
         for n in [count - 1, granted, 0, granted - 1] {
             publisher.publish(&Publish::new(&format!("many/{n}"), n.to_string()));
         }
-        let came = [greedy.receive_publish().text(), greedy.receive_publish().text()];
+        let received = [greedy.receive_publish().text(), greedy.receive_publish().text()];
         let mut expected = vec!["0".to_owned(), (granted - 1).to_string()];
         if granted == count {
             // The last granted filter works, and the refused ones after it do not.
             expected.insert(0, (count - 1).to_string());
             expected.truncate(2);
         }
-        assert_eq!(came, expected[..]);
+        assert_eq!(received, expected[..]);
         bystanders.finish();
     }
 }
@@ -186,7 +186,7 @@ fn row_03_deferred_authentication_with_another_round() {
 
 /// Every subscription is still there after its recheck.
 #[test]
-fn row_04_a_reload_of_an_authorizer_that_takes_its_time() {
+fn row_04_a_reload_of_a_slow_authorizer() {
     const SUBSCRIPTIONS: usize = 6_000;
     let broker = Broker::builder().grapnel_only().start();
     load_plugin(&broker, "late", &[]);

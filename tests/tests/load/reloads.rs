@@ -32,7 +32,7 @@ destination = "load/out/$1"
 "#;
 
 #[test]
-fn a_plugin_comes_and_goes_a_hundred_times_under_load() {
+fn a_plugin_is_loaded_and_unloaded_a_hundred_times_under_load() {
     let broker = Broker::builder().shards(2).grapnel_only().start();
     let config = broker.home().join("rewrite.toml");
     std::fs::write(&config, CONFIG).expect("the directory is ours");
@@ -108,7 +108,7 @@ fn segments(file: &[u8]) -> u64 {
 /// them, and its own messages are subtracted.
 fn counted(broker: &Broker, shards: usize) -> u64 {
     let mut counts = vec![None; shards];
-    let mut asked = 0;
+    let mut sent = 0;
     for number in 0.. {
         let name = format!("asks-{number}");
         let mut client = Client::hello(broker, Version::V5, &name);
@@ -119,10 +119,10 @@ fn counted(broker: &Broker, shards: usize) -> u64 {
             client.publish(&Publish::new(&name, "?").qos(1));
             let count = client.message().properties.user("count");
             counts[shard] = count.first().map(|count| count.parse::<u64>().expect("a number") - 1);
-            asked += 1;
+            sent += 1;
         }
         client.disconnect();
-        if asked == shards {
+        if sent == shards {
             break;
         }
     }
@@ -158,7 +158,7 @@ const HEAP_SHARE_MAX: f64 = 0.05;
 /// within 5 % when the clients have gone. No reload maps anything, since the file has not changed.
 /// An unloaded plugin stays mapped, once, as `plugins list` shows to the byte.
 #[test]
-fn a_thousand_reloads_hand_the_state_over() {
+fn a_thousand_reloads_keep_the_state() {
     let shards = 4;
     let broker = Broker::builder().shards(shards).config(ledger::CONFIG).counted().start();
     let mut shown = Value::Null;

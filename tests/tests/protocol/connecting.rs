@@ -48,7 +48,7 @@ scenario! {
 scenario! {
     /// Identifiers of 23 bytes must be accepted ([MQTT-3.1.3-5]); we also accept longer ones and
     /// other characters than letters and digits.
-    fn long_and_odd_identifiers_are_welcome(broker, version) {
+    fn long_and_unusual_identifiers_are_accepted(broker, version) {
         for id in ["0123456789ABCDEFGHIJKLM", "a/b", "mit Umlaut ä", &"x".repeat(200), "$SYS", "#"] {
             Client::hello(broker, version, id).ping();
         }
@@ -129,7 +129,7 @@ scenario! {
 scenario! {
     /// Keep alive 0 disables it ([MQTT-3.1.2-22]; a test cannot wait for that: it only checks that
     /// 0 is accepted).
-    fn keep_alive_zero_is_taken(broker, version) {
+    fn keep_alive_zero_is_accepted(broker, version) {
         Client::connect(broker, &Connect::new(version, "forever")).ping();
     }
 }
@@ -137,7 +137,7 @@ scenario! {
 scenario! {
     /// A connection that sends no CONNECT is closed after `connect_timeout_ms`, and so is one that
     /// sends half of it.
-    fn a_connection_that_says_nothing_is_closed(broker in Broker::builder().grapnel_only().config("[limits]\nconnect_timeout_ms = 300")) {
+    fn a_connection_without_connect_is_closed(broker in Broker::builder().grapnel_only().config("[limits]\nconnect_timeout_ms = 300")) {
         let start = Instant::now();
         let mut silent = Client::dial(broker, Version::V5);
         let mut half = Client::dial(broker, Version::V5);
@@ -154,7 +154,7 @@ scenario! {
 scenario! {
     /// CONNECT in single bytes, and CONNECT with the next packets in one segment: TCP does not
     /// preserve packet boundaries.
-    fn segments_do_not_matter(broker, version) {
+    fn packets_may_arrive_in_any_segments(broker, version) {
         let mut slow = Client::dial(broker, version);
         for byte in Connect::new(version, "slow").encode() {
             slow.send(&[byte]);
@@ -213,7 +213,7 @@ pub fn taken_over(broker: &Broker, client: &mut Client) {
 scenario! {
     /// Section 3.15.1: AUTH without an authentication method in CONNECT is a protocol error
     /// ([MQTT-4.12.0-6], -7).
-    fn auth_out_of_the_blue_ends_the_connection(broker) {
+    fn an_unexpected_auth_ends_the_connection(broker) {
         let mut client = Client::hello(broker, Version::V5, "auth");
         client.send(&[0xF0, 0]);
         let reason = client.end();
@@ -236,7 +236,7 @@ scenario! {
 scenario! {
     /// CONNACK of MQTT 5 contains a property only if it differs from the default (section 3.2.2.3),
     /// and never twice.
-    fn connack_properties_are_plausible(broker) {
+    fn connack_properties_are_valid(broker) {
         let (_client, connack) = Client::attempt(broker, &Connect::new(Version::V5, "curious"));
         let properties: &Properties = &connack.properties;
         assert_ne!(properties.number(RECEIVE_MAXIMUM), Some(0));

@@ -45,17 +45,17 @@ scenario! {
         let mut sleeper = Client::connect(broker, &queued);
         let mut late = Client::hello(broker, Version::V5, "late");
         late.subscribe("p", 1);
-        for (who, client) in [("live", &mut live), ("queued", &mut sleeper), ("retained", &mut late)] {
+        for (name, client) in [("live", &mut live), ("queued", &mut sleeper), ("retained", &mut late)] {
             let mut properties = client.message().properties;
             // [MQTT-3.3.2-6]: the expiry is the remaining time.
             let expiry = properties.number(MESSAGE_EXPIRY).expect("message expiry is forwarded");
-            assert!((990..=1000).contains(&expiry), "{who}: {expiry} s left");
+            assert!((990..=1000).contains(&expiry), "{name}: {expiry} s left");
             for (id, value) in &mut properties.0 {
                 if *id == MESSAGE_EXPIRY {
                     *value = Value::U32(1000);
                 }
             }
-            assert_eq!(sorted(properties), all_publish_properties(), "{who}");
+            assert_eq!(sorted(properties), all_publish_properties(), "{name}");
         }
     }
 }
@@ -63,7 +63,7 @@ scenario! {
 scenario! {
     /// A publish of one version reaches subscribers of the others, without properties that their
     /// version does not have.
-    fn versions_mix(broker) {
+    fn clients_of_different_versions_exchange_messages(broker) {
         let mut subscribers: Vec<Client> =
             Version::ALL.iter().map(|v| Client::hello(broker, *v, &format!("s{v:?}"))).collect();
         for subscriber in &mut subscribers {
@@ -270,7 +270,7 @@ scenario! {
 scenario! {
     /// $-topics: if clients may use them, wildcards at the start do not match them
     /// ([MQTT-4.7.2-1]).
-    fn dollar_topics_stay_apart(broker in dollar_topics(), version) {
+    fn wildcards_do_not_match_dollar_topics(broker in dollar_topics(), version) {
         let mut all = Client::hello(broker, version, "all");
         all.subscribe("#", 0);
         all.subscribe("+/x", 0);
@@ -287,7 +287,7 @@ scenario! {
 scenario! {
     /// Otherwise clients cannot exchange messages through such topics (section 4.7.2): a publish is
     /// refused, and neither delivered nor stored.
-    fn dollar_topics_are_the_servers(broker in Broker::builder().grapnel_only()) {
+    fn clients_cannot_publish_to_dollar_topics(broker in Broker::builder().grapnel_only()) {
         let mut subscriber = Client::hello(broker, Version::V5, "s");
         for filter in ["$own/#", "$SYS/#", "fence"] {
             subscriber.subscribe(filter, 1);

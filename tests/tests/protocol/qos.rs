@@ -35,7 +35,7 @@ scenario! {
 scenario! {
     /// Section 3.7.2.1: PUBREL of an unknown identifier is answered with PUBCOMP 0x92 in MQTT 5,
     /// and with PUBCOMP before.
-    fn pubrel_of_nothing_is_answered(broker, version) {
+    fn a_pubrel_with_an_unknown_identifier_is_answered(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         client.send_packet(&Packet::Pubrel(Ack::of(77)));
         let Packet::Pubcomp(ack) = client.receive() else { panic!("PUBCOMP expected") };
@@ -50,7 +50,7 @@ scenario! {
 scenario! {
     /// Section 3.5.2.1 and 3.4: acknowledgements with unknown identifiers do no harm; such a PUBREC
     /// gets PUBREL 0x92 in MQTT 5 (section 3.6.2.1).
-    fn acknowledgements_of_nothing_do_no_harm(broker, version) {
+    fn acknowledgements_with_unknown_identifiers_have_no_effect(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         if broker.mosquitto_differs("section 4.13.2", "ends the connection") {
             return;
@@ -70,7 +70,7 @@ scenario! {
 scenario! {
     /// [MQTT-4.4.0-1], [MQTT-3.3.1-1]: on resume, unacknowledged PUBLISH and PUBREL are sent again,
     /// in order, with DUP and with their identifiers.
-    fn a_resumed_session_sends_again_what_was_not_acknowledged(broker, version) {
+    fn a_resumed_session_resends_unacknowledged_messages(broker, version) {
         let connect = Connect::new(version, "resume").persistent();
         let mut subscriber = Client::connect(broker, &connect);
         subscriber.subscribe("t/#", 2);
@@ -142,7 +142,7 @@ scenario! {
 
 scenario! {
     /// A full window does not block QoS 0: Receive Maximum limits QoS 1 and 2 only (section 3.3.4).
-    fn qos_0_passes_a_full_window(broker) {
+    fn qos_0_is_delivered_while_the_window_is_full(broker) {
         let connect = Connect::new(Version::V5, "narrow").with(RECEIVE_MAXIMUM, Value::U16(1));
         let mut subscriber = Client::connect(broker, &connect);
         subscriber.subscribe("t/#", 1);
@@ -183,7 +183,7 @@ scenario! {
 scenario! {
     /// Section 4.9: each PUBCOMP (or PUBREC of 0x80 and above) frees one place, so that any number
     /// passes one by one.
-    fn the_window_reopens(broker in Broker::builder().config("[limits]\nreceive_max = 2\nawaiting_rel_max = 2")) {
+    fn acknowledgements_open_the_window_again(broker in Broker::builder().config("[limits]\nreceive_max = 2\nawaiting_rel_max = 2")) {
         let mut client = Client::hello(broker, Version::V5, "patient");
         for n in 0..50u8 {
             assert_eq!(client.publish(&Publish::new("t", [n]).qos(1 + n % 2)) & 0x80, 0);
@@ -208,7 +208,7 @@ scenario! {
 scenario! {
     /// [MQTT-3.3.1-3], [MQTT-4.3.1-1]: DUP of the publisher is not passed on, and each delivery of
     /// QoS 1 and 2 has its own identifier.
-    fn dup_and_identifiers_are_per_hop(broker, version) {
+    fn dup_and_packet_identifiers_are_not_forwarded(broker, version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("t", 2);
         let mut publisher = Client::hello(broker, version, "p");
@@ -239,7 +239,7 @@ scenario! {
 scenario! {
     /// [MQTT-4.3.3-3] and section 4.3.3: PUBREC with a failure ends the exchange; the message is
     /// not sent again on resume.
-    fn a_failed_pubrec_gives_the_message_up(broker) {
+    fn a_failed_pubrec_ends_the_delivery(broker) {
         let connect = Connect::new(Version::V5, "picky").persistent();
         let mut subscriber = Client::connect(broker, &connect);
         subscriber.subscribe("t", 2);
@@ -259,7 +259,7 @@ scenario! {
 scenario! {
     /// A pipelined burst from many publishers at once: no message is lost or duplicated, and each
     /// publisher's messages are in order.
-    fn bursts_of_many_publishers_arrive_complete(broker, version) {
+    fn bursts_of_many_publishers_arrive_completely(broker, version) {
         let mut subscriber = Client::hello(broker, version, "s");
         subscriber.subscribe("burst/#", 1);
         let (publishers, each) = (8u32, 100u32);

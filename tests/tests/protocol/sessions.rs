@@ -48,7 +48,7 @@ scenario! {
 
 scenario! {
     /// A clean start discards subscriptions and queued messages ([MQTT-3.1.2-4]).
-    fn a_clean_start_forgets(broker, version) {
+    fn a_clean_start_discards_the_session(broker, version) {
         let mut client = Client::connect(broker, &Connect::new(version, "fresh").persistent());
         client.subscribe("t", 1);
         client.drop_connection();
@@ -119,7 +119,7 @@ scenario! {
 scenario! {
     /// A takeover of a stored session: subscriptions, unacknowledged and queued messages go to the
     /// new connection ([MQTT-3.1.4-3], -4).
-    fn a_takeover_inherits_the_session(broker, version) {
+    fn a_takeover_keeps_the_session(broker, version) {
         let connect = Connect::new(version, "heir").persistent();
         let mut first = Client::connect(broker, &connect);
         first.subscribe("t", 1);
@@ -141,7 +141,7 @@ scenario! {
 scenario! {
     /// Messages published during takeovers of one session are not lost and, with QoS 2, not
     /// duplicated.
-    fn nothing_is_lost_in_a_row_of_takeovers(broker, version) {
+    fn no_message_is_lost_in_a_series_of_takeovers(broker, version) {
         let connect = Connect::new(version, "relay").persistent();
         let mut client = Client::connect(broker, &connect);
         client.subscribe("t", 2);
@@ -163,7 +163,7 @@ scenario! {
 scenario! {
     /// A full queue drops exactly the messages beyond its limit: the newest are refused, the older
     /// ones stay.
-    fn a_full_queue_keeps_what_it_had(broker in Broker::builder().config("[limits]\nsession_queue_messages_max = 10\ninflight_max = 5").mosquitto("max_queued_messages 10\nmax_inflight_messages 5")) {
+    fn a_full_queue_keeps_its_messages(broker in Broker::builder().config("[limits]\nsession_queue_messages_max = 10\ninflight_max = 5").mosquitto("max_queued_messages 10\nmax_inflight_messages 5")) {
         let connect = Connect::new(Version::V311, "full").persistent();
         let mut client = Client::connect(broker, &connect);
         client.subscribe("t", 1);
@@ -194,7 +194,7 @@ scenario! {
 
 scenario! {
     /// A session of MQTT 3.1.1 is resumed by MQTT 5 and back: one identifier, one session.
-    fn a_session_outlives_a_change_of_version(broker) {
+    fn a_session_can_be_resumed_with_another_version(broker) {
         let mut client = Client::connect(broker, &Connect::new(Version::V311, "upgrade").persistent());
         client.subscribe("t", 1);
         client.disconnect();

@@ -98,7 +98,7 @@ scenario! {
 scenario! {
     /// Section 4.8.2: a group with members of all versions; MQTT 3.1.1 clients may use $share as
     /// well.
-    fn older_clients_may_share(broker) {
+    fn mqtt_3_clients_can_use_shared_subscriptions(broker) {
         let mut members: Vec<Client> =
             Version::ALL.iter().map(|version| Client::hello(broker, *version, &format!("{version:?}"))).collect();
         for member in &mut members {

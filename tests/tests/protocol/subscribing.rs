@@ -77,7 +77,7 @@ scenario! {
 scenario! {
     /// [MQTT-3.3.4-3], -4, -5: a message has the identifiers of all matching subscriptions, in one
     /// copy or in several.
-    fn subscription_identifiers_come_along(broker) {
+    fn deliveries_have_the_subscription_identifier(broker) {
         let mut client = Client::hello(broker, Version::V5, "c");
         let subscribe = |filter: &str, id: u32| Subscribe::to(filter, 1).with(SUBSCRIPTION_ID, Value::Variable(id));
         client.subscribe_all(&subscribe("a/+", 1));
@@ -130,7 +130,7 @@ scenario! {
 
 scenario! {
     /// [MQTT-3.8.4-3]: a repeated filter replaces the subscription; there is never a second one.
-    fn a_repeated_filter_replaces(broker, version) {
+    fn a_repeated_filter_replaces_the_subscription(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         client.subscribe("t", 0);
         client.subscribe("t", 2);
@@ -151,7 +151,7 @@ scenario! {
 scenario! {
     /// Section 3.10.4: UNSUBSCRIBE ends exactly the given filter; in MQTT 5 its code shows whether
     /// it existed ([MQTT-3.11.3-1]).
-    fn unsubscribe_ends_the_very_filter(broker, version) {
+    fn unsubscribe_ends_only_the_same_filter(broker, version) {
         let mut client = Client::hello(broker, version, "c");
         client.subscribe("a/+", 1);
         client.subscribe("a/b", 1);

@@ -23,7 +23,7 @@ fn no_will(broker: &Broker, watcher: &mut Client) {
 scenario! {
     /// [MQTT-3.1.2-8], -10: the will is sent once if the connection ends without DISCONNECT, and
     /// deleted by a normal DISCONNECT.
-    fn sent_unless_disconnected(broker, version) {
+    fn a_will_is_sent_unless_its_client_disconnects(broker, version) {
         let mut watcher = watcher(broker);
         for qos in 0..=2 {
             let mut will = Will::new("will/x", "gone");
@@ -41,7 +41,7 @@ scenario! {
 scenario! {
     /// Section 3.1.2.5: the will is sent after a protocol error, an expired keep alive and a
     /// takeover.
-    fn sent_at_every_other_end(broker, version) {
+    fn a_will_is_sent_after_an_error_a_timeout_or_a_takeover(broker, version) {
         let mut watcher = watcher(broker);
         let connect = Connect::new(version, "dying").will(Will::new("will/x", "gone"));
         let mut wrong = Client::connect(broker, &connect);
@@ -133,7 +133,7 @@ scenario! {
 
 scenario! {
     /// Section 3.1.3.2.2: the earlier of the delay and the end of the session counts.
-    fn the_sessions_end_cuts_the_delay_short(broker) {
+    fn a_delayed_will_is_sent_when_its_session_ends(broker) {
         let mut watcher = watcher(broker);
         let will = |text: &str| Will::new("will/cut", text).with(WILL_DELAY, Value::U32(60));
         if broker.mosquitto_differs("section 3.1.3.2.2", "checks expired sessions late") {
@@ -147,8 +147,8 @@ scenario! {
         Client::connect(broker, &Connect::new(Version::V5, "none").will(will("no session"))).drop_connection();
         assert_eq!(watcher.message().text(), "no session");
 
-        let kept = Connect::new(Version::V5, "kept").persistent().will(will("discarded"));
-        Client::connect(broker, &kept).drop_connection();
+        let connect = Connect::new(Version::V5, "kept").persistent().will(will("discarded"));
+        Client::connect(broker, &connect).drop_connection();
         Client::hello(broker, Version::V5, "kept").disconnect();
         assert_eq!(watcher.message().text(), "discarded");
     }

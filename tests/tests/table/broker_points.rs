@@ -76,11 +76,11 @@ fn table(language: Language) {
 }
 
 #[test]
-fn the_brokers_own_points_in_rust() {
+fn broker_points_run_in_rust() {
     table(Language::Rust);
 }
 
 #[test]
-fn the_brokers_own_points_in_c() {
+fn broker_points_run_in_c() {
     table(Language::C);
 }

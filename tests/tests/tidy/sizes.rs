@@ -97,9 +97,9 @@ fn clippy_and_the_documents_have_the_same_numbers() {
     let clippy = format!("too-many-lines-threshold = {LINES_OF_FUNCTION_MAX}\n");
     assert!(text("clippy.toml").contains(&clippy), "clippy.toml does not say {clippy}");
     let contributing = text("CONTRIBUTING.md").split_whitespace().collect::<Vec<_>>().join(" ");
-    let said =
+    let numbers =
         format!("more than {LINES_OF_FILE_MAX} lines or a function of more than {LINES_OF_FUNCTION_MAX}");
-    assert!(contributing.contains(&said), "CONTRIBUTING.md does not say: {said}");
+    assert!(contributing.contains(&numbers), "CONTRIBUTING.md does not say: {numbers}");
 }
 
 #[test]
