@@ -111,7 +111,8 @@ impl Drop for Loop {
 /// Connects and subscribes.
 #[track_caller]
 pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
-    if settings.layers.as_ref().is_some_and(|layers| layers.kind.has_websocket()) {
+    let has_websocket = settings.layers.as_ref().is_some_and(|layers| layers.kind.has_websocket());
+    if has_websocket && version != Version::V31 {
         return Err(Refused("built without the feature websocket".to_owned()));
     }
     match version {

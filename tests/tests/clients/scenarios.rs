@@ -270,7 +270,7 @@ fn through(world: &World, kind: Kind) -> Outcome {
     assert_eq!(shown["username"].as_str(), certified.then_some(CLIENT_NAME), "{shown}");
     let mut publisher = world.open(&Settings::new("publisher").at(&site, kind))?;
     for qos in 0..=2 {
-        let message = Message::new("through", vec![qos; 50_000], qos);
+        let message = Message::new("through", vec![qos; 8_000], qos);
         // Not text: mosquitto_pub takes it from its input.
         let message =
             Message { payload: message.payload.iter().map(|byte| b'a' + byte).collect(), ..message };
