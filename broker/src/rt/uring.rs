@@ -229,9 +229,11 @@ impl Uring {
                 return;
             }
             // The queue is full. Handing it over makes room, except where the kernel has too many
-            // completions for us. What completed is taken at once: nobody else knows of its bytes.
-            let _ = self.ring.submit();
-            self.harvest();
+            // completions for us, which are then taken first. Not otherwise: what they ask for anew
+            // would be pushed from here, again and again.
+            if self.ring.submit().is_err() {
+                self.harvest();
+            }
         }
     }
 
