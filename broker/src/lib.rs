@@ -1,4 +1,4 @@
-//! The shell of the Grapnel broker: executors, sockets, lanes between shards, plugin loader and
+//! The shell of the Grapnel broker: drivers, sockets, lanes between shards, plugin loader and
 //! control plane. `grapnel-engine` has the protocol logic; this crate moves bytes, envelopes and
 //! requests to it and from it.
 

@@ -1,6 +1,6 @@
 //! Checks before the first shard starts what the machine must provide: file descriptors, /proc, and
-//! io_uring where it was asked for. What is missing is named in one sentence with the remedy. Called
-//! by `program` once.
+//! io_uring where the configuration requires it. An error names what is missing and the remedy.
+//! Called by `program` once.
 
 use std::path::Path;
 

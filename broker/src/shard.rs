@@ -1,4 +1,4 @@
-//! Shards of the shell: each has a thread, an executor and an engine. `start` makes them, and other
+//! Shards of the shell: each has a thread, a driver and an engine. `start` makes them, and other
 //! threads reach them through `handle`; the rest runs on the shard's own thread.
 
 mod acceptor;

@@ -1,5 +1,5 @@
 //! Small keys used everywhere in the engine: shards, sets of shards, table keys with a generation.
-//! A key borrows nothing, so the shell may hold one across an await.
+//! A key borrows nothing, so the shell may hold one from one event to the next.
 
 use std::fmt;
 

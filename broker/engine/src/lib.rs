@@ -2,8 +2,8 @@
 //! queues.
 //!
 //! The shell (crate `grapnel`) passes in bytes, envelopes, completions and the time, and takes the
-//! results from the outbox. This crate opens no socket, reads no clock, starts no thread and does
-//! not await.
+//! results from the outbox. This crate opens no socket, reads no clock, starts no thread and
+//! waits for nothing.
 #![forbid(unsafe_code)]
 
 pub mod chunk_table;

@@ -3,8 +3,8 @@
 //!
 //! Order of calls, all on the shard's thread: [`Shard::advance`] with the time of the step, then
 //! any of `open`, `identify`, `receive`, `closed`, `envelope`, `complete` and the commands, then
-//! the shell empties [`Shard::outbox`]. Returned values borrow no session, so the shell may await
-//! between any two calls.
+//! the shell empties [`Shard::outbox`]. Returned values borrow no session, so the shell may
+//! handle other events between any two calls.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! Calls on a socket without the runtime. Most sends fit into the socket buffer, so a shard sends
-//! with one system call per connection and step. If a socket is full, the caller waits with the
-//! runtime. Called by `shard`; nothing here reads.
+//! Calls on a socket that do not wait. Most sends fit into the socket buffer, so a shard sends with
+//! one system call per connection and step. If a socket is full, the shard waits for room with its
+//! driver. Called by `shard`; nothing here reads.
 
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;

@@ -1,5 +1,5 @@
-//! The driver with epoll: it is told which sockets have bytes or room, and receives into one
-//! buffer when the event is taken.
+//! The driver with epoll: the kernel reports which sockets have bytes or room, and the driver
+//! receives into one buffer when the event is taken.
 
 use std::collections::VecDeque;
 use std::io;

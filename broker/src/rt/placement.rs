@@ -1,6 +1,5 @@
-//! Where the shards run: a core for each, spread over the machine as glommio knows it. No other
-//! file names glommio. Its executors were measured as hosts of shards and are not used: they cost
-//! 5 MB, a thread and four descriptors for each shard, which waits in its own driver.
+//! Chooses a core for each shard, spread over the machine, with glommio. No other file uses
+//! glommio: its executors are not used, because each costs 5 MB, a thread and four descriptors.
 
 use glommio::{CpuSet, PoolPlacement};
 use rustix::thread::{CpuSet as Cores, sched_getaffinity, sched_setaffinity};

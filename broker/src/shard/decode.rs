@@ -1,5 +1,5 @@
-//! Received bytes of connections with layers: decodes them, tells the engine who the peer is when
-//! the layers are open, and offers the result.
+//! Received bytes of connections with layers: decodes them, gives the engine the identity of the
+//! peer when the layers are open, and offers the result.
 
 use grapnel_engine::shard::{Ended, Outbound, Reading};
 

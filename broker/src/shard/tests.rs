@@ -1,4 +1,4 @@
-//! Tests of running shards: real executors, real sockets and the real engine in this process. They
+//! Tests of running shards: real drivers, real sockets and the real engine in this process. They
 //! test sockets, lanes and threads; the engine's decisions are tested without these.
 #![allow(clippy::unwrap_used)]
 
