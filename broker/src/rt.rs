@@ -198,6 +198,14 @@ impl Driver {
         either!(self, driver => driver.fd(socket))
     }
 
+    /// Makes events of all that the driver has received by now.
+    pub fn collect(&mut self) {
+        // What epoll has not asked for is still in the sockets.
+        if let Driver::Ring(ring) = self {
+            ring.collect();
+        }
+    }
+
     /// Bytes of a socket that were received and are in events not taken yet.
     pub fn untaken_bytes(&self, socket: SocketId) -> u64 {
         match self {

@@ -155,6 +155,7 @@ fn bind_tcp(
             0 => {}
             bytes => socket.set_recv_buffer_size(bytes as usize)?,
         }
+        rules.socket.apply_to_listener(socket.as_fd())?;
         io::Result::Ok(socket)
     };
     let first = socket_for(bind)?;
@@ -247,7 +248,7 @@ pub(crate) fn accept(socket: BorrowedFd<'_>, rules: &ListenerRules, bound: &Addr
     let Address::Tcp(bound) = bound else {
         return Accepted::Connection(connection, Peer::new(Arc::clone(&rules.info), None, None));
     };
-    if rules.socket.apply(connection.as_fd()).is_err() {
+    if rules.socket.apply_to_connection(connection.as_fd()).is_err() {
         return Accepted::Closed;
     }
     let Some(peer) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Accepted::Closed };
@@ -370,6 +371,49 @@ mod tests {
         assert_eq!(descriptors_for_clients(0), limit);
         assert_eq!(descriptors_for_clients(7), limit - 7);
         assert_eq!(descriptors_for_clients(u64::MAX), 0);
+    }
+
+    #[test]
+    fn connections_have_the_socket_options_of_their_listener() {
+        use super::super::SocketOptions;
+        use rustix::net::sockopt;
+
+        let both = [
+            SocketOptions {
+                nodelay: true,
+                keepalive_s: 7,
+                send_buffer_bytes: 65_536,
+                receive_buffer_bytes: 32_768,
+            },
+            // As after a reload, but for the receive buffer, which is the listener's own.
+            SocketOptions { nodelay: false, keepalive_s: 0, ..SocketOptions::default() },
+        ];
+        let rules = both.map(|socket| ListenerRules { socket, ..ListenerRules::plain(Arc::default()) });
+        let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let [first, second] = rules.map(Arc::new);
+        let listen =
+            Listen { bind: address.into(), owner: FileOwner::default(), rules: Arc::clone(&first) };
+        let bound = bind(&listen, 1, 128).unwrap();
+        let address = tcp(&bound.local);
+        let mut shares: Vec<Listening> = bound.into_shares().collect();
+        for rules in [first, second] {
+            rules.socket.apply_to_listener(shares[0].socket.as_fd()).unwrap();
+            shares[0].rules = Arc::clone(&rules);
+            let _client = TcpStream::connect(address).unwrap();
+            let accepted = accept_all(&shares, 1);
+            let socket = accepted[0].1.as_fd();
+            assert_eq!(sockopt::tcp_nodelay(socket).unwrap(), rules.socket.nodelay);
+            assert_eq!(sockopt::socket_keepalive(socket).unwrap(), rules.socket.keepalive_s > 0);
+            if rules.socket.keepalive_s > 0 {
+                assert_eq!(sockopt::tcp_keepidle(socket).unwrap(), Duration::from_secs(7));
+                assert_eq!(sockopt::tcp_keepintvl(socket).unwrap(), Duration::from_secs(7));
+                // The kernel doubles what is set.
+                assert_eq!(sockopt::socket_send_buffer_size(socket).unwrap(), 2 * 65_536);
+                assert_eq!(sockopt::socket_recv_buffer_size(socket).unwrap(), 2 * 32_768);
+            } else {
+                assert_ne!(sockopt::socket_send_buffer_size(socket).unwrap(), 2 * 65_536);
+            }
+        }
     }
 
     #[test]

@@ -74,24 +74,32 @@ impl Default for SocketOptions {
 }
 
 impl SocketOptions {
-    /// Sets those of a TCP connection that it has not inherited from its listener.
+    /// Sets those that connections inherit from the socket of their listener, which costs no call
+    /// for each of them.
     ///
     /// # Errors
-    /// The connection has ended.
-    pub(super) fn apply(&self, socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        if self.nodelay {
-            sockopt::set_tcp_nodelay(socket, true)?;
-        }
+    /// The kernel's, for a socket that is no TCP socket.
+    pub(crate) fn apply_to_listener(&self, socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        sockopt::set_tcp_nodelay(socket, self.nodelay)?;
+        sockopt::set_socket_keepalive(socket, self.keepalive_s > 0)?;
         if self.keepalive_s > 0 {
-            sockopt::set_socket_keepalive(socket, true)?;
             let interval = Duration::from_secs(u64::from(self.keepalive_s));
             sockopt::set_tcp_keepidle(socket, interval)?;
             sockopt::set_tcp_keepintvl(socket, interval)?;
         }
-        if self.send_buffer_bytes > 0 {
-            sockopt::set_socket_send_buffer_size(socket, self.send_buffer_bytes as usize)?;
-        }
         Ok(())
+    }
+
+    /// Sets those of a TCP connection that it does not inherit, because a reload could not take
+    /// them back from the listener.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub(super) fn apply_to_connection(&self, socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        match self.send_buffer_bytes {
+            0 => Ok(()),
+            bytes => sockopt::set_socket_send_buffer_size(socket, bytes as usize),
+        }
     }
 }
 

@@ -366,6 +366,40 @@ fn many_sockets_share_the_buffers_and_none_starves() {
     }
 }
 
+/// Receives that a ring makes for so many sockets, of which every second has bytes at once and the
+/// others when all those have been received.
+fn receives_made(sockets: usize) -> usize {
+    let mut bed = Bed::new(Io::IoUring);
+    let mut clients = Vec::new();
+    for owner in 0..sockets {
+        let (mut client, server) = pair();
+        let id = bed.driver.add(server, owner);
+        bed.driver.read(id, Reading::Once);
+        if owner % 2 == 0 {
+            client.write_all(b"first").unwrap();
+        }
+        clients.push(client);
+    }
+    for odd in [0, 1] {
+        for _ in 0..sockets / 2 {
+            let Event::Received { owner, chunk } = bed.event() else { panic!("another event") };
+            assert_eq!(owner % 2, odd);
+            bed.driver.give_back(chunk);
+        }
+        let later = clients.iter_mut().skip(1).step_by(2).filter(|_| odd == 0);
+        later.for_each(|client| client.write_all(b"later").unwrap());
+    }
+    let Driver::Ring(ring) = &bed.driver else { panic!("another driver") };
+    ring.receives_made
+}
+
+#[test]
+fn sockets_that_wait_for_a_buffer_cost_no_more_the_more_they_are() {
+    let (few, many) = (receives_made(600), receives_made(1200));
+    assert!(few <= 3 * 600, "{few} receives for 600 sockets");
+    assert!(many <= 2 * few + 64, "{few} receives for 600 sockets, {many} for 1,200");
+}
+
 #[test]
 fn sends_on_many_sockets_come_each_to_its_own_end() {
     for io in BOTH {

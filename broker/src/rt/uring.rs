@@ -131,14 +131,17 @@ pub(crate) struct Uring {
     wakeup: Arc<Wakeup>,
     /// Sockets and listeners whose request has ended and must be made anew.
     again: Vec<(Op, usize)>,
-    /// Sockets that are to be read and found no buffer.
-    starved: Vec<usize>,
+    /// Sockets that are to be read and found no buffer, in the order in which they came.
+    starved: VecDeque<usize>,
     /// Empty between two calls; its memory is used again.
     completions: Vec<cqueue::Entry>,
     /// Results of sends; empty between two calls.
     sent: Vec<Option<i32>>,
     /// Sends without a result.
     sending: usize,
+    /// Receives that were made.
+    #[cfg(test)]
+    pub(super) receives_made: usize,
 }
 
 impl std::fmt::Debug for Uring {
@@ -171,10 +174,12 @@ impl Uring {
             events: VecDeque::new(),
             wakeup,
             again: Vec::new(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             completions: Vec::new(),
             sent: Vec::new(),
             sending: 0,
+            #[cfg(test)]
+            receives_made: 0,
         };
         driver.watch_wakeup();
         Ok(driver)
@@ -275,6 +280,10 @@ impl Uring {
         }
         socket.receives = true;
         socket.requests += 1;
+        #[cfg(test)]
+        {
+            self.receives_made += 1;
+        }
         let fd = Fd(socket.fd.as_raw_fd());
         let request = match how {
             Reading::Stream => opcode::RecvMulti::new(fd, buffers::GROUP).build(),
@@ -400,7 +409,10 @@ impl Uring {
     }
 
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let entered = if !self.events.is_empty() || timeout == Some(Duration::ZERO) {
+        self.make_again();
+        self.feed_starved();
+        let more = !self.events.is_empty() || !self.starved.is_empty();
+        let entered = if more || timeout == Some(Duration::ZERO) {
             let queue = self.ring.submission();
             let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
             drop(queue);

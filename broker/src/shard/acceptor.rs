@@ -81,7 +81,13 @@ impl State {
     /// Gives other properties to the listener with this name, for connections from now on.
     pub(super) fn relisten(&mut self, name: &Arc<str>, rules: &Arc<ListenerRules>) {
         let named = |acceptor: &Acceptor| acceptor.rules.info.name == *name;
-        for (_, acceptor) in self.acceptors.iter_mut().filter(|(_, acceptor)| named(acceptor)) {
+        for (place, acceptor) in self.acceptors.iter_mut().filter(|(_, acceptor)| named(acceptor)) {
+            if matches!(acceptor.local, Address::Tcp(_))
+                && let Some(socket) = self.driver.listener(place)
+                && let Err(error) = rules.socket.apply_to_listener(socket)
+            {
+                tracing::warn!("listener {name} keeps its socket options: {}", std::io::Error::from(error));
+            }
             acceptor.rules = Arc::clone(rules);
         }
     }

@@ -149,6 +149,9 @@ impl State {
     fn check_overdue(&mut self) {
         let mut keys = std::mem::take(&mut self.spare_keys);
         std::mem::swap(&mut keys, &mut self.engine.outbox().overdue);
+        if !keys.is_empty() {
+            self.driver.collect();
+        }
         for key in keys.drain(..) {
             let Some(token) = self.token(key) else { continue };
             let conn = &mut *self.conns[token];

@@ -27,6 +27,8 @@ pub(super) struct Buffers {
     /// Size of one, bytes.
     size: usize,
     tail: u16,
+    /// Buffers that the kernel has, and may use.
+    free: u16,
 }
 
 fn entries_layout() -> Layout {
@@ -56,6 +58,7 @@ impl Buffers {
             memory: allocate(memory_layout(size)),
             size,
             tail: 0,
+            free: 0,
         };
         let address = buffers.entries.as_ptr() as u64;
         // SAFETY: the memory is at the beginning of a page, holds `COUNT` entries, and is freed only
@@ -75,6 +78,16 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(buffer * self.size), len) }
     }
 
+    /// Counts a buffer that the kernel has filled.
+    pub fn taken(&mut self) {
+        self.free = self.free.saturating_sub(1);
+    }
+
+    /// Number of buffers that the kernel has, when all completions have been taken.
+    pub fn free(&self) -> usize {
+        usize::from(self.free)
+    }
+
     /// Gives a buffer to the kernel.
     pub fn give_back(&mut self, buffer: u16) {
         let place = usize::from(self.tail % COUNT);
@@ -90,6 +103,7 @@ impl Buffers {
             entry.set_bid(buffer % COUNT);
         }
         self.tail = self.tail.wrapping_add(1);
+        self.free += 1;
         // SAFETY: the address is that of the tail within the first entry, which is aligned, and
         // which kernel and shard access as an atomic from now on.
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries.as_ptr()).cast_mut()) };

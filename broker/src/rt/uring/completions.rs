@@ -6,17 +6,24 @@ use io_uring::cqueue;
 use super::{Chunk, Fate, Op, Pending, Reading, Uring, op_of};
 
 impl Uring {
-    /// Takes all completions.
+    /// Takes all completions, and makes the requests anew that have ended.
     pub(super) fn harvest(&mut self) {
+        self.collect();
+        self.make_again();
+    }
+
+    /// Takes all completions and hands nothing over, so that all that has come by now is in events.
+    pub(in crate::rt) fn collect(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         completions.extend(self.ring.completion());
         for completion in completions.drain(..) {
             self.complete(&completion);
         }
         self.completions = completions;
-        for place in std::mem::take(&mut self.starved) {
-            self.receive(place);
-        }
+    }
+
+    /// Makes requests anew that have ended.
+    pub(super) fn make_again(&mut self) {
         for (op, place) in std::mem::take(&mut self.again) {
             match op {
                 Op::Receive => self.receive(place),
@@ -24,6 +31,16 @@ impl Uring {
                 Op::Listen => self.watch_listener(place),
                 _ => self.watch_wakeup(),
             }
+        }
+    }
+
+    /// Makes the receives of sockets that found no buffer, those that have waited longest first, as
+    /// many as there are buffers now. More would only fail again, each time for all that wait. The
+    /// caller must not wait while some are left: those that are fed may have nothing to receive.
+    pub(super) fn feed_starved(&mut self) {
+        for _ in 0..self.buffers.free().max(1) {
+            let Some(place) = self.starved.pop_front() else { return };
+            self.receive(place);
         }
     }
 
@@ -70,7 +87,13 @@ impl Uring {
 
     fn received(&mut self, place: usize, result: i32, flags: u32) {
         let buffer = cqueue::buffer_select(flags);
-        let Some(socket) = self.sockets.get_mut(place) else { return };
+        if buffer.is_some() {
+            self.buffers.taken();
+        }
+        let Some(socket) = self.sockets.get_mut(place) else {
+            debug_assert!(false, "a socket stays until its requests have ended");
+            return;
+        };
         if !cqueue::more(flags) {
             socket.receives = false;
             socket.cancels = false;
@@ -107,7 +130,7 @@ impl Uring {
         if !socket.receives && socket.reading.is_some() {
             // Whoever got no buffer comes before those that have had some.
             let starved = result == -libc::ENOBUFS && socket.untaken_bytes == 0;
-            if starved { self.starved.push(place) } else { self.again.push((Op::Receive, place)) }
+            if starved { self.starved.push_back(place) } else { self.again.push((Op::Receive, place)) }
         }
     }
 
