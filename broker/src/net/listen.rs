@@ -396,9 +396,11 @@ mod tests {
         let bound = bind(&listen, 1, 128).unwrap();
         let address = tcp(&bound.local);
         let mut shares: Vec<Listening> = bound.into_shares().collect();
-        for rules in [first, second] {
-            rules.socket.apply_to_listener(shares[0].socket.as_fd()).unwrap();
-            shares[0].rules = Arc::clone(&rules);
+        for (rules, is_reload) in [(first, false), (second, true)] {
+            if is_reload {
+                rules.socket.apply_to_listener(shares[0].socket.as_fd()).unwrap();
+                shares[0].rules = Arc::clone(&rules);
+            }
             let _client = TcpStream::connect(address).unwrap();
             let accepted = accept_all(&shares, 1);
             let socket = accepted[0].1.as_fd();
