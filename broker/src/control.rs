@@ -62,6 +62,8 @@ pub struct ControlContext {
 pub struct BrokerInfo {
     /// When it started, milliseconds since 1970.
     pub started_at_ms: u64,
+    /// How the shards wait for their sockets, by the name that the configuration has for it.
+    pub io: &'static str,
     /// Reads the counters of the allocator, in a program whose allocator counts.
     pub allocations: Option<CountAllocations>,
 }

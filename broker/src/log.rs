@@ -49,6 +49,11 @@ impl Level {
         self.filter.as_ref().is_some_and(|set| set(EnvFilter::new(level)))
     }
 
+    /// Whether `GRAPNEL_LOG` decides what is logged.
+    pub fn is_fixed(&self) -> bool {
+        self.filter.is_none()
+    }
+
     /// One that changes nothing, for tests.
     #[cfg(test)]
     pub(crate) fn fixed() -> Level {

@@ -139,7 +139,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
         shards: shards.handles().to_vec(),
         plugins: Arc::clone(&plugins),
         reloader: Arc::clone(&reloader),
-        info: BrokerInfo { started_at_ms: clock.now().wall_ms, allocations },
+        info: BrokerInfo { started_at_ms: clock.now().wall_ms, io: granted.io.name(), allocations },
     };
     let control = control::start(context).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     let ready = ready_lines(&config, &bound);
@@ -310,7 +310,16 @@ fn ready_lines(config: &Config, bound: &[Bound]) -> String {
         };
         lines += &match &listener.local {
             Address::Tcp(address) => format!("listening on {scheme}://{address}\n"),
-            Address::Unix(path) => format!("listening on {}\n", path.display()),
+            Address::Unix(_) => {
+                let layers = &listener.rules.layers;
+                let kind = match (layers.tls.is_some(), layers.websocket.is_some()) {
+                    (false, false) => "",
+                    (true, false) => " (mqtts)",
+                    (false, true) => " (ws)",
+                    (true, true) => " (wss)",
+                };
+                format!("listening on {}{kind}\n", listener.local)
+            }
         };
     }
     lines += &format!("ctl socket {}\nready\n", config.control.socket.display());

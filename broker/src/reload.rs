@@ -78,11 +78,20 @@ impl ChangedKey {
         match (&self.old, &self.new) {
             (Some(old), Some(new)) if old == new => format!("{}: changed", self.key),
             (Some(old), Some(new)) => format!("{}: {} -> {}", self.key, shown(old), shown(new)),
-            (Some(_), None) if is_whole => format!("{}: removed", self.key),
-            (None, Some(_)) if is_whole => format!("{}: added", self.key),
+            (Some(old), None) if is_whole => format!("{}: removed{}", self.key, self.place(old)),
+            (None, Some(new)) if is_whole => format!("{}: added{}", self.key, self.place(new)),
             (Some(old), None) => format!("{}: {} -> none", self.key, shown(old)),
             (None, Some(new)) => format!("{}: none -> {}", self.key, shown(new)),
             (None, None) => self.key.clone(),
+        }
+    }
+
+    /// Where a listener listens or which file a plugin is, for the line that names it; nothing if its
+    /// name says it.
+    fn place(&self, whole: &serde_json::Value) -> String {
+        match whole.as_str() {
+            Some(place) if !self.key.ends_with(place) => format!(" ({place})"),
+            _ => String::new(),
         }
     }
 }
@@ -205,8 +214,23 @@ impl Reloader {
     /// # Errors
     /// [`ReloadError::Wrong`], [`ReloadError::NoFile`].
     pub fn differences(&self) -> Result<Reloaded, ReloadError> {
-        let new = self.read()?;
-        Ok(Reloaded::of(&new, difference(&self.config(), &new)))
+        let (old, new) = (self.config(), self.read()?);
+        let sentences = listeners::check(&new);
+        if !sentences.is_empty() {
+            return Err(ConfigErrors { sentences }.into());
+        }
+        let mut reloaded = Reloaded::of(&new, difference(&old, &new));
+        self.leave_level(&mut reloaded);
+        Ok(reloaded)
+    }
+
+    /// Leaves the level of the log as it is if the file cannot change it.
+    fn leave_level(&self, reloaded: &mut Reloaded) {
+        let before = reloaded.changed.len();
+        reloaded.changed.retain(|changed| changed.key != "log.level" || !self.level.is_fixed());
+        if reloaded.changed.len() < before {
+            reloaded.left.push("log.level has no effect, because the variable GRAPNEL_LOG is set".to_owned());
+        }
     }
 
     /// Reads the configuration again and applies it. `force` allows it even if no plugin would then
@@ -282,10 +306,10 @@ impl Reloader {
         let addresses = open.iter().map(RunningListener::for_plugins);
         self.plugins.set_rules(&taken, addresses.collect());
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
-        if old.log_level != taken.log_level && !self.level.set(&taken.log_level.to_string()) {
-            reloaded.changed.retain(|changed| changed.key != "log.level");
-            reloaded.left.push("log.level has no effect, because the variable GRAPNEL_LOG is set".to_owned());
+        if old.log_level != taken.log_level {
+            self.level.set(&taken.log_level.to_string());
         }
+        self.leave_level(&mut reloaded);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = taken;
         Ok(reloaded)
     }

@@ -94,9 +94,9 @@ counters! {
     session_discarded: "sessions a clean start threw away";
     session_terminated: "sessions ended";
     session_expired: "sessions that ended by expiry";
-    session_owner_discarded: "sessions that ended because another principal connected with their client identifier, without a clean start";
-    session_owner_refused: "connections refused because their client identifier is another principal's";
-    session_owner_inherited: "sessions that another principal went on with";
+    session_owner_discarded: "sessions that ended because another user connected with their client identifier, without a clean start";
+    session_owner_refused: "connections refused because their client identifier is another user's";
+    session_owner_inherited: "sessions that another user went on with";
     connections_refused: "connections closed because a limit of connections was reached";
     connects_pending_refused: "connections refused because connects_pending_max was reached";
     connects_pending_address_refused: "connections refused because connects_pending_per_address_max was reached";

@@ -77,6 +77,14 @@ pub struct ListenerConfig {
     pub sources: Sources,
 }
 
+impl ListenerConfig {
+    /// Whether only programs of this machine connect. Behind a proxy, clients are from anywhere.
+    pub fn is_for_this_machine(&self) -> bool {
+        let trusts = self.websocket.as_ref().is_some_and(|websocket| !websocket.trusted_proxies.is_empty());
+        self.bind.is_local() && self.proxy.is_none() && !trusts
+    }
+}
+
 /// Owner and mode of a Unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnixOptions {
@@ -298,7 +306,8 @@ impl TlsIdentity {
 pub struct WebSocketListener {
     /// The path of the request, which begins with `/`.
     pub path: String,
-    /// Values of the header Origin that are accepted; empty: all, and requests without it.
+    /// Values of the header Origin that are accepted, `*` for all; empty: what the listener is for.
+    /// Requests without it are accepted in any case.
     pub origins: Vec<String>,
     /// Proxies whose word about the client is believed.
     pub trusted_proxies: Vec<Network>,

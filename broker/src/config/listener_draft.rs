@@ -137,10 +137,10 @@ impl ListenerDraft {
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(ListenerConfig {
+        let mut listener = ListenerConfig {
             name: self.name.unwrap_or_else(|| bind.to_string()),
             unix: self.unix,
-            allow_anonymous: self.allow_anonymous.unwrap_or_else(|| bind.is_local()),
+            allow_anonymous: false,
             bind,
             mount_point: self.mount_point,
             connections_max: self.connections_max,
@@ -153,7 +153,9 @@ impl ListenerDraft {
             websocket: self.websocket,
             origin: self.origin.unwrap_or(Origin::Default),
             sources: self.sources,
-        })
+        };
+        listener.allow_anonymous = self.allow_anonymous.unwrap_or_else(|| listener.is_for_this_machine());
+        Ok(listener)
     }
 
     /// Keys that say something that the kind of the listener does not have.

@@ -525,7 +525,15 @@ fn each_mistake_of_a_listener_has_its_sentence() {
             .contains("two listeners bind to unix:/m.sock")
     );
     let listener = unix("proxy_protocol = true\nunix_mode = \"0600\"").unwrap().listeners.remove(0);
-    assert_eq!((listener.unix.mode, listener.allow_anonymous), (Some(0o600), true));
+    assert_eq!((listener.unix.mode, listener.allow_anonymous), (Some(0o600), false));
+    let listener = unix("unix_mode = \"0600\"").unwrap().listeners.remove(0);
+    assert!(listener.allow_anonymous && listener.is_for_this_machine());
+    let trusting = "[listeners.websocket]\ntrusted_proxies = [\"127.0.0.1\"]";
+    for behind in ["proxy_protocol = true\nproxy_sources = [\"::1\"]", trusting] {
+        let text = format!("[[listeners]]\nbind = \"127.0.0.1:1\"\n{behind}");
+        let listener = load(&text).unwrap().listeners.remove(0);
+        assert!(!listener.allow_anonymous && !listener.is_for_this_machine(), "{behind}");
+    }
     // 107 bytes are the most that a Unix socket can have.
     let of_length =
         |length: usize| load(&format!("[[listeners]]\nbind = \"unix:/{}\"", "x".repeat(length - 1)));

@@ -86,6 +86,7 @@ async fn status(State(api): State<Api>) -> Json<wire::Status> {
     Json(wire::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        io: api.info.io.to_owned(),
         started_at_ms: api.info.started_at_ms,
         uptime_s: uptime_s(api.info.started_at_ms),
         connections: all.connections_count,

@@ -63,7 +63,7 @@ impl ControlPlane {
 }
 
 fn context(handles: &[ShardHandle], config: Config) -> ControlContext {
-    let info = BrokerInfo { started_at_ms: 1, allocations: None };
+    let info = BrokerInfo { started_at_ms: 1, io: "epoll", allocations: None };
     let settings = Settings { record: None, copies_dir: None, ..Settings::of(&config, handles.to_vec()) };
     let plugins = Arc::new(PluginManager::new(settings).unwrap());
     let address: std::net::SocketAddr = "127.0.0.1:1883".parse().unwrap();

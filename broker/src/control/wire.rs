@@ -40,6 +40,8 @@ pub struct Status {
     pub version: String,
     /// Its process id.
     pub pid: u32,
+    /// How the shards wait for their sockets: `io_uring` or `epoll`.
+    pub io: String,
     /// When it started, milliseconds since 1970.
     pub started_at_ms: u64,
     /// How long it has been up, seconds.

@@ -27,6 +27,7 @@ fn pairs(status: &Status) -> Vec<(&'static str, String)> {
         ("version", status.version.clone()),
         ("process", format!("{}, up {}", status.pid, duration(status.uptime_s))),
         ("listens on", listeners(status)),
+        ("waits with", status.io.clone()),
         ("control", status.control_socket.clone()),
     ];
     if let Some(http) = &status.control_http {

@@ -12,10 +12,11 @@ use crate::net::{LayerRules, ListenerRules, SocketOptions};
 use crate::transport::address_list::AddressList;
 use crate::transport::proxy::ProxySettings;
 use crate::transport::tls::{
-    ALPN_MQTT, ALPN_WEBSOCKET, CertificateFiles, ClientCertificates, Identity, TlsHandle, TlsSettings,
+    ALPN_MQTT, ALPN_WEBSOCKET, CertificateFiles, ClientCertificates, Identity, SESSIONS_DEFAULT,
+    TlsHandle, TlsSettings,
 };
 use crate::transport::tls::{TlsVersion as Version, TlsWarning};
-use crate::transport::websocket::WebSocketSettings;
+use crate::transport::websocket::{Origins, WebSocketSettings};
 use crate::transport::websocket::forwarded::ForwardedHeader;
 
 /// Handshakes are not limited by listeners without TLS: `limits.connects_pending_max` is enough.
@@ -42,7 +43,7 @@ pub(super) fn rules(
         websocket: listener.websocket.as_ref().map(|websocket| {
             Arc::new(WebSocketSettings {
                 path: websocket.path.clone(),
-                origins: websocket.origins.clone(),
+                origins: origins(listener, &websocket.origins),
                 trusted_proxies: list(&websocket.trusted_proxies),
                 forwarded_header: match websocket.forwarded {
                     Forwarded::XForwardedFor => ForwardedHeader::XForwardedFor,
@@ -66,6 +67,17 @@ pub(super) fn rules(
         connects_per_second_max: listener.connects_per_second_max,
         counts: before.map(|(_, rules)| Arc::clone(&rules.counts)).unwrap_or_default(),
     }))
+}
+
+/// Pages that may connect. A listener that trusts whoever can reach it must not trust every page
+/// that somebody on this machine looks at.
+fn origins(listener: &ListenerConfig, listed: &[String]) -> Origins {
+    match listed {
+        [] if listener.allow_anonymous && listener.is_for_this_machine() => Origins::ThisMachine,
+        [] => Origins::All,
+        listed if listed.iter().any(|origin| origin == "*") => Origins::All,
+        listed => Origins::Listed(listed.to_vec()),
+    }
 }
 
 fn info(listener: &ListenerConfig) -> ListenerInfo {
@@ -138,6 +150,7 @@ fn settings(tls: &TlsListener, is_websocket: bool) -> TlsSettings {
         },
         alpn: vec![alpn.to_owned()],
         tickets: tls.session_tickets,
+        sessions_max: if tls.session_tickets { SESSIONS_DEFAULT } else { 0 },
         identity: match tls.identity {
             TlsIdentity::None => None,
             TlsIdentity::CommonName => Some(Identity::CommonName),

@@ -28,6 +28,7 @@
 
 use std::sync::Arc;
 
+use rustls::PeerIncompatible;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
@@ -52,8 +53,8 @@ pub(crate) use load::load;
 #[cfg(test)]
 pub(crate) use settings::TlsError;
 pub(crate) use settings::{
-    ALPN_MQTT, ALPN_WEBSOCKET, CertificateFiles, ClientCertificates, Identity, TlsSettings, TlsVersion,
-    TlsWarning,
+    ALPN_MQTT, ALPN_WEBSOCKET, CertificateFiles, ClientCertificates, Identity, SESSIONS_DEFAULT, TlsSettings,
+    TlsVersion, TlsWarning,
 };
 
 use super::{Layer, LayerError, PeerFacts, TlsFacts};
@@ -251,9 +252,31 @@ impl TlsLayer {
             (rustls::Error::InvalidMessage(_), Some(first)) if first != RECORD_HANDSHAKE => {
                 format!("TLS: what the client sends is not TLS, it begins with the byte {first:#04x}")
             }
+            (rustls::Error::PeerIncompatible(why), _) => match incompatible(why) {
+                Some(words) => format!("TLS: {words}"),
+                None => format!("TLS: {error}"),
+            },
             _ => format!("TLS: {error}"),
         }
     }
+}
+
+/// In words, what a client offers that this side does not accept. rustls names its own settings.
+fn incompatible(why: &PeerIncompatible) -> Option<&'static str> {
+    Some(match why {
+        PeerIncompatible::SupportedVersionsExtensionRequired
+        | PeerIncompatible::Tls12NotOffered
+        | PeerIncompatible::Tls12NotOfferedOrEnabled
+        | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => {
+            "the client offers no version of TLS that is accepted here (version_min)"
+        }
+        PeerIncompatible::NoCipherSuitesInCommon => "the client offers no cipher suite that is accepted here",
+        PeerIncompatible::NoKxGroupsInCommon => "the client offers no key exchange that is accepted here",
+        PeerIncompatible::NoSignatureSchemesInCommon => {
+            "the client accepts no signature that a key of this listener can make"
+        }
+        _ => return None,
+    })
 }
 
 /// Why rustls has stopped.

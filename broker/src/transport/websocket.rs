@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::{Layer, LayerError, PeerFacts};
 use end::CloseCode;
 use frames::Frames;
-pub(crate) use settings::WebSocketSettings;
+pub(crate) use settings::{Origins, WebSocketSettings};
 
 mod answer;
 mod end;

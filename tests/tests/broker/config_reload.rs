@@ -88,7 +88,23 @@ fn a_log_filter_of_the_environment_stays_and_is_named() {
     let broker = builder.start();
     let answer = reloaded(&broker, "[log]\nlevel = \"trace\"\n");
     assert_eq!(answer["changed"], json!([]));
-    assert_eq!(answer["left"], json!(["log.level has no effect, because the variable GRAPNEL_LOG is set"]));
+    let left = json!(["log.level has no effect, because the variable GRAPNEL_LOG is set"]);
+    assert_eq!(answer["left"], left);
+    write(&broker, &format!("{FIRST}[log]\nlevel = \"debug\"\n"));
+    let found = broker.ctl_json(&["config", "show", "--diff"]);
+    assert_eq!((&found["changed"], &found["left"]), (&json!([]), &left), "as the reload would say");
+}
+
+#[test]
+fn what_a_reload_would_do_reads_the_certificates_that_the_file_names() {
+    let broker = started("");
+    let listener = "[[listeners]]\nname = \"tls\"\nbind = \"127.0.0.1:0\"\n";
+    write(&broker, &format!("{FIRST}{listener}"));
+    let said = broker.ctl_ok(&["config", "show", "--diff"]);
+    assert!(said.contains("would change  listeners.tls: added (127.0.0.1:0)"), "{said}");
+    write(&broker, &format!("{FIRST}{listener}[listeners.tls]\ncert = \"none.pem\"\nkey = \"none.key\"\n"));
+    let refused = broker.ctl_refused(&["config", "show", "--diff"]);
+    assert!(refused.contains("none.pem"), "{refused}");
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn access_keys() -> [ListenerKey; 2] {
         Key::new(
             "allow_anonymous",
             "true or false",
-            "whether a client is let in that no plugin has accepted or refused. With true, a client without a user name is let in, and a client with one if no authentication plugin is loaded. With false, only clients that a plugin accepts are let in. The default is true on a loopback address and a Unix socket, else false",
+            "whether a client is let in that no plugin has accepted or refused. With true, a client without a user name is let in, and a client with one if no authentication plugin is loaded. With false, only clients that a plugin accepts are let in. The default is true on a loopback address and a Unix socket without proxy_protocol and websocket.trusted_proxies, else false",
             Printed::Default("true".to_owned()),
             |listener: &mut ListenerDraft, value| {
                 listener.allow_anonymous = Some(value.flag()?);
@@ -337,13 +337,13 @@ fn websocket_keys() -> [ListenerKey; 4] {
         ),
         Key::new(
             "websocket.origins",
-            "a list of origins such as \"https://example.org\"",
-            "web pages that may connect, by their Origin header; a request with another one is answered with 403. Empty: all, and programs that send none",
+            "a list of origins such as \"https://example.org\", or [\"*\"] for all",
+            "web pages that may connect, by their Origin header; a request with another one is answered with 403. Empty: all, but only those of this machine where allow_anonymous is true on a listener for this machine. Programs that send none are not concerned",
             Printed::Default("[]".to_owned()),
             |listener: &mut ListenerDraft, value| {
                 let origins = value.texts()?;
                 let fits = |origin: &String| {
-                    origin.contains("://")
+                    origin == "*" || origin.contains("://")
                         && !origin.ends_with('/')
                         && origin.chars().all(|c| c.is_ascii_graphic())
                 };

@@ -1,7 +1,7 @@
 //! The upgrade request: collects its bytes within a limit, and decides whether it begins WebSocket
 //! for MQTT (RFC 6455 section 4.2, MQTT 5.0 section 6). Called by `websocket.rs`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use httparse::{EMPTY_HEADER, Header, Request, Status};
 
 use super::forwarded;
-use super::settings::WebSocketSettings;
+use super::settings::{Origins, WebSocketSettings};
 
 /// Largest request with its headers, bytes. Cookies of a browser may take some kilobytes.
 pub(super) const REQUEST_BYTES_MAX: usize = 8 * 1024;
@@ -210,7 +210,7 @@ fn check_upgrade(fields: Fields<'_>) -> Result<(), Refusal> {
 
 /// RFC 6455 section 10.2. Only browsers send an origin, and only they can be made to connect by a
 /// page that its user did not mean to trust.
-fn check_origin(fields: Fields<'_>, allowed: &[String]) -> Result<(), Refusal> {
+fn check_origin(fields: Fields<'_>, allowed: &Origins) -> Result<(), Refusal> {
     let mut origins = fields.all("Origin");
     let (Some(origin), None) = (origins.next(), origins.next()) else {
         return match fields.all("Origin").next() {
@@ -218,10 +218,41 @@ fn check_origin(fields: Fields<'_>, allowed: &[String]) -> Result<(), Refusal> {
             Some(_) => Err(Refusal::bad("The request has more than one Origin header.")),
         };
     };
-    if allowed.is_empty() || allowed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin)) {
-        return Ok(());
-    }
-    Err(Refusal::new("403 Forbidden", "Pages of this origin may not connect.").naming(origin))
+    let (fits, sentence) = match allowed {
+        Origins::All => return Ok(()),
+        Origins::Listed(listed) => (
+            listed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin)),
+            "Pages of this origin may not connect.",
+        ),
+        Origins::ThisMachine => (
+            is_of_this_machine(origin),
+            "Only pages of this machine may connect here. The broker's setting origins can allow others.",
+        ),
+    };
+    if fits { Ok(()) } else { Err(Refusal::new("403 Forbidden", sentence).naming(origin)) }
+}
+
+/// Whether the host of an origin is a loopback address or `localhost` (RFC 6761 section 6.3).
+fn is_of_this_machine(origin: &[u8]) -> bool {
+    let host = std::str::from_utf8(origin).ok().and_then(|origin| {
+        let (_, authority) = origin.split_once("://")?;
+        // An address of version 6 is in brackets, and has colons.
+        match authority.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').map(|(host, _)| host),
+            None => authority.split(':').next(),
+        }
+    });
+    host.is_some_and(|host| {
+        host.parse::<IpAddr>().map_or_else(
+            |_| host.eq_ignore_ascii_case("localhost") || has_suffix(host, ".localhost"),
+            |address| address.is_loopback(),
+        )
+    })
+}
+
+fn has_suffix(name: &str, suffix: &str) -> bool {
+    let end = name.len().checked_sub(suffix.len()).and_then(|at| name.get(at..));
+    end.is_some_and(|end| end.eq_ignore_ascii_case(suffix))
 }
 
 /// RFC 6455 section 4.2.1, item 5: 16 bytes in Base64. The last character may have bits that mean
