@@ -198,6 +198,10 @@ impl Builder {
         {
             command.env_remove(name);
         }
+        // The driver of the shards is that of the whole run, where a test does not choose one.
+        if let Some(io) = std::env::var_os("GRAPNEL_RUNTIME_IO") {
+            command.env("GRAPNEL_RUNTIME_IO", io);
+        }
         command.env("GRAPNEL_STATE_DIR", home.path().join("state")).env("GRAPNEL_DIE_WITH_PARENT", "1");
         command.envs(self.environment.iter().cloned());
         if let Some(folder) = &self.working_directory {
