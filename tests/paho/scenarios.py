@@ -1,10 +1,11 @@
 """Scenarios with paho-mqtt, run by tests/src/paho.rs: PORT LEVEL SCENARIO; the result is one line
-of JSON.
+of JSON. UNIX_SOCKET, CA_FILE and WEBSOCKET_PATH in the environment choose another transport than TCP.
 
 Every wait is for an event, and bounded; no scenario sleeps.
 """
 
 import json
+import os
 import queue
 import sys
 import threading
@@ -17,6 +18,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 PATIENCE_S = 20
 PORT = int(sys.argv[1])
 LEVEL = int(sys.argv[2])
+UNIX_SOCKET = os.environ.get("UNIX_SOCKET")
+CA_FILE = os.environ.get("CA_FILE")
+WEBSOCKET_PATH = os.environ.get("WEBSOCKET_PATH")
+TRANSPORT = "unix" if UNIX_SOCKET else "websockets" if WEBSOCKET_PATH else "tcp"
 
 
 class Client:
@@ -25,8 +30,12 @@ class Client:
     def __init__(self, client_id, clean=True, expiry_s=None, will=None):
         settings = {} if LEVEL == 5 else {"clean_session": clean}
         self.mqtt = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=LEVEL, **settings
+            mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=LEVEL, transport=TRANSPORT, **settings
         )
+        if CA_FILE:
+            self.mqtt.tls_set(ca_certs=CA_FILE)
+        if WEBSOCKET_PATH:
+            self.mqtt.ws_set_options(path=WEBSOCKET_PATH)
         self.connected = queue.Queue()
         self.subscribed = queue.Queue()
         self.messages = queue.Queue()
@@ -43,7 +52,7 @@ class Client:
             if expiry_s is not None:
                 settings["properties"] = Properties(PacketTypes.CONNECT)
                 settings["properties"].SessionExpiryInterval = expiry_s
-        self.mqtt.connect("127.0.0.1", PORT, keepalive=60, **settings)
+        self.mqtt.connect(UNIX_SOCKET or "127.0.0.1", PORT, keepalive=60, **settings)
         self.mqtt.loop_start()
         flags, reason = self.connected.get(timeout=PATIENCE_S)
         assert not reason.is_failure, reason
@@ -207,6 +216,4 @@ if __name__ == "__main__":
     main()
     sys.stdout.flush()
     # paho's network threads are daemons; leave without waiting for them.
-    import os
-
     os._exit(0)

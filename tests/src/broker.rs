@@ -2,7 +2,7 @@
 //! the protocol tests are checked. Each has its own port, socket, state folder and log.
 
 use std::ffi::{OsStr, OsString};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::process::{Process, command};
-use crate::{PATIENCE, plugin};
+use crate::transport::{self, Listener, Transport};
+use crate::{PATIENCE, Socket, plugin};
 
 /// The broker that the tests use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +68,7 @@ impl Builder {
         self.grapnel_only()
     }
 
-    /// Number of shards; the default is 2.
+    /// Number of shards; the default is 2, or what `GRAPNEL_TESTS_SHARDS` says.
     pub fn shards(mut self, shards: usize) -> Builder {
         self.shards = shards;
         self
@@ -153,6 +155,12 @@ impl Builder {
 
     #[track_caller]
     fn start_grapnel(mut self) -> Broker {
+        let transport = self.own_transport();
+        let files = (transport != Transport::Tcp).then(Certificates::new);
+        if let Some(files) = &files {
+            self.config.push_str(&transport::config(transport, files));
+            self.listen.clear();
+        }
         let (mut command, home) = self.grapnel_command();
         for address in &self.listen {
             command.args(["--listen", address]);
@@ -168,15 +176,32 @@ impl Builder {
         let socket = process.wait_for_line("the socket", PATIENCE, |line| {
             line.strip_prefix("ctl socket ").map(PathBuf::from)
         });
+        let listener = match files {
+            Some(files) => Listener::found(transport, files, &process),
+            None => Listener::tcp(address),
+        };
         Broker {
             process,
             address,
+            listener,
             socket,
             home: Some(home),
             peer: Peer::Grapnel,
             shards: self.shards,
             forgiven: AtomicBool::new(false),
         }
+    }
+
+    /// The transport of the main listener: the selected one, unless the test has listeners of its
+    /// own.
+    fn own_transport(&self) -> Transport {
+        let chosen = Transport::chosen();
+        let is_own = self.listen != [LISTEN] || self.config.contains("listeners");
+        if is_own && chosen != Transport::Tcp {
+            eprintln!("not on {chosen:?}: the test has listeners of its own");
+            return Transport::Tcp;
+        }
+        chosen
     }
 
     /// The command of a broker with this configuration and without a listener, and its folder. For
@@ -224,9 +249,11 @@ impl Builder {
         command.arg("-c").arg(&file).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let process = Process::start("mosquitto", command, None);
         process.wait_for_line("running", PATIENCE, |line| line.ends_with(" running").then_some(()));
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         Broker {
             process,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            address,
+            listener: Listener::tcp(address),
             socket: PathBuf::new(),
             home: Some(home),
             peer: Peer::Mosquitto,
@@ -236,6 +263,9 @@ impl Builder {
     }
 }
 
+/// Where a broker listens if its test says nothing.
+const LISTEN: &str = "127.0.0.1:0";
+
 /// A port of loopback that nothing uses now, for a program that cannot take port 0. Another process
 /// can take it before that program does.
 pub fn free_port() -> u16 {
@@ -243,10 +273,19 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
+/// Number of shards where a test does not say it.
+fn default_shards() -> usize {
+    match std::env::var("GRAPNEL_TESTS_SHARDS") {
+        Err(_) => 2,
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("GRAPNEL_TESTS_SHARDS is {text:?}, not a number")),
+    }
+}
+
 /// A running broker. Dropping it ends it, and panics if it did not end cleanly.
 pub struct Broker {
     process: Process,
     address: SocketAddr,
+    listener: Listener,
     socket: PathBuf,
     home: Option<TempDir>,
     peer: Peer,
@@ -258,7 +297,7 @@ impl Broker {
     /// A broker with default settings, to be changed before it starts.
     pub fn builder() -> Builder {
         Builder {
-            shards: 2,
+            shards: default_shards(),
             config: String::new(),
             mosquitto: String::new(),
             arguments: Vec::new(),
@@ -268,7 +307,7 @@ impl Broker {
             home: None,
             stderr: None,
             working_directory: None,
-            listen: vec!["127.0.0.1:0".to_owned()],
+            listen: vec![LISTEN.to_owned()],
             wrapper: Vec::new(),
         }
     }
@@ -278,9 +317,23 @@ impl Broker {
         self.process.lines(|line| line.strip_prefix("listening on mqtt://")?.parse().ok())
     }
 
-    /// Its first address.
+    /// Its first address with plain TCP.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its main listener, with the transport of the run.
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    /// Opens a connection to its main listener.
+    ///
+    /// # Panics
+    /// If the broker does not accept it.
+    #[track_caller]
+    pub fn connect(&self) -> Socket {
+        self.listener.connect(Ipv4Addr::LOCALHOST)
     }
 
     /// Path of its control socket.

@@ -3,16 +3,16 @@
 //! second than configured.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
+use crate::transport::Listener;
 use crate::wire::{Decoded, Packet, decode};
-use crate::{Broker, PATIENCE, Version, pause};
+use crate::{Broker, Socket, Version, pause};
 
 /// How a client disconnects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +63,7 @@ pub fn visit(broker: &Broker, visits: Range<u32>, per_second: u32, plan: impl Fn
             }
             let due = Duration::from_secs_f64(f64::from(first - visits.start) / f64::from(per_second));
             pause(due.saturating_sub(begun.elapsed()));
-            batch(broker.address(), first..visits.end.min(first + BATCH), &plan);
+            batch(broker.listener(), first..visits.end.min(first + BATCH), &plan);
         }
     };
     std::thread::scope(|scope| {
@@ -77,11 +77,12 @@ pub fn visit(broker: &Broker, visits: Range<u32>, per_second: u32, plan: impl Fn
 }
 
 /// All connect, then all read their answers, then all disconnect.
-fn batch(address: SocketAddr, visits: Range<u32>, plan: &impl Fn(u32) -> Visit) {
-    let mut visitors: Vec<(Visit, TcpStream)> = Vec::with_capacity(BATCH as usize);
+fn batch(listener: &Listener, visits: Range<u32>, plan: &impl Fn(u32) -> Visit) {
+    let mut visitors: Vec<(Visit, Socket)> = Vec::with_capacity(BATCH as usize);
     for number in visits {
         let visit = plan(number);
-        let mut stream = dial(address, number);
+        let source = Ipv4Addr::new(127, 0, 0, (2 + number % SOURCES) as u8);
+        let mut stream = listener.connect(source);
         let sent = match visit.leave {
             Leave::ResetWithinConnect => &visit.bytes[..8],
             _ => &visit.bytes[..],
@@ -97,17 +98,7 @@ fn batch(address: SocketAddr, visits: Range<u32>, plan: &impl Fn(u32) -> Visit) 
     visitors.into_iter().for_each(|(visit, stream)| leave(visit.leave, stream));
 }
 
-fn dial(address: SocketAddr, number: u32) -> TcpStream {
-    let source = Ipv4Addr::new(127, 0, 0, (2 + number % SOURCES) as u8);
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("there are descriptors");
-    bind(&socket, &SocketAddr::from((source, 0))).expect("loopback has free ports");
-    connect(&socket, &address).expect("the broker accepts connections");
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).expect("not a zero timeout");
-    stream
-}
-
-fn read_answers(visit: &Visit, stream: &mut TcpStream) {
+fn read_answers(visit: &Visit, stream: &mut Socket) {
     let mut buffer = Vec::new();
     let (mut used, mut answers) = (0, 0);
     while answers < visit.answers {
@@ -129,10 +120,10 @@ fn read_answers(visit: &Visit, stream: &mut TcpStream) {
     }
 }
 
-fn leave(how: Leave, mut stream: TcpStream) {
+fn leave(how: Leave, mut stream: Socket) {
     match how {
         Leave::ResetWithinConnect | Leave::ResetUnread | Leave::Reset => {
-            set_socket_linger(&stream, Some(Duration::ZERO)).expect("an open socket takes options");
+            set_socket_linger(stream.stream(), Some(Duration::ZERO)).expect("an open socket takes options");
         }
         Leave::Disconnect => stream.write_all(&[0xE0, 0]).expect("the broker reads"),
         Leave::DisconnectAndWait => {

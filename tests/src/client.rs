@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::layers::{End, Layers};
 use crate::wire::{Ack, Decoded, Properties, decode, encode};
-use crate::{Broker, Connect, PATIENCE, Packet, Publish, Subscribe, Version};
+use crate::{Broker, Connect, PATIENCE, Packet, Publish, Socket, Subscribe, Version};
 
 /// The next event of a connection.
 #[derive(Debug, PartialEq)]
@@ -44,16 +44,17 @@ pub struct Connack {
 }
 
 impl Client {
-    /// A TCP connection on which nothing has been sent.
+    /// A connection on which nothing of MQTT has been sent.
     ///
     /// # Panics
     /// If the broker does not accept it.
     #[track_caller]
     pub fn dial(broker: &Broker, version: Version) -> Client {
-        Client::dial_at(broker.address(), version)
+        let (stream, layers) = broker.connect().into_parts();
+        Client { layers, ..Client::over(stream, None, version) }
     }
 
-    /// The same for another listener than the broker's first.
+    /// The same for another listener than the broker's first, with plain TCP.
     ///
     /// # Panics
     /// As [`Client::dial`].
@@ -106,15 +107,16 @@ impl Client {
     /// Connects. Returns the CONNACK, whatever its code.
     #[track_caller]
     pub fn attempt(broker: &Broker, connect: &Connect) -> (Client, Connack) {
-        Client::attempt_at(broker.address(), connect)
+        let mut client = Client::dial(broker, connect.version);
+        let connack = client.log_in(connect);
+        (client, connack)
     }
 
-    /// The same for another listener than the broker's first.
+    /// The same for another listener than the broker's first, with plain TCP.
     #[track_caller]
     pub fn attempt_at(address: SocketAddr, connect: &Connect) -> (Client, Connack) {
         let mut client = Client::dial_at(address, connect.version);
-        client.send(&connect.encode());
-        let connack = client.connack();
+        let connack = client.log_in(connect);
         (client, connack)
     }
 
@@ -142,15 +144,14 @@ impl Client {
         &self.stream
     }
 
-    /// Returns the socket, for a driver of many.
+    /// Returns the connection, for a driver of many.
     ///
     /// # Panics
     /// If a packet has arrived that was not read.
     #[track_caller]
-    pub fn into_stream(self) -> TcpStream {
+    pub fn into_socket(self) -> Socket {
         assert!(self.buffer.is_empty() && self.aside.is_empty(), "unread: {:?}", self.aside);
-        assert!(self.layers.is_none(), "a driver of many knows no layers");
-        self.stream
+        Socket::over(self.stream, self.layers)
     }
 
     /// Sends these bytes.

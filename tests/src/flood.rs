@@ -2,20 +2,19 @@
 //! steady rate. Used by the tests of memory and the load tests.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{Broker, Connect, Version, pause};
+use crate::{Broker, Connect, Socket, Version, pause};
 
-/// A connected MQTT 3.1.1 socket whose CONNACK has been read.
+/// A connected MQTT 3.1.1 client, as a socket whose CONNACK has been read.
 ///
 /// # Panics
 /// If it is refused.
 #[track_caller]
-pub fn known(broker: &Broker, client_id: &str) -> TcpStream {
-    let mut socket = TcpStream::connect(broker.address()).expect("the broker accepts connections");
+pub fn known(broker: &Broker, client_id: &str) -> Socket {
+    let mut socket = broker.connect();
     socket.write_all(&Connect::new(Version::V311, client_id).encode()).expect("it takes a CONNECT");
     let mut connack = [0; 4];
     socket.read_exact(&mut connack).expect("it answers");
@@ -28,8 +27,8 @@ pub fn known(broker: &Broker, client_id: &str) -> TcpStream {
 ///
 /// # Panics
 /// Never: every socket supports the timeout.
-pub fn pour(mut socket: &TcpStream, bytes: &[u8], total: usize, until: Instant) -> usize {
-    socket.set_write_timeout(Some(Duration::from_millis(200))).expect("not a zero timeout");
+pub fn pour(socket: &mut Socket, bytes: &[u8], total: usize, until: Instant) -> usize {
+    socket.stream().set_write_timeout(Some(Duration::from_millis(200))).expect("not a zero timeout");
     let mut sent = 0;
     while sent < total && Instant::now() < until {
         match socket.write(bytes) {

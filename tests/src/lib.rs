@@ -25,12 +25,16 @@ pub mod process;
 pub mod repository;
 pub mod row;
 pub mod site;
+pub mod socket;
 pub mod storm;
+pub mod transport;
 pub mod wire;
 
 pub use broker::{Broker, Peer};
 pub use client::Client;
 pub use site::{Io, Kind, Site};
+pub use socket::Socket;
+pub use transport::Transport;
 pub use wire::{Connect, Packet, Publish, Subscribe, Version, Will};
 
 /// Timeout for an event that must happen. It is long because CI has two busy cores; only a failing

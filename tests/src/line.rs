@@ -1,15 +1,14 @@
-//! One non-blocking socket of the load, with its unsent and its received bytes.
+//! One non-blocking connection of the load, with its unsent and its received bytes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::Client;
 use crate::wire::{Decoded, Packet, Version, decode};
+use crate::{Client, Socket};
 
 pub(crate) struct Line {
-    stream: TcpStream,
+    socket: Socket,
     unread: Vec<u8>,
     unsent: Vec<u8>,
 }
@@ -17,9 +16,9 @@ pub(crate) struct Line {
 impl Line {
     /// Takes a connected client.
     pub fn new(client: Client) -> Line {
-        let stream = client.into_stream();
-        stream.set_nonblocking(true).expect("a socket takes options");
-        Line { stream, unread: Vec::new(), unsent: Vec::new() }
+        let socket = client.into_socket();
+        socket.stream().set_nonblocking(true).expect("a socket takes options");
+        Line { socket, unread: Vec::new(), unsent: Vec::new() }
     }
 
     /// Queues bytes; [`Line::flush`] sends them.
@@ -30,13 +29,23 @@ impl Line {
     /// Sends as many bytes as the socket accepts.
     pub fn flush(&mut self) -> Result<(), String> {
         while !self.unsent.is_empty() {
-            match self.stream.write(&self.unsent) {
+            match self.socket.write(&self.unsent) {
                 Ok(sent) => drop(self.unsent.drain(..sent)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(format!("disconnected while sending: {error}")),
             }
         }
-        Ok(())
+        match self.socket.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                Err(format!("disconnected while sending: {error}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it has bytes to send.
+    fn wants_write(&self) -> bool {
+        !self.unsent.is_empty() || self.socket.wants_write()
     }
 
     /// Reads the socket and passes every complete packet to `each`, also those before the end of
@@ -44,7 +53,7 @@ impl Line {
     pub fn read(&mut self, mut each: impl FnMut(Packet)) -> Result<(), String> {
         let mut chunk = [0; 16384];
         let end = loop {
-            match self.stream.read(&mut chunk) {
+            match self.socket.read(&mut chunk) {
                 Ok(0) => break Err("disconnected by the broker".to_owned()),
                 Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
@@ -65,8 +74,9 @@ impl Line {
 /// send.
 pub(crate) fn ready<'a>(lines: impl Iterator<Item = &'a Line>, microseconds: u64) -> Vec<usize> {
     let interest =
-        |line: &Line| if line.unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
-    let mut watched: Vec<PollFd<'_>> = lines.map(|line| PollFd::new(&line.stream, interest(line))).collect();
+        |line: &Line| if line.wants_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+    let mut watched: Vec<PollFd<'_>> =
+        lines.map(|line| PollFd::new(line.socket.stream(), interest(line))).collect();
     let nanos = |microseconds: u64| microseconds as i64 * 1000;
     let timeout =
         Timespec { tv_sec: (microseconds / 1_000_000) as i64, tv_nsec: nanos(microseconds % 1_000_000) };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::process::{Process, command};
-use crate::{Broker, PATIENCE, Version};
+use crate::{Broker, PATIENCE, Transport, Version};
 
 /// A running mosquitto_sub whose subscriptions are in force.
 pub struct Subscriber {
@@ -31,7 +31,20 @@ pub struct Message {
 
 fn client(program: &str, broker: &Broker, version: Version, arguments: &[&str]) -> Command {
     let mut command = command(program);
-    command.args(["-h", "127.0.0.1", "-p", &broker.address().port().to_string()]);
+    let listener = broker.listener();
+    match listener.transport() {
+        Transport::Unix => drop(command.arg("--unix").arg(listener.unix().expect("it has a socket"))),
+        Transport::Tls => {
+            command.args(["-h", "127.0.0.1", "-p", &listener.port().to_string()]);
+            command.arg("--cafile").arg(listener.authority().expect("it has certificates"));
+        }
+        other => {
+            if other != Transport::Tcp {
+                eprintln!("{program} over plain TCP: it does not speak {other:?}");
+            }
+            command.args(["-h", "127.0.0.1", "-p", &broker.address().port().to_string()]);
+        }
+    }
     command.args(["-V", version.mosquitto()]).args(arguments);
     command
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::process::{Process, command};
-use crate::{Broker, Version, plugin};
+use crate::{Broker, Transport, Version, plugin};
 
 /// Runs one scenario. Returns its result.
 ///
@@ -17,7 +17,23 @@ use crate::{Broker, Version, plugin};
 pub fn run(broker: &Broker, version: Version, scenario: &str) -> Value {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("paho/scenarios.py");
     let mut command = command(python());
-    command.arg("-u").arg(script).arg(broker.address().port().to_string());
+    let listener = broker.listener();
+    let port = if listener.transport() == Transport::Proxy {
+        eprintln!("paho-mqtt over plain TCP: it does not speak the PROXY protocol");
+        broker.address().port()
+    } else {
+        listener.port()
+    };
+    command.arg("-u").arg(script).arg(port.to_string());
+    if let Some(path) = listener.unix() {
+        command.env("UNIX_SOCKET", path);
+    }
+    if let Some(path) = listener.authority() {
+        command.env("CA_FILE", path);
+    }
+    if listener.transport().has_websocket() {
+        command.env("WEBSOCKET_PATH", "/mqtt");
+    }
     command.arg(version.level().to_string()).arg(scenario);
     let mut process = Process::start("paho-mqtt", command, None);
     let log = process.succeed(Duration::from_secs(60));

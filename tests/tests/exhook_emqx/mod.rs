@@ -139,7 +139,7 @@ impl Dialect {
 fn clientinfo(broker: &Broker, client_id: &str, username: &str, password: &str, anonymous: bool) -> Value {
     json!({"record": [
         ["node", NODE], ["clientid", client_id], ["username", username], ["password", password],
-        ["peerhost", "127.0.0.1"], ["sockport", broker.address().port()], ["protocol", "mqtt"],
+        ["peerhost", "127.0.0.1"], ["sockport", broker.listener().port()], ["protocol", "mqtt"],
         ["mountpoint", ""], ["is_superuser", false], ["anonymous", anonymous],
     ]})
 }
@@ -147,7 +147,7 @@ fn clientinfo(broker: &Broker, client_id: &str, username: &str, password: &str, 
 fn conninfo(broker: &Broker, version: Version, client_id: &str, username: &str, keep_alive_s: u16) -> Value {
     json!({"record": [
         ["node", NODE], ["clientid", client_id], ["username", username], ["peerhost", "127.0.0.1"],
-        ["sockport", broker.address().port()], ["proto_name", version.name()], ["proto_ver", version.level()],
+        ["sockport", broker.listener().port()], ["proto_name", version.name()], ["proto_ver", version.level()],
         ["keepalive", keep_alive_s],
     ]})
 }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use grapnel_tests::bystander::{Bystanders, homes};
@@ -14,7 +13,9 @@ use grapnel_tests::flood::{allow_open_files, known, pour};
 use grapnel_tests::storm::Storm;
 use grapnel_tests::wire::property::{AUTH_DATA, AUTH_METHOD, RECEIVE_MAXIMUM};
 use grapnel_tests::wire::{Properties, Value};
-use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscribe, Version, Will, plugin};
+use grapnel_tests::{
+    Broker, Client, Connect, PATIENCE, Packet, Publish, Socket, Subscribe, Version, Will, plugin,
+};
 
 use crate::{connect_all, load_plugin};
 
@@ -312,9 +313,9 @@ fn row_07_pubrel_without_end_from_a_client_that_never_reads() {
     let flood = [0x62, 2, 0x30, 0x39].repeat(16_384);
     let beside =
         bystanders.beside("7", "500 MiB of PUBREL with unknown identifiers, nothing is read", || {
-            let socket = known(&broker, "floods");
+            let mut socket = known(&broker, "floods");
             let until = Instant::now() + PATIENCE;
-            let sent = pour(&socket, &flood, 500 * MIB as usize, until) as u64;
+            let sent = pour(&mut socket, &flood, 500 * MIB as usize, until) as u64;
             assert!(Instant::now() < until, "it is not closed");
             sent
         });
@@ -409,11 +410,11 @@ fn row_09_sockets_that_send_a_megabyte_before_connect() {
     clients.iter_mut().for_each(|client| client.send(beginning));
     let bystanders = Bystanders::start(&broker);
     let what = format!("{STRANGERS} sockets with a CONNECT of 1 MiB or of 128 KiB that does not end");
-    let beside = bystanders.beside("9", &what, || -> Vec<TcpStream> {
+    let beside = bystanders.beside("9", &what, || -> Vec<Socket> {
         let until = Instant::now() + PATIENCE;
         (0..STRANGERS)
             .map(|n| {
-                let mut socket = TcpStream::connect(broker.address()).expect("it accepts connections");
+                let mut socket = broker.connect();
                 // All but the last byte of a CONNECT of the maximum packet size, or of the maximum
                 // CONNECT size.
                 let (announced, bytes): (&[u8], _) = if n % 2 == 0 {
@@ -423,7 +424,7 @@ fn row_09_sockets_that_send_a_megabyte_before_connect() {
                 };
                 // It may be closed at any byte.
                 let _ = socket.write_all(announced);
-                pour(&socket, &[0; 1000], bytes - 1000, until);
+                pour(&mut socket, &[0; 1000], bytes - 1000, until);
                 socket
             })
             .collect()
@@ -443,11 +444,12 @@ fn row_10_publishes_to_a_retained_store_that_is_full() {
     const ROUNDS: usize = 500;
     let broker = Broker::builder().grapnel_only().config("[limits]\nretained_messages_max = 50\n").start();
     let mut publisher = hello(&broker, "publisher");
-    for n in 0..400 {
+    let fills = 200 * broker.shards() as u64;
+    for n in 0..fills {
         publisher.publish(&Publish::new(&format!("fills/{n}"), "x").qos(1).retain());
     }
     let before = counter(&broker, "messages_retained_refused");
-    assert_eq!(before, 300, "both shards are full");
+    assert_eq!(before, fills - 50 * broker.shards() as u64, "all shards are full");
     let mut live = hello(&broker, "live");
     live.subscribe("more/#", 1);
     let bystanders = Bystanders::start(&broker);

@@ -3,14 +3,13 @@
 //! before and during are printed as a row of a table.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use grapnel_tests::bystander::{Beside, Bystanders};
 use grapnel_tests::flood::{allow_open_files, known, paced};
 use grapnel_tests::load::{Load, Plan};
 use grapnel_tests::row::Row;
-use grapnel_tests::{Broker, Client, PATIENCE, Publish, Subscribe, Version};
+use grapnel_tests::{Broker, Client, Publish, Socket, Subscribe, Version};
 
 use crate::{connect_all, load_plugin};
 
@@ -67,8 +66,7 @@ fn slow_subscriber(broker: &Broker) {
 }
 
 /// Reads so many bytes; the broker has more.
-fn read(socket: &mut TcpStream, bytes: usize) {
-    socket.set_read_timeout(Some(PATIENCE)).expect("not a zero timeout");
+fn read(socket: &mut Socket, bytes: usize) {
     socket.read_exact(&mut vec![0; bytes]).expect("a slow subscriber stays, and more has come for it");
 }
 

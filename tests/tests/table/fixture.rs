@@ -14,8 +14,6 @@ use tempfile::TempDir;
 use crate::action::{Counts, Language};
 use crate::points::{Policy, all};
 
-const SHARDS: usize = 2;
-
 /// Configuration of each copy with its place: the file, and the scripts of the broker's own points.
 pub fn plugins(library: &str, copies: usize, record: &Path, scripts: &str, hooks: &str) -> String {
     let each = (0..copies).map(|place| {
@@ -98,7 +96,7 @@ impl Fixture {
         let config = plugins(library.path(), copies, &path, "", &hooks);
         // Every second case is a fault, and none must trip the plugin.
         let config = format!("{config}[limits]\nbreaker_faults_max = 0\n");
-        let broker = Broker::builder().grapnel_only().shards(SHARDS).config(&config).start();
+        let broker = Broker::builder().grapnel_only().config(&config).start();
         assert_mounted(&broker, copies);
         // Plugin panics are logged as such; any other panic ends the process.
         broker.may_end_badly();
@@ -111,7 +109,7 @@ impl Fixture {
 
     /// The clients of one player.
     pub fn clients(&self, player: usize) -> Clients<'_> {
-        let mut waiting: Vec<usize> = (0..SHARDS).collect();
+        let mut waiting: Vec<usize> = (0..self.broker.shards()).collect();
         let mut clients = Vec::new();
         for number in 0.. {
             let id = format!("desk-{player}-{number}");
