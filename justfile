@@ -25,6 +25,10 @@ nightly: lint miri bench-instructions documents reloads
 reloads:
     scripts/test --every --only transports -- a_thousand_reloads
 
+# Run protocol, hooks, leak and load over each transport, with each driver, on 1, 2 and 8 shards: --layer, --transport, --driver, --shards
+transports-product *args:
+    scripts/transports-product {{args}}
+
 # Check formatting, shell scripts, lints, and licences and duplicates of dependencies
 lint:
     scripts/test --only fmt --only scripts --only clippy

@@ -12,9 +12,14 @@ use grapnel_tests::repository::{assert_none, files_with, text};
 pub const KINDS: [&str; 2] = ["console", CLONE];
 const CLONE: &str = "console clone";
 /// Blocks that are not run: page, first command, and why.
-const NOT_RUN: [(&str, &str, &str); 8] = [
+const NOT_RUN: [(&str, &str, &str); 9] = [
     ("CONTRIBUTING.md", "scripts/run ", "README.md has it; the rest are the layers of tests, which CI runs"),
     ("CONTRIBUTING.md", "scripts/test --only protocol", "CI runs these tests; building them takes too long"),
+    (
+        "CONTRIBUTING.md",
+        "GRAPNEL_TESTS_TRANSPORT=",
+        "it takes hours; CI runs these tests over some transports",
+    ),
     ("bench/README.md", "ulimit -n 110000", "100,000 connections are more than most machines allow"),
     ("bench/README.md", "just bench-floor ", "takes hours"),
     ("bench/README.md", "just bench-instructions ", "just nightly runs it; the rest takes hours"),
