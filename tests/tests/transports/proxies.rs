@@ -100,6 +100,7 @@ on_both! {
     }
 }
 
+/// One process: workers would outlive a master that is killed with the test.
 fn nginx(site: &Site) -> Proxy {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let files = site.certificates();
@@ -112,6 +113,7 @@ fn nginx(site: &Site) -> Proxy {
     let text = format!(
         "load_module {module};
 daemon off;
+master_process off;
 error_log stderr warn;
 pid {folder}/pid;
 events {{ worker_connections 200; }}
@@ -155,9 +157,8 @@ http {{
     );
     let file = folder.join("nginx.conf");
     std::fs::write(&file, text).unwrap();
-    // A worker that root starts runs as another user.
     let mut command = command("nginx");
-    command.arg("-c").arg(file).args(["-e", "stderr", "-g", "user root;"]);
+    command.arg("-c").arg(file).args(["-e", "stderr"]);
     Proxy::start("nginx", command, ports)
 }
 
