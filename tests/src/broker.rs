@@ -170,9 +170,11 @@ impl Builder {
             None => Process::start("grapnel", command, None),
         };
         process.wait_for_line("ready", PATIENCE, |line| (line == "ready").then_some(()));
-        let address = process.wait_for_line("the address", PATIENCE, |line| {
+        let addresses: Vec<SocketAddr> = process.wait_for_lines("an address", 1, PATIENCE, |line| {
             line.strip_prefix("listening on mqtt://").and_then(|rest| rest.parse().ok())
         });
+        // The listener with plain TCP is behind the main one.
+        let address = if files.is_some() { addresses[addresses.len() - 1] } else { addresses[0] };
         let socket = process.wait_for_line("the socket", PATIENCE, |line| {
             line.strip_prefix("ctl socket ").map(PathBuf::from)
         });
