@@ -23,7 +23,7 @@ use crate::log;
 use crate::net::{Address, Bound};
 use crate::plugin::{self, PluginManager, Settings};
 use crate::preflight;
-use crate::reload::{self, ReloadContext, Reloader};
+use crate::reload::{self, ReloadContext, Reloader, Request};
 use crate::rt::{Io, IoChoice};
 use crate::shard::heartbeat::Clock;
 use crate::shard::supervise::{End, Shards, Signals};
@@ -115,10 +115,11 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     let home_keys = setups.first().map_or([0; 4], |setup| setup.keys);
     let shards = Shards::start(setups, &limits, (clock, granted.io), Box::new(name))
         .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
-    let (hang_up, hang_ups) = sync_channel(1);
+    let (request, requests) = sync_channel(1);
+    let looks = request.clone();
     // A request that finds another one waiting adds nothing: the waiting one reads the file later.
     let hang_up = move || {
-        let _ = hang_up.try_send(());
+        let _ = request.try_send(Request::Reload);
     };
     shards.handle_signals(signals, hang_up).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
 
@@ -131,6 +132,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
         level,
         config: Arc::clone(&config),
         open: bound.iter().map(reload::open).collect(),
+        requests: looks,
     }));
     announcer(&shards, clock, &reloader).notify(HookPoint::BrokerStarting);
     // Until the shards have the listeners, no reload can change them.
@@ -148,7 +150,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     }
     drop(turn);
     announcer(&shards, clock, &reloader).notify(HookPoint::BrokerStarted);
-    reload_on(hang_ups, &reloader)?;
+    reload_on(requests, &reloader)?;
     say(&ready);
 
     let end = match shards.wait() {
@@ -228,7 +230,7 @@ fn announcer(shards: &Shards, clock: Clock, reloader: &Reloader) -> Announcer {
 }
 
 /// Reloads the configuration for each request, on a thread of its own, which ends with the process.
-fn reload_on(requests: Receiver<()>, reloader: &Arc<Reloader>) -> Result<(), Refusal> {
+fn reload_on(requests: Receiver<Request>, reloader: &Arc<Reloader>) -> Result<(), Refusal> {
     // The thread must not keep the plugins when the broker ends.
     let reloader = Arc::downgrade(reloader);
     let work = move || {
@@ -240,7 +242,9 @@ fn reload_on(requests: Receiver<()>, reloader: &Arc<Reloader>) -> Result<(), Ref
             };
             let Some(reloader) = reloader.upgrade() else { return };
             match request {
-                Ok(()) => reloader.reload_in_turn(),
+                Ok(Request::Reload) => reloader.reload_in_turn(),
+                // A listener may have got certificates, which are looked at from now on.
+                Ok(Request::Look) => {}
                 Err(RecvTimeoutError::Timeout) => reloader.reload_certificates(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }

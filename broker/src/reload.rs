@@ -3,6 +3,7 @@
 //! new listeners and checks plugins. Only then it changes anything; what can still fail then, a
 //! step of a plugin, is undone. Called by `control` and by the thread `reload`.
 
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use grapnel_engine::shard::Scope;
@@ -144,6 +145,15 @@ impl Reloaded {
     }
 }
 
+/// A request to the thread that reloads.
+#[derive(Clone, Copy, Debug)]
+pub enum Request {
+    /// Reload the configuration.
+    Reload,
+    /// Look whether there are certificates to watch.
+    Look,
+}
+
 /// What a [`Reloader`] works on.
 #[derive(Debug)]
 pub struct ReloadContext {
@@ -161,6 +171,8 @@ pub struct ReloadContext {
     pub config: Arc<Config>,
     /// The listeners of it, in its order.
     pub open: Vec<RunningListener>,
+    /// Requests to the thread that reloads.
+    pub requests: SyncSender<Request>,
 }
 
 /// The configuration in force. Readers and a reload may be on any thread.
@@ -174,13 +186,14 @@ pub struct Reloader {
     level: Level,
     config: RwLock<Arc<Config>>,
     open: RwLock<Vec<RunningListener>>,
+    requests: SyncSender<Request>,
     turn: Arc<Mutex<()>>,
 }
 
 impl Reloader {
     /// The configuration as of the start.
     pub fn new(context: ReloadContext) -> Reloader {
-        let ReloadContext { cli, environment, shards, plugins, level, config, open } = context;
+        let ReloadContext { cli, environment, shards, plugins, level, config, open, requests } = context;
         Reloader {
             cli,
             environment,
@@ -190,6 +203,7 @@ impl Reloader {
             level,
             config: RwLock::new(config),
             open: RwLock::new(open),
+            requests,
             turn: Arc::default(),
         }
     }
@@ -306,6 +320,8 @@ impl Reloader {
         let addresses = open.iter().map(RunningListener::for_plugins);
         self.plugins.set_rules(&taken, addresses.collect());
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
+        // A listener may have got certificates. If another request waits, the thread looks anyway.
+        let _ = self.requests.try_send(Request::Look);
         if old.log_level != taken.log_level {
             self.level.set(&taken.log_level.to_string());
         }

@@ -199,6 +199,11 @@ impl Shard {
         admin::client(&self.parts, client_id)
     }
 
+    /// The client identifier of a connection, once it has been admitted.
+    pub fn client_id_of(&self, key: ConnKey) -> Option<&str> {
+        admin::client_id_of(&self.parts, key)
+    }
+
     /// Subscriptions of one client or of all, beginning at session `cursor`: at least `limit` if
     /// there are that many. Also returns the next cursor if there may be more.
     pub fn subscriptions(

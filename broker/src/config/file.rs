@@ -29,6 +29,10 @@ pub(super) fn read(path: &Path, draft: &mut Draft) {
 
 fn read_bounded(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
+    // A pipe would let the start and each reload wait for ever.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
     let mut text = String::new();
     std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_BYTES_MAX {

@@ -256,7 +256,7 @@ fn each_mistake_in_a_file_has_its_sentence() {
             "[plugins.tap]\nrequired = \"yes\"",
             "grapnel.toml:2: plugins.tap.required must be true or false, not \"yes\"",
         ),
-        ("[plugins.tap]\nconfig = 3", "grapnel.toml:2: plugins.tap.config must be a table, not 3"),
+        ("[plugins.tap]\nconfig = 3", "grapnel.toml:2: plugins.tap.config must be a table, not a single value"),
         (
             "[plugins.tap]\nconfig = { x = nan }",
             "grapnel.toml:2: plugins.tap.config holds NaN, which cannot be passed to a plugin",
@@ -504,7 +504,15 @@ fn each_mistake_of_a_listener_has_its_sentence() {
         ("[listeners.websocket]\npath = \"mqtt\"", "4: listeners.websocket.path must be a path such as"),
         (
             "[listeners.websocket]\norigins = [\"x.org\"]",
-            "4: listeners.websocket.origins must be origins such as",
+            "4: listeners.websocket.origins must be origins as browsers send them",
+        ),
+        (
+            "[listeners.websocket]\norigins = [\"*\", \"https://a:8443\", \"https://a:443\"]",
+            "4: listeners.websocket.origins must be origins as browsers send them",
+        ),
+        (
+            "[listeners.websocket]\norigins = [\"https://user@a\"]",
+            "4: listeners.websocket.origins must be origins as browsers send them",
         ),
         (
             "[[listeners]]\nbind = \"127.0.0.1:2\"\nname = \"127.0.0.1:1\"",

@@ -152,10 +152,12 @@ impl Value {
                 let parsed = document.parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
                 match parsed {
                     Some(toml::Value::Table(table)) => table,
-                    _ => return Err(format!("must be a table such as {{ key = \"value\" }}, not {text}")),
+                    _ => return Err("must be a table such as { key = \"value\" }".to_owned()),
                 }
             }
-            other => return Err(format!("must be a table, not {}", other.shown())),
+            // The value is not shown: it may be a secret of the plugin.
+            Value::Toml(toml::Value::Array(_)) => return Err("must be a table, not a list".to_owned()),
+            Value::Toml(_) => return Err("must be a table, not a single value".to_owned()),
         };
         to_json(&toml::Value::Table(table))
     }

@@ -40,7 +40,7 @@ fn of_process() -> [(&'static str, &'static str, u64); 9] {
         ),
         (
             "connections_refused_listener",
-            "connections closed before MQTT by the rules of their listener: too many of them, a proxy that is not listed, a failed TLS handshake or WebSocket request",
+            "connections closed by the rules of their listener: too many of them, a proxy that is not listed, a failed TLS handshake or WebSocket request, a client that breaks TLS or WebSocket",
             net::refused_by_listener(),
         ),
         (

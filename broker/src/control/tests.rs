@@ -77,6 +77,7 @@ fn context(handles: &[ShardHandle], config: Config) -> ControlContext {
         level: crate::log::Level::fixed(),
         config: Arc::new(config),
         open: vec![RunningListener { address: address.into(), rules }],
+        requests: std::sync::mpsc::sync_channel(1).0,
     }));
     ControlContext { shards: handles.to_vec(), plugins, reloader, info }
 }

@@ -108,6 +108,7 @@ fn reason(cause: &io::Error, bind: &Address) -> String {
             "this machine has no such address; see `ip address`, or listen on 0.0.0.0 or [::] for all of them"
                 .to_owned()
         }
+        Some(Errno::NOENT) => "its folder does not exist; make it, or choose another path".to_owned(),
         Some(Errno::AFNOSUPPORT) => {
             "this machine has no IPv6; choose an IPv4 address with --listen".to_owned()
         }
@@ -150,11 +151,6 @@ fn bind_tcp(
 ) -> io::Result<(SocketAddr, Vec<Socket>)> {
     let socket_for = |address| {
         let socket = socket_for(address)?;
-        // It counts for connections only if it is set before they begin: it decides on the window.
-        match rules.socket.receive_buffer_bytes {
-            0 => {}
-            bytes => socket.set_recv_buffer_size(bytes as usize)?,
-        }
         rules.socket.apply_to_listener(socket.as_fd())?;
         io::Result::Ok(socket)
     };
@@ -385,8 +381,7 @@ mod tests {
                 send_buffer_bytes: 65_536,
                 receive_buffer_bytes: 32_768,
             },
-            // As after a reload, but for the receive buffer, which is the listener's own.
-            SocketOptions { nodelay: false, keepalive_s: 0, ..SocketOptions::default() },
+            SocketOptions { nodelay: false, receive_buffer_bytes: 16_384, ..SocketOptions::default() },
         ];
         let rules = both.map(|socket| ListenerRules { socket, ..ListenerRules::plain(Arc::default()) });
         let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -405,13 +400,14 @@ mod tests {
             let accepted = accept_all(&shares, 1);
             let socket = accepted[0].1.as_fd();
             assert_eq!(sockopt::tcp_nodelay(socket).unwrap(), rules.socket.nodelay);
+            let receive_bytes = rules.socket.receive_buffer_bytes as usize;
+            assert_eq!(sockopt::socket_recv_buffer_size(socket).unwrap(), 2 * receive_bytes);
             assert_eq!(sockopt::socket_keepalive(socket).unwrap(), rules.socket.keepalive_s > 0);
             if rules.socket.keepalive_s > 0 {
                 assert_eq!(sockopt::tcp_keepidle(socket).unwrap(), Duration::from_secs(7));
                 assert_eq!(sockopt::tcp_keepintvl(socket).unwrap(), Duration::from_secs(7));
                 // The kernel doubles what is set.
                 assert_eq!(sockopt::socket_send_buffer_size(socket).unwrap(), 2 * 65_536);
-                assert_eq!(sockopt::socket_recv_buffer_size(socket).unwrap(), 2 * 32_768);
             } else {
                 assert_ne!(sockopt::socket_send_buffer_size(socket).unwrap(), 2 * 65_536);
             }

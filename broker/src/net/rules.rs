@@ -87,7 +87,11 @@ impl SocketOptions {
             sockopt::set_tcp_keepidle(socket, interval)?;
             sockopt::set_tcp_keepintvl(socket, interval)?;
         }
-        Ok(())
+        // It counts for connections only if it is set before they begin: it decides on the window.
+        match self.receive_buffer_bytes {
+            0 => Ok(()),
+            bytes => sockopt::set_socket_recv_buffer_size(socket, bytes as usize),
+        }
     }
 
     /// Sets those of a TCP connection that it does not inherit, because a reload could not take

@@ -4,11 +4,12 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use grapnel_engine::log_rate::LogRate;
 use grapnel_engine::shard::Peer;
 
-use super::layered::Layered;
+use super::layered::{HandshakePlace, Layered};
 use super::state::{Arrival, State};
 use crate::net::{
     self, Accepted, Address, ListenerRules, Listening, SocketFile, accept, descriptors_for_clients,
@@ -34,6 +35,8 @@ pub(super) struct Acceptor {
     exhausted_ms: Option<u64>,
     /// Rate limit of the log line about connections that are not allowed.
     refused: LogRate,
+    /// Its connections whose handshakes are under way.
+    handshakes: Arc<AtomicU64>,
 }
 
 /// Time without a refusal after which the log says that connections are accepted again. If clients
@@ -63,6 +66,7 @@ impl State {
             end,
             exhausted_ms: None,
             refused: LogRate::default(),
+            handshakes: Arc::default(),
         });
         self.driver.listen(socket, place);
     }
@@ -87,6 +91,10 @@ impl State {
                 && let Err(error) = rules.socket.apply_to_listener(socket)
             {
                 tracing::warn!("listener {name} keeps its socket options: {}", std::io::Error::from(error));
+            }
+            // The kernel takes no size back; the others stay as they are with 0.
+            if rules.socket.receive_buffer_bytes == 0 && acceptor.rules.socket.receive_buffer_bytes > 0 {
+                tracing::warn!("listener {name}: receive_buffer_bytes = 0 has its effect with the next start");
             }
             acceptor.rules = Arc::clone(rules);
         }
@@ -177,7 +185,7 @@ impl State {
         let now_ms = self.now.mono_ms;
         let acceptor = &mut self.acceptors[place];
         let handshakes_max = acceptor.rules.layers.handshakes_max;
-        if handshakes_max > 0 && self.handshakes >= handshakes_max {
+        if handshakes_max > 0 && acceptor.handshakes.load(Ordering::Relaxed) >= handshakes_max {
             // Asked again soon, because nothing else says that a handshake has ended.
             acceptor.until_ms = now_ms + HANDSHAKES_PAUSE_MS;
             return false;
@@ -202,7 +210,10 @@ impl State {
             (Some(taken), Ok(layered)) => Ok((taken, layered)),
         };
         match allowed {
-            Ok((taken, layered)) => {
+            Ok((taken, mut layered)) => {
+                if let Some(layered) = &mut layered {
+                    layered.handshake = Some(HandshakePlace::new(&acceptor.handshakes));
+                }
                 self.open(Arrival { socket, peer, unread: None, layered, place: Some(taken) });
             }
             Err(why) => {

@@ -177,10 +177,9 @@ impl State {
         match step {
             Step::Read => {
                 self.count_offered(token, count);
-                if self.conns[token].layered.as_ref().is_some_and(|layered| layered.ended) {
-                    self.end_layers(token, &LayerError::Closed);
-                } else {
-                    self.read(token);
+                match self.conns[token].layered.as_mut().and_then(|layered| layered.ended.take()) {
+                    Some(error) => self.end_layers(token, &error),
+                    None => self.read(token),
                 }
             }
             Step::Pause => {
@@ -204,6 +203,9 @@ impl State {
     /// can be given up at once.
     pub(super) fn read(&mut self, token: Token) {
         let conn = &*self.conns[token];
+        if conn.layered.as_ref().is_some_and(|layered| layered.is_choked()) {
+            return self.driver.pause(conn.socket);
+        }
         let how = if conn.peer.is_some() { rt::Reading::Once } else { rt::Reading::Stream };
         self.driver.read(conn.socket, how);
     }
@@ -268,6 +270,11 @@ impl State {
                 }
             }
             None => conn.full = None,
+        }
+        // It may not have been read for what its layers had to send.
+        let reads = conn.reading == Reading::Reading && !conn.resumed;
+        if reads && conn.layered.as_ref().is_some_and(|layered| !layered.is_choked()) {
+            self.read(token);
         }
         if left > 0 {
             self.engine.written(key);

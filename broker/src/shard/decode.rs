@@ -44,8 +44,10 @@ impl State {
         }
         let received = layered.receive(bytes, &mut decoded);
         let speaks = layered.is_open() || !decoded.is_empty();
+        // Known before anything is offered: a handoff takes it along.
+        layered.ended = layered.ended.take().or(received.err());
         conn.layered = Some(layered);
-        let received = if !identified && speaks { self.identify(token).and(received) } else { received };
+        let identity = if !identified && speaks { self.identify(token) } else { Ok(()) };
         // What was decoded before an error counts, unless it is a stranger's.
         if self.conns[token].layered.as_ref().is_some_and(|layered| layered.identified) {
             self.offer_decoded(token, &decoded, count);
@@ -57,7 +59,7 @@ impl State {
         if decoded.capacity() <= DECODED_KEPT_BYTES {
             self.decoded = decoded;
         }
-        self.after_decoding(token, received);
+        self.after_decoding(token, identity);
     }
 
     /// Tells the engine what the layers know of the peer.
@@ -66,7 +68,7 @@ impl State {
         let (Some(layered), Some(peer)) = (conn.layered.as_mut(), conn.peer.as_ref()) else { return Ok(()) };
         let peer = layered.identify((**peer).clone())?;
         layered.identified = true;
-        self.handshakes -= 1;
+        layered.handshake = None;
         conn.clear_alarm();
         if let Some(full) = &conn.full {
             let at_ms = full.since_ms + self.config.limits.write_stall_timeout_ms;
@@ -95,22 +97,24 @@ impl State {
     }
 
     /// Sends what the layers have to send, and ends the connection if they say so.
-    fn after_decoding(&mut self, token: Token, received: Result<(), LayerError>) {
+    fn after_decoding(&mut self, token: Token, identity: Result<(), LayerError>) {
         // A handoff may have taken it.
         let Some(conn) = self.conns.get_mut(token) else { return };
         if !matches!(conn.phase, Phase::Serving) {
             return;
         }
-        if let Err(error) = received {
-            let held = !conn.read_buffer.is_empty() && is_held(conn.reading, conn.resumed);
-            match conn.layered.as_mut() {
-                // What it sent before is offered first, as without layers.
-                Some(layered) if held && error == LayerError::Closed => layered.ended = true,
-                _ => self.end_layers(token, &error),
-            }
-            return;
+        if let Err(error) = identity {
+            return self.end_layers(token, &error);
+        }
+        let held = !conn.read_buffer.is_empty() && is_held(conn.reading, conn.resumed);
+        // What it sent before is offered first, as without layers.
+        if !held && let Some(error) = conn.layered.as_mut().and_then(|layered| layered.ended.take()) {
+            return self.end_layers(token, &error);
         }
         if conn.full.is_some() {
+            if conn.layered.as_ref().is_some_and(|layered| layered.is_choked()) {
+                self.driver.pause(conn.socket);
+            }
             return;
         }
         let Some(layered) = conn.layered.as_deref_mut() else { return };
@@ -140,7 +144,7 @@ impl State {
 
     /// Ends a connection whose handshake takes too long.
     pub(super) fn end_slow_handshake(&mut self, token: Token) {
-        self.end_layers(token, &LayerError::Refused("its TLS handshake has taken too long".to_owned()));
+        self.end_layers(token, &LayerError::Refused("its TLS handshake, or what precedes MQTT behind it, has taken too long".to_owned()));
     }
 
     /// Counts a connection that its layers have refused, and logs that at a limited rate.
@@ -150,10 +154,13 @@ impl State {
         let Some(unlogged) = self.layers_refused.record_within(LOG_EVERY_MS, self.now.mono_ms) else {
             return;
         };
-        let from = self.conns[token].origin();
+        let conn = &*self.conns[token];
+        let from = conn.origin();
+        let to = conn.layered.as_ref().map_or_else(String::new, |layered| format!(" to listener {}", layered.listener()));
+        let of = self.engine.client_id_of(conn.key).map_or_else(String::new, |id| format!(" of client {id}"));
         let more =
             if unlogged == 0 { String::new() } else { format!("; {unlogged} more since the last line") };
-        tracing::warn!("a connection{from} was closed: {why}{more}");
+        tracing::warn!("a connection{from}{to}{of} was closed: {why}{more}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use grapnel_engine::shard::{Outbound, Peer};
 
@@ -22,6 +23,24 @@ const PIECES: usize = 16;
 /// has, which no client can increase.
 const OPEN_BYTES: usize = 4096;
 
+/// A place among the handshakes that a listener has under way on a shard, given back on drop.
+#[derive(Debug)]
+pub(crate) struct HandshakePlace(Arc<AtomicU64>);
+
+impl HandshakePlace {
+    /// One more of these.
+    pub fn new(handshakes: &Arc<AtomicU64>) -> HandshakePlace {
+        handshakes.fetch_add(1, Ordering::Relaxed);
+        HandshakePlace(Arc::clone(handshakes))
+    }
+}
+
+impl Drop for HandshakePlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The layers of a connection.
 pub(crate) struct Layered {
     layers: Layers,
@@ -33,8 +52,10 @@ pub(crate) struct Layered {
     pub held: Vec<u8>,
     /// Whether the engine was told what the layers know of the peer.
     pub identified: bool,
-    /// The peer has ended the connection; what it sent before is still to be offered.
-    pub ended: bool,
+    /// Why the layers have ended; what the peer sent before is still to be offered.
+    pub ended: Option<LayerError>,
+    /// Its place among the handshakes of its listener, until they are over.
+    pub handshake: Option<HandshakePlace>,
 }
 
 impl std::fmt::Debug for Layered {
@@ -60,7 +81,8 @@ impl Layered {
             sent: 0,
             held: Vec::new(),
             identified: false,
-            ended: false,
+            ended: None,
+            handshake: None,
         })))
     }
 
@@ -126,7 +148,14 @@ impl Layered {
                     self.sent += count;
                     left += count;
                 }
-                Sent::Full => return (Flushed::Full, left),
+                Sent::Full => {
+                    // Otherwise it would grow for as long as the socket never takes all.
+                    if self.sent >= OUTPUT_BYTES {
+                        self.output.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return (Flushed::Full, left);
+                }
                 Sent::Closed => return (Flushed::Broken, left),
             }
         }
@@ -138,6 +167,17 @@ impl Layered {
         (Flushed::All, left)
     }
 
+    /// Whether so much of the layers' own waits for the socket that the peer is not read: it makes
+    /// this side answer and does not take the answers.
+    pub fn is_choked(&self) -> bool {
+        self.output.len() - self.sent > OUTPUT_BYTES
+    }
+
+    /// The name of its listener.
+    pub fn listener(&self) -> &str {
+        &self.rules.info.name
+    }
+
     /// Encodes and sends as much of a queue as the socket takes now, and removes from the queue
     /// what is encoded. Returns how far that came, and the number of bytes that were sent.
     pub fn flush(&mut self, socket: BorrowedFd<'_>, outbound: &mut Outbound) -> (Flushed, usize) {
@@ -145,7 +185,17 @@ impl Layered {
         loop {
             let (flushed, count) = self.flush_own(socket);
             left += count;
-            if flushed != Flushed::All || outbound.is_empty() || !self.is_open() {
+            if flushed != Flushed::All || outbound.is_empty() {
+                return (flushed, left);
+            }
+            if self.ended.is_some() {
+                // Nothing reaches the peer any more.
+                while !outbound.is_empty() {
+                    outbound.advance(outbound.front().len());
+                }
+                return (Flushed::All, left);
+            }
+            if !self.is_open() {
                 return (flushed, left);
             }
             let mut taken = 0;

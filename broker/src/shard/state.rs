@@ -93,7 +93,6 @@ pub(crate) struct State {
     /// Bytes offered to the engine since the outbox was emptied.
     pub(super) offered_bytes: usize,
     /// Connections whose layers are not open.
-    pub(super) handshakes: u64,
     /// Of these, how many hold bytes until it is their turn.
     pub(super) held_handshakes: u64,
     /// Steps of handshakes that are left in this round.
@@ -152,7 +151,6 @@ impl State {
             driver,
             wakeup,
             offered_bytes: 0,
-            handshakes: 0,
             held_handshakes: 0,
             handshake_steps: 0,
             decoded: Vec::new(),
@@ -218,7 +216,6 @@ impl State {
         (conn.peer, conn.layered, conn.place) = (kept, layered, place);
         self.engine.charge_read_buffer(key, conn.memory());
         if handshake {
-            self.handshakes += 1;
             if let Some(ms) = conn.layered.as_ref().and_then(|layered| layered.handshake_timeout_ms()) {
                 conn.set_alarm(token, self.now.mono_ms + ms, &mut self.alarms);
             }
@@ -277,7 +274,7 @@ impl State {
         let layered = self.conns[token].layered.as_mut().filter(|layered| !layered.identified);
         if let Some(layered) = layered {
             layered.identified = true;
-            self.handshakes -= 1;
+            layered.handshake = None;
             self.held_handshakes -= u64::from(!layered.held.is_empty());
             layered.held = Vec::new();
         }

@@ -350,10 +350,8 @@ impl Layer for TlsLayer {
     }
 
     fn describe(&self, facts: &mut PeerFacts) {
-        // What a proxy has said is of the client's own connection, which ends at the proxy.
-        if facts.tls.is_some() {
-            return;
-        }
+        // What a proxy has said of TLS between the client and itself does not count here: this is
+        // the connection that the listener's rules about certificates are for.
         let version = self.connection.protocol_version().and_then(|version| version.as_str());
         let suite = self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
         let certificate = self.connection.peer_certificates().and_then(<[_]>::first);

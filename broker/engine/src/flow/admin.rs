@@ -39,6 +39,12 @@ pub(crate) fn clients(parts: &Parts, cursor: usize, limit: usize) -> (Vec<Client
 }
 
 /// Details of one client, if this shard has it.
+/// The client identifier of a connection, once it has been admitted.
+pub(crate) fn client_id_of(parts: &Parts, key: ConnKey) -> Option<&str> {
+    let session = parts.connections.get(key)?.session?;
+    Some(&parts.sessions.get(session)?.identity.client_id)
+}
+
 pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
     let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
     let conn = session.conn.and_then(|key| parts.connections.get(key));

@@ -342,13 +342,10 @@ fn websocket_keys() -> [ListenerKey; 4] {
             Printed::Default("[]".to_owned()),
             |listener: &mut ListenerDraft, value| {
                 let origins = value.texts()?;
-                let fits = |origin: &String| {
-                    origin == "*" || origin.contains("://")
-                        && !origin.ends_with('/')
-                        && origin.chars().all(|c| c.is_ascii_graphic())
-                };
-                if let Some(wrong) = origins.iter().find(|origin| !fits(origin)) {
-                    return Err(format!("must be origins such as \"https://example.org\", not \"{wrong}\""));
+                if let Some(wrong) = origins.iter().find(|origin| !is_origin(origin)) {
+                    return Err(format!(
+                        "must be origins as browsers send them, such as \"https://example.org\": without a path, and without the usual port; not \"{wrong}\""
+                    ));
                 }
                 listener.websocket().origins = origins;
                 Ok(())
@@ -397,4 +394,16 @@ fn forwarded_key() -> ListenerKey {
             })
         },
     )
+}
+
+/// Whether a browser can send this as origin (RFC 6454 section 6.2), or it stands for all.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return text == "*" };
+    let has_usual_port = match scheme {
+        "http" => host.ends_with(":80"),
+        "https" => host.ends_with(":443"),
+        _ => false,
+    };
+    let is_host = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '?' | '#' | '@' | '\\');
+    !scheme.is_empty() && !host.is_empty() && !has_usual_port && host.chars().all(is_host)
 }

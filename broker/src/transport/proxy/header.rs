@@ -15,6 +15,8 @@ pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Command LOCAL of version 2, with the version in the upper half.
 const V2_LOCAL: u8 = 0x20;
+/// The low bits of the byte behind: the header is for datagrams.
+const V2_DATAGRAM: u8 = 2;
 /// Kind of the extension with the checksum.
 const CRC32C: u8 = 0x03;
 
@@ -27,6 +29,11 @@ pub(super) fn read(header: &[u8]) -> Result<PeerFacts, String> {
     // and discard the protocol block including the family" (section 2.2, LOCAL).
     if header.starts_with(SIGNATURE) && header.get(SIGNATURE.len()) == Some(&V2_LOCAL) {
         return Ok(PeerFacts::default());
+    }
+    if header.starts_with(SIGNATURE)
+        && header.get(SIGNATURE.len() + 1).is_some_and(|family| family & 0x0F == V2_DATAGRAM)
+    {
+        return Err("the PROXY protocol header is for datagrams".to_owned());
     }
     let (parsed, length) = ProxyHeader::parse(header, ParseConfig::default())
         .map_err(|_| "the PROXY protocol header is malformed".to_owned())?;

@@ -75,7 +75,14 @@ fn sections<T: PemObject>(file: &Path, text: &[u8]) -> Result<Vec<T>, TlsError> 
 }
 
 fn damaged(file: &Path, error: &pem::Error) -> TlsError {
-    TlsError::BadPem { file: name(file), why: error.to_string() }
+    let why = match error {
+        // rustls prints the label as a list of numbers.
+        pem::Error::MissingSectionEnd { end_marker } => {
+            format!("it ends before \"{}\"; is it still being written?", end_marker.escape_ascii())
+        }
+        error => error.to_string(),
+    };
+    TlsError::BadPem { file: name(file), why }
 }
 
 fn read(file: &Path, bytes_max: u64, what: &'static str) -> Result<Vec<u8>, TlsError> {
