@@ -30,6 +30,7 @@ macro_rules! on_both {
 
 mod browser;
 mod drain;
+mod ends;
 mod handoff;
 mod hostile;
 mod idle;
