@@ -10,7 +10,6 @@ use super::read_buffer::Step;
 use super::state::State;
 use crate::net;
 use crate::rt::{self, Chunk, Event, Release};
-use crate::transport::LayerError;
 
 /// Bytes that are offered to the engine before what it has to send is sent.
 const FLUSH_BYTES: usize = 64 << 10;

@@ -1,7 +1,7 @@
 //! Data of a shard for the control plane: owned rows that borrow nothing.
 
 use super::memory;
-use crate::id::SessionKey;
+use crate::id::{ConnKey, SessionKey};
 use crate::interface::{ClientDetails, ClientSummary, SubscriptionRow};
 use crate::parts::Parts;
 use crate::session::Session;
