@@ -33,7 +33,9 @@ fn client(program: &str, broker: &Broker, version: Version, arguments: &[&str]) 
     let mut command = command(program);
     let listener = broker.listener();
     match listener.transport() {
-        Transport::Unix => drop(command.arg("--unix").arg(listener.unix().expect("it has a socket"))),
+        Transport::Unix => {
+            command.arg("--unix").arg(listener.unix().expect("it has a socket"));
+        }
         Transport::Tls => {
             command.args(["-h", "127.0.0.1", "-p", &listener.port().to_string()]);
             command.arg("--cafile").arg(listener.authority().expect("it has certificates"));
