@@ -11,7 +11,7 @@ use crate::packet::{
     push_property,
 };
 use crate::reason::ReasonCode;
-use crate::topic::{self, TopicError};
+use crate::topic::TopicError;
 
 const DUP: u8 = 0b1000;
 const RETAIN: u8 = 0b0001;
@@ -30,18 +30,21 @@ pub fn decode_publish<'a>(frame: &Frame<'a>, version: Version) -> Result<Publish
         return Err(DecodeError::malformed("DUP is set on a QoS 0 PUBLISH [MQTT-3.3.1-2]"));
     }
     let mut reader = Reader::new(frame.body);
-    let topic = reader.string()?;
+    let (topic, has_wildcard) = reader.string_and_wildcard()?;
     // QoS 0 has no packet identifier [MQTT-2.2.1-2].
     let packet_id = if qos == QoS::AtMostOnce { None } else { Some(packet_id(&mut reader)?) };
     let properties = properties(&mut reader, PropertyOwner::Packet(PacketType::Publish), version)?;
-    match topic::validate_name(topic) {
-        Ok(()) => {}
-        // The alias names the topic (section 3.3.2.3.4).
-        Err(TopicError::Empty) if properties.has(PropertyId::TopicAlias) => {}
-        Err(TopicError::Empty) if version.is_v5() => {
-            return Err(DecodeError::protocol("an empty topic name without a topic alias [section 3.3.2.1]"));
-        }
-        Err(error) => return Err(topic_invalid(error)),
+    // The length and U+0000 were checked with the string.
+    if has_wildcard {
+        return Err(topic_invalid(TopicError::Wildcard));
+    }
+    // The alias names the topic (section 3.3.2.3.4).
+    if topic.is_empty() && !properties.has(PropertyId::TopicAlias) {
+        return Err(if version.is_v5() {
+            DecodeError::protocol("an empty topic name without a topic alias [section 3.3.2.1]")
+        } else {
+            topic_invalid(TopicError::Empty)
+        });
     }
     let retain = frame.first & RETAIN != 0;
     Ok(Publish { dup, qos, retain, topic, packet_id, properties, payload: reader.rest() })

@@ -2,6 +2,7 @@
 //! Used by the property code here and by `codec`; independent of packets.
 
 use crate::reason::ReasonCode;
+use crate::topic;
 
 /// The largest value of a variable byte integer (section 1.5.5), and so of the remaining length in
 /// bytes.
@@ -100,14 +101,15 @@ impl<'a> Reader<'a> {
     /// A UTF-8 encoded string (section 1.5.4).
     pub(crate) fn string(&mut self) -> Result<&'a str, DecodeError> {
         let bytes = self.binary()?;
-        // `from_utf8` refuses surrogates (U+D800 to U+DFFF) and over-long forms, and keeps U+FEFF
-        // [MQTT-1.5.4-3].
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| DecodeError::malformed("a string is not well-formed UTF-8 [MQTT-1.5.4-1]"))?;
-        if bytes.contains(&0) {
-            return Err(DecodeError::malformed("a string contains U+0000 [MQTT-1.5.4-2]"));
-        }
-        Ok(text)
+        checked_text(bytes, topic::has_null(bytes))
+    }
+
+    /// The same, and whether it contains `+` or `#`.
+    #[inline]
+    pub(crate) fn string_and_wildcard(&mut self) -> Result<(&'a str, bool), DecodeError> {
+        let bytes = self.binary()?;
+        let special = topic::special_bytes(bytes);
+        checked_text(bytes, special.null).map(|text| (text, special.wildcard))
     }
 
     /// Checks that the packet ends here.
@@ -118,6 +120,19 @@ impl<'a> Reader<'a> {
             Err(DecodeError::malformed("the packet is longer than its content [section 2.1.4]"))
         }
     }
+}
+
+/// The bytes of a string as text. `has_null` says whether they contain U+0000.
+#[inline]
+fn checked_text(bytes: &[u8], has_null: bool) -> Result<&str, DecodeError> {
+    // `from_utf8` refuses surrogates (U+D800 to U+DFFF) and over-long forms, and keeps U+FEFF
+    // [MQTT-1.5.4-3].
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| DecodeError::malformed("a string is not well-formed UTF-8 [MQTT-1.5.4-1]"))?;
+    if has_null {
+        return Err(DecodeError::malformed("a string contains U+0000 [MQTT-1.5.4-2]"));
+    }
+    Ok(text)
 }
 
 /// Reads a variable byte integer from the start of `bytes`: its value and length in bytes; `None`

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::Matched;
 use super::hash::{HashedMap, Hashes};
+use crate::topic::levels;
 
 /// Number of versions that all first levels share.
 const VERSIONS: usize = 1024;
@@ -139,7 +140,7 @@ impl TopicCache {
     }
 
     fn version_of(&self, name: &str) -> usize {
-        let first = name.split('/').next().unwrap_or(name);
+        let first = levels(name).next().unwrap_or(name);
         self.hashes.fingerprint(first) as usize % VERSIONS
     }
 

@@ -16,7 +16,7 @@ const NONE: u32 = u32::MAX;
 /// Whether a filter has a wildcard (section 4.7.1). In a valid filter, `+` and `#` are always
 /// wildcards.
 pub(super) fn is_wildcard(filter: &str) -> bool {
-    filter.bytes().any(|byte| byte == b'+' || byte == b'#')
+    crate::topic::has_wildcard(filter)
 }
 
 /// One filter. It has 64 bytes, because there may be millions.

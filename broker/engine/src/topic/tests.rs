@@ -175,3 +175,23 @@ fn two_filters_overlap_if_a_name_matches_both() {
         }
     }
 }
+
+/// Searching eight bytes at a time gives what a search of one at a time gives, wherever in a text
+/// the byte is and whatever is around it.
+#[test]
+fn special_bytes_are_found_at_every_place() {
+    for length in 0..=33 {
+        for around in [1, b'"', b'$', b'*', b',', b'a', 0x7F, 0x80, 0x81, 0xFF] {
+            let mut text = vec![around; length];
+            assert_eq!(special_bytes(&text), SpecialBytes { null: false, wildcard: false });
+            for place in 0..length {
+                for byte in [0, b'+', b'#'] {
+                    text[place] = byte;
+                    let expected = SpecialBytes { null: byte == 0, wildcard: byte != 0 };
+                    assert_eq!(special_bytes(&text), expected, "{byte} at {place} of {length} × {around}");
+                }
+                text[place] = around;
+            }
+        }
+    }
+}
