@@ -317,7 +317,7 @@ impl Routes {
         self.found.clear();
         self.filters.matches(fingerprint, topic, &mut self.found);
         let shards = self.literal_interest.get(&fingerprint).copied().unwrap_or_default();
-        let mut matched = Rc::new(matched::gather(&self.filters, &self.found, shards, &self.hashes));
+        let mut matched = Rc::new(matched::gather(&self.filters, &self.found, shards));
         if matched.is_empty() {
             matched = Rc::clone(&self.nothing);
         }

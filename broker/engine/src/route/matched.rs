@@ -5,7 +5,7 @@
 use smallvec::{SmallVec, smallvec};
 
 use super::filters::{Filter, Filters};
-use super::hash::{Hashes, KeyedMap};
+use super::hash::HashedMap;
 use super::subscriber_set::Subscriber;
 use super::{GroupRef, SubOptions};
 use crate::id::{SessionKey, ShardSet};
@@ -71,19 +71,19 @@ impl Matched {
 
 /// Collects the matches of the filters with these numbers; `shards` have plain subscribers to the
 /// literal topic.
-pub(super) fn gather(filters: &Filters, found: &[u32], shards: ShardSet, hashes: &Hashes) -> Matched {
+pub(super) fn gather(filters: &Filters, found: &[u32], shards: ShardSet) -> Matched {
     let mut matched = Matched { shards, ..Matched::default() };
     let all = || found.iter().map(|at| filters.get(*at));
     for filter in all() {
         matched.shards = matched.shards.union(filter.shards);
     }
     matched.groups = all().flat_map(|filter| filter.groups().iter().copied()).collect();
-    matched.local = merge(found.iter().map(|at| (*at, filters.get(*at))), hashes);
+    matched.local = merge(found.iter().map(|at| (*at, filters.get(*at))));
     matched
 }
 
 /// One target for each session, with the options of all its subscriptions.
-fn merge<'a>(filters: impl Iterator<Item = (u32, &'a Filter)> + Clone, hashes: &Hashes) -> Box<[Target]> {
+fn merge<'a>(filters: impl Iterator<Item = (u32, &'a Filter)> + Clone) -> Box<[Target]> {
     let mut lists =
         filters.map(|(at, filter)| (at, filter.subscribers.as_slice())).filter(|(_, list)| !list.is_empty());
     let count: usize = lists.clone().map(|(_, list)| list.len()).sum();
@@ -101,10 +101,10 @@ fn merge<'a>(filters: impl Iterator<Item = (u32, &'a Filter)> + Clone, hashes: &
             }
         }
     } else if targets.len() < count {
-        let mut places: KeyedMap<SessionKey, usize> = hashes.map();
-        places.extend(targets.iter().enumerate().map(|(at, target)| (target.session, at)));
+        let mut places = HashedMap::<u64, usize>::with_capacity_and_hasher(count, Default::default());
+        places.extend(targets.iter().enumerate().map(|(at, target)| (hash_of(target.session), at)));
         for (at, one) in rest {
-            let place = *places.entry(one.session).or_insert(targets.len());
+            let place = *places.entry(hash_of(one.session)).or_insert(targets.len());
             match targets.get_mut(place) {
                 Some(known) => known.subs.push(matched_sub(one, at)),
                 None => targets.push(target(one, at)),
@@ -112,6 +112,16 @@ fn merge<'a>(filters: impl Iterator<Item = (u32, &'a Filter)> + Clone, hashes: &
         }
     }
     targets.into_boxed_slice()
+}
+
+/// A hash of a session, different for each. The broker chooses session keys, so clients cannot cause
+/// collisions, and no secret is needed.
+fn hash_of(session: SessionKey) -> u64 {
+    let key = u64::from(session.generation) << 32 | u64::from(session.index);
+    // An odd factor loses nothing. The high half, which depends on all bits, is folded into the low
+    // one, which selects the place in a table.
+    let product = key.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    product ^ product >> 32
 }
 
 fn target(one: &Subscriber, filter: u32) -> Target {

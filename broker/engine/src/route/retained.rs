@@ -373,19 +373,23 @@ fn reduce_charge(holders: &mut HashMap<Arc<str>, Charge, ahash::RandomState>, ho
 }
 
 fn to_key(topic: &str, key: &mut String) {
-    swap_chars(topic, '/', '\0', key);
+    swap_chars(topic, b'/', '\0', key);
 }
 
 fn to_topic(key: &str, topic: &mut String) {
-    swap_chars(key, '\0', '/', topic);
+    swap_chars(key, 0, '/', topic);
 }
 
-fn swap_chars(text: &str, old: char, new: char, out: &mut String) {
+/// Writes the text with another character for `old`, which is ASCII.
+fn swap_chars(text: &str, old: u8, new: char, out: &mut String) {
     out.clear();
-    for (nth, part) in text.split(old).enumerate() {
-        if nth > 0 {
-            out.push(new);
-        }
+    let mut rest = text;
+    while let Some((part, after)) =
+        rest.bytes().position(|byte| byte == old).and_then(|at| Some((rest.get(..at)?, rest.get(at + 1..)?)))
+    {
         out.push_str(part);
+        out.push(new);
+        rest = after;
     }
+    out.push_str(rest);
 }

@@ -8,6 +8,7 @@ use slab::Slab;
 use super::SPARE;
 use super::hash::{Hashes, KeyedMap};
 use crate::shrink;
+use crate::topic::levels;
 
 /// No node, no value.
 const NONE: u32 = u32::MAX;
@@ -23,17 +24,25 @@ struct Node {
     multi: u32,
     /// Value of the filter that ends here.
     here: u32,
-    /// Number of children in the edge map.
-    children: u32,
+    /// Level and child of one edge, [`NONE`] if there is none here. Most nodes have no other, so
+    /// that a walk needs no look-up in the edge map.
+    first_level: u32,
+    first_child: u32,
+    /// Number of the other children, which are in the edge map.
+    others: u32,
 }
 
 impl Node {
     fn new(parent: u32) -> Self {
-        Node { parent, plus: NONE, multi: NONE, here: NONE, children: 0 }
+        Node { parent, plus: NONE, multi: NONE, here: NONE, first_level: NONE, first_child: NONE, others: 0 }
     }
 
     fn is_bare(&self) -> bool {
-        self.plus == NONE && self.multi == NONE && self.here == NONE && self.children == 0
+        self.plus == NONE
+            && self.multi == NONE
+            && self.here == NONE
+            && self.first_child == NONE
+            && self.others == 0
     }
 }
 
@@ -45,7 +54,7 @@ struct Level {
 
 pub(super) struct Trie {
     nodes: Slab<Node>,
-    /// (parent, level id) → child; `+` and `#` are in the nodes.
+    /// (parent, level id) → child; the first child, `+` and `#` are in the nodes.
     edges: KeyedMap<(u32, u32), u32>,
     levels: KeyedMap<Box<str>, Level>,
     free_level_ids: Vec<u32>,
@@ -78,7 +87,7 @@ impl Trie {
     /// The value of this filter.
     pub(super) fn find(&self, filter: &str) -> Option<u32> {
         let mut at = ROOT;
-        for level in filter.split('/') {
+        for level in levels(filter) {
             if level == "#" {
                 return some(self.node(at).multi);
             }
@@ -91,7 +100,7 @@ impl Trie {
     pub(super) fn insert(&mut self, filter: &str, value: u32) {
         debug_assert!(value != NONE && self.find(filter).is_none());
         let mut at = ROOT;
-        for level in filter.split('/') {
+        for level in levels(filter) {
             if level == "#" {
                 self.node_mut(at).multi = value;
                 return;
@@ -108,7 +117,7 @@ impl Trie {
     pub(super) fn remove(&mut self, filter: &str) -> Option<u32> {
         let mut at = ROOT;
         let mut multi = false;
-        for level in filter.split('/') {
+        for level in levels(filter) {
             if level == "#" {
                 multi = true;
                 break;
@@ -118,7 +127,7 @@ impl Trie {
         let node = self.node_mut(at);
         let slot = if multi { &mut node.multi } else { &mut node.here };
         let gone = some(std::mem::replace(slot, NONE))?;
-        for level in filter.rsplit('/').skip(usize::from(multi)) {
+        for level in levels(filter).rev().skip(usize::from(multi)) {
             if !self.node(at).is_bare() {
                 break;
             }
@@ -136,17 +145,17 @@ impl Trie {
         // [MQTT-4.7.2-1]: a filter that starts with a wildcard does not match a topic name that
         // starts with `$`.
         let mut wildcards = !topic.starts_with('$');
-        for level in topic.split('/') {
+        for level in levels(topic) {
             next.clear();
             let id = self.levels.get(level).map(|level| level.id);
             for &at in &frontier {
                 let node = self.node(at);
                 if wildcards {
-                    out.extend(some(node.multi));
-                    next.extend(some(node.plus));
+                    push(out, node.multi);
+                    push(&mut next, node.plus);
                 }
-                if let (Some(id), 1..) = (id, node.children) {
-                    next.extend(self.edges.get(&(at, id)));
+                if let Some(child) = id.and_then(|id| self.edge(at, node, id)) {
+                    next.push(child);
                 }
             }
             wildcards = true;
@@ -157,8 +166,8 @@ impl Trie {
         }
         for &at in &frontier {
             let node = self.node(at);
-            out.extend(some(node.here));
-            out.extend(some(node.multi));
+            push(out, node.here);
+            push(out, node.multi);
         }
         self.frontier = frontier;
         self.next = next;
@@ -177,7 +186,19 @@ impl Trie {
             return some(self.node(at).plus);
         }
         let id = self.levels.get(level)?.id;
-        self.edges.get(&(at, id)).copied()
+        self.edge(at, self.node(at), id)
+    }
+
+    /// The child of node `at` for a level that is no wildcard.
+    #[inline]
+    fn edge(&self, at: u32, node: &Node, level_id: u32) -> Option<u32> {
+        if node.first_level == level_id {
+            return Some(node.first_child);
+        }
+        if node.others == 0 {
+            return None;
+        }
+        self.edges.get(&(at, level_id)).copied()
     }
 
     fn grow(&mut self, parent: u32, level: &str) -> u32 {
@@ -186,8 +207,13 @@ impl Trie {
             self.node_mut(parent).plus = child;
         } else {
             let id = self.intern(level);
-            self.edges.insert((parent, id), child);
-            self.node_mut(parent).children += 1;
+            let node = self.node_mut(parent);
+            if node.first_child == NONE {
+                (node.first_level, node.first_child) = (id, child);
+            } else {
+                node.others += 1;
+                self.edges.insert((parent, id), child);
+            }
         }
         child
     }
@@ -199,10 +225,15 @@ impl Trie {
             self.node_mut(parent).plus = NONE;
         } else {
             let id = self.release(level);
-            self.edges.remove(&(parent, id));
-            self.node_mut(parent).children -= 1;
+            let node = self.node_mut(parent);
+            if node.first_child == at {
+                (node.first_level, node.first_child) = (NONE, NONE);
+            } else {
+                node.others -= 1;
+                self.edges.remove(&(parent, id));
+                shrink::map(&mut self.edges, SPARE);
+            }
         }
-        shrink::map(&mut self.edges, SPARE);
         parent
     }
 
@@ -230,6 +261,14 @@ impl Trie {
             shrink::map(&mut self.levels, SPARE);
         }
         id
+    }
+}
+
+/// Appends a value, if it is one.
+#[inline]
+fn push(list: &mut Vec<u32>, value: u32) {
+    if value != NONE {
+        list.push(value);
     }
 }
 
