@@ -111,6 +111,19 @@ pub fn decode<'a>(frame: &Frame<'a>, version: Version) -> Result<Packet<'a>, Dec
     }
 }
 
+/// Decodes a frame whose type is PUBACK, PUBREC, PUBREL or PUBCOMP.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_ack<'a>(
+    frame: &Frame<'a>,
+    kind: PacketType,
+    version: Version,
+) -> Result<crate::packet::Ack<'a>, DecodeError> {
+    check_flags(frame.first, kind, version)?;
+    ack::decode_ack(Reader::new(frame.body), kind, version)
+}
+
 /// The reserved bits of the first byte (section 2.1.3).
 fn check_flags(first: u8, kind: PacketType, version: Version) -> Result<(), DecodeError> {
     // MQTT 3.1 calls these bits unused and allows DUP in a repeated PUBREL, SUBSCRIBE or

@@ -269,6 +269,15 @@ impl Connection {
         self.queue(kind, out, counters, |buffer| codec::encode_ack(kind, packet_id, reason, version, buffer))
     }
 
+    /// Queues PINGRESP and returns its bytes: 0 if the client accepts no packet of two
+    /// [MQTT-3.1.2-24].
+    pub(crate) fn send_pingresp(&mut self, out: &mut Outbox, counters: &mut Counters) -> usize {
+        if self.packet_bytes_max < 2 {
+            return 0;
+        }
+        self.queue(PacketType::PingResp, out, counters, codec::encode_pingresp)
+    }
+
     /// Queues a CONNACK of 3.x and returns its bytes. It has no properties, so no size limit
     /// applies.
     #[inline]

@@ -8,6 +8,7 @@ use super::{
     admission, connack, ending, first_packet, notify, publish, pump, reading, send, settle, user_properties,
     wake,
 };
+use crate::clients::Connection;
 use crate::clients::connection::State;
 use crate::clients::reading::{Pause, Reading};
 use crate::codec;
@@ -57,14 +58,14 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
             Ok(Some(frame)) => {
                 conn.last_received_ms = parts.clock.now().mono_ms;
                 published = frame.packet_type() == Some(PacketType::Publish);
-                let state = Reader {
-                    version: conn.version,
-                    traced: conn.traced,
-                    admitting: matches!(conn.state, State::Admitting(_)),
-                    new: matches!(conn.state, State::New),
-                };
+                let state = Reader::of(conn);
                 match handle_frame(parts, key, state, &frame, &rest[..frame.len], owner) {
-                    Handled::Next => consumed += frame.len,
+                    Handled::Next => {
+                        consumed += frame.len;
+                        if consumed == buffer.len() && !state.new && has_made_nothing_ready(parts) {
+                            break Next::Read;
+                        }
+                    }
                     Handled::Pause => {
                         consumed += frame.len;
                         break Next::Pause;
@@ -99,6 +100,25 @@ struct Reader {
     new: bool,
 }
 
+impl Reader {
+    #[inline]
+    fn of(conn: &Connection) -> Reader {
+        Reader {
+            version: conn.version,
+            traced: conn.traced,
+            admitting: matches!(conn.state, State::Admitting(_)),
+            new: matches!(conn.state, State::New),
+        }
+    }
+}
+
+/// Whether the connection of a packet is as the packet has left it, so that it is read further. Most
+/// often the packet was the last one, and this saves a look-up.
+#[inline]
+fn has_made_nothing_ready(parts: &Parts) -> bool {
+    !settle::has_ready(parts) && !parts.work.has_many_fanouts()
+}
+
 fn handle_frame(
     parts: &mut Parts,
     key: ConnKey,
@@ -111,8 +131,14 @@ fn handle_frame(
         return first_packet::first_packet(parts, key, frame, whole);
     }
     parts.counters.packets_received += 1;
-    if let Some(kind) = frame.packet_type() {
+    let kind = frame.packet_type();
+    if let Some(kind) = kind {
         notify::notify_received(parts, key, kind, whole);
+    }
+    if !(admitting || traced || parts.setup.limits.choices.refuses_control_characters)
+        && let Some(handled) = frequent_packet(parts, key, version, frame, owner)
+    {
+        return handled_packet(parts, key, handled);
     }
     match codec::decode(frame, version) {
         Ok(Packet::Disconnect(_)) if admitting => {
@@ -138,7 +164,7 @@ fn handle_frame(
         }
         Err(error) => {
             // A packet that clients must not send is an error, whatever its content.
-            let error = match frame.packet_type() {
+            let error = match kind {
                 Some(kind) if kind.is_servers() => not_a_clients(),
                 _ => error,
             };
@@ -146,6 +172,43 @@ fn handle_frame(
             Handled::Closed
         }
     }
+}
+
+/// Handles a frame of one of the most frequent types; `None` for others. They take this way because
+/// the enum of all packets is large to pass on.
+fn frequent_packet(
+    parts: &mut Parts,
+    key: ConnKey,
+    version: Version,
+    frame: &Frame<'_>,
+    owner: Option<&Bytes>,
+) -> Option<Result<(), DecodeError>> {
+    let kind = frame.packet_type()?;
+    let on_ack = match kind {
+        PacketType::Publish => {
+            let publish = codec::decode_publish(frame, version);
+            return Some(publish.and_then(|publish| publish::on_publish(parts, key, &publish, owner)));
+        }
+        PacketType::PingReq if frame.body.is_empty() && frame.first & 0x0F == 0 => {
+            on_pingreq(parts, key);
+            return Some(Ok(()));
+        }
+        PacketType::PubAck => on_puback,
+        PacketType::PubRec => on_pubrec,
+        PacketType::PubRel => on_pubrel,
+        PacketType::PubComp => on_pubcomp,
+        _ => return None,
+    };
+    Some(codec::decode_ack(frame, kind, version).and_then(|ack| {
+        user_properties::check_user_properties(&ack.properties, &parts.setup.limits)?;
+        on_ack(parts, key, &ack)
+    }))
+}
+
+/// Answers PINGREQ at once, even if other packets wait [MQTT-3.12.4-1].
+fn on_pingreq(parts: &mut Parts, key: ConnKey) {
+    parts.counters.packets_pingreq_received += 1;
+    send::send_pingresp(parts, key);
 }
 
 fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Option<&Bytes>) -> Handled {
@@ -159,9 +222,7 @@ fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Op
         Packet::PubRel(ack) => on_pubrel(parts, key, ack),
         Packet::PubComp(ack) => on_pubcomp(parts, key, ack),
         Packet::PingReq => {
-            parts.counters.packets_pingreq_received += 1;
-            // At once, even if other packets wait [MQTT-3.12.4-1].
-            send::send(parts, key, &Packet::PingResp);
+            on_pingreq(parts, key);
             Ok(())
         }
         Packet::Subscribe(subscribe) => {
@@ -179,6 +240,12 @@ fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Op
         // A second CONNECT [MQTT-3.1.0-2], and packets that only a server sends.
         _ => Err(not_a_clients()),
     };
+    handled_packet(parts, key, handled)
+}
+
+/// Ends the connection if a packet broke a rule. Otherwise pauses it if it is at its limits.
+#[inline]
+fn handled_packet(parts: &mut Parts, key: ConnKey, handled: Result<(), DecodeError>) -> Handled {
     if let Err(error) = handled {
         ending::broken_rule(parts, key, error);
         return Handled::Closed;

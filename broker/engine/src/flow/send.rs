@@ -42,6 +42,19 @@ pub(crate) fn send_ack(
     notify::notify_sent(parts, key, kind, sent, sent);
 }
 
+/// Queues PINGRESP for a connection, if it still exists and its client accepts two bytes.
+pub(crate) fn send_pingresp(parts: &mut Parts, key: ConnKey) {
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    let sent = conn.send_pingresp(&mut parts.out, &mut parts.counters);
+    if sent == 0 {
+        return;
+    }
+    if conn.traced {
+        trace(parts, key, false, || crate::traces::describe(&Packet::PingResp));
+    }
+    notify::notify_sent(parts, key, PacketType::PingResp, sent, sent);
+}
+
 /// The outbound queue of a connection, to be looked at.
 pub(crate) fn queued(parts: &Parts, conn: ConnKey) -> Option<&Outbound> {
     parts.connections.get(conn).map(|conn| &conn.out)
