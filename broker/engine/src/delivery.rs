@@ -36,7 +36,8 @@ pub struct EncodedFrame {
     packet_id_at: Option<usize>,
     /// Bytes of the whole packet.
     len: usize,
-    fresh: bool,
+    /// The number of its message in the [`FrameCache`].
+    message: Option<u64>,
 }
 
 impl EncodedFrame {
@@ -58,7 +59,6 @@ impl EncodedFrame {
         let encoded = encode_publish(&header, shape.version, &mut self.bytes);
         self.packet_id_at = encoded.packet_id_at;
         self.len = encoded.len;
-        self.fresh = true;
         if payload.len() < SHARED_PAYLOAD_BYTES {
             self.bytes.extend_from_slice(payload);
         }
@@ -92,15 +92,15 @@ impl EncodedFrame {
 pub struct FrameCache {
     frames: [EncodedFrame; 12],
     odd: EncodedFrame,
+    /// Number of the current message. Frames with another number are of earlier ones.
+    message: u64,
 }
 
 impl FrameCache {
     /// Starts another message.
     #[inline]
     pub fn begin(&mut self) {
-        for frame in &mut self.frames {
-            frame.fresh = false;
-        }
+        self.message += 1;
     }
 
     /// The message in this shape. `cached` says that it is unchanged since `begin`. With
@@ -121,7 +121,8 @@ impl FrameCache {
             + usize::from(shape.qos.as_u8()) * 2
             + usize::from(shape.retain);
         let frame = &mut self.frames[place];
-        if !frame.fresh {
+        if frame.message != Some(self.message) {
+            frame.message = Some(self.message);
             frame.encode(view, shape, now_ms);
         }
         frame

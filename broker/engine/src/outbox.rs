@@ -51,10 +51,6 @@ impl Pieces {
         self.front.iter().chain(&self.rest)
     }
 
-    fn back_mut(&mut self) -> Option<&mut Segment> {
-        self.rest.back_mut().or(self.front.as_mut())
-    }
-
     fn push(&mut self, segment: Segment) {
         match &self.front {
             None => self.front = Some(segment),
@@ -162,17 +158,22 @@ impl Outbound {
 
     /// Appends by copying: `write` gets the buffer of the last segment and may only append to it.
     pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let pieces = self.0.get_or_insert_default();
-        let open =
-            |segment: &Segment| matches!(segment, Segment::Copied(bytes) if bytes.len() < SEGMENT_BYTES);
-        if !pieces.back_mut().is_some_and(|segment| open(segment)) {
-            pieces.push(Segment::Copied(Vec::new()));
-        }
-        if let Some(Segment::Copied(buffer)) = pieces.back_mut() {
+        let Pieces { front, rest, bytes, .. } = &mut **self.0.get_or_insert_default();
+        let last = if rest.is_empty() { front.as_mut() } else { rest.back_mut() };
+        if let Some(Segment::Copied(buffer)) = last
+            && buffer.len() < SEGMENT_BYTES
+        {
             let before = buffer.len();
             write(buffer);
-            let written = buffer.len() - before;
-            pieces.bytes += written;
+            *bytes += buffer.len() - before;
+            return;
+        }
+        let mut buffer = Vec::new();
+        write(&mut buffer);
+        *bytes += buffer.len();
+        match front {
+            None => *front = Some(Segment::Copied(buffer)),
+            Some(_) => rest.push_back(Segment::Copied(buffer)),
         }
     }
 

@@ -41,14 +41,15 @@ pub(crate) fn serve_target(
     view: &MessageView<'_>,
     shared: &mut Option<SharedMessage>,
 ) {
-    let own = view.origin == Some(Origin { shard: parts.setup.id, session: target.session });
+    let me = parts.setup.id;
+    let is_own = || view.origin == Some(Origin { shard: me, session: target.session });
     let mut qos = None;
     let mut retain = false;
     let mut subscription_ids = SmallVec::new();
     for sub in &target.subs {
         let options = &sub.options;
         // [MQTT-3.8.3-3]
-        if options.no_local && own {
+        if options.no_local && is_own() {
             continue;
         }
         if view.stored != 0 && live::is_delivered_from_store(parts, target.session, sub.filter, view) {
@@ -95,6 +96,7 @@ pub(crate) fn serve_member(
 }
 
 /// Delivers a message to a session, or drops it and counts why.
+#[inline]
 pub(crate) fn deliver(
     parts: &mut Parts,
     key: SessionKey,
@@ -110,9 +112,10 @@ pub(crate) fn deliver(
         // QoS 0 gives no guarantee to a disconnected client (section 4.1).
         return;
     }
+    let recipient = Recipient::of(session, options.qos);
     let one_by_one = session.deliveries.is_some() || deliver_rights::authorizes_deliveries(parts);
     if !one_by_one && parts.hooks.chain(HookPoint::MessageDelivered).is_empty() {
-        deliver_as(parts, key, &options, view, shared);
+        deliver_as(parts, recipient, &options, view, shared);
         return;
     }
     if one_by_one && !deliver_rights::may_deliver(parts, key, &options, view, shared) {
@@ -134,8 +137,9 @@ pub(crate) fn deliver_checked(
         // The session has ended while its delivery was authorized.
         return;
     }
+    let recipient = Recipient::of(session, options.qos);
     if parts.hooks.chain(HookPoint::MessageDelivered).is_empty() {
-        deliver_as(parts, key, &options, view, shared);
+        deliver_as(parts, recipient, &options, view, shared);
         return;
     }
     let identity = Rc::clone(&session.identity);
@@ -145,7 +149,7 @@ pub(crate) fn deliver_checked(
         return;
     }
     if draft.leaves_message() {
-        deliver_as(parts, key, &options, view, shared);
+        deliver_as(parts, recipient, &options, view, shared);
         return;
     }
     options.cached = false;
@@ -153,12 +157,31 @@ pub(crate) fn deliver_checked(
         options.qos = lower(options.qos, qos.as_u8());
     }
     let changed = draft.view(*view, parts.clock.now().mono_ms);
-    deliver_as(parts, key, &options, &changed, &mut None);
+    deliver_as(parts, recipient, &options, &changed, &mut None);
 }
 
+/// A session that gets a delivery.
+#[derive(Clone, Copy)]
+struct Recipient {
+    key: SessionKey,
+    conn: Option<ConnKey>,
+    /// Whether its window has room and nothing waits for that; not set for QoS 0.
+    has_room: bool,
+}
+
+impl Recipient {
+    #[inline]
+    fn of(session: &Session, qos: QoS) -> Recipient {
+        let has_room = qos != QoS::AtMostOnce && session.queue.is_empty() && session.inflight.has_room();
+        Recipient { key: session.key, conn: session.conn, has_room }
+    }
+}
+
+/// Sends or queues a delivery that nothing refuses.
+#[inline]
 fn deliver_as(
     parts: &mut Parts,
-    key: SessionKey,
+    Recipient { key, conn, has_room }: Recipient,
     options: &DeliveryOptions,
     view: &MessageView<'_>,
     shared: &mut Option<SharedMessage>,
@@ -169,7 +192,6 @@ fn deliver_as(
         return;
     }
     if options.qos == QoS::AtMostOnce {
-        let conn = parts.sessions.get(key).and_then(|session| session.conn);
         match write_publish(parts, conn, options, view, None, false, shared) {
             Sent::Yes => {}
             Sent::NoRoom => notify::count_drop(parts, DropReason::QueueFull, view, Some(key)),
@@ -178,10 +200,7 @@ fn deliver_as(
         }
         return;
     }
-    let Some(session) = parts.sessions.get(key) else { return };
-    let at_once = session.queue.is_empty()
-        && session.inflight.has_room()
-        && session.conn.is_some_and(|conn| conn_has_room(parts, conn));
+    let at_once = has_room && conn.is_some_and(|conn| conn_has_room(parts, conn));
     let delivery = delivery_of(options, view, shared);
     if at_once {
         publish_now(parts, key, options, delivery, view, shared);

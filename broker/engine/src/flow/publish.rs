@@ -18,7 +18,7 @@ use crate::hook::HookPoint;
 use crate::hook::draft::Extras;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::{Message, MessageView, Origin, Payload};
-use crate::packet::{PacketType, Publish, QoS};
+use crate::packet::{PacketType, PropertyId, Publish, QoS};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::publish::{OrderingLimit, OriginalPublish, PublishMetadata, Refused, Verdict};
@@ -32,7 +32,7 @@ pub(crate) fn on_publish(
     owner: Option<&Bytes>,
 ) -> Result<(), DecodeError> {
     parts.counters.packets_publish_received += 1;
-    let topic_buffer = resolve_alias(parts, key, publish)?;
+    let topic_buffer = if publish.properties.is_empty() { None } else { resolve_alias(parts, key, publish)? };
     let topic = topic_buffer.as_deref().unwrap_or(publish.topic);
     let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
     let Some(session) = parts.sessions.get(session_key) else { return Ok(()) };
@@ -51,11 +51,8 @@ pub(crate) fn on_publish(
         return refuse_publish(parts, key, session_key, metadata, beyond);
     }
     count_message(parts, publish.qos);
-    let mut forwarded = parts.encoder.take_scratch();
-    let properties = match codec::forwardable_properties(&publish.properties, &mut forwarded) {
-        true => publish.properties.as_bytes(),
-        false => &forwarded,
-    };
+    let mut forwarded = None;
+    let properties = forwarded_properties(parts, publish, &mut forwarded);
     let id = parts.numbers.message_id();
     // A large payload in a buffer of its own is stored without a copy.
     let shared = owner
@@ -84,10 +81,30 @@ pub(crate) fn on_publish(
         push_publish(parts, session_key, key, slot);
         wake::wake_slots(parts, session_key);
     } else {
-        take_publish(parts, key, session_key, &identity, view, metadata);
+        take_publish(parts, key, session_key, &identity, &view, metadata);
     }
-    parts.encoder.give_back_scratch(forwarded);
+    if let Some(forwarded) = forwarded {
+        parts.encoder.give_back_scratch(forwarded);
+    }
     Ok(())
+}
+
+/// The properties that subscribers get. Those that differ from the packet's are in `forwarded`, a
+/// buffer of the encoder that the caller gives back.
+#[inline]
+fn forwarded_properties<'a>(
+    parts: &mut Parts,
+    publish: &Publish<'a>,
+    forwarded: &'a mut Option<Vec<u8>>,
+) -> &'a [u8] {
+    if publish.properties.is_empty() {
+        return &[];
+    }
+    let buffer = forwarded.insert(parts.encoder.take_scratch());
+    match codec::forwardable_properties(&publish.properties, buffer) {
+        true => publish.properties.as_bytes(),
+        false => buffer,
+    }
 }
 
 fn count_message(parts: &mut Parts, qos: QoS) {
@@ -106,10 +123,7 @@ fn resolve_alias(
     key: ConnKey,
     publish: &Publish<'_>,
 ) -> Result<Option<Rc<str>>, DecodeError> {
-    if publish.properties.is_empty() {
-        return Ok(None);
-    }
-    if publish.properties.subscription_ids().next().is_some() {
+    if publish.properties.has(PropertyId::SubscriptionId) {
         // [MQTT-3.3.4-6]
         return Err(DecodeError {
             reason: ReasonCode::PROTOCOL_ERROR,
@@ -244,7 +258,7 @@ fn take_publish(
     key: ConnKey,
     session_key: SessionKey,
     identity: &Rc<Identity>,
-    view: MessageView<'_>,
+    view: &MessageView<'_>,
     metadata: PublishMetadata,
 ) {
     let Some(session) = parts.sessions.get(session_key) else { return };
@@ -254,24 +268,24 @@ fn take_publish(
     } else if session.slots.only_publishes() {
         (false, session.slots.in_front(number))
     } else {
-        let slot = slot_of(parts, &view, metadata, Stage::Unstarted);
+        let slot = slot_of(parts, view, metadata, Stage::Unstarted);
         push_publish(parts, session_key, key, slot);
         return;
     };
     let at = SlotId { session: session_key, number, source: Source::Client, metadata, rounds: 0 };
     if alone && is_everybody_silent(parts, identity) && !publish_decision::is_reserved(parts, view.topic) {
-        take_effect(parts, key, at, (&view, &view), None);
+        take_effect(parts, key, at, (view, view), None);
         return;
     }
     match publish_decision::decide(parts, identity, view, at, &limit) {
         Err(verdict) if alone => puback::conclude(parts, session_key, Some(key), metadata, &verdict),
         Ok(Progress::Pass(mut draft)) if alone => {
             let extra = draft.extra.take();
-            let changed = draft.view(view, parts.clock.now().mono_ms);
-            take_effect(parts, key, at, (&view, &changed), extra);
+            let changed = draft.view(*view, parts.clock.now().mono_ms);
+            take_effect(parts, key, at, (view, &changed), extra);
         }
         decision => {
-            let slot = slot_from(parts, decision, &view, metadata);
+            let slot = slot_from(parts, decision, view, metadata);
             push_publish(parts, session_key, key, slot);
         }
     }

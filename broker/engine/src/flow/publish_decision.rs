@@ -75,17 +75,17 @@ pub(crate) struct SlotId {
 pub(crate) fn decide(
     parts: &mut Parts,
     identity: &Rc<Identity>,
-    view: MessageView<'_>,
+    view: &MessageView<'_>,
     at: SlotId,
     limit: &OrderingLimit,
 ) -> Decision {
     // A publish in front waits at client.authorize first.
     if parts.hooks.chain(HookPoint::ClientAuthorize).is_empty() && limit.authorize.is_none() {
-        let answer = if parts.setup.no_match_allow || identity.superuser {
-            Ok(())
-        } else {
-            Err(ReasonCode::NOT_AUTHORIZED)
-        };
+        let is_allowed = parts.setup.no_match_allow || identity.superuser;
+        if is_allowed && !matches!(at.source, Source::AuthorizationRequest(_)) {
+            return begin_walk(parts, identity, view, at, limit);
+        }
+        let answer = if is_allowed { Ok(()) } else { Err(ReasonCode::NOT_AUTHORIZED) };
         return authorized(parts, identity, view, at, (RequestOutcome::Answered(answer), None, None), limit);
     }
     let request = authorize::new_request(parts, identity);
@@ -97,22 +97,32 @@ pub(crate) fn decide(
 pub(crate) fn authorize_on(
     parts: &mut Parts,
     identity: &Rc<Identity>,
-    view: MessageView<'_>,
+    view: &MessageView<'_>,
     at: SlotId,
     Authorization { request: auth_request, after, first }: Authorization,
     behind: &OrderingLimit,
 ) -> Decision {
     let now_ms = parts.clock.now().mono_ms;
-    let changed = after.as_ref().map_or(view, |draft| draft.view(view, now_ms));
-    let (topic, qos, retain) = match &first {
-        Some(first) => (&*first.topic, first.qos, first.retain),
-        None => (changed.topic, changed.qos, changed.retain),
+    let (topic, qos, retain) = match (&first, &after) {
+        (Some(first), _) => (&*first.topic, first.qos, first.retain),
+        (None, Some(draft)) => {
+            let changed = draft.view(*view, now_ms);
+            (changed.topic, changed.qos, changed.retain)
+        }
+        (None, None) => (view.topic, view.qos, view.retain),
     };
     let request = Request { action: at.source.action(), topic, qos, retain };
     let limit = behind.authorize.as_deref().filter(|_| after.is_none());
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::ClientAuthorize);
     let at = SlotId { rounds: at.rounds.max(auth_request.rounds()), ..at };
     let outcome = authorize::authorize(parts, identity, request, auth_request, limit, waiter);
+    if matches!(outcome, RequestOutcome::Answered(Ok(())))
+        && after.is_none()
+        && !matches!(at.source, Source::AuthorizationRequest(_))
+    {
+        // As `authorized` does, without passing the large outcome on.
+        return begin_walk(parts, identity, view, at, behind);
+    }
     authorized(parts, identity, view, at, (outcome, after, first), behind)
 }
 
@@ -120,7 +130,7 @@ pub(crate) fn authorize_on(
 pub(crate) fn authorized(
     parts: &mut Parts,
     identity: &Rc<Identity>,
-    view: MessageView<'_>,
+    view: &MessageView<'_>,
     at: SlotId,
     (outcome, after, first): (RequestOutcome, Option<Draft>, Option<Box<OriginalPublish>>),
     limit: &OrderingLimit,
@@ -162,7 +172,7 @@ pub(crate) fn authorized(
 pub(crate) fn begin_walk(
     parts: &mut Parts,
     identity: &Rc<Identity>,
-    view: MessageView<'_>,
+    view: &MessageView<'_>,
     at: SlotId,
     limit: &OrderingLimit,
 ) -> Decision {
@@ -174,7 +184,7 @@ pub(crate) fn begin_walk(
 pub(crate) fn walk(
     parts: &mut Parts,
     identity: &Rc<Identity>,
-    view: MessageView<'_>,
+    view: &MessageView<'_>,
     at: SlotId,
     mut chain: Suspended<Draft>,
     limit: &OrderingLimit,
@@ -183,7 +193,7 @@ pub(crate) fn walk(
         return apply_publish_verdict(parts, identity, view, at, chain.accumulator);
     }
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::MessagePublish);
-    let shown = hooks::PublishView { view, dup: at.metadata.dup, will: at.source == Source::Will };
+    let shown = hooks::PublishView { view: *view, dup: at.metadata.dup, will: at.source == Source::Will };
     let behind = limit.publish.as_deref();
     match hooks::run_publish(parts, &mut chain, identity, shown, behind, waiter) {
         ChainOutcome::Completed => apply_publish_verdict(parts, identity, view, at, chain.accumulator),
@@ -195,7 +205,7 @@ pub(crate) fn walk(
 pub(crate) fn apply_publish_verdict(
     parts: &mut Parts,
     identity: &Rc<Identity>,
-    view: MessageView<'_>,
+    view: &MessageView<'_>,
     at: SlotId,
     draft: Draft,
 ) -> Decision {
@@ -206,7 +216,7 @@ pub(crate) fn apply_publish_verdict(
     match draft.disposition {
         Disposition::Pass => {}
         Disposition::Drop => {
-            notify::count_drop(parts, DropReason::Hook, &draft.view(view, parts.clock.now().mono_ms), None);
+            notify::count_drop(parts, DropReason::Hook, &draft.view(*view, parts.clock.now().mono_ms), None);
             return Err(Verdict::code(ReasonCode::SUCCESS));
         }
         Disposition::Reject => {

@@ -227,11 +227,11 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     };
     let decision = match stage {
         Stage::Authorize(authorization) => {
-            publish_decision::authorize_on(parts, &identity, view, at, *authorization, &behind)
+            publish_decision::authorize_on(parts, &identity, &view, at, *authorization, &behind)
         }
-        Stage::Chain(chain) => publish_decision::walk(parts, &identity, view, at, chain, &behind),
-        _ if needs_nobody => publish_decision::begin_walk(parts, &identity, view, at, &behind),
-        _ => publish_decision::decide(parts, &identity, view, at, &behind),
+        Stage::Chain(chain) => publish_decision::walk(parts, &identity, &view, at, chain, &behind),
+        _ if needs_nobody => publish_decision::begin_walk(parts, &identity, &view, at, &behind),
+        _ => publish_decision::decide(parts, &identity, &view, at, &behind),
     };
     drop(message);
     settle_publish(parts, session_key, number, (decision, check));
@@ -412,9 +412,9 @@ pub(crate) fn publish_answered(
             if ends {
                 let outcome = authorize::outcome(parts, auth_request);
                 let outcome = (outcome, after.take(), first.take());
-                publish_decision::authorized(parts, &identity, view, at, outcome, &behind)
+                publish_decision::authorized(parts, &identity, &view, at, outcome, &behind)
             } else {
-                publish_decision::authorize_on(parts, &identity, view, at, *authorization, &behind)
+                publish_decision::authorize_on(parts, &identity, &view, at, *authorization, &behind)
             }
         }
         Stage::Chain(mut chain) => {
@@ -422,9 +422,9 @@ pub(crate) fn publish_answered(
             let rules = DraftRules { limits: &limits, properties: view.properties };
             match hooks::resume(parts, &mut chain, ticket, answer, rules) {
                 Some(true) => {
-                    publish_decision::apply_publish_verdict(parts, &identity, view, at, chain.accumulator)
+                    publish_decision::apply_publish_verdict(parts, &identity, &view, at, chain.accumulator)
                 }
-                _ => publish_decision::walk(parts, &identity, view, at, chain, &behind),
+                _ => publish_decision::walk(parts, &identity, &view, at, chain, &behind),
             }
         }
         // These wait for no ticket.

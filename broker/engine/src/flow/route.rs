@@ -73,7 +73,13 @@ pub(crate) fn effect(
     let is_behalf = source == Source::Behalf;
     // A plugin that receives 0x97 would retry, although the message was delivered.
     let full = stored == Some(0) && !is_behalf && is_v5(parts, session);
-    let view = &MessageView { stored: stored.unwrap_or(0), ..*view };
+    let numbered;
+    let view = if stored.unwrap_or(0) == view.stored {
+        view
+    } else {
+        numbered = MessageView { stored: stored.unwrap_or(0), ..*view };
+        &numbered
+    };
     if matched.is_empty() {
         notify::count_drop(parts, DropReason::NoSubscribers, view, None);
         let quiet = !is_behalf && !is_v5(parts, session);

@@ -4,6 +4,7 @@ use crate::clients::admission::Step;
 use crate::clients::connection::State;
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::parts::Parts;
+use crate::session::Session;
 
 /// Begins a step for a public input and sets its work budget.
 #[inline]
@@ -23,10 +24,10 @@ pub(crate) fn wake_slots(parts: &mut Parts, key: SessionKey) {
 /// Marks the outbound queue of a session as ready to send. No effect if nothing waits there.
 #[inline]
 pub(crate) fn wake_queue(parts: &mut Parts, key: SessionKey) {
-    let Some(session) = parts.sessions.get_mut(key) else { return };
-    if !session.has_outgoing() {
+    if !parts.sessions.get(key).is_some_and(Session::has_outgoing) {
         return;
     }
+    let Some(session) = parts.sessions.get_mut(key) else { return };
     if !session.ready.is_queued() {
         parts.work.run().push(key);
     }

@@ -42,7 +42,7 @@ pub(crate) fn options_of(delivery: &Delivery) -> DeliveryOptions {
     DeliveryOptions {
         qos: delivery.qos,
         retain: delivery.retain,
-        subscription_ids: delivery.subscription_ids.iter().copied().collect(),
+        subscription_ids: SmallVec::from_slice(&delivery.subscription_ids),
         group: delivery.group,
         reader: delivery.reader,
         cached: false,

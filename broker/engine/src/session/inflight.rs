@@ -61,7 +61,8 @@ impl Packets {
         if place < self.sent {
             self.sent -= 1;
         }
-        let entry = self.entries.remove(place)?;
+        // Most often the oldest one is acknowledged.
+        let entry = if place == 0 { self.entries.pop_front()? } else { self.entries.remove(place)? };
         self.bytes -= entry.bytes();
         Some(entry)
     }
