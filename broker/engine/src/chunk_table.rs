@@ -27,8 +27,9 @@ pub struct ChunkTable<T, const SPARE: usize = 1> {
 struct Chunk<T> {
     /// A bit for each slot with a value.
     used: u32,
-    /// [`CHUNK`] slots; empty if the memory was freed.
-    slots: Vec<Option<T>>,
+    /// `None` if the memory was freed. The length is part of the type, so that a look-up does not
+    /// check it.
+    slots: Option<Box<[Option<T>; CHUNK]>>,
 }
 
 impl<T, const SPARE: usize> Default for ChunkTable<T, SPARE> {
@@ -49,18 +50,17 @@ impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
         };
         // Bits beyond the last chunk are 0, so this is an existing chunk or the next one.
         if at == self.chunks.len() {
-            self.chunks.push(Chunk { used: 0, slots: Vec::new() });
+            self.chunks.push(Chunk { used: 0, slots: None });
             self.set_room(at, true);
         }
         let chunk = &mut self.chunks[at];
-        if chunk.slots.is_empty() {
-            chunk.slots = std::iter::repeat_with(|| None).take(CHUNK).collect();
-        } else if chunk.used == 0 {
+        if chunk.slots.is_some() && chunk.used == 0 {
             self.empty -= 1;
         }
+        let slots = chunk.slots.get_or_insert_with(empty_slots);
         let slot = chunk.used.trailing_ones() as usize;
         let place = at * CHUNK + slot;
-        chunk.slots[slot] = Some(make(place));
+        slots[slot] = Some(make(place));
         chunk.used |= 1 << slot;
         if chunk.used == u32::MAX {
             self.set_room(at, false);
@@ -77,31 +77,50 @@ impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
     /// The value at an index.
     #[inline]
     pub fn get(&self, place: usize) -> Option<&T> {
-        self.chunks.get(place / CHUNK)?.slots.get(place % CHUNK)?.as_ref()
+        self.chunks.get(place / CHUNK)?.slots.as_ref()?[place % CHUNK].as_ref()
     }
 
     /// The value at an index, to change.
     #[inline]
     pub fn get_mut(&mut self, place: usize) -> Option<&mut T> {
-        self.chunks.get_mut(place / CHUNK)?.slots.get_mut(place % CHUNK)?.as_mut()
+        self.chunks.get_mut(place / CHUNK)?.slots.as_mut()?[place % CHUNK].as_mut()
     }
 
-    /// Removes a value.
+    /// Removes a value and returns it.
     pub fn take(&mut self, place: usize) -> Option<T> {
+        let value = self.chunks.get_mut(place / CHUNK)?.slots.as_mut()?[place % CHUNK].take()?;
+        self.note_removed(place);
+        Some(value)
+    }
+
+    /// Removes a value and drops it where it is. Returns whether there was one.
+    pub fn discard(&mut self, place: usize) -> bool {
+        let Some(slots) = self.chunks.get_mut(place / CHUNK).and_then(|chunk| chunk.slots.as_mut()) else {
+            return false;
+        };
+        let slot = &mut slots[place % CHUNK];
+        if slot.is_none() {
+            return false;
+        }
+        *slot = None;
+        self.note_removed(place);
+        true
+    }
+
+    /// Updates the counts after a value has left.
+    fn note_removed(&mut self, place: usize) {
         let (at, slot) = (place / CHUNK, place % CHUNK);
-        let chunk = self.chunks.get_mut(at)?;
-        let value = chunk.slots.get_mut(slot)?.take()?;
+        let chunk = &mut self.chunks[at];
         chunk.used &= !(1 << slot);
         if chunk.used == 0 {
             if self.empty < SPARE {
                 self.empty += 1;
             } else {
-                chunk.slots = Vec::new();
+                chunk.slots = None;
             }
         }
         self.len -= 1;
         self.set_room(at, true);
-        Some(value)
     }
 
     fn set_room(&mut self, at: usize, has_room: bool) {
@@ -131,7 +150,7 @@ impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         let chunks = self.chunks.iter().enumerate();
         chunks.flat_map(|(at, chunk)| {
-            let slots = chunk.slots.iter().enumerate();
+            let slots = chunk.slots.iter().flat_map(|slots| slots.iter()).enumerate();
             slots.filter_map(move |(slot, value)| Some((at * CHUNK + slot, value.as_ref()?)))
         })
     }
@@ -144,8 +163,13 @@ impl<T, const SPARE: usize> ChunkTable<T, SPARE> {
 
     /// Number of slots that have memory.
     pub fn capacity(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.slots.len()).sum()
+        self.chunks.iter().filter(|chunk| chunk.slots.is_some()).count() * CHUNK
     }
+}
+
+fn empty_slots<T>() -> Box<[Option<T>; CHUNK]> {
+    let slots: Vec<Option<T>> = std::iter::repeat_with(|| None).take(CHUNK).collect();
+    slots.try_into().unwrap_or_else(|_| unreachable!("it has CHUNK elements"))
 }
 
 impl<T, const SPARE: usize> Index<usize> for ChunkTable<T, SPARE> {
@@ -211,11 +235,19 @@ mod tests {
         for value in 0..CHUNK {
             table.insert(value);
         }
-        for _ in 0..10 {
+        for round in 0..10 {
             let place = table.insert(7);
-            let memory = table.chunks[1].slots.as_ptr();
-            table.take(place);
-            assert_eq!((table.capacity(), table.chunks[1].slots.as_ptr()), (2 * CHUNK, memory));
+            let memory = |table: &ChunkTable<usize>| {
+                table.chunks[1].slots.as_ref().map(|slots| std::ptr::from_ref(&**slots))
+            };
+            let before = memory(&table);
+            if round % 2 == 0 {
+                assert_eq!(table.take(place), Some(7));
+            } else {
+                assert!(table.discard(place) && !table.discard(place));
+            }
+            assert!(before.is_some());
+            assert_eq!((table.capacity(), memory(&table), table.len()), (2 * CHUNK, before, CHUNK));
         }
     }
 

@@ -162,12 +162,14 @@ impl<T> Table<T> {
     }
 
     /// The value; `None` if the key is stale.
+    #[inline]
     pub fn get<K: Key>(&self, key: K) -> Option<&T> {
         let (index, generation) = key.parts();
         self.slots.get(index as usize).and_then(|(found, value)| (*found == generation).then_some(value))
     }
 
     /// The value, to change; `None` if the key is stale.
+    #[inline]
     pub fn get_mut<K: Key>(&mut self, key: K) -> Option<&mut T> {
         let (index, generation) = key.parts();
         self.slots.get_mut(index as usize).and_then(|(found, value)| (*found == generation).then_some(value))
@@ -178,6 +180,13 @@ impl<T> Table<T> {
         self.get(key)?;
         let (index, _) = key.parts();
         self.slots.take(index as usize).map(|(_, value)| value)
+    }
+
+    /// Removes the value and drops it where it is; no effect if the key is stale.
+    pub fn discard<K: Key>(&mut self, key: K) {
+        if self.get(key).is_some() {
+            self.slots.discard(key.parts().0 as usize);
+        }
     }
 
     /// Number of values.

@@ -270,7 +270,8 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
 
     /// Removes one. Returns whether it existed.
     pub(crate) fn discard(&mut self, key: K) -> bool {
-        let Some(Entry { charge, .. }) = self.table.remove(key) else { return false };
+        let Some(charge) = self.table.get(key).map(|entry| entry.charge) else { return false };
+        self.table.discard(key);
         let before = self.weight_of(key, charge);
         if charge.has(Charge::HUGE) {
             self.huge.remove(&key);
@@ -459,11 +460,11 @@ impl Memory {
     }
 
     /// Sets the room for bursts, and whether the shard is near its limit. Returns the connections
-    /// that may be read again.
-    pub(crate) fn weighed(&mut self, burst_left: usize, tight: bool) -> BTreeSet<ConnKey> {
+    /// that may be read again; `None` for none.
+    pub(crate) fn weighed(&mut self, burst_left: usize, tight: bool) -> Option<BTreeSet<ConnKey>> {
         // Half of the rest, so that the next connection gets room too.
         self.burst_room = burst_left / 2;
         self.tight = tight;
-        if tight { BTreeSet::new() } else { std::mem::take(&mut self.waiters) }
+        (!tight && !self.waiters.is_empty()).then(|| std::mem::take(&mut self.waiters))
     }
 }

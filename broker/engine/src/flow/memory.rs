@@ -142,8 +142,8 @@ pub(crate) fn settle_memory(parts: &mut Parts) {
     let burst_max = limits.outbound_burst_bytes_max as usize;
     let burst_left = burst_max.saturating_sub(parts.connections.burst_bytes());
     let tight = ledger(parts).total() >= limits.shard_bytes_max / 8 * 7;
-    for key in parts.memory.weighed(burst_left, tight) {
-        reading::resume_from(parts, key, Pause::Memory);
+    if let Some(waiters) = parts.memory.weighed(burst_left, tight) {
+        waiters.into_iter().for_each(|key| reading::resume_from(parts, key, Pause::Memory));
     }
 }
 
