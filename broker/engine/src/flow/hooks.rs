@@ -162,8 +162,8 @@ pub(crate) fn run_publish(
     let point = HookPoint::MessagePublish;
     let ChainContext { chain, calls, tickets } = parts.hooks.at(point);
     let issuer = TicketIssuer::new(tickets, waiter, parts.clock.now().mono_ms);
-    let draft = std::mem::take(&mut suspended.accumulator);
-    let mut fold = MessageFold::new(point, identity.view(), view, draft, rules, Some(issuer));
+    let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), rules, Some(issuer));
+    std::mem::swap(&mut suspended.accumulator, &mut fold.draft);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, dup);
     if will {
         event.flags |= FLAG_WILL;
@@ -174,8 +174,8 @@ pub(crate) fn run_publish(
         ..DispatchScope::of_message(view.ancestry)
     };
     let exit = chain.run((point, calls), scope, &mut event, &mut fold);
-    suspended.accumulator = std::mem::take(&mut fold.draft);
-    let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
+    std::mem::swap(&mut suspended.accumulator, &mut fold.draft);
+    let (refusals, faults) = fold.take_refusals();
     drop(fold);
     if !refusals.is_empty() {
         note_refusals(parts, point, refusals, faults);
@@ -192,7 +192,7 @@ pub(crate) fn run_delivered(parts: &mut Parts, identity: &Identity, view: Messag
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, false);
     chain.run((point, calls), DispatchScope::of_message(view.ancestry), &mut event, &mut fold);
     let draft = std::mem::take(&mut fold.draft);
-    let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
+    let (refusals, faults) = fold.take_refusals();
     if !refusals.is_empty() {
         note_refusals(parts, point, refusals, faults);
     }

@@ -110,6 +110,18 @@ pub struct Rules<'a> {
     pub now: Now,
 }
 
+/// Refused changes of an event.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Fields for which the running link set an invalid value and no other value since; each field
+    /// once.
+    fields: Vec<(Field, &'static str)>,
+    /// Changes for which a call was undone, for the log.
+    refusals: Vec<Refusal>,
+    /// How many of them are faults that are not counted elsewhere.
+    faults: u64,
+}
+
 /// An event about a message in its chain.
 #[derive(Debug)]
 pub struct MessageFold<'a> {
@@ -122,13 +134,8 @@ pub struct MessageFold<'a> {
     /// The draft of the links so far; at the end the result of the chain.
     pub draft: Draft,
     overlay: Option<Draft>,
-    /// Fields for which the running link set an invalid value and no other value since; each field
-    /// once.
-    refused: Vec<(Field, &'static str)>,
-    /// Refused changes for which a call was undone, for the log.
-    pub refusals: Vec<Refusal>,
-    /// How many of them are faults that are not counted elsewhere.
-    pub refused_faults: u64,
+    /// What was refused; `None` if nothing was.
+    refused: Option<Box<Refused>>,
     /// Values that were replaced during the event: a view that a hook holds stays valid.
     replaced: SmallVec<[Bytes; 2]>,
     issuer: Option<TicketIssuer<'a>>,
@@ -154,9 +161,7 @@ impl<'a> MessageFold<'a> {
             running: None,
             draft,
             overlay: None,
-            refused: Vec::new(),
-            refusals: Vec::new(),
-            refused_faults: 0,
+            refused: None,
             replaced: SmallVec::new(),
             issuer,
         }
@@ -197,7 +202,11 @@ impl<'a> MessageFold<'a> {
         });
         match changed {
             // A hook may set another value after one that was refused.
-            Ok(()) => self.refused.retain(|(field, _)| *field != change.field),
+            Ok(()) => {
+                if let Some(refused) = &mut self.refused {
+                    refused.fields.retain(|(field, _)| *field != change.field);
+                }
+            }
             Err(CannotTake { reason, .. }) => {
                 reason.into_iter().for_each(|reason| self.refuse(change.field, reason))
             }
@@ -206,8 +215,15 @@ impl<'a> MessageFold<'a> {
     }
 
     fn refuse(&mut self, field: Field, reason: &'static str) {
-        self.refused.retain(|(refused, _)| *refused != field);
-        self.refused.push((field, reason));
+        let Refused { fields, .. } = &mut **self.refused.get_or_insert_default();
+        fields.retain(|(refused, _)| *refused != field);
+        fields.push((field, reason));
+    }
+
+    /// Takes the refused changes for which a call was undone, and how many of them are faults that
+    /// are not counted elsewhere.
+    pub fn take_refusals(&mut self) -> (Vec<Refusal>, u64) {
+        self.refused.take().map_or((Vec::new(), 0), |refused| (refused.refusals, refused.faults))
     }
 
     /// Commits the overlay.
@@ -216,7 +232,9 @@ impl<'a> MessageFold<'a> {
             let before = std::mem::replace(&mut self.draft, next);
             let properties = before.properties.and_then(Section::seen);
             let parts = [before.topic, before.payload, properties, before.reason_string];
-            self.replaced.extend(parts.into_iter().flatten());
+            if parts.iter().any(Option::is_some) {
+                self.replaced.extend(parts.into_iter().flatten());
+            }
         }
     }
 }
@@ -318,19 +336,21 @@ impl<'a> Fold<'a> for MessageFold<'a> {
     }
 
     fn is_refused(&self) -> bool {
-        !self.refused.is_empty()
+        self.refused.as_ref().is_some_and(|refused| !refused.fields.is_empty())
     }
 
     fn note_refused(&mut self) {
-        self.refused_faults += 1;
+        self.refused.get_or_insert_default().faults += 1;
     }
 
     fn rollback(&mut self) {
-        let refused = self.refused.pop();
-        self.refused.clear();
-        if let (Some((_, reason)), Some(link)) = (refused, self.running) {
-            let (plugin, name) = (link.plugin, Arc::clone(&link.name));
-            self.refusals.push(Refusal { plugin, link: link.identity, name, reason });
+        if let Some(refused) = &mut self.refused {
+            let last = refused.fields.pop();
+            refused.fields.clear();
+            if let (Some((_, reason)), Some(link)) = (last, self.running) {
+                let (plugin, name) = (link.plugin, Arc::clone(&link.name));
+                refused.refusals.push(Refusal { plugin, link: link.identity, name, reason });
+            }
         }
         self.overlay = None;
         if let Some(issuer) = &mut self.issuer {

@@ -33,7 +33,10 @@ pub(super) fn change_over<T: Clone, E>(
     let is_first = overlay.is_none();
     match change(overlay.get_or_insert_with(|| below.clone())) {
         Ok(before) => {
-            replaced.extend(before.into_iter().flatten());
+            // Most changes replace nothing, and to extend by nothing takes as long as the change.
+            if before.iter().any(Option::is_some) {
+                replaced.extend(before.into_iter().flatten());
+            }
             Ok(())
         }
         Err(error) => {
