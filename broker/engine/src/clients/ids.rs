@@ -44,11 +44,13 @@ impl ClientIds {
     pub(super) fn remove(&mut self, client_id: &str, key: SessionKey) {
         let at = self.at(client_id);
         let map = &mut self.maps[at];
-        if map.get(client_id) != Some(&key) {
-            return;
+        match map.remove_entry(client_id) {
+            Some((client_id, other)) if other != key => {
+                // It leads to a later session.
+                map.insert(client_id, other);
+            }
+            _ => shrink::map(map, SPARE),
         }
-        map.remove(client_id);
-        shrink::map(map, SPARE);
     }
 }
 

@@ -189,9 +189,10 @@ fn grant_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket, ali
         let answer = match &packet.decisions[index] {
             // The rules have changed between two turns.
             FilterDecision::Done(Answered { answer: Ok(()), epoch, .. })
-                if identity.as_deref().is_some_and(|client| {
-                    !authorize::is_current(parts, *epoch, client, Some(request.topics()))
-                }) =>
+                if *epoch != parts.hooks.authz_epoch()
+                    && identity.as_deref().is_some_and(|client| {
+                        !authorize::is_current(parts, *epoch, client, Some(request.topics()))
+                    }) =>
             {
                 packet.step = FilterStep::Authorize(0);
                 return Step::Goes;

@@ -32,9 +32,9 @@ const GROUPS_SLICE: usize = 64;
 /// beyond a slice follow in the next turns.
 #[inline]
 pub(crate) fn update_groups(parts: &mut Parts, key: SessionKey) {
-    let Some(session) = parts.sessions.get_mut(key) else { return };
+    let Some(session) = parts.sessions.get(key) else { return };
     // A session without shared subscriptions pays nothing for its others.
-    if session.subscriptions.shared_after(None).next().is_some() {
+    if !session.subscriptions.is_empty() && session.subscriptions.shared_after(None).next().is_some() {
         begin_group_update(parts, key, false);
     }
 }
@@ -197,7 +197,6 @@ pub(crate) fn unsubscribe(
         return ReasonCode::NO_SUBSCRIPTION_EXISTED;
     };
     forget_recheck(parts, Some(gone));
-    unroute(parts, session_key, filter);
     notify::notify_unsubscribed(parts, session_key, filter, gone, cause);
     ReasonCode::SUCCESS
 }
