@@ -20,6 +20,8 @@ use super::codec::{PAYLOAD, encoded};
 pub struct Bed {
     pub shard: Shard,
     listener: Arc<ListenerInfo>,
+    /// Addresses of clients, and of the listener.
+    addresses: [SocketAddr; 2],
     dirty: Vec<ConnKey>,
 }
 
@@ -36,13 +38,13 @@ impl Bed {
         shard.advance(Now { mono_ms: 1000, wall_ms: 1_700_000_000_000 });
         let listener =
             Arc::new(ListenerInfo { name: "bench".into(), allow_anonymous: true, ..ListenerInfo::default() });
-        Bed { shard, listener, dirty: Vec::new() }
+        let addresses = ["127.0.0.1:40000", "127.0.0.1:1883"].map(|address| address.parse().unwrap());
+        Bed { shard, listener, addresses, dirty: Vec::new() }
     }
 
     /// A connection, before its first byte.
     pub fn open(&mut self) -> ConnKey {
-        let [peer, local] =
-            ["127.0.0.1:40000", "127.0.0.1:1883"].map(|address| address.parse::<SocketAddr>().ok());
+        let [peer, local] = self.addresses.map(Some);
         self.shard.open(Peer::new(Arc::clone(&self.listener), peer, local)).unwrap()
     }
 
