@@ -24,7 +24,6 @@ mod network;
 mod places;
 mod settings;
 mod text;
-mod unwired;
 mod value;
 
 use draft::Draft;
@@ -40,7 +39,6 @@ use listener_draft::ListenerDraft;
 pub use network::Network;
 pub use places::Environment;
 pub use settings::{Difference, Setting, difference, is_same_listener};
-pub use unwired::unwired;
 use value::Value;
 pub use value::to_json;
 

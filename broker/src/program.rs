@@ -15,7 +15,7 @@ use grapnel_engine::shard::{Setup, Transport};
 use grapnel_plugin_abi::counted;
 
 use crate::announce::Announcer;
-use crate::config::{self, CliOverrides, Config, ConfigErrors, Environment, NoMatch, unwired};
+use crate::config::{self, CliOverrides, Config, ConfigErrors, Environment, NoMatch};
 use crate::control::{self, BrokerInfo, ControlContext, ControlServer, CountAllocations};
 use crate::fatal;
 use crate::lock;
@@ -258,7 +258,6 @@ fn reload_on(requests: Receiver<Request>, reloader: &Arc<Reloader>) -> Result<()
 fn load(overrides: &CliOverrides, environment: &Environment) -> Result<Config, Refusal> {
     let config = Config::load(overrides, environment);
     let config = config.map_err(|errors| Refusal::new(ConfigErrors::EXIT_CODE, errors))?;
-    refuse(unwired(&config))?;
     Ok(config)
 }
 

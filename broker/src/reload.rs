@@ -10,9 +10,7 @@ use grapnel_engine::shard::Scope;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::config::{
-    CliOverrides, Config, ConfigErrors, Difference, Environment, NoMatch, When, difference, unwired,
-};
+use crate::config::{CliOverrides, Config, ConfigErrors, Difference, Environment, NoMatch, When, difference};
 use crate::log::Level;
 use crate::net::{Address, ListenerRules};
 use crate::plugin::{LoadError, OpenListener, PluginManager, check};
@@ -335,9 +333,7 @@ impl Reloader {
         if self.cli.config.is_none() {
             return Err(ReloadError::NoFile);
         }
-        let config = Config::load(&self.cli, &self.environment)?;
-        let sentences = unwired(&config);
-        if sentences.is_empty() { Ok(config) } else { Err(ConfigErrors { sentences }.into()) }
+        Ok(Config::load(&self.cli, &self.environment)?)
     }
 
     /// Gives the shards the limits, and what is allowed if no plugin decides.

@@ -27,6 +27,8 @@ pub struct Shape<'a> {
     pub topic_alias: Option<u16>,
     /// Whether the receiver has stored the topic name for the alias.
     pub topic_known: bool,
+    /// Bytes of the topic that the receiver does not see: its mount point.
+    pub mount_bytes: usize,
 }
 
 /// An encoded PUBLISH; small payloads are part of it.
@@ -45,7 +47,7 @@ impl EncodedFrame {
         self.bytes.clear();
         let payload = view.payload.as_slice();
         let header = PublishHeader {
-            topic: if shape.topic_known { "" } else { view.topic },
+            topic: if shape.topic_known { "" } else { &view.topic[shape.mount_bytes..] },
             qos: shape.qos,
             retain: shape.retain,
             dup: shape.dup,
@@ -94,6 +96,16 @@ pub struct FrameCache {
     odd: EncodedFrame,
     /// Number of the current message. Frames with another number are of earlier ones.
     message: u64,
+    /// The forms for receivers with a mount point, from the first one on. Most often those of a
+    /// message have the same.
+    mounted: Option<Box<MountedFrames>>,
+}
+
+#[derive(Debug, Default)]
+struct MountedFrames {
+    frames: [EncodedFrame; 12],
+    /// The mount point of these, bytes.
+    mount_bytes: usize,
 }
 
 impl FrameCache {
@@ -101,6 +113,9 @@ impl FrameCache {
     #[inline]
     pub fn begin(&mut self) {
         self.message += 1;
+        if let Some(mounted) = &mut self.mounted {
+            mounted.mount_bytes = 0;
+        }
     }
 
     /// The message in this shape. `cached` says that it is unchanged since `begin`. With
@@ -120,11 +135,30 @@ impl FrameCache {
         let place = usize::from(shape.version.is_v5()) * 6
             + usize::from(shape.qos.as_u8()) * 2
             + usize::from(shape.retain);
-        let frame = &mut self.frames[place];
+        let frame = match shape.mount_bytes {
+            0 => &mut self.frames[place],
+            _ => MountedFrames::frame(&mut self.mounted, place, shape.mount_bytes),
+        };
         if frame.message != Some(self.message) {
             frame.message = Some(self.message);
             frame.encode(view, shape, now_ms);
         }
         frame
+    }
+}
+
+impl MountedFrames {
+    /// The frame at a place, fresh only if it was encoded for a mount point of this length.
+    #[cold]
+    fn frame(
+        mounted: &mut Option<Box<MountedFrames>>,
+        place: usize,
+        mount_bytes: usize,
+    ) -> &mut EncodedFrame {
+        let mounted = mounted.get_or_insert_default();
+        if std::mem::replace(&mut mounted.mount_bytes, mount_bytes) != mount_bytes {
+            mounted.frames.iter_mut().for_each(|frame| frame.message = None);
+        }
+        &mut mounted.frames[place]
     }
 }

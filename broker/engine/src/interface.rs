@@ -17,6 +17,7 @@ use crate::clients::reading::Reading;
 use crate::hook::tickets::OwnedChange;
 use crate::id::ShardId;
 use crate::limits::Limits;
+use crate::mount_point::MountPoint;
 use crate::packet::Version;
 
 pub use crate::transport::{CertificateFacts, TlsFacts, Transport};
@@ -55,6 +56,8 @@ pub struct ListenerInfo {
     /// [`Limits::keep_alive_max_s`]. An MQTT 5 client with a longer one, or with none, gets this one
     /// as Server Keep Alive. An MQTT 3 client keeps its own, because it could not be told.
     pub keep_alive_max_s: Option<NonZeroU16>,
+    /// What is put in front of all topics of its clients; `None` for nothing.
+    pub mount_point: Option<MountPoint>,
 }
 
 /// Protocol versions that a listener accepts; all by default.

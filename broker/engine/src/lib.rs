@@ -21,6 +21,7 @@ mod ledger;
 pub mod limits;
 pub mod log_rate;
 pub mod message;
+mod mount_point;
 mod on_demand;
 mod outbox;
 pub mod packet;

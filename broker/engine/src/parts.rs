@@ -62,11 +62,12 @@ impl<T> Deref for Fixed<T> {
     }
 }
 
-/// Packets that are encoded once for many deliveries, and a reusable buffer.
+/// Packets that are encoded once for many deliveries, and reusable buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     frames: FrameCache,
     scratch: Vec<u8>,
+    topic: String,
 }
 
 impl Encoder {
@@ -100,6 +101,17 @@ impl Encoder {
     #[inline]
     pub(crate) fn give_back_scratch(&mut self, scratch: Vec<u8>) {
         self.scratch = scratch;
+    }
+
+    /// A buffer for a topic with its mount point, with any contents. The caller must give it back
+    /// with `give_back_topic`.
+    pub(crate) fn take_topic(&mut self) -> String {
+        std::mem::take(&mut self.topic)
+    }
+
+    /// Takes the buffer back.
+    pub(crate) fn give_back_topic(&mut self, topic: String) {
+        self.topic = topic;
     }
 }
 

@@ -27,6 +27,7 @@ pub use crate::flow::home::home_of_keys;
 pub use crate::hook::tickets::OwnedChange;
 pub use crate::interface::*;
 pub use crate::ledger::Ledger;
+pub use crate::mount_point::{Mount, MountPiece, MountPoint};
 pub use crate::outbox::{
     BehalfRefused, Closing, ConnectLimit, ConnectRefused, Outbound, Outbox, RefusedAnswer, Revoked,
 };

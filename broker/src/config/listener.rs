@@ -114,9 +114,9 @@ pub struct MountPoint {
 pub enum MountPiece<'a> {
     /// This text.
     Text(&'a str),
-    /// `%c`: the client identifier.
+    /// The client identifier.
     ClientId,
-    /// `%u`: the user name; empty if the client has none.
+    /// The user name.
     UserName,
 }
 
@@ -124,16 +124,24 @@ impl MountPoint {
     /// Longest mount point, bytes.
     pub const BYTES_MAX: usize = 1024;
 
-    /// Its pieces in order. A text that the configuration has accepted has no other `%`.
+    /// How the names of a client are written, as in Mosquitto and as in EMQX.
+    const NAMES: [(&'static str, MountPiece<'static>); 4] = [
+        ("%c", MountPiece::ClientId),
+        ("${clientid}", MountPiece::ClientId),
+        ("%u", MountPiece::UserName),
+        ("${username}", MountPiece::UserName),
+    ];
+
+    /// Its pieces in order. A text that the configuration has accepted has no other `%` and `${`.
     pub fn pieces(&self) -> Vec<MountPiece<'_>> {
         let mut pieces = Vec::new();
         let mut rest = self.text.as_str();
         while !rest.is_empty() {
-            let (piece, bytes) = match rest.get(..2) {
-                Some("%c") => (MountPiece::ClientId, 2),
-                Some("%u") => (MountPiece::UserName, 2),
-                _ => {
-                    let next = rest.match_indices('%').map(|(at, _)| at).find(|at| *at > 0);
+            let name = MountPoint::NAMES.into_iter().find(|(name, _)| rest.starts_with(name));
+            let (piece, bytes) = match name {
+                Some((name, piece)) => (piece, name.len()),
+                None => {
+                    let next = MountPoint::NAMES.iter().filter_map(|(name, _)| rest.find(name)).min();
                     let bytes = next.unwrap_or(rest.len());
                     (MountPiece::Text(&rest[..bytes]), bytes)
                 }
@@ -152,21 +160,38 @@ impl MountPoint {
         if text.len() > MountPoint::BYTES_MAX {
             return Err(format!("must have at most {} bytes", MountPoint::BYTES_MAX));
         }
-        if text.contains(['+', '#', '\0']) || text.starts_with('$') {
+        let point = MountPoint { text: text.to_owned() };
+        let pieces = point.pieces();
+        let texts = || {
+            pieces.iter().filter_map(|piece| match piece {
+                MountPiece::Text(text) => Some(*text),
+                MountPiece::ClientId | MountPiece::UserName => None,
+            })
+        };
+        if texts().any(|text| text.contains("${") || text.contains('%')) {
             return Err(format!(
-                "must be the beginning of a topic, without + and #, and not begin with $, not \"{text}\""
+                "may have only %c or ${{clientid}} for the client identifier, and %u or ${{username}} for the user name, not \"{text}\""
             ));
         }
-        if text.contains("${") {
-            return Err(format!("has %c for the client identifier and %u for the user name, not \"{text}\""));
-        }
-        let wrong = text.match_indices('%').find(|(at, _)| !text[at + 1..].starts_with(['c', 'u']));
-        if wrong.is_some() {
+        if texts().any(|text| text.contains(['+', '#']) || text.contains(char::is_control))
+            || matches!(pieces.first(), Some(MountPiece::Text(first)) if first.starts_with('$'))
+        {
             return Err(format!(
-                "may have % only in %c, the client identifier, and %u, the user name, not \"{text}\""
+                "must be the beginning of a topic, without +, # and control characters, and not begin with $, not \"{text}\""
             ));
         }
-        Ok(MountPoint { text: text.to_owned() })
+        if !text.is_empty() && !text.ends_with('/') {
+            // Otherwise "a" and the topic "b/c" would be the same as "ab" and the topic "/c".
+            return Err(format!("must end with /, such as \"{text}/\""));
+        }
+        if text.split('/').any(|level| {
+            let level = MountPoint { text: level.to_owned() };
+            level.pieces().iter().filter(|piece| !matches!(piece, MountPiece::Text(_))).count() > 1
+        }) {
+            // Otherwise two clients could have the same mount point: "a" and "bc", "ab" and "c".
+            return Err(format!("may have one name in each level, as in \"%u/%c/\", not \"{text}\""));
+        }
+        Ok(point)
     }
 }
 
@@ -339,15 +364,24 @@ mod tests {
         assert_eq!(pieces(""), "");
         assert_eq!(pieces("site/é/"), "Text(\"site/é/\")");
         assert_eq!(pieces("a/%u/%c/"), "Text(\"a/\") UserName Text(\"/\") ClientId Text(\"/\")");
-        assert_eq!(pieces("%c%u"), "ClientId UserName");
+        assert_eq!(
+            pieces("x-${username}-y/${clientid}/"),
+            "Text(\"x-\") UserName Text(\"-y/\") ClientId Text(\"/\")"
+        );
         let wrong = |text: &str| MountPoint::parse(text).unwrap_err();
-        assert!(wrong("a/+/").contains("without + and #"));
-        assert!(wrong("$SYS/").contains("not begin with $"));
-        assert!(wrong("a/${clientid}/").contains("%c for the client identifier"));
-        for text in ["100%", "a/%d", "%é"] {
-            assert!(wrong(text).contains("% only in %c"), "{text}");
+        for text in ["a/+/", "a#/", "a\u{7}/", "$SYS/"] {
+            assert!(wrong(text).contains("the beginning of a topic"), "{text}");
         }
-        assert!(MountPoint::parse(&"x".repeat(1024)).is_ok());
+        for text in ["100%/", "a/%d/", "%é/", "${client}/", "${clientid/", "%{u}/"] {
+            assert!(wrong(text).contains("may have only %c or ${clientid}"), "{text}");
+        }
+        for text in ["a", "%u", "a/b"] {
+            assert!(wrong(text).contains(&format!("must end with /, such as \"{text}/\"")), "{text}");
+        }
+        for text in ["%c%u/", "a/%u-%c/", "%u${username}/"] {
+            assert!(wrong(text).contains("one name in each level"), "{text}");
+        }
+        assert!(MountPoint::parse(&format!("{}/", "x".repeat(1023))).is_ok());
         assert!(wrong(&"x".repeat(1025)).contains("at most 1024 bytes"));
     }
 }

@@ -577,18 +577,6 @@ fn a_listener_has_what_its_keys_say() {
     assert_eq!(config.listeners[1].bind, Bind::Unix("/run/m.sock".into()));
 }
 
-#[test]
-fn what_no_shard_applies_yet_is_refused_and_not_ignored() {
-    let sentences = |text: &str| unwired(&load(text).unwrap());
-    assert_eq!(sentences(""), [""; 0]);
-    assert_eq!(sentences(&Config::default_text()), [""; 0]);
-    let mounted = sentences("[[listeners]]\nbind = \"127.0.0.1:1\"\nmount_point = \"site/\"");
-    assert!(
-        mounted.len() == 1 && mounted[0].contains("listeners.mount_point is not in this version"),
-        "{mounted:?}"
-    );
-}
-
 fn listening(text: &str, listen: &[&str], vars: &[(&str, &str)]) -> Vec<(String, String, bool)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("grapnel.toml");

@@ -3,10 +3,10 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use grapnel_engine::shard::{ListenerInfo, Transport, Versions};
+use grapnel_engine::shard::{ListenerInfo, MountPiece, MountPoint, Transport, Versions};
 
 use crate::config::{
-    Bind, ClientCertificate, Forwarded, ListenerConfig, Network, TlsIdentity, TlsListener, TlsVersion,
+    self, Bind, ClientCertificate, Forwarded, ListenerConfig, Network, TlsIdentity, TlsListener, TlsVersion,
 };
 use crate::net::{LayerRules, ListenerRules, SocketOptions};
 use crate::transport::address_list::AddressList;
@@ -94,7 +94,18 @@ fn info(listener: &ListenerConfig) -> ListenerInfo {
         },
         versions: Versions { v31: versions.v3_1, v311: versions.v3_1_1, v5: versions.v5 },
         keep_alive_max_s: NonZeroU16::new(listener.keep_alive_s_max).filter(|cap| cap.get() < u16::MAX),
+        mount_point: mount_point(&listener.mount_point),
     }
+}
+
+fn mount_point(configured: &config::MountPoint) -> Option<MountPoint> {
+    let piece = |piece: &config::MountPiece<'_>| match *piece {
+        config::MountPiece::Text(text) => MountPiece::Text(text.into()),
+        config::MountPiece::ClientId => MountPiece::ClientId,
+        config::MountPiece::UserName => MountPiece::UserName,
+    };
+    let pieces = configured.pieces();
+    (!pieces.is_empty()).then(|| MountPoint::new(pieces.iter().map(piece)))
 }
 
 fn list(networks: &[Network]) -> AddressList {

@@ -120,7 +120,6 @@ fn every_error_of_the_configuration_is_reported() {
 #[test]
 fn features_of_other_versions_are_refused_by_name() {
     for (config, name) in [
-        ("[[listeners]]\nbind = \"127.0.0.1:0\"\nmount_point = \"site/\"", "mount_point"),
         ("[storage]\npath = \"x\"", "storage on disk"),
         ("[bridge]\naddress = \"x\"", "bridging"),
         ("[cluster]\nnodes = []", "clustering"),

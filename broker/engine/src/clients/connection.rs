@@ -123,6 +123,8 @@ pub(crate) struct Connection {
     /// Topic aliases; `None` before the first one is set.
     pub(crate) aliases: Option<Box<Aliases>>,
     pub(crate) traced: bool,
+    /// Whether its client sees topics without their mount point, which its identity has.
+    pub(crate) is_mounted: bool,
     /// Authentication method of CONNECT.
     pub(crate) auth_method: Option<Box<str>>,
     /// A re-authentication, if one is going on.
@@ -166,6 +168,7 @@ impl Connection {
             outbound_aliases_max: 0,
             aliases: None,
             traced: false,
+            is_mounted: false,
             auth_method: None,
             renewal: None,
         }

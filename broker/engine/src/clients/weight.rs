@@ -140,7 +140,7 @@ mod tests {
         for (name, bytes, most) in [
             ("Connection", size_of::<Connection>(), 184),
             ("Session", size_of::<Session>(), 200),
-            ("Identity", size_of::<Identity>(), 232),
+            ("Identity", size_of::<Identity>(), 240),
             ("Host", size_of::<Host>(), 24),
             ("Inflight", size_of::<Inflight>(), 16),
             ("Queue", size_of::<Queue>(), 8),

@@ -38,13 +38,20 @@ pub(crate) fn admit(
     whole: &[u8],
     assigned: bool,
 ) -> Handled {
-    let Some(identity) = connect::identity_of(parts, key, connect, assigned) else { return Handled::Closed };
+    let Some(mut identity) = connect::identity_of(parts, key, connect, assigned) else {
+        return Handled::Closed;
+    };
+    let mount = connect::mount_of(parts, key, &identity);
+    identity.mount = mount.as_ref().map_or(None, Clone::clone);
     let identity = Rc::new(identity);
     reading::set_identity(parts, key, Rc::clone(&identity));
     notify::notify_received(parts, key, PacketType::Connect, whole);
     if parts.connections.is_draining() {
         // CONNACK has no 0x8B (table 3-1).
         return connack::refuse(parts, key, ReasonCode::SERVER_UNAVAILABLE, None);
+    }
+    if let Err(error) = mount {
+        return connack::refuse(parts, key, error.reason(), Some(error.to_string().as_bytes()));
     }
     let limits = &parts.setup.limits;
     let (max, address_max) = (limits.connects_pending_max, limits.connects_pending_per_address_max);
@@ -201,7 +208,7 @@ fn run_step(
             Waiter::Authenticate(key)
         }
         Step::Inherit => {
-            request = admission.inheritance.as_ref().and_then(|inheritance| inheritance.request());
+            request = admission.inheritance.as_ref().and_then(|inheritance| inheritance.request(&identity));
             if request.is_none() {
                 return ChainOutcome::Completed;
             }

@@ -22,7 +22,7 @@ use crate::reason::ReasonCode;
 use crate::recheck_queue::{OpenRecheck, RecheckScope};
 use crate::session::deliveries::Deliveries;
 use crate::session::delivery::options_of;
-use crate::session::{Delivery, EndCause, Recheck, Session, Subscription};
+use crate::session::{Delivery, EndCause, Identity, Recheck, Session, Subscription};
 use crate::topic;
 
 /// Subscriptions and sessions that one turn checks.
@@ -73,14 +73,17 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
         *left -= 1;
         let walk = parts.hooks.rechecks().first_walk()?;
         if let Some((key, after)) = &mut walk.session {
-            let next =
-                parts.sessions.get(*key).and_then(|session| filters_after(session, after.as_deref()).next());
-            let Some((filter, subscription)) = next else {
+            let session = parts.sessions.get(*key);
+            let next = session.and_then(|session| {
+                let (filter, subscription) = filters_after(session, after.as_deref()).next()?;
+                Some((&*session.identity, filter, subscription))
+            });
+            let Some((identity, filter, subscription)) = next else {
                 walk.session = None;
                 continue;
             };
             *after = Some(filter.clone());
-            if walk.scope.concerns(filter, subscription) {
+            if walk.scope.concerns(identity, filter, subscription) {
                 return Some((*key, filter.clone()));
             }
             continue;
@@ -115,9 +118,14 @@ fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
     };
     let number = parts.hooks.rechecks().next_number();
     let waiter = Waiter::Recheck(number);
-    if let ChainOutcome::Completed =
-        hooks::go_on(parts, &mut auth_request, client.view(), Some(request), None, waiter)
-    {
+    if let ChainOutcome::Completed = hooks::go_on(
+        parts,
+        &mut auth_request,
+        client.view(),
+        Some(authorize::seen(request, &client)),
+        None,
+        waiter,
+    ) {
         rechecked(parts, key, &filter, &auth_request);
         return;
     }
@@ -249,10 +257,11 @@ impl RecheckScope {
     }
 
     /// Whether a subscription of such a session is in the set.
-    fn concerns(&self, filter: &str, subscription: &Subscription) -> bool {
+    fn concerns(&self, client: &Identity, filter: &str, subscription: &Subscription) -> bool {
         match self {
             RecheckScope::Topics(topics) => {
-                topic::parse_filter(filter).is_ok_and(|parsed| topic::overlap(parsed.filter, topics))
+                let parsed = topic::parse_filter(filter);
+                parsed.is_ok_and(|parsed| topic::overlap(client.seen(parsed.filter), topics))
             }
             RecheckScope::All | RecheckScope::Clients(_) | RecheckScope::Users(_) => true,
             RecheckScope::Unanswered => subscription.recheck == Recheck::Again,

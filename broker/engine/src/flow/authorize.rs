@@ -19,7 +19,7 @@ pub(crate) fn new_request(parts: &Parts, identity: &Identity) -> AuthorizationRe
 }
 
 /// Runs client.authorize from where the request stands. Superusers may do everything, as in EMQX.
-/// Deliveries pass if no link authorizes deliveries.
+/// Deliveries pass if no link authorizes deliveries. The topic of the request is that of the broker.
 pub(crate) fn authorize(
     parts: &mut Parts,
     identity: &Identity,
@@ -33,6 +33,7 @@ pub(crate) fn authorize(
     if identity.superuser || asks_nobody {
         return RequestOutcome::Answered(Ok(()));
     }
+    let request = seen(request, identity);
     match hooks::go_on(parts, &mut auth_request, identity.view(), Some(request), behind, waiter) {
         ChainOutcome::Completed => outcome(parts, &auth_request),
         ChainOutcome::Waits => RequestOutcome::Waits(auth_request),
@@ -53,9 +54,16 @@ pub(crate) fn verdict_of(parts: &Parts, request: &AuthorizationRequest) -> Resul
     super::hooks::may(&request.accumulator, parts.setup.no_match_allow)
 }
 
-/// Whether a verdict under rules version `epoch` on a client and a topic would come from the same
-/// rules now. Without a topic: on any topic.
+/// A request as the client makes it. Rules of client.authorize are about topics as clients name
+/// them, without the mount point, as in EMQX.
+pub(crate) fn seen<'a>(request: Request<'a>, identity: &Identity) -> Request<'a> {
+    Request { topic: identity.seen(request.topic), ..request }
+}
+
+/// Whether a verdict under rules version `epoch` on a client and a topic of the broker would come
+/// from the same rules now. Without a topic: on any topic.
 pub(crate) fn is_current(parts: &Parts, epoch: u64, identity: &Identity, topic: Option<&str>) -> bool {
+    let topic = topic.map(|topic| identity.seen(topic));
     parts.hooks.are_rules_current(epoch, &identity.client_id, identity.username.as_deref(), topic)
 }
 

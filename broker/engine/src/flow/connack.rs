@@ -200,6 +200,7 @@ impl crate::clients::connection::Connection {
             connection: 0,
             session: 0,
             properties: Box::default(),
+            mount: None,
         }
     }
 }

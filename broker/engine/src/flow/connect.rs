@@ -19,6 +19,7 @@ use crate::id::{ConnKey, SessionKey};
 use crate::interface::{ListenerInfo, Peer};
 use crate::limits::Limits;
 use crate::message::{Message, Origin};
+use crate::mount_point::{Mount, MountError};
 use crate::packet::{Connect, PACKET_BYTES_MAX, Properties, Property, PropertyId, Version, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
@@ -117,7 +118,23 @@ pub(crate) fn identity_of(
         session: 0,
         anonymous: true,
         properties: kept_properties(&connect.properties),
+        mount: None,
     })
+}
+
+/// What is to be in front of the topics of a client that wants to get in; `None` for nothing.
+///
+/// # Errors
+/// Why the client cannot have the mount point of its listener.
+pub(crate) fn mount_of(
+    parts: &Parts,
+    key: ConnKey,
+    identity: &Identity,
+) -> Result<Option<Box<Mount>>, MountError> {
+    let peer = parts.connections.get(key).and_then(|conn| conn.peer.as_ref());
+    let Some(point) = peer.and_then(|peer| peer.listener.mount_point.as_ref()) else { return Ok(None) };
+    let mount = point.of_client(&identity.client_id, identity.username.as_deref())?;
+    Ok(Some(Box::new(mount)))
 }
 
 /// The will of a CONNECT, if it is valid. Its authorization follows separately.
@@ -128,8 +145,12 @@ pub(crate) fn will_of(
 ) -> Result<Option<Box<Will>>, ReasonCode> {
     let Some(will) = &connect.will else { return Ok(None) };
     let limits = &parts.setup.limits;
-    if will.topic.len() as u64 > limits.topic_bytes_max
-        || topic::check_levels(will.topic, limits.topic_levels_max as u16).is_err()
+    let mut will_topic = will.topic.to_owned();
+    if let Some(mount) = &identity.mount {
+        mount.put_topic(will.topic, &mut will_topic);
+    }
+    if will_topic.len() as u64 > limits.topic_bytes_max
+        || topic::check_levels(&will_topic, limits.topic_levels_max as u16).is_err()
     {
         return Err(ReasonCode::TOPIC_NAME_INVALID);
     }
@@ -152,7 +173,7 @@ pub(crate) fn will_of(
     };
     let message = Message {
         id: 0,
-        topic: will.topic.into(),
+        topic: will_topic.into(),
         payload: Bytes::copy_from_slice(will.payload),
         properties: properties.into(),
         qos: will.qos,
@@ -302,6 +323,7 @@ fn attach_connection(
     // From here on any packet is accepted.
     conn.receive_bytes_max = parts.setup.limits.packet_bytes_max as u32;
     conn.session = Some(session_key);
+    conn.is_mounted = identity.mount.is_some();
     conn.last_received_ms = parts.clock.now().mono_ms;
     conn.silence_max_ms = u32::from(identity.keep_alive_s) * 1500;
     reading::watch(&mut parts.clock, conn);

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::hooks::Answer;
 use super::{authorize, deliver_rights, hooks, live, notify, send, subscriptions, wake};
-use crate::clients::connection::{Aliases, count_sent};
+use crate::clients::connection::{Aliases, Connection, count_sent};
 use crate::counters::DropReason;
 use crate::delivery::{SHARED_PAYLOAD_BYTES, Shape};
 use crate::hook::HookPoint;
@@ -250,6 +250,14 @@ fn publish_now(
     }
 }
 
+/// What is in front of a topic as the client of a connection sees it, bytes. A topic that is not
+/// below its mount point is sent as it is, as in EMQX.
+#[cold]
+fn mount_bytes(conn: &Connection, topic: &str) -> usize {
+    let mount = conn.identity.as_ref().and_then(|identity| identity.mount.as_ref());
+    mount.map_or(0, |mount| mount.prefix_bytes(topic))
+}
+
 /// Whether a connection's outbound queue has room.
 #[inline]
 fn conn_has_room(parts: &Parts, conn: ConnKey) -> bool {
@@ -280,9 +288,11 @@ fn write_publish(
     if conn.out.is_empty() {
         conn.taken_ms = now_ms;
     }
+    let mount_bytes = if conn.is_mounted { mount_bytes(conn, view.topic) } else { 0 };
+    let topic = &view.topic[mount_bytes..];
     let alias = match conn.outbound_aliases_max {
         0 => None,
-        max => alias_for(conn.aliases.as_deref(), view.topic, max),
+        max => alias_for(conn.aliases.as_deref(), topic, max),
     };
     let shape = Shape {
         version: conn.version,
@@ -292,6 +302,7 @@ fn write_publish(
         subscription_ids: &options.subscription_ids,
         topic_alias: alias.map(|(alias, _)| alias),
         topic_known: alias.is_some_and(|(_, known)| known),
+        mount_bytes,
     };
     let mut alias = alias;
     let mut frame = parts.encoder.frame(view, &shape, options.cached, now_ms);
@@ -318,8 +329,8 @@ fn write_publish(
     if let Some((alias, false)) = alias {
         let empty = || Box::new(Aliases::new(parts.numbers.hasher()));
         let aliases = conn.aliases.get_or_insert_with(empty);
-        aliases.bytes += view.topic.len();
-        aliases.outbound.insert(view.topic.into(), alias);
+        aliases.bytes += topic.len();
+        aliases.outbound.insert(topic.into(), alias);
     }
     conn.touch(&mut parts.out);
     parts.counters.bytes_sent += sent_bytes as u64;
@@ -331,7 +342,8 @@ fn write_publish(
         QoS::ExactlyOnce => parts.counters.messages_qos2_sent += 1,
     }
     if conn.traced {
-        let text = crate::traces::describe_publish(view, options.qos, options.retain, dup, packet_id);
+        let seen = MessageView { topic, ..*view };
+        let text = crate::traces::describe_publish(&seen, options.qos, options.retain, dup, packet_id);
         send::trace(parts, conn_key, false, || text);
     }
     notify::notify_sent(parts, conn_key, PacketType::Publish, copied_bytes, sent_bytes);

@@ -95,9 +95,14 @@ pub(crate) fn authorize_delivery(
     let request =
         Request { action: Action::Deliver, topic: view.topic, qos: options.qos, retain: options.retain };
     let waiter = Waiter::Deliver(key);
-    if let ChainOutcome::Completed =
-        hooks::go_on(parts, &mut auth_request, client.view(), Some(request), None, waiter)
-    {
+    if let ChainOutcome::Completed = hooks::go_on(
+        parts,
+        &mut auth_request,
+        client.view(),
+        Some(authorize::seen(request, &client)),
+        None,
+        waiter,
+    ) {
         return delivery_decided(parts, key, view, &auth_request);
     }
     let delivery = delivery_of(options, view, shared);
@@ -201,7 +206,8 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
     deliveries.belong_to(client);
     let (may, when) = deliveries.verdicts.get_mut(view.topic)?;
     let (client_id, username) = (&client.client_id, client.username.as_deref());
-    let holds = parts.hooks.are_rules_current(*when, client_id, username, Some(view.topic));
+    let topic = client.seen(view.topic);
+    let holds = parts.hooks.are_rules_current(*when, client_id, username, Some(topic));
     // The next check is faster.
     *when = if holds { parts.hooks.authz_epoch() } else { *when };
     holds.then_some(*may)

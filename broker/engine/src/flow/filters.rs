@@ -153,7 +153,7 @@ fn run_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> St
     let requested = std::mem::take(&mut suspended.accumulator);
     let ChainContext { chain, calls, tickets } = parts.hooks.at(point);
     if chain.is_empty() {
-        packet.end_chain(requested);
+        packet.end_chain(requested, identity.mount.as_deref());
         return Step::Goes;
     }
     let waiter = Waiter::Filters(slot.session, slot.number, point);
@@ -168,7 +168,7 @@ fn run_filters(parts: &mut Parts, slot: SlotId, packet: &mut FilterPacket) -> St
     drop(fold);
     wake::spend(parts, parts.hooks.chain(point).links.len() as u64);
     if let ChainOutcome::Completed = hooks::note_exit(parts, suspended, exit) {
-        packet.end_chain(requested);
+        packet.end_chain(requested, identity.mount.as_deref());
         return Step::Goes;
     }
     suspended.accumulator = requested;
@@ -315,13 +315,15 @@ pub(crate) fn filters_answered(
     answer: Answer<'_>,
 ) {
     let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
+    let Some(session) = parts.sessions.get(session_key) else { return };
+    let identity = Rc::clone(&session.identity);
     let Some(packet) = filter_slot::filters_at(parts, session_key, number) else { return };
     let FilterStep::Chain(suspended) = &mut packet.step else { return };
     let point = suspended.point();
     let Some(resumed) = suspended.resume(ticket, answer, topic_bytes_max) else { return };
     if resumed.ends() {
         let requested = std::mem::take(&mut suspended.accumulator);
-        packet.end_chain(requested);
+        packet.end_chain(requested, identity.mount.as_deref());
     }
     hooks::count_resumed(parts, ticket, point, resumed);
     if let Some(session) = parts.sessions.get_mut(session_key) {

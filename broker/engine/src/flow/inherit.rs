@@ -16,7 +16,7 @@ use crate::limits::SessionOwner;
 use crate::packet::{Connect, QoS};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{Delivery, EndCause, Session};
+use crate::session::{Delivery, EndCause, Identity, Session};
 use crate::topic;
 
 /// Requests that one turn authorizes.
@@ -41,18 +41,19 @@ pub(crate) enum Claim {
 }
 
 impl Inheritance {
-    /// The next request.
-    pub(crate) fn request(&self) -> Option<Request<'_>> {
-        match self.open.last()? {
+    /// The next request, as the new principal would make it.
+    pub(crate) fn request(&self, principal: &Identity) -> Option<Request<'_>> {
+        let request = match self.open.last()? {
             Item::Filter(filter, qos) => {
                 // The subject is the filter itself, as for SUBSCRIBE.
                 let topic = topic::parse_filter(filter).map_or("", |parsed| parsed.filter);
-                Some(Request { action: Action::Subscribe, topic, qos: *qos, retain: false })
+                Request { action: Action::Subscribe, topic, qos: *qos, retain: false }
             }
             Item::Topic(topic, qos, retain) => {
-                Some(Request { action: Action::Deliver, topic, qos: *qos, retain: *retain })
+                Request { action: Action::Deliver, topic, qos: *qos, retain: *retain }
             }
-        }
+        };
+        Some(authorize::seen(request, principal))
     }
 
     /// Notes the verdict on that request.
@@ -78,15 +79,27 @@ impl Inheritance {
 
     /// Adds what has not been authorized yet to the open requests. Returns whether a request is
     /// open.
-    fn look_for_more(&mut self, session: &Session, deliveries: bool) -> bool {
-        let filters = &self.filters;
-        let new = session.subscriptions.iter().filter(|(filter, _)| !filters.contains_key(*filter));
-        self.open.extend(new.map(|(filter, sub)| Item::Filter(filter.clone(), sub.options.qos)));
+    fn look_for_more(&mut self, session: &Session, deliveries: bool, principal: &Identity) -> bool {
+        // What is not below its mount point is not for it, whatever the rules say of such names.
+        let is_outside = |topic: &str| principal.mount.as_ref().is_some_and(|mount| !mount.has(topic));
+        for (filter, sub) in session.subscriptions.iter() {
+            if self.filters.contains_key(filter) {
+                continue;
+            }
+            match topic::parse_filter(filter) {
+                Ok(parsed) if !is_outside(parsed.filter) => {
+                    self.open.push(Item::Filter(filter.clone(), sub.options.qos));
+                }
+                _ => _ = self.filters.insert(filter.clone(), false),
+            }
+        }
         if deliveries {
             let mut listed = HashSet::with_hasher(self.topics.hasher().clone());
             for delivery in session.queue.iter().chain(session.inflight.published()) {
                 let topic = &*delivery.message.topic;
-                if !self.topics.contains_key(topic) && listed.insert(topic) {
+                if is_outside(topic) {
+                    self.topics.insert(topic.into(), false);
+                } else if !self.topics.contains_key(topic) && listed.insert(topic) {
                     self.open.push(Item::Topic(topic.into(), delivery.qos, delivery.retain));
                 }
             }
@@ -167,7 +180,7 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
     });
     let more = !inheritance.open.is_empty() || {
         inheritance.rounds += 1;
-        inheritance.look_for_more(session, deliveries)
+        inheritance.look_for_more(session, deliveries, &admission.identity)
     };
     let restless = inheritance.rounds > ROUNDS_MAX;
     admission.inheritance = Some(inheritance);

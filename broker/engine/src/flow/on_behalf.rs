@@ -59,6 +59,12 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
             }
         },
     };
+    let outside = |topic: &str| identity.mount.as_ref().is_some_and(|mount| !mount.has(topic));
+    if subject.as_ref().is_some_and(|(_, message)| outside(&message.topic)) {
+        // The client itself cannot name what is not below its mount point, so no rule is about it.
+        let (about, reason) = (about(&kind, subject), ReasonCode::NOT_AUTHORIZED);
+        return refuse(parts, (plugin, answer), Arc::clone(&identity.client_id), about, reason);
+    }
     if let Some((source, message)) = &mut subject {
         let choices = &parts.setup.limits.choices;
         if *source == Source::Behalf && message.retain && !choices.retain_available {

@@ -91,6 +91,7 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         anonymous: false,
         local_host: Host::new(),
         properties: Box::default(),
+        mount: None,
     });
     let key = new_session::of_plugin(parts, &identity);
     parts.hooks.plugins_mut().add_session(plugin.number(), key);

@@ -37,6 +37,27 @@ pub(crate) fn on_publish(
     let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
     let Some(session) = parts.sessions.get(session_key) else { return Ok(()) };
     let identity = Rc::clone(&session.identity);
+    match &identity.mount {
+        None => take(parts, (key, session_key), &identity, publish, topic, owner),
+        Some(mount) => {
+            let mut mounted = parts.encoder.take_topic();
+            mount.put_topic(topic, &mut mounted);
+            let taken = take(parts, (key, session_key), &identity, publish, &mounted, owner);
+            parts.encoder.give_back_topic(mounted);
+            taken
+        }
+    }
+}
+
+/// Takes a publish to this topic of the broker.
+fn take(
+    parts: &mut Parts,
+    (key, session_key): (ConnKey, SessionKey),
+    identity: &Rc<Identity>,
+    publish: &Publish<'_>,
+    topic: &str,
+    owner: Option<&Bytes>,
+) -> Result<(), DecodeError> {
     check_offers(parts, publish)?;
     let mut admission = Admission::New;
     if let Some(packet_id) = publish.packet_id {
@@ -81,7 +102,7 @@ pub(crate) fn on_publish(
         push_publish(parts, session_key, key, slot);
         wake::wake_slots(parts, session_key);
     } else {
-        take_publish(parts, key, session_key, &identity, &view, metadata);
+        take_publish(parts, key, session_key, identity, &view, metadata);
     }
     if let Some(forwarded) = forwarded {
         parts.encoder.give_back_scratch(forwarded);
@@ -273,7 +294,8 @@ fn take_publish(
         return;
     };
     let at = SlotId { session: session_key, number, source: Source::Client, metadata, rounds: 0 };
-    if alone && is_everybody_silent(parts, identity) && !publish_decision::is_reserved(parts, view.topic) {
+    let reserved = publish_decision::is_reserved(parts, identity.seen(view.topic));
+    if alone && is_everybody_silent(parts, identity) && !reserved {
         take_effect(parts, key, at, (view, view), None);
         return;
     }

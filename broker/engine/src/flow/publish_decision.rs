@@ -236,14 +236,15 @@ pub(crate) fn apply_publish_verdict(
         return authorize_on(parts, identity, view, at, authorization, &OrderingLimit::default());
     }
     // Checked after the chain, because a plugin may consume such topics, for example `$delayed/…`.
-    if !moved && is_clients && is_reserved(parts, view.topic) {
+    if !moved && is_clients && is_reserved(parts, identity.seen(view.topic)) {
         parts.counters.packets_publish_dollar_error += u64::from(at.source != Source::Behalf);
         return Err(Verdict::code(ReasonCode::NOT_AUTHORIZED));
     }
     Ok(Progress::Pass(draft))
 }
 
-/// Whether clients may not publish to a topic because it is reserved for the server [MQTT-4.7.2-1].
+/// Whether clients may not publish to a topic, as they name it, because it is reserved for the
+/// server [MQTT-4.7.2-1].
 #[inline]
 pub(crate) fn is_reserved(parts: &Parts, topic: &str) -> bool {
     topic.as_bytes().first() == Some(&b'$') && !parts.setup.limits.choices.allow_dollar_topics

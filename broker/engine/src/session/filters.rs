@@ -9,6 +9,7 @@ use grapnel_plugin_abi::raw::Ticket;
 use crate::hook::HookPoint;
 use crate::hook::requested::Requested;
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
+use crate::mount_point::Mount;
 use crate::packet::{OwnedProperties, Subscribe, SubscriptionOptions, Unsubscribe};
 use crate::reason::ReasonCode;
 
@@ -203,9 +204,15 @@ impl FilterPacket {
         self.step = FilterStep::Chain(Suspended::new(point, std::mem::take(&mut self.requested), epoch));
     }
 
-    /// Ends that chain, with these filters.
-    pub fn end_chain(&mut self, requested: Vec<Requested>) {
+    /// Ends that chain, with these filters as the client names them. From here on they have its
+    /// mount point.
+    pub fn end_chain(&mut self, requested: Vec<Requested>, mount: Option<&Mount>) {
         self.requested = requested;
+        if let Some(mount) = mount {
+            for request in &mut self.requested {
+                request.filter = mount.filter(request.filter_text()).into();
+            }
+        }
         self.step = if self.subscribe { FilterStep::Authorize(0) } else { FilterStep::Apply };
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use grapnel_plugin_abi::host::ClientIdentity;
 
 use crate::hook::view::ClientView;
+use crate::mount_point::{self, Mount};
 use crate::packet::{PacketType, Properties, PropertyOwner, Version};
 use crate::transport::{TlsFacts, Transport};
 
@@ -133,6 +134,9 @@ pub struct Identity {
     pub anonymous: bool,
     /// Encoded properties of CONNECT, without those of authentication.
     pub properties: Box<[u8]>,
+    /// What is in front of its topics in the broker; `None` for nothing, and for a client as stored
+    /// by a plugin.
+    pub mount: Option<Box<Mount>>,
 }
 
 /// The principal to which a session belongs. A user name that the listener takes from a certificate
@@ -218,14 +222,22 @@ impl Identity {
             session: kept.session,
             anonymous: kept.anonymous,
             properties: kept.properties.into(),
+            mount: None,
         })
+    }
+
+    /// A topic or filter of the broker, without a share name, as the client names it.
+    #[inline]
+    pub(crate) fn seen<'a>(&self, topic: &'a str) -> &'a str {
+        mount_point::seen(self.mount.as_deref(), topic)
     }
 
     /// Bytes that it is charged for.
     pub fn bytes(&self) -> usize {
         let username = self.username.as_deref().map_or(0, str::len);
         let tls = self.tls.as_ref().map_or(0, |tls| tls.bytes());
-        size_of::<Identity>() + self.client_id.len() + username + self.properties.len() + tls
+        let mount = self.mount.as_ref().map_or(0, |mount| mount.bytes());
+        size_of::<Identity>() + self.client_id.len() + username + self.properties.len() + tls + mount
     }
 
     /// The view for hooks.

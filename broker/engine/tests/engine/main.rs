@@ -19,6 +19,7 @@ mod lanes;
 mod limits;
 mod memory;
 mod message_settings;
+mod mount_point;
 mod on_behalf;
 mod ownership;
 mod points;

@@ -82,8 +82,8 @@ fn name_keys() -> [ListenerKey; 2] {
         ),
         Key::new(
             "mount_point",
-            "\"\" for none, or the beginning of a topic, of at most 1024 bytes",
-            "what stands in front of all topics and filters of its clients, who do not see it; %c is the client identifier and %u the user name, as in \"site/%u/\". Clients of one mount point do not see messages of another",
+            "\"\" for none, or the beginning of a topic that ends with /, of at most 1024 bytes",
+            "what the broker puts in front of all topics and filters of its clients, who do not see it. %c or ${clientid} is the client identifier, %u or ${username} the user name, as in \"site/%u/\"; a client whose name is missing or cannot be a level of a topic is not let in",
             Printed::Default("\"\"".to_owned()),
             |listener: &mut ListenerDraft, value| {
                 listener.mount_point = MountPoint::parse(value.text()?)?;
